@@ -1,0 +1,50 @@
+# Every target sets up the environment it needs in .venv, once per change of the requirements.
+PYTHON     ?= python3
+EXPERIMENT ?= phantom
+DATA_DIR   ?=
+SET        ?=
+VENV       := .venv
+BIN        := $(VENV)/bin
+STAMP      := $(VENV)/.installed-$(shell cat requirements.txt requirements-dev.txt constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
+BCGAN      := $(BIN)/bcgan
+OPTIONS     = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(foreach pair,$(SET),--set "$(pair)")
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train report test lint tables bench clean
+
+help: ## Show this list
+	@echo 'bcgan: a GAN and a ResNet for breast histopathology patches. Research use only.'; echo
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@echo; echo 'Variables: EXPERIMENT=phantom (a YAML in pipelines/), DATA_DIR=folder-or-archive[:another], SET="key=value ..."'
+
+setup: $(STAMP) ## Make the virtual environment .venv
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit("bcgan needs Python 3.11 to 3.13; %s is %d.%d. Remedy: make PYTHON=python3.12 ..." % (sys.executable, *v))'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+train: $(STAMP) ## Run EXPERIMENT's stages: preprocess, gan, features, classify, evaluate
+	$(BCGAN) run $(EXPERIMENT) $(OPTIONS)
+
+report: $(STAMP) ## Render reports/EXPERIMENT/ from what train left
+	$(BCGAN) report $(EXPERIMENT) $(OPTIONS)
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check the style
+	$(BIN)/ruff check bcgan tests
+	$(BIN)/ruff format --check bcgan tests
+
+tables: $(STAMP) ## Print every network's summary and compare Table 1 with the paper
+	$(BCGAN) tables
+
+bench: $(STAMP) ## Measure how many patches a second the pipeline prepares, feeds and trains
+	$(BIN)/python -m bcgan.bench
+
+clean: ## Remove the environment, caches and every run (reports stay)
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache
+	find bcgan tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,31 @@
+"""Losses of a binary classifier on logits, adapted to class imbalance."""
+
+import numpy as np
+import tensorflow as tf
+
+FOCUS = 2.0  # gamma of the focal loss (Lin et al. 2017)
+
+
+def class_weights(labels: np.ndarray) -> tuple[float, float]:
+    """Weights of benign and malignant that give both classes the same say and a mean of one."""
+    malignant = float(np.mean(labels))
+    return 0.5 / (1 - malignant), 0.5 / malignant
+
+
+def loss(logits: tf.Tensor, labels: tf.Tensor, kind: str, weights: tuple[float, float]) -> tf.Tensor:
+    """Mean loss of a batch.
+
+    Args:
+        logits: float32, (batch,).
+        labels: 0 or 1, (batch,).
+        kind: string. "bce"; "weighted_bce", each class by its weight; "focal", which plays down easy patches.
+    """
+    truth = tf.cast(labels, tf.float32)
+    each = tf.nn.sigmoid_cross_entropy_with_logits(truth, logits)
+    if kind == "weighted_bce":
+        each *= tf.where(truth > 0.5, weights[1], weights[0])
+    elif kind == "focal":
+        each *= (1 - tf.exp(-each)) ** FOCUS
+    elif kind != "bce":
+        raise ValueError(f"kind must be bce, weighted_bce or focal. Received: kind={kind!r}")
+    return tf.reduce_mean(each)

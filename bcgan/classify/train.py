@@ -1,0 +1,173 @@
+"""Training of one classifier: the best epoch by validation AUC of the averaged weights is what is kept."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.metrics import log_loss, roc_auc_score
+
+from bcgan import progress
+from bcgan.classify.losses import class_weights, loss
+from bcgan.data import batches
+from bcgan.errors import WorkError
+from bcgan.experiment import Classifier, Classify
+from bcgan.models import weights
+
+SCORE_BATCH = 256
+STATISTICS_MOMENTUM = 0.9  # Keras's 0.99 needs hundreds of steps to leave its start, and a short training has fewer
+
+
+class Patches(NamedTuple):
+    """images: uint8, (n, size, size, 3). labels: integers, (n,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def train(
+    network: keras.Model,
+    real: Patches,
+    synthetic: Patches | None,
+    validation: Patches,
+    settings: Classify,
+    own: Classifier,
+    seed: int,
+    path: Path,
+    xla: bool,
+) -> None:
+    """Train a classifier and write `path` (.keras) and a line an epoch beside it (.jsonl).
+
+    A kill leaves a checkpoint of the last whole epoch; calling again with the same arguments goes on from there.
+
+    Args:
+        network: keras.Model. As `bcgan.models.classifier` builds it.
+        synthetic: Patches. Joins every batch by `own.synthetic`; None: real patches alone.
+        own: Classifier. This network's own settings.
+
+    Raises:
+        WorkError: the loss is no number any more.
+    """
+    _follow_statistics(network)
+    count = round(settings.batch * own.synthetic) if synthetic else 0
+    sampler = batches.shuffled(np.arange(len(real.labels)), settings.batch - count, seed)
+    epoch_steps = max(1, len(real.labels) // min(settings.batch - count, len(real.labels)))
+    pool = real
+    if count:
+        pool = Patches(*(np.concatenate(pair) for pair in zip(real, synthetic, strict=True)))
+        sampler = batches.mixed(sampler, np.arange(len(real.labels), len(pool.labels)), count, seed)
+    average = keras.models.clone_model(network)
+    average.set_weights(network.get_weights())
+    best = [keras.Variable(variable) for variable in average.variables]
+    optimizer = _optimizer(network, own, settings, epoch_steps)
+    groups = {
+        "network": network.variables,
+        "average": average.variables,
+        "best": best,
+        "optimizer": optimizer.variables,
+    }
+    checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
+    start = weights.restore(checkpoint, groups)
+    progress.keep_lines(log_path, "epoch", start)
+    best_auc = max((line["validation_roc_auc"] for line in progress.read_lines(log_path)), default=-1.0)
+    step_function = _step(network, average, optimizer, settings, class_weights(real.labels), seed, xla)
+    score = scorer(average)
+
+    with progress.bar(own.epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
+        for epoch in range(start, own.epochs):
+            began = time.monotonic()
+            steps = range(epoch * epoch_steps, (epoch + 1) * epoch_steps)
+            stream = batches.stream(pool.images, pool.labels, sampler, steps, settings.crop, seed)
+            values = []
+            for step, images, labels in stream:
+                values.append([float(value) for value in step_function(step, images, labels)])
+                bar.update()
+            if not np.isfinite(values).all():
+                raise WorkError(
+                    f"classify: {path.stem}: the loss is no number any more in epoch {epoch + 1}. "
+                    f"Lower classify.models.*.rate ({own.rate}), or set precision=float32."
+                )
+            line = _validate(score, validation, settings)
+            if line["validation_roc_auc"] > best_auc:
+                best_auc = line["validation_roc_auc"]
+                for kept, variable in zip(best, average.variables, strict=True):
+                    kept.assign(variable)
+            mean_loss, accuracy = np.mean(values, 0)
+            seconds = round(time.monotonic() - began, 2)
+            line = {"loss": mean_loss, "accuracy": accuracy, **line, "seconds": seconds}
+            progress.write_line(log_path, epoch=epoch, **line)
+            weights.save(checkpoint, epoch + 1, groups)
+            bar.set_postfix(AUC=f"{line['validation_roc_auc']:.3f}", refresh=False)
+    for kept, variable in zip(best, average.variables, strict=True):
+        variable.assign(kept)
+    weights.save_model(average, path)
+    checkpoint.unlink(missing_ok=True)
+
+
+def scorer(network: keras.Model):
+    """A function from uint8 patches (n, side, side, 3) to probabilities of malignancy, float32 (n,)."""
+
+    @tf.function(reduce_retracing=True)
+    def run(images):
+        return tf.sigmoid(network(batches.scale(images), training=False)[:, 0])
+
+    def score(images: np.ndarray) -> np.ndarray:
+        starts = range(0, len(images), SCORE_BATCH)
+        return np.concatenate([run(tf.constant(images[start : start + SCORE_BATCH])).numpy() for start in starts])
+
+    return score
+
+
+def _validate(score, validation: Patches, settings: Classify) -> dict[str, float]:
+    found = score(batches.central(validation.images, settings.crop)).astype(float)
+    return {
+        "validation_loss": float(log_loss(validation.labels, np.clip(found, 1e-7, 1 - 1e-7))),
+        "validation_accuracy": float(np.mean((found > 0.5) == validation.labels)),
+        "validation_roc_auc": float(roc_auc_score(validation.labels, found)),
+    }
+
+
+def _follow_statistics(network: keras.Model) -> None:
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            _follow_statistics(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = STATISTICS_MOMENTUM
+
+
+def _optimizer(network: keras.Model, own: Classifier, settings: Classify, epoch_steps: int):
+    steps = own.epochs * epoch_steps
+    warm = max(1, min(steps // 10, epoch_steps))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        own.rate / 10, max(1, steps - warm), alpha=0.01, warmup_target=own.rate, warmup_steps=warm
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay)
+    if keras.mixed_precision.global_policy().name == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(network.trainable_variables)
+    return optimizer
+
+
+def _step(network, average, optimizer, settings: Classify, class_weight: tuple[float, float], seed: int, xla: bool):
+    @tf.function(jit_compile=xla)
+    def step_function(step, images, labels):
+        seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + number]) for number in range(3)]
+        images = batches.dihedral(batches.scale(images), seeds[0])
+        if settings.stain_jitter:
+            images = batches.stain_jitter(images, seeds[1], settings.stain_jitter)
+        if settings.colour_jitter:
+            images = batches.colour_jitter(images, seeds[2], settings.colour_jitter)
+        with tf.GradientTape() as tape:
+            logits = network(images, training=True)[:, 0]
+            value = loss(logits, labels, settings.loss, class_weight)
+            scaled = optimizer.scale_loss(value)
+        variables = network.trainable_variables
+        optimizer.apply(tape.gradient(scaled, variables), variables)
+        count = tf.cast(step, tf.float32)
+        weights.move_average(average.variables, network.variables, tf.minimum(settings.average, (1 + count) / (10 + count)))
+        accuracy = tf.reduce_mean(tf.cast((logits > 0) == (labels > 0), tf.float32))
+        return value, accuracy
+
+    return step_function

@@ -1,0 +1,127 @@
+"""The command line: thin. Exit codes: 0 done, 1 the work failed, 2 wrong use or input, 130 interrupted, resumable."""
+
+import sys
+from typing import Any
+
+import click
+
+from bcgan import __version__, experiment
+from bcgan.errors import InputError, WorkError
+
+STAGE_NAMES = ("preprocess", "gan", "features", "classify", "evaluate")
+
+
+def experiment_options(command):
+    for option in (
+        click.argument("name", default="phantom", metavar="[EXPERIMENT]"),
+        click.option("--data-dir", help="Folders or archives with the data, joined by ':'; in place of data.dir."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Show a traceback where something fails.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """A GAN and a ResNet for breast histopathology patches, evaluated by patient. Research use only."""
+    context.obj = debug
+
+
+@cli.command()
+@experiment_options
+@click.option("--until", type=click.Choice(STAGE_NAMES), default=STAGE_NAMES[-1], help="The last stage to run.")
+@click.option("--force", type=click.Choice(STAGE_NAMES), multiple=True, help="Run a stage afresh; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Say what would run and why, and run nothing.")
+def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str, force, dry_run: bool) -> None:
+    """Run an experiment's stages; what is whole and current is skipped, what was interrupted goes on."""
+    settings = experiment.load(name, overrides, data_dir)
+    from bcgan import machine, progress, runs, stages
+
+    machine.prepare_environment()
+    progress.start_log(None if dry_run else runs.ROOT / settings.name / "log.txt")
+    stages.execute(settings, force, dry_run, until)
+
+
+@cli.command()
+@experiment_options
+def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
+    """Show which stages are whole, which would run, and why."""
+    settings = experiment.load(name, overrides, data_dir)
+    from bcgan import progress, stages
+
+    progress.start_log(None)
+    stages.execute(settings, dry_run=True)
+
+
+@cli.command()
+@experiment_options
+@click.option("--patient-images/--no-patient-images", default=True, help="Whether patients' tissue may be shown.")
+@click.option("--out", type=click.Path(file_okay=False), help="Folder to write; reports/EXPERIMENT by default.")
+def report(name: str, data_dir: str | None, overrides, patient_images: bool, out: str | None) -> None:
+    """Render figures, tables, report.html, report.md and results.json."""
+    settings = experiment.load(name, overrides, data_dir)
+    from pathlib import Path
+
+    from bcgan import machine, progress, stages
+
+    machine.prepare_environment()
+    progress.start_log(None)
+    root = stages.require(settings)
+    from bcgan.report.page import render
+
+    click.echo(render(settings, root, Path(out or f"reports/{settings.name}"), patient_images))
+
+
+@cli.command()
+@click.option("--out", type=click.Path(file_okay=False), help="Also write the summaries into this folder.")
+def tables(out: str | None) -> None:
+    """Print every network's summary and hold Table 1 against the paper, row by row."""
+    from bcgan import machine
+
+    machine.prepare_environment()
+    from bcgan.report.summaries import write_summaries
+
+    for text in write_summaries(out):
+        click.echo(text)
+
+
+@cli.command()
+@experiment_options
+def doctor(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
+    """Show what this machine has and what would be chosen for an experiment, with the reasons."""
+    settings = experiment.load(name, overrides, data_dir)
+    from bcgan import machine
+
+    for key, value in machine.environment().items():
+        click.echo(f"{key}: {value}")
+    for key, (value, reason) in machine.choices(settings).items():
+        click.echo(f"{key}: {value} ({reason})")
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; errors are one sentence on standard error, a traceback only with --debug."""
+    debug = "--debug" in (arguments if arguments is not None else sys.argv)
+    try:
+        code = cli(arguments, standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (InputError, WorkError) as error:
+        if debug:
+            raise
+        click.echo(f"bcgan: {error}", err=True)
+        code = 2 if isinstance(error, InputError) else 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("bcgan: interrupted; run the same command again to go on.", err=True)
+        code = 130
+    except OSError as error:
+        if debug:
+            raise
+        click.echo(f"bcgan: {error.filename or 'a file'}: {error.strerror or error}. Check the disk and its permissions.", err=True)
+        code = 1
+    sys.exit(code or 0)

@@ -1,0 +1,35 @@
+"""Data sets and patient splits. `records` is the one way in; each data set has a folder of its own."""
+
+from bcgan.data.records import Record
+from bcgan.experiment import Data
+
+
+def records(data: Data) -> list[Record]:
+    """Every patch of an experiment's data set, before decoding, at most `data.limit` of each patient and class."""
+    from bcgan.data import prepared
+    from bcgan.data.breakhis import scan as breakhis
+    from bcgan.data.idc import scan as idc
+    from bcgan.data.patient_folder import scan as patient_folder
+
+    readers = {
+        "histology_phantom": prepared.phantom_records,
+        "patch_camelyon": prepared.patch_camelyon_records,
+        "idc": idc.records,
+        "breakhis": lambda places: breakhis.records(places, data.magnification),
+        "patient_folder": patient_folder.records,
+    }
+    found = readers[data.name](data.dir)
+    if data.limit is None:
+        return found
+    kept, counts = [], {}
+    for record in found:
+        group = (record.patient, record.label)
+        counts[group] = counts.get(group, 0) + 1
+        if counts[group] <= data.limit:
+            kept.append(record)
+    return kept
+
+
+def native_size(data: Data) -> int | None:
+    """Side that a whole patch of this data set has, pixels; None where images of any size are cut to a square."""
+    return {"histology_phantom": 50, "idc": 50, "patch_camelyon": 96}.get(data.name)

@@ -1,0 +1,133 @@
+"""Batches for training: indices are shuffled, patches are read as uint8, augmentation is by whole batch.
+
+Everything that is random is a function of (seed, step): a run that resumes at a step sees what it would have seen.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+Sampler = Callable[[int], np.ndarray]
+# Haematoxylin, eosin and residual directions in optical density (Ruifrok and Johnston 2001), rows of length one.
+STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]], np.float32)
+STAINS /= np.linalg.norm(STAINS, axis=1, keepdims=True)
+
+
+def shuffled(rows: np.ndarray, batch: int, seed: int) -> Sampler:
+    """Every row once an epoch, in an order of the epoch's own; the last, smaller batch is dropped.
+
+    Args:
+        rows: int64. Positions to draw from.
+        batch: int. Rows a step; more than there are become all there are.
+    """
+    batch = min(batch, len(rows))
+    steps = len(rows) // batch
+
+    def sample(step: int) -> np.ndarray:
+        epoch, place = divmod(step, steps)
+        order = np.random.default_rng((seed, epoch)).permutation(len(rows))
+        return rows[order[place * batch : (place + 1) * batch]]
+
+    return sample
+
+
+def balanced(rows: np.ndarray, labels: np.ndarray, batch: int, seed: int) -> Sampler:
+    """Half of every batch from each class, drawn with replacement."""
+    groups = [rows[labels[rows] == label] for label in (0, 1)]
+
+    def sample(step: int) -> np.ndarray:
+        rng = np.random.default_rng((seed, step))
+        return np.concatenate([rng.choice(groups[0], batch - batch // 2), rng.choice(groups[1], batch // 2)])
+
+    return sample
+
+
+def mixed(sampler: Sampler, extra: np.ndarray, count: int, seed: int) -> Sampler:
+    """Another sampler's rows and `count` of `extra`, drawn with replacement."""
+
+    def sample(step: int) -> np.ndarray:
+        return np.concatenate([sampler(step), np.random.default_rng((seed, step, 2)).choice(extra, count)])
+
+    return sample
+
+
+def stream(
+    images: np.ndarray, labels: np.ndarray, sampler: Sampler, steps: range, crop: int | None = None, seed: int = 0
+) -> tf.data.Dataset:
+    """(step int64, images uint8 (batch, side, side, 3), labels int32 (batch,)) for each step, read ahead of use.
+
+    Args:
+        images: uint8, (n, size, size, 3); may be memory-mapped, only the batch's rows are read.
+        labels: integers, (n,).
+        crop: int. Side of a random square cut, the same for a batch; None: whole patches.
+    """
+    side = crop or images.shape[1]
+
+    def fetch(step: int):
+        rows = sampler(int(step))
+        top, left = np.random.default_rng((seed, int(step), 1)).integers(0, images.shape[1] - side + 1, 2)
+        found = images[rows, top : top + side, left : left + side]
+        return np.int64(step), found, labels[rows].astype(np.int32)
+
+    def load(step):
+        step, found, classes = tf.numpy_function(fetch, [step], (tf.int64, tf.uint8, tf.int32))
+        found.set_shape((None, side, side, 3))
+        classes.set_shape((None,))
+        step.set_shape(())
+        return step, found, classes
+
+    dataset = tf.data.Dataset.range(steps.start, steps.stop)
+    return dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def scale(images: tf.Tensor) -> tf.Tensor:
+    """uint8 to float32 in [0, 1]."""
+    return tf.cast(images, tf.float32) / 255.0
+
+
+def central(images: np.ndarray, crop: int | None) -> np.ndarray:
+    """The central crop x crop square of each patch, a view."""
+    if not crop:
+        return images
+    start = (images.shape[1] - crop) // 2
+    return images[:, start : start + crop, start : start + crop]
+
+
+def dihedral(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Each patch in one of its eight orientations; tissue has no up. float32, (batch, side, side, 3)."""
+    draws = tf.random.stateless_uniform((3, tf.shape(images)[0], 1, 1, 1), seed) < 0.5
+    images = tf.where(draws[0], images[:, ::-1], images)
+    images = tf.where(draws[1], images[:, :, ::-1], images)
+    return tf.where(draws[2], tf.transpose(images, (0, 2, 1, 3)), images)
+
+
+def stain_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
+    """Scale and shift each stain's amount in optical density, patch by patch (after Tellez et al. 2018).
+
+    Args:
+        images: float32 in [0, 1], (batch, side, side, 3).
+        strength: float. Standard deviation of the scale; the shift's is a fifth of it.
+    """
+    draws = tf.random.stateless_normal((2, tf.shape(images)[0], 1, 1, 3), seed)
+    density = -tf.math.log(tf.clip_by_value(images, 1 / 255, 1.0))
+    amounts = tf.linalg.matmul(density, tf.constant(np.linalg.inv(STAINS)))
+    amounts = amounts * (1 + strength * draws[0]) + strength / 5 * draws[1]
+    return tf.clip_by_value(tf.exp(-tf.linalg.matmul(amounts, tf.constant(STAINS))), 0.0, 1.0)
+
+
+def colour_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
+    """Brightness and contrast, patch by patch, each with this standard deviation."""
+    draws = tf.random.stateless_normal((2, tf.shape(images)[0], 1, 1, 1), seed)
+    mean = tf.reduce_mean(images, (1, 2, 3), keepdims=True)
+    images = (images - mean) * (1 + strength * draws[0]) + mean + strength * draws[1]
+    return tf.clip_by_value(images, 0.0, 1.0)
+
+
+def view(images: np.ndarray, number: int) -> np.ndarray:
+    """One of the eight orientations of every patch, 0 being as it is; for averages at test time."""
+    if number & 4:
+        images = images.transpose(0, 2, 1, 3)
+    if number & 1:
+        images = images[:, ::-1]
+    return images[:, :, ::-1] if number & 2 else images

@@ -1,0 +1,50 @@
+"""TFDS builder of BreaKHis: `tfds.load("breakhis/40x")` after `import bcgan.data.breakhis.breakhis_dataset_builder`."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from bcgan.data.breakhis import scan
+from bcgan.data.builders import patch_examples, patch_info
+
+
+@dataclasses.dataclass
+class BreakhisConfig(tfds.core.BuilderConfig):
+    magnification: int | None = None
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Images of 700x460 pixels with patient, magnification and tumour type from their names; one split, `train`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "The public archive's folders and names."}
+    BUILDER_CONFIGS = [BreakhisConfig(name="all")] + [
+        BreakhisConfig(name=f"{scale}x", magnification=scale) for scale in (40, 100, 200, 400)
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    Put the folder BreaKHis_v1, unpacked from the authors' archive, or a zip of it, into manual_dir.
+    """
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return patch_info(
+            self,
+            "https://web.inf.ufpr.br/vri/databases/breast-cancer-histopathological-database-breakhis/",
+            None,
+            magnification=np.int32,
+            tumour=tfds.features.ClassLabel(names=sorted(scan.TUMOURS.values())),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        found = scan.records((Path(dl_manager.manual_dir),), self.builder_config.magnification)
+        return {"train": self._generate_examples(found)}
+
+    def _generate_examples(self, records):
+        for key, example in patch_examples(records):
+            fields = scan.parse(f"{key}.png")
+            yield (
+                key,
+                example
+                | {"magnification": int(fields["magnification"]), "tumour": scan.TUMOURS[fields["tumour"]]},
+            )

@@ -1,0 +1,53 @@
+"""Breast Histopathology Images (invasive ductal carcinoma), read from the public archive's layout.
+
+`<patient>/<class>/<patient>_idx5_x<x>_y<y>_class<class>.png`, in folders, in zip archives, or in several of them.
+The public archive holds everything twice: the copy below `IDC_regular_ps50_idx5/` repeats the file names, and
+so does a patch that two of the given archives share. The first by name counts, the others are left out.
+"""
+
+import logging
+import re
+from pathlib import Path
+
+from bcgan.data.records import Record, image_files, label_of
+from bcgan.errors import InputError
+
+NATIVE_SIZE = 50
+OFFICIAL_LISTS = Path(__file__).parent / "official"  # Janowczyk and Madabhushi (2016): 84 / 29 / 49 patients
+NAME = re.compile(r"(?P<patient>[^_/]+)_idx\d+_x(?P<x>\d+)_y(?P<y>\d+)_class(?P<label>[^.]+)\.png$")
+
+log = logging.getLogger("bcgan")
+
+
+def records(places: tuple[Path, ...]) -> list[Record]:
+    """Every patch once, in the order of the file names.
+
+    Raises:
+        InputError: a place without a single patch, or a label outside {0, 1}.
+    """
+    found: dict[str, Record] = {}
+    copies = foreign = 0
+    for file in image_files(places):
+        match = NAME.search(file.name)
+        if match is None:
+            foreign += 1
+            continue
+        key = match[0].removesuffix(".png")
+        if key in found:
+            copies += 1
+            continue
+        label = label_of(match["label"], file.path)
+        found[key] = Record(
+            key, file.path, file.source, match["patient"], label, int(match["x"]), int(match["y"]), "", file.read
+        )
+    if copies:
+        log.info("idc: %d files repeat a patch that was read already, as the nested copy does: left out", copies)
+    if foreign:
+        log.warning("idc: %d image files are not named <patient>_idx5_x<x>_y<y>_class<c>.png: left out", foreign)
+    if not found:
+        where = ", ".join(map(str, places))
+        raise InputError(
+            f"data.dir: {where} holds no file named <patient>_idx5_x<x>_y<y>_class<c>.png. "
+            "Give the folder or archive of the Breast Histopathology Images."
+        )
+    return [found[key] for key in sorted(found)]

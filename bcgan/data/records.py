@@ -1,0 +1,114 @@
+"""What every data set yields: one record a patch, its bytes read only when they are asked for."""
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bcgan.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+LARGEST_FILE = 256 * 2**20  # bytes; a larger member of an archive is taken for a decompression bomb
+UNKNOWN = -1  # x and y of a patch whose place in the slide nobody recorded
+
+
+class Record(NamedTuple):
+    """A patch before it is decoded.
+
+    key: unique in its data set. path: where it came from, `archive.zip!member` inside an archive.
+    source: the folder's or archive's name. x, y: the upper left corner in the slide, pixels at the patch's
+    own scale, or UNKNOWN. given: the role that the data set's authors gave it, or "".
+    read: gives the encoded image's bytes; raises OSError or ValueError where it cannot.
+    """
+
+    key: str
+    path: str
+    source: str
+    patient: str
+    label: int
+    x: int
+    y: int
+    given: str
+    read: Callable[[], bytes]
+
+
+class File(NamedTuple):
+    source: str
+    name: str  # relative to the source, with forward slashes
+    path: str
+    read: Callable[[], bytes]
+
+
+def image_files(places: tuple[Path, ...]) -> Iterator[File]:
+    """Image files of folders and zip archives, archives inside folders too, in the order of their names.
+
+    Raises:
+        InputError: no place was given, one does not exist, or an archive cannot be opened.
+    """
+    if not places:
+        raise InputError(
+            "data.dir is empty, and this data set is not downloaded for you. "
+            "Give its folder or archive: make train DATA_DIR=/path/to/data (or --data-dir)."
+        )
+    for place in places:
+        if not place.exists():
+            raise InputError(f"data.dir: {place} does not exist. Give an existing folder or zip archive.")
+        if place.is_file():
+            yield from _archive_files(place)
+            continue
+        for path in sorted(path for path in place.rglob("*") if path.is_file()):
+            if path.suffix.lower() == ".zip":
+                yield from _archive_files(path)
+            elif _is_image(path.name):
+                yield File(place.name, path.relative_to(place).as_posix(), str(path), path.read_bytes)
+
+
+def label_of(text: str, path: str) -> int:
+    """0 (benign) or 1 (malignant) from a class folder's name or a file name's class digit."""
+    label = {"0": 0, "benign": 0, "1": 1, "malignant": 1}.get(text.lower())
+    if label is None:
+        raise InputError(
+            f"{path}: label {text!r} is none of 0, 1, benign, malignant. Rename or remove that file, or its folder."
+        )
+    return label
+
+
+def fingerprint(places: tuple[Path, ...]) -> str:
+    """A hash of what lies at the places: names, sizes and times of change, without reading the files."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for place in places:
+        found = [place] if place.is_file() else sorted(place.rglob("*")) if place.is_dir() else []
+        for path in found:
+            stat = path.stat()
+            digest.update(os.fsencode(f"{path.relative_to(place)} {stat.st_size} {stat.st_mtime_ns}\n"))
+    return digest.hexdigest()
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def _archive_files(path: Path) -> Iterator[File]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path} is not a readable zip archive ({error}). Fetch it again or remove it.") from error
+    for member in sorted(archive.infolist(), key=lambda member: member.filename):
+        name = member.filename
+        if _is_image(name.rsplit("/", 1)[-1]) and not name.startswith("__MACOSX/"):
+            yield File(path.name, name, f"{path}!{name}", _member_reader(archive, member))
+
+
+def _member_reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], bytes]:
+    def read() -> bytes:
+        if member.file_size > LARGEST_FILE:
+            raise ValueError(f"unpacks to {member.file_size} bytes, more than {LARGEST_FILE}")
+        try:
+            return archive.read(member)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+            raise OSError(str(error)) from error
+
+    return read

@@ -1,0 +1,119 @@
+"""Which patient trains, chooses and tests: always whole patients, written down by name."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bcgan.errors import InputError
+from bcgan.experiment import Data
+
+LISTED = ("train", "validation", "test")
+
+
+def read_lists(folder: Path) -> dict[str, str]:
+    """Role by patient from train.txt, validation.txt and test.txt, one patient a line.
+
+    Raises:
+        InputError: a list is missing, or a patient stands on two of them.
+    """
+    role_of: dict[str, str] = {}
+    for role in LISTED:
+        path = folder / f"{role}.txt"
+        if not path.is_file():
+            raise InputError(f"{path} does not exist. A folder of patient lists needs train, validation and test.txt.")
+        for patient in path.read_text("utf-8").split():
+            if role_of.setdefault(patient, role) != role:
+                raise InputError(
+                    f"{path}: patient {patient} is in {role_of[patient]}.txt too. Remove the patient from one of the two."
+                )
+    return role_of
+
+
+def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
+    """A role for every patch, all patches of a patient alike.
+
+    `official`: the lists; patients on none are `unlisted`. `extended`: those join training. `kfold`: patients
+    dealt into `data.folds` folds of similar class balance; fold `data.fold` tests, the next one validates.
+    Where `data.evaluate_on` names sources, held-out patches from others become `<role>_other`: a source that
+    is complete for one class alone would distort the figures.
+
+    Args:
+        index: columns patient (str), label (0 or 1), source, given (the authors' own role or "").
+
+    Raises:
+        InputError: fewer patients than folds, or a role that lacks a class.
+    """
+    if data.protocol == "kfold":
+        roles = _kfold(index, data, seed)
+    elif (index["given"] != "").all():
+        roles = index["given"].copy()
+    else:
+        role_of = read_lists(data.lists or _shipped_lists())
+        on_no_list = "train" if data.protocol == "extended" else "unlisted"
+        roles = index["patient"].map(role_of).fillna(on_no_list)
+    if data.evaluate_on:
+        elsewhere = ~index["source"].map(lambda name: Path(name).match(data.evaluate_on))
+        roles = roles.mask(elsewhere & (roles != "train"), roles + "_other")
+    check_roles(index, roles)
+    return roles
+
+
+def check_roles(index: pd.DataFrame, roles: pd.Series) -> None:
+    """Raises InputError where training, validation or test lacks a class, or a patient has two roles."""
+    for role in LISTED:
+        for label, name in enumerate(("benign", "malignant")):
+            count = int(((roles == role) & (index["label"] == label)).sum())
+            if count == 0:
+                raise InputError(
+                    f"The {role} patients have no {name} patch (class {label}) of {len(index)} patches in all. "
+                    "Check data.dir's class folders, data.protocol and data.evaluate_on."
+                )
+    by_patient = roles.str.removesuffix("_other").groupby(index["patient"]).nunique()
+    torn = by_patient.index[by_patient > 1]
+    if len(torn):
+        raise InputError(f"Patient {torn[0]} has patches in two roles. Give every patient one role.")
+
+
+def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
+    """The split as it is written to split.json: policy, seed, counts, every patient's role, and their hash."""
+    by_patient = index.assign(role=index["role"].str.removesuffix("_other")).groupby("patient")["role"].first()
+    patients = {str(patient): role for patient, role in by_patient.sort_index().items()}
+    counts = {
+        role: {
+            "patients": int(group["patient"].nunique()),
+            "patches": len(group),
+            "positives": int(group["label"].sum()),
+        }
+        for role, group in index.groupby("role")
+    }
+    digest = hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
+    policy = data.protocol if data.protocol != "kfold" else f"kfold, fold {data.fold} of {data.folds}"
+    return {"policy": policy, "seed": seed, "counts": counts, "sha256": digest, "patients": patients}
+
+
+def _kfold(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    patients = index["patient"].nunique()
+    if patients < data.folds:
+        raise InputError(
+            f"data.folds: {data.folds} folds need as many patients, and there are {patients}. Lower data.folds."
+        )
+    splitter = StratifiedGroupKFold(data.folds, shuffle=True, random_state=seed)
+    fold_of = np.empty(len(index), int)
+    for number, (_, held) in enumerate(splitter.split(index, index["label"], index["patient"])):
+        fold_of[held] = number
+    roles = np.full(len(index), "train", dtype=object)
+    roles[fold_of == data.fold] = "test"
+    roles[fold_of == (data.fold + 1) % data.folds] = "validation"
+    return pd.Series(roles, index.index)
+
+
+def _shipped_lists() -> Path:
+    from bcgan.data.idc.scan import OFFICIAL_LISTS
+
+    return OFFICIAL_LISTS

@@ -1,0 +1,202 @@
+"""The settings of an experiment: typed, read from one YAML file, unknown keys refused."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bcgan.errors import InputError
+
+PIPELINES = Path("pipelines")
+ClassifierName = Literal["gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn"]
+Policy = Literal["keep", "drop", "fail"]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Settings):
+    """Which patches, and which patients train, choose and test."""
+
+    name: Literal["histology_phantom", "idc", "breakhis", "patch_camelyon", "patient_folder"]
+    dir: tuple[Path, ...] = ()  # folders or zip archives; made or downloaded where it is empty and can be
+    size: int = Field(50, ge=32, le=512)  # side of a patch in the store, pixels: 50 is native, 256 the paper's
+    protocol: Literal["official", "extended", "kfold"] = "kfold"
+    folds: int = Field(5, ge=3)
+    fold: int = Field(0, ge=0)
+    lists: Path | None = None  # folder of train.txt, validation.txt, test.txt; None: the lists that bcgan ships
+    evaluate_on: str | None = None  # glob over source names: other sources' held-out patches are set apart
+    magnification: Literal[40, 100, 200, 400] | None = None  # BreaKHis only
+    limit: int | None = Field(None, ge=1)  # at most so many patches of each patient and class, first by name
+
+
+class Audit(Settings):
+    """What happens to a patch with a fault."""
+
+    unreadable: Literal["drop", "fail"] = "drop"
+    wrong_size: Policy = "keep"
+    blank: Policy = "keep"
+    blurred: Policy = "keep"
+    duplicate: Policy = "drop"
+    near_duplicate: Policy = "keep"
+    conflicting: Policy = "drop"
+
+
+class Preprocess(Settings):
+    audit: Audit = Audit()
+    smoothing: Literal["none", "gaussian", "median"] = "none"
+    clahe: bool = False
+    stain: Literal["none", "macenko"] = "none"
+
+
+class Gan(Settings):
+    steps: int = Field(300, ge=1)
+    batch: int = Field(64, ge=2)
+    latent: int = Field(96, ge=1)
+    width: int = Field(32, ge=4)  # channels of the discriminator's first block and the generator's last
+    loss: Literal["non_saturating", "saturating"] = "non_saturating"
+    generator_rate: float = Field(2e-4, gt=0)
+    discriminator_rate: float = Field(4e-4, gt=0)
+    spectral: bool = True
+    average: float = Field(0.998, ge=0, lt=1)  # decay of the generator's moving average
+    grid_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(100, ge=1)
+
+
+class Features(Settings):
+    synthetic: int = Field(512, ge=2)  # synthetic patches sampled, half of each class
+    maps: tuple[Literal["block1", "block2", "block3", "block4"], ...] = ("block4",)
+    density_threshold: float = Field(0.15, gt=0)  # haematoxylin optical density that counts as nucleus
+
+
+class Classifier(Settings):
+    epochs: int = Field(6, ge=1)
+    rate: float = Field(1e-3, gt=0)
+    synthetic: float = Field(0.0, ge=0, le=1)  # share of each batch that is synthetic
+    shortcut: Literal["identity", "projection"] = "projection"  # ResNet-34 only
+
+
+class Classify(Settings):
+    models: dict[ClassifierName, Classifier] = {
+        "gan_resnet": Classifier(synthetic=0.1),
+        "resnet_table1": Classifier(),
+        "resnet50": Classifier(epochs=2),
+        "gan_only": Classifier(epochs=3),
+    }
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    batch: int = Field(64, ge=2)
+    crop: int | None = Field(None, ge=32)  # side of training crops; central when it scores. The paper: 224 of 256
+    loss: Literal["weighted_bce", "bce", "focal"] = "weighted_bce"
+    weight_decay: float = Field(1e-4, ge=0)
+    average: float = Field(0.99, ge=0, lt=1)  # decay of the weights' moving average, which is what scores
+    stain_jitter: float = Field(0.15, ge=0)
+    colour_jitter: float = Field(0.05, ge=0)
+
+
+class Evaluate(Settings):
+    views: Literal[1, 2, 4, 8] = 4  # dihedral views averaged at test time
+    resamples: int = Field(1000, ge=10)
+    confidence: float = Field(0.95, gt=0, lt=1)
+
+
+class Report(Settings):
+    title: str | None = None
+    examples: int = Field(8, ge=2, le=16)
+
+
+class Experiment(Settings):
+    """One experiment. Every stage reads its own part and the run-wide keys at the end."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    data: Data
+    preprocess: Preprocess = Preprocess()
+    gan: Gan = Gan()
+    features: Features = Features()
+    classify: Classify = Classify()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+    seed: int = Field(0, ge=0)
+    profile: Literal["repro", "fast"] = "fast"
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    xla: Literal["auto", "on", "off"] = "auto"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Experiment":
+        if self.data.protocol in ("official", "extended") and not (
+            self.data.lists or self.data.name in ("idc", "patch_camelyon")
+        ):
+            raise ValueError(
+                f"data.protocol: {self.data.protocol} needs patient lists, and none are known for this data set; "
+                "set data.lists to a folder with train.txt, validation.txt and test.txt, or data.protocol to kfold"
+            )
+        if self.data.fold >= self.data.folds:
+            raise ValueError(f"data.fold: {self.data.fold} is not below data.folds: {self.data.folds}")
+        if self.classify.crop and self.classify.crop > self.data.size:
+            raise ValueError(f"classify.crop: {self.classify.crop} is larger than data.size: {self.data.size}")
+        return self
+
+
+def available() -> list[str]:
+    """Names of the experiments in pipelines/."""
+    return sorted(path.stem for path in PIPELINES.glob("*.yaml"))
+
+
+def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None) -> Experiment:
+    """Read an experiment.
+
+    Args:
+        name: string. An experiment in `pipelines/`, or a path to a YAML file.
+        overrides: tuple of strings. `key.subkey=value` pairs, values written as YAML.
+        data_dir: string. Folders or archives joined by the platform's path separator, in place of `data.dir`.
+
+    Raises:
+        InputError: an unknown experiment, a file that is not YAML, an unknown key, a value of the wrong kind.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PIPELINES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(available()) or "none; run from the repository's top folder"
+        raise InputError(f"No experiment {name!r}: {path} does not exist. Choose one of: {known}.")
+    try:
+        tree = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Mend that line.") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} holds {tree!r} where settings belong. Start with `name:` and `data:`.")
+    for pair in overrides:
+        _override(tree, pair)
+    if data_dir:
+        tree.setdefault("data", {})["dir"] = [part for part in data_dir.split(os.pathsep) if part]
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_explain(path, error)) from error
+
+
+def _override(tree: dict[str, Any], pair: str) -> None:
+    keys, equals, value = pair.partition("=")
+    if not equals:
+        raise InputError(f"{pair!r} is no setting. Write key.subkey=value, such as gan.steps=500.")
+    *parents, last = keys.strip().split(".")
+    for key in parents:
+        tree = tree.setdefault(key, {}) if isinstance(tree.get(key, {}), dict) else tree
+    tree[last] = yaml.safe_load(value)
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    """The first fault in one sentence, with the keys that are known there."""
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"]) or "settings"
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if fault["type"] != "extra_forbidden":
+        reason = fault["msg"].removeprefix("Value error, ")
+        value = "" if fault["type"] == "value_error" else f" Received: {fault['input']!r}."
+        return f"{path}: {key}: {reason}.{value}{more}"
+    model: Any = Experiment
+    for part in fault["loc"][:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else Classifier
+    known = ", ".join(getattr(model, "model_fields", {}))
+    return f"{path}: unknown key {key} (value {fault['input']!r}). Known there: {known}.{more}"

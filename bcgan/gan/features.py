@@ -1,0 +1,97 @@
+"""What the trained GAN gives to the rest: feature maps by block, synthetic patches, patches in order."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from bcgan import progress
+from bcgan.data import batches
+from bcgan.experiment import Features
+from bcgan.gan.train import sample
+from bcgan.models import weights
+from bcgan.models.discriminator import BLOCKS, feature_maps
+from bcgan.preprocess import properties
+
+BATCH = 256
+
+
+def export(images: np.ndarray, index: pd.DataFrame, gan: Path, settings: Features, seed: int, folder: Path) -> None:
+    """Write pooled.npz, maps_<block>.npy, synthetic.npz, properties.csv and synthetic_properties.csv.
+
+    pooled.npz: ids, patients, and every channel's mean of every block, float32. maps_<block>.npy: the whole maps,
+    float16, (n, height, width, channels), rows as in pooled.npz. synthetic.npz: images (uint8), labels, scores.
+    properties.csv: a row a patch in the store's order, with the discriminator's score (the mean over both labels,
+    so that no true label enters) and the ranks by density and by score, 1 the lowest.
+
+    Args:
+        images: uint8, (n, 50, 50, 3). Every patch of the store.
+        index: the store's index, a row a patch.
+        gan: Path. The folder of the gan stage.
+    """
+    judge = weights.load_model(gan / "discriminator.keras")
+    make = weights.load_model(gan / "generator.keras")
+    pooled, scores = _features(judge, images, settings, folder)
+    ids = {"ids": index["id"].to_numpy(str), "patients": index["patient"].to_numpy(str)}
+    np.savez(folder / "pooled.npz", **ids, **pooled)
+
+    table = index[["id", "patient", "label", "role"]].join(properties.measure(images, settings.density_threshold))
+    table["score"] = scores
+    table["density_rank"] = table["density"].rank(method="first").astype(int)
+    table["score_rank"] = table["score"].rank(method="first").astype(int)
+    table.to_csv(folder / "properties.csv", index=False, float_format="%.6g")
+
+    labels = np.arange(settings.synthetic, dtype=np.int32) % 2
+    made = sample(make, labels, seed)
+    made_scores = np.concatenate([score for score, _ in _judge(judge, feature_maps(judge), made)])
+    np.savez_compressed(folder / "synthetic.npz", images=made, labels=labels, scores=made_scores)
+    measured = properties.measure(made, settings.density_threshold).assign(label=labels, score=made_scores)
+    measured.to_csv(folder / "synthetic_properties.csv", index=False, float_format="%.6g")
+
+
+def _features(
+    judge: keras.Model, images: np.ndarray, settings: Features, folder: Path
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    extract = feature_maps(judge)
+    shapes = dict(zip(BLOCKS, (output.shape[1:] for output in extract.outputs), strict=True))
+    whole = {
+        block: np.lib.format.open_memmap(
+            folder / f"maps_{block}.npy", mode="w+", dtype=np.float16, shape=(len(images), *shapes[block])
+        )
+        for block in settings.maps
+    }
+    pooled = {block: np.empty((len(images), shapes[block][-1]), np.float32) for block in BLOCKS}
+    scores, start = [], 0
+    with progress.bar(len(images), "features", "patch") as bar:
+        for score, maps in _judge(judge, extract, images):
+            stop = start + len(score)
+            for block, values in zip(BLOCKS, maps, strict=True):
+                pooled[block][start:stop] = values.mean((1, 2))
+                if block in whole:
+                    whole[block][start:stop] = values
+            scores.append(score)
+            bar.update(len(score))
+            start = stop
+    for values in whole.values():
+        values.flush()
+    return pooled, np.concatenate(scores)
+
+
+def _judge(judge: keras.Model, extract: keras.Model, images: np.ndarray) -> Iterator[tuple]:
+    """(scores, maps of every block) of each batch; the score is the mean logit over both labels."""
+    both = keras.Model(judge.inputs, [judge.output, *extract.outputs])
+
+    @tf.function(reduce_retracing=True)
+    def run(patches):
+        patches = batches.scale(patches)
+        zeros = tf.zeros(tf.shape(patches)[:1], tf.int32)
+        benign, *maps = both([patches, zeros], training=False)
+        malignant = judge([patches, zeros + 1], training=False)
+        return (benign + malignant)[:, 0] / 2, [tf.cast(values, tf.float32) for values in maps]
+
+    for start in range(0, len(images), BATCH):
+        score, maps = run(tf.constant(images[start : start + BATCH]))
+        yield score.numpy(), [values.numpy() for values in maps]

@@ -1,0 +1,103 @@
+"""What this machine can do, and what is chosen for it, each choice with its reason. Loads TensorFlow only in `start`."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from bcgan.errors import InputError
+from bcgan.experiment import Experiment
+
+BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+
+
+def prepare_environment() -> None:
+    """Switches that count only before TensorFlow is imported: its oneDNN kernels, and its chatter."""
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+def processor() -> dict[str, Any]:
+    """Model name, cores, and the bfloat16 instructions among its flags."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        text = ""
+    fields = dict(line.split("\t: ", 1) for line in text.splitlines() if "\t: " in line)
+    flags = fields.get("flags\t", fields.get("flags", "")).split()
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"name": name, "cores": cores, "bfloat16": [flag for flag in BFLOAT16_FLAGS if flag in flags]}
+
+
+def choose_precision(experiment: Experiment, gpus: int) -> tuple[str, str]:
+    """Keras's dtype policy and why."""
+    if experiment.precision != "auto":
+        return experiment.precision, "the experiment says so"
+    if experiment.profile == "repro":
+        return "float32", "profile repro"
+    if gpus:
+        return "mixed_bfloat16", "a GPU"
+    found = processor()["bfloat16"]
+    if found:
+        return "mixed_bfloat16", f"the processor has {' and '.join(found)}"
+    return "float32", "the processor has no bfloat16 instructions"
+
+
+def choose_xla(experiment: Experiment, gpus: int) -> tuple[bool, str]:
+    """Whether training steps are compiled by XLA, and why."""
+    if experiment.xla != "auto":
+        return experiment.xla == "on", "the experiment says so"
+    return (True, "a GPU") if gpus else (False, "slower than oneDNN on processors")
+
+
+def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
+    """Everything set automatically, as {name: (value, reason)}. Imports TensorFlow to look for a GPU."""
+    prepare_environment()
+    import tensorflow as tf
+
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    return {
+        "precision": choose_precision(experiment, gpus),
+        "xla": choose_xla(experiment, gpus),
+        "onednn": (os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1", "TF_ENABLE_ONEDNN_OPTS, before TensorFlow loads"),
+        "gpus": (gpus, "found by TensorFlow"),
+        "deterministic": (experiment.profile == "repro", f"profile {experiment.profile}"),
+    }
+
+
+def start(experiment: Experiment) -> bool:
+    """Set precision, seeds and determinism for this process.
+
+    Returns:
+        bool. Whether steps are to be compiled by XLA.
+
+    Raises:
+        InputError: a precision that this machine lacks.
+    """
+    chosen = choices(experiment)
+    import keras
+    import tensorflow as tf
+
+    precision, xla = chosen["precision"][0], chosen["xla"][0]
+    if precision == "mixed_float16" and not chosen["gpus"][0]:
+        raise InputError("precision: mixed_float16 needs a GPU, and none was found. Set precision=auto.")
+    keras.mixed_precision.set_global_policy(precision)
+    keras.utils.set_random_seed(experiment.seed)
+    if experiment.profile == "repro":
+        tf.config.experimental.enable_op_determinism()
+    return xla
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, for the provenance block."""
+    from importlib.metadata import version
+
+    packages = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "pandas", "matplotlib")
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "packages": {name: version(name) for name in packages},
+    }

@@ -1,0 +1,51 @@
+"""From any of the networks to a classifier: images in [0, 1] to one logit of malignancy."""
+
+import keras
+from keras import layers
+
+from bcgan.models.cnn import cnn
+from bcgan.models.gan_resnet import gan_only, gan_resnet
+from bcgan.models.resnet34 import resnet34
+from bcgan.models.resnet50 import resnet50
+from bcgan.models.resnet_table1 import resnet_table1
+
+
+def classifier(
+    name: str, size: int = 50, discriminator: keras.Model | None = None, shortcut: str = "projection"
+) -> keras.Model:
+    """Build a classifier: rescaling, the named network, a binary head in float32.
+
+    Args:
+        name: string. gan_resnet, resnet_table1, resnet34, resnet50, gan_only or cnn.
+        size: int. Side of a patch, pixels. Defaults to 50.
+        discriminator: keras.Model. Needed by gan_resnet and gan_only.
+        shortcut: string. ResNet-34's. Defaults to "projection".
+
+    Returns:
+        keras.Model. float32 in [0, 1], (batch, size, size, 3), to `logit`, float32, (batch, 1).
+
+    Raises:
+        ValueError: an unknown name, or a missing discriminator.
+    """
+    builders = {
+        "gan_resnet": lambda: gan_resnet(discriminator, size),
+        "gan_only": lambda: gan_only(discriminator, size),
+        "resnet_table1": lambda: resnet_table1(size),
+        "resnet34": lambda: resnet34(size, shortcut),
+        "resnet50": lambda: resnet50(size),
+        "cnn": lambda: cnn(size),
+    }
+    if name not in builders:
+        raise ValueError(f"name must be one of {', '.join(builders)}. Received: name={name!r}")
+    if name.startswith("gan_") and discriminator is None:
+        raise ValueError(f"{name} needs a discriminator. Received: discriminator=None")
+    network = builders[name]()
+
+    image = keras.Input((size, size, 3), name="image")
+    # The discriminator rescales by itself, so what holds one takes the image as it is.
+    x = image if name.startswith("gan_") else layers.Rescaling(4.0, offset=-2.0, name="centre")(image)
+    x = network(x)
+    if network.output_shape[-1] == 1000:
+        x = layers.ReLU(name="units_relu")(x)
+    logit = layers.Dense(1, dtype="float32", name="logit")(x)
+    return keras.Model(image, logit, name=f"{name}_classifier")

@@ -1,0 +1,68 @@
+"""The proposed model: the discriminator's 13x13 feature map joins Table 1's ResNet where that has 13x13 pixels."""
+
+import keras
+from keras import layers
+
+from bcgan.models.discriminator import BLOCKS, feature_maps
+from bcgan.models.resnet_table1 import WIDTH, body, stem
+
+DISCRIMINATOR_SIZE = 50
+JOINT = "block2"
+
+
+def gan_resnet(discriminator: keras.Model, size: int = 50, frozen: bool = True) -> keras.Model:
+    """Build the merged network, up to Table 1's 1,000 units.
+
+    The map goes through a 1x1 projection and a batch normalisation whose scale, the gate, starts at zero: at the
+    start this is Table 1's network alone, and the features enter only as far as training opens the gate.
+
+    Args:
+        discriminator: keras.Model. A trained discriminator; its weights are shared, not copied.
+        size: int. Side of a patch, pixels. Defaults to 50.
+        frozen: bool. Keep the discriminator's weights as they are. Defaults to True.
+
+    Returns:
+        keras.Model. (batch, size, size, 3) to (batch, 1000).
+    """
+    image = keras.Input((size, size, 3), name="image")
+    x = stem(image)
+
+    maps = _frozen_features(discriminator, (JOINT,), frozen)(_at_50(image))
+    maps = maps[0] if isinstance(maps, list) else maps
+    if maps.shape[1:3] != x.shape[1:3]:
+        maps = layers.Resizing(*x.shape[1:3], name="features_resized")(maps)
+    maps = layers.Conv2D(WIDTH, 1, use_bias=False, name="features_projection")(maps)
+    maps = layers.BatchNormalization(gamma_initializer="zeros", name="features_gate")(maps)
+    x = layers.Add(name="joint")([x, maps])
+
+    return keras.Model(image, body(x), name="gan_resnet")
+
+
+def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
+    """The frozen discriminator's features alone: the mean of every channel of every block, standardised.
+
+    Args:
+        discriminator: keras.Model. A trained discriminator; its weights are shared, not copied.
+        size: int. Side of a patch, pixels. Defaults to 50.
+
+    Returns:
+        keras.Model. (batch, size, size, 3) to (batch, 15 times the discriminator's width).
+    """
+    image = keras.Input((size, size, 3), name="image")
+    maps = _frozen_features(discriminator, BLOCKS, frozen=True)(_at_50(image))
+    pooled = [layers.GlobalAveragePooling2D(name=f"{block}_mean")(x) for block, x in zip(BLOCKS, maps, strict=True)]
+    x = layers.Concatenate(name="features")(pooled)
+    x = layers.BatchNormalization(center=False, scale=False, name="standardised")(x)
+    return keras.Model(image, x, name="gan_only")
+
+
+def _at_50(image: keras.KerasTensor) -> keras.KerasTensor:
+    if image.shape[1] == DISCRIMINATOR_SIZE:
+        return image
+    return layers.Resizing(DISCRIMINATOR_SIZE, DISCRIMINATOR_SIZE, name="to_50")(image)
+
+
+def _frozen_features(discriminator: keras.Model, blocks: tuple[str, ...], frozen: bool) -> keras.Model:
+    features = feature_maps(discriminator, blocks)
+    features.trainable = not frozen
+    return features

@@ -1,0 +1,79 @@
+"""The paper's Table 1 held against the network, row by row.
+
+The listed rows do not add up to the listed totals; one regular network gives all of them (docs/paper.md shows why).
+Rows without numbers of their own, the input and the activations, are not compared.
+"""
+
+from typing import NamedTuple
+
+import keras
+import pandas as pd
+
+from bcgan.models.resnet_table1 import resnet_table1
+
+
+class Row(NamedTuple):
+    layer: str
+    kind: str
+    output: str
+    parameters: int
+
+
+TOTALS = {"parameters": 308_323, "trainable": 307_171, "non_trainable": 1_152}
+LISTED = (
+    Row("stem_conv", "Conv2D", "25, 25, 64", 9_472),
+    Row("stem_bn", "BatchNormalization", "25, 25, 64", 256),
+    Row("stem_pool", "MaxPooling2D", "13, 13, 64", 0),
+    Row("bottleneck1_conv1", "Conv2D", "13, 13, 64", 4_160),
+    Row("bottleneck1_bn1", "BatchNormalization", "13, 13, 64", 256),
+    Row("bottleneck1_conv2", "Conv2D", "13, 13, 64", 36_928),
+    Row("bottleneck1_bn2", "BatchNormalization", "13, 13, 64", 256),
+    Row("three_channels", "Conv2D", "26, 26, 3", 771),
+    Row("average_pool", "AveragePooling2D", "3, 3, 3", 0),
+    Row("flatten", "Flatten", "27", 0),
+    Row("dense", "Dense", "1800", 28_000),
+)
+ERRATA = {"dense": "28,000 = 1,000 x (27 + 1): the paper prints 1800 units, 28,000 parameters mean 1,000"}
+
+
+def summary_rows(network: keras.Model) -> list[Row]:
+    """Layer, kind, output shape without the batch, and parameters of every layer."""
+    rows = []
+    for layer in network.layers:
+        shape = ", ".join(str(side) for side in layer.output.shape[1:])
+        rows.append(Row(layer.name, type(layer).__name__, shape, layer.count_params()))
+    return rows
+
+
+def compare(network: keras.Model | None = None) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The comparison and its totals.
+
+    Returns:
+        A table with a row a layer: layer, kind, output, parameters, paper_output, paper_parameters and verdict
+        (`match`, `erratum: ...`, `differs`, `the paper omits it`, or
+        that it has no numbers); and the totals parameters, trainable,
+        non_trainable, rows_matching (errata among them, as the parameters agree), rows_listed.
+    """
+    network = network or resnet_table1()
+    listed = {row.layer: row for row in LISTED}
+    found = []
+    for row in summary_rows(network):
+        paper = listed.get(row.layer)
+        verdict = "no numbers, not compared" if row.kind in ("InputLayer", "ReLU") else "the paper omits it"
+        if paper is not None:
+            verdict = "match" if paper == row else "differs"
+            if row.layer in ERRATA and paper[1::2] == row[1::2]:
+                verdict = f"erratum: {ERRATA[row.layer]}"
+        paper_numbers = (paper.output, paper.parameters) if paper else ("", None)
+        found.append((*row, *paper_numbers, verdict))
+    columns = ["layer", "kind", "output", "parameters", "paper_output", "paper_parameters", "verdict"]
+    table = pd.DataFrame(found, columns=columns).astype({"paper_parameters": "Int64"})
+    trainable = sum(int(keras.ops.size(weight)) for weight in network.trainable_weights)
+    totals = {
+        "parameters": network.count_params(),
+        "trainable": trainable,
+        "non_trainable": network.count_params() - trainable,
+        "rows_matching": int(table["verdict"].str.match("match|erratum").sum()),
+        "rows_listed": len(LISTED),
+    }
+    return table, totals

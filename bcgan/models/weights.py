@@ -1,0 +1,76 @@
+"""All that a training needs to go on: named groups of variables in one file, written at once; and moving averages."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from bcgan.errors import InputError, WorkError
+
+Groups = dict[str, list]
+
+
+def save(path: Path, step: int, groups: Groups) -> None:
+    """Write every group's variables and the step. The file before it stays whole until the new one is.
+
+    Args:
+        groups: {name: variables}. Keras variables, of models and of optimizers alike.
+
+    Raises:
+        WorkError: the disk is full or cannot be written; the last good file is left as it was.
+    """
+    arrays = {f"{name}/{i}": np.asarray(variable) for name, group in groups.items() for i, variable in enumerate(group)}
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, step=np.int64(step), **arrays)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise WorkError(f"{path} cannot be written ({error.strerror}). Free some space and run again.") from error
+
+
+def restore(path: Path, groups: Groups) -> int:
+    """Fill every group's variables and give the step that they were saved at; 0 where there is no file.
+
+    Raises:
+        InputError: the file was written for other networks.
+    """
+    if not path.exists():
+        return 0
+    with np.load(path, allow_pickle=False) as saved:
+        for name, group in groups.items():
+            for i, variable in enumerate(group):
+                key = f"{name}/{i}"
+                if key not in saved or saved[key].shape != tuple(variable.shape):
+                    raise InputError(f"{path} holds other networks' weights (at {key}). Remove it, or run with --force.")
+                variable.assign(saved[key])
+        return int(saved["step"])
+
+
+def move_average(average: list, current: list, decay: keras.KerasTensor | float) -> None:
+    """average := decay * average + (1 - decay) * current, variable by variable."""
+    for slow, fast in zip(average, current, strict=True):
+        slow.assign(slow + (1 - decay) * (keras.ops.cast(fast, slow.dtype) - slow))
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """Write `.keras` atomically; the file holds no code."""
+    part = path.with_name(path.stem + ".part.keras")
+    model.save(part)
+    part.replace(path)
+
+
+def load_model(path: Path) -> keras.Model:
+    """Read `.keras` in safe mode: no code comes with it."""
+    return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def digest(variables: list) -> str:
+    """One hash of all values, to tell whether two trainings ended the same."""
+    total = hashlib.sha256(json.dumps([list(variable.shape) for variable in variables]).encode())
+    for variable in variables:
+        total.update(np.ascontiguousarray(variable).tobytes())
+    return total.hexdigest()

@@ -1,0 +1,114 @@
+"""Faults of a collection of patches: found before any work, counted, listed file by file, treated by policy."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from bcgan.errors import InputError
+from bcgan.experiment import Audit
+
+BLANK_DEVIATION = 4.0  # grey levels; below it a patch shows nothing
+BLUR_VARIANCE = 20.0  # variance of the Laplacian; below it, no edge is sharp
+NEAR_BITS = 3  # of the 64 of the perceptual hash
+NEAR_LEVELS = 6.0  # mean absolute difference of 16x16 thumbnails, grey levels
+THUMBNAIL = 16
+FAULTS = ("unreadable", "wrong_size", "blank", "blurred", "duplicate", "near_duplicate", "conflicting")
+
+
+def measure(image: np.ndarray) -> dict[str, Any]:
+    """Grey-level deviation, sharpness, perceptual hash (64 bits of the low DCT frequencies) and a 16x16 thumbnail.
+
+    Args:
+        image: uint8, (height, width, 3).
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(small.astype(np.float32))[:8, :8].ravel()
+    bits = np.packbits(low > np.median(low))
+    return {
+        "deviation": float(grey.std()),
+        "sharpness": float(cv2.Laplacian(grey, cv2.CV_32F).var()),
+        "perceptual": bits.view(np.uint64)[0],
+        "thumbnail": cv2.resize(small, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA),
+    }
+
+
+def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) -> pd.DataFrame:
+    """One boolean column a fault; a patch can have several.
+
+    `duplicate` marks the copies after the first; `near_duplicate` both partners; `conflicting` every copy of an
+    image that stands under two labels.
+
+    Args:
+        rows: columns readable, height, width, deviation, sharpness, pixels (hash), perceptual, label.
+        thumbnails: uint8, (patches, 16, 16).
+        size: int. Side of a whole patch, pixels; None where any size is right.
+    """
+    readable = rows["readable"]
+    faults = pd.DataFrame(False, index=rows.index, columns=list(FAULTS))
+    faults["unreadable"] = ~readable
+    if size:
+        faults["wrong_size"] = readable & ((rows["height"] != size) | (rows["width"] != size))
+    faults["blank"] = readable & (rows["deviation"] < BLANK_DEVIATION)
+    faults["blurred"] = readable & ~faults["blank"] & (rows["sharpness"] < BLUR_VARIANCE)
+    same = rows[readable].groupby("pixels")["label"]
+    faults.loc[readable, "conflicting"] = same.transform("nunique") > 1
+    faults.loc[readable, "duplicate"] = rows[readable].duplicated("pixels")
+    candidates = np.flatnonzero(readable & ~faults["blank"] & ~faults["duplicate"])
+    pairs = near_pairs(rows["perceptual"].to_numpy(np.uint64)[candidates], thumbnails[candidates])
+    faults.iloc[candidates[np.unique(pairs)], faults.columns.get_loc("near_duplicate")] = True
+    return faults
+
+
+def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
+    """Pairs of images that look alike: hashes within NEAR_BITS bits and thumbnails within NEAR_LEVELS.
+
+    Two hashes that differ in at most three bits agree in one of their four 16-bit quarters, so only patches that
+    share a quarter are compared.
+
+    Args:
+        hashes: uint64, (n,).
+        thumbnails: uint8, (n, 16, 16).
+
+    Returns:
+        int64, (pairs, 2), the smaller position first, each pair once.
+    """
+    found = [np.empty((0, 2), np.int64)]
+    for quarter in range(4):
+        keys = (hashes >> np.uint64(16 * quarter)).astype(np.uint16)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        for step in range(1, len(order)):
+            left = np.flatnonzero(keys[step:] == keys[:-step])
+            if not len(left):
+                break
+            pairs = np.stack([order[left], order[left + step]], 1)
+            bits = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
+            pairs = pairs[bits <= NEAR_BITS]
+            levels = np.abs(thumbnails[pairs[:, 0]].astype(np.int16) - thumbnails[pairs[:, 1]]).mean((1, 2))
+            found.append(np.sort(pairs[levels <= NEAR_LEVELS], 1))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def apply_policy(rows: pd.DataFrame, faults: pd.DataFrame, policy: Audit) -> tuple[np.ndarray, dict[str, Any]]:
+    """Which patches stay, and the counts: `{fault: {count, policy}}`, patches, kept.
+
+    Raises:
+        InputError: a fault whose policy is `fail` was found; names the first file.
+    """
+    keep = np.ones(len(rows), bool)
+    counts: dict[str, Any] = {}
+    for fault in FAULTS:
+        action, hit = getattr(policy, fault), faults[fault].to_numpy()
+        counts[fault] = {"count": int(hit.sum()), "policy": action}
+        if action == "fail" and hit.any():
+            path = rows["path"].to_numpy()[hit][0]
+            raise InputError(
+                f"{path} is {fault.replace('_', ' ')} ({hit.sum()} such files), and preprocess.audit.{fault} is "
+                f"'fail'. Remove the file, or set preprocess.audit.{fault}=drop."
+            )
+        if action == "drop":
+            keep &= ~hit
+    return keep, {"patches": len(rows), "kept": int(keep.sum()), "faults": counts}

@@ -1,0 +1,179 @@
+"""The patch store: every patch decoded once into one uint8 array, with an index that says whose it is."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bcgan import data, progress
+from bcgan.data import splits
+from bcgan.data.records import UNKNOWN, Record
+from bcgan.errors import InputError
+from bcgan.experiment import Experiment, Preprocess
+from bcgan.preprocess import audit, images, stain
+
+CHUNK = 256
+GAN_SIZE = 50  # side that the generator makes and the discriminator takes, pixels
+INDEX_COLUMNS = ["id", "path", "source", "patient", "label", "x", "y", "role", "height", "width", "pixels", "perceptual"]
+
+
+class Store(NamedTuple):
+    """images: uint8, (n, size, size, 3), memory-mapped, read-only. index: one row a patch, in the same order;
+    columns INDEX_COLUMNS (pixels: SHA-256 of the decoded file, perceptual: 64-bit hash, x and y: -1 if unknown)."""
+
+    images: np.ndarray
+    index: pd.DataFrame
+
+    def rows(self, role: str) -> np.ndarray:
+        """Positions of a role's patches, int64."""
+        return np.flatnonzero(self.index["role"].to_numpy() == role)
+
+
+def load(folder: Path) -> Store:
+    index = pd.read_csv(folder / "index.csv", dtype={"id": str, "patient": str, "path": str, "perceptual": np.uint64})
+    return Store(np.load(folder / "patches.npy", mmap_mode="r"), index)
+
+
+def at_size(patches: np.ndarray, size: int) -> np.ndarray:
+    """The patches at another size, by area; as they are, still memory-mapped, where the size is theirs."""
+    if patches.shape[1] == size:
+        return patches
+    return np.stack([images.fit(patch, None, size) for patch in patches])
+
+
+def load_synthetic(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The features stage's synthetic patches at the store's size, uint8, and their labels."""
+    with np.load(folder / "synthetic.npz") as saved:
+        return at_size(saved["images"], size), saved["labels"]
+
+
+def build(experiment: Experiment, folder: Path) -> None:
+    """Stage `preprocess`: decode, audit, filter, split; writes patches.npy, index.csv, audit.csv, audit.json, split.json.
+
+    Raises:
+        InputError: no or unusable data; nothing is left half done, as the stage's manifest is not written.
+    """
+    settings, size = experiment.preprocess, experiment.data.size
+    records = data.records(experiment.data)
+    native = data.native_size(experiment.data)
+    progress.log.info("preprocess: %d patches of %d patients", len(records), len({r.patient for r in records}))
+    patches = np.lib.format.open_memmap(
+        folder / "decoding.npy", mode="w+", dtype=np.uint8, shape=(len(records), size, size, 3)
+    )
+    rows, thumbnails = _decode_all(records, patches, settings, native)
+    faults = audit.find_faults(rows, thumbnails, native)
+    _write_audit(folder / "audit.csv", rows, faults)
+    keep, summary = audit.apply_policy(rows, faults, settings.audit)
+    if not keep.any():
+        raise InputError(f"None of {len(rows)} patches can be used; {rows['path'][0]}: {rows['reason'][0]}.")
+    index = rows[keep].reset_index(drop=True)
+    index["role"] = splits.assign_roles(index, experiment.data, experiment.seed)
+    _compact(folder, patches, keep)
+    summary["imputed"] = {
+        "rule": "an unknown place in the slide is written as -1; an unknown patient is the patch itself",
+        "places": int((index["x"] == UNKNOWN).sum()),
+    }
+    summary["stain"] = _normalise_stain(folder, index, settings)
+    index[INDEX_COLUMNS].to_csv(folder / "index.csv", index=False)
+    (folder / "audit.json").write_text(json.dumps(summary, indent=1), "utf-8")
+    split = splits.describe(index, experiment.data, experiment.seed)
+    (folder / "split.json").write_text(json.dumps(split, indent=1), "utf-8")
+    for role, count in split["counts"].items():
+        progress.log.info("preprocess: %(role)s: %(patients)d patients, %(patches)d patches, %(positives)d malignant",
+                          {"role": role, **count})  # fmt: skip
+
+
+def _decode_all(
+    records: list[Record], patches: np.ndarray, settings: Preprocess, native: int | None
+) -> tuple[pd.DataFrame, np.ndarray]:
+    def work(number: int) -> dict[str, Any]:
+        return _decode_one(records[number], patches, number, settings, native)
+
+    rows = []
+    with progress.bar(len(records), "preprocess", "patch") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chunk in _in_order(pool, work, len(records)):
+            rows += chunk
+            bar.update(len(chunk))
+    thumbnails = np.stack([row.pop("thumbnail") for row in rows])
+    return pd.DataFrame(rows), thumbnails
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], Any], count: int) -> Iterable[list[Any]]:
+    """Chunks of results in order; only a few chunks are in the air, so that a full disk or Ctrl-C stops soon."""
+    starts = iter(range(0, count, CHUNK))
+    waiting = [pool.submit(_chunk, work, start, count) for start in islice(starts, 8)]
+    while waiting:
+        yield waiting.pop(0).result()
+        waiting += [pool.submit(_chunk, work, start, count) for start in islice(starts, 1)]
+
+
+def _chunk(work: Callable[[int], Any], start: int, count: int) -> list[Any]:
+    return [work(number) for number in range(start, min(start + CHUNK, count))]
+
+
+def _decode_one(
+    record: Record, patches: np.ndarray, number: int, settings: Preprocess, native: int | None
+) -> dict[str, Any]:
+    row = {
+        "id": record.key, "path": record.path, "source": record.source, "patient": record.patient,
+        "label": record.label, "x": record.x, "y": record.y, "given": record.given,
+    }  # fmt: skip
+    try:
+        image = images.decode(record.read(), record.path)
+    except (OSError, ValueError) as error:
+        nothing = {"deviation": 0.0, "sharpness": 0.0, "perceptual": np.uint64(0)}
+        thumbnail = np.zeros((audit.THUMBNAIL, audit.THUMBNAIL), np.uint8)
+        found = {"height": 0, "width": 0, "pixels": "", "thumbnail": thumbnail, **nothing}
+        return row | found | {"readable": False, "reason": str(error)}
+    patches[number] = images.enhance(images.fit(image, native, patches.shape[1]), settings)
+    pixels = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+    shape = {"height": image.shape[0], "width": image.shape[1]}
+    return row | shape | {"pixels": pixels, "readable": True, "reason": ""} | audit.measure(image)
+
+
+def _write_audit(path: Path, rows: pd.DataFrame, faults: pd.DataFrame) -> None:
+    """Every affected file with its faults, its size and, where it could not be read, the reason."""
+    affected = faults.any(axis=1)
+    table = rows.loc[affected, ["id", "path", "patient", "label", "height", "width", "reason"]].copy()
+    names = np.array(faults.columns)
+    table["faults"] = [" ".join(names[row]) for row in faults[affected].to_numpy(bool)]
+    table.to_csv(path, index=False)
+
+
+def _compact(folder: Path, patches: np.ndarray, keep: np.ndarray) -> None:
+    """The kept patches as patches.npy; renamed where all are kept, copied in chunks where some are not."""
+    target = folder / "patches.npy"
+    patches.flush()
+    if keep.all():
+        (folder / "decoding.npy").rename(target)
+        return
+    kept = np.flatnonzero(keep)
+    compact = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(len(kept), *patches.shape[1:]))
+    for start in range(0, len(kept), CHUNK):
+        compact[start : start + CHUNK] = patches[kept[start : start + CHUNK]]
+    compact.flush()
+    (folder / "decoding.npy").unlink()
+
+
+def _normalise_stain(folder: Path, index: pd.DataFrame, settings: Preprocess) -> dict[str, Any]:
+    """Patient by patient, in place; a patient's stain is fitted on the patient alone, so nothing can leak."""
+    if settings.stain == "none":
+        return {"method": "none", "patients": 0, "fallbacks": []}
+    patches = np.load(folder / "patches.npy", mmap_mode="r+")
+    fallbacks = []
+    groups = index.groupby("patient").indices
+    for patient, where in groups.items():
+        patches[where], worked = stain.normalise(patches[where])
+        if not worked:
+            fallbacks.append(str(patient))
+    patches.flush()
+    if fallbacks:
+        progress.log.warning("preprocess: %d patients show no two stains and stay as they are", len(fallbacks))
+    return {"method": settings.stain, "patients": len(groups), "fallbacks": fallbacks}

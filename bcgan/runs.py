@@ -1,0 +1,137 @@
+"""Files that a stage leaves, and how one knows that they are whole and current.
+
+A stage's manifest is written last and at once, so a folder without one is unfinished, and a manifest holds the
+hash of every output, so a folder with one can be checked. Everything lies under runs/<experiment>/<stage>/.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bcgan import __version__
+from bcgan.errors import InputError
+
+ROOT = Path("runs")
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write atomically: whoever reads sees the old file or the new one, never half of one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1, sort_keys=True), "utf-8")
+    part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def key_of(stage: str, settings: dict[str, Any], inputs: dict[str, str]) -> str:
+    """What a stage's outputs depend on, as one hash: its settings, its inputs' hashes, bcgan's version."""
+    parts = {"stage": stage, "settings": settings, "inputs": inputs, "version": __version__}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def why_stale(folder: Path, key: str) -> str | None:
+    """Why a stage has to run, or None where its outputs are whole and current."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return "resumes" if unfinished_key(folder) == key else "has not run yet"
+    try:
+        manifest = read_json(path)
+        if manifest["key"] != key:
+            return "its settings, its inputs or bcgan's version changed"
+        for name, digest in manifest["outputs"].items():
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if hash_file(folder / name) != digest:
+                return f"{name} was changed"
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return "its manifest is not one of ours"
+    return None
+
+
+def unfinished_key(folder: Path) -> str | None:
+    try:
+        return read_json(folder / UNFINISHED)["key"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def begin(folder: Path, key: str) -> None:
+    """Make the stage's folder ready: work left by the same settings stays, so that it resumes; other work goes."""
+    if unfinished_key(folder) != key:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / UNFINISHED, {"key": key})
+
+
+def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs: dict[str, str], began: float) -> None:
+    """Hash what the stage wrote and write its manifest."""
+    import resource
+
+    outputs = {
+        path.relative_to(folder).as_posix(): hash_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (MANIFEST, UNFINISHED)
+    }
+    manifest = {
+        "stage": stage,
+        "key": key,
+        "settings": settings,
+        "version": __version__,
+        "commit": commit(),
+        "inputs": inputs,
+        "outputs": outputs,
+        "seconds": round(time.monotonic() - began, 1),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(folder / MANIFEST, manifest)
+    (folder / UNFINISHED).unlink()
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def commit() -> str | None:
+    """The checkout's commit, marked `+` where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip()
+
+
+@contextmanager
+def lock(folder: Path):
+    """Keep a second run of the same experiment out.
+
+    Raises:
+        InputError: another process holds it; names that process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = folder / "owner.txt"
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            owner.write_text(f"process {os.getpid()} on {os.uname().nodename}", "utf-8")
+            yield
+            owner.unlink(missing_ok=True)
+    except Timeout as error:
+        who = owner.read_text("utf-8") if owner.exists() else "another process"
+        raise InputError(f"{folder} is in use by {who}. Wait for it, or stop it.") from error

@@ -1,0 +1,198 @@
+"""The six stages, what each reads and writes: the map of the program.
+
+    images --preprocess--> uint8 store + index (patient, x, y, label, role) + audit + split
+           --gan---------> generator (averaged), discriminator, sample grids, training log
+           --features----> discriminator maps by block, synthetic patches, density, ordering
+           --classify----> a trained network a classifier and seed, training logs
+           --evaluate----> probabilities, metrics with intervals, thresholds, leak audit
+           --report------> figures, tables, report.html, results.json
+
+A stage reads files that the stages before it wrote, never their objects, and writes into runs/<experiment>/<stage>/.
+DVC, doit and Snakemake were weighed: DVC wants a Git repository and a second cache of every array, Snakemake a
+language and some forty packages, doit hashes files but knows no settings and no unfinished stage that resumes.
+What is left for us is bcgan/runs.py and the two functions at the end of this file.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bcgan import runs
+from bcgan.data.records import fingerprint
+from bcgan.errors import InputError
+from bcgan.experiment import Experiment
+from bcgan.progress import log
+
+
+@dataclass(frozen=True)
+class Stage:
+    """settings: the experiment's keys that change what comes out. reads: the stages whose files go in."""
+
+    name: str
+    settings: tuple[str, ...]
+    reads: tuple[str, ...]
+    run: Callable[[Experiment, Path], None]
+
+
+def preprocess(experiment: Experiment, root: Path) -> None:
+    from bcgan.preprocess import store
+
+    store.build(experiment, root / "preprocess")
+
+
+def gan(experiment: Experiment, root: Path) -> None:
+    from bcgan import machine
+
+    xla = machine.start(experiment)
+    from bcgan.gan.train import train
+    from bcgan.preprocess import store
+
+    patches = store.load(root / "preprocess")
+    rows = patches.rows("train")
+    images = store.at_size(patches.images[rows], store.GAN_SIZE)
+    train(images, patches.index["label"].to_numpy()[rows], experiment.gan, experiment.seed, root / "gan", xla)
+
+
+def features(experiment: Experiment, root: Path) -> None:
+    from bcgan import machine
+
+    machine.start(experiment)
+    from bcgan.gan.features import export
+    from bcgan.preprocess import store
+
+    patches = store.load(root / "preprocess")
+    images = store.at_size(patches.images, store.GAN_SIZE)
+    export(images, patches.index, root / "gan", experiment.features, experiment.seed, root / "features")
+
+
+def classify(experiment: Experiment, root: Path) -> None:
+    from bcgan import machine
+
+    xla = machine.start(experiment)
+    import keras
+
+    from bcgan.classify.train import Patches, train
+    from bcgan.models.classifier import classifier
+    from bcgan.models.weights import load_model
+    from bcgan.preprocess import store
+
+    folder, settings = root / "classify", experiment.classify
+    patches = store.load(root / "preprocess")
+    labels = patches.index["label"].to_numpy()
+    real, validation = (
+        Patches(patches.images[rows], labels[rows]) for rows in (patches.rows("train"), patches.rows("validation"))
+    )
+    synthetic = Patches(*store.load_synthetic(root / "features", experiment.data.size))
+    size = settings.crop or experiment.data.size
+    for name, own in settings.models.items():
+        for seed in settings.seeds:
+            path = folder / f"{name}-seed{seed}.keras"
+            if path.exists():
+                log.info("classify: %s is trained already", path.stem)
+                continue
+            keras.utils.set_random_seed(seed)
+            judge = load_model(root / "gan" / "discriminator.keras") if name.startswith("gan_") else None
+            network = classifier(name, size, judge, own.shortcut)
+            train(network, real, synthetic, validation, settings, own, seed, path, xla)
+
+
+def evaluate(experiment: Experiment, root: Path) -> None:
+    from bcgan import machine
+
+    machine.start(experiment)
+    from bcgan.evaluate import score
+    from bcgan.preprocess import store
+
+    split = runs.read_json(root / "preprocess" / "split.json")
+    score.evaluate(experiment, store.load(root / "preprocess"), split, root / "classify", root / "evaluate")
+
+
+STAGES = (
+    Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess),
+    Stage("gan", ("gan", "seed", "profile", "precision", "xla"), ("preprocess",), gan),
+    Stage("features", ("features", "seed", "precision"), ("preprocess", "gan"), features),
+    Stage(
+        "classify",
+        ("classify", "seed", "profile", "precision", "xla"),
+        ("preprocess", "gan", "features"),
+        classify,
+    ),
+    Stage("evaluate", ("evaluate", "classify", "seed", "precision"), ("preprocess", "classify"), evaluate),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def plan(experiment: Experiment, root: Path, force: tuple[str, ...] = ()) -> list[tuple[Stage, str | None]]:
+    """Every stage with why it would run now, or None where it would be skipped."""
+    planned, stale = [], set()
+    for stage in STAGES:
+        upstream = [name for name in stage.reads if name in stale]
+        if stage.name in force:
+            why = "forced"
+        elif upstream:
+            why = f"{' and '.join(upstream)} will run"
+        else:
+            key, _, _ = _key(stage, experiment, root)
+            why = runs.why_stale(root / stage.name, key)
+        if why:
+            stale.add(stage.name)
+        planned.append((stage, why))
+    return planned
+
+
+def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool = False, until: str = NAMES[-1]) -> None:
+    """Run what has to run, in order, up to and with `until`; say why each stage runs or is skipped.
+
+    Raises:
+        InputError, WorkError: from the stage that failed; its folder keeps what can be resumed, and no manifest.
+    """
+    root = runs.ROOT / experiment.name
+    if dry_run:
+        for stage, why in plan(experiment, root, force):
+            log.info("%-10s %s", stage.name, f"would run: {why}" if why else "would be skipped: whole and current")
+        return
+    with runs.lock(root):
+        for stage in STAGES[: NAMES.index(until) + 1]:
+            folder = root / stage.name
+            key, settings, inputs = _key(stage, experiment, root)
+            why = "forced" if stage.name in force else runs.why_stale(folder, key)
+            if why is None:
+                log.info("%s: skipped, whole and current", stage.name)
+                continue
+            log.info("%s: runs, %s", stage.name, why)
+            if why == "forced":
+                shutil.rmtree(folder, ignore_errors=True)
+            runs.begin(folder, key)
+            began = time.monotonic()
+            stage.run(experiment, root)
+            runs.finish(folder, key, stage.name, settings, inputs, began)
+            log.info("%s: done in %.0f s", stage.name, time.monotonic() - began)
+
+
+def _key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict, dict[str, str]]:
+    """The stage's key, and the settings and inputs that make it."""
+    settings = experiment.model_dump(mode="json", include=set(stage.settings))
+    inputs = {"data": fingerprint(experiment.data.dir)} if not stage.reads else {}
+    for name in stage.reads:
+        manifest = root / name / runs.MANIFEST
+        if manifest.exists():
+            for output, digest in runs.read_json(manifest)["outputs"].items():
+                inputs[f"{name}/{output}"] = digest
+    return runs.key_of(stage.name, settings, inputs), settings, inputs
+
+
+def require(experiment: Experiment) -> Path:
+    """The run's folder, if every stage is whole.
+
+    Raises:
+        InputError: a stage has not finished.
+    """
+    root = runs.ROOT / experiment.name
+    missing = [name for name in NAMES if not (root / name / runs.MANIFEST).exists()]
+    if missing:
+        raise InputError(
+            f"{root}: {', '.join(missing)} not finished. Run: make train EXPERIMENT={experiment.name}"
+        )
+    return root
