@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,6 @@ log = logging.getLogger("bcgan")
 
 def bar(total: int, what: str, unit: str = "step", start: int = 0) -> tqdm:
     """A progress bar; where nobody watches (no terminal) it prints a line twice a minute at most."""
-    import sys
-
     interval = 0.5 if sys.stderr.isatty() else 30
     return tqdm(total=total, initial=start, desc=what, unit=unit, mininterval=interval, dynamic_ncols=True)
 
@@ -23,6 +22,7 @@ def start_log(path: Path | None, debug: bool = False) -> None:
     """Messages go to the terminal and, with their time, to the run's log file."""
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     log.handlers.clear()
+    log.propagate = False
     screen = _ScreenHandler()
     screen.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(screen)
@@ -60,6 +60,4 @@ class _ScreenHandler(logging.Handler):
     """Writes above a running progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        import sys
-
-        tqdm.write(self.format(record), file=sys.stderr)
+            tqdm.write(self.format(record), file=sys.stderr)

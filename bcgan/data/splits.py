@@ -38,7 +38,7 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
 
     `official`: the lists; patients on none are `unlisted`. `extended`: those join training. `kfold`: patients
     dealt into `data.folds` folds of similar class balance; fold `data.fold` tests, the next one validates.
-    Where `data.evaluate_on` names sources, held-out patches from others become `<role>_other`: a source that
+    Where `data.evaluate_on` names some of the sources, held-out patches from others become `<role>_other`: a source that
     is complete for one class alone would distort the figures.
 
     Args:
@@ -55,9 +55,9 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
         role_of = read_lists(data.lists or _shipped_lists())
         on_no_list = "train" if data.protocol == "extended" else "unlisted"
         roles = index["patient"].map(role_of).fillna(on_no_list)
-    if data.evaluate_on:
-        elsewhere = ~index["source"].map(lambda name: Path(name).match(data.evaluate_on))
-        roles = roles.mask(elsewhere & (roles != "train"), roles + "_other")
+    chosen = index["source"].map(lambda name: bool(data.evaluate_on) and Path(name).match(data.evaluate_on))
+    if chosen.any():
+        roles = roles.mask(~chosen & (roles != "train"), roles + "_other")
     check_roles(index, roles)
     return roles
 
