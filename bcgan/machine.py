@@ -61,7 +61,10 @@ def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
     return {
         "precision": choose_precision(experiment, gpus),
         "xla": choose_xla(experiment, gpus),
-        "onednn": (os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1", "TF_ENABLE_ONEDNN_OPTS, before TensorFlow loads"),
+        "onednn": (
+            os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1",
+            "TF_ENABLE_ONEDNN_OPTS, before TensorFlow loads",
+        ),
         "gpus": (gpus, "found by TensorFlow"),
         "deterministic": (experiment.profile == "repro", f"profile {experiment.profile}"),
     }
@@ -94,7 +97,15 @@ def environment() -> dict[str, Any]:
     """Versions and hardware, for the provenance block."""
     from importlib.metadata import version
 
-    packages = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "pandas", "matplotlib")
+    packages = (
+        "tensorflow",
+        "keras",
+        "numpy",
+        "opencv-python-headless",
+        "scikit-learn",
+        "pandas",
+        "matplotlib",
+    )
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

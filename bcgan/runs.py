@@ -7,6 +7,7 @@ hash of every output, so a folder with one can be checked. Everything lies under
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bcgan import __version__
+from bcgan import __version__, machine
 from bcgan.errors import InputError
 
 ROOT = Path("runs")
@@ -75,10 +76,10 @@ def begin(folder: Path, key: str) -> None:
     write_json(folder / UNFINISHED, {"key": key})
 
 
-def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs: dict[str, str], began: float) -> None:
+def finish(
+    folder: Path, key: str, stage: str, settings: dict[str, Any], inputs: dict[str, str], began: float
+) -> None:
     """Hash what the stage wrote and write its manifest."""
-    import resource
-
     outputs = {
         path.relative_to(folder).as_posix(): hash_file(path)
         for path in sorted(folder.rglob("*"))
@@ -90,6 +91,7 @@ def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs:
         "settings": settings,
         "version": __version__,
         "commit": commit(),
+        "environment": machine.environment(),
         "inputs": inputs,
         "outputs": outputs,
         "seconds": round(time.monotonic() - began, 1),

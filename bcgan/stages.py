@@ -82,7 +82,8 @@ def classify(experiment: Experiment, root: Path) -> None:
     patches = store.load(root / "preprocess")
     labels = patches.index["label"].to_numpy()
     real, validation = (
-        Patches(patches.images[rows], labels[rows]) for rows in (patches.rows("train"), patches.rows("validation"))
+        Patches(patches.images[rows], labels[rows])
+        for rows in (patches.rows("train"), patches.rows("validation"))
     )
     synthetic = Patches(*store.load_synthetic(root / "features", experiment.data.size))
     size = settings.crop or experiment.data.size
@@ -142,7 +143,9 @@ def plan(experiment: Experiment, root: Path, force: tuple[str, ...] = ()) -> lis
     return planned
 
 
-def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool = False, until: str = NAMES[-1]) -> None:
+def execute(
+    experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool = False, until: str = NAMES[-1]
+) -> None:
     """Run what has to run, in order, up to and with `until`; say why each stage runs or is skipped.
 
     Raises:
@@ -151,7 +154,9 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
     root = runs.ROOT / experiment.name
     if dry_run:
         for stage, why in plan(experiment, root, force):
-            log.info("%-10s %s", stage.name, f"would run: {why}" if why else "would be skipped: whole and current")
+            log.info(
+                "%-10s %s", stage.name, f"would run: {why}" if why else "would be skipped: whole and current"
+            )
         return
     with runs.lock(root):
         for stage in STAGES[: NAMES.index(until) + 1]:

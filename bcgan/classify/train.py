@@ -17,7 +17,9 @@ from bcgan.experiment import Classifier, Classify
 from bcgan.models import weights
 
 SCORE_BATCH = 256
-STATISTICS_MOMENTUM = 0.9  # Keras's 0.99 needs hundreds of steps to leave its start, and a short training has fewer
+STATISTICS_MOMENTUM = (
+    0.9  # Keras's 0.99 needs hundreds of steps to leave its start, and a short training has fewer
+)
 
 
 class Patches(NamedTuple):
@@ -115,7 +117,9 @@ def scorer(network: keras.Model):
 
     def score(images: np.ndarray) -> np.ndarray:
         starts = range(0, len(images), SCORE_BATCH)
-        return np.concatenate([run(tf.constant(images[start : start + SCORE_BATCH])).numpy() for start in starts])
+        return np.concatenate(
+            [run(tf.constant(images[start : start + SCORE_BATCH])).numpy() for start in starts]
+        )
 
     return score
 
@@ -150,7 +154,9 @@ def _optimizer(network: keras.Model, own: Classifier, settings: Classify, epoch_
     return optimizer
 
 
-def _step(network, average, optimizer, settings: Classify, class_weight: tuple[float, float], seed: int, xla: bool):
+def _step(
+    network, average, optimizer, settings: Classify, class_weight: tuple[float, float], seed: int, xla: bool
+):
     @tf.function(jit_compile=xla)
     def step_function(step, images, labels):
         seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + number]) for number in range(3)]
@@ -166,7 +172,9 @@ def _step(network, average, optimizer, settings: Classify, class_weight: tuple[f
         variables = network.trainable_variables
         optimizer.apply(tape.gradient(scaled, variables), variables)
         count = tf.cast(step, tf.float32)
-        weights.move_average(average.variables, network.variables, tf.minimum(settings.average, (1 + count) / (10 + count)))
+        weights.move_average(
+            average.variables, network.variables, tf.minimum(settings.average, (1 + count) / (10 + count))
+        )
         accuracy = tf.reduce_mean(tf.cast((logits > 0) == (labels > 0), tf.float32))
         return value, accuracy
 

@@ -53,7 +53,12 @@ def mixed(sampler: Sampler, extra: np.ndarray, count: int, seed: int) -> Sampler
 
 
 def stream(
-    images: np.ndarray, labels: np.ndarray, sampler: Sampler, steps: range, crop: int | None = None, seed: int = 0
+    images: np.ndarray,
+    labels: np.ndarray,
+    sampler: Sampler,
+    steps: range,
+    crop: int | None = None,
+    seed: int = 0,
 ) -> tf.data.Dataset:
     """(step int64, images uint8 (batch, side, side, 3), labels int32 (batch,)) for each step, read ahead of use.
 

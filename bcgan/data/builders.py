@@ -12,7 +12,9 @@ from bcgan.data.records import Record
 CLASSES = ("benign", "malignant")
 
 
-def patch_info(builder: tfds.core.DatasetBuilder, homepage: str, size: int | None, **more: Any) -> tfds.core.DatasetInfo:
+def patch_info(
+    builder: tfds.core.DatasetBuilder, homepage: str, size: int | None, **more: Any
+) -> tfds.core.DatasetInfo:
     """Image (uint8, size x size x 3, any size where None), label, patient, x, y (-1: unknown), path, and `more`."""
     import numpy as np
 

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 
-
 def audit(index: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
     """Check a store's index against its split file.
 

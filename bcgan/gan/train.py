@@ -71,7 +71,9 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
                 write_grid(folder / "grids" / f"step_{done:06d}.png", average, settings.latent, seed)
             if done % settings.checkpoint_every == 0 and done < settings.steps:
                 weights.save(checkpoint, done, groups)
-            bar.set_postfix(D=f"{values['discriminator_loss']:.2f}", G=f"{values['generator_loss']:.2f}", refresh=False)
+            bar.set_postfix(
+                D=f"{values['discriminator_loss']:.2f}", G=f"{values['generator_loss']:.2f}", refresh=False
+            )
             bar.update()
     weights.save_model(average, folder / "generator.keras")
     weights.save_model(judge, folder / "discriminator.keras")
@@ -110,7 +112,7 @@ def write_grid(path: Path, network: keras.Model, latent: int, seed: int) -> None
 
 
 def _adam(rate: float, network: keras.Model) -> keras.optimizers.Optimizer:
-    optimizer = keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.99)
+    optimizer = keras.optimizers.Adam(rate, beta_1=0.0, beta_2=0.99)
     if keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(network.trainable_variables)
@@ -124,7 +126,9 @@ def _step(make, average, judge, make_optimizer, judge_optimizer, settings: Gan, 
     def step_function(step, images, classes):
         seeds = tf.stack([tf.constant(seed, tf.int64), 3 * step])
         real = batches.dihedral(batches.scale(images), seeds)
-        noise = tf.random.stateless_normal((tf.shape(images)[0], settings.latent), seeds + tf.constant([0, 1], tf.int64))
+        noise = tf.random.stateless_normal(
+            (tf.shape(images)[0], settings.latent), seeds + tf.constant([0, 1], tf.int64)
+        )
         with tf.GradientTape() as make_tape:
             fake = make([noise, classes], training=True)
             with tf.GradientTape() as judge_tape:

@@ -32,7 +32,7 @@ def discriminator(width: int = 32, classes: int = 2, spectral: bool = True) -> k
             convolution = layers.SpectralNormalization(convolution, name=f"{block}_spectral")
         x = layers.LeakyReLU(0.2, name=block)(convolution(x))
 
-    features = ops.cast(ops.mean(x, (1, 2)), "float32")
+    features = ops.cast(ops.sum(x, (1, 2)), "float32")
     realness = layers.Dense(1, dtype="float32", name="realness")(features)
     meaning = layers.Embedding(classes, features.shape[-1], dtype="float32", name="label_embedding")(label)
     agreement = ops.sum(meaning * features, -1, keepdims=True)

@@ -21,7 +21,11 @@ def save(path: Path, step: int, groups: Groups) -> None:
     Raises:
         WorkError: the disk is full or cannot be written; the last good file is left as it was.
     """
-    arrays = {f"{name}/{i}": np.asarray(variable) for name, group in groups.items() for i, variable in enumerate(group)}
+    arrays = {
+        f"{name}/{i}": np.asarray(variable)
+        for name, group in groups.items()
+        for i, variable in enumerate(group)
+    }
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
@@ -29,7 +33,9 @@ def save(path: Path, step: int, groups: Groups) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise WorkError(f"{path} cannot be written ({error.strerror}). Free some space and run again.") from error
+        raise WorkError(
+            f"{path} cannot be written ({error.strerror}). Free some space and run again."
+        ) from error
 
 
 def restore(path: Path, groups: Groups) -> int:
@@ -45,7 +51,9 @@ def restore(path: Path, groups: Groups) -> int:
             for i, variable in enumerate(group):
                 key = f"{name}/{i}"
                 if key not in saved or saved[key].shape != tuple(variable.shape):
-                    raise InputError(f"{path} holds other networks' weights (at {key}). Remove it, or run with --force.")
+                    raise InputError(
+                        f"{path} holds other networks' weights (at {key}). Remove it, or run with --force."
+                    )
                 variable.assign(saved[key])
         return int(saved["step"])
 

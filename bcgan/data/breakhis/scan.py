@@ -44,7 +44,17 @@ def records(places: tuple[Path, ...], magnification: int | None = None) -> list[
             label = int(fields["label"] == "M")
             found.setdefault(
                 fields["key"],
-                Record(fields["key"], file.path, file.source, fields["patient"], label, UNKNOWN, UNKNOWN, "", file.read),
+                Record(
+                    fields["key"],
+                    file.path,
+                    file.source,
+                    fields["patient"],
+                    label,
+                    UNKNOWN,
+                    UNKNOWN,
+                    "",
+                    file.read,
+                ),
             )
     if not found:
         scale = f" at {magnification}X" if magnification else ""

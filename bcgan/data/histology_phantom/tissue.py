@@ -263,8 +263,15 @@ def _drop_erased(canvas: _Canvas) -> None:
 
 def _epithelial(rng: np.random.Generator) -> _Kind:
     """This patch's benign epithelial nuclei: alike among themselves."""
-    return _Kind(rng.uniform(1.8, 2.35), rng.uniform(0.07, 0.12), 1.25, 0.03, rng.uniform(0.5, 0.9),
-                 vesicular=rng.uniform(0.1, 0.6), chromatin=0.22)
+    return _Kind(
+        rng.uniform(1.8, 2.35),
+        rng.uniform(0.07, 0.12),
+        1.25,
+        0.03,
+        rng.uniform(0.5, 0.9),
+        vesicular=rng.uniform(0.1, 0.6),
+        chromatin=0.22,
+    )
 
 
 def _tumour(canvas: _Canvas, rng: np.random.Generator, cytoplasm: float = 0.0) -> _Kind:
@@ -272,8 +279,18 @@ def _tumour(canvas: _Canvas, rng: np.random.Generator, cytoplasm: float = 0.0) -
     grade = float(np.clip(canvas.style.grade + rng.normal(0, 0.2), 0, 1))
     pale = rng.random()
     radius, spread, irregular = 2.15 + 0.80 * grade, 0.12 + 0.14 * grade, 0.05 + 0.07 * grade
-    return _Kind(radius, spread, 1.35, irregular, od=0.88 - 0.34 * pale, od_spread=0.15,
-                 vesicular=0.1 + 0.7 * pale, chromatin=0.26, cytoplasm=cytoplasm, malignant=True)
+    return _Kind(
+        radius,
+        spread,
+        1.35,
+        irregular,
+        od=0.88 - 0.34 * pale,
+        od_spread=0.15,
+        vesicular=0.1 + 0.7 * pale,
+        chromatin=0.26,
+        cytoplasm=cytoplasm,
+        malignant=True,
+    )
 
 
 def _lattice(canvas, rng, spacing: float, jitter: float, margin: float = _MARGIN) -> np.ndarray:

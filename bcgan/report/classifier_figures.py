@@ -1,0 +1,207 @@
+"""Pictures of the classifiers on the test patients: curves, ROC, precision-recall, reliability, confusion, patients."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
+
+from bcgan.data.builders import CLASSES
+from bcgan.evaluate.score import column, describe
+from bcgan.report.run import Run
+from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, Drawn
+
+CURVE_POINTS = 200
+
+
+def accuracy_loss(run: Run) -> Drawn:
+    """Fig. 10: accuracy and loss over the epochs, training (dashed) and validation (solid)."""
+    names = run.names
+    figure, grid = plt.subplots(
+        2, len(names), figsize=(2.6 * len(names) + 0.6, 4.8), sharey="row", squeeze=False
+    )
+    for position, name in enumerate(names):
+        mean = run.logs[run.logs["classifier"] == name].groupby("epoch").mean(numeric_only=True)
+        for row, metric in enumerate(("accuracy", "loss")):
+            axes = grid[row, position]
+            colour = CLASSIFIER_COLOURS[name]
+            axes.plot(mean.index + 1, mean[metric], ls="--", color=colour, label="training")
+            axes.plot(
+                mean.index + 1, mean[f"validation_{metric}"], "o-", ms=3, color=colour, label="validation"
+            )
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        grid[0, position].set_title(CLASSIFIER_NAMES[name], fontsize=10)
+        grid[1, position].set_xlabel("Epoch")
+    grid[0, 0].set_ylabel("Accuracy at 0.5")
+    grid[1, 0].set_ylabel("Loss (nats)")
+    grid[0, 0].legend(loc="lower right")
+    sns.despine(figure)
+    settings = run.experiment.classify
+    caption = (
+        f"Accuracy and loss by epoch, mean over {len(settings.seeds)} seed(s). Training (dashed): augmented batches, "
+        f"weights of that step, loss {settings.loss.replace('_', ' ')}; validation (solid): averaged weights, plain "
+        f"cross-entropy, {run.said('validation')}."
+    )
+    return Drawn(figure, run.logs, "Accuracy and loss", caption)
+
+
+def confusion(run: Run) -> Drawn:
+    """Confusion matrices at the thresholds that validation chose."""
+    test = run.probabilities[run.probabilities["role"] == "test"]
+    seeds = run.experiment.classify.seeds
+    figure, grid = plt.subplots(1, len(run.names), figsize=(2.5 * len(run.names) + 0.5, 2.9), squeeze=False)
+    rows = []
+    for axes, name in zip(grid[0], run.names, strict=True):
+        thresholds = run.metrics[name]["thresholds"]
+        counts = np.mean(
+            [
+                confusion_matrix(test["label"], test[column(name, seed)] >= thresholds[str(seed)])
+                for seed in seeds
+            ],
+            axis=0,
+        )
+        shares = counts / counts.sum(1, keepdims=True)
+        notes = np.array([[f"{share:.0%}\n{count:,.0f}" for share, count in zip(*pair, strict=True)]
+                          for pair in zip(shares, counts, strict=True)])  # fmt: skip
+        sns.heatmap(
+            shares, annot=notes, fmt="", cmap="Greys", vmin=0, vmax=1, cbar=False, square=True, ax=axes,
+            xticklabels=CLASSES, yticklabels=CLASSES if name == run.names[0] else False, linewidths=1,
+        )  # fmt: skip
+        axes.set_title(CLASSIFIER_NAMES[name], fontsize=9.5)
+        axes.set_xlabel("Called")
+        axes.tick_params(length=0)
+        for truth, called in np.ndindex(2, 2):
+            share, count = shares[truth, called], counts[truth, called]
+            rows.append(
+                {
+                    "classifier": name,
+                    "true": CLASSES[truth],
+                    "called": CLASSES[called],
+                    "patches": count,
+                    "share": share,
+                }
+            )
+    grid[0, 0].set_ylabel("True")
+    caption = (
+        f"Confusion at the threshold with the largest Youden index on validation patients: {run.said('test')}; share of "
+        f"the true class, and patches (mean over {len(seeds)} seed(s))."
+    )
+    return Drawn(figure, pd.DataFrame(rows), "Confusion matrices", caption)
+
+
+def roc(run: Run) -> Drawn:
+    """ROC curves of the test patients, one line a seed."""
+    return _curves(
+        run, "roc_auc", roc_curve, ("1 - specificity", "Sensitivity"), "ROC curves",
+        "ROC curves; the diagonal is chance.",
+    )  # fmt: skip
+
+
+def precision_recall(run: Run) -> Drawn:
+    """Precision-recall curves of the test patients, one line a seed."""
+
+    def curve(labels, scores):
+        precision, recall, _ = precision_recall_curve(labels, scores)
+        return recall, precision, _
+
+    share = run.count("test")["positives"] / run.count("test")["patches"]
+    return _curves(
+        run, "pr_auc", curve, ("Recall (sensitivity)", "Precision"), "Precision-recall curves",
+        f"Precision-recall curves; the dotted line is the share of malignant patches, {share:.2f}: chance.",
+    )  # fmt: skip
+
+
+def reliability(run: Run) -> Drawn:
+    """Observed share of malignant patches against the probability, in ten bins of equal patches."""
+    test = run.probabilities[run.probabilities["role"] == "test"]
+    figure, axes = plt.subplots(figsize=(4.6, 4.4))
+    axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
+    rows = []
+    for name in run.names:
+        scores = test[[column(name, seed) for seed in run.experiment.classify.seeds]].mean(axis=1)
+        observed, predicted = calibration_curve(test["label"], scores, n_bins=10, strategy="quantile")
+        label = f"{CLASSIFIER_NAMES[name]}: {describe(run.metrics[name]['sets']['test']['ece'])}"
+        axes.plot(predicted, observed, "o-", ms=3.5, color=CLASSIFIER_COLOURS[name], label=label)
+        rows += [
+            {"classifier": name, "predicted": p, "observed": o}
+            for p, o in zip(predicted, observed, strict=True)
+        ]
+    axes.set(
+        xlabel="Mean probability of malignancy", ylabel="Observed share malignant", xlim=(0, 1), ylim=(0, 1)
+    )
+    axes.legend(fontsize=7.5, title="Expected calibration error", title_fontsize=8, loc="upper left")
+    sns.despine(figure)
+    caption = f"Reliability before any recalibration, ten bins of equal size: {run.said('test')}."
+    return Drawn(figure, pd.DataFrame(rows), "Reliability", caption)
+
+
+def per_patient(run: Run) -> Drawn:
+    """Accuracy of each test patient's patches, a dot a patient."""
+    test = run.probabilities[run.probabilities["role"] == "test"]
+    rows = []
+    for name in run.names:
+        for seed in run.experiment.classify.seeds:
+            called = test[column(name, seed)] >= run.metrics[name]["thresholds"][str(seed)]
+            right = (called == test["label"]).groupby(test["patient"]).agg(["mean", "size"])
+            rows += [(name, seed, patient, mean, size) for patient, mean, size in right.itertuples()]
+    table = pd.DataFrame(rows, columns=["classifier", "seed", "patient", "accuracy", "patches"])
+    mean = table.groupby(["classifier", "patient"], as_index=False)["accuracy"].mean()
+    figure, axes = plt.subplots(figsize=(7, 0.6 * len(run.names) + 1.2))
+    sns.stripplot(
+        mean, y="classifier", x="accuracy", hue="classifier", order=run.names, hue_order=run.names, size=4.5, alpha=0.6,
+        palette=CLASSIFIER_COLOURS, jitter=0.22, ax=axes, legend=False,
+    )  # fmt: skip
+    axes.set_yticks(range(len(run.names)), [CLASSIFIER_NAMES[name] for name in run.names])
+    axes.axvspan(0.95, 0.988, color=MUTED, alpha=0.2, lw=0)
+    axes.set(
+        xlabel="Accuracy over a patient's patches",
+        ylabel="",
+        xlim=(min(0.4, mean["accuracy"].min()) - 0.02, 1.02),
+    )
+    axes.annotate("stated by\nthe paper", (0.969, 1.01), xycoords=("data", "axes fraction"), ha="center", va="bottom",
+                  fontsize=8, color=MUTED)  # fmt: skip
+    sns.despine(figure)
+    worst = ", ".join(
+        f"{CLASSIFIER_NAMES[name]} {group['accuracy'].mean():.3f} ({group['accuracy'].min():.3f} to {group['accuracy'].max():.3f})"
+        for name, group in mean.groupby("classifier", sort=False)
+    )
+    caption = (
+        f"A dot a test patient ({mean['patient'].nunique()}): accuracy at the validation threshold. Mean (minimum to "
+        f"maximum): {worst}. Grey: the 95.0 to 98.8 % that the paper states without a protocol."
+    )
+    return Drawn(figure, table, "Patient by patient", caption)
+
+
+def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, caption: str) -> Drawn:
+    test = run.probabilities[run.probabilities["role"] == "test"]
+    seeds = run.experiment.classify.seeds
+    figure, axes = plt.subplots(figsize=(4.8, 4.6))
+    rows = []
+    for name in run.names:
+        for position, seed in enumerate(seeds):
+            across, up, _ = curve(test["label"], test[column(name, seed)])
+            picked = np.unique(np.linspace(0, len(across) - 1, CURVE_POINTS).astype(int))
+            rows += [
+                {"classifier": name, "seed": seed, labels[0]: x, labels[1]: y}
+                for x, y in zip(across[picked], up[picked], strict=True)
+            ]
+            figures = run.metrics[name]["sets"]["test"][metric]
+            label = None if position else f"{CLASSIFIER_NAMES[name]}: {describe(figures)}"
+            axes.plot(
+                across, up, color=CLASSIFIER_COLOURS[name], lw=1.6 if len(seeds) == 1 else 1, label=label
+            )
+    if metric == "roc_auc":
+        axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
+    else:
+        axes.axhline(test["label"].mean(), ls=":", color=MUTED)
+    axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(0, 1.01))
+    place = "lower right" if metric == "roc_auc" else "lower left"
+    axes.legend(loc=place, fontsize=7.5, title=METRIC_NAMES[metric], title_fontsize=8)
+    sns.despine(figure)
+    confidence = run.experiment.evaluate.confidence
+    caption = (
+        f"{caption} {run.said('test').capitalize()}; {len(seeds)} seed(s), a line each; {confidence:.0%} intervals by "
+        f"patient bootstrap, {run.experiment.evaluate.resamples:,} resamples."
+    )
+    return Drawn(figure, pd.DataFrame(rows), title, caption)

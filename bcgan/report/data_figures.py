@@ -1,0 +1,153 @@
+"""Pictures of the data: examples, the count plot, image properties, density (the paper's Figs. 1, 7, 8 and 9)."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from bcgan.data.builders import CLASSES
+from bcgan.report.run import Run
+from bcgan.report.style import CLASS_COLOURS, ROLE_NAMES, Drawn, show_patch
+
+PROPERTIES = {
+    "coverage": "Tissue coverage (share of patch)",
+    "density": "Nuclear density (share of tissue)",
+    "area": "Patch area (pixels)",
+    "brightness": "Mean brightness (grey levels)",
+    "contrast": "Texture contrast (levels²)",
+    "homogeneity": "Texture homogeneity",
+}
+
+
+def examples(run: Run) -> Drawn:
+    """Fig. 1: benign and malignant patches of training patients, or synthetic ones."""
+    number = run.experiment.report.examples
+    kind = "real" if run.patient_images else "synthetic"
+    figure, grid = plt.subplots(4, number, figsize=(number * 0.95, 4.4), squeeze=False)
+    shown = []
+    for label, name in enumerate(CLASSES):
+        patches, ids = some_patches(run, label, 2 * number)
+        for position, (patch, patch_id) in enumerate(zip(patches, ids, strict=True)):
+            row, column = divmod(position, number)
+            show_patch(grid[2 * label + row, column], patch)
+            shown.append({"class": name, "row": 2 * label + row, "column": column, "id": patch_id})
+        grid[2 * label, 0].set_title(name.capitalize(), color=CLASS_COLOURS[name])
+    for axes in grid.flat[len(shown) :]:
+        axes.set_axis_off()
+    source = (
+        "from training patients"
+        if run.patient_images
+        else "made by the generator; real ones may not be shown"
+    )
+    caption = f"Benign (top) and malignant patches, {number * 2} of each, {kind}: {source}."
+    return Drawn(figure, pd.DataFrame(shown), "Benign and malignant patches", caption)
+
+
+def count_plot(run: Run) -> Drawn:
+    """Fig. 7: patches by class and role; 1 is malignant, 0 is not."""
+    table = pd.DataFrame(
+        [
+            {"role": ROLE_NAMES[role], "class": name, "patches": count["positives"] if label else count["patches"] - count["positives"]}
+            for role, count in run.split["counts"].items()
+            for label, name in enumerate(CLASSES)
+        ]
+    )  # fmt: skip
+    order = [name for name in ROLE_NAMES.values() if name in set(table["role"])]
+    figure, axes = plt.subplots(figsize=(7, 0.62 * len(order) + 1.6))
+    sns.barplot(table, y="role", x="patches", hue="class", order=order, palette=CLASS_COLOURS, ax=axes)
+    for bars in axes.containers:
+        axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+    axes.set(xlabel="Patches", ylabel="")
+    axes.margins(x=0.12)
+    sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1), ncol=2, title=None)
+    total, positive = len(run.store.index), int(run.store.index["label"].sum())
+    caption = (
+        f"Patches without (0, benign) and with cancer (1, malignant) by role: {total:,} in all, {positive:,} malignant "
+        f"({positive / total:.1%}), of {run.store.index['patient'].nunique()} patients. Protocol: {run.protocol()}."
+    )
+    return Drawn(figure, table, "How many patches of each class", caption)
+
+
+def image_properties(run: Run) -> Drawn:
+    """Fig. 8: coverage, nuclear density, size, brightness and texture by class."""
+    table = run.properties.copy()
+    table["area"] = (run.store.index["height"] * run.store.index["width"]).to_numpy()
+    table["brightness"] = table[["red", "green", "blue"]].mean(axis=1)
+    figure, grid = plt.subplots(2, 3, figsize=(9, 5))
+    for axes, (name, label) in zip(grid.flat, PROPERTIES.items(), strict=True):
+        bins = np.histogram_bin_edges(table[name], 40) if table[name].nunique() > 1 else 10
+        sns.histplot(
+            table, x=name, hue="class", hue_order=CLASSES, palette=CLASS_COLOURS, bins=bins, stat="density",
+            common_norm=False, element="step", fill=True, alpha=0.15, ax=axes, legend=False,
+        )  # fmt: skip
+        axes.set(xlabel=label, ylabel="Relative frequency", yticks=[])
+        axes.locator_params(axis="x", nbins=5)
+    # Almost every patch has the same area: without a logarithm the narrow ones would not show.
+    grid.flat[2].set_yscale("log")
+    grid.flat[2].minorticks_off()
+    handles = [plt.Line2D([], [], color=CLASS_COLOURS[name], lw=2) for name in CLASSES]
+    figure.legend(handles, [name.capitalize() for name in CLASSES], loc="outside upper center", ncol=2)
+    summary = table.groupby("class")[list(PROPERTIES)].describe().stack(level=0, future_stack=True)
+    caption = (
+        f"Image properties of all {len(table):,} patches by class, each class scaled to the same area; the frequency of "
+        "the patch area is on a logarithmic axis. Nuclear density is the share of tissue whose haematoxylin optical "
+        f"density exceeds {run.experiment.features.density_threshold:g}; texture from the grey-level co-occurrence matrix."
+    )
+    return Drawn(
+        figure, summary.reset_index(names=["class", "property"]), "Image properties by class", caption
+    )
+
+
+def density(run: Run) -> Drawn:
+    """Fig. 9: the histogram of nuclear density, and patches in its order."""
+    number = run.experiment.report.examples + 2
+    table = run.properties
+    if run.patient_images:
+        rows = table.index[table["role"] == "train"]
+        order = rows[np.argsort(table.loc[rows, "density"].to_numpy())]
+        picked = order[np.linspace(0, len(order) - 1, number).astype(int)]
+        patches, values, kind = (
+            run.store.images[picked],
+            table.loc[picked, "density"].to_numpy(),
+            "real training",
+        )
+    else:
+        order = np.argsort(run.synthetic_properties["density"].to_numpy())
+        picked = order[np.linspace(0, len(order) - 1, number).astype(int)]
+        patches, kind = run.synthetic["images"][picked], "synthetic"
+        values = run.synthetic_properties["density"].to_numpy()[picked]
+    figure = plt.figure(figsize=(9, 4.6))
+    grid = figure.add_gridspec(2, number, height_ratios=(3, 1))
+    axes = figure.add_subplot(grid[0, :])
+    edges = np.linspace(0, 1, 41)
+    sns.histplot(
+        table, x="density", hue="class", hue_order=CLASSES, palette=CLASS_COLOURS, bins=edges, element="step",
+        alpha=0.15, ax=axes,
+    )  # fmt: skip
+    axes.set(xlabel="Nuclear (haematoxylin) density, share of tissue", ylabel="Patches", xlim=(0, 1))
+    axes.get_legend().set_title(None)
+    for position in range(number):
+        show_patch(figure.add_subplot(grid[1, position]), patches[position], f"{values[position]:.2f}")
+    counts = {name: np.histogram(table.loc[table["class"] == name, "density"], edges)[0] for name in CLASSES}
+    numbers = pd.DataFrame({"from": edges[:-1], "to": edges[1:], **counts})
+    medians = table.groupby("class")["density"].median()
+    caption = (
+        f"Nuclear density of {len(table):,} patches; medians {medians['benign']:.2f} (benign) and "
+        f"{medians['malignant']:.2f} (malignant). Below: {kind} patches at equal steps of the order by density, the "
+        'value under each. The paper calls this "breast density", a term of mammography.'
+    )
+    return Drawn(figure, numbers, "Nuclear density, and patches in its order", caption)
+
+
+def some_patches(run: Run, label: int, number: int) -> tuple[np.ndarray, list[str]]:
+    """Patches of a class, from as many patients as there are; the same ones for the same seed."""
+    rng = np.random.default_rng(run.experiment.seed)
+    if not run.patient_images:
+        rows = np.flatnonzero(run.synthetic["labels"] == label)[:number]
+        return run.synthetic["images"][rows], [f"synthetic {row}" for row in rows]
+    index = run.store.index
+    rows = index[(index["role"] == "train") & (index["label"] == label) & (index["height"] == index["width"])]
+    rows = (
+        rows.sample(frac=1, random_state=int(rng.integers(2**31))).drop_duplicates("patient").index[:number]
+    )
+    return run.store.images[rows], index.loc[rows, "id"].tolist()

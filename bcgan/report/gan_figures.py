@@ -1,0 +1,109 @@
+"""Pictures of the GAN: synthetic beside real patches, fixed noise over training, convergence (the paper's Fig. 11)."""
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from bcgan.data.builders import CLASSES
+from bcgan.report.data_figures import some_patches
+from bcgan.report.run import Run
+from bcgan.report.style import (
+    CLASS_COLOURS,
+    CLASSIFIER_COLOURS,
+    CLASSIFIER_NAMES,
+    INK,
+    MUTED,
+    Drawn,
+    show_patch,
+)
+
+COLUMNS = 8
+
+
+def samples(run: Run) -> Drawn:
+    """Real and synthetic patches side by side; synthetic alone where real ones may not be shown."""
+    sides = ["real", "synthetic"] if run.patient_images else ["synthetic"]
+    figure, grid = plt.subplots(
+        4, COLUMNS * len(sides), figsize=(0.72 * COLUMNS * len(sides) + 0.4, 3.6), squeeze=False
+    )
+    shown = []
+    for label, name in enumerate(CLASSES):
+        for side, kind in enumerate(sides):
+            patches, ids = some_patches(run, label, 2 * COLUMNS) if kind == "real" else _synthetic(run, label)
+            for position, (patch, patch_id) in enumerate(zip(patches, ids, strict=True)):
+                row, column = 2 * label + position // COLUMNS, side * COLUMNS + position % COLUMNS
+                show_patch(grid[row, column], patch)
+                shown.append({"kind": kind, "class": name, "row": row, "column": column, "id": patch_id})
+            grid[2 * label, side * COLUMNS].set_title(
+                f"{name.capitalize()}, {kind}", color=CLASS_COLOURS[name]
+            )
+    steps = run.experiment.gan.steps
+    caption = (
+        f"{' and '.join(sides).capitalize()} patches by class. Generator: moving average after {steps:,} steps of "
+        f"{run.experiment.gan.batch} patches, trained on training patients alone. Not selected by hand."
+    )
+    return Drawn(figure, pd.DataFrame(shown), "Real and synthetic patches", caption)
+
+
+def evolution(run: Run) -> Drawn:
+    """The same noise at some steps of the training."""
+    picked = [run.grids[i] for i in np.unique(np.linspace(0, len(run.grids) - 1, 6).astype(int))]
+    figure, grid = plt.subplots(1, len(picked), figsize=(1.7 * len(picked), 1.5), squeeze=False)
+    steps = [int(path.stem.split("_")[1]) for path in picked]
+    for axes, path, step in zip(grid[0], picked, steps, strict=True):
+        sheet = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        show_patch(axes, sheet, f"step {step:,}")
+    caption = "The same noise vectors during training; upper two rows benign, lower two malignant. Averaged generator."
+    return Drawn(figure, pd.DataFrame({"step": steps}), "The generator during training", caption)
+
+
+def convergence(run: Run) -> Drawn:
+    """Fig. 11: losses and what the discriminator recognises, and the classifiers' validation AUC."""
+    log = run.gan_log
+    figure, (losses, shares, areas) = plt.subplots(1, 3, figsize=(10.5, 3.4))
+    smooth = max(1, len(log) // 60)
+    for axes, columns in (
+        (losses, {"discriminator_loss": ("Discriminator", INK), "generator_loss": ("Generator", "#7A5195")}),
+        (
+            shares,
+            {"real_recognised": ("Real patches", INK), "fake_recognised": ("Synthetic patches", "#7A5195")},
+        ),
+    ):
+        for column, (name, colour) in columns.items():
+            axes.plot(log["step"], log[column], color=colour, lw=0.5, alpha=0.25)
+            axes.plot(
+                log["step"], log[column].rolling(smooth, min_periods=1).mean(), color=colour, label=name
+            )
+        axes.set_xlabel("GAN step")
+        axes.legend(loc="best")
+    losses.axhline(np.log(4), color=MUTED, lw=1, ls=":")
+    losses.annotate("ln 4: cannot tell", (0.98, np.log(4)), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                    fontsize=8, color=MUTED)  # fmt: skip
+    losses.set(ylabel="Loss (nats)", ylim=(0, None))
+    losses.set_title("GAN losses")
+    shares.set(ylabel="Share recognised", ylim=(0, 1.02))
+    shares.set_title("What D recognises")
+    for name in run.names:
+        rows = run.logs[run.logs["classifier"] == name]
+        mean = rows.groupby("epoch")["validation_roc_auc"].mean()
+        areas.plot(
+            mean.index + 1, mean, "o-", ms=3, color=CLASSIFIER_COLOURS[name], label=CLASSIFIER_NAMES[name]
+        )
+    areas.set(xlabel="Epoch", ylabel="Validation ROC AUC")
+    areas.set_title("Classifiers")
+    areas.legend(loc="lower right", fontsize=7.5)
+    areas.xaxis.get_major_locator().set_params(integer=True)
+    sns.despine(figure)
+    caption = (
+        f"Convergence. Left: the GAN's losses ({run.experiment.gan.loss.replace('_', '-')}). Middle: share of real and "
+        "synthetic patches that the discriminator recognises; one half is chance. Right: validation ROC AUC, mean over "
+        f"{len(run.experiment.classify.seeds)} seed(s). The paper's caption repeats Fig. 9's; its text describes convergence."
+    )
+    return Drawn(figure, log, "Convergence", caption)
+
+
+def _synthetic(run: Run, label: int) -> tuple[np.ndarray, list[str]]:
+    rows = np.flatnonzero(run.synthetic["labels"] == label)[: 2 * COLUMNS]
+    return run.synthetic["images"][rows], [f"synthetic {row}" for row in rows]

@@ -1,0 +1,184 @@
+"""The stage `report`: figures, tables, report.html, report.md and results.json from a finished run's files."""
+
+import base64
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from bcgan import progress, runs
+from bcgan.evaluate.score import describe
+from bcgan.experiment import Experiment
+from bcgan.report import classifier_figures, data_figures, gan_figures, style, tables
+from bcgan.report.results import collect
+from bcgan.report.run import Run, read
+from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
+
+FIGURES = {
+    "data": {
+        "fig01_examples": data_figures.examples,
+        "fig07_count_plot": data_figures.count_plot,
+        "fig08_image_properties": data_figures.image_properties,
+        "fig09_density": data_figures.density,
+    },
+    "gan": {
+        "gan_samples": gan_figures.samples,
+        "gan_evolution": gan_figures.evolution,
+        "fig11_convergence": gan_figures.convergence,
+    },
+    "classifiers": {
+        "fig10_accuracy_loss": classifier_figures.accuracy_loss,
+        "confusion_matrix": classifier_figures.confusion,
+        "roc": classifier_figures.roc,
+        "precision_recall": classifier_figures.precision_recall,
+        "reliability": classifier_figures.reliability,
+        "per_patient": classifier_figures.per_patient,
+    },
+}
+SMALL_N = 30  # test patients; fewer make every interval wide
+DATA_NAMES = {
+    "histology_phantom": "Histology phantom (procedural tissue)",
+    "idc": "Breast Histopathology Images (invasive ductal carcinoma)",
+    "breakhis": "BreaKHis",
+    "patch_camelyon": "PatchCamelyon",
+    "patient_folder": "A folder of patches",
+}
+
+
+def render(experiment: Experiment, root: Path, out: Path, patient_images: bool) -> Path:
+    """Render a run.
+
+    Args:
+        root: Path. The finished run, runs/<experiment>.
+        out: Path. Folder to write; figures and tables of an earlier rendering there are replaced.
+        patient_images: bool. False leaves out every picture of a patient's tissue; the phantom has no patients.
+
+    Returns:
+        Path of report.html.
+    """
+    run = read(experiment, root, patient_images or experiment.data.name == "histology_phantom")
+    for name in ("figures", "tables"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    sections: dict[str, list[dict[str, str]]] = {}
+    with progress.bar(sum(map(len, FIGURES.values())), "report", "figure") as bar:
+        for section, figures in FIGURES.items():
+            sections[section] = []
+            for name, draw in figures.items():
+                drawn = draw(run)
+                style.save(drawn, out, name)
+                sections[section].append({"name": name, "title": drawn.title, "caption": drawn.caption})
+                bar.update()
+    found, totals = _tables(run)
+    for name, table in found.items():
+        table.to_csv(out / "tables" / f"{name}.csv", index=False)
+    runs.write_json(out / "results.json", collect(run, totals))
+    context = _context(run, sections, found, totals, out)
+    environment = Environment(
+        loader=PackageLoader("bcgan.report"),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"html": _html, "markdown": _markdown, "picture": lambda name: _picture(out, name)}
+    for name in ("report.html", "report.md"):
+        (out / name).write_text(environment.get_template(name).render(context), "utf-8")
+    return out / "report.html"
+
+
+def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
+    table1, totals = tables.table1_summary()
+    roles = [role for role in ROLE_NAMES if role in run.split["counts"] and role != "train"]
+    found = {
+        "table1_resnet_summary": table1,
+        "table2_comparison": tables.table2_comparison(run),
+        "counts": tables.counts(run),
+        "audit": tables.audit(run),
+        "leak_audit": tables.leaks(run),
+    }
+    return found | {f"results_{role}": tables.results(run, role) for role in roles}, totals
+
+
+def _context(
+    run: Run, sections: dict, found: dict[str, pd.DataFrame], totals: dict, out: Path
+) -> dict[str, Any]:
+    experiment = run.experiment
+    headline = run.names[0]
+    test = run.metrics[headline]["sets"]["test"]
+    manifest = run.manifests["classify"]
+    flags = "" if run.patient_images else " --no-patient-images"
+    return {
+        "experiment": experiment,
+        "title": experiment.report.title or DATA_NAMES[experiment.data.name],
+        "run": run,
+        "protocol": run.protocol(),
+        "headline": CLASSIFIER_NAMES[headline],
+        "cards": [
+            ("Test ROC AUC", describe(test["roc_auc"])),
+            ("Balanced accuracy", describe(test["balanced_accuracy"])),
+            ("Sensitivity", describe(test["sensitivity"])),
+            ("Specificity", describe(test["specificity"])),
+        ],
+        "alerts": alerts(run),
+        "sections": sections,
+        "tables": found,
+        "results": {
+            ROLE_NAMES[name.removeprefix("results_")]: name for name in found if name.startswith("results_")
+        },
+        "totals": totals,
+        "seconds": {name: manifest["seconds"] for name, manifest in run.manifests.items()},
+        "manifest": manifest,
+        "command": f"make train EXPERIMENT={experiment.name} && bcgan report {experiment.name}{flags}",
+    }
+
+
+def alerts(run: Run) -> list[str]:
+    """What a reader should be careful about, from the run's own numbers."""
+    test, faults = run.count("test"), run.audit["faults"]
+    share = test["positives"] / test["patches"]
+    refused = run.audit["patches"] - run.audit["kept"]
+    seeds = len(run.experiment.classify.seeds)
+    failed = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
+    found = [
+        (failed, f"The leak audit failed: {'; '.join(failed)}. No figure below can be trusted."),
+        (run.phantom, "The tissue is procedural: these figures show that the pipeline works, nothing about patients."),
+        (run.experiment.data.name == "patch_camelyon", "The data name no patient: intervals are by patch, and too narrow."),
+        (test["patients"] < SMALL_N, f"Only {test['patients']} test patients: read the intervals, not the values."),
+        (seeds < 3, f"{seeds} seed(s): how much the figures vary from training to training is not known."),
+        (abs(share - 0.5) > 0.15, f"{share:.0%} of the test patches are malignant: accuracy alone flatters; read balanced accuracy."),
+        (refused, f"{refused:,} patches were left out by the audit."),
+        (faults["wrong_size"]["count"], f"{faults['wrong_size']['count']:,} patches are narrower than the rest and were padded with white."),
+        (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs(run)}."),
+        (True, "The synthetic patches were not scored; that they look like tissue is no proof that they help."),
+        (not run.patient_images, "Rendered without pictures of patients' tissue: synthetic patches stand in their place."),
+    ]  # fmt: skip
+    return [text for applies, text in found if applies]
+
+
+def _epochs(run: Run) -> str:
+    return (
+        ", ".join(
+            f"{CLASSIFIER_NAMES[name]} {own.epochs}" for name, own in run.experiment.classify.models.items()
+        )
+        + " epochs"
+    )
+
+
+def _picture(out: Path, name: str) -> str:
+    data = (out / "figures" / f"{name}.png").read_bytes()
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def _html(table: pd.DataFrame) -> str:
+    return table.to_html(index=False, border=0, na_rep="", classes="numbers")
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    rows = [
+        table.columns,
+        ["---"] * len(table.columns),
+        *table.astype(object).where(table.notna(), "").to_numpy(),
+    ]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)

@@ -1,0 +1,33 @@
+"""results.json: the report's numbers for programs. What is unknown is null, never invented."""
+
+from typing import Any
+
+from bcgan.report.run import Run
+
+SCHEMA = 1
+GAN_SCORES = (
+    "kid", "kid_efficientnet_lite2", "fid", "coverage", "density", "tstr_roc_auc", "class_fidelity", "memorised",
+)  # fmt: skip
+
+
+def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
+    """The contract's keys: protocol, table1, classifiers, gan, leak_audit, environment, seconds."""
+    unknown = {"value": None, "floor": None, "ceiling": None, "samples": None}
+    return {
+        "schema": SCHEMA,
+        "experiment": run.experiment.name,
+        "protocol": {
+            "name": run.split["policy"],
+            "seed": run.split["seed"],
+            "split_sha256": run.split["sha256"],
+            "roles": run.split["counts"],
+        },
+        "table1": table1_totals,
+        "classifiers": {
+            name: {**found["sets"], "thresholds": found["thresholds"]} for name, found in run.metrics.items()
+        },
+        "gan": {name: dict(unknown) for name in GAN_SCORES},
+        "leak_audit": run.leak_audit,
+        "environment": run.manifests["classify"]["environment"],
+        "seconds": {name: manifest["seconds"] for name, manifest in run.manifests.items()},
+    }

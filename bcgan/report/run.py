@@ -1,0 +1,91 @@
+"""Everything that a report shows, read once from the stages' files."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bcgan import progress, runs
+from bcgan.data.builders import CLASSES
+from bcgan.evaluate import score
+from bcgan.experiment import Experiment
+from bcgan.preprocess import store
+
+
+class Run(NamedTuple):
+    """A finished run. patient_images: whether pictures of patients' tissue may be shown."""
+
+    experiment: Experiment
+    store: store.Store
+    split: dict[str, Any]
+    audit: dict[str, Any]
+    properties: pd.DataFrame
+    synthetic: dict[str, np.ndarray]
+    synthetic_properties: pd.DataFrame
+    grids: list[Path]
+    gan_log: pd.DataFrame
+    logs: pd.DataFrame  # classifier, seed, epoch, loss, accuracy, validation_*
+    probabilities: pd.DataFrame
+    metrics: dict[str, Any]
+    leak_audit: dict[str, Any]
+    manifests: dict[str, Any]
+    patient_images: bool
+
+    @property
+    def phantom(self) -> bool:
+        return self.experiment.data.name == "histology_phantom"
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.experiment.classify.models)
+
+    def count(self, role: str) -> dict[str, int]:
+        return self.split["counts"][role]
+
+    def said(self, role: str) -> str:
+        """`49 test patients, 2,120 patches, 556 malignant`, for captions."""
+        count = self.count(role)
+        return f"{count['patients']} {role} patients, {count['patches']:,} patches, {count['positives']:,} malignant"
+
+    def protocol(self) -> str:
+        policy = {
+            "official": "official patient lists",
+            "extended": "official lists, other patients join training",
+        }
+        return policy.get(self.split["policy"], f"patient-wise {self.split['policy']}")
+
+
+def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
+    probabilities, metrics, leak_audit = score.load(root / "evaluate")
+    with np.load(root / "features" / "synthetic.npz") as saved:
+        synthetic = dict(saved)
+    properties = pd.read_csv(root / "features" / "properties.csv", dtype={"id": str, "patient": str})
+    properties["class"] = np.array(CLASSES)[properties["label"]]
+    return Run(
+        experiment,
+        store.load(root / "preprocess"),
+        runs.read_json(root / "preprocess" / "split.json"),
+        runs.read_json(root / "preprocess" / "audit.json"),
+        properties,
+        synthetic,
+        pd.read_csv(root / "features" / "synthetic_properties.csv"),
+        sorted((root / "gan" / "grids").glob("*.png")),
+        pd.DataFrame(progress.read_lines(root / "gan" / "log.jsonl")),
+        _logs(experiment, root / "classify"),
+        probabilities,
+        metrics,
+        leak_audit,
+        {folder.parent.name: runs.read_json(folder) for folder in root.glob(f"*/{runs.MANIFEST}")},
+        patient_images,
+    )
+
+
+def _logs(experiment: Experiment, folder: Path) -> pd.DataFrame:
+    lines = [
+        {"classifier": name, "seed": seed, **line}
+        for name in experiment.classify.models
+        for seed in experiment.classify.seeds
+        for line in progress.read_lines(folder / f"{name}-seed{seed}.jsonl")
+    ]
+    return pd.DataFrame(lines)

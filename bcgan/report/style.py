@@ -1,0 +1,76 @@
+"""One palette, one look, one way to save: the same thing has the same colour in every figure."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import pandas as pd
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#D55E00"}
+CLASSIFIER_COLOURS = {
+    "gan_resnet": "#009E73", "resnet_table1": "#CC79A7", "resnet50": "#E69F00", "gan_only": "#56B4E9",
+    "resnet34": "#000000", "cnn": "#888888",
+}  # fmt: skip
+CLASSIFIER_NAMES = {
+    "gan_resnet": "GAN+ResNet (proposed)", "resnet_table1": "ResNet of Table 1", "resnet50": "ResNet-50",
+    "gan_only": "GAN alone", "resnet34": "ResNet-34", "cnn": "Plain CNN",
+}  # fmt: skip
+METRIC_NAMES = {
+    "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy",
+    "sensitivity": "Sensitivity", "specificity": "Specificity", "f1": "F1", "brier": "Brier score",
+    "ece": "Calibration error", "loss": "Log loss",
+}  # fmt: skip
+ROLE_NAMES = {
+    "train": "training", "validation": "validation", "test": "test", "unlisted": "on no list",
+    "validation_other": "validation, other source", "test_other": "test, other source",
+    "unlisted_other": "on no list, other source",
+}  # fmt: skip
+INK, MUTED = "#222222", "#777777"
+DPI = 200
+
+sns.set_theme(
+    style="ticks",
+    context="notebook",
+    rc={
+        "figure.dpi": 100, "savefig.dpi": DPI, "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED, "text.color": INK,
+        "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False,
+        "svg.hashsalt": "bcgan", "svg.fonttype": "none", "figure.constrained_layout.use": True,
+        "font.family": "DejaVu Sans", "axes.titleweight": "bold", "axes.titlelocation": "left",
+    },
+)  # fmt: skip
+
+
+class Drawn(NamedTuple):
+    """A figure, the numbers it shows, and a caption that stands alone."""
+
+    figure: Figure
+    numbers: pd.DataFrame
+    title: str
+    caption: str
+
+
+def save(drawn: Drawn, folder: Path, name: str) -> None:
+    """Write figures/<name>.png and .svg and tables/<name>.csv; the same run gives the same SVG and CSV bytes."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    (folder / "tables").mkdir(exist_ok=True)
+    drawn.figure.savefig(folder / "figures" / f"{name}.png", metadata={"Software": None})
+    drawn.figure.savefig(folder / "figures" / f"{name}.svg", metadata={"Date": None})
+    plt.close(drawn.figure)
+    drawn.numbers.to_csv(folder / "tables" / f"{name}.csv", index=False, float_format="%.6g")
+
+
+def show_patch(axes, patch, label: str = "") -> None:
+    axes.imshow(patch, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    sns.despine(ax=axes, left=True, bottom=True)
+    if label:
+        axes.set_xlabel(label, fontsize=8, labelpad=2)

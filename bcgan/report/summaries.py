@@ -1,0 +1,45 @@
+"""Every network's `model.summary()`, and Table 1 row by row: what `make tables` prints."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bcgan.models.classifier import classifier
+from bcgan.models.discriminator import discriminator
+from bcgan.models.generator import generator
+from bcgan.models.resnet34 import resnet34
+from bcgan.models.resnet50 import resnet50
+from bcgan.models.resnet_table1 import resnet_table1
+from bcgan.models.table1 import TOTALS, compare
+
+WIDTH = 110
+
+
+def write_summaries(out: str | None) -> Iterator[str]:
+    """Yield the summaries as text; with `out`, also write them there, a file a network."""
+    judge = discriminator()
+    networks = {
+        "generator": generator(),
+        "discriminator": judge,
+        "resnet_table1": resnet_table1(),
+        "resnet34": resnet34(),
+        "resnet50": resnet50(),
+        "gan_resnet": classifier("gan_resnet", discriminator=judge).get_layer("gan_resnet"),
+    }
+    for name, network in networks.items():
+        lines: list[str] = []
+        network.summary(line_length=WIDTH, print_fn=lambda text, lines=lines: lines.append(text))
+        yield _write(out, f"{name}.txt", "\n".join(lines))
+    table, totals = compare(networks["resnet_table1"])
+    verdict = "\n".join(
+        f"{name}: {totals[name]:,} (the paper: {number:,})" for name, number in TOTALS.items()
+    )
+    rows = f"{totals['rows_matching']} of the {totals['rows_listed']} listed rows agree in shape and parameters, errata named."
+    text = f"Table 1 against the paper\n\n{table.to_string(index=False, na_rep='')}\n\n{verdict}\n{rows}"
+    yield _write(out, "table1_comparison.txt", text)
+
+
+def _write(out: str | None, name: str, text: str) -> str:
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        Path(out, name).write_text(text + "\n", "utf-8")
+    return text

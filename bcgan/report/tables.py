@@ -1,0 +1,77 @@
+"""Tables of the report: results, the paper's Tables 1 and 2 beside ours, audit, leak audit."""
+
+import pandas as pd
+
+from bcgan.evaluate.score import describe
+from bcgan.models import table1
+from bcgan.report.run import Run
+from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
+
+# As printed in the paper's Table 2 and text, and what others published on IDC by patients.
+PUBLISHED = (
+    ("Proposed GAN and ResNet (the paper)", "not named", "none stated", "98 %", "", ""),
+    ("ResNet (the paper's Table 2)", "MIAS, mammography", "none stated", "70 %", "", ""),
+    ("CNN (the paper's Table 2)", "mini-dataset, mammography", "none stated", "95.71 %", "", ""),
+    ("Janowczyk and Madabhushi 2016", "IDC", "by patient, official test list", "", "0.8468", "0.7648"),
+    ("Cruz-Roa et al. 2014", "IDC", "by patient, official test list", "", "0.8423", "0.718"),
+)
+RESULT_METRICS = ("roc_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "loss")
+
+
+def results(run: Run, role: str) -> pd.DataFrame:
+    """One row a classifier, each figure with its interval."""
+    rows = []
+    for name in run.names:
+        figures = run.metrics[name]["sets"][role]
+        numbers = {METRIC_NAMES[metric]: describe(figures[metric]) for metric in RESULT_METRICS}
+        rows.append({"Classifier": CLASSIFIER_NAMES[name], **numbers})
+    return pd.DataFrame(rows)
+
+
+def table1_summary() -> tuple[pd.DataFrame, dict[str, int]]:
+    """Table 1 row by row, and its totals."""
+    table, totals = table1.compare()
+    names = {
+        "layer": "Layer", "kind": "Kind", "output": "Output", "parameters": "Parameters",
+        "paper_output": "Output (paper)", "paper_parameters": "Parameters (paper)", "verdict": "Verdict",
+    }  # fmt: skip
+    return table.rename(columns=names), totals
+
+
+def table2_comparison(run: Run) -> pd.DataFrame:
+    """Table 2: the published numbers, and ours beside them."""
+    columns = ["Method", "Data", "Protocol", "Accuracy", "Balanced accuracy", "F1"]
+    ours = []
+    for name in run.names:
+        figures = run.metrics[name]["sets"]["test"]
+        numbers = (describe(figures[metric]) for metric in ("accuracy", "balanced_accuracy", "f1"))
+        ours.append(
+            (f"{CLASSIFIER_NAMES[name]}, this run", run.experiment.data.name, run.protocol(), *numbers)
+        )
+    return pd.DataFrame([*PUBLISHED, *ours], columns=columns)
+
+
+def counts(run: Run) -> pd.DataFrame:
+    """Patients, patches and malignant patches of every role."""
+    rows = [
+        (ROLE_NAMES[role].capitalize(), count["patients"], count["patches"], count["positives"])
+        for role in ROLE_NAMES
+        if (count := run.split["counts"].get(role))
+    ]
+    return pd.DataFrame(rows, columns=["Role", "Patients", "Patches", "Malignant"])
+
+
+def audit(run: Run) -> pd.DataFrame:
+    """Faults that the audit found, how many, and what was done."""
+    rows = [
+        (name.replace("_", " ").capitalize(), fault["count"], fault["policy"])
+        for name, fault in run.audit["faults"].items()
+    ]
+    return pd.DataFrame(rows, columns=["Fault", "Files", "Policy"])
+
+
+def leaks(run: Run) -> pd.DataFrame:
+    """The leak audit's checks."""
+    checks = run.leak_audit["checks"].values()
+    rows = [("passed" if check["passed"] else "FAILED", check["count"], check["meaning"]) for check in checks]
+    return pd.DataFrame(rows, columns=["Verdict", "Found", "What is counted"])
