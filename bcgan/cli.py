@@ -14,12 +14,8 @@ STAGE_NAMES = ("preprocess", "gan", "features", "classify", "evaluate")
 def experiment_options(command):
     for option in (
         click.argument("name", default="phantom", metavar="[EXPERIMENT]"),
-        click.option(
-            "--data-dir", help="Folders or archives with the data, joined by ':'; in place of data.dir."
-        ),
-        click.option(
-            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."
-        ),
+        click.option("--data-dir", help="Folders or archives with the data, joined by ':'; in place of data.dir."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."),
     ):
         command = option(command)
     return command
@@ -36,16 +32,10 @@ def cli(context: click.Context, debug: bool) -> None:
 
 @cli.command()
 @experiment_options
-@click.option(
-    "--until", type=click.Choice(STAGE_NAMES), default=STAGE_NAMES[-1], help="The last stage to run."
-)
-@click.option(
-    "--force", type=click.Choice(STAGE_NAMES), multiple=True, help="Run a stage afresh; repeatable."
-)
+@click.option("--until", type=click.Choice(STAGE_NAMES), default=STAGE_NAMES[-1], help="The last stage to run.")
+@click.option("--force", type=click.Choice(STAGE_NAMES), multiple=True, help="Run a stage afresh; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and why, and run nothing.")
-def run(
-    name: str, data_dir: str | None, overrides: tuple[str, ...], until: str, force, dry_run: bool
-) -> None:
+def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str, force, dry_run: bool) -> None:
     """Run an experiment's stages; what is whole and current is skipped, what was interrupted goes on."""
     settings = experiment.load(name, overrides, data_dir)
     from bcgan import machine, progress, runs, stages
@@ -68,12 +58,8 @@ def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
 
 @cli.command()
 @experiment_options
-@click.option(
-    "--patient-images/--no-patient-images", default=True, help="Whether patients' tissue may be shown."
-)
-@click.option(
-    "--out", type=click.Path(file_okay=False), help="Folder to write; reports/EXPERIMENT by default."
-)
+@click.option("--patient-images/--no-patient-images", default=True, help="Whether patients' tissue may be shown.")
+@click.option("--out", type=click.Path(file_okay=False), help="Folder to write; reports/EXPERIMENT by default.")
 def report(name: str, data_dir: str | None, overrides, patient_images: bool, out: str | None) -> None:
     """Render figures, tables, report.html, report.md and results.json."""
     settings = experiment.load(name, overrides, data_dir)

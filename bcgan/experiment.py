@@ -23,15 +23,11 @@ class Data(Settings):
 
     name: Literal["histology_phantom", "idc", "breakhis", "patch_camelyon", "patient_folder"]
     dir: tuple[Path, ...] = ()  # folders or zip archives; made or downloaded where it is empty and can be
-    size: int = Field(
-        50, ge=32, le=512
-    )  # side of a patch in the store, pixels: 50 is native, 256 the paper's
+    size: int = Field(50, ge=32, le=512)  # side of a patch in the store, pixels: 50 is native, 256 the paper's
     protocol: Literal["official", "extended", "kfold"] = "kfold"
     folds: int = Field(5, ge=3)
     fold: int = Field(0, ge=0)
-    lists: Path | None = (
-        None  # folder of train.txt, validation.txt, test.txt; None: the lists that bcgan ships
-    )
+    lists: Path | None = None  # folder of train.txt, validation.txt, test.txt; None: the lists that bcgan ships
     evaluate_on: str | None = None  # glob over source names: other sources' held-out patches are set apart
     magnification: Literal[40, 100, 200, 400] | None = None  # BreaKHis only
     limit: int | None = Field(None, ge=1)  # at most so many patches of each patient and class, first by name
@@ -92,9 +88,7 @@ class Classify(Settings):
     }
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     batch: int = Field(64, ge=2)
-    crop: int | None = Field(
-        None, ge=32
-    )  # side of training crops; central when it scores. The paper: 224 of 256
+    crop: int | None = Field(None, ge=32)  # side of training crops; central when it scores. The paper: 224 of 256
     loss: Literal["weighted_bce", "bce", "focal"] = "weighted_bce"
     weight_decay: float = Field(1e-4, ge=0)
     average: float = Field(0.99, ge=0, lt=1)  # decay of the weights' moving average, which is what scores
@@ -141,9 +135,7 @@ class Experiment(Settings):
         if self.data.fold >= self.data.folds:
             raise ValueError(f"data.fold: {self.data.fold} is not below data.folds: {self.data.folds}")
         if self.classify.crop and self.classify.crop > self.data.size:
-            raise ValueError(
-                f"classify.crop: {self.classify.crop} is larger than data.size: {self.data.size}"
-            )
+            raise ValueError(f"classify.crop: {self.classify.crop} is larger than data.size: {self.data.size}")
         return self
 
 
@@ -170,9 +162,7 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
     try:
         tree = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:
-        raise InputError(
-            f"{path} is not valid YAML: {' '.join(str(error).split())}. Mend that line."
-        ) from error
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Mend that line.") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path} holds {tree!r} where settings belong. Start with `name:` and `data:`.")
     for pair in overrides:

@@ -1,7 +1,8 @@
-"""What this machine can do, and what is chosen for it, each choice with its reason. Loads TensorFlow only in `start`."""
+"""What this machine can do, and what is chosen for it, each choice with its reason."""
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -95,20 +96,20 @@ def start(experiment: Experiment) -> bool:
 
 def environment() -> dict[str, Any]:
     """Versions and hardware, for the provenance block."""
-    from importlib.metadata import version
-
-    packages = (
-        "tensorflow",
-        "keras",
-        "numpy",
-        "opencv-python-headless",
-        "scikit-learn",
-        "pandas",
-        "matplotlib",
-    )
+    packages = ("tensorflow", "keras", "numpy", "opencv-python", "scikit-learn", "pandas", "matplotlib")
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages},
     }
+
+
+def _version(package: str) -> str | None:
+    """The version of a package or of its variant for processors or servers; None where there is none."""
+    for name in (package, f"{package}-headless", f"{package}-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None

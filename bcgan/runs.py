@@ -76,9 +76,7 @@ def begin(folder: Path, key: str) -> None:
     write_json(folder / UNFINISHED, {"key": key})
 
 
-def finish(
-    folder: Path, key: str, stage: str, settings: dict[str, Any], inputs: dict[str, str], began: float
-) -> None:
+def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs: dict[str, str], began: float) -> None:
     """Hash what the stage wrote and write its manifest."""
     outputs = {
         path.relative_to(folder).as_posix(): hash_file(path)

@@ -82,8 +82,7 @@ def classify(experiment: Experiment, root: Path) -> None:
     patches = store.load(root / "preprocess")
     labels = patches.index["label"].to_numpy()
     real, validation = (
-        Patches(patches.images[rows], labels[rows])
-        for rows in (patches.rows("train"), patches.rows("validation"))
+        Patches(patches.images[rows], labels[rows]) for rows in (patches.rows("train"), patches.rows("validation"))
     )
     synthetic = Patches(*store.load_synthetic(root / "features", experiment.data.size))
     size = settings.crop or experiment.data.size
@@ -143,9 +142,7 @@ def plan(experiment: Experiment, root: Path, force: tuple[str, ...] = ()) -> lis
     return planned
 
 
-def execute(
-    experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool = False, until: str = NAMES[-1]
-) -> None:
+def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool = False, until: str = NAMES[-1]) -> None:
     """Run what has to run, in order, up to and with `until`; say why each stage runs or is skipped.
 
     Raises:
@@ -154,9 +151,7 @@ def execute(
     root = runs.ROOT / experiment.name
     if dry_run:
         for stage, why in plan(experiment, root, force):
-            log.info(
-                "%-10s %s", stage.name, f"would run: {why}" if why else "would be skipped: whole and current"
-            )
+            log.info("%-10s %s", stage.name, f"would run: {why}" if why else "would be skipped: whole and current")
         return
     with runs.lock(root):
         for stage in STAGES[: NAMES.index(until) + 1]:
@@ -197,7 +192,5 @@ def require(experiment: Experiment) -> Path:
     root = runs.ROOT / experiment.name
     missing = [name for name in NAMES if not (root / name / runs.MANIFEST).exists()]
     if missing:
-        raise InputError(
-            f"{root}: {', '.join(missing)} not finished. Run: make train EXPERIMENT={experiment.name}"
-        )
+        raise InputError(f"{root}: {', '.join(missing)} not finished. Run: make train EXPERIMENT={experiment.name}")
     return root

@@ -17,9 +17,7 @@ from bcgan.experiment import Classifier, Classify
 from bcgan.models import weights
 
 SCORE_BATCH = 256
-STATISTICS_MOMENTUM = (
-    0.9  # Keras's 0.99 needs hundreds of steps to leave its start, and a short training has fewer
-)
+STATISTICS_MOMENTUM = 0.9  # Keras's 0.99 needs hundreds of steps to leave its start, and a short training has fewer
 
 
 class Patches(NamedTuple):
@@ -117,9 +115,7 @@ def scorer(network: keras.Model):
 
     def score(images: np.ndarray) -> np.ndarray:
         starts = range(0, len(images), SCORE_BATCH)
-        return np.concatenate(
-            [run(tf.constant(images[start : start + SCORE_BATCH])).numpy() for start in starts]
-        )
+        return np.concatenate([run(tf.constant(images[start : start + SCORE_BATCH])).numpy() for start in starts])
 
     return score
 
@@ -154,9 +150,7 @@ def _optimizer(network: keras.Model, own: Classifier, settings: Classify, epoch_
     return optimizer
 
 
-def _step(
-    network, average, optimizer, settings: Classify, class_weight: tuple[float, float], seed: int, xla: bool
-):
+def _step(network, average, optimizer, settings: Classify, class_weight: tuple[float, float], seed: int, xla: bool):
     @tf.function(jit_compile=xla)
     def step_function(step, images, labels):
         seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + number]) for number in range(3)]

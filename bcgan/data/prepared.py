@@ -26,16 +26,12 @@ def patch_camelyon_records(places: tuple[Path, ...]) -> list[Record]:
     by patch, and only its authors' own split, which is by slide, keeps slides apart."""
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(
-        "patch_camelyon", data_dir=places[0] if places else None, file_format="array_record"
-    )
+    builder = tfds.builder("patch_camelyon", data_dir=places[0] if places else None, file_format="array_record")
     found = []
     for split, number, example, read in _examples(builder):
         key = example["id"].decode() or f"{split}_{number}"
         path = f"patch_camelyon/{split}/{number}"
-        found.append(
-            Record(key, path, builder.name, key, int(example["label"]), UNKNOWN, UNKNOWN, split, read)
-        )
+        found.append(Record(key, path, builder.name, key, int(example["label"]), UNKNOWN, UNKNOWN, split, read))
     return found
 
 

@@ -95,9 +95,7 @@ def _archive_files(path: Path) -> Iterator[File]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(
-            f"{path} is not a readable zip archive ({error}). Fetch it again or remove it."
-        ) from error
+        raise InputError(f"{path} is not a readable zip archive ({error}). Fetch it again or remove it.") from error
     for member in sorted(archive.infolist(), key=lambda member: member.filename):
         name = member.filename
         if _is_image(name.rsplit("/", 1)[-1]) and not name.startswith("__MACOSX/"):

@@ -24,9 +24,7 @@ def read_lists(folder: Path) -> dict[str, str]:
     for role in LISTED:
         path = folder / f"{role}.txt"
         if not path.is_file():
-            raise InputError(
-                f"{path} does not exist. A folder of patient lists needs train, validation and test.txt."
-            )
+            raise InputError(f"{path} does not exist. A folder of patient lists needs train, validation and test.txt.")
         for patient in path.read_text("utf-8").split():
             if role_of.setdefault(patient, role) != role:
                 raise InputError(
@@ -82,9 +80,7 @@ def check_roles(index: pd.DataFrame, roles: pd.Series) -> None:
 
 def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
     """The split as it is written to split.json: policy, seed, counts, every patient's role, and their hash."""
-    by_patient = (
-        index.assign(role=index["role"].str.removesuffix("_other")).groupby("patient")["role"].first()
-    )
+    by_patient = index.assign(role=index["role"].str.removesuffix("_other")).groupby("patient")["role"].first()
     patients = {str(patient): role for patient, role in by_patient.sort_index().items()}
     counts = {
         role: {

@@ -46,7 +46,5 @@ def with_intervals(
         finite = np.isfinite(samples)
         low, high = np.percentile(samples[finite], (tail, 100 - tail)) if finite.any() else (np.nan, np.nan)
         numbers = {"value": value, "low": low, "high": high}
-        found[name] = {key: float(n) if np.isfinite(n) else None for key, n in numbers.items()} | {
-            "seeds": len(scores)
-        }
+        found[name] = {key: float(n) if np.isfinite(n) else None for key, n in numbers.items()} | {"seeds": len(scores)}
     return found

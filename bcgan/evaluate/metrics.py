@@ -12,9 +12,7 @@ NAMES = (
 )  # fmt: skip
 
 
-def measure(
-    labels: np.ndarray, scores: np.ndarray, threshold: float, weights: np.ndarray
-) -> dict[str, np.ndarray]:
+def measure(labels: np.ndarray, scores: np.ndarray, threshold: float, weights: np.ndarray) -> dict[str, np.ndarray]:
     """All figures of NAMES; NaN where a weighting leaves no patch of a class.
 
     Args:

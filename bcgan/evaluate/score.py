@@ -71,9 +71,7 @@ def describe(figure: dict) -> str:
 def load(folder: Path) -> tuple[pd.DataFrame, dict, dict]:
     """The stage's probabilities, metrics and leak audit."""
     table = pd.read_csv(folder / "probabilities.csv", dtype={"id": str, "patient": str})
-    return table, *(
-        json.loads((folder / name).read_text("utf-8")) for name in ("metrics.json", "leak_audit.json")
-    )
+    return table, *(json.loads((folder / name).read_text("utf-8")) for name in ("metrics.json", "leak_audit.json"))
 
 
 def _figures(experiment: Experiment, table: pd.DataFrame, name: str) -> dict:

@@ -19,9 +19,7 @@ from bcgan.preprocess import properties
 BATCH = 256
 
 
-def export(
-    images: np.ndarray, index: pd.DataFrame, gan: Path, settings: Features, seed: int, folder: Path
-) -> None:
+def export(images: np.ndarray, index: pd.DataFrame, gan: Path, settings: Features, seed: int, folder: Path) -> None:
     """Write pooled.npz, maps_<block>.npy, synthetic.npz, properties.csv and synthetic_properties.csv.
 
     pooled.npz: ids, patients, and every channel's mean of every block, float32. maps_<block>.npy: the whole maps,
@@ -40,9 +38,7 @@ def export(
     ids = {"ids": index["id"].to_numpy(str), "patients": index["patient"].to_numpy(str)}
     np.savez(folder / "pooled.npz", **ids, **pooled)
 
-    table = index[["id", "patient", "label", "role"]].join(
-        properties.measure(images, settings.density_threshold)
-    )
+    table = index[["id", "patient", "label", "role"]].join(properties.measure(images, settings.density_threshold))
     table["score"] = scores
     table["density_rank"] = table["density"].rank(method="first").astype(int)
     table["score_rank"] = table["score"].rank(method="first").astype(int)

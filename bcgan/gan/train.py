@@ -71,9 +71,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
                 write_grid(folder / "grids" / f"step_{done:06d}.png", average, settings.latent, seed)
             if done % settings.checkpoint_every == 0 and done < settings.steps:
                 weights.save(checkpoint, done, groups)
-            bar.set_postfix(
-                D=f"{values['discriminator_loss']:.2f}", G=f"{values['generator_loss']:.2f}", refresh=False
-            )
+            bar.set_postfix(D=f"{values['discriminator_loss']:.2f}", G=f"{values['generator_loss']:.2f}", refresh=False)
             bar.update()
     weights.save_model(average, folder / "generator.keras")
     weights.save_model(judge, folder / "discriminator.keras")

@@ -50,9 +50,7 @@ def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
     """
     image = keras.Input((size, size, 3), name="image")
     maps = _frozen_features(discriminator, BLOCKS, frozen=True)(_at_50(image))
-    pooled = [
-        layers.GlobalAveragePooling2D(name=f"{block}_mean")(x) for block, x in zip(BLOCKS, maps, strict=True)
-    ]
+    pooled = [layers.GlobalAveragePooling2D(name=f"{block}_mean")(x) for block, x in zip(BLOCKS, maps, strict=True)]
     x = layers.Concatenate(name="features")(pooled)
     x = layers.BatchNormalization(center=False, scale=False, name="standardised")(x)
     return keras.Model(image, x, name="gan_only")

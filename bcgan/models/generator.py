@@ -38,9 +38,7 @@ def generator(latent: int = 96, width: int = 32, classes: int = 2) -> keras.Mode
     x = layers.Dense(4 * 4 * 8 * width, name="seed")(joined)
     x = layers.Reshape((4, 4, 8 * width), name="seed_map")(x)
 
-    for number, (size, channels) in enumerate(
-        zip(SIZES, (4 * width, 2 * width, width, width), strict=True), 1
-    ):
+    for number, (size, channels) in enumerate(zip(SIZES, (4 * width, 2 * width, width, width), strict=True), 1):
         x = _modulated(x, code, f"grow{number}")
         x = layers.UpSampling2D(2, name=f"grow{number}_double")(x)
         x = x[:, :size, :size] if x.shape[1] != size else x
@@ -54,9 +52,7 @@ def generator(latent: int = 96, width: int = 32, classes: int = 2) -> keras.Mode
 def _modulated(x: keras.KerasTensor, code: keras.KerasTensor, name: str) -> keras.KerasTensor:
     """Batch normalisation whose scale and shift come from the code, then a leaky ReLU."""
     channels = x.shape[-1]
-    x = layers.BatchNormalization(center=False, scale=False, momentum=STATISTICS_MOMENTUM, name=f"{name}_bn")(
-        x
-    )
+    x = layers.BatchNormalization(center=False, scale=False, momentum=STATISTICS_MOMENTUM, name=f"{name}_bn")(x)
     scale = layers.Dense(channels, name=f"{name}_scale")(code)[:, None, None]
     shift = layers.Dense(channels, name=f"{name}_shift")(code)[:, None, None]
     return layers.LeakyReLU(0.2, name=f"{name}_relu")(x * (1 + scale) + shift)

@@ -10,9 +10,7 @@ from bcgan.models.shortcut import widen
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
 
 
-def basic_block(
-    x: keras.KerasTensor, channels: int, stride: int, shortcut: str, name: str
-) -> keras.KerasTensor:
+def basic_block(x: keras.KerasTensor, channels: int, stride: int, shortcut: str, name: str) -> keras.KerasTensor:
     """Two 3x3 convolutions and the shortcut; where shapes differ it is padded with zeros or projected by 1x1."""
     skip = x
     if stride > 1 or x.shape[-1] != channels:

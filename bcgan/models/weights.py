@@ -21,11 +21,7 @@ def save(path: Path, step: int, groups: Groups) -> None:
     Raises:
         WorkError: the disk is full or cannot be written; the last good file is left as it was.
     """
-    arrays = {
-        f"{name}/{i}": np.asarray(variable)
-        for name, group in groups.items()
-        for i, variable in enumerate(group)
-    }
+    arrays = {f"{name}/{i}": np.asarray(variable) for name, group in groups.items() for i, variable in enumerate(group)}
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
@@ -33,9 +29,7 @@ def save(path: Path, step: int, groups: Groups) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise WorkError(
-            f"{path} cannot be written ({error.strerror}). Free some space and run again."
-        ) from error
+        raise WorkError(f"{path} cannot be written ({error.strerror}). Free some space and run again.") from error
 
 
 def restore(path: Path, groups: Groups) -> int:

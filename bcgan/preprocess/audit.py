@@ -92,9 +92,7 @@ def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     return np.unique(np.concatenate(found), axis=0)
 
 
-def apply_policy(
-    rows: pd.DataFrame, faults: pd.DataFrame, policy: Audit
-) -> tuple[np.ndarray, dict[str, Any]]:
+def apply_policy(rows: pd.DataFrame, faults: pd.DataFrame, policy: Audit) -> tuple[np.ndarray, dict[str, Any]]:
     """Which patches stay, and the counts: `{fault: {count, policy}}`, patches, kept.
 
     Raises:

@@ -57,9 +57,7 @@ def measure(images: np.ndarray, threshold: float) -> pd.DataFrame:
         images: uint8, (n, height, width, 3); may be memory-mapped.
         threshold: float. Haematoxylin optical density above which a pixel counts as nucleus.
     """
-    chunks = [
-        _measure_chunk(images[start : start + CHUNK], threshold) for start in range(0, len(images), CHUNK)
-    ]
+    chunks = [_measure_chunk(images[start : start + CHUNK], threshold) for start in range(0, len(images), CHUNK)]
     return pd.concat(chunks, ignore_index=True) if chunks else _measure_chunk(images, threshold)
 
 

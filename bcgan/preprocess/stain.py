@@ -50,9 +50,7 @@ def normalise(images: np.ndarray) -> tuple[np.ndarray, bool]:
     if fitted is None:
         return images, False
     stains, strengths = fitted
-    amounts = _concentrations(optical_density(images).reshape(-1, 3), stains) * (
-        REFERENCE_STRENGTH / strengths
-    )
+    amounts = _concentrations(optical_density(images).reshape(-1, 3), stains) * (REFERENCE_STRENGTH / strengths)
     levels = LIGHT * np.exp(-amounts @ REFERENCE) - 1
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8).reshape(images.shape), True
 

@@ -50,9 +50,7 @@ class Store(NamedTuple):
 
 
 def load(folder: Path) -> Store:
-    index = pd.read_csv(
-        folder / "index.csv", dtype={"id": str, "patient": str, "path": str, "perceptual": np.uint64}
-    )
+    index = pd.read_csv(folder / "index.csv", dtype={"id": str, "patient": str, "path": str, "perceptual": np.uint64})
     return Store(np.load(folder / "patches.npy", mmap_mode="r"), index)
 
 
@@ -78,9 +76,7 @@ def build(experiment: Experiment, folder: Path) -> None:
     settings, size = experiment.preprocess, experiment.data.size
     records = data.records(experiment.data)
     native = data.native_size(experiment.data)
-    progress.log.info(
-        "preprocess: %d patches of %d patients", len(records), len({r.patient for r in records})
-    )
+    progress.log.info("preprocess: %d patches of %d patients", len(records), len({r.patient for r in records}))
     patches = np.lib.format.open_memmap(
         folder / "decoding.npy", mode="w+", dtype=np.uint8, shape=(len(records), size, size, 3)
     )
@@ -172,9 +168,7 @@ def _compact(folder: Path, patches: np.ndarray, keep: np.ndarray) -> None:
         (folder / "decoding.npy").rename(target)
         return
     kept = np.flatnonzero(keep)
-    compact = np.lib.format.open_memmap(
-        target, mode="w+", dtype=np.uint8, shape=(len(kept), *patches.shape[1:])
-    )
+    compact = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(len(kept), *patches.shape[1:]))
     for start in range(0, len(kept), CHUNK):
         compact[start : start + CHUNK] = patches[kept[start : start + CHUNK]]
     compact.flush()
@@ -194,7 +188,5 @@ def _normalise_stain(folder: Path, index: pd.DataFrame, settings: Preprocess) ->
             fallbacks.append(str(patient))
     patches.flush()
     if fallbacks:
-        progress.log.warning(
-            "preprocess: %d patients show no two stains and stay as they are", len(fallbacks)
-        )
+        progress.log.warning("preprocess: %d patients show no two stains and stay as they are", len(fallbacks))
     return {"method": settings.stain, "patients": len(groups), "fallbacks": fallbacks}

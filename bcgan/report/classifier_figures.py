@@ -18,18 +18,14 @@ CURVE_POINTS = 200
 def accuracy_loss(run: Run) -> Drawn:
     """Fig. 10: accuracy and loss over the epochs, training (dashed) and validation (solid)."""
     names = run.names
-    figure, grid = plt.subplots(
-        2, len(names), figsize=(2.6 * len(names) + 0.6, 4.8), sharey="row", squeeze=False
-    )
+    figure, grid = plt.subplots(2, len(names), figsize=(2.6 * len(names) + 0.6, 4.8), sharey="row", squeeze=False)
     for position, name in enumerate(names):
         mean = run.logs[run.logs["classifier"] == name].groupby("epoch").mean(numeric_only=True)
         for row, metric in enumerate(("accuracy", "loss")):
             axes = grid[row, position]
             colour = CLASSIFIER_COLOURS[name]
             axes.plot(mean.index + 1, mean[metric], ls="--", color=colour, label="training")
-            axes.plot(
-                mean.index + 1, mean[f"validation_{metric}"], "o-", ms=3, color=colour, label="validation"
-            )
+            axes.plot(mean.index + 1, mean[f"validation_{metric}"], "o-", ms=3, color=colour, label="validation")
             axes.xaxis.get_major_locator().set_params(integer=True)
         grid[0, position].set_title(CLASSIFIER_NAMES[name], fontsize=10)
         grid[1, position].set_xlabel("Epoch")
@@ -55,10 +51,7 @@ def confusion(run: Run) -> Drawn:
     for axes, name in zip(grid[0], run.names, strict=True):
         thresholds = run.metrics[name]["thresholds"]
         counts = np.mean(
-            [
-                confusion_matrix(test["label"], test[column(name, seed)] >= thresholds[str(seed)])
-                for seed in seeds
-            ],
+            [confusion_matrix(test["label"], test[column(name, seed)] >= thresholds[str(seed)]) for seed in seeds],
             axis=0,
         )
         shares = counts / counts.sum(1, keepdims=True)
@@ -123,13 +116,8 @@ def reliability(run: Run) -> Drawn:
         observed, predicted = calibration_curve(test["label"], scores, n_bins=10, strategy="quantile")
         label = f"{CLASSIFIER_NAMES[name]}: {describe(run.metrics[name]['sets']['test']['ece'])}"
         axes.plot(predicted, observed, "o-", ms=3.5, color=CLASSIFIER_COLOURS[name], label=label)
-        rows += [
-            {"classifier": name, "predicted": p, "observed": o}
-            for p, o in zip(predicted, observed, strict=True)
-        ]
-    axes.set(
-        xlabel="Mean probability of malignancy", ylabel="Observed share malignant", xlim=(0, 1), ylim=(0, 1)
-    )
+        rows += [{"classifier": name, "predicted": p, "observed": o} for p, o in zip(predicted, observed, strict=True)]
+    axes.set(xlabel="Mean probability of malignancy", ylabel="Observed share malignant", xlim=(0, 1), ylim=(0, 1))
     axes.legend(fontsize=7.5, title="Expected calibration error", title_fontsize=8, loc="upper left")
     sns.despine(figure)
     caption = f"Reliability before any recalibration, ten bins of equal size: {run.said('test')}."
@@ -188,9 +176,7 @@ def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, c
             ]
             figures = run.metrics[name]["sets"]["test"][metric]
             label = None if position else f"{CLASSIFIER_NAMES[name]}: {describe(figures)}"
-            axes.plot(
-                across, up, color=CLASSIFIER_COLOURS[name], lw=1.6 if len(seeds) == 1 else 1, label=label
-            )
+            axes.plot(across, up, color=CLASSIFIER_COLOURS[name], lw=1.6 if len(seeds) == 1 else 1, label=label)
     if metric == "roc_auc":
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
     else:

@@ -34,11 +34,7 @@ def examples(run: Run) -> Drawn:
         grid[2 * label, 0].set_title(name.capitalize(), color=CLASS_COLOURS[name])
     for axes in grid.flat[len(shown) :]:
         axes.set_axis_off()
-    source = (
-        "from training patients"
-        if run.patient_images
-        else "made by the generator; real ones may not be shown"
-    )
+    source = "from training patients" if run.patient_images else "made by the generator; real ones may not be shown"
     caption = f"Benign (top) and malignant patches, {number * 2} of each, {kind}: {source}."
     return Drawn(figure, pd.DataFrame(shown), "Benign and malignant patches", caption)
 
@@ -93,9 +89,7 @@ def image_properties(run: Run) -> Drawn:
         "the patch area is on a logarithmic axis. Nuclear density is the share of tissue whose haematoxylin optical "
         f"density exceeds {run.experiment.features.density_threshold:g}; texture from the grey-level co-occurrence matrix."
     )
-    return Drawn(
-        figure, summary.reset_index(names=["class", "property"]), "Image properties by class", caption
-    )
+    return Drawn(figure, summary.reset_index(names=["class", "property"]), "Image properties by class", caption)
 
 
 def density(run: Run) -> Drawn:
@@ -147,7 +141,5 @@ def some_patches(run: Run, label: int, number: int) -> tuple[np.ndarray, list[st
         return run.synthetic["images"][rows], [f"synthetic {row}" for row in rows]
     index = run.store.index
     rows = index[(index["role"] == "train") & (index["label"] == label) & (index["height"] == index["width"])]
-    rows = (
-        rows.sample(frac=1, random_state=int(rng.integers(2**31))).drop_duplicates("patient").index[:number]
-    )
+    rows = rows.sample(frac=1, random_state=int(rng.integers(2**31))).drop_duplicates("patient").index[:number]
     return run.store.images[rows], index.loc[rows, "id"].tolist()

@@ -36,9 +36,7 @@ def samples(run: Run) -> Drawn:
                 row, column = 2 * label + position // COLUMNS, side * COLUMNS + position % COLUMNS
                 show_patch(grid[row, column], patch)
                 shown.append({"kind": kind, "class": name, "row": row, "column": column, "id": patch_id})
-            grid[2 * label, side * COLUMNS].set_title(
-                f"{name.capitalize()}, {kind}", color=CLASS_COLOURS[name]
-            )
+            grid[2 * label, side * COLUMNS].set_title(f"{name.capitalize()}, {kind}", color=CLASS_COLOURS[name])
     steps = run.experiment.gan.steps
     caption = (
         f"{' and '.join(sides).capitalize()} patches by class. Generator: moving average after {steps:,} steps of "
@@ -73,9 +71,7 @@ def convergence(run: Run) -> Drawn:
     ):
         for column, (name, colour) in columns.items():
             axes.plot(log["step"], log[column], color=colour, lw=0.5, alpha=0.25)
-            axes.plot(
-                log["step"], log[column].rolling(smooth, min_periods=1).mean(), color=colour, label=name
-            )
+            axes.plot(log["step"], log[column].rolling(smooth, min_periods=1).mean(), color=colour, label=name)
         axes.set_xlabel("GAN step")
         axes.legend(loc="best")
     losses.axhline(np.log(4), color=MUTED, lw=1, ls=":")
@@ -88,9 +84,7 @@ def convergence(run: Run) -> Drawn:
     for name in run.names:
         rows = run.logs[run.logs["classifier"] == name]
         mean = rows.groupby("epoch")["validation_roc_auc"].mean()
-        areas.plot(
-            mean.index + 1, mean, "o-", ms=3, color=CLASSIFIER_COLOURS[name], label=CLASSIFIER_NAMES[name]
-        )
+        areas.plot(mean.index + 1, mean, "o-", ms=3, color=CLASSIFIER_COLOURS[name], label=CLASSIFIER_NAMES[name])
     areas.set(xlabel="Epoch", ylabel="Validation ROC AUC")
     areas.set_title("Classifiers")
     areas.legend(loc="lower right", fontsize=7.5)

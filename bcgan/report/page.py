@@ -101,9 +101,7 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
     return found | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
 
-def _context(
-    run: Run, sections: dict, found: dict[str, pd.DataFrame], totals: dict, out: Path
-) -> dict[str, Any]:
+def _context(run: Run, sections: dict, found: dict[str, pd.DataFrame], totals: dict, out: Path) -> dict[str, Any]:
     experiment = run.experiment
     headline = run.names[0]
     test = run.metrics[headline]["sets"]["test"]
@@ -124,9 +122,7 @@ def _context(
         "alerts": alerts(run),
         "sections": sections,
         "tables": found,
-        "results": {
-            ROLE_NAMES[name.removeprefix("results_")]: name for name in found if name.startswith("results_")
-        },
+        "results": {ROLE_NAMES[name.removeprefix("results_")]: name for name in found if name.startswith("results_")},
         "totals": totals,
         "seconds": {name: manifest["seconds"] for name, manifest in run.manifests.items()},
         "manifest": manifest,
@@ -159,9 +155,7 @@ def alerts(run: Run) -> list[str]:
 
 def _epochs(run: Run) -> str:
     return (
-        ", ".join(
-            f"{CLASSIFIER_NAMES[name]} {own.epochs}" for name, own in run.experiment.classify.models.items()
-        )
+        ", ".join(f"{CLASSIFIER_NAMES[name]} {own.epochs}" for name, own in run.experiment.classify.models.items())
         + " epochs"
     )
 

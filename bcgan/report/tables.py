@@ -45,9 +45,7 @@ def table2_comparison(run: Run) -> pd.DataFrame:
     for name in run.names:
         figures = run.metrics[name]["sets"]["test"]
         numbers = (describe(figures[metric]) for metric in ("accuracy", "balanced_accuracy", "f1"))
-        ours.append(
-            (f"{CLASSIFIER_NAMES[name]}, this run", run.experiment.data.name, run.protocol(), *numbers)
-        )
+        ours.append((f"{CLASSIFIER_NAMES[name]}, this run", run.experiment.data.name, run.protocol(), *numbers))
     return pd.DataFrame([*PUBLISHED, *ours], columns=columns)
 
 

@@ -45,6 +45,5 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             fields = scan.parse(f"{key}.png")
             yield (
                 key,
-                example
-                | {"magnification": int(fields["magnification"]), "tumour": scan.TUMOURS[fields["tumour"]]},
+                example | {"magnification": int(fields["magnification"]), "tumour": scan.TUMOURS[fields["tumour"]]},
             )

@@ -55,7 +55,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             share = rng.uniform(0.2, 0.6)
             for index in range(config.patches):
                 # At least one patch of each class, or a patient could not be scored alone.
-                label = int(rng.random() < share) if 1 < index else index
+                label = int(rng.random() < share) if index > 1 else index
                 patch = render_patch(style, label, rng, SIZE)
                 x, y = index % PATCHES_PER_ROW * SIZE, index // PATCHES_PER_ROW * SIZE
                 yield (

@@ -49,13 +49,9 @@ def records(places: tuple[Path, ...]) -> list[Record]:
             file.read,
         )
     if copies:
-        log.info(
-            "idc: %d files repeat a patch that was read already, as the nested copy does: left out", copies
-        )
+        log.info("idc: %d files repeat a patch that was read already, as the nested copy does: left out", copies)
     if foreign:
-        log.warning(
-            "idc: %d image files are not named <patient>_idx5_x<x>_y<y>_class<c>.png: left out", foreign
-        )
+        log.warning("idc: %d image files are not named <patient>_idx5_x<x>_y<y>_class<c>.png: left out", foreign)
     if not found:
         where = ", ".join(map(str, places))
         raise InputError(

@@ -16,9 +16,7 @@ def records(places: tuple[Path, ...]) -> list[Record]:
     for file in image_files(places):
         parts = file.name.split("/")
         if len(parts) < 3:
-            raise InputError(
-                f"{file.path}: not in <patient>/<class>/. Move it there or take it out of data.dir."
-            )
+            raise InputError(f"{file.path}: not in <patient>/<class>/. Move it there or take it out of data.dir.")
         label = label_of(parts[-2], file.path)
         key = file.name if file.name not in found else f"{file.source}/{file.name}"
         found[key] = Record(key, file.path, file.source, parts[-3], label, UNKNOWN, UNKNOWN, "", file.read)
