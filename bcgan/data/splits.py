@@ -28,7 +28,7 @@ def read_lists(folder: Path) -> dict[str, str]:
         for patient in path.read_text("utf-8").split():
             if role_of.setdefault(patient, role) != role:
                 raise InputError(
-                    f"{path}: patient {patient} is in {role_of[patient]}.txt too. Remove the patient from one of the two."
+                    f"{path}: patient {patient} is in {role_of[patient]}.txt too. Remove it from one of the two."
                 )
     return role_of
 
@@ -38,8 +38,8 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
 
     `official`: the lists; patients on none are `unlisted`. `extended`: those join training. `kfold`: patients
     dealt into `data.folds` folds of similar class balance; fold `data.fold` tests, the next one validates.
-    Where `data.evaluate_on` names some of the sources, held-out patches from others become `<role>_other`: a source that
-    is complete for one class alone would distort the figures.
+    Where `data.evaluate_on` names some of the sources, held-out patches from others become `<role>_other`: a source
+    that is complete for one class alone would distort the figures.
 
     Args:
         index: columns patient (str), label (0 or 1), source, given (the authors' own role or "").

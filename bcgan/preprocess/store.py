@@ -68,7 +68,9 @@ def load_synthetic(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(experiment: Experiment, folder: Path) -> None:
-    """Stage `preprocess`: decode, audit, filter, split; writes patches.npy, index.csv, audit.csv, audit.json, split.json.
+    """Stage `preprocess`: decode, audit, filter, split.
+
+    Writes patches.npy, index.csv, audit.csv, audit.json and split.json.
 
     Raises:
         InputError: no or unusable data; nothing is left half done, as the stage's manifest is not written.

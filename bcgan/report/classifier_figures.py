@@ -77,8 +77,8 @@ def confusion(run: Run) -> Drawn:
             )
     grid[0, 0].set_ylabel("True")
     caption = (
-        f"Confusion at the threshold with the largest Youden index on validation patients: {run.said('test')}; share of "
-        f"the true class, and patches (mean over {len(seeds)} seed(s))."
+        f"Confusion at the threshold with the largest Youden index on validation patients: {run.said('test')}; share "
+        f"of the true class, and patches (mean over {len(seeds)} seed(s))."
     )
     return Drawn(figure, pd.DataFrame(rows), "Confusion matrices", caption)
 
@@ -151,8 +151,8 @@ def per_patient(run: Run) -> Drawn:
                   fontsize=8, color=MUTED)  # fmt: skip
     sns.despine(figure)
     worst = ", ".join(
-        f"{CLASSIFIER_NAMES[name]} {group['accuracy'].mean():.3f} ({group['accuracy'].min():.3f} to {group['accuracy'].max():.3f})"
-        for name, group in mean.groupby("classifier", sort=False)
+        f"{CLASSIFIER_NAMES[name]} {values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"
+        for name, values in mean.groupby("classifier", sort=False)["accuracy"]
     )
     caption = (
         f"A dot a test patient ({mean['patient'].nunique()}): accuracy at the validation threshold. Mean (minimum to "

@@ -43,11 +43,11 @@ def count_plot(run: Run) -> Drawn:
     """Fig. 7: patches by class and role; 1 is malignant, 0 is not."""
     table = pd.DataFrame(
         [
-            {"role": ROLE_NAMES[role], "class": name, "patches": count["positives"] if label else count["patches"] - count["positives"]}
+            {"role": ROLE_NAMES[role], "class": name, "patches": number}
             for role, count in run.split["counts"].items()
-            for label, name in enumerate(CLASSES)
+            for name, number in zip(CLASSES, (count["patches"] - count["positives"], count["positives"]), strict=True)
         ]
-    )  # fmt: skip
+    )
     order = [name for name in ROLE_NAMES.values() if name in set(table["role"])]
     figure, axes = plt.subplots(figsize=(7, 0.62 * len(order) + 1.6))
     sns.barplot(table, y="role", x="patches", hue="class", order=order, palette=CLASS_COLOURS, ax=axes)
@@ -85,9 +85,10 @@ def image_properties(run: Run) -> Drawn:
     figure.legend(handles, [name.capitalize() for name in CLASSES], loc="outside upper center", ncol=2)
     summary = table.groupby("class")[list(PROPERTIES)].describe().stack(level=0, future_stack=True)
     caption = (
-        f"Image properties of all {len(table):,} patches by class, each class scaled to the same area; the frequency of "
-        "the patch area is on a logarithmic axis. Nuclear density is the share of tissue whose haematoxylin optical "
-        f"density exceeds {run.experiment.features.density_threshold:g}; texture from the grey-level co-occurrence matrix."
+        f"Image properties of all {len(table):,} patches by class, each class scaled to the same area; the frequency "
+        "of the patch area is on a logarithmic axis. Nuclear density is the share of tissue whose haematoxylin optical "
+        f"density exceeds {run.experiment.features.density_threshold:g}; texture is of the grey-level co-occurrence "
+        "matrix."
     )
     return Drawn(figure, summary.reset_index(names=["class", "property"]), "Image properties by class", caption)
 

@@ -132,7 +132,7 @@ def _context(run: Run, sections: dict, found: dict[str, pd.DataFrame], totals: d
 
 def alerts(run: Run) -> list[str]:
     """What a reader should be careful about, from the run's own numbers."""
-    test, faults = run.count("test"), run.audit["faults"]
+    test, narrow = run.count("test"), run.audit["faults"]["wrong_size"]["count"]
     share = test["positives"] / test["patches"]
     refused = run.audit["patches"] - run.audit["kept"]
     seeds = len(run.experiment.classify.seeds)
@@ -140,15 +140,15 @@ def alerts(run: Run) -> list[str]:
     found = [
         (failed, f"The leak audit failed: {'; '.join(failed)}. No figure below can be trusted."),
         (run.phantom, "The tissue is procedural: these figures show that the pipeline works, nothing about patients."),
-        (run.experiment.data.name == "patch_camelyon", "The data name no patient: intervals are by patch, and too narrow."),
+        (run.experiment.data.name == "patch_camelyon", "The data name no patient: intervals by patch are too narrow."),
         (test["patients"] < SMALL_N, f"Only {test['patients']} test patients: read the intervals, not the values."),
         (seeds < 3, f"{seeds} seed(s): how much the figures vary from training to training is not known."),
-        (abs(share - 0.5) > 0.15, f"{share:.0%} of the test patches are malignant: accuracy alone flatters; read balanced accuracy."),
+        (abs(share - 0.5) > 0.15, f"{share:.0%} of the test patches are malignant: accuracy alone flatters."),
         (refused, f"{refused:,} patches were left out by the audit."),
-        (faults["wrong_size"]["count"], f"{faults['wrong_size']['count']:,} patches are narrower than the rest and were padded with white."),
+        (narrow, f"{narrow:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs(run)}."),
         (True, "The synthetic patches were not scored; that they look like tissue is no proof that they help."),
-        (not run.patient_images, "Rendered without pictures of patients' tissue: synthetic patches stand in their place."),
+        (not run.patient_images, "No pictures of patients' tissue: synthetic patches stand in their place."),
     ]  # fmt: skip
     return [text for applies, text in found if applies]
 

@@ -3,13 +3,8 @@
 import numpy as np
 import pytest
 
-from bcgan.data.histology_phantom.tissue import (
-    ARCHITECTURES,
-    Patch,
-    PatientStyle,
-    patient_style,
-    render_patch,
-)
+from bcgan.data.histology_phantom.drawing import PatientStyle, patient_style
+from bcgan.data.histology_phantom.tissue import ARCHITECTURES, Patch, render_patch
 
 LAYOUTS = [(label, name) for label in (0, 1) for name in ARCHITECTURES[label]]
 

@@ -1,4 +1,4 @@
-"""TFDS builder of BreaKHis: `tfds.load("breakhis/40x")` after `import bcgan.data.breakhis.breakhis_dataset_builder`."""
+"""TFDS builder of BreaKHis: import this module, then `tfds.load("breakhis/40x")`."""
 
 import dataclasses
 from pathlib import Path

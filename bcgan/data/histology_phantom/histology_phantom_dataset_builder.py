@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from bcgan.data.builders import patch_info, seed_of
-from bcgan.data.histology_phantom.tissue import patient_style, render_patch
+from bcgan.data.histology_phantom.drawing import patient_style
+from bcgan.data.histology_phantom.tissue import render_patch
 
 SIZE = 50
 PATCHES_PER_ROW = 10

@@ -12,43 +12,27 @@ tumour sheet, and sparse or vesicular tumour holds as little as stroma.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
-_SCALE = 3  # supersampling of the canvas, per axis
-_MEMBRANE = (0.06, 0.65, 1.0)  # ground values of a basement membrane
-_SHIFT = 4  # fractional bits of the polygon corners handed to OpenCV
-_TILE = 512  # side of the periodic noise textures
-_MARGIN = 4.0  # px beyond the border where nuclei are still drawn, so that cut nuclei exist
-
-# Optical-density directions (R, G, B) of Ruifrok & Johnston (2001).
-_HAEMATOXYLIN = (0.65, 0.70, 0.29)
-_EOSIN = (0.07, 0.99, 0.11)
-
-
-@dataclass(frozen=True)
-class PatientStyle:
-    """What all patches of one patient share: stain, scanner and tissue tendencies.
-
-    ``haematoxylin`` and ``eosin`` are float32 (3,) unit optical-density directions in R, G, B order, drawn
-    round those of Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution",
-    Anal. Quant. Cytol. Histol. 23 (2001) 291-299.
-    """
-
-    haematoxylin: np.ndarray
-    eosin: np.ndarray
-    haematoxylin_strength: float  # factor on the haematoxylin density, about 0.7 to 1.3
-    eosin_strength: float  # factor on the eosin density, about 0.65 to 1.35
-    white_point: np.ndarray  # float32 (3,), level of clear glass, 228 to 252
-    gamma: float  # exponent on transmitted light, 0.88 to 1.12
-    blur: float  # px, standard deviation of the scanner's point spread, 0.3 to 0.75
-    noise: float  # grey levels, standard deviation of the sensor noise, 1 to 3.5
-    density: float  # factor on cells per area, about 0.85 to 1.15
-    nuclear_scale: float  # factor on every nuclear radius, about 0.9 to 1.1
-    grade: float  # 0 to 1: how pleomorphic this patient's tumour is
+from bcgan.data.histology_phantom.drawing import (
+    LYMPHOCYTE,
+    SCALE,
+    Canvas,
+    PatientStyle,
+    add_fat,
+    add_glands,
+    add_nuclei,
+    add_sheet,
+    add_stroma,
+    draw_region,
+    epithelial,
+    inside,
+    lattice,
+    scan,
+    tumour,
+)
 
 
 @dataclass(frozen=True)
@@ -69,384 +53,46 @@ class Patch:
     architecture: str
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """How one kind of nucleus looks; radii in px, densities before the patient's stain strength."""
-
-    radius: float
-    spread: float  # log standard deviation of the radius
-    elongation: float  # mean long axis over short axis
-    irregular: float  # relative amplitude of the outline's lobes
-    od: float
-    od_spread: float = 0.10
-    vesicular: float = 0.0  # share of nuclei with a dark rim round a pale centre
-    chromatin: float = 0.15  # relative amplitude of the chromatin texture
-    cytoplasm: float = 0.0  # radius of a drawn cell body over that of its nucleus; 0 draws none
-    malignant: bool = False
-
-
-_MYOEPITHELIAL = _Kind(1.45, 0.10, 2.3, 0.03, 0.90)
-_FIBROBLAST = _Kind(1.35, 0.15, 3.4, 0.05, 0.80)
-_LYMPHOCYTE = _Kind(1.60, 0.07, 1.10, 0.03, 1.05)
-
-
-@dataclass(frozen=True)
-class _Canvas:
-    """Supersampled drawing surface; layout coordinates are px from the patch's upper left corner."""
-
-    size: int
-    style: PatientStyle
-    ground: np.ndarray  # float32 (side, side, 3): haematoxylin, eosin, tissue share
-    nuclear: np.ndarray  # float32 (side, side, 3): haematoxylin, chromatin amplitude, coverage
-    listed: list = field(default_factory=list)  # (k, 4) arrays of nuclei, in layout coordinates
-
-    @property
-    def side(self) -> int:
-        return self.ground.shape[0]
-
-
-def patient_style(rng: np.random.Generator) -> PatientStyle:
-    """Draw one patient's stain, scanner and tissue tendencies; see ``PatientStyle`` for units and ranges.
-
-    The stain directions scatter round Ruifrok & Johnston (2001), as they do between laboratories.
-    """
-
-    def direction(base):
-        vector = np.clip(np.asarray(base) + rng.normal(0.0, 0.035, 3), 0.02, None)
-        return (vector / np.linalg.norm(vector)).astype(np.float32)
-
-    return PatientStyle(
-        haematoxylin=direction(_HAEMATOXYLIN),
-        eosin=direction(np.add(_EOSIN, (0.05, -0.04, 0.16))),
-        haematoxylin_strength=float(np.exp(rng.normal(0.0, 0.14))),
-        eosin_strength=float(np.exp(rng.normal(0.0, 0.16))),
-        white_point=(rng.uniform(234, 248) + rng.uniform(-6, 4, 3)).astype(np.float32),
-        gamma=float(rng.uniform(0.88, 1.12)),
-        blur=float(rng.uniform(0.3, 0.75)),
-        noise=float(rng.uniform(1.0, 3.5)),
-        density=float(np.exp(rng.normal(0.0, 0.08))),
-        nuclear_scale=float(np.exp(rng.normal(0.0, 0.05))),
-        grade=float(rng.uniform(0.0, 1.0)),
-    )
-
-
-def render_patch(style: PatientStyle, label: int, rng: np.random.Generator, size: int = 50) -> Patch:
-    """Render one patch of ``size`` by ``size`` px; ``label`` is 0 (benign) or 1 (malignant).
-
-    The same style, label, size and generator state give the same ``Patch``, whose fields state their
-    shapes, types and units.
-    """
-    if label not in (0, 1):
-        raise ValueError(f"label must be 0 or 1, got {label!r}")
-    blank = np.zeros((size * _SCALE, size * _SCALE, 3), np.float32)
-    canvas = _Canvas(size, style, blank, blank.copy())
-    names, layouts = zip(*ARCHITECTURES[label].items(), strict=True)
-    shares = np.cumsum([layout.share for layout in layouts])
-    chosen = int(np.searchsorted(shares, rng.random() * shares[-1]))
-    _paint(canvas, rng, layouts[chosen])
-    nuclei = np.concatenate(canvas.listed) if canvas.listed else np.zeros((0, 4))
-    nuclei[:, :2] -= 0.5  # from the patch's corner to the centre of its first pixel
-    covered = canvas.nuclear[..., 2]
-    tissue = float((np.maximum(covered, canvas.ground[..., 2]) > 0.5).mean())
-    image = _scan(canvas, rng)
-    return Patch(image, nuclei.astype(np.float32), float(covered.mean()), tissue, names[chosen])
-
-
-def _scan(canvas: _Canvas, rng: np.random.Generator) -> np.ndarray:
-    """Beer-Lambert absorption at canvas resolution, then area average, blur, gamma, noise: uint8 RGB."""
-    style, ground, nuclear = canvas.style, canvas.ground, canvas.nuclear
-    mottle = 1.0 + 0.16 * _noise(rng, canvas.side, "fine") + 0.10 * _noise(rng, canvas.side, "coarse")
-    covered = nuclear[..., 2]
-    stain = np.empty((canvas.side, canvas.side, 2), np.float32)
-    chromatin = np.maximum(1.0 + nuclear[..., 1] * _noise(rng, canvas.side, "fine"), 0.25)
-    stain[..., 0] = ground[..., 0] * mottle * (1.0 - 0.6 * covered) + nuclear[..., 0] * chromatin
-    stain[..., 1] = ground[..., 1] * mottle * (1.0 - 0.55 * covered) + 0.16 * covered
-    stain = cv2.GaussianBlur(np.maximum(stain, 0.0), (5, 5), 0.9)  # section thickness: soft edges
-    vectors = np.stack([style.haematoxylin * style.haematoxylin_strength, style.eosin * style.eosin_strength])
-    absorbed = (stain.reshape(-1, 2) @ (vectors * -np.log(10.0)).astype(np.float32)).reshape(ground.shape)
-    light = cv2.resize(cv2.exp(absorbed), (canvas.size, canvas.size), interpolation=cv2.INTER_AREA)
-    light = cv2.GaussianBlur(light, (5, 5), style.blur)
-    image = style.white_point * cv2.pow(light, style.gamma)
-    image += style.noise * rng.standard_normal(image.shape, dtype=np.float32)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
-
-
-@lru_cache(maxsize=1)
-def _textures() -> dict[str, np.ndarray]:
-    """Periodic unit-variance Gaussian noise, float32 (_TILE, _TILE), by name; filtered in Fourier space."""
-    rng = np.random.default_rng(20010823)  # fixed: every patch cuts its noise out of the same sheets
-    fy, fx = np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None, :]
-    sigmas = {"fine": (1.3, 1.3), "coarse": (5.0, 5.0), "region": (20.0, 20.0), "fibre": (1.7, 22.0)}
-    sheets = {}
-    for name, (sy, sx) in sigmas.items():
-        spectrum = np.fft.rfft2(rng.standard_normal((_TILE, _TILE)))
-        spectrum *= np.exp(-2.0 * np.pi**2 * ((sy * fy) ** 2 + (sx * fx) ** 2))
-        sheet = np.fft.irfft2(spectrum, (_TILE, _TILE))
-        sheets[name] = ((sheet - sheet.mean()) / sheet.std()).astype(np.float32)
-    return sheets
-
-
-def _noise(rng: np.random.Generator, side: int, name: str) -> np.ndarray:
-    """Random window, float32 (side, side), of a noise sheet."""
-    oy, ox = rng.integers(0, _TILE, 2)
-    steps = np.arange(side)
-    window = _textures()[name].take((oy + steps) % _TILE, axis=0).take((ox + steps) % _TILE, axis=1)
-    return window if rng.random() < 0.5 else window.T
-
-
-def _fibres(rng: np.random.Generator, side: int, angle: float) -> np.ndarray:
-    """Wavy fibre texture along ``angle`` (radians), float32 (side, side), unit variance."""
-    steps = np.arange(side, dtype=np.float32)
-    x, y = steps[None, :], steps[:, None]
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    oy, ox, phase = rng.uniform(0, _TILE), rng.uniform(0, _TILE), rng.uniform(0, 2 * np.pi)
-    along = x * cos + y * sin
-    bend = np.sin(along * np.float32(2 * np.pi / rng.uniform(45, 110)) + np.float32(phase))
-    across = y * cos - x * sin + np.float32(rng.uniform(1.5, 6)) * bend
-    across += np.float32(5.0) * _noise(rng, side, "region")
-    along, across = along + np.float32(ox), across + np.float32(oy)
-    return cv2.remap(_textures()["fibre"], along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-
-
-def _corners(points: np.ndarray) -> np.ndarray:
-    """Layout coordinates to OpenCV's fixed-point canvas coordinates (int32)."""
-    return np.rint((points * _SCALE - 0.5) * (1 << _SHIFT)).astype(np.int32)
-
-
-def _outline(rng: np.random.Generator, count: int, irregular: float, corners: int) -> tuple[np.ndarray, ...]:
-    """Angles (corners,) and relative radii (count, corners) of closed outlines with two to four lobes."""
-    turn = np.linspace(0, 2 * np.pi, corners, endpoint=False)
-    lobes = np.arange(2, 5)
-    gain = irregular * rng.normal(0, 1, (count, 3, 1)) / np.sqrt(lobes - 1)[:, None]
-    waves = np.cos(lobes[:, None] * turn + rng.uniform(0, 2 * np.pi, (count, 3, 1)))
-    return turn, np.clip(1.0 + (gain * waves).sum(axis=1), 0.5, 1.6)
-
-
-def _add_nuclei(canvas: _Canvas, rng: np.random.Generator, kind: _Kind, xy: np.ndarray, angle=None) -> None:
-    """Draw one nucleus of ``kind`` at each row of ``xy`` (n, 2); ``angle`` (n,) or scalar aligns them."""
-    angle = rng.uniform(0, np.pi, len(xy)) if angle is None else np.broadcast_to(angle, len(xy))
-    near = ((xy > -_MARGIN) & (xy < canvas.size + _MARGIN)).all(axis=1)
-    xy, angle = xy[near], angle[near]
-    n = len(xy)
-    if n == 0:
-        return
-    radius = kind.radius * canvas.style.nuclear_scale * np.exp(rng.normal(0, kind.spread, n))
-    stretch = np.sqrt(1.0 + (kind.elongation - 1.0) * rng.uniform(0.5, 1.5, n))
-    turn, lobes = _outline(rng, n, kind.irregular, 14)
-    drawn = radius - 0.12  # OpenCV also fills the canvas pixels on the outline
-    u = lobes * np.cos(turn) * (drawn * stretch)[:, None]
-    v = lobes * np.sin(turn) * (drawn / stretch)[:, None]
-    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
-    shape = np.stack([u * cos - v * sin, u * sin + v * cos], axis=-1)
-    centre = xy[:, None, :]
-    if kind.cytoplasm:
-        level = (rng.uniform(0.06, 0.16), rng.uniform(0.22, 0.44), 1.0)
-        for cell in _corners(centre + kind.cytoplasm * shape):
-            cv2.fillConvexPoly(canvas.ground, cell, level, 8, _SHIFT)
-    od = kind.od * np.exp(rng.normal(0, kind.od_spread, n))
-    vesicular = (rng.random(n) < kind.vesicular).tolist()
-    outer, inner = _corners(centre + shape), _corners(centre + 0.70 * shape)
-    nucleoli = _corners(xy + rng.normal(0, 0.2, (n, 2)) * radius[:, None]).tolist()
-    for i, level in enumerate(od.tolist()):
-        cv2.fillConvexPoly(canvas.nuclear, outer[i], (level, kind.chromatin, 1.0), 8, _SHIFT)
-        if vesicular[i]:
-            cv2.fillConvexPoly(canvas.nuclear, inner[i], (0.5 * level, kind.chromatin, 1.0), 8, _SHIFT)
-            cv2.circle(canvas.nuclear, nucleoli[i], 18, (1.25 * level, 0.0, 1.0), -1, 8, _SHIFT)
-    rows = np.column_stack([xy, radius, np.full(n, kind.malignant)])
-    canvas.listed.append(rows[((xy >= 0) & (xy < canvas.size)).all(axis=1)])
-
-
-def _drop_erased(canvas: _Canvas) -> None:
-    """Unlist the nuclei that the tissue painted last has wiped off the canvas."""
-    canvas.listed[:] = [_inside(canvas.nuclear[..., 2] > 0, nuclei) for nuclei in canvas.listed]
-
-
-def _epithelial(rng: np.random.Generator) -> _Kind:
-    """This patch's benign epithelial nuclei: alike among themselves."""
-    return _Kind(
-        rng.uniform(1.8, 2.35),
-        rng.uniform(0.07, 0.12),
-        1.25,
-        0.03,
-        rng.uniform(0.5, 0.9),
-        vesicular=rng.uniform(0.1, 0.6),
-        chromatin=0.22,
-    )
-
-
-def _tumour(canvas: _Canvas, rng: np.random.Generator, cytoplasm: float = 0.0) -> _Kind:
-    """This patch's tumour nuclei: larger and more varied with the patient's grade, dark or vesicular."""
-    grade = float(np.clip(canvas.style.grade + rng.normal(0, 0.2), 0, 1))
-    pale = rng.random()
-    radius, spread, irregular = 2.15 + 0.80 * grade, 0.12 + 0.14 * grade, 0.05 + 0.07 * grade
-    return _Kind(
-        radius,
-        spread,
-        1.35,
-        irregular,
-        od=0.88 - 0.34 * pale,
-        od_spread=0.15,
-        vesicular=0.1 + 0.7 * pale,
-        chromatin=0.26,
-        cytoplasm=cytoplasm,
-        malignant=True,
-    )
-
-
-def _lattice(canvas, rng, spacing: float, jitter: float, margin: float = _MARGIN) -> np.ndarray:
-    """Randomly turned hexagonal lattice over the patch and ``margin`` px round it, float (n, 2) px.
-
-    ``jitter`` is the standard deviation of each coordinate in units of the spacing.
-    """
-    spacing = spacing / np.sqrt(canvas.style.density)
-    reach = int(np.ceil((0.75 * canvas.size + 1.5 * margin) / (0.86 * spacing))) + 1
-    row, column = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
-    grid = np.stack([column + 0.5 * (row % 2), 0.866 * row], axis=1) + rng.uniform(-0.5, 0.5, 2)
-    turn = rng.uniform(0, np.pi)
-    turned = grid @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    points = canvas.size / 2 + spacing * (turned + rng.normal(0, jitter, grid.shape))
-    return points[((points > -margin) & (points < canvas.size + margin)).all(axis=1)]
-
-
-def _inside(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Rows of ``points`` (x, y, ... px) in ``mask`` (side, side), whose border values extend outwards."""
-    column, row = np.clip((points[:, :2] * _SCALE).astype(int), 0, len(mask) - 1).T
-    return points[mask[row, column]]
-
-
-def _add_stroma(canvas: _Canvas, rng: np.random.Generator, cleft: float) -> float:
-    """Collagen with spindle or plump (reactive) fibroblasts; returns the direction of its fibres, radians."""
-    angle = rng.uniform(0, np.pi)
-    fibres = _fibres(rng, canvas.side, angle)
-    tissue = np.clip((fibres - cleft) * 4.0, 0, 1)  # clefts open between bundles
-    canvas.ground[..., 0] = tissue * rng.uniform(0.02, 0.07)
-    eosin = rng.uniform(0.17, 0.38) + rng.uniform(0.05, 0.12) * fibres
-    canvas.ground[..., 1] = tissue * np.maximum(eosin, 0.05)
-    canvas.ground[..., 2] = tissue
-    count = rng.poisson(rng.uniform(3, 15) * canvas.style.density * (canvas.size / 50) ** 2)
-    xy = rng.uniform(-_MARGIN, canvas.size + _MARGIN, (count, 2))
-    kind = _FIBROBLAST
-    if rng.random() < 0.3:
-        kind = _Kind(rng.uniform(1.6, 2.2), 0.15, rng.uniform(1.5, 2.6), 0.05, 0.65, vesicular=0.4)
-    _add_nuclei(canvas, rng, kind, xy, angle + rng.normal(0, 0.25, count))
-    return angle
-
-
-def _region(canvas: _Canvas, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """Smooth random region over a share of the patch between ``low`` and ``high``; bool (side, side)."""
-    height = _noise(rng, canvas.side, "region")
-    return height > np.quantile(height[::4, ::4], 1.0 - rng.uniform(low, high))
-
-
-def _add_sheet(canvas, rng, kind, mask, spacing, jitter, *, halo=0.0, slits=0) -> None:
-    """Fill ``mask`` with epithelium; ``halo`` px of patchy retraction, ``slits`` small lumens at most."""
-    if halo:
-        width = 2 * int(halo * _SCALE) + 1
-        near = cv2.dilate(mask.astype(np.uint8), np.ones((width, width), np.uint8)) > 0
-        canvas.ground[near & (_noise(rng, canvas.side, "coarse") > 0.2)] = 0.0
-    canvas.nuclear[mask] = 0.0  # fibroblasts do not lie inside epithelium
-    _drop_erased(canvas)
-    canvas.ground[mask] = (rng.uniform(0.06, 0.16), rng.uniform(0.18, 0.40), 1.0)
-    points = _inside(mask, _lattice(canvas, rng, spacing, jitter))
-    for slit in _inside(mask, rng.uniform(0, canvas.size, (rng.integers(0, slits + 1), 2))):
-        turn, lobes = _outline(rng, 1, 0.2, 24)
-        hole = rng.uniform(2.0, 4.0) * lobes[0][:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
-        cv2.fillPoly(canvas.ground, [_corners(slit + hole)], (0.0, 0.02, 0.0), 8, _SHIFT)
-        points = points[np.hypot(*(points - slit).T) > 5.0]
-    if not kind.malignant:
-        edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas.ground, edges, -1, _MEMBRANE, 2)
-    _add_nuclei(canvas, rng, kind, points)
-
-
-def _add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=1) -> None:
-    """Rings of nuclei round lumens; benign ones have myoepithelium and a basement membrane.
-
-    ``centres`` (n, 2) and ``radii`` (n,) in px reach to the membrane; ``lumen`` is the open share of it.
-    """
-    n, benign = len(centres), not kind.malignant
-    turn, lobes = _outline(rng, n, wobble, 40)
-    compass = np.stack([np.cos(turn), np.sin(turn)], axis=1) * lobes[..., None] * radii[:, None, None]
-    walls, holes = _corners(centres[:, None] + compass), _corners(centres[:, None] + lumen * compass)
-    body = (rng.uniform(0.06, 0.14), rng.uniform(0.20, 0.38), 1.0)
-    content = (0.02, 0.22, 1.0) if rng.random() < 0.25 else (0.0, 0.02, 0.0)  # secretion or empty
-    for wall, hole in zip(walls, holes, strict=True):
-        cv2.fillPoly(canvas.ground, [wall], body, 8, _SHIFT)
-        cv2.fillPoly(canvas.nuclear, [wall], (0.0, 0.0, 0.0), 8, _SHIFT)
-        cv2.fillPoly(canvas.ground, [hole], content, 8, _SHIFT)
-        if benign:
-            cv2.polylines(canvas.ground, [wall], True, _MEMBRANE, 2, 8, _SHIFT)
-    _drop_erased(canvas)
-    disorder = 0.07 if benign else 0.20
-    rows = [(_MYOEPITHELIAL, radii - 1.3, 8.0, np.pi / 2)] if benign else []
-    depth = (radii * (1 - lumen) - (2.0 if benign else 0.5)) / layers
-    rows += [(kind, radii * lumen + depth * (k + 0.5), 2.45 * kind.radius, 0.0) for k in range(layers)]
-    for row_kind, at, spacing, tilt in rows:
-        count = np.maximum(np.rint(2 * np.pi * at * np.sqrt(canvas.style.density) / spacing), 3).astype(int)
-        gland = np.repeat(np.arange(n), count)
-        step = np.arange(len(gland)) + rng.normal(0, disorder, len(gland)) + rng.uniform(size=n)[gland]
-        where = (step * 2 * np.pi / count[gland]) % (2 * np.pi)
-        reach = at[gland] * lobes[gland, (where * 40 / (2 * np.pi)).astype(int) % 40]
-        reach += rng.normal(0, disorder, len(gland)) * kind.radius
-        xy = centres[gland] + reach[:, None] * np.stack([np.cos(where), np.sin(where)], axis=1)
-        _add_nuclei(canvas, rng, row_kind, xy, where + tilt + rng.normal(0, disorder, len(gland)))
-
-
-def _add_fat(canvas: _Canvas, rng: np.random.Generator, spared: np.ndarray) -> None:
-    """Open fat vacuoles, 20 to 34 px wide, between thin membranes, outside the region ``spared``."""
-    cells = _lattice(canvas, rng, rng.uniform(20, 34), 0.16, margin=40.0)  # cells outside shape those inside
-    axis = np.arange(canvas.size, dtype=np.float32) + 0.5
-    gap = np.hypot(axis[None, :, None] - cells[:, 0], axis[:, None, None] - cells[:, 1]).astype(np.float32)
-    gap = np.partition(gap, 1, axis=2)
-    wall = cv2.GaussianBlur(gap[..., 1] - gap[..., 0], (0, 0), 1.6)  # rounds the corners of the vacuoles
-    wall = cv2.resize(wall, (canvas.side, canvas.side), interpolation=cv2.INTER_CUBIC)
-    hollow = np.clip(wall + 0.4 * _noise(rng, canvas.side, "coarse") - rng.uniform(1.7, 2.6), 0, 1)
-    hollow[spared] = 0.0
-    canvas.ground[:] *= (1.0 - hollow)[..., None]
-    canvas.nuclear[hollow > 0.5] = 0.0
-    _drop_erased(canvas)
-
-
-def _add_lymphocytes(canvas: _Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
+def _add_lymphocytes(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
     free = mask & (canvas.nuclear[..., 2] == 0) & (canvas.ground[..., 2] > 0.5)
-    _add_nuclei(canvas, rng, _LYMPHOCYTE, _inside(free, _lattice(canvas, rng, rng.uniform(3.8, 6.0), 0.20)))
+    add_nuclei(canvas, rng, LYMPHOCYTE, inside(free, lattice(canvas, rng, rng.uniform(3.8, 6.0), 0.20)))
 
 
-def _add_duct(canvas: _Canvas, rng: np.random.Generator, _mask: np.ndarray, _angle: float) -> None:
+def _add_duct(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, _angle: float) -> None:
     radius, layers = rng.uniform(11, 21), rng.integers(1, 3)
     centre = canvas.size / 2 + rng.uniform(-0.32, 0.32, (1, 2)) * canvas.size
     lumen = max(0.1, 1 - (2.5 + layers * rng.uniform(4, 5.5)) / radius)
-    kind = replace(_epithelial(rng), elongation=1.5)
-    _add_glands(canvas, rng, kind, centre, np.array([radius]), lumen, wobble=0.07, layers=layers)
+    kind = replace(epithelial(rng), elongation=1.5)
+    add_glands(canvas, rng, kind, centre, np.array([radius]), lumen, wobble=0.07, layers=layers)
 
 
-def _add_acini(canvas: _Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
+def _add_acini(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
     radius = rng.uniform(5.8, 8.2)
-    centres = _inside(mask, _lattice(canvas, rng, radius * rng.uniform(2.0, 2.5), 0.05))
+    centres = inside(mask, lattice(canvas, rng, radius * rng.uniform(2.0, 2.5), 0.05))
     radii = radius * rng.uniform(0.85, 1.08, len(centres))
-    _add_glands(canvas, rng, _epithelial(rng), centres, radii, rng.uniform(0.12, 0.32))
+    add_glands(canvas, rng, epithelial(rng), centres, radii, rng.uniform(0.12, 0.32))
 
 
-def _add_hyperplasia(canvas: _Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
-    kind = replace(_epithelial(rng), radius=rng.uniform(1.95, 2.65), spread=rng.uniform(0.08, 0.17))
-    _add_sheet(canvas, rng, kind, mask, kind.radius * rng.uniform(2.2, 2.7), rng.uniform(0.08, 0.18), slits=3)
+def _add_hyperplasia(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
+    kind = replace(epithelial(rng), radius=rng.uniform(1.95, 2.65), spread=rng.uniform(0.08, 0.17))
+    add_sheet(canvas, rng, kind, mask, kind.radius * rng.uniform(2.2, 2.7), rng.uniform(0.08, 0.18), slits=3)
 
 
-def _add_tumour_sheet(canvas: _Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
-    kind, halo = _tumour(canvas, rng), float(rng.choice([0.0, 0.7, 1.3]))
+def _add_tumour_sheet(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
+    kind, halo = tumour(canvas, rng), float(rng.choice([0.0, 0.7, 1.3]))
     spacing, jitter = kind.radius * rng.uniform(2.1, 2.9), rng.uniform(0.14, 0.26)
-    _add_sheet(canvas, rng, kind, mask, spacing, jitter, halo=halo)
+    add_sheet(canvas, rng, kind, mask, spacing, jitter, halo=halo)
 
 
-def _add_tubules(canvas: _Canvas, rng: np.random.Generator, _mask: np.ndarray, _angle: float) -> None:
-    centres = _lattice(canvas, rng, rng.uniform(17, 26), 0.16)
-    radii, kind = rng.uniform(6.5, 11.0, len(centres)), _tumour(canvas, rng)
-    _add_glands(canvas, rng, kind, centres, radii, rng.uniform(0.15, 0.5), wobble=0.15)
+def _add_tubules(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, _angle: float) -> None:
+    centres = lattice(canvas, rng, rng.uniform(17, 26), 0.16)
+    radii, kind = rng.uniform(6.5, 11.0, len(centres)), tumour(canvas, rng)
+    add_glands(canvas, rng, kind, centres, radii, rng.uniform(0.15, 0.5), wobble=0.15)
 
 
-def _add_cords(canvas: _Canvas, rng: np.random.Generator, _mask: np.ndarray, angle: float) -> None:
+def _add_cords(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, angle: float) -> None:
     """Up to six broken files of tumour cells that wander along ``angle``, and one to four single cells."""
-    kind, size = _tumour(canvas, rng, cytoplasm=rng.uniform(1.2, 1.7)), canvas.size
+    kind, size = tumour(canvas, rng, cytoplasm=rng.uniform(1.2, 1.7)), canvas.size
     count, step = rng.integers(0, 7), kind.radius * rng.uniform(2.0, 2.6)
     along = np.arange(-0.7 * size, 0.7 * size, step) + rng.normal(0, 0.15 * step, (count, 1))
     start, length = rng.uniform(-0.8, 0.3, (count, 1)) * size, rng.uniform(0.3, 1.3, (count, 1)) * size
@@ -457,7 +103,7 @@ def _add_cords(canvas: _Canvas, rng: np.random.Generator, _mask: np.ndarray, ang
     files = np.stack([u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)], axis=1)
     single = rng.uniform(0.1, 0.9, (rng.integers(1, 5), 2)) * size  # so that no malignant patch is without
     xy = np.concatenate([size / 2 + files, single])
-    _add_nuclei(canvas, rng, kind, xy, angle + rng.normal(0, 0.4, len(xy)))
+    add_nuclei(canvas, rng, kind, xy, angle + rng.normal(0, 0.4, len(xy)))
 
 
 @dataclass(frozen=True)
@@ -465,7 +111,7 @@ class Layout:
     """One architecture: its share of the label's patches and what is painted on the stroma."""
 
     share: float
-    parts: tuple[Callable[[_Canvas, np.random.Generator, np.ndarray, float], None], ...] = ()  # one is drawn
+    parts: tuple[Callable[[Canvas, np.random.Generator, np.ndarray, float], None], ...] = ()  # one is drawn
     low: float = 0.0  # the part's region covers a share of the patch between low and high
     high: float = 1.0
     fat: bool = False  # vacuoles outside that region
@@ -491,13 +137,35 @@ ARCHITECTURES: dict[int, dict[str, Layout]] = {  # by label, 0 benign and 1 mali
 }
 
 
-def _paint(canvas: _Canvas, rng: np.random.Generator, layout: Layout) -> None:
+def _paint(canvas: Canvas, rng: np.random.Generator, layout: Layout) -> None:
     """Stroma first, then fat, the layout's part and stray lymphocytes, each over what lies there."""
-    angle = _add_stroma(canvas, rng, cleft=-4.0 if layout.fat else rng.uniform(-2.6, -1.9))
-    region = _region(canvas, rng, layout.low, layout.high)
+    angle = add_stroma(canvas, rng, cleft=-4.0 if layout.fat else rng.uniform(-2.6, -1.9))
+    region = draw_region(canvas, rng, layout.low, layout.high)
     if layout.fat:
-        _add_fat(canvas, rng, region)
+        add_fat(canvas, rng, region)
     if layout.parts:
         layout.parts[rng.integers(len(layout.parts))](canvas, rng, region, angle)
     if rng.random() < layout.inflamed:
-        _add_lymphocytes(canvas, rng, _region(canvas, rng, 0.08, 0.35), angle)
+        _add_lymphocytes(canvas, rng, draw_region(canvas, rng, 0.08, 0.35), angle)
+
+
+def render_patch(style: PatientStyle, label: int, rng: np.random.Generator, size: int = 50) -> Patch:
+    """Render one patch of ``size`` by ``size`` px; ``label`` is 0 (benign) or 1 (malignant).
+
+    The same style, label, size and generator state give the same ``Patch``, whose fields state their
+    shapes, types and units.
+    """
+    if label not in (0, 1):
+        raise ValueError(f"label must be 0 or 1, got {label!r}")
+    blank = np.zeros((size * SCALE, size * SCALE, 3), np.float32)
+    canvas = Canvas(size, style, blank, blank.copy())
+    names, layouts = zip(*ARCHITECTURES[label].items(), strict=True)
+    shares = np.cumsum([layout.share for layout in layouts])
+    chosen = int(np.searchsorted(shares, rng.random() * shares[-1]))
+    _paint(canvas, rng, layouts[chosen])
+    nuclei = np.concatenate(canvas.listed) if canvas.listed else np.zeros((0, 4))
+    nuclei[:, :2] -= 0.5  # from the patch's corner to the centre of its first pixel
+    covered = canvas.nuclear[..., 2]
+    tissue = float((np.maximum(covered, canvas.ground[..., 2]) > 0.5).mean())
+    image = scan(canvas, rng)
+    return Patch(image, nuclei.astype(np.float32), float(covered.mean()), tissue, names[chosen])

@@ -1,4 +1,4 @@
-"""TFDS builder of the Breast Histopathology Images: `tfds.load("idc")` after `import bcgan.data.idc.idc_dataset_builder`."""
+"""TFDS builder of the Breast Histopathology Images: import this module, then `tfds.load("idc")`."""
 
 from pathlib import Path
 
