@@ -1,0 +1,78 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bcgan import experiment, machine, progress
+from bcgan.classify import losses
+from bcgan.classify import train as classify
+from bcgan.errors import WorkError
+from bcgan.experiment import Classifier, Classify
+from bcgan.models import weights
+from bcgan.models.classifier import classifier
+
+RNG = np.random.default_rng(0)
+LABELS = np.arange(48) % 2
+# A class that can be learned: malignant patches are darker on one side.
+IMAGES = RNG.integers(100, 200, (48, 32, 32, 3), dtype=np.uint8)
+IMAGES[LABELS == 1, :, :16] //= 3
+REAL = classify.Patches(IMAGES, LABELS)
+SYNTHETIC = classify.Patches(IMAGES[::-1].copy(), LABELS[::-1].copy())
+SETTINGS, OWN = Classify(batch=8, average=0.5), Classifier(epochs=3, rate=3e-3)
+
+
+def train(path, synthetic=None, settings=SETTINGS, own=OWN):
+    path.parent.mkdir(exist_ok=True)
+    machine.start(experiment.load("phantom", ("profile=repro",)))
+    keras.utils.set_random_seed(1)
+    classify.train(classifier("cnn", 32), REAL, synthetic, REAL, settings, own, 1, path, xla=False)
+    return weights.load_model(path)
+
+
+def test_losses_against_their_definitions():
+    logits, labels = RNG.normal(size=20).astype(np.float32), (np.arange(20) < 5).astype(int)
+    p = 1 / (1 + np.exp(-logits))
+    each = -np.where(labels, np.log(p), np.log(1 - p))
+    benign, malignant = losses.class_weights(labels)
+    assert (benign * 15, malignant * 5) == pytest.approx((10, 10))
+    weighted = each * np.where(labels, malignant, benign)
+    focal = each * np.where(labels, 1 - p, p) ** 2
+    for kind, expected in (("bce", each), ("weighted_bce", weighted), ("focal", focal)):
+        found = losses.loss(tf.constant(logits), tf.constant(labels), kind, (benign, malignant))
+        assert float(found) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_it_learns_and_keeps_the_best_epoch(tmp_path):
+    network = train(tmp_path / "cnn-seed1.keras", own=Classifier(epochs=8, rate=3e-3))
+    lines = progress.read_lines(tmp_path / "cnn-seed1.jsonl")
+    best = max(line["validation_roc_auc"] for line in lines)
+    assert best > 0.9
+    from sklearn.metrics import roc_auc_score
+
+    assert roc_auc_score(LABELS, classify.scorer(network)(IMAGES)) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, share):
+    own = OWN.model_copy(update={"synthetic": share})
+    whole = weights.digest(train(tmp_path / "a" / "cnn.keras", SYNTHETIC, own=own).variables)
+    save = weights.save
+
+    def save_and_die(path, step, groups):
+        save(path, step, groups)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own)
+    monkeypatch.setattr(weights, "save", save)
+    assert weights.digest(train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own).variables) == whole
+    assert [line["epoch"] for line in progress.read_lines(tmp_path / "b" / "cnn.jsonl")] == [0, 1, 2]
+
+
+def test_a_diverging_loss_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(classify, "loss", lambda logits, *rest: tf.reduce_mean(logits) * float("nan"))
+    with pytest.raises(WorkError, match=r"cnn.*no number any more in epoch 1.*rate"):
+        train(tmp_path / "cnn.keras")
+    assert not (tmp_path / "cnn.keras").exists()

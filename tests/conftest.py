@@ -1,0 +1,66 @@
+"""Shared fixtures: small patches made on the spot, so that every test runs anywhere."""
+
+import os
+from pathlib import Path
+
+from bcgan import machine
+
+machine.prepare_environment()
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from bcgan.data.histology_phantom.drawing import patient_style  # noqa: E402
+from bcgan.data.histology_phantom.tissue import render_patch  # noqa: E402
+
+PATIENTS, PATCHES = 8, 10
+# An experiment on those patches that runs all stages in seconds.
+EXPERIMENT = """
+name: tiny
+data: {{name: idc, dir: ["{folder}"], protocol: kfold, folds: 4}}
+gan: {{steps: 4, batch: 8, width: 4, latent: 8, grid_every: 2, checkpoint_every: 2}}
+features: {{synthetic: 40}}
+classify:
+  batch: 16
+  models:
+    gan_resnet: {{epochs: 2, synthetic: 0.25}}
+    gan_only: {{epochs: 1}}
+evaluate: {{views: 2, resamples: 50}}
+precision: float32
+"""
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+
+
+@pytest.fixture(scope="session")
+def idc_folder(tmp_path_factory) -> Path:
+    """Phantom patches under the public archive's names: 8 patients, 10 patches each, both classes."""
+    root = tmp_path_factory.mktemp("idc")
+    for patient in range(PATIENTS):
+        rng = np.random.default_rng(patient)
+        style = patient_style(rng)
+        for number in range(PATCHES):
+            label = number % 2
+            name = f"{100 + patient}_idx5_x{50 * number + 1}_y51_class{label}.png"
+            write_png(root / str(100 + patient) / str(label) / name, render_patch(style, label, rng).image)
+    return root
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch) -> Path:
+    """Work in an empty folder: runs/ and reports/ of the test lie there."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def real_idc() -> Path:
+    """Real patches, where this machine has some: BCGAN_IDC names their folder."""
+    place = Path(os.environ.get("BCGAN_IDC", Path(__file__).parents[2] / "shared/data/idc"))
+    if not place.exists():
+        pytest.skip("no real IDC patches here; set BCGAN_IDC to their folder")
+    return place

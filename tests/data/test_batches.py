@@ -1,0 +1,67 @@
+import numpy as np
+import tensorflow as tf
+
+from bcgan.data import batches
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+LABELS = np.arange(20) % 2
+
+
+def test_an_epoch_shows_every_row_once_in_an_order_of_its_own():
+    sample = batches.shuffled(np.arange(20), 5, seed=3)
+    first, second = ([sample(step) for step in range(start, start + 4)] for start in (0, 4))
+    assert sorted(np.concatenate(first)) == list(range(20))
+    assert sorted(np.concatenate(second)) == list(range(20))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(sample(2), first[2])
+
+
+def test_balanced_batches_have_half_of_each_class():
+    labels = (np.arange(20) < 3).astype(int)
+    sample = batches.balanced(np.arange(20), labels, 8, seed=0)
+    for step in range(5):
+        assert labels[sample(step)].sum() == 4
+
+
+def test_mixed_batches_add_extra_rows():
+    sample = batches.mixed(batches.shuffled(np.arange(10), 4, 0), np.arange(10, 20), 3, 0)
+    rows = sample(0)
+    assert (rows >= 10).sum() == 3
+    assert len(rows) == 7
+
+
+def test_the_stream_goes_on_where_it_was():
+    sampler = batches.shuffled(np.arange(20), 5, 0)
+    whole = list(batches.stream(IMAGES, LABELS, sampler, range(6)))
+    rest = list(batches.stream(IMAGES, LABELS, sampler, range(3, 6)))
+    for one, other in zip(whole[3:], rest, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert whole[0][1].dtype == tf.uint8
+
+
+def test_crops_are_random_in_training_and_central_in_scoring():
+    sampler = batches.shuffled(np.arange(20), 20, 0)
+    cut = [images.numpy() for _, images, _ in batches.stream(IMAGES, LABELS, sampler, range(8), crop=6)]
+    assert cut[0].shape == (20, 6, 6, 3)
+    np.testing.assert_array_equal(batches.central(IMAGES, 6), IMAGES[:, 1:7, 1:7])
+
+
+def test_dihedral_gives_every_orientation_and_nothing_else():
+    patch = IMAGES[:1].astype(np.float32)
+    turned = batches.dihedral(tf.repeat(patch, 200, 0), tf.constant([0, 1], tf.int64)).numpy()
+    views = {np.ascontiguousarray(batches.view(patch, number)[0]).tobytes() for number in range(8)}
+    assert len(views) == 8
+    assert {one.tobytes() for one in turned} == views
+
+
+def test_jitter_repeats_and_keeps_the_range():
+    images, seed = batches.scale(tf.constant(IMAGES)), tf.constant([5, 6], tf.int64)
+    for jitter in (batches.stain_jitter, batches.colour_jitter):
+        once, again = jitter(images, seed, 0.2).numpy(), jitter(images, seed, 0.2).numpy()
+        np.testing.assert_array_equal(once, again)
+        assert once.min() >= 0
+        assert once.max() <= 1
+        assert not np.allclose(once, images)
+        still = np.clip(images, 1 / 255, 1) if jitter is batches.stain_jitter else images
+        np.testing.assert_allclose(jitter(images, seed, 0.0), still, atol=2e-4)

@@ -1,0 +1,102 @@
+"""Reading the public archives' layouts."""
+
+import zipfile
+
+import numpy as np
+import pytest
+
+from bcgan import data
+from bcgan.data.breakhis import scan as breakhis
+from bcgan.data.idc import scan as idc
+from bcgan.data.patient_folder import scan as patient_folder
+from bcgan.data.records import UNKNOWN, image_files
+from bcgan.errors import InputError
+from bcgan.experiment import Data
+from tests.conftest import PATCHES, PATIENTS, write_png
+
+PATCH = np.full((50, 50, 3), 200, np.uint8)
+
+
+@pytest.fixture
+def archive(tmp_path, idc_folder):
+    """The public archive: everything twice, the second copy nested, and a Mac's leftovers."""
+    path = tmp_path / "archive.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for image in sorted(idc_folder.rglob("*.png")):
+            name = image.relative_to(idc_folder).as_posix()
+            file.write(image, name)
+            file.write(image, f"IDC_regular_ps50_idx5/{name}")
+        file.writestr("__MACOSX/100/0/._100_idx5_x1_y51_class0.png", b"junk")
+    return path
+
+
+def test_folder_and_archive_hold_the_same_patches(idc_folder, archive):
+    from_folder, from_archive = idc.records((idc_folder,)), idc.records((archive,))
+    assert len(from_folder) == len(from_archive) == PATIENTS * PATCHES
+    for one, other in zip(from_folder, from_archive, strict=True):
+        assert one[:1] + one[3:8] == other[:1] + other[3:8]
+        assert one.read() == other.read()
+    assert from_archive[0].source == "archive.zip"
+    assert "archive.zip!" in from_archive[0].path
+
+
+def test_an_archive_inside_a_folder_and_several_places_count_each_patch_once(idc_folder, archive):
+    assert len(idc.records((archive.parent, idc_folder))) == PATIENTS * PATCHES
+
+
+def test_names_give_patient_place_and_label(idc_folder):
+    first = idc.records((idc_folder,))[0]
+    assert first[3:7] == ("100", 0, 1, 51)
+
+
+@pytest.mark.parametrize("label", ["2", "x"])
+def test_a_label_outside_0_and_1_is_named(tmp_path, label):
+    write_png(tmp_path / "9/0" / f"9_idx5_x1_y1_class{label}.png", PATCH)
+    with pytest.raises(InputError, match=rf"class{label}\.png: label '{label}'.*Rename or remove"):
+        idc.records((tmp_path,))
+
+
+def test_missing_empty_and_foreign_places(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        idc.records((tmp_path / "nowhere",))
+    with pytest.raises(InputError, match="DATA_DIR"):
+        idc.records(())
+    with pytest.raises(InputError, match="holds no file named"):
+        idc.records((tmp_path,))
+    (tmp_path / "broken.zip").write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"broken\.zip is not a readable zip"):
+        list(image_files((tmp_path,)))
+
+
+def test_breakhis_names_carry_class_tumour_patient_and_magnification(tmp_path):
+    folder = tmp_path / "BreaKHis_v1/histology_slides/breast"
+    write_png(folder / "malignant/SOB/ductal_carcinoma/SOB_M_DC_14-13412/40X/SOB_M_DC-14-13412-40-001.png", PATCH)
+    write_png(folder / "malignant/SOB/lobular_carcinoma/SOB_M_LC_14-13412/100X/SOB_M_LC-14-13412-100-002.png", PATCH)
+    write_png(folder / "benign/SOB/adenosis/SOB_B_A_14-22549CD/40X/SOB_B_A-14-22549CD-40-003.png", PATCH)
+    found = breakhis.records((tmp_path,))
+    assert [record.label for record in found] == [0, 1, 1]
+    assert {record.patient for record in found} == {"13412", "22549"}
+    assert found[0].x == UNKNOWN
+    assert len(breakhis.records((tmp_path,), 100)) == 1
+    with pytest.raises(InputError, match="at 400X"):
+        breakhis.records((tmp_path,), 400)
+
+
+def test_any_folder_by_patient_and_class(tmp_path):
+    write_png(tmp_path / "p1/benign/a.png", PATCH)
+    write_png(tmp_path / "p2/1/a.png", PATCH)
+    assert [(r.patient, r.label) for r in patient_folder.records((tmp_path,))] == [("p1", 0), ("p2", 1)]
+    write_png(tmp_path / "p2/unsure/a.png", PATCH)
+    with pytest.raises(InputError, match="label 'unsure'"):
+        patient_folder.records((tmp_path,))
+
+
+def test_limit_is_by_patient_and_class(idc_folder):
+    settings = Data(name="idc", dir=(idc_folder,), limit=2)
+    assert len(data.records(settings)) == PATIENTS * 2 * 2
+
+
+def test_real_archives(real_idc):
+    found = data.records(Data(name="idc", dir=(real_idc,)))
+    assert len(found) == 19_260
+    assert len({record.patient for record in found}) == 254

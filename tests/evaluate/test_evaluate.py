@@ -1,0 +1,108 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as reference
+
+from bcgan.evaluate import intervals, leaks, metrics
+
+RNG = np.random.default_rng(0)
+LABELS = (RNG.random(400) < 0.3).astype(int)
+SCORES = np.round(np.clip(RNG.normal(0.35 + 0.25 * LABELS, 0.2), 0, 1), 2)  # rounded: with ties
+PATIENTS = RNG.integers(0, 20, 400)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_every_figure_is_scikit_learns(weighted):
+    weights = RNG.integers(0, 4, 400).astype(float) if weighted else np.ones(400)
+    called = SCORES >= 0.5
+    expected = {
+        "roc_auc": reference.roc_auc_score(LABELS, SCORES, sample_weight=weights),
+        "pr_auc": reference.average_precision_score(LABELS, SCORES, sample_weight=weights),
+        "balanced_accuracy": reference.balanced_accuracy_score(LABELS, called, sample_weight=weights),
+        "accuracy": reference.accuracy_score(LABELS, called, sample_weight=weights),
+        "sensitivity": reference.recall_score(LABELS, called, sample_weight=weights),
+        "specificity": reference.recall_score(LABELS, called, pos_label=0, sample_weight=weights),
+        "f1": reference.f1_score(LABELS, called, sample_weight=weights),
+        "brier": reference.brier_score_loss(LABELS, SCORES, sample_weight=weights),
+        "loss": reference.log_loss(LABELS, np.clip(SCORES, 1e-7, 1 - 1e-7), sample_weight=weights),
+    }
+    found = metrics.measure(LABELS, SCORES, 0.5, weights[None])
+    for name, value in expected.items():
+        assert found[name][0] == pytest.approx(value), name
+
+
+def test_calibration_error_of_known_cases():
+    scores = np.repeat([0.05, 0.95], 100)
+    labels = np.concatenate([np.arange(100) < 5, np.arange(100) < 95]).astype(int)
+    ones = np.ones((1, 200))
+    assert metrics.measure(labels, scores, 0.5, ones)["ece"][0] == pytest.approx(0, abs=1e-9)
+    assert metrics.measure(1 - labels, scores, 0.5, ones)["ece"][0] == pytest.approx(0.9)
+
+
+def test_youden_threshold_is_the_best_one():
+    threshold = metrics.youden_threshold(LABELS, SCORES)
+
+    def index(t):
+        return reference.balanced_accuracy_score(LABELS, t <= SCORES)
+
+    assert index(threshold) == pytest.approx(max(index(t) for t in np.unique(SCORES)))
+
+
+def test_the_bootstrap_draws_whole_patients():
+    drawn = intervals.patient_weights(PATIENTS, 30, seed=0)
+    for patient in np.unique(PATIENTS):
+        assert (drawn[:, patient == PATIENTS].std(axis=1) == 0).all()
+    np.testing.assert_array_equal(drawn, intervals.patient_weights(PATIENTS, 30, seed=0))
+
+
+def test_intervals_hold_the_value_and_widen_with_clustering():
+    def width(patients):
+        found = intervals.with_intervals(LABELS, {0: SCORES, 1: SCORES[::-1]}, {0: 0.5, 1: 0.5}, patients, 300, 0.95, 0)
+        auc = found["roc_auc"]
+        assert auc["low"] <= auc["value"] <= auc["high"]
+        assert auc["seeds"] == 2
+        return auc["high"] - auc["low"]
+
+    clustered = np.argsort(np.argsort(SCORES + LABELS)) // 50
+    assert width(clustered) > width(np.arange(400))
+
+
+def test_one_class_alone_gives_null_not_an_invention():
+    found = intervals.with_intervals(
+        np.zeros(10, int), {0: np.linspace(0, 1, 10)}, {0: 0.5}, np.arange(10), 20, 0.95, 0
+    )
+    assert found["roc_auc"]["value"] is None
+    assert found["specificity"]["value"] == 0.5
+
+
+def clean_index() -> pd.DataFrame:
+    rows = [
+        (f"p{p}", role, f"{p}-{i}", 1000 * p + i)
+        for p, role in enumerate(["train", "validation", "test"])
+        for i in range(4)
+    ]
+    return pd.DataFrame(rows, columns=["patient", "role", "pixels", "perceptual"])
+
+
+SPLIT = {"patients": {"p0": "train", "p1": "validation", "p2": "test"}}
+
+
+def test_a_clean_split_passes():
+    assert leaks.audit(clean_index(), SPLIT)["passed"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "check"),
+    [
+        ("patient", "p0", "patients_in_two_roles"),
+        ("role", "train", "patients_against_split_file"),
+        ("pixels", "0-0", "identical_pixels_across_roles"),
+        ("perceptual", 0, "identical_perceptual_hash_across_roles"),
+    ],
+)
+def test_every_check_can_fail(column, value, check):
+    index = clean_index()
+    index.loc[11, column] = value
+    found = leaks.audit(index, SPLIT)
+    assert not found["passed"]
+    assert not found["checks"][check]["passed"]

@@ -1,0 +1,124 @@
+import keras
+import numpy as np
+import pytest
+
+from bcgan.models import table1, weights
+from bcgan.models.classifier import classifier
+from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps
+from bcgan.models.gan_resnet import gan_resnet
+from bcgan.models.generator import generator
+from bcgan.models.resnet34 import resnet34
+from bcgan.models.resnet_table1 import resnet_table1
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((2, 50, 50, 3), np.float32)
+LABELS = np.array([0, 1], np.int32)
+NAMES = ("gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn")
+
+
+@pytest.fixture(params=["float32", "mixed_bfloat16"])
+def policy(request):
+    keras.mixed_precision.set_global_policy(request.param)
+    yield request.param
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def check(network: keras.Model, inputs, shape, tmp_path) -> np.ndarray:
+    """Shape, float32 out, finite, and the same numbers after saving and safe loading."""
+    output = np.asarray(network(inputs, training=False))
+    assert output.shape == shape
+    assert output.dtype == np.float32
+    assert np.isfinite(output).all()
+    weights.save_model(network, tmp_path / "model.keras")
+    again = weights.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(np.asarray(again(inputs, training=False)), output)
+    return output
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classifiers(name, policy, tmp_path):
+    check(classifier(name, discriminator=discriminator(8)), IMAGES, (2, 1), tmp_path)
+
+
+def test_generator(policy, tmp_path):
+    noise = RNG.standard_normal((2, 16)).astype(np.float32)
+    images = check(generator(16, 8), [noise, LABELS], (2, 50, 50, 3), tmp_path)
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_generator_answers_to_noise_and_to_the_label():
+    make, noise = generator(16, 8), RNG.standard_normal((2, 16)).astype(np.float32)
+    base = np.asarray(make([noise, LABELS]))
+    assert np.abs(base - np.asarray(make([noise[::-1], LABELS]))).mean() > 1e-3
+    assert np.abs(base - np.asarray(make([noise, 1 - LABELS]))).mean() > 1e-3
+
+
+def test_discriminator_and_its_maps(policy, tmp_path):
+    judge = discriminator(8)
+    check(judge, [IMAGES, LABELS], (2, 1), tmp_path)
+    shapes = [tuple(output.shape[1:]) for output in feature_maps(judge).outputs]
+    assert shapes == [(25, 25, 8), (13, 13, 16), (7, 7, 32), (4, 4, 64)]
+    for block in BLOCKS:
+        assert feature_maps(judge, (block,))(IMAGES) is not None
+
+
+def test_table_1_totals_are_the_papers():
+    network = resnet_table1()
+    assert network.count_params() == 308_323
+    assert sum(int(np.prod(w.shape)) for w in network.trainable_weights) == 307_171
+    assert sum(int(np.prod(w.shape)) for w in network.non_trainable_weights) == 1_152
+
+
+def test_every_listed_row_of_table_1():
+    table, totals = table1.compare()
+    verdicts = table.set_index("layer")["verdict"]
+    for row in table1.LISTED:
+        expected = "erratum" if row.layer == "dense" else "match"
+        assert verdicts[row.layer].startswith(expected)
+    assert totals == table1.TOTALS | {"rows_matching": 11, "rows_listed": 11}
+
+
+def test_the_comparison_sees_a_difference():
+    image = keras.Input((50, 50, 3), name="image")
+    other = keras.Model(image, keras.layers.Conv2D(32, 7, strides=2, padding="same", name="stem_conv")(image))
+    table, totals = table1.compare(other)
+    assert table["verdict"].tolist()[-1] == "differs"
+    assert totals["rows_matching"] == 0
+
+
+@pytest.mark.parametrize(("shortcut", "parameters"), [("projection", 21_301_696), ("identity", 21_126_080)])
+def test_resnet34_has_either_shortcut(shortcut, parameters):
+    assert resnet34(shortcut=shortcut).count_params() == parameters
+
+
+def test_resnet34_refuses_another_shortcut():
+    with pytest.raises(ValueError, match="Received: shortcut='dense'"):
+        resnet34(shortcut="dense")
+
+
+def test_the_gate_starts_closed():
+    """With the gate at zero the merged network is Table 1's network, whatever the discriminator sees."""
+    merged, plain = gan_resnet(discriminator(8)), resnet_table1()
+    for layer in plain.layers:
+        layer.set_weights(merged.get_layer(layer.name).get_weights())
+    np.testing.assert_allclose(np.asarray(merged(IMAGES)), np.asarray(plain(IMAGES)), atol=1e-5)
+
+
+def test_the_discriminator_inside_stays_frozen():
+    judge = discriminator(8)
+    merged = gan_resnet(judge)
+    names = {weight.path for weight in merged.trainable_weights}
+    assert not any("block" in name for name in names)
+    assert any("features_gate" in name for name in names)
+
+
+def test_larger_patches_join_too():
+    assert classifier("gan_resnet", 224, discriminator(8)).output_shape == (None, 1)
+
+
+def test_wrong_names_and_missing_parts():
+    with pytest.raises(ValueError, match="Received: name='vgg'"):
+        classifier("vgg")
+    with pytest.raises(ValueError, match="discriminator=None"):
+        classifier("gan_resnet")

@@ -1,0 +1,47 @@
+import keras
+import numpy as np
+import pytest
+
+from bcgan.errors import InputError, WorkError
+from bcgan.models import weights
+
+
+def variables(seed: int, shape=(2, 3)) -> list:
+    return [keras.Variable(np.random.default_rng(seed).random(shape)) for _ in range(2)]
+
+
+def test_round_trip(tmp_path):
+    path, groups, other = tmp_path / "c.npz", {"a": variables(0)}, {"a": variables(1)}
+    assert weights.restore(path, groups) == 0
+    weights.save(path, 7, groups)
+    assert weights.restore(path, other) == 7
+    assert weights.digest(other["a"]) == weights.digest(groups["a"])
+
+
+def test_other_networks_are_refused(tmp_path):
+    weights.save(tmp_path / "c.npz", 7, {"a": variables(0)})
+    for groups in ({"a": variables(0, (3, 3))}, {"b": variables(0)}):
+        with pytest.raises(InputError, match="holds other networks' weights"):
+            weights.restore(tmp_path / "c.npz", groups)
+
+
+def test_a_full_disk_leaves_the_last_good_file(tmp_path, monkeypatch):
+    path, groups = tmp_path / "c.npz", {"a": variables(0)}
+    weights.save(path, 1, groups)
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(WorkError, match="No space left on device"):
+        weights.save(path, 2, groups)
+    assert weights.restore(path, groups) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["c.npz"]
+
+
+def test_moving_average():
+    slow, fast = [keras.Variable([0.0])], [keras.Variable([1.0])]
+    weights.move_average(slow, fast, 0.9)
+    weights.move_average(slow, fast, 0.9)
+    assert float(slow[0][0]) == pytest.approx(0.19)

@@ -1,0 +1,93 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bcgan import experiment
+from bcgan.errors import InputError
+from bcgan.preprocess import store
+from tests.conftest import PATCHES, PATIENTS, write_png
+
+
+@pytest.fixture
+def raw(tmp_path, idc_folder):
+    return shutil.copytree(idc_folder, tmp_path / "raw")
+
+
+def build(raw, tmp_path, *overrides):
+    (tmp_path / "x.yaml").write_text(f"name: x\ndata: {{name: idc, dir: ['{raw}'], folds: 4}}\n")
+    folder = tmp_path / "preprocess"
+    folder.mkdir(exist_ok=True)
+    store.build(experiment.load(str(tmp_path / "x.yaml"), overrides), folder)
+    return folder
+
+
+def first(raw, number=0):
+    return sorted(raw.rglob("*.png"))[number]
+
+
+def test_every_patch_stands_in_the_row_of_its_index(raw, tmp_path):
+    built = store.load(build(raw, tmp_path))
+    assert built.images.shape == (PATIENTS * PATCHES, 50, 50, 3)
+    path = first(raw, 7)
+    row = built.index.index[built.index["id"] == path.stem][0]
+    from bcgan.preprocess.images import decode
+
+    np.testing.assert_array_equal(built.images[row], decode(path.read_bytes(), ""))
+    assert list(built.index.columns) == store.INDEX_COLUMNS
+
+
+def test_faults_are_counted_listed_and_treated(raw, tmp_path):
+    first(raw, 0).write_bytes(first(raw, 0).read_bytes()[:-30])
+    first(raw, 1).write_text("no image")
+    write_png(first(raw, 2), np.random.default_rng(0).integers(0, 256, (1, 50, 3), dtype=np.uint8))
+    first(raw, 4).write_bytes(first(raw, 3).read_bytes())
+    folder = build(raw, tmp_path)
+    summary = json.loads((folder / "audit.json").read_text())
+    counts = {name: fault["count"] for name, fault in summary["faults"].items() if fault["count"]}
+    assert counts == {"unreadable": 2, "wrong_size": 1, "duplicate": 1}
+    assert summary["kept"] == PATIENTS * PATCHES - 3
+    listed = pd.read_csv(folder / "audit.csv", dtype=str)
+    assert listed.set_index("id")["faults"].to_dict() == {
+        first(raw, 0).stem: "unreadable",
+        first(raw, 1).stem: "unreadable",
+        first(raw, 2).stem: "wrong_size",
+        first(raw, 4).stem: "duplicate",
+    }
+    assert "truncated" in listed["reason"][0]
+    built = store.load(folder)
+    assert len(built.images) == len(built.index) == summary["kept"]
+    narrow = built.images[built.index.index[built.index["height"] == 1][0]]
+    assert (narrow[1:] == 255).all()
+
+
+def test_an_unreadable_file_can_stop_the_run(raw, tmp_path):
+    first(raw).write_text("no image")
+    with pytest.raises(InputError, match=r"class0\.png is unreadable.*audit\.unreadable=drop"):
+        build(raw, tmp_path, "preprocess.audit.unreadable=fail")
+
+
+def test_an_empty_class_is_named(raw, tmp_path):
+    for path in raw.rglob("*class1.png"):
+        path.unlink()
+    with pytest.raises(InputError, match="no malignant patch"):
+        build(raw, tmp_path)
+
+
+def test_stain_normalisation_counts_patients_without_two_stains(raw, tmp_path):
+    for path in (raw / "100").rglob("*.png"):
+        write_png(path, np.full((50, 50, 3), 250 - int(path.stem.split("_x")[1].split("_")[0]) // 50, np.uint8))
+    folder = build(raw, tmp_path, "preprocess.stain=macenko")
+    assert json.loads((folder / "audit.json").read_text())["stain"]["fallbacks"] == ["100"]
+
+
+def test_the_papers_256_pixels(raw, tmp_path):
+    assert store.load(build(raw, tmp_path, "data.size=256")).images.shape[1:] == (256, 256, 3)
+
+
+def test_the_same_settings_give_the_same_files(raw, tmp_path):
+    files = ("patches.npy", "index.csv", "split.json", "audit.csv")
+    once = [(build(raw, tmp_path) / name).read_bytes() for name in files]
+    assert once == [(build(raw, tmp_path) / name).read_bytes() for name in files]

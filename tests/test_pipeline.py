@@ -1,0 +1,180 @@
+"""All stages on small patches, through the command line: what is skipped, what resumes, what is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bcgan import cli, runs, stages
+from bcgan.evaluate import score
+
+
+def bcgan(*arguments) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, idc_folder) -> Path:
+    """A folder in which every stage of the tiny experiment has run."""
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        path = experiment_text(root, idc_folder)
+        assert bcgan("run", path) == 0
+    return root
+
+
+def experiment_text(root: Path, idc_folder: Path) -> Path:
+    from tests.conftest import EXPERIMENT
+
+    path = root / "tiny.yaml"
+    path.write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
+    return path
+
+
+@pytest.fixture
+def workspace(finished, tmp_path, monkeypatch) -> Path:
+    shutil.copytree(finished, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The stages that run, in order."""
+    names = []
+    watched = tuple(
+        stages.Stage(s.name, s.settings, s.reads, lambda e, root, s=s: (names.append(s.name), s.run(e, root)))
+        for s in stages.STAGES
+    )
+    monkeypatch.setattr(stages, "STAGES", watched)
+    return names
+
+
+def test_every_stage_leaves_what_the_next_reads(finished):
+    root = finished / "runs/tiny"
+    for name in stages.NAMES:
+        manifest = json.loads((root / name / "manifest.json").read_text())
+        assert manifest["stage"] == name
+        assert manifest["outputs"]
+        for output, digest in manifest["outputs"].items():
+            assert runs.hash_file(root / name / output) == digest
+    table, metrics, leak_audit = score.load(root / "evaluate")
+    assert set(table["role"]) == {"validation", "test"}
+    assert set(metrics) == {"gan_resnet", "gan_only"}
+    assert leak_audit["passed"]
+    assert (root / "log.txt").read_text().count("done in") == 5
+
+
+def test_what_is_current_is_skipped_and_says_so(workspace, seen, capsys):
+    assert bcgan("run", "tiny.yaml") == 0
+    assert seen == []
+    assert capsys.readouterr().err.count("skipped, whole and current") == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (["--set", "evaluate.views=1"], ["evaluate"]),
+        (["--set", "features.synthetic=44"], ["features", "classify", "evaluate"]),
+        (["--force", "evaluate"], ["evaluate"]),
+    ],
+)
+def test_only_what_a_change_touches_runs(workspace, seen, change, expected):
+    assert bcgan("run", "tiny.yaml", *change) == 0
+    assert seen == expected
+
+
+def test_a_dry_run_runs_nothing(workspace, seen, capsys):
+    before = sorted(path for path in workspace.rglob("*"))
+    assert bcgan("run", "tiny.yaml", "--dry-run", "--set", "gan.steps=5") == 0
+    said = capsys.readouterr().err
+    assert "gan        would run: its settings" in said
+    assert "features   would run: gan will run" in said
+    assert "preprocess would be skipped" in said
+    assert seen == []
+    assert sorted(path for path in workspace.rglob("*")) == before
+
+
+def test_a_failed_stage_leaves_no_manifest_and_goes_on_later(workspace, monkeypatch, seen, capsys):
+    root = workspace / "runs/tiny"
+    original = score.evaluate
+    monkeypatch.setattr(score, "evaluate", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 130
+    assert "run the same command again" in capsys.readouterr().err
+    assert not (root / "evaluate/manifest.json").exists()
+    monkeypatch.setattr(score, "evaluate", original)
+    assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 0
+    assert seen == ["evaluate", "evaluate"]
+
+
+def test_a_trained_classifier_is_not_trained_again(workspace, capsys):
+    root = workspace / "runs/tiny/classify"
+    key = json.loads((root / "manifest.json").read_text())["key"]
+    (root / "manifest.json").unlink()
+    (root / "gan_only-seed0.keras").unlink()
+    runs.write_json(root / runs.UNFINISHED, {"key": key})
+    before = (root / "gan_resnet-seed0.keras").stat().st_mtime_ns
+    assert bcgan("run", "tiny.yaml", "--until", "classify") == 0
+    assert "gan_resnet-seed0 is trained already" in capsys.readouterr().err
+    assert (root / "gan_resnet-seed0.keras").stat().st_mtime_ns == before
+    assert (root / "gan_only-seed0.keras").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "tiny.yaml", "--data-dir", "/nowhere"], ["/nowhere", "does not exist"]),
+        (["run", "tiny.yaml", "--set", "gan.stepz=1"], ["gan.stepz", "steps"]),
+        (["run", "tiny.yaml", "--set", "data.folds=9"], ["data.folds: 9", "there are 8"]),
+        (["run", "nowhere"], ["nowhere"]),
+        (["report", "tiny.yaml"], ["not finished", "make train"]),
+        (["run", "tiny.yaml", "--until", "lunch"], ["lunch"]),
+        (["run", "tiny.yaml", "--set", "precision=mixed_float16"], ["mixed_float16", "precision=auto"]),
+    ],
+)
+def test_wrong_use_ends_with_2_and_one_sentence(in_folder, idc_folder, capsys, arguments, words):
+    experiment_text(in_folder, idc_folder)
+    assert bcgan(*arguments) == 2
+    said = capsys.readouterr().err
+    for word in words:
+        assert word in said
+    assert "Traceback" not in said
+    assert not list(in_folder.glob("runs/*/*/manifest.json")) or "mixed" in arguments[-1]
+
+
+def test_killed_hard_in_the_gan_it_ends_with_the_same_weights(workspace, idc_folder):
+    """SIGKILL while the GAN trains; the next run goes on from its checkpoint. Profile repro."""
+    options = ["--until", "gan", "--set", "profile=repro", "--set", "gan.steps=9"]
+    command = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", *options]
+    root = workspace / "runs/tiny/gan"
+
+    def outputs():
+        done = subprocess.run(command, capture_output=True, text=True, cwd=workspace)
+        assert done.returncode == 0, done.stderr[-800:]
+        from bcgan.models import weights
+
+        names = ("generator", "discriminator")
+        return [weights.digest(weights.load_model(root / f"{name}.keras").variables) for name in names]
+
+    whole = outputs()
+    shutil.rmtree(root)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=workspace) as running:
+        while running.poll() is None and not (root / "checkpoint.npz").exists():
+            pass
+        running.kill()
+    assert not (root / "manifest.json").exists()
+    assert outputs() == whole
+
+
+def test_the_index_keeps_patient_names_as_text(finished):
+    from bcgan.preprocess import store
+
+    index = store.load(finished / "runs/tiny/preprocess").index
+    assert pd.api.types.is_string_dtype(index["patient"])

@@ -1,0 +1,71 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bcgan import runs
+
+
+@pytest.fixture
+def finished(tmp_path):
+    folder = tmp_path / "stage"
+    key = runs.key_of("stage", {"a": 1}, {})
+    runs.begin(folder, key)
+    (folder / "out.txt").write_text("numbers")
+    runs.finish(folder, key, "stage", {"a": 1}, {}, time.monotonic())
+    return folder, key
+
+
+def test_a_finished_stage_is_current_until_something_changes(finished):
+    folder, key = finished
+    assert runs.why_stale(folder, key) is None
+    assert "changed" in runs.why_stale(folder, runs.key_of("stage", {"a": 2}, {}))
+    assert "changed" in runs.why_stale(folder, runs.key_of("stage", {"a": 1}, {"x": "y"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda folder: (folder / "out.txt").write_text("other"), "was changed"),
+        (lambda folder: (folder / "out.txt").unlink(), "is missing"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "not one of ours"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "not one of ours"),
+        (lambda folder: (folder / "manifest.json").unlink(), "has not run"),
+    ],
+)
+def test_damage_is_seen(finished, damage, word):
+    folder, key = finished
+    damage(folder)
+    assert word in runs.why_stale(folder, key)
+
+
+def test_unfinished_work_stays_for_the_same_key_only(tmp_path):
+    folder = tmp_path / "stage"
+    runs.begin(folder, "one")
+    (folder / "checkpoint").write_text("half")
+    assert runs.why_stale(folder, "one") == "resumes"
+    runs.begin(folder, "one")
+    assert (folder / "checkpoint").exists()
+    runs.begin(folder, "two")
+    assert not (folder / "checkpoint").exists()
+
+
+def test_a_second_run_is_kept_out_and_told_who_holds_the_lock(tmp_path):
+    code = f"from bcgan import runs; from pathlib import Path\nwith runs.lock(Path({str(tmp_path)!r})): pass"
+    with runs.lock(tmp_path):
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "InputError" in other.stderr
+    assert f"process {os.getpid()}" in other.stderr
+    with runs.lock(tmp_path):
+        pass
+
+
+def test_json_is_replaced_at_once(tmp_path):
+    path = tmp_path / "x.json"
+    runs.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        runs.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}

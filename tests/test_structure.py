@@ -1,0 +1,44 @@
+"""The arrows point one way, and nothing heavy is loaded before it is needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bcgan
+
+ROOT = Path(bcgan.__file__).parent
+# A package may import from those after it, and from itself.
+ORDER = ("cli", "stages", "report", "evaluate", "classify", "gan", "models", "preprocess", "data")
+SHARED = ("errors", "experiment", "progress", "machine", "runs", "bench")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bcgan"):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {name.name for name in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_imports_upward(path):
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    if own in SHARED or own not in ORDER:
+        allowed = set(SHARED) | {"__version__"} | (set(ORDER) if own in ("bench", "__main__") else set())
+    else:
+        allowed = {*ORDER[ORDER.index(own) :], *SHARED, "__version__"}
+    assert imports(path) <= allowed
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "nowhere"]])
+def test_help_and_errors_load_neither_tensorflow_nor_pandas(arguments):
+    code = (
+        "import sys; from bcgan.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        "sys.exit(bool({'tensorflow', 'pandas', 'cv2', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
