@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from bcgan import machine
+from bcgan import cli, machine
 
 machine.prepare_environment()
 
@@ -47,6 +47,19 @@ def idc_folder(tmp_path_factory) -> Path:
             label = number % 2
             name = f"{100 + patient}_idx5_x{50 * number + 1}_y51_class{label}.png"
             write_png(root / str(100 + patient) / str(label) / name, render_patch(style, label, rng).image)
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, idc_folder) -> Path:
+    """A folder in which every stage of EXPERIMENT has run."""
+    root = tmp_path_factory.mktemp("finished")
+    (root / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["run", "tiny.yaml"])
+    assert stop.value.code == 0
     return root
 
 

@@ -11,31 +11,13 @@ import pytest
 
 from bcgan import cli, runs, stages
 from bcgan.evaluate import score
+from tests.conftest import EXPERIMENT
 
 
 def bcgan(*arguments) -> int:
     with pytest.raises(SystemExit) as stop:
         cli.main([str(argument) for argument in arguments])
     return stop.value.code
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, idc_folder) -> Path:
-    """A folder in which every stage of the tiny experiment has run."""
-    root = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        path = experiment_text(root, idc_folder)
-        assert bcgan("run", path) == 0
-    return root
-
-
-def experiment_text(root: Path, idc_folder: Path) -> Path:
-    from tests.conftest import EXPERIMENT
-
-    path = root / "tiny.yaml"
-    path.write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
-    return path
 
 
 @pytest.fixture
@@ -140,7 +122,7 @@ def test_a_trained_classifier_is_not_trained_again(workspace, capsys):
     ],
 )
 def test_wrong_use_ends_with_2_and_one_sentence(in_folder, idc_folder, capsys, arguments, words):
-    experiment_text(in_folder, idc_folder)
+    (in_folder / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
     assert bcgan(*arguments) == 2
     said = capsys.readouterr().err
     for word in words:

@@ -61,7 +61,7 @@ def train(
     average = keras.models.clone_model(network)
     average.set_weights(network.get_weights())
     best = [keras.Variable(variable) for variable in average.variables]
-    optimizer = _optimizer(network, own, settings, epoch_steps)
+    optimizer = make_optimizer(network, own, settings, epoch_steps)
     groups = {
         "network": network.variables,
         "average": average.variables,
@@ -72,7 +72,7 @@ def train(
     start = weights.restore(checkpoint, groups)
     progress.keep_lines(log_path, "epoch", start)
     best_auc = max((line["validation_roc_auc"] for line in progress.read_lines(log_path)), default=-1.0)
-    step_function = _step(network, average, optimizer, settings, class_weights(real.labels), seed, xla)
+    step_function = make_step(network, average, optimizer, settings, class_weights(real.labels), seed, xla)
     score = scorer(average)
 
     with progress.bar(own.epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
@@ -137,7 +137,7 @@ def _follow_statistics(network: keras.Model) -> None:
             layer.momentum = STATISTICS_MOMENTUM
 
 
-def _optimizer(network: keras.Model, own: Classifier, settings: Classify, epoch_steps: int):
+def make_optimizer(network: keras.Model, own: Classifier, settings: Classify, epoch_steps: int):
     steps = own.epochs * epoch_steps
     warm = max(1, min(steps // 10, epoch_steps))
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -150,7 +150,7 @@ def _optimizer(network: keras.Model, own: Classifier, settings: Classify, epoch_
     return optimizer
 
 
-def _step(network, average, optimizer, settings: Classify, class_weight: tuple[float, float], seed: int, xla: bool):
+def make_step(network, average, optimizer, settings: Classify, class_weight: tuple[float, float], seed: int, xla: bool):
     @tf.function(jit_compile=xla)
     def step_function(step, images, labels):
         seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + number]) for number in range(3)]

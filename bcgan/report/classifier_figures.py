@@ -136,10 +136,12 @@ def per_patient(run: Run) -> Drawn:
     table = pd.DataFrame(rows, columns=["classifier", "seed", "patient", "accuracy", "patches"])
     mean = table.groupby(["classifier", "patient"], as_index=False)["accuracy"].mean()
     figure, axes = plt.subplots(figsize=(7, 0.6 * len(run.names) + 1.2))
-    sns.stripplot(
-        mean, y="classifier", x="accuracy", hue="classifier", order=run.names, hue_order=run.names, size=4.5, alpha=0.6,
-        palette=CLASSIFIER_COLOURS, jitter=0.22, ax=axes, legend=False,
-    )  # fmt: skip
+    spread = np.random.default_rng(0)
+    for place, name in enumerate(run.names):
+        values = mean.loc[mean["classifier"] == name, "accuracy"]
+        heights = place + spread.uniform(-0.22, 0.22, len(values))
+        axes.scatter(values, heights, s=22, alpha=0.6, lw=0, color=CLASSIFIER_COLOURS[name])
+    axes.invert_yaxis()
     axes.set_yticks(range(len(run.names)), [CLASSIFIER_NAMES[name] for name in run.names])
     axes.axvspan(0.95, 0.988, color=MUTED, alpha=0.2, lw=0)
     axes.set(

@@ -7,7 +7,7 @@ import seaborn as sns
 
 from bcgan.data.builders import CLASSES
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, ROLE_NAMES, Drawn, show_patch
+from bcgan.report.style import CLASS_COLOURS, ROLE_NAMES, Drawn, head, show_patch
 
 PROPERTIES = {
     "coverage": "Tissue coverage (share of patch)",
@@ -31,7 +31,7 @@ def examples(run: Run) -> Drawn:
             row, column = divmod(position, number)
             show_patch(grid[2 * label + row, column], patch)
             shown.append({"class": name, "row": 2 * label + row, "column": column, "id": patch_id})
-        grid[2 * label, 0].set_title(name.capitalize(), color=CLASS_COLOURS[name])
+        head(grid[2 * label, 0], name.capitalize(), CLASS_COLOURS[name])
     for axes in grid.flat[len(shown) :]:
         axes.set_axis_off()
     source = "from training patients" if run.patient_images else "made by the generator; real ones may not be shown"
@@ -71,22 +71,21 @@ def image_properties(run: Run) -> Drawn:
     table["brightness"] = table[["red", "green", "blue"]].mean(axis=1)
     figure, grid = plt.subplots(2, 3, figsize=(9, 5))
     for axes, (name, label) in zip(grid.flat, PROPERTIES.items(), strict=True):
-        bins = np.histogram_bin_edges(table[name], 40) if table[name].nunique() > 1 else 10
+        low = 0 if name == "area" else table[name].min()
         sns.histplot(
-            table, x=name, hue="class", hue_order=CLASSES, palette=CLASS_COLOURS, bins=bins, stat="density",
-            common_norm=False, element="step", fill=True, alpha=0.15, ax=axes, legend=False,
+            table, x=name, hue="class", hue_order=CLASSES, palette=CLASS_COLOURS, stat="probability", bins=40,
+            binrange=(low, table[name].max()), common_norm=False, element="step", alpha=0.15, ax=axes, legend=False,
         )  # fmt: skip
-        axes.set(xlabel=label, ylabel="Relative frequency", yticks=[])
-        axes.locator_params(axis="x", nbins=5)
+        axes.set(xlabel=label, ylabel="Share of patches")
+        axes.locator_params(axis="both", nbins=5)
     # Almost every patch has the same area: without a logarithm the narrow ones would not show.
-    grid.flat[2].set_yscale("log")
-    grid.flat[2].minorticks_off()
+    grid.flat[2].set(yscale="log", ylim=(1e-4, 1.5))
     handles = [plt.Line2D([], [], color=CLASS_COLOURS[name], lw=2) for name in CLASSES]
     figure.legend(handles, [name.capitalize() for name in CLASSES], loc="outside upper center", ncol=2)
     summary = table.groupby("class")[list(PROPERTIES)].describe().stack(level=0, future_stack=True)
     caption = (
-        f"Image properties of all {len(table):,} patches by class, each class scaled to the same area; the frequency "
-        "of the patch area is on a logarithmic axis. Nuclear density is the share of tissue whose haematoxylin optical "
+        f"Image properties of all {len(table):,} patches by class, as shares of the class; those of the patch area "
+        "are on a logarithmic axis. Nuclear density is the share of tissue whose haematoxylin optical "
         f"density exceeds {run.experiment.features.density_threshold:g}; texture is of the grey-level co-occurrence "
         "matrix."
     )

@@ -16,6 +16,7 @@ from bcgan.report.style import (
     INK,
     MUTED,
     Drawn,
+    head,
     show_patch,
 )
 
@@ -36,7 +37,7 @@ def samples(run: Run) -> Drawn:
                 row, column = 2 * label + position // COLUMNS, side * COLUMNS + position % COLUMNS
                 show_patch(grid[row, column], patch)
                 shown.append({"kind": kind, "class": name, "row": row, "column": column, "id": patch_id})
-            grid[2 * label, side * COLUMNS].set_title(f"{name.capitalize()}, {kind}", color=CLASS_COLOURS[name])
+            head(grid[2 * label, side * COLUMNS], f"{name.capitalize()}, {kind}", CLASS_COLOURS[name])
     steps = run.experiment.gan.steps
     caption = (
         f"{' and '.join(sides).capitalize()} patches by class. Generator: moving average after {steps:,} steps of "

@@ -74,3 +74,11 @@ def show_patch(axes, patch, label: str = "") -> None:
     sns.despine(ax=axes, left=True, bottom=True)
     if label:
         axes.set_xlabel(label, fontsize=8, labelpad=2)
+
+
+def head(axes, text: str, colour: str) -> None:
+    """A title over several patches, which does not widen the first one's column."""
+    axes.set_title(" ")  # keeps the height free
+    axes.annotate(
+        text, (0, 1.06), xycoords="axes fraction", color=colour, fontsize=11, fontweight="bold"
+    ).set_in_layout(False)

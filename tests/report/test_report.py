@@ -1,0 +1,103 @@
+"""The report of a small run: the contract's names, honest nulls, no patients' tissue where it may not be."""
+
+import json
+import re
+
+import pytest
+
+from bcgan import cli
+from bcgan.evaluate import metrics
+from bcgan.report.results import GAN_SCORES
+
+FIGURES = (
+    "fig01_examples", "fig07_count_plot", "fig08_image_properties", "fig09_density", "fig10_accuracy_loss",
+    "fig11_convergence", "gan_samples", "gan_evolution", "confusion_matrix", "roc", "precision_recall", "reliability",
+    "per_patient",
+)  # fmt: skip
+TABLES = ("table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test")
+
+
+def render(folder, *options):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", "tiny.yaml", *options])
+    assert stop.value.code == 0
+    return folder / "reports/tiny"
+
+
+@pytest.fixture(scope="module")
+def report(finished, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished)
+        return render(finished, "--no-patient-images")
+
+
+def test_every_name_of_the_contract_is_there(report):
+    for name in FIGURES:
+        for path in (f"figures/{name}.png", f"figures/{name}.svg"):
+            assert (report / path).stat().st_size > 1000
+        assert len((report / f"tables/{name}.csv").read_text().splitlines()) > 1
+    for name in TABLES:
+        assert (report / f"tables/{name}.csv").stat().st_size > 50
+
+
+def test_the_page_is_self_contained_small_and_alive(report):
+    page = (report / "report.html").read_text()
+    assert len(page) < 5_000_000
+    assert not re.search(r'(src|href)="https?:', page)
+    assert page.count("<img") == len(FIGURES) == page.count('src="data:image/png;base64,')
+    for link in re.findall(r'href="((?:tables|figures)/[^"]+)"', page):
+        assert (report / link).exists()
+    for anchor in re.findall(r'href="#(\w+)"', page):
+        assert f'id="{anchor}"' in page
+    for words in ("Research use only", "What this does not show", "Be careful", "make train EXPERIMENT=tiny"):
+        assert words in page
+    assert "{{" not in page
+
+
+def test_results_hold_the_contracts_keys_and_invent_nothing(report):
+    results = json.loads((report / "results.json").read_text())
+    assert set(results) >= {"schema", "experiment", "protocol", "table1", "classifiers", "gan", "leak_audit", "seconds"}
+    assert results["table1"]["parameters"] == 308_323
+    assert set(results["protocol"]["roles"]) == {"train", "validation", "test"}
+    for name in ("gan_resnet", "gan_only"):
+        for metric in metrics.NAMES:
+            assert set(results["classifiers"][name]["test"][metric]) == {"value", "low", "high", "seeds"}
+    for name in GAN_SCORES:
+        assert results["gan"][name] == {"value": None, "floor": None, "ceiling": None, "samples": None}
+
+
+def test_without_patient_images_only_synthetic_patches_are_shown(report):
+    for name in ("fig01_examples", "gan_samples"):
+        ids = (report / f"tables/{name}.csv").read_text().splitlines()[1:]
+        assert ids
+        assert all("synthetic" in line for line in ids)
+    assert "No pictures of patients" in (report / "report.html").read_text()
+
+
+def test_with_them_real_ones_are(finished, report, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished)
+    render(finished, "--out", str(tmp_path))
+    assert "_class1" in (tmp_path / "tables/fig01_examples.csv").read_text()
+    assert "No pictures of patients" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_same_run_renders_the_same_bytes(finished, report, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished)
+    render(finished, "--no-patient-images", "--out", str(tmp_path))
+    for path in sorted(report.rglob("*.svg")) + sorted(report.rglob("*.csv")):
+        assert (tmp_path / path.relative_to(report)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_tables_print_the_papers_totals(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["tables"])
+    printed = capsys.readouterr().out
+    assert "parameters: 308,323 (the paper: 308,323)" in printed
+    assert "11 of the 11 listed rows agree" in printed
+
+
+def test_doctor_gives_reasons(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["doctor", "phantom", "--set", "precision=float32"])
+    assert stop.value.code == 0
+    assert "precision: float32 (the experiment says so)" in capsys.readouterr().out
