@@ -35,7 +35,7 @@ def accuracy_loss(run: Run) -> Drawn:
     sns.despine(figure)
     settings = run.experiment.classify
     caption = (
-        f"Accuracy and loss by epoch, mean over {len(settings.seeds)} seed(s). Training (dashed): augmented batches, "
+        f"Accuracy and loss by epoch, mean over {run.seeds()}. Training (dashed): augmented batches, "
         f"weights of that step, loss {settings.loss.replace('_', ' ')}; validation (solid): averaged weights, plain "
         f"cross-entropy, {run.said('validation')}."
     )
@@ -78,7 +78,7 @@ def confusion(run: Run) -> Drawn:
     grid[0, 0].set_ylabel("True")
     caption = (
         f"Confusion at the threshold with the largest Youden index on validation patients: {run.said('test')}; share "
-        f"of the true class, and patches (mean over {len(seeds)} seed(s))."
+        f"of the true class, and patches (mean over {run.seeds()})."
     )
     return Drawn(figure, pd.DataFrame(rows), "Confusion matrices", caption)
 
@@ -189,7 +189,7 @@ def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, c
     sns.despine(figure)
     confidence = run.experiment.evaluate.confidence
     caption = (
-        f"{caption} {run.said('test').capitalize()}; {len(seeds)} seed(s), a line each; {confidence:.0%} intervals by "
+        f"{caption} {run.said('test').capitalize()}; {run.seeds()}, a line each; {confidence:.0%} intervals by "
         f"patient bootstrap, {run.experiment.evaluate.resamples:,} resamples."
     )
     return Drawn(figure, pd.DataFrame(rows), title, caption)

@@ -94,7 +94,7 @@ def convergence(run: Run) -> Drawn:
     caption = (
         f"Convergence. Left: the GAN's losses ({run.experiment.gan.loss.replace('_', '-')}). Middle: share of real and "
         "synthetic patches that the discriminator recognises; one half is chance. Right: validation ROC AUC, mean over "
-        f"{len(run.experiment.classify.seeds)} seed(s). The paper's caption repeats Fig. 9's; its text means this."
+        f"{run.seeds()}. The paper's caption repeats Fig. 9's; its text means this."
     )
     return Drawn(figure, log, "Convergence", caption)
 

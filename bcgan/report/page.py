@@ -1,6 +1,7 @@
 """The stage `report`: figures, tables, report.html, report.md and results.json from a finished run's files."""
 
 import base64
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ FIGURES = {
         "per_patient": classifier_figures.per_patient,
     },
 }
+INTERVAL = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")  # must not break inside
 SMALL_N = 30  # test patients; fewer make every interval wide
 DATA_NAMES = {
     "histology_phantom": "Histology phantom (procedural tissue)",
@@ -142,7 +144,7 @@ def alerts(run: Run) -> list[str]:
         (run.phantom, "The tissue is procedural: these figures show that the pipeline works, nothing about patients."),
         (run.experiment.data.name == "patch_camelyon", "The data name no patient: intervals by patch are too narrow."),
         (test["patients"] < SMALL_N, f"Only {test['patients']} test patients: read the intervals, not the values."),
-        (seeds < 3, f"{seeds} seed(s): how much the figures vary from training to training is not known."),
+        (seeds < 3, f"{run.seeds()}: how much the figures vary from training to training is not known."),
         (abs(share - 0.5) > 0.15, f"{share:.0%} of the test patches are malignant: accuracy alone flatters."),
         (refused, f"{refused:,} patches were left out by the audit."),
         (narrow, f"{narrow:,} patches are narrower than the rest and were padded with white."),
@@ -166,7 +168,8 @@ def _picture(out: Path, name: str) -> str:
 
 
 def _html(table: pd.DataFrame) -> str:
-    return table.to_html(index=False, border=0, na_rep="", classes="numbers")
+    text = table.to_html(index=False, border=0, na_rep="", classes="numbers")
+    return INTERVAL.sub(r"\1 (\2&nbsp;to&nbsp;\3)", text)
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -53,7 +53,11 @@ class Run(NamedTuple):
             "official": "official patient lists",
             "extended": "official lists, other patients join training",
         }
-        return policy.get(self.split["policy"], f"patient-wise {self.split['policy']}")
+        return policy.get(self.split["policy"], f"whole patients by {self.split['policy'].replace('kfold', 'k-fold')}")
+
+    def seeds(self) -> str:
+        number = len(self.experiment.classify.seeds)
+        return f"{number} seed{'s' if number > 1 else ''}"
 
 
 def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
