@@ -40,7 +40,7 @@ lint: $(STAMP) ## Check the style
 	$(BIN)/ruff format --check bcgan tests
 
 tables: $(STAMP) ## Print every network's summary and compare Table 1 with the paper
-	$(BCGAN) tables
+	$(BCGAN) tables --out reports/tables
 
 bench: $(STAMP) ## Measure how many patches a second the pipeline prepares, feeds and trains
 	$(BIN)/python -m bcgan.bench
