@@ -100,6 +100,8 @@ class Evaluate(Settings):
     views: Literal[1, 2, 4, 8] = 4  # dihedral views averaged at test time
     resamples: int = Field(1000, ge=10)
     confidence: float = Field(0.95, gt=0, lt=1)
+    gan_samples: int = Field(1000, ge=20)  # real and synthetic patches compared, half of each class
+    tstr_steps: int = Field(400, ge=1)  # of the small networks trained on real and on synthetic patches
 
 
 class Report(Settings):

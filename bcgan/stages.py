@@ -4,7 +4,7 @@
            --gan---------> generator (averaged), discriminator, sample grids, training log
            --features----> discriminator maps by block, synthetic patches, density, ordering
            --classify----> a trained network a classifier and seed, training logs
-           --evaluate----> probabilities, metrics with intervals, thresholds, leak audit
+           --evaluate----> probabilities, metrics with intervals, thresholds, GAN scores, leak audit
            --report------> figures, tables, report.html, results.json
 
 A stage reads files that the stages before it wrote, never their objects, and writes into runs/<experiment>/<stage>/.
@@ -101,12 +101,16 @@ def classify(experiment: Experiment, root: Path) -> None:
 def evaluate(experiment: Experiment, root: Path) -> None:
     from bcgan import machine
 
-    machine.start(experiment)
-    from bcgan.evaluate import score
+    xla = machine.start(experiment)
+    from bcgan.evaluate import score, synthetic
     from bcgan.preprocess import store
 
+    patches, folder = store.load(root / "preprocess"), root / "evaluate"
+    found = synthetic.evaluate(experiment, patches, root / "features", folder, xla)
+    synthetic.log_scores(found)
+    runs.write_json(folder / "gan_scores.json", found)
     split = runs.read_json(root / "preprocess" / "split.json")
-    score.evaluate(experiment, store.load(root / "preprocess"), split, root / "classify", root / "evaluate")
+    score.evaluate(experiment, patches, split, root / "classify", folder)
 
 
 STAGES = (
@@ -119,7 +123,12 @@ STAGES = (
         ("preprocess", "gan", "features"),
         classify,
     ),
-    Stage("evaluate", ("evaluate", "classify", "seed", "precision"), ("preprocess", "classify"), evaluate),
+    Stage(
+        "evaluate",
+        ("evaluate", "classify", "seed", "profile", "precision", "xla"),
+        ("preprocess", "features", "classify"),
+        evaluate,
+    ),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 

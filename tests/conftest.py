@@ -26,7 +26,7 @@ classify:
   models:
     gan_resnet: {{epochs: 2, synthetic: 0.25}}
     gan_only: {{epochs: 1}}
-evaluate: {{views: 2, resamples: 50}}
+evaluate: {{views: 2, resamples: 50, gan_samples: 20, tstr_steps: 4}}
 precision: float32
 """
 

@@ -19,8 +19,10 @@ from bcgan.report.style import (
     head,
     show_patch,
 )
+from bcgan.report.tables import GAN_NAMES
 
 COLUMNS = 8
+SCORES = ("kid", "fid", "coverage", "density", "class_fidelity", "tstr_roc_auc", "memorised", "recall")
 
 
 def samples(run: Run) -> Drawn:
@@ -97,6 +99,34 @@ def convergence(run: Run) -> Drawn:
         f"{run.seeds()}. The paper's caption repeats Fig. 9's; its text means this."
     )
     return Drawn(figure, log, "Convergence", caption)
+
+
+def scores(run: Run) -> Drawn:
+    """Every score of the synthetic patches beside its floor and its ceiling."""
+    figure, grid = plt.subplots(2, 4, figsize=(9.5, 4.4))
+    rows = []
+    for axes, name in zip(grid.flat, SCORES, strict=True):
+        score = run.gan_scores[name]
+        for place, (key, colour) in enumerate((("floor", MUTED), ("value", "#009E73"), ("ceiling", MUTED))):
+            axes.plot([place], [score[key]], "o", color=colour, ms=7)
+            axes.annotate(f"{score[key]:.3g}", (place, score[key]), (0, 6), textcoords="offset points", ha="center",
+                          fontsize=8)  # fmt: skip
+        if score["low"] is not None:
+            axes.plot([1, 1], [score["low"], score["high"]], color="#009E73", lw=1.5)
+        axes.set_xticks(range(3), ["floor", "synthetic", "ceiling"])
+        axes.margins(x=0.25, y=0.25)
+        axes.set_title(GAN_NAMES[name].split(" (")[0], fontsize=9)
+        rows.append({"score": name, **score})
+    grid.flat[SCORES.index("tstr_roc_auc")].set_title("Train synthetic, test real", fontsize=9)
+    sns.despine(figure)
+    caption = (
+        f"Synthetic patches against real ones, features of a plain CNN trained on the training patients "
+        f"({run.gan_scores['kid']['samples']:,} patches a side, half of each class). Floor: training against "
+        "validation patients, or chance; ceiling: training patches blurred, or what real patches reach. KID and FID: "
+        "lower is better, and not comparable with values on Inception's features; memorised: near the floor is right; "
+        "the others: higher is better. Bars: percentiles of subsets (KID), patient bootstrap (ROC AUC)."
+    )
+    return Drawn(figure, pd.DataFrame(rows), "Scores of the synthetic patches", caption)
 
 
 def _synthetic(run: Run, label: int) -> tuple[np.ndarray, list[str]]:

@@ -26,6 +26,7 @@ FIGURES = {
     },
     "gan": {
         "gan_samples": gan_figures.samples,
+        "gan_scores": gan_figures.scores,
         "gan_evolution": gan_figures.evolution,
         "fig11_convergence": gan_figures.convergence,
     },
@@ -99,6 +100,7 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "counts": tables.counts(run),
         "audit": tables.audit(run),
         "leak_audit": tables.leaks(run),
+        "gan_scores_summary": tables.gan_scores(run),
     }
     return found | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
@@ -149,10 +151,15 @@ def alerts(run: Run) -> list[str]:
         (refused, f"{refused:,} patches were left out by the audit."),
         (narrow, f"{narrow:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs(run)}."),
-        (True, "The synthetic patches were not scored; that they look like tissue is no proof that they help."),
+        (True, f"The synthetic patches' KID is {_times_floor(run)} times that between real patients."),
         (not run.patient_images, "No pictures of patients' tissue: synthetic patches stand in their place."),
     ]  # fmt: skip
     return [text for applies, text in found if applies]
+
+
+def _times_floor(run: Run) -> str:
+    kid = run.gan_scores["kid"]
+    return f"{kid['value'] / kid['floor']:.1f}" if kid["floor"] > 0 else "many"
 
 
 def _epochs(run: Run) -> str:

@@ -29,6 +29,7 @@ class Run(NamedTuple):
     probabilities: pd.DataFrame
     metrics: dict[str, Any]
     leak_audit: dict[str, Any]
+    gan_scores: dict[str, Any]
     manifests: dict[str, Any]
     patient_images: bool
 
@@ -80,6 +81,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         probabilities,
         metrics,
         leak_audit,
+        runs.read_json(root / "evaluate" / "gan_scores.json"),
         {folder.parent.name: runs.read_json(folder) for folder in root.glob(f"*/{runs.MANIFEST}")},
         patient_images,
     )

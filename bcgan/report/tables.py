@@ -68,6 +68,25 @@ def audit(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["Fault", "Files", "Policy"])
 
 
+GAN_NAMES = {
+    "kid": "KID", "fid": "FID", "precision": "Precision", "recall": "Recall", "density": "Density",
+    "coverage": "Coverage", "class_fidelity": "Class fidelity (balanced accuracy)",
+    "tstr_roc_auc": "Trained on synthetic, tested on real (ROC AUC)", "memorised": "Memorised (share)",
+}  # fmt: skip
+
+
+def gan_scores(run: Run) -> pd.DataFrame:
+    """Every score of the synthetic patches between its floor and its ceiling."""
+    rows = []
+    for name, title in GAN_NAMES.items():
+        score = run.gan_scores[name]
+        value = f"{score['value']:.4g}"
+        if score["low"] is not None:
+            value += f" ({score['low']:.4g} to {score['high']:.4g})"
+        rows.append((title, value, f"{score['floor']:.4g}", f"{score['ceiling']:.4g}", score["samples"]))
+    return pd.DataFrame(rows, columns=["Score", "Synthetic", "Floor", "Ceiling", "Samples"])
+
+
 def leaks(run: Run) -> pd.DataFrame:
     """The leak audit's checks."""
     checks = run.leak_audit["checks"].values()

@@ -1,0 +1,81 @@
+"""How close synthetic patches are to real ones, on the features of a frozen network. Features are float, (n, d).
+
+Every figure means something only beside a floor, real against other real patches, and a ceiling; the network and the
+number of samples belong to its name.
+"""
+
+import numpy as np
+from scipy.linalg import eigh
+from sklearn.neighbors import NearestNeighbors
+
+NEIGHBOURS = 5  # of the manifold estimates (Naeem et al. 2020)
+SUBSETS = 50
+
+
+def kid(one: np.ndarray, other: np.ndarray, size: int, seed: int, subsets: int = SUBSETS) -> np.ndarray:
+    """Kernel inception distance (Binkowski et al. 2018) of random subsets, (subsets,); its mean is the KID.
+
+    The unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3; both sides are drawn to the same
+    size, without replacement.
+
+    Raises:
+        ValueError: a side holds fewer than `size` samples.
+    """
+    if min(len(one), len(other)) < size:
+        raise ValueError(f"size must not exceed the samples. Received: size={size} of {len(one)} and {len(other)}")
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(subsets):
+        x = one[rng.choice(len(one), size, replace=False)].astype(np.float64)
+        y = other[rng.choice(len(other), size, replace=False)].astype(np.float64)
+        within = [kernel(side, side) for side in (x, y)]
+        same = sum((k.sum() - np.trace(k)) / (size * (size - 1)) for k in within)
+        found.append(same - 2 * kernel(x, y).mean())
+    return np.array(found)
+
+
+def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The cubic polynomial kernel of the KID, (n, m)."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def fid(one: np.ndarray, other: np.ndarray) -> float:
+    """Frechet distance of two Gaussians fitted to the features (Heusel et al. 2017)."""
+    means = one.mean(0), other.mean(0)
+    first, second = (np.atleast_2d(np.cov(side, rowvar=False)) for side in (one, other))
+    # The trace of the root of first @ second is that of a symmetric product, which has real eigenvalues.
+    values, vectors = eigh(first)
+    root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
+    mixed = np.sqrt(np.clip(eigh(root @ second @ root, eigvals_only=True), 0, None)).sum()
+    return float(((means[0] - means[1]) ** 2).sum() + np.trace(first) + np.trace(second) - 2 * mixed)
+
+
+def manifold(real: np.ndarray, made: np.ndarray, neighbours: int = NEIGHBOURS) -> dict[str, float]:
+    """Improved precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
+
+    Coverage is the share of real samples with a synthetic one no farther than their own k-th real neighbour.
+    """
+    real_radius, made_radius = (_radius(side, neighbours) for side in (real, made))
+    distances = np.sqrt(np.maximum((real**2).sum(1)[:, None] + (made**2).sum(1) - 2 * real @ made.T, 0))
+    inside = distances <= real_radius[:, None]
+    return {
+        "precision": float(inside.any(0).mean()),
+        "recall": float((distances <= made_radius).any(1).mean()),
+        "density": float(inside.sum(0).mean() / neighbours),
+        "coverage": float((distances.min(1) <= real_radius).mean()),
+    }
+
+
+def memorised(training: np.ndarray, made: np.ndarray, quantile: float = 0.01) -> float:
+    """Share of synthetic samples nearer to a training sample than all but `quantile` of training samples are to
+    each other; about `quantile` where nothing is copied."""
+    index = NearestNeighbors(n_neighbors=2).fit(training)
+    among = index.kneighbors(training)[0][:, 1]
+    to_training = index.kneighbors(made, n_neighbors=1)[0][:, 0]
+    return float((to_training <= np.quantile(among, quantile)).mean())
+
+
+def _radius(features: np.ndarray, neighbours: int) -> np.ndarray:
+    """Distance of each sample to its k-th neighbour, itself not counted."""
+    index = NearestNeighbors(n_neighbors=neighbours + 1).fit(features)
+    return index.kneighbors(features)[0][:, -1]
