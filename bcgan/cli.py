@@ -5,10 +5,8 @@ from typing import Any
 
 import click
 
-from bcgan import __version__, experiment
+from bcgan import __version__, experiment, stages
 from bcgan.errors import InputError, WorkError
-
-STAGE_NAMES = ("preprocess", "gan", "features", "classify", "evaluate")
 
 
 def experiment_options(command):
@@ -32,13 +30,13 @@ def cli(context: click.Context, debug: bool) -> None:
 
 @cli.command()
 @experiment_options
-@click.option("--until", type=click.Choice(STAGE_NAMES), default=STAGE_NAMES[-1], help="The last stage to run.")
-@click.option("--force", type=click.Choice(STAGE_NAMES), multiple=True, help="Run a stage afresh; repeatable.")
+@click.option("--until", type=click.Choice(stages.NAMES), default=stages.NAMES[-1], help="The last stage to run.")
+@click.option("--force", type=click.Choice(stages.NAMES), multiple=True, help="Run a stage afresh; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and why, and run nothing.")
 def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str, force, dry_run: bool) -> None:
     """Run an experiment's stages; what is whole and current is skipped, what was interrupted goes on."""
     settings = experiment.load(name, overrides, data_dir)
-    from bcgan import machine, progress, runs, stages
+    from bcgan import machine, progress, runs
 
     machine.prepare_environment()
     progress.start_log(None if dry_run else runs.ROOT / settings.name / "log.txt")
@@ -50,7 +48,7 @@ def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str,
 def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
     """Show which stages are whole, which would run, and why."""
     settings = experiment.load(name, overrides, data_dir)
-    from bcgan import progress, stages
+    from bcgan import progress
 
     progress.start_log(None)
     stages.execute(settings, dry_run=True)
@@ -65,14 +63,15 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
     settings = experiment.load(name, overrides, data_dir)
     from pathlib import Path
 
-    from bcgan import machine, progress, stages
+    from bcgan import machine, progress
 
     machine.prepare_environment()
     progress.start_log(None)
-    root = stages.require(settings)
+    ran, root = stages.require(settings)
     from bcgan.report.page import render
 
-    click.echo(render(settings, root, Path(out or f"reports/{settings.name}"), patient_images))
+    changed = experiment.differences(experiment.load(name), ran)
+    click.echo(render(ran, root, Path(out or f"reports/{ran.name}"), patient_images, changed))
 
 
 @cli.command()

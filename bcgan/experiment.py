@@ -1,17 +1,35 @@
 """The settings of an experiment: typed, read from one YAML file, unknown keys refused."""
 
+import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from bcgan.errors import InputError
 
 PIPELINES = Path("pipelines")
 ClassifierName = Literal["gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn"]
 Policy = Literal["keep", "drop", "fail"]
+# YAML reads on and off as true and false.
+Switch = Annotated[
+    Literal["auto", "on", "off"], BeforeValidator(lambda v: ("off", "on")[v] if isinstance(v, bool) else v)
+]
+Places = Annotated[
+    tuple[Annotated[Path, AfterValidator(Path.expanduser)], ...],
+    BeforeValidator(lambda v: (v,) if isinstance(v, (str, Path)) else v),
+]
+Seed = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):
@@ -22,7 +40,7 @@ class Data(Settings):
     """Which patches, and which patients train, choose and test."""
 
     name: Literal["histology_phantom", "idc", "breakhis", "patch_camelyon", "patient_folder"]
-    dir: tuple[Path, ...] = ()  # folders or zip archives; made or downloaded where it is empty and can be
+    dir: Places = ()  # folders or zip archives; made or downloaded where it is empty and can be
     size: int = Field(50, ge=32, le=512)  # side of a patch in the store, pixels: 50 is native, 256 the paper's
     protocol: Literal["official", "extended", "kfold"] = "kfold"
     folds: int = Field(5, ge=3)
@@ -75,7 +93,7 @@ class Features(Settings):
 class Classifier(Settings):
     epochs: int = Field(6, ge=1)
     rate: float = Field(1e-3, gt=0)
-    synthetic: float = Field(0.0, ge=0, le=1)  # share of each batch that is synthetic
+    synthetic: float = Field(0.0, ge=0, le=0.9)  # share of each batch that is synthetic
     shortcut: Literal["identity", "projection"] = "projection"  # ResNet-34 only
 
 
@@ -86,7 +104,7 @@ class Classify(Settings):
         "resnet50": Classifier(epochs=2),
         "gan_only": Classifier(epochs=3),
     }
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     batch: int = Field(64, ge=2)
     crop: int | None = Field(None, ge=32)  # side of training crops; central when it scores. The paper: 224 of 256
     loss: Literal["weighted_bce", "bce", "focal"] = "weighted_bce"
@@ -123,7 +141,7 @@ class Experiment(Settings):
     seed: int = Field(0, ge=0)
     profile: Literal["repro", "fast"] = "fast"
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
-    xla: Literal["auto", "on", "off"] = "auto"
+    xla: Switch = "auto"
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":
@@ -136,6 +154,8 @@ class Experiment(Settings):
             )
         if self.data.fold >= self.data.folds:
             raise ValueError(f"data.fold: {self.data.fold} is not below data.folds: {self.data.folds}")
+        if len(set(self.classify.seeds)) < len(self.classify.seeds):
+            raise ValueError(f"classify.seeds: {list(self.classify.seeds)} names a seed twice")
         if self.classify.crop and self.classify.crop > self.data.size:
             raise ValueError(f"classify.crop: {self.classify.crop} is larger than data.size: {self.data.size}")
         return self
@@ -167,14 +187,30 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Mend that line.") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path} holds {tree!r} where settings belong. Start with `name:` and `data:`.")
+    if tree.get("name") != path.stem:
+        raise InputError(
+            f"{path}: name is {tree.get('name')!r}; its runs would mix with that experiment's. Name it {path.stem!r}."
+        )
     for pair in overrides:
         _override(tree, pair)
-    if data_dir:
-        tree.setdefault("data", {})["dir"] = [part for part in data_dir.split(os.pathsep) if part]
+    if data_dir and isinstance(tree.get("data"), dict):
+        tree["data"]["dir"] = [part for part in data_dir.split(os.pathsep) if part]
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
         raise InputError(_explain(path, error)) from error
+
+
+def differences(one: Experiment, other: Experiment) -> list[str]:
+    """The settings in which `other` differs, as `key.subkey=value`; data.dir, a matter of place, is left out."""
+
+    def walk(here: Any, there: Any, key: str) -> list[str]:
+        if isinstance(here, dict) and isinstance(there, dict) and here.keys() == there.keys():
+            return [line for name in here for line in walk(here[name], there[name], f"{key}.{name}".lstrip("."))]
+        same = here == there or key == "data.dir"
+        return [] if same else [f"{key}={json.dumps(there, separators=(',', ':'))}"]
+
+    return walk(one.model_dump(mode="json"), other.model_dump(mode="json"), "")
 
 
 def _override(tree: dict[str, Any], pair: str) -> None:
@@ -183,8 +219,13 @@ def _override(tree: dict[str, Any], pair: str) -> None:
         raise InputError(f"{pair!r} is no setting. Write key.subkey=value, such as gan.steps=500.")
     *parents, last = keys.strip().split(".")
     for key in parents:
-        tree = tree.setdefault(key, {}) if isinstance(tree.get(key, {}), dict) else tree
-    tree[last] = yaml.safe_load(value)
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise InputError(f"{pair!r}: {key} has no settings of its own. Write key.subkey=value.")
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"{pair!r}: not a YAML value. Write lists without spaces: classify.seeds=[0,1].") from error
 
 
 def _explain(path: Path, error: ValidationError) -> str:

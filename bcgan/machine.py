@@ -13,7 +13,8 @@ BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
 def prepare_environment() -> None:
-    """Switches that count only before TensorFlow is imported: its oneDNN kernels, and its chatter."""
+    """Switches that count only before TensorFlow and OpenCV are imported: kernels, chatter, the largest image."""
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -53,7 +53,9 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
 def keep_lines(path: Path, key: str, below: int) -> None:
     """Drop the lines that a resumed training is about to write again: those whose `key` is not below `below`."""
     lines = [line for line in read_lines(path) if line[key] < below]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    part.replace(path)
 
 
 class _ScreenHandler(logging.Handler):

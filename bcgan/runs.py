@@ -69,15 +69,25 @@ def unfinished_key(folder: Path) -> str | None:
 
 
 def begin(folder: Path, key: str) -> None:
-    """Make the stage's folder ready: work left by the same settings stays, so that it resumes; other work goes."""
+    """Make the stage's folder ready: work left by the same settings stays, so that it resumes; other work is set
+    aside until the stage has finished."""
     if unfinished_key(folder) != key:
+        if folder.exists():
+            shutil.rmtree(_aside(folder), ignore_errors=True)
+            folder.rename(_aside(folder))
+        folder.mkdir(parents=True)
+        write_json(folder / UNFINISHED, {"key": key, "commit": commit()})
+
+
+def undo(folder: Path) -> None:
+    """Give back what `begin` set aside, after an input that could not be used."""
+    if _aside(folder).exists():
         shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / UNFINISHED, {"key": key})
+        _aside(folder).rename(folder)
 
 
 def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs: dict[str, str], began: float) -> None:
-    """Hash what the stage wrote and write its manifest."""
+    """Hash what the stage wrote, write its manifest, and drop what was set aside."""
     outputs = {
         path.relative_to(folder).as_posix(): hash_file(path)
         for path in sorted(folder.rglob("*"))
@@ -88,7 +98,7 @@ def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs:
         "key": key,
         "settings": settings,
         "version": __version__,
-        "commit": commit(),
+        "commit": read_json(folder / UNFINISHED).get("commit"),
         "environment": machine.environment(),
         "inputs": inputs,
         "outputs": outputs,
@@ -98,6 +108,11 @@ def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs:
     }
     write_json(folder / MANIFEST, manifest)
     (folder / UNFINISHED).unlink()
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.before")
 
 
 def hash_file(path: Path) -> str:

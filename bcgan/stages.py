@@ -1,4 +1,4 @@
-"""The six stages, what each reads and writes: the map of the program.
+"""The stages, what each reads and writes: the map of the program.
 
     images --preprocess--> uint8 store + index (patient, x, y, label, role) + audit + split
            --gan---------> generator (averaged), discriminator, sample grids, training log
@@ -7,28 +7,30 @@
            --evaluate----> probabilities, metrics with intervals, thresholds, GAN scores, leak audit
            --report------> figures, tables, report.html, results.json
 
-A stage reads files that the stages before it wrote, never their objects, and writes into runs/<experiment>/<stage>/.
+A stage reads files that the stages before it wrote, never their objects, and writes into runs/<experiment>/<stage>/;
+the report, which anyone may render again at any time, writes into reports/<experiment>/.
 DVC, doit and Snakemake were weighed: DVC wants a Git repository and a second cache of every array, Snakemake a
 language and some forty packages, doit hashes files but knows no settings and no unfinished stage that resumes.
 What is left for us is bcgan/runs.py and the two functions at the end of this file.
 """
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from bcgan import runs
 from bcgan.data.records import fingerprint
 from bcgan.errors import InputError
-from bcgan.experiment import Experiment
+from bcgan.experiment import Data, Experiment
 from bcgan.progress import log
 
 
 @dataclass(frozen=True)
 class Stage:
-    """settings: the experiment's keys that change what comes out. reads: the stages whose files go in."""
+    """settings: the experiment's keys that change what comes out. reads: patterns of the files that go in, each
+    `<stage>/<file>`: a stage runs again when one of these changes, and only then."""
 
     name: str
     settings: tuple[str, ...]
@@ -113,20 +115,18 @@ def evaluate(experiment: Experiment, root: Path) -> None:
     score.evaluate(experiment, patches, split, root / "classify", folder)
 
 
+STORE = ("preprocess/patches.npy", "preprocess/index.csv")
+SYNTHETIC = "features/synthetic.npz"
+TRAINING = ("seed", "profile", "precision", "xla")
 STAGES = (
     Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess),
-    Stage("gan", ("gan", "seed", "profile", "precision", "xla"), ("preprocess",), gan),
-    Stage("features", ("features", "seed", "precision"), ("preprocess", "gan"), features),
-    Stage(
-        "classify",
-        ("classify", "seed", "profile", "precision", "xla"),
-        ("preprocess", "gan", "features"),
-        classify,
-    ),
+    Stage("gan", ("gan", *TRAINING), STORE, gan),
+    Stage("features", ("features", "seed", "precision"), (*STORE, "gan/*.keras"), features),
+    Stage("classify", ("classify", *TRAINING), (*STORE, "gan/discriminator.keras", SYNTHETIC), classify),
     Stage(
         "evaluate",
-        ("evaluate", "classify", "seed", "profile", "precision", "xla"),
-        ("preprocess", "features", "classify"),
+        ("evaluate", "classify", *TRAINING),
+        (*STORE, "preprocess/split.json", SYNTHETIC, "classify/*.keras"),
         evaluate,
     ),
 )
@@ -137,7 +137,7 @@ def plan(experiment: Experiment, root: Path, force: tuple[str, ...] = ()) -> lis
     """Every stage with why it would run now, or None where it would be skipped."""
     planned, stale = [], set()
     for stage in STAGES:
-        upstream = [name for name in stage.reads if name in stale]
+        upstream = sorted({read.split("/")[0] for read in stage.reads} & stale)
         if stage.name in force:
             why = "forced"
         elif upstream:
@@ -171,11 +171,13 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
                 log.info("%s: skipped, whole and current", stage.name)
                 continue
             log.info("%s: runs, %s", stage.name, why)
-            if why == "forced":
-                shutil.rmtree(folder, ignore_errors=True)
             runs.begin(folder, key)
             began = time.monotonic()
-            stage.run(experiment, root)
+            try:
+                stage.run(experiment, root)
+            except InputError:
+                runs.undo(folder)
+                raise
             runs.finish(folder, key, stage.name, settings, inputs, began)
             log.info("%s: done in %.0f s", stage.name, time.monotonic() - began)
 
@@ -183,23 +185,40 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
 def _key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict, dict[str, str]]:
     """The stage's key, and the settings and inputs that make it."""
     settings = experiment.model_dump(mode="json", include=set(stage.settings))
-    inputs = {"data": fingerprint(experiment.data.dir)} if not stage.reads else {}
-    for name in stage.reads:
-        manifest = root / name / runs.MANIFEST
-        if manifest.exists():
-            for output, digest in runs.read_json(manifest)["outputs"].items():
-                inputs[f"{name}/{output}"] = digest
+    if not stage.reads:
+        inputs = _raw_inputs(experiment.data)
+    else:
+        inputs = {
+            f"{name}/{output}": digest
+            for name in NAMES[: NAMES.index(stage.name)]
+            if (manifest := root / name / runs.MANIFEST).exists()
+            for output, digest in runs.read_json(manifest)["outputs"].items()
+            if any(fnmatch(f"{name}/{output}", pattern) for pattern in stage.reads)
+        }
     return runs.key_of(stage.name, settings, inputs), settings, inputs
 
 
-def require(experiment: Experiment) -> Path:
-    """The run's folder, if every stage is whole.
+def _raw_inputs(data: Data) -> dict[str, str]:
+    """What preprocess reads from outside: the data, unless tensorflow-datasets keeps it by version, and the lists."""
+    places = () if data.name in ("histology_phantom", "patch_camelyon") else data.dir
+    return {"data": fingerprint(places), "lists": fingerprint((data.lists,) if data.lists else ())}
+
+
+def require(experiment: Experiment) -> tuple[Experiment, Path]:
+    """A finished run: the settings that it ran with, and its folder.
 
     Raises:
-        InputError: a stage has not finished.
+        InputError: a stage has not finished, or belongs to other files than the ones before it.
     """
     root = runs.ROOT / experiment.name
-    missing = [name for name in NAMES if not (root / name / runs.MANIFEST).exists()]
-    if missing:
-        raise InputError(f"{root}: {', '.join(missing)} not finished. Run: make train EXPERIMENT={experiment.name}")
-    return root
+    again = f"Run: make train EXPERIMENT={experiment.name}"
+    ran = experiment.model_dump(mode="json")
+    for name in NAMES:
+        if not (root / name / runs.MANIFEST).exists():
+            raise InputError(f"{root / name}: not finished. {again}")
+        ran |= runs.read_json(root / name / runs.MANIFEST)["settings"]
+    experiment = Experiment.model_validate(ran)
+    for stage in STAGES[1:]:
+        if why := runs.why_stale(root / stage.name, _key(stage, experiment, root)[0]):
+            raise InputError(f"{root / stage.name}: {why}. {again}")
+    return experiment, root

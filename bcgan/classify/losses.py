@@ -6,10 +6,14 @@ import tensorflow as tf
 FOCUS = 2.0  # gamma of the focal loss (Lin et al. 2017)
 
 
-def class_weights(labels: np.ndarray) -> tuple[float, float]:
-    """Weights of benign and malignant that give both classes the same say and a mean of one."""
-    malignant = float(np.mean(labels))
-    return 0.5 / (1 - malignant), 0.5 / malignant
+def class_weights(shares: np.ndarray) -> tuple[float, float]:
+    """Weights of benign and malignant that give both classes the same say and a mean of one.
+
+    Args:
+        shares: float, (2,). The share of each class in the batches.
+    """
+    benign, malignant = shares
+    return 0.5 / float(benign), 0.5 / float(malignant)
 
 
 def loss(logits: tf.Tensor, labels: tf.Tensor, kind: str, weights: tuple[float, float]) -> tf.Tensor:

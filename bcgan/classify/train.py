@@ -54,25 +54,27 @@ def train(
     count = round(settings.batch * own.synthetic) if synthetic else 0
     sampler = batches.shuffled(np.arange(len(real.labels)), settings.batch - count, seed)
     epoch_steps = max(1, len(real.labels) // min(settings.batch - count, len(real.labels)))
-    pool = real
+    pool, shares = real, np.bincount(real.labels, minlength=2) / len(real.labels)
     if count:
+        part = count / settings.batch
+        shares = (1 - part) * shares + part * np.bincount(synthetic.labels, minlength=2) / len(synthetic.labels)
         pool = Patches(*(np.concatenate(pair) for pair in zip(real, synthetic, strict=True)))
         sampler = batches.mixed(sampler, np.arange(len(real.labels), len(pool.labels)), count, seed)
     average = keras.models.clone_model(network)
     average.set_weights(network.get_weights())
     best = [keras.Variable(variable) for variable in average.variables]
+    best_auc = keras.Variable(-1.0, dtype="float32")
     optimizer = make_optimizer(network, own, settings, epoch_steps)
     groups = {
         "network": network.variables,
         "average": average.variables,
-        "best": best,
+        "best": [*best, best_auc],
         "optimizer": optimizer.variables,
     }
     checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
     start = weights.restore(checkpoint, groups)
     progress.keep_lines(log_path, "epoch", start)
-    best_auc = max((line["validation_roc_auc"] for line in progress.read_lines(log_path)), default=-1.0)
-    step_function = make_step(network, average, optimizer, settings, class_weights(real.labels), seed, xla)
+    step_function = make_step(network, average, optimizer, settings, class_weights(shares), seed, xla)
     score = scorer(average)
 
     with progress.bar(own.epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
@@ -90,8 +92,8 @@ def train(
                     f"Lower classify.models.*.rate ({own.rate}), or set precision=float32."
                 )
             line = _validate(score, validation, settings)
-            if line["validation_roc_auc"] > best_auc:
-                best_auc = line["validation_roc_auc"]
+            if line["validation_roc_auc"] > float(best_auc):
+                best_auc.assign(line["validation_roc_auc"])
                 for kept, variable in zip(best, average.variables, strict=True):
                     kept.assign(variable)
             mean_loss, accuracy = np.mean(values, 0)

@@ -1,7 +1,9 @@
 """What every data set yields: one record a patch, its bytes read only when they are asked for."""
 
+import lzma
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -61,7 +63,7 @@ def image_files(places: tuple[Path, ...]) -> Iterator[File]:
             if path.suffix.lower() == ".zip":
                 yield from _archive_files(path)
             elif _is_image(path.name):
-                yield File(place.name, path.relative_to(place).as_posix(), str(path), path.read_bytes)
+                yield File(place.name, path.relative_to(place).as_posix(), str(path), _file_reader(path))
 
 
 def label_of(text: str, path: str) -> int:
@@ -82,8 +84,9 @@ def fingerprint(places: tuple[Path, ...]) -> str:
     for place in places:
         found = [place] if place.is_file() else sorted(place.rglob("*")) if place.is_dir() else []
         for path in found:
-            stat = path.stat()
-            digest.update(os.fsencode(f"{path.relative_to(place)} {stat.st_size} {stat.st_mtime_ns}\n"))
+            if path.exists():  # a broken link is nobody's data
+                stat = path.stat()
+                digest.update(os.fsencode(f"{path.relative_to(place)} {stat.st_size} {stat.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 
@@ -102,13 +105,22 @@ def _archive_files(path: Path) -> Iterator[File]:
             yield File(path.name, name, f"{path}!{name}", _member_reader(archive, member))
 
 
+def _file_reader(path: Path) -> Callable[[], bytes]:
+    def read() -> bytes:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"{path} holds {path.stat().st_size} bytes, more than {LARGEST_FILE}")
+        return path.read_bytes()
+
+    return read
+
+
 def _member_reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], bytes]:
     def read() -> bytes:
         if member.file_size > LARGEST_FILE:
-            raise ValueError(f"unpacks to {member.file_size} bytes, more than {LARGEST_FILE}")
+            raise ValueError(f"{member.filename} unpacks to {member.file_size} bytes, more than {LARGEST_FILE}")
         try:
             return archive.read(member)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError) as error:
             raise OSError(str(error)) from error
 
     return read

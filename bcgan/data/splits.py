@@ -1,7 +1,9 @@
 """Which patient trains, chooses and tests: always whole patients, written down by name."""
 
+import fnmatch
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ def read_lists(folder: Path) -> dict[str, str]:
         path = folder / f"{role}.txt"
         if not path.is_file():
             raise InputError(f"{path} does not exist. A folder of patient lists needs train, validation and test.txt.")
-        for patient in path.read_text("utf-8").split():
+        for patient in filter(None, map(str.strip, path.read_text("utf-8").splitlines())):
             if role_of.setdefault(patient, role) != role:
                 raise InputError(
                     f"{path}: patient {patient} is in {role_of[patient]}.txt too. Remove it from one of the two."
@@ -38,11 +40,11 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
 
     `official`: the lists; patients on none are `unlisted`. `extended`: those join training. `kfold`: patients
     dealt into `data.folds` folds of similar class balance; fold `data.fold` tests, the next one validates.
-    Where `data.evaluate_on` names some of the sources, held-out patches from others become `<role>_other`: a source
-    that is complete for one class alone would distort the figures.
+    Where `data.evaluate_on` matches a folder or archive in some paths, held-out patches from others become
+    `<role>_other`: a source that is complete for one class alone would distort the figures.
 
     Args:
-        index: columns patient (str), label (0 or 1), source, given (the authors' own role or "").
+        index: columns patient (str), label (0 or 1), source, path, given (the authors' own role or "").
 
     Raises:
         InputError: fewer patients than folds, or a role that lacks a class.
@@ -55,9 +57,16 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
         role_of = read_lists(data.lists or _shipped_lists())
         on_no_list = "train" if data.protocol == "extended" else "unlisted"
         roles = index["patient"].map(role_of).fillna(on_no_list)
-    chosen = index["source"].map(lambda name: bool(data.evaluate_on) and Path(name).match(data.evaluate_on))
-    if chosen.any():
-        roles = roles.mask(~chosen & (roles != "train"), roles + "_other")
+    if data.evaluate_on:
+        chosen = index["path"].map(lambda path: bool(fnmatch.filter(re.split("[/!]", path), data.evaluate_on)))
+        sources = index["source"].unique()
+        if not chosen.any() and len(sources) > 1:
+            raise InputError(
+                f"data.evaluate_on: {data.evaluate_on} is in no path of the sources {', '.join(sources)}. "
+                "Name one of them, or set data.evaluate_on=null to score on all."
+            )
+        if chosen.any():
+            roles = roles.mask(~chosen & (roles != "train"), roles + "_other")
     check_roles(index, roles)
     return roles
 

@@ -6,6 +6,10 @@ import numpy as np
 
 from bcgan.evaluate import metrics
 
+LEAST_PATIENTS = 8  # fewer cannot be resampled into an interval that means something
+LEAST_DEFINED = 0.9  # share of the resamples in which a figure must be defined
+BLOCK = 50  # resamples measured at a time, which bounds the memory
+
 
 def patient_weights(patients: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """How often each patch counts in each resample of the patients, float32, (resamples, n)."""
@@ -32,19 +36,27 @@ def with_intervals(
         patients: (n,). The patient of each patch.
 
     Returns:
-        {metric: {value, low, high, seeds}}; None in place of what cannot be computed, as with one class alone.
+        {metric: {value, low, high, seeds}}; None in place of what cannot be computed, as with one class alone, and
+        of intervals over fewer than LEAST_PATIENTS patients.
     """
-    ones = np.ones((1, len(labels)), np.float32)
+
+    def mean_over_seeds(weights: np.ndarray) -> dict[str, np.ndarray]:
+        found = [metrics.measure(labels, scores[key], thresholds[key], weights) for key in scores]
+        return {name: np.mean([one[name] for one in found], axis=0) for name in metrics.NAMES}
+
+    values = mean_over_seeds(np.ones((1, len(labels)), np.float32))
     drawn = patient_weights(patients, resamples, seed)
-    values = [metrics.measure(labels, scores[key], thresholds[key], ones) for key in scores]
-    spread = [metrics.measure(labels, scores[key], thresholds[key], drawn) for key in scores]
+    blocks = [mean_over_seeds(drawn[start : start + BLOCK]) for start in range(0, resamples, BLOCK)]
+    enough = len(np.unique(patients)) >= LEAST_PATIENTS
+    tail = (1 - confidence) / 2 * 100
     found = {}
     for name in metrics.NAMES:
-        value = np.mean([one[name][0] for one in values])
-        samples = np.mean([one[name] for one in spread], axis=0)
-        tail = (1 - confidence) / 2 * 100
+        value = values[name][0]
+        samples = np.concatenate([block[name] for block in blocks])
         finite = np.isfinite(samples)
-        low, high = np.percentile(samples[finite], (tail, 100 - tail)) if finite.any() else (np.nan, np.nan)
+        low = high = np.nan
+        if enough and finite.mean() > LEAST_DEFINED:
+            low, high = np.percentile(samples[finite], (tail, 100 - tail))
         numbers = {"value": value, "low": low, "high": high}
         found[name] = {key: float(n) if np.isfinite(n) else None for key, n in numbers.items()} | {"seeds": len(scores)}
     return found

@@ -33,7 +33,7 @@ def evaluate(experiment: Experiment, store: Store, split: dict, models: Path, fo
                 network = weights.load_model(models / f"{name}-seed{seed}.keras")
                 table[column(name, seed)] = probabilities(network, images, experiment.evaluate.views)
                 bar.update(len(held))
-    table.to_csv(folder / "probabilities.csv", index=False, float_format="%.6f")
+    table.to_csv(folder / "probabilities.csv", index=False, float_format="%.9g")
     found = {name: _figures(experiment, table, name) for name in names}
     runs.write_json(folder / "metrics.json", found)
     audit = leaks.audit(store.index, split)
@@ -70,7 +70,7 @@ def describe(figure: dict) -> str:
 
 def load(folder: Path) -> tuple[pd.DataFrame, dict, dict]:
     """The stage's probabilities, metrics and leak audit."""
-    table = pd.read_csv(folder / "probabilities.csv", dtype={"id": str, "patient": str})
+    table = pd.read_csv(folder / "probabilities.csv", dtype={"id": str, "patient": str}, keep_default_na=False)
     return table, *(json.loads((folder / name).read_text("utf-8")) for name in ("metrics.json", "leak_audit.json"))
 
 

@@ -1,7 +1,8 @@
 """What the synthetic patches are worth, beside real ones: between a floor, real against real, and a ceiling.
 
-A small network, the plain CNN, is trained twice for as many steps: on real training patches and on synthetic ones. The
-first gives the features of every distance and recognises the classes, the second is tested on real patients.
+A small network, the plain CNN, is trained twice for as many steps: on real training patches, as many as there are
+synthetic ones, and on the synthetic ones. The first gives the features of the distances and recognises the classes, the
+second is tested on real patients. KID is measured on ImageNet's features too, where their package is installed.
 """
 
 from pathlib import Path
@@ -19,11 +20,17 @@ from bcgan.experiment import Classifier, Experiment
 from bcgan.gan import scores
 from bcgan.models import weights
 from bcgan.models.classifier import classifier
+from bcgan.models.efficientnet_lite import efficientnet_lite, installed
 from bcgan.preprocess.store import GAN_SIZE, Store, at_size, load_synthetic
 
 NETWORK = "cnn"
 BLUR = 2.0  # pixels, of the ceiling: real patches that lost their texture
 QUANTILES = (2.5, 97.5)
+SIDES = ("value", "floor", "ceiling")
+LEAST_SAMPLES = 4 * scores.NEIGHBOURS  # fewer have no neighbourhood worth the name
+IMAGENET_KID = "kid_efficientnet_lite2"
+IMAGENET_SIZE = 100  # pixels
+DISTANCES = ("kid", "fid", "coverage", "density", "precision", "recall", "memorised")
 
 
 def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path, xla: bool) -> dict[str, Any]:
@@ -46,9 +53,11 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
         for rows in map(store.rows, ("train", "validation", "test"))
     )
     made = Patches(*load_synthetic(features, GAN_SIZE))
+    rng = np.random.default_rng(experiment.seed)
+    as_many = _balanced(real, min(len(made.labels), _pairs(real)), rng)
     networks = {
         name: _trained(experiment, patches, validation, folder / f"{NETWORK}-{name}.keras", xla)
-        for name, patches in (("real", real), ("synthetic", made))
+        for name, patches in (("real", as_many), ("synthetic", made))
     }
     found = _distances(experiment, networks["real"], real, validation, made)
     found["class_fidelity"] = _fidelity(networks["real"], validation, made)
@@ -71,26 +80,51 @@ def _trained(experiment: Experiment, patches: Patches, validation: Patches, path
 def _distances(
     experiment: Experiment, network: keras.Model, real: Patches, validation: Patches, made: Patches
 ) -> dict[str, dict[str, Any]]:
-    number = min(experiment.evaluate.gan_samples, *(2 * np.bincount(side.labels, minlength=2).min() for side in
-                                                    (real, validation, made)))  # fmt: skip
+    number = min(experiment.evaluate.gan_samples, *map(_pairs, (real, validation, made)))
+    if number < LEAST_SAMPLES:
+        nothing = {"value": None, "floor": None, "ceiling": None, "samples": number}
+        return {name: dict(nothing) for name in (*DISTANCES, IMAGENET_KID)}
     rng = np.random.default_rng(experiment.seed)
-    training, held_out, synthetic = (_balanced(side, number, rng) for side in (real, validation, made))
+    training, held_out, synthetic = (_balanced(side, number, rng).images for side in (real, validation, made))
     blurred = np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR) for patch in training])
     extract = _features(network)
-    x, same, ours, poor = (extract(side) for side in (training, held_out, synthetic, blurred))
+    patches = (training, held_out, synthetic, blurred)
+    x, same, ours, poor = map(extract, patches)
     every = extract(real.images)
     sides = {"value": ours, "floor": same, "ceiling": poor}
-    kids = {key: scores.kid(x, side, number // 2, experiment.seed) for key, side in sides.items()}
-    low, high = np.percentile(kids["value"], QUANTILES)
     found = {
-        "kid": {name: float(values.mean()) for name, values in kids.items()} | {"low": float(low), "high": float(high)},
+        "kid": _kid(x, sides, experiment.seed),
         "fid": {key: scores.fid(x, side) for key, side in sides.items()},
         "memorised": {"value": scores.memorised(every, ours), "floor": scores.memorised(every, same), "ceiling": 1.0},
     }
     manifolds = {key: scores.manifold(x, side) for key, side in sides.items()}
     for name in ("coverage", "density", "precision", "recall"):
         found[name] = {key: manifold[name] for key, manifold in manifolds.items()}
-    return {name: {**score, "samples": int(number)} for name, score in found.items()}
+    found[IMAGENET_KID] = _imagenet_kid(patches, experiment.seed)
+    return {name: {**score, "samples": number} for name, score in found.items()}
+
+
+def _kid(real: np.ndarray, sides: dict[str, np.ndarray], seed: int) -> dict[str, float]:
+    """The KID of each side against real features, and the spread of the value's subsets."""
+    subsets = {key: scores.kid(real, side, len(real) // 2, seed) for key, side in sides.items()}
+    low, high = np.percentile(subsets["value"], QUANTILES)
+    return {key: float(values.mean()) for key, values in subsets.items()} | {"low": float(low), "high": float(high)}
+
+
+def _imagenet_kid(patches: tuple[np.ndarray, ...], seed: int) -> dict[str, Any]:
+    """KID on EfficientNet-Lite2's pooled ImageNet features; nulls where its package is not installed."""
+    if not installed("lite2"):
+        return dict.fromkeys(SIDES)
+    network = efficientnet_lite("lite2", IMAGENET_SIZE)
+
+    def extract(images: np.ndarray) -> np.ndarray:
+        large = (
+            batches.scale(at_size(images[start : start + 128], IMAGENET_SIZE)) for start in range(0, len(images), 128)
+        )
+        return np.concatenate([np.asarray(network(part, training=False), np.float64) for part in large])
+
+    real, same, ours, poor = map(extract, patches)
+    return _kid(real, {"value": ours, "floor": same, "ceiling": poor}, seed) | {"network": "efficientnet_lite2"}
 
 
 def _fidelity(network: keras.Model, validation: Patches, made: Patches) -> dict[str, Any]:
@@ -120,10 +154,16 @@ def _tested_on_real(
     return {**ours, "floor": 0.5, "ceiling": areas["real"]["value"], "samples": len(test.labels)}
 
 
-def _balanced(side: Patches, number: int, rng: np.random.Generator) -> np.ndarray:
+def _pairs(side: Patches) -> int:
+    """How many patches can be drawn, half of each class."""
+    return 2 * int(np.bincount(side.labels, minlength=2).min())
+
+
+def _balanced(side: Patches, number: int, rng: np.random.Generator) -> Patches:
     """Half of each class, so that a difference of class shares is not taken for one of the pictures."""
     rows = [rng.choice(np.flatnonzero(side.labels == label), number // 2, replace=False) for label in (0, 1)]
-    return side.images[np.concatenate(rows)]
+    rows = np.concatenate(rows)
+    return Patches(side.images[rows], side.labels[rows])
 
 
 def _features(network: keras.Model):
@@ -140,5 +180,7 @@ def _features(network: keras.Model):
 
 def log_scores(found: dict[str, Any]) -> None:
     for name, score in found.items():
-        progress.log.info("evaluate: GAN %-14s %.4f (floor %.4f, ceiling %.4f)", name, score["value"], score["floor"],
-                          score["ceiling"])  # fmt: skip
+        numbers = [
+            "not defined" if score[key] is None else f"{score[key]:.4f}" for key in ("value", "floor", "ceiling")
+        ]
+        progress.log.info("evaluate: GAN %-14s %s (floor %s, ceiling %s)", name, *numbers)

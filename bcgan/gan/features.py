@@ -15,6 +15,7 @@ from bcgan.gan.train import sample
 from bcgan.models import weights
 from bcgan.models.discriminator import BLOCKS, feature_maps
 from bcgan.preprocess import properties
+from bcgan.preprocess.store import allocate
 
 BATCH = 256
 
@@ -58,9 +59,7 @@ def _features(
     extract = feature_maps(judge)
     shapes = dict(zip(BLOCKS, (output.shape[1:] for output in extract.outputs), strict=True))
     whole = {
-        block: np.lib.format.open_memmap(
-            folder / f"maps_{block}.npy", mode="w+", dtype=np.float16, shape=(len(images), *shapes[block])
-        )
+        block: allocate(folder / f"maps_{block}.npy", np.float16, (len(images), *shapes[block]))
         for block in settings.maps
     }
     pooled = {block: np.empty((len(images), shapes[block][-1]), np.float32) for block in BLOCKS}

@@ -61,7 +61,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
             done = int(step) + 1
             if not np.isfinite([values["discriminator_loss"], values["generator_loss"]]).all():
                 raise WorkError(
-                    f"gan: a loss is no number any more at step {done} ({values}). The last checkpoint is kept; "
+                    f"gan: a loss is no number any more at step {done} ({values}). No model was written; "
                     "lower gan.discriminator_rate and gan.generator_rate, or set precision=float32."
                 )
             if int(step) % LOG_EVERY == 0 or done == settings.steps:

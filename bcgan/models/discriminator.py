@@ -44,3 +44,23 @@ def feature_maps(network: keras.Model, blocks: tuple[str, ...] = BLOCKS) -> kera
     """The part of a discriminator that maps patches to the named blocks' feature maps; shares its weights."""
     outputs = [network.get_layer(block).output for block in blocks]
     return keras.Model(network.inputs[0], outputs, name="discriminator_features")
+
+
+def plain_features(network: keras.Model, blocks: tuple[str, ...] = BLOCKS) -> keras.Model:
+    """As `feature_maps`, but a copy without spectral normalisation, to stand in another network.
+
+    The wrapper moves its kernel in every training call, whatever `trainable` says; outside the GAN's training the
+    kernels are what they are, and the copy gives the same maps.
+    """
+    source = feature_maps(network, blocks)
+
+    def unwrapped(layer: keras.Layer) -> keras.Layer:
+        return layer.layer if isinstance(layer, layers.SpectralNormalization) else layer
+
+    def copy(layer: keras.Layer) -> keras.Layer:
+        return type(unwrapped(layer)).from_config(unwrapped(layer).get_config())
+
+    plain = keras.models.clone_model(source, clone_function=copy)
+    for layer in map(unwrapped, source.layers):
+        plain.get_layer(layer.name).set_weights(layer.get_weights())
+    return plain

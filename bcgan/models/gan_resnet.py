@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from bcgan.models.discriminator import BLOCKS, feature_maps
+from bcgan.models.discriminator import BLOCKS, plain_features
 from bcgan.models.resnet_table1 import WIDTH, body, stem
 
 DISCRIMINATOR_SIZE = 50
@@ -17,7 +17,7 @@ def gan_resnet(discriminator: keras.Model, size: int = 50, frozen: bool = True) 
     start this is Table 1's network alone, and the features enter only as far as training opens the gate.
 
     Args:
-        discriminator: keras.Model. A trained discriminator; its weights are shared, not copied.
+        discriminator: keras.Model. A trained discriminator; its weights are copied.
         size: int. Side of a patch, pixels. Defaults to 50.
         frozen: bool. Keep the discriminator's weights as they are. Defaults to True.
 
@@ -27,8 +27,7 @@ def gan_resnet(discriminator: keras.Model, size: int = 50, frozen: bool = True) 
     image = keras.Input((size, size, 3), name="image")
     x = stem(image)
 
-    maps = _frozen_features(discriminator, (JOINT,), frozen)(_at_50(image))
-    maps = maps[0] if isinstance(maps, list) else maps
+    (maps,) = _features(discriminator, (JOINT,), _at_50(image), frozen)
     if maps.shape[1:3] != x.shape[1:3]:
         maps = layers.Resizing(*x.shape[1:3], name="features_resized")(maps)
     maps = layers.Conv2D(WIDTH, 1, use_bias=False, name="features_projection")(maps)
@@ -42,14 +41,14 @@ def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
     """The frozen discriminator's features alone: the mean of every channel of every block, standardised.
 
     Args:
-        discriminator: keras.Model. A trained discriminator; its weights are shared, not copied.
+        discriminator: keras.Model. A trained discriminator; its weights are copied.
         size: int. Side of a patch, pixels. Defaults to 50.
 
     Returns:
         keras.Model. (batch, size, size, 3) to (batch, 15 times the discriminator's width).
     """
     image = keras.Input((size, size, 3), name="image")
-    maps = _frozen_features(discriminator, BLOCKS, frozen=True)(_at_50(image))
+    maps = _features(discriminator, BLOCKS, _at_50(image), frozen=True)
     pooled = [layers.GlobalAveragePooling2D(name=f"{block}_mean")(x) for block, x in zip(BLOCKS, maps, strict=True)]
     x = layers.Concatenate(name="features")(pooled)
     x = layers.BatchNormalization(center=False, scale=False, name="standardised")(x)
@@ -62,7 +61,8 @@ def _at_50(image: keras.KerasTensor) -> keras.KerasTensor:
     return layers.Resizing(DISCRIMINATOR_SIZE, DISCRIMINATOR_SIZE, name="to_50")(image)
 
 
-def _frozen_features(discriminator: keras.Model, blocks: tuple[str, ...], frozen: bool) -> keras.Model:
-    features = feature_maps(discriminator, blocks)
+def _features(discriminator: keras.Model, blocks: tuple[str, ...], image: keras.KerasTensor, frozen: bool) -> list:
+    features = plain_features(discriminator, blocks)
     features.trainable = not frozen
-    return features
+    maps = features(image)
+    return maps if isinstance(maps, list) else [maps]

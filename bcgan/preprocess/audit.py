@@ -14,6 +14,7 @@ BLUR_VARIANCE = 20.0  # variance of the Laplacian; below it, no edge is sharp
 NEAR_BITS = 3  # of the 64 of the perceptual hash
 NEAR_LEVELS = 6.0  # mean absolute difference of 16x16 thumbnails, grey levels
 THUMBNAIL = 16
+LEAST_SIDE = 32  # pixels, where images of any size are taken
 FAULTS = ("unreadable", "wrong_size", "blank", "blurred", "duplicate", "near_duplicate", "conflicting")
 
 
@@ -38,19 +39,19 @@ def measure(image: np.ndarray) -> dict[str, Any]:
 def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) -> pd.DataFrame:
     """One boolean column a fault; a patch can have several.
 
-    `duplicate` marks the copies after the first; `near_duplicate` both partners; `conflicting` every copy of an
-    image that stands under two labels.
+    `duplicate` and `near_duplicate` mark what comes after the first of its kind; `conflicting` every copy of an image
+    that stands under two labels.
 
     Args:
         rows: columns readable, height, width, deviation, sharpness, pixels (hash), perceptual, label.
         thumbnails: uint8, (patches, 16, 16).
-        size: int. Side of a whole patch, pixels; None where any size is right.
+        size: int. Side of a whole patch, pixels; None where any size from LEAST_SIDE on is right.
     """
     readable = rows["readable"]
     faults = pd.DataFrame(False, index=rows.index, columns=list(FAULTS))
     faults["unreadable"] = ~readable
-    if size:
-        faults["wrong_size"] = readable & ((rows["height"] != size) | (rows["width"] != size))
+    sides = rows[["height", "width"]]
+    faults["wrong_size"] = readable & ((sides != size).any(axis=1) if size else (sides < LEAST_SIDE).any(axis=1))
     faults["blank"] = readable & (rows["deviation"] < BLANK_DEVIATION)
     faults["blurred"] = readable & ~faults["blank"] & (rows["sharpness"] < BLUR_VARIANCE)
     same = rows[readable].groupby("pixels")["label"]
@@ -58,7 +59,7 @@ def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) ->
     faults.loc[readable, "duplicate"] = rows[readable].duplicated("pixels")
     candidates = np.flatnonzero(readable & ~faults["blank"] & ~faults["duplicate"])
     pairs = near_pairs(rows["perceptual"].to_numpy(np.uint64)[candidates], thumbnails[candidates])
-    faults.iloc[candidates[np.unique(pairs)], faults.columns.get_loc("near_duplicate")] = True
+    faults.iloc[candidates[np.unique(pairs[:, 1])], faults.columns.get_loc("near_duplicate")] = True
     return faults
 
 

@@ -1,5 +1,6 @@
 """From an encoded file to a square uint8 patch: decode, pad or cut, resize, filter. OpenCV does the work."""
 
+import math
 import struct
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 
 from bcgan.experiment import Preprocess
 
-LARGEST_SIDE = 20_000  # pixels; a patch is never larger, and OpenCV aborts on some headers that claim more
+LARGEST_IMAGE = 2**26  # pixels; a patch is never larger, and a small file can claim gigabytes
 WHITE = (255, 255, 255)
 
 
@@ -17,13 +18,13 @@ def decode(data: bytes, path: str) -> np.ndarray:
     16-bit images are scaled to 8 bits, grey ones repeated, transparency is laid on white.
 
     Raises:
-        ValueError: not an image, a truncated one, or one that claims more than LARGEST_SIDE pixels a side.
+        ValueError: not an image, a truncated one, or one that claims more than LARGEST_IMAGE pixels.
     """
     if not data:
         raise ValueError(f"{path} is empty")
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        if len(data) < 24 or max(struct.unpack(">II", data[16:24])) > LARGEST_SIDE:
-            raise ValueError(f"{path} claims a side of more than {LARGEST_SIDE} pixels, or none")
+        if len(data) < 24 or not 0 < math.prod(struct.unpack(">II", data[16:24])) <= LARGEST_IMAGE:
+            raise ValueError(f"{path} claims more than {LARGEST_IMAGE} pixels, or none")
         # OpenCV fills what is missing of a truncated PNG with black and says nothing.
         if b"IEND" not in data[-16:]:
             raise ValueError(f"{path} is a truncated PNG")

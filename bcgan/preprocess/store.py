@@ -50,8 +50,19 @@ class Store(NamedTuple):
 
 
 def load(folder: Path) -> Store:
-    index = pd.read_csv(folder / "index.csv", dtype={"id": str, "patient": str, "path": str, "perceptual": np.uint64})
+    words = dict.fromkeys(("id", "path", "source", "patient", "role", "pixels"), str)
+    # A patient may be called NA.
+    index = pd.read_csv(folder / "index.csv", dtype={**words, "perceptual": np.uint64}, keep_default_na=False)
     return Store(np.load(folder / "patches.npy", mmap_mode="r"), index)
+
+
+def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A new memory-mapped array whose space on the disk is reserved: a full disk is an OSError here, not a bus error
+    somewhere later."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def at_size(patches: np.ndarray, size: int) -> np.ndarray:
@@ -79,13 +90,12 @@ def build(experiment: Experiment, folder: Path) -> None:
     records = data.records(experiment.data)
     native = data.native_size(experiment.data)
     progress.log.info("preprocess: %d patches of %d patients", len(records), len({r.patient for r in records}))
-    patches = np.lib.format.open_memmap(
-        folder / "decoding.npy", mode="w+", dtype=np.uint8, shape=(len(records), size, size, 3)
-    )
+    patches = allocate(folder / "decoding.npy", np.uint8, (len(records), size, size, 3))
     rows, thumbnails = _decode_all(records, patches, settings, native)
     faults = audit.find_faults(rows, thumbnails, native)
     _write_audit(folder / "audit.csv", rows, faults)
     keep, summary = audit.apply_policy(rows, faults, settings.audit)
+    _warn(rows, faults, summary["faults"])
     if not keep.any():
         raise InputError(f"None of {len(rows)} patches can be used; {rows['path'][0]}: {rows['reason'][0]}.")
     index = rows[keep].reset_index(drop=True)
@@ -153,6 +163,18 @@ def _decode_one(
     return row | shape | {"pixels": pixels, "readable": True, "reason": ""} | audit.measure(image)
 
 
+def _warn(rows: pd.DataFrame, faults: pd.DataFrame, found: dict[str, Any]) -> None:
+    """One line a fault: how many, the first file, what is wrong with it, what was done."""
+    for name, fault in found.items():
+        if fault["count"]:
+            row = rows.loc[faults[name].idxmax()]
+            detail = row["reason"] or f"{row['path']}, {row['width']}x{row['height']} pixels"
+            progress.log.warning(
+                "preprocess: %d %s (first: %s): policy %s; all in audit.csv, preprocess.audit.%s changes it",
+                fault["count"], name.replace("_", " "), detail, fault["policy"], name,
+            )  # fmt: skip
+
+
 def _write_audit(path: Path, rows: pd.DataFrame, faults: pd.DataFrame) -> None:
     """Every affected file with its faults, its size and, where it could not be read, the reason."""
     affected = faults.any(axis=1)
@@ -170,7 +192,7 @@ def _compact(folder: Path, patches: np.ndarray, keep: np.ndarray) -> None:
         (folder / "decoding.npy").rename(target)
         return
     kept = np.flatnonzero(keep)
-    compact = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(len(kept), *patches.shape[1:]))
+    compact = allocate(target, np.uint8, (len(kept), *patches.shape[1:]))
     for start in range(0, len(kept), CHUNK):
         compact[start : start + CHUNK] = patches[kept[start : start + CHUNK]]
     compact.flush()

@@ -24,6 +24,8 @@ def examples(run: Run) -> Drawn:
     number = run.experiment.report.examples
     kind = "real" if run.patient_images else "synthetic"
     figure, grid = plt.subplots(4, number, figsize=(number * 0.95, 4.4), squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
     shown = []
     for label, name in enumerate(CLASSES):
         patches, ids = some_patches(run, label, 2 * number)
@@ -32,10 +34,8 @@ def examples(run: Run) -> Drawn:
             show_patch(grid[2 * label + row, column], patch)
             shown.append({"class": name, "row": 2 * label + row, "column": column, "id": patch_id})
         head(grid[2 * label, 0], name.capitalize(), CLASS_COLOURS[name])
-    for axes in grid.flat[len(shown) :]:
-        axes.set_axis_off()
     source = "from training patients" if run.patient_images else "made by the generator; real ones may not be shown"
-    caption = f"Benign (top) and malignant patches, {number * 2} of each, {kind}: {source}."
+    caption = f"Benign (top) and malignant patches, {kind}: {source}."
     return Drawn(figure, pd.DataFrame(shown), "Benign and malignant patches", caption)
 
 
@@ -141,5 +141,7 @@ def some_patches(run: Run, label: int, number: int) -> tuple[np.ndarray, list[st
         return run.synthetic["images"][rows], [f"synthetic {row}" for row in rows]
     index = run.store.index
     rows = index[(index["role"] == "train") & (index["label"] == label) & (index["height"] == index["width"])]
-    rows = rows.sample(frac=1, random_state=int(rng.integers(2**31))).drop_duplicates("patient").index[:number]
+    rows = rows.sample(frac=1, random_state=int(rng.integers(2**31)))
+    # One patch of each patient first, then the others.
+    rows = rows.iloc[rows.groupby("patient").cumcount().argsort(kind="stable")].index[:number]
     return run.store.images[rows], index.loc[rows, "id"].tolist()

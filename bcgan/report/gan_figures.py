@@ -22,7 +22,7 @@ from bcgan.report.style import (
 from bcgan.report.tables import GAN_NAMES
 
 COLUMNS = 8
-SCORES = ("kid", "fid", "coverage", "density", "class_fidelity", "tstr_roc_auc", "memorised", "recall")
+SCORES = ("kid", "fid", "coverage", "density", "class_fidelity", "tstr_roc_auc", "memorised", "kid_efficientnet_lite2")
 
 
 def samples(run: Run) -> Drawn:
@@ -107,7 +107,8 @@ def scores(run: Run) -> Drawn:
     rows = []
     for axes, name in zip(grid.flat, SCORES, strict=True):
         score = run.gan_scores[name]
-        for place, (key, colour) in enumerate((("floor", MUTED), ("value", "#009E73"), ("ceiling", MUTED))):
+        sides = (("floor", MUTED), ("value", "#009E73"), ("ceiling", MUTED))
+        for place, (key, colour) in enumerate(sides if score["value"] is not None else ()):
             axes.plot([place], [score[key]], "o", color=colour, ms=7)
             axes.annotate(f"{score[key]:.3g}", (place, score[key]), (0, 6), textcoords="offset points", ha="center",
                           fontsize=8)  # fmt: skip
@@ -115,7 +116,7 @@ def scores(run: Run) -> Drawn:
             axes.plot([1, 1], [score["low"], score["high"]], color="#009E73", lw=1.5)
         axes.set_xticks(range(3), ["floor", "synthetic", "ceiling"])
         axes.margins(x=0.25, y=0.25)
-        axes.set_title(GAN_NAMES[name].split(" (")[0], fontsize=9)
+        axes.set_title(GAN_NAMES[name].split(" (")[0].split(", I")[0], fontsize=9)
         rows.append({"score": name, **score})
     grid.flat[SCORES.index("tstr_roc_auc")].set_title("Train synthetic, test real", fontsize=9)
     sns.despine(figure)

@@ -10,6 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from bcgan import progress, runs
+from bcgan.errors import InputError
 from bcgan.evaluate.score import describe
 from bcgan.experiment import Experiment
 from bcgan.report import classifier_figures, data_figures, gan_figures, style, tables
@@ -50,21 +51,29 @@ DATA_NAMES = {
 }
 
 
-def render(experiment: Experiment, root: Path, out: Path, patient_images: bool) -> Path:
+def render(
+    experiment: Experiment, root: Path, target: Path, patient_images: bool, changed: list[str] | None = None
+) -> Path:
     """Render a run.
 
     Args:
         root: Path. The finished run, runs/<experiment>.
-        out: Path. Folder to write; figures and tables of an earlier rendering there are replaced.
+        target: Path. Folder to write; an earlier report there is replaced when this one is whole.
         patient_images: bool. False leaves out every picture of a patient's tissue; the phantom has no patients.
+        changed: list of strings. Settings, as key=value, in which the run differs from its YAML file.
 
     Returns:
         Path of report.html.
+
+    Raises:
+        InputError: the folder holds something else than a report.
     """
+    if target.exists() and any(target.iterdir()) and not (target / "results.json").exists():
+        raise InputError(f"{target} holds files that are no report of ours. Choose an empty folder with --out.")
+    out = target.with_name(f"{target.name}.part")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
     run = read(experiment, root, patient_images or experiment.data.name == "histology_phantom")
-    for name in ("figures", "tables"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
     sections: dict[str, list[dict[str, str]]] = {}
     with progress.bar(sum(map(len, FIGURES.values())), "report", "figure") as bar:
         for section, figures in FIGURES.items():
@@ -78,7 +87,7 @@ def render(experiment: Experiment, root: Path, out: Path, patient_images: bool) 
     for name, table in found.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
     runs.write_json(out / "results.json", collect(run, totals))
-    context = _context(run, sections, found, totals, out)
+    context = _context(run, sections, found, totals, changed or [])
     environment = Environment(
         loader=PackageLoader("bcgan.report"),
         autoescape=select_autoescape(["html"]),
@@ -88,7 +97,9 @@ def render(experiment: Experiment, root: Path, out: Path, patient_images: bool) 
     environment.filters |= {"html": _html, "markdown": _markdown, "picture": lambda name: _picture(out, name)}
     for name in ("report.html", "report.md"):
         (out / name).write_text(environment.get_template(name).render(context), "utf-8")
-    return out / "report.html"
+    shutil.rmtree(target, ignore_errors=True)
+    out.rename(target)
+    return target / "report.html"
 
 
 def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
@@ -105,11 +116,15 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
     return found | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
 
-def _context(run: Run, sections: dict, found: dict[str, pd.DataFrame], totals: dict, out: Path) -> dict[str, Any]:
+def _context(
+    run: Run, sections: dict, found: dict[str, pd.DataFrame], totals: dict, changed: list[str]
+) -> dict[str, Any]:
     experiment = run.experiment
     headline = run.names[0]
     test = run.metrics[headline]["sets"]["test"]
     manifest = run.manifests["classify"]
+    where = " DATA_DIR=..." if experiment.data.dir else ""
+    extra = f" SET='{' '.join(changed)}'" if changed else ""
     flags = "" if run.patient_images else " --no-patient-images"
     return {
         "experiment": experiment,
@@ -130,7 +145,7 @@ def _context(run: Run, sections: dict, found: dict[str, pd.DataFrame], totals: d
         "totals": totals,
         "seconds": {name: manifest["seconds"] for name, manifest in run.manifests.items()},
         "manifest": manifest,
-        "command": f"make train EXPERIMENT={experiment.name} && bcgan report {experiment.name}{flags}",
+        "command": f"make train EXPERIMENT={experiment.name}{where}{extra}\nbcgan report {experiment.name}{flags}",
     }
 
 
@@ -159,7 +174,7 @@ def alerts(run: Run) -> list[str]:
 
 def _times_floor(run: Run) -> str:
     kid = run.gan_scores["kid"]
-    return f"{kid['value'] / kid['floor']:.1f}" if kid["floor"] > 0 else "many"
+    return f"{kid['value'] / kid['floor']:.1f}" if kid["floor"] and kid["floor"] > 0 else "an unknown number of"
 
 
 def _epochs(run: Run) -> str:

@@ -65,7 +65,9 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
     probabilities, metrics, leak_audit = score.load(root / "evaluate")
     with np.load(root / "features" / "synthetic.npz") as saved:
         synthetic = dict(saved)
-    properties = pd.read_csv(root / "features" / "properties.csv", dtype={"id": str, "patient": str})
+    properties = pd.read_csv(
+        root / "features" / "properties.csv", dtype={"id": str, "patient": str}, keep_default_na=False
+    )
     properties["class"] = np.array(CLASSES)[properties["label"]]
     return Run(
         experiment,

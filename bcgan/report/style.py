@@ -68,6 +68,7 @@ def save(drawn: Drawn, folder: Path, name: str) -> None:
 
 
 def show_patch(axes, patch, label: str = "") -> None:
+    axes.set_axis_on()
     axes.imshow(patch, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])

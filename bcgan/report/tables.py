@@ -68,8 +68,10 @@ def audit(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["Fault", "Files", "Policy"])
 
 
+SIDES = ("value", "floor", "ceiling")
 GAN_NAMES = {
-    "kid": "KID", "fid": "FID", "precision": "Precision", "recall": "Recall", "density": "Density",
+    "kid": "KID", "kid_efficientnet_lite2": "KID on EfficientNet-Lite2, ImageNet", "fid": "FID",
+    "precision": "Precision", "recall": "Recall", "density": "Density",
     "coverage": "Coverage", "class_fidelity": "Class fidelity (balanced accuracy)",
     "tstr_roc_auc": "Trained on synthetic, tested on real (ROC AUC)", "memorised": "Memorised (share)",
 }  # fmt: skip
@@ -80,10 +82,10 @@ def gan_scores(run: Run) -> pd.DataFrame:
     rows = []
     for name, title in GAN_NAMES.items():
         score = run.gan_scores[name]
-        value = f"{score['value']:.4g}"
+        value, floor, ceiling = ("not defined" if score[key] is None else f"{score[key]:.4g}" for key in SIDES)
         if score["low"] is not None:
             value += f" ({score['low']:.4g} to {score['high']:.4g})"
-        rows.append((title, value, f"{score['floor']:.4g}", f"{score['ceiling']:.4g}", score["samples"]))
+        rows.append((title, value, floor, ceiling, score["samples"]))
     return pd.DataFrame(rows, columns=["Score", "Synthetic", "Floor", "Ceiling", "Samples"])
 
 

@@ -8,8 +8,8 @@ from bcgan.experiment import Data
 
 
 def make_index(patients: int = 12, each: int = 6, source: str = "s") -> pd.DataFrame:
-    rows = [(f"p{p}", i % 2, source, "") for p in range(patients) for i in range(each)]
-    return pd.DataFrame(rows, columns=["patient", "label", "source", "given"])
+    rows = [(f"p{p}", i % 2, source, f"/data/{source}!p{p}/{i}.png", "") for p in range(patients) for i in range(each)]
+    return pd.DataFrame(rows, columns=["patient", "label", "source", "path", "given"])
 
 
 def write_lists(folder, train, validation, test):
@@ -72,6 +72,8 @@ def test_held_out_patches_of_another_source_are_set_apart(tmp_path):
     dense = index["source"] == "dense.zip"
     assert set(roles[dense]) == {"train", "validation_other", "test_other"}
     assert set(roles[~dense]) == {"train", "validation", "test"}
+    with pytest.raises(InputError, match=r"evaluate_on: other\* is in no path"):
+        splits.assign_roles(index, settings.model_copy(update={"evaluate_on": "other*"}), 0)
 
 
 def test_a_role_without_a_class_is_named():

@@ -4,7 +4,7 @@ import pytest
 
 from bcgan.models import table1, weights
 from bcgan.models.classifier import classifier
-from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps
+from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps, plain_features
 from bcgan.models.gan_resnet import gan_resnet
 from bcgan.models.generator import generator
 from bcgan.models.resnet34 import resnet34
@@ -106,11 +106,21 @@ def test_the_gate_starts_closed():
 
 
 def test_the_discriminator_inside_stays_frozen():
-    judge = discriminator(8)
-    merged = gan_resnet(judge)
+    merged = gan_resnet(discriminator(8))
+    inside = merged.get_layer("discriminator_features")
+    before = weights.digest(inside.variables)
+    merged(IMAGES, training=True)
+    assert weights.digest(inside.variables) == before
     names = {weight.path for weight in merged.trainable_weights}
     assert not any("block" in name for name in names)
     assert any("features_gate" in name for name in names)
+
+
+def test_the_copy_without_spectral_normalisation_gives_the_same_maps():
+    judge = discriminator(8)
+    judge([IMAGES, LABELS], training=True)
+    for one, other in zip(feature_maps(judge)(IMAGES), plain_features(judge)(IMAGES), strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
 
 
 def test_larger_patches_join_too():

@@ -31,8 +31,8 @@ def test_grey_16_bit_and_transparent_images_become_rgb():
         (b"", "is empty"),
         (encode(PATCH)[:-40], "truncated"),
         (b"only words\n", "not an image"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + b"\x7f\xff\xff\xff" * 2, "claims a side"),
-        (b"\x89PNG\r\n\x1a\n", "claims a side"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + b"\x7f\xff\xff\xff" * 2, "claims more than"),
+        (b"\x89PNG\r\n\x1a\n", "claims more than"),
     ],
 )
 def test_what_is_no_image_is_named(data, words):

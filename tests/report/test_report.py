@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
 from bcgan import cli
-from bcgan.evaluate import metrics
+from bcgan.evaluate import metrics, synthetic
 from bcgan.report.results import GAN_SCORES
 
 FIGURES = (
@@ -64,9 +65,19 @@ def test_results_hold_the_contracts_keys_and_invent_nothing(report):
             assert set(results["classifiers"][name]["test"][metric]) == {"value", "low", "high", "seeds"}
     for name in GAN_SCORES:
         assert set(results["gan"][name]) >= {"value", "floor", "ceiling", "samples"}
-    # No ImageNet network was asked: unknown, not invented.
-    assert set(results["gan"]["kid_efficientnet_lite2"].values()) == {None}
     assert results["gan"]["tstr_roc_auc"]["samples"] == 20
+
+
+def test_what_is_unknown_is_null(finished, report, tmp_path, monkeypatch):
+    """Without the package of ImageNet weights their score is unknown, and the report says so."""
+    shutil.copytree(finished, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(synthetic, "installed", lambda variant: False)
+    with pytest.raises(SystemExit):
+        cli.main(["run", "tiny.yaml", "--force", "evaluate"])
+    results = json.loads((render(tmp_path / "work") / "results.json").read_text())
+    assert {results["gan"]["kid_efficientnet_lite2"][key] for key in ("value", "floor", "ceiling")} == {None}
+    assert results["gan"]["kid"]["value"] is not None
 
 
 def test_without_patient_images_only_synthetic_patches_are_shown(report):

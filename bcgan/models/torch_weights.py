@@ -1,0 +1,66 @@
+"""Read tensors from an old-style `.pth` file without PyTorch and without running anything that the file names.
+
+Such a file is a pickle: only ordered dictionaries and float or integer tensors are admitted, the rest is refused.
+"""
+
+import collections
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from bcgan.errors import InputError
+
+MAGIC = 0x1950A86A20F9469CFC6C
+DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+
+def read(path: Path, sha256: str) -> dict[str, np.ndarray]:
+    """Tensors by name, as float32 or int64 arrays.
+
+    Raises:
+        InputError: another SHA-256 than the published one, or anything in the file but tensors.
+    """
+    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise InputError(f"{path} is not the published file (its SHA-256 differs). Install its package again.")
+    with path.open("rb") as file:
+        try:
+            if _Tensors(file).load() != MAGIC:
+                raise pickle.UnpicklingError("not PyTorch's magic number")
+            _, _ = _Tensors(file).load(), _Tensors(file).load()  # protocol, sizes of the writer's types
+            tensors, keys = _Tensors(file).load(), _Tensors(file).load()
+        except (pickle.UnpicklingError, EOFError, AttributeError) as error:
+            raise InputError(f"{path} holds more than tensors ({error}); it is not read.") from error
+        kinds = {tensor.key: tensor.dtype for tensor in tensors.values()}
+        storages = {}
+        for key in keys:
+            count = int(np.frombuffer(file.read(8), "<i8")[0])
+            storages[key] = np.frombuffer(file.read(count * kinds[key].itemsize), kinds[key])
+    return {name: tensor.of(storages[tensor.key]) for name, tensor in tensors.items()}
+
+
+class _Tensor(collections.namedtuple("_Tensor", ["dtype", "key", "offset", "shape", "strides"])):
+    """Where a tensor lies in its storage."""
+
+    def of(self, storage: np.ndarray) -> np.ndarray:
+        last = self.offset + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
+        if min(self.shape, default=1) < 1 or not 0 <= self.offset <= last < len(storage):
+            raise InputError(f"A tensor of shape {self.shape} reaches beyond its storage; the file is not read.")
+        strides = [stride * storage.itemsize for stride in self.strides]
+        return np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides).copy()
+
+
+class _Tensors(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, shape, strides, *_: _Tensor(*storage, offset, shape, strides)
+        if module == "torch" and name in DTYPES:
+            return name
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+    def persistent_load(self, identity: tuple):
+        _, kind, key, *_ = identity
+        return DTYPES[kind], key

