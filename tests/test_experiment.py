@@ -28,6 +28,10 @@ def test_overrides_and_data_dir():
         ("classify.models.vgg={}", ["vgg", "gan_resnet"]),
         ("data.fold=9", ["fold", "9"]),
         ("steps", ["steps", "key.subkey=value"]),
+        ("classify.seeds=[0,", ["classify.seeds", "without spaces"]),
+        ("classify.seeds=[1,1]", ["names a seed twice"]),
+        ("classify.seeds=[-1]", ["classify.seeds.0", "-1"]),
+        ("name.seed=5", ["name.seed=5", "no settings of its own"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_remedy(override, words):
@@ -45,3 +49,21 @@ def test_an_unknown_experiment_lists_the_known_ones():
 def test_official_lists_need_a_data_set_that_has_them():
     with pytest.raises(InputError, match=r"data\.lists"):
         experiment.load("phantom", ("data.protocol=official",))
+
+
+def test_switches_and_single_places_are_taken_as_people_write_them(tmp_path):
+    settings = experiment.load("phantom", ("xla=on", "data.dir=~/patches"))
+    assert settings.xla == "on"
+    assert settings.data.dir[0].is_absolute()
+
+
+def test_a_copied_experiment_must_be_renamed(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: idc\ndata: {name: idc}\n")
+    with pytest.raises(InputError, match="Name it 'mine'"):
+        experiment.load(str(tmp_path / "mine.yaml"))
+
+
+def test_differences_are_written_as_overrides():
+    one = experiment.load("phantom")
+    overrides = ("gan.steps=7", "classify.seeds=[3,4]")
+    assert experiment.differences(one, experiment.load("phantom", overrides, "/data")) == list(overrides)

@@ -131,6 +131,47 @@ def test_wrong_use_ends_with_2_and_one_sentence(in_folder, idc_folder, capsys, a
     assert not list(in_folder.glob("runs/*/*/manifest.json")) or "mixed" in arguments[-1]
 
 
+@pytest.mark.parametrize("wrong", [["--data-dir", "/nowhere"], ["--set", "precision=mixed_float16"]])
+def test_wrong_input_leaves_a_finished_run_as_it_was(workspace, wrong):
+    root = workspace / "runs/tiny"
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "log.txt"}
+    assert bcgan("run", "tiny.yaml", *wrong) == 2
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(root.glob("*.before"))
+    assert bcgan("report", "tiny.yaml") == 0
+
+
+def test_other_patient_lists_make_preprocess_run_again(workspace, seen, idc_folder):
+    lists = workspace / "lists"
+    lists.mkdir()
+    for role, patients in {"train": "100 101 102", "validation": "103 104", "test": "105 106 107"}.items():
+        (lists / f"{role}.txt").write_text(patients.replace(" ", "\n"))
+    options = ["--until", "preprocess", "--set", "data.protocol=official", "--set", f"data.lists={lists}"]
+    assert bcgan("run", "tiny.yaml", *options) == 0
+    assert bcgan("run", "tiny.yaml", *options) == 0
+    (lists / "test.txt").write_text("105\n106\n")
+    assert bcgan("run", "tiny.yaml", *options) == 0
+    assert seen == ["preprocess", "preprocess"]
+
+
+def test_the_report_tells_of_the_run_and_not_of_the_file(workspace):
+    assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 0
+    assert bcgan("report", "tiny.yaml") == 0
+    page = (workspace / "reports/tiny/report.html").read_text()
+    assert "evaluate.views=1" in page
+    assert "1 views averaged" in page
+    assert bcgan("run", "tiny.yaml", "--until", "features", "--set", "features.synthetic=44") == 0
+    assert bcgan("report", "tiny.yaml") == 2
+
+
+def test_a_folder_of_other_files_is_not_overwritten(workspace, capsys):
+    (workspace / "mine").mkdir()
+    (workspace / "mine/thesis.txt").write_text("years of work")
+    assert bcgan("report", "tiny.yaml", "--out", "mine") == 2
+    assert "no report of ours" in capsys.readouterr().err
+    assert (workspace / "mine/thesis.txt").exists()
+
+
 def test_killed_hard_in_the_gan_it_ends_with_the_same_weights(workspace, idc_folder):
     """SIGKILL while the GAN trains; the next run goes on from its checkpoint. Profile repro."""
     options = ["--until", "gan", "--set", "profile=repro", "--set", "gan.steps=9"]

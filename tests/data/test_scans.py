@@ -69,6 +69,18 @@ def test_missing_empty_and_foreign_places(tmp_path):
         list(image_files((tmp_path,)))
 
 
+def test_a_damaged_member_of_an_archive_is_an_error_of_that_file_alone(archive):
+    whole = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as file:
+        member = next(info for info in file.infolist() if info.filename.endswith(".png"))
+    start = member.header_offset + 30 + len(member.filename)
+    whole[start : start + 64] = b"\xff" * 64
+    archive.write_bytes(whole)
+    broken = [record for record in idc.records((archive,)) if record.path.endswith(member.filename)]
+    with pytest.raises((OSError, ValueError)):
+        broken[0].read()
+
+
 def test_breakhis_names_carry_class_tumour_patient_and_magnification(tmp_path):
     folder = tmp_path / "BreaKHis_v1/histology_slides/breast"
     write_png(folder / "malignant/SOB/ductal_carcinoma/SOB_M_DC_14-13412/40X/SOB_M_DC-14-13412-40-001.png", PATCH)

@@ -67,6 +67,12 @@ def test_intervals_hold_the_value_and_widen_with_clustering():
     assert width(clustered) > width(np.arange(400))
 
 
+def test_too_few_patients_have_no_interval():
+    found = intervals.with_intervals(LABELS, {0: SCORES}, {0: 0.5}, PATIENTS % 3, 50, 0.95, 0)
+    assert found["roc_auc"]["value"] is not None
+    assert found["roc_auc"]["low"] is found["roc_auc"]["high"] is None
+
+
 def test_one_class_alone_gives_null_not_an_invention():
     found = intervals.with_intervals(
         np.zeros(10, int), {0: np.linspace(0, 1, 10)}, {0: 0.5}, np.arange(10), 20, 0.95, 0
