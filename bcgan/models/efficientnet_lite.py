@@ -3,6 +3,7 @@
 No squeeze-and-excitation, ReLU6, and the stem, the head and the first and last stage are not scaled.
 """
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -20,7 +21,10 @@ FILES = {
     "lite0": ("efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     "lite2": ("efficientnet-lite2-9656183e.pth", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 }
-EPSILON = 1e-3
+# float32 whatever the policy: depthwise convolutions are slower in bfloat16, and scores should not depend on it.
+Convolution = functools.partial(layers.Conv2D, padding="same", use_bias=False, dtype="float32")
+Depthwise = functools.partial(layers.DepthwiseConv2D, padding="same", use_bias=False, dtype="float32")
+Normalisation = functools.partial(layers.BatchNormalization, epsilon=1e-3, dtype="float32")
 
 
 def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = True) -> keras.Model:
@@ -40,15 +44,15 @@ def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = T
     width, depth = SCALES[variant]
     image = keras.Input((size, size, 3), name="image")
 
-    x = layers.Rescaling(255 / 128, offset=-127 / 128, name="centre")(image)
-    x = _norm(layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="_conv_stem")(x), "_bn0")
+    x = layers.Rescaling(255 / 128, offset=-127 / 128, dtype="float32", name="centre")(image)
+    x = _norm(Convolution(32, 3, strides=2, name="_conv_stem")(x), "_bn0")
     number = 0
     for stage, (kernel, stride, channels, blocks, expansion) in enumerate(STAGES):
         scaled = 0 < stage < len(STAGES) - 1
         for position in range(-int(-blocks * depth // 1) if scaled else blocks):
             x = _block(x, f"_blocks.{number}", kernel, 1 if position else stride, _round(channels * width), expansion)
             number += 1
-    x = _norm(layers.Conv2D(1280, 1, use_bias=False, name="_conv_head")(x), "_bn1")
+    x = _norm(Convolution(1280, 1, name="_conv_head")(x), "_bn1")
     x = layers.GlobalAveragePooling2D(name="pool", dtype="float32")(x)
 
     network = keras.Model(image, x, name=f"efficientnet_{variant}")
@@ -66,19 +70,18 @@ def _block(x, name: str, kernel: int, stride: int, channels: int, expansion: int
     """Expansion, depthwise convolution, projection; a shortcut where shapes allow one."""
     shortcut = x
     if expansion > 1:
-        x = layers.Conv2D(x.shape[-1] * expansion, 1, use_bias=False, name=f"{name}._expand_conv")(x)
+        x = Convolution(x.shape[-1] * expansion, 1, name=f"{name}._expand_conv")(x)
         x = _norm(x, f"{name}._bn0")
-    depthwise = layers.DepthwiseConv2D
-    x = depthwise(kernel, strides=stride, padding="same", use_bias=False, name=f"{name}._depthwise_conv")(x)
+    x = Depthwise(kernel, strides=stride, name=f"{name}._depthwise_conv")(x)
     x = _norm(x, f"{name}._bn1")
-    x = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}._project_conv")(x)
-    x = layers.BatchNormalization(epsilon=EPSILON, name=f"{name}._bn2")(x)
-    return layers.Add(name=f"{name}.add")([x, shortcut]) if shortcut.shape == x.shape else x
+    x = Convolution(channels, 1, name=f"{name}._project_conv")(x)
+    x = Normalisation(name=f"{name}._bn2")(x)
+    return layers.Add(dtype="float32", name=f"{name}.add")([x, shortcut]) if shortcut.shape == x.shape else x
 
 
 def _norm(x, name: str) -> keras.KerasTensor:
-    x = layers.BatchNormalization(epsilon=EPSILON, name=name)(x)
-    return layers.ReLU(6.0, name=f"{name}.relu")(x)
+    x = Normalisation(name=name)(x)
+    return layers.ReLU(6.0, dtype="float32", name=f"{name}.relu")(x)
 
 
 def _round(channels: float) -> int:
