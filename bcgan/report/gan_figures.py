@@ -64,7 +64,7 @@ def convergence(run: Run) -> Drawn:
     """Fig. 11: losses and what the discriminator recognises, and the classifiers' validation AUC."""
     log = run.gan_log
     figure, (losses, shares, areas) = plt.subplots(1, 3, figsize=(10.5, 3.4))
-    smooth = max(1, len(log) // 60)
+    smooth = max(1, len(log) // 20)
     for axes, columns in (
         (losses, {"discriminator_loss": ("Discriminator", INK), "generator_loss": ("Generator", "#7A5195")}),
         (
@@ -76,7 +76,7 @@ def convergence(run: Run) -> Drawn:
             axes.plot(log["step"], log[column], color=colour, lw=0.5, alpha=0.25)
             axes.plot(log["step"], log[column].rolling(smooth, min_periods=1).mean(), color=colour, label=name)
         axes.set_xlabel("GAN step")
-        axes.legend(loc="best")
+        axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
     losses.axhline(np.log(4), color=MUTED, lw=1, ls=":")
     losses.annotate("ln 4: cannot tell", (0.98, np.log(4)), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                     fontsize=8, color=MUTED)  # fmt: skip
@@ -90,7 +90,7 @@ def convergence(run: Run) -> Drawn:
         areas.plot(mean.index + 1, mean, "o-", ms=3, color=CLASSIFIER_COLOURS[name], label=CLASSIFIER_NAMES[name])
     areas.set(xlabel="Epoch", ylabel="Validation ROC AUC")
     areas.set_title("Classifiers")
-    areas.legend(loc="lower right", fontsize=7.5)
+    areas.legend(loc="best", fontsize=7.5)
     areas.xaxis.get_major_locator().set_params(integer=True)
     sns.despine(figure)
     caption = (
@@ -116,6 +116,8 @@ def scores(run: Run) -> Drawn:
             axes.plot([1, 1], [score["low"], score["high"]], color="#009E73", lw=1.5)
         axes.set_xticks(range(3), ["floor", "synthetic", "ceiling"])
         axes.margins(x=0.25, y=0.25)
+        if axes.dataLim.y0 >= 0:
+            axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
         axes.set_title(GAN_NAMES[name].split(" (")[0].split(", I")[0], fontsize=9)
         rows.append({"score": name, **score})
     grid.flat[SCORES.index("tstr_roc_auc")].set_title("Train synthetic, test real", fontsize=9)

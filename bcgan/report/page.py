@@ -178,10 +178,8 @@ def _times_floor(run: Run) -> str:
 
 
 def _epochs(run: Run) -> str:
-    return (
-        ", ".join(f"{CLASSIFIER_NAMES[name]} {own.epochs}" for name, own in run.experiment.classify.models.items())
-        + " epochs"
-    )
+    epochs = {name: run.experiment.classify.models[name].epochs for name in run.names}
+    return ", ".join(f"{CLASSIFIER_NAMES[name]} {number}" for name, number in epochs.items()) + " epochs"
 
 
 def _picture(out: Path, name: str) -> str:

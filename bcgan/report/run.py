@@ -11,6 +11,7 @@ from bcgan.data.builders import CLASSES
 from bcgan.evaluate import score
 from bcgan.experiment import Experiment
 from bcgan.preprocess import store
+from bcgan.report.style import CLASSIFIER_NAMES
 
 
 class Run(NamedTuple):
@@ -39,7 +40,8 @@ class Run(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        return list(self.experiment.classify.models)
+        """The classifiers, the proposed one first; a manifest does not keep the order of the YAML file."""
+        return [name for name in CLASSIFIER_NAMES if name in self.experiment.classify.models]
 
     def count(self, role: str) -> dict[str, int]:
         return self.split["counts"][role]
