@@ -166,15 +166,17 @@ def alerts(run: Run) -> list[str]:
         (refused, f"{refused:,} patches were left out by the audit."),
         (narrow, f"{narrow:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs(run)}."),
-        (True, f"The synthetic patches' KID is {_times_floor(run)} times that between real patients."),
+        (True, _kid(run)),
         (not run.patient_images, "No pictures of patients' tissue: synthetic patches stand in their place."),
     ]  # fmt: skip
     return [text for applies, text in found if applies]
 
 
-def _times_floor(run: Run) -> str:
+def _kid(run: Run) -> str:
     kid = run.gan_scores["kid"]
-    return f"{kid['value'] / kid['floor']:.1f}" if kid["floor"] and kid["floor"] > 0 else "an unknown number of"
+    if kid["value"] is None:
+        return "The synthetic patches were too few to be scored."
+    return f"The synthetic patches can be told apart: KID {kid['value']:.3f}, between real patients {kid['floor']:.3f}."
 
 
 def _epochs(run: Run) -> str:
