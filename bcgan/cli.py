@@ -75,6 +75,31 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
 
 
 @cli.command()
+@click.argument("run", required=False, metavar="[EXPERIMENT]")
+@click.option("--label", type=click.Choice(["benign", "malignant"]), required=True, help="The class to make.")
+@click.option("--number", type=click.IntRange(1), default=64, show_default=True, help="How many patches.")
+@click.option("--density", type=click.FloatRange(0, 1), help="Nuclear density to steer towards, share of tissue.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", type=click.Path(file_okay=False), default="samples", show_default=True, help="Folder to write.")
+def sample(run: str | None, label: str, number: int, density: float | None, seed: int, out: str) -> None:
+    """Write synthetic patches of a class, those that a classifier recognises and that lie near real ones.
+
+    With the generator of runs/EXPERIMENT, or with the one that comes with bcgan, trained on IDC.
+    """
+    from pathlib import Path
+
+    from bcgan import machine, progress
+
+    machine.prepare_environment()
+    progress.start_log(None)
+    from bcgan.predict import sample as sampling
+
+    found = sampling.write(sampling.load(run), int(label == "malignant"), number, seed, Path(out), density)
+    refused = ", ".join(f"{count} {why}" for why, count in found["refused"].items())
+    click.echo(f"{out}: {number} {label} patches of {found['tried']} candidates (refused: {refused}), manifest.json")
+
+
+@cli.command()
 @click.option("--out", type=click.Path(file_okay=False), help="Also write the summaries into this folder.")
 def tables(out: str | None) -> None:
     """Print every network's summary and hold Table 1 against the paper, row by row."""

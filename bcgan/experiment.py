@@ -78,14 +78,40 @@ class Gan(Settings):
     loss: Literal["non_saturating", "saturating"] = "non_saturating"
     generator_rate: float = Field(2e-4, gt=0)
     discriminator_rate: float = Field(4e-4, gt=0)
+    conditioning: Literal["projection", "auxiliary"] = "projection"
     spectral: bool = True
+    critic: float = Field(1.0, ge=0)  # weight of the second judge, on frozen ImageNet features; 0: the paper's alone
+    augment: bool = True  # both sides of what the judges see; the synthetic patches themselves are not augmented
+    on_collapse: Literal["warn", "stop"] = "warn"
     average: float = Field(0.998, ge=0, lt=1)  # decay of the generator's moving average
     grid_every: int = Field(100, ge=1)
     checkpoint_every: int = Field(100, ge=1)
 
 
+class Translate(Settings):
+    """The cycle-consistent GAN between the classes; steps 0 leaves it out."""
+
+    steps: int = Field(0, ge=0)
+    batch: int = Field(16, ge=2)  # half of each class
+    width: int = Field(24, ge=4)  # channels of the translators' largest maps
+    rate: float = Field(2e-4, gt=0)
+    cycle: float = Field(10.0, ge=0)  # weight of coming back to the same patch
+    identity: float = Field(2.0, ge=0)  # weight of leaving a patch of the other class as it is
+    average: float = Field(0.995, ge=0, lt=1)
+    checkpoint_every: int = Field(200, ge=1)
+
+
+class Referee(Settings):
+    """The plain CNN that selects synthetic patches, and what it lets through."""
+
+    steps: int = Field(400, ge=1)
+    confidence: float = Field(0.6, ge=0, lt=1)  # least probability of the class that was asked for
+    quantile: float = Field(0.95, gt=0, le=1)  # share of real patches whose distance to their class is let through
+
+
 class Features(Settings):
     synthetic: int = Field(512, ge=2)  # synthetic patches sampled, half of each class
+    referee: Referee = Referee()
     maps: tuple[Literal["block1", "block2", "block3", "block4"], ...] = ("block4",)
     density_threshold: float = Field(0.15, gt=0)  # haematoxylin optical density that counts as nucleus
 
@@ -94,6 +120,7 @@ class Classifier(Settings):
     epochs: int = Field(6, ge=1)
     rate: float = Field(1e-3, gt=0)
     synthetic: float = Field(0.0, ge=0, le=0.9)  # share of each batch that is synthetic
+    selected: bool = True  # of the synthetic patches, only those that the referee let through
     shortcut: Literal["identity", "projection"] = "projection"  # ResNet-34 only
 
 
@@ -118,8 +145,8 @@ class Evaluate(Settings):
     views: Literal[1, 2, 4, 8] = 4  # dihedral views averaged at test time
     resamples: int = Field(1000, ge=10)
     confidence: float = Field(0.95, gt=0, lt=1)
+    probes: tuple[Seed, ...] = (0, 1, 2)  # draws of the linear probes' training patients; empty: no probes
     gan_samples: int = Field(1000, ge=20)  # real and synthetic patches compared, half of each class
-    tstr_steps: int = Field(400, ge=1)  # of the small networks trained on real and on synthetic patches
 
 
 class Report(Settings):
@@ -134,6 +161,7 @@ class Experiment(Settings):
     data: Data
     preprocess: Preprocess = Preprocess()
     gan: Gan = Gan()
+    translate: Translate = Translate()
     features: Features = Features()
     classify: Classify = Classify()
     evaluate: Evaluate = Evaluate()

@@ -2,9 +2,12 @@
 
     images --preprocess--> uint8 store + index (patient, x, y, label, role) + audit + split
            --gan---------> generator (averaged), discriminator, sample grids, training log
-           --features----> discriminator maps by block, synthetic patches, density, ordering
+           --translate---> translators benign <-> malignant, training log; empty where translate.steps is 0
+           --features----> discriminator maps by block, referee, synthetic patches and which are selected, steering,
+                           density, ordering
            --classify----> a trained network a classifier and seed, training logs
-           --evaluate----> probabilities, metrics with intervals, thresholds, GAN scores, leak audit
+           --evaluate----> probabilities, metrics with intervals, thresholds, GAN scores, probes, counterfactuals,
+                           leak audit
            --report------> figures, tables, report.html, results.json
 
 A stage reads files that the stages before it wrote, never their objects, and writes into runs/<experiment>/<stage>/;
@@ -51,22 +54,46 @@ def gan(experiment: Experiment, root: Path) -> None:
     from bcgan.gan.train import train
     from bcgan.preprocess import store
 
-    patches = store.load(root / "preprocess")
-    rows = patches.rows("train")
-    images = store.at_size(patches.images[rows], store.GAN_SIZE)
-    train(images, patches.index["label"].to_numpy()[rows], experiment.gan, experiment.seed, root / "gan", xla)
+    images, labels = store.of_role(store.load(root / "preprocess"), "train")
+    train(images, labels, experiment.gan, experiment.seed, root / "gan", xla)
+
+
+def translate(experiment: Experiment, root: Path) -> None:
+    if not experiment.translate.steps:
+        log.info("translate: left out, translate.steps is 0")
+        return
+    from bcgan import machine
+
+    xla = machine.start(experiment)
+    from bcgan.gan.translation import train
+    from bcgan.preprocess import store
+
+    images, labels = store.of_role(store.load(root / "preprocess"), "train")
+    train(images, labels, experiment.translate, experiment.seed, root / "translate", xla)
 
 
 def features(experiment: Experiment, root: Path) -> None:
     from bcgan import machine
 
-    machine.start(experiment)
+    xla = machine.start(experiment)
+    from functools import partial
+
+    from bcgan.classify import referee
+    from bcgan.gan import selection
     from bcgan.gan.features import export
     from bcgan.preprocess import store
 
+    folder, settings = root / "features", experiment.features
     patches = store.load(root / "preprocess")
+    real, validation = (referee.Patches(*store.of_role(patches, role)) for role in ("train", "validation"))
+    as_many = referee.as_many(real, settings.synthetic, experiment.seed)
+    steps, path = settings.referee.steps, folder / "referee.keras"
+    network = referee.trained(as_many, validation, steps, experiment.seed, path, xla)
+    chosen = referee.selector(network, as_many, settings.referee)
+    selection.save(chosen, folder / "selector.npz")
+    select = partial(referee.select, network, chosen)
     images = store.at_size(patches.images, store.GAN_SIZE)
-    export(images, patches.index, root / "gan", experiment.features, experiment.seed, root / "features")
+    export(images, patches.index, root / "gan", select, settings, experiment.seed, folder)
 
 
 def classify(experiment: Experiment, root: Path) -> None:
@@ -86,7 +113,10 @@ def classify(experiment: Experiment, root: Path) -> None:
     real, validation = (
         Patches(patches.images[rows], labels[rows]) for rows in (patches.rows("train"), patches.rows("validation"))
     )
-    synthetic = Patches(*store.load_synthetic(root / "features", experiment.data.size))
+    synthetic = {
+        selected: Patches(*store.load_synthetic(root / "features", experiment.data.size, selected))
+        for selected in {own.selected for own in settings.models.values() if own.synthetic}
+    }
     size = settings.crop or experiment.data.size
     for name, own in settings.models.items():
         for seed in settings.seeds:
@@ -97,14 +127,15 @@ def classify(experiment: Experiment, root: Path) -> None:
             keras.utils.set_random_seed(seed)
             judge = load_model(root / "gan" / "discriminator.keras") if name.startswith("gan_") else None
             network = classifier(name, size, judge, own.shortcut)
-            train(network, real, synthetic, validation, settings, own, seed, path, xla)
+            made = synthetic.get(own.selected) if own.synthetic else None
+            train(network, real, made, validation, settings, own, seed, path, xla)
 
 
 def evaluate(experiment: Experiment, root: Path) -> None:
     from bcgan import machine
 
     xla = machine.start(experiment)
-    from bcgan.evaluate import score, synthetic
+    from bcgan.evaluate import probes, score, synthetic, translations
     from bcgan.preprocess import store
 
     patches, folder = store.load(root / "preprocess"), root / "evaluate"
@@ -113,6 +144,10 @@ def evaluate(experiment: Experiment, root: Path) -> None:
     runs.write_json(folder / "gan_scores.json", found)
     split = runs.read_json(root / "preprocess" / "split.json")
     score.evaluate(experiment, patches, split, root / "classify", folder)
+    if experiment.evaluate.probes:
+        probes.evaluate(experiment, patches, root, folder)
+    if experiment.translate.steps:
+        translations.evaluate(experiment, patches, root, folder)
 
 
 STORE = ("preprocess/patches.npy", "preprocess/index.csv")
@@ -121,12 +156,21 @@ TRAINING = ("seed", "profile", "precision", "xla")
 STAGES = (
     Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess),
     Stage("gan", ("gan", *TRAINING), STORE, gan),
-    Stage("features", ("features", "seed", "precision"), (*STORE, "gan/*.keras"), features),
+    Stage("translate", ("translate", *TRAINING), STORE, translate),
+    Stage("features", ("features", *TRAINING), (*STORE, "gan/*.keras"), features),
     Stage("classify", ("classify", *TRAINING), (*STORE, "gan/discriminator.keras", SYNTHETIC), classify),
     Stage(
         "evaluate",
-        ("evaluate", "classify", *TRAINING),
-        (*STORE, "preprocess/split.json", SYNTHETIC, "classify/*.keras"),
+        ("evaluate", "classify", "translate", "features", *TRAINING),
+        (
+            *STORE,
+            "preprocess/split.json",
+            "gan/discriminator.keras",
+            "translate/*.keras",
+            "features/referee.keras",
+            "features/*.npz",
+            "classify/*.keras",
+        ),
         evaluate,
     ),
 )

@@ -1,8 +1,9 @@
 """What the synthetic patches are worth, beside real ones: between a floor, real against real, and a ceiling.
 
-A small network, the plain CNN, is trained twice for as many steps: on real training patches, as many as there are
-synthetic ones, and on the synthetic ones. The first gives the features of the distances and recognises the classes, the
-second is tested on real patients. KID is measured on ImageNet's features too, where their package is installed.
+The plain CNN is trained twice for as many steps: on as many real training patches as there are synthetic ones (the
+referee), and on the synthetic ones, selected or not. The first gives the features of the distances and recognises the
+classes, the second is tested on real patients. KID is measured on ImageNet's features too, where their package is
+installed.
 """
 
 from pathlib import Path
@@ -13,24 +14,22 @@ import keras
 import numpy as np
 
 from bcgan import progress
-from bcgan.classify.train import Patches, scorer, train
-from bcgan.data import batches
+from bcgan.classify.referee import NETWORK, balanced, extractor, pairs, trained
+from bcgan.classify.train import Patches, scorer
 from bcgan.evaluate import intervals, metrics
-from bcgan.experiment import Classifier, Experiment
+from bcgan.experiment import Experiment
 from bcgan.gan import scores
 from bcgan.models import weights
-from bcgan.models.classifier import classifier
-from bcgan.models.efficientnet_lite import efficientnet_lite, installed
-from bcgan.preprocess.store import GAN_SIZE, Store, at_size, load_synthetic
+from bcgan.models.efficientnet_lite import installed, pooled
+from bcgan.preprocess.store import GAN_SIZE, Store, load_synthetic, of_role
 
-NETWORK = "cnn"
 BLUR = 2.0  # pixels, of the ceiling: real patches that lost their texture
 QUANTILES = (2.5, 97.5)
 SIDES = ("value", "floor", "ceiling")
 LEAST_SAMPLES = 4 * scores.NEIGHBOURS  # fewer have no neighbourhood worth the name
 IMAGENET_KID = "kid_efficientnet_lite2"
 IMAGENET_SIZE = 100  # pixels
-DISTANCES = ("kid", "fid", "coverage", "density", "precision", "recall", "memorised")
+DISTANCES = ("kid", "fid", "coverage", "density", "precision", "recall", "memorised", "memorised_pixels")
 
 
 def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path, xla: bool) -> dict[str, Any]:
@@ -38,26 +37,23 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
 
     Args:
         features: Path. The folder of the features stage.
-        folder: Path. Takes the two trained networks, so that a kill costs one training at most.
+        folder: Path. Takes the network trained on synthetic patches, so that a kill costs no second training.
 
     Returns:
         {score: {value, low, high, floor, ceiling, samples, network}}. kid, fid: floor training against validation
-        patients, ceiling blurred training patches. coverage, density: floor is what validation patients reach.
+        patients, ceiling blurred training patches; beside them half_against_half (training patches against others
+        of the same patients), noise (even random pixels) and wrong_class (benign alone). coverage,
+        density: floor is what validation patients reach.
         class_fidelity: balanced accuracy, floor chance, ceiling the real validation patches' own. tstr_roc_auc: trained
         on synthetic, tested on real test patients, ceiling trained on real. memorised: share nearer to a training patch
-        than 99 % of training patches are to each other, floor that of validation patients.
+        than 99 % of training patches are to each other, in features and in pixels, floor that of validation patients.
     """
-    labels = store.index["label"].to_numpy()
-    real, validation, test = (
-        Patches(at_size(store.images[rows], GAN_SIZE), labels[rows])
-        for rows in map(store.rows, ("train", "validation", "test"))
-    )
-    made = Patches(*load_synthetic(features, GAN_SIZE))
-    rng = np.random.default_rng(experiment.seed)
-    as_many = _balanced(real, min(len(made.labels), _pairs(real)), rng)
+    real, validation, test = (Patches(*of_role(store, role)) for role in ("train", "validation", "test"))
+    made = Patches(*load_synthetic(features, GAN_SIZE, selected=False))
+    steps = experiment.features.referee.steps
     networks = {
-        name: _trained(experiment, patches, validation, folder / f"{NETWORK}-{name}.keras", xla)
-        for name, patches in (("real", as_many), ("synthetic", made))
+        "real": weights.load_model(features / "referee.keras"),
+        "synthetic": trained(made, validation, steps, experiment.seed, folder / f"{NETWORK}-synthetic.keras", xla),
     }
     found = _distances(experiment, networks["real"], real, validation, made)
     found["class_fidelity"] = _fidelity(networks["real"], validation, made)
@@ -66,65 +62,70 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
     return {name: {"low": None, "high": None, "network": NETWORK, **score} for name, score in found.items()}
 
 
-def _trained(experiment: Experiment, patches: Patches, validation: Patches, path: Path, xla: bool) -> keras.Model:
-    if not path.exists():
-        settings = experiment.classify.model_copy(update={"crop": None})
-        epoch_steps = max(1, len(patches.labels) // settings.batch)
-        own = Classifier(epochs=max(1, round(experiment.evaluate.tstr_steps / epoch_steps)))
-        keras.utils.set_random_seed(experiment.seed)
-        network = classifier(NETWORK, GAN_SIZE)
-        train(network, patches, None, validation, settings, own, experiment.seed, path, xla)
-    return weights.load_model(path)
-
-
 def _distances(
     experiment: Experiment, network: keras.Model, real: Patches, validation: Patches, made: Patches
 ) -> dict[str, dict[str, Any]]:
-    number = min(experiment.evaluate.gan_samples, *map(_pairs, (real, validation, made)))
+    number = min(experiment.evaluate.gan_samples, pairs(real) // 4 * 2, *map(pairs, (validation, made)))
     if number < LEAST_SAMPLES:
         nothing = {"value": None, "floor": None, "ceiling": None, "samples": number}
         return {name: dict(nothing) for name in (*DISTANCES, IMAGENET_KID)}
-    rng = np.random.default_rng(experiment.seed)
-    training, held_out, synthetic = (_balanced(side, number, rng).images for side in (real, validation, made))
-    blurred = np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR) for patch in training])
-    extract = _features(network)
-    patches = (training, held_out, synthetic, blurred)
-    x, same, ours, poor = map(extract, patches)
-    every = extract(real.images)
-    sides = {"value": ours, "floor": same, "ceiling": poor}
+    seed = experiment.seed
+    patches = _references(real, validation, made, number, seed)
+    extract = extractor(network)
+    features, every = {name: extract(images) for name, images in patches.items()}, extract(real.images)
+    ours, same = features["value"], features["floor"]
+    pixels = _thumbnails(real.images)
+    sides = {key: features[key] for key in SIDES}
     found = {
-        "kid": _kid(x, sides, experiment.seed),
-        "fid": {key: scores.fid(x, side) for key, side in sides.items()},
+        "kid": _kid(features, seed),
+        "fid": {name: scores.fid(features["training"], side) for name, side in features.items() if name != "training"},
         "memorised": {"value": scores.memorised(every, ours), "floor": scores.memorised(every, same), "ceiling": 1.0},
-    }
-    manifolds = {key: scores.manifold(x, side) for key, side in sides.items()}
+        "memorised_pixels": {
+            key: scores.memorised(pixels, _thumbnails(patches[key])) for key in ("value", "floor")
+        } | {"ceiling": 1.0},
+    }  # fmt: skip
+    manifolds = {key: scores.manifold(features["training"], side) for key, side in sides.items()}
     for name in ("coverage", "density", "precision", "recall"):
         found[name] = {key: manifold[name] for key, manifold in manifolds.items()}
-    found[IMAGENET_KID] = _imagenet_kid(patches, experiment.seed)
+    found[IMAGENET_KID] = dict.fromkeys(SIDES)
+    if installed("lite2"):
+        imagenet = {name: pooled("lite2", images, IMAGENET_SIZE) for name, images in patches.items()}
+        found[IMAGENET_KID] = _kid(imagenet, seed) | {"network": "efficientnet_lite2"}
     return {name: {**score, "samples": number} for name, score in found.items()}
 
 
-def _kid(real: np.ndarray, sides: dict[str, np.ndarray], seed: int) -> dict[str, float]:
-    """The KID of each side against real features, and the spread of the value's subsets."""
-    subsets = {key: scores.kid(real, side, len(real) // 2, seed) for key, side in sides.items()}
+def _references(real: Patches, validation: Patches, made: Patches, number: int, seed: int) -> dict[str, np.ndarray]:
+    """As many patches of each thing that is compared with `training`; half of each class, but for wrong_class."""
+    rng = np.random.default_rng(seed)
+    # Two draws of the training patches that share no patch.
+    twice, half = balanced(real, 2 * number, rng), number // 2
+    training, other = (np.concatenate([twice.images[k : k + half], twice.images[k + number : k + number + half]])
+                       for k in (0, half))  # fmt: skip
+    return {
+        "training": training,
+        "value": balanced(made, number, rng).images,
+        "floor": balanced(validation, number, rng).images,
+        "half_against_half": other,
+        "ceiling": np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR) for patch in training]),
+        "noise": rng.integers(0, 256, training.shape, np.uint8),
+        "wrong_class": twice.images[:number],  # benign alone
+    }
+
+
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+    """Patches at half their size as rows of pixels, float32 in [0, 1]."""
+    small = [cv2.resize(patch, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for patch in images]
+    return np.stack(small).reshape(len(images), -1).astype(np.float32) / 255
+
+
+def _kid(features: dict[str, np.ndarray], seed: int) -> dict[str, float]:
+    """The KID of each side against the training patches' features, and the spread of the value's subsets."""
+    real = features["training"]
+    subsets = {
+        name: scores.kid(real, side, len(real) // 2, seed) for name, side in features.items() if name != "training"
+    }
     low, high = np.percentile(subsets["value"], QUANTILES)
-    return {key: float(values.mean()) for key, values in subsets.items()} | {"low": float(low), "high": float(high)}
-
-
-def _imagenet_kid(patches: tuple[np.ndarray, ...], seed: int) -> dict[str, Any]:
-    """KID on EfficientNet-Lite2's pooled ImageNet features; nulls where its package is not installed."""
-    if not installed("lite2"):
-        return dict.fromkeys(SIDES)
-    network = efficientnet_lite("lite2", IMAGENET_SIZE)
-
-    def extract(images: np.ndarray) -> np.ndarray:
-        large = (
-            batches.scale(at_size(images[start : start + 128], IMAGENET_SIZE)) for start in range(0, len(images), 128)
-        )
-        return np.concatenate([np.asarray(network(part, training=False), np.float64) for part in large])
-
-    real, same, ours, poor = map(extract, patches)
-    return _kid(real, {"value": ours, "floor": same, "ceiling": poor}, seed) | {"network": "efficientnet_lite2"}
+    return {name: float(values.mean()) for name, values in subsets.items()} | {"low": float(low), "high": float(high)}
 
 
 def _fidelity(network: keras.Model, validation: Patches, made: Patches) -> dict[str, Any]:
@@ -132,10 +133,10 @@ def _fidelity(network: keras.Model, validation: Patches, made: Patches) -> dict[
     real, synthetic = score(validation.images), score(made.images)
     threshold = metrics.youden_threshold(validation.labels, real)
 
-    def balanced(labels, found):
+    def accuracy(labels, found):
         return float(metrics.measure(labels, found, threshold, np.ones((1, len(labels))))["balanced_accuracy"][0])
 
-    value, ceiling = balanced(made.labels, synthetic), balanced(validation.labels, real)
+    value, ceiling = accuracy(made.labels, synthetic), accuracy(validation.labels, real)
     return {"value": value, "floor": 0.5, "ceiling": ceiling, "samples": len(made.labels)}
 
 
@@ -152,30 +153,6 @@ def _tested_on_real(
     }  # fmt: skip
     ours = {key: areas["synthetic"][key] for key in ("value", "low", "high")}
     return {**ours, "floor": 0.5, "ceiling": areas["real"]["value"], "samples": len(test.labels)}
-
-
-def _pairs(side: Patches) -> int:
-    """How many patches can be drawn, half of each class."""
-    return 2 * int(np.bincount(side.labels, minlength=2).min())
-
-
-def _balanced(side: Patches, number: int, rng: np.random.Generator) -> Patches:
-    """Half of each class, so that a difference of class shares is not taken for one of the pictures."""
-    rows = [rng.choice(np.flatnonzero(side.labels == label), number // 2, replace=False) for label in (0, 1)]
-    rows = np.concatenate(rows)
-    return Patches(side.images[rows], side.labels[rows])
-
-
-def _features(network: keras.Model):
-    """From uint8 patches to what the binary head sees, float64 (n, features)."""
-    extract = keras.Model(network.inputs, network.get_layer("logit").input)
-
-    def run(images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), 256)
-        found = [extract(batches.scale(images[start : start + 256]), training=False) for start in starts]
-        return np.concatenate([np.asarray(keras.ops.cast(part, "float32"), np.float64) for part in found])
-
-    return run
 
 
 def log_scores(found: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """What the trained GAN gives to the rest: feature maps by block, synthetic patches, patches in order."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -10,7 +10,10 @@ import tensorflow as tf
 
 from bcgan import progress
 from bcgan.data import batches
+from bcgan.data.builders import CLASSES
 from bcgan.experiment import Features
+from bcgan.gan import steering
+from bcgan.gan.selection import VERDICTS
 from bcgan.gan.train import sample
 from bcgan.models import weights
 from bcgan.models.discriminator import BLOCKS, feature_maps
@@ -20,11 +23,21 @@ from bcgan.preprocess.store import allocate
 BATCH = 256
 
 
-def export(images: np.ndarray, index: pd.DataFrame, gan: Path, settings: Features, seed: int, folder: Path) -> None:
-    """Write pooled.npz, maps_<block>.npy, synthetic.npz, properties.csv and synthetic_properties.csv.
+def export(
+    images: np.ndarray,
+    index: pd.DataFrame,
+    gan: Path,
+    select: Callable[[np.ndarray, np.ndarray], pd.DataFrame],
+    settings: Features,
+    seed: int,
+    folder: Path,
+) -> None:
+    """Write pooled.npz, maps_<block>.npy, synthetic.npz, properties.csv, synthetic_properties.csv, steering.csv and
+    walks.npz.
 
     pooled.npz: ids, patients, and every channel's mean of every block, float32. maps_<block>.npy: the whole maps,
-    float16, (n, height, width, channels), rows as in pooled.npz. synthetic.npz: images (uint8), labels, scores.
+    float16, (n, height, width, channels), rows as in pooled.npz. synthetic.npz: images (uint8), labels, scores, and
+    whether each was selected; why not, in synthetic_properties.csv.
     properties.csv: a row a patch in the store's order, with the discriminator's score (the mean over both labels,
     so that no true label enters) and the ranks by density and by score, 1 the lowest.
 
@@ -32,6 +45,7 @@ def export(images: np.ndarray, index: pd.DataFrame, gan: Path, settings: Feature
         images: uint8, (n, 50, 50, 3). Every patch of the store.
         index: the store's index, a row a patch.
         gan: Path. The folder of the gan stage.
+        select: from synthetic patches and their labels to confidence, distance and verdict, a row a patch.
     """
     judge = weights.load_model(gan / "discriminator.keras")
     make = weights.load_model(gan / "generator.keras")
@@ -48,9 +62,19 @@ def export(images: np.ndarray, index: pd.DataFrame, gan: Path, settings: Feature
     labels = np.arange(settings.synthetic, dtype=np.int32) % 2
     made = sample(make, labels, seed)
     made_scores = np.concatenate([score for score, _ in _judge(judge, feature_maps(judge), made)])
-    np.savez_compressed(folder / "synthetic.npz", images=made, labels=labels, scores=made_scores)
+    verdicts = select(made, labels)
+    selected = (verdicts["verdict"] == VERDICTS[0]).to_numpy()
+    np.savez_compressed(folder / "synthetic.npz", images=made, labels=labels, scores=made_scores, selected=selected)
     measured = properties.measure(made, settings.density_threshold).assign(label=labels, score=made_scores)
-    measured.to_csv(folder / "synthetic_properties.csv", index=False, float_format="%.6g")
+    measured.join(verdicts).to_csv(folder / "synthetic_properties.csv", index=False, float_format="%.6g")
+    for label, name in enumerate(CLASSES):
+        said = verdicts[labels == label]["verdict"].value_counts()
+        progress.log.info("features: synthetic %s: %s", name, ", ".join(f"{said.get(v, 0)} {v}" for v in VERDICTS))
+
+    threshold = settings.density_threshold
+    steering.obedience(make, threshold, seed).to_csv(folder / "steering.csv", index=False, float_format="%.6g")
+    images, asked = steering.sweep(make, "density", threshold, seed)
+    np.savez_compressed(folder / "walks.npz", walk=steering.walk(make, seed), sweep=images, asked=asked)
 
 
 def _features(

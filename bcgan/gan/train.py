@@ -1,7 +1,9 @@
 """Training of the class-conditional GAN: alternating updates, an averaged generator, resumable at any checkpoint."""
 
 import time
+from collections import deque
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import keras
@@ -10,15 +12,36 @@ import tensorflow as tf
 
 from bcgan import progress
 from bcgan.data import batches
-from bcgan.errors import WorkError
+from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Gan
-from bcgan.gan.losses import discriminator_loss, generator_loss
+from bcgan.gan.augment import augment
+from bcgan.gan.losses import class_loss, discriminator_loss, generator_loss
+from bcgan.gan.watch import WINDOW, trouble
 from bcgan.models import weights
+from bcgan.models.critic import critic, frozen_features
 from bcgan.models.discriminator import discriminator
 from bcgan.models.generator import generator
 
 GRID_COLUMNS = 8
 LOG_EVERY = 10
+
+
+class Players(NamedTuple):
+    """The networks of the game and their optimizers. features, critic: None where the paper's discriminator judges
+    alone."""
+
+    generator: keras.Model
+    average: keras.Model
+    discriminator: keras.Model
+    features: keras.Model | None
+    critic: keras.Model | None
+    optimizers: dict[str, keras.optimizers.Optimizer]
+
+    def groups(self) -> weights.Groups:
+        """Everything that a checkpoint has to hold."""
+        networks = {name: getattr(self, name) for name in ("generator", "average", "discriminator", "critic")}
+        found = {name: network.variables for name, network in networks.items() if network}
+        return found | {f"{name}_optimizer": optimizer.variables for name, optimizer in self.optimizers.items()}
 
 
 def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, folder: Path, xla: bool) -> None:
@@ -31,30 +54,24 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
         labels: integers, (n,). 0 benign, 1 malignant.
 
     Raises:
-        WorkError: a loss is no number any more; the last checkpoint is kept.
+        InputError: a class has no patch.
+        WorkError: a loss is no number any more, or the GAN collapsed and `on_collapse` is stop; the last checkpoint
+            is kept.
     """
-    make, average = generator(settings.latent, settings.width), generator(settings.latent, settings.width)
-    average.set_weights(make.get_weights())
-    judge = discriminator(settings.width, spectral=settings.spectral)
-    make_optimizer = _adam(settings.generator_rate, make)
-    judge_optimizer = _adam(settings.discriminator_rate, judge)
-    groups = {
-        "generator": make.variables,
-        "average": average.variables,
-        "discriminator": judge.variables,
-        "generator_optimizer": make_optimizer.variables,
-        "discriminator_optimizer": judge_optimizer.variables,
-    }
-    checkpoint, log_path = folder / "checkpoint.npz", folder / "log.jsonl"
+    for label in (0, 1):
+        if not (labels == label).any():
+            raise InputError(f"gan: no training patch has label {label}; a conditional GAN needs both. Add some.")
+    players = start_players(settings)
+    groups, checkpoint, log_path = players.groups(), folder / "checkpoint.npz", folder / "log.jsonl"
     start = weights.restore(checkpoint, groups)
     progress.keep_lines(log_path, "step", start)
     if start:
         progress.log.info("gan: goes on from step %d", start)
-    step_function = _step(make, average, judge, make_optimizer, judge_optimizer, settings, seed, xla)
+    step_function = make_step(players, settings, seed, xla)
     sampler = batches.balanced(np.arange(len(images)), labels, settings.batch, seed)
     stream = batches.stream(images, labels, sampler, range(start, settings.steps))
 
-    began, done = time.monotonic(), start
+    began, done, recent, said = time.monotonic(), start, deque(maxlen=WINDOW), set()
     with progress.bar(settings.steps, "gan", start=start) as bar:
         for step, real, classes in stream:
             values = {name: float(value) for name, value in step_function(step, real, classes).items()}
@@ -67,38 +84,43 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
             if int(step) % LOG_EVERY == 0 or done == settings.steps:
                 rate = (done - start) * settings.batch / (time.monotonic() - began)
                 progress.write_line(log_path, step=int(step), images_per_second=round(rate, 1), **values)
+                recent.append(values)
+                _speak_up(trouble(recent), done, settings, said)
             if done % settings.grid_every == 0 or done == settings.steps:
-                write_grid(folder / "grids" / f"step_{done:06d}.png", average, settings.latent, seed)
+                write_grid(folder / "grids" / f"step_{done:06d}.png", players.average, seed)
             if done % settings.checkpoint_every == 0 and done < settings.steps:
                 weights.save(checkpoint, done, groups)
             bar.set_postfix(D=f"{values['discriminator_loss']:.2f}", G=f"{values['generator_loss']:.2f}", refresh=False)
             bar.update()
-    weights.save_model(average, folder / "generator.keras")
-    weights.save_model(judge, folder / "discriminator.keras")
+    weights.save_model(players.average, folder / "generator.keras")
+    weights.save_model(players.discriminator, folder / "discriminator.keras")
     checkpoint.unlink(missing_ok=True)
 
 
-def sample(network: keras.Model, labels: np.ndarray, seed: int, batch: int = 256) -> np.ndarray:
+def sample(network: keras.Model, labels: np.ndarray, seed: int, noise: np.ndarray | None = None) -> np.ndarray:
     """Synthetic patches of the given classes.
 
     Args:
         network: keras.Model. A generator.
         labels: integers, (n,).
         seed: int. The same seed and labels give the same patches.
+        noise: float, (n, latent). Defaults to standard normal noise drawn from the seed.
 
     Returns:
         uint8, (n, 50, 50, 3).
     """
-    latent = network.inputs[0].shape[-1]
-    noise = np.random.default_rng(seed).standard_normal((len(labels), latent)).astype(np.float32)
-    made = [
-        network([noise[start : start + batch], labels[start : start + batch]], training=False).numpy()
-        for start in range(0, len(labels), batch)
-    ]
+    rng, batch = np.random.default_rng(seed), 256
+    if noise is None:
+        noise = rng.standard_normal((len(labels), network.inputs[0].shape[-1]))
+    made = []
+    for start in range(0, len(labels), batch):
+        part = slice(start, start + batch)
+        grain = rng.standard_normal((len(labels[part]), *network.inputs[2].shape[1:]), np.float32)
+        made.append(network([noise[part].astype(np.float32), labels[part], grain], training=False).numpy())
     return np.rint(np.concatenate(made) * 255).astype(np.uint8)
 
 
-def write_grid(path: Path, network: keras.Model, latent: int, seed: int) -> None:
+def write_grid(path: Path, network: keras.Model, seed: int) -> None:
     """Two rows of benign and two of malignant patches, from the same noise at every step."""
     labels = np.repeat([0, 0, 1, 1], GRID_COLUMNS).astype(np.int32)
     patches = sample(network, labels, seed)
@@ -109,46 +131,95 @@ def write_grid(path: Path, network: keras.Model, latent: int, seed: int) -> None
     path.write_bytes(encoded.tobytes())
 
 
-def _adam(rate: float, network: keras.Model) -> keras.optimizers.Optimizer:
-    optimizer = keras.optimizers.Adam(rate, beta_1=0.0, beta_2=0.99)
-    if keras.mixed_precision.global_policy().name == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(network.trainable_variables)
-    return optimizer
+def start_players(settings: Gan) -> Players:
+    make, average = generator(settings.latent, settings.width), generator(settings.latent, settings.width)
+    average.set_weights(make.get_weights())
+    judge = discriminator(settings.width, spectral=settings.spectral, conditioning=settings.conditioning)
+    features = frozen_features() if settings.critic else None
+    second = critic(features) if features else None
+    rates = {"generator": settings.generator_rate} | dict.fromkeys(
+        ("discriminator", "critic"), settings.discriminator_rate
+    )
+    networks = {"generator": make, "discriminator": judge} | ({"critic": second} if second else {})
+    optimizers = {name: adam(rates[name], network.trainable_variables) for name, network in networks.items()}
+    return Players(make, average, judge, features, second, optimizers)
 
 
-def _step(make, average, judge, make_optimizer, judge_optimizer, settings: Gan, seed: int, xla: bool):
-    """One update of the discriminator, then one of the generator, on the same synthetic patches, made once."""
+def make_step(players: Players, settings: Gan, seed: int, xla: bool):
+    """One update of each judge, then one of the generator, on the same synthetic patches, made once."""
+    make, judge = players.generator, players.discriminator
+
+    def improve(name: str, tape: tf.GradientTape, loss: tf.Tensor) -> None:
+        variables = getattr(players, name).trainable_variables
+        players.optimizers[name].apply(tape.gradient(loss, variables), variables)
 
     @tf.function(jit_compile=xla)
     def step_function(step, images, classes):
-        seeds = tf.stack([tf.constant(seed, tf.int64), 3 * step])
-        real = batches.dihedral(batches.scale(images), seeds)
-        noise = tf.random.stateless_normal(
-            (tf.shape(images)[0], settings.latent), seeds + tf.constant([0, 1], tf.int64)
-        )
+        seeds = [tf.stack([tf.constant(seed, tf.int64), 6 * step + place]) for place in range(5)]
+        number, both = tf.shape(images)[0], tf.concat([classes, classes], 0)
+        real = batches.dihedral(batches.scale(images), seeds[0])
+        noise = tf.random.stateless_normal((number, settings.latent), seeds[1])
+        grain = tf.random.stateless_normal((number, *real.shape[1:3], 1), seeds[2])
         with tf.GradientTape() as make_tape:
-            fake = make([noise, classes], training=True)
+            fake = make([noise, classes, grain], training=True)
+            # Real and synthetic apart, so that nothing is propagated back through the real half.
+            sides = ((real, seeds[3]), (fake, seeds[4]))
+            real_seen, fake_seen = (augment(x, seeds) if settings.augment else x for x, seeds in sides)
             with tf.GradientTape() as judge_tape:
-                both = tf.concat([real, tf.stop_gradient(fake)], 0)
-                verdicts = judge([both, tf.concat([classes, classes], 0)], training=True)
-                real_logit, fake_logit = tf.split(verdicts, 2)
+                verdicts = judge([tf.concat([real_seen, tf.stop_gradient(fake_seen)], 0), both], training=True)
+                real_logit, fake_logit = tf.split(verdicts[:, :1], 2)
                 judge_loss = discriminator_loss(real_logit, fake_logit)
-                scaled = judge_optimizer.scale_loss(judge_loss)
-            variables = judge.trainable_variables
-            judge_optimizer.apply(judge_tape.gradient(scaled, variables), variables)
-            make_loss = generator_loss(judge([fake, classes], training=False), settings.loss)
-            scaled = make_optimizer.scale_loss(make_loss)
-        variables = make.trainable_variables
-        make_optimizer.apply(make_tape.gradient(scaled, variables), variables)
+                scaled = players.optimizers["discriminator"].scale_loss(judge_loss + class_loss(verdicts, both))
+            improve("discriminator", judge_tape, scaled)
+            verdicts = judge([fake_seen, classes], training=False)
+            make_loss = generator_loss(verdicts[:, :1], settings.loss)
+            total = make_loss + class_loss(verdicts, classes)
+            if players.critic:
+                real_maps, fake_maps = (players.features(side, training=False) for side in (real_seen, fake_seen))
+                maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]
+                with tf.GradientTape() as critic_tape:
+                    logits = players.critic([*maps, both], training=True)
+                    critic_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
+                    scaled = players.optimizers["critic"].scale_loss(critic_loss)
+                improve("critic", critic_tape, scaled)
+                logits = players.critic([*fake_maps, classes], training=False)
+                total += settings.critic * sum(generator_loss(logit, settings.loss) for logit in logits)
+            scaled = players.optimizers["generator"].scale_loss(total)
+        improve("generator", make_tape, scaled)
         count = tf.cast(step, tf.float32)
         decay = tf.minimum(settings.average, (1 + count) / (10 + count))
-        weights.move_average(average.variables, make.variables, decay)
+        weights.move_average(players.average.variables, make.variables, decay)
         return {
             "discriminator_loss": judge_loss,
             "generator_loss": make_loss,
             "real_recognised": tf.reduce_mean(tf.cast(real_logit > 0, tf.float32)),
             "fake_recognised": tf.reduce_mean(tf.cast(fake_logit < 0, tf.float32)),
-        }
+            "spread": _spread(fake, classes) / _spread(real, classes),
+        } | ({"critic_loss": critic_loss} if players.critic else {})
 
     return step_function
+
+
+def _spread(images: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """How much patches of a class differ in their coarse look: the smaller class's standard deviation."""
+    coarse = tf.nn.avg_pool2d(images, 10, 10, "VALID")
+    found = [tf.reduce_mean(tf.math.reduce_std(coarse[classes == label], 0)) for label in (0, 1)]
+    return tf.minimum(*found)
+
+
+def _speak_up(problem: str | None, done: int, settings: Gan, said: set[str]) -> None:
+    """Warn of each kind of trouble once, or stop."""
+    if problem and settings.on_collapse == "stop":
+        raise WorkError(f"gan: step {done}: {problem}.")
+    if problem and problem[:20] not in said:
+        said.add(problem[:20])
+        progress.log.warning("gan: step %d: %s", done, problem)
+
+
+def adam(rate: float, variables: list, momentum: float = 0.0) -> keras.optimizers.Optimizer:
+    """Adam as GANs use it, its variables built, with a loss scale where the precision asks for one."""
+    optimizer = keras.optimizers.Adam(rate, beta_1=momentum, beta_2=0.99)
+    if keras.mixed_precision.global_policy().name == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(variables)
+    return optimizer

@@ -4,40 +4,57 @@ import keras
 from keras import layers, ops
 
 BLOCKS = ("block1", "block2", "block3", "block4")
+STEM = 16  # channels at full size, where the grain of a patch is seen before anything is made smaller
 
 
-def discriminator(width: int = 32, classes: int = 2, spectral: bool = True) -> keras.Model:
+def discriminator(
+    width: int = 32, classes: int = 2, spectral: bool = True, conditioning: str = "projection"
+) -> keras.Model:
     """Build the discriminator.
 
-    The label enters by projection (Miyato and Koyama 2018) behind the last block, so the feature maps of a patch
-    do not depend on its label and can be taken where the label is what one wants to know.
+    The label enters behind the last block, by projection (Miyato and Koyama 2018) or as a second task (Odena et al.
+    2017), so the feature maps of a patch do not depend on its label and can be taken where the label is what one
+    wants to know.
 
     Args:
         width: int. Channels of block1; doubled in every block. Defaults to 32.
         classes: int. Number of labels. Defaults to 2.
         spectral: bool. Spectral normalisation of the convolutions (Miyato et al. 2018). Defaults to True.
+        conditioning: string. "projection": realness given the label. "auxiliary": realness whatever the label, and
+            beside it a logit a class. Defaults to "projection".
 
     Returns:
         keras.Model. Inputs `image` (float32 in [0, 1], (batch, 50, 50, 3)) and `label` (int32, (batch,));
-        output `logit` (float32, (batch, 1)), large for what looks real. Blocks `block1` ... `block4` have shapes
-        (25, 25, width), (13, 13, 2 width), (7, 7, 4 width), (4, 4, 8 width).
+        output `logit` (float32, (batch, 1)), large for what looks real; by "auxiliary" (batch, 1 + classes), the first
+        of them for realness. Blocks `block1` ... `block4` have shapes (25, 25, width), (13, 13, 2 width),
+        (7, 7, 4 width), (4, 4, 8 width).
     """
     image = keras.Input((50, 50, 3), name="image")
     label = keras.Input((), dtype="int32", name="label")
 
     x = layers.Rescaling(2.0, offset=-1.0, name="to_minus_one_one")(image)
+    x = convolved(x, STEM, 3, 1, "stem", spectral)
     for number, block in enumerate(BLOCKS):
-        convolution = layers.Conv2D(width * 2**number, 4, strides=2, padding="same", name=f"{block}_conv")
-        if spectral:
-            convolution = layers.SpectralNormalization(convolution, name=f"{block}_spectral")
-        x = layers.LeakyReLU(0.2, name=block)(convolution(x))
+        x = convolved(x, width * 2**number, 4, 2, block, spectral)
 
     features = ops.cast(ops.sum(x, (1, 2)), "float32")
     realness = layers.Dense(1, dtype="float32", name="realness")(features)
+    if conditioning == "auxiliary":
+        kind = layers.Dense(classes, dtype="float32", name="class_logits")(features)
+        logits = layers.Concatenate(dtype="float32", name="logit")([realness, kind])
+        return keras.Model([image, label], logits, name="discriminator")
     meaning = layers.Embedding(classes, features.shape[-1], dtype="float32", name="label_embedding")(label)
     agreement = ops.sum(meaning * features, -1, keepdims=True)
     logit = layers.Add(dtype="float32", name="logit")([realness, agreement])
     return keras.Model([image, label], logit, name="discriminator")
+
+
+def convolved(x: keras.KerasTensor, channels: int, kernel: int, stride: int, name: str, spectral: bool = True):
+    """A convolution and a leaky ReLU, which carries the name."""
+    convolution = layers.Conv2D(channels, kernel, strides=stride, padding="same", name=f"{name}_conv")
+    if spectral:
+        convolution = layers.SpectralNormalization(convolution, name=f"{name}_spectral")
+    return layers.LeakyReLU(0.2, name=name)(convolution(x))
 
 
 def feature_maps(network: keras.Model, blocks: tuple[str, ...] = BLOCKS) -> keras.Model:

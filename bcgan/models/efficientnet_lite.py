@@ -8,11 +8,15 @@ import importlib.util
 from pathlib import Path
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import layers
 
 from bcgan.errors import InputError
 from bcgan.models import torch_weights
+from bcgan.preprocess.store import at_size
 
+BATCH = 128
 # kernel, stride, channels before scaling, blocks before scaling, expansion
 STAGES = ((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (5, 2, 40, 2, 6), (3, 2, 80, 3, 6), (5, 1, 112, 3, 6), (5, 2, 192, 4, 6),
           (3, 1, 320, 1, 6))  # fmt: skip
@@ -59,6 +63,20 @@ def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = T
     if weights:
         _fill(network, torch_weights.read(_file(variant), FILES[variant][1]))
     return network
+
+
+def pooled(variant: str, images: np.ndarray, size: int = 100) -> np.ndarray:
+    """The pooled features of uint8 patches, brought to `size` first (cubic where enlarged); float64, (n, 1280)."""
+    network = efficientnet_lite(variant, size)
+
+    @tf.function(reduce_retracing=True)
+    def run(patches):
+        return network(tf.cast(patches, tf.float32) / 255.0, training=False)
+
+    starts = range(0, len(images), BATCH)
+    return np.concatenate(
+        [run(tf.constant(at_size(images[start : start + BATCH], size))).numpy() for start in starts]
+    ).astype(float)
 
 
 def installed(variant: str) -> bool:

@@ -15,7 +15,7 @@ import pandas as pd
 from bcgan import data, progress
 from bcgan.data import splits
 from bcgan.data.records import UNKNOWN, Record
-from bcgan.errors import InputError
+from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment, Preprocess
 from bcgan.preprocess import audit, images, stain
 
@@ -72,10 +72,27 @@ def at_size(patches: np.ndarray, size: int) -> np.ndarray:
     return np.stack([images.fit(patch, None, size) for patch in patches])
 
 
-def load_synthetic(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The features stage's synthetic patches at the store's size, uint8, and their labels."""
+def of_role(store: Store, role: str) -> tuple[np.ndarray, np.ndarray]:
+    """A role's patches at the GAN's size, uint8 (n, 50, 50, 3), and their labels."""
+    rows = store.rows(role)
+    return at_size(store.images[rows], GAN_SIZE), store.index["label"].to_numpy()[rows]
+
+
+def load_synthetic(folder: Path, size: int, selected: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The features stage's synthetic patches at the store's size, uint8, and their labels; all, or those selected.
+
+    Raises:
+        WorkError: none of a class was selected.
+    """
     with np.load(folder / "synthetic.npz") as saved:
-        return at_size(saved["images"], size), saved["labels"]
+        keep = saved["selected"] if selected else np.ones(len(saved["labels"]), bool)
+        images, labels = saved["images"][keep], saved["labels"][keep]
+    if len(np.unique(labels)) < 2:
+        raise WorkError(
+            f"{folder}: the referee let no synthetic patch of a class through. Train the GAN for longer (gan.steps), "
+            "lower features.referee.confidence, or set classify.models.*.selected=false."
+        )
+    return at_size(images, size), labels
 
 
 def build(experiment: Experiment, folder: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -13,7 +14,7 @@ from bcgan import progress, runs
 from bcgan.errors import InputError
 from bcgan.evaluate.score import describe
 from bcgan.experiment import Experiment
-from bcgan.report import classifier_figures, data_figures, gan_figures, style, tables
+from bcgan.report import classifier_figures, data_figures, gan_figures, style, synthesis_figures, tables
 from bcgan.report.results import collect
 from bcgan.report.run import Run, read
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
@@ -31,6 +32,14 @@ FIGURES = {
         "gan_evolution": gan_figures.evolution,
         "fig11_convergence": gan_figures.convergence,
     },
+    "synthesis": {
+        "latent_walk": synthesis_figures.latent_walk,
+        "attribute_sweep": synthesis_figures.attribute_sweep,
+        "steering": synthesis_figures.steering,
+        "translations": synthesis_figures.translations,
+        "counterfactuals": synthesis_figures.counterfactuals,
+        "probes": synthesis_figures.probes,
+    },
     "classifiers": {
         "fig10_accuracy_loss": classifier_figures.accuracy_loss,
         "confusion_matrix": classifier_figures.confusion,
@@ -41,6 +50,7 @@ FIGURES = {
     },
 }
 INTERVAL = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")  # must not break inside
+QUALITY = 90  # of the pictures inside the page, which would be too heavy to open as PNG; figures/ holds those
 SMALL_N = 30  # test patients; fewer make every interval wide
 DATA_NAMES = {
     "histology_phantom": "Histology phantom (procedural tissue)",
@@ -74,9 +84,10 @@ def render(
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     run = read(experiment, root, patient_images or experiment.data.name == "histology_phantom")
+    wanted = _figures(run)
     sections: dict[str, list[dict[str, str]]] = {}
-    with progress.bar(sum(map(len, FIGURES.values())), "report", "figure") as bar:
-        for section, figures in FIGURES.items():
+    with progress.bar(sum(map(len, wanted.values())), "report", "figure") as bar:
+        for section, figures in wanted.items():
             sections[section] = []
             for name, draw in figures.items():
                 drawn = draw(run)
@@ -102,6 +113,16 @@ def render(
     return target / "report.html"
 
 
+def _figures(run: Run) -> dict[str, dict]:
+    """FIGURES without those whose measurements this experiment leaves out."""
+    absent = set() if run.translations else {"translations", "counterfactuals"}
+    absent |= set() if run.probes else {"probes"}
+    return {
+        section: {name: draw for name, draw in figures.items() if name not in absent}
+        for section, figures in FIGURES.items()
+    }
+
+
 def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
     table1, totals = tables.table1_summary()
     roles = [role for role in ROLE_NAMES if role in run.split["counts"] and role != "train"]
@@ -112,6 +133,7 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "audit": tables.audit(run),
         "leak_audit": tables.leaks(run),
         "gan_scores_summary": tables.gan_scores(run),
+        "selection": tables.selection(run),
     }
     return found | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
@@ -185,8 +207,9 @@ def _epochs(run: Run) -> str:
 
 
 def _picture(out: Path, name: str) -> str:
-    data = (out / "figures" / f"{name}.png").read_bytes()
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    picture = cv2.imread(str(out / "figures" / f"{name}.png"))
+    data = cv2.imencode(".webp", picture, (cv2.IMWRITE_WEBP_QUALITY, QUALITY))[1]
+    return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
 def _html(table: pd.DataFrame) -> str:

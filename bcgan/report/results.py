@@ -27,6 +27,8 @@ def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
             name: {**found["sets"], "thresholds": found["thresholds"]} for name, found in run.metrics.items()
         },
         "gan": {name: dict(unknown) for name in GAN_SCORES} | run.gan_scores,
+        "probes": run.probes,
+        "translations": run.translations,
         "leak_audit": run.leak_audit,
         "environment": run.manifests["classify"]["environment"],
         "seconds": {name: manifest["seconds"] for name, manifest in run.manifests.items()},

@@ -31,6 +31,11 @@ class Run(NamedTuple):
     metrics: dict[str, Any]
     leak_audit: dict[str, Any]
     gan_scores: dict[str, Any]
+    steering: pd.DataFrame  # class, attribute, asked, measured, unasked
+    walks: dict[str, np.ndarray]  # walk, sweep, asked
+    probes: dict[str, Any] | None
+    translations: dict[str, Any] | None  # classes, gap
+    translated: dict[str, np.ndarray]  # real_<class> and synthetic_<class>: patch, translation, way back
     manifests: dict[str, Any]
     patient_images: bool
 
@@ -65,8 +70,8 @@ class Run(NamedTuple):
 
 def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
     probabilities, metrics, leak_audit = score.load(root / "evaluate")
-    with np.load(root / "features" / "synthetic.npz") as saved:
-        synthetic = dict(saved)
+    synthetic, walks = (_arrays(root / "features" / f"{name}.npz") for name in ("synthetic", "walks"))
+    made, probes = root / "evaluate" / "translations.json", root / "evaluate" / "probes.json"
     properties = pd.read_csv(
         root / "features" / "properties.csv", dtype={"id": str, "patient": str}, keep_default_na=False
     )
@@ -86,9 +91,19 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         metrics,
         leak_audit,
         runs.read_json(root / "evaluate" / "gan_scores.json"),
+        pd.read_csv(root / "features" / "steering.csv"),
+        walks,
+        runs.read_json(probes) if probes.exists() else None,
+        runs.read_json(made) if made.exists() else None,
+        _arrays(made.with_suffix(".npz")) if made.exists() else {},
         {folder.parent.name: runs.read_json(folder) for folder in root.glob(f"*/{runs.MANIFEST}")},
         patient_images,
     )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as saved:
+        return dict(saved)
 
 
 def _logs(experiment: Experiment, folder: Path) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from bcgan.data.builders import CLASSES
 from bcgan.evaluate.score import describe
 from bcgan.models import table1
 from bcgan.report.run import Run
@@ -68,12 +69,14 @@ def audit(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["Fault", "Files", "Policy"])
 
 
+REFERENCES = {"half_against_half": "same patients", "wrong_class": "benign alone", "noise": "noise"}
 SIDES = ("value", "floor", "ceiling")
 GAN_NAMES = {
     "kid": "KID", "kid_efficientnet_lite2": "KID on EfficientNet-Lite2, ImageNet", "fid": "FID",
     "precision": "Precision", "recall": "Recall", "density": "Density",
     "coverage": "Coverage", "class_fidelity": "Class fidelity (balanced accuracy)",
-    "tstr_roc_auc": "Trained on synthetic, tested on real (ROC AUC)", "memorised": "Memorised (share)",
+    "tstr_roc_auc": "Trained on synthetic, tested on real (ROC AUC)", "memorised": "Memorised (share, by features)",
+    "memorised_pixels": "Memorised (share, by pixels)",
 }  # fmt: skip
 
 
@@ -85,8 +88,21 @@ def gan_scores(run: Run) -> pd.DataFrame:
         value, floor, ceiling = ("not defined" if score[key] is None else f"{score[key]:.4g}" for key in SIDES)
         if score["low"] is not None:
             value += f" ({score['low']:.4g} to {score['high']:.4g})"
-        rows.append((title, value, floor, ceiling, score["samples"]))
-    return pd.DataFrame(rows, columns=["Score", "Synthetic", "Floor", "Ceiling", "Samples"])
+        others = ", ".join(f"{REFERENCES[key]} {score[key]:.3g}" for key in REFERENCES if score.get(key) is not None)
+        rows.append((title, value, floor, ceiling, others, score["samples"]))
+    return pd.DataFrame(rows, columns=["Score", "Synthetic", "Floor", "Ceiling", "For comparison", "Samples"])
+
+
+def selection(run: Run) -> pd.DataFrame:
+    """How many synthetic patches the referee let through, and why it refused the others."""
+    found = run.synthetic_properties.groupby("label")["verdict"].value_counts().unstack(fill_value=0)
+    names = {"selected": "Selected", "unsure": "Refused: not recognised", "far": "Refused: far from real patches"}
+    rows = [
+        (name.capitalize(), *(int(found.at[label, verdict]) if verdict in found else 0 for verdict in names))
+        for label, name in enumerate(CLASSES)
+        if label in found.index
+    ]
+    return pd.DataFrame(rows, columns=["Class", *names.values()])
 
 
 def leaks(run: Run) -> pd.DataFrame:

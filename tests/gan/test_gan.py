@@ -3,16 +3,17 @@ import pytest
 import tensorflow as tf
 
 from bcgan import experiment, machine, progress
-from bcgan.errors import WorkError
+from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Gan
 from bcgan.gan import losses
 from bcgan.gan import train as gan
 from bcgan.models import weights
+from bcgan.models.efficientnet_lite import installed
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (24, 50, 50, 3), dtype=np.uint8)
 LABELS = np.arange(24) % 2
-TINY = Gan(steps=6, batch=8, width=4, latent=8, grid_every=3, checkpoint_every=2)
+TINY = Gan(steps=6, batch=8, width=4, latent=8, grid_every=3, checkpoint_every=2, critic=0)
 
 
 @pytest.fixture
@@ -42,9 +43,12 @@ def train(folder, settings=TINY):
     ]
 
 
-@pytest.mark.parametrize("stop_at", [3, 5])
-def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, stop_at, repro):
-    whole = train(tmp_path / "whole")
+@pytest.mark.parametrize(("stop_at", "critic"), [(3, 0.0), (5, 1.0)])
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, stop_at, critic, repro):
+    if critic and not installed("lite0"):
+        pytest.skip("the package with EfficientNet-Lite0's weights is not installed")
+    settings = TINY.model_copy(update={"critic": critic})
+    whole = train(tmp_path / "whole", settings)
     steps = []
 
     class Killed(Exception):
@@ -61,21 +65,21 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, sto
 
         return run
 
-    original = gan._step
-    monkeypatch.setattr(gan, "_step", step_or_die)
+    original = gan.make_step
+    monkeypatch.setattr(gan, "make_step", step_or_die)
     with pytest.raises(Killed):
-        train(tmp_path / "killed")
+        train(tmp_path / "killed", settings)
     assert (tmp_path / "killed/checkpoint.npz").exists()
     assert not (tmp_path / "killed/generator.keras").exists()
-    assert train(tmp_path / "killed") == whole
+    assert train(tmp_path / "killed", settings) == whole
     assert not (tmp_path / "killed/checkpoint.npz").exists()
     logged = [line["step"] for line in progress.read_lines(tmp_path / "killed/log.jsonl")]
     assert logged == [line["step"] for line in progress.read_lines(tmp_path / "whole/log.jsonl")]
 
 
-@pytest.mark.parametrize("loss", ["saturating", "non_saturating"])
-def test_both_losses_train_and_leave_grids_and_samples(tmp_path, loss):
-    train(tmp_path / loss, TINY.model_copy(update={"loss": loss}))
+@pytest.mark.parametrize(("loss", "conditioning"), [("saturating", "projection"), ("non_saturating", "auxiliary")])
+def test_both_losses_train_and_leave_grids_and_samples(tmp_path, loss, conditioning):
+    train(tmp_path / loss, TINY.model_copy(update={"loss": loss, "conditioning": conditioning}))
     assert sorted(path.name for path in (tmp_path / loss / "grids").iterdir()) == ["step_000003.png", "step_000006.png"]
     make = weights.load_model(tmp_path / loss / "generator.keras")
     labels = np.array([0, 1, 1], np.int32)
@@ -93,3 +97,25 @@ def test_a_nan_stops_with_the_remedy_and_no_model_is_written(tmp_path, monkeypat
     with pytest.raises(WorkError, match=r"no number any more at step 1.*discriminator_rate"):
         gan.train(IMAGES, LABELS, TINY, seed=5, folder=folder, xla=False)
     assert not (folder / "generator.keras").exists()
+
+
+def test_a_class_without_patches_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no training patch has label 1"):
+        gan.train(IMAGES, np.zeros(24, int), TINY, seed=5, folder=tmp_path, xla=False)
+
+
+def test_a_checkpoint_of_other_settings_is_refused_and_left_as_it_was(tmp_path):
+    wide = gan.start_players(TINY.model_copy(update={"width": 8}))
+    weights.save(tmp_path / "checkpoint.npz", 2, wide.groups())
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+    with pytest.raises(InputError, match="other networks' weights"):
+        gan.train(IMAGES, LABELS, TINY, seed=5, folder=tmp_path, xla=False)
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+
+
+def test_class_loss_is_the_cross_entropy_of_the_named_class():
+    verdicts, labels = RNG.normal(size=(5, 3)), np.array([0, 1, 1, 0, 1])
+    odds = np.exp(verdicts[:, 1:])
+    expected = -np.log(odds[np.arange(5), labels] / odds.sum(1)).mean()
+    assert float(losses.class_loss(tf.constant(verdicts), tf.constant(labels))) == pytest.approx(expected)
+    assert float(losses.class_loss(tf.constant(verdicts[:, :1]), tf.constant(labels))) == 0

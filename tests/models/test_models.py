@@ -4,15 +4,19 @@ import pytest
 
 from bcgan.models import table1, weights
 from bcgan.models.classifier import classifier
+from bcgan.models.critic import critic, frozen_features
 from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps, plain_features
 from bcgan.models.gan_resnet import gan_resnet
 from bcgan.models.generator import generator
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet_table1 import resnet_table1
+from bcgan.models.translator import judge_of_places, translator
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((2, 50, 50, 3), np.float32)
 LABELS = np.array([0, 1], np.int32)
+NOISE = RNG.standard_normal((2, 16)).astype(np.float32)
+GRAIN = RNG.standard_normal((2, 50, 50, 1)).astype(np.float32)
 NAMES = ("gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn")
 
 
@@ -41,17 +45,41 @@ def test_classifiers(name, policy, tmp_path):
 
 
 def test_generator(policy, tmp_path):
-    noise = RNG.standard_normal((2, 16)).astype(np.float32)
-    images = check(generator(16, 8), [noise, LABELS], (2, 50, 50, 3), tmp_path)
+    images = check(generator(16, 8), [NOISE, LABELS, GRAIN], (2, 50, 50, 3), tmp_path)
     assert images.min() >= 0
     assert images.max() <= 1
 
 
-def test_generator_answers_to_noise_and_to_the_label():
-    make, noise = generator(16, 8), RNG.standard_normal((2, 16)).astype(np.float32)
-    base = np.asarray(make([noise, LABELS]))
-    assert np.abs(base - np.asarray(make([noise[::-1], LABELS]))).mean() > 1e-3
-    assert np.abs(base - np.asarray(make([noise, 1 - LABELS]))).mean() > 1e-3
+def test_generator_answers_to_noise_to_the_label_and_to_the_grain():
+    make = generator(16, 8)
+    base = np.asarray(make([NOISE, LABELS, GRAIN]))
+    for other in ([NOISE[::-1], LABELS, GRAIN], [NOISE, 1 - LABELS, GRAIN], [NOISE, LABELS, GRAIN[::-1]]):
+        assert np.abs(base - np.asarray(make(other))).mean() > 1e-3
+
+
+def test_auxiliary_discriminator_names_the_class_and_does_not_read_it(tmp_path):
+    judge = discriminator(8, conditioning="auxiliary")
+    output = check(judge, [IMAGES, LABELS], (2, 3), tmp_path)
+    np.testing.assert_array_equal(output, np.asarray(judge([IMAGES, 1 - LABELS])))
+
+
+def test_critic_judges_every_place_of_three_maps(policy, tmp_path):
+    features = frozen_features(weights=False)
+    assert not features.trainable_variables
+    maps = [np.asarray(x) for x in features(IMAGES)]
+    judge = critic(features, width=8)
+    logits = judge([*maps, LABELS])
+    assert [tuple(x.shape) for x in logits] == [(2, 13, 13, 1), (2, 7, 7, 1), (2, 4, 4, 1)]
+    assert any(
+        np.abs(np.asarray(x) - np.asarray(y)).max() > 0 for x, y in zip(logits, judge([*maps, 1 - LABELS]), strict=True)
+    )
+
+
+def test_a_new_translator_leaves_patches_as_they_are(policy, tmp_path):
+    images = np.clip(IMAGES, 0.01, 0.99)
+    output = check(translator(4), images, (2, 50, 50, 3), tmp_path)
+    np.testing.assert_allclose(output, images, atol=1e-5)
+    check(judge_of_places(8), images, (2, 7, 7, 1), tmp_path)
 
 
 def test_discriminator_and_its_maps(policy, tmp_path):

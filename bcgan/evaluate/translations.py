@@ -1,0 +1,142 @@
+"""What a translation between the classes changes and what it leaves: as a counterfactual, on held-out patients.
+
+For a patch that the classifier called right: is its translation called the other class, what changed on the way, and
+what stayed? A translation that changes the stain or the layout answers another question than "what would have to change
+in this tissue".
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from skimage.color import rgb2gray, rgb2lab
+from skimage.metrics import structural_similarity
+
+from bcgan import progress, runs
+from bcgan.data import batches
+from bcgan.data.builders import CLASSES
+from bcgan.evaluate import intervals
+from bcgan.evaluate.score import probabilities
+from bcgan.experiment import Experiment
+from bcgan.gan.translation import translate
+from bcgan.models import weights
+from bcgan.preprocess import properties
+from bcgan.preprocess.store import GAN_SIZE, Store, at_size, load_synthetic, of_role
+
+PROPERTIES = ("density", "haematoxylin", "coverage", "contrast", "red", "green", "blue")
+COARSE = 10  # pixels: the layout of a patch is its brightness on a 5x5 grid
+SHOWN = 8
+
+
+def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
+    """Translate test patches to the other class and back; the classifier is the experiment's first, every seed.
+
+    Writes translations.csv, a row a patch: class, patient, flipped (NaN where the patch was not called right),
+    change_<property>, colour_shift (CIE Lab), layout (correlation of 5x5 grids), similarity (SSIM), way_back (mean grey
+    levels between the patch and its translation back); translations.json, their means by class with intervals over
+    resampled patients and, as `gap`, how real patches of the two classes differ; and translations.npz: some patches,
+    their translations and the ways back, uint8, (SHOWN, 3, 50, 50, 3), as real_<class> and synthetic_<class>.
+    """
+    settings, call = experiment.evaluate, _caller(experiment, root, folder)
+    images, labels = of_role(store, "test")
+    patients = store.index["patient"].to_numpy()[store.rows("test")]
+    networks = [weights.load_model(root / "translate" / f"to_{name}.keras") for name in CLASSES]
+    threshold = experiment.features.density_threshold
+    made, made_labels = load_synthetic(root / "features", GAN_SIZE, selected=True)
+    tables, shown, measured = [], {}, []
+    for label, name in enumerate(CLASSES):
+        rows = np.flatnonzero(labels == label)
+        before, after, back = there_and_back(networks, images[rows], label)
+        table = compare(before, after, threshold)
+        table["way_back"] = np.abs(back.astype(np.int16) - before).mean((1, 2, 3))
+        right = call(before) == bool(label)
+        table["flipped"] = np.where(right, (call(after) != bool(label)).astype(float), np.nan)
+        tables.append(table.assign(patient=patients[rows], **{"class": name}))
+        some = np.random.default_rng(experiment.seed).choice(len(rows), min(SHOWN, len(rows)), replace=False)
+        shown[f"real_{name}"] = np.stack([before[some], after[some], back[some]], 1)
+        shown[f"synthetic_{name}"] = np.stack(there_and_back(networks, made[made_labels == label][:SHOWN], label), 1)
+        measured.append(properties.measure(before, threshold)[list(PROPERTIES)].mean())
+    table = pd.concat(tables, ignore_index=True)
+    table.to_csv(folder / "translations.csv", index=False, float_format="%.6g")
+    np.savez_compressed(folder / "translations.npz", **shown)
+    found = summarise(table, settings.resamples, experiment.seed)
+    gap = (measured[1] - measured[0]).to_dict()
+    runs.write_json(folder / "translations.json", {"classes": found, "gap": gap})
+    for name, figures in found.items():
+        progress.log.info(
+            "evaluate: translations of %s patches: %s called the other class, density %+.3f (real classes differ %.3f)",
+            name, _percent(figures["flipped"]["value"]), figures["change_density"]["value"], gap["density"],
+        )  # fmt: skip
+
+
+def there_and_back(networks: list, images: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Patches of a class, their translations to the other class, and these translated back."""
+    after = translate(networks[1 - label], images)
+    return images, after, translate(networks[label], after)
+
+
+def _caller(experiment: Experiment, root: Path, folder: Path):
+    """True where the first classifier's seeds together call a patch malignant, at their validation thresholds."""
+    name = next(iter(experiment.classify.models))
+    thresholds = runs.read_json(folder / "metrics.json")[name]["thresholds"]
+    networks = {
+        seed: weights.load_model(root / "classify" / f"{name}-seed{seed}.keras") for seed in experiment.classify.seeds
+    }
+    size, crop = experiment.data.size, experiment.classify.crop
+
+    def call(images: np.ndarray) -> np.ndarray:
+        sized = batches.central(at_size(images, size), crop)
+        above = [probabilities(network, sized, 1) - thresholds[str(seed)] for seed, network in networks.items()]
+        return np.mean(above, 0) >= 0
+
+    return call
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{share:.0%}"
+
+
+def compare(before: np.ndarray, after: np.ndarray, threshold: float) -> pd.DataFrame:
+    """What changed from each patch to its translation, a row a patch; uint8 (n, side, side, 3) both."""
+    measured = [properties.measure(side, threshold) for side in (before, after)]
+    table = (measured[1] - measured[0])[list(PROPERTIES)].add_prefix("change_")
+    lab = [rgb2lab(side).mean((1, 2)) for side in (before, after)]
+    table["colour_shift"] = np.linalg.norm(lab[1] - lab[0], axis=1)
+    grey = [rgb2gray(side) for side in (before, after)]
+    table["similarity"] = [structural_similarity(a, b, data_range=1.0) for a, b in zip(*grey, strict=True)]
+    table["layout"] = _correlation(*(_grid(side) for side in grey))
+    return table
+
+
+def summarise(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    """{class: {figure: {value, low, high}}}, means over patches with intervals over resampled patients."""
+    found = {}
+    for name, rows in table.groupby("class"):
+        drawn = intervals.patient_weights(rows["patient"].to_numpy(), resamples, seed)
+        enough = rows["patient"].nunique() >= intervals.LEAST_PATIENTS
+        found[name] = {}
+        for column in rows.columns.difference(["class", "patient"]):
+            values = rows[column].to_numpy(float)
+            known = np.isfinite(values)
+            filled = np.where(known, values, 0)
+            with np.errstate(invalid="ignore"):
+                means = (drawn @ filled) / (drawn @ known)
+            low, high = np.nanpercentile(means, (2.5, 97.5)) if enough and known.any() else (np.nan, np.nan)
+            numbers = {"value": values[known].mean() if known.any() else np.nan, "low": low, "high": high}
+            found[name][column] = {key: float(n) if np.isfinite(n) else None for key, n in numbers.items()}
+    return found
+
+
+def _grid(grey: np.ndarray) -> np.ndarray:
+    """Mean brightness on a coarse grid, (n, cells)."""
+    cells = grey.shape[1] // COARSE
+    cut = grey[:, : cells * COARSE, : cells * COARSE]
+    return cut.reshape(len(grey), cells, COARSE, cells, COARSE).mean((2, 4)).reshape(len(grey), -1)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Pearson's of each row; NaN where a row does not vary."""
+    one, other = (side - side.mean(1, keepdims=True) for side in (one, other))
+    with np.errstate(invalid="ignore"):
+        return (one * other).sum(1) / np.sqrt((one**2).sum(1) * (other**2).sum(1))

@@ -1,0 +1,66 @@
+"""The translator of a cycle-consistent GAN (Zhu et al. 2017): a patch of one class to a patch of the other, and the
+judge of places that goes with it. Small enough for two cores."""
+
+import keras
+from keras import layers, ops
+
+from bcgan.models.discriminator import convolved
+
+RESIDUAL_BLOCKS = 3
+EPSILON = 1e-3
+
+
+def translator(width: int = 24, name: str = "translator") -> keras.Model:
+    """Build the translator: 50 -> 25 -> 13 -> 25 -> 50, with skips, and a change that is added to the patch's logits.
+
+    A new translator leaves the patch as it is, so that what it changes is what training made it change.
+
+    Args:
+        width: int. Channels of the largest maps; doubled and doubled again below. Defaults to 24.
+
+    Returns:
+        keras.Model. float32 in [0, 1], (batch, 50, 50, 3), to the same.
+    """
+    image = keras.Input((50, 50, 3), name="image")
+
+    x = layers.Rescaling(2.0, offset=-1.0, name="to_minus_one_one")(image)
+    full = _convolved(x, width, 1, "full")
+    half = _convolved(full, 2 * width, 2, "half")
+    x = _convolved(half, 4 * width, 2, "quarter")
+
+    for number in range(1, RESIDUAL_BLOCKS + 1):
+        y = _convolved(x, 4 * width, 1, f"residual{number}_first")
+        y = layers.Conv2D(4 * width, 3, padding="same", name=f"residual{number}_second")(y)
+        x = layers.Add(name=f"residual{number}")([x, y])
+
+    x = layers.Conv2D(2 * width, 1, name="narrow_half")(x)
+    x = layers.UpSampling2D(2, name="double_half")(x)[:, :25, :25]
+    x = _convolved(layers.Add(name="skip_half")([x, half]), 2 * width, 1, "back_half")
+    x = layers.Conv2D(width, 1, name="narrow_full")(x)
+    x = layers.UpSampling2D(2, name="double_full")(x)
+    x = _convolved(layers.Add(name="skip_full")([x, full]), width, 1, "back_full")
+
+    change = layers.Conv2D(3, 3, padding="same", kernel_initializer="zeros", name="change")(x)
+    start = ops.clip(ops.cast(image, "float32"), 0.01, 0.99)
+    logits = ops.log(start / (1 - start)) + 4.0 * ops.cast(change, "float32")
+    return keras.Model(image, layers.Activation("sigmoid", dtype="float32", name="translated")(logits), name=name)
+
+
+def judge_of_places(width: int = 32, name: str = "judge") -> keras.Model:
+    """Build the judge of one class's look: a logit for each of 7x7 places, each seeing about 22 pixels.
+
+    Returns:
+        keras.Model. float32 in [0, 1], (batch, 50, 50, 3), to float32, (batch, 7, 7, 1).
+    """
+    image = keras.Input((50, 50, 3), name="image")
+    x = layers.Rescaling(2.0, offset=-1.0, name="to_minus_one_one")(image)
+    for number in range(3):
+        x = convolved(x, width * 2**number, 4, 2, f"block{number + 1}")
+    x = layers.Conv2D(1, 1, name="realness")(x)
+    return keras.Model(image, layers.Activation("linear", dtype="float32", name="logit")(x), name=name)
+
+
+def _convolved(x: keras.KerasTensor, channels: int, stride: int, name: str) -> keras.KerasTensor:
+    x = layers.Conv2D(channels, 3, strides=stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    x = layers.GroupNormalization(-1, epsilon=EPSILON, name=f"{name}_norm")(x)
+    return layers.LeakyReLU(0.2, name=name)(x)

@@ -1,0 +1,122 @@
+"""`bcgan sample`: synthetic patches of a class, those that the referee lets through, with a manifest of where each is
+from. Works with a run of one's own, or with the generator that comes with bcgan."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import keras
+import numpy as np
+
+from bcgan import progress, runs
+from bcgan.classify import referee
+from bcgan.data.builders import CLASSES
+from bcgan.errors import InputError, WorkError
+from bcgan.gan import selection, steering
+from bcgan.gan.train import sample
+from bcgan.models import weights
+from bcgan.preprocess import properties
+
+SHIPPED = Path(__file__).parents[1] / "shipped" / "idc"
+CANDIDATES = 128  # made at a time
+PATIENCE = 40  # candidates for every patch wanted before we give up
+DENSITY_THRESHOLD = 0.15  # haematoxylin optical density that counts as nucleus; the experiments' default
+
+
+class Source(NamedTuple):
+    """A generator with what selects its patches. digests: SHA-256 of the three files."""
+
+    generator: keras.Model
+    referee: keras.Model
+    selector: selection.Selector
+    digests: dict[str, str]
+
+
+def load(name: str | None) -> Source:
+    """The files of a run, runs/<name>, or those shipped where name is None.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    root = runs.ROOT / name if name else SHIPPED
+    places = {
+        "generator.keras": root / "gan" if name else root,
+        "referee.keras": root / "features" if name else root,
+        "selector.npz": root / "features" if name else root,
+    }
+    files = {file: folder / file for file, folder in places.items()}
+    for path in files.values():
+        if not path.is_file():
+            remedy = f"Run: bcgan run {name} --until features" if name else "Install bcgan again"
+            raise InputError(f"{path} does not exist. {remedy}.")
+    digests = {file: runs.hash_file(path) for file, path in files.items()}
+    networks = [weights.load_model(files[file]) for file in ("generator.keras", "referee.keras")]
+    return Source(*networks, selection.load(files["selector.npz"]), digests)
+
+
+def write(source: Source, label: int, number: int, seed: int, out: Path, density: float | None = None) -> dict:
+    """Write <class>_<n>.png and manifest.json.
+
+    Args:
+        label: integer. 0 benign, 1 malignant.
+        number: int. Patches wanted.
+        out: Path. A folder that is empty or does not exist.
+        density: float. Nuclear density, share of tissue, to steer towards; None: as the generator likes.
+
+    Returns:
+        The manifest: digests, class, seed, tried, refused {reason: count}, files.
+
+    Raises:
+        InputError: the folder holds files, or the density is out of the generator's reach.
+        WorkError: too few patches are let through.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty. Choose another folder with --out.")
+    name, direction = CLASSES[label], None
+    if density is not None:
+        direction = steering.directions(source.generator, label, DENSITY_THRESHOLD, seed)["density"]
+        if not direction.low <= density <= direction.high:
+            raise InputError(
+                f"--density {density:g}: this generator's {name} patches reach {direction.low:.2f} to "
+                f"{direction.high:.2f}. Choose a value between."
+            )
+    files, refused, tried = [], dict.fromkeys(selection.VERDICTS[1:], 0), 0
+    out.mkdir(parents=True, exist_ok=True)
+    with progress.bar(number, "sample", "patch") as bar:
+        while len(files) < number:
+            if tried >= PATIENCE * max(number, CANDIDATES):
+                raise WorkError(
+                    f"Of {tried} candidates {len(files)} were let through, {number} were wanted ({refused}). "
+                    "Ask for fewer, or train the GAN for longer."
+                )
+            images = _candidates(source.generator, label, (seed, label, tried), direction, density)
+            table = referee.select(source.referee, source.selector, images, np.full(len(images), label))
+            table["density"] = properties.measure(images, DENSITY_THRESHOLD)["density"]
+            for row in table.itertuples():
+                if len(files) == number:
+                    break
+                tried += 1
+                if row.verdict in refused:
+                    refused[row.verdict] += 1
+                    continue
+                file = f"{name}_{len(files) + 1:05d}.png"
+                encoded = cv2.imencode(".png", cv2.cvtColor(images[row.Index], cv2.COLOR_RGB2BGR))[1]
+                (out / file).write_bytes(encoded.tobytes())
+                measured = {key: round(float(getattr(row, key)), 4) for key in ("confidence", "distance", "density")}
+                files.append({"file": file, "candidate": tried - 1, **measured})
+                bar.update()
+    manifest = {
+        "what": "synthetic patches of breast tissue, made by a GAN; research use only",
+        "model": source.digests, "class": name, "label": label, "seed": seed, "density_asked": density,
+        "tried": tried, "refused": refused, "files": files,
+    }  # fmt: skip
+    runs.write_json(out / "manifest.json", manifest)
+    return manifest
+
+
+def _candidates(network: keras.Model, label: int, seed: tuple[int, ...], direction, density) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((CANDIDATES, network.inputs[0].shape[-1]))
+    if direction:
+        noise = direction.move(noise, np.full(CANDIDATES, density))
+    return sample(network, np.full(CANDIDATES, label, np.int32), int(rng.integers(2**31)), noise)

@@ -1,0 +1,201 @@
+"""Pictures of what the GAN can be made to do, and of what its features know: walks, steering, translations, probes."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from bcgan.data.builders import CLASSES
+from bcgan.report.run import Run
+from bcgan.report.style import CLASS_COLOURS, INK, MUTED, Drawn, head, show_patch
+
+ATTRIBUTE_NAMES = {
+    "density": "Nuclear density (share of tissue)", "haematoxylin": "Haematoxylin (optical density)",
+    "coverage": "Tissue coverage (share)", "contrast": "Texture contrast (levels²)",
+}  # fmt: skip
+PROBE_NAMES = {
+    "colour_and_texture": "Colour and texture statistics", "untrained_discriminator": "Untrained discriminator",
+    "discriminator_block1": "Discriminator, block 1", "discriminator_block2": "Discriminator, block 2",
+    "discriminator_block3": "Discriminator, block 3", "discriminator_block4": "Discriminator, block 4",
+    "discriminator_all": "Discriminator, all blocks", "supervised_cnn": "Supervised plain CNN",
+    "discriminator_and_cnn": "Discriminator + plain CNN", "efficientnet_lite2": "EfficientNet-Lite2, ImageNet",
+    "discriminator_and_efficientnet": "Discriminator + EfficientNet-Lite2",
+}  # fmt: skip
+CHANGES = {
+    "density": "Nuclear density", "haematoxylin": "Haematoxylin", "coverage": "Tissue coverage",
+    "contrast": "Texture contrast", "red": "Red", "green": "Green", "blue": "Blue",
+}  # fmt: skip
+
+
+def latent_walk(run: Run) -> Drawn:
+    """From one noise vector to another, class by class."""
+    rows = [(label, row, run.walks["walk"][label, row]) for label in (0, 1) for row in range(2)]
+    figure, shown = _sheet([(label, row, patches, None) for label, row, patches in rows])
+    caption = (
+        "Latent walks: each row goes along the sphere from one random noise vector (left) to another, the class held. "
+        "Smooth change says that the generator has not learnt single patches by heart. Not selected by hand."
+    )
+    return Drawn(figure, shown, "Latent walks", caption)
+
+
+def attribute_sweep(run: Run) -> Drawn:
+    """The same noise with more and more nuclear density asked for."""
+    sheets, asked = run.walks["sweep"], run.walks["asked"]
+    figure, shown = _sheet(
+        [(label, row, sheets[label, row], asked[label]) for label in (0, 1) for row in range(sheets.shape[1])]
+    )
+    caption = (
+        "Attribute sweep: in each row one noise vector is moved along the direction of nuclear density, from the 10th "
+        "to the 90th percentile of what the generator makes of that class; what was asked for is under each patch."
+    )
+    return Drawn(figure, shown, "More and more nuclear density", caption)
+
+
+def steering(run: Run) -> Drawn:
+    """What was asked of the generator, and what was measured on its patches."""
+    table = run.steering
+    names = [name for name in ATTRIBUTE_NAMES if name in set(table["attribute"])]
+    figure, grid = plt.subplots(1, len(names), figsize=(2.75 * len(names), 3.2), squeeze=False)
+    rows = []
+    for axes, name in zip(grid[0], names, strict=True):
+        for label, kind in enumerate(CLASSES):
+            found = table[(table["attribute"] == name) & (table["class"] == kind)]
+            asked, unasked = (found[column].corr(found["measured"]) for column in ("asked", "unasked"))
+            axes.plot(found["asked"], found["measured"], "o", ms=2, alpha=0.4, color=CLASS_COLOURS[kind])
+            axes.annotate(f"{kind}: r = {asked:.2f}", (0.03, 0.97 - 0.08 * label), xycoords="axes fraction", va="top",
+                          fontsize=8, color=CLASS_COLOURS[kind])  # fmt: skip
+            rows.append({"attribute": name, "class": kind, "n": len(found), "r_asked": asked, "r_unasked": unasked})
+        values = table.loc[table["attribute"] == name, ["asked", "measured"]].to_numpy()
+        low, high = values.min(), values.max()
+        axes.plot([low, high], [low, high], color=MUTED, lw=1, ls=":")
+        axes.set(xlabel="Asked for", ylim=(low, low + 1.3 * (high - low)))
+        axes.set_title(ATTRIBUTE_NAMES[name].split(" (")[0], fontsize=9.5)
+        axes.locator_params(nbins=4)
+    grid[0, 0].set_ylabel("Measured")
+    sns.despine(figure)
+    number = len(table) // (len(names) * len(CLASSES))
+    caption = (
+        f"Steering: {number} fresh noise vectors a class, each moved until a linear fit says what was asked for; then "
+        "measured on the patch. Dotted: as asked. r is Pearson's correlation. Units: "
+        + "; ".join(ATTRIBUTE_NAMES[name].lower() for name in names) + "."
+    )  # fmt: skip
+    return Drawn(figure, pd.DataFrame(rows), "What was asked for and what was measured", caption)
+
+
+def translations(run: Run) -> Drawn:
+    """Patches, their translations to the other class, and the ways back."""
+    kind = "real" if run.patient_images else "synthetic"
+    columns = run.translated[f"{kind}_{CLASSES[0]}"].shape[0]
+    figure, grid = plt.subplots(6, columns, figsize=(0.95 * columns + 0.9, 6.6), squeeze=False)
+    shown = []
+    for label, name in enumerate(CLASSES):
+        triples = run.translated[f"{kind}_{name}"]
+        for place, what in enumerate(("patch", "translated", "and back")):
+            for column in range(columns):
+                axes = grid[3 * label + place, column]
+                if column < len(triples):
+                    show_patch(axes, triples[column, place])
+                    shown.append({"kind": kind, "class": name, "what": what, "column": column})
+                else:
+                    axes.set_axis_off()
+            grid[3 * label + place, 0].set_ylabel(what, fontsize=8)
+        title = f"{name.capitalize()} to {CLASSES[1 - label]}"
+        head(grid[3 * label, 0], title, CLASS_COLOURS[CLASSES[1 - label]])
+    caption = (
+        f"Translations between the classes by the cycle-consistent GAN ({run.experiment.translate.steps:,} steps): "
+        f"{kind} patches, drawn at random, what the translator makes of them, and that translated back."
+    )
+    return Drawn(figure, pd.DataFrame(shown), "Translations between the classes", caption)
+
+
+def counterfactuals(run: Run) -> Drawn:
+    """What a translation changes, in units of how the real classes differ, and how often the call flips."""
+    classes, gap = run.translations["classes"], run.translations["gap"]
+    figure, (changes, stays) = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=(1.5, 1))
+    rows = []
+    for label, name in enumerate(CLASSES):
+        colour, sign = CLASS_COLOURS[CLASSES[1 - label]], 1 if label == 0 else -1
+        for place, prop in enumerate(CHANGES):
+            found = classes[name][f"change_{prop}"]
+            value, low, high = ((sign * found[k] / gap[prop]) if found[k] is not None else np.nan
+                                for k in ("value", "low", "high"))  # fmt: skip
+            y = place + (0.15 if label else -0.15)
+            changes.plot([low, high], [y, y], color=colour, lw=2)
+            changes.plot([value], [y], "o", color=colour, ms=5)
+            rows.append({"class": name, "figure": f"change_{prop}", **found, "real_gap": gap[prop]})
+        for place, (key, _) in enumerate(_STAYS):
+            found = classes[name][key]
+            if found["value"] is None:
+                continue
+            y = place + (0.15 if label else -0.15)
+            if found["low"] is not None:
+                stays.plot([found["low"], found["high"]], [y, y], color=colour, lw=2)
+            stays.plot([found["value"]], [y], "o", color=colour, ms=5,
+                       label=f"{name} to {CLASSES[1 - label]}" if not place else None)  # fmt: skip
+            rows.append({"class": name, "figure": key, **found, "real_gap": np.nan})
+    changes.set_yticks(range(len(CHANGES)), CHANGES.values())
+    changes.axvline(0, color=MUTED, lw=1)
+    changes.axvline(1, color=MUTED, lw=1, ls=":")
+    changes.set_xlabel("Change, in units of the real classes' difference")
+    changes.set_title("What changes")
+    stays.set_yticks(range(len(_STAYS)), [name for _, name in _STAYS])
+    stays.set(xlim=(0, 1.02), xlabel="Share, or correlation")
+    stays.set_title("Calls, and what stays")
+    for axes in (changes, stays):
+        axes.invert_yaxis()
+    handles, names = stays.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncol=2)
+    sns.despine(figure)
+    shift = [classes[name]["colour_shift"]["value"] for name in CLASSES]
+    caption = (
+        "Counterfactuals: translations of test patients' patches. Left: 1 (dotted) is a change as large as the mean "
+        "difference between real benign and malignant patches. Right: how often the first classifier, which called the "
+        "patch right, calls its translation the other class; correlation of the 5x5 layout of brightness; structural "
+        f"similarity. Mean colour moves by {shift[0]:.1f} (to malignant) and {shift[1]:.1f} (to benign) CIE Lab units. "
+        "Bars: bootstrap over patients."
+    )
+    return Drawn(figure, pd.DataFrame(rows), "What a translation changes, and what it leaves", caption)
+
+
+def probes(run: Run) -> Drawn:
+    """Linear probes of the discriminator's blocks beside controls."""
+    names = sorted((n for n in PROBE_NAMES if n in run.probes), key=lambda n: run.probes[n]["roc_auc"]["value"])
+    figure, axes = plt.subplots(figsize=(8, 0.36 * len(names) + 1.2))
+    rows = []
+    for place, name in enumerate(names):
+        found = run.probes[name]["roc_auc"]
+        colour = "#009E73" if "discriminator" in name and "untrained" not in name else INK
+        if found["low"] is not None:
+            axes.plot([found["low"], found["high"]], [place, place], color=colour, lw=2)
+        axes.plot([found["value"]], [place], "o", color=colour)
+        axes.annotate(f"{found['value']:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center",
+                      fontsize=8, color=colour)  # fmt: skip
+        rows.append({"features": name, "dimensions": run.probes[name]["dimensions"], **found})
+    axes.set_yticks(range(len(names)), [f"{PROBE_NAMES[n]} ({run.probes[n]['dimensions']})" for n in names])
+    axes.set(xlabel="Test ROC AUC of a linear probe", ylim=(-0.6, len(names) - 0.4))
+    sns.despine(figure)
+    caption = (
+        "Linear probes (logistic regression on channel means; number of features in brackets; penalty chosen on the "
+        f"validation patients): {run.said('test')}. Mean over {len(run.experiment.evaluate.probes)} draws of the "
+        "training patients; bars: bootstrap over test patients. Green holds features of the trained discriminator."
+    )
+    return Drawn(figure, pd.DataFrame(rows), "What the discriminator's features know", caption)
+
+
+_STAYS = (("flipped", "Called the other class"), ("layout", "Layout"), ("similarity", "Similarity (SSIM)"))
+
+
+def _sheet(rows: list[tuple[int, int, np.ndarray, np.ndarray | None]]) -> tuple[plt.Figure, pd.DataFrame]:
+    """Rows of patches, benign ones first, with a number under each where there is one."""
+    columns = len(rows[0][2])
+    figure, grid = plt.subplots(len(rows), columns, figsize=(0.72 * columns + 0.2, 0.85 * len(rows) + 0.6))
+    shown = []
+    for place, (label, row, patches, numbers) in enumerate(rows):
+        for column, patch in enumerate(patches):
+            number = None if numbers is None else float(numbers[column])
+            last = place + 1 == len(rows) or rows[place + 1][0] != label
+            show_patch(grid[place, column], patch, f"{number:.2f}" if number is not None and last else "")
+            shown.append({"class": CLASSES[label], "row": row, "column": column, "asked": number})
+        if row == 0:
+            head(grid[place, 0], f"{CLASSES[label].capitalize()}, synthetic", CLASS_COLOURS[CLASSES[label]])
+    return figure, pd.DataFrame(shown)

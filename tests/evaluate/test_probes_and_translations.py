@@ -1,0 +1,56 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from bcgan.evaluate import probes, translations
+
+RNG = np.random.default_rng(0)
+PATCHES = RNG.integers(90, 200, (12, 50, 50, 3)).astype(np.uint8)
+
+
+def test_a_probe_finds_what_is_linear_and_nothing_where_there_is_nothing():
+    labels = RNG.integers(0, 2, 900)
+    rows = np.arange(300), np.arange(300, 600), np.arange(600, 900)
+    told = RNG.normal(size=(900, 20)) + 2 * labels[:, None] * (np.arange(20) == 3)
+    silent = RNG.normal(size=(900, 20))
+    assert roc_auc_score(labels[600:], probes.probe(told, labels, *rows)) > 0.85
+    assert abs(roc_auc_score(labels[600:], probes.probe(silent, labels, *rows)) - 0.5) < 0.12
+
+
+def test_training_patients_are_drawn_whole():
+    patients = np.repeat(["a", "b", "c", "d"], 5)
+    drawn = probes._drawn(patients, np.arange(20), seed=1)
+    assert len(drawn) == 20
+    counts = pd.Series(drawn).value_counts()
+    for patient in "abcd":
+        assert len(set(counts.reindex(np.flatnonzero(patients == patient), fill_value=0))) == 1
+    assert not np.array_equal(drawn, probes._drawn(patients, np.arange(20), seed=2))
+
+
+def test_nothing_changed_where_nothing_was_changed():
+    table = translations.compare(PATCHES, PATCHES, 0.15)
+    assert (table[[f"change_{name}" for name in translations.PROPERTIES]] == 0).all(axis=None)
+    np.testing.assert_allclose(table["colour_shift"], 0)
+    np.testing.assert_allclose(table[["layout", "similarity"]], 1)
+
+
+def test_a_bluer_darker_patch_has_another_colour_and_the_same_layout():
+    darker = (PATCHES * (0.5, 0.5, 0.8)).astype(np.uint8)
+    table = translations.compare(PATCHES, darker, 0.15)
+    assert (table["colour_shift"] > 10).all()
+    assert (table["change_haematoxylin"] > 0).all()
+    assert (table["layout"] > 0.95).all()
+    upside_down = translations.compare(PATCHES, PATCHES[:, ::-1], 0.15)
+    assert upside_down["layout"].mean() < 0.6
+    np.testing.assert_allclose(upside_down["colour_shift"], 0, atol=1e-5)
+
+
+def test_intervals_are_by_patient_and_unknown_flips_do_not_count():
+    table = pd.DataFrame(
+        {"class": "benign", "patient": np.repeat(np.arange(10), 4), "flipped": np.tile([1, 0, np.nan, np.nan], 10)}
+    )
+    found = translations.summarise(table, 200, 0)["benign"]["flipped"]
+    assert found == {"value": 0.5, "low": pytest.approx(0.5), "high": pytest.approx(0.5)}
+    few = translations.summarise(table[table["patient"] < 3], 200, 0)["benign"]["flipped"]
+    assert few == {"value": 0.5, "low": None, "high": None}

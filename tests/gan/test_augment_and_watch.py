@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bcgan.errors import WorkError
+from bcgan.gan import train
+from bcgan.gan.augment import SHIFT, augment
+from bcgan.gan.watch import WINDOW, trouble
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((16, 50, 50, 3), np.float32)
+FINE = {"spread": 0.9, "real_recognised": 0.8, "fake_recognised": 0.7}
+
+
+def seed(number):
+    return tf.constant([number, 0], tf.int64)
+
+
+def test_augmentation_is_a_function_of_the_seed_and_keeps_shapes():
+    once, again, other = (augment(IMAGES, seed(n)).numpy() for n in (1, 1, 2))
+    assert once.shape == IMAGES.shape
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(once - other).mean() > 0.01
+
+
+def test_each_patch_is_moved_by_whole_pixels_at_most_so_far():
+    """Up to contrast and tint, which are linear, an augmented patch is a shifted copy with mirrored edges."""
+    made = augment(IMAGES, seed(3)).numpy()
+    padded = np.pad(IMAGES, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="reflect")
+    shifts = []
+    for patch, source in zip(made, padded, strict=True):
+        found = [
+            (np.corrcoef(patch[..., 0].ravel(), source[top : top + 50, left : left + 50, 0].ravel())[0, 1], top, left)
+            for top in range(2 * SHIFT + 1)
+            for left in range(2 * SHIFT + 1)
+        ]
+        best = max(found)
+        assert best[0] > 0.9999
+        shifts.append(best[1:])
+    still = sum(shift == (SHIFT, SHIFT) for shift in shifts)
+    assert 2 <= still <= 14
+    assert len(set(shifts)) > 3
+
+
+def test_gradients_flow_back_to_the_patch():
+    images = tf.constant(IMAGES)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        value = tf.reduce_sum(augment(images, seed(4)) ** 2)
+    gradient = tape.gradient(value, images).numpy()
+    assert np.isfinite(gradient).all()
+    assert (np.abs(gradient).sum((1, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"spread": 0.1}, "collapse"),
+        ({"real_recognised": 1.0, "fake_recognised": 1.0}, "teaches the generator nothing"),
+    ],
+)
+def test_trouble_is_named_once_it_lasts(change, words):
+    bad = FINE | change
+    assert trouble([FINE] * 3 * WINDOW) is None
+    assert trouble([bad] * (WINDOW - 1)) is None
+    assert trouble([FINE] * WINDOW + [bad] * 3) is None
+    assert words in trouble([FINE] * WINDOW + [bad] * WINDOW)
+
+
+def test_collapse_stops_a_training_that_asks_for_it(tmp_path, monkeypatch):
+    from tests.gan.test_gan import IMAGES, LABELS, TINY
+
+    monkeypatch.setattr(train, "trouble", lambda lines: "all alike")
+    with pytest.raises(WorkError, match="step 1: all alike"):
+        train.train(IMAGES, LABELS, TINY.model_copy(update={"on_collapse": "stop"}), 0, tmp_path, xla=False)
+    assert not (tmp_path / "generator.keras").exists()
+
+
+def test_the_spread_of_a_batch_is_that_of_its_poorer_class():
+    classes = np.repeat([0, 1], 8).astype(np.int32)
+    images = np.concatenate([IMAGES[:8], np.repeat(IMAGES[:1], 8, 0)])
+    assert float(train._spread(IMAGES, classes)) > 0.01
+    assert float(train._spread(images, classes)) == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+from scipy.spatial.distance import mahalanobis
+
+from bcgan.gan import selection
+
+RNG = np.random.default_rng(0)
+LABELS = np.repeat([0, 1], 400)
+FEATURES = RNG.normal(size=(800, 3)) * (1, 2, 0.5) + LABELS[:, None] * 10.0
+SELECTOR = selection.fit(FEATURES, LABELS, quantile=0.9, confidence=0.6)
+
+
+def test_distances_are_mahalanobis_as_a_share_of_the_limit():
+    for label, sample in ((0, FEATURES[3]), (1, FEATURES[-3])):
+        expected = mahalanobis(sample, SELECTOR.means[label], SELECTOR.precisions[label]) ** 2 / SELECTOR.limits[label]
+        found = selection.distances(SELECTOR, sample[None], np.array([label]))
+        assert found[0] == pytest.approx(expected)
+
+
+def test_the_limit_lets_the_stated_share_of_real_patches_through():
+    assert (selection.distances(SELECTOR, FEATURES, LABELS) <= 1).mean() == pytest.approx(0.9, abs=0.005)
+
+
+def test_verdicts_and_their_order():
+    features = np.stack([FEATURES[0], FEATURES[0], FEATURES[0] + 40, FEATURES[0], FEATURES[-1]])
+    probabilities = np.array([0.1, 0.9, 0.1, 0.45, 0.9])
+    confidence, distance, verdict = selection.judge(SELECTOR, features, probabilities, np.array([0, 0, 0, 0, 1]))
+    names = [selection.VERDICTS[v] for v in verdict]
+    assert names[1:4] == ["unsure", "far", "unsure"]
+    assert names[0] == ("selected" if distance[0] <= 1 else "far")
+    np.testing.assert_allclose(confidence, [0.9, 0.1, 0.9, 0.55, 0.9])
+
+
+def test_a_selector_is_the_same_after_saving(tmp_path):
+    selection.save(SELECTOR, tmp_path / "selector.npz")
+    again = selection.load(tmp_path / "selector.npz")
+    for one, other in zip(SELECTOR, again, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bcgan import experiment, machine, progress
+from bcgan.errors import WorkError
+from bcgan.experiment import Translate
+from bcgan.gan import translation
+from bcgan.models import weights
+
+RNG = np.random.default_rng(0)
+LABELS = np.arange(24) % 2
+# Benign patches are bluish, malignant ones reddish.
+IMAGES = RNG.integers(60, 120, (24, 50, 50, 3)).astype(np.uint8)
+IMAGES[LABELS == 0, :, :, 2] += 120
+IMAGES[LABELS == 1, :, :, 0] += 120
+TINY = Translate(steps=6, batch=4, width=4, checkpoint_every=2)
+
+
+def train(folder, settings=TINY):
+    folder.mkdir(exist_ok=True)
+    machine.start(experiment.load("phantom", ("profile=repro",)))
+    translation.train(IMAGES, LABELS, settings, seed=5, folder=folder, xla=False)
+    return [weights.digest(weights.load_model(folder / f"to_{name}.keras").variables) for name in translation.CLASSES]
+
+
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch):
+    whole = train(tmp_path / "whole")
+    original = weights.save
+
+    def save_and_die(path, step, groups):
+        original(path, step, groups)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed")
+    monkeypatch.setattr(weights, "save", original)
+    assert train(tmp_path / "killed") == whole
+    logged = [line["step"] for line in progress.read_lines(tmp_path / "killed/log.jsonl")]
+    assert logged == [0, 5]
+
+
+def test_it_learns_which_colour_makes_the_other_class(tmp_path):
+    train(tmp_path / "colours", Translate(steps=60, batch=8, width=4, rate=4e-3, cycle=1.0, identity=0.0, average=0.5))
+    to_malignant = weights.load_model(tmp_path / "colours/to_malignant.keras")
+    benign = IMAGES[LABELS == 0]
+    made = translation.translate(to_malignant, benign)
+    assert made.shape == benign.shape
+    assert made.dtype == np.uint8
+    change = made.astype(float).mean((0, 1, 2)) - benign.mean((0, 1, 2))
+    assert change[0] > 10
+    assert change[2] < -10
+
+
+def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(translation, "discriminator_loss", lambda real, fake: tf.reduce_mean(real) * float("nan"))
+    with pytest.raises(WorkError, match=r"no number any more at step 1.*translate\.rate"):
+        translation.train(IMAGES, LABELS, TINY, seed=5, folder=tmp_path, xla=False)
+    assert not list(tmp_path.glob("*.keras"))

@@ -1,0 +1,70 @@
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from bcgan import cli, runs
+from bcgan.predict import sample as sampling
+
+
+def bcgan(*arguments) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+@pytest.fixture
+def workspace(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    yield finished
+    shutil.rmtree(finished / "out", ignore_errors=True)
+
+
+def test_patches_of_a_run_with_their_manifest(workspace):
+    assert bcgan("sample", "tiny", "--label", "benign", "--number", 5, "--out", "out/a") == 0
+    manifest = json.loads((workspace / "out/a/manifest.json").read_text())
+    assert manifest["class"] == "benign"
+    assert [entry["file"] for entry in manifest["files"]] == [f"benign_{n:05d}.png" for n in range(1, 6)]
+    assert manifest["tried"] == 5 + sum(manifest["refused"].values())
+    assert manifest["model"]["generator.keras"] == runs.hash_file(workspace / "runs/tiny/gan/generator.keras")
+    pictures = [cv2.imread(str(workspace / "out/a" / entry["file"])) for entry in manifest["files"]]
+    assert {picture.shape for picture in pictures} == {(50, 50, 3)}
+    assert len({picture.tobytes() for picture in pictures}) == 5
+
+
+def test_the_same_seed_gives_the_same_patches(workspace):
+    for out, seed in (("b", 3), ("c", 3), ("d", 4)):
+        assert (
+            bcgan("sample", "tiny", "--label", "malignant", "--number", 2, "--seed", seed, "--out", f"out/{out}") == 0
+        )
+    first, again, other = ((workspace / f"out/{out}/malignant_00001.png").read_bytes() for out in "bcd")
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere", "--label", "benign"], ["runs/nowhere/gan/generator.keras", "bcgan run nowhere"]),
+        (["tiny", "--label", "benign", "--out", "runs"], ["not empty", "--out"]),
+        (["tiny", "--label", "benign", "--density", "1.0", "--out", "out/e"], ["--density 1", "reach"]),
+        (["tiny", "--label", "stroma"], ["stroma"]),
+    ],
+)
+def test_wrong_use_is_told_in_one_sentence(workspace, capsys, arguments, words):
+    assert bcgan("sample", *arguments) == 2
+    said = capsys.readouterr().err
+    for word in words:
+        assert word in said
+
+
+def test_too_few_let_through_is_a_failure_that_names_the_counts(workspace, capsys, monkeypatch):
+    source = sampling.load("tiny")
+    strict = source._replace(selector=source.selector._replace(limits=np.zeros(2) + 1e-9))
+    monkeypatch.setattr(sampling, "load", lambda name: strict)
+    monkeypatch.setattr(sampling, "PATIENCE", 1)
+    assert bcgan("sample", "tiny", "--label", "benign", "--number", 2, "--out", "out/f") == 1
+    assert "0 were let through, 2 were wanted" in capsys.readouterr().err
+    assert not (workspace / "out/f/manifest.json").exists()
