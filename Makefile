@@ -10,7 +10,7 @@ BCGAN      := $(BIN)/bcgan
 OPTIONS     = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(foreach pair,$(SET),--set "$(pair)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train report test lint tables bench clean
+.PHONY: help setup train report test lint tables ablation bench clean
 
 help: ## Show this list
 	@echo 'bcgan: a GAN and a ResNet for breast histopathology patches. Research use only.'; echo
@@ -41,6 +41,9 @@ lint: $(STAMP) ## Check the style
 
 tables: $(STAMP) ## Print every network's summary and compare Table 1 with the paper
 	$(BCGAN) tables --out reports/tables
+
+ablation: $(STAMP) ## Run EXPERIMENT's learning curve too, which takes hours: real against synthetic patches
+	$(BCGAN) run $(EXPERIMENT) $(OPTIONS) --until ablation
 
 bench: $(STAMP) ## Measure how many patches a second the pipeline prepares, feeds and trains
 	$(BIN)/python -m bcgan.bench

@@ -30,7 +30,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 @cli.command()
 @experiment_options
-@click.option("--until", type=click.Choice(stages.NAMES), default=stages.NAMES[-1], help="The last stage to run.")
+@click.option("--until", type=click.Choice(stages.NAMES), default=stages.LAST, help="The last stage to run.")
 @click.option("--force", type=click.Choice(stages.NAMES), multiple=True, help="Run a stage afresh; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and why, and run nothing.")
 def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str, force, dry_run: bool) -> None:

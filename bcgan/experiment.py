@@ -149,6 +149,22 @@ class Evaluate(Settings):
     gan_samples: int = Field(1000, ge=20)  # real and synthetic patches compared, half of each class
 
 
+class LearningCurve(Settings):
+    """The stage `ablation`: shares of the training patients, times arms, times seeds."""
+
+    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05, 0.1, 0.25, 1.0)
+    arms: tuple[Literal["real", "classic", "gan", "selected", "translation"], ...] = (
+        "real", "classic", "gan", "selected", "translation",
+    )  # fmt: skip
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
+    steps: int = Field(300, ge=1)  # of every classifier
+    checks: int = Field(6, ge=1)  # looks at the validation patients on the way; the best one is kept
+    synthetic: float = Field(0.5, gt=0, le=0.9)  # share of each batch that an arm adds
+    made: int = Field(2048, ge=2)  # synthetic patches sampled, half of each class
+    gan_steps: int = Field(1000, ge=1)
+    translate_steps: int = Field(500, ge=1)
+
+
 class Report(Settings):
     title: str | None = None
     examples: int = Field(8, ge=2, le=16)
@@ -165,6 +181,7 @@ class Experiment(Settings):
     features: Features = Features()
     classify: Classify = Classify()
     evaluate: Evaluate = Evaluate()
+    learning_curve: LearningCurve = LearningCurve()
     report: Report = Report()
     seed: int = Field(0, ge=0)
     profile: Literal["repro", "fast"] = "fast"

@@ -8,6 +8,7 @@
            --classify----> a trained network a classifier and seed, training logs
            --evaluate----> probabilities, metrics with intervals, thresholds, GAN scores, probes, counterfactuals,
                            leak audit
+           --ablation----> the learning curve, hours long and run only when asked for
            --report------> figures, tables, report.html, results.json
 
 A stage reads files that the stages before it wrote, never their objects, and writes into runs/<experiment>/<stage>/;
@@ -150,6 +151,16 @@ def evaluate(experiment: Experiment, root: Path) -> None:
         translations.evaluate(experiment, patches, root, folder)
 
 
+def ablation(experiment: Experiment, root: Path) -> None:
+    from bcgan import machine
+
+    xla = machine.start(experiment)
+    from bcgan.evaluate import learning_curve
+    from bcgan.preprocess import store
+
+    learning_curve.evaluate(experiment, store.load(root / "preprocess"), root / "ablation", xla)
+
+
 STORE = ("preprocess/patches.npy", "preprocess/index.csv")
 SYNTHETIC = "features/synthetic.npz"
 TRAINING = ("seed", "profile", "precision", "xla")
@@ -173,8 +184,10 @@ STAGES = (
         ),
         evaluate,
     ),
+    Stage("ablation", ("learning_curve", "gan", "translate", "features", *TRAINING), STORE, ablation),
 )
 NAMES = tuple(stage.name for stage in STAGES)
+LAST = "evaluate"  # of the stages that run unless others are asked for, and that a report needs
 
 
 def plan(experiment: Experiment, root: Path, force: tuple[str, ...] = ()) -> list[tuple[Stage, str | None]]:
@@ -195,7 +208,7 @@ def plan(experiment: Experiment, root: Path, force: tuple[str, ...] = ()) -> lis
     return planned
 
 
-def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool = False, until: str = NAMES[-1]) -> None:
+def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool = False, until: str = LAST) -> None:
     """Run what has to run, in order, up to and with `until`; say why each stage runs or is skipped.
 
     Raises:
@@ -203,7 +216,7 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
     """
     root = runs.ROOT / experiment.name
     if dry_run:
-        for stage, why in plan(experiment, root, force):
+        for stage, why in plan(experiment, root, force)[: NAMES.index(until) + 1]:
             log.info("%-10s %s", stage.name, f"would run: {why}" if why else "would be skipped: whole and current")
         return
     with runs.lock(root):
@@ -257,12 +270,12 @@ def require(experiment: Experiment) -> tuple[Experiment, Path]:
     root = runs.ROOT / experiment.name
     again = f"Run: make train EXPERIMENT={experiment.name}"
     ran = experiment.model_dump(mode="json")
-    for name in NAMES:
+    for name in NAMES[: NAMES.index(LAST) + 1]:
         if not (root / name / runs.MANIFEST).exists():
             raise InputError(f"{root / name}: not finished. {again}")
         ran |= runs.read_json(root / name / runs.MANIFEST)["settings"]
     experiment = Experiment.model_validate(ran)
-    for stage in STAGES[1:]:
+    for stage in STAGES[1 : NAMES.index(LAST) + 1]:
         if why := runs.why_stale(root / stage.name, _key(stage, experiment, root)[0]):
             raise InputError(f"{root / stage.name}: {why}. {again}")
     return experiment, root

@@ -21,11 +21,11 @@ name: tiny
 data: {{name: idc, dir: ["{folder}"], protocol: kfold, folds: 4}}
 gan: {{steps: 4, batch: 8, width: 4, latent: 8, grid_every: 2, checkpoint_every: 2}}
 translate: {{steps: 2, batch: 4, width: 4}}
-features: {{synthetic: 40, referee: {{steps: 4, confidence: 0.0, quantile: 1.0}}}}
+features: {{synthetic: 40, referee: {{steps: 4}}}}
 classify:
   batch: 16
   models:
-    gan_resnet: {{epochs: 2, synthetic: 0.25}}
+    gan_resnet: {{epochs: 2, synthetic: 0.25, selected: false}}
     gan_only: {{epochs: 1}}
 evaluate: {{views: 2, resamples: 50, gan_samples: 20, probes: [0, 1]}}
 precision: float32

@@ -37,6 +37,8 @@ def train(
     seed: int,
     path: Path,
     xla: bool,
+    epoch_steps: int | None = None,
+    augment: bool = True,
 ) -> None:
     """Train a classifier and write `path` (.keras) and a line an epoch beside it (.jsonl).
 
@@ -46,6 +48,8 @@ def train(
         network: keras.Model. As `bcgan.models.classifier` builds it.
         synthetic: Patches. Joins every batch by `own.synthetic`; None: real patches alone.
         own: Classifier. This network's own settings.
+        epoch_steps: int. Steps of an epoch; None: as many as see every real patch once.
+        augment: bool. Whether real and synthetic patches are turned, mirrored and their colours jittered.
 
     Raises:
         WorkError: the loss is no number any more.
@@ -53,10 +57,11 @@ def train(
     _follow_statistics(network)
     count = round(settings.batch * own.synthetic) if synthetic else 0
     sampler = batches.shuffled(np.arange(len(real.labels)), settings.batch - count, seed)
-    epoch_steps = max(1, len(real.labels) // min(settings.batch - count, len(real.labels)))
+    fresh = min(settings.batch - count, len(real.labels))
+    epoch_steps = epoch_steps or max(1, len(real.labels) // fresh)
     pool, shares = real, np.bincount(real.labels, minlength=2) / len(real.labels)
     if count:
-        part = count / settings.batch
+        part = count / (count + fresh)
         shares = (1 - part) * shares + part * np.bincount(synthetic.labels, minlength=2) / len(synthetic.labels)
         pool = Patches(*(np.concatenate(pair) for pair in zip(real, synthetic, strict=True)))
         sampler = batches.mixed(sampler, np.arange(len(real.labels), len(pool.labels)), count, seed)
@@ -74,7 +79,7 @@ def train(
     checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
     start = weights.restore(checkpoint, groups)
     progress.keep_lines(log_path, "epoch", start)
-    step_function = make_step(network, average, optimizer, settings, class_weights(shares), seed, xla)
+    step_function = make_step(network, average, optimizer, settings, class_weights(shares), seed, xla, augment)
     score = scorer(average)
 
     with progress.bar(own.epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
@@ -152,14 +157,25 @@ def make_optimizer(network: keras.Model, own: Classifier, settings: Classify, ep
     return optimizer
 
 
-def make_step(network, average, optimizer, settings: Classify, class_weight: tuple[float, float], seed: int, xla: bool):
+def make_step(
+    network,
+    average,
+    optimizer,
+    settings: Classify,
+    class_weight: tuple[float, float],
+    seed: int,
+    xla: bool,
+    augment: bool = True,
+):
     @tf.function(jit_compile=xla)
     def step_function(step, images, labels):
         seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + number]) for number in range(3)]
-        images = batches.dihedral(batches.scale(images), seeds[0])
-        if settings.stain_jitter:
+        images = batches.scale(images)
+        if augment:
+            images = batches.dihedral(images, seeds[0])
+        if augment and settings.stain_jitter:
             images = batches.stain_jitter(images, seeds[1], settings.stain_jitter)
-        if settings.colour_jitter:
+        if augment and settings.colour_jitter:
             images = batches.colour_jitter(images, seeds[2], settings.colour_jitter)
         with tf.GradientTape() as tape:
             logits = network(images, training=True)[:, 0]

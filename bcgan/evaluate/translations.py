@@ -43,7 +43,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     patients = store.index["patient"].to_numpy()[store.rows("test")]
     networks = [weights.load_model(root / "translate" / f"to_{name}.keras") for name in CLASSES]
     threshold = experiment.features.density_threshold
-    made, made_labels = load_synthetic(root / "features", GAN_SIZE, selected=True)
+    made, made_labels = load_synthetic(root / "features", GAN_SIZE, selected=False)
     tables, shown, measured = [], {}, []
     for label, name in enumerate(CLASSES):
         rows = np.flatnonzero(labels == label)

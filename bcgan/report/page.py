@@ -39,6 +39,7 @@ FIGURES = {
         "translations": synthesis_figures.translations,
         "counterfactuals": synthesis_figures.counterfactuals,
         "probes": synthesis_figures.probes,
+        "learning_curve": synthesis_figures.learning_curve,
     },
     "classifiers": {
         "fig10_accuracy_loss": classifier_figures.accuracy_loss,
@@ -117,6 +118,7 @@ def _figures(run: Run) -> dict[str, dict]:
     """FIGURES without those whose measurements this experiment leaves out."""
     absent = set() if run.translations else {"translations", "counterfactuals"}
     absent |= set() if run.probes else {"probes"}
+    absent |= set() if run.learning_curve else {"learning_curve"}
     return {
         section: {name: draw for name, draw in figures.items() if name not in absent}
         for section, figures in FIGURES.items()

@@ -29,6 +29,7 @@ def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
         "gan": {name: dict(unknown) for name in GAN_SCORES} | run.gan_scores,
         "probes": run.probes,
         "translations": run.translations,
+        "learning_curve": run.learning_curve,
         "leak_audit": run.leak_audit,
         "environment": run.manifests["classify"]["environment"],
         "seconds": {name: manifest["seconds"] for name, manifest in run.manifests.items()},

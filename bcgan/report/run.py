@@ -36,6 +36,7 @@ class Run(NamedTuple):
     probes: dict[str, Any] | None
     translations: dict[str, Any] | None  # classes, gap
     translated: dict[str, np.ndarray]  # real_<class> and synthetic_<class>: patch, translation, way back
+    learning_curve: dict[str, Any] | None  # cells, differences
     manifests: dict[str, Any]
     patient_images: bool
 
@@ -96,9 +97,24 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         runs.read_json(probes) if probes.exists() else None,
         runs.read_json(made) if made.exists() else None,
         _arrays(made.with_suffix(".npz")) if made.exists() else {},
+        _learning_curve(experiment, root),
         {folder.parent.name: runs.read_json(folder) for folder in root.glob(f"*/{runs.MANIFEST}")},
         patient_images,
     )
+
+
+def _learning_curve(experiment: Experiment, root: Path) -> dict[str, Any] | None:
+    """The learning curve, where one was run on these patches with these settings."""
+    path = root / "ablation" / runs.MANIFEST
+    if not path.exists():
+        return None
+    manifest, patches = runs.read_json(path), runs.read_json(root / "preprocess" / runs.MANIFEST)["outputs"]
+    settings = experiment.model_dump(mode="json", include=set(manifest["settings"]))
+    inputs = {f"preprocess/{name}": digest for name, digest in patches.items()}
+    if settings != manifest["settings"] or not manifest["inputs"].items() <= inputs.items():
+        progress.log.warning("report: %s is of other settings or patches and is left out", path.parent)
+        return None
+    return runs.read_json(path.with_name("learning_curve.json"))
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -182,6 +182,60 @@ def probes(run: Run) -> Drawn:
     return Drawn(figure, pd.DataFrame(rows), "What the discriminator's features know", caption)
 
 
+def learning_curve(run: Run) -> Drawn:
+    """What synthetic patches are worth where patients are few."""
+    settings, curve = run.experiment.learning_curve, run.learning_curve
+    figure, (levels, gains) = plt.subplots(1, 2, figsize=(10, 3.8))
+    table = pd.DataFrame(
+        [{**{k: cell[k] for k in ("share", "arm", "patients", "patches")}, "metric": metric, **cell["figures"][metric]}
+         for cell in curve["cells"] for metric in ("balanced_accuracy", "roc_auc")]
+    )  # fmt: skip
+    shares = list(settings.shares)
+    names = list(ARM_NAMES)
+    for arm in settings.arms:
+        found = table[(table["arm"] == arm) & (table["metric"] == "balanced_accuracy")]
+        shift = 0.09 * (names.index(arm) - 2)
+        places = np.arange(len(shares)) + shift
+        _bars(levels, places, found, ARM_COLOURS[arm], ARM_NAMES[arm])
+        against = pd.DataFrame([d for d in curve["differences"] if d["arm"] == arm])
+        if len(against):
+            found = against[against["metric"] == "balanced_accuracy"]
+            _bars(gains, places, found, ARM_COLOURS[arm], None)
+    patients = [int(table.loc[table["share"] == share, "patients"].iloc[0]) for share in shares]
+    for axes in (levels, gains):
+        axes.set_xticks(range(len(shares)), [f"{s:.0%}\n({n})" for s, n in zip(shares, patients, strict=True)])
+        axes.set_xlabel("Share (number) of training patients")
+    gains.axhline(0, color=MUTED, lw=1)
+    levels.set(ylabel="Test balanced accuracy")
+    gains.set(ylabel="Difference to real + classic")
+    levels.set_title("Learning curve")
+    gains.set_title("What each arm adds")
+    handles, texts = levels.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper center", ncol=5, fontsize=8)
+    sns.despine(figure)
+    caption = (
+        f"Learning curve: {run.said('test')}. Table 1's ResNet, {settings.steps} steps in every cell, mean of "
+        f"{len(settings.seeds)} draws of the patients; what an arm adds is made from the same patients alone "
+        f"(GAN {settings.gan_steps:,} steps, translation {settings.translate_steps:,}) and is {settings.synthetic:.0%} "
+        "of each batch. Right: paired differences. Bars: bootstrap over test patients."
+    )
+    differences = pd.DataFrame(curve["differences"]).assign(kind="difference")
+    numbers = pd.concat([table.assign(kind="level"), differences], ignore_index=True)
+    return Drawn(figure, numbers, "Synthetic patches where patients are few", caption)
+
+
+def _bars(axes, places: np.ndarray, found: pd.DataFrame, colour: str, name: str | None) -> None:
+    value, low, high = (found[key].to_numpy(float) for key in ("value", "low", "high"))
+    axes.errorbar(places, value, (value - low, high - value), fmt="o", ms=4, color=colour, lw=1.5, label=name)
+
+
+ARM_NAMES = {
+    "real": "Real", "classic": "Real + classic", "gan": "+ GAN", "selected": "+ selected GAN",
+    "translation": "+ translation",
+}  # fmt: skip
+ARM_COLOURS = {
+    "real": MUTED, "classic": INK, "gan": "#56B4E9", "selected": "#009E73", "translation": "#E69F00",
+}  # fmt: skip
 _STAYS = (("flipped", "Called the other class"), ("layout", "Layout"), ("similarity", "Similarity (SSIM)"))
 
 

@@ -15,9 +15,16 @@ def bcgan(*arguments) -> int:
     return stop.value.code
 
 
+def _with_limits(source: sampling.Source, limits: np.ndarray) -> sampling.Source:
+    return source._replace(selector=source.selector._replace(limits=limits, confidence=0.0))
+
+
 @pytest.fixture
 def workspace(finished, monkeypatch):
+    """The tiny run, whose GAN of four steps pleases a referee without limits only."""
     monkeypatch.chdir(finished)
+    load = sampling.load
+    monkeypatch.setattr(sampling, "load", lambda name: _with_limits(load(name), np.full(2, np.inf)))
     yield finished
     shutil.rmtree(finished / "out", ignore_errors=True)
 
@@ -61,8 +68,7 @@ def test_wrong_use_is_told_in_one_sentence(workspace, capsys, arguments, words):
 
 
 def test_too_few_let_through_is_a_failure_that_names_the_counts(workspace, capsys, monkeypatch):
-    source = sampling.load("tiny")
-    strict = source._replace(selector=source.selector._replace(limits=np.zeros(2) + 1e-9))
+    strict = _with_limits(sampling.load("tiny"), np.full(2, 1e-9))
     monkeypatch.setattr(sampling, "load", lambda name: strict)
     monkeypatch.setattr(sampling, "PATIENCE", 1)
     assert bcgan("sample", "tiny", "--label", "benign", "--number", 2, "--out", "out/f") == 1

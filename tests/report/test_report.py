@@ -13,9 +13,10 @@ from bcgan.report.results import GAN_SCORES
 FIGURES = (
     "fig01_examples", "fig07_count_plot", "fig08_image_properties", "fig09_density", "fig10_accuracy_loss",
     "fig11_convergence", "gan_samples", "gan_evolution", "gan_scores", "confusion_matrix", "roc",
-    "precision_recall", "reliability", "per_patient",
+    "precision_recall", "reliability", "per_patient", "latent_walk", "attribute_sweep", "steering", "translations",
+    "counterfactuals", "probes",
 )  # fmt: skip
-TABLES = ("table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test")
+TABLES = ("table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "selection")
 
 
 def render(folder, *options):
@@ -45,7 +46,7 @@ def test_the_page_is_self_contained_small_and_alive(report):
     page = (report / "report.html").read_text()
     assert len(page) < 5_000_000
     assert not re.search(r'(src|href)="https?:', page)
-    assert page.count("<img") == len(FIGURES) == page.count('src="data:image/png;base64,')
+    assert page.count("<img") == len(FIGURES) == page.count('src="data:image/webp;base64,')
     for link in re.findall(r'href="((?:tables|figures)/[^"]+)"', page):
         assert (report / link).exists()
     for anchor in re.findall(r'href="#(\w+)"', page):

@@ -1,0 +1,202 @@
+"""What synthetic patches are worth where patients are few: the learning curve, the stage `ablation`.
+
+A cell is a share of the training patients, an arm and a seed. The seed draws the patients, and everything that an arm
+adds is made from the patches of those patients alone: the GAN, the translator and the referee of a cell have seen no
+other. All arms of a share and seed train the same network for as many steps, are chosen on the same validation
+patients, and are compared patch by patch on the same test patients.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import pandas as pd
+
+from bcgan import progress, runs
+from bcgan.classify import referee
+from bcgan.classify.train import Patches, train
+from bcgan.data.builders import CLASSES
+from bcgan.errors import InputError
+from bcgan.evaluate import intervals, metrics
+from bcgan.evaluate.score import probabilities
+from bcgan.experiment import Classifier, Classify, Experiment
+from bcgan.gan import translation
+from bcgan.gan.train import sample
+from bcgan.gan.train import train as train_gan
+from bcgan.models import weights
+from bcgan.models.classifier import classifier
+from bcgan.preprocess.store import GAN_SIZE, Store, of_role
+
+NETWORK = "resnet_table1"
+BASELINE = "classic"
+LEAST_PER_CLASS = 2  # patches; fewer draw no patients, and no GAN
+
+
+class Cell(NamedTuple):
+    share: float
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.share:g}-{self.arm}-seed{self.seed}"
+
+
+def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> None:
+    """Write <cell>.npz (probabilities of validation and test patches), cell by cell, then learning_curve.csv and .json.
+
+    A cell that is there is not trained again, so that a kill costs one training.
+    """
+    settings = experiment.learning_curve
+    cells = [Cell(s, a, k) for s in settings.shares for k in settings.seeds for a in settings.arms]
+    held = {role: Patches(*of_role(store, role)) for role in ("validation", "test")}
+    with progress.bar(len(cells), "ablation", "cell") as bar:
+        for cell in cells:
+            path = folder / f"{cell.name}.npz"
+            if not path.exists():
+                _run(experiment, store, held, cell, folder, path, xla)
+            bar.update()
+    found = {cell: _load(folder / f"{cell.name}.npz") for cell in cells}
+    patients = store.index["patient"].to_numpy()[store.rows("test")]
+    summary = summarise(experiment, found, {role: side.labels for role, side in held.items()}, patients)
+    rows = [{key: row[key] for key in row if key != "figures"} | row["figures"] for row in summary["cells"]]
+    pd.json_normalize(rows).to_csv(folder / "learning_curve.csv", index=False, float_format="%.6g")
+    runs.write_json(folder / "learning_curve.json", summary)
+
+
+def draw_patients(patients: np.ndarray, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Rows of a share of the patients, at least one; drawn again until both classes have LEAST_PER_CLASS patches.
+
+    Smaller shares are part of larger ones of the same seed, where the first draw holds both classes.
+
+    Raises:
+        InputError: no draw in a hundred holds both classes.
+    """
+    names = np.unique(patients)
+    count = max(1, round(share * len(names)))
+    for attempt in range(100):
+        drawn = np.random.default_rng((seed, attempt)).permutation(names)[:count]
+        rows = np.flatnonzero(np.isin(patients, drawn))
+        if np.bincount(labels[rows], minlength=2).min() >= LEAST_PER_CLASS:
+            return rows
+    raise InputError(
+        f"learning_curve.shares: {share:g} of {len(names)} training patients is {count}, and no draw of so few has "
+        f"{LEAST_PER_CLASS} patches of each class. Ask for a larger share."
+    )
+
+
+def summarise(
+    experiment: Experiment,
+    found: dict[Cell, dict[str, np.ndarray]],
+    labels: dict[str, np.ndarray],
+    patients: np.ndarray,
+) -> dict[str, Any]:
+    """{cells: [{share, arm, patients, patches, figures: {metric: {value, low, high, seeds}}}], differences: [{share,
+    arm, against, metric, value, low, high}]}; differences are paired, patch by patch and resample by resample."""
+    settings = experiment.learning_curve
+    level = experiment.evaluate
+    drawn = intervals.patient_weights(patients, level.resamples, experiment.seed)
+    cells, differences = [], []
+    for share in settings.shares:
+        resampled = {}
+        for arm in settings.arms:
+            trained = [found[Cell(share, arm, seed)] for seed in settings.seeds]
+            thresholds = [metrics.youden_threshold(labels["validation"], one["validation"]) for one in trained]
+            scores = {seed: one["test"] for seed, one in zip(settings.seeds, trained, strict=True)}
+            figures = intervals.with_intervals(
+                labels["test"], scores, dict(zip(settings.seeds, thresholds, strict=True)), patients,
+                level.resamples, level.confidence, experiment.seed,
+            )  # fmt: skip
+            cells.append({
+                "share": share, "arm": arm, "patients": int(trained[0]["patients"]),
+                "patches": float(np.mean([one["patches"] for one in trained])), "figures": figures,
+            })  # fmt: skip
+            weightings = np.concatenate([np.ones((1, len(patients)), np.float32), drawn])
+            each = [
+                metrics.measure(labels["test"], one["test"], threshold, weightings)
+                for one, threshold in zip(trained, thresholds, strict=True)
+            ]
+            resampled[arm] = {m: np.mean([one[m] for one in each], 0) for m in ("roc_auc", "balanced_accuracy")}
+        for arm in settings.arms:
+            for metric in resampled[arm] if arm != BASELINE and BASELINE in resampled else ():
+                gain = resampled[arm][metric] - resampled[BASELINE][metric]
+                tail = (1 - level.confidence) / 2 * 100
+                low, high = np.nanpercentile(gain[1:], (tail, 100 - tail))
+                differences.append({
+                    "share": share, "arm": arm, "against": BASELINE, "metric": metric,
+                    "value": float(gain[0]), "low": float(low), "high": float(high),
+                })  # fmt: skip
+    return {"network": NETWORK, "cells": cells, "differences": differences}
+
+
+def _run(
+    experiment: Experiment, store: Store, held: dict[str, Patches], cell: Cell, folder: Path, path: Path, xla: bool
+) -> None:
+    settings = experiment.learning_curve
+    patients = store.index["patient"].to_numpy()[store.rows("train")]
+    images, labels = of_role(store, "train")
+    rows = draw_patients(patients, labels, cell.share, cell.seed)
+    real = Patches(images[rows], labels[rows])
+    extra = _extra(experiment, real, held["validation"], cell, folder, xla)
+    own = Classifier(epochs=settings.checks, synthetic=settings.synthetic if extra else 0.0)
+    keras.utils.set_random_seed(cell.seed)
+    network, model = classifier(NETWORK, GAN_SIZE), path.with_suffix(".keras")
+    train(
+        network, real, extra, held["validation"], Classify(), own, cell.seed, model, xla,
+        epoch_steps=max(1, settings.steps // settings.checks), augment=cell.arm != "real",
+    )  # fmt: skip
+    best = weights.load_model(model)
+    found = {role: probabilities(best, side.images, experiment.evaluate.views) for role, side in held.items()}
+    count = len(np.unique(patients[rows]))
+    part = path.with_name(f"{path.stem}.part.npz")
+    np.savez_compressed(part, patients=count, patches=len(rows), **found)
+    part.replace(path)
+    model.unlink()
+
+
+def _extra(
+    experiment: Experiment, real: Patches, validation: Patches, cell: Cell, folder: Path, xla: bool
+) -> Patches | None:
+    """What an arm adds to the real patches, made from these alone; kept for the arms that share it."""
+    if cell.arm in ("real", BASELINE):
+        return None
+    settings = experiment.learning_curve
+    kind = "translation" if cell.arm == "translation" else "gan"
+    place = folder / f"{cell.share:g}-{kind}-seed{cell.seed}"
+    place.mkdir(exist_ok=True)
+    keras.utils.set_random_seed(cell.seed)
+    if kind == "translation":
+        if not (place / "to_malignant.keras").exists():
+            own = experiment.translate.model_copy(update={"steps": settings.translate_steps})
+            translation.train(real.images, real.labels, own, cell.seed, place, xla)
+        networks = [weights.load_model(place / f"to_{name}.keras") for name in CLASSES]
+        made = [translation.translate(networks[1 - k], real.images[real.labels == k]) for k in (0, 1)]
+        labels = np.repeat([1, 0], [len(side) for side in made])
+        return Patches(np.concatenate(made), labels)
+    if not (place / "discriminator.keras").exists():
+        own = experiment.gan.model_copy(update={"steps": settings.gan_steps})
+        train_gan(real.images, real.labels, own, cell.seed, place, xla)
+    labels = np.arange(settings.made, dtype=np.int32) % 2
+    images = sample(weights.load_model(place / "generator.keras"), labels, cell.seed)
+    if cell.arm == "gan":
+        return Patches(images, labels)
+    limits, steps = experiment.features.referee, min(experiment.features.referee.steps, settings.steps)
+    judge = referee.trained(real, validation, steps, cell.seed, place / "referee.keras", xla)
+    chosen = referee.selector(judge, real, limits)
+    judged = referee.select(judge, chosen, images, labels)
+    kept = (judged["verdict"] == "selected").to_numpy()
+    for label in (0, 1):
+        if not kept[labels == label].any():  # a GAN of one patient's patches may please nobody
+            progress.log.warning(
+                "ablation: %s: nothing selected of class %d; its nearest tenth is taken", cell.name, label
+            )
+            own_class = np.flatnonzero(labels == label)
+            nearest = judged["distance"].to_numpy()[own_class].argsort()[: max(1, len(own_class) // 10)]
+            kept[own_class[nearest]] = True
+    return Patches(images[kept], labels[kept])
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as saved:
+        return dict(saved)

@@ -1,0 +1,79 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bcgan import cli, experiment
+from bcgan.errors import InputError
+from bcgan.evaluate import learning_curve
+from bcgan.evaluate.learning_curve import Cell
+
+CURVE = (
+    "learning_curve={shares: [0.5, 1.0], arms: [real, classic, selected, translation], seeds: [0, 1], steps: 2, "
+    "checks: 1, made: 40, gan_steps: 2, translate_steps: 2}"
+)
+
+
+def test_drawn_patients_are_whole_nested_and_hold_both_classes():
+    patients = np.repeat(np.arange(20), 6)
+    labels = np.tile([0, 0, 0, 0, 1, 1], 20)
+    few, more = (learning_curve.draw_patients(patients, labels, share, 3) for share in (0.1, 0.5))
+    assert len(few) == 12
+    assert len(more) == 60
+    assert set(few) <= set(more)
+    assert not np.array_equal(few, learning_curve.draw_patients(patients, labels, 0.1, 4))
+    rare = np.where(patients < 2, labels, 0)
+    assert set(patients[learning_curve.draw_patients(patients, rare, 0.1, 0)]) & {0, 1}
+    with pytest.raises(InputError, match="1 of|is 1, and no draw"):
+        learning_curve.draw_patients(patients, np.zeros(120, int), 0.05, 0)
+
+
+def test_differences_are_paired():
+    """Two arms that err on other patches of the same hard patients: the difference is surer than either level."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(40), 20)
+    labels = np.tile([0, 1], 400)
+    hard = (patients % 4 == 0) * 0.35
+    noise = rng.normal(0, 0.2, 800)
+
+    def arm(shift):
+        scores = np.clip(0.5 + (labels - 0.5) * (0.5 + shift - hard) + noise, 0.01, 0.99)
+        return {"validation": scores, "test": scores, "patients": np.array(40), "patches": np.array(800)}
+
+    settings = experiment.load("phantom", ("learning_curve={shares: [1.0], arms: [classic, gan], seeds: [0]}",))
+    found = {Cell(1.0, "classic", 0): arm(0.0), Cell(1.0, "gan", 0): arm(0.1)}
+    summary = learning_curve.summarise(settings, found, {"validation": labels, "test": labels}, patients)
+    gain = next(d for d in summary["differences"] if d["metric"] == "roc_auc")
+    levels = {cell["arm"]: cell["figures"]["roc_auc"] for cell in summary["cells"]}
+    assert gain["value"] == pytest.approx(levels["gan"]["value"] - levels["classic"]["value"])
+    assert gain["low"] > 0
+    assert gain["high"] - gain["low"] < levels["gan"]["high"] - levels["gan"]["low"]
+
+
+def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+
+    def bcgan(*arguments) -> int:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*arguments])
+        return stop.value.code
+
+    run = ("run", "tiny.yaml", "--set", CURVE, "--until", "ablation")
+    assert bcgan(*run) == 0
+    folder = tmp_path / "work/runs/tiny/ablation"
+    cells = sorted(path.stem for path in folder.glob("*.npz"))
+    assert len(cells) == 2 * 4 * 2
+    table = pd.read_csv(folder / "learning_curve.csv")
+    assert set(table["arm"]) == {"real", "classic", "selected", "translation"}
+    assert set(table["patients"]) == {2, 4}
+    (folder / "manifest.json").unlink()
+    assert bcgan("report", "tiny.yaml", "--set", CURVE) == 0
+    assert json.loads((tmp_path / "work/reports/tiny/results.json").read_text())["learning_curve"] is None
+    assert bcgan(*run) == 0
+    assert bcgan("report", "tiny.yaml", "--set", CURVE) == 0
+    results = json.loads((tmp_path / "work/reports/tiny/results.json").read_text())
+    assert len(results["learning_curve"]["cells"]) == 8
+    assert (tmp_path / "work/reports/tiny/figures/learning_curve.png").stat().st_size > 5000
