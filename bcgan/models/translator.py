@@ -4,6 +4,7 @@ judge of places that goes with it. Small enough for two cores."""
 import keras
 from keras import layers, ops
 
+from bcgan.data.batches import STAINS
 from bcgan.models.discriminator import convolved
 
 RESIDUAL_BLOCKS = 3
@@ -11,9 +12,11 @@ EPSILON = 1e-3
 
 
 def translator(width: int = 24, name: str = "translator") -> keras.Model:
-    """Build the translator: 50 -> 25 -> 13 -> 25 -> 50, with skips, and a change that is added to the patch's logits.
+    """Build the translator: 50 -> 25 -> 13 -> 25 -> 50, with skips, and a change that is added to the patch.
 
-    A new translator leaves the patch as it is, so that what it changes is what training made it change.
+    The change is one of the amounts of haematoxylin and eosin at every pixel, in optical density: free to change
+    colours, a translator learns to repaint tissue, greenish where it must, instead of changing it. A new translator
+    leaves the patch as it is, so that what it changes is what training made it change.
 
     Args:
         width: int. Channels of the largest maps; doubled and doubled again below. Defaults to 24.
@@ -40,10 +43,11 @@ def translator(width: int = 24, name: str = "translator") -> keras.Model:
     x = layers.UpSampling2D(2, name="double_full")(x)
     x = _convolved(layers.Add(name="skip_full")([x, full]), width, 1, "back_full")
 
-    change = layers.Conv2D(3, 3, padding="same", kernel_initializer="zeros", name="change")(x)
-    start = ops.clip(ops.cast(image, "float32"), 0.01, 0.99)
-    logits = ops.log(start / (1 - start)) + 4.0 * ops.cast(change, "float32")
-    return keras.Model(image, layers.Activation("sigmoid", dtype="float32", name="translated")(logits), name=name)
+    change = layers.Conv2D(2, 3, padding="same", kernel_initializer="zeros", dtype="float32", name="change")(x)
+    density = -ops.log(ops.clip(ops.cast(image, "float32"), 1 / 255, 1.0))
+    density = ops.relu(density + ops.matmul(change, ops.convert_to_tensor(STAINS[:2])))
+    translated = layers.Activation("linear", dtype="float32", name="translated")(ops.exp(-density))
+    return keras.Model(image, translated, name=name)
 
 
 def judge_of_places(width: int = 32, name: str = "judge") -> keras.Model:

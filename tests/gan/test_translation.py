@@ -3,17 +3,18 @@ import pytest
 import tensorflow as tf
 
 from bcgan import experiment, machine, progress
+from bcgan.data.batches import STAINS
 from bcgan.errors import WorkError
 from bcgan.experiment import Translate
 from bcgan.gan import translation
 from bcgan.models import weights
+from bcgan.preprocess import properties
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(24) % 2
-# Benign patches are bluish, malignant ones reddish.
-IMAGES = RNG.integers(60, 120, (24, 50, 50, 3)).astype(np.uint8)
-IMAGES[LABELS == 0, :, :, 2] += 120
-IMAGES[LABELS == 1, :, :, 0] += 120
+# Benign patches are pink with eosin, malignant ones blue with haematoxylin.
+AMOUNTS = np.where(LABELS[:, None] == 1, (0.9, 0.1), (0.1, 0.6))[:, None, None] * RNG.uniform(0.7, 1.3, (24, 50, 50, 2))
+IMAGES = np.rint(255 * np.exp(-AMOUNTS @ STAINS[:2])).astype(np.uint8)
 TINY = Translate(steps=6, batch=4, width=4, checkpoint_every=2)
 
 
@@ -42,16 +43,15 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch):
     assert logged == [0, 5]
 
 
-def test_it_learns_which_colour_makes_the_other_class(tmp_path):
+def test_it_learns_which_stain_makes_the_other_class(tmp_path):
     train(tmp_path / "colours", Translate(steps=60, batch=8, width=4, rate=4e-3, cycle=1.0, identity=0.0, average=0.5))
     to_malignant = weights.load_model(tmp_path / "colours/to_malignant.keras")
     benign = IMAGES[LABELS == 0]
     made = translation.translate(to_malignant, benign)
     assert made.shape == benign.shape
     assert made.dtype == np.uint8
-    change = made.astype(float).mean((0, 1, 2)) - benign.mean((0, 1, 2))
-    assert change[0] > 10
-    assert change[2] < -10
+    more_stained = [properties.haematoxylin(side).mean() for side in (benign, made)]
+    assert more_stained[1] > more_stained[0] + 0.05
 
 
 def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):

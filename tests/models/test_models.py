@@ -76,7 +76,7 @@ def test_critic_judges_every_place_of_three_maps(policy, tmp_path):
 
 
 def test_a_new_translator_leaves_patches_as_they_are(policy, tmp_path):
-    images = np.clip(IMAGES, 0.01, 0.99)
+    images = np.clip(IMAGES, 1 / 255, 1.0)
     output = check(translator(4), images, (2, 50, 50, 3), tmp_path)
     np.testing.assert_allclose(output, images, atol=1e-5)
     check(judge_of_places(8), images, (2, 7, 7, 1), tmp_path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bcgan import cli, runs
+from bcgan.gan import steering
 from bcgan.predict import sample as sampling
 
 
@@ -56,11 +57,13 @@ def test_the_same_seed_gives_the_same_patches(workspace):
     [
         (["nowhere", "--label", "benign"], ["runs/nowhere/gan/generator.keras", "bcgan run nowhere"]),
         (["tiny", "--label", "benign", "--out", "runs"], ["not empty", "--out"]),
-        (["tiny", "--label", "benign", "--density", "1.0", "--out", "out/e"], ["--density 1", "reach"]),
+        (["tiny", "--label", "benign", "--density", "0.6", "--out", "out/e"], ["--density 0.6", "0.20 to 0.40"]),
         (["tiny", "--label", "stroma"], ["stroma"]),
     ],
 )
-def test_wrong_use_is_told_in_one_sentence(workspace, capsys, arguments, words):
+def test_wrong_use_is_told_in_one_sentence(workspace, capsys, monkeypatch, arguments, words):
+    reach = {"density": steering.Direction(np.ones(8), 0.0, 0.2, 0.4)}
+    monkeypatch.setattr(steering, "directions", lambda *arguments: reach)
     assert bcgan("sample", *arguments) == 2
     said = capsys.readouterr().err
     for word in words:
