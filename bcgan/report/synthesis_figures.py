@@ -60,7 +60,7 @@ def steering(run: Run) -> Drawn:
     for axes, name in zip(grid[0], names, strict=True):
         for label, kind in enumerate(CLASSES):
             found = table[(table["attribute"] == name) & (table["class"] == kind)]
-            asked, unasked = (found[column].corr(found["measured"]) for column in ("asked", "unasked"))
+            asked, unasked = (found["asked"].corr(found[column]) for column in ("measured", "unasked"))
             axes.plot(found["asked"], found["measured"], "o", ms=2, alpha=0.4, color=CLASS_COLOURS[kind])
             axes.annotate(f"{kind}: r = {asked:.2f}", (0.03, 0.97 - 0.08 * label), xycoords="axes fraction", va="top",
                           fontsize=8, color=CLASS_COLOURS[kind])  # fmt: skip
@@ -76,7 +76,8 @@ def steering(run: Run) -> Drawn:
     number = len(table) // (len(names) * len(CLASSES))
     caption = (
         f"Steering: {number} fresh noise vectors a class, each moved until a linear fit says what was asked for; then "
-        "measured on the patch. Dotted: as asked. r is Pearson's correlation. Units: "
+        "measured on the patch. Dotted: as asked. r is Pearson's correlation (about 0 for the same noise left where it "
+        "was). Units: "
         + "; ".join(ATTRIBUTE_NAMES[name].lower() for name in names) + "."
     )  # fmt: skip
     return Drawn(figure, pd.DataFrame(rows), "What was asked for and what was measured", caption)

@@ -77,3 +77,15 @@ def test_too_few_let_through_is_a_failure_that_names_the_counts(workspace, capsy
     assert bcgan("sample", "tiny", "--label", "benign", "--number", 2, "--out", "out/f") == 1
     assert "0 were let through, 2 were wanted" in capsys.readouterr().err
     assert not (workspace / "out/f/manifest.json").exists()
+
+
+def test_the_generator_that_comes_with_bcgan_needs_no_training(in_folder):
+    assert bcgan("sample", "--label", "malignant", "--number", 12, "--out", "shipped") == 0
+    manifest = json.loads((in_folder / "shipped/manifest.json").read_text())
+    assert manifest["tried"] < 40
+    assert sum(path.stat().st_size for path in sampling.SHIPPED.iterdir()) < 8 * 2**20
+    assert all(entry["confidence"] >= 0.6 and entry["distance"] <= 1 for entry in manifest["files"])
+    pictures = np.stack([cv2.imread(str(in_folder / "shipped" / entry["file"])) for entry in manifest["files"]])
+    assert pictures.astype(float).std((1, 2, 3)).min() > 10
+    # Malignant patches are stained as such: blue above green.
+    assert pictures[..., 0].mean() > pictures[..., 1].mean()
