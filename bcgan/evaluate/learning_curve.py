@@ -185,7 +185,7 @@ def _extra(
     judge = referee.trained(real, validation, steps, cell.seed, place / "referee.keras", xla)
     chosen = referee.selector(judge, real, limits)
     judged = referee.select(judge, chosen, images, labels)
-    kept = (judged["verdict"] == "selected").to_numpy()
+    kept = np.array(judged["verdict"] == "selected")
     for label in (0, 1):
         if not kept[labels == label].any():  # a GAN of one patient's patches may please nobody
             progress.log.warning(

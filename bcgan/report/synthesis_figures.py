@@ -68,7 +68,7 @@ def steering(run: Run) -> Drawn:
         values = table.loc[table["attribute"] == name, ["asked", "measured"]].to_numpy()
         low, high = values.min(), values.max()
         axes.plot([low, high], [low, high], color=MUTED, lw=1, ls=":")
-        axes.set(xlabel="Asked for", ylim=(low, low + 1.3 * (high - low)))
+        axes.set(xlabel="Asked for", ylim=(low, low + 1.3 * max(high - low, 1e-6)))
         axes.set_title(ATTRIBUTE_NAMES[name].split(" (")[0], fontsize=9.5)
         axes.locator_params(nbins=4)
     grid[0, 0].set_ylabel("Measured")
