@@ -17,21 +17,23 @@ from bcgan.gan.augment import augment
 from bcgan.gan.losses import discriminator_loss, generator_loss
 from bcgan.gan.train import LOG_EVERY, adam
 from bcgan.models import weights
-from bcgan.models.translator import judge_of_places, translator
+from bcgan.models.critic import critic, frozen_features
+from bcgan.models.translator import translator
 
 BATCH = 256
 
 
 class Sides(NamedTuple):
-    """One network for each class, at its label's place: translators[1] makes malignant patches of benign ones, and
-    judges[1] says what looks malignant."""
+    """translators: one for each class, at its label's place: translators[1] makes malignant patches of benign ones.
+    critic: says, on frozen features, whether a patch looks real for a label."""
 
     translators: tuple[keras.Model, keras.Model]
     averages: tuple[keras.Model, keras.Model]
-    judges: tuple[keras.Model, keras.Model]
+    features: keras.Model
+    critic: keras.Model
 
-    def variables(self, kind: str) -> list:
-        return [variable for network in getattr(self, kind) for variable in network.trainable_variables]
+    def to_train(self) -> list:
+        return [variable for network in self.translators for variable in network.trainable_variables]
 
 
 def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int, folder: Path, xla: bool) -> None:
@@ -47,12 +49,16 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
         WorkError: a loss is no number any more; the last checkpoint is kept.
     """
     sides = _start_sides(settings.width)
-    optimizers = {kind: adam(settings.rate, sides.variables(kind), 0.5) for kind in ("translators", "judges")}
+    optimizers = {
+        "translators": adam(settings.rate, sides.to_train(), 0.5),
+        "critic": adam(settings.rate, sides.critic.trainable_variables, 0.0),
+    }
     groups = {
-        **{kind: [variable for network in getattr(sides, kind) for variable in network.variables]
-           for kind in Sides._fields},
-        **{f"{kind}_optimizer": optimizer.variables for kind, optimizer in optimizers.items()},
-    }  # fmt: skip
+        "translators": [variable for network in sides.translators for variable in network.variables],
+        "averages": [variable for network in sides.averages for variable in network.variables],
+        "critic": sides.critic.variables,
+        **{f"{name}_optimizer": optimizer.variables for name, optimizer in optimizers.items()},
+    }
     checkpoint, log_path = folder / "checkpoint.npz", folder / "log.jsonl"
     start = weights.restore(checkpoint, groups)
     progress.keep_lines(log_path, "step", start)
@@ -84,47 +90,44 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
 
 
 def make_step(sides: Sides, optimizers: dict, settings: Translate, seed: int, xla: bool):
-    """One update of both judges, then one of both translators, on the same translations, made once."""
-    (to_benign, to_malignant), (benign_judge, malignant_judge) = sides.translators, sides.judges
+    """One update of the critic, then one of both translators, on the same translations, made once."""
+    to_benign, to_malignant = sides.translators
 
     @tf.function(jit_compile=xla)
     def step_function(step, images):
-        seeds = [tf.stack([tf.constant(seed, tf.int64), 5 * step + place]) for place in range(5)]
-        benign, malignant = tf.split(batches.dihedral(batches.scale(images), seeds[0]), 2)
+        seeds = [tf.stack([tf.constant(seed, tf.int64), 3 * step + place]) for place in range(3)]
+        real = batches.dihedral(batches.scale(images), seeds[0])
+        benign, malignant = tf.split(real, 2)
+        labels = tf.repeat(tf.constant([0, 1]), tf.shape(benign)[0])
         with tf.GradientTape() as tape:
             # What a translator makes of its own class, it should leave as it is; computed in the same call.
-            new_malignant, same_malignant = tf.split(to_malignant(tf.concat([benign, malignant], 0), training=True), 2)
-            new_benign, same_benign = tf.split(to_benign(tf.concat([malignant, benign], 0), training=True), 2)
+            new_malignant, same_malignant = tf.split(to_malignant(real, training=True), 2)
+            same_benign, new_benign = tf.split(to_benign(real, training=True), 2)
             cycle = tf.reduce_mean(tf.abs(to_benign(new_malignant, training=True) - benign))
             cycle += tf.reduce_mean(tf.abs(to_malignant(new_benign, training=True) - malignant))
-            identity = tf.reduce_mean(tf.abs(same_benign - benign))
-            identity += tf.reduce_mean(tf.abs(same_malignant - malignant))
-            sides_seen = zip((benign, new_benign, malignant, new_malignant), seeds[1:], strict=True)
-            seen = [augment(x, seeds) for x, seeds in sides_seen]
-            with tf.GradientTape() as judge_tape:
-                real, fake = zip(
-                    *(
-                        tf.split(judge(tf.concat([a, tf.stop_gradient(b)], 0), training=True), 2)
-                        for judge, a, b in ((benign_judge, *seen[:2]), (malignant_judge, *seen[2:]))
-                    ),
-                    strict=True,
-                )
-                judge_loss = sum(map(discriminator_loss, real, fake))
-                scaled = optimizers["judges"].scale_loss(judge_loss)
-            variables = sides.variables("judges")
-            optimizers["judges"].apply(judge_tape.gradient(scaled, variables), variables)
-            make_loss = generator_loss(benign_judge(seen[1], training=False), "non_saturating")
-            make_loss += generator_loss(malignant_judge(seen[3], training=False), "non_saturating")
+            identity = tf.reduce_mean(tf.abs(same_benign - benign)) + tf.reduce_mean(tf.abs(same_malignant - malignant))
+            fake_seen = augment(tf.concat([new_benign, new_malignant], 0), seeds[1])
+            fake_maps = sides.features(fake_seen, training=False)
+            real_maps = sides.features(augment(real, seeds[2]), training=False)
+            with tf.GradientTape() as critic_tape:
+                maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]
+                logits = sides.critic([*maps, tf.concat([labels, labels], 0)], training=True)
+                critic_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
+                scaled = optimizers["critic"].scale_loss(critic_loss)
+            variables = sides.critic.trainable_variables
+            optimizers["critic"].apply(critic_tape.gradient(scaled, variables), variables)
+            logits = sides.critic([*fake_maps, labels], training=False)
+            make_loss = sum(generator_loss(logit, "non_saturating") for logit in logits)
             total = make_loss + settings.cycle * cycle + settings.identity * identity
             scaled = optimizers["translators"].scale_loss(total)
-        variables = sides.variables("translators")
+        variables = sides.to_train()
         optimizers["translators"].apply(tape.gradient(scaled, variables), variables)
         count = tf.cast(step, tf.float32)
         decay = tf.minimum(settings.average, (1 + count) / (10 + count))
         for average, network in zip(sides.averages, sides.translators, strict=True):
             weights.move_average(average.variables, network.variables, decay)
         return {
-            "judge_loss": judge_loss, "translator_loss": make_loss, "cycle_loss": cycle, "identity_loss": identity,
+            "critic_loss": critic_loss, "translator_loss": make_loss, "cycle_loss": cycle, "identity_loss": identity,
         }  # fmt: skip
 
     return step_function
@@ -144,4 +147,5 @@ def _start_sides(width: int) -> Sides:
     averages = tuple(translator(width, f"to_{name}") for name in CLASSES)
     for average, network in zip(averages, translators, strict=True):
         average.set_weights(network.get_weights())
-    return Sides(translators, averages, tuple(judge_of_places(name=f"{name}_judge") for name in CLASSES))
+    features = frozen_features()
+    return Sides(translators, averages, features, critic(features))

@@ -1,11 +1,10 @@
-"""The translator of a cycle-consistent GAN (Zhu et al. 2017): a patch of one class to a patch of the other, and the
-judge of places that goes with it. Small enough for two cores."""
+"""The translator of a cycle-consistent GAN (Zhu et al. 2017): a patch of one class to a patch of the other. Small enough
+for two cores."""
 
 import keras
 from keras import layers, ops
 
 from bcgan.data.batches import STAINS
-from bcgan.models.discriminator import convolved
 
 RESIDUAL_BLOCKS = 3
 EPSILON = 1e-3
@@ -48,20 +47,6 @@ def translator(width: int = 24, name: str = "translator") -> keras.Model:
     density = ops.relu(density + ops.matmul(change, ops.convert_to_tensor(STAINS[:2])))
     translated = layers.Activation("linear", dtype="float32", name="translated")(ops.exp(-density))
     return keras.Model(image, translated, name=name)
-
-
-def judge_of_places(width: int = 32, name: str = "judge") -> keras.Model:
-    """Build the judge of one class's look: a logit for each of 7x7 places, each seeing about 22 pixels.
-
-    Returns:
-        keras.Model. float32 in [0, 1], (batch, 50, 50, 3), to float32, (batch, 7, 7, 1).
-    """
-    image = keras.Input((50, 50, 3), name="image")
-    x = layers.Rescaling(2.0, offset=-1.0, name="to_minus_one_one")(image)
-    for number in range(3):
-        x = convolved(x, width * 2**number, 4, 2, f"block{number + 1}")
-    x = layers.Conv2D(1, 1, name="realness")(x)
-    return keras.Model(image, layers.Activation("linear", dtype="float32", name="logit")(x), name=name)
 
 
 def _convolved(x: keras.KerasTensor, channels: int, stride: int, name: str) -> keras.KerasTensor:

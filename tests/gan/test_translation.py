@@ -8,6 +8,7 @@ from bcgan.errors import WorkError
 from bcgan.experiment import Translate
 from bcgan.gan import translation
 from bcgan.models import weights
+from bcgan.models.efficientnet_lite import installed
 from bcgan.preprocess import properties
 
 RNG = np.random.default_rng(0)
@@ -15,6 +16,7 @@ LABELS = np.arange(24) % 2
 # Benign patches are pink with eosin, malignant ones blue with haematoxylin.
 AMOUNTS = np.where(LABELS[:, None] == 1, (0.9, 0.1), (0.1, 0.6))[:, None, None] * RNG.uniform(0.7, 1.3, (24, 50, 50, 2))
 IMAGES = np.rint(255 * np.exp(-AMOUNTS @ STAINS[:2])).astype(np.uint8)
+pytestmark = pytest.mark.skipif(not installed("lite0"), reason="EfficientNet-Lite0's weights are not installed")
 TINY = Translate(steps=6, batch=4, width=4, checkpoint_every=2)
 
 
