@@ -95,7 +95,7 @@ class Translate(Settings):
     batch: int = Field(16, ge=2)  # half of each class
     width: int = Field(24, ge=4)  # channels of the translators' largest maps
     rate: float = Field(2e-4, gt=0)
-    cycle: float = Field(10.0, ge=0)  # weight of coming back to the same patch
+    cycle: float = Field(4.0, ge=0)  # weight of coming back to the same patch
     identity: float = Field(2.0, ge=0)  # weight of leaving a patch of the other class as it is
     average: float = Field(0.995, ge=0, lt=1)
     checkpoint_every: int = Field(200, ge=1)

@@ -19,7 +19,7 @@ PATIENTS, PATCHES = 8, 10
 EXPERIMENT = """
 name: tiny
 data: {{name: idc, dir: ["{folder}"], protocol: kfold, folds: 4}}
-gan: {{steps: 4, batch: 8, width: 4, latent: 8, grid_every: 2, checkpoint_every: 2}}
+gan: {{steps: 4, batch: 8, width: 4, latent: 8, grid_every: 2, checkpoint_every: 2, critic: 0}}
 translate: {{steps: 2, batch: 4, width: 4}}
 features: {{synthetic: 40, referee: {{steps: 4}}}}
 classify:

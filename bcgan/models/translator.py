@@ -1,5 +1,7 @@
-"""The translator of a cycle-consistent GAN (Zhu et al. 2017): a patch of one class to a patch of the other. Small enough
-for two cores."""
+"""The translator of a cycle-consistent GAN (Zhu et al. 2017): a patch of one class to a patch of the other.
+
+Small enough for two cores.
+"""
 
 import keras
 from keras import layers, ops
