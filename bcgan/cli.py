@@ -80,8 +80,8 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
 @click.option("--number", type=click.IntRange(1), default=64, show_default=True, help="How many patches.")
 @click.option("--density", type=click.FloatRange(0, 1), help="Nuclear density to steer towards, share of tissue.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--out", type=click.Path(file_okay=False), default="samples", show_default=True, help="Folder to write.")
-def sample(run: str | None, label: str, number: int, density: float | None, seed: int, out: str) -> None:
+@click.option("--out", type=click.Path(file_okay=False), help="Folder to write; samples/LABEL by default.")
+def sample(run: str | None, label: str, number: int, density: float | None, seed: int, out: str | None) -> None:
     """Write synthetic patches of a class, those that a classifier recognises and that lie near real ones.
 
     With the generator of runs/EXPERIMENT, or with the one that comes with bcgan, trained on IDC.
@@ -94,6 +94,7 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
     progress.start_log(None)
     from bcgan.predict import sample as sampling
 
+    out = out or f"samples/{label}"
     found = sampling.write(sampling.load(run), int(label == "malignant"), number, seed, Path(out), density)
     refused = ", ".join(f"{count} {why}" for why, count in found["refused"].items())
     click.echo(f"{out}: {number} {label} patches of {found['tried']} candidates (refused: {refused}), manifest.json")

@@ -164,6 +164,12 @@ class LearningCurve(Settings):
     gan_steps: int = Field(1000, ge=1)
     translate_steps: int = Field(500, ge=1)
 
+    @model_validator(mode="after")
+    def _divides(self) -> "LearningCurve":
+        if self.steps % self.checks:
+            raise ValueError(f"steps: {self.steps} is no multiple of checks: {self.checks}")
+        return self
+
 
 class Report(Settings):
     title: str | None = None

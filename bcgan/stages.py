@@ -184,7 +184,7 @@ STAGES = (
         ),
         evaluate,
     ),
-    Stage("ablation", ("learning_curve", "gan", "translate", "features", *TRAINING), STORE, ablation),
+    Stage("ablation", ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING), STORE, ablation),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 LAST = "evaluate"  # of the stages that run unless others are asked for, and that a report needs
@@ -215,6 +215,7 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
         InputError, WorkError: from the stage that failed; its folder keeps what can be resumed, and no manifest.
     """
     root = runs.ROOT / experiment.name
+    until = max(until, *force, key=NAMES.index)
     if dry_run:
         for stage, why in plan(experiment, root, force)[: NAMES.index(until) + 1]:
             log.info("%-10s %s", stage.name, f"would run: {why}" if why else "would be skipped: whole and current")
@@ -274,6 +275,8 @@ def require(experiment: Experiment) -> tuple[Experiment, Path]:
         if not (root / name / runs.MANIFEST).exists():
             raise InputError(f"{root / name}: not finished. {again}")
         ran |= runs.read_json(root / name / runs.MANIFEST)["settings"]
+    if (root / "ablation" / runs.MANIFEST).exists():
+        ran["learning_curve"] = runs.read_json(root / "ablation" / runs.MANIFEST)["settings"]["learning_curve"]
     experiment = Experiment.model_validate(ran)
     for stage in STAGES[1 : NAMES.index(LAST) + 1]:
         if why := runs.why_stale(root / stage.name, _key(stage, experiment, root)[0]):

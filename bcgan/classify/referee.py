@@ -17,6 +17,7 @@ from bcgan.models.classifier import classifier
 
 NETWORK = "cnn"
 BATCH = 256
+MOST_EPOCHS = 12  # looks at the validation patients; few patches would otherwise mean hundreds
 
 
 def trained(patches: Patches, validation: Patches, steps: int, seed: int, path: Path, xla: bool) -> keras.Model:
@@ -28,11 +29,11 @@ def trained(patches: Patches, validation: Patches, steps: int, seed: int, path: 
     """
     if not path.exists():
         settings = Classify()
-        epoch_steps = max(1, len(patches.labels) // settings.batch)
+        epoch_steps = max(1, len(patches.labels) // settings.batch, steps // MOST_EPOCHS)
         own = Classifier(epochs=max(1, round(steps / epoch_steps)))
         keras.utils.set_random_seed(seed)
         network = classifier(NETWORK, patches.images.shape[1])
-        train(network, patches, None, validation, settings, own, seed, path, xla)
+        train(network, patches, None, validation, settings, own, seed, path, xla, epoch_steps)
     return weights.load_model(path)
 
 

@@ -47,16 +47,19 @@ def with_intervals(
     values = mean_over_seeds(np.ones((1, len(labels)), np.float32))
     drawn = patient_weights(patients, resamples, seed)
     blocks = [mean_over_seeds(drawn[start : start + BLOCK]) for start in range(0, resamples, BLOCK)]
-    enough = len(np.unique(patients)) >= LEAST_PATIENTS
-    tail = (1 - confidence) / 2 * 100
     found = {}
     for name in metrics.NAMES:
-        value = values[name][0]
         samples = np.concatenate([block[name] for block in blocks])
-        finite = np.isfinite(samples)
-        low = high = np.nan
-        if enough and finite.mean() > LEAST_DEFINED:
-            low, high = np.percentile(samples[finite], (tail, 100 - tail))
-        numbers = {"value": value, "low": low, "high": high}
-        found[name] = {key: float(n) if np.isfinite(n) else None for key, n in numbers.items()} | {"seeds": len(scores)}
+        found[name] = interval(values[name][0], samples, patients, confidence) | {"seeds": len(scores)}
     return found
+
+
+def interval(value: float, samples: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:
+    """{value, low, high} of a figure and its resamples; None in place of what is not defined, and of the ends where
+    fewer than LEAST_PATIENTS patients were resampled or LEAST_DEFINED of the resamples have a value."""
+    finite, low, high = np.isfinite(samples), np.nan, np.nan
+    if len(np.unique(patients)) >= LEAST_PATIENTS and finite.mean() > LEAST_DEFINED:
+        tail = (1 - confidence) / 2 * 100
+        low, high = np.percentile(samples[finite], (tail, 100 - tail))
+    numbers = {"value": value, "low": low, "high": high}
+    return {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}

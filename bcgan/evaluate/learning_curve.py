@@ -1,9 +1,10 @@
 """What synthetic patches are worth where patients are few: the learning curve, the stage `ablation`.
 
-A cell is a share of the training patients, an arm and a seed. The seed draws the patients, and everything that an arm
-adds is made from the patches of those patients alone: the GAN, the translator and the referee of a cell have seen no
-other. All arms of a share and seed train the same network for as many steps, are chosen on the same validation
-patients, and are compared patch by patch on the same test patients.
+A cell is a share of the training patients, an arm and a seed. The seed draws the patients, and the GAN, the translator
+and the referee of a cell train on the patches of those patients alone. Two things more have a say: the validation
+patients, on whom every arm chooses its weights and the referee its own, and ImageNet, whose frozen features judge the
+GAN and the translations (`gan.critic`) while the arms without them get nothing of the kind. All arms of a share and
+seed train the same network for as many steps and are compared patch by patch on the same test patients.
 """
 
 from pathlib import Path
@@ -110,7 +111,8 @@ def summarise(
             )  # fmt: skip
             cells.append({
                 "share": share, "arm": arm, "patients": int(trained[0]["patients"]),
-                "patches": float(np.mean([one["patches"] for one in trained])), "figures": figures,
+                "patches": float(np.mean([one["patches"] for one in trained])),
+                "short_of_selected": int(sum(one["short"] for one in trained)), "figures": figures,
             })  # fmt: skip
             weightings = np.concatenate([np.ones((1, len(patients)), np.float32), drawn])
             each = [
@@ -121,11 +123,10 @@ def summarise(
         for arm in settings.arms:
             for metric in resampled[arm] if arm != BASELINE and BASELINE in resampled else ():
                 gain = resampled[arm][metric] - resampled[BASELINE][metric]
-                tail = (1 - level.confidence) / 2 * 100
-                low, high = np.nanpercentile(gain[1:], (tail, 100 - tail))
+                found_gain = intervals.interval(gain[0], gain[1:], patients, level.confidence)
                 differences.append({
                     "share": share, "arm": arm, "against": BASELINE, "metric": metric,
-                    "value": float(gain[0]), "low": float(low), "high": float(high),
+                    **found_gain,
                 })  # fmt: skip
     return {"network": NETWORK, "cells": cells, "differences": differences}
 
@@ -138,7 +139,7 @@ def _run(
     images, labels = of_role(store, "train")
     rows = draw_patients(patients, labels, cell.share, cell.seed)
     real = Patches(images[rows], labels[rows])
-    extra = _extra(experiment, real, held["validation"], cell, folder, xla)
+    extra, short = _extra(experiment, real, held["validation"], cell, folder, xla)
     own = Classifier(epochs=settings.checks, synthetic=settings.synthetic if extra else 0.0)
     keras.utils.set_random_seed(cell.seed)
     network, model = classifier(NETWORK, GAN_SIZE), path.with_suffix(".keras")
@@ -150,17 +151,18 @@ def _run(
     found = {role: probabilities(best, side.images, experiment.evaluate.views) for role, side in held.items()}
     count = len(np.unique(patients[rows]))
     part = path.with_name(f"{path.stem}.part.npz")
-    np.savez_compressed(part, patients=count, patches=len(rows), **found)
+    np.savez_compressed(part, patients=count, patches=len(rows), short=short, **found)
     part.replace(path)
     model.unlink()
 
 
 def _extra(
     experiment: Experiment, real: Patches, validation: Patches, cell: Cell, folder: Path, xla: bool
-) -> Patches | None:
-    """What an arm adds to the real patches, made from these alone; kept for the arms that share it."""
+) -> tuple[Patches | None, bool]:
+    """What an arm adds to the real patches, and whether the referee let nothing of a class through, so that its nearest
+    tenth was taken. Networks are kept for the arms that share them."""
     if cell.arm in ("real", BASELINE):
-        return None
+        return None, False
     settings = experiment.learning_curve
     kind = "translation" if cell.arm == "translation" else "gan"
     place = folder / f"{cell.share:g}-{kind}-seed{cell.seed}"
@@ -173,19 +175,19 @@ def _extra(
         networks = [weights.load_model(place / f"to_{name}.keras") for name in CLASSES]
         made = [translation.translate(networks[1 - k], real.images[real.labels == k]) for k in (0, 1)]
         labels = np.repeat([1, 0], [len(side) for side in made])
-        return Patches(np.concatenate(made), labels)
+        return Patches(np.concatenate(made), labels), False
     if not (place / "discriminator.keras").exists():
         own = experiment.gan.model_copy(update={"steps": settings.gan_steps})
         train_gan(real.images, real.labels, own, cell.seed, place, xla)
     labels = np.arange(settings.made, dtype=np.int32) % 2
     images = sample(weights.load_model(place / "generator.keras"), labels, cell.seed)
     if cell.arm == "gan":
-        return Patches(images, labels)
+        return Patches(images, labels), False
     limits, steps = experiment.features.referee, min(experiment.features.referee.steps, settings.steps)
     judge = referee.trained(real, validation, steps, cell.seed, place / "referee.keras", xla)
     chosen = referee.selector(judge, real, limits)
     judged = referee.select(judge, chosen, images, labels)
-    kept = np.array(judged["verdict"] == "selected")
+    kept, short = np.array(judged["verdict"] == "selected"), False
     for label in (0, 1):
         if not kept[labels == label].any():  # a GAN of one patient's patches may please nobody
             progress.log.warning(
@@ -193,8 +195,8 @@ def _extra(
             )
             own_class = np.flatnonzero(labels == label)
             nearest = judged["distance"].to_numpy()[own_class].argsort()[: max(1, len(own_class) // 10)]
-            kept[own_class[nearest]] = True
-    return Patches(images[kept], labels[kept])
+            kept[own_class[nearest]] = short = True
+    return Patches(images[kept], labels[kept]), short
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

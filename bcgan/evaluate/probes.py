@@ -28,14 +28,16 @@ from bcgan.preprocess.store import GAN_SIZE, Store, at_size
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # inverse penalties tried
 COLOUR_AND_TEXTURE = ("red", "green", "blue", "contrast", "homogeneity", "sharpness", "density", "coverage")
 BATCH = 256
+ROLES = ("train", "validation", "test")
+MOST = 10_000  # patches of a role; more change a probe little, and a logistic regression of millions takes days
 
 
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
     """Write probes.json: {features: {dimensions, roc_auc: {value, low, high, seeds}}}, on the test patients."""
     index, seeds = store.index, experiment.evaluate.probes
-    used = np.flatnonzero(index["role"].isin(("train", "validation", "test")))
+    used = np.sort(np.concatenate([_capped(store.rows(role), experiment.seed) for role in ROLES]))
     index = index.iloc[used].reset_index(drop=True)
-    rows = {role: np.flatnonzero(index["role"] == role) for role in ("train", "validation", "test")}
+    rows = {role: np.flatnonzero(index["role"] == role) for role in ROLES}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
     images = at_size(store.images[used], GAN_SIZE)
     fixed = _fixed(images, used, root)
@@ -47,7 +49,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
             scores = {}
             for seed in seeds:
                 features = fixed.get(name, untrained[seed])
-                drawn = _drawn(patients, rows["train"], seed)
+                drawn = _drawn(patients, labels, rows["train"], seed)
                 scores[seed] = probe(features, labels, drawn, rows["validation"], test)
                 bar.update()
             figures = intervals.with_intervals(
@@ -74,6 +76,10 @@ def probe(
         if area > best_area:
             best, best_area = model, area
     return best.predict_proba(features[test])[:, 1]
+
+
+def _capped(rows: np.ndarray, seed: int) -> np.ndarray:
+    return rows if len(rows) <= MOST else np.random.default_rng(seed).choice(rows, MOST, replace=False)
 
 
 def _fixed(images: np.ndarray, used: np.ndarray, root: Path) -> dict[str, np.ndarray]:
@@ -106,8 +112,12 @@ def _untrained(images: np.ndarray, experiment: Experiment, seed: int) -> np.ndar
     return np.concatenate(found)
 
 
-def _drawn(patients: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
-    """The training rows of patients drawn with replacement."""
+def _drawn(patients: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
+    """The training rows of patients drawn with replacement; drawn again while a class is missing."""
     groups = pd.Series(train).groupby(patients[train]).apply(np.array)
-    drawn = np.random.default_rng(seed).integers(0, len(groups), len(groups))
-    return np.concatenate([groups.iloc[number] for number in drawn])
+    for attempt in range(100):
+        drawn = np.random.default_rng((seed, attempt)).integers(0, len(groups), len(groups))
+        rows = np.concatenate([groups.iloc[number] for number in drawn])
+        if len(np.unique(labels[rows])) == 2:
+            return rows
+    return train

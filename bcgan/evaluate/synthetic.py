@@ -27,6 +27,7 @@ BLUR = 2.0  # pixels, of the ceiling: real patches that lost their texture
 QUANTILES = (2.5, 97.5)
 SIDES = ("value", "floor", "ceiling")
 LEAST_SAMPLES = 4 * scores.NEIGHBOURS  # fewer have no neighbourhood worth the name
+MOST_KNOWN = 20_000  # training patches that synthetic ones are held against for memorisation
 IMAGENET_KID = "kid_efficientnet_lite2"
 IMAGENET_SIZE = 100  # pixels
 DISTANCES = ("kid", "fid", "coverage", "density", "precision", "recall", "memorised", "memorised_pixels")
@@ -42,8 +43,8 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
     Returns:
         {score: {value, low, high, floor, ceiling, samples, network}}. kid, fid: floor training against validation
         patients, ceiling blurred training patches; beside them half_against_half (training patches against others
-        of the same patients), noise (even random pixels) and wrong_class (benign alone). coverage,
-        density: floor is what validation patients reach.
+        of the same patients), noise (even random pixels) and wrong_class (validation patients' benign patches alone).
+        coverage, density: floor is what validation patients reach.
         class_fidelity: balanced accuracy, floor chance, ceiling the real validation patches' own. tstr_roc_auc: trained
         on synthetic, tested on real test patients, ceiling trained on real. memorised: share nearer to a training patch
         than 99 % of training patches are to each other, in features and in pixels, floor that of validation patients.
@@ -72,9 +73,11 @@ def _distances(
     seed = experiment.seed
     patches = _references(real, validation, made, number, seed)
     extract = extractor(network)
-    features, every = {name: extract(images) for name, images in patches.items()}, extract(real.images)
+    features = {name: extract(images) for name, images in patches.items()}
+    known = real.images[np.sort(np.random.default_rng(seed).permutation(len(real.images))[:MOST_KNOWN])]
+    every = extract(known)
     ours, same = features["value"], features["floor"]
-    pixels = _thumbnails(real.images)
+    pixels = _thumbnails(known)
     sides = {key: features[key] for key in SIDES}
     found = {
         "kid": _kid(features, seed),
@@ -108,7 +111,7 @@ def _references(real: Patches, validation: Patches, made: Patches, number: int, 
         "half_against_half": other,
         "ceiling": np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR) for patch in training]),
         "noise": rng.integers(0, 256, training.shape, np.uint8),
-        "wrong_class": twice.images[:number],  # benign alone
+        "wrong_class": rng.choice(validation.images[validation.labels == 0], number // 2, replace=False),
     }
 
 

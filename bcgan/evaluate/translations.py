@@ -30,7 +30,7 @@ SHOWN = 8
 
 
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
-    """Translate test patches to the other class and back; the classifier is the experiment's first, every seed.
+    """Translate test patches to the other class and back; the classifier is the proposed one, every seed.
 
     Writes translations.csv, a row a patch: class, patient, flipped (NaN where the patch was not called right),
     change_<property>, colour_shift (CIE Lab), layout (correlation of 5x5 grids), similarity (SSIM), way_back (mean grey
@@ -60,14 +60,20 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(folder / "translations.csv", index=False, float_format="%.6g")
     np.savez_compressed(folder / "translations.npz", **shown)
-    found = summarise(table, settings.resamples, experiment.seed)
+    found = summarise(table, settings.resamples, settings.confidence, experiment.seed)
     gap = (measured[1] - measured[0]).to_dict()
-    runs.write_json(folder / "translations.json", {"classes": found, "gap": gap})
+    runs.write_json(folder / "translations.json", {"classes": found, "gap": gap, "classifier": name_of(experiment)})
     for name, figures in found.items():
         progress.log.info(
             "evaluate: translations of %s patches: %s called the other class, density %+.3f (real classes differ %.3f)",
             name, _percent(figures["flipped"]["value"]), figures["change_density"]["value"], gap["density"],
         )  # fmt: skip
+
+
+def name_of(experiment: Experiment) -> str:
+    """The classifier whose calls are translated: the proposed one, or the first where that is left out."""
+    names = list(experiment.classify.models)
+    return "gan_resnet" if "gan_resnet" in names else sorted(names)[0]
 
 
 def there_and_back(networks: list, images: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,8 +83,8 @@ def there_and_back(networks: list, images: np.ndarray, label: int) -> tuple[np.n
 
 
 def _caller(experiment: Experiment, root: Path, folder: Path):
-    """True where the first classifier's seeds together call a patch malignant, at their validation thresholds."""
-    name = next(iter(experiment.classify.models))
+    """True where the classifier's seeds together call a patch malignant, at their validation thresholds."""
+    name = name_of(experiment)
     thresholds = runs.read_json(folder / "metrics.json")[name]["thresholds"]
     networks = {
         seed: weights.load_model(root / "classify" / f"{name}-seed{seed}.keras") for seed in experiment.classify.seeds
@@ -87,7 +93,10 @@ def _caller(experiment: Experiment, root: Path, folder: Path):
 
     def call(images: np.ndarray) -> np.ndarray:
         sized = batches.central(at_size(images, size), crop)
-        above = [probabilities(network, sized, 1) - thresholds[str(seed)] for seed, network in networks.items()]
+        above = [
+            probabilities(network, sized, experiment.evaluate.views) - thresholds[str(seed)]
+            for seed, network in networks.items()
+        ]
         return np.mean(above, 0) >= 0
 
     return call
@@ -109,22 +118,20 @@ def compare(before: np.ndarray, after: np.ndarray, threshold: float) -> pd.DataF
     return table
 
 
-def summarise(table: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+def summarise(table: pd.DataFrame, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
     """{class: {figure: {value, low, high}}}, means over patches with intervals over resampled patients."""
     found = {}
     for name, rows in table.groupby("class"):
-        drawn = intervals.patient_weights(rows["patient"].to_numpy(), resamples, seed)
-        enough = rows["patient"].nunique() >= intervals.LEAST_PATIENTS
+        patients = rows["patient"].to_numpy()
+        drawn = intervals.patient_weights(patients, resamples, seed)
         found[name] = {}
         for column in rows.columns.difference(["class", "patient"]):
             values = rows[column].to_numpy(float)
             known = np.isfinite(values)
-            filled = np.where(known, values, 0)
             with np.errstate(invalid="ignore"):
-                means = (drawn @ filled) / (drawn @ known)
-            low, high = np.nanpercentile(means, (2.5, 97.5)) if enough and known.any() else (np.nan, np.nan)
-            numbers = {"value": values[known].mean() if known.any() else np.nan, "low": low, "high": high}
-            found[name][column] = {key: float(n) if np.isfinite(n) else None for key, n in numbers.items()}
+                means = (drawn @ np.where(known, values, 0)) / (drawn @ known)
+            mean = values[known].mean() if known.any() else np.nan
+            found[name][column] = intervals.interval(mean, means, patients, confidence)
     return found
 
 

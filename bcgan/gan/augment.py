@@ -7,6 +7,7 @@ not augmented itself. Dihedral orientations are the data's own (`bcgan.data.batc
 import tensorflow as tf
 
 SHIFT = 6  # pixels at most, each way; half of the patches stay where they are
+DRAWS = 3  # seeds used, from the one given onwards
 CONTRAST, COLOUR = 0.1, 0.05  # standard deviations
 
 
@@ -21,7 +22,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         float32, the same shape; not clipped, as a clipped value has no gradient.
     """
     number, side = tf.shape(images)[0], images.shape[1]
-    seeds = [seed + tf.constant([0, place], tf.int64) for place in range(3)]
+    seeds = [seed + tf.constant([0, place], tf.int64) for place in range(DRAWS)]
     shift = tf.random.stateless_uniform((number, 2), seeds[0], 0, 2 * SHIFT + 1, tf.int32)
     stays = tf.random.stateless_uniform((number, 1), seeds[1]) < 0.5
     places = tf.where(stays, SHIFT, shift)[:, :, None] + tf.range(side)

@@ -14,7 +14,7 @@ from bcgan import progress
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Gan
-from bcgan.gan.augment import augment
+from bcgan.gan.augment import DRAWS, augment
 from bcgan.gan.losses import class_loss, discriminator_loss, generator_loss
 from bcgan.gan.watch import WINDOW, trouble
 from bcgan.models import weights
@@ -71,12 +71,14 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     sampler = batches.balanced(np.arange(len(images)), labels, settings.batch, seed)
     stream = batches.stream(images, labels, sampler, range(start, settings.steps))
 
-    began, done, recent, said = time.monotonic(), start, deque(maxlen=WINDOW), set()
+    began, done, said = time.monotonic(), start, set()
+    recent = deque(progress.read_lines(log_path), maxlen=WINDOW)
+    _speak_up(trouble(recent), start, settings, said)
     with progress.bar(settings.steps, "gan", start=start) as bar:
         for step, real, classes in stream:
             values = {name: float(value) for name, value in step_function(step, real, classes).items()}
             done = int(step) + 1
-            if not np.isfinite([values["discriminator_loss"], values["generator_loss"]]).all():
+            if not np.isfinite(list(values.values())).all():
                 raise WorkError(
                     f"gan: a loss is no number any more at step {done} ({values}). No model was written; "
                     "lower gan.discriminator_rate and gan.generator_rate, or set precision=float32."
@@ -155,7 +157,7 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
 
     @tf.function(jit_compile=xla)
     def step_function(step, images, classes):
-        seeds = [tf.stack([tf.constant(seed, tf.int64), 6 * step + place]) for place in range(5)]
+        seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + DRAWS * place]) for place in range(5)]
         number, both = tf.shape(images)[0], tf.concat([classes, classes], 0)
         real = batches.dihedral(batches.scale(images), seeds[0])
         noise = tf.random.stateless_normal((number, settings.latent), seeds[1])

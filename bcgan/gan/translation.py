@@ -13,7 +13,7 @@ from bcgan.data import batches
 from bcgan.data.builders import CLASSES
 from bcgan.errors import WorkError
 from bcgan.experiment import Translate
-from bcgan.gan.augment import augment
+from bcgan.gan.augment import DRAWS, augment
 from bcgan.gan.losses import discriminator_loss, generator_loss
 from bcgan.gan.train import LOG_EVERY, adam
 from bcgan.models import weights
@@ -95,7 +95,7 @@ def make_step(sides: Sides, optimizers: dict, settings: Translate, seed: int, xl
 
     @tf.function(jit_compile=xla)
     def step_function(step, images):
-        seeds = [tf.stack([tf.constant(seed, tf.int64), 3 * step + place]) for place in range(3)]
+        seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + DRAWS * place]) for place in range(3)]
         real = batches.dihedral(batches.scale(images), seeds[0])
         benign, malignant = tf.split(real, 2)
         labels = tf.repeat(tf.constant([0, 1]), tf.shape(benign)[0])

@@ -1,6 +1,7 @@
 """`bcgan sample`: synthetic patches of a class, those that the referee lets through, with a manifest of where each is
 from. Works with a run of one's own, or with the generator that comes with bcgan."""
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from bcgan import progress, runs
 from bcgan.classify import referee
 from bcgan.data.builders import CLASSES
 from bcgan.errors import InputError, WorkError
+from bcgan.experiment import Features
 from bcgan.gan import selection, steering
 from bcgan.gan.train import sample
 from bcgan.models import weights
@@ -20,15 +22,16 @@ from bcgan.preprocess import properties
 SHIPPED = Path(__file__).parents[1] / "shipped" / "idc"
 CANDIDATES = 128  # made at a time
 PATIENCE = 40  # candidates for every patch wanted before we give up
-DENSITY_THRESHOLD = 0.15  # haematoxylin optical density that counts as nucleus; the experiments' default
 
 
 class Source(NamedTuple):
-    """A generator with what selects its patches. digests: SHA-256 of the three files."""
+    """A generator with what selects its patches. threshold: haematoxylin optical density that counts as nucleus.
+    digests: SHA-256 of the three files."""
 
     generator: keras.Model
     referee: keras.Model
     selector: selection.Selector
+    threshold: float
     digests: dict[str, str]
 
 
@@ -51,7 +54,10 @@ def load(name: str | None) -> Source:
             raise InputError(f"{path} does not exist. {remedy}.")
     digests = {file: runs.hash_file(path) for file, path in files.items()}
     networks = [weights.load_model(files[file]) for file in ("generator.keras", "referee.keras")]
-    return Source(*networks, selection.load(files["selector.npz"]), digests)
+    threshold = Features().density_threshold
+    if name and (manifest := root / "features" / runs.MANIFEST).exists():
+        threshold = runs.read_json(manifest)["settings"]["features"]["density_threshold"]
+    return Source(*networks, selection.load(files["selector.npz"]), threshold, digests)
 
 
 def write(source: Source, label: int, number: int, seed: int, out: Path, density: float | None = None) -> dict:
@@ -74,14 +80,16 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
         raise InputError(f"{out} is not empty. Choose another folder with --out.")
     name, direction = CLASSES[label], None
     if density is not None:
-        direction = steering.directions(source.generator, label, DENSITY_THRESHOLD, seed)["density"]
+        direction = steering.directions(source.generator, label, source.threshold, seed)["density"]
         if not direction.low <= density <= direction.high:
             raise InputError(
                 f"--density {density:g}: this generator's {name} patches reach {direction.low:.2f} to "
                 f"{direction.high:.2f}. Choose a value between."
             )
     files, refused, tried = [], dict.fromkeys(selection.VERDICTS[1:], 0), 0
-    out.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f"{out.name}.part")  # renamed when it is whole
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     with progress.bar(number, "sample", "patch") as bar:
         while len(files) < number:
             if tried >= PATIENCE * max(number, CANDIDATES):
@@ -91,7 +99,7 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
                 )
             images = _candidates(source.generator, label, (seed, label, tried), direction, density)
             table = referee.select(source.referee, source.selector, images, np.full(len(images), label))
-            table["density"] = properties.measure(images, DENSITY_THRESHOLD)["density"]
+            table["density"] = properties.measure(images, source.threshold)["density"]
             for row in table.itertuples():
                 if len(files) == number:
                     break
@@ -101,7 +109,7 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
                     continue
                 file = f"{name}_{len(files) + 1:05d}.png"
                 encoded = cv2.imencode(".png", cv2.cvtColor(images[row.Index], cv2.COLOR_RGB2BGR))[1]
-                (out / file).write_bytes(encoded.tobytes())
+                (part / file).write_bytes(encoded.tobytes())
                 measured = {key: round(float(getattr(row, key)), 4) for key in ("confidence", "distance", "density")}
                 files.append({"file": file, "candidate": tried - 1, **measured})
                 bar.update()
@@ -110,7 +118,10 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
         "model": source.digests, "class": name, "label": label, "seed": seed, "density_asked": density,
         "tried": tried, "refused": refused, "files": files,
     }  # fmt: skip
-    runs.write_json(out / "manifest.json", manifest)
+    runs.write_json(part / "manifest.json", manifest)
+    if out.exists():
+        out.rmdir()
+    part.rename(out)
     return manifest
 
 

@@ -20,6 +20,7 @@ from bcgan.experiment import Experiment, Preprocess
 from bcgan.preprocess import audit, images, stain
 
 CHUNK = 256
+LEAST_SYNTHETIC = 8  # patches of a class; fewer would be seen again and again
 GAN_SIZE = 50  # side that the generator makes and the discriminator takes, pixels
 INDEX_COLUMNS = [
     "id",
@@ -82,15 +83,15 @@ def load_synthetic(folder: Path, size: int, selected: bool) -> tuple[np.ndarray,
     """The features stage's synthetic patches at the store's size, uint8, and their labels; all, or those selected.
 
     Raises:
-        WorkError: none of a class was selected.
+        WorkError: fewer than LEAST_SYNTHETIC of a class.
     """
     with np.load(folder / "synthetic.npz") as saved:
         keep = saved["selected"] if selected else np.ones(len(saved["labels"]), bool)
         images, labels = saved["images"][keep], saved["labels"][keep]
-    if len(np.unique(labels)) < 2:
+    if np.bincount(labels, minlength=2).min() < LEAST_SYNTHETIC:
         raise WorkError(
-            f"{folder}: the referee let no synthetic patch of a class through. Train the GAN for longer (gan.steps), "
-            "lower features.referee.confidence, or set classify.models.*.selected=false."
+            f"{folder}: the referee let fewer than {LEAST_SYNTHETIC} synthetic patches of a class through. Train the "
+            "GAN for longer (gan.steps), lower features.referee.confidence, or set classify.models.*.selected=false."
         )
     return at_size(images, size), labels
 

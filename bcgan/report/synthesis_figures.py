@@ -7,7 +7,7 @@ import seaborn as sns
 
 from bcgan.data.builders import CLASSES
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, INK, MUTED, Drawn, head, show_patch
+from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, INK, MUTED, Drawn, head, show_patch
 
 ATTRIBUTE_NAMES = {
     "density": "Nuclear density (share of tissue)", "haematoxylin": "Haematoxylin (optical density)",
@@ -33,7 +33,8 @@ def latent_walk(run: Run) -> Drawn:
     figure, shown = _sheet([(label, row, patches, None) for label, row, patches in rows])
     caption = (
         "Latent walks: each row goes along the sphere from one random noise vector (left) to another, the class held. "
-        "Smooth change says that the generator has not learnt single patches by heart. Not selected by hand."
+        "Smooth change says that the generator has not learnt single patches by heart; the grain is drawn anew for "
+        "every patch. Not selected by hand."
     )
     return Drawn(figure, shown, "Latent walks", caption)
 
@@ -46,7 +47,8 @@ def attribute_sweep(run: Run) -> Drawn:
     )
     caption = (
         "Attribute sweep: in each row one noise vector is moved along the direction of nuclear density, from the 10th "
-        "to the 90th percentile of what the generator makes of that class; what was asked for is under each patch."
+        "to the 90th percentile of what the generator makes of that class; what was asked for is under each patch. The "
+        "grain is drawn anew for every patch."
     )
     return Drawn(figure, shown, "More and more nuclear density", caption)
 
@@ -148,10 +150,11 @@ def counterfactuals(run: Run) -> Drawn:
     figure.legend(handles, names, loc="outside upper center", ncol=2)
     sns.despine(figure)
     shift = [classes[name]["colour_shift"]["value"] for name in CLASSES]
+    classifier = CLASSIFIER_NAMES[run.translations["classifier"]]
     caption = (
         "Counterfactuals: translations of test patients' patches. Left: 1 (dotted) is a change as large as the mean "
-        "difference between real benign and malignant patches. Right: how often the first classifier, which called the "
-        "patch right, calls its translation the other class; correlation of the 5x5 layout of brightness; structural "
+        f"difference between real benign and malignant patches. Right: how often {classifier}, which called the patch "
+        "right, calls its translation the other class; correlation of the 5x5 layout of brightness; structural "
         f"similarity. Mean colour moves by {shift[0]:.1f} (to malignant) and {shift[1]:.1f} (to benign) CIE Lab units. "
         "Bars: bootstrap over patients."
     )
@@ -216,9 +219,9 @@ def learning_curve(run: Run) -> Drawn:
     sns.despine(figure)
     caption = (
         f"Learning curve: {run.said('test')}. Table 1's ResNet, {settings.steps} steps in every cell, mean of "
-        f"{len(settings.seeds)} draws of the patients; what an arm adds is made from the same patients alone "
-        f"(GAN {settings.gan_steps:,} steps, translation {settings.translate_steps:,}) and is {settings.synthetic:.0%} "
-        "of each batch. Right: paired differences. Bars: bootstrap over test patients."
+        f"{len(settings.seeds)} draws of the patients; what an arm adds is made from the same patients alone, under a "
+        f"critic on ImageNet features (GAN {settings.gan_steps:,} steps, translation {settings.translate_steps:,}), "
+        f"and is {settings.synthetic:.0%} of each batch. Right: paired differences. Bars: bootstrap over test patients."
     )
     differences = pd.DataFrame(curve["differences"]).assign(kind="difference")
     numbers = pd.concat([table.assign(kind="level"), differences], ignore_index=True)
@@ -227,7 +230,8 @@ def learning_curve(run: Run) -> Drawn:
 
 def _bars(axes, places: np.ndarray, found: pd.DataFrame, colour: str, name: str | None) -> None:
     value, low, high = (found[key].to_numpy(float) for key in ("value", "low", "high"))
-    axes.errorbar(places, value, (value - low, high - value), fmt="o", ms=4, color=colour, lw=1.5, label=name)
+    ends = np.clip((value - low, high - value), 0, None)  # a mean may lie outside the percentiles of its resamples
+    axes.errorbar(places, value, ends, fmt="o", ms=4, color=colour, lw=1.5, label=name)
 
 
 ARM_NAMES = {

@@ -20,12 +20,16 @@ def test_a_probe_finds_what_is_linear_and_nothing_where_there_is_nothing():
 
 def test_training_patients_are_drawn_whole():
     patients = np.repeat(["a", "b", "c", "d"], 5)
-    drawn = probes._drawn(patients, np.arange(20), seed=1)
+    labels = np.arange(20) % 2
+    drawn = probes._drawn(patients, labels, np.arange(20), seed=1)
     assert len(drawn) == 20
     counts = pd.Series(drawn).value_counts()
     for patient in "abcd":
         assert len(set(counts.reindex(np.flatnonzero(patients == patient), fill_value=0))) == 1
-    assert not np.array_equal(drawn, probes._drawn(patients, np.arange(20), seed=2))
+    assert not np.array_equal(drawn, probes._drawn(patients, labels, np.arange(20), seed=2))
+    by_patient = np.repeat([0, 0, 0, 1], 5)
+    for seed in range(20):
+        assert set(by_patient[probes._drawn(patients, by_patient, np.arange(20), seed)]) == {0, 1}
 
 
 def test_nothing_changed_where_nothing_was_changed():
@@ -50,7 +54,7 @@ def test_intervals_are_by_patient_and_unknown_flips_do_not_count():
     table = pd.DataFrame(
         {"class": "benign", "patient": np.repeat(np.arange(10), 4), "flipped": np.tile([1, 0, np.nan, np.nan], 10)}
     )
-    found = translations.summarise(table, 200, 0)["benign"]["flipped"]
+    found = translations.summarise(table, 200, 0.95, 0)["benign"]["flipped"]
     assert found == {"value": 0.5, "low": pytest.approx(0.5), "high": pytest.approx(0.5)}
-    few = translations.summarise(table[table["patient"] < 3], 200, 0)["benign"]["flipped"]
+    few = translations.summarise(table[table["patient"] < 3], 200, 0.95, 0)["benign"]["flipped"]
     assert few == {"value": 0.5, "low": None, "high": None}

@@ -22,12 +22,13 @@ def test_the_limit_lets_the_stated_share_of_real_patches_through():
 
 
 def test_verdicts_and_their_order():
-    features = np.stack([FEATURES[0], FEATURES[0], FEATURES[0] + 40, FEATURES[0], FEATURES[-1]])
+    benign, malignant = SELECTOR.means
+    features = np.stack([benign, benign, benign + 40, benign, malignant])
     probabilities = np.array([0.1, 0.9, 0.1, 0.45, 0.9])
     confidence, distance, verdict = selection.judge(SELECTOR, features, probabilities, np.array([0, 0, 0, 0, 1]))
     names = [selection.VERDICTS[v] for v in verdict]
-    assert names[1:4] == ["unsure", "far", "unsure"]
-    assert names[0] == ("selected" if distance[0] <= 1 else "far")
+    assert names == ["selected", "unsure", "far", "unsure", "selected"]
+    assert distance[0] == pytest.approx(0)
     np.testing.assert_allclose(confidence, [0.9, 0.1, 0.9, 0.55, 0.9])
 
 
