@@ -215,7 +215,7 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
         InputError, WorkError: from the stage that failed; its folder keeps what can be resumed, and no manifest.
     """
     root = runs.ROOT / experiment.name
-    until = max(until, *force, key=NAMES.index)
+    until = max((until, *force), key=NAMES.index)
     if dry_run:
         for stage, why in plan(experiment, root, force)[: NAMES.index(until) + 1]:
             log.info("%-10s %s", stage.name, f"would run: {why}" if why else "would be skipped: whole and current")
