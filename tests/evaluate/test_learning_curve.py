@@ -40,7 +40,13 @@ def test_differences_are_paired():
 
     def arm(shift):
         scores = np.clip(0.5 + (labels - 0.5) * (0.5 + shift - hard) + noise, 0.01, 0.99)
-        return {"validation": scores, "test": scores, "patients": np.array(40), "patches": np.array(800)}
+        return {
+            "validation": scores,
+            "test": scores,
+            "patients": np.array(40),
+            "patches": np.array(800),
+            "short": np.array(False),
+        }
 
     settings = experiment.load("phantom", ("learning_curve={shares: [1.0], arms: [classic, gan], seeds: [0]}",))
     found = {Cell(1.0, "classic", 0): arm(0.0), Cell(1.0, "gan", 0): arm(0.1)}

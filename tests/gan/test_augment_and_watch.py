@@ -67,13 +67,18 @@ def test_trouble_is_named_once_it_lasts(change, words):
     assert words in trouble([FINE] * WINDOW + [bad] * WINDOW)
 
 
-def test_collapse_stops_a_training_that_asks_for_it(tmp_path, monkeypatch):
+def test_collapse_stops_a_training_that_asks_for_it_and_stays_stopped(tmp_path, monkeypatch):
     from tests.gan.test_gan import IMAGES, LABELS, TINY
 
-    monkeypatch.setattr(train, "trouble", lambda lines: "all alike")
+    settings = TINY.model_copy(update={"on_collapse": "stop"})
+    monkeypatch.setattr(train, "trouble", lambda lines: "all alike" if len(lines) else None)
     with pytest.raises(WorkError, match="step 1: all alike"):
-        train.train(IMAGES, LABELS, TINY.model_copy(update={"on_collapse": "stop"}), 0, tmp_path, xla=False)
+        train.train(IMAGES, LABELS, settings, 0, tmp_path, xla=False)
     assert not (tmp_path / "generator.keras").exists()
+    groups = train.start_players(settings).groups()
+    train.weights.save(tmp_path / "checkpoint.npz", 1, groups)
+    with pytest.raises(WorkError, match="step 1: all alike"):
+        train.train(IMAGES, LABELS, settings, 0, tmp_path, xla=False)
 
 
 def test_the_spread_of_a_batch_is_that_of_its_poorer_class():
