@@ -25,7 +25,7 @@ features: {{synthetic: 40, referee: {{steps: 4}}}}
 classify:
   batch: 16
   models:
-    gan_resnet: {{epochs: 2, synthetic: 0.25, selected: false}}
+    gan_resnet: {{epochs: 2, synthetic: 0.25}}
     gan_only: {{epochs: 1}}
 evaluate: {{views: 2, resamples: 50, gan_samples: 20, probes: [0, 1]}}
 precision: float32

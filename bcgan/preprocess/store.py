@@ -15,7 +15,7 @@ import pandas as pd
 from bcgan import data, progress
 from bcgan.data import splits
 from bcgan.data.records import UNKNOWN, Record
-from bcgan.errors import InputError, WorkError
+from bcgan.errors import InputError
 from bcgan.experiment import Experiment, Preprocess
 from bcgan.preprocess import audit, images, stain
 
@@ -82,17 +82,17 @@ def of_role(store: Store, role: str) -> tuple[np.ndarray, np.ndarray]:
 def load_synthetic(folder: Path, size: int, selected: bool) -> tuple[np.ndarray, np.ndarray]:
     """The features stage's synthetic patches at the store's size, uint8, and their labels; all, or those selected.
 
-    Raises:
-        WorkError: fewer than LEAST_SYNTHETIC of a class.
+    All are given, with a warning, where fewer than LEAST_SYNTHETIC of a class were selected.
     """
     with np.load(folder / "synthetic.npz") as saved:
-        keep = saved["selected"] if selected else np.ones(len(saved["labels"]), bool)
-        images, labels = saved["images"][keep], saved["labels"][keep]
-    if np.bincount(labels, minlength=2).min() < LEAST_SYNTHETIC:
-        raise WorkError(
-            f"{folder}: the referee let fewer than {LEAST_SYNTHETIC} synthetic patches of a class through. Train the "
-            "GAN for longer (gan.steps), lower features.referee.confidence, or set classify.models.*.selected=false."
-        )
+        images, labels, keep = saved["images"], saved["labels"], saved["selected"]
+    if selected and np.bincount(labels[keep], minlength=2).min() >= LEAST_SYNTHETIC:
+        images, labels = images[keep], labels[keep]
+    elif selected:
+        progress.log.warning(
+            "%s: the referee let fewer than %d synthetic patches of a class through; all are used. A longer training "
+            "(gan.steps) makes better ones.", folder, LEAST_SYNTHETIC,
+        )  # fmt: skip
     return at_size(images, size), labels
 
 

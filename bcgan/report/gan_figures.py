@@ -22,6 +22,7 @@ from bcgan.report.style import (
 from bcgan.report.tables import GAN_NAMES
 
 COLUMNS = 8
+STEPS_SHOWN = 5
 SCORES = ("kid", "fid", "coverage", "density", "class_fidelity", "tstr_roc_auc", "memorised", "kid_efficientnet_lite2")
 
 
@@ -50,12 +51,12 @@ def samples(run: Run) -> Drawn:
 
 def evolution(run: Run) -> Drawn:
     """The same noise at some steps of the training."""
-    picked = [run.grids[i] for i in np.unique(np.linspace(0, len(run.grids) - 1, 6).astype(int))]
-    figure, grid = plt.subplots(1, len(picked), figsize=(1.7 * len(picked), 1.5), squeeze=False)
+    picked = [run.grids[i] for i in np.unique(np.linspace(0, len(run.grids) - 1, STEPS_SHOWN).astype(int))]
+    figure, grid = plt.subplots(1, len(picked), figsize=(2.1 * len(picked), 2.3), squeeze=False)
     steps = [int(path.stem.split("_")[1]) for path in picked]
     for axes, path, step in zip(grid[0], picked, steps, strict=True):
         sheet = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-        show_patch(axes, sheet, f"step {step:,}")
+        show_patch(axes, sheet[:, : sheet.shape[1] // 2], f"step {step:,}")  # half the columns: the file stays small
     caption = "The same noise vectors during training; upper two rows benign, lower two malignant. Averaged generator."
     return Drawn(figure, pd.DataFrame({"step": steps}), "The generator during training", caption)
 

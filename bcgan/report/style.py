@@ -69,7 +69,7 @@ def save(drawn: Drawn, folder: Path, name: str) -> None:
 
 def show_patch(axes, patch, label: str = "") -> None:
     axes.set_axis_on()
-    axes.imshow(patch, interpolation="nearest")
+    axes.imshow(patch, interpolation="none")  # as "nearest", and an SVG keeps the patch's own pixels
     axes.set_xticks([])
     axes.set_yticks([])
     sns.despine(ax=axes, left=True, bottom=True)

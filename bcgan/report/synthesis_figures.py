@@ -64,7 +64,8 @@ def steering(run: Run) -> Drawn:
             found = table[(table["attribute"] == name) & (table["class"] == kind)]
             asked, unasked = (found["asked"].corr(found[column]) for column in ("measured", "unasked"))
             axes.plot(found["asked"], found["measured"], "o", ms=2, alpha=0.4, color=CLASS_COLOURS[kind])
-            axes.annotate(f"{kind}: r = {asked:.2f}", (0.03, 0.97 - 0.08 * label), xycoords="axes fraction", va="top",
+            said = f"r = {asked:.2f}" if np.isfinite(asked) else "does not vary"
+            axes.annotate(f"{kind}: {said}", (0.03, 0.97 - 0.08 * label), xycoords="axes fraction", va="top",
                           fontsize=8, color=CLASS_COLOURS[kind])  # fmt: skip
             rows.append({"attribute": name, "class": kind, "n": len(found), "r_asked": asked, "r_unasked": unasked})
         values = table.loc[table["attribute"] == name, ["asked", "measured"]].to_numpy()

@@ -91,3 +91,19 @@ def test_the_same_settings_give_the_same_files(raw, tmp_path):
     files = ("patches.npy", "index.csv", "split.json", "audit.csv")
     once = [(build(raw, tmp_path) / name).read_bytes() for name in files]
     assert once == [(build(raw, tmp_path) / name).read_bytes() for name in files]
+
+
+def test_synthetic_patches_selected_all_or_too_few(tmp_path, caplog):
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 50, 50, 3), np.uint8)
+    labels = np.arange(40, dtype=np.int32) % 2
+    enough, few = np.arange(40) < 20, np.arange(40) < 9
+
+    def load(keep, selected):
+        np.savez(tmp_path / "synthetic.npz", images=images, labels=labels, scores=labels, selected=keep)
+        return store.load_synthetic(tmp_path, 50, selected)
+
+    assert len(load(enough, False)[1]) == 40
+    chosen, kept = load(enough, True)
+    assert chosen[:, 0, 0, 0].tolist() == list(range(20))
+    assert np.bincount(kept).tolist() == [10, 10]
+    assert len(load(few, True)[1]) == 40
