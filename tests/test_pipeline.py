@@ -41,7 +41,7 @@ def seen(monkeypatch):
 
 def test_every_stage_leaves_what_the_next_reads(finished):
     root = finished / "runs/tiny"
-    for name in stages.NAMES:
+    for name in stages.NAMES[: stages.NAMES.index(stages.LAST) + 1]:
         manifest = json.loads((root / name / "manifest.json").read_text())
         assert manifest["stage"] == name
         assert manifest["outputs"]
@@ -51,13 +51,13 @@ def test_every_stage_leaves_what_the_next_reads(finished):
     assert set(table["role"]) == {"validation", "test"}
     assert set(metrics) == {"gan_resnet", "gan_only"}
     assert leak_audit["passed"]
-    assert (root / "log.txt").read_text().count("done in") == 5
+    assert (root / "log.txt").read_text().count("done in") == 6
 
 
 def test_what_is_current_is_skipped_and_says_so(workspace, seen, capsys):
     assert bcgan("run", "tiny.yaml") == 0
     assert seen == []
-    assert capsys.readouterr().err.count("skipped, whole and current") == 5
+    assert capsys.readouterr().err.count("skipped, whole and current") == 6
 
 
 @pytest.mark.parametrize(
