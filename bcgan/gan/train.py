@@ -24,6 +24,7 @@ from bcgan.models.generator import generator
 
 GRID_COLUMNS = 8
 LOG_EVERY = 10
+NO_SPREAD = 1e-4
 
 
 class Players(NamedTuple):
@@ -196,7 +197,8 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
             "generator_loss": make_loss,
             "real_recognised": tf.reduce_mean(tf.cast(real_logit > 0, tf.float32)),
             "fake_recognised": tf.reduce_mean(tf.cast(fake_logit < 0, tf.float32)),
-            "spread": _spread(fake, classes) / _spread(real, classes),
+            # One patch a class, or the same one twice, has no spread: neither side is the poorer then.
+            "spread": (_spread(fake, classes) + NO_SPREAD) / (_spread(real, classes) + NO_SPREAD),
         } | ({"critic_loss": critic_loss} if players.critic else {})
 
     return step_function

@@ -119,3 +119,10 @@ def test_class_loss_is_the_cross_entropy_of_the_named_class():
     expected = -np.log(odds[np.arange(5), labels] / odds.sum(1)).mean()
     assert float(losses.class_loss(tf.constant(verdicts), tf.constant(labels))) == pytest.approx(expected)
     assert float(losses.class_loss(tf.constant(verdicts[:, :1]), tf.constant(labels))) == 0
+
+
+def test_one_patch_a_class_is_no_failure(tmp_path):
+    """A batch of two has no spread within a class; that is not a loss gone wrong."""
+    train(tmp_path / "two", TINY.model_copy(update={"batch": 2, "steps": 2}))
+    spreads = [line["spread"] for line in progress.read_lines(tmp_path / "two/log.jsonl")]
+    assert spreads == pytest.approx([1, 1])
