@@ -1,3 +1,13 @@
 """Breast histopathology with a GAN and a ResNet, evaluated by patient. Research use only."""
 
 __version__ = "0.1.0"
+
+
+def load(folder=None):
+    """The classifier in a folder of `bcgan export`, or the one that comes with bcgan: `predict.model.Model`."""
+    from bcgan import machine
+
+    machine.prepare_environment()
+    from bcgan.predict import model
+
+    return model.load(folder)

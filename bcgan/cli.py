@@ -1,4 +1,5 @@
-"""The command line: thin. Exit codes: 0 done, 1 the work failed, 2 wrong use or input, 130 interrupted, resumable."""
+"""The command line: thin. Exit codes: 0 done, 1 the work failed, 2 wrong use or input, 3 some inputs were refused (the
+rest is done), 130 interrupted, resumable."""
 
 import sys
 from typing import Any
@@ -98,6 +99,60 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
     found = sampling.write(sampling.load(run), int(label == "malignant"), number, seed, Path(out), density)
     refused = ", ".join(f"{count} {why}" for why, count in found["refused"].items())
     click.echo(f"{out}: {number} {label} patches of {found['tried']} candidates (refused: {refused}), manifest.json")
+
+
+@cli.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False), help="CSV, or JSON lines by the suffix .jsonl; else the screen."
+)
+@click.option("--json", "lines", is_flag=True, help="JSON lines in place of CSV.")
+@click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
+@click.option("--maps", type=click.Path(file_okay=False), help="Heat maps and QuPath outlines of large images go here.")
+@click.pass_context
+def predict(context: click.Context, images, model, out: str | None, lines: bool, mpp, maps: str | None) -> None:
+    """Judge IMAGES: files, folders, patterns, or - for a list on standard input.
+
+    An image about as large as a patch is judged as one; a larger one is cut into patches where it holds tissue.
+    """
+    from pathlib import Path
+
+    from bcgan import machine, progress
+
+    machine.prepare_environment()
+    progress.start_log(None)
+    from bcgan.predict import images as inputs
+    from bcgan.predict import predict as predicting
+    from bcgan.predict.model import load
+
+    paths = inputs.find(images, sys.stdin if "-" in images else ())
+    judge = load(model)
+    lines = lines or bool(out and out.endswith(".jsonl"))
+    with click.open_file(out or "-", "w", "utf-8", errors="surrogateescape", atomic=bool(out)) as file:
+        found = predicting.predict(judge, paths, file, lines, mpp, Path(maps) if maps else None)
+    progress.log.info("predict: %s; %s", ", ".join(f"{n} {v}" for v, n in found.items() if n), judge.card.use)
+    if found["unreadable"] or found["out_of_distribution"]:
+        context.exit(3)
+
+
+@cli.command()
+@experiment_options
+@click.option("--out", type=click.Path(file_okay=False), help="Folder to write; models/EXPERIMENT by default.")
+def export(name: str, data_dir: str | None, overrides: tuple[str, ...], out: str | None) -> None:
+    """Write the classifier of a finished run as a folder for `bcgan predict --model`."""
+    settings = experiment.load(name, overrides, data_dir)
+    from pathlib import Path
+
+    from bcgan import machine
+
+    machine.prepare_environment()
+    ran, root = stages.require(settings)
+    from bcgan.predict.export import export as write
+
+    place = Path(out or f"models/{ran.name}")
+    write(ran, root, place)
+    click.echo(place)
 
 
 @cli.command()

@@ -19,7 +19,7 @@ from pydantic import (
 from bcgan.errors import InputError
 
 PIPELINES = Path("pipelines")
-ClassifierName = Literal["gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn"]
+ClassifierName = Literal["gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn", "efficientnet_lite"]
 Policy = Literal["keep", "drop", "fail"]
 # YAML reads on and off as true and false.
 Switch = Annotated[
@@ -142,6 +142,7 @@ class Classify(Settings):
 
 
 class Evaluate(Settings):
+    ensemble: tuple[ClassifierName, ...] = ()  # whose log odds are averaged, over all their seeds; empty: none
     views: Literal[1, 2, 4, 8] = 4  # dihedral views averaged at test time
     resamples: int = Field(1000, ge=10)
     confidence: float = Field(0.95, gt=0, lt=1)
@@ -209,6 +210,8 @@ class Experiment(Settings):
             raise ValueError(f"classify.seeds: {list(self.classify.seeds)} names a seed twice")
         if self.classify.crop and self.classify.crop > self.data.size:
             raise ValueError(f"classify.crop: {self.classify.crop} is larger than data.size: {self.data.size}")
+        if unknown := set(self.evaluate.ensemble) - set(self.classify.models):
+            raise ValueError(f"evaluate.ensemble: {sorted(unknown)[0]} is not among classify.models")
         return self
 
 

@@ -143,8 +143,7 @@ def evaluate(experiment: Experiment, root: Path) -> None:
     found = synthetic.evaluate(experiment, patches, root / "features", folder, xla)
     synthetic.log_scores(found)
     runs.write_json(folder / "gan_scores.json", found)
-    split = runs.read_json(root / "preprocess" / "split.json")
-    score.evaluate(experiment, patches, split, root / "classify", folder)
+    score.evaluate(experiment, patches, root, folder)
     if experiment.evaluate.probes:
         probes.evaluate(experiment, patches, root, folder)
     if experiment.translate.steps:
@@ -179,6 +178,7 @@ STAGES = (
             "gan/discriminator.keras",
             "translate/*.keras",
             "features/referee.keras",
+            "features/properties.csv",
             "features/*.npz",
             "classify/*.keras",
         ),

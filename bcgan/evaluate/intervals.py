@@ -1,6 +1,6 @@
 """Intervals by patient bootstrap: whole patients are drawn, since a patient's patches resemble each other."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,39 +19,57 @@ def patient_weights(patients: np.ndarray, resamples: int, seed: int) -> np.ndarr
     return drawn[:, codes].astype(np.float32)
 
 
+class Scored(NamedTuple):
+    """probabilities: {seed: (n,)}, one entry a training. thresholds: {seed: threshold}, chosen on validation."""
+
+    probabilities: dict[int, np.ndarray]
+    thresholds: dict[int, float]
+
+
+def resampled(labels: np.ndarray, scored: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Every figure of the patches as they are, then under each weighting; the mean over the seeds, (1 + resamples,)."""
+    weights = np.concatenate([np.ones((1, len(labels)), np.float32), weights])
+    blocks = [weights[start : start + BLOCK] for start in range(0, len(weights), BLOCK)]
+    found = [
+        [metrics.measure(labels, scores, scored.thresholds[seed], block) for block in blocks]
+        for seed, scores in scored.probabilities.items()
+    ]
+    return {
+        name: np.mean([np.concatenate([block[name] for block in one]) for one in found], axis=0)
+        for name in metrics.NAMES
+    }
+
+
 def with_intervals(
-    labels: np.ndarray,
-    scores: dict[int, np.ndarray],
-    thresholds: dict[int, float],
-    patients: np.ndarray,
-    resamples: int,
-    confidence: float,
-    seed: int,
+    labels: np.ndarray, scored: Scored, patients: np.ndarray, resamples: int, confidence: float, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Every figure as {value, low, high, seeds}: the mean over the seeds, and percentiles of that mean.
 
     Args:
-        scores: {seed: probabilities (n,)}, one entry a training.
-        thresholds: {seed: threshold}, chosen on validation patients.
+        labels: integers 0 or 1, (n,).
         patients: (n,). The patient of each patch.
 
     Returns:
         {metric: {value, low, high, seeds}}; None in place of what cannot be computed, as with one class alone, and
         of intervals over fewer than LEAST_PATIENTS patients.
     """
+    found = resampled(labels, scored, patient_weights(patients, resamples, seed))
+    return {
+        name: interval(values[0], values[1:], patients, confidence) | {"seeds": len(scored.probabilities)}
+        for name, values in found.items()
+    }
 
-    def mean_over_seeds(weights: np.ndarray) -> dict[str, np.ndarray]:
-        found = [metrics.measure(labels, scores[key], thresholds[key], weights) for key in scores]
-        return {name: np.mean([one[name] for one in found], axis=0) for name in metrics.NAMES}
 
-    values = mean_over_seeds(np.ones((1, len(labels)), np.float32))
-    drawn = patient_weights(patients, resamples, seed)
-    blocks = [mean_over_seeds(drawn[start : start + BLOCK]) for start in range(0, resamples, BLOCK)]
-    found = {}
-    for name in metrics.NAMES:
-        samples = np.concatenate([block[name] for block in blocks])
-        found[name] = interval(values[name][0], samples, patients, confidence) | {"seeds": len(scores)}
-    return found
+def difference(one: np.ndarray, other: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:
+    """{value, low, high, p} of one - other, two figures of `resampled` under the same weightings: a paired test.
+
+    p: twice the smaller share of resamples on either side of nothing, at least 1 in as many as there are.
+    """
+    gain = one - other
+    found, finite = interval(gain[0], gain[1:], patients, confidence), gain[1:][np.isfinite(gain[1:])]
+    tested = found["low"] is not None
+    tail = min((finite <= 0).mean(), (finite >= 0).mean()) if tested else 0.0
+    return found | {"p": float(min(1.0, max(2 * tail, 1 / len(finite)))) if tested else None}
 
 
 def interval(value: float, samples: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:

@@ -102,32 +102,29 @@ def summarise(
     for share in settings.shares:
         resampled = {}
         for arm in settings.arms:
-            trained = [found[Cell(share, arm, seed)] for seed in settings.seeds]
-            thresholds = [metrics.youden_threshold(labels["validation"], one["validation"]) for one in trained]
-            scores = {seed: one["test"] for seed, one in zip(settings.seeds, trained, strict=True)}
-            figures = intervals.with_intervals(
-                labels["test"], scores, dict(zip(settings.seeds, thresholds, strict=True)), patients,
-                level.resamples, level.confidence, experiment.seed,
-            )  # fmt: skip
+            trained = {seed: found[Cell(share, arm, seed)] for seed in settings.seeds}
+            thresholds = {
+                seed: metrics.operating_points(labels["validation"], one["validation"])["youden"]
+                for seed, one in trained.items()
+            }
+            scored = intervals.Scored({seed: one["test"] for seed, one in trained.items()}, thresholds)
+            resampled[arm] = intervals.resampled(labels["test"], scored, drawn)
+            figures = {
+                name: intervals.interval(values[0], values[1:], patients, level.confidence)
+                | {"seeds": len(settings.seeds)}
+                for name, values in resampled[arm].items()
+            }
             cells.append({
-                "share": share, "arm": arm, "patients": int(trained[0]["patients"]),
-                "patches": float(np.mean([one["patches"] for one in trained])),
-                "short_of_selected": int(sum(one["short"] for one in trained)), "figures": figures,
+                "share": share, "arm": arm, "patients": int(trained[settings.seeds[0]]["patients"]),
+                "patches": float(np.mean([one["patches"] for one in trained.values()])),
+                "short_of_selected": int(sum(one["short"] for one in trained.values())), "figures": figures,
             })  # fmt: skip
-            weightings = np.concatenate([np.ones((1, len(patients)), np.float32), drawn])
-            each = [
-                metrics.measure(labels["test"], one["test"], threshold, weightings)
-                for one, threshold in zip(trained, thresholds, strict=True)
-            ]
-            resampled[arm] = {m: np.mean([one[m] for one in each], 0) for m in ("roc_auc", "balanced_accuracy")}
         for arm in settings.arms:
-            for metric in resampled[arm] if arm != BASELINE and BASELINE in resampled else ():
-                gain = resampled[arm][metric] - resampled[BASELINE][metric]
-                found_gain = intervals.interval(gain[0], gain[1:], patients, level.confidence)
-                differences.append({
-                    "share": share, "arm": arm, "against": BASELINE, "metric": metric,
-                    **found_gain,
-                })  # fmt: skip
+            for metric in ("roc_auc", "balanced_accuracy") if arm != BASELINE and BASELINE in resampled else ():
+                gain = intervals.difference(
+                    resampled[arm][metric], resampled[BASELINE][metric], patients, level.confidence
+                )
+                differences.append({"share": share, "arm": arm, "against": BASELINE, "metric": metric, **gain})
     return {"network": NETWORK, "cells": cells, "differences": differences}
 
 

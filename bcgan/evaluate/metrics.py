@@ -6,6 +6,8 @@ figure, which the tests hold against scikit-learn.
 
 import numpy as np
 
+AT_THRESHOLD = ("sensitivity", "specificity", "balanced_accuracy", "f1")
+SENSITIVITY = 0.95  # asked for by the rule sensitivity_95
 BINS = 10  # of the expected calibration error, equally wide
 NAMES = (
     "roc_auc", "pr_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "brier", "ece", "loss",
@@ -45,12 +47,22 @@ def measure(labels: np.ndarray, scores: np.ndarray, threshold: float, weights: n
         }
 
 
-def youden_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
-    """The threshold with the largest sensitivity + specificity - 1. Choose it on validation patients."""
-    from sklearn.metrics import roc_curve
+def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """{name of the rule: threshold}. Choose them on validation patients.
 
-    false_rate, true_rate, thresholds = roc_curve(labels, scores)
-    return float(min(thresholds[np.argmax(true_rate - false_rate)], 1.0))
+    youden: the largest sensitivity + specificity - 1. sensitivity_95: the largest threshold with a sensitivity of at
+    least 0.95. f1: the largest F1.
+    """
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    false_rate, true_rate, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    precision, recall, others = precision_recall_curve(labels, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    return {
+        "youden": float(min(thresholds[np.argmax(true_rate - false_rate)], 1.0)),
+        "sensitivity_95": float(thresholds[np.argmax(true_rate >= SENSITIVITY)]),
+        "f1": float(others[np.argmax(f1[:-1])]),
+    }
 
 
 def _areas(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
                 scores[seed] = probe(features, labels, drawn, rows["validation"], test)
                 bar.update()
             figures = intervals.with_intervals(
-                labels[test], scores, dict.fromkeys(seeds, 0.5), patients[test],
+                labels[test], intervals.Scored(scores, dict.fromkeys(seeds, 0.5)), patients[test],
                 settings.resamples, settings.confidence, experiment.seed,
             )  # fmt: skip
             found[name] = {"dimensions": features.shape[1], "roc_auc": figures["roc_auc"]}

@@ -6,51 +6,47 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bcgan import progress, runs
+from bcgan import data, progress, runs
+from bcgan.classify import calibration, context
 from bcgan.classify.train import scorer
 from bcgan.data import batches
-from bcgan.evaluate import intervals, leaks, metrics
+from bcgan.evaluate import derived, inflation, intervals, leaks, metrics
+from bcgan.evaluate.derived import classifiers, column
 from bcgan.experiment import Experiment
 from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
+CALIBRATED = ("ece", "brier", "loss")  # figures that calibration moves; given before and after
 
-def evaluate(experiment: Experiment, store: Store, split: dict, models: Path, folder: Path) -> None:
-    """Write probabilities.csv, metrics.json and leak_audit.json.
 
-    Thresholds come from the validation patients, one a trained network; no figure of another set is looked at.
+def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
+    """Write probabilities.csv, metrics.json, comparisons.json, inflation.json and leak_audit.json.
 
-    Args:
-        models: Path. The folder of the classify stage: `<name>-seed<k>.keras`.
+    Thresholds, calibration and the neighbours' weights come from the validation patients; no figure of another set is
+    looked at.
     """
     held = np.flatnonzero(store.index["role"].to_numpy() != "train")
     table = store.index.loc[held, ["id", "patient", "x", "y", "label", "role"]].reset_index(drop=True)
-    images = batches.central(store.images[held], experiment.classify.crop)
-    names, seeds = list(experiment.classify.models), experiment.classify.seeds
-    with progress.bar(len(names) * len(seeds) * len(held), "evaluate", "patch") as bar:
-        for name in names:
-            for seed in seeds:
-                network = weights.load_model(models / f"{name}-seed{seed}.keras")
-                table[column(name, seed)] = probabilities(network, images, experiment.evaluate.views)
-                bar.update(len(held))
+    _score(experiment, batches.central(store.images[held], experiment.classify.crop), table, root / "classify")
+    properties = derived.read_properties(root / "features")
+    table[column(derived.COLOURS, 0)] = derived.colour_statistics(properties, store.rows("train"), held)
+    base, fitted = _base(experiment, table), None
+    if experiment.evaluate.ensemble:
+        table[column(derived.ENSEMBLE, 0)] = base
+    if context.known(table[["x", "y"]].to_numpy()):
+        side = data.native_size(experiment.data) or experiment.data.size
+        table[column(derived.CONTEXT, 0)], fitted = derived.in_context(table, base, side)
     table.to_csv(folder / "probabilities.csv", index=False, float_format="%.9g")
-    found = {name: _figures(experiment, table, name) for name in names}
+    scored = {name: _scored(table, name) for name in classifiers(table)}
+    found = {name: _figures(experiment, table, one) for name, one in scored.items()}
+    if fitted:
+        found[derived.CONTEXT]["context"] = fitted._asdict()
     runs.write_json(folder / "metrics.json", found)
-    audit = leaks.audit(store.index, split)
+    runs.write_json(folder / "comparisons.json", _comparisons(experiment, table, scored))
+    runs.write_json(folder / "inflation.json", inflation.measure(experiment, store, properties, root / "features"))
+    audit = leaks.audit(store.index, runs.read_json(root / "preprocess" / "split.json"))
     runs.write_json(folder / "leak_audit.json", audit)
-    for check in audit["checks"].values():
-        if not check["passed"]:
-            progress.log.warning("evaluate: leak: %d %s", check["count"], check["meaning"])
-    for name, figures in found.items():
-        test = figures["sets"]["test"]
-        progress.log.info(
-            "evaluate: %-14s test ROC AUC %s, balanced accuracy %s",
-            name, *(describe(test[metric]) for metric in ("roc_auc", "balanced_accuracy")),
-        )  # fmt: skip
-
-
-def column(name: str, seed: int) -> str:
-    return f"{name}-seed{seed}"
+    _log(found, audit)
 
 
 def probabilities(network, images: np.ndarray, views: int) -> np.ndarray:
@@ -68,25 +64,106 @@ def describe(figure: dict) -> str:
     return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
-def load(folder: Path) -> tuple[pd.DataFrame, dict, dict]:
-    """The stage's probabilities, metrics and leak audit."""
+def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
+    """The stage's probabilities; and metrics, comparisons, inflation and leak_audit by name."""
     table = pd.read_csv(folder / "probabilities.csv", dtype={"id": str, "patient": str}, keep_default_na=False)
-    return table, *(json.loads((folder / name).read_text("utf-8")) for name in ("metrics.json", "leak_audit.json"))
+    names = ("metrics", "comparisons", "inflation", "leak_audit")
+    return table, {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in names}
 
 
-def _figures(experiment: Experiment, table: pd.DataFrame, name: str) -> dict:
-    """{thresholds: {seed: threshold}, sets: {role: {metric: {value, low, high, seeds}}}} of one network."""
-    settings, seeds = experiment.evaluate, experiment.classify.seeds
-    chosen = table[table["role"] == "validation"]
-    thresholds = {
-        seed: metrics.youden_threshold(chosen["label"].to_numpy(), chosen[column(name, seed)].to_numpy())
-        for seed in seeds
-    }
+def _score(experiment: Experiment, images: np.ndarray, table: pd.DataFrame, models: Path) -> None:
+    names, seeds = list(experiment.classify.models), experiment.classify.seeds
+    with progress.bar(len(names) * len(seeds) * len(images), "evaluate", "patch") as bar:
+        for name in names:
+            for seed in seeds:
+                network = weights.load_model(models / f"{name}-seed{seed}.keras")
+                table[column(name, seed)] = probabilities(network, images, experiment.evaluate.views)
+                bar.update(len(images))
+
+
+def _base(experiment: Experiment, table: pd.DataFrame) -> np.ndarray:
+    """What the neighbours refine: the ensemble, or all trainings of the first classifier where there is none."""
+    members = experiment.evaluate.ensemble or tuple(experiment.classify.models)[:1]
+    return derived.ensemble(table, members)
+
+
+def _scored(table: pd.DataFrame, name: str) -> intervals.Scored:
+    """All held-out probabilities of a classifier, and the thresholds that its validation patients choose."""
+    chosen = (table["role"] == "validation").to_numpy()
+    labels = table["label"].to_numpy()[chosen]
+    scores = {seed: table[column(name, seed)].to_numpy(float) for seed in classifiers(table)[name]}
+    rules = {seed: metrics.operating_points(labels, one[chosen]) for seed, one in scores.items()}
+    return intervals.Scored(scores, {seed: rule["youden"] for seed, rule in rules.items()})
+
+
+def _of(scored: intervals.Scored, rows: np.ndarray) -> intervals.Scored:
+    return scored._replace(probabilities={seed: one[rows] for seed, one in scored.probabilities.items()})
+
+
+def _figures(experiment: Experiment, table: pd.DataFrame, scored: intervals.Scored) -> dict:
+    """{thresholds, calibration, operating_points, sets: {role: {metric: {value, low, high, seeds}}}} of one classifier.
+
+    Figures named <metric>_calibrated are those of the calibrated probabilities.
+    """
+    settings, labels, patients = experiment.evaluate, table["label"].to_numpy(), table["patient"].to_numpy()
+    level = (settings.resamples, settings.confidence, experiment.seed)
+    chosen = (table["role"] == "validation").to_numpy()
+    fitted = {seed: calibration.fit(one[chosen], labels[chosen]) for seed, one in scored.probabilities.items()}
+    calibrated = scored._replace(
+        probabilities={seed: calibration.apply(fitted[seed], one) for seed, one in scored.probabilities.items()}
+    )
     sets = {}
-    for role, rows in table.groupby("role"):
-        scores = {seed: rows[column(name, seed)].to_numpy(float) for seed in seeds}
-        sets[role] = intervals.with_intervals(
-            rows["label"].to_numpy(), scores, thresholds, rows["patient"].to_numpy(),
-            settings.resamples, settings.confidence, experiment.seed,
+    for role in sorted(table["role"].unique()):
+        rows = (table["role"] == role).to_numpy()
+        sets[role] = intervals.with_intervals(labels[rows], _of(scored, rows), patients[rows], *level)
+        after = intervals.with_intervals(labels[rows], _of(calibrated, rows), patients[rows], *level)
+        sets[role] |= {f"{name}_calibrated": after[name] for name in CALIBRATED}
+    return {
+        "thresholds": {str(seed): value for seed, value in scored.thresholds.items()},
+        "calibration": {str(seed): one._asdict() for seed, one in fitted.items()},
+        "operating_points": _operating_points(table, scored),
+        "sets": sets,
+    }
+
+
+def _operating_points(table: pd.DataFrame, scored: intervals.Scored) -> dict[str, dict[str, float]]:
+    """{rule: {threshold, sensitivity, specificity, balanced_accuracy, f1}} on the test patients, means over seeds."""
+    labels, roles = table["label"].to_numpy(), table["role"].to_numpy()
+    chosen, test = roles == "validation", roles == "test"
+    ones, found = np.ones((1, int(test.sum()))), {}
+    for scores in scored.probabilities.values():
+        for rule, threshold in metrics.operating_points(labels[chosen], scores[chosen]).items():
+            measured = metrics.measure(labels[test], scores[test], threshold, ones)
+            numbers = {name: float(measured[name][0]) for name in metrics.AT_THRESHOLD}
+            found.setdefault(rule, []).append({"threshold": threshold, **numbers})
+    return {rule: pd.DataFrame(rows).mean().to_dict() for rule, rows in found.items()}
+
+
+def _comparisons(experiment: Experiment, table: pd.DataFrame, scored: dict[str, intervals.Scored]) -> list[dict]:
+    """Every classifier against the first one, on the same test patches and resamples: [{classifier, against, metric,
+    value, low, high, p}]."""
+    test, settings = (table["role"] == "test").to_numpy(), experiment.evaluate
+    labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]
+    drawn = intervals.patient_weights(patients, settings.resamples, experiment.seed)
+    resampled = {name: intervals.resampled(labels, _of(one, test), drawn) for name, one in scored.items()}
+    first = next(iter(experiment.classify.models))
+    return [
+        {
+            "classifier": name, "against": first, "metric": metric,
+            **intervals.difference(found[metric], resampled[first][metric], patients, settings.confidence),
+        }
+        for name, found in resampled.items() if name != first
+        for metric in ("roc_auc", "balanced_accuracy", "f1")
+    ]  # fmt: skip
+
+
+def _log(found: dict, audit: dict) -> None:
+    for check in audit["checks"].values():
+        if not check["passed"]:
+            progress.log.warning("evaluate: leak: %d %s", check["count"], check["meaning"])
+    for name, figures in found.items():
+        test = figures["sets"]["test"]
+        progress.log.info(
+            "evaluate: %-17s test ROC AUC %s, balanced accuracy %s",
+            name, *(describe(test[metric]) for metric in ("roc_auc", "balanced_accuracy")),
         )  # fmt: skip
-    return {"thresholds": {str(seed): value for seed, value in thresholds.items()}, "sets": sets}

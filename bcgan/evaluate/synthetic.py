@@ -134,7 +134,7 @@ def _kid(features: dict[str, np.ndarray], seed: int) -> dict[str, float]:
 def _fidelity(network: keras.Model, validation: Patches, made: Patches) -> dict[str, Any]:
     score = scorer(network)
     real, synthetic = score(validation.images), score(made.images)
-    threshold = metrics.youden_threshold(validation.labels, real)
+    threshold = metrics.operating_points(validation.labels, real)["youden"]
 
     def accuracy(labels, found):
         return float(metrics.measure(labels, found, threshold, np.ones((1, len(labels))))["balanced_accuracy"][0])
@@ -149,7 +149,7 @@ def _tested_on_real(
     settings = experiment.evaluate
     areas = {
         name: intervals.with_intervals(
-            test.labels, {0: scorer(network)(test.images)}, {0: 0.5}, patients,
+            test.labels, intervals.Scored({0: scorer(network)(test.images)}, {0: 0.5}), patients,
             settings.resamples, settings.confidence, experiment.seed,
         )["roc_auc"]
         for name, network in networks.items()

@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from bcgan.models.cnn import cnn
+from bcgan.models.efficientnet_lite import transferred
 from bcgan.models.gan_resnet import gan_only, gan_resnet
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet50 import resnet50
@@ -11,15 +12,20 @@ from bcgan.models.resnet_table1 import resnet_table1
 
 
 def classifier(
-    name: str, size: int = 50, discriminator: keras.Model | None = None, shortcut: str = "projection"
+    name: str,
+    size: int = 50,
+    discriminator: keras.Model | None = None,
+    shortcut: str = "projection",
+    pretrained: bool = True,
 ) -> keras.Model:
     """Build a classifier: rescaling, the named network, a binary head in float32.
 
     Args:
-        name: string. gan_resnet, resnet_table1, resnet34, resnet50, gan_only or cnn.
+        name: string. gan_resnet, resnet_table1, resnet34, resnet50, gan_only, cnn or efficientnet_lite.
         size: int. Side of a patch, pixels. Defaults to 50.
         discriminator: keras.Model. Needed by gan_resnet and gan_only.
         shortcut: string. ResNet-34's. Defaults to "projection".
+        pretrained: bool. ImageNet's weights for EfficientNet-Lite. Defaults to True.
 
     Returns:
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to `logit`, float32, (batch, 1).
@@ -34,6 +40,7 @@ def classifier(
         "resnet34": lambda: resnet34(size, shortcut),
         "resnet50": lambda: resnet50(size),
         "cnn": lambda: cnn(size),
+        "efficientnet_lite": lambda: transferred(size, pretrained),
     }
     if name not in builders:
         raise ValueError(f"name must be one of {', '.join(builders)}. Received: name={name!r}")
@@ -42,8 +49,12 @@ def classifier(
     network = builders[name]()
 
     image = keras.Input((size, size, 3), name="image")
-    # The discriminator rescales by itself, so what holds one takes the image as it is.
-    x = image if name.startswith("gan_") else layers.Rescaling(4.0, offset=-2.0, name="centre")(image)
+    # The discriminator and EfficientNet rescale by themselves, so what holds one takes the image as it is.
+    x = (
+        image
+        if name.startswith(("gan_", "efficientnet_"))
+        else layers.Rescaling(4.0, offset=-2.0, name="centre")(image)
+    )
     x = network(x)
     if network.output_shape[-1] == 1000:
         x = layers.ReLU(name="units_relu")(x)

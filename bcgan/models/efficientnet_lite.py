@@ -17,6 +17,8 @@ from bcgan.models import torch_weights
 from bcgan.preprocess.store import at_size
 
 BATCH = 128
+TUNED_SIZE = 100  # side of the images that are tuned on, pixels: at 50 the maps end at 2x2
+DROPOUT = 0.2
 # kernel, stride, channels before scaling, blocks before scaling, expansion
 STAGES = ((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (5, 2, 40, 2, 6), (3, 2, 80, 3, 6), (5, 1, 112, 3, 6), (5, 2, 192, 4, 6),
           (3, 1, 320, 1, 6))  # fmt: skip
@@ -63,6 +65,28 @@ def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = T
     if weights:
         _fill(network, torch_weights.read(_file(variant), FILES[variant][1]))
     return network
+
+
+def transferred(size: int = 50, weights: bool = True) -> keras.Model:
+    """EfficientNet-Lite0 with ImageNet's weights, to be tuned on patches that are enlarged to TUNED_SIZE first.
+
+    Its batch normalisations keep ImageNet's statistics and scales, which makes a training step almost twice as fast
+    and leaves nothing to estimate from a small batch.
+
+    Args:
+        size: int. Side of a patch, pixels. Defaults to 50.
+        weights: bool. As `efficientnet_lite`'s.
+
+    Returns:
+        keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280).
+    """
+    network = efficientnet_lite("lite0", TUNED_SIZE, weights)
+    for layer in network.layers:
+        layer.trainable = not isinstance(layer, layers.BatchNormalization)
+    image = keras.Input((size, size, 3), name="image")
+    x = layers.Resizing(TUNED_SIZE, TUNED_SIZE, "bicubic", dtype="float32", name="enlarged")(image)
+    x = layers.Dropout(DROPOUT, dtype="float32", name="dropout")(network(x))
+    return keras.Model(image, x, name="transferred")
 
 
 def pooled(variant: str, images: np.ndarray, size: int = 100) -> np.ndarray:

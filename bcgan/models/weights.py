@@ -53,9 +53,10 @@ def restore(path: Path, groups: Groups) -> int:
 
 
 def move_average(average: list, current: list, decay: keras.KerasTensor | float) -> None:
-    """average := decay * average + (1 - decay) * current, variable by variable."""
+    """average := decay * average + (1 - decay) * current, variable by variable; random states (integers) are left."""
     for slow, fast in zip(average, current, strict=True):
-        slow.assign(slow + (1 - decay) * (keras.ops.cast(fast, slow.dtype) - slow))
+        if keras.backend.is_float_dtype(slow.dtype):
+            slow.assign(slow + (1 - decay) * (keras.ops.cast(fast, slow.dtype) - slow))
 
 
 def save_model(model: keras.Model, path: Path) -> None:
@@ -68,6 +69,25 @@ def save_model(model: keras.Model, path: Path) -> None:
 def load_model(path: Path) -> keras.Model:
     """Read `.keras` in safe mode: no code comes with it."""
     return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def in_float16(model: keras.Model) -> keras.Model:
+    """The same network with weights of half the size, to be kept; `in_float32` before it is used."""
+    return _of_type(model, "float16")
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """The same network, computing in float32 throughout: the same answers on every machine."""
+    return _of_type(model, "float32")
+
+
+def _of_type(model: keras.Model, dtype: str) -> keras.Model:
+    def typed(layer):
+        return layer.__class__.from_config(layer.get_config() | {"dtype": dtype})
+
+    copy = keras.models.clone_model(model, clone_function=typed, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def digest(variables: list) -> str:

@@ -7,8 +7,9 @@ import seaborn as sns
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
+from bcgan.classify.calibration import Calibration, apply
 from bcgan.data.builders import CLASSES
-from bcgan.evaluate.score import column, describe
+from bcgan.evaluate.score import describe
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, Drawn
 
@@ -17,7 +18,7 @@ CURVE_POINTS = 200
 
 def accuracy_loss(run: Run) -> Drawn:
     """Fig. 10: accuracy and loss over the epochs, training (dashed) and validation (solid)."""
-    names = run.names
+    names = run.trained
     figure, grid = plt.subplots(2, len(names), figsize=(2.6 * len(names) + 0.6, 4.8), sharey="row", squeeze=False)
     for position, name in enumerate(names):
         mean = run.logs[run.logs["classifier"] == name].groupby("epoch").mean(numeric_only=True)
@@ -45,13 +46,19 @@ def accuracy_loss(run: Run) -> Drawn:
 def confusion(run: Run) -> Drawn:
     """Confusion matrices at the thresholds that validation chose."""
     test = run.probabilities[run.probabilities["role"] == "test"]
-    seeds = run.experiment.classify.seeds
-    figure, grid = plt.subplots(1, len(run.names), figsize=(2.5 * len(run.names) + 0.5, 2.9), squeeze=False)
+    across = -(-len(run.names) // (1 if len(run.names) < 5 else 2))
+    down = -(-len(run.names) // across)
+    figure, grid = plt.subplots(down, across, figsize=(2.5 * across + 0.5, 2.9 * down), squeeze=False)
+    for axes in grid.flat[len(run.names) :]:
+        axes.set_visible(False)
     rows = []
-    for axes, name in zip(grid[0], run.names, strict=True):
+    for axes, name in zip(grid.flat, run.names, strict=False):
         thresholds = run.metrics[name]["thresholds"]
         counts = np.mean(
-            [confusion_matrix(test["label"], test[column(name, seed)] >= thresholds[str(seed)]) for seed in seeds],
+            [
+                confusion_matrix(test["label"], test[column] >= thresholds[str(seed)])
+                for seed, column in run.columns(name).items()
+            ],
             axis=0,
         )
         shares = counts / counts.sum(1, keepdims=True)
@@ -59,10 +66,10 @@ def confusion(run: Run) -> Drawn:
                           for pair in zip(shares, counts, strict=True)])  # fmt: skip
         sns.heatmap(
             shares, annot=notes, fmt="", cmap="Greys", vmin=0, vmax=1, cbar=False, square=True, ax=axes,
-            xticklabels=CLASSES, yticklabels=CLASSES if name == run.names[0] else False, linewidths=1,
+            xticklabels=CLASSES, yticklabels=CLASSES if axes in grid[:, 0] else False, linewidths=1,
         )  # fmt: skip
         axes.set_title(CLASSIFIER_NAMES[name], fontsize=9.5)
-        axes.set_xlabel("Called")
+        axes.set_xlabel("Called" if axes in grid[-1] else "")
         axes.tick_params(length=0)
         for truth, called in np.ndindex(2, 2):
             share, count = shares[truth, called], counts[truth, called]
@@ -75,7 +82,8 @@ def confusion(run: Run) -> Drawn:
                     "share": share,
                 }
             )
-    grid[0, 0].set_ylabel("True")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("True")
     caption = (
         f"Confusion at the threshold with the largest Youden index on validation patients: {run.said('test')}; share "
         f"of the true class, and patches (mean over {run.seeds()})."
@@ -112,7 +120,7 @@ def reliability(run: Run) -> Drawn:
     axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
     rows = []
     for name in run.names:
-        scores = test[[column(name, seed) for seed in run.experiment.classify.seeds]].mean(axis=1)
+        scores = test[list(run.columns(name).values())].mean(axis=1)
         observed, predicted = calibration_curve(test["label"], scores, n_bins=10, strategy="quantile")
         label = f"{CLASSIFIER_NAMES[name]}: {describe(run.metrics[name]['sets']['test']['ece'])}"
         axes.plot(predicted, observed, "o-", ms=3.5, color=CLASSIFIER_COLOURS[name], label=label)
@@ -129,8 +137,8 @@ def per_patient(run: Run) -> Drawn:
     test = run.probabilities[run.probabilities["role"] == "test"]
     rows = []
     for name in run.names:
-        for seed in run.experiment.classify.seeds:
-            called = test[column(name, seed)] >= run.metrics[name]["thresholds"][str(seed)]
+        for seed, column in run.columns(name).items():
+            called = test[column] >= run.metrics[name]["thresholds"][str(seed)]
             right = (called == test["label"]).groupby(test["patient"]).agg(["mean", "size"])
             rows += [(name, seed, patient, mean, size) for patient, mean, size in right.itertuples()]
     table = pd.DataFrame(rows, columns=["classifier", "seed", "patient", "accuracy", "patches"])
@@ -163,14 +171,71 @@ def per_patient(run: Run) -> Drawn:
     return Drawn(figure, table, "Patient by patient", caption)
 
 
+def decision_curve(run: Run) -> Drawn:
+    """Net benefit of acting on the calibrated probability, against acting on all patches and on none (Vickers 2006)."""
+    test = run.probabilities[run.probabilities["role"] == "test"]
+    malignant = test["label"].to_numpy() == 1
+    asked = np.linspace(0.01, 0.9, 90)
+    odds = asked / (1 - asked)
+    everyone = malignant.mean() - (1 - malignant.mean()) * odds
+    figure, axes = plt.subplots(figsize=(6.2, 4))
+    axes.plot(asked, everyone, color=MUTED, ls="--", lw=1, label="Call every patch malignant")
+    axes.axhline(0, color=MUTED, ls=":", lw=1, label="Call none")
+    rows = [{"classifier": "all", "threshold": t, "net_benefit": b} for t, b in zip(asked, everyone, strict=True)]
+    for name in run.names:
+        benefits = []
+        for seed, column in run.columns(name).items():
+            fitted = Calibration(**run.metrics[name]["calibration"][str(seed)])
+            called = apply(fitted, test[column])[:, None] >= asked
+            benefits.append((called & malignant[:, None]).mean(0) - (called & ~malignant[:, None]).mean(0) * odds)
+        benefit = np.mean(benefits, axis=0)
+        axes.plot(asked, benefit, color=CLASSIFIER_COLOURS[name], label=CLASSIFIER_NAMES[name])
+        rows += [{"classifier": name, "threshold": t, "net_benefit": b} for t, b in zip(asked, benefit, strict=True)]
+    axes.set(xlabel="Probability above which a patch is called malignant", ylabel="Net benefit (true calls a patch)",
+             xlim=(0, 0.9), ylim=(-0.03, malignant.mean() * 1.05))  # fmt: skip
+    axes.legend(fontsize=7.5)
+    sns.despine(figure)
+    caption = (
+        f"Decision curves: {run.said('test')}; probabilities calibrated on validation patients. A false call counts as "
+        "much against a true one as the odds of the threshold say."
+    )
+    return Drawn(figure, pd.DataFrame(rows), "Decision curves", caption)
+
+
+def comparisons(run: Run) -> Drawn:
+    """Every classifier against the proposed one, on the same patches: differences with intervals."""
+    table = pd.DataFrame(run.comparisons)
+    shown = [name for name in run.names if name in set(table["classifier"])]
+    kinds = list(table["metric"].unique())
+    figure, grid = plt.subplots(1, len(kinds), figsize=(2.7 * len(kinds) + 1.5, 0.42 * len(shown) + 1.3), sharey=True,
+                                squeeze=False)  # fmt: skip
+    for axes, metric in zip(grid[0], kinds, strict=True):
+        rows = table[table["metric"] == metric].set_index("classifier").loc[shown]
+        for place, (name, row) in enumerate(rows.iterrows()):
+            if pd.notna(row["low"]):
+                axes.plot([row["low"], row["high"]], [place, place], color=CLASSIFIER_COLOURS[name], lw=2)
+            axes.plot(row["value"], place, "o", ms=5, color=CLASSIFIER_COLOURS[name])
+        axes.axvline(0, color=MUTED, ls=":", lw=1)
+        axes.set_xlabel(METRIC_NAMES[metric])
+        axes.locator_params(axis="x", nbins=4)
+    grid[0, 0].set_yticks(range(len(shown)), [CLASSIFIER_NAMES[name] for name in shown])
+    grid[0, 0].invert_yaxis()
+    sns.despine(figure)
+    first = CLASSIFIER_NAMES[run.comparisons[0]["against"]]
+    caption = (
+        f"Difference from {first}, right of the line: better. {run.said('test').capitalize()}; means over the seeds, "
+        f"{run.experiment.evaluate.confidence:.0%} intervals by a bootstrap of the same patients for both."
+    )
+    return Drawn(figure, table, f"Against {first}", caption)
+
+
 def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, caption: str) -> Drawn:
     test = run.probabilities[run.probabilities["role"] == "test"]
-    seeds = run.experiment.classify.seeds
     figure, axes = plt.subplots(figsize=(4.8, 4.6))
     rows = []
     for name in run.names:
-        for position, seed in enumerate(seeds):
-            across, up, _ = curve(test["label"], test[column(name, seed)])
+        for position, (seed, column) in enumerate(run.columns(name).items()):
+            across, up, _ = curve(test["label"], test[column])
             picked = np.unique(np.linspace(0, len(across) - 1, CURVE_POINTS).astype(int))
             rows += [
                 {"classifier": name, "seed": seed, labels[0]: x, labels[1]: y}
@@ -178,7 +243,9 @@ def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, c
             ]
             figures = run.metrics[name]["sets"]["test"][metric]
             label = None if position else f"{CLASSIFIER_NAMES[name]}: {describe(figures)}"
-            axes.plot(across, up, color=CLASSIFIER_COLOURS[name], lw=1.6 if len(seeds) == 1 else 1, label=label)
+            axes.plot(
+                across, up, color=CLASSIFIER_COLOURS[name], lw=1.6 if len(run.columns(name)) == 1 else 1, label=label
+            )
     if metric == "roc_auc":
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
     else:

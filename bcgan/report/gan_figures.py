@@ -85,7 +85,7 @@ def convergence(run: Run) -> Drawn:
     losses.set_title("GAN losses")
     shares.set(ylabel="Share recognised", ylim=(0, 1.02))
     shares.set_title("What D recognises")
-    for name in run.names:
+    for name in run.trained:
         rows = run.logs[run.logs["classifier"] == name]
         mean = rows.groupby("epoch")["validation_roc_auc"].mean()
         areas.plot(mean.index + 1, mean, "o-", ms=3, color=CLASSIFIER_COLOURS[name], label=CLASSIFIER_NAMES[name])

@@ -14,7 +14,7 @@ from bcgan import progress, runs
 from bcgan.errors import InputError
 from bcgan.evaluate.score import describe
 from bcgan.experiment import Experiment
-from bcgan.report import classifier_figures, data_figures, gan_figures, style, synthesis_figures, tables
+from bcgan.report import classifier_figures, data_figures, gan_figures, slide_figures, style, synthesis_figures, tables
 from bcgan.report.results import collect
 from bcgan.report.run import Run, read
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
@@ -47,7 +47,10 @@ FIGURES = {
         "roc": classifier_figures.roc,
         "precision_recall": classifier_figures.precision_recall,
         "reliability": classifier_figures.reliability,
+        "decision_curve": classifier_figures.decision_curve,
         "per_patient": classifier_figures.per_patient,
+        "comparisons": classifier_figures.comparisons,
+        "slide_maps": slide_figures.slide_maps,
     },
 }
 INTERVAL = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")  # must not break inside
@@ -119,6 +122,8 @@ def _figures(run: Run) -> dict[str, dict]:
     absent = set() if run.translations else {"translations", "counterfactuals"}
     absent |= set() if run.probes else {"probes"}
     absent |= set() if run.learning_curve else {"learning_curve"}
+    absent |= set() if run.comparisons else {"comparisons"}
+    absent |= set() if slide_figures.wanted(run) else {"slide_maps"}
     return {
         section: {name: draw for name, draw in figures.items() if name not in absent}
         for section, figures in FIGURES.items()
@@ -136,6 +141,9 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "leak_audit": tables.leaks(run),
         "gan_scores_summary": tables.gan_scores(run),
         "selection": tables.selection(run),
+        "comparisons_summary": tables.comparisons(run),
+        "operating_points": tables.operating_points(run),
+        "inflation": tables.inflation(run),
     }
     return found | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
@@ -204,7 +212,7 @@ def _kid(run: Run) -> str:
 
 
 def _epochs(run: Run) -> str:
-    epochs = {name: run.experiment.classify.models[name].epochs for name in run.names}
+    epochs = {name: run.experiment.classify.models[name].epochs for name in run.trained}
     return ", ".join(f"{CLASSIFIER_NAMES[name]} {number}" for name, number in epochs.items()) + " epochs"
 
 

@@ -24,9 +24,12 @@ def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
         },
         "table1": table1_totals,
         "classifiers": {
-            name: {**found["sets"], "thresholds": found["thresholds"]} for name, found in run.metrics.items()
+            name: {**found["sets"], **{key: value for key, value in found.items() if key != "sets"}}
+            for name, found in run.metrics.items()
         },
         "gan": {name: dict(unknown) for name in GAN_SCORES} | run.gan_scores,
+        "comparisons": run.comparisons,
+        "inflation": run.inflation,
         "probes": run.probes,
         "translations": run.translations,
         "learning_curve": run.learning_curve,

@@ -9,6 +9,7 @@ import pandas as pd
 from bcgan import progress, runs
 from bcgan.data.builders import CLASSES
 from bcgan.evaluate import score
+from bcgan.evaluate.derived import classifiers, column
 from bcgan.experiment import Experiment
 from bcgan.preprocess import store
 from bcgan.report.style import CLASSIFIER_NAMES
@@ -29,6 +30,8 @@ class Run(NamedTuple):
     logs: pd.DataFrame  # classifier, seed, epoch, loss, accuracy, validation_*
     probabilities: pd.DataFrame
     metrics: dict[str, Any]
+    comparisons: list[dict[str, Any]]  # classifier, against, metric, value, low, high, p
+    inflation: dict[str, Any]  # model: random_split, patient_split, inflation
     leak_audit: dict[str, Any]
     gan_scores: dict[str, Any]
     steering: pd.DataFrame  # class, attribute, asked, measured, unasked
@@ -46,8 +49,17 @@ class Run(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The classifiers, the proposed one first; a manifest does not keep the order of the YAML file."""
-        return [name for name in CLASSIFIER_NAMES if name in self.experiment.classify.models]
+        """The classifiers, the proposed one first, derived ones last."""
+        return [name for name in CLASSIFIER_NAMES if name in self.metrics]
+
+    @property
+    def trained(self) -> list[str]:
+        """Those of `names` that the stage classify trained."""
+        return [name for name in self.names if name in self.experiment.classify.models]
+
+    def columns(self, name: str) -> dict[int, str]:
+        """{seed: column of `probabilities`} of a classifier."""
+        return {seed: column(name, seed) for seed in classifiers(self.probabilities)[name]}
 
     def count(self, role: str) -> dict[str, int]:
         return self.split["counts"][role]
@@ -70,7 +82,7 @@ class Run(NamedTuple):
 
 
 def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
-    probabilities, metrics, leak_audit = score.load(root / "evaluate")
+    probabilities, measured = score.load(root / "evaluate")
     synthetic, walks = (_arrays(root / "features" / f"{name}.npz") for name in ("synthetic", "walks"))
     made, probes = root / "evaluate" / "translations.json", root / "evaluate" / "probes.json"
     properties = pd.read_csv(
@@ -89,8 +101,10 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         pd.DataFrame(progress.read_lines(root / "gan" / "log.jsonl")),
         _logs(experiment, root / "classify"),
         probabilities,
-        metrics,
-        leak_audit,
+        measured["metrics"],
+        measured["comparisons"],
+        measured["inflation"],
+        measured["leak_audit"],
         runs.read_json(root / "evaluate" / "gan_scores.json"),
         pd.read_csv(root / "features" / "steering.csv"),
         walks,

@@ -16,7 +16,9 @@ PUBLISHED = (
     ("Janowczyk and Madabhushi 2016", "IDC", "by patient, official test list", "", "0.8468", "0.7648"),
     ("Cruz-Roa et al. 2014", "IDC", "by patient, official test list", "", "0.8423", "0.718"),
 )
-RESULT_METRICS = ("roc_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "loss")
+RESULT_METRICS = (
+    "roc_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "ece", "ece_calibrated",
+)  # fmt: skip
 
 
 def results(run: Run, role: str) -> pd.DataFrame:
@@ -103,6 +105,45 @@ def selection(run: Run) -> pd.DataFrame:
         if label in found.index
     ]
     return pd.DataFrame(rows, columns=["Class", *names.values()])
+
+
+def comparisons(run: Run) -> pd.DataFrame:
+    """Each classifier's difference from the proposed one, on the same test patches, with its interval and p."""
+    rows: dict[str, dict[str, str]] = {}
+    for found in run.comparisons:
+        text = describe(found) if found["p"] is None else f"{describe(found)}, p = {found['p']:.3g}"
+        rows.setdefault(found["classifier"], {})[METRIC_NAMES[found["metric"]]] = text
+    ordered = [{"Classifier": CLASSIFIER_NAMES[name], **rows[name]} for name in run.names if name in rows]
+    return pd.DataFrame(
+        ordered, columns=["Classifier", *(METRIC_NAMES[m] for m in ("roc_auc", "balanced_accuracy", "f1"))]
+    )
+
+
+RULES = {"youden": "Youden's index", "sensitivity_95": "Sensitivity of 0.95", "f1": "F1"}
+
+
+def operating_points(run: Run) -> pd.DataFrame:
+    """What each rule, applied to validation patients, gives on the test patients."""
+    rows = []
+    for name in run.names:
+        for rule, title in RULES.items():
+            point = run.metrics[name]["operating_points"][rule]
+            numbers = {METRIC_NAMES.get(key, key.capitalize()): f"{value:.3f}" for key, value in point.items()}
+            rows.append({"Classifier": CLASSIFIER_NAMES[name], "Chosen for": title, **numbers})
+    return pd.DataFrame(rows)
+
+
+FEATURES = {"colour_statistics": "Boosted trees on colour and texture",
+            "discriminator_features": "Logistic regression on the discriminator's features"}  # fmt: skip
+
+
+def inflation(run: Run) -> pd.DataFrame:
+    """ROC AUC by a random split and by patients, and what the random split adds."""
+    rows = [
+        (FEATURES[name], *(describe(found[key]) for key in ("random_split", "patient_split", "inflation")))
+        for name, found in run.inflation.items()
+    ]
+    return pd.DataFrame(rows, columns=["Model", "Random split", "Split by patient", "Inflation"])
 
 
 def leaks(run: Run) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def test_calibration_error_of_known_cases():
 
 
 def test_youden_threshold_is_the_best_one():
-    threshold = metrics.youden_threshold(LABELS, SCORES)
+    threshold = metrics.operating_points(LABELS, SCORES)["youden"]
 
     def index(t):
         return reference.balanced_accuracy_score(LABELS, t <= SCORES)
@@ -56,8 +56,10 @@ def test_the_bootstrap_draws_whole_patients():
 
 
 def test_intervals_hold_the_value_and_widen_with_clustering():
+    scored = intervals.Scored({0: SCORES, 1: SCORES[::-1]}, {0: 0.5, 1: 0.5})
+
     def width(patients):
-        found = intervals.with_intervals(LABELS, {0: SCORES, 1: SCORES[::-1]}, {0: 0.5, 1: 0.5}, patients, 300, 0.95, 0)
+        found = intervals.with_intervals(LABELS, scored, patients, 300, 0.95, 0)
         auc = found["roc_auc"]
         assert auc["low"] <= auc["value"] <= auc["high"]
         assert auc["seeds"] == 2
@@ -68,14 +70,14 @@ def test_intervals_hold_the_value_and_widen_with_clustering():
 
 
 def test_too_few_patients_have_no_interval():
-    found = intervals.with_intervals(LABELS, {0: SCORES}, {0: 0.5}, PATIENTS % 3, 50, 0.95, 0)
+    found = intervals.with_intervals(LABELS, intervals.Scored({0: SCORES}, {0: 0.5}), PATIENTS % 3, 50, 0.95, 0)
     assert found["roc_auc"]["value"] is not None
     assert found["roc_auc"]["low"] is found["roc_auc"]["high"] is None
 
 
 def test_one_class_alone_gives_null_not_an_invention():
     found = intervals.with_intervals(
-        np.zeros(10, int), {0: np.linspace(0, 1, 10)}, {0: 0.5}, np.arange(10), 20, 0.95, 0
+        np.zeros(10, int), intervals.Scored({0: np.linspace(0, 1, 10)}, {0: 0.5}), np.arange(10), 20, 0.95, 0
     )
     assert found["roc_auc"]["value"] is None
     assert found["specificity"]["value"] == 0.5
@@ -112,3 +114,28 @@ def test_every_check_can_fail(column, value, check):
     found = leaks.audit(index, SPLIT)
     assert not found["passed"]
     assert not found["checks"][check]["passed"]
+
+
+def test_every_operating_point_keeps_its_rule():
+    points = metrics.operating_points(LABELS, SCORES)
+    assert reference.recall_score(LABELS, points["sensitivity_95"] <= SCORES) >= 0.95
+    above = min(score for score in SCORES if score > points["sensitivity_95"])
+    assert reference.recall_score(LABELS, above <= SCORES) < 0.95
+    best = max(reference.f1_score(LABELS, t <= SCORES) for t in np.unique(SCORES))
+    assert reference.f1_score(LABELS, points["f1"] <= SCORES) == pytest.approx(best)
+
+
+def test_a_paired_difference_is_narrower_than_its_parts_and_knows_its_sign():
+    better = np.where(LABELS == 1, SCORES + 0.05, SCORES)
+    drawn = intervals.patient_weights(PATIENTS, 400, 0)
+    one, other = (
+        intervals.resampled(LABELS, intervals.Scored({0: scores}, {0: 0.5}), drawn)["roc_auc"]
+        for scores in (better, SCORES)
+    )
+    found = intervals.difference(one, other, PATIENTS, 0.95)
+    alone = intervals.interval(one[0], one[1:], PATIENTS, 0.95)
+    assert 0 < found["low"] < found["value"] < found["high"]
+    assert found["high"] - found["low"] < alone["high"] - alone["low"]
+    assert found["p"] == pytest.approx(1 / 400)
+    assert intervals.difference(one, one, PATIENTS, 0.95)["p"] == 1.0
+    assert intervals.difference(other, one, PATIENTS, 0.95)["value"] == -found["value"]

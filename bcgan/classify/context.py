@@ -1,0 +1,71 @@
+"""Beyond the patch: a decision in the light of the patches around it, where their places in the slide are known.
+
+Carcinoma grows in regions. A patch's own log odds are joined by its neighbours', averaged with weights that fall with
+the distance, at three distances; a logistic regression on the validation patients says how much each counts. It works
+on complete slides and on scattered samples of one alike: the averages shrink to nothing where neighbours are few.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial.distance import cdist
+from sklearn.linear_model import LogisticRegression
+
+from bcgan.classify.calibration import log_odds, probability
+from bcgan.data.records import UNKNOWN
+
+REACH = (1.5, 4.0, 12.0)  # distances, in patches, at which a neighbour's weight has fallen to 1/e
+SHRINKAGE = 1.0  # weight of the nothing that every average holds
+BLOCK = 2048  # patches whose distances are held at a time
+
+
+class Context(NamedTuple):
+    """coefficients: (1 + len(REACH),), of the patch's own log odds and of each average; intercept: float."""
+
+    coefficients: list[float]
+    intercept: float
+
+
+def known(places: np.ndarray) -> bool:
+    """Whether patches have places at all: a data set without them gives UNKNOWN."""
+    return bool((places != UNKNOWN).any())
+
+
+def fit(probabilities: np.ndarray, places: np.ndarray, slides: np.ndarray, labels: np.ndarray, side: int) -> Context:
+    """How much the neighbours count, from the validation patients.
+
+    Args:
+        probabilities: float in [0, 1], (n,). Of malignancy, each patch by itself.
+        places: integers, (n, 2). x and y of the upper left corners, pixels at the patches' own scale.
+        slides: (n,). The slide, or the patient, of each patch: neighbours are of the same one.
+        labels: 0 or 1, (n,).
+        side: int. Side of a patch, pixels at the same scale.
+    """
+    features = neighbourhood(probabilities, places, slides, side)
+    model = LogisticRegression().fit(features, labels)
+    return Context(model.coef_[0].tolist(), float(model.intercept_[0]))
+
+
+def refine(
+    context: Context, probabilities: np.ndarray, places: np.ndarray, slides: np.ndarray, side: int
+) -> np.ndarray:
+    """Probabilities of malignancy in the light of the neighbours, float, (n,). Arguments as `fit`'s."""
+    features = neighbourhood(probabilities, places, slides, side)
+    return probability(features @ context.coefficients + context.intercept)
+
+
+def neighbourhood(probabilities: np.ndarray, places: np.ndarray, slides: np.ndarray, side: int) -> np.ndarray:
+    """Own log odds, and the neighbours' average at each REACH; float, (n, 1 + len(REACH))."""
+    odds = log_odds(probabilities)
+    features = np.zeros((len(odds), 1 + len(REACH)))
+    features[:, 0] = odds
+    for slide in np.unique(slides):
+        rows = np.flatnonzero((slides == slide) & (places != UNKNOWN).all(1))
+        for start in range(0, len(rows), BLOCK):
+            own = rows[start : start + BLOCK]
+            distance = cdist(places[own], places[rows]) / side
+            distance[np.arange(len(own)), np.arange(start, start + len(own))] = np.inf  # a patch is no neighbour of its
+            for column, reach in enumerate(REACH, 1):
+                weights = np.exp(-distance / reach)
+                features[own, column] = weights @ odds[rows] / (weights.sum(1) + SHRINKAGE)
+    return features

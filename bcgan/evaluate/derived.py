@@ -1,0 +1,70 @@
+"""Classifiers that no training loop makes: boosted trees on colour and texture, the ensemble, and its neighbours' view.
+
+Each adds columns to the table of probabilities and is then measured like any other.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from bcgan.classify import context
+from bcgan.classify.calibration import log_odds, probability
+from bcgan.data.builders import CLASSES
+from bcgan.evaluate.probes import COLOUR_AND_TEXTURE
+
+COLOURS, ENSEMBLE, CONTEXT = "colour_statistics", "ensemble", "context"
+
+
+def column(name: str, seed: int) -> str:
+    return f"{name}-seed{seed}"
+
+
+def classifiers(table: pd.DataFrame) -> dict[str, list[int]]:
+    """{name: seeds} of the columns of probabilities."""
+    found: dict[str, list[int]] = {}
+    for one in table.columns:
+        name, separator, seed = one.rpartition("-seed")
+        if separator:
+            found.setdefault(name, []).append(int(seed))
+    return found
+
+
+def colour_statistics(properties: pd.DataFrame, train: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Probabilities of malignancy of the `wanted` rows by boosted trees on eight numbers a patch.
+
+    Args:
+        properties: columns COLOUR_AND_TEXTURE and label, a row a patch.
+        train, wanted: positions.
+    """
+    numbers = properties[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)
+    trees = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
+    trees.fit(numbers[train], properties["label"].to_numpy()[train])
+    return trees.predict_proba(numbers[wanted])[:, CLASSES.index("malignant")]
+
+
+def ensemble(table: pd.DataFrame, members: tuple[str, ...]) -> np.ndarray:
+    """The members' mean log odds over all their seeds, as probabilities; float, (n,)."""
+    seeds = classifiers(table)
+    odds = [log_odds(table[column(name, seed)]) for name in members for seed in seeds[name]]
+    return probability(np.mean(odds, axis=0))
+
+
+def in_context(table: pd.DataFrame, base: np.ndarray, side: int) -> tuple[np.ndarray, context.Context]:
+    """The base probabilities in the light of the neighbours, which are those of the same patient and role.
+
+    Args:
+        table: columns patient, role, x, y, label; a row a held-out patch. Patches of role validation fit the weights.
+        base: float, (n,).
+        side: int. Side of a patch, pixels at its own scale.
+    """
+    places, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + table["patient"]).to_numpy()
+    chosen = (table["role"] == "validation").to_numpy()
+    fitted = context.fit(base[chosen], places[chosen], slides[chosen], table["label"].to_numpy()[chosen], side)
+    return context.refine(fitted, base, places, slides, side), fitted
+
+
+def read_properties(folder: Path) -> pd.DataFrame:
+    """What the stage `features` measured of every patch, in the store's order."""
+    return pd.read_csv(folder / "properties.csv", usecols=[*COLOUR_AND_TEXTURE, "label"])

@@ -1,0 +1,67 @@
+"""How much a split that ignores patients flatters: the same features and model, cross-validated both ways.
+
+Neighbouring patches share tissue and stain, so a random split asks a model about patients that it has met.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import ClassifierMixin
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from bcgan.evaluate import intervals
+from bcgan.evaluate.probes import COLOUR_AND_TEXTURE, MOST
+from bcgan.experiment import Experiment
+from bcgan.models.discriminator import BLOCKS
+from bcgan.preprocess.store import Store
+
+FOLDS = 5
+
+
+def measure(
+    experiment: Experiment, store: Store, properties: pd.DataFrame, features: Path
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """{model: {random_split, patient_split, inflation: {value, low, high}}}, ROC AUC over all patches with a role in
+    the protocol, at most MOST of them; empty where there are fewer patients than folds."""
+    roles = store.index["role"].isin(["train", "validation", "test"]).to_numpy()
+    rows = np.flatnonzero(roles)
+    if len(rows) > MOST:
+        rows = np.sort(np.random.default_rng(experiment.seed).choice(rows, MOST, replace=False))
+    labels, patients = store.index["label"].to_numpy()[rows], store.index["patient"].to_numpy()[rows]
+    if len(np.unique(patients)) < FOLDS:
+        return {}
+    with np.load(features / "pooled.npz") as saved:
+        judge = np.concatenate([saved[block][rows] for block in BLOCKS], 1)
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=300))
+    trees = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
+    colours = properties[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)[rows]
+    return {
+        "colour_statistics": compare(trees, colours, labels, patients, experiment),
+        "discriminator_features": compare(linear, judge, labels, patients, experiment),
+    }
+
+
+def compare(
+    model: ClassifierMixin, features: np.ndarray, labels: np.ndarray, patients: np.ndarray, experiment: Experiment
+) -> dict[str, dict[str, Any]]:
+    """One model's ROC AUC by either split, and the difference between the two on the same patches."""
+    settings = experiment.evaluate
+    drawn = intervals.patient_weights(patients, settings.resamples, experiment.seed)
+    splits = {
+        "random_split": StratifiedKFold(FOLDS, shuffle=True, random_state=experiment.seed),
+        "patient_split": StratifiedGroupKFold(FOLDS, shuffle=True, random_state=experiment.seed),
+    }
+    areas = {}
+    for name, split in splits.items():
+        folds = list(split.split(features, labels, patients if name == "patient_split" else None))
+        made = cross_val_predict(model, features, labels, cv=folds, method="predict_proba")[:, 1]
+        areas[name] = intervals.resampled(labels, intervals.Scored({0: made}, {0: 0.5}), drawn)["roc_auc"]
+    found = {name: intervals.interval(area[0], area[1:], patients, settings.confidence) for name, area in areas.items()}
+    gain = intervals.difference(areas["random_split"], areas["patient_split"], patients, settings.confidence)
+    return found | {"inflation": gain}

@@ -1,0 +1,120 @@
+"""`bcgan export`: a finished run's classifier as a folder that `bcgan predict` reads."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from bcgan import data, runs
+from bcgan.classify import calibration, context
+from bcgan.classify.train import scorer
+from bcgan.data import batches
+from bcgan.data.builders import CLASSES
+from bcgan.errors import InputError
+from bcgan.evaluate import derived, metrics
+from bcgan.experiment import Experiment
+from bcgan.gan import selection
+from bcgan.models import weights
+from bcgan.predict.model import CARD, FILES, Card, Model
+from bcgan.preprocess import store
+
+MICRONS = {"idc": 4.0, "patch_camelyon": 0.972}  # per pixel of a patch at its native size, by data set
+SPECIFICITY = 0.95  # above the threshold that gives it on validation patients, a call is made; likewise sensitivity
+OUTLIER = 0.995  # share of validation patches that are taken for tissue of the kind that was trained on
+VIEWS = 8
+FIGURES = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "ece")
+
+
+def export(experiment: Experiment, root: Path, out: Path) -> Card:
+    """Write the networks, joined into one and in half precision, and the card.
+
+    One training of each member of `evaluate.ensemble` (of the first classifier where there is none) is taken: the one
+    with the best validation ROC AUC. Calibration, thresholds, neighbours' weights and the limit of what is known come
+    from the validation patients, by the exported network itself; its figures are those of the held-out patients.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / CARD).exists():
+        raise InputError(f"{out} holds other files. Choose an empty folder with --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    members = experiment.evaluate.ensemble or tuple(experiment.classify.models)[:1]
+    table = pd.read_csv(
+        root / "evaluate" / "probabilities.csv", dtype={"patient": str, "id": str}, keep_default_na=False
+    )
+    chosen = {name: _best(table, name) for name in members}
+    networks = [weights.load_model(root / "classify" / f"{derived.column(*one)}.keras") for one in chosen.items()]
+    weights.save_model(weights.in_float16(join(networks)), out / "classifier.keras")
+    for name in FILES[1:]:
+        (out / name).write_bytes((root / "features" / name).read_bytes())
+    digests = {name: runs.hash_file(out / name) for name in FILES}
+    card = _card(experiment, root, out, chosen, digests)
+    (out / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
+    return card
+
+
+def join(networks: list[keras.Model]) -> keras.Model:
+    """One network from an image in [0, 1] to the mean of the networks' logits."""
+    image = keras.Input(networks[0].input_shape[1:], name="image")
+    for number, network in enumerate(networks):
+        network.name = f"member{number}_{network.name}"
+    logits = [network(image) for network in networks]
+    logit = keras.layers.Average(dtype="float32", name="logit")(logits) if len(logits) > 1 else logits[0]
+    return keras.Model(image, logit, name="classifier")
+
+
+def _best(table: pd.DataFrame, name: str) -> int:
+    rows = table[table["role"] == "validation"]
+    ones = np.ones((1, len(rows)))
+    areas = {
+        seed: metrics.measure(rows["label"].to_numpy(), rows[derived.column(name, seed)].to_numpy(), 0.5, ones)[
+            "roc_auc"
+        ]
+        for seed in derived.classifiers(table)[name]
+    }
+    return max(areas, key=lambda seed: areas[seed][0])
+
+
+def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int], digests: dict[str, str]) -> Card:
+    patches = store.load(root / "preprocess")
+    rows = patches.rows("validation")
+    index, images = patches.index.iloc[rows], batches.central(patches.images[rows], experiment.classify.crop)
+    labels = index["label"].to_numpy()
+    network = weights.in_float32(weights.load_model(out / "classifier.keras"))
+    score = scorer(network)
+    found = np.mean([score(np.ascontiguousarray(batches.view(images, number))) for number in range(VIEWS)], axis=0)
+    fitted = calibration.fit(found, labels)
+    after = calibration.apply(fitted, found)
+    points = metrics.operating_points(labels, after)
+    high = float(np.quantile(after[labels == 0], SPECIFICITY))
+    places, side = index[["x", "y"]].to_numpy(), data.native_size(experiment.data) or experiment.data.size
+    near = context.fit(found, places, index["patient"].to_numpy(), labels, side) if context.known(places) else None
+    draft = Card(
+        use="Research use only. Not for diagnosis.",
+        classes=CLASSES,
+        size=images.shape[1],
+        microns_per_pixel=MICRONS.get(experiment.data.name),
+        views=VIEWS,
+        calibration=fitted,
+        threshold=points["youden"],
+        abstain=(min(points["sensitivity_95"], points["youden"]), max(high, points["youden"])),
+        context=near,
+        outlier=np.inf,
+        trained={
+            "experiment": experiment.name, "networks": [derived.column(*one) for one in chosen.items()],
+            **{key: runs.read_json(root / "preprocess" / "split.json")["counts"]["train"][key]
+               for key in ("patients", "patches")},
+        },
+        figures=_figures(root, "ensemble" if experiment.evaluate.ensemble else next(iter(chosen))),
+        sha256=digests,
+    )  # fmt: skip
+    judge, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")
+    strange = Model(draft, network, judge, selector).strangeness(images)
+    return draft.model_copy(update={"outlier": float(np.quantile(strange, OUTLIER))})
+
+
+def _figures(root: Path, name: str) -> dict:
+    """Of all seeds together, as the report gives them."""
+    sets = runs.read_json(root / "evaluate" / "metrics.json")[name]["sets"]
+    return {role: {metric: found[metric] for metric in FIGURES} for role, found in sets.items() if role != "validation"}

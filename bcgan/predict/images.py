@@ -1,0 +1,89 @@
+"""What a person points at: files, folders, patterns and lists become patches of a known size and place."""
+
+import glob
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from bcgan.data.records import IMAGE_SUFFIXES
+from bcgan.errors import InputError
+from bcgan.preprocess import images
+
+WHOLE = 1.5  # an image up to so many times a patch's side is one patch; a larger one is tiled
+GLASS = 220  # a pixel whose darkest channel is above this is empty glass
+TISSUE = 0.2  # least share of tissue of a tile that is scored
+
+
+class Tiles(NamedTuple):
+    """patches: uint8, (n, size, size, 3). places: (n, 2), x and y at the model's scale. scale: the file's pixels for
+    each of those. shape: of the file, pixels. whole: the image is one patch."""
+
+    patches: np.ndarray
+    places: np.ndarray
+    scale: float
+    shape: tuple[int, int]
+    whole: bool
+
+
+def find(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Path]:
+    """The files that arguments name: files, folders (searched through), glob patterns; "-" stands for `listed`.
+
+    Raises:
+        InputError: an argument names nothing.
+    """
+    found: list[Path] = []
+    for argument in arguments:
+        if argument == "-":
+            found += [Path(line.rstrip("\n")) for line in listed if line.strip()]
+            continue
+        path = Path(argument)
+        if path.is_dir():
+            inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file())
+        elif path.exists():
+            inside = [path]
+        else:
+            inside = sorted(map(Path, glob.iglob(argument, recursive=True)))  # noqa: PTH207, Path.glob knows no absolute pattern
+        if not inside:
+            raise InputError(
+                f"{argument}: no image there. Give files ({', '.join(IMAGE_SUFFIXES)}), folders or patterns."
+            )
+        found += inside
+    if not found:
+        raise InputError("No image was named. Give files, folders or patterns, or - for a list on standard input.")
+    return found
+
+
+def read(path: Path, size: int, scale: float) -> Tiles:
+    """Decode a file and cut it into patches.
+
+    Args:
+        size: int. Side of a patch, pixels at the model's scale.
+        scale: float. How many of the file's pixels make one of the model's.
+
+    Raises:
+        ValueError, OSError: the file is no readable image.
+    """
+    image = images.decode(path.read_bytes(), str(path))
+    shape = image.shape[:2]
+    if scale != 1:
+        width, height = (max(1, round(side / scale)) for side in (shape[1], shape[0]))
+        how = cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC
+        image = cv2.resize(image, (width, height), interpolation=how)
+    if max(image.shape[:2]) <= WHOLE * size:
+        return Tiles(images.fit(image, size, size)[None], np.zeros((1, 2), int), scale, shape, True)
+    padded = _padded(image, size)
+    rows, columns = padded.shape[0] // size, padded.shape[1] // size
+    tiles = padded.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
+    places = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * size
+    tissue = (tiles.min(-1) < GLASS).mean((1, 2)) >= TISSUE
+    return Tiles(tiles[tissue], places[tissue], scale, shape, False)
+
+
+def _padded(image: np.ndarray, size: int) -> np.ndarray:
+    """With glass below and to the right, to a multiple of the patches' side."""
+    below, right = (math.ceil(side / size) * size - side for side in image.shape[:2])
+    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=images.WHITE)

@@ -1,0 +1,80 @@
+"""A heat map over the image, and the same as outlines that QuPath opens."""
+
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from bcgan import runs
+from bcgan.predict.images import Tiles
+from bcgan.predict.model import VERDICTS, Card, Judged
+from bcgan.preprocess import images
+
+BROADEST = 1600  # pixels of the picture's longer side
+COLOURS = matplotlib.colors.LinearSegmentedColormap.from_list("benign to malignant", ["#0072B2", "#F2F2F2", "#D55E00"])
+OPACITY = 0.45
+UNKNOWN = (0.5, 0.5, 0.5)
+ROUND = np.outer([1, 10, 100, 1000, 10000], [1, 2, 5]).ravel()  # lengths that a scale bar may have, microns
+
+
+def write_maps(folder: Path, path: Path, tiles: Tiles, found: Judged, card: Card) -> None:
+    """Write <name>.map.png and <name>.geojson into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.write_json(folder / f"{path.name}.geojson", outlines(tiles, found, card))
+    _draw(folder / f"{path.name}.map.png", path, tiles, found, card)
+
+
+def outlines(tiles: Tiles, found: Judged, card: Card) -> dict:
+    """A square a patch, in the file's pixels, as GeoJSON; its class is the call, or the reason that there is none."""
+    features = []
+    for place, probability, uncertainty, called, verdict in zip(tiles.places, *found, strict=True):
+        left, top = (float(side) for side in place * tiles.scale)
+        right, bottom = left + card.size * tiles.scale, top + card.size * tiles.scale
+        name = card.classes[called] if VERDICTS[verdict] == "scored" else VERDICTS[verdict].replace("_", " ")
+        colour = UNKNOWN if VERDICTS[verdict] == "out_of_distribution" else COLOURS(float(probability))[:3]
+        measured = {"probability of malignancy": float(probability), "uncertainty": float(uncertainty)}
+        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        features.append({
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {
+                "objectType": "tile",
+                "classification": {"name": name, "color": [round(255 * part) for part in colour]},
+                "measurements": measured if colour is not UNKNOWN else {},
+            },
+        })  # fmt: skip
+    return {"type": "FeatureCollection", "features": features}
+
+
+def _draw(target: Path, path: Path, tiles: Tiles, found: Judged, card: Card) -> None:
+    image = images.decode(path.read_bytes(), str(path))
+    shrunk = min(1.0, BROADEST / max(image.shape[:2]))
+    image = cv2.resize(image, None, fx=shrunk, fy=shrunk, interpolation=cv2.INTER_AREA)
+    height, width = image.shape[:2]
+    over = np.zeros((height, width, 4))
+    for place, probability, verdict in zip(tiles.places, found.probability, found.verdict, strict=True):
+        left, top = (place * tiles.scale * shrunk).round().astype(int)
+        right, bottom = ((place + card.size) * tiles.scale * shrunk).round().astype(int)
+        colour = UNKNOWN if VERDICTS[verdict] == "out_of_distribution" else COLOURS(float(probability))[:3]
+        over[top:bottom, left:right] = (*colour, OPACITY)
+    figure, axes = plt.subplots(figsize=(9, 9 * height / width * 0.85 + 0.9), layout="constrained")
+    axes.imshow(image)
+    axes.imshow(over)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(path.name, loc="left", fontsize=10)
+    bar = figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, 1), COLOURS), ax=axes, shrink=0.6, aspect=30)
+    bar.set_label("Probability of malignancy; grey: unlike the patches that the model knows", fontsize=8)
+    bar.ax.axhline(card.threshold, color="black", lw=1)
+    if card.microns_per_pixel:
+        microns = card.microns_per_pixel / tiles.scale / shrunk  # of a pixel of this picture
+        length = ROUND[max(0, np.searchsorted(ROUND, width * microns / 4) - 1)]
+        axes.plot([0.03 * width, 0.03 * width + length / microns], [0.97 * height] * 2, color="black", lw=4)
+        axes.text(0.03 * width, 0.955 * height, f"{length:,} µm", va="bottom", fontsize=9)
+    axes.set_xlabel("Research use only", fontsize=8)
+    figure.savefig(target, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,131 @@
+"""A classifier that can be handed on: a folder of networks, and a card that says how to read what comes out."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bcgan import runs
+from bcgan.classify import calibration, context, referee
+from bcgan.classify.calibration import Calibration, log_odds
+from bcgan.classify.context import Context
+from bcgan.classify.train import scorer
+from bcgan.data import batches
+from bcgan.data.builders import CLASSES
+from bcgan.errors import InputError
+from bcgan.gan import selection
+from bcgan.models import weights
+from bcgan.preprocess.store import GAN_SIZE, at_size
+
+SHIPPED = Path(__file__).parents[1] / "shipped" / "idc"
+CARD = "classifier.json"
+FILES = ("classifier.keras", "referee.keras", "selector.npz")
+VERDICTS = ("scored", "abstained", "out_of_distribution", "unreadable")
+
+
+class Card(BaseModel):
+    """The side-car of a classifier, written by `bcgan export`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    use: str
+    classes: tuple[str, str]
+    size: int  # side of a patch, pixels
+    microns_per_pixel: float | None  # of those pixels; None: not known
+    views: int  # orientations averaged
+    calibration: Calibration
+    threshold: float  # calibrated probability at or above which a patch is called malignant
+    abstain: tuple[float, float]  # calibrated probabilities between which no call is made
+    context: Context | None  # how neighbours count where a whole image is scored
+    outlier: float  # distance from real patches, as a share of the selector's limit, beyond which nothing is said
+    trained: dict[str, int | str | list[str]]  # experiment, networks, patients, patches
+    figures: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
+    sha256: dict[str, str]
+
+
+class Judged(NamedTuple):
+    """probability: calibrated, of malignancy. uncertainty: standard deviation over the views. called: 0 or 1.
+    verdict: index into VERDICTS. (n,) each."""
+
+    probability: np.ndarray
+    uncertainty: np.ndarray
+    called: np.ndarray
+    verdict: np.ndarray
+
+
+class Model:
+    """A classifier with its card; `predict` takes patches."""
+
+    def __init__(self, card: Card, network: keras.Model, judge: keras.Model, chosen: selection.Selector):
+        self.card = card
+        self._score = scorer(network)
+        self._features = referee.extractor(judge)
+        self._selector = chosen
+
+    def predict(self, images: np.ndarray, places: np.ndarray | None = None) -> Judged:
+        """Judge patches.
+
+        Args:
+            images: uint8, (n, size, size, 3), RGB, at the card's scale.
+            places: integers, (n, 2). x and y of each patch in one image, pixels at the card's scale; with them, and
+                where the card knows how, neighbours have a say. None: each patch by itself.
+
+        Raises:
+            ValueError: the images have another shape or type.
+
+        Examples:
+            >>> import bcgan, numpy as np
+            >>> model = bcgan.load()
+            >>> white = np.full((1, 50, 50, 3), 255, np.uint8)
+            >>> model.predict(white).probability.shape
+            (1,)
+        """
+        side = self.card.size
+        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
+            raise ValueError(f"images must be uint8, (n, {side}, {side}, 3). Received: {images.dtype}, {images.shape}")
+        found = [self._score(np.ascontiguousarray(batches.view(images, number))) for number in range(self.card.views)]
+        each = np.stack([calibration.apply(self.card.calibration, one) for one in found])
+        probability = calibration.apply(self.card.calibration, np.mean(found, axis=0))
+        if places is not None and self.card.context:
+            slide = np.zeros(len(images), int)
+            own = calibration.probability(log_odds(np.mean(found, axis=0)))
+            probability = context.refine(self.card.context, own, places, slide, side)
+        low, high = self.card.abstain
+        verdict = np.where((probability > low) & (probability < high), 1, 0)
+        verdict[self.strangeness(images) > self.card.outlier] = 2
+        return Judged(probability, each.std(axis=0), (probability >= self.card.threshold).astype(int), verdict)
+
+    def strangeness(self, images: np.ndarray) -> np.ndarray:
+        """Distance from the nearer class of real patches, as a share of the selector's limit; float, (n,)."""
+        features = self._features(at_size(images, GAN_SIZE))
+        return np.min(
+            [selection.distances(self._selector, features, np.full(len(images), label)) for label in (0, 1)], axis=0
+        )
+
+
+def load(folder: str | Path | None = None) -> Model:
+    """The classifier in a folder that `bcgan export` wrote; the one that comes with bcgan where folder is None.
+
+    Raises:
+        InputError: a file is missing or is not the one that the card names, or the card names other classes.
+    """
+    place = Path(folder) if folder else SHIPPED
+    remedy = "Choose a folder that `bcgan export` wrote." if folder else "Install bcgan again."
+    for name in (CARD, *FILES):
+        if not (place / name).is_file():
+            raise InputError(f"{place / name} does not exist. {remedy}")
+    try:
+        card = Card.model_validate_json((place / CARD).read_text("utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{place / CARD} is no card of a classifier ({str(error).splitlines()[0]}). {remedy}"
+        ) from error
+    for name in FILES:
+        if runs.hash_file(place / name) != card.sha256.get(name):
+            raise InputError(f"{place / name} is not the file that {CARD} names (its SHA-256 differs). {remedy}")
+    if card.classes != CLASSES:
+        raise InputError(f"{place / CARD}: classes {card.classes}, and this bcgan knows {CLASSES}. {remedy}")
+    network = weights.in_float32(weights.load_model(place / "classifier.keras"))
+    return Model(card, network, weights.load_model(place / "referee.keras"), selection.load(place / "selector.npz"))

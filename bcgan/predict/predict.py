@@ -1,0 +1,105 @@
+"""`bcgan predict`: a probability, an uncertainty and a verdict for every patch of every image."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from bcgan import progress
+from bcgan.data.builders import CLASSES
+from bcgan.predict.images import Tiles, read
+from bcgan.predict.maps import write_maps
+from bcgan.predict.model import VERDICTS, Model
+
+COLUMNS = ("path", "x", "y", "probability", "uncertainty", "label", "verdict")
+BATCH = 512  # patches scored together, of several files where they are small
+
+
+def predict(
+    model: Model,
+    paths: list[Path],
+    out: TextIO,
+    lines: bool,
+    microns_per_pixel: float | None = None,
+    maps: Path | None = None,
+) -> dict[str, int]:
+    """Write a row a patch, in the order of `paths`; a file that cannot be read has a row that says so.
+
+    Args:
+        out: text file. CSV with a header, or JSON lines where `lines` is true.
+        microns_per_pixel: float. Of the images; None: that of the model's patches.
+        maps: Path. Folder for a heat map and outlines of every image that is larger than a patch.
+
+    Returns:
+        How many patches got each verdict.
+    """  # fmt: skip
+    writer = None if lines else csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    if writer:
+        writer.writeheader()
+    counts = dict.fromkeys(VERDICTS, 0)
+    with progress.bar(len(paths), "predict", "image") as bar:
+        for row in _rows(model, paths, microns_per_pixel, maps, bar):
+            counts[row["verdict"]] += 1
+            if writer:
+                writer.writerow(row)
+            else:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return counts
+
+
+def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | None, bar) -> Iterator[dict[str, Any]]:
+    """Patches of several files wait until a batch is full; a large image is scored by itself, with its neighbours."""
+    waiting: list[tuple[Path, Tiles | None]] = []
+    scale = model.card.microns_per_pixel / microns if microns and model.card.microns_per_pixel else 1.0
+    for path in paths:
+        bar.update()
+        try:
+            tiles = read(path, model.card.size, scale)
+        except (OSError, ValueError) as error:
+            progress.log.warning("predict: %s", error)
+            tiles = None
+        if tiles is not None and not tiles.whole:
+            yield from _small(model, waiting)
+            waiting = []
+            yield from _large(model, path, tiles, maps)
+            continue
+        waiting.append((path, tiles))
+        if len(waiting) == BATCH:
+            yield from _small(model, waiting)
+            waiting = []
+    yield from _small(model, waiting)
+
+
+def _small(model: Model, waiting: list[tuple[Path, Tiles | None]]) -> Iterator[dict[str, Any]]:
+    patches = [tiles.patches for _, tiles in waiting if tiles is not None]
+    judged = zip(*model.predict(np.concatenate(patches)), strict=True) if patches else iter(())
+    for path, tiles in waiting:
+        if tiles is None:
+            yield {"path": str(path), "x": 0, "y": 0, "probability": None, "uncertainty": None, "label": None,
+                   "verdict": "unreadable"}  # fmt: skip
+        else:
+            yield _row(path, (0, 0), *next(judged))
+
+
+def _large(model: Model, path: Path, tiles: Tiles, maps: Path | None) -> Iterator[dict[str, Any]]:
+    if not len(tiles.patches):
+        progress.log.warning("predict: %s: no tissue found, every tile is empty glass", path)
+        return
+    found = model.predict(tiles.patches, tiles.places)
+    if maps:
+        write_maps(maps, path, tiles, found, model.card)
+    for place, *one in zip((tiles.places * tiles.scale).round().astype(int), *found, strict=True):
+        yield _row(path, place, *one)
+
+
+def _row(path: Path, place, probability: float, uncertainty: float, called: int, verdict: int) -> dict[str, Any]:
+    known = VERDICTS[verdict] != "out_of_distribution"
+    return {
+        "path": str(path), "x": int(place[0]), "y": int(place[1]),
+        "probability": round(float(probability), 6) if known else None,
+        "uncertainty": round(float(uncertainty), 6) if known else None,
+        "label": CLASSES[called] if VERDICTS[verdict] == "scored" else None, "verdict": VERDICTS[verdict],
+    }  # fmt: skip

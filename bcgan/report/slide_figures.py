@@ -1,0 +1,103 @@
+"""Patches put back at their places in the slide: what was annotated, what is predicted, where they differ."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from bcgan import data
+from bcgan.data.builders import CLASSES
+from bcgan.data.records import UNKNOWN
+from bcgan.report.run import Run
+from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn
+
+SLIDES = 4
+LEAST = 0.1  # share of either class that makes a slide worth showing
+KINDS = ("annotated", "probability", "probability in context", "wrong")
+
+
+def wanted(run: Run) -> list[tuple[str, str]]:
+    """(role, patient) of the held-out slides to show: the most densely covered first, both classes on each."""
+    table = run.probabilities[run.probabilities["role"].isin(["test", "test_other", "unlisted_other"])]
+    table = table[(table[["x", "y"]] != UNKNOWN).all(axis=1)]
+    groups = table.groupby(["role", "patient"])["label"].agg(["size", "mean"])
+    groups = groups[groups["mean"].between(LEAST, 1 - LEAST)].sort_values("size", ascending=False)
+    patients, found = set(), []
+    for role, patient in groups.index:
+        if patient not in patients:
+            patients.add(patient)
+            found.append((role, patient))
+    return found[:SLIDES]
+
+
+def slide_maps(run: Run) -> Drawn:
+    """A row a slide: label, probability by the patch alone and with its neighbours, and errors."""
+    side = data.native_size(run.experiment.data) or run.experiment.data.size
+    alone = run.names[-2] if run.names[-1] == "context" else run.names[0]
+    views = {"probability": alone, "probability in context": "context"}
+    views = {kind: name for kind, name in views.items() if name in run.metrics}
+    kinds = [kind for kind in KINDS if kind in ("annotated", "wrong", *views)]
+    shown = wanted(run)
+    figure, grid = plt.subplots(len(shown), len(kinds), figsize=(2.5 * len(kinds) + 0.6, 2.5 * len(shown) + 0.5),
+                                squeeze=False)  # fmt: skip
+    rows = []
+    for line, (role, patient) in zip(grid, shown, strict=True):
+        table = run.probabilities.query("role == @role and patient == @patient")
+        corner = table[["x", "y"]].min().to_numpy()
+        place = ((table[["x", "y"]].to_numpy() - corner) / side).round().astype(int)
+        found = {kind: _mean(run, table, name) for kind, name in views.items()}
+        last = list(found)[-1]
+        called = found[last] >= np.mean(list(run.metrics[views[last]]["thresholds"].values()))
+        truth = table["label"].to_numpy()
+        colours = {
+            "annotated": np.where(truth == 1, 1.0, 0.0),
+            **found,
+            "wrong": np.where(called == truth, np.nan, truth.astype(float)),
+        }
+        for axes, kind in zip(line, kinds, strict=True):
+            _draw(axes, place, colours[kind])
+        line[0].set_ylabel(f"Patient {patient}\n{len(table):,} patches", fontsize=9)
+        rows.append(
+            pd.DataFrame({
+                "role": role, "patient": patient, "x": table["x"], "y": table["y"], "label": truth,
+                **found, "called": called.astype(int),
+            })
+        )  # fmt: skip
+    titles = {
+        "annotated": "Annotated", "probability": CLASSIFIER_NAMES[alone],
+        "probability in context": "With neighbours", "wrong": "Wrong",
+    }  # fmt: skip
+    for axes, kind in zip(grid[0], kinds, strict=True):
+        axes.set_title(titles[kind], fontsize=9.5)
+    bar = figure.colorbar(_scale(), ax=grid.ravel().tolist(), shrink=0.5, aspect=30)
+    bar.set_label("Probability of malignancy")
+    caption = (
+        f"Held-out slides with the most patches, each patch a square of {side} pixels at its place in the slide. "
+        f"Annotated: {CLASSES[0]} blue, {CLASSES[1]} orange. Wrong: the patches that are called wrongly at the "
+        "validation threshold, in the colour of their annotation. Annotations are regions drawn by hand: their edges "
+        "are in every error."
+    )
+    return Drawn(figure, pd.concat(rows), "Slide maps", caption)
+
+
+def _mean(run: Run, table: pd.DataFrame, name: str) -> np.ndarray:
+    return table[list(run.columns(name).values())].mean(axis=1).to_numpy()
+
+
+def _scale():
+    colours = plt.matplotlib.colors.LinearSegmentedColormap.from_list(
+        "classes", [CLASS_COLOURS[CLASSES[0]], "#F2F2F2", CLASS_COLOURS[CLASSES[1]]]
+    )
+    return plt.cm.ScalarMappable(plt.matplotlib.colors.Normalize(0, 1), colours)
+
+
+def _draw(axes, place: np.ndarray, values: np.ndarray) -> None:
+    width, height = place.max(0) + 1
+    picture = np.full((height, width, 4), (1.0, 1.0, 1.0, 1.0))
+    picture[place[:, 1], place[:, 0]] = (0.86, 0.86, 0.86, 1.0)
+    marked = np.isfinite(values)
+    picture[place[marked, 1], place[marked, 0]] = _scale().to_rgba(values[marked])
+    axes.imshow(picture, interpolation="none")
+    axes.set(xticks=[], yticks=[])
+    sns.despine(ax=axes, left=True, bottom=True)
+    axes.patch.set_edgecolor(MUTED)

@@ -1,0 +1,47 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from bcgan import experiment
+from bcgan.classify.calibration import log_odds
+from bcgan.evaluate import derived, inflation
+from bcgan.evaluate.probes import COLOUR_AND_TEXTURE
+
+RNG = np.random.default_rng(0)
+
+
+def test_columns_are_classifiers_and_seeds():
+    table = pd.DataFrame(columns=["id", "label", "gan_resnet-seed0", "gan_resnet-seed2", "ensemble-seed0"])
+    assert derived.classifiers(table) == {"gan_resnet": [0, 2], "ensemble": [0]}
+
+
+def test_the_ensemble_is_the_mean_of_the_log_odds():
+    table = pd.DataFrame({"cnn-seed0": [0.2, 0.9], "cnn-seed1": [0.4, 0.9], "resnet50-seed0": [0.1, 0.9]})
+    found = log_odds(derived.ensemble(table, ("cnn", "resnet50")))
+    np.testing.assert_allclose(found, log_odds(table).mean(axis=1))
+
+
+def test_colour_statistics_learn_from_training_rows_alone():
+    numbers = pd.DataFrame(RNG.random((300, len(COLOUR_AND_TEXTURE))), columns=COLOUR_AND_TEXTURE)
+    numbers["label"] = (numbers["red"] > 0.5).astype(int)
+    train, wanted = np.arange(200), np.arange(200, 300)
+    truth = numbers["label"].to_numpy()[wanted]
+    before = derived.colour_statistics(numbers, train, wanted)
+    assert ((before > 0.5) == truth).mean() > 0.95
+    numbers.loc[wanted, "label"] = 1 - truth
+    np.testing.assert_array_equal(derived.colour_statistics(numbers, train, wanted), before)
+
+
+def test_a_random_split_flatters_what_knows_the_patient():
+    patients = np.repeat(np.arange(40), 10)
+    labels = RNG.integers(0, 2, 40)[patients]  # all patches of a patient alike: to know the patient is to know it all
+    features = np.eye(40)[patients] + RNG.normal(0, 0.05, (400, 40))
+    settings = experiment.load("phantom", ("evaluate.resamples=100",))
+    found = inflation.compare(LogisticRegression(), features, labels, patients.astype(str), settings)
+    assert found["random_split"]["value"] > 0.99
+    assert found["patient_split"]["value"] < 0.7
+    assert found["inflation"]["low"] > 0.2
+    assert found["inflation"]["value"] == pytest.approx(
+        found["random_split"]["value"] - found["patient_split"]["value"]
+    )

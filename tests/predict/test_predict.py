@@ -1,0 +1,157 @@
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bcgan
+from bcgan import cli
+from bcgan.errors import InputError
+from bcgan.predict import images, maps, predict
+from bcgan.predict import model as models
+from tests.conftest import write_png
+
+
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory) -> Path:
+    """The tiny run's classifier, as `bcgan export` writes it."""
+    out = tmp_path_factory.mktemp("exported") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["export", "tiny.yaml", "--out", str(out)])
+    assert stop.value.code == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(exported) -> models.Model:
+    return bcgan.load(exported)
+
+
+@pytest.fixture(scope="module")
+def patches(idc_folder) -> np.ndarray:
+    return np.stack([images.read(path, 50, 1.0).patches[0] for path in images.find([str(idc_folder)])])
+
+
+def command(*arguments) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["predict", *map(str, arguments)])
+    return stop.value.code
+
+
+def test_the_exported_network_says_what_the_run_said(finished, model, patches, idc_folder):
+    import pandas as pd
+
+    from bcgan.classify.calibration import apply
+
+    table = pd.read_csv(finished / "runs/tiny/evaluate/probabilities.csv")
+    (seed,) = (name for name in model.card.trained["networks"])
+    paths = images.find([str(idc_folder)])
+    found = dict(zip((path.stem for path in paths), model.predict(patches).probability, strict=True))
+    assert np.ptp(list(found.values())) > 0
+    assert model.card.classes == ("benign", "malignant")
+    # The run averages fewer views, and half precision rounds: near, not equal.
+    said = apply(model.card.calibration, table[seed])
+    assert np.abs(said - table["id"].map(found)).max() < 0.1
+
+
+def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path):
+    for name, change in (
+        ("classifier.keras", lambda path: path.write_bytes(path.read_bytes() + b" ")),
+        ("selector.npz", lambda path: path.unlink()),
+        (models.CARD, lambda path: path.write_text("{}")),
+        (models.CARD, lambda path: path.write_text(path.read_text().replace('"benign"', '"malign"'))),
+    ):
+        copy = tmp_path / "copy"
+        shutil.copytree(exported, copy)
+        change(copy / name)
+        with pytest.raises(InputError, match=rf"{name}.*bcgan export"):
+            models.load(copy)
+        shutil.rmtree(copy)
+
+
+def test_neighbours_have_a_say_only_where_places_are_given(model, patches):
+    places = np.stack([np.arange(len(patches)), np.zeros(len(patches))], 1).astype(int) * 50
+    alone, together = model.predict(patches), model.predict(patches, places)
+    np.testing.assert_array_equal(alone.probability, model.predict(patches[::-1])[0][::-1])
+    assert not np.allclose(alone.probability, together.probability)
+
+
+def test_patches_of_another_size_are_refused(model):
+    with pytest.raises(ValueError, match="must be uint8"):
+        model.predict(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_files_folders_patterns_and_lists_are_found(tmp_path):
+    for name in ("a/one.png", "a/b/two.jpg", "three.txt", "a/four [x].png"):
+        write_png(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
+    assert [path.name for path in images.find([str(tmp_path)])] == ["two.jpg", "four [x].png", "one.png"]
+    assert [path.name for path in images.find([str(tmp_path / "**/*.jpg")])] == ["two.jpg"]
+    assert images.find([str(tmp_path / "a/four [x].png")]) == [tmp_path / "a/four [x].png"]
+    assert images.find(["-"], ["x y.png\n", "\n", "z.png"]) == [Path("x y.png"), Path("z.png")]
+    with pytest.raises(InputError, match="nowhere"):
+        images.find([str(tmp_path / "nowhere")])
+
+
+def test_a_large_image_is_tiled_where_it_holds_tissue(tmp_path):
+    image = np.full((130, 220, 3), 255, np.uint8)
+    image[:100, 50:150] = (150, 80, 140)
+    write_png(tmp_path / "slide.png", image)
+    tiles = images.read(tmp_path / "slide.png", 50, 1.0)
+    assert sorted(map(tuple, tiles.places)) == [(50, 0), (50, 50), (100, 0), (100, 50)]
+    assert not tiles.whole
+    assert (tiles.patches == (150, 80, 140)).all()
+    half = images.read(tmp_path / "slide.png", 50, 2.0)
+    assert half.scale == 2
+    assert len(half.patches) == 2
+
+
+def test_every_file_has_its_verdict(model, idc_folder, tmp_path, exported, capsys):
+    real = images.find([str(idc_folder)])[:3]
+    (tmp_path / "broken.png").write_bytes(real[0].read_bytes()[:200])
+    (tmp_path / "empty.png").write_bytes(b"")
+    write_png(tmp_path / "noise.png", np.random.default_rng(0).integers(0, 255, (50, 50, 3), dtype=np.uint8))
+    out = tmp_path / "out.csv"
+    assert command(*real, tmp_path, "--model", exported, "--out", out) == 3
+    rows = list(csv.DictReader(out.open(encoding="utf-8")))
+    assert tuple(rows[0]) == predict.COLUMNS
+    verdicts = {Path(row["path"]).name: row["verdict"] for row in rows}
+    assert verdicts["broken.png"] == verdicts["empty.png"] == "unreadable"
+    assert verdicts["noise.png"] == "out_of_distribution"
+    assert all(verdicts[path.name] in ("scored", "abstained") for path in real)
+    for row in rows:
+        assert (row["label"] != "") == (row["verdict"] == "scored")
+        assert (row["probability"] != "") == (row["verdict"] in ("scored", "abstained"))
+    assert "broken.png is a truncated PNG" in capsys.readouterr().err
+
+
+def test_json_lines_say_the_same(model, idc_folder):
+    paths = images.find([str(idc_folder)])[:2]
+    lines, table = io.StringIO(), io.StringIO()
+    predict.predict(model, paths, lines, True)
+    predict.predict(model, paths, table, False)
+    one = [json.loads(line) for line in lines.getvalue().splitlines()]
+    other = list(csv.DictReader(io.StringIO(table.getvalue())))
+    assert [row["probability"] for row in one] == [float(row["probability"]) for row in other]
+
+
+def test_a_slide_gets_a_map_and_outlines(model, patches, tmp_path):
+    slide = patches[:12].reshape(3, 4, 50, 50, 3).swapaxes(1, 2).reshape(150, 200, 3)
+    write_png(tmp_path / "slide.png", slide)
+    counts = predict.predict(model, [tmp_path / "slide.png"], io.StringIO(), False, maps=tmp_path / "maps")
+    found = json.loads((tmp_path / "maps/slide.png.geojson").read_text())
+    assert len(found["features"]) == sum(counts.values()) == 12
+    ring = np.array(found["features"][5]["geometry"]["coordinates"][0])
+    assert ring.min(0).tolist() == [50, 50] and ring.max(0).tolist() == [100, 100]
+    assert images.images.decode((tmp_path / "maps/slide.png.map.png").read_bytes(), "map").ndim == 3
+    assert set(maps.ROUND) >= {1, 50, 200, 1000}
+
+
+def test_what_is_not_a_model_is_named(tmp_path, capsys):
+    assert command(tmp_path, "--model", tmp_path) == 2
+    assert command("nowhere.png", "--model", tmp_path) == 2
+    assert "nowhere.png" in capsys.readouterr().err
