@@ -47,10 +47,11 @@ def test_every_stage_leaves_what_the_next_reads(finished):
         assert manifest["outputs"]
         for output, digest in manifest["outputs"].items():
             assert runs.hash_file(root / name / output) == digest
-    table, metrics, leak_audit = score.load(root / "evaluate")
+    table, found = score.load(root / "evaluate")
     assert set(table["role"]) == {"validation", "test"}
-    assert set(metrics) == {"gan_resnet", "gan_only"}
-    assert leak_audit["passed"]
+    assert set(found["metrics"]) == {"gan_resnet", "gan_only", "colour_statistics", "context"}
+    assert {row["classifier"] for row in found["comparisons"]} == set(found["metrics"]) - {"gan_resnet"}
+    assert found["leak_audit"]["passed"]
     assert (root / "log.txt").read_text().count("done in") == 6
 
 
