@@ -135,6 +135,7 @@ class Classify(Settings):
     batch: int = Field(64, ge=2)
     crop: int | None = Field(None, ge=32)  # side of training crops; central when it scores. The paper: 224 of 256
     loss: Literal["weighted_bce", "bce", "focal"] = "weighted_bce"
+    optimizer: Literal["adamw", "adam", "nadam", "sgd", "rmsprop", "lion"] = "adamw"
     weight_decay: float = Field(1e-4, ge=0)
     average: float = Field(0.99, ge=0, lt=1)  # decay of the weights' moving average, which is what scores
     stain_jitter: float = Field(0.15, ge=0)
@@ -172,6 +173,15 @@ class LearningCurve(Settings):
         return self
 
 
+class Factors(Settings):
+    """The other half of the stage `ablation`: one choice changed at a time, each against the experiment as it is."""
+
+    network: ClassifierName = "resnet_table1"
+    epochs: int = Field(3, ge=1)
+    seeds: tuple[Seed, ...] = Field((0, 1), min_length=1)
+    levels: dict[str, dict[str, dict[str, Any]]] = {}  # factor: level: {key.of.the.experiment: value}
+
+
 class Report(Settings):
     title: str | None = None
     examples: int = Field(8, ge=2, le=16)
@@ -189,6 +199,7 @@ class Experiment(Settings):
     classify: Classify = Classify()
     evaluate: Evaluate = Evaluate()
     learning_curve: LearningCurve = LearningCurve()
+    factors: Factors = Factors()
     report: Report = Report()
     seed: int = Field(0, ge=0)
     profile: Literal["repro", "fast"] = "fast"
@@ -210,6 +221,8 @@ class Experiment(Settings):
             raise ValueError(f"classify.seeds: {list(self.classify.seeds)} names a seed twice")
         if self.classify.crop and self.classify.crop > self.data.size:
             raise ValueError(f"classify.crop: {self.classify.crop} is larger than data.size: {self.data.size}")
+        if self.factors.levels and self.factors.network not in self.classify.models:
+            raise ValueError(f"factors.network: {self.factors.network} is not among classify.models")
         if unknown := set(self.evaluate.ensemble) - set(self.classify.models):
             raise ValueError(f"evaluate.ensemble: {sorted(unknown)[0]} is not among classify.models")
         return self
@@ -255,6 +268,30 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
         raise InputError(_explain(path, error)) from error
 
 
+def varied(experiment: Experiment, changes: dict[str, Any], where: str) -> Experiment:
+    """The experiment with other values for some keys, given as `key.subkey`.
+
+    Args:
+        where: string. What asks for it, for the error.
+
+    Raises:
+        InputError: an unknown key, or a value of the wrong kind.
+    """
+    tree = experiment.model_dump(mode="json")
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        branch: Any = tree
+        for parent in parents:
+            branch = branch.get(parent) if isinstance(branch, dict) else None
+        if not isinstance(branch, dict) or last not in branch:
+            raise InputError(f"{where}: no setting {key}. Write keys of the experiment, such as classify.loss.")
+        branch[last] = value
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_explain(where, error)) from error
+
+
 def differences(one: Experiment, other: Experiment) -> list[str]:
     """The settings in which `other` differs, as `key.subkey=value`; data.dir, a matter of place, is left out."""
 
@@ -282,7 +319,7 @@ def _override(tree: dict[str, Any], pair: str) -> None:
         raise InputError(f"{pair!r}: not a YAML value. Write lists without spaces: classify.seeds=[0,1].") from error
 
 
-def _explain(path: Path, error: ValidationError) -> str:
+def _explain(path: Path | str, error: ValidationError) -> str:
     """The first fault in one sentence, with the keys that are known there."""
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"]) or "settings"

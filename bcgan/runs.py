@@ -36,6 +36,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Every array of an .npz file; none of them may hold code."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as saved:
+        return dict(saved)
+
+
 def key_of(stage: str, settings: dict[str, Any], inputs: dict[str, str]) -> str:
     """What a stage's outputs depend on, as one hash: its settings, its inputs' hashes, bcgan's version."""
     parts = {"stage": stage, "settings": settings, "inputs": inputs, "version": __version__}

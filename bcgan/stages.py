@@ -8,7 +8,8 @@
            --classify----> a trained network a classifier and seed, training logs
            --evaluate----> probabilities, metrics with intervals, thresholds, GAN scores, probes, counterfactuals,
                            leak audit
-           --ablation----> the learning curve, hours long and run only when asked for
+           --factors-----> what each choice is worth, one changed at a time
+           --ablation----> the learning curve; hours long, as the stage before it, and run only when asked for
            --report------> figures, tables, report.html, results.json
 
 A stage reads files that the stages before it wrote, never their objects, and writes into runs/<experiment>/<stage>/;
@@ -150,6 +151,18 @@ def evaluate(experiment: Experiment, root: Path) -> None:
         translations.evaluate(experiment, patches, root, folder)
 
 
+def factors(experiment: Experiment, root: Path) -> None:
+    if not experiment.factors.levels:
+        log.info("factors: left out, factors.levels is empty")
+        return
+    from bcgan import machine
+
+    xla = machine.start(experiment)
+    from bcgan.evaluate import factors
+
+    factors.evaluate(experiment, root, root / "factors", xla)
+
+
 def ablation(experiment: Experiment, root: Path) -> None:
     from bcgan import machine
 
@@ -183,6 +196,12 @@ STAGES = (
             "classify/*.keras",
         ),
         evaluate,
+    ),
+    Stage(
+        "factors",
+        ("factors", "data", "preprocess", "classify", "evaluate", *TRAINING),
+        (*STORE, "gan/discriminator.keras", SYNTHETIC),
+        factors,
     ),
     Stage("ablation", ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING), STORE, ablation),
 )
@@ -275,8 +294,9 @@ def require(experiment: Experiment) -> tuple[Experiment, Path]:
         if not (root / name / runs.MANIFEST).exists():
             raise InputError(f"{root / name}: not finished. {again}")
         ran |= runs.read_json(root / name / runs.MANIFEST)["settings"]
-    if (root / "ablation" / runs.MANIFEST).exists():
-        ran["learning_curve"] = runs.read_json(root / "ablation" / runs.MANIFEST)["settings"]["learning_curve"]
+    for name, key in (("ablation", "learning_curve"), ("factors", "factors")):
+        if (root / name / runs.MANIFEST).exists():
+            ran[key] = runs.read_json(root / name / runs.MANIFEST)["settings"][key]
     experiment = Experiment.model_validate(ran)
     for stage in STAGES[1 : NAMES.index(LAST) + 1]:
         if why := runs.why_stale(root / stage.name, _key(stage, experiment, root)[0]):

@@ -1,6 +1,7 @@
 """Training of one classifier: the best epoch by validation AUC of the averaged weights is what is kept."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,11 @@ from bcgan.experiment import Classifier, Classify
 from bcgan.models import weights
 
 SCORE_BATCH = 256
+OPTIMIZERS = {
+    "adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam, "nadam": keras.optimizers.Nadam,
+    "sgd": partial(keras.optimizers.SGD, momentum=0.9, nesterov=True), "rmsprop": keras.optimizers.RMSprop,
+    "lion": keras.optimizers.Lion,
+}  # fmt: skip
 STATISTICS_MOMENTUM = 0.9  # Keras's 0.99 needs hundreds of steps to leave its start, and a short training has fewer
 
 
@@ -150,7 +156,7 @@ def make_optimizer(network: keras.Model, own: Classifier, settings: Classify, ep
     schedule = keras.optimizers.schedules.CosineDecay(
         own.rate / 10, max(1, steps - warm), alpha=0.01, warmup_target=own.rate, warmup_steps=warm
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay)
+    optimizer = OPTIMIZERS[settings.optimizer](schedule, weight_decay=settings.weight_decay)
     if keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(network.trainable_variables)

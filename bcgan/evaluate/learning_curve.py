@@ -58,7 +58,7 @@ def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
             if not path.exists():
                 _run(experiment, store, held, cell, folder, path, xla)
             bar.update()
-    found = {cell: _load(folder / f"{cell.name}.npz") for cell in cells}
+    found = {cell: runs.read_arrays(folder / f"{cell.name}.npz") for cell in cells}
     patients = store.index["patient"].to_numpy()[store.rows("test")]
     summary = summarise(experiment, found, {role: side.labels for role, side in held.items()}, patients)
     rows = [{key: row[key] for key in row if key != "figures"} | row["figures"] for row in summary["cells"]]
@@ -194,8 +194,3 @@ def _extra(
             nearest = judged["distance"].to_numpy()[own_class].argsort()[: max(1, len(own_class) // 10)]
             kept[own_class[nearest]] = short = True
     return Patches(images[kept], labels[kept]), short
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as saved:
-        return dict(saved)

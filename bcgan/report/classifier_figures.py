@@ -229,6 +229,41 @@ def comparisons(run: Run) -> Drawn:
     return Drawn(figure, table, f"Against {first}", caption)
 
 
+def ablation(run: Run) -> Drawn:
+    """What each choice is worth: one factor changed at a time, the difference from the experiment as it is."""
+    rows = [
+        {"factor": one["factor"], "level": one["level"], "seeds": one["seeds"], "metric": metric, **found}
+        for one in run.factors["levels"]
+        if one["differences"]
+        for metric, found in one["differences"].items()
+    ]
+    table = pd.DataFrame(rows, columns=["factor", "level", "seeds", "metric", "value", "low", "high", "p"])
+    labels = list(dict.fromkeys(zip(table["factor"], table["level"], strict=True)))
+    kinds = ("roc_auc", "balanced_accuracy")
+    figure, grid = plt.subplots(1, len(kinds), figsize=(3.2 * len(kinds) + 2, 0.3 * len(labels) + 1.3), sharey=True)
+    for axes, metric in zip(grid, kinds, strict=True):
+        shown = table[table["metric"] == metric]
+        for place, row in enumerate(shown.itertuples()):
+            if pd.notna(row.low):
+                axes.plot([row.low, row.high], [place, place], color=CLASSIFIER_COLOURS[run.factors["network"]], lw=2)
+            axes.plot(row.value, place, "o", ms=4.5, color=CLASSIFIER_COLOURS[run.factors["network"]])
+        axes.axvline(0, color=MUTED, ls=":", lw=1)
+        axes.set_xlabel(f"Difference in {METRIC_NAMES[metric]}")
+        axes.locator_params(axis="x", nbins=5)
+    grid[0].set_yticks(range(len(labels)), [f"{factor}: {level}" for factor, level in labels])
+    grid[0].invert_yaxis()
+    sns.despine(figure)
+    base = run.factors["levels"][0]
+    caption = (
+        f"One choice changed at a time, {CLASSIFIER_NAMES[run.factors['network']]}, {run.factors['epochs']} epochs, "
+        f"{base['seeds']} seeds: difference from the experiment as it is (ROC AUC "
+        f"{describe(base['figures']['roc_auc'])}), right of the line: better. {run.said('test').capitalize()}; "
+        f"{run.experiment.evaluate.confidence:.0%} intervals by a bootstrap of the same patients for both; with "
+        f"{len(labels)} choices one in twenty looks like an effect by chance."
+    )
+    return Drawn(figure, table, "Ablation", caption)
+
+
 def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, caption: str) -> Drawn:
     test = run.probabilities[run.probabilities["role"] == "test"]
     figure, axes = plt.subplots(figsize=(4.8, 4.6))

@@ -50,6 +50,7 @@ FIGURES = {
         "decision_curve": classifier_figures.decision_curve,
         "per_patient": classifier_figures.per_patient,
         "comparisons": classifier_figures.comparisons,
+        "ablation": classifier_figures.ablation,
         "slide_maps": slide_figures.slide_maps,
     },
 }
@@ -122,6 +123,7 @@ def _figures(run: Run) -> dict[str, dict]:
     absent = set() if run.translations else {"translations", "counterfactuals"}
     absent |= set() if run.probes else {"probes"}
     absent |= set() if run.learning_curve else {"learning_curve"}
+    absent |= set() if run.factors else {"ablation"}
     absent |= set() if run.comparisons else {"comparisons"}
     absent |= set() if slide_figures.wanted(run) else {"slide_maps"}
     return {

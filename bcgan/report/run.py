@@ -40,6 +40,7 @@ class Run(NamedTuple):
     translations: dict[str, Any] | None  # classes, gap
     translated: dict[str, np.ndarray]  # real_<class> and synthetic_<class>: patch, translation, way back
     learning_curve: dict[str, Any] | None  # cells, differences
+    factors: dict[str, Any] | None  # network, epochs, levels
     manifests: dict[str, Any]
     patient_images: bool
 
@@ -83,7 +84,7 @@ class Run(NamedTuple):
 
 def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
     probabilities, measured = score.load(root / "evaluate")
-    synthetic, walks = (_arrays(root / "features" / f"{name}.npz") for name in ("synthetic", "walks"))
+    synthetic, walks = (runs.read_arrays(root / "features" / f"{name}.npz") for name in ("synthetic", "walks"))
     made, probes = root / "evaluate" / "translations.json", root / "evaluate" / "probes.json"
     properties = pd.read_csv(
         root / "features" / "properties.csv", dtype={"id": str, "patient": str}, keep_default_na=False
@@ -110,30 +111,30 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         walks,
         runs.read_json(probes) if probes.exists() else None,
         runs.read_json(made) if made.exists() else None,
-        _arrays(made.with_suffix(".npz")) if made.exists() else {},
-        _learning_curve(experiment, root),
+        runs.read_arrays(made.with_suffix(".npz")) if made.exists() else {},
+        _extra(experiment, root, "ablation", "learning_curve.json"),
+        _extra(experiment, root, "factors", "factors.json"),
         {folder.parent.name: runs.read_json(folder) for folder in root.glob(f"*/{runs.MANIFEST}")},
         patient_images,
     )
 
 
-def _learning_curve(experiment: Experiment, root: Path) -> dict[str, Any] | None:
-    """The learning curve, where one was run on these patches with these settings."""
-    path = root / "ablation" / runs.MANIFEST
-    if not path.exists():
+def _extra(experiment: Experiment, root: Path, stage: str, file: str) -> Any:
+    """What a stage that runs only when asked for has found, where it ran on these files with these settings."""
+    path = root / stage / runs.MANIFEST
+    if not path.exists() or not path.with_name(file).exists():
         return None
-    manifest, patches = runs.read_json(path), runs.read_json(root / "preprocess" / runs.MANIFEST)["outputs"]
+    manifest = runs.read_json(path)
+    current = {
+        f"{folder.parent.name}/{name}": digest
+        for folder in root.glob(f"*/{runs.MANIFEST}")
+        for name, digest in runs.read_json(folder)["outputs"].items()
+    }
     settings = experiment.model_dump(mode="json", include=set(manifest["settings"]))
-    inputs = {f"preprocess/{name}": digest for name, digest in patches.items()}
-    if settings != manifest["settings"] or not manifest["inputs"].items() <= inputs.items():
-        progress.log.warning("report: %s is of other settings or patches and is left out", path.parent)
+    if settings != manifest["settings"] or not manifest["inputs"].items() <= current.items():
+        progress.log.warning("report: %s is of other settings or files and is left out", path.parent)
         return None
-    return runs.read_json(path.with_name("learning_curve.json"))
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as saved:
-        return dict(saved)
+    return runs.read_json(path.with_name(file))
 
 
 def _logs(experiment: Experiment, folder: Path) -> pd.DataFrame:

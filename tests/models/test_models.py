@@ -44,6 +44,18 @@ def test_classifiers(name, policy, tmp_path):
     check(classifier(name, discriminator=discriminator(8)), IMAGES, (2, 1), tmp_path)
 
 
+def test_transfer_leaves_imagenets_statistics_as_they_are(tmp_path):
+    network = classifier("efficientnet_lite", pretrained=False)
+    check(network, IMAGES, (2, 1), tmp_path)
+    trained = {variable.path.rsplit("/", 1)[-1] for variable in network.trainable_variables}
+    assert trained == {"kernel", "bias"}
+    before = [np.asarray(variable) for variable in network.non_trainable_variables]
+    network(IMAGES, training=True)
+    for one, other in zip(before, network.non_trainable_variables, strict=True):
+        if keras.backend.is_float_dtype(other.dtype):  # dropout's random state moves
+            np.testing.assert_array_equal(one, other)
+
+
 def test_generator(policy, tmp_path):
     images = check(generator(16, 8), [NOISE, LABELS, GRAIN], (2, 50, 50, 3), tmp_path)
     assert images.min() >= 0

@@ -4,6 +4,8 @@ import pytest
 
 from bcgan.errors import InputError, WorkError
 from bcgan.models import weights
+from bcgan.models.classifier import classifier
+from bcgan.models.discriminator import discriminator
 
 
 def variables(seed: int, shape=(2, 3)) -> list:
@@ -45,3 +47,15 @@ def test_moving_average():
     weights.move_average(slow, fast, 0.9)
     weights.move_average(slow, fast, 0.9)
     assert float(slow[0][0]) == pytest.approx(0.19)
+
+
+def test_half_precision_keeps_the_answers_and_halves_the_file(tmp_path):
+    keras.utils.set_random_seed(0)
+    network = classifier("gan_resnet", discriminator=discriminator(8))
+    images = np.random.default_rng(0).random((4, 50, 50, 3), np.float32)
+    weights.save_model(network, tmp_path / "whole.keras")
+    weights.save_model(weights.in_float16(network), tmp_path / "half.keras")
+    assert (tmp_path / "half.keras").stat().st_size < 0.6 * (tmp_path / "whole.keras").stat().st_size
+    back = weights.in_float32(weights.load_model(tmp_path / "half.keras"))
+    assert {variable.dtype for variable in back.variables} == {"float32"}
+    np.testing.assert_allclose(back(images, training=False), network(images, training=False), atol=0.01)

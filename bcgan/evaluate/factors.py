@@ -1,0 +1,148 @@
+"""What each choice is worth: one factor changed at a time, several seeds, paired with the experiment as it is.
+
+The settings `factors.levels` name the choices, each a few keys of the experiment with other values. Every training is
+kept, so that a kill costs one; one that diverges is reported and the others are kept.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from bcgan import progress, runs
+from bcgan.classify.train import Patches, train
+from bcgan.data import batches
+from bcgan.errors import WorkError
+from bcgan.evaluate import intervals, metrics
+from bcgan.evaluate.score import probabilities
+from bcgan.experiment import Experiment, varied
+from bcgan.models import weights
+from bcgan.models.classifier import classifier
+from bcgan.preprocess import store
+
+BASELINE = "as it is"
+METRICS = ("roc_auc", "balanced_accuracy", "f1")
+
+
+class Level(NamedTuple):
+    """One choice: the factor, the level's name, and the experiment with that choice made."""
+
+    factor: str
+    name: str
+    experiment: Experiment
+
+    @property
+    def folder(self) -> str:
+        return f"{self.factor}-{self.name}".replace("/", "_").replace(" ", "_")
+
+
+def levels(experiment: Experiment) -> list[Level]:
+    """The experiment as it is, then every level of every factor.
+
+    Raises:
+        InputError: a level changes an unknown key, or gives one a value of the wrong kind.
+    """
+    found = [Level(BASELINE, "", experiment)]
+    for factor, choices in experiment.factors.levels.items():
+        for name, changes in choices.items():
+            found.append(Level(factor, name, varied(experiment, changes, f"factors.levels.{factor}.{name}")))
+    return found
+
+
+def evaluate(experiment: Experiment, root: Path, folder: Path, xla: bool) -> None:
+    """Write <level>/seed<k>.npz (probabilities of validation and test patches), then factors.json."""
+    planned = levels(experiment)
+    with progress.bar(len(planned) * len(experiment.factors.seeds), "factors", "training") as bar:
+        for level in planned:
+            for seed in experiment.factors.seeds:
+                path = folder / level.folder / f"seed{seed}.npz"
+                if not path.exists():
+                    path.parent.mkdir(exist_ok=True)
+                    try:
+                        _run(level, seed, root, path, xla)
+                    except WorkError as error:
+                        progress.log.warning("factors: %s %s is left out: %s", level.factor, level.name, error)
+                bar.update()
+    runs.write_json(folder / "factors.json", summarise(experiment, planned, folder))
+
+
+def summarise(experiment: Experiment, planned: list[Level], folder: Path) -> dict[str, Any]:
+    """{network, epochs, levels: [{factor, level, seeds, figures: {metric: {value, low, high}}, differences: {metric:
+    {value, low, high, p}}}]}; differences from the experiment as it is, on the same test patches and seeds."""
+    settings, found, baseline = experiment.evaluate, [], {}
+    for level in planned:
+        trained = {
+            seed: runs.read_arrays(path)
+            for seed in experiment.factors.seeds
+            if (path := folder / level.folder / f"seed{seed}.npz").exists()
+        }
+        if not trained:
+            continue
+        one = next(iter(trained.values()))
+        labels, patients = one["test_labels"], one["test_patients"]
+        thresholds = {
+            seed: metrics.operating_points(arrays["validation_labels"], arrays["validation"])["youden"]
+            for seed, arrays in trained.items()
+        }
+        scored = intervals.Scored({seed: arrays["test"] for seed, arrays in trained.items()}, thresholds)
+        drawn = intervals.patient_weights(patients, settings.resamples, experiment.seed)
+        resampled = intervals.resampled(labels, scored, drawn)
+        baseline = baseline or {"test": one["test_ids"], **resampled}
+        same = np.array_equal(baseline["test"], one["test_ids"])  # an audit with other settings may drop other patches
+        found.append({
+            "factor": level.factor, "level": level.name, "seeds": len(trained),
+            "figures": {
+                name: intervals.interval(resampled[name][0], resampled[name][1:], patients, settings.confidence)
+                for name in METRICS
+            },
+            "differences": {
+                name: intervals.difference(resampled[name], baseline[name], patients, settings.confidence)
+                for name in METRICS
+            } if same and level.factor != BASELINE else None,
+        })  # fmt: skip
+    return {"network": experiment.factors.network, "epochs": experiment.factors.epochs, "levels": found}
+
+
+def _run(level: Level, seed: int, root: Path, path: Path, xla: bool) -> None:
+    experiment = level.experiment
+    settings, wanted = experiment.classify, experiment.factors
+    patches = store.load(_prepared(level, root, path.parent))
+    index = patches.index
+    sides = {
+        role: Patches(patches.images[rows], index["label"].to_numpy()[rows])
+        for role in ("train", "validation", "test")
+        for rows in (patches.rows(role),)
+    }
+    own = settings.models[wanted.network].model_copy(update={"epochs": wanted.epochs})
+    made = None
+    if own.synthetic:
+        made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
+    judge = weights.load_model(root / "gan" / "discriminator.keras") if wanted.network.startswith("gan_") else None
+    keras.utils.set_random_seed(seed)
+    network = classifier(wanted.network, settings.crop or experiment.data.size, judge, own.shortcut)
+    model = path.with_suffix(".keras")
+    train(network, sides["train"], made, sides["validation"], settings, own, seed, model, xla)
+    best, found = weights.load_model(model), {}
+    for role in ("validation", "test"):
+        images = batches.central(sides[role].images, settings.crop)
+        found |= {role: probabilities(best, images, experiment.evaluate.views), f"{role}_labels": sides[role].labels}
+    rows = index.iloc[patches.rows("test")]
+    found |= {"test_patients": rows["patient"].to_numpy(str), "test_ids": rows["id"].to_numpy(str)}
+    part = path.with_name(f"{path.stem}.part.npz")
+    np.savez_compressed(part, **found)
+    part.replace(path)
+    model.unlink()
+
+
+def _prepared(level: Level, root: Path, folder: Path) -> Path:
+    """The store of a level: the run's own, or one made for it where the level prepares patches otherwise."""
+    own = runs.read_json(root / "preprocess" / runs.MANIFEST)["settings"]
+    asked = level.experiment.model_dump(mode="json", include={"data", "preprocess", "seed"})
+    if asked == own:
+        return root / "preprocess"
+    place = folder / "preprocess"
+    if not (place / "split.json").exists():
+        place.mkdir(exist_ok=True)
+        store.build(level.experiment, place)
+    return place

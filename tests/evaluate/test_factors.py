@@ -1,0 +1,75 @@
+import json
+import shutil
+
+import pytest
+
+from bcgan import cli, experiment
+from bcgan.errors import InputError
+from bcgan.evaluate import factors
+
+LEVELS = {
+    "loss": {"focal": {"classify.loss": "focal"}},
+    "CLAHE": {"on": {"preprocess.clahe": True}},
+    "network": {"GAN alone": {"factors.network": "gan_only"}},
+}
+
+
+def with_levels(levels, *more):
+    return experiment.load("phantom", (f"factors.levels={json.dumps(levels)}", *more))
+
+
+def test_levels_change_what_they_name_and_nothing_else():
+    planned = factors.levels(with_levels(LEVELS))
+    assert [(level.factor, level.name) for level in planned] == [
+        (factors.BASELINE, ""), ("loss", "focal"), ("CLAHE", "on"), ("network", "GAN alone"),
+    ]  # fmt: skip
+    base = planned[0].experiment
+    assert [experiment.differences(base, level.experiment) for level in planned] == [
+        [], ['classify.loss="focal"'], ["preprocess.clahe=true"], ['factors.network="gan_only"'],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classify.lost": "focal"}, r"loss\.focal: no setting classify\.lost"),
+        ({"classify.loss": "fo"}, r"focal.*'fo'"),
+    ],
+)
+def test_an_unknown_level_is_named(changes, words):
+    with pytest.raises(InputError, match=words):
+        factors.levels(with_levels({"loss": {"focal": changes}}))
+
+
+def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypatch, capsys):
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    monkeypatch.chdir(work)
+    more = ["--set", "factors={network: gan_resnet, epochs: 1, seeds: [0], levels: " + json.dumps(LEVELS) + "}"]
+    monkeypatch.setattr(factors, "train", broken_once(factors.train))
+    arguments = ["run", "tiny.yaml", *more, "--until", "factors"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    found = json.loads((work / "runs/tiny/factors/factors.json").read_text())
+    # The one that diverged is named and left out; the others are kept.
+    assert [(one["factor"], one["level"]) for one in found["levels"]] == [
+        (factors.BASELINE, ""), ("CLAHE", "on"), ("network", "GAN alone"),
+    ]  # fmt: skip
+    assert "loss focal is left out: it diverged" in capsys.readouterr().err
+    assert found["levels"][0]["differences"] is None
+    assert set(found["levels"][1]["differences"]["roc_auc"]) == {"value", "low", "high", "p"}
+    assert not (work / "runs/tiny/factors/loss-focal/preprocess").exists()
+    assert (work / "runs/tiny/factors/CLAHE-on/preprocess/patches.npy").exists()
+    assert (work / "runs/tiny/factors/network-GAN_alone/seed0.npz").exists()
+
+
+def broken_once(train):
+    from bcgan.errors import WorkError
+
+    def run(network, real, made, validation, settings, *rest):
+        if settings.loss == "focal":
+            raise WorkError("it diverged")
+        return train(network, real, made, validation, settings, *rest)
+
+    return run
