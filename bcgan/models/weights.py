@@ -83,7 +83,8 @@ def in_float32(model: keras.Model) -> keras.Model:
 
 def _of_type(model: keras.Model, dtype: str) -> keras.Model:
     def typed(layer):
-        return layer.__class__.from_config(layer.get_config() | {"dtype": dtype})
+        config = layer.get_config()
+        return layer.__class__.from_config(config | {"dtype": dtype} if "dtype" in config else config)
 
     copy = keras.models.clone_model(model, clone_function=typed, recursive=True)
     copy.set_weights(model.get_weights())
