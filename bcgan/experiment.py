@@ -148,6 +148,7 @@ class Evaluate(Settings):
     resamples: int = Field(1000, ge=10)
     confidence: float = Field(0.95, gt=0, lt=1)
     probes: tuple[Seed, ...] = (0, 1, 2)  # draws of the linear probes' training patients; empty: no probes
+    explanations: int = Field(96, ge=0)  # test patches whose decision is explained, at most; 0: none
     gan_samples: int = Field(1000, ge=20)  # real and synthetic patches compared, half of each class
 
 

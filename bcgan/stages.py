@@ -137,7 +137,7 @@ def evaluate(experiment: Experiment, root: Path) -> None:
     from bcgan import machine
 
     xla = machine.start(experiment)
-    from bcgan.evaluate import probes, score, synthetic, translations
+    from bcgan.evaluate import explanations, probes, score, synthetic, translations
     from bcgan.preprocess import store
 
     patches, folder = store.load(root / "preprocess"), root / "evaluate"
@@ -145,6 +145,8 @@ def evaluate(experiment: Experiment, root: Path) -> None:
     synthetic.log_scores(found)
     runs.write_json(folder / "gan_scores.json", found)
     score.evaluate(experiment, patches, root, folder)
+    if experiment.evaluate.explanations:
+        explanations.evaluate(experiment, patches, root, folder)
     if experiment.evaluate.probes:
         probes.evaluate(experiment, patches, root, folder)
     if experiment.translate.steps:

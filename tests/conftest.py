@@ -27,7 +27,7 @@ classify:
   models:
     gan_resnet: {{epochs: 2, synthetic: 0.25}}
     gan_only: {{epochs: 1}}
-evaluate: {{views: 2, resamples: 50, gan_samples: 20, probes: [0, 1]}}
+evaluate: {{views: 2, resamples: 50, gan_samples: 20, probes: [0, 1], explanations: 6}}
 precision: float32
 """
 

@@ -11,7 +11,7 @@ import bcgan
 
 ROOT = Path(bcgan.__file__).parent
 # A package may import from those after it, and from itself.
-ORDER = ("cli", "stages", "report", "predict", "evaluate", "classify", "gan", "models", "preprocess", "data")
+ORDER = ("cli", "stages", "report", "predict", "evaluate", "explain", "classify", "gan", "models", "preprocess", "data")
 SHARED = ("errors", "experiment", "progress", "machine", "runs", "bench")
 
 

@@ -14,7 +14,16 @@ from bcgan import progress, runs
 from bcgan.errors import InputError
 from bcgan.evaluate.score import describe
 from bcgan.experiment import Experiment
-from bcgan.report import classifier_figures, data_figures, gan_figures, slide_figures, style, synthesis_figures, tables
+from bcgan.report import (
+    classifier_figures,
+    data_figures,
+    explanation_figures,
+    gan_figures,
+    slide_figures,
+    style,
+    synthesis_figures,
+    tables,
+)
 from bcgan.report.results import collect
 from bcgan.report.run import Run, read
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
@@ -52,6 +61,8 @@ FIGURES = {
         "comparisons": classifier_figures.comparisons,
         "ablation": classifier_figures.ablation,
         "slide_maps": slide_figures.slide_maps,
+        "explanations": explanation_figures.explanations,
+        "explanation_tests": explanation_figures.tests,
     },
 }
 INTERVAL = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")  # must not break inside
@@ -123,6 +134,7 @@ def _figures(run: Run) -> dict[str, dict]:
     absent = set() if run.translations else {"translations", "counterfactuals"}
     absent |= set() if run.probes else {"probes"}
     absent |= set() if run.learning_curve else {"learning_curve"}
+    absent |= set() if run.explanations else {"explanations", "explanation_tests"}
     absent |= set() if run.factors else {"ablation"}
     absent |= set() if run.comparisons else {"comparisons"}
     absent |= set() if slide_figures.wanted(run) else {"slide_maps"}

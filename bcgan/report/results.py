@@ -31,6 +31,7 @@ def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
         "comparisons": run.comparisons,
         "inflation": run.inflation,
         "probes": run.probes,
+        "explanations": run.explanations,
         "translations": run.translations,
         "learning_curve": run.learning_curve,
         "ablation": run.factors,

@@ -37,6 +37,8 @@ class Run(NamedTuple):
     steering: pd.DataFrame  # class, attribute, asked, measured, unasked
     walks: dict[str, np.ndarray]  # walk, sweep, asked
     probes: dict[str, Any] | None
+    explanations: dict[str, Any] | None  # classifier, seed, patches, and each method's tests
+    explained: dict[str, np.ndarray]  # real_<what> and synthetic_<what>: images, probability, a map a method
     translations: dict[str, Any] | None  # classes, gap
     translated: dict[str, np.ndarray]  # real_<class> and synthetic_<class>: patch, translation, way back
     learning_curve: dict[str, Any] | None  # cells, differences
@@ -86,6 +88,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
     probabilities, measured = score.load(root / "evaluate")
     synthetic, walks = (runs.read_arrays(root / "features" / f"{name}.npz") for name in ("synthetic", "walks"))
     made, probes = root / "evaluate" / "translations.json", root / "evaluate" / "probes.json"
+    explained = root / "evaluate" / "explanations.json"
     properties = pd.read_csv(
         root / "features" / "properties.csv", dtype={"id": str, "patient": str}, keep_default_na=False
     )
@@ -110,6 +113,8 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         pd.read_csv(root / "features" / "steering.csv"),
         walks,
         runs.read_json(probes) if probes.exists() else None,
+        runs.read_json(explained) if explained.exists() else None,
+        runs.read_arrays(explained.with_suffix(".npz")) if explained.exists() else {},
         runs.read_json(made) if made.exists() else None,
         runs.read_arrays(made.with_suffix(".npz")) if made.exists() else {},
         _extra(experiment, root, "ablation", "learning_curve.json"),

@@ -14,9 +14,10 @@ FIGURES = (
     "fig01_examples", "fig07_count_plot", "fig08_image_properties", "fig09_density", "fig10_accuracy_loss",
     "fig11_convergence", "gan_samples", "gan_evolution", "gan_scores", "confusion_matrix", "roc",
     "precision_recall", "reliability", "per_patient", "latent_walk", "attribute_sweep", "steering", "translations",
-    "counterfactuals", "probes",
+    "counterfactuals", "probes", "decision_curve", "comparisons", "slide_maps", "explanations", "explanation_tests",
 )  # fmt: skip
-TABLES = ("table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "selection")
+TABLES = ("table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "selection", "comparisons_summary",
+          "operating_points", "inflation")  # fmt: skip
 
 
 def render(folder, *options):
@@ -64,6 +65,7 @@ def test_results_hold_the_contracts_keys_and_invent_nothing(report):
     for name in ("gan_resnet", "gan_only"):
         for metric in metrics.NAMES:
             assert set(results["classifiers"][name]["test"][metric]) == {"value", "low", "high", "seeds"}
+        assert set(results["classifiers"][name]["calibration"]["0"]) == {"temperature", "shift"}
     for name in GAN_SCORES:
         assert set(results["gan"][name]) >= {"value", "floor", "ceiling", "samples"}
     assert results["gan"]["tstr_roc_auc"]["samples"] == 20

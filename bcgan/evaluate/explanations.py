@@ -1,0 +1,153 @@
+"""Are the explanations right? Deletion and insertion on held-out patches; on procedural tissue, the known nuclei.
+
+A map that ranks pixels well destroys the decision fast when its first pixels are wiped out, and rebuilds it fast when
+they alone are shown (Petsiuk et al. 2018). Where the truth is known, the pixels that speak most for malignancy should
+lie on what makes the class: the malignant nuclei. A map of noise, and the same methods on an untrained network, say
+what chance gives.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from bcgan import runs
+from bcgan.data.builders import CLASSES
+from bcgan.data.histology_phantom.drawing import patient_style
+from bcgan.data.histology_phantom.tissue import render_patch
+from bcgan.evaluate import intervals
+from bcgan.evaluate.score import probabilities
+from bcgan.experiment import Experiment
+from bcgan.explain import saliency
+from bcgan.models import weights
+from bcgan.models.classifier import classifier
+from bcgan.preprocess.store import Store, load_synthetic
+
+CHANCE = "random"
+LEVELS = np.linspace(0, 1, 11)  # shares of the pixels wiped out or shown
+TOP = 0.05  # share of the pixels that speak most for malignancy
+SHOWN = 4  # patches a class for the figure
+TRUTHS = 96  # phantom patches whose nuclei are known
+
+
+def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
+    """Write explanations.json ({method: {deletion, insertion, pointing, pointing_untrained}}) and explanations.npz (for
+    the figure: real_ and synthetic_ patches, uint8, and a map a method) of the first classifier's first seed."""
+    name, seed = next(iter(experiment.classify.models)), experiment.classify.seeds[0]
+    network = weights.load_model(root / "classify" / f"{name}-seed{seed}.keras")
+    rng = np.random.default_rng(experiment.seed)
+    rows = rng.permutation(store.rows("test"))[: experiment.evaluate.explanations]
+    images = store.images[rows].astype(np.float32) / 255
+    patients = store.index["patient"].to_numpy()[rows]
+    methods = _methods(network)
+    maps = {method: explain(network, images) for method, explain in methods.items()}
+    maps[CHANCE] = rng.random(images.shape[:3]).astype(np.float32)
+    found = {method: _curves(network, images, one, patients, experiment) for method, one in maps.items()}
+    if experiment.data.name == "histology_phantom":
+        untrained = classifier(name, images.shape[1], _judge(root, name))
+        for kind, tested in (("pointing", network), ("pointing_untrained", untrained)):
+            for method, one in pointing(tested, methods, images.shape[1], experiment).items():
+                found[method][kind] = one
+    runs.write_json(folder / "explanations.json", {"classifier": name, "seed": seed, "patches": len(rows), **found})
+    np.savez_compressed(folder / "explanations.npz", **_examples(experiment, store, root, network, methods))
+
+
+def deletion(run, images: np.ndarray, maps: np.ndarray, insert: bool = False) -> np.ndarray:
+    """Mean probability of the class that was called, over LEVELS of pixels replaced by the mean colour, those that
+    speak most for the call first; or, with `insert`, of pixels shown on the mean colour. float, (n,)."""
+    whole = run(images)
+    signed = maps * np.where(whole > 0, 1, -1)[:, None, None]
+    ranks = signed.reshape(len(maps), -1).argsort(1)[:, ::-1].argsort(1).reshape(maps.shape)
+    mean, curve = images.mean((1, 2), keepdims=True), []
+    for level in LEVELS:
+        first = (ranks < level * maps[0].size)[..., None]
+        changed = run(np.where(first != insert, mean, images).astype(np.float32))
+        curve.append(1 / (1 + np.exp(-np.where(whole > 0, changed, -changed))))
+    return np.trapezoid(curve, LEVELS, axis=0)
+
+
+def pointing(
+    network: keras.Model, methods: dict, size: int, experiment: Experiment
+) -> dict[str, dict[str, float | None]]:
+    """{method: share of the TOP pixels that lie on malignant nuclei, less the share of all pixels that do}, on phantom
+    patches of patients that no split has; 0 is chance."""
+    images, masks, patients = truths(TRUTHS, size, experiment.seed)
+    found = {}
+    for method, explain in methods.items():
+        maps = explain(network, images).reshape(len(images), -1)
+        count = max(1, round(TOP * maps.shape[1]))
+        top = np.argsort(maps, axis=1)[:, -count:]
+        flat = masks.reshape(len(images), -1)
+        gain = np.take_along_axis(flat, top, 1).mean(1) - flat.mean(1)
+        found[method] = _mean(gain, patients, experiment)
+    return found
+
+
+def truths(number: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Malignant phantom patches, float32 in [0, 1]; where their malignant nuclei lie, bool; and their patients."""
+    images, masks, patients = [], [], []
+    ys, xs = np.mgrid[:size, :size]
+    for patient in range(-(-number // 4)):
+        rng = np.random.default_rng((seed, 1_000_003, patient))
+        style = patient_style(rng)
+        for _ in range(4):
+            patch = render_patch(style, CLASSES.index("malignant"), rng, size)
+            x, y, radius, malignant = patch.nuclei.T[:, :, None, None]
+            inside = ((xs - x) ** 2 + (ys - y) ** 2 <= radius**2) & (malignant > 0.5)
+            images.append(patch.image.astype(np.float32) / 255)
+            masks.append(inside.any(0))
+            patients.append(patient)
+    return np.stack(images)[:number], np.stack(masks)[:number], np.array(patients)[:number]
+
+
+def _methods(network: keras.Model) -> dict:
+    """Those that the network allows: Grad-CAM needs a map."""
+    found = dict(saliency.METHODS)
+    try:
+        saliency.grad_cam(network, np.zeros((1, *network.input_shape[1:]), np.float32))
+    except ValueError:
+        del found["grad_cam"]
+    return found
+
+
+def _curves(network, images, maps, patients, experiment: Experiment) -> dict[str, Any]:
+    run = saliency.logits(network)
+    return {
+        "deletion": _mean(deletion(run, images, maps), patients, experiment),
+        "insertion": _mean(deletion(run, images, maps, insert=True), patients, experiment),
+    }
+
+
+def _mean(values: np.ndarray, patients: np.ndarray, experiment: Experiment) -> dict[str, float | None]:
+    """{value, low, high} of the mean over patches, by patient bootstrap."""
+    settings = experiment.evaluate
+    drawn = intervals.patient_weights(patients, settings.resamples, experiment.seed)
+    return intervals.interval(values.mean(), drawn @ values / drawn.sum(1), patients, settings.confidence)
+
+
+def _judge(root: Path, name: str) -> keras.Model | None:
+    return weights.load_model(root / "gan" / "discriminator.keras") if name.startswith("gan_") else None
+
+
+def _examples(experiment: Experiment, store: Store, root: Path, network, methods: dict) -> dict[str, np.ndarray]:
+    """Real test patches, right and wrong calls of each class first, and synthetic ones, with their maps."""
+    rows = store.rows("test")
+    labels = store.index["label"].to_numpy()[rows]
+    score = probabilities(network, store.images[rows], 1)
+    chosen = []
+    for label in (0, 1):
+        own = rows[labels == label]
+        surest = own[np.argsort(np.abs(score[labels == label] - (1 - label)))]  # the worst call last
+        chosen += [*surest[-SHOWN // 2 :][::-1], *surest[: SHOWN - SHOWN // 2]][:SHOWN]
+    made, made_labels = load_synthetic(root / "features", experiment.data.size, selected=False)
+    fake = np.concatenate([np.flatnonzero(made_labels == label)[:SHOWN] for label in (0, 1)])
+    found = {}
+    for kind, images in (("real", store.images[np.array(chosen)]), ("synthetic", made[fake])):
+        found[f"{kind}_images"] = images
+        found[f"{kind}_probability"] = probabilities(network, images, 1)
+        for method, explain in methods.items():
+            found[f"{kind}_{method}"] = explain(network, images.astype(np.float32) / 255)
+    found["real_id"] = store.index["id"].to_numpy(str)[np.array(chosen)]
+    found["labels"] = np.repeat([0, 1], SHOWN)
+    return found

@@ -1,0 +1,95 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from bcgan import experiment
+from bcgan.evaluate import explanations
+from bcgan.explain import saliency
+from bcgan.models.classifier import classifier
+from bcgan.models.discriminator import discriminator
+from bcgan.predict.export import join
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.uniform(0.2, 0.8, (4, 50, 50, 3)).astype(np.float32)
+
+
+def redness(place: slice) -> keras.Model:
+    """A linear 'classifier' whose logit is the redness of one corner, through maps that Grad-CAM can take."""
+    image = keras.Input((50, 50, 3))
+    weights = np.zeros((1, 1, 3, 16), np.float32)
+    weights[0, 0, 0] = 1
+    x = layers.Conv2D(16, 1, use_bias=False, name="maps")(image)
+    corner = x[:, place, place, :]
+    logit = layers.Dense(1, use_bias=False, name="logit")(layers.GlobalAveragePooling2D()(corner))
+    network = keras.Model(image, logit)
+    network.get_layer("maps").set_weights([weights])
+    network.get_layer("logit").set_weights([np.full((16, 1), 10, np.float32)])
+    return network
+
+
+@pytest.mark.parametrize("method", saliency.METHODS)
+def test_the_evidence_is_found_where_it_lies(method):
+    images = IMAGES.copy()
+    images[:, 5:10, 5:10, 0] = 1.0  # red speaks for it, more than the patch's mean and than white glass
+    images[:, :20, :20, 1:] = 0.0
+    maps = np.abs(saliency.METHODS[method](redness(slice(0, 20)), images))
+    assert maps.shape == (4, 50, 50)
+    share = maps[:, :20, :20].sum((1, 2)) / maps.sum((1, 2))
+    assert (share > {"grad_cam": 0.1}.get(method, 0.75)).all()  # Grad-CAM's weights have no place
+
+
+def test_integrated_gradients_add_up_to_the_logit():
+    network = redness(slice(0, 20))
+    run = saliency.logits(network)
+    maps = saliency.integrated_gradients(network, IMAGES)
+    np.testing.assert_allclose(maps.sum((1, 2)), run(IMAGES) - run(np.ones_like(IMAGES)), rtol=1e-3)
+
+
+def test_occlusion_of_what_does_not_matter_is_nothing():
+    maps = saliency.occlusion(redness(slice(0, 10)), IMAGES)
+    assert np.abs(maps[:, 25:, 25:]).max() < 1e-5
+    assert np.abs(maps[:, :10, :10]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["gan_resnet", "cnn"])
+def test_grad_cam_reaches_into_networks_within_networks(name):
+    network = classifier(name, discriminator=discriminator(8))
+    assert saliency.grad_cam(network, IMAGES).shape == (4, 50, 50)
+
+
+def test_joined_networks_share_a_map():
+    members = [classifier("cnn"), classifier("resnet_table1")]
+    expected = np.mean([saliency.grad_cam(member, IMAGES) for member in members], axis=0)
+    np.testing.assert_allclose(saliency.grad_cam(join(members), IMAGES), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_has_no_map_is_named():
+    with pytest.raises(ValueError, match="gan_only"):
+        saliency.grad_cam(classifier("gan_only", discriminator=discriminator(8)), IMAGES)
+
+
+def test_a_good_map_deletes_faster_and_inserts_faster_than_its_opposite():
+    network = redness(slice(0, 20))
+    images = IMAGES.copy()
+    images[:, :20, :20, 0] = 1.0
+    run, good = saliency.logits(network), np.zeros((4, 50, 50), np.float32)
+    good[:, :20, :20] = 1
+    centred = lambda x: run(x) / 20 - 6.5  # noqa: E731, so that the decision turns on the way
+    assert (explanations.deletion(centred, images, good) < explanations.deletion(centred, images, -good)).all()
+    inserted = [explanations.deletion(centred, images, one, insert=True) for one in (good, -good)]
+    assert (inserted[0] > inserted[1]).all()
+
+
+def test_a_map_that_knows_the_nuclei_points_and_noise_does_not():
+    settings = experiment.load("phantom", ("evaluate.resamples=100",))
+    images, masks, _ = explanations.truths(explanations.TRUTHS, 50, settings.seed)
+    assert 0.02 < masks.mean() < 0.6
+    assert images[masks].mean() < images[~masks].mean()  # nuclei are dark
+    methods = {
+        "knows": lambda network, images: masks.astype(np.float32),
+        "noise": lambda network, images: RNG.random(images.shape[:3]),
+    }
+    found = explanations.pointing(None, methods, 50, settings)
+    assert found["knows"]["low"] > 0.3
+    assert abs(found["noise"]["value"]) < 0.03
