@@ -76,6 +76,23 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
 
 
 @cli.command()
+@click.argument("names", nargs=-1, required=True, metavar="EXPERIMENT EXPERIMENT...")
+@click.option("--out", type=click.Path(file_okay=False), default="reports/comparison", show_default=True)
+def compare(names: tuple[str, ...], out: str) -> None:
+    """Put the numbers of several rendered reports on one page, and their differences from the first."""
+    if len(names) < 2:
+        raise InputError(f"{names[0]}: one report has nothing to be compared with. Name two or more.")
+    from pathlib import Path
+
+    from bcgan import machine
+
+    machine.prepare_environment()
+    from bcgan.report.compare import render
+
+    click.echo(render(list(names), Path(out)))
+
+
+@cli.command()
 @click.argument("run", required=False, metavar="[EXPERIMENT]")
 @click.option("--label", type=click.Choice(["benign", "malignant"]), required=True, help="The class to make.")
 @click.option("--number", type=click.IntRange(1), default=64, show_default=True, help="How many patches.")
@@ -137,21 +154,49 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
 
 
 @cli.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
+@click.option("--out", type=click.Path(file_okay=False), default="explanations", show_default=True, help="A folder.")
+def explain(images, model, out: str) -> None:
+    """Draw where in each of IMAGES, patches, the evidence for its call lies, by three methods."""
+    from pathlib import Path
+
+    from bcgan import machine, progress
+
+    machine.prepare_environment()
+    progress.start_log(None)
+    from bcgan.predict import images as inputs
+    from bcgan.predict.maps import write_explanation
+    from bcgan.predict.model import load
+
+    paths, judge = inputs.find(images, sys.stdin if "-" in images else ()), load(model)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    with progress.bar(len(paths), "explain", "patch") as bar:
+        for number, path in enumerate(paths):
+            target = Path(out, f"{number:04d}-{path.stem}.png")
+            write_explanation(target, path, inputs.read_patch(path, judge.card.size), judge)
+            bar.update()
+    click.echo(out)
+
+
+@cli.command()
 @experiment_options
 @click.option("--out", type=click.Path(file_okay=False), help="Folder to write; models/EXPERIMENT by default.")
-def export(name: str, data_dir: str | None, overrides: tuple[str, ...], out: str | None) -> None:
+@click.option("--everyone", is_flag=True, help="Train once more, on the patients of every role, and write that.")
+def export(name: str, data_dir: str | None, overrides: tuple[str, ...], out: str | None, everyone: bool) -> None:
     """Write the classifier of a finished run as a folder for `bcgan predict --model`."""
     settings = experiment.load(name, overrides, data_dir)
     from pathlib import Path
 
-    from bcgan import machine
+    from bcgan import machine, progress
 
     machine.prepare_environment()
+    progress.start_log(None)
     ran, root = stages.require(settings)
     from bcgan.predict.export import export as write
 
     place = Path(out or f"models/{ran.name}")
-    write(ran, root, place)
+    write(ran, root, place, everyone)
     click.echo(place)
 
 

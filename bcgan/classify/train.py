@@ -37,7 +37,7 @@ def train(
     network: keras.Model,
     real: Patches,
     synthetic: Patches | None,
-    validation: Patches,
+    validation: Patches | None,
     settings: Classify,
     own: Classifier,
     seed: int,
@@ -53,6 +53,7 @@ def train(
     Args:
         network: keras.Model. As `bcgan.models.classifier` builds it.
         synthetic: Patches. Joins every batch by `own.synthetic`; None: real patches alone.
+        validation: Patches. Choose the epoch; None: the last one is kept.
         own: Classifier. This network's own settings.
         epoch_steps: int. Steps of an epoch; None: as many as see every real patch once.
         augment: bool. Whether real and synthetic patches are turned, mirrored and their colours jittered.
@@ -102,9 +103,9 @@ def train(
                     f"classify: {path.stem}: the loss is no number any more in epoch {epoch + 1}. "
                     f"Lower classify.models.*.rate ({own.rate}), or set precision=float32."
                 )
-            line = _validate(score, validation, settings)
-            if line["validation_roc_auc"] > float(best_auc):
-                best_auc.assign(line["validation_roc_auc"])
+            line = _validate(score, validation, settings) if validation else {}
+            if (area := line.get("validation_roc_auc", epoch)) > float(best_auc):
+                best_auc.assign(area)
                 for kept, variable in zip(best, average.variables, strict=True):
                     kept.assign(variable)
             mean_loss, accuracy = np.mean(values, 0)
@@ -112,7 +113,8 @@ def train(
             line = {"loss": mean_loss, "accuracy": accuracy, **line, "seconds": seconds}
             progress.write_line(log_path, epoch=epoch, **line)
             weights.save(checkpoint, epoch + 1, groups)
-            bar.set_postfix(AUC=f"{line['validation_roc_auc']:.3f}", refresh=False)
+            if validation:
+                bar.set_postfix(AUC=f"{area:.3f}", refresh=False)
     for kept, variable in zip(best, average.variables, strict=True):
         variable.assign(kept)
     weights.save_model(average, path)

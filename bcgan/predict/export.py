@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pandas as pd
 
-from bcgan import data, runs
+from bcgan import data, machine, runs
 from bcgan.classify import calibration, context
-from bcgan.classify.train import scorer
+from bcgan.classify.train import Patches, scorer, train
 from bcgan.data import batches
 from bcgan.data.builders import CLASSES
 from bcgan.errors import InputError
@@ -16,6 +16,7 @@ from bcgan.evaluate import derived, metrics
 from bcgan.experiment import Experiment
 from bcgan.gan import selection
 from bcgan.models import weights
+from bcgan.models.classifier import classifier
 from bcgan.predict.model import CARD, FILES, Card, Model
 from bcgan.preprocess import store
 
@@ -26,12 +27,17 @@ VIEWS = 8
 FIGURES = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "ece")
 
 
-def export(experiment: Experiment, root: Path, out: Path) -> Card:
+def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False) -> Card:
     """Write the networks, joined into one and in half precision, and the card.
 
     One training of each member of `evaluate.ensemble` (of the first classifier where there is none) is taken: the one
     with the best validation ROC AUC. Calibration, thresholds, neighbours' weights and the limit of what is known come
     from the validation patients, by the exported network itself; its figures are those of the held-out patients.
+
+    Args:
+        everyone: bool. Train the members anew, on the patients of every role and for as many epochs, once the figures
+            are final; calibration, thresholds and figures stay those of the networks that have not seen the held-out
+            patients. A kill costs the epoch; the networks wait in runs/<experiment>/export.
 
     Raises:
         InputError: the folder holds something else.
@@ -45,11 +51,17 @@ def export(experiment: Experiment, root: Path, out: Path) -> Card:
     )
     chosen = {name: _best(table, name) for name in members}
     networks = [weights.load_model(root / "classify" / f"{derived.column(*one)}.keras") for one in chosen.items()]
-    weights.save_model(weights.in_float16(join(networks)), out / "classifier.keras")
+    final = out / "classifier.keras"
+    weights.save_model(weights.in_float16(join(networks)), final)
     for name in FILES[1:]:
         (out / name).write_bytes((root / "features" / name).read_bytes())
     digests = {name: runs.hash_file(out / name) for name in FILES}
     card = _card(experiment, root, out, chosen, digests)
+    if everyone:
+        networks, count = _on_everyone(experiment, root, chosen)
+        weights.save_model(weights.in_float16(join(networks)), final)
+        digests |= {"classifier.keras": runs.hash_file(final)}
+        card = card.model_copy(update={"sha256": digests, "trained": card.trained | count})
     (out / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
     return card
 
@@ -62,6 +74,28 @@ def join(networks: list[keras.Model]) -> keras.Model:
     logits = [network(image) for network in networks]
     logit = keras.layers.Average(dtype="float32", name="logit")(logits) if len(logits) > 1 else logits[0]
     return keras.Model(image, logit, name="classifier")
+
+
+def _on_everyone(
+    experiment: Experiment, root: Path, chosen: dict[str, int]
+) -> tuple[list[keras.Model], dict[str, int | str]]:
+    """The members trained on the patients of every role, and how many those are."""
+    xla = machine.start(experiment)
+    patches, settings, folder = store.load(root / "preprocess"), experiment.classify, root / "export"
+    folder.mkdir(exist_ok=True)
+    real = Patches(patches.images, patches.index["label"].to_numpy())
+    networks = []
+    for name, seed in chosen.items():
+        path, own = folder / f"{derived.column(name, seed)}.keras", settings.models[name]
+        if not path.exists():
+            keras.utils.set_random_seed(seed)
+            judge = weights.load_model(root / "gan" / "discriminator.keras") if name.startswith("gan_") else None
+            network = classifier(name, settings.crop or experiment.data.size, judge, own.shortcut)
+            made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
+            train(network, real, made if own.synthetic else None, None, settings, own, seed, path, xla)
+        networks.append(weights.load_model(path))
+    count = {"patients": int(patches.index["patient"].nunique()), "patches": len(patches.index)}
+    return networks, count | {"calibrated": "on networks that had not seen the held-out patients"}
 
 
 def _best(table: pd.DataFrame, name: str) -> int:

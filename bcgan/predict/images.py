@@ -83,6 +83,24 @@ def read(path: Path, size: int, scale: float) -> Tiles:
     return Tiles(tiles[tissue], places[tissue], scale, shape, False)
 
 
+def read_patch(path: Path, size: int) -> np.ndarray:
+    """A file that is one patch; uint8, (size, size, 3).
+
+    Raises:
+        InputError: it is larger, or no readable image.
+    """
+    try:
+        tiles = read(path, size, 1.0)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{error}. Give images that can be read.") from error
+    if not tiles.whole:
+        height, width = tiles.shape
+        raise InputError(
+            f"{path} has {width}x{height} pixels, and a patch {size}x{size}. Cut it, or use bcgan predict."
+        )
+    return tiles.patches[0]
+
+
 def _padded(image: np.ndarray, size: int) -> np.ndarray:
     """With glass below and to the right, to a multiple of the patches' side."""
     below, right = (math.ceil(side / size) * size - side for side in image.shape[:2])

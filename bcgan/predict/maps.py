@@ -1,5 +1,6 @@
-"""A heat map over the image, and the same as outlines that QuPath opens."""
+"""Pictures of a prediction: a heat map over the image, outlines that QuPath opens, and where the evidence lies."""
 
+import contextlib
 from pathlib import Path
 
 import cv2
@@ -11,11 +12,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from bcgan import runs
+from bcgan.explain import saliency
 from bcgan.predict.images import Tiles
-from bcgan.predict.model import VERDICTS, Card, Judged
+from bcgan.predict.model import VERDICTS, Card, Judged, Model
 from bcgan.preprocess import images
 
 BROADEST = 1600  # pixels of the picture's longer side
+NAMES = {"grad_cam": "Grad-CAM", "integrated_gradients": "Integrated gradients", "occlusion": "Occlusion"}
 COLOURS = matplotlib.colors.LinearSegmentedColormap.from_list("benign to malignant", ["#0072B2", "#F2F2F2", "#D55E00"])
 OPACITY = 0.45
 UNKNOWN = (0.5, 0.5, 0.5)
@@ -27,6 +30,31 @@ def write_maps(folder: Path, path: Path, tiles: Tiles, found: Judged, card: Card
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / f"{path.name}.geojson", outlines(tiles, found, card))
     _draw(folder / f"{path.name}.map.png", path, tiles, found, card)
+
+
+def write_explanation(target: Path, path: Path, patch: np.ndarray, model: Model) -> None:
+    """Draw a patch, where the evidence for its call lies by each method, and the call itself."""
+    probability, uncertainty, called, verdict = (one[0] for one in model.predict(patch[None]))
+    maps = {}
+    for name, explain in saliency.METHODS.items():
+        with contextlib.suppress(ValueError):  # a network without maps has no Grad-CAM
+            maps[name] = explain(model.network, patch[None].astype(np.float32) / 255)[0]
+    figure, row = plt.subplots(1, 1 + len(maps), figsize=(2.6 * (1 + len(maps)), 3.2), layout="constrained")
+    row[0].imshow(patch, interpolation="none")
+    call = model.card.classes[called] if VERDICTS[verdict] == "scored" else VERDICTS[verdict].replace("_", " ")
+    row[0].set_title(f"{call}: {probability:.2f} ± {uncertainty:.2f}", fontsize=10, loc="left")
+    for axes, (name, one) in zip(row[1:], maps.items(), strict=True):
+        limit = np.abs(one).max() or 1.0
+        axes.imshow(patch.mean(-1), cmap="gray", vmin=0, vmax=255)
+        axes.imshow(one, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=0.65, interpolation="none")
+        axes.set_title(NAMES[name], fontsize=10, loc="left")
+    for axes in row:
+        axes.set(xticks=[], yticks=[])
+    figure.suptitle(path.name, fontsize=10, x=0.01, ha="left")
+    row[0].set_xlabel("Research use only", fontsize=8)
+    row[-1].set_xlabel("orange speaks for malignancy, violet against", fontsize=8)
+    figure.savefig(target, dpi=150)
+    plt.close(figure)
 
 
 def outlines(tiles: Tiles, found: Judged, card: Card) -> dict:

@@ -60,6 +60,7 @@ class Model:
 
     def __init__(self, card: Card, network: keras.Model, judge: keras.Model, chosen: selection.Selector):
         self.card = card
+        self.network = network
         self._score = scorer(network)
         self._features = referee.extractor(judge)
         self._selector = chosen

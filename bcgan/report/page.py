@@ -121,7 +121,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"html": _html, "markdown": _markdown, "picture": lambda name: _picture(out, name)}
+    environment.filters |= {"html": as_html, "markdown": as_markdown, "picture": lambda name: _picture(out, name)}
     for name in ("report.html", "report.md"):
         (out / name).write_text(environment.get_template(name).render(context), "utf-8")
     shutil.rmtree(target, ignore_errors=True)
@@ -236,12 +236,14 @@ def _picture(out: Path, name: str) -> str:
     return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
-def _html(table: pd.DataFrame) -> str:
+def as_html(table: pd.DataFrame) -> str:
+    """A table with its intervals kept in one piece."""
     text = table.to_html(index=False, border=0, na_rep="", classes="numbers")
     return INTERVAL.sub(r"\1 (\2&nbsp;to&nbsp;\3)", text)
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table in pipes."""
     rows = [
         table.columns,
         ["---"] * len(table.columns),

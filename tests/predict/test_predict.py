@@ -59,6 +59,20 @@ def test_the_exported_network_says_what_the_run_said(finished, model, patches, i
     assert np.abs(said - table["id"].map(found)).max() < 0.1
 
 
+def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", "tiny.yaml", "--out", "model", "--everyone"])
+    assert stop.value.code == 0
+    before, after = models.load(exported).card, models.load("model").card
+    assert (after.trained["patients"], after.trained["patches"]) == (8, 80)
+    assert before.trained["patients"] == 4
+    assert (before.calibration, before.threshold, before.figures) == (after.calibration, after.threshold, after.figures)
+    assert before.sha256["classifier.keras"] != after.sha256["classifier.keras"]
+    assert "validation_roc_auc" not in Path(f"runs/tiny/export/{after.trained['networks'][0]}.jsonl").read_text()
+
+
 def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path):
     for name, change in (
         ("classifier.keras", lambda path: path.write_bytes(path.read_bytes() + b" ")),
@@ -155,3 +169,14 @@ def test_what_is_not_a_model_is_named(tmp_path, capsys):
     assert command(tmp_path, "--model", tmp_path) == 2
     assert command("nowhere.png", "--model", tmp_path) == 2
     assert "nowhere.png" in capsys.readouterr().err
+
+
+def test_explanations_are_drawn_and_a_slide_is_refused(exported, idc_folder, tmp_path, capsys):
+    path = images.find([str(idc_folder)])[0]
+    for arguments, code in (([path], 0), ([path, tmp_path / "slide.png"], 2)):
+        write_png(tmp_path / "slide.png", np.zeros((200, 200, 3), np.uint8))
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["explain", *map(str, arguments), "--model", str(exported), "--out", str(tmp_path / "out")])
+        assert stop.value.code == code
+    assert "slide.png has 200x200 pixels" in capsys.readouterr().err
+    assert (tmp_path / f"out/0000-{path.stem}.png").stat().st_size > 10_000

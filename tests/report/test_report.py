@@ -16,8 +16,10 @@ FIGURES = (
     "precision_recall", "reliability", "per_patient", "latent_walk", "attribute_sweep", "steering", "translations",
     "counterfactuals", "probes", "decision_curve", "comparisons", "slide_maps", "explanations", "explanation_tests",
 )  # fmt: skip
-TABLES = ("table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "selection", "comparisons_summary",
-          "operating_points", "inflation")  # fmt: skip
+TABLES = (
+    "table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "selection",
+    "comparisons_summary", "operating_points", "inflation",
+)  # fmt: skip
 
 
 def render(folder, *options):
@@ -103,6 +105,24 @@ def test_the_same_run_renders_the_same_bytes(finished, report, tmp_path, monkeyp
     render(finished, "--no-patient-images", "--out", str(tmp_path))
     for path in sorted(report.rglob("*.svg")) + sorted(report.rglob("*.csv")):
         assert (tmp_path / path.relative_to(report)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_compare_puts_reports_side_by_side(report, tmp_path, capsys):
+    other, results = tmp_path / "other", json.loads((report / "results.json").read_text())
+    other.mkdir()
+    results["classifiers"]["gan_resnet"]["test"]["roc_auc"]["value"] += 0.125
+    del results["classifiers"]["gan_only"]
+    (other / "results.json").write_text(json.dumps(results))
+    for arguments, code in (((report, other), 0), ((report, tmp_path), 2), ((report,), 2)):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["compare", *(str(place / "results.json") for place in arguments), "--out", str(tmp_path / "c")])
+        assert stop.value.code == code
+    assert "does not exist" in capsys.readouterr().err
+    rows = (tmp_path / "c/test_patients.csv").read_text().splitlines()
+    (area,) = (row for row in rows if row.startswith("GAN+ResNet (proposed): ROC AUC"))
+    assert area.endswith(",+0.125")
+    assert any("unknown" in row for row in rows if row.startswith("GAN alone"))
+    assert "research use only" in (tmp_path / "c/index.html").read_text().lower()
 
 
 def test_tables_print_the_papers_totals(capsys):
