@@ -166,7 +166,7 @@ def explain(images, model, out: str) -> None:
     machine.prepare_environment()
     progress.start_log(None)
     from bcgan.predict import images as inputs
-    from bcgan.predict.maps import write_explanation
+    from bcgan.predict.maps import draw_explanation
     from bcgan.predict.model import load
 
     paths, judge = inputs.find(images, sys.stdin if "-" in images else ()), load(model)
@@ -174,9 +174,29 @@ def explain(images, model, out: str) -> None:
     with progress.bar(len(paths), "explain", "patch") as bar:
         for number, path in enumerate(paths):
             target = Path(out, f"{number:04d}-{path.stem}.png")
-            write_explanation(target, path, inputs.read_patch(path, judge.card.size), judge)
+            draw_explanation(target, path.name, inputs.read_patch(path, judge.card.size), judge)
             bar.update()
     click.echo(out)
+
+
+@cli.command()
+@click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The loopback: only this machine can ask.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--concurrent", type=click.IntRange(1), default=2, show_default=True, help="Images judged at a time.")
+def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
+    """Open a local page, and an HTTP API, where an image is judged. Nothing that is sent is kept."""
+    from bcgan import machine
+
+    machine.prepare_environment()
+    import uvicorn
+
+    from bcgan.predict.model import load
+    from bcgan.predict.serve import make_app
+
+    app = make_app(load(model), concurrent)
+    click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
+    uvicorn.run(app, host=host, port=port, log_level="warning")
 
 
 @cli.command()

@@ -19,13 +19,13 @@ TISSUE = 0.2  # least share of tissue of a tile that is scored
 
 
 class Tiles(NamedTuple):
-    """patches: uint8, (n, size, size, 3). places: (n, 2), x and y at the model's scale. scale: the file's pixels for
-    each of those. shape: of the file, pixels. whole: the image is one patch."""
+    """patches: uint8, (n, size, size, 3). places: (n, 2), x and y at the model's scale. scale: the image's pixels for
+    each of those. image: as it was read, uint8, (height, width, 3). whole: the image is one patch."""
 
     patches: np.ndarray
     places: np.ndarray
     scale: float
-    shape: tuple[int, int]
+    image: np.ndarray
     whole: bool
 
 
@@ -58,29 +58,39 @@ def find(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Path]:
 
 
 def read(path: Path, size: int, scale: float) -> Tiles:
-    """Decode a file and cut it into patches.
-
-    Args:
-        size: int. Side of a patch, pixels at the model's scale.
-        scale: float. How many of the file's pixels make one of the model's.
+    """`cut` of a file.
 
     Raises:
         ValueError, OSError: the file is no readable image.
     """
-    image = images.decode(path.read_bytes(), str(path))
-    shape = image.shape[:2]
+    return cut(path.read_bytes(), str(path), size, scale)
+
+
+def cut(data: bytes, name: str, size: int, scale: float) -> Tiles:
+    """Decode an image and cut it into patches.
+
+    Args:
+        data: bytes. A PNG, JPEG or TIFF.
+        name: string. Of the image, for errors.
+        size: int. Side of a patch, pixels at the model's scale.
+        scale: float. How many of the image's pixels make one of the model's.
+
+    Raises:
+        ValueError: it is no readable image.
+    """
+    original = image = images.decode(data, name)
     if scale != 1:
-        width, height = (max(1, round(side / scale)) for side in (shape[1], shape[0]))
+        height, width = (max(1, round(side / scale)) for side in image.shape[:2])
         how = cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC
         image = cv2.resize(image, (width, height), interpolation=how)
     if max(image.shape[:2]) <= WHOLE * size:
-        return Tiles(images.fit(image, size, size)[None], np.zeros((1, 2), int), scale, shape, True)
+        return Tiles(images.fit(image, size, size)[None], np.zeros((1, 2), int), scale, original, True)
     padded = _padded(image, size)
     rows, columns = padded.shape[0] // size, padded.shape[1] // size
     tiles = padded.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
     places = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * size
     tissue = (tiles.min(-1) < GLASS).mean((1, 2)) >= TISSUE
-    return Tiles(tiles[tissue], places[tissue], scale, shape, False)
+    return Tiles(tiles[tissue], places[tissue], scale, original, False)
 
 
 def read_patch(path: Path, size: int) -> np.ndarray:
@@ -94,7 +104,7 @@ def read_patch(path: Path, size: int) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise InputError(f"{error}. Give images that can be read.") from error
     if not tiles.whole:
-        height, width = tiles.shape
+        height, width = tiles.image.shape[:2]
         raise InputError(
             f"{path} has {width}x{height} pixels, and a patch {size}x{size}. Cut it, or use bcgan predict."
         )

@@ -2,24 +2,22 @@
 
 import contextlib
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
 
 from bcgan import runs
 from bcgan.explain import saliency
 from bcgan.predict.images import Tiles
 from bcgan.predict.model import VERDICTS, Card, Judged, Model
-from bcgan.preprocess import images
 
 BROADEST = 1600  # pixels of the picture's longer side
 NAMES = {"grad_cam": "Grad-CAM", "integrated_gradients": "Integrated gradients", "occlusion": "Occlusion"}
-COLOURS = matplotlib.colors.LinearSegmentedColormap.from_list("benign to malignant", ["#0072B2", "#F2F2F2", "#D55E00"])
+COLOURS = LinearSegmentedColormap.from_list("benign to malignant", ["#0072B2", "#F2F2F2", "#D55E00"])
 OPACITY = 0.45
 UNKNOWN = (0.5, 0.5, 0.5)
 ROUND = np.outer([1, 10, 100, 1000, 10000], [1, 2, 5]).ravel()  # lengths that a scale bar may have, microns
@@ -29,17 +27,18 @@ def write_maps(folder: Path, path: Path, tiles: Tiles, found: Judged, card: Card
     """Write <name>.map.png and <name>.geojson into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / f"{path.name}.geojson", outlines(tiles, found, card))
-    _draw(folder / f"{path.name}.map.png", path, tiles, found, card)
+    draw_map(folder / f"{path.name}.map.png", path.name, tiles, found, card)
 
 
-def write_explanation(target: Path, path: Path, patch: np.ndarray, model: Model) -> None:
-    """Draw a patch, where the evidence for its call lies by each method, and the call itself."""
+def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, model: Model) -> None:
+    """A PNG of a patch, where the evidence for its call lies by each method, and the call itself."""
     probability, uncertainty, called, verdict = (one[0] for one in model.predict(patch[None]))
     maps = {}
     for name, explain in saliency.METHODS.items():
         with contextlib.suppress(ValueError):  # a network without maps has no Grad-CAM
             maps[name] = explain(model.network, patch[None].astype(np.float32) / 255)[0]
-    figure, row = plt.subplots(1, 1 + len(maps), figsize=(2.6 * (1 + len(maps)), 3.2), layout="constrained")
+    figure = Figure(figsize=(2.6 * (1 + len(maps)), 3.2), layout="constrained")
+    row = figure.subplots(1, 1 + len(maps))
     row[0].imshow(patch, interpolation="none")
     call = model.card.classes[called] if VERDICTS[verdict] == "scored" else VERDICTS[verdict].replace("_", " ")
     row[0].set_title(f"{call}: {probability:.2f} ± {uncertainty:.2f}", fontsize=10, loc="left")
@@ -50,11 +49,10 @@ def write_explanation(target: Path, path: Path, patch: np.ndarray, model: Model)
         axes.set_title(NAMES[name], fontsize=10, loc="left")
     for axes in row:
         axes.set(xticks=[], yticks=[])
-    figure.suptitle(path.name, fontsize=10, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     row[0].set_xlabel("Research use only", fontsize=8)
     row[-1].set_xlabel("orange speaks for malignancy, violet against", fontsize=8)
-    figure.savefig(target, dpi=150)
-    plt.close(figure)
+    figure.savefig(target, dpi=150, format="png")
 
 
 def outlines(tiles: Tiles, found: Judged, card: Card) -> dict:
@@ -79,10 +77,10 @@ def outlines(tiles: Tiles, found: Judged, card: Card) -> dict:
     return {"type": "FeatureCollection", "features": features}
 
 
-def _draw(target: Path, path: Path, tiles: Tiles, found: Judged, card: Card) -> None:
-    image = images.decode(path.read_bytes(), str(path))
-    shrunk = min(1.0, BROADEST / max(image.shape[:2]))
-    image = cv2.resize(image, None, fx=shrunk, fy=shrunk, interpolation=cv2.INTER_AREA)
+def draw_map(target: Path | BinaryIO, title: str, tiles: Tiles, found: Judged, card: Card) -> None:
+    """A PNG of the image under the probabilities of its patches, with a scale bar where the scale is known."""
+    shrunk = min(1.0, BROADEST / max(tiles.image.shape[:2]))
+    image = cv2.resize(tiles.image, None, fx=shrunk, fy=shrunk, interpolation=cv2.INTER_AREA)
     height, width = image.shape[:2]
     over = np.zeros((height, width, 4))
     for place, probability, verdict in zip(tiles.places, found.probability, found.verdict, strict=True):
@@ -90,12 +88,13 @@ def _draw(target: Path, path: Path, tiles: Tiles, found: Judged, card: Card) -> 
         right, bottom = ((place + card.size) * tiles.scale * shrunk).round().astype(int)
         colour = UNKNOWN if VERDICTS[verdict] == "out_of_distribution" else COLOURS(float(probability))[:3]
         over[top:bottom, left:right] = (*colour, OPACITY)
-    figure, axes = plt.subplots(figsize=(9, 9 * height / width * 0.85 + 0.9), layout="constrained")
+    figure = Figure(figsize=(9, 9 * height / width * 0.85 + 0.9), layout="constrained")
+    axes = figure.subplots()
     axes.imshow(image)
     axes.imshow(over)
     axes.set(xticks=[], yticks=[])
-    axes.set_title(path.name, loc="left", fontsize=10)
-    bar = figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, 1), COLOURS), ax=axes, shrink=0.6, aspect=30)
+    axes.set_title(title, loc="left", fontsize=10)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), ax=axes, shrink=0.6, aspect=30)
     bar.set_label("Probability of malignancy; grey: unlike the patches that the model knows", fontsize=8)
     bar.ax.axhline(card.threshold, color="black", lw=1)
     if card.microns_per_pixel:
@@ -104,5 +103,4 @@ def _draw(target: Path, path: Path, tiles: Tiles, found: Judged, card: Card) -> 
         axes.plot([0.03 * width, 0.03 * width + length / microns], [0.97 * height] * 2, color="black", lw=4)
         axes.text(0.03 * width, 0.955 * height, f"{length:,} µm", va="bottom", fontsize=9)
     axes.set_xlabel("Research use only", fontsize=8)
-    figure.savefig(target, dpi=150)
-    plt.close(figure)
+    figure.savefig(target, dpi=150, format="png")

@@ -12,7 +12,7 @@ from bcgan import progress
 from bcgan.data.builders import CLASSES
 from bcgan.predict.images import Tiles, read
 from bcgan.predict.maps import write_maps
-from bcgan.predict.model import VERDICTS, Model
+from bcgan.predict.model import VERDICTS, Judged, Model
 
 COLUMNS = ("path", "x", "y", "probability", "uncertainty", "label", "verdict")
 BATCH = 512  # patches scored together, of several files where they are small
@@ -53,7 +53,7 @@ def predict(
 def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | None, bar) -> Iterator[dict[str, Any]]:
     """Patches of several files wait until a batch is full; a large image is scored by itself, with its neighbours."""
     waiting: list[tuple[Path, Tiles | None]] = []
-    scale = model.card.microns_per_pixel / microns if microns and model.card.microns_per_pixel else 1.0
+    scale = scale_of(model, microns)
     for path in paths:
         bar.update()
         try:
@@ -91,8 +91,19 @@ def _large(model: Model, path: Path, tiles: Tiles, maps: Path | None) -> Iterato
     found = model.predict(tiles.patches, tiles.places)
     if maps:
         write_maps(maps, path, tiles, found, model.card)
+    yield from rows_of(path, tiles, found)
+
+
+def rows_of(path: Path, tiles: Tiles, found: Judged) -> Iterator[dict[str, Any]]:
+    """A row a patch of one image; x and y in the image's own pixels."""
     for place, *one in zip((tiles.places * tiles.scale).round().astype(int), *found, strict=True):
         yield _row(path, place, *one)
+
+
+def scale_of(model: Model, microns_per_pixel: float | None) -> float:
+    """How many pixels of an image of this resolution make one of the model's; 1 where one of the two is not known."""
+    known = model.card.microns_per_pixel
+    return known / microns_per_pixel if microns_per_pixel and known else 1.0
 
 
 def _row(path: Path, place, probability: float, uncertainty: float, called: int, verdict: int) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+import base64
+import threading
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from bcgan.predict import images, serve
+from bcgan.predict.model import Model
+from tests.conftest import write_png
+from tests.predict.test_predict import exported, model  # noqa: F401, fixtures
+
+
+@pytest.fixture(scope="module")
+def client(model: Model) -> TestClient:  # noqa: F811
+    return TestClient(serve.make_app(model, concurrent=1))
+
+
+@pytest.fixture(scope="module")
+def patch(idc_folder) -> bytes:
+    return images.find([str(idc_folder)])[0].read_bytes()
+
+
+def test_a_patch_is_judged_and_explained(client, model, patch):  # noqa: F811
+    answer = client.post("/predict", params={"name": "a.png"}, content=patch).json()
+    (row,) = answer["rows"]
+    alone = model.predict(images.cut(patch, "a", 50, 1.0).patches)
+    assert row["probability"] == pytest.approx(alone.probability[0], abs=1e-5)
+    assert row["path"] == "a.png"
+    head, _, picture = answer["picture"].partition(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert "Research use only" in answer["use"]
+
+
+def test_a_slide_is_tiled_at_the_scale_that_is_given(client, tmp_path):
+    write_png(tmp_path / "slide.png", np.random.default_rng(0).integers(90, 200, (200, 300, 3), dtype=np.uint8))
+    rows = client.post("/predict", content=(tmp_path / "slide.png").read_bytes()).json()["rows"]
+    assert len(rows) == 24
+    assert max(row["x"] for row in rows) == 250
+    rows = client.post("/predict?mpp=2", content=(tmp_path / "slide.png").read_bytes()).json()["rows"]
+    assert len(rows) == 6
+    assert max(row["x"] for row in rows) == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "query", "code"),
+    [(b"", {}, 422), (b"no image", {}, 422), (b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, {}, 422), (b"x", {"mpp": -1}, 422),
+     (b"x" * (serve.LARGEST_UPLOAD + 1), {}, 413)],
+)  # fmt: skip
+def test_what_cannot_be_judged_is_refused(client, data, query, code):
+    response = client.post("/predict", params=query, content=data)
+    assert response.status_code == code
+    assert response.json()["detail"]
+
+
+def test_names_cannot_become_markup(client):
+    response = client.post("/predict", params={"name": "<script>alert(1)</script>"}, content=b"no image")
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
+    assert "innerHTML" not in client.get("/").text
+
+
+def test_beyond_its_slots_it_says_come_again(client, patch, monkeypatch):
+    entered, go_on = threading.Event(), threading.Event()
+    judge = serve.judge
+
+    def slow(*arguments):
+        entered.set()
+        assert go_on.wait(60)
+        return judge(*arguments)
+
+    monkeypatch.setattr(serve, "judge", slow)
+    answers = []
+    first = threading.Thread(target=lambda: answers.append(client.post("/predict", content=patch)))
+    first.start()
+    assert entered.wait(60)
+    busy = client.post("/predict", content=patch)
+    go_on.set()
+    first.join()
+    assert (busy.status_code, busy.headers["retry-after"]) == (503, "2")
+    assert answers[0].status_code == 200
+    assert client.post("/predict", content=b"").status_code == 422  # the slot is free again
+
+
+def test_it_describes_itself_and_loads_nothing_from_elsewhere(client):
+    description = client.get("/openapi.json").json()
+    assert set(description["paths"]) == {"/card", "/predict"}
+    page = client.get("/").text
+    assert "http://" not in page and "https://" not in page
+    assert client.get("/card").json()["classes"] == ["benign", "malignant"]
+    for path in ("/../cli.py", "/%2e%2e/cli.py", "/docs"):
+        assert client.get(path).status_code == 404
