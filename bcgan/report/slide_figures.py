@@ -33,7 +33,7 @@ def wanted(run: Run) -> list[tuple[str, str]]:
 def slide_maps(run: Run) -> Drawn:
     """A row a slide: label, probability by the patch alone and with its neighbours, and errors."""
     side = data.native_size(run.experiment.data) or run.experiment.data.size
-    alone = run.names[-2] if run.names[-1] == "context" else run.names[0]
+    alone = "ensemble" if "ensemble" in run.metrics else run.names[0]
     views = {"probability": alone, "probability in context": "context"}
     views = {kind: name for kind, name in views.items() if name in run.metrics}
     kinds = [kind for kind in KINDS if kind in ("annotated", "wrong", *views)]
