@@ -26,7 +26,7 @@ $(STAMP):
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-train: $(STAMP) ## Run EXPERIMENT's stages: preprocess, gan, features, classify, evaluate
+train: $(STAMP) ## Run EXPERIMENT's stages: preprocess, gan, translate, features, classify, evaluate
 	$(BCGAN) run $(EXPERIMENT) $(OPTIONS)
 
 report: $(STAMP) ## Render reports/EXPERIMENT/ from what train left
@@ -42,7 +42,7 @@ lint: $(STAMP) ## Check the style
 tables: $(STAMP) ## Print every network's summary and compare Table 1 with the paper
 	$(BCGAN) tables --out reports/tables
 
-ablation: $(STAMP) ## Run EXPERIMENT's learning curve too, which takes hours: real against synthetic patches
+ablation: $(STAMP) ## Also run EXPERIMENT's ablation and learning curve, which take hours
 	$(BCGAN) run $(EXPERIMENT) $(OPTIONS) --until ablation
 
 bench: $(STAMP) ## Measure how many patches a second the pipeline prepares, feeds and trains
