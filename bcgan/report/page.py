@@ -184,6 +184,10 @@ def _context(
             ("Sensitivity", describe(test["sensitivity"])),
             ("Specificity", describe(test["specificity"])),
         ],
+        "beside": ", ".join(
+            f"{CLASSIFIER_NAMES[name]} {describe(run.metrics[name]['sets']['test']['roc_auc']).partition(' ')[0]}"
+            for name in run.names[1:]
+        ),
         "alerts": alerts(run),
         "sections": sections,
         "tables": found,

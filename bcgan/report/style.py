@@ -28,7 +28,7 @@ CLASSIFIER_NAMES = {
 METRIC_NAMES = {
     "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy",
     "sensitivity": "Sensitivity", "specificity": "Specificity", "f1": "F1", "brier": "Brier score",
-    "ece": "Calibration error", "ece_calibrated": "Calibration error, calibrated", "loss": "Log loss",
+    "ece": "Calibration error", "ece_calibrated": "Calibration error after scaling", "loss": "Log loss",
 }  # fmt: skip
 ROLE_NAMES = {
     "train": "training", "validation": "validation", "test": "test", "unlisted": "on no list",
