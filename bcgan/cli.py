@@ -52,7 +52,7 @@ def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
     from bcgan import progress
 
     progress.start_log(None)
-    stages.execute(settings, dry_run=True)
+    stages.execute(settings, dry_run=True, until=stages.NAMES[-1])
 
 
 @cli.command()

@@ -239,7 +239,9 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
     until = max((until, *force), key=NAMES.index)
     if dry_run:
         for stage, why in plan(experiment, root, force)[: NAMES.index(until) + 1]:
-            log.info("%-10s %s", stage.name, f"would run: {why}" if why else "would be skipped: whole and current")
+            asked = f" (asked for by --until {stage.name})" if NAMES.index(stage.name) > NAMES.index(LAST) else ""
+            state = f"would run: {why}{asked}" if why else "would be skipped: whole and current"
+            log.info("%-10s %s", stage.name, state)
         return
     with runs.lock(root):
         for stage in STAGES[: NAMES.index(until) + 1]:

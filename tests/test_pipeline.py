@@ -55,6 +55,15 @@ def test_every_stage_leaves_what_the_next_reads(finished):
     assert (root / "log.txt").read_text().count("done in") == 6
 
 
+def test_status_names_every_stage_and_what_only_runs_when_asked_for(workspace, seen, capsys):
+    assert bcgan("status", "tiny.yaml") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == list(stages.NAMES)
+    assert all("whole and current" in line for line in lines[: stages.NAMES.index(stages.LAST) + 1])
+    assert "--until ablation" in lines[-1]
+    assert seen == []
+
+
 def test_what_is_current_is_skipped_and_says_so(workspace, seen, capsys):
     assert bcgan("run", "tiny.yaml") == 0
     assert seen == []
