@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 
 import keras
@@ -71,9 +72,16 @@ def load_model(path: Path) -> keras.Model:
     return keras.models.load_model(path, compile=False, safe_mode=True)
 
 
-def in_float16(model: keras.Model) -> keras.Model:
-    """The same network with weights of half the size, to be kept; `in_float32` before it is used."""
-    return _of_type(model, "float16")
+def save_small(model: keras.Model, path: Path) -> None:
+    """Write `.keras` with weights of half the size, compressed; `in_float32` what is read before it is used."""
+    whole = path.with_name(path.stem + ".whole.keras")
+    save_model(_of_type(model, "float16"), whole)
+    part = path.with_name(path.name + ".part")
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target:
+        for entry in source.namelist():
+            target.writestr(entry, source.read(entry))
+    whole.unlink()
+    part.replace(path)
 
 
 def in_float32(model: keras.Model) -> keras.Model:

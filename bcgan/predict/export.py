@@ -17,18 +17,18 @@ from bcgan.experiment import Experiment
 from bcgan.gan import selection
 from bcgan.models import weights
 from bcgan.models.classifier import classifier
-from bcgan.predict.model import CARD, FILES, Card, Model
+from bcgan.predict.model import CARD, FILES, Calls, Card, Model
 from bcgan.preprocess import store
 
 MICRONS = {"idc": 4.0, "patch_camelyon": 0.972}  # per pixel of a patch at its native size, by data set
-SPECIFICITY = 0.95  # above the threshold that gives it on validation patients, a call is made; likewise sensitivity
+SPECIFICITY = 0.95  # on validation patients, above whose threshold a patch is called malignant; so for sensitivity
 OUTLIER = 0.995  # share of validation patches that are taken for tissue of the kind that was trained on
 VIEWS = 8
 FIGURES = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "ece")
 
 
 def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False) -> Card:
-    """Write the networks, joined into one and in half precision, and the card.
+    """Write the networks, joined into one and in half precision and compressed, and the card.
 
     One training of each member of `evaluate.ensemble` (of the first classifier where there is none) is taken: the one
     with the best validation ROC AUC. Calibration, thresholds, neighbours' weights and the limit of what is known come
@@ -52,14 +52,14 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
     chosen = {name: _best(table, name) for name in members}
     networks = [weights.load_model(root / "classify" / f"{derived.column(*one)}.keras") for one in chosen.items()]
     final = out / "classifier.keras"
-    weights.save_model(weights.in_float16(join(networks)), final)
+    weights.save_small(join(networks), final)
     for name in FILES[1:]:
         (out / name).write_bytes((root / "features" / name).read_bytes())
     digests = {name: runs.hash_file(out / name) for name in FILES}
     card = _card(experiment, root, out, chosen, digests)
     if everyone:
         networks, count = _on_everyone(experiment, root, chosen)
-        weights.save_model(weights.in_float16(join(networks)), final)
+        weights.save_small(join(networks), final)
         digests |= {"classifier.keras": runs.hash_file(final)}
         card = card.model_copy(update={"sha256": digests, "trained": card.trained | count})
     (out / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
@@ -120,10 +120,11 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int],
     found = np.mean([score(np.ascontiguousarray(batches.view(images, number))) for number in range(VIEWS)], axis=0)
     fitted = calibration.fit(found, labels)
     after = calibration.apply(fitted, found)
-    points = metrics.operating_points(labels, after)
-    high = float(np.quantile(after[labels == 0], SPECIFICITY))
     places, side = index[["x", "y"]].to_numpy(), data.native_size(experiment.data) or experiment.data.size
-    near = context.fit(found, places, index["patient"].to_numpy(), labels, side) if context.known(places) else None
+    slides, near, near_calls = index["patient"].to_numpy(), None, None
+    if context.known(places):
+        near = context.fit(found, places, slides, labels, side)
+        near_calls = _calls(labels, context.refine(near, found, places, slides, side))
     draft = Card(
         use="Research use only. Not for diagnosis.",
         classes=CLASSES,
@@ -131,9 +132,9 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int],
         microns_per_pixel=MICRONS.get(experiment.data.name),
         views=VIEWS,
         calibration=fitted,
-        threshold=points["youden"],
-        abstain=(min(points["sensitivity_95"], points["youden"]), max(high, points["youden"])),
+        calls=_calls(labels, after),
         context=near,
+        context_calls=near_calls,
         outlier=np.inf,
         trained={
             "experiment": experiment.name, "networks": [derived.column(*one) for one in chosen.items()],
@@ -146,6 +147,14 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int],
     judge, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")
     strange = Model(draft, network, judge, selector).strangeness(images)
     return draft.model_copy(update={"outlier": float(np.quantile(strange, OUTLIER))})
+
+
+def _calls(labels: np.ndarray, probabilities: np.ndarray) -> Calls:
+    """Thresholds from validation patients; between that of 95 % sensitivity and that of 95 % specificity, no call."""
+    points = metrics.operating_points(labels, probabilities)
+    low, high = points["sensitivity_95"], float(np.quantile(probabilities[labels == 0], SPECIFICITY))
+    middle = points["youden"]
+    return Calls(threshold=middle, abstain=(min(low, middle), max(high, middle)))
 
 
 def _figures(root: Path, name: str) -> dict:

@@ -96,7 +96,7 @@ def draw_map(target: Path | BinaryIO, title: str, tiles: Tiles, found: Judged, c
     axes.set_title(title, loc="left", fontsize=10)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), ax=axes, shrink=0.6, aspect=30)
     bar.set_label("Probability of malignancy; grey: unlike the patches that the model knows", fontsize=8)
-    bar.ax.axhline(card.threshold, color="black", lw=1)
+    bar.ax.axhline((card.context_calls or card.calls).threshold, color="black", lw=1)
     if card.microns_per_pixel:
         microns = card.microns_per_pixel / tiles.scale / shrunk  # of a pixel of this picture
         length = ROUND[max(0, np.searchsorted(ROUND, width * microns / 4) - 1)]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from bcgan import runs
 from bcgan.classify import calibration, context, referee
@@ -25,6 +25,15 @@ FILES = ("classifier.keras", "referee.keras", "selector.npz")
 VERDICTS = ("scored", "abstained", "out_of_distribution", "unreadable")
 
 
+class Calls(BaseModel):
+    """How a calibrated probability becomes a call."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threshold: float  # at or above which a patch is called malignant
+    abstain: tuple[float, float]  # between which no call is made
+
+
 class Card(BaseModel):
     """The side-car of a classifier, written by `bcgan export`."""
 
@@ -36,13 +45,17 @@ class Card(BaseModel):
     microns_per_pixel: float | None  # of those pixels; None: not known
     views: int  # orientations averaged
     calibration: Calibration
-    threshold: float  # calibrated probability at or above which a patch is called malignant
-    abstain: tuple[float, float]  # calibrated probabilities between which no call is made
+    calls: Calls  # of a patch by itself
     context: Context | None  # how neighbours count where a whole image is scored
+    context_calls: Calls | None  # of a patch among its neighbours
     outlier: float  # distance from real patches, as a share of the selector's limit, beyond which nothing is said
     trained: dict[str, int | str | list[str]]  # experiment, networks, patients, patches
     figures: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
     sha256: dict[str, str]
+
+    @field_serializer("calibration", "context")
+    def _by_name(self, value: Calibration | Context | None) -> dict | None:
+        return value and value._asdict()
 
 
 class Judged(NamedTuple):
@@ -89,14 +102,16 @@ class Model:
         found = [self._score(np.ascontiguousarray(batches.view(images, number))) for number in range(self.card.views)]
         each = np.stack([calibration.apply(self.card.calibration, one) for one in found])
         probability = calibration.apply(self.card.calibration, np.mean(found, axis=0))
+        calls = self.card.calls
         if places is not None and self.card.context:
+            calls = self.card.context_calls
             slide = np.zeros(len(images), int)
             own = calibration.probability(log_odds(np.mean(found, axis=0)))
             probability = context.refine(self.card.context, own, places, slide, side)
-        low, high = self.card.abstain
+        low, high = calls.abstain
         verdict = np.where((probability > low) & (probability < high), 1, 0)
         verdict[self.strangeness(images) > self.card.outlier] = 2
-        return Judged(probability, each.std(axis=0), (probability >= self.card.threshold).astype(int), verdict)
+        return Judged(probability, each.std(axis=0), (probability >= calls.threshold).astype(int), verdict)
 
     def strangeness(self, images: np.ndarray) -> np.ndarray:
         """Distance from the nearer class of real patches, as a share of the selector's limit; float, (n,)."""

@@ -68,7 +68,7 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
     before, after = models.load(exported).card, models.load("model").card
     assert (after.trained["patients"], after.trained["patches"]) == (8, 80)
     assert before.trained["patients"] == 4
-    assert (before.calibration, before.threshold, before.figures) == (after.calibration, after.threshold, after.figures)
+    assert (before.calibration, before.calls, before.figures) == (after.calibration, after.calls, after.figures)
     assert before.sha256["classifier.keras"] != after.sha256["classifier.keras"]
     assert "validation_roc_auc" not in Path(f"runs/tiny/export/{after.trained['networks'][0]}.jsonl").read_text()
 
