@@ -19,7 +19,7 @@ from bcgan.gan import selection
 from bcgan.models import weights
 from bcgan.preprocess.store import GAN_SIZE, at_size
 
-SHIPPED = Path(__file__).parents[1] / "shipped" / "idc"
+SHIPPED = Path(__file__).parents[1] / "shipped" / "idc_extended"
 CARD = "classifier.json"
 FILES = ("classifier.keras", "referee.keras", "selector.npz")
 VERDICTS = ("scored", "abstained", "out_of_distribution", "unreadable")
