@@ -131,15 +131,15 @@ def _judge(root: Path, name: str) -> keras.Model | None:
 
 
 def _examples(experiment: Experiment, store: Store, root: Path, network, methods: dict) -> dict[str, np.ndarray]:
-    """Real test patches, right and wrong calls of each class first, and synthetic ones, with their maps."""
+    """Real test patches, of each class the best calls, then the worst, and synthetic ones, with their maps."""
     rows = store.rows("test")
     labels = store.index["label"].to_numpy()[rows]
     score = probabilities(network, store.images[rows], 1)
     chosen = []
     for label in (0, 1):
         own = rows[labels == label]
-        surest = own[np.argsort(np.abs(score[labels == label] - (1 - label)))]  # the worst call last
-        chosen += [*surest[-SHOWN // 2 :][::-1], *surest[: SHOWN - SHOWN // 2]][:SHOWN]
+        worst = own[np.argsort(np.abs(score[labels == label] - (1 - label)))]  # the worst call first
+        chosen += [*worst[-SHOWN // 2 :][::-1], *worst[: SHOWN - SHOWN // 2]][:SHOWN]
     made, made_labels = load_synthetic(root / "features", experiment.data.size, selected=False)
     fake = np.concatenate([np.flatnonzero(made_labels == label)[:SHOWN] for label in (0, 1)])
     found = {}

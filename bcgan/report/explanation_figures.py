@@ -46,7 +46,7 @@ def explanations(run: Run) -> Drawn:
     for line, method in zip(grid[1:, 0], shown, strict=True):
         line.set_ylabel(METHODS[method], fontsize=9)
     patches = (
-        "test patches, of each class two of the worst calls, then two of the best"
+        "test patches, of each class two of the best calls, then two of the worst"
         if kind == "real" else "synthetic patches (none of a patient may be shown here)"
     )  # fmt: skip
     caption = (
