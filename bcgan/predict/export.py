@@ -24,7 +24,7 @@ MICRONS = {"idc": 4.0, "patch_camelyon": 0.972}  # per pixel of a patch at its n
 SPECIFICITY = 0.95  # on validation patients, above whose threshold a patch is called malignant; so for sensitivity
 OUTLIER = 0.995  # share of validation patches that are taken for tissue of the kind that was trained on
 VIEWS = 8
-FIGURES = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "ece")
+FIGURES = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "ece_calibrated")
 
 
 def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False) -> Card:
