@@ -78,9 +78,15 @@ def test_what_is_current_is_skipped_and_says_so(workspace, seen, capsys):
         (["--force", "evaluate"], ["evaluate"]),
     ],
 )
-def test_only_what_a_change_touches_runs(workspace, seen, change, expected):
-    assert bcgan("run", "tiny.yaml", *change) == 0
-    assert seen == expected
+def test_only_what_a_change_touches_would_run(workspace, change, expected, capsys):
+    assert bcgan("run", "tiny.yaml", "--dry-run", *change) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines if "would run" in line] == expected
+
+
+def test_a_forced_stage_runs_and_no_other(workspace, seen):
+    assert bcgan("run", "tiny.yaml", "--force", "translate", "--until", "translate") == 0
+    assert seen == ["translate"]
 
 
 def test_a_dry_run_runs_nothing(workspace, seen, capsys):
