@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 
-def load(folder=None):
+def load(folder: str | None = None):
     """The classifier in a folder of `bcgan export`, or the one that comes with bcgan: `predict.model.Model`."""
     from bcgan import machine
 

@@ -175,7 +175,7 @@ class LearningCurve(Settings):
 
 
 class Factors(Settings):
-    """The other half of the stage `ablation`: one choice changed at a time, each against the experiment as it is."""
+    """The stage `factors`: one choice changed at a time, each against the experiment as it is."""
 
     network: ClassifierName = "resnet_table1"
     epochs: int = Field(3, ge=1)
@@ -206,6 +206,16 @@ class Experiment(Settings):
     profile: Literal["repro", "fast"] = "fast"
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     xla: Switch = "auto"
+
+    @property
+    def proposed(self) -> str:
+        """The classifier that others are held against. Not the first one: a manifest sorts its keys."""
+        return "gan_resnet" if "gan_resnet" in self.classify.models else min(self.classify.models)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The classifiers whose joint decision is refined by neighbours and exported."""
+        return self.evaluate.ensemble or (self.proposed,)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":

@@ -105,8 +105,7 @@ def classify(experiment: Experiment, root: Path) -> None:
     import keras
 
     from bcgan.classify.train import Patches, train
-    from bcgan.models.classifier import classifier
-    from bcgan.models.weights import load_model
+    from bcgan.models.classifier import of_run
     from bcgan.preprocess import store
 
     folder, settings = root / "classify", experiment.classify
@@ -127,8 +126,7 @@ def classify(experiment: Experiment, root: Path) -> None:
                 log.info("classify: %s is trained already", path.stem)
                 continue
             keras.utils.set_random_seed(seed)
-            judge = load_model(root / "gan" / "discriminator.keras") if name.startswith("gan_") else None
-            network = classifier(name, size, judge, own.shortcut)
+            network = of_run(name, root / "gan", size, own.shortcut)
             made = synthetic.get(own.selected) if own.synthetic else None
             train(network, real, made, validation, settings, own, seed, path, xla)
 

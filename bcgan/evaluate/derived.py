@@ -39,9 +39,12 @@ def colour_statistics(properties: pd.DataFrame, train: np.ndarray, wanted: np.nd
         train, wanted: positions.
     """
     numbers = properties[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)
-    trees = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
-    trees.fit(numbers[train], properties["label"].to_numpy()[train])
+    trees = boosted_trees().fit(numbers[train], properties["label"].to_numpy()[train])
     return trees.predict_proba(numbers[wanted])[:, CLASSES.index("malignant")]
+
+
+def boosted_trees() -> HistGradientBoostingClassifier:
+    return HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
 
 
 def ensemble(table: pd.DataFrame, members: tuple[str, ...]) -> np.ndarray:

@@ -21,7 +21,7 @@ from bcgan.evaluate.score import probabilities
 from bcgan.experiment import Experiment
 from bcgan.explain import saliency
 from bcgan.models import weights
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import of_run
 from bcgan.preprocess.store import Store, load_synthetic
 
 CHANCE = "random"
@@ -33,8 +33,8 @@ TRUTHS = 96  # phantom patches whose nuclei are known
 
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
     """Write explanations.json ({method: {deletion, insertion, pointing, pointing_untrained}}) and explanations.npz (for
-    the figure: real_ and synthetic_ patches, uint8, and a map a method) of the first classifier's first seed."""
-    name, seed = next(iter(experiment.classify.models)), experiment.classify.seeds[0]
+    the figure: real_ and synthetic_ patches, uint8, and a map a method) of the proposed classifier's first seed."""
+    name, seed = experiment.proposed, experiment.classify.seeds[0]
     network = weights.load_model(root / "classify" / f"{name}-seed{seed}.keras")
     rng = np.random.default_rng(experiment.seed)
     rows = rng.permutation(store.rows("test"))[: experiment.evaluate.explanations]
@@ -45,7 +45,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     maps[CHANCE] = rng.random(images.shape[:3]).astype(np.float32)
     found = {method: _curves(network, images, one, patients, experiment) for method, one in maps.items()}
     if experiment.data.name == "histology_phantom":
-        untrained = classifier(name, images.shape[1], _judge(root, name))
+        untrained = of_run(name, root / "gan", images.shape[1])
         for kind, tested in (("pointing", network), ("pointing_untrained", untrained)):
             for method, one in pointing(tested, methods, images.shape[1], experiment).items():
                 found[method][kind] = one
@@ -124,10 +124,6 @@ def _mean(values: np.ndarray, patients: np.ndarray, experiment: Experiment) -> d
     settings = experiment.evaluate
     drawn = intervals.patient_weights(patients, settings.resamples, experiment.seed)
     return intervals.interval(values.mean(), drawn @ values / drawn.sum(1), patients, settings.confidence)
-
-
-def _judge(root: Path, name: str) -> keras.Model | None:
-    return weights.load_model(root / "gan" / "discriminator.keras") if name.startswith("gan_") else None
 
 
 def _examples(experiment: Experiment, store: Store, root: Path, network, methods: dict) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from bcgan.evaluate import intervals, metrics
 from bcgan.evaluate.score import probabilities
 from bcgan.experiment import Experiment, varied
 from bcgan.models import weights
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import of_run
 from bcgan.preprocess import store
 
 BASELINE = "as it is"
@@ -118,9 +118,8 @@ def _run(level: Level, seed: int, root: Path, path: Path, xla: bool) -> None:
     made = None
     if own.synthetic:
         made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
-    judge = weights.load_model(root / "gan" / "discriminator.keras") if wanted.network.startswith("gan_") else None
     keras.utils.set_random_seed(seed)
-    network = classifier(wanted.network, settings.crop or experiment.data.size, judge, own.shortcut)
+    network = of_run(wanted.network, root / "gan", settings.crop or experiment.data.size, own.shortcut)
     model = path.with_suffix(".keras")
     train(network, sides["train"], made, sides["validation"], settings, own, seed, model, xla)
     best, found = weights.load_model(model), {}

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import ClassifierMixin
-from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bcgan.evaluate import intervals
+from bcgan.evaluate.derived import boosted_trees
 from bcgan.evaluate.probes import COLOUR_AND_TEXTURE, MOST
 from bcgan.experiment import Experiment
 from bcgan.models.discriminator import BLOCKS
@@ -39,10 +39,9 @@ def measure(
     with np.load(features / "pooled.npz") as saved:
         judge = np.concatenate([saved[block][rows] for block in BLOCKS], 1)
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=300))
-    trees = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
     colours = properties[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)[rows]
     return {
-        "colour_statistics": compare(trees, colours, labels, patients, experiment),
+        "colour_statistics": compare(boosted_trees(), colours, labels, patients, experiment),
         "discriminator_features": compare(linear, judge, labels, patients, experiment),
     }
 

@@ -30,7 +30,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     _score(experiment, batches.central(store.images[held], experiment.classify.crop), table, root / "classify")
     properties = derived.read_properties(root / "features")
     table[column(derived.COLOURS, 0)] = derived.colour_statistics(properties, store.rows("train"), held)
-    base, fitted = _base(experiment, table), None
+    base, fitted = derived.ensemble(table, experiment.members), None
     if experiment.evaluate.ensemble:
         table[column(derived.ENSEMBLE, 0)] = base
     if context.known(table[["x", "y"]].to_numpy()):
@@ -79,12 +79,6 @@ def _score(experiment: Experiment, images: np.ndarray, table: pd.DataFrame, mode
                 network = weights.load_model(models / f"{name}-seed{seed}.keras")
                 table[column(name, seed)] = probabilities(network, images, experiment.evaluate.views)
                 bar.update(len(images))
-
-
-def _base(experiment: Experiment, table: pd.DataFrame) -> np.ndarray:
-    """What the neighbours refine: the ensemble, or all trainings of the first classifier where there is none."""
-    members = experiment.evaluate.ensemble or tuple(experiment.classify.models)[:1]
-    return derived.ensemble(table, members)
 
 
 def _scored(table: pd.DataFrame, name: str) -> intervals.Scored:
@@ -140,13 +134,13 @@ def _operating_points(table: pd.DataFrame, scored: intervals.Scored) -> dict[str
 
 
 def _comparisons(experiment: Experiment, table: pd.DataFrame, scored: dict[str, intervals.Scored]) -> list[dict]:
-    """Every classifier against the first one, on the same test patches and resamples: [{classifier, against, metric,
+    """Every classifier against the proposed one, on the same test patches and resamples: [{classifier, against, metric,
     value, low, high, p}]."""
     test, settings = (table["role"] == "test").to_numpy(), experiment.evaluate
     labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]
     drawn = intervals.patient_weights(patients, settings.resamples, experiment.seed)
     resampled = {name: intervals.resampled(labels, _of(one, test), drawn) for name, one in scored.items()}
-    first = next(iter(experiment.classify.models))
+    first = experiment.proposed
     return [
         {
             "classifier": name, "against": first, "metric": metric,

@@ -62,18 +62,12 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     np.savez_compressed(folder / "translations.npz", **shown)
     found = summarise(table, settings.resamples, settings.confidence, experiment.seed)
     gap = (measured[1] - measured[0]).to_dict()
-    runs.write_json(folder / "translations.json", {"classes": found, "gap": gap, "classifier": name_of(experiment)})
+    runs.write_json(folder / "translations.json", {"classes": found, "gap": gap, "classifier": experiment.proposed})
     for name, figures in found.items():
         progress.log.info(
             "evaluate: translations of %s patches: %s called the other class, density %+.3f (real classes differ %.3f)",
             name, _percent(figures["flipped"]["value"]), figures["change_density"]["value"], gap["density"],
         )  # fmt: skip
-
-
-def name_of(experiment: Experiment) -> str:
-    """The classifier whose calls are translated: the proposed one, or the first where that is left out."""
-    names = list(experiment.classify.models)
-    return "gan_resnet" if "gan_resnet" in names else sorted(names)[0]
 
 
 def there_and_back(networks: list, images: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,7 +78,7 @@ def there_and_back(networks: list, images: np.ndarray, label: int) -> tuple[np.n
 
 def _caller(experiment: Experiment, root: Path, folder: Path):
     """True where the classifier's seeds together call a patch malignant, at their validation thresholds."""
-    name = name_of(experiment)
+    name = experiment.proposed
     thresholds = runs.read_json(folder / "metrics.json")[name]["thresholds"]
     networks = {
         seed: weights.load_model(root / "classify" / f"{name}-seed{seed}.keras") for seed in experiment.classify.seeds

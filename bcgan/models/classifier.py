@@ -1,5 +1,7 @@
 """From any of the networks to a classifier: images in [0, 1] to one logit of malignancy."""
 
+from pathlib import Path
+
 import keras
 from keras import layers
 
@@ -9,6 +11,13 @@ from bcgan.models.gan_resnet import gan_only, gan_resnet
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet50 import resnet50
 from bcgan.models.resnet_table1 import resnet_table1
+from bcgan.models.weights import load_model
+
+
+def of_run(name: str, gan: Path, size: int = 50, shortcut: str = "projection") -> keras.Model:
+    """`classifier` with the discriminator of a run, which is read from the folder `gan` where the name needs one."""
+    judge = load_model(gan / "discriminator.keras") if name.startswith("gan_") else None
+    return classifier(name, size, judge, shortcut)
 
 
 def classifier(

@@ -8,15 +8,16 @@ import pandas as pd
 
 from bcgan import data, machine, runs
 from bcgan.classify import calibration, context
-from bcgan.classify.train import Patches, scorer, train
+from bcgan.classify.train import Patches, train
 from bcgan.data import batches
 from bcgan.data.builders import CLASSES
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, metrics
+from bcgan.evaluate.score import probabilities
 from bcgan.experiment import Experiment
 from bcgan.gan import selection
 from bcgan.models import weights
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import of_run
 from bcgan.predict.model import CARD, FILES, Calls, Card, Model
 from bcgan.preprocess import store
 
@@ -30,7 +31,7 @@ FIGURES = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "
 def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False) -> Card:
     """Write the networks, joined into one and in half precision and compressed, and the card.
 
-    One training of each member of `evaluate.ensemble` (of the first classifier where there is none) is taken: the one
+    Of each member of `evaluate.ensemble` (of the proposed classifier where there is none) one training is taken, that
     with the best validation ROC AUC. Calibration, thresholds, neighbours' weights and the limit of what is known come
     from the validation patients, by the exported network itself; its figures are those of the held-out patients.
 
@@ -45,11 +46,10 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
     if out.exists() and any(out.iterdir()) and not (out / CARD).exists():
         raise InputError(f"{out} holds other files. Choose an empty folder with --out.")
     out.mkdir(parents=True, exist_ok=True)
-    members = experiment.evaluate.ensemble or tuple(experiment.classify.models)[:1]
     table = pd.read_csv(
         root / "evaluate" / "probabilities.csv", dtype={"patient": str, "id": str}, keep_default_na=False
     )
-    chosen = {name: _best(table, name) for name in members}
+    chosen = {name: _best(table, name) for name in experiment.members}
     networks = [weights.load_model(root / "classify" / f"{derived.column(*one)}.keras") for one in chosen.items()]
     final = out / "classifier.keras"
     weights.save_small(join(networks), final)
@@ -89,8 +89,7 @@ def _on_everyone(
         path, own = folder / f"{derived.column(name, seed)}.keras", settings.models[name]
         if not path.exists():
             keras.utils.set_random_seed(seed)
-            judge = weights.load_model(root / "gan" / "discriminator.keras") if name.startswith("gan_") else None
-            network = classifier(name, settings.crop or experiment.data.size, judge, own.shortcut)
+            network = of_run(name, root / "gan", settings.crop or experiment.data.size, own.shortcut)
             made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
             train(network, real, made if own.synthetic else None, None, settings, own, seed, path, xla)
         networks.append(weights.load_model(path))
@@ -116,8 +115,7 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int],
     index, images = patches.index.iloc[rows], batches.central(patches.images[rows], experiment.classify.crop)
     labels = index["label"].to_numpy()
     network = weights.in_float32(weights.load_model(out / "classifier.keras"))
-    score = scorer(network)
-    found = np.mean([score(np.ascontiguousarray(batches.view(images, number))) for number in range(VIEWS)], axis=0)
+    found = probabilities(network, images, VIEWS)
     fitted = calibration.fit(found, labels)
     after = calibration.apply(fitted, found)
     places, side = index[["x", "y"]].to_numpy(), data.native_size(experiment.data) or experiment.data.size
@@ -141,7 +139,7 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int],
             **{key: runs.read_json(root / "preprocess" / "split.json")["counts"]["train"][key]
                for key in ("patients", "patches")},
         },
-        figures=_figures(root, "ensemble" if experiment.evaluate.ensemble else next(iter(chosen))),
+        figures=_figures(root, "ensemble" if experiment.evaluate.ensemble else experiment.proposed),
         sha256=digests,
     )  # fmt: skip
     judge, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")

@@ -35,7 +35,7 @@ def predict(
 
     Returns:
         How many patches got each verdict.
-    """  # fmt: skip
+    """
     writer = None if lines else csv.DictWriter(out, COLUMNS, lineterminator="\n")
     if writer:
         writer.writeheader()
@@ -78,8 +78,7 @@ def _small(model: Model, waiting: list[tuple[Path, Tiles | None]]) -> Iterator[d
     judged = zip(*model.predict(np.concatenate(patches)), strict=True) if patches else iter(())
     for path, tiles in waiting:
         if tiles is None:
-            yield {"path": str(path), "x": 0, "y": 0, "probability": None, "uncertainty": None, "label": None,
-                   "verdict": "unreadable"}  # fmt: skip
+            yield _unjudged(path, "unreadable")
         else:
             yield _row(path, (0, 0), *next(judged))
 
@@ -87,6 +86,7 @@ def _small(model: Model, waiting: list[tuple[Path, Tiles | None]]) -> Iterator[d
 def _large(model: Model, path: Path, tiles: Tiles, maps: Path | None) -> Iterator[dict[str, Any]]:
     if not len(tiles.patches):
         progress.log.warning("predict: %s: no tissue found, every tile is empty glass", path)
+        yield _unjudged(path, "out_of_distribution")
         return
     found = model.predict(tiles.patches, tiles.places)
     if maps:
@@ -104,6 +104,10 @@ def scale_of(model: Model, microns_per_pixel: float | None) -> float:
     """How many pixels of an image of this resolution make one of the model's; 1 where one of the two is not known."""
     known = model.card.microns_per_pixel
     return known / microns_per_pixel if microns_per_pixel and known else 1.0
+
+
+def _unjudged(path: Path, verdict: str) -> dict[str, Any]:
+    return dict.fromkeys(COLUMNS) | {"path": str(path), "x": 0, "y": 0, "verdict": verdict}
 
 
 def _row(path: Path, place, probability: float, uncertainty: float, called: int, verdict: int) -> dict[str, Any]:

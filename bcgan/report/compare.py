@@ -25,7 +25,7 @@ def read(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith(".json") else Path("reports") / name / "results.json"
     try:
         found = json.loads(path.read_text("utf-8"))
-        return found | {key: found[key] for key in ("experiment", "protocol", "classifiers", "gan", "seconds")}
+        return {key: found[key] for key in ("experiment", "protocol", "classifiers", "gan", "seconds")}
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist. Render it: bcgan report {name}") from error
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:

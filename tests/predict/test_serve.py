@@ -8,11 +8,10 @@ from fastapi.testclient import TestClient
 from bcgan.predict import images, serve
 from bcgan.predict.model import Model
 from tests.conftest import write_png
-from tests.predict.test_predict import exported, model  # noqa: F401, fixtures
 
 
 @pytest.fixture(scope="module")
-def client(model: Model) -> TestClient:  # noqa: F811
+def client(model: Model) -> TestClient:
     return TestClient(serve.make_app(model, concurrent=1))
 
 
@@ -21,7 +20,7 @@ def patch(idc_folder) -> bytes:
     return images.find([str(idc_folder)])[0].read_bytes()
 
 
-def test_a_patch_is_judged_and_explained(client, model, patch):  # noqa: F811
+def test_a_patch_is_judged_and_explained(client, model, patch):
     answer = client.post("/predict", params={"name": "a.png"}, content=patch).json()
     (row,) = answer["rows"]
     alone = model.predict(images.cut(patch, "a", 50, 1.0).patches)
