@@ -10,7 +10,7 @@ BCGAN      := $(BIN)/bcgan
 OPTIONS     = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(foreach pair,$(SET),--set "$(pair)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train report test lint tables ablation bench clean
+.PHONY: help setup train report test lint tables ablation bench reliability clean
 
 help: ## Show this list
 	@echo 'bcgan: a GAN and a ResNet for breast histopathology patches. Research use only.'; echo
@@ -45,7 +45,11 @@ tables: $(STAMP) ## Print every network's summary and compare Table 1 with the p
 ablation: $(STAMP) ## Also run EXPERIMENT's ablation and learning curve, which take hours
 	$(BCGAN) run $(EXPERIMENT) $(OPTIONS) --until ablation
 
-bench: $(STAMP) ## Measure how many patches a second the pipeline prepares, feeds and trains
+reliability: $(STAMP) ## Kill a run at 30 random moments, and keep a server busy for 10 minutes
+	BCGAN_KILLS=30 BCGAN_SOAK=600 $(BIN)/python -m pytest tests/predict/test_campaigns.py
+
+bench: $(STAMP) ## Measure speed beside PyTorch's, plain Keras's and the machine's limit: reports/bench/
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt -c constraints.txt
 	$(BIN)/python -m bcgan.bench
 
 clean: ## Remove the environment, caches and every run (reports stay)

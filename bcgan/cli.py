@@ -9,6 +9,8 @@ import click
 from bcgan import __version__, experiment, stages
 from bcgan.errors import InputError, WorkError
 
+FORMATS = ("savedmodel", "litert", "litert-int8", "onnx")
+
 
 def experiment_options(command):
     for option in (
@@ -203,20 +205,42 @@ def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
 @experiment_options
 @click.option("--out", type=click.Path(file_okay=False), help="Folder to write; models/EXPERIMENT by default.")
 @click.option("--everyone", is_flag=True, help="Train once more, on the patients of every role, and write that.")
-def export(name: str, data_dir: str | None, overrides: tuple[str, ...], out: str | None, everyone: bool) -> None:
-    """Write the classifier of a finished run as a folder for `bcgan predict --model`."""
-    settings = experiment.load(name, overrides, data_dir)
+@click.option(
+    "--format", "kinds", multiple=True, type=click.Choice(FORMATS), help="Also for another runtime; repeatable."
+)
+@click.option("--model", help="In place of a run: a folder that `bcgan export` wrote, or `shipped`; with --format.")
+@click.option(
+    "--patches", type=click.Path(exists=True), help="Patches to check the formats on; phantom tissue if none."
+)
+def export(name, data_dir, overrides, out, everyone, kinds, model, patches) -> None:
+    """Write the classifier of a finished run as a folder for `bcgan predict --model`, and for other runtimes."""
+    if model and not kinds:
+        raise InputError("--model is written for another runtime: say which with --format.")
+    settings = None if model else experiment.load(name, overrides, data_dir)
     from pathlib import Path
 
     from bcgan import machine, progress
 
     machine.prepare_environment()
     progress.start_log(None)
-    ran, root = stages.require(settings)
-    from bcgan.predict.export import export as write
+    from bcgan.predict.model import load
 
-    place = Path(out or f"models/{ran.name}")
-    write(ran, root, place, everyone)
+    if settings:
+        ran, root = stages.require(settings)
+        from bcgan.predict.export import export as write
+
+        place = Path(out or f"models/{ran.name}")
+        write(ran, root, place, everyone)
+        judge = load(place) if kinds else None
+    else:
+        judge = load(None if model == "shipped" else model)
+        place = Path(out or "models/formats")
+    if kinds:
+        from bcgan.predict import formats, images
+
+        table = formats.write(judge.network, kinds, images.to_check(patches, judge.card.size), place)
+        table.to_csv(place / "formats.csv", index=False, float_format="%.6g")
+        click.echo(table.to_string(index=False))
     click.echo(place)
 
 

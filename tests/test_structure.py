@@ -1,6 +1,7 @@
 """The arrows point one way, and nothing heavy is loaded before it is needed."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +43,18 @@ def test_help_and_errors_load_neither_tensorflow_nor_pandas(arguments):
         "sys.exit(bool({'tensorflow', 'pandas', 'cv2', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_every_promise_names_a_test_that_exists():
+    """docs/reliability.md: `file::test` or, behind one of the same file, `test` alone."""
+    tests = ROOT.parent / "tests"
+    if not tests.exists():
+        pytest.skip("installed without its tests")
+    page = (ROOT.parent / "docs" / "reliability.md").read_text("utf-8")
+    named = re.findall(r"`(?:(tests/[\w/]+\.py)(?:::)?)?(test_\w+)?`", page)
+    assert len(named) > 20
+    path = None
+    for file, name in named:
+        path = file or path
+        if name:
+            assert f"def {name}(" in (ROOT.parent / path).read_text("utf-8"), f"{path}::{name}"

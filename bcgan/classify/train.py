@@ -15,7 +15,7 @@ from bcgan.classify.losses import class_weights, loss
 from bcgan.data import batches
 from bcgan.errors import WorkError
 from bcgan.experiment import Classifier, Classify
-from bcgan.models import weights
+from bcgan.models import fast, weights
 
 SCORE_BATCH = 256
 OPTIMIZERS = {
@@ -124,9 +124,11 @@ def train(
 def scorer(network: keras.Model):
     """A function from uint8 patches (n, side, side, 3) to probabilities of malignancy, float32 (n,)."""
 
+    quick = fast.twin(network)
+
     @tf.function(reduce_retracing=True)
     def run(images):
-        return tf.sigmoid(network(batches.scale(images), training=False)[:, 0])
+        return tf.sigmoid(quick(batches.scale(images), training=False)[:, 0])
 
     def score(images: np.ndarray) -> np.ndarray:
         starts = range(0, len(images), SCORE_BATCH)
@@ -175,6 +177,8 @@ def make_step(
     xla: bool,
     augment: bool = True,
 ):
+    quick = fast.twin(network)
+
     @tf.function(jit_compile=xla)
     def step_function(step, images, labels):
         seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + number]) for number in range(3)]
@@ -186,7 +190,7 @@ def make_step(
         if augment and settings.colour_jitter:
             images = batches.colour_jitter(images, seeds[2], settings.colour_jitter)
         with tf.GradientTape() as tape:
-            logits = network(images, training=True)[:, 0]
+            logits = quick(images, training=True)[:, 0]
             value = loss(logits, labels, settings.loss, class_weight)
             scaled = optimizer.scale_loss(value)
         variables = network.trainable_variables

@@ -21,6 +21,7 @@ from bcgan.preprocess import properties
 from bcgan.preprocess.store import allocate
 
 BATCH = 256
+PICTURED = "block3"  # the block whose features are compared between real and synthetic patches
 
 
 def export(
@@ -36,8 +37,8 @@ def export(
     walks.npz.
 
     pooled.npz: ids, patients, and every channel's mean of every block, float32. maps_<block>.npy: the whole maps,
-    float16, (n, height, width, channels), rows as in pooled.npz. synthetic.npz: images (uint8), labels, scores, and
-    whether each was selected; why not, in synthetic_properties.csv.
+    float16, (n, height, width, channels), rows as in pooled.npz. synthetic.npz: images (uint8), labels, scores,
+    whether each was selected (why not, in synthetic_properties.csv), and the means of PICTURED's channels.
     properties.csv: a row a patch in the store's order, with the discriminator's score (the mean over both labels,
     so that no true label enters) and the ranks by density and by score, 1 the lowest.
 
@@ -61,10 +62,12 @@ def export(
 
     labels = np.arange(settings.synthetic, dtype=np.int32) % 2
     made = sample(make, labels, seed)
-    made_scores = np.concatenate([score for score, _ in _judge(judge, feature_maps(judge), made)])
+    judged = [(score, maps[0].mean((1, 2))) for score, maps in _judge(judge, feature_maps(judge, (PICTURED,)), made)]
+    made_scores, made_pooled = map(np.concatenate, zip(*judged, strict=True))
     verdicts = select(made, labels)
     selected = (verdicts["verdict"] == VERDICTS[0]).to_numpy()
-    np.savez_compressed(folder / "synthetic.npz", images=made, labels=labels, scores=made_scores, selected=selected)
+    kept = {"images": made, "labels": labels, "scores": made_scores, "selected": selected, PICTURED: made_pooled}
+    np.savez_compressed(folder / "synthetic.npz", **kept)
     measured = properties.measure(made, settings.density_threshold).assign(label=labels, score=made_scores)
     measured.join(verdicts).to_csv(folder / "synthetic_properties.csv", index=False, float_format="%.6g")
     for label, name in enumerate(CLASSES):

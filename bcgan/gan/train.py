@@ -17,7 +17,7 @@ from bcgan.experiment import Gan
 from bcgan.gan.augment import DRAWS, augment
 from bcgan.gan.losses import class_loss, discriminator_loss, generator_loss
 from bcgan.gan.watch import WINDOW, trouble
-from bcgan.models import weights
+from bcgan.models import fast, weights
 from bcgan.models.critic import critic, frozen_features
 from bcgan.models.discriminator import discriminator
 from bcgan.models.generator import generator
@@ -150,7 +150,7 @@ def start_players(settings: Gan) -> Players:
 
 def make_step(players: Players, settings: Gan, seed: int, xla: bool):
     """One update of each judge, then one of the generator, on the same synthetic patches, made once."""
-    make, judge = players.generator, players.discriminator
+    make, judge = fast.twin(players.generator), players.discriminator
 
     def improve(name: str, tape: tf.GradientTape, loss: tf.Tensor) -> None:
         variables = getattr(players, name).trainable_variables
@@ -191,7 +191,7 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
         improve("generator", make_tape, scaled)
         count = tf.cast(step, tf.float32)
         decay = tf.minimum(settings.average, (1 + count) / (10 + count))
-        weights.move_average(players.average.variables, make.variables, decay)
+        weights.move_average(players.average.variables, players.generator.variables, decay)
         return {
             "discriminator_loss": judge_loss,
             "generator_loss": make_loss,

@@ -92,7 +92,9 @@ def in_float32(model: keras.Model) -> keras.Model:
 def _of_type(model: keras.Model, dtype: str) -> keras.Model:
     def typed(layer):
         config = layer.get_config()
-        return layer.__class__.from_config(config | {"dtype": dtype} if "dtype" in config else config)
+        # A SavedModel takes no variable whose name begins with an underscore, as EfficientNet's do.
+        changes = {"name": config["name"].lstrip("_")} | ({"dtype": dtype} if "dtype" in config else {})
+        return layer.__class__.from_config(config | changes)
 
     copy = keras.models.clone_model(model, clone_function=typed, recursive=True)
     copy.set_weights(model.get_weights())

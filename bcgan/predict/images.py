@@ -9,24 +9,29 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from bcgan.data.histology_phantom import tissue
 from bcgan.data.records import IMAGE_SUFFIXES
 from bcgan.errors import InputError
 from bcgan.preprocess import images
 
+# Whole-slide formats, which OpenSlide reads; a tiled TIFF is one too (bcgan/predict/slides.py).
+SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm")
 WHOLE = 1.5  # an image up to so many times a patch's side is one patch; a larger one is tiled
 GLASS = 220  # a pixel whose darkest channel is above this is empty glass
 TISSUE = 0.2  # least share of tissue of a tile that is scored
 
 
 class Tiles(NamedTuple):
-    """patches: uint8, (n, size, size, 3). places: (n, 2), x and y at the model's scale. scale: the image's pixels for
-    each of those. image: as it was read, uint8, (height, width, 3). whole: the image is one patch."""
+    """patches: uint8, (n, size, size, 3). places: (n, 2), x and y at the model's scale. scale: the file's pixels for
+    each of those. image: to look at, uint8, (height, width, 3). whole: the image is one patch. shown: the image's
+    pixels for each of the model's."""
 
     patches: np.ndarray
     places: np.ndarray
     scale: float
     image: np.ndarray
     whole: bool
+    shown: float
 
 
 def find(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Path]:
@@ -35,26 +40,31 @@ def find(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Path]:
     Raises:
         InputError: an argument names nothing.
     """
-    found: list[Path] = []
+    found, known = [], (*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)
     for argument in arguments:
         if argument == "-":
             found += [Path(line.rstrip("\n")) for line in listed if line.strip()]
             continue
         path = Path(argument)
         if path.is_dir():
-            inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file())
+            inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in known and one.is_file())
         elif path.exists():
             inside = [path]
         else:
             inside = sorted(map(Path, glob.iglob(argument, recursive=True)))  # noqa: PTH207, Path.glob knows no absolute pattern
         if not inside:
-            raise InputError(
-                f"{argument}: no image there. Give files ({', '.join(IMAGE_SUFFIXES)}), folders or patterns."
-            )
+            raise InputError(f"{argument}: no image there. Give files ({', '.join(known)}), folders or patterns.")
         found += inside
     if not found:
         raise InputError("No image was named. Give files, folders or patterns, or - for a list on standard input.")
     return found
+
+
+def to_check(folder: str | None, size: int, count: int = 256) -> np.ndarray:
+    """Patches to hold two forms of a network against each other: the first of a folder, or phantom tissue; uint8."""
+    if folder is None:
+        return tissue.draw(count, size)[0]
+    return np.stack([read_patch(path, size) for path in find([folder])[:count]])
 
 
 def read(path: Path, size: int, scale: float) -> Tiles:
@@ -84,13 +94,18 @@ def cut(data: bytes, name: str, size: int, scale: float) -> Tiles:
         how = cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC
         image = cv2.resize(image, (width, height), interpolation=how)
     if max(image.shape[:2]) <= WHOLE * size:
-        return Tiles(images.fit(image, size, size)[None], np.zeros((1, 2), int), scale, original, True)
+        return Tiles(images.fit(image, size, size)[None], np.zeros((1, 2), int), scale, original, True, scale)
+    return Tiles(*tiled(image, size), scale, original, False, scale)
+
+
+def tiled(image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The patches of an image at the model's scale that hold tissue, and their places, x and y."""
     padded = _padded(image, size)
     rows, columns = padded.shape[0] // size, padded.shape[1] // size
     tiles = padded.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
     places = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * size
     tissue = (tiles.min(-1) < GLASS).mean((1, 2)) >= TISSUE
-    return Tiles(tiles[tissue], places[tissue], scale, original, False)
+    return tiles[tissue], places[tissue]
 
 
 def read_patch(path: Path, size: int) -> np.ndarray:

@@ -84,8 +84,8 @@ def draw_map(target: Path | BinaryIO, title: str, tiles: Tiles, found: Judged, c
     height, width = image.shape[:2]
     over = np.zeros((height, width, 4))
     for place, probability, verdict in zip(tiles.places, found.probability, found.verdict, strict=True):
-        left, top = (place * tiles.scale * shrunk).round().astype(int)
-        right, bottom = ((place + card.size) * tiles.scale * shrunk).round().astype(int)
+        left, top = (place * tiles.shown * shrunk).round().astype(int)
+        right, bottom = ((place + card.size) * tiles.shown * shrunk).round().astype(int)
         colour = UNKNOWN if VERDICTS[verdict] == "out_of_distribution" else COLOURS(float(probability))[:3]
         over[top:bottom, left:right] = (*colour, OPACITY)
     figure = Figure(figsize=(9, 9 * height / width * 0.85 + 0.9), layout="constrained")
@@ -98,7 +98,7 @@ def draw_map(target: Path | BinaryIO, title: str, tiles: Tiles, found: Judged, c
     bar.set_label("Probability of malignancy; grey: unlike the patches that the model knows", fontsize=8)
     bar.ax.axhline((card.context_calls or card.calls).threshold, color="black", lw=1)
     if card.microns_per_pixel:
-        microns = card.microns_per_pixel / tiles.scale / shrunk  # of a pixel of this picture
+        microns = card.microns_per_pixel / tiles.shown / shrunk  # of a pixel of this picture
         length = ROUND[max(0, np.searchsorted(ROUND, width * microns / 4) - 1)]
         axes.plot([0.03 * width, 0.03 * width + length / microns], [0.97 * height] * 2, color="black", lw=4)
         axes.text(0.03 * width, 0.955 * height, f"{length:,} µm", va="bottom", fontsize=9)

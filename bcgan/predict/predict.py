@@ -10,6 +10,7 @@ import numpy as np
 
 from bcgan import progress
 from bcgan.data.builders import CLASSES
+from bcgan.predict import slides
 from bcgan.predict.images import Tiles, read
 from bcgan.predict.maps import write_maps
 from bcgan.predict.model import VERDICTS, Judged, Model
@@ -57,7 +58,10 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
     for path in paths:
         bar.update()
         try:
-            tiles = read(path, model.card.size, scale)
+            if slides.is_slide(path):
+                tiles = slides.read(path, model.card.size, model.card.microns_per_pixel, microns)
+            else:
+                tiles = read(path, model.card.size, scale)
         except (OSError, ValueError) as error:
             progress.log.warning("predict: %s", error)
             tiles = None

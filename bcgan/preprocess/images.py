@@ -1,14 +1,18 @@
 """From an encoded file to a square uint8 patch: decode, pad or cut, resize, filter. OpenCV does the work."""
 
+import io
 import math
 import struct
+import warnings
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from bcgan.experiment import Preprocess
 
-LARGEST_IMAGE = 2**26  # pixels; a patch is never larger, and a small file can claim gigabytes
+LARGEST_IMAGE = 2**26  # pixels
+DENSEST = 2_000  # pixels a byte of the file; no format packs plain white closer, and a small file can claim gigabytes
 WHITE = (255, 255, 255)
 
 
@@ -23,11 +27,12 @@ def decode(data: bytes, path: str) -> np.ndarray:
     if not data:
         raise ValueError(f"{path} is empty")
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        if len(data) < 24 or not 0 < math.prod(struct.unpack(">II", data[16:24])) <= LARGEST_IMAGE:
-            raise ValueError(f"{path} claims more than {LARGEST_IMAGE} pixels, or none")
-        # OpenCV fills what is missing of a truncated PNG with black and says nothing.
-        if b"IEND" not in data[-16:]:
+        _check_claim(math.prod(struct.unpack(">II", data[16:24])) if len(data) >= 24 else 0, data, path)
+        # OpenCV fills what is missing with black and says nothing, and takes memory for any length that a chunk claims.
+        if not _is_whole(data):
             raise ValueError(f"{path} is a truncated PNG")
+    else:
+        _check_claim(_claimed(data, path), data, path)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -44,6 +49,31 @@ def decode(data: bytes, path: str) -> np.ndarray:
         alpha = image[..., 3:].astype(np.float32) / 255
         image = np.rint(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _is_whole(png: bytes) -> bool:
+    """Whether every chunk lies inside the file, up to the one that ends it."""
+    place = 8
+    while place + 12 <= len(png):
+        length, kind = struct.unpack(">I4s", png[place : place + 8])
+        place += 12 + length
+        if kind == b"IEND":
+            return place <= len(png)
+    return False
+
+
+def _claimed(data: bytes, path: str) -> int:
+    """How many pixels a header claims; Pillow reads no more than that."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as header:
+            return math.prod(header.size)
+    except Exception as error:  # a broken header ends in whatever its format's reader raises
+        raise ValueError(f"{path} is not an image that can be read ({type(error).__name__})") from error
+
+
+def _check_claim(pixels: int, data: bytes, path: str) -> None:
+    if not 0 < pixels <= min(LARGEST_IMAGE, DENSEST * len(data)):
+        raise ValueError(f"{path} claims more than a file of {len(data)} bytes can hold, {pixels} pixels, or none")
 
 
 def fit(image: np.ndarray, native: int | None, size: int) -> np.ndarray:

@@ -15,8 +15,10 @@ from bcgan.errors import InputError
 from bcgan.evaluate.score import describe
 from bcgan.experiment import Experiment
 from bcgan.report import (
+    architecture_figures,
     classifier_figures,
     data_figures,
+    embedding_figure,
     explanation_figures,
     gan_figures,
     slide_figures,
@@ -29,6 +31,12 @@ from bcgan.report.run import Run, read
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
 
 FIGURES = {
+    "networks": {
+        "fig03_system_architecture": architecture_figures.system,
+        "fig04_gan": architecture_figures.gan,
+        "fig05_resnet_features": architecture_figures.resnet,
+        "fig06_integration": architecture_figures.integration,
+    },
     "data": {
         "fig01_examples": data_figures.examples,
         "fig07_count_plot": data_figures.count_plot,
@@ -48,6 +56,7 @@ FIGURES = {
         "translations": synthesis_figures.translations,
         "counterfactuals": synthesis_figures.counterfactuals,
         "probes": synthesis_figures.probes,
+        "embedding": embedding_figure.embedding,
         "learning_curve": synthesis_figures.learning_curve,
     },
     "classifiers": {

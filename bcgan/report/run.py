@@ -11,6 +11,7 @@ from bcgan.data.builders import CLASSES
 from bcgan.evaluate import score
 from bcgan.evaluate.derived import classifiers, column
 from bcgan.experiment import Experiment
+from bcgan.gan.features import PICTURED
 from bcgan.preprocess import store
 from bcgan.report.style import CLASSIFIER_NAMES
 
@@ -23,6 +24,7 @@ class Run(NamedTuple):
     split: dict[str, Any]
     audit: dict[str, Any]
     properties: pd.DataFrame
+    pooled: np.ndarray  # of every patch of the store, the means of the channels of PICTURED
     synthetic: dict[str, np.ndarray]
     synthetic_properties: pd.DataFrame
     grids: list[Path]
@@ -99,6 +101,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         runs.read_json(root / "preprocess" / "split.json"),
         runs.read_json(root / "preprocess" / "audit.json"),
         properties,
+        _pooled(root / "features" / "pooled.npz"),
         synthetic,
         pd.read_csv(root / "features" / "synthetic_properties.csv"),
         sorted((root / "gan" / "grids").glob("*.png")),
@@ -122,6 +125,11 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         {folder.parent.name: runs.read_json(folder) for folder in root.glob(f"*/{runs.MANIFEST}")},
         patient_images,
     )
+
+
+def _pooled(path: Path) -> np.ndarray:
+    with np.load(path) as saved:
+        return saved[PICTURED]
 
 
 def _extra(experiment: Experiment, root: Path, stage: str, file: str) -> Any:

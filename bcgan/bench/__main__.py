@@ -1,0 +1,189 @@
+"""Measure everything in one run, all subjects in alternation, and write reports/bench/."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bcgan import machine, progress, runs
+from bcgan.bench import report
+from bcgan.bench.worker import Worker
+
+REPEATS = 5
+PROFILE = "profile"
+PRECISIONS = {"mixed_bfloat16": "bfloat16", "float32": "float32"}
+PYTORCH = (
+    "float32", "float32, channels last", "float32, channels last, compiled",
+    "bfloat16", "bfloat16, channels last", "bfloat16, channels last, compiled",
+)  # fmt: skip
+ABSENT = "pip install -r requirements-bench.txt"
+
+
+def groups(precision: str) -> dict[str, dict[str, tuple]]:
+    """{group: {subject: (module, maker, arguments, cores)}}; the subjects of a group are timed in turn."""
+    ours = dict.fromkeys((precision, "float32"))  # one where they are the same
+    training = {f"bcgan {kind}": ("subjects", "training", {"precision": kind}) for kind in ours}
+    inference = {f"bcgan {kind}": ("subjects", "inference", {"precision": kind}) for kind in ours}
+    limits = {f"limit {kind}": ("subjects", "limit", {"precision": PRECISIONS[kind]}) for kind in ours}
+    return {
+        "training": training
+        | {"keras fit": ("subjects", "keras_fit", {})}
+        | {f"pytorch {name}": ("pytorch", "training", {"settings": name}) for name in PYTORCH}
+        | limits,
+        "inference": inference
+        | {"keras predict": ("subjects", "keras_predict", {})}
+        | {f"litert {kind}": ("subjects", "litert", {"quantised": kind == "int8"}) for kind in ("float32", "int8")}
+        | {"onnx runtime float32": ("subjects", "onnx", {})}
+        | {f"pytorch {name}": ("pytorch", "inference", {"settings": name}) for name in PYTORCH}
+        | limits,
+        "gan_resnet": {
+            "bcgan training": ("subjects", "training", {"precision": precision, "network": "gan_resnet"}),
+            "keras fit": ("subjects", "keras_fit", {"network": "gan_resnet"}),
+            "bcgan inference": ("subjects", "inference", {"precision": precision, "network": "gan_resnet"}),
+            "keras predict": ("subjects", "keras_predict", {"network": "gan_resnet"}),
+        },
+        "gan": {
+            f"{name} {kind}": ("subjects", "gan", {"precision": kind, "tapes": tapes})
+            for kind in ours
+            for name, tapes in (("bcgan", 1), ("two tapes", 2))
+        },
+        "input": {
+            "reading": ("subjects", "feeding", {"augmented": False}),
+            "reading and augmentation": ("subjects", "feeding", {"augmented": True}),
+        },
+        "preparation": {f"{2000 * times} PNG files": ("subjects", "preprocess", {"times": times}) for times in (1, 4)},
+        "batch": {
+            f"batch {size}": ("subjects", "training", {"precision": precision, "batch": size})
+            for size in (32, 64, 128, 256)
+        },
+        "cores": {
+            f"cores {count}": ("subjects", "training", {"precision": precision}, count)
+            for count in range(1, 1 + min(2, machine.processor()["cores"]))
+        },
+        "prediction": {"large image": ("subjects", "slide", {})},
+        "start_up": {"bcgan --help": ("subjects", "start_up", {})},
+    }
+
+
+@click.command(help=__doc__)
+@click.option("--repeats", type=click.IntRange(1), default=REPEATS, show_default=True)
+@click.option("--only", multiple=True, help="Measure a group anew, and keep what was found of the others; repeatable.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("reports/bench"))
+def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
+    machine.prepare_environment()
+    progress.start_log(None)
+    chosen = machine.choices(runs_as())
+    precision = chosen["precision"][0]
+    out.mkdir(parents=True, exist_ok=True)
+    kept = out / "measured.json"
+    measured = runs.read_json(kept) if kept.exists() and only else {}
+    for name, group in groups(precision).items():
+        if name in only or not only:
+            measured[name] = measure(name, group, repeats)
+            runs.write_json(kept, measured)
+    if PROFILE in only or not only:
+        measured[PROFILE] = report.profiles(precision)
+        runs.write_json(kept, measured)
+    profile, operations = measured.pop(PROFILE, None), report.operations()
+    found = {
+        "ratios": {}, "spread": {},
+        "rates": {name: rates(group) for name, group in measured.items()},
+        "profile": profile,
+        "operations": operations,
+        "machine": machine.processor(),
+        "choices": {name: value for name, (value, _) in chosen.items()},
+        "versions": machine.environment()["packages"] | report.versions(),
+    }  # fmt: skip
+    for name, values in ratios(measured, precision, operations).items():
+        found["ratios"][name] = values and round(statistics.median(values), 3)
+        found["spread"][name] = values and [round(min(values), 3), round(max(values), 3)]
+    report.write(found, out)
+    for name, value in found["ratios"].items():
+        progress.log.info("%-40s %s", name, "unknown" if value is None else f"{value:.2f} {found['spread'][name]}")
+    progress.log.info("%s", out)
+
+
+def runs_as():
+    from bcgan.experiment import Experiment
+
+    return Experiment(name="bench", data={"name": "histology_phantom"})
+
+
+def measure(name: str, group: dict[str, tuple], repeats: int) -> dict[str, dict[str, Any]]:
+    """{subject: {rates: [...], peak_mebibytes, failure}}; a repeat of every subject, then the next repeat."""
+    workers = {}
+    with progress.bar(len(group) * (repeats + 1), f"bench {name}", "repeat") as bar:
+        try:
+            for subject, made in group.items():
+                workers[subject] = Worker(*made)
+                bar.update()
+            found = {subject: {"rates": [], "peak_mebibytes": None} for subject in group}
+            for _ in range(repeats):
+                for subject, worker in workers.items():
+                    if answer := worker.ask():
+                        found[subject]["rates"].append(answer["count"] / answer["seconds"])
+                        found[subject]["peak_mebibytes"] = round(answer["peak_mebibytes"])
+                    bar.update()
+        finally:
+            for worker in workers.values():
+                worker.end()
+    for subject, worker in workers.items():
+        found[subject]["failure"] = worker.failure
+        if worker.failure:
+            progress.log.warning("bench: %s: %s left out: %s", name, subject, worker.failure)
+            if "torch" in worker.failure or "onnx" in worker.failure:
+                progress.log.warning("bench: for what is compared with, run: %s", ABSENT)
+    return found
+
+
+def rates(group: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Median, least and most of each subject: patches a second, of limits millions of operations."""
+    return {
+        subject: {
+            "median": round(statistics.median(one["rates"]), 1), "low": round(min(one["rates"]), 1),
+            "high": round(max(one["rates"]), 1), "peak_mebibytes": one["peak_mebibytes"],
+        } if one["rates"] else {"median": None, "failure": one["failure"]}
+        for subject, one in group.items()
+    }  # fmt: skip
+
+
+def ratios(measured: dict, precision: str, operations: dict[str, int]) -> dict[str, list[float] | None]:
+    """Each ratio of every repeat, numerator and denominator measured one after the other.
+
+    "best": the subject of that kind with the highest median, whatever its precision; inference's best of ours counts
+    LiteRT in float32, which gives the same probabilities, and not int8, which does not.
+    """
+
+    def of(group: str, subject: str) -> list[float] | None:
+        return measured.get(group, {}).get(subject, {}).get("rates") or None
+
+    def best(group: str, *kinds: str) -> list[float] | None:
+        names = [name for name in measured.get(group, {}) if name.startswith(kinds) and of(group, name)]
+        return of(group, max(names, key=lambda name: statistics.median(of(group, name)))) if names else None
+
+    def ratio(above: list[float] | None, below: list[float] | None, factor: float = 1.0) -> list[float] | None:
+        return above and below and [factor * x / y for x, y in zip(above, below, strict=True)]
+
+    found = {}
+    for phase, theirs in (("training", "fit"), ("inference", "predict")):
+        kept = ("bcgan", "litert float32")
+        found[f"{phase}_vs_pytorch_best"] = ratio(best(phase, *kept), best(phase, "pytorch"))
+        found[f"{phase}_vs_keras_{theirs}"] = ratio(best(phase, *kept), best(phase, "keras"))
+        for kind, short in PRECISIONS.items():
+            name = f"{phase}_{short}_vs_pytorch_{short}"
+            found[name] = ratio(of(phase, f"bcgan {kind}"), best(phase, f"pytorch {short}"))
+        found[f"{phase}_of_limit"] = ratio(
+            of(phase, "bcgan float32"), of(phase, "limit float32"), operations[phase] / 1e6
+        )
+        found[f"{phase}_of_limit_bfloat16"] = ratio(
+            of(phase, "bcgan mixed_bfloat16"), of(phase, "limit mixed_bfloat16"), operations[phase] / 1e6
+        )
+    found["inference_int8_vs_pytorch_best"] = ratio(of("inference", "litert int8"), best("inference", "pytorch"))
+    found["gan_step_vs_two_tapes"] = ratio(of("gan", f"bcgan {precision}"), of("gan", f"two tapes {precision}"))
+    found["gan_resnet_training_vs_keras_fit"] = ratio(of("gan_resnet", "bcgan training"), of("gan_resnet", "keras fit"))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""reports/bench/: the numbers, a table to read and a figure."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bcgan import runs
+
+TARGETS = {
+    "training_vs_pytorch_best": 1.3, "training_vs_keras_fit": 2.0, "inference_vs_pytorch_best": 1.5,
+    "gan_step_vs_two_tapes": 1.5, "training_of_limit": 0.6, "inference_of_limit": 0.7,
+}  # fmt: skip
+OURS, THEIRS, LIMIT = "#009E73", "#888888", "#CC79A7"
+
+
+def operations() -> dict[str, int]:
+    """Multiplications and additions of a patch in Table 1's network with its head, convolutions and dense layers
+    alone: {inference, training}; training propagates to the kernels and, behind the first layer, to the maps."""
+    import keras
+
+    from bcgan.models.classifier import classifier
+
+    counts = []
+    for layer in _layers(classifier("resnet_table1")):
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            places = 1 / 4 if layer.name == "three_channels" else 1  # its twin convolves before it enlarges
+            for side in layer.output.shape[1:-1]:
+                places *= side
+            counts.append(round(2 * places * int(keras.ops.size(layer.kernel))))
+    return {"inference": sum(counts), "training": 3 * sum(counts) - counts[0]}
+
+
+def versions() -> dict[str, str | None]:
+    found = {}
+    for name in ("torch", "onnxruntime"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def profiles(precision: str) -> dict[str, dict[str, float]]:
+    """{before, after}: milliseconds a training step by operator."""
+    found = {}
+    for name, kind in (("before", "keras"), ("after", "quick")):
+        command = [sys.executable, "-m", "bcgan.bench.profile", precision, kind]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def write(found: dict[str, Any], out: Path) -> None:
+    """results.json, README.md, tables/ and figures/."""
+    from bcgan.report import style
+
+    out.mkdir(parents=True, exist_ok=True)
+    runs.write_json(out / "results.json", found)
+    rows = [
+        {"group": g, "subject": subject, **one} for g, part in found["rates"].items() for subject, one in part.items()
+    ]
+    style.save(_figure(found, pd.DataFrame(rows)), out, "rates")
+    if found["profile"]:
+        profile = pd.DataFrame(found["profile"]).fillna(0).sort_values("before", ascending=False)
+        profile.to_csv(out / "tables" / "profile.csv", index_label="operator", float_format="%.3f")
+    (out / "README.md").write_text(_page(found), "utf-8")
+
+
+def _figure(found: dict[str, Any], table: pd.DataFrame):
+    from bcgan.report import style
+
+    groups = [name for name in ("training", "inference") if name in found["rates"]] or list(found["rates"])[:1]
+    figure, axes = style.plt.subplots(len(groups), 1, figsize=(7.5, 3.6 * len(groups)), squeeze=False)
+    for axis, group in zip(axes[:, 0], groups, strict=True):
+        part = table[(table["group"] == group) & table["median"].notna() & ~table["subject"].str.startswith("limit")]
+        part = part.sort_values("median")
+        colours = [OURS if name.startswith(("bcgan", "litert")) else THEIRS for name in part["subject"]]
+        spread = [part["median"] - part["low"], part["high"] - part["median"]]
+        axis.barh(part["subject"], part["median"], color=colours, xerr=spread, ecolor=style.INK, capsize=2)
+        limits = {k: v["median"] for k, v in found["rates"][group].items() if k.startswith("limit") and v["median"]}
+        for name, value in limits.items():
+            rate = value * 1e6 / found["operations"]["training" if group == "training" else "inference"]
+            axis.axvline(rate, color=LIMIT, linestyle="--" if "float32" in name else ":")
+            axis.annotate(
+                f"{name.replace('limit', 'limit,').replace('mixed_', '')}", (rate, 0.02), rotation=90, fontsize=8,
+                xycoords=("data", "axes fraction"), ha="right", color=LIMIT,
+            )  # fmt: skip
+        axis.set_title(f"Table 1's network, {group}")
+        axis.set_xlabel("patches a second (median; bars from the slowest to the quickest repeat)")
+    caption = (
+        f"Throughput of Table 1's network on {found['machine']['cores']} cores of {found['machine']['name']}, "
+        "subjects in alternation. Green: this project and the files that it exports."
+    )
+    return style.Drawn(figure, table, "Throughput", caption)
+
+
+def _page(found: dict[str, Any]) -> str:
+    lines = ["# Speed", "", "Made by `make bench`. Ratios are medians over alternating repeats within one run.", ""]
+    lines += [
+        f"{found['machine']['cores']} cores, {found['machine']['name']}, bfloat16 instructions: "
+        f"{', '.join(found['machine']['bfloat16']) or 'none'}; TensorFlow {found['versions']['tensorflow']}, "
+        f"PyTorch {found['versions']['torch'] or 'absent'}.", "",
+        "| ratio | median | least to most | aim |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for name, value in found["ratios"].items():
+        spread = found["spread"][name]
+        cells = ("unknown", "") if value is None else (f"{value:.2f}", f"{spread[0]:.2f} to {spread[1]:.2f}")
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {TARGETS.get(name, '')} |")
+    for group, part in found["rates"].items():
+        unit = "runs a second" if group == "start_up" else "patches a second"
+        lines += ["", f"## {group}", "", f"| subject | {unit}, median | least to most | peak memory, MiB |"]
+        lines += ["|---|---|---|---|"]
+        for subject, one in part.items():
+            unit = " million operations" if subject.startswith("limit") else ""
+            cells = (
+                (f"{one['median']:,}{unit}", f"{one['low']:,} to {one['high']:,}", one["peak_mebibytes"])
+                if one["median"] else (f"left out: {one['failure']}", "", "")
+            )  # fmt: skip
+            lines.append(f"| {subject} | {cells[0]} | {cells[1]} | {cells[2]} |")
+    if found["profile"]:
+        lines += ["", "## Where a training step's time goes", ""]
+        lines += [
+            "Milliseconds by kind of operator, summed over threads. Before: as Keras computes the network; after:"
+        ]
+        lines += ["its twin (`bcgan/models/fast.py`).", "", "| operator | before | after |", "|---|---|---|"]
+        before, after = found["profile"]["before"], found["profile"]["after"]
+        for name in sorted(before | after, key=lambda n: -max(before.get(n, 0), after.get(n, 0)))[:14]:
+            lines.append(f"| {name} | {before.get(name, 0):.1f} | {after.get(name, 0):.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _layers(network):
+    import keras
+
+    for layer in network.layers:
+        yield from _layers(layer) if isinstance(layer, keras.Model) else (layer,)

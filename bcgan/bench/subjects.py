@@ -1,0 +1,266 @@
+"""What is timed: each function prepares one subject and gives a function that does it once and counts patches.
+
+A subject has a process of its own, as precision and threads are a process's. Networks start from fresh weights: how
+long a step takes does not depend on them.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bcgan import machine
+from bcgan.data.histology_phantom.tissue import draw as patches
+from bcgan.experiment import Classifier, Classify, Experiment, Gan
+
+Subject = Callable[[], int]
+STEPS = 6  # of training, in one repeat
+SCORED = 1024  # patches, in one repeat of inference
+PREPARED = 2_000  # PNG files
+SLIDE = 800  # side of the large image, pixels
+
+
+def training(precision: str, network: str = "resnet_table1", batch: int = 128) -> Subject:
+    """The classifier's own training step, its average of weights included, without augmentation."""
+    start(precision)
+    import tensorflow as tf
+
+    from bcgan.classify import train
+
+    settings, model = Classify(batch=batch), _classifier(network)
+    optimizer = train.make_optimizer(model, Classifier(), settings, 1000)
+    step = train.make_step(model, _classifier(network), optimizer, settings, (1.0, 1.0), 0, False, augment=False)
+    images, labels = map(tf.constant, patches(batch))
+
+    def run() -> int:
+        for number in range(STEPS):
+            value = step(tf.constant(number, tf.int64), images, labels)[0]
+        float(value)
+        return STEPS * batch
+
+    return run
+
+
+def keras_fit(network: str = "resnet_table1", batch: int = 128) -> Subject:
+    """What one would write first: compile and fit, with every default."""
+    import keras
+
+    model = _classifier(network)
+    model.compile(keras.optimizers.AdamW(1e-3), keras.losses.BinaryCrossentropy(from_logits=True))
+    images, labels = patches(STEPS * batch)
+    images = images.astype(np.float32) / 255
+
+    def run() -> int:
+        model.fit(images, labels, batch_size=batch, verbose=0)
+        return len(labels)
+
+    return run
+
+
+def inference(precision: str, network: str = "resnet_table1") -> Subject:
+    """The scorer that evaluation and prediction use."""
+    start(precision)
+    from bcgan.classify.train import scorer
+
+    return _counted(scorer(_classifier(network)), patches(SCORED)[0])
+
+
+def keras_predict(network: str = "resnet_table1") -> Subject:
+    """`Model.predict` with every default."""
+    model = _classifier(network)
+    return _counted(lambda images: model.predict(images, verbose=0), patches(SCORED)[0].astype(np.float32) / 255)
+
+
+def litert(quantised: bool, network: str = "resnet_table1") -> Subject:
+    """The network as `bcgan export --format` writes it for LiteRT, and LiteRT's own interpreter."""
+    start("float32")
+    from bcgan.predict import formats
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.tflite"
+        formats.write_litert(_classifier(network), path, patches(128)[0] if quantised else None)
+        return _counted(formats.read_litert(path), patches(SCORED)[0])
+
+
+def onnx(network: str = "resnet_table1") -> Subject:
+    """The network as `bcgan export --format` writes it for ONNX, and ONNX Runtime."""
+    start("float32")
+    from bcgan.predict import formats
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        formats.write_onnx(_classifier(network), path)
+        return _counted(formats.read_onnx(path), patches(SCORED)[0])
+
+
+def gan(precision: str, tapes: int, batch: int = 32) -> Subject:
+    """A step of the paper's two players, without the second critic: ours, or two tapes as a tutorial has it.
+
+    Two tapes: synthetic patches are made for each of the players, real and synthetic ones are judged apart, both
+    propagate through all of it, and gradients are taken one after the other.
+    """
+    start(precision)
+    import tensorflow as tf
+
+    from bcgan.gan import train
+
+    settings = Gan(batch=batch, critic=0.0)
+    players = train.start_players(settings)
+    step = train.make_step(players, settings, 0, False) if tapes == 1 else _two_tapes(players, settings)
+    images, labels = map(tf.constant, patches(batch))
+
+    def run() -> int:
+        for number in range(STEPS):
+            values = step(tf.constant(number, tf.int64), images, labels)
+        float(values["generator_loss"])
+        return STEPS * batch
+
+    return run
+
+
+def _two_tapes(players, settings: Gan):
+    import tensorflow as tf
+
+    from bcgan.data import batches
+    from bcgan.gan.augment import augment
+    from bcgan.gan.losses import discriminator_loss, generator_loss
+    from bcgan.models import weights
+
+    def made(seed, classes, training):
+        count = tf.shape(classes)[0]
+        noise = tf.random.stateless_normal((count, settings.latent), seed)
+        grain = tf.random.stateless_normal((count, 50, 50, 1), seed + 1)
+        return players.generator([noise, classes, grain], training=training)
+
+    def updated(name, tape, loss):
+        variables = getattr(players, name).trainable_variables
+        players.optimizers[name].apply(tape.gradient(loss, variables), variables)
+
+    @tf.function
+    def step(number, images, classes):
+        seeds = [tf.stack([tf.constant(0, tf.int64), 8 * number + place]) for place in range(5)]
+        real = batches.dihedral(batches.scale(images), seeds[0])
+        with tf.GradientTape() as tape:
+            seen = augment(real, seeds[1]), augment(made(seeds[2], classes, True), seeds[3])
+            logits = [players.discriminator([side, classes], training=True) for side in seen]
+            judge_loss = discriminator_loss(*logits)
+        updated("discriminator", tape, judge_loss)
+        with tf.GradientTape() as tape:
+            seen = augment(made(seeds[4], classes, True), seeds[3])
+            make_loss = generator_loss(players.discriminator([seen, classes], training=True), settings.loss)
+        updated("generator", tape, make_loss)
+        weights.move_average(players.average.variables, players.generator.variables, 0.999)
+        return {"generator_loss": make_loss}
+
+    return step
+
+
+def feeding(augmented: bool, batch: int = 64) -> Subject:
+    """The input pipeline with no network behind it: shuffling, reading, batches; and the classifier's augmentation."""
+    import tensorflow as tf
+
+    from bcgan.data import batches
+
+    images, labels = patches(4096)
+    sampler, steps = batches.shuffled(np.arange(len(images)), batch, 0), range(128)
+
+    @tf.function
+    def augment(step, found):
+        seed = tf.stack([tf.constant(0, tf.int64), step])
+        found = batches.dihedral(batches.scale(found), seed)
+        return batches.colour_jitter(batches.stain_jitter(found, seed, 0.15), seed, 0.05)
+
+    def run() -> int:
+        for step, found, _ in batches.stream(images, labels, sampler, steps):
+            if augmented:
+                found = augment(step, found)
+        found.numpy()
+        return len(steps) * batch
+
+    return run
+
+
+def preprocess(times: int = 1) -> Subject:
+    """The stage `preprocess` on a folder of PNG files: hashing, decoding, auditing, splitting, writing."""
+    import cv2
+
+    from bcgan.preprocess import store
+
+    folder = Path(tempfile.mkdtemp(prefix="bcgan-bench-"))
+    images, labels = patches(PREPARED * times)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = folder / f"png/{i % 10}_idx5_x{i}_y1_class{label}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    (folder / "store").mkdir()
+    experiment = Experiment(name="bench", data={"name": "idc", "dir": (folder / "png",)})
+
+    def run() -> int:
+        store.build(experiment, folder / "store")
+        return len(images)
+
+    return run
+
+
+def slide() -> Subject:
+    """`bcgan predict` on one large image, by the shipped model: tiling, scoring, neighbours, verdicts."""
+    start("float32")
+    import io
+
+    import cv2
+
+    from bcgan.predict.model import load
+    from bcgan.predict.predict import predict
+
+    model, side = load(), SLIDE // 50
+    tiles = patches(side * side)[0].reshape(side, side, 50, 50, 3)
+    path = Path(tempfile.mkdtemp(prefix="bcgan-bench-")) / "slide.png"
+    cv2.imwrite(str(path), tiles.transpose(0, 2, 1, 3, 4).reshape(SLIDE, SLIDE, 3)[..., ::-1])
+    return lambda: sum(predict(model, [path], io.StringIO(), False).values())
+
+
+def start_up() -> Subject:
+    """`bcgan --help` from nothing."""
+
+    def run() -> int:
+        subprocess.run([sys.executable, "-m", "bcgan", "--help"], check=True, stdout=subprocess.DEVNULL)
+        return 1
+
+    return run
+
+
+def start(precision: str) -> None:
+    machine.start(Experiment(name="bench", data={"name": "histology_phantom"}, precision=precision))
+
+
+def _classifier(name: str):
+    from bcgan.models.classifier import classifier
+    from bcgan.models.discriminator import discriminator
+
+    return classifier(name, discriminator=discriminator() if name.startswith("gan_") else None)
+
+
+def _counted(score: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> Subject:
+    return lambda: len(score(images))
+
+
+def limit(precision: str, side: int = 1536) -> Subject:
+    """Matrix products alone: counts millions of multiplications and additions, not patches."""
+    import tensorflow as tf
+
+    left, right = (tf.cast(tf.random.normal((side, side)), precision) for _ in range(2))
+
+    @tf.function
+    def product(x, y):
+        return tf.reduce_sum(tf.cast(x @ y, tf.float32))
+
+    def run() -> int:
+        for _ in range(8):
+            value = product(left, right)
+        float(value)
+        return 8 * 2 * side**3 // 10**6
+
+    return run

@@ -1,0 +1,147 @@
+"""A classifier for other runtimes: SavedModel, LiteRT and ONNX, each held against the Keras network it comes from.
+
+Every file maps float32 patches in [0, 1], (n, size, size, 3), to a logit, (n, 1). A file counts as faithful where no
+probability differs by more than FAITHFUL on the patches that it is checked with.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from scipy.special import expit
+
+from bcgan.errors import InputError
+from bcgan.models import fast, weights
+
+KINDS = {"savedmodel": "savedmodel", "litert": "classifier.tflite", "litert-int8": "classifier-int8.tflite",
+         "onnx": "classifier.onnx"}  # fmt: skip
+FAITHFUL = 0.01
+SAMPLE = 128  # patches from which the ranges of int8 are read
+REPEATS = 5
+ONNX_PACKAGES = "pip install -r requirements-bench.txt"
+
+Runner = Callable[[np.ndarray], np.ndarray]  # uint8 (n, size, size, 3) to probabilities, float32 (n,)
+
+
+def write(network: keras.Model, kinds: tuple[str, ...], patches: np.ndarray, folder: Path) -> pd.DataFrame:
+    """Write the network in other formats, run each file, and say how far it is from the network.
+
+    Args:
+        network: keras.Model. float32 in [0, 1] to a logit.
+        kinds: tuple of strings. Of KINDS.
+        patches: uint8, (n, size, size, 3). For int8's ranges and for the check.
+        folder: Path. Made where it is missing; what is there under the same names is replaced.
+
+    Returns:
+        A row a format: format, file, mebibytes, milliseconds_a_patch (of `patches` at once), largest_difference of a
+        probability, faithful.
+
+    Raises:
+        InputError: ONNX's packages are not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    expected, rows = read_keras(weights.in_float32(network))(patches), []
+    for kind in kinds:
+        path = folder / KINDS[kind]
+        if kind == "onnx":
+            write_onnx(network, path)
+            run = read_onnx(path)
+        elif kind == "savedmodel":
+            _plain(network).export(path, verbose=False)
+            run = read_savedmodel(path)
+        else:
+            write_litert(network, path, patches[:SAMPLE] if kind == "litert-int8" else None)
+            run = read_litert(path)
+        difference = float(np.abs(run(patches) - expected).max())
+        files = path.rglob("*") if path.is_dir() else [path]
+        rows.append({
+            "format": kind, "file": path.name, "mebibytes": sum(f.stat().st_size for f in files if f.is_file()) / 2**20,
+            "milliseconds_a_patch": 1000 * _seconds(run, patches) / len(patches),
+            "largest_difference": difference, "faithful": difference <= FAITHFUL,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def write_litert(network: keras.Model, path: Path, sample: np.ndarray | None = None) -> None:
+    """Write a .tflite file; weights and maps in int8 where `sample`, uint8 patches, shows their ranges."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(_plain(network))
+    if sample is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([one[None]] for one in _scaled(sample))
+    path.write_bytes(converter.convert())
+
+
+def write_onnx(network: keras.Model, path: Path) -> None:
+    """Write an .onnx file.
+
+    Raises:
+        InputError: its packages are not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"ONNX needs the package {error.name}. Run: {ONNX_PACKAGES}") from error
+    _plain(network).export(path, format="onnx", verbose=False)
+
+
+def read_keras(network: keras.Model) -> Runner:
+    run = tf.function(lambda images: network(images, training=False))
+    return lambda images: expit(run(tf.constant(_scaled(images))).numpy()[:, 0])
+
+
+def read_savedmodel(path: Path) -> Runner:
+    loaded = tf.saved_model.load(path)  # kept by the function below: the variables are its own
+    return lambda images: expit(loaded.serve(tf.constant(_scaled(images))).numpy()[:, 0])
+
+
+def read_litert(path: Path) -> Runner:
+    """LiteRT's interpreter on every core."""
+    from bcgan import machine
+
+    interpreter = tf.lite.Interpreter(str(path), num_threads=machine.processor()["cores"])
+    (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        if interpreter.get_input_details()[0]["shape"][0] != len(images):
+            interpreter.resize_tensor_input(given["index"], images.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], _scaled(images))
+        interpreter.invoke()
+        return expit(interpreter.get_tensor(found["index"])[:, 0])
+
+    return run
+
+
+def read_onnx(path: Path) -> Runner:
+    """ONNX Runtime on every core."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"ONNX needs the package {error.name}. Run: {ONNX_PACKAGES}") from error
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: expit(session.run(None, {name: _scaled(images)})[0][:, 0])
+
+
+def _plain(network: keras.Model) -> keras.Model:
+    twin = fast.twin(weights.in_float32(network))
+    twin(np.zeros((1, *network.input_shape[1:]), np.float32))  # Keras's exporter wants a model that was called
+    return twin
+
+
+def _scaled(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.float32) / 255
+
+
+def _seconds(run: Runner, patches: np.ndarray) -> float:
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        run(patches)
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))

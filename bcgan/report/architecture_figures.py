@@ -1,0 +1,180 @@
+"""The paper's Figs. 3 to 6, drawn from the networks themselves: shapes and parameters are read off the models."""
+
+import keras
+import pandas as pd
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+
+from bcgan.models.discriminator import BLOCKS, discriminator
+from bcgan.models.gan_resnet import JOINT, gan_resnet
+from bcgan.models.generator import generator
+from bcgan.models.resnet_table1 import resnet_table1
+from bcgan.report import style
+from bcgan.report.run import Run
+from bcgan.report.style import Drawn
+
+COLOURS = {
+    "generator": "#56B4E9",
+    "discriminator": "#E69F00",
+    "resnet": "#CC79A7",
+    "joined": "#009E73",
+    "data": "#DDDDDD",
+}
+# What a block is called where its layers' names begin with this.
+TITLES = {
+    "image": "patch", "stem": "stem", "three": "three\nchannels", "upsample": "enlarged", "average": "pooled",
+    "flatten": "flat", "dense": "units", "realness": "realness", "label": "label\nembedding", "noise": "noise,\nlabel",
+    "seed": "seed", "last": "last", "colours": "colours", "code": "code", "joint": "joint",
+    "features": "projection\nand gate",
+}  # fmt: skip
+
+
+def blocks(network: keras.Model) -> pd.DataFrame:
+    """A network's layers, those whose names begin alike taken together: block, output (of the last one), parameters."""
+    rows: dict[str, dict] = {}
+    for layer in network.layers:
+        name = layer.name.split("_")[0]
+        shape = tuple(side for side in layer.output.shape[1:]) if not isinstance(layer.output, list) else ()
+        row = rows.setdefault(name, {"block": name, "output": shape, "parameters": 0})
+        row["output"] = shape or row["output"]
+        row["parameters"] += layer.count_params()
+    return pd.DataFrame(rows.values())
+
+
+def system(_run: Run) -> Drawn:
+    judge, whole = discriminator(), gan_resnet(discriminator())
+    maps = "x".join(map(str, judge.get_layer(JOINT).output.shape[1:]))
+    units = whole.output_shape[-1]
+    figure, axes = _canvas(10, 4.2)
+    places = {
+        "patches": (0.0, 2.2, "Training patients'\npatches, 50x50x3", "data"),
+        "generator": (2.6, 3.4, "Generator\nnoise, label to patch", "generator"),
+        "synthetic": (5.2, 3.4, "Synthetic patches,\nthe selected ones", "data"),
+        "discriminator": (2.6, 1.0, "Discriminator\nreal or synthetic", "discriminator"),
+        "maps": (5.2, 1.0, f"Its maps, {maps},\nweights frozen", "discriminator"),
+        "resnet": (7.8, 2.2, f"Table 1's ResNet,\njoined, to {units:,} units", "joined"),
+        "call": (10.4, 2.2, "Binary head:\nbenign or malignant", "data"),
+    }
+    for x, y, text, colour in places.values():
+        _box(axes, x, y, text, COLOURS[colour])
+    links = [("patches", "discriminator"), ("generator", "discriminator"), ("generator", "synthetic"),
+             ("discriminator", "maps"), ("synthetic", "resnet"), ("maps", "resnet"), ("patches", "resnet"),
+             ("resnet", "call")]  # fmt: skip
+    for start, end in links:
+        _link(axes, places[start][:2], places[end][:2])
+    axes.set(xlim=(-0.1, 12.3), ylim=(0.2, 4.4))
+    numbers = pd.DataFrame(links, columns=["from", "to"])
+    return Drawn(figure, numbers, "System architecture (the paper's Fig. 3)", (
+        "What runs: the GAN learns the training patients' patches; its discriminator's maps join the ResNet, whose "
+        "training its synthetic patches enrich; a binary head behind the paper's 1,000 units makes the call."
+    ))  # fmt: skip
+
+
+def gan(run: Run) -> Drawn:
+    own = run.experiment.gan
+    make = blocks(generator(own.latent, own.width))
+    judge = blocks(discriminator(own.width, spectral=own.spectral, conditioning=own.conditioning))
+    make = make[~make["block"].isin(["label", "grain"]) & make["output"].map(bool)]
+    make = make[make["block"].str.match("noise|code|seed|grow|last|colours|image")]
+    judge = judge[judge["block"].str.match("image|stem|block|realness|logit")]
+    figure = style.plt.figure(figsize=(10, 5.4))
+    for place, (part, title, colour) in enumerate(
+        ((make, "Generator", "generator"), (judge, "Discriminator", "discriminator"))
+    ):
+        axes = figure.add_subplot(2, 1, place + 1)
+        _chain(axes, part, COLOURS[colour])
+        axes.set_title(f"{title}: {part['parameters'].sum():,} parameters in these blocks")
+    return Drawn(figure, _flat(pd.concat([make.assign(network="generator"), judge.assign(network="discriminator")])),
+        "The GAN (the paper's Fig. 4)", (
+        "Blocks of the two networks as this run built them, with their output shapes; boxes are as high as their maps. "
+        f"The maps {', '.join(BLOCKS)} of the discriminator are what later stages read."
+    ))  # fmt: skip
+
+
+def resnet(_run: Run) -> Drawn:
+    part = blocks(resnet_table1())
+    figure, axes = style.plt.subplots(figsize=(10, 3.2))
+    _chain(axes, part, COLOURS["resnet"])
+    axes.set_title(f"{part['parameters'].sum():,} parameters, as the paper's Table 1 has them")
+    return Drawn(figure, _flat(part), "The ResNet's features (the paper's Fig. 5)", (
+        "Table 1's bottleneck ResNet, from patch to 1,000 units; each block with its output shape. A bottleneck is "
+        "1x1, 3x3 and 1x1 convolutions beside a shortcut without parameters."
+    ))  # fmt: skip
+
+
+def integration(_run: Run) -> Drawn:
+    judge = discriminator()
+    part, whole = blocks(judge), gan_resnet(judge)
+    part = part[part["block"].isin(["image", "stem", *BLOCKS[: BLOCKS.index(JOINT) + 1]])]
+    merged = blocks(whole)
+    merged = merged[~merged["block"].isin(["discriminator", "image"])]
+    gate, stem = merged["block"] == "features", merged["block"] == "stem"
+    part = pd.concat([part, merged[gate]])
+    merged = pd.concat([merged[stem], merged[~gate & ~stem]])
+    figure = style.plt.figure(figsize=(10, 5.4))
+    above, below = figure.add_subplot(2, 1, 1), figure.add_subplot(2, 1, 2)
+    _chain(above, part, COLOURS["discriminator"])
+    above.set_title(f"The discriminator, frozen, up to its map {JOINT}, and the way to the joint")
+    _chain(below, merged, COLOURS["joined"])
+    below.set_title(
+        f"Table 1's ResNet with the joint behind its stem: {whole.count_params():,} parameters with the frozen ones"
+    )
+    return Drawn(figure, _flat(pd.concat([part.assign(network="discriminator"), merged.assign(network="gan_resnet")])),
+        "GAN and ResNet joined (the paper's Fig. 6)", (
+        f"The discriminator's map {JOINT} has the size of the ResNet's behind its stem. It is projected to as many "
+        "channels and added through a gate that starts at zero: at the start the network is Table 1's alone."
+    ))  # fmt: skip
+
+
+def _canvas(width: float, height: float):
+    figure, axes = style.plt.subplots(figsize=(width, height))
+    axes.axis("off")
+    return figure, axes
+
+
+def _box(axes, x: float, y: float, text: str, colour: str) -> None:
+    axes.add_patch(
+        FancyBboxPatch((x, y - 0.45), 1.8, 0.9, boxstyle="round,pad=0.05", facecolor=colour, edgecolor="none")
+    )
+    axes.text(x + 0.9, y, text, ha="center", va="center", fontsize=8)
+
+
+def _link(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    if start[0] == end[0]:
+        above = start[1] > end[1]
+        ends = (
+            (start[0] + 0.9, start[1] - 0.5 if above else start[1] + 0.5),
+            (end[0] + 0.9, end[1] + 0.5 if above else end[1] - 0.5),
+        )
+    else:
+        ends = (start[0] + 1.85, start[1]), (end[0] - 0.05, end[1])
+    axes.add_patch(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=11, color=style.MUTED, shrinkA=0, shrinkB=0))
+
+
+def _chain(axes, part: pd.DataFrame, colour: str) -> None:
+    """A row of boxes, as high as their maps, each with its name above and its shape and parameters below."""
+    axes.axis("off")
+    for place, row in enumerate(part.itertuples()):
+        side = row.output[0] if len(row.output) == 3 else 8
+        height = 0.15 + 0.85 * side / 50
+        axes.add_patch(
+            Rectangle((place - 0.28, -height / 2), 0.56, height, facecolor=colour, edgecolor=style.INK, lw=0.6)
+        )
+        shape = "x".join(map(str, row.output)) or "scalar"
+        axes.text(place, 0.58, _title(row.block), ha="center", va="bottom", fontsize=8 if len(part) < 11 else 7)
+        axes.text(place, -0.58, f"{shape}\n{row.parameters:,}", ha="center", va="top", fontsize=7, color=style.MUTED)
+        if place:
+            axes.add_patch(
+                FancyArrowPatch(
+                    (place - 0.7, 0), (place - 0.3, 0), arrowstyle="-|>", mutation_scale=8, color=style.MUTED
+                )
+            )
+    axes.set(xlim=(-0.6, max(len(part), 8) - 0.4), ylim=(-0.95, 0.95))
+
+
+def _title(block: str) -> str:
+    name = block.rstrip("0123456789")
+    return TITLES.get(block, f"{name} {block[len(name) :]}".strip())
+
+
+def _flat(part: pd.DataFrame) -> pd.DataFrame:
+    return part.assign(output=part["output"].map(lambda shape: "x".join(map(str, shape))))

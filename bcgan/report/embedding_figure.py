@@ -1,0 +1,55 @@
+"""The discriminator's features of patches, real and synthetic, laid out in a plane."""
+
+import numpy as np
+import pandas as pd
+from sklearn.manifold import TSNE
+from sklearn.preprocessing import StandardScaler
+
+from bcgan.data.builders import CLASSES
+from bcgan.gan.features import PICTURED
+from bcgan.report.run import Run
+from bcgan.report.style import CLASS_COLOURS, MUTED, Drawn, plt, sns
+
+SHOWN = 800  # real patches, and as many synthetic ones
+KIND_COLOURS = {"real": MUTED, "synthetic": "#009E73"}
+
+
+def embedding(run: Run) -> Drawn:
+    """t-SNE (van der Maaten and Hinton 2008) of test patches and of synthetic ones."""
+    rng = np.random.default_rng(0)
+    rows = run.store.rows("test")
+    rows = np.sort(rng.permutation(rows)[:SHOWN])
+    index, features = run.store.index.iloc[rows], [run.pooled[rows]]
+    table = pd.DataFrame({
+        "kind": "real", "class": np.array(CLASSES)[index["label"]], "patient": index["patient"].to_numpy(str),
+    })  # fmt: skip
+    if PICTURED in run.synthetic:
+        count = min(SHOWN, len(run.synthetic["labels"]))
+        features.append(run.synthetic[PICTURED][:count])
+        labels = np.array(CLASSES)[run.synthetic["labels"][:count]]
+        table = pd.concat([table, pd.DataFrame({"kind": "synthetic", "class": labels, "patient": ""})])
+    values = StandardScaler().fit_transform(np.concatenate(features))
+    perplexity = min(30, (len(values) - 1) / 3)
+    table[["x", "y"]] = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(values)
+    real = table[table["kind"] == "real"]
+    patients = sorted(real["patient"].unique())
+    figure, panels = plt.subplots(1, 3, figsize=(10, 3.7), sharex=True, sharey=True)
+    for axes, part, column, colours, title in (
+        (panels[0], real, "class", CLASS_COLOURS, "Real patches by class"),
+        (panels[1], real, "patient", dict(zip(patients, sns.husl_palette(len(patients)), strict=True)),
+         f"Real patches by patient ({len(patients)})"),
+        (panels[2], table, "kind", KIND_COLOURS, "Real and synthetic patches"),
+    ):  # fmt: skip
+        for name, points in part.groupby(column, sort=True):
+            axes.scatter(points["x"], points["y"], s=7, lw=0, alpha=0.75, color=colours[name], label=name)
+        axes.set(title=title, xticks=[], yticks=[], xlabel="t-SNE 1")
+        if column != "patient":
+            axes.legend(markerscale=2, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=2)
+    panels[0].set_ylabel("t-SNE 2")
+    made = len(table) - len(real)
+    caption = (
+        f"The mean of every channel of the discriminator's {PICTURED}, standardised and laid out by t-SNE: "
+        f"{len(real):,} patches of {len(patients)} test patients and {made:,} synthetic ones. Neighbours here are "
+        "neighbours among the features; distances between groups mean nothing."
+    )
+    return Drawn(figure, table, "What the discriminator sees as alike", caption)

@@ -1,0 +1,88 @@
+"""The bench's arithmetic on made-up rates, and its processes on a subject that takes no time."""
+
+import json
+
+import pytest
+
+from bcgan.bench import __main__ as bench
+from bcgan.bench import report
+from bcgan.bench.worker import Worker
+
+
+def rates(*values: float) -> dict:
+    return {"rates": list(values), "peak_mebibytes": 1, "failure": None}
+
+
+MEASURED = {
+    "training": {
+        "bcgan mixed_bfloat16": rates(400.0, 300.0),
+        "bcgan float32": rates(200.0, 100.0),
+        "keras fit": rates(100.0, 100.0),
+        "pytorch float32": rates(50.0, 50.0),
+        "pytorch bfloat16, channels last": rates(200.0, 100.0),
+        "pytorch bfloat16, channels last, compiled": {"rates": [], "failure": "no compiler"},
+        "limit float32": rates(120.0, 120.0),
+    },
+}
+
+
+def test_ratios_are_of_the_same_repeat_and_of_the_best():
+    found = bench.ratios(MEASURED, "mixed_bfloat16", {"training": 300_000, "inference": 100_000})
+    assert found["training_vs_pytorch_best"] == [2.0, 3.0]
+    assert found["training_vs_keras_fit"] == [4.0, 3.0]
+    assert found["training_float32_vs_pytorch_float32"] == [4.0, 2.0]
+    assert found["training_of_limit"] == pytest.approx([200 * 0.3 / 120, 100 * 0.3 / 120])
+
+
+def test_what_was_not_measured_is_unknown():
+    found = bench.ratios(MEASURED, "mixed_bfloat16", {"training": 1, "inference": 1})
+    assert found["inference_vs_pytorch_best"] is None
+    assert found["gan_step_vs_two_tapes"] is None
+
+
+def test_operations_of_table_1():
+    """By hand: a 7x7 stem at 25x25, four bottlenecks at 13x13, three channels, 1,000 units, a head."""
+    stem, places = 25 * 25 * 64 * 3 * 49, 13 * 13
+    inner = 9 * 64 * 64 + 64 * 256
+    blocks = places * (64 * 64 + 3 * 256 * 64 + 4 * inner)
+    expected = 2 * (stem + blocks + places * 256 * 3 + 27 * 1000 + 1000)
+    found = report.operations()
+    assert found == {"inference": expected, "training": 3 * expected - 2 * stem}
+
+
+def test_a_process_answers_with_what_it_did():
+    worker = Worker("subjects", "start_up", {})
+    try:
+        answer = worker.ask()
+    finally:
+        worker.end()
+    assert worker.failure is None
+    assert answer["count"] == 1
+    assert answer["seconds"] > 0
+
+
+def test_a_subject_that_fails_is_named_and_the_others_go_on():
+    worker = Worker("subjects", "training", {"precision": "float32", "network": "nowhere"})
+    worker.end()
+    assert "nowhere" in worker.failure
+    assert worker.ask() is None
+
+
+def test_page_and_figure_hold_what_was_measured(tmp_path):
+    found = {
+        "ratios": {"training_vs_pytorch_best": 2.5, "gan_step_vs_two_tapes": None},
+        "spread": {"training_vs_pytorch_best": [2.0, 3.0], "gan_step_vs_two_tapes": None},
+        "rates": {name: bench.rates(group) for name, group in MEASURED.items()},
+        "operations": {"training": 300_000, "inference": 100_000},
+        "profile": {"before": {"Conv2D": 3.0, "Mul": 2.0}, "after": {"Conv2D": 3.0}},
+        "machine": {"cores": 2, "name": "a processor", "bfloat16": []},
+        "versions": {"tensorflow": "2", "torch": None},
+    }
+    report.write(found, tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "| training_vs_pytorch_best | 2.50 | 2.00 to 3.00 | 1.3 |" in page
+    assert "| gan_step_vs_two_tapes | unknown |" in page
+    assert "left out: no compiler" in page
+    assert "| Mul | 2.0 | 0.0 |" in page
+    assert json.loads((tmp_path / "results.json").read_text())["ratios"]["training_vs_pytorch_best"] == 2.5
+    assert (tmp_path / "figures" / "rates.svg").exists()

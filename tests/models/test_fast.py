@@ -1,0 +1,73 @@
+"""The quicker twin gives the network's answers, learns what it learns, and leaves it as the table has it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from bcgan.models import fast
+from bcgan.models.classifier import classifier
+from bcgan.models.discriminator import discriminator
+
+
+def _network(name: str) -> keras.Model:
+    """With statistics and scales that differ from a fresh network's, so that a wrong one shows."""
+    keras.utils.set_random_seed(0)
+    judge = discriminator(width=8) if name == "gan_resnet" else None
+    network = classifier(name, discriminator=judge)
+    rng = np.random.default_rng(0)
+    for layer in _normalisations(network) if name != "efficientnet_lite" else ():  # which has ImageNet's
+        gamma, *rest = layer.get_weights()
+        layer.set_weights([rng.uniform(0.5, 1.5, len(gamma)) for _ in (gamma, *rest)])
+    return network
+
+
+def _normalisations(network: keras.Model):
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from _normalisations(layer)
+        elif isinstance(layer, layers.BatchNormalization):
+            yield layer
+
+
+@pytest.mark.parametrize("name", ["resnet_table1", "gan_resnet", "resnet34", "efficientnet_lite"])
+def test_twin_answers_as_the_network_does(name):
+    network = _network(name)
+    images = np.random.default_rng(1).random((4, 50, 50, 3), np.float32)
+    expected = network(images, training=False).numpy()
+    assert np.ptp(expected) > 1e-4
+    np.testing.assert_allclose(fast.twin(network)(images, training=False).numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet_table1", "gan_resnet"])
+def test_twin_has_the_gradients_and_moves_the_statistics_of_the_network(name):
+    images = np.random.default_rng(1).random((8, 50, 50, 3), np.float32)
+    found = []
+    for make in (lambda network: network, fast.twin):
+        network = _network(name)
+        run = make(network)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(run(images, training=True) ** 2)
+        gradients = tape.gradient(loss, network.trainable_variables)
+        statistics = [value for layer in _normalisations(network) for value in layer.get_weights()[2:]]
+        found.append([*(np.asarray(gradient) for gradient in gradients), *statistics])
+    for plain, quick in zip(*found, strict=True):
+        np.testing.assert_allclose(quick, plain, rtol=2e-2, atol=1e-4 * max(1.0, np.abs(plain).max()))
+
+
+def test_statistics_of_a_frozen_normalisation_stay():
+    network = _network("efficientnet_lite")
+    before = [layer.get_weights() for layer in _normalisations(network)]
+    fast.twin(network)(np.random.default_rng(1).random((2, 50, 50, 3), np.float32), training=True)
+    for layer, values in zip(_normalisations(network), before, strict=True):
+        for value, old in zip(layer.get_weights(), values, strict=True):
+            np.testing.assert_array_equal(value, old)
+
+
+def test_network_keeps_its_layers():
+    network = classifier("resnet_table1")
+    names = [layer.name for layer in network.get_layer("resnet_table1").layers]
+    fast.twin(network)
+    assert [layer.name for layer in network.get_layer("resnet_table1").layers] == names
+    assert "upsample" in names

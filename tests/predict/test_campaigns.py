@@ -1,0 +1,105 @@
+"""Long trials, `make reliability`: kills at random moments of a whole run, and a server at its limit for minutes."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bcgan import runs
+from bcgan.models import weights
+from tests.conftest import EXPERIMENT
+
+KILLS = int(os.environ.get("BCGAN_KILLS", "0"))
+SOAK_SECONDS = float(os.environ.get("BCGAN_SOAK", "0"))
+GROWTH = 150  # mebibytes that a server may grow by once it is warm
+
+
+def _outcome(root: Path) -> dict[str, str]:
+    """What must not depend on kills: the weights of every network, and the metrics."""
+    found = {
+        str(path.relative_to(root)): weights.digest(weights.load_model(path).variables)
+        for path in sorted(root.glob("*/*.keras"))
+    }
+    return found | {"metrics": json.dumps(runs.read_json(root / "evaluate" / "metrics.json"), sort_keys=True)}
+
+
+def _damaged(root: Path) -> list[str]:
+    """Stages that look finished and are not."""
+    found = []
+    for manifest in root.glob("*/manifest.json"):
+        outputs = json.loads(manifest.read_text())["outputs"]
+        if any(runs.hash_file(manifest.parent / name) != digest for name, digest in outputs.items()):
+            found.append(manifest.parent.name)
+    return found
+
+
+@pytest.mark.skipif(not KILLS, reason="takes many minutes; BCGAN_KILLS=30 says how many kills")
+@pytest.mark.timeout(0)
+def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, idc_folder):
+    (tmp_path / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder) + "profile: repro\n", "utf-8")
+    command, root = [sys.executable, "-m", "bcgan", "run", "tiny.yaml"], tmp_path / "runs/tiny"
+    began = time.monotonic()
+    subprocess.run(command, check=True, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    whole, expected, draw = time.monotonic() - began, _outcome(root), random.Random(0)
+    shutil.rmtree(root)
+    kills, resumed_in = 0, set()
+    while kills < KILLS:
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:
+            try:
+                messages = running.communicate(timeout=draw.uniform(0, whole / 2))[1]
+            except subprocess.TimeoutExpired:
+                running.kill()
+                kills += 1
+                resumed_in |= {stage.name for stage in root.iterdir() if (stage / runs.UNFINISHED).exists()}
+                assert not _damaged(root)
+                continue
+        assert running.returncode == 0, messages[-800:]
+        assert _outcome(root) == expected
+        shutil.rmtree(root)
+    subprocess.run(command, check=True, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    assert _outcome(root) == expected
+    assert len(resumed_in) > 1, resumed_in
+
+
+@pytest.mark.skipif(not SOAK_SECONDS, reason="takes many minutes; BCGAN_SOAK=600 says how many seconds")
+@pytest.mark.timeout(0)
+def test_a_server_at_its_limit_stays_as_it_is(model, idc_folder):
+    """As many clients as slots get the offline answers, one more is told to come again; memory is flat once warm."""
+    from fastapi.testclient import TestClient
+
+    from bcgan.predict import serve
+
+    client = TestClient(serve.make_app(model, concurrent=2))
+    patches = [path.read_bytes() for path in sorted(idc_folder.rglob("*.png"))]
+    expected = [serve.judge(model, data, "image", None).rows[0].probability for data in patches]
+    end, codes, lock, peaks = time.monotonic() + SOAK_SECONDS, {}, threading.Lock(), []
+
+    def ask(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        while time.monotonic() < end:
+            number = int(rng.integers(len(patches)))
+            answer = client.post("/predict", content=patches[number])
+            with lock:
+                codes[answer.status_code] = codes.get(answer.status_code, 0) + 1
+                peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            if answer.status_code == 200:
+                assert answer.json()["rows"][0]["probability"] == pytest.approx(expected[number], abs=1e-5)
+            else:
+                assert answer.headers["retry-after"]
+                time.sleep(0.05)
+
+    with ThreadPoolExecutor(3) as clients:
+        list(clients.map(ask, range(3)))
+    assert set(codes) == {200, 503}
+    assert codes[200] > 10
+    assert peaks[-1] - peaks[len(peaks) // 4] < GROWTH

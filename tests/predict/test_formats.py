@@ -1,0 +1,75 @@
+"""Other runtimes give the network's probabilities, and what does not is named."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bcgan import cli
+from bcgan.data.histology_phantom.tissue import draw
+from bcgan.errors import InputError
+from bcgan.models.classifier import classifier
+from bcgan.predict import formats
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    network = classifier("resnet_table1")
+    for layer in network.get_layer("resnet_table1").layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            rng = np.random.default_rng(0)
+            layer.set_weights([rng.uniform(0.5, 1.5, value.shape) for value in layer.get_weights()])
+    return network
+
+
+def test_each_format_is_run_and_held_against_the_network(network, tmp_path):
+    table = formats.write(network, ("savedmodel", "litert", "litert-int8"), draw(32)[0], tmp_path)
+    assert list(table["format"]) == ["savedmodel", "litert", "litert-int8"]
+    exact = table.set_index("format")["largest_difference"]
+    assert exact[["savedmodel", "litert"]].max() < 1e-4
+    assert (table["faithful"] == (table["largest_difference"] <= formats.FAITHFUL)).all()
+    sizes = table.set_index("format")["mebibytes"]
+    assert sizes["litert-int8"] < sizes["litert"] / 2
+    assert all((tmp_path / name).exists() for name in table["file"])
+
+
+def test_a_saved_model_serves_by_signature(network, tmp_path):
+    formats.write(network, ("savedmodel",), draw(4)[0], tmp_path)
+    served = tf.saved_model.load(tmp_path / "savedmodel").signatures["serving_default"]
+    images = draw(4)[0].astype(np.float32) / 255
+    (found,) = served(tf.constant(images)).values()
+    np.testing.assert_allclose(found, network(images, training=False), atol=1e-4)
+
+
+def test_litert_takes_any_number_of_patches(network, tmp_path):
+    formats.write_litert(network, tmp_path / "n.tflite")
+    run, patches = formats.read_litert(tmp_path / "n.tflite"), draw(5)[0]
+    np.testing.assert_allclose(run(patches)[:2], run(patches[:2]), atol=1e-5)
+
+
+def test_onnx_gives_the_same_or_says_what_to_install(network, tmp_path):
+    try:
+        import onnxruntime  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ImportError:
+        with pytest.raises(InputError, match="requirements-bench"):
+            formats.write(network, ("onnx",), draw(2)[0], tmp_path)
+    else:
+        assert formats.write(network, ("onnx",), draw(8)[0], tmp_path)["faithful"].all()
+
+
+def test_what_comes_with_bcgan_is_written_without_a_run(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", "--model", "shipped", "--format", "litert", "--out", str(tmp_path / "out")])
+    assert stop.value.code == 0
+    assert (tmp_path / "out" / "classifier.tflite").exists()
+    assert "True" in (tmp_path / "out" / "formats.csv").read_text()
+    assert "litert" in capsys.readouterr().out
+
+
+def test_a_model_without_a_format_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", "--model", "shipped"])
+    assert stop.value.code == 2
+    assert "--format" in capsys.readouterr().err

@@ -1,0 +1,79 @@
+"""A tiled TIFF of phantom tissue, read as a whole slide."""
+
+import csv
+import io
+import sys
+
+import numpy as np
+import pytest
+
+from bcgan.data.histology_phantom.tissue import draw
+from bcgan.errors import InputError
+from bcgan.predict import slides
+from bcgan.predict.predict import predict
+
+SCALE = 4  # pixels of the slide for one of the model's
+
+
+@pytest.fixture(scope="module")
+def openslide():
+    return pytest.importorskip("openslide", reason="requirements-slides.txt is not installed")
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """Four by six patches of tissue at the model's scale, a column of glass at the right."""
+    patches = draw(24)[0].reshape(4, 6, 50, 50, 3)
+    patches[:, -1] = 255
+    return patches.transpose(0, 2, 1, 3, 4).reshape(200, 300, 3)
+
+
+def _write(path, picture: np.ndarray, microns: float | None):
+    import tifffile
+
+    enlarged = picture.repeat(SCALE, 0).repeat(SCALE, 1)
+    resolution = {"resolution": (1e4 / microns,) * 2, "resolutionunit": "CENTIMETER"} if microns else {}
+    tifffile.imwrite(path, enlarged, tile=(256, 256), photometric="rgb", **resolution)
+    return path
+
+
+def test_a_slide_is_read_in_blocks_at_the_models_scale(openslide, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(slides, "BLOCK", 300)
+    path = _write(tmp_path / "slide.tiff", picture, 1.0)
+    assert slides.is_slide(path)
+    tiles = slides.read(path, 50, 4.0, 1.0)
+    np.testing.assert_array_equal(tiles.image, picture)
+    assert tiles.scale == SCALE
+    assert set(map(tuple, tiles.places)) == {(x, y) for x in range(0, 250, 50) for y in range(0, 200, 50)}
+    for place, patch in zip(tiles.places, tiles.patches, strict=True):
+        np.testing.assert_array_equal(patch, picture[place[1] : place[1] + 50, place[0] : place[0] + 50])
+
+
+def test_rows_are_in_the_slides_own_pixels(openslide, model, picture, tmp_path, monkeypatch):
+    path, out = _write(tmp_path / "slide.tiff", picture, 1.0), io.StringIO()
+    monkeypatch.setattr(model, "card", model.card.model_copy(update={"microns_per_pixel": 4.0}))
+    predict(model, [path], out, False, 1.0, tmp_path / "maps")
+    rows = list(csv.DictReader(io.StringIO(out.getvalue())))
+    assert {int(row["x"]) for row in rows} == set(range(0, 1000, 200))
+    assert (tmp_path / "maps" / "slide.tiff.map.png").exists()
+
+
+def test_a_slide_without_a_resolution_asks_for_it(openslide, picture, tmp_path):
+    path = _write(tmp_path / "slide.tiff", picture, None)
+    with pytest.raises(ValueError, match="--mpp"):
+        slides.read(path, 50, 4.0)
+
+
+def test_what_is_no_slide_is_named(openslide, tmp_path):
+    path = tmp_path / "broken.svs"
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match="broken.svs"):
+        slides.read(path, 50, 4.0)
+
+
+def test_without_openslide_the_remedy_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    path = tmp_path / "a.svs"
+    path.write_bytes(b"x")
+    with pytest.raises(InputError, match="requirements-slides"):
+        slides.read(path, 50, 4.0)

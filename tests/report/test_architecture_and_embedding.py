@@ -1,0 +1,51 @@
+"""The paper's diagrams hold what the networks have, and the embedding every patch that it says."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from bcgan.experiment import Gan
+from bcgan.models.discriminator import discriminator
+from bcgan.models.resnet_table1 import resnet_table1
+from bcgan.report import architecture_figures, embedding_figure, style
+
+RUN = SimpleNamespace(experiment=SimpleNamespace(gan=Gan(width=8)))
+
+
+def test_blocks_hold_every_parameter():
+    for network in (resnet_table1(), discriminator()):
+        assert architecture_figures.blocks(network)["parameters"].sum() == network.count_params()
+
+
+@pytest.mark.parametrize("draw", ["system", "gan", "resnet", "integration"])
+def test_diagrams_say_what_the_table_says(draw):
+    drawn = getattr(architecture_figures, draw)(RUN)
+    said = {text.get_text() for axes in drawn.figure.axes for text in axes.texts}
+    if draw != "system":
+        for row in drawn.numbers.itertuples():
+            assert f"{row.output}\n{row.parameters:,}" in said
+    assert drawn.title
+    assert drawn.caption.endswith(".")
+    style.plt.close(drawn.figure)
+
+
+def test_the_gan_is_drawn_as_the_run_built_it():
+    drawn = architecture_figures.gan(RUN)
+    judge = drawn.numbers[drawn.numbers["network"] == "discriminator"].set_index("block")
+    assert judge.loc["block2", "output"] == "13x13x16"
+    style.plt.close(drawn.figure)
+
+
+def test_every_test_patch_and_synthetic_one_has_its_place(finished):
+    from bcgan import experiment
+    from bcgan.report.run import read
+
+    root = finished / "runs/tiny"
+    run = read(experiment.load(str(finished / "tiny.yaml")), root, True)
+    drawn = embedding_figure.embedding(run)
+    real = drawn.numbers[drawn.numbers["kind"] == "real"]
+    assert len(real) == len(run.store.rows("test"))
+    assert set(real["patient"]) == set(run.store.index.iloc[run.store.rows("test")]["patient"])
+    assert (drawn.numbers["kind"] == "synthetic").sum() == len(run.synthetic["labels"])
+    assert drawn.numbers[["x", "y"]].notna().all(axis=None)
+    style.plt.close(drawn.figure)
