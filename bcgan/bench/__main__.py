@@ -123,7 +123,7 @@ def measure(name: str, group: dict[str, tuple], repeats: int) -> dict[str, dict[
                 for subject, worker in workers.items():
                     if answer := worker.ask():
                         found[subject]["rates"].append(answer["count"] / answer["seconds"])
-                        found[subject]["peak_mebibytes"] = round(answer["peak_mebibytes"])
+                        found[subject]["peak_mebibytes"] = answer["peak_mebibytes"] and round(answer["peak_mebibytes"])
                     bar.update()
         finally:
             for worker in workers.values():

@@ -79,7 +79,7 @@ def _figure(found: dict[str, Any], table: pd.DataFrame):
     for axis, group in zip(axes[:, 0], groups, strict=True):
         part = table[(table["group"] == group) & table["median"].notna() & ~table["subject"].str.startswith("limit")]
         part = part.sort_values("median")
-        colours = [OURS if name.startswith(("bcgan", "litert")) else THEIRS for name in part["subject"]]
+        colours = [OURS if name.startswith(("bcgan", "litert", "onnx")) else THEIRS for name in part["subject"]]
         spread = [part["median"] - part["low"], part["high"] - part["median"]]
         axis.barh(part["subject"], part["median"], color=colours, xerr=spread, ecolor=style.INK, capsize=2)
         limits = {k: v["median"] for k, v in found["rates"][group].items() if k.startswith("limit") and v["median"]}
@@ -91,7 +91,7 @@ def _figure(found: dict[str, Any], table: pd.DataFrame):
                 xycoords=("data", "axes fraction"), ha="right", color=LIMIT,
             )  # fmt: skip
         axis.set_title(f"Table 1's network, {group}")
-        axis.set_xlabel("patches a second (median; bars from the slowest to the quickest repeat)")
+        axis.set_xlabel("patches a second (median, and least to most)")
     caption = (
         f"Throughput of Table 1's network on {found['machine']['cores']} cores of {found['machine']['name']}, "
         "subjects in alternation. Green: this project and the files that it exports."
@@ -118,7 +118,7 @@ def _page(found: dict[str, Any]) -> str:
         for subject, one in part.items():
             unit = " million operations" if subject.startswith("limit") else ""
             cells = (
-                (f"{one['median']:,}{unit}", f"{one['low']:,} to {one['high']:,}", one["peak_mebibytes"])
+                (f"{one['median']:,}{unit}", f"{one['low']:,} to {one['high']:,}", one["peak_mebibytes"] or "unknown")
                 if one["median"] else (f"left out: {one['failure']}", "", "")
             )  # fmt: skip
             lines.append(f"| {subject} | {cells[0]} | {cells[1]} | {cells[2]} |")

@@ -4,6 +4,8 @@ Every file maps float32 patches in [0, 1], (n, size, size, 3), to a logit, (n, 1
 probability differs by more than FAITHFUL on the patches that it is checked with.
 """
 
+import contextlib
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +74,8 @@ def write_litert(network: keras.Model, path: Path, sample: np.ndarray | None = N
     if sample is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([one[None]] for one in _scaled(sample))
-    path.write_bytes(converter.convert())
+    with contextlib.redirect_stdout(io.StringIO()):  # a page of tensors
+        path.write_bytes(converter.convert())
 
 
 def write_onnx(network: keras.Model, path: Path) -> None:
