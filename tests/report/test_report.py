@@ -11,7 +11,8 @@ from bcgan.evaluate import metrics, synthetic
 from bcgan.report.results import GAN_SCORES
 
 FIGURES = (
-    "fig01_examples", "fig07_count_plot", "fig08_image_properties", "fig09_density", "fig10_accuracy_loss",
+    "fig01_examples", "fig03_system_architecture", "fig04_gan", "fig05_resnet_features", "fig06_integration",
+    "embedding", "fig07_count_plot", "fig08_image_properties", "fig09_density", "fig10_accuracy_loss",
     "fig11_convergence", "gan_samples", "gan_evolution", "gan_scores", "confusion_matrix", "roc",
     "precision_recall", "reliability", "per_patient", "latent_walk", "attribute_sweep", "steering", "translations",
     "counterfactuals", "probes", "decision_curve", "comparisons", "slide_maps", "explanations", "explanation_tests",
