@@ -203,7 +203,11 @@ def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
 
 @cli.command()
 @experiment_options
-@click.option("--out", type=click.Path(file_okay=False), help="Folder to write; models/EXPERIMENT by default.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    help="Folder to write; models/EXPERIMENT by default, models/formats with --model.",
+)
 @click.option("--everyone", is_flag=True, help="Train once more, on the patients of every role, and write that.")
 @click.option(
     "--format", "kinds", multiple=True, type=click.Choice(FORMATS), help="Also for another runtime; repeatable."
@@ -216,6 +220,8 @@ def export(name, data_dir, overrides, out, everyone, kinds, model, patches) -> N
     """Write the classifier of a finished run as a folder for `bcgan predict --model`, and for other runtimes."""
     if model and not kinds:
         raise InputError("--model is written for another runtime: say which with --format.")
+    if model and everyone:
+        raise InputError("--everyone trains, and --model is trained already. Leave one of them out.")
     settings = None if model else experiment.load(name, overrides, data_dir)
     from pathlib import Path
 

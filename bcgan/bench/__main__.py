@@ -8,15 +8,13 @@ import click
 
 from bcgan import machine, progress, runs
 from bcgan.bench import report
+from bcgan.bench.pytorch import SETTINGS
+from bcgan.bench.subjects import trial
 from bcgan.bench.worker import Worker
 
 REPEATS = 5
 PROFILE = "profile"
 PRECISIONS = {"mixed_bfloat16": "bfloat16", "float32": "float32"}
-PYTORCH = (
-    "float32", "float32, channels last", "float32, channels last, compiled",
-    "bfloat16", "bfloat16, channels last", "bfloat16, channels last, compiled",
-)  # fmt: skip
 ABSENT = "pip install -r requirements-bench.txt"
 
 
@@ -29,13 +27,13 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
     return {
         "training": training
         | {"keras fit": ("subjects", "keras_fit", {})}
-        | {f"pytorch {name}": ("pytorch", "training", {"settings": name}) for name in PYTORCH}
+        | {f"pytorch {name}": ("pytorch", "training", {"settings": name}) for name in SETTINGS}
         | limits,
         "inference": inference
         | {"keras predict": ("subjects", "keras_predict", {})}
         | {f"litert {kind}": ("subjects", "litert", {"quantised": kind == "int8"}) for kind in ("float32", "int8")}
         | {"onnx runtime float32": ("subjects", "onnx", {})}
-        | {f"pytorch {name}": ("pytorch", "inference", {"settings": name}) for name in PYTORCH}
+        | {f"pytorch {name}": ("pytorch", "inference", {"settings": name}) for name in SETTINGS}
         | limits,
         "gan_resnet": {
             "bcgan training": ("subjects", "training", {"precision": precision, "network": "gan_resnet"}),
@@ -73,7 +71,7 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
 def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
     machine.prepare_environment()
     progress.start_log(None)
-    chosen = machine.choices(runs_as())
+    chosen = machine.choices(trial())
     precision = chosen["precision"][0]
     out.mkdir(parents=True, exist_ok=True)
     kept = out / "measured.json"
@@ -102,12 +100,6 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
     for name, value in found["ratios"].items():
         progress.log.info("%-40s %s", name, "unknown" if value is None else f"{value:.2f} {found['spread'][name]}")
     progress.log.info("%s", out)
-
-
-def runs_as():
-    from bcgan.experiment import Experiment
-
-    return Experiment(name="bench", data={"name": "histology_phantom"})
 
 
 def measure(name: str, group: dict[str, tuple], repeats: int) -> dict[str, dict[str, Any]]:
@@ -149,7 +141,7 @@ def rates(group: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def ratios(measured: dict, precision: str, operations: dict[str, int]) -> dict[str, list[float] | None]:
-    """Each ratio of every repeat, numerator and denominator measured one after the other.
+    """Each ratio of every repeat: numerator and denominator are of the same turn through the group.
 
     "best": the subject of that kind with the highest median, whatever its precision; inference's best of ours counts
     LiteRT in float32, which gives the same probabilities, and not int8, which does not.
@@ -163,7 +155,7 @@ def ratios(measured: dict, precision: str, operations: dict[str, int]) -> dict[s
         return of(group, max(names, key=lambda name: statistics.median(of(group, name)))) if names else None
 
     def ratio(above: list[float] | None, below: list[float] | None, factor: float = 1.0) -> list[float] | None:
-        return above and below and [factor * x / y for x, y in zip(above, below, strict=True)]
+        return above and below and [factor * x / y for x, y in zip(above, below, strict=False)]  # one may have died
 
     found = {}
     for phase, theirs in (("training", "fit"), ("inference", "predict")):

@@ -96,10 +96,3 @@ def _network(torch):
         Bottleneck(64), Bottleneck(256), Bottleneck(256), Bottleneck(256),
         nn.Conv2d(256, 3, 1), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(27, 1000), nn.ReLU(), nn.Linear(1000, 1),
     )  # fmt: skip
-
-
-def parameters() -> int:
-    """Of the network here, to hold against Keras's."""
-    import torch
-
-    return sum(value.numel() for value in _network(torch).parameters())

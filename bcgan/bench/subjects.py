@@ -189,7 +189,8 @@ def preprocess(times: int = 1) -> Subject:
 
     from bcgan.preprocess import store
 
-    folder = Path(tempfile.mkdtemp(prefix="bcgan-bench-"))
+    kept = tempfile.TemporaryDirectory(prefix="bcgan-bench-")  # until the process ends
+    folder = Path(kept.name)
     images, labels = patches(PREPARED * times)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / f"png/{i % 10}_idx5_x{i}_y1_class{label}.png"
@@ -199,7 +200,7 @@ def preprocess(times: int = 1) -> Subject:
     experiment = Experiment(name="bench", data={"name": "idc", "dir": (folder / "png",)})
 
     def run() -> int:
-        store.build(experiment, folder / "store")
+        store.build(experiment, Path(kept.name) / "store")
         return len(images)
 
     return run
@@ -217,9 +218,10 @@ def slide() -> Subject:
 
     model, side = load(), SLIDE // 50
     tiles = patches(side * side)[0].reshape(side, side, 50, 50, 3)
-    path = Path(tempfile.mkdtemp(prefix="bcgan-bench-")) / "slide.png"
+    kept = tempfile.TemporaryDirectory(prefix="bcgan-bench-")  # until the process ends
+    path = Path(kept.name) / "slide.png"
     cv2.imwrite(str(path), tiles.transpose(0, 2, 1, 3, 4).reshape(SLIDE, SLIDE, 3)[..., ::-1])
-    return lambda: sum(predict(model, [path], io.StringIO(), False).values())
+    return lambda: sum(predict(model, [Path(kept.name) / path.name], io.StringIO(), False).values())
 
 
 def start_up() -> Subject:
@@ -233,7 +235,11 @@ def start_up() -> Subject:
 
 
 def start(precision: str) -> None:
-    machine.start(Experiment(name="bench", data={"name": "histology_phantom"}, precision=precision))
+    machine.start(trial(precision))
+
+
+def trial(precision: str = "auto") -> Experiment:
+    return Experiment(name="bench", data={"name": "histology_phantom"}, precision=precision)
 
 
 def _classifier(name: str):

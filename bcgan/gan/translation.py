@@ -48,8 +48,6 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
     Raises:
         WorkError: a loss is no number any more; the last checkpoint is kept.
     """
-    # Importing draws from the global generator, so what was imported before would decide how a resumed run begins.
-    keras.utils.set_random_seed(seed)
     sides = _start_sides(settings.width)
     optimizers = {
         "translators": adam(settings.rate, sides.to_train(), 0.5),

@@ -5,7 +5,7 @@ from keras import layers, ops
 
 SIZES = (7, 13, 25, 50)
 GRAINY = (13, 25, 50)
-GRAIN_START = keras.initializers.RandomNormal(stddev=0.1)
+GRAIN_START = 0.1  # standard deviation of the grain's first weights
 CODE = 128  # length of the code that modulates every layer
 STATISTICS_MOMENTUM = 0.9  # Keras's 0.99 flattens the samples of a short training: its statistics lag behind
 
@@ -52,9 +52,12 @@ def generator(latent: int = 96, width: int = 32, classes: int = 2) -> keras.Mode
         x = layers.Conv2D(channels, 3, padding=padding, use_bias=False, name=f"grow{number}_conv")(x)
         if size in GRAINY:
             step = -(-50 // size)
-            x = x + layers.Conv2D(
-                channels, 1, use_bias=False, kernel_initializer=GRAIN_START, name=f"grow{number}_grain"
-            )(grain[:, ::step, ::step])
+            # Made here, not on import: an initializer draws its seed from the global generator.
+            first = keras.initializers.RandomNormal(stddev=GRAIN_START)
+            convolution = layers.Conv2D(
+                channels, 1, use_bias=False, kernel_initializer=first, name=f"grow{number}_grain"
+            )
+            x = x + convolution(grain[:, ::step, ::step])
 
     x = layers.Conv2D(3, 3, padding="same", name="colours")(_modulated(x, code, "last"))
     image = layers.Activation("sigmoid", dtype="float32", name="image")(ops.cast(x, "float32"))

@@ -172,20 +172,22 @@ def render_patch(style: PatientStyle, label: int, rng: np.random.Generator, size
     return Patch(image, nuclei.astype(np.float32), float(covered.mean()), tissue, names[chosen])
 
 
-def draw(count: int, size: int = 50, seed: int = 0, drawn: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Some tissue of ten patients, for trials where no images are at hand.
+DRAWN = 256
 
-    Args:
-        drawn: int. Where more are asked for, patches repeat with another brightness and a few other pixels.
+
+def draw(count: int, size: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """Some tissue of ten patients, for trials where no images are at hand; the same ones every time.
+
+    Where more than DRAWN are asked for, patches repeat with another brightness and another pixel.
 
     Returns:
         uint8, (count, size, size, 3), and labels, int32, (count,), 0 and 1 in turn.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     styles = [patient_style(rng) for _ in range(10)]
-    first = np.stack([render_patch(styles[i % 10], i % 2, rng, size).image for i in range(min(count, drawn))])
+    first = np.stack([render_patch(styles[i % 10], i % 2, rng, size).image for i in range(min(count, DRAWN))])
     numbers = np.arange(count)
     images = first[numbers % len(first)].astype(int)
-    images[drawn:] += rng.integers(-8, 9, (max(0, count - drawn), 1, 1, 3))
-    images[numbers, numbers % size, numbers // size % size] ^= numbers[:, None] // drawn % 8
+    images[DRAWN:] += rng.integers(-8, 9, (max(0, count - DRAWN), 1, 1, 3))
+    images[numbers, numbers % size, numbers // size % size] ^= numbers[:, None] // DRAWN % 8
     return np.clip(images, 0, 255).astype(np.uint8), (numbers % 2).astype(np.int32)
