@@ -13,6 +13,7 @@ import pytest  # noqa: E402
 
 from bcgan.data.histology_phantom.drawing import patient_style  # noqa: E402
 from bcgan.data.histology_phantom.tissue import render_patch  # noqa: E402
+from tests.browser import browser, opened  # noqa: E402, F401
 
 PATIENTS, PATCHES = 8, 10
 # An experiment on those patches that runs all stages in seconds.

@@ -20,20 +20,24 @@ from bcgan.evaluate import intervals
 from bcgan.evaluate.score import probabilities
 from bcgan.experiment import Experiment
 from bcgan.explain import saliency
-from bcgan.models import weights
+from bcgan.models import discriminator, weights
 from bcgan.models.classifier import of_run
-from bcgan.preprocess.store import Store, load_synthetic
+from bcgan.models.discriminator import BLOCKS
+from bcgan.preprocess.store import GAN_SIZE, Store, at_size, load_synthetic
 
 CHANCE = "random"
 LEVELS = np.linspace(0, 1, 11)  # shares of the pixels wiped out or shown
 TOP = 0.05  # share of the pixels that speak most for malignancy
 SHOWN = 4  # patches a class for the figure
 TRUTHS = 96  # phantom patches whose nuclei are known
+RESNET_LAYERS = ("stem_pool", "joint", "bottleneck1_add", "bottleneck2_add", "bottleneck4_add")
+CHANNELS = 6  # of each layer in the figure of feature maps
 
 
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
     """Write explanations.json ({method: {deletion, insertion, pointing, pointing_untrained}}) and explanations.npz (for
-    the figure: real_ and synthetic_ patches, uint8, and a map a method) of the proposed classifier's first seed."""
+    the figures: real_ and synthetic_ patches, uint8, and a map a method; feature maps of two of them) of the proposed
+    classifier's first seed."""
     name, seed = experiment.proposed, experiment.classify.seeds[0]
     network = weights.load_model(root / "classify" / f"{name}-seed{seed}.keras")
     rng = np.random.default_rng(experiment.seed)
@@ -50,7 +54,39 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
             for method, one in pointing(tested, methods, images.shape[1], experiment).items():
                 found[method][kind] = one
     runs.write_json(folder / "explanations.json", {"classifier": name, "seed": seed, "patches": len(rows), **found})
-    np.savez_compressed(folder / "explanations.npz", **_examples(experiment, store, root, network, methods))
+    shown = _examples(experiment, store, root, network, methods)
+    judge = weights.load_model(root / "gan" / "discriminator.keras")
+    for kind in ("real", "synthetic"):
+        two = shown[f"{kind}_images"][[0, SHOWN]]
+        shown |= {f"{kind}_features_{layer}": maps for layer, maps in feature_maps(judge, network, two).items()}
+    np.savez_compressed(folder / "explanations.npz", **shown)
+
+
+def feature_maps(judge: keras.Model, network: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Maps of the discriminator's blocks and, where the classifier holds Table 1's layers, of those.
+
+    Args:
+        images: uint8, (n, side, side, 3), of the classifier's side.
+
+    Returns:
+        {layer: float16, (CHANNELS or fewer, n, height, width)}, the channels that vary most over the patches first.
+    """
+    at_gan_size = at_size(images, GAN_SIZE).astype(np.float32) / 255
+    found = dict(zip(BLOCKS, discriminator.feature_maps(judge)(at_gan_size), strict=True))
+    inner = next((layer for layer in network.layers if isinstance(layer, keras.Model)), None)
+    names = {layer.name for layer in inner.layers} if inner else set()
+    if tapped := [name for name in RESNET_LAYERS if name in names]:
+        x = images.astype(np.float32) / 255
+        for layer in network.layers[1 : network.layers.index(inner)]:
+            x = layer(x)
+        maps = keras.Model(inner.input, [inner.get_layer(name).output for name in tapped])(x, training=False)
+        found |= dict(zip(tapped, maps, strict=True))
+    return {name: _liveliest(keras.ops.convert_to_numpy(maps)) for name, maps in found.items()}
+
+
+def _liveliest(maps: np.ndarray) -> np.ndarray:
+    channels = np.argsort(maps.std((1, 2)).mean(0))[::-1][:CHANNELS]
+    return maps[..., channels].transpose(3, 0, 1, 2).astype(np.float16)
 
 
 def deletion(run, images: np.ndarray, maps: np.ndarray, insert: bool = False) -> np.ndarray:

@@ -77,14 +77,14 @@ def _distances(
     known = real.images[np.sort(np.random.default_rng(seed).permutation(len(real.images))[:MOST_KNOWN])]
     every = extract(known)
     ours, same = features["value"], features["floor"]
-    pixels = _thumbnails(known)
+    pixels = thumbnails(known)
     sides = {key: features[key] for key in SIDES}
     found = {
         "kid": _kid(features, seed),
         "fid": {name: scores.fid(features["training"], side) for name, side in features.items() if name != "training"},
         "memorised": {"value": scores.memorised(every, ours), "floor": scores.memorised(every, same), "ceiling": 1.0},
         "memorised_pixels": {
-            key: scores.memorised(pixels, _thumbnails(patches[key])) for key in ("value", "floor")
+            key: scores.memorised(pixels, thumbnails(patches[key])) for key in ("value", "floor")
         } | {"ceiling": 1.0},
     }  # fmt: skip
     manifolds = {key: scores.manifold(features["training"], side) for key, side in sides.items()}
@@ -115,7 +115,7 @@ def _references(real: Patches, validation: Patches, made: Patches, number: int, 
     }
 
 
-def _thumbnails(images: np.ndarray) -> np.ndarray:
+def thumbnails(images: np.ndarray) -> np.ndarray:
     """Patches at half their size as rows of pixels, float32 in [0, 1]."""
     small = [cv2.resize(patch, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for patch in images]
     return np.stack(small).reshape(len(images), -1).astype(np.float32) / 255

@@ -6,8 +6,9 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan.data.builders import CLASSES
+from bcgan.preprocess import stain
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, ROLE_NAMES, Drawn, head, show_patch
+from bcgan.report.style import CLASS_COLOURS, INK, ROLE_NAMES, Drawn, head, show_patch
 
 PROPERTIES = {
     "coverage": "Tissue coverage (share of patch)",
@@ -17,6 +18,9 @@ PROPERTIES = {
     "contrast": "Texture contrast (levels²)",
     "homogeneity": "Texture homogeneity",
 }
+STAINS = ("haematoxylin", "eosin")
+STAIN_PATCHES = 100  # of a patient, from which the stains are estimated
+SWATCHES = 80  # patients whose stains are drawn as colours
 
 
 def examples(run: Run) -> Drawn:
@@ -131,6 +135,40 @@ def density(run: Run) -> Drawn:
         'value under each. The paper calls this "breast density", a term of mammography.'
     )
     return Drawn(figure, numbers, "Nuclear density, and patches in its order", caption)
+
+
+def stain_variation(run: Run) -> Drawn:
+    """The two stains of every patient, and how strong they are."""
+    colours, rows = [], []
+    for patient, where in run.store.index.groupby("patient", sort=True).indices.items():
+        found = stain.fit_stains(run.store.images[where[:STAIN_PATCHES]])
+        if found is not None:
+            directions, strengths = found
+            colours.append(stain.LIGHT * np.exp(-directions))
+            mean = run.properties.iloc[where][["red", "green", "blue"]].mean()
+            role = run.store.index["role"].iloc[where[0]]
+            rows.append({"patient": patient, "role": role, **dict(zip(STAINS, strengths, strict=True)), **mean})
+    table, colours = pd.DataFrame(rows, columns=["patient", "role", *STAINS, "red", "green", "blue"]), np.array(colours)
+    figure, (swatches, strengths) = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=(1.5, 1))
+    if len(table):
+        order = np.argsort(colours[:, 0, 0])  # by how much red the haematoxylin lets through
+        order = order[np.linspace(0, len(order) - 1, min(SWATCHES, len(order))).astype(int)]
+        swatches.imshow(colours[order].transpose(1, 0, 2).astype(np.uint8), aspect="auto", interpolation="none")
+        means = table[["red", "green", "blue"]].to_numpy() / 255
+        strengths.scatter(*(table[name] for name in STAINS), s=26, c=means, edgecolor=INK, lw=0.4)
+    swatches.set(xticks=[], xlabel=f"Patients ({min(SWATCHES, len(table))} of {len(table)}), by their haematoxylin")
+    swatches.set_yticks(range(2), [name.capitalize() for name in STAINS])
+    swatches.set_title("Stain of each patient")
+    sns.despine(ax=swatches, left=True, bottom=True)
+    strengths.set(xlabel="Haematoxylin, 99th percentile", ylabel="Eosin, 99th percentile")
+    strengths.set_title("How strong")
+    missing = run.store.index["patient"].nunique() - len(table)
+    caption = (
+        f"Stains of {len(table)} patients, estimated by Macenko's method from at most {STAIN_PATCHES} patches of each "
+        f"({missing} patients show no two stains). Left: the colour of each stain at an optical density of 1. Right: "
+        "amounts of both stains, a dot a patient, in the mean colour of the patient's patches."
+    )
+    return Drawn(figure, table, "How the stain varies between patients", caption)
 
 
 def some_patches(run: Run, label: int, number: int) -> tuple[np.ndarray, list[str]]:

@@ -1,4 +1,4 @@
-"""Where the evidence lies, and whether the maps can be believed."""
+"""Where the evidence lies and whether the maps can be believed, what the layers answer to, and the worst calls."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,8 +6,9 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan.data.builders import CLASSES
+from bcgan.report import tables
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn, show_patch
+from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn, head, show_patch
 
 METHODS = {
     "grad_cam": "Grad-CAM", "integrated_gradients": "Integrated\ngradients", "occlusion": "Occlusion",
@@ -18,6 +19,13 @@ TESTS = {
     "pointing": ("On malignant nuclei,\nmore than chance", "higher is better"),
     "pointing_untrained": ("The same,\nuntrained network", "nothing to find"),
 }  # fmt: skip
+
+LAYERS = {
+    "block1": "Discriminator\nblock 1", "block2": "Discriminator\nblock 2", "block3": "Discriminator\nblock 3",
+    "block4": "Discriminator\nblock 4", "stem_pool": "ResNet\nstem", "joint": "Features\njoined",
+    "bottleneck1_add": "Bottleneck 1", "bottleneck2_add": "Bottleneck 2", "bottleneck4_add": "Bottleneck 4",
+}  # fmt: skip
+WORST = 8  # patients a class in the gallery of errors
 
 
 def explanations(run: Run) -> Drawn:
@@ -93,3 +101,59 @@ def tests(run: Run) -> Drawn:
         f"{run.experiment.evaluate.confidence:.0%} intervals by patient bootstrap.{truth}"
     )
     return Drawn(figure, table, "Tests of the explanations", caption)
+
+
+def feature_maps(run: Run) -> Drawn:
+    """A row a layer, of the discriminator first; on the left a benign patch, on the right a malignant one."""
+    kind = "real" if run.patient_images else "synthetic"
+    found = {layer: run.explained[f"{kind}_features_{layer}"] for layer in LAYERS
+             if f"{kind}_features_{layer}" in run.explained}  # fmt: skip
+    labels = run.explained["labels"]
+    shown = [int(np.flatnonzero(labels == label)[0]) for label in range(2)]
+    channels = max(len(maps) for maps in found.values())
+    figure, grid = plt.subplots(
+        len(found), 2 * (channels + 1), figsize=(10.5, 0.82 * len(found) + 0.5), squeeze=False,
+        width_ratios=2 * (1.3, *[1] * channels),
+    )  # fmt: skip
+    for axes in grid.flat:
+        axes.set_axis_off()
+    rows = []
+    for side, place in enumerate(shown):
+        first, name = side * (channels + 1), CLASSES[labels[place]]
+        show_patch(grid[0, first], run.explained[f"{kind}_images"][place])
+        grid[0, first].set_title(name.capitalize(), fontsize=10, color=CLASS_COLOURS[name])
+        for line, (layer, maps) in zip(grid, found.items(), strict=True):
+            maps = maps.astype(np.float32)
+            for channel, (both, axes) in enumerate(zip(maps, line[first + 1 :], strict=False)):
+                axes.imshow(both[side], cmap="viridis", vmin=both.min(), vmax=both.max(), interpolation="none")
+                one = both[side]
+                shape = {"height": one.shape[0], "width": one.shape[1]}
+                row = {"layer": layer, "class": name, "channel": channel, **shape}
+                rows.append(row | {"mean": one.mean(), "deviation": one.std()})
+    for line, (layer, maps) in zip(grid, found.items(), strict=True):
+        text = f"{LAYERS[layer]}\n{maps.shape[2]}x{maps.shape[3]}"
+        line[1].annotate(text, (-0.15, 0.5), xycoords="axes fraction", fontsize=7.5, ha="right", va="center")
+    caption = (
+        f"What the layers answer to: a benign and a malignant patch ({kind}), and of each layer of the discriminator "
+        f"and of {CLASSIFIER_NAMES[run.explanations['classifier']]} the {channels} channels that vary most over the "
+        "two. A channel has one scale for both patches; bright is high."
+    )
+    return Drawn(figure, pd.DataFrame(rows), "Feature maps", caption)
+
+
+def error_gallery(run: Run) -> Drawn:
+    """Benign patches that were called malignant, and malignant ones that were missed."""
+    table = tables.worst_calls(run, WORST)
+    place = pd.Series(run.store.index.index, run.store.index["id"])
+    figure, grid = plt.subplots(2, WORST, figsize=(1.25 * WORST, 3.6), squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for line, name, title in zip(grid, CLASSES, ("called malignant", "missed"), strict=True):
+        for axes, (patch, patient, _, found) in zip(line, table[table["Label"] == name].to_numpy(), strict=False):
+            show_patch(axes, run.store.images[place[patch]], f"{patient}\n{found:.3f}")
+        head(line[0], f"{name.capitalize()}, {title}", CLASS_COLOURS[name])
+    caption = (
+        f"The worst calls of {CLASSIFIER_NAMES[run.names[0]]} on {run.said('test')}: one patch a patient, under it the "
+        f"patient and the probability of malignancy, mean over {run.seeds()}. Ids: in the table of the worst calls."
+    )
+    return Drawn(figure, table, "Where it is most wrong", caption)

@@ -5,8 +5,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from sklearn.neighbors import NearestNeighbors
 
 from bcgan.data.builders import CLASSES
+from bcgan.evaluate.synthetic import thumbnails
+from bcgan.gan.features import PICTURED
+from bcgan.preprocess.store import GAN_SIZE, at_size
 from bcgan.report.data_figures import some_patches
 from bcgan.report.run import Run
 from bcgan.report.style import (
@@ -23,6 +27,8 @@ from bcgan.report.tables import GAN_NAMES
 
 COLUMNS = 8
 STEPS_SHOWN = 5
+COMPARED = 4000  # patches a side whose neighbours are looked for
+QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 SCORES = ("kid", "fid", "coverage", "density", "class_fidelity", "tstr_roc_auc", "memorised", "kid_efficientnet_lite2")
 
 
@@ -131,6 +137,69 @@ def scores(run: Run) -> Drawn:
         "the others: higher is better. Bars: percentiles of subsets (KID), patient bootstrap (ROC AUC)."
     )
     return Drawn(figure, pd.DataFrame(rows), "Scores of the synthetic patches", caption)
+
+
+def nearest(run: Run) -> Drawn:
+    """How near synthetic patches come to training patches, beside how near held-out patients' patches do."""
+    rng = np.random.default_rng(run.experiment.seed)
+    known, held = (_some(rng, run.store.rows(role)) for role in ("train", "validation"))
+    made = _some(rng, np.arange(len(run.synthetic["labels"])))
+    heights = (1, 1.1) if run.patient_images else (1,)
+    figure = plt.figure(figsize=(10.5, 3 * sum(heights)))
+    top, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    rows, closest = [], {}
+    for axes, space in zip(top.subplots(1, 2), ("features", "pixels"), strict=True):
+        distances, closest[space] = _neighbours(run, space, known, held, made)
+        for (name, values), colour in zip(distances.items(), (INK, MUTED, "#009E73"), strict=True):
+            sns.ecdfplot(values, ax=axes, color=colour, label=name)
+            quantiles = zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
+            rows += [{"space": space, "side": name, "quantile": q, "distance": value} for q, value in quantiles]
+        if space == "features":
+            order = np.argsort(distances["Synthetic patches"])[:COLUMNS]
+        axes.set(xlabel=f"Distance to the nearest training patch, {space}", ylabel="Share of patches", xlim=(0, None))
+    top.axes[0].legend(loc="lower right")
+    for part in below:
+        pictures = {"Synthetic": run.synthetic["images"][made[order]]} | {
+            f"Nearest\nby {space}": run.store.images[places[order]] for space, places in closest.items()
+        }
+        for line, (name, patches) in zip(part.subplots(len(pictures), COLUMNS), pictures.items(), strict=True):
+            for axes, patch in zip(line, patches, strict=False):
+                show_patch(axes, patch)
+            line[0].set_ylabel(name, fontsize=9)
+    beside = (
+        f" Below: the {len(order)} synthetic patches that come nearest to a training patch by features, and those."
+        if below else ""
+    )  # fmt: skip
+    caption = (
+        f"Are training patches copied? Distances of {len(made):,} synthetic patches to the nearest of {len(known):,} "
+        f"training patches, of {len(held):,} patches of validation patients, and of training patches to each other, as "
+        f"cumulative shares; in the means of the discriminator's {PICTURED} and in pixels at half size. Copies would "
+        f"begin far left of the other curves; a steeper curve means less variety.{beside}"
+    )
+    return Drawn(figure, pd.DataFrame(rows), "Nearest training patches", caption)
+
+
+def _neighbours(
+    run: Run, space: str, known: np.ndarray, held: np.ndarray, made: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """{side: distance of each patch to the nearest training patch}, and which that is for each synthetic one."""
+    if space == "features":
+        ours, others, synthetic = run.pooled[known], run.pooled[held], run.synthetic[PICTURED][made]
+    else:
+        real = (at_size(run.store.images[rows], GAN_SIZE) for rows in (known, held))
+        ours, others, synthetic = map(thumbnails, (*real, run.synthetic["images"][made]))
+    index = NearestNeighbors(n_neighbors=2).fit(ours)
+    distance, place = index.kneighbors(synthetic, 1)
+    sides = {
+        "Training patches": index.kneighbors(ours)[0][:, 1],
+        "Held-out patients": index.kneighbors(others, 1)[0][:, 0],
+        "Synthetic patches": distance[:, 0],
+    }
+    return sides, known[place[:, 0]]
+
+
+def _some(rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
+    return np.sort(rng.permutation(rows)[:COMPARED])
 
 
 def _synthetic(run: Run, label: int) -> tuple[np.ndarray, list[str]]:

@@ -14,8 +14,10 @@ from bcgan import progress, runs
 from bcgan.errors import InputError
 from bcgan.evaluate.score import describe
 from bcgan.experiment import Experiment
+from bcgan.gan.features import PICTURED
 from bcgan.report import (
     architecture_figures,
+    cards,
     classifier_figures,
     data_figures,
     embedding_figure,
@@ -42,10 +44,12 @@ FIGURES = {
         "fig07_count_plot": data_figures.count_plot,
         "fig08_image_properties": data_figures.image_properties,
         "fig09_density": data_figures.density,
+        "stain_variation": data_figures.stain_variation,
     },
     "gan": {
         "gan_samples": gan_figures.samples,
         "gan_scores": gan_figures.scores,
+        "nearest": gan_figures.nearest,
         "gan_evolution": gan_figures.evolution,
         "fig11_convergence": gan_figures.convergence,
     },
@@ -72,10 +76,12 @@ FIGURES = {
         "slide_maps": slide_figures.slide_maps,
         "explanations": explanation_figures.explanations,
         "explanation_tests": explanation_figures.tests,
+        "feature_maps": explanation_figures.feature_maps,
+        "error_gallery": explanation_figures.error_gallery,
     },
 }
 INTERVAL = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")  # must not break inside
-QUALITY = 90  # of the pictures inside the page, which would be too heavy to open as PNG; figures/ holds those
+QUALITY = 82  # of the pictures inside the page, which would be too heavy to open as PNG; figures/ holds those
 SMALL_N = 30  # test patients; fewer make every interval wide
 DATA_NAMES = {
     "histology_phantom": "Histology phantom (procedural tissue)",
@@ -144,6 +150,9 @@ def _figures(run: Run) -> dict[str, dict]:
     absent |= set() if run.probes else {"probes"}
     absent |= set() if run.learning_curve else {"learning_curve"}
     absent |= set() if run.explanations else {"explanations", "explanation_tests"}
+    absent |= set() if any("_features_" in name for name in run.explained) else {"feature_maps"}
+    absent |= set() if run.patient_images else {"error_gallery"}
+    absent |= set() if PICTURED in run.synthetic else {"embedding", "nearest"}
     absent |= set() if run.factors else {"ablation"}
     absent |= set() if run.comparisons else {"comparisons"}
     absent |= set() if slide_figures.wanted(run) else {"slide_maps"}
@@ -167,6 +176,10 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "comparisons_summary": tables.comparisons(run),
         "operating_points": tables.operating_points(run),
         "inflation": tables.inflation(run),
+        "worst_calls": tables.worst_calls(run),
+        "model_card": cards.model_card(run),
+        "data_card": cards.data_card(run),
+        "claim": cards.claim(run),
     }
     return found | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 

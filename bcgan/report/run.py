@@ -13,7 +13,7 @@ from bcgan.evaluate.derived import classifiers, column
 from bcgan.experiment import Experiment
 from bcgan.gan.features import PICTURED
 from bcgan.preprocess import store
-from bcgan.report.style import CLASSIFIER_NAMES
+from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
 
 
 class Run(NamedTuple):
@@ -71,8 +71,8 @@ class Run(NamedTuple):
 
     def said(self, role: str) -> str:
         """`49 test patients, 2,120 patches, 556 malignant`, for captions."""
-        count = self.count(role)
-        return f"{count['patients']} {role} patients, {count['patches']:,} patches, {count['positives']:,} malignant"
+        count, name = self.count(role), ROLE_NAMES[role]
+        return f"{count['patients']} {name} patients, {count['patches']:,} patches, {count['positives']:,} malignant"
 
     def protocol(self) -> str:
         policy = {

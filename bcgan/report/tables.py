@@ -1,5 +1,6 @@
 """Tables of the report: results, the paper's Tables 1 and 2 beside ours, audit, leak audit."""
 
+import numpy as np
 import pandas as pd
 
 from bcgan.data.builders import CLASSES
@@ -144,6 +145,21 @@ def inflation(run: Run) -> pd.DataFrame:
         for name, found in run.inflation.items()
     ]
     return pd.DataFrame(rows, columns=["Model", "Random split", "Split by patient", "Inflation"])
+
+
+def worst_calls(run: Run, number: int = 10) -> pd.DataFrame:
+    """Test patches that the proposed classifier is most wrong about, one a patient, `number` of either class."""
+    name = run.names[0]
+    table = run.probabilities[run.probabilities["role"] == "test"]
+    found = table[list(run.columns(name).values())].mean(axis=1)
+    wrong = (found >= np.mean(list(run.metrics[name]["thresholds"].values()))) != (table["label"] == 1)
+    table = table.assign(probability=found, distance=(found - table["label"]).abs())[wrong]
+    table = table.sort_values("distance", ascending=False).groupby(["label", "patient"], sort=False).head(1)
+    table = table.groupby("label").head(number).sort_values(["label", "distance"], ascending=[True, False])
+    return pd.DataFrame({
+        "Patch": table["id"], "Patient": table["patient"], "Label": np.array(CLASSES)[table["label"]],
+        "Probability of malignancy": table["probability"].round(4),
+    })  # fmt: skip
 
 
 def leaks(run: Run) -> pd.DataFrame:

@@ -16,10 +16,11 @@ FIGURES = (
     "fig11_convergence", "gan_samples", "gan_evolution", "gan_scores", "confusion_matrix", "roc",
     "precision_recall", "reliability", "per_patient", "latent_walk", "attribute_sweep", "steering", "translations",
     "counterfactuals", "probes", "decision_curve", "comparisons", "slide_maps", "explanations", "explanation_tests",
+    "stain_variation", "nearest", "feature_maps",
 )  # fmt: skip
 TABLES = (
     "table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "selection",
-    "comparisons_summary", "operating_points", "inflation",
+    "comparisons_summary", "operating_points", "inflation", "worst_calls", "model_card", "data_card", "claim",
 )  # fmt: skip
 
 
@@ -98,6 +99,8 @@ def test_with_them_real_ones_are(finished, report, tmp_path, monkeypatch):
     monkeypatch.chdir(finished)
     render(finished, "--out", str(tmp_path))
     assert "_class1" in (tmp_path / "tables/fig01_examples.csv").read_text()
+    assert (tmp_path / "figures/error_gallery.png").exists()
+    assert not (report / "figures/error_gallery.png").exists()
     assert "No pictures of patients" not in (tmp_path / "report.html").read_text()
 
 

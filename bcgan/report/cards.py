@@ -1,0 +1,191 @@
+"""The model card, the data card and the CLAIM checklist, filled from the run itself; what is unknown says so."""
+
+import pandas as pd
+
+from bcgan.evaluate.score import describe
+from bcgan.report.run import Run
+from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
+
+UNKNOWN = "Unknown"
+# Source, licence, scale, reference standard: what each data set's authors state of it.
+DATA_SETS = {
+    "histology_phantom": {
+        "Source": "Procedural tissue drawn by bcgan; no patients, no images taken from anywhere",
+        "Licence": "That of bcgan",
+        "Scale": "None: nuclei of a few pixels",
+        "Reference standard": "Exact: the patches were drawn as benign or malignant",
+        "Annotators": "None needed",
+        "Demographics": "None: there are no patients",
+        "Ethics and de-identification": "No data of persons",
+    },
+    "idc": {
+        "Source": "Breast Histopathology Images; Janowczyk and Madabhushi 2016, Cruz-Roa et al. 2014 "
+        "(doi:10.1117/12.2043872)",
+        "Licence": "Commonly listed as CC0 by those who distribute it",
+        "Scale": "50x50 pixels at about 4 microns per pixel, from slides scanned at 40x",
+        "Reference standard": "Regions of invasive ductal carcinoma outlined by hand on the slide; a patch takes its "
+        "label from them",
+        "Annotators": "An expert pathologist; how often two would agree is unknown",
+        "Demographics": UNKNOWN,
+        "Ethics and de-identification": "Slides carry numbers instead of names; ethics approval: unknown here",
+    },
+    "breakhis": {
+        "Source": "BreaKHis; Spanhol et al. 2016 (doi:10.1109/TBME.2015.2496264)",
+        "Licence": UNKNOWN,
+        "Scale": "Images of 700x460 pixels at 40x, 100x, 200x or 400x, cut to squares",
+        "Reference standard": "Diagnosis of the slide by pathologists, with immunohistochemistry where needed",
+        "Annotators": "Pathologists of one laboratory; agreement unknown",
+        "Demographics": UNKNOWN,
+        "Ethics and de-identification": "Anonymised by its authors",
+    },
+    "patch_camelyon": {
+        "Source": "PatchCamelyon; Veeling et al. 2018, from Camelyon16, by tensorflow-datasets",
+        "Licence": "CC0",
+        "Scale": "96x96 pixels at about 0.97 microns per pixel",
+        "Reference standard": "Tumour tissue in the centre of the patch, from outlines checked by pathologists",
+        "Annotators": "Camelyon16's; agreement unknown",
+        "Demographics": UNKNOWN,
+        "Ethics and de-identification": "Anonymised by its authors",
+    },
+}  # fmt: skip
+FACTS = ("Source", "Licence", "Scale", "Reference standard", "Annotators", "Demographics",
+         "Ethics and de-identification")  # fmt: skip
+METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "ece_calibrated")
+
+
+def data_card(run: Run) -> pd.DataFrame:
+    """Where the patches come from, what was done with them, whose they are."""
+    facts = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.experiment.data.name, {})
+    return _table("Data", {
+        **{name: facts[name] for name in FACTS[:4]},
+        "Patches": f"{run.audit['patches']:,} found, {run.audit['kept']:,} kept; {_malignant(run)}",
+        "Patients": f"{run.store.index['patient'].nunique():,}",
+        "Split": f"{run.protocol()}; {_roles(run)}",
+        "Faults found": _faults(run),
+        "What was unknown": f"{run.audit['imputed']['places']:,} patches without a place in their slide; rule: "
+                            f"{run.audit['imputed']['rule']}",
+        "Preparation": _preparation(run),
+        **{name: facts[name] for name in FACTS[4:]},
+    })  # fmt: skip
+
+
+def model_card(run: Run) -> pd.DataFrame:
+    """What the proposed classifier is, what it is for, how good it is and where it fails."""
+    name = run.names[0]
+    own, settings = run.experiment.classify.models[name], run.experiment.classify
+    sets = run.metrics[name]["sets"]
+    thresholds = ", ".join(f"{value:.3f}" for value in run.metrics[name]["thresholds"].values())
+    return _table("Model", {
+        "Name": f"{CLASSIFIER_NAMES[name]}, {run.seeds()}",
+        "Task": f"One patch of {settings.crop or run.experiment.data.size} pixels to a probability of malignancy",
+        "Intended use": "Research and teaching. Not for diagnosis, nor for any decision about a patient",
+        "Trained on": run.said("train"),
+        "Training": f"{own.epochs} epochs, batches of {settings.batch}, {settings.optimizer} at {own.rate:g}, loss "
+                    f"{settings.loss.replace('_', ' ')}; {own.synthetic:.0%} of each batch synthetic",
+        "Chosen by": f"Validation ROC AUC ({run.said('validation')}); thresholds {thresholds}",
+        **{f"{METRIC_NAMES[metric]}, test patients": describe(sets["test"][metric]) for metric in METRICS},
+        "Other patients": "; ".join(
+            f"{ROLE_NAMES[role]}: ROC AUC {describe(sets[role]['roc_auc'])}" for role in sets
+            if role not in ("train", "validation", "test")
+        ) or "None were scored",
+        "Where it fails": _failures(run, name),
+        "Fairness": f"{UNKNOWN}: the data name neither age nor origin",
+        "Leak audit": "passed" if run.leak_audit["passed"] else "FAILED",
+    })  # fmt: skip
+
+
+def claim(run: Run) -> pd.DataFrame:
+    """The Checklist for Artificial Intelligence in Medical Imaging (Mongan, Moy and Kahn 2020), item by item."""
+    facts = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.experiment.data.name, {})
+    confidence, resamples = run.experiment.evaluate.confidence, run.experiment.evaluate.resamples
+    packages = ", ".join(f"{k} {v}" for k, v in run.manifests["classify"]["environment"]["packages"].items())
+    unseen = [ROLE_NAMES[role] for role in run.split["counts"] if role.startswith("unlisted")]
+    ensemble, limit = run.experiment.evaluate.ensemble, run.experiment.data.limit
+    items = (
+        ("AI methodology named in the title", "Yes: GAN and ResNet"),
+        ("Structured summary", "The first screen of this report"),
+        ("Background and intended role", "Research: does a GAN help a patch classifier? No clinical role"),
+        ("Objectives and hypotheses", "The paper's: a GAN's features and patches raise accuracy; see docs/paper.md"),
+        ("Prospective or retrospective", "Retrospective"),
+        ("Study goal", "Reproduction and exploratory evaluation"),
+        ("Data sources", facts["Source"]),
+        ("Eligibility criteria", f"Every patch of the archive that passes the audit: {_faults(run)}"),
+        ("Preprocessing", _preparation(run)),
+        ("Selection of subsets", f"{run.audit['kept']:,} of {run.audit['patches']:,} patches"
+                                 + (f", at most {limit} a patient and class" if limit else "")),
+        ("Data elements", "Patch, patient, place in the slide where known, label 0 benign and 1 malignant"),
+        ("De-identification", facts["Ethics and de-identification"]),
+        ("Missing data", run.audit["imputed"]["rule"]),
+        ("Reference standard", facts["Reference standard"]),
+        ("Why this standard", "It is the only one that the data carry"),
+        ("Annotators", facts["Annotators"]),
+        ("Annotation tools", UNKNOWN),
+        ("Variability between raters", UNKNOWN),
+        ("Sample size", "As many patients as the data hold; not planned by a power calculation"),
+        ("Assignment to partitions", f"{run.protocol()}; {_roles(run)}"),
+        ("Level at which partitions are disjoint", "Patient; checked by the leak audit"),
+        ("Model", "Figs. 3 to 6 and Table 1 in this report; every layer in reports/tables"),
+        ("Software", packages),
+        ("Initial weights", "Keras's; ImageNet's for EfficientNet-Lite; the GAN's for its discriminator"),
+        ("Training", "The model card and results.json; settings in the YAML file of the experiment"),
+        ("Choice of the final model", "Epoch by validation ROC AUC; nothing was chosen on test patients"),
+        ("Ensembles", f"Mean of {' and '.join(CLASSIFIER_NAMES[name] for name in ensemble)}" if ensemble else "None"),
+        ("Metrics", ", ".join(METRIC_NAMES.values())),
+        ("Uncertainty", f"{confidence:.0%} intervals by patient bootstrap, {resamples:,} resamples; {run.seeds()}"),
+        ("Robustness", "Ablation" if run.factors else f"Spread over {run.seeds()}; no ablation in this run"),
+        ("Explainability", "Grad-CAM, integrated gradients, occlusion, with tests" if run.explanations
+                           else "Not in this run"),
+        ("External test data", f"None of another institution; same archive: patients {' and '.join(unseen)}" if unseen
+                               else "None"),
+        ("Flow of cases", f"{run.audit['patches']:,} patches found, {run.audit['kept']:,} kept; {_roles(run)}"),
+        ("Demographics of each partition", facts["Demographics"]),
+        ("Performance on all partitions", "Results, above"),
+        ("Diagnostic accuracy and its precision", "Sensitivity and specificity with intervals: Results, above"),
+        ("Failure analysis", "Worst calls by patch, per-patient distribution and slide maps, above"),
+        ("Limitations", "What this does not show, above"),
+        ("Implications for practice", "None: research use only"),
+        ("Registration", "None"),
+        ("Full protocol", f"pipelines/{run.experiment.name}.yaml, the README and docs/paper.md"),
+        ("Funding", UNKNOWN),
+    )  # fmt: skip
+    rows = [(number, item, answer) for number, (item, answer) in enumerate(items, 1)]
+    return pd.DataFrame(rows, columns=["No.", "CLAIM item", "Answer"])
+
+
+def _table(title: str, answers: dict[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(answers.items(), columns=[title, "Answer"])
+
+
+def _malignant(run: Run) -> str:
+    labels = run.store.index["label"]
+    return f"{int(labels.sum()):,} malignant ({labels.mean():.1%})"
+
+
+def _roles(run: Run) -> str:
+    counts = run.split["counts"]
+    return "; ".join(
+        f"{ROLE_NAMES[role]} {counts[role]['patients']} patients, {counts[role]['patches']:,} patches"
+        for role in ROLE_NAMES
+        if role in counts
+    )
+
+
+def _faults(run: Run) -> str:
+    found = {name: fault for name, fault in run.audit["faults"].items() if fault["count"]}
+    said = (f"{fault['count']:,} {name.replace('_', ' ')} ({fault['policy']})" for name, fault in found.items())
+    return ", ".join(said) or "no fault found"
+
+
+def _preparation(run: Run) -> str:
+    settings = run.experiment.preprocess
+    return (
+        f"{run.experiment.data.size}x{run.experiment.data.size} pixels, smoothing {settings.smoothing}, CLAHE "
+        f"{'on' if settings.clahe else 'off'}, stain normalisation {settings.stain}"
+    )
+
+
+def _failures(run: Run, name: str) -> str:
+    table = run.probabilities[run.probabilities["role"] == "test"]
+    called = table[list(run.columns(name).values())].mean(axis=1) >= pd.Series(run.metrics[name]["thresholds"]).mean()
+    right = (called == (table["label"] == 1)).groupby(table["patient"]).mean()
+    return f"Accuracy on single test patients: {right.min():.3f} (patient {right.idxmin()}) to {right.max():.3f}"

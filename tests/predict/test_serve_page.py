@@ -1,0 +1,51 @@
+"""The page of `bcgan serve` in a real browser, against a real server."""
+
+import socket
+import threading
+import time
+
+import pytest
+import uvicorn
+
+from bcgan.predict import images, serve
+from tests.browser import DESK, PHONE, check
+
+
+@pytest.fixture(scope="module")
+def address(model):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(serve.make_app(model), port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_a_patch_that_is_dropped_is_judged_and_explained(opened, address, idc_folder, model, width, colours):
+    path = next(idc_folder.rglob("*.png"))
+    found = model.predict(images.cut(path.read_bytes(), "a", 50, 1.0).patches)
+    page = opened(address, width, colours)
+    page.set_input_files("#file", path)
+    page.wait_for_selector("#picture:not([hidden])")
+    assert f"{found.probability[0]:.3f}" in page.inner_text("#rows")
+    assert "Research use only" in page.inner_text("main")
+    assert "patients" in page.inner_text("#card")
+    check(page, width)
+
+
+def test_what_is_no_image_is_refused_in_words(opened, address, tmp_path):
+    (tmp_path / "<b>notes.txt").write_text("no image")
+    page = opened(address)
+    with page.expect_response("**/predict?**") as answer:
+        page.set_input_files("#file", tmp_path / "<b>notes.txt")
+    assert answer.value.status == 422
+    page.wait_for_function("document.getElementById('answer').textContent.includes('notes.txt')")
+    assert page.locator("#answer b").count() == 0
+    assert page.locator("#picture").is_hidden()

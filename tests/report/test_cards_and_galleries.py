@@ -1,0 +1,91 @@
+"""Cards say what the run says, and unknown where it says nothing; galleries show what their tables name."""
+
+import numpy as np
+import pytest
+
+from bcgan import experiment
+from bcgan.evaluate.explanations import CHANNELS, feature_maps
+from bcgan.models.classifier import classifier
+from bcgan.models.discriminator import discriminator
+from bcgan.report import cards, data_figures, explanation_figures, gan_figures, style, tables
+from bcgan.report.run import Run, read
+
+
+@pytest.fixture(scope="module")
+def run(finished) -> Run:
+    return read(experiment.load(str(finished / "tiny.yaml")), finished / "runs/tiny", True)
+
+
+def answers(table):
+    return dict(table.iloc[:, -2:].itertuples(index=False))
+
+
+def test_cards_hold_the_runs_numbers(run):
+    model, data = answers(cards.model_card(run)), answers(cards.data_card(run))
+    assert "2 epochs, batches of 16" in model["Training"]
+    assert f"{run.metrics['gan_resnet']['sets']['test']['roc_auc']['value']:.3f}" in model["ROC AUC, test patients"]
+    assert model["Leak audit"] == "passed"
+    assert "8" in data["Patients"]
+    assert data["Demographics"] == cards.UNKNOWN
+
+
+def test_claim_answers_every_item_and_invents_nothing(run):
+    table = cards.claim(run)
+    assert table["No."].tolist() == list(range(1, 43))  # the checklist of 2020 has 42 items
+    assert table["Answer"].str.len().min() > 0
+    found = answers(table)
+    assert found["Funding"] == found["Variability between raters"] == cards.UNKNOWN
+    assert "patient bootstrap, 50 resamples" in found["Uncertainty"]
+    stranger = run._replace(experiment=run.experiment.model_copy(
+        update={"data": run.experiment.data.model_copy(update={"name": "patient_folder"})}
+    ))  # fmt: skip
+    assert answers(cards.claim(stranger))["Data sources"] == cards.UNKNOWN
+
+
+def test_worst_calls_are_wrong_and_of_different_patients(run):
+    table = tables.worst_calls(run)
+    threshold = np.mean(list(run.metrics["gan_resnet"]["thresholds"].values()))
+    assert len(table)
+    for name, rows in table.groupby("Label"):
+        assert rows["Patient"].is_unique
+        assert ((rows["Probability of malignancy"] >= threshold) == (name == "benign")).all()
+    drawn = explanation_figures.error_gallery(run)
+    shown = [axes.get_xlabel() for axes in drawn.figure.axes if axes.get_xlabel()]
+    assert shown == [f"{row.Patient}\n{row[4]:.3f}" for row in drawn.numbers.itertuples()]
+    style.plt.close(drawn.figure)
+
+
+def test_a_copied_patch_is_found(run):
+    rows = run.store.rows("train")[: len(run.synthetic["labels"])]
+    copied = dict(run.synthetic)
+    copied["images"] = copied["images"].copy()
+    copied["images"][: len(rows)] = run.store.images[rows]
+    drawn = gan_figures.nearest(run._replace(synthetic=copied))
+    table = drawn.numbers.query("space == 'pixels' and quantile == 0").set_index("side")["distance"]
+    assert table["Synthetic patches"] == 0
+    assert table["Held-out patients"] > 0
+    style.plt.close(drawn.figure)
+
+
+def test_the_stain_of_every_patient_is_drawn(run):
+    drawn = data_figures.stain_variation(run)
+    missing = run.store.index["patient"].nunique() - len(drawn.numbers)
+    assert f"({missing} patients show no two stains)" in drawn.caption
+    assert drawn.numbers["patient"].is_unique
+    assert (drawn.numbers[["haematoxylin", "eosin"]] > 0).all(axis=None)
+    style.plt.close(drawn.figure)
+
+
+def test_feature_maps_are_those_of_the_layers():
+    judge = discriminator(width=8)
+    network = classifier("gan_resnet", discriminator=judge)
+    images = np.random.default_rng(0).integers(0, 256, (2, 50, 50, 3), np.uint8)
+    found = feature_maps(judge, network, images)
+    assert found["block2"].shape == (CHANNELS, 2, 13, 13)
+    assert set(found) >= {"block1", "block4", "joint", "bottleneck4_add"}
+    stem = network.get_layer("gan_resnet").get_layer("stem_pool")
+    whole = stem.output.shape[-1]
+    assert whole > CHANNELS == len(found["stem_pool"])
+    # Where the gate is shut, as at the start, the joint holds the stem's maps.
+    np.testing.assert_array_equal(found["joint"], found["stem_pool"])
+    assert set(feature_maps(judge, classifier("cnn"), images)) == {"block1", "block2", "block3", "block4"}
