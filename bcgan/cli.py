@@ -42,7 +42,8 @@ def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str,
     from bcgan import machine, progress, runs
 
     machine.prepare_environment()
-    progress.start_log(None if dry_run else runs.ROOT / settings.name / "log.txt")
+    first = not (settings.distribute != "off" and (cluster := machine.cluster()) and cluster["index"])
+    progress.start_log(runs.ROOT / settings.name / "log.txt" if first and not dry_run else None)
     stages.execute(settings, force, dry_run, until)
 
 

@@ -206,6 +206,7 @@ class Experiment(Settings):
     profile: Literal["repro", "fast"] = "fast"
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     xla: Switch = "auto"
+    distribute: Switch = "auto"  # auto: over the workers of TF_CONFIG, or over the GPUs where there are several
 
     @property
     def proposed(self) -> str:

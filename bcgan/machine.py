@@ -1,5 +1,6 @@
 """What this machine can do, and what is chosen for it, each choice with its reason."""
 
+import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -54,15 +55,57 @@ def choose_xla(experiment: Experiment, gpus: int) -> tuple[bool, str]:
     return (True, "a GPU") if gpus else (False, "slower than oneDNN on processors")
 
 
+def cluster() -> dict[str, Any] | None:
+    """TF_CONFIG as {"workers": addresses, "index": of this one}; None where it is not set.
+
+    Raises:
+        InputError: it does not parse, or names no such worker.
+    """
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return None
+    example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+    try:
+        found = json.loads(text)
+        workers, index = found["cluster"]["worker"], int(found["task"]["index"])
+        if not 0 <= index < len(workers):
+            raise IndexError(index)
+        [int(address.rpartition(":")[2]) for address in workers]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(f"TF_CONFIG is {text!r}, which names no worker of a cluster. Write {example}.") from error
+    return {"workers": workers, "index": index}
+
+
+def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
+    """Whether gan and classify train on "one" device, on several of this machine ("mirrored") or on several "workers",
+    and why.
+
+    Raises:
+        InputError: `distribute: on` with nothing to share the work with.
+    """
+    if experiment.distribute == "off":
+        return "one", "the experiment says so"
+    if found := cluster():
+        return "workers", f"TF_CONFIG names {len(found['workers'])}"
+    if gpus > 1:
+        return "mirrored", f"{gpus} GPUs"
+    if experiment.distribute == "on":
+        raise InputError("distribute: on, but there is no TF_CONFIG and not more than one GPU. Set distribute=auto.")
+    return "one", "no TF_CONFIG and not more than one GPU"
+
+
 def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
     """Everything set automatically, as {name: (value, reason)}. Imports TensorFlow to look for a GPU."""
     prepare_environment()
     import tensorflow as tf
 
     gpus = len(tf.config.list_physical_devices("GPU"))
+    distribution = choose_distribution(experiment, gpus)
+    xla = choose_xla(experiment, gpus) if distribution[0] == "one" else (False, "several devices share the batch")
     return {
         "precision": choose_precision(experiment, gpus),
-        "xla": choose_xla(experiment, gpus),
+        "xla": xla,
+        "distribute": distribution,
         "onednn": (
             os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1",
             "TF_ENABLE_ONEDNN_OPTS, before TensorFlow loads",

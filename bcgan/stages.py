@@ -19,13 +19,15 @@ language and some forty packages, doit hashes files but knows no settings and no
 What is left for us is bcgan/runs.py and the two functions at the end of this file.
 """
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from bcgan import runs
+from bcgan import machine, runs
 from bcgan.data.records import fingerprint
 from bcgan.errors import InputError
 from bcgan.experiment import Data, Experiment
@@ -41,6 +43,7 @@ class Stage:
     settings: tuple[str, ...]
     reads: tuple[str, ...]
     run: Callable[[Experiment, Path], None]
+    shared: bool = False  # whether all workers of a cluster take part
 
 
 def preprocess(experiment: Experiment, root: Path) -> None:
@@ -50,22 +53,20 @@ def preprocess(experiment: Experiment, root: Path) -> None:
 
 
 def gan(experiment: Experiment, root: Path) -> None:
-    from bcgan import machine
-
     xla = machine.start(experiment)
+    from bcgan import distribute
     from bcgan.gan.train import train
     from bcgan.preprocess import store
 
     images, labels = store.of_role(store.load(root / "preprocess"), "train")
-    train(images, labels, experiment.gan, experiment.seed, root / "gan", xla)
+    with distribute.scope(experiment):
+        train(images, labels, experiment.gan, experiment.seed, root / "gan", xla)
 
 
 def translate(experiment: Experiment, root: Path) -> None:
     if not experiment.translate.steps:
         log.info("translate: left out, translate.steps is 0")
         return
-    from bcgan import machine
-
     xla = machine.start(experiment)
     from bcgan.gan.translation import train
     from bcgan.preprocess import store
@@ -75,8 +76,6 @@ def translate(experiment: Experiment, root: Path) -> None:
 
 
 def features(experiment: Experiment, root: Path) -> None:
-    from bcgan import machine
-
     xla = machine.start(experiment)
     from functools import partial
 
@@ -99,11 +98,10 @@ def features(experiment: Experiment, root: Path) -> None:
 
 
 def classify(experiment: Experiment, root: Path) -> None:
-    from bcgan import machine
-
     xla = machine.start(experiment)
     import keras
 
+    from bcgan import distribute
     from bcgan.classify.train import Patches, train
     from bcgan.models.classifier import of_run
     from bcgan.preprocess import store
@@ -126,14 +124,13 @@ def classify(experiment: Experiment, root: Path) -> None:
                 log.info("classify: %s is trained already", path.stem)
                 continue
             keras.utils.set_random_seed(seed)
-            network = of_run(name, root / "gan", size, own.shortcut)
             made = synthetic.get(own.selected) if own.synthetic else None
-            train(network, real, made, validation, settings, own, seed, path, xla)
+            with distribute.scope(experiment):
+                network = of_run(name, root / "gan", size, own.shortcut)
+                train(network, real, made, validation, settings, own, seed, path, xla)
 
 
 def evaluate(experiment: Experiment, root: Path) -> None:
-    from bcgan import machine
-
     xla = machine.start(experiment)
     from bcgan.evaluate import explanations, probes, score, synthetic, translations
     from bcgan.preprocess import store
@@ -155,8 +152,6 @@ def factors(experiment: Experiment, root: Path) -> None:
     if not experiment.factors.levels:
         log.info("factors: left out, factors.levels is empty")
         return
-    from bcgan import machine
-
     xla = machine.start(experiment)
     from bcgan.evaluate import factors
 
@@ -164,8 +159,6 @@ def factors(experiment: Experiment, root: Path) -> None:
 
 
 def ablation(experiment: Experiment, root: Path) -> None:
-    from bcgan import machine
-
     xla = machine.start(experiment)
     from bcgan.evaluate import learning_curve
     from bcgan.preprocess import store
@@ -178,10 +171,10 @@ SYNTHETIC = "features/synthetic.npz"
 TRAINING = ("seed", "profile", "precision", "xla")
 STAGES = (
     Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess),
-    Stage("gan", ("gan", *TRAINING), STORE, gan),
+    Stage("gan", ("gan", *TRAINING), STORE, gan, shared=True),
     Stage("translate", ("translate", *TRAINING), STORE, translate),
     Stage("features", ("features", *TRAINING), (*STORE, "gan/*.keras"), features),
-    Stage("classify", ("classify", *TRAINING), (*STORE, "gan/discriminator.keras", SYNTHETIC), classify),
+    Stage("classify", ("classify", *TRAINING), (*STORE, "gan/discriminator.keras", SYNTHETIC), classify, shared=True),
     Stage(
         "evaluate",
         ("evaluate", "classify", "translate", "features", *TRAINING),
@@ -205,6 +198,7 @@ STAGES = (
     ),
     Stage("ablation", ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING), STORE, ablation),
 )
+POLL = 1.0  # seconds between looks of a worker at how far the first one is
 NAMES = tuple(stage.name for stage in STAGES)
 LAST = "evaluate"  # of the stages that run unless others are asked for, and that a report needs
 
@@ -241,6 +235,15 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
             state = f"would run: {why}{asked}" if why else "would be skipped: whole and current"
             log.info("%-10s %s", stage.name, state)
         return
+    if cluster := experiment.distribute != "off" and machine.cluster():
+        if force:
+            raise InputError("--force with TF_CONFIG: the other workers would not know. Run it once without TF_CONFIG.")
+        from bcgan import distribute
+
+        distribute.strategy("workers")  # before TensorFlow computes anything
+        if cluster["index"]:
+            follow(experiment, root, until)
+            return
     with runs.lock(root):
         for stage in STAGES[: NAMES.index(until) + 1]:
             folder = root / stage.name
@@ -259,6 +262,25 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
                 raise
             runs.finish(folder, key, stage.name, settings, inputs, began)
             log.info("%s: done in %.0f s", stage.name, time.monotonic() - began)
+
+
+def follow(experiment: Experiment, root: Path, until: str) -> None:
+    """What a worker other than the first does: take part in the trainings that are shared, in a scratch copy of what
+    the first one left, and wait for it in between. It writes nothing into the run."""
+    for stage in STAGES[: NAMES.index(until) + 1]:
+        taken_part = not stage.shared
+        while why := runs.why_stale(root / stage.name, key := _key(stage, experiment, root)[0]):
+            if not taken_part and runs.unfinished_key(root / stage.name) == key:
+                log.info("%s: takes part, %s", stage.name, why)
+                with tempfile.TemporaryDirectory() as scratch:
+                    for folder in root.iterdir():
+                        if folder.name == stage.name:
+                            shutil.copytree(folder, Path(scratch, folder.name))
+                        else:
+                            Path(scratch, folder.name).symlink_to(folder.resolve())
+                    stage.run(experiment, Path(scratch))
+                taken_part = True
+            time.sleep(POLL)
 
 
 def _key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict, dict[str, str]]:

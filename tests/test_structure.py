@@ -13,7 +13,7 @@ import bcgan
 ROOT = Path(bcgan.__file__).parent
 # A package may import from those after it, and from itself.
 ORDER = ("cli", "stages", "report", "predict", "evaluate", "explain", "classify", "gan", "models", "preprocess", "data")
-SHARED = ("errors", "experiment", "progress", "machine", "runs", "bench")
+SHARED = ("errors", "experiment", "progress", "machine", "distribute", "runs", "bench")
 
 
 def imports(path: Path) -> set[str]:

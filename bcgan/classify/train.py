@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.metrics import log_loss, roc_auc_score
 
-from bcgan import progress
+from bcgan import distribute, progress
 from bcgan.classify.losses import class_weights, loss
 from bcgan.data import batches
 from bcgan.errors import WorkError
@@ -62,9 +62,11 @@ def train(
         WorkError: the loss is no number any more.
     """
     _follow_statistics(network)
+    distribute.synchronise(network)
     count = round(settings.batch * own.synthetic) if synthetic else 0
     sampler = batches.shuffled(np.arange(len(real.labels)), settings.batch - count, seed)
     fresh = min(settings.batch - count, len(real.labels))
+    distribute.check_batch(fresh + count, "classify.batch")
     epoch_steps = epoch_steps or max(1, len(real.labels) // fresh)
     pool, shares = real, np.bincount(real.labels, minlength=2) / len(real.labels)
     if count:
@@ -104,7 +106,7 @@ def train(
                     f"Lower classify.models.*.rate ({own.rate}), or set precision=float32."
                 )
             line = _validate(score, validation, settings) if validation else {}
-            if (area := line.get("validation_roc_auc", epoch)) > float(best_auc):
+            if (area := line.get("validation_roc_auc", epoch)) > float(np.asarray(best_auc)):
                 best_auc.assign(area)
                 for kept, variable in zip(best, average.variables, strict=True):
                     kept.assign(variable)
@@ -179,8 +181,7 @@ def make_step(
 ):
     quick = fast.twin(network)
 
-    @tf.function(jit_compile=xla)
-    def step_function(step, images, labels):
+    def update(step, images, labels):
         seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + number]) for number in range(3)]
         images = batches.scale(images)
         if augment:
@@ -189,17 +190,23 @@ def make_step(
             images = batches.stain_jitter(images, seeds[1], settings.stain_jitter)
         if augment and settings.colour_jitter:
             images = batches.colour_jitter(images, seeds[2], settings.colour_jitter)
+        images, labels = distribute.own(images), distribute.own(labels)
         with tf.GradientTape() as tape:
             logits = quick(images, training=True)[:, 0]
             value = loss(logits, labels, settings.loss, class_weight)
-            scaled = optimizer.scale_loss(value)
+            scaled = optimizer.scale_loss(value / distribute.replicas())
         variables = network.trainable_variables
         optimizer.apply(tape.gradient(scaled, variables), variables)
-        count = tf.cast(step, tf.float32)
+        return value, tf.reduce_mean(tf.cast((logits > 0) == (labels > 0), tf.float32))
+
+    update_everywhere = distribute.everywhere(update)
+
+    @tf.function(jit_compile=xla)
+    def step_function(step, images, labels):
+        found, count = update_everywhere(step, images, labels), tf.cast(step, tf.float32)
         weights.move_average(
             average.variables, network.variables, tf.minimum(settings.average, (1 + count) / (10 + count))
         )
-        accuracy = tf.reduce_mean(tf.cast((logits > 0) == (labels > 0), tf.float32))
-        return value, accuracy
+        return found
 
     return step_function

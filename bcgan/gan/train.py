@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bcgan import progress
+from bcgan import distribute, progress
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Gan
@@ -62,6 +62,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     for label in (0, 1):
         if not (labels == label).any():
             raise InputError(f"gan: no training patch has label {label}; a conditional GAN needs both. Add some.")
+    distribute.check_batch(settings.batch, "gan.batch")
     players = start_players(settings)
     groups, checkpoint, log_path = players.groups(), folder / "checkpoint.npz", folder / "log.jsonl"
     start = weights.restore(checkpoint, groups)
@@ -136,6 +137,7 @@ def write_grid(path: Path, network: keras.Model, seed: int) -> None:
 
 def start_players(settings: Gan) -> Players:
     make, average = generator(settings.latent, settings.width), generator(settings.latent, settings.width)
+    distribute.synchronise(make)
     average.set_weights(make.get_weights())
     judge = discriminator(settings.width, spectral=settings.spectral, conditioning=settings.conditioning)
     features = frozen_features() if settings.critic else None
@@ -152,17 +154,20 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
     """One update of each judge, then one of the generator, on the same synthetic patches, made once."""
     make, judge = fast.twin(players.generator), players.discriminator
 
+    def scaled(name: str, loss: tf.Tensor) -> tf.Tensor:
+        return players.optimizers[name].scale_loss(loss / distribute.replicas())
+
     def improve(name: str, tape: tf.GradientTape, loss: tf.Tensor) -> None:
         variables = getattr(players, name).trainable_variables
         players.optimizers[name].apply(tape.gradient(loss, variables), variables)
 
-    @tf.function(jit_compile=xla)
-    def step_function(step, images, classes):
+    def update(step, images, classes):
         seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + DRAWS * place]) for place in range(5)]
-        number, both = tf.shape(images)[0], tf.concat([classes, classes], 0)
-        real = batches.dihedral(batches.scale(images), seeds[0])
-        noise = tf.random.stateless_normal((number, settings.latent), seeds[1])
-        grain = tf.random.stateless_normal((number, *real.shape[1:3], 1), seeds[2])
+        number, classes = tf.shape(images)[0], distribute.own(classes)
+        both = tf.concat([classes, classes], 0)
+        real = distribute.own(batches.dihedral(batches.scale(images), seeds[0]))
+        noise = distribute.own(tf.random.stateless_normal((number, settings.latent), seeds[1]))
+        grain = distribute.own(tf.random.stateless_normal((number, *real.shape[1:3], 1), seeds[2]))
         with tf.GradientTape() as make_tape:
             fake = make([noise, classes, grain], training=True)
             # Real and synthetic apart, so that nothing is propagated back through the real half.
@@ -172,8 +177,8 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
                 verdicts = judge([tf.concat([real_seen, tf.stop_gradient(fake_seen)], 0), both], training=True)
                 real_logit, fake_logit = tf.split(verdicts[:, :1], 2)
                 judge_loss = discriminator_loss(real_logit, fake_logit)
-                scaled = players.optimizers["discriminator"].scale_loss(judge_loss + class_loss(verdicts, both))
-            improve("discriminator", judge_tape, scaled)
+                judged = scaled("discriminator", judge_loss + class_loss(verdicts, both))
+            improve("discriminator", judge_tape, judged)
             verdicts = judge([fake_seen, classes], training=False)
             make_loss = generator_loss(verdicts[:, :1], settings.loss)
             total = make_loss + class_loss(verdicts, classes)
@@ -183,15 +188,12 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
                 with tf.GradientTape() as critic_tape:
                     logits = players.critic([*maps, both], training=True)
                     critic_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
-                    scaled = players.optimizers["critic"].scale_loss(critic_loss)
-                improve("critic", critic_tape, scaled)
+                    judged = scaled("critic", critic_loss)
+                improve("critic", critic_tape, judged)
                 logits = players.critic([*fake_maps, classes], training=False)
                 total += settings.critic * sum(generator_loss(logit, settings.loss) for logit in logits)
-            scaled = players.optimizers["generator"].scale_loss(total)
-        improve("generator", make_tape, scaled)
-        count = tf.cast(step, tf.float32)
-        decay = tf.minimum(settings.average, (1 + count) / (10 + count))
-        weights.move_average(players.average.variables, players.generator.variables, decay)
+            made = scaled("generator", total)
+        improve("generator", make_tape, made)
         return {
             "discriminator_loss": judge_loss,
             "generator_loss": make_loss,
@@ -200,6 +202,15 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
             # One patch a class, or the same one twice, has no spread: neither side is the poorer then.
             "spread": (_spread(fake, classes) + NO_SPREAD) / (_spread(real, classes) + NO_SPREAD),
         } | ({"critic_loss": critic_loss} if players.critic else {})
+
+    update_everywhere = distribute.everywhere(update)
+
+    @tf.function(jit_compile=xla)
+    def step_function(step, images, classes):
+        found, count = update_everywhere(step, images, classes), tf.cast(step, tf.float32)
+        decay = tf.minimum(settings.average, (1 + count) / (10 + count))
+        weights.move_average(players.average.variables, players.generator.variables, decay)
+        return found
 
     return step_function
 

@@ -1,0 +1,166 @@
+"""Several devices train as one does: the same losses at the same batch, over a kill; one sentence where it fails."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from bcgan import distribute, machine, progress
+from bcgan.errors import InputError, WorkError
+from bcgan.experiment import Experiment
+
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+STEPS = 60
+# On 2 devices of one machine, or on 1: losses of every step.
+MIRRORED = """
+import sys, json
+from bcgan import machine
+machine.prepare_environment()
+import keras, numpy as np, tensorflow as tf
+count = int(sys.argv[1])
+processor, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if count == 2 else tf.distribute.get_strategy()
+from pathlib import Path
+from bcgan.classify.train import Patches, train
+from bcgan.data.histology_phantom.tissue import draw
+from bcgan.experiment import Classifier, Classify, Gan
+from bcgan.gan import train as gan
+from bcgan.models.classifier import classifier
+patches = Patches(*draw(32))
+keras.utils.set_random_seed(0)
+with strategy.scope():
+    own = Classifier(epochs=2, rate=0.01)
+    train(classifier("resnet_table1"), patches, None, patches, Classify(batch=16, optimizer="sgd"), own, 0,
+          Path("network.keras"), False)
+    gan.LOG_EVERY = 1
+    gan.train(*patches, Gan(steps=3, batch=8, width=4, latent=8, critic=0), 0, Path("."), False)
+"""
+
+
+def settings_of(port: int, index: int) -> dict[str, str]:
+    workers = [f"localhost:{port}", f"localhost:{port + 1}"]
+    return {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})}
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def start(folder: Path, port: int, index: int) -> subprocess.Popen:
+    command = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", "--until", "gan", "--set", f"gan.steps={STEPS}"]
+    return subprocess.Popen(
+        command, cwd=folder, env=os.environ | settings_of(port, index), stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+
+
+def test_two_devices_have_the_losses_of_one(tmp_path):
+    for count in (1, 2):
+        (tmp_path / str(count)).mkdir()
+        subprocess.run([sys.executable, "-c", MIRRORED, str(count)], cwd=tmp_path / str(count), check=True,
+                       capture_output=True)  # fmt: skip
+    for log, names in (("network.jsonl", ["loss", "validation_loss"]), ("log.jsonl", ["discriminator_loss"])):
+        one, two = (progress.read_lines(tmp_path / str(count) / log) for count in (1, 2))
+        assert len(one) == len(two) > 1
+        for name in names:
+            found, expected = ([line[name] for line in lines] for lines in (two, one))
+            np.testing.assert_allclose(found, expected, rtol=2e-3)
+
+
+def test_two_workers_go_on_after_one_was_killed(tmp_path, finished):
+    (tmp_path / "tiny.yaml").write_text((finished / "tiny.yaml").read_text())
+    gan, port = tmp_path / "runs/tiny/gan", free_port()
+    first, second = (start(tmp_path, port, index) for index in (0, 1))
+    while not (gan / "checkpoint.npz").exists():
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.1)
+    second.send_signal(signal.SIGKILL)
+    assert "A worker was lost" in first.communicate(timeout=200)[1]
+    assert first.returncode == 1
+    assert not (gan / "manifest.json").exists()
+    port = free_port()
+    workers = [start(tmp_path, port, index) for index in (0, 1)]
+    said = [worker.communicate(timeout=300)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    assert (gan / "manifest.json").exists()
+    assert "goes on from step" in said[0]
+    assert "takes part" in said[1]
+    steps = [line["step"] for line in progress.read_lines(gan / "log.jsonl")]
+    assert steps == sorted({*range(0, STEPS, 10), STEPS - 1})
+    assert {path.name for path in gan.iterdir()} >= {"generator.keras", "discriminator.keras", "grids"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no json", "[]", '{"cluster": {"worker": ["a:1"]}}', '{"cluster": {"worker": ["a:1"]}, "task": {"index": 1}}',
+     '{"cluster": {"worker": ["a"]}, "task": {"index": 0}}'],
+)  # fmt: skip
+def test_a_cluster_that_does_not_parse_is_one_sentence(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(InputError, match="TF_CONFIG is .* Write "):
+        machine.cluster()
+
+
+def test_a_worker_that_is_not_there_is_named():
+    port, other = free_port(), free_port()
+    with pytest.raises(WorkError, match=f"worker 1 at localhost:{other} did not answer"):
+        distribute.reach([f"localhost:{port}", f"localhost:{other}"], 0, seconds=0.5)
+    with socket.create_server(("", port)), pytest.raises(WorkError, match=f"port {port}"):
+        distribute.reach([f"localhost:{port}", f"localhost:{other}"], 0, seconds=0.5)
+
+
+def test_what_shares_the_work_is_chosen_with_a_reason(monkeypatch):
+    tiny = {"name": "a", "data": {"name": "histology_phantom"}}
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert machine.choose_distribution(Experiment(**tiny), 0)[0] == "one"
+    assert machine.choose_distribution(Experiment(**tiny), 4) == ("mirrored", "4 GPUs")
+    with pytest.raises(InputError, match="distribute: on"):
+        machine.choose_distribution(Experiment(**tiny, distribute="on"), 1)
+    monkeypatch.setenv("TF_CONFIG", settings_of(2222, 1)["TF_CONFIG"])
+    assert machine.choose_distribution(Experiment(**tiny), 0) == ("workers", "TF_CONFIG names 2")
+    assert machine.choose_distribution(Experiment(**tiny, distribute="off"), 4)[0] == "one"
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
+    monkeypatch.setattr(distribute, "replicas", lambda: 3)
+    with pytest.raises(InputError, match="a batch of 64 cannot be shared by 3"):
+        distribute.check_batch(64, "gan.batch")
+
+
+def test_slurm_names_every_node(tmp_path):
+    for name, text in (("scontrol", "printf 'n1\\nn2\\n'"), ("srun", 'SLURM_PROCID=1 exec "${@:2}"')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/bcgan").write_text('#!/bin/bash\necho "$TF_CONFIG"; echo "$@"\n')
+    (tmp_path / ".venv/bin/bcgan").chmod(0o755)
+    said = subprocess.run(
+        ["bash", PIPELINES / "cluster/slurm.sh"], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "n[1-2]", "EXPERIMENT": "idc"},
+    ).stdout.splitlines()  # fmt: skip
+    assert json.loads(said[0])["cluster"]["worker"] == ["n1:29500", "n2:29500"]
+    assert json.loads(said[0])["task"]["index"] == 1
+    assert said[1] == "run idc"
+
+
+def test_kubernetes_starts_as_many_workers_as_it_names():
+    service, job = yaml.safe_load_all((PIPELINES / "cluster/kubernetes.yaml").read_text())
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    named = {one["name"]: one["value"] for one in container["env"]}
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == int(named["WORKERS"])
+    script = container["args"][0].replace("exec .venv/bin/bcgan", 'echo "$TF_CONFIG"; true')
+    given = {**named, "JOB_COMPLETION_INDEX": "1", "PATH": os.environ["PATH"]}
+    said = subprocess.run(["bash", "-c", script], env=given, capture_output=True, text=True, check=True)
+    workers = json.loads(said.stdout)["cluster"]["worker"]
+    name = service["metadata"]["name"]
+    assert workers == [f"{job['metadata']['name']}-{number}.{name}:29500" for number in range(2)]
