@@ -9,6 +9,7 @@ import click
 from bcgan import __version__, experiment, stages
 from bcgan.errors import InputError, WorkError
 
+ENGINES = ("auto", "litert", "keras")
 FORMATS = ("savedmodel", "litert", "litert-int8", "onnx")
 
 
@@ -130,8 +131,9 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
 @click.option("--json", "lines", is_flag=True, help="JSON lines in place of CSV.")
 @click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
 @click.option("--maps", type=click.Path(file_okay=False), help="Heat maps and QuPath outlines of large images go here.")
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", help="auto: LiteRT where it can be had.")
 @click.pass_context
-def predict(context: click.Context, images, model, out: str | None, lines: bool, mpp, maps: str | None) -> None:
+def predict(context: click.Context, images, model, out: str | None, lines: bool, mpp, maps: str | None, engine) -> None:
     """Judge IMAGES: files, folders, patterns, or - for a list on standard input.
 
     An image about as large as a patch is judged as one; a larger one is cut into patches where it holds tissue.
@@ -147,7 +149,7 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
     from bcgan.predict.model import load
 
     paths = inputs.find(images, sys.stdin if "-" in images else ())
-    judge = load(model)
+    judge = load(model, engine)
     lines = lines or bool(out and out.endswith(".jsonl"))
     with click.open_file(out or "-", "w", "utf-8", errors="surrogateescape", atomic=bool(out)) as file:
         found = predicting.predict(judge, paths, file, lines, mpp, Path(maps) if maps else None)

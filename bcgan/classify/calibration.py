@@ -7,7 +7,6 @@ alone cannot mend that.
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 LEAST = 1e-6  # probabilities nearer to 0 and 1 are held here
 
@@ -32,6 +31,8 @@ def probability(odds: np.ndarray) -> np.ndarray:
 
 def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
     """From validation patients' probabilities; as they are (1, 0) where more malignancy means a smaller probability."""
+    from sklearn.linear_model import LogisticRegression  # a second that reading what is fitted must not cost
+
     model = LogisticRegression(C=np.inf, max_iter=1000).fit(log_odds(probabilities)[:, None], labels)
     slope = float(model.coef_[0, 0])
     return Calibration(1 / slope, float(model.intercept_[0])) if slope > 0 else Calibration(1.0, 0.0)

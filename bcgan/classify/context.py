@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.distance import cdist
-from sklearn.linear_model import LogisticRegression
 
 from bcgan.classify.calibration import log_odds, probability
 from bcgan.data.records import UNKNOWN
@@ -41,6 +40,8 @@ def fit(probabilities: np.ndarray, places: np.ndarray, slides: np.ndarray, label
         labels: 0 or 1, (n,).
         side: int. Side of a patch, pixels at the same scale.
     """
+    from sklearn.linear_model import LogisticRegression  # a second that reading what is fitted must not cost
+
     features = neighbourhood(probabilities, places, slides, side)
     model = LogisticRegression().fit(features, labels)
     return Context(model.coef_[0].tolist(), float(model.intercept_[0]))

@@ -13,6 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from bcgan import distribute, progress
 from bcgan.classify.losses import class_weights, loss
 from bcgan.data import batches
+from bcgan.data.views import central
 from bcgan.errors import WorkError
 from bcgan.experiment import Classifier, Classify
 from bcgan.models import fast, weights
@@ -140,7 +141,7 @@ def scorer(network: keras.Model):
 
 
 def _validate(score, validation: Patches, settings: Classify) -> dict[str, float]:
-    found = score(batches.central(validation.images, settings.crop)).astype(float)
+    found = score(central(validation.images, settings.crop)).astype(float)
     return {
         "validation_loss": float(log_loss(validation.labels, np.clip(found, 1e-7, 1 - 1e-7))),
         "validation_accuracy": float(np.mean((found > 0.5) == validation.labels)),

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from bcgan.data.views import view
+
 Sampler = Callable[[int], np.ndarray]
 # Haematoxylin, eosin and residual directions in optical density (Ruifrok and Johnston 2001), rows of length one.
 STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]], np.float32)
@@ -91,14 +93,6 @@ def scale(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32) / 255.0
 
 
-def central(images: np.ndarray, crop: int | None) -> np.ndarray:
-    """The central crop x crop square of each patch, a view."""
-    if not crop:
-        return images
-    start = (images.shape[1] - crop) // 2
-    return images[:, start : start + crop, start : start + crop]
-
-
 def dihedral(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Each patch in one of its eight orientations; tissue has no up. Any type, (batch, side, side, 3).
 
@@ -135,12 +129,3 @@ def colour_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Ten
     mean = tf.reduce_mean(images, (1, 2, 3), keepdims=True)
     images = (images - mean) * (1 + strength * draws[0]) + mean + strength * draws[1]
     return tf.clip_by_value(images, 0.0, 1.0)
-
-
-def view(images: np.ndarray, number: int) -> np.ndarray:
-    """One of the eight orientations of every patch, 0 being as it is; for averages at test time."""
-    if number & 4:
-        images = images.transpose(0, 2, 1, 3)
-    if number & 1:
-        images = images[:, ::-1]
-    return images[:, :, ::-1] if number & 2 else images

@@ -7,9 +7,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from bcgan.data.records import Record
-
-CLASSES = ("benign", "malignant")
+from bcgan.data.records import CLASSES, Record
 
 
 def patch_info(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from bcgan.errors import InputError
 
+CLASSES = ("benign", "malignant")  # labels 0 and 1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LARGEST_FILE = 256 * 2**20  # bytes; a larger member of an archive is taken for a decompression bomb
 UNKNOWN = -1  # x and y of a patch whose place in the slide nobody recorded

@@ -11,7 +11,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from bcgan.classify import context
 from bcgan.classify.calibration import log_odds, probability
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.evaluate.probes import COLOUR_AND_TEXTURE
 
 COLOURS, ENSEMBLE, CONTEXT = "colour_statistics", "ensemble", "context"

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 from bcgan import runs
-from bcgan.data.builders import CLASSES
 from bcgan.data.histology_phantom.drawing import patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
+from bcgan.data.records import CLASSES
 from bcgan.evaluate import intervals
 from bcgan.evaluate.score import probabilities
 from bcgan.experiment import Experiment

@@ -12,7 +12,7 @@ import numpy as np
 
 from bcgan import progress, runs
 from bcgan.classify.train import Patches, train
-from bcgan.data import batches
+from bcgan.data.views import central
 from bcgan.errors import WorkError
 from bcgan.evaluate import intervals, metrics
 from bcgan.evaluate.score import probabilities
@@ -124,7 +124,7 @@ def _run(level: Level, seed: int, root: Path, path: Path, xla: bool) -> None:
     train(network, sides["train"], made, sides["validation"], settings, own, seed, model, xla)
     best, found = weights.load_model(model), {}
     for role in ("validation", "test"):
-        images = batches.central(sides[role].images, settings.crop)
+        images = central(sides[role].images, settings.crop)
         found |= {role: probabilities(best, images, experiment.evaluate.views), f"{role}_labels": sides[role].labels}
     rows = index.iloc[patches.rows("test")]
     found |= {"test_patients": rows["patient"].to_numpy(str), "test_ids": rows["id"].to_numpy(str)}

@@ -17,7 +17,7 @@ import pandas as pd
 from bcgan import progress, runs
 from bcgan.classify import referee
 from bcgan.classify.train import Patches, train
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals, metrics
 from bcgan.evaluate.score import probabilities

@@ -9,7 +9,7 @@ import pandas as pd
 from bcgan import data, progress, runs
 from bcgan.classify import calibration, context
 from bcgan.classify.train import scorer
-from bcgan.data import batches
+from bcgan.data.views import central, view
 from bcgan.evaluate import derived, inflation, intervals, leaks, metrics
 from bcgan.evaluate.derived import classifiers, column
 from bcgan.experiment import Experiment
@@ -27,7 +27,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     """
     held = np.flatnonzero(store.index["role"].to_numpy() != "train")
     table = store.index.loc[held, ["id", "patient", "x", "y", "label", "role"]].reset_index(drop=True)
-    _score(experiment, batches.central(store.images[held], experiment.classify.crop), table, root / "classify")
+    _score(experiment, central(store.images[held], experiment.classify.crop), table, root / "classify")
     properties = derived.read_properties(root / "features")
     table[column(derived.COLOURS, 0)] = derived.colour_statistics(properties, store.rows("train"), held)
     base, fitted = derived.ensemble(table, experiment.members), None
@@ -52,7 +52,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
 def probabilities(network, images: np.ndarray, views: int) -> np.ndarray:
     """Mean probability of malignancy over the first `views` orientations; uint8 (n, side, side, 3) to (n,)."""
     score = scorer(network)
-    return np.mean([score(np.ascontiguousarray(batches.view(images, view))) for view in range(views)], axis=0)
+    return np.mean([score(np.ascontiguousarray(view(images, number))) for number in range(views)], axis=0)
 
 
 def describe(figure: dict) -> str:

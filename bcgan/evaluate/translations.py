@@ -14,8 +14,8 @@ from skimage.color import rgb2gray, rgb2lab
 from skimage.metrics import structural_similarity
 
 from bcgan import progress, runs
-from bcgan.data import batches
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
+from bcgan.data.views import central
 from bcgan.evaluate import intervals
 from bcgan.evaluate.score import probabilities
 from bcgan.experiment import Experiment
@@ -86,7 +86,7 @@ def _caller(experiment: Experiment, root: Path, folder: Path):
     size, crop = experiment.data.size, experiment.classify.crop
 
     def call(images: np.ndarray) -> np.ndarray:
-        sized = batches.central(at_size(images, size), crop)
+        sized = central(at_size(images, size), crop)
         above = [
             probabilities(network, sized, experiment.evaluate.views) - thresholds[str(seed)]
             for seed, network in networks.items()

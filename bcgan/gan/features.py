@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from bcgan import progress
 from bcgan.data import batches
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.experiment import Features
 from bcgan.gan import steering
 from bcgan.gan.selection import VERDICTS

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.covariance import LedoitWolf
 
 VERDICTS = ("selected", "unsure", "far")
 
@@ -34,6 +33,8 @@ def fit(features: np.ndarray, labels: np.ndarray, quantile: float, confidence: f
         quantile: float. Share of real patches whose distance is still accepted.
         confidence: float. Least probability of the intended class.
     """
+    from sklearn.covariance import LedoitWolf  # a second that reading what is fitted must not cost
+
     models = [LedoitWolf().fit(features[labels == label]) for label in (0, 1)]
     limits = [np.quantile(m.mahalanobis(features[labels == label]), quantile) for label, m in enumerate(models)]
     means, precisions = (np.stack([getattr(m, name) for m in models]) for name in ("location_", "precision_"))

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from bcgan import progress
 from bcgan.data import batches
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.errors import WorkError
 from bcgan.experiment import Translate
 from bcgan.gan.augment import DRAWS, augment

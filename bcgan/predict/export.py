@@ -9,8 +9,8 @@ import pandas as pd
 from bcgan import data, machine, runs
 from bcgan.classify import calibration, context
 from bcgan.classify.train import Patches, train
-from bcgan.data import batches
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
+from bcgan.data.views import central
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, metrics
 from bcgan.evaluate.score import probabilities
@@ -18,6 +18,7 @@ from bcgan.experiment import Experiment
 from bcgan.gan import selection
 from bcgan.models import weights
 from bcgan.models.classifier import of_run
+from bcgan.predict import engines, formats
 from bcgan.predict.model import CARD, FILES, Calls, Card, Model
 from bcgan.preprocess import store
 
@@ -55,15 +56,24 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
     weights.save_small(join(networks), final)
     for name in FILES[1:]:
         (out / name).write_bytes((root / "features" / name).read_bytes())
-    digests = {name: runs.hash_file(out / name) for name in FILES}
-    card = _card(experiment, root, out, chosen, digests)
+    card = _card(experiment, root, out, chosen)
     if everyone:
         networks, count = _on_everyone(experiment, root, chosen)
         weights.save_small(join(networks), final)
-        digests |= {"classifier.keras": runs.hash_file(final)}
-        card = card.model_copy(update={"sha256": digests, "trained": card.trained | count})
+        card = card.model_copy(update={"trained": card.trained | count})
+    write_litert(out)
+    digests = {name: runs.hash_file(out / name) for name in (*FILES, *engines.LITERT_FILES)}
+    card = card.model_copy(update={"sha256": digests})
     (out / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
     return card
+
+
+def write_litert(folder: Path) -> None:
+    """The classifier and what the referee's head sees, for LiteRT: the networks that lie in the folder."""
+    network, judge = (weights.load_model(folder / f"{name}.keras") for name in engines.NETWORKS)
+    features = keras.Model(judge.inputs, judge.get_layer("logit").input, name="features")
+    for one, name in zip((network, features), engines.LITERT_FILES, strict=True):
+        formats.write_litert(one, folder / name, half=True)
 
 
 def join(networks: list[keras.Model]) -> keras.Model:
@@ -109,10 +119,10 @@ def _best(table: pd.DataFrame, name: str) -> int:
     return max(areas, key=lambda seed: areas[seed][0])
 
 
-def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int], digests: dict[str, str]) -> Card:
+def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int]) -> Card:
     patches = store.load(root / "preprocess")
     rows = patches.rows("validation")
-    index, images = patches.index.iloc[rows], batches.central(patches.images[rows], experiment.classify.crop)
+    index, images = patches.index.iloc[rows], central(patches.images[rows], experiment.classify.crop)
     labels = index["label"].to_numpy()
     network = weights.in_float32(weights.load_model(out / "classifier.keras"))
     found = probabilities(network, images, VIEWS)
@@ -140,10 +150,10 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int],
                for key in ("patients", "patches")},
         },
         figures=_figures(root, "ensemble" if experiment.evaluate.ensemble else experiment.proposed),
-        sha256=digests,
+        sha256={},
     )  # fmt: skip
     judge, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")
-    strange = Model(draft, network, judge, selector).strangeness(images)
+    strange = Model(draft, engines.of_keras(network, judge), selector, out).strangeness(images)
     return draft.model_copy(update={"outlier": float(np.quantile(strange, OUTLIER))})
 
 

@@ -7,7 +7,6 @@ probability differs by more than FAITHFUL on the patches that it is checked with
 import contextlib
 import io
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -18,6 +17,7 @@ from scipy.special import expit
 
 from bcgan.errors import InputError
 from bcgan.models import fast, weights
+from bcgan.predict.engines import Runner, litert
 
 KINDS = {"savedmodel": "savedmodel", "litert": "classifier.tflite", "litert-int8": "classifier-int8.tflite",
          "onnx": "classifier.onnx"}  # fmt: skip
@@ -25,8 +25,6 @@ FAITHFUL = 0.01
 SAMPLE = 128  # patches from which the ranges of int8 are read
 REPEATS = 5
 ONNX_PACKAGES = "pip install -r requirements-bench.txt"
-
-Runner = Callable[[np.ndarray], np.ndarray]  # uint8 (n, size, size, 3) to probabilities, float32 (n,)
 
 
 def write(network: keras.Model, kinds: tuple[str, ...], patches: np.ndarray, folder: Path) -> pd.DataFrame:
@@ -68,12 +66,16 @@ def write(network: keras.Model, kinds: tuple[str, ...], patches: np.ndarray, fol
     return pd.DataFrame(rows)
 
 
-def write_litert(network: keras.Model, path: Path, sample: np.ndarray | None = None) -> None:
-    """Write a .tflite file; weights and maps in int8 where `sample`, uint8 patches, shows their ranges."""
+def write_litert(network: keras.Model, path: Path, sample: np.ndarray | None = None, half: bool = False) -> None:
+    """Write a .tflite file; weights and maps in int8 where `sample`, uint8 patches, shows their ranges; weights, not
+    maps, in float16 where `half` is set."""
     converter = tf.lite.TFLiteConverter.from_keras_model(_plain(network))
     if sample is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([one[None]] for one in _scaled(sample))
+    if half:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
     with contextlib.redirect_stdout(io.StringIO()):  # a page of tensors
         path.write_bytes(converter.convert())
 
@@ -103,21 +105,8 @@ def read_savedmodel(path: Path) -> Runner:
 
 
 def read_litert(path: Path) -> Runner:
-    """LiteRT's interpreter on every core."""
-    from bcgan import machine
-
-    interpreter = tf.lite.Interpreter(str(path), num_threads=machine.processor()["cores"])
-    (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
-
-    def run(images: np.ndarray) -> np.ndarray:
-        if interpreter.get_input_details()[0]["shape"][0] != len(images):
-            interpreter.resize_tensor_input(given["index"], images.shape)
-            interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], _scaled(images))
-        interpreter.invoke()
-        return expit(interpreter.get_tensor(found["index"])[:, 0])
-
-    return run
+    run = litert(path)
+    return lambda images: expit(run(images)[:, 0])
 
 
 def read_onnx(path: Path) -> Runner:

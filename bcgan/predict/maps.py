@@ -11,7 +11,6 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
 from bcgan import runs
-from bcgan.explain import saliency
 from bcgan.predict.images import Tiles
 from bcgan.predict.model import VERDICTS, Card, Judged, Model
 
@@ -32,6 +31,8 @@ def write_maps(folder: Path, path: Path, tiles: Tiles, found: Judged, card: Card
 
 def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, model: Model) -> None:
     """A PNG of a patch, where the evidence for its call lies by each method, and the call itself."""
+    from bcgan.explain import saliency  # needs Keras, which a map does not
+
     probability, uncertainty, called, verdict = (one[0] for one in model.predict(patch[None]))
     maps = {}
     for name, explain in saliency.METHODS.items():

@@ -1,23 +1,22 @@
 """A classifier that can be handed on: a folder of networks, and a card that says how to read what comes out."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from bcgan import runs
-from bcgan.classify import calibration, context, referee
+from bcgan.classify import calibration, context
 from bcgan.classify.calibration import Calibration, log_odds
 from bcgan.classify.context import Context
-from bcgan.classify.train import scorer
-from bcgan.data import batches
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
+from bcgan.data.views import view
 from bcgan.errors import InputError
 from bcgan.gan import selection
-from bcgan.models import weights
-from bcgan.preprocess.store import GAN_SIZE, at_size
+from bcgan.predict import engines
+from bcgan.preprocess.images import GAN_SIZE, at_size
 
 SHIPPED = Path(__file__).parents[1] / "shipped" / "idc_extended"
 CARD = "classifier.json"
@@ -69,14 +68,20 @@ class Judged(NamedTuple):
 
 
 class Model:
-    """A classifier with its card; `predict` takes patches."""
+    """A classifier with its card; `predict` takes patches. engine: the name of what runs it."""
 
-    def __init__(self, card: Card, network: keras.Model, judge: keras.Model, chosen: selection.Selector):
+    def __init__(self, card: Card, engine: engines.Engine, chosen: selection.Selector, folder: Path):
         self.card = card
-        self.network = network
-        self._score = scorer(network)
-        self._features = referee.extractor(judge)
+        self.engine, self._score, self._features = engine
         self._selector = chosen
+        self._folder = folder
+
+    @cached_property
+    def network(self):
+        """The keras.Model, computing in float32; read when it is first asked for."""
+        from bcgan.models import weights
+
+        return weights.in_float32(weights.load_model(self._folder / FILES[0]))
 
     def predict(self, images: np.ndarray, places: np.ndarray | None = None) -> Judged:
         """Judge patches.
@@ -99,7 +104,7 @@ class Model:
         side = self.card.size
         if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
             raise ValueError(f"images must be uint8, (n, {side}, {side}, 3). Received: {images.dtype}, {images.shape}")
-        found = [self._score(np.ascontiguousarray(batches.view(images, number))) for number in range(self.card.views)]
+        found = [self._score(np.ascontiguousarray(view(images, number))) for number in range(self.card.views)]
         each = np.stack([calibration.apply(self.card.calibration, one) for one in found])
         probability = calibration.apply(self.card.calibration, np.mean(found, axis=0))
         calls = self.card.calls
@@ -121,11 +126,15 @@ class Model:
         )
 
 
-def load(folder: str | Path | None = None) -> Model:
+def load(folder: str | Path | None = None, engine: str = "auto") -> Model:
     """The classifier in a folder that `bcgan export` wrote; the one that comes with bcgan where folder is None.
 
+    Args:
+        engine: string. "auto", "litert" or "keras", as `bcgan.predict.engines.choose` takes it.
+
     Raises:
-        InputError: a file is missing or is not the one that the card names, or the card names other classes.
+        InputError: a file is missing or is not the one that the card names, the card names other classes, or the
+            engine cannot be had.
     """
     place = Path(folder) if folder else SHIPPED
     remedy = "Choose a folder that `bcgan export` wrote." if folder else "Install bcgan again."
@@ -138,10 +147,13 @@ def load(folder: str | Path | None = None) -> Model:
         raise InputError(
             f"{place / CARD} is no card of a classifier ({str(error).splitlines()[0]}). {remedy}"
         ) from error
-    for name in FILES:
-        if runs.hash_file(place / name) != card.sha256.get(name):
+    for name in (*FILES, *(name for name in engines.LITERT_FILES if name in card.sha256)):
+        if not (place / name).is_file() or runs.hash_file(place / name) != card.sha256.get(name):
             raise InputError(f"{place / name} is not the file that {CARD} names (its SHA-256 differs). {remedy}")
     if card.classes != CLASSES:
         raise InputError(f"{place / CARD}: classes {card.classes}, and this bcgan knows {CLASSES}. {remedy}")
-    network = weights.in_float32(weights.load_model(place / "classifier.keras"))
-    return Model(card, network, weights.load_model(place / "referee.keras"), selection.load(place / "selector.npz"))
+    try:
+        chosen = engines.choose(engine, place, card.sha256)
+    except ValueError as error:
+        raise InputError(f"--engine {engine}: {error}.") from error
+    return Model(card, chosen, selection.load(place / "selector.npz"), place)

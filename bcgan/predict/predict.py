@@ -9,10 +9,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from bcgan import progress
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.predict import slides
 from bcgan.predict.images import Tiles, read
-from bcgan.predict.maps import write_maps
 from bcgan.predict.model import VERDICTS, Judged, Model
 
 COLUMNS = ("path", "x", "y", "probability", "uncertainty", "label", "verdict")
@@ -94,6 +93,8 @@ def _large(model: Model, path: Path, tiles: Tiles, maps: Path | None) -> Iterato
         return
     found = model.predict(tiles.patches, tiles.places)
     if maps:
+        from bcgan.predict.maps import write_maps  # matplotlib, which rows alone do not need
+
         write_maps(maps, path, tiles, found, model.card)
     yield from rows_of(path, tiles, found)
 

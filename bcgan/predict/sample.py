@@ -11,7 +11,7 @@ import numpy as np
 
 from bcgan import progress, runs
 from bcgan.classify import referee
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Features
 from bcgan.gan import selection, steering

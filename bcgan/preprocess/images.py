@@ -14,6 +14,7 @@ from bcgan.experiment import Preprocess
 LARGEST_IMAGE = 2**26  # pixels
 DENSEST = 2_000  # pixels a byte of the file; no format packs plain white closer, and a small file can claim gigabytes
 WHITE = (255, 255, 255)
+GAN_SIZE = 50  # side that the generator makes and the discriminator takes, pixels
 
 
 def decode(data: bytes, path: str) -> np.ndarray:
@@ -98,6 +99,13 @@ def fit(image: np.ndarray, native: int | None, size: int) -> np.ndarray:
     if side == size:
         return image
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+
+
+def at_size(patches: np.ndarray, size: int) -> np.ndarray:
+    """The patches at another size, by area; as they are, still memory-mapped, where the size is theirs."""
+    if patches.shape[1] == size:
+        return patches
+    return np.stack([fit(patch, None, size) for patch in patches])
 
 
 def enhance(image: np.ndarray, settings: Preprocess) -> np.ndarray:

@@ -18,10 +18,10 @@ from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment, Preprocess
 from bcgan.preprocess import audit, images, stain
+from bcgan.preprocess.images import GAN_SIZE, at_size
 
 CHUNK = 256
 LEAST_SYNTHETIC = 8  # patches of a class; fewer would be seen again and again
-GAN_SIZE = 50  # side that the generator makes and the discriminator takes, pixels
 INDEX_COLUMNS = [
     "id",
     "path",
@@ -64,13 +64,6 @@ def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
-
-
-def at_size(patches: np.ndarray, size: int) -> np.ndarray:
-    """The patches at another size, by area; as they are, still memory-mapped, where the size is theirs."""
-    if patches.shape[1] == size:
-        return patches
-    return np.stack([images.fit(patch, None, size) for patch in patches])
 
 
 def of_role(store: Store, role: str) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
 from bcgan.classify.calibration import Calibration, apply
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.evaluate.score import describe
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, Drawn

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.preprocess import stain
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLOURS, INK, ROLE_NAMES, Drawn, head, show_patch

@@ -5,7 +5,7 @@ import pandas as pd
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.gan.features import PICTURED
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLOURS, MUTED, Drawn, plt, sns

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.report import tables
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn, head, show_patch

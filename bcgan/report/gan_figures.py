@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from sklearn.neighbors import NearestNeighbors
 
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.evaluate.synthetic import thumbnails
 from bcgan.gan.features import PICTURED
 from bcgan.preprocess.store import GAN_SIZE, at_size

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan import progress, runs
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.evaluate import score
 from bcgan.evaluate.derived import classifiers, column
 from bcgan.experiment import Experiment

@@ -6,8 +6,7 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan import data
-from bcgan.data.builders import CLASSES
-from bcgan.data.records import UNKNOWN
+from bcgan.data.records import CLASSES, UNKNOWN
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn
 

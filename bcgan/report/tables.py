@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from bcgan.data.builders import CLASSES
+from bcgan.data.records import CLASSES
 from bcgan.evaluate.score import describe
 from bcgan.models import table1
 from bcgan.report.run import Run

@@ -2,6 +2,7 @@ import numpy as np
 import tensorflow as tf
 
 from bcgan.data import batches
+from bcgan.data.views import central, view
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
 LABELS = np.arange(20) % 2
@@ -44,13 +45,13 @@ def test_crops_are_random_in_training_and_central_in_scoring():
     sampler = batches.shuffled(np.arange(20), 20, 0)
     cut = [images.numpy() for _, images, _ in batches.stream(IMAGES, LABELS, sampler, range(8), crop=6)]
     assert cut[0].shape == (20, 6, 6, 3)
-    np.testing.assert_array_equal(batches.central(IMAGES, 6), IMAGES[:, 1:7, 1:7])
+    np.testing.assert_array_equal(central(IMAGES, 6), IMAGES[:, 1:7, 1:7])
 
 
 def test_dihedral_gives_every_orientation_and_nothing_else():
     patch = IMAGES[:1].astype(np.float32)
     turned = batches.dihedral(tf.repeat(patch, 200, 0), tf.constant([0, 1], tf.int64)).numpy()
-    views = {np.ascontiguousarray(batches.view(patch, number)[0]).tobytes() for number in range(8)}
+    views = {np.ascontiguousarray(view(patch, number)[0]).tobytes() for number in range(8)}
     assert len(views) == 8
     assert {one.tobytes() for one in turned} == views
 

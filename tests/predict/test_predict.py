@@ -3,6 +3,8 @@ import doctest
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +176,34 @@ def test_explanations_are_drawn_and_a_slide_is_refused(exported, idc_folder, tmp
         assert stop.value.code == code
     assert "slide.png has 200x200 pixels" in capsys.readouterr().err
     assert (tmp_path / f"out/0000-{path.stem}.png").stat().st_size > 10_000
+
+
+def test_litert_says_what_keras_says(exported, model, patches):
+    assert model.engine == "litert"
+    quick, slow = (bcgan.load(exported, engine).predict(patches) for engine in ("litert", "keras"))
+    np.testing.assert_allclose(quick.probability, slow.probability, atol=0.003)
+    near = np.abs(slow.probability - model.card.calls.threshold) < 0.003
+    np.testing.assert_array_equal(quick.called[~near], slow.called[~near])
+    np.testing.assert_allclose(model.predict(patches[:1]).probability, quick.probability[:1], atol=1e-5)
+
+
+def test_an_older_export_has_keras_alone(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "old")
+    card = json.loads((folder / "classifier.json").read_text())
+    card["sha256"] = {name: digest for name, digest in card["sha256"].items() if not name.endswith(".tflite")}
+    (folder / "classifier.json").write_text(json.dumps(card))
+    assert bcgan.load(folder).engine == "keras"
+    with pytest.raises(InputError, match=r"--engine litert: .* holds no classifier.tflite; export it anew"):
+        bcgan.load(folder, "litert")
+
+
+def test_a_patch_is_judged_without_tensorflow(exported, idc_folder):
+    code = (
+        "import sys; from bcgan.cli import main\n"
+        f"try: main(['predict', {str(next(idc_folder.rglob('*.png')))!r}, '--model', {str(exported)!r}])\n"
+        "except SystemExit as stop: assert stop.code in (0, 3), stop.code\n"
+        "sys.exit(bool({'tensorflow', 'keras', 'sklearn', 'matplotlib', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("path,x,y,probability")
