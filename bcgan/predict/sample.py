@@ -53,7 +53,8 @@ def load(name: str | None) -> Source:
             remedy = f"Run: bcgan run {name} --until features" if name else "Install bcgan again"
             raise InputError(f"{path} does not exist. {remedy}.")
     digests = {file: runs.hash_file(path) for file, path in files.items()}
-    networks = [weights.load_model(files[file]) for file in ("generator.keras", "referee.keras")]
+    # In float32: the shipped generator's weights are in half precision, which changes a grey level by one at most.
+    networks = [weights.in_float32(weights.load_model(files[file])) for file in ("generator.keras", "referee.keras")]
     threshold = Features().density_threshold
     if name and (manifest := root / "features" / runs.MANIFEST).exists():
         threshold = runs.read_json(manifest)["settings"]["features"]["density_threshold"]
