@@ -10,7 +10,7 @@ BCGAN      := $(BIN)/bcgan
 OPTIONS     = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(foreach pair,$(SET),--set "$(pair)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train report test lint tables ablation bench reliability clean
+.PHONY: help setup train report test lint tables ablation bench reliability audit clean
 
 help: ## Show this list
 	@echo 'bcgan: a GAN and a ResNet for breast histopathology patches. Research use only.'; echo
@@ -51,6 +51,11 @@ reliability: $(STAMP) ## Kill a run at 30 random moments, and keep a server busy
 bench: $(STAMP) ## Measure speed beside PyTorch's, plain Keras's and the machine's limit: reports/bench/
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt -c constraints.txt
 	$(BIN)/python -m bcgan.bench
+
+audit: ## Ask PyPI and OSV whether a version in constraints.txt has a known vulnerability
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --disable-pip --no-deps -r constraints.txt
 
 clean: ## Remove the environment, caches and every run (reports stay)
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache

@@ -76,3 +76,10 @@ def test_a_diverging_loss_is_named(tmp_path, monkeypatch):
     with pytest.raises(WorkError, match=r"cnn.*no number any more in epoch 1.*rate"):
         train(tmp_path / "cnn.keras")
     assert not (tmp_path / "cnn.keras").exists()
+
+
+def test_a_step_is_traced_once(tmp_path, monkeypatch):
+    made, original = [], classify.make_step
+    monkeypatch.setattr(classify, "make_step", lambda *given: made.append(original(*given)) or made[-1])
+    train(tmp_path / "cnn-seed1.keras", SYNTHETIC, own=Classifier(epochs=2, synthetic=0.25))
+    assert [step.experimental_get_tracing_count() for step in made] == [1]

@@ -126,3 +126,10 @@ def test_one_patch_a_class_is_no_failure(tmp_path):
     train(tmp_path / "two", TINY.model_copy(update={"batch": 2, "steps": 2}))
     spreads = [line["spread"] for line in progress.read_lines(tmp_path / "two/log.jsonl")]
     assert spreads == pytest.approx([1, 1])
+
+
+def test_a_step_is_traced_once(tmp_path, monkeypatch):
+    made, original = [], gan.make_step
+    monkeypatch.setattr(gan, "make_step", lambda *given: made.append(original(*given)) or made[-1])
+    train(tmp_path)
+    assert [step.experimental_get_tracing_count() for step in made] == [1]
