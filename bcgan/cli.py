@@ -277,6 +277,10 @@ def doctor(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
         click.echo(f"{key}: {value}")
     for key, (value, reason) in machine.choices(settings).items():
         click.echo(f"{key}: {value} ({reason})")
+    from bcgan.predict.engines import installed
+
+    found = ("litert", "starts in a second") if installed() else ("keras", "ai-edge-litert is not installed")
+    click.echo("prediction: {} ({}; --engine changes it)".format(*found))
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -111,6 +111,7 @@ def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
             "TF_ENABLE_ONEDNN_OPTS, before TensorFlow loads",
         ),
         "gpus": (gpus, "found by TensorFlow"),
+        "threads": (processor()["cores"], "every core that this process may use; taskset allows fewer"),
         "deterministic": (experiment.profile == "repro", f"profile {experiment.profile}"),
     }
 
