@@ -68,11 +68,13 @@ def cluster() -> dict[str, Any] | None:
     try:
         found = json.loads(text)
         workers, index = found["cluster"]["worker"], int(found["task"]["index"])
-        if not 0 <= index < len(workers):
+        if not 0 <= index < len(workers) or len(found["cluster"]) > 1:
             raise IndexError(index)
         [int(address.rpartition(":")[2]) for address in workers]
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError(f"TF_CONFIG is {text!r}, which names no worker of a cluster. Write {example}.") from error
+        raise InputError(
+            f"TF_CONFIG is {text!r}, which names no worker of a cluster of workers alone. Write {example}."
+        ) from error
     return {"workers": workers, "index": index}
 
 

@@ -103,7 +103,8 @@ def test_two_workers_go_on_after_one_was_killed(tmp_path, finished):
 @pytest.mark.parametrize(
     "text",
     ["no json", "[]", '{"cluster": {"worker": ["a:1"]}}', '{"cluster": {"worker": ["a:1"]}, "task": {"index": 1}}',
-     '{"cluster": {"worker": ["a"]}, "task": {"index": 0}}'],
+     '{"cluster": {"worker": ["a"]}, "task": {"index": 0}}',
+     '{"cluster": {"worker": ["a:1"], "chief": ["b:1"]}, "task": {"type": "chief", "index": 0}}'],
 )  # fmt: skip
 def test_a_cluster_that_does_not_parse_is_one_sentence(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
