@@ -52,7 +52,7 @@ bench: $(STAMP) ## Measure speed beside PyTorch's, plain Keras's and the machine
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt -c constraints.txt
 	$(BIN)/python -m bcgan.bench
 
-audit: ## Ask PyPI and OSV whether a version in constraints.txt has a known vulnerability
+audit: ## Ask PyPI whether a version in constraints.txt has a known vulnerability
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	build/audit/bin/pip-audit --disable-pip --no-deps -r constraints.txt

@@ -19,6 +19,7 @@ from bcgan import machine
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 
+LEAST = 4  # patches of a batch that a replica has to get: two of each class say how varied they are
 PATIENCE = 300.0  # seconds that a worker waits for the others
 
 
@@ -30,12 +31,32 @@ def strategy(kind: str) -> tf.distribute.Strategy:
     Raises:
         WorkError: a worker cannot be reached.
     """
-    if kind == "mirrored":
-        return tf.distribute.MirroredStrategy()
+    name, _, count = kind.partition(" ")
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy([f"GPU:{number}" for number in range(int(count))])
     if kind == "workers":
         reach(**machine.cluster())
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+def prepare(experiment: Experiment) -> tf.distribute.Strategy:
+    """The experiment's strategy.
+
+    Raises:
+        InputError: a batch that cannot be shared out evenly.
+    """
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    found = strategy(machine.choose_distribution(experiment, gpus)[0])
+    count = found.num_replicas_in_sync
+    for name in ("gan", "classify"):
+        batch = getattr(experiment, name).batch
+        if batch % count or (count > 1 and batch // count < LEAST):
+            raise InputError(
+                f"{name}.batch: {batch} cannot be shared by {count} replicas. Choose a multiple of {count}, "
+                f"{LEAST * count} or more."
+            )
+    return found
 
 
 @contextmanager
@@ -45,9 +66,8 @@ def scope(experiment: Experiment) -> Iterator[None]:
     Raises:
         WorkError: a worker was lost.
     """
-    gpus = len(tf.config.list_physical_devices("GPU"))
     try:
-        with strategy(machine.choose_distribution(experiment, gpus)[0]).scope():
+        with prepare(experiment).scope():
             yield
     except tf.errors.OpError as error:
         if "ollective" not in error.message:
@@ -123,15 +143,9 @@ def everywhere(update: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def synchronise(network: keras.Model) -> None:
-    """Let batch normalisation see the whole batch, where several replicas share it; networks within it too."""
+    """Before a training: batch normalisation, in networks within this one too, is to see what all replicas see."""
     for layer in network.layers:
         if isinstance(layer, keras.Model):
             synchronise(layer)
         elif isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = replicas() > 1
-
-
-def check_batch(batch: int, where: str) -> None:
-    """Raises InputError where a batch cannot be shared out evenly."""
-    if batch % replicas():
-        raise InputError(f"{where}: a batch of {batch} cannot be shared by {replicas()} replicas. Choose a multiple.")

@@ -79,8 +79,7 @@ def cluster() -> dict[str, Any] | None:
 
 
 def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
-    """Whether gan and classify train on "one" device, on several of this machine ("mirrored") or on several "workers",
-    and why.
+    """What trains gan and classify, and why: "one" device, "mirrored <n>" GPUs of this machine, or "workers".
 
     Raises:
         InputError: `distribute: on` with nothing to share the work with.
@@ -89,11 +88,16 @@ def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
         return "one", "the experiment says so"
     if found := cluster():
         return "workers", f"TF_CONFIG names {len(found['workers'])}"
-    if gpus > 1:
-        return "mirrored", f"{gpus} GPUs"
+    batches = (experiment.gan.batch, experiment.classify.batch)
+    count = max((n for n in range(2, gpus + 1) if not any(batch % n for batch in batches)), default=1)
+    if count > 1:
+        return f"mirrored {count}", f"of {gpus} GPUs as many as divide the batches of gan and classify"
     if experiment.distribute == "on":
-        raise InputError("distribute: on, but there is no TF_CONFIG and not more than one GPU. Set distribute=auto.")
-    return "one", "no TF_CONFIG and not more than one GPU"
+        raise InputError(
+            "distribute: on, but there is no TF_CONFIG, and no two GPUs that could share the batches of gan and "
+            "classify. Set distribute=auto."
+        )
+    return "one", "no TF_CONFIG, and no two GPUs to share the batches"
 
 
 def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
@@ -102,12 +106,10 @@ def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
     import tensorflow as tf
 
     gpus = len(tf.config.list_physical_devices("GPU"))
-    distribution = choose_distribution(experiment, gpus)
-    xla = choose_xla(experiment, gpus) if distribution[0] == "one" else (False, "several devices share the batch")
     return {
         "precision": choose_precision(experiment, gpus),
-        "xla": xla,
-        "distribute": distribution,
+        "xla": choose_xla(experiment, gpus),
+        "distribute": choose_distribution(experiment, gpus),
         "onednn": (
             os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1",
             "TF_ENABLE_ONEDNN_OPTS, before TensorFlow loads",

@@ -142,8 +142,8 @@ def commit() -> str | None:
 
 
 @contextmanager
-def lock(folder: Path):
-    """Keep a second run of the same experiment out.
+def lock(folder: Path, patience: float = 0):
+    """Keep a second run of the same experiment out; wait so many seconds for whoever only looks.
 
     Raises:
         InputError: another process holds it; names that process.
@@ -151,10 +151,19 @@ def lock(folder: Path):
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / "owner.txt"
     try:
-        with FileLock(folder / "lock", timeout=0):
+        with FileLock(folder / "lock", timeout=patience):
             owner.write_text(f"process {os.getpid()} on {os.uname().nodename}", "utf-8")
             yield
             owner.unlink(missing_ok=True)
     except Timeout as error:
         who = owner.read_text("utf-8") if owner.exists() else "another process"
         raise InputError(f"{folder} is in use by {who}. Wait for it, or stop it.") from error
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a run holds the folder."""
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            return False
+    except Timeout:
+        return True

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from bcgan import machine, runs
 from bcgan.data.records import fingerprint
-from bcgan.errors import InputError
+from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Data, Experiment
 from bcgan.progress import log
 
@@ -60,7 +60,7 @@ def gan(experiment: Experiment, root: Path) -> None:
 
     images, labels = store.of_role(store.load(root / "preprocess"), "train")
     with distribute.scope(experiment):
-        train(images, labels, experiment.gan, experiment.seed, root / "gan", xla)
+        train(images, labels, experiment.gan, experiment.seed, root / "gan", xla and distribute.replicas() == 1)
 
 
 def translate(experiment: Experiment, root: Path) -> None:
@@ -127,7 +127,8 @@ def classify(experiment: Experiment, root: Path) -> None:
             made = synthetic.get(own.selected) if own.synthetic else None
             with distribute.scope(experiment):
                 network = of_run(name, root / "gan", size, own.shortcut)
-                train(network, real, made, validation, settings, own, seed, path, xla)
+                alone = distribute.replicas() == 1
+                train(network, real, made, validation, settings, own, seed, path, xla and alone)
 
 
 def evaluate(experiment: Experiment, root: Path) -> None:
@@ -156,6 +157,17 @@ def factors(experiment: Experiment, root: Path) -> None:
     from bcgan.evaluate import factors
 
     factors.evaluate(experiment, root, root / "factors", xla)
+
+
+def folds(experiment: Experiment, root: Path) -> None:
+    if not experiment.folds.networks:
+        log.info("folds: left out, folds.networks is empty")
+        return
+    xla = machine.start(experiment)
+    from bcgan.evaluate import folds
+    from bcgan.preprocess import store
+
+    folds.evaluate(experiment, store.load(root / "preprocess"), root / "folds", xla)
 
 
 def ablation(experiment: Experiment, root: Path) -> None:
@@ -196,9 +208,11 @@ STAGES = (
         (*STORE, "gan/discriminator.keras", SYNTHETIC),
         factors,
     ),
+    Stage("folds", ("folds", "data", "classify", "evaluate", *TRAINING), STORE, folds),
     Stage("ablation", ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING), STORE, ablation),
 )
 POLL = 1.0  # seconds between looks of a worker at how far the first one is
+GRACE = 60.0  # seconds after which it no longer believes that the first one will come
 NAMES = tuple(stage.name for stage in STAGES)
 LAST = "evaluate"  # of the stages that run unless others are asked for, and that a report needs
 
@@ -235,16 +249,17 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
             state = f"would run: {why}{asked}" if why else "would be skipped: whole and current"
             log.info("%-10s %s", stage.name, state)
         return
-    if cluster := experiment.distribute != "off" and machine.cluster():
-        if force:
-            raise InputError("--force with TF_CONFIG: the other workers would not know. Run it once without TF_CONFIG.")
+    cluster = experiment.distribute != "off" and machine.cluster()
+    if cluster and force:
+        raise InputError("--force with TF_CONFIG: the other workers would not know. Run it once without TF_CONFIG.")
+    if cluster or experiment.distribute == "on":
         from bcgan import distribute
 
-        distribute.strategy("workers")  # before TensorFlow computes anything
-        if cluster["index"]:
-            follow(experiment, root, until)
-            return
-    with runs.lock(root):
+        distribute.prepare(experiment)  # before TensorFlow computes anything
+    if cluster and cluster["index"]:
+        follow(experiment, root, until)
+        return
+    with runs.lock(root, patience=10 if cluster else 0):
         for stage in STAGES[: NAMES.index(until) + 1]:
             folder = root / stage.name
             key, settings, inputs = _key(stage, experiment, root)
@@ -266,21 +281,44 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
 
 def follow(experiment: Experiment, root: Path, until: str) -> None:
     """What a worker other than the first does: take part in the trainings that are shared, in a scratch copy of what
-    the first one left, and wait for it in between. It writes nothing into the run."""
-    for stage in STAGES[: NAMES.index(until) + 1]:
-        taken_part = not stage.shared
-        while why := runs.why_stale(root / stage.name, key := _key(stage, experiment, root)[0]):
+    the first one left, and wait for it in between. It writes nothing into the run.
+
+    Raises:
+        WorkError: the first worker does not run, or went on with other settings or data.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    began = time.time()
+    for number, stage in enumerate(STAGES[: NAMES.index(until) + 1]):
+        taken_part, waits_since, lost_since = not stage.shared, time.monotonic(), None
+        # Its inputs are whole, but for those of the first stage, so that the key stays what it is.
+        key = _key(stage, experiment, root)[0]
+        while why := runs.why_stale(root / stage.name, key):
             if not taken_part and runs.unfinished_key(root / stage.name) == key:
                 log.info("%s: takes part, %s", stage.name, why)
-                with tempfile.TemporaryDirectory() as scratch:
-                    for folder in root.iterdir():
-                        if folder.name == stage.name:
-                            shutil.copytree(folder, Path(scratch, folder.name))
-                        else:
-                            Path(scratch, folder.name).symlink_to(folder.resolve())
-                    stage.run(experiment, Path(scratch))
-                taken_part = True
+                _take_part(stage, experiment, root)
+                taken_part, waits_since = True, time.monotonic()
+            lost_since = None if runs.is_locked(root) else lost_since or time.monotonic()
+            if lost_since and time.monotonic() - lost_since > GRACE:
+                raise WorkError(
+                    f"{root}: the first worker does not run there. Start it, and see that both share this folder."
+                )
+            later = [root / other.name / runs.UNFINISHED for other in STAGES[number + 1 :]]
+            if time.monotonic() - waits_since > GRACE and any(p.exists() and p.stat().st_mtime > began for p in later):
+                raise WorkError(
+                    f"{root / stage.name}: the first worker went on with other settings or data. Give every worker "
+                    "the same command, and the same files under the same path."
+                )
             time.sleep(POLL)
+
+
+def _take_part(stage: Stage, experiment: Experiment, root: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        for folder in (place for place in root.iterdir() if place.is_dir()):
+            if folder.name == stage.name:
+                shutil.copytree(folder, Path(scratch, folder.name))
+            else:
+                Path(scratch, folder.name).symlink_to(folder.resolve())
+        stage.run(experiment, Path(scratch))
 
 
 def _key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict, dict[str, str]]:

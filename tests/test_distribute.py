@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 
-from bcgan import distribute, machine, progress
+from bcgan import distribute, machine, progress, runs, stages
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 
@@ -69,7 +71,10 @@ def test_two_devices_have_the_losses_of_one(tmp_path):
         (tmp_path / str(count)).mkdir()
         subprocess.run([sys.executable, "-c", MIRRORED, str(count)], cwd=tmp_path / str(count), check=True,
                        capture_output=True)  # fmt: skip
-    for log, names in (("network.jsonl", ["loss", "validation_loss"]), ("log.jsonl", ["discriminator_loss"])):
+    for log, names in (
+        ("network.jsonl", ["loss", "validation_loss"]),
+        ("log.jsonl", ["discriminator_loss", "generator_loss"]),
+    ):
         one, two = (progress.read_lines(tmp_path / str(count) / log) for count in (1, 2))
         assert len(one) == len(two) > 1
         for name in names:
@@ -124,7 +129,9 @@ def test_what_shares_the_work_is_chosen_with_a_reason(monkeypatch):
     tiny = {"name": "a", "data": {"name": "histology_phantom"}}
     monkeypatch.delenv("TF_CONFIG", raising=False)
     assert machine.choose_distribution(Experiment(**tiny), 0)[0] == "one"
-    assert machine.choose_distribution(Experiment(**tiny), 4) == ("mirrored", "4 GPUs")
+    assert machine.choose_distribution(Experiment(**tiny), 4)[0] == "mirrored 4"
+    assert machine.choose_distribution(Experiment(**tiny), 7)[0] == "mirrored 4"  # 64 patches a batch
+    assert machine.choose_distribution(Experiment(**tiny, gan={"batch": 9}), 4)[0] == "one"
     with pytest.raises(InputError, match="distribute: on"):
         machine.choose_distribution(Experiment(**tiny, distribute="on"), 1)
     monkeypatch.setenv("TF_CONFIG", settings_of(2222, 1)["TF_CONFIG"])
@@ -132,10 +139,25 @@ def test_what_shares_the_work_is_chosen_with_a_reason(monkeypatch):
     assert machine.choose_distribution(Experiment(**tiny, distribute="off"), 4)[0] == "one"
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
-    monkeypatch.setattr(distribute, "replicas", lambda: 3)
-    with pytest.raises(InputError, match="a batch of 64 cannot be shared by 3"):
-        distribute.check_batch(64, "gan.batch")
+@pytest.mark.parametrize("batch", [64, 6])
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, batch):
+    tiny = Experiment(name="a", data={"name": "histology_phantom"}, gan={"batch": batch})
+    monkeypatch.setattr(distribute, "strategy", lambda kind: SimpleNamespace(num_replicas_in_sync=3))
+    with pytest.raises(InputError, match=f"gan.batch: {batch} cannot be shared by 3 .* a multiple of 3, 12 or more"):
+        distribute.prepare(tiny)
+
+
+def test_a_worker_that_waits_in_vain_says_so(tmp_path, monkeypatch, idc_folder):
+    """The first worker does not run; or it runs, and is past this stage with other settings."""
+    monkeypatch.setattr(stages, "GRACE", 0.2)
+    monkeypatch.setattr(stages, "POLL", 0.05)
+    tiny, root = Experiment(name="a", data={"name": "idc", "dir": [idc_folder]}), tmp_path / "a"
+    with pytest.raises(WorkError, match="the first worker does not run there"):
+        stages.follow(tiny, root, "gan")
+    with runs.lock(root):
+        Timer(0.5, runs.begin, (root / "gan", "another key")).start()
+        with pytest.raises(WorkError, match="preprocess: the first worker went on with other settings or data"):
+            stages.follow(tiny, root, "gan")
 
 
 def test_slurm_names_every_node(tmp_path):

@@ -63,11 +63,9 @@ def train(
         WorkError: the loss is no number any more.
     """
     _follow_statistics(network)
-    distribute.synchronise(network)
     count = round(settings.batch * own.synthetic) if synthetic else 0
     sampler = batches.shuffled(np.arange(len(real.labels)), settings.batch - count, seed)
     fresh = min(settings.batch - count, len(real.labels))
-    distribute.check_batch(fresh + count, "classify.batch")
     epoch_steps = epoch_steps or max(1, len(real.labels) // fresh)
     pool, shares = real, np.bincount(real.labels, minlength=2) / len(real.labels)
     if count:
@@ -77,6 +75,7 @@ def train(
         sampler = batches.mixed(sampler, np.arange(len(real.labels), len(pool.labels)), count, seed)
     average = keras.models.clone_model(network)
     average.set_weights(network.get_weights())
+    distribute.synchronise(network)
     best = [keras.Variable(variable) for variable in average.variables]
     best_auc = keras.Variable(-1.0, dtype="float32")
     optimizer = make_optimizer(network, own, settings, epoch_steps)

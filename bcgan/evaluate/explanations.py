@@ -56,8 +56,9 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     runs.write_json(folder / "explanations.json", {"classifier": name, "seed": seed, "patches": len(rows), **found})
     shown = _examples(experiment, store, root, network, methods)
     judge = weights.load_model(root / "gan" / "discriminator.keras")
+    first = [int(np.flatnonzero(shown["labels"] == label)[0]) for label in (0, 1)]
     for kind in ("real", "synthetic"):
-        two = shown[f"{kind}_images"][[0, SHOWN]]
+        two = shown[f"{kind}_images"][first]
         shown |= {f"{kind}_features_{layer}": maps for layer, maps in feature_maps(judge, network, two).items()}
     np.savez_compressed(folder / "explanations.npz", **shown)
 
@@ -81,10 +82,11 @@ def feature_maps(judge: keras.Model, network: keras.Model, images: np.ndarray) -
             x = layer(x)
         maps = keras.Model(inner.input, [inner.get_layer(name).output for name in tapped])(x, training=False)
         found |= dict(zip(tapped, maps, strict=True))
-    return {name: _liveliest(keras.ops.convert_to_numpy(maps)) for name, maps in found.items()}
+    return {name: _liveliest(maps) for name, maps in found.items()}
 
 
-def _liveliest(maps: np.ndarray) -> np.ndarray:
+def _liveliest(maps: keras.KerasTensor) -> np.ndarray:
+    maps = keras.ops.convert_to_numpy(keras.ops.cast(maps, "float32"))
     channels = np.argsort(maps.std((1, 2)).mean(0))[::-1][:CHANNELS]
     return maps[..., channels].transpose(3, 0, 1, 2).astype(np.float16)
 
@@ -167,13 +169,15 @@ def _examples(experiment: Experiment, store: Store, root: Path, network, methods
     rows = store.rows("test")
     labels = store.index["label"].to_numpy()[rows]
     score = probabilities(network, store.images[rows], 1)
-    chosen = []
-    for label in (0, 1):
-        own = rows[labels == label]
-        worst = own[np.argsort(np.abs(score[labels == label] - (1 - label)))]  # the worst call first
-        chosen += [*worst[-SHOWN // 2 :][::-1], *worst[: SHOWN - SHOWN // 2]][:SHOWN]
     made, made_labels = load_synthetic(root / "features", experiment.data.size, selected=False)
-    fake = np.concatenate([np.flatnonzero(made_labels == label)[:SHOWN] for label in (0, 1)])
+    chosen, fake, counts = [], [], []
+    for label in (0, 1):
+        own, other = rows[labels == label], np.flatnonzero(made_labels == label)
+        number = min(SHOWN, len(own), len(other))
+        worst = own[np.argsort(np.abs(score[labels == label] - (1 - label)))]  # the worst call first
+        chosen += [*worst[::-1][: number // 2], *worst[: number - number // 2]]
+        fake += [*other[:number]]
+        counts.append(number)
     found = {}
     for kind, images in (("real", store.images[np.array(chosen)]), ("synthetic", made[fake])):
         found[f"{kind}_images"] = images
@@ -181,5 +185,5 @@ def _examples(experiment: Experiment, store: Store, root: Path, network, methods
         for method, explain in methods.items():
             found[f"{kind}_{method}"] = explain(network, images.astype(np.float32) / 255)
     found["real_id"] = store.index["id"].to_numpy(str)[np.array(chosen)]
-    found["labels"] = np.repeat([0, 1], SHOWN)
+    found["labels"] = np.repeat([0, 1], counts)
     return found

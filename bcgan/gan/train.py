@@ -62,7 +62,6 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     for label in (0, 1):
         if not (labels == label).any():
             raise InputError(f"gan: no training patch has label {label}; a conditional GAN needs both. Add some.")
-    distribute.check_batch(settings.batch, "gan.batch")
     players = start_players(settings)
     groups, checkpoint, log_path = players.groups(), folder / "checkpoint.npz", folder / "log.jsonl"
     start = weights.restore(checkpoint, groups)

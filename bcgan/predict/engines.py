@@ -1,7 +1,7 @@
 """What runs an exported classifier: LiteRT, which starts in a moment, or Keras, which explanations and GPUs need.
 
 LiteRT's files hold the same networks with batch normalisation folded into the convolutions and weights in half
-precision; probabilities agree with Keras's within 0.003. Both take about as long over many patches.
+precision; `bcgan export` keeps them only where they say what Keras says. Both take about as long over many patches.
 """
 
 import threading
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 NETWORKS = ("classifier", "referee")  # <name>.keras and <name>.tflite in an exported folder
 LITERT_FILES = tuple(f"{name}.tflite" for name in NETWORKS)
+ENGINES = ("auto", "litert", "keras")
 BATCH = 64
 
 Runner = Callable[[np.ndarray], np.ndarray]
@@ -36,8 +38,10 @@ def choose(wanted: str, folder: Path, files: dict[str, str]) -> Engine:
         files: dict. What the card names.
 
     Raises:
-        ValueError: LiteRT is wanted and cannot be had.
+        ValueError: LiteRT is wanted and cannot be had, or another engine is.
     """
+    if wanted not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}. Received: engine={wanted!r}")
     missing = [name for name in LITERT_FILES if name not in files]
     if wanted == "litert" and missing:
         raise ValueError(f"{folder} holds no {missing[0]}; export it anew, or use the engine keras")
@@ -48,7 +52,7 @@ def choose(wanted: str, folder: Path, files: dict[str, str]) -> Engine:
 
         return of_keras(*(weights.in_float32(weights.load_model(folder / f"{name}.keras")) for name in NETWORKS))
     score, features = (litert(folder / name) for name in LITERT_FILES)
-    return Engine("litert", lambda images: probability(score(images)[:, 0]), features)
+    return Engine("litert", lambda images: expit(score(images)[:, 0]), features)
 
 
 def installed() -> bool:
@@ -85,7 +89,3 @@ def litert(path: Path) -> Runner:
             return interpreter.get_tensor(found["index"])
 
     return lambda images: np.concatenate([run(images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
-
-
-def probability(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from bcgan import data, machine, runs
+from bcgan import data, machine, progress, runs
 from bcgan.classify import calibration, context
 from bcgan.classify.train import Patches, train
 from bcgan.data.records import CLASSES
@@ -26,6 +26,7 @@ MICRONS = {"idc": 4.0, "patch_camelyon": 0.972}  # per pixel of a patch at its n
 SPECIFICITY = 0.95  # on validation patients, above whose threshold a patch is called malignant; so for sensitivity
 OUTLIER = 0.995  # share of validation patches that are taken for tissue of the kind that was trained on
 VIEWS = 8
+MOST_OTHER = 0.01  # share of validation patches that LiteRT may give another verdict, at the edges of two
 FIGURES = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "ece_calibrated")
 
 
@@ -61,11 +62,38 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
         networks, count = _on_everyone(experiment, root, chosen)
         weights.save_small(join(networks), final)
         card = card.model_copy(update={"trained": card.trained | count})
-    write_litert(out)
-    digests = {name: runs.hash_file(out / name) for name in (*FILES, *engines.LITERT_FILES)}
-    card = card.model_copy(update={"sha256": digests})
+    card = card_with_litert(card, out, _validation(experiment, root))
     (out / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
     return card
+
+
+def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
+    """The card with every file's SHA-256; LiteRT's files are among them where, on these patches, they say what Keras
+    says: no probability off by more than FAITHFUL, hardly a verdict another."""
+    write_litert(folder)
+    both = (*FILES, *engines.LITERT_FILES)
+    digests = {name: runs.hash_file(folder / name) for name in both}
+    chosen = selection.load(folder / "selector.npz")
+    judged = [
+        Model(card, engines.choose(name, folder, digests), chosen, folder).predict(images)
+        for name in ("keras", "litert")
+    ]
+    off = float(np.abs(judged[0].probability - judged[1].probability).max())
+    other = int((judged[0].verdict != judged[1].verdict).sum())
+    if off <= formats.FAITHFUL and other <= max(1, MOST_OTHER * len(images)):
+        return card.model_copy(update={"sha256": digests, "litert": off})
+    progress.log.warning(
+        "export: LiteRT is off by up to %.3f and gives %d of %d patches another verdict; its files are left out and "
+        "Keras will run the network", off, other, len(images),
+    )  # fmt: skip
+    for name in engines.LITERT_FILES:
+        (folder / name).unlink()
+    return card.model_copy(update={"sha256": {name: digests[name] for name in FILES}, "litert": None})
+
+
+def _validation(experiment: Experiment, root: Path) -> np.ndarray:
+    patches = store.load(root / "preprocess")
+    return np.ascontiguousarray(central(patches.images[patches.rows("validation")], experiment.classify.crop))
 
 
 def write_litert(folder: Path) -> None:

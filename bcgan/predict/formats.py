@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from bcgan.errors import InputError
 from bcgan.models import fast, weights
-from bcgan.predict.engines import Runner, litert
+from bcgan.predict.engines import Runner, installed, litert
 
 KINDS = {"savedmodel": "savedmodel", "litert": "classifier.tflite", "litert-int8": "classifier-int8.tflite",
          "onnx": "classifier.onnx"}  # fmt: skip
@@ -105,6 +105,13 @@ def read_savedmodel(path: Path) -> Runner:
 
 
 def read_litert(path: Path) -> Runner:
+    """LiteRT on every core.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if not installed():
+        raise InputError("LiteRT's files are checked with the package ai_edge_litert. Run: pip install ai-edge-litert")
     run = litert(path)
     return lambda images: expit(run(images)[:, 0])
 

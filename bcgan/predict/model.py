@@ -51,6 +51,7 @@ class Card(BaseModel):
     trained: dict[str, int | str | list[str]]  # experiment, networks, patients, patches
     figures: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
     sha256: dict[str, str]
+    litert: float | None = None  # how far LiteRT's probabilities are from Keras's, at most; None: no files for it
 
     @field_serializer("calibration", "context")
     def _by_name(self, value: Calibration | Context | None) -> dict | None:
@@ -81,7 +82,10 @@ class Model:
         """The keras.Model, computing in float32; read when it is first asked for."""
         from bcgan.models import weights
 
-        return weights.in_float32(weights.load_model(self._folder / FILES[0]))
+        path = self._folder / FILES[0]
+        if runs.hash_file(path) != self.card.sha256[path.name]:
+            raise InputError(f"{path} was changed after it was checked. Load the folder again.")
+        return weights.in_float32(weights.load_model(path))
 
     def predict(self, images: np.ndarray, places: np.ndarray | None = None) -> Judged:
         """Judge patches.
@@ -155,5 +159,5 @@ def load(folder: str | Path | None = None, engine: str = "auto") -> Model:
     try:
         chosen = engines.choose(engine, place, card.sha256)
     except ValueError as error:
-        raise InputError(f"--engine {engine}: {error}.") from error
+        raise InputError(f"engine {engine}: {error}.") from error
     return Model(card, chosen, selection.load(place / "selector.npz"), place)

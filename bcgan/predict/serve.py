@@ -51,6 +51,7 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
     Args:
         concurrent: int. Images judged at a time; a request beyond is told to come again (503). Defaults to 2.
     """
+    _ = model.network  # explanations need it: read now, and not while the first image waits
     app = FastAPI(title="bcgan", version=__version__, description=model.card.use, docs_url=None, redoc_url=None)
     slots = threading.BoundedSemaphore(concurrent)
 

@@ -3,10 +3,12 @@
 import pandas as pd
 
 from bcgan.evaluate.score import describe
+from bcgan.report import slide_figures
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
 
 UNKNOWN = "Unknown"
+NO_PATIENTS = "Unknown: the data name no patient, every patch stands for itself"
 # Source, licence, scale, reference standard: what each data set's authors state of it.
 DATA_SETS = {
     "histology_phantom": {
@@ -50,6 +52,7 @@ DATA_SETS = {
 }  # fmt: skip
 FACTS = ("Source", "Licence", "Scale", "Reference standard", "Annotators", "Demographics",
          "Ethics and de-identification")  # fmt: skip
+EXPLANATIONS = {"grad_cam": "Grad-CAM", "integrated_gradients": "integrated gradients", "occlusion": "occlusion"}
 METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "ece_calibrated")
 
 
@@ -59,7 +62,7 @@ def data_card(run: Run) -> pd.DataFrame:
     return _table("Data", {
         **{name: facts[name] for name in FACTS[:4]},
         "Patches": f"{run.audit['patches']:,} found, {run.audit['kept']:,} kept; {_malignant(run)}",
-        "Patients": f"{run.store.index['patient'].nunique():,}",
+        "Patients": f"{run.store.index['patient'].nunique():,}" if run.patients_known else NO_PATIENTS,
         "Split": f"{run.protocol()}; {_roles(run)}",
         "Faults found": _faults(run),
         "What was unknown": f"{run.audit['imputed']['places']:,} patches without a place in their slide; rule: "
@@ -88,7 +91,7 @@ def model_card(run: Run) -> pd.DataFrame:
             f"{ROLE_NAMES[role]}: ROC AUC {describe(sets[role]['roc_auc'])}" for role in sets
             if role not in ("train", "validation", "test")
         ) or "None were scored",
-        "Where it fails": _failures(run, name),
+        "Where it fails": _failures(run, name) if run.patients_known else UNKNOWN,
         "Fairness": f"{UNKNOWN}: the data name neither age nor origin",
         "Leak audit": "passed" if run.leak_audit["passed"] else "FAILED",
     })  # fmt: skip
@@ -99,7 +102,8 @@ def claim(run: Run) -> pd.DataFrame:
     facts = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.experiment.data.name, {})
     confidence, resamples = run.experiment.evaluate.confidence, run.experiment.evaluate.resamples
     packages = ", ".join(f"{k} {v}" for k, v in run.manifests["classify"]["environment"]["packages"].items())
-    unseen = [ROLE_NAMES[role] for role in run.split["counts"] if role.startswith("unlisted")]
+    unseen = [ROLE_NAMES[role] for role in run.split["counts"] if role not in ("train", "validation", "test")]
+    explained = ", ".join(EXPLANATIONS[name] for name in EXPLANATIONS if name in (run.explanations or {}))
     ensemble, limit = run.experiment.evaluate.ensemble, run.experiment.data.limit
     items = (
         ("AI methodology named in the title", "Yes: GAN and ResNet"),
@@ -123,25 +127,27 @@ def claim(run: Run) -> pd.DataFrame:
         ("Variability between raters", UNKNOWN),
         ("Sample size", "As many patients as the data hold; not planned by a power calculation"),
         ("Assignment to partitions", f"{run.protocol()}; {_roles(run)}"),
-        ("Level at which partitions are disjoint", "Patient; checked by the leak audit"),
+        ("Level at which partitions are disjoint", "Patient; checked by the leak audit" if run.patients_known
+                                                   else NO_PATIENTS),
         ("Model", "Figs. 3 to 6 and Table 1 in this report; every layer in reports/tables"),
         ("Software", packages),
-        ("Initial weights", "Keras's; ImageNet's for EfficientNet-Lite; the GAN's for its discriminator"),
+        ("Initial weights", "Keras's; a run's own GAN for its discriminator"
+                            + ("; ImageNet's for EfficientNet-Lite" if "efficientnet_lite" in run.trained else "")),
         ("Training", "The model card and results.json; settings in the YAML file of the experiment"),
         ("Choice of the final model", "Epoch by validation ROC AUC; nothing was chosen on test patients"),
         ("Ensembles", f"Mean of {' and '.join(CLASSIFIER_NAMES[name] for name in ensemble)}" if ensemble else "None"),
         ("Metrics", ", ".join(METRIC_NAMES.values())),
         ("Uncertainty", f"{confidence:.0%} intervals by patient bootstrap, {resamples:,} resamples; {run.seeds()}"),
         ("Robustness", "Ablation" if run.factors else f"Spread over {run.seeds()}; no ablation in this run"),
-        ("Explainability", "Grad-CAM, integrated gradients, occlusion, with tests" if run.explanations
-                           else "Not in this run"),
-        ("External test data", f"None of another institution; same archive: patients {' and '.join(unseen)}" if unseen
+        ("Explainability", f"{explained}, with tests" if explained else "Not in this run"),
+        ("External test data", f"None of another institution; beside the test patients: {', '.join(unseen)}" if unseen
                                else "None"),
         ("Flow of cases", f"{run.audit['patches']:,} patches found, {run.audit['kept']:,} kept; {_roles(run)}"),
         ("Demographics of each partition", facts["Demographics"]),
         ("Performance on all partitions", "Results, above"),
         ("Diagnostic accuracy and its precision", "Sensitivity and specificity with intervals: Results, above"),
-        ("Failure analysis", "Worst calls by patch, per-patient distribution and slide maps, above"),
+        ("Failure analysis", "Worst calls by patch and per-patient distribution, above"
+                             + (", and slide maps" if slide_figures.wanted(run) else "")),
         ("Limitations", "What this does not show, above"),
         ("Implications for practice", "None: research use only"),
         ("Registration", "None"),

@@ -163,10 +163,12 @@ def stain_variation(run: Run) -> Drawn:
     strengths.set(xlabel="Haematoxylin, 99th percentile", ylabel="Eosin, 99th percentile")
     strengths.set_title("How strong")
     missing = run.store.index["patient"].nunique() - len(table)
+    done = run.experiment.preprocess.stain
+    after = "" if done == "none" else f" What is left after stain normalisation ({done})."
     caption = (
         f"Stains of {len(table)} patients, estimated by Macenko's method from at most {STAIN_PATCHES} patches of each "
         f"({missing} patients show no two stains). Left: the colour of each stain at an optical density of 1. Right: "
-        "amounts of both stains, a dot a patient, in the mean colour of the patient's patches."
+        f"amounts of both stains, a dot a patient, in the mean colour of the patient's patches.{after}"
     )
     return Drawn(figure, table, "How the stain varies between patients", caption)
 

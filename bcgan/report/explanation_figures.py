@@ -153,7 +153,8 @@ def error_gallery(run: Run) -> Drawn:
             show_patch(axes, run.store.images[place[patch]], f"{patient}\n{found:.3f}")
         head(line[0], f"{name.capitalize()}, {title}", CLASS_COLOURS[name])
     caption = (
-        f"The worst calls of {CLASSIFIER_NAMES[run.names[0]]} on {run.said('test')}: one patch a patient, under it the "
-        f"patient and the probability of malignancy, mean over {run.seeds()}. Ids: in the table of the worst calls."
+        f"The worst calls of {CLASSIFIER_NAMES[run.names[0]]} on {run.said('test')}: of either class one patch a "
+        f"patient, under it the patient and the probability of malignancy, mean over {run.seeds()}. Ids: in the table "
+        "of the worst calls."
     )
     return Drawn(figure, table, "Where it is most wrong", caption)

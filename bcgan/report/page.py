@@ -152,6 +152,7 @@ def _figures(run: Run) -> dict[str, dict]:
     absent |= set() if run.explanations else {"explanations", "explanation_tests"}
     absent |= set() if any("_features_" in name for name in run.explained) else {"feature_maps"}
     absent |= set() if run.patient_images else {"error_gallery"}
+    absent |= set() if run.patients_known else {"stain_variation"}
     absent |= set() if PICTURED in run.synthetic else {"embedding", "nearest"}
     absent |= set() if run.factors else {"ablation"}
     absent |= set() if run.comparisons else {"comparisons"}
@@ -176,6 +177,7 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "comparisons_summary": tables.comparisons(run),
         "operating_points": tables.operating_points(run),
         "inflation": tables.inflation(run),
+        "folds": tables.folds(run),
         "worst_calls": tables.worst_calls(run),
         "model_card": cards.model_card(run),
         "data_card": cards.data_card(run),
@@ -231,7 +233,7 @@ def alerts(run: Run) -> list[str]:
     found = [
         (failed, f"The leak audit failed: {'; '.join(failed)}. No figure below can be trusted."),
         (run.phantom, "The tissue is procedural: these figures show that the pipeline works, nothing about patients."),
-        (run.experiment.data.name == "patch_camelyon", "The data name no patient: intervals by patch are too narrow."),
+        (not run.patients_known, "The data name no patient: intervals by patch are too narrow."),
         (test["patients"] < SMALL_N, f"Only {test['patients']} test patients: read the intervals, not the values."),
         (seeds < 3, f"{run.seeds()}: how much the figures vary from training to training is not known."),
         (abs(share - 0.5) > 0.15, f"{share:.0%} of the test patches are malignant: accuracy alone flatters."),

@@ -45,12 +45,18 @@ class Run(NamedTuple):
     translated: dict[str, np.ndarray]  # real_<class> and synthetic_<class>: patch, translation, way back
     learning_curve: dict[str, Any] | None  # cells, differences
     factors: dict[str, Any] | None  # network, epochs, levels
+    folds: dict[str, Any] | None  # folds, epochs, networks
     manifests: dict[str, Any]
     patient_images: bool
 
     @property
     def phantom(self) -> bool:
         return self.experiment.data.name == "histology_phantom"
+
+    @property
+    def patients_known(self) -> bool:
+        """PatchCamelyon names no patient: every patch stands for itself."""
+        return self.experiment.data.name != "patch_camelyon"
 
     @property
     def names(self) -> list[str]:
@@ -122,6 +128,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         runs.read_arrays(made.with_suffix(".npz")) if made.exists() else {},
         _extra(experiment, root, "ablation", "learning_curve.json"),
         _extra(experiment, root, "factors", "factors.json"),
+        _extra(experiment, root, "folds", "folds.json"),
         {folder.parent.name: runs.read_json(folder) for folder in root.glob(f"*/{runs.MANIFEST}")},
         patient_images,
     )

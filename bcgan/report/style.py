@@ -42,7 +42,8 @@ ROLE_NAMES = {
 }  # fmt: skip
 INK, MUTED = "#222222", "#777777"
 DPI = 200
-QUALITY = 90  # of pictures inside an SVG
+JPEG = (cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+HARDLY = 3.0  # grey levels, on average, that a picture inside an SVG may be off
 EMBEDDED = re.compile(r'"data:image/png;base64,([^"]+)"')
 
 sns.set_theme(
@@ -74,17 +75,22 @@ def save(drawn: Drawn, folder: Path, name: str) -> None:
     drawn.figure.savefig(folder / "figures" / f"{name}.png", metadata={"Software": None})
     drawing = io.StringIO()
     drawn.figure.savefig(drawing, format="svg", metadata={"Date": None})
-    smaller = EMBEDDED.sub(_as_webp, drawing.getvalue())
+    smaller = EMBEDDED.sub(_smaller, drawing.getvalue())
     (folder / "figures" / f"{name}.svg").write_text(smaller, "utf-8")
     plt.close(drawn.figure)
     drawn.numbers.to_csv(folder / "tables" / f"{name}.csv", index=False, float_format="%.6g")
 
 
-def _as_webp(found: re.Match) -> str:
-    """A picture inside an SVG at a third of its size: patches are noise to PNG's compression."""
-    pixels = np.frombuffer(base64.b64decode(found[1]), np.uint8)
-    whole = cv2.imencode(".webp", cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED), (cv2.IMWRITE_WEBP_QUALITY, QUALITY))[1]
-    return f'"data:image/webp;base64,{base64.b64encode(whole.tobytes()).decode()}"'
+def _smaller(found: re.Match) -> str:
+    """A picture inside an SVG as JPEG, where that is hardly to be seen: patches are noise to PNG's compression. A map
+    of few sharp colours stays as it is."""
+    whole = cv2.imdecode(np.frombuffer(base64.b64decode(found[1]), np.uint8), cv2.IMREAD_UNCHANGED)
+    colours, opaque = whole[..., :3], whole.shape[2] == 3 or whole[..., 3].min() == 255
+    data = cv2.imencode(".jpg", colours, JPEG)[1]
+    off = np.abs(cv2.imdecode(data, cv2.IMREAD_COLOR).astype(int) - colours)
+    if not opaque or off.mean() > HARDLY:
+        return found[0]
+    return f'"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"'
 
 
 def show_patch(axes, patch, label: str = "") -> None:

@@ -17,6 +17,7 @@ PUBLISHED = (
     ("Janowczyk and Madabhushi 2016", "IDC", "by patient, official test list", "", "0.8468", "0.7648"),
     ("Cruz-Roa et al. 2014", "IDC", "by patient, official test list", "", "0.8423", "0.718"),
 )
+INFLATION = ("random_split", "patient_split", "inflation")
 RESULT_METRICS = (
     "roc_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "ece_calibrated",
 )  # fmt: skip
@@ -140,15 +141,32 @@ FEATURES = {"colour_statistics": "Boosted trees on colour and texture",
 
 def inflation(run: Run) -> pd.DataFrame:
     """ROC AUC by a random split and by patients, and what the random split adds."""
-    rows = [
-        (FEATURES[name], *(describe(found[key]) for key in ("random_split", "patient_split", "inflation")))
-        for name, found in run.inflation.items()
-    ]
+    found = {FEATURES[name]: one for name, one in run.inflation.items()}
+    for name, one in _folds(run).items():
+        found[CLASSIFIER_NAMES[name]] = {key: one[key]["roc_auc"] for key in INFLATION}
+    rows = [(name, *(describe(one[key]) for key in INFLATION)) for name, one in found.items()]
     return pd.DataFrame(rows, columns=["Model", "Random split", "Split by patient", "Inflation"])
 
 
+def folds(run: Run) -> pd.DataFrame:
+    """Whole trainings cross-validated by patients, every figure of all patients pooled."""
+    rows = [
+        {"Classifier": CLASSIFIER_NAMES[name], "Patients": one["patients"], "Patches": one["patches"]}
+        | {
+            METRIC_NAMES[metric]: describe(one["patient_split"][metric.removesuffix("_calibrated")])
+            for metric in RESULT_METRICS
+        }
+        for name, one in _folds(run).items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _folds(run: Run) -> dict[str, dict]:
+    return run.folds["networks"] if run.folds else {}
+
+
 def worst_calls(run: Run, number: int = 10) -> pd.DataFrame:
-    """Test patches that the proposed classifier is most wrong about, one a patient, `number` of either class."""
+    """Test patches that the proposed classifier is most wrong about, `number` of each class, one a patient."""
     name = run.names[0]
     table = run.probabilities[run.probabilities["role"] == "test"]
     found = table[list(run.columns(name).values())].mean(axis=1)

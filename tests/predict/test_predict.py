@@ -181,8 +181,9 @@ def test_explanations_are_drawn_and_a_slide_is_refused(exported, idc_folder, tmp
 def test_litert_says_what_keras_says(exported, model, patches):
     assert model.engine == "litert"
     quick, slow = (bcgan.load(exported, engine).predict(patches) for engine in ("litert", "keras"))
-    np.testing.assert_allclose(quick.probability, slow.probability, atol=0.003)
-    near = np.abs(slow.probability - model.card.calls.threshold) < 0.003
+    assert 0 < model.card.litert < 0.01
+    np.testing.assert_allclose(quick.probability, slow.probability, atol=0.01)
+    near = np.abs(slow.probability - model.card.calls.threshold) < 0.01
     np.testing.assert_array_equal(quick.called[~near], slow.called[~near])
     np.testing.assert_allclose(model.predict(patches[:1]).probability, quick.probability[:1], atol=1e-5)
 
@@ -193,7 +194,7 @@ def test_an_older_export_has_keras_alone(exported, tmp_path):
     card["sha256"] = {name: digest for name, digest in card["sha256"].items() if not name.endswith(".tflite")}
     (folder / "classifier.json").write_text(json.dumps(card))
     assert bcgan.load(folder).engine == "keras"
-    with pytest.raises(InputError, match=r"--engine litert: .* holds no classifier.tflite; export it anew"):
+    with pytest.raises(InputError, match=r"engine litert: .* holds no classifier.tflite; export it anew"):
         bcgan.load(folder, "litert")
 
 
