@@ -183,6 +183,13 @@ class Factors(Settings):
     levels: dict[str, dict[str, dict[str, Any]]] = {}  # factor: level: {key.of.the.experiment: value}
 
 
+class Folds(Settings):
+    """The stage `folds`: cross-validation over `data.folds` folds, by patients and, to compare, by patches."""
+
+    networks: tuple[ClassifierName, ...] = ()  # none of the GAN's, which met patients of every fold
+    epochs: int = Field(3, ge=1)
+
+
 class Report(Settings):
     title: str | None = None
     examples: int = Field(8, ge=2, le=16)
@@ -201,6 +208,7 @@ class Experiment(Settings):
     evaluate: Evaluate = Evaluate()
     learning_curve: LearningCurve = LearningCurve()
     factors: Factors = Factors()
+    folds: Folds = Folds()
     report: Report = Report()
     seed: int = Field(0, ge=0)
     profile: Literal["repro", "fast"] = "fast"
@@ -237,6 +245,8 @@ class Experiment(Settings):
             raise ValueError(f"factors.network: {self.factors.network} is not among classify.models")
         if unknown := set(self.evaluate.ensemble) - set(self.classify.models):
             raise ValueError(f"evaluate.ensemble: {sorted(unknown)[0]} is not among classify.models")
+        if judged := [name for name in self.folds.networks if name.startswith("gan_")]:
+            raise ValueError(f"folds.networks: {judged[0]} holds a discriminator that met patients of every fold")
         return self
 
 

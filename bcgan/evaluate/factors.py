@@ -11,13 +11,10 @@ import keras
 import numpy as np
 
 from bcgan import progress, runs
-from bcgan.classify.train import Patches, train
-from bcgan.data.views import central
+from bcgan.classify.train import Patches
 from bcgan.errors import WorkError
-from bcgan.evaluate import intervals, metrics
-from bcgan.evaluate.score import probabilities
+from bcgan.evaluate import intervals, metrics, trials
 from bcgan.experiment import Experiment, varied
-from bcgan.models import weights
 from bcgan.models.classifier import of_run
 from bcgan.preprocess import store
 
@@ -118,20 +115,13 @@ def _run(level: Level, seed: int, root: Path, path: Path, xla: bool) -> None:
     made = None
     if own.synthetic:
         made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
+    test = index.iloc[patches.rows("test")]
+    beside = {f"{role}_labels": sides[role].labels for role in ("validation", "test")}
+    beside |= {"test_patients": test["patient"].to_numpy(str), "test_ids": test["id"].to_numpy(str)}
     keras.utils.set_random_seed(seed)
     network = of_run(wanted.network, root / "gan", settings.crop or experiment.data.size, own.shortcut)
-    model = path.with_suffix(".keras")
-    train(network, sides["train"], made, sides["validation"], settings, own, seed, model, xla)
-    best, found = weights.load_model(model), {}
-    for role in ("validation", "test"):
-        images = central(sides[role].images, settings.crop)
-        found |= {role: probabilities(best, images, experiment.evaluate.views), f"{role}_labels": sides[role].labels}
-    rows = index.iloc[patches.rows("test")]
-    found |= {"test_patients": rows["patient"].to_numpy(str), "test_ids": rows["id"].to_numpy(str)}
-    part = path.with_name(f"{path.stem}.part.npz")
-    np.savez_compressed(part, **found)
-    part.replace(path)
-    model.unlink()
+    real = sides.pop("train")
+    trials.run(path, network, real, made, sides, settings, own, experiment.evaluate.views, seed, xla, beside)
 
 
 def _prepared(level: Level, root: Path, folder: Path) -> Path:

@@ -16,11 +16,10 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.classify import referee
-from bcgan.classify.train import Patches, train
+from bcgan.classify.train import Patches
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
-from bcgan.evaluate import intervals, metrics
-from bcgan.evaluate.score import probabilities
+from bcgan.evaluate import intervals, metrics, trials
 from bcgan.experiment import Classifier, Classify, Experiment
 from bcgan.gan import translation
 from bcgan.gan.train import sample
@@ -139,18 +138,12 @@ def _run(
     extra, short = _extra(experiment, real, held["validation"], cell, folder, xla)
     own = Classifier(epochs=settings.checks, synthetic=settings.synthetic if extra else 0.0)
     keras.utils.set_random_seed(cell.seed)
-    network, model = classifier(NETWORK, GAN_SIZE), path.with_suffix(".keras")
-    train(
-        network, real, extra, held["validation"], Classify(), own, cell.seed, model, xla,
+    count = len(np.unique(patients[rows]))
+    trials.run(
+        path, classifier(NETWORK, GAN_SIZE), real, extra, held, Classify(), own, experiment.evaluate.views, cell.seed,
+        xla, {"patients": count, "patches": len(rows), "short": short},
         epoch_steps=max(1, settings.steps // settings.checks), augment=cell.arm != "real",
     )  # fmt: skip
-    best = weights.load_model(model)
-    found = {role: probabilities(best, side.images, experiment.evaluate.views) for role, side in held.items()}
-    count = len(np.unique(patients[rows]))
-    part = path.with_name(f"{path.stem}.part.npz")
-    np.savez_compressed(part, patients=count, patches=len(rows), short=short, **found)
-    part.replace(path)
-    model.unlink()
 
 
 def _extra(

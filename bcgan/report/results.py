@@ -35,6 +35,7 @@ def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
         "translations": run.translations,
         "learning_curve": run.learning_curve,
         "ablation": run.factors,
+        "folds": run.folds,
         "leak_audit": run.leak_audit,
         "environment": run.manifests["classify"]["environment"],
         "seconds": {name: manifest["seconds"] for name, manifest in run.manifests.items()},

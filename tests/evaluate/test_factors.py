@@ -5,7 +5,7 @@ import pytest
 
 from bcgan import cli, experiment
 from bcgan.errors import InputError
-from bcgan.evaluate import factors
+from bcgan.evaluate import factors, trials
 
 LEVELS = {
     "loss": {"focal": {"classify.loss": "focal"}},
@@ -46,7 +46,7 @@ def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypat
     shutil.copytree(finished, work)
     monkeypatch.chdir(work)
     more = ["--set", "factors={network: gan_resnet, epochs: 1, seeds: [0], levels: " + json.dumps(LEVELS) + "}"]
-    monkeypatch.setattr(factors, "train", broken_once(factors.train))
+    monkeypatch.setattr(trials, "train", broken_once(trials.train))
     arguments = ["run", "tiny.yaml", *more, "--until", "factors"]
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)

@@ -1,0 +1,125 @@
+"""Cross-validation of whole trainings, by patients and, to compare, with patches dealt at random: the stage `folds`.
+
+Every patient is tested once, by a network that met none of that patient's patches. Probabilities are calibrated fold by
+fold on the fold's validation patients, so that folds can be pooled; one threshold comes from all validation patches.
+The random split says by how much a protocol that ignores patients flatters the same network.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from bcgan import progress, runs
+from bcgan.classify import calibration
+from bcgan.classify.train import Patches
+from bcgan.data import splits
+from bcgan.errors import InputError
+from bcgan.evaluate import intervals, metrics, trials
+from bcgan.experiment import Classifier, Experiment
+from bcgan.models.classifier import classifier
+from bcgan.preprocess.store import Store
+
+SPLITS = ("patient_split", "random_split")
+
+
+def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> None:
+    """Write <network>-<split>-fold<k>.npz, training by training, then folds.json.
+
+    A training that is there is not repeated, so that a kill costs one.
+
+    Raises:
+        InputError: fewer patients than folds, or a fold that lacks a class.
+    """
+    settings, count = experiment.folds, experiment.data.folds
+    planned = [(name, split, fold) for name in settings.networks for split in SPLITS for fold in range(count)]
+    with progress.bar(len(planned), "folds", "training") as bar:
+        for name, split, fold in planned:
+            path = folder / f"{name}-{split}-fold{fold}.npz"
+            if not path.exists():
+                _run(experiment, store, name, roles(experiment, store.index, split, fold), path, xla)
+            bar.update()
+    patients, labels = store.index["patient"].to_numpy(), store.index["label"].to_numpy()
+    found = {
+        name: summarise(
+            experiment,
+            {
+                split: [runs.read_arrays(folder / f"{name}-{split}-fold{k}.npz") for k in range(count)]
+                for split in SPLITS
+            },
+            labels,
+            patients,
+        )
+        for name in settings.networks
+    }
+    runs.write_json(folder / "folds.json", {"folds": count, "epochs": settings.epochs, "networks": found})
+
+
+def roles(experiment: Experiment, index: pd.DataFrame, split: str, fold: int) -> np.ndarray:
+    """A role for every patch of the store: fold `fold` tests, the next one validates, the others train.
+
+    Args:
+        split: string. patient_split, or random_split, where every patch is a patient of its own.
+    """
+    data = experiment.data.model_copy(update={"protocol": "kfold", "fold": fold})
+    dealt = index if split == "patient_split" else index.assign(patient=index["id"])
+    try:
+        return splits.assign_roles(dealt, data, experiment.seed).to_numpy()
+    except InputError as error:
+        raise InputError(f"folds: {split}, fold {fold + 1} of {data.folds}: {error}") from error
+
+
+def summarise(
+    experiment: Experiment, found: dict[str, list[dict[str, np.ndarray]]], labels: np.ndarray, patients: np.ndarray
+) -> dict[str, Any]:
+    """{patches, patients, <split>: {metric: {value, low, high}}, inflation: {metric: {value, low, high, p}}}.
+
+    Args:
+        found: {split: a dictionary a fold: test_rows, validation_rows, and the probabilities test and validation}.
+        labels, patients: of every patch of the store.
+    """
+    settings, resampled = experiment.evaluate, {}
+    for split, trained in found.items():
+        pooled: dict[str, list[np.ndarray]] = {"test": [], "validation": []}
+        for one in trained:
+            fitted = calibration.fit(one["validation"], labels[one["validation_rows"]])
+            for side, parts in pooled.items():
+                parts.append(calibration.apply(fitted, one[side]))
+        rows, chosen = (np.concatenate([one[f"{side}_rows"] for one in trained]) for side in pooled)
+        scores, validated = (np.concatenate(parts) for parts in pooled.values())
+        order = np.argsort(rows)  # so that both splits have the same patches in the same order
+        rows, scores = rows[order], scores[order]
+        threshold = metrics.operating_points(labels[chosen], validated)["youden"]
+        drawn = intervals.patient_weights(patients[rows], settings.resamples, experiment.seed)
+        resampled[split] = intervals.resampled(labels[rows], intervals.Scored({0: scores}, {0: threshold}), drawn)
+    first, other = (resampled[split] for split in SPLITS)
+    return {
+        "patches": len(rows),
+        "patients": len(np.unique(patients[rows])),
+        **{
+            split: {
+                name: intervals.interval(values[0], values[1:], patients[rows], settings.confidence)
+                for name, values in one.items()
+            }
+            for split, one in resampled.items()
+        },
+        "inflation": {
+            name: intervals.difference(other[name], first[name], patients[rows], settings.confidence) for name in first
+        },
+    }
+
+
+def _run(experiment: Experiment, store: Store, name: str, dealt: np.ndarray, path: Path, xla: bool) -> None:
+    settings = experiment.classify
+    labels = store.index["label"].to_numpy()
+    rows = {role: np.flatnonzero(dealt == role) for role in splits.LISTED}
+    sides = {role: Patches(store.images[own], labels[own]) for role, own in rows.items()}
+    own = settings.models.get(name, Classifier())
+    own = own.model_copy(update={"epochs": experiment.folds.epochs, "synthetic": 0.0})
+    keras.utils.set_random_seed(experiment.seed)
+    network = classifier(name, settings.crop or experiment.data.size, shortcut=own.shortcut)
+    beside = {f"{role}_rows": rows[role] for role in ("test", "validation")}
+    real = sides.pop("train")
+    trials.run(path, network, real, None, sides, settings, own, experiment.evaluate.views, experiment.seed, xla, beside)

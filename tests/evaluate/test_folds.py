@@ -1,0 +1,89 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bcgan import cli, experiment
+from bcgan.errors import InputError, WorkError
+from bcgan.evaluate import folds
+from bcgan.preprocess import store
+
+SETTINGS = experiment.load("phantom", ("evaluate.resamples=100", "data.folds=4"))
+
+
+def index_of(patients: int, patches: int) -> pd.DataFrame:
+    count = patients * patches
+    return pd.DataFrame({
+        "id": [f"patch{number}" for number in range(count)],
+        "patient": np.repeat(np.arange(patients), patches).astype(str),
+        "label": np.arange(count) % 2, "given": "", "source": "one", "path": "one",
+    })  # fmt: skip
+
+
+def test_every_patch_is_tested_once_and_only_the_random_split_tears_patients():
+    index = index_of(12, 6)
+    for split, torn in (("patient_split", False), ("random_split", True)):
+        dealt = np.array([folds.roles(SETTINGS, index, split, fold) for fold in range(4)])
+        assert ((dealt == "test").sum(0) == 1).all()
+        assert ((dealt == "validation").sum(0) == 1).all()
+        apart = index.groupby(pd.Series(dealt[0]).where(dealt[0] == "test", "other"))["patient"].unique()
+        assert bool(set(apart["test"]) & set(apart["other"])) is torn
+
+
+def test_fewer_patients_than_folds_name_the_fold():
+    with pytest.raises(InputError, match="folds: patient_split, fold 1 of 4: data.folds: 4 folds need as many"):
+        folds.roles(SETTINGS, index_of(3, 6), "patient_split", 0)
+
+
+def test_networks_that_met_every_fold_are_refused():
+    with pytest.raises(InputError, match="gan_resnet holds a discriminator that met patients of every fold"):
+        experiment.load("phantom", ("folds.networks=[gan_resnet]",))
+
+
+def test_folds_of_different_scales_are_pooled_by_their_own_calibration():
+    """Each fold's log odds are shifted and stretched: uncalibrated, the pool would be far from the truth's AUC."""
+    rng = np.random.default_rng(0)
+    labels, patients = rng.integers(0, 2, 800), np.repeat(np.arange(40), 20).astype(str)
+    odds = 2 * labels - 1 + rng.normal(0, 1, 800)
+    dealt, found = np.arange(800) % 4, []
+    for fold in range(4):
+        rows, chosen = np.flatnonzero(dealt == fold), np.flatnonzero(dealt == (fold + 1) % 4)
+        scale, shift = (0.5, 1, 2, 3)[fold], (-6, 4, 0, 3)[fold]
+        said = {name: 1 / (1 + np.exp(-(scale * odds[one] + shift))) for name, one in
+                (("test", rows), ("validation", chosen))}  # fmt: skip
+        found.append(said | {"test_rows": rows, "validation_rows": chosen})
+    summary = folds.summarise(SETTINGS, dict.fromkeys(folds.SPLITS, found), labels, patients)
+    plain = folds.metrics.measure(labels, odds, 0.0, np.ones((1, 800)))["roc_auc"][0]
+    assert summary["patient_split"]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
+    assert summary["inflation"]["roc_auc"]["value"] == 0
+    assert (summary["patients"], summary["patches"]) == (40, 800)
+
+
+def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, capsys):
+    """The trainings are stood in for: what they are is held by the tests of `factors`, which run the same ones."""
+    work, trained = tmp_path / "work", []
+
+    def stand_in(path, network, real, made, held, settings, own, views, seed, xla, beside):
+        if len(trained) == 5 and "stopped" not in trained:
+            trained.append("stopped")
+            raise WorkError("stopped")
+        assert (made, own.synthetic, own.epochs, network.name) == (None, 0, 2, "cnn_classifier")
+        assert not set(beside["test_rows"]) & set(beside["validation_rows"])
+        trained.append(path.name)
+        np.savez(path, **beside, **{role: (side.labels + 0.5) / 2 for role, side in held.items()})
+
+    shutil.copytree(finished, work)
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(folds.trials, "run", stand_in)
+    arguments = ["run", "tiny.yaml", "--set", "folds={networks: [cnn], epochs: 2}", "--until", "folds"]
+    for code in (1, 0, 0):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == code
+    assert len(trained) == 2 * 4 + 1  # two splits of four folds, each once, and the stop
+    assert "folds: skipped, whole and current" in capsys.readouterr().err
+    found = json.loads((work / "runs/tiny/folds/folds.json").read_text())
+    assert found["networks"]["cnn"]["patches"] == len(store.load(work / "runs/tiny/preprocess").index)
+    assert found["networks"]["cnn"]["patient_split"]["roc_auc"]["value"] == 1
