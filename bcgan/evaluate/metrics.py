@@ -35,7 +35,7 @@ def measure(labels: np.ndarray, scores: np.ndarray, threshold: float, weights: n
         sensitivity = true_positive / (weights @ positive)
         specificity = true_negative / (weights @ ~positive)
         return {
-            **_areas(positive, scores, weights),
+            **areas(positive, scores, weights),
             "balanced_accuracy": (sensitivity + specificity) / 2,
             "accuracy": (true_positive + true_negative) / total,
             "sensitivity": sensitivity,
@@ -65,7 +65,7 @@ def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]
     }
 
 
-def _areas(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+def areas(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """ROC AUC, and PR AUC as average precision; tied scores count as one threshold."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)

@@ -11,6 +11,7 @@ from bcgan.classify import calibration, context
 from bcgan.classify.train import scorer
 from bcgan.data.views import central, view
 from bcgan.evaluate import derived, inflation, intervals, leaks, metrics
+from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.derived import classifiers, column
 from bcgan.experiment import Experiment
 from bcgan.models import weights
@@ -97,7 +98,7 @@ def _of(scored: intervals.Scored, rows: np.ndarray) -> intervals.Scored:
 def _figures(experiment: Experiment, table: pd.DataFrame, scored: intervals.Scored) -> dict:
     """{thresholds, calibration, operating_points, sets: {role: {metric: {value, low, high, seeds}}}} of one classifier.
 
-    Figures named <metric>_calibrated are those of the calibrated probabilities.
+    Figures named <metric>_calibrated and patient_<metric> are those of the calibrated probabilities.
     """
     settings, labels, patients = experiment.evaluate, table["label"].to_numpy(), table["patient"].to_numpy()
     level = (settings.resamples, settings.confidence, experiment.seed)
@@ -112,6 +113,7 @@ def _figures(experiment: Experiment, table: pd.DataFrame, scored: intervals.Scor
         sets[role] = intervals.with_intervals(labels[rows], _of(scored, rows), patients[rows], *level)
         after = intervals.with_intervals(labels[rows], _of(calibrated, rows), patients[rows], *level)
         sets[role] |= {f"{name}_calibrated": after[name] for name in CALIBRATED}
+        sets[role] |= by_patient.measure(labels[rows], _of(calibrated, rows).probabilities, patients[rows], *level)
     return {
         "thresholds": {str(seed): value for seed, value in scored.thresholds.items()},
         "calibration": {str(seed): one._asdict() for seed, one in fitted.items()},

@@ -9,6 +9,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.data.records import CLASSES
+from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.score import describe
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, Drawn
@@ -169,6 +170,39 @@ def per_patient(run: Run) -> Drawn:
         f"maximum): {worst}. Grey: the 95.0 to 98.8 % that the paper states without a protocol."
     )
     return Drawn(figure, table, "Patient by patient", caption)
+
+
+def patient_shares(run: Run) -> Drawn:
+    """How much of each test patient's tissue is malignant, estimated against annotated."""
+    name = "ensemble" if "ensemble" in run.metrics else run.names[0]
+    test = run.probabilities[run.probabilities["role"] == "test"]
+    estimates = []
+    for seed, column in run.columns(name).items():
+        fitted = Calibration(**run.metrics[name]["calibration"][str(seed)])
+        true, estimated, patches = by_patient.shares(
+            test["label"].to_numpy(), apply(fitted, test[column]), test["patient"].to_numpy()
+        )
+        estimates.append(estimated)
+    table = pd.DataFrame({
+        "patient": np.unique(test["patient"]), "patches": patches, "annotated": true,
+        "estimated": np.mean(estimates, axis=0),
+    })  # fmt: skip
+    figure, axes = plt.subplots(figsize=(4.8, 4.4))
+    axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
+    axes.scatter(table["annotated"], table["estimated"], s=table["patches"].clip(10, 120), alpha=0.6, lw=0,
+                 color=CLASSIFIER_COLOURS[name])  # fmt: skip
+    most = min(1.02, max(table["annotated"].max(), table["estimated"].max()) + 0.05)
+    axes.set(xlabel="Share of malignant patches, annotated", ylabel="Estimated", xlim=(-0.02, most), ylim=(-0.02, most))
+    axes.set_aspect("equal")
+    sns.despine(figure)
+    found = run.metrics[name]["sets"]["test"]
+    caption = (
+        f"A dot a test patient ({len(table)}), larger with more patches: the mean calibrated probability by "
+        f"{CLASSIFIER_NAMES[name]}, against the share of the patient's patches that are annotated as malignant. Mean "
+        f"error {describe(found['patient_share_error'])}, correlation {describe(found['patient_share_correlation'])}; "
+        f"intervals by patient bootstrap. {run.said('test').capitalize()}."
+    )
+    return Drawn(figure, table, "How much of the tissue is malignant", caption)
 
 
 def decision_curve(run: Run) -> Drawn:

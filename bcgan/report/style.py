@@ -34,6 +34,8 @@ METRIC_NAMES = {
     "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy",
     "sensitivity": "Sensitivity", "specificity": "Specificity", "f1": "F1", "brier": "Brier score",
     "ece": "Calibration error", "ece_calibrated": "Calibration error after scaling", "loss": "Log loss",
+    "patient_share_error": "Error of the malignant share", "patient_share_correlation": "Correlation of the shares",
+    "patient_roc_auc": "ROC AUC, any malignant patch or none",
 }  # fmt: skip
 ROLE_NAMES = {
     "train": "training", "validation": "validation", "test": "test", "unlisted": "on no list",

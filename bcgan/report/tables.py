@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan.data.records import CLASSES
+from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.score import describe
 from bcgan.models import table1
 from bcgan.report.run import Run
@@ -146,6 +147,16 @@ def inflation(run: Run) -> pd.DataFrame:
         found[CLASSIFIER_NAMES[name]] = {key: one[key]["roc_auc"] for key in INFLATION}
     rows = [(name, *(describe(one[key]) for key in INFLATION)) for name, one in found.items()]
     return pd.DataFrame(rows, columns=["Model", "Random split", "Split by patient", "Inflation"])
+
+
+def patients(run: Run) -> pd.DataFrame:
+    """What the classifiers say of whole test patients."""
+    rows = [
+        {"Classifier": CLASSIFIER_NAMES[name]}
+        | {METRIC_NAMES[metric]: describe(run.metrics[name]["sets"]["test"][metric]) for metric in by_patient.NAMES}
+        for name in run.names
+    ]
+    return pd.DataFrame(rows)
 
 
 def folds(run: Run) -> pd.DataFrame:

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from bcgan.evaluate import patients
+
+RNG = np.random.default_rng(0)
+PATIENTS = np.repeat([f"patient{number:02}" for number in range(30)], 20)
+SHARES = np.concatenate([np.zeros(6), RNG.uniform(0.1, 0.9, 24)])
+LABELS = (RNG.random(600) < np.repeat(SHARES, 20)).astype(int)
+SCORES = np.clip(np.repeat(SHARES, 20) * 0.6 + LABELS * 0.3 + RNG.normal(0, 0.05, 600), 0, 1)
+
+
+def test_figures_are_scipys_and_scikit_learns():
+    true, estimated, count = patients.shares(LABELS, SCORES, PATIENTS)
+    assert count.tolist() == [20] * 30
+    assert estimated[3] == pytest.approx(SCORES[PATIENTS == "patient03"].mean())
+    found = patients.measure(LABELS, {0: SCORES}, PATIENTS, 200, 0.95, 0)
+    assert found["patient_share_error"]["value"] == pytest.approx(np.abs(true - estimated).mean())
+    assert found["patient_share_correlation"]["value"] == pytest.approx(stats.pearsonr(true, estimated).statistic)
+    assert found["patient_roc_auc"]["value"] == pytest.approx(roc_auc_score(true > 0, estimated))
+    for figures in found.values():
+        assert figures["low"] <= figures["value"] <= figures["high"]
+
+
+def test_intervals_are_those_of_whole_patients():
+    """Every patch a hundred times over tells no more about the patients."""
+    once, often = (
+        patients.measure(*(np.repeat(side, times) if isinstance(side, np.ndarray) else {0: np.repeat(SCORES, times)}
+                           for side in (LABELS, None, PATIENTS)), 200, 0.95, 0)["patient_share_error"]
+        for times in (1, 100)
+    )  # fmt: skip
+    assert once["low"] == pytest.approx(often["low"])
+    assert once["high"] == pytest.approx(often["high"])
+
+
+def test_one_kind_of_patient_has_no_auc():
+    found = patients.measure(np.ones_like(LABELS), {0: SCORES}, PATIENTS, 50, 0.95, 0)
+    assert found["patient_roc_auc"]["value"] is None
+    assert found["patient_share_correlation"]["value"] is None
+    assert found["patient_share_error"]["value"] > 0
