@@ -46,6 +46,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     runs.write_json(folder / "comparisons.json", _comparisons(experiment, table, scored))
     runs.write_json(folder / "inflation.json", inflation.measure(experiment, store, properties, root / "features"))
     audit = leaks.audit(store.index, runs.read_json(root / "preprocess" / "split.json"))
+    probed = inflation.patient_probe(properties, store.index, root / "features", experiment.seed)
+    audit |= {"patient_probe": probed} if probed else {}
     runs.write_json(folder / "leak_audit.json", audit)
     _log(found, audit)
 

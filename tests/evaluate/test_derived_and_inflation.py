@@ -33,6 +33,19 @@ def test_colour_statistics_learn_from_training_rows_alone():
     np.testing.assert_array_equal(derived.colour_statistics(numbers, train, wanted), before)
 
 
+@pytest.mark.parametrize("told_apart", [True, False])
+def test_the_patient_probe_knows_patients_that_differ(tmp_path, told_apart):
+    index = pd.DataFrame(
+        {"patient": np.repeat([f"p{n}" for n in range(6)], 40), "role": np.repeat(["train"] * 5 + ["test"], 40)}
+    )
+    properties = pd.DataFrame(RNG.normal(size=(240, len(COLOUR_AND_TEXTURE))), columns=COLOUR_AND_TEXTURE)
+    properties["red"] += told_apart * 10 * np.repeat(np.arange(6), 40)
+    np.savez(tmp_path / "pooled.npz", **{block: RNG.normal(size=(240, 4)) for block in inflation.BLOCKS})
+    found = inflation.patient_probe(properties, index, tmp_path, 0)
+    assert (found["patients"], found["chance"]) == (5, 0.2)
+    assert (found["balanced_accuracy"] > 0.95) if told_apart else (found["balanced_accuracy"] < 0.4)
+
+
 def test_a_random_split_flatters_what_knows_the_patient():
     patients = np.repeat(np.arange(40), 10)
     labels = RNG.integers(0, 2, 40)[patients]  # all patches of a patient alike: to know the patient is to know it all
