@@ -301,6 +301,11 @@ def main(arguments: list[str] | None = None) -> Any:
     except (KeyboardInterrupt, click.Abort):
         click.echo("bcgan: interrupted; run the same command again to go on.", err=True)
         code = 130
+    except MemoryError:
+        if debug:
+            raise
+        click.echo("bcgan: out of memory. Close other programs, or give fewer or smaller images.", err=True)
+        code = 1
     except OSError as error:
         if debug:
             raise

@@ -44,6 +44,7 @@ class Stage:
     reads: tuple[str, ...]
     run: Callable[[Experiment, Path], None]
     shared: bool = False  # whether all workers of a cluster take part
+    appetite: str = "classify.batch"  # the setting to lower where the memory does not suffice
 
 
 def preprocess(experiment: Experiment, root: Path) -> None:
@@ -182,10 +183,10 @@ STORE = ("preprocess/patches.npy", "preprocess/index.csv")
 SYNTHETIC = "features/synthetic.npz"
 TRAINING = ("seed", "profile", "precision", "xla")
 STAGES = (
-    Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess),
-    Stage("gan", ("gan", *TRAINING), STORE, gan, shared=True),
-    Stage("translate", ("translate", *TRAINING), STORE, translate),
-    Stage("features", ("features", *TRAINING), (*STORE, "gan/*.keras"), features),
+    Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess, appetite="data.size"),
+    Stage("gan", ("gan", *TRAINING), STORE, gan, shared=True, appetite="gan.batch"),
+    Stage("translate", ("translate", *TRAINING), STORE, translate, appetite="translate.batch"),
+    Stage("features", ("features", *TRAINING), (*STORE, "gan/*.keras"), features, appetite="features.synthetic"),
     Stage("classify", ("classify", *TRAINING), (*STORE, "gan/discriminator.keras", SYNTHETIC), classify, shared=True),
     Stage(
         "evaluate",
@@ -201,6 +202,7 @@ STAGES = (
             "classify/*.keras",
         ),
         evaluate,
+        appetite="evaluate.gan_samples",
     ),
     Stage(
         "factors",
@@ -209,7 +211,13 @@ STAGES = (
         factors,
     ),
     Stage("folds", ("folds", "data", "classify", "evaluate", *TRAINING), STORE, folds),
-    Stage("ablation", ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING), STORE, ablation),
+    Stage(
+        "ablation",
+        ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING),
+        STORE,
+        ablation,
+        appetite="gan.batch",
+    ),
 )
 POLL = 1.0  # seconds between looks of a worker at how far the first one is
 GRACE = 60.0  # seconds after which it no longer believes that the first one will come
@@ -275,6 +283,13 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
             except InputError:
                 runs.undo(folder)
                 raise
+            except Exception as error:
+                # TensorFlow's kind is known by its name: a stage without TensorFlow must not load it for this.
+                if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
+                    raise
+                raise WorkError(
+                    f"{stage.name}: out of memory. Lower {stage.appetite}, or close other programs, and run it again."
+                ) from error
             runs.finish(folder, key, stage.name, settings, inputs, began)
             log.info("%s: done in %.0f s", stage.name, time.monotonic() - began)
 

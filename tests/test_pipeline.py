@@ -11,6 +11,7 @@ import pytest
 
 from bcgan import cli, runs, stages
 from bcgan.evaluate import score
+from bcgan.experiment import Experiment
 from tests.conftest import EXPERIMENT
 
 
@@ -110,6 +111,29 @@ def test_a_failed_stage_leaves_no_manifest_and_goes_on_later(workspace, monkeypa
     monkeypatch.setattr(score, "evaluate", original)
     assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 0
     assert seen == ["evaluate", "evaluate"]
+
+
+def _exhausted() -> Exception:
+    import tensorflow as tf
+
+    return tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+
+@pytest.mark.parametrize("error", [MemoryError, _exhausted])
+def test_out_of_memory_names_the_setting_to_lower(workspace, monkeypatch, capsys, error):
+    root = workspace / "runs/tiny"
+    monkeypatch.setattr(score, "evaluate", lambda *args: (_ for _ in ()).throw(error()))
+    assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 1
+    assert "bcgan: evaluate: out of memory. Lower evaluate.gan_samples," in capsys.readouterr().err
+    assert not (root / "evaluate/manifest.json").exists()
+
+
+def test_every_stage_names_a_setting_of_its_own_to_lower():
+    tree = Experiment(name="a", data={"name": "histology_phantom"}).model_dump()
+    for stage in stages.STAGES:
+        part, key = stage.appetite.split(".")
+        assert part in stage.settings
+        assert isinstance(tree[part][key], int)
 
 
 def test_a_trained_classifier_is_not_trained_again(workspace, capsys):

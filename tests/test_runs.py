@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -40,6 +41,21 @@ def test_damage_is_seen(finished, damage, word):
     folder, key = finished
     damage(folder)
     assert word in runs.why_stale(folder, key)
+
+
+def test_a_clock_that_is_set_back_changes_nothing(tmp_path, monkeypatch):
+    """Files of tomorrow, a stage that ends years before it began: what is current is told by content alone."""
+    folder, began, key = tmp_path / "stage", time.monotonic(), "key"
+    runs.begin(folder, key)
+    (folder / "out.txt").write_text("numbers")
+    os.utime(folder / "out.txt", (time.time() + 1e6, time.time() + 1e6))
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "gmtime", partial(time.gmtime, 0))
+    runs.finish(folder, key, "stage", {}, {}, began)
+    manifest = runs.read_json(folder / "manifest.json")
+    assert manifest["finished"].startswith("1970")
+    assert 0 <= manifest["seconds"] < 60
+    assert runs.why_stale(folder, key) is None
 
 
 def test_unfinished_work_stays_for_the_same_key_only(tmp_path):

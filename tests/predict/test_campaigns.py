@@ -1,5 +1,6 @@
 """Long trials, `make reliability`: kills at random moments of a whole run, and a server at its limit for minutes."""
 
+import io
 import json
 import os
 import random
@@ -17,11 +18,13 @@ import pytest
 
 from bcgan import runs
 from bcgan.models import weights
+from bcgan.predict.predict import predict
 from tests.conftest import EXPERIMENT
 
 KILLS = int(os.environ.get("BCGAN_KILLS", "0"))
+PATCHES = int(os.environ.get("BCGAN_PATCHES", "0"))
 SOAK_SECONDS = float(os.environ.get("BCGAN_SOAK", "0"))
-GROWTH = 150  # mebibytes that a server may grow by once it is warm
+GROWTH = 150  # mebibytes that a server, or a prediction, may grow by once it is warm
 
 
 def _outcome(root: Path) -> dict[str, str]:
@@ -103,3 +106,28 @@ def test_a_server_at_its_limit_stays_as_it_is(model, idc_folder):
     assert set(codes) == {200, 503}
     assert codes[200] > 10
     assert peaks[-1] - peaks[len(peaks) // 4] < GROWTH
+
+
+@pytest.mark.skipif(not PATCHES, reason="takes many minutes; BCGAN_PATCHES=100000 says how many patches")
+@pytest.mark.timeout(0)
+def test_a_hundred_thousand_patches_are_judged_in_flat_memory(model, idc_folder):
+    """The same files over and over: each has the same row every time, and the last tenth needs no more memory."""
+    files, peaks, rows = sorted(idc_folder.rglob("*.png")), [], {}
+
+    class Rows(io.StringIO):
+        """Keeps no line: checks it against the file's first one."""
+
+        def write(self, line: str) -> int:
+            row = json.loads(line)
+            number = rows.setdefault("count", 0)
+            rows["count"] += 1
+            first = rows.setdefault(row["path"], row)
+            assert row["verdict"] == first["verdict"]
+            assert (row["probability"] is None) or row["probability"] == pytest.approx(first["probability"], abs=1e-5)
+            if not number % (PATCHES // 10):
+                peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            return len(line)
+
+    counts = predict(model, (files * -(-PATCHES // len(files)))[:PATCHES], Rows(), lines=True)
+    assert sum(counts.values()) == rows["count"] == PATCHES
+    assert peaks[-1] - peaks[1] < GROWTH
