@@ -19,7 +19,9 @@ from pydantic import (
 from bcgan.errors import InputError
 
 PIPELINES = Path("pipelines")
-ClassifierName = Literal["gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn", "efficientnet_lite"]
+ClassifierName = Literal[
+    "gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn", "efficientnet_lite", "student"
+]
 Policy = Literal["keep", "drop", "fail"]
 # YAML reads on and off as true and false.
 Switch = Annotated[
@@ -121,7 +123,19 @@ class Classifier(Settings):
     rate: float = Field(1e-3, gt=0)
     synthetic: float = Field(0.0, ge=0, le=0.9)  # share of each batch that is synthetic
     selected: bool = True  # of the synthetic patches, only those that the referee let through
+    taught: float = Field(0.0, ge=0, le=0.9)  # share of each batch whose labels are what classify.teachers say
     shortcut: Literal["identity", "projection"] = "projection"  # ResNet-34 only
+
+    @property
+    def more(self) -> float:
+        """The share of each batch that is no labelled training patch."""
+        return self.synthetic or self.taught
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Classifier":
+        if self.synthetic and self.taught:
+            raise ValueError(f"taught: {self.taught} and synthetic: {self.synthetic} exclude each other; set one to 0")
+        return self
 
 
 class Classify(Settings):
@@ -131,6 +145,7 @@ class Classify(Settings):
         "resnet50": Classifier(epochs=2),
         "gan_only": Classifier(epochs=3),
     }
+    teachers: tuple[ClassifierName, ...] = ()  # of the models; they label the patches of patients on no list
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     batch: int = Field(64, ge=2)
     crop: int | None = Field(None, ge=32)  # side of training crops; central when it scores. The paper: 224 of 256
@@ -140,6 +155,15 @@ class Classify(Settings):
     average: float = Field(0.99, ge=0, lt=1)  # decay of the weights' moving average, which is what scores
     stain_jitter: float = Field(0.15, ge=0)
     colour_jitter: float = Field(0.05, ge=0)
+
+    @model_validator(mode="after")
+    def _teachers_teach(self) -> "Classify":
+        unfit = [name for name in self.teachers if name not in self.models or self.models[name].taught]
+        if unfit:
+            raise ValueError(f"teachers: {unfit[0]} is not among the models that learn without teachers")
+        if taught := [name for name, own in self.models.items() if own.taught and not self.teachers]:
+            raise ValueError(f"models.{taught[0]}.taught: {self.models[taught[0]].taught}, but teachers is empty")
+        return self
 
 
 class Evaluate(Settings):
@@ -243,6 +267,8 @@ class Experiment(Settings):
             raise ValueError(f"classify.crop: {self.classify.crop} is larger than data.size: {self.data.size}")
         if self.factors.levels and self.factors.network not in self.classify.models:
             raise ValueError(f"factors.network: {self.factors.network} is not among classify.models")
+        if self.factors.levels and self.classify.models[self.factors.network].taught:
+            raise ValueError(f"factors.network: {self.factors.network} needs teachers; name one that learns without")
         if unknown := set(self.evaluate.ensemble) - set(self.classify.models):
             raise ValueError(f"evaluate.ensemble: {sorted(unknown)[0]} is not among classify.models")
         if judged := [name for name in self.folds.networks if name.startswith("gan_")]:

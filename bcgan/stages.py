@@ -103,6 +103,7 @@ def classify(experiment: Experiment, root: Path) -> None:
     import keras
 
     from bcgan import distribute
+    from bcgan.classify import teaching
     from bcgan.classify.train import Patches, train
     from bcgan.models.classifier import of_run
     from bcgan.preprocess import store
@@ -117,19 +118,22 @@ def classify(experiment: Experiment, root: Path) -> None:
         selected: Patches(*store.load_synthetic(root / "features", experiment.data.size, selected))
         for selected in {own.selected for own in settings.models.values() if own.synthetic}
     }
-    size = settings.crop or experiment.data.size
-    for name, own in settings.models.items():
+    size, taught = settings.crop or experiment.data.size, None
+    for name, own in sorted(settings.models.items(), key=lambda model: model[1].taught > 0):  # teachers first
         for seed in settings.seeds:
             path = folder / f"{name}-seed{seed}.keras"
             if path.exists():
                 log.info("classify: %s is trained already", path.stem)
                 continue
+            more = synthetic.get(own.selected) if own.synthetic else None
+            if own.taught:
+                taught = taught or teaching.taught(experiment, patches, folder)
+                more = taught
             keras.utils.set_random_seed(seed)
-            made = synthetic.get(own.selected) if own.synthetic else None
             with distribute.scope(experiment):
                 network = of_run(name, root / "gan", size, own.shortcut)
                 alone = distribute.replicas() == 1
-                train(network, real, made, validation, settings, own, seed, path, xla and alone)
+                train(network, real, more, validation, settings, own, seed, path, xla and alone)
 
 
 def evaluate(experiment: Experiment, root: Path) -> None:

@@ -63,7 +63,7 @@ def keras_fit(network: str = "resnet_table1", batch: int = 128) -> Subject:
 def inference(precision: str, network: str = "resnet_table1") -> Subject:
     """The scorer that evaluation and prediction use."""
     start(precision)
-    from bcgan.classify.train import scorer
+    from bcgan.classify.scoring import scorer
 
     return _counted(scorer(_classifier(network)), patches(SCORED)[0])
 

@@ -1,19 +1,17 @@
 """Losses of a binary classifier on logits, adapted to class imbalance."""
 
-import numpy as np
 import tensorflow as tf
 
 FOCUS = 2.0  # gamma of the focal loss (Lin et al. 2017)
 
 
-def class_weights(shares: np.ndarray) -> tuple[float, float]:
+def class_weights(malignant: float) -> tuple[float, float]:
     """Weights of benign and malignant that give both classes the same say and a mean of one.
 
     Args:
-        shares: float, (2,). The share of each class in the batches.
+        malignant: float. The share of malignant patches in the batches.
     """
-    benign, malignant = shares
-    return 0.5 / float(benign), 0.5 / float(malignant)
+    return 0.5 / float(1 - malignant), 0.5 / float(malignant)
 
 
 def loss(logits: tf.Tensor, labels: tf.Tensor, kind: str, weights: tuple[float, float]) -> tf.Tensor:
@@ -21,13 +19,13 @@ def loss(logits: tf.Tensor, labels: tf.Tensor, kind: str, weights: tuple[float, 
 
     Args:
         logits: float32, (batch,).
-        labels: 0 or 1, (batch,).
+        labels: 0 to 1, (batch,).
         kind: string. "bce"; "weighted_bce", each class by its weight; "focal", which plays down easy patches.
     """
     truth = tf.cast(labels, tf.float32)
     each = tf.nn.sigmoid_cross_entropy_with_logits(truth, logits)
     if kind == "weighted_bce":
-        each *= tf.where(truth > 0.5, weights[1], weights[0])
+        each *= truth * weights[1] + (1 - truth) * weights[0]
     elif kind == "focal":
         each *= (1 - tf.exp(-each)) ** FOCUS
     elif kind != "bce":

@@ -12,13 +12,13 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from bcgan import distribute, progress
 from bcgan.classify.losses import class_weights, loss
+from bcgan.classify.scoring import scorer
 from bcgan.data import batches
 from bcgan.data.views import central
 from bcgan.errors import WorkError
 from bcgan.experiment import Classifier, Classify
 from bcgan.models import fast, weights
 
-SCORE_BATCH = 256
 OPTIMIZERS = {
     "adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam, "nadam": keras.optimizers.Nadam,
     "sgd": partial(keras.optimizers.SGD, momentum=0.9, nesterov=True), "rmsprop": keras.optimizers.RMSprop,
@@ -28,7 +28,7 @@ STATISTICS_MOMENTUM = 0.9  # Keras's 0.99 needs hundreds of steps to leave its s
 
 
 class Patches(NamedTuple):
-    """images: uint8, (n, size, size, 3). labels: integers, (n,)."""
+    """images: uint8, (n, size, size, 3). labels: 0 or 1, or anything between where a teacher is not sure, (n,)."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -37,7 +37,7 @@ class Patches(NamedTuple):
 def train(
     network: keras.Model,
     real: Patches,
-    synthetic: Patches | None,
+    more: Patches | None,
     validation: Patches | None,
     settings: Classify,
     own: Classifier,
@@ -53,7 +53,7 @@ def train(
 
     Args:
         network: keras.Model. As `bcgan.models.classifier` builds it.
-        synthetic: Patches. Joins every batch by `own.synthetic`; None: real patches alone.
+        more: Patches. Synthetic or taught ones, which join every batch by `own.more`; None: real patches alone.
         validation: Patches. Choose the epoch; None: the last one is kept.
         own: Classifier. This network's own settings.
         epoch_steps: int. Steps of an epoch; None: as many as see every real patch once.
@@ -63,15 +63,15 @@ def train(
         WorkError: the loss is no number any more.
     """
     _follow_statistics(network)
-    count = round(settings.batch * own.synthetic) if synthetic else 0
+    count = round(settings.batch * own.more) if more else 0
     sampler = batches.shuffled(np.arange(len(real.labels)), settings.batch - count, seed)
     fresh = min(settings.batch - count, len(real.labels))
     epoch_steps = epoch_steps or max(1, len(real.labels) // fresh)
-    pool, shares = real, np.bincount(real.labels, minlength=2) / len(real.labels)
+    pool, malignant = real, np.mean(real.labels)
     if count:
         part = count / (count + fresh)
-        shares = (1 - part) * shares + part * np.bincount(synthetic.labels, minlength=2) / len(synthetic.labels)
-        pool = Patches(*(np.concatenate(pair) for pair in zip(real, synthetic, strict=True)))
+        malignant = (1 - part) * malignant + part * np.mean(more.labels)
+        pool = Patches(*(np.concatenate(pair) for pair in zip(real, more, strict=True)))
         sampler = batches.mixed(sampler, np.arange(len(real.labels), len(pool.labels)), count, seed)
     average = keras.models.clone_model(network)
     average.set_weights(network.get_weights())
@@ -88,7 +88,7 @@ def train(
     checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
     start = weights.restore(checkpoint, groups)
     progress.keep_lines(log_path, "epoch", start)
-    step_function = make_step(network, average, optimizer, settings, class_weights(shares), seed, xla, augment)
+    step_function = make_step(network, average, optimizer, settings, class_weights(malignant), seed, xla, augment)
     score = scorer(average)
 
     with progress.bar(own.epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
@@ -121,22 +121,6 @@ def train(
         variable.assign(kept)
     weights.save_model(average, path)
     checkpoint.unlink(missing_ok=True)
-
-
-def scorer(network: keras.Model):
-    """A function from uint8 patches (n, side, side, 3) to probabilities of malignancy, float32 (n,)."""
-
-    quick = fast.twin(network)
-
-    @tf.function(reduce_retracing=True)
-    def run(images):
-        return tf.sigmoid(quick(batches.scale(images), training=False)[:, 0])
-
-    def score(images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), SCORE_BATCH)
-        return np.concatenate([run(tf.constant(images[start : start + SCORE_BATCH])).numpy() for start in starts])
-
-    return score
 
 
 def _validate(score, validation: Patches, settings: Classify) -> dict[str, float]:
@@ -197,7 +181,7 @@ def make_step(
             scaled = optimizer.scale_loss(value / distribute.replicas())
         variables = network.trainable_variables
         optimizer.apply(tape.gradient(scaled, variables), variables)
-        return value, tf.reduce_mean(tf.cast((logits > 0) == (labels > 0), tf.float32))
+        return value, tf.reduce_mean(tf.cast((logits > 0) == (2 * labels > 1), tf.float32))
 
     update_everywhere = distribute.everywhere(update)
 

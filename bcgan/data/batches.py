@@ -62,23 +62,24 @@ def stream(
     crop: int | None = None,
     seed: int = 0,
 ) -> tf.data.Dataset:
-    """(step int64, images uint8 (batch, side, side, 3), labels int32 (batch,)) for each step, read ahead of use.
+    """(step int64, images uint8 (batch, side, side, 3), labels (batch,)) for each step, read ahead of use.
 
     Args:
         images: uint8, (n, size, size, 3); may be memory-mapped, only the batch's rows are read.
-        labels: integers, (n,).
+        labels: integers, given as int32, or floats, given as float32; (n,).
         crop: int. Side of a random square cut, the same for a batch; None: whole patches.
     """
     side = crop or images.shape[1]
+    kind = tf.float32 if np.issubdtype(labels.dtype, np.floating) else tf.int32
 
     def fetch(step: int):
         rows = sampler(int(step))
         top, left = np.random.default_rng((seed, int(step), 1)).integers(0, images.shape[1] - side + 1, 2)
         found = images[rows, top : top + side, left : left + side]
-        return np.int64(step), found, labels[rows].astype(np.int32)
+        return np.int64(step), found, labels[rows].astype(kind.as_numpy_dtype)
 
     def load(step):
-        step, found, classes = tf.numpy_function(fetch, [step], (tf.int64, tf.uint8, tf.int32))
+        step, found, classes = tf.numpy_function(fetch, [step], (tf.int64, tf.uint8, kind))
         found.set_shape((None, side, side, 3))
         classes.set_shape((None,))
         step.set_shape(())

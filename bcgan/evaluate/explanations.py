@@ -13,11 +13,11 @@ import keras
 import numpy as np
 
 from bcgan import runs
+from bcgan.classify.scoring import probabilities
 from bcgan.data.histology_phantom.drawing import patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
 from bcgan.data.records import CLASSES
 from bcgan.evaluate import intervals
-from bcgan.evaluate.score import probabilities
 from bcgan.experiment import Experiment
 from bcgan.explain import saliency
 from bcgan.models import discriminator, weights

@@ -8,8 +8,8 @@ import pandas as pd
 
 from bcgan import data, progress, runs
 from bcgan.classify import calibration, context
-from bcgan.classify.train import scorer
-from bcgan.data.views import central, view
+from bcgan.classify.scoring import probabilities
+from bcgan.data.views import central
 from bcgan.evaluate import derived, inflation, intervals, leaks, metrics
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.derived import classifiers, column
@@ -50,12 +50,6 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     audit |= {"patient_probe": probed} if probed else {}
     runs.write_json(folder / "leak_audit.json", audit)
     _log(found, audit)
-
-
-def probabilities(network, images: np.ndarray, views: int) -> np.ndarray:
-    """Mean probability of malignancy over the first `views` orientations; uint8 (n, side, side, 3) to (n,)."""
-    score = scorer(network)
-    return np.mean([score(np.ascontiguousarray(view(images, number))) for number in range(views)], axis=0)
 
 
 def describe(figure: dict) -> str:

@@ -14,10 +14,10 @@ from skimage.color import rgb2gray, rgb2lab
 from skimage.metrics import structural_similarity
 
 from bcgan import progress, runs
+from bcgan.classify.scoring import probabilities
 from bcgan.data.records import CLASSES
 from bcgan.data.views import central
 from bcgan.evaluate import intervals
-from bcgan.evaluate.score import probabilities
 from bcgan.experiment import Experiment
 from bcgan.gan.translation import translate
 from bcgan.models import weights

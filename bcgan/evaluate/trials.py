@@ -6,9 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from bcgan.classify.scoring import probabilities
 from bcgan.classify.train import Patches, train
 from bcgan.data.views import central
-from bcgan.evaluate.score import probabilities
 from bcgan.experiment import Classifier, Classify
 from bcgan.models import weights
 

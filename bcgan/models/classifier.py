@@ -30,7 +30,8 @@ def classifier(
     """Build a classifier: rescaling, the named network, a binary head in float32.
 
     Args:
-        name: string. gan_resnet, resnet_table1, resnet34, resnet50, gan_only, cnn or efficientnet_lite.
+        name: string. gan_resnet, resnet_table1, resnet34, resnet50, gan_only, cnn, efficientnet_lite, or student, which
+            is an EfficientNet-Lite0 too.
         size: int. Side of a patch, pixels. Defaults to 50.
         discriminator: keras.Model. Needed by gan_resnet and gan_only.
         shortcut: string. ResNet-34's. Defaults to "projection".
@@ -50,6 +51,7 @@ def classifier(
         "resnet50": lambda: resnet50(size),
         "cnn": lambda: cnn(size),
         "efficientnet_lite": lambda: transferred(size, pretrained),
+        "student": lambda: transferred(size, pretrained),
     }
     if name not in builders:
         raise ValueError(f"name must be one of {', '.join(builders)}. Received: name={name!r}")
@@ -61,7 +63,7 @@ def classifier(
     # The discriminator and EfficientNet rescale by themselves, so what holds one takes the image as it is.
     x = (
         image
-        if name.startswith(("gan_", "efficientnet_"))
+        if name.startswith(("gan_", "efficientnet_", "student"))
         else layers.Rescaling(4.0, offset=-2.0, name="centre")(image)
     )
     x = network(x)

@@ -63,7 +63,7 @@ def installed() -> bool:
 def of_keras(network, judge) -> Engine:
     """From the classifier and the referee as Keras networks."""
     from bcgan.classify import referee
-    from bcgan.classify.train import scorer
+    from bcgan.classify.scoring import scorer
 
     return Engine("keras", scorer(network), referee.extractor(judge))
 

@@ -8,12 +8,12 @@ import pandas as pd
 
 from bcgan import data, machine, progress, runs
 from bcgan.classify import calibration, context
+from bcgan.classify.scoring import probabilities
 from bcgan.classify.train import Patches, train
 from bcgan.data.records import CLASSES
 from bcgan.data.views import central
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, metrics
-from bcgan.evaluate.score import probabilities
 from bcgan.experiment import Experiment
 from bcgan.gan import selection
 from bcgan.models import weights

@@ -84,7 +84,8 @@ def model_card(run: Run) -> pd.DataFrame:
         "Intended use": "Research and teaching. Not for diagnosis, nor for any decision about a patient",
         "Trained on": run.said("train"),
         "Training": f"{own.epochs} epochs, batches of {settings.batch}, {settings.optimizer} at {own.rate:g}, loss "
-                    f"{settings.loss.replace('_', ' ')}; {own.synthetic:.0%} of each batch synthetic",
+                    f"{settings.loss.replace('_', ' ')}; {own.synthetic:.0%} of each batch synthetic"
+                    + (f", {own.taught:.0%} labelled by teachers" if own.taught else ""),
         "Chosen by": f"Validation ROC AUC ({run.said('validation')}); thresholds {thresholds}",
         **{f"{METRIC_NAMES[metric]}, test patients": describe(sets["test"][metric]) for metric in METRICS},
         "Other patients": "; ".join(

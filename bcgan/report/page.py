@@ -243,6 +243,10 @@ def alerts(run: Run) -> list[str]:
         (narrow, f"{narrow:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs(run)}."),
         (True, _kid(run)),
+        (
+            [name for name in run.trained if run.experiment.classify.models[name].taught],
+            "The student learnt from pictures, not labels, of patients on no list: for it those are not unseen.",
+        ),
         (not run.patient_images, "No pictures of patients' tissue: synthetic patches stand in their place."),
     ]  # fmt: skip
     return [text for applies, text in found if applies]

@@ -13,8 +13,8 @@ import pytest
 import bcgan
 from bcgan import cli
 from bcgan.classify import calibration
+from bcgan.classify.scoring import probabilities
 from bcgan.errors import InputError
-from bcgan.evaluate.score import probabilities
 from bcgan.models import weights
 from bcgan.predict import images, maps, predict
 from bcgan.predict import model as models

@@ -1,0 +1,33 @@
+"""What a trained classifier says of patches."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bcgan.data import batches
+from bcgan.data.views import view
+from bcgan.models import fast
+
+BATCH = 256
+
+
+def scorer(network: keras.Model):
+    """A function from uint8 patches (n, side, side, 3) to probabilities of malignancy, float32 (n,)."""
+
+    quick = fast.twin(network)
+
+    @tf.function(reduce_retracing=True)
+    def run(images):
+        return tf.sigmoid(quick(batches.scale(images), training=False)[:, 0])
+
+    def score(images: np.ndarray) -> np.ndarray:
+        starts = range(0, len(images), BATCH)
+        return np.concatenate([run(tf.constant(images[start : start + BATCH])).numpy() for start in starts])
+
+    return score
+
+
+def probabilities(network: keras.Model, images: np.ndarray, views: int) -> np.ndarray:
+    """Mean probability of malignancy over the first `views` orientations; uint8 (n, side, side, 3) to (n,)."""
+    score = scorer(network)
+    return np.mean([score(np.ascontiguousarray(view(images, number))) for number in range(views)], axis=0)

@@ -1,0 +1,94 @@
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from bcgan import experiment, stages
+from bcgan.classify import calibration, teaching, train
+from bcgan.classify.scoring import probabilities
+from bcgan.errors import InputError
+from bcgan.experiment import Classifier
+from bcgan.models import weights
+from bcgan.models.classifier import classifier
+from bcgan.preprocess.store import Store
+
+TEACHERS = ("classify.models={cnn: {}, student: {taught: 0.5}}", "classify.teachers=[cnn]", "classify.seeds=[0,1]")
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (60, 50, 50, 3), dtype=np.uint8)
+ROLES = np.repeat(["train", "validation", "unlisted", "unlisted_other", "test"], 12)
+
+
+def store_of(roles) -> Store:
+    return Store(IMAGES, pd.DataFrame({"role": roles, "label": np.arange(60) % 2}))
+
+
+def test_a_label_is_the_teachers_calibrated_mean_and_no_label_is_looked_at(tmp_path):
+    settings, odds = experiment.load("phantom", TEACHERS), []
+    for seed in (0, 1):
+        keras.utils.set_random_seed(seed)
+        network = classifier("cnn")
+        weights.save_model(network, tmp_path / f"cnn-seed{seed}.keras")
+        odds.append(calibration.log_odds(probabilities(network, IMAGES, settings.evaluate.views)))
+    found = teaching.taught(settings, store_of(ROLES), tmp_path)
+    np.testing.assert_array_equal(found.images, IMAGES[24:48])
+    joint = calibration.probability(np.mean(odds, axis=0))
+    expected = calibration.apply(calibration.fit(joint[12:24], np.arange(12) % 2), joint[24:48])
+    np.testing.assert_allclose(found.labels, expected, rtol=1e-4)
+    other = store_of(ROLES)
+    other.index.loc[24:47, "label"] = 1 - other.index.loc[24:47, "label"]
+    np.testing.assert_array_equal(teaching.taught(settings, other, tmp_path).labels, found.labels)
+
+
+def test_without_patients_on_no_list_there_is_nothing_to_teach(tmp_path):
+    with pytest.raises(InputError, match="under data.protocol=kfold every patient trains"):
+        teaching.taught(experiment.load("phantom", TEACHERS), store_of(np.roll(["train", "test"] * 30, 1)), tmp_path)
+
+
+def test_a_student_learns_what_its_teachers_say(tmp_path):
+    """Real patches say nothing here; what is taught is that bright means malignant, with a probability of 0.9."""
+    bright = np.arange(200) % 2
+    made = np.clip(RNG.normal(90 + 80 * bright[:, None, None, None], 20, (200, 50, 50, 3)), 0, 255).astype(np.uint8)
+    real = train.Patches(made[:64], np.repeat([0, 1], 32))
+    more = train.Patches(made, np.where(bright, 0.9, 0.1).astype(np.float32))
+    settings = experiment.load("phantom", ("classify.average=0.5", "classify.batch=32"))
+    keras.utils.set_random_seed(0)
+    path = tmp_path / "student.keras"
+    train.train(
+        classifier("cnn"), real, more, None, settings.classify, Classifier(epochs=6, taught=0.75), 0, path, False
+    )
+    said = probabilities(weights.load_model(path), made, 1)
+    assert said[bright == 1].mean() - said[bright == 0].mean() > 0.3
+
+
+def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
+    trained, taught = [], train.Patches(IMAGES[:4], np.float32([0.1, 0.9, 0.5, 0.2]))
+
+    def stand_in(network, real, more, validation, settings, own, seed, path, xla):
+        trained.append((path.stem, more is taught))
+
+    monkeypatch.setattr(train, "train", stand_in)
+    monkeypatch.setattr(teaching, "taught", lambda *_: taught)
+    monkeypatch.setattr("bcgan.models.classifier.transferred", lambda size, pretrained: keras.Sequential(
+        [keras.Input((size, size, 3)), keras.layers.GlobalAveragePooling2D()]))  # fmt: skip
+    monkeypatch.chdir(finished)
+    models = "classify.models={student: {taught: 0.5}, cnn: {}}"
+    settings = experiment.load("tiny.yaml", (models, "classify.teachers=[cnn]"))
+    (tmp_path / "classify").mkdir()
+    for name in ("preprocess", "gan", "features"):
+        (tmp_path / name).symlink_to(finished / "runs/tiny" / name)
+    stages.classify(settings, tmp_path)
+    assert trained == [("cnn-seed0", False), ("student-seed0", True)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("classify.models={cnn: {}, student: {taught: 0.5}}",), "student.taught: 0.5, but teachers is empty"),
+        ((*TEACHERS, "classify.teachers=[resnet34]"), "teachers: resnet34 is not among the models that learn without"),
+        ((*TEACHERS, "classify.teachers=[student]"), "teachers: student is not among the models that learn without"),
+        (("classify.models={cnn: {taught: 0.5, synthetic: 0.1}}",), "exclude each other"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(wrong, words):
+    with pytest.raises(InputError, match=words):
+        experiment.load("phantom", wrong)
