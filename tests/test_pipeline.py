@@ -113,6 +113,33 @@ def test_a_failed_stage_leaves_no_manifest_and_goes_on_later(workspace, monkeypa
     assert seen == ["evaluate", "evaluate"]
 
 
+def test_a_place_that_may_not_be_written_is_named(workspace, monkeypatch, capsys):
+    def refuse(path, *rest):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(runs, "write_json", refuse)
+    assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 1
+    said = capsys.readouterr().err
+    assert "bcgan: runs/tiny/evaluate/" in said
+    assert "Permission denied. Check the disk and its permissions." in said
+    assert "Traceback" not in said
+
+
+def test_out_of_a_read_only_folder_nothing_is_lost(workspace, monkeypatch, capsys):
+    """The report's folder cannot be made: the run stays whole."""
+
+    def refuse(path, *rest, **more):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert bcgan("report", "tiny.yaml") == 1
+    assert "Read-only file system. Check the disk" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(workspace)
+    assert bcgan("status", "tiny.yaml") == 0
+    assert "whole and current" in capsys.readouterr().err
+
+
 def _exhausted() -> Exception:
     import tensorflow as tf
 

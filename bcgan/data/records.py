@@ -64,7 +64,13 @@ def image_files(places: tuple[Path, ...]) -> Iterator[File]:
             if path.suffix.lower() == ".zip":
                 yield from _archive_files(path)
             elif _is_image(path.name):
-                yield File(place.name, path.relative_to(place).as_posix(), str(path), _file_reader(path))
+                names = (_printable(name) for name in (path.relative_to(place).as_posix(), str(path)))
+                yield File(place.name, *names, _file_reader(path))
+
+
+def _printable(name: str) -> str:
+    """Bytes of a file's name that are no UTF-8, which no table could hold, as \\xff and the like."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def label_of(text: str, path: str) -> int:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -61,6 +62,38 @@ def test_faults_are_counted_listed_and_treated(raw, tmp_path):
     assert len(built.images) == len(built.index) == summary["kept"]
     narrow = built.images[built.index.index[built.index["height"] == 1][0]]
     assert (narrow[1:] == 255).all()
+
+
+def test_a_file_that_goes_away_while_it_runs_is_listed(raw, tmp_path, monkeypatch):
+    found = store.data.records
+
+    def then_one_goes(settings):
+        records = found(settings)
+        first(raw).unlink()
+        return records
+
+    gone = first(raw)
+    monkeypatch.setattr(store.data, "records", then_one_goes)
+    folder = build(raw, tmp_path)
+    listed = pd.read_csv(folder / "audit.csv", dtype=str)
+    assert listed["id"].tolist() == [gone.stem]
+    assert "No such file" in listed["reason"][0]
+    assert len(store.load(folder).index) == PATIENTS * PATCHES - 1
+
+
+def test_names_may_hold_any_bytes(tmp_path):
+    """Line breaks, and bytes that are no UTF-8, which a table on disk could not hold."""
+    for number, patient in enumerate((b"p\xff", b"p 2", b"p\n3", b"p4")):
+        for label in (0, 1):
+            for name in (b"a\xfe.png", b"a\n.png"):
+                write_png(tmp_path / "raw" / os.fsdecode(b"%b/%d/%b" % (patient, label, name)),
+                          np.full((50, 50, 3), 40 * number + 20 * label + name[1] % 7, np.uint8))  # fmt: skip
+    (tmp_path / "x.yaml").write_text(f"name: x\ndata: {{name: patient_folder, dir: ['{tmp_path}/raw'], folds: 4}}\n")
+    (tmp_path / "out").mkdir()
+    store.build(experiment.load(str(tmp_path / "x.yaml")), tmp_path / "out")
+    index = store.load(tmp_path / "out").index
+    assert sorted(set(index["patient"])) == ["p\n3", "p 2", "p4", "p\\xff"]
+    assert len(index) == 16
 
 
 def test_an_unreadable_file_can_stop_the_run(raw, tmp_path):
