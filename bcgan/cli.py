@@ -10,6 +10,7 @@ from bcgan import __version__, experiment, stages
 from bcgan.errors import InputError, WorkError
 
 ENGINES = ("auto", "litert", "keras")
+RUNNERS = ("serial", "pool", "beam")
 FORMATS = ("savedmodel", "litert", "litert-int8", "onnx")
 
 
@@ -156,6 +157,33 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
     progress.log.info("predict: %s; %s", ", ".join(f"{n} {v}" for v, n in found.items() if n), judge.card.use)
     if found["unreadable"] or found["out_of_distribution"]:
         context.exit(3)
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--out", type=click.Path(file_okay=False), default="scores", show_default=True, help="A folder.")
+@click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
+@click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", help="auto: LiteRT where it can be had.")
+@click.option("--by", "runner", type=click.Choice(RUNNERS), default="serial", show_default=True, help="Who does it.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes, of pool and beam.")
+@click.option("--beam", "options", multiple=True, metavar="NAME=VALUE", help="For Apache Beam, as runner=FlinkRunner.")
+def batch(sources, out: str, model, mpp, engine, runner: str, workers: int, options: tuple[str, ...]) -> None:
+    """Judge every slide in SOURCES: each file, and each folder of patches, that lies directly there.
+
+    Every slide gets a file of rows; run it again, and only what is new or changed is judged.
+    """
+    from pathlib import Path
+
+    from bcgan import machine, progress
+
+    machine.prepare_environment()
+    progress.start_log(None)
+    from bcgan.predict import batch as batches
+
+    job = batches.Job(Path(out), model, engine, mpp)
+    done = batches.score(batches.slides(sources), job, runner, workers, tuple(f"--{option}" for option in options))
+    progress.log.info("batch: %d slides judged, %d were current; %s/summary.csv", done["scored"], done["skipped"], out)
 
 
 @cli.command()

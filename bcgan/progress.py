@@ -12,10 +12,11 @@ from tqdm import tqdm
 log = logging.getLogger("bcgan")
 
 
-def bar(total: int, what: str, unit: str = "step", start: int = 0) -> tqdm:
+def bar(total: int, what: str, unit: str = "step", start: int = 0, shown: bool = True) -> tqdm:
     """A progress bar; where nobody watches (no terminal) it prints a line twice a minute at most."""
     interval = 0.5 if sys.stderr.isatty() else 30
-    return tqdm(total=total, initial=start, desc=what, unit=unit, mininterval=interval, dynamic_ncols=True)
+    return tqdm(total=total, initial=start, desc=what, unit=unit, mininterval=interval, dynamic_ncols=True,
+                disable=not shown)  # fmt: skip
 
 
 def start_log(path: Path | None, debug: bool = False) -> None:

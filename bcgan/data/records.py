@@ -64,11 +64,11 @@ def image_files(places: tuple[Path, ...]) -> Iterator[File]:
             if path.suffix.lower() == ".zip":
                 yield from _archive_files(path)
             elif _is_image(path.name):
-                names = (_printable(name) for name in (path.relative_to(place).as_posix(), str(path)))
+                names = (printable(name) for name in (path.relative_to(place).as_posix(), str(path)))
                 yield File(place.name, *names, _file_reader(path))
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """Bytes of a file's name that are no UTF-8, which no table could hold, as \\xff and the like."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 

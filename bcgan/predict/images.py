@@ -16,6 +16,7 @@ from bcgan.preprocess import images
 
 # Whole-slide formats, which OpenSlide reads; a tiled TIFF is one too (bcgan/predict/slides.py).
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm")
+KNOWN = (*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)
 WHOLE = 1.5  # an image up to so many times a patch's side is one patch; a larger one is tiled
 GLASS = 220  # a pixel whose darkest channel is above this is empty glass
 TISSUE = 0.2  # least share of tissue of a tile that is scored
@@ -40,20 +41,20 @@ def find(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Path]:
     Raises:
         InputError: an argument names nothing.
     """
-    found, known = [], (*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)
+    found = []
     for argument in arguments:
         if argument == "-":
             found += [Path(line.rstrip("\n")) for line in listed if line.strip()]
             continue
         path = Path(argument)
         if path.is_dir():
-            inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in known and one.is_file())
+            inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in KNOWN and one.is_file())
         elif path.exists():
             inside = [path]
         else:
             inside = sorted(map(Path, glob.iglob(argument, recursive=True)))  # noqa: PTH207, Path.glob knows no absolute pattern
         if not inside:
-            raise InputError(f"{argument}: no image there. Give files ({', '.join(known)}), folders or patterns.")
+            raise InputError(f"{argument}: no image there. Give files ({', '.join(KNOWN)}), folders or patterns.")
         found += inside
     if not found:
         raise InputError("No image was named. Give files, folders or patterns, or - for a list on standard input.")

@@ -25,6 +25,7 @@ def predict(
     lines: bool,
     microns_per_pixel: float | None = None,
     maps: Path | None = None,
+    shown: bool = True,
 ) -> dict[str, int]:
     """Write a row a patch, in the order of `paths`; a file that cannot be read has a row that says so.
 
@@ -32,6 +33,7 @@ def predict(
         out: text file. CSV with a header, or JSON lines where `lines` is true.
         microns_per_pixel: float. Of the images; None: that of the model's patches.
         maps: Path. Folder for a heat map and outlines of every image that is larger than a patch.
+        shown: bool. Whether there is a progress bar.
 
     Returns:
         How many patches got each verdict.
@@ -40,7 +42,7 @@ def predict(
     if writer:
         writer.writeheader()
     counts = dict.fromkeys(VERDICTS, 0)
-    with progress.bar(len(paths), "predict", "image") as bar:
+    with progress.bar(len(paths), "predict", "image", shown=shown) as bar:
         for row in _rows(model, paths, microns_per_pixel, maps, bar):
             counts[row["verdict"]] += 1
             if writer:
