@@ -178,13 +178,13 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "comparisons_summary": tables.comparisons(run),
         "operating_points": tables.operating_points(run),
         "inflation": tables.inflation(run),
-        "folds": tables.folds(run),
         "patients": tables.patients(run),
         "worst_calls": tables.worst_calls(run),
         "model_card": cards.model_card(run),
         "data_card": cards.data_card(run),
         "claim": cards.claim(run),
     }
+    found |= {"folds": tables.folds(run)} if run.folds else {}
     return found | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
 

@@ -4,11 +4,15 @@ import json
 import re
 import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from bcgan import cli
+from bcgan import cli, experiment
 from bcgan.evaluate import metrics, synthetic
+from bcgan.report import tables
 from bcgan.report.results import GAN_SCORES
+from bcgan.report.run import read
 
 FIGURES = (
     "fig01_examples", "fig03_system_architecture", "fig04_gan", "fig05_resnet_features", "fig06_integration",
@@ -16,11 +20,12 @@ FIGURES = (
     "fig11_convergence", "gan_samples", "gan_evolution", "gan_scores", "confusion_matrix", "roc",
     "precision_recall", "reliability", "per_patient", "latent_walk", "attribute_sweep", "steering", "translations",
     "counterfactuals", "probes", "decision_curve", "comparisons", "slide_maps", "explanations", "explanation_tests",
-    "stain_variation", "nearest", "feature_maps",
+    "stain_variation", "nearest", "feature_maps", "patient_shares",
 )  # fmt: skip
 TABLES = (
     "table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "selection",
     "comparisons_summary", "operating_points", "inflation", "worst_calls", "model_card", "data_card", "claim",
+    "patients",
 )  # fmt: skip
 
 
@@ -109,6 +114,28 @@ def test_the_same_run_renders_the_same_bytes(finished, report, tmp_path, monkeyp
     render(finished, "--no-patient-images", "--out", str(tmp_path))
     for path in sorted(report.rglob("*.svg")) + sorted(report.rglob("*.csv")):
         assert (tmp_path / path.relative_to(report)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_patients_of_the_figure_are_those_of_the_probabilities(finished, report):
+    shown = pd.read_csv(report / "tables/patient_shares.csv", dtype={"patient": str}).set_index("patient")
+    scored = pd.read_csv(finished / "runs/tiny/evaluate/probabilities.csv", dtype={"patient": str})
+    test = scored[scored["role"] == "test"].groupby("patient")["label"].agg(["mean", "size"])
+    np.testing.assert_allclose(shown["annotated"], test["mean"])
+    assert (shown["patches"] == test["size"]).all()
+    assert shown["estimated"].between(0, 1).all()
+
+
+def test_cross_validated_networks_stand_beside_the_features(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    found = {"value": 0.8, "low": 0.7, "high": 0.9}
+    sides = {split: dict.fromkeys(metrics.NAMES, found) for split in tables.INFLATION}
+    networks = {"resnet_table1": {"patients": 8, "patches": 80, **sides}}
+    whole = read(experiment.load("tiny.yaml"), finished / "runs/tiny", False)
+    run = whole._replace(folds={"folds": 4, "epochs": 1, "networks": networks})
+    assert tables.inflation(run).iloc[-1].tolist() == ["ResNet of Table 1", *["0.800 (0.700 to 0.900)"] * 3]
+    assert len(tables.inflation(run)) == len(tables.inflation(whole)) + 1
+    row = tables.folds(run).iloc[0]
+    assert (row["Patients"], row["Patches"], row["ROC AUC"]) == (8, 80, "0.800 (0.700 to 0.900)")
 
 
 def test_compare_puts_reports_side_by_side(report, tmp_path, capsys):
