@@ -48,7 +48,7 @@ INK, MUTED = "#222222", "#777777"
 DPI = 200
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 HARDLY = 3.0  # grey levels, on average, that a picture inside an SVG may be off
-UNSEEN = 0.2  # grey levels, on average, that a plot may be off
+UNSEEN = 40  # grey levels that a pixel of a plot may be off, at the edge of a thin line
 EMBEDDED = re.compile(r'"data:image/png;base64,([^"]+)"')
 
 sns.set_theme(
@@ -93,7 +93,7 @@ def save(drawn: Drawn, folder: Path, name: str) -> None:
 def _few_colours(picture: Image.Image) -> Image.Image:
     """A plot needs no more than 256 colours, and a third of the bytes; pictures of tissue do, and stay as they are."""
     fewer = picture.quantize(256, dither=Image.Dither.NONE)
-    off = np.abs(np.asarray(fewer.convert("RGB"), np.int16) - np.asarray(picture, np.int16)).mean()
+    off = np.abs(np.asarray(fewer.convert("RGB"), np.int16) - np.asarray(picture, np.int16)).max()
     return fewer if off <= UNSEEN else picture
 
 
