@@ -117,7 +117,7 @@ def precision_recall(run: Run) -> Drawn:
 def reliability(run: Run) -> Drawn:
     """Observed share of malignant patches against the probability, in ten bins of equal patches."""
     test = run.probabilities[run.probabilities["role"] == "test"]
-    figure, axes = plt.subplots(figsize=(4.6, 4.4))
+    figure, axes = plt.subplots(figsize=(5.2, 5.8))
     axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
     rows = []
     for name in run.names:
@@ -127,7 +127,7 @@ def reliability(run: Run) -> Drawn:
         axes.plot(predicted, observed, "o-", ms=3.5, color=CLASSIFIER_COLOURS[name], label=label)
         rows += [{"classifier": name, "predicted": p, "observed": o} for p, o in zip(predicted, observed, strict=True)]
     axes.set(xlabel="Mean probability of malignancy", ylabel="Observed share malignant", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(fontsize=7.5, title="Expected calibration error", title_fontsize=8, loc="upper left")
+    _legend_below(figure, "Expected calibration error")
     sns.despine(figure)
     caption = f"Reliability before any recalibration, ten bins of equal size: {run.said('test')}."
     return Drawn(figure, pd.DataFrame(rows), "Reliability", caption)
@@ -212,7 +212,7 @@ def decision_curve(run: Run) -> Drawn:
     asked = np.linspace(0.01, 0.9, 90)
     odds = asked / (1 - asked)
     everyone = malignant.mean() - (1 - malignant.mean()) * odds
-    figure, axes = plt.subplots(figsize=(6.2, 4))
+    figure, axes = plt.subplots(figsize=(6.2, 4.8))
     axes.plot(asked, everyone, color=MUTED, ls="--", lw=1, label="Call every patch malignant")
     axes.axhline(0, color=MUTED, ls=":", lw=1, label="Call none")
     rows = [{"classifier": "all", "threshold": t, "net_benefit": b} for t, b in zip(asked, everyone, strict=True)]
@@ -227,7 +227,7 @@ def decision_curve(run: Run) -> Drawn:
         rows += [{"classifier": name, "threshold": t, "net_benefit": b} for t, b in zip(asked, benefit, strict=True)]
     axes.set(xlabel="Probability above which a patch is called malignant", ylabel="Net benefit (true calls a patch)",
              xlim=(0, 0.9), ylim=(-0.03, malignant.mean() * 1.05))  # fmt: skip
-    axes.legend(fontsize=7.5)
+    _legend_below(figure)
     sns.despine(figure)
     caption = (
         f"Decision curves: {run.said('test')}; probabilities calibrated on validation patients. A false call counts as "
@@ -298,9 +298,14 @@ def ablation(run: Run) -> Drawn:
     return Drawn(figure, table, "Ablation", caption)
 
 
+def _legend_below(figure, title: str | None = None) -> None:
+    """Of many lines, where it covers none of them."""
+    figure.legend(fontsize=7.5, title=title, title_fontsize=8, loc="outside lower center", ncol=2)
+
+
 def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, caption: str) -> Drawn:
     test = run.probabilities[run.probabilities["role"] == "test"]
-    figure, axes = plt.subplots(figsize=(4.8, 4.6))
+    figure, axes = plt.subplots(figsize=(5.2, 5.8))
     rows = []
     for name in run.names:
         for position, (seed, column) in enumerate(run.columns(name).items()):
@@ -320,8 +325,7 @@ def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, c
     else:
         axes.axhline(test["label"].mean(), ls=":", color=MUTED)
     axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(0, 1.01))
-    place = "lower right" if metric == "roc_auc" else "lower left"
-    axes.legend(loc=place, fontsize=7.5, title=METRIC_NAMES[metric], title_fontsize=8)
+    _legend_below(figure, METRIC_NAMES[metric])
     sns.despine(figure)
     confidence = run.experiment.evaluate.confidence
     caption = (

@@ -82,7 +82,7 @@ FIGURES = {
     },
 }
 INTERVAL = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")  # must not break inside
-QUALITY = 82  # of the pictures inside the page, which would be too heavy to open as PNG; figures/ holds those
+QUALITY = 78  # of the pictures inside the page, which would be too heavy to open as PNG; figures/ holds those
 SMALL_N = 30  # test patients; fewer make every interval wide
 DATA_NAMES = {
     "histology_phantom": "Histology phantom (procedural tissue)",

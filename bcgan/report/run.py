@@ -8,6 +8,8 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.data.records import CLASSES
+from bcgan.errors import InputError
+from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate import score
 from bcgan.evaluate.derived import classifiers, column
 from bcgan.experiment import Experiment
@@ -94,6 +96,10 @@ class Run(NamedTuple):
 
 def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
     probabilities, measured = score.load(root / "evaluate")
+    if any(name not in found["sets"]["test"] for found in measured["metrics"].values() for name in by_patient.NAMES):
+        raise InputError(
+            f"{root / 'evaluate'} was made by an older bcgan: bcgan run {experiment.name} --force evaluate."
+        )
     synthetic, walks = (runs.read_arrays(root / "features" / f"{name}.npz") for name in ("synthetic", "walks"))
     made, probes = root / "evaluate" / "translations.json", root / "evaluate" / "probes.json"
     explained = root / "evaluate" / "explanations.json"

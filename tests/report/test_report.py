@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from bcgan import cli, experiment
+from bcgan.errors import InputError
 from bcgan.evaluate import metrics, synthetic
 from bcgan.report import tables
 from bcgan.report.results import GAN_SCORES
@@ -123,6 +124,15 @@ def test_the_patients_of_the_figure_are_those_of_the_probabilities(finished, rep
     np.testing.assert_allclose(shown["annotated"], test["mean"])
     assert (shown["patches"] == test["size"]).all()
     assert shown["estimated"].between(0, 1).all()
+
+
+def test_a_run_of_an_older_bcgan_is_named(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished)
+    root = shutil.copytree(finished / "runs/tiny", tmp_path / "tiny")
+    path = root / "evaluate/metrics.json"
+    path.write_text(path.read_text().replace("patient_roc_auc", "something_else"))
+    with pytest.raises(InputError, match="older bcgan.*bcgan run tiny --force evaluate"):
+        read(experiment.load("tiny.yaml"), root, False)
 
 
 def test_cross_validated_networks_stand_beside_the_features(finished, monkeypatch):
