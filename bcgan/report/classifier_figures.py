@@ -117,7 +117,7 @@ def precision_recall(run: Run) -> Drawn:
 def reliability(run: Run) -> Drawn:
     """Observed share of malignant patches against the probability, in ten bins of equal patches."""
     test = run.probabilities[run.probabilities["role"] == "test"]
-    figure, axes = plt.subplots(figsize=(5.2, 5.8))
+    figure, axes = plt.subplots(figsize=(4.8, 6.2))
     axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
     rows = []
     for name in run.names:
@@ -300,12 +300,12 @@ def ablation(run: Run) -> Drawn:
 
 def _legend_below(figure, title: str | None = None) -> None:
     """Of many lines, where it covers none of them."""
-    figure.legend(fontsize=7.5, title=title, title_fontsize=8, loc="outside lower center", ncol=2)
+    figure.legend(fontsize=7.5, title=title, title_fontsize=8, loc="outside lower center", ncol=1 if title else 2)
 
 
 def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, caption: str) -> Drawn:
     test = run.probabilities[run.probabilities["role"] == "test"]
-    figure, axes = plt.subplots(figsize=(5.2, 5.8))
+    figure, axes = plt.subplots(figsize=(4.8, 6.2))
     rows = []
     for name in run.names:
         for position, (seed, column) in enumerate(run.columns(name).items()):

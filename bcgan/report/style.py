@@ -49,6 +49,8 @@ DPI = 200
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 HARDLY = 3.0  # grey levels, on average, that a picture inside an SVG may be off
 UNSEEN = 40  # grey levels that a pixel of a plot may be off, at the edge of a thin line
+# Matplotlib names clips by a hash of their place to the last digit, where the layout's solver is not always the same.
+CLIPS = re.compile(r'(id="|url\(#)(p[0-9a-f]{10})\b')
 EMBEDDED = re.compile(r'"data:image/png;base64,([^"]+)"')
 
 sns.set_theme(
@@ -84,8 +86,9 @@ def save(drawn: Drawn, folder: Path, name: str) -> None:
     )
     drawing = io.StringIO()
     drawn.figure.savefig(drawing, format="svg", metadata={"Date": None})
-    smaller = EMBEDDED.sub(_smaller, drawing.getvalue())
-    (folder / "figures" / f"{name}.svg").write_text(smaller, "utf-8")
+    ids: dict[str, str] = {}
+    svg = CLIPS.sub(lambda found: found[1] + ids.setdefault(found[2], f"clip{len(ids)}"), drawing.getvalue())
+    (folder / "figures" / f"{name}.svg").write_text(EMBEDDED.sub(_smaller, svg), "utf-8")
     plt.close(drawn.figure)
     drawn.numbers.to_csv(folder / "tables" / f"{name}.csv", index=False, float_format="%.6g")
 
