@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from bcgan import __version__, load, progress
+from bcgan import __version__, machine, progress
 from bcgan.data.records import fingerprint, printable
 from bcgan.errors import InputError, WorkError
 from bcgan.predict.images import KNOWN, find
+from bcgan.predict.model import Model, load
 from bcgan.predict.predict import predict
 
 
@@ -132,11 +133,14 @@ def _key(slide: Slide, job: Job) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _model(job: Job):
+def _model(job: Job) -> Model:
     return _loaded(job.model, job.engine)
 
 
-_loaded = cache(load)  # once a process
+@cache
+def _loaded(folder: str | None, engine: str) -> Model:
+    machine.prepare_environment()  # a worker's process has not
+    return load(folder, engine)
 
 
 def _in_a_pool(todo: list[Slide], job: Job, workers: int) -> Iterator[str]:
