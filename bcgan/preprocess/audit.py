@@ -27,10 +27,11 @@ def measure(image: np.ndarray) -> dict[str, Any]:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:8, :8].ravel()
-    bits = np.packbits(low > np.median(low))
+    ranked = np.sort(low)
+    bits = np.packbits(low > (ranked[31] + ranked[32]) / 2)  # their median; NumPy's own takes ten times as long
     return {
-        "deviation": float(grey.std()),
-        "sharpness": float(cv2.Laplacian(grey, cv2.CV_32F).var()),
+        "deviation": cv2.meanStdDev(grey)[1].item(),
+        "sharpness": cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_32F))[1].item() ** 2,
         "perceptual": bits.view(np.uint64)[0],
         "thumbnail": cv2.resize(small, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA),
     }
@@ -67,7 +68,7 @@ def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     """Pairs of images that look alike: hashes within NEAR_BITS bits and thumbnails within NEAR_LEVELS.
 
     Two hashes that differ in at most three bits agree in one of their four 16-bit quarters, so only patches that
-    share a quarter are compared.
+    share a quarter are compared, and only in the first quarter that they share.
 
     Args:
         hashes: uint64, (n,).
@@ -81,16 +82,21 @@ def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
         keys = (hashes >> np.uint64(16 * quarter)).astype(np.uint16)
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
-        for step in range(1, len(order)):
-            left = np.flatnonzero(keys[step:] == keys[:-step])
-            if not len(left):
-                break
+        left, step = np.arange(len(order)), 1
+        # Whatever has no equal `step` places further on has none beyond that.
+        while len(left := left[: np.searchsorted(left, len(order) - step)]):
+            left = left[keys[left + step] == keys[left]]
             pairs = np.stack([order[left], order[left + step]], 1)
-            bits = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
-            pairs = pairs[bits <= NEAR_BITS]
+            unlike = hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]]
+            fresh = np.bitwise_count(unlike) <= NEAR_BITS
+            for earlier in range(quarter):
+                fresh &= (unlike >> np.uint64(16 * earlier)).astype(np.uint16) > 0
+            pairs = pairs[fresh]
             levels = np.abs(thumbnails[pairs[:, 0]].astype(np.int16) - thumbnails[pairs[:, 1]]).mean((1, 2))
             found.append(np.sort(pairs[levels <= NEAR_LEVELS], 1))
-    return np.unique(np.concatenate(found), axis=0)
+            step += 1
+    pairs = np.concatenate(found)
+    return pairs[np.lexsort(pairs.T[::-1])]
 
 
 def apply_policy(rows: pd.DataFrame, faults: pd.DataFrame, policy: Audit) -> tuple[np.ndarray, dict[str, Any]]:
