@@ -33,7 +33,7 @@ report: $(STAMP) ## Render reports/EXPERIMENT/ from what train left
 	$(BCGAN) report $(EXPERIMENT) $(OPTIONS)
 
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP) ## Check the style
 	$(BIN)/ruff check bcgan tests

@@ -19,6 +19,7 @@ from pydantic import (
 from bcgan.errors import InputError
 
 PIPELINES = Path("pipelines")
+TRAINING = ("seed", "profile", "precision", "xla")  # settings that every training depends on
 ClassifierName = Literal[
     "gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn", "efficientnet_lite", "student"
 ]

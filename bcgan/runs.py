@@ -54,7 +54,7 @@ def why_stale(folder: Path, key: str) -> str | None:
     """Why a stage has to run, or None where its outputs are whole and current."""
     path = folder / MANIFEST
     if not path.is_file():
-        return "resumes" if unfinished_key(folder) == key else "has not run yet"
+        return "resumes" if unfinished(folder, "key") == key else "has not run yet"
     try:
         manifest = read_json(path)
         if manifest["key"] != key:
@@ -69,22 +69,23 @@ def why_stale(folder: Path, key: str) -> str | None:
     return None
 
 
-def unfinished_key(folder: Path) -> str | None:
+def unfinished(folder: Path, what: str) -> Any:
+    """`key`, `commit` or `inputs` ({file: hash}) of the stage that is at work in this folder; None where none is."""
     try:
-        return read_json(folder / UNFINISHED)["key"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        return read_json(folder / UNFINISHED).get(what)
+    except (OSError, json.JSONDecodeError, AttributeError):
         return None
 
 
-def begin(folder: Path, key: str) -> None:
+def begin(folder: Path, key: str, inputs: dict[str, str] | None = None) -> None:
     """Make the stage's folder ready: work left by the same settings stays, so that it resumes; other work is set
     aside until the stage has finished."""
-    if unfinished_key(folder) != key:
+    if unfinished(folder, "key") != key:
         if folder.exists():
             shutil.rmtree(_aside(folder), ignore_errors=True)
             folder.rename(_aside(folder))
         folder.mkdir(parents=True)
-        write_json(folder / UNFINISHED, {"key": key, "commit": commit()})
+        write_json(folder / UNFINISHED, {"key": key, "commit": commit(), "inputs": inputs or {}})
 
 
 def undo(folder: Path) -> None:
@@ -106,7 +107,7 @@ def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs:
         "key": key,
         "settings": settings,
         "version": __version__,
-        "commit": read_json(folder / UNFINISHED).get("commit"),
+        "commit": unfinished(folder, "commit"),
         "environment": machine.environment(),
         "inputs": inputs,
         "outputs": outputs,
@@ -117,6 +118,12 @@ def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs:
     write_json(folder / MANIFEST, manifest)
     (folder / UNFINISHED).unlink()
     shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def earlier(folder: Path) -> Path | None:
+    """Where `begin` set aside what the stage left; None where that is whole and current and yet to be made anew."""
+    before = _aside(folder)
+    return before if why_stale(before, unfinished(folder, "key")) else None
 
 
 def _aside(folder: Path) -> Path:

@@ -30,7 +30,7 @@ from pathlib import Path
 from bcgan import machine, runs
 from bcgan.data.records import fingerprint
 from bcgan.errors import InputError, WorkError
-from bcgan.experiment import Data, Experiment
+from bcgan.experiment import TRAINING, Data, Experiment
 from bcgan.progress import log
 
 
@@ -185,7 +185,6 @@ def ablation(experiment: Experiment, root: Path) -> None:
 
 STORE = ("preprocess/patches.npy", "preprocess/index.csv")
 SYNTHETIC = "features/synthetic.npz"
-TRAINING = ("seed", "profile", "precision", "xla")
 STAGES = (
     Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess, appetite="data.size"),
     Stage("gan", ("gan", *TRAINING), STORE, gan, shared=True, appetite="gan.batch"),
@@ -280,7 +279,7 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
                 log.info("%s: skipped, whole and current", stage.name)
                 continue
             log.info("%s: runs, %s", stage.name, why)
-            runs.begin(folder, key)
+            runs.begin(folder, key, inputs)
             began = time.monotonic()
             try:
                 stage.run(experiment, root)
@@ -312,7 +311,7 @@ def follow(experiment: Experiment, root: Path, until: str) -> None:
         # Its inputs are whole, but for those of the first stage, so that the key stays what it is.
         key = _key(stage, experiment, root)[0]
         while why := runs.why_stale(root / stage.name, key):
-            if not taken_part and runs.unfinished_key(root / stage.name) == key:
+            if not taken_part and runs.unfinished(root / stage.name, "key") == key:
                 log.info("%s: takes part, %s", stage.name, why)
                 _take_part(stage, experiment, root)
                 taken_part, waits_since = True, time.monotonic()

@@ -1,7 +1,7 @@
 """What each choice is worth: one factor changed at a time, several seeds, paired with the experiment as it is.
 
 The settings `factors.levels` name the choices, each a few keys of the experiment with other values. Every training is
-kept, so that a kill costs one; one that diverges is reported and the others are kept.
+kept, so that a kill costs one, and a level more its own; one that diverges is reported and the others are kept.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from bcgan import progress, runs
 from bcgan.classify.train import Patches
 from bcgan.errors import WorkError
 from bcgan.evaluate import intervals, metrics, trials
-from bcgan.experiment import Experiment, varied
+from bcgan.experiment import Classifier, Experiment, varied
 from bcgan.models.classifier import of_run
 from bcgan.preprocess import store
 
@@ -53,11 +53,11 @@ def evaluate(experiment: Experiment, root: Path, folder: Path, xla: bool) -> Non
     with progress.bar(len(planned) * len(experiment.factors.seeds), "factors", "training") as bar:
         for level in planned:
             for seed in experiment.factors.seeds:
-                path = folder / level.folder / f"seed{seed}.npz"
-                if not path.exists():
+                path, key = folder / level.folder / f"seed{seed}.npz", _key(level, seed, folder)
+                if not trials.is_there(path, folder, key):
                     path.parent.mkdir(exist_ok=True)
                     try:
-                        _run(level, seed, root, path, xla)
+                        _run(level, seed, root, path, xla, key)
                     except WorkError as error:
                         progress.log.warning("factors: %s %s is left out: %s", level.factor, level.name, error)
                 bar.update()
@@ -101,7 +101,17 @@ def summarise(experiment: Experiment, planned: list[Level], folder: Path) -> dic
     return {"network": experiment.factors.network, "epochs": experiment.factors.epochs, "levels": found}
 
 
-def _run(level: Level, seed: int, root: Path, path: Path, xla: bool) -> None:
+def _own(level: Level) -> Classifier:
+    wanted = level.experiment.factors
+    return level.experiment.classify.models[wanted.network].model_copy(update={"epochs": wanted.epochs})
+
+
+def _key(level: Level, seed: int, folder: Path) -> str:
+    own, network = _own(level).model_dump(mode="json"), level.experiment.factors.network
+    return trials.key(folder, level.experiment, ("data", "preprocess", "classify"), own, network, seed)
+
+
+def _run(level: Level, seed: int, root: Path, path: Path, xla: bool, key: str) -> None:
     experiment = level.experiment
     settings, wanted = experiment.classify, experiment.factors
     patches = store.load(_prepared(level, root, path.parent))
@@ -111,7 +121,7 @@ def _run(level: Level, seed: int, root: Path, path: Path, xla: bool) -> None:
         for role in ("train", "validation", "test")
         for rows in (patches.rows(role),)
     }
-    own = settings.models[wanted.network].model_copy(update={"epochs": wanted.epochs})
+    own = _own(level)
     made = None
     if own.synthetic:
         made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
@@ -121,7 +131,7 @@ def _run(level: Level, seed: int, root: Path, path: Path, xla: bool) -> None:
     keras.utils.set_random_seed(seed)
     network = of_run(wanted.network, root / "gan", settings.crop or experiment.data.size, own.shortcut)
     real = sides.pop("train")
-    trials.run(path, network, real, made, sides, settings, own, experiment.evaluate.views, seed, xla, beside)
+    trials.run(path, network, real, made, sides, settings, own, experiment.evaluate.views, seed, xla, key, beside)
 
 
 def _prepared(level: Level, root: Path, folder: Path) -> Path:

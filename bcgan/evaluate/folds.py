@@ -28,7 +28,7 @@ SPLITS = ("patient_split", "random_split")
 def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> None:
     """Write <network>-<split>-fold<k>.npz, training by training, then folds.json.
 
-    A training that is there is not repeated, so that a kill costs one.
+    A training that is there is not repeated, so that a kill costs one, and one network more its own trainings.
 
     Raises:
         InputError: fewer patients than folds, or a fold that lacks a class.
@@ -38,8 +38,9 @@ def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
     with progress.bar(len(planned), "folds", "training") as bar:
         for name, split, fold in planned:
             path = folder / f"{name}-{split}-fold{fold}.npz"
-            if not path.exists():
-                _run(experiment, store, name, roles(experiment, store.index, split, fold), path, xla)
+            key = _key(experiment, folder, name, split, fold)
+            if not trials.is_there(path, folder, key):
+                _run(experiment, store, name, roles(experiment, store.index, split, fold), path, xla, key)
             bar.update()
     patients, labels = store.index["patient"].to_numpy(), store.index["label"].to_numpy()
     found = {
@@ -111,15 +112,24 @@ def summarise(
     }
 
 
-def _run(experiment: Experiment, store: Store, name: str, dealt: np.ndarray, path: Path, xla: bool) -> None:
+def _key(experiment: Experiment, folder: Path, name: str, split: str, fold: int) -> str:
+    own = _own(experiment, name).model_dump(mode="json")
+    return trials.key(folder, experiment, ("data", "classify"), own, name, split, fold)
+
+
+def _own(experiment: Experiment, name: str) -> Classifier:
+    own = experiment.classify.models.get(name, Classifier())
+    return own.model_copy(update={"epochs": experiment.folds.epochs, "synthetic": 0.0})
+
+
+def _run(experiment: Experiment, store: Store, name: str, dealt: np.ndarray, path: Path, xla: bool, key: str) -> None:
     settings = experiment.classify
     labels = store.index["label"].to_numpy()
     rows = {role: np.flatnonzero(dealt == role) for role in splits.LISTED}
     sides = {role: Patches(store.images[own], labels[own]) for role, own in rows.items()}
-    own = settings.models.get(name, Classifier())
-    own = own.model_copy(update={"epochs": experiment.folds.epochs, "synthetic": 0.0})
+    own, views = _own(experiment, name), experiment.evaluate.views
     keras.utils.set_random_seed(experiment.seed)
     network = classifier(name, settings.crop or experiment.data.size, shortcut=own.shortcut)
     beside = {f"{role}_rows": rows[role] for role in ("test", "validation")}
     real = sides.pop("train")
-    trials.run(path, network, real, None, sides, settings, own, experiment.evaluate.views, experiment.seed, xla, beside)
+    trials.run(path, network, real, None, sides, settings, own, views, experiment.seed, xla, key, beside)

@@ -30,6 +30,7 @@ from bcgan.preprocess.store import GAN_SIZE, Store, of_role
 
 NETWORK = "resnet_table1"
 BASELINE = "classic"
+READS = ("learning_curve", "gan", "translate", "features")  # settings that a cell depends on
 LEAST_PER_CLASS = 2  # patches; fewer draw no patients, and no GAN
 
 
@@ -46,16 +47,16 @@ class Cell(NamedTuple):
 def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> None:
     """Write <cell>.npz (probabilities of validation and test patches), cell by cell, then learning_curve.csv and .json.
 
-    A cell that is there is not trained again, so that a kill costs one training.
+    A cell that is there is not trained again, so that a kill costs one training, and a share more its own cells.
     """
     settings = experiment.learning_curve
     cells = [Cell(s, a, k) for s in settings.shares for k in settings.seeds for a in settings.arms]
     held = {role: Patches(*of_role(store, role)) for role in ("validation", "test")}
     with progress.bar(len(cells), "ablation", "cell") as bar:
         for cell in cells:
-            path = folder / f"{cell.name}.npz"
-            if not path.exists():
-                _run(experiment, store, held, cell, folder, path, xla)
+            path, key = folder / f"{cell.name}.npz", trials.key(folder, experiment, READS, *cell)
+            if not trials.is_there(path, folder, key):
+                _run(experiment, store, held, cell, folder, path, xla, key)
             bar.update()
     found = {cell: runs.read_arrays(folder / f"{cell.name}.npz") for cell in cells}
     patients = store.index["patient"].to_numpy()[store.rows("test")]
@@ -128,7 +129,14 @@ def summarise(
 
 
 def _run(
-    experiment: Experiment, store: Store, held: dict[str, Patches], cell: Cell, folder: Path, path: Path, xla: bool
+    experiment: Experiment,
+    store: Store,
+    held: dict[str, Patches],
+    cell: Cell,
+    folder: Path,
+    path: Path,
+    xla: bool,
+    key: str,
 ) -> None:
     settings = experiment.learning_curve
     patients = store.index["patient"].to_numpy()[store.rows("train")]
@@ -141,7 +149,7 @@ def _run(
     count = len(np.unique(patients[rows]))
     trials.run(
         path, classifier(NETWORK, GAN_SIZE), real, extra, held, Classify(), own, experiment.evaluate.views, cell.seed,
-        xla, {"patients": count, "patches": len(rows), "short": short},
+        xla, key, {"patients": count, "patches": len(rows), "short": short},
         epoch_steps=max(1, settings.steps // settings.checks), augment=cell.arm != "real",
     )  # fmt: skip
 

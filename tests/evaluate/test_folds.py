@@ -65,14 +65,14 @@ def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, cap
     """The trainings are stood in for: what they are is held by the tests of `factors`, which run the same ones."""
     work, trained = tmp_path / "work", []
 
-    def stand_in(path, network, real, made, held, settings, own, views, seed, xla, beside):
+    def stand_in(path, network, real, made, held, settings, own, views, seed, xla, key, beside):
         if len(trained) == 5 and "stopped" not in trained:
             trained.append("stopped")
             raise WorkError("stopped")
         assert (made, own.synthetic, own.epochs, network.name) == (None, 0, 2, "cnn_classifier")
         assert not set(beside["test_rows"]) & set(beside["validation_rows"])
         trained.append(path.name)
-        np.savez(path, **beside, **{role: (side.labels + 0.5) / 2 for role, side in held.items()})
+        np.savez(path, key=key, **beside, **{role: (side.labels + 0.5) / 2 for role, side in held.items()})
 
     shutil.copytree(finished, work)
     monkeypatch.chdir(work)
@@ -87,3 +87,40 @@ def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, cap
     found = json.loads((work / "runs/tiny/folds/folds.json").read_text())
     assert found["networks"]["cnn"]["patches"] == len(store.load(work / "runs/tiny/preprocess").index)
     assert found["networks"]["cnn"]["patient_split"]["roc_auc"]["value"] == 1
+
+
+def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatch):
+    """What the stage left is kept where a trial's own settings and files are the same, and only there."""
+    work, trained = tmp_path / "work", []
+
+    def stand_in(path, network, real, made, held, settings, own, views, seed, xla, key, beside):
+        trained.append(network.name)
+        np.savez(path, key=key, **beside, **{role: (side.labels + 0.5) / 2 for role, side in held.items()})
+
+    shutil.copytree(finished, work)
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(folds.trials, "run", stand_in)
+    both = {"cnn_classifier", "resnet_table1_classifier"}
+    for networks, epochs, more, expected in (
+        ("cnn", 2, [], {"cnn_classifier"}),
+        ("cnn,resnet_table1", 2, [], {"resnet_table1_classifier"}),
+        ("cnn,resnet_table1", 2, ["--force", "folds"], both),
+        ("resnet_table1,cnn", 3, [], both),
+    ):
+        trained.clear()
+        settings = f"folds={{networks: [{networks}], epochs: {epochs}}}"
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["run", "tiny.yaml", "--set", settings, "--until", "folds", *more])
+        assert stop.value.code == 0
+        assert set(trained) == expected
+        assert len(trained) == 2 * 4 * len(expected)
+    assert not (work / "runs/tiny/folds.before").exists()
+
+
+def test_a_damaged_trial_is_not_taken_over(tmp_path):
+    np.savez(tmp_path / "one.npz", key="same", test=np.zeros(1000))
+    assert folds.trials.is_there(tmp_path / "one.npz", tmp_path, "same")
+    assert not folds.trials.is_there(tmp_path / "one.npz", tmp_path, "other")
+    (tmp_path / "one.npz").write_bytes((tmp_path / "one.npz").read_bytes()[:2000])
+    assert not folds.trials.is_there(tmp_path / "one.npz", tmp_path, "same")
+    assert not folds.trials.is_there(tmp_path / "two.npz", tmp_path, "same")
