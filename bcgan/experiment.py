@@ -205,6 +205,9 @@ class Factors(Settings):
     network: ClassifierName = "resnet_table1"
     epochs: int = Field(3, ge=1)
     seeds: tuple[Seed, ...] = Field((0, 1), min_length=1)
+    activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "relu"
+    normalisation: Literal["batch", "group"] = "batch"
+    dropout: float = Field(0.0, ge=0, lt=1)  # before the binary head
     levels: dict[str, dict[str, dict[str, Any]]] = {}  # factor: level: {key.of.the.experiment: value}
 
 

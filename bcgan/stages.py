@@ -158,10 +158,10 @@ def factors(experiment: Experiment, root: Path) -> None:
     if not experiment.factors.levels:
         log.info("factors: left out, factors.levels is empty")
         return
-    xla = machine.start(experiment)
+    machine.start(experiment)
     from bcgan.evaluate import factors
 
-    factors.evaluate(experiment, root, root / "factors", xla)
+    factors.evaluate(experiment, root, root / "factors")
 
 
 def folds(experiment: Experiment, root: Path) -> None:

