@@ -1,6 +1,7 @@
 """The command line: thin. Exit codes: 0 done, 1 the work failed, 2 wrong use or input, 3 some inputs were refused (the
 rest is done), 130 interrupted, resumable."""
 
+import re
 import sys
 from typing import Any
 
@@ -19,6 +20,24 @@ def experiment_options(command):
         click.argument("name", default="phantom", metavar="[EXPERIMENT]"),
         click.option("--data-dir", help="Folders or archives with the data, joined by ':'; in place of data.dir."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."),
+    ):
+        command = option(command)
+    return command
+
+
+def slide_options(command):
+    for option in (
+        click.argument("sources", nargs=-1, required=True),
+        click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images."),
+        click.option(
+            "--by", "runner", type=click.Choice(RUNNERS), default="serial", show_default=True, help="Who does it."
+        ),
+        click.option(
+            "--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes, of pool and beam."
+        ),
+        click.option(
+            "--beam", "options", multiple=True, metavar="NAME=VALUE", help="For Apache Beam, as runner=FlinkRunner."
+        ),
     ):
         command = option(command)
     return command
@@ -160,30 +179,67 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
 
 
 @cli.command()
-@click.argument("sources", nargs=-1, required=True)
+@slide_options
 @click.option("--out", type=click.Path(file_okay=False), default="scores", show_default=True, help="A folder.")
 @click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
-@click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
 @click.option("--engine", type=click.Choice(ENGINES), default="auto", help="auto: LiteRT where it can be had.")
-@click.option("--by", "runner", type=click.Choice(RUNNERS), default="serial", show_default=True, help="Who does it.")
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes, of pool and beam.")
-@click.option("--beam", "options", multiple=True, metavar="NAME=VALUE", help="For Apache Beam, as runner=FlinkRunner.")
-def batch(sources, out: str, model, mpp, engine, runner: str, workers: int, options: tuple[str, ...]) -> None:
+def batch(sources, mpp, runner: str, workers: int, options: tuple[str, ...], out: str, model, engine) -> None:
     """Judge every slide in SOURCES: each file, and each folder of patches, that lies directly there.
 
     Every slide gets a file of rows; run it again, and only what is new or changed is judged.
     """
     from pathlib import Path
 
+    from bcgan.predict.batch import Scores
+
+    _run_slidewise(Scores(Path(out), model, engine, mpp), sources, runner, workers, options)
+
+
+@cli.command()
+@slide_options
+@click.option("--out", type=click.Path(file_okay=False), default="patches", show_default=True, help="A folder.")
+@click.option(
+    "--annotations", required=True, type=click.Path(exists=True, file_okay=False),
+    help="A folder with <slide>.geojson, polygons as QuPath writes them.",
+)  # fmt: skip
+@click.option(
+    "--malignant", multiple=True, default=("malignant", "tumor"), show_default=True, metavar="CLASS",
+    help="An annotation's class that is; repeatable. All other tissue is benign.",
+)  # fmt: skip
+@click.option("--patient", metavar="PATTERN", help="Finds the patient in a slide's name; all of the name if not given.")
+@click.option("--size", type=click.IntRange(32), default=50, show_default=True, help="Side of a patch, pixels.")
+@click.option("--patch-mpp", type=click.FloatRange(0, min_open=True), default=4.0, show_default=True,
+              help="Microns per pixel of the patches.")  # fmt: skip
+def tile(
+    sources, mpp, runner, workers, options, out, annotations, malignant, patient, size: int, patch_mpp: float
+) -> None:
+    """Cut every annotated slide in SOURCES into labelled patches: an archive a slide, which `data.name: idc` reads.
+
+    Run it again, and only what is new or changed is cut.
+    """
+    from pathlib import Path
+
+    from bcgan.predict.tile import Patches
+
+    try:
+        re.compile(patient or "")
+    except re.error as error:
+        raise InputError(f"--patient: {patient!r} is no regular expression ({error}).") from error
+    job = Patches(Path(out), Path(annotations), malignant, patient, size, patch_mpp, mpp)
+    _run_slidewise(job, sources, runner, workers, options)
+
+
+def _run_slidewise(job, sources, runner: str, workers: int, options: tuple[str, ...]) -> None:
     from bcgan import machine, progress
+    from bcgan.predict import slidewise
 
     machine.prepare_environment()
     progress.start_log(None)
-    from bcgan.predict import batch as batches
-
-    job = batches.Job(Path(out), model, engine, mpp)
-    done = batches.score(batches.slides(sources), job, runner, workers, tuple(f"--{option}" for option in options))
-    progress.log.info("batch: %d slides judged, %d were current; %s/summary.csv", done["scored"], done["skipped"], out)
+    found = slidewise.slides(sources)
+    done = slidewise.run(found, job, runner, workers, tuple(f"--{option}" for option in options))
+    progress.log.info(
+        "%s: %d slides done, %d were current; %s/summary.csv", job.name, done["done"], done["skipped"], job.out
+    )
 
 
 @cli.command()

@@ -1,162 +1,38 @@
-"""Many slides: one file of rows a slide, by one process, by several, or by Apache Beam on a cluster.
+"""`bcgan batch`: rows of every slide's patches, as `bcgan predict` has them."""
 
-The unit is a slide: every file or folder that lies directly in a source. A slide's rows are written beside their place
-and renamed when they are whole, so whatever was there is either current or nothing; a slide whose files, model and
-settings are those of its rows is skipped. All runners give the same bytes.
-"""
-
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import pandas as pd
-
-from bcgan import __version__, machine, progress
-from bcgan.data.records import fingerprint, printable
-from bcgan.errors import InputError, WorkError
-from bcgan.predict.images import KNOWN, find
+from bcgan import machine
+from bcgan.predict.images import find
 from bcgan.predict.model import Model, load
 from bcgan.predict.predict import predict
+from bcgan.predict.slidewise import Slide
 
 
-class Job(NamedTuple):
-    """What is done to every slide. model: a folder of `bcgan export`; None: the one that comes with bcgan."""
+class Scores(NamedTuple):
+    """A `bcgan.predict.slidewise.Job`. model: a folder of `bcgan export`; None: the one that comes with bcgan."""
 
     out: Path
     model: str | None = None
     engine: str = "auto"
     microns_per_pixel: float | None = None
+    name: str = "batch"
+    suffix: str = ".csv"
 
+    def settings(self, slide: Slide) -> Any:
+        model = _loaded(self.model, self.engine)
+        return [model.card.sha256, model.engine, self.microns_per_pixel]
 
-class Slide(NamedTuple):
-    name: str
-    path: Path
-
-
-def slides(sources: Iterable[str]) -> list[Slide]:
-    """Every image and every folder that lies directly in a source, by name.
-
-    Raises:
-        InputError: a source is no folder, holds nothing, or two slides have one name.
-    """
-    found: dict[str, Slide] = {}
-    for source in sources:
-        if not Path(source).is_dir():
-            raise InputError(f"{source} is no folder. Give folders of slides, or of a folder a slide.")
-        for path in sorted(Path(source).iterdir()):
-            if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in KNOWN):
-                continue
-            slide = Slide(printable(path.name), path)
-            if slide.name in found:
-                raise InputError(f"{path}: {found[slide.name].path} has the same name. Rename one of them.")
-            found[slide.name] = slide
-    if not found:
-        raise InputError(f"{' '.join(sources)}: no slide there. Give folders of slides, or of a folder a slide.")
-    return [found[name] for name in sorted(found)]
-
-
-def score(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[str, ...] = ()) -> dict[str, int]:
-    """Write slides/<slide>.csv, and .json with its key and the number of patches by verdict; then summary.csv.
-
-    Args:
-        workers: int. Processes, of pool, and of beam where no options are given.
-        options: Beam's own, such as --runner=FlinkRunner.
-
-    Returns:
-        {scored, skipped}: numbers of slides.
-
-    Raises:
-        InputError: Beam is asked for and not installed.
-        WorkError: slides failed; the others' rows are kept.
-    """
-    (job.out / "slides").mkdir(parents=True, exist_ok=True)
-    todo = [slide for slide in found if _state(slide, job).get("key") != _key(slide, job)]
-    if todo and runner == "beam":
-        _on_beam(todo, job, workers, options)
-    elif todo:
-        done = (score_one(slide, job) for slide in todo) if runner == "serial" else _in_a_pool(todo, job, workers)
-        with progress.bar(len(found), "batch", "slide", start=len(found) - len(todo)) as bar:
-            for error in done:
-                bar.update()
-                if error:
-                    progress.log.warning("batch: %s", error)
-    states = [(slide.name, _state(slide, job)) for slide in found]
-    part = job.out / "summary.csv.part"
-    pd.DataFrame([{"slide": name} | state.get("patches", {}) for name, state in states]).to_csv(part, index=False)
-    part.replace(job.out / "summary.csv")
-    if failed := [name for name, state in states if not state]:
-        raise WorkError(
-            f"{len(failed)} of {len(found)} slides failed, first {failed[0]}. Run it again for those alone."
-        )
-    return {"scored": len(todo), "skipped": len(found) - len(todo)}
-
-
-def score_one(slide: Slide, job: Job) -> str:
-    """Score one slide. What goes wrong is told and not raised, so that other slides go on; "" where nothing did."""
-    table, state = _places(slide, job)
-    part = table.with_name(f".{table.name}.{os.getpid()}.part")
-    try:
-        state.unlink(missing_ok=True)
-        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            counts = predict(_model(job), find([str(slide.path)]), file, False, job.microns_per_pixel, shown=False)
-        part.replace(table)
-        part.write_text(json.dumps({"key": _key(slide, job), "patches": counts}), "utf-8")
-        part.replace(state)
-    except (InputError, OSError, ValueError, MemoryError) as error:
-        return f"{slide.name}: {error or type(error).__name__}"
-    return ""
-
-
-def _places(slide: Slide, job: Job) -> tuple[Path, Path]:
-    return tuple(job.out / "slides" / f"{slide.name}.{suffix}" for suffix in ("csv", "json"))
-
-
-def _state(slide: Slide, job: Job) -> dict:
-    """What was written of a slide's rows; empty where they are not whole."""
-    table, state = _places(slide, job)
-    try:
-        return json.loads(state.read_text("utf-8")) if table.exists() else {}
-    except (OSError, ValueError):
-        return {}
-
-
-def _key(slide: Slide, job: Job) -> str:
-    model = _model(job)
-    read = [str(slide.path), fingerprint((slide.path,))]
-    settings = [__version__, model.card.sha256, model.engine, job.microns_per_pixel, read]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def _model(job: Job) -> Model:
-    return _loaded(job.model, job.engine)
+    def write(self, slide: Slide, path: Path) -> dict[str, int]:
+        """The number of patches by verdict."""
+        model, files = _loaded(self.model, self.engine), find([str(slide.path)])
+        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return predict(model, files, file, False, self.microns_per_pixel, shown=False)
 
 
 @cache
 def _loaded(folder: str | None, engine: str) -> Model:
     machine.prepare_environment()  # a worker's process has not
     return load(folder, engine)
-
-
-def _in_a_pool(todo: list[Slide], job: Job, workers: int) -> Iterator[str]:
-    # A forked child would inherit its parent's threads in an unknown state.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(score_one, slide, job) for slide in todo]):
-            yield future.result()
-
-
-def _on_beam(todo: list[Slide], job: Job, workers: int, options: tuple[str, ...]) -> None:
-    try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-        raise InputError(f"Apache Beam cannot be used ({error}): pip install -r requirements-beam.txt") from error
-    here = (f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing")
-    with beam.Pipeline(options=PipelineOptions(list(options or here))) as pipeline:
-        errors = pipeline | beam.Create(todo) | beam.Reshuffle() | beam.Map(score_one, job)
-        errors | beam.Filter(bool) | beam.Map(progress.log.warning)

@@ -9,7 +9,7 @@ import pytest
 
 from bcgan import cli
 from bcgan.errors import InputError, WorkError
-from bcgan.predict import batch
+from bcgan.predict import batch, slidewise
 from tests.conftest import write_png
 
 SLIDES = 3  # folders of patches; beside them stands one large image
@@ -27,8 +27,8 @@ def source(idc_folder, tmp_path):
     return place
 
 
-def job(exported, out) -> batch.Job:
-    return batch.Job(out, str(exported))
+def job(exported, out) -> batch.Scores:
+    return batch.Scores(out, str(exported))
 
 
 def written(folder) -> dict[str, bytes]:
@@ -43,10 +43,10 @@ def runners():
 
 @pytest.mark.parametrize("runner", runners())
 def test_every_runner_writes_the_same_bytes(exported, source, tmp_path, runner):
-    found = batch.slides([str(source)])
+    found = slidewise.slides([str(source)])
     assert [slide.name for slide in found] == ["100", "101", "102", "large.png"]
-    assert batch.score(found, job(exported, tmp_path / "one"), "serial", 1) == {"scored": 4, "skipped": 0}
-    assert batch.score(found, job(exported, tmp_path / "other"), runner, 2) == {"scored": 4, "skipped": 0}
+    assert slidewise.run(found, job(exported, tmp_path / "one"), "serial", 1) == {"done": 4, "skipped": 0}
+    assert slidewise.run(found, job(exported, tmp_path / "other"), runner, 2) == {"done": 4, "skipped": 0}
     assert written(tmp_path / "one") == written(tmp_path / "other")
     assert not list(tmp_path.rglob("*.part"))
     rows = list(csv.DictReader((tmp_path / "other/slides/101.csv").open(encoding="utf-8")))
@@ -56,17 +56,17 @@ def test_every_runner_writes_the_same_bytes(exported, source, tmp_path, runner):
 
 
 def test_only_what_changed_is_judged_again(exported, source, tmp_path):
-    own, found = job(exported, tmp_path / "out"), batch.slides([str(source)])
-    batch.score(found, own, "serial", 1)
+    own, found = job(exported, tmp_path / "out"), slidewise.slides([str(source)])
+    slidewise.run(found, own, "serial", 1)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/slides").glob("*.csv")}
-    assert batch.score(found, own, "serial", 1) == {"scored": 0, "skipped": 4}
+    assert slidewise.run(found, own, "serial", 1) == {"done": 0, "skipped": 4}
     os.utime(next((source / "100").rglob("*.png")), (0, 0))
     (tmp_path / "out/slides/101.csv").unlink()
     (tmp_path / "out/slides/102.json").write_text("{")
-    assert batch.score(found, own, "serial", 1) == {"scored": 3, "skipped": 1}
+    assert slidewise.run(found, own, "serial", 1) == {"done": 3, "skipped": 1}
     same = [path.name for path, time in before.items() if path.stat().st_mtime_ns == time]
     assert same == ["large.png.csv"]
-    assert batch.score(found, own._replace(microns_per_pixel=2.0), "serial", 1)["scored"] == 4
+    assert slidewise.run(found, own._replace(microns_per_pixel=2.0), "serial", 1)["done"] == 4
 
 
 def test_a_slide_that_fails_is_named_and_the_others_are_kept(exported, source, tmp_path, monkeypatch):
@@ -77,12 +77,12 @@ def test_a_slide_that_fails_is_named_and_the_others_are_kept(exported, source, t
             raise MemoryError
         return predict(model, paths, *rest, **more)
 
-    own, found = job(exported, tmp_path / "out"), batch.slides([str(source)])
+    own, found = job(exported, tmp_path / "out"), slidewise.slides([str(source)])
     monkeypatch.setattr(batch, "predict", failing)
     with pytest.raises(WorkError, match="1 of 4 slides failed, first 101"):
-        batch.score(found, own, "serial", 1)
+        slidewise.run(found, own, "serial", 1)
     monkeypatch.undo()
-    assert batch.score(found, own, "serial", 1) == {"scored": 1, "skipped": 3}
+    assert slidewise.run(found, own, "serial", 1) == {"done": 1, "skipped": 3}
     state = json.loads((tmp_path / "out/slides/101.json").read_text())
     assert sum(state["patches"].values()) == 10
 
@@ -90,10 +90,10 @@ def test_a_slide_that_fails_is_named_and_the_others_are_kept(exported, source, t
 def test_wrong_sources_are_named(tmp_path, source):
     for wrong, words in (([str(tmp_path / "nowhere")], "is no folder"), ([str(source / "100/0")] * 2, "the same name")):
         with pytest.raises(InputError, match=words):
-            batch.slides(wrong)
+            slidewise.slides(wrong)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no slide there"):
-        batch.slides([str(tmp_path / "empty")])
+        slidewise.slides([str(tmp_path / "empty")])
 
 
 def test_the_command_says_what_it_did(exported, source, tmp_path, capsys, monkeypatch):
@@ -101,8 +101,8 @@ def test_the_command_says_what_it_did(exported, source, tmp_path, capsys, monkey
     out = ["--model", str(exported), "--out", str(tmp_path / "out")]
     for more, code, words in (
         (["--by", "beam"], 2, "pip install -r requirements-beam.txt"),
-        ([], 0, "4 slides judged, 0 were current"),
-        ([], 0, "0 slides judged, 4 were current"),
+        ([], 0, "4 slides done, 0 were current"),
+        ([], 0, "0 slides done, 4 were current"),
     ):
         with pytest.raises(SystemExit) as stop:
             cli.main(["batch", str(source), *out, *more])

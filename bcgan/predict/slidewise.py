@@ -1,0 +1,153 @@
+"""Many slides: one file a slide, by one process, by several, or by Apache Beam on a cluster.
+
+The unit is a slide: every file or folder that lies directly in a source. A slide's file is written beside its place
+and renamed when it is whole, so whatever was there is either current or nothing; a slide that is what its file was made
+of, under the same settings, is skipped. All runners give the same bytes. What is done to a slide is a job's own affair:
+`bcgan.predict.batch` scores it, `bcgan.predict.tile` cuts it into labelled patches.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pandas as pd
+
+from bcgan import __version__, progress
+from bcgan.data.records import fingerprint, printable
+from bcgan.errors import InputError, WorkError
+from bcgan.predict.images import KNOWN
+
+
+class Slide(NamedTuple):
+    name: str
+    path: Path
+
+
+class Job(Protocol):
+    """What is done to every slide; another process gets a copy of it. name, suffix: of the command and of its files."""
+
+    out: Path
+    name: str
+    suffix: str
+
+    def settings(self, slide: Slide) -> Any:
+        """What the file depends on beside the slide, as JSON has it."""
+
+    def write(self, slide: Slide, path: Path) -> dict[str, int]:
+        """Write the file; the number of patches by kind."""
+
+
+def slides(sources: Iterable[str]) -> list[Slide]:
+    """Every image and every folder that lies directly in a source, by name.
+
+    Raises:
+        InputError: a source is no folder, holds nothing, or two slides have one name.
+    """
+    found: dict[str, Slide] = {}
+    for source in sources:
+        if not Path(source).is_dir():
+            raise InputError(f"{source} is no folder. Give folders of slides, or of a folder a slide.")
+        for path in sorted(Path(source).iterdir()):
+            if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in KNOWN):
+                continue
+            slide = Slide(printable(path.name), path)
+            if slide.name in found:
+                raise InputError(f"{path}: {found[slide.name].path} has the same name. Rename one of them.")
+            found[slide.name] = slide
+    if not found:
+        raise InputError(f"{' '.join(sources)}: no slide there. Give folders of slides, or of a folder a slide.")
+    return [found[name] for name in sorted(found)]
+
+
+def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[str, ...] = ()) -> dict[str, int]:
+    """Write slides/<slide><suffix>, and .json with its key and the number of patches by kind; then summary.csv.
+
+    Args:
+        workers: int. Processes, of pool, and of beam where no options are given.
+        options: Beam's own, such as --runner=FlinkRunner.
+
+    Returns:
+        {done, skipped}: numbers of slides.
+
+    Raises:
+        InputError: Beam is asked for and not installed.
+        WorkError: slides failed; the others' files are kept.
+    """
+    (job.out / "slides").mkdir(parents=True, exist_ok=True)
+    todo = [slide for slide in found if _state(slide, job).get("key") != _key(slide, job)]
+    if todo and runner == "beam":
+        _on_beam(todo, job, workers, options)
+    elif todo:
+        done = (run_one(slide, job) for slide in todo) if runner == "serial" else _in_a_pool(todo, job, workers)
+        with progress.bar(len(found), job.name, "slide", start=len(found) - len(todo)) as bar:
+            for error in done:
+                bar.update()
+                if error:
+                    progress.log.warning("%s: %s", job.name, error)
+    states = [(slide.name, _state(slide, job)) for slide in found]
+    part = job.out / "summary.csv.part"
+    pd.DataFrame([{"slide": name} | state.get("patches", {}) for name, state in states]).to_csv(part, index=False)
+    part.replace(job.out / "summary.csv")
+    if failed := [name for name, state in states if not state]:
+        raise WorkError(
+            f"{len(failed)} of {len(found)} slides failed, first {failed[0]}. Run it again for those alone."
+        )
+    return {"done": len(todo), "skipped": len(found) - len(todo)}
+
+
+def run_one(slide: Slide, job: Job) -> str:
+    """Do one slide. What goes wrong is told and not raised, so that other slides go on; "" where nothing did."""
+    made, state = _places(slide, job)
+    part = made.with_name(f".{made.name}.{os.getpid()}.part")
+    try:
+        state.unlink(missing_ok=True)
+        counts = job.write(slide, part)
+        part.replace(made)
+        part.write_text(json.dumps({"key": _key(slide, job), "patches": counts}), "utf-8")
+        part.replace(state)
+    except (InputError, OSError, ValueError, MemoryError) as error:
+        part.unlink(missing_ok=True)
+        return f"{slide.name}: {error or type(error).__name__}"
+    return ""
+
+
+def _places(slide: Slide, job: Job) -> tuple[Path, Path]:
+    return tuple(job.out / "slides" / f"{slide.name}{suffix}" for suffix in (job.suffix, ".json"))
+
+
+def _state(slide: Slide, job: Job) -> dict:
+    """What was written of a slide's file; empty where it is not whole."""
+    made, state = _places(slide, job)
+    try:
+        return json.loads(state.read_text("utf-8")) if made.exists() else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _key(slide: Slide, job: Job) -> str:
+    read = [str(slide.path), fingerprint((slide.path,))]
+    return hashlib.sha256(json.dumps([__version__, read, job.settings(slide)], sort_keys=True).encode()).hexdigest()
+
+
+def _in_a_pool(todo: list[Slide], job: Job, workers: int) -> Iterator[str]:
+    # A forked child would inherit its parent's threads in an unknown state.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(run_one, slide, job) for slide in todo]):
+            yield future.result()
+
+
+def _on_beam(todo: list[Slide], job: Job, workers: int, options: tuple[str, ...]) -> None:
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise InputError(f"Apache Beam cannot be used ({error}): pip install -r requirements-beam.txt") from error
+    here = (f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing")
+    with beam.Pipeline(options=PipelineOptions(list(options or here))) as pipeline:
+        errors = pipeline | beam.Create(todo) | beam.Reshuffle() | beam.Map(run_one, job)
+        errors | beam.Filter(bool) | beam.Map(progress.log.warning)

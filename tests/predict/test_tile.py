@@ -1,0 +1,122 @@
+import importlib.util
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+
+from bcgan import cli, experiment
+from bcgan.data.idc.scan import records
+from bcgan.predict import slidewise, tile
+from bcgan.preprocess import store
+from tests.conftest import write_png
+
+OUTER = [[100, 100], [400, 100], [400, 400], [100, 400], [100, 100]]
+HOLE = [[200, 200], [300, 200], [300, 300], [200, 300], [200, 200]]
+
+
+def feature(kind: str, rings, geometry: str = "Polygon") -> dict:
+    return {
+        "type": "Feature", "geometry": {"type": geometry, "coordinates": rings},
+        "properties": {"objectType": "annotation", "classification": {"name": kind}},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Two slides of one patient and one of another: tissue all over, a malignant ring, nothing, and no class."""
+    rng = np.random.default_rng(0)
+    for name, features in (
+        ("P1_a.png", [feature("Tumor", [OUTER, HOLE]), feature("Stroma", [HOLE])]),
+        ("P1_b.png", []),
+        ("P2_a.png", [feature("TUMOR", [[OUTER], [[[450, 450], [500, 450], [500, 500], [450, 500]]]], "MultiPolygon"),
+                      {"geometry": None, "properties": {}}]),
+    ):  # fmt: skip
+        write_png(tmp_path / "slides" / name, rng.integers(80, 200, (500, 520, 3), dtype=np.uint8))
+        place = tmp_path / "annotations" / f"{name.removesuffix('.png')}.geojson"
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return tmp_path
+
+
+def job(source, out="out", **more) -> tile.Patches:
+    return tile.Patches(source / out, source / "annotations", ("tumor",), patient="^[^_]+", **more)
+
+
+def runners():
+    yield from ("serial", "pool")
+    missing = importlib.util.find_spec("apache_beam") is None
+    yield pytest.param("beam", marks=pytest.mark.skipif(missing, reason="Apache Beam is not installed"))
+
+
+@pytest.mark.parametrize("runner", runners())
+def test_every_runner_writes_the_same_bytes_and_what_is_current_is_skipped(source, runner):
+    found = slidewise.slides([str(source / "slides")])
+    assert slidewise.run(found, job(source), "serial", 1) == {"done": 3, "skipped": 0}
+    assert slidewise.run(found, job(source, "other"), runner, 2) == {"done": 3, "skipped": 0}
+    one, other = ({p.name: p.read_bytes() for p in (source / out / "slides").glob("*.zip")} for out in ("out", "other"))
+    assert one == other and len(one) == 3
+    assert slidewise.run(found, job(source), runner, 2) == {"done": 0, "skipped": 3}
+    os.utime(source / "annotations/P2_a.geojson", (0, 0))
+    assert slidewise.run(found, job(source), "serial", 1) == {"done": 1, "skipped": 2}
+    assert slidewise.run(found, job(source, size=100), "serial", 1) == {"done": 3, "skipped": 0}
+
+
+def test_patches_are_labelled_by_where_they_lie_and_can_be_trained_on(source, monkeypatch):
+    slidewise.run(slidewise.slides([str(source / "slides")]), job(source), "serial", 1)
+    rows = records((source / "out",))
+    ringed = {(one.x, one.y) for one in rows if one.patient == "P1" and one.label}
+    inside = {(x, y) for x in range(100, 400, 50) for y in range(100, 400, 50)}
+    assert ringed == inside - {(x, y) for x in (200, 250) for y in (200, 250)}
+    assert {(one.x, one.y) for one in rows if one.patient == "P2" and one.label} == inside | {(450, 450)}
+    # 10 rows of 10, and the last column, 20 pixels of tissue of 50, holds enough of it.
+    assert {one.patient: sum(other.patient == one.patient for other in rows) for one in rows} == {"P1": 220, "P2": 110}
+    summary = (source / "out/summary.csv").read_text().splitlines()
+    assert summary == ["slide,benign,malignant", "P1_a.png,78,32", "P1_b.png,110,0", "P2_a.png,73,37"]
+    settings = experiment.load("idc", ("data.protocol=kfold", "data.folds=3"), str(source / "out"))
+    with pytest.raises(experiment.InputError, match="3 folds need as many"):  # it was read: two patients are too few to deal
+        store.build(settings, source)
+
+
+def test_the_scale_is_the_patches_own(source):
+    """At twice the microns per pixel a patch covers four times the tissue."""
+    found = slidewise.slides([str(source / "slides")])
+    slidewise.run(found, job(source, patch_microns=2.0, microns_per_pixel=1.0), "serial", 1)
+    with zipfile.ZipFile(source / "out/slides/P1_a.png.zip") as archive:
+        names = archive.namelist()
+    assert len(names) == 5 * 6
+    assert {name.split("_x")[1] for name in names if "/1/" in name} == {
+        f"{x}_y{y}_class1.png" for x in (50, 100, 150) for y in (50, 100, 150) if (x, y) != (100, 100)
+    }
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda root: (root / "annotations/P1_b.geojson").unlink(), "holds no P1_b.png.geojson"),
+        (lambda root: (root / "annotations/P1_b.geojson").write_text("[{]"), "no GeoJSON"),
+        (lambda root: (root / "annotations/P1_b.geojson").write_text(json.dumps([feature("Tumor", 3, "Point")])),
+         "no GeoJSON"),
+        (lambda root: (root / "slides/P1_b.png").write_bytes(b"no image"), "P1_b.png"),
+        (lambda root: (root / "slides/P1_b.png").rename(root / "slides/_.png"), "no patient in _.png"),
+        (lambda root: (root / "slides/folder").mkdir(), "is a folder"),
+    ],
+)  # fmt: skip
+def test_a_slide_that_cannot_be_cut_is_named_and_the_others_are(source, capsys, spoil, words):
+    spoil(source)
+    given = ["tile", str(source / "slides"), "--annotations", str(source / "annotations"), "--patient", "^[^_]+"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*given, "--out", str(source / "out")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert words in said and "slides failed" in said
+    assert len(list((source / "out/slides").glob("*.zip"))) >= 2
+    assert not list(source.rglob("*.part"))
+
+
+def test_a_wrong_pattern_is_one_sentence(source, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["tile", str(source / "slides"), "--annotations", str(source / "annotations"), "--patient", "("])
+    assert stop.value.code == 2
+    assert "--patient: '(' is no regular expression" in capsys.readouterr().err
