@@ -1,5 +1,6 @@
 """`bcgan export`: a finished run's classifier as a folder that `bcgan predict` reads."""
 
+import time
 from pathlib import Path
 
 import keras
@@ -40,7 +41,8 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
     Args:
         everyone: bool. Train the members anew, on the patients of every role and for as many epochs, once the figures
             are final; calibration, thresholds and figures stay those of the networks that have not seen the held-out
-            patients. A kill costs the epoch; the networks wait in runs/<experiment>/export.
+            patients. A kill costs the epoch; the networks wait in runs/<experiment>/export for as long as
+            runs/<experiment>/classify is what it was.
 
     Raises:
         InputError: the folder holds something else.
@@ -120,7 +122,11 @@ def _on_everyone(
     """The members trained on the patients of every role, and how many those are."""
     xla = machine.start(experiment)
     patches, settings, folder = store.load(root / "preprocess"), experiment.classify, root / "export"
-    folder.mkdir(exist_ok=True)
+    began, inputs = time.monotonic(), {"classify": runs.read_json(root / "classify" / runs.MANIFEST)["key"]}
+    key = runs.key_of("export", chosen, inputs)
+    stale = runs.why_stale(folder, key)
+    if stale:
+        runs.begin(folder, key)
     real = Patches(patches.images, patches.index["label"].to_numpy())
     networks = []
     for name, seed in chosen.items():
@@ -131,6 +137,8 @@ def _on_everyone(
             made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
             train(network, real, made if own.synthetic else None, None, settings, own, seed, path, xla)
         networks.append(weights.load_model(path))
+    if stale:
+        runs.finish(folder, key, "export", chosen, inputs, began)
     count = {"patients": int(patches.index["patient"].nunique()), "patches": len(patches.index)}
     return networks, count | {"calibrated": "on networks that had not seen the held-out patients"}
 

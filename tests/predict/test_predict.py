@@ -58,9 +58,15 @@ def test_an_image_of_empty_glass_has_a_verdict(model, tmp_path):
 def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["export", "tiny.yaml", "--out", "model", "--everyone"])
-    assert stop.value.code == 0
+    network, times = Path("runs/tiny/export/gan_resnet-seed0.keras"), []
+    for spoil in (False, False, True):
+        if spoil:
+            network.write_bytes(b"another run's")
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["export", "tiny.yaml", "--out", "model", "--everyone"])
+        assert stop.value.code == 0
+        times.append(network.stat().st_mtime_ns)
+    assert times[0] == times[1] < times[2]  # what is whole and current is not trained again
     before, after = models.load(exported).card, models.load("model").card
     assert (after.trained["patients"], after.trained["patches"]) == (8, 80)
     assert before.trained["patients"] == 4
