@@ -149,5 +149,5 @@ def _on_beam(todo: list[Slide], job: Job, workers: int, options: tuple[str, ...]
         raise InputError(f"Apache Beam cannot be used ({error}): pip install -r requirements-beam.txt") from error
     here = (f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing")
     with beam.Pipeline(options=PipelineOptions(list(options or here))) as pipeline:
-        errors = pipeline | beam.Create(todo) | beam.Reshuffle() | beam.Map(run_one, job)
+        errors = pipeline | beam.Create(todo) | beam.Reshuffle() | beam.Map(lambda slide: run_one(slide, job))
         errors | beam.Filter(bool) | beam.Map(progress.log.warning)
