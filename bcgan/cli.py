@@ -190,6 +190,7 @@ def batch(sources, mpp, runner: str, workers: int, options: tuple[str, ...], out
     """
     from pathlib import Path
 
+    _prepare_slidewise()
     from bcgan.predict.batch import Scores
 
     _run_slidewise(Scores(Path(out), model, engine, mpp), sources, runner, workers, options)
@@ -207,35 +208,37 @@ def batch(sources, mpp, runner: str, workers: int, options: tuple[str, ...], out
     help="An annotation's class that is; repeatable. All other tissue is benign.",
 )  # fmt: skip
 @click.option("--patient", metavar="PATTERN", help="Finds the patient in a slide's name; all of the name if not given.")
-@click.option("--size", type=click.IntRange(32), default=50, show_default=True, help="Side of a patch, pixels.")
-@click.option("--patch-mpp", type=click.FloatRange(0, min_open=True), default=4.0, show_default=True,
-              help="Microns per pixel of the patches.")  # fmt: skip
-def tile(
-    sources, mpp, runner, workers, options, out, annotations, malignant, patient, size: int, patch_mpp: float
-) -> None:
-    """Cut every annotated slide in SOURCES into labelled patches: an archive a slide, which `data.name: idc` reads.
+def tile(sources, mpp, runner, workers, options, out, annotations, malignant, patient) -> None:
+    """Cut every annotated slide in SOURCES into labelled patches, as the experiment `tiled` trains on.
 
-    Run it again, and only what is new or changed is cut.
+    Patches are as those of the data set idc: 50 pixels of 4 microns. Every slide gets an archive; run it again, and
+    only what is new or changed is cut.
     """
     from pathlib import Path
-
-    from bcgan.predict.tile import Patches
 
     try:
         re.compile(patient or "")
     except re.error as error:
         raise InputError(f"--patient: {patient!r} is no regular expression ({error}).") from error
-    job = Patches(Path(out), Path(annotations), malignant, patient, size, patch_mpp, mpp)
+    _prepare_slidewise()
+    from bcgan.predict.tile import Patches
+
+    job = Patches(Path(out), Path(annotations), malignant, patient, mpp)
     _run_slidewise(job, sources, runner, workers, options)
 
 
-def _run_slidewise(job, sources, runner: str, workers: int, options: tuple[str, ...]) -> None:
+def _prepare_slidewise() -> None:
     from bcgan import machine, progress
-    from bcgan.predict import slidewise
 
     machine.prepare_environment()
     progress.start_log(None)
-    found = slidewise.slides(sources)
+
+
+def _run_slidewise(job, sources, runner: str, workers: int, options: tuple[str, ...]) -> None:
+    from bcgan import progress
+    from bcgan.predict import slidewise
+
+    found = slidewise.slides(sources, job.folders)
     done = slidewise.run(found, job, runner, workers, tuple(f"--{option}" for option in options))
     progress.log.info(
         "%s: %d slides done, %d were current; %s/summary.csv", job.name, done["done"], done["skipped"], job.out

@@ -70,22 +70,25 @@ def why_stale(folder: Path, key: str) -> str | None:
 
 
 def unfinished(folder: Path, what: str) -> Any:
-    """`key`, `commit` or `inputs` ({file: hash}) of the stage that is at work in this folder; None where none is."""
+    """`key`, `commit`, `inputs` ({file: hash}) or `afresh` of the stage at work in this folder; None where none is."""
     try:
         return read_json(folder / UNFINISHED).get(what)
     except (OSError, json.JSONDecodeError, AttributeError):
         return None
 
 
-def begin(folder: Path, key: str, inputs: dict[str, str] | None = None) -> None:
+def begin(folder: Path, key: str, inputs: dict[str, str] | None = None, afresh: bool = False) -> None:
     """Make the stage's folder ready: work left by the same settings stays, so that it resumes; other work is set
-    aside until the stage has finished."""
+    aside until the stage has finished, finished work rather than unfinished."""
     if unfinished(folder, "key") != key:
-        if folder.exists():
+        if (folder / MANIFEST).exists() or not (_aside(folder) / MANIFEST).exists():
             shutil.rmtree(_aside(folder), ignore_errors=True)
-            folder.rename(_aside(folder))
+            if folder.exists():
+                folder.rename(_aside(folder))
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_json(folder / UNFINISHED, {"key": key, "commit": commit(), "inputs": inputs or {}})
+        state = {"key": key, "commit": commit(), "inputs": inputs or {}, "afresh": afresh}
+        write_json(folder / UNFINISHED, state)
 
 
 def undo(folder: Path) -> None:
@@ -121,9 +124,8 @@ def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs:
 
 
 def earlier(folder: Path) -> Path | None:
-    """Where `begin` set aside what the stage left; None where that is whole and current and yet to be made anew."""
-    before = _aside(folder)
-    return before if why_stale(before, unfinished(folder, "key")) else None
+    """Where `begin` set aside what the stage left; None where nothing of it is to be used."""
+    return None if unfinished(folder, "afresh") else _aside(folder)
 
 
 def _aside(folder: Path) -> Path:

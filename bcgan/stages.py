@@ -279,7 +279,7 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
                 log.info("%s: skipped, whole and current", stage.name)
                 continue
             log.info("%s: runs, %s", stage.name, why)
-            runs.begin(folder, key, inputs)
+            runs.begin(folder, key, inputs, stage.name in force)
             began = time.monotonic()
             try:
                 stage.run(experiment, root)

@@ -2,9 +2,11 @@
 
 import lzma
 import os
+import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +70,11 @@ def image_files(places: tuple[Path, ...]) -> Iterator[File]:
                 yield File(place.name, *names, _file_reader(path))
 
 
+def slide_of(keys: Iterable[str]) -> list[str]:
+    """The slide of each patch whose place is known: its key up to the place. A patient may have several."""
+    return [re.sub(r"_x\d+_y\d+_.*$", "", key) for key in keys]
+
+
 def printable(name: str) -> str:
     """Bytes of a file's name that are no UTF-8, which no table could hold, as \\xff and the like."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -103,13 +110,23 @@ def _is_image(name: str) -> bool:
 
 def _archive_files(path: Path) -> Iterator[File]:
     try:
-        archive = zipfile.ZipFile(path)
+        members = sorted(_archive(path).infolist(), key=lambda member: member.filename)
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{path} is not a readable zip archive ({error}). Fetch it again or remove it.") from error
-    for member in sorted(archive.infolist(), key=lambda member: member.filename):
+    for member in members:
         name = member.filename
         if _is_image(name.rsplit("/", 1)[-1]) and not name.startswith("__MACOSX/"):
-            yield File(path.name, name, f"{path}!{name}", _member_reader(archive, member))
+            yield File(path.name, name, f"{path}!{name}", _member_reader(path, member))
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    return _opened(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(32)
+def _opened(path: Path, changed: int) -> zipfile.ZipFile:
+    """Open while its members are read; a thousand at once would be more files than a process may have."""
+    return zipfile.ZipFile(path)
 
 
 def _file_reader(path: Path) -> Callable[[], bytes]:
@@ -121,12 +138,12 @@ def _file_reader(path: Path) -> Callable[[], bytes]:
     return read
 
 
-def _member_reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], bytes]:
+def _member_reader(path: Path, member: zipfile.ZipInfo) -> Callable[[], bytes]:
     def read() -> bytes:
         if member.file_size > LARGEST_FILE:
             raise ValueError(f"{member.filename} unpacks to {member.file_size} bytes, more than {LARGEST_FILE}")
         try:
-            return archive.read(member)
+            return _archive(path).read(member)
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError) as error:
             raise OSError(str(error)) from error
 

@@ -11,7 +11,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from bcgan.classify import context
 from bcgan.classify.calibration import log_odds, probability
-from bcgan.data.records import CLASSES
+from bcgan.data.records import CLASSES, slide_of
 from bcgan.evaluate.probes import COLOUR_AND_TEXTURE
 
 COLOURS, ENSEMBLE, CONTEXT = "colour_statistics", "ensemble", "context"
@@ -55,14 +55,14 @@ def ensemble(table: pd.DataFrame, members: tuple[str, ...]) -> np.ndarray:
 
 
 def in_context(table: pd.DataFrame, base: np.ndarray, side: int) -> tuple[np.ndarray, context.Context]:
-    """The base probabilities in the light of the neighbours, which are those of the same patient and role.
+    """The base probabilities in the light of the neighbours, which are those of the same slide and role.
 
     Args:
-        table: columns patient, role, x, y, label; a row a held-out patch. Patches of role validation fit the weights.
+        table: columns id, role, x, y, label; a row a held-out patch. Patches of role validation fit the weights.
         base: float, (n,).
         side: int. Side of a patch, pixels at its own scale.
     """
-    places, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + table["patient"]).to_numpy()
+    places, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + slide_of(table["id"])).to_numpy()
     chosen = (table["role"] == "validation").to_numpy()
     fitted = context.fit(base[chosen], places[chosen], slides[chosen], table["label"].to_numpy()[chosen], side)
     return context.refine(fitted, base, places, slides, side), fitted

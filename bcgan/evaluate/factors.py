@@ -59,6 +59,8 @@ def levels(experiment: Experiment) -> list[Level]:
 def evaluate(experiment: Experiment, root: Path, folder: Path) -> None:
     """Write <level>/seed<k>.npz (probabilities of validation and test patches), then factors.json."""
     planned = levels(experiment)
+    for level in planned:
+        machine.start(level.experiment)  # what this machine lacks is told before anything is trained
     with progress.bar(len(planned) * len(experiment.factors.seeds), "factors", "training") as bar:
         for level in planned:
             for seed in experiment.factors.seeds:

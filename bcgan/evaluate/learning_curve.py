@@ -163,8 +163,9 @@ def _extra(
         return None, False
     settings = experiment.learning_curve
     kind = "translation" if cell.arm == "translation" else "gan"
-    place = folder / f"{cell.share:g}-{kind}-seed{cell.seed}"
-    place.mkdir(exist_ok=True)
+    key = trials.key(folder, experiment, READS, cell.share, kind, cell.seed)
+    place = folder / f"{cell.share:g}-{kind}-seed{cell.seed}-{key[:8]}"
+    trials.take_over(place, folder)
     keras.utils.set_random_seed(cell.seed)
     if kind == "translation":
         if not (place / "to_malignant.keras").exists():

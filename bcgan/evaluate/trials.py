@@ -4,6 +4,7 @@ A trial has a key of its own, so that a stage whose settings name one trial more
 """
 
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -43,15 +44,26 @@ def is_there(path: Path, folder: Path, key: str) -> bool:
         if place and _key_in(place) == key:
             if place != path:
                 path.parent.mkdir(exist_ok=True)
-                shutil.copy2(place, path)
+                part = path.with_name(f"{path.stem}.part.npz")
+                shutil.copy2(place, part)
+                part.replace(path)
             return True
     return False
+
+
+def take_over(place: Path, folder: Path) -> None:
+    """Make a trial's folder of networks, whose name tells what they depend on: as the stage left it under other
+    settings, or empty."""
+    before = runs.earlier(folder)
+    if not place.exists() and before and (before / place.name).exists():
+        shutil.copytree(before / place.name, place)
+    place.mkdir(exist_ok=True)
 
 
 def _key_in(path: Path) -> str | None:
     try:
         return str(runs.read_arrays(path).get("key"))
-    except (OSError, ValueError, BadZipFile):
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error):
         return None
 
 

@@ -20,6 +20,7 @@ class Scores(NamedTuple):
     microns_per_pixel: float | None = None
     name: str = "batch"
     suffix: str = ".csv"
+    folders: bool = True
 
     def settings(self, slide: Slide) -> Any:
         model = _loaded(self.model, self.engine)

@@ -11,7 +11,8 @@ from bcgan import data, machine, progress, runs
 from bcgan.classify import calibration, context
 from bcgan.classify.scoring import probabilities
 from bcgan.classify.train import Patches, train
-from bcgan.data.records import CLASSES
+from bcgan.data.idc import scan as idc
+from bcgan.data.records import CLASSES, slide_of
 from bcgan.data.views import central
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, metrics
@@ -23,7 +24,7 @@ from bcgan.predict import engines, formats
 from bcgan.predict.model import CARD, FILES, Calls, Card, Model
 from bcgan.preprocess import store
 
-MICRONS = {"idc": 4.0, "patch_camelyon": 0.972}  # per pixel of a patch at its native size, by data set
+MICRONS = {"idc": idc.MICRONS, "patch_camelyon": 0.972}  # per pixel of a patch at its native size, by data set
 SPECIFICITY = 0.95  # on validation patients, above whose threshold a patch is called malignant; so for sensitivity
 OUTLIER = 0.995  # share of validation patches that are taken for tissue of the kind that was trained on
 VIEWS = 8
@@ -165,7 +166,7 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
     fitted = calibration.fit(found, labels)
     after = calibration.apply(fitted, found)
     places, side = index[["x", "y"]].to_numpy(), data.native_size(experiment.data) or experiment.data.size
-    slides, near, near_calls = index["patient"].to_numpy(), None, None
+    slides, near, near_calls = np.array(slide_of(index["id"])), None, None
     if context.known(places):
         near = context.fit(found, places, slides, labels, side)
         near_calls = _calls(labels, context.refine(near, found, places, slides, side))

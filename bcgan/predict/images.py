@@ -89,14 +89,19 @@ def cut(data: bytes, name: str, size: int, scale: float) -> Tiles:
     Raises:
         ValueError: it is no readable image.
     """
-    original = image = images.decode(data, name)
-    if scale != 1:
-        height, width = (max(1, round(side / scale)) for side in image.shape[:2])
-        how = cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC
-        image = cv2.resize(image, (width, height), interpolation=how)
+    original = images.decode(data, name)
+    image = scaled(original, scale)
     if max(image.shape[:2]) <= WHOLE * size:
         return Tiles(images.fit(image, size, size)[None], np.zeros((1, 2), int), scale, original, True, scale)
     return Tiles(*tiled(image, size), scale, original, False, scale)
+
+
+def scaled(image: np.ndarray, scale: float) -> np.ndarray:
+    """The image with `scale` of its pixels for each of the result's."""
+    if scale == 1:
+        return image
+    height, width = (max(1, round(side / scale)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC)
 
 
 def tiled(image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,8 @@ def read(path: Path, size: int, model_microns: float | None, microns: float | No
         microns: float. Of the slide, in place of what the slide says.
 
     Returns:
-        Tiles. Its image is the slide at the model's scale; places times scale are the slide's own pixels.
+        Tiles. Its image is the slide at the model's scale; places times scale are the slide's own pixels, counted from
+        where the scan begins in formats that say so, as QuPath counts them.
 
     Raises:
         ValueError: OpenSlide cannot read it, it does not say its resolution and none was given, or it is larger at the
@@ -64,7 +65,10 @@ def read(path: Path, size: int, model_microns: float | None, microns: float | No
 
 
 def _at_scale(slide, scale: float, path: Path) -> np.ndarray:
-    width, height = (max(1, round(side / scale)) for side in slide.dimensions)
+    # Some formats place the scan somewhere in a larger, empty slide.
+    bounds = [slide.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
+    x, y, *dimensions = map(int, bounds) if all(bounds) else (0, 0, *slide.dimensions)
+    width, height = (max(1, round(side / scale)) for side in dimensions)
     if width * height > LARGEST_IMAGE:
         raise ValueError(f"{path} has {width}x{height} pixels at the model's scale, more than {LARGEST_IMAGE}")
     level = slide.get_best_level_for_downsample(scale)
@@ -75,7 +79,7 @@ def _at_scale(slide, scale: float, path: Path) -> np.ndarray:
     with progress.bar(len(corners), path.name, "block") as bar:
         for top, left in corners:
             tall, wide = min(step, height - top), min(step, width - left)
-            place = round(left * scale), round(top * scale)
+            place = x + round(left * scale), y + round(top * scale)
             region = slide.read_region(place, level, (max(1, round(wide * finer)), max(1, round(tall * finer))))
             pixels = np.asarray(region, np.float32)
             opaque = pixels[..., 3:] / 255  # where nothing was scanned there is nothing: white, as empty glass

@@ -20,7 +20,7 @@ import pandas as pd
 from bcgan import __version__, progress
 from bcgan.data.records import fingerprint, printable
 from bcgan.errors import InputError, WorkError
-from bcgan.predict.images import KNOWN
+from bcgan.predict.images import KNOWN, SLIDE_SUFFIXES
 
 
 class Slide(NamedTuple):
@@ -29,11 +29,15 @@ class Slide(NamedTuple):
 
 
 class Job(Protocol):
-    """What is done to every slide; another process gets a copy of it. name, suffix: of the command and of its files."""
+    """What is done to every slide; another process gets a copy of it.
+
+    name, suffix: of the command and of its files. folders: whether a folder of patches is a slide too.
+    """
 
     out: Path
     name: str
     suffix: str
+    folders: bool
 
     def settings(self, slide: Slide) -> Any:
         """What the file depends on beside the slide, as JSON has it."""
@@ -42,8 +46,9 @@ class Job(Protocol):
         """Write the file; the number of patches by kind."""
 
 
-def slides(sources: Iterable[str]) -> list[Slide]:
-    """Every image and every folder that lies directly in a source, by name.
+def slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
+    """Every image, and every folder where these count, that lies directly in a source, by name. The folder beside a
+    file of the same name is that slide's own, as MIRAX has it.
 
     Raises:
         InputError: a source is no folder, holds nothing, or two slides have one name.
@@ -53,7 +58,7 @@ def slides(sources: Iterable[str]) -> list[Slide]:
         if not Path(source).is_dir():
             raise InputError(f"{source} is no folder. Give folders of slides, or of a folder a slide.")
         for path in sorted(Path(source).iterdir()):
-            if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in KNOWN):
+            if path.name.startswith(".") or not (_is_own(path) and folders if path.is_dir() else _is_image(path)):
                 continue
             slide = Slide(printable(path.name), path)
             if slide.name in found:
@@ -62,6 +67,14 @@ def slides(sources: Iterable[str]) -> list[Slide]:
     if not found:
         raise InputError(f"{' '.join(sources)}: no slide there. Give folders of slides, or of a folder a slide.")
     return [found[name] for name in sorted(found)]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in KNOWN
+
+
+def _is_own(folder: Path) -> bool:
+    return not any(folder.with_name(folder.name + suffix).is_file() for suffix in SLIDE_SUFFIXES)
 
 
 def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[str, ...] = ()) -> dict[str, int]:
@@ -89,6 +102,12 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
                 bar.update()
                 if error:
                     progress.log.warning("%s: %s", job.name, error)
+    known = {f"{slide.name}{job.suffix}" for slide in found}
+    if others := sorted({path.name for path in (job.out / "slides").glob(f"*{job.suffix}")} - known):
+        progress.log.warning(
+            "%s: %s is of no slide that was named (%d such files in %s). Remove it, unless it is wanted.",
+            job.name, others[0], len(others), job.out / "slides",
+        )  # fmt: skip
     states = [(slide.name, _state(slide, job)) for slide in found]
     part = job.out / "summary.csv.part"
     pd.DataFrame([{"slide": name} | state.get("patches", {}) for name, state in states]).to_csv(part, index=False)
@@ -105,14 +124,17 @@ def run_one(slide: Slide, job: Job) -> str:
     made, state = _places(slide, job)
     part = made.with_name(f".{made.name}.{os.getpid()}.part")
     try:
-        state.unlink(missing_ok=True)
+        key = _key(slide, job)  # before the work: what changes meanwhile is done again
+        for old in (state, made):
+            old.unlink(missing_ok=True)
         counts = job.write(slide, part)
         part.replace(made)
-        part.write_text(json.dumps({"key": _key(slide, job), "patches": counts}), "utf-8")
+        part.write_text(json.dumps({"key": key, "patches": counts}), "utf-8")
         part.replace(state)
-    except (InputError, OSError, ValueError, MemoryError) as error:
+    except Exception as error:
         part.unlink(missing_ok=True)
-        return f"{slide.name}: {error or type(error).__name__}"
+        told = isinstance(error, InputError | OSError | ValueError) and str(error)
+        return f"{slide.name}: {told or repr(error)}"
     return ""
 
 
@@ -130,7 +152,8 @@ def _state(slide: Slide, job: Job) -> dict:
 
 
 def _key(slide: Slide, job: Job) -> str:
-    read = [str(slide.path), fingerprint((slide.path,))]
+    places = (slide.path, slide.path.with_suffix("")) if slide.path.is_file() else (slide.path,)  # MIRAX has a folder
+    read = [str(slide.path), fingerprint(places)]
     return hashlib.sha256(json.dumps([__version__, read, job.settings(slide)], sort_keys=True).encode()).hexdigest()
 
 

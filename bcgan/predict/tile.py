@@ -6,16 +6,20 @@ import re
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import cv2
 import numpy as np
 
+from bcgan.data.idc.scan import MICRONS
+from bcgan.data.idc.scan import NATIVE_SIZE as SIZE
 from bcgan.data.records import CLASSES, fingerprint
 from bcgan.predict import slides
-from bcgan.predict.images import read
+from bcgan.predict.images import GLASS, scaled, tiled
 from bcgan.predict.slidewise import Slide
+from bcgan.preprocess.images import decode
 
-MOSTLY = 0.5  # least share of a patch that is annotated as malignant where its label is
+MOSTLY = 0.5  # least share of a patch's tissue that is annotated as malignant where its label is
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every archive's members, so that the same slide has the same bytes
 
 
@@ -24,18 +28,17 @@ class Patches(NamedTuple):
 
     annotations: a folder with <slide>.geojson, as QuPath writes it. malignant: its classes that are; tissue outside
     of them is benign. patient: a regular expression that finds the patient in a slide's name; None: all of it, without
-    its suffix. patch_microns: microns per pixel of the patches. microns_per_pixel: of the slides; None: as they say.
+    its suffix. microns_per_pixel: of the slides; None: as they say, or the patches' own.
     """
 
     out: Path
     annotations: Path
     malignant: tuple[str, ...]
     patient: str | None = None
-    size: int = 50
-    patch_microns: float = 4.0
     microns_per_pixel: float | None = None
     name: str = "tile"
     suffix: str = ".zip"
+    folders: bool = False
 
     def settings(self, slide: Slide) -> Any:
         found = self._annotation(slide)
@@ -47,23 +50,22 @@ class Patches(NamedTuple):
         Raises:
             ValueError: no annotation, one that is no GeoJSON, a name without a patient, or no readable image.
         """
-        if slide.path.is_dir():
-            raise ValueError(f"{slide.path} is a folder. Give images and whole slides.")
         patient, annotation = patient_of(slide, self.patient), self._annotation(slide)
         if not annotation:
             raise ValueError(
                 f"{self.annotations} holds no {slide.name}.geojson. A slide without malignant tissue needs one without "
                 "features."
             )
+        polygons = rings(annotation, self.malignant)
         if slides.is_slide(slide.path):
-            tiles = slides.read(slide.path, self.size, self.patch_microns, self.microns_per_pixel)
+            patches, places, scale, *_ = slides.read(slide.path, SIZE, MICRONS, self.microns_per_pixel)
         else:
-            known = self.microns_per_pixel or self.patch_microns
-            tiles = read(slide.path, self.size, self.patch_microns / known)
-        labels = label(tiles.places, self.size, tiles.scale, rings(annotation, self.malignant))
+            scale = MICRONS / (self.microns_per_pixel or MICRONS)
+            patches, places = tiled(scaled(decode(slide.path.read_bytes(), str(slide.path)), scale), SIZE)
+        labels = label(patches, places, scale, polygons)
         number = int(hashlib.sha256(slide.name.encode()).hexdigest()[:6], 16)  # tells slides of one patient apart
         with zipfile.ZipFile(path, "w") as archive:
-            for patch, (x, y), one in zip(tiles.patches, tiles.places, labels, strict=True):
+            for patch, (x, y), one in zip(patches, places, labels, strict=True):
                 member = f"{patient}/{one}/{patient}_idx{number}_x{x}_y{y}_class{one}.png"
                 encoded = cv2.imencode(".png", cv2.cvtColor(patch, cv2.COLOR_RGB2BGR))[1]
                 archive.writestr(zipfile.ZipInfo(member, EPOCH), encoded.tobytes())
@@ -75,16 +77,15 @@ class Patches(NamedTuple):
 
 
 def patient_of(slide: Slide, pattern: str | None) -> str:
-    """The pattern's first group, or all that it matches; what a file's name may not hold becomes "-".
+    """The pattern's group, or all that it matches; what a patch's name may not hold is escaped, as in an address.
 
     Raises:
-        ValueError: the pattern is not found.
+        ValueError: the pattern finds nothing.
     """
-    found = re.search(pattern, slide.name) if pattern else None
-    if pattern and not found:
-        raise ValueError(f"no patient in {slide.name}: {pattern} does not match. Change --patient.")
-    name = found[found.re.groups and 1] if found else slide.path.stem
-    return re.sub(r"[^A-Za-z0-9.-]", "-", name)
+    found = re.search(pattern or "(.*)", slide.name if pattern else slide.path.stem)
+    if not (name := found and found[found.lastindex or 0]):
+        raise ValueError(f"no patient in {slide.name}: {pattern} finds none. Change --patient.")
+    return quote(name, safe="").replace("_", "%5F")
 
 
 def rings(path: Path, malignant: tuple[str, ...]) -> list[list[np.ndarray]]:
@@ -101,26 +102,30 @@ def rings(path: Path, malignant: tuple[str, ...]) -> list[list[np.ndarray]]:
         chosen = [one["geometry"] for one in features if _class_of(one["properties"]).lower() in wanted]
         several = {"Polygon": lambda places: [places], "MultiPolygon": lambda places: places}
         polygons = [polygon for one in chosen for polygon in several[one["type"]](one["coordinates"])]
-        return [[np.asarray(ring, float).reshape(-1, 2) for ring in polygon] for polygon in polygons]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = [[np.array(ring, float)[:, :2] for ring in polygon] for polygon in polygons]  # a height is left out
+        if not all(len(ring) > 2 and np.isfinite(ring).all() for polygon in found for ring in polygon):
+            raise ValueError("a ring needs three points")
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is no GeoJSON of polygons as QuPath writes it ({error!r})") from error
 
 
-def label(places: np.ndarray, size: int, scale: float, polygons: list[list[np.ndarray]]) -> np.ndarray:
-    """1 for every patch of which MOSTLY lies in the polygons, else 0.
+def label(patches: np.ndarray, places: np.ndarray, scale: float, polygons: list[list[np.ndarray]]) -> np.ndarray:
+    """1 for every patch of whose tissue MOSTLY lies in the polygons, else 0.
 
     Args:
+        patches: uint8, (n, SIZE, SIZE, 3), each with tissue.
         places: integers, (n, 2). x and y of the patches, pixels at their own scale.
         scale: float. The slide's pixels for each of those.
     """
     if not len(places):
         return np.zeros(0, int)
-    width, height = places.max(0) + size
+    width, height = places.max(0) + SIZE
     mask = np.zeros((height, width), np.uint8)
     for polygon in polygons:  # by the even-odd rule, so that holes stay open
         cv2.fillPoly(mask, [np.rint(ring / scale).astype(np.int32) for ring in polygon], 1)
-    shares = [mask[y : y + size, x : x + size].mean() for x, y in places]
-    return (np.array(shares) >= MOSTLY).astype(int)
+    inside = np.stack([mask[y : y + SIZE, x : x + SIZE] for x, y in places])
+    return (np.average(inside, (1, 2), patches.min(-1) < GLASS) >= MOSTLY).astype(int)
 
 
 def _class_of(properties: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan import data
-from bcgan.data.records import CLASSES, UNKNOWN
+from bcgan.data.records import CLASSES, UNKNOWN, slide_of
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn
 
@@ -15,17 +15,18 @@ LEAST = 0.1  # share of either class that makes a slide worth showing
 KINDS = ("annotated", "probability", "probability in context", "wrong")
 
 
-def wanted(run: Run) -> list[tuple[str, str]]:
-    """(role, patient) of the held-out slides to show: the most densely covered first, both classes on each."""
+def wanted(run: Run) -> list[tuple[str, str, str]]:
+    """(role, patient, slide) of the held-out slides to show, one a patient: the most densely covered first, both
+    classes on each."""
     table = run.probabilities[run.probabilities["role"].isin(["test", "test_other", "unlisted_other"])]
     table = table[(table[["x", "y"]] != UNKNOWN).all(axis=1)]
-    groups = table.groupby(["role", "patient"])["label"].agg(["size", "mean"])
+    groups = table.groupby(["role", "patient", slide_of(table["id"])])["label"].agg(["size", "mean"])
     groups = groups[groups["mean"].between(LEAST, 1 - LEAST)].sort_values("size", ascending=False)
     patients, found = set(), []
-    for role, patient in groups.index:
+    for role, patient, slide in groups.index:
         if patient not in patients:
             patients.add(patient)
-            found.append((role, patient))
+            found.append((role, patient, slide))
     return found[:SLIDES]
 
 
@@ -40,8 +41,9 @@ def slide_maps(run: Run) -> Drawn:
     figure, grid = plt.subplots(len(shown), len(kinds), figsize=(2.5 * len(kinds) + 0.6, 2.5 * len(shown) + 0.5),
                                 squeeze=False)  # fmt: skip
     rows = []
-    for line, (role, patient) in zip(grid, shown, strict=True):
-        table = run.probabilities.query("role == @role and patient == @patient")
+    slides = np.array(slide_of(run.probabilities["id"]))
+    for line, (role, patient, slide) in zip(grid, shown, strict=True):
+        table = run.probabilities[(run.probabilities["role"] == role) & (slides == slide)]
         corner = table[["x", "y"]].min().to_numpy()
         place = ((table[["x", "y"]].to_numpy() - corner) / side).round().astype(int)
         found = {kind: _mean(run, table, name) for kind, name in views.items()}

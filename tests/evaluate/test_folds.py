@@ -118,9 +118,16 @@ def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatc
 
 
 def test_a_damaged_trial_is_not_taken_over(tmp_path):
-    np.savez(tmp_path / "one.npz", key="same", test=np.zeros(1000))
-    assert folds.trials.is_there(tmp_path / "one.npz", tmp_path, "same")
-    assert not folds.trials.is_there(tmp_path / "one.npz", tmp_path, "other")
-    (tmp_path / "one.npz").write_bytes((tmp_path / "one.npz").read_bytes()[:2000])
-    assert not folds.trials.is_there(tmp_path / "one.npz", tmp_path, "same")
+    path = tmp_path / "one.npz"
+    np.savez_compressed(path, key="same", test=np.random.default_rng(0).random(1000))
+    assert folds.trials.is_there(path, tmp_path, "same")
+    assert not folds.trials.is_there(path, tmp_path, "other")
+    whole = path.read_bytes()
+    for damaged in (
+        b"",
+        whole[:2000],
+        *(whole[:k] + bytes([whole[k] ^ 255]) + whole[k + 1 :] for k in range(400, 900, 7)),
+    ):
+        path.write_bytes(damaged)
+        assert not folds.trials.is_there(path, tmp_path, "same")
     assert not folds.trials.is_there(tmp_path / "two.npz", tmp_path, "same")

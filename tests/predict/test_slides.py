@@ -49,6 +49,26 @@ def test_a_slide_is_read_in_blocks_at_the_models_scale(openslide, picture, tmp_p
         np.testing.assert_array_equal(patch, picture[place[1] : place[1] + 50, place[0] : place[0] + 50])
 
 
+def test_a_scan_that_begins_within_the_slide_is_read_from_there(picture, tmp_path, monkeypatch):
+    """As MIRAX and Leica files have it: pixels are counted from the scan's corner, and the rest is not read."""
+    whole = np.full((900, 1300, 4), 255, np.uint8)
+    whole[70 : 70 + 200, 40 : 40 + 300, :3] = picture
+
+    class Slide:
+        dimensions, level_downsamples = (1300, 900), (1.0,)
+        properties = dict(zip(("openslide.bounds-x", "openslide.bounds-y", "openslide.bounds-width",
+                               "openslide.bounds-height"), ("40", "70", "300", "200"), strict=True))  # fmt: skip
+
+        def get_best_level_for_downsample(self, scale):
+            return 0
+
+        def read_region(self, place, level, size):
+            return whole[place[1] : place[1] + size[1], place[0] : place[0] + size[0]]
+
+    monkeypatch.setattr(slides, "BLOCK", 128)
+    np.testing.assert_array_equal(slides._at_scale(Slide(), 1.0, tmp_path / "one.mrxs"), picture)
+
+
 def test_rows_are_in_the_slides_own_pixels(openslide, model, picture, tmp_path, monkeypatch):
     path, out = _write(tmp_path / "slide.tiff", picture, 1.0), io.StringIO()
     monkeypatch.setattr(model, "card", model.card.model_copy(update={"microns_per_pixel": 4.0}))

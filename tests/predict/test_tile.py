@@ -1,13 +1,16 @@
 import importlib.util
 import json
 import os
+import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bcgan import cli, experiment
 from bcgan.data.idc.scan import records
+from bcgan.data.records import slide_of
 from bcgan.predict import slidewise, tile
 from bcgan.preprocess import store
 from tests.conftest import write_png
@@ -60,7 +63,8 @@ def test_every_runner_writes_the_same_bytes_and_what_is_current_is_skipped(sourc
     assert slidewise.run(found, job(source), runner, 2) == {"done": 0, "skipped": 3}
     os.utime(source / "annotations/P2_a.geojson", (0, 0))
     assert slidewise.run(found, job(source), "serial", 1) == {"done": 1, "skipped": 2}
-    assert slidewise.run(found, job(source, size=100), "serial", 1) == {"done": 3, "skipped": 0}
+    other = job(source)._replace(malignant=("stroma",))
+    assert slidewise.run(found, other, "serial", 1) == {"done": 3, "skipped": 0}
 
 
 def test_patches_are_labelled_by_where_they_lie_and_can_be_trained_on(source, monkeypatch):
@@ -74,15 +78,30 @@ def test_patches_are_labelled_by_where_they_lie_and_can_be_trained_on(source, mo
     assert {one.patient: sum(other.patient == one.patient for other in rows) for one in rows} == {"P1": 220, "P2": 110}
     summary = (source / "out/summary.csv").read_text().splitlines()
     assert summary == ["slide,benign,malignant", "P1_a.png,78,32", "P1_b.png,110,0", "P2_a.png,73,37"]
-    settings = experiment.load("idc", ("data.protocol=kfold", "data.folds=3"), str(source / "out"))
-    with pytest.raises(experiment.InputError, match="3 folds need as many"):  # it was read: two patients are too few to deal
-        store.build(settings, source)
+
+
+def test_the_experiment_trains_on_them(source):
+    """As the README has it; slides of one patient stay on one side, and none lies on top of another."""
+    for patient in range(3, 9):
+        for kind, suffix in (("slides", "png"), ("annotations", "geojson")):
+            shutil.copy(source / kind / f"P1_a.{suffix}", source / kind / f"P{patient}_a.{suffix}")
+        image = np.random.default_rng(patient).integers(80, 200, (500, 520, 3), dtype=np.uint8)
+        write_png(source / f"slides/P{patient}_a.png", image)
+    slidewise.run(slidewise.slides([str(source / "slides")]), job(source), "serial", 1)
+    (source / "store").mkdir()
+    store.build(experiment.load("tiled", (), str(source / "out")), source / "store")
+    index = store.load(source / "store").index
+    assert len(index) == 9 * 110
+    assert index.groupby("patient")["role"].nunique().max() == 1
+    slides = index.assign(slide=slide_of(index["id"]))
+    assert slides.groupby("patient")["slide"].nunique().to_dict() == {"P1": 2} | {f"P{k}": 1 for k in range(2, 9)}
+    assert not slides.duplicated(["slide", "x", "y"]).any()
 
 
 def test_the_scale_is_the_patches_own(source):
     """At twice the microns per pixel a patch covers four times the tissue."""
     found = slidewise.slides([str(source / "slides")])
-    slidewise.run(found, job(source, patch_microns=2.0, microns_per_pixel=1.0), "serial", 1)
+    slidewise.run(found, job(source, microns_per_pixel=2.0), "serial", 1)
     with zipfile.ZipFile(source / "out/slides/P1_a.png.zip") as archive:
         names = archive.namelist()
     assert len(names) == 5 * 6
@@ -100,7 +119,8 @@ def test_the_scale_is_the_patches_own(source):
          "no GeoJSON"),
         (lambda root: (root / "slides/P1_b.png").write_bytes(b"no image"), "P1_b.png"),
         (lambda root: (root / "slides/P1_b.png").rename(root / "slides/_.png"), "no patient in _.png"),
-        (lambda root: (root / "slides/folder").mkdir(), "is a folder"),
+        (lambda root: (root / "annotations/P1_b.geojson").write_text(json.dumps([feature("Tumor", [[]])])),
+         "no GeoJSON"),
     ],
 )  # fmt: skip
 def test_a_slide_that_cannot_be_cut_is_named_and_the_others_are(source, capsys, spoil, words):
@@ -111,8 +131,70 @@ def test_a_slide_that_cannot_be_cut_is_named_and_the_others_are(source, capsys, 
     said = capsys.readouterr().err
     assert stop.value.code == 1
     assert words in said and "slides failed" in said
-    assert len(list((source / "out/slides").glob("*.zip"))) >= 2
+    assert len(list((source / "out/slides").glob("*.zip"))) == 2
     assert not list(source.rglob("*.part"))
+
+
+def test_what_no_longer_belongs_there_is_gone_or_named(source, capsys):
+    """Else the tissue of a slide whose name was mended would stand under two patients."""
+    given = ["tile", str(source / "slides"), "--annotations", str(source / "annotations"), "--out", str(source / "out")]
+
+    def run() -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(given)
+        return stop.value.code, capsys.readouterr().err
+
+    assert run()[0] == 0
+    (source / "annotations/P1_b.geojson").unlink()
+    assert run()[0] == 1
+    assert {path.name for path in source.rglob("*.zip")} == {"P1_a.png.zip", "P2_a.png.zip"}
+    for kind, suffix in (("slides", "png"), ("annotations", "geojson")):
+        (source / kind / f"P2_a.{suffix}").rename(source / kind / f"P3_a.{suffix}")
+    code, said = run()
+    assert code == 1 and "P2_a.png.zip is of no slide that was named (1 such files" in said
+
+
+def test_an_image_little_larger_than_a_patch_is_cut_and_empty_glass_is_left_out(source):
+    """The label is that of the pixels in the patch; a height in the coordinates changes nothing."""
+    image = np.full((70, 70, 3), 255, np.uint8)
+    write_png(source / "slides/glass.png", image)
+    image[:, :60] = (150, 80, 140)
+    write_png(source / "slides/small.png", image)
+    half = [[0, 0, 7.5], [30, 0, 7.5], [30, 70, 7.5], [0, 70, 7.5]]
+    for name in ("glass", "small"):
+        (source / f"annotations/{name}.geojson").write_text(json.dumps(feature("tumor", [half])))
+    found = slidewise.slides([str(source / "slides")])
+    slidewise.run(found, job(source)._replace(patient=None), "serial", 1)
+    with zipfile.ZipFile(source / "out/slides/small.png.zip") as archive:
+        assert [name.split("_x")[1] for name in archive.namelist()] == [
+            "0_y0_class1.png", "50_y0_class0.png", "0_y50_class1.png",
+        ]  # fmt: skip
+    with zipfile.ZipFile(source / "out/slides/glass.png.zip") as archive:
+        assert archive.namelist() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "patient"),
+    [
+        ("A-1_x.svs", "^[^_]+", "A-1"), ("A_1.svs", None, "A%5F1"), ("Müller.svs", None, "M%C3%BCller"),
+        ("b7.svs", r"^(a\d)|^(b\d)", "b7"),
+    ],
+)  # fmt: skip
+def test_the_patient_is_found_in_the_name(name, pattern, patient):
+    assert tile.patient_of(slidewise.Slide(name, Path(name)), pattern) == patient
+
+
+def test_a_name_without_a_patient_is_refused():
+    with pytest.raises(ValueError, match="no patient in b.svs"):
+        tile.patient_of(slidewise.Slide("b.svs", Path("b.svs")), "^(a)?")
+
+
+def test_the_folder_of_a_mirax_slide_is_no_slide(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one.mrxs").write_bytes(b"")
+    assert [slide.name for slide in slidewise.slides([str(tmp_path)])] == ["one.mrxs", "two"]
+    assert [slide.name for slide in slidewise.slides([str(tmp_path)], folders=False)] == ["one.mrxs"]
 
 
 def test_a_wrong_pattern_is_one_sentence(source, capsys):

@@ -13,6 +13,7 @@ from bcgan.data.records import Record, image_files, label_of
 from bcgan.errors import InputError
 
 NATIVE_SIZE = 50
+MICRONS = 4.0  # per pixel, about: 10x brought to a quarter
 OFFICIAL_LISTS = Path(__file__).parent / "official"  # Janowczyk and Madabhushi (2016): 84 / 29 / 49 patients
 NAME = re.compile(r"(?P<patient>[^_/]+)_idx\d+_x(?P<x>\d+)_y(?P<y>\d+)_class(?P<label>[^.]+)\.png$")
 
