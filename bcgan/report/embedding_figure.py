@@ -41,7 +41,9 @@ def embedding(run: Run) -> Drawn:
         (panels[2], table, "kind", KIND_COLOURS, "Real and synthetic patches"),
     ):  # fmt: skip
         for name, points in part.groupby(column, sort=True):
-            axes.scatter(points["x"], points["y"], s=7, lw=0, alpha=0.75, color=colours[name], label=name)
+            axes.scatter(
+                points["x"], points["y"], s=7, lw=0, alpha=0.75, color=colours[name], label=name, rasterized=True
+            )
         axes.set(title=title, xticks=[], yticks=[], xlabel="t-SNE 1")
         if column != "patient":
             axes.legend(markerscale=2, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=2)

@@ -63,7 +63,9 @@ def steering(run: Run) -> Drawn:
         for label, kind in enumerate(CLASSES):
             found = table[(table["attribute"] == name) & (table["class"] == kind)]
             asked, unasked = (found["asked"].corr(found[column]) for column in ("measured", "unasked"))
-            axes.plot(found["asked"], found["measured"], "o", ms=2, alpha=0.4, color=CLASS_COLOURS[kind])
+            axes.plot(
+                found["asked"], found["measured"], "o", ms=2, alpha=0.4, color=CLASS_COLOURS[kind], rasterized=True
+            )
             said = f"r = {asked:.2f}" if np.isfinite(asked) else "does not vary"
             axes.annotate(f"{kind}: {said}", (0.03, 0.97 - 0.08 * label), xycoords="axes fraction", va="top",
                           fontsize=8, color=CLASS_COLOURS[kind])  # fmt: skip
