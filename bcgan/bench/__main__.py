@@ -50,7 +50,9 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
             "reading": ("subjects", "feeding", {"augmented": False}),
             "reading and augmentation": ("subjects", "feeding", {"augmented": True}),
         },
-        "preparation": {f"{2000 * times} PNG files": ("subjects", "preprocess", {"times": times}) for times in (1, 4, 16)},
+        "preparation": {
+            f"{2000 * times} PNG files": ("subjects", "preprocess", {"times": times}) for times in (1, 4, 16)
+        },
         "batch": {
             f"batch {size}": ("subjects", "training", {"precision": precision, "batch": size})
             for size in (32, 64, 128, 256)
