@@ -10,11 +10,13 @@ from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.data.records import CLASSES
 from bcgan.evaluate import patients as by_patient
+from bcgan.evaluate.intervals import patient_weights
 from bcgan.evaluate.score import describe
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, Drawn
 
 CURVE_POINTS = 200
+BANDS = 300  # resamples whose curves are drawn together as a band
 
 
 def accuracy_loss(run: Run) -> Drawn:
@@ -103,9 +105,9 @@ def roc(run: Run) -> Drawn:
 def precision_recall(run: Run) -> Drawn:
     """Precision-recall curves of the test patients, one line a seed."""
 
-    def curve(labels, scores):
-        precision, recall, _ = precision_recall_curve(labels, scores)
-        return recall, precision, _
+    def curve(labels, scores, sample_weight=None):
+        precision, recall, _ = precision_recall_curve(labels, scores, sample_weight=sample_weight)
+        return recall[::-1], precision[::-1], _
 
     share = run.count("test")["positives"] / run.count("test")["patches"]
     return _curves(
@@ -320,6 +322,13 @@ def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, c
             axes.plot(
                 across, up, color=CLASSIFIER_COLOURS[name], lw=1.6 if len(run.columns(name)) == 1 else 1, label=label
             )
+    first = run.names[0]
+    across, low, high = _band(run, test, first, curve)
+    axes.fill_between(across, low, high, color=CLASSIFIER_COLOURS[first], alpha=0.18, lw=0, zorder=0)
+    rows += [
+        {"classifier": first, "seed": "band", labels[0]: x, labels[1]: None, "low": below, "high": above}
+        for x, below, above in zip(across, low, high, strict=True)
+    ]
     if metric == "roc_auc":
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
     else:
@@ -329,7 +338,24 @@ def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, c
     sns.despine(figure)
     confidence = run.experiment.evaluate.confidence
     caption = (
-        f"{caption} {run.said('test').capitalize()}; {run.seeds()}, a line each; {confidence:.0%} intervals by "
-        f"patient bootstrap, {run.experiment.evaluate.resamples:,} resamples."
+        f"{caption} {run.said('test').capitalize()}; {run.seeds()}, a line each; band of "
+        f"{CLASSIFIER_NAMES[first]}, and {confidence:.0%} intervals: patient bootstrap, "
+        f"{run.experiment.evaluate.resamples:,} resamples (band: {min(BANDS, run.experiment.evaluate.resamples)})."
     )
     return Drawn(figure, pd.DataFrame(rows), title, caption)
+
+
+def _band(run: Run, test: pd.DataFrame, name: str, curve) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places along x, and between what a classifier's curve lies there, mean over the seeds, by patient bootstrap."""
+    settings, across = run.experiment.evaluate, np.linspace(0, 1, CURVE_POINTS)
+    labels = test["label"].to_numpy()
+    weights = patient_weights(test["patient"].to_numpy(), settings.resamples, run.experiment.seed)
+    weights = weights[[np.ptp(labels[row > 0]) > 0 for row in weights]][:BANDS]  # a resample may lack a class
+    found = []
+    for row in weights:
+        drawn = row > 0
+        curves = [curve(labels[drawn], test[column][drawn], sample_weight=row[drawn])[:2]
+                  for column in run.columns(name).values()]  # fmt: skip
+        found.append(np.mean([np.interp(across, *one) for one in curves], axis=0))
+    tail = (1 - settings.confidence) / 2
+    return across, *np.quantile(found, (tail, 1 - tail), axis=0)

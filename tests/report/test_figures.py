@@ -1,0 +1,153 @@
+"""What is drawn is what was measured: axes, legends and numbers of the figures against the run's own tables."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from bcgan import experiment
+from bcgan.data.records import CLASSES
+from bcgan.report import classifier_figures, data_figures, gan_figures, page, slide_figures
+from bcgan.report.run import Run, read
+from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES
+
+
+@pytest.fixture(scope="module")
+def run(finished) -> Run:
+    return read(experiment.load(str(finished / "tiny.yaml")), finished / "runs/tiny", True)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def test_rows(run):
+    return run.probabilities[run.probabilities["role"] == "test"]
+
+
+def test_every_figure_names_its_axes_its_sample_and_its_numbers(run):
+    for figures in page._figures(run).values():
+        for name, draw in figures.items():
+            drawn = draw(run)
+            assert len(drawn.numbers), name
+            assert drawn.title and drawn.caption.endswith("."), name
+            for axes in drawn.figure.axes:
+                drawn_there = [*axes.lines, *axes.patches, *axes.collections]
+                if not (axes.get_visible() and axes.axison and drawn_there and not axes.images):
+                    continue
+                for way in "xy":
+                    assert _is_named(axes, way), (name, axes.get_title(loc="left"), f"{way} axis without a name")
+                legend = axes.get_legend()
+                texts = [text.get_text() for text in legend.get_texts()] if legend else []
+                assert len(texts) == len(set(texts)) and not any(text.startswith("_") for text in texts), name
+            plt.close(drawn.figure)
+
+
+def _is_named(axes, way: str) -> bool:
+    """By its own label, by one in the same column or row, by ticks that are words; y also by a title."""
+    span, own = {"x": "colspan", "y": "rowspan"}[way], axes.get_subplotspec()
+    places = [(one, one.get_subplotspec()) for one in axes.figure.axes]
+    shared = [axes, *(one for one, place in places if own and place and getattr(place, span) == getattr(own, span))]
+    titled = any(axes.get_title(loc=place) for place in ("left", "center", "right"))
+    return (
+        any(getattr(one, f"get_{way}label")() or _in_words(one, way) for one in shared)
+        or (titled and way == "y")
+        or not len(getattr(axes, f"get_{way}ticks")())
+    )
+
+
+def _in_words(axes, way: str) -> bool:
+    ticks = [text.get_text() for text in getattr(axes, f"get_{way}ticklabels")()]
+    return bool(ticks) and all(tick and not tick.lstrip("−-").replace(".", "").isdigit() for tick in ticks)
+
+
+def test_the_bars_of_the_count_plot_are_the_stores_counts(run):
+    axes = data_figures.count_plot(run).figure.axes[0]
+    roles = [label.get_text() for label in axes.get_yticklabels()]
+    index = run.store.index
+    for kind, bars in zip(CLASSES, axes.containers, strict=True):
+        expected = index[index["label"] == CLASSES.index(kind)]["role"].map(data_figures.ROLE_NAMES).value_counts()
+        assert [bar.get_width() for bar in bars] == [expected.get(role, 0) for role in roles]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(CLASSES)
+
+
+def test_roc_curves_are_scikit_learns_and_the_legend_says_their_area(run, test_rows):
+    drawn = classifier_figures.roc(run)
+    axes = drawn.figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("1 - specificity", "Sensitivity")
+    lines = iter(axes.lines)
+    said = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
+    for name, text in zip(run.names, said, strict=True):
+        areas = []
+        for column in run.columns(name).values():
+            line, expected = next(lines), roc_curve(test_rows["label"], test_rows[column])
+            np.testing.assert_allclose(line.get_xdata(), expected[0])
+            np.testing.assert_allclose(line.get_ydata(), expected[1])
+            assert line.get_color() == CLASSIFIER_COLOURS[name]
+            areas.append(roc_auc_score(test_rows["label"], test_rows[column]))
+        assert text.startswith(f"{CLASSIFIER_NAMES[name]}: {np.mean(areas):.3f}")
+
+
+@pytest.mark.parametrize("draw", [classifier_figures.roc, classifier_figures.precision_recall])
+def test_the_band_holds_the_curve_of_the_proposed_classifier(run, draw):
+    """Not everywhere: it is a band for every place by itself, and there are few patients here."""
+    drawn = draw(run)
+    table, line = drawn.numbers, drawn.figure.axes[0].lines[0]
+    band = table[table["seed"] == "band"]
+    across = band[drawn.figure.axes[0].get_xlabel()].to_numpy()
+    assert (band["low"] <= band["high"]).all() and band[["low", "high"]].stack().between(0, 1).all()
+    inside = np.interp(across, line.get_xdata(), line.get_ydata())
+    assert ((inside >= band["low"] - 1e-9) & (inside <= band["high"] + 1e-9)).mean() > 0.8
+
+
+def test_a_confusion_matrix_holds_every_test_patch_once(run, test_rows):
+    drawn = classifier_figures.confusion(run)
+    for name, cells in drawn.numbers.groupby("classifier"):
+        assert cells["patches"].sum() == pytest.approx(len(test_rows)), name
+        assert cells.groupby("true")["share"].sum().to_numpy() == pytest.approx(1)
+    shown = [text.get_text() for axes in drawn.figure.axes for text in axes.texts]
+    expected = [f"{row.share:.0%}\n{row.patches:,.0f}" for row in drawn.numbers.itertuples()]
+    assert sorted(shown) == sorted(expected)
+
+
+def test_every_test_patient_has_a_dot_a_classifier(run, test_rows):
+    axes = classifier_figures.per_patient(run).figure.axes[0]
+    dots = [collection.get_offsets() for collection in axes.collections if len(collection.get_offsets()) > 1]
+    assert [len(found) for found in dots] == [test_rows["patient"].nunique()] * len(run.names)
+    assert [label.get_text() for label in axes.get_yticklabels()] == [CLASSIFIER_NAMES[name] for name in run.names]
+    name = run.names[0]
+    (seed, column), *_ = run.columns(name).items()
+    right = (test_rows[column] >= run.metrics[name]["thresholds"][str(seed)]) == test_rows["label"]
+    assert sorted(dots[0][:, 0]) == pytest.approx(sorted(right.groupby(test_rows["patient"]).mean()))
+
+
+def test_epochs_are_drawn_as_they_were_logged(run):
+    grid = classifier_figures.accuracy_loss(run).figure.axes
+    for position, name in enumerate(run.trained):
+        logged = run.logs[run.logs["classifier"] == name].groupby("epoch").mean(numeric_only=True)
+        training, validation = grid[position].lines
+        np.testing.assert_allclose(training.get_ydata(), logged["accuracy"])
+        np.testing.assert_allclose(validation.get_ydata(), logged["validation_accuracy"])
+        np.testing.assert_allclose(training.get_xdata(), logged.index + 1)
+
+
+def test_scores_lie_between_their_floor_and_ceiling_as_measured(run):
+    drawn = gan_figures.scores(run)
+    for row in drawn.numbers.itertuples():
+        found = run.gan_scores[row.score]
+        assert (row.value, row.floor, row.ceiling) == pytest.approx(
+            tuple(np.nan if found[key] is None else found[key] for key in ("value", "floor", "ceiling")), nan_ok=True
+        )
+
+
+def test_slide_maps_show_the_held_out_patches_of_one_slide_each(run):
+    drawn = slide_figures.slide_maps(run)
+    for (role, patient), rows in drawn.numbers.groupby(["role", "patient"]):
+        held = run.probabilities[(run.probabilities["role"] == role) & (run.probabilities["patient"] == patient)]
+        assert len(rows) == len(held)
+        assert dict(zip(zip(rows["x"], rows["y"], strict=True), rows["label"], strict=True)) == dict(
+            zip(zip(held["x"], held["y"], strict=True), held["label"], strict=True)
+        )
