@@ -30,9 +30,10 @@ def twin(network: keras.Model) -> keras.Model:
             return _Fused(layer)
         # Table 1's tail at 13x13: each pixel twice, pooled by eight, is each pixel once, pooled by four.
         if layer.name == "upsample":
-            return _Pass(name=layer.name)
+            return _Pass(name=layer.name, dtype=layer.dtype_policy)
         if layer.name == "average_pool":
-            return layers.AveragePooling2D([side // 2 for side in layer.pool_size], name=layer.name)
+            pool = [side // 2 for side in layer.pool_size]
+            return layers.AveragePooling2D(pool, name=layer.name, dtype=layer.dtype_policy)
         if isinstance(layer, layers.Resizing) and layer.interpolation == "bicubic":
             return _Enlarged(layer)
         return layer

@@ -71,3 +71,21 @@ def test_network_keeps_its_layers():
     fast.twin(network)
     assert [layer.name for layer in network.get_layer("resnet_table1").layers] == names
     assert "upsample" in names
+
+
+@pytest.mark.parametrize("name", ["resnet_table1", "efficientnet_lite"])
+def test_twin_computes_as_its_network_does_whatever_the_process_trains_in(name):
+    """An export after a training in bfloat16 is in float32, and LiteRT knows no pooling in bfloat16."""
+    network = classifier(name, pretrained=False)
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        twin = fast.twin(network)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+    def precisions(model) -> set[str]:
+        inner = [precisions(layer) for layer in model.layers if isinstance(layer, keras.Model)]
+        own = [layer for layer in model.layers if not isinstance(layer, (keras.Model, layers.InputLayer))]
+        return {layer.compute_dtype for layer in own}.union(*inner)
+
+    assert precisions(twin) == {"float32"}
