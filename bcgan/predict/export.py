@@ -1,5 +1,6 @@
 """`bcgan export`: a finished run's classifier as a folder that `bcgan predict` reads."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -33,7 +34,7 @@ FIGURES = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "
 
 
 def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False) -> Card:
-    """Write the networks, joined into one and in half precision and compressed, and the card.
+    """Write the networks, joined into one and in half precision and compressed, and the card, when all are whole.
 
     Of each member of `evaluate.ensemble` (of the proposed classifier where there is none) one training is taken, that
     with the best validation ROC AUC. Calibration, thresholds, neighbours' weights and the limit of what is known come
@@ -50,23 +51,31 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
     """
     if out.exists() and any(out.iterdir()) and not (out / CARD).exists():
         raise InputError(f"{out} holds other files. Choose an empty folder with --out.")
-    out.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     table = pd.read_csv(
         root / "evaluate" / "probabilities.csv", dtype={"patient": str, "id": str}, keep_default_na=False
     )
     chosen = {name: _best(table, name) for name in experiment.members}
     networks = [weights.load_model(root / "classify" / f"{derived.column(*one)}.keras") for one in chosen.items()]
-    final = out / "classifier.keras"
+    final = part / "classifier.keras"
     weights.save_small(join(networks), final)
     for name in FILES[1:]:
-        (out / name).write_bytes((root / "features" / name).read_bytes())
-    card = _card(experiment, root, out, chosen)
+        shutil.copy(root / "features" / name, part)
+    card = _card(experiment, root, part, chosen)
     if everyone:
         networks, count = _on_everyone(experiment, root, chosen)
         weights.save_small(join(networks), final)
         card = card.model_copy(update={"trained": card.trained | count})
-    card = card_with_litert(card, out, _validation(experiment, root))
-    (out / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
+    card = card_with_litert(card, part, _validation(experiment, root))
+    (part / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
+    out.mkdir(exist_ok=True)
+    for name in (CARD, *engines.LITERT_FILES):  # without a card it is no model, until it is a whole one again
+        (out / name).unlink(missing_ok=True)
+    for path in sorted(part.iterdir(), key=lambda path: path.name == CARD):
+        path.replace(out / path.name)
+    part.rmdir()
     return card
 
 

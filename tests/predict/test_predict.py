@@ -59,12 +59,15 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     network, times = Path("runs/tiny/export/gan_resnet-seed0.keras"), []
+    (tmp_path / "work/model.part").mkdir()  # what one that was killed left
+    (tmp_path / "work/model.part/classifier.keras").write_bytes(b"half of one")
     for spoil in (False, False, True):
         if spoil:
             network.write_bytes(b"another run's")
         with pytest.raises(SystemExit) as stop:
             cli.main(["export", "tiny.yaml", "--out", "model", "--everyone"])
         assert stop.value.code == 0
+        assert not Path("model.part").exists()
         times.append(network.stat().st_mtime_ns)
     assert times[0] == times[1] < times[2]  # what is whole and current is not trained again
     before, after = models.load(exported).card, models.load("model").card
