@@ -79,13 +79,11 @@ def unfinished(folder: Path, what: str) -> Any:
 
 def begin(folder: Path, key: str, inputs: dict[str, str] | None = None, afresh: bool = False) -> None:
     """Make the stage's folder ready: work left by the same settings stays, so that it resumes; other work is set
-    aside until the stage has finished, finished work rather than unfinished."""
-    if unfinished(folder, "key") != key:
-        if (folder / MANIFEST).exists() or not (_aside(folder) / MANIFEST).exists():
+    aside until the stage has finished. `afresh`: so is work left by the same settings, unless that was begun afresh."""
+    if unfinished(folder, "key") != key or (afresh and not unfinished(folder, "afresh")):
+        if folder.exists():
             shutil.rmtree(_aside(folder), ignore_errors=True)
-            if folder.exists():
-                folder.rename(_aside(folder))
-        shutil.rmtree(folder, ignore_errors=True)
+            folder.rename(_aside(folder))
         folder.mkdir(parents=True)
         state = {"key": key, "commit": commit(), "inputs": inputs or {}, "afresh": afresh}
         write_json(folder / UNFINISHED, state)
@@ -121,11 +119,6 @@ def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs:
     write_json(folder / MANIFEST, manifest)
     (folder / UNFINISHED).unlink()
     shutil.rmtree(_aside(folder), ignore_errors=True)
-
-
-def earlier(folder: Path) -> Path | None:
-    """Where `begin` set aside what the stage left; None where nothing of it is to be used."""
-    return None if unfinished(folder, "afresh") else _aside(folder)
 
 
 def _aside(folder: Path) -> Path:

@@ -69,6 +69,15 @@ def test_unfinished_work_stays_for_the_same_key_only(tmp_path):
     assert not (folder / "checkpoint").exists()
 
 
+def test_what_was_begun_afresh_is_resumed_and_other_work_is_set_aside(tmp_path):
+    folder = tmp_path / "stage"
+    runs.begin(folder, "one")
+    for afresh, kept in ((False, True), (True, False), (True, True), (False, True)):
+        (folder / "checkpoint").write_text("half")
+        runs.begin(folder, "one", afresh=afresh)
+        assert (folder / "checkpoint").exists() is kept
+
+
 def test_a_second_run_is_kept_out_and_told_who_holds_the_lock(tmp_path):
     code = f"from bcgan import runs; from pathlib import Path\nwith runs.lock(Path({str(tmp_path)!r})): pass"
     with runs.lock(tmp_path):

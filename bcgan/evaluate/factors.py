@@ -4,6 +4,7 @@ The settings `factors.levels` name the choices, each a few keys of the experimen
 kept, so that a kill costs one, and a level more its own; one that diverges is reported and the others are kept.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,12 +66,11 @@ def evaluate(experiment: Experiment, root: Path, folder: Path) -> None:
         for level in planned:
             for seed in experiment.factors.seeds:
                 path, key = folder / level.folder / f"seed{seed}.npz", _key(level, seed, folder)
-                if not trials.is_there(path, folder, key):
-                    path.parent.mkdir(exist_ok=True)
-                    try:
-                        _run(level, seed, root, path, key)
-                    except WorkError as error:
-                        progress.log.warning("factors: %s %s is left out: %s", level.factor, level.name, error)
+                path.parent.mkdir(exist_ok=True)
+                try:
+                    trials.once(path, folder, key, partial(_run, level, seed, root, path, key))
+                except WorkError as error:
+                    progress.log.warning("factors: %s %s is left out: %s", level.factor, level.name, error)
                 bar.update()
     runs.write_json(folder / "factors.json", summarise(experiment, planned, folder))
 

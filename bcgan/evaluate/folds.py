@@ -5,6 +5,7 @@ fold on the fold's validation patients, so that folds can be pooled; one thresho
 The random split says by how much a protocol that ignores patients flatters the same network.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
         for name, split, fold in planned:
             path = folder / f"{name}-{split}-fold{fold}.npz"
             key = _key(experiment, folder, name, split, fold)
-            if not trials.is_there(path, folder, key):
-                _run(experiment, store, name, roles(experiment, store.index, split, fold), path, xla, key)
+            dealt = roles(experiment, store.index, split, fold)
+            trials.once(path, folder, key, partial(_run, experiment, store, name, dealt, path, xla, key))
             bar.update()
     patients, labels = store.index["patient"].to_numpy(), store.index["label"].to_numpy()
     found = {

@@ -7,6 +7,7 @@ GAN and the translations (`gan.critic`) while the arms without them get nothing 
 seed train the same network for as many steps and are compared patch by patch on the same test patients.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,8 +56,8 @@ def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
     with progress.bar(len(cells), "ablation", "cell") as bar:
         for cell in cells:
             path, key = folder / f"{cell.name}.npz", trials.key(folder, experiment, READS, *cell)
-            if not trials.is_there(path, folder, key):
-                _run(experiment, store, held, cell, folder, path, xla, key)
+            train = partial(_run, experiment, store, held, cell, folder, path, xla, key)
+            trials.once(path, folder, key, train)
             bar.update()
     found = {cell: runs.read_arrays(folder / f"{cell.name}.npz") for cell in cells}
     patients = store.index["patient"].to_numpy()[store.rows("test")]
@@ -164,8 +165,8 @@ def _extra(
     settings = experiment.learning_curve
     kind = "translation" if cell.arm == "translation" else "gan"
     key = trials.key(folder, experiment, READS, cell.share, kind, cell.seed)
-    place = folder / f"{cell.share:g}-{kind}-seed{cell.seed}-{key[:8]}"
-    trials.take_over(place, folder)
+    place = trials.kept_in(folder) / f"{cell.share:g}-{kind}-seed{cell.seed}-{key[: trials.KEY]}"
+    place.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(cell.seed)
     if kind == "translation":
         if not (place / "to_malignant.keras").exists():

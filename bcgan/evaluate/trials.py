@@ -1,10 +1,12 @@
 """One training whose weights nobody keeps: what it says of held-out patches is the result.
 
-A trial has a key of its own, so that a stage whose settings name one trial more trains that one alone.
+A trial has a key of its own and is kept under it, so that a stage whose settings name one trial more trains that one
+alone.
 """
 
 import shutil
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,6 +21,8 @@ from bcgan.data.views import central
 from bcgan.experiment import TRAINING, Classifier, Classify, Experiment
 from bcgan.models import weights
 
+TRIALS = "trials"  # a folder of the run
+KEY = 16  # characters of a key that tell trials apart in a file's name
 # What names a stage's trials, or belongs to other stages: no part of what one trial depends on.
 LISTS = {"classify": {"models", "seeds", "teachers"}, "learning_curve": {"shares", "arms", "seeds"}}
 
@@ -36,28 +40,29 @@ def key(folder: Path, experiment: Experiment, also: tuple[str, ...], *trial: Any
     return runs.key_of("trial", settings | {"trial": trial}, runs.unfinished(folder, "inputs") or {})
 
 
-def is_there(path: Path, folder: Path, key: str) -> bool:
-    """Whether `path` holds the trial of this key; taken from what the stage left under other settings where that
-    has it."""
-    before = runs.earlier(folder)
-    for place in (path, before and before / path.relative_to(folder)):
-        if place and _key_in(place) == key:
-            if place != path:
-                path.parent.mkdir(exist_ok=True)
-                part = path.with_name(f"{path.stem}.part.npz")
-                shutil.copy2(place, part)
-                part.replace(path)
-            return True
-    return False
+def once(path: Path, folder: Path, key: str, train: Callable[[], None]) -> None:
+    """Have `train` write `path`, unless a trial of this key was made before: every one is kept in the run's `trials`,
+    whatever becomes of the stage's settings. A stage that is made afresh takes none from there."""
+    if _key_in(path) == key:
+        return
+    keeper = folder.parent / TRIALS / f"{key[:KEY]}.npz"
+    if runs.unfinished(folder, "afresh") or _key_in(keeper) != key:
+        train()
+        _copy(path, keeper)
+    else:
+        _copy(keeper, path)
 
 
-def take_over(place: Path, folder: Path) -> None:
-    """Make a trial's folder of networks, whose name tells what they depend on: as the stage left it under other
-    settings, or empty."""
-    before = runs.earlier(folder)
-    if not place.exists() and before and (before / place.name).exists():
-        shutil.copytree(before / place.name, place)
-    place.mkdir(exist_ok=True)
+def kept_in(folder: Path) -> Path:
+    """Where networks that trials share are: the run's `trials`, or the stage's own folder where it is made afresh."""
+    return folder if runs.unfinished(folder, "afresh") else folder.parent / TRIALS
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.stem}.part.npz")
+    shutil.copy2(source, part)
+    part.replace(target)
 
 
 def _key_in(path: Path) -> str | None:

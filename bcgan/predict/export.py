@@ -49,9 +49,10 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
     Raises:
         InputError: the folder holds something else.
     """
-    if out.exists() and any(out.iterdir()) and not (out / CARD).exists():
+    part = out / ".part"
+    ours = {part.name, *FILES, *engines.LITERT_FILES}  # without a card: of an export that was stopped
+    if out.exists() and {path.name for path in out.iterdir()} - ours and not (out / CARD).exists():
         raise InputError(f"{out} holds other files. Choose an empty folder with --out.")
-    part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     table = pd.read_csv(
@@ -70,7 +71,6 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
         card = card.model_copy(update={"trained": card.trained | count})
     card = card_with_litert(card, part, _validation(experiment, root))
     (part / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
-    out.mkdir(exist_ok=True)
     for name in (CARD, *engines.LITERT_FILES):  # without a card it is no model, until it is a whole one again
         (out / name).unlink(missing_ok=True)
     for path in sorted(part.iterdir(), key=lambda path: path.name == CARD):

@@ -20,7 +20,7 @@ import pandas as pd
 from bcgan import __version__, progress
 from bcgan.data.records import fingerprint, printable
 from bcgan.errors import InputError, WorkError
-from bcgan.predict.images import KNOWN, SLIDE_SUFFIXES
+from bcgan.predict.images import KNOWN
 
 
 class Slide(NamedTuple):
@@ -47,8 +47,8 @@ class Job(Protocol):
 
 
 def slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
-    """Every image, and every folder where these count, that lies directly in a source, by name. The folder beside a
-    file of the same name is that slide's own, as MIRAX has it.
+    """Every image, and every folder where these count, that lies directly in a source, by name; the folder of a MIRAX
+    slide's data, beside its .mrxs file, is no slide.
 
     Raises:
         InputError: a source is no folder, holds nothing, or two slides have one name.
@@ -74,7 +74,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_own(folder: Path) -> bool:
-    return not any(folder.with_name(folder.name + suffix).is_file() for suffix in SLIDE_SUFFIXES)
+    return not any(folder.with_name(folder.name + suffix).is_file() for suffix in (".mrxs", ".MRXS"))
 
 
 def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[str, ...] = ()) -> dict[str, int]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bcgan.data.idc.scan import MICRONS
 from bcgan.data.idc.scan import NATIVE_SIZE as SIZE
-from bcgan.data.records import CLASSES, fingerprint
+from bcgan.data.records import CLASSES, fingerprint, printable
 from bcgan.predict import slides
 from bcgan.predict.images import GLASS, scaled, tiled
 from bcgan.predict.slidewise import Slide
@@ -77,13 +77,15 @@ class Patches(NamedTuple):
 
 
 def patient_of(slide: Slide, pattern: str | None) -> str:
-    """The pattern's group, or all that it matches; what a patch's name may not hold is escaped, as in an address.
+    """The pattern's first group that matches, or all that it matches where it has none; what a patch's
+    name may not hold is escaped, as in an address.
 
     Raises:
         ValueError: the pattern finds nothing.
     """
-    found = re.search(pattern or "(.*)", slide.name if pattern else slide.path.stem)
-    if not (name := found and found[found.lastindex or 0]):
+    found = re.search(pattern or ".*", slide.name if pattern else printable(slide.path.stem))
+    groups = found.groups() or (found[0],) if found else ()
+    if not (name := next(filter(None, groups), None)):
         raise ValueError(f"no patient in {slide.name}: {pattern} finds none. Change --patient.")
     return quote(name, safe="").replace("_", "%5F")
 

@@ -106,6 +106,8 @@ def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatc
         ("cnn,resnet_table1", 2, [], {"resnet_table1_classifier"}),
         ("cnn,resnet_table1", 2, ["--force", "folds"], both),
         ("resnet_table1,cnn", 3, [], both),
+        ("cnn", 2, [], set()),  # of three settings ago
+        ("cnn", 4, ["--force", "folds"], {"cnn_classifier"}),
     ):
         trained.clear()
         settings = f"folds={{networks: [{networks}], epochs: {epochs}}}"
@@ -117,17 +119,27 @@ def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatc
     assert not (work / "runs/tiny/folds.before").exists()
 
 
-def test_a_damaged_trial_is_not_taken_over(tmp_path):
-    path = tmp_path / "one.npz"
-    np.savez_compressed(path, key="same", test=np.random.default_rng(0).random(1000))
-    assert folds.trials.is_there(path, tmp_path, "same")
-    assert not folds.trials.is_there(path, tmp_path, "other")
-    whole = path.read_bytes()
-    for damaged in (
-        b"",
-        whole[:2000],
-        *(whole[:k] + bytes([whole[k] ^ 255]) + whole[k + 1 :] for k in range(400, 900, 7)),
-    ):
-        path.write_bytes(damaged)
-        assert not folds.trials.is_there(path, tmp_path, "same")
-    assert not folds.trials.is_there(tmp_path / "two.npz", tmp_path, "same")
+def test_a_damaged_trial_is_trained_again(tmp_path):
+    folder, made = tmp_path / "folds", []
+    folder.mkdir()
+
+    def train() -> None:
+        made.append("trained")
+        np.savez_compressed(folder / "one.npz", key="same", test=np.random.default_rng(0).random(1000))
+
+    def count() -> int:
+        folds.trials.once(folder / "one.npz", folder, "same", train)
+        return len(made)
+
+    assert (count(), count()) == (1, 1)
+    (keeper,) = (tmp_path / "trials").iterdir()
+    whole = keeper.read_bytes()
+    (folder / "one.npz").unlink()
+    assert count() == 1  # it is kept, whatever becomes of the stage's folder
+    assert (folder / "one.npz").read_bytes() == whole
+    flipped = [whole[:k] + bytes([whole[k] ^ 255]) + whole[k + 1 :] for k in range(400, 900, 50)]
+    for number, damaged in enumerate([b"", whole[:2000], *flipped], 2):
+        for path in (keeper, folder / "one.npz"):
+            path.write_bytes(damaged)
+        assert count() == number
+        assert keeper.read_bytes() == (folder / "one.npz").read_bytes() == whole

@@ -59,15 +59,17 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     network, times = Path("runs/tiny/export/gan_resnet-seed0.keras"), []
-    (tmp_path / "work/model.part").mkdir()  # what one that was killed left
-    (tmp_path / "work/model.part/classifier.keras").write_bytes(b"half of one")
+    for left in ("model/.part/classifier.keras", "model/referee.keras"):  # by one that was killed
+        path = tmp_path / "work" / left
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half of one")
     for spoil in (False, False, True):
         if spoil:
             network.write_bytes(b"another run's")
         with pytest.raises(SystemExit) as stop:
             cli.main(["export", "tiny.yaml", "--out", "model", "--everyone"])
         assert stop.value.code == 0
-        assert not Path("model.part").exists()
+        assert not Path("model/.part").exists()
         times.append(network.stat().st_mtime_ns)
     assert times[0] == times[1] < times[2]  # what is whole and current is not trained again
     before, after = models.load(exported).card, models.load("model").card

@@ -177,6 +177,8 @@ def test_an_image_little_larger_than_a_patch_is_cut_and_empty_glass_is_left_out(
     ("name", "pattern", "patient"),
     [
         ("A-1_x.svs", "^[^_]+", "A-1"), ("A_1.svs", None, "A%5F1"), ("Müller.svs", None, "M%C3%BCller"),
+        ("P1_s3.svs", r"^(P\d+)_s(\d+)", "P1"), ("P1_b.svs", r"^(P\d+)(_[ab])?", "P1"),
+        ("M\udcfc.svs", None, "M%5Cxfc"),
         ("b7.svs", r"^(a\d)|^(b\d)", "b7"),
     ],
 )  # fmt: skip
