@@ -46,7 +46,7 @@ ROLE_NAMES = {
 }  # fmt: skip
 INK, MUTED = "#222222", "#777777"
 DPI = 200
-JPEG = (cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+JPEG = (cv2.IMWRITE_JPEG_QUALITY, 88, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 HARDLY = 3.0  # grey levels, on average, that a picture inside an SVG may be off
 UNSEEN = 40  # grey levels that a pixel of a plot may be off, at the edge of a thin line
 # Matplotlib names clips by a hash of their place to the last digit, where the layout's solver is not always the same.
