@@ -3,13 +3,17 @@
 Keras normalises a batch in seven passes over float32 copies, TensorFlow's own kernel in one, which joins the
 convolution before it at inference; the 1x1 convolution behind Table 1's upsampling commutes with it, and the average
 pooling behind that needs no upsampling at all; enlarging by cubic interpolation is a product with two matrices, which
-every runtime has. The networks themselves stay as the paper's table has them: what is
+every runtime has. A normalisation that is frozen is a part of the convolution before it, in training too; and the gradient
+of a depthwise kernel is, where maps are small, a product of matrices. The networks themselves stay as the paper's table has them: what is
 trained, averaged and saved is the original.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
+
+SMALL = 7  # side of the maps up to which all pairs of their places cost less than TensorFlow's own kernel
 
 
 def twin(network: keras.Model) -> keras.Model:
@@ -26,6 +30,10 @@ def twin(network: keras.Model) -> keras.Model:
     def clone(layer):
         if isinstance(layer, layers.InputLayer):
             return layers.InputLayer.from_config(layer.get_config())
+        if normalisation := _frozen_behind(layer):
+            return _Folded(layer, normalisation)
+        if isinstance(layer, layers.BatchNormalization) and _frozen_behind(_before(layer)) is layer:
+            return _Pass(name=layer.name, dtype=layer.dtype_policy)
         if isinstance(layer, layers.BatchNormalization) and _of_maps(layer):
             return _Fused(layer)
         # Table 1's tail at 13x13: each pixel twice, pooled by eight, is each pixel once, pooled by four.
@@ -68,6 +76,59 @@ class _Fused(layers.Layer):
         return y
 
 
+class _Folded(layers.Layer):
+    """A convolution and the frozen normalisation behind it, as one convolution with a bias."""
+
+    def __init__(self, convolution: layers.Layer, normalisation: layers.BatchNormalization):
+        super().__init__(name=convolution.name, dtype=convolution.dtype_policy)
+        self.convolution, self.normalisation = convolution, normalisation
+
+    def call(self, x, mask=None):
+        own, norm, deep = self.convolution, self.normalisation, isinstance(self.convolution, layers.DepthwiseConv2D)
+        scale = norm.gamma * tf.math.rsqrt(norm.moving_variance + norm.epsilon)
+        kernel = own.kernel * (scale[:, None] if deep else scale)
+        convolve = _depthwise if deep else tf.nn.conv2d
+        y = convolve(x, kernel, (1, *own.strides, 1), own.padding.upper())
+        return tf.nn.bias_add(y, norm.beta - norm.moving_mean * scale)
+
+
+def _depthwise(x: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, ...], padding: str) -> tf.Tensor:
+    if padding != "SAME" or max(x.shape[1:3]) > SMALL:
+        return tf.nn.depthwise_conv2d(x, kernel, strides, padding)
+
+    @tf.custom_gradient
+    def convolved(x, kernel):
+        y = tf.nn.depthwise_conv2d(x, kernel, strides, padding)
+
+        def gradient(dy):
+            dx = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+                input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=strides, padding=padding
+            )
+            return dx, _kernel_gradient(x, dy, kernel.shape, strides)
+
+        return y, gradient
+
+    return convolved(x, kernel)
+
+
+def _kernel_gradient(x: tf.Tensor, dy: tf.Tensor, shape: tf.TensorShape, strides: tuple[int, ...]) -> tf.Tensor:
+    """Every place of the input times every place of the output, summed over the batch, channel by channel; then the
+    pairs of places that a tap of the kernel joins."""
+    channels = x.shape[3]
+    taps = [_taps(*sides) for sides in zip(x.shape[1:3], dy.shape[1:3], shape[:2], strides[1:3], strict=True)]
+    joined = np.einsum("pia,qjb->pqijab", *taps).reshape(-1, shape[0] * shape[1])
+    given, found = (tf.reshape(tf.transpose(maps, (3, 1, 2, 0)), (channels, -1, tf.shape(x)[0])) for maps in (x, dy))
+    pairs = tf.reshape(tf.matmul(given, found, transpose_b=True), (channels, -1))
+    return tf.reshape(tf.transpose(pairs @ tf.cast(joined, x.dtype)), shape)
+
+
+def _taps(given: int, found: int, kernel: int, stride: int) -> np.ndarray:
+    """1 where a tap takes a place of the output from a place of the input, along one side, padded as "same"."""
+    before = max((found - 1) * stride + kernel - given, 0) // 2
+    places, outputs, taps = np.ogrid[:given, :found, :kernel]
+    return (places == outputs * stride + taps - before).astype(np.float32)
+
+
 class _Enlarged(layers.Layer):
     """Cubic interpolation from side to side, as the rows and then the columns of a matrix have it."""
 
@@ -90,3 +151,18 @@ class _Pass(layers.Layer):
 
 def _of_maps(layer: layers.BatchNormalization) -> bool:
     return len(layer.input.shape) == 4 and not layer.renorm and not layer.synchronized
+
+
+def _frozen_behind(layer: layers.Layer) -> layers.BatchNormalization | None:
+    """The frozen normalisation that alone reads a plain convolution, if there is one."""
+    if type(layer) not in (layers.Conv2D, layers.DepthwiseConv2D) or layer.use_bias:
+        return None
+    plain = max(layer.dilation_rate) == getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
+    readers = {node.operation for node in layer._outbound_nodes}
+    norm = next(iter(readers)) if len(readers) == 1 else None
+    frozen = isinstance(norm, layers.BatchNormalization) and not norm.trainable and norm.scale and norm.center
+    return norm if plain and frozen and layer.activation is keras.activations.linear else None
+
+
+def _before(layer: layers.Layer) -> layers.Layer:
+    return layer.input._keras_history.operation
