@@ -84,6 +84,7 @@ class Gan(Settings):
     conditioning: Literal["projection", "auxiliary"] = "projection"
     spectral: bool = True
     critic: float = Field(1.0, ge=0)  # weight of the second judge, on frozen ImageNet features; 0: the paper's alone
+    critic_size: int = Field(50, ge=32, le=224)  # side to which that judge enlarges patches first, pixels
     augment: bool = True  # both sides of what the judges see; the synthetic patches themselves are not augmented
     on_collapse: Literal["warn", "stop"] = "warn"
     average: float = Field(0.998, ge=0, lt=1)  # decay of the generator's moving average
@@ -126,6 +127,8 @@ class Classifier(Settings):
     selected: bool = True  # of the synthetic patches, only those that the referee let through
     taught: float = Field(0.0, ge=0, le=0.9)  # share of each batch whose labels are what classify.teachers say
     shortcut: Literal["identity", "projection"] = "projection"  # ResNet-34 only
+    enlarged: int = Field(100, ge=32, le=224)  # EfficientNet-Lite only: side of what it sees, pixels
+    frozen: int = Field(0, ge=0, le=16)  # EfficientNet-Lite only: first blocks that are not tuned
 
     @property
     def more(self) -> float:

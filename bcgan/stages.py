@@ -131,7 +131,7 @@ def classify(experiment: Experiment, root: Path) -> None:
                 more = taught
             keras.utils.set_random_seed(seed)
             with distribute.scope(experiment):
-                network = of_run(name, root / "gan", size, own.shortcut)
+                network = of_run(name, root / "gan", size, own)
                 alone = distribute.replicas() == 1
                 train(network, real, more, validation, settings, own, seed, path, xla and alone)
 

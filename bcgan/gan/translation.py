@@ -16,7 +16,7 @@ from bcgan.experiment import Translate
 from bcgan.gan.augment import DRAWS, augment
 from bcgan.gan.losses import discriminator_loss, generator_loss
 from bcgan.gan.train import LOG_EVERY, adam
-from bcgan.models import weights
+from bcgan.models import fast, weights
 from bcgan.models.critic import critic, frozen_features
 from bcgan.models.translator import translator
 
@@ -147,5 +147,5 @@ def _start_sides(width: int) -> Sides:
     averages = tuple(translator(width, f"to_{name}") for name in CLASSES)
     for average, network in zip(averages, translators, strict=True):
         average.set_weights(network.get_weights())
-    features = frozen_features()
+    features = fast.twin(frozen_features())
     return Sides(translators, averages, features, critic(features))

@@ -5,6 +5,7 @@ from pathlib import Path
 import keras
 from keras import layers
 
+from bcgan.experiment import Classifier
 from bcgan.models.cnn import cnn
 from bcgan.models.efficientnet_lite import transferred
 from bcgan.models.gan_resnet import gan_only, gan_resnet
@@ -14,10 +15,12 @@ from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.models.weights import load_model
 
 
-def of_run(name: str, gan: Path, size: int = 50, shortcut: str = "projection") -> keras.Model:
-    """`classifier` with the discriminator of a run, which is read from the folder `gan` where the name needs one."""
+def of_run(name: str, gan: Path, size: int = 50, own: Classifier | None = None) -> keras.Model:
+    """`classifier` by an experiment's settings, with the discriminator of its run, which is read from the folder `gan`
+    where the name needs one."""
+    own = own or Classifier()
     judge = load_model(gan / "discriminator.keras") if name.startswith("gan_") else None
-    return classifier(name, size, judge, shortcut)
+    return classifier(name, size, judge, own.shortcut, enlarged=own.enlarged, frozen=own.frozen)
 
 
 def classifier(
@@ -26,6 +29,8 @@ def classifier(
     discriminator: keras.Model | None = None,
     shortcut: str = "projection",
     pretrained: bool = True,
+    enlarged: int = 100,
+    frozen: int = 0,
 ) -> keras.Model:
     """Build a classifier: rescaling, the named network, a binary head in float32.
 
@@ -36,6 +41,7 @@ def classifier(
         discriminator: keras.Model. Needed by gan_resnet and gan_only.
         shortcut: string. ResNet-34's. Defaults to "projection".
         pretrained: bool. ImageNet's weights for EfficientNet-Lite. Defaults to True.
+        enlarged, frozen: int. EfficientNet-Lite's, as `transferred` takes them.
 
     Returns:
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to `logit`, float32, (batch, 1).
@@ -50,8 +56,8 @@ def classifier(
         "resnet34": lambda: resnet34(size, shortcut),
         "resnet50": lambda: resnet50(size),
         "cnn": lambda: cnn(size),
-        "efficientnet_lite": lambda: transferred(size, pretrained),
-        "student": lambda: transferred(size, pretrained),
+        "efficientnet_lite": lambda: transferred(size, pretrained, enlarged, frozen),
+        "student": lambda: transferred(size, pretrained, enlarged, frozen),
     }
     if name not in builders:
         raise ValueError(f"name must be one of {', '.join(builders)}. Received: name={name!r}")

@@ -17,7 +17,6 @@ from bcgan.models import torch_weights
 from bcgan.preprocess.store import at_size
 
 BATCH = 128
-TUNED_SIZE = 100  # side of the images that are tuned on, pixels: at 50 the maps end at 2x2
 DROPOUT = 0.2
 # kernel, stride, channels before scaling, blocks before scaling, expansion
 STAGES = ((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (5, 2, 40, 2, 6), (3, 2, 80, 3, 6), (5, 1, 112, 3, 6), (5, 2, 192, 4, 6),
@@ -67,8 +66,8 @@ def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = T
     return network
 
 
-def transferred(size: int = 50, weights: bool = True) -> keras.Model:
-    """EfficientNet-Lite0 with ImageNet's weights, to be tuned on patches that are enlarged to TUNED_SIZE first.
+def transferred(size: int = 50, weights: bool = True, enlarged: int = 100, frozen: int = 0) -> keras.Model:
+    """EfficientNet-Lite0 with ImageNet's weights, to be tuned on patches that are enlarged first.
 
     Its batch normalisations keep ImageNet's statistics and scales, which makes a training step almost twice as fast
     and leaves nothing to estimate from a small batch.
@@ -76,15 +75,19 @@ def transferred(size: int = 50, weights: bool = True) -> keras.Model:
     Args:
         size: int. Side of a patch, pixels. Defaults to 50.
         weights: bool. As `efficientnet_lite`'s.
+        enlarged: int. Side of what the network sees, pixels; at 50 its maps would end at 2x2. Defaults to 100.
+        frozen: int. First blocks that keep ImageNet's kernels too, of 16, the stem with them: where the maps are
+            largest nothing is propagated back, which halves the cost of a step. Defaults to 0: all are tuned.
 
     Returns:
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280).
     """
-    network = efficientnet_lite("lite0", TUNED_SIZE, weights)
+    network = efficientnet_lite("lite0", enlarged, weights)
+    kept = ("_conv_stem", *(f"_blocks.{number}." for number in range(frozen))) if frozen else ()
     for layer in network.layers:
-        layer.trainable = not isinstance(layer, layers.BatchNormalization)
+        layer.trainable = not isinstance(layer, layers.BatchNormalization) and not layer.name.startswith(kept)
     image = keras.Input((size, size, 3), name="image")
-    x = layers.Resizing(TUNED_SIZE, TUNED_SIZE, "bicubic", dtype="float32", name="enlarged")(image)
+    x = layers.Resizing(enlarged, enlarged, "bicubic", dtype="float32", name="enlarged")(image)
     x = layers.Dropout(DROPOUT, dtype="float32", name="dropout")(network(x))
     return keras.Model(image, x, name="transferred")
 

@@ -143,7 +143,7 @@ def _on_everyone(
         path, own = folder / f"{derived.column(name, seed)}.keras", settings.models[name]
         if not path.exists():
             keras.utils.set_random_seed(seed)
-            network = of_run(name, root / "gan", settings.crop or experiment.data.size, own.shortcut)
+            network = of_run(name, root / "gan", settings.crop or experiment.data.size, own)
             made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
             train(network, real, made if own.synthetic else None, None, settings, own, seed, path, xla)
         networks.append(weights.load_model(path))
