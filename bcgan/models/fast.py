@@ -1,11 +1,12 @@
 """The same networks, quicker: a twin shares a network's weights and gives its answers up to rounding.
 
 Keras normalises a batch in seven passes over float32 copies, TensorFlow's own kernel in one, which joins the
-convolution before it at inference; the 1x1 convolution behind Table 1's upsampling commutes with it, and the average
-pooling behind that needs no upsampling at all; enlarging by cubic interpolation is a product with two matrices, which
-every runtime has. A normalisation that is frozen is a part of the convolution before it, in training too; and the gradient
-of a depthwise kernel is, where maps are small, a product of matrices. The networks themselves stay as the paper's table has them: what is
-trained, averaged and saved is the original.
+convolution before it at inference; one that is frozen is a part of the convolution before it, in training too. The 1x1
+convolution behind Table 1's upsampling commutes with it, and the average pooling behind that needs no upsampling at
+all; a 3x3 convolution of doubled maps is a transposed one of the maps, with less than half of the products. The
+gradient of a depthwise kernel is, where maps are small, a product of matrices, and so is enlarging by cubic
+interpolation, for every runtime. The networks themselves stay as the paper's table has them: what is trained, averaged
+and saved is the original.
 """
 
 import keras
@@ -30,6 +31,10 @@ def twin(network: keras.Model) -> keras.Model:
     def clone(layer):
         if isinstance(layer, layers.InputLayer):
             return layers.InputLayer.from_config(layer.get_config())
+        if _doubled_before(layer):
+            return _Grown(layer)
+        if any(_doubled_before(reader) for reader in _readers(layer, through=layers.ZeroPadding2D)):
+            return _Pass(name=layer.name, dtype=layer.dtype_policy)
         if normalisation := _frozen_behind(layer):
             return _Folded(layer, normalisation)
         if isinstance(layer, layers.BatchNormalization) and _frozen_behind(_before(layer)) is layer:
@@ -129,6 +134,24 @@ def _taps(given: int, found: int, kernel: int, stride: int) -> np.ndarray:
     return (places == outputs * stride + taps - before).astype(np.float32)
 
 
+class _Grown(layers.Layer):
+    """A 3x3 convolution of maps of which every pixel was doubled: a transposed 4x4 one, of stride two, of the maps.
+
+    Two neighbours among the doubled pixels are the same one, so that their weights add up.
+    """
+
+    def __init__(self, convolution: layers.Conv2D):
+        super().__init__(name=convolution.name, dtype=convolution.dtype_policy)
+        self.convolution, self.size = convolution, convolution.output.shape[1:]
+
+    def call(self, x, mask=None):
+        own = self.convolution
+        spread = tf.constant([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], own.kernel.dtype)
+        kernel = tf.cast(tf.einsum("tu,sv,uvio->tsoi", spread, spread, own.kernel), x.dtype)
+        y = tf.nn.conv2d_transpose(x, kernel, (tf.shape(x)[0], *self.size), 2, "SAME")
+        return tf.nn.bias_add(y, own.bias) if own.use_bias else y
+
+
 class _Enlarged(layers.Layer):
     """Cubic interpolation from side to side, as the rows and then the columns of a matrix have it."""
 
@@ -158,11 +181,36 @@ def _frozen_behind(layer: layers.Layer) -> layers.BatchNormalization | None:
     if type(layer) not in (layers.Conv2D, layers.DepthwiseConv2D) or layer.use_bias:
         return None
     plain = max(layer.dilation_rate) == getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
-    readers = {node.operation for node in layer._outbound_nodes}
-    norm = next(iter(readers)) if len(readers) == 1 else None
+    readers = _readers(layer)
+    norm = readers[0] if len(readers) == 1 else None
     frozen = isinstance(norm, layers.BatchNormalization) and not norm.trainable and norm.scale and norm.center
-    return norm if plain and frozen and layer.activation is keras.activations.linear else None
+    return norm if plain and frozen and not _activated(layer) else None
+
+
+def _doubled_before(layer: layers.Layer) -> bool:
+    """Whether a layer is a plain 3x3 convolution of pixels that were doubled for it alone: either padded as "same", or
+    by a pixel above and to the left, which leaves out the last row and column."""
+    if type(layer) is not layers.Conv2D or layer.kernel_size != (3, 3):
+        return False
+    plain = max(*layer.strides, *layer.dilation_rate, layer.groups) == 1 and not _activated(layer)
+    padded, before = layer.padding == "same", _before(layer)
+    if isinstance(before, layers.ZeroPadding2D) and before.padding == ((1, 0), (1, 0)) and not padded:
+        padded, before = len(_readers(before)) == 1, _before(before)
+    doubled = isinstance(before, layers.UpSampling2D) and before.interpolation == "nearest" and before.size == (2, 2)
+    return plain and padded and doubled and len(_readers(before)) == 1
+
+
+def _readers(layer: layers.Layer, through: type | None = None) -> list[layers.Layer]:
+    """The layers that read a layer; what reads those of a kind in between, where one is named."""
+    found = list({node.operation for node in layer._outbound_nodes})
+    if through:
+        found = [reader for one in found for reader in (_readers(one) if isinstance(one, through) else [one])]
+    return found
 
 
 def _before(layer: layers.Layer) -> layers.Layer:
     return layer.input._keras_history.operation
+
+
+def _activated(layer: layers.Layer) -> bool:
+    return layer.activation is not keras.activations.linear

@@ -48,7 +48,7 @@ def generator(latent: int = 96, width: int = 32, classes: int = 2) -> keras.Mode
         if x.shape[1] == size:
             padding = "same"
         else:  # one pixel too many: padded on one side alone; cutting it off instead has a slow gradient
-            x, padding = ops.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0))), "valid"
+            x, padding = layers.ZeroPadding2D(((1, 0), (1, 0)), name=f"grow{number}_pad")(x), "valid"
         x = layers.Conv2D(channels, 3, padding=padding, use_bias=False, name=f"grow{number}_conv")(x)
         if size in GRAINY:
             step = -(-50 // size)

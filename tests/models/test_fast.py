@@ -9,6 +9,7 @@ from keras import layers
 from bcgan.models import fast
 from bcgan.models.classifier import classifier
 from bcgan.models.discriminator import discriminator
+from bcgan.models.generator import generator
 
 
 def _network(name: str) -> keras.Model:
@@ -55,6 +56,26 @@ def test_twin_has_the_gradients_and_moves_the_statistics_of_the_network(name):
     for plain, quick in zip(*found, strict=True):
         # As a whole, not number by number: a ReLU at its kink turns with the last digit.
         assert np.linalg.norm(quick - plain) < 0.02 * np.linalg.norm(plain) + 1e-4
+
+
+def test_twin_of_a_generator_draws_and_learns_what_the_generator_does():
+    keras.utils.set_random_seed(0)
+    network, rng = generator(16, 8), np.random.default_rng(3)
+    grown = [layer for layer in fast.twin(network).layers if isinstance(layer, fast._Grown)]
+    assert len(grown) == 4  # 4 to 7 to 13 to 25 to 50
+    given = [rng.standard_normal(shape).astype(np.float32) for shape in ((4, 16), (4, 50, 50, 1))]
+    given.insert(1, np.array([0, 1, 0, 1], np.int32))
+    found = []
+    for run in (network, fast.twin(network)):
+        drawn = run(given, training=False).numpy()
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(run(given, training=True) ** 2)
+        gradients = map(tf.convert_to_tensor, tape.gradient(loss, network.trainable_variables))
+        found.append([drawn, *(gradient.numpy() for gradient in gradients)])
+        for layer in _normalisations(network):  # which the training call moved
+            layer.set_weights([np.zeros(layer.moving_mean.shape), np.ones(layer.moving_mean.shape)])
+    for plain, quick in zip(*found, strict=True):
+        assert np.linalg.norm(quick - plain) < 1e-3 * np.linalg.norm(plain) + 1e-6
 
 
 @pytest.mark.parametrize(("side", "kernel", "stride"), [(7, 5, 1), (7, 5, 2), (4, 3, 1), (6, 3, 2), (3, 5, 1)])
