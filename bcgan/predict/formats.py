@@ -110,7 +110,7 @@ def read_litert(path: Path) -> Runner:
     Raises:
         InputError: it is not installed.
     """
-    if not installed():
+    if not installed("litert"):
         raise InputError("LiteRT's files are checked with the package ai_edge_litert. Run: pip install ai-edge-litert")
     run = litert(path)
     return lambda images: expit(run(images)[:, 0])
