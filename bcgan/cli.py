@@ -10,7 +10,8 @@ import click
 from bcgan import __version__, experiment, stages
 from bcgan.errors import InputError, WorkError
 
-ENGINES = ("auto", "litert", "keras")
+ENGINES = ("auto", "openvino", "litert", "keras")
+ENGINE_HELP = "auto: OpenVINO on x86-64, LiteRT elsewhere and for a few patches, Keras where neither is installed."
 RUNNERS = ("serial", "pool", "beam")
 FORMATS = ("savedmodel", "litert", "litert-int8", "onnx")
 
@@ -151,7 +152,7 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
 @click.option("--json", "lines", is_flag=True, help="JSON lines in place of CSV.")
 @click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
 @click.option("--maps", type=click.Path(file_okay=False), help="Heat maps and QuPath outlines of large images go here.")
-@click.option("--engine", type=click.Choice(ENGINES), default="auto", help="auto: LiteRT where it can be had.")
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", help=ENGINE_HELP)
 @click.pass_context
 def predict(context: click.Context, images, model, out: str | None, lines: bool, mpp, maps: str | None, engine) -> None:
     """Judge IMAGES: files, folders, patterns, or - for a list on standard input.
@@ -169,7 +170,7 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
     from bcgan.predict.model import load
 
     paths = inputs.find(images, sys.stdin if "-" in images else ())
-    judge = load(model, engine)
+    judge = load(model, engine, inputs.few(paths))
     lines = lines or bool(out and out.endswith(".jsonl"))
     with click.open_file(out or "-", "w", "utf-8", errors="surrogateescape", atomic=bool(out)) as file:
         found = predicting.predict(judge, paths, file, lines, mpp, Path(maps) if maps else None)
@@ -182,7 +183,7 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
 @slide_options
 @click.option("--out", type=click.Path(file_okay=False), default="scores", show_default=True, help="A folder.")
 @click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
-@click.option("--engine", type=click.Choice(ENGINES), default="auto", help="auto: LiteRT where it can be had.")
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", help=ENGINE_HELP)
 def batch(sources, mpp, runner: str, workers: int, options: tuple[str, ...], out: str, model, engine) -> None:
     """Judge every slide in SOURCES: each file, and each folder of patches, that lies directly there.
 
@@ -364,10 +365,14 @@ def doctor(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
         click.echo(f"{key}: {value}")
     for key, (value, reason) in machine.choices(settings).items():
         click.echo(f"{key}: {value} ({reason})")
-    from bcgan.predict.engines import installed
+    from bcgan.predict.engines import quickest
 
-    found = ("litert", "starts in a second") if installed() else ("keras", "ai-edge-litert is not installed")
-    click.echo("prediction: {} ({}; --engine changes it)".format(*found))
+    why = {
+        "openvino": "the quickest on x86-64 processors; a few patches by LiteRT, where it is installed",
+        "litert": "OpenVINO is not installed, or this is no x86-64 processor",
+        "keras": "neither OpenVINO nor LiteRT is installed",
+    }
+    click.echo(f"prediction: {quickest()} ({why[quickest()]}; --engine changes it)")
 
 
 def main(arguments: list[str] | None = None) -> Any:

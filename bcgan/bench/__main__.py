@@ -1,6 +1,7 @@
 """Measure everything in one run, all subjects in alternation, and write reports/bench/."""
 
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bcgan.bench.subjects import trial
 from bcgan.bench.worker import Worker
 
 REPEATS = 5
-PROFILE = "profile"
+PROFILE, AGREEMENT = "profile", "agreement"
 PRECISIONS = {"mixed_bfloat16": "bfloat16", "float32": "float32"}
 ABSENT = "pip install -r requirements-bench.txt"
 
@@ -32,6 +33,10 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
         "inference": inference
         | {"keras predict": ("subjects", "keras_predict", {})}
         | {f"litert {kind}": ("subjects", "litert", {"quantised": kind == "int8"}) for kind in ("float32", "int8")}
+        | {
+            f"openvino {kind}": ("subjects", "openvino", {"precision": short})
+            for kind, short in (("float32", "f32"), ("bfloat16", "bf16"))
+        }
         | {"onnx runtime float32": ("subjects", "onnx", {})}
         | {f"pytorch {name}": ("pytorch", "inference", {"settings": name}) for name in SETTINGS}
         | limits,
@@ -85,18 +90,24 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
     if PROFILE in only or not only:
         measured[PROFILE] = report.profiles(precision)
         runs.write_json(kept, measured)
-    profile, operations = measured.pop(PROFILE, None), report.operations()
+    if AGREEMENT in only or "inference" in only or not only:
+        measured[AGREEMENT] = report.agreement()
+        runs.write_json(kept, measured)
+    profile, agreement, operations = measured.pop(PROFILE, None), measured.pop(AGREEMENT, None), report.operations()
     found = {
-        "ratios": {}, "spread": {},
+        "ratios": {}, "spread": {}, "of": {},
         "rates": {name: rates(group) for name, group in measured.items()},
         "profile": profile,
+        "agreement": agreement,
         "operations": operations,
         "machine": machine.processor(),
         "choices": {name: value for name, (value, _) in chosen.items()},
         "versions": machine.environment()["packages"] | report.versions(),
     }  # fmt: skip
-    for name, values in ratios(measured, precision, operations).items():
+    faithful = [name for name, one in (agreement or {}).items() if one["faithful"]]
+    for name, (values, of) in ratios(measured, precision, operations, faithful).items():
         found["ratios"][name] = values and round(statistics.median(values), 3)
+        found["of"][name] = of
         found["spread"][name] = values and [round(min(values), 3), round(max(values), 3)]
     report.write(found, out)
     for name, value in found["ratios"].items():
@@ -142,40 +153,47 @@ def rates(group: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def ratios(measured: dict, precision: str, operations: dict[str, int]) -> dict[str, list[float] | None]:
-    """Each ratio of every repeat: numerator and denominator are of the same turn through the group.
+def ratios(
+    measured: dict, precision: str, operations: dict[str, int], faithful: Iterable[str] = ()
+) -> dict[str, tuple[list[float] | None, str]]:
+    """Each ratio of every repeat, numerator and denominator of the same turn through the group; and of which subjects.
 
-    "best": the subject of that kind with the highest median, whatever its precision; inference's best of ours counts
-    LiteRT in float32, which gives the same probabilities, and not int8, which does not.
+    "best": the subject of that kind with the highest median, whatever its precision. Inference's best of ours is the
+    best of `faithful`; "tensorflow" has TensorFlow's own, faithful or not.
     """
 
     def of(group: str, subject: str) -> list[float] | None:
         return measured.get(group, {}).get(subject, {}).get("rates") or None
 
-    def best(group: str, *kinds: str) -> list[float] | None:
+    def best(group: str, *kinds: str) -> str:
         names = [name for name in measured.get(group, {}) if name.startswith(kinds) and of(group, name)]
-        return of(group, max(names, key=lambda name: statistics.median(of(group, name)))) if names else None
+        return max(names, key=lambda name: statistics.median(of(group, name)), default="")
 
-    def ratio(above: list[float] | None, below: list[float] | None, factor: float = 1.0) -> list[float] | None:
-        return above and below and [factor * x / y for x, y in zip(above, below, strict=False)]  # one may have died
+    def ratio(group: str, above: str, below: str, factor: float = 1.0) -> tuple[list[float] | None, str]:
+        one, other = of(group, above), of(group, below)
+        if not one or not other:
+            return None, ""
+        return [factor * x / y for x, y in zip(one, other, strict=False)], f"{above} / {below}"  # one may have died
 
-    found = {}
-    for phase, theirs in (("training", "fit"), ("inference", "predict")):
-        kept = ("bcgan", "litert float32")
-        found[f"{phase}_vs_pytorch_best"] = ratio(best(phase, *kept), best(phase, "pytorch"))
-        found[f"{phase}_vs_keras_{theirs}"] = ratio(best(phase, *kept), best(phase, "keras"))
+    found, torch = {}, best("inference", "pytorch")
+    ours = best("inference", *faithful)
+    found["inference_vs_pytorch_best"] = ratio("inference", ours, torch)
+    found["inference_vs_keras_predict"] = ratio("inference", ours, "keras predict")
+    for kind in PRECISIONS.values():
+        name = f"inference_openvino_{kind}_vs_pytorch_{kind}"
+        found[name] = ratio("inference", f"openvino {kind}", best("inference", f"pytorch {kind}"))
+    for phase, own, theirs in (("training", "training", "fit"), ("inference", "inference_tensorflow", "predict")):
+        found[f"{own}_vs_pytorch_best"] = ratio(phase, best(phase, "bcgan"), best(phase, "pytorch"))
+        found[f"{own}_vs_keras_{theirs}"] = ratio(phase, best(phase, "bcgan"), f"keras {theirs}")
         for kind, short in PRECISIONS.items():
-            name = f"{phase}_{short}_vs_pytorch_{short}"
-            found[name] = ratio(of(phase, f"bcgan {kind}"), best(phase, f"pytorch {short}"))
-        found[f"{phase}_of_limit"] = ratio(
-            of(phase, "bcgan float32"), of(phase, "limit float32"), operations[phase] / 1e6
-        )
-        found[f"{phase}_of_limit_bfloat16"] = ratio(
-            of(phase, "bcgan mixed_bfloat16"), of(phase, "limit mixed_bfloat16"), operations[phase] / 1e6
-        )
-    found["inference_int8_vs_pytorch_best"] = ratio(of("inference", "litert int8"), best("inference", "pytorch"))
-    found["gan_step_vs_two_tapes"] = ratio(of("gan", f"bcgan {precision}"), of("gan", f"two tapes {precision}"))
-    found["gan_resnet_training_vs_keras_fit"] = ratio(of("gan_resnet", "bcgan training"), of("gan_resnet", "keras fit"))
+            name = f"{own}_{short}_vs_pytorch_{short}"
+            found[name] = ratio(phase, f"bcgan {kind}", best(phase, f"pytorch {short}"))
+        work = operations[phase] / 1e6
+        found[f"{phase}_of_limit"] = ratio(phase, "bcgan float32", "limit float32", work)
+        found[f"{phase}_of_limit_bfloat16"] = ratio(phase, "bcgan mixed_bfloat16", "limit mixed_bfloat16", work)
+    found["inference_int8_vs_pytorch_best"] = ratio("inference", "litert int8", torch)
+    found["gan_step_vs_two_tapes"] = ratio("gan", f"bcgan {precision}", f"two tapes {precision}")
+    found["gan_resnet_training_vs_keras_fit"] = ratio("gan_resnet", "bcgan training", "keras fit")
     return found
 
 

@@ -37,7 +37,7 @@ def operations() -> dict[str, int]:
 
 def versions() -> dict[str, str | None]:
     found = {}
-    for name in ("torch", "onnxruntime"):
+    for name in ("torch", "onnxruntime", "openvino"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -47,12 +47,18 @@ def versions() -> dict[str, str | None]:
 
 def profiles(precision: str) -> dict[str, dict[str, float]]:
     """{before, after}: milliseconds a training step by operator."""
-    found = {}
-    for name, kind in (("before", "keras"), ("after", "quick")):
-        command = [sys.executable, "-m", "bcgan.bench.profile", precision, kind]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return {name: _answer("profile", precision, kind) for name, kind in (("before", "keras"), ("after", "quick"))}
+
+
+def agreement() -> dict[str, dict[str, Any]]:
+    """By subject of inference: largest_difference, roc_auc and faithful, as `bcgan.bench.agreement` has them."""
+    return _answer("agreement")
+
+
+def _answer(module: str, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", f"bcgan.bench.{module}", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def write(found: dict[str, Any], out: Path) -> None:
@@ -79,7 +85,9 @@ def _figure(found: dict[str, Any], table: pd.DataFrame):
     for axis, group in zip(axes[:, 0], groups, strict=True):
         part = table[(table["group"] == group) & table["median"].notna() & ~table["subject"].str.startswith("limit")]
         part = part.sort_values("median")
-        colours = [OURS if name.startswith(("bcgan", "litert", "onnx")) else THEIRS for name in part["subject"]]
+        colours = [
+            OURS if name.startswith(("bcgan", "litert", "openvino", "onnx")) else THEIRS for name in part["subject"]
+        ]
         spread = [part["median"] - part["low"], part["high"] - part["median"]]
         axis.barh(part["subject"], part["median"], color=colours, xerr=spread, ecolor=style.INK, capsize=2)
         limits = {k: v["median"] for k, v in found["rates"][group].items() if k.startswith("limit") and v["median"]}
@@ -104,13 +112,25 @@ def _page(found: dict[str, Any]) -> str:
     lines += [
         f"{found['machine']['cores']} cores, {found['machine']['name']}, bfloat16 instructions: "
         f"{', '.join(found['machine']['bfloat16']) or 'none'}; TensorFlow {found['versions']['tensorflow']}, "
-        f"PyTorch {found['versions']['torch'] or 'absent'}.", "",
-        "| ratio | median | least to most | aim |", "|---|---|---|---|",
+        f"PyTorch {found['versions']['torch'] or 'absent'}, OpenVINO {found['versions']['openvino'] or 'absent'}.", "",
+        "| ratio | median | least to most | aim | of |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for name, value in found["ratios"].items():
         spread = found["spread"][name]
         cells = ("unknown", "") if value is None else (f"{value:.2f}", f"{spread[0]:.2f} to {spread[1]:.2f}")
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {TARGETS.get(name, '')} |")
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {TARGETS.get(name, '')} | {found['of'].get(name, '')} |")
+    if found["agreement"]:
+        lines += ["", "## What is faithful", ""]
+        lines += [
+            "Table 1's network, briefly trained on phantom tissue, and patches of other patients: how far from Keras in"
+        ]
+        lines += [
+            "float32. Best against best counts what is faithful: within 0.01 in every probability, 0.002 in ROC AUC."
+        ]
+        lines += ["", "| subject | largest difference of a probability | ROC AUC | faithful |", "|---|---|---|---|"]
+        for subject, one in found["agreement"].items():
+            cells = f"{one['largest_difference']:.1e} | {one['roc_auc']:.4f} | {'yes' if one['faithful'] else 'no'}"
+            lines.append(f"| {subject} | {cells} |")
     for group, part in found["rates"].items():
         unit = "runs a second" if group == "start_up" else "patches a second"
         lines += ["", f"## {group}", "", f"| subject | {unit}, median | least to most | peak memory, MiB |"]

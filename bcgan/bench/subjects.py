@@ -85,6 +85,17 @@ def litert(quantised: bool, network: str = "resnet_table1") -> Subject:
         return _counted(formats.read_litert(path), patches(SCORED)[0])
 
 
+def openvino(precision: str, network: str = "resnet_table1") -> Subject:
+    """The file that `bcgan export` writes for LiteRT, and OpenVINO; precision: "f32" or "bf16"."""
+    start("float32")
+    from bcgan.predict import formats
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.tflite"
+        formats.write_litert(_classifier(network), path)
+        return _counted(formats.read_openvino(path, precision), patches(SCORED)[0])
+
+
 def onnx(network: str = "resnet_table1") -> Subject:
     """The network as `bcgan export --format` writes it for ONNX, and ONNX Runtime."""
     start("float32")

@@ -80,22 +80,22 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
 
 
 def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
-    """The card with every file's SHA-256; LiteRT's files are among them where, on these patches, they say what Keras
-    says: no probability off by more than FAITHFUL, hardly a verdict another."""
+    """The card with every file's SHA-256; LiteRT's files are among them where, on these patches, every runtime that is
+    installed says by them what Keras says: no probability off by more than FAITHFUL, hardly a verdict another."""
     write_litert(folder)
     both = (*FILES, *engines.LITERT_FILES)
     digests = {name: runs.hash_file(folder / name) for name in both}
     chosen = selection.load(folder / "selector.npz")
-    judged = [
+    expected, *found = (
         Model(card, engines.choose(name, folder, digests), chosen, folder).predict(images)
-        for name in ("keras", "litert")
-    ]
-    off = float(np.abs(judged[0].probability - judged[1].probability).max())
-    other = int((judged[0].verdict != judged[1].verdict).sum())
+        for name in ("keras", *filter(engines.installed, engines.RUNTIMES))
+    )
+    off = float(max((np.abs(one.probability - expected.probability).max() for one in found), default=np.inf))
+    other = max((int((one.verdict != expected.verdict).sum()) for one in found), default=0)
     if off <= formats.FAITHFUL and other <= max(1, MOST_OTHER * len(images)):
         return card.model_copy(update={"sha256": digests, "litert": off})
     progress.log.warning(
-        "export: LiteRT is off by up to %.3f and gives %d of %d patches another verdict; its files are left out and "
+        "export: LiteRT's files are off by up to %.3f, give %d of %d patches another verdict and are left out; "
         "Keras will run the network", off, other, len(images),
     )  # fmt: skip
     for name in engines.LITERT_FILES:

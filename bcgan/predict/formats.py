@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from bcgan.errors import InputError
 from bcgan.models import fast, weights
-from bcgan.predict.engines import Runner, installed, litert
+from bcgan.predict.engines import Runner, installed, litert, openvino
 
 KINDS = {"savedmodel": "savedmodel", "litert": "classifier.tflite", "litert-int8": "classifier-int8.tflite",
          "onnx": "classifier.onnx"}  # fmt: skip
@@ -110,9 +110,15 @@ def read_litert(path: Path) -> Runner:
     Raises:
         InputError: it is not installed.
     """
-    if not installed():
+    if not installed("litert"):
         raise InputError("LiteRT's files are checked with the package ai_edge_litert. Run: pip install ai-edge-litert")
     run = litert(path)
+    return lambda images: expit(run(images)[:, 0])
+
+
+def read_openvino(path: Path, precision: str) -> Runner:
+    """OpenVINO on every core, from LiteRT's file; precision as `bcgan.predict.engines.openvino` takes it."""
+    run = openvino(path, precision)
     return lambda images: expit(run(images)[:, 0])
 
 

@@ -19,6 +19,7 @@ SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".sv
 KNOWN = (*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)
 WHOLE = 1.5  # an image up to so many times a patch's side is one patch; a larger one is tiled
 GLASS = 220  # a pixel whose darkest channel is above this is empty glass
+FEW = 2**19  # bytes: some 80 patches, upon which OpenVINO has caught up with LiteRT, which starts sooner
 TISSUE = 0.2  # least share of tissue of a tile that is scored
 
 
@@ -59,6 +60,11 @@ def find(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Path]:
     if not found:
         raise InputError("No image was named. Give files, folders or patterns, or - for a list on standard input.")
     return found
+
+
+def few(paths: list[Path]) -> bool:
+    """Whether these files are so small, all together, that starting takes longer than judging them."""
+    return sum(path.stat().st_size for path in paths if path.is_file()) < FEW
 
 
 def to_check(folder: str | None, size: int, count: int = 256) -> np.ndarray:

@@ -51,7 +51,7 @@ class Card(BaseModel):
     trained: dict[str, int | str | list[str]]  # experiment, networks, patients, patches
     figures: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
     sha256: dict[str, str]
-    litert: float | None = None  # how far LiteRT's probabilities are from Keras's, at most; None: no files for it
+    litert: float | None = None  # how far the .tflite files' probabilities are from Keras's; None: no such files
 
     @field_serializer("calibration", "context")
     def _by_name(self, value: Calibration | Context | None) -> dict | None:
@@ -130,11 +130,11 @@ class Model:
         )
 
 
-def load(folder: str | Path | None = None, engine: str = "auto") -> Model:
+def load(folder: str | Path | None = None, engine: str = "auto", few: bool = False) -> Model:
     """The classifier in a folder that `bcgan export` wrote; the one that comes with bcgan where folder is None.
 
     Args:
-        engine: string. "auto", "litert" or "keras", as `bcgan.predict.engines.choose` takes it.
+        engine, few: as `bcgan.predict.engines.choose` takes them.
 
     Raises:
         InputError: a file is missing or is not the one that the card names, the card names other classes, or the
@@ -157,7 +157,7 @@ def load(folder: str | Path | None = None, engine: str = "auto") -> Model:
     if card.classes != CLASSES:
         raise InputError(f"{place / CARD}: classes {card.classes}, and this bcgan knows {CLASSES}. {remedy}")
     try:
-        chosen = engines.choose(engine, place, card.sha256)
+        chosen = engines.choose(engine, place, card.sha256, few)
     except ValueError as error:
         raise InputError(f"engine {engine}: {error}.") from error
     return Model(card, chosen, selection.load(place / "selector.npz"), place)

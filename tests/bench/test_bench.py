@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bcgan.bench import __main__ as bench
-from bcgan.bench import report
+from bcgan.bench import agreement, report
 from bcgan.bench.worker import Worker
 
 
@@ -28,16 +28,39 @@ MEASURED = {
 
 def test_ratios_are_of_the_same_repeat_and_of_the_best():
     found = bench.ratios(MEASURED, "mixed_bfloat16", {"training": 300_000, "inference": 100_000})
-    assert found["training_vs_pytorch_best"] == [2.0, 3.0]
-    assert found["training_vs_keras_fit"] == [4.0, 3.0]
-    assert found["training_float32_vs_pytorch_float32"] == [4.0, 2.0]
-    assert found["training_of_limit"] == pytest.approx([200 * 0.3 / 120, 100 * 0.3 / 120])
+    best = "bcgan mixed_bfloat16 / pytorch bfloat16, channels last"
+    assert found["training_vs_pytorch_best"] == ([2.0, 3.0], best)
+    assert found["training_vs_keras_fit"][0] == [4.0, 3.0]
+    assert found["training_float32_vs_pytorch_float32"][0] == [4.0, 2.0]
+    assert found["training_of_limit"][0] == pytest.approx([200 * 0.3 / 120, 100 * 0.3 / 120])
+
+
+def test_best_against_best_counts_what_is_faithful_alone():
+    rate = {"bcgan mixed_bfloat16": 300.0, "openvino float32": 200.0, "litert int8": 400.0, "pytorch bfloat16": 100.0}
+    measured = {"inference": {name: rates(value) for name, value in rate.items()}}
+    work = {"training": 1, "inference": 1}
+    found = bench.ratios(measured, "mixed_bfloat16", work, ["openvino float32"])
+    assert found["inference_vs_pytorch_best"] == ([2.0], "openvino float32 / pytorch bfloat16")
+    assert found["inference_tensorflow_vs_pytorch_best"] == ([3.0], "bcgan mixed_bfloat16 / pytorch bfloat16")
+    assert bench.ratios(measured, "mixed_bfloat16", work)["inference_vs_pytorch_best"] == (None, "")
+
+
+@pytest.mark.slow
+def test_a_way_of_scoring_is_faithful_where_it_says_what_keras_says(monkeypatch):
+    monkeypatch.setattr(agreement, "TRAINED", 64)
+    monkeypatch.setattr(agreement, "HELD_OUT", 32)
+    monkeypatch.setattr(agreement, "EPOCHS", 1)
+    found = agreement.agreement()
+    assert found["bcgan float32"]["largest_difference"] < 1e-5
+    assert set(found) <= set(bench.groups("mixed_bfloat16")["inference"])
+    for name, one in found.items():
+        assert one["faithful"] or "float32" not in name
 
 
 def test_what_was_not_measured_is_unknown():
     found = bench.ratios(MEASURED, "mixed_bfloat16", {"training": 1, "inference": 1})
-    assert found["inference_vs_pytorch_best"] is None
-    assert found["gan_step_vs_two_tapes"] is None
+    assert found["inference_vs_pytorch_best"] == (None, "")
+    assert found["gan_step_vs_two_tapes"] == (None, "")
 
 
 def test_operations_of_table_1():
@@ -72,15 +95,18 @@ def test_page_and_figure_hold_what_was_measured(tmp_path):
     found = {
         "ratios": {"training_vs_pytorch_best": 2.5, "gan_step_vs_two_tapes": None},
         "spread": {"training_vs_pytorch_best": [2.0, 3.0], "gan_step_vs_two_tapes": None},
+        "of": {"training_vs_pytorch_best": "ours / theirs"},
+        "agreement": {"openvino bfloat16": {"largest_difference": 0.0076, "roc_auc": 0.88, "faithful": True}},
         "rates": {name: bench.rates(group) for name, group in MEASURED.items()},
         "operations": {"training": 300_000, "inference": 100_000},
         "profile": {"before": {"Conv2D": 3.0, "Mul": 2.0}, "after": {"Conv2D": 3.0}},
         "machine": {"cores": 2, "name": "a processor", "bfloat16": []},
-        "versions": {"tensorflow": "2", "torch": None},
+        "versions": {"tensorflow": "2", "torch": None, "openvino": "3"},
     }
     report.write(found, tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert "| training_vs_pytorch_best | 2.50 | 2.00 to 3.00 | 1.3 |" in page
+    assert "| training_vs_pytorch_best | 2.50 | 2.00 to 3.00 | 1.3 | ours / theirs |" in page
+    assert "| openvino bfloat16 | 7.6e-03 | 0.8800 | yes |" in page
     assert "| gan_step_vs_two_tapes | unknown |" in page
     assert "left out: no compiler" in page
     assert "| Mul | 2.0 | 0.0 |" in page

@@ -1,0 +1,113 @@
+"""Whatever runs the classifier that comes with bcgan, it says what Keras says; what cannot be had says so."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import bcgan
+from bcgan import cli
+from bcgan.data.histology_phantom.tissue import draw
+from bcgan.errors import InputError
+from bcgan.predict import engines, images, model
+from tests.conftest import write_png
+
+openvino = pytest.mark.skipif(not engines.installed("openvino"), reason="OpenVINO is not installed")
+CLASSIFIER = model.SHIPPED / "classifier.tflite"
+
+
+@pytest.fixture(scope="module")
+def patches() -> np.ndarray:
+    return draw(70)[0]  # a whole batch and a part
+
+
+@openvino
+def test_openvino_says_what_keras_says(patches):
+    quick, slow = (bcgan.load(engine=engine).predict(patches) for engine in ("openvino", "keras"))
+    np.testing.assert_allclose(quick.probability, slow.probability, atol=0.003)
+    np.testing.assert_allclose(quick.uncertainty, slow.uncertainty, atol=0.003)
+    assert (quick.verdict != slow.verdict).sum() <= 1  # one at an edge may fall to either side
+    assert np.ptp(slow.probability) > 0.05  # or else there is nothing to agree on
+
+
+@openvino
+@pytest.mark.parametrize("count", [1, 3, 64, 65])
+def test_openvino_takes_any_number_of_patches(patches, count):
+    run = engines.openvino(CLASSIFIER)
+    assert run(patches[:count]).dtype == np.float32
+    np.testing.assert_allclose(run(patches[:count]), run(patches)[:count], atol=1e-5)
+
+
+@openvino
+def test_openvino_answers_several_threads(patches):
+    run, found = engines.openvino(CLASSIFIER), {}
+    expected = run(patches)
+
+    def ask(number: int) -> None:
+        for _ in range(4):
+            found[number] = run(patches[number : number + 20 + number])
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    for number in range(4):
+        np.testing.assert_allclose(found[number], expected[number : number + 20 + number], atol=1e-5)
+
+
+@openvino
+def test_openvino_tells_nobody(tmp_path):
+    code = "import bcgan, sys; bcgan.load(engine='openvino'); sys.exit(sys.modules['openvino_telemetry'] is not None)"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"HOME": str(tmp_path)}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("engine", "package"), [("openvino", "openvino"), ("litert", "ai-edge-litert")])
+def test_what_is_not_installed_is_named_with_a_remedy(engine, package, monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=rf"engine {engine}: .* is not installed: pip install {package}, or use"):
+        bcgan.load(engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("found", "processor", "many", "few"),
+    [
+        (("openvino", "ai_edge_litert"), "x86_64", "openvino", "litert"),
+        (("openvino", "ai_edge_litert"), "aarch64", "litert", "litert"),
+        (("openvino",), "AMD64", "openvino", "openvino"),
+        (("openvino",), "arm64", "keras", "keras"),
+        (("ai_edge_litert",), "x86_64", "litert", "litert"),
+        ((), "x86_64", "keras", "keras"),
+    ],
+)
+def test_the_quickest_is_chosen_for_the_processor_and_the_work(monkeypatch, found, processor, many, few):
+    monkeypatch.setattr(engines, "find_spec", lambda name: name in found or None)
+    monkeypatch.setattr(engines.platform, "machine", lambda: processor)
+    assert engines.quickest() == many
+    assert engines.quickest(few=True) == few
+
+
+def test_a_patch_is_little_work_and_a_slide_is_not(tmp_path):
+    write_png(tmp_path / "patch.png", draw(1)[0][0])
+    noise = np.random.default_rng(0).integers(0, 255, (600, 600, 3), dtype=np.uint8)
+    write_png(tmp_path / "slide.png", noise)
+    assert images.few([tmp_path / "patch.png", tmp_path / "missing.png"])
+    assert not images.few([tmp_path / "patch.png", tmp_path / "slide.png"])
+
+
+def test_an_engine_can_be_asked_for_by_name(tmp_path, capsys):
+    write_png(tmp_path / "patch.png", draw(1)[0][0])
+    rows = set()
+    for name in filter(engines.installed, engines.RUNTIMES):
+        with pytest.raises(SystemExit):
+            cli.main(["predict", str(tmp_path / "patch.png"), "--engine", name])
+        rows.add(capsys.readouterr().out.split(",")[-1])
+    assert len(rows) == 1
+
+
+def test_a_folder_without_their_files_says_how_to_get_them(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no classifier.tflite; export it anew"):
+        engines.choose("openvino", tmp_path, {})
