@@ -125,7 +125,7 @@ def _page(found: dict[str, Any]) -> str:
             "Table 1's network, briefly trained on phantom tissue, and patches of other patients: how far from Keras in"
         ]
         lines += [
-            "float32. Best against best counts what is faithful: within 0.01 in every probability, 0.002 in ROC AUC."
+            "float32. Of ours, best against best counts the faithful: within 0.01 in each probability, 0.002 in AUC."
         ]
         lines += ["", "| subject | largest difference of a probability | ROC AUC | faithful |", "|---|---|---|---|"]
         for subject, one in found["agreement"].items():
