@@ -10,12 +10,12 @@ from keras import layers
 from bcgan.models.discriminator import convolved
 from bcgan.models.efficientnet_lite import efficientnet_lite
 
-TAPS = ("_blocks.2.add", "_blocks.4.add", "_blocks.10.add", "_blocks.14.add")  # 24, 40, 112 and 192 channels
+TAPS = ("_blocks.2.add", "_blocks.4.add", "_blocks.10.add")  # 24, 40 and 112 channels
 SIZE = 50  # side of a patch, pixels
 
 
 def frozen_features(seen: int = SIZE, weights: bool = True) -> keras.Model:
-    """EfficientNet-Lite0 up to four of its maps.
+    """EfficientNet-Lite0 up to three of its maps.
 
     Args:
         seen: int. Side to which patches are enlarged first, pixels: the network's first convolution halves what it
@@ -23,8 +23,8 @@ def frozen_features(seen: int = SIZE, weights: bool = True) -> keras.Model:
         weights: bool. As `efficientnet_lite`'s.
 
     Returns:
-        keras.Model. float32 in [0, 1], (batch, 50, 50, 3), to float32 maps: 13x13, 7x7, 4x4 and 2x2 places at 50
-        pixels, 25x25, 13x13, 7x7 and 4x4 at 100.
+        keras.Model. float32 in [0, 1], (batch, 50, 50, 3), to float32 maps: 13x13, 7x7 and 4x4 places at 50 pixels,
+        25x25, 13x13 and 7x7 at 100.
     """
     network = efficientnet_lite("lite0", seen, weights)
     features = keras.Model(network.inputs[0], [network.get_layer(tap).output for tap in TAPS], name="maps")
