@@ -5,6 +5,8 @@ import pytest
 from bcgan import cli
 from tests.browser import DESK, PHONE, check
 
+A4 = 794  # pixels
+
 
 @pytest.fixture(scope="module")
 def page_file(finished, tmp_path_factory):
@@ -27,8 +29,16 @@ def test_the_page_opens_whole_and_readable(opened, page_file, width, colours):
     check(page, width)
 
 
+def test_on_a_phone_a_broad_figure_is_moved_rather_than_shrunk(opened, page_file):
+    page = opened(page_file.as_uri(), PHONE)
+    assert page.locator("#fig04_gan img").evaluate("one => one.clientWidth") > 600  # ten inches
+    assert page.locator("#roc img").evaluate("one => one.clientWidth") < PHONE
+
+
 def test_it_prints_without_cutting_a_figure(opened, page_file):
-    page = opened(page_file.as_uri())
+    page = opened(page_file.as_uri(), A4)
     page.emulate_media(media="print")
     assert page.locator("nav").is_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= A4
+    assert page.locator("details table").first.is_visible()
     assert page.locator("figure").first.evaluate("one => getComputedStyle(one).breakInside") == "avoid"
