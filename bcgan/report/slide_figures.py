@@ -60,7 +60,7 @@ def slide_maps(run: Run) -> Drawn:
         }
         for axes, kind in zip(line, kinds, strict=True):
             _draw(axes, place, colours[kind])
-        line[0].set_ylabel(f"Patient {patient}\n{len(table):,} patches", fontsize=9)
+        line[0].set_ylabel(f"Patient {patient}\n{len(table):,} patches", fontsize=9, parse_math=False)
         rows.append(
             pd.DataFrame({
                 "role": role, "patient": patient, "x": table["x"], "y": table["y"], "label": truth,

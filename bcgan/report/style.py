@@ -122,7 +122,7 @@ def show_patch(axes, patch, label: str = "") -> None:
     axes.set_yticks([])
     sns.despine(ax=axes, left=True, bottom=True)
     if label:
-        axes.set_xlabel(label, fontsize=8, labelpad=2)
+        axes.set_xlabel(label, fontsize=8, labelpad=2, parse_math=False)  # a patient's name may hold dollars
 
 
 def head(axes, text: str, colour: str) -> None:
