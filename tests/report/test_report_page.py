@@ -3,6 +3,7 @@
 import pytest
 
 from bcgan import cli
+from bcgan.report import compare
 from tests.browser import DESK, PHONE, check
 
 A4 = 794  # pixels
@@ -42,3 +43,8 @@ def test_it_prints_without_cutting_a_figure(opened, page_file):
     assert page.evaluate("document.documentElement.scrollWidth") <= A4
     assert page.locator("details table").first.is_visible()
     assert page.locator("figure").first.evaluate("one => getComputedStyle(one).breakInside") == "avoid"
+
+
+def test_reports_side_by_side_open_readable(opened, page_file, tmp_path):
+    page = compare.render([str(page_file.with_name("results.json"))] * 2, tmp_path)
+    check(opened(page.as_uri(), PHONE), PHONE)
