@@ -171,6 +171,7 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
     paths = inputs.find(images, sys.stdin if "-" in images else ())
     judge = load(model, engine)
     lines = lines or bool(out and out.endswith(".jsonl"))
+    Path(out or ".").parent.mkdir(parents=True, exist_ok=True)
     with click.open_file(out or "-", "w", "utf-8", errors="surrogateescape", atomic=bool(out)) as file:
         found = predicting.predict(judge, paths, file, lines, mpp, Path(maps) if maps else None)
     progress.log.info("predict: %s; %s", ", ".join(f"{n} {v}" for v, n in found.items() if n), judge.card.use)

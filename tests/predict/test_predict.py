@@ -137,7 +137,7 @@ def test_every_file_has_its_verdict(model, idc_folder, tmp_path, exported, capsy
     (tmp_path / "broken.png").write_bytes(real[0].read_bytes()[:200])
     (tmp_path / "empty.png").write_bytes(b"")
     write_png(tmp_path / "noise.png", np.random.default_rng(0).integers(0, 255, (50, 50, 3), dtype=np.uint8))
-    out = tmp_path / "out.csv"
+    out = tmp_path / "new" / "out.csv"
     assert command(*real, tmp_path, "--model", exported, "--out", out) == 3
     rows = list(csv.DictReader(out.open(encoding="utf-8")))
     assert tuple(rows[0]) == predict.COLUMNS
