@@ -172,6 +172,7 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
     paths = inputs.find(images, sys.stdin if "-" in images else ())
     judge = load(model, engine, inputs.few(paths))
     lines = lines or bool(out and out.endswith(".jsonl"))
+    Path(out or ".").parent.mkdir(parents=True, exist_ok=True)
     with click.open_file(out or "-", "w", "utf-8", errors="surrogateescape", atomic=bool(out)) as file:
         found = predicting.predict(judge, paths, file, lines, mpp, Path(maps) if maps else None)
     progress.log.info("predict: %s; %s", ", ".join(f"{n} {v}" for v, n in found.items() if n), judge.card.use)
@@ -250,8 +251,9 @@ def _run_slidewise(job, sources, runner: str, workers: int, options: tuple[str, 
 @click.argument("images", nargs=-1, required=True)
 @click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
 @click.option("--out", type=click.Path(file_okay=False), default="explanations", show_default=True, help="A folder.")
-def explain(images, model, out: str) -> None:
-    """Draw where in each of IMAGES, patches, the evidence for its call lies, by three methods."""
+@click.pass_context
+def explain(context: click.Context, images, model, out: str) -> None:
+    """Draw where in each of IMAGES, patches, the evidence for its call lies, by three methods; and a page of all."""
     from pathlib import Path
 
     from bcgan import machine, progress
@@ -259,17 +261,13 @@ def explain(images, model, out: str) -> None:
     machine.prepare_environment()
     progress.start_log(None)
     from bcgan.predict import images as inputs
-    from bcgan.predict.maps import draw_explanation
+    from bcgan.predict.explain import write
     from bcgan.predict.model import load
 
-    paths, judge = inputs.find(images, sys.stdin if "-" in images else ()), load(model)
-    Path(out).mkdir(parents=True, exist_ok=True)
-    with progress.bar(len(paths), "explain", "patch") as bar:
-        for number, path in enumerate(paths):
-            target = Path(out, f"{number:04d}-{path.stem}.png")
-            draw_explanation(target, path.name, inputs.read_patch(path, judge.card.size), judge)
-            bar.update()
-    click.echo(out)
+    refused = write(load(model), inputs.find(images, sys.stdin if "-" in images else ()), Path(out))
+    click.echo(Path(out) / "index.html")
+    if refused:
+        context.exit(3)
 
 
 @cli.command()

@@ -60,6 +60,8 @@ def why_stale(folder: Path, key: str) -> str | None:
         if manifest["key"] != key:
             return "its settings, its inputs or bcgan's version changed"
         for name, digest in manifest["outputs"].items():
+            if Path(name).is_absolute() or ".." in Path(name).parts:  # what lies outside is not this run's
+                return "its manifest is not one of ours"
             if not (folder / name).is_file():
                 return f"{name} is missing"
             if hash_file(folder / name) != digest:

@@ -57,6 +57,16 @@ def test_switches_and_single_places_are_taken_as_people_write_them(tmp_path):
     assert settings.data.dir[0].is_absolute()
 
 
+def test_yaml_cannot_run_code(tmp_path):
+    path = tmp_path / "evil.yaml"
+    path.write_text(f"name: evil\ndata: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")
+    with pytest.raises(InputError, match=r"evil.yaml is not valid YAML"):
+        experiment.load(str(path))
+    with pytest.raises(InputError):
+        experiment.load("phantom", [f"seed=!!python/object/apply:os.mkdir ['{tmp_path / 'made'}']"])
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_copied_experiment_must_be_renamed(tmp_path):
     (tmp_path / "mine.yaml").write_text("name: idc\ndata: {name: idc}\n")
     with pytest.raises(InputError, match="Name it 'mine'"):

@@ -27,6 +27,17 @@ def test_a_finished_stage_is_current_until_something_changes(finished):
     assert "changed" in runs.why_stale(folder, runs.key_of("stage", {"a": 1}, {"x": "y"}))
 
 
+@pytest.mark.parametrize("outside", ["../other.txt", "{}/other.txt"])
+def test_a_manifest_cannot_name_files_outside_its_stage(finished, outside):
+    folder, key = finished
+    other = folder.parent / "other.txt"
+    other.write_text("numbers")
+    manifest = runs.read_json(folder / "manifest.json")
+    manifest["outputs"][outside.format(folder.parent)] = runs.hash_file(other)
+    runs.write_json(folder / "manifest.json", manifest)
+    assert runs.why_stale(folder, key) == "its manifest is not one of ours"
+
+
 @pytest.mark.parametrize(
     ("damage", "word"),
     [

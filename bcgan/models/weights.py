@@ -68,8 +68,18 @@ def save_model(model: keras.Model, path: Path) -> None:
 
 
 def load_model(path: Path) -> keras.Model:
-    """Read `.keras` in safe mode: no code comes with it."""
-    return keras.models.load_model(path, compile=False, safe_mode=True)
+    """Read `.keras` in safe mode: no code comes with it.
+
+    Raises:
+        InputError: it is no network, or one that can only be read by running code of its own.
+    """
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{path} is no network that can be read safely ({why}). Use a file that bcgan wrote."
+        ) from error
 
 
 def save_small(model: keras.Model, path: Path) -> None:

@@ -22,11 +22,16 @@ UNKNOWN = (0.5, 0.5, 0.5)
 ROUND = np.outer([1, 10, 100, 1000, 10000], [1, 2, 5]).ravel()  # lengths that a scale bar may have, microns
 
 
-def write_maps(folder: Path, path: Path, tiles: Tiles, found: Judged, card: Card) -> None:
+def write_maps(folder: Path, name: str, tiles: Tiles, found: Judged, card: Card) -> None:
     """Write <name>.map.png and <name>.geojson into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / f"{path.name}.geojson", outlines(tiles, found, card))
-    draw_map(folder / f"{path.name}.map.png", path.name, tiles, found, card)
+    runs.write_json(folder / f"{name}.geojson", outlines(tiles, found, card))
+    draw_map(folder / f"{name}.map.png", name, tiles, found, card)
+
+
+def printable(name: str) -> str:
+    """A file's name, whose bytes may be no text, as text."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, model: Model) -> None:
@@ -50,7 +55,7 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
         axes.set_title(NAMES[name], fontsize=10, loc="left")
     for axes in row:
         axes.set(xticks=[], yticks=[])
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    figure.suptitle(printable(title), fontsize=10, x=0.01, ha="left", parse_math=False)
     row[0].set_xlabel("Research use only", fontsize=8)
     row[-1].set_xlabel("orange speaks for malignancy, violet against", fontsize=8)
     figure.savefig(target, dpi=150, format="png")
@@ -94,7 +99,7 @@ def draw_map(target: Path | BinaryIO, title: str, tiles: Tiles, found: Judged, c
     axes.imshow(image)
     axes.imshow(over)
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(printable(title), loc="left", fontsize=10, parse_math=False)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), ax=axes, shrink=0.6, aspect=30)
     bar.set_label("Probability of malignancy; grey: unlike the patches that the model knows", fontsize=8)
     bar.ax.axhline((card.context_calls or card.calls).threshold, color="black", lw=1)

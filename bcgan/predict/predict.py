@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -56,7 +57,7 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
     """Patches of several files wait until a batch is full; a large image is scored by itself, with its neighbours."""
     waiting: list[tuple[Path, Tiles | None]] = []
     scale = scale_of(model, microns)
-    for path in paths:
+    for path, name in zip(paths, _names(paths), strict=True):
         bar.update()
         try:
             if slides.is_slide(path):
@@ -69,13 +70,19 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
         if tiles is not None and not tiles.whole:
             yield from _small(model, waiting)
             waiting = []
-            yield from _large(model, path, tiles, maps)
+            yield from _large(model, path, name, tiles, maps)
             continue
         waiting.append((path, tiles))
         if len(waiting) == BATCH:
             yield from _small(model, waiting)
             waiting = []
     yield from _small(model, waiting)
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """What the files' maps are called: their names, numbered where several files in several folders have the same."""
+    seen = Counter(path.name for path in paths)
+    return [path.name if seen[path.name] == 1 else f"{number:04d}-{path.name}" for number, path in enumerate(paths)]
 
 
 def _small(model: Model, waiting: list[tuple[Path, Tiles | None]]) -> Iterator[dict[str, Any]]:
@@ -88,7 +95,7 @@ def _small(model: Model, waiting: list[tuple[Path, Tiles | None]]) -> Iterator[d
             yield _row(path, (0, 0), *next(judged))
 
 
-def _large(model: Model, path: Path, tiles: Tiles, maps: Path | None) -> Iterator[dict[str, Any]]:
+def _large(model: Model, path: Path, name: str, tiles: Tiles, maps: Path | None) -> Iterator[dict[str, Any]]:
     if not len(tiles.patches):
         progress.log.warning("predict: %s: no tissue found, every tile is empty glass", path)
         yield _unjudged(path, "out_of_distribution")
@@ -97,7 +104,7 @@ def _large(model: Model, path: Path, tiles: Tiles, maps: Path | None) -> Iterato
     if maps:
         from bcgan.predict.maps import write_maps  # matplotlib, which rows alone do not need
 
-        write_maps(maps, path, tiles, found, model.card)
+        write_maps(maps, name, tiles, found, model.card)
     yield from rows_of(path, tiles, found)
 
 

@@ -1,5 +1,6 @@
 """`bcgan serve`: a page and an HTTP API, /openapi.json describes it, where an image is judged. Nothing is kept."""
 
+import asyncio
 import base64
 import io
 import threading
@@ -17,6 +18,7 @@ from bcgan.predict.model import Card, Model
 from bcgan.predict.predict import rows_of, scale_of
 
 LARGEST_UPLOAD = 32 * 2**20  # bytes
+PATIENCE = 60  # seconds for an image to arrive: one that never does would keep its slot for good
 PAGE = Path(__file__).with_name("page.html")
 # Everything comes from here: no script of others, no request to others.
 POLICY = (
@@ -79,7 +81,7 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
                 "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
             }
         },
-        responses={413: {}, 422: {}, 503: {}},
+        responses={408: {}, 413: {}, 422: {}, 503: {}},
     )
     async def predict(
         request: Request,
@@ -90,8 +92,11 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
         if not slots.acquire(blocking=False):
             raise HTTPException(503, "Busy with other images. Come again in a moment.", {"Retry-After": "2"})
         try:
-            data = await _body(request)
+            async with asyncio.timeout(PATIENCE):
+                data = await _body(request)
             return await run_in_threadpool(judge, model, data, name, mpp)
+        except TimeoutError as error:
+            raise HTTPException(408, f"The image did not arrive within {PATIENCE} seconds. Send it again.") from error
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         finally:

@@ -13,10 +13,10 @@ from bcgan.report.run import Run
 from bcgan.report.style import Drawn
 
 COLOURS = {
-    "generator": "#56B4E9",
-    "discriminator": "#E69F00",
-    "resnet": "#CC79A7",
-    "joined": "#009E73",
+    "generator": style.SYNTHETIC,
+    "discriminator": style.DISCRIMINATOR,
+    "resnet": style.CLASSIFIER_COLOURS["resnet_table1"],
+    "joined": style.CLASSIFIER_COLOURS["gan_resnet"],
     "data": "#DDDDDD",
 }
 # What a block is called where its layers' names begin with this.

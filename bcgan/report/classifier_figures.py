@@ -107,7 +107,8 @@ def precision_recall(run: Run) -> Drawn:
 
     def curve(labels, scores, sample_weight=None):
         precision, recall, _ = precision_recall_curve(labels, scores, sample_weight=sample_weight)
-        return recall[::-1], precision[::-1], _
+        found = recall > 0  # without a true call there is no precision to speak of: 0 or, by convention, 1
+        return recall[found][::-1], precision[found][::-1], _
 
     share = run.count("test")["positives"] / run.count("test")["patches"]
     return _curves(

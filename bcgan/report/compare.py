@@ -65,7 +65,7 @@ def _rows(reports: dict[str, dict], lines: dict[str, Any]) -> pd.DataFrame:
     first, rows = next(iter(reports)), []
     for title, get in lines.items():
         found = {name: get(report) for name, report in reports.items()}
-        row = {"": title, **{name: _text(one) for name, one in found.items()}}
+        row = {"Figure": title, **{name: _text(one) for name, one in found.items()}}
         for name, one in found.items():
             numbers = [value["value"] if isinstance(value, dict) else value for value in (one, found[first])]
             if name != first and all(isinstance(number, (int, float)) for number in numbers):

@@ -68,6 +68,40 @@ def count_plot(run: Run) -> Drawn:
     return Drawn(figure, table, "How many patches of each class", caption)
 
 
+def patient_balance(run: Run) -> Drawn:
+    """Every patient's patches by class, the patients of a role side by side, those with most malignant ones first."""
+    table = run.store.index.groupby(["role", "patient"], sort=True)["label"].agg(["size", "sum"]).reset_index()
+    table.columns = ["role", "patient", "patches", "malignant"]
+    table["share"] = table["malignant"] / table["patches"]
+    table = table.sort_values(["role", "share", "patches"], ascending=[True, False, False], kind="stable")
+    roles = [role for role in ROLE_NAMES if role in set(table["role"])]
+    across = min(len(roles), 4)
+    down = -(-len(roles) // across)
+    figure, grid = plt.subplots(down, across, figsize=(10, 2.6 * down + 0.4), sharey=True, squeeze=False)
+    for axes in grid.flat[len(roles) :]:
+        axes.set_visible(False)
+    for axes, role in zip(grid.flat, roles, strict=False):
+        own = table[table["role"] == role]
+        places, malignant = np.arange(len(own)), own["malignant"].to_numpy()
+        axes.bar(places, malignant, 1, color=CLASS_COLOURS["malignant"], label="malignant")
+        axes.bar(places, own["patches"] - malignant, 1, bottom=malignant, color=CLASS_COLOURS["benign"], label="benign")
+        axes.set(xticks=[], xlabel=f"{len(own)} patients")
+        axes.set_title(ROLE_NAMES[role].capitalize(), fontsize=9.5)
+        axes.margins(x=0.01)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("Patches")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncol=2)
+    sns.despine(figure)
+    test = table[table["role"] == "test"]
+    caption = (
+        f"A bar a patient, {len(table)} patients and {table['patches'].sum():,} patches; in each role those with "
+        f"the largest share of malignant patches first. {run.said('test').capitalize()}: a patient has "
+        f"{test['patches'].median():.0f} patches (median; {test['patches'].min()} to {test['patches'].max()}), "
+        f"{test['share'].median():.0%} of them malignant ({test['share'].min():.0%} to {test['share'].max():.0%})."
+    )
+    return Drawn(figure, table, "Class balance, patient by patient", caption)
+
+
 def image_properties(run: Run) -> Drawn:
     """Fig. 8: coverage, nuclear density, size, brightness and texture by class."""
     table = run.properties.copy()
@@ -160,7 +194,9 @@ def stain_variation(run: Run) -> Drawn:
     swatches.set_yticks(range(2), [name.capitalize() for name in STAINS])
     swatches.set_title("Stain of each patient")
     sns.despine(ax=swatches, left=True, bottom=True)
-    strengths.set(xlabel="Haematoxylin, 99th percentile", ylabel="Eosin, 99th percentile")
+    strengths.set(
+        xlabel="Haematoxylin (optical density, 99th percentile)", ylabel="Eosin (optical density, 99th percentile)"
+    )
     strengths.set_title("How strong")
     missing = run.store.index["patient"].nunique() - len(table)
     done = run.experiment.preprocess.stain

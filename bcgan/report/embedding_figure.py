@@ -8,10 +8,10 @@ from sklearn.preprocessing import StandardScaler
 from bcgan.data.records import CLASSES
 from bcgan.gan.features import PICTURED
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, MUTED, Drawn, plt, sns
+from bcgan.report.style import CLASS_COLOURS, REAL, SYNTHETIC, Drawn, plt, sns
 
 SHOWN = 800  # real patches, and as many synthetic ones
-KIND_COLOURS = {"real": MUTED, "synthetic": "#009E73"}
+KIND_COLOURS = {"real": REAL, "synthetic": SYNTHETIC}
 
 
 def embedding(run: Run) -> Drawn:

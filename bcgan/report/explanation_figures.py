@@ -8,16 +8,17 @@ import seaborn as sns
 from bcgan.data.records import CLASSES
 from bcgan.report import tables
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn, head, show_patch
+from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn, head, show_patch
 
 METHODS = {
     "grad_cam": "Grad-CAM", "integrated_gradients": "Integrated\ngradients", "occlusion": "Occlusion",
     "random": "Noise",
 }  # fmt: skip
 TESTS = {
-    "deletion": ("Deletion", "lower is better"), "insertion": ("Insertion", "higher is better"),
-    "pointing": ("On malignant nuclei,\nmore than chance", "higher is better"),
-    "pointing_untrained": ("The same,\nuntrained network", "nothing to find"),
+    "deletion": ("Deletion", "Mean probability\n(lower is better)"),
+    "insertion": ("Insertion", "Mean probability\n(higher is better)"),
+    "pointing": ("On malignant nuclei,\nmore than chance", "Share of pixels\n(higher is better)"),
+    "pointing_untrained": ("The same,\nuntrained network", "Share of pixels\n(nothing to find)"),
 }  # fmt: skip
 
 LAYERS = {
@@ -75,10 +76,11 @@ def tests(run: Run) -> Drawn:
         if kind in run.explanations[name]
     ]
     table = pd.DataFrame(rows)
-    figure, grid = plt.subplots(1, len(kinds), figsize=(2.3 * len(kinds) + 1.4, 2.6), sharey=True, squeeze=False)
+    figure, grid = plt.subplots(1, len(kinds), figsize=(2.3 * len(kinds) + 1.4, 2.8), sharey=True, squeeze=False)
+    own = CLASSIFIER_COLOURS[run.explanations["classifier"]]
     for axes, kind in zip(grid[0], kinds, strict=True):
         for row in table[table["test"] == kind].itertuples():
-            place, colour = shown.index(row.method), MUTED if row.method == "random" else "#009E73"
+            place, colour = shown.index(row.method), MUTED if row.method == "random" else own
             if pd.notna(row.low):
                 axes.plot([row.low, row.high], [place, place], color=colour, lw=2)
             axes.plot(row.value, place, "o", ms=5, color=colour)

@@ -17,8 +17,11 @@ from bcgan.report.style import (
     CLASS_COLOURS,
     CLASSIFIER_COLOURS,
     CLASSIFIER_NAMES,
+    DISCRIMINATOR,
     INK,
     MUTED,
+    REAL,
+    SYNTHETIC,
     Drawn,
     head,
     show_patch,
@@ -70,24 +73,20 @@ def evolution(run: Run) -> Drawn:
 def convergence(run: Run) -> Drawn:
     """Fig. 11: losses and what the discriminator recognises, and the classifiers' validation AUC."""
     log = run.gan_log
-    figure, (losses, shares, areas) = plt.subplots(1, 3, figsize=(10.5, 3.4))
+    figure, (losses, shares, areas) = plt.subplots(1, 3, figsize=(10.5, 4.2))
     smooth = max(1, len(log) // 20)
     for axes, columns in (
-        (losses, {"discriminator_loss": ("Discriminator", INK), "generator_loss": ("Generator", "#7A5195")}),
-        (
-            shares,
-            {"real_recognised": ("Real patches", INK), "fake_recognised": ("Synthetic patches", "#7A5195")},
-        ),
+        (losses, {"discriminator_loss": ("Discriminator", DISCRIMINATOR), "generator_loss": ("Generator", SYNTHETIC)}),
+        (shares, {"real_recognised": ("Real patches", REAL), "fake_recognised": ("Synthetic patches", SYNTHETIC)}),
     ):
         for column, (name, colour) in columns.items():
             axes.plot(log["step"], log[column], color=colour, lw=0.5, alpha=0.25)
             axes.plot(log["step"], log[column].rolling(smooth, min_periods=1).mean(), color=colour, label=name)
         axes.set_xlabel("GAN step")
-        axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
-    losses.axhline(np.log(4), color=MUTED, lw=1, ls=":")
-    losses.annotate("ln 4: cannot tell", (0.98, np.log(4)), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                    fontsize=8, color=MUTED)  # fmt: skip
-    losses.set(ylabel="Loss (nats)", ylim=(0, None))
+    losses.axhline(np.log(4), color=INK, lw=1, ls=":", label="ln 4: cannot tell")
+    # The first steps are far above the rest, which would have no height left.
+    drawn = log.loc[log["step"] > log["step"].max() / 20, ["discriminator_loss", "generator_loss"]]
+    losses.set(ylabel="Loss (nats)", ylim=(0, 1.1 * max(drawn.max().max(), np.log(4))))
     losses.set_title("GAN losses")
     shares.set(ylabel="Share recognised", ylim=(0, 1.02))
     shares.set_title("What D recognises")
@@ -97,7 +96,8 @@ def convergence(run: Run) -> Drawn:
         areas.plot(mean.index + 1, mean, "o-", ms=3, color=CLASSIFIER_COLOURS[name], label=CLASSIFIER_NAMES[name])
     areas.set(xlabel="Epoch", ylabel="Validation ROC AUC")
     areas.set_title("Classifiers")
-    areas.legend(loc="best", fontsize=7.5)
+    for axes in (losses, shares, areas):
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)  # below: nowhere is it free of lines
     areas.xaxis.get_major_locator().set_params(integer=True)
     sns.despine(figure)
     caption = (
@@ -114,13 +114,14 @@ def scores(run: Run) -> Drawn:
     rows = []
     for axes, name in zip(grid.flat, SCORES, strict=True):
         score = run.gan_scores[name]
-        sides = (("floor", MUTED), ("value", "#009E73"), ("ceiling", MUTED))
+        sides = (("floor", MUTED), ("value", SYNTHETIC), ("ceiling", MUTED))
         for place, (key, colour) in enumerate(sides if score["value"] is not None else ()):
-            axes.plot([place], [score[key]], "o", color=colour, ms=7)
-            axes.annotate(f"{score[key]:.3g}", (place, score[key]), (0, 6), textcoords="offset points", ha="center",
+            axes.plot([place], [score[key]], "o", color=colour, ms=7, clip_on=False, zorder=3)
+            top = max(score[key], score["high"] if key == "value" and score["high"] is not None else score[key])
+            axes.annotate(f"{score[key]:.3g}", (place, top), (0, 6), textcoords="offset points", ha="center",
                           fontsize=8)  # fmt: skip
         if score["low"] is not None:
-            axes.plot([1, 1], [score["low"], score["high"]], color="#009E73", lw=1.5)
+            axes.plot([1, 1], [score["low"], score["high"]], color=SYNTHETIC, lw=1.5)
         axes.set_xticks(range(3), ["floor", "synthetic", "ceiling"])
         axes.margins(x=0.25, y=0.25)
         if axes.dataLim.y0 >= 0:
@@ -150,7 +151,7 @@ def nearest(run: Run) -> Drawn:
     rows, closest = [], {}
     for axes, space in zip(top.subplots(1, 2), ("features", "pixels"), strict=True):
         distances, closest[space] = _neighbours(run, space, known, held, made)
-        for (name, values), colour in zip(distances.items(), (INK, MUTED, "#009E73"), strict=True):
+        for (name, values), colour in zip(distances.items(), (INK, REAL, SYNTHETIC), strict=True):
             sns.ecdfplot(values, ax=axes, color=colour, label=name)
             quantiles = zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
             rows += [{"space": space, "side": name, "quantile": q, "distance": value} for q, value in quantiles]

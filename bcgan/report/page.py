@@ -42,6 +42,7 @@ FIGURES = {
     "data": {
         "fig01_examples": data_figures.examples,
         "fig07_count_plot": data_figures.count_plot,
+        "patient_balance": data_figures.patient_balance,
         "fig08_image_properties": data_figures.image_properties,
         "fig09_density": data_figures.density,
         "stain_variation": data_figures.stain_variation,
@@ -81,7 +82,8 @@ FIGURES = {
         "error_gallery": explanation_figures.error_gallery,
     },
 }
-INTERVAL = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")  # must not break inside
+INTERVAL = re.compile(r"(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\)")  # must not break inside
+LEAST = 68  # CSS pixels an inch of a figure, below which its letters cannot be read: on a phone it is moved instead
 QUALITY = 78  # of the pictures inside the page, which would be too heavy to open as PNG; figures/ holds those
 SMALL_N = 30  # test patients; fewer make every interval wide
 DATA_NAMES = {
@@ -124,7 +126,8 @@ def render(
             for name, draw in figures.items():
                 drawn = draw(run)
                 style.save(drawn, out, name)
-                sections[section].append({"name": name, "title": drawn.title, "caption": drawn.caption})
+                least = round(LEAST * drawn.figure.get_figwidth())
+                sections[section].append({"name": name, "title": drawn.title, "caption": drawn.caption, "least": least})
                 bar.update()
     found, totals = _tables(run)
     for name, table in found.items():
@@ -153,7 +156,7 @@ def _figures(run: Run) -> dict[str, dict]:
     absent |= set() if run.explanations else {"explanations", "explanation_tests"}
     absent |= set() if any("_features_" in name for name in run.explained) else {"feature_maps"}
     absent |= set() if run.patient_images else {"error_gallery"}
-    absent |= set() if run.patients_known else {"stain_variation"}
+    absent |= set() if run.patients_known else {"stain_variation", "patient_balance"}
     absent |= set() if PICTURED in run.synthetic else {"embedding", "nearest"}
     absent |= set() if run.factors else {"ablation"}
     absent |= set() if run.comparisons else {"comparisons"}
@@ -211,7 +214,7 @@ def _context(
             ("Specificity", describe(test["specificity"])),
         ],
         "beside": ", ".join(
-            f"{CLASSIFIER_NAMES[name]} {describe(run.metrics[name]['sets']['test']['roc_auc']).partition(' ')[0]}"
+            f"{CLASSIFIER_NAMES[name]} {describe(run.metrics[name]['sets']['test']['roc_auc'])}"
             for name in run.names[1:]
         ),
         "alerts": alerts(run),

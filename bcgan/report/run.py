@@ -25,6 +25,7 @@ class Run(NamedTuple):
     store: store.Store
     split: dict[str, Any]
     audit: dict[str, Any]
+    faulty: pd.DataFrame  # id, faults: files in which the audit found any
     properties: pd.DataFrame
     pooled: np.ndarray  # of every patch of the store, the means of the channels of PICTURED
     synthetic: dict[str, np.ndarray]
@@ -112,6 +113,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         store.load(root / "preprocess"),
         runs.read_json(root / "preprocess" / "split.json"),
         runs.read_json(root / "preprocess" / "audit.json"),
+        pd.read_csv(root / "preprocess" / "audit.csv", dtype=str, keep_default_na=False)[["id", "faults"]],
         properties,
         _pooled(root / "features" / "pooled.npz"),
         synthetic,

@@ -11,6 +11,7 @@ from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn
 
 SLIDES = 4
+WIDTH = 2.5  # inches of a slide
 LEAST = 0.1  # share of either class that makes a slide worth showing
 KINDS = ("annotated", "probability", "probability in context", "wrong")
 
@@ -38,14 +39,16 @@ def slide_maps(run: Run) -> Drawn:
     views = {kind: name for kind, name in views.items() if name in run.metrics}
     kinds = [kind for kind in KINDS if kind in ("annotated", "wrong", *views)]
     shown = wanted(run)
-    figure, grid = plt.subplots(len(shown), len(kinds), figsize=(2.5 * len(kinds) + 0.6, 2.5 * len(shown) + 0.5),
-                                squeeze=False)  # fmt: skip
+    slides, scored = np.array(slide_of(run.probabilities["id"])), run.probabilities
+    tables = [scored[(scored["role"] == role) & (slides == slide)] for role, _, slide in shown]
+    places = [((table[["x", "y"]] - table[["x", "y"]].min()) / side).round().astype(int).to_numpy() for table in tables]
+    heights = [WIDTH * np.clip((place.max(0)[1] + 1) / (place.max(0)[0] + 1), 0.3, 1.3) for place in places]
+    figure, grid = plt.subplots(
+        len(shown), len(kinds), figsize=(WIDTH * len(kinds) + 0.6, sum(heights) + 0.1 * len(shown) + 0.5),
+        height_ratios=heights, squeeze=False,
+    )  # fmt: skip
     rows = []
-    slides = np.array(slide_of(run.probabilities["id"]))
-    for line, (role, patient, slide) in zip(grid, shown, strict=True):
-        table = run.probabilities[(run.probabilities["role"] == role) & (slides == slide)]
-        corner = table[["x", "y"]].min().to_numpy()
-        place = ((table[["x", "y"]].to_numpy() - corner) / side).round().astype(int)
+    for line, table, place, (role, patient, _) in zip(grid, tables, places, shown, strict=True):
         found = {kind: _mean(run, table, name) for kind, name in views.items()}
         last = list(found)[-1]
         called = found[last] >= np.mean(list(run.metrics[views[last]]["thresholds"].values()))
@@ -57,7 +60,7 @@ def slide_maps(run: Run) -> Drawn:
         }
         for axes, kind in zip(line, kinds, strict=True):
             _draw(axes, place, colours[kind])
-        line[0].set_ylabel(f"Patient {patient}\n{len(table):,} patches", fontsize=9)
+        line[0].set_ylabel(f"Patient {patient}\n{len(table):,} patches", fontsize=9, parse_math=False)
         rows.append(
             pd.DataFrame({
                 "role": role, "patient": patient, "x": table["x"], "y": table["y"], "label": truth,

@@ -18,12 +18,13 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from PIL import Image
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and others where those are too few: blue and
+# vermilion are the classes', here and nowhere else.
 CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#D55E00"}
 CLASSIFIER_COLOURS = {
     "gan_resnet": "#009E73", "resnet_table1": "#CC79A7", "resnet50": "#E69F00", "gan_only": "#56B4E9",
-    "resnet34": "#000000", "cnn": "#888888", "efficientnet_lite": "#0072B2", "colour_statistics": "#B8A000",
-    "student": "#332288", "ensemble": "#D55E00", "context": "#7A0177",
+    "resnet34": "#000000", "cnn": "#999999", "efficientnet_lite": "#332288", "colour_statistics": "#B8A000",
+    "student": "#01665E", "ensemble": "#8C510A", "context": "#7A0177",
 }  # fmt: skip
 CLASSIFIER_NAMES = {
     "gan_resnet": "GAN+ResNet (proposed)", "resnet_table1": "ResNet of Table 1", "resnet50": "ResNet-50",
@@ -45,10 +46,12 @@ ROLE_NAMES = {
     "unlisted_other": "on no list, other source",
 }  # fmt: skip
 INK, MUTED = "#222222", "#777777"
+REAL, SYNTHETIC, TRANSLATED = MUTED, "#9E7BB5", "#CC6677"
+DISCRIMINATOR = CLASSIFIER_COLOURS["gan_only"]  # what that classifier sees with
 DPI = 200
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 88, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
-HARDLY = 3.0  # grey levels, on average, that a picture inside an SVG may be off
-UNSEEN = 40  # grey levels that a pixel of a plot may be off, at the edge of a thin line
+HARDLY = 3.0  # grey levels, on average, that a picture may be off
+UNSEEN = 40  # grey levels that one pixel in a thousand may be off, at the edge of a thin line
 # Matplotlib names clips by a hash of their place to the last digit, where the layout's solver is not always the same.
 CLIPS = re.compile(r'(id="|url\(#)(p[0-9a-f]{10})\b')
 EMBEDDED = re.compile(r'"data:image/png;base64,([^"]+)"')
@@ -94,10 +97,10 @@ def save(drawn: Drawn, folder: Path, name: str) -> None:
 
 
 def _few_colours(picture: Image.Image) -> Image.Image:
-    """A plot needs no more than 256 colours, and a third of the bytes; pictures of tissue do, and stay as they are."""
-    fewer = picture.quantize(256, dither=Image.Dither.NONE)
-    off = np.abs(np.asarray(fewer.convert("RGB"), np.int16) - np.asarray(picture, np.int16)).max()
-    return fewer if off <= UNSEEN else picture
+    """In 256 colours, which take a third of the bytes, where that is hardly to be seen: tissue has few hues."""
+    fewer = picture.quantize(256, kmeans=1, dither=Image.Dither.NONE)
+    off = np.abs(np.asarray(fewer.convert("RGB"), np.int16) - np.asarray(picture, np.int16))
+    return fewer if off.mean() <= HARDLY and np.quantile(off, 0.999) <= UNSEEN else picture
 
 
 def _smaller(found: re.Match) -> str:
@@ -119,7 +122,7 @@ def show_patch(axes, patch, label: str = "") -> None:
     axes.set_yticks([])
     sns.despine(ax=axes, left=True, bottom=True)
     if label:
-        axes.set_xlabel(label, fontsize=8, labelpad=2)
+        axes.set_xlabel(label, fontsize=8, labelpad=2, parse_math=False)  # a patient's name may hold dollars
 
 
 def head(axes, text: str, colour: str) -> None:

@@ -7,7 +7,19 @@ import seaborn as sns
 
 from bcgan.data.records import CLASSES
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, INK, MUTED, Drawn, head, show_patch
+from bcgan.report.style import (
+    CLASS_COLOURS,
+    CLASSIFIER_NAMES,
+    DISCRIMINATOR,
+    INK,
+    MUTED,
+    REAL,
+    SYNTHETIC,
+    TRANSLATED,
+    Drawn,
+    head,
+    show_patch,
+)
 
 ATTRIBUTE_NAMES = {
     "density": "Nuclear density (share of tissue)", "haematoxylin": "Haematoxylin (optical density)",
@@ -73,10 +85,12 @@ def steering(run: Run) -> Drawn:
         values = table.loc[table["attribute"] == name, ["asked", "measured"]].to_numpy()
         low, high = values.min(), values.max()
         axes.plot([low, high], [low, high], color=MUTED, lw=1, ls=":")
-        axes.set(xlabel="Asked for", ylim=(low, low + 1.3 * max(high - low, 1e-6)))
-        axes.set_title(ATTRIBUTE_NAMES[name].split(" (")[0], fontsize=9.5)
+        title, unit = ATTRIBUTE_NAMES[name].rstrip(")").split(" (")
+        axes.set(xlabel=f"Asked for ({unit})", ylim=(low, low + 1.3 * max(high - low, 1e-6)))
+        axes.set_title(title, fontsize=9.5)
         axes.locator_params(nbins=4)
-    grid[0, 0].set_ylabel("Measured")
+        axes.ticklabel_format(useOffset=False)
+    grid[0, 0].set_ylabel("Measured (same unit)")
     sns.despine(figure)
     number = len(table) // (len(names) * len(CLASSES))
     caption = (
@@ -171,12 +185,12 @@ def probes(run: Run) -> Drawn:
     rows = []
     for place, name in enumerate(names):
         found = run.probes[name]["roc_auc"]
-        colour = "#009E73" if "discriminator" in name and "untrained" not in name else INK
+        colour = DISCRIMINATOR if "discriminator" in name and "untrained" not in name else INK
         if found["low"] is not None:
             axes.plot([found["low"], found["high"]], [place, place], color=colour, lw=2)
         axes.plot([found["value"]], [place], "o", color=colour)
         axes.annotate(f"{found['value']:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center",
-                      fontsize=8, color=colour)  # fmt: skip
+                      fontsize=8)  # fmt: skip
         rows.append({"features": name, "dimensions": run.probes[name]["dimensions"], **found})
     axes.set_yticks(range(len(names)), [f"{PROBE_NAMES[n]} ({run.probes[n]['dimensions']})" for n in names])
     axes.set(xlabel="Test ROC AUC of a linear probe", ylim=(-0.6, len(names) - 0.4))
@@ -184,7 +198,7 @@ def probes(run: Run) -> Drawn:
     caption = (
         "Linear probes (logistic regression on channel means; number of features in brackets; penalty chosen on the "
         f"validation patients): {run.said('test')}. Mean over {len(run.experiment.evaluate.probes)} draws of the "
-        "training patients; bars: bootstrap over test patients. Green holds features of the trained discriminator."
+        "training patients; bars: bootstrap over test patients. Light blue holds features of the trained discriminator."
     )
     return Drawn(figure, pd.DataFrame(rows), "What the discriminator's features know", caption)
 
@@ -242,7 +256,7 @@ ARM_NAMES = {
     "translation": "+ translation",
 }  # fmt: skip
 ARM_COLOURS = {
-    "real": MUTED, "classic": INK, "gan": "#56B4E9", "selected": "#009E73", "translation": "#E69F00",
+    "real": REAL, "classic": INK, "gan": "#CDB9DA", "selected": SYNTHETIC, "translation": TRANSLATED,
 }  # fmt: skip
 _STAYS = (("flipped", "Called the other class"), ("layout", "Layout"), ("similarity", "Similarity (SSIM)"))
 

@@ -18,6 +18,7 @@ PUBLISHED = (
     ("Janowczyk and Madabhushi 2016", "IDC", "by patient, official test list", "", "0.8468", "0.7648"),
     ("Cruz-Roa et al. 2014", "IDC", "by patient, official test list", "", "0.8423", "0.718"),
 )
+EXAMPLES = 3  # files of each fault
 INFLATION = ("random_split", "patient_split", "inflation")
 RESULT_METRICS = (
     "roc_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "ece_calibrated",
@@ -66,12 +67,18 @@ def counts(run: Run) -> pd.DataFrame:
 
 
 def audit(run: Run) -> pd.DataFrame:
-    """Faults that the audit found, how many, and what was done."""
+    """Faults that the audit found, how many, what was done, and the first files that have them."""
     rows = [
-        (name.replace("_", " ").capitalize(), fault["count"], fault["policy"])
+        (name.replace("_", " ").capitalize(), fault["count"], fault["policy"], ", ".join(_having(run.faulty, name)))
         for name, fault in run.audit["faults"].items()
     ]
-    return pd.DataFrame(rows, columns=["Fault", "Files", "Policy"])
+    return pd.DataFrame(rows, columns=["Fault", "Files", "Policy", "For example"])
+
+
+def _having(faulty: pd.DataFrame, fault: str) -> list[str]:
+    return faulty.loc[faulty["faults"].str.split().map(lambda names: fault in names).astype(bool), "id"].tolist()[
+        :EXAMPLES
+    ]
 
 
 REFERENCES = {"half_against_half": "same patients", "wrong_class": "benign alone", "noise": "noise"}
@@ -126,13 +133,20 @@ RULES = {"youden": "Youden's index", "sensitivity_95": "Sensitivity of 0.95", "f
 
 
 def operating_points(run: Run) -> pd.DataFrame:
-    """What each rule, applied to validation patients, gives on the test patients."""
-    rows = []
+    """What each rule, applied to validation patients, gives on the test patients, with the confusion it makes."""
+    rows, test = [], run.count("test")
     for name in run.names:
         for rule, title in RULES.items():
             point = run.metrics[name]["operating_points"][rule]
             numbers = {METRIC_NAMES.get(key, key.capitalize()): f"{value:.3f}" for key, value in point.items()}
-            rows.append({"Classifier": CLASSIFIER_NAMES[name], "Chosen for": title, **numbers})
+            found = point["sensitivity"] * test["positives"]
+            spared = point["specificity"] * (test["patches"] - test["positives"])
+            confusion = {
+                "Malignant found": f"{found:,.0f}", "missed": f"{test['positives'] - found:,.0f}",
+                "Benign spared": f"{spared:,.0f}",
+                "called malignant": f"{test['patches'] - test['positives'] - spared:,.0f}",
+            }  # fmt: skip
+            rows.append({"Classifier": CLASSIFIER_NAMES[name], "Chosen for": title, **numbers, **confusion})
     return pd.DataFrame(rows)
 
 

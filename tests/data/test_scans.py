@@ -1,6 +1,7 @@
 """Reading the public archives' layouts."""
 
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,20 @@ def test_missing_empty_and_foreign_places(tmp_path):
     (tmp_path / "broken.zip").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"broken\.zip is not a readable zip"):
         list(image_files((tmp_path,)))
+
+
+@pytest.mark.parametrize("name", ["../../100_idx5_x1_y1_class0.png", "/100_idx5_x1_y1_class0.png"])
+def test_an_archive_is_read_and_never_unpacked(tmp_path, idc_folder, name):
+    """A member's name may point anywhere: nothing is written by it."""
+    image = next(idc_folder.rglob("*.png")).read_bytes()
+    place = tmp_path / "a/b"
+    place.mkdir(parents=True)
+    with zipfile.ZipFile(place / "archive.zip", "w") as file:
+        file.writestr(name, image)
+    (record,) = idc.records((place / "archive.zip",))
+    assert record.read() == image
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["archive.zip"]
+    assert not Path("/100_idx5_x1_y1_class0.png").exists()
 
 
 def test_a_damaged_member_of_an_archive_is_an_error_of_that_file_alone(archive):

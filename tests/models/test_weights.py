@@ -20,6 +20,15 @@ def test_round_trip(tmp_path):
     assert weights.digest(other["a"]) == weights.digest(groups["a"])
 
 
+def test_a_network_that_brings_code_is_refused_and_not_run(tmp_path):
+    inputs = keras.Input((2,))
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs)).save(tmp_path / "code.keras")
+    (tmp_path / "text.keras").write_text("no network")
+    for name in ("code.keras", "text.keras"):
+        with pytest.raises(InputError, match=rf"{name} is no network that can be read safely"):
+            weights.load_model(tmp_path / name)
+
+
 def test_other_networks_are_refused(tmp_path):
     weights.save(tmp_path / "c.npz", 7, {"a": variables(0)})
     for groups in ({"a": variables(0, (3, 3))}, {"b": variables(0)}):

@@ -2,6 +2,7 @@ import csv
 import doctest
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from bcgan.classify import calibration
 from bcgan.classify.scoring import probabilities
 from bcgan.errors import InputError
 from bcgan.models import weights
-from bcgan.predict import images, maps, predict
+from bcgan.predict import explain, images, maps, predict
 from bcgan.predict import model as models
 from tests.conftest import write_png
 
@@ -136,7 +137,7 @@ def test_every_file_has_its_verdict(model, idc_folder, tmp_path, exported, capsy
     (tmp_path / "broken.png").write_bytes(real[0].read_bytes()[:200])
     (tmp_path / "empty.png").write_bytes(b"")
     write_png(tmp_path / "noise.png", np.random.default_rng(0).integers(0, 255, (50, 50, 3), dtype=np.uint8))
-    out = tmp_path / "out.csv"
+    out = tmp_path / "new" / "out.csv"
     assert command(*real, tmp_path, "--model", exported, "--out", out) == 3
     rows = list(csv.DictReader(out.open(encoding="utf-8")))
     assert tuple(rows[0]) == predict.COLUMNS
@@ -178,15 +179,41 @@ def test_what_is_not_a_model_is_named(tmp_path, capsys):
     assert "nowhere.png" in capsys.readouterr().err
 
 
-def test_explanations_are_drawn_and_a_slide_is_refused(exported, idc_folder, tmp_path, capsys):
+def test_explanations_are_drawn_and_a_slide_is_refused(exported, model, idc_folder, tmp_path, capsys):
     path = images.find([str(idc_folder)])[0]
-    for arguments, code in (([path], 0), ([path, tmp_path / "slide.png"], 2)):
-        write_png(tmp_path / "slide.png", np.zeros((200, 200, 3), np.uint8))
+    slide = tmp_path / "<b>slide.png"
+    write_png(slide, np.zeros((200, 200, 3), np.uint8))
+    for arguments, code in (([path], 0), ([slide], 2), ([slide, path], 3)):
         with pytest.raises(SystemExit) as stop:
             cli.main(["explain", *map(str, arguments), "--model", str(exported), "--out", str(tmp_path / "out")])
         assert stop.value.code == code
     assert "slide.png has 200x200 pixels" in capsys.readouterr().err
-    assert (tmp_path / f"out/0000-{path.stem}.png").stat().st_size > 10_000
+    assert (tmp_path / f"out/0001-{path.stem}.png").stat().st_size > 10_000
+    page = (tmp_path / "out/index.html").read_text()
+    found = model.predict(images.read_patch(path, 50)[None])
+    for words in (f'src="0001-{path.stem}.png"', f"{found.probability[0]:.3f}", "Research use only", "200x200 pixels"):
+        assert words in page
+    assert "<b>" not in page
+
+
+@pytest.mark.parametrize("name", [r"$\frac$ <i>.png", os.fsdecode(b"no\xfftext.png"), "two\nlines.png"])
+def test_names_may_hold_anything_in_pictures_too(model, patches, tmp_path, name):
+    """Matplotlib would read dollars as mathematics, and refuses what is no text."""
+    write_png(tmp_path / "a" / name, np.concatenate(list(patches[:4])))
+    write_png(tmp_path / "b" / name, patches[0])
+    predict.predict(model, [tmp_path / "a" / name], io.StringIO(), False, maps=tmp_path / "maps")
+    assert (tmp_path / f"maps/{name}.map.png").stat().st_size > 10_000
+    assert explain.write(model, [tmp_path / "b" / name], tmp_path / "out") == 0
+    assert (tmp_path / f"out/0000-{Path(name).stem}.png").stat().st_size > 10_000
+
+
+def test_slides_of_one_name_have_maps_of_their_own(model, patches, tmp_path):
+    paths = [tmp_path / "a/slide.png", tmp_path / "b/slide.png", tmp_path / "b/other.png"]
+    for path in paths:
+        write_png(path, np.concatenate(list(patches[:2])))
+    predict.predict(model, paths, io.StringIO(), False, maps=tmp_path / "maps")
+    names = {path.name for path in (tmp_path / "maps").glob("*.geojson")}
+    assert names == {"0000-slide.png.geojson", "0001-slide.png.geojson", "other.png.geojson"}
 
 
 def test_litert_says_what_keras_says(exported, model, patches):

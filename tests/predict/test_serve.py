@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import threading
 
@@ -81,6 +82,18 @@ def test_beyond_its_slots_it_says_come_again(client, patch, monkeypatch):
     assert (busy.status_code, busy.headers["retry-after"]) == (503, "2")
     assert answers[0].status_code == 200
     assert client.post("/predict", content=b"").status_code == 422  # the slot is free again
+
+
+def test_an_upload_that_does_not_arrive_gives_its_slot_back(client, patch, monkeypatch):
+    async def stalled(request):
+        await asyncio.sleep(60)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(serve, "PATIENCE", 0.05)
+        patched.setattr(serve, "_body", stalled)
+        answer = client.post("/predict", content=patch)
+    assert (answer.status_code, "did not arrive" in answer.json()["detail"]) == (408, True)
+    assert client.post("/predict", content=patch).status_code == 200
 
 
 def test_it_describes_itself_and_loads_nothing_from_elsewhere(client):

@@ -1,15 +1,19 @@
 """What is drawn is what was measured: axes, legends and numbers of the figures against the run's own tables."""
 
+import re
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import precision_score, roc_auc_score, roc_curve
 
 from bcgan import experiment
 from bcgan.data.records import CLASSES
-from bcgan.report import classifier_figures, data_figures, gan_figures, page, slide_figures
+from bcgan.report import classifier_figures, data_figures, gan_figures, page, slide_figures, style, tables
 from bcgan.report.run import Run, read
-from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES
+from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_COLOURS, CLASSIFIER_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,74 @@ def _is_named(axes, way: str) -> bool:
 def _in_words(axes, way: str) -> bool:
     ticks = [text.get_text() for text in getattr(axes, f"get_{way}ticklabels")()]
     return bool(ticks) and all(tick and not tick.lstrip("−-").replace(".", "").isdigit() for tick in ticks)
+
+
+def test_a_colour_means_one_thing():
+    """And a figure takes it from the palette, by name."""
+    others = (style.REAL, style.SYNTHETIC, style.TRANSLATED)
+    colours = [*CLASS_COLOURS.values(), *CLASSIFIER_COLOURS.values(), *others]
+    assert len(set(colours)) == len(colours)
+    for path in Path(style.__file__).parent.glob("*.py"):
+        if path.name != "style.py":
+            assert not set(re.findall(r"#[0-9A-Fa-f]{6}", path.read_text("utf-8"))) & set(colours), path.name
+
+
+def test_few_colours_are_taken_where_they_are_hardly_to_be_seen():
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    tissue = np.linspace((255, 240, 250), (90, 40, 120), 250 * 250).reshape(250, 250, 3) + rng.normal(
+        0, 4, (250, 250, 3)
+    )
+    noise = rng.integers(0, 256, (250, 250, 3))
+    for picture, mode in ((tissue, "P"), (noise, "RGB")):
+        assert style._few_colours(Image.fromarray(picture.clip(0, 255).astype(np.uint8))).mode == mode
+
+
+def test_precision_begins_with_the_first_true_call(run, test_rows):
+    """Above the threshold of the best malignant patch there is none, and a curve would fall to 0 there."""
+    drawn = classifier_figures.precision_recall(run)
+    lines = iter(drawn.figure.axes[0].lines)
+    for name in run.names:
+        for column in run.columns(name).values():
+            line = next(lines)
+            best = test_rows.loc[test_rows["label"] == 1, column].max()
+            assert line.get_xdata()[0] > 0
+            called = test_rows[column] >= best
+            assert line.get_ydata()[0] == pytest.approx(precision_score(test_rows["label"], called))
+
+
+def test_every_patient_has_a_bar_of_both_classes(run):
+    drawn = data_figures.patient_balance(run)
+    index = run.store.index
+    assert (
+        drawn.numbers.set_index("patient")["malignant"].to_dict() == index.groupby("patient")["label"].sum().to_dict()
+    )
+    shown = [axes for axes in drawn.figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == ["Training", "Validation", "Test"]
+    for axes, role in zip(shown, ("train", "validation", "test"), strict=True):
+        heights = sum(bar.get_height() for bars in axes.containers for bar in bars)
+        assert heights == (index["role"] == role).sum()
+
+
+def test_faults_are_named_by_the_first_files_that_have_them(run):
+    faulty = pd.DataFrame(
+        {"id": list("abcde"), "faults": ["blank", "blank near_duplicate", "blank", "blank", "blurred"]}
+    )
+    table = tables.audit(run._replace(faulty=faulty)).set_index("Fault")["For example"]
+    assert (table["Blank"], table["Near duplicate"], table["Duplicate"]) == ("a, b, c", "b", "")
+    assert set(tables.audit(run._replace(faulty=faulty.iloc[:0]))["For example"]) == {""}
+
+
+def test_an_operating_points_confusion_holds_every_test_patch(run, test_rows):
+    table = tables.operating_points(run)
+    cells = table[["Malignant found", "missed", "Benign spared", "called malignant"]].astype(int)
+    assert (cells.sum(axis=1) == len(test_rows)).all()
+    (column,) = run.columns(run.names[0]).values()
+    called = test_rows[column] >= run.metrics[run.names[0]]["operating_points"]["sensitivity_95"]["threshold"]
+    row = cells[table["Chosen for"] == tables.RULES["sensitivity_95"]].iloc[0]
+    assert row["Malignant found"] == (called & (test_rows["label"] == 1)).sum()
+    assert row["called malignant"] == (called & (test_rows["label"] == 0)).sum()
 
 
 def test_the_bars_of_the_count_plot_are_the_stores_counts(run):

@@ -3,7 +3,10 @@
 import pytest
 
 from bcgan import cli
+from bcgan.report import compare
 from tests.browser import DESK, PHONE, check
+
+A4 = 794  # pixels
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +30,21 @@ def test_the_page_opens_whole_and_readable(opened, page_file, width, colours):
     check(page, width)
 
 
+def test_on_a_phone_a_broad_figure_is_moved_rather_than_shrunk(opened, page_file):
+    page = opened(page_file.as_uri(), PHONE)
+    assert page.locator("#fig04_gan img").evaluate("one => one.clientWidth") > 600  # ten inches
+    assert page.locator("#roc img").evaluate("one => one.clientWidth") < PHONE
+
+
 def test_it_prints_without_cutting_a_figure(opened, page_file):
-    page = opened(page_file.as_uri())
+    page = opened(page_file.as_uri(), A4)
     page.emulate_media(media="print")
     assert page.locator("nav").is_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= A4
+    assert page.locator("details table").first.is_visible()
     assert page.locator("figure").first.evaluate("one => getComputedStyle(one).breakInside") == "avoid"
+
+
+def test_reports_side_by_side_open_readable(opened, page_file, tmp_path):
+    page = compare.render([str(page_file.with_name("results.json"))] * 2, tmp_path)
+    check(opened(page.as_uri(), PHONE), PHONE)
