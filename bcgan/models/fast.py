@@ -141,15 +141,16 @@ class _Grown(layers.Layer):
     """
 
     def __init__(self, convolution: layers.Conv2D):
-        super().__init__(name=convolution.name, dtype=convolution.dtype_policy)
+        # Weights are added up in their own precision, and cast then.
+        super().__init__(name=convolution.name, dtype=convolution.dtype_policy, autocast=False)
         self.convolution, self.size = convolution, convolution.output.shape[1:]
 
     def call(self, x, mask=None):
-        own = self.convolution
+        own, precision = self.convolution, self.compute_dtype
         spread = tf.constant([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], own.kernel.dtype)
-        kernel = tf.cast(tf.einsum("tu,sv,uvio->tsoi", spread, spread, own.kernel), x.dtype)
-        y = tf.nn.conv2d_transpose(x, kernel, (tf.shape(x)[0], *self.size), 2, "SAME")
-        return tf.nn.bias_add(y, own.bias) if own.use_bias else y
+        kernel = tf.cast(tf.einsum("tu,sv,uvio->tsoi", spread, spread, own.kernel), precision)
+        y = tf.nn.conv2d_transpose(tf.cast(x, precision), kernel, (tf.shape(x)[0], *self.size), 2, "SAME")
+        return tf.nn.bias_add(y, tf.cast(own.bias, precision)) if own.use_bias else y
 
 
 class _Enlarged(layers.Layer):
