@@ -84,7 +84,6 @@ class Gan(Settings):
     conditioning: Literal["projection", "auxiliary"] = "projection"
     spectral: bool = True
     critic: float = Field(1.0, ge=0)  # weight of the second judge, on frozen ImageNet features; 0: the paper's alone
-    critic_size: int = Field(50, ge=32, le=224)  # side to which that judge enlarges patches first, pixels
     augment: bool = True  # both sides of what the judges see; the synthetic patches themselves are not augmented
     on_collapse: Literal["warn", "stop"] = "warn"
     average: float = Field(0.998, ge=0, lt=1)  # decay of the generator's moving average

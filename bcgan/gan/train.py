@@ -139,7 +139,7 @@ def start_players(settings: Gan) -> Players:
     distribute.synchronise(make)
     average.set_weights(make.get_weights())
     judge = discriminator(settings.width, spectral=settings.spectral, conditioning=settings.conditioning)
-    features = fast.twin(frozen_features(settings.critic_size)) if settings.critic else None
+    features = fast.twin(frozen_features()) if settings.critic else None
     second = critic(features) if features else None
     rates = {"generator": settings.generator_rate} | dict.fromkeys(
         ("discriminator", "critic"), settings.discriminator_rate

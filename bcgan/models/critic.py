@@ -10,27 +10,13 @@ from keras import layers
 from bcgan.models.discriminator import convolved
 from bcgan.models.efficientnet_lite import efficientnet_lite
 
-TAPS = ("_blocks.2.add", "_blocks.4.add", "_blocks.10.add")  # 24, 40 and 112 channels
-SIZE = 50  # side of a patch, pixels
+TAPS = ("_blocks.2.add", "_blocks.4.add", "_blocks.10.add")  # 13x13x24, 7x7x40 and 4x4x112 at 50 pixels
 
 
-def frozen_features(seen: int = SIZE, weights: bool = True) -> keras.Model:
-    """EfficientNet-Lite0 up to three of its maps.
-
-    Args:
-        seen: int. Side to which patches are enlarged first, pixels: the network's first convolution halves what it
-            gets, so at 50 the finest grain of a patch is hardly seen. Defaults to 50: not enlarged.
-        weights: bool. As `efficientnet_lite`'s.
-
-    Returns:
-        keras.Model. float32 in [0, 1], (batch, 50, 50, 3), to float32 maps: 13x13, 7x7 and 4x4 places at 50 pixels,
-        25x25, 13x13 and 7x7 at 100.
-    """
-    network = efficientnet_lite("lite0", seen, weights)
-    features = keras.Model(network.inputs[0], [network.get_layer(tap).output for tap in TAPS], name="maps")
-    image = keras.Input((SIZE, SIZE, 3), name="image")
-    enlarged = layers.Resizing(seen, seen, "bicubic", dtype="float32", name="enlarged")(image)
-    features = keras.Model(image, features(enlarged if seen != SIZE else image), name="imagenet_features")
+def frozen_features(size: int = 50, weights: bool = True) -> keras.Model:
+    """EfficientNet-Lite0 up to three of its maps; float32 in [0, 1], (batch, size, size, 3), to float32 maps."""
+    network = efficientnet_lite("lite0", size, weights)
+    features = keras.Model(network.inputs[0], [network.get_layer(tap).output for tap in TAPS], name="imagenet_features")
     features.trainable = False
     return features
 
