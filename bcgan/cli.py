@@ -10,7 +10,7 @@ import click
 from bcgan import __version__, experiment, stages
 from bcgan.errors import InputError, WorkError
 
-ENGINES = ("auto", "openvino", "litert", "keras")
+ENGINES = ("auto", "openvino", "openvino-bfloat16", "litert", "keras")
 ENGINE_HELP = "auto: OpenVINO on x86-64, LiteRT elsewhere and for a few patches, Keras where neither is installed."
 RUNNERS = ("serial", "pool", "beam")
 FORMATS = ("savedmodel", "litert", "litert-int8", "onnx")

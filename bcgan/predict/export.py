@@ -22,7 +22,7 @@ from bcgan.gan import selection
 from bcgan.models import weights
 from bcgan.models.classifier import of_run
 from bcgan.predict import engines, formats
-from bcgan.predict.model import CARD, FILES, Calls, Card, Model
+from bcgan.predict.model import CARD, FILES, Calls, Card, Judged, Model
 from bcgan.preprocess import store
 
 MICRONS = {"idc": idc.MICRONS, "patch_camelyon": 0.972}  # per pixel of a patch at its native size, by data set
@@ -80,27 +80,51 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
 
 
 def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
-    """The card with every file's SHA-256; LiteRT's files are among them where, on these patches, every runtime that is
-    installed says by them what Keras says: no probability off by more than FAITHFUL, hardly a verdict another."""
+    """The card with every file's SHA-256. LiteRT's files are among them where, on these patches, every runtime that is
+    installed says by them what Keras says: no probability off by more than FAITHFUL, hardly a verdict another. Whether
+    OpenVINO may compute in bfloat16 is asked likewise."""
     write_litert(folder)
     both = (*FILES, *engines.LITERT_FILES)
     digests = {name: runs.hash_file(folder / name) for name in both}
     chosen = selection.load(folder / "selector.npz")
-    expected, *found = (
-        Model(card, engines.choose(name, folder, digests), chosen, folder).predict(images)
-        for name in ("keras", *filter(engines.installed, engines.RUNTIMES))
-    )
-    off = float(max((np.abs(one.probability - expected.probability).max() for one in found), default=np.inf))
-    other = max((int((one.verdict != expected.verdict).sum()) for one in found), default=0)
-    if off <= formats.FAITHFUL and other <= max(1, MOST_OTHER * len(images)):
-        return card.model_copy(update={"sha256": digests, "litert": off})
-    progress.log.warning(
-        "export: LiteRT's files are off by up to %.3f, give %d of %d patches another verdict and are left out; "
-        "Keras will run the network", off, other, len(images),
-    )  # fmt: skip
-    for name in engines.LITERT_FILES:
-        (folder / name).unlink()
-    return card.model_copy(update={"sha256": {name: digests[name] for name in FILES}, "litert": None})
+
+    def judged(engine: str) -> Judged:
+        return Model(card, engines.choose(engine, folder, digests, bfloat16=True), chosen, folder).predict(images)
+
+    expected = judged("keras")
+    apart = [_apart(judged(engine), expected) for engine in filter(engines.installed, engines.RUNTIMES)]
+    off, other = (max(one) for one in zip(*apart, strict=True)) if apart else (np.inf, 0)
+    if not _faithful(off, other, images):
+        progress.log.warning(
+            "export: LiteRT's files are off by up to %.3f, give %d of %d patches another verdict and are left out; "
+            "Keras will run the network", off, other, len(images),
+        )  # fmt: skip
+        for name in engines.LITERT_FILES:
+            (folder / name).unlink()
+        return card.model_copy(
+            update={"sha256": {name: digests[name] for name in FILES}, "litert": None, "bfloat16": None}
+        )
+    short = None
+    if engines.installed("openvino") and engines.has_bfloat16():
+        short, other = _apart(judged(engines.BFLOAT16), expected)
+        progress.log.info(
+            "export: OpenVINO in bfloat16 is off by up to %.4f and gives %d of %d patches another verdict",
+            short,
+            other,
+            len(images),
+        )
+        short = short if _faithful(short, other, images) else None
+    return card.model_copy(update={"sha256": digests, "litert": off, "bfloat16": short})
+
+
+def _apart(one: Judged, expected: Judged) -> tuple[float, int]:
+    """The largest difference of a probability, and how many verdicts are others."""
+    difference = np.abs(one.probability - expected.probability).max()
+    return float(difference), int((one.verdict != expected.verdict).sum())
+
+
+def _faithful(off: float, other: int, images: np.ndarray) -> bool:
+    return off <= formats.FAITHFUL and other <= max(1, MOST_OTHER * len(images))
 
 
 def _validation(experiment: Experiment, root: Path) -> np.ndarray:

@@ -52,6 +52,7 @@ class Card(BaseModel):
     figures: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
     sha256: dict[str, str]
     litert: float | None = None  # how far the .tflite files' probabilities are from Keras's; None: no such files
+    bfloat16: float | None = None  # the same of OpenVINO in bfloat16; None: too far, or not tried
 
     @field_serializer("calibration", "context")
     def _by_name(self, value: Calibration | Context | None) -> dict | None:
@@ -157,7 +158,7 @@ def load(folder: str | Path | None = None, engine: str = "auto", few: bool = Fal
     if card.classes != CLASSES:
         raise InputError(f"{place / CARD}: classes {card.classes}, and this bcgan knows {CLASSES}. {remedy}")
     try:
-        chosen = engines.choose(engine, place, card.sha256, few)
+        chosen = engines.choose(engine, place, card.sha256, few, card.bfloat16 is not None)
     except ValueError as error:
         raise InputError(f"engine {engine}: {error}.") from error
     return Model(card, chosen, selection.load(place / "selector.npz"), place)

@@ -219,6 +219,7 @@ def test_slides_of_one_name_have_maps_of_their_own(model, patches, tmp_path):
 def test_litert_says_what_keras_says(exported, model, patches):
     quick, slow = (bcgan.load(exported, engine).predict(patches) for engine in ("litert", "keras"))
     assert 0 < model.card.litert < 0.01
+    assert model.card.bfloat16 is None or 0 < model.card.bfloat16 <= 0.01
     np.testing.assert_allclose(quick.probability, slow.probability, atol=0.01)
     near = np.abs(slow.probability - model.card.calls.threshold) < 0.01
     np.testing.assert_array_equal(quick.called[~near], slow.called[~near])
