@@ -223,3 +223,19 @@ def test_slide_maps_show_the_held_out_patches_of_one_slide_each(run):
         assert dict(zip(zip(rows["x"], rows["y"], strict=True), rows["label"], strict=True)) == dict(
             zip(zip(held["x"], held["y"], strict=True), held["label"], strict=True)
         )
+
+
+def test_tissue_lies_at_its_places_and_only_where_it_may_be_shown(run):
+    drawn = slide_figures.slide_maps(run)
+    (axes,) = (axes for axes in drawn.figure.axes if axes.get_title(loc="left") == "Tissue")
+    picture, side = np.asarray(axes.images[0].get_array()), slide_figures.TISSUE
+    rows = drawn.numbers[drawn.numbers["patient"] == drawn.numbers["patient"].iloc[0]]
+    index = run.store.index[run.store.index["patient"] == rows["patient"].iloc[0]].set_index(["x", "y"])
+    assert picture.shape == (side, side * len(rows), 3)  # the patches of a patient lie in one row
+    for number, x in enumerate(sorted(rows["x"])):
+        patch = run.store.images[run.store.index.index[run.store.index["id"] == index.loc[(x, 51), "id"]][0]]
+        shown = picture[:, side * number : side * (number + 1)]
+        np.testing.assert_allclose(shown.mean((0, 1)), patch.mean((0, 1)), atol=1)
+    without = slide_figures.slide_maps(run._replace(patient_images=False))
+    titles = {axes.get_title(loc="left") for axes in without.figure.axes}
+    assert "Annotated" in titles and "Tissue" not in titles and "Tissue" not in without.caption
