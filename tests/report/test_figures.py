@@ -125,6 +125,26 @@ def test_faults_are_named_by_the_first_files_that_have_them(run):
     assert set(tables.audit(run._replace(faulty=faulty.iloc[:0]))["For example"]) == {""}
 
 
+def test_faults_are_pictured_where_there_are_any_and_where_they_may_be(run):
+    """What was kept from the store, what was left out from its file; by the ids that the table names."""
+    ids, faults = run.store.index["id"], dict(run.audit["faults"])
+    faulty = pd.DataFrame({
+        "id": [*ids[:4], ids.iloc[7], "gone"],
+        "faults": ["blank", "blank", "blank", "blank", "duplicate", "duplicate unreadable"],
+    })  # fmt: skip
+    faults |= {"blank": {"count": 4, "policy": "keep"}, "duplicate": {"count": 2, "policy": "drop"}}
+    shorter = run.store._replace(images=run.store.images[:7], index=run.store.index.iloc[:7])
+    faulted = run._replace(faulty=faulty, audit=run.audit | {"faults": faults}, store=shorter)
+    drawn = data_figures.faults(faulted)
+    shown = {axes.get_xlabel(): axes.images[0].get_array() for axes in drawn.figure.axes if axes.images}
+    assert list(shown) == [*ids[:3], ids.iloc[7]] == drawn.numbers["id"].tolist()
+    for number, picture in zip((0, 1, 2, 7), shown.values(), strict=True):
+        np.testing.assert_array_equal(picture, run.store.images[number])
+    assert "faults" in page._figures(faulted)["data"]
+    for without in (run, faulted._replace(patient_images=False)):
+        assert "faults" not in page._figures(without)["data"]
+
+
 def test_an_operating_points_confusion_holds_every_test_patch(run, test_rows):
     table = tables.operating_points(run)
     cells = table[["Malignant found", "missed", "Benign spared", "called malignant"]].astype(int)
