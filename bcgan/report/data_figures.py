@@ -262,7 +262,7 @@ def faults(run: Run) -> Drawn:
         line[0].set_ylabel(f"{name.capitalize()}\n{files}", fontsize=9, rotation=0, ha="right", va="center")
     caption = (
         f"Faults that the audit of {run.audit['patches']:,} patches found, up to {tables.EXAMPLES} patches of each by "
-        "id. What became of them is in the table of the audit."
+        "id; smaller ones are padded with white. What became of them is in the table of the audit."
     )
     return Drawn(figure, pd.DataFrame(rows), "What the audit found", caption)
 

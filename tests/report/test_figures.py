@@ -92,15 +92,13 @@ def test_few_colours_are_taken_where_they_are_hardly_to_be_seen():
 
 def test_precision_begins_with_the_first_true_call(run, test_rows):
     """Above the threshold of the best malignant patch there is none, and a curve would fall to 0 there."""
-    drawn = classifier_figures.precision_recall(run)
-    lines = iter(drawn.figure.axes[0].lines)
-    for name in run.names:
+    axes = classifier_figures.precision_recall(run).figure.axes[0]
+    for name, line in zip(run.names, axes.lines, strict=False):
+        found = []
         for column in run.columns(name).values():
-            line = next(lines)
             best = test_rows.loc[test_rows["label"] == 1, column].max()
-            assert line.get_xdata()[0] > 0
-            called = test_rows[column] >= best
-            assert line.get_ydata()[0] == pytest.approx(precision_score(test_rows["label"], called))
+            found.append(precision_score(test_rows["label"], test_rows[column] >= best))
+        assert line.get_ydata()[0] == pytest.approx(np.mean(found))
 
 
 def test_every_patient_has_a_bar_of_both_classes(run):
@@ -166,21 +164,31 @@ def test_the_bars_of_the_count_plot_are_the_stores_counts(run):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(CLASSES)
 
 
-def test_roc_curves_are_scikit_learns_and_the_legend_says_their_area(run, test_rows):
+def test_a_roc_curve_is_the_mean_of_scikit_learns_and_the_legend_says_the_area(run, test_rows):
+    second = run.probabilities.assign(**{"gan_resnet-seed1": run.probabilities["gan_resnet-seed0"].round(1)})
+    run = run._replace(probabilities=second)
     drawn = classifier_figures.roc(run)
     axes = drawn.figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("1 - specificity", "Sensitivity")
-    lines = iter(axes.lines)
+    assert len(axes.lines) == len(run.names) + 1  # chance
+    assert len(run.columns("gan_resnet")) == 2
     said = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
-    for name, text in zip(run.names, said, strict=True):
-        areas = []
-        for column in run.columns(name).values():
-            line, expected = next(lines), roc_curve(test_rows["label"], test_rows[column])
-            np.testing.assert_allclose(line.get_xdata(), expected[0])
-            np.testing.assert_allclose(line.get_ydata(), expected[1])
-            assert line.get_color() == CLASSIFIER_COLOURS[name]
-            areas.append(roc_auc_score(test_rows["label"], test_rows[column]))
-        assert text.startswith(f"{CLASSIFIER_NAMES[name]}: {np.mean(areas):.3f}")
+    labels, across = test_rows["label"], np.linspace(0, 1, 201)
+    for name, text, line in zip(run.names, said, axes.lines, strict=False):
+        scores = [second.loc[test_rows.index, column] for column in run.columns(name).values()]
+        expected = np.mean([np.interp(across, *roc_curve(labels, one)[:2]) for one in scores], axis=0)
+        np.testing.assert_allclose(line.get_xdata(), across)
+        np.testing.assert_allclose(line.get_ydata(), expected)
+        # Without a single false call those are found that lie above every benign patch.
+        found = np.mean([(one[labels == 1] > one[labels == 0].max()).mean() for one in scores])
+        assert line.get_ydata()[0] == pytest.approx(found)
+        assert line.get_color() == CLASSIFIER_COLOURS[name]
+        numbers = drawn.numbers[drawn.numbers["classifier"] == name]
+        np.testing.assert_allclose(numbers[["1 - specificity", "Sensitivity"]], line.get_xydata())
+        if name != "gan_resnet":
+            area = np.mean([roc_auc_score(labels, one) for one in scores])
+            assert text.startswith(f"{CLASSIFIER_NAMES[name]}: {area:.3f}")
+    assert "each line the mean of 1 seed" in drawn.caption
 
 
 @pytest.mark.parametrize("draw", [classifier_figures.roc, classifier_figures.precision_recall])
@@ -188,7 +196,8 @@ def test_the_band_holds_the_curve_of_the_proposed_classifier(run, draw):
     """Not everywhere: it is a band for every place by itself, and there are few patients here."""
     drawn = draw(run)
     table, line = drawn.numbers, drawn.figure.axes[0].lines[0]
-    band = table[table["seed"] == "band"]
+    band = table.dropna()
+    assert set(band["classifier"]) == {run.names[0]}
     across = band[drawn.figure.axes[0].get_xlabel()].to_numpy()
     assert (band["low"] <= band["high"]).all() and band[["low", "high"]].stack().between(0, 1).all()
     inside = np.interp(across, line.get_xdata(), line.get_ydata())
