@@ -151,7 +151,9 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
 )
 @click.option("--json", "lines", is_flag=True, help="JSON lines in place of CSV.")
 @click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
-@click.option("--maps", type=click.Path(file_okay=False), help="Heat maps and QuPath outlines of large images go here.")
+@click.option(
+    "--maps", type=click.Path(file_okay=False), help="Heat maps, overlays and QuPath outlines of large images go here."
+)
 @click.option("--engine", type=click.Choice(ENGINES), default="auto", help=ENGINE_HELP)
 @click.pass_context
 def predict(context: click.Context, images, model, out: str | None, lines: bool, mpp, maps: str | None, engine) -> None:
