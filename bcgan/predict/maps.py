@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from bcgan import runs
+from bcgan import machine, runs
 from bcgan.predict.images import Tiles
 from bcgan.predict.model import VERDICTS, Card, Judged, Model
 
@@ -40,6 +40,7 @@ def printable(name: str) -> str:
 
 def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, model: Model) -> None:
     """A PNG of a patch, where the evidence for its call lies by each method, and the call itself."""
+    machine.prepare_environment(tensorflow=True)
     from bcgan.explain import saliency  # needs Keras, which a map does not
 
     probability, uncertainty, called, verdict = (one[0] for one in model.predict(patch[None]))
