@@ -1,6 +1,7 @@
 """The command line: thin. Exit codes: 0 done, 1 the work failed, 2 wrong use or input, 3 some inputs were refused (the
 rest is done), 130 interrupted, resumable."""
 
+import os
 import re
 import sys
 from typing import Any
@@ -91,9 +92,9 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
 
     from bcgan import machine, progress
 
-    machine.prepare_environment()
     progress.start_log(None)
     ran, root = stages.require(settings)
+    machine.prepare_environment(tensorflow=True)
     from bcgan.report.page import render
 
     changed = experiment.differences(experiment.load(name), ran)
@@ -133,7 +134,7 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
 
     from bcgan import machine, progress
 
-    machine.prepare_environment()
+    machine.prepare_environment(tensorflow=True)
     progress.start_log(None)
     from bcgan.predict import sample as sampling
 
@@ -151,7 +152,9 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
 )
 @click.option("--json", "lines", is_flag=True, help="JSON lines in place of CSV.")
 @click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
-@click.option("--maps", type=click.Path(file_okay=False), help="Heat maps and QuPath outlines of large images go here.")
+@click.option(
+    "--maps", type=click.Path(file_okay=False), help="Heat maps, overlays and QuPath outlines of large images go here."
+)
 @click.option("--engine", type=click.Choice(ENGINES), default="auto", help=ENGINE_HELP)
 @click.pass_context
 def predict(context: click.Context, images, model, out: str | None, lines: bool, mpp, maps: str | None, engine) -> None:
@@ -322,6 +325,7 @@ def export(name, data_dir, overrides, out, everyone, kinds, model, patches) -> N
 
     if settings:
         ran, root = stages.require(settings)
+        machine.prepare_environment(tensorflow=True)
         from bcgan.predict.export import export as write
 
         place = Path(out or f"models/{ran.name}")
@@ -345,7 +349,7 @@ def tables(out: str | None) -> None:
     """Print every network's summary and hold Table 1 against the paper, row by row."""
     from bcgan import machine
 
-    machine.prepare_environment()
+    machine.prepare_environment(tensorflow=True)
     from bcgan.report.summaries import write_summaries
 
     for text in write_summaries(out):
@@ -376,6 +380,8 @@ def doctor(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; errors are one sentence on standard error, a traceback only with --debug."""
     debug = "--debug" in (arguments if arguments is not None else sys.argv)
+    if debug:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
     try:
         code = cli(arguments, standalone_mode=False)
     except click.exceptions.Exit as stop:

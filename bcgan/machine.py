@@ -3,6 +3,11 @@
 import json
 import os
 import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,14 +16,46 @@ from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+# What TensorFlow and LiteRT write while they load, whatever their log level is: notes, no warning and no error.
+CHATTER = "^(I[0-9]{4} |WARNING: All log messages before absl|INFO: Created TensorFlow Lite)"
 
 
-def prepare_environment() -> None:
-    """Switches that count only before TensorFlow and OpenCV are imported: kernels, chatter, the largest image."""
+def prepare_environment(tensorflow: bool = False) -> None:
+    """Switches that count only before TensorFlow and OpenCV are imported: kernels, chatter, the largest image.
+
+    Args:
+        tensorflow: bool. Whether to import TensorFlow too, without its chatter. Defaults to False.
+    """
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if tensorflow and "tensorflow" not in sys.modules:
+        with quiet():
+            import tensorflow  # noqa: F401
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Standard error without CHATTER, as long as TF_CPP_MIN_LOG_LEVEL asks for little.
+
+    A process of its own filters it: what TensorFlow says before it aborts still comes through.
+    """
+    grep = shutil.which("grep")
+    if not grep or os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
+        yield
+        return
+    sys.stderr.flush()
+    own = os.dup(2)
+    # In a session of its own: Ctrl-C is for this process, whose last words it has to pass on.
+    with subprocess.Popen([grep, "-avE", CHATTER], stdin=subprocess.PIPE, stdout=own, start_new_session=True) as found:
+        os.dup2(found.stdin.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(own, 2)
+            os.close(own)
 
 
 def processor() -> dict[str, Any]:
@@ -102,7 +139,7 @@ def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
 
 def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
     """Everything set automatically, as {name: (value, reason)}. Imports TensorFlow to look for a GPU."""
-    prepare_environment()
+    prepare_environment(tensorflow=True)
     import tensorflow as tf
 
     gpus = len(tf.config.list_physical_devices("GPU"))

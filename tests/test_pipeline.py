@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -111,6 +114,29 @@ def test_a_failed_stage_leaves_no_manifest_and_goes_on_later(workspace, monkeypa
     monkeypatch.setattr(score, "evaluate", original)
     assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 0
     assert seen == ["evaluate", "evaluate"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_process_with_130_and_the_same_command_goes_on(tmp_path, idc_folder):
+    (tmp_path / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
+    settings = ("--until", "gan", "--set", "gan.steps=300", "--set", "gan.checkpoint_every=50")
+    command, gan = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", *settings], tmp_path / "runs/tiny/gan"
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # not so in what a script starts with &
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as running:
+        while not (gan / "checkpoint.npz").exists():
+            assert running.poll() is None, running.stderr.read()
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=120)[1]
+    assert running.returncode == 130
+    assert "bcgan: interrupted; run the same command again to go on." in said
+    assert "Traceback" not in said
+    assert not (gan / "manifest.json").exists()
+    again = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert again.returncode == 0, again.stderr[-800:]
+    assert "preprocess: skipped, whole and current" in again.stderr
+    assert "gan: goes on from step" in again.stderr
+    assert (gan / "manifest.json").exists()
 
 
 def test_a_place_that_may_not_be_written_is_named(workspace, monkeypatch, capsys):

@@ -70,7 +70,8 @@ def feature_maps(judge: keras.Model, network: keras.Model, images: np.ndarray) -
         images: uint8, (n, side, side, 3), of the classifier's side.
 
     Returns:
-        {layer: float16, (CHANNELS or fewer, n, height, width)}, the channels that vary most over the patches first.
+        {layer: float16, (CHANNELS or fewer, n, height, width)}, the channels that vary most over the patches, away
+        from their edges, first.
     """
     at_gan_size = at_size(images, GAN_SIZE).astype(np.float32) / 255
     found = dict(zip(BLOCKS, discriminator.feature_maps(judge)(at_gan_size), strict=True))
@@ -87,8 +88,14 @@ def feature_maps(judge: keras.Model, network: keras.Model, images: np.ndarray) -
 
 def _liveliest(maps: keras.KerasTensor) -> np.ndarray:
     maps = keras.ops.convert_to_numpy(keras.ops.cast(maps, "float32"))
-    channels = np.argsort(maps.std((1, 2)).mean(0))[::-1][:CHANNELS]
-    return maps[..., channels].transpose(3, 0, 1, 2).astype(np.float16)
+    maps = maps.transpose(3, 0, 1, 2)
+    return maps[np.argsort(inside(maps).std((2, 3)).mean(1))[::-1][:CHANNELS]].astype(np.float16)
+
+
+def inside(maps: np.ndarray) -> np.ndarray:
+    """Maps (..., height, width) without a tenth of their side at every edge, where a layer answers to its padding."""
+    edges = [min(-(-side // 10), (side - 1) // 2) for side in maps.shape[-2:]]
+    return maps[(..., *(slice(edge, side - edge) for edge, side in zip(edges, maps.shape[-2:], strict=True)))]
 
 
 def deletion(run, images: np.ndarray, maps: np.ndarray, insert: bool = False) -> np.ndarray:

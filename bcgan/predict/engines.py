@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit
 
+from bcgan import machine
+
 NETWORKS = ("classifier", "referee")  # <name>.keras and <name>.tflite in an exported folder
 LITERT_FILES = tuple(f"{name}.tflite" for name in NETWORKS)
 BFLOAT16 = "openvino-bfloat16"
@@ -78,6 +80,7 @@ def choose(wanted: str, folder: Path, files: dict[str, str], few: bool = False, 
         raise ValueError(f"{folder} was not found to say the same in bfloat16; use the engine openvino")
     name = wanted if wanted != "auto" else "keras" if missing else quickest(few)
     if name == "keras":
+        machine.prepare_environment(tensorflow=True)
         from bcgan.models import weights
 
         return of_keras(*(weights.in_float32(weights.load_model(folder / f"{name}.keras")) for name in NETWORKS))
@@ -122,8 +125,6 @@ def openvino(path: Path, precision: str = "f32") -> Runner:
     Args:
         precision: string. In which it multiplies: "f32" or, less exactly, "bf16".
     """
-    from bcgan import machine
-
     # On import it would tell its maker that it was imported, and keep a file about that in the home folder.
     sys.modules.setdefault("openvino_telemetry", None)
     from openvino import Core
@@ -142,10 +143,9 @@ def litert(path: Path) -> Runner:
     """LiteRT's interpreter on every core: from uint8 patches to what the file gives, float32."""
     from ai_edge_litert.interpreter import Interpreter
 
-    from bcgan import machine
-
-    interpreter = Interpreter(str(path), num_threads=machine.processor()["cores"])
-    interpreter.allocate_tensors()
+    with machine.quiet():
+        interpreter = Interpreter(str(path), num_threads=machine.processor()["cores"])
+        interpreter.allocate_tensors()
     (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(images: np.ndarray) -> np.ndarray:

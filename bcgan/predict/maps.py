@@ -9,8 +9,10 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
-from bcgan import runs
+from bcgan import machine, runs
 from bcgan.predict.images import Tiles
 from bcgan.predict.model import VERDICTS, Card, Judged, Model
 
@@ -19,14 +21,16 @@ NAMES = {"grad_cam": "Grad-CAM", "integrated_gradients": "Integrated gradients",
 COLOURS = LinearSegmentedColormap.from_list("benign to malignant", ["#0072B2", "#F2F2F2", "#D55E00"])
 OPACITY = 0.45
 UNKNOWN = (0.5, 0.5, 0.5)
+STRIPES = ((0.15, 0.15, 0.15, 0.8), (1.0, 1.0, 1.0, 0.8))  # dark and light, so that any tissue shows them
 ROUND = np.outer([1, 10, 100, 1000, 10000], [1, 2, 5]).ravel()  # lengths that a scale bar may have, microns
 
 
 def write_maps(folder: Path, name: str, tiles: Tiles, found: Judged, card: Card) -> None:
-    """Write <name>.map.png and <name>.geojson into the folder."""
+    """Write <name>.map.png, over the image, <name>.heat.png, the map alone, and <name>.geojson into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / f"{name}.geojson", outlines(tiles, found, card))
     draw_map(folder / f"{name}.map.png", name, tiles, found, card)
+    draw_map(folder / f"{name}.heat.png", name, tiles, found, card, tissue=False)
 
 
 def printable(name: str) -> str:
@@ -36,6 +40,7 @@ def printable(name: str) -> str:
 
 def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, model: Model) -> None:
     """A PNG of a patch, where the evidence for its call lies by each method, and the call itself."""
+    machine.prepare_environment(tensorflow=True)
     from bcgan.explain import saliency  # needs Keras, which a map does not
 
     probability, uncertainty, called, verdict = (one[0] for one in model.predict(patch[None]))
@@ -83,30 +88,56 @@ def outlines(tiles: Tiles, found: Judged, card: Card) -> dict:
     return {"type": "FeatureCollection", "features": features}
 
 
-def draw_map(target: Path | BinaryIO, title: str, tiles: Tiles, found: Judged, card: Card) -> None:
-    """A PNG of the image under the probabilities of its patches, with a scale bar where the scale is known."""
+def draw_map(target: Path | BinaryIO, title: str, tiles: Tiles, found: Judged, card: Card, tissue: bool = True) -> None:
+    """A PNG of the probabilities of an image's patches, with a scale bar where the scale is known.
+
+    Args:
+        tissue: bool. Whether the image is seen below them. Defaults to True.
+    """
     shrunk = min(1.0, BROADEST / max(tiles.image.shape[:2]))
     image = cv2.resize(tiles.image, None, fx=shrunk, fy=shrunk, interpolation=cv2.INTER_AREA)
     height, width = image.shape[:2]
-    over = np.zeros((height, width, 4))
-    for place, probability, verdict in zip(tiles.places, found.probability, found.verdict, strict=True):
-        left, top = (place * tiles.shown * shrunk).round().astype(int)
-        right, bottom = ((place + card.size) * tiles.shown * shrunk).round().astype(int)
-        colour = UNKNOWN if VERDICTS[verdict] == "out_of_distribution" else COLOURS(float(probability))[:3]
-        over[top:bottom, left:right] = (*colour, OPACITY)
     figure = Figure(figsize=(9, 9 * height / width * 0.85 + 0.9), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(image)
-    axes.imshow(over)
+    if tissue:
+        axes.imshow(image)
+    axes.imshow(squares(tiles, found, card, shrunk, (height, width), OPACITY if tissue else 1.0))
     axes.set(xticks=[], yticks=[])
     axes.set_title(printable(title), loc="left", fontsize=10, parse_math=False)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), ax=axes, shrink=0.6, aspect=30)
-    bar.set_label("Probability of malignancy; grey: unlike the patches that the model knows", fontsize=8)
+    bar.set_label("Probability of malignancy; line: the threshold", fontsize=8)
     bar.ax.axhline((card.context_calls or card.calls).threshold, color="black", lw=1)
+    if any(VERDICTS[verdict] == "out_of_distribution" for verdict in found.verdict):
+        striped = Patch(facecolor="white", edgecolor=STRIPES[0], hatch="//////", lw=0)
+        figure.legend([striped], ["No probability: unlike the patches that the model knows"],
+                      loc="outside lower right", fontsize=8, frameon=False)  # fmt: skip
     if card.microns_per_pixel:
         microns = card.microns_per_pixel / tiles.shown / shrunk  # of a pixel of this picture
         length = ROUND[max(0, np.searchsorted(ROUND, width * microns / 4) - 1)]
-        axes.plot([0.03 * width, 0.03 * width + length / microns], [0.97 * height] * 2, color="black", lw=4)
-        axes.text(0.03 * width, 0.955 * height, f"{length:,} µm", va="bottom", fontsize=9)
+        edge = {"path_effects": [withStroke(linewidth=6, foreground="white")]}  # seen on dark tissue too
+        axes.plot([0.03 * width, 0.03 * width + length / microns], [0.97 * height] * 2, color="black", lw=4, **edge)
+        edge = {"path_effects": [withStroke(linewidth=2, foreground="white")]}
+        axes.text(0.03 * width, 0.955 * height, f"{length:,} µm", va="bottom", fontsize=9, **edge)
     axes.set_xlabel("Research use only", fontsize=8)
     figure.savefig(target, dpi=150, format="png")
+
+
+def squares(
+    tiles: Tiles, found: Judged, card: Card, shrunk: float, shape: tuple[int, int], opacity: float
+) -> np.ndarray:
+    """Every patch as a square in the colour of its probability, striped where it has none; float, (*shape, 4).
+
+    Args:
+        shrunk: float. Pixels of this picture for each of `tiles.image`.
+        shape: (height, width) of this picture.
+    """
+    over = np.zeros((*shape, 4))
+    side = card.size * tiles.shown * shrunk
+    stripes = np.array(STRIPES)[np.indices(shape).sum(0) // max(2, round(side / 8)) % 2]
+    for place, probability, verdict in zip(tiles.places, found.probability, found.verdict, strict=True):
+        left, top = (place * tiles.shown * shrunk).round().astype(int)
+        right, bottom = ((place + card.size) * tiles.shown * shrunk).round().astype(int)
+        where = slice(top, bottom), slice(left, right)
+        known = VERDICTS[verdict] != "out_of_distribution"
+        over[where] = (*COLOURS(float(probability))[:3], opacity) if known else stripes[where]
+    return over

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
-from bcgan import runs
+from bcgan import machine, runs
 from bcgan.classify import calibration, context
 from bcgan.classify.calibration import Calibration, log_odds
 from bcgan.classify.context import Context
@@ -81,6 +81,7 @@ class Model:
     @cached_property
     def network(self):
         """The keras.Model, computing in float32; read when it is first asked for."""
+        machine.prepare_environment(tensorflow=True)
         from bcgan.models import weights
 
         path = self._folder / FILES[0]

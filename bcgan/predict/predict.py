@@ -33,7 +33,7 @@ def predict(
     Args:
         out: text file. CSV with a header, or JSON lines where `lines` is true.
         microns_per_pixel: float. Of the images; None: that of the model's patches.
-        maps: Path. Folder for a heat map and outlines of every image that is larger than a patch.
+        maps: Path. Folder for a heat map, an overlay and outlines of every image that is larger than a patch.
         shown: bool. Whether there is a progress bar.
 
     Returns:

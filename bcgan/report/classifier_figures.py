@@ -15,7 +15,7 @@ from bcgan.evaluate.score import describe
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, Drawn
 
-CURVE_POINTS = 200
+CURVE_POINTS = 201  # places along x at which the seeds are averaged
 BANDS = 300  # resamples whose curves are drawn together as a band
 
 
@@ -95,7 +95,7 @@ def confusion(run: Run) -> Drawn:
 
 
 def roc(run: Run) -> Drawn:
-    """ROC curves of the test patients, one line a seed."""
+    """ROC curves of the test patients, a line a classifier."""
     return _curves(
         run, "roc_auc", roc_curve, ("1 - specificity", "Sensitivity"), "ROC curves",
         "ROC curves; the diagonal is chance.",
@@ -103,7 +103,7 @@ def roc(run: Run) -> Drawn:
 
 
 def precision_recall(run: Run) -> Drawn:
-    """Precision-recall curves of the test patients, one line a seed."""
+    """Precision-recall curves of the test patients, a line a classifier."""
 
     def curve(labels, scores, sample_weight=None):
         precision, recall, _ = precision_recall_curve(labels, scores, sample_weight=sample_weight)
@@ -309,27 +309,16 @@ def _legend_below(figure, title: str | None = None) -> None:
 def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, caption: str) -> Drawn:
     test = run.probabilities[run.probabilities["role"] == "test"]
     figure, axes = plt.subplots(figsize=(4.8, 6.2))
-    rows = []
+    across, found = np.linspace(0, 1, CURVE_POINTS), []
     for name in run.names:
-        for position, (seed, column) in enumerate(run.columns(name).items()):
-            across, up, _ = curve(test["label"], test[column])
-            picked = np.unique(np.linspace(0, len(across) - 1, CURVE_POINTS).astype(int))
-            rows += [
-                {"classifier": name, "seed": seed, labels[0]: x, labels[1]: y}
-                for x, y in zip(across[picked], up[picked], strict=True)
-            ]
-            figures = run.metrics[name]["sets"]["test"][metric]
-            label = None if position else f"{CLASSIFIER_NAMES[name]}: {describe(figures)}"
-            axes.plot(
-                across, up, color=CLASSIFIER_COLOURS[name], lw=1.6 if len(run.columns(name)) == 1 else 1, label=label
-            )
+        up = _mean_curve(curve, test["label"], test[list(run.columns(name).values())], across)
+        label = f"{CLASSIFIER_NAMES[name]}: {describe(run.metrics[name]['sets']['test'][metric])}"
+        axes.plot(across, up, color=CLASSIFIER_COLOURS[name], lw=1.6, label=label)
+        found.append(pd.DataFrame({"classifier": name, labels[0]: across, labels[1]: up}))
     first = run.names[0]
-    across, low, high = _band(run, test, first, curve)
+    low, high = _band(run, test, first, curve, across)
     axes.fill_between(across, low, high, color=CLASSIFIER_COLOURS[first], alpha=0.18, lw=0, zorder=0)
-    rows += [
-        {"classifier": first, "seed": "band", labels[0]: x, labels[1]: None, "low": below, "high": above}
-        for x, below, above in zip(across, low, high, strict=True)
-    ]
+    found[0] = found[0].assign(low=low, high=high)
     if metric == "roc_auc":
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
     else:
@@ -339,24 +328,25 @@ def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, c
     sns.despine(figure)
     confidence = run.experiment.evaluate.confidence
     caption = (
-        f"{caption} {run.said('test').capitalize()}; {run.seeds()}, a line each; band of "
-        f"{CLASSIFIER_NAMES[first]}, and {confidence:.0%} intervals: patient bootstrap, "
+        f"{caption} {run.said('test').capitalize()}; each line the mean of {run.seeds()} at equal "
+        f"{labels[0].lower()}; band of {CLASSIFIER_NAMES[first]}, and {confidence:.0%} intervals: patient bootstrap, "
         f"{run.experiment.evaluate.resamples:,} resamples (band: {min(BANDS, run.experiment.evaluate.resamples)})."
     )
-    return Drawn(figure, pd.DataFrame(rows), title, caption)
+    return Drawn(figure, pd.concat(found), title, caption)
 
 
-def _band(run: Run, test: pd.DataFrame, name: str, curve) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places along x, and between what a classifier's curve lies there, mean over the seeds, by patient bootstrap."""
-    settings, across = run.experiment.evaluate, np.linspace(0, 1, CURVE_POINTS)
+def _mean_curve(curve, labels, scores: pd.DataFrame, across: np.ndarray, weights=None) -> np.ndarray:
+    """A curve's height at the places along x, mean over the seeds, a column of scores each."""
+    curves = [curve(labels, scores[seed], sample_weight=weights)[:2] for seed in scores]
+    return np.mean([np.interp(across, *one) for one in curves], axis=0)
+
+
+def _band(run: Run, test: pd.DataFrame, name: str, curve, across: np.ndarray) -> np.ndarray:
+    """Between what a classifier's mean curve lies at the places along x, by patient bootstrap; (2, places)."""
+    settings, scores = run.experiment.evaluate, test[list(run.columns(name).values())]
     labels = test["label"].to_numpy()
     weights = patient_weights(test["patient"].to_numpy(), settings.resamples, run.experiment.seed)
     weights = weights[[np.ptp(labels[row > 0]) > 0 for row in weights]][:BANDS]  # a resample may lack a class
-    found = []
-    for row in weights:
-        drawn = row > 0
-        curves = [curve(labels[drawn], test[column][drawn], sample_weight=row[drawn])[:2]
-                  for column in run.columns(name).values()]  # fmt: skip
-        found.append(np.mean([np.interp(across, *one) for one in curves], axis=0))
+    found = [_mean_curve(curve, labels[row > 0], scores[row > 0], across, row[row > 0]) for row in weights]
     tail = (1 - settings.confidence) / 2
-    return across, *np.quantile(found, (tail, 1 - tail), axis=0)
+    return np.quantile(found, (tail, 1 - tail), axis=0)

@@ -1,12 +1,17 @@
 """Pictures of the data: examples, the count plot, image properties, density (the paper's Figs. 1, 7, 8 and 9)."""
 
+import contextlib
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from bcgan import data
 from bcgan.data.records import CLASSES
-from bcgan.preprocess import stain
+from bcgan.errors import InputError
+from bcgan.preprocess import images, stain
+from bcgan.report import tables
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLOURS, INK, ROLE_NAMES, Drawn, head, show_patch
 
@@ -207,6 +212,59 @@ def stain_variation(run: Run) -> Drawn:
         f"amounts of both stains, a dot a patient, in the mean colour of the patient's patches.{after}"
     )
     return Drawn(figure, table, "How the stain varies between patients", caption)
+
+
+def faulty_patches(run: Run) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """{fault: (id, patch) of the first files that have it}, as far as patients' tissue may be shown and is there.
+
+    A patch that was kept is the store's; one that was left out is read from the data again, if that is still there.
+    """
+    if not run.patient_images:
+        return {}
+    wanted = {fault: tables.having(run.faulty, fault) for fault in run.audit["faults"] if fault != "unreadable"}
+    place = pd.Series(run.store.index.index, run.store.index["id"])
+    ids = {one for several in wanted.values() for one in several}
+    patches = {one: run.store.images[place[one]] for one in ids if one in place} | _left_out(
+        run, ids - set(place.index)
+    )
+    found = {fault: [(one, patches[one]) for one in several if one in patches] for fault, several in wanted.items()}
+    return {fault: several for fault, several in found.items() if several}
+
+
+def _left_out(run: Run, ids: set[str]) -> dict[str, np.ndarray]:
+    settings, found = run.experiment.data, {}
+    try:
+        records = data.records(settings) if ids else []
+    except InputError:  # the data went elsewhere since
+        return found
+    for record in records:
+        if record.key in ids:
+            with contextlib.suppress(OSError, ValueError):
+                image = images.decode(record.read(), record.path)
+                found[record.key] = images.fit(image, data.native_size(settings), settings.size)
+    return found
+
+
+def faults(run: Run) -> Drawn:
+    """A row a fault that the audit found, the first patches that have it."""
+    found = faulty_patches(run)
+    figure, grid = plt.subplots(len(found), tables.EXAMPLES, figsize=(6.6, 1.35 * len(found) + 0.2), squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    rows = []
+    for line, (fault, several) in zip(grid, found.items(), strict=True):
+        counted, name = run.audit["faults"][fault], fault.replace("_", " ")
+        for axes, (one, patch) in zip(line, several, strict=False):
+            show_patch(axes, patch)
+            axes.set_xlabel(one, fontsize=6.5, labelpad=2, parse_math=False)
+            rows.append({"fault": name, "files": counted["count"], "policy": counted["policy"], "id": one})
+        files = f"{counted['count']:,} file{'s' if counted['count'] > 1 else ''}"
+        line[0].set_ylabel(f"{name.capitalize()}\n{files}", fontsize=9, rotation=0, ha="right", va="center")
+    caption = (
+        f"Faults that the audit of {run.audit['patches']:,} patches found, up to {tables.EXAMPLES} patches of each by "
+        "id; smaller ones are padded with white. What became of them is in the table of the audit."
+    )
+    return Drawn(figure, pd.DataFrame(rows), "What the audit found", caption)
 
 
 def some_patches(run: Run, label: int, number: int) -> tuple[np.ndarray, list[str]]:

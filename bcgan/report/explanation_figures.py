@@ -6,6 +6,7 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan.data.records import CLASSES
+from bcgan.evaluate.explanations import inside
 from bcgan.report import tables
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn, head, show_patch
@@ -127,7 +128,8 @@ def feature_maps(run: Run) -> Drawn:
         for line, (layer, maps) in zip(grid, found.items(), strict=True):
             maps = maps.astype(np.float32)
             for channel, (both, axes) in enumerate(zip(maps, line[first + 1 :], strict=False)):
-                axes.imshow(both[side], cmap="viridis", vmin=both.min(), vmax=both.max(), interpolation="none")
+                low, high = inside(both).min(), inside(both).max()  # the edges' values would take the whole scale
+                axes.imshow(both[side], cmap="viridis", vmin=low, vmax=high, interpolation="none")
                 one = both[side]
                 shape = {"height": one.shape[0], "width": one.shape[1]}
                 row = {"layer": layer, "class": name, "channel": channel, **shape}
@@ -138,7 +140,8 @@ def feature_maps(run: Run) -> Drawn:
     caption = (
         f"What the layers answer to: a benign and a malignant patch ({kind}), and of each layer of the discriminator "
         f"and of {CLASSIFIER_NAMES[run.explanations['classifier']]} the {channels} channels that vary most over the "
-        "two. A channel has one scale for both patches; bright is high."
+        "two. A channel has one scale for both patches, that of their inner part: at the edges a layer answers to its "
+        "padding. Bright is high."
     )
     return Drawn(figure, pd.DataFrame(rows), "Feature maps", caption)
 

@@ -40,6 +40,7 @@ FIGURES = {
         "fig06_integration": architecture_figures.integration,
     },
     "data": {
+        "faults": data_figures.faults,
         "fig01_examples": data_figures.examples,
         "fig07_count_plot": data_figures.count_plot,
         "patient_balance": data_figures.patient_balance,
@@ -161,6 +162,7 @@ def _figures(run: Run) -> dict[str, dict]:
     absent |= set() if run.factors else {"ablation"}
     absent |= set() if run.comparisons else {"comparisons"}
     absent |= set() if slide_figures.wanted(run) else {"slide_maps"}
+    absent |= set() if data_figures.faulty_patches(run) else {"faults"}
     return {
         section: {name: draw for name, draw in figures.items() if name not in absent}
         for section, figures in FIGURES.items()

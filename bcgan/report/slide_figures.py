@@ -7,13 +7,15 @@ import seaborn as sns
 
 from bcgan import data
 from bcgan.data.records import CLASSES, UNKNOWN, slide_of
+from bcgan.preprocess.images import at_size
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn
+from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, Drawn
 
 SLIDES = 4
 WIDTH = 2.5  # inches of a slide
 LEAST = 0.1  # share of either class that makes a slide worth showing
-KINDS = ("annotated", "probability", "probability in context", "wrong")
+TISSUE = 8  # pixels of a patch's side in the picture of the tissue: as many as a slide of 60 patches has on paper
+KINDS = ("tissue", "annotated", "probability", "probability in context", "wrong")
 
 
 def wanted(run: Run) -> list[tuple[str, str, str]]:
@@ -32,12 +34,15 @@ def wanted(run: Run) -> list[tuple[str, str, str]]:
 
 
 def slide_maps(run: Run) -> Drawn:
-    """A row a slide: label, probability by the patch alone and with its neighbours, and errors."""
+    """A row a slide: tissue (where it may be shown), label, probability by the patch alone and with its neighbours, and
+    errors."""
     side = data.native_size(run.experiment.data) or run.experiment.data.size
     alone = "ensemble" if "ensemble" in run.metrics else run.names[0]
     views = {"probability": alone, "probability in context": "context"}
     views = {kind: name for kind, name in views.items() if name in run.metrics}
-    kinds = [kind for kind in KINDS if kind in ("annotated", "wrong", *views)]
+    tissue = ("tissue",) if run.patient_images else ()
+    kinds = [kind for kind in KINDS if kind in (*tissue, "annotated", "wrong", *views)]
+    row_of = pd.Series(run.store.index.index, run.store.index["id"])
     shown = wanted(run)
     slides, scored = np.array(slide_of(run.probabilities["id"])), run.probabilities
     tables = [scored[(scored["role"] == role) & (slides == slide)] for role, _, slide in shown]
@@ -59,7 +64,13 @@ def slide_maps(run: Run) -> Drawn:
             "wrong": np.where(called == truth, np.nan, truth.astype(float)),
         }
         for axes, kind in zip(line, kinds, strict=True):
-            _draw(axes, place, colours[kind])
+            if kind == "tissue":
+                picture = _mosaic(run.store.images[row_of[table["id"]]], place)
+            else:
+                picture = _squares(place, colours[kind])
+            axes.imshow(picture, interpolation="none")
+            axes.set(xticks=[], yticks=[])
+            sns.despine(ax=axes, left=True, bottom=True)
         line[0].set_ylabel(f"Patient {patient}\n{len(table):,} patches", fontsize=9, parse_math=False)
         rows.append(
             pd.DataFrame({
@@ -68,7 +79,7 @@ def slide_maps(run: Run) -> Drawn:
             })
         )  # fmt: skip
     titles = {
-        "annotated": "Annotated", "probability": CLASSIFIER_NAMES[alone],
+        "tissue": "Tissue", "annotated": "Annotated", "probability": CLASSIFIER_NAMES[alone],
         "probability in context": "With neighbours", "wrong": "Wrong",
     }  # fmt: skip
     for axes, kind in zip(grid[0], kinds, strict=True):
@@ -77,7 +88,8 @@ def slide_maps(run: Run) -> Drawn:
     bar.set_label("Probability of malignancy")
     caption = (
         f"Held-out slides with the most patches, each patch a square of {side} pixels at its place in the slide. "
-        f"Annotated: {CLASSES[0]} blue, {CLASSES[1]} orange. Wrong: the patches that are called wrongly at the "
+        f"{'Tissue: the patches themselves. ' if tissue else ''}Annotated: {CLASSES[0]} blue, {CLASSES[1]} orange. "
+        "Wrong: the patches that are called wrongly at the "
         "validation threshold, in the colour of their annotation. Annotations are regions drawn by hand: their edges "
         "are in every error."
     )
@@ -95,13 +107,19 @@ def _scale():
     return plt.cm.ScalarMappable(plt.matplotlib.colors.Normalize(0, 1), colours)
 
 
-def _draw(axes, place: np.ndarray, values: np.ndarray) -> None:
+def _squares(place: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A pixel a patch in the colour of its value in [0, 1], grey where that is NaN; float, (height, width, 4)."""
     width, height = place.max(0) + 1
     picture = np.full((height, width, 4), (1.0, 1.0, 1.0, 1.0))
     picture[place[:, 1], place[:, 0]] = (0.86, 0.86, 0.86, 1.0)
     marked = np.isfinite(values)
     picture[place[marked, 1], place[marked, 0]] = _scale().to_rgba(values[marked])
-    axes.imshow(picture, interpolation="none")
-    axes.set(xticks=[], yticks=[])
-    sns.despine(ax=axes, left=True, bottom=True)
-    axes.patch.set_edgecolor(MUTED)
+    return picture
+
+
+def _mosaic(patches: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """The patches, uint8, at their places in TISSUE pixels each, on white; uint8, (height, width, 3)."""
+    width, height = place.max(0) + 1
+    picture = np.full((height, TISSUE, width, TISSUE, 3), 255, np.uint8)
+    picture[place[:, 1], :, place[:, 0]] = at_size(patches, TISSUE)
+    return picture.reshape(height * TISSUE, width * TISSUE, 3)

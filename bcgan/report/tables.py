@@ -69,13 +69,14 @@ def counts(run: Run) -> pd.DataFrame:
 def audit(run: Run) -> pd.DataFrame:
     """Faults that the audit found, how many, what was done, and the first files that have them."""
     rows = [
-        (name.replace("_", " ").capitalize(), fault["count"], fault["policy"], ", ".join(_having(run.faulty, name)))
+        (name.replace("_", " ").capitalize(), fault["count"], fault["policy"], ", ".join(having(run.faulty, name)))
         for name, fault in run.audit["faults"].items()
     ]
     return pd.DataFrame(rows, columns=["Fault", "Files", "Policy", "For example"])
 
 
-def _having(faulty: pd.DataFrame, fault: str) -> list[str]:
+def having(faulty: pd.DataFrame, fault: str) -> list[str]:
+    """Ids of the first EXAMPLES files that have a fault."""
     return faulty.loc[faulty["faults"].str.split().map(lambda names: fault in names).astype(bool), "id"].tolist()[
         :EXAMPLES
     ]

@@ -169,8 +169,28 @@ def test_a_slide_gets_a_map_and_outlines(model, patches, tmp_path):
     assert len(found["features"]) == sum(counts.values()) == 12
     ring = np.array(found["features"][5]["geometry"]["coordinates"][0])
     assert ring.min(0).tolist() == [50, 50] and ring.max(0).tolist() == [100, 100]
-    assert images.images.decode((tmp_path / "maps/slide.png.map.png").read_bytes(), "map").ndim == 3
+    for kind in ("map", "heat"):
+        assert images.images.decode((tmp_path / f"maps/slide.png.{kind}.png").read_bytes(), kind).ndim == 3
     assert set(maps.ROUND) >= {1, 50, 200, 1000}
+
+
+@pytest.mark.parametrize("tissue", [True, False])
+def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tissue):
+    """Magenta is no colour of the map; the third square is of a patch that the model does not know."""
+    card = models.Card.model_validate_json((models.SHIPPED / models.CARD).read_text("utf-8"))
+    image = np.zeros((50, 150, 3), np.uint8) + np.array([255, 0, 255], np.uint8)
+    places = np.array([[0, 0], [50, 0], [100, 0]])
+    tiles = images.Tiles(np.zeros((3, 50, 50, 3), np.uint8), places, 1.0, image, False, 1.0)
+    verdict = np.array([models.VERDICTS.index(one) for one in ("scored", "abstained", "out_of_distribution")])
+    found = models.Judged(np.array([0.1, 0.9, 0.9]), np.zeros(3), np.array([0, 1, 1]), verdict)
+    over = maps.squares(tiles, found, card, 1.0, (50, 150), 1.0)
+    np.testing.assert_allclose(over[:, :50] - maps.COLOURS(0.1), 0, atol=1e-9)
+    np.testing.assert_allclose(over[:, 50:100] - maps.COLOURS(0.9), 0, atol=1e-9)
+    assert {tuple(pixel) for pixel in over[:, 100:].reshape(-1, 4)} == set(maps.STRIPES)
+    target = io.BytesIO()
+    maps.draw_map(target, "slide", tiles, found, card, tissue)
+    red, green, blue = images.images.decode(target.getvalue(), "map").astype(int).reshape(-1, 3).T
+    assert ((red > 100) & (blue > 100) & (np.minimum(red, blue) - green > 60)).any() == tissue
 
 
 def test_what_is_not_a_model_is_named(tmp_path, capsys):

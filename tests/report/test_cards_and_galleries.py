@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bcgan import experiment
-from bcgan.evaluate.explanations import CHANNELS, feature_maps
+from bcgan.evaluate.explanations import CHANNELS, _liveliest, feature_maps, inside
 from bcgan.models.classifier import classifier
 from bcgan.models.discriminator import discriminator
 from bcgan.report import cards, data_figures, explanation_figures, gan_figures, style, tables
@@ -89,3 +89,17 @@ def test_feature_maps_are_those_of_the_layers():
     # Where the gate is shut, as at the start, the joint holds the stem's maps.
     np.testing.assert_array_equal(found["joint"], found["stem_pool"])
     assert set(feature_maps(judge, classifier("cnn"), images)) == {"block1", "block2", "block3", "block4"}
+
+
+def test_edges_choose_no_channel_and_no_scale(run):
+    """What differs at its edges alone, by its padding, comes after what differs inside."""
+    maps = np.zeros((2, 13, 13, 2), np.float32)
+    maps[:, 0, :, 0] = 100
+    maps[:, 6, :, 1] = 1
+    np.testing.assert_array_equal(_liveliest(maps)[0], maps[..., 1])
+    assert [inside(np.zeros((side, side))).shape[0] for side in (25, 13, 7, 2, 1)] == [19, 9, 5, 2, 1]
+    explained = {name: one.copy() if "_features_" in name else one for name, one in run.explained.items()}
+    explained["real_features_block1"][..., 0, :] = 1000
+    drawn = explanation_figures.feature_maps(run._replace(explained=explained))
+    assert max(axes.images[0].norm.vmax for axes in drawn.figure.axes if axes.images) < 1000
+    style.plt.close(drawn.figure)

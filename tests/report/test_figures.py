@@ -92,15 +92,13 @@ def test_few_colours_are_taken_where_they_are_hardly_to_be_seen():
 
 def test_precision_begins_with_the_first_true_call(run, test_rows):
     """Above the threshold of the best malignant patch there is none, and a curve would fall to 0 there."""
-    drawn = classifier_figures.precision_recall(run)
-    lines = iter(drawn.figure.axes[0].lines)
-    for name in run.names:
+    axes = classifier_figures.precision_recall(run).figure.axes[0]
+    for name, line in zip(run.names, axes.lines, strict=False):
+        found = []
         for column in run.columns(name).values():
-            line = next(lines)
             best = test_rows.loc[test_rows["label"] == 1, column].max()
-            assert line.get_xdata()[0] > 0
-            called = test_rows[column] >= best
-            assert line.get_ydata()[0] == pytest.approx(precision_score(test_rows["label"], called))
+            found.append(precision_score(test_rows["label"], test_rows[column] >= best))
+        assert line.get_ydata()[0] == pytest.approx(np.mean(found))
 
 
 def test_every_patient_has_a_bar_of_both_classes(run):
@@ -125,6 +123,26 @@ def test_faults_are_named_by_the_first_files_that_have_them(run):
     assert set(tables.audit(run._replace(faulty=faulty.iloc[:0]))["For example"]) == {""}
 
 
+def test_faults_are_pictured_where_there_are_any_and_where_they_may_be(run):
+    """What was kept from the store, what was left out from its file; by the ids that the table names."""
+    ids, faults = run.store.index["id"], dict(run.audit["faults"])
+    faulty = pd.DataFrame({
+        "id": [*ids[:4], ids.iloc[7], "gone"],
+        "faults": ["blank", "blank", "blank", "blank", "duplicate", "duplicate unreadable"],
+    })  # fmt: skip
+    faults |= {"blank": {"count": 4, "policy": "keep"}, "duplicate": {"count": 2, "policy": "drop"}}
+    shorter = run.store._replace(images=run.store.images[:7], index=run.store.index.iloc[:7])
+    faulted = run._replace(faulty=faulty, audit=run.audit | {"faults": faults}, store=shorter)
+    drawn = data_figures.faults(faulted)
+    shown = {axes.get_xlabel(): axes.images[0].get_array() for axes in drawn.figure.axes if axes.images}
+    assert list(shown) == [*ids[:3], ids.iloc[7]] == drawn.numbers["id"].tolist()
+    for number, picture in zip((0, 1, 2, 7), shown.values(), strict=True):
+        np.testing.assert_array_equal(picture, run.store.images[number])
+    assert "faults" in page._figures(faulted)["data"]
+    for without in (run, faulted._replace(patient_images=False)):
+        assert "faults" not in page._figures(without)["data"]
+
+
 def test_an_operating_points_confusion_holds_every_test_patch(run, test_rows):
     table = tables.operating_points(run)
     cells = table[["Malignant found", "missed", "Benign spared", "called malignant"]].astype(int)
@@ -146,21 +164,31 @@ def test_the_bars_of_the_count_plot_are_the_stores_counts(run):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(CLASSES)
 
 
-def test_roc_curves_are_scikit_learns_and_the_legend_says_their_area(run, test_rows):
+def test_a_roc_curve_is_the_mean_of_scikit_learns_and_the_legend_says_the_area(run, test_rows):
+    second = run.probabilities.assign(**{"gan_resnet-seed1": run.probabilities["gan_resnet-seed0"].round(1)})
+    run = run._replace(probabilities=second)
     drawn = classifier_figures.roc(run)
     axes = drawn.figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("1 - specificity", "Sensitivity")
-    lines = iter(axes.lines)
+    assert len(axes.lines) == len(run.names) + 1  # chance
+    assert len(run.columns("gan_resnet")) == 2
     said = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
-    for name, text in zip(run.names, said, strict=True):
-        areas = []
-        for column in run.columns(name).values():
-            line, expected = next(lines), roc_curve(test_rows["label"], test_rows[column])
-            np.testing.assert_allclose(line.get_xdata(), expected[0])
-            np.testing.assert_allclose(line.get_ydata(), expected[1])
-            assert line.get_color() == CLASSIFIER_COLOURS[name]
-            areas.append(roc_auc_score(test_rows["label"], test_rows[column]))
-        assert text.startswith(f"{CLASSIFIER_NAMES[name]}: {np.mean(areas):.3f}")
+    labels, across = test_rows["label"], np.linspace(0, 1, 201)
+    for name, text, line in zip(run.names, said, axes.lines, strict=False):
+        scores = [second.loc[test_rows.index, column] for column in run.columns(name).values()]
+        expected = np.mean([np.interp(across, *roc_curve(labels, one)[:2]) for one in scores], axis=0)
+        np.testing.assert_allclose(line.get_xdata(), across)
+        np.testing.assert_allclose(line.get_ydata(), expected)
+        # Without a single false call those are found that lie above every benign patch.
+        found = np.mean([(one[labels == 1] > one[labels == 0].max()).mean() for one in scores])
+        assert line.get_ydata()[0] == pytest.approx(found)
+        assert line.get_color() == CLASSIFIER_COLOURS[name]
+        numbers = drawn.numbers[drawn.numbers["classifier"] == name]
+        np.testing.assert_allclose(numbers[["1 - specificity", "Sensitivity"]], line.get_xydata())
+        if name != "gan_resnet":
+            area = np.mean([roc_auc_score(labels, one) for one in scores])
+            assert text.startswith(f"{CLASSIFIER_NAMES[name]}: {area:.3f}")
+    assert "each line the mean of 1 seed" in drawn.caption
 
 
 @pytest.mark.parametrize("draw", [classifier_figures.roc, classifier_figures.precision_recall])
@@ -168,7 +196,8 @@ def test_the_band_holds_the_curve_of_the_proposed_classifier(run, draw):
     """Not everywhere: it is a band for every place by itself, and there are few patients here."""
     drawn = draw(run)
     table, line = drawn.numbers, drawn.figure.axes[0].lines[0]
-    band = table[table["seed"] == "band"]
+    band = table.dropna()
+    assert set(band["classifier"]) == {run.names[0]}
     across = band[drawn.figure.axes[0].get_xlabel()].to_numpy()
     assert (band["low"] <= band["high"]).all() and band[["low", "high"]].stack().between(0, 1).all()
     inside = np.interp(across, line.get_xdata(), line.get_ydata())
@@ -223,3 +252,19 @@ def test_slide_maps_show_the_held_out_patches_of_one_slide_each(run):
         assert dict(zip(zip(rows["x"], rows["y"], strict=True), rows["label"], strict=True)) == dict(
             zip(zip(held["x"], held["y"], strict=True), held["label"], strict=True)
         )
+
+
+def test_tissue_lies_at_its_places_and_only_where_it_may_be_shown(run):
+    drawn = slide_figures.slide_maps(run)
+    (axes,) = (axes for axes in drawn.figure.axes if axes.get_title(loc="left") == "Tissue")
+    picture, side = np.asarray(axes.images[0].get_array()), slide_figures.TISSUE
+    rows = drawn.numbers[drawn.numbers["patient"] == drawn.numbers["patient"].iloc[0]]
+    index = run.store.index[run.store.index["patient"] == rows["patient"].iloc[0]].set_index(["x", "y"])
+    assert picture.shape == (side, side * len(rows), 3)  # the patches of a patient lie in one row
+    for number, x in enumerate(sorted(rows["x"])):
+        patch = run.store.images[run.store.index.index[run.store.index["id"] == index.loc[(x, 51), "id"]][0]]
+        shown = picture[:, side * number : side * (number + 1)]
+        np.testing.assert_allclose(shown.mean((0, 1)), patch.mean((0, 1)), atol=1)
+    without = slide_figures.slide_maps(run._replace(patient_images=False))
+    titles = {axes.get_title(loc="left") for axes in without.figure.axes}
+    assert "Annotated" in titles and "Tissue" not in titles and "Tissue" not in without.caption
