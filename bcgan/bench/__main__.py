@@ -189,8 +189,12 @@ def ratios(
             name = f"{own}_{short}_vs_pytorch_{short}"
             found[name] = ratio(phase, f"bcgan {kind}", best(phase, f"pytorch {short}"))
         work = operations[phase] / 1e6
-        found[f"{phase}_of_limit"] = ratio(phase, "bcgan float32", "limit float32", work)
-        found[f"{phase}_of_limit_bfloat16"] = ratio(phase, "bcgan mixed_bfloat16", "limit mixed_bfloat16", work)
+        found[f"{own}_of_limit"] = ratio(phase, "bcgan float32", "limit float32", work)
+        found[f"{own}_of_limit_bfloat16"] = ratio(phase, "bcgan mixed_bfloat16", "limit mixed_bfloat16", work)
+    for short, suffix in (("float32", ""), ("bfloat16", "_bfloat16")):
+        ours = best("inference", *(name for name in faithful if name.endswith(short)))
+        limit = f"limit {'mixed_' if suffix else ''}{short}"
+        found[f"inference_of_limit{suffix}"] = ratio("inference", ours, limit, operations["inference"] / 1e6)
     found["inference_int8_vs_pytorch_best"] = ratio("inference", "litert int8", torch)
     found["gan_step_vs_two_tapes"] = ratio("gan", f"bcgan {precision}", f"two tapes {precision}")
     found["gan_resnet_training_vs_keras_fit"] = ratio("gan_resnet", "bcgan training", "keras fit")
