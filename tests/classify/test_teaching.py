@@ -68,7 +68,7 @@ def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "train", stand_in)
     monkeypatch.setattr(teaching, "taught", lambda *_: taught)
-    monkeypatch.setattr("bcgan.models.classifier.transferred", lambda size, pretrained: keras.Sequential(
+    monkeypatch.setattr("bcgan.models.classifier.transferred", lambda size, *_: keras.Sequential(
         [keras.Input((size, size, 3)), keras.layers.GlobalAveragePooling2D()]))  # fmt: skip
     monkeypatch.chdir(finished)
     models = "classify.models={student: {taught: 0.5}, cnn: {}}"
