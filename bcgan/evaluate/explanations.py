@@ -93,8 +93,8 @@ def _liveliest(maps: keras.KerasTensor) -> np.ndarray:
 
 
 def inside(maps: np.ndarray) -> np.ndarray:
-    """Maps (..., height, width) without a tenth of their side at every edge, where a layer answers to its padding."""
-    edges = [min(-(-side // 10), (side - 1) // 2) for side in maps.shape[-2:]]
+    """Maps (..., height, width) without an eighth of their side at every edge, where a layer answers to its padding."""
+    edges = [round(side / 8) for side in maps.shape[-2:]]
     return maps[(..., *(slice(edge, side - edge) for edge, side in zip(edges, maps.shape[-2:], strict=True)))]
 
 

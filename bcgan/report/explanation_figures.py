@@ -126,10 +126,9 @@ def feature_maps(run: Run) -> Drawn:
         show_patch(grid[0, first], run.explained[f"{kind}_images"][place])
         grid[0, first].set_title(name.capitalize(), fontsize=10, color=CLASS_COLOURS[name])
         for line, (layer, maps) in zip(grid, found.items(), strict=True):
-            maps = maps.astype(np.float32)
+            maps = inside(maps.astype(np.float32))  # the edges' values would take the whole scale
             for channel, (both, axes) in enumerate(zip(maps, line[first + 1 :], strict=False)):
-                low, high = inside(both).min(), inside(both).max()  # the edges' values would take the whole scale
-                axes.imshow(both[side], cmap="viridis", vmin=low, vmax=high, interpolation="none")
+                axes.imshow(both[side], cmap="viridis", vmin=both.min(), vmax=both.max(), interpolation="none")
                 one = both[side]
                 shape = {"height": one.shape[0], "width": one.shape[1]}
                 row = {"layer": layer, "class": name, "channel": channel, **shape}
@@ -140,8 +139,8 @@ def feature_maps(run: Run) -> Drawn:
     caption = (
         f"What the layers answer to: a benign and a malignant patch ({kind}), and of each layer of the discriminator "
         f"and of {CLASSIFIER_NAMES[run.explanations['classifier']]} the {channels} channels that vary most over the "
-        "two. A channel has one scale for both patches, that of their inner part: at the edges a layer answers to its "
-        "padding. Bright is high."
+        "two. A channel has one scale for both patches; bright is high. Left out: an eighth at every edge, where a "
+        "layer answers to its padding."
     )
     return Drawn(figure, pd.DataFrame(rows), "Feature maps", caption)
 
