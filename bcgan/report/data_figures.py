@@ -199,9 +199,8 @@ def stain_variation(run: Run) -> Drawn:
     swatches.set_yticks(range(2), [name.capitalize() for name in STAINS])
     swatches.set_title("Stain of each patient")
     sns.despine(ax=swatches, left=True, bottom=True)
-    strengths.set(
-        xlabel="Haematoxylin (optical density, 99th percentile)", ylabel="Eosin (optical density, 99th percentile)"
-    )
+    strengths.set(xlabel="Haematoxylin (99th percentile,\noptical density)")
+    strengths.set(ylabel="Eosin (99th percentile,\noptical density)")
     strengths.set_title("How strong")
     missing = run.store.index["patient"].nunique() - len(table)
     done = run.experiment.preprocess.stain

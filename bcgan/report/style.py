@@ -23,7 +23,7 @@ from PIL import Image
 CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#D55E00"}
 CLASSIFIER_COLOURS = {
     "gan_resnet": "#009E73", "resnet_table1": "#CC79A7", "resnet50": "#E69F00", "gan_only": "#56B4E9",
-    "resnet34": "#000000", "cnn": "#999999", "efficientnet_lite": "#332288", "colour_statistics": "#B8A000",
+    "resnet34": "#000000", "cnn": "#999999", "efficientnet_lite": "#332288", "colour_statistics": "#7FBC41",
     "student": "#01665E", "ensemble": "#8C510A", "context": "#7A0177",
 }  # fmt: skip
 CLASSIFIER_NAMES = {
