@@ -126,6 +126,8 @@ class Classifier(Settings):
     selected: bool = True  # of the synthetic patches, only those that the referee let through
     taught: float = Field(0.0, ge=0, le=0.9)  # share of each batch whose labels are what classify.teachers say
     shortcut: Literal["identity", "projection"] = "projection"  # ResNet-34 only
+    # gan_resnet only: what joins beside the discriminator's map; imagenet is what the critic starts from
+    beside: Literal["none", "critic", "imagenet"] = "none"
     enlarged: int = Field(100, ge=32, le=224)  # EfficientNet-Lite only: side of what it sees, pixels
     frozen: int = Field(0, ge=0, le=16)  # EfficientNet-Lite only: first blocks that are not tuned
 

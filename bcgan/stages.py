@@ -1,7 +1,7 @@
 """The stages, what each reads and writes: the map of the program.
 
     images --preprocess--> uint8 store + index (patient, x, y, label, role) + audit + split
-           --gan---------> generator (averaged), discriminator, sample grids, training log
+           --gan---------> generator (averaged), discriminator, critic, sample grids, training log
            --translate---> translators benign <-> malignant, training log; empty where translate.steps is 0
            --features----> discriminator maps by block, referee, synthetic patches and which are selected, steering,
                            density, ordering
@@ -184,20 +184,21 @@ def ablation(experiment: Experiment, root: Path) -> None:
 
 
 STORE = ("preprocess/patches.npy", "preprocess/index.csv")
+JUDGES = ("gan/discriminator.keras", "gan/critic.keras")
 SYNTHETIC = "features/synthetic.npz"
 STAGES = (
     Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess, appetite="data.size"),
     Stage("gan", ("gan", *TRAINING), STORE, gan, shared=True, appetite="gan.batch"),
     Stage("translate", ("translate", *TRAINING), STORE, translate, appetite="translate.batch"),
     Stage("features", ("features", *TRAINING), (*STORE, "gan/*.keras"), features, appetite="features.synthetic"),
-    Stage("classify", ("classify", *TRAINING), (*STORE, "gan/discriminator.keras", SYNTHETIC), classify, shared=True),
+    Stage("classify", ("classify", *TRAINING), (*STORE, *JUDGES, SYNTHETIC), classify, shared=True),
     Stage(
         "evaluate",
         ("evaluate", "classify", "translate", "features", *TRAINING),
         (
             *STORE,
             "preprocess/split.json",
-            "gan/discriminator.keras",
+            *JUDGES,
             "translate/*.keras",
             "features/referee.keras",
             "features/properties.csv",
@@ -210,7 +211,7 @@ STAGES = (
     Stage(
         "factors",
         ("factors", "data", "preprocess", "classify", "evaluate", *TRAINING),
-        (*STORE, "gan/discriminator.keras", SYNTHETIC),
+        (*STORE, *JUDGES, SYNTHETIC),
         factors,
     ),
     Stage("folds", ("folds", "data", "classify", "evaluate", *TRAINING), STORE, folds),

@@ -49,7 +49,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     maps[CHANCE] = rng.random(images.shape[:3]).astype(np.float32)
     found = {method: _curves(network, images, one, patients, experiment) for method, one in maps.items()}
     if experiment.data.name == "histology_phantom":
-        untrained = of_run(name, root / "gan", images.shape[1])
+        untrained = of_run(name, root / "gan", images.shape[1], experiment.classify.models[name])
         for kind, tested in (("pointing", network), ("pointing_untrained", untrained)):
             for method, one in pointing(tested, methods, images.shape[1], experiment).items():
                 found[method][kind] = one

@@ -46,7 +46,8 @@ class Players(NamedTuple):
 
 
 def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, folder: Path, xla: bool) -> None:
-    """Train and write generator.keras (averaged), discriminator.keras, log.jsonl and grids/step_<n>.png.
+    """Train and write generator.keras (averaged), discriminator.keras, critic.keras where there is one, log.jsonl and
+    grids/step_<n>.png.
 
     A kill leaves checkpoint.npz; calling again with the same arguments goes on from there.
 
@@ -97,6 +98,8 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
             bar.update()
     weights.save_model(players.average, folder / "generator.keras")
     weights.save_model(players.discriminator, folder / "discriminator.keras")
+    if players.critic:
+        weights.save_model(players.critic, folder / "critic.keras")
     checkpoint.unlink(missing_ok=True)
 
 

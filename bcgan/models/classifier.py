@@ -5,8 +5,10 @@ from pathlib import Path
 import keras
 from keras import layers
 
+from bcgan.errors import InputError
 from bcgan.experiment import Classifier
 from bcgan.models.cnn import cnn
+from bcgan.models.critic import frozen_features, judged_features
 from bcgan.models.efficientnet_lite import transferred
 from bcgan.models.gan_resnet import gan_only, gan_resnet
 from bcgan.models.resnet34 import resnet34
@@ -16,11 +18,23 @@ from bcgan.models.weights import load_model
 
 
 def of_run(name: str, gan: Path, size: int = 50, own: Classifier | None = None) -> keras.Model:
-    """`classifier` by an experiment's settings, with the discriminator of its run, which is read from the folder `gan`
-    where the name needs one."""
+    """`classifier` by an experiment's settings, with the judges of its run, which are read from the folder `gan` where
+    the name needs them.
+
+    Raises:
+        InputError: the critic's maps are to join, and the GAN was trained without a critic.
+    """
     own = own or Classifier()
     judge = load_model(gan / "discriminator.keras") if name.startswith("gan_") else None
-    return classifier(name, size, judge, own.shortcut, enlarged=own.enlarged, frozen=own.frozen)
+    beside = frozen_features() if name == "gan_resnet" and own.beside != "none" else None
+    if beside and own.beside == "critic":
+        path = gan / "critic.keras"
+        if not path.exists():
+            raise InputError(
+                f"{path} is missing, and {name}.beside is critic. Set gan.critic above 0, or beside to none."
+            )
+        beside = judged_features(beside, load_model(path))
+    return classifier(name, size, judge, own.shortcut, enlarged=own.enlarged, frozen=own.frozen, beside=beside)
 
 
 def classifier(
@@ -31,6 +45,7 @@ def classifier(
     pretrained: bool = True,
     enlarged: int = 100,
     frozen: int = 0,
+    beside: keras.Model | None = None,
 ) -> keras.Model:
     """Build a classifier: rescaling, the named network, a binary head in float32.
 
@@ -42,6 +57,7 @@ def classifier(
         shortcut: string. ResNet-34's. Defaults to "projection".
         pretrained: bool. ImageNet's weights for EfficientNet-Lite. Defaults to True.
         enlarged, frozen: int. EfficientNet-Lite's, as `transferred` takes them.
+        beside: keras.Model. What joins gan_resnet beside the discriminator's map, as `gan_resnet` takes it.
 
     Returns:
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to `logit`, float32, (batch, 1).
@@ -50,7 +66,7 @@ def classifier(
         ValueError: an unknown name, or a missing discriminator.
     """
     builders = {
-        "gan_resnet": lambda: gan_resnet(discriminator, size),
+        "gan_resnet": lambda: gan_resnet(discriminator, size, beside=beside),
         "gan_only": lambda: gan_only(discriminator, size),
         "resnet_table1": lambda: resnet_table1(size),
         "resnet34": lambda: resnet34(size, shortcut),

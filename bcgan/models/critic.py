@@ -7,7 +7,7 @@ classifier gets. This one starts with the textures of a million photographs, and
 import keras
 from keras import layers
 
-from bcgan.models.discriminator import convolved
+from bcgan.models.discriminator import convolved, plain_features
 from bcgan.models.efficientnet_lite import efficientnet_lite
 
 TAPS = ("_blocks.2.add", "_blocks.4.add", "_blocks.10.add")  # 13x13x24, 7x7x40 and 4x4x112 at 50 pixels
@@ -45,3 +45,19 @@ def critic(features: keras.Model, width: int = 64, classes: int = 2) -> keras.Mo
         realness = layers.Conv2D(1, 1, name=f"realness{number}")(x)
         logits.append(layers.Add(dtype="float32", name=f"logit{number}")([realness, agreement]))
     return keras.Model([*maps, label], logits, name="critic")
+
+
+def judged_features(features: keras.Model, network: keras.Model) -> keras.Model:
+    """What a critic has learned to see: its maps before the verdict, at every depth, as a frozen network of patches.
+
+    Args:
+        features: keras.Model. As `frozen_features` builds it.
+        network: keras.Model. A trained critic of those features; its weights are copied.
+
+    Returns:
+        keras.Model. float32 in [0, 1], (batch, 50, 50, 3), to three maps, 13x13, 7x7 and 4x4.
+    """
+    maps = plain_features(network, tuple(f"second{number}" for number in range(1, len(TAPS) + 1)))(features.output)
+    found = keras.Model(features.input, maps, name="judged_features")
+    found.trainable = False
+    return found

@@ -58,9 +58,11 @@ def convolved(x: keras.KerasTensor, channels: int, kernel: int, stride: int, nam
 
 
 def feature_maps(network: keras.Model, blocks: tuple[str, ...] = BLOCKS) -> keras.Model:
-    """The part of a discriminator that maps patches to the named blocks' feature maps; shares its weights."""
+    """The part of a discriminator that maps patches, or what else it judges by, to the named blocks' feature maps;
+    shares its weights."""
+    *inputs, _label = network.inputs
     outputs = [network.get_layer(block).output for block in blocks]
-    return keras.Model(network.inputs[0], outputs, name="discriminator_features")
+    return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="discriminator_features")
 
 
 def plain_features(network: keras.Model, blocks: tuple[str, ...] = BLOCKS) -> keras.Model:

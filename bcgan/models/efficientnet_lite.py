@@ -14,6 +14,7 @@ from keras import layers
 
 from bcgan.errors import InputError
 from bcgan.models import torch_weights
+from bcgan.models.resizing import resized
 from bcgan.preprocess.store import at_size
 
 BATCH = 128
@@ -87,7 +88,7 @@ def transferred(size: int = 50, weights: bool = True, enlarged: int = 100, froze
     for layer in network.layers:
         layer.trainable = not isinstance(layer, layers.BatchNormalization) and not layer.name.startswith(kept)
     image = keras.Input((size, size, 3), name="image")
-    x = layers.Resizing(enlarged, enlarged, "bicubic", dtype="float32", name="enlarged")(image)
+    x = resized(image, enlarged, "enlarged", "bicubic", "float32")
     x = layers.Dropout(DROPOUT, dtype="float32", name="dropout")(network(x))
     return keras.Model(image, x, name="transferred")
 

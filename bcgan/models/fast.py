@@ -161,7 +161,7 @@ class _Enlarged(layers.Layer):
         sides = zip(source.input.shape[1:3], (source.height, source.width), strict=True)
         self.matrices = [tf.image.resize(tf.eye(old)[:, None], (new, 1), "bicubic")[:, 0].numpy() for old, new in sides]
 
-    def call(self, x, mask=None):
+    def call(self, x, training=None, mask=None):
         rows, columns = (tf.cast(matrix, x.dtype) for matrix in self.matrices)
         shape = (-1, rows.shape[1], x.shape[2] * x.shape[3])
         x = tf.reshape(rows @ tf.reshape(x, shape), (-1, rows.shape[0], x.shape[2], x.shape[3]))

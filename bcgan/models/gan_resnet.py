@@ -4,13 +4,16 @@ import keras
 from keras import layers
 
 from bcgan.models.discriminator import BLOCKS, plain_features
+from bcgan.models.resizing import resized
 from bcgan.models.resnet_table1 import WIDTH, body, stem
 
 DISCRIMINATOR_SIZE = 50
 JOINT = "block2"
 
 
-def gan_resnet(discriminator: keras.Model, size: int = 50, frozen: bool = True) -> keras.Model:
+def gan_resnet(
+    discriminator: keras.Model, size: int = 50, frozen: bool = True, beside: keras.Model | None = None
+) -> keras.Model:
     """Build the merged network, up to Table 1's 1,000 units.
 
     The map goes through a 1x1 projection and a batch normalisation whose scale, the gate, starts at zero: at the
@@ -20,6 +23,8 @@ def gan_resnet(discriminator: keras.Model, size: int = 50, frozen: bool = True) 
         discriminator: keras.Model. A trained discriminator; its weights are copied.
         size: int. Side of a patch, pixels. Defaults to 50.
         frozen: bool. Keep the discriminator's weights as they are. Defaults to True.
+        beside: keras.Model. Patches of 50 pixels to a list of maps that join too, brought to the joint's size, such as
+            `critic.judged_features` gives them; frozen. Defaults to None.
 
     Returns:
         keras.Model. (batch, size, size, 3) to (batch, 1000).
@@ -27,9 +32,12 @@ def gan_resnet(discriminator: keras.Model, size: int = 50, frozen: bool = True) 
     image = keras.Input((size, size, 3), name="image")
     x = stem(image)
 
-    (maps,) = _features(discriminator, (JOINT,), _at_50(image), frozen)
-    if maps.shape[1:3] != x.shape[1:3]:
-        maps = layers.Resizing(*x.shape[1:3], name="features_resized")(maps)
+    patch = _at_50(image)
+    found = _features(discriminator, (JOINT,), patch, frozen) + (beside(patch) if beside else [])
+    for number, maps in enumerate(found):
+        if maps.shape[1:3] != x.shape[1:3]:
+            found[number] = resized(maps, x.shape[1], f"features_resized{number}")
+    maps = layers.Concatenate(name="features")(found) if beside else found[0]
     maps = layers.Conv2D(WIDTH, 1, use_bias=False, name="features_projection")(maps)
     maps = layers.BatchNormalization(gamma_initializer="zeros", name="features_gate")(maps)
     x = layers.Add(name="joint")([x, maps])
@@ -58,7 +66,7 @@ def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
 def _at_50(image: keras.KerasTensor) -> keras.KerasTensor:
     if image.shape[1] == DISCRIMINATOR_SIZE:
         return image
-    return layers.Resizing(DISCRIMINATOR_SIZE, DISCRIMINATOR_SIZE, name="to_50")(image)
+    return resized(image, DISCRIMINATOR_SIZE, "to_50")
 
 
 def _features(discriminator: keras.Model, blocks: tuple[str, ...], image: keras.KerasTensor, frozen: bool) -> list:

@@ -8,6 +8,7 @@ from keras import layers
 
 from bcgan.models import fast
 from bcgan.models.classifier import classifier
+from bcgan.models.critic import frozen_features
 from bcgan.models.discriminator import discriminator
 from bcgan.models.generator import generator
 
@@ -15,8 +16,9 @@ from bcgan.models.generator import generator
 def _network(name: str) -> keras.Model:
     """With statistics and scales that differ from a fresh network's, so that a wrong one shows."""
     keras.utils.set_random_seed(0)
-    judge = discriminator(width=8) if name == "gan_resnet" else None
-    network = classifier(name, discriminator=judge)
+    judge = discriminator(width=8) if name.startswith("gan_resnet") else None
+    beside = frozen_features(weights=False) if name.endswith("beside") else None
+    network = classifier(name.removesuffix("_beside"), discriminator=judge, beside=beside)
     rng = np.random.default_rng(0)
     for layer in _normalisations(network) if name != "efficientnet_lite" else ():  # which has ImageNet's
         gamma, *rest = layer.get_weights()
@@ -32,7 +34,7 @@ def _normalisations(network: keras.Model):
             yield layer
 
 
-@pytest.mark.parametrize("name", ["resnet_table1", "gan_resnet", "resnet34", "efficientnet_lite"])
+@pytest.mark.parametrize("name", ["resnet_table1", "gan_resnet", "gan_resnet_beside", "resnet34", "efficientnet_lite"])
 def test_twin_answers_as_the_network_does(name):
     network = _network(name)
     images = np.random.default_rng(1).random((4, 50, 50, 3), np.float32)

@@ -2,9 +2,11 @@ import keras
 import numpy as np
 import pytest
 
+from bcgan.errors import InputError
+from bcgan.experiment import Classifier
 from bcgan.models import table1, weights
-from bcgan.models.classifier import classifier
-from bcgan.models.critic import critic, frozen_features
+from bcgan.models.classifier import classifier, of_run
+from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps, plain_features
 from bcgan.models.gan_resnet import gan_resnet
 from bcgan.models.generator import generator
@@ -136,23 +138,49 @@ def test_resnet34_refuses_another_shortcut():
         resnet34(shortcut="dense")
 
 
-def test_the_gate_starts_closed():
-    """With the gate at zero the merged network is Table 1's network, whatever the discriminator sees."""
-    merged, plain = gan_resnet(discriminator(8)), resnet_table1()
+@pytest.mark.parametrize("beside", ["none", "critic", "imagenet"])
+def test_the_gate_starts_closed(beside):
+    """With the gate at zero the merged network is Table 1's network, whatever the GAN's judges see."""
+    merged, plain = gan_resnet(discriminator(8), beside=joining(beside)), resnet_table1()
     for layer in plain.layers:
         layer.set_weights(merged.get_layer(layer.name).get_weights())
     np.testing.assert_allclose(np.asarray(merged(IMAGES)), np.asarray(plain(IMAGES)), atol=1e-5)
 
 
-def test_the_discriminator_inside_stays_frozen():
-    merged = gan_resnet(discriminator(8))
-    inside = merged.get_layer("discriminator_features")
-    before = weights.digest(inside.variables)
+@pytest.mark.parametrize("beside", ["none", "critic", "imagenet"])
+def test_the_judges_inside_stay_frozen(beside):
+    merged, alone = gan_resnet(discriminator(8), beside=joining(beside)), resnet_table1()
+    inside = [layer for layer in merged.layers if isinstance(layer, keras.Model)]
+    before = [weights.digest(network.variables) for network in inside]
     merged(IMAGES, training=True)
-    assert weights.digest(inside.variables) == before
-    names = {weight.path for weight in merged.trainable_weights}
-    assert not any("block" in name for name in names)
-    assert any("features_gate" in name for name in names)
+    assert [weights.digest(network.variables) for network in inside] == before
+    own = {weight.path for weight in merged.trainable_weights} - {weight.path for weight in alone.trainable_weights}
+    assert own == {"features_projection/kernel", "features_gate/gamma", "features_gate/beta"}
+
+
+def test_the_critic_s_maps_are_what_it_judges_by():
+    seen = frozen_features(weights=False)
+    judge = trained_critic(seen)
+    maps = keras.Model(judge.inputs[:-1], [judge.get_layer(f"second{number}").output for number in (1, 2, 3)])
+    for one, other in zip(judged_features(seen, judge)(IMAGES), maps(seen(IMAGES)), strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
+
+
+def test_a_gan_without_a_critic_has_nothing_to_join(tmp_path):
+    discriminator(8).save(tmp_path / "discriminator.keras")
+    with pytest.raises(InputError, match=r"critic\.keras is missing.* Set gan\.critic above 0"):
+        of_run("gan_resnet", tmp_path, own=Classifier(beside="critic"))
+
+
+def trained_critic(seen: keras.Model) -> keras.Model:
+    judge = critic(seen, 8)
+    judge([*seen(IMAGES), keras.ops.convert_to_tensor(LABELS)], training=True)  # its spectral norms move
+    return judge
+
+
+def joining(beside: str) -> keras.Model | None:
+    seen = frozen_features(weights=False)
+    return {"none": None, "imagenet": seen, "critic": judged_features(seen, trained_critic(seen))}[beside]
 
 
 def test_the_copy_without_spectral_normalisation_gives_the_same_maps():
@@ -164,6 +192,15 @@ def test_the_copy_without_spectral_normalisation_gives_the_same_maps():
 
 def test_larger_patches_join_too():
     assert classifier("gan_resnet", 224, discriminator(8)).output_shape == (None, 1)
+
+
+@pytest.mark.parametrize("name", ["gan_resnet", "gan_only", "efficientnet_lite"])
+def test_a_call_that_says_nothing_of_training_is_none(name):
+    """What resizes inside must not put the layers behind it into training."""
+    network = classifier(name, 60, discriminator(8), pretrained=False)
+    images = RNG.random((2, 60, 60, 3), np.float32)
+    expected = np.asarray(network(images, training=False))
+    np.testing.assert_array_equal(np.asarray(network(images)), expected)
 
 
 def test_wrong_names_and_missing_parts():
