@@ -128,6 +128,7 @@ class Classifier(Settings):
     shortcut: Literal["identity", "projection"] = "projection"  # ResNet-34 only
     # gan_resnet only: what joins beside the discriminator's map; imagenet is what the critic starts from
     beside: Literal["none", "critic", "imagenet"] = "none"
+    tuned: bool = False  # whether that learns too, all but its normalisations
     enlarged: int = Field(100, ge=32, le=224)  # EfficientNet-Lite only: side of what it sees, pixels
     frozen: int = Field(0, ge=0, le=16)  # EfficientNet-Lite only: first blocks that are not tuned
 
@@ -137,9 +138,11 @@ class Classifier(Settings):
         return self.synthetic or self.taught
 
     @model_validator(mode="after")
-    def _one_kind(self) -> "Classifier":
+    def _fits_together(self) -> "Classifier":
         if self.synthetic and self.taught:
             raise ValueError(f"taught: {self.taught} and synthetic: {self.synthetic} exclude each other; set one to 0")
+        if self.tuned and self.beside == "none":
+            raise ValueError("tuned: true, but beside is none; nothing is there to be tuned")
         return self
 
 

@@ -9,7 +9,7 @@ from bcgan.errors import InputError
 from bcgan.experiment import Classifier
 from bcgan.models.cnn import cnn
 from bcgan.models.critic import frozen_features, judged_features
-from bcgan.models.efficientnet_lite import transferred
+from bcgan.models.efficientnet_lite import transferred, tune
 from bcgan.models.gan_resnet import gan_only, gan_resnet
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet50 import resnet50
@@ -34,6 +34,8 @@ def of_run(name: str, gan: Path, size: int = 50, own: Classifier | None = None) 
                 f"{path} is missing, and {name}.beside is critic. Set gan.critic above 0, or beside to none."
             )
         beside = judged_features(beside, load_model(path))
+    if beside and own.tuned:
+        tune(beside)
     return classifier(name, size, judge, own.shortcut, enlarged=own.enlarged, frozen=own.frozen, beside=beside)
 
 

@@ -84,13 +84,19 @@ def transferred(size: int = 50, weights: bool = True, enlarged: int = 100, froze
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280).
     """
     network = efficientnet_lite("lite0", enlarged, weights)
-    kept = ("_conv_stem", *(f"_blocks.{number}." for number in range(frozen))) if frozen else ()
-    for layer in network.layers:
-        layer.trainable = not isinstance(layer, layers.BatchNormalization) and not layer.name.startswith(kept)
+    tune(network, ("_conv_stem", *(f"_blocks.{number}." for number in range(frozen))) if frozen else ())
     image = keras.Input((size, size, 3), name="image")
     x = resized(image, enlarged, "enlarged", "bicubic", "float32")
     x = layers.Dropout(DROPOUT, dtype="float32", name="dropout")(network(x))
     return keras.Model(image, x, name="transferred")
+
+
+def tune(network: keras.Model, kept: tuple[str, ...] = ()) -> None:
+    """Let a network that holds EfficientNet-Lite's layers learn, but for the normalisations and the layers whose names
+    begin with `kept`."""
+    network.trainable = True
+    for layer in network.layers:
+        layer.trainable = not isinstance(layer, layers.BatchNormalization) and not layer.name.startswith(kept)
 
 
 def pooled(variant: str, images: np.ndarray, size: int = 100) -> np.ndarray:

@@ -24,7 +24,7 @@ def gan_resnet(
         size: int. Side of a patch, pixels. Defaults to 50.
         frozen: bool. Keep the discriminator's weights as they are. Defaults to True.
         beside: keras.Model. Patches of 50 pixels to a list of maps that join too, brought to the joint's size, such as
-            `critic.judged_features` gives them; frozen. Defaults to None.
+            `critic.judged_features` gives them; learns as far as it is trainable. Defaults to None.
 
     Returns:
         keras.Model. (batch, size, size, 3) to (batch, 1000).

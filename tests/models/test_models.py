@@ -8,6 +8,7 @@ from bcgan.models import table1, weights
 from bcgan.models.classifier import classifier, of_run
 from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps, plain_features
+from bcgan.models.efficientnet_lite import tune
 from bcgan.models.gan_resnet import gan_resnet
 from bcgan.models.generator import generator
 from bcgan.models.resnet34 import resnet34
@@ -156,6 +157,16 @@ def test_the_judges_inside_stay_frozen(beside):
     assert [weights.digest(network.variables) for network in inside] == before
     own = {weight.path for weight in merged.trainable_weights} - {weight.path for weight in alone.trainable_weights}
     assert own == {"features_projection/kernel", "features_gate/gamma", "features_gate/beta"}
+
+
+def test_what_joins_can_be_tuned_but_for_its_normalisations():
+    seen = joining("critic")
+    tune(seen)
+    merged = gan_resnet(discriminator(8), beside=seen)
+    inside = {weight.path for weight in merged.trainable_weights if "_blocks" in weight.path or "second" in weight.path}
+    assert any("_blocks.10._project_conv/kernel" in path for path in inside)
+    assert any("second3" in path for path in inside)
+    assert not any(path.endswith(("gamma", "beta")) for path in inside)
 
 
 def test_the_critic_s_maps_are_what_it_judges_by():
