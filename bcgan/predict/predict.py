@@ -110,8 +110,13 @@ def _large(model: Model, path: Path, name: str, tiles: Tiles, maps: Path | None)
 
 def rows_of(path: Path, tiles: Tiles, found: Judged) -> Iterator[dict[str, Any]]:
     """A row a patch of one image; x and y in the image's own pixels."""
-    for place, *one in zip((tiles.places * tiles.scale).round().astype(int), *found, strict=True):
+    for place, *one in zip(places_of(tiles), *found, strict=True):
         yield _row(path, place, *one)
+
+
+def places_of(tiles: Tiles) -> np.ndarray:
+    """Where patches begin, x and y, in the image's own pixels; integers, (n, 2)."""
+    return (tiles.places * tiles.scale).round().astype(int)
 
 
 def scale_of(model: Model, microns_per_pixel: float | None) -> float:

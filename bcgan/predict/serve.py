@@ -4,9 +4,11 @@ import asyncio
 import base64
 import io
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
@@ -15,11 +17,24 @@ from pydantic import BaseModel
 from bcgan import __version__
 from bcgan.predict import images, maps
 from bcgan.predict.model import Card, Model
-from bcgan.predict.predict import rows_of, scale_of
+from bcgan.predict.predict import places_of, rows_of, scale_of
 
 LARGEST_UPLOAD = 32 * 2**20  # bytes
 PATIENCE = 60  # seconds for an image to arrive: one that never does would keep its slot for good
 PAGE = Path(__file__).with_name("page.html")
+# What arrives and what may go wrong with it, for the description.
+UPLOAD = {
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+    "responses": {408: {}, 413: {}, 422: {}, 503: {}},
+}
+Name = Annotated[str, Query(max_length=200)]
+Microns = Annotated[float | None, Query(gt=0, le=100, description="microns per pixel of the image")]
+Place = Annotated[int, Query(ge=0, description="of the patch, as the rows of /predict have it")]
 # Everything comes from here: no script of others, no request to others.
 POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
@@ -37,6 +52,12 @@ class Row(BaseModel):
     uncertainty: float | None
     label: str | None
     verdict: str
+
+
+class Explanation(BaseModel):
+    """picture: a PNG as a data address: the patch, and where the evidence for its call lies by each method."""
+
+    picture: str
 
 
 class Answer(BaseModel):
@@ -73,34 +94,30 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
         """What the classifier is, how it was measured, and what it is for."""
         return model.card
 
-    @app.post(
-        "/predict",
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-            }
-        },
-        responses={408: {}, 413: {}, 422: {}, 503: {}},
-    )
-    async def predict(
-        request: Request,
-        name: Annotated[str, Query(max_length=200)] = "image",
-        mpp: Annotated[float | None, Query(gt=0, le=100, description="microns per pixel of the image")] = None,
-    ) -> Answer:
-        """Judge an image: a PNG, JPEG or TIFF as the body."""
+    async def received(request: Request, work: Callable[[bytes], Any]) -> Any:
+        """What `work` makes of the image in the request, in a slot of its own."""
         if not slots.acquire(blocking=False):
             raise HTTPException(503, "Busy with other images. Come again in a moment.", {"Retry-After": "2"})
         try:
             async with asyncio.timeout(PATIENCE):
                 data = await _body(request)
-            return await run_in_threadpool(judge, model, data, name, mpp)
+            return await run_in_threadpool(work, data)
         except TimeoutError as error:
             raise HTTPException(408, f"The image did not arrive within {PATIENCE} seconds. Send it again.") from error
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         finally:
             slots.release()
+
+    @app.post("/predict", **UPLOAD)
+    async def predict(request: Request, name: Name = "image", mpp: Microns = None) -> Answer:
+        """Judge an image: a PNG, JPEG or TIFF as the body."""
+        return await received(request, lambda data: judge(model, data, name, mpp))
+
+    @app.post("/explain", **UPLOAD)
+    async def explain(request: Request, x: Place, y: Place, name: Name = "image", mpp: Microns = None) -> Explanation:
+        """Explain one patch of an image, which is sent again: nothing of it was kept."""
+        return await received(request, lambda data: explain_patch(model, data, name, mpp, x, y))
 
     return app
 
@@ -111,18 +128,42 @@ def judge(model: Model, data: bytes, name: str, microns_per_pixel: float | None)
     Raises:
         ValueError: the bytes are no readable image, or no tissue is on it.
     """
-    tiles = images.cut(data, name, model.card.size, scale_of(model, microns_per_pixel))
-    if not len(tiles.patches):
-        raise ValueError(f"{name}: no tissue found, every tile is empty glass")
+    tiles = _tiles(model, data, name, microns_per_pixel)
     found = model.predict(tiles.patches, None if tiles.whole else tiles.places)
     picture = io.BytesIO()
     if tiles.whole:
         maps.draw_explanation(picture, name, tiles.patches[0], model)
     else:
         maps.draw_map(picture, name, tiles, found, model.card)
-    encoded = base64.b64encode(picture.getvalue()).decode()
     rows = [Row(**row) for row in rows_of(Path(name), tiles, found)]
-    return Answer(rows=rows, picture=f"data:image/png;base64,{encoded}", use=model.card.use)
+    return Answer(rows=rows, picture=_address(picture), use=model.card.use)
+
+
+def explain_patch(model: Model, data: bytes, name: str, microns_per_pixel: float | None, x: int, y: int) -> Explanation:
+    """What /explain answers.
+
+    Raises:
+        ValueError: the bytes are no readable image, or hold no patch with tissue there.
+    """
+    tiles = _tiles(model, data, name, microns_per_pixel)
+    (there,) = np.nonzero((places_of(tiles) == (x, y)).all(1))
+    if not len(there):
+        raise ValueError(f"{name}: no patch with tissue begins at x={x}, y={y}. Give those of a row of /predict")
+    picture = io.BytesIO()
+    title = name if tiles.whole else f"{name}, x {x}, y {y}; called without its neighbours"
+    maps.draw_explanation(picture, title, tiles.patches[there[0]], model)
+    return Explanation(picture=_address(picture))
+
+
+def _tiles(model: Model, data: bytes, name: str, microns_per_pixel: float | None) -> images.Tiles:
+    tiles = images.cut(data, name, model.card.size, scale_of(model, microns_per_pixel))
+    if not len(tiles.patches):
+        raise ValueError(f"{name}: no tissue found, every tile is empty glass")
+    return tiles
+
+
+def _address(picture: io.BytesIO) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
 
 
 async def _body(request: Request) -> bytes:

@@ -43,6 +43,19 @@ def test_a_slide_is_tiled_at_the_scale_that_is_given(client, tmp_path):
     assert max(row["x"] for row in rows) == 200
 
 
+def test_a_patch_of_a_large_image_is_explained(client, tmp_path):
+    write_png(tmp_path / "slide.png", np.random.default_rng(0).integers(90, 200, (200, 300, 3), dtype=np.uint8))
+    slide = (tmp_path / "slide.png").read_bytes()
+    row = client.post("/predict?mpp=2", content=slide).json()["rows"][-1]
+    answers = [
+        client.post("/explain", params={"x": row["x"] + off, "y": row["y"], "mpp": 2}, content=slide) for off in (0, 1)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 422]
+    picture = base64.b64decode(answers[0].json()["picture"].partition(",")[2])
+    assert picture.startswith(b"\x89PNG")
+    assert "Give those of a row" in answers[1].json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("data", "query", "code"),
     [(b"", {}, 422), (b"no image", {}, 422), (b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, {}, 422), (b"x", {"mpp": -1}, 422),
@@ -98,7 +111,7 @@ def test_an_upload_that_does_not_arrive_gives_its_slot_back(client, patch, monke
 
 def test_it_describes_itself_and_loads_nothing_from_elsewhere(client):
     description = client.get("/openapi.json").json()
-    assert set(description["paths"]) == {"/card", "/predict"}
+    assert set(description["paths"]) == {"/card", "/explain", "/predict"}
     page = client.get("/").text
     assert "http://" not in page and "https://" not in page
     assert client.get("/card").json()["classes"] == ["benign", "malignant"]

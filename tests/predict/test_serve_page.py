@@ -4,11 +4,13 @@ import socket
 import threading
 import time
 
+import numpy as np
 import pytest
 import uvicorn
 
 from bcgan.predict import images, serve
 from tests.browser import DESK, PHONE, check
+from tests.conftest import write_png
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,18 @@ def test_a_patch_that_is_dropped_is_judged_and_explained(opened, address, idc_fo
     assert f"{found.probability[0]:.3f}" in page.inner_text("#rows")
     assert "Research use only" in page.inner_text("main")
     assert "patients" in page.inner_text("#card")
+    check(page, width)
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_a_patch_of_a_large_image_is_explained_where_one_asks(opened, address, tmp_path, width):
+    tissue = np.random.default_rng(0).integers(90, 200, (150, 200, 3), dtype=np.uint8)
+    write_png(tmp_path / "slide.png", tissue)
+    page = opened(address, width)
+    page.set_input_files("#file", tmp_path / "slide.png")
+    page.get_by_role("button", name="Explain the patch at 150, 100").click()
+    page.wait_for_selector("#explained:not([hidden])")
+    assert page.get_attribute("#explained", "alt").endswith("150, 100")
     check(page, width)
 
 
