@@ -4,6 +4,8 @@ import keras
 import pandas as pd
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
+from bcgan.experiment import Classifier
+from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import BLOCKS, discriminator
 from bcgan.models.gan_resnet import JOINT, gan_resnet
 from bcgan.models.generator import generator
@@ -16,6 +18,7 @@ COLOURS = {
     "generator": style.SYNTHETIC,
     "discriminator": style.DISCRIMINATOR,
     "resnet": style.CLASSIFIER_COLOURS["resnet_table1"],
+    "critic": style.CLASSIFIER_COLOURS["efficientnet_lite"],  # whose layers it sees with
     "joined": style.CLASSIFIER_COLOURS["gan_resnet"],
     "data": "#DDDDDD",
 }
@@ -101,28 +104,55 @@ def resnet(_run: Run) -> Drawn:
     ))  # fmt: skip
 
 
-def integration(_run: Run) -> Drawn:
-    judge = discriminator()
-    part, whole = blocks(judge), gan_resnet(judge)
+def integration(run: Run) -> Drawn:
+    own = run.experiment.classify.models.get("gan_resnet", Classifier())
+    judge, beside = discriminator(), _beside(own)
+    part, whole = blocks(judge), gan_resnet(judge, beside=beside)
     part = part[part["block"].isin(["image", "stem", *BLOCKS[: BLOCKS.index(JOINT) + 1]])]
     merged = blocks(whole)
-    merged = merged[~merged["block"].isin(["discriminator", "image"])]
+    merged = merged[~merged["block"].isin(["discriminator", "image", "imagenet", "judged"])]
     gate, stem = merged["block"] == "features", merged["block"] == "stem"
-    part = pd.concat([part, merged[gate]])
-    merged = pd.concat([merged[stem], merged[~gate & ~stem]])
-    figure = style.plt.figure(figsize=(10, 5.4))
-    above, below = figure.add_subplot(2, 1, 1), figure.add_subplot(2, 1, 2)
-    _chain(above, part, COLOURS["discriminator"])
-    above.set_title(f"The discriminator, frozen, up to its map {JOINT}, and the way to the joint")
-    _chain(below, merged, COLOURS["joined"])
-    below.set_title(
-        f"Table 1's ResNet with the joint behind its stem: {whole.count_params():,} parameters with the frozen ones"
-    )
-    return Drawn(figure, _flat(pd.concat([part.assign(network="discriminator"), merged.assign(network="gan_resnet")])),
-        "GAN and ResNet joined (the paper's Fig. 6)", (
+    rows = [
+        (part, "discriminator", f"The discriminator, frozen, up to its map {JOINT}"),
+        (pd.concat([merged[stem], merged[gate], merged[~gate & ~stem]]), "joined", (
+            f"Table 1's ResNet, joined behind its stem: {whole.count_params():,} parameters with all that joins")),
+    ]  # fmt: skip
+    if beside:
+        maps = "The critic's maps" if own.beside == "critic" else "ImageNet's maps"
+        rows.insert(1, (_depths(beside), "critic", f"{maps}, {'tuned' if own.tuned else 'frozen'}: all three join"))
+    figure = style.plt.figure(figsize=(10, 2.7 * len(rows)))
+    for place, (chain, colour, title) in enumerate(rows):
+        axes = figure.add_subplot(len(rows), 1, place + 1)
+        _chain(axes, chain, COLOURS[colour])
+        axes.set_title(title)
+    numbers = [chain.assign(network=colour) for chain, colour, _ in rows]
+    return Drawn(figure, _flat(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
         f"The discriminator's map {JOINT} has the size of the ResNet's behind its stem. It is projected to as many "
-        "channels and added through a gate that starts at zero: at the start the network is Table 1's alone."
-    ))  # fmt: skip
+        "channels and added through a gate that starts at zero: at the start the network is Table 1's alone. "
+        + ("Beside it join three maps of the GAN's second judge, a critic on EfficientNet-Lite0, brought to that size. "
+           if own.beside == "critic" else "")
+    ).strip())  # fmt: skip
+
+
+def _beside(own: Classifier) -> keras.Model | None:
+    """What joins beside the discriminator's map, with weights as they are drawn: only its shapes are read."""
+    if own.beside == "none":
+        return None
+    seen = frozen_features(weights=False)
+    return judged_features(seen, critic(seen)) if own.beside == "critic" else seen
+
+
+def _depths(network: keras.Model) -> pd.DataFrame:
+    """The patch and each map that joins: block, output, and the parameters that the map before it does not need."""
+    seen, inside = frozen_features(weights=False), [layer for layer in network.layers if isinstance(layer, keras.Model)]
+    rows, before = [("image", tuple(network.input.shape[1:]), 0)], 0
+    for number, output in enumerate(network.outputs, 1):
+        count = keras.Model(seen.input, seen.outputs[:number]).count_params()
+        heads = [layer for model in inside for layer in model.layers if layer.name.endswith(f"{number}_conv")]
+        parameters = count - before + sum(layer.count_params() for layer in heads)
+        rows.append((f"map{number}", tuple(output.shape[1:]), parameters))
+        before = count
+    return pd.DataFrame(rows, columns=["block", "output", "parameters"])
 
 
 def _canvas(width: float, height: float):

@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from bcgan.experiment import Gan
+from bcgan.experiment import Classifier, Classify, Gan
+from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import discriminator
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import architecture_figures, embedding_figure, style
 
-RUN = SimpleNamespace(experiment=SimpleNamespace(gan=Gan(width=8)))
+RUN = SimpleNamespace(experiment=SimpleNamespace(gan=Gan(width=8), classify=Classify()))
 
 
 def test_blocks_hold_every_parameter():
@@ -26,6 +27,21 @@ def test_diagrams_say_what_the_table_says(draw):
             assert f"{row.output}\n{row.parameters:,}" in said
     assert drawn.title
     assert drawn.caption.endswith(".")
+    style.plt.close(drawn.figure)
+
+
+@pytest.mark.parametrize(("beside", "shape"), [("critic", "7x7x64"), ("imagenet", "7x7x40")])
+def test_what_joins_beside_the_discriminator_is_drawn_as_the_run_built_it(beside, shape):
+    models = {"gan_resnet": Classifier(beside=beside, tuned=True)}
+    drawn = architecture_figures.integration(
+        SimpleNamespace(experiment=SimpleNamespace(classify=Classify(models=models)))
+    )
+    joined = drawn.numbers[drawn.numbers["network"] == "critic"].set_index("block")
+    assert joined.loc["map2", "output"] == shape
+    assert "tuned" in drawn.figure.axes[1].get_title("left")
+    seen = frozen_features(weights=False)
+    network = judged_features(seen, critic(seen)) if beside == "critic" else seen
+    assert joined["parameters"].sum() == network.count_params()
     style.plt.close(drawn.figure)
 
 

@@ -1,0 +1,66 @@
+"""A disk that fills up in the middle of a stage: one sentence, nothing that looks finished, and the same command goes
+on once there is room. The disk is a small file system in memory, which only its own process sees."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bcgan import cli, runs
+
+STAGES = ("preprocess", "gan", "translate", "features", "classify", "evaluate")
+TRIED = STAGES if os.environ.get("BCGAN_KILLS") else ("gan", "classify")  # all of them take minutes
+# $1: the file system's size in bytes; $2: where to leave what was written; the rest: the command.
+ON_A_SMALL_DISK = """
+mkdir -p disk && mount -t tmpfs -o size=$1 tmpfs disk && cp -a run/. disk && left=$2 && shift 2 && cd disk || exit 99
+"$@"; code=$?
+cp -a . "$left" && exit $code
+"""
+
+
+def _on_a_small_disk(folder: Path, size: int, left: Path, *command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh", str(size), str(left), *command],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    for name in ("run", "left"):
+        (tmp_path / name).mkdir()
+    if not shutil.which("unshare") or _on_a_small_disk(tmp_path, 2**20, tmp_path / "left", "true").returncode:
+        pytest.skip("no file systems of one's own here (unshare -rm, mount)")
+    return tmp_path
+
+
+@pytest.mark.parametrize("stage", TRIED)
+def test_a_disk_that_fills_up_in_a_stage_is_named_and_the_stage_is_done_when_there_is_room(
+    stage, small_disk, finished, monkeypatch
+):
+    run, left = small_disk / "run", small_disk / "left"
+    shutil.copytree(finished, run, dirs_exist_ok=True)
+    later = STAGES[STAGES.index(stage) :]
+    own = _size(run / "runs/tiny" / stage)
+    for name in later:
+        shutil.rmtree(run / "runs/tiny" / name)
+    command = (sys.executable, "-m", "bcgan", "run", "tiny.yaml", "--until", stage)
+    ended = _on_a_small_disk(small_disk, _size(run) + own // 2, left, *command)
+
+    assert ended.returncode == 1, ended.stderr[-2000:]
+    assert "No space left on device" in ended.stderr.splitlines()[-1], ended.stderr[-2000:]
+    assert not (left / "runs/tiny" / stage / runs.MANIFEST).exists()
+    monkeypatch.chdir(left)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "tiny.yaml", "--until", stage])
+    assert stop.value.code == 0
+    for name, digest in runs.read_json(Path("runs/tiny", stage, runs.MANIFEST))["outputs"].items():
+        assert runs.hash_file(Path("runs/tiny", stage, name)) == digest
+
+
+def _size(folder: Path) -> int:
+    """Bytes in whole pages, as a file system in memory counts them."""
+    return sum(-(-path.stat().st_size // 4096) * 4096 + 4096 for path in folder.rglob("*") if path.is_file())
