@@ -4,9 +4,8 @@ Keras normalises a batch in seven passes over float32 copies, TensorFlow's own k
 convolution before it at inference; one that is frozen is a part of the convolution before it, in training too. The 1x1
 convolution behind Table 1's upsampling commutes with it, and the average pooling behind that needs no upsampling at
 all; a 3x3 convolution of doubled maps is a transposed one of the maps, with less than half of the products. The
-gradient of a depthwise kernel is, where maps are small, a product of matrices, and so is enlarging by cubic
-interpolation, for every runtime. The networks themselves stay as the paper's table has them: what is trained, averaged
-and saved is the original.
+gradient of a depthwise kernel is, where maps are small, a product of matrices, and so is resizing, for every runtime.
+The networks themselves stay as the paper's table has them: what is trained, averaged and saved is the original.
 """
 
 import keras
@@ -47,8 +46,8 @@ def twin(network: keras.Model) -> keras.Model:
         if layer.name == "average_pool":
             pool = [side // 2 for side in layer.pool_size]
             return layers.AveragePooling2D(pool, name=layer.name, dtype=layer.dtype_policy)
-        if isinstance(layer, layers.Resizing) and layer.interpolation == "bicubic":
-            return _Enlarged(layer)
+        if isinstance(layer, layers.Resizing):
+            return _Resized(layer)
         return layer
 
     return keras.models.clone_model(network, clone_function=clone, recursive=True)
@@ -153,13 +152,15 @@ class _Grown(layers.Layer):
         return tf.nn.bias_add(y, tf.cast(own.bias, precision)) if own.use_bias else y
 
 
-class _Enlarged(layers.Layer):
-    """Cubic interpolation from side to side, as the rows and then the columns of a matrix have it."""
+class _Resized(layers.Layer):
+    """Interpolation from side to side, as the rows and then the columns of a matrix have it."""
 
     def __init__(self, source: layers.Resizing):
         super().__init__(name=source.name, dtype=source.dtype_policy)
         sides = zip(source.input.shape[1:3], (source.height, source.width), strict=True)
-        self.matrices = [tf.image.resize(tf.eye(old)[:, None], (new, 1), "bicubic")[:, 0].numpy() for old, new in sides]
+        self.matrices = [
+            tf.image.resize(tf.eye(old)[:, None], (new, 1), source.interpolation)[:, 0].numpy() for old, new in sides
+        ]
 
     def call(self, x, training=None, mask=None):
         rows, columns = (tf.cast(matrix, x.dtype) for matrix in self.matrices)

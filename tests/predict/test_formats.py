@@ -1,5 +1,7 @@
 """Other runtimes give the network's probabilities, and what does not is named."""
 
+from importlib.util import find_spec
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from bcgan import cli
 from bcgan.data.histology_phantom.tissue import draw
 from bcgan.errors import InputError
 from bcgan.models.classifier import classifier
+from bcgan.models.critic import frozen_features
+from bcgan.models.discriminator import discriminator
 from bcgan.predict import formats
 
 
@@ -57,6 +61,13 @@ def test_onnx_gives_the_same_or_says_what_to_install(network, tmp_path):
             formats.write(network, ("onnx",), draw(2)[0], tmp_path)
     else:
         assert formats.write(network, ("onnx",), draw(8)[0], tmp_path)["faithful"].all()
+
+
+def test_maps_that_are_resized_inside_are_written_too(tmp_path):
+    """ONNX rounds the side of a resized map down, 13 to 12: the twin knows no such layer."""
+    network = classifier("gan_resnet", discriminator=discriminator(8), beside=frozen_features(weights=False))
+    kinds = ("litert", "onnx") if find_spec("tf2onnx") else ("litert",)
+    assert formats.write(network, kinds, draw(8)[0], tmp_path)["faithful"].all()
 
 
 def test_what_comes_with_bcgan_is_written_without_a_run(tmp_path, capsys):
