@@ -282,6 +282,11 @@ class Experiment(Settings):
             raise ValueError(f"factors.network: {self.factors.network} needs teachers; name one that learns without")
         if unknown := set(self.evaluate.ensemble) - set(self.classify.models):
             raise ValueError(f"evaluate.ensemble: {sorted(unknown)[0]} is not among classify.models")
+        blind = [name for name, own in self.classify.models.items() if own.beside == "critic" and not self.gan.critic]
+        if blind:
+            raise ValueError(
+                f"classify.models.{blind[0]}.beside: critic, but gan.critic is 0; there will be none to join"
+            )
         if judged := [name for name in self.folds.networks if name.startswith("gan_")]:
             raise ValueError(f"folds.networks: {judged[0]} holds a discriminator that met patients of every fold")
         return self

@@ -31,6 +31,7 @@ def test_overrides_and_data_dir():
         ("classify.seeds=[0,", ["classify.seeds", "without spaces"]),
         ("classify.seeds=[1,1]", ["names a seed twice"]),
         ("classify.seeds=[-1]", ["classify.seeds.0", "-1"]),
+        ("classify.models.gan_resnet.tuned=true", ["tuned", "beside is none"]),
         ("name.seed=5", ["name.seed=5", "no settings of its own"]),
     ],
 )
@@ -39,6 +40,11 @@ def test_a_wrong_setting_is_named_with_its_value_and_remedy(override, words):
         experiment.load("phantom", (override,))
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_critic_that_is_not_trained_cannot_join():
+    with pytest.raises(InputError, match="beside: critic, but gan.critic is 0"):
+        experiment.load("phantom", ("gan.critic=0", "classify.models.gan_resnet.beside=critic"))
 
 
 def test_an_unknown_experiment_lists_the_known_ones():

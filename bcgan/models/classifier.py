@@ -22,7 +22,7 @@ def of_run(name: str, gan: Path, size: int = 50, own: Classifier | None = None) 
     the name needs them.
 
     Raises:
-        InputError: the critic's maps are to join, and the GAN was trained without a critic.
+        InputError: the critic's maps are to join, and the GAN left none: it is of an older bcgan.
     """
     own = own or Classifier()
     judge = load_model(gan / "discriminator.keras") if name.startswith("gan_") else None
@@ -31,7 +31,7 @@ def of_run(name: str, gan: Path, size: int = 50, own: Classifier | None = None) 
         path = gan / "critic.keras"
         if not path.exists():
             raise InputError(
-                f"{path} is missing, and {name}.beside is critic. Set gan.critic above 0, or beside to none."
+                f"{path} is missing, which {name} joins. Train the GAN once more: bcgan run ... --force gan."
             )
         beside = judged_features(beside, load_model(path))
     if beside and own.tuned:

@@ -1,7 +1,8 @@
 """A second judge of the GAN, on features of a frozen network that has seen ImageNet (Sauer et al. 2021).
 
 The paper's discriminator learns what tissue looks like from a few thousand patches, and its features are what the
-classifier gets. This one starts with the textures of a million photographs, and lends its eye to the generator alone.
+classifier gets. This one starts with the textures of a million photographs and lends its eye to the generator; to the
+classifier where an experiment asks for it.
 """
 
 import keras

@@ -93,20 +93,29 @@ def cut(data: bytes, name: str, size: int, scale: float) -> Tiles:
         scale: float. How many of the image's pixels make one of the model's.
 
     Raises:
-        ValueError: it is no readable image.
+        ValueError: it is no readable image, or too large at the model's scale.
     """
     original = images.decode(data, name)
-    image = scaled(original, scale)
+    image = scaled(original, scale, name)
     if max(image.shape[:2]) <= WHOLE * size:
         return Tiles(images.fit(image, size, size)[None], np.zeros((1, 2), int), scale, original, True, scale)
     return Tiles(*tiled(image, size), scale, original, False, scale)
 
 
-def scaled(image: np.ndarray, scale: float) -> np.ndarray:
-    """The image with `scale` of its pixels for each of the result's."""
+def scaled(image: np.ndarray, scale: float, name: str) -> np.ndarray:
+    """The image with `scale` of its pixels for each of the result's.
+
+    Raises:
+        ValueError: the result is larger than LARGEST_IMAGE pixels.
+    """
     if scale == 1:
         return image
     height, width = (max(1, round(side / scale)) for side in image.shape[:2])
+    if height * width > images.LARGEST_IMAGE:
+        raise ValueError(
+            f"{name} has {width}x{height} pixels at the model's scale, more than {images.LARGEST_IMAGE}. "
+            "Check its microns per pixel, or cut it"
+        )
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC)
 
 

@@ -52,7 +52,8 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
     row = figure.subplots(1, 1 + len(maps))
     row[0].imshow(patch, interpolation="none")
     call = model.card.classes[called] if VERDICTS[verdict] == "scored" else VERDICTS[verdict].replace("_", " ")
-    row[0].set_title(f"{call}: {probability:.2f} ± {uncertainty:.2f}", fontsize=10, loc="left")
+    known = VERDICTS[verdict] != "out_of_distribution"
+    row[0].set_title(f"{call}: {probability:.2f} ± {uncertainty:.2f}" if known else call, fontsize=10, loc="left")
     for axes, (name, one) in zip(row[1:], maps.items(), strict=True):
         limit = np.abs(one).max() or 1.0
         axes.imshow(patch.mean(-1), cmap="gray", vmin=0, vmax=255)

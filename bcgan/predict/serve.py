@@ -61,9 +61,11 @@ class Explanation(BaseModel):
 
 
 class Answer(BaseModel):
-    """picture: a PNG as a data address: a patch with where its evidence lies, or a larger image under its map."""
+    """picture: a PNG as a data address: where the evidence lies in a patch, or a larger image under its map. explained:
+    which of the two it is."""
 
     rows: list[Row]
+    explained: bool
     picture: str | None
     use: str
 
@@ -136,7 +138,7 @@ def judge(model: Model, data: bytes, name: str, microns_per_pixel: float | None)
     else:
         maps.draw_map(picture, name, tiles, found, model.card)
     rows = [Row(**row) for row in rows_of(Path(name), tiles, found)]
-    return Answer(rows=rows, picture=_address(picture), use=model.card.use)
+    return Answer(rows=rows, explained=tiles.whole, picture=_address(picture), use=model.card.use)
 
 
 def explain_patch(model: Model, data: bytes, name: str, microns_per_pixel: float | None, x: int, y: int) -> Explanation:
@@ -150,7 +152,7 @@ def explain_patch(model: Model, data: bytes, name: str, microns_per_pixel: float
     if not len(there):
         raise ValueError(f"{name}: no patch with tissue begins at x={x}, y={y}. Give those of a row of /predict")
     picture = io.BytesIO()
-    title = name if tiles.whole else f"{name}, x {x}, y {y}; called without its neighbours"
+    title = name if tiles.whole else f"x {x}, y {y}, called without its neighbours: {name}"
     maps.draw_explanation(picture, title, tiles.patches[there[0]], model)
     return Explanation(picture=_address(picture))
 

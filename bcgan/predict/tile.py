@@ -61,7 +61,8 @@ class Patches(NamedTuple):
             patches, places, scale, *_ = slides.read(slide.path, SIZE, MICRONS, self.microns_per_pixel)
         else:
             scale = MICRONS / (self.microns_per_pixel or MICRONS)
-            patches, places = tiled(scaled(decode(slide.path.read_bytes(), str(slide.path)), scale), SIZE)
+            name = str(slide.path)
+            patches, places = tiled(scaled(decode(slide.path.read_bytes(), name), scale, name), SIZE)
         labels = label(patches, places, scale, polygons)
         number = int(hashlib.sha256(slide.name.encode()).hexdigest()[:6], 16)  # tells slides of one patient apart
         with zipfile.ZipFile(path, "w") as archive:

@@ -43,7 +43,9 @@ def blocks(network: keras.Model) -> pd.DataFrame:
     return pd.DataFrame(rows.values())
 
 
-def system(_run: Run) -> Drawn:
+def system(run: Run) -> Drawn:
+    own = run.experiment.classify.models.get("gan_resnet", Classifier())
+    more = {"none": "", "critic": "; the critic's", "imagenet": "; ImageNet's"}[own.beside]
     judge, whole = discriminator(), gan_resnet(discriminator())
     maps = "x".join(map(str, judge.get_layer(JOINT).output.shape[1:]))
     units = whole.output_shape[-1]
@@ -53,7 +55,7 @@ def system(_run: Run) -> Drawn:
         "generator": (2.6, 3.4, "Generator\nnoise, label to patch", "generator"),
         "synthetic": (5.2, 3.4, "Synthetic patches,\nthe selected ones", "data"),
         "discriminator": (2.6, 1.0, "Discriminator\nreal or synthetic", "discriminator"),
-        "maps": (5.2, 1.0, f"Its maps, {maps},\nweights frozen", "discriminator"),
+        "maps": (5.2, 1.0, f"Its maps, {maps},\nfrozen{more}{', tuned' if own.tuned else ''}", "discriminator"),
         "resnet": (7.8, 2.2, f"Table 1's ResNet,\njoined, to {units:,} units", "joined"),
         "call": (10.4, 2.2, "Binary head:\nbenign or malignant", "data"),
     }
@@ -106,7 +108,7 @@ def resnet(_run: Run) -> Drawn:
 
 def integration(run: Run) -> Drawn:
     own = run.experiment.classify.models.get("gan_resnet", Classifier())
-    judge, beside = discriminator(), _beside(own)
+    judge, beside = discriminator(run.experiment.gan.width), _beside(own)
     part, whole = blocks(judge), gan_resnet(judge, beside=beside)
     part = part[part["block"].isin(["image", "stem", *BLOCKS[: BLOCKS.index(JOINT) + 1]])]
     merged = blocks(whole)

@@ -132,8 +132,7 @@ def claim(run: Run) -> pd.DataFrame:
                                                    else NO_PATIENTS),
         ("Model", "Figs. 3 to 6 and Table 1 in this report; every layer in reports/tables"),
         ("Software", packages),
-        ("Initial weights", "Keras's; a run's own GAN for its discriminator"
-                            + ("; ImageNet's for EfficientNet-Lite" if "efficientnet_lite" in run.trained else "")),
+        ("Initial weights", "; ".join(["Keras's", "a run's own GAN for its discriminator", *_from_imagenet(run)])),
         ("Training", "The model card and results.json; settings in the YAML file of the experiment"),
         ("Choice of the final model", "Epoch by validation ROC AUC; nothing was chosen on test patients"),
         ("Ensembles", f"Mean of {' and '.join(CLASSIFIER_NAMES[name] for name in ensemble)}" if ensemble else "None"),
@@ -166,6 +165,13 @@ def _table(title: str, answers: dict[str, str]) -> pd.DataFrame:
 def _malignant(run: Run) -> str:
     labels = run.store.index["label"]
     return f"{int(labels.sum()):,} malignant ({labels.mean():.1%})"
+
+
+def _from_imagenet(run: Run) -> list[str]:
+    beside = {"critic": "its critic's first layers", "imagenet": "the layers that join the discriminator"}
+    names = ["EfficientNet-Lite"] if "efficientnet_lite" in run.trained else []
+    names += [beside[own.beside] for own in run.experiment.classify.models.values() if own.beside in beside]
+    return [f"ImageNet's for {' and '.join(names)}"] if names else []
 
 
 def _roles(run: Run) -> str:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from bcgan.models.classifier import classifier
+from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import discriminator
+from bcgan.models.gan_resnet import gan_resnet
 from bcgan.models.generator import generator
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet50 import resnet50
@@ -16,14 +17,15 @@ WIDTH = 110
 
 def write_summaries(out: str | None) -> Iterator[str]:
     """Yield the summaries as text; with `out`, also write them there, a file a network."""
-    judge = discriminator()
+    judge, seen = discriminator(), frozen_features(weights=False)
     networks = {
         "generator": generator(),
         "discriminator": judge,
         "resnet_table1": resnet_table1(),
         "resnet34": resnet34(),
         "resnet50": resnet50(),
-        "gan_resnet": classifier("gan_resnet", discriminator=judge).get_layer("gan_resnet"),
+        "gan_resnet": gan_resnet(judge),
+        "gan_resnet_with_critic": gan_resnet(judge, beside=judged_features(seen, critic(seen))),
     }
     for name, network in networks.items():
         lines: list[str] = []

@@ -8,7 +8,7 @@ from bcgan.models import table1, weights
 from bcgan.models.classifier import classifier, of_run
 from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps, plain_features
-from bcgan.models.efficientnet_lite import tune
+from bcgan.models.efficientnet_lite import installed, tune
 from bcgan.models.gan_resnet import gan_resnet
 from bcgan.models.generator import generator
 from bcgan.models.resnet34 import resnet34
@@ -177,10 +177,23 @@ def test_the_critic_s_maps_are_what_it_judges_by():
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
 
 
-def test_a_gan_without_a_critic_has_nothing_to_join(tmp_path):
+def test_a_gan_that_left_no_critic_is_named(tmp_path):
     discriminator(8).save(tmp_path / "discriminator.keras")
-    with pytest.raises(InputError, match=r"critic\.keras is missing.* Set gan\.critic above 0"):
+    with pytest.raises(InputError, match=r"critic\.keras is missing.* --force gan"):
         of_run("gan_resnet", tmp_path, own=Classifier(beside="critic"))
+
+
+def test_a_run_s_critic_joins_and_is_tuned(tmp_path):
+    if not installed("lite0"):
+        pytest.skip("the package with EfficientNet-Lite0's weights is not installed")
+    judge = trained_critic(frozen_features())
+    for name, network in (("discriminator", discriminator(8)), ("critic", judge)):
+        weights.save_model(network, tmp_path / f"{name}.keras")
+    own = Classifier(beside="critic", tuned=True)
+    inside = of_run("gan_resnet", tmp_path, own=own).get_layer("gan_resnet").get_layer("judged_features")
+    kernel = judge.get_layer("second3_spectral").layer.kernel
+    (copy,) = (weight for weight in inside.trainable_weights if weight.path.endswith("second3_conv/kernel"))
+    np.testing.assert_array_equal(copy.numpy(), kernel.numpy())
 
 
 def trained_critic(seen: keras.Model) -> keras.Model:

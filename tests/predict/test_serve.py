@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from bcgan.predict import images, serve
 from bcgan.predict.model import Model
+from bcgan.predict.predict import scale_of
 from tests.conftest import write_png
 
 
@@ -43,7 +44,14 @@ def test_a_slide_is_tiled_at_the_scale_that_is_given(client, tmp_path):
     assert max(row["x"] for row in rows) == 200
 
 
-def test_a_patch_of_a_large_image_is_explained(client, tmp_path):
+def test_a_patch_of_a_large_image_is_explained(client, model, tmp_path, monkeypatch):
+    draw, drawn = serve.maps.draw_explanation, []
+
+    def drawing(target, title, patch, model):
+        drawn.append(patch)
+        draw(target, title, patch, model)
+
+    monkeypatch.setattr(serve.maps, "draw_explanation", drawing)
     write_png(tmp_path / "slide.png", np.random.default_rng(0).integers(90, 200, (200, 300, 3), dtype=np.uint8))
     slide = (tmp_path / "slide.png").read_bytes()
     row = client.post("/predict?mpp=2", content=slide).json()["rows"][-1]
@@ -51,6 +59,8 @@ def test_a_patch_of_a_large_image_is_explained(client, tmp_path):
         client.post("/explain", params={"x": row["x"] + off, "y": row["y"], "mpp": 2}, content=slide) for off in (0, 1)
     ]
     assert [answer.status_code for answer in answers] == [200, 422]
+    tiles = images.cut(slide, "slide", 50, scale_of(model, 2))
+    np.testing.assert_array_equal(drawn, tiles.patches[-1:])
     picture = base64.b64decode(answers[0].json()["picture"].partition(",")[2])
     assert picture.startswith(b"\x89PNG")
     assert "Give those of a row" in answers[1].json()["detail"]

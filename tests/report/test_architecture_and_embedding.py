@@ -34,7 +34,7 @@ def test_diagrams_say_what_the_table_says(draw):
 def test_what_joins_beside_the_discriminator_is_drawn_as_the_run_built_it(beside, shape):
     models = {"gan_resnet": Classifier(beside=beside, tuned=True)}
     drawn = architecture_figures.integration(
-        SimpleNamespace(experiment=SimpleNamespace(classify=Classify(models=models)))
+        SimpleNamespace(experiment=SimpleNamespace(gan=Gan(), classify=Classify(models=models)))
     )
     joined = drawn.numbers[drawn.numbers["network"] == "critic"].set_index("block")
     assert joined.loc["map2", "output"] == shape
