@@ -8,9 +8,10 @@ from sklearn.preprocessing import StandardScaler
 from bcgan.data.records import CLASSES
 from bcgan.gan.features import PICTURED
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, REAL, SYNTHETIC, Drawn, plt, sns
+from bcgan.report.style import CLASS_COLOURS, MUTED, REAL, SYNTHETIC, Drawn, plt, sns
 
 SHOWN = 800  # real patches, and as many synthetic ones
+NAMED, OTHERS = 5, "others"  # patients with a colour of their own: more are not told apart
 KIND_COLOURS = {"real": REAL, "synthetic": SYNTHETIC}
 
 
@@ -32,26 +33,30 @@ def embedding(run: Run) -> Drawn:
     perplexity = min(30, (len(values) - 1) / 3)
     table[["x", "y"]] = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(values)
     real = table[table["kind"] == "real"]
-    patients = sorted(real["patient"].unique())
+    seen = real["patient"].value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
+    named = list(seen.index[:NAMED])
+    groups = real.assign(patient=real["patient"].where(real["patient"].isin(named), OTHERS))
     figure, panels = plt.subplots(1, 3, figsize=(10, 3.7), sharex=True, sharey=True)
     for axes, part, column, colours, title in (
         (panels[0], real, "class", CLASS_COLOURS, "Real patches by class"),
-        (panels[1], real, "patient", dict(zip(patients, sns.husl_palette(len(patients)), strict=True)),
-         f"Real patches by patient ({len(patients)})"),
+        (panels[1], groups, "patient", {OTHERS: MUTED} | dict(zip(named, sns.husl_palette(len(named)), strict=True)),
+         f"Real patches by patient ({len(seen)})"),
         (panels[2], table, "kind", KIND_COLOURS, "Real and synthetic patches"),
     ):  # fmt: skip
-        for name, points in part.groupby(column, sort=True):
+        for name, points in sorted(part.groupby(column), key=lambda group: (group[0] != OTHERS, group[0])):
             axes.scatter(
                 points["x"], points["y"], s=7, lw=0, alpha=0.75, color=colours[name], label=name, rasterized=True
             )
         axes.set(title=title, xticks=[], yticks=[], xlabel="t-SNE 1")
-        if column != "patient":
-            axes.legend(markerscale=2, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=2)
+        axes.legend(
+            markerscale=2, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=3 if column == "patient" else 2
+        )
     panels[0].set_ylabel("t-SNE 2")
     made = len(table) - len(real)
     caption = (
         f"The mean of every channel of the discriminator's {PICTURED}, standardised and laid out by t-SNE: "
-        f"{len(real):,} patches of {len(patients)} test patients and {made:,} synthetic ones. Neighbours here are "
-        "neighbours among the features; distances between groups mean nothing."
+        f"{len(real):,} patches of {len(seen)} test patients and {made:,} synthetic ones. The {len(named)} patients "
+        "with the most patches have a colour of their own. Neighbours here are neighbours among the features; "
+        "distances between groups mean nothing."
     )
     return Drawn(figure, table, "What the discriminator sees as alike", caption)
