@@ -18,12 +18,15 @@ LEAST_SIDE = 32  # pixels, where images of any size are taken
 FAULTS = ("unreadable", "wrong_size", "blank", "blurred", "duplicate", "near_duplicate", "conflicting")
 
 
-def measure(image: np.ndarray) -> dict[str, Any]:
+def measure(image: np.ndarray | None) -> dict[str, Any]:
     """Grey-level deviation, sharpness, perceptual hash (64 bits of the low DCT frequencies) and a 16x16 thumbnail.
 
     Args:
-        image: uint8, (height, width, 3).
+        image: uint8, (height, width, 3); None where there is none, and everything is 0.
     """
+    if image is None:
+        thumbnail = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
+        return {"deviation": 0.0, "sharpness": 0.0, "perceptual": np.uint64(0), "thumbnail": thumbnail}
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:8, :8].ravel()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,8 +130,16 @@ def build(experiment: Experiment, folder: Path) -> None:
 def _decode_all(
     records: list[Record], patches: np.ndarray, settings: Preprocess, native: int | None
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    def work(number: int) -> dict[str, Any]:
-        return _decode_one(records[number], patches, number, settings, native)
+    turn = Lock()
+
+    def work(numbers: range) -> list[dict[str, Any]]:
+        found = [_decode_one(records[number], settings, native, patches.shape[1]) for number in numbers]
+        # The rest is many calls of microseconds, and threads that alternate in those wait more than they work.
+        with turn:
+            for number, (_, patch, _) in zip(numbers, found, strict=True):
+                if patch is not None:
+                    patches[number] = patch
+            return [_row(records[n], image, reason) for n, (image, _, reason) in zip(numbers, found, strict=True)]
 
     rows = []
     with progress.bar(len(records), "preprocess", "patch") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -141,37 +150,34 @@ def _decode_all(
     return pd.DataFrame(rows), thumbnails
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], Any], count: int) -> Iterable[list[Any]]:
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[range], list[Any]], count: int) -> Iterable[list[Any]]:
     """Chunks of results in order; only a few chunks are in the air, so that a full disk or Ctrl-C stops soon."""
-    starts = iter(range(0, count, CHUNK))
-    waiting = [pool.submit(_chunk, work, start, count) for start in islice(starts, 8)]
+    chunks = (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
+    waiting = [pool.submit(work, chunk) for chunk in islice(chunks, 8)]
     while waiting:
         yield waiting.pop(0).result()
-        waiting += [pool.submit(_chunk, work, start, count) for start in islice(starts, 1)]
-
-
-def _chunk(work: Callable[[int], Any], start: int, count: int) -> list[Any]:
-    return [work(number) for number in range(start, min(start + CHUNK, count))]
+        waiting += [pool.submit(work, chunk) for chunk in islice(chunks, 1)]
 
 
 def _decode_one(
-    record: Record, patches: np.ndarray, number: int, settings: Preprocess, native: int | None
-) -> dict[str, Any]:
-    row = {
-        "id": record.key, "path": record.path, "source": record.source, "patient": record.patient,
-        "label": record.label, "x": record.x, "y": record.y, "given": record.given,
-    }  # fmt: skip
+    record: Record, settings: Preprocess, native: int | None, size: int
+) -> tuple[np.ndarray | None, np.ndarray | None, str]:
+    """The image as it is and the patch made of it, uint8, or why there is none."""
     try:
         image = images.decode(record.read(), record.path)
     except (OSError, ValueError) as error:
-        nothing = {"deviation": 0.0, "sharpness": 0.0, "perceptual": np.uint64(0)}
-        thumbnail = np.zeros((audit.THUMBNAIL, audit.THUMBNAIL), np.uint8)
-        found = {"height": 0, "width": 0, "pixels": "", "thumbnail": thumbnail, **nothing}
-        return row | found | {"readable": False, "reason": str(error)}
-    patches[number] = images.enhance(images.fit(image, native, patches.shape[1]), settings)
-    pixels = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-    shape = {"height": image.shape[0], "width": image.shape[1]}
-    return row | shape | {"pixels": pixels, "readable": True, "reason": ""} | audit.measure(image)
+        return None, None, str(error)
+    return image, images.enhance(images.fit(image, native, size), settings), ""
+
+
+def _row(record: Record, image: np.ndarray | None, reason: str) -> dict[str, Any]:
+    height, width = (0, 0) if image is None else image.shape[:2]
+    pixels = "" if image is None else hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+    return {
+        "id": record.key, "path": record.path, "source": record.source, "patient": record.patient,
+        "label": record.label, "x": record.x, "y": record.y, "given": record.given, "height": height, "width": width,
+        "pixels": pixels, "readable": image is not None, "reason": reason, **audit.measure(image),
+    }  # fmt: skip
 
 
 def _warn(rows: pd.DataFrame, faults: pd.DataFrame, found: dict[str, Any]) -> None:
