@@ -186,8 +186,11 @@ def draw(count: int, size: int = 50) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     styles = [patient_style(rng) for _ in range(10)]
     first = np.stack([render_patch(styles[i % 10], i % 2, rng, size).image for i in range(min(count, DRAWN))])
-    numbers = np.arange(count)
-    images = first[numbers % len(first)].astype(int)
-    images[DRAWN:] += rng.integers(-8, 9, (max(0, count - DRAWN), 1, 1, 3))
-    images[numbers, numbers % size, numbers // size % size] ^= numbers[:, None] // DRAWN % 8
-    return np.clip(images, 0, 255).astype(np.uint8), (numbers % 2).astype(np.int32)
+    images = np.empty((count, size, size, 3), np.uint8)
+    for start in range(0, count, DRAWN):  # a part at a time, in which a value may leave the range of a byte
+        numbers = np.arange(start, min(start + DRAWN, count))
+        part = first[: len(numbers)].astype(int)
+        part += rng.integers(-8, 9, (len(numbers), 1, 1, 3)) if start else 0
+        part[numbers - start, numbers % size, numbers // size % size] ^= start // DRAWN % 8
+        images[numbers] = np.clip(part, 0, 255)
+    return images, (np.arange(count) % 2).astype(np.int32)
