@@ -70,11 +70,12 @@ def write(found: dict[str, Any], out: Path) -> None:
     rows = [
         {"group": g, "subject": subject, **one} for g, part in found["rates"].items() for subject, one in part.items()
     ]
-    style.save(_figure(found, pd.DataFrame(rows)), out, "rates")
+    drawn = _figure(found, pd.DataFrame(rows))
+    style.save(drawn, out, "rates")
     if found["profile"]:
         profile = pd.DataFrame(found["profile"]).fillna(0).sort_values("before", ascending=False)
         profile.to_csv(out / "tables" / "profile.csv", index_label="operator", float_format="%.3f")
-    (out / "README.md").write_text(_page(found), "utf-8")
+    (out / "README.md").write_text(_page(found, drawn.caption), "utf-8")
 
 
 def _figure(found: dict[str, Any], table: pd.DataFrame):
@@ -89,7 +90,10 @@ def _figure(found: dict[str, Any], table: pd.DataFrame):
             OURS if name.startswith(("bcgan", "litert", "openvino", "onnx")) else THEIRS for name in part["subject"]
         ]
         spread = [part["median"] - part["low"], part["high"] - part["median"]]
-        axis.barh(part["subject"], part["median"], color=colours, xerr=spread, ecolor=style.INK, capsize=2)
+        bars = axis.barh(part["subject"], part["median"], color=colours, xerr=spread, ecolor=style.INK, capsize=2)
+        for bar, name in zip(bars, part["subject"], strict=True):
+            if group == "inference" and not found["agreement"].get(name, {"faithful": True})["faithful"]:
+                bar.set_alpha(0.35)
         limits = {k: v["median"] for k, v in found["rates"][group].items() if k.startswith("limit") and v["median"]}
         for name, value in limits.items():
             rate = value * 1e6 / found["operations"]["training" if group == "training" else "inference"]
@@ -102,12 +106,13 @@ def _figure(found: dict[str, Any], table: pd.DataFrame):
         axis.set_xlabel("patches a second (median, and least to most)")
     caption = (
         f"Throughput of Table 1's network on {found['machine']['cores']} cores of {found['machine']['name']}, "
-        "subjects in alternation. Green: this project and the files that it exports."
+        "subjects in alternation. Green: this project and the files that it exports, pale where probabilities are not "
+        "faithful to Keras in float32; grey: others. Limit: what matrix products alone allow in that precision."
     )
     return style.Drawn(figure, table, "Throughput", caption)
 
 
-def _page(found: dict[str, Any]) -> str:
+def _page(found: dict[str, Any], caption: str) -> str:
     lines = ["# Speed", "", "Made by `make bench`. Ratios are medians over alternating repeats within one run.", ""]
     lines += [
         f"{found['machine']['cores']} cores, {found['machine']['name']}, bfloat16 instructions: "
@@ -119,6 +124,7 @@ def _page(found: dict[str, Any]) -> str:
         spread = found["spread"][name]
         cells = ("unknown", "") if value is None else (f"{value:.2f}", f"{spread[0]:.2f} to {spread[1]:.2f}")
         lines.append(f"| {name} | {cells[0]} | {cells[1]} | {TARGETS.get(name, '')} | {found['of'].get(name, '')} |")
+    lines += ["", "![Patches a second](figures/rates.png)", "", caption]
     if found["agreement"]:
         lines += ["", "## What is faithful", ""]
         lines += [

@@ -62,12 +62,12 @@ def image_files(places: tuple[Path, ...]) -> Iterator[File]:
         if place.is_file():
             yield from _archive_files(place)
             continue
-        for name in _names(place):
-            path = place / name
+        for path in sorted(path for path in place.rglob("*") if path.is_file()):
             if path.suffix.lower() == ".zip":
                 yield from _archive_files(path)
-            else:
-                yield File(place.name, printable(name), printable(str(path)), _file_reader(path))
+            elif _is_image(path.name):
+                names = (printable(name) for name in (path.relative_to(place).as_posix(), str(path)))
+                yield File(place.name, *names, _file_reader(path))
 
 
 def slide_of(keys: Iterable[str]) -> list[str]:
@@ -102,19 +102,6 @@ def fingerprint(places: tuple[Path, ...]) -> str:
                 stat = path.stat()
                 digest.update(os.fsencode(f"{path.relative_to(place)} {stat.st_size} {stat.st_mtime_ns}\n"))
     return digest.hexdigest()
-
-
-def _names(place: Path) -> list[str]:
-    """Images and archives below a folder, relative to it, sorted folder by folder."""
-    found = [
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(place)
-        for name in names
-        if _is_image(name) or name.lower().endswith(".zip")
-    ]
-    start = len(os.path.join(place, ""))
-    relative = (path[start:] for path in found if os.path.isfile(path))
-    return sorted(relative, key=lambda name: name.split(os.sep))
 
 
 def _is_image(name: str) -> bool:

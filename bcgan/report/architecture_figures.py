@@ -22,12 +22,13 @@ COLOURS = {
     "joined": style.CLASSIFIER_COLOURS["gan_resnet"],
     "data": "#DDDDDD",
 }
+THIN = 0.1  # height of a vector's box, where a map of 50 pixels has 1
 # What a block is called where its layers' names begin with this.
 TITLES = {
     "image": "patch", "stem": "stem", "three": "three\nchannels", "upsample": "enlarged", "average": "pooled",
     "flatten": "flat", "dense": "units", "realness": "realness", "label": "label\nembedding", "noise": "noise,\nlabel",
     "seed": "seed", "last": "last", "colours": "colours", "code": "code", "joint": "joint",
-    "features": "projection\nand gate",
+    "features": "maps above,\ngated",
 }  # fmt: skip
 
 
@@ -90,7 +91,8 @@ def gan(run: Run) -> Drawn:
         axes.set_title(f"{title}: {part['parameters'].sum():,} parameters in these blocks")
     return Drawn(figure, _flat(pd.concat([make.assign(network="generator"), judge.assign(network="discriminator")])),
         "The GAN (the paper's Fig. 4)", (
-        "Blocks of the two networks as this run built them, with their output shapes; boxes are as high as their maps. "
+        "Blocks of the two networks as this run built them, with their output shapes and parameters; boxes are as high "
+        "as their maps, vectors thin. "
         f"The maps {', '.join(BLOCKS)} of the discriminator are what later stages read."
     ))  # fmt: skip
 
@@ -101,8 +103,8 @@ def resnet(_run: Run) -> Drawn:
     _chain(axes, part, COLOURS["resnet"])
     axes.set_title(f"{part['parameters'].sum():,} parameters, as the paper's Table 1 has them")
     return Drawn(figure, _flat(part), "The ResNet's features (the paper's Fig. 5)", (
-        "Table 1's bottleneck ResNet, from patch to 1,000 units; each block with its output shape. A bottleneck is "
-        "1x1, 3x3 and 1x1 convolutions beside a shortcut without parameters."
+        "Table 1's bottleneck ResNet, from patch to 1,000 units; each block with its output shape and parameters. A "
+        "bottleneck is 1x1, 3x3 and 1x1 convolutions beside a shortcut without parameters."
     ))  # fmt: skip
 
 
@@ -125,7 +127,7 @@ def integration(run: Run) -> Drawn:
     figure = style.plt.figure(figsize=(10, 2.7 * len(rows)))
     for place, (chain, colour, title) in enumerate(rows):
         axes = figure.add_subplot(len(rows), 1, place + 1)
-        _chain(axes, chain, COLOURS[colour])
+        _chain(axes, chain, COLOURS[colour], from_above="features")
         axes.set_title(title)
     numbers = [chain.assign(network=colour) for chain, colour, _ in rows]
     return Drawn(figure, _flat(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
@@ -182,25 +184,29 @@ def _link(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     axes.add_patch(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=11, color=style.MUTED, shrinkA=0, shrinkB=0))
 
 
-def _chain(axes, part: pd.DataFrame, colour: str) -> None:
-    """A row of boxes, as high as their maps, each with its name above and its shape and parameters below."""
+def _chain(axes, part: pd.DataFrame, colour: str, from_above: str = "") -> None:
+    """A row of boxes, as high as their maps, each with its name above and its shape and parameters below. What the
+    block `from_above` takes comes from another row, and what is before it goes on around it."""
     axes.axis("off")
     for place, row in enumerate(part.itertuples()):
-        side = row.output[0] if len(row.output) == 3 else 8
-        height = 0.15 + 0.85 * side / 50
+        height = 0.15 + 0.85 * row.output[0] / 50 if len(row.output) == 3 else THIN
         axes.add_patch(
             Rectangle((place - 0.28, -height / 2), 0.56, height, facecolor=colour, edgecolor=style.INK, lw=0.6)
         )
         shape = "x".join(map(str, row.output)) or "scalar"
         axes.text(place, 0.58, _title(row.block), ha="center", va="bottom", fontsize=8 if len(part) < 11 else 7)
         axes.text(place, -0.58, f"{shape}\n{row.parameters:,}", ha="center", va="top", fontsize=7, color=style.MUTED)
-        if place:
-            axes.add_patch(
-                FancyArrowPatch(
-                    (place - 0.7, 0), (place - 0.3, 0), arrowstyle="-|>", mutation_scale=8, color=style.MUTED
-                )
-            )
+        if row.block == from_above:
+            _arrow(axes, (place, 0.55), (place, height / 2))
+            _arrow(axes, (place - 0.72, -0.1), (place + 0.7, -0.1), "arc3,rad=0.25")
+        elif place:
+            _arrow(axes, (place - 0.7, 0), (place - 0.3, 0))
     axes.set(xlim=(-0.6, max(len(part), 8) - 0.4), ylim=(-0.95, 0.95))
+
+
+def _arrow(axes, start: tuple[float, float], end: tuple[float, float], curve: str = "arc3") -> None:
+    look = {"arrowstyle": "-|>", "mutation_scale": 8, "color": style.MUTED, "connectionstyle": curve}
+    axes.add_patch(FancyArrowPatch(start, end, **look))
 
 
 def _title(block: str) -> str:

@@ -13,7 +13,7 @@ from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import patient_weights
 from bcgan.evaluate.score import describe
 from bcgan.report.run import Run
-from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, Drawn
+from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, INK, METRIC_NAMES, MUTED, Drawn
 
 CURVE_POINTS = 201  # places along x at which the seeds are averaged
 BANDS = 300  # resamples whose curves are drawn together as a band
@@ -68,7 +68,8 @@ def confusion(run: Run) -> Drawn:
         notes = np.array([[f"{share:.0%}\n{count:,.0f}" for share, count in zip(*pair, strict=True)]
                           for pair in zip(shares, counts, strict=True)])  # fmt: skip
         sns.heatmap(
-            shares, annot=notes, fmt="", cmap="Greys", vmin=0, vmax=1, cbar=False, square=True, ax=axes,
+            shares, annot=notes, fmt="", annot_kws={"color": INK}, cmap="Greys", vmin=0, vmax=2, cbar=False, ax=axes,
+            square=True,
             xticklabels=CLASSES, yticklabels=CLASSES if axes in grid[:, 0] else False, linewidths=1,
         )  # fmt: skip
         axes.set_title(CLASSIFIER_NAMES[name], fontsize=9.5)
@@ -127,12 +128,19 @@ def reliability(run: Run) -> Drawn:
         scores = test[list(run.columns(name).values())].mean(axis=1)
         observed, predicted = calibration_curve(test["label"], scores, n_bins=10, strategy="quantile")
         label = f"{CLASSIFIER_NAMES[name]}: {describe(run.metrics[name]['sets']['test']['ece'])}"
-        axes.plot(predicted, observed, "o-", ms=3.5, color=CLASSIFIER_COLOURS[name], label=label)
+        axes.plot(
+            predicted, observed, "o-", ms=3.5, color=CLASSIFIER_COLOURS[name], label=label, zorder=_above(run, name)
+        )
         rows += [{"classifier": name, "predicted": p, "observed": o} for p, o in zip(predicted, observed, strict=True)]
-    axes.set(xlabel="Mean probability of malignancy", ylabel="Observed share malignant", xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlabel="Mean probability of malignancy", ylabel="Observed share malignant")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     _legend_below(figure, "Expected calibration error")
     sns.despine(figure)
-    caption = f"Reliability before any recalibration, ten bins of equal size: {run.said('test')}."
+    caption = (
+        f"Reliability before any recalibration, ten bins of equal size; dotted: perfect. {run.said('test').capitalize()}"
+        f". The error is over ten equally wide bins, with {run.experiment.evaluate.confidence:.0%} intervals by patient "
+        "bootstrap; resampling raises it, so that a small one may lie below its interval."
+    )
     return Drawn(figure, pd.DataFrame(rows), "Reliability", caption)
 
 
@@ -166,10 +174,12 @@ def per_patient(run: Run) -> Drawn:
     sns.despine(figure)
     worst = ", ".join(
         f"{CLASSIFIER_NAMES[name]} {values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"
-        for name, values in mean.groupby("classifier", sort=False)["accuracy"]
+        for name in run.names
+        for values in (mean.loc[mean["classifier"] == name, "accuracy"],)
     )
     caption = (
-        f"A dot a test patient ({mean['patient'].nunique()}): accuracy at the validation threshold. Mean (minimum to "
+        f"A dot a test patient ({mean['patient'].nunique()}), up and down only so that dots do not cover each other: "
+        f"accuracy at the validation threshold. Mean (minimum to "
         f"maximum): {worst}. Grey: the 95.0 to 98.8 % that the paper states without a protocol."
     )
     return Drawn(figure, table, "Patient by patient", caption)
@@ -226,10 +236,13 @@ def decision_curve(run: Run) -> Drawn:
             called = apply(fitted, test[column])[:, None] >= asked
             benefits.append((called & malignant[:, None]).mean(0) - (called & ~malignant[:, None]).mean(0) * odds)
         benefit = np.mean(benefits, axis=0)
-        axes.plot(asked, benefit, color=CLASSIFIER_COLOURS[name], label=CLASSIFIER_NAMES[name])
+        axes.plot(
+            asked, benefit, color=CLASSIFIER_COLOURS[name], label=CLASSIFIER_NAMES[name], zorder=_above(run, name)
+        )
         rows += [{"classifier": name, "threshold": t, "net_benefit": b} for t, b in zip(asked, benefit, strict=True)]
+    lowest = min(row["net_benefit"] for row in rows if row["classifier"] != "all")
     axes.set(xlabel="Probability above which a patch is called malignant", ylabel="Net benefit (true calls a patch)",
-             xlim=(0, 0.9), ylim=(-0.03, malignant.mean() * 1.05))  # fmt: skip
+             xlim=(0, 0.9), ylim=(min(-0.03, lowest - 0.005), malignant.mean() * 1.05))  # fmt: skip
     _legend_below(figure)
     sns.despine(figure)
     caption = (
@@ -252,8 +265,10 @@ def comparisons(run: Run) -> Drawn:
             if pd.notna(row["low"]):
                 axes.plot([row["low"], row["high"]], [place, place], color=CLASSIFIER_COLOURS[name], lw=2)
             axes.plot(row["value"], place, "o", ms=5, color=CLASSIFIER_COLOURS[name])
+            axes.annotate(f"{row['value']:+.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center",
+                          fontsize=8)  # fmt: skip
         axes.axvline(0, color=MUTED, ls=":", lw=1)
-        axes.set_xlabel(METRIC_NAMES[metric])
+        axes.set_xlabel(f"Difference in {METRIC_NAMES[metric]}")
         axes.locator_params(axis="x", nbins=4)
     grid[0, 0].set_yticks(range(len(shown)), [CLASSIFIER_NAMES[name] for name in shown])
     grid[0, 0].invert_yaxis()
@@ -306,6 +321,11 @@ def _legend_below(figure, title: str | None = None) -> None:
     figure.legend(fontsize=7.5, title=title, title_fontsize=8, loc="outside lower center", ncol=1 if title else 2)
 
 
+def _above(run: Run, name: str) -> int:
+    """The first classifier's line is drawn over the others', which may be all but the same."""
+    return 4 if name == run.names[0] else 3
+
+
 def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, caption: str) -> Drawn:
     test = run.probabilities[run.probabilities["role"] == "test"]
     figure, axes = plt.subplots(figsize=(4.8, 6.2))
@@ -313,7 +333,7 @@ def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, c
     for name in run.names:
         up = _mean_curve(curve, test["label"], test[list(run.columns(name).values())], across)
         label = f"{CLASSIFIER_NAMES[name]}: {describe(run.metrics[name]['sets']['test'][metric])}"
-        axes.plot(across, up, color=CLASSIFIER_COLOURS[name], lw=1.6, label=label)
+        axes.plot(across, up, color=CLASSIFIER_COLOURS[name], lw=1.6, label=label, zorder=_above(run, name))
         found.append(pd.DataFrame({"classifier": name, labels[0]: across, labels[1]: up}))
     first = run.names[0]
     low, high = _band(run, test, first, curve, across)

@@ -23,6 +23,7 @@ PROPERTIES = {
     "contrast": "Texture contrast (levels²)",
     "homogeneity": "Texture homogeneity",
 }
+SAME = ("coverage", "area")  # in almost every patch: on a linear axis the others would not show
 STAINS = ("haematoxylin", "eosin")
 STAIN_PATCHES = 100  # of a patient, from which the stains are estimated
 SWATCHES = 80  # patients whose stains are drawn as colours
@@ -59,7 +60,7 @@ def count_plot(run: Run) -> Drawn:
     )
     order = [name for name in ROLE_NAMES.values() if name in set(table["role"])]
     figure, axes = plt.subplots(figsize=(7, 0.62 * len(order) + 1.6))
-    sns.barplot(table, y="role", x="patches", hue="class", order=order, palette=CLASS_COLOURS, ax=axes)
+    sns.barplot(table, y="role", x="patches", hue="class", order=order, palette=CLASS_COLOURS, saturation=1, ax=axes)
     for bars in axes.containers:
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
     axes.set(xlabel="Patches", ylabel="")
@@ -112,8 +113,11 @@ def image_properties(run: Run) -> Drawn:
     table = run.properties.copy()
     table["area"] = (run.store.index["height"] * run.store.index["width"]).to_numpy()
     table["brightness"] = table[["red", "green", "blue"]].mean(axis=1)
-    figure, grid = plt.subplots(2, 3, figsize=(9, 5))
-    for axes, (name, label) in zip(grid.flat, PROPERTIES.items(), strict=True):
+    shown = {name: label for name, label in PROPERTIES.items() if table[name].nunique() > 1}
+    figure, grid = plt.subplots(2, -(-len(shown) // 2), figsize=(9, 5))
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    for axes, (name, label) in zip(grid.flat, shown.items(), strict=False):
         low = 0 if name == "area" else table[name].min()
         sns.histplot(
             table, x=name, hue="class", hue_order=CLASSES, palette=CLASS_COLOURS, stat="probability", bins=40,
@@ -121,14 +125,15 @@ def image_properties(run: Run) -> Drawn:
         )  # fmt: skip
         axes.set(xlabel=label, ylabel="Share of patches")
         axes.locator_params(axis="both", nbins=5)
-    # Almost every patch has the same area: without a logarithm the narrow ones would not show.
-    grid.flat[2].set(yscale="log", ylim=(1e-4, 1.5))
+        if name in SAME:
+            axes.set(yscale="log", ylim=(1e-4, 1.5))
     handles = [plt.Line2D([], [], color=CLASS_COLOURS[name], lw=2) for name in CLASSES]
     figure.legend(handles, [name.capitalize() for name in CLASSES], loc="outside upper center", ncol=2)
-    summary = table.groupby("class")[list(PROPERTIES)].describe().stack(level=0, future_stack=True)
+    summary = table.groupby("class")[list(shown)].describe().stack(level=0, future_stack=True)
+    alike = "" if "area" in shown else f" Every patch has {table['area'].iloc[0]:,} pixels."
     caption = (
-        f"Image properties of all {len(table):,} patches by class, as shares of the class; those of the patch area "
-        "are on a logarithmic axis. Nuclear density is the share of tissue whose haematoxylin optical "
+        f"Image properties of all {len(table):,} patches by class, as shares of the class; logarithmic where "
+        f"almost all are the same.{alike} Nuclear density is the share of tissue whose haematoxylin optical "
         f"density exceeds {run.experiment.features.density_threshold:g}; texture is of the grey-level co-occurrence "
         "matrix."
     )
@@ -270,7 +275,7 @@ def some_patches(run: Run, label: int, number: int) -> tuple[np.ndarray, list[st
     """Patches of a class, from as many patients as there are; the same ones for the same seed."""
     rng = np.random.default_rng(run.experiment.seed)
     if not run.patient_images:
-        rows = np.flatnonzero(run.synthetic["labels"] == label)[:number]
+        rows = np.flatnonzero(run.synthetic["labels"] == label)[-number:]  # the first ones are in `gan_samples`
         return run.synthetic["images"][rows], [f"synthetic {row}" for row in rows]
     index = run.store.index
     rows = index[(index["role"] == "train") & (index["label"] == label) & (index["height"] == index["width"])]

@@ -19,7 +19,7 @@ TESTS = {
     "deletion": ("Deletion", "Mean probability\n(lower is better)"),
     "insertion": ("Insertion", "Mean probability\n(higher is better)"),
     "pointing": ("On malignant nuclei,\nmore than chance", "Share of pixels\n(higher is better)"),
-    "pointing_untrained": ("The same,\nuntrained network", "Share of pixels\n(nothing to find)"),
+    "pointing_untrained": ("The same,\nuntrained network", "Share of pixels\n(what is not learnt)"),
 }  # fmt: skip
 
 LAYERS = {
@@ -61,7 +61,8 @@ def explanations(run: Run) -> Drawn:
     )  # fmt: skip
     caption = (
         f"Where {CLASSIFIER_NAMES[run.explanations['classifier']]} finds its evidence: {patches}. Above each its class "
-        "and the probability of malignancy; orange speaks for malignancy, violet against; each map has its own scale."
+        "and the probability of malignancy, of this one view (elsewhere: of all orientations); orange speaks for "
+        "malignancy, violet against; each map has its own scale."
     )
     return Drawn(figure, pd.DataFrame(rows), "Explanations", caption)
 
@@ -87,6 +88,7 @@ def tests(run: Run) -> Drawn:
             axes.plot(row.value, place, "o", ms=5, color=colour)
         if kind.startswith("pointing"):
             axes.axvline(0, color=MUTED, ls=":", lw=1)
+            axes.sharex(grid[0, kinds.index("pointing")])
         axes.set_title(TESTS[kind][0], fontsize=9.5)
         axes.set_xlabel(TESTS[kind][1], fontsize=8.5)
         axes.locator_params(axis="x", nbins=4)
@@ -95,7 +97,8 @@ def tests(run: Run) -> Drawn:
     sns.despine(figure)
     truth = (
         " On malignant nuclei: the share of the 5 % of pixels that speak most for malignancy that lies there, less the "
-        "share of all pixels; new procedural patients, whose nuclei are known."
+        "share of all pixels; new procedural patients, whose nuclei are known. Only what a trained network has beyond "
+        "the same maps of an untrained one is learnt."
         if "pointing" in kinds else ""
     )  # fmt: skip
     caption = (
@@ -158,7 +161,7 @@ def error_gallery(run: Run) -> Drawn:
         head(line[0], f"{name.capitalize()}, {title}", CLASS_COLOURS[name])
     caption = (
         f"The worst calls of {CLASSIFIER_NAMES[run.names[0]]} on {run.said('test')}: of either class one patch a "
-        f"patient, under it the patient and the probability of malignancy, mean over {run.seeds()}. Ids: in the table "
-        "of the worst calls."
+        f"patient, under it the patient and the probability of malignancy, mean over {run.seeds()}; called malignant "
+        f"from {run.threshold(run.names[0]):.3f} on. Ids: in the table of the worst calls."
     )
     return Drawn(figure, table, "Where it is most wrong", caption)

@@ -33,6 +33,9 @@ STEPS_SHOWN = 5
 COMPARED = 4000  # patches a side whose neighbours are looked for
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 SCORES = ("kid", "fid", "coverage", "density", "class_fidelity", "tstr_roc_auc", "memorised", "kid_efficientnet_lite2")
+# What a score's floor and ceiling are, where they are not real patients against each other and blurred patches.
+ENDS = {"class_fidelity": ("chance", "real"), "tstr_roc_auc": ("chance", "real"), "memorised": ("held-out", "copies")}
+TITLES = {"tstr_roc_auc": "Train synthetic, test real", "density": "Density (of features)"}
 
 
 def samples(run: Run) -> Drawn:
@@ -55,7 +58,7 @@ def samples(run: Run) -> Drawn:
         f"{' and '.join(sides).capitalize()} patches by class. Generator: moving average after {steps:,} steps of "
         f"{run.experiment.gan.batch} patches, trained on training patients alone. Not selected by hand."
     )
-    return Drawn(figure, pd.DataFrame(shown), "Real and synthetic patches", caption)
+    return Drawn(figure, pd.DataFrame(shown), f"{' and '.join(sides).capitalize()} patches", caption)
 
 
 def evolution(run: Run) -> Drawn:
@@ -83,11 +86,12 @@ def convergence(run: Run) -> Drawn:
             axes.plot(log["step"], log[column], color=colour, lw=0.5, alpha=0.25)
             axes.plot(log["step"], log[column].rolling(smooth, min_periods=1).mean(), color=colour, label=name)
         axes.set_xlabel("GAN step")
-    losses.axhline(np.log(4), color=INK, lw=1, ls=":", label="ln 4: cannot tell")
+    losses.axhline(np.log(4), color=INK, lw=1, ls=":", label="ln 4: D cannot tell")
     # The first steps are far above the rest, which would have no height left.
     drawn = log.loc[log["step"] > log["step"].max() / 20, ["discriminator_loss", "generator_loss"]]
     losses.set(ylabel="Loss (nats)", ylim=(0, 1.1 * max(drawn.max().max(), np.log(4))))
     losses.set_title("GAN losses")
+    shares.axhline(0.5, color=INK, lw=1, ls=":")
     shares.set(ylabel="Share recognised", ylim=(0, 1.02))
     shares.set_title("What D recognises")
     for name in run.trained:
@@ -102,19 +106,19 @@ def convergence(run: Run) -> Drawn:
     sns.despine(figure)
     caption = (
         f"Convergence. Left: the GAN's losses ({run.experiment.gan.loss.replace('_', '-')}). Middle: share of real and "
-        "synthetic patches that the discriminator recognises; one half is chance. Right: validation ROC AUC, mean over "
-        f"{run.seeds()}. The paper's caption repeats Fig. 9's; its text means this."
+        "synthetic patches that the discriminator D recognises; one half is chance. Thin: single steps, the first of them "
+        f"cut off; thick: their rolling mean. Right: validation ROC AUC, mean over {run.seeds()}. The paper's caption repeats Fig. 9's; its text means this."
     )
     return Drawn(figure, log, "Convergence", caption)
 
 
 def scores(run: Run) -> Drawn:
-    """Every score of the synthetic patches beside its floor and its ceiling."""
+    """Every score of the synthetic patches between what it is compared with."""
     figure, grid = plt.subplots(2, 4, figsize=(9.5, 4.4))
     rows = []
     for axes, name in zip(grid.flat, SCORES, strict=True):
         score = run.gan_scores[name]
-        sides = (("floor", MUTED), ("value", SYNTHETIC), ("ceiling", MUTED))
+        sides, ends = (("floor", MUTED), ("value", SYNTHETIC), ("ceiling", MUTED)), ENDS.get(name, ("real", "blurred"))
         for place, (key, colour) in enumerate(sides if score["value"] is not None else ()):
             axes.plot([place], [score[key]], "o", color=colour, ms=7, clip_on=False, zorder=3)
             top = max(score[key], score["high"] if key == "value" and score["high"] is not None else score[key])
@@ -122,20 +126,20 @@ def scores(run: Run) -> Drawn:
                           fontsize=8)  # fmt: skip
         if score["low"] is not None:
             axes.plot([1, 1], [score["low"], score["high"]], color=SYNTHETIC, lw=1.5)
-        axes.set_xticks(range(3), ["floor", "synthetic", "ceiling"])
+        axes.set_xticks(range(3), [ends[0], "synthetic", ends[1]])
         axes.margins(x=0.25, y=0.25)
         if axes.dataLim.y0 >= 0:
             axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
-        axes.set_title(GAN_NAMES[name].split(" (")[0].split(", I")[0], fontsize=9)
+        axes.set_title(TITLES.get(name, GAN_NAMES[name].split(" (")[0].split(", I")[0]), fontsize=9)
         rows.append({"score": name, **score})
-    grid.flat[SCORES.index("tstr_roc_auc")].set_title("Train synthetic, test real", fontsize=9)
     sns.despine(figure)
     caption = (
         f"Synthetic patches against real ones, features of a plain CNN trained on the training patients "
-        f"({run.gan_scores['kid']['samples']:,} patches a side, half of each class). Floor: training against "
-        "validation patients, or chance; ceiling: training patches blurred, or what real patches reach. KID and FID: "
-        "lower is better, and not comparable with values on Inception's features; memorised: near the floor is right; "
-        "the others: higher is better. Bars: percentiles of subsets (KID), patient bootstrap (ROC AUC)."
+        f"({run.gan_scores['kid']['samples']:,} patches a side, half of each class). Real, held-out: training against "
+        "validation patients; blurred: training patches that lost their texture; class fidelity and the last of the "
+        "upper row: between chance and what real patches reach. KID and FID: lower is better, and not comparable with "
+        "values on Inception's features; memorised: near held-out patches is right; the others: higher is better. "
+        "Bars: percentiles of subsets (KID), patient bootstrap (ROC AUC)."
     )
     return Drawn(figure, pd.DataFrame(rows), "Scores of the synthetic patches", caption)
 

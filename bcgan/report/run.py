@@ -90,6 +90,10 @@ class Run(NamedTuple):
         }
         return policy.get(self.split["policy"], f"whole patients by {self.split['policy'].replace('kfold', 'k-fold')}")
 
+    def threshold(self, name: str) -> float:
+        """From which probability on a classifier calls a patch malignant, mean over the seeds."""
+        return float(np.mean(list(self.metrics[name]["thresholds"].values())))
+
     def seeds(self) -> str:
         number = len(self.experiment.classify.seeds)
         return f"{number} seed{'s' if number > 1 else ''}"

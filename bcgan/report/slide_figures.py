@@ -9,7 +9,7 @@ from bcgan import data
 from bcgan.data.records import CLASSES, UNKNOWN, slide_of
 from bcgan.preprocess.images import at_size
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, Drawn
+from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, INK, Drawn
 
 SLIDES = 4
 WIDTH = 2.5  # inches of a slide
@@ -40,7 +40,9 @@ def slide_maps(run: Run) -> Drawn:
     alone = "ensemble" if "ensemble" in run.metrics else run.names[0]
     views = {"probability": alone, "probability in context": "context"}
     views = {kind: name for kind, name in views.items() if name in run.metrics}
+    last = list(views)[-1]
     tissue = ("tissue",) if run.patient_images else ()
+    exact = run.experiment.data.name == "histology_phantom"
     kinds = [kind for kind in KINDS if kind in (*tissue, "annotated", "wrong", *views)]
     row_of = pd.Series(run.store.index.index, run.store.index["id"])
     shown = wanted(run)
@@ -55,8 +57,7 @@ def slide_maps(run: Run) -> Drawn:
     rows = []
     for line, table, place, (role, patient, _) in zip(grid, tables, places, shown, strict=True):
         found = {kind: _mean(run, table, name) for kind, name in views.items()}
-        last = list(found)[-1]
-        called = found[last] >= np.mean(list(run.metrics[views[last]]["thresholds"].values()))
+        called = found[last] >= run.threshold(views[last])
         truth = table["label"].to_numpy()
         colours = {
             "annotated": np.where(truth == 1, 1.0, 0.0),
@@ -80,18 +81,21 @@ def slide_maps(run: Run) -> Drawn:
         )  # fmt: skip
     titles = {
         "tissue": "Tissue", "annotated": "Annotated", "probability": CLASSIFIER_NAMES[alone],
-        "probability in context": "With neighbours", "wrong": "Wrong",
+        "probability in context": "With neighbours",
+        "wrong": "Wrong, with neighbours" if last == "probability in context" else "Wrong",
     }  # fmt: skip
     for axes, kind in zip(grid[0], kinds, strict=True):
         axes.set_title(titles[kind], fontsize=9.5)
     bar = figure.colorbar(_scale(), ax=grid.ravel().tolist(), shrink=0.5, aspect=30)
     bar.set_label("Probability of malignancy")
+    bar.ax.axhline(run.threshold(views[last]), color=INK, lw=1)
     caption = (
-        f"Held-out slides with the most patches, each patch a square of {side} pixels at its place in the slide. "
+        f"Held-out slides with the most patches, one a patient and at least {LEAST:.0%} of them of either class; each "
+        f"patch a square of {side} pixels at its place in the slide. "
         f"{'Tissue: the patches themselves. ' if tissue else ''}Annotated: {CLASSES[0]} blue, {CLASSES[1]} orange. "
-        "Wrong: the patches that are called wrongly at the "
-        "validation threshold, in the colour of their annotation. Annotations are regions drawn by hand: their edges "
-        "are in every error."
+        f"Wrong: the patches that are called wrongly at the validation threshold ({run.threshold(views[last]):.2f}, "
+        "the line in the scale), in the colour of their annotation."
+        + ("" if exact else " Annotations are regions drawn by hand: their edges are in every error.")
     )
     return Drawn(figure, pd.concat(rows), "Slide maps", caption)
 

@@ -59,8 +59,8 @@ def attribute_sweep(run: Run) -> Drawn:
     )
     caption = (
         "Attribute sweep: in each row one noise vector is moved along the direction of nuclear density, from the 10th "
-        "to the 90th percentile of what the generator makes of that class; what was asked for is under each patch. The "
-        "grain is drawn anew for every patch."
+        "to the 90th percentile of what the generator makes of that class; what was asked for is under each column. "
+        "The grain is drawn anew for every patch."
     )
     return Drawn(figure, shown, "More and more nuclear density", caption)
 
@@ -84,9 +84,10 @@ def steering(run: Run) -> Drawn:
             rows.append({"attribute": name, "class": kind, "n": len(found), "r_asked": asked, "r_unasked": unasked})
         values = table.loc[table["attribute"] == name, ["asked", "measured"]].to_numpy()
         low, high = values.min(), values.max()
+        span = max(high - low, 1e-6)
         axes.plot([low, high], [low, high], color=MUTED, lw=1, ls=":")
         title, unit = ATTRIBUTE_NAMES[name].rstrip(")").split(" (")
-        axes.set(xlabel=f"Asked for ({unit})", ylim=(low, low + 1.3 * max(high - low, 1e-6)))
+        axes.set(xlabel=f"Asked for ({unit})", ylim=(low - 0.03 * span, low + 1.3 * span))
         axes.set_title(title, fontsize=9.5)
         axes.locator_params(nbins=4)
         axes.ticklabel_format(useOffset=False)
@@ -159,7 +160,7 @@ def counterfactuals(run: Run) -> Drawn:
     changes.set_xlabel("Change, in units of the real classes' difference")
     changes.set_title("What changes")
     stays.set_yticks(range(len(_STAYS)), [name for _, name in _STAYS])
-    stays.set(xlim=(0, 1.02), xlabel="Share, or correlation")
+    stays.set(xlim=(-0.03, 1.03), xlabel="Share, or correlation")
     stays.set_title("Calls, and what stays")
     for axes in (changes, stays):
         axes.invert_yaxis()
