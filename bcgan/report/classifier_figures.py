@@ -137,9 +137,9 @@ def reliability(run: Run) -> Drawn:
     _legend_below(figure, "Expected calibration error")
     sns.despine(figure)
     caption = (
-        f"Reliability before any recalibration, ten bins of equal size; dotted: perfect. {run.said('test').capitalize()}"
-        f". The error is over ten equally wide bins, with {run.experiment.evaluate.confidence:.0%} intervals by patient "
-        "bootstrap; resampling raises it, so that a small one may lie below its interval."
+        f"Reliability before any recalibration, ten bins of equal size: {run.said('test')}. Dotted: perfect. The error "
+        f"is over ten equally wide bins, with {run.experiment.evaluate.confidence:.0%} intervals by patient bootstrap; "
+        "resampling raises it, so that a small one may lie below its interval."
     )
     return Drawn(figure, pd.DataFrame(rows), "Reliability", caption)
 

@@ -106,8 +106,9 @@ def convergence(run: Run) -> Drawn:
     sns.despine(figure)
     caption = (
         f"Convergence. Left: the GAN's losses ({run.experiment.gan.loss.replace('_', '-')}). Middle: share of real and "
-        "synthetic patches that the discriminator D recognises; one half is chance. Thin: single steps, the first of them "
-        f"cut off; thick: their rolling mean. Right: validation ROC AUC, mean over {run.seeds()}. The paper's caption repeats Fig. 9's; its text means this."
+        "synthetic patches that the discriminator D recognises; one half is chance. Thin: single steps, the first of "
+        f"them cut off; thick: their rolling mean. Right: validation ROC AUC, mean over {run.seeds()}. The paper's "
+        "caption repeats Fig. 9's; its text means this."
     )
     return Drawn(figure, log, "Convergence", caption)
 
