@@ -17,6 +17,7 @@ from bcgan.classify.scoring import probabilities
 from bcgan.data.histology_phantom.drawing import patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
 from bcgan.data.records import CLASSES
+from bcgan.data.views import central
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.explain import saliency
@@ -42,7 +43,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     network = weights.load_model(root / "classify" / f"{name}-seed{seed}.keras")
     rng = np.random.default_rng(experiment.seed)
     rows = rng.permutation(store.rows("test"))[: experiment.evaluate.explanations]
-    images = store.images[rows].astype(np.float32) / 255
+    images = central(store.images[rows], experiment.classify.crop).astype(np.float32) / 255
     patients = store.index["patient"].to_numpy()[rows]
     methods = _methods(network)
     maps = {method: explain(network, images) for method, explain in methods.items()}
@@ -175,7 +176,8 @@ def _examples(experiment: Experiment, store: Store, root: Path, network, methods
     """Real test patches, of each class the best calls, then the worst, and synthetic ones, with their maps."""
     rows = store.rows("test")
     labels = store.index["label"].to_numpy()[rows]
-    score = probabilities(network, store.images[rows], 1)
+    crop = experiment.classify.crop
+    score = probabilities(network, central(store.images[rows], crop), 1)
     made, made_labels = load_synthetic(root / "features", experiment.data.size, selected=False)
     chosen, fake, counts = [], [], []
     for label in (0, 1):
@@ -186,7 +188,8 @@ def _examples(experiment: Experiment, store: Store, root: Path, network, methods
         fake += [*other[:number]]
         counts.append(number)
     found = {}
-    for kind, images in (("real", store.images[np.array(chosen)]), ("synthetic", made[fake])):
+    for kind, whole in (("real", store.images[np.array(chosen)]), ("synthetic", made[fake])):
+        images = central(whole, crop)
         found[f"{kind}_images"] = images
         found[f"{kind}_probability"] = probabilities(network, images, 1)
         for method, explain in methods.items():

@@ -77,27 +77,20 @@ def evaluate(experiment: Experiment, root: Path, folder: Path) -> None:
 
 def summarise(experiment: Experiment, planned: list[Level], folder: Path) -> dict[str, Any]:
     """{network, epochs, levels: [{factor, level, seeds, figures: {metric: {value, low, high}}, differences: {metric:
-    {value, low, high, p}}}]}; differences from the experiment as it is, on the same test patches and seeds."""
-    settings, found, baseline = experiment.evaluate, [], {}
+    {value, low, high, p}}}]}; differences from the experiment as it is, on the same test patches and seeds, None where
+    there is no such training."""
+    settings, found = experiment.evaluate, []
+    baseline = _trained(planned[0], folder)
     for level in planned:
-        trained = {
-            seed: runs.read_arrays(path)
-            for seed in experiment.factors.seeds
-            if (path := folder / level.folder / f"seed{seed}.npz").exists()
-        }
-        if not trained:
+        if not (trained := _trained(level, folder)):
             continue
         one = next(iter(trained.values()))
-        labels, patients = one["test_labels"], one["test_patients"]
-        thresholds = {
-            seed: metrics.operating_points(arrays["validation_labels"], arrays["validation"])["youden"]
-            for seed, arrays in trained.items()
-        }
-        scored = intervals.Scored({seed: arrays["test"] for seed, arrays in trained.items()}, thresholds)
-        drawn = intervals.patient_weights(patients, settings.resamples, experiment.seed)
-        resampled = intervals.resampled(labels, scored, drawn)
-        baseline = baseline or {"test": one["test_ids"], **resampled}
-        same = np.array_equal(baseline["test"], one["test_ids"])  # an audit with other settings may drop other patches
+        patients = one["test_patients"]
+        resampled = _resampled(trained, experiment)
+        both = sorted(trained.keys() & baseline.keys())  # a training of either may have diverged
+        # An audit with other settings may drop other patches.
+        same = bool(both) and np.array_equal(baseline[both[0]]["test_ids"], one["test_ids"])
+        of_both = [_resampled({seed: side[seed] for seed in both}, experiment) for side in (trained, baseline) if same]
         found.append({
             "factor": level.factor, "level": level.name, "seeds": len(trained),
             "figures": {
@@ -105,11 +98,27 @@ def summarise(experiment: Experiment, planned: list[Level], folder: Path) -> dic
                 for name in METRICS
             },
             "differences": {
-                name: intervals.difference(resampled[name], baseline[name], patients, settings.confidence)
+                name: intervals.difference(*(side[name] for side in of_both), patients, settings.confidence)
                 for name in METRICS
             } if same and level.factor != BASELINE else None,
         })  # fmt: skip
     return {"network": experiment.factors.network, "epochs": experiment.factors.epochs, "levels": found}
+
+
+def _trained(level: Level, folder: Path) -> dict[int, dict[str, np.ndarray]]:
+    paths = {seed: folder / level.folder / f"seed{seed}.npz" for seed in level.experiment.factors.seeds}
+    return {seed: runs.read_arrays(path) for seed, path in paths.items() if path.exists()}
+
+
+def _resampled(trained: dict[int, dict[str, np.ndarray]], experiment: Experiment) -> dict[str, np.ndarray]:
+    thresholds = {
+        seed: metrics.operating_points(arrays["validation_labels"], arrays["validation"])["youden"]
+        for seed, arrays in trained.items()
+    }
+    scored = intervals.Scored({seed: arrays["test"] for seed, arrays in trained.items()}, thresholds)
+    one = next(iter(trained.values()))
+    drawn = intervals.patient_weights(one["test_patients"], experiment.evaluate.resamples, experiment.seed)
+    return intervals.resampled(one["test_labels"], scored, drawn, np.random.default_rng(experiment.seed))
 
 
 def _own(level: Level) -> Classifier:

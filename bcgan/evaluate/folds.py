@@ -1,7 +1,7 @@
 """Cross-validation of whole trainings, by patients and, to compare, with patches dealt at random: the stage `folds`.
 
 Every patient is tested once, by a network that met none of that patient's patches. Probabilities are calibrated fold by
-fold on the fold's validation patients, so that folds can be pooled; one threshold comes from all validation patches.
+fold on the fold's validation patients, so that folds can be pooled, and so is the threshold of each.
 The random split says by how much a protocol that ignores patients flatters the same network.
 """
 
@@ -84,18 +84,19 @@ def summarise(
     """
     settings, resampled = experiment.evaluate, {}
     for split, trained in found.items():
-        pooled: dict[str, list[np.ndarray]] = {"test": [], "validation": []}
+        tested = []
         for one in trained:
-            fitted = calibration.fit(one["validation"], labels[one["validation_rows"]])
-            for side, parts in pooled.items():
-                parts.append(calibration.apply(fitted, one[side]))
-        rows, chosen = (np.concatenate([one[f"{side}_rows"] for one in trained]) for side in pooled)
-        scores, validated = (np.concatenate(parts) for parts in pooled.values())
-        order = np.argsort(rows)  # so that both splits have the same patches in the same order
-        rows, scores = rows[order], scores[order]
-        threshold = metrics.operating_points(labels[chosen], validated)["youden"]
+            chosen = labels[one["validation_rows"]]
+            fitted = calibration.fit(one["validation"], chosen)
+            threshold = metrics.operating_points(chosen, calibration.apply(fitted, one["validation"]))["youden"]
+            scores = calibration.apply(fitted, one["test"])
+            tested.append(np.stack([one["test_rows"], scores, np.full(len(scores), threshold)]))
+        table = np.concatenate(tested, 1)
+        rows, scores, thresholds = table[:, table[0].argsort()]  # both splits' patches in the same order
+        rows = rows.astype(int)
         drawn = intervals.patient_weights(patients[rows], settings.resamples, experiment.seed)
-        resampled[split] = intervals.resampled(labels[rows], intervals.Scored({0: scores}, {0: threshold}), drawn)
+        scored = intervals.Scored({0: scores}, {0: thresholds})
+        resampled[split] = intervals.resampled(labels[rows], scored, drawn, np.random.default_rng(experiment.seed))
     first, other = (resampled[split] for split in SPLITS)
     return {
         "patches": len(rows),

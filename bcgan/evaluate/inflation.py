@@ -31,7 +31,8 @@ def measure(
     experiment: Experiment, store: Store, properties: pd.DataFrame, features: Path
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """{model: {random_split, patient_split, inflation: {value, low, high}}}, ROC AUC over all patches with a role in
-    the protocol, at most MOST of them; empty where there are fewer patients than folds."""
+    the protocol, at most MOST of them; of the discriminator's features over held-out patients' alone, as it has met the
+    others with their labels. A model is left out where there are fewer patients than folds."""
     roles = store.index["role"].isin(["train", "validation", "test"]).to_numpy()
     rows = np.flatnonzero(roles)
     if len(rows) > MOST:
@@ -39,14 +40,15 @@ def measure(
     labels, patients = store.index["label"].to_numpy()[rows], store.index["patient"].to_numpy()[rows]
     if len(np.unique(patients)) < FOLDS:
         return {}
-    with np.load(features / "pooled.npz") as saved:
-        judge = np.concatenate([saved[block][rows] for block in BLOCKS], 1)
-    linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=300))
     colours = properties[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)[rows]
-    return {
-        "colour_statistics": compare(boosted_trees(), colours, labels, patients, experiment),
-        "discriminator_features": compare(linear, judge, labels, patients, experiment),
-    }
+    found = {"colour_statistics": compare(boosted_trees(), colours, labels, patients, experiment)}
+    held = store.index["role"].to_numpy()[rows] != "train"
+    if len(np.unique(patients[held])) < FOLDS:
+        return found
+    with np.load(features / "pooled.npz") as saved:
+        judge = np.concatenate([saved[block][rows[held]] for block in BLOCKS], 1)
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=300))
+    return found | {"discriminator_features": compare(linear, judge, labels[held], patients[held], experiment)}
 
 
 def patient_probe(
@@ -81,11 +83,11 @@ def compare(
         "random_split": StratifiedKFold(FOLDS, shuffle=True, random_state=experiment.seed),
         "patient_split": StratifiedGroupKFold(FOLDS, shuffle=True, random_state=experiment.seed),
     }
-    areas = {}
+    areas, rng = {}, np.random.default_rng(experiment.seed)
     for name, split in splits.items():
         folds = list(split.split(features, labels, patients if name == "patient_split" else None))
         made = cross_val_predict(model, features, labels, cv=folds, method="predict_proba")[:, 1]
-        areas[name] = intervals.resampled(labels, intervals.Scored({0: made}, {0: 0.5}), drawn)["roc_auc"]
+        areas[name] = intervals.resampled(labels, intervals.Scored({0: made}, {0: 0.5}), drawn, rng)["roc_auc"]
     found = {name: intervals.interval(area[0], area[1:], patients, settings.confidence) for name, area in areas.items()}
     gain = intervals.difference(areas["random_split"], areas["patient_split"], patients, settings.confidence)
     return found | {"inflation": gain}

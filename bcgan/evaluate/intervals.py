@@ -1,4 +1,5 @@
-"""Intervals by patient bootstrap: whole patients are drawn, since a patient's patches resemble each other."""
+"""Intervals by bootstrap: whole patients are drawn, since a patient's patches resemble each other, and trainings, since
+another seed gives other weights."""
 
 from typing import Any, NamedTuple
 
@@ -20,30 +21,52 @@ def patient_weights(patients: np.ndarray, resamples: int, seed: int) -> np.ndarr
 
 
 class Scored(NamedTuple):
-    """probabilities: {seed: (n,)}, one entry a training. thresholds: {seed: threshold}, chosen on validation."""
+    """probabilities: {seed: (n,)}, one entry a training. thresholds: {seed: threshold, or (n,)}, chosen on
+    validation."""
 
     probabilities: dict[int, np.ndarray]
-    thresholds: dict[int, float]
+    thresholds: dict[int, float | np.ndarray]
 
 
-def resampled(labels: np.ndarray, scored: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every figure of the patches as they are, then under each weighting; the mean over the seeds, (1 + resamples,)."""
+def resampled(
+    labels: np.ndarray, scored: Scored, weights: np.ndarray, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Every figure of the patches as they are, then under each weighting, (1 + resamples,), as `over_seeds` has it."""
     weights = np.concatenate([np.ones((1, len(labels)), np.float32), weights])
     blocks = [weights[start : start + BLOCK] for start in range(0, len(weights), BLOCK)]
     found = [
         [metrics.measure(labels, scores, scored.thresholds[seed], block) for block in blocks]
         for seed, scores in scored.probabilities.items()
     ]
+    counts = draw_seeds(len(found), len(weights) - 1, rng)
     return {
-        name: np.mean([np.concatenate([block[name] for block in one]) for one in found], axis=0)
+        name: over_seeds(np.stack([np.concatenate([block[name] for block in one]) for one in found]), counts)
         for name in metrics.NAMES
     }
+
+
+def draw_seeds(seeds: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each training counts in each resample, (resamples, seeds): one fewer is drawn than there are, with
+    which the mean of so few varies as it should (Rao and Wu 1988)."""
+    return rng.multinomial(max(1, seeds - 1), np.full(seeds, 1 / seeds), size=resamples)
+
+
+def over_seeds(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """A figure's mean over the trainings, then in every resample over those drawn.
+
+    Args:
+        values: float, (seeds, 1 + resamples). The patches as they are, then resampled.
+        counts: integers, (resamples, seeds).
+    """
+    drawn = np.where(counts.T > 0, values[:, 1:] * counts.T, 0).sum(0) / counts.sum(1)
+    return np.concatenate([[values[:, 0].mean()], drawn])
 
 
 def with_intervals(
     labels: np.ndarray, scored: Scored, patients: np.ndarray, resamples: int, confidence: float, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Every figure as {value, low, high, seeds}: the mean over the seeds, and percentiles of that mean.
+    """Every figure as {value, low, high, seeds}: the mean over the seeds, and percentiles of that mean over drawn
+    patients and seeds.
 
     Args:
         labels: integers 0 or 1, (n,).
@@ -53,7 +76,7 @@ def with_intervals(
         {metric: {value, low, high, seeds}}; None in place of what cannot be computed, as with one class alone, and
         of intervals over fewer than LEAST_PATIENTS patients.
     """
-    found = resampled(labels, scored, patient_weights(patients, resamples, seed))
+    found = resampled(labels, scored, patient_weights(patients, resamples, seed), np.random.default_rng((seed, 1)))
     return {
         name: interval(values[0], values[1:], patients, confidence) | {"seeds": len(scored.probabilities)}
         for name, values in found.items()
@@ -63,13 +86,14 @@ def with_intervals(
 def difference(one: np.ndarray, other: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:
     """{value, low, high, p} of one - other, two figures of `resampled` under the same weightings: a paired test.
 
-    p: twice the smaller share of resamples on either side of nothing, at least 1 in as many as there are.
+    p: twice the smaller share of resamples on either side of nothing, the figure itself counted among them; it turns
+    the percentile interval around.
     """
     gain = one - other
     found, finite = interval(gain[0], gain[1:], patients, confidence), gain[1:][np.isfinite(gain[1:])]
     tested = found["low"] is not None
-    tail = min((finite <= 0).mean(), (finite >= 0).mean()) if tested else 0.0
-    return found | {"p": float(min(1.0, max(2 * tail, 1 / len(finite)))) if tested else None}
+    beyond = min((finite <= 0).sum(), (finite >= 0).sum())
+    return found | {"p": float(min(1.0, 2 * (beyond + 1) / (len(finite) + 1))) if tested else None}
 
 
 def interval(value: float, samples: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:

@@ -6,19 +6,20 @@ import numpy as np
 import pandas as pd
 
 
-def audit(index: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
+def audit(index: pd.DataFrame, split: dict[str, Any], taught: bool = False) -> dict[str, Any]:
     """Check a store's index against its split file.
 
     Args:
         index: columns patient, role, pixels, perceptual.
         split: as in split.json.
+        taught: bool. Whether a student learns from patches of patients on no list.
 
     Returns:
         {passed, checks: {name: {passed, count, meaning}}}; count is how many offenders there are.
     """
     role = index["role"].str.removesuffix("_other")
     held_out = role.isin(["validation", "test"])
-    training = role == "train"
+    training = role.isin(["train", "unlisted"] if taught else ["train"])
     known = index["patient"].map(split["patients"])
     counts = {
         "patients_in_two_roles": int((role.groupby(index["patient"]).nunique() > 1).sum()),
@@ -42,4 +43,5 @@ def audit(index: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shared(values: pd.Series, training: pd.Series, held_out: pd.Series) -> int:
+    """How many held-out values also stand in training."""
     return int(np.isin(values[held_out], values[training].unique()).sum())

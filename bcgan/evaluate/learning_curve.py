@@ -94,8 +94,9 @@ def summarise(
     labels: dict[str, np.ndarray],
     patients: np.ndarray,
 ) -> dict[str, Any]:
-    """{cells: [{share, arm, patients, patches, figures: {metric: {value, low, high, seeds}}}], differences: [{share,
-    arm, against, metric, value, low, high}]}; differences are paired, patch by patch and resample by resample."""
+    """{drawn: what the intervals are over, cells: [{share, arm, patients, patches, figures: {metric: {value, low, high,
+    seeds}}}], differences: [{share, arm, against, metric, value, low, high}]}; differences are paired, patch by patch
+    and resample by resample."""
     settings = experiment.learning_curve
     level = experiment.evaluate
     drawn = intervals.patient_weights(patients, level.resamples, experiment.seed)
@@ -109,7 +110,8 @@ def summarise(
                 for seed, one in trained.items()
             }
             scored = intervals.Scored({seed: one["test"] for seed, one in trained.items()}, thresholds)
-            resampled[arm] = intervals.resampled(labels["test"], scored, drawn)
+            # The same draws for every arm: a seed means the same training patients.
+            resampled[arm] = intervals.resampled(labels["test"], scored, drawn, np.random.default_rng(experiment.seed))
             figures = {
                 name: intervals.interval(values[0], values[1:], patients, level.confidence)
                 | {"seeds": len(settings.seeds)}
@@ -126,7 +128,7 @@ def summarise(
                     resampled[arm][metric], resampled[BASELINE][metric], patients, level.confidence
                 )
                 differences.append({"share": share, "arm": arm, "against": BASELINE, "metric": metric, **gain})
-    return {"network": NETWORK, "cells": cells, "differences": differences}
+    return {"network": NETWORK, "drawn": "test patients and draws", "cells": cells, "differences": differences}
 
 
 def _run(

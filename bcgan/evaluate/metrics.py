@@ -14,13 +14,15 @@ NAMES = (
 )  # fmt: skip
 
 
-def measure(labels: np.ndarray, scores: np.ndarray, threshold: float, weights: np.ndarray) -> dict[str, np.ndarray]:
+def measure(
+    labels: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
     """All figures of NAMES; NaN where a weighting leaves no patch of a class.
 
     Args:
         labels: integers 0 or 1, (n,).
         scores: float, probabilities of malignancy, (n,).
-        threshold: float. At or above it a patch is called malignant.
+        threshold: float, or float, (n,). At or above it a patch is called malignant.
         weights: float, (resamples, n).
     """
     positive = labels == 1

@@ -50,7 +50,8 @@ def measure(
         found["patient_share_correlation"].append(_correlation(true, estimated, weights))
         with np.errstate(invalid="ignore", divide="ignore"):
             found["patient_roc_auc"].append(metrics.areas(true > 0, estimated, weights)["roc_auc"])
-    means = {name: np.mean(values, axis=0) for name, values in found.items()}
+    counts = intervals.draw_seeds(len(calibrated), resamples, np.random.default_rng((seed, 1)))
+    means = {name: intervals.over_seeds(np.stack(values), counts) for name, values in found.items()}
     return {
         name: intervals.interval(values[0], values[1:], patients, confidence) | {"seeds": len(calibrated)}
         for name, values in means.items()

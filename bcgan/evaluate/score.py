@@ -45,7 +45,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     runs.write_json(folder / "metrics.json", found)
     runs.write_json(folder / "comparisons.json", _comparisons(experiment, table, scored))
     runs.write_json(folder / "inflation.json", inflation.measure(experiment, store, properties, root / "features"))
-    audit = leaks.audit(store.index, runs.read_json(root / "preprocess" / "split.json"))
+    taught = any(one.taught for one in experiment.classify.models.values())
+    audit = leaks.audit(store.index, runs.read_json(root / "preprocess" / "split.json"), taught)
     probed = inflation.patient_probe(properties, store.index, root / "features", experiment.seed)
     audit |= {"patient_probe": probed} if probed else {}
     runs.write_json(folder / "leak_audit.json", audit)
@@ -132,19 +133,22 @@ def _operating_points(table: pd.DataFrame, scored: intervals.Scored) -> dict[str
 
 
 def _comparisons(experiment: Experiment, table: pd.DataFrame, scored: dict[str, intervals.Scored]) -> list[dict]:
-    """Every classifier against the proposed one, on the same test patches and resamples: [{classifier, against, metric,
-    value, low, high, p}]."""
+    """Every classifier against the proposed one, and what neighbours add against the same without them, on the same
+    test patches and resamples: [{classifier, against, metric, value, low, high, p}]."""
     test, settings = (table["role"] == "test").to_numpy(), experiment.evaluate
     labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]
-    drawn = intervals.patient_weights(patients, settings.resamples, experiment.seed)
-    resampled = {name: intervals.resampled(labels, _of(one, test), drawn) for name, one in scored.items()}
+    drawn, rng = intervals.patient_weights(patients, settings.resamples, experiment.seed), np.random.default_rng(0)
+    resampled = {name: intervals.resampled(labels, _of(one, test), drawn, rng) for name, one in scored.items()}
     first = experiment.proposed
+    pairs = [(name, first) for name in resampled if name != first]
+    if derived.CONTEXT in resampled and derived.ENSEMBLE in resampled:
+        pairs.append((derived.CONTEXT, derived.ENSEMBLE))
     return [
         {
-            "classifier": name, "against": first, "metric": metric,
-            **intervals.difference(found[metric], resampled[first][metric], patients, settings.confidence),
+            "classifier": name, "against": other, "metric": metric,
+            **intervals.difference(resampled[name][metric], resampled[other][metric], patients, settings.confidence),
         }
-        for name, found in resampled.items() if name != first
+        for name, other in pairs
         for metric in ("roc_auc", "balanced_accuracy", "f1")
     ]  # fmt: skip
 

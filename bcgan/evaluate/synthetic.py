@@ -45,7 +45,7 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
         patients, ceiling blurred training patches; beside them half_against_half (training patches against others
         of the same patients), noise (even random pixels) and wrong_class (validation patients' benign patches alone).
         coverage, density: floor is what validation patients reach.
-        class_fidelity: balanced accuracy, floor chance, ceiling the real validation patches' own. tstr_roc_auc: trained
+        class_fidelity: balanced accuracy, floor chance, ceiling real test patches' own. tstr_roc_auc: trained
         on synthetic, tested on real test patients, ceiling trained on real. memorised: share nearer to a training patch
         than 99 % of training patches are to each other, in features and in pixels, floor that of validation patients.
     """
@@ -57,7 +57,7 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
         "synthetic": trained(made, validation, steps, experiment.seed, folder / f"{NETWORK}-synthetic.keras", xla),
     }
     found = _distances(experiment, networks["real"], real, validation, made)
-    found["class_fidelity"] = _fidelity(networks["real"], validation, made)
+    found["class_fidelity"] = _fidelity(networks["real"], validation, test, made)
     patients = store.index["patient"].to_numpy()[store.rows("test")]
     found["tstr_roc_auc"] = _tested_on_real(experiment, networks, test, patients)
     return {name: {"low": None, "high": None, "network": NETWORK, **score} for name, score in found.items()}
@@ -98,7 +98,8 @@ def _distances(
 
 
 def _references(real: Patches, validation: Patches, made: Patches, number: int, seed: int) -> dict[str, np.ndarray]:
-    """As many patches of each thing that is compared with `training`; half of each class, but for wrong_class."""
+    """As many patches of each thing that is compared with `training`; half of each class, but for wrong_class, of which
+    there may be fewer."""
     rng = np.random.default_rng(seed)
     # Two draws of the training patches that share no patch.
     twice, half = balanced(real, 2 * number, rng), number // 2
@@ -111,7 +112,7 @@ def _references(real: Patches, validation: Patches, made: Patches, number: int, 
         "half_against_half": other,
         "ceiling": np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR) for patch in training]),
         "noise": rng.integers(0, 256, training.shape, np.uint8),
-        "wrong_class": rng.choice(validation.images[validation.labels == 0], number // 2, replace=False),
+        "wrong_class": rng.permutation(validation.images[validation.labels == 0])[:number],
     }
 
 
@@ -131,15 +132,15 @@ def _kid(features: dict[str, np.ndarray], seed: int) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in subsets.items()} | {"low": float(low), "high": float(high)}
 
 
-def _fidelity(network: keras.Model, validation: Patches, made: Patches) -> dict[str, Any]:
+def _fidelity(network: keras.Model, validation: Patches, test: Patches, made: Patches) -> dict[str, Any]:
     score = scorer(network)
-    real, synthetic = score(validation.images), score(made.images)
-    threshold = metrics.operating_points(validation.labels, real)["youden"]
+    threshold = metrics.operating_points(validation.labels, score(validation.images))["youden"]
 
-    def accuracy(labels, found):
-        return float(metrics.measure(labels, found, threshold, np.ones((1, len(labels))))["balanced_accuracy"][0])
+    def accuracy(side: Patches) -> float:
+        weights = np.ones((1, len(side.labels)))
+        return float(metrics.measure(side.labels, score(side.images), threshold, weights)["balanced_accuracy"][0])
 
-    value, ceiling = accuracy(made.labels, synthetic), accuracy(validation.labels, real)
+    value, ceiling = accuracy(made), accuracy(test)
     return {"value": value, "floor": 0.5, "ceiling": ceiling, "samples": len(made.labels)}
 
 

@@ -255,6 +255,7 @@ def decision_curve(run: Run) -> Drawn:
 def comparisons(run: Run) -> Drawn:
     """Every classifier against the proposed one, on the same patches: differences with intervals."""
     table = pd.DataFrame(run.comparisons)
+    table = table[table["against"] == table["against"].iloc[0]]
     shown = [name for name in run.names if name in set(table["classifier"])]
     kinds = list(table["metric"].unique())
     figure, grid = plt.subplots(1, len(kinds), figsize=(2.7 * len(kinds) + 1.5, 0.42 * len(shown) + 1.3), sharey=True,
@@ -276,7 +277,8 @@ def comparisons(run: Run) -> Drawn:
     first = CLASSIFIER_NAMES[run.comparisons[0]["against"]]
     caption = (
         f"Difference from {first}, right of the line: better. {run.said('test').capitalize()}; means over the seeds, "
-        f"{run.experiment.evaluate.confidence:.0%} intervals by a bootstrap of the same patients for both."
+        f"{run.experiment.evaluate.confidence:.0%} intervals by a bootstrap of the same patients for both, and of each "
+        "one's seeds."
     )
     return Drawn(figure, table, f"Against {first}", caption)
 
@@ -310,8 +312,8 @@ def ablation(run: Run) -> Drawn:
         f"One choice changed at a time, {CLASSIFIER_NAMES[run.factors['network']]}, {run.factors['epochs']} epochs, "
         f"{base['seeds']} seeds: difference from the experiment as it is (ROC AUC "
         f"{describe(base['figures']['roc_auc'])}), right of the line: better. {run.said('test').capitalize()}; "
-        f"{run.experiment.evaluate.confidence:.0%} intervals by a bootstrap of the same patients for both; with "
-        f"{len(labels)} choices one in twenty looks like an effect by chance."
+        f"{run.experiment.evaluate.confidence:.0%} intervals by a bootstrap of the same patients for both, and seeds; "
+        f"with {len(labels)} choices one in twenty looks like an effect by chance."
     )
     return Drawn(figure, table, "Ablation", caption)
 

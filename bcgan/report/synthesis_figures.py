@@ -239,7 +239,8 @@ def learning_curve(run: Run) -> Drawn:
         f"Learning curve: {run.said('test')}. Table 1's ResNet, {settings.steps} steps in every cell, mean of "
         f"{len(settings.seeds)} draws of the patients; what an arm adds is made from the same patients alone, under a "
         f"critic on ImageNet features (GAN {settings.gan_steps:,} steps, translation {settings.translate_steps:,}), "
-        f"and is {settings.synthetic:.0%} of each batch. Right: paired differences. Bars: bootstrap over test patients."
+        f"and is {settings.synthetic:.0%} of each batch. Right: paired differences. Bars: bootstrap over "
+        f"{curve['drawn']}."
     )
     differences = pd.DataFrame(curve["differences"]).assign(kind="difference")
     numbers = pd.concat([table.assign(kind="level"), differences], ignore_index=True)

@@ -119,15 +119,19 @@ def selection(run: Run) -> pd.DataFrame:
 
 
 def comparisons(run: Run) -> pd.DataFrame:
-    """Each classifier's difference from the proposed one, on the same test patches, with its interval and p."""
-    rows: dict[str, dict[str, str]] = {}
+    """Each classifier's difference from another, on the same test patches, with its interval and p."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for found in run.comparisons:
         text = describe(found) if found["p"] is None else f"{describe(found)}, p = {found['p']:.3g}"
-        rows.setdefault(found["classifier"], {})[METRIC_NAMES[found["metric"]]] = text
-    ordered = [{"Classifier": CLASSIFIER_NAMES[name], **rows[name]} for name in run.names if name in rows]
-    return pd.DataFrame(
-        ordered, columns=["Classifier", *(METRIC_NAMES[m] for m in ("roc_auc", "balanced_accuracy", "f1"))]
-    )
+        rows.setdefault((found["against"], found["classifier"]), {})[METRIC_NAMES[found["metric"]]] = text
+    ordered = [
+        {"Classifier": CLASSIFIER_NAMES[name], "Against": CLASSIFIER_NAMES[other], **rows[other, name]}
+        for other in dict.fromkeys(pair[0] for pair in rows)
+        for name in run.names
+        if (other, name) in rows
+    ]
+    columns = ("Classifier", "Against", *(METRIC_NAMES[m] for m in ("roc_auc", "balanced_accuracy", "f1")))
+    return pd.DataFrame(ordered, columns=columns)
 
 
 RULES = {"youden": "Youden's index", "sensitivity_95": "Sensitivity of 0.95", "f1": "F1"}

@@ -69,6 +69,21 @@ def test_intervals_hold_the_value_and_widen_with_clustering():
     assert width(clustered) > width(np.arange(400))
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3, 8])
+def test_trainings_vary_as_the_mean_of_so_few_does(seeds):
+    values = np.random.default_rng(1).normal(size=(seeds, 1)).repeat(4001, axis=1)
+    found = intervals.over_seeds(values, intervals.draw_seeds(seeds, 4000, np.random.default_rng(0)))
+    assert found[0] == pytest.approx(values[:, 0].mean())
+    expected = values[:, 0].var(ddof=1) / seeds if seeds > 1 else 0.0
+    assert found[1:].var() == pytest.approx(expected, rel=0.1, abs=1e-12)
+
+
+def test_a_training_that_was_not_drawn_may_be_undefined():
+    found = intervals.over_seeds(np.array([[1.0, np.nan, np.nan], [3.0, 5.0, 5.0]]), np.array([[0, 1], [1, 0]]))
+    assert found[:2].tolist() == [2.0, 5.0]
+    assert np.isnan(found[2])
+
+
 def test_too_few_patients_have_no_interval():
     found = intervals.with_intervals(LABELS, intervals.Scored({0: SCORES}, {0: 0.5}), PATIENTS % 3, 50, 0.95, 0)
     assert found["roc_auc"]["value"] is not None
@@ -116,6 +131,14 @@ def test_every_check_can_fail(column, value, check):
     assert not found["checks"][check]["passed"]
 
 
+def test_what_a_student_learns_from_is_training():
+    index = clean_index()
+    index.loc[len(index)] = ["p3", "unlisted", "2-0", 77]  # the pixels of a test patch
+    split = {"patients": {**SPLIT["patients"], "p3": "unlisted"}}
+    assert leaks.audit(index, split)["passed"]
+    assert leaks.audit(index, split, taught=True)["checks"]["identical_pixels_across_roles"]["count"] == 1
+
+
 def test_every_operating_point_keeps_its_rule():
     points = metrics.operating_points(LABELS, SCORES)
     assert reference.recall_score(LABELS, points["sensitivity_95"] <= SCORES) >= 0.95
@@ -129,13 +152,13 @@ def test_a_paired_difference_is_narrower_than_its_parts_and_knows_its_sign():
     better = np.where(LABELS == 1, SCORES + 0.05, SCORES)
     drawn = intervals.patient_weights(PATIENTS, 400, 0)
     one, other = (
-        intervals.resampled(LABELS, intervals.Scored({0: scores}, {0: 0.5}), drawn)["roc_auc"]
+        intervals.resampled(LABELS, intervals.Scored({0: scores}, {0: 0.5}), drawn, np.random.default_rng(0))["roc_auc"]
         for scores in (better, SCORES)
     )
     found = intervals.difference(one, other, PATIENTS, 0.95)
     alone = intervals.interval(one[0], one[1:], PATIENTS, 0.95)
     assert 0 < found["low"] < found["value"] < found["high"]
     assert found["high"] - found["low"] < alone["high"] - alone["low"]
-    assert found["p"] == pytest.approx(1 / 400)
+    assert found["p"] == pytest.approx(2 / 401)  # with 400 resamples no smaller one can be told
     assert intervals.difference(one, one, PATIENTS, 0.95)["p"] == 1.0
     assert intervals.difference(other, one, PATIENTS, 0.95)["value"] == -found["value"]

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from bcgan import cli, experiment
@@ -64,6 +65,30 @@ def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypat
     assert not (work / "runs/tiny/factors/loss-focal/preprocess").exists()
     assert (work / "runs/tiny/factors/CLAHE-on/preprocess/patches.npy").exists()
     assert (work / "runs/tiny/factors/network-GAN_alone/seed0.npz").exists()
+
+
+def test_only_trainings_of_both_sides_are_compared(tmp_path):
+    """A seed that diverged on one side is left out of the other; without the experiment as it is, none is compared."""
+    asked = with_levels({"loss": {"focal": {"classify.loss": "focal"}}}, "factors.seeds=[0,1]")
+    planned = factors.levels(asked)
+    labels, patients = np.tile([0, 1], 40), np.repeat(np.arange(10), 8)
+    rng = np.random.default_rng(0)
+    good, bad = labels + rng.normal(size=80), rng.normal(size=80)
+
+    def write(level, seed, scores):
+        place = tmp_path / level.folder
+        place.mkdir(exist_ok=True)
+        sides = {"test_labels": labels, "validation_labels": labels, "test_patients": patients, "validation": scores}
+        np.savez(place / f"seed{seed}.npz", test=scores, test_ids=np.arange(80).astype(str), **sides)
+
+    write(planned[1], 0, good)
+    alone = factors.summarise(asked, planned, tmp_path)["levels"]
+    assert [one["differences"] for one in alone] == [None]
+    write(planned[0], 0, good)
+    write(planned[0], 1, bad)
+    found = factors.summarise(asked, planned, tmp_path)["levels"][1]
+    assert found["differences"]["roc_auc"]["value"] == 0.0
+    assert found["figures"]["roc_auc"]["value"] > 0.7
 
 
 def broken_once(train):

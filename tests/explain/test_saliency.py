@@ -1,3 +1,5 @@
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -6,9 +8,11 @@ from keras import layers
 from bcgan import experiment
 from bcgan.evaluate import explanations
 from bcgan.explain import saliency
+from bcgan.models import weights
 from bcgan.models.classifier import classifier
 from bcgan.models.discriminator import discriminator
 from bcgan.predict.export import join
+from bcgan.preprocess import store
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(0.2, 0.8, (4, 50, 50, 3)).astype(np.float32)
@@ -93,3 +97,15 @@ def test_a_map_that_knows_the_nuclei_points_and_noise_does_not():
     found = explanations.pointing(None, methods, 50, settings)
     assert found["knows"]["low"] > 0.3
     assert abs(found["noise"]["value"]) < 0.03
+
+
+def test_a_classifier_of_crops_is_explained_on_crops(finished, tmp_path):
+    """The paper's own setting trains on crops: what a network is asked about has its size."""
+    root = tmp_path / "tiny"
+    shutil.copytree(finished / "runs/tiny", root)
+    asked = experiment.load(str(finished / "tiny.yaml"), ("classify.crop=40",))
+    weights.save_model(classifier("cnn", 40), root / f"classify/{asked.proposed}-seed0.keras")
+    explanations.evaluate(asked, store.load(root / "preprocess"), root, tmp_path)
+    with np.load(tmp_path / "explanations.npz") as found:
+        assert found["real_images"].shape[1:] == found["synthetic_images"].shape[1:] == (40, 40, 3)
+        assert found["real_occlusion"].shape[1:] == (40, 40)
