@@ -137,7 +137,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("Choice of the final model", "Epoch by validation ROC AUC; nothing was chosen on test patients"),
         ("Ensembles", f"Mean of {' and '.join(CLASSIFIER_NAMES[name] for name in ensemble)}" if ensemble else "None"),
         ("Metrics", ", ".join(METRIC_NAMES.values())),
-        ("Uncertainty", f"{confidence:.0%} intervals by patient bootstrap, {resamples:,} resamples; {run.seeds()}"),
+        ("Uncertainty", f"{confidence:.0%} intervals by {run.bootstrap()}, {resamples:,} resamples; {run.seeds()}"),
         ("Robustness", "Ablation" if run.factors else f"Spread over {run.seeds()}; no ablation in this run"),
         ("Explainability", f"{explained}, with tests" if explained else "Not in this run"),
         ("External test data", f"None of another institution; beside the test patients: {', '.join(unseen)}" if unseen

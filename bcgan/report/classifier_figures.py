@@ -138,7 +138,7 @@ def reliability(run: Run) -> Drawn:
     sns.despine(figure)
     caption = (
         f"Reliability before any recalibration, ten bins of equal size: {run.said('test')}. Dotted: perfect. The error "
-        f"is over ten equally wide bins, with {run.experiment.evaluate.confidence:.0%} intervals by patient bootstrap; "
+        f"is over ten equally wide bins, with {run.experiment.evaluate.confidence:.0%} intervals by {run.bootstrap()}; "
         "resampling raises it, so that a small one may lie below its interval."
     )
     return Drawn(figure, pd.DataFrame(rows), "Reliability", caption)
@@ -213,7 +213,7 @@ def patient_shares(run: Run) -> Drawn:
         f"A dot a test patient ({len(table)}), larger with more patches: the mean calibrated probability by "
         f"{CLASSIFIER_NAMES[name]}, against the share of the patient's patches that are annotated as malignant. Mean "
         f"error {describe(found['patient_share_error'])}, correlation {describe(found['patient_share_correlation'])}; "
-        f"intervals by patient bootstrap. {run.said('test').capitalize()}."
+        f"intervals by {run.bootstrap()}. {run.said('test').capitalize()}."
     )
     return Drawn(figure, table, "How much of the tissue is malignant", caption)
 
@@ -277,8 +277,7 @@ def comparisons(run: Run) -> Drawn:
     first = CLASSIFIER_NAMES[run.comparisons[0]["against"]]
     caption = (
         f"Difference from {first}, right of the line: better. {run.said('test').capitalize()}; means over the seeds, "
-        f"{run.experiment.evaluate.confidence:.0%} intervals by a bootstrap of the same patients for both, and of each "
-        "one's seeds."
+        f"{run.experiment.evaluate.confidence:.0%} intervals by {run.bootstrap()}, the same patients for both."
     )
     return Drawn(figure, table, f"Against {first}", caption)
 
@@ -312,7 +311,7 @@ def ablation(run: Run) -> Drawn:
         f"One choice changed at a time, {CLASSIFIER_NAMES[run.factors['network']]}, {run.factors['epochs']} epochs, "
         f"{base['seeds']} seeds: difference from the experiment as it is (ROC AUC "
         f"{describe(base['figures']['roc_auc'])}), right of the line: better. {run.said('test').capitalize()}; "
-        f"{run.experiment.evaluate.confidence:.0%} intervals by a bootstrap of the same patients for both, and seeds; "
+        f"{run.experiment.evaluate.confidence:.0%} intervals by a bootstrap of seeds and patients, the same for both; "
         f"with {len(labels)} choices one in twenty looks like an effect by chance."
     )
     return Drawn(figure, table, "Ablation", caption)
@@ -351,8 +350,9 @@ def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, c
     confidence = run.experiment.evaluate.confidence
     caption = (
         f"{caption} {run.said('test').capitalize()}; each line the mean of {run.seeds()} at equal "
-        f"{labels[0].lower()}; band of {CLASSIFIER_NAMES[first]}, and {confidence:.0%} intervals: patient bootstrap, "
-        f"{run.experiment.evaluate.resamples:,} resamples (band: {min(BANDS, run.experiment.evaluate.resamples)})."
+        f"{labels[0].lower()}; {confidence:.0%} intervals by {run.bootstrap()}, "
+        f"{run.experiment.evaluate.resamples:,} resamples; band of {CLASSIFIER_NAMES[first]}: patients alone, "
+        f"{min(BANDS, run.experiment.evaluate.resamples)}."
     )
     return Drawn(figure, pd.concat(found), title, caption)
 

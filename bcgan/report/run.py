@@ -90,6 +90,10 @@ class Run(NamedTuple):
         }
         return policy.get(self.split["policy"], f"whole patients by {self.split['policy'].replace('kfold', 'k-fold')}")
 
+    def bootstrap(self) -> str:
+        """What the classifiers' intervals are over."""
+        return "a bootstrap of patients" + (" and of seeds" if len(self.experiment.classify.seeds) > 1 else "")
+
     def threshold(self, name: str) -> float:
         """From which probability on a classifier calls a patch malignant, mean over the seeds."""
         return float(np.mean(list(self.metrics[name]["thresholds"].values())))

@@ -35,7 +35,7 @@ def test_claim_answers_every_item_and_invents_nothing(run):
     assert table["Answer"].str.len().min() > 0
     found = answers(table)
     assert found["Funding"] == found["Variability between raters"] == cards.UNKNOWN
-    assert "patient bootstrap, 50 resamples" in found["Uncertainty"]
+    assert "a bootstrap of patients, 50 resamples" in found["Uncertainty"]
     stranger = run._replace(experiment=run.experiment.model_copy(
         update={"data": run.experiment.data.model_copy(update={"name": "patient_folder"})}
     ))  # fmt: skip
