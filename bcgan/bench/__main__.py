@@ -81,7 +81,8 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
     chosen = machine.choices(trial())
     precision = chosen["precision"][0]
     out.mkdir(parents=True, exist_ok=True)
-    kept = out / "measured.json"
+    kept, written = out / "measured.json", out / "results.json"
+    earlier = runs.read_json(written)["versions"] if written.exists() and only else {}
     measured = runs.read_json(kept) if kept.exists() and only else {}
     for name, group in groups(precision).items():
         if name in only or not only:
@@ -93,6 +94,7 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
     if AGREEMENT in only or "inference" in only or not only:
         measured[AGREEMENT] = report.agreement()
         runs.write_json(kept, measured)
+    versions = machine.environment()["packages"] | report.versions()
     profile, agreement, operations = measured.pop(PROFILE, None), measured.pop(AGREEMENT, None), report.operations()
     found = {
         "ratios": {}, "spread": {}, "of": {},
@@ -102,7 +104,8 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
         "operations": operations,
         "machine": machine.processor(),
         "choices": {name: value for name, (value, _) in chosen.items()},
-        "versions": machine.environment()["packages"] | report.versions(),
+        # What is absent now was there when the groups that are kept were measured.
+        "versions": earlier | {name: one for name, one in versions.items() if one or name not in earlier},
     }  # fmt: skip
     faithful = [name for name, one in (agreement or {}).items() if one["faithful"]]
     for name, (values, of) in ratios(measured, precision, operations, faithful).items():
