@@ -122,7 +122,7 @@ def comparisons(run: Run) -> pd.DataFrame:
     """Each classifier's difference from another, on the same test patches, with its interval and p."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for found in run.comparisons:
-        text = describe(found) if found["p"] is None else f"{describe(found)}, p = {found['p']:.3g}"
+        text = describe(found) if found["p"] is None else f"{describe(found)}, p = {found['p']:.2g}"
         rows.setdefault((found["against"], found["classifier"]), {})[METRIC_NAMES[found["metric"]]] = text
     ordered = [
         {"Classifier": CLASSIFIER_NAMES[name], "Against": CLASSIFIER_NAMES[other], **rows[other, name]}
