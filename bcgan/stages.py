@@ -104,7 +104,7 @@ def classify(experiment: Experiment, root: Path) -> None:
 
     from bcgan import distribute
     from bcgan.classify import teaching
-    from bcgan.classify.train import Patches, train
+    from bcgan.classify.train import Patches, groups_of, train
     from bcgan.models.classifier import of_run
     from bcgan.preprocess import store
 
@@ -116,16 +116,17 @@ def classify(experiment: Experiment, root: Path) -> None:
     )
     synthetic = {
         selected: Patches(*store.load_synthetic(root / "features", experiment.data.size, selected))
-        for selected in {own.selected for own in settings.models.values() if own.synthetic}
+        for selected in {own.selected for own in settings.models.values() if own.meets_synthetic}
     }
     size, taught = settings.crop or experiment.data.size, None
+    groups = groups_of(patches.index.iloc[patches.rows("train")], settings)
     for name, own in sorted(settings.models.items(), key=lambda model: model[1].taught > 0):  # teachers first
         for seed in settings.seeds:
             path = folder / f"{name}-seed{seed}.keras"
             if path.exists():
                 log.info("classify: %s is trained already", path.stem)
                 continue
-            more = synthetic.get(own.selected) if own.synthetic else None
+            more = synthetic.get(own.selected) if own.meets_synthetic else None
             if own.taught:
                 taught = taught or teaching.taught(experiment, patches, folder)
                 more = taught
@@ -133,7 +134,7 @@ def classify(experiment: Experiment, root: Path) -> None:
             with distribute.scope(experiment):
                 network = of_run(name, root / "gan", size, own)
                 alone = distribute.replicas() == 1
-                train(network, real, more, validation, settings, own, seed, path, xla and alone)
+                train(network, real, more, validation, settings, own, seed, path, xla and alone, groups=groups)
 
 
 def evaluate(experiment: Experiment, root: Path) -> None:

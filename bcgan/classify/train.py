@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -34,6 +35,11 @@ class Patches(NamedTuple):
     labels: np.ndarray
 
 
+def groups_of(index: pd.DataFrame, settings: Classify) -> np.ndarray | None:
+    """What `train` takes as groups of the patches in `index`, (n,)."""
+    return None if settings.balance == "none" else index[settings.balance].to_numpy()
+
+
 def train(
     network: keras.Model,
     real: Patches,
@@ -46,6 +52,7 @@ def train(
     xla: bool,
     epoch_steps: int | None = None,
     augment: bool = True,
+    groups: np.ndarray | None = None,
 ) -> None:
     """Train a classifier and write `path` (.keras) and a line an epoch beside it (.jsonl).
 
@@ -53,26 +60,34 @@ def train(
 
     Args:
         network: keras.Model. As `bcgan.models.classifier` builds it.
-        more: Patches. Synthetic or taught ones, which join every batch by `own.more`; None: real patches alone.
+        more: Patches. Synthetic or taught ones, which join every batch by `own.more` and, where `own.rehearsed`, come
+            first and alone; None: real patches alone.
         validation: Patches. Choose the epoch; None: the last one is kept.
         own: Classifier. This network's own settings.
         epoch_steps: int. Steps of an epoch; None: as many as see every real patch once.
         augment: bool. Whether real and synthetic patches are turned, mirrored and their colours jittered.
+        groups: (n,). The group of each real patch, where groups are to have the same say; None: patches have.
 
     Raises:
         WorkError: the loss is no number any more.
     """
     _follow_statistics(network)
     count = round(settings.batch * own.more) if more else 0
-    sampler = batches.shuffled(np.arange(len(real.labels)), settings.batch - count, seed)
     fresh = min(settings.batch - count, len(real.labels))
+    if groups is None:
+        sampler, malignant = batches.shuffled(np.arange(len(real.labels)), fresh, seed), np.mean(real.labels)
+    else:
+        sampler = batches.by_group(groups, fresh, seed)
+        malignant = pd.Series(real.labels).groupby(groups).mean().mean()
     epoch_steps = epoch_steps or max(1, len(real.labels) // fresh)
-    pool, malignant = real, np.mean(real.labels)
-    if count:
+    epochs, pool = own.epochs + own.rehearsed, real
+    if more and (count or own.rehearsed):
+        pool = Patches(*(np.concatenate(pair) for pair in zip(real, more, strict=True)))
+        extra = np.arange(len(real.labels), len(pool.labels))
         part = count / (count + fresh)
         malignant = (1 - part) * malignant + part * np.mean(more.labels)
-        pool = Patches(*(np.concatenate(pair) for pair in zip(real, more, strict=True)))
-        sampler = batches.mixed(sampler, np.arange(len(real.labels), len(pool.labels)), count, seed)
+        sampler = batches.mixed(sampler, extra, count, seed) if count else sampler
+        sampler = batches.rehearsed(own.rehearsed * epoch_steps, extra, settings.batch, sampler, seed)
     average = keras.models.clone_model(network)
     average.set_weights(network.get_weights())
     distribute.synchronise(network)
@@ -91,8 +106,8 @@ def train(
     step_function = make_step(network, average, optimizer, settings, class_weights(malignant), seed, xla, augment)
     score = scorer(average)
 
-    with progress.bar(own.epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
-        for epoch in range(start, own.epochs):
+    with progress.bar(epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
+        for epoch in range(start, epochs):
             began = time.monotonic()
             steps = range(epoch * epoch_steps, (epoch + 1) * epoch_steps)
             stream = batches.stream(pool.images, pool.labels, sampler, steps, settings.crop, seed)
@@ -141,7 +156,7 @@ def _follow_statistics(network: keras.Model) -> None:
 
 
 def make_optimizer(network: keras.Model, own: Classifier, settings: Classify, epoch_steps: int):
-    steps = own.epochs * epoch_steps
+    steps = (own.epochs + own.rehearsed) * epoch_steps
     warm = max(1, min(steps // 10, epoch_steps))
     schedule = keras.optimizers.schedules.CosineDecay(
         own.rate / 10, max(1, steps - warm), alpha=0.01, warmup_target=own.rate, warmup_steps=warm
@@ -177,7 +192,7 @@ def make_step(
         images, labels = distribute.own(images), distribute.own(labels)
         with tf.GradientTape() as tape:
             logits = quick(images, training=True)[:, 0]
-            value = loss(logits, labels, settings.loss, class_weight)
+            value = loss(logits, labels, settings.loss, class_weight, settings.label_smoothing)
             scaled = optimizer.scale_loss(value / distribute.replicas())
         variables = network.trainable_variables
         optimizer.apply(tape.gradient(scaled, variables), variables)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from bcgan import machine, progress, runs
-from bcgan.classify.train import Patches
+from bcgan.classify.train import Patches, groups_of
 from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import intervals, metrics, trials
 from bcgan.experiment import Classifier, Experiment, varied
@@ -148,7 +148,7 @@ def _run(level: Level, seed: int, root: Path, path: Path, key: str) -> None:
     }
     own = _own(level)
     made = None
-    if own.synthetic:
+    if own.meets_synthetic:
         made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
     test = index.iloc[patches.rows("test")]
     beside = {f"{role}_labels": sides[role].labels for role in ("validation", "test")}
@@ -156,8 +156,9 @@ def _run(level: Level, seed: int, root: Path, path: Path, key: str) -> None:
     keras.utils.set_random_seed(seed)
     network = of_run(wanted.network, root / "gan", settings.crop or experiment.data.size, own)
     network = vary(network, _variant(level))
-    real = sides.pop("train")
-    trials.run(path, network, real, made, sides, settings, own, experiment.evaluate.views, seed, xla, key, beside)
+    real, groups = sides.pop("train"), groups_of(index.iloc[patches.rows("train")], settings)
+    views = experiment.evaluate.views
+    trials.run(path, network, real, made, sides, settings, own, views, seed, xla, key, beside, groups=groups)
 
 
 def _prepared(level: Level, root: Path, folder: Path) -> Path:

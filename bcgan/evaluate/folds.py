@@ -121,7 +121,7 @@ def _key(experiment: Experiment, folder: Path, name: str, split: str, fold: int)
 
 def _own(experiment: Experiment, name: str) -> Classifier:
     own = experiment.classify.models.get(name, Classifier())
-    return own.model_copy(update={"epochs": experiment.folds.epochs, "synthetic": 0.0})
+    return own.model_copy(update={"epochs": experiment.folds.epochs, "synthetic": 0.0, "rehearsed": 0})
 
 
 def _run(experiment: Experiment, store: Store, name: str, dealt: np.ndarray, path: Path, xla: bool, key: str) -> None:
@@ -131,7 +131,7 @@ def _run(experiment: Experiment, store: Store, name: str, dealt: np.ndarray, pat
     sides = {role: Patches(store.images[own], labels[own]) for role, own in rows.items()}
     own, views = _own(experiment, name), experiment.evaluate.views
     keras.utils.set_random_seed(experiment.seed)
-    network = classifier(name, settings.crop or experiment.data.size, shortcut=own.shortcut)
+    network = classifier(name, settings.crop or experiment.data.size, own=own)
     beside = {f"{role}_rows": rows[role] for role in ("test", "validation")}
     real = sides.pop("train")
     trials.run(path, network, real, None, sides, settings, own, views, experiment.seed, xla, key, beside)

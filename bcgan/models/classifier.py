@@ -36,29 +36,26 @@ def of_run(name: str, gan: Path, size: int = 50, own: Classifier | None = None) 
         beside = judged_features(beside, load_model(path))
     if beside and own.tuned:
         tune(beside)
-    return classifier(name, size, judge, own.shortcut, enlarged=own.enlarged, frozen=own.frozen, beside=beside)
+    return classifier(name, size, judge, own, beside=beside)
 
 
 def classifier(
     name: str,
     size: int = 50,
     discriminator: keras.Model | None = None,
-    shortcut: str = "projection",
+    own: Classifier | None = None,
     pretrained: bool = True,
-    enlarged: int = 100,
-    frozen: int = 0,
     beside: keras.Model | None = None,
 ) -> keras.Model:
     """Build a classifier: rescaling, the named network, a binary head in float32.
 
     Args:
-        name: string. gan_resnet, resnet_table1, resnet34, resnet50, gan_only, cnn, efficientnet_lite, or student, which
-            is an EfficientNet-Lite0 too.
+        name: string. gan_resnet, resnet_table1, resnet34, resnet50, gan_only, cnn, efficientnet_lite,
+            efficientnet_lite2, or student, which is an EfficientNet-Lite0.
         size: int. Side of a patch, pixels. Defaults to 50.
         discriminator: keras.Model. Needed by gan_resnet and gan_only.
-        shortcut: string. ResNet-34's. Defaults to "projection".
+        own: Classifier. What is to be chosen about this network. Defaults to what the settings default to.
         pretrained: bool. ImageNet's weights for EfficientNet-Lite. Defaults to True.
-        enlarged, frozen: int. EfficientNet-Lite's, as `transferred` takes them.
         beside: keras.Model. What joins gan_resnet beside the discriminator's map, as `gan_resnet` takes it.
 
     Returns:
@@ -67,15 +64,18 @@ def classifier(
     Raises:
         ValueError: an unknown name, or a missing discriminator.
     """
+    own = own or Classifier()
+    seen = {"size": size, "weights": pretrained, "enlarged": own.enlarged, "frozen": own.frozen}
     builders = {
-        "gan_resnet": lambda: gan_resnet(discriminator, size, beside=beside),
+        "gan_resnet": lambda: gan_resnet(discriminator, size, own.discriminator == "frozen", beside, own.joint),
         "gan_only": lambda: gan_only(discriminator, size),
         "resnet_table1": lambda: resnet_table1(size),
-        "resnet34": lambda: resnet34(size, shortcut),
-        "resnet50": lambda: resnet50(size),
+        "resnet34": lambda: resnet34(size, own.shortcut),
+        "resnet50": lambda: resnet50(size, own.weights),
         "cnn": lambda: cnn(size),
-        "efficientnet_lite": lambda: transferred(size, pretrained, enlarged, frozen),
-        "student": lambda: transferred(size, pretrained, enlarged, frozen),
+        "efficientnet_lite": lambda: transferred(**seen),
+        "efficientnet_lite2": lambda: transferred(**seen, variant="lite2"),
+        "student": lambda: transferred(**seen),
     }
     if name not in builders:
         raise ValueError(f"name must be one of {', '.join(builders)}. Received: name={name!r}")
@@ -84,13 +84,9 @@ def classifier(
     network = builders[name]()
 
     image = keras.Input((size, size, 3), name="image")
-    # The discriminator and EfficientNet rescale by themselves, so what holds one takes the image as it is.
-    x = (
-        image
-        if name.startswith(("gan_", "efficientnet_", "student"))
-        else layers.Rescaling(4.0, offset=-2.0, name="centre")(image)
-    )
-    x = network(x)
+    # The discriminator and what has seen ImageNet rescale by themselves, so what holds one takes the image as it is.
+    itself = name.startswith(("gan_", "efficientnet_", "student")) or (name, own.weights) == ("resnet50", "imagenet")
+    x = network(image if itself else layers.Rescaling(4.0, offset=-2.0, name="centre")(image))
     if network.output_shape[-1] == 1000:
         x = layers.ReLU(name="units_relu")(x)
     logit = layers.Dense(1, dtype="float32", name="logit")(x)

@@ -1,23 +1,29 @@
-"""The proposed model: the discriminator's 13x13 feature map joins Table 1's ResNet where that has 13x13 pixels."""
+"""The proposed model: the discriminator's feature map joins Table 1's ResNet where that has as many pixels."""
+
+from functools import partial
 
 import keras
 from keras import layers
 
 from bcgan.models.discriminator import BLOCKS, plain_features
 from bcgan.models.resizing import resized
-from bcgan.models.resnet_table1 import WIDTH, body, stem
+from bcgan.models.resnet_table1 import UNITS, WIDTH, body, stem
 
 DISCRIMINATOR_SIZE = 50
-JOINT = "block2"
+JOINTS = {"early": "block1", "middle": "block2", "late": "block4"}  # the discriminator's block that joins there
 
 
 def gan_resnet(
-    discriminator: keras.Model, size: int = 50, frozen: bool = True, beside: keras.Model | None = None
+    discriminator: keras.Model,
+    size: int = 50,
+    frozen: bool = True,
+    beside: keras.Model | None = None,
+    joint: str = "middle",
 ) -> keras.Model:
     """Build the merged network, up to Table 1's 1,000 units.
 
-    The map goes through a 1x1 projection and a batch normalisation whose scale, the gate, starts at zero: at the
-    start this is Table 1's network alone, and the features enter only as far as training opens the gate.
+    The map goes through a projection and a batch normalisation whose scale, the gate, starts at zero: at the start
+    this is Table 1's network alone, and the features enter only as far as training opens the gate.
 
     Args:
         discriminator: keras.Model. A trained discriminator; its weights are copied.
@@ -25,24 +31,23 @@ def gan_resnet(
         frozen: bool. Keep the discriminator's weights as they are. Defaults to True.
         beside: keras.Model. Patches of 50 pixels to a list of maps that join too, brought to the joint's size, such as
             `critic.judged_features` gives them; learns as far as it is trainable. Defaults to None.
+        joint: string. Where maps join: "early", behind the first convolution (25x25); "middle", behind the pooling
+            (13x13); "late", each channel's mean beside the 1,000 units. Defaults to "middle".
 
     Returns:
         keras.Model. (batch, size, size, 3) to (batch, 1000).
     """
     image = keras.Input((size, size, 3), name="image")
-    x = stem(image)
-
     patch = _at_50(image)
-    found = _features(discriminator, (JOINT,), patch, frozen) + (beside(patch) if beside else [])
-    for number, maps in enumerate(found):
-        if maps.shape[1:3] != x.shape[1:3]:
-            found[number] = resized(maps, x.shape[1], f"features_resized{number}")
-    maps = layers.Concatenate(name="features")(found) if beside else found[0]
-    maps = layers.Conv2D(WIDTH, 1, use_bias=False, name="features_projection")(maps)
-    maps = layers.BatchNormalization(gamma_initializer="zeros", name="features_gate")(maps)
-    x = layers.Add(name="joint")([x, maps])
-
-    return keras.Model(image, body(x), name="gan_resnet")
+    found = _features(discriminator, (JOINTS[joint],), patch, frozen) + (beside(patch) if beside else [])
+    join = partial(_joined, found=found)
+    if joint == "early":
+        x = body(stem(image, join))
+    elif joint == "middle":
+        x = body(join(stem(image)))
+    else:
+        x = join(body(stem(image)))
+    return keras.Model(image, x, name="gan_resnet")
 
 
 def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
@@ -61,6 +66,24 @@ def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
     x = layers.Concatenate(name="features")(pooled)
     x = layers.BatchNormalization(center=False, scale=False, name="standardised")(x)
     return keras.Model(image, x, name="gan_only")
+
+
+def _joined(x: keras.KerasTensor, found: list) -> keras.KerasTensor:
+    """Maps, or units, and what was found beside them, through the gate."""
+    if len(x.shape) == 2:
+        project = layers.Dense(UNITS, use_bias=False, name="features_projection")
+        found = [
+            layers.GlobalAveragePooling2D(name=f"features_mean{number}")(maps) for number, maps in enumerate(found)
+        ]
+    else:
+        project = layers.Conv2D(WIDTH, 1, use_bias=False, name="features_projection")
+        found = [
+            maps if maps.shape[1:3] == x.shape[1:3] else resized(maps, x.shape[1], f"features_resized{number}")
+            for number, maps in enumerate(found)
+        ]
+    maps = layers.Concatenate(name="features")(found) if len(found) > 1 else found[0]
+    maps = layers.BatchNormalization(gamma_initializer="zeros", name="features_gate")(project(maps))
+    return layers.Add(name="joint")([x, maps])
 
 
 def _at_50(image: keras.KerasTensor) -> keras.KerasTensor:

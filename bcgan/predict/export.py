@@ -11,7 +11,7 @@ import pandas as pd
 from bcgan import data, machine, progress, runs
 from bcgan.classify import calibration, context
 from bcgan.classify.scoring import probabilities
-from bcgan.classify.train import Patches, train
+from bcgan.classify.train import Patches, groups_of, train
 from bcgan.data.idc import scan as idc
 from bcgan.data.records import CLASSES, slide_of
 from bcgan.data.views import central
@@ -168,8 +168,10 @@ def _on_everyone(
         if not path.exists():
             keras.utils.set_random_seed(seed)
             network = of_run(name, root / "gan", settings.crop or experiment.data.size, own)
-            made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
-            train(network, real, made if own.synthetic else None, None, settings, own, seed, path, xla)
+            made, groups = None, groups_of(patches.index, settings)
+            if own.meets_synthetic:
+                made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
+            train(network, real, made, None, settings, own, seed, path, xla, groups=groups)
         networks.append(weights.load_model(path))
     if stale:
         runs.finish(folder, key, "export", chosen, inputs, began)

@@ -1,11 +1,13 @@
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
 from bcgan import experiment, machine, progress
 from bcgan.classify import losses
 from bcgan.classify import train as classify
+from bcgan.data import batches
 from bcgan.errors import WorkError
 from bcgan.experiment import Classifier, Classify
 from bcgan.models import weights
@@ -18,6 +20,7 @@ IMAGES = RNG.integers(100, 200, (48, 32, 32, 3), dtype=np.uint8)
 IMAGES[LABELS == 1, :, :16] //= 3
 REAL = classify.Patches(IMAGES, LABELS)
 SYNTHETIC = classify.Patches(IMAGES[::-1].copy(), LABELS[::-1].copy())
+GROUP = (np.arange(48) >= 40).astype(int)  # a large group and a small one
 SETTINGS, OWN = Classify(batch=8, average=0.5), Classifier(epochs=3, rate=3e-3)
 
 
@@ -27,6 +30,18 @@ def train(path, synthetic=None, settings=SETTINGS, own=OWN):
     keras.utils.set_random_seed(1)
     classify.train(classifier("cnn", 32), REAL, synthetic, REAL, settings, own, 1, path, xla=False)
     return weights.load_model(path)
+
+
+def record_rows(monkeypatch) -> list[np.ndarray]:
+    """The rows that each epoch of a training draws."""
+    seen, stream = [], batches.stream
+
+    def spy(images, labels, sampler, steps, *more):
+        seen.append(np.concatenate([sampler(step) for step in steps]))
+        return stream(images, labels, sampler, steps, *more)
+
+    monkeypatch.setattr(batches, "stream", spy)
+    return seen
 
 
 def test_losses_against_their_definitions():
@@ -40,6 +55,36 @@ def test_losses_against_their_definitions():
     for kind, expected in (("bce", each), ("weighted_bce", weighted), ("focal", focal)):
         found = losses.loss(tf.constant(logits), tf.constant(labels), kind, (benign, malignant))
         assert float(found) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_smoothed_labels_are_labels_between_the_classes():
+    logits, labels = tf.constant([-1.0, 2.0]), tf.constant([0, 1])
+    smooth = losses.loss(logits, labels, "bce", (1.0, 1.0), smoothing=0.2)
+    assert float(smooth) == pytest.approx(float(losses.loss(logits, tf.constant([0.1, 0.9]), "bce", (1.0, 1.0))))
+
+
+def test_groups_of_patients_or_labels_have_the_same_say(tmp_path):
+    index = pd.DataFrame({"patient": ["a"] * 30 + ["b"] * 10, "label": LABELS[:40]})
+    assert classify.groups_of(index, SETTINGS) is None
+    groups = classify.groups_of(index, SETTINGS.model_copy(update={"balance": "patient"}))
+    rows = np.concatenate([batches.by_group(groups, 8, 0)(step) for step in range(250)])
+    assert np.mean(rows < 30) == pytest.approx(0.5, abs=0.05)
+    assert np.bincount(rows, minlength=40).min() > 10  # every patch of a group comes
+
+
+def test_a_training_by_groups_draws_by_groups(tmp_path, monkeypatch):
+    seen = record_rows(monkeypatch)
+    classify.train(
+        classifier("cnn", 32), REAL, None, None, SETTINGS, OWN, 1, tmp_path / "cnn.keras", False, groups=GROUP
+    )
+    assert np.mean(np.concatenate(seen) < 40) == pytest.approx(0.5, abs=0.15)
+
+
+def test_rehearsal_sees_synthetic_patches_alone_and_then_none(tmp_path, monkeypatch):
+    seen = record_rows(monkeypatch)
+    train(tmp_path / "cnn.keras", SYNTHETIC, own=OWN.model_copy(update={"rehearsed": 2}))
+    synthetic = [(rows >= len(LABELS)).mean() for rows in seen]
+    assert synthetic == [1, 1, 0, 0, 0]
 
 
 def test_it_learns_and_keeps_the_best_epoch(tmp_path):

@@ -94,9 +94,9 @@ def test_only_trainings_of_both_sides_are_compared(tmp_path):
 def broken_once(train):
     from bcgan.errors import WorkError
 
-    def run(network, real, made, validation, settings, *rest):
+    def run(network, real, made, validation, settings, *rest, **more):
         if settings.loss == "focal":
             raise WorkError("it diverged")
-        return train(network, real, made, validation, settings, *rest)
+        return train(network, real, made, validation, settings, *rest, **more)
 
     return run

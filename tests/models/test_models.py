@@ -159,6 +159,52 @@ def test_the_judges_inside_stay_frozen(beside):
     assert own == {"features_projection/kernel", "features_gate/gamma", "features_gate/beta"}
 
 
+@pytest.mark.parametrize("joint", ["early", "late"])
+def test_other_joints_start_closed_too_and_open(joint, tmp_path):
+    merged, plain = gan_resnet(discriminator(8), beside=joining("imagenet"), joint=joint), resnet_table1()
+    for layer in plain.layers:
+        layer.set_weights(merged.get_layer(layer.name).get_weights())
+    np.testing.assert_allclose(np.asarray(merged(IMAGES)), np.asarray(plain(IMAGES)), atol=1e-5)
+    gate = merged.get_layer("features_gate")
+    gate.gamma.assign(keras.ops.ones_like(gate.gamma))
+    assert not np.allclose(np.asarray(merged(IMAGES)), np.asarray(plain(IMAGES)), atol=1e-3)
+    own = Classifier(joint=joint)
+    check(classifier("gan_resnet", discriminator=discriminator(8), own=own), IMAGES, (2, 1), tmp_path)
+
+
+def test_the_discriminator_can_be_tuned():
+    merged = classifier("gan_resnet", discriminator=discriminator(8), own=Classifier(discriminator="tuned"))
+    assert any("block2_conv" in weight.path for weight in merged.trainable_weights)
+    assert not any("block3" in weight.path for weight in merged.weights)  # nothing behind the joint comes along
+
+
+def test_resnet50_asks_for_imagenets_weights_and_gives_them_what_they_expect(monkeypatch, tmp_path):
+    """The real path but for the download: random weights stand for ImageNet's."""
+    asked, build = [], keras.applications.ResNet50
+
+    def downloaded(weights, **more):
+        asked.append(weights)
+        return build(weights=None, **more)
+
+    monkeypatch.setattr(keras.applications, "ResNet50", downloaded)
+    network = classifier("resnet50", own=Classifier(weights="imagenet"))
+    assert asked == ["imagenet"]
+    found = check(network, IMAGES, (2, 1), tmp_path)
+    inside = network.get_layer("transferred_resnet50").get_layer("resnet50")
+    expected = inside(keras.applications.resnet50.preprocess_input(255 * IMAGES), training=False)
+    expected = network.get_layer("logit")(expected)
+    np.testing.assert_allclose(found, np.asarray(expected), atol=1e-4)
+
+
+def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
+    def unreachable(**_):
+        raise Exception("URL fetch failure on https://example.org/resnet50.h5: None -- unreachable")
+
+    monkeypatch.setattr(keras.applications, "ResNet50", unreachable)
+    with pytest.raises(InputError, match=r"could not be downloaded.*weights=none"):
+        classifier("resnet50", own=Classifier(weights="imagenet"))
+
+
 def test_what_joins_can_be_tuned_but_for_its_normalisations():
     seen = joining("critic")
     tune(seen)
