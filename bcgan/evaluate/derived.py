@@ -56,17 +56,23 @@ def ensemble(table: pd.DataFrame, members: tuple[str, ...]) -> np.ndarray:
 
 
 def in_context(table: pd.DataFrame, base: np.ndarray, side: int) -> tuple[np.ndarray, context.Context]:
-    """The base probabilities in the light of the neighbours, which are those of the same slide and role.
+    """The base probabilities in the light of the neighbours: those of the same slide, on the same side of the split,
+    whichever source they come from.
 
     Args:
         table: columns id, role, x, y, label; a row a held-out patch. Patches of role validation fit the weights.
         base: float, (n,).
         side: int. Side of a patch, pixels at its own scale.
     """
-    places, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + slide_of(table["id"])).to_numpy()
+    places, slides = table[["x", "y"]].to_numpy(), slides_of(table).to_numpy()
     chosen = (table["role"] == "validation").to_numpy()
     fitted = context.fit(base[chosen], places[chosen], slides[chosen], table["label"].to_numpy()[chosen], side)
     return context.refine(fitted, base, places, slides, side), fitted
+
+
+def slides_of(table: pd.DataFrame) -> pd.Series:
+    """`<side of the split>/<slide>` of every patch, from its columns role and id."""
+    return table["role"].str.removesuffix("_other") + "/" + slide_of(table["id"])
 
 
 def read_properties(folder: Path) -> pd.DataFrame:

@@ -36,8 +36,9 @@ CHANNELS = 6  # of each layer in the figure of feature maps
 
 
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
-    """Write explanations.json ({method: {deletion, insertion, pointing, pointing_untrained}}) and explanations.npz (for
-    the figures: real_ and synthetic_ patches, uint8, and a map a method; feature maps of two of them) of the proposed
+    """Write explanations.json ({method: {deletion, insertion, pointing, evidence, and the latter two of an untrained
+    network}}, each {value, low, high}, the first two with their curve over LEVELS) and explanations.npz (for the
+    figures: real_ and synthetic_ patches, uint8, and a map a method; feature maps of two of them) of the proposed
     classifier's first seed."""
     name, seed = experiment.proposed, experiment.classify.seeds[0]
     network = weights.load_model(root / "classify" / f"{name}-seed{seed}.keras")
@@ -46,15 +47,18 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     images = central(store.images[rows], experiment.classify.crop).astype(np.float32) / 255
     patients = store.index["patient"].to_numpy()[rows]
     methods = _methods(network)
-    maps = {method: explain(network, images) for method, explain in methods.items()}
-    maps[CHANCE] = rng.random(images.shape[:3]).astype(np.float32)
-    found = {method: _curves(network, images, one, patients, experiment) for method, one in maps.items()}
+    tested = methods | {CHANCE: lambda _, images: rng.random(images.shape[:3]).astype(np.float32)}
+    found = {
+        method: _curves(network, images, explain(network, images), patients, experiment)
+        for method, explain in tested.items()
+    }
     if experiment.data.name == "histology_phantom":
         untrained = of_run(name, root / "gan", images.shape[1], experiment.classify.models[name])
-        for kind, tested in (("pointing", network), ("pointing_untrained", untrained)):
-            for method, one in pointing(tested, methods, images.shape[1], experiment).items():
-                found[method][kind] = one
-    runs.write_json(folder / "explanations.json", {"classifier": name, "seed": seed, "patches": len(rows), **found})
+        for suffix, one in (("", network), ("_untrained", untrained)):
+            for method, measured in pointing(one, tested, images.shape[1], experiment).items():
+                found[method] |= {f"{kind}{suffix}": value for kind, value in measured.items()}
+    counts = {"patches": len(rows), "patients": len(np.unique(patients))}
+    runs.write_json(folder / "explanations.json", {"classifier": name, "seed": seed, **counts, **found})
     shown = _examples(experiment, store, root, network, methods)
     judge = weights.load_model(root / "gan" / "discriminator.keras")
     first = [int(np.flatnonzero(shown["labels"] == label)[0]) for label in (0, 1)]
@@ -100,8 +104,8 @@ def inside(maps: np.ndarray) -> np.ndarray:
 
 
 def deletion(run, images: np.ndarray, maps: np.ndarray, insert: bool = False) -> np.ndarray:
-    """Mean probability of the class that was called, over LEVELS of pixels replaced by the mean colour, those that
-    speak most for the call first; or, with `insert`, of pixels shown on the mean colour. float, (n,)."""
+    """Probability of the class that was called, at LEVELS of pixels replaced by the mean colour, those that speak most
+    for the call first; or, with `insert`, of pixels shown on the mean colour. float, (levels, n)."""
     whole = run(images)
     signed = maps * np.where(whole > 0, 1, -1)[:, None, None]
     ranks = signed.reshape(len(maps), -1).argsort(1)[:, ::-1].argsort(1).reshape(maps.shape)
@@ -110,14 +114,15 @@ def deletion(run, images: np.ndarray, maps: np.ndarray, insert: bool = False) ->
         first = (ranks < level * maps[0].size)[..., None]
         changed = run(np.where(first != insert, mean, images).astype(np.float32))
         curve.append(1 / (1 + np.exp(-np.where(whole > 0, changed, -changed))))
-    return np.trapezoid(curve, LEVELS, axis=0)
+    return np.stack(curve)
 
 
 def pointing(
     network: keras.Model, methods: dict, size: int, experiment: Experiment
-) -> dict[str, dict[str, float | None]]:
-    """{method: share of the TOP pixels that lie on malignant nuclei, less the share of all pixels that do}, on phantom
-    patches of patients that no split has; 0 is chance."""
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """{method: {pointing, evidence}} on phantom patches of patients that no split has: the share of the TOP pixels, and
+    of all that speaks for malignancy, that lies on malignant nuclei, less the share of all pixels that do; 0 is chance.
+    """
     images, masks, patients = truths(TRUTHS, size, experiment.seed)
     found = {}
     for method, explain in methods.items():
@@ -125,8 +130,12 @@ def pointing(
         count = max(1, round(TOP * maps.shape[1]))
         top = np.argsort(maps, axis=1)[:, -count:]
         flat = masks.reshape(len(images), -1)
-        gain = np.take_along_axis(flat, top, 1).mean(1) - flat.mean(1)
-        found[method] = _mean(gain, patients, experiment)
+        speaks = maps.clip(0)
+        shares = {
+            "pointing": np.take_along_axis(flat, top, 1).mean(1),
+            "evidence": (speaks * flat).sum(1) / np.maximum(speaks.sum(1), np.finfo(np.float32).tiny),
+        }
+        found[method] = {kind: _mean(one - flat.mean(1), patients, experiment) for kind, one in shares.items()}
     return found
 
 
@@ -158,11 +167,12 @@ def _methods(network: keras.Model) -> dict:
 
 
 def _curves(network, images, maps, patients, experiment: Experiment) -> dict[str, Any]:
-    run = saliency.logits(network)
-    return {
-        "deletion": _mean(deletion(run, images, maps), patients, experiment),
-        "insertion": _mean(deletion(run, images, maps, insert=True), patients, experiment),
-    }
+    run, found = saliency.logits(network), {}
+    for kind in ("deletion", "insertion"):
+        curves = deletion(run, images, maps, insert=kind == "insertion")
+        area = np.trapezoid(curves, LEVELS, axis=0)
+        found[kind] = _mean(area, patients, experiment) | {"curve": curves.mean(1).tolist()}
+    return found
 
 
 def _mean(values: np.ndarray, patients: np.ndarray, experiment: Experiment) -> dict[str, float | None]:
@@ -173,27 +183,27 @@ def _mean(values: np.ndarray, patients: np.ndarray, experiment: Experiment) -> d
 
 
 def _examples(experiment: Experiment, store: Store, root: Path, network, methods: dict) -> dict[str, np.ndarray]:
-    """Real test patches, of each class the best calls, then the worst, and synthetic ones, with their maps."""
+    """Test patches and synthetic ones, of each class the best calls, then the worst, with their maps."""
     rows = store.rows("test")
     labels = store.index["label"].to_numpy()[rows]
     crop = experiment.classify.crop
-    score = probabilities(network, central(store.images[rows], crop), 1)
     made, made_labels = load_synthetic(root / "features", experiment.data.size, selected=False)
-    chosen, fake, counts = [], [], []
-    for label in (0, 1):
-        own, other = rows[labels == label], np.flatnonzero(made_labels == label)
-        number = min(SHOWN, len(own), len(other))
-        worst = own[np.argsort(np.abs(score[labels == label] - (1 - label)))]  # the worst call first
-        chosen += [*worst[::-1][: number // 2], *worst[: number - number // 2]]
-        fake += [*other[:number]]
-        counts.append(number)
-    found = {}
-    for kind, whole in (("real", store.images[np.array(chosen)]), ("synthetic", made[fake])):
-        images = central(whole, crop)
-        found[f"{kind}_images"] = images
+    sides = {"real": (central(store.images[rows], crop), labels), "synthetic": (central(made, crop), made_labels)}
+    counts = [min(SHOWN, *((own == label).sum() for _, own in sides.values())) for label in (0, 1)]
+    found, chosen = {}, {}
+    for kind, (images, own) in sides.items():
+        wrong = np.abs(probabilities(network, images, 1) - own)
+        chosen[kind] = np.concatenate([_best_and_worst(wrong, own == label, counts[label]) for label in (0, 1)])
+        found[f"{kind}_images"] = images = images[chosen[kind]]
         found[f"{kind}_probability"] = probabilities(network, images, 1)
         for method, explain in methods.items():
             found[f"{kind}_{method}"] = explain(network, images.astype(np.float32) / 255)
-    found["real_id"] = store.index["id"].to_numpy(str)[np.array(chosen)]
+    found["real_id"] = store.index["id"].to_numpy(str)[rows[chosen["real"]]]
     found["labels"] = np.repeat([0, 1], counts)
     return found
+
+
+def _best_and_worst(wrong: np.ndarray, of_class: np.ndarray, number: int) -> np.ndarray:
+    """Positions of a class's calls: the best half of `number`, the best first, then the worst, the worst first."""
+    own = np.flatnonzero(of_class)[np.argsort(wrong[of_class])]
+    return np.concatenate([own[: number // 2], own[::-1][: number - number // 2]])

@@ -17,6 +17,7 @@ from bcgan.experiment import Experiment
 from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
+WHOLE = 300  # patches of a slide from which on it is measured by itself
 CALIBRATED = ("ece", "brier", "loss")  # figures that calibration moves; given before and after
 
 
@@ -46,7 +47,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     runs.write_json(folder / "comparisons.json", _comparisons(experiment, table, scored))
     runs.write_json(folder / "inflation.json", inflation.measure(experiment, store, properties, root / "features"))
     taught = any(one.taught for one in experiment.classify.models.values())
-    audit = leaks.audit(store.index, runs.read_json(root / "preprocess" / "split.json"), taught)
+    split, elsewhere = runs.read_json(root / "preprocess" / "split.json"), leaks.fitted_elsewhere(table, found)
+    audit = leaks.audit(store.index, store.images, split, taught, elsewhere)
     probed = inflation.patient_probe(properties, store.index, root / "features", experiment.seed)
     audit |= {"patient_probe": probed} if probed else {}
     runs.write_json(folder / "leak_audit.json", audit)
@@ -93,7 +95,8 @@ def _of(scored: intervals.Scored, rows: np.ndarray) -> intervals.Scored:
 
 
 def _figures(experiment: Experiment, table: pd.DataFrame, scored: intervals.Scored) -> dict:
-    """{thresholds, calibration, operating_points, sets: {role: {metric: {value, low, high, seeds}}}} of one classifier.
+    """{thresholds, calibration, operating_points, slides, sets: {role: {metric: {value, low, high, seeds}}}} of one
+    classifier.
 
     Figures named <metric>_calibrated and patient_<metric> are those of the calibrated probabilities.
     """
@@ -115,6 +118,7 @@ def _figures(experiment: Experiment, table: pd.DataFrame, scored: intervals.Scor
         "thresholds": {str(seed): value for seed, value in scored.thresholds.items()},
         "calibration": {str(seed): one._asdict() for seed, one in fitted.items()},
         "operating_points": _operating_points(table, scored),
+        "slides": _slides(table, scored),
         "sets": sets,
     }
 
@@ -130,6 +134,23 @@ def _operating_points(table: pd.DataFrame, scored: intervals.Scored) -> dict[str
             numbers = {name: float(measured[name][0]) for name in metrics.AT_THRESHOLD}
             found.setdefault(rule, []).append({"threshold": threshold, **numbers})
     return {rule: pd.DataFrame(rows).mean().to_dict() for rule, rows in found.items()}
+
+
+def _slides(table: pd.DataFrame, scored: intervals.Scored) -> dict[str, dict[str, float]]:
+    """{slide: {patches, malignant, roc_auc, balanced_accuracy}} of every test slide with WHOLE patches and both
+    classes: means over seeds, and no interval, for it is one patient."""
+    labels, found = table["label"].to_numpy(), {}
+    for slide, rows in table.groupby(derived.slides_of(table)).indices.items():
+        own = labels[rows]
+        if not slide.startswith("test/") or len(rows) < WHOLE or own.min() == own.max():
+            continue
+        measured = [
+            metrics.measure(own, one[rows], scored.thresholds[seed], np.ones((1, len(rows))))
+            for seed, one in scored.probabilities.items()
+        ]
+        means = {name: float(np.mean([one[name][0] for one in measured])) for name in ("roc_auc", "balanced_accuracy")}
+        found[slide.removeprefix("test/")] = {"patches": len(rows), "malignant": int(own.sum()), **means}
+    return found
 
 
 def _comparisons(experiment: Experiment, table: pd.DataFrame, scored: dict[str, intervals.Scored]) -> list[dict]:

@@ -2,8 +2,8 @@
 
 The plain CNN is trained twice for as many steps: on as many real training patches as there are synthetic ones (the
 referee), and on the synthetic ones, selected or not. The first gives the features of the distances and recognises the
-classes, the second is tested on real patients. KID is measured on ImageNet's features too, where their package is
-installed.
+classes, the second is tested on real patients. KID and FID are measured on ImageNet's features too, where their package
+is installed.
 """
 
 from pathlib import Path
@@ -28,9 +28,10 @@ QUANTILES = (2.5, 97.5)
 SIDES = ("value", "floor", "ceiling")
 LEAST_SAMPLES = 4 * scores.NEIGHBOURS  # fewer have no neighbourhood worth the name
 MOST_KNOWN = 20_000  # training patches that synthetic ones are held against for memorisation
-IMAGENET_KID = "kid_efficientnet_lite2"
+IMAGENET = "efficientnet_lite2"
 IMAGENET_SIZE = 100  # pixels
-DISTANCES = ("kid", "fid", "coverage", "density", "precision", "recall", "memorised", "memorised_pixels")
+DISTANCES = ("kid", "fid", "coverage", "density", "precision", "recall", "memorised", "memorised_pixels",
+             f"kid_{IMAGENET}", f"fid_{IMAGENET}")  # fmt: skip
 
 
 def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path, xla: bool) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def _distances(
     number = min(experiment.evaluate.gan_samples, pairs(real) // 4 * 2, *map(pairs, (validation, made)))
     if number < LEAST_SAMPLES:
         nothing = {"value": None, "floor": None, "ceiling": None, "samples": number}
-        return {name: dict(nothing) for name in (*DISTANCES, IMAGENET_KID)}
+        return {name: dict(nothing) for name in DISTANCES}
     seed = experiment.seed
     patches = _references(real, validation, made, number, seed)
     extract = extractor(network)
@@ -81,7 +82,7 @@ def _distances(
     sides = {key: features[key] for key in SIDES}
     found = {
         "kid": _kid(features, seed),
-        "fid": {name: scores.fid(features["training"], side) for name, side in features.items() if name != "training"},
+        "fid": _fid(features),
         "memorised": {"value": scores.memorised(every, ours), "floor": scores.memorised(every, same), "ceiling": 1.0},
         "memorised_pixels": {
             key: scores.memorised(pixels, thumbnails(patches[key])) for key in ("value", "floor")
@@ -90,10 +91,11 @@ def _distances(
     manifolds = {key: scores.manifold(features["training"], side) for key, side in sides.items()}
     for name in ("coverage", "density", "precision", "recall"):
         found[name] = {key: manifold[name] for key, manifold in manifolds.items()}
-    found[IMAGENET_KID] = dict.fromkeys(SIDES)
-    if installed("lite2"):
-        imagenet = {name: pooled("lite2", images, IMAGENET_SIZE) for name, images in patches.items()}
-        found[IMAGENET_KID] = _kid(imagenet, seed) | {"network": "efficientnet_lite2"}
+    seen = (
+        {name: pooled("lite2", images, IMAGENET_SIZE) for name, images in patches.items()} if installed("lite2") else {}
+    )
+    found[f"kid_{IMAGENET}"] = (_kid(seen, seed) if seen else dict.fromkeys(SIDES)) | {"network": IMAGENET}
+    found[f"fid_{IMAGENET}"] = (_fid(seen) if seen else dict.fromkeys(SIDES)) | {"network": IMAGENET}
     return {name: {**score, "samples": number} for name, score in found.items()}
 
 
@@ -120,6 +122,10 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
     """Patches at half their size as rows of pixels, float32 in [0, 1]."""
     small = [cv2.resize(patch, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for patch in images]
     return np.stack(small).reshape(len(images), -1).astype(np.float32) / 255
+
+
+def _fid(features: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: scores.fid(features["training"], side) for name, side in features.items() if name != "training"}
 
 
 def _kid(features: dict[str, np.ndarray], seed: int) -> dict[str, float]:

@@ -6,7 +6,8 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan.data.records import CLASSES
-from bcgan.evaluate.explanations import inside
+from bcgan.evaluate.explanations import LEVELS, TRUTHS, inside
+from bcgan.evaluate.score import describe
 from bcgan.report import tables
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn, head, show_patch
@@ -15,12 +16,9 @@ METHODS = {
     "grad_cam": "Grad-CAM", "integrated_gradients": "Integrated\ngradients", "occlusion": "Occlusion",
     "random": "Noise",
 }  # fmt: skip
-TESTS = {
-    "deletion": ("Deletion", "Mean probability\n(lower is better)"),
-    "insertion": ("Insertion", "Mean probability\n(higher is better)"),
-    "pointing": ("On malignant nuclei,\nmore than chance", "Share of pixels\n(higher is better)"),
-    "pointing_untrained": ("The same,\nuntrained network", "Share of pixels\n(what is not learnt)"),
-}  # fmt: skip
+LINES = {"grad_cam": "-", "integrated_gradients": "--", "occlusion": "-.", "random": ":"}
+CURVES = {"deletion": ("Deletion", "wiped out"), "insertion": ("Insertion", "shown")}
+GAINS = {"pointing": "Strongest 5 % of pixels", "evidence": "All that speaks for malignancy"}
 
 LAYERS = {
     "block1": "Discriminator\nblock 1", "block2": "Discriminator\nblock 2", "block3": "Discriminator\nblock 3",
@@ -37,13 +35,16 @@ def explanations(run: Run) -> Drawn:
     shown = [name for name in METHODS if name in found]
     labels, number = run.explained["labels"], len(found["images"])
     figure, grid = plt.subplots(1 + len(shown), number, figsize=(1.15 * number + 1, 1.25 * (1 + len(shown)) + 0.4))
-    rows = []
+    rows, name = [], run.explanations["classifier"]
+    threshold = run.metrics[name]["thresholds"][str(run.explanations["seed"])]
     for column in range(number):
         probability, label = float(found["probability"][column]), CLASSES[labels[column]]
+        wrong = (probability >= threshold) != labels[column]
         show_patch(grid[0, column], found["images"][column])
-        grid[0, column].set_title(f"{label}\n{probability:.2f}", fontsize=8, color=CLASS_COLOURS[label], loc="center")
+        title = f"{label}\n{probability:.2f}, {'wrong' if wrong else 'right'}"
+        grid[0, column].set_title(title, fontsize=8, color=CLASS_COLOURS[label], loc="center")
         row = {"patch": str(found["id"][column]) if "id" in found else f"synthetic {column}", "label": label,
-               "probability": probability}  # fmt: skip
+               "probability": probability, "right": not wrong}  # fmt: skip
         for line, method in zip(grid[1:, column], shown, strict=True):
             one = found[method][column]
             limit = np.abs(one).max() or 1.0
@@ -55,58 +56,68 @@ def explanations(run: Run) -> Drawn:
     grid[0, 0].set_ylabel("Patch", fontsize=9)
     for line, method in zip(grid[1:, 0], shown, strict=True):
         line.set_ylabel(METHODS[method], fontsize=9)
-    patches = (
-        "test patches, of each class two of the best calls, then two of the worst"
-        if kind == "real" else "synthetic patches (none of a patient may be shown here)"
-    )  # fmt: skip
+    patches = "test patches" if kind == "real" else "synthetic patches (none of a patient may be shown here)"
     caption = (
-        f"Where {CLASSIFIER_NAMES[run.explanations['classifier']]} finds its evidence: {patches}. Above each its class "
-        "and the probability of malignancy, of this one view (elsewhere: of all orientations); orange speaks for "
-        "malignancy, violet against; each map has its own scale."
+        f"Where {CLASSIFIER_NAMES[name]} finds its evidence: {number} {patches}, of each class the best calls, then "
+        "the worst. Above each the class, the probability of malignancy, of this one view (elsewhere: of all "
+        f"orientations), and whether the call at {threshold:.3f} is right; orange speaks for malignancy, violet "
+        "against; each map has its own scale."
     )
     return Drawn(figure, pd.DataFrame(rows), "Explanations", caption)
 
 
 def tests(run: Run) -> Drawn:
-    """Deletion, insertion, and where the truth is known the pointing game, with chance beside them."""
-    shown = [name for name in METHODS if name in run.explanations]
-    kinds = [kind for kind in TESTS if any(kind in run.explanations[name] for name in shown)]
-    rows = [
-        {"method": name, "test": kind, **run.explanations[name][kind]}
-        for kind in kinds
-        for name in shown
-        if kind in run.explanations[name]
-    ]
-    table = pd.DataFrame(rows)
-    figure, grid = plt.subplots(1, len(kinds), figsize=(2.3 * len(kinds) + 1.4, 2.8), sharey=True, squeeze=False)
-    own = CLASSIFIER_COLOURS[run.explanations["classifier"]]
-    for axes, kind in zip(grid[0], kinds, strict=True):
-        for row in table[table["test"] == kind].itertuples():
-            place, colour = shown.index(row.method), MUTED if row.method == "random" else own
-            if pd.notna(row.low):
-                axes.plot([row.low, row.high], [place, place], color=colour, lw=2)
-            axes.plot(row.value, place, "o", ms=5, color=colour)
-        if kind.startswith("pointing"):
-            axes.axvline(0, color=MUTED, ls=":", lw=1)
-            axes.sharex(grid[0, kinds.index("pointing")])
-        axes.set_title(TESTS[kind][0], fontsize=9.5)
-        axes.set_xlabel(TESTS[kind][1], fontsize=8.5)
-        axes.locator_params(axis="x", nbins=4)
-    grid[0, 0].set_yticks(range(len(shown)), [METHODS[name] for name in shown])
-    grid[0, 0].invert_yaxis()
+    """Deletion and insertion, and where the truth is known the pointing game, with chance beside them."""
+    found = run.explanations
+    shown = [name for name in METHODS if name in found]
+    gains = [kind for kind in GAINS if kind in found[shown[0]]]
+    colours = {name: MUTED if name == "random" else CLASSIFIER_COLOURS[found["classifier"]] for name in shown}
+    widths = [1.2] * len(CURVES) + [1.0] * len(gains)
+    figure, grid = plt.subplots(1, len(widths), figsize=(2.3 * sum(widths) + 1, 3.1), width_ratios=widths)
+    rows = []
+    for axes, (kind, (title, verb)) in zip(grid, CURVES.items(), strict=False):
+        for name in shown:
+            curve = found[name][kind]["curve"]
+            label = METHODS[name].replace("\n", " ")
+            axes.plot(LEVELS, curve, ls=LINES[name], lw=1.6, color=colours[name], label=label)
+            points = zip(LEVELS, curve, strict=True)
+            rows += [{"method": name, "test": kind, "share": level, "value": value} for level, value in points]
+            area = {key: found[name][kind][key] for key in ("value", "low", "high")}
+            rows.append({"method": name, "test": f"{kind}_area", **area})
+        axes.set_title(title, fontsize=9.5)
+        axes.set(xlabel=f"Share of pixels {verb}", ylabel="Mean probability of the call")
+    grid[0].legend(fontsize=7.5, frameon=False)
+    for axes, kind in zip(grid[len(CURVES) :], gains, strict=True):
+        for place, name in enumerate(shown):
+            for suffix, height, face in (("", place - 0.16, colours[name]), ("_untrained", place + 0.16, "none")):
+                one = found[name][f"{kind}{suffix}"]
+                if one["low"] is not None:
+                    axes.plot([one["low"], one["high"]], [height, height], color=colours[name], lw=1.6)
+                axes.plot(one["value"], height, "o", ms=5, color=colours[name], mfc=face)
+                rows.append({"method": name, "test": f"{kind}{suffix}", **one})
+        axes.axvline(0, color=MUTED, ls=":", lw=1)
+        axes.set_yticks(range(len(shown)), [METHODS[name] if kind == gains[0] else "" for name in shown])
+        axes.invert_yaxis()
+        axes.set_title(GAINS[kind], fontsize=9.5)
+        axes.set_xlabel("Share on malignant nuclei,\nless their share of all pixels")
     sns.despine(figure)
+    areas = "; ".join(
+        f"{METHODS[name].replace(chr(10), ' ')} " + " and ".join(describe(found[name][kind]) for kind in CURVES)
+        for name in shown
+    )
     truth = (
-        " On malignant nuclei: the share of the 5 % of pixels that speak most for malignancy that lies there, less the "
-        "share of all pixels; new procedural patients, whose nuclei are known. Only what a trained network has beyond "
-        "the same maps of an untrained one is learnt."
-        if "pointing" in kinds else ""
+        " On the right, how much of what speaks for malignancy lies on malignant nuclei, on "
+        f"{TRUTHS} patches of new procedural patients, whose nuclei are known; filled: the trained network, hollow: "
+        "the same network untrained. Only what lies between the two is learnt."
+        if gains else ""
     )  # fmt: skip
     caption = (
-        "Can the maps be believed? Deletion: mean probability of the call while its best pixels are wiped out; "
-        f"insertion: while they alone are shown; {run.explanations['patches']} test patches, "
-        f"{run.experiment.evaluate.confidence:.0%} intervals by patient bootstrap.{truth}"
+        f"Can the maps be believed? {found['patches']} test patches of {found['patients']} patients: the mean "
+        "probability of the call while the pixels that speak most for it are wiped out (a good map falls fast) and "
+        "while they alone are shown (a good map rises fast). Areas under the two, with "
+        f"{run.experiment.evaluate.confidence:.0%} intervals by patient bootstrap: {areas}.{truth}"
     )
-    return Drawn(figure, table, "Tests of the explanations", caption)
+    return Drawn(figure, pd.DataFrame(rows), "Tests of the explanations", caption)
 
 
 def feature_maps(run: Run) -> Drawn:

@@ -86,6 +86,7 @@ REFERENCES = {"half_against_half": "same patients", "wrong_class": "benign alone
 SIDES = ("value", "floor", "ceiling")
 GAN_NAMES = {
     "kid": "KID", "kid_efficientnet_lite2": "KID on EfficientNet-Lite2, ImageNet", "fid": "FID",
+    "fid_efficientnet_lite2": "FID on EfficientNet-Lite2, ImageNet",
     "precision": "Precision", "recall": "Recall", "density": "Density",
     "coverage": "Coverage", "class_fidelity": "Class fidelity (balanced accuracy)",
     "tstr_roc_auc": "Trained on synthetic, tested on real (ROC AUC)", "memorised": "Memorised (share, by features)",
