@@ -6,7 +6,8 @@ from bcgan.report.run import Run
 
 SCHEMA = 1
 GAN_SCORES = (
-    "kid", "kid_efficientnet_lite2", "fid", "fid_efficientnet_lite2", "coverage", "density", "tstr_roc_auc", "class_fidelity", "memorised",
+    "kid", "kid_efficientnet_lite2", "fid", "fid_efficientnet_lite2", "coverage", "density", "tstr_roc_auc",
+    "class_fidelity", "memorised",
 )  # fmt: skip
 
 
