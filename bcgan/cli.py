@@ -184,6 +184,31 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
 
 
 @cli.command()
+@experiment_options
+@click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
+@click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
+@click.option("--out", type=click.Path(file_okay=False), default="assessment", show_default=True, help="A folder.")
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", help=ENGINE_HELP)
+@click.pass_context
+def assess(context: click.Context, name: str, data_dir: str | None, overrides, model, mpp, out: str, engine) -> None:
+    """Hold a classifier against the labels of EXPERIMENT's data set, by patients, without training anything."""
+    settings = experiment.load(name, overrides, data_dir)
+    from pathlib import Path
+
+    from bcgan import machine, progress
+
+    machine.prepare_environment()
+    progress.start_log(None)
+    from bcgan.predict import assess as assessing
+    from bcgan.predict.model import load
+
+    found = assessing.assess(load(model, engine), settings, mpp, Path(out))
+    click.echo(f"{assessing.summary(found)}\n{Path(out) / 'assessment.json'}")
+    if found["unreadable"]:
+        context.exit(3)
+
+
+@cli.command()
 @slide_options
 @click.option("--out", type=click.Path(file_okay=False), default="scores", show_default=True, help="A folder.")
 @click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")

@@ -94,14 +94,14 @@ def train(
     best = [keras.Variable(variable) for variable in average.variables]
     best_auc = keras.Variable(-1.0, dtype="float32")
     optimizer = make_optimizer(network, own, settings, epoch_steps)
-    groups = {
+    state = {
         "network": network.variables,
         "average": average.variables,
         "best": [*best, best_auc],
         "optimizer": optimizer.variables,
     }
     checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
-    start = weights.restore(checkpoint, groups)
+    start = weights.restore(checkpoint, state)
     progress.keep_lines(log_path, "epoch", start)
     step_function = make_step(network, average, optimizer, settings, class_weights(malignant), seed, xla, augment)
     score = scorer(average)
@@ -129,7 +129,7 @@ def train(
             seconds = round(time.monotonic() - began, 2)
             line = {"loss": mean_loss, "accuracy": accuracy, **line, "seconds": seconds}
             progress.write_line(log_path, epoch=epoch, **line)
-            weights.save(checkpoint, epoch + 1, groups)
+            weights.save(checkpoint, epoch + 1, state)
             if validation:
                 bar.set_postfix(AUC=f"{area:.3f}", refresh=False)
     for kept, variable in zip(best, average.variables, strict=True):

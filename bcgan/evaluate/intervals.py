@@ -105,3 +105,12 @@ def interval(value: float, samples: np.ndarray, patients: np.ndarray, confidence
         low, high = np.percentile(samples[finite], (tail, 100 - tail))
     numbers = {"value": value, "low": low, "high": high}
     return {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}
+
+
+def describe(figure: dict) -> str:
+    """`0.928 (0.901 to 0.950)`."""
+    if figure["value"] is None:
+        return "not defined"
+    if figure["low"] is None:
+        return f"{figure['value']:.3f}"
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"

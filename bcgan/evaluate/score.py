@@ -13,6 +13,7 @@ from bcgan.data.views import central
 from bcgan.evaluate import derived, inflation, intervals, leaks, metrics
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.derived import classifiers, column
+from bcgan.evaluate.intervals import describe
 from bcgan.experiment import Experiment
 from bcgan.models import weights
 from bcgan.preprocess.store import Store
@@ -53,15 +54,6 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     audit |= {"patient_probe": probed} if probed else {}
     runs.write_json(folder / "leak_audit.json", audit)
     _log(found, audit)
-
-
-def describe(figure: dict) -> str:
-    """`0.928 (0.901 to 0.950)`."""
-    if figure["value"] is None:
-        return "not defined"
-    if figure["low"] is None:
-        return f"{figure['value']:.3f}"
-    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:

@@ -1,0 +1,71 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from bcgan import cli, experiment
+from bcgan.predict import assess
+from tests.conftest import write_png
+
+
+@pytest.fixture
+def labelled(tmp_path, patches_of):
+    """Eight patients' patches, a file that is no image and a picture of nothing but noise."""
+    folder, rng = tmp_path / "labelled", np.random.default_rng(0)
+    for number, patch in enumerate(patches_of):
+        place = folder / f"p{number % 8}" / str(number % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        write_png(place / f"{number}.png", patch)
+    write_png(folder / "p1" / "1" / "noise.png", rng.integers(0, 256, (50, 50, 3), np.uint8))
+    (folder / "p0" / "0" / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture
+def patches_of(idc_folder):
+    from bcgan.predict import images
+
+    return [images.read_patch(path, 50) for path in images.find([str(idc_folder)])[:24]]
+
+
+def settings(folder):
+    return experiment.load("breakhis", ("data.name=patient_folder", "data.magnification=null"), str(folder))
+
+
+def test_figures_are_those_of_the_rows(model, labelled, tmp_path):
+    found = assess.assess(model, settings(labelled), None, tmp_path / "out")
+    rows = pd.read_csv(tmp_path / "out/images.csv")
+    read = rows[rows["probability"].notna()]
+    assert (found["images"], found["unreadable"], found["every"]["images"]) == (26, 1, 25)
+    assert rows.loc[rows["image"] == "p1/1/noise.png", "refused"].item()
+    expected = roc_auc_score(read["label"], read["probability"])
+    assert found["every"]["figures"]["roc_auc"]["value"] == pytest.approx(expected, abs=1e-6)
+    judged = read[~read["refused"].astype(bool)]
+    assert found["judged"]["images"] == len(judged)
+    assert found["judged"]["malignant"] == judged["label"].sum()
+    assert json.loads((tmp_path / "out/assessment.json").read_text()) == found
+
+
+def test_an_image_s_probability_is_the_mean_over_its_patches(model, patches_of, tmp_path):
+    folder = tmp_path / "large" / "p" / "0"
+    folder.mkdir(parents=True)
+    write_png(
+        folder / "four.png", np.concatenate([np.concatenate(patches_of[:2], 1), np.concatenate(patches_of[2:4], 1)])
+    )
+    assess.assess(model, settings(tmp_path / "large"), None, tmp_path / "out")
+    row = pd.read_csv(tmp_path / "out/images.csv").iloc[0]
+    judged = model.predict(np.stack(patches_of[:4]))
+    known = judged.verdict != assess.STRANGE
+    counted = judged.probability[known] if known.any() else judged.probability
+    assert row["patches"] == 4
+    assert row["probability"] == pytest.approx(counted.mean(), abs=1e-4)
+
+
+def test_the_command_says_what_was_unreadable(exported, labelled, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["assess", "breakhis", "--set", "data.name=patient_folder", "--set", "data.magnification=null",
+                  "--data-dir", str(labelled), "--model", str(exported), "--out", str(tmp_path / "out")])  # fmt: skip
+    assert stop.value.code == 3
+    assert "26 images, 1 unreadable" in capsys.readouterr().out
