@@ -5,9 +5,15 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+import bcgan
 from bcgan import cli, experiment
 from bcgan.predict import assess
 from tests.conftest import write_png
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return bcgan.load()
 
 
 @pytest.fixture
@@ -34,8 +40,8 @@ def settings(folder):
     return experiment.load("breakhis", ("data.name=patient_folder", "data.magnification=null"), str(folder))
 
 
-def test_figures_are_those_of_the_rows(model, labelled, tmp_path):
-    found = assess.assess(model, settings(labelled), None, tmp_path / "out")
+def test_figures_are_those_of_the_rows(shipped, labelled, tmp_path):
+    found = assess.assess(shipped, settings(labelled), None, tmp_path / "out")
     rows = pd.read_csv(tmp_path / "out/images.csv")
     read = rows[rows["probability"].notna()]
     assert (found["images"], found["unreadable"], found["every"]["images"]) == (26, 1, 25)
@@ -48,24 +54,24 @@ def test_figures_are_those_of_the_rows(model, labelled, tmp_path):
     assert json.loads((tmp_path / "out/assessment.json").read_text()) == found
 
 
-def test_an_image_s_probability_is_the_mean_over_its_patches(model, patches_of, tmp_path):
+def test_an_image_s_probability_is_the_mean_over_its_patches(shipped, patches_of, tmp_path):
     folder = tmp_path / "large" / "p" / "0"
     folder.mkdir(parents=True)
     write_png(
         folder / "four.png", np.concatenate([np.concatenate(patches_of[:2], 1), np.concatenate(patches_of[2:4], 1)])
     )
-    assess.assess(model, settings(tmp_path / "large"), None, tmp_path / "out")
+    assess.assess(shipped, settings(tmp_path / "large"), None, tmp_path / "out")
     row = pd.read_csv(tmp_path / "out/images.csv").iloc[0]
-    judged = model.predict(np.stack(patches_of[:4]))
+    judged = shipped.predict(np.stack(patches_of[:4]))
     known = judged.verdict != assess.STRANGE
     counted = judged.probability[known] if known.any() else judged.probability
     assert row["patches"] == 4
     assert row["probability"] == pytest.approx(counted.mean(), abs=1e-4)
 
 
-def test_the_command_says_what_was_unreadable(exported, labelled, tmp_path, capsys):
+def test_the_command_says_what_was_unreadable(labelled, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["assess", "breakhis", "--set", "data.name=patient_folder", "--set", "data.magnification=null",
-                  "--data-dir", str(labelled), "--model", str(exported), "--out", str(tmp_path / "out")])  # fmt: skip
+                  "--data-dir", str(labelled), "--out", str(tmp_path / "out")])  # fmt: skip
     assert stop.value.code == 3
     assert "26 images, 1 unreadable" in capsys.readouterr().out
