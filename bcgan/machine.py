@@ -85,6 +85,21 @@ def choose_precision(experiment: Experiment, gpus: int) -> tuple[str, str]:
     return "float32", "the processor has no bfloat16 instructions"
 
 
+def check_precision(precision: str, gpus: int) -> None:
+    """Refuse what would be emulated here, correct and many times slower than float32.
+
+    Raises:
+        InputError: a precision that this machine lacks.
+    """
+    if precision == "mixed_float16" and not gpus:
+        raise InputError("precision: mixed_float16 needs a GPU, and none was found. Set precision=auto.")
+    if precision == "mixed_bfloat16" and not gpus and not processor()["bfloat16"]:
+        raise InputError(
+            f"precision: mixed_bfloat16 needs a GPU or a processor with {' or '.join(BFLOAT16_FLAGS)}, and neither was "
+            "found. Set precision=auto."
+        )
+
+
 def choose_xla(experiment: Experiment, gpus: int) -> tuple[bool, str]:
     """Whether training steps are compiled by XLA, and why."""
     if experiment.xla != "auto":
@@ -171,8 +186,7 @@ def start(experiment: Experiment) -> bool:
     import tensorflow as tf
 
     precision, xla = chosen["precision"][0], chosen["xla"][0]
-    if precision == "mixed_float16" and not chosen["gpus"][0]:
-        raise InputError("precision: mixed_float16 needs a GPU, and none was found. Set precision=auto.")
+    check_precision(precision, chosen["gpus"][0])
     keras.mixed_precision.set_global_policy(precision)
     keras.utils.set_random_seed(experiment.seed)
     if experiment.profile == "repro":

@@ -1,10 +1,15 @@
-"""What TensorFlow and LiteRT write while they load is left out, and nothing else is."""
+"""What TensorFlow and LiteRT write while they load is left out, and nothing else is; a precision that this machine
+lacks is refused."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+
+from bcgan import machine
+from bcgan.errors import InputError
+from bcgan.experiment import Experiment
 
 SAID = (
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
@@ -45,3 +50,33 @@ def test_afterwards_standard_error_is_as_it_was():
 @pytest.mark.slow
 def test_tensorflow_loads_without_a_word():
     assert heard("from bcgan import machine; machine.prepare_environment(tensorflow=True)", None) == (0, [])
+
+
+def with_flags(monkeypatch, *flags: str) -> None:
+    monkeypatch.setattr(machine, "processor", lambda: {"name": "a processor", "cores": 2, "bfloat16": list(flags)})
+
+
+def trial(**settings) -> Experiment:
+    return Experiment(name="a", data={"name": "histology_phantom"}, **settings)
+
+
+def test_bfloat16_is_chosen_only_where_the_processor_has_it(monkeypatch):
+    with_flags(monkeypatch)
+    assert machine.choose_precision(trial(), 0) == ("float32", "the processor has no bfloat16 instructions")
+    assert machine.choose_precision(trial(), 1)[0] == "mixed_bfloat16"
+    with_flags(monkeypatch, "amx_bf16")
+    assert machine.choose_precision(trial(), 0) == ("mixed_bfloat16", "the processor has amx_bf16")
+    assert machine.choose_precision(trial(profile="repro"), 0)[0] == "float32"
+
+
+def test_a_precision_that_the_machine_lacks_is_refused_with_the_remedy(monkeypatch):
+    with_flags(monkeypatch)
+    for precision in ("mixed_bfloat16", "mixed_float16"):
+        with pytest.raises(InputError, match=f"^precision: {precision} needs .* Set precision=auto.$"):
+            machine.check_precision(precision, 0)
+        machine.check_precision(precision, 1)
+    machine.check_precision("float32", 0)
+    with_flags(monkeypatch, "avx512_bf16")
+    machine.check_precision("mixed_bfloat16", 0)
+    with pytest.raises(InputError, match="needs a GPU"):
+        machine.check_precision("mixed_float16", 0)

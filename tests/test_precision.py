@@ -1,8 +1,13 @@
-"""Half precision learns as float32 does; float16, which only a GPU makes quick, with its loss scaled."""
+"""Half precision learns as float32 does, and compiled by XLA as uncompiled; float16, which only a GPU makes quick,
+with its loss scaled."""
+
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from bcgan import experiment, machine, progress
 from bcgan.classify import train as classify
@@ -29,20 +34,21 @@ def start(precision: str) -> None:
     keras.utils.set_random_seed(0)
 
 
-def classified(precision: str, folder) -> list[dict]:
+def classified(precision: str, folder: Path, xla: bool = False) -> list[dict]:
     start(precision)
-    path = folder / f"{precision}.keras"
+    path = folder / f"{precision}-{xla}.keras"
     patches, own = classify.Patches(IMAGES, LABELS), Classifier(epochs=4, rate=3e-3)
-    classify.train(classifier("cnn"), patches, None, patches, Classify(batch=8), own, 0, path, xla=False)
+    classify.train(classifier("cnn"), patches, None, patches, Classify(batch=8), own, 0, path, xla)
     return progress.read_lines(path.with_suffix(".jsonl"))
 
 
-def played(precision: str, folder) -> list[dict]:
+def played(precision: str, folder: Path, xla: bool = False) -> list[dict]:
     start(precision)
-    (folder / precision).mkdir()
-    settings = Gan(steps=8, batch=16, width=8, latent=8, grid_every=8, checkpoint_every=8, critic=0)
-    gan.train(IMAGES, LABELS, settings, seed=0, folder=folder / precision, xla=False)
-    return progress.read_lines(folder / precision / "log.jsonl")
+    folder = folder / f"{precision}-{xla}"
+    folder.mkdir()
+    settings = Gan(steps=4, batch=8, width=4, latent=8, grid_every=4, checkpoint_every=4, critic=0)
+    gan.train(IMAGES, LABELS, settings, seed=0, folder=folder, xla=xla)
+    return progress.read_lines(folder / "log.jsonl")
 
 
 @pytest.mark.parametrize("half", HALVES)
@@ -70,3 +76,57 @@ def test_float16_alone_scales_its_loss(precision, scales):
     players = gan.start_players(Gan(width=4, latent=4, critic=0))
     optimizers = [*players.optimizers.values(), classify.make_optimizer(classifier("cnn"), Classifier(), Classify(), 1)]
     assert {isinstance(one, keras.optimizers.LossScaleOptimizer) for one in optimizers} == {scales}
+
+
+@pytest.fixture
+def same_draws(monkeypatch):
+    """XLA draws other fractions from a seed than TensorFlow does, but the same integers: make fractions of those."""
+    drawn, parts = tf.random.stateless_uniform, 2**23
+
+    def uniform(shape, seed, minval=0, maxval=1, dtype=tf.float32):
+        if dtype == tf.int32:
+            return drawn(shape, seed, minval, maxval, dtype)
+        return minval + (maxval - minval) * (tf.cast(drawn(shape, seed, 0, parts, tf.int32), dtype) + 0.5) / parts
+
+    def normal(shape, seed, mean=0.0, stddev=1.0, dtype=tf.float32):
+        return mean + stddev * tf.math.ndtri(uniform(shape, seed, dtype=dtype))
+
+    monkeypatch.setattr(tf.random, "stateless_uniform", uniform)
+    monkeypatch.setattr(tf.random, "stateless_normal", normal)
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list:
+    """Every step function that is made, so that its traces can be counted."""
+    made = []
+    for module in (classify, gan):
+        monkeypatch.setattr(
+            module, "make_step", lambda *given, make=module.make_step: made.append(make(*given)) or made[-1]
+        )
+    return made
+
+
+def compilations(folder: Path) -> int:
+    """How often XLA compiled anything while a profile was taken."""
+    space = xplane_pb2.XSpace()
+    space.ParseFromString(next(folder.rglob("*.xplane.pb")).read_bytes())
+    return sum(
+        plane.event_metadata[event.metadata_id].name == "CpuCompiler::RunBackend"
+        for plane in space.planes
+        for line in plane.lines
+        for event in line.events
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 0.005), *((half, 0.1) for half in HALVES)])
+@pytest.mark.parametrize("run", [classified, played])
+def test_compiled_it_learns_as_uncompiled_in_float32(tmp_path, same_draws, steps, run, precision, tolerance):
+    plain = run("float32", tmp_path)
+    with tf.profiler.experimental.Profile(str(tmp_path / "profile")):
+        compiled = run(precision, tmp_path, xla=True)
+    assert [step.experimental_get_tracing_count() for step in steps] == [1, 1]
+    assert compilations(tmp_path / "profile") == 1
+    for one, other in zip(plain, compiled, strict=True):
+        for name in one.keys() & {"loss", "discriminator_loss", "generator_loss", "spread"}:
+            assert other[name] == pytest.approx(one[name], rel=tolerance, abs=tolerance), name

@@ -11,6 +11,8 @@ import pytest
 import bcgan
 
 ROOT = Path(bcgan.__file__).parent
+SHIPPED = sorted(path for path in (ROOT / "shipped").rglob("*.*") if path.suffix != ".md")
+MEGABYTE = 10**6
 # A package may import from those after it, and from itself.
 ORDER = ("cli", "stages", "report", "predict", "evaluate", "explain", "classify", "gan", "models", "preprocess", "data")
 SHARED = ("errors", "experiment", "progress", "machine", "distribute", "runs", "bench")
@@ -58,3 +60,8 @@ def test_every_promise_names_a_test_that_exists():
         path = file or path
         if name:
             assert f"def {name}(" in (ROOT.parent / path).read_text("utf-8"), f"{path}::{name}"
+
+
+def test_what_is_shipped_is_small():
+    assert {path.suffix for path in SHIPPED} >= {".keras", ".tflite"}
+    assert not [path.name for path in SHIPPED if path.stat().st_size >= 8 * MEGABYTE]

@@ -55,6 +55,7 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
             "reading": ("subjects", "feeding", {"augmented": False}),
             "reading and augmentation": ("subjects", "feeding", {"augmented": True}),
         },
+        "waiting": {"Table 1's network": ("subjects", "waiting", {"precision": precision})},
         "preparation": {
             f"{2000 * times} PNG files": ("subjects", "preprocess", {"times": times}) for times in (1, 4, 16)
         },
@@ -67,7 +68,10 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
             for count in range(1, 1 + min(2, machine.processor()["cores"]))
         },
         "prediction": {"large image": ("subjects", "slide", {})},
-        "start_up": {"bcgan --help": ("subjects", "start_up", {})},
+        "start_up": {
+            "bcgan --help": ("subjects", "start_up", {}),
+            "bcgan predict patch.png": ("subjects", "start_up", {"predicts": True}),
+        },
     }
 
 
@@ -140,13 +144,13 @@ def measure(name: str, group: dict[str, tuple], repeats: int) -> dict[str, dict[
         found[subject]["failure"] = worker.failure
         if worker.failure:
             progress.log.warning("bench: %s: %s left out: %s", name, subject, worker.failure)
-            if "torch" in worker.failure or "onnx" in worker.failure:
+            if worker.failure.startswith("ModuleNotFoundError"):
                 progress.log.warning("bench: for what is compared with, run: %s", ABSENT)
     return found
 
 
 def rates(group: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Median, least and most of each subject: patches a second, of limits millions of operations."""
+    """Each subject's median, least and most: patches a second, of limits millions of operations, of waiting percent."""
     return {
         subject: {
             "median": round(statistics.median(one["rates"]), 1), "low": round(min(one["rates"]), 1),
@@ -200,6 +204,8 @@ def ratios(
         found[f"inference_of_limit{suffix}"] = ratio("inference", ours, limit, operations["inference"] / 1e6)
     found["inference_int8_vs_pytorch_best"] = ratio("inference", "litert int8", torch)
     found["gan_step_vs_two_tapes"] = ratio("gan", f"bcgan {precision}", f"two tapes {precision}")
+    waited = of("waiting", "Table 1's network")
+    found["waiting_share"] = (waited and [percent / 100 for percent in waited], "time of a training's steps")
     found["gan_resnet_training_vs_keras_fit"] = ratio("gan_resnet", "bcgan training", "keras fit")
     return found
 

@@ -7,6 +7,7 @@ long a step takes does not depend on them.
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from bcgan import machine
 from bcgan.data.histology_phantom.tissue import draw as patches
 from bcgan.experiment import Classifier, Classify, Experiment, Gan
 
-Subject = Callable[[], int]
+Subject = Callable[[], float]
 STEPS = 6  # of training, in one repeat
 SCORED = 1024  # patches, in one repeat of inference
 PREPARED = 2_000  # PNG files
@@ -194,6 +195,31 @@ def feeding(augmented: bool, batch: int = 64) -> Subject:
     return run
 
 
+def waiting(precision: str, batch: int = 128) -> Subject:
+    """A training of Table 1's network as it runs, in the middle of an epoch: counts hundredths of the seconds in which
+    the step waited for its batch, so that a second of them is the percentage."""
+    start(precision)
+    from bcgan.classify import train
+    from bcgan.data import batches
+
+    settings, model = Classify(batch=batch), _classifier("resnet_table1")
+    optimizer = train.make_optimizer(model, Classifier(), settings, 1000)
+    step = train.make_step(model, _classifier("resnet_table1"), optimizer, settings, (1.0, 1.0), 0, False)
+    images, labels = patches(4096)
+    feed = iter(batches.stream(images, labels, batches.shuffled(np.arange(4096), batch, 0), range(10**6)))
+
+    def run() -> float:
+        waited = 0.0
+        for _ in range(4 * STEPS):  # more than are read ahead
+            began = time.perf_counter()
+            given = next(feed)
+            waited += time.perf_counter() - began
+            float(step(*given)[0])
+        return 100 * waited
+
+    return run
+
+
 def preprocess(times: int = 1) -> Subject:
     """The stage `preprocess` on a folder of PNG files: hashing, decoding, auditing, splitting, writing."""
     import cv2
@@ -209,10 +235,12 @@ def preprocess(times: int = 1) -> Subject:
         path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
     (folder / "store").mkdir()
     experiment = Experiment(name="bench", data={"name": "idc", "dir": (folder / "png",)})
+    count = len(images)
+    del images, image  # the stage's own memory is what counts
 
     def run() -> int:
         store.build(experiment, Path(kept.name) / "store")
-        return len(images)
+        return count
 
     return run
 
@@ -235,11 +263,26 @@ def slide() -> Subject:
     return lambda: sum(predict(model, [Path(kept.name) / path.name], io.StringIO(), False).values())
 
 
-def start_up() -> Subject:
-    """`bcgan --help` from nothing."""
+def start_up(predicts: bool = False) -> Subject:
+    """`bcgan --help` from nothing, or `bcgan predict` of one patch; the memory is the command's."""
+    import cv2
+
+    from bcgan.bench.worker import peak_mebibytes
+
+    kept = tempfile.TemporaryDirectory(prefix="bcgan-bench-")  # until the process ends
+    cv2.imwrite(str(Path(kept.name) / "patch.png"), patches(1)[0][0])
+    arguments = ("predict", "patch.png") if predicts else ("--help",)
 
     def run() -> int:
-        subprocess.run([sys.executable, "-m", "bcgan", "--help"], check=True, stdout=subprocess.DEVNULL)
+        run.peak_mebibytes = None
+        command = [sys.executable, "-m", "bcgan", *arguments]
+        with subprocess.Popen(command, cwd=kept.name, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                # What is left of a process that has ended does not say it any more.
+                run.peak_mebibytes = peak_mebibytes(process.pid) or run.peak_mebibytes
+                time.sleep(0.005)
+        if process.returncode not in (0, 3):  # 3: the patch is like none that the model was trained on
+            raise RuntimeError(f"bcgan {arguments[0]} ended with {process.returncode}")
         return 1
 
     return run

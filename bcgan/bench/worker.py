@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ class Worker:
     """
 
     def __init__(self, module: str, maker: str, arguments: dict[str, Any], cores: int | None = None):
+        # No pipe, which would fill up and block the process: nobody reads before it has ended.
+        self.said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bcgan.bench.worker", json.dumps([module, maker, arguments, cores])],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True,
         )  # fmt: skip
         self.failure = None
         self.ask()  # the first is for warming up
@@ -35,7 +39,9 @@ class Worker:
                 self.process.stdin.flush()
                 return json.loads(self.process.stdout.readline())
             except (BrokenPipeError, json.JSONDecodeError):
-                lines = self.process.communicate()[1].strip().splitlines()
+                self.process.communicate()
+                self.said.seek(0)
+                lines = self.said.read().strip().splitlines()
                 self.failure = lines[-1][:200] if lines else f"ended with {self.process.returncode}"
         return None
 
@@ -46,6 +52,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.communicate()
+        self.said.close()
 
 
 def main() -> None:
@@ -58,22 +65,24 @@ def main() -> None:
 
     machine.prepare_environment()
     run = getattr(importlib.import_module(f"bcgan.bench.{module}"), maker)(**arguments)
+    with suppress(OSError):  # the peak begins anew: what preparing took is none of the subject's
+        Path("/proc/self/clear_refs").write_text("5", "utf-8")
     run()
     for _ in sys.stdin:
         began = time.perf_counter()
         count = run()
         seconds = time.perf_counter() - began
-        peak = _peak_mebibytes()
+        peak = run.peak_mebibytes if hasattr(run, "peak_mebibytes") else peak_mebibytes("self")
         print(json.dumps({"count": count, "seconds": seconds, "peak_mebibytes": peak}), file=answers, flush=True)
 
 
-def _peak_mebibytes() -> float | None:
-    """Of this process alone: getrusage's figure begins with that of the process which started it."""
+def peak_mebibytes(process: int | str) -> float | None:
+    """Of that process alone: getrusage's figure begins with that of the process which started it."""
     try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
-    except OSError:
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text("utf-8").splitlines())
+        return int(fields["VmHWM"].split()[0]) / 1024
+    except (OSError, KeyError):
         return None
-    return int(fields["VmHWM"].split()[0]) / 1024
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """The bench's arithmetic on made-up rates, and its processes on a subject that takes no time."""
 
 import json
+import logging
+import os
 
+import numpy as np
 import pytest
 
 from bcgan.bench import __main__ as bench
-from bcgan.bench import agreement, report
+from bcgan.bench import agreement, report, subjects
 from bcgan.bench.worker import Worker
 
 
@@ -89,6 +92,52 @@ def test_a_subject_that_fails_is_named_and_the_others_go_on():
     worker.end()
     assert "nowhere" in worker.failure
     assert worker.ask() is None
+
+
+@pytest.mark.parametrize(("error", "advised"), [("ModuleNotFoundError", True), ("RuntimeError", False)])
+def test_where_pytorch_is_absent_the_rest_is_measured(tmp_path, monkeypatch, caplog, error, advised):
+    """A torch that fails: missing, or at its work. It says more than a pipe holds, and nothing waits for it."""
+    text = f"import sys\nprint('a line of many' * 9999, file=sys.stderr)\nraise {error}(\"No module named 'torch'\")\n"
+    (tmp_path / "torch.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(bench.progress.log, "propagate", True)
+    group = {"pytorch float32": ("pytorch", "training", {"settings": "float32"}), "help": ("subjects", "start_up", {})}
+    with caplog.at_level(logging.WARNING, "bcgan"):
+        found = bench.measure("training", group, 1)
+    assert found["pytorch float32"]["failure"] == f"{error}: No module named 'torch'"
+    assert len(found["help"]["rates"]) == 1
+    assert (bench.ABSENT in caplog.text) == advised
+
+
+def test_memory_of_a_command_is_its_own():
+    """The process that starts it has numpy, OpenCV and tissue to draw; the command loads none of those."""
+    worker = Worker("subjects", "start_up", {})
+    try:
+        peak = worker.ask()["peak_mebibytes"]
+    finally:
+        worker.end()
+    assert 5 < peak < 60
+
+
+def test_memory_of_preparing_is_no_part_of_the_peak(monkeypatch):
+    monkeypatch.setattr(subjects, "PREPARED", 30)
+    subject = subjects.preprocess()
+    assert subject() == 30
+    assert not [one for one in subject.__closure__ if isinstance(one.cell_contents, np.ndarray)]
+
+
+@pytest.mark.slow
+def test_waiting_is_a_share_of_the_time():
+    worker = Worker("subjects", "waiting", {"precision": "float32", "batch": 8})
+    try:
+        answer = worker.ask()
+    finally:
+        worker.end()
+    assert worker.failure is None
+    assert 0 < answer["count"] / answer["seconds"] < 100
+    measured = {"waiting": {"Table 1's network": rates(1.0, 4.0)}}
+    found = bench.ratios(measured, "float32", {"training": 1, "inference": 1})
+    assert found["waiting_share"][0] == [0.01, 0.04]
 
 
 def test_page_and_figure_hold_what_was_measured(tmp_path):

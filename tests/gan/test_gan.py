@@ -97,6 +97,26 @@ def test_a_nan_stops_with_the_remedy_and_no_model_is_written(tmp_path, monkeypat
     assert not (folder / "generator.keras").exists()
 
 
+def test_a_nan_leaves_the_last_good_checkpoint_to_go_on_from(tmp_path, monkeypatch):
+    """The generator's loss, and so its weights, are spoilt once the first checkpoint is written."""
+    spoilt, original, save = tf.Variable(0.0), gan.generator_loss, weights.save
+
+    def save_then_spoil(*given):
+        save(*given)
+        spoilt.assign(float("nan"))
+
+    monkeypatch.setattr(gan, "generator_loss", lambda *given: original(*given) + spoilt)
+    monkeypatch.setattr(weights, "save", save_then_spoil)
+    with pytest.raises(WorkError, match=r"no number any more at step 3.*generator_loss': nan.*generator_rate"):
+        train(tmp_path / "nan")
+    assert not (tmp_path / "nan/generator.keras").exists()
+    groups = gan.start_players(TINY).groups()
+    assert weights.restore(tmp_path / "nan/checkpoint.npz", groups) == 2
+    assert all(np.isfinite(np.asarray(variable)).all() for group in groups.values() for variable in group)
+    monkeypatch.undo()
+    assert "generator.keras" in train(tmp_path / "nan")
+
+
 def test_a_class_without_patches_is_refused(tmp_path):
     with pytest.raises(InputError, match="no training patch has label 1"):
         gan.train(IMAGES, np.zeros(24, int), TINY, seed=5, folder=tmp_path, xla=False)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 from sklearn.metrics.pairwise import polynomial_kernel
+from sklearn.neighbors import NearestNeighbors
 
 from bcgan.gan import scores
 
@@ -59,3 +60,40 @@ def test_copies_are_called_memorised():
     assert scores.memorised(REAL, OTHER) < 0.05
     half = np.concatenate([REAL[:50], OTHER[:50]])
     assert scores.memorised(REAL, half) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("neighbours", [1, 3, 5])
+def test_manifold_is_what_the_papers_count(neighbours):
+    """Ball by ball (Kynkaanniemi et al. 2019; Naeem et al. 2020), between sets that overlap in part."""
+    real, made = REAL[:60], np.concatenate([OTHER[:20] + 0.5, FAR[:20]])
+
+    def balls(side):
+        """Around each sample, as far as its k-th neighbour; its nearest is the sample itself."""
+        return NearestNeighbors(n_neighbors=neighbours + 1).fit(side).kneighbors(side)[0][:, neighbours]
+
+    def held(points, centres):
+        """Whether a point lies in a centre's ball, one by one."""
+        return np.array(
+            [[np.linalg.norm(point - centre) <= radius for centre, radius in zip(centres, balls(centres), strict=True)]
+             for point in points]
+        )  # fmt: skip
+
+    in_real, in_made = held(made, real), held(real, made)
+    expected = {
+        "precision": np.mean([row.any() for row in in_real]),
+        "recall": np.mean([row.any() for row in in_made]),
+        "density": sum(row.sum() for row in in_real) / (neighbours * len(made)),
+        "coverage": np.mean([column.any() for column in in_real.T]),
+    }
+    found = scores.manifold(real, made, neighbours)
+    assert found == pytest.approx(expected)
+    assert all(0 < value < 1 for value in found.values())
+
+
+def test_memorised_by_hand():
+    """Training samples on a line: their nearest are 1, 1, 2, 4 and 8 away, the middle one 2."""
+    line = np.array([0.0, 1, 3, 7, 15])[:, None]
+    made = np.array([15.5, 9.0, 9.1, 17.1, 30.0, -1.0])[:, None]  # 0.5, 2, 2.1, 2.1, 15 and 1 away
+    assert scores.memorised(line, made, quantile=0.5) == pytest.approx(3 / 6)
+    assert scores.memorised(line, made, quantile=1.0) == pytest.approx(5 / 6)
+    assert scores.memorised(line, made, quantile=0.0) == pytest.approx(2 / 6)
