@@ -254,6 +254,26 @@ def test_slide_maps_show_the_held_out_patches_of_one_slide_each(run):
         )
 
 
+def test_slides_of_test_patients_come_first_and_whole(run):
+    """Whatever source their patches come from; others fill up where test patients are too few."""
+    test = sorted(set(run.probabilities.loc[run.probabilities["role"] == "test", "patient"]))
+    other = next(patient for patient in run.probabilities["patient"] if patient not in test)
+    role = run.probabilities["role"].where(run.probabilities["patient"] != other, "unlisted_other")
+    first = run.probabilities["patient"] == test[0]
+    role = role.mask(first & (run.probabilities["x"] > 200), "test_other")
+    held = pd.concat([run.probabilities.assign(role=role)] * 2, ignore_index=True)  # more patches than any test slide
+    held = held[(held["patient"] == other) | ~held.duplicated()]
+    shown = run._replace(probabilities=held)
+    assert [patient for patient, _ in slide_figures.wanted(shown)] == [*test, other]
+    drawn = slide_figures.slide_maps(shown)
+    assert drawn.numbers.loc[drawn.numbers["patient"] == test[0], "role"].unique().tolist() == ["test", "test_other"]
+    said = [axes.get_ylabel() for axes in drawn.figure.axes if axes.get_ylabel().count("\n")]
+    count, apart = int(first.sum()), int(drawn.numbers["role"].str.endswith("_other").sum())
+    assert f"{apart} of the patches are of the other source" in drawn.caption
+    assert said[0] == f"Test\npatient {test[0]}\n{count} patches"
+    assert said[-1].startswith(f"On no list, other source\npatient {other}")
+
+
 def test_tissue_lies_at_its_places_and_only_where_it_may_be_shown(run):
     drawn = slide_figures.slide_maps(run)
     (axes,) = (axes for axes in drawn.figure.axes if axes.get_title(loc="left") == "Tissue")
