@@ -109,6 +109,7 @@ def test_every_patient_has_a_bar_of_both_classes(run):
     )
     shown = [axes for axes in drawn.figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in shown] == ["Training", "Validation", "Test"]
+    assert f"{index['patient'].nunique()} patients" in drawn.caption
     for axes, role in zip(shown, ("train", "validation", "test"), strict=True):
         heights = sum(bar.get_height() for bars in axes.containers for bar in bars)
         assert heights == (index["role"] == role).sum()
@@ -204,9 +205,34 @@ def test_the_band_holds_the_curve_of_the_proposed_classifier(run, draw):
     assert ((inside >= band["low"] - 1e-9) & (inside <= band["high"] + 1e-9)).mean() > 0.8
 
 
+def test_every_role_has_its_own_scale(run):
+    """Where the patients of one have many more patches, those of the others could not be read."""
+    more = run.store.index[run.store.index["role"] == "train"]
+    index = pd.concat([run.store.index, *[more] * 9], ignore_index=True)
+    drawn = data_figures.patient_balance(run._replace(store=run.store._replace(index=index)))
+    highest = {axes.get_title(loc="left"): axes.get_ylim()[1] for axes in drawn.figure.axes}
+    assert highest["Training"] > 5 * highest["Test"]
+    assert f"{run.store.index['patient'].nunique()} patients and {len(index)} patches" in drawn.caption
+
+
+def test_the_proposed_classifier_is_shown_at_every_threshold(run, test_rows):
+    drawn = classifier_figures.confusion(run)
+    name = run.names[0]
+    cells = drawn.numbers[drawn.numbers["classifier"] == name].set_index(["rule", "true", "called"]).sort_index()
+    assert set(cells.index.unique("rule")) == set(tables.RULES)
+    (column,) = run.columns(name).values()
+    for rule, point in run.metrics[name]["operating_points"].items():
+        called = test_rows[column] >= point["threshold"]
+        assert cells.loc[(rule, "malignant", "malignant"), "patches"] == (called & (test_rows["label"] == 1)).sum()
+        assert cells.loc[(rule, "benign", "malignant"), "patches"] == (called & (test_rows["label"] == 0)).sum()
+        assert cells.xs(rule)["threshold"].to_numpy() == pytest.approx(point["threshold"])
+    rules = drawn.numbers[drawn.numbers["classifier"] != name]["rule"]
+    assert set(rules) == {"youden"}
+
+
 def test_a_confusion_matrix_holds_every_test_patch_once(run, test_rows):
     drawn = classifier_figures.confusion(run)
-    for name, cells in drawn.numbers.groupby("classifier"):
+    for name, cells in drawn.numbers.groupby(["classifier", "rule"]):
         assert cells["patches"].sum() == pytest.approx(len(test_rows)), name
         assert cells.groupby("true")["share"].sum().to_numpy() == pytest.approx(1)
     shown = [text.get_text() for axes in drawn.figure.axes for text in axes.texts]
