@@ -56,8 +56,8 @@ def explanations(run: Run) -> Drawn:
     for line, method in zip(grid[1:, 0], shown, strict=True):
         line.set_ylabel(METHODS[method], fontsize=9)
     patches = (
-        "test patches, of each class two of the best calls, then two of the worst"
-        if kind == "real" else "synthetic patches (none of a patient may be shown here)"
+        f"{number} patches of {run.said('test')}: of each class two of the best calls, then two of the worst"
+        if kind == "real" else f"{number} synthetic patches (none of a patient may be shown here)"
     )  # fmt: skip
     caption = (
         f"Where {CLASSIFIER_NAMES[run.explanations['classifier']]} finds its evidence: {patches}. Above each its class "
@@ -139,11 +139,12 @@ def feature_maps(run: Run) -> Drawn:
     for line, (layer, maps) in zip(grid, found.items(), strict=True):
         text = f"{LAYERS[layer]}\n{maps.shape[2]}x{maps.shape[3]}"
         line[1].annotate(text, (-0.15, 0.5), xycoords="axes fraction", fontsize=7.5, ha="right", va="center")
+    source = f"of {run.said('test')}" if run.patient_images else "synthetic"
     caption = (
-        f"What the layers answer to: a benign and a malignant patch ({kind}), and of each layer of the discriminator "
-        f"and of {CLASSIFIER_NAMES[run.explanations['classifier']]} the {channels} channels that vary most over the "
-        "two. A channel has one scale for both patches; bright is high. Left out: an eighth at every edge, where a "
-        "layer answers to its padding."
+        f"What the layers answer to: 2 patches, one benign and one malignant ({source}), and of each layer of the "
+        f"discriminator and of {CLASSIFIER_NAMES[run.explanations['classifier']]} the {channels} channels that "
+        "vary most over the two. A channel has one scale for both patches; bright is high. Left out: an eighth "
+        "at every edge, where a layer answers to its padding."
     )
     return Drawn(figure, pd.DataFrame(rows), "Feature maps", caption)
 

@@ -38,6 +38,8 @@ def test_every_figure_names_its_axes_its_sample_and_its_numbers(run):
             drawn = draw(run)
             assert len(drawn.numbers), name
             assert drawn.title and drawn.caption.endswith("."), name
+            counted = re.search(r"[\d,]+ ([\w-]+ )*(patches|patients|steps)", drawn.caption)
+            assert counted or name in page.FIGURES["networks"], name
             for axes in drawn.figure.axes:
                 drawn_there = [*axes.lines, *axes.patches, *axes.collections]
                 if not (axes.get_visible() and axes.axison and drawn_there and not axes.images):
