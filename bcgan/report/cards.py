@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from bcgan.evaluate.score import describe
+from bcgan.evaluate.intervals import describe
 from bcgan.report import slide_figures
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES

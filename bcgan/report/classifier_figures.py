@@ -11,10 +11,13 @@ from bcgan.classify.calibration import Calibration, apply
 from bcgan.data.records import CLASSES
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import patient_weights
-from bcgan.evaluate.score import describe
+from bcgan.evaluate.metrics import operating_points
+from bcgan.evaluate.intervals import describe
+from bcgan.report import tables
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, INK, METRIC_NAMES, MUTED, Drawn
 
+YOUDEN = "youden"
 CURVE_POINTS = 201  # places along x at which the seeds are averaged
 BANDS = 300  # resamples whose curves are drawn together as a band
 
@@ -39,7 +42,7 @@ def accuracy_loss(run: Run) -> Drawn:
     sns.despine(figure)
     settings = run.experiment.classify
     caption = (
-        f"Accuracy and loss by epoch, mean over {run.seeds()}. Training (dashed): augmented batches, "
+        f"Accuracy and loss by epoch, mean over {run.seeds()}. Training (dashed): {run.said('train')}, augmented, "
         f"weights of that step, loss {settings.loss.replace('_', ' ')}; validation (solid): averaged weights, plain "
         f"cross-entropy, {run.said('validation')}."
     )
@@ -47,19 +50,21 @@ def accuracy_loss(run: Run) -> Drawn:
 
 
 def confusion(run: Run) -> Drawn:
-    """Confusion matrices at the thresholds that validation chose."""
+    """Confusion matrices: the proposed classifier's at every threshold that validation chose, the others' at one."""
     test = run.probabilities[run.probabilities["role"] == "test"]
-    across = -(-len(run.names) // (1 if len(run.names) < 5 else 2))
-    down = -(-len(run.names) // across)
-    figure, grid = plt.subplots(down, across, figsize=(2.5 * across + 0.5, 2.9 * down), squeeze=False)
-    for axes in grid.flat[len(run.names) :]:
+    first, *others = run.names
+    panels = [(first, rule) for rule in tables.RULES] + [(name, YOUDEN) for name in others]
+    across = len(tables.RULES)
+    down = -(-len(panels) // across)
+    figure, grid = plt.subplots(down, across, figsize=(2.5 * across + 0.5, 2.95 * down), squeeze=False)
+    for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     rows = []
-    for axes, name in zip(grid.flat, run.names, strict=False):
-        thresholds = run.metrics[name]["thresholds"]
+    for place, (axes, (name, rule)) in enumerate(zip(grid.flat, panels, strict=False)):
+        thresholds = _thresholds(run, name, rule)
         counts = np.mean(
             [
-                confusion_matrix(test["label"], test[column] >= thresholds[str(seed)])
+                confusion_matrix(test["label"], test[column] >= thresholds[seed])
                 for seed, column in run.columns(name).items()
             ],
             axis=0,
@@ -72,27 +77,31 @@ def confusion(run: Run) -> Drawn:
             square=True,
             xticklabels=CLASSES, yticklabels=CLASSES if axes in grid[:, 0] else False, linewidths=1,
         )  # fmt: skip
-        axes.set_title(CLASSIFIER_NAMES[name], fontsize=9.5)
-        axes.set_xlabel("Called" if axes in grid[-1] else "")
+        threshold = np.mean(list(thresholds.values()))
+        axes.set_title(f"{CLASSIFIER_NAMES[name]}\n{tables.RULES[rule]}, {threshold:.2f}", fontsize=8.5)
+        axes.set_xlabel("Called" if place + across >= len(panels) else "")
         axes.tick_params(length=0)
         for truth, called in np.ndindex(2, 2):
-            share, count = shares[truth, called], counts[truth, called]
-            rows.append(
-                {
-                    "classifier": name,
-                    "true": CLASSES[truth],
-                    "called": CLASSES[called],
-                    "patches": count,
-                    "share": share,
-                }
-            )
+            rows.append({
+                "classifier": name, "rule": rule, "threshold": threshold, "true": CLASSES[truth],
+                "called": CLASSES[called], "patches": counts[truth, called], "share": shares[truth, called],
+            })  # fmt: skip
     for axes in grid[:, 0]:
         axes.set_ylabel("True")
     caption = (
-        f"Confusion at the threshold with the largest Youden index on validation patients: {run.said('test')}; share "
-        f"of the true class, and patches (mean over {run.seeds()})."
+        f"Confusion of {run.said('test')}; share of the true class, and patches (mean over {run.seeds()}). Upper row: "
+        f"{CLASSIFIER_NAMES[first]} at the thresholds that give validation patients the largest Youden index, a "
+        "sensitivity of at least 0.95, and the largest F1; below: the others at that with the largest Youden index. "
+        "Above each matrix its rule and threshold, all other rules in the table of operating points."
     )
     return Drawn(figure, pd.DataFrame(rows), "Confusion matrices", caption)
+
+
+def _thresholds(run: Run, name: str, rule: str) -> dict[int, float]:
+    """{seed: threshold} that a rule chooses on the validation patients."""
+    chosen = run.probabilities[run.probabilities["role"] == "validation"]
+    labels = chosen["label"].to_numpy()
+    return {seed: operating_points(labels, chosen[one].to_numpy())[rule] for seed, one in run.columns(name).items()}
 
 
 def roc(run: Run) -> Drawn:
@@ -178,9 +187,9 @@ def per_patient(run: Run) -> Drawn:
         for values in (mean.loc[mean["classifier"] == name, "accuracy"],)
     )
     caption = (
-        f"A dot a test patient ({mean['patient'].nunique()}), up and down only so that dots do not cover each other: "
-        f"accuracy at the validation threshold. Mean (minimum to "
-        f"maximum): {worst}. Grey: the 95.0 to 98.8 % that the paper states without a protocol."
+        f"A dot a patient ({run.said('test')}), up and down only so that dots do not cover each other: "
+        f"accuracy at the validation threshold. Mean (minimum to maximum): {worst}. "
+        "Grey: the 95.0 to 98.8 % that the paper states without a protocol."
     )
     return Drawn(figure, table, "Patient by patient", caption)
 
@@ -307,9 +316,11 @@ def ablation(run: Run) -> Drawn:
     grid[0].invert_yaxis()
     sns.despine(figure)
     base = run.factors["levels"][0]
+    fewer = [f"{one.seeds} for {one.factor}: {one.level}" for one in shown.itertuples() if one.seeds != base["seeds"]]
+    fewer = f" ({', '.join(fewer)})" if fewer else ""
     caption = (
         f"One choice changed at a time, {CLASSIFIER_NAMES[run.factors['network']]}, {run.factors['epochs']} epochs, "
-        f"{base['seeds']} seeds: difference from the experiment as it is (ROC AUC "
+        f"{base['seeds']} seeds{fewer}: difference from the experiment as it is (ROC AUC "
         f"{describe(base['figures']['roc_auc'])}), right of the line: better. {run.said('test').capitalize()}; "
         f"{run.experiment.evaluate.confidence:.0%} intervals by a bootstrap of seeds and patients, the same for both; "
         f"with {len(labels)} choices one in twenty looks like an effect by chance."

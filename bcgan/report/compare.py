@@ -8,7 +8,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from bcgan.errors import InputError
-from bcgan.evaluate.score import describe
+from bcgan.evaluate.intervals import describe
 from bcgan.report.page import as_html, as_markdown
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
 from bcgan.report.tables import GAN_NAMES

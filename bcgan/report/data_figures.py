@@ -44,8 +44,8 @@ def examples(run: Run) -> Drawn:
             show_patch(grid[2 * label + row, column], patch)
             shown.append({"class": name, "row": 2 * label + row, "column": column, "id": patch_id})
         head(grid[2 * label, 0], name.capitalize(), CLASS_COLOURS[name])
-    source = "from training patients" if run.patient_images else "made by the generator; real ones may not be shown"
-    caption = f"Benign (top) and malignant patches, {kind}: {source}."
+    source = f"Of {run.said('train')}." if run.patient_images else f"Real ones may not be shown. {run.learnt_from()}"
+    caption = f"Benign (top) and malignant patches, {len(shown)} {kind} ones. {source}"
     return Drawn(figure, pd.DataFrame(shown), "Benign and malignant patches", caption)
 
 
@@ -69,7 +69,7 @@ def count_plot(run: Run) -> Drawn:
     total, positive = len(run.store.index), int(run.store.index["label"].sum())
     caption = (
         f"Patches without (0, benign) and with cancer (1, malignant) by role: {total:,} in all, {positive:,} malignant "
-        f"({positive / total:.1%}), of {run.store.index['patient'].nunique()} patients. Protocol: {run.protocol()}."
+        f"({positive / total:.1%}), of {run.store.index['patient'].nunique()} patients."
     )
     return Drawn(figure, table, "How many patches of each class", caption)
 
@@ -83,14 +83,16 @@ def patient_balance(run: Run) -> Drawn:
     roles = [role for role in ROLE_NAMES if role in set(table["role"])]
     across = min(len(roles), 4)
     down = -(-len(roles) // across)
-    figure, grid = plt.subplots(down, across, figsize=(10, 2.6 * down + 0.4), sharey=True, squeeze=False)
+    figure, grid = plt.subplots(down, across, figsize=(10, 2.6 * down + 0.4), squeeze=False)
     for axes in grid.flat[len(roles) :]:
         axes.set_visible(False)
     for axes, role in zip(grid.flat, roles, strict=False):
         own = table[table["role"] == role]
-        places, malignant = np.arange(len(own)), own["malignant"].to_numpy()
-        axes.bar(places, malignant, 1, color=CLASS_COLOURS["malignant"], label="malignant")
-        axes.bar(places, own["patches"] - malignant, 1, bottom=malignant, color=CLASS_COLOURS["benign"], label="benign")
+        places, low = np.arange(len(own)), np.zeros(len(own))
+        for kind, number in (("malignant", own["malignant"]), ("benign", own["patches"] - own["malignant"])):
+            # Bars of many patients are thinner than the white edge that they would have.
+            axes.bar(places, number, 1, bottom=low, color=CLASS_COLOURS[kind], label=kind, lw=0)
+            low = low + number.to_numpy()
         axes.set(xticks=[], xlabel=f"{len(own)} patients")
         axes.set_title(ROLE_NAMES[role].capitalize(), fontsize=9.5)
         axes.margins(x=0.01)
@@ -100,8 +102,9 @@ def patient_balance(run: Run) -> Drawn:
     sns.despine(figure)
     test = table[table["role"] == "test"]
     caption = (
-        f"A bar a patient, {len(table)} patients and {table['patches'].sum():,} patches; in each role those with "
-        f"the largest share of malignant patches first. {run.said('test').capitalize()}: a patient has "
+        f"A bar a patient in each role, {table['patient'].nunique()} patients and {table['patches'].sum():,} patches; "
+        "those with the largest share of malignant patches first; every role has its own scale. "
+        f"{run.said('test').capitalize()}: a patient has "
         f"{test['patches'].median():.0f} patches (median; {test['patches'].min()} to {test['patches'].max()}), "
         f"{test['share'].median():.0%} of them malignant ({test['share'].min():.0%} to {test['share'].max():.0%})."
     )
@@ -132,10 +135,10 @@ def image_properties(run: Run) -> Drawn:
     summary = table.groupby("class")[list(shown)].describe().stack(level=0, future_stack=True)
     alike = "" if "area" in shown else f" Every patch has {table['area'].iloc[0]:,} pixels."
     caption = (
-        f"Image properties of all {len(table):,} patches by class, as shares of the class; logarithmic where "
-        f"almost all are the same.{alike} Nuclear density is the share of tissue whose haematoxylin optical "
-        f"density exceeds {run.experiment.features.density_threshold:g}; texture is of the grey-level co-occurrence "
-        "matrix."
+        f"Image properties of all {len(table):,} patches of {table['patient'].nunique()} patients by class, as shares "
+        f"of the class; logarithmic where almost all are the same.{alike} Nuclear density is the share of tissue whose "
+        f"haematoxylin optical density exceeds {run.experiment.features.density_threshold:g}; texture is of "
+        "the grey-level co-occurrence matrix."
     )
     return Drawn(figure, summary.reset_index(names=["class", "property"]), "Image properties by class", caption)
 
@@ -174,9 +177,10 @@ def density(run: Run) -> Drawn:
     numbers = pd.DataFrame({"from": edges[:-1], "to": edges[1:], **counts})
     medians = table.groupby("class")["density"].median()
     caption = (
-        f"Nuclear density of {len(table):,} patches; medians {medians['benign']:.2f} (benign) and "
-        f"{medians['malignant']:.2f} (malignant). Below: {kind} patches at equal steps of the order by density, the "
-        'value under each. The paper calls this "breast density", a term of mammography.'
+        f"Nuclear density of all {len(table):,} patches of {table['patient'].nunique()} patients; medians "
+        f"{medians['benign']:.2f} (benign) and {medians['malignant']:.2f} (malignant). Below: {kind} patches "
+        'at equal steps of the order by density, the value under each. The paper calls this "breast density", a term '
+        "of mammography."
     )
     return Drawn(figure, numbers, "Nuclear density, and patches in its order", caption)
 

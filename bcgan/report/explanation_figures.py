@@ -7,7 +7,7 @@ import seaborn as sns
 
 from bcgan.data.records import CLASSES
 from bcgan.evaluate.explanations import LEVELS, TRUTHS, inside
-from bcgan.evaluate.score import describe
+from bcgan.evaluate.intervals import describe
 from bcgan.report import tables
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn, head, show_patch
@@ -56,9 +56,12 @@ def explanations(run: Run) -> Drawn:
     grid[0, 0].set_ylabel("Patch", fontsize=9)
     for line, method in zip(grid[1:, 0], shown, strict=True):
         line.set_ylabel(METHODS[method], fontsize=9)
-    patches = "test patches" if kind == "real" else "synthetic patches (none of a patient may be shown here)"
+    patches = (
+        f"{number} patches of {run.said('test')}"
+        if kind == "real" else f"{number} synthetic patches (none of a patient may be shown here)"
+    )  # fmt: skip
     caption = (
-        f"Where {CLASSIFIER_NAMES[name]} finds its evidence: {number} {patches}, of each class the best calls, then "
+        f"Where {CLASSIFIER_NAMES[name]} finds its evidence: {patches}, of each class the best calls, then "
         "the worst. Above each the class, the probability of malignancy, of this one view (elsewhere: of all "
         f"orientations), and whether the call at {threshold:.3f} is right; orange speaks for malignancy, violet "
         "against; each map has its own scale."
@@ -150,11 +153,12 @@ def feature_maps(run: Run) -> Drawn:
     for line, (layer, maps) in zip(grid, found.items(), strict=True):
         text = f"{LAYERS[layer]}\n{maps.shape[2]}x{maps.shape[3]}"
         line[1].annotate(text, (-0.15, 0.5), xycoords="axes fraction", fontsize=7.5, ha="right", va="center")
+    source = f"of {run.said('test')}" if run.patient_images else "synthetic"
     caption = (
-        f"What the layers answer to: a benign and a malignant patch ({kind}), and of each layer of the discriminator "
-        f"and of {CLASSIFIER_NAMES[run.explanations['classifier']]} the {channels} channels that vary most over the "
-        "two. A channel has one scale for both patches; bright is high. Left out: an eighth at every edge, where a "
-        "layer answers to its padding."
+        f"What the layers answer to: 2 patches, one benign and one malignant ({source}), and of each layer of the "
+        f"discriminator and of {CLASSIFIER_NAMES[run.explanations['classifier']]} the {channels} channels that "
+        "vary most over the two. A channel has one scale for both patches; bright is high. Left out: an eighth "
+        "at every edge, where a layer answers to its padding."
     )
     return Drawn(figure, pd.DataFrame(rows), "Feature maps", caption)
 

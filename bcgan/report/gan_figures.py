@@ -29,6 +29,7 @@ from bcgan.report.style import (
 from bcgan.report.tables import GAN_NAMES
 
 COLUMNS = 8
+ROWS = 4  # of either class: with COLUMNS 64 patches a side
 STEPS_SHOWN = 5
 COMPARED = 4000  # patches a side whose neighbours are looked for
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
@@ -42,21 +43,22 @@ def samples(run: Run) -> Drawn:
     """Real and synthetic patches side by side; synthetic alone where real ones may not be shown."""
     sides = ["real", "synthetic"] if run.patient_images else ["synthetic"]
     figure, grid = plt.subplots(
-        4, COLUMNS * len(sides), figsize=(0.72 * COLUMNS * len(sides) + 0.4, 3.6), squeeze=False
+        2 * ROWS, COLUMNS * len(sides), figsize=(0.72 * COLUMNS * len(sides) + 0.4, 6.7), squeeze=False
     )
+    for axes in grid.flat:
+        axes.set_axis_off()
     shown = []
     for label, name in enumerate(CLASSES):
         for side, kind in enumerate(sides):
-            patches, ids = some_patches(run, label, 2 * COLUMNS) if kind == "real" else _synthetic(run, label)
+            patches, ids = some_patches(run, label, ROWS * COLUMNS) if kind == "real" else _synthetic(run, label)
             for position, (patch, patch_id) in enumerate(zip(patches, ids, strict=True)):
-                row, column = 2 * label + position // COLUMNS, side * COLUMNS + position % COLUMNS
+                row, column = ROWS * label + position // COLUMNS, side * COLUMNS + position % COLUMNS
                 show_patch(grid[row, column], patch)
                 shown.append({"kind": kind, "class": name, "row": row, "column": column, "id": patch_id})
-            head(grid[2 * label, side * COLUMNS], f"{name.capitalize()}, {kind}", CLASS_COLOURS[name])
-    steps = run.experiment.gan.steps
+            head(grid[ROWS * label, side * COLUMNS], f"{name.capitalize()}, {kind}", CLASS_COLOURS[name])
     caption = (
-        f"{' and '.join(sides).capitalize()} patches by class. Generator: moving average after {steps:,} steps of "
-        f"{run.experiment.gan.batch} patches, trained on training patients alone. Not selected by hand."
+        f"{' and '.join(sides).capitalize()} patches by class, {len(shown) // len(sides)} of each kind. "
+        f"{run.learnt_from()} Its generator is a moving average. Not selected by hand."
     )
     return Drawn(figure, pd.DataFrame(shown), f"{' and '.join(sides).capitalize()} patches", caption)
 
@@ -69,7 +71,10 @@ def evolution(run: Run) -> Drawn:
     for axes, path, step in zip(grid[0], picked, steps, strict=True):
         sheet = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
         show_patch(axes, sheet[:, : sheet.shape[1] // 2], f"step {step:,}")  # half the columns: the file stays small
-    caption = "The same noise vectors during training; upper two rows benign, lower two malignant. Averaged generator."
+    caption = (
+        "The same noise vectors during training; upper two rows benign, lower two malignant. Averaged generator. "
+        f"{run.learnt_from()}"
+    )
     return Drawn(figure, pd.DataFrame({"step": steps}), "The generator during training", caption)
 
 
@@ -107,8 +112,8 @@ def convergence(run: Run) -> Drawn:
     caption = (
         f"Convergence. Left: the GAN's losses ({run.experiment.gan.loss.replace('_', '-')}). Middle: share of real and "
         "synthetic patches that the discriminator D recognises; one half is chance. Thin: single steps, the first of "
-        f"them cut off; thick: their rolling mean. Right: validation ROC AUC, mean over {run.seeds()}. The paper's "
-        "caption repeats Fig. 9's; its text means this."
+        f"them cut off; thick: their rolling mean. Right: validation ROC AUC, mean over {run.seeds()}, "
+        f"{run.said('validation')}. {run.learnt_from()} The paper's caption repeats Fig. 9's; its text means this."
     )
     return Drawn(figure, log, "Convergence", caption)
 
@@ -209,5 +214,5 @@ def _some(rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
 
 
 def _synthetic(run: Run, label: int) -> tuple[np.ndarray, list[str]]:
-    rows = np.flatnonzero(run.synthetic["labels"] == label)[: 2 * COLUMNS]
+    rows = np.flatnonzero(run.synthetic["labels"] == label)[: ROWS * COLUMNS]
     return run.synthetic["images"][rows], [f"synthetic {row}" for row in rows]

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from bcgan import progress, runs
 from bcgan.errors import InputError
-from bcgan.evaluate.score import describe
+from bcgan.evaluate.intervals import describe
 from bcgan.experiment import Experiment
 from bcgan.gan.features import PICTURED
 from bcgan.report import (

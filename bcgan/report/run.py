@@ -1,5 +1,6 @@
 """Everything that a report shows, read once from the stages' files."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from bcgan.experiment import Experiment
 from bcgan.gan.features import PICTURED
 from bcgan.preprocess import store
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
+
+# Of data sets that are often read in part, as published.
+WHOLE = {"idc": {"patches": 277_524, "patients": 279}}
 
 
 class Run(NamedTuple):
@@ -83,6 +87,25 @@ class Run(NamedTuple):
         count, name = self.count(role), ROLE_NAMES[role]
         return f"{count['patients']} {name} patients, {count['patches']:,} patches, {count['positives']:,} malignant"
 
+    def learnt_from(self) -> str:
+        """What made the synthetic patches, for captions."""
+        gan = self.experiment.gan
+        return f"The GAN learnt in {gan.steps:,} steps of {gan.batch} patches from {self.said('train')}."
+
+    def part(self) -> str:
+        """How much of the public archive was read, where that is known and is not all of it."""
+        whole, read = WHOLE.get(self.experiment.data.name), self.audit["patches"]
+        if whole is None or read >= whole["patches"]:
+            return ""
+        return (
+            f"A part of the archive: {read:,} of the public archive's {whole['patches']:,} patches were read, of "
+            f"{self.store.index['patient'].nunique()} of its {whole['patients']} patients."
+        )
+
+    def data_sha256(self) -> str:
+        """Of the kept patches' pixels, whatever their files' order and place: SHA-256 of their sorted hashes."""
+        return hashlib.sha256("\n".join(sorted(self.store.index["pixels"])).encode()).hexdigest()
+
     def protocol(self) -> str:
         policy = {
             "official": "official patient lists",
@@ -93,6 +116,12 @@ class Run(NamedTuple):
     def bootstrap(self) -> str:
         """What the classifiers' intervals are over."""
         return "a bootstrap of patients" + (" and of seeds" if len(self.experiment.classify.seeds) > 1 else "")
+
+    def single(self) -> str:
+        """Which classifiers' intervals are not over seeds, in a sentence."""
+        names = [name for name in self.names if len(self.columns(name)) < len(self.experiment.classify.seeds)]
+        said = ", ".join(CLASSIFIER_NAMES[name] for name in names)
+        return f"Over patients alone: {said}; each is one classifier, an ensemble of all its members' seeds."
 
     def threshold(self, name: str) -> float:
         """From which probability on a classifier calls a patch malignant, mean over the seeds."""

@@ -9,28 +9,33 @@ from bcgan import data
 from bcgan.data.records import CLASSES, UNKNOWN, slide_of
 from bcgan.preprocess.images import at_size
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, INK, Drawn
+from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, INK, ROLE_NAMES, Drawn
 
 SLIDES = 4
 WIDTH = 2.5  # inches of a slide
 LEAST = 0.1  # share of either class that makes a slide worth showing
 TISSUE = 8  # pixels of a patch's side in the picture of the tissue: as many as a slide of 60 patches has on paper
+TESTED = ("test", "test_other")
 KINDS = ("tissue", "annotated", "probability", "probability in context", "wrong")
 
 
-def wanted(run: Run) -> list[tuple[str, str, str]]:
-    """(role, patient, slide) of the held-out slides to show, one a patient: the most densely covered first, both
-    classes on each."""
-    table = run.probabilities[run.probabilities["role"].isin(["test", "test_other", "unlisted_other"])]
-    table = table[(table[["x", "y"]] != UNKNOWN).all(axis=1)]
-    groups = table.groupby(["role", "patient", slide_of(table["id"])])["label"].agg(["size", "mean"])
-    groups = groups[groups["mean"].between(LEAST, 1 - LEAST)].sort_values("size", ascending=False)
-    patients, found = set(), []
-    for role, patient, slide in groups.index:
-        if patient not in patients:
-            patients.add(patient)
-            found.append((role, patient, slide))
-    return found[:SLIDES]
+def wanted(run: Run) -> list[tuple[str, str]]:
+    """(patient, slide) of the held-out slides to show, one a patient: test patients first, then the most densely
+    covered; both classes on each. Where a slide's patches come from two sources, it is shown whole."""
+    table = _held_out(run)
+    untested = ~table["role"].isin(TESTED)
+    groups = table.groupby([untested.rename("untested"), "patient", slide_of(table["id"])])["label"]
+    groups = groups.agg(["size", "mean"]).reset_index(names=["untested", "patient", "slide"])
+    groups = groups[groups["mean"].between(LEAST, 1 - LEAST)]
+    groups = groups.sort_values(["untested", "size"], ascending=[True, False], kind="stable")
+    shown = groups.drop_duplicates("patient")[["patient", "slide"]].head(SLIDES)
+    return list(shown.itertuples(index=False, name=None))
+
+
+def _held_out(run: Run) -> pd.DataFrame:
+    """Scored patches whose place is known, of patients that neither trained nor chose anything."""
+    table = run.probabilities[run.probabilities["role"].isin([*TESTED, "unlisted", "unlisted_other"])]
+    return table[(table[["x", "y"]] != UNKNOWN).all(axis=1)]
 
 
 def slide_maps(run: Run) -> Drawn:
@@ -45,9 +50,9 @@ def slide_maps(run: Run) -> Drawn:
     exact = run.experiment.data.name == "histology_phantom"
     kinds = [kind for kind in KINDS if kind in (*tissue, "annotated", "wrong", *views)]
     row_of = pd.Series(run.store.index.index, run.store.index["id"])
-    shown = wanted(run)
-    slides, scored = np.array(slide_of(run.probabilities["id"])), run.probabilities
-    tables = [scored[(scored["role"] == role) & (slides == slide)] for role, _, slide in shown]
+    shown, scored = wanted(run), _held_out(run)
+    slides = np.array(slide_of(scored["id"]))
+    tables = [scored[(scored["patient"] == patient) & (slides == slide)] for patient, slide in shown]
     places = [((table[["x", "y"]] - table[["x", "y"]].min()) / side).round().astype(int).to_numpy() for table in tables]
     heights = [WIDTH * np.clip((place.max(0)[1] + 1) / (place.max(0)[0] + 1), 0.3, 1.3) for place in places]
     figure, grid = plt.subplots(
@@ -55,7 +60,7 @@ def slide_maps(run: Run) -> Drawn:
         height_ratios=heights, squeeze=False,
     )  # fmt: skip
     rows = []
-    for line, table, place, (role, patient, _) in zip(grid, tables, places, shown, strict=True):
+    for line, table, place, (patient, _) in zip(grid, tables, places, shown, strict=True):
         found = {kind: _mean(run, table, name) for kind, name in views.items()}
         called = found[last] >= run.threshold(views[last])
         truth = table["label"].to_numpy()
@@ -72,10 +77,12 @@ def slide_maps(run: Run) -> Drawn:
             axes.imshow(picture, interpolation="none")
             axes.set(xticks=[], yticks=[])
             sns.despine(ax=axes, left=True, bottom=True)
-        line[0].set_ylabel(f"Patient {patient}\n{len(table):,} patches", fontsize=9, parse_math=False)
+        role = ROLE_NAMES[min(table["role"], key=len)].capitalize()  # not the other source's, where there are both
+        said = f"{role}\npatient {patient}\n{len(table):,} patches"
+        line[0].set_ylabel(said, fontsize=9, parse_math=False)
         rows.append(
             pd.DataFrame({
-                "role": role, "patient": patient, "x": table["x"], "y": table["y"], "label": truth,
+                "role": table["role"], "patient": patient, "x": table["x"], "y": table["y"], "label": truth,
                 **found, "called": called.astype(int),
             })
         )  # fmt: skip
@@ -89,9 +96,13 @@ def slide_maps(run: Run) -> Drawn:
     bar = figure.colorbar(_scale(), ax=grid.ravel().tolist(), shrink=0.5, aspect=30)
     bar.set_label("Probability of malignancy")
     bar.ax.axhline(run.threshold(views[last]), color=INK, lw=1)
+    total, patients = sum(map(len, tables)), len(tables)
+    other = sum(int(table["role"].str.endswith("_other").sum()) for table in tables)
+    apart = f" {other:,} of the patches are of the other source, which no result counts as test." if other else ""
     caption = (
-        f"Held-out slides with the most patches, one a patient and at least {LEAST:.0%} of them of either class; each "
-        f"patch a square of {side} pixels at its place in the slide. "
+        f"Slides of {patients} held-out patients, {total:,} patches: of the test patients, then of those on no list, "
+        f"the slides with the most patches, at least {LEAST:.0%} of them of either class. Each patch is a square of "
+        f"{side} pixels at its place in the slide; white is what was not read.{apart} "
         f"{'Tissue: the patches themselves. ' if tissue else ''}Annotated: {CLASSES[0]} blue, {CLASSES[1]} orange. "
         f"Wrong: the patches that are called wrongly at the validation threshold ({run.threshold(views[last]):.2f}, "
         "the line in the scale), in the colour of their annotation."

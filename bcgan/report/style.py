@@ -37,7 +37,8 @@ CLASSIFIER_NAMES = {
 METRIC_NAMES = {
     "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy",
     "sensitivity": "Sensitivity", "specificity": "Specificity", "f1": "F1", "brier": "Brier score",
-    "ece": "Calibration error", "ece_calibrated": "Calibration error after scaling", "loss": "Log loss",
+    "brier_calibrated": "Brier score after scaling", "ece": "Calibration error",
+    "ece_calibrated": "Calibration error after scaling", "loss": "Log loss",
     "patient_share_error": "Error of the malignant share", "patient_share_correlation": "Correlation of the shares",
     "patient_roc_auc": "ROC AUC, any malignant patch or none",
 }  # fmt: skip
@@ -45,6 +46,10 @@ ROLE_NAMES = {
     "train": "training", "validation": "validation", "test": "test", "unlisted": "on no list",
     "validation_other": "validation, other source", "test_other": "test, other source",
     "unlisted_other": "on no list, other source",
+}  # fmt: skip
+ARM_NAMES = {
+    "real": "Real", "classic": "Real + classic", "gan": "+ GAN", "selected": "+ selected GAN",
+    "translation": "+ translation",
 }  # fmt: skip
 INK, MUTED = "#222222", "#777777"
 REAL, SYNTHETIC, TRANSLATED = MUTED, "#9E7BB5", "#CC6677"

@@ -8,6 +8,7 @@ import seaborn as sns
 from bcgan.data.records import CLASSES
 from bcgan.report.run import Run
 from bcgan.report.style import (
+    ARM_NAMES,
     CLASS_COLOURS,
     CLASSIFIER_NAMES,
     DISCRIMINATOR,
@@ -46,7 +47,7 @@ def latent_walk(run: Run) -> Drawn:
     caption = (
         "Latent walks: each row goes along the sphere from one random noise vector (left) to another, the class held. "
         "Smooth change says that the generator has not learnt single patches by heart; the grain is drawn anew for "
-        "every patch. Not selected by hand."
+        f"every patch. Not selected by hand. {run.learnt_from()}"
     )
     return Drawn(figure, shown, "Latent walks", caption)
 
@@ -60,7 +61,7 @@ def attribute_sweep(run: Run) -> Drawn:
     caption = (
         "Attribute sweep: in each row one noise vector is moved along the direction of nuclear density, from the 10th "
         "to the 90th percentile of what the generator makes of that class; what was asked for is under each column. "
-        "The grain is drawn anew for every patch."
+        f"The grain is drawn anew for every patch. {run.learnt_from()}"
     )
     return Drawn(figure, shown, "More and more nuclear density", caption)
 
@@ -98,7 +99,7 @@ def steering(run: Run) -> Drawn:
         f"Steering: {number} fresh noise vectors a class, each moved until a linear fit says what was asked for; then "
         "measured on the patch. Dotted: as asked. r is Pearson's correlation (about 0 for the same noise left where it "
         "was). Units: "
-        + "; ".join(ATTRIBUTE_NAMES[name].lower() for name in names) + "."
+        + "; ".join(ATTRIBUTE_NAMES[name].lower() for name in names) + f". {run.learnt_from()}"
     )  # fmt: skip
     return Drawn(figure, pd.DataFrame(rows), "What was asked for and what was measured", caption)
 
@@ -122,9 +123,12 @@ def translations(run: Run) -> Drawn:
             grid[3 * label + place, 0].set_ylabel(what, fontsize=8)
         title = f"{name.capitalize()} to {CLASSES[1 - label]}"
         head(grid[3 * label, 0], title, CLASS_COLOURS[CLASSES[1 - label]])
+    number, steps = sum(row["what"] == "patch" for row in shown), run.experiment.translate.steps
+    source = f" of {run.said('test')}" if run.patient_images else ""
     caption = (
-        f"Translations between the classes by the cycle-consistent GAN ({run.experiment.translate.steps:,} steps): "
-        f"{kind} patches, drawn at random, what the translator makes of them, and that translated back."
+        f"Translations between the classes by the cycle-consistent GAN ({steps:,} steps on {run.said('train')}): "
+        f"{number} {kind} patches{source}, drawn at random, what the translator makes of them, and that "
+        "translated back."
     )
     return Drawn(figure, pd.DataFrame(shown), "Translations between the classes", caption)
 
@@ -170,11 +174,11 @@ def counterfactuals(run: Run) -> Drawn:
     shift = [classes[name]["colour_shift"]["value"] for name in CLASSES]
     classifier = CLASSIFIER_NAMES[run.translations["classifier"]]
     caption = (
-        "Counterfactuals: translations of test patients' patches. Left: 1 (dotted) is a change as large as the mean "
-        f"difference between real benign and malignant patches. Right: how often {classifier}, which called the patch "
-        "right, calls its translation the other class; correlation of the 5x5 layout of brightness; structural "
-        f"similarity. Mean colour moves by {shift[0]:.1f} (to malignant) and {shift[1]:.1f} (to benign) CIE Lab units. "
-        "Bars: bootstrap over patients."
+        f"Counterfactuals: translations of the patches of {run.said('test')}. Left: 1 (dotted) is a change as large as "
+        f"the mean difference between real benign and malignant patches. Right: how often {classifier}, which called "
+        "the patch right, calls its translation the other class; correlation of the 5x5 layout of brightness; "
+        f"structural similarity. Mean colour moves by {shift[0]:.1f} (to malignant) and {shift[1]:.1f} (to benign) CIE "
+        "Lab units. Bars: bootstrap over patients."
     )
     return Drawn(figure, pd.DataFrame(rows), "What a translation changes, and what it leaves", caption)
 
@@ -253,10 +257,6 @@ def _bars(axes, places: np.ndarray, found: pd.DataFrame, colour: str, name: str 
     axes.errorbar(places, value, ends, fmt="o", ms=4, color=colour, lw=1.5, label=name)
 
 
-ARM_NAMES = {
-    "real": "Real", "classic": "Real + classic", "gan": "+ GAN", "selected": "+ selected GAN",
-    "translation": "+ translation",
-}  # fmt: skip
 ARM_COLOURS = {
     "real": REAL, "classic": INK, "gan": "#CDB9DA", "selected": SYNTHETIC, "translation": TRANSLATED,
 }  # fmt: skip

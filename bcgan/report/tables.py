@@ -5,7 +5,7 @@ import pandas as pd
 
 from bcgan.data.records import CLASSES
 from bcgan.evaluate import patients as by_patient
-from bcgan.evaluate.score import describe
+from bcgan.evaluate.intervals import describe
 from bcgan.models import table1
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES

@@ -38,6 +38,8 @@ def test_every_figure_names_its_axes_its_sample_and_its_numbers(run):
             drawn = draw(run)
             assert len(drawn.numbers), name
             assert drawn.title and drawn.caption.endswith("."), name
+            counted = re.search(r"[\d,]+ ([\w-]+ )*(patches|patients|steps)", drawn.caption)
+            assert counted or name in page.FIGURES["networks"], name
             for axes in drawn.figure.axes:
                 drawn_there = [*axes.lines, *axes.patches, *axes.collections]
                 if not (axes.get_visible() and axes.axison and drawn_there and not axes.images):
@@ -109,6 +111,7 @@ def test_every_patient_has_a_bar_of_both_classes(run):
     )
     shown = [axes for axes in drawn.figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in shown] == ["Training", "Validation", "Test"]
+    assert f"{index['patient'].nunique()} patients" in drawn.caption
     for axes, role in zip(shown, ("train", "validation", "test"), strict=True):
         heights = sum(bar.get_height() for bars in axes.containers for bar in bars)
         assert heights == (index["role"] == role).sum()
@@ -204,9 +207,34 @@ def test_the_band_holds_the_curve_of_the_proposed_classifier(run, draw):
     assert ((inside >= band["low"] - 1e-9) & (inside <= band["high"] + 1e-9)).mean() > 0.8
 
 
+def test_every_role_has_its_own_scale(run):
+    """Where the patients of one have many more patches, those of the others could not be read."""
+    more = run.store.index[run.store.index["role"] == "train"]
+    index = pd.concat([run.store.index, *[more] * 9], ignore_index=True)
+    drawn = data_figures.patient_balance(run._replace(store=run.store._replace(index=index)))
+    highest = {axes.get_title(loc="left"): axes.get_ylim()[1] for axes in drawn.figure.axes}
+    assert highest["Training"] > 5 * highest["Test"]
+    assert f"{run.store.index['patient'].nunique()} patients and {len(index)} patches" in drawn.caption
+
+
+def test_the_proposed_classifier_is_shown_at_every_threshold(run, test_rows):
+    drawn = classifier_figures.confusion(run)
+    name = run.names[0]
+    cells = drawn.numbers[drawn.numbers["classifier"] == name].set_index(["rule", "true", "called"]).sort_index()
+    assert set(cells.index.unique("rule")) == set(tables.RULES)
+    (column,) = run.columns(name).values()
+    for rule, point in run.metrics[name]["operating_points"].items():
+        called = test_rows[column] >= point["threshold"]
+        assert cells.loc[(rule, "malignant", "malignant"), "patches"] == (called & (test_rows["label"] == 1)).sum()
+        assert cells.loc[(rule, "benign", "malignant"), "patches"] == (called & (test_rows["label"] == 0)).sum()
+        assert cells.xs(rule)["threshold"].to_numpy() == pytest.approx(point["threshold"])
+    rules = drawn.numbers[drawn.numbers["classifier"] != name]["rule"]
+    assert set(rules) == {"youden"}
+
+
 def test_a_confusion_matrix_holds_every_test_patch_once(run, test_rows):
     drawn = classifier_figures.confusion(run)
-    for name, cells in drawn.numbers.groupby("classifier"):
+    for name, cells in drawn.numbers.groupby(["classifier", "rule"]):
         assert cells["patches"].sum() == pytest.approx(len(test_rows)), name
         assert cells.groupby("true")["share"].sum().to_numpy() == pytest.approx(1)
     shown = [text.get_text() for axes in drawn.figure.axes for text in axes.texts]
@@ -252,6 +280,26 @@ def test_slide_maps_show_the_held_out_patches_of_one_slide_each(run):
         assert dict(zip(zip(rows["x"], rows["y"], strict=True), rows["label"], strict=True)) == dict(
             zip(zip(held["x"], held["y"], strict=True), held["label"], strict=True)
         )
+
+
+def test_slides_of_test_patients_come_first_and_whole(run):
+    """Whatever source their patches come from; others fill up where test patients are too few."""
+    test = sorted(set(run.probabilities.loc[run.probabilities["role"] == "test", "patient"]))
+    other = next(patient for patient in run.probabilities["patient"] if patient not in test)
+    role = run.probabilities["role"].where(run.probabilities["patient"] != other, "unlisted_other")
+    first = run.probabilities["patient"] == test[0]
+    role = role.mask(first & (run.probabilities["x"] > 200), "test_other")
+    held = pd.concat([run.probabilities.assign(role=role)] * 2, ignore_index=True)  # more patches than any test slide
+    held = held[(held["patient"] == other) | ~held.duplicated()]
+    shown = run._replace(probabilities=held)
+    assert [patient for patient, _ in slide_figures.wanted(shown)] == [*test, other]
+    drawn = slide_figures.slide_maps(shown)
+    assert drawn.numbers.loc[drawn.numbers["patient"] == test[0], "role"].unique().tolist() == ["test", "test_other"]
+    said = [axes.get_ylabel() for axes in drawn.figure.axes if axes.get_ylabel().count("\n")]
+    count, apart = int(first.sum()), int(drawn.numbers["role"].str.endswith("_other").sum())
+    assert f"{apart} of the patches are of the other source" in drawn.caption
+    assert said[0] == f"Test\npatient {test[0]}\n{count} patches"
+    assert said[-1].startswith(f"On no list, other source\npatient {other}")
 
 
 def test_tissue_lies_at_its_places_and_only_where_it_may_be_shown(run):
