@@ -10,9 +10,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.data.records import CLASSES
 from bcgan.evaluate import patients as by_patient
-from bcgan.evaluate.intervals import patient_weights
+from bcgan.evaluate.intervals import describe, patient_weights
 from bcgan.evaluate.metrics import operating_points
-from bcgan.evaluate.intervals import describe
 from bcgan.report import tables
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, INK, METRIC_NAMES, MUTED, Drawn
