@@ -6,6 +6,7 @@ classes, the second is tested on real patients. KID and FID are measured on Imag
 is installed.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,9 @@ def _distances(
     manifolds = {key: scores.manifold(features["training"], side) for key, side in sides.items()}
     for name in ("coverage", "density", "precision", "recall"):
         found[name] = {key: manifold[name] for key, manifold in manifolds.items()}
-    seen = (
-        {name: pooled("lite2", images, IMAGENET_SIZE) for name, images in patches.items()} if installed("lite2") else {}
-    )
-    found[f"kid_{IMAGENET}"] = (_kid(seen, seed) if seen else dict.fromkeys(SIDES)) | {"network": IMAGENET}
-    found[f"fid_{IMAGENET}"] = (_fid(seen) if seen else dict.fromkeys(SIDES)) | {"network": IMAGENET}
+    seen = _seen_by_imagenet(patches) if installed("lite2") else {}
+    for name, measure in (("kid", partial(_kid, seed=seed)), ("fid", _fid)):
+        found[f"{name}_{IMAGENET}"] = (measure(seen) if seen else dict.fromkeys(SIDES)) | {"network": IMAGENET}
     return {name: {**score, "samples": number} for name, score in found.items()}
 
 
@@ -122,6 +121,12 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
     """Patches at half their size as rows of pixels, float32 in [0, 1]."""
     small = [cv2.resize(patch, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for patch in images]
     return np.stack(small).reshape(len(images), -1).astype(np.float32) / 255
+
+
+def _seen_by_imagenet(patches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    ends = np.cumsum([len(images) for images in patches.values()])
+    features = pooled("lite2", np.concatenate(list(patches.values())), IMAGENET_SIZE)
+    return dict(zip(patches, np.split(features, ends[:-1]), strict=True))
 
 
 def _fid(features: dict[str, np.ndarray]) -> dict[str, float]:
