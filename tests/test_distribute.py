@@ -21,16 +21,20 @@ from bcgan.experiment import Experiment
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 STEPS = 60
-# On 2 devices of one machine, or on 1: losses of every step.
-MIRRORED = """
+# On 1 device, on 2 of one machine, or as one of 2 workers: losses of every step.
+SHARED = """
 import sys, json
 from bcgan import machine
 machine.prepare_environment()
 import keras, numpy as np, tensorflow as tf
-count = int(sys.argv[1])
-processor, = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if count == 2 else tf.distribute.get_strategy()
+from bcgan import distribute
+kind = sys.argv[1]
+if kind == "devices":
+    processor, = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+else:
+    strategy = distribute.strategy(kind)
 from pathlib import Path
 from bcgan.classify.train import Patches, train
 from bcgan.data.histology_phantom.tissue import draw
@@ -66,20 +70,40 @@ def start(folder: Path, port: int, index: int) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def test_two_devices_have_the_losses_of_one(tmp_path):
-    for count in (1, 2):
-        (tmp_path / str(count)).mkdir()
-        subprocess.run([sys.executable, "-c", MIRRORED, str(count)], cwd=tmp_path / str(count), check=True,
-                       capture_output=True)  # fmt: skip
+def share(folder: Path, kind: str, environment: dict[str, str]) -> subprocess.Popen:
+    folder.mkdir()
+    command = [sys.executable, "-c", SHARED, kind]
+    return subprocess.Popen(command, cwd=folder, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The logs of both trainings on one device."""
+    folder = tmp_path_factory.mktemp("alone") / "one"
+    process = share(folder, "one", {})
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["devices", "workers"])
+def test_two_devices_have_the_losses_of_one(tmp_path, alone, kind):
+    """Both in one process, or one in each of two."""
+    port = free_port()
+    environments = [settings_of(port, index) for index in (0, 1)] if kind == "workers" else [{}]
+    processes = [share(tmp_path / str(index), kind, one) for index, one in enumerate(environments)]
+    said = [process.communicate()[1] for process in processes]
+    assert not any(process.returncode for process in processes), said
     for log, names in (
         ("network.jsonl", ["loss", "validation_loss"]),
         ("log.jsonl", ["discriminator_loss", "generator_loss"]),
     ):
-        one, two = (progress.read_lines(tmp_path / str(count) / log) for count in (1, 2))
-        assert len(one) == len(two) > 1
-        for name in names:
-            found, expected = ([line[name] for line in lines] for lines in (two, one))
-            np.testing.assert_allclose(found, expected, rtol=2e-3)
+        expected = progress.read_lines(alone / log)
+        for index in range(len(processes)):
+            found = progress.read_lines(tmp_path / str(index) / log)
+            assert len(found) == len(expected) > 1
+            for name in names:
+                np.testing.assert_allclose([x[name] for x in found], [x[name] for x in expected], rtol=2e-3)
 
 
 def test_two_workers_go_on_after_one_was_killed(tmp_path, finished):
