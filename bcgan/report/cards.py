@@ -62,6 +62,7 @@ def data_card(run: Run) -> pd.DataFrame:
     return _table("Data", {
         **{name: facts[name] for name in FACTS[:4]},
         "Patches": f"{run.audit['patches']:,} found, {run.audit['kept']:,} kept; {_malignant(run)}",
+        **({"Completeness": run.part()} if run.part() else {}),
         "Patients": f"{run.store.index['patient'].nunique():,}" if run.patients_known else NO_PATIENTS,
         "Split": f"{run.protocol()}; {_roles(run)}",
         "Faults found": _faults(run),
@@ -114,7 +115,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("Prospective or retrospective", "Retrospective"),
         ("Study goal", "Reproduction and exploratory evaluation"),
         ("Data sources", facts["Source"]),
-        ("Eligibility criteria", f"Every patch of the archive that passes the audit: {_faults(run)}"),
+        ("Eligibility criteria", f"Every patch of {_sources(run)} that passes the audit: {_faults(run)}"),
         ("Preprocessing", _preparation(run)),
         ("Selection of subsets", f"{run.audit['kept']:,} of {run.audit['patches']:,} patches"
                                  + (f", at most {limit} a patient and class" if limit else "")),
@@ -144,11 +145,11 @@ def claim(run: Run) -> pd.DataFrame:
                                else "None"),
         ("Flow of cases", f"{run.audit['patches']:,} patches found, {run.audit['kept']:,} kept; {_roles(run)}"),
         ("Demographics of each partition", facts["Demographics"]),
-        ("Performance on all partitions", "Results, above"),
-        ("Diagnostic accuracy and its precision", "Sensitivity and specificity with intervals: Results, above"),
-        ("Failure analysis", "Worst calls by patch and per-patient distribution, above"
-                             + (", and slide maps" if slide_figures.wanted(run) else "")),
-        ("Limitations", "What this does not show, above"),
+        ("Performance on all partitions", "In this report: Results"),
+        ("Diagnostic accuracy and its precision", "In this report: Results, with intervals"),
+        ("Failure analysis", "In this report: the worst calls by patch, patient by patient"
+                             + (", slide maps" if slide_figures.wanted(run) else "")),
+        ("Limitations", "In this report: What this does not show"),
         ("Implications for practice", "None: research use only"),
         ("Registration", "None"),
         ("Full protocol", f"pipelines/{run.experiment.name}.yaml, the README and docs/paper.md"),
@@ -181,6 +182,13 @@ def _roles(run: Run) -> str:
         for role in ROLE_NAMES
         if role in counts
     )
+
+
+def _sources(run: Run) -> str:
+    """The folders or archives that were read, and what is left out of the figures' own sets."""
+    names, chosen = ", ".join(sorted(run.store.index["source"].unique())), run.experiment.data.evaluate_on
+    apart = f" (held-out patients are scored on {chosen}, other sources apart)" if chosen else ""
+    return f"the given sources, {names}{apart},"
 
 
 def _faults(run: Run) -> str:

@@ -14,6 +14,7 @@ from bcgan import progress, runs
 from bcgan.errors import InputError
 from bcgan.evaluate.intervals import describe
 from bcgan.experiment import Experiment
+from bcgan.gan import watch
 from bcgan.gan.features import PICTURED
 from bcgan.report import (
     architecture_figures,
@@ -86,6 +87,7 @@ FIGURES = {
 INTERVAL = re.compile(r"(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\)")  # must not break inside
 LEAST = 68  # CSS pixels an inch of a figure, below which its letters cannot be read: on a phone it is moved instead
 QUALITY = 78  # of the pictures inside the page, which would be too heavy to open as PNG; figures/ holds those
+PAPER = "../../docs/paper.md"  # from reports/<experiment>
 SMALL_N = 30  # test patients; fewer make every interval wide
 DATA_NAMES = {
     "histology_phantom": "Histology phantom (procedural tissue)",
@@ -128,13 +130,15 @@ def render(
                 drawn = draw(run)
                 style.save(drawn, out, name)
                 least = round(LEAST * drawn.figure.get_figwidth())
-                sections[section].append({"name": name, "title": drawn.title, "caption": drawn.caption, "least": least})
+                caption = drawn.caption if section == "networks" else f"{drawn.caption} Protocol: {run.protocol()}."
+                sections[section].append({"name": name, "title": drawn.title, "caption": caption, "least": least})
                 bar.update()
     found, totals = _tables(run)
     for name, table in found.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
     runs.write_json(out / "results.json", collect(run, totals))
     context = _context(run, sections, found, totals, changed or [])
+    context["paper"] = PAPER if (target / PAPER).exists() else ""
     environment = Environment(
         loader=PackageLoader("bcgan.report"),
         autoescape=select_autoescape(["html"]),
@@ -190,6 +194,8 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "claim": cards.claim(run),
     }
     found |= {"folds": tables.folds(run)} if run.folds else {}
+    found |= {"ablation_summary": tables.ablation(run)} if run.factors else {}
+    found |= {"learning_curve_summary": tables.learning_curve(run)} if run.learning_curve else {}
     return found | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
 
@@ -199,7 +205,6 @@ def _context(
     experiment = run.experiment
     headline = run.names[0]
     test = run.metrics[headline]["sets"]["test"]
-    manifest = run.manifests["classify"]
     where = " DATA_DIR=..." if experiment.data.dir else ""
     extra = f" SET='{' '.join(changed)}'" if changed else ""
     flags = "" if run.patient_images else " --no-patient-images"
@@ -220,12 +225,13 @@ def _context(
             for name in run.names[1:]
         ),
         "alerts": alerts(run),
+        "limits": limits(run),
+        "verdict": tables.learning_curve_verdict(run) if run.learning_curve else "",
         "sections": sections,
         "tables": found,
         "results": {ROLE_NAMES[name.removeprefix("results_")]: name for name in found if name.startswith("results_")},
         "totals": totals,
-        "seconds": {name: manifest["seconds"] for name, manifest in run.manifests.items()},
-        "manifest": manifest,
+        "provenance": provenance(run),
         "command": f"make train EXPERIMENT={experiment.name}{where}{extra}\nbcgan report {experiment.name}{flags}",
     }
 
@@ -236,9 +242,12 @@ def alerts(run: Run) -> list[str]:
     share = test["positives"] / test["patches"]
     refused = run.audit["patches"] - run.audit["kept"]
     seeds = len(run.experiment.classify.seeds)
+    trouble = watch.trouble(run.gan_log.to_dict("records"))
     failed = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
     found = [
         (failed, f"The leak audit failed: {'; '.join(failed)}. No figure below can be trusted."),
+        (trouble, f"The GAN failed at the end of its training: {trouble}."),
+        (run.part(), run.part()),
         (run.phantom, "The tissue is procedural: these figures show that the pipeline works, nothing about patients."),
         (not run.patients_known, "The data name no patient: intervals by patch are too narrow."),
         (test["patients"] < SMALL_N, f"Only {test['patients']} test patients: read the intervals, not the values."),
@@ -261,7 +270,42 @@ def _kid(run: Run) -> str:
     kid = run.gan_scores["kid"]
     if kid["value"] is None:
         return "The synthetic patches were too few to be scored."
-    return f"The synthetic patches can be told apart: KID {kid['value']:.3f}, between real patients {kid['floor']:.3f}."
+    between = f"KID {kid['value']:.3f}, between real patients {kid['floor']:.3f}"
+    if kid["value"] <= kid["floor"]:
+        return f"Their KID does not tell the synthetic patches from real ones; an expert still may: {between}."
+    return f"The synthetic patches can be told apart: {between}."
+
+
+def limits(run: Run) -> list[str]:
+    """What the report does not show."""
+    found = [
+        "No diagnosis: a patch is judged without its slide, and no pathologist was compared with.",
+        "One data set: other laboratories, scanners and stains were not seen.",
+        run.part(),
+        "Labels are taken as they are; their errors are in every figure.",
+        "Calibration was fitted on validation patients; on other patients' slides it holds less well, as the tables "
+        "say.",
+    ]
+    return [text for text in found if text]
+
+
+def provenance(run: Run) -> dict[str, str]:
+    """Whence the numbers come: code, machine, versions, seeds, seconds, data."""
+    experiment, manifest = run.experiment, run.manifests["classify"]
+    environment, seeds = manifest["environment"], ", ".join(map(str, experiment.classify.seeds))
+    versions = {"Python": environment["python"], **environment["packages"]}
+    processor = environment["processor"]
+    return {
+        "Experiment": f"{experiment.name}, seed {experiment.seed}, classifier seeds {seeds}, profile "
+                      f"{experiment.profile}",
+        "Code": f"bcgan {manifest['version']}, commit {manifest['commit'] or 'unknown'}",
+        "Finished": manifest["finished"],
+        "Hardware": f"{processor['name']}, {processor['cores']} cores; peak memory {manifest['peak_memory_mib']} MiB",
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Seconds": ", ".join(f"{name} {one['seconds']:.0f}" for name, one in run.manifests.items()),
+        "Split": f"SHA-256 {run.split['sha256']}",
+        "Data": f"SHA-256 {run.data_sha256()} of the sorted hashes of the patches' pixels",
+    }  # fmt: skip
 
 
 def _epochs(run: Run) -> str:

@@ -21,6 +21,7 @@ def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
             "name": run.split["policy"],
             "seed": run.split["seed"],
             "split_sha256": run.split["sha256"],
+            "data_sha256": run.data_sha256(),
             "roles": run.split["counts"],
         },
         "table1": table1_totals,

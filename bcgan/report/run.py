@@ -120,6 +120,8 @@ class Run(NamedTuple):
     def single(self) -> str:
         """Which classifiers' intervals are not over seeds, in a sentence."""
         names = [name for name in self.names if len(self.columns(name)) < len(self.experiment.classify.seeds)]
+        if not names:
+            return ""
         said = ", ".join(CLASSIFIER_NAMES[name] for name in names)
         return f"Over patients alone: {said}; each is one classifier, an ensemble of all its members' seeds."
 

@@ -8,7 +8,7 @@ from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import describe
 from bcgan.models import table1
 from bcgan.report.run import Run
-from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
+from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
 
 # As printed in the paper's Table 2 and text, and what others published on IDC by patients.
 PUBLISHED = (
@@ -19,9 +19,11 @@ PUBLISHED = (
     ("Cruz-Roa et al. 2014", "IDC", "by patient, official test list", "", "0.8423", "0.718"),
 )
 EXAMPLES = 3  # files of each fault
+CURVE_METRICS = ("roc_auc", "balanced_accuracy")
 INFLATION = ("random_split", "patient_split", "inflation")
 RESULT_METRICS = (
-    "roc_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "ece_calibrated",
+    "roc_auc", "pr_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "brier",
+    "brier_calibrated", "ece", "ece_calibrated",
 )  # fmt: skip
 
 
@@ -123,8 +125,7 @@ def comparisons(run: Run) -> pd.DataFrame:
     """Each classifier's difference from another, on the same test patches, with its interval and p."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for found in run.comparisons:
-        text = describe(found) if found["p"] is None else f"{describe(found)}, p = {found['p']:.2g}"
-        rows.setdefault((found["against"], found["classifier"]), {})[METRIC_NAMES[found["metric"]]] = text
+        rows.setdefault((found["against"], found["classifier"]), {})[METRIC_NAMES[found["metric"]]] = _tested(found)
     ordered = [
         {"Classifier": CLASSIFIER_NAMES[name], "Against": CLASSIFIER_NAMES[other], **rows[other, name]}
         for other in dict.fromkeys(pair[0] for pair in rows)
@@ -133,6 +134,59 @@ def comparisons(run: Run) -> pd.DataFrame:
     ]
     columns = ("Classifier", "Against", *(METRIC_NAMES[m] for m in ("roc_auc", "balanced_accuracy", "f1")))
     return pd.DataFrame(ordered, columns=columns)
+
+
+def _tested(found: dict) -> str:
+    """A difference, its interval and its p."""
+    return describe(found) if found["p"] is None else f"{describe(found)}, p = {found['p']:.2g}"
+
+
+def _gain(metric: str) -> str:
+    return f"Difference in {METRIC_NAMES[metric]}"
+
+
+def ablation(run: Run) -> pd.DataFrame:
+    """What each choice of the ablation gives, and its difference from the experiment as it is."""
+    rows = []
+    for one in run.factors["levels"]:
+        figures = {METRIC_NAMES[metric]: describe(found) for metric, found in one["figures"].items()}
+        differences = {_gain(metric): _tested(found) for metric, found in (one["differences"] or {}).items()}
+        choice = {"Factor": one["factor"], "Choice": one["level"], "Seeds": one["seeds"]}
+        rows.append(choice | figures | differences)
+    return pd.DataFrame(rows)
+
+
+def learning_curve(run: Run) -> pd.DataFrame:
+    """Every arm at every share of the training patients, and its difference from classic augmentation."""
+    rows = {
+        (one["share"], one["arm"]): {
+            "Share of patients": f"{one['share']:.0%}", "Arm": ARM_NAMES[one["arm"]], "Patients": one["patients"],
+            "Seeds": one["figures"]["roc_auc"]["seeds"],
+            **{METRIC_NAMES[name]: describe(one["figures"][name]) for name in CURVE_METRICS},
+        }
+        for one in run.learning_curve["cells"]
+    }  # fmt: skip
+    for one in run.learning_curve["differences"]:
+        rows[one["share"], one["arm"]][_gain(one["metric"])] = _tested(one)
+    return pd.DataFrame(rows.values())
+
+
+def learning_curve_verdict(run: Run) -> str:
+    """Whether any arm beats classic augmentation at any share, in a sentence."""
+    found = [one for one in run.learning_curve["differences"] if one["low"] is not None]
+    if not found:
+        return "Whether any arm beats classic augmentation cannot be said: no difference has an interval."
+    better, best = [one for one in found if one["low"] > 0], max(found, key=lambda one: one["value"])
+    said = [
+        f"{ARM_NAMES[one['arm']]} at {one['share']:.0%} of the patients, {METRIC_NAMES[one['metric']]} {_tested(one)}"
+        for one in better or [best]
+    ]
+    if better:
+        return f"Of {len(found)} differences from classic augmentation {len(better)} lie above 0: {'; '.join(said)}."
+    return (
+        f"No arm beats classic augmentation at any share: of {len(found)} differences none has an interval above 0; "
+        f"the largest is that of {said[0]}."
+    )
 
 
 RULES = {"youden": "Youden's index", "sensitivity_95": "Sensitivity of 0.95", "f1": "F1"}
@@ -186,6 +240,7 @@ def folds(run: Run) -> pd.DataFrame:
         | {
             METRIC_NAMES[metric]: describe(one["patient_split"][metric.removesuffix("_calibrated")])
             for metric in RESULT_METRICS
+            if f"{metric}_calibrated" not in RESULT_METRICS  # every fold's probabilities are calibrated
         }
         for name, one in _folds(run).items()
     ]

@@ -1,5 +1,6 @@
 """The report of a small run: the contract's names, honest nulls, no patients' tissue where it may not be."""
 
+import html
 import json
 import re
 import shutil
@@ -11,9 +12,10 @@ import pytest
 from bcgan import cli, experiment
 from bcgan.errors import InputError
 from bcgan.evaluate import metrics, synthetic
-from bcgan.report import tables
+from bcgan.gan import watch
+from bcgan.report import cards, classifier_figures, page, style, tables
 from bcgan.report.results import GAN_SCORES
-from bcgan.report.run import read
+from bcgan.report.run import Run, read
 
 FIGURES = (
     "fig01_examples", "fig03_system_architecture", "fig04_gan", "fig05_resnet_features", "fig06_integration",
@@ -28,6 +30,7 @@ TABLES = (
     "comparisons_summary", "operating_points", "inflation", "worst_calls", "model_card", "data_card", "claim",
     "patients",
 )  # fmt: skip
+PROTOCOL = "whole patients by k-fold, fold 0 of 4"
 
 
 def render(folder, *options):
@@ -42,6 +45,11 @@ def report(finished, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(finished)
         return render(finished, "--no-patient-images")
+
+
+@pytest.fixture(scope="module")
+def whole(finished) -> Run:
+    return read(experiment.load(str(finished / "tiny.yaml")), finished / "runs/tiny", False)
 
 
 def test_every_name_of_the_contract_is_there(report):
@@ -65,6 +73,37 @@ def test_the_page_is_self_contained_small_and_alive(report):
     for words in ("Research use only", "What this does not show", "Be careful", "make train EXPERIMENT=tiny"):
         assert words in page
     assert "{{" not in page
+
+
+def test_every_figure_of_data_names_the_protocol(report):
+    """And so does the first screen."""
+    page = (report / "report.html").read_text()
+    head, *others = re.split(r'<section id="(\w+)">', page)
+    assert PROTOCOL in head
+    for section, text in zip(others[::2], others[1::2], strict=True):
+        for caption in re.findall(r"<figcaption>(.*?)</figcaption>", text, re.S):
+            assert (f"Protocol: {PROTOCOL}." in caption) == (section != "networks"), caption
+
+
+def test_the_markdown_has_the_facts_of_the_page(report):
+    page, text = (report / "report.html").read_text(), (report / "report.md").read_text()
+    for name in TABLES:
+        table = pd.read_csv(report / f"tables/{name}.csv", dtype=str, keep_default_na=False)
+        assert f"](tables/{name}.csv)" in text and f'"tables/{name}.csv"' in page
+        for column in table:
+            assert f" {column} |" in text, (name, column)
+        for cell in table.iloc[-1]:
+            assert f" {cell} |" in text, (name, cell)
+    for name in FIGURES:
+        assert f"](figures/{name}.png)" in text and f"](tables/{name}.csv)" in text
+    for facts in (re.findall(r"<li>(.*?)</li>", page), re.findall(r"<dd>(.*?)</dd>", page)):
+        assert len(facts) > 3
+        for fact in map(html.unescape, facts):
+            assert fact in text
+    assert "\n    make train EXPERIMENT=tiny DATA_DIR=...\n    bcgan report tiny --no-patient-images\n" in text
+    for heading in re.findall(r"<h2>(.*?)</h2>", page):
+        if heading in ("What this does not show", "Provenance"):
+            assert f"## {heading}" in text
 
 
 def test_results_hold_the_contracts_keys_and_invent_nothing(report):
@@ -126,6 +165,106 @@ def test_the_patients_of_the_figure_are_those_of_the_probabilities(finished, rep
     assert shown["estimated"].between(0, 1).all()
 
 
+def test_what_was_read_of_the_archive_is_said(whole):
+    said = "80 of the public archive's 277,524 patches were read, of 8 of its 279 patients"
+    for texts in (page.alerts(whole), page.limits(whole), cards.data_card(whole)["Answer"]):
+        assert sum(said in text for text in texts) == 1
+    complete = whole._replace(audit=whole.audit | {"patches": 277_524})
+    other = whole.experiment.data.model_copy(update={"name": "patient_folder"})
+    other = whole._replace(experiment=whole.experiment.model_copy(update={"data": other}))
+    for run in (complete, other):
+        assert not any("archive" in text for text in (*page.alerts(run), *page.limits(run)))
+
+
+def test_a_collapse_is_said(whole):
+    lines = [{"spread": 0.1, "real_recognised": 0.6, "fake_recognised": 0.6}] * watch.WINDOW
+    for spread, count in ((0.1, 1), (0.9, 0)):
+        log = pd.DataFrame([line | {"spread": spread} for line in lines])
+        assert sum("collapse" in text for text in page.alerts(whole._replace(gan_log=log))) == count
+
+
+@pytest.mark.parametrize(("value", "told"), [(0.03, True), (0.02, False), (0.01, False)])
+def test_synthetic_patches_no_further_than_real_ones_are_not_told_apart(whole, value, told):
+    scores = whole.gan_scores | {"kid": whole.gan_scores["kid"] | {"value": value, "floor": 0.02}}
+    (text,) = (text for text in page.alerts(whole._replace(gan_scores=scores)) if "KID" in text)
+    assert ("can be told apart" in text) == told
+
+
+def test_the_learning_curves_sentence_follows_its_numbers(whole):
+    def at(value, low, high, p=0.2):
+        gain = {"metric": "roc_auc", "against": "classic", "value": value, "low": low, "high": high, "p": p}
+        return {"share": 0.05, "arm": "gan", **gain}
+
+    def verdict(*differences):
+        return tables.learning_curve_verdict(whole._replace(learning_curve={"differences": list(differences)}))
+
+    nothing = verdict(at(-0.02, -0.04, -0.01), at(0.01, -0.01, 0.03))
+    assert nothing.startswith("No arm beats classic augmentation at any share: of 2 differences none")
+    assert "+ GAN at 5% of the patients, ROC AUC 0.010 (-0.010 to 0.030), p = 0.2" in nothing
+    some = verdict(at(0.02, 0.01, 0.03, 0.01), at(0.0, -0.01, 0.01))
+    assert some.startswith("Of 2 differences from classic augmentation 1 lie above 0: + GAN")
+    assert "cannot be said" in verdict(at(0.02, None, None, None))
+
+
+def test_ablation_and_learning_curve_are_told_in_numbers(whole):
+    def one(value):
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+    figures = dict.fromkeys(("roc_auc", "balanced_accuracy", "f1"), one(0.8))
+    gains = {name: one(0.0) | {"p": 0.5} for name in figures}
+    levels = [
+        {"factor": "as it is", "level": "", "seeds": 2, "figures": figures, "differences": None},
+        {"factor": "loss", "level": "focal", "seeds": 1, "figures": figures, "differences": gains},
+    ]
+    run = whole._replace(factors={"network": "gan_resnet", "epochs": 1, "levels": levels})
+    table = tables.ablation(run).fillna("")
+    assert table["Difference in ROC AUC"].tolist() == ["", "0.000 (-0.100 to 0.100), p = 0.5"]
+    assert table["Seeds"].tolist() == [2, 1]
+    drawn = classifier_figures.ablation(run)
+    assert "2 seeds (1 for loss: focal): difference" in drawn.caption
+    style.plt.close(drawn.figure)
+    figures = {name: figure | {"seeds": 3} for name, figure in figures.items()}
+    cells = [{"share": 0.1, "arm": arm, "patients": 1, "figures": figures} for arm in ("classic", "gan")]
+    difference = {"share": 0.1, "arm": "gan", "metric": "roc_auc", **gains["roc_auc"]}
+    table = tables.learning_curve(run._replace(learning_curve={"cells": cells, "differences": [difference]}))
+    assert table.fillna("")["Difference in ROC AUC"].tolist() == ["", "0.000 (-0.100 to 0.100), p = 0.5"]
+    assert table["Arm"].tolist() == ["Real + classic", "+ GAN"]
+
+
+def test_classifiers_of_which_there_is_one_are_named(whole):
+    assert whole.single() == ""  # one seed: none has an interval over seeds
+    settings = whole.experiment.classify.model_copy(update={"seeds": (0, 1)})
+    scored = whole.probabilities
+    more = {f"{name}-seed1": scored[f"{name}-seed0"] for name in whole.trained}
+    run = whole._replace(
+        experiment=whole.experiment.model_copy(update={"classify": settings}), probabilities=scored.assign(**more)
+    )
+    assert "Over patients alone: Colour and texture, With neighbouring patches;" in run.single()
+
+
+def test_the_datas_hash_is_of_pixels_wherever_they_lie(whole, report):
+    index = whole.store.index
+    elsewhere = index.assign(path="elsewhere/" + index["path"]).iloc[::-1]
+    other = index.assign(pixels=["0" * 64, *index["pixels"][1:]])
+    hashes = [whole._replace(store=whole.store._replace(index=one)).data_sha256() for one in (index, elsewhere, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[0] in (report / "report.html").read_text()
+    assert json.loads((report / "results.json").read_text())["protocol"]["data_sha256"] == hashes[0]
+
+
+def test_the_page_on_the_paper_is_linked_where_it_lies_beside_the_reports(finished, report, tmp_path, monkeypatch):
+    assert 'docs/paper.md"' not in (report / "report.html").read_text()
+    shutil.copytree(finished, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "work/docs").mkdir()
+    (tmp_path / "work/docs/paper.md").write_text("The paper")
+    rendered = render(tmp_path / "work")
+    links = re.findall(r'href="([^"]+paper.md)"', (rendered / "report.html").read_text())
+    links += re.findall(r"\]\(([^)]+paper.md)\)", (rendered / "report.md").read_text())
+    assert len(links) == 2
+    assert all((rendered / link).read_text() == "The paper" for link in links)
+
+
 def test_a_run_of_an_older_bcgan_is_named(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished)
     root = shutil.copytree(finished / "runs/tiny", tmp_path / "tiny")
@@ -135,12 +274,10 @@ def test_a_run_of_an_older_bcgan_is_named(finished, tmp_path, monkeypatch):
         read(experiment.load("tiny.yaml"), root, False)
 
 
-def test_cross_validated_networks_stand_beside_the_features(finished, monkeypatch):
-    monkeypatch.chdir(finished)
+def test_cross_validated_networks_stand_beside_the_features(whole):
     found = {"value": 0.8, "low": 0.7, "high": 0.9}
     sides = {split: dict.fromkeys(metrics.NAMES, found) for split in tables.INFLATION}
     networks = {"resnet_table1": {"patients": 8, "patches": 80, **sides}}
-    whole = read(experiment.load("tiny.yaml"), finished / "runs/tiny", False)
     run = whole._replace(folds={"folds": 4, "epochs": 1, "networks": networks})
     assert tables.inflation(run).iloc[-1].tolist() == ["ResNet of Table 1", *["0.800 (0.700 to 0.900)"] * 3]
     assert len(tables.inflation(run)) == len(tables.inflation(whole)) + 1
