@@ -189,6 +189,18 @@ def learning_curve_verdict(run: Run) -> str:
     )
 
 
+def slides(run: Run) -> pd.DataFrame:
+    """Test slides that are there as a whole, each by itself: ROC AUC and balanced accuracy, means over seeds."""
+    rows: dict[str, dict[str, str]] = {}
+    for name in run.names:
+        for slide, one in run.metrics[name].get("slides", {}).items():
+            row = rows.setdefault(
+                slide, {"Slide": slide, "Patches": f"{one['patches']:,}", "Malignant": f"{one['malignant']:,}"}
+            )
+            row[CLASSIFIER_NAMES[name]] = f"{one['roc_auc']:.3f} / {one['balanced_accuracy']:.3f}"
+    return pd.DataFrame(rows.values())
+
+
 RULES = {"youden": "Youden's index", "sensitivity_95": "Sensitivity of 0.95", "f1": "F1"}
 
 
