@@ -7,7 +7,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from bcgan.experiment import Classifier
 from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import BLOCKS, discriminator
-from bcgan.models.gan_resnet import JOINT, gan_resnet
+from bcgan.models.gan_resnet import JOINTS, gan_resnet
 from bcgan.models.generator import generator
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import style
@@ -30,6 +30,7 @@ TITLES = {
     "seed": "seed", "last": "last", "colours": "colours", "code": "code", "joint": "joint",
     "features": "maps above,\ngated",
 }  # fmt: skip
+PLACES = {"early": "before its pooling", "middle": "behind its stem", "late": "at its 1,000 units"}
 
 
 def blocks(network: keras.Model) -> pd.DataFrame:
@@ -48,7 +49,7 @@ def system(run: Run) -> Drawn:
     own = run.experiment.classify.models.get("gan_resnet", Classifier())
     more = {"none": "", "critic": "; the critic's", "imagenet": "; ImageNet's"}[own.beside]
     judge, whole = discriminator(), gan_resnet(discriminator())
-    maps = "x".join(map(str, judge.get_layer(JOINT).output.shape[1:]))
+    maps = "x".join(map(str, judge.get_layer(JOINTS["middle"]).output.shape[1:]))
     units = whole.output_shape[-1]
     figure, axes = _canvas(10, 4.2)
     places = {
@@ -110,29 +111,32 @@ def resnet(_run: Run) -> Drawn:
 
 def integration(run: Run) -> Drawn:
     own = run.experiment.classify.models.get("gan_resnet", Classifier())
-    judge, beside = discriminator(run.experiment.gan.width), _beside(own)
-    part, whole = blocks(judge), gan_resnet(judge, beside=beside)
-    part = part[part["block"].isin(["image", "stem", *BLOCKS[: BLOCKS.index(JOINT) + 1]])]
+    judge, beside, joint = discriminator(run.experiment.gan.width), _beside(own), JOINTS[own.joint]
+    part, whole = blocks(judge), gan_resnet(judge, beside=beside, joint=own.joint)
+    part = part[part["block"].isin(["image", "stem", *BLOCKS[: BLOCKS.index(joint) + 1]])]
     merged = blocks(whole)
     merged = merged[~merged["block"].isin(["discriminator", "image", "imagenet", "judged"])]
     gate, stem = merged["block"] == "features", merged["block"] == "stem"
+    place, order = PLACES[own.joint], [stem, gate, ~gate & ~stem]
+    if own.joint == "late":
+        order.append(order.pop(1))
     rows = [
-        (part, "discriminator", f"The discriminator, frozen, up to its map {JOINT}"),
-        (pd.concat([merged[stem], merged[gate], merged[~gate & ~stem]]), "joined", (
-            f"Table 1's ResNet, joined behind its stem: {whole.count_params():,} parameters with all that joins")),
+        (part, "discriminator", f"The discriminator, {own.discriminator}, up to its map {joint}"),
+        (pd.concat([merged[kind] for kind in order]), "joined", (
+            f"Table 1's ResNet, joined {place}: {whole.count_params():,} parameters with all that joins")),
     ]  # fmt: skip
     if beside:
         maps = "The critic's maps" if own.beside == "critic" else "ImageNet's maps"
         rows.insert(1, (_depths(beside), "critic", f"{maps}, {'tuned' if own.tuned else 'frozen'}: all three join"))
     figure = style.plt.figure(figsize=(10, 2.7 * len(rows)))
-    for place, (chain, colour, title) in enumerate(rows):
-        axes = figure.add_subplot(len(rows), 1, place + 1)
+    for number, (chain, colour, title) in enumerate(rows):
+        axes = figure.add_subplot(len(rows), 1, number + 1)
         _chain(axes, chain, COLOURS[colour], from_above="features")
         axes.set_title(title)
     numbers = [chain.assign(network=colour) for chain, colour, _ in rows]
     return Drawn(figure, _flat(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
-        f"The discriminator's map {JOINT} has the size of the ResNet's behind its stem. It is projected to as many "
-        "channels and added through a gate that starts at zero: at the start the network is Table 1's alone. "
+        f"The discriminator's map {joint} joins the ResNet {place}: it is projected to as many channels and added through a gate "
+        "that starts at zero, so that at the start the network is Table 1's alone. "
         + ("Beside it join three maps of the GAN's second judge, a critic on EfficientNet-Lite0, brought to that size. "
            if own.beside == "critic" else "")
     ).strip())  # fmt: skip
