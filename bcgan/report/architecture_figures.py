@@ -117,9 +117,8 @@ def integration(run: Run) -> Drawn:
     merged = blocks(whole)
     merged = merged[~merged["block"].isin(["discriminator", "image", "imagenet", "judged"])]
     gate, stem = merged["block"] == "features", merged["block"] == "stem"
-    place, order = PLACES[own.joint], [stem, gate, ~gate & ~stem]
-    if own.joint == "late":
-        order.append(order.pop(1))
+    place, last = PLACES[own.joint], merged["block"] == "joint"
+    order = [stem, gate, ~gate & ~stem] if own.joint != "late" else [~gate & ~last, gate, last]
     rows = [
         (part, "discriminator", f"The discriminator, {own.discriminator}, up to its map {joint}"),
         (pd.concat([merged[kind] for kind in order]), "joined", (
@@ -135,8 +134,8 @@ def integration(run: Run) -> Drawn:
         axes.set_title(title)
     numbers = [chain.assign(network=colour) for chain, colour, _ in rows]
     return Drawn(figure, _flat(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
-        f"The discriminator's map {joint} joins the ResNet {place}: it is projected to as many channels and added through a gate "
-        "that starts at zero, so that at the start the network is Table 1's alone. "
+        f"The discriminator's map {joint} joins the ResNet {place}: it is projected to as many channels and added "
+        "through a gate that starts at zero, so that at the start the network is Table 1's alone. "
         + ("Beside it join three maps of the GAN's second judge, a critic on EfficientNet-Lite0, brought to that size. "
            if own.beside == "critic" else "")
     ).strip())  # fmt: skip
