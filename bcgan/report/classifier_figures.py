@@ -127,27 +127,34 @@ def precision_recall(run: Run) -> Drawn:
 
 
 def reliability(run: Run) -> Drawn:
-    """Observed share of malignant patches against the probability, in ten bins of equal patches."""
+    """Observed share of malignant patches against the probability, in ten bins of equal patches; as the networks say,
+    and after scaling."""
     test = run.probabilities[run.probabilities["role"] == "test"]
-    figure, axes = plt.subplots(figsize=(4.8, 6.2))
-    axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
+    figure, grid = plt.subplots(1, 2, figsize=(8.4, 5.9), sharey=True)
     rows = []
-    for name in run.names:
-        scores = test[list(run.columns(name).values())].mean(axis=1)
-        observed, predicted = calibration_curve(test["label"], scores, n_bins=10, strategy="quantile")
-        label = f"{CLASSIFIER_NAMES[name]}: {describe(run.metrics[name]['sets']['test']['ece'])}"
-        axes.plot(
-            predicted, observed, "o-", ms=3.5, color=CLASSIFIER_COLOURS[name], label=label, zorder=_above(run, name)
-        )
-        rows += [{"classifier": name, "predicted": p, "observed": o} for p, o in zip(predicted, observed, strict=True)]
-    axes.set(xlabel="Mean probability of malignancy", ylabel="Observed share malignant")
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    _legend_below(figure, "Expected calibration error")
+    for axes, (kind, title) in zip(grid, {"ece": "As it is", "ece_calibrated": "After scaling"}.items(), strict=True):
+        axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
+        for name in run.names:
+            scores = test[list(run.columns(name).values())].mean(axis=1)
+            if kind == "ece_calibrated":
+                scores = np.mean([_calibrated(run, name, seed, test) for seed in run.columns(name)], axis=0)
+            observed, predicted = calibration_curve(test["label"], scores, n_bins=10, strategy="quantile")
+            errors = [describe(run.metrics[name]["sets"]["test"][one]) for one in ("ece", "ece_calibrated")]
+            axes.plot(
+                predicted, observed, "o-", ms=3.5, color=CLASSIFIER_COLOURS[name], zorder=_above(run, name),
+                label=f"{CLASSIFIER_NAMES[name]}: {errors[0]}, {errors[1]}" if axes is grid[0] else None,
+            )  # fmt: skip
+            points = zip(predicted, observed, strict=True)
+            rows += [{"probabilities": title, "classifier": name, "predicted": p, "observed": o} for p, o in points]
+        axes.set(xlabel="Mean probability of malignancy", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
+    grid[0].set_ylabel("Observed share malignant")
+    _legend_below(figure, "Expected calibration error, as it is and after scaling")
     sns.despine(figure)
     caption = (
-        f"Reliability before any recalibration, ten bins of equal size: {run.said('test')}. Dotted: perfect. The error "
-        f"is over ten equally wide bins, with {run.experiment.evaluate.confidence:.0%} intervals by {run.bootstrap()}; "
-        "resampling raises it, so that a small one may lie below its interval."
+        "Reliability, ten bins of equal size, as the networks say and after temperature and shift from the validation "
+        f"patients: {run.said('test')}. Dotted: perfect. The error is over ten equally wide bins, with "
+        f"{run.experiment.evaluate.confidence:.0%} intervals by {run.bootstrap()}; resampling raises it, so that a "
+        "small one may lie below its interval."
     )
     return Drawn(figure, pd.DataFrame(rows), "Reliability", caption)
 
@@ -198,10 +205,9 @@ def patient_shares(run: Run) -> Drawn:
     name = "ensemble" if "ensemble" in run.metrics else run.names[0]
     test = run.probabilities[run.probabilities["role"] == "test"]
     estimates = []
-    for seed, column in run.columns(name).items():
-        fitted = Calibration(**run.metrics[name]["calibration"][str(seed)])
+    for seed in run.columns(name):
         true, estimated, patches = by_patient.shares(
-            test["label"].to_numpy(), apply(fitted, test[column]), test["patient"].to_numpy()
+            test["label"].to_numpy(), _calibrated(run, name, seed, test), test["patient"].to_numpy()
         )
         estimates.append(estimated)
     table = pd.DataFrame({
@@ -239,9 +245,8 @@ def decision_curve(run: Run) -> Drawn:
     rows = [{"classifier": "all", "threshold": t, "net_benefit": b} for t, b in zip(asked, everyone, strict=True)]
     for name in run.names:
         benefits = []
-        for seed, column in run.columns(name).items():
-            fitted = Calibration(**run.metrics[name]["calibration"][str(seed)])
-            called = apply(fitted, test[column])[:, None] >= asked
+        for seed in run.columns(name):
+            called = _calibrated(run, name, seed, test)[:, None] >= asked
             benefits.append((called & malignant[:, None]).mean(0) - (called & ~malignant[:, None]).mean(0) * odds)
         benefit = np.mean(benefits, axis=0)
         axes.plot(
@@ -382,3 +387,9 @@ def _band(run: Run, test: pd.DataFrame, name: str, curve, across: np.ndarray) ->
     found = [_mean_curve(curve, labels[row > 0], scores[row > 0], across, row[row > 0]) for row in weights]
     tail = (1 - settings.confidence) / 2
     return np.quantile(found, (tail, 1 - tail), axis=0)
+
+
+def _calibrated(run: Run, name: str, seed: int, table: pd.DataFrame) -> np.ndarray:
+    """A training's probabilities after temperature and shift."""
+    fitted = Calibration(**run.metrics[name]["calibration"][str(seed)])
+    return apply(fitted, table[run.columns(name)[seed]].to_numpy(float))
