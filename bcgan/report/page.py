@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from bcgan import progress, runs
 from bcgan.errors import InputError
+from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import describe
 from bcgan.experiment import Experiment
 from bcgan.gan import watch
@@ -187,7 +188,8 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "comparisons_summary": tables.comparisons(run),
         "operating_points": tables.operating_points(run),
         "inflation": tables.inflation(run),
-        "patients": tables.patients(run),
+        "calibration": tables.results(run, "test", tables.CALIBRATION_METRICS),
+        "patients": tables.results(run, "test", by_patient.NAMES),
         "worst_calls": tables.worst_calls(run),
         "model_card": cards.model_card(run),
         "data_card": cards.data_card(run),

@@ -123,7 +123,7 @@ class Run(NamedTuple):
         if not names:
             return ""
         said = ", ".join(CLASSIFIER_NAMES[name] for name in names)
-        return f"Over patients alone: {said}; each is one classifier, an ensemble of all its members' seeds."
+        return f"Over patients alone: {said}; each is fitted once, or pools its members' seeds."
 
     def threshold(self, name: str) -> float:
         """From which probability on a classifier calls a patch malignant, mean over the seeds."""

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from bcgan.data.records import CLASSES
-from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import describe
 from bcgan.models import table1
 from bcgan.report.run import Run
@@ -21,18 +20,16 @@ PUBLISHED = (
 EXAMPLES = 3  # files of each fault
 CURVE_METRICS = ("roc_auc", "balanced_accuracy")
 INFLATION = ("random_split", "patient_split", "inflation")
-RESULT_METRICS = (
-    "roc_auc", "pr_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "brier",
-    "brier_calibrated", "ece", "ece_calibrated",
-)  # fmt: skip
+RESULT_METRICS = ("roc_auc", "pr_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1")
+CALIBRATION_METRICS = ("brier", "brier_calibrated", "ece", "ece_calibrated")
 
 
-def results(run: Run, role: str) -> pd.DataFrame:
+def results(run: Run, role: str, metrics: tuple[str, ...] = RESULT_METRICS) -> pd.DataFrame:
     """One row a classifier, each figure with its interval."""
     rows = []
     for name in run.names:
         figures = run.metrics[name]["sets"][role]
-        numbers = {METRIC_NAMES[metric]: describe(figures[metric]) for metric in RESULT_METRICS}
+        numbers = {METRIC_NAMES[metric]: describe(figures[metric]) for metric in metrics}
         rows.append({"Classifier": CLASSIFIER_NAMES[name], **numbers})
     return pd.DataFrame(rows)
 
@@ -235,24 +232,13 @@ def inflation(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["Model", "Random split", "Split by patient", "Inflation"])
 
 
-def patients(run: Run) -> pd.DataFrame:
-    """What the classifiers say of whole test patients."""
-    rows = [
-        {"Classifier": CLASSIFIER_NAMES[name]}
-        | {METRIC_NAMES[metric]: describe(run.metrics[name]["sets"]["test"][metric]) for metric in by_patient.NAMES}
-        for name in run.names
-    ]
-    return pd.DataFrame(rows)
-
-
 def folds(run: Run) -> pd.DataFrame:
     """Whole trainings cross-validated by patients, every figure of all patients pooled."""
     rows = [
         {"Classifier": CLASSIFIER_NAMES[name], "Patients": one["patients"], "Patches": one["patches"]}
         | {
             METRIC_NAMES[metric]: describe(one["patient_split"][metric.removesuffix("_calibrated")])
-            for metric in RESULT_METRICS
-            if f"{metric}_calibrated" not in RESULT_METRICS  # every fold's probabilities are calibrated
+            for metric in (*RESULT_METRICS, "ece_calibrated")  # every fold's probabilities are calibrated
         }
         for name, one in _folds(run).items()
     ]
