@@ -19,6 +19,7 @@ PUBLISHED = (
 )
 EXAMPLES = 3  # files of each fault
 CURVE_METRICS = ("roc_auc", "balanced_accuracy")
+COMPARED = (*CURVE_METRICS, "f1")
 INFLATION = ("random_split", "patient_split", "inflation")
 RESULT_METRICS = ("roc_auc", "pr_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1")
 CALIBRATION_METRICS = ("brier", "brier_calibrated", "ece", "ece_calibrated")
@@ -129,7 +130,7 @@ def comparisons(run: Run) -> pd.DataFrame:
         for name in run.names
         if (other, name) in rows
     ]
-    columns = ("Classifier", "Against", *(METRIC_NAMES[m] for m in ("roc_auc", "balanced_accuracy", "f1")))
+    columns = ("Classifier", "Against", *(METRIC_NAMES[metric] for metric in COMPARED))
     return pd.DataFrame(ordered, columns=columns)
 
 
@@ -146,8 +147,8 @@ def ablation(run: Run) -> pd.DataFrame:
     """What each choice of the ablation gives, and its difference from the experiment as it is."""
     rows = []
     for one in run.factors["levels"]:
-        figures = {METRIC_NAMES[metric]: describe(found) for metric, found in one["figures"].items()}
-        differences = {_gain(metric): _tested(found) for metric, found in (one["differences"] or {}).items()}
+        figures = {METRIC_NAMES[metric]: describe(one["figures"][metric]) for metric in COMPARED}
+        differences = {_gain(metric): _tested(one["differences"][metric]) for metric in COMPARED if one["differences"]}
         choice = {"Factor": one["factor"], "Choice": one["level"], "Seeds": one["seeds"]}
         rows.append(choice | figures | differences)
     return pd.DataFrame(rows)
