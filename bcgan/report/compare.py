@@ -25,7 +25,8 @@ def read(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith(".json") else Path("reports") / name / "results.json"
     try:
         found = json.loads(path.read_text("utf-8"))
-        return {key: found[key] for key in ("experiment", "protocol", "classifiers", "gan", "seconds")}
+        asked = {key: found[key] for key in ("experiment", "protocol", "classifiers", "gan", "seconds")}
+        return asked | {"settings": _flat(found.get("settings", {}))}  # a report of an older bcgan has none
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist. Render it: bcgan report {name}") from error
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
@@ -36,9 +37,10 @@ def render(names: list[str], out: Path) -> Path:
     """Write index.html, index.md and a CSV a table into `out`; gives the page's path."""
     reports = dict(zip(_titles(names), map(read, names), strict=True))
     tables = {
-        "Protocol": _protocol(reports), "Test patients": _classifiers(reports), "Synthetic patches": _gan(reports),
-        "Seconds": _seconds(reports),
+        "Protocol": _protocol(reports), "Settings that differ": _settings(reports),
+        "Test patients": _classifiers(reports), "Synthetic patches": _gan(reports), "Seconds": _seconds(reports),
     }  # fmt: skip
+    tables = {title: table for title, table in tables.items() if len(table)}
     out.mkdir(parents=True, exist_ok=True)
     environment = Environment(
         loader=PackageLoader("bcgan.report"),
@@ -85,12 +87,28 @@ def _text(one: Any) -> str:
 def _protocol(reports: dict[str, dict]) -> pd.DataFrame:
     roles = [role for role in ROLE_NAMES if any(role in one["protocol"]["roles"] for one in reports.values())]
     lines: dict[str, Any] = {"Split": lambda one: one["protocol"]["name"]}
+    for title, key in (("Patients' roles, SHA-256", "split_sha256"), ("Patches, SHA-256", "data_sha256")):
+        lines[title] = lambda one, key=key: one["protocol"].get(key, "unknown")[:12]
     for role in roles:
         for what in ("patients", "patches"):
             lines[f"{ROLE_NAMES[role].capitalize()}: {what}"] = lambda one, role=role, what=what: (
                 one["protocol"]["roles"].get(role, {}).get(what)
             )
     return _rows(reports, lines)
+
+
+def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """{key.subkey: value} of nested settings."""
+    found = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
+    return found
+
+
+def _settings(reports: dict[str, dict]) -> pd.DataFrame:
+    settings = [one["settings"] for one in reports.values()]
+    keys = sorted({key for one in settings for key in one if any(one[key] != other.get(key) for other in settings)})
+    return _rows(reports, {key: lambda one, key=key: str(one["settings"].get(key, "unknown")) for key in keys})
 
 
 def _classifiers(reports: dict[str, dict]) -> pd.DataFrame:

@@ -12,11 +12,12 @@ GAN_SCORES = (
 
 
 def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
-    """The contract's keys: protocol, table1, classifiers, gan, leak_audit, environment, seconds."""
+    """The contract's keys and the settings: protocol, table1, classifiers, gan, leak_audit, environment, seconds."""
     unknown = {"value": None, "floor": None, "ceiling": None, "samples": None}
     return {
         "schema": SCHEMA,
         "experiment": run.experiment.name,
+        "settings": run.experiment.model_dump(mode="json", exclude={"data": {"dir", "lists"}, "report": True}),
         "protocol": {
             "name": run.split["policy"],
             "seed": run.split["seed"],

@@ -290,6 +290,8 @@ def test_compare_puts_reports_side_by_side(report, tmp_path, capsys):
     other.mkdir()
     results["classifiers"]["gan_resnet"]["test"]["roc_auc"]["value"] += 0.125
     del results["classifiers"]["gan_only"]
+    assert "dir" not in results["settings"]["data"]  # a place on somebody's machine
+    results["settings"]["classify"]["batch"] += 8
     (other / "results.json").write_text(json.dumps(results))
     for arguments, code in (((report, other), 0), ((report, tmp_path), 2), ((report,), 2)):
         with pytest.raises(SystemExit) as stop:
@@ -299,6 +301,8 @@ def test_compare_puts_reports_side_by_side(report, tmp_path, capsys):
     rows = (tmp_path / "c/test_patients.csv").read_text().splitlines()
     (area,) = (row for row in rows if row.startswith("GAN+ResNet (proposed): ROC AUC"))
     assert area.endswith(",+0.125")
+    settings = (tmp_path / "c/settings_that_differ.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in settings[1:]] == ["classify.batch"]
     assert any("unknown" in row for row in rows if row.startswith("GAN alone"))
     assert "research use only" in (tmp_path / "c/index.html").read_text().lower()
 
