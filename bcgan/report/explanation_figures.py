@@ -18,7 +18,7 @@ METHODS = {
 }  # fmt: skip
 LINES = {"grad_cam": "-", "integrated_gradients": "--", "occlusion": "-.", "random": ":"}
 CURVES = {"deletion": ("Deletion", "wiped out"), "insertion": ("Insertion", "shown")}
-GAINS = {"pointing": "Strongest 5 % of pixels", "evidence": "All that speaks for malignancy"}
+GAINS = {"pointing": "Strongest 5 % of pixels", "evidence": "All evidence for it"}
 
 LAYERS = {
     "block1": "Discriminator\nblock 1", "block2": "Discriminator\nblock 2", "block3": "Discriminator\nblock 3",
@@ -89,7 +89,7 @@ def tests(run: Run) -> Drawn:
             rows.append({"method": name, "test": f"{kind}_area", **area})
         axes.set_title(title, fontsize=9.5)
         axes.set(xlabel=f"Share of pixels {verb}", ylabel="Mean probability of the call")
-    grid[0].legend(fontsize=7.5, frameon=False)
+    figure.legend(*grid[0].get_legend_handles_labels(), fontsize=7.5, loc="outside lower center", ncol=len(shown))
     for axes, kind in zip(grid[len(CURVES) :], gains, strict=True):
         for place, name in enumerate(shown):
             for suffix, height, face in (("", place - 0.16, colours[name]), ("_untrained", place + 0.16, "none")):
