@@ -63,12 +63,12 @@ def test_a_student_learns_what_its_teachers_say(tmp_path):
 def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
     trained, taught = [], train.Patches(IMAGES[:4], np.float32([0.1, 0.9, 0.5, 0.2]))
 
-    def stand_in(network, real, more, validation, settings, own, seed, path, xla):
+    def stand_in(network, real, more, validation, settings, own, seed, path, xla, groups=None):
         trained.append((path.stem, more is taught))
 
     monkeypatch.setattr(train, "train", stand_in)
     monkeypatch.setattr(teaching, "taught", lambda *_: taught)
-    monkeypatch.setattr("bcgan.models.classifier.transferred", lambda size, *_: keras.Sequential(
+    monkeypatch.setattr("bcgan.models.classifier.transferred", lambda size, **_: keras.Sequential(
         [keras.Input((size, size, 3)), keras.layers.GlobalAveragePooling2D()]))  # fmt: skip
     monkeypatch.chdir(finished)
     models = "classify.models={student: {taught: 0.5}, cnn: {}}"
@@ -86,7 +86,7 @@ def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
         (("classify.models={cnn: {}, student: {taught: 0.5}}",), "student.taught: 0.5, but teachers is empty"),
         ((*TEACHERS, "classify.teachers=[resnet34]"), "teachers: resnet34 is not among the models that learn without"),
         ((*TEACHERS, "classify.teachers=[student]"), "teachers: student is not among the models that learn without"),
-        (("classify.models={cnn: {taught: 0.5, synthetic: 0.1}}",), "exclude each other"),
+        (("classify.models={cnn: {taught: 0.5, synthetic: 0.1}}",), "excludes synthetic"),
     ],
 )
 def test_settings_that_cannot_be_are_named(wrong, words):
