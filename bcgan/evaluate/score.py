@@ -19,6 +19,8 @@ from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
 WHOLE = 300  # patches of a slide from which on it is measured by itself
+# What neighbours add to the same without them, and teachers to the same network.
+FURTHER = ((derived.CONTEXT, derived.ENSEMBLE), ("student", "efficientnet_lite"))
 CALIBRATED = ("ece", "brier", "loss")  # figures that calibration moves; given before and after
 
 
@@ -146,16 +148,15 @@ def _slides(table: pd.DataFrame, scored: intervals.Scored) -> dict[str, dict[str
 
 
 def _comparisons(experiment: Experiment, table: pd.DataFrame, scored: dict[str, intervals.Scored]) -> list[dict]:
-    """Every classifier against the proposed one, and what neighbours add against the same without them, on the same
-    test patches and resamples: [{classifier, against, metric, value, low, high, p}]."""
+    """Every classifier against the proposed one, and those of FURTHER, on the same test patches and resamples:
+    [{classifier, against, metric, value, low, high, p}]."""
     test, settings = (table["role"] == "test").to_numpy(), experiment.evaluate
     labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]
     drawn, rng = intervals.patient_weights(patients, settings.resamples, experiment.seed), np.random.default_rng(0)
     resampled = {name: intervals.resampled(labels, _of(one, test), drawn, rng) for name, one in scored.items()}
     first = experiment.proposed
     pairs = [(name, first) for name in resampled if name != first]
-    if derived.CONTEXT in resampled and derived.ENSEMBLE in resampled:
-        pairs.append((derived.CONTEXT, derived.ENSEMBLE))
+    pairs += [pair for pair in FURTHER if first not in pair and resampled.keys() >= set(pair)]
     return [
         {
             "classifier": name, "against": other, "metric": metric,

@@ -14,7 +14,7 @@ from bcgan.evaluate.intervals import describe, patient_weights
 from bcgan.evaluate.metrics import operating_points
 from bcgan.report import tables
 from bcgan.report.run import Run
-from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, INK, METRIC_NAMES, MUTED, Drawn
+from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, INK, METRIC_NAMES, MUTED, Drawn, difference_in
 
 YOUDEN = "youden"
 CURVE_POINTS = 201  # places along x at which the seeds are averaged
@@ -282,7 +282,7 @@ def comparisons(run: Run) -> Drawn:
             axes.annotate(f"{row['value']:+.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center",
                           fontsize=8)  # fmt: skip
         axes.axvline(0, color=MUTED, ls=":", lw=1)
-        axes.set_xlabel(f"Difference in {METRIC_NAMES[metric]}")
+        axes.set_xlabel(difference_in(metric))
         axes.locator_params(axis="x", nbins=4)
     grid[0, 0].set_yticks(range(len(shown)), [CLASSIFIER_NAMES[name] for name in shown])
     grid[0, 0].invert_yaxis()
@@ -314,7 +314,7 @@ def ablation(run: Run) -> Drawn:
                 axes.plot([row.low, row.high], [place, place], color=CLASSIFIER_COLOURS[run.factors["network"]], lw=2)
             axes.plot(row.value, place, "o", ms=4.5, color=CLASSIFIER_COLOURS[run.factors["network"]])
         axes.axvline(0, color=MUTED, ls=":", lw=1)
-        axes.set_xlabel(f"Difference in {METRIC_NAMES[metric]}")
+        axes.set_xlabel(difference_in(metric))
         axes.locator_params(axis="x", nbins=5)
     grid[0].set_yticks(range(len(labels)), [f"{factor}: {level}" for factor, level in labels])
     grid[0].invert_yaxis()

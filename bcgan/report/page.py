@@ -196,7 +196,8 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "claim": cards.claim(run),
     }
     found |= {"folds": tables.folds(run)} if run.folds else {}
-    found |= {"slides": whole} if len(whole := tables.slides(run)) else {}
+    optional = {"slides": tables.slides(run), "ingredients": tables.ingredients(run)}
+    found |= {name: table for name, table in optional.items() if len(table)}
     found |= {"ablation_summary": tables.ablation(run)} if run.factors else {}
     found |= {"learning_curve_summary": tables.learning_curve(run)} if run.learning_curve else {}
     return found | {f"results_{role}": tables.results(run, role) for role in roles}, totals

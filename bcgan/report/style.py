@@ -121,6 +121,12 @@ def _smaller(found: re.Match) -> str:
     return f'"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"'
 
 
+def difference_in(metric: str) -> str:
+    """`Difference in balanced accuracy`."""
+    name = METRIC_NAMES[metric]
+    return f"Difference in {name if name[1].isupper() or name[1].isdigit() else name[0].lower() + name[1:]}"
+
+
 def show_patch(axes, patch, label: str = "") -> None:
     axes.set_axis_on()
     axes.imshow(patch, interpolation="none")  # as "nearest", and an SVG keeps the patch's own pixels

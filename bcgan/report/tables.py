@@ -7,7 +7,7 @@ from bcgan.data.records import CLASSES
 from bcgan.evaluate.intervals import describe
 from bcgan.models import table1
 from bcgan.report.run import Run
-from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
+from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES, difference_in
 
 # As printed in the paper's Table 2 and text, and what others published on IDC by patients.
 PUBLISHED = (
@@ -134,13 +134,59 @@ def comparisons(run: Run) -> pd.DataFrame:
     return pd.DataFrame(ordered, columns=columns)
 
 
+# What is added, with it, without it; each training in full.
+INGREDIENTS = (
+    ("The GAN's maps and patches, as proposed", "gan_resnet", "resnet_table1"),
+    ("Distillation: labels by the ensemble for patients on no list", "student", "efficientnet_lite"),
+    ("An ensemble", "ensemble", "gan_resnet"),
+    ("Neighbouring patches", "context", "ensemble"),
+)
+
+
+def ingredients(run: Run) -> pd.DataFrame:
+    """What each part of the whole adds to what stands without it: those of the ablation one by one, in its short
+    trainings, then those of INGREDIENTS."""
+    pairs: dict[tuple[str, str], dict[str, dict]] = {}
+    for one in run.comparisons:
+        pairs.setdefault((one["classifier"], one["against"]), {})[one["metric"]] = one
+        turned = {"value": _minus(one["value"]), "low": _minus(one["high"]), "high": _minus(one["low"]), "p": one["p"]}
+        pairs.setdefault((one["against"], one["classifier"]), {})[one["metric"]] = turned
+    found = [
+        (title, CLASSIFIER_NAMES[without], pairs[name, without])
+        for title, name, without in INGREDIENTS
+        if (name, without) in pairs
+    ]
+    return pd.DataFrame([
+        {"Ingredient": title, "Added to": without}
+        | {difference_in(metric): _tested(differences[metric]) for metric in COMPARED}
+        for title, without, differences in [*_ablated_ingredients(run), *found]
+    ])  # fmt: skip
+
+
+def _ablated_ingredients(run: Run) -> list[tuple[str, str, dict]]:
+    """The ablation's levels that change what a network is made of or learns from, not how it is trained."""
+    if not run.factors:
+        return []
+    base = f"{CLASSIFIER_NAMES[run.factors['network']]}, {run.factors['epochs']} epochs"
+    changes = run.experiment.factors.levels
+    return [
+        (f"{one['factor'][0].upper()}{one['factor'][1:]}: {one['level']}", base, one["differences"])
+        for one in run.factors["levels"]
+        if one["differences"]
+        and any(
+            key.startswith("classify.models.") and not key.endswith(".rate")
+            for key in changes[one["factor"]][one["level"]]
+        )
+    ]
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
 def _tested(found: dict) -> str:
     """A difference, its interval and its p."""
     return describe(found) if found["p"] is None else f"{describe(found)}, p = {found['p']:.2g}"
-
-
-def _gain(metric: str) -> str:
-    return f"Difference in {METRIC_NAMES[metric]}"
 
 
 def ablation(run: Run) -> pd.DataFrame:
@@ -148,7 +194,8 @@ def ablation(run: Run) -> pd.DataFrame:
     rows = []
     for one in run.factors["levels"]:
         figures = {METRIC_NAMES[metric]: describe(one["figures"][metric]) for metric in COMPARED}
-        differences = {_gain(metric): _tested(one["differences"][metric]) for metric in COMPARED if one["differences"]}
+        gains = one["differences"] or {}
+        differences = {difference_in(metric): _tested(gain) for metric, gain in gains.items()}
         choice = {"Factor": one["factor"], "Choice": one["level"], "Seeds": one["seeds"]}
         rows.append(choice | figures | differences)
     return pd.DataFrame(rows)
@@ -165,7 +212,7 @@ def learning_curve(run: Run) -> pd.DataFrame:
         for one in run.learning_curve["cells"]
     }  # fmt: skip
     for one in run.learning_curve["differences"]:
-        rows[one["share"], one["arm"]][_gain(one["metric"])] = _tested(one)
+        rows[one["share"], one["arm"]][difference_in(one["metric"])] = _tested(one)
     return pd.DataFrame(rows.values())
 
 

@@ -231,6 +231,34 @@ def test_ablation_and_learning_curve_are_told_in_numbers(whole):
     assert table["Arm"].tolist() == ["Real + classic", "+ GAN"]
 
 
+def test_what_each_ingredient_adds_comes_from_both_kinds_of_comparison(whole):
+    def pair(name, other, value):
+        one = {"value": value, "low": value - 0.01, "high": value + 0.02, "p": 0.5}
+        return [{"classifier": name, "against": other, "metric": metric, **one} for metric in tables.COMPARED]
+
+    gains = dict.fromkeys(tables.COMPARED, {"value": 0.1, "low": None, "high": None, "p": None})
+    found = [("as it is", "", None), ("loss", "focal", gains), ("rate", "high", gains), ("synthetic", "10 %", gains)]
+    levels = [{"factor": factor, "level": level, "differences": one} for factor, level, one in found]
+    keys = {
+        "loss": {"focal": {"classify.loss": "focal"}},
+        "rate": {"high": {"classify.models.cnn.rate": 1}},
+        "synthetic": {"10 %": {"classify.models.cnn.synthetic": 0.1}},
+    }
+    settings = whole.experiment.factors.model_copy(update={"levels": keys})
+    run = whole._replace(
+        experiment=whole.experiment.model_copy(update={"factors": settings}),
+        factors={"network": "cnn", "epochs": 2, "levels": levels},
+        comparisons=[*pair("resnet_table1", "gan_resnet", 0.3), *pair("student", "efficientnet_lite", 0.2)],
+    )
+    table = tables.ingredients(run)
+    assert table["Added to"].tolist() == ["Plain CNN, 2 epochs", "ResNet of Table 1", "EfficientNet-Lite0 (ImageNet)"]
+    assert table["Ingredient"][0] == "Synthetic: 10 %"
+    assert table["Difference in balanced accuracy"].tolist() == [
+        "0.100", "-0.300 (-0.320 to -0.290), p = 0.5", "0.200 (0.190 to 0.220), p = 0.5",
+    ]  # fmt: skip
+    assert tables.ingredients(whole._replace(factors=None, comparisons=[])).empty
+
+
 def test_classifiers_of_which_there_is_one_are_named(whole):
     assert whole.single() == ""  # one seed: none has an interval over seeds
     settings = whole.experiment.classify.model_copy(update={"seeds": (0, 1)})
