@@ -24,6 +24,7 @@ PROPERTIES = {
     "homogeneity": "Texture homogeneity",
 }
 SAME = ("coverage", "area")  # in almost every patch: on a linear axis the others would not show
+ORDERS = {"density": "By nuclear density", "coverage": "By tissue coverage", "haematoxylin": "By haematoxylin stain"}
 STAINS = ("haematoxylin", "eosin")
 STAIN_PATCHES = 100  # of a patient, from which the stains are estimated
 SWATCHES = 80  # patients whose stains are drawn as colours
@@ -144,25 +145,11 @@ def image_properties(run: Run) -> Drawn:
 
 
 def density(run: Run) -> Drawn:
-    """Fig. 9: the histogram of nuclear density, and patches in its order."""
+    """Fig. 9: the histogram of nuclear density, and patches in the order of density, of coverage and of stain."""
     number = run.experiment.report.examples + 2
     table = run.properties
-    if run.patient_images:
-        rows = table.index[table["role"] == "train"]
-        order = rows[np.argsort(table.loc[rows, "density"].to_numpy())]
-        picked = order[np.linspace(0, len(order) - 1, number).astype(int)]
-        patches, values, kind = (
-            run.store.images[picked],
-            table.loc[picked, "density"].to_numpy(),
-            "real training",
-        )
-    else:
-        order = np.argsort(run.synthetic_properties["density"].to_numpy())
-        picked = order[np.linspace(0, len(order) - 1, number).astype(int)]
-        patches, kind = run.synthetic["images"][picked], "synthetic"
-        values = run.synthetic_properties["density"].to_numpy()[picked]
-    figure = plt.figure(figsize=(9, 4.6))
-    grid = figure.add_gridspec(2, number, height_ratios=(3, 1))
+    figure = plt.figure(figsize=(9, 7))
+    grid = figure.add_gridspec(1 + len(ORDERS), number, height_ratios=(3, *(1.2 for _ in ORDERS)))
     axes = figure.add_subplot(grid[0, :])
     edges = np.linspace(0, 1, 41)
     sns.histplot(
@@ -171,18 +158,33 @@ def density(run: Run) -> Drawn:
     )  # fmt: skip
     axes.set(xlabel="Nuclear (haematoxylin) density, share of tissue", ylabel="Patches", xlim=(0, 1))
     axes.get_legend().set_title(None)
-    for position in range(number):
-        show_patch(figure.add_subplot(grid[1, position]), patches[position], f"{values[position]:.2f}")
+    for row, (name, title) in enumerate(ORDERS.items(), 1):
+        line = [figure.add_subplot(grid[row, position]) for position in range(number)]
+        for one, patch, value in zip(line, *_in_order(run, name, number), strict=True):
+            show_patch(one, patch, f"{value:.2f}")
+        head(line[0], title, INK)
     counts = {name: np.histogram(table.loc[table["class"] == name, "density"], edges)[0] for name in CLASSES}
     numbers = pd.DataFrame({"from": edges[:-1], "to": edges[1:], **counts})
     medians = table.groupby("class")["density"].median()
+    kind = "real training" if run.patient_images else "synthetic"
     caption = (
         f"Nuclear density of all {len(table):,} patches of {table['patient'].nunique()} patients; medians "
-        f"{medians['benign']:.2f} (benign) and {medians['malignant']:.2f} (malignant). Below: {kind} patches "
-        'at equal steps of the order by density, the value under each. The paper calls this "breast density", a term '
-        "of mammography."
+        f"{medians['benign']:.2f} (benign) and {medians['malignant']:.2f} (malignant). Below: {kind} patches at equal "
+        "steps of the order by density, by the share of the patch that is tissue, and by the tissue's mean optical "
+        'density of haematoxylin, the value under each. The paper orders by "breast density", a term of mammography.'
     )
-    return Drawn(figure, numbers, "Nuclear density, and patches in its order", caption)
+    return Drawn(figure, numbers, "Nuclear density, and patches in order", caption)
+
+
+def _in_order(run: Run, name: str, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Patches at equal steps of the order by a property, and its values: of training patients, or synthetic ones."""
+    if run.patient_images:
+        images, values = run.store.images, run.properties.loc[run.properties["role"] == "train", name]
+    else:
+        images, values = run.synthetic["images"], run.synthetic_properties[name]
+    ordered = values.sort_values(kind="stable")
+    picked = ordered.iloc[np.linspace(0, len(ordered) - 1, number).astype(int)]
+    return images[picked.index], picked.to_numpy()
 
 
 def stain_variation(run: Run) -> Drawn:
