@@ -14,8 +14,7 @@ import numpy as np
 
 from bcgan import runs
 from bcgan.classify.scoring import probabilities
-from bcgan.data.histology_phantom.drawing import patient_style
-from bcgan.data.histology_phantom.tissue import render_patch
+from bcgan.data.histology_phantom.tissue import outside
 from bcgan.data.records import CLASSES
 from bcgan.data.views import central
 from bcgan.evaluate import intervals
@@ -141,19 +140,13 @@ def pointing(
 
 def truths(number: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Malignant phantom patches, float32 in [0, 1]; where their malignant nuclei lie, bool; and their patients."""
-    images, masks, patients = [], [], []
+    patches, patients = outside(number, size, CLASSES.index("malignant"), seed)
     ys, xs = np.mgrid[:size, :size]
-    for patient in range(-(-number // 4)):
-        rng = np.random.default_rng((seed, 1_000_003, patient))
-        style = patient_style(rng)
-        for _ in range(4):
-            patch = render_patch(style, CLASSES.index("malignant"), rng, size)
-            x, y, radius, malignant = patch.nuclei.T[:, :, None, None]
-            inside = ((xs - x) ** 2 + (ys - y) ** 2 <= radius**2) & (malignant > 0.5)
-            images.append(patch.image.astype(np.float32) / 255)
-            masks.append(inside.any(0))
-            patients.append(patient)
-    return np.stack(images)[:number], np.stack(masks)[:number], np.array(patients)[:number]
+    masks = []
+    for patch in patches:
+        x, y, radius, malignant = patch.nuclei.T[:, :, None, None]
+        masks.append((((xs - x) ** 2 + (ys - y) ** 2 <= radius**2) & (malignant > 0.5)).any(0))
+    return np.stack([patch.image for patch in patches]).astype(np.float32) / 255, np.stack(masks), patients
 
 
 def _methods(network: keras.Model) -> dict:

@@ -12,21 +12,29 @@ import numpy as np
 import pandas as pd
 from skimage.color import rgb2gray, rgb2lab
 from skimage.metrics import structural_similarity
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import r2_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from bcgan import progress, runs
 from bcgan.classify.scoring import probabilities
+from bcgan.data.histology_phantom.tissue import outside
 from bcgan.data.records import CLASSES
 from bcgan.data.views import central
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.gan.translation import translate
 from bcgan.models import weights
+from bcgan.models.efficientnet_lite import installed, pooled
 from bcgan.preprocess import properties
 from bcgan.preprocess.store import GAN_SIZE, Store, at_size, load_synthetic, of_role
 
 PROPERTIES = ("density", "haematoxylin", "coverage", "contrast", "red", "green", "blue")
 COARSE = 10  # pixels: the layout of a patch is its brightness on a 5x5 grid
 SHOWN = 8
+TRUTHS = 256  # phantom patches of a class from which nuclei are learnt to be read, and as many that are translated
+PENALTIES = np.logspace(0, 6, 13)
 
 
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
@@ -35,7 +43,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     Writes translations.csv, a row a patch: class, patient, flipped (NaN where the patch was not called right),
     change_<property>, colour_shift (CIE Lab), layout (correlation of 5x5 grids), similarity (SSIM), way_back (mean grey
     levels between the patch and its translation back); translations.json, their means by class with intervals over
-    resampled patients and, as `gap`, how real patches of the two classes differ; and translations.npz: some patches,
+    resampled patients and, as `gap`, how real patches of the two classes differ, and as `truth` what
+    `against_truth` finds on the phantom; and translations.npz: some patches,
     their translations and the ways back, uint8, (SHOWN, 3, 50, 50, 3), as real_<class> and synthetic_<class>.
     """
     settings, call = experiment.evaluate, _caller(experiment, root, folder)
@@ -62,7 +71,11 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     np.savez_compressed(folder / "translations.npz", **shown)
     found = summarise(table, settings.resamples, settings.confidence, experiment.seed)
     gap = (measured[1] - measured[0]).to_dict()
-    runs.write_json(folder / "translations.json", {"classes": found, "gap": gap, "classifier": experiment.proposed})
+    truth = against_truth(networks, experiment) if experiment.data.name == "histology_phantom" else None
+    runs.write_json(
+        folder / "translations.json",
+        {"classes": found, "gap": gap, "classifier": experiment.proposed, "truth": truth},
+    )
     for name, figures in found.items():
         progress.log.info(
             "evaluate: translations of %s patches: %s called the other class, density %+.3f (real classes differ %.3f)",
@@ -74,6 +87,49 @@ def there_and_back(networks: list, images: np.ndarray, label: int) -> tuple[np.n
     """Patches of a class, their translations to the other class, and these translated back."""
     after = translate(networks[1 - label], images)
     return images, after, translate(networks[label], after)
+
+
+def against_truth(networks: list, experiment: Experiment) -> dict[str, dict[str, Any]] | None:
+    """What translations do to nuclei, on phantom patches of patients whom no split holds, where every nucleus is known.
+
+    How much of a patch nuclei cover, how many they are and how large (mean radius, pixels) is read off a translation by
+    ridge regressions on EfficientNet-Lite2's features, fitted on other such patients.
+
+    Returns:
+        {what: {gap: malignant less benign as rendered, r2: of the reading on patches as rendered, benign and malignant:
+        {value, low, high} of the change on the way to the other class}}; None where Lite2's weights are not installed.
+    """
+    if not installed("lite2"):
+        return None
+    fitting, testing = ([_rendered(label, first, experiment) for label in (0, 1)] for first in (0, TRUTHS))
+    features, known = _seen(fitting), pd.concat([one for _, one in fitting], ignore_index=True)
+    before, truth = _seen(testing), pd.concat([one for _, one in testing], ignore_index=True)
+    after = _seen([(translate(networks[1 - label], images), None) for label, (images, _) in enumerate(testing)])
+    changes, found = truth[["class", "patient"]].copy(), {}
+    for what in ("share", "number", "radius"):
+        there, had = known[what].notna(), truth[what].notna()  # a patch without nuclei has none of a radius
+        reader = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(features[there], known.loc[there, what])
+        changes[what] = reader.predict(after) - reader.predict(before)
+        means = truth.groupby("class")[what].mean()
+        r2 = r2_score(truth.loc[had, what], reader.predict(before[had]))
+        found[what] = {"gap": float(means["malignant"] - means["benign"]), "r2": float(r2)}
+    settings = experiment.evaluate
+    for name, figures in summarise(changes, settings.resamples, settings.confidence, experiment.seed).items():
+        for what, figure in figures.items():
+            found[what][name] = figure
+    return found
+
+
+def _rendered(label: int, first: int, experiment: Experiment) -> tuple[np.ndarray, pd.DataFrame]:
+    """Phantom patches of a class, and what is known of their nuclei."""
+    patches, patients = outside(TRUTHS, GAN_SIZE, label, experiment.seed, first)
+    rows = [(one.density, len(one.nuclei), one.nuclei[:, 2].mean() if len(one.nuclei) else np.nan) for one in patches]
+    known = pd.DataFrame(rows, columns=["share", "number", "radius"])
+    return np.stack([one.image for one in patches]), known.assign(patient=patients, **{"class": CLASSES[label]})
+
+
+def _seen(sides: list) -> np.ndarray:
+    return pooled("lite2", np.concatenate([images for images, _ in sides]))
 
 
 def _caller(experiment: Experiment, root: Path, folder: Path):

@@ -3,7 +3,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from bcgan import experiment
 from bcgan.evaluate import probes, translations
+from bcgan.models.efficientnet_lite import installed
 
 RNG = np.random.default_rng(0)
 PATCHES = RNG.integers(90, 200, (12, 50, 50, 3)).astype(np.uint8)
@@ -58,3 +60,23 @@ def test_intervals_are_by_patient_and_unknown_flips_do_not_count():
     assert found == {"value": 0.5, "low": pytest.approx(0.5), "high": pytest.approx(0.5)}
     few = translations.summarise(table[table["patient"] < 3], 200, 0.95, 0)["benign"]["flipped"]
     assert few == {"value": 0.5, "low": None, "high": None}
+
+
+@pytest.mark.skipif(not installed("lite2"), reason="needs the package of EfficientNet-Lite2's weights")
+def test_the_truth_of_the_phantom_tells_a_translator_from_none(monkeypatch):
+    """One that gives the patch back changes nothing; one that gives a patch of the other class, of the same patient,
+    moves nuclei most of the way."""
+    monkeypatch.setattr(translations, "TRUTHS", 96)
+    settings = experiment.load("phantom", ("evaluate.resamples=50",))
+    others = [translations._rendered(label, translations.TRUTHS, settings)[0] for label in (0, 1)]
+    monkeypatch.setattr(translations, "translate", lambda network, images: images)
+    none = translations.against_truth(["none", "none"], settings)
+    monkeypatch.setattr(translations, "translate", lambda label, images: others[label])
+    whole = translations.against_truth([0, 1], settings)
+    for what, found in whole.items():
+        assert found["r2"] > 0.2
+        for sign, name in ((1, "benign"), (-1, "malignant")):
+            assert none[what][name]["value"] == pytest.approx(0, abs=1e-6 * abs(found["gap"]))
+            assert 0.2 < sign * found[name]["value"] / found["gap"] < 1.5, (what, name)
+    monkeypatch.setattr(translations, "installed", lambda variant: False)
+    assert translations.against_truth([0, 1], settings) is None

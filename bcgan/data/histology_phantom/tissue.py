@@ -172,6 +172,16 @@ def render_patch(style: PatientStyle, label: int, rng: np.random.Generator, size
     return Patch(image, nuclei.astype(np.float32), float(covered.mean()), tissue, names[chosen])
 
 
+def outside(number: int, size: int, label: int, seed: int, first: int = 0) -> tuple[list[Patch], np.ndarray]:
+    """Patches of one class of patients whom no split holds, four of each, and the patients' numbers from `first` on."""
+    patches, patients = [], np.repeat(np.arange(first, first + -(-number // 4)), 4)[:number]
+    for patient in np.unique(patients):
+        rng = np.random.default_rng((seed, 1_000_003, patient))
+        style = patient_style(rng)
+        patches += [render_patch(style, label, rng, size) for _ in range(4)]
+    return patches[:number], patients
+
+
 DRAWN = 256
 
 
