@@ -148,7 +148,7 @@ def test_page_and_figure_hold_what_was_measured(tmp_path):
         "agreement": {"openvino bfloat16": {"largest_difference": 0.0076, "roc_auc": 0.88, "faithful": True}},
         "rates": {name: bench.rates(group) for name, group in MEASURED.items()},
         "operations": {"training": 300_000, "inference": 100_000},
-        "profile": {"before": {"Conv2D": 3.0, "Mul": 2.0}, "after": {"Conv2D": 3.0}},
+        "profile": {"before": {"Conv2D": 3.0, "Mul": 2.0}, "after": {"Conv2D": 3.0}, "gan": {"Einsum": 4.0}},
         "machine": {"cores": 2, "name": "a processor", "bfloat16": []},
         "versions": {"tensorflow": "2", "torch": None, "openvino": "3"},
     }
@@ -159,5 +159,6 @@ def test_page_and_figure_hold_what_was_measured(tmp_path):
     assert "| gan_step_vs_two_tapes | unknown |" in page
     assert "left out: no compiler" in page
     assert "| Mul | 2.0 | 0.0 |" in page
+    assert "| gan two tapes | gan |\n|---|---|---|\n| Einsum | 0.0 | 4.0 |" in page
     assert json.loads((tmp_path / "results.json").read_text())["ratios"]["training_vs_pytorch_best"] == 2.5
     assert (tmp_path / "figures" / "rates.svg").exists()
