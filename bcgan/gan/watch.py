@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 WINDOW = 20  # logged steps that have to agree before anything is said
 LEAST_SPREAD = 0.3  # of the real patches'
 RECOGNISED = 0.99
+GRID = 5  # cells a side, whose brightness is the layout of a patch
 
 
 def trouble(lines: Sequence[dict[str, float]]) -> str | None:
@@ -30,3 +32,22 @@ def trouble(lines: Sequence[dict[str, float]]) -> str | None:
             "gan.discriminator_rate, or set gan.spectral=true and gan.augment=true"
         )
     return None
+
+
+def sameness(images: np.ndarray) -> float:
+    """How alike the layouts of patches are: the mean correlation, over pairs, of brightness on a coarse grid.
+
+    About 0 between patches that have nothing in common, 1 where all are one; NaN of fewer than two. Patches that are
+    nowhere darker than elsewhere have no layout and do not count.
+
+    Args:
+        images: uint8, (n, height, width, 3).
+    """
+    grey = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY).astype(np.float32) for one in images]
+    grids = [cv2.resize(one, (GRID, GRID), interpolation=cv2.INTER_AREA).ravel() for one in grey]
+    grids = np.reshape(grids, (-1, GRID * GRID)).astype(float)
+    grids -= grids.mean(1, keepdims=True)
+    lengths = np.linalg.norm(grids, axis=1)
+    grids = grids[lengths > 0] / lengths[lengths > 0, None]
+    count = len(grids)
+    return float((np.square(grids.sum(0)).sum() - count) / (count * (count - 1))) if count > 1 else np.nan

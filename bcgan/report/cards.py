@@ -127,7 +127,8 @@ def claim(run: Run) -> pd.DataFrame:
         ("Annotators", facts["Annotators"]),
         ("Annotation tools", UNKNOWN),
         ("Variability between raters", UNKNOWN),
-        ("Sample size", "As many patients as the data hold; not planned by a power calculation"),
+        ("Sample size", ("As many patients as are drawn" if run.phantom else "As many patients as the data hold")
+                        + "; not planned by a power calculation"),
         ("Assignment to partitions", f"{run.protocol()}; {_roles(run)}"),
         ("Level at which partitions are disjoint", "Patient; checked by the leak audit" if run.patients_known
                                                    else NO_PATIENTS),
@@ -169,8 +170,9 @@ def _malignant(run: Run) -> str:
 
 
 def _from_imagenet(run: Run) -> list[str]:
-    beside = {"critic": "its critic's first layers", "imagenet": "the layers that join the discriminator"}
+    beside = {"imagenet": "the layers that join the discriminator"}
     names = ["EfficientNet-Lite"] if "efficientnet_lite" in run.trained else []
+    names += ["the GAN's critic"] if run.experiment.gan.critic else []
     names += [beside[own.beside] for own in run.experiment.classify.models.values() if own.beside in beside]
     return [f"ImageNet's for {' and '.join(names)}"] if names else []
 

@@ -14,7 +14,16 @@ from bcgan.evaluate.intervals import describe, patient_weights
 from bcgan.evaluate.metrics import operating_points
 from bcgan.report import tables
 from bcgan.report.run import Run
-from bcgan.report.style import CLASSIFIER_COLOURS, CLASSIFIER_NAMES, INK, METRIC_NAMES, MUTED, Drawn, difference_in
+from bcgan.report.style import (
+    CLASSIFIER_COLOURS,
+    CLASSIFIER_NAMES,
+    INK,
+    METRIC_NAMES,
+    MUTED,
+    Drawn,
+    difference_in,
+    signed,
+)
 
 YOUDEN = "youden"
 CURVE_POINTS = 201  # places along x at which the seeds are averaged
@@ -55,11 +64,11 @@ def confusion(run: Run) -> Drawn:
     panels = [(first, rule) for rule in tables.RULES] + [(name, YOUDEN) for name in others]
     across = len(tables.RULES)
     down = -(-len(panels) // across)
-    figure, grid = plt.subplots(down, across, figsize=(2.5 * across + 0.5, 2.95 * down), squeeze=False)
+    figure, grid = plt.subplots(down, across, figsize=(2.5 * across + 0.5, 3.05 * down), squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     rows = []
-    for place, (axes, (name, rule)) in enumerate(zip(grid.flat, panels, strict=False)):
+    for axes, (name, rule) in zip(grid.flat, panels, strict=False):
         thresholds = _thresholds(run, name, rule)
         counts = np.mean(
             [
@@ -78,7 +87,7 @@ def confusion(run: Run) -> Drawn:
         )  # fmt: skip
         threshold = np.mean(list(thresholds.values()))
         axes.set_title(f"{CLASSIFIER_NAMES[name]}\n{tables.RULES[rule]}, {threshold:.2f}", fontsize=8.5)
-        axes.set_xlabel("Called" if place + across >= len(panels) else "")
+        axes.set_xlabel("Called")
         axes.tick_params(length=0)
         for truth, called in np.ndindex(2, 2):
             rows.append({
@@ -193,7 +202,7 @@ def per_patient(run: Run) -> Drawn:
         for values in (mean.loc[mean["classifier"] == name, "accuracy"],)
     )
     caption = (
-        f"A dot a patient ({run.said('test')}), up and down only so that dots do not cover each other: "
+        f"A dot a patient ({run.said('test')}), up and down at random, so that fewer dots cover each other: "
         f"accuracy at the validation threshold. Mean (minimum to maximum): {worst}. "
         "Grey: the 95.0 to 98.8 % that the paper states without a protocol."
     )
@@ -279,7 +288,7 @@ def comparisons(run: Run) -> Drawn:
             if pd.notna(row["low"]):
                 axes.plot([row["low"], row["high"]], [place, place], color=CLASSIFIER_COLOURS[name], lw=2)
             axes.plot(row["value"], place, "o", ms=5, color=CLASSIFIER_COLOURS[name])
-            axes.annotate(f"{row['value']:+.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center",
+            axes.annotate(signed(row["value"]), (1.01, place), xycoords=("axes fraction", "data"), va="center",
                           fontsize=8)  # fmt: skip
         axes.axvline(0, color=MUTED, ls=":", lw=1)
         axes.set_xlabel(difference_in(metric))

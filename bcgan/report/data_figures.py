@@ -132,7 +132,7 @@ def image_properties(run: Run) -> Drawn:
         if name in SAME:
             axes.set(yscale="log", ylim=(1e-4, 1.5))
     handles = [plt.Line2D([], [], color=CLASS_COLOURS[name], lw=2) for name in CLASSES]
-    figure.legend(handles, [name.capitalize() for name in CLASSES], loc="outside upper center", ncol=2)
+    figure.legend(handles, list(CLASSES), loc="outside upper center", ncol=2)
     summary = table.groupby("class")[list(shown)].describe().stack(level=0, future_stack=True)
     alike = "" if "area" in shown else f" Every patch has {table['area'].iloc[0]:,} pixels."
     caption = (
@@ -212,7 +212,7 @@ def stain_variation(run: Run) -> Drawn:
     sns.despine(ax=swatches, left=True, bottom=True)
     strengths.set(xlabel="Haematoxylin (99th percentile,\noptical density)")
     strengths.set(ylabel="Eosin (99th percentile,\noptical density)")
-    strengths.set_title("How strong")
+    strengths.set_title("How strong the stains are")
     missing = run.store.index["patient"].nunique() - len(table)
     done = run.experiment.preprocess.stain
     after = "" if done == "none" else f" What is left after stain normalisation ({done})."

@@ -55,8 +55,8 @@ def embedding(run: Run) -> Drawn:
     made = len(table) - len(real)
     caption = (
         f"The mean of every channel of the discriminator's {PICTURED}, standardised and laid out by t-SNE: "
-        f"{len(real):,} patches of {len(seen)} test patients and {made:,} synthetic ones. The {len(named)} patients "
-        "with the most patches have a colour of their own. Neighbours here are neighbours among the features; "
-        "distances between groups mean nothing."
+        f"{len(real):,} patches of {len(seen)} test patients and {made:,} synthetic ones. {len(named)} patients, "
+        "the first by number of patches, have a colour of their own. Neighbours here are neighbours among the "
+        "features; distances between groups mean nothing."
     )
     return Drawn(figure, table, "What the discriminator sees as alike", caption)

@@ -10,7 +10,16 @@ from bcgan.evaluate.explanations import LEVELS, TRUTHS, inside
 from bcgan.evaluate.intervals import describe
 from bcgan.report import tables
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_COLOURS, CLASSIFIER_NAMES, MUTED, Drawn, head, show_patch
+from bcgan.report.style import (
+    CLASS_COLOURS,
+    CLASSIFIER_COLOURS,
+    CLASSIFIER_NAMES,
+    MUTED,
+    TOWARDS,
+    Drawn,
+    head,
+    show_patch,
+)
 
 METHODS = {
     "grad_cam": "Grad-CAM", "integrated_gradients": "Integrated\ngradients", "occlusion": "Occlusion",
@@ -18,7 +27,7 @@ METHODS = {
 }  # fmt: skip
 LINES = {"grad_cam": "-", "integrated_gradients": "--", "occlusion": "-.", "random": ":"}
 CURVES = {"deletion": ("Deletion", "wiped out"), "insertion": ("Insertion", "shown")}
-GAINS = {"pointing": "Strongest 5 % of pixels", "evidence": "All evidence for it"}
+GAINS = {"pointing": "Strongest 5 % of pixels", "evidence": "All that speaks for malignancy"}
 
 LAYERS = {
     "block1": "Discriminator\nblock 1", "block2": "Discriminator\nblock 2", "block3": "Discriminator\nblock 3",
@@ -48,7 +57,7 @@ def explanations(run: Run) -> Drawn:
         for line, method in zip(grid[1:, column], shown, strict=True):
             one = found[method][column]
             limit = np.abs(one).max() or 1.0
-            line.imshow(one, cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="none")
+            line.imshow(one, cmap=TOWARDS, vmin=-limit, vmax=limit, interpolation="none")
             line.set(xticks=[], yticks=[])
             sns.despine(ax=line, left=True, bottom=True)
             row |= {f"{method}_for": one.clip(0).sum(), f"{method}_against": -one.clip(max=0).sum()}
@@ -63,7 +72,7 @@ def explanations(run: Run) -> Drawn:
     caption = (
         f"Where {CLASSIFIER_NAMES[name]} finds its evidence: {patches}, of each class the best calls, then "
         "the worst. Above each the class, the probability of malignancy, of this one view (elsewhere: of all "
-        f"orientations), and whether the call at {threshold:.3f} is right; orange speaks for malignancy, violet "
+        f"orientations), and whether the call at {threshold:.3f} is right; orange speaks for malignancy, blue "
         "against; each map has its own scale."
     )
     return Drawn(figure, pd.DataFrame(rows), "Explanations", caption)
@@ -88,7 +97,7 @@ def tests(run: Run) -> Drawn:
             area = {key: found[name][kind][key] for key in ("value", "low", "high")}
             rows.append({"method": name, "test": f"{kind}_area", **area})
         axes.set_title(title, fontsize=9.5)
-        axes.set(xlabel=f"Share of pixels {verb}", ylabel="Mean probability of the call")
+        axes.set(xlabel=f"Share of pixels {verb}", ylabel="Mean probability of the call", ylim=(0, 1.02))
     figure.legend(*grid[0].get_legend_handles_labels(), fontsize=7.5, loc="outside lower center", ncol=len(shown))
     for axes, kind in zip(grid[len(CURVES) :], gains, strict=True):
         for place, name in enumerate(shown):
@@ -155,7 +164,7 @@ def feature_maps(run: Run) -> Drawn:
         line[1].annotate(text, (-0.15, 0.5), xycoords="axes fraction", fontsize=7.5, ha="right", va="center")
     source = f"of {run.said('test')}" if run.patient_images else "synthetic"
     caption = (
-        f"What the layers answer to: 2 patches, one benign and one malignant ({source}), and of each layer of the "
+        f"What the layers answer to: 2 patches, one benign and one malignant ({source}), and of some layers of the "
         f"discriminator and of {CLASSIFIER_NAMES[run.explanations['classifier']]} the {channels} channels that "
         "vary most over the two. A channel has one scale for both patches; bright is high. Left out: an eighth "
         "at every edge, where a layer answers to its padding."

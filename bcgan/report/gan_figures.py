@@ -26,7 +26,7 @@ from bcgan.report.style import (
     head,
     show_patch,
 )
-from bcgan.report.tables import GAN_NAMES
+from bcgan.report.tables import BETTER, GAN_NAMES
 
 COLUMNS = 8
 ROWS = 4  # of either class: with COLUMNS 64 patches a side
@@ -37,13 +37,15 @@ SCORES = ("kid", "fid", "coverage", "density", "class_fidelity", "tstr_roc_auc",
 # What a score's floor and ceiling are, where they are not real patients against each other and blurred patches.
 ENDS = {"class_fidelity": ("chance", "real"), "tstr_roc_auc": ("chance", "real"), "memorised": ("held-out", "copies")}
 TITLES = {"tstr_roc_auc": "Train synthetic, test real", "density": "Density (of features)"}
+ARROWS = {"lower": " \N{DOWNWARDS ARROW}", "higher": " \N{UPWARDS ARROW}"}
 
 
 def samples(run: Run) -> Drawn:
     """Real and synthetic patches side by side; synthetic alone where real ones may not be shown."""
     sides = ["real", "synthetic"] if run.patient_images else ["synthetic"]
+    widths = [1] * COLUMNS + ([0.4] + [1] * COLUMNS) * (len(sides) - 1)  # a gap between the sides
     figure, grid = plt.subplots(
-        2 * ROWS, COLUMNS * len(sides), figsize=(0.72 * COLUMNS * len(sides) + 0.4, 6.7), squeeze=False
+        2 * ROWS, len(widths), figsize=(0.72 * COLUMNS * len(sides) + 0.4, 6.7), squeeze=False, width_ratios=widths
     )
     for axes in grid.flat:
         axes.set_axis_off()
@@ -52,10 +54,10 @@ def samples(run: Run) -> Drawn:
         for side, kind in enumerate(sides):
             patches, ids = some_patches(run, label, ROWS * COLUMNS) if kind == "real" else _synthetic(run, label)
             for position, (patch, patch_id) in enumerate(zip(patches, ids, strict=True)):
-                row, column = ROWS * label + position // COLUMNS, side * COLUMNS + position % COLUMNS
+                row, column = ROWS * label + position // COLUMNS, side * (COLUMNS + 1) + position % COLUMNS
                 show_patch(grid[row, column], patch)
                 shown.append({"kind": kind, "class": name, "row": row, "column": column, "id": patch_id})
-            head(grid[ROWS * label, side * COLUMNS], f"{name.capitalize()}, {kind}", CLASS_COLOURS[name])
+            head(grid[ROWS * label, side * (COLUMNS + 1)], f"{name.capitalize()}, {kind}", CLASS_COLOURS[name])
     caption = (
         f"{' and '.join(sides).capitalize()} patches by class, {len(shown) // len(sides)} of each kind. "
         f"{run.learnt_from()} Its generator is a moving average. Not selected by hand."
@@ -71,6 +73,9 @@ def evolution(run: Run) -> Drawn:
     for axes, path, step in zip(grid[0], picked, steps, strict=True):
         sheet = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
         show_patch(axes, sheet[:, : sheet.shape[1] // 2], f"step {step:,}")  # half the columns: the file stays small
+    for name, height in zip(CLASSES, (0.75, 0.25), strict=True):
+        grid[0, 0].annotate(name.capitalize(), (-0.08, height), xycoords="axes fraction", rotation=90, ha="center",
+                            va="center", fontsize=9, color=CLASS_COLOURS[name])  # fmt: skip
     caption = (
         "The same noise vectors during training; upper two rows benign, lower two malignant. Averaged generator. "
         f"{run.learnt_from()}"
@@ -83,8 +88,13 @@ def convergence(run: Run) -> Drawn:
     log = run.gan_log
     figure, (losses, shares, areas) = plt.subplots(1, 3, figsize=(10.5, 4.2))
     smooth = max(1, len(log) // 20)
+    players = {
+        "discriminator_loss": ("Discriminator", DISCRIMINATOR), "generator_loss": ("Generator", SYNTHETIC),
+        "critic_loss": ("Critic, the second judge", CLASSIFIER_COLOURS["efficientnet_lite"]),
+    }  # fmt: skip
+    players = {name: player for name, player in players.items() if name in log}
     for axes, columns in (
-        (losses, {"discriminator_loss": ("Discriminator", DISCRIMINATOR), "generator_loss": ("Generator", SYNTHETIC)}),
+        (losses, players),
         (shares, {"real_recognised": ("Real patches", REAL), "fake_recognised": ("Synthetic patches", SYNTHETIC)}),
     ):
         for column, (name, colour) in columns.items():
@@ -93,7 +103,7 @@ def convergence(run: Run) -> Drawn:
         axes.set_xlabel("GAN step")
     losses.axhline(np.log(4), color=INK, lw=1, ls=":", label="ln 4: D cannot tell")
     # The first steps are far above the rest, which would have no height left.
-    drawn = log.loc[log["step"] > log["step"].max() / 20, ["discriminator_loss", "generator_loss"]]
+    drawn = log.loc[log["step"] > log["step"].max() / 20, list(players)]
     losses.set(ylabel="Loss (nats)", ylim=(0, 1.1 * max(drawn.max().max(), np.log(4))))
     losses.set_title("GAN losses")
     shares.axhline(0.5, color=INK, lw=1, ls=":")
@@ -133,19 +143,20 @@ def scores(run: Run) -> Drawn:
         if score["low"] is not None:
             axes.plot([1, 1], [score["low"], score["high"]], color=SYNTHETIC, lw=1.5)
         axes.set_xticks(range(3), [ends[0], "synthetic", ends[1]])
-        axes.margins(x=0.25, y=0.25)
+        axes.margins(x=0.35, y=0.25)
         if axes.dataLim.y0 >= 0:
             axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
-        axes.set_title(TITLES.get(name, GAN_NAMES[name].split(" (")[0].split(", I")[0]), fontsize=9)
+        title = TITLES.get(name, GAN_NAMES[name].split(" (")[0].split(", I")[0])
+        axes.set_title(title + ARROWS.get(BETTER.get(name, "higher"), ""), fontsize=9)
         rows.append({"score": name, **score})
     sns.despine(figure)
     caption = (
-        f"Synthetic patches against real ones, features of a plain CNN trained on the training patients "
-        f"({run.gan_scores['kid']['samples']:,} patches a side, half of each class). Real, held-out: training against "
-        "validation patients; blurred: training patches that lost their texture; class fidelity and the last of the "
-        "upper row: between chance and what real patches reach. KID and FID: lower is better, and not comparable with "
-        "values on Inception's features; memorised: near held-out patches is right; the others: higher is better. "
-        "Bars: percentiles of subsets (KID), patient bootstrap (ROC AUC)."
+        f"Synthetic patches against real ones, by features of a plain CNN trained on the training patients, in the "
+        f"last panel of EfficientNet-Lite2 ({run.gan_scores['kid']['samples']:,} patches a side, half of each class). "
+        "Real, held-out: training against validation patients; blurred: training patches that lost their texture; "
+        "class fidelity and train synthetic, test real: between chance and what real patches reach. Arrows: which way "
+        "is better; memorised: near held-out patches is right. KID and FID are not comparable with values on "
+        "Inception's features. Bars: percentiles of subsets (KID), patient bootstrap (ROC AUC)."
     )
     return Drawn(figure, pd.DataFrame(rows), "Scores of the synthetic patches", caption)
 
@@ -167,7 +178,9 @@ def nearest(run: Run) -> Drawn:
             rows += [{"space": space, "side": name, "quantile": q, "distance": value} for q, value in quantiles]
         if space == "features":
             order = np.argsort(distances["Synthetic patches"])[:COLUMNS]
-        axes.set(xlabel=f"Distance to the nearest training patch, {space}", ylabel="Share of patches", xlim=(0, None))
+        unit = "channel means" if space == "features" else "brightness 0 to 1"
+        axes.set(xlabel=f"Distance to the nearest training patch, {space}\n(Euclidean, {unit})",
+                 ylabel="Share of patches", xlim=(0, None))  # fmt: skip
     top.axes[0].legend(loc="lower right")
     for part in below:
         pictures = {"Synthetic": run.synthetic["images"][made[order]]} | {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -89,6 +90,8 @@ INTERVAL = re.compile(r"(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\)")  # must not br
 LEAST = 68  # CSS pixels an inch of a figure, below which its letters cannot be read: on a phone it is moved instead
 QUALITY = 78  # of the pictures inside the page, which would be too heavy to open as PNG; figures/ holds those
 PAPER = "../../docs/paper.md"  # from reports/<experiment>
+ALIKE = 0.2  # more correlation between the layouts of synthetic patches than of real ones: a reader sees it
+UNMOVED = 0.05  # share of translations called the other class, below which they are none
 SMALL_N = 30  # test patients; fewer make every interval wide
 DATA_NAMES = {
     "histology_phantom": "Histology phantom (procedural tissue)",
@@ -261,6 +264,8 @@ def alerts(run: Run) -> list[str]:
         (narrow, f"{narrow:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs(run)}."),
         (True, _kid(run)),
+        (_alike(run), _alike(run)),
+        (_unmoved(run), _unmoved(run)),
         (
             [name for name in run.trained if run.experiment.classify.models[name].taught],
             "The student learnt from pictures, not labels, of patients on no list: for it those are not unseen.",
@@ -280,15 +285,34 @@ def _kid(run: Run) -> str:
     return f"The synthetic patches can be told apart: {between}."
 
 
+def _alike(run: Run) -> str:
+    """What the collapse of layouts looks like: patches of a class that are dark and bright at the same places."""
+    layouts = run.layouts()
+    if max(np.subtract(layouts["synthetic"], layouts["real"])) < ALIKE:
+        return ""
+    said, real = (f"{benign:.2f} (benign) and {malignant:.2f} (malignant)" for benign, malignant in layouts.values())
+    return (
+        f"The generator knows few layouts: brightness on a 5x5 grid correlates by {said} between two synthetic "
+        f"patches, by {real} between two real ones."
+    )
+
+
+def _unmoved(run: Run) -> str:
+    flips = [found["flipped"]["value"] or 0.0 for found in (run.translations or {"classes": {}})["classes"].values()]
+    if not flips or max(flips) >= UNMOVED:
+        return ""
+    shares = " and ".join(f"{share:.1%}" for share in flips)
+    return f"The translations between the classes change next to nothing: {shares} of them are called the other class."
+
+
 def limits(run: Run) -> list[str]:
     """What the report does not show."""
     found = [
         "No diagnosis: a patch is judged without its slide, and no pathologist was compared with.",
         "One data set: other laboratories, scanners and stains were not seen.",
         run.part(),
-        "Labels are taken as they are; their errors are in every figure.",
-        "Calibration was fitted on validation patients; on other patients' slides it holds less well, as the tables "
-        "say.",
+        "" if run.phantom else "Labels are taken as they are; their errors are in every figure.",
+        "Calibration was fitted on validation patients; on other patients it need not hold.",
     ]
     return [text for text in found if text]
 
@@ -302,7 +326,8 @@ def provenance(run: Run) -> dict[str, str]:
     return {
         "Experiment": f"{experiment.name}, seed {experiment.seed}, classifier seeds {seeds}, profile "
                       f"{experiment.profile}",
-        "Code": f"bcgan {manifest['version']}, commit {manifest['commit'] or 'unknown'}",
+        "Code": f"bcgan {manifest['version']}, commit {manifest['commit'] or 'unknown'}; rendered by commit "
+                f"{runs.commit() or 'unknown'}",
         "Finished": manifest["finished"],
         "Hardware": f"{processor['name']}, {processor['cores']} cores; peak memory {manifest['peak_memory_mib']} MiB",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),

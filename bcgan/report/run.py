@@ -15,6 +15,7 @@ from bcgan.evaluate import score
 from bcgan.evaluate.derived import classifiers, column
 from bcgan.experiment import Experiment
 from bcgan.gan.features import PICTURED
+from bcgan.gan.watch import sameness
 from bcgan.preprocess import store
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
 
@@ -91,6 +92,18 @@ class Run(NamedTuple):
         """What made the synthetic patches, for captions."""
         gan = self.experiment.gan
         return f"The GAN learnt in {gan.steps:,} steps of {gan.batch} patches from {self.said('train')}."
+
+    def layouts(self) -> dict[str, list[float]]:
+        """How alike the layouts of two patches of a class are, benign and malignant: synthetic, real training ones."""
+        index = self.store.index[self.store.index["role"] == "train"]
+        sides = {
+            "synthetic": (self.synthetic["images"], self.synthetic["labels"]),
+            "real": (self.store.images[index.index], index["label"].to_numpy()),
+        }
+        return {
+            kind: [sameness(images[labels == label]) for label in range(len(CLASSES))]
+            for kind, (images, labels) in sides.items()
+        }
 
     def part(self) -> str:
         """How much of the public archive was read, where that is known and is not all of it."""

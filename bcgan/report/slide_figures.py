@@ -9,7 +9,7 @@ from bcgan import data
 from bcgan.data.records import CLASSES, UNKNOWN, slide_of
 from bcgan.preprocess.images import at_size
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_NAMES, INK, ROLE_NAMES, Drawn
+from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, TOWARDS, Drawn
 
 SLIDES = 4
 WIDTH = 2.5  # inches of a slide
@@ -73,7 +73,7 @@ def slide_maps(run: Run) -> Drawn:
             if kind == "tissue":
                 picture = _mosaic(run.store.images[row_of[table["id"]]], place)
             else:
-                picture = _squares(place, colours[kind])
+                picture = _squares(place, colours[kind], run.threshold(views.get(kind, views[last])))
             axes.imshow(picture, interpolation="none")
             axes.set(xticks=[], yticks=[])
             sns.despine(ax=axes, left=True, bottom=True)
@@ -93,19 +93,21 @@ def slide_maps(run: Run) -> Drawn:
     }  # fmt: skip
     for axes, kind in zip(grid[0], kinds, strict=True):
         axes.set_title(titles[kind], fontsize=9.5)
-    bar = figure.colorbar(_scale(), ax=grid.ravel().tolist(), shrink=0.5, aspect=30)
+    scale = _scale(run.threshold(views[last]))
+    bar = figure.colorbar(scale, ax=grid.ravel().tolist(), shrink=0.5, aspect=30)
+    bar.set_ticks([0, scale.norm.vcenter, 1], labels=["0", "threshold", "1"])
     bar.set_label("Probability of malignancy")
-    bar.ax.axhline(run.threshold(views[last]), color=INK, lw=1)
     total, patients = sum(map(len, tables)), len(tables)
     other = sum(int(table["role"].str.endswith("_other").sum()) for table in tables)
+    thresholds = " and ".join(f"{run.threshold(name):.2f} ({CLASSIFIER_NAMES[name]})" for name in views.values())
     apart = f" {other:,} of the patches are of the other source, which no result counts as test." if other else ""
     caption = (
         f"Slides of {patients} held-out patients, {total:,} patches: of the test patients, then of those on no list, "
         f"the slides with the most patches, at least {LEAST:.0%} of them of either class. Each patch is a square of "
         f"{side} pixels at its place in the slide; white is what was not read.{apart} "
-        f"{'Tissue: the patches themselves. ' if tissue else ''}Annotated: {CLASSES[0]} blue, {CLASSES[1]} orange. "
-        f"Wrong: the patches that are called wrongly at the validation threshold ({run.threshold(views[last]):.2f}, "
-        "the line in the scale), in the colour of their annotation."
+        f"{f'Tissue: the patches, reduced to {TISSUE} pixels a side. ' if tissue else ''}Annotated: {CLASSES[0]} blue, "
+        f"{CLASSES[1]} orange. Probabilities turn from blue to orange at the validation thresholds, {thresholds}. "
+        f"Wrong: what is called wrongly, in the colour of its annotation; what is called rightly is grey."
         + ("" if exact else " Annotations are regions drawn by hand: their edges are in every error.")
     )
     return Drawn(figure, pd.concat(rows), "Slide maps", caption)
@@ -115,20 +117,18 @@ def _mean(run: Run, table: pd.DataFrame, name: str) -> np.ndarray:
     return table[list(run.columns(name).values())].mean(axis=1).to_numpy()
 
 
-def _scale():
-    colours = plt.matplotlib.colors.LinearSegmentedColormap.from_list(
-        "classes", [CLASS_COLOURS[CLASSES[0]], "#F2F2F2", CLASS_COLOURS[CLASSES[1]]]
-    )
-    return plt.cm.ScalarMappable(plt.matplotlib.colors.Normalize(0, 1), colours)
+def _scale(threshold: float):
+    norm = plt.matplotlib.colors.TwoSlopeNorm(np.clip(threshold, 0.01, 0.99), 0, 1)
+    return plt.cm.ScalarMappable(norm, TOWARDS)
 
 
-def _squares(place: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _squares(place: np.ndarray, values: np.ndarray, threshold: float) -> np.ndarray:
     """A pixel a patch in the colour of its value in [0, 1], grey where that is NaN; float, (height, width, 4)."""
     width, height = place.max(0) + 1
     picture = np.full((height, width, 4), (1.0, 1.0, 1.0, 1.0))
     picture[place[:, 1], place[:, 0]] = (0.86, 0.86, 0.86, 1.0)
     marked = np.isfinite(values)
-    picture[place[marked, 1], place[marked, 0]] = _scale().to_rgba(values[marked])
+    picture[place[marked, 1], place[marked, 0]] = _scale(threshold).to_rgba(values[marked])
     return picture
 
 

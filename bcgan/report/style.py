@@ -56,6 +56,9 @@ REAL, SYNTHETIC, TRANSLATED = MUTED, "#9E7BB5", "#CC6677"
 DISCRIMINATOR = CLASSIFIER_COLOURS["gan_only"]  # what that classifier sees with
 DPI = 200
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 88, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+TOWARDS = matplotlib.colors.LinearSegmentedColormap.from_list(  # of what speaks for one class or the other
+    "classes", [CLASS_COLOURS["benign"], "#E4E4E4", CLASS_COLOURS["malignant"]]
+)
 HARDLY = 3.0  # grey levels, on average, that a picture may be off
 UNSEEN = 40  # grey levels that one pixel in a thousand may be off, at the edge of a thin line
 # Matplotlib names clips by a hash of their place to the last digit, where the layout's solver is not always the same.
@@ -125,6 +128,12 @@ def difference_in(metric: str) -> str:
     """`Difference in balanced accuracy`."""
     name = METRIC_NAMES[metric]
     return f"Difference in {name if name[1].isupper() or name[1].isdigit() else name[0].lower() + name[1:]}"
+
+
+def signed(value: float) -> str:
+    """`+0.012`, and nothing without a sign."""
+    said = f"{value:+.3f}"
+    return "0.000" if said in ("+0.000", "-0.000") else said
 
 
 def show_patch(axes, patch, label: str = "") -> None:

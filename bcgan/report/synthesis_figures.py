@@ -47,8 +47,9 @@ def latent_walk(run: Run) -> Drawn:
     figure, shown = _sheet([(label, row, patches, None) for label, row, patches in rows])
     caption = (
         "Latent walks: each row goes along the sphere from one random noise vector (left) to another, the class held. "
-        "Smooth change says that the generator has not learnt single patches by heart; the grain is drawn anew for "
-        f"every patch. Not selected by hand. {run.learnt_from()}"
+        "A generator that has learnt single patches by heart jumps from one to the next; one that knows few layouts "
+        f"keeps the same along the row. The grain is drawn anew for every patch. Not selected by hand. "
+        f"{run.learnt_from()}"
     )
     return Drawn(figure, shown, "Latent walks", caption)
 

@@ -26,10 +26,10 @@ CALIBRATION_METRICS = ("brier", "brier_calibrated", "ece", "ece_calibrated")
 
 
 def results(run: Run, role: str, metrics: tuple[str, ...] = RESULT_METRICS) -> pd.DataFrame:
-    """One row a classifier, each figure with its interval."""
-    rows = []
-    for name in run.names:
-        figures = run.metrics[name]["sets"][role]
+    """One row a classifier, each figure with its interval; without those that are defined for none."""
+    rows, sets = [], {name: run.metrics[name]["sets"][role] for name in run.names}
+    metrics = tuple(one for one in metrics if any(figures[one]["value"] is not None for figures in sets.values()))
+    for name, figures in sets.items():
         numbers = {METRIC_NAMES[metric]: describe(figures[metric]) for metric in metrics}
         rows.append({"Classifier": CLASSIFIER_NAMES[name], **numbers})
     return pd.DataFrame(rows)
@@ -94,6 +94,10 @@ GAN_NAMES = {
 }  # fmt: skip
 
 
+BETTER = {"kid": "lower", "kid_efficientnet_lite2": "lower", "fid": "lower", "fid_efficientnet_lite2": "lower",
+          "memorised": "as the floor", "memorised_pixels": "as the floor"}  # the others: higher  # fmt: skip
+
+
 def gan_scores(run: Run) -> pd.DataFrame:
     """Every score of the synthetic patches between its floor and its ceiling."""
     rows = []
@@ -103,8 +107,14 @@ def gan_scores(run: Run) -> pd.DataFrame:
         if score["low"] is not None:
             value += f" ({score['low']:.4g} to {score['high']:.4g})"
         others = ", ".join(f"{REFERENCES[key]} {score[key]:.3g}" for key in REFERENCES if score.get(key) is not None)
-        rows.append((title, value, floor, ceiling, others, score["samples"]))
-    return pd.DataFrame(rows, columns=["Score", "Synthetic", "Floor", "Ceiling", "For comparison", "Samples"])
+        rows.append((title, BETTER.get(name, "higher"), value, floor, ceiling, others, score["samples"]))
+    made, real = (f"{np.mean(two):.3f}" for two in run.layouts().values())
+    rows.append((
+        "Correlation of the layouts of two patches of a class", "as the floor", made, real, "1", "",
+        len(run.synthetic["labels"]),
+    ))  # fmt: skip
+    columns = ["Score", "Better is", "Synthetic", "Floor", "Ceiling", "For comparison", "Samples"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def selection(run: Run) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import tensorflow as tf
 from bcgan.errors import WorkError
 from bcgan.gan import train
 from bcgan.gan.augment import SHIFT, augment
-from bcgan.gan.watch import WINDOW, trouble
+from bcgan.gan.watch import WINDOW, sameness, trouble
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((16, 50, 50, 3), np.float32)
@@ -86,3 +86,16 @@ def test_the_spread_of_a_batch_is_that_of_its_poorer_class():
     images = np.concatenate([IMAGES[:8], np.repeat(IMAGES[:1], 8, 0)])
     assert float(train._spread(IMAGES, classes)) > 0.01
     assert float(train._spread(images, classes)) == pytest.approx(0, abs=1e-6)
+
+
+def test_patches_of_one_layout_are_alike_and_those_of_many_are_not():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(60, 200, (200, 5, 5, 1))
+    many = np.broadcast_to(coarse.repeat(10, 1).repeat(10, 2), (200, 50, 50, 3)).astype(np.uint8)
+    noise = rng.integers(-5, 6, many.shape)
+    assert abs(sameness(many)) < 0.03
+    assert sameness((many[:1] + noise).astype(np.uint8)) > 0.95
+    assert sameness((many[:2].repeat(100, 0) + noise).astype(np.uint8)) > 0.3  # two layouts, each half of the time
+    blank = np.full((3, 50, 50, 3), 240, np.uint8)
+    assert np.isnan(sameness(blank)) and np.isnan(sameness(many[:1]))
+    assert sameness(np.concatenate([many, blank])) == pytest.approx(sameness(many))
