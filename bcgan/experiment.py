@@ -305,6 +305,9 @@ class Experiment(Settings):
             )
         if judged := [name for name in self.folds.networks if name.startswith("gan_")]:
             raise ValueError(f"folds.networks: {judged[0]} holds a discriminator that met patients of every fold")
+        pupils = {name for name, own in self.classify.models.items() if own.taught}
+        if taught := pupils & set(self.folds.networks):
+            raise ValueError(f"folds.networks: {min(taught)} needs teachers; name one that learns without")
         return self
 
 

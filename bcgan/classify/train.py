@@ -80,13 +80,15 @@ def train(
         sampler = batches.by_group(groups, fresh, seed)
         malignant = pd.Series(real.labels).groupby(groups).mean().mean()
     epoch_steps = epoch_steps or max(1, len(real.labels) // fresh)
-    epochs, pool = own.epochs + own.rehearsed, real
+    epochs, pool, rehearsal = own.epochs + own.rehearsed, real, (0, class_weights(0.5))
     if more and (count or own.rehearsed):
         pool = Patches(*(np.concatenate(pair) for pair in zip(real, more, strict=True)))
         extra = np.arange(len(real.labels), len(pool.labels))
         part = count / (count + fresh)
         malignant = (1 - part) * malignant + part * np.mean(more.labels)
         sampler = batches.mixed(sampler, extra, count, seed) if count else sampler
+        if own.rehearsed:
+            rehearsal = own.rehearsed * epoch_steps, class_weights(np.mean(more.labels))
         sampler = batches.rehearsed(own.rehearsed * epoch_steps, extra, settings.batch, sampler, seed)
     average = keras.models.clone_model(network)
     average.set_weights(network.get_weights())
@@ -103,7 +105,8 @@ def train(
     checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
     start = weights.restore(checkpoint, state)
     progress.keep_lines(log_path, "epoch", start)
-    step_function = make_step(network, average, optimizer, settings, class_weights(malignant), seed, xla, augment)
+    weight = class_weights(malignant)
+    step_function = make_step(network, average, optimizer, settings, weight, seed, xla, augment, rehearsal)
     score = scorer(average)
 
     with progress.bar(epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
@@ -115,12 +118,13 @@ def train(
             for step, images, labels in stream:
                 values.append([float(value) for value in step_function(step, images, labels)])
                 bar.update()
-            if not np.isfinite(values).all():
+            found = score(central(validation.images, settings.crop)).astype(float) if validation else None
+            if not np.isfinite(values).all() or (validation and not np.isfinite(found).all()):
                 raise WorkError(
                     f"classify: {path.stem}: the loss is no number any more in epoch {epoch + 1}. "
                     f"Lower classify.models.*.rate ({own.rate}), or set precision=float32."
                 )
-            line = _validate(score, validation, settings) if validation else {}
+            line = _validate(found, validation.labels) if validation else {}
             if (area := line.get("validation_roc_auc", epoch)) > float(np.asarray(best_auc)):
                 best_auc.assign(area)
                 for kept, variable in zip(best, average.variables, strict=True):
@@ -138,12 +142,11 @@ def train(
     checkpoint.unlink(missing_ok=True)
 
 
-def _validate(score, validation: Patches, settings: Classify) -> dict[str, float]:
-    found = score(central(validation.images, settings.crop)).astype(float)
+def _validate(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {
-        "validation_loss": float(log_loss(validation.labels, np.clip(found, 1e-7, 1 - 1e-7))),
-        "validation_accuracy": float(np.mean((found > 0.5) == validation.labels)),
-        "validation_roc_auc": float(roc_auc_score(validation.labels, found)),
+        "validation_loss": float(log_loss(labels, np.clip(found, 1e-7, 1 - 1e-7))),
+        "validation_accuracy": float(np.mean((found > 0.5) == labels)),
+        "validation_roc_auc": float(roc_auc_score(labels, found)),
     }
 
 
@@ -177,7 +180,14 @@ def make_step(
     seed: int,
     xla: bool,
     augment: bool = True,
+    rehearsal: tuple[int, tuple[float, float]] = (0, (1.0, 1.0)),
 ):
+    """One update of the network and of its average.
+
+    Args:
+        class_weight: the loss's weights of benign and malignant.
+        rehearsal: the first steps, which have class weights of their own: how many, and which.
+    """
     quick = fast.twin(network)
 
     def update(step, images, labels):
@@ -192,7 +202,8 @@ def make_step(
         images, labels = distribute.own(images), distribute.own(labels)
         with tf.GradientTape() as tape:
             logits = quick(images, training=True)[:, 0]
-            value = loss(logits, labels, settings.loss, class_weight, settings.label_smoothing)
+            weight = tf.where(step < rehearsal[0], rehearsal[1], class_weight) if rehearsal[0] else class_weight
+            value = loss(logits, labels, settings.loss, weight, settings.label_smoothing)
             scaled = optimizer.scale_loss(value / distribute.replicas())
         variables = network.trainable_variables
         optimizer.apply(tape.gradient(scaled, variables), variables)

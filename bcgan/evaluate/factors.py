@@ -15,13 +15,15 @@ from bcgan import machine, progress, runs
 from bcgan.classify.train import Patches, groups_of
 from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import intervals, metrics, trials
-from bcgan.experiment import Classifier, Experiment, varied
+from bcgan.experiment import TRAINING, Classifier, Experiment, differences, varied
 from bcgan.models.classifier import of_run
 from bcgan.models.variant import Variant, vary
 from bcgan.preprocess import store
 
 BASELINE = "as it is"
 METRICS = ("roc_auc", "balanced_accuracy", "f1")
+# What a training here depends on: the networks and patches of the GAN are the run's own.
+READ = ("data", "preprocess", "classify", "factors", *TRAINING, "evaluate.views")
 FROM_NOTHING = ("resnet_table1", "resnet34", "cnn")  # networks whose weights are drawn
 
 
@@ -41,20 +43,30 @@ def levels(experiment: Experiment) -> list[Level]:
     """The experiment as it is, then every level of every factor.
 
     Raises:
-        InputError: a level changes an unknown key, gives one a value of the wrong kind, or varies a network that
-            starts from weights.
+        InputError: a level changes an unknown key or one that no training here reads, gives one a value of the wrong
+            kind, or varies a network that starts from weights.
     """
     found = [Level(BASELINE, "", experiment)]
     for factor, choices in experiment.factors.levels.items():
         for name, changes in choices.items():
             place = f"factors.levels.{factor}.{name}"
             found.append(Level(factor, name, varied(experiment, changes, place)))
+            _refuse_what_changes_nothing(experiment, found[-1].experiment, place)
             wanted = found[-1].experiment.factors
             if _variant(found[-1]) != Variant() and wanted.network not in FROM_NOTHING:
                 raise InputError(
                     f"{place}: {wanted.network} starts from weights. Vary one of {', '.join(FROM_NOTHING)}."
                 )
     return found
+
+
+def _refuse_what_changes_nothing(experiment: Experiment, level: Experiment, place: str) -> None:
+    """A level whose trainings are those of the experiment as it is would be told as a difference of nothing."""
+    changed = [change.partition("=")[0] for change in differences(experiment, level)]
+    unread = [key for key in changed if not key.startswith(READ)]
+    if unread or not changed:
+        said = f"no training of this stage reads {unread[0]}" if unread else "it changes nothing"
+        raise InputError(f"{place}: {said}. Change keys that begin with {', '.join(READ)}; or leave the level out.")
 
 
 def evaluate(experiment: Experiment, root: Path, folder: Path) -> None:

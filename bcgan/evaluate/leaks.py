@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan.classify import calibration
-from bcgan.evaluate import metrics
+from bcgan.evaluate import derived, metrics
 from bcgan.evaluate.derived import classifiers, column
 from bcgan.preprocess import audit as faults
 
@@ -42,18 +42,21 @@ def audit(
         "patients_against_split_file": "patients whose role is not the one that split.json names",
         "identical_pixels_across_roles": "held-out patches whose pixels also stand in training",
         "near_identical_across_roles": "held-out patches that look like one of training, by hash and thumbnail",
-        "fitted_elsewhere": "thresholds or calibrations that the validation patients alone do not give",
+        "fitted_elsewhere": "thresholds, calibrations or neighbours' weights that the validation patients do not give",
     }
     checks = {name: {"passed": not count, "count": count, "meaning": meanings[name]} for name, count in counts.items()}
     return {"passed": all(check["passed"] for check in checks.values()), "checks": checks}
 
 
-def fitted_elsewhere(table: pd.DataFrame, found: dict[str, dict]) -> int:
-    """How many trainings have a threshold or a calibration other than what the validation patients' probabilities give.
+def fitted_elsewhere(table: pd.DataFrame, found: dict[str, dict], members: tuple[str, ...] = (), side: int = 0) -> int:
+    """How many trainings have a threshold or a calibration other than what the validation patients' probabilities give,
+    and whether the neighbours' weights are others.
 
     Args:
-        table: columns role, label, and the probabilities of every classifier and seed.
+        table: columns id, role, x, y, label, and the probabilities of every classifier and seed.
         found: {classifier: {thresholds, calibration}}, as `score.evaluate` writes them.
+        members: names of the classifiers whose joint decision the neighbours refine.
+        side: int. Side of a patch, pixels at its own scale.
     """
     chosen = (table["role"] == "validation").to_numpy()
     labels, count = table["label"].to_numpy()[chosen], 0
@@ -63,6 +66,10 @@ def fitted_elsewhere(table: pd.DataFrame, found: dict[str, dict]) -> int:
             expected = [metrics.operating_points(labels, scores)["youden"], *calibration.fit(scores, labels)]
             used = [found[name]["thresholds"][str(seed)], *found[name]["calibration"][str(seed)].values()]
             count += not np.allclose(used, expected, rtol=1e-6)
+    if used := found.get(derived.CONTEXT, {}).get("context"):
+        rows = table[chosen].reset_index(drop=True)
+        expected = derived.in_context(rows, derived.ensemble(rows, members), side)[1]
+        count += not np.allclose(np.hstack(list(used.values())), np.hstack(expected), rtol=1e-4)
     return count
 
 

@@ -36,10 +36,10 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     properties = derived.read_properties(root / "features")
     table[column(derived.COLOURS, 0)] = derived.colour_statistics(properties, store.rows("train"), held)
     base, fitted = derived.ensemble(table, experiment.members), None
+    side = data.native_size(experiment.data) or experiment.data.size
     if experiment.evaluate.ensemble:
         table[column(derived.ENSEMBLE, 0)] = base
     if context.known(table[["x", "y"]].to_numpy()):
-        side = data.native_size(experiment.data) or experiment.data.size
         table[column(derived.CONTEXT, 0)], fitted = derived.in_context(table, base, side)
     table.to_csv(folder / "probabilities.csv", index=False, float_format="%.9g")
     scored = {name: _scored(table, name) for name in classifiers(table)}
@@ -50,7 +50,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     runs.write_json(folder / "comparisons.json", _comparisons(experiment, table, scored))
     runs.write_json(folder / "inflation.json", inflation.measure(experiment, store, properties, root / "features"))
     taught = any(one.taught for one in experiment.classify.models.values())
-    split, elsewhere = runs.read_json(root / "preprocess" / "split.json"), leaks.fitted_elsewhere(table, found)
+    split = runs.read_json(root / "preprocess" / "split.json")
+    elsewhere = leaks.fitted_elsewhere(table, found, experiment.members, side)
     audit = leaks.audit(store.index, store.images, split, taught, elsewhere)
     probed = inflation.patient_probe(properties, store.index, root / "features", experiment.seed)
     audit |= {"patient_probe": probed} if probed else {}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -20,9 +21,11 @@ def save(path: Path, step: int, groups: Groups) -> None:
         groups: {name: variables}. Keras variables, of models and of optimizers alike.
 
     Raises:
-        WorkError: the disk is full or cannot be written; the last good file is left as it was.
+        WorkError: a weight is no number any more, or the disk is full or cannot be written; the last good file is left
+            as it was.
     """
     arrays = {f"{name}/{i}": np.asarray(variable) for name, group in groups.items() for i, variable in enumerate(group)}
+    _refuse_nonsense(path, arrays.values())
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
@@ -31,6 +34,15 @@ def save(path: Path, step: int, groups: Groups) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise WorkError(f"{path} cannot be written ({error.strerror}). Free some space and run again.") from error
+
+
+def _refuse_nonsense(path: Path, arrays: Iterable[np.ndarray]) -> None:
+    # bfloat16 is no type of NumPy's own, hence the cast.
+    if not all(np.isfinite(one.astype(np.float32)).all() for one in arrays):
+        raise WorkError(
+            f"{path} was not written: a weight is no number any more. Lower the rates of that training, or set "
+            "precision=float32; it goes on from its last checkpoint."
+        )
 
 
 def restore(path: Path, groups: Groups) -> int:
@@ -61,7 +73,12 @@ def move_average(average: list, current: list, decay: keras.KerasTensor | float)
 
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """Write `.keras` atomically; the file holds no code."""
+    """Write `.keras` atomically; the file holds no code.
+
+    Raises:
+        WorkError: a weight is no number any more.
+    """
+    _refuse_nonsense(path, model.get_weights())
     part = path.with_name(path.stem + ".part.keras")
     model.save(part)
     part.replace(path)

@@ -17,7 +17,7 @@ from bcgan.data.records import CLASSES, slide_of
 from bcgan.data.views import central
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, metrics
-from bcgan.experiment import Experiment
+from bcgan.experiment import Experiment, Preprocess, differences
 from bcgan.gan import selection
 from bcgan.models import weights
 from bcgan.models.classifier import of_run
@@ -47,8 +47,15 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
             runs/<experiment>/classify is what it was.
 
     Raises:
-        InputError: the folder holds something else.
+        InputError: the folder holds something else, or the run's patches were changed before it learnt from them,
+            which `bcgan predict` does not do.
     """
+    plain = Preprocess(audit=experiment.preprocess.audit)
+    if changed := differences(experiment.model_copy(update={"preprocess": plain}), experiment):
+        raise InputError(
+            f"{experiment.name} learnt from patches prepared with {', '.join(changed)}, and bcgan predict prepares "
+            "none. Export a run with preprocess.* as it is by default."
+        )
     part = out / ".part"
     ours = {part.name, *FILES, *engines.LITERT_FILES}  # without a card: of an export that was stopped
     if out.exists() and {path.name for path in out.iterdir()} - ours and not (out / CARD).exists():
@@ -209,7 +216,7 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
         use="Research use only. Not for diagnosis.",
         classes=CLASSES,
         size=images.shape[1],
-        microns_per_pixel=MICRONS.get(experiment.data.name),
+        microns_per_pixel=_microns(experiment),
         views=VIEWS,
         calibration=fitted,
         calls=_calls(labels, after),
@@ -227,6 +234,13 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
     judge, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")
     strange = Model(draft, engines.of_keras(network, judge), selector, out).strangeness(images)
     return draft.model_copy(update={"outlier": float(np.quantile(strange, OUTLIER))})
+
+
+def _microns(experiment: Experiment) -> float | None:
+    """Per pixel of a patch as the store keeps it, which `data.size` may have enlarged."""
+    native = data.native_size(experiment.data)
+    scale = native / experiment.data.size if native else 1.0
+    return MICRONS[experiment.data.name] * scale if experiment.data.name in MICRONS else None
 
 
 def _calls(labels: np.ndarray, probabilities: np.ndarray) -> Calls:

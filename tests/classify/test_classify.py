@@ -123,6 +123,25 @@ def test_a_diverging_loss_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "cnn.keras").exists()
 
 
+def test_a_network_that_says_no_number_is_named(tmp_path, monkeypatch):
+    """The losses of an epoch are from before its last update."""
+    monkeypatch.setattr(classify, "scorer", lambda network: lambda images: np.full(len(images), np.nan))
+    with pytest.raises(WorkError, match=r"cnn.*no number any more in epoch 1.*rate"):
+        train(tmp_path / "cnn.keras")
+
+
+def test_rehearsal_has_class_weights_of_its_own(monkeypatch):
+    told = lambda logits, labels, kind, weights, smoothing: tf.reduce_sum(weights * tf.constant([1.0, 100.0]))  # noqa: E731
+    monkeypatch.setattr(classify, "loss", lambda logits, *rest: 0 * tf.reduce_sum(logits) + told(logits, *rest))
+    network, average = classifier("cnn", 32), classifier("cnn", 32)
+    optimizer = classify.make_optimizer(network, OWN, SETTINGS, 10)
+    step = classify.make_step(
+        network, average, optimizer, SETTINGS, (0.5, 2.0), 0, False, rehearsal=(2, (1.0, 1.0))
+    )  # fmt: skip
+    given = tf.constant(IMAGES[:8]), tf.constant(LABELS[:8])
+    assert [float(step(tf.constant(number, tf.int64), *given)[0]) for number in range(4)] == [101, 101, 200.5, 200.5]
+
+
 def test_a_step_is_traced_once(tmp_path, monkeypatch):
     made, original = [], classify.make_step
     monkeypatch.setattr(classify, "make_step", lambda *given: made.append(original(*given)) or made[-1])

@@ -33,6 +33,21 @@ def test_colour_statistics_learn_from_training_rows_alone():
     np.testing.assert_array_equal(derived.colour_statistics(numbers, train, wanted), before)
 
 
+def test_neighbours_are_of_the_same_slide_and_role():
+    table = pd.DataFrame({
+        "id": [f"{n % 4}_idx5_x{50 * n}_y0_class0.png" for n in range(80)], "x": 50 * np.arange(80), "y": 0,
+        "role": np.tile(["validation", "validation_other"], 40), "label": np.arange(80) // 2 % 2,
+    })  # fmt: skip
+    base = np.clip(0.3 + 0.4 * table["label"] + RNG.normal(0, 0.15, 80), 0.02, 0.98).to_numpy()
+    found, fitted = derived.in_context(table, base, 50)
+    own = (table["role"] == "validation").to_numpy()
+    other, again = derived.in_context(table, np.where(own, base, 1 - base), 50)
+    assert fitted == again
+    np.testing.assert_array_equal(found[own], other[own])
+    alone, _ = derived.in_context(table[own].reset_index(drop=True), base[own], 50)
+    np.testing.assert_allclose(alone, found[own])
+
+
 @pytest.mark.parametrize("told_apart", [True, False])
 def test_the_patient_probe_knows_patients_that_differ(tmp_path, told_apart):
     index = pd.DataFrame(

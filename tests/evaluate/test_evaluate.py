@@ -4,7 +4,7 @@ import pytest
 from sklearn import metrics as reference
 
 from bcgan.classify import calibration
-from bcgan.evaluate import intervals, leaks, metrics
+from bcgan.evaluate import derived, intervals, leaks, metrics
 
 RNG = np.random.default_rng(0)
 LABELS = (RNG.random(400) < 0.3).astype(int)
@@ -161,6 +161,28 @@ def test_a_threshold_or_a_calibration_of_the_test_patients_is_found():
         found = {"cnn": {"thresholds": {"0": fitted(threshold)[0]}, "calibration": {"0": fitted(calibrated)[1]}}}
         assert leaks.fitted_elsewhere(table, found) == count
     assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, fitted=1)["passed"]
+
+
+def test_weights_of_neighbours_that_fit_the_test_patients_are_found():
+    table = pd.DataFrame({
+        "id": [f"{n % 20}_idx5_x{50 * n}_y0_class0.png" for n in range(400)], "role": ["validation", "test"] * 200,
+        "label": LABELS, "x": 50 * np.arange(400), "y": 0, "cnn-seed0": SCORES,
+    })  # fmt: skip
+    base, turned = (
+        derived.ensemble(table, ("cnn",)),
+        table["role"].replace({"validation": "test", "test": "validation"}),
+    )
+    for roles, count in ((table["role"], 0), (turned, 1)):
+        fitted = derived.in_context(table.assign(role=roles), base, 50)[1]
+        found = {"context": {"context": fitted._asdict()}}
+        assert leaks.fitted_elsewhere(table, found | {"cnn": _as_fitted(table)}, ("cnn",), 50) == count
+
+
+def _as_fitted(table: pd.DataFrame) -> dict:
+    side = table[table["role"] == "validation"]
+    threshold = metrics.operating_points(side["label"], side["cnn-seed0"].to_numpy())["youden"]
+    fitted = calibration.fit(side["cnn-seed0"].to_numpy(), side["label"])._asdict()
+    return {"thresholds": {"0": threshold}, "calibration": {"0": fitted}}
 
 
 def test_what_a_student_learns_from_is_training():

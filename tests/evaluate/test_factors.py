@@ -37,6 +37,12 @@ def test_levels_change_what_they_name_and_nothing_else():
         ({"classify.lost": "focal"}, r"loss\.focal: no setting classify\.lost"),
         ({"classify.loss": "fo"}, r"focal.*'fo'"),
         ({"factors.network": "gan_only", "factors.dropout": 0.5}, r"loss\.focal: gan_only starts from weights"),
+        (
+            {"classify.loss": "focal", "gan.augment": False},
+            r"loss\.focal: no training of this stage reads gan\.augment",
+        ),
+        ({"evaluate.resamples": 20}, r"loss\.focal: no training of this stage reads evaluate\.resamples"),
+        ({"classify.loss": "weighted_bce"}, r"loss\.focal: it changes nothing"),
     ],
 )
 def test_an_unknown_level_is_named(changes, words):

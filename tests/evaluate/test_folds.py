@@ -42,6 +42,16 @@ def test_networks_that_met_every_fold_are_refused():
         experiment.load("phantom", ("folds.networks=[gan_resnet]",))
 
 
+def test_students_are_refused():
+    settings = (
+        "classify.models={cnn: {}, student: {taught: 0.5}}",
+        "classify.teachers=[cnn]",
+        "folds.networks=[student]",
+    )
+    with pytest.raises(InputError, match=r"folds\.networks: student needs teachers"):
+        experiment.load("phantom", settings)
+
+
 def test_folds_of_different_scales_are_pooled_by_their_own_calibration():
     """Each fold's log odds are shifted and stretched: uncalibrated, the pool would be far from the truth's AUC."""
     rng = np.random.default_rng(0)

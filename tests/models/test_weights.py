@@ -36,6 +36,20 @@ def test_other_networks_are_refused(tmp_path):
             weights.restore(tmp_path / "c.npz", groups)
 
 
+def test_weights_that_are_no_number_are_not_written(tmp_path):
+    path, groups = tmp_path / "c.npz", {"a": variables(0)}
+    weights.save(path, 1, groups)
+    groups["a"][1].assign(np.full((2, 3), np.nan))
+    with pytest.raises(WorkError, match=r"c\.npz was not written: a weight is no number any more"):
+        weights.save(path, 2, groups)
+    assert weights.restore(path, {"a": variables(1)}) == 1
+    network = classifier("cnn", 32)
+    network.set_weights([np.full_like(one, np.inf) for one in network.get_weights()])
+    with pytest.raises(WorkError, match="no number"):
+        weights.save_model(network, tmp_path / "cnn.keras")
+    assert not (tmp_path / "cnn.keras").exists()
+
+
 def test_a_full_disk_leaves_the_last_good_file(tmp_path, monkeypatch):
     path, groups = tmp_path / "c.npz", {"a": variables(0)}
     weights.save(path, 1, groups)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import bcgan
-from bcgan import cli
+from bcgan import cli, experiment
 from bcgan.classify import calibration
 from bcgan.classify.scoring import probabilities
 from bcgan.errors import InputError
 from bcgan.models import weights
-from bcgan.predict import explain, images, maps, predict
+from bcgan.predict import explain, export, images, maps, predict
 from bcgan.predict import model as models
 from tests.conftest import write_png
 
@@ -79,6 +79,22 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
     assert (before.calibration, before.calls, before.figures) == (after.calibration, after.calls, after.figures)
     assert before.sha256["classifier.keras"] != after.sha256["classifier.keras"]
     assert "validation_roc_auc" not in Path(f"runs/tiny/export/{after.trained['networks'][0]}.jsonl").read_text()
+
+
+def test_what_learnt_from_changed_patches_is_not_exported(tmp_path):
+    """`bcgan predict` changes none; what only left patches out is another matter."""
+    asked = experiment.load("phantom", ("preprocess.clahe=true",))
+    with pytest.raises(InputError, match=r"phantom learnt from patches prepared with preprocess\.clahe=true"):
+        export.export(asked, tmp_path, tmp_path / "out")
+    with pytest.raises(FileNotFoundError):  # goes on, to a run that is not there
+        export.export(experiment.load("phantom", ("preprocess.audit.blank=drop",)), tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("size", "microns"), [(50, 4.0), (75, 8 / 3)])
+def test_the_scale_is_that_of_the_patches_as_they_were_learnt(size, microns):
+    asked = experiment.load("idc", (f"data.size={size}",), "/nowhere")
+    assert export._microns(asked) == pytest.approx(microns)
+    assert export._microns(experiment.load("phantom")) is None
 
 
 def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path):
