@@ -52,12 +52,13 @@ def system(run: Run) -> Drawn:
     maps = "x".join(map(str, judge.get_layer(JOINTS["middle"]).output.shape[1:]))
     units = whole.output_shape[-1]
     figure, axes = _canvas(10, 4.2)
+    second = "; a critic on\nImageNet's features" if run.experiment.gan.critic else ":\nreal or synthetic"
     places = {
-        "patches": (0.0, 2.2, "Training patients'\npatches, 50x50x3", "data"),
+        "patches": (0.0, 1.0, "Training patients'\npatches, 50x50x3", "data"),
         "generator": (2.6, 3.4, "Generator\nnoise, label to patch", "generator"),
         "synthetic": (5.2, 3.4, "Synthetic patches,\nthe selected ones", "data"),
-        "discriminator": (2.6, 1.0, "Discriminator\nreal or synthetic", "discriminator"),
-        "maps": (5.2, 1.0, f"Its maps, {maps},\nfrozen{more}{', tuned' if own.tuned else ''}", "discriminator"),
+        "discriminator": (2.6, 2.2, f"Discriminator{second}", "discriminator"),
+        "maps": (5.2, 2.2, f"Its maps, {maps},\nfrozen{more}{', tuned' if own.tuned else ''}", "discriminator"),
         "resnet": (7.8, 2.2, f"Table 1's ResNet,\njoined, to {units:,} units", "joined"),
         "call": (10.4, 2.2, "Binary head:\nbenign or malignant", "data"),
     }
@@ -73,6 +74,7 @@ def system(run: Run) -> Drawn:
     return Drawn(figure, numbers, "System architecture (the paper's Fig. 3)", (
         "What runs: the GAN learns the training patients' patches; its discriminator's maps join the ResNet, whose "
         "training its synthetic patches enrich; a binary head behind the paper's 1,000 units makes the call."
+        + (" The critic, the generator's second judge, is not in the paper." if run.experiment.gan.critic else "")
     ))  # fmt: skip
 
 
@@ -94,6 +96,8 @@ def gan(run: Run) -> Drawn:
         "The GAN (the paper's Fig. 4)", (
         "Blocks of the two networks as this run built them, with their output shapes and parameters; boxes are as high "
         "as their maps, vectors thin. "
+        + ("Not drawn: the critic, a second judge of the generator on EfficientNet-Lite0's frozen maps. "
+           if own.critic else "") +
         f"The maps {', '.join(BLOCKS)} of the discriminator are what later stages read."
     ))  # fmt: skip
 
@@ -176,14 +180,10 @@ def _box(axes, x: float, y: float, text: str, colour: str) -> None:
 
 
 def _link(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    if start[0] == end[0]:
-        above = start[1] > end[1]
-        ends = (
-            (start[0] + 0.9, start[1] - 0.5 if above else start[1] + 0.5),
-            (end[0] + 0.9, end[1] + 0.5 if above else end[1] - 0.5),
-        )
-    else:
-        ends = (start[0] + 1.85, start[1]), (end[0] - 0.05, end[1])
+    """An arrow out of a box's side, or below one that stands above the other, into the next one's nearest side."""
+    down = 0.5 * ((start[1] > end[1]) - (start[1] < end[1]))  # half a box, where they are not level
+    left = (start[0] + 0.9, start[1] - down) if start[0] == end[0] else (start[0] + 1.85, start[1])
+    ends = left, (end[0] + 0.9, end[1] + down) if down else (end[0] - 0.05, end[1])
     axes.add_patch(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=11, color=style.MUTED, shrinkA=0, shrinkB=0))
 
 

@@ -27,7 +27,7 @@ METHODS = {
 }  # fmt: skip
 LINES = {"grad_cam": "-", "integrated_gradients": "--", "occlusion": "-.", "random": ":"}
 CURVES = {"deletion": ("Deletion", "wiped out"), "insertion": ("Insertion", "shown")}
-GAINS = {"pointing": "Strongest 5 % of pixels", "evidence": "All that speaks for malignancy"}
+GAINS = {"pointing": "Strongest 5 %\nof pixels", "evidence": "All that speaks\nfor malignancy"}
 
 LAYERS = {
     "block1": "Discriminator\nblock 1", "block2": "Discriminator\nblock 2", "block3": "Discriminator\nblock 3",

@@ -142,7 +142,7 @@ def scores(run: Run) -> Drawn:
                           fontsize=8)  # fmt: skip
         if score["low"] is not None:
             axes.plot([1, 1], [score["low"], score["high"]], color=SYNTHETIC, lw=1.5)
-        axes.set_xticks(range(3), [ends[0], "synthetic", ends[1]])
+        axes.set_xticks(range(3), [ends[0], "synthetic", ends[1]], fontsize=8)
         axes.margins(x=0.35, y=0.25)
         if axes.dataLim.y0 >= 0:
             axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
