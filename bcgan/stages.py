@@ -9,7 +9,8 @@
            --evaluate----> probabilities, metrics with intervals, thresholds, GAN scores, probes, counterfactuals,
                            leak audit
            --factors-----> what each choice is worth, one changed at a time
-           --ablation----> the learning curve; hours long, as the stage before it, and run only when asked for
+           --folds-------> cross-validation of whole trainings
+           --ablation----> the learning curve; hours long, as the two stages before it, and run only when asked for
            --report------> figures, tables, report.html, results.json
 
 A stage reads files that the stages before it wrote, never their objects, and writes into runs/<experiment>/<stage>/;

@@ -68,7 +68,7 @@ def manifold(real: np.ndarray, made: np.ndarray, neighbours: int = NEIGHBOURS) -
 
 def memorised(training: np.ndarray, made: np.ndarray, quantile: float = 0.01) -> float:
     """Share of synthetic samples nearer to a training sample than all but `quantile` of training samples are to
-    each other; about `quantile` where nothing is copied."""
+    each other; for patches of other patients, which are no copies, it is what they give, not always `quantile`."""
     index = NearestNeighbors(n_neighbors=2).fit(training)
     among = index.kneighbors(training)[0][:, 1]
     to_training = index.kneighbors(made, n_neighbors=1)[0][:, 0]

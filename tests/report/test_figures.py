@@ -10,8 +10,18 @@ import pytest
 from sklearn.metrics import precision_score, roc_auc_score, roc_curve
 
 from bcgan import experiment
+from bcgan.classify.calibration import Calibration, apply
 from bcgan.data.records import CLASSES
-from bcgan.report import classifier_figures, data_figures, gan_figures, page, slide_figures, style, tables
+from bcgan.report import (
+    classifier_figures,
+    data_figures,
+    gan_figures,
+    page,
+    slide_figures,
+    style,
+    synthesis_figures,
+    tables,
+)
 from bcgan.report.run import Run, read
 from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_COLOURS, CLASSIFIER_NAMES
 
@@ -316,3 +326,61 @@ def test_tissue_lies_at_its_places_and_only_where_it_may_be_shown(run):
     without = slide_figures.slide_maps(run._replace(patient_images=False))
     titles = {axes.get_title(loc="left") for axes in without.figure.axes}
     assert "Annotated" in titles and "Tissue" not in titles and "Tissue" not in without.caption
+
+
+def test_the_decision_curve_is_true_calls_less_false_ones_at_the_odds(run, test_rows):
+    drawn = classifier_figures.decision_curve(run)
+    malignant, threshold = test_rows["label"].to_numpy() == 1, 0.25
+    shown = drawn.numbers[np.isclose(drawn.numbers["threshold"], threshold)].set_index("classifier")["net_benefit"]
+    for name in run.names:
+        benefits = []
+        for seed, column in run.columns(name).items():
+            fitted = Calibration(**run.metrics[name]["calibration"][str(seed)])
+            called = apply(fitted, test_rows[column].to_numpy()) >= threshold
+            benefits.append(((called & malignant).sum() - (called & ~malignant).sum() / 3) / len(malignant))
+        assert shown[name] == pytest.approx(np.mean(benefits))
+    assert shown["all"] == pytest.approx(malignant.mean() - (1 - malignant.mean()) / 3)
+    axes = drawn.figure.axes[0]
+    for name, line in zip(run.names, axes.lines[2:], strict=True):
+        one = drawn.numbers[drawn.numbers["classifier"] == name]
+        np.testing.assert_allclose(line.get_xydata(), one[["threshold", "net_benefit"]])
+
+
+def test_reliability_bins_hold_every_patch(run, test_rows):
+    """Bins of equal size: the mean of what was observed in them is the share of malignant patches."""
+    drawn = classifier_figures.reliability(run)
+    for axes, title in zip(drawn.figure.axes, ("As it is", "After scaling"), strict=True):
+        part = drawn.numbers[drawn.numbers["probabilities"] == title]
+        for name, line in zip(run.names, axes.lines[1:], strict=True):
+            points = part.loc[part["classifier"] == name, ["predicted", "observed"]].to_numpy()
+            np.testing.assert_allclose(line.get_xydata(), points)
+            if len(points) == 10 and len(test_rows) % 10 == 0:
+                assert points[:, 1].mean() == pytest.approx(test_rows["label"].mean())
+
+
+@pytest.mark.parametrize("draw", [classifier_figures.comparisons, synthesis_figures.probes])
+def test_every_dot_is_a_number_of_its_table_between_its_ends(run, draw):
+    drawn = draw(run)
+    dots = [line.get_xdata()[0] for axes in drawn.figure.axes for line in axes.lines if line.get_marker() == "o"]
+    assert sorted(dots) == pytest.approx(sorted(drawn.numbers["value"]))
+    said = [text.get_text() for axes in drawn.figure.axes for text in axes.texts]
+    assert sorted(map(float, said)) == pytest.approx(sorted(drawn.numbers["value"]), abs=6e-4)
+
+
+def test_patches_stand_in_the_order_of_what_is_under_them(run):
+    drawn = data_figures.density(run)
+    under = [float(axes.get_xlabel()) for axes in drawn.figure.axes if axes.images]
+    rows = np.reshape(under, (len(data_figures.ORDERS), -1))
+    train = run.properties[run.properties["role"] == "train"]
+    for name, row in zip(data_figures.ORDERS, rows, strict=True):
+        assert (np.diff(row) >= 0).all()
+        assert row[[0, -1]] == pytest.approx([train[name].min(), train[name].max()], abs=0.005)
+
+
+def test_a_maps_colour_turns_at_the_threshold():
+    place = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+    picture = slide_figures._squares(place, np.array([0.0, 0.19, 0.21, np.nan]), 0.2).reshape(4, 4)
+    benign, below, above, none = picture[:, :3]
+    assert below[2] > below[0] and above[0] > above[2]  # blue, then orange
+    np.testing.assert_allclose(benign, style.plt.matplotlib.colors.to_rgb(CLASS_COLOURS["benign"]), atol=0.01)
+    assert np.ptp(none) == 0
