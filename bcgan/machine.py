@@ -168,6 +168,10 @@ def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
         ),
         "gpus": (gpus, "found by TensorFlow"),
         "threads": (processor()["cores"], "every core that this process may use; taskset allows fewer"),
+        "batch": (
+            f"{experiment.classify.batch}, GAN {experiment.gan.batch}",
+            "classify.batch and gan.batch of the experiment; no machine changes them",
+        ),
         "deterministic": (experiment.profile == "repro", f"profile {experiment.profile}"),
     }
 
