@@ -12,9 +12,16 @@ from bcgan import __version__, experiment, stages
 from bcgan.errors import InputError, WorkError
 
 ENGINES = ("auto", "openvino", "openvino-bfloat16", "litert", "keras")
-ENGINE_HELP = "auto: OpenVINO on x86-64, LiteRT elsewhere and for a few patches, Keras where neither is installed."
 RUNNERS = ("serial", "pool", "beam")
 FORMATS = ("savedmodel", "litert", "litert-int8", "onnx")
+
+
+model_option = click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
+mpp_option = click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
+engine_option = click.option(
+    "--engine", type=click.Choice(ENGINES), default="auto",
+    help="auto: OpenVINO on x86-64, LiteRT elsewhere and for a few patches, Keras where neither is installed.",
+)  # fmt: skip
 
 
 def experiment_options(command):
@@ -30,7 +37,7 @@ def experiment_options(command):
 def slide_options(command):
     for option in (
         click.argument("sources", nargs=-1, required=True),
-        click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images."),
+        mpp_option,
         click.option(
             "--by", "runner", type=click.Choice(RUNNERS), default="serial", show_default=True, help="Who does it."
         ),
@@ -132,10 +139,7 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
     """
     from pathlib import Path
 
-    from bcgan import machine, progress
-
-    machine.prepare_environment(tensorflow=True)
-    progress.start_log(None)
+    _begin(tensorflow=True)
     from bcgan.predict import sample as sampling
 
     out = out or f"samples/{label}"
@@ -146,16 +150,16 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
 
 @cli.command()
 @click.argument("images", nargs=-1, required=True)
-@click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
+@model_option
 @click.option(
     "--out", type=click.Path(dir_okay=False), help="CSV, or JSON lines by the suffix .jsonl; else the screen."
 )
 @click.option("--json", "lines", is_flag=True, help="JSON lines in place of CSV.")
-@click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
+@mpp_option
 @click.option(
     "--maps", type=click.Path(file_okay=False), help="Heat maps, overlays and QuPath outlines of large images go here."
 )
-@click.option("--engine", type=click.Choice(ENGINES), default="auto", help=ENGINE_HELP)
+@engine_option
 @click.pass_context
 def predict(context: click.Context, images, model, out: str | None, lines: bool, mpp, maps: str | None, engine) -> None:
     """Judge IMAGES: files, folders, patterns, or - for a list on standard input.
@@ -164,10 +168,8 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
     """
     from pathlib import Path
 
-    from bcgan import machine, progress
-
-    machine.prepare_environment()
-    progress.start_log(None)
+    _begin()
+    from bcgan import progress
     from bcgan.predict import images as inputs
     from bcgan.predict import predict as predicting
     from bcgan.predict.model import load
@@ -185,20 +187,17 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
 
 @cli.command()
 @experiment_options
-@click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
-@click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
+@model_option
+@mpp_option
 @click.option("--out", type=click.Path(file_okay=False), default="assessment", show_default=True, help="A folder.")
-@click.option("--engine", type=click.Choice(ENGINES), default="auto", help=ENGINE_HELP)
+@engine_option
 @click.pass_context
 def assess(context: click.Context, name: str, data_dir: str | None, overrides, model, mpp, out: str, engine) -> None:
     """Hold a classifier against the labels of EXPERIMENT's data set, by patients, without training anything."""
     settings = experiment.load(name, overrides, data_dir)
     from pathlib import Path
 
-    from bcgan import machine, progress
-
-    machine.prepare_environment()
-    progress.start_log(None)
+    _begin()
     from bcgan.predict import assess as assessing
     from bcgan.predict.model import load
 
@@ -211,8 +210,8 @@ def assess(context: click.Context, name: str, data_dir: str | None, overrides, m
 @cli.command()
 @slide_options
 @click.option("--out", type=click.Path(file_okay=False), default="scores", show_default=True, help="A folder.")
-@click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
-@click.option("--engine", type=click.Choice(ENGINES), default="auto", help=ENGINE_HELP)
+@model_option
+@engine_option
 def batch(sources, mpp, runner: str, workers: int, options: tuple[str, ...], out: str, model, engine) -> None:
     """Judge every slide in SOURCES: each file, and each folder of patches, that lies directly there.
 
@@ -220,7 +219,7 @@ def batch(sources, mpp, runner: str, workers: int, options: tuple[str, ...], out
     """
     from pathlib import Path
 
-    _prepare_slidewise()
+    _begin()
     from bcgan.predict.batch import Scores
 
     _run_slidewise(Scores(Path(out), model, engine, mpp), sources, runner, workers, options)
@@ -250,17 +249,18 @@ def tile(sources, mpp, runner, workers, options, out, annotations, malignant, pa
         re.compile(patient or "")
     except re.error as error:
         raise InputError(f"--patient: {patient!r} is no regular expression ({error}).") from error
-    _prepare_slidewise()
+    _begin()
     from bcgan.predict.tile import Patches
 
     job = Patches(Path(out), Path(annotations), malignant, patient, mpp)
     _run_slidewise(job, sources, runner, workers, options)
 
 
-def _prepare_slidewise() -> None:
+def _begin(tensorflow: bool = False) -> None:
+    """What a command does first, before anything heavy is imported."""
     from bcgan import machine, progress
 
-    machine.prepare_environment()
+    machine.prepare_environment(tensorflow=tensorflow)
     progress.start_log(None)
 
 
@@ -277,17 +277,14 @@ def _run_slidewise(job, sources, runner: str, workers: int, options: tuple[str, 
 
 @cli.command()
 @click.argument("images", nargs=-1, required=True)
-@click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
+@model_option
 @click.option("--out", type=click.Path(file_okay=False), default="explanations", show_default=True, help="A folder.")
 @click.pass_context
 def explain(context: click.Context, images, model, out: str) -> None:
     """Draw where in each of IMAGES, patches, the evidence for its call lies, by three methods; and a page of all."""
     from pathlib import Path
 
-    from bcgan import machine, progress
-
-    machine.prepare_environment()
-    progress.start_log(None)
+    _begin()
     from bcgan.predict import images as inputs
     from bcgan.predict.explain import write
     from bcgan.predict.model import load
@@ -299,7 +296,7 @@ def explain(context: click.Context, images, model, out: str) -> None:
 
 
 @cli.command()
-@click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
+@model_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The loopback: only this machine can ask.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--concurrent", type=click.IntRange(1), default=2, show_default=True, help="Images judged at a time.")
@@ -342,15 +339,12 @@ def export(name, data_dir, overrides, out, everyone, kinds, model, patches) -> N
     settings = None if model else experiment.load(name, overrides, data_dir)
     from pathlib import Path
 
-    from bcgan import machine, progress
-
-    machine.prepare_environment()
-    progress.start_log(None)
+    _begin()
     from bcgan.predict.model import load
 
     if settings:
         ran, root = stages.require(settings)
-        machine.prepare_environment(tensorflow=True)
+        _begin(tensorflow=True)
         from bcgan.predict.export import export as write
 
         place = Path(out or f"models/{ran.name}")

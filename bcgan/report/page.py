@@ -320,13 +320,18 @@ def limits(run: Run) -> list[str]:
 def provenance(run: Run) -> dict[str, str]:
     """Whence the numbers come: code, machine, versions, seeds, seconds, data."""
     experiment, manifest = run.experiment, run.manifests["classify"]
+    others = "".join(
+        f"; {name} by {one['commit'] or 'unknown'}, {one['finished'][:10]}"
+        for name, one in run.manifests.items()
+        if one["commit"] != manifest["commit"]
+    )
     environment, seeds = manifest["environment"], ", ".join(map(str, experiment.classify.seeds))
     versions = {"Python": environment["python"], **environment["packages"]}
     processor = environment["processor"]
     return {
         "Experiment": f"{experiment.name}, seed {experiment.seed}, classifier seeds {seeds}, profile "
                       f"{experiment.profile}",
-        "Code": f"bcgan {manifest['version']}, commit {manifest['commit'] or 'unknown'}; rendered by commit "
+        "Code": f"bcgan {manifest['version']}, commit {manifest['commit'] or 'unknown'}{others}; rendered by "
                 f"{runs.commit() or 'unknown'}",
         "Finished": manifest["finished"],
         "Hardware": f"{processor['name']}, {processor['cores']} cores; peak memory {manifest['peak_memory_mib']} MiB",
