@@ -84,8 +84,8 @@ def begin(folder: Path, key: str, inputs: dict[str, str] | None = None, afresh: 
     aside until the stage has finished. `afresh`: so is work left by the same settings, unless that was begun afresh."""
     if unfinished(folder, "key") != key or (afresh and not unfinished(folder, "afresh")):
         if folder.exists():
-            shutil.rmtree(_aside(folder), ignore_errors=True)
-            folder.rename(_aside(folder))
+            shutil.rmtree(aside(folder), ignore_errors=True)
+            folder.rename(aside(folder))
         folder.mkdir(parents=True)
         state = {"key": key, "commit": commit(), "inputs": inputs or {}, "afresh": afresh}
         write_json(folder / UNFINISHED, state)
@@ -93,9 +93,9 @@ def begin(folder: Path, key: str, inputs: dict[str, str] | None = None, afresh: 
 
 def undo(folder: Path) -> None:
     """Give back what `begin` set aside, after an input that could not be used."""
-    if _aside(folder).exists():
+    if aside(folder).exists():
         shutil.rmtree(folder, ignore_errors=True)
-        _aside(folder).rename(folder)
+        aside(folder).rename(folder)
 
 
 def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs: dict[str, str], began: float) -> None:
@@ -120,10 +120,11 @@ def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs:
     }
     write_json(folder / MANIFEST, manifest)
     (folder / UNFINISHED).unlink()
-    shutil.rmtree(_aside(folder), ignore_errors=True)
+    shutil.rmtree(aside(folder), ignore_errors=True)
 
 
-def _aside(folder: Path) -> Path:
+def aside(folder: Path) -> Path:
+    """Where a stage's earlier outputs are until it has finished anew."""
     return folder.with_name(f"{folder.name}.before")
 
 

@@ -104,7 +104,7 @@ def classify(experiment: Experiment, root: Path) -> None:
     import keras
 
     from bcgan import distribute
-    from bcgan.classify import teaching
+    from bcgan.classify import kept, teaching
     from bcgan.classify.train import Patches, groups_of, train
     from bcgan.models.classifier import of_run
     from bcgan.preprocess import store
@@ -127,6 +127,16 @@ def classify(experiment: Experiment, root: Path) -> None:
             if path.exists():
                 log.info("classify: %s is trained already", path.stem)
                 continue
+            reads = (
+                *STORE,
+                *(JUDGES if name.startswith("gan_") else ()),
+                *((SYNTHETIC,) if own.meets_synthetic else ()),
+            )
+            key = kept.key(experiment, name, seed, folder, reads)
+            # The other workers of a cluster would train what this one takes over.
+            if not machine.cluster() and kept.take_over(path, key):
+                log.info("classify: %s stays: nothing that it depends on changed", path.stem)
+                continue
             more = synthetic.get(own.selected) if own.meets_synthetic else None
             if own.taught:
                 taught = taught or teaching.taught(experiment, patches, folder)
@@ -136,6 +146,7 @@ def classify(experiment: Experiment, root: Path) -> None:
                 network = of_run(name, root / "gan", size, own)
                 alone = distribute.replicas() == 1
                 train(network, real, more, validation, settings, own, seed, path, xla and alone, groups=groups)
+            kept.mark(path, key)
 
 
 def evaluate(experiment: Experiment, root: Path) -> None:

@@ -202,6 +202,17 @@ def test_a_trained_classifier_is_not_trained_again(workspace, capsys):
     assert (root / "gan_only-seed0.keras").exists()
 
 
+def test_a_classifier_more_trains_that_one_alone(workspace, capsys):
+    root = workspace / "runs/tiny/classify"
+    before = {path.name: path.read_bytes() for path in root.glob("*.keras")}
+    assert bcgan("run", "tiny.yaml", "--until", "classify", "--set", "classify.models.cnn.epochs=1") == 0
+    said = capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in root.glob("*.keras")}.items() > before.items()
+    assert (root / "cnn-seed0.keras").exists()
+    for name in before:
+        assert f"{name.removesuffix('.keras')} stays" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -171,7 +171,8 @@ def _malignant(run: Run) -> str:
 
 def _from_imagenet(run: Run) -> list[str]:
     beside = {"imagenet": "the layers that join the discriminator"}
-    names = ["EfficientNet-Lite"] if "efficientnet_lite" in run.trained else []
+    started = [one for one in run.trained if one.startswith(("efficientnet", "student"))]
+    names = [CLASSIFIER_NAMES[one].removesuffix(" (ImageNet)") for one in started]
     names += ["the GAN's critic"] if run.experiment.gan.critic else []
     names += [beside[own.beside] for own in run.experiment.classify.models.values() if own.beside in beside]
     return [f"ImageNet's for {' and '.join(names)}"] if names else []

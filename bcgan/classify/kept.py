@@ -1,0 +1,54 @@
+"""Trained classifiers stay where settings change that are none of theirs: adding one trains that one alone."""
+
+import shutil
+from pathlib import Path
+
+from bcgan import runs
+from bcgan.experiment import TRAINING, Experiment
+
+
+def key(experiment: Experiment, name: str, seed: int, folder: Path, reads: tuple[str, ...]) -> str:
+    """What a training depends on, as one hash: its settings, the files that it reads, its teachers where it is taught.
+
+    Args:
+        folder: Path. The stage's, with the teachers.
+        reads: names of the stage's inputs that this training reads.
+    """
+    own, classify = experiment.classify.models[name], experiment.classify
+    include = dict.fromkeys((*TRAINING, "classify"), True) | {"evaluate": {"views"} if own.taught else set()}
+    settings = experiment.model_dump(
+        mode="json", include=include, exclude={"classify": {"models", "seeds", "teachers"}}
+    )
+    inputs = {file: digest for file, digest in (runs.unfinished(folder, "inputs") or {}).items() if file in reads}
+    teachers = [f"{one}-seed{number}.keras" for one in classify.teachers for number in classify.seeds]
+    inputs |= {file: runs.hash_file(folder / file) for file in teachers if own.taught}
+    trial = {"name": name, "seed": seed, "own": own.model_dump(mode="json")}
+    return runs.key_of("training", settings | trial, inputs)
+
+
+def mark(path: Path, key: str) -> None:
+    """Say beside a trained network what it depended on."""
+    runs.write_json(_key_file(path), {"key": key, "commit": runs.commit()})
+
+
+def take_over(path: Path, key: str) -> bool:
+    """Whether the network at `path` was taken over from the stage's earlier outputs: one of the same key was there.
+    A stage that is made afresh takes none."""
+    before = runs.aside(path.parent) / path.name
+    try:
+        same = runs.read_json(_key_file(before))["key"] == key and not runs.unfinished(path.parent, "afresh")
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        return False
+    for file in (
+        before.with_suffix(".jsonl"),
+        _key_file(before),
+        before,
+    ):  # the network last: it says that all is there
+        shutil.copy2(file, path.parent / file.name)
+    return True
+
+
+def _key_file(path: Path) -> Path:
+    return path.with_suffix(".key.json")
