@@ -10,7 +10,7 @@ BCGAN      := $(BIN)/bcgan
 OPTIONS     = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(foreach pair,$(SET),--set "$(pair)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train report test lint tables ablation bench reliability audit clean
+.PHONY: help setup train report test lint tables ablation bench gpu reliability audit clean
 
 help: ## Show this list
 	@echo 'bcgan: a GAN and a ResNet for breast histopathology patches. Research use only.'; echo
@@ -52,6 +52,10 @@ reliability: $(STAMP) ## Kill a run 30 times, fill its disk, keep a server busy 
 bench: $(STAMP) ## Measure speed beside PyTorch's, plain Keras's and the machine's limit: reports/bench/
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt -c constraints.txt
 	$(BIN)/python -m bcgan.bench
+
+gpu: $(STAMP) ## The same on a GPU, which needs tensorflow[and-cuda] in .venv: reports/bench/gpu/
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt -c constraints.txt
+	$(BIN)/python -m bcgan.bench.gpu
 
 audit: ## Ask PyPI whether a version in constraints.txt has a known vulnerability
 	$(PYTHON) -m venv build/audit

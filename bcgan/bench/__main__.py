@@ -3,20 +3,18 @@
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from bcgan import machine, progress, runs
 from bcgan.bench import report
+from bcgan.bench.measure import best, measure, of, rates, ratio
 from bcgan.bench.pytorch import SETTINGS
 from bcgan.bench.subjects import trial
-from bcgan.bench.worker import Worker
 
 REPEATS = 5
 PROFILE, AGREEMENT = "profile", "agreement"
 PRECISIONS = {"mixed_bfloat16": "bfloat16", "float32": "float32"}
-ABSENT = "pip install -r requirements-bench.txt"
 
 
 def groups(precision: str) -> dict[str, dict[str, tuple]]:
@@ -112,52 +110,14 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
         "versions": earlier | {name: one for name, one in versions.items() if one or name not in earlier},
     }  # fmt: skip
     faithful = [name for name, one in (agreement or {}).items() if one["faithful"]]
-    for name, (values, of) in ratios(measured, precision, operations, faithful).items():
+    for name, (values, subjects) in ratios(measured, precision, operations, faithful).items():
         found["ratios"][name] = values and round(statistics.median(values), 3)
-        found["of"][name] = of
+        found["of"][name] = subjects
         found["spread"][name] = values and [round(min(values), 3), round(max(values), 3)]
     report.write(found, out)
     for name, value in found["ratios"].items():
         progress.log.info("%-40s %s", name, "unknown" if value is None else f"{value:.2f} {found['spread'][name]}")
     progress.log.info("%s", out)
-
-
-def measure(name: str, group: dict[str, tuple], repeats: int) -> dict[str, dict[str, Any]]:
-    """{subject: {rates: [...], peak_mebibytes, failure}}; a repeat of every subject, then the next repeat."""
-    workers = {}
-    with progress.bar(len(group) * (repeats + 1), f"bench {name}", "repeat") as bar:
-        try:
-            for subject, made in group.items():
-                workers[subject] = Worker(*made)
-                bar.update()
-            found = {subject: {"rates": [], "peak_mebibytes": None} for subject in group}
-            for _ in range(repeats):
-                for subject, worker in workers.items():
-                    if answer := worker.ask():
-                        found[subject]["rates"].append(answer["count"] / answer["seconds"])
-                        found[subject]["peak_mebibytes"] = answer["peak_mebibytes"] and round(answer["peak_mebibytes"])
-                    bar.update()
-        finally:
-            for worker in workers.values():
-                worker.end()
-    for subject, worker in workers.items():
-        found[subject]["failure"] = worker.failure
-        if worker.failure:
-            progress.log.warning("bench: %s: %s left out: %s", name, subject, worker.failure)
-            if worker.failure.startswith("ModuleNotFoundError"):
-                progress.log.warning("bench: for what is compared with, run: %s", ABSENT)
-    return found
-
-
-def rates(group: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each subject's median, least and most: patches a second, of limits millions of operations, of waiting percent."""
-    return {
-        subject: {
-            "median": round(statistics.median(one["rates"]), 1), "low": round(min(one["rates"]), 1),
-            "high": round(max(one["rates"]), 1), "peak_mebibytes": one["peak_mebibytes"],
-        } if one["rates"] else {"median": None, "failure": one["failure"]}
-        for subject, one in group.items()
-    }  # fmt: skip
 
 
 def ratios(
@@ -168,45 +128,33 @@ def ratios(
     "best": the subject of that kind with the highest median, whatever its precision. Inference's best of ours is the
     best of `faithful`; "tensorflow" has TensorFlow's own, faithful or not.
     """
-
-    def of(group: str, subject: str) -> list[float] | None:
-        return measured.get(group, {}).get(subject, {}).get("rates") or None
-
-    def best(group: str, *kinds: str) -> str:
-        names = [name for name in measured.get(group, {}) if name.startswith(kinds) and of(group, name)]
-        return max(names, key=lambda name: statistics.median(of(group, name)), default="")
-
-    def ratio(group: str, above: str, below: str, factor: float = 1.0) -> tuple[list[float] | None, str]:
-        one, other = of(group, above), of(group, below)
-        if not one or not other:
-            return None, ""
-        return [factor * x / y for x, y in zip(one, other, strict=False)], f"{above} / {below}"  # one may have died
-
-    found, torch = {}, best("inference", "pytorch")
-    ours = best("inference", *faithful)
-    found["inference_vs_pytorch_best"] = ratio("inference", ours, torch)
-    found["inference_vs_keras_predict"] = ratio("inference", ours, "keras predict")
+    found, torch = {}, best(measured, "inference", "pytorch")
+    ours = best(measured, "inference", *faithful)
+    found["inference_vs_pytorch_best"] = ratio(measured, "inference", ours, torch)
+    found["inference_vs_keras_predict"] = ratio(measured, "inference", ours, "keras predict")
     for kind in PRECISIONS.values():
         name = f"inference_openvino_{kind}_vs_pytorch_{kind}"
-        found[name] = ratio("inference", f"openvino {kind}", best("inference", f"pytorch {kind}"))
+        found[name] = ratio(measured, "inference", f"openvino {kind}", best(measured, "inference", f"pytorch {kind}"))
     for phase, own, theirs in (("training", "training", "fit"), ("inference", "inference_tensorflow", "predict")):
-        found[f"{own}_vs_pytorch_best"] = ratio(phase, best(phase, "bcgan"), best(phase, "pytorch"))
-        found[f"{own}_vs_keras_{theirs}"] = ratio(phase, best(phase, "bcgan"), f"keras {theirs}")
+        found[f"{own}_vs_pytorch_best"] = ratio(
+            measured, phase, best(measured, phase, "bcgan"), best(measured, phase, "pytorch")
+        )
+        found[f"{own}_vs_keras_{theirs}"] = ratio(measured, phase, best(measured, phase, "bcgan"), f"keras {theirs}")
         for kind, short in PRECISIONS.items():
             name = f"{own}_{short}_vs_pytorch_{short}"
-            found[name] = ratio(phase, f"bcgan {kind}", best(phase, f"pytorch {short}"))
+            found[name] = ratio(measured, phase, f"bcgan {kind}", best(measured, phase, f"pytorch {short}"))
         work = operations[phase] / 1e6
-        found[f"{own}_of_limit"] = ratio(phase, "bcgan float32", "limit float32", work)
-        found[f"{own}_of_limit_bfloat16"] = ratio(phase, "bcgan mixed_bfloat16", "limit mixed_bfloat16", work)
+        found[f"{own}_of_limit"] = ratio(measured, phase, "bcgan float32", "limit float32", work)
+        found[f"{own}_of_limit_bfloat16"] = ratio(measured, phase, "bcgan mixed_bfloat16", "limit mixed_bfloat16", work)
     for short, suffix in (("float32", ""), ("bfloat16", "_bfloat16")):
-        ours = best("inference", *(name for name in faithful if name.endswith(short)))
+        ours = best(measured, "inference", *(name for name in faithful if name.endswith(short)))
         limit = f"limit {'mixed_' if suffix else ''}{short}"
-        found[f"inference_of_limit{suffix}"] = ratio("inference", ours, limit, operations["inference"] / 1e6)
-    found["inference_int8_vs_pytorch_best"] = ratio("inference", "litert int8", torch)
-    found["gan_step_vs_two_tapes"] = ratio("gan", f"bcgan {precision}", f"two tapes {precision}")
-    waited = of("waiting", "Table 1's network")
+        found[f"inference_of_limit{suffix}"] = ratio(measured, "inference", ours, limit, operations["inference"] / 1e6)
+    found["inference_int8_vs_pytorch_best"] = ratio(measured, "inference", "litert int8", torch)
+    found["gan_step_vs_two_tapes"] = ratio(measured, "gan", f"bcgan {precision}", f"two tapes {precision}")
+    waited = of(measured, "waiting", "Table 1's network")
     found["waiting_share"] = (waited and [percent / 100 for percent in waited], "time of a training's steps")
-    found["gan_resnet_training_vs_keras_fit"] = ratio("gan_resnet", "bcgan training", "keras fit")
+    found["gan_resnet_training_vs_keras_fit"] = ratio(measured, "gan_resnet", "bcgan training", "keras fit")
     return found
 
 

@@ -2,27 +2,29 @@
 
 from bcgan.bench.subjects import SCORED, STEPS, Subject, patches
 
-# What "its best" is chosen from, in every run anew: precision, memory format, whether torch.compile is used.
+# What "its best" is chosen from, in every run anew: precision, memory format, torch.compile's mode or none.
 SETTINGS = {
-    "float32": ("float32", False, False),
-    "float32, channels last": ("float32", True, False),
-    "float32, channels last, compiled": ("float32", True, True),
-    "bfloat16": ("bfloat16", False, False),
-    "bfloat16, channels last": ("bfloat16", True, False),
-    "bfloat16, channels last, compiled": ("bfloat16", True, True),
+    "float32": ("float32", False, None),
+    "float32, channels last": ("float32", True, None),
+    "float32, channels last, compiled": ("float32", True, "default"),
+    "bfloat16": ("bfloat16", False, None),
+    "bfloat16, channels last": ("bfloat16", True, None),
+    "bfloat16, channels last, compiled": ("bfloat16", True, "default"),
 }
+GRAPHS = {"bfloat16, channels last, CUDA graphs": ("bfloat16", True, "reduce-overhead")}
 
 
-def training(settings: str, batch: int = 128) -> Subject:
+def training(settings: str, batch: int = 128, device: str = "cpu", steps: int = STEPS) -> Subject:
     """Scaling, forward, backward and AdamW's fused update; float32 weights under autocast."""
-    torch, model, autocast, placed = _start(settings)
+    torch, model, autocast, placed = _start(settings, device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
     images, labels = patches(batch)
     images, labels = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels).float()
+    images, labels = images.to(device), labels.to(device)
     model.train()
 
     def run() -> int:
-        for _ in range(STEPS):
+        for _ in range(steps):
             with autocast():
                 logits = model(placed(images.float() / 255))[:, 0]
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
@@ -30,38 +32,40 @@ def training(settings: str, batch: int = 128) -> Subject:
             loss.backward()
             optimizer.step()
         loss.item()
-        return STEPS * batch
+        return steps * batch
 
     return run
 
 
-def inference(settings: str, batch: int = 256) -> Subject:
+def inference(settings: str, batch: int = 256, device: str = "cpu", scored: int = SCORED) -> Subject:
     """Batch normalisations folded into the convolutions, as PyTorch's own optimiser for inference does."""
-    torch, model, autocast, placed = _start(settings, folded=True)
-    images = patches(SCORED)[0]
+    torch, model, autocast, placed = _start(settings, device, folded=True)
+    images = patches(scored)[0]
 
     def run() -> int:
         with torch.inference_mode(), autocast():
-            for start in range(0, SCORED, batch):
-                part = torch.from_numpy(images[start : start + batch]).permute(0, 3, 1, 2)
-                torch.sigmoid(model(placed(part.float() / 255))[:, 0]).float().numpy()
-        return SCORED
+            for start in range(0, scored, batch):
+                part = torch.from_numpy(images[start : start + batch]).to(device).permute(0, 3, 1, 2)
+                torch.sigmoid(model(placed(part.float() / 255))[:, 0]).float().cpu().numpy()
+        return scored
 
     return run
 
 
-def _start(settings: str, folded: bool = False) -> tuple:
+def _start(settings: str, device: str, folded: bool = False) -> tuple:
     import torch
 
-    precision, channels_last, compiled = SETTINGS[settings]
+    precision, channels_last, mode = (SETTINGS | GRAPHS)[settings]
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")  # TF32, which TensorFlow takes too
     form = torch.channels_last if channels_last else torch.contiguous_format
     model = _fold(_network(torch)) if folded else _network(torch)
-    model = model.to(memory_format=form)
-    if compiled:
-        model = torch.compile(model)
+    model = model.to(device, memory_format=form)
+    if mode:
+        model = torch.compile(model, mode=mode)
 
     def autocast():
-        return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+        return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
     return torch, model, autocast, lambda images: images.contiguous(memory_format=form)
 

@@ -139,17 +139,7 @@ def _page(found: dict[str, Any], caption: str) -> str:
         for subject, one in found["agreement"].items():
             cells = f"{one['largest_difference']:.1e} | {one['roc_auc']:.4f} | {'yes' if one['faithful'] else 'no'}"
             lines.append(f"| {subject} | {cells} |")
-    for group, part in found["rates"].items():
-        unit = UNITS.get(group, "patches a second")
-        lines += ["", f"## {group}", "", f"| subject | {unit}, median | least to most | peak memory, MiB |"]
-        lines += ["|---|---|---|---|"]
-        for subject, one in part.items():
-            unit = " million operations" if subject.startswith("limit") else ""
-            cells = (
-                (f"{one['median']:,}{unit}", f"{one['low']:,} to {one['high']:,}", one["peak_mebibytes"] or "unknown")
-                if one["median"] else (f"left out: {one['failure']}", "", "")
-            )  # fmt: skip
-            lines.append(f"| {subject} | {cells[0]} | {cells[1]} | {cells[2]} |")
+    lines += rate_tables(found["rates"])
     if found["profile"]:
         lines += ["", "## Where a training step's time goes", ""]
         lines += ["Milliseconds by kind of operator, summed over threads.", ""]
@@ -167,6 +157,23 @@ def _page(found: dict[str, Any], caption: str) -> str:
                 lines.append(f"| {name} | {one.get(name, 0):.1f} | {other.get(name, 0):.1f} |")
             lines.append("")
     return "\n".join(lines) + "\n"
+
+
+def rate_tables(rates: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """A table a group, as lines of Markdown."""
+    lines = []
+    for group, part in rates.items():
+        unit = UNITS.get(group, "patches a second")
+        lines += ["", f"## {group}", "", f"| subject | {unit}, median | least to most | peak memory, MiB |"]
+        lines += ["|---|---|---|---|"]
+        for subject, one in part.items():
+            unit = " million operations" if subject.startswith("limit") else ""
+            cells = (
+                (f"{one['median']:,}{unit}", f"{one['low']:,} to {one['high']:,}", one["peak_mebibytes"] or "unknown")
+                if one["median"] else (f"left out: {one['failure']}", "", "")
+            )  # fmt: skip
+            lines.append(f"| {subject} | {cells[0]} | {cells[1]} | {cells[2]} |")
+    return lines
 
 
 def _layers(network):

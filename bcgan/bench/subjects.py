@@ -24,7 +24,9 @@ PREPARED = 2_000  # PNG files
 SLIDE = 800  # side of the large image, pixels
 
 
-def training(precision: str, network: str = "resnet_table1", batch: int = 128) -> Subject:
+def training(
+    precision: str, network: str = "resnet_table1", batch: int = 128, xla: bool = False, steps: int = STEPS
+) -> Subject:
     """The classifier's own training step, its average of weights included, without augmentation."""
     start(precision)
     import tensorflow as tf
@@ -33,14 +35,14 @@ def training(precision: str, network: str = "resnet_table1", batch: int = 128) -
 
     settings, model = Classify(batch=batch), _classifier(network)
     optimizer = train.make_optimizer(model, Classifier(), settings, 1000)
-    step = train.make_step(model, _classifier(network), optimizer, settings, (1.0, 1.0), 0, False, augment=False)
+    step = train.make_step(model, _classifier(network), optimizer, settings, (1.0, 1.0), 0, xla, augment=False)
     images, labels = map(tf.constant, patches(batch))
 
     def run() -> int:
-        for number in range(STEPS):
+        for number in range(steps):
             value = step(tf.constant(number, tf.int64), images, labels)[0]
         float(value)
-        return STEPS * batch
+        return steps * batch
 
     return run
 
@@ -61,18 +63,18 @@ def keras_fit(network: str = "resnet_table1", batch: int = 128) -> Subject:
     return run
 
 
-def inference(precision: str, network: str = "resnet_table1") -> Subject:
+def inference(precision: str, network: str = "resnet_table1", scored: int = SCORED) -> Subject:
     """The scorer that evaluation and prediction use."""
     start(precision)
     from bcgan.classify.scoring import scorer
 
-    return _counted(scorer(_classifier(network)), patches(SCORED)[0])
+    return _counted(scorer(_classifier(network)), patches(scored)[0])
 
 
-def keras_predict(network: str = "resnet_table1") -> Subject:
+def keras_predict(network: str = "resnet_table1", scored: int = SCORED) -> Subject:
     """`Model.predict` with every default."""
     model = _classifier(network)
-    return _counted(lambda images: model.predict(images, verbose=0), patches(SCORED)[0].astype(np.float32) / 255)
+    return _counted(lambda images: model.predict(images, verbose=0), patches(scored)[0].astype(np.float32) / 255)
 
 
 def litert(quantised: bool, network: str = "resnet_table1") -> Subject:
@@ -108,8 +110,10 @@ def onnx(network: str = "resnet_table1") -> Subject:
         return _counted(formats.read_onnx(path), patches(SCORED)[0])
 
 
-def gan(precision: str, tapes: int, batch: int = 32) -> Subject:
-    """A step of the paper's two players, without the second critic: ours, or two tapes as a tutorial has it.
+def gan(
+    precision: str, tapes: int, batch: int = 32, xla: bool = False, steps: int = STEPS, critic: float = 0.0
+) -> Subject:
+    """A step of the paper's two players, as a rule without the second critic: ours, or two tapes as a tutorial has it.
 
     Two tapes: synthetic patches are made for each of the players, real and synthetic ones are judged apart, both
     propagate through all of it, and gradients are taken one after the other.
@@ -119,21 +123,21 @@ def gan(precision: str, tapes: int, batch: int = 32) -> Subject:
 
     from bcgan.gan import train
 
-    settings = Gan(batch=batch, critic=0.0)
+    settings = Gan(batch=batch, critic=critic)
     players = train.start_players(settings)
-    step = train.make_step(players, settings, 0, False) if tapes == 1 else _two_tapes(players, settings)
+    step = train.make_step(players, settings, 0, xla) if tapes == 1 else _two_tapes(players, settings, xla)
     images, labels = map(tf.constant, patches(batch))
 
     def run() -> int:
-        for number in range(STEPS):
+        for number in range(steps):
             values = step(tf.constant(number, tf.int64), images, labels)
         float(values["generator_loss"])
-        return STEPS * batch
+        return steps * batch
 
     return run
 
 
-def _two_tapes(players, settings: Gan):
+def _two_tapes(players, settings: Gan, xla: bool):
     import tensorflow as tf
 
     from bcgan.data import batches
@@ -151,7 +155,7 @@ def _two_tapes(players, settings: Gan):
         variables = getattr(players, name).trainable_variables
         players.optimizers[name].apply(tape.gradient(loss, variables), variables)
 
-    @tf.function
+    @tf.function(jit_compile=xla)
     def step(number, images, classes):
         seeds = [tf.stack([tf.constant(0, tf.int64), 8 * number + place]) for place in range(5)]
         real = batches.dihedral(batches.scale(images), seeds[0])
@@ -195,7 +199,7 @@ def feeding(augmented: bool, batch: int = 64) -> Subject:
     return run
 
 
-def waiting(precision: str, batch: int = 128) -> Subject:
+def waiting(precision: str, batch: int = 128, xla: bool = False) -> Subject:
     """A training of Table 1's network as it runs, in the middle of an epoch: counts hundredths of the seconds in which
     the step waited for its batch, so that a second of them is the percentage."""
     start(precision)
@@ -204,7 +208,7 @@ def waiting(precision: str, batch: int = 128) -> Subject:
 
     settings, model = Classify(batch=batch), _classifier("resnet_table1")
     optimizer = train.make_optimizer(model, Classifier(), settings, 1000)
-    step = train.make_step(model, _classifier("resnet_table1"), optimizer, settings, (1.0, 1.0), 0, False)
+    step = train.make_step(model, _classifier("resnet_table1"), optimizer, settings, (1.0, 1.0), 0, xla)
     images, labels = patches(4096)
     feed = iter(batches.stream(images, labels, batches.shuffled(np.arange(4096), batch, 0), range(10**6)))
 
@@ -307,7 +311,7 @@ def _counted(score: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> S
     return lambda: len(score(images))
 
 
-def limit(precision: str, side: int = 1536) -> Subject:
+def limit(precision: str, side: int = 1536, times: int = 8) -> Subject:
     """Matrix products alone: counts millions of multiplications and additions, not patches."""
     import tensorflow as tf
 
@@ -318,9 +322,9 @@ def limit(precision: str, side: int = 1536) -> Subject:
         return tf.reduce_sum(tf.cast(x @ y, tf.float32))
 
     def run() -> int:
-        for _ in range(8):
+        for _ in range(times):
             value = product(left, right)
         float(value)
-        return 8 * 2 * side**3 // 10**6
+        return times * 2 * side**3 // 10**6
 
     return run

@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Worker:
-    """The other side: starts the process, asks for repeats.
+    """The other side: starts the process, asks for repeats; the first is for warming up.
 
     Args:
         module, maker: strings. Where the subject is made.
@@ -29,7 +29,6 @@ class Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True,
         )  # fmt: skip
         self.failure = None
-        self.ask()  # the first is for warming up
 
     def ask(self) -> dict[str, float] | None:
         """One repeat: {count, seconds, peak_mebibytes}; None where the process has ended, `failure` says why."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bcgan.bench import __main__ as bench
-from bcgan.bench import agreement, report, subjects
+from bcgan.bench import agreement, measure, report, subjects
 from bcgan.bench.worker import Worker
 
 
@@ -89,6 +89,7 @@ def test_a_process_answers_with_what_it_did():
 
 def test_a_subject_that_fails_is_named_and_the_others_go_on():
     worker = Worker("subjects", "training", {"precision": "float32", "network": "nowhere"})
+    assert worker.ask() is None
     worker.end()
     assert "nowhere" in worker.failure
     assert worker.ask() is None
@@ -100,13 +101,13 @@ def test_where_pytorch_is_absent_the_rest_is_measured(tmp_path, monkeypatch, cap
     text = f"import sys\nprint('a line of many' * 9999, file=sys.stderr)\nraise {error}(\"No module named 'torch'\")\n"
     (tmp_path / "torch.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setattr(bench.progress.log, "propagate", True)
+    monkeypatch.setattr(measure.progress.log, "propagate", True)
     group = {"pytorch float32": ("pytorch", "training", {"settings": "float32"}), "help": ("subjects", "start_up", {})}
     with caplog.at_level(logging.WARNING, "bcgan"):
-        found = bench.measure("training", group, 1)
+        found = measure.measure("training", group, 1)
     assert found["pytorch float32"]["failure"] == f"{error}: No module named 'torch'"
     assert len(found["help"]["rates"]) == 1
-    assert (bench.ABSENT in caplog.text) == advised
+    assert (measure.ABSENT in caplog.text) == advised
 
 
 def test_memory_of_a_command_is_its_own():
