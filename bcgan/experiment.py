@@ -88,6 +88,7 @@ class Gan(Settings):
     augment: bool = True  # both sides of what the judges see; the synthetic patches themselves are not augmented
     on_collapse: Literal["warn", "stop"] = "warn"
     average: float = Field(0.998, ge=0, lt=1)  # decay of the generator's moving average
+    noise: float = Field(1.0, gt=0)  # standard deviation of what the trained generator samples from; 1 in training
     grid_every: int = Field(100, ge=1)
     checkpoint_every: int = Field(100, ge=1)
 

@@ -127,12 +127,7 @@ def classify(experiment: Experiment, root: Path) -> None:
             if path.exists():
                 log.info("classify: %s is trained already", path.stem)
                 continue
-            reads = (
-                *STORE,
-                *(JUDGES if name.startswith("gan_") else ()),
-                *((SYNTHETIC,) if own.meets_synthetic else ()),
-            )
-            key = kept.key(experiment, name, seed, folder, reads)
+            key = kept.key(experiment, name, seed, folder)
             # The other workers of a cluster would train what this one takes over.
             if not machine.cluster() and kept.take_over(path, key):
                 log.info("classify: %s stays: nothing that it depends on changed", path.stem)

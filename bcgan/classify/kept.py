@@ -4,26 +4,33 @@ import shutil
 from pathlib import Path
 
 from bcgan import runs
-from bcgan.experiment import TRAINING, Experiment
+from bcgan.experiment import TRAINING, Classifier, Experiment
 
 
-def key(experiment: Experiment, name: str, seed: int, folder: Path, reads: tuple[str, ...]) -> str:
+def key(experiment: Experiment, name: str, seed: int, folder: Path) -> str:
     """What a training depends on, as one hash: its settings, the files that it reads, its teachers where it is taught.
 
     Args:
         folder: Path. The stage's, with the teachers.
-        reads: names of the stage's inputs that this training reads.
     """
     own, classify = experiment.classify.models[name], experiment.classify
     include = dict.fromkeys((*TRAINING, "classify"), True) | {"evaluate": {"views"} if own.taught else set()}
     settings = experiment.model_dump(
         mode="json", include=include, exclude={"classify": {"models", "seeds", "teachers"}}
     )
-    inputs = {file: digest for file, digest in (runs.unfinished(folder, "inputs") or {}).items() if file in reads}
+    inputs = read_by(name, own, folder)
     teachers = [f"{one}-seed{number}.keras" for one in classify.teachers for number in classify.seeds]
     inputs |= {file: runs.hash_file(folder / file) for file in teachers if own.taught}
     trial = {"name": name, "seed": seed, "own": own.model_dump(mode="json")}
     return runs.key_of("training", settings | trial, inputs)
+
+
+def read_by(name: str, own: Classifier, folder: Path) -> dict[str, str]:
+    """Of the inputs of the stage at work in `folder`, {file: hash}, those that the training of such a network reads."""
+    read = {"preprocess"} | ({"gan"} if name.startswith("gan_") else set())
+    read |= {"features"} if own.meets_synthetic else set()
+    inputs = runs.unfinished(folder, "inputs") or {}
+    return {file: digest for file, digest in inputs.items() if file.split("/")[0] in read}
 
 
 def mark(path: Path, key: str) -> None:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from bcgan import machine, progress, runs
+from bcgan.classify.kept import read_by
 from bcgan.classify.train import Patches, groups_of
 from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import intervals, metrics, trials
@@ -143,8 +144,10 @@ def _variant(level: Level) -> Variant:
 
 
 def _key(level: Level, seed: int, folder: Path) -> str:
-    own, network = _own(level).model_dump(mode="json"), [level.experiment.factors.network, *_variant(level)]
-    return trials.key(folder, level.experiment, ("data", "preprocess", "classify"), own, network, seed)
+    own, network = _own(level), level.experiment.factors.network
+    trial = own.model_dump(mode="json"), [network, *_variant(level)], seed
+    inputs = read_by(network, own, folder)
+    return trials.key(folder, level.experiment, ("data", "preprocess", "classify"), *trial, inputs=inputs)
 
 
 def _run(level: Level, seed: int, root: Path, path: Path, key: str) -> None:

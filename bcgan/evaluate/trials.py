@@ -27,17 +27,21 @@ KEY = 16  # characters of a key that tell trials apart in a file's name
 LISTS = {"classify": {"models", "seeds", "teachers"}, "learning_curve": {"shares", "arms", "seeds"}}
 
 
-def key(folder: Path, experiment: Experiment, also: tuple[str, ...], *trial: Any) -> str:
+def key(
+    folder: Path, experiment: Experiment, also: tuple[str, ...], *trial: Any, inputs: dict[str, str] | None = None
+) -> str:
     """What a trial depends on, as one hash: settings, the files that the stage reads, and what tells it from others.
 
     Args:
         folder: Path. The stage's.
         also: names of the experiment's settings that count beside those of every training.
         trial: what tells this trial from the stage's others.
+        inputs: {file: hash} that it reads. Defaults to all that the stage reads.
     """
     include = dict.fromkeys((*TRAINING, *also), True) | {"evaluate": {"views"}}
     settings = experiment.model_dump(mode="json", include=include, exclude=LISTS)
-    return runs.key_of("trial", settings | {"trial": trial}, runs.unfinished(folder, "inputs") or {})
+    inputs = (runs.unfinished(folder, "inputs") or {}) if inputs is None else inputs
+    return runs.key_of("trial", settings | {"trial": trial}, inputs)
 
 
 def once(path: Path, folder: Path, key: str, train: Callable[[], None]) -> None:

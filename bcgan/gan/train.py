@@ -20,7 +20,7 @@ from bcgan.gan.watch import WINDOW, trouble
 from bcgan.models import fast, weights
 from bcgan.models.critic import critic, frozen_features
 from bcgan.models.discriminator import discriminator
-from bcgan.models.generator import generator
+from bcgan.models.generator import generator, widen
 
 GRID_COLUMNS = 8
 LOG_EVERY = 10
@@ -96,6 +96,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
                 weights.save(checkpoint, done, groups)
             bar.set_postfix(D=f"{values['discriminator_loss']:.2f}", G=f"{values['generator_loss']:.2f}", refresh=False)
             bar.update()
+    widen(players.average, settings.noise)
     weights.save_model(players.average, folder / "generator.keras")
     weights.save_model(players.discriminator, folder / "discriminator.keras")
     if players.critic:

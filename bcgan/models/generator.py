@@ -1,6 +1,7 @@
 """The class-conditional generator: noise, a label and grain to a 50x50 patch, growing 4, 7, 13, 25, 50."""
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 SIZES = (7, 13, 25, 50)
@@ -62,6 +63,18 @@ def generator(latent: int = 96, width: int = 32, classes: int = 2) -> keras.Mode
     x = layers.Conv2D(3, 3, padding="same", name="colours")(_modulated(x, code, "last"))
     image = layers.Activation("sigmoid", dtype="float32", name="image")(ops.cast(x, "float32"))
     return keras.Model([noise, label, grain], image, name="generator")
+
+
+def widen(network: keras.Model, spread: float) -> None:
+    """Have a trained generator take its noise for so many times as large: patches differ more, and stray more.
+
+    The opposite of truncation (Brock et al. 2019), for a generator whose patches are too much alike.
+    """
+    latent = network.inputs[0].shape[1]
+    for name in ("code_dense", "seed"):
+        kernel = network.get_layer(name).kernel
+        scale = np.where(np.arange(kernel.shape[0]) < latent, spread, 1.0)  # the label's rows stay
+        kernel.assign(kernel * scale[:, None].astype(np.float32))
 
 
 def _modulated(x: keras.KerasTensor, code: keras.KerasTensor, name: str) -> keras.KerasTensor:

@@ -7,7 +7,8 @@ from bcgan.classify import kept
 
 MODELS = "classify.models={cnn: {epochs: %d}, gan_only: {}, student: {taught: 0.5}}"
 SETTINGS = (MODELS % 2, "classify.teachers=[cnn]", "classify.seeds=[0]")
-STORE, JUDGE = "preprocess/patches.npy", "gan/discriminator.keras"
+STORE, JUDGE, MADE = "preprocess/patches.npy", "gan/discriminator.keras", "features/synthetic.npz"
+INPUTS = {STORE: "a", JUDGE: "b", MADE: "c"}
 
 
 @pytest.fixture
@@ -15,12 +16,12 @@ def folder(tmp_path):
     made = tmp_path / "classify"
     made.mkdir()
     (made / "cnn-seed0.keras").write_bytes(b"a teacher")
-    runs.write_json(made / runs.UNFINISHED, {"inputs": {STORE: "a", JUDGE: "b"}})
+    runs.write_json(made / runs.UNFINISHED, {"inputs": INPUTS})
     return made
 
 
-def key(folder, name, *changes, reads=(STORE,)):
-    return kept.key(experiment.load("phantom", (*SETTINGS, *changes)), name, 0, folder, reads)
+def key(folder, name, *changes):
+    return kept.key(experiment.load("phantom", (*SETTINGS, *changes)), name, 0, folder)
 
 
 @pytest.mark.parametrize(
@@ -40,11 +41,14 @@ def test_a_training_depends_on_its_own_settings(folder, name, change, stays):
 
 
 def test_a_training_depends_on_the_files_that_it_reads(folder):
-    judges = {"reads": (STORE, JUDGE)}
-    plain, judged = key(folder, "cnn"), key(folder, "gan_only", **judges)
-    runs.write_json(folder / runs.UNFINISHED, {"inputs": {STORE: "a", JUDGE: "other"}})
-    assert key(folder, "cnn") == plain
-    assert key(folder, "gan_only", **judges) != judged
+    mixed = "classify.models={cnn: {epochs: 2, synthetic: 0.1}}"
+    asked = [("cnn",), ("gan_only",), ("cnn", mixed)]
+    before = [key(folder, *one) for one in asked]
+    changed = []
+    for file in (JUDGE, MADE, STORE):
+        runs.write_json(folder / runs.UNFINISHED, {"inputs": INPUTS | {file: "other"}})
+        changed.append([key(folder, *one) != old for one, old in zip(asked, before, strict=True)])
+    assert changed == [[False, True, False], [False, False, True], [True, True, True]]
 
 
 def test_a_student_depends_on_its_teachers(folder):

@@ -88,6 +88,18 @@ def test_both_losses_train_and_leave_grids_and_samples(tmp_path, loss, condition
     assert not np.array_equal(once, gan.sample(make, labels, seed=2))
 
 
+def test_the_generator_that_is_written_samples_from_the_noise_asked_for(tmp_path):
+    for name, noise in (("plain", 1.0), ("wide", 1.5)):
+        train(tmp_path / name, TINY.model_copy(update={"noise": noise}))
+    plain, wide = (weights.load_model(tmp_path / name / "generator.keras") for name in ("plain", "wide"))
+    drawn, labels = (
+        np.random.default_rng(0).standard_normal((3, plain.inputs[0].shape[1])),
+        np.array([0, 1, 1], np.int32),
+    )
+    expected = gan.sample(plain, labels, 0, noise=1.5 * drawn).astype(int)
+    assert np.abs(gan.sample(wide, labels, 0, noise=drawn).astype(int) - expected).max() <= 2
+
+
 def test_a_nan_stops_with_the_remedy_and_no_model_is_written(tmp_path, monkeypatch):
     folder = tmp_path / "nan"
     folder.mkdir()

@@ -10,7 +10,7 @@ from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps, plain_features
 from bcgan.models.efficientnet_lite import installed, tune
 from bcgan.models.gan_resnet import gan_resnet
-from bcgan.models.generator import generator
+from bcgan.models.generator import generator, widen
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.models.translator import translator
@@ -70,6 +70,15 @@ def test_generator_answers_to_noise_to_the_label_and_to_the_grain():
     base = np.asarray(make([NOISE, LABELS, GRAIN]))
     for other in ([NOISE[::-1], LABELS, GRAIN], [NOISE, 1 - LABELS, GRAIN], [NOISE, LABELS, GRAIN[::-1]]):
         assert np.abs(base - np.asarray(make(other))).mean() > 1e-3
+
+
+def test_a_widened_generator_is_the_same_for_noise_of_that_size():
+    network = generator(width=8)
+    rng = np.random.default_rng(0)
+    noise, label, grain = rng.normal(size=(4, 96)), np.array([0, 1, 0, 1]), rng.normal(size=(4, 50, 50, 1))
+    before = np.asarray(network([1.5 * noise, label, grain]))
+    widen(network, 1.5)
+    np.testing.assert_allclose(np.asarray(network([noise, label, grain])), before, atol=1e-5)
 
 
 def test_auxiliary_discriminator_names_the_class_and_does_not_read_it(tmp_path):
