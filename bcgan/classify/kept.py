@@ -35,18 +35,19 @@ def read_by(name: str, own: Classifier, folder: Path) -> dict[str, str]:
 
 def mark(path: Path, key: str) -> None:
     """Say beside a trained network what it depended on."""
-    runs.write_json(_key_file(path), {"key": key, "commit": runs.commit()})
+    runs.write_json(_key_file(path), {"key": key, "sha256": runs.hash_file(path), "commit": runs.commit()})
 
 
 def take_over(path: Path, key: str) -> bool:
-    """Whether the network at `path` was taken over from the stage's earlier outputs: one of the same key was there.
-    A stage that is made afresh takes none."""
+    """Whether the network at `path` was taken over from the stage's earlier outputs: one of the same key was there,
+    and is as it was. A stage that is made afresh takes none."""
     before = runs.aside(path.parent) / path.name
     try:
-        same = runs.read_json(_key_file(before))["key"] == key and not runs.unfinished(path.parent, "afresh")
+        marked = runs.read_json(_key_file(before))
+        same = marked["key"] == key and marked["sha256"] == runs.hash_file(before)
     except (OSError, ValueError, KeyError, TypeError):
         same = False
-    if not same:
+    if not same or runs.unfinished(path.parent, "afresh"):
         return False
     for file in (
         before.with_suffix(".jsonl"),

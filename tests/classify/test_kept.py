@@ -74,6 +74,16 @@ def test_what_was_set_aside_is_taken_over_by_its_key(folder, asked, afresh, stay
     assert (folder / "cnn-seed0.jsonl").exists() == stays
 
 
+def test_a_damaged_network_is_not_taken_over(folder):
+    before = runs.aside(folder)
+    before.mkdir()
+    (before / "cnn-seed0.jsonl").write_text("{}\n")
+    (before / "cnn-seed0.keras").write_bytes(b"trained before")
+    kept.mark(before / "cnn-seed0.keras", "k")
+    (before / "cnn-seed0.keras").write_bytes(b"trained")
+    assert not kept.take_over(folder / "cnn-seed0.keras", "k")
+
+
 def test_a_network_without_a_key_is_not_taken_over(folder):
     runs.aside(folder).mkdir()
     (runs.aside(folder) / "cnn-seed0.keras").write_bytes(b"of an older bcgan")
