@@ -1,5 +1,6 @@
 """The same measurements on a GPU: reports/bench/gpu/. Batches are on the device already, where it is not said."""
 
+import os
 import statistics
 import subprocess
 from pathlib import Path
@@ -64,6 +65,7 @@ def groups() -> dict[str, dict[str, tuple]]:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("reports/bench/gpu"))
 def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
     machine.prepare_environment()
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # subjects share the card
     progress.start_log(None)
     if not machine.choices(trial())["gpus"][0]:
         raise InputError("bench: TensorFlow finds no GPU here. Install tensorflow[and-cuda], or run `make bench`.")
