@@ -14,7 +14,7 @@ from bcgan.evaluate import derived, inflation, intervals, leaks, metrics
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.derived import classifiers, column
 from bcgan.evaluate.intervals import describe
-from bcgan.experiment import Experiment
+from bcgan.experiment import TRAINING, Experiment
 from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
@@ -32,7 +32,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     """
     held = np.flatnonzero(store.index["role"].to_numpy() != "train")
     table = store.index.loc[held, ["id", "patient", "x", "y", "label", "role"]].reset_index(drop=True)
-    _score(experiment, central(store.images[held], experiment.classify.crop), table, root / "classify")
+    kept = kept_columns(experiment, table, folder)
+    _score(experiment, central(store.images[held], experiment.classify.crop), table, root / "classify", kept)
     properties = derived.read_properties(root / "features")
     table[column(derived.COLOURS, 0)] = derived.colour_statistics(properties, store.rows("train"), held)
     base, fitted = derived.ensemble(table, experiment.members), None
@@ -66,14 +67,45 @@ def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
     return table, {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in names}
 
 
-def _score(experiment: Experiment, images: np.ndarray, table: pd.DataFrame, models: Path) -> None:
-    names, seeds = list(experiment.classify.models), experiment.classify.seeds
-    with progress.bar(len(names) * len(seeds) * len(images), "evaluate", "patch") as bar:
+def kept_columns(experiment: Experiment, table: pd.DataFrame, folder: Path) -> dict[str, np.ndarray]:
+    """{column: probabilities} that this stage found before, of networks that have not changed since, for the same
+    patches and settings. None where the stage is made afresh."""
+    before, inputs = runs.aside(folder), runs.unfinished(folder, "inputs") or {}
+    try:
+        manifest, path = runs.read_json(before / runs.MANIFEST), before / "probabilities.csv"
+        whole = manifest["outputs"][path.name] == runs.hash_file(path)
+        earlier = pd.read_csv(path, dtype={"id": str})
+        settings, read = manifest["settings"], manifest["inputs"]
+        now = experiment.model_dump(mode="json", include={*TRAINING, "classify", "evaluate"})
+        same = all(settings[name] == now[name] for name in TRAINING) and all(
+            settings[part][name] == now[part][name] for part, name in (("evaluate", "views"), ("classify", "crop"))
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    alike = {file for file, digest in inputs.items() if read.get(file) == digest}
+    stored = {file for file in inputs if file.startswith("preprocess/")}
+    if not (whole and same and stored <= alike and earlier["id"].equals(table["id"])):
+        return {}
+    names = [name for name in _columns(experiment) if f"classify/{name}.keras" in alike and name in earlier]
+    return {} if runs.unfinished(folder, "afresh") else {n: earlier[n].to_numpy(np.float32) for n in names}
+
+
+def _columns(experiment: Experiment) -> list[str]:
+    return [column(name, seed) for name in experiment.classify.models for seed in experiment.classify.seeds]
+
+
+def _score(
+    experiment: Experiment, images: np.ndarray, table: pd.DataFrame, models: Path, kept: dict[str, np.ndarray]
+) -> None:
+    names = _columns(experiment)
+    with progress.bar((len(names) - len(kept)) * len(images), "evaluate", "patch") as bar:
         for name in names:
-            for seed in seeds:
-                network = weights.load_model(models / f"{name}-seed{seed}.keras")
-                table[column(name, seed)] = probabilities(network, images, experiment.evaluate.views)
-                bar.update(len(images))
+            if name in kept:
+                table[name] = kept[name]
+                continue
+            network = weights.load_model(models / f"{name}.keras")
+            table[name] = probabilities(network, images, experiment.evaluate.views)
+            bar.update(len(images))
 
 
 def _scored(table: pd.DataFrame, name: str) -> intervals.Scored:
