@@ -65,6 +65,7 @@ def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
 
     def stand_in(network, real, more, validation, settings, own, seed, path, xla, groups=None):
         trained.append((path.stem, more is taught))
+        path.write_bytes(b"trained")
 
     monkeypatch.setattr(train, "train", stand_in)
     monkeypatch.setattr(teaching, "taught", lambda *_: taught)
