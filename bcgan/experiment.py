@@ -234,6 +234,12 @@ class Factors(Settings):
     dropout: float = Field(0.0, ge=0, lt=1)  # before the binary head
     levels: dict[str, dict[str, dict[str, Any]]] = {}  # factor: level: {key.of.the.experiment: value}
 
+    @property
+    def networks(self) -> set[str]:
+        """What its trainings train."""
+        changes = [changes for choices in self.levels.values() for changes in choices.values()]
+        return {self.network} | {change["factors.network"] for change in changes if "factors.network" in change}
+
 
 class Folds(Settings):
     """The stage `folds`: cross-validation over `data.folds` folds, by patients and, to compare, by patches."""

@@ -23,10 +23,11 @@ What is left for us is bcgan/runs.py and the two functions at the end of this fi
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from bcgan import machine, runs
 from bcgan.data.records import fingerprint
@@ -38,7 +39,8 @@ from bcgan.progress import log
 @dataclass(frozen=True)
 class Stage:
     """settings: the experiment's keys that change what comes out. reads: patterns of the files that go in, each
-    `<stage>/<file>`: a stage runs again when one of these changes, and only then."""
+    `<stage>/<file>`: a stage runs again when one of these changes, and only then. trains: for a stage of trainings of
+    its own, those of `classify.models` that it trains; the others, and how they are judged, are nothing to it."""
 
     name: str
     settings: tuple[str, ...]
@@ -46,6 +48,7 @@ class Stage:
     run: Callable[[Experiment, Path], None]
     shared: bool = False  # whether all workers of a cluster take part
     appetite: str = "classify.batch"  # the setting to lower where the memory does not suffice
+    trains: Callable[[Experiment], Iterable[str]] | None = None
 
 
 def preprocess(experiment: Experiment, root: Path) -> None:
@@ -221,16 +224,25 @@ STAGES = (
         ("factors", "data", "preprocess", "classify", "evaluate", *TRAINING),
         (*STORE, *JUDGES, SYNTHETIC),
         factors,
+        trains=lambda experiment: experiment.factors.networks,
     ),
-    Stage("folds", ("folds", "data", "classify", "evaluate", *TRAINING), STORE, folds),
+    Stage(
+        "folds",
+        ("folds", "data", "classify", "evaluate", *TRAINING),
+        STORE,
+        folds,
+        trains=lambda experiment: experiment.folds.networks,
+    ),
     Stage(
         "ablation",
         ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING),
         STORE,
         ablation,
         appetite="gan.batch",
+        trains=lambda experiment: (),
     ),
 )
+COMPARED_BY = ("views", "resamples", "confidence")  # what a stage of trainings of its own reads of `evaluate`
 POLL = 1.0  # seconds between looks of a worker at how far the first one is
 GRACE = 60.0  # seconds after which it no longer believes that the first one will come
 NAMES = tuple(stage.name for stage in STAGES)
@@ -350,7 +362,7 @@ def _take_part(stage: Stage, experiment: Experiment, root: Path) -> None:
 
 def _key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict, dict[str, str]]:
     """The stage's key, and the settings and inputs that make it."""
-    settings = experiment.model_dump(mode="json", include=set(stage.settings))
+    settings = settings_of(stage, experiment)
     if not stage.reads:
         inputs = _raw_inputs(experiment.data)
     else:
@@ -362,6 +374,19 @@ def _key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict, d
             if any(fnmatch(f"{name}/{output}", pattern) for pattern in stage.reads)
         }
     return runs.key_of(stage.name, settings, inputs), settings, inputs
+
+
+def settings_of(stage: Stage, experiment: Experiment) -> dict[str, Any]:
+    """The settings that the stage's outputs depend on."""
+    found = experiment.model_dump(mode="json", include=set(stage.settings))
+    if stage.trains:
+        found["evaluate"] = {key: found["evaluate"][key] for key in COMPARED_BY}
+    if stage.trains and "classify" in found:
+        own = set(stage.trains(experiment))
+        every = {key: value for key, value in found["classify"].items() if key not in ("seeds", "teachers")}
+        models = {name: model for name, model in every["models"].items() if name in own}
+        found["classify"] = every | {"models": models}
+    return found
 
 
 def _raw_inputs(data: Data) -> dict[str, str]:

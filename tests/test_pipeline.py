@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bcgan import cli, runs, stages
+from bcgan import cli, experiment, runs, stages
 from bcgan.evaluate import score
 from bcgan.experiment import Experiment
 from tests.conftest import EXPERIMENT
@@ -187,6 +187,27 @@ def test_every_stage_names_a_setting_of_its_own_to_lower():
         part, key = stage.appetite.split(".")
         assert part in stage.settings
         assert isinstance(tree[part][key], int)
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ("classify.models.cnn.epochs=9", set()),
+        ("classify.seeds=[5]", set()),
+        ("evaluate.explanations=0", set()),
+        ("classify.loss=focal", {"factors", "folds"}),
+        ("classify.models.resnet_table1.rate=0.1", {"factors", "folds"}),
+        ("classify.models.gan_resnet.rate=0.1", {"factors"}),  # of a level's network
+        ("evaluate.views=8", {"factors", "folds", "ablation"}),
+    ],
+)
+def test_stages_of_trainings_of_their_own_depend_on_those_alone(change, stale):
+    shown = {"network": "resnet_table1", "levels": {"what joins": {"map": {"factors.network": "gan_resnet"}}}}
+    own = (f"factors={json.dumps(shown)}", "folds.networks=[resnet_table1]")
+    before, after = (experiment.load("phantom", (*own, *more)) for more in ((), (change,)))
+    asked = [stage for stage in stages.STAGES if stage.trains]
+    found = {one.name for one in asked if stages.settings_of(one, before) != stages.settings_of(one, after)}
+    assert found == stale
 
 
 def test_a_trained_classifier_is_not_trained_again(workspace, capsys):

@@ -20,7 +20,7 @@ from bcgan.gan.watch import WINDOW, trouble
 from bcgan.models import fast, weights
 from bcgan.models.critic import critic, frozen_features
 from bcgan.models.discriminator import discriminator
-from bcgan.models.generator import generator, widen
+from bcgan.models.generator import generator, settled, widen
 
 GRID_COLUMNS = 8
 LOG_EVERY = 10
@@ -91,13 +91,14 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
                 recent.append(values)
                 _speak_up(trouble(recent), done, settings, said)
             if done % settings.grid_every == 0 or done == settings.steps:
-                write_grid(folder / "grids" / f"step_{done:06d}.png", players.average, seed)
+                average = settled(players.average, seed)
+                write_grid(folder / "grids" / f"step_{done:06d}.png", average, seed)
             if done % settings.checkpoint_every == 0 and done < settings.steps:
                 weights.save(checkpoint, done, groups)
             bar.set_postfix(D=f"{values['discriminator_loss']:.2f}", G=f"{values['generator_loss']:.2f}", refresh=False)
             bar.update()
-    widen(players.average, settings.noise)
-    weights.save_model(players.average, folder / "generator.keras")
+    widen(average, settings.noise)
+    weights.save_model(average, folder / "generator.keras")
     weights.save_model(players.discriminator, folder / "discriminator.keras")
     if players.critic:
         weights.save_model(players.critic, folder / "critic.keras")

@@ -65,6 +65,32 @@ def generator(latent: int = 96, width: int = 32, classes: int = 2) -> keras.Mode
     return keras.Model([noise, label, grain], image, name="generator")
 
 
+def settled(network: keras.Model, seed: int, batches: int = 16, batch: int = 256) -> keras.Model:
+    """A copy of an averaged generator whose normalisations go by its own maps ("standing statistics", Brock et al. 2019).
+
+    Statistics that were averaged along with the weights are those of the weights before averaging, whose maps vary more:
+    with them every patch comes out too flat.
+
+    Args:
+        network: keras.Model. As `generator` builds it; it stays as it is.
+        seed: int. Of the noise from which `batches` of `batch` patches, half of each class, are made.
+    """
+    copy = keras.models.clone_model(network)
+    copy.set_weights(network.get_weights())
+    normalisations = [layer for layer in copy.layers if isinstance(layer, layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in normalisations]
+    rng, labels = np.random.default_rng(seed), np.arange(batch, dtype=np.int32) % 2
+    shapes = [(batch, *copy.inputs[place].shape[1:]) for place in (0, 2)]
+    for number in range(batches):
+        for layer in normalisations:
+            layer.momentum = number / (number + 1)  # the mean of all batches so far
+        noise, grain = (rng.standard_normal(shape, np.float32) for shape in shapes)
+        copy([noise, labels, grain], training=True)
+    for layer, momentum in zip(normalisations, momenta, strict=True):
+        layer.momentum = momentum
+    return copy
+
+
 def widen(network: keras.Model, spread: float) -> None:
     """Have a trained generator take its noise for so many times as large: patches differ more, and stray more.
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bcgan import progress, runs
+from bcgan import progress, runs, stages
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.evaluate import patients as by_patient
@@ -210,7 +210,7 @@ def _extra(experiment: Experiment, root: Path, stage: str, file: str) -> Any:
         for folder in root.glob(f"*/{runs.MANIFEST}")
         for name, digest in runs.read_json(folder)["outputs"].items()
     }
-    settings = experiment.model_dump(mode="json", include=set(manifest["settings"]))
+    settings = stages.settings_of(stages.STAGES[stages.NAMES.index(stage)], experiment)
     if settings != manifest["settings"] or not manifest["inputs"].items() <= current.items():
         progress.log.warning("report: %s is of other settings or files and is left out", path.parent)
         return None

@@ -10,7 +10,7 @@ from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps, plain_features
 from bcgan.models.efficientnet_lite import installed, tune
 from bcgan.models.gan_resnet import gan_resnet
-from bcgan.models.generator import generator, widen
+from bcgan.models.generator import generator, settled, widen
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.models.translator import translator
@@ -70,6 +70,22 @@ def test_generator_answers_to_noise_to_the_label_and_to_the_grain():
     base = np.asarray(make([NOISE, LABELS, GRAIN]))
     for other in ([NOISE[::-1], LABELS, GRAIN], [NOISE, 1 - LABELS, GRAIN], [NOISE, LABELS, GRAIN[::-1]]):
         assert np.abs(base - np.asarray(make(other))).mean() > 1e-3
+
+
+def test_a_settled_generator_makes_what_the_statistics_of_its_own_batches_make():
+    network, count = generator(16, 8), 256
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(count, 16)), np.arange(count) % 2, rng.normal(size=(count, 50, 50, 1))
+    network.get_layer("grow2_bn").moving_variance.assign(np.full(32, 9.0))  # as of other weights, whose maps vary more
+    before = [np.array(weight) for weight in network.get_weights()]
+    found = settled(network, 0)
+    for old, now in zip(before, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, now)
+    assert {layer.momentum for layer in found.layers if hasattr(layer, "momentum")} == {0.9}
+    made, flat = np.asarray(found(inputs)), np.asarray(network(inputs))
+    own = np.asarray(network(inputs, training=True))
+    assert np.abs(made - own).mean() < np.abs(flat - own).mean() / 4
+    assert made.std() > flat.std()
 
 
 def test_a_widened_generator_is_the_same_for_noise_of_that_size():
