@@ -239,7 +239,7 @@ STAGES = (
         STORE,
         ablation,
         appetite="gan.batch",
-        trains=lambda experiment: (),
+        trains=lambda _: (),
     ),
 )
 COMPARED_BY = ("views", "resamples", "confidence")  # what a stage of trainings of its own reads of `evaluate`

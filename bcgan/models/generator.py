@@ -66,10 +66,10 @@ def generator(latent: int = 96, width: int = 32, classes: int = 2) -> keras.Mode
 
 
 def settled(network: keras.Model, seed: int, batches: int = 16, batch: int = 256) -> keras.Model:
-    """A copy of an averaged generator whose normalisations go by its own maps ("standing statistics", Brock et al. 2019).
+    """A copy of an averaged generator whose normalisations go by its own maps (Brock et al. 2019: standing statistics).
 
-    Statistics that were averaged along with the weights are those of the weights before averaging, whose maps vary more:
-    with them every patch comes out too flat.
+    Statistics that were averaged along with the weights are those of the weights before averaging, whose maps vary
+    more: with them every patch comes out too flat.
 
     Args:
         network: keras.Model. As `generator` builds it; it stays as it is.
