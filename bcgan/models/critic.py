@@ -23,7 +23,7 @@ def frozen_features(size: int = 50, weights: bool = True) -> keras.Model:
 
 
 def critic(features: keras.Model, width: int = 64, classes: int = 2) -> keras.Model:
-    """Build the trained part: what it thinks of every place of every map and of the places around it.
+    """Build the trained part: what it thinks at every place of every map, averaged.
 
     Args:
         features: keras.Model. As `frozen_features` builds it; only its shapes are read.
@@ -39,8 +39,8 @@ def critic(features: keras.Model, width: int = 64, classes: int = 2) -> keras.Mo
 
     logits = []
     for number, x in enumerate(maps, 1):
-        for place, kernel in (("first", 1), ("second", 3)):
-            x = convolved(x, width, kernel, 1, f"{place}{number}")
+        for place in ("first", "second"):
+            x = convolved(x, width, 1, 1, f"{place}{number}")
         meaning = layers.Embedding(classes, width, name=f"label{number}")(label)
         agreement = keras.ops.sum(x * layers.Reshape((1, 1, width))(meaning), -1, keepdims=True)
         realness = layers.Conv2D(1, 1, name=f"realness{number}")(x)
