@@ -9,6 +9,7 @@ from bcgan.gan import losses
 from bcgan.gan import train as gan
 from bcgan.models import weights
 from bcgan.models.efficientnet_lite import installed
+from bcgan.models.generator import settled
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (24, 50, 50, 3), dtype=np.uint8)
@@ -98,6 +99,14 @@ def test_the_generator_that_is_written_samples_from_the_noise_asked_for(tmp_path
     )
     expected = gan.sample(plain, labels, 0, noise=1.5 * drawn).astype(int)
     assert np.abs(gan.sample(wide, labels, 0, noise=drawn).astype(int) - expected).max() <= 2
+
+
+def test_the_generator_that_is_written_has_statistics_of_its_own(tmp_path):
+    train(tmp_path / "run")
+    make = weights.load_model(tmp_path / "run/generator.keras")
+    again = settled(make, seed=5)
+    for stored, own in zip(make.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(stored, own, rtol=1e-3, atol=1e-4)
 
 
 def test_a_nan_stops_with_the_remedy_and_no_model_is_written(tmp_path, monkeypatch):
