@@ -408,7 +408,7 @@ def require(experiment: Experiment) -> tuple[Experiment, Path]:
         if not (root / name / runs.MANIFEST).exists():
             raise InputError(f"{root / name}: not finished. {again}")
         ran |= runs.read_json(root / name / runs.MANIFEST)["settings"]
-    for name, key in (("ablation", "learning_curve"), ("factors", "factors")):
+    for name, key in (("ablation", "learning_curve"), ("factors", "factors"), ("folds", "folds")):
         if (root / name / runs.MANIFEST).exists():
             ran[key] = runs.read_json(root / name / runs.MANIFEST)["settings"][key]
     experiment = Experiment.model_validate(ran)

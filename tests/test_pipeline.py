@@ -15,6 +15,7 @@ import pytest
 from bcgan import cli, experiment, runs, stages
 from bcgan.evaluate import score
 from bcgan.experiment import Experiment
+from bcgan.report import run
 from tests.conftest import EXPERIMENT
 
 
@@ -201,13 +202,20 @@ def test_every_stage_names_a_setting_of_its_own_to_lower():
         ("evaluate.views=8", {"factors", "folds", "ablation"}),
     ],
 )
-def test_stages_of_trainings_of_their_own_depend_on_those_alone(change, stale):
+def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_knows(change, stale, tmp_path):
     shown = {"network": "resnet_table1", "levels": {"what joins": {"map": {"factors.network": "gan_resnet"}}}}
     own = (f"factors={json.dumps(shown)}", "folds.networks=[resnet_table1]")
     before, after = (experiment.load("phantom", (*own, *more)) for more in ((), (change,)))
     asked = [stage for stage in stages.STAGES if stage.trains]
     found = {one.name for one in asked if stages.settings_of(one, before) != stages.settings_of(one, after)}
     assert found == stale
+    for one in asked:
+        (tmp_path / one.name).mkdir()
+        manifest = {"settings": stages.settings_of(one, before), "inputs": {}, "outputs": {}}
+        runs.write_json(tmp_path / one.name / runs.MANIFEST, manifest)
+        runs.write_json(tmp_path / one.name / "found.json", "found")
+        kept = run.asked_for(after, tmp_path, one.name, "found.json")
+        assert kept == (None if one.name in stale else "found")
 
 
 def test_a_trained_classifier_is_not_trained_again(workspace, capsys):

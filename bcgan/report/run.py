@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bcgan import progress, runs, stages
+from bcgan import progress, runs
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.evaluate import patients as by_patient
@@ -186,9 +186,9 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         runs.read_arrays(explained.with_suffix(".npz")) if explained.exists() else {},
         runs.read_json(made) if made.exists() else None,
         runs.read_arrays(made.with_suffix(".npz")) if made.exists() else {},
-        _extra(experiment, root, "ablation", "learning_curve.json"),
-        _extra(experiment, root, "factors", "factors.json"),
-        _extra(experiment, root, "folds", "folds.json"),
+        asked_for(experiment, root, "ablation", "learning_curve.json"),
+        asked_for(experiment, root, "factors", "factors.json"),
+        asked_for(experiment, root, "folds", "folds.json"),
         {folder.parent.name: runs.read_json(folder) for folder in root.glob(f"*/{runs.MANIFEST}")},
         patient_images,
     )
@@ -199,7 +199,7 @@ def _pooled(path: Path) -> np.ndarray:
         return saved[PICTURED]
 
 
-def _extra(experiment: Experiment, root: Path, stage: str, file: str) -> Any:
+def asked_for(experiment: Experiment, root: Path, stage: str, file: str) -> Any:
     """What a stage that runs only when asked for has found, where it ran on these files with these settings."""
     path = root / stage / runs.MANIFEST
     if not path.exists() or not path.with_name(file).exists():
@@ -210,11 +210,17 @@ def _extra(experiment: Experiment, root: Path, stage: str, file: str) -> Any:
         for folder in root.glob(f"*/{runs.MANIFEST}")
         for name, digest in runs.read_json(folder)["outputs"].items()
     }
-    settings = stages.settings_of(stages.STAGES[stages.NAMES.index(stage)], experiment)
-    if settings != manifest["settings"] or not manifest["inputs"].items() <= current.items():
+    alike = _part_of(manifest["settings"], experiment.model_dump(mode="json"))
+    if not alike or not manifest["inputs"].items() <= current.items():
         progress.log.warning("report: %s is of other settings or files and is left out", path.parent)
         return None
     return runs.read_json(path.with_name(file))
+
+
+def _part_of(part: Any, whole: Any) -> bool:
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(key in whole and _part_of(value, whole[key]) for key, value in part.items())
+    return part == whole
 
 
 def _logs(experiment: Experiment, folder: Path) -> pd.DataFrame:
