@@ -20,6 +20,13 @@ from bcgan.errors import InputError
 
 PIPELINES = Path("pipelines")
 TRAINING = ("seed", "profile", "precision", "xla")  # settings that every training depends on
+# What the trainings of `factors`, `folds` and `ablation` do not depend on, or set themselves.
+APART = {
+    "gan": {"steps", "grid_every", "checkpoint_every", "on_collapse"},
+    "translate": {"steps", "checkpoint_every"},
+    "features": {"synthetic", "maps", "density_threshold"},
+    "classify": {"seeds", "teachers"},
+}
 ClassifierName = Literal[
     "gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn", "efficientnet_lite",
     "efficientnet_lite2", "student",

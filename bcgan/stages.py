@@ -32,7 +32,7 @@ from typing import Any
 from bcgan import machine, runs
 from bcgan.data.records import fingerprint
 from bcgan.errors import InputError, WorkError
-from bcgan.experiment import TRAINING, Data, Experiment
+from bcgan.experiment import APART, TRAINING, Data, Experiment
 from bcgan.progress import log
 
 
@@ -378,14 +378,13 @@ def _key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict, d
 
 def settings_of(stage: Stage, experiment: Experiment) -> dict[str, Any]:
     """The settings that the stage's outputs depend on."""
-    found = experiment.model_dump(mode="json", include=set(stage.settings))
+    found = experiment.model_dump(mode="json", include=set(stage.settings), exclude=APART if stage.trains else None)
     if stage.trains:
         found["evaluate"] = {key: found["evaluate"][key] for key in COMPARED_BY}
     if stage.trains and "classify" in found:
         own = set(stage.trains(experiment))
-        every = {key: value for key, value in found["classify"].items() if key not in ("seeds", "teachers")}
-        models = {name: model for name, model in every["models"].items() if name in own}
-        found["classify"] = every | {"models": models}
+        models = found["classify"]["models"]
+        found["classify"]["models"] = {name: model for name, model in models.items() if name in own}
     return found
 
 

@@ -200,6 +200,10 @@ def test_every_stage_names_a_setting_of_its_own_to_lower():
         ("classify.models.resnet_table1.rate=0.1", {"factors", "folds"}),
         ("classify.models.gan_resnet.rate=0.1", {"factors"}),  # of a level's network
         ("evaluate.views=8", {"factors", "folds", "ablation"}),
+        ("gan.steps=7", set()),
+        ("gan.noise=2", {"ablation"}),
+        ("features.density_threshold=0.2", set()),
+        ("features.referee.steps=9", {"ablation"}),
     ],
 )
 def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_knows(change, stale, tmp_path):

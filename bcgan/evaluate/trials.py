@@ -18,13 +18,13 @@ from bcgan import runs
 from bcgan.classify.scoring import probabilities
 from bcgan.classify.train import Patches, train
 from bcgan.data.views import central
-from bcgan.experiment import TRAINING, Classifier, Classify, Experiment
+from bcgan.experiment import APART, TRAINING, Classifier, Classify, Experiment
 from bcgan.models import weights
 
 TRIALS = "trials"  # a folder of the run
 KEY = 16  # characters of a key that tell trials apart in a file's name
-# What names a stage's trials, or belongs to other stages: no part of what one trial depends on.
-LISTS = {"classify": {"models", "seeds", "teachers"}, "learning_curve": {"shares", "arms", "seeds"}}
+# What names a stage's trials is no part of what one of them depends on.
+LISTS = APART | {"classify": {"models", *APART["classify"]}, "learning_curve": {"shares", "arms", "seeds"}}
 
 
 def key(

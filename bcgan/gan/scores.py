@@ -5,7 +5,7 @@ number of samples belong to its name.
 """
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import svdvals
 from sklearn.neighbors import NearestNeighbors
 
 NEIGHBOURS = 5  # of the manifold estimates (Naeem et al. 2020)
@@ -41,13 +41,14 @@ def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def fid(one: np.ndarray, other: np.ndarray) -> float:
     """Frechet distance of two Gaussians fitted to the features (Heusel et al. 2017)."""
-    means = one.mean(0), other.mean(0)
-    first, second = (np.atleast_2d(np.cov(side, rowvar=False)) for side in (one, other))
-    # The trace of the root of first @ second is that of a symmetric product, which has real eigenvalues.
-    values, vectors = eigh(first)
-    root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
-    mixed = np.sqrt(np.clip(eigh(root @ second @ root, eigvals_only=True), 0, None)).sum()
-    return float(((means[0] - means[1]) ** 2).sum() + np.trace(first) + np.trace(second) - 2 * mixed)
+    means = [side.mean(0, dtype=np.float64) for side in (one, other)]
+    # Factors of the covariances, R.T @ R; the root of their product has the singular values of R1 @ R2.T for a trace.
+    first, second = (
+        np.linalg.qr((side - mean) / np.sqrt(len(side) - 1), mode="r")
+        for side, mean in zip((one, other), means, strict=True)
+    )
+    mixed = svdvals(first @ second.T).sum()
+    return float(((means[0] - means[1]) ** 2).sum() + (first**2).sum() + (second**2).sum() - 2 * mixed)
 
 
 def manifold(real: np.ndarray, made: np.ndarray, neighbours: int = NEIGHBOURS) -> dict[str, float]:
