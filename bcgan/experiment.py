@@ -22,7 +22,7 @@ PIPELINES = Path("pipelines")
 TRAINING = ("seed", "profile", "precision", "xla")  # settings that every training depends on
 # What the trainings of `factors`, `folds` and `ablation` do not depend on, or set themselves.
 APART = {
-    "gan": {"steps", "grid_every", "checkpoint_every", "on_collapse"},
+    "gan": {"steps", "late", "grid_every", "checkpoint_every", "on_collapse"},
     "translate": {"steps", "checkpoint_every"},
     "features": {"synthetic", "maps", "density_threshold"},
     "classify": {"seeds", "teachers"},
@@ -92,12 +92,21 @@ class Gan(Settings):
     conditioning: Literal["projection", "auxiliary"] = "projection"
     spectral: bool = True
     critic: float = Field(1.0, ge=0)  # weight of the second judge, on frozen ImageNet features; 0: the paper's alone
+    late: int = Field(0, ge=0)  # of the steps, the last ones, in which a new critic judges places with those around them
     augment: bool = True  # both sides of what the judges see; the synthetic patches themselves are not augmented
     on_collapse: Literal["warn", "stop"] = "warn"
     average: float = Field(0.998, ge=0, lt=1)  # decay of the generator's moving average
     noise: float = Field(1.0, gt=0)  # standard deviation of what the trained generator samples from; 1 in training
     grid_every: int = Field(100, ge=1)
     checkpoint_every: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Gan":
+        if self.late and not self.late < self.steps:
+            raise ValueError(f"late: {self.late} leaves nothing of steps: {self.steps}")
+        if self.late and not self.critic:
+            raise ValueError(f"late: {self.late}, but critic is 0; there is nothing to take the place of")
+        return self
 
 
 class Translate(Settings):

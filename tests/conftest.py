@@ -1,15 +1,21 @@
 """Shared fixtures: small patches made on the spot, so that every test runs anywhere."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from bcgan import cli, machine
+# Two workers on two cores: threads that wait for each other by spinning make a product 25 times as slow.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from bcgan import cli, machine  # noqa: E402
 
 machine.prepare_environment()
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 from bcgan.data.histology_phantom.drawing import patient_style  # noqa: E402
 from bcgan.data.histology_phantom.tissue import render_patch  # noqa: E402
@@ -38,10 +44,27 @@ def write_png(path: Path, image: np.ndarray) -> None:
     path.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one of the workers makes for all of them."""
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            part = root.with_name(f"{name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            make(part)
+            part.rename(root)
+    return root
+
+
 @pytest.fixture(scope="session")
 def idc_folder(tmp_path_factory) -> Path:
     """Phantom patches under the public archive's names: 8 patients, 10 patches each, both classes."""
-    root = tmp_path_factory.mktemp("idc")
+    return made_once(tmp_path_factory, "idc", draw_patches)
+
+
+def draw_patches(root: Path) -> None:
     for patient in range(PATIENTS):
         rng = np.random.default_rng(patient)
         style = patient_style(rng)
@@ -49,20 +72,21 @@ def idc_folder(tmp_path_factory) -> Path:
             label = number % 2
             name = f"{100 + patient}_idx5_x{50 * number + 1}_y51_class{label}.png"
             write_png(root / str(100 + patient) / str(label) / name, render_patch(style, label, rng).image)
-    return root
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, idc_folder) -> Path:
-    """A folder in which every stage of EXPERIMENT has run."""
-    root = tmp_path_factory.mktemp("finished")
-    (root / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        with pytest.raises(SystemExit) as stop:
-            cli.main(["run", "tiny.yaml"])
-    assert stop.value.code == 0
-    return root
+    """A folder in which every stage of EXPERIMENT has run. All workers read it: whoever writes takes a copy."""
+
+    def run(root: Path) -> None:
+        (root / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)
+            with pytest.raises(SystemExit) as stop:
+                cli.main(["run", "tiny.yaml"])
+        assert stop.value.code == 0
+
+    return made_once(tmp_path_factory, "finished", run)
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ def _extra(
         labels = np.repeat([1, 0], [len(side) for side in made])
         return Patches(np.concatenate(made), labels), False
     if not (place / "discriminator.keras").exists():
-        own = experiment.gan.model_copy(update={"steps": settings.gan_steps})
+        own = experiment.gan.model_copy(update={"steps": settings.gan_steps, "late": 0})
         train_gan(real.images, real.labels, own, cell.seed, place, xla)
     labels = np.arange(settings.made, dtype=np.int32) % 2
     images = sample(weights.load_model(place / "generator.keras"), labels, cell.seed)

@@ -29,20 +29,25 @@ NO_SPREAD = 1e-4
 
 class Players(NamedTuple):
     """The networks of the game and their optimizers. features, critic: None where the paper's discriminator judges
-    alone."""
+    alone. late: the critic of the last steps, where there is one."""
 
     generator: keras.Model
     average: keras.Model
     discriminator: keras.Model
     features: keras.Model | None
     critic: keras.Model | None
+    late: keras.Model | None
     optimizers: dict[str, keras.optimizers.Optimizer]
 
     def groups(self) -> weights.Groups:
         """Everything that a checkpoint has to hold."""
-        networks = {name: getattr(self, name) for name in ("generator", "average", "discriminator", "critic")}
+        networks = {name: getattr(self, name) for name in ("generator", "average", "discriminator", "critic", "late")}
         found = {name: network.variables for name, network in networks.items() if network}
         return found | {f"{name}_optimizer": optimizer.variables for name, optimizer in self.optimizers.items()}
+
+    def at_last(self) -> "Players":
+        """The same game with the late critic in the other's place."""
+        return self._replace(critic=self.late, optimizers=self.optimizers | {"critic": self.optimizers["late"]})
 
 
 def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, folder: Path, xla: bool) -> None:
@@ -69,7 +74,8 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     progress.keep_lines(log_path, "step", start)
     if start:
         progress.log.info("gan: goes on from step %d", start)
-    step_function = make_step(players, settings, seed, xla)
+    games = [players] + ([players.at_last()] if players.late else [])
+    step_functions = [make_step(game, settings, seed, xla) for game in games]
     sampler = batches.balanced(np.arange(len(images)), labels, settings.batch, seed)
     stream = batches.stream(images, labels, sampler, range(start, settings.steps))
 
@@ -78,8 +84,9 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     _speak_up(trouble(recent), start, settings, said)
     with progress.bar(settings.steps, "gan", start=start) as bar:
         for step, real, classes in stream:
-            values = {name: float(value) for name, value in step_function(step, real, classes).items()}
             done = int(step) + 1
+            step_function = step_functions[done > settings.steps - settings.late]
+            values = {name: float(value) for name, value in step_function(step, real, classes).items()}
             if not np.isfinite(list(values.values())).all():
                 raise WorkError(
                     f"gan: a loss is no number any more at step {done} ({values}). No model was written; "
@@ -91,7 +98,8 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
                 recent.append(values)
                 _speak_up(trouble(recent), done, settings, said)
             if done % settings.grid_every == 0 or done == settings.steps:
-                average = settled(players.average, seed)
+                # A grid needs fewer patches behind its statistics than what is written in the end.
+                average = settled(players.average, seed, batches=16 if done == settings.steps else 2)
                 write_grid(folder / "grids" / f"step_{done:06d}.png", average, seed)
             if done % settings.checkpoint_every == 0 and done < settings.steps:
                 weights.save(checkpoint, done, groups)
@@ -145,13 +153,13 @@ def start_players(settings: Gan) -> Players:
     average.set_weights(make.get_weights())
     judge = discriminator(settings.width, spectral=settings.spectral, conditioning=settings.conditioning)
     features = fast.twin(frozen_features()) if settings.critic else None
-    second = critic(features) if features else None
+    second, late = (critic(features) if features else None), (critic(features, around=3) if settings.late else None)
     rates = {"generator": settings.generator_rate} | dict.fromkeys(
-        ("discriminator", "critic"), settings.discriminator_rate
+        ("discriminator", "critic", "late"), settings.discriminator_rate
     )
-    networks = {"generator": make, "discriminator": judge} | ({"critic": second} if second else {})
-    optimizers = {name: adam(rates[name], network.trainable_variables) for name, network in networks.items()}
-    return Players(make, average, judge, features, second, optimizers)
+    networks = {"generator": make, "discriminator": judge, "critic": second, "late": late}
+    optimizers = {name: adam(rates[name], network.trainable_variables) for name, network in networks.items() if network}
+    return Players(make, average, judge, features, second, late, optimizers)
 
 
 def make_step(players: Players, settings: Gan, seed: int, xla: bool):

@@ -22,13 +22,14 @@ def frozen_features(size: int = 50, weights: bool = True) -> keras.Model:
     return features
 
 
-def critic(features: keras.Model, width: int = 64, classes: int = 2) -> keras.Model:
+def critic(features: keras.Model, width: int = 64, classes: int = 2, around: int = 1) -> keras.Model:
     """Build the trained part: what it thinks at every place of every map, averaged.
 
     Args:
         features: keras.Model. As `frozen_features` builds it; only its shapes are read.
         width: int. Channels of each head. Defaults to 64.
         classes: int. Number of labels. Defaults to 2.
+        around: int. Places of a map, in each direction, that a head judges together. Defaults to 1, each by itself.
 
     Returns:
         keras.Model. Inputs the maps and `label` (int32, (batch,)); outputs, one a map, logits (float32,
@@ -39,8 +40,8 @@ def critic(features: keras.Model, width: int = 64, classes: int = 2) -> keras.Mo
 
     logits = []
     for number, x in enumerate(maps, 1):
-        for place in ("first", "second"):
-            x = convolved(x, width, 1, 1, f"{place}{number}")
+        x = convolved(x, width, 1, 1, f"first{number}")
+        x = convolved(x, width, around, 1, f"second{number}")
         meaning = layers.Embedding(classes, width, name=f"label{number}")(label)
         agreement = keras.ops.sum(x * layers.Reshape((1, 1, width))(meaning), -1, keepdims=True)
         realness = layers.Conv2D(1, 1, name=f"realness{number}")(x)

@@ -65,7 +65,7 @@ def generator(latent: int = 96, width: int = 32, classes: int = 2) -> keras.Mode
     return keras.Model([noise, label, grain], image, name="generator")
 
 
-def settled(network: keras.Model, seed: int, batches: int = 16, batch: int = 256) -> keras.Model:
+def settled(network: keras.Model, seed: int, batches: int, batch: int = 256) -> keras.Model:
     """A copy of an averaged generator whose normalisations go by its own maps (Brock et al. 2019: standing statistics).
 
     Statistics that were averaged along with the weights are those of the weights before averaging, whose maps vary

@@ -78,7 +78,7 @@ def test_a_settled_generator_makes_what_the_statistics_of_its_own_batches_make()
     inputs = rng.normal(size=(count, 16)), np.arange(count) % 2, rng.normal(size=(count, 50, 50, 1))
     network.get_layer("grow2_bn").moving_variance.assign(np.full(32, 9.0))  # as of other weights, whose maps vary more
     before = [np.array(weight) for weight in network.get_weights()]
-    found = settled(network, 0)
+    found = settled(network, 0, batches=16)
     for old, now in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
     assert {layer.momentum for layer in found.layers if hasattr(layer, "momentum")} == {0.9}

@@ -21,13 +21,13 @@ def _with_limits(source: sampling.Source, limits: np.ndarray) -> sampling.Source
 
 
 @pytest.fixture
-def workspace(finished, monkeypatch):
+def workspace(finished, tmp_path, monkeypatch):
     """The tiny run, whose GAN of four steps pleases a referee without limits only."""
-    monkeypatch.chdir(finished)
+    work = shutil.copytree(finished, tmp_path / "work")
+    monkeypatch.chdir(work)
     load = sampling.load
     monkeypatch.setattr(sampling, "load", lambda name: _with_limits(load(name), np.full(2, np.inf)))
-    yield finished
-    shutil.rmtree(finished / "out", ignore_errors=True)
+    return work
 
 
 def test_patches_of_a_run_with_their_manifest(workspace):

@@ -42,9 +42,10 @@ def render(folder, *options):
 
 @pytest.fixture(scope="module")
 def report(finished, tmp_path_factory):
+    work = shutil.copytree(finished, tmp_path_factory.mktemp("report") / "work")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(finished)
-        return render(finished, "--no-patient-images")
+        patch.chdir(work)
+        return render(work, "--no-patient-images")
 
 
 @pytest.fixture(scope="module")
