@@ -4,6 +4,7 @@ rest is done), 130 interrupted, resumable."""
 import os
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -174,7 +175,7 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
     from bcgan.predict import predict as predicting
     from bcgan.predict.model import load
 
-    paths = inputs.find(images, sys.stdin if "-" in images else ())
+    paths = inputs.find(images, _listed(images))
     judge = load(model, engine, inputs.few(paths))
     lines = lines or bool(out and out.endswith(".jsonl"))
     Path(out or ".").parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +290,7 @@ def explain(context: click.Context, images, model, out: str) -> None:
     from bcgan.predict.explain import write
     from bcgan.predict.model import load
 
-    refused = write(load(model), inputs.find(images, sys.stdin if "-" in images else ()), Path(out))
+    refused = write(load(model), inputs.find(images, _listed(images)), Path(out))
     click.echo(Path(out) / "index.html")
     if refused:
         context.exit(3)
@@ -357,7 +358,7 @@ def export(name, data_dir, overrides, out, everyone, kinds, model, patches) -> N
         from bcgan.predict import formats, images
 
         table = formats.write(judge.network, kinds, images.to_check(patches, judge.card.size), place)
-        table.to_csv(place / "formats.csv", index=False, float_format="%.6g")
+        table.to_csv(place / formats.TABLE, index=False, float_format="%.6g")
         click.echo(table.to_string(index=False))
     click.echo(place)
 
@@ -396,8 +397,17 @@ def doctor(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
     click.echo(f"prediction: {quickest()} ({why[quickest()]}; --engine changes it)")
 
 
+def _listed(images: tuple[str, ...]) -> Iterable[str]:
+    """The lines of standard input where `-` asks for them; names of files may hold any bytes."""
+    if "-" not in images:
+        return ()
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
+
+
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; errors are one sentence on standard error, a traceback only with --debug."""
+    """Run the command line; foreseen errors are one sentence on standard error, their traceback with --debug."""
     debug = "--debug" in (arguments if arguments is not None else sys.argv)
     if debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")

@@ -20,10 +20,12 @@ from bcgan.errors import InputError
 
 PIPELINES = Path("pipelines")
 TRAINING = ("seed", "profile", "precision", "xla")  # settings that every training depends on
+# What changes nothing that comes out.
+UNSEEN = {"gan": {"checkpoint_every", "on_collapse"}, "translate": {"checkpoint_every"}}
 # What the trainings of `factors`, `folds` and `ablation` do not depend on, or set themselves.
 APART = {
-    "gan": {"steps", "late", "grid_every", "checkpoint_every", "on_collapse"},
-    "translate": {"steps", "checkpoint_every"},
+    "gan": {"steps", "late", "grid_every", *UNSEEN["gan"]},
+    "translate": {"steps", *UNSEEN["translate"]},
     "features": {"synthetic", "maps", "density_threshold"},
     "classify": {"seeds", "teachers"},
 }
@@ -37,7 +39,7 @@ Switch = Annotated[
     Literal["auto", "on", "off"], BeforeValidator(lambda v: ("off", "on")[v] if isinstance(v, bool) else v)
 ]
 Places = Annotated[
-    tuple[Annotated[Path, AfterValidator(Path.expanduser)], ...],
+    tuple[Annotated[Path, AfterValidator(lambda place: place.expanduser().resolve())], ...],
     BeforeValidator(lambda v: (v,) if isinstance(v, (str, Path)) else v),
 ]
 Seed = Annotated[int, Field(ge=0)]
@@ -92,7 +94,9 @@ class Gan(Settings):
     conditioning: Literal["projection", "auxiliary"] = "projection"
     spectral: bool = True
     critic: float = Field(1.0, ge=0)  # weight of the second judge, on frozen ImageNet features; 0: the paper's alone
-    late: int = Field(0, ge=0)  # of the steps, the last ones, in which a new critic judges places with those around them
+    late: int = Field(
+        0, ge=0
+    )  # of the steps, the last ones, in which a new critic judges places with those around them
     augment: bool = True  # both sides of what the judges see; the synthetic patches themselves are not augmented
     on_collapse: Literal["warn", "stop"] = "warn"
     average: float = Field(0.998, ge=0, lt=1)  # decay of the generator's moving average

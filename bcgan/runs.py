@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,9 +82,12 @@ def unfinished(folder: Path, what: str) -> Any:
 
 def begin(folder: Path, key: str, inputs: dict[str, str] | None = None, afresh: bool = False) -> None:
     """Make the stage's folder ready: work left by the same settings stays, so that it resumes; other work is set
-    aside until the stage has finished. `afresh`: so is work left by the same settings, unless that was begun afresh."""
+    aside until the stage has finished, but not in the place of whole work that is there already. `afresh`: so is work
+    left by the same settings, unless that was begun afresh."""
     if unfinished(folder, "key") != key or (afresh and not unfinished(folder, "afresh")):
-        if folder.exists():
+        if folder.exists() and (aside(folder) / MANIFEST).exists() and not (folder / MANIFEST).exists():
+            shutil.rmtree(folder)
+        elif folder.exists():
             shutil.rmtree(aside(folder), ignore_errors=True)
             folder.rename(aside(folder))
         folder.mkdir(parents=True)
@@ -91,11 +95,20 @@ def begin(folder: Path, key: str, inputs: dict[str, str] | None = None, afresh: 
         write_json(folder / UNFINISHED, state)
 
 
-def undo(folder: Path) -> None:
-    """Give back what `begin` set aside, after an input that could not be used."""
-    if aside(folder).exists():
-        shutil.rmtree(folder, ignore_errors=True)
+def undo(folder: Path, key: str | None = None) -> bool:
+    """Give back what `begin` set aside: where it is whole and of this key; without a key, where nothing was done since.
+
+    Returns:
+        bool. Whether it was given back.
+    """
+    if key is None:
+        due = aside(folder).exists() and [path.name for path in folder.iterdir()] == [UNFINISHED]
+    else:
+        due = why_stale(aside(folder), key) is None
+    if due:
+        shutil.rmtree(folder)
         aside(folder).rename(folder)
+    return due
 
 
 def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs: dict[str, str], began: float) -> None:
@@ -115,7 +128,8 @@ def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs:
         "inputs": inputs,
         "outputs": outputs,
         "seconds": round(time.monotonic() - began, 1),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        // (2**20 if sys.platform == "darwin" else 2**10),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     write_json(folder / MANIFEST, manifest)

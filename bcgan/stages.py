@@ -17,7 +17,7 @@ A stage reads files that the stages before it wrote, never their objects, and wr
 the report, which anyone may render again at any time, writes into reports/<experiment>/.
 DVC, doit and Snakemake were weighed: DVC wants a Git repository and a second cache of every array, Snakemake a
 language and some forty packages, doit hashes files but knows no settings and no unfinished stage that resumes.
-What is left for us is bcgan/runs.py and the two functions at the end of this file.
+What is left for us is bcgan/runs.py and the functions behind STAGES.
 """
 
 import shutil
@@ -32,7 +32,7 @@ from typing import Any
 from bcgan import machine, runs
 from bcgan.data.records import fingerprint
 from bcgan.errors import InputError, WorkError
-from bcgan.experiment import APART, TRAINING, Data, Experiment
+from bcgan.experiment import APART, TRAINING, UNSEEN, Data, Experiment
 from bcgan.progress import log
 
 
@@ -114,6 +114,8 @@ def classify(experiment: Experiment, root: Path) -> None:
 
     folder, settings = root / "classify", experiment.classify
     patches = store.load(root / "preprocess")
+    if any(own.taught for own in settings.models.values()):
+        teaching.unlisted(experiment, patches)  # before the teachers are trained in vain
     labels = patches.index["label"].to_numpy()
     real, validation = (
         Patches(patches.images[rows], labels[rows]) for rows in (patches.rows("train"), patches.rows("validation"))
@@ -299,6 +301,9 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
             if why is None:
                 log.info("%s: skipped, whole and current", stage.name)
                 continue
+            if why != "forced" and runs.undo(folder, key):
+                log.info("%s: skipped, what other settings had set aside is whole and current", stage.name)
+                continue
             log.info("%s: runs, %s", stage.name, why)
             runs.begin(folder, key, inputs, stage.name in force)
             began = time.monotonic()
@@ -378,7 +383,7 @@ def _key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict, d
 
 def settings_of(stage: Stage, experiment: Experiment) -> dict[str, Any]:
     """The settings that the stage's outputs depend on."""
-    found = experiment.model_dump(mode="json", include=set(stage.settings), exclude=APART if stage.trains else None)
+    found = experiment.model_dump(mode="json", include=set(stage.settings), exclude=APART if stage.trains else UNSEEN)
     if stage.trains:
         found["evaluate"] = {key: found["evaluate"][key] for key in COMPARED_BY}
     if stage.trains and "classify" in found:

@@ -117,6 +117,16 @@ def test_a_failed_stage_leaves_no_manifest_and_goes_on_later(workspace, monkeypa
     assert seen == ["evaluate", "evaluate"]
 
 
+def test_a_look_at_other_settings_that_is_stopped_costs_nothing(workspace, monkeypatch, seen, capsys):
+    monkeypatch.setattr(score, "evaluate", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    for views in (1, 4):
+        assert bcgan("run", "tiny.yaml", "--set", f"evaluate.views={views}") == 130
+    assert seen == ["evaluate", "evaluate"]
+    assert bcgan("run", "tiny.yaml") == 0
+    assert "evaluate: skipped, what other settings had set aside" in capsys.readouterr().err
+    assert seen == ["evaluate", "evaluate"]
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_a_process_with_130_and_the_same_command_goes_on(tmp_path, idc_folder):
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
@@ -220,6 +230,13 @@ def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_k
         runs.write_json(tmp_path / one.name / "found.json", "found")
         kept = run.asked_for(after, tmp_path, one.name, "found.json")
         assert kept == (None if one.name in stale else "found")
+
+
+@pytest.mark.parametrize("change", ["gan.checkpoint_every=7", "gan.on_collapse=stop", "translate.checkpoint_every=7"])
+def test_what_changes_nothing_that_comes_out_makes_no_stage_stale(change):
+    before, after = (experiment.load("phantom", more) for more in ((), (change,)))
+    assert before != after
+    assert all(stages.settings_of(stage, before) == stages.settings_of(stage, after) for stage in stages.STAGES)
 
 
 def test_a_trained_classifier_is_not_trained_again(workspace, capsys):

@@ -89,6 +89,22 @@ def test_what_was_begun_afresh_is_resumed_and_other_work_is_set_aside(tmp_path):
         assert (folder / "checkpoint").exists() is kept
 
 
+def test_whole_work_outlives_other_work_that_was_stopped_and_is_given_back(finished):
+    folder, key = finished
+    for other in ("two", "three"):
+        runs.begin(folder, other)
+        assert not runs.undo(folder, other)
+        (folder / "checkpoint").write_text("half")
+        assert not runs.undo(folder)  # what was done stays, to be gone on with
+    assert runs.undo(folder, key)
+    assert runs.why_stale(folder, key) is None
+    assert (folder / "out.txt").read_text() == "numbers"
+    assert not runs.aside(folder).exists()
+    runs.begin(folder, "four")
+    assert runs.undo(folder)
+    assert runs.why_stale(folder, key) is None
+
+
 def test_a_second_run_is_kept_out_and_told_who_holds_the_lock(tmp_path):
     code = f"from bcgan import runs; from pathlib import Path\nwith runs.lock(Path({str(tmp_path)!r})): pass"
     with runs.lock(tmp_path):

@@ -7,6 +7,7 @@ alone cannot mend that.
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit, logit
 
 LEAST = 1e-6  # probabilities nearer to 0 and 1 are held here
 
@@ -20,13 +21,12 @@ class Calibration(NamedTuple):
 
 def log_odds(probabilities: np.ndarray) -> np.ndarray:
     """log(p / (1 - p)), float64."""
-    held = np.clip(np.asarray(probabilities, np.float64), LEAST, 1 - LEAST)
-    return np.log(held / (1 - held))
+    return logit(np.clip(np.asarray(probabilities, np.float64), LEAST, 1 - LEAST))
 
 
 def probability(odds: np.ndarray) -> np.ndarray:
     """The inverse of `log_odds`."""
-    return 1 / (1 + np.exp(-odds))
+    return expit(odds)
 
 
 def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:

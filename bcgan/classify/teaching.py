@@ -21,19 +21,28 @@ from bcgan.preprocess.store import Store
 ROLES = ("unlisted", "unlisted_other")
 
 
-def taught(experiment: Experiment, store: Store, folder: Path) -> Patches:
-    """The patches of patients on no list, with what the trained teachers in `folder` say of them, float32 in [0, 1].
+def unlisted(experiment: Experiment, store: Store) -> np.ndarray:
+    """Rows of the patients on no list, who have no other use.
 
     Raises:
         InputError: every patient is on a list.
     """
-    settings = experiment.classify
     rows = np.flatnonzero(store.index["role"].isin(ROLES))
     if not len(rows):
         raise InputError(
             f"classify.teachers: under data.protocol={experiment.data.protocol} every patient trains, chooses or "
             "tests, and none is left to be labelled by teachers. Set taught=0."
         )
+    return rows
+
+
+def taught(experiment: Experiment, store: Store, folder: Path) -> Patches:
+    """The patches of patients on no list, with what the trained teachers in `folder` say of them, float32 in [0, 1].
+
+    Raises:
+        InputError: every patient is on a list.
+    """
+    settings, rows = experiment.classify, unlisted(experiment, store)
     chosen = store.rows("validation")
     sides = [central(store.images[side], settings.crop) for side in (chosen, rows)]
     odds = [0.0, 0.0]

@@ -125,7 +125,8 @@ def train(
                     f"Lower classify.models.*.rate ({own.rate}), or set precision=float32."
                 )
             line = _validate(found, validation.labels) if validation else {}
-            if (area := line.get("validation_roc_auc", epoch)) > float(np.asarray(best_auc)):
+            area = line.get("validation_roc_auc", epoch)
+            if epoch >= own.rehearsed and area > float(np.asarray(best_auc)):
                 best_auc.assign(area)
                 for kept, variable in zip(best, average.variables, strict=True):
                     kept.assign(variable)

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from scipy.special import expit
 
 from bcgan import runs
 from bcgan.classify.scoring import probabilities
@@ -112,7 +113,7 @@ def deletion(run, images: np.ndarray, maps: np.ndarray, insert: bool = False) ->
     for level in LEVELS:
         first = (ranks < level * maps[0].size)[..., None]
         changed = run(np.where(first != insert, mean, images).astype(np.float32))
-        curve.append(1 / (1 + np.exp(-np.where(whole > 0, changed, -changed))))
+        curve.append(expit(np.where(whole > 0, changed, -changed)))
     return np.stack(curve)
 
 

@@ -65,8 +65,8 @@ def _refuse_what_changes_nothing(experiment: Experiment, level: Experiment, plac
     """A level whose trainings are those of the experiment as it is would be told as a difference of nothing."""
     changed = [change.partition("=")[0] for change in differences(experiment, level)]
     unread = [key for key in changed if not key.startswith(READ)]
-    if unread or not changed:
-        said = f"no training of this stage reads {unread[0]}" if unread else "it changes nothing"
+    if unread or _key(Level("", "", level), 0, None) == _key(Level("", "", experiment), 0, None):
+        said = f"no training of this stage reads {unread[0]}" if unread else "it changes no training of this stage"
         raise InputError(f"{place}: {said}. Change keys that begin with {', '.join(READ)}; or leave the level out.")
 
 
@@ -143,10 +143,11 @@ def _variant(level: Level) -> Variant:
     return Variant(**level.experiment.factors.model_dump(include=set(Variant._fields)))
 
 
-def _key(level: Level, seed: int, folder: Path) -> str:
+def _key(level: Level, seed: int, folder: Path | None) -> str:
+    """What a training of the level depends on; without a folder, by its settings alone."""
     own, network = _own(level), level.experiment.factors.network
     trial = own.model_dump(mode="json"), [network, *_variant(level)], seed
-    inputs = read_by(network, own, folder)
+    inputs = read_by(network, own, folder) if folder else {}
     return trials.key(folder, level.experiment, ("data", "preprocess", "classify"), *trial, inputs=inputs)
 
 

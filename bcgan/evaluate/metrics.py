@@ -17,7 +17,7 @@ NAMES = (
 def measure(
     labels: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """All figures of NAMES; NaN where a weighting leaves no patch of a class.
+    """All figures of NAMES; NaN where a weighting leaves no patch that the figure is about.
 
     Args:
         labels: integers 0 or 1, (n,).

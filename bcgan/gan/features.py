@@ -75,8 +75,9 @@ def export(
         progress.log.info("features: synthetic %s: %s", name, ", ".join(f"{said.get(v, 0)} {v}" for v in VERDICTS))
 
     threshold = settings.density_threshold
-    steering.obedience(make, threshold, seed).to_csv(folder / "steering.csv", index=False, float_format="%.6g")
-    images, asked = steering.sweep(make, "density", threshold, seed)
+    ways = [steering.directions(make, label, threshold, seed) for label in range(len(CLASSES))]
+    steering.obedience(make, ways, threshold, seed).to_csv(folder / "steering.csv", index=False, float_format="%.6g")
+    images, asked = steering.sweep(make, [way["density"] for way in ways], seed)
     np.savez_compressed(folder / "walks.npz", walk=steering.walk(make, seed), sweep=images, asked=asked)
 
 

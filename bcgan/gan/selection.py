@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bcgan import runs
+
 VERDICTS = ("selected", "unsure", "far")
 
 
@@ -74,6 +76,5 @@ def save(selector: Selector, path: Path) -> None:
 
 
 def load(path: Path) -> Selector:
-    with np.load(path, allow_pickle=False) as saved:
-        found = {name: saved[name] for name in Selector._fields}
+    found = runs.read_arrays(path)
     return Selector(**found | {"confidence": float(found["confidence"])})

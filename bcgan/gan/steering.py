@@ -54,14 +54,14 @@ def directions(network: keras.Model, label: int, threshold: float, seed: int) ->
     return found
 
 
-def obedience(network: keras.Model, threshold: float, seed: int) -> pd.DataFrame:
+def obedience(network: keras.Model, ways: list[dict[str, Direction]], threshold: float, seed: int) -> pd.DataFrame:
     """What was asked for and what was measured, on fresh noise: class, attribute, asked, measured, unasked (the same
-    noise left where it was)."""
+    noise left where it was). ways: the directions of each class."""
     tables = []
     for label, name in enumerate(CLASSES):
         fresh, labels = _noise(network, ASKED, (seed, label, 1)), _labels(label, ASKED)
         unasked = properties.measure(sample(network, labels, seed + 1, fresh), threshold)
-        for attribute, direction in directions(network, label, threshold, seed).items():
+        for attribute, direction in ways[label].items():
             asked = np.random.default_rng((seed, label, 2)).uniform(direction.low, direction.high, ASKED)
             made = sample(network, labels, seed + 1, direction.move(fresh, asked))
             measured = properties.measure(made, threshold)[attribute]
@@ -70,15 +70,14 @@ def obedience(network: keras.Model, threshold: float, seed: int) -> pd.DataFrame
     return pd.concat(tables, ignore_index=True)
 
 
-def sweep(network: keras.Model, attribute: str, threshold: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same noise with more and more of an attribute.
+def sweep(network: keras.Model, ways: list[Direction], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same noise with more and more of an attribute, whose direction in each class is given.
 
     Returns:
         uint8 (classes, SWEEP_ROWS, SWEEP_STEPS, 50, 50, 3), and what was asked for, (classes, SWEEP_STEPS).
     """
     sheets, asked = [], []
-    for label in range(len(CLASSES)):
-        direction = directions(network, label, threshold, seed)[attribute]
+    for label, direction in enumerate(ways):
         steps = np.linspace(direction.low, direction.high, SWEEP_STEPS)
         start = np.repeat(_noise(network, SWEEP_ROWS, (seed, label, 3)), SWEEP_STEPS, 0)
         moved = direction.move(start, np.tile(steps, SWEEP_ROWS))

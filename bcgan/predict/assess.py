@@ -30,9 +30,9 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
         microns_per_pixel: float. Of the images; None: that of the model's patches.
 
     Returns:
-        {data, microns_per_pixel, patches_at, threshold, images, unreadable, judged and every: {images, malignant,
-        patients, figures: {metric: {value, low, high, seeds}}}}: over the images that are not refused, and over all
-        that could be read. Intervals are by patient bootstrap.
+        {data, microns_per_pixel, patches_at, threshold, images, unreadable (glass alone among them), judged and every:
+        {images, malignant, patients, figures: {metric: {value, low, high, seeds}}}}: over the images that are not
+        refused, and over all in which tissue could be read. Intervals are by patient bootstrap.
 
     Raises:
         InputError: the data set is not there, or holds no image.
@@ -58,13 +58,11 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
 
 def summary(found: dict[str, Any]) -> str:
     """What `bcgan assess` says at the end, a line a set."""
-    lines = [f"{found['images']} images, {found['unreadable']} unreadable"]
+    lines = [f"{found['images']} images, {found['unreadable']} unreadable or without tissue"]
     for name in ("judged", "every"):
         one = found[name]
-        said = (
-            ", ".join(f"{metric} {intervals.describe(one['figures'][metric])}" for metric in METRICS)
-            if one["figures"]
-            else ""
+        said = ", ".join(
+            f"{metric} {intervals.describe(one['figures'][metric])}" for metric in METRICS if one["figures"]
         )
         lines.append(
             f"{name}: {one['images']} images of {one['patients']} patients, {one['malignant']} malignant; "

@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 from bcgan import data, machine, progress, runs
 from bcgan.classify import calibration, context
@@ -16,7 +17,7 @@ from bcgan.data.idc import scan as idc
 from bcgan.data.records import CLASSES, slide_of
 from bcgan.data.views import central
 from bcgan.errors import InputError
-from bcgan.evaluate import derived, metrics
+from bcgan.evaluate import derived, intervals, metrics
 from bcgan.experiment import Experiment, Preprocess, differences
 from bcgan.gan import selection
 from bcgan.models import weights
@@ -30,7 +31,7 @@ SPECIFICITY = 0.95  # on validation patients, above whose threshold a patch is c
 OUTLIER = 0.995  # share of validation patches that are taken for tissue of the kind that was trained on
 VIEWS = 8
 MOST_OTHER = 0.01  # share of validation patches that LiteRT may give another verdict, at the edges of two
-FIGURES = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "ece_calibrated")
+FIGURES = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1")
 
 
 def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False) -> Card:
@@ -73,13 +74,15 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
         shutil.copy(root / "features" / name, part)
     card = _card(experiment, root, part, chosen)
     if everyone:
-        networks, count = _on_everyone(experiment, root, chosen)
+        with runs.lock(root):
+            networks, count = _on_everyone(experiment, root, chosen)
         weights.save_small(join(networks), final)
         card = card.model_copy(update={"trained": card.trained | count})
     card = card_with_litert(card, part, _validation(experiment, root))
     (part / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
-    for name in (CARD, *engines.LITERT_FILES):  # without a card it is no model, until it is a whole one again
-        (out / name).unlink(missing_ok=True)
+    # Without a card it is no model, until it is a whole one again; what is of the old one goes with it.
+    for path in (out / name for name in (CARD, *engines.LITERT_FILES, *formats.KINDS.values(), formats.TABLE)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     for path in sorted(part.iterdir(), key=lambda path: path.name == CARD):
         path.replace(out / path.name)
     part.rmdir()
@@ -188,14 +191,10 @@ def _on_everyone(
 
 def _best(table: pd.DataFrame, name: str) -> int:
     rows = table[table["role"] == "validation"]
-    ones = np.ones((1, len(rows)))
-    areas = {
-        seed: metrics.measure(rows["label"].to_numpy(), rows[derived.column(name, seed)].to_numpy(), 0.5, ones)[
-            "roc_auc"
-        ]
-        for seed in derived.classifiers(table)[name]
-    }
-    return max(areas, key=lambda seed: areas[seed][0])
+    return max(
+        derived.classifiers(table)[name],
+        key=lambda seed: roc_auc_score(rows["label"], rows[derived.column(name, seed)]),
+    )
 
 
 def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int]) -> Card:
@@ -228,12 +227,13 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
             **{key: runs.read_json(root / "preprocess" / "split.json")["counts"]["train"][key]
                for key in ("patients", "patches")},
         },
-        figures=_figures(root, "ensemble" if experiment.evaluate.ensemble else experiment.proposed),
+        figures={},
         sha256={},
     )  # fmt: skip
     judge, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")
     strange = Model(draft, engines.of_keras(network, judge), selector, out).strangeness(images)
-    return draft.model_copy(update={"outlier": float(np.quantile(strange, OUTLIER))})
+    figures = _figures(experiment, patches, network, fitted, draft.calls.threshold)
+    return draft.model_copy(update={"outlier": float(np.quantile(strange, OUTLIER)), "figures": figures})
 
 
 def _microns(experiment: Experiment) -> float | None:
@@ -251,7 +251,24 @@ def _calls(labels: np.ndarray, probabilities: np.ndarray) -> Calls:
     return Calls(threshold=middle, abstain=(min(low, middle), max(high, middle)))
 
 
-def _figures(root: Path, name: str) -> dict:
-    """Of all seeds together, as the report gives them."""
-    sets = runs.read_json(root / "evaluate" / "metrics.json")[name]["sets"]
-    return {role: {metric: found[metric] for metric in FIGURES} for role, found in sets.items() if role != "validation"}
+def _figures(
+    experiment: Experiment,
+    patches: store.Store,
+    network: keras.Model,
+    fitted: calibration.Calibration,
+    threshold: float,
+) -> dict[str, dict[str, dict]]:
+    """{role: {metric: {value, low, high, seeds}}} of the patients who neither trained nor chose, each patch alone."""
+    found, settings = {}, experiment.evaluate
+    for role, index in patches.index.groupby("role"):
+        labels = index["label"].to_numpy()
+        if role.startswith(("train", "validation")) or len(np.unique(labels)) < 2:
+            continue
+        images = central(patches.images[index.index], experiment.classify.crop)
+        scores = calibration.apply(fitted, probabilities(network, images, VIEWS))
+        figures = intervals.with_intervals(
+            labels, intervals.Scored({0: scores}, {0: threshold}), index["patient"].to_numpy(),
+            settings.resamples, settings.confidence, experiment.seed,
+        )  # fmt: skip
+        found[role] = {name: figures[name] for name in FIGURES} | {"ece_calibrated": figures["ece"]}
+    return found

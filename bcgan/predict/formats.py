@@ -19,8 +19,10 @@ from bcgan.errors import InputError
 from bcgan.models import fast, weights
 from bcgan.predict.engines import Runner, installed, litert, openvino
 
-KINDS = {"savedmodel": "savedmodel", "litert": "classifier.tflite", "litert-int8": "classifier-int8.tflite",
+# classifier.tflite is the export's own, whose hash its card holds.
+KINDS = {"savedmodel": "savedmodel", "litert": "classifier-float32.tflite", "litert-int8": "classifier-int8.tflite",
          "onnx": "classifier.onnx"}  # fmt: skip
+TABLE = "formats.csv"
 FAITHFUL = 0.01
 SAMPLE = 128  # patches from which the ranges of int8 are read
 REPEATS = 5

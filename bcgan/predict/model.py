@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from bcgan import machine, runs
 from bcgan.classify import calibration, context
-from bcgan.classify.calibration import Calibration, log_odds
+from bcgan.classify.calibration import Calibration
 from bcgan.classify.context import Context
 from bcgan.data.records import CLASSES
 from bcgan.data.views import view
@@ -117,8 +117,7 @@ class Model:
         if places is not None and self.card.context:
             calls = self.card.context_calls
             slide = np.zeros(len(images), int)
-            own = calibration.probability(log_odds(np.mean(found, axis=0)))
-            probability = context.refine(self.card.context, own, places, slide, side)
+            probability = context.refine(self.card.context, np.mean(found, axis=0), places, slide, side)
         low, high = calls.abstain
         verdict = np.where((probability > low) & (probability < high), 1, 0)
         verdict[self.strangeness(images) > self.card.outlier] = 2

@@ -11,6 +11,7 @@ import numpy as np
 
 from bcgan import progress
 from bcgan.data.records import CLASSES
+from bcgan.errors import InputError
 from bcgan.predict import slides
 from bcgan.predict.images import Tiles, read
 from bcgan.predict.model import VERDICTS, Judged, Model
@@ -55,7 +56,7 @@ def predict(
 
 def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | None, bar) -> Iterator[dict[str, Any]]:
     """Patches of several files wait until a batch is full; a large image is scored by itself, with its neighbours."""
-    waiting: list[tuple[Path, Tiles | None]] = []
+    waiting: list[tuple[Path, np.ndarray | None]] = []
     scale = scale_of(model, microns)
     for path, name in zip(paths, _names(paths), strict=True):
         bar.update()
@@ -64,7 +65,7 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
                 tiles = slides.read(path, model.card.size, model.card.microns_per_pixel, microns)
             else:
                 tiles = read(path, model.card.size, scale)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, InputError) as error:
             progress.log.warning("predict: %s", error)
             tiles = None
         if tiles is not None and not tiles.whole:
@@ -72,7 +73,7 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
             waiting = []
             yield from _large(model, path, name, tiles, maps)
             continue
-        waiting.append((path, tiles))
+        waiting.append((path, None if tiles is None else tiles.patches[0]))
         if len(waiting) == BATCH:
             yield from _small(model, waiting)
             waiting = []
@@ -85,11 +86,11 @@ def _names(paths: list[Path]) -> list[str]:
     return [path.name if seen[path.name] == 1 else f"{number:04d}-{path.name}" for number, path in enumerate(paths)]
 
 
-def _small(model: Model, waiting: list[tuple[Path, Tiles | None]]) -> Iterator[dict[str, Any]]:
-    patches = [tiles.patches for _, tiles in waiting if tiles is not None]
-    judged = zip(*model.predict(np.concatenate(patches)), strict=True) if patches else iter(())
-    for path, tiles in waiting:
-        if tiles is None:
+def _small(model: Model, waiting: list[tuple[Path, np.ndarray | None]]) -> Iterator[dict[str, Any]]:
+    patches = [patch for _, patch in waiting if patch is not None]
+    judged = zip(*model.predict(np.stack(patches)), strict=True) if patches else iter(())
+    for path, patch in waiting:
+        if patch is None:
             yield _unjudged(path, "unreadable")
         else:
             yield _row(path, (0, 0), *next(judged))

@@ -42,12 +42,8 @@ def load(name: str | None) -> Source:
         InputError: a file is missing.
     """
     root = runs.ROOT / name if name else SHIPPED
-    places = {
-        "generator.keras": root / "gan" if name else root,
-        "referee.keras": root / "features" if name else root,
-        "selector.npz": root / "features" if name else root,
-    }
-    files = {file: folder / file for file, folder in places.items()}
+    stage_of = {"generator.keras": "gan", "referee.keras": "features", "selector.npz": "features"}
+    files = {file: (root / stage if name else root) / file for file, stage in stage_of.items()}
     for path in files.values():
         if not path.is_file():
             remedy = f"Run: bcgan run {name} --until features" if name else "Install bcgan again"
@@ -77,6 +73,7 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
         InputError: the folder holds files, or the density is out of the generator's reach.
         WorkError: too few patches are let through.
     """
+    out = out.resolve()  # "." has no name to be renamed to
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty. Choose another folder with --out.")
     name, direction = CLASSES[label], None

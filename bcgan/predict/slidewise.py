@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -124,9 +125,9 @@ def run_one(slide: Slide, job: Job) -> str:
     made, state = _places(slide, job)
     part = made.with_name(f".{made.name}.{os.getpid()}.part")
     try:
-        key = _key(slide, job)  # before the work: what changes meanwhile is done again
         for old in (state, made):
             old.unlink(missing_ok=True)
+        key = _key(slide, job)  # before the work: what changes meanwhile is done again
         counts = job.write(slide, part)
         part.replace(made)
         part.write_text(json.dumps({"key": key, "patches": counts}), "utf-8")
@@ -160,8 +161,14 @@ def _key(slide: Slide, job: Job) -> str:
 def _in_a_pool(todo: list[Slide], job: Job, workers: int) -> Iterator[str]:
     # A forked child would inherit its parent's threads in an unknown state.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(run_one, slide, job) for slide in todo]):
-            yield future.result()
+        try:
+            for future in as_completed([pool.submit(run_one, slide, job) for slide in todo]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise WorkError(
+                "A worker died, most likely for want of memory. Slides that are done are kept; run it again with fewer "
+                "--workers for the others."
+            ) from error
 
 
 def _on_beam(todo: list[Slide], job: Job, workers: int, options: tuple[str, ...]) -> None:

@@ -62,8 +62,9 @@ def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     """A new memory-mapped array whose space on the disk is reserved: a full disk is an OSError here, not a bus error
     somewhere later."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
 
 
@@ -96,7 +97,7 @@ def build(experiment: Experiment, folder: Path) -> None:
     Writes patches.npy, index.csv, audit.csv, audit.json and split.json.
 
     Raises:
-        InputError: no or unusable data; nothing is left half done, as the stage's manifest is not written.
+        InputError: no or unusable data; the stage's manifest is not written.
     """
     settings, size = experiment.preprocess, experiment.data.size
     records = data.records(experiment.data)

@@ -87,6 +87,16 @@ def test_rehearsal_sees_synthetic_patches_alone_and_then_none(tmp_path, monkeypa
     assert synthetic == [1, 1, 0, 0, 0]
 
 
+def test_an_epoch_of_rehearsal_is_not_what_is_kept(tmp_path, monkeypatch):
+    kept = []
+    for name, said in (("low", (0.1, 0.6, 0.5)), ("high", (0.9, 0.6, 0.5))):
+        areas = iter(said)
+        monkeypatch.setattr(classify, "_validate", lambda *_: {"validation_roc_auc": next(areas)})  # noqa: B023
+        own = OWN.model_copy(update={"rehearsed": 1, "epochs": 2, "synthetic": 0.0})
+        kept.append(weights.digest(train(tmp_path / name / "cnn.keras", SYNTHETIC, own=own).variables))
+    assert kept[0] == kept[1]
+
+
 def test_it_learns_and_keeps_the_best_epoch(tmp_path):
     network = train(tmp_path / "cnn-seed1.keras", own=Classifier(epochs=8, rate=3e-3))
     lines = progress.read_lines(tmp_path / "cnn-seed1.jsonl")

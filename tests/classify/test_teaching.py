@@ -44,6 +44,14 @@ def test_without_patients_on_no_list_there_is_nothing_to_teach(tmp_path):
         teaching.taught(experiment.load("phantom", TEACHERS), store_of(np.roll(["train", "test"] * 30, 1)), tmp_path)
 
 
+def test_that_there_is_nothing_to_teach_is_said_before_a_teacher_is_trained(finished, tmp_path):
+    (tmp_path / "preprocess").symlink_to(finished / "runs/tiny/preprocess")
+    (tmp_path / "classify").mkdir()
+    with pytest.raises(InputError, match="under data.protocol=kfold every patient trains"):
+        stages.classify(experiment.load("phantom", TEACHERS), tmp_path)
+    assert not list((tmp_path / "classify").iterdir())
+
+
 def test_a_student_learns_what_its_teachers_say(tmp_path):
     """Real patches say nothing here; what is taught is that bright means malignant, with a probability of 0.9."""
     bright = np.arange(200) % 2
@@ -69,6 +77,7 @@ def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "train", stand_in)
     monkeypatch.setattr(teaching, "taught", lambda *_: taught)
+    monkeypatch.setattr(teaching, "unlisted", lambda *_: np.arange(4))
     monkeypatch.setattr("bcgan.models.classifier.transferred", lambda size, **_: keras.Sequential(
         [keras.Input((size, size, 3)), keras.layers.GlobalAveragePooling2D()]))  # fmt: skip
     monkeypatch.chdir(finished)

@@ -42,7 +42,10 @@ def test_levels_change_what_they_name_and_nothing_else():
             r"loss\.focal: no training of this stage reads gan\.augment",
         ),
         ({"evaluate.resamples": 20}, r"loss\.focal: no training of this stage reads evaluate\.resamples"),
-        ({"classify.loss": "weighted_bce"}, r"loss\.focal: it changes nothing"),
+        ({"classify.loss": "weighted_bce"}, r"loss\.focal: it changes no training of this stage"),
+        ({"classify.models.resnet_table1.epochs": 9}, "it changes no training"),  # factors.epochs counts
+        ({"classify.models.resnet50.rate": 0.1}, "it changes no training"),  # another network's
+        ({"factors.seeds": [7]}, "it changes no training"),
     ],
 )
 def test_an_unknown_level_is_named(changes, words):

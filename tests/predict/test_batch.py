@@ -3,6 +3,8 @@ import importlib.util
 import json
 import os
 import shutil
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -85,6 +87,24 @@ def test_a_slide_that_fails_is_named_and_the_others_are_kept(exported, source, t
     assert slidewise.run(found, own, "serial", 1) == {"done": 1, "skipped": 3}
     state = json.loads((tmp_path / "out/slides/101.json").read_text())
     assert sum(state["patches"].values()) == 10
+
+
+def test_a_worker_that_dies_is_told_with_the_remedy(exported, source, tmp_path, monkeypatch):
+    class Dead(list):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def submit(self, *_):
+            future = Future()
+            future.set_exception(BrokenProcessPool("a process was terminated abruptly"))
+            return future
+
+    monkeypatch.setattr(slidewise, "ProcessPoolExecutor", lambda *_, **__: Dead())
+    with pytest.raises(WorkError, match="worker died.*fewer --workers"):
+        slidewise.run(slidewise.slides([str(source)]), job(exported, tmp_path / "out"), "pool", 2)
 
 
 def test_wrong_sources_are_named(tmp_path, source):

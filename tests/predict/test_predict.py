@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 import bcgan
 from bcgan import cli, experiment
@@ -17,8 +18,9 @@ from bcgan.classify import calibration
 from bcgan.classify.scoring import probabilities
 from bcgan.errors import InputError
 from bcgan.models import weights
-from bcgan.predict import explain, export, images, maps, predict
+from bcgan.predict import explain, export, formats, images, maps, predict
 from bcgan.predict import model as models
+from bcgan.preprocess import store
 from tests.conftest import write_png
 
 
@@ -39,6 +41,16 @@ def test_the_exported_network_says_what_the_runs_own_says(finished, model, patch
     expected = calibration.log_odds(calibration.apply(model.card.calibration, probabilities(own, patches, 8)))
     said = calibration.log_odds(model.predict(patches).probability)
     assert np.abs(said - expected).max() < 0.1 * np.ptp(expected)  # half precision rounds
+
+
+def test_the_cards_figures_are_those_of_the_exported_network(finished, model):
+    own = store.load(finished / "runs/tiny/preprocess")
+    rows = own.rows("test")
+    labels, judged = own.index["label"].to_numpy()[rows], model.predict(own.images[rows])
+    assert set(model.card.figures) == {"test"}
+    figures = {name: one["value"] for name, one in model.card.figures["test"].items()}
+    assert figures["roc_auc"] == pytest.approx(roc_auc_score(labels, judged.probability), abs=0.02)
+    assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, judged.called), abs=0.06)
 
 
 def test_the_classifier_that_comes_with_bcgan_works_and_its_example_runs():
@@ -64,12 +76,15 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
         path = tmp_path / "work" / left
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half of one")
-    for spoil in (False, False, True):
+    for spoil, asked in ((False, ["--format", "litert", "--format", "savedmodel"]), (False, []), (True, [])):
         if spoil:
             network.write_bytes(b"another run's")
         with pytest.raises(SystemExit) as stop:
-            cli.main(["export", "tiny.yaml", "--out", "model", "--everyone"])
+            cli.main(["export", "tiny.yaml", "--out", "model", "--everyone", *asked])
         assert stop.value.code == 0
+        models.load("model")  # other formats leave what the card names as it is, and do not outlive it
+        found = [Path("model", name).exists() for name in (*formats.KINDS.values(), formats.TABLE)]
+        assert found == [bool(asked), bool(asked), False, False, bool(asked)]
         assert not Path("model/.part").exists()
         times.append(network.stat().st_mtime_ns)
     assert times[0] == times[1] < times[2]  # what is whole and current is not trained again
@@ -165,6 +180,25 @@ def test_every_file_has_its_verdict(model, idc_folder, tmp_path, exported, capsy
         assert (row["label"] != "") == (row["verdict"] == "scored")
         assert (row["probability"] != "") == (row["verdict"] in ("scored", "abstained"))
     assert "broken.png is a truncated PNG" in capsys.readouterr().err
+
+
+def test_a_slide_that_cannot_be_read_here_is_told_and_the_others_go_on(model, idc_folder, tmp_path, monkeypatch):
+    real, out = images.find([str(idc_folder)])[:2], io.StringIO()
+
+    def unread(*_):
+        raise InputError("slide.svs needs OpenSlide")
+
+    (tmp_path / "slide.svs").write_bytes(b"a slide")
+    monkeypatch.setattr(predict.slides, "read", unread)
+    counts = predict.predict(model, [real[0], tmp_path / "slide.svs", real[1]], out, True)
+    assert counts["unreadable"] == 1
+    assert [json.loads(line)["path"] for line in out.getvalue().splitlines()][1] == str(tmp_path / "slide.svs")
+
+
+def test_a_list_may_name_files_in_any_bytes(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff.png\n"), "utf-8"))
+    assert [os.fsencode(line.strip()) for line in cli._listed(("-",))] == [b"a\xff.png"]
+    assert cli._listed(("a.png",)) == ()
 
 
 def test_json_lines_say_the_same(model, idc_folder):

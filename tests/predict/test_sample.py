@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -40,6 +41,14 @@ def test_patches_of_a_run_with_their_manifest(workspace):
     pictures = [cv2.imread(str(workspace / "out/a" / entry["file"])) for entry in manifest["files"]]
     assert {picture.shape for picture in pictures} == {(50, 50, 3)}
     assert len({picture.tobytes() for picture in pictures}) == 5
+
+
+def test_an_empty_folder_may_be_the_one_that_one_is_in(workspace, tmp_path, monkeypatch):
+    source = sampling.load("tiny")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert len(sampling.write(source, 0, 1, 0, Path())["files"]) == 1
+    assert (tmp_path / "empty/manifest.json").exists()
 
 
 def test_the_same_seed_gives_the_same_patches(workspace):
