@@ -165,28 +165,38 @@ def _extra(
     if cell.arm in ("real", BASELINE):
         return None, False
     settings = experiment.learning_curve
-    kind = "translation" if cell.arm == "translation" else "gan"
-    key = trials.key(folder, experiment, READS, cell.share, kind, cell.seed)
-    place = trials.kept_in(folder) / f"{cell.share:g}-{kind}-seed{cell.seed}-{key[: trials.KEY]}"
+    kind, reads, steps = (
+        ("translation", "translate", settings.translate_steps)
+        if cell.arm == "translation"
+        else ("gan", "gan", settings.gan_steps)
+    )
+
+    def kept(kind: str, reads: str, steps: int) -> Path:
+        key = trials.key(folder, experiment, (reads,), cell.share, kind, cell.seed, steps)
+        return trials.kept_in(folder) / f"{cell.share:g}-{kind}-seed{cell.seed}-{key[: trials.KEY]}"
+
+    place = kept(kind, reads, steps)
     place.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(cell.seed)
     if kind == "translation":
         if not (place / "to_malignant.keras").exists():
-            own = experiment.translate.model_copy(update={"steps": settings.translate_steps})
+            own = experiment.translate.model_copy(update={"steps": steps})
             translation.train(real.images, real.labels, own, cell.seed, place, xla)
         networks = [weights.load_model(place / f"to_{name}.keras") for name in CLASSES]
         made = [translation.translate(networks[1 - k], real.images[real.labels == k]) for k in (0, 1)]
         labels = np.repeat([1, 0], [len(side) for side in made])
         return Patches(np.concatenate(made), labels), False
     if not (place / "discriminator.keras").exists():
-        own = experiment.gan.model_copy(update={"steps": settings.gan_steps, "late": 0})
+        own = experiment.gan.model_copy(update={"steps": steps, "late": 0})
         train_gan(real.images, real.labels, own, cell.seed, place, xla)
     labels = np.arange(settings.made, dtype=np.int32) % 2
     images = sample(weights.load_model(place / "generator.keras"), labels, cell.seed)
     if cell.arm == "gan":
         return Patches(images, labels), False
-    limits, steps = experiment.features.referee, min(experiment.features.referee.steps, settings.steps)
-    judge = referee.trained(real, validation, steps, cell.seed, place / "referee.keras", xla)
+    limits = experiment.features.referee
+    steps = min(limits.steps, settings.steps)
+    path = Path(f"{kept('referee', 'features', steps)}.keras")
+    judge = referee.trained(real, validation, steps, cell.seed, path, xla)
     chosen = referee.selector(judge, real, limits)
     judged = referee.select(judge, chosen, images, labels)
     kept, short = np.array(judged["verdict"] == "selected"), False

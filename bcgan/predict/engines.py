@@ -106,8 +106,6 @@ def installed(runtime: str) -> bool:
 
 def has_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16 by itself."""
-    from bcgan import machine
-
     return bool(machine.processor()["bfloat16"])
 
 

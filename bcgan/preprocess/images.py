@@ -102,7 +102,7 @@ def fit(image: np.ndarray, native: int | None, size: int) -> np.ndarray:
 
 
 def at_size(patches: np.ndarray, size: int) -> np.ndarray:
-    """The patches at another size, by area; as they are, still memory-mapped, where the size is theirs."""
+    """The patches at another size, by area or cubic; as they are, still memory-mapped, where the size is theirs."""
     if patches.shape[1] == size:
         return patches
     return np.stack([fit(patch, None, size) for patch in patches])
