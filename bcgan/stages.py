@@ -411,7 +411,8 @@ def require(experiment: Experiment) -> tuple[Experiment, Path]:
     for name in NAMES[: NAMES.index(LAST) + 1]:
         if not (root / name / runs.MANIFEST).exists():
             raise InputError(f"{root / name}: not finished. {again}")
-        ran |= runs.read_json(root / name / runs.MANIFEST)["settings"]
+        for key, value in runs.read_json(root / name / runs.MANIFEST)["settings"].items():
+            ran[key] = ran[key] | value if isinstance(value, dict) else value  # UNSEEN ones stay
     for name, key in (("ablation", "learning_curve"), ("factors", "factors"), ("folds", "folds")):
         if (root / name / runs.MANIFEST).exists():
             ran[key] = runs.read_json(root / name / runs.MANIFEST)["settings"][key]

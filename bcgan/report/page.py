@@ -142,7 +142,7 @@ def render(
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
     runs.write_json(out / "results.json", collect(run, totals))
     context = _context(run, sections, found, totals, changed or [])
-    context["paper"] = PAPER if (target / PAPER).exists() else ""
+    context["paper"] = PAPER if (target / PAPER).resolve().exists() else ""  # the target itself may not be there yet
     environment = Environment(
         loader=PackageLoader("bcgan.report"),
         autoescape=select_autoescape(["html"]),

@@ -76,7 +76,7 @@ def test_what_comes_with_bcgan_is_written_without_a_run(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["export", "--model", "shipped", "--format", "litert", "--out", str(tmp_path / "out")])
     assert stop.value.code == 0
-    assert (tmp_path / "out" / "classifier.tflite").exists()
+    assert (tmp_path / "out" / "classifier-float32.tflite").exists()
     assert "True" in (tmp_path / "out" / "formats.csv").read_text()
     assert "litert" in capsys.readouterr().out
 
