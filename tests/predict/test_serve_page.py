@@ -55,11 +55,13 @@ def test_a_patch_of_a_large_image_is_explained_where_one_asks(opened, address, t
 
 
 def test_what_is_no_image_is_refused_in_words(opened, address, tmp_path):
+    from playwright.sync_api import expect
+
     (tmp_path / "<b>notes.txt").write_text("no image")
     page = opened(address)
     with page.expect_response("**/predict?**") as answer:
         page.set_input_files("#file", tmp_path / "<b>notes.txt")
     assert answer.value.status == 422
-    page.wait_for_function("document.getElementById('answer').textContent.includes('notes.txt')")
+    expect(page.locator("#answer")).to_contain_text("notes.txt")
     assert page.locator("#answer b").count() == 0
     assert page.locator("#picture").is_hidden()
