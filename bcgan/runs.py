@@ -73,7 +73,8 @@ def why_stale(folder: Path, key: str) -> str | None:
 
 
 def unfinished(folder: Path, what: str) -> Any:
-    """`key`, `commit`, `inputs` ({file: hash}) or `afresh` of the stage at work in this folder; None where none is."""
+    """`key`, `commit`, `inputs` ({file: hash}), `afresh` or `seconds` (of earlier parts) of the stage at work in this
+    folder; None where none is."""
     try:
         return read_json(folder / UNFINISHED).get(what)
     except (OSError, json.JSONDecodeError, AttributeError):
@@ -91,8 +92,16 @@ def begin(folder: Path, key: str, inputs: dict[str, str] | None = None, afresh: 
             shutil.rmtree(aside(folder), ignore_errors=True)
             folder.rename(aside(folder))
         folder.mkdir(parents=True)
-        state = {"key": key, "commit": commit(), "inputs": inputs or {}, "afresh": afresh}
-        write_json(folder / UNFINISHED, state)
+        state = {"key": key, "commit": commit(), "inputs": inputs or {}, "afresh": afresh, "seconds": 0.0}
+    else:
+        state = read_json(folder / UNFINISHED) | {"seconds": _seconds_before(folder)}
+    write_json(folder / UNFINISHED, state)
+
+
+def _seconds_before(folder: Path) -> float:
+    """What a stage took until it was stopped: each part of its work until the last file that it wrote."""
+    last = max(path.stat().st_mtime for path in folder.rglob("*"))
+    return (unfinished(folder, "seconds") or 0.0) + last - (folder / UNFINISHED).stat().st_mtime
 
 
 def undo(folder: Path, key: str | None = None) -> bool:
@@ -112,7 +121,8 @@ def undo(folder: Path, key: str | None = None) -> bool:
 
 
 def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs: dict[str, str], began: float) -> None:
-    """Hash what the stage wrote, write its manifest, and drop what was set aside."""
+    """Hash what the stage wrote, write its manifest, and drop what was set aside. `began`: when this part of the work
+    did, by time.monotonic."""
     outputs = {
         path.relative_to(folder).as_posix(): hash_file(path)
         for path in sorted(folder.rglob("*"))
@@ -127,7 +137,7 @@ def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs:
         "environment": machine.environment(),
         "inputs": inputs,
         "outputs": outputs,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(unfinished(folder, "seconds") + time.monotonic() - began, 1),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         // (2**20 if sys.platform == "darwin" else 2**10),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

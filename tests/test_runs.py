@@ -80,6 +80,18 @@ def test_unfinished_work_stays_for_the_same_key_only(tmp_path):
     assert not (folder / "checkpoint").exists()
 
 
+def test_the_seconds_are_those_of_every_part(tmp_path):
+    folder = tmp_path / "stage"
+    for part in (30, 20):
+        runs.begin(folder, "one")
+        (folder / "checkpoint").write_text("half")
+        stopped = (folder / "unfinished.json").stat().st_mtime + part
+        os.utime(folder / "checkpoint", (stopped, stopped))
+    runs.begin(folder, "one")
+    runs.finish(folder, "one", "stage", {}, {}, time.monotonic() - 5)
+    assert runs.read_json(folder / "manifest.json")["seconds"] == pytest.approx(55, abs=2)
+
+
 def test_what_was_begun_afresh_is_resumed_and_other_work_is_set_aside(tmp_path):
     folder = tmp_path / "stage"
     runs.begin(folder, "one")
