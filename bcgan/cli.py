@@ -408,6 +408,7 @@ def _listed(images: tuple[str, ...]) -> Iterable[str]:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; foreseen errors are one sentence on standard error, their traceback with --debug."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported; bcgan doctor has the reason
     debug = "--debug" in (arguments if arguments is not None else sys.argv)
     if debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")

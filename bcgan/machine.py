@@ -168,6 +168,10 @@ def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
         ),
         "gpus": (gpus, "found by TensorFlow"),
         "threads": (processor()["cores"], "every core that this process may use; taskset allows fewer"),
+        "blas": (
+            os.environ.get("OPENBLAS_NUM_THREADS", "every core"),
+            "OPENBLAS_NUM_THREADS; NumPy's threads that wait for a busy core make a product up to 25 times as slow",
+        ),
         "batch": (
             f"{experiment.classify.batch}, GAN {experiment.gan.batch}",
             "classify.batch and gan.batch of the experiment; no machine changes them",

@@ -5,8 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-# Two workers on two cores: threads that wait for each other by spinning make a product 25 times as slow.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line has it
 
 from bcgan import cli, machine  # noqa: E402
 
@@ -87,6 +86,28 @@ def finished(tmp_path_factory, idc_folder) -> Path:
         assert stop.value.code == 0
 
     return made_once(tmp_path_factory, "finished", run)
+
+
+@pytest.fixture(scope="session")
+def report_in_full(tmp_path_factory, finished) -> Path:
+    """The report on `finished`, with pictures of its tissue. All workers read it."""
+
+    def render(root: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(finished)
+            with pytest.raises(SystemExit) as stop:
+                cli.main(["report", "tiny.yaml", "--out", str(root)])
+        assert stop.value.code == 0
+
+    return made_once(tmp_path_factory, "report", render)
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Reports are rendered without their figures, which take a minute."""
+    from bcgan.report import page
+
+    monkeypatch.setattr(page, "FIGURES", {section: {} for section in page.FIGURES})
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from bcgan import machine
 from bcgan.errors import InputError
@@ -50,6 +51,22 @@ def test_afterwards_standard_error_is_as_it_was():
 @pytest.mark.slow
 def test_tensorflow_loads_without_a_word():
     assert heard("from bcgan import machine; machine.prepare_environment(tensorflow=True)", None) == (0, [])
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(None, 1), ("2", 2)])
+def test_numpy_has_one_thread_by_the_command_line_unless_told_otherwise(monkeypatch, asked, threads):
+    if "openblas" not in {pool["internal_api"] for pool in threadpool_info()} or machine.processor()["cores"] < 2:
+        pytest.skip("NumPy has no OpenBLAS here, or this process has one core")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", asked)
+    code = (
+        "from bcgan import cli\ntry: cli.main(['--version'])\nexcept SystemExit: import numpy, threadpoolctl\n"
+        "print({pool['num_threads'] for pool in threadpoolctl.threadpool_info() if pool['internal_api'] == 'openblas'})"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert said.endswith(f"{{{threads}}}\n"), said
+    assert machine.choices(trial())["blas"][0] == (asked or "every core")
 
 
 def with_flags(monkeypatch, *flags: str) -> None:
