@@ -286,7 +286,7 @@ def test_wrong_use_ends_with_2_and_one_sentence(in_folder, idc_folder, capsys, a
 
 
 @pytest.mark.parametrize("wrong", [["--data-dir", "/nowhere"], ["--set", "precision=mixed_float16"]])
-def test_wrong_input_leaves_a_finished_run_as_it_was(workspace, wrong):
+def test_wrong_input_leaves_a_finished_run_as_it_was(workspace, undrawn, wrong):
     root = workspace / "runs/tiny"
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "log.txt"}
     assert bcgan("run", "tiny.yaml", *wrong) == 2
@@ -308,7 +308,7 @@ def test_other_patient_lists_make_preprocess_run_again(workspace, seen, idc_fold
     assert seen == ["preprocess", "preprocess"]
 
 
-def test_the_report_tells_of_the_run_and_not_of_the_file(workspace):
+def test_the_report_tells_of_the_run_and_not_of_the_file(workspace, undrawn):
     assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 0
     assert bcgan("report", "tiny.yaml") == 0
     page = (workspace / "reports/tiny/report.html").read_text()

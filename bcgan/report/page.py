@@ -123,7 +123,7 @@ def render(
         raise InputError(f"{target} holds files that are no report of ours. Choose an empty folder with --out.")
     out = target.with_name(f"{target.name}.part")
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    (out / "tables").mkdir(parents=True)
     run = read(experiment, root, patient_images or experiment.data.name == "histology_phantom")
     wanted = _figures(run)
     sections: dict[str, list[dict[str, str]]] = {}
@@ -334,7 +334,8 @@ def provenance(run: Run) -> dict[str, str]:
         "Code": f"bcgan {manifest['version']}, commit {manifest['commit'] or 'unknown'}{others}; rendered by "
                 f"{runs.commit() or 'unknown'}",
         "Finished": manifest["finished"],
-        "Hardware": f"{processor['name']}, {processor['cores']} cores; peak memory {manifest['peak_memory_mib']} MiB",
+        "Hardware": f"{processor['name']}, {processor['cores']} cores; peak memory until classifiers were trained "
+                    f"{manifest['peak_memory_mib']} MiB",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "Seconds": ", ".join(f"{name} {one['seconds']:.0f}" for name, one in run.manifests.items()),
         "Split": f"SHA-256 {run.split['sha256']}",

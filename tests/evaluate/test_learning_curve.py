@@ -9,6 +9,7 @@ from bcgan import cli, experiment, stages
 from bcgan.errors import InputError
 from bcgan.evaluate import learning_curve
 from bcgan.evaluate.learning_curve import Cell
+from bcgan.report import page
 from bcgan.report.run import read
 
 CURVE = (
@@ -79,6 +80,7 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
     (folder / "manifest.json").unlink()
     assert read(*stages.require(experiment.load("tiny.yaml", (CURVE,))), True).learning_curve is None
     assert bcgan(*run) == 0
+    monkeypatch.setattr(page, "FIGURES", {"synthesis": {"learning_curve": page.FIGURES["synthesis"]["learning_curve"]}})
     assert bcgan("report", "tiny.yaml", "--set", CURVE) == 0
     results = json.loads((tmp_path / "work/reports/tiny/results.json").read_text())
     assert len(results["learning_curve"]["cells"]) == 3

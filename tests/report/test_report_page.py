@@ -2,22 +2,15 @@
 
 import pytest
 
-from bcgan import cli
 from bcgan.report import compare
 from tests.browser import DESK, PHONE, check
 
 A4 = 794  # pixels
 
 
-@pytest.fixture(scope="module")
-def page_file(finished, tmp_path_factory):
-    out = tmp_path_factory.mktemp("report")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(finished)
-        with pytest.raises(SystemExit) as stop:
-            cli.main(["report", "tiny.yaml", "--out", str(out)])
-    assert stop.value.code == 0
-    return out / "report.html"
+@pytest.fixture
+def page_file(report_in_full):
+    return report_in_full / "report.html"
 
 
 @pytest.mark.parametrize(("width", "colours"), [(PHONE, "light"), (PHONE, "dark"), (DESK, "light"), (DESK, "dark")])
