@@ -94,9 +94,7 @@ class Gan(Settings):
     conditioning: Literal["projection", "auxiliary"] = "projection"
     spectral: bool = True
     critic: float = Field(1.0, ge=0)  # weight of the second judge, on frozen ImageNet features; 0: the paper's alone
-    late: int = Field(
-        0, ge=0
-    )  # of the steps, the last ones, in which a new critic judges places with those around them
+    late: int = Field(0, ge=0)  # of the steps the last, in which a new critic judges places with those around them
     augment: bool = True  # both sides of what the judges see; the synthetic patches themselves are not augmented
     on_collapse: Literal["warn", "stop"] = "warn"
     average: float = Field(0.998, ge=0, lt=1)  # decay of the generator's moving average
@@ -107,7 +105,7 @@ class Gan(Settings):
     @model_validator(mode="after")
     def _fits_together(self) -> "Gan":
         if self.late and not self.late < self.steps:
-            raise ValueError(f"late: {self.late} leaves nothing of steps: {self.steps}")
+            raise ValueError(f"late: {self.late} leaves nothing of steps: {self.steps}; set it too, to 0 or to fewer")
         if self.late and not self.critic:
             raise ValueError(f"late: {self.late}, but critic is 0; there is nothing to take the place of")
         return self

@@ -24,6 +24,7 @@ from bcgan.errors import InputError
 ROOT = Path("runs")
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
+ASIDE = ".before"  # after a stage's name: its earlier outputs, until it has finished anew
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -149,7 +150,7 @@ def finish(folder: Path, key: str, stage: str, settings: dict[str, Any], inputs:
 
 def aside(folder: Path) -> Path:
     """Where a stage's earlier outputs are until it has finished anew."""
-    return folder.with_name(f"{folder.name}.before")
+    return folder.with_name(folder.name + ASIDE)
 
 
 def hash_file(path: Path) -> str:

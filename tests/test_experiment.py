@@ -13,8 +13,8 @@ def test_every_shipped_experiment_loads():
 
 
 def test_overrides_and_data_dir():
-    settings = experiment.load("idc", ("gan.steps=7", "classify.seeds=[3, 4]"), "/one:/two")
-    assert settings.gan.steps == 7
+    settings = experiment.load("idc", ("gan.batch=7", "classify.seeds=[3, 4]"), "/one:/two")
+    assert settings.gan.batch == 7
     assert settings.classify.seeds == (3, 4)
     assert [str(place) for place in settings.data.dir] == ["/one", "/two"]
 

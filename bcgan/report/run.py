@@ -189,7 +189,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         asked_for(experiment, root, "ablation", "learning_curve.json"),
         asked_for(experiment, root, "factors", "factors.json"),
         asked_for(experiment, root, "folds", "folds.json"),
-        {folder.parent.name: runs.read_json(folder) for folder in root.glob(f"*/{runs.MANIFEST}")},
+        _manifests(root),
         patient_images,
     )
 
@@ -206,15 +206,19 @@ def asked_for(experiment: Experiment, root: Path, stage: str, file: str) -> Any:
         return None
     manifest = runs.read_json(path)
     current = {
-        f"{folder.parent.name}/{name}": digest
-        for folder in root.glob(f"*/{runs.MANIFEST}")
-        for name, digest in runs.read_json(folder)["outputs"].items()
+        f"{name}/{file}": digest for name, one in _manifests(root).items() for file, digest in one["outputs"].items()
     }
     alike = _part_of(manifest["settings"], experiment.model_dump(mode="json"))
     if not alike or not manifest["inputs"].items() <= current.items():
         progress.log.warning("report: %s is of other settings or files and is left out", path.parent)
         return None
     return runs.read_json(path.with_name(file))
+
+
+def _manifests(root: Path) -> dict[str, Any]:
+    """{stage: its manifest}, of the stages that are whole; what another setting has set aside is none."""
+    paths = [path for path in root.glob(f"*/{runs.MANIFEST}") if path.parent.suffix != runs.ASIDE]
+    return {path.parent.name: runs.read_json(path) for path in paths}
 
 
 def _part_of(part: Any, whole: Any) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bcgan import cli, experiment
+from bcgan import cli, experiment, runs
 from bcgan.errors import InputError
 from bcgan.evaluate import metrics, synthetic
 from bcgan.gan import watch
@@ -292,6 +292,12 @@ def test_the_page_on_the_paper_is_linked_where_it_lies_beside_the_reports(
     links += re.findall(r"\]\(([^)]+paper.md)\)", (rendered / "report.md").read_text())
     assert len(links) == 2
     assert all((rendered / link).read_text() == "The paper" for link in links)
+
+
+def test_what_was_set_aside_is_no_stage(finished, whole, tmp_path):
+    root = shutil.copytree(finished / "runs/tiny", tmp_path / "tiny")
+    shutil.copytree(root / "gan", runs.aside(root / "gan"))
+    assert read(whole.experiment, root, False).manifests == whole.manifests
 
 
 def test_a_run_of_an_older_bcgan_is_named(finished, tmp_path, monkeypatch):
