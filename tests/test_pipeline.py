@@ -130,7 +130,8 @@ def test_a_look_at_other_settings_that_is_stopped_costs_nothing(workspace, monke
 @pytest.mark.slow
 def test_ctrl_c_ends_a_process_with_130_and_the_same_command_goes_on(tmp_path, idc_folder):
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
-    settings = ("--until", "gan", "--set", "gan.steps=300", "--set", "gan.checkpoint_every=50")
+    own = ("gan.steps=300", "gan.checkpoint_every=50", "gan.grid_every=300")
+    settings = ("--until", "gan", *(f"--set={one}" for one in own))
     command, gan = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", *settings], tmp_path / "runs/tiny/gan"
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # not so in what a script starts with &
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as running:
