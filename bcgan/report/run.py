@@ -91,7 +91,8 @@ class Run(NamedTuple):
     def learnt_from(self) -> str:
         """What made the synthetic patches, for captions."""
         gan = self.experiment.gan
-        return f"The GAN learnt in {gan.steps:,} steps of {gan.batch} patches from {self.said('train')}."
+        late = f", the last {gan.late:,} before a new critic," if gan.late else ""
+        return f"The GAN learnt in {gan.steps:,} steps of {gan.batch} patches{late} from {self.said('train')}."
 
     def layouts(self) -> dict[str, list[float]]:
         """How alike the layouts of two patches of a class are, benign and malignant: synthetic, real training ones."""
