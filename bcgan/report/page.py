@@ -276,13 +276,15 @@ def alerts(run: Run) -> list[str]:
 
 
 def _kid(run: Run) -> str:
-    kid = run.gan_scores["kid"]
-    if kid["value"] is None:
-        return "The synthetic patches were too few to be scored."
-    between = f"KID {kid['value']:.3f}, between real patients {kid['floor']:.3f}"
-    if kid["value"] <= kid["floor"]:
-        return f"Their KID does not tell the synthetic patches from real ones; an expert still may: {between}."
-    return f"The synthetic patches can be told apart: {between}."
+    """Whether a network tells the synthetic patches from real ones better than patients from each other."""
+    judges = {"kid": "a network trained on such patches", "kid_efficientnet_lite2": "EfficientNet-Lite2 on ImageNet"}
+    said = [
+        f"{judge} {'tells' if kid['value'] > kid['floor'] else 'does not tell'} them from real ones "
+        f"(KID {kid['value']:.3f}, between real patients {kid['floor']:.3f})"
+        for name, judge in judges.items()
+        if (kid := run.gan_scores[name])["value"] is not None
+    ]
+    return f"Synthetic patches: {'; '.join(said)}. An expert may." if said else "The synthetic patches were not scored."
 
 
 def _alike(run: Run) -> str:
