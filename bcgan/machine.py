@@ -104,6 +104,8 @@ def choose_xla(experiment: Experiment, gpus: int) -> tuple[bool, str]:
     """Whether training steps are compiled by XLA, and why."""
     if experiment.xla != "auto":
         return experiment.xla == "on", "the experiment says so"
+    if experiment.profile == "repro":
+        return False, "profile repro, and XLA's gradient of max pooling is not deterministic"
     return (True, "a GPU") if gpus else (False, "slower than oneDNN on processors")
 
 

@@ -97,3 +97,9 @@ def test_a_precision_that_the_machine_lacks_is_refused_with_the_remedy(monkeypat
     machine.check_precision("mixed_bfloat16", 0)
     with pytest.raises(InputError, match="needs a GPU"):
         machine.check_precision("mixed_float16", 0)
+
+
+def test_xla_is_for_gpus_and_not_where_the_same_weights_are_asked_for():
+    chosen = [machine.choose_xla(trial(**own), gpus)[0] for own, gpus in (({}, 1), ({}, 0), ({"profile": "repro"}, 1))]
+    assert chosen == [True, False, False]
+    assert machine.choose_xla(trial(profile="repro", xla="on"), 0) == (True, "the experiment says so")

@@ -73,6 +73,7 @@ def test_generator_answers_to_noise_to_the_label_and_to_the_grain():
 
 
 def test_a_settled_generator_makes_what_the_statistics_of_its_own_batches_make():
+    keras.utils.set_random_seed(0)
     network, count = generator(16, 8), 256
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(count, 16)), np.arange(count) % 2, rng.normal(size=(count, 50, 50, 1))
