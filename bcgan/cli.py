@@ -55,11 +55,9 @@ def slide_options(command):
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-@click.option("--debug", is_flag=True, help="Show a traceback where something fails.")
-@click.pass_context
-def cli(context: click.Context, debug: bool) -> None:
+@click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback where something fails.")
+def cli() -> None:  # `main` looks for --debug
     """A GAN and a ResNet for breast histopathology patches, evaluated by patient. Research use only."""
-    context.obj = debug
 
 
 @cli.command()
@@ -179,8 +177,11 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
     judge = load(model, engine, inputs.few(paths))
     lines = lines or bool(out and out.endswith(".jsonl"))
     Path(out or ".").parent.mkdir(parents=True, exist_ok=True)
-    with click.open_file(out or "-", "w", "utf-8", errors="surrogateescape", atomic=bool(out)) as file:
+    part = f"{out}.part" if out and out != "-" else "-"
+    with click.open_file(part, "w", "utf-8", errors="surrogateescape") as file:
         found = predicting.predict(judge, paths, file, lines, mpp, Path(maps) if maps else None)
+    if part != "-":
+        Path(part).replace(out)
     progress.log.info("predict: %s; %s", ", ".join(f"{n} {v}" for v, n in found.items() if n), judge.card.use)
     if found["unreadable"] or found["out_of_distribution"]:
         context.exit(3)

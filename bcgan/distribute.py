@@ -19,7 +19,6 @@ from bcgan import machine
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 
-LEAST = 4  # patches of a batch that a replica has to get: two of each class say how varied they are
 PATIENCE = 300.0  # seconds that a worker waits for the others
 
 
@@ -51,10 +50,10 @@ def prepare(experiment: Experiment) -> tf.distribute.Strategy:
     count = found.num_replicas_in_sync
     for name in ("gan", "classify"):
         batch = getattr(experiment, name).batch
-        if batch % count or (count > 1 and batch // count < LEAST):
+        if not machine.shares(batch, count):
             raise InputError(
                 f"{name}.batch: {batch} cannot be shared by {count} replicas. Choose a multiple of {count}, "
-                f"{LEAST * count} or more."
+                f"{machine.LEAST * count} or more."
             )
     return found
 

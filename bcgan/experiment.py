@@ -59,7 +59,7 @@ class Data(Settings):
     folds: int = Field(5, ge=3)
     fold: int = Field(0, ge=0)
     lists: Path | None = None  # folder of train.txt, validation.txt, test.txt; None: the lists that bcgan ships
-    evaluate_on: str | None = None  # glob over source names: other sources' held-out patches are set apart
+    evaluate_on: str | None = None  # glob over folders and archives: others' held-out patches are set apart
     magnification: Literal[40, 100, 200, 400] | None = None  # BreaKHis only
     limit: int | None = Field(None, ge=1)  # at most so many patches of each patient and class, first by name
 
@@ -404,8 +404,10 @@ def differences(one: Experiment, other: Experiment) -> list[str]:
     """The settings in which `other` differs, as `key.subkey=value`; data.dir, a matter of place, is left out."""
 
     def walk(here: Any, there: Any, key: str) -> list[str]:
-        if isinstance(here, dict) and isinstance(there, dict) and here.keys() == there.keys():
-            return [line for name in here for line in walk(here[name], there[name], f"{key}.{name}".lstrip("."))]
+        if isinstance(here, dict) and isinstance(there, dict) and here.keys() <= there.keys():
+            return [
+                line for name in there for line in walk(here.get(name, {}), there[name], f"{key}.{name}".lstrip("."))
+            ]
         same = here == there or key == "data.dir"
         return [] if same else [f"{key}={json.dumps(there, separators=(',', ':'))}"]
 

@@ -16,6 +16,7 @@ from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+LEAST = 4  # patches of a batch that a replica has to get: two of each class say how varied they are
 # What TensorFlow and LiteRT write while they load, whatever their log level is: notes, no warning and no error.
 CHATTER = "^(I[0-9]{4} |WARNING: All log messages before absl|INFO: Created TensorFlow Lite)"
 
@@ -143,7 +144,7 @@ def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
     if found := cluster():
         return "workers", f"TF_CONFIG names {len(found['workers'])}"
     batches = (experiment.gan.batch, experiment.classify.batch)
-    count = max((n for n in range(2, gpus + 1) if not any(batch % n for batch in batches)), default=1)
+    count = max((n for n in range(2, gpus + 1) if all(shares(batch, n) for batch in batches)), default=1)
     if count > 1:
         return f"mirrored {count}", f"of {gpus} GPUs as many as divide the batches of gan and classify"
     if experiment.distribute == "on":
@@ -152,6 +153,11 @@ def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
             "classify. Set distribute=auto."
         )
     return "one", "no TF_CONFIG, and no two GPUs to share the batches"
+
+
+def shares(batch: int, replicas: int) -> bool:
+    """Whether so many replicas can share a batch evenly, each with no less than LEAST of its patches."""
+    return batch % replicas == 0 and (replicas == 1 or batch // replicas >= LEAST)
 
 
 def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:

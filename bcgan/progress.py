@@ -19,9 +19,9 @@ def bar(total: int, what: str, unit: str = "step", start: int = 0, shown: bool =
                 disable=not shown)  # fmt: skip
 
 
-def start_log(path: Path | None, debug: bool = False) -> None:
+def start_log(path: Path | None) -> None:
     """Messages go to the terminal and, with their time, to the run's log file."""
-    log.setLevel(logging.DEBUG if debug else logging.INFO)
+    log.setLevel(logging.INFO)
     log.handlers.clear()
     log.propagate = False
     screen = _ScreenHandler()

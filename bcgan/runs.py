@@ -116,7 +116,7 @@ def undo(folder: Path, key: str | None = None) -> bool:
     else:
         due = why_stale(aside(folder), key) is None
     if due:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # it may be gone already
         aside(folder).rename(folder)
     return due
 
@@ -161,6 +161,8 @@ def hash_file(path: Path) -> str:
 def commit() -> str | None:
     """The checkout's commit, marked `+` where files differ from it; None outside a checkout."""
     here = Path(__file__).parent
+    if not (here.parent / ".git").exists():  # another project's, in whose folder bcgan is installed
+        return None
     try:
         head = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],

@@ -24,6 +24,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -415,8 +416,14 @@ def require(experiment: Experiment) -> tuple[Experiment, Path]:
             ran[key] = ran[key] | value if isinstance(value, dict) else value  # UNSEEN ones stay
     for name, key in (("ablation", "learning_curve"), ("factors", "factors"), ("folds", "folds")):
         if (root / name / runs.MANIFEST).exists():
-            ran[key] = runs.read_json(root / name / runs.MANIFEST)["settings"][key]
-    experiment = Experiment.model_validate(ran)
+            asked = ran | {key: runs.read_json(root / name / runs.MANIFEST)["settings"][key]}
+            with suppress(ValueError):  # of settings that no longer fit the others: the report leaves it out
+                Experiment.model_validate(asked)
+                ran = asked
+    try:
+        experiment = Experiment.model_validate(ran)
+    except ValueError as error:
+        raise InputError(f"{root}: made with settings that this bcgan does not know. {again}") from error
     for stage in STAGES[1 : NAMES.index(LAST) + 1]:
         if why := runs.why_stale(root / stage.name, _key(stage, experiment, root)[0]):
             raise InputError(f"{root / stage.name}: {why}. {again}")

@@ -156,6 +156,8 @@ def test_what_shares_the_work_is_chosen_with_a_reason(monkeypatch):
     assert machine.choose_distribution(Experiment(**tiny), 4)[0] == "mirrored 4"
     assert machine.choose_distribution(Experiment(**tiny), 7)[0] == "mirrored 4"  # 64 patches a batch
     assert machine.choose_distribution(Experiment(**tiny, gan={"batch": 9}), 4)[0] == "one"
+    few = Experiment(**tiny, gan={"batch": 8})  # a replica gets four patches, or more
+    assert machine.choose_distribution(few, 4)[0] == "mirrored 2"
     with pytest.raises(InputError, match="distribute: on"):
         machine.choose_distribution(Experiment(**tiny, distribute="on"), 1)
     monkeypatch.setenv("TF_CONFIG", settings_of(2222, 1)["TF_CONFIG"])

@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 
 from bcgan import cli, experiment, runs, stages
+from bcgan.errors import InputError
 from bcgan.evaluate import score
 from bcgan.experiment import Experiment
 from bcgan.report import run
 from tests.conftest import EXPERIMENT
+from tests.digest import digest
 
 
 def bcgan(*arguments) -> int:
@@ -50,8 +52,8 @@ def test_every_stage_leaves_what_the_next_reads(finished):
         manifest = json.loads((root / name / "manifest.json").read_text())
         assert manifest["stage"] == name
         assert manifest["outputs"]
-        for output, digest in manifest["outputs"].items():
-            assert runs.hash_file(root / name / output) == digest
+        for output, sha256 in manifest["outputs"].items():
+            assert runs.hash_file(root / name / output) == sha256
     table, found = score.load(root / "evaluate")
     assert set(table["role"]) == {"validation", "test"}
     assert set(found["metrics"]) == {"gan_resnet", "gan_only", "colour_statistics", "context"}
@@ -233,6 +235,29 @@ def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_k
         assert kept == (None if one.name in stale else "found")
 
 
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        ("factors", {"factors": {"network": "resnet50", "levels": {"loss": {"bce": {"classify.loss": "bce"}}}}}),
+        ("folds", {"folds": {"gone": 1}}),
+    ],
+)
+def test_a_stage_asked_for_with_settings_that_no_longer_fit_is_left_out(workspace, stage, settings):
+    (workspace / f"runs/tiny/{stage}").mkdir()
+    runs.write_json(workspace / f"runs/tiny/{stage}" / runs.MANIFEST, {"settings": settings})
+    ran, _ = stages.require(experiment.load("tiny.yaml"))
+    assert (ran.factors.levels, ran.folds.networks) == ({}, ())
+
+
+def test_a_run_with_settings_that_are_gone_is_named(workspace):
+    path = workspace / "runs/tiny/gan" / runs.MANIFEST
+    manifest = runs.read_json(path)
+    manifest["settings"]["gan"]["gone"] = 1
+    runs.write_json(path, manifest)
+    with pytest.raises(InputError, match="made with settings that this bcgan does not know. Run: make train"):
+        stages.require(experiment.load("tiny.yaml"))
+
+
 @pytest.mark.parametrize("change", ["gan.checkpoint_every=7", "gan.on_collapse=stop", "translate.checkpoint_every=7"])
 def test_what_changes_nothing_that_comes_out_makes_no_stage_stale(change):
     before, after = (experiment.load("phantom", more) for more in ((), (change,)))
@@ -339,7 +364,7 @@ def test_killed_hard_in_the_gan_it_ends_with_the_same_weights(workspace, idc_fol
         from bcgan.models import weights
 
         names = ("generator", "discriminator")
-        return [weights.digest(weights.load_model(root / f"{name}.keras").variables) for name in names]
+        return [digest(weights.load_model(root / f"{name}.keras").variables) for name in names]
 
     whole = outputs()
     shutil.rmtree(root)

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -115,6 +116,23 @@ def test_whole_work_outlives_other_work_that_was_stopped_and_is_given_back(finis
     runs.begin(folder, "four")
     assert runs.undo(folder)
     assert runs.why_stale(folder, key) is None
+    runs.begin(folder, "five")
+    shutil.rmtree(folder)
+    assert runs.undo(folder, key)
+    assert runs.why_stale(folder, key) is None
+
+
+def test_a_commit_is_that_of_bcgans_own_checkout(tmp_path, monkeypatch):
+    """Installed into a folder of another project's checkout, it has none."""
+    installed = tmp_path / "lib/bcgan/runs.py"
+    installed.parent.mkdir(parents=True)
+    for command in (["init"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "one"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.setattr(runs, "__file__", str(installed))
+    assert runs.commit() is None
+    shutil.move(tmp_path / "lib/bcgan", tmp_path / "bcgan")
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "bcgan/runs.py"))
+    assert len(runs.commit().rstrip("+")) == 12
 
 
 def test_a_second_run_is_kept_out_and_told_who_holds_the_lock(tmp_path):

@@ -94,7 +94,7 @@ def _figure(found: dict[str, Any], table: pd.DataFrame):
         spread = [part["median"] - part["low"], part["high"] - part["median"]]
         bars = axis.barh(part["subject"], part["median"], color=colours, xerr=spread, ecolor=style.INK, capsize=2)
         for bar, name in zip(bars, part["subject"], strict=True):
-            if group == "inference" and not found["agreement"].get(name, {"faithful": True})["faithful"]:
+            if group == "inference" and not (found["agreement"] or {}).get(name, {"faithful": True})["faithful"]:
                 bar.set_alpha(0.35)
         limits = {k: v["median"] for k, v in found["rates"][group].items() if k.startswith("limit") and v["median"]}
         for name, value in limits.items():

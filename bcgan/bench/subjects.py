@@ -18,14 +18,16 @@ from bcgan.data.histology_phantom.tissue import draw as patches
 from bcgan.experiment import Classifier, Classify, Experiment, Gan
 
 Subject = Callable[[], float]
+NETWORK = "resnet_table1"
 STEPS = 6  # of training, in one repeat
+BATCH = 128
 SCORED = 1024  # patches, in one repeat of inference
 PREPARED = 2_000  # PNG files
 SLIDE = 800  # side of the large image, pixels
 
 
 def training(
-    precision: str, network: str = "resnet_table1", batch: int = 128, xla: bool = False, steps: int = STEPS
+    precision: str, network: str = NETWORK, batch: int = BATCH, xla: bool = False, steps: int = STEPS
 ) -> Subject:
     """The classifier's own training step, its average of weights included, without augmentation."""
     start(precision)
@@ -47,23 +49,23 @@ def training(
     return run
 
 
-def keras_fit(network: str = "resnet_table1", batch: int = 128) -> Subject:
+def keras_fit(network: str = NETWORK) -> Subject:
     """What one would write first: compile and fit, with every default."""
     import keras
 
     model = _classifier(network)
     model.compile(keras.optimizers.AdamW(1e-3), keras.losses.BinaryCrossentropy(from_logits=True))
-    images, labels = patches(STEPS * batch)
+    images, labels = patches(STEPS * BATCH)
     images = images.astype(np.float32) / 255
 
     def run() -> int:
-        model.fit(images, labels, batch_size=batch, verbose=0)
+        model.fit(images, labels, batch_size=BATCH, verbose=0)
         return len(labels)
 
     return run
 
 
-def inference(precision: str, network: str = "resnet_table1", scored: int = SCORED) -> Subject:
+def inference(precision: str, network: str = NETWORK, scored: int = SCORED) -> Subject:
     """The scorer that evaluation and prediction use."""
     start(precision)
     from bcgan.classify.scoring import scorer
@@ -71,42 +73,42 @@ def inference(precision: str, network: str = "resnet_table1", scored: int = SCOR
     return _counted(scorer(_classifier(network)), patches(scored)[0])
 
 
-def keras_predict(network: str = "resnet_table1", scored: int = SCORED) -> Subject:
+def keras_predict(network: str = NETWORK, scored: int = SCORED) -> Subject:
     """`Model.predict` with every default."""
     model = _classifier(network)
     return _counted(lambda images: model.predict(images, verbose=0), patches(scored)[0].astype(np.float32) / 255)
 
 
-def litert(quantised: bool, network: str = "resnet_table1") -> Subject:
+def litert(quantised: bool) -> Subject:
     """The network as `bcgan export --format` writes it for LiteRT, and LiteRT's own interpreter."""
     start("float32")
     from bcgan.predict import formats
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.tflite"
-        formats.write_litert(_classifier(network), path, patches(128)[0] if quantised else None)
+        formats.write_litert(_classifier(NETWORK), path, patches(128)[0] if quantised else None)
         return _counted(formats.read_litert(path), patches(SCORED)[0])
 
 
-def openvino(precision: str, network: str = "resnet_table1") -> Subject:
+def openvino(precision: str) -> Subject:
     """The file that `bcgan export` writes for LiteRT, and OpenVINO; precision: "f32" or "bf16"."""
     start("float32")
     from bcgan.predict import formats
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.tflite"
-        formats.write_litert(_classifier(network), path)
+        formats.write_litert(_classifier(NETWORK), path)
         return _counted(formats.read_openvino(path, precision), patches(SCORED)[0])
 
 
-def onnx(network: str = "resnet_table1") -> Subject:
+def onnx() -> Subject:
     """The network as `bcgan export --format` writes it for ONNX, and ONNX Runtime."""
     start("float32")
     from bcgan.predict import formats
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        formats.write_onnx(_classifier(network), path)
+        formats.write_onnx(_classifier(NETWORK), path)
         return _counted(formats.read_onnx(path), patches(SCORED)[0])
 
 
@@ -145,11 +147,11 @@ def _two_tapes(players, settings: Gan, xla: bool):
     from bcgan.gan.losses import discriminator_loss, generator_loss
     from bcgan.models import weights
 
-    def made(seed, classes, training):
+    def made(seed, classes):
         count = tf.shape(classes)[0]
         noise = tf.random.stateless_normal((count, settings.latent), seed)
         grain = tf.random.stateless_normal((count, 50, 50, 1), seed + 1)
-        return players.generator([noise, classes, grain], training=training)
+        return players.generator([noise, classes, grain], training=True)
 
     def updated(name, tape, loss):
         variables = getattr(players, name).trainable_variables
@@ -160,12 +162,12 @@ def _two_tapes(players, settings: Gan, xla: bool):
         seeds = [tf.stack([tf.constant(0, tf.int64), 8 * number + place]) for place in range(5)]
         real = batches.dihedral(batches.scale(images), seeds[0])
         with tf.GradientTape() as tape:
-            seen = augment(real, seeds[1]), augment(made(seeds[2], classes, True), seeds[3])
+            seen = augment(real, seeds[1]), augment(made(seeds[2], classes), seeds[3])
             logits = [players.discriminator([side, classes], training=True) for side in seen]
             judge_loss = discriminator_loss(*logits)
         updated("discriminator", tape, judge_loss)
         with tf.GradientTape() as tape:
-            seen = augment(made(seeds[4], classes, True), seeds[3])
+            seen = augment(made(seeds[4], classes), seeds[3])
             make_loss = generator_loss(players.discriminator([seen, classes], training=True), settings.loss)
         updated("generator", tape, make_loss)
         weights.move_average(players.average.variables, players.generator.variables, 0.999)
@@ -199,16 +201,16 @@ def feeding(augmented: bool, batch: int = 64) -> Subject:
     return run
 
 
-def waiting(precision: str, batch: int = 128, xla: bool = False) -> Subject:
+def waiting(precision: str, batch: int = BATCH, xla: bool = False) -> Subject:
     """A training of Table 1's network as it runs, in the middle of an epoch: counts hundredths of the seconds in which
     the step waited for its batch, so that a second of them is the percentage."""
     start(precision)
     from bcgan.classify import train
     from bcgan.data import batches
 
-    settings, model = Classify(batch=batch), _classifier("resnet_table1")
+    settings, model = Classify(batch=batch), _classifier(NETWORK)
     optimizer = train.make_optimizer(model, Classifier(), settings, 1000)
-    step = train.make_step(model, _classifier("resnet_table1"), optimizer, settings, (1.0, 1.0), 0, xla)
+    step = train.make_step(model, _classifier(NETWORK), optimizer, settings, (1.0, 1.0), 0, xla)
     images, labels = patches(4096)
     feed = iter(batches.stream(images, labels, batches.shuffled(np.arange(4096), batch, 0), range(10**6)))
 

@@ -14,9 +14,8 @@ def key(experiment: Experiment, name: str, seed: int, folder: Path) -> str:
         folder: Path. The stage's, with the teachers.
     """
     own, classify = experiment.classify.models[name], experiment.classify
-    include = dict.fromkeys((*TRAINING, "classify"), True) | {"evaluate": {"views"} if own.taught else set()}
     settings = experiment.model_dump(
-        mode="json", include=include, exclude={"classify": {"models", "seeds", "teachers"}}
+        mode="json", include={*TRAINING, "classify"}, exclude={"classify": {"models", "seeds", "teachers"}}
     )
     inputs = read_by(name, own, folder)
     teachers = [f"{one}-seed{number}.keras" for one in classify.teachers for number in classify.seeds]
@@ -49,11 +48,8 @@ def take_over(path: Path, key: str) -> bool:
         same = False
     if not same or runs.unfinished(path.parent, "afresh"):
         return False
-    for file in (
-        before.with_suffix(".jsonl"),
-        _key_file(before),
-        before,
-    ):  # the network last: it says that all is there
+    # The network last: it says that all is there.
+    for file in (before.with_suffix(".jsonl"), _key_file(before), before):
         shutil.copy2(file, path.parent / file.name)
     return True
 

@@ -16,7 +16,6 @@ from bcgan.models import weights
 from bcgan.models.classifier import classifier
 
 NETWORK = "cnn"
-BATCH = 256
 MOST_EPOCHS = 12  # looks at the validation patients; few patches would otherwise mean hundreds
 
 
@@ -29,7 +28,7 @@ def trained(patches: Patches, validation: Patches, steps: int, seed: int, path: 
     """
     if not path.exists():
         settings = Classify()
-        epoch_steps = max(1, len(patches.labels) // settings.batch, steps // MOST_EPOCHS)
+        epoch_steps = min(steps, max(1, len(patches.labels) // settings.batch, steps // MOST_EPOCHS))
         own = Classifier(epochs=max(1, round(steps / epoch_steps)))
         keras.utils.set_random_seed(seed)
         network = classifier(NETWORK, patches.images.shape[1])
@@ -41,12 +40,10 @@ def extractor(network: keras.Model):
     """A function from uint8 patches to what the binary head sees, float64 (n, features)."""
     extract = keras.Model(network.inputs, network.get_layer("logit").input)
 
-    def run(images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), BATCH)
-        found = [extract(batches.scale(images[start : start + BATCH]), training=False) for start in starts]
-        return np.concatenate([np.asarray(keras.ops.cast(part, "float32"), np.float64) for part in found])
+    def run(part: np.ndarray) -> np.ndarray:
+        return np.asarray(keras.ops.cast(extract(batches.scale(part), training=False), "float32"), np.float64)
 
-    return run
+    return lambda images: batches.by_parts(run, images)
 
 
 def selector(network: keras.Model, real: Patches, settings: Settings) -> selection.Selector:

@@ -8,8 +8,6 @@ from bcgan.data import batches
 from bcgan.data.views import view
 from bcgan.models import fast
 
-BATCH = 256
-
 
 def scorer(network: keras.Model):
     """A function from uint8 patches (n, side, side, 3) to probabilities of malignancy, float32 (n,)."""
@@ -20,11 +18,7 @@ def scorer(network: keras.Model):
     def run(images):
         return tf.sigmoid(quick(batches.scale(images), training=False)[:, 0])
 
-    def score(images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), BATCH)
-        return np.concatenate([run(tf.constant(images[start : start + BATCH])).numpy() for start in starts])
-
-    return score
+    return lambda images: batches.by_parts(lambda part: run(tf.constant(part)), images)
 
 
 def probabilities(network: keras.Model, images: np.ndarray, views: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
 ROLES = ("unlisted", "unlisted_other")
+VIEWS = 4  # orientations of a patch that a teacher sees
 
 
 def unlisted(experiment: Experiment, store: Store) -> np.ndarray:
@@ -50,7 +51,7 @@ def taught(experiment: Experiment, store: Store, folder: Path) -> Patches:
         for seed in settings.seeds:
             network = weights.load_model(folder / f"{name}-seed{seed}.keras")
             for number, images in enumerate(sides):
-                said = calibration.log_odds(probabilities(network, images, experiment.evaluate.views))
+                said = calibration.log_odds(probabilities(network, images, VIEWS))
                 odds[number] += said / (len(settings.teachers) * len(settings.seeds))
     joint = [calibration.probability(one) for one in odds]
     fitted = calibration.fit(joint[0], store.index["label"].to_numpy()[chosen])

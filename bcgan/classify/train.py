@@ -72,7 +72,7 @@ def train(
         WorkError: the loss is no number any more.
     """
     _follow_statistics(network)
-    count = round(settings.batch * own.more) if more else 0
+    count = min(round(settings.batch * own.more), settings.batch - 1) if more else 0
     fresh = min(settings.batch - count, len(real.labels))
     if groups is None:
         sampler, malignant = batches.shuffled(np.arange(len(real.labels)), fresh, seed), np.mean(real.labels)

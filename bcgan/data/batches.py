@@ -4,6 +4,7 @@ Everything that is random is a function of (seed, step): a run that resumes at a
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -110,6 +111,11 @@ def stream(
 
     dataset = tf.data.Dataset.range(steps.start, steps.stop)
     return dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def by_parts(run: Callable[[np.ndarray], Any], images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """What a function gives of so many patches at a time, joined."""
+    return np.concatenate([np.asarray(run(images[start : start + batch])) for start in range(0, len(images), batch)])
 
 
 def scale(images: tf.Tensor) -> tf.Tensor:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bcgan.data.idc.scan import OFFICIAL_LISTS
+from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.experiment import Data
 
@@ -40,8 +42,8 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
 
     `official`: the lists; patients on none are `unlisted`. `extended`: those join training. `kfold`: patients
     dealt into `data.folds` folds of similar class balance; fold `data.fold` tests, the next one validates.
-    Where `data.evaluate_on` matches a folder or archive in some paths, held-out patches from others become
-    `<role>_other`: a source that is complete for one class alone would distort the figures.
+    Where `data.evaluate_on` matches a folder or archive in some paths, from `data.dir` on, held-out patches from
+    others become `<role>_other`: a source that is complete for one class alone would distort the figures.
 
     Args:
         index: columns patient (str), label (0 or 1), source, path, given (the authors' own role or "").
@@ -54,11 +56,12 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
     elif (index["given"] != "").all():
         roles = index["given"].copy()
     else:
-        role_of = read_lists(data.lists or _shipped_lists())
+        role_of = read_lists(data.lists or OFFICIAL_LISTS)
         on_no_list = "train" if data.protocol == "extended" else "unlisted"
         roles = index["patient"].map(role_of).fillna(on_no_list)
     if data.evaluate_on:
-        chosen = index["path"].map(lambda path: bool(fnmatch.filter(re.split("[/!]", path), data.evaluate_on)))
+        above = min((len(place.parts) for place in data.dir), default=1) - 1  # where data.dir lies says nothing
+        chosen = index["path"].map(lambda path: bool(fnmatch.filter(re.split("[/!]", path)[above:], data.evaluate_on)))
         sources = index["source"].unique()
         if not chosen.any() and len(sources) > 1:
             raise InputError(
@@ -74,7 +77,7 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
 def check_roles(index: pd.DataFrame, roles: pd.Series) -> None:
     """Raises InputError where training, validation or test lacks a class, or a patient has two roles."""
     for role in LISTED:
-        for label, name in enumerate(("benign", "malignant")):
+        for label, name in enumerate(CLASSES):
             count = int(((roles == role) & (index["label"] == label)).sum())
             if count == 0:
                 raise InputError(
@@ -120,9 +123,3 @@ def _kfold(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
     roles[fold_of == data.fold] = "test"
     roles[fold_of == (data.fold + 1) % data.folds] = "validation"
     return pd.Series(roles, index.index)
-
-
-def _shipped_lists() -> Path:
-    from bcgan.data.idc.scan import OFFICIAL_LISTS
-
-    return OFFICIAL_LISTS

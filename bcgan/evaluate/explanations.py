@@ -53,6 +53,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
         for method, explain in tested.items()
     }
     if experiment.data.name == "histology_phantom":
+        keras.utils.set_random_seed(experiment.seed)
         untrained = of_run(name, root / "gan", images.shape[1], experiment.classify.models[name])
         for suffix, one in (("", network), ("_untrained", untrained)):
             for method, measured in pointing(one, tested, images.shape[1], experiment).items():
@@ -170,10 +171,8 @@ def _curves(network, images, maps, patients, experiment: Experiment) -> dict[str
 
 
 def _mean(values: np.ndarray, patients: np.ndarray, experiment: Experiment) -> dict[str, float | None]:
-    """{value, low, high} of the mean over patches, by patient bootstrap."""
     settings = experiment.evaluate
-    drawn = intervals.patient_weights(patients, settings.resamples, experiment.seed)
-    return intervals.interval(values.mean(), drawn @ values / drawn.sum(1), patients, settings.confidence)
+    return intervals.of_mean(values, patients, settings.resamples, settings.confidence, experiment.seed)
 
 
 def _examples(experiment: Experiment, store: Store, root: Path, network, methods: dict) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from bcgan import machine, progress, runs
 from bcgan.classify.kept import read_by
 from bcgan.classify.train import Patches, groups_of
 from bcgan.errors import InputError, WorkError
-from bcgan.evaluate import intervals, metrics, trials
+from bcgan.evaluate import intervals, trials
 from bcgan.experiment import TRAINING, Classifier, Experiment, differences, varied
 from bcgan.models.classifier import of_run
 from bcgan.models.variant import Variant, vary
@@ -45,7 +45,7 @@ def levels(experiment: Experiment) -> list[Level]:
 
     Raises:
         InputError: a level changes an unknown key or one that no training here reads, gives one a value of the wrong
-            kind, or varies a network that starts from weights.
+            kind, varies a network that starts from weights, or has a name like another's.
     """
     found = [Level(BASELINE, "", experiment)]
     for factor, choices in experiment.factors.levels.items():
@@ -53,6 +53,8 @@ def levels(experiment: Experiment) -> list[Level]:
             place = f"factors.levels.{factor}.{name}"
             found.append(Level(factor, name, varied(experiment, changes, place)))
             _refuse_what_changes_nothing(experiment, found[-1].experiment, place)
+            if found[-1].folder in {one.folder for one in found[:-1]}:
+                raise InputError(f"{place}: its files would be another level's as well. Give it another name.")
             wanted = found[-1].experiment.factors
             if _variant(found[-1]) != Variant() and wanted.network not in FROM_NOTHING:
                 raise InputError(
@@ -93,9 +95,10 @@ def summarise(experiment: Experiment, planned: list[Level], folder: Path) -> dic
     {value, low, high, p}}}]}; differences from the experiment as it is, on the same test patches and seeds, None where
     there is no such training."""
     settings, found = experiment.evaluate, []
-    baseline = _trained(planned[0], folder)
+    seeds = experiment.factors.seeds
+    baseline = _trained(planned[0], seeds, folder)
     for level in planned:
-        if not (trained := _trained(level, folder)):
+        if not (trained := _trained(level, seeds, folder)):
             continue
         one = next(iter(trained.values()))
         patients = one["test_patients"]
@@ -107,7 +110,7 @@ def summarise(experiment: Experiment, planned: list[Level], folder: Path) -> dic
         found.append({
             "factor": level.factor, "level": level.name, "seeds": len(trained),
             "figures": {
-                name: intervals.interval(resampled[name][0], resampled[name][1:], patients, settings.confidence)
+                name: intervals.interval(resampled[name], patients, settings.confidence)
                 for name in METRICS
             },
             "differences": {
@@ -118,18 +121,14 @@ def summarise(experiment: Experiment, planned: list[Level], folder: Path) -> dic
     return {"network": experiment.factors.network, "epochs": experiment.factors.epochs, "levels": found}
 
 
-def _trained(level: Level, folder: Path) -> dict[int, dict[str, np.ndarray]]:
-    paths = {seed: folder / level.folder / f"seed{seed}.npz" for seed in level.experiment.factors.seeds}
+def _trained(level: Level, seeds: tuple[int, ...], folder: Path) -> dict[int, dict[str, np.ndarray]]:
+    paths = {seed: folder / level.folder / f"seed{seed}.npz" for seed in seeds}
     return {seed: runs.read_arrays(path) for seed, path in paths.items() if path.exists()}
 
 
 def _resampled(trained: dict[int, dict[str, np.ndarray]], experiment: Experiment) -> dict[str, np.ndarray]:
-    thresholds = {
-        seed: metrics.operating_points(arrays["validation_labels"], arrays["validation"])["youden"]
-        for seed, arrays in trained.items()
-    }
-    scored = intervals.Scored({seed: arrays["test"] for seed, arrays in trained.items()}, thresholds)
     one = next(iter(trained.values()))
+    scored = intervals.of_trainings(trained, one["validation_labels"])
     drawn = intervals.patient_weights(one["test_patients"], experiment.evaluate.resamples, experiment.seed)
     return intervals.resampled(one["test_labels"], scored, drawn, np.random.default_rng(experiment.seed))
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.classify import calibration
-from bcgan.classify.train import Patches
+from bcgan.classify.train import Patches, groups_of
 from bcgan.data import splits
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals, metrics, trials
@@ -40,8 +40,7 @@ def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
         for name, split, fold in planned:
             path = folder / f"{name}-{split}-fold{fold}.npz"
             key = _key(experiment, folder, name, split, fold)
-            dealt = roles(experiment, store.index, split, fold)
-            trials.once(path, folder, key, partial(_run, experiment, store, name, dealt, path, xla, key))
+            trials.once(path, folder, key, partial(_run, experiment, store, name, split, fold, path, xla, key))
             bar.update()
     patients, labels = store.index["patient"].to_numpy(), store.index["label"].to_numpy()
     found = {
@@ -103,8 +102,7 @@ def summarise(
         "patients": len(np.unique(patients[rows])),
         **{
             split: {
-                name: intervals.interval(values[0], values[1:], patients[rows], settings.confidence)
-                for name, values in one.items()
+                name: intervals.interval(values, patients[rows], settings.confidence) for name, values in one.items()
             }
             for split, one in resampled.items()
         },
@@ -124,8 +122,10 @@ def _own(experiment: Experiment, name: str) -> Classifier:
     return own.model_copy(update={"epochs": experiment.folds.epochs, "synthetic": 0.0, "rehearsed": 0})
 
 
-def _run(experiment: Experiment, store: Store, name: str, dealt: np.ndarray, path: Path, xla: bool, key: str) -> None:
-    settings = experiment.classify
+def _run(
+    experiment: Experiment, store: Store, name: str, split: str, fold: int, path: Path, xla: bool, key: str
+) -> None:
+    settings, dealt = experiment.classify, roles(experiment, store.index, split, fold)
     labels = store.index["label"].to_numpy()
     rows = {role: np.flatnonzero(dealt == role) for role in splits.LISTED}
     sides = {role: Patches(store.images[own], labels[own]) for role, own in rows.items()}
@@ -134,4 +134,5 @@ def _run(experiment: Experiment, store: Store, name: str, dealt: np.ndarray, pat
     network = classifier(name, settings.crop or experiment.data.size, own=own)
     beside = {f"{role}_rows": rows[role] for role in ("test", "validation")}
     real = sides.pop("train")
-    trials.run(path, network, real, None, sides, settings, own, views, experiment.seed, xla, key, beside)
+    groups = groups_of(store.index.iloc[rows["train"]], settings)
+    trials.run(path, network, real, None, sides, settings, own, views, experiment.seed, xla, key, beside, groups=groups)

@@ -88,6 +88,6 @@ def compare(
         folds = list(split.split(features, labels, patients if name == "patient_split" else None))
         made = cross_val_predict(model, features, labels, cv=folds, method="predict_proba")[:, 1]
         areas[name] = intervals.resampled(labels, intervals.Scored({0: made}, {0: 0.5}), drawn, rng)["roc_auc"]
-    found = {name: intervals.interval(area[0], area[1:], patients, settings.confidence) for name, area in areas.items()}
+    found = {name: intervals.interval(area, patients, settings.confidence) for name, area in areas.items()}
     gain = intervals.difference(areas["random_split"], areas["patient_split"], patients, settings.confidence)
     return found | {"inflation": gain}

@@ -78,7 +78,7 @@ def with_intervals(
     """
     found = resampled(labels, scored, patient_weights(patients, resamples, seed), np.random.default_rng((seed, 1)))
     return {
-        name: interval(values[0], values[1:], patients, confidence) | {"seeds": len(scored.probabilities)}
+        name: interval(values, patients, confidence) | {"seeds": len(scored.probabilities)}
         for name, values in found.items()
     }
 
@@ -90,15 +90,41 @@ def difference(one: np.ndarray, other: np.ndarray, patients: np.ndarray, confide
     the percentile interval around.
     """
     gain = one - other
-    found, finite = interval(gain[0], gain[1:], patients, confidence), gain[1:][np.isfinite(gain[1:])]
+    found, finite = interval(gain, patients, confidence), gain[1:][np.isfinite(gain[1:])]
     tested = found["low"] is not None
     beyond = min((finite <= 0).sum(), (finite >= 0).sum())
     return found | {"p": float(min(1.0, 2 * (beyond + 1) / (len(finite) + 1))) if tested else None}
 
 
-def interval(value: float, samples: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:
-    """{value, low, high} of a figure and its resamples; None in place of what is not defined, and of the ends where
-    fewer than LEAST_PATIENTS patients were resampled or LEAST_DEFINED of the resamples have a value."""
+def of_trainings(trained: dict[int, dict[str, np.ndarray]], labels: np.ndarray) -> Scored:
+    """What trials say of the test patches, each with the threshold of its largest Youden index on the validation ones.
+
+    Args:
+        trained: {seed: {test, validation: probabilities}}.
+        labels: 0 or 1, of the validation patches.
+    """
+    rules = {seed: metrics.operating_points(labels, one["validation"]) for seed, one in trained.items()}
+    return Scored({s: one["test"] for s, one in trained.items()}, {s: rule["youden"] for s, rule in rules.items()})
+
+
+def of_mean(
+    values: np.ndarray, patients: np.ndarray, resamples: int, confidence: float, seed: int
+) -> dict[str, float | None]:
+    """{value, low, high} of a mean over patches, (n,), of those that are numbers."""
+    known = np.isfinite(values)
+    weights = np.concatenate([np.ones((1, len(values))), patient_weights(patients, resamples, seed)])
+    with np.errstate(invalid="ignore"):
+        means = (weights @ np.where(known, values, 0)) / (weights @ known)
+    return interval(means, patients, confidence)
+
+
+def interval(values: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:
+    """{value, low, high} of a figure and, behind it, its resamples, (1 + resamples,).
+
+    None in place of what is not defined, and of the ends where fewer than LEAST_PATIENTS patients were resampled or
+    LEAST_DEFINED of the resamples have a value.
+    """
+    value, samples = values[0], values[1:]
     finite, low, high = np.isfinite(samples), np.nan, np.nan
     if len(np.unique(patients)) >= LEAST_PATIENTS and finite.mean() > LEAST_DEFINED:
         tail = (1 - confidence) / 2 * 100

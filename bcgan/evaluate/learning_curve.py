@@ -20,7 +20,7 @@ from bcgan.classify import referee
 from bcgan.classify.train import Patches
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
-from bcgan.evaluate import intervals, metrics, trials
+from bcgan.evaluate import intervals, trials
 from bcgan.experiment import Classifier, Classify, Experiment
 from bcgan.gan import translation
 from bcgan.gan.train import sample
@@ -105,16 +105,11 @@ def summarise(
         resampled = {}
         for arm in settings.arms:
             trained = {seed: found[Cell(share, arm, seed)] for seed in settings.seeds}
-            thresholds = {
-                seed: metrics.operating_points(labels["validation"], one["validation"])["youden"]
-                for seed, one in trained.items()
-            }
-            scored = intervals.Scored({seed: one["test"] for seed, one in trained.items()}, thresholds)
+            scored = intervals.of_trainings(trained, labels["validation"])
             # The same draws for every arm: a seed means the same training patients.
             resampled[arm] = intervals.resampled(labels["test"], scored, drawn, np.random.default_rng(experiment.seed))
             figures = {
-                name: intervals.interval(values[0], values[1:], patients, level.confidence)
-                | {"seeds": len(settings.seeds)}
+                name: intervals.interval(values, patients, level.confidence) | {"seeds": len(settings.seeds)}
                 for name, values in resampled[arm].items()
             }
             cells.append({

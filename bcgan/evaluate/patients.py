@@ -53,7 +53,7 @@ def measure(
     counts = intervals.draw_seeds(len(calibrated), resamples, np.random.default_rng((seed, 1)))
     means = {name: intervals.over_seeds(np.stack(values), counts) for name, values in found.items()}
     return {
-        name: intervals.interval(values[0], values[1:], patients, confidence) | {"seeds": len(calibrated)}
+        name: intervals.interval(values, patients, confidence) | {"seeds": len(calibrated)}
         for name, values in means.items()
     }
 

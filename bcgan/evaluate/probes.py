@@ -27,7 +27,6 @@ from bcgan.preprocess.store import GAN_SIZE, Store, at_size
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # inverse penalties tried
 COLOUR_AND_TEXTURE = ("red", "green", "blue", "contrast", "homogeneity", "sharpness", "density", "coverage")
-BATCH = 256
 ROLES = ("train", "validation", "test")
 MOST = 10_000  # patches of a role; more change a probe little, and a logistic regression of millions takes days
 
@@ -105,11 +104,12 @@ def _untrained(images: np.ndarray, experiment: Experiment, seed: int) -> np.ndar
     keras.utils.set_random_seed(seed)
     gan = experiment.gan
     maps = feature_maps(discriminator(gan.width, spectral=gan.spectral, conditioning=gan.conditioning))
-    found = []
-    for start in range(0, len(images), BATCH):
-        made = maps(batches.scale(images[start : start + BATCH]), training=False)
-        found.append(np.concatenate([np.asarray(keras.ops.cast(x, "float32")).mean((1, 2)) for x in made], 1))
-    return np.concatenate(found)
+
+    def run(part: np.ndarray) -> np.ndarray:
+        made = maps(batches.scale(part), training=False)
+        return np.concatenate([np.asarray(keras.ops.cast(x, "float32")).mean((1, 2)) for x in made], 1)
+
+    return batches.by_parts(run, images)
 
 
 def _drawn(patients: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Probabilities of every held-out patch, and what they are worth: the stage `evaluate`."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +63,7 @@ def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
     """The stage's probabilities; and metrics, comparisons, inflation and leak_audit by name."""
     table = pd.read_csv(folder / "probabilities.csv", dtype={"id": str, "patient": str}, keep_default_na=False)
     names = ("metrics", "comparisons", "inflation", "leak_audit")
-    return table, {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in names}
+    return table, {name: runs.read_json(folder / f"{name}.json") for name in names}
 
 
 def kept_columns(experiment: Experiment, table: pd.DataFrame, folder: Path) -> dict[str, np.ndarray]:

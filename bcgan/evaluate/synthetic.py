@@ -30,7 +30,6 @@ SIDES = ("value", "floor", "ceiling")
 LEAST_SAMPLES = 4 * scores.NEIGHBOURS  # fewer have no neighbourhood worth the name
 MOST_KNOWN = 20_000  # training patches that synthetic ones are held against for memorisation
 IMAGENET = "efficientnet_lite2"
-IMAGENET_SIZE = 100  # pixels
 DISTANCES = ("kid", "fid", "coverage", "density", "precision", "recall", "memorised", "memorised_pixels",
              f"kid_{IMAGENET}", f"fid_{IMAGENET}")  # fmt: skip
 
@@ -125,7 +124,7 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
 
 def _seen_by_imagenet(patches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     ends = np.cumsum([len(images) for images in patches.values()])
-    features = pooled("lite2", np.concatenate(list(patches.values())), IMAGENET_SIZE)
+    features = pooled("lite2", np.concatenate(list(patches.values())))
     return dict(zip(patches, np.split(features, ends[:-1]), strict=True))
 
 

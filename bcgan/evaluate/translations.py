@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import pearsonr
 from skimage.color import rgb2gray, rgb2lab
+from skimage.measure import block_reduce
 from skimage.metrics import structural_similarity
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
@@ -164,7 +166,7 @@ def compare(before: np.ndarray, after: np.ndarray, threshold: float) -> pd.DataF
     table["colour_shift"] = np.linalg.norm(lab[1] - lab[0], axis=1)
     grey = [rgb2gray(side) for side in (before, after)]
     table["similarity"] = [structural_similarity(a, b, data_range=1.0) for a, b in zip(*grey, strict=True)]
-    table["layout"] = _correlation(*(_grid(side) for side in grey))
+    table["layout"] = pearsonr(*map(_layout, grey), axis=1).statistic
     return table
 
 
@@ -173,27 +175,13 @@ def summarise(table: pd.DataFrame, resamples: int, confidence: float, seed: int)
     found = {}
     for name, rows in table.groupby("class"):
         patients = rows["patient"].to_numpy()
-        drawn = intervals.patient_weights(patients, resamples, seed)
-        found[name] = {}
-        for column in rows.columns.difference(["class", "patient"]):
-            values = rows[column].to_numpy(float)
-            known = np.isfinite(values)
-            with np.errstate(invalid="ignore"):
-                means = (drawn @ np.where(known, values, 0)) / (drawn @ known)
-            mean = values[known].mean() if known.any() else np.nan
-            found[name][column] = intervals.interval(mean, means, patients, confidence)
+        found[name] = {
+            column: intervals.of_mean(rows[column].to_numpy(float), patients, resamples, confidence, seed)
+            for column in rows.columns.difference(["class", "patient"])
+        }
     return found
 
 
-def _grid(grey: np.ndarray) -> np.ndarray:
+def _layout(grey: np.ndarray) -> np.ndarray:
     """Mean brightness on a coarse grid, (n, cells)."""
-    cells = grey.shape[1] // COARSE
-    cut = grey[:, : cells * COARSE, : cells * COARSE]
-    return cut.reshape(len(grey), cells, COARSE, cells, COARSE).mean((2, 4)).reshape(len(grey), -1)
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Pearson's of each row; NaN where a row does not vary."""
-    one, other = (side - side.mean(1, keepdims=True) for side in (one, other))
-    with np.errstate(invalid="ignore"):
-        return (one * other).sum(1) / np.sqrt((one**2).sum(1) * (other**2).sum(1))
+    return block_reduce(grey, (1, COARSE, COARSE), np.mean).reshape(len(grey), -1)

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bcgan.data import batches
+
 LEAST_SIDE, LEAST_CHANNELS = 7, 16  # of a map that Grad-CAM may be computed on
 STEPS = 24  # points on the way from white glass to the patch
 SQUARE, STRIDE = 10, 5  # pixels of what is covered, and between covered places
@@ -84,12 +86,11 @@ def logits(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     def run(batch):
         return network(batch, training=False)[:, 0]
 
-    return lambda images: _batched(lambda batch: run(batch).numpy(), images)
+    return lambda images: _batched(run, images)
 
 
 def _batched(function, images: np.ndarray) -> np.ndarray:
-    starts = range(0, len(images), BATCH)
-    return np.concatenate([function(tf.constant(images[start : start + BATCH])) for start in starts])
+    return batches.by_parts(lambda part: function(tf.constant(part)), images, BATCH)
 
 
 def _maps(network: keras.Model) -> list:

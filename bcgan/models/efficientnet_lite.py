@@ -12,12 +12,14 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from bcgan.data import batches
 from bcgan.errors import InputError
 from bcgan.models import torch_weights
 from bcgan.models.resizing import resized
 from bcgan.preprocess.store import at_size
 
 BATCH = 128
+POOLED_SIZE = 100  # pixels: at 50 the last maps would be of 2x2
 DROPOUT = 0.2
 # kernel, stride, channels before scaling, blocks before scaling, expansion
 STAGES = ((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (5, 2, 40, 2, 6), (3, 2, 80, 3, 6), (5, 1, 112, 3, 6), (5, 2, 192, 4, 6),
@@ -102,18 +104,15 @@ def tune(network: keras.Model, kept: tuple[str, ...] = ()) -> None:
         layer.trainable = not isinstance(layer, layers.BatchNormalization) and not layer.name.startswith(kept)
 
 
-def pooled(variant: str, images: np.ndarray, size: int = 100) -> np.ndarray:
-    """The pooled features of uint8 patches, brought to `size` first (cubic where enlarged); float64, (n, 1280)."""
-    network = efficientnet_lite(variant, size)
+def pooled(variant: str, images: np.ndarray) -> np.ndarray:
+    """The pooled features of uint8 patches, brought to POOLED_SIZE first (cubic where enlarged); float64, (n, 1280)."""
+    network = efficientnet_lite(variant, POOLED_SIZE)
 
     @tf.function(reduce_retracing=True)
     def run(patches):
         return network(tf.cast(patches, tf.float32) / 255.0, training=False)
 
-    starts = range(0, len(images), BATCH)
-    return np.concatenate(
-        [run(tf.constant(at_size(images[start : start + BATCH], size))).numpy() for start in starts]
-    ).astype(float)
+    return batches.by_parts(lambda part: run(tf.constant(at_size(part, POOLED_SIZE))), images, BATCH).astype(float)
 
 
 def installed(variant: str) -> bool:

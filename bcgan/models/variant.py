@@ -1,4 +1,4 @@
-"""A network with another activation, normalisation or dropout: what the ablation compares Table 1's choices with."""
+"""A network with another activation, normalisation or dropout: what the stage `factors` varies of Table 1's."""
 
 from typing import NamedTuple
 

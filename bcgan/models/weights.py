@@ -1,7 +1,5 @@
 """All that a training needs to go on: named groups of variables in one file, written at once; and moving averages."""
 
-import hashlib
-import json
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -126,11 +124,3 @@ def _of_type(model: keras.Model, dtype: str) -> keras.Model:
     copy = keras.models.clone_model(model, clone_function=typed, recursive=True)
     copy.set_weights(model.get_weights())
     return copy
-
-
-def digest(variables: list) -> str:
-    """One hash of all values, to tell whether two trainings ended the same."""
-    total = hashlib.sha256(json.dumps([list(variable.shape) for variable in variables]).encode())
-    for variable in variables:
-        total.update(np.ascontiguousarray(variable).tobytes())
-    return total.hexdigest()

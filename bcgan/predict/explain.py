@@ -8,9 +8,10 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader
 
 from bcgan import progress
+from bcgan.data.records import printable
 from bcgan.errors import InputError
 from bcgan.predict.images import read_patch
-from bcgan.predict.maps import draw_explanation, printable
+from bcgan.predict.maps import draw_explanation
 from bcgan.predict.model import VERDICTS, Model
 
 

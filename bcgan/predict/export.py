@@ -48,14 +48,20 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
             runs/<experiment>/classify is what it was.
 
     Raises:
-        InputError: the folder holds something else, or the run's patches were changed before it learnt from them,
-            which `bcgan predict` does not do.
+        InputError: the folder holds something else, or the run's patches were changed or brought to a size before it
+            learnt from them, which `bcgan predict` does not do.
     """
     plain = Preprocess(audit=experiment.preprocess.audit)
     if changed := differences(experiment.model_copy(update={"preprocess": plain}), experiment):
         raise InputError(
             f"{experiment.name} learnt from patches prepared with {', '.join(changed)}, and bcgan predict prepares "
             "none. Export a run with preprocess.* as it is by default."
+        )
+    index, size = store.load(root / "preprocess").index, experiment.data.size
+    if data.native_size(experiment.data) is None and (index[["height", "width"]] != size).any(axis=None):
+        raise InputError(
+            f"{experiment.name} learnt from images of other sizes, brought to {size} pixels each, and so at no scale "
+            f"that bcgan predict could bring an image to. Cut them into patches of {size} pixels, and train on those."
         )
     part = out / ".part"
     ours = {part.name, *FILES, *engines.LITERT_FILES}  # without a card: of an export that was stopped

@@ -1,7 +1,6 @@
 """What a person points at: files, folders, patterns and lists become patches of a known size and place."""
 
 import glob
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ WHOLE = 1.5  # an image up to so many times a patch's side is one patch; a large
 GLASS = 220  # a pixel whose darkest channel is above this is empty glass
 FEW = 2**19  # bytes: some 80 patches, upon which OpenVINO has caught up with LiteRT, which starts sooner
 TISSUE = 0.2  # least share of tissue of a tile that is scored
+CHECKED = 256  # patches on which two forms of a network are compared
 
 
 class Tiles(NamedTuple):
@@ -49,7 +49,8 @@ def find(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Path]:
             continue
         path = Path(argument)
         if path.is_dir():
-            inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in KNOWN and one.is_file())
+            seen = (one for one in path.rglob("*") if one.suffix.lower() in KNOWN and not one.name.startswith("."))
+            inside = sorted(one for one in seen if one.is_file())
         elif path.exists():
             inside = [path]
         else:
@@ -67,11 +68,11 @@ def few(paths: list[Path]) -> bool:
     return sum(path.stat().st_size for path in paths if path.is_file()) < FEW
 
 
-def to_check(folder: str | None, size: int, count: int = 256) -> np.ndarray:
+def to_check(folder: str | None, size: int) -> np.ndarray:
     """Patches to hold two forms of a network against each other: the first of a folder, or phantom tissue; uint8."""
     if folder is None:
-        return tissue.draw(count, size)[0]
-    return np.stack([read_patch(path, size) for path in find([folder])[:count]])
+        return tissue.draw(CHECKED, size)[0]
+    return np.stack([read_patch(path, size) for path in find([folder])[:CHECKED]])
 
 
 def read(path: Path, size: int, scale: float) -> Tiles:
@@ -121,7 +122,8 @@ def scaled(image: np.ndarray, scale: float, name: str) -> np.ndarray:
 
 def tiled(image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The patches of an image at the model's scale that hold tissue, and their places, x and y."""
-    padded = _padded(image, size)
+    below, right = (-side % size for side in image.shape[:2])  # glass, to a multiple of the patches' side
+    padded = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=images.WHITE)
     rows, columns = padded.shape[0] // size, padded.shape[1] // size
     tiles = padded.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
     places = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * size
@@ -145,9 +147,3 @@ def read_patch(path: Path, size: int) -> np.ndarray:
             f"{path} has {width}x{height} pixels, and a patch {size}x{size}. Cut it, or use bcgan predict."
         )
     return tiles.patches[0]
-
-
-def _padded(image: np.ndarray, size: int) -> np.ndarray:
-    """With glass below and to the right, to a multiple of the patches' side."""
-    below, right = (math.ceil(side / size) * size - side for side in image.shape[:2])
-    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=images.WHITE)

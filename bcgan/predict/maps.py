@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from bcgan import machine, runs
+from bcgan.data.records import printable
 from bcgan.predict.images import Tiles
 from bcgan.predict.model import VERDICTS, Card, Judged, Model
 
@@ -31,11 +32,6 @@ def write_maps(folder: Path, name: str, tiles: Tiles, found: Judged, card: Card)
     runs.write_json(folder / f"{name}.geojson", outlines(tiles, found, card))
     draw_map(folder / f"{name}.map.png", name, tiles, found, card)
     draw_map(folder / f"{name}.heat.png", name, tiles, found, card, tissue=False)
-
-
-def printable(name: str) -> str:
-    """A file's name, whose bytes may be no text, as text."""
-    return name.encode("utf-8", "replace").decode()
 
 
 def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, model: Model) -> None:

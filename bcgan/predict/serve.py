@@ -66,7 +66,7 @@ class Answer(BaseModel):
 
     rows: list[Row]
     explained: bool
-    picture: str | None
+    picture: str
     use: str
 
 

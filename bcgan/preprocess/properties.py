@@ -58,7 +58,7 @@ def measure(images: np.ndarray, threshold: float) -> pd.DataFrame:
         threshold: float. Haematoxylin optical density above which a pixel counts as nucleus.
     """
     chunks = [_measure_chunk(images[start : start + CHUNK], threshold) for start in range(0, len(images), CHUNK)]
-    return pd.concat(chunks, ignore_index=True) if chunks else _measure_chunk(images, threshold)
+    return pd.concat(chunks, ignore_index=True)
 
 
 def _measure_chunk(images: np.ndarray, threshold: float) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def _measure_chunk(images: np.ndarray, threshold: float) -> pd.DataFrame:
     stained = haematoxylin(images)
     pixels = np.maximum(tissue.sum((1, 2)), 1)
     contrast, homogeneity = co_occurrence(images)
-    colours = images.mean((1, 2)) if len(images) else np.empty((0, 3))
+    colours = images.mean((1, 2))
     sharpness = [cv2.Laplacian(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var() for i in images]
     return pd.DataFrame(
         {

@@ -110,7 +110,10 @@ def build(experiment: Experiment, folder: Path) -> None:
     keep, summary = audit.apply_policy(rows, faults, settings.audit)
     _warn(rows, faults, summary["faults"])
     if not keep.any():
-        raise InputError(f"None of {len(rows)} patches can be used; {rows['path'][0]}: {rows['reason'][0]}.")
+        why = rows["reason"][0] or ", ".join(name.replace("_", " ") for name in faults.columns[faults.iloc[0]])
+        raise InputError(
+            f"None of {len(rows)} patches can be used; {rows['path'][0]}: {why}. Mend them, or see preprocess.audit."
+        )
     index = rows[keep].reset_index(drop=True)
     index["role"] = splits.assign_roles(index, experiment.data, experiment.seed)
     _compact(folder, patches, keep)

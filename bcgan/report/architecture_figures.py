@@ -51,7 +51,8 @@ def system(run: Run) -> Drawn:
     judge, whole = discriminator(), gan_resnet(discriminator())
     maps = "x".join(map(str, judge.get_layer(JOINTS["middle"]).output.shape[1:]))
     units = whole.output_shape[-1]
-    figure, axes = _canvas(10, 4.2)
+    figure, axes = style.plt.subplots(figsize=(10, 4.2))
+    axes.axis("off")
     second = "; a critic on\nImageNet's features" if run.experiment.gan.critic else ":\nreal or synthetic"
     places = {
         "patches": (0.0, 1.0, "Training patients'\npatches, 50x50x3", "data"),
@@ -82,8 +83,7 @@ def gan(run: Run) -> Drawn:
     own = run.experiment.gan
     make = blocks(generator(own.latent, own.width))
     judge = blocks(discriminator(own.width, spectral=own.spectral, conditioning=own.conditioning))
-    make = make[~make["block"].isin(["label", "grain"]) & make["output"].map(bool)]
-    make = make[make["block"].str.match("noise|code|seed|grow|last|colours|image")]
+    make = make[make["output"].map(bool) & make["block"].str.match("noise|code|seed|grow|last|colours|image")]
     judge = judge[judge["block"].str.match("image|stem|block|realness|logit")]
     figure = style.plt.figure(figsize=(10, 5.4))
     for place, (part, title, colour) in enumerate(
@@ -164,12 +164,6 @@ def _depths(network: keras.Model) -> pd.DataFrame:
         rows.append((f"map{number}", tuple(output.shape[1:]), parameters))
         before = count
     return pd.DataFrame(rows, columns=["block", "output", "parameters"])
-
-
-def _canvas(width: float, height: float):
-    figure, axes = style.plt.subplots(figsize=(width, height))
-    axes.axis("off")
-    return figure, axes
 
 
 def _box(axes, x: float, y: float, text: str, colour: str) -> None:

@@ -209,7 +209,7 @@ def _preparation(run: Run) -> str:
 
 
 def _failures(run: Run, name: str) -> str:
-    table = run.probabilities[run.probabilities["role"] == "test"]
-    called = table[list(run.columns(name).values())].mean(axis=1) >= pd.Series(run.metrics[name]["thresholds"]).mean()
+    table = run.test
+    called = run.mean(name, table) >= run.threshold(name)
     right = (called == (table["label"] == 1)).groupby(table["patient"]).mean()
     return f"Accuracy on single test patients: {right.min():.3f} (patient {right.idxmin()}) to {right.max():.3f}"

@@ -59,7 +59,7 @@ def accuracy_loss(run: Run) -> Drawn:
 
 def confusion(run: Run) -> Drawn:
     """Confusion matrices: the proposed classifier's at every threshold that validation chose, the others' at one."""
-    test = run.probabilities[run.probabilities["role"] == "test"]
+    test = run.test
     first, *others = run.names
     panels = [(first, rule) for rule in tables.RULES] + [(name, YOUDEN) for name in others]
     across = len(tables.RULES)
@@ -138,13 +138,13 @@ def precision_recall(run: Run) -> Drawn:
 def reliability(run: Run) -> Drawn:
     """Observed share of malignant patches against the probability, in ten bins of equal patches; as the networks say,
     and after scaling."""
-    test = run.probabilities[run.probabilities["role"] == "test"]
+    test = run.test
     figure, grid = plt.subplots(1, 2, figsize=(8.4, 5.9), sharey=True)
     rows = []
     for axes, (kind, title) in zip(grid, {"ece": "As it is", "ece_calibrated": "After scaling"}.items(), strict=True):
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
         for name in run.names:
-            scores = test[list(run.columns(name).values())].mean(axis=1)
+            scores = run.mean(name, test)
             if kind == "ece_calibrated":
                 scores = np.mean([_calibrated(run, name, seed, test) for seed in run.columns(name)], axis=0)
             observed, predicted = calibration_curve(test["label"], scores, n_bins=10, strategy="quantile")
@@ -170,7 +170,7 @@ def reliability(run: Run) -> Drawn:
 
 def per_patient(run: Run) -> Drawn:
     """Accuracy of each test patient's patches, a dot a patient."""
-    test = run.probabilities[run.probabilities["role"] == "test"]
+    test = run.test
     rows = []
     for name in run.names:
         for seed, column in run.columns(name).items():
@@ -212,7 +212,7 @@ def per_patient(run: Run) -> Drawn:
 def patient_shares(run: Run) -> Drawn:
     """How much of each test patient's tissue is malignant, estimated against annotated."""
     name = "ensemble" if "ensemble" in run.metrics else run.names[0]
-    test = run.probabilities[run.probabilities["role"] == "test"]
+    test = run.test
     estimates = []
     for seed in run.columns(name):
         true, estimated, patches = by_patient.shares(
@@ -243,7 +243,7 @@ def patient_shares(run: Run) -> Drawn:
 
 def decision_curve(run: Run) -> Drawn:
     """Net benefit of acting on the calibrated probability, against acting on all patches and on none (Vickers 2006)."""
-    test = run.probabilities[run.probabilities["role"] == "test"]
+    test = run.test
     malignant = test["label"].to_numpy() == 1
     asked = np.linspace(0.01, 0.9, 90)
     odds = asked / (1 - asked)
@@ -352,7 +352,7 @@ def _above(run: Run, name: str) -> int:
 
 
 def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, caption: str) -> Drawn:
-    test = run.probabilities[run.probabilities["role"] == "test"]
+    test = run.test
     figure, axes = plt.subplots(figsize=(4.8, 6.2))
     across, found = np.linspace(0, 1, CURVE_POINTS), []
     for name in run.names:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, select_autoescape
 
 from bcgan.errors import InputError
 from bcgan.evaluate.intervals import describe
-from bcgan.report.page import as_html, as_markdown
+from bcgan.report.page import templates
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
 from bcgan.report.tables import GAN_NAMES
 
@@ -42,15 +41,9 @@ def render(names: list[str], out: Path) -> Path:
     }  # fmt: skip
     tables = {title: table for title, table in tables.items() if len(table)}
     out.mkdir(parents=True, exist_ok=True)
-    environment = Environment(
-        loader=PackageLoader("bcgan.report"),
-        autoescape=select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"html": as_html, "markdown": as_markdown}
+    pages = templates()
     for name in ("html", "md"):
-        text = environment.get_template(f"compare.{name}").render(names=list(reports), tables=tables)
+        text = pages.get_template(f"compare.{name}").render(names=list(reports), tables=tables)
         (out / f"index.{name}").write_text(text, "utf-8")
     for title, table in tables.items():
         table.to_csv(out / f"{title.lower().replace(' ', '_')}.csv", index=False)

@@ -284,7 +284,8 @@ def some_patches(run: Run, label: int, number: int) -> tuple[np.ndarray, list[st
         rows = np.flatnonzero(run.synthetic["labels"] == label)[-number:]  # the first ones are in `gan_samples`
         return run.synthetic["images"][rows], [f"synthetic {row}" for row in rows]
     index = run.store.index
-    rows = index[(index["role"] == "train") & (index["label"] == label) & (index["height"] == index["width"])]
+    whole = (index["height"] == index["width"]) | (data.native_size(run.experiment.data) is None)  # not padded
+    rows = index[(index["role"] == "train") & (index["label"] == label) & whole]
     rows = rows.sample(frac=1, random_state=int(rng.integers(2**31)))
     # One patch of each patient first, then the others.
     rows = rows.iloc[rows.groupby("patient").cumcount().argsort(kind="stable")].index[:number]

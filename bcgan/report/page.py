@@ -143,18 +143,21 @@ def render(
     runs.write_json(out / "results.json", collect(run, totals))
     context = _context(run, sections, found, totals, changed or [])
     context["paper"] = PAPER if (target / PAPER).resolve().exists() else ""  # the target itself may not be there yet
-    environment = Environment(
-        loader=PackageLoader("bcgan.report"),
-        autoescape=select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"html": as_html, "markdown": as_markdown, "picture": lambda name: _picture(out, name)}
+    pages = templates()
+    pages.filters["picture"] = lambda name: _picture(out, name)
     for name in ("report.html", "report.md"):
-        (out / name).write_text(environment.get_template(name).render(context), "utf-8")
+        (out / name).write_text(pages.get_template(name).render(context), "utf-8")
     shutil.rmtree(target, ignore_errors=True)
     out.rename(target)
     return target / "report.html"
+
+
+def templates() -> Environment:
+    """The pages that are filled in, with tables as HTML or Markdown."""
+    options = {"autoescape": select_autoescape(["html"]), "trim_blocks": True, "lstrip_blocks": True}
+    found = Environment(loader=PackageLoader("bcgan.report"), **options)
+    found.filters |= {"html": as_html, "markdown": as_markdown}
+    return found
 
 
 def _figures(run: Run) -> dict[str, dict]:

@@ -7,17 +7,12 @@ import numpy as np
 from bcgan.report.run import Run
 
 SCHEMA = 1
-GAN_SCORES = (
-    "kid", "kid_efficientnet_lite2", "fid", "fid_efficientnet_lite2", "coverage", "density", "tstr_roc_auc",
-    "class_fidelity", "memorised",
-)  # fmt: skip
 
 
 def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
     """The contract's keys and the settings: protocol, table1, classifiers, gan, leak_audit, environment, seconds."""
     made, real = (float(np.mean(two)) for two in run.layouts().values())
     layouts = {"value": made, "floor": real, "ceiling": 1.0, "samples": len(run.synthetic["labels"])}
-    unknown = {"value": None, "floor": None, "ceiling": None, "samples": None}
     return {
         "schema": SCHEMA,
         "experiment": run.experiment.name,
@@ -34,7 +29,7 @@ def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
             name: {**found["sets"], **{key: value for key, value in found.items() if key != "sets"}}
             for name, found in run.metrics.items()
         },
-        "gan": {name: dict(unknown) for name in GAN_SCORES} | run.gan_scores | {"layout_correlation": layouts},
+        "gan": run.gan_scores | {"layout_correlation": layouts},
         "comparisons": run.comparisons,
         "inflation": run.inflation,
         "probes": run.probes,

@@ -69,7 +69,8 @@ class Run(NamedTuple):
     @property
     def names(self) -> list[str]:
         """The classifiers, the proposed one first, derived ones last."""
-        return [name for name in CLASSIFIER_NAMES if name in self.metrics]
+        found = [name for name in CLASSIFIER_NAMES if name in self.metrics]
+        return sorted(found, key=lambda name: name != self.experiment.proposed)
 
     @property
     def trained(self) -> list[str]:
@@ -79,6 +80,15 @@ class Run(NamedTuple):
     def columns(self, name: str) -> dict[int, str]:
         """{seed: column of `probabilities`} of a classifier."""
         return {seed: column(name, seed) for seed in classifiers(self.probabilities)[name]}
+
+    def mean(self, name: str, table: pd.DataFrame) -> pd.Series:
+        """What a classifier says of the patches in `table`, the mean over its seeds."""
+        return table[list(self.columns(name).values())].mean(axis=1)
+
+    @property
+    def test(self) -> pd.DataFrame:
+        """Those of `probabilities` that are of test patches."""
+        return self.probabilities[self.probabilities["role"] == "test"]
 
     def count(self, role: str) -> dict[str, int]:
         return self.split["counts"][role]

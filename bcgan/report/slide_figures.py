@@ -61,7 +61,7 @@ def slide_maps(run: Run) -> Drawn:
     )  # fmt: skip
     rows = []
     for line, table, place, (patient, _) in zip(grid, tables, places, shown, strict=True):
-        found = {kind: _mean(run, table, name) for kind, name in views.items()}
+        found = {kind: run.mean(name, table).to_numpy() for kind, name in views.items()}
         called = found[last] >= run.threshold(views[last])
         truth = table["label"].to_numpy()
         colours = {
@@ -111,10 +111,6 @@ def slide_maps(run: Run) -> Drawn:
         + ("" if exact else " Annotations are regions drawn by hand: their edges are in every error.")
     )
     return Drawn(figure, pd.concat(rows), "Slide maps", caption)
-
-
-def _mean(run: Run, table: pd.DataFrame, name: str) -> np.ndarray:
-    return table[list(run.columns(name).values())].mean(axis=1).to_numpy()
 
 
 def _scale(threshold: float):

@@ -144,7 +144,7 @@ def counterfactuals(run: Run) -> Drawn:
         colour, sign = CLASS_COLOURS[CLASSES[1 - label]], 1 if label == 0 else -1
         for place, prop in enumerate(CHANGES):
             found = classes[name][f"change_{prop}"]
-            value, low, high = ((sign * found[k] / gap[prop]) if found[k] is not None else np.nan
+            value, low, high = ((sign * found[k] / (gap[prop] or np.nan)) if found[k] is not None else np.nan
                                 for k in ("value", "low", "high"))  # fmt: skip
             y = place + (0.15 if label else -0.15)
             changes.plot([low, high], [y, y], color=colour, lw=2)

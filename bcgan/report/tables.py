@@ -309,10 +309,9 @@ def _folds(run: Run) -> dict[str, dict]:
 
 def worst_calls(run: Run, number: int = 10) -> pd.DataFrame:
     """Test patches that the proposed classifier is most wrong about, `number` of each class, one a patient."""
-    name = run.names[0]
-    table = run.probabilities[run.probabilities["role"] == "test"]
-    found = table[list(run.columns(name).values())].mean(axis=1)
-    wrong = (found >= np.mean(list(run.metrics[name]["thresholds"].values()))) != (table["label"] == 1)
+    name, table = run.names[0], run.test
+    found = run.mean(name, table)
+    wrong = (found >= run.threshold(name)) != (table["label"] == 1)
     table = table.assign(probability=found, distance=(found - table["label"]).abs())[wrong]
     table = table.sort_values("distance", ascending=False).groupby(["label", "patient"], sort=False).head(1)
     table = table.groupby("label").head(number).sort_values(["label", "distance"], ascending=[True, False])

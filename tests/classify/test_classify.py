@@ -12,6 +12,7 @@ from bcgan.errors import WorkError
 from bcgan.experiment import Classifier, Classify
 from bcgan.models import weights
 from bcgan.models.classifier import classifier
+from tests.digest import digest
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(48) % 2
@@ -93,7 +94,7 @@ def test_an_epoch_of_rehearsal_is_not_what_is_kept(tmp_path, monkeypatch):
         areas = iter(said)
         monkeypatch.setattr(classify, "_validate", lambda *_: {"validation_roc_auc": next(areas)})  # noqa: B023
         own = OWN.model_copy(update={"rehearsed": 1, "epochs": 2, "synthetic": 0.0})
-        kept.append(weights.digest(train(tmp_path / name / "cnn.keras", SYNTHETIC, own=own).variables))
+        kept.append(digest(train(tmp_path / name / "cnn.keras", SYNTHETIC, own=own).variables))
     assert kept[0] == kept[1]
 
 
@@ -110,7 +111,7 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, share):
     own = OWN.model_copy(update={"synthetic": share})
-    whole = weights.digest(train(tmp_path / "a" / "cnn.keras", SYNTHETIC, own=own).variables)
+    whole = digest(train(tmp_path / "a" / "cnn.keras", SYNTHETIC, own=own).variables)
     save = weights.save
 
     def save_and_die(path, step, groups):
@@ -122,8 +123,15 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, sha
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own)
     monkeypatch.setattr(weights, "save", save)
-    assert weights.digest(train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own).variables) == whole
+    assert digest(train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own).variables) == whole
     assert [line["epoch"] for line in progress.read_lines(tmp_path / "b" / "cnn.jsonl")] == [0, 1, 2]
+
+
+def test_a_small_batch_keeps_a_real_patch(tmp_path):
+    """Nine tenths of four patches are four."""
+    own = OWN.model_copy(update={"synthetic": 0.9, "epochs": 1})
+    settings = SETTINGS.model_copy(update={"batch": 4})
+    assert train(tmp_path / "cnn.keras", SYNTHETIC, settings, own).name == "cnn_classifier"
 
 
 def test_a_diverging_loss_is_named(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def key(folder, name, *changes):
         ("cnn", MODELS % 3, False),
         ("cnn", "classify.batch=32", False),
         ("cnn", "precision=float32", False),
-        ("student", "evaluate.views=1", False),
+        ("student", "evaluate.views=1", True),
     ],
 )
 def test_a_training_depends_on_its_own_settings(folder, name, change, stays):

@@ -119,6 +119,13 @@ def test_any_folder_by_patient_and_class(tmp_path):
         patient_folder.records((tmp_path,))
 
 
+def test_patches_of_one_name_in_folders_of_one_name_are_all_there(tmp_path):
+    places = [tmp_path / part / "patches" for part in "abc"]
+    for place in places:
+        write_png(place / "p1/0/a.png", PATCH)
+    assert len({record.key for record in patient_folder.records(tuple(places))}) == 3
+
+
 def test_limit_is_by_patient_and_class(idc_folder):
     settings = Data(name="idc", dir=(idc_folder,), limit=2)
     assert len(data.records(settings)) == PATIENTS * 2 * 2

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -74,6 +76,16 @@ def test_held_out_patches_of_another_source_are_set_apart(tmp_path):
     assert set(roles[~dense]) == {"train", "validation", "test"}
     with pytest.raises(InputError, match=r"evaluate_on: other\* is in no path"):
         splits.assign_roles(index, settings.model_copy(update={"evaluate_on": "other*"}), 0)
+
+
+def test_where_the_data_lie_sets_nothing_apart(tmp_path):
+    lists = write_lists(tmp_path, ["p0"], ["p1"], ["p2"])
+    index = pd.concat([make_index(3, source="sample.zip"), make_index(3, source="dense.zip")], ignore_index=True)
+    index["path"] = "/samples" + index["path"]
+    places = [Path("/samples/data/sample.zip"), Path("/samples/data/dense.zip")]
+    settings = Data(name="idc", protocol="official", lists=lists, evaluate_on="sample*", dir=places)
+    roles = splits.assign_roles(index, settings, 0)
+    assert set(roles[index["source"] == "dense.zip"]) == {"train", "validation_other", "test_other"}
 
 
 def test_a_role_without_a_class_is_named():

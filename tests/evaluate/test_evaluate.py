@@ -210,7 +210,7 @@ def test_a_paired_difference_is_narrower_than_its_parts_and_knows_its_sign():
         for scores in (better, SCORES)
     )
     found = intervals.difference(one, other, PATIENTS, 0.95)
-    alone = intervals.interval(one[0], one[1:], PATIENTS, 0.95)
+    alone = intervals.interval(one, PATIENTS, 0.95)
     assert 0 < found["low"] < found["value"] < found["high"]
     assert found["high"] - found["low"] < alone["high"] - alone["low"]
     assert found["p"] == pytest.approx(2 / 401)  # with 400 resamples no smaller one can be told

@@ -53,6 +53,12 @@ def test_an_unknown_level_is_named(changes, words):
         factors.levels(with_levels({"loss": {"focal": changes}}))
 
 
+def test_levels_whose_files_would_be_the_same_are_refused():
+    alike = {"focal 1": {"classify.loss": "focal"}, "focal_1": {"classify.loss": "bce"}}
+    with pytest.raises(InputError, match=r"loss\.focal_1: its files would be another level's"):
+        factors.levels(with_levels({"loss": alike}))
+
+
 def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypatch, capsys):
     work = tmp_path / "work"
     shutil.copytree(finished, work)

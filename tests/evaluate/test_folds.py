@@ -75,7 +75,7 @@ def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, cap
     """The trainings are stood in for: what they are is held by the tests of `factors`, which run the same ones."""
     work, trained = tmp_path / "work", []
 
-    def stand_in(path, network, real, made, held, settings, own, views, seed, xla, key, beside):
+    def stand_in(path, network, real, made, held, settings, own, views, seed, xla, key, beside, **more):
         if len(trained) == 5 and "stopped" not in trained:
             trained.append("stopped")
             raise WorkError("stopped")
@@ -103,7 +103,7 @@ def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatc
     """What the stage left is kept where a trial's own settings and files are the same, and only there."""
     work, trained = tmp_path / "work", []
 
-    def stand_in(path, network, real, made, held, settings, own, views, seed, xla, key, beside):
+    def stand_in(path, network, real, made, held, settings, own, views, seed, xla, key, beside, **more):
         trained.append(network.name)
         np.savez(path, key=key, **beside, **{role: (side.labels + 0.5) / 2 for role, side in held.items()})
 

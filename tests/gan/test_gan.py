@@ -10,6 +10,7 @@ from bcgan.gan import train as gan
 from bcgan.models import weights
 from bcgan.models.efficientnet_lite import installed
 from bcgan.models.generator import settled
+from tests.digest import digest
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (24, 50, 50, 3), dtype=np.uint8)
@@ -38,7 +39,7 @@ def train(folder, settings=TINY):
     folder.mkdir(exist_ok=True)
     machine.start(experiment.load("phantom", ("profile=repro",)))
     gan.train(IMAGES, LABELS, settings, seed=5, folder=folder, xla=False)
-    return {path.name: weights.digest(weights.load_model(path).variables) for path in folder.glob("*.keras")}
+    return {path.name: digest(weights.load_model(path).variables) for path in folder.glob("*.keras")}
 
 
 @pytest.mark.parametrize(("stop_at", "critic", "late"), [(3, 0.0, 0), (5, 1.0, 3)])

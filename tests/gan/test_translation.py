@@ -10,6 +10,7 @@ from bcgan.gan import translation
 from bcgan.models import weights
 from bcgan.models.efficientnet_lite import installed
 from bcgan.preprocess import properties
+from tests.digest import digest
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(24) % 2
@@ -24,7 +25,7 @@ def train(folder, settings=TINY):
     folder.mkdir(exist_ok=True)
     machine.start(experiment.load("phantom", ("profile=repro",)))
     translation.train(IMAGES, LABELS, settings, seed=5, folder=folder, xla=False)
-    return [weights.digest(weights.load_model(folder / f"to_{name}.keras").variables) for name in translation.CLASSES]
+    return [digest(weights.load_model(folder / f"to_{name}.keras").variables) for name in translation.CLASSES]
 
 
 def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from bcgan.models.generator import generator, settled, widen
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.models.translator import translator
+from tests.digest import digest
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((2, 50, 50, 3), np.float32)
@@ -178,9 +179,9 @@ def test_the_gate_starts_closed(beside):
 def test_the_judges_inside_stay_frozen(beside):
     merged, alone = gan_resnet(discriminator(8), beside=joining(beside)), resnet_table1()
     inside = [layer for layer in merged.layers if isinstance(layer, keras.Model)]
-    before = [weights.digest(network.variables) for network in inside]
+    before = [digest(network.variables) for network in inside]
     merged(IMAGES, training=True)
-    assert [weights.digest(network.variables) for network in inside] == before
+    assert [digest(network.variables) for network in inside] == before
     own = {weight.path for weight in merged.trainable_weights} - {weight.path for weight in alone.trainable_weights}
     assert own == {"features_projection/kernel", "features_gate/gamma", "features_gate/beta"}
 

@@ -17,6 +17,7 @@ from bcgan import cli, experiment
 from bcgan.classify import calibration
 from bcgan.classify.scoring import probabilities
 from bcgan.errors import InputError
+from bcgan.experiment import Experiment
 from bcgan.models import weights
 from bcgan.predict import explain, export, formats, images, maps, predict
 from bcgan.predict import model as models
@@ -139,8 +140,33 @@ def test_patches_of_another_size_are_refused(model):
         model.predict(np.zeros((1, 32, 32, 3), np.uint8))
 
 
+def test_images_of_no_known_scale_are_not_exported(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        image = rng.integers(0, 200, (60, 80, 3), dtype=np.uint8)
+        write_png(tmp_path / f"raw/p{number // 2}/{number % 2}/a.png", image)
+    asked = Experiment(name="other", data={"name": "patient_folder", "dir": [tmp_path / "raw"]})
+    (tmp_path / "run/preprocess").mkdir(parents=True)
+    store.build(asked, tmp_path / "run/preprocess")
+    with pytest.raises(InputError, match="learnt from images of other sizes, brought to 50 pixels each"):
+        export.export(asked, tmp_path / "run", tmp_path / "out")
+
+
+def test_what_was_there_stays_until_all_is_judged(exported, idc_folder, tmp_path, monkeypatch):
+    out = tmp_path / "calls.csv"
+    out.write_text("of yesterday")
+
+    def stopped(judge, paths, file, *_):
+        file.write("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "predict", stopped)
+    assert command(idc_folder, "--model", exported, "--out", out) == 130
+    assert out.read_text() == "of yesterday"
+
+
 def test_files_folders_patterns_and_lists_are_found(tmp_path):
-    for name in ("a/one.png", "a/b/two.jpg", "three.txt", "a/four [x].png"):
+    for name in ("a/one.png", "a/b/two.jpg", "three.txt", "a/four [x].png", "a/._one.png"):
         write_png(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
     assert [path.name for path in images.find([str(tmp_path)])] == ["two.jpg", "four [x].png", "one.png"]
     assert [path.name for path in images.find([str(tmp_path / "**/*.jpg")])] == ["two.jpg"]

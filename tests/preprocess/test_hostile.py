@@ -119,7 +119,7 @@ def test_the_server_answers_every_mutated_file(monkeypatch):
 
     def judge(model, data, name, microns):
         images.decode(data, name)
-        return serve.Answer(rows=[], explained=False, picture=None, use="Research use only")
+        return serve.Answer(rows=[], explained=False, picture="", use="Research use only")
 
     class Stub:
         network = None

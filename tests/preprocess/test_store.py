@@ -102,6 +102,12 @@ def test_an_unreadable_file_can_stop_the_run(raw, tmp_path):
         build(raw, tmp_path, "preprocess.audit.unreadable=fail")
 
 
+def test_where_no_patch_is_left_the_fault_is_named(tmp_path):
+    write_png(tmp_path / "glass/1/0/1_idx5_x1_y1_class0.png", np.full((50, 50, 3), 255, np.uint8))
+    with pytest.raises(InputError, match=r"None of 1 patches can be used; .*class0\.png: blank\. Mend them"):
+        build(tmp_path / "glass", tmp_path, "preprocess.audit.blank=drop")
+
+
 def test_an_empty_class_is_named(raw, tmp_path):
     for path in raw.rglob("*class1.png"):
         path.unlink()

@@ -18,7 +18,7 @@ def records(places: tuple[Path, ...]) -> list[Record]:
         if len(parts) < 3:
             raise InputError(f"{file.path}: not in <patient>/<class>/. Move it there or take it out of data.dir.")
         label = label_of(parts[-2], file.path)
-        key = file.name if file.name not in found else f"{file.source}/{file.name}"
+        key = next(one for one in (file.name, f"{file.source}/{file.name}", file.path) if one not in found)
         found[key] = Record(key, file.path, file.source, parts[-3], label, UNKNOWN, UNKNOWN, "", file.read)
     if not found:
         raise InputError(
