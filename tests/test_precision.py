@@ -1,6 +1,7 @@
 """Half precision learns as float32 does, and compiled by XLA as uncompiled; float16, which only a GPU makes quick,
 with its loss scaled."""
 
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -52,9 +53,15 @@ def played(precision: str, folder: Path, xla: bool = False) -> list[dict]:
     return progress.read_lines(folder / "log.jsonl")
 
 
+@pytest.fixture(scope="module")
+def in_float32(tmp_path_factory):
+    """The log of a training in float32, uncompiled, by what it trains and what draws its fractions: each done once."""
+    return cache(lambda run, _drawn_by: run("float32", tmp_path_factory.mktemp("float32")))
+
+
 @pytest.mark.parametrize("half", HALVES)
-def test_a_classifier_learns_as_in_float32(tmp_path, half):
-    full, found = (classified(precision, tmp_path) for precision in ("float32", half))
+def test_a_classifier_learns_as_in_float32(tmp_path, in_float32, half):
+    full, found = in_float32(classified, "TensorFlow"), classified(half, tmp_path)
     assert full[-1]["loss"] < 0.5 * full[0]["loss"]
     for one, other in zip(full, found, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], abs=0.1)
@@ -62,8 +69,8 @@ def test_a_classifier_learns_as_in_float32(tmp_path, half):
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_a_gan_plays_as_in_float32(tmp_path, half):
-    full, found = (played(precision, tmp_path) for precision in ("float32", half))
+def test_a_gan_plays_as_in_float32(tmp_path, in_float32, half):
+    full, found = in_float32(played, "TensorFlow"), played(half, tmp_path)
     for one, other in zip(full, found, strict=True):
         for name in ("discriminator_loss", "generator_loss", "spread"):
             assert other[name] == pytest.approx(one[name], abs=0.1), (name, one["step"])
@@ -129,12 +136,13 @@ def compilations(folder: Path) -> int:
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 0.005), *((half, 0.1) for half in HALVES)])
 @pytest.mark.parametrize("run", [classified, played])
 def test_compiled_it_learns_as_uncompiled_in_float32(
-    tmp_path, as_quick_as_it_goes, same_draws, steps, run, precision, tolerance
+    tmp_path, as_quick_as_it_goes, same_draws, in_float32, steps, run, precision, tolerance
 ):
-    plain = run("float32", tmp_path)
+    plain = in_float32(run, "same_draws")
+    steps.clear()
     with tf.profiler.experimental.Profile(str(tmp_path / "profile")):
         compiled = run(precision, tmp_path, xla=True)
-    assert [step.experimental_get_tracing_count() for step in steps] == [1, 1]
+    assert [step.experimental_get_tracing_count() for step in steps] == [1]
     assert compilations(tmp_path / "profile") == 1
     for one, other in zip(plain, compiled, strict=True):
         for name in one.keys() & {"loss", "discriminator_loss", "generator_loss", "spread"}:

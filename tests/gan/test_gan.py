@@ -39,15 +39,30 @@ def train(folder, settings=TINY):
     folder.mkdir(exist_ok=True)
     machine.start(experiment.load("phantom", ("profile=repro",)))
     gan.train(IMAGES, LABELS, settings, seed=5, folder=folder, xla=False)
+    return networks(folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A training of TINY's, once for all who only read it: its folder, and the step functions that were made."""
+    folder, made, original = tmp_path_factory.mktemp("undisturbed"), [], gan.make_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gan, "make_step", lambda *given: made.append(original(*given)) or made[-1])
+        train(folder)
+    return folder, made
+
+
+def networks(folder):
     return {path.name: digest(weights.load_model(path).variables) for path in folder.glob("*.keras")}
 
 
 @pytest.mark.parametrize(("stop_at", "critic", "late"), [(3, 0.0, 0), (5, 1.0, 3)])
-def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, stop_at, critic, late, repro):
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, undisturbed, stop_at, critic, late, repro):
     if critic and not installed("lite0"):
         pytest.skip("the package with EfficientNet-Lite0's weights is not installed")
     settings = TINY.model_copy(update={"critic": critic, "late": late})
-    whole = train(tmp_path / "whole", settings)
+    kept = undisturbed[0] if settings == TINY else tmp_path / "whole"
+    whole = networks(kept) if settings == TINY else train(kept, settings)
     if late:  # the game before goes as it would alone, and its critic is left as it was
         before = train(tmp_path / "before", TINY.model_copy(update={"critic": critic, "steps": 3}))
         assert whole["critic.keras"] == before["critic.keras"]
@@ -78,7 +93,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, sto
     assert train(tmp_path / "killed", settings) == whole
     assert not (tmp_path / "killed/checkpoint.npz").exists()
     logged = [line["step"] for line in progress.read_lines(tmp_path / "killed/log.jsonl")]
-    assert logged == [line["step"] for line in progress.read_lines(tmp_path / "whole/log.jsonl")]
+    assert logged == [line["step"] for line in progress.read_lines(kept / "log.jsonl")]
 
 
 @pytest.mark.parametrize(("loss", "conditioning"), [("saturating", "projection"), ("non_saturating", "auxiliary")])
@@ -94,10 +109,9 @@ def test_both_losses_train_and_leave_grids_and_samples(tmp_path, loss, condition
     assert not np.array_equal(once, gan.sample(make, labels, seed=2))
 
 
-def test_the_generator_that_is_written_samples_from_the_noise_asked_for(tmp_path):
-    for name, noise in (("plain", 1.0), ("wide", 1.5)):
-        train(tmp_path / name, TINY.model_copy(update={"noise": noise}))
-    plain, wide = (weights.load_model(tmp_path / name / "generator.keras") for name in ("plain", "wide"))
+def test_the_generator_that_is_written_samples_from_the_noise_asked_for(tmp_path, undisturbed):
+    train(tmp_path / "wide", TINY.model_copy(update={"noise": 1.5}))
+    plain, wide = (weights.load_model(folder / "generator.keras") for folder in (undisturbed[0], tmp_path / "wide"))
     drawn, labels = (
         np.random.default_rng(0).standard_normal((3, plain.inputs[0].shape[1])),
         np.array([0, 1, 1], np.int32),
@@ -106,9 +120,8 @@ def test_the_generator_that_is_written_samples_from_the_noise_asked_for(tmp_path
     assert np.abs(gan.sample(wide, labels, 0, noise=drawn).astype(int) - expected).max() <= 2
 
 
-def test_the_generator_that_is_written_has_statistics_of_its_own(tmp_path):
-    train(tmp_path / "run")
-    make = weights.load_model(tmp_path / "run/generator.keras")
+def test_the_generator_that_is_written_has_statistics_of_its_own(undisturbed):
+    make = weights.load_model(undisturbed[0] / "generator.keras")
     again = settled(make, 5, batches=16)
     for stored, own in zip(make.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_allclose(stored, own, rtol=1e-3, atol=1e-4)
@@ -172,8 +185,5 @@ def test_one_patch_a_class_is_no_failure(tmp_path):
     assert spreads == pytest.approx([1, 1])
 
 
-def test_a_step_is_traced_once(tmp_path, monkeypatch):
-    made, original = [], gan.make_step
-    monkeypatch.setattr(gan, "make_step", lambda *given: made.append(original(*given)) or made[-1])
-    train(tmp_path)
-    assert [step.experimental_get_tracing_count() for step in made] == [1]
+def test_a_step_is_traced_once(undisturbed):
+    assert [step.experimental_get_tracing_count() for step in undisturbed[1]] == [1]
