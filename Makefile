@@ -42,7 +42,7 @@ lint: $(STAMP) ## Check the style
 tables: $(STAMP) ## Print every network's summary and compare Table 1 with the paper
 	$(BCGAN) tables --out reports/tables
 
-ablation: $(STAMP) ## Also run EXPERIMENT's ablation and learning curve, which take hours
+ablation: $(STAMP) ## Also run EXPERIMENT's ablation, cross-validation and learning curve, which take hours
 	$(BCGAN) run $(EXPERIMENT) $(OPTIONS) --until ablation
 
 reliability: $(STAMP) ## Kill a run 30 times, fill its disk, keep a server busy for 10 minutes, judge 100,000 patches

@@ -276,7 +276,7 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
     Raises:
         InputError, WorkError: from the stage that failed; its folder keeps what can be resumed, and no manifest.
     """
-    root = runs.ROOT / experiment.name
+    experiment, root = _where_it_lay(experiment), runs.ROOT / experiment.name
     until = max((until, *force), key=NAMES.index)
     if dry_run:
         for stage, why in plan(experiment, root, force)[: NAMES.index(until) + 1]:
@@ -322,6 +322,20 @@ def execute(experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool =
                 ) from error
             runs.finish(folder, key, stage.name, settings, inputs, began)
             log.info("%s: done in %.0f s", stage.name, time.monotonic() - began)
+
+
+def _where_it_lay(experiment: Experiment) -> Experiment:
+    """Where nobody says where the data are, they are where `preprocess` found them."""
+    manifest = runs.ROOT / experiment.name / "preprocess" / runs.MANIFEST
+    try:
+        settings = runs.read_json(manifest)["settings"]["data"]
+        places, alike = tuple(map(Path, settings["dir"])), settings["name"] == experiment.data.name
+    except (OSError, ValueError, KeyError, TypeError):
+        return experiment
+    if experiment.data.dir or not (alike and places and all(place.exists() for place in places)):
+        return experiment
+    log.info("data.dir: as before, %s", ":".join(map(str, places)))
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"dir": places})})
 
 
 def follow(experiment: Experiment, root: Path, until: str) -> None:

@@ -71,10 +71,15 @@ def test_status_names_every_stage_and_what_only_runs_when_asked_for(workspace, s
     assert seen == []
 
 
-def test_what_is_current_is_skipped_and_says_so(workspace, seen, capsys):
+def test_what_is_current_is_skipped_and_says_so(workspace, seen, capsys, idc_folder):
     assert bcgan("run", "tiny.yaml") == 0
     assert seen == []
     assert capsys.readouterr().err.count("skipped, whole and current") == 6
+    settings = Path("tiny.yaml").read_text()
+    Path("tiny.yaml").write_text(settings.replace(f'dir: ["{idc_folder}"], ', ""))  # nor does the command say it
+    assert bcgan("run", "tiny.yaml") == 0
+    assert seen == []
+    assert f"data.dir: as before, {idc_folder}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

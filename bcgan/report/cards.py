@@ -82,7 +82,7 @@ def model_card(run: Run) -> pd.DataFrame:
     return _table("Model", {
         "Name": f"{CLASSIFIER_NAMES[name]}, {run.seeds()}",
         "Task": f"One patch of {settings.crop or run.experiment.data.size} pixels to a probability of malignancy",
-        "Intended use": "Research and teaching. Not for diagnosis, nor for any decision about a patient",
+        "Intended use": "Research. Not for diagnosis, nor for any decision about a patient",
         "Trained on": run.said("train"),
         "Training": f"{own.epochs} epochs, batches of {settings.batch}, {settings.optimizer} at {own.rate:g}, loss "
                     f"{settings.loss.replace('_', ' ')}; {own.synthetic:.0%} of each batch synthetic"
@@ -210,6 +210,5 @@ def _preparation(run: Run) -> str:
 
 def _failures(run: Run, name: str) -> str:
     table = run.test
-    called = run.mean(name, table) >= run.threshold(name)
-    right = (called == (table["label"] == 1)).groupby(table["patient"]).mean()
+    right = run.right(name, table).groupby(table["patient"]).mean()
     return f"Accuracy on single test patients: {right.min():.3f} (patient {right.idxmin()}) to {right.max():.3f}"

@@ -217,6 +217,7 @@ def _context(
     test = run.metrics[headline]["sets"]["test"]
     where = " DATA_DIR=..." if experiment.data.dir else ""
     extra = f" SET='{' '.join(changed)}'" if changed else ""
+    target = "ablation" if run.factors or run.folds or run.learning_curve else "train"
     flags = "" if run.patient_images else " --no-patient-images"
     return {
         "experiment": experiment,
@@ -242,7 +243,7 @@ def _context(
         "results": {ROLE_NAMES[name.removeprefix("results_")]: name for name in found if name.startswith("results_")},
         "totals": totals,
         "provenance": provenance(run),
-        "command": f"make train EXPERIMENT={experiment.name}{where}{extra}\nbcgan report {experiment.name}{flags}",
+        "command": f"make {target} EXPERIMENT={experiment.name}{where}{extra}\nbcgan report {experiment.name}{flags}",
     }
 
 

@@ -85,6 +85,12 @@ class Run(NamedTuple):
         """What a classifier says of the patches in `table`, the mean over its seeds."""
         return table[list(self.columns(name).values())].mean(axis=1)
 
+    def right(self, name: str, table: pd.DataFrame) -> pd.Series:
+        """In how many of its trainings a classifier calls each patch of `table` right, as a share."""
+        thresholds = self.metrics[name]["thresholds"]
+        calls = [table[one] >= thresholds[str(seed)] for seed, one in self.columns(name).items()]
+        return pd.concat([call == (table["label"] == 1) for call in calls], axis=1).mean(axis=1)
+
     @property
     def test(self) -> pd.DataFrame:
         """Those of `probabilities` that are of test patches."""
@@ -101,7 +107,7 @@ class Run(NamedTuple):
     def learnt_from(self) -> str:
         """What made the synthetic patches, for captions."""
         gan = self.experiment.gan
-        late = f", the last {gan.late:,} before a new critic," if gan.late else ""
+        late = f", the last {gan.late:,} judged by a new critic," if gan.late else ""
         return f"The GAN learnt in {gan.steps:,} steps of {gan.batch} patches{late} from {self.said('train')}."
 
     def layouts(self) -> dict[str, list[float]]:

@@ -95,25 +95,27 @@ GAN_NAMES = {
 
 
 BETTER = {"kid": "lower", "kid_efficientnet_lite2": "lower", "fid": "lower", "fid_efficientnet_lite2": "lower",
-          "memorised": "as the floor", "memorised_pixels": "as the floor"}  # the others: higher  # fmt: skip
+          "memorised": "as real ones", "memorised_pixels": "as real ones"}  # the others: higher  # fmt: skip
+TRAINED = ("class_fidelity", "tstr_roc_auc")  # whose ceiling is of real patches; that of distances is of bad ones
 
 
 def gan_scores(run: Run) -> pd.DataFrame:
-    """Every score of the synthetic patches between its floor and its ceiling."""
+    """Every score of the synthetic patches beside what real ones have, and the worst case."""
     rows = []
     for name, title in GAN_NAMES.items():
         score = run.gan_scores[name]
-        value, floor, ceiling = ("not defined" if score[key] is None else f"{score[key]:.4g}" for key in SIDES)
+        value, *sides = ("not defined" if score[key] is None else f"{score[key]:.4g}" for key in SIDES)
+        real, worst = reversed(sides) if name in TRAINED else sides
         if score["low"] is not None:
             value += f" ({score['low']:.4g} to {score['high']:.4g})"
         others = ", ".join(f"{REFERENCES[key]} {score[key]:.3g}" for key in REFERENCES if score.get(key) is not None)
-        rows.append((title, BETTER.get(name, "higher"), value, floor, ceiling, others, score["samples"]))
+        rows.append((title, BETTER.get(name, "higher"), value, real, worst, others, score["samples"]))
     made, real = (f"{np.mean(two):.3f}" for two in run.layouts().values())
     rows.append((
-        "Correlation of the layouts of two patches of a class", "as the floor", made, real, "1", "",
+        "Correlation of the layouts of two patches of a class", "as real ones", made, real, "1", "",
         len(run.synthetic["labels"]),
     ))  # fmt: skip
-    columns = ["Score", "Better is", "Synthetic", "Floor", "Ceiling", "For comparison", "Samples"]
+    columns = ["Score", "Better is", "Synthetic", "Real patches", "Worst case", "For comparison", "Samples"]
     return pd.DataFrame(rows, columns=columns)
 
 
