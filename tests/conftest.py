@@ -7,7 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line has it
 
-from bcgan import cli, machine  # noqa: E402
+from bcgan import cli, machine, progress  # noqa: E402
 
 machine.prepare_environment()
 
@@ -108,6 +108,16 @@ def undrawn(monkeypatch) -> None:
     from bcgan.report import page
 
     monkeypatch.setattr(page, "FIGURES", {section: {} for section in page.FIGURES})
+
+
+@pytest.fixture
+def starts(monkeypatch) -> list[int]:
+    """The step at which each training begins: 0, or a later one where it goes on."""
+    found, bar = [], progress.bar
+    monkeypatch.setattr(
+        progress, "bar", lambda *given, start=0, **more: found.append(start) or bar(*given, start=start, **more)
+    )
+    return found
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ if kind == "devices":
     processor, = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    shares = strategy.experimental_local_results(strategy.run(lambda: distribute.own(tf.range(8))))
+    assert [list(map(int, one)) for one in shares] == [[0, 2, 4, 6], [1, 3, 5, 7]], shares
 else:
     strategy = distribute.strategy(kind)
 from pathlib import Path
@@ -48,6 +50,7 @@ with strategy.scope():
     train(classifier("resnet_table1"), patches, None, patches, Classify(batch=16, optimizer="sgd"), own, 0,
           Path("network.keras"), False)
     gan.LOG_EVERY = 1
+    gan.settled = lambda network, *given, **more: network  # only the log is read
     gan.train(*patches, Gan(steps=3, batch=8, width=4, latent=8, critic=0), 0, Path("."), False)
 """
 
@@ -64,7 +67,9 @@ def free_port() -> int:
 
 
 def start(folder: Path, port: int, index: int) -> subprocess.Popen:
-    command = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", "--until", "gan", "--set", f"gan.steps={STEPS}"]
+    settings = (f"gan.steps={STEPS}", f"gan.grid_every={STEPS}", "gan.checkpoint_every=10")
+    command = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", "--until", "gan"]
+    command += [f"--set={one}" for one in settings]
     return subprocess.Popen(
         command, cwd=folder, env=os.environ | settings_of(port, index), stderr=subprocess.PIPE, text=True
     )  # fmt: skip

@@ -14,8 +14,10 @@ import pytest
 
 from bcgan import cli, experiment, runs, stages
 from bcgan.errors import InputError
-from bcgan.evaluate import score
+from bcgan.evaluate import score, synthetic
 from bcgan.experiment import Experiment
+from bcgan.models import weights
+from bcgan.preprocess import store
 from bcgan.report import run
 from tests.conftest import EXPERIMENT
 from tests.digest import digest
@@ -44,6 +46,15 @@ def seen(monkeypatch):
     )
     monkeypatch.setattr(stages, "STAGES", watched)
     return names
+
+
+def stopped(error: BaseException):
+    """In place of what a stage does."""
+
+    def work(*given):
+        raise error
+
+    return work
 
 
 def test_every_stage_leaves_what_the_next_reads(finished):
@@ -96,7 +107,11 @@ def test_only_what_a_change_touches_would_run(workspace, change, expected, capsy
     assert [line.split()[0] for line in lines if "would run" in line] == expected
 
 
-def test_a_forced_stage_runs_and_no_other(workspace, seen):
+def test_a_forced_stage_runs_and_no_other(workspace, seen, monkeypatch):
+    def train(images, labels, settings, seed, folder, xla):
+        (folder / "to_benign.keras").write_bytes(b"a translator")
+
+    monkeypatch.setattr("bcgan.gan.translation.train", train)
     assert bcgan("run", "tiny.yaml", "--force", "translate", "--until", "translate") == 0
     assert seen == ["translate"]
 
@@ -113,49 +128,25 @@ def test_a_dry_run_runs_nothing(workspace, seen, capsys):
 
 
 def test_a_failed_stage_leaves_no_manifest_and_goes_on_later(workspace, monkeypatch, seen, capsys):
-    root = workspace / "runs/tiny"
-    original = score.evaluate
-    monkeypatch.setattr(score, "evaluate", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 130
+    run, build = ("run", "tiny.yaml", "--until", "preprocess", "--set", "data.limit=4"), store.build
+    monkeypatch.setattr(store, "build", stopped(KeyboardInterrupt()))
+    assert bcgan(*run) == 130
     assert "run the same command again" in capsys.readouterr().err
-    assert not (root / "evaluate/manifest.json").exists()
-    monkeypatch.setattr(score, "evaluate", original)
-    assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 0
-    assert seen == ["evaluate", "evaluate"]
+    assert not (workspace / "runs/tiny/preprocess/manifest.json").exists()
+    monkeypatch.setattr(store, "build", build)
+    assert bcgan(*run) == 0
+    assert "preprocess: runs, resumes" in capsys.readouterr().err
+    assert seen == ["preprocess", "preprocess"]
 
 
 def test_a_look_at_other_settings_that_is_stopped_costs_nothing(workspace, monkeypatch, seen, capsys):
-    monkeypatch.setattr(score, "evaluate", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(synthetic, "evaluate", stopped(KeyboardInterrupt()))
     for views in (1, 4):
         assert bcgan("run", "tiny.yaml", "--set", f"evaluate.views={views}") == 130
     assert seen == ["evaluate", "evaluate"]
     assert bcgan("run", "tiny.yaml") == 0
     assert "evaluate: skipped, what other settings had set aside" in capsys.readouterr().err
     assert seen == ["evaluate", "evaluate"]
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_a_process_with_130_and_the_same_command_goes_on(tmp_path, idc_folder):
-    (tmp_path / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
-    own = ("gan.steps=300", "gan.checkpoint_every=50", "gan.grid_every=300")
-    settings = ("--until", "gan", *(f"--set={one}" for one in own))
-    command, gan = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", *settings], tmp_path / "runs/tiny/gan"
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # not so in what a script starts with &
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as running:
-        while not (gan / "checkpoint.npz").exists():
-            assert running.poll() is None, running.stderr.read()
-            time.sleep(0.05)
-        running.send_signal(signal.SIGINT)
-        said = running.communicate(timeout=120)[1]
-    assert running.returncode == 130
-    assert "bcgan: interrupted; run the same command again to go on." in said
-    assert "Traceback" not in said
-    assert not (gan / "manifest.json").exists()
-    again = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert again.returncode == 0, again.stderr[-800:]
-    assert "preprocess: skipped, whole and current" in again.stderr
-    assert "gan: goes on from step" in again.stderr
-    assert (gan / "manifest.json").exists()
 
 
 def test_a_place_that_may_not_be_written_is_named(workspace, monkeypatch, capsys):
@@ -194,7 +185,7 @@ def _exhausted() -> Exception:
 @pytest.mark.parametrize("error", [MemoryError, _exhausted])
 def test_out_of_memory_names_the_setting_to_lower(workspace, monkeypatch, capsys, error):
     root = workspace / "runs/tiny"
-    monkeypatch.setattr(score, "evaluate", lambda *args: (_ for _ in ()).throw(error()))
+    monkeypatch.setattr(synthetic, "evaluate", stopped(error()))
     assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 1
     assert "bcgan: evaluate: out of memory. Lower evaluate.gan_samples," in capsys.readouterr().err
     assert not (root / "evaluate/manifest.json").exists()
@@ -339,14 +330,10 @@ def test_other_patient_lists_make_preprocess_run_again(workspace, seen, idc_fold
     assert seen == ["preprocess", "preprocess"]
 
 
-def test_the_report_tells_of_the_run_and_not_of_the_file(workspace, undrawn):
-    assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 0
-    assert bcgan("report", "tiny.yaml") == 0
-    page = (workspace / "reports/tiny/report.html").read_text()
-    assert "evaluate.views=1" in page
-    assert "1 views averaged" in page
-    assert bcgan("run", "tiny.yaml", "--until", "features", "--set", "features.synthetic=44") == 0
+def test_stages_of_two_runs_make_no_report(workspace, capsys):
+    assert bcgan("run", "tiny.yaml", "--until", "preprocess", "--set", "data.limit=4") == 0
     assert bcgan("report", "tiny.yaml") == 2
+    assert "runs/tiny/gan: its settings, its inputs or bcgan's version changed. Run: make" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_files_is_not_overwritten(workspace, capsys):
@@ -357,32 +344,50 @@ def test_a_folder_of_other_files_is_not_overwritten(workspace, capsys):
     assert (workspace / "mine/thesis.txt").exists()
 
 
-def test_killed_hard_in_the_gan_it_ends_with_the_same_weights(workspace, idc_folder):
-    """SIGKILL while the GAN trains; the next run goes on from its checkpoint. Profile repro."""
-    options = ["--until", "gan", "--set", "profile=repro", "--set", "gan.steps=9"]
-    command = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", *options]
-    root = workspace / "runs/tiny/gan"
+@pytest.mark.slow
+def test_stopped_and_killed_in_the_gan_it_ends_with_the_same_weights(tmp_path, idc_folder):
+    """Ctrl-C, then SIGKILL, each once there is a checkpoint more; the same command goes on. Profile repro."""
+    (tmp_path / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
+    own = ("profile=repro", "gan.steps=100", "gan.checkpoint_every=10", "gan.grid_every=100")
+    settings = ("--until", "gan", *(f"--set={one}" for one in own))
+    command, gan = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", *settings], tmp_path / "runs/tiny/gan"
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # not so in what a script starts with &
 
-    def outputs():
-        done = subprocess.run(command, capture_output=True, text=True, cwd=workspace)
-        assert done.returncode == 0, done.stderr[-800:]
-        from bcgan.models import weights
+    def saved() -> int:
+        return (gan / "checkpoint.npz").stat().st_mtime_ns if (gan / "checkpoint.npz").exists() else 0
 
-        names = ("generator", "discriminator")
-        return [digest(weights.load_model(root / f"{name}.keras").variables) for name in names]
+    def run(stop: int | None = None) -> tuple[int, str]:
+        """Its exit code and its words."""
+        before = saved()
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as running:
+            while stop and saved() == before:
+                assert running.poll() is None, running.stderr.read()
+                time.sleep(0.02)
+            if stop:
+                running.send_signal(stop)
+            said = running.communicate(timeout=240)[1]
+        return running.returncode, said
 
-    whole = outputs()
-    shutil.rmtree(root)
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=workspace) as running:
-        while running.poll() is None and not (root / "checkpoint.npz").exists():
-            pass
-        running.kill()
-    assert not (root / "manifest.json").exists()
-    assert outputs() == whole
+    def networks() -> list[str]:
+        return [digest(weights.load_model(gan / f"{name}.keras").variables) for name in ("generator", "discriminator")]
+
+    assert run()[0] == 0
+    whole = networks()
+    shutil.rmtree(gan)
+    code, said = run(signal.SIGINT)
+    assert code == 130
+    assert "bcgan: interrupted; run the same command again to go on." in said
+    assert "Traceback" not in said
+    assert not (gan / "manifest.json").exists()
+    assert run(signal.SIGKILL)[0] == -signal.SIGKILL
+    assert not (gan / "manifest.json").exists()
+    code, said = run()
+    assert code == 0, said[-800:]
+    assert "preprocess: skipped, whole and current" in said
+    assert "gan: goes on from step" in said
+    assert networks() == whole
 
 
 def test_the_index_keeps_patient_names_as_text(finished):
-    from bcgan.preprocess import store
-
     index = store.load(finished / "runs/tiny/preprocess").index
     assert pd.api.types.is_string_dtype(index["patient"])

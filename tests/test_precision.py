@@ -25,7 +25,8 @@ IMAGES[LABELS == 1, :, :25] //= 3
 
 
 @pytest.fixture(autouse=True)
-def afterwards():
+def only_logs_are_read(monkeypatch):
+    monkeypatch.setattr(gan, "settled", lambda network, *given, **more: network)
     yield
     keras.mixed_precision.set_global_policy("float32")
 

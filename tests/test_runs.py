@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -145,9 +146,17 @@ def test_a_second_run_is_kept_out_and_told_who_holds_the_lock(tmp_path):
         pass
 
 
-def test_json_is_replaced_at_once(tmp_path):
-    path = tmp_path / "x.json"
+def test_json_is_replaced_at_once(tmp_path, monkeypatch):
+    path, write = tmp_path / "x.json", Path.write_text
     runs.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
         runs.write_json(path, {"a": object()})
+
+    def half(self, text, *given):
+        write(self, text[: len(text) // 2], *given)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space left"):
+        runs.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}

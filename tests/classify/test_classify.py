@@ -109,7 +109,7 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
-def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, share):
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, starts, share):
     own = OWN.model_copy(update={"synthetic": share})
     whole = digest(train(tmp_path / "a" / "cnn.keras", SYNTHETIC, own=own).variables)
     save = weights.save
@@ -124,6 +124,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, sha
         train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own)
     monkeypatch.setattr(weights, "save", save)
     assert digest(train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own).variables) == whole
+    assert [start > 0 for start in starts] == [False, False, True]
     assert [line["epoch"] for line in progress.read_lines(tmp_path / "b" / "cnn.jsonl")] == [0, 1, 2]
 
 

@@ -42,9 +42,11 @@ def test_the_stream_goes_on_where_it_was():
 
 
 def test_crops_are_random_in_training_and_central_in_scoring():
-    sampler = batches.shuffled(np.arange(20), 20, 0)
-    cut = [images.numpy() for _, images, _ in batches.stream(IMAGES, LABELS, sampler, range(8), crop=6)]
-    assert cut[0].shape == (20, 6, 6, 3)
+    sampler, corners = batches.shuffled(np.arange(20), 20, 0), set()
+    for step, cut, _ in batches.stream(IMAGES, LABELS, sampler, range(8), crop=6):
+        whole, places = IMAGES[sampler(int(step))], [(top, left) for top in range(3) for left in range(3)]
+        corners |= {(t, k) for t, k in places if np.array_equal(whole[:, t : t + 6, k : k + 6], cut)}
+    assert len(corners) > 2
     np.testing.assert_array_equal(central(IMAGES, 6), IMAGES[:, 1:7, 1:7])
 
 

@@ -11,6 +11,7 @@ from bcgan.evaluate import learning_curve
 from bcgan.evaluate.learning_curve import Cell
 from bcgan.report import page
 from bcgan.report.run import read
+from tests.conftest import PATCHES
 
 CURVE = (
     "learning_curve={shares: [0.5], arms: [classic, selected, translation], seeds: [0], steps: 2, "
@@ -69,6 +70,20 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
             cli.main([*arguments])
         return stop.value.code
 
+    met = []
+
+    def stand_in(stage: str):
+        """A training that leaves the run's own networks: what matters here is which patches it is given."""
+
+        def train(images, labels, settings, seed, folder, xla):
+            met.append(len(images))
+            for path in (finished / "runs/tiny" / stage).glob("*.keras"):
+                shutil.copy(path, folder)
+
+        return train
+
+    monkeypatch.setattr(learning_curve, "train_gan", stand_in("gan"))
+    monkeypatch.setattr(learning_curve.translation, "train", stand_in("translate"))
     run = ("run", "tiny.yaml", "--set", CURVE, "--until", "ablation")
     assert bcgan(*run) == 0
     folder = tmp_path / "work/runs/tiny/ablation"
@@ -84,4 +99,5 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
     assert bcgan("report", "tiny.yaml", "--set", CURVE) == 0
     results = json.loads((tmp_path / "work/reports/tiny/results.json").read_text())
     assert len(results["learning_curve"]["cells"]) == 3
+    assert met == [2 * PATCHES, 2 * PATCHES]  # those of the share's patients, once
     assert (tmp_path / "work/reports/tiny/figures/learning_curve.png").stat().st_size > 5000

@@ -67,6 +67,15 @@ def test_the_truth_of_the_phantom_tells_a_translator_from_none(monkeypatch):
     """One that gives the patch back changes nothing; one that gives a patch of the other class, of the same patient,
     moves nuclei most of the way."""
     monkeypatch.setattr(translations, "TRUTHS", 96)
+    seen, pooled = {}, translations.pooled
+
+    def once(variant, images):
+        """Each patch goes through the network once."""
+        if new := {one.tobytes(): one for one in images if one.tobytes() not in seen}:
+            seen.update(zip(new, pooled(variant, np.stack(list(new.values()))), strict=True))
+        return np.stack([seen[one.tobytes()] for one in images])
+
+    monkeypatch.setattr(translations, "pooled", once)
     settings = experiment.load("phantom", ("evaluate.resamples=50",))
     others = [translations._rendered(label, translations.TRUTHS, settings)[0] for label in (0, 1)]
     monkeypatch.setattr(translations, "translate", lambda network, images: images)

@@ -14,7 +14,7 @@ import bcgan
 from bcgan import cli
 from bcgan.data.histology_phantom.tissue import draw
 from bcgan.errors import InputError
-from bcgan.predict import engines, images, model
+from bcgan.predict import engines, formats, images, model
 from tests.conftest import write_png
 
 openvino = pytest.mark.skipif(not engines.installed("openvino"), reason="OpenVINO is not installed")
@@ -121,14 +121,19 @@ def test_a_patch_is_little_work_and_a_slide_is_not(tmp_path):
     assert not images.few([tmp_path / "patch.png", tmp_path / "slide.png"])
 
 
-def test_an_engine_can_be_asked_for_by_name(tmp_path, capsys):
+def test_an_engine_can_be_asked_for_by_name(tmp_path, capsys, monkeypatch):
     write_png(tmp_path / "patch.png", draw(1)[0][0])
-    rows = set()
+    rows, loaded, load = set(), [], model.load
+    monkeypatch.setattr(model, "load", lambda *given: loaded.append(load(*given)) or loaded[-1])
     for name in filter(engines.installed, engines.RUNTIMES):
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as stop:
             cli.main(["predict", str(tmp_path / "patch.png"), "--engine", name])
+        assert stop.value.code in (0, 3)
+        assert loaded.pop().engine == name
         rows.add(capsys.readouterr().out.split(",")[-1])
     assert len(rows) == 1
+    assert cli.ENGINES == engines.ENGINES  # which --help must not import
+    assert tuple(formats.KINDS) == cli.FORMATS
 
 
 def test_a_folder_without_their_files_says_how_to_get_them(tmp_path):

@@ -13,7 +13,7 @@ from bcgan.errors import InputError
 from bcgan.models.classifier import classifier
 from bcgan.models.critic import frozen_features
 from bcgan.models.discriminator import discriminator
-from bcgan.predict import formats
+from bcgan.predict import formats, images
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,8 @@ def test_maps_that_are_resized_inside_are_written_too(tmp_path):
     assert formats.write(network, kinds, draw(8)[0], tmp_path)["faithful"].all()
 
 
-def test_what_comes_with_bcgan_is_written_without_a_run(tmp_path, capsys):
+def test_what_comes_with_bcgan_is_written_without_a_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(images, "CHECKED", 16)
     with pytest.raises(SystemExit) as stop:
         cli.main(["export", "--model", "shipped", "--format", "litert", "--out", str(tmp_path / "out")])
     assert stop.value.code == 0

@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 import bcgan
-from bcgan import cli, experiment
+from bcgan import cli, experiment, runs
 from bcgan.classify import calibration
 from bcgan.classify.scoring import probabilities
 from bcgan.errors import InputError
@@ -69,15 +69,22 @@ def test_an_image_of_empty_glass_has_a_verdict(model, tmp_path):
     assert json.loads(out.getvalue())["probability"] is None
 
 
+def without_litert(card, folder, patches):
+    return card.model_copy(update={"sha256": {name: runs.hash_file(folder / name) for name in models.FILES}})
+
+
 def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     network, times = Path("runs/tiny/export/gan_resnet-seed0.keras"), []
+    monkeypatch.setattr(images, "CHECKED", 16)
     for left in ("model/.part/classifier.keras", "model/referee.keras"):  # by one that was killed
         path = tmp_path / "work" / left
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half of one")
     for spoil, asked in ((False, ["--format", "litert", "--format", "savedmodel"]), (False, []), (True, [])):
+        if not asked:  # LiteRT's files are held against Keras the first time
+            monkeypatch.setattr(export, "card_with_litert", without_litert)
         if spoil:
             network.write_bytes(b"another run's")
         with pytest.raises(SystemExit) as stop:
@@ -113,9 +120,11 @@ def test_the_scale_is_that_of_the_patches_as_they_were_learnt(size, microns):
     assert export._microns(experiment.load("phantom")) is None
 
 
-def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path):
+def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(models.engines, "choose", lambda *given: pytest.fail("a network was loaded"))
     for name, change in (
         ("classifier.keras", lambda path: path.write_bytes(path.read_bytes() + b" ")),
+        ("classifier.tflite", lambda path: path.write_bytes(path.read_bytes() + b" ")),
         ("selector.npz", lambda path: path.unlink()),
         (models.CARD, lambda path: path.write_text("{}")),
         (models.CARD, lambda path: path.write_text(path.read_text().replace('"benign"', '"malign"'))),
@@ -150,6 +159,17 @@ def test_images_of_no_known_scale_are_not_exported(tmp_path):
     store.build(asked, tmp_path / "run/preprocess")
     with pytest.raises(InputError, match="learnt from images of other sizes, brought to 50 pixels each"):
         export.export(asked, tmp_path / "run", tmp_path / "out")
+
+
+def test_a_folder_of_other_files_is_no_place_for_an_export(finished, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    monkeypatch.chdir(finished)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", "tiny.yaml", "--out", str(tmp_path / "mine")])
+    assert stop.value.code == 2
+    assert "mine holds other files" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_what_was_there_stays_until_all_is_judged(exported, idc_folder, tmp_path, monkeypatch):
@@ -270,9 +290,11 @@ def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tiss
 
 
 def test_what_is_not_a_model_is_named(tmp_path, capsys):
-    assert command(tmp_path, "--model", tmp_path) == 2
     assert command("nowhere.png", "--model", tmp_path) == 2
     assert "nowhere.png" in capsys.readouterr().err
+    write_png(tmp_path / "patch.png", np.zeros((50, 50, 3), np.uint8))
+    assert command(tmp_path / "patch.png", "--model", tmp_path) == 2
+    assert "classifier.json does not exist" in capsys.readouterr().err
 
 
 def test_explanations_are_drawn_and_a_slide_is_refused(exported, model, idc_folder, tmp_path, capsys):
@@ -320,6 +342,24 @@ def test_litert_says_what_keras_says(exported, model, patches):
     near = np.abs(slow.probability - model.card.calls.threshold) < 0.01
     np.testing.assert_array_equal(quick.called[~near], slow.called[~near])
     np.testing.assert_allclose(model.predict(patches[:1]).probability, quick.probability[:1], atol=1e-5)
+
+
+def test_files_that_say_something_else_are_not_written(exported, model, patches, tmp_path, monkeypatch):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    monkeypatch.setattr(export, "write_litert", lambda folder: None)  # they lie there
+    monkeypatch.setattr(export, "_apart", lambda one, expected: (formats.FAITHFUL * 2, 0))
+    card = export.card_with_litert(model.card, folder, patches)
+    assert card.litert is None
+    assert not list(folder.glob("*.tflite"))
+    assert set(card.sha256) == set(models.FILES)
+
+
+def test_a_network_that_was_changed_after_it_was_checked_is_not_loaded(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    found = models.load(folder, "litert")
+    (folder / "classifier.keras").write_bytes(b"another one")
+    with pytest.raises(InputError, match="was changed after it was checked"):
+        _ = found.network
 
 
 def test_an_older_export_has_keras_alone(exported, tmp_path):

@@ -43,6 +43,20 @@ def test_patches_of_a_run_with_their_manifest(workspace):
     assert len({picture.tobytes() for picture in pictures}) == 5
 
 
+def test_the_density_that_is_asked_for_steers(workspace, monkeypatch):
+    way, drawn, sample = steering.Direction(np.ones(8), 0.05, 0.2, 0.4), [], sampling.sample
+
+    def watched(network, labels, seed, noise):
+        drawn.append(noise)
+        return sample(network, labels, seed, noise)
+
+    monkeypatch.setattr(steering, "directions", lambda *given: {"density": way})
+    monkeypatch.setattr(sampling, "sample", watched)
+    manifest = sampling.write(sampling.load("tiny"), 0, 1, 0, workspace / "out/f", 0.3)
+    assert manifest["density_asked"] == 0.3
+    np.testing.assert_allclose(drawn[0] @ way.slope + way.offset, 0.3)
+
+
 def test_an_empty_folder_may_be_the_one_that_one_is_in(workspace, tmp_path, monkeypatch):
     source = sampling.load("tiny")
     (tmp_path / "empty").mkdir()

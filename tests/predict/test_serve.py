@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from bcgan import cli
 from bcgan.predict import images, serve
 from bcgan.predict.model import Model
 from bcgan.predict.predict import scale_of
@@ -133,3 +134,13 @@ def test_it_describes_itself_and_loads_nothing_from_elsewhere(client):
     assert client.get("/card").json()["classes"] == ["benign", "malignant"]
     for path in ("/../cli.py", "/%2e%2e/cli.py", "/docs"):
         assert client.get(path).status_code == 404
+
+
+def test_this_machine_alone_may_ask_unless_told_otherwise(monkeypatch, exported):
+    asked = {}
+    monkeypatch.setattr("uvicorn.run", lambda app, **more: asked.update(more))
+    for more, host in (([], "127.0.0.1"), (["--host", "0.0.0.0"], "0.0.0.0")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["serve", "--model", str(exported), *more])
+        assert stop.value.code == 0
+        assert (asked["host"], asked["port"]) == (host, 8000)

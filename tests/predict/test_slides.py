@@ -63,10 +63,14 @@ def test_a_scan_that_begins_within_the_slide_is_read_from_there(picture, tmp_pat
             return 0
 
         def read_region(self, place, level, size):
+            assert max(size) <= slides.BLOCK
             return whole[place[1] : place[1] + size[1], place[0] : place[0] + size[0]]
 
     monkeypatch.setattr(slides, "BLOCK", 128)
     np.testing.assert_array_equal(slides._at_scale(Slide(), 1.0, tmp_path / "one.mrxs"), picture)
+    monkeypatch.setattr(slides, "LARGEST_IMAGE", 1000)
+    with pytest.raises(ValueError, match="300x200 pixels at the model's scale, more than 1000"):
+        slides._at_scale(Slide(), 1.0, tmp_path / "one.mrxs")
 
 
 def test_rows_are_in_the_slides_own_pixels(openslide, model, picture, tmp_path, monkeypatch):

@@ -50,7 +50,6 @@ READABLE = {
     "CMYK": _encoded("JPEG", PATCH.convert("CMYK")),
     "animated": _encoded("PNG", PATCH, save_all=True, append_images=[PATCH.rotate(90)]),
     "16 bits": cv2.imencode(".png", np.full((50, 50, 3), 65535, np.uint16))[1].tobytes(),
-    "turned by EXIF": _encoded("JPEG", PATCH, exif=Image.Exif()),
 }
 REFUSED = {
     "nothing": b"",
@@ -69,6 +68,12 @@ def test_what_can_be_read_becomes_rgb(name):
     image = images.decode(READABLE[name], name)
     assert image.dtype == np.uint8
     assert image.shape == (50, 50, 3)
+
+
+def test_a_mark_that_turns_the_picture_is_not_followed():
+    mark = Image.Exif()
+    mark[0x0112] = 6  # to be turned by 90 degrees
+    assert images.decode(_encoded("JPEG", PATCH.crop((0, 0, 50, 30)), exif=mark), "turned").shape == (30, 50, 3)
 
 
 @pytest.mark.parametrize("name", REFUSED)

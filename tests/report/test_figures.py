@@ -15,6 +15,7 @@ from bcgan.data.records import CLASSES
 from bcgan.report import (
     classifier_figures,
     data_figures,
+    explanation_figures,
     gan_figures,
     page,
     slide_figures,
@@ -35,6 +36,29 @@ def run(finished) -> Run:
 def closed():
     yield
     plt.close("all")
+
+
+def test_where_tissue_may_not_be_shown_no_figure_holds_its_pixels(run):
+    def marked(pixels: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.array((0, 255, 0), pixels.dtype), pixels.shape).copy()
+
+    real = {name: marked(one) for name, one in run.translated.items() if name.startswith("real")}
+    explained = run.explained | {"real_images": marked(run.explained["real_images"])}
+    changed = run._replace(
+        store=run.store._replace(images=marked(run.store.images)), translated=run.translated | real, explained=explained
+    )
+
+    def shows(draw, allowed: bool) -> bool:
+        axes = draw(changed._replace(patient_images=allowed)).figure.axes
+        pictures = [np.asarray(image.get_array()) for one in axes for image in one.images]
+        return any(one.ndim == 3 and (one[..., :3] == (0, 255, 0)).all(-1).any() for one in pictures)
+
+    for draw in (
+        data_figures.examples, data_figures.density, gan_figures.samples, gan_figures.nearest,
+        synthesis_figures.translations, explanation_figures.explanations, explanation_figures.feature_maps,
+    ):  # fmt: skip
+        assert shows(draw, True), draw.__name__
+        assert not shows(draw, False), draw.__name__
 
 
 @pytest.fixture(scope="module")
