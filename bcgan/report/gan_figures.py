@@ -30,7 +30,7 @@ from bcgan.report.tables import BETTER, GAN_NAMES
 
 COLUMNS = 8
 ROWS = 4  # of either class: with COLUMNS 64 patches a side
-STEPS_SHOWN = 5
+STEPS_SHOWN = 4
 COMPARED = 4000  # patches a side whose neighbours are looked for
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 SCORES = ("kid", "fid", "coverage", "density", "class_fidelity", "tstr_roc_auc", "memorised", "kid_efficientnet_lite2")
