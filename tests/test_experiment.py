@@ -32,7 +32,7 @@ def test_overrides_and_data_dir():
         ("classify.seeds=[1,1]", ["names a seed twice"]),
         ("classify.seeds=[-1]", ["classify.seeds.0", "-1"]),
         ("classify.models.gan_resnet.tuned=true", ["tuned", "beside is none"]),
-        ("gan.late=400", ["late: 400", "steps: 400"]),
+        ("gan.late=800", ["late: 800", "steps: 800"]),
         ("name.seed=5", ["name.seed=5", "no settings of its own"]),
     ],
 )

@@ -97,7 +97,7 @@ def save(drawn: Drawn, folder: Path, name: str) -> None:
         folder / "figures" / f"{name}.png", optimize=True, dpi=(DPI, DPI)
     )
     drawing = io.StringIO()
-    drawn.figure.savefig(drawing, format="svg", metadata={"Date": None})
+    drawn.figure.savefig(drawing, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     ids: dict[str, str] = {}
     svg = CLIPS.sub(lambda found: found[1] + ids.setdefault(found[2], f"clip{len(ids)}"), drawing.getvalue())
     (folder / "figures" / f"{name}.svg").write_text(EMBEDDED.sub(_smaller, svg), "utf-8")
