@@ -3,11 +3,11 @@
 __version__ = "0.1.0"
 
 
-def load(folder: str | None = None, engine: str = "auto"):
+def load(folder: str | None = None, engine: str = "auto", neighbours: bool = True):
     """The classifier in a folder of `bcgan export`, or the one that comes with bcgan: `predict.model.Model`."""
     from bcgan import machine
 
     machine.prepare_environment()
     from bcgan.predict import model
 
-    return model.load(folder, engine)
+    return model.load(folder, engine, neighbours=neighbours)

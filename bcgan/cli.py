@@ -23,6 +23,10 @@ engine_option = click.option(
     "--engine", type=click.Choice(ENGINES), default="auto",
     help="auto: OpenVINO on x86-64, LiteRT elsewhere and for a few patches, Keras where neither is installed.",
 )  # fmt: skip
+neighbours_option = click.option(
+    "--neighbours/--no-neighbours", default=True, show_default=True,
+    help="Whether the patches around a patch have a say where places are known.",
+)  # fmt: skip
 
 
 def experiment_options(command):
@@ -155,15 +159,17 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
 )
 @click.option("--json", "lines", is_flag=True, help="JSON lines in place of CSV.")
 @mpp_option
-@click.option(
-    "--maps", type=click.Path(file_okay=False), help="Heat maps, overlays and QuPath outlines of large images go here."
-)
+@click.option("--maps", type=click.Path(file_okay=False), help="Heat maps, overlays, QuPath outlines: a folder.")
+@neighbours_option
 @engine_option
 @click.pass_context
-def predict(context: click.Context, images, model, out: str | None, lines: bool, mpp, maps: str | None, engine) -> None:
+def predict(
+    context: click.Context, images, model, out: str | None, lines: bool, mpp, maps: str | None, neighbours: bool, engine
+) -> None:
     """Judge IMAGES: files, folders, patterns, or - for a list on standard input.
 
-    An image about as large as a patch is judged as one; a larger one is cut into patches where it holds tissue.
+    An image about as large as a patch is judged as one; a larger one is cut into patches where it holds tissue. Patches
+    of one slide, named <slide>_x<x>_y<y>, are judged together.
     """
     from pathlib import Path
 
@@ -174,7 +180,7 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
     from bcgan.predict.model import load
 
     paths = inputs.find(images, _listed(images))
-    judge = load(model, engine, inputs.few(paths))
+    judge = load(model, engine, inputs.few(paths), neighbours)
     lines = lines or bool(out and out.endswith(".jsonl"))
     Path(out or ".").parent.mkdir(parents=True, exist_ok=True)
     part = f"{out}.part" if out and out != "-" else "-"
@@ -192,9 +198,12 @@ def predict(context: click.Context, images, model, out: str | None, lines: bool,
 @model_option
 @mpp_option
 @click.option("--out", type=click.Path(file_okay=False), default="assessment", show_default=True, help="A folder.")
+@neighbours_option
 @engine_option
 @click.pass_context
-def assess(context: click.Context, name: str, data_dir: str | None, overrides, model, mpp, out: str, engine) -> None:
+def assess(
+    context: click.Context, name: str, data_dir: str | None, overrides, model, mpp, out: str, neighbours: bool, engine
+) -> None:
     """Hold a classifier against the labels of EXPERIMENT's data set, by patients, without training anything."""
     settings = experiment.load(name, overrides, data_dir)
     from pathlib import Path
@@ -203,7 +212,7 @@ def assess(context: click.Context, name: str, data_dir: str | None, overrides, m
     from bcgan.predict import assess as assessing
     from bcgan.predict.model import load
 
-    found = assessing.assess(load(model, engine), settings, mpp, Path(out))
+    found = assessing.assess(load(model, engine, neighbours=neighbours), settings, mpp, Path(out))
     click.echo(f"{assessing.summary(found)}\n{Path(out) / 'assessment.json'}")
     if found["unreadable"]:
         context.exit(3)
@@ -213,8 +222,9 @@ def assess(context: click.Context, name: str, data_dir: str | None, overrides, m
 @slide_options
 @click.option("--out", type=click.Path(file_okay=False), default="scores", show_default=True, help="A folder.")
 @model_option
+@neighbours_option
 @engine_option
-def batch(sources, mpp, runner: str, workers: int, options: tuple[str, ...], out: str, model, engine) -> None:
+def batch(sources, mpp, runner: str, workers: int, options, out: str, model, neighbours: bool, engine) -> None:
     """Judge every slide in SOURCES: each file, and each folder of patches, that lies directly there.
 
     Every slide gets a file of rows; run it again, and only what is new or changed is judged.
@@ -224,7 +234,7 @@ def batch(sources, mpp, runner: str, workers: int, options: tuple[str, ...], out
     _begin()
     from bcgan.predict.batch import Scores
 
-    _run_slidewise(Scores(Path(out), model, engine, mpp), sources, runner, workers, options)
+    _run_slidewise(Scores(Path(out), model, engine, mpp, neighbours), sources, runner, workers, options)
 
 
 @cli.command()

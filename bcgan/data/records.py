@@ -16,6 +16,7 @@ CLASSES = ("benign", "malignant")  # labels 0 and 1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LARGEST_FILE = 256 * 2**20  # bytes; a larger member of an archive is taken for a decompression bomb
 UNKNOWN = -1  # x and y of a patch whose place in the slide nobody recorded
+PLACE = re.compile(r"_x(\d+)_y(\d+)(_.*)?$", re.DOTALL)  # as the public archive's file names have it
 
 
 class Record(NamedTuple):
@@ -72,7 +73,13 @@ def image_files(places: tuple[Path, ...]) -> Iterator[File]:
 
 def slide_of(keys: Iterable[str]) -> list[str]:
     """The slide of each patch whose place is known: its key up to the place. A patient may have several."""
-    return [re.sub(r"_x\d+_y\d+_.*$", "", key) for key in keys]
+    return [PLACE.sub("", key) for key in keys]
+
+
+def place_of(name: str) -> tuple[int, int] | None:
+    """x and y that a patch's name says: `<slide>_x<x>_y<y>`, whatever follows an underscore; None: it says none."""
+    found = PLACE.search(name)
+    return found and (int(found[1]), int(found[2]))
 
 
 def printable(name: str) -> str:

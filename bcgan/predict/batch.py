@@ -18,22 +18,23 @@ class Scores(NamedTuple):
     model: str | None = None
     engine: str = "auto"
     microns_per_pixel: float | None = None
+    neighbours: bool = True
     name: str = "batch"
     suffix: str = ".csv"
     folders: bool = True
 
     def settings(self, slide: Slide) -> Any:
-        model = _loaded(self.model, self.engine)
-        return [model.card.sha256, model.engine, self.microns_per_pixel]
+        model = _loaded(self.model, self.engine, self.neighbours)
+        return [model.card.sha256, model.engine, self.microns_per_pixel, self.neighbours]
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """The number of patches by verdict."""
-        model, files = _loaded(self.model, self.engine), find([str(slide.path)])
+        model, files = _loaded(self.model, self.engine, self.neighbours), find([str(slide.path)])
         with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             return predict(model, files, file, False, self.microns_per_pixel, shown=False)
 
 
 @cache
-def _loaded(folder: str | None, engine: str) -> Model:
+def _loaded(folder: str | None, engine: str, neighbours: bool) -> Model:
     machine.prepare_environment()  # a worker's process has not
-    return load(folder, engine)
+    return load(folder, engine, neighbours=neighbours)

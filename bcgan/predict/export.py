@@ -212,8 +212,7 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
     found = probabilities(network, images, VIEWS)
     fitted = calibration.fit(found, labels)
     after = calibration.apply(fitted, found)
-    places, side = index[["x", "y"]].to_numpy(), data.native_size(experiment.data) or experiment.data.size
-    slides, near, near_calls = np.array(slide_of(index["id"])), None, None
+    (places, slides, side), near, near_calls = _places(index, experiment), None, None
     if context.known(places):
         near = context.fit(found, places, slides, labels, side)
         near_calls = _calls(labels, context.refine(near, found, places, slides, side))
@@ -238,7 +237,7 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
     )  # fmt: skip
     judge, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")
     strange = Model(draft, engines.of_keras(network, judge), selector, out).strangeness(images)
-    figures = _figures(experiment, patches, network, fitted, draft.calls.threshold)
+    figures = _figures(experiment, patches, network, draft)
     return draft.model_copy(update={"outlier": float(np.quantile(strange, OUTLIER)), "figures": figures})
 
 
@@ -258,23 +257,31 @@ def _calls(labels: np.ndarray, probabilities: np.ndarray) -> Calls:
 
 
 def _figures(
-    experiment: Experiment,
-    patches: store.Store,
-    network: keras.Model,
-    fitted: calibration.Calibration,
-    threshold: float,
+    experiment: Experiment, patches: store.Store, network: keras.Model, card: Card
 ) -> dict[str, dict[str, dict]]:
-    """{role: {metric: {value, low, high, seeds}}} of the patients who neither trained nor chose, each patch alone."""
+    """{role: {metric: {value, low, high, seeds}}} of the patients who neither trained nor chose, each patch alone, and
+    <role>_neighbours, among its neighbours, where places are known."""
     found, settings = {}, experiment.evaluate
     for role, index in patches.index.groupby("role"):
         labels = index["label"].to_numpy()
         if role.startswith(("train", "validation")) or len(np.unique(labels)) < 2:
             continue
         images = central(patches.images[index.index], experiment.classify.crop)
-        scores = calibration.apply(fitted, probabilities(network, images, VIEWS))
-        figures = intervals.with_intervals(
-            labels, intervals.Scored({0: scores}, {0: threshold}), index["patient"].to_numpy(),
-            settings.resamples, settings.confidence, experiment.seed,
-        )  # fmt: skip
-        found[role] = {name: figures[name] for name in FIGURES} | {"ece_calibrated": figures["ece"]}
+        raw = probabilities(network, images, VIEWS)
+        scored = {role: ({0: calibration.apply(card.calibration, raw)}, {0: card.calls.threshold})}
+        if card.context:
+            near = context.refine(card.context, raw, *_places(index, experiment))
+            scored[f"{role}_neighbours"] = {0: near}, {0: card.context_calls.threshold}
+        for name, one in scored.items():
+            figures = intervals.with_intervals(
+                labels, intervals.Scored(*one), index["patient"].to_numpy(),
+                settings.resamples, settings.confidence, experiment.seed,
+            )  # fmt: skip
+            found[name] = {metric: figures[metric] for metric in FIGURES} | {"ece_calibrated": figures["ece"]}
     return found
+
+
+def _places(index: pd.DataFrame, experiment: Experiment) -> tuple[np.ndarray, np.ndarray, int]:
+    """Of patches: their places, their slides, and their side, as `bcgan.classify.context` wants them."""
+    side = data.native_size(experiment.data) or experiment.data.size
+    return index[["x", "y"]].to_numpy(), np.array(slide_of(index["id"])), side

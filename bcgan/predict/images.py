@@ -20,6 +20,7 @@ WHOLE = 1.5  # an image up to so many times a patch's side is one patch; a large
 GLASS = 220  # a pixel whose darkest channel is above this is empty glass
 FEW = 2**19  # bytes: some 80 patches, upon which OpenVINO has caught up with LiteRT, which starts sooner
 TISSUE = 0.2  # least share of tissue of a tile that is scored
+BROADEST = 4096  # pixels of the longer side of a slide put together from patches
 CHECKED = 256  # patches on which two forms of a network are compared
 
 
@@ -129,6 +130,25 @@ def tiled(image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     places = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * size
     tissue = (tiles.min(-1) < GLASS).mean((1, 2)) >= TISSUE
     return tiles[tissue], places[tissue]
+
+
+def mosaic(patches: np.ndarray, places: np.ndarray, scale: float) -> Tiles:
+    """The patches of one slide as an image, glass where there are none.
+
+    Args:
+        patches: uint8, (n, size, size, 3).
+        places: integers, (n, 2). x and y, pixels at the patches' own scale.
+        scale: float. Pixels in which the slide gives places, for each of those.
+    """
+    size = patches.shape[1]
+    width, height = places.max(0) + size
+    shown = min(1.0, BROADEST / max(width, height))  # places are whatever names say
+    side = max(1, round(size * shown))
+    image = np.full((round(height * shown) + 1, round(width * shown) + 1, 3), images.WHITE[0], np.uint8)
+    for patch, (left, top) in zip(patches, (places * shown).astype(int), strict=True):
+        where = image[top : top + side, left : left + side]
+        where[:] = cv2.resize(patch, (side, side), interpolation=cv2.INTER_AREA)[: where.shape[0], : where.shape[1]]
+    return Tiles(patches, places, scale, image, False, shown)
 
 
 def read_patch(path: Path, size: int) -> np.ndarray:

@@ -45,7 +45,7 @@ class Card(BaseModel):
     views: int  # orientations averaged
     calibration: Calibration
     calls: Calls  # of a patch by itself
-    context: Context | None  # how neighbours count where a whole image is scored
+    context: Context | None  # how neighbours count where places are known
     context_calls: Calls | None  # of a patch among its neighbours
     outlier: float  # distance from real patches, as a share of the selector's limit, beyond which nothing is said
     trained: dict[str, int | str | list[str]]  # experiment, networks, patients, patches
@@ -131,11 +131,12 @@ class Model:
         )
 
 
-def load(folder: str | Path | None = None, engine: str = "auto", few: bool = False) -> Model:
+def load(folder: str | Path | None = None, engine: str = "auto", few: bool = False, neighbours: bool = True) -> Model:
     """The classifier in a folder that `bcgan export` wrote; the one that comes with bcgan where folder is None.
 
     Args:
         engine, few: as `bcgan.predict.engines.choose` takes them.
+        neighbours: bool. Whether the patches around a patch have a say where places are known. Defaults to True.
 
     Raises:
         InputError: a file is missing or is not the one that the card names, the card names other classes, or the
@@ -161,4 +162,6 @@ def load(folder: str | Path | None = None, engine: str = "auto", few: bool = Fal
         chosen = engines.choose(engine, place, card.sha256, few, card.bfloat16 is not None)
     except ValueError as error:
         raise InputError(f"engine {engine}: {error}.") from error
+    if not neighbours:
+        card = card.model_copy(update={"context": None, "context_calls": None})
     return Model(card, chosen, selection.load(place / "selector.npz"), place)

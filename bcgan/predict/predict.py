@@ -4,20 +4,24 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from bcgan import progress
-from bcgan.data.records import CLASSES
+from bcgan.data.records import CLASSES, place_of, slide_of
 from bcgan.errors import InputError
 from bcgan.predict import slides
-from bcgan.predict.images import Tiles, read
+from bcgan.predict.images import Tiles, mosaic, read
 from bcgan.predict.model import VERDICTS, Judged, Model
 
 COLUMNS = ("path", "x", "y", "probability", "uncertainty", "label", "verdict")
 BATCH = 512  # patches scored together, of several files where they are small
+CROWDED = 4  # patches that overlap by more than 3 of so many parts of their side do not lie where their names say
 
 
 def predict(
@@ -31,10 +35,14 @@ def predict(
 ) -> dict[str, int]:
     """Write a row a patch, in the order of `paths`; a file that cannot be read has a row that says so.
 
+    Patches of one slide, whose names say where they lie (`bcgan.data.records.place_of`), stand together in the place of
+    the first, and their neighbours have a say.
+
     Args:
         out: text file. CSV with a header, or JSON lines where `lines` is true.
         microns_per_pixel: float. Of the images; None: that of the model's patches.
-        maps: Path. Folder for a heat map, an overlay and outlines of every image that is larger than a patch.
+        maps: Path. Folder for a heat map, an overlay and outlines of every image that is larger than a patch, and of
+            the patches of every slide.
         shown: bool. Whether there is a progress bar.
 
     Returns:
@@ -55,45 +63,87 @@ def predict(
 
 
 def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | None, bar) -> Iterator[dict[str, Any]]:
-    """Patches of several files wait until a batch is full; a large image is scored by itself, with its neighbours."""
+    """Patches wait for the others of their slide, and where they are of none until a batch is full; a large image is
+    scored by itself."""
     waiting: list[tuple[Path, np.ndarray | None]] = []
     scale = scale_of(model, microns)
-    for path, name in zip(paths, _names(paths), strict=True):
-        bar.update()
-        try:
-            if slides.is_slide(path):
-                tiles = slides.read(path, model.card.size, model.card.microns_per_pixel, microns)
-            else:
-                tiles = read(path, model.card.size, scale)
-        except (OSError, ValueError, InputError) as error:
-            progress.log.warning("predict: %s", error)
-            tiles = None
-        if tiles is not None and not tiles.whole:
-            yield from _small(model, waiting)
-            waiting = []
-            yield from _large(model, path, name, tiles, maps)
-            continue
-        waiting.append((path, None if tiles is None else tiles.patches[0]))
-        if len(waiting) == BATCH:
-            yield from _small(model, waiting)
-            waiting = []
-    yield from _small(model, waiting)
+    for slide, files in groupby(_by_slide(paths), itemgetter(0)):
+        for _, path, name in files:
+            bar.update()
+            try:
+                if slides.is_slide(path):
+                    tiles = slides.read(path, model.card.size, model.card.microns_per_pixel, microns)
+                else:
+                    tiles = read(path, model.card.size, scale)
+            except (OSError, ValueError, InputError) as error:
+                progress.log.warning("predict: %s", error)
+                tiles = None
+            if tiles is not None and not tiles.whole:
+                yield from _small(model, waiting, slide, scale, maps)
+                yield from _large(model, path, name, tiles, maps)
+                continue
+            waiting.append((path, None if tiles is None else tiles.patches[0]))
+            if slide is None and len(waiting) == BATCH:
+                yield from _small(model, waiting, slide, scale, maps)
+        yield from _small(model, waiting, slide, scale, maps)
 
 
-def _names(paths: list[Path]) -> list[str]:
-    """What the files' maps are called: their names, numbered where several files in several folders have the same."""
-    seen = Counter(path.name for path in paths)
-    return [path.name if seen[path.name] == 1 else f"{number:04d}-{path.name}" for number, path in enumerate(paths)]
+def _by_slide(paths: list[Path]) -> list[tuple[str | None, Path, str]]:
+    """(slide, path, name) of every file: a slide's patches together, slide None where there are no others of it."""
+    found: dict[Any, list[tuple[Path, str]]] = {}
+    seen = Counter()
+    for number, (path, name) in enumerate(zip(paths, _names([path.name for path in paths]), strict=True)):
+        key, place = number, place_of(path.stem)
+        if place:
+            (slide,) = slide_of([path.stem])
+            key = slide, seen[slide, place]  # the public archive holds every patch twice
+            seen[slide, place] += 1
+        found.setdefault(key, []).append((path, name))
+    several = [key for key, files in found.items() if len(files) > 1]
+    known = dict(zip(several, _names([slide for slide, _ in several]), strict=True))
+    return [(known.get(key), *file) for key, files in found.items() for file in files]
 
 
-def _small(model: Model, waiting: list[tuple[Path, np.ndarray | None]]) -> Iterator[dict[str, Any]]:
-    patches = [patch for _, patch in waiting if patch is not None]
-    judged = zip(*model.predict(np.stack(patches)), strict=True) if patches else iter(())
+def _names(names: list[str]) -> list[str]:
+    """What maps are called: numbered where several files in several folders have one name."""
+    seen = Counter(names)
+    return [name if seen[name] == 1 else f"{number:04d}-{name}" for number, name in enumerate(names)]
+
+
+def _small(
+    model: Model, waiting: list[tuple[Path, np.ndarray | None]], slide: str | None, scale: float, maps: Path | None
+) -> Iterator[dict[str, Any]]:
+    """Rows of what waits, after which nothing does."""
+    read = [(path, patch) for path, patch in waiting if patch is not None]
+    judged = iter(())
+    if read:
+        patches = np.stack([patch for _, patch in read])
+        places = slide and _places([path for path, _ in read], slide, scale, model.card.size)
+        found = model.predict(patches, places)
+        if maps and places is not None:
+            _write_maps(maps, slide, mosaic(patches, places, scale), found, model)
+        judged = zip(*found, strict=True)
     for path, patch in waiting:
         if patch is None:
             yield _unjudged(path, "unreadable")
         else:
             yield _row(path, (0, 0), *next(judged))
+    waiting.clear()
+
+
+def _places(paths: list[Path], slide: str, scale: float, side: int) -> np.ndarray | None:
+    """x and y, pixels at the model's scale; None where the names cannot mean pixels, or one patch is all there is."""
+    places = (np.array([place_of(path.stem) for path in paths]) / scale).round().astype(int)
+    if len(places) == 1:
+        return None
+    nearest = cKDTree(places).query(places, 2, p=np.inf)[0][:, 1]
+    if np.median(nearest) < side / CROWDED:
+        progress.log.warning(
+            "predict: %s: the places that its patches' names say are %g pixels apart, so near that they cannot be in "
+            "pixels of the patch; every patch is judged by itself", slide, np.median(nearest),
+        )  # fmt: skip
+        return None
+    return places
 
 
 def _large(model: Model, path: Path, name: str, tiles: Tiles, maps: Path | None) -> Iterator[dict[str, Any]]:
@@ -103,10 +153,14 @@ def _large(model: Model, path: Path, name: str, tiles: Tiles, maps: Path | None)
         return
     found = model.predict(tiles.patches, tiles.places)
     if maps:
-        from bcgan.predict.maps import write_maps  # matplotlib, which rows alone do not need
-
-        write_maps(maps, name, tiles, found, model.card)
+        _write_maps(maps, name, tiles, found, model)
     yield from rows_of(path, tiles, found)
+
+
+def _write_maps(folder: Path, name: str, tiles: Tiles, found: Judged, model: Model) -> None:
+    from bcgan.predict.maps import write_maps  # matplotlib, which rows alone do not need
+
+    write_maps(folder, name, tiles, found, model.card)
 
 
 def rows_of(path: Path, tiles: Tiles, found: Judged) -> Iterator[dict[str, Any]]:

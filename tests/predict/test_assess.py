@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 import bcgan
 from bcgan import cli, experiment
-from bcgan.predict import assess
+from bcgan.predict import assess, images
 from tests.conftest import write_png
 
 
@@ -31,8 +31,6 @@ def labelled(tmp_path, patches_of):
 
 @pytest.fixture
 def patches_of(idc_folder):
-    from bcgan.predict import images
-
     return [images.read_patch(path, 50) for path in images.find([str(idc_folder)])[:24]]
 
 
@@ -67,6 +65,24 @@ def test_an_image_s_probability_is_the_mean_over_its_patches(shipped, patches_of
     counted = judged.probability[known] if known.any() else judged.probability
     assert row["patches"] == 4
     assert row["probability"] == pytest.approx(counted.mean(), abs=1e-4)
+
+
+def test_neighbours_have_a_say_where_the_data_set_knows_places(shipped, idc_folder, tmp_path):
+    patches = idc_folder / "100"
+    asked = experiment.load("idc", (), str(patches))
+    for model, threshold in (
+        (shipped, shipped.card.context_calls),
+        (bcgan.load(neighbours=False), shipped.card.calls),
+    ):
+        found = assess.assess(model, asked, None, tmp_path)
+        assert found["neighbours"] == (model is shipped)
+        assert found["threshold"] == threshold.threshold
+        rows = pd.read_csv(tmp_path / "images.csv")
+        paths = [next(patches.rglob(f"{key}.png")) for key in rows["image"]]
+        places = rows["image"].str.extract(r"_x(\d+)_y(\d+)_").to_numpy(int)
+        read = np.stack([images.read_patch(path, 50) for path in paths])
+        expected = model.predict(read, places if model is shipped else None)
+        np.testing.assert_allclose(rows["probability"], expected.probability, atol=1e-5)
 
 
 def test_the_command_says_what_was_unreadable(labelled, tmp_path, capsys):

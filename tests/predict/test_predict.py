@@ -3,6 +3,7 @@ import doctest
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,11 +48,18 @@ def test_the_exported_network_says_what_the_runs_own_says(finished, model, patch
 def test_the_cards_figures_are_those_of_the_exported_network(finished, model):
     own = store.load(finished / "runs/tiny/preprocess")
     rows = own.rows("test")
-    labels, judged = own.index["label"].to_numpy()[rows], model.predict(own.images[rows])
-    assert set(model.card.figures) == {"test"}
-    figures = {name: one["value"] for name, one in model.card.figures["test"].items()}
-    assert figures["roc_auc"] == pytest.approx(roc_auc_score(labels, judged.probability), abs=0.02)
-    assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, judged.called), abs=0.06)
+    index = own.index.iloc[rows].reset_index(drop=True)
+    labels, alone = index["label"].to_numpy(), model.predict(own.images[rows])
+    near = [np.zeros(len(rows)), np.zeros(len(rows), int)]
+    for patient in index.groupby("patient").indices.values():
+        judged = model.predict(own.images[rows][patient], index[["x", "y"]].to_numpy()[patient])
+        near[0][patient], near[1][patient] = judged.probability, judged.called
+    said = {"test": (alone.probability, alone.called), "test_neighbours": near}
+    assert set(model.card.figures) == set(said)
+    for name, (probability, called) in said.items():
+        figures = {metric: one["value"] for metric, one in model.card.figures[name].items()}
+        assert figures["roc_auc"] == pytest.approx(roc_auc_score(labels, probability), abs=0.02)
+        assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, called), abs=0.06)
 
 
 def test_the_classifier_that_comes_with_bcgan_works_and_its_example_runs():
@@ -144,6 +152,80 @@ def test_neighbours_have_a_say_only_where_places_are_given(model, patches):
     assert not np.allclose(alone.probability, together.probability)
 
 
+def rows_of(model, paths, **options) -> dict[Path, dict]:
+    """What predict says of each of these files, in its order."""
+    out = io.StringIO()
+    predict.predict(model, paths, out, True, **options)
+    rows = [json.loads(line) for line in out.getvalue().splitlines()]
+    return {Path(row["path"]): row for row in rows}
+
+
+def test_patches_of_one_slide_are_judged_together(model, exported, idc_folder, tmp_path):
+    """Whatever lies between them in the list; the archive's second copy, and what cannot be read, are no neighbours."""
+    slides = [images.find([str(idc_folder / patient)]) for patient in ("100", "101")]
+    broken, lone = tmp_path / "100_idx5_x1001_y51_class0.png", tmp_path / "patch.png"
+    copy = tmp_path / "copy" / slides[0][0].name
+    copy.parent.mkdir()
+    for target in (lone, copy):
+        shutil.copy(slides[0][0], target)
+    broken.write_bytes(b"no image")
+    paths = [path for pair in zip(*slides, strict=True) for path in pair]
+    paths = [*paths[:5], broken, lone, *paths[5:], copy]
+    found = rows_of(model, paths)
+    assert list(found) == [*slides[0][:3], broken, *slides[0][3:], *slides[1], lone, copy]
+    assert found[broken]["verdict"] == "unreadable"
+    apart = rows_of(models.load(exported, neighbours=False), paths)
+    for slide in slides:
+        patches = np.stack([images.read_patch(path, 50) for path in slide])
+        places = np.array([[int(part) for part in re.findall(r"_[xy](\d+)", path.name)] for path in slide])
+        for rows, expected in ((found, model.predict(patches, places)), (apart, model.predict(patches))):
+            known = expected.verdict != models.VERDICTS.index("out_of_distribution")
+            said = [rows[path]["probability"] for path in slide]
+            np.testing.assert_allclose(np.array(said, float)[known], expected.probability[known], atol=1e-5)
+    alone = model.predict(images.read_patch(lone, 50)[None])
+    for path in (lone, copy):
+        assert found[path]["probability"] == pytest.approx(alone.probability[0], abs=1e-5)
+
+
+def test_places_that_cannot_be_pixels_are_not_believed(model, idc_folder, tmp_path, caplog):
+    real = images.find([str(idc_folder)])[:4]
+    paths = [tmp_path / f"slide_x{number}_y1.png" for number in range(4)]
+    for source, target in zip(real, paths, strict=True):
+        shutil.copy(source, target)
+    with caplog.at_level("WARNING", logger="bcgan"):
+        found = rows_of(model, paths)
+    assert "slide: the places that its patches' names say are 1 pixels apart" in caplog.text
+    alone = model.predict(np.stack([images.read_patch(path, 50) for path in paths]))
+    np.testing.assert_allclose([found[path]["probability"] for path in paths], alone.probability, atol=1e-5)
+
+
+def test_a_slide_of_patches_gets_a_map_at_the_names_places(model, patches, tmp_path):
+    """At twice the model's scale, as the outlines are, which go by the names."""
+    places = [(101, 1), (101, 301), (501, 101)]
+    for patch, (x, y) in zip(patches, places, strict=False):
+        write_png(tmp_path / f"slide_x{x}_y{y}.png", patch.repeat(2, 0).repeat(2, 1))
+    paths = images.find([str(tmp_path)])
+    rows_of(model, paths, microns_per_pixel=model.card.microns_per_pixel / 2, maps=tmp_path / "maps")
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {"slide.geojson", "slide.map.png", "slide.heat.png"}
+    features = json.loads((tmp_path / "maps/slide.geojson").read_text())["features"]
+    corners = [np.min(one["geometry"]["coordinates"][0], 0) for one in features]
+    np.testing.assert_allclose(sorted(map(tuple, corners)), sorted(places), atol=1)
+
+
+@pytest.mark.parametrize("far", [1, 100])
+def test_patches_are_put_together_where_they_lie(patches, far):
+    places = np.array([[0, 0], [200, 100]]) * far
+    tiles = images.mosaic(patches[:2], places, 1.0)
+    assert max(tiles.image.shape[:2]) <= images.BROADEST + 1
+    for patch, place in zip(patches, places, strict=False):
+        left, top = (place * tiles.shown).astype(int)
+        side = max(1, round(50 * tiles.shown))
+        np.testing.assert_allclose(
+            tiles.image[top : top + side, left : left + side].mean((0, 1)), patch.mean((0, 1)), atol=1
+        )
+    assert (tiles.image == 255).all(-1).mean() > 0.7
+
+
 def test_patches_of_another_size_are_refused(model):
     with pytest.raises(ValueError, match="must be uint8"):
         model.predict(np.zeros((1, 32, 32, 3), np.uint8))
@@ -229,7 +311,7 @@ def test_every_file_has_its_verdict(model, idc_folder, tmp_path, exported, capsy
 
 
 def test_a_slide_that_cannot_be_read_here_is_told_and_the_others_go_on(model, idc_folder, tmp_path, monkeypatch):
-    real, out = images.find([str(idc_folder)])[:2], io.StringIO()
+    real, out = [images.find([str(idc_folder / patient)])[0] for patient in ("100", "101")], io.StringIO()
 
     def unread(*_):
         raise InputError("slide.svs needs OpenSlide")
