@@ -13,17 +13,18 @@ import keras
 import numpy as np
 import pandas as pd
 
-from bcgan import progress, runs
-from bcgan.classify import calibration
+from bcgan import data, progress, runs
+from bcgan.classify import calibration, context
 from bcgan.classify.train import Patches, groups_of
 from bcgan.data import splits
 from bcgan.errors import InputError
-from bcgan.evaluate import intervals, metrics, trials
+from bcgan.evaluate import derived, intervals, metrics, trials
 from bcgan.experiment import Classifier, Experiment
 from bcgan.models.classifier import classifier
 from bcgan.preprocess.store import Store
 
 SPLITS = ("patient_split", "random_split")
+NEIGHBOURS = "neighbours"
 
 
 def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> None:
@@ -42,7 +43,6 @@ def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
             key = _key(experiment, folder, name, split, fold)
             trials.once(path, folder, key, partial(_run, experiment, store, name, split, fold, path, xla, key))
             bar.update()
-    patients, labels = store.index["patient"].to_numpy(), store.index["label"].to_numpy()
     found = {
         name: summarise(
             experiment,
@@ -50,8 +50,7 @@ def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
                 split: [runs.read_arrays(folder / f"{name}-{split}-fold{k}.npz") for k in range(count)]
                 for split in SPLITS
             },
-            labels,
-            patients,
+            store.index,
         )
         for name in settings.networks
     }
@@ -64,24 +63,29 @@ def roles(experiment: Experiment, index: pd.DataFrame, split: str, fold: int) ->
     Args:
         split: string. patient_split, or random_split, where every patch is a patient of its own.
     """
-    data = experiment.data.model_copy(update={"protocol": "kfold", "fold": fold})
+    asked = experiment.data.model_copy(update={"protocol": "kfold", "fold": fold})
     dealt = index if split == "patient_split" else index.assign(patient=index["id"])
     try:
-        return splits.assign_roles(dealt, data, experiment.seed).to_numpy()
+        return splits.assign_roles(dealt, asked, experiment.seed).to_numpy()
     except InputError as error:
-        raise InputError(f"folds: {split}, fold {fold + 1} of {data.folds}: {error}") from error
+        raise InputError(f"folds: {split}, fold {fold + 1} of {asked.folds}: {error}") from error
 
 
 def summarise(
-    experiment: Experiment, found: dict[str, list[dict[str, np.ndarray]]], labels: np.ndarray, patients: np.ndarray
+    experiment: Experiment, found: dict[str, list[dict[str, np.ndarray]]], index: pd.DataFrame
 ) -> dict[str, Any]:
-    """{patches, patients, <split>: {metric: {value, low, high}}, inflation: {metric: {value, low, high, p}}}.
+    """{patches, patients, <split>: {metric: {value, low, high}}, inflation: {metric: {value, low, high, p}}}, and
+    neighbours beside the splits where places are known: whole patients, each patch among its neighbours.
 
     Args:
         found: {split: a dictionary a fold: test_rows, validation_rows, and the probabilities test and validation}.
-        labels, patients: of every patch of the store.
+        index: table. The store's.
     """
     settings, resampled = experiment.evaluate, {}
+    labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
+    if context.known(index[["x", "y"]].to_numpy()):
+        side = data.native_size(experiment.data) or experiment.data.size
+        found = found | {NEIGHBOURS: [_in_context(one, index, side) for one in found[SPLITS[0]]]}
     for split, trained in found.items():
         tested = []
         for one in trained:
@@ -110,6 +114,15 @@ def summarise(
             name: intervals.difference(other[name], first[name], patients[rows], settings.confidence) for name in first
         },
     }
+
+
+def _in_context(one: dict[str, np.ndarray], index: pd.DataFrame, side: int) -> dict[str, np.ndarray]:
+    """The fold with its probabilities in the light of the neighbours, whose weights its validation patients give."""
+    roles = [role for role in ("validation", "test") for _ in one[role]]
+    table = index.iloc[np.concatenate([one["validation_rows"], one["test_rows"]])].assign(role=roles)
+    near, _ = derived.in_context(table, np.concatenate([one["validation"], one["test"]]), side)
+    count = len(one["validation"])
+    return one | {"validation": near[:count], "test": near[count:]}
 
 
 def _key(experiment: Experiment, folder: Path, name: str, split: str, fold: int) -> str:

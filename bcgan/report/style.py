@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -55,7 +54,6 @@ INK, MUTED = "#222222", "#777777"
 REAL, SYNTHETIC, TRANSLATED = MUTED, "#9E7BB5", "#CC6677"
 DISCRIMINATOR = CLASSIFIER_COLOURS["gan_only"]  # what that classifier sees with
 DPI = 200
-JPEG = (cv2.IMWRITE_JPEG_QUALITY, 88, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 TOWARDS = matplotlib.colors.LinearSegmentedColormap.from_list(  # of what speaks for one class or the other
     "classes", [CLASS_COLOURS["benign"], "#E4E4E4", CLASS_COLOURS["malignant"]]
 )
@@ -107,22 +105,30 @@ def save(drawn: Drawn, folder: Path, name: str) -> None:
 
 def _few_colours(picture: Image.Image) -> Image.Image:
     """In 256 colours, which take a third of the bytes, where that is hardly to be seen: tissue has few hues."""
-    settled = picture.width * picture.height // 100  # pixels that still move: to wait for all takes ten times as long
+    settled = picture.width * picture.height // 10  # pixels that still move: to wait for fewer is to look no better
     fewer = picture.quantize(256, kmeans=settled, dither=Image.Dither.NONE)
-    off = np.abs(np.asarray(fewer.convert("RGB"), np.int16) - np.asarray(picture, np.int16))
+    off = _off(fewer, picture)
     return fewer if off.mean() <= HARDLY and np.quantile(off, 0.999) <= UNSEEN else picture
 
 
+def _off(one: Image.Image, other: Image.Image) -> np.ndarray:
+    return np.abs(np.asarray(one.convert("RGB"), np.int16) - np.asarray(other, np.int16))
+
+
 def _smaller(found: re.Match) -> str:
-    """A picture inside an SVG as JPEG, where that is hardly to be seen: patches are noise to PNG's compression. A map
-    of few sharp colours stays as it is."""
-    whole = cv2.imdecode(np.frombuffer(base64.b64decode(found[1]), np.uint8), cv2.IMREAD_UNCHANGED)
-    colours, opaque = whole[..., :3], whole.shape[2] == 3 or whole[..., 3].min() == 255
-    data = cv2.imencode(".jpg", colours, JPEG)[1]
-    off = np.abs(cv2.imdecode(data, cv2.IMREAD_COLOR).astype(int) - colours)
-    if not opaque or off.mean() > HARDLY:
+    """A picture inside an SVG as JPEG or in few colours, where that is smaller and hardly to be seen."""
+    given = base64.b64decode(found[1])
+    whole = Image.open(io.BytesIO(given))
+    if whole.convert("RGBA").getextrema()[3][0] < 255:
         return found[0]
-    return f'"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"'
+    colours, jpeg, png = whole.convert("RGB"), io.BytesIO(), io.BytesIO()
+    colours.save(jpeg, format="JPEG", quality=88, subsampling=0)
+    _few_colours(colours).save(png, format="PNG", optimize=True)
+    made = [(png.getvalue(), "png"), (given, "png")]
+    if _off(Image.open(jpeg), colours).mean() <= HARDLY:
+        made.append((jpeg.getvalue(), "jpeg"))
+    data, kind = min(made, key=lambda one: len(one[0]))
+    return f'"data:image/{kind};base64,{base64.b64encode(data).decode()}"'
 
 
 def difference_in(metric: str) -> str:

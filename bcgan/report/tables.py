@@ -294,13 +294,16 @@ def inflation(run: Run) -> pd.DataFrame:
 
 def folds(run: Run) -> pd.DataFrame:
     """Whole trainings cross-validated by patients, every figure of all patients pooled."""
+    ways = {"patient_split": "", "neighbours": ", with neighbouring patches"}
     rows = [
-        {"Classifier": CLASSIFIER_NAMES[name], "Patients": one["patients"], "Patches": one["patches"]}
+        {"Classifier": CLASSIFIER_NAMES[name] + said, "Patients": one["patients"], "Patches": one["patches"]}
         | {
-            METRIC_NAMES[metric]: describe(one["patient_split"][metric.removesuffix("_calibrated")])
+            METRIC_NAMES[metric]: describe(one[way][metric.removesuffix("_calibrated")])
             for metric in (*RESULT_METRICS, "ece_calibrated")  # every fold's probabilities are calibrated
         }
         for name, one in _folds(run).items()
+        for way, said in ways.items()
+        if way in one
     ]
     return pd.DataFrame(rows)
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from bcgan import cli, experiment
+from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import folds
 from bcgan.preprocess import store
@@ -64,11 +65,21 @@ def test_folds_of_different_scales_are_pooled_by_their_own_calibration():
         said = {name: 1 / (1 + np.exp(-(scale * odds[one] + shift))) for name, one in
                 (("test", rows), ("validation", chosen))}  # fmt: skip
         found.append(said | {"test_rows": rows, "validation_rows": chosen})
-    summary = folds.summarise(SETTINGS, dict.fromkeys(folds.SPLITS, found), labels, patients)
+    index = pd.DataFrame({"id": "patch", "patient": patients, "label": labels, "x": UNKNOWN, "y": UNKNOWN})
+    summary = folds.summarise(SETTINGS, dict.fromkeys(folds.SPLITS, found), index)
     plain = folds.metrics.measure(labels, odds, 0.0, np.ones((1, 800)))["roc_auc"][0]
     assert summary["patient_split"]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
     assert summary["inflation"]["roc_auc"]["value"] == 0
     assert (summary["patients"], summary["patches"]) == (40, 800)
+    assert folds.NEIGHBOURS not in summary
+    # A region of malignant patches a slide: neighbours know more, unless they are another slide's.
+    index = index.assign(id=[f"{patient}_x0_y0_" for patient in patients], x=50 * np.arange(800), y=labels * 1000)
+    near = folds.summarise(SETTINGS, dict.fromkeys(folds.SPLITS, found), index)
+    assert near["patient_split"] == summary["patient_split"]
+    assert near[folds.NEIGHBOURS]["roc_auc"]["value"] > plain + 0.02
+    apart = index.assign(id=[f"{number}_x0_y0_" for number in range(800)])
+    apart = folds.summarise(SETTINGS, dict.fromkeys(folds.SPLITS, found), apart)
+    assert apart[folds.NEIGHBOURS]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
 
 
 def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """What is drawn is what was measured: axes, legends and numbers of the figures against the run's own tables."""
 
+import base64
+import io
 import re
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.metrics import precision_score, roc_auc_score, roc_curve
 
 from bcgan import experiment
@@ -115,8 +118,6 @@ def test_a_colour_means_one_thing():
 
 
 def test_few_colours_are_taken_where_they_are_hardly_to_be_seen():
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     tissue = np.linspace((255, 240, 250), (90, 40, 120), 250 * 250).reshape(250, 250, 3) + rng.normal(
         0, 4, (250, 250, 3)
@@ -124,6 +125,28 @@ def test_few_colours_are_taken_where_they_are_hardly_to_be_seen():
     noise = rng.integers(0, 256, (250, 250, 3))
     for picture, mode in ((tissue, "P"), (noise, "RGB")):
         assert style._few_colours(Image.fromarray(picture.clip(0, 255).astype(np.uint8))).mode == mode
+
+
+def test_a_picture_in_an_svg_is_made_smaller_where_that_is_hardly_to_be_seen():
+    rng = np.random.default_rng(0)
+    spots = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+    smooth = np.asarray(spots.resize((64, 64), Image.Resampling.BICUBIC)).astype(float)
+    textured = np.array([200, 140, 180]) + 30 * rng.normal(size=(64, 64, 1))
+    clear = np.concatenate([textured, np.full((64, 64, 1), 100)], 2)
+    flat = np.where(rng.random((64, 64, 1)) < 0.5, (0, 114, 178), (213, 94, 0))
+    for picture, mode, kind in (
+        (smooth, "RGB", "JPEG"), (textured, "P", "PNG"), (clear, "RGBA", "PNG"), (flat, "P", "PNG"),
+    ):  # fmt: skip
+        whole, data = Image.fromarray(picture.clip(0, 255).astype(np.uint8)), io.BytesIO()
+        whole.save(data, format="PNG")
+        given = f'"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"'
+        made = style.EMBEDDED.sub(style._smaller, given)
+        said, encoded = re.fullmatch(r'"data:image/(\w+);base64,(.*)"', made).groups()
+        found = Image.open(io.BytesIO(base64.b64decode(encoded)))
+        assert (found.mode, found.format, said) == (mode, kind, kind.lower())
+        assert (made == given) == (mode == "RGBA")
+        assert len(made) <= len(given)
+        assert style._off(found, whole.convert("RGB")).mean() <= style.HARDLY
 
 
 def test_precision_begins_with_the_first_true_call(run, test_rows):
