@@ -94,6 +94,7 @@ def save(drawn: Drawn, folder: Path, name: str) -> None:
     _few_colours(Image.open(picture).convert("RGB")).save(
         folder / "figures" / f"{name}.png", optimize=True, dpi=(DPI, DPI)
     )
+    drawn.figure.set_layout_engine("none")  # it is laid out: once is enough for both
     drawing = io.StringIO()
     drawn.figure.savefig(drawing, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     ids: dict[str, str] = {}
