@@ -61,7 +61,13 @@ class Data(Settings):
     lists: Path | None = None  # folder of train.txt, validation.txt, test.txt; None: the lists that bcgan ships
     evaluate_on: str | None = None  # glob over folders and archives: others' held-out patches are set apart
     magnification: Literal[40, 100, 200, 400] | None = None  # BreaKHis only
-    limit: int | None = Field(None, ge=1)  # at most so many patches of each patient and class, first by name
+    limit: float | None = Field(None, gt=0)  # at most so many patches of each patient and class; below 1, that share
+
+    @model_validator(mode="after")
+    def _limit_counts(self) -> "Data":
+        if self.limit and self.limit > 1 and not self.limit.is_integer():
+            raise ValueError(f"limit: {self.limit} is neither a number of patches nor, below 1, a share of them")
+        return self
 
 
 class Audit(Settings):

@@ -1,11 +1,15 @@
 """Data sets and patient splits. `records` is the one way in; each data set has a folder of its own."""
 
+from hashlib import sha256
+from math import ceil
+
 from bcgan.data.records import Record
 from bcgan.experiment import Data
 
 
 def records(data: Data) -> list[Record]:
-    """Every patch of an experiment's data set, before decoding, at most `data.limit` of each patient and class."""
+    """Every patch of an experiment's data set, before decoding, or as many of each patient and class as `data.limit`
+    says: always the same ones, drawn by their keys' hashes, since neighbouring names are neighbouring patches."""
     from bcgan.data import prepared
     from bcgan.data.breakhis import scan as breakhis
     from bcgan.data.idc import scan as idc
@@ -21,13 +25,14 @@ def records(data: Data) -> list[Record]:
     found = readers[data.name](data.dir)
     if data.limit is None:
         return found
-    kept, counts = [], {}
-    for record in found:
-        group = (record.patient, record.label)
-        counts[group] = counts.get(group, 0) + 1
-        if counts[group] <= data.limit:
-            kept.append(record)
-    return kept
+    groups: dict[tuple[str, int], list[int]] = {}
+    for number, record in enumerate(found):
+        groups.setdefault((record.patient, record.label), []).append(number)
+    kept = []
+    for numbers in groups.values():
+        count = int(data.limit) if data.limit >= 1 else ceil(data.limit * len(numbers))
+        kept += sorted(numbers, key=lambda number: sha256(found[number].key.encode()).digest())[:count]
+    return [found[number] for number in sorted(kept)]
 
 
 def native_size(data: Data) -> int | None:

@@ -1,12 +1,14 @@
 """Reading the public archives' layouts."""
 
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from bcgan import data
+from bcgan import data, experiment
 from bcgan.data.breakhis import scan as breakhis
 from bcgan.data.idc import scan as idc
 from bcgan.data.patient_folder import scan as patient_folder
@@ -126,9 +128,22 @@ def test_patches_of_one_name_in_folders_of_one_name_are_all_there(tmp_path):
     assert len({record.key for record in patient_folder.records(tuple(places))}) == 3
 
 
-def test_limit_is_by_patient_and_class(idc_folder):
-    settings = Data(name="idc", dir=(idc_folder,), limit=2)
-    assert len(data.records(settings)) == PATIENTS * 2 * 2
+@pytest.mark.parametrize(("limit", "count"), [(2, 2), (0.5, 3), (0.01, 1), (1, 1), (1000, 5)])
+def test_limit_is_by_patient_and_class(idc_folder, limit, count):
+    every = data.records(Data(name="idc", dir=(idc_folder,)))
+    found = data.records(Data(name="idc", dir=(idc_folder,), limit=limit))
+    assert set(Counter((record.patient, record.label) for record in found).values()) == {count}
+    assert len(found) == PATIENTS * 2 * count
+    assert [record.key for record in found] == sorted(record.key for record in found)
+    groups = pd.DataFrame(every).groupby(["patient", "label"])["key"]
+    first = set(groups.head(count))
+    assert ({record.key for record in found} == first) == (count == 5)  # drawn: names go by place
+
+
+def test_a_limit_is_a_share_or_a_number(idc_folder):
+    for limit in (2.5, 0):
+        with pytest.raises(InputError, match=r"idc\.yaml: data.*limit"):
+            experiment.load("idc", (f"data.limit={limit}",))
 
 
 def test_real_archives(real_idc):
