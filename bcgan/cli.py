@@ -188,7 +188,11 @@ def predict(
         found = predicting.predict(judge, paths, file, lines, mpp, Path(maps) if maps else None)
     if part != "-":
         Path(part).replace(out)
-    progress.log.info("predict: %s; %s", ", ".join(f"{n} {v}" for v, n in found.items() if n), judge.card.use)
+    calls = judge.card.calls
+    progress.log.info(
+        "predict: %s; a patch by itself is malignant from %.2f on, and not called between %.2f and %.2f; %s",
+        ", ".join(f"{n} {v}" for v, n in found.items() if n), calls.threshold, *calls.abstain, judge.card.use,
+    )  # fmt: skip
     if found["unreadable"] or found["out_of_distribution"]:
         context.exit(3)
 
@@ -283,8 +287,11 @@ def _run_slidewise(job, sources, runner: str, workers: int, options: tuple[str, 
     found = slidewise.slides(sources, job.folders)
     done = slidewise.run(found, job, runner, workers, tuple(f"--{option}" for option in options))
     progress.log.info(
-        "%s: %d slides done, %d were current; %s/summary.csv", job.name, done["done"], done["skipped"], job.out
-    )
+        "%s: %d slides done, %d were current, %d with what could not be read; %s/summary.csv",
+        job.name, done["done"], done["skipped"], done["unreadable"], job.out,
+    )  # fmt: skip
+    if done["unreadable"]:
+        click.get_current_context().exit(3)
 
 
 @cli.command()
@@ -314,6 +321,8 @@ def explain(context: click.Context, images, model, out: str) -> None:
 @click.option("--concurrent", type=click.IntRange(1), default=2, show_default=True, help="Images judged at a time.")
 def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
     """Open a local page, and an HTTP API, where an image is judged. Nothing that is sent is kept."""
+    import socket
+
     from bcgan import machine
 
     machine.prepare_environment()
@@ -322,6 +331,12 @@ def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
     from bcgan.predict.model import load
     from bcgan.predict.serve import make_app
 
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind((host, port))
+        except OSError as error:
+            raise InputError(f"{host}:{port}: {error.strerror}. Choose others with --host and --port.") from error
     app = make_app(load(model), concurrent)
     click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
     uvicorn.run(app, host=host, port=port, log_level="warning")

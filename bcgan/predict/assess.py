@@ -41,6 +41,11 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
         InputError: the data set is not there, or holds no image.
     """
     records = data.records(experiment.data)
+    if model.card.trained.get("data") == experiment.data.name:
+        progress.log.warning(
+            "assess: the classifier learnt from %s of this data set; where they are among these, the figures flatter it",
+            f"{model.card.trained['patients']} patients",
+        )
     scale, slides = scale_of(model, microns_per_pixel), {}
     placed = any(record.x != UNKNOWN for record in records)
     for record, slide in zip(records, slide_of([record.key for record in records]), strict=True):

@@ -1,10 +1,12 @@
 """`bcgan batch`: rows of every slide's patches, as `bcgan predict` has them."""
 
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bcgan import machine
+from bcgan.predict import slides
 from bcgan.predict.images import find
 from bcgan.predict.model import Model, load
 from bcgan.predict.predict import predict
@@ -25,7 +27,8 @@ class Scores(NamedTuple):
 
     def settings(self, slide: Slide) -> Any:
         model = _loaded(self.model, self.engine, self.neighbours)
-        return [model.card.sha256, model.engine, self.microns_per_pixel, self.neighbours]
+        known = not slides.is_slide(slide.path) or find_spec("openslide") is not None  # else it is judged when it is
+        return [model.card.sha256, model.engine, self.microns_per_pixel, self.neighbours, known]
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """The number of patches by verdict."""

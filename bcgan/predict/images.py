@@ -16,6 +16,8 @@ from bcgan.preprocess import images
 # Whole-slide formats, which OpenSlide reads; a tiled TIFF is one too (bcgan/predict/slides.py).
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm")
 KNOWN = (*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)
+LEAST = 0.75  # of a patch's side that an image's longer one must have: patches at a slide's edge are narrow, not small
+ENLARGED = 8  # times that an image may be enlarged to come to the model's scale
 WHOLE = 1.5  # an image up to so many times a patch's side is one patch; a larger one is tiled
 GLASS = 220  # a pixel whose darkest channel is above this is empty glass
 FEW = 2**19  # bytes: some 80 patches, upon which OpenVINO has caught up with LiteRT, which starts sooner
@@ -46,7 +48,7 @@ def find(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Path]:
     found = []
     for argument in arguments:
         if argument == "-":
-            found += [Path(line.rstrip("\n")) for line in listed if line.strip()]
+            found += [Path(line.rstrip("\r\n")) for line in listed if line.strip()]
             continue
         path = Path(argument)
         if path.is_dir():
@@ -95,10 +97,16 @@ def cut(data: bytes, name: str, size: int, scale: float) -> Tiles:
         scale: float. How many of the image's pixels make one of the model's.
 
     Raises:
-        ValueError: it is no readable image, or too large at the model's scale.
+        ValueError: it is no readable image, or too large or too small at the model's scale.
     """
     original = images.decode(data, name)
     image = scaled(original, scale, name)
+    height, width = image.shape[:2]
+    if max(height, width) < LEAST * size:
+        raise ValueError(
+            f"{name} has {width}x{height} pixels at the model's scale, where a patch has {size}x{size}: too little to "
+            "judge. Check its microns per pixel, or give larger images"
+        )
     if max(image.shape[:2]) <= WHOLE * size:
         return Tiles(images.fit(image, size, size)[None], np.zeros((1, 2), int), scale, original, True, scale)
     return Tiles(*tiled(image, size), scale, original, False, scale)
@@ -108,10 +116,12 @@ def scaled(image: np.ndarray, scale: float, name: str) -> np.ndarray:
     """The image with `scale` of its pixels for each of the result's.
 
     Raises:
-        ValueError: the result is larger than LARGEST_IMAGE pixels.
+        ValueError: the result is larger than LARGEST_IMAGE pixels, or ENLARGED by too much.
     """
     if scale == 1:
         return image
+    if scale < 1 / ENLARGED:
+        raise ValueError(f"{name} would be enlarged {1 / scale:.0f} times. Check its microns per pixel")
     height, width = (max(1, round(side / scale)) for side in image.shape[:2])
     if height * width > images.LARGEST_IMAGE:
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
@@ -70,7 +70,8 @@ def outlines(tiles: Tiles, found: Judged, card: Card) -> dict:
         left, top = (float(side) for side in place * tiles.scale)
         right, bottom = left + card.size * tiles.scale, top + card.size * tiles.scale
         name = card.classes[called] if VERDICTS[verdict] == "scored" else VERDICTS[verdict].replace("_", " ")
-        colour = UNKNOWN if VERDICTS[verdict] == "out_of_distribution" else COLOURS(float(probability))[:3]
+        known = VERDICTS[verdict] != "out_of_distribution"
+        colour = COLOURS(turning(card)(float(probability)))[:3] if known else UNKNOWN
         measured = {"probability of malignancy": float(probability), "uncertainty": float(uncertainty)}
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         features.append({
@@ -101,7 +102,7 @@ def draw_map(target: Path | BinaryIO, title: str, tiles: Tiles, found: Judged, c
     axes.imshow(squares(tiles, found, card, shrunk, (height, width), OPACITY if tissue else 1.0))
     axes.set(xticks=[], yticks=[])
     axes.set_title(printable(title), loc="left", fontsize=10, parse_math=False)
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), ax=axes, shrink=0.6, aspect=30)
+    bar = figure.colorbar(ScalarMappable(turning(card), COLOURS), ax=axes, shrink=0.6, aspect=30)
     bar.set_label("Probability of malignancy; line: the threshold", fontsize=8)
     bar.ax.axhline((card.context_calls or card.calls).threshold, color="black", lw=1)
     if any(VERDICTS[verdict] == "out_of_distribution" for verdict in found.verdict):
@@ -119,6 +120,11 @@ def draw_map(target: Path | BinaryIO, title: str, tiles: Tiles, found: Judged, c
     figure.savefig(target, dpi=150, format="png")
 
 
+def turning(card: Card) -> TwoSlopeNorm:
+    """Probabilities to colours: pale at the threshold, above which a patch is called malignant."""
+    return TwoSlopeNorm(np.clip((card.context_calls or card.calls).threshold, 0.01, 0.99), 0, 1)
+
+
 def squares(
     tiles: Tiles, found: Judged, card: Card, shrunk: float, shape: tuple[int, int], opacity: float
 ) -> np.ndarray:
@@ -128,7 +134,7 @@ def squares(
         shrunk: float. Pixels of this picture for each of `tiles.image`.
         shape: (height, width) of this picture.
     """
-    over = np.zeros((*shape, 4))
+    over, colours = np.zeros((*shape, 4)), turning(card)
     side = card.size * tiles.shown * shrunk
     stripes = np.array(STRIPES)[np.indices(shape).sum(0) // max(2, round(side / 8)) % 2]
     for place, probability, verdict in zip(tiles.places, found.probability, found.verdict, strict=True):
@@ -136,5 +142,5 @@ def squares(
         right, bottom = ((place + card.size) * tiles.shown * shrunk).round().astype(int)
         where = slice(top, bottom), slice(left, right)
         known = VERDICTS[verdict] != "out_of_distribution"
-        over[where] = (*COLOURS(float(probability))[:3], opacity) if known else stripes[where]
+        over[where] = (*COLOURS(colours(float(probability)))[:3], opacity) if known else stripes[where]
     return over

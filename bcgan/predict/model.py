@@ -48,7 +48,7 @@ class Card(BaseModel):
     context: Context | None  # how neighbours count where places are known
     context_calls: Calls | None  # of a patch among its neighbours
     outlier: float  # distance from real patches, as a share of the selector's limit, beyond which nothing is said
-    trained: dict[str, int | str | list[str]]  # experiment, networks, patients, patches
+    trained: dict[str, int | str | list[str]]  # experiment, data, networks, patients, patches
     figures: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
     sha256: dict[str, str]
     litert: float | None = None  # how far the .tflite files' probabilities are from Keras's; None: no such files
@@ -98,7 +98,7 @@ class Model:
                 where the card knows how, neighbours have a say. None: each patch by itself.
 
         Raises:
-            ValueError: the images have another shape or type.
+            ValueError: the images, or their places, have another shape or type.
 
         Examples:
             >>> import bcgan, numpy as np
@@ -107,9 +107,13 @@ class Model:
             >>> model.predict(white).probability.shape
             (1,)
         """
-        side = self.card.size
+        side, images = self.card.size, np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
             raise ValueError(f"images must be uint8, (n, {side}, {side}, 3). Received: {images.dtype}, {images.shape}")
+        if places is not None and np.shape(places) != (len(images), 2):
+            raise ValueError(f"places must be ({len(images)}, 2), as many as images. Received: {np.shape(places)}")
+        if not len(images):
+            return Judged(*(np.zeros(0, kind) for kind in (float, float, int, int)))
         found = [self._score(np.ascontiguousarray(view(images, number))) for number in range(self.card.views)]
         each = np.stack([calibration.apply(self.card.calibration, one) for one in found])
         probability = calibration.apply(self.card.calibration, np.mean(found, axis=0))
@@ -117,7 +121,7 @@ class Model:
         if places is not None and self.card.context:
             calls = self.card.context_calls
             slide = np.zeros(len(images), int)
-            probability = context.refine(self.card.context, np.mean(found, axis=0), places, slide, side)
+            probability = context.refine(self.card.context, np.mean(found, axis=0), np.asarray(places), slide, side)
         low, high = calls.abstain
         verdict = np.where((probability > low) & (probability < high), 1, 0)
         verdict[self.strangeness(images) > self.card.outlier] = 2

@@ -13,7 +13,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from bcgan import progress
-from bcgan.data.records import CLASSES, place_of, slide_of
+from bcgan.classify.context import REACH
+from bcgan.data.records import CLASSES, place_of, printable, slide_of
 from bcgan.errors import InputError
 from bcgan.predict import slides
 from bcgan.predict.images import Tiles, mosaic, read
@@ -66,8 +67,13 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
     """Patches wait for the others of their slide, and where they are of none until a batch is full; a large image is
     scored by itself."""
     waiting: list[tuple[Path, np.ndarray | None]] = []
-    scale = scale_of(model, microns)
-    for slide, files in groupby(_by_slide(paths), itemgetter(0)):
+    scale, sorted_out, assumed = scale_of(model, microns), _by_slide(paths), microns is None
+    if together := [slide for slide, *_ in sorted_out if slide] if model.card.context else []:
+        progress.log.info(
+            "predict: %d of %d files are patches of %d slides, by their names, and judged together",
+            len(together), len(paths), len(set(together)),
+        )  # fmt: skip
+    for slide, files in groupby(sorted_out, itemgetter(0)):
         for _, path, name in files:
             bar.update()
             try:
@@ -75,6 +81,12 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
                     tiles = slides.read(path, model.card.size, model.card.microns_per_pixel, microns)
                 else:
                     tiles = read(path, model.card.size, scale)
+                    if assumed and not tiles.whole:
+                        progress.log.warning(
+                            "predict: %s: no --mpp, taken for %s microns a pixel, as all others that do not say",
+                            printable(str(path)), model.card.microns_per_pixel,
+                        )  # fmt: skip
+                        assumed = False
             except (OSError, ValueError, InputError) as error:
                 progress.log.warning("predict: %s", error)
                 tiles = None
@@ -132,15 +144,15 @@ def _small(
 
 
 def _places(paths: list[Path], slide: str, scale: float, side: int) -> np.ndarray | None:
-    """x and y, pixels at the model's scale; None where the names cannot mean pixels, or one patch is all there is."""
+    """x and y, pixels at the model's scale; None where the names cannot mean these, or one patch is all there is."""
     places = (np.array([place_of(path.stem) for path in paths]) / scale).round().astype(int)
     if len(places) == 1:
         return None
-    nearest = cKDTree(places).query(places, 2, p=np.inf)[0][:, 1]
-    if np.median(nearest) < side / CROWDED:
+    apart = np.median(cKDTree(places).query(places, 2, p=np.inf)[0][:, 1])
+    if not side / CROWDED <= apart <= REACH[-1] * side:
         progress.log.warning(
-            "predict: %s: the places that its patches' names say are %g pixels apart, so near that they cannot be in "
-            "pixels of the patch; every patch is judged by itself", slide, np.median(nearest),
+            "predict: %s: by their names its patches lie %g pixels apart, which cannot be their own; each is judged by "
+            "itself", printable(slide), apart,
         )  # fmt: skip
         return None
     return places

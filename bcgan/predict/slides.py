@@ -1,29 +1,36 @@
 """Whole slides, read by OpenSlide (requirements-slides.txt) in blocks: never more than a block at full resolution."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from bcgan import progress
 from bcgan.errors import InputError
 from bcgan.predict.images import SLIDE_SUFFIXES, Tiles, tiled
 from bcgan.preprocess.images import LARGEST_IMAGE
 
+TILES = 322  # the tag of a TIFF that says how wide its tiles are
 BLOCK = 2048  # pixels of a slide's level, the side of what is read at once
 
 
 def is_slide(path: Path) -> bool:
-    """Whether OpenSlide is to read it: by its name, or a TIFF that OpenSlide, where it is installed, knows."""
+    """Whether OpenSlide is to read it: by its name, or a TIFF that it knows; where it is not installed, a tiled one."""
     if path.suffix.lower() in SLIDE_SUFFIXES:
         return True
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
+    if not path.is_file():
+        return False
     try:
         from openslide import OpenSlide
     except ImportError:
+        with suppress(OSError, ValueError), Image.open(path) as picture:
+            return TILES in picture.tag_v2
         return False
-    return path.is_file() and OpenSlide.detect_format(path) is not None
+    return OpenSlide.detect_format(path) is not None
 
 
 def read(path: Path, size: int, model_microns: float | None, microns: float | None = None) -> Tiles:

@@ -86,7 +86,7 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
         options: Beam's own, such as --runner=FlinkRunner.
 
     Returns:
-        {done, skipped}: numbers of slides.
+        {done, skipped}: numbers of slides; unreadable: of slides, old and new, with patches that are.
 
     Raises:
         InputError: Beam is asked for and not installed.
@@ -117,7 +117,8 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
         raise WorkError(
             f"{len(failed)} of {len(found)} slides failed, first {failed[0]}. Run it again for those alone."
         )
-    return {"done": len(todo), "skipped": len(found) - len(todo)}
+    unreadable = sum(state["patches"].get("unreadable", 0) > 0 for _, state in states)
+    return {"done": len(todo), "skipped": len(found) - len(todo), "unreadable": unreadable}
 
 
 def run_one(slide: Slide, job: Job) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
+from bcgan import progress
 from bcgan.data.idc.scan import MICRONS
 from bcgan.data.idc.scan import NATIVE_SIZE as SIZE
 from bcgan.data.records import CLASSES, fingerprint, printable
@@ -93,7 +94,7 @@ def patient_of(slide: Slide, pattern: str | None) -> str:
 
 def rings(path: Path, malignant: tuple[str, ...]) -> list[list[np.ndarray]]:
     """The malignant polygons of a GeoJSON file, each as its rings, float64 (points, 2), x and y in the slide's pixels;
-    rings after the first are holes.
+    rings after the first are holes. Classes that are taken for benign are told.
 
     Raises:
         ValueError: it is no GeoJSON of polygons.
@@ -101,16 +102,22 @@ def rings(path: Path, malignant: tuple[str, ...]) -> list[list[np.ndarray]]:
     try:
         given = json.loads(path.read_text("utf-8"))
         features = given.get("features", [given]) if isinstance(given, dict) else given
-        wanted = {name.lower() for name in malignant}
-        chosen = [one["geometry"] for one in features if _class_of(one["properties"]).lower() in wanted]
+        classes, wanted = [_class_of(one["properties"]) for one in features], {name.lower() for name in malignant}
+        chosen = [one["geometry"] for one, name in zip(features, classes, strict=True) if name.lower() in wanted]
+        if odd := {one["type"] for one in chosen} - {"Polygon", "MultiPolygon"}:
+            raise ValueError(f"a {min(odd)} is no area")
         several = {"Polygon": lambda places: [places], "MultiPolygon": lambda places: places}
         polygons = [polygon for one in chosen for polygon in several[one["type"]](one["coordinates"])]
         found = [[np.array(ring, float)[:, :2] for ring in polygon] for polygon in polygons]  # a height is left out
         if not all(len(ring) > 2 and np.isfinite(ring).all() for polygon in found for ring in polygon):
             raise ValueError("a ring needs three points")
-        return found
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is no GeoJSON of polygons as QuPath writes it ({error!r})") from error
+    if others := sorted({name for name in classes if name and name.lower() not in wanted}):
+        progress.log.info(
+            "tile: %s: %s taken for benign; --malignant CLASS names another class", path, ", ".join(others)
+        )
+    return found
 
 
 def label(patches: np.ndarray, places: np.ndarray, scale: float, polygons: list[list[np.ndarray]]) -> np.ndarray:

@@ -73,8 +73,13 @@ def _claimed(data: bytes, path: str) -> int:
 
 
 def _check_claim(pixels: int, data: bytes, path: str) -> None:
-    if not 0 < pixels <= min(LARGEST_IMAGE, DENSEST * len(data)):
+    if not 0 < pixels <= DENSEST * len(data):
         raise ValueError(f"{path} claims more than a file of {len(data)} bytes can hold, {pixels} pixels, or none")
+    if pixels > LARGEST_IMAGE:
+        raise ValueError(
+            f"{path} has {pixels:,} pixels, and {LARGEST_IMAGE:,} are read at once. Cut it, or make it a tiled TIFF, "
+            "which is read as a slide"
+        )
 
 
 def fit(image: np.ndarray, native: int | None, size: int) -> np.ndarray:

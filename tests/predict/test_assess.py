@@ -67,14 +67,17 @@ def test_an_image_s_probability_is_the_mean_over_its_patches(shipped, patches_of
     assert row["probability"] == pytest.approx(counted.mean(), abs=1e-4)
 
 
-def test_neighbours_have_a_say_where_the_data_set_knows_places(shipped, idc_folder, tmp_path):
+def test_neighbours_have_a_say_where_the_data_set_knows_places(shipped, idc_folder, tmp_path, caplog):
+    """And that the classifier has learnt from that data set is told."""
     patches = idc_folder / "100"
     asked = experiment.load("idc", (), str(patches))
     for model, threshold in (
         (shipped, shipped.card.context_calls),
         (bcgan.load(neighbours=False), shipped.card.calls),
     ):
-        found = assess.assess(model, asked, None, tmp_path)
+        with caplog.at_level("WARNING", logger="bcgan"):
+            found = assess.assess(model, asked, None, tmp_path)
+        assert "learnt from 254 patients of this data set" in caplog.text
         assert found["neighbours"] == (model is shipped)
         assert found["threshold"] == threshold.threshold
         rows = pd.read_csv(tmp_path / "images.csv")

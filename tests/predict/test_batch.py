@@ -3,15 +3,18 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from bcgan import cli
 from bcgan.errors import InputError, WorkError
-from bcgan.predict import batch, slidewise
+from bcgan.predict import batch, slides, slidewise
 from tests.conftest import write_png
 
 SLIDES = 3  # folders of patches; beside them stands one large image
@@ -47,8 +50,16 @@ def runners():
 def test_every_runner_writes_the_same_bytes(exported, source, tmp_path, runner):
     found = slidewise.slides([str(source)])
     assert [slide.name for slide in found] == ["100", "101", "102", "large.png"]
-    assert slidewise.run(found, job(exported, tmp_path / "one"), "serial", 1) == {"done": 4, "skipped": 0}
-    assert slidewise.run(found, job(exported, tmp_path / "other"), runner, 2) == {"done": 4, "skipped": 0}
+    assert slidewise.run(found, job(exported, tmp_path / "one"), "serial", 1) == {
+        "done": 4,
+        "skipped": 0,
+        "unreadable": 0,
+    }
+    assert slidewise.run(found, job(exported, tmp_path / "other"), runner, 2) == {
+        "done": 4,
+        "skipped": 0,
+        "unreadable": 0,
+    }
     assert written(tmp_path / "one") == written(tmp_path / "other")
     assert not list(tmp_path.rglob("*.part"))
     rows = list(csv.DictReader((tmp_path / "other/slides/101.csv").open(encoding="utf-8")))
@@ -61,11 +72,11 @@ def test_only_what_changed_is_judged_again(exported, source, tmp_path):
     own, found = job(exported, tmp_path / "out"), slidewise.slides([str(source)])
     slidewise.run(found, own, "serial", 1)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/slides").glob("*.csv")}
-    assert slidewise.run(found, own, "serial", 1) == {"done": 0, "skipped": 4}
+    assert slidewise.run(found, own, "serial", 1) == {"done": 0, "skipped": 4, "unreadable": 0}
     os.utime(next((source / "100").rglob("*.png")), (0, 0))
     (tmp_path / "out/slides/101.csv").unlink()
     (tmp_path / "out/slides/102.json").write_text("{")
-    assert slidewise.run(found, own, "serial", 1) == {"done": 3, "skipped": 1}
+    assert slidewise.run(found, own, "serial", 1) == {"done": 3, "skipped": 1, "unreadable": 0}
     same = [path.name for path, time in before.items() if path.stat().st_mtime_ns == time]
     assert same == ["large.png.csv"]
     assert slidewise.run(found, own._replace(microns_per_pixel=2.0), "serial", 1)["done"] == 4
@@ -84,7 +95,7 @@ def test_a_slide_that_fails_is_named_and_the_others_are_kept(exported, source, t
     with pytest.raises(WorkError, match="1 of 4 slides failed, first 101"):
         slidewise.run(found, own, "serial", 1)
     monkeypatch.undo()
-    assert slidewise.run(found, own, "serial", 1) == {"done": 1, "skipped": 3}
+    assert slidewise.run(found, own, "serial", 1) == {"done": 1, "skipped": 3, "unreadable": 0}
     state = json.loads((tmp_path / "out/slides/101.json").read_text())
     assert sum(state["patches"].values()) == 10
 
@@ -123,8 +134,30 @@ def test_the_command_says_what_it_did(exported, source, tmp_path, capsys, monkey
         (["--by", "beam"], 2, "pip install -r requirements-beam.txt"),
         ([], 0, "4 slides done, 0 were current"),
         ([], 0, "0 slides done, 4 were current"),
+        (None, 3, "1 slides done, 3 were current, 1 with what could not be read"),
+        ([], 3, "0 slides done, 4 were current, 1 with what could not be read"),
     ):
+        if more is None:
+            next((source / "100").rglob("*.png")).write_bytes(b"no image")
+            more = []
         with pytest.raises(SystemExit) as stop:
             cli.main(["batch", str(source), *out, *more])
         assert stop.value.code == code
         assert words in capsys.readouterr().err
+
+
+def test_a_slide_that_openslide_must_read_is_judged_once_it_is_installed(exported, tmp_path, monkeypatch):
+    """And not by the pixels of its first page, at a scale that nobody gave."""
+    picture = np.full((256, 256, 3), (150, 80, 140), np.uint8)
+    tiled, plain = tmp_path / "tiled.tif", tmp_path / "plain.tif"
+    Image.fromarray(picture).save(plain)
+    tifffile.imwrite(tiled, picture, tile=(128, 128), photometric="rgb")
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    assert [slides.is_slide(path) for path in (tiled, plain, tmp_path / "none.tif")] == [True, False, False]
+    own = job(exported, tmp_path / "out")
+    keys = []
+    for known in (None, object()):
+        monkeypatch.setattr(batch, "find_spec", lambda _, known=known: known)
+        keys.append([own.settings(slidewise.Slide(path.name, path)) for path in (tiled, plain)])
+    assert keys[0][0] != keys[1][0]
+    assert keys[0][1] == keys[1][1]

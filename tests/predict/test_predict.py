@@ -187,14 +187,16 @@ def test_patches_of_one_slide_are_judged_together(model, exported, idc_folder, t
         assert found[path]["probability"] == pytest.approx(alone.probability[0], abs=1e-5)
 
 
-def test_places_that_cannot_be_pixels_are_not_believed(model, idc_folder, tmp_path, caplog):
+@pytest.mark.parametrize(("step", "apart"), [(1, 1), (50 * 16, 800)])
+def test_places_that_cannot_be_pixels_are_not_believed(model, idc_folder, tmp_path, caplog, step, apart):
+    """Numbers of a grid, or the pixels of a scan at full resolution."""
     real = images.find([str(idc_folder)])[:4]
-    paths = [tmp_path / f"slide_x{number}_y1.png" for number in range(4)]
+    paths = [tmp_path / f"slide_x{step * number}_y1.png" for number in range(4)]
     for source, target in zip(real, paths, strict=True):
         shutil.copy(source, target)
     with caplog.at_level("WARNING", logger="bcgan"):
         found = rows_of(model, paths)
-    assert "slide: the places that its patches' names say are 1 pixels apart" in caplog.text
+    assert f"slide: by their names its patches lie {apart} pixels apart" in caplog.text
     alone = model.predict(np.stack([images.read_patch(path, 50) for path in paths]))
     np.testing.assert_allclose([found[path]["probability"] for path in paths], alone.probability, atol=1e-5)
 
@@ -224,6 +226,27 @@ def test_patches_are_put_together_where_they_lie(patches, far):
             tiles.image[top : top + side, left : left + side].mean((0, 1)), patch.mean((0, 1)), atol=1
         )
     assert (tiles.image == 255).all(-1).mean() > 0.7
+
+
+def test_what_is_too_small_to_judge_is_refused(patches, tmp_path):
+    """Not filled up with glass and called benign; patches at the edge of a slide are narrow."""
+    for name, height, width, scale in (
+        ("wrong scale", 50, 50, 4.0), ("tile", 256, 256, 8.0), ("pixel", 1, 1, 1.0), ("enlarged", 50, 50, 0.01),
+    ):  # fmt: skip
+        write_png(tmp_path / f"{name}.png", np.resize(patches[0], (height, width, 3)))
+        with pytest.raises(ValueError, match=r"too little to judge|enlarged 100 times"):
+            images.read(tmp_path / f"{name}.png", 50, scale)
+    write_png(tmp_path / "edge.png", patches[0][:, :1])
+    assert images.read(tmp_path / "edge.png", 50, 1.0).whole
+
+
+def test_places_are_as_many_as_patches_and_none_is_none(model, patches):
+    with pytest.raises(ValueError, match=r"places must be \(3, 2\)"):
+        model.predict(patches[:3], np.zeros((2, 2)))
+    assert [len(one) for one in model.predict(patches[:0])] == [0, 0, 0, 0]
+    places = [[0, 0], [50, 0], [100, 0]]
+    found, expected = model.predict(list(patches[:3]), places), model.predict(patches[:3], np.array(places))
+    np.testing.assert_array_equal(found.probability, expected.probability)
 
 
 def test_patches_of_another_size_are_refused(model):
@@ -324,6 +347,7 @@ def test_a_slide_that_cannot_be_read_here_is_told_and_the_others_go_on(model, id
 
 
 def test_a_list_may_name_files_in_any_bytes(monkeypatch):
+    assert images.find(["-"], ["a.png\n", "b.png\r\n", "\n"]) == [Path("a.png"), Path("b.png")]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff.png\n"), "utf-8"))
     assert [os.fsencode(line.strip()) for line in cli._listed(("-",))] == [b"a\xff.png"]
     assert cli._listed(("a.png",)) == ()
@@ -362,8 +386,8 @@ def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tiss
     verdict = np.array([models.VERDICTS.index(one) for one in ("scored", "abstained", "out_of_distribution")])
     found = models.Judged(np.array([0.1, 0.9, 0.9]), np.zeros(3), np.array([0, 1, 1]), verdict)
     over = maps.squares(tiles, found, card, 1.0, (50, 150), 1.0)
-    np.testing.assert_allclose(over[:, :50] - maps.COLOURS(0.1), 0, atol=1e-9)
-    np.testing.assert_allclose(over[:, 50:100] - maps.COLOURS(0.9), 0, atol=1e-9)
+    np.testing.assert_allclose(over[:, :50] - maps.COLOURS(maps.turning(card)(0.1)), 0, atol=1e-9)
+    np.testing.assert_allclose(over[:, 50:100] - maps.COLOURS(maps.turning(card)(0.9)), 0, atol=1e-9)
     assert {tuple(pixel) for pixel in over[:, 100:].reshape(-1, 4)} == set(maps.STRIPES)
     target = io.BytesIO()
     maps.draw_map(target, "slide", tiles, found, card, tissue)

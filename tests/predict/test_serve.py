@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import socket
 import threading
 
 import numpy as np
@@ -144,3 +145,14 @@ def test_this_machine_alone_may_ask_unless_told_otherwise(monkeypatch, exported)
             cli.main(["serve", "--model", str(exported), *more])
         assert stop.value.code == 0
         assert (asked["host"], asked["port"]) == (host, 8000)
+
+
+def test_a_port_that_is_taken_is_one_sentence(exported, capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["serve", "--model", str(exported), "--port", str(port)])
+    assert stop.value.code == 2
+    assert f"127.0.0.1:{port}: Address already in use. Choose others" in capsys.readouterr().err

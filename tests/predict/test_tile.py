@@ -56,15 +56,15 @@ def runners():
 @pytest.mark.parametrize("runner", runners())
 def test_every_runner_writes_the_same_bytes_and_what_is_current_is_skipped(source, runner):
     found = slidewise.slides([str(source / "slides")])
-    assert slidewise.run(found, job(source), "serial", 1) == {"done": 3, "skipped": 0}
-    assert slidewise.run(found, job(source, "other"), runner, 2) == {"done": 3, "skipped": 0}
+    assert slidewise.run(found, job(source), "serial", 1) == {"done": 3, "skipped": 0, "unreadable": 0}
+    assert slidewise.run(found, job(source, "other"), runner, 2) == {"done": 3, "skipped": 0, "unreadable": 0}
     one, other = ({p.name: p.read_bytes() for p in (source / out / "slides").glob("*.zip")} for out in ("out", "other"))
     assert one == other and len(one) == 3
-    assert slidewise.run(found, job(source), runner, 2) == {"done": 0, "skipped": 3}
+    assert slidewise.run(found, job(source), runner, 2) == {"done": 0, "skipped": 3, "unreadable": 0}
     os.utime(source / "annotations/P2_a.geojson", (0, 0))
-    assert slidewise.run(found, job(source), "serial", 1) == {"done": 1, "skipped": 2}
+    assert slidewise.run(found, job(source), "serial", 1) == {"done": 1, "skipped": 2, "unreadable": 0}
     other = job(source)._replace(malignant=("stroma",))
-    assert slidewise.run(found, other, "serial", 1) == {"done": 3, "skipped": 0}
+    assert slidewise.run(found, other, "serial", 1) == {"done": 3, "skipped": 0, "unreadable": 0}
 
 
 def test_patches_are_labelled_by_where_they_lie_and_can_be_trained_on(source, monkeypatch):
@@ -133,6 +133,20 @@ def test_a_slide_that_cannot_be_cut_is_named_and_the_others_are(source, capsys, 
     assert words in said and "slides failed" in said
     assert len(list((source / "out/slides").glob("*.zip"))) == 2
     assert not list(source.rglob("*.part"))
+
+
+def test_a_class_that_counts_as_benign_is_told(source, caplog):
+    path = source / "annotations" / "other.geojson"
+    path.write_text(json.dumps([feature("Tumor", [OUTER]), feature("Invasive carcinoma", [HOLE])]))
+    with caplog.at_level("INFO", logger="bcgan"):
+        assert len(tile.rings(path, ("tumor",))) == 1
+        assert "other.geojson: Invasive carcinoma taken for benign" in caplog.text
+        caplog.clear()
+        assert len(tile.rings(path, ("tumor", "invasive carcinoma"))) == 2
+        assert not caplog.text
+    path.write_text(json.dumps([feature("Tumor", [[0, 0], [1, 1]], "LineString")]))
+    with pytest.raises(ValueError, match="a LineString is no area"):
+        tile.rings(path, ("tumor",))
 
 
 def test_what_no_longer_belongs_there_is_gone_or_named(source, capsys):

@@ -40,6 +40,12 @@ def test_what_is_no_image_is_named(data, words):
         images.decode(data, "file.png")
 
 
+def test_what_is_too_large_is_told_by_how_much(monkeypatch):
+    monkeypatch.setattr(images, "LARGEST_IMAGE", 2_000)
+    with pytest.raises(ValueError, match=r"file.png has 2,500 pixels, and 2,000 are read at once\. Cut it"):
+        images.decode(encode(PATCH), "file.png")
+
+
 @pytest.mark.parametrize("shape", [(1, 50), (50, 1), (33, 50), (50, 50)])
 def test_narrow_patches_are_padded_with_white_where_they_are(shape):
     patch = PATCH[: shape[0], : shape[1]]
