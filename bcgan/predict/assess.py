@@ -43,8 +43,8 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
     records = data.records(experiment.data)
     if model.card.trained.get("data") == experiment.data.name:
         progress.log.warning(
-            "assess: the classifier learnt from %s of this data set; where they are among these, the figures flatter it",
-            f"{model.card.trained['patients']} patients",
+            "assess: the classifier learnt from %s patients of this data set; as far as these are the same, it is flattered",
+            model.card.trained["patients"],
         )
     scale, slides = scale_of(model, microns_per_pixel), {}
     placed = any(record.x != UNKNOWN for record in records)

@@ -228,7 +228,8 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
         context_calls=near_calls,
         outlier=np.inf,
         trained={
-            "experiment": experiment.name, "data": experiment.data.name, "networks": [derived.column(*one) for one in chosen.items()],
+            "experiment": experiment.name, "data": experiment.data.name,
+            "networks": [derived.column(*one) for one in chosen.items()],
             **{key: runs.read_json(root / "preprocess" / "split.json")["counts"]["train"][key]
                for key in ("patients", "patches")},
         },
