@@ -43,7 +43,7 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
     records = data.records(experiment.data)
     if model.card.trained.get("data") == experiment.data.name:
         progress.log.warning(
-            "assess: the classifier learnt from %s patients of this data set; as far as these are the same, it is flattered",
+            "assess: the classifier learnt from %s patients of this data set; if these are the same, it is flattered",
             model.card.trained["patients"],
         )
     scale, slides = scale_of(model, microns_per_pixel), {}
