@@ -60,6 +60,10 @@ def predict(
                 writer.writerow(row)
             else:
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if maps and not maps.exists():
+        progress.log.warning(
+            "predict: %s: no map, as no image is larger than a patch and no names say where patches lie", maps
+        )
     return counts
 
 

@@ -196,7 +196,9 @@ def test_places_that_cannot_be_pixels_are_not_believed(model, idc_folder, tmp_pa
         shutil.copy(source, target)
     with caplog.at_level("WARNING", logger="bcgan"):
         found = rows_of(model, paths)
-    assert f"slide: by their names its patches lie {apart} pixels apart" in caplog.text
+        assert f"slide: by their names its patches lie {apart} pixels apart" in caplog.text
+        rows_of(model, paths[:1], maps=tmp_path / "maps")
+    assert "maps: no map, as no image is larger than a patch" in caplog.text
     alone = model.predict(np.stack([images.read_patch(path, 50) for path in paths]))
     np.testing.assert_allclose([found[path]["probability"] for path in paths], alone.probability, atol=1e-5)
 
