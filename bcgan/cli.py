@@ -188,11 +188,13 @@ def predict(
         found = predicting.predict(judge, paths, file, lines, mpp, Path(maps) if maps else None)
     if part != "-":
         Path(part).replace(out)
-    calls = judge.card.calls
-    progress.log.info(
-        "predict: %s; a patch by itself is malignant from %.2f on, and not called between %.2f and %.2f; %s",
-        ", ".join(f"{n} {v}" for v, n in found.items() if n), calls.threshold, *calls.abstain, judge.card.use,
-    )  # fmt: skip
+    for how, calls in (("by itself", judge.card.calls), ("among its neighbours", judge.card.context_calls)):
+        if calls:
+            progress.log.info(
+                "predict: a patch %s is malignant from %.2f on, and not called between %.2f and %.2f",
+                how, calls.threshold, *calls.abstain,
+            )  # fmt: skip
+    progress.log.info("predict: %s; %s", ", ".join(f"{n} {v}" for v, n in found.items() if n), judge.card.use)
     if found["unreadable"] or found["out_of_distribution"]:
         context.exit(3)
 
@@ -287,10 +289,10 @@ def _run_slidewise(job, sources, runner: str, workers: int, options: tuple[str, 
     found = slidewise.slides(sources, job.folders)
     done = slidewise.run(found, job, runner, workers, tuple(f"--{option}" for option in options))
     progress.log.info(
-        "%s: %d slides done, %d were current, %d with what could not be read; %s/summary.csv",
-        job.name, done["done"], done["skipped"], done["unreadable"], job.out,
-    )  # fmt: skip
+        "%s: %d slides done, %d were current; %s/summary.csv", job.name, done["done"], done["skipped"], job.out
+    )
     if done["unreadable"]:
+        progress.log.warning("%s: %d slides hold what could not be read", job.name, done["unreadable"])
         click.get_current_context().exit(3)
 
 
@@ -321,8 +323,6 @@ def explain(context: click.Context, images, model, out: str) -> None:
 @click.option("--concurrent", type=click.IntRange(1), default=2, show_default=True, help="Images judged at a time.")
 def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
     """Open a local page, and an HTTP API, where an image is judged. Nothing that is sent is kept."""
-    import socket
-
     from bcgan import machine
 
     machine.prepare_environment()
@@ -331,15 +331,21 @@ def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
     from bcgan.predict.model import load
     from bcgan.predict.serve import make_app
 
-    with socket.socket() as one:
+    _check_free(host, port)
+    app = make_app(load(model), concurrent)
+    click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
+    uvicorn.run(app, host=host, port=port, log_level="warning")
+
+
+def _check_free(host: str, port: int) -> None:
+    import socket
+
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:  # as uvicorn chooses
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             one.bind((host, port))
         except OSError as error:
             raise InputError(f"{host}:{port}: {error.strerror}. Choose others with --host and --port.") from error
-    app = make_app(load(model), concurrent)
-    click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
-    uvicorn.run(app, host=host, port=port, log_level="warning")
 
 
 @cli.command()

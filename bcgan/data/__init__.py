@@ -30,7 +30,7 @@ def records(data: Data) -> list[Record]:
         groups.setdefault((record.patient, record.label), []).append(number)
     kept = []
     for numbers in groups.values():
-        count = int(data.limit) if data.limit >= 1 else ceil(data.limit * len(numbers))
+        count = int(data.limit) if data.limit >= 1 else ceil(round(data.limit * len(numbers), 6))
         kept += sorted(numbers, key=lambda number: sha256(found[number].key.encode()).digest())[:count]
     return [found[number] for number in sorted(kept)]
 
@@ -38,3 +38,8 @@ def records(data: Data) -> list[Record]:
 def native_size(data: Data) -> int | None:
     """Side that a whole patch of this data set has, pixels; None where images of any size are cut to a square."""
     return {"histology_phantom": 50, "idc": 50, "patch_camelyon": 96}.get(data.name)
+
+
+def side(data: Data) -> int:
+    """Side of a patch in the pixels that its place in the slide is given in."""
+    return native_size(data) or data.size

@@ -16,7 +16,7 @@ CLASSES = ("benign", "malignant")  # labels 0 and 1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LARGEST_FILE = 256 * 2**20  # bytes; a larger member of an archive is taken for a decompression bomb
 UNKNOWN = -1  # x and y of a patch whose place in the slide nobody recorded
-PLACE = re.compile(r"_x(\d+)_y(\d+)(_.*)?$", re.DOTALL)  # as the public archive's file names have it
+PLACE = re.compile(r"(?<=.)_x(\d{1,9})_y(\d{1,9})(_.*)?$", re.DOTALL)  # as the public archive's file names have it
 
 
 class Record(NamedTuple):

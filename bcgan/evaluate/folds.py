@@ -84,7 +84,7 @@ def summarise(
     settings, resampled = experiment.evaluate, {}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
     if context.known(index[["x", "y"]].to_numpy()):
-        side = data.native_size(experiment.data) or experiment.data.size
+        side = data.side(experiment.data)
         found = found | {NEIGHBOURS: [_in_context(one, index, side) for one in found[SPLITS[0]]]}
     for split, trained in found.items():
         tested = []

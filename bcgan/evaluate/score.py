@@ -36,7 +36,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     properties = derived.read_properties(root / "features")
     table[column(derived.COLOURS, 0)] = derived.colour_statistics(properties, store.rows("train"), held)
     base, fitted = derived.ensemble(table, experiment.members), None
-    side = data.native_size(experiment.data) or experiment.data.size
+    side = data.side(experiment.data)
     if experiment.evaluate.ensemble:
         table[column(derived.ENSEMBLE, 0)] = base
     if context.known(table[["x", "y"]].to_numpy()):

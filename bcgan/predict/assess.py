@@ -47,17 +47,17 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
             model.card.trained["patients"],
         )
     scale, slides = scale_of(model, microns_per_pixel), {}
-    placed = any(record.x != UNKNOWN for record in records)
+    near = model.card.context is not None and any(record.x != UNKNOWN for record in records)
     for record, slide in zip(records, slide_of([record.key for record in records]), strict=True):
         slides.setdefault(slide if record.x != UNKNOWN else record.key, []).append(record)
     with progress.bar(len(records), "assess", "image") as bar:
         rows = [row for slide in slides.values() for row in _judge(model, slide, scale, bar)]
     table = pd.DataFrame(rows)
-    calls = model.card.context_calls if placed and model.card.context_calls else model.card.calls
+    calls = model.card.context_calls if near else model.card.calls
     read = table[table["probability"].notna()]
     found = {
         "data": experiment.data.name, "microns_per_pixel": microns_per_pixel,
-        "patches_at": model.card.microns_per_pixel, "neighbours": placed and model.card.context is not None,
+        "patches_at": model.card.microns_per_pixel, "neighbours": near,
         "threshold": calls.threshold, "images": len(table),
         "unreadable": len(table) - len(read),
         "judged": _figures(calls.threshold, experiment, read[~read["refused"].astype(bool)]),

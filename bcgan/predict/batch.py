@@ -27,7 +27,8 @@ class Scores(NamedTuple):
 
     def settings(self, slide: Slide) -> Any:
         model = _loaded(self.model, self.engine, self.neighbours)
-        known = not slides.is_slide(slide.path) or find_spec("openslide") is not None  # else it is judged when it is
+        inside = slide.path.rglob("*") if slide.path.is_dir() else (slide.path,)
+        known = find_spec("openslide") is not None or not any(map(slides.is_slide, inside))  # else it is judged later
         return [model.card.sha256, model.engine, self.microns_per_pixel, self.neighbours, known]
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:

@@ -284,5 +284,4 @@ def _figures(
 
 def _places(index: pd.DataFrame, experiment: Experiment) -> tuple[np.ndarray, np.ndarray, int]:
     """Of patches: their places, their slides, and their side, as `bcgan.classify.context` wants them."""
-    side = data.native_size(experiment.data) or experiment.data.size
-    return index[["x", "y"]].to_numpy(), np.array(slide_of(index["id"])), side
+    return index[["x", "y"]].to_numpy(), np.array(slide_of(index["id"])), data.side(experiment.data)

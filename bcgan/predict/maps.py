@@ -93,8 +93,8 @@ def draw_map(target: Path | BinaryIO, title: str, tiles: Tiles, found: Judged, c
         tissue: bool. Whether the image is seen below them. Defaults to True.
     """
     shrunk = min(1.0, BROADEST / max(tiles.image.shape[:2]))
-    image = cv2.resize(tiles.image, None, fx=shrunk, fy=shrunk, interpolation=cv2.INTER_AREA)
-    height, width = image.shape[:2]
+    height, width = (max(1, round(side * shrunk)) for side in tiles.image.shape[:2])
+    image = cv2.resize(tiles.image, (width, height), interpolation=cv2.INTER_AREA)
     figure = Figure(figsize=(9, 9 * height / width * 0.85 + 0.9), layout="constrained")
     axes = figure.subplots()
     if tissue:

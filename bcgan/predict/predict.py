@@ -22,6 +22,7 @@ from bcgan.predict.model import VERDICTS, Judged, Model
 
 COLUMNS = ("path", "x", "y", "probability", "uncertainty", "label", "verdict")
 BATCH = 512  # patches scored together, of several files where they are small
+LABELS = ("0", "1", *CLASSES)  # folders of a class, as the public archive has them
 CROWDED = 4  # patches that overlap by more than 3 of so many parts of their side do not lie where their names say
 
 
@@ -34,10 +35,10 @@ def predict(
     maps: Path | None = None,
     shown: bool = True,
 ) -> dict[str, int]:
-    """Write a row a patch, in the order of `paths`; a file that cannot be read has a row that says so.
+    """Write a row a patch; a file that cannot be read has a row that says so.
 
-    Patches of one slide, whose names say where they lie (`bcgan.data.records.place_of`), stand together in the place of
-    the first, and their neighbours have a say.
+    Rows are in the order of `paths`, but for patches of one slide, whose names say where they lie
+    (`bcgan.data.records.place_of`): these stand together in the place of the first, and their neighbours have a say.
 
     Args:
         out: text file. CSV with a header, or JSON lines where `lines` is true.
@@ -62,7 +63,7 @@ def predict(
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
     if maps and not maps.exists():
         progress.log.warning(
-            "predict: %s: no map, as no image is larger than a patch and no names say where patches lie", maps
+            "predict: %s: no map: no image larger than a patch was judged, nor patches whose places are known", maps
         )
     return counts
 
@@ -71,10 +72,11 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
     """Patches wait for the others of their slide, and where they are of none until a batch is full; a large image is
     scored by itself."""
     waiting: list[tuple[Path, np.ndarray | None]] = []
-    scale, sorted_out, assumed = scale_of(model, microns), _by_slide(paths), microns is None
+    scale, sorted_out = scale_of(model, microns), _by_slide(paths)
+    assumed = microns is None and model.card.microns_per_pixel
     if together := [slide for slide, *_ in sorted_out if slide] if model.card.context else []:
         progress.log.info(
-            "predict: %d of %d files are patches of %d slides, by their names, and judged together",
+            "predict: by their names %d of %d files are patches of %d slides, whose neighbours have a say",
             len(together), len(paths), len(set(together)),
         )  # fmt: skip
     for slide, files in groupby(sorted_out, itemgetter(0)):
@@ -95,7 +97,8 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
                 progress.log.warning("predict: %s", error)
                 tiles = None
             if tiles is not None and not tiles.whole:
-                yield from _small(model, waiting, slide, scale, maps)
+                if slide is None:
+                    yield from _small(model, waiting, slide, scale, maps)
                 yield from _large(model, path, name, tiles, maps)
                 continue
             waiting.append((path, None if tiles is None else tiles.patches[0]))
@@ -105,15 +108,14 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
 
 
 def _by_slide(paths: list[Path]) -> list[tuple[str | None, Path, str]]:
-    """(slide, path, name) of every file: a slide's patches together, slide None where there are no others of it."""
+    """(slide, path, name) of every file: a slide's patches together, which lie in one folder or in one a class; slide
+    None where there are no others of it."""
     found: dict[Any, list[tuple[Path, str]]] = {}
-    seen = Counter()
     for number, (path, name) in enumerate(zip(paths, _names([path.name for path in paths]), strict=True)):
-        key, place = number, place_of(path.stem)
-        if place:
-            (slide,) = slide_of([path.stem])
-            key = slide, seen[slide, place]  # the public archive holds every patch twice
-            seen[slide, place] += 1
+        key: Any = number
+        if place_of(path.stem):
+            folder = path.parent.parent if path.parent.name.lower() in LABELS else path.parent
+            key = *slide_of([path.stem]), folder
         found.setdefault(key, []).append((path, name))
     several = [key for key, files in found.items() if len(files) > 1]
     known = dict(zip(several, _names([slide for slide, _ in several]), strict=True))
@@ -156,7 +158,7 @@ def _places(paths: list[Path], slide: str, scale: float, side: int) -> np.ndarra
     if not side / CROWDED <= apart <= REACH[-1] * side:
         progress.log.warning(
             "predict: %s: by their names its patches lie %g pixels apart, which cannot be their own; each is judged by "
-            "itself", printable(slide), apart,
+            "itself", printable(slide), apart * scale,
         )  # fmt: skip
         return None
     return places

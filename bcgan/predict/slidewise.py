@@ -86,7 +86,7 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
         options: Beam's own, such as --runner=FlinkRunner.
 
     Returns:
-        {done, skipped}: numbers of slides; unreadable: of slides, old and new, with patches that are.
+        {done, skipped, unreadable}: numbers of slides; the last, of those that hold what could not be read.
 
     Raises:
         InputError: Beam is asked for and not installed.

@@ -15,6 +15,7 @@ from bcgan import progress
 from bcgan.data.idc.scan import MICRONS
 from bcgan.data.idc.scan import NATIVE_SIZE as SIZE
 from bcgan.data.records import CLASSES, fingerprint, printable
+from bcgan.errors import InputError
 from bcgan.predict import slides
 from bcgan.predict.images import GLASS, scaled, tiled
 from bcgan.predict.slidewise import Slide
@@ -98,6 +99,7 @@ def rings(path: Path, malignant: tuple[str, ...]) -> list[list[np.ndarray]]:
 
     Raises:
         ValueError: it is no GeoJSON of polygons.
+        InputError: what is annotated as malignant is a point or a line.
     """
     try:
         given = json.loads(path.read_text("utf-8"))
@@ -105,7 +107,8 @@ def rings(path: Path, malignant: tuple[str, ...]) -> list[list[np.ndarray]]:
         classes, wanted = [_class_of(one["properties"]) for one in features], {name.lower() for name in malignant}
         chosen = [one["geometry"] for one, name in zip(features, classes, strict=True) if name.lower() in wanted]
         if odd := {one["type"] for one in chosen} - {"Polygon", "MultiPolygon"}:
-            raise ValueError(f"a {min(odd)} is no area")
+            where = printable(str(path))
+            raise InputError(f"{where}: a {min(odd)} of a malignant class is no area. Remove it, or draw one.")
         several = {"Polygon": lambda places: [places], "MultiPolygon": lambda places: places}
         polygons = [polygon for one in chosen for polygon in several[one["type"]](one["coordinates"])]
         found = [[np.array(ring, float)[:, :2] for ring in polygon] for polygon in polygons]  # a height is left out
@@ -115,7 +118,9 @@ def rings(path: Path, malignant: tuple[str, ...]) -> list[list[np.ndarray]]:
         raise ValueError(f"{path} is no GeoJSON of polygons as QuPath writes it ({error!r})") from error
     if others := sorted({name for name in classes if name and name.lower() not in wanted}):
         progress.log.info(
-            "tile: %s: %s taken for benign; --malignant CLASS names another class", path, ", ".join(others)
+            "tile: %s: %s taken for benign; --malignant CLASS names another class",
+            printable(str(path)),
+            printable(", ".join(others)),
         )
     return found
 

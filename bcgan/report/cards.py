@@ -106,7 +106,10 @@ def claim(run: Run) -> pd.DataFrame:
     packages = ", ".join(f"{k} {v}" for k, v in run.manifests["classify"]["environment"]["packages"].items())
     unseen = [ROLE_NAMES[role] for role in run.split["counts"] if role not in ("train", "validation", "test")]
     explained = ", ".join(EXPLANATIONS[name] for name in EXPLANATIONS if name in (run.explanations or {}))
-    ensemble, limit = run.experiment.evaluate.ensemble, run.experiment.data.limit
+    ensemble, limit = run.experiment.evaluate.ensemble, run.experiment.data.limit or 0
+    fewer = (
+        f", {limit:.0%} of each patient's of each class" if limit < 1 else f", at most {limit:.0f} a patient and class"
+    )
     items = (
         ("AI methodology named in the title", "Yes: GAN and ResNet"),
         ("Structured summary", "The first screen of this report"),
@@ -118,7 +121,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("Eligibility criteria", f"Every patch of {_sources(run)} that passes the audit: {_faults(run)}"),
         ("Preprocessing", _preparation(run)),
         ("Selection of subsets", f"{run.audit['kept']:,} of {run.audit['patches']:,} patches"
-                                 + (f", at most {limit} a patient and class" if limit else "")),
+                                 + (fewer if limit else "")),
         ("Data elements", "Patch, patient, place in the slide where known, label 0 benign and 1 malignant"),
         ("De-identification", facts["Ethics and de-identification"]),
         ("Missing data", run.audit["imputed"]["rule"]),

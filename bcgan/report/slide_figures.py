@@ -41,7 +41,7 @@ def _held_out(run: Run) -> pd.DataFrame:
 def slide_maps(run: Run) -> Drawn:
     """A row a slide: tissue (where it may be shown), label, probability by the patch alone and with its neighbours, and
     errors."""
-    side = data.native_size(run.experiment.data) or run.experiment.data.size
+    side = data.side(run.experiment.data)
     alone = "ensemble" if "ensemble" in run.metrics else run.names[0]
     views = {"probability": alone, "probability in context": "context"}
     views = {kind: name for kind, name in views.items() if name in run.metrics}

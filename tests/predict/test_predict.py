@@ -17,6 +17,7 @@ import bcgan
 from bcgan import cli, experiment, runs
 from bcgan.classify import calibration
 from bcgan.classify.scoring import probabilities
+from bcgan.data.records import place_of
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 from bcgan.models import weights
@@ -160,31 +161,55 @@ def rows_of(model, paths, **options) -> dict[Path, dict]:
     return {Path(row["path"]): row for row in rows}
 
 
-def test_patches_of_one_slide_are_judged_together(model, exported, idc_folder, tmp_path):
-    """Whatever lies between them in the list; the archive's second copy, and what cannot be read, are no neighbours."""
-    slides = [images.find([str(idc_folder / patient)]) for patient in ("100", "101")]
-    broken, lone = tmp_path / "100_idx5_x1001_y51_class0.png", tmp_path / "patch.png"
-    copy = tmp_path / "copy" / slides[0][0].name
-    copy.parent.mkdir()
-    for target in (lone, copy):
-        shutil.copy(slides[0][0], target)
+def test_patches_of_one_slide_are_judged_together(model, exported, idc_folder, tmp_path, monkeypatch):
+    """Whatever lies between them in the list; what cannot be read, the archive's second copy and what has the same name
+    elsewhere are no neighbours."""
+    for patient in ("100", "101"):
+        shutil.copytree(idc_folder / patient, tmp_path / "archive" / patient)
+    slides = [images.find([str(tmp_path / "archive" / patient)]) for patient in ("100", "101")]
+    broken = slides[0][0].with_name("100_idx5_x1001_y51_class0.png")
     broken.write_bytes(b"no image")
+    lone, copy, namesake = tmp_path / "patch.png", tmp_path / "copy" / slides[0][0].name, tmp_path / slides[0][1].name
+    copy.parent.mkdir()
+    for source, target in ((slides[0][0], lone), (slides[0][0], copy), (slides[0][1], namesake)):
+        shutil.copy(source, target)
     paths = [path for pair in zip(*slides, strict=True) for path in pair]
-    paths = [*paths[:5], broken, lone, *paths[5:], copy]
+    paths = [*paths[:5], broken, lone, *paths[5:], copy, namesake]
     found = rows_of(model, paths)
-    assert list(found) == [*slides[0][:3], broken, *slides[0][3:], *slides[1], lone, copy]
+    assert list(found) == [*slides[0][:3], broken, *slides[0][3:], *slides[1], lone, copy, namesake]
     assert found[broken]["verdict"] == "unreadable"
-    apart = rows_of(models.load(exported, neighbours=False), paths)
     for slide in slides:
         patches = np.stack([images.read_patch(path, 50) for path in slide])
         places = np.array([[int(part) for part in re.findall(r"_[xy](\d+)", path.name)] for path in slide])
-        for rows, expected in ((found, model.predict(patches, places)), (apart, model.predict(patches))):
-            known = expected.verdict != models.VERDICTS.index("out_of_distribution")
-            said = [rows[path]["probability"] for path in slide]
-            np.testing.assert_allclose(np.array(said, float)[known], expected.probability[known], atol=1e-5)
-    alone = model.predict(images.read_patch(lone, 50)[None])
-    for path in (lone, copy):
-        assert found[path]["probability"] == pytest.approx(alone.probability[0], abs=1e-5)
+        assert_said(found, slide, model.predict(patches, places))
+    alone = model.predict(np.stack([images.read_patch(path, 50) for path in (lone, copy, namesake)]))
+    assert_said(found, [lone, copy, namesake], alone)
+    out = tmp_path / "apart.csv"
+    command(*slides[0], "--model", exported, "--no-neighbours", "--out", out)
+    rows = {Path(row["path"]): row for row in csv.DictReader(out.open(encoding="utf-8"))}
+    patches = np.stack([images.read_patch(path, 50) for path in slides[0]])
+    assert_said(rows, slides[0], model.predict(patches))
+
+
+def assert_said(rows: dict[Path, dict], paths: list[Path], expected: models.Judged) -> None:
+    known = expected.verdict != models.VERDICTS.index("out_of_distribution")
+    said = np.array([rows[path]["probability"] or np.nan for path in paths], float)
+    np.testing.assert_allclose(said[known], expected.probability[known], atol=1e-5)
+
+
+def test_a_larger_image_of_a_slide_does_not_part_its_patches(model, patches, tmp_path):
+    paths = [tmp_path / f"slide_x{x}_y1.png" for x in (1, 51, 101, 301, 351)]
+    for path, patch in zip(paths, patches, strict=False):
+        write_png(path, np.tile(patch, (4, 4, 1)) if path is paths[2] else patch)
+    small = [*paths[:2], *paths[3:]]
+    found = rows_of(model, paths)
+    places = np.array([[1, 1], [51, 1], [301, 1], [351, 1]])
+    assert_said(found, small, model.predict(np.delete(patches[:5], 2, 0), places))
+
+
+@pytest.mark.parametrize("name", ["_x0_y0", "s_x99999999999999999999_y0", "s"])
+def test_what_says_no_place_is_of_no_slide(name):
+    assert place_of(name) is None
 
 
 @pytest.mark.parametrize(("step", "apart"), [(1, 1), (50 * 16, 800)])
@@ -198,7 +223,7 @@ def test_places_that_cannot_be_pixels_are_not_believed(model, idc_folder, tmp_pa
         found = rows_of(model, paths)
         assert f"slide: by their names its patches lie {apart} pixels apart" in caplog.text
         rows_of(model, paths[:1], maps=tmp_path / "maps")
-    assert "maps: no map, as no image is larger than a patch" in caplog.text
+    assert "maps: no map: no image larger than a patch was judged" in caplog.text
     alone = model.predict(np.stack([images.read_patch(path, 50) for path in paths]))
     np.testing.assert_allclose([found[path]["probability"] for path in paths], alone.probability, atol=1e-5)
 
@@ -214,6 +239,13 @@ def test_a_slide_of_patches_gets_a_map_at_the_names_places(model, patches, tmp_p
     features = json.loads((tmp_path / "maps/slide.geojson").read_text())["features"]
     corners = [np.min(one["geometry"]["coordinates"][0], 0) for one in features]
     np.testing.assert_allclose(sorted(map(tuple, corners)), sorted(places), atol=1)
+
+
+def test_one_patch_far_away_has_its_map_too(model, patches, tmp_path):
+    for x in (1, 51, 101, 151, 900_000_001):
+        write_png(tmp_path / f"slide_x{x}_y1.png", patches[0])
+    rows_of(model, images.find([str(tmp_path)]), maps=tmp_path / "maps")
+    assert (tmp_path / "maps/slide.map.png").exists()
 
 
 @pytest.mark.parametrize("far", [1, 100])
@@ -232,14 +264,17 @@ def test_patches_are_put_together_where_they_lie(patches, far):
 
 def test_what_is_too_small_to_judge_is_refused(patches, tmp_path):
     """Not filled up with glass and called benign; patches at the edge of a slide are narrow."""
-    for name, height, width, scale in (
-        ("wrong scale", 50, 50, 4.0), ("tile", 256, 256, 8.0), ("pixel", 1, 1, 1.0), ("enlarged", 50, 50, 0.01),
+    little = "too little to judge"
+    for height, width, scale, words in (
+        (50, 50, 4.0, little), (256, 256, 8.0, little), (1, 1, 1.0, little), (37, 37, 1.0, little),
+        (50, 50, 0.01, "enlarged 100 times"), (38, 1, 1.0, None), (50, 50, 0.125, None),
     ):  # fmt: skip
-        write_png(tmp_path / f"{name}.png", np.resize(patches[0], (height, width, 3)))
-        with pytest.raises(ValueError, match=r"too little to judge|enlarged 100 times"):
-            images.read(tmp_path / f"{name}.png", 50, scale)
-    write_png(tmp_path / "edge.png", patches[0][:, :1])
-    assert images.read(tmp_path / "edge.png", 50, 1.0).whole
+        write_png(tmp_path / "image.png", np.resize(patches[0], (height, width, 3)))
+        if words is None:
+            assert len(images.read(tmp_path / "image.png", 50, scale).patches)
+            continue
+        with pytest.raises(ValueError, match=words):
+            images.read(tmp_path / "image.png", 50, scale)
 
 
 def test_places_are_as_many_as_patches_and_none_is_none(model, patches):

@@ -11,6 +11,7 @@ import pytest
 from bcgan import cli, experiment
 from bcgan.data.idc.scan import records
 from bcgan.data.records import slide_of
+from bcgan.errors import InputError
 from bcgan.predict import slidewise, tile
 from bcgan.preprocess import store
 from tests.conftest import write_png
@@ -116,7 +117,7 @@ def test_the_scale_is_the_patches_own(source):
         (lambda root: (root / "annotations/P1_b.geojson").unlink(), "holds no P1_b.png.geojson"),
         (lambda root: (root / "annotations/P1_b.geojson").write_text("[{]"), "no GeoJSON"),
         (lambda root: (root / "annotations/P1_b.geojson").write_text(json.dumps([feature("Tumor", 3, "Point")])),
-         "no GeoJSON"),
+         "a Point of a malignant class is no area"),
         (lambda root: (root / "slides/P1_b.png").write_bytes(b"no image"), "P1_b.png"),
         (lambda root: (root / "slides/P1_b.png").rename(root / "slides/_.png"), "no patient in _.png"),
         (lambda root: (root / "annotations/P1_b.geojson").write_text(json.dumps([feature("Tumor", [[]])])),
@@ -145,7 +146,7 @@ def test_a_class_that_counts_as_benign_is_told(source, caplog):
         assert len(tile.rings(path, ("tumor", "invasive carcinoma"))) == 2
         assert not caplog.text
     path.write_text(json.dumps([feature("Tumor", [[0, 0], [1, 1]], "LineString")]))
-    with pytest.raises(ValueError, match="a LineString is no area"):
+    with pytest.raises(InputError, match=r"other.geojson: a LineString of a malignant class is no area\. Remove it"):
         tile.rings(path, ("tumor",))
 
 
