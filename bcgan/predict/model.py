@@ -16,11 +16,13 @@ from bcgan.data.views import view
 from bcgan.errors import InputError
 from bcgan.gan import selection
 from bcgan.predict import engines
+from bcgan.predict.images import GLASS
 from bcgan.preprocess.images import GAN_SIZE, at_size
 
 SHIPPED = Path(__file__).parents[1] / "shipped" / "idc_extended"
 CARD = "classifier.json"
 FILES = ("classifier.keras", "referee.keras", "selector.npz")
+COLOURLESS = 1.0  # grey levels between a pixel's channels, mean over a patch's tissue; real patches have 1.6 and more
 VERDICTS = ("scored", "abstained", "out_of_distribution", "unreadable")
 
 
@@ -124,7 +126,7 @@ class Model:
             probability = context.refine(self.card.context, np.mean(found, axis=0), np.asarray(places), slide, side)
         low, high = calls.abstain
         verdict = np.where((probability > low) & (probability < high), 1, 0)
-        verdict[self.strangeness(images) > self.card.outlier] = 2
+        verdict[(self.strangeness(images) > self.card.outlier) | _colourless(images)] = 2
         return Judged(probability, each.std(axis=0), (probability >= calls.threshold).astype(int), verdict)
 
     def strangeness(self, images: np.ndarray) -> np.ndarray:
@@ -133,6 +135,13 @@ class Model:
         return np.min(
             [selection.distances(self._selector, features, np.full(len(images), label)) for label in (0, 1)], axis=0
         )
+
+
+def _colourless(images: np.ndarray) -> np.ndarray:
+    """Whether what is no glass is grey, as no stain is; the networks would be sure that it is benign. Boolean, (n,)."""
+    tissue = images.min(-1) < GLASS
+    spread = (np.ptp(images, -1) * tissue).sum((1, 2), dtype=int)
+    return tissue.any((1, 2)) & (spread < COLOURLESS * tissue.sum((1, 2)))
 
 
 def load(folder: str | Path | None = None, engine: str = "auto", few: bool = False, neighbours: bool = True) -> Model:

@@ -277,6 +277,19 @@ def test_what_is_too_small_to_judge_is_refused(patches, tmp_path):
             images.read(tmp_path / "image.png", 50, scale)
 
 
+def test_what_has_no_colour_is_no_stained_tissue(patches):
+    """Grey tissue would be called benign beyond doubt; glass is white on any slide."""
+    model = bcgan.load()
+    grey = patches.mean(-1, keepdims=True).astype(np.uint8).repeat(3, -1)
+    strange = models.VERDICTS.index("out_of_distribution")
+    assert (model.predict(grey).verdict == strange).all()
+    assert not models._colourless(patches).any()
+    assert not models._colourless(np.full((1, 50, 50, 3), 255, np.uint8)).any()
+    half = patches.copy()
+    half[:, :25] = grey[:, :25]  # some colour is enough
+    assert not models._colourless(half).any()
+
+
 def test_places_are_as_many_as_patches_and_none_is_none(model, patches):
     with pytest.raises(ValueError, match=r"places must be \(3, 2\)"):
         model.predict(patches[:3], np.zeros((2, 2)))
