@@ -268,9 +268,13 @@ def tile(sources, mpp, runner, workers, options, out, annotations, malignant, pa
     except re.error as error:
         raise InputError(f"--patient: {patient!r} is no regular expression ({error}).") from error
     _begin()
+    from bcgan.predict import slidewise
     from bcgan.predict.tile import Patches
 
     job = Patches(Path(out), Path(annotations), malignant, patient, mpp)
+    names = [slide.name for slide in slidewise.slides(sources, job.folders)]
+    if patient and not any(re.search(patient, name) for name in names):  # before old archives make room for new ones
+        raise InputError(f"--patient: {patient!r} finds nobody in {len(names)} slides, such as {names[0]}. Change it.")
     _run_slidewise(job, sources, runner, workers, options)
 
 

@@ -214,8 +214,15 @@ def test_the_folder_of_a_mirax_slide_is_no_slide(tmp_path):
     assert [slide.name for slide in slidewise.slides([str(tmp_path)], folders=False)] == ["one.mrxs"]
 
 
-def test_a_wrong_pattern_is_one_sentence(source, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["tile", str(source / "slides"), "--annotations", str(source / "annotations"), "--patient", "("])
-    assert stop.value.code == 2
-    assert "--patient: '(' is no regular expression" in capsys.readouterr().err
+def test_a_wrong_pattern_is_one_sentence_and_leaves_what_there_is(source, capsys):
+    given = ["tile", str(source / "slides"), "--annotations", str(source / "annotations"), "--out", str(source / "out")]
+    for pattern, code, words in (
+        ("^[^_]+", 0, "3 slides done"),
+        ("(", 2, "--patient: '(' is no regular expression"),
+        ("^Q", 2, "--patient: '^Q' finds nobody in 3 slides, such as P1_a.png. Change it."),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*given, "--patient", pattern])
+        assert stop.value.code == code
+        assert words in capsys.readouterr().err
+        assert len(list((source / "out/slides").glob("*.zip"))) == 3
