@@ -238,9 +238,11 @@ def batch(sources, mpp, runner: str, workers: int, options, out: str, model, nei
     from pathlib import Path
 
     _begin()
+    from bcgan.predict import slidewise
     from bcgan.predict.batch import Scores
 
-    _run_slidewise(Scores(Path(out), model, engine, mpp, neighbours), sources, runner, workers, options)
+    job = Scores(Path(out), model, engine, mpp, neighbours)
+    _run_slidewise(job, slidewise.slides(sources, job.folders), runner, workers, options)
 
 
 @cli.command()
@@ -272,10 +274,12 @@ def tile(sources, mpp, runner, workers, options, out, annotations, malignant, pa
     from bcgan.predict.tile import Patches
 
     job = Patches(Path(out), Path(annotations), malignant, patient, mpp)
-    names = [slide.name for slide in slidewise.slides(sources, job.folders)]
-    if patient and not any(re.search(patient, name) for name in names):  # before old archives make room for new ones
-        raise InputError(f"--patient: {patient!r} finds nobody in {len(names)} slides, such as {names[0]}. Change it.")
-    _run_slidewise(job, sources, runner, workers, options)
+    found = slidewise.slides(sources, job.folders)
+    if patient and not any(re.search(patient, slide.name) for slide in found):  # before old archives make room
+        raise InputError(
+            f"--patient: {patient!r} finds nobody in {len(found)} slides, such as {found[0].name}. Change it."
+        )
+    _run_slidewise(job, found, runner, workers, options)
 
 
 def _begin(tensorflow: bool = False) -> None:
@@ -286,11 +290,10 @@ def _begin(tensorflow: bool = False) -> None:
     progress.start_log(None)
 
 
-def _run_slidewise(job, sources, runner: str, workers: int, options: tuple[str, ...]) -> None:
+def _run_slidewise(job, found: list, runner: str, workers: int, options: tuple[str, ...]) -> None:
     from bcgan import progress
     from bcgan.predict import slidewise
 
-    found = slidewise.slides(sources, job.folders)
     done = slidewise.run(found, job, runner, workers, tuple(f"--{option}" for option in options))
     progress.log.info(
         "%s: %d slides done, %d were current; %s/summary.csv", job.name, done["done"], done["skipped"], job.out
@@ -333,23 +336,12 @@ def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
     import uvicorn
 
     from bcgan.predict.model import load
-    from bcgan.predict.serve import make_app
+    from bcgan.predict.serve import check_free, make_app
 
-    _check_free(host, port)
+    check_free(host, port)
     app = make_app(load(model), concurrent)
     click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
     uvicorn.run(app, host=host, port=port, log_level="warning")
-
-
-def _check_free(host: str, port: int) -> None:
-    import socket
-
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:  # as uvicorn chooses
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind((host, port))
-        except OSError as error:
-            raise InputError(f"{host}:{port}: {error.strerror}. Choose others with --host and --port.") from error
 
 
 @cli.command()

@@ -65,13 +65,13 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
 
 def outlines(tiles: Tiles, found: Judged, card: Card) -> dict:
     """A square a patch, in the file's pixels, as GeoJSON; its class is the call, or the reason that there is none."""
-    features = []
+    features, colours = [], turning(card)
     for place, probability, uncertainty, called, verdict in zip(tiles.places, *found, strict=True):
         left, top = (float(side) for side in place * tiles.scale)
         right, bottom = left + card.size * tiles.scale, top + card.size * tiles.scale
         name = card.classes[called] if VERDICTS[verdict] == "scored" else VERDICTS[verdict].replace("_", " ")
         known = VERDICTS[verdict] != "out_of_distribution"
-        colour = COLOURS(turning(card)(float(probability)))[:3] if known else UNKNOWN
+        colour = COLOURS(colours(float(probability)))[:3] if known else UNKNOWN
         measured = {"probability of malignancy": float(probability), "uncertainty": float(uncertainty)}
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         features.append({

@@ -73,38 +73,43 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
     scored by itself."""
     waiting: list[tuple[Path, np.ndarray | None]] = []
     scale, sorted_out = scale_of(model, microns), _by_slide(paths)
-    assumed = microns is None and model.card.microns_per_pixel
-    if together := [slide for slide, *_ in sorted_out if slide] if model.card.context else []:
+    together = [slide for slide, *_ in sorted_out if slide]
+    if together and model.card.context:
         progress.log.info(
             "predict: by their names %d of %d files are patches of %d slides, whose neighbours have a say",
             len(together), len(paths), len(set(together)),
         )  # fmt: skip
+    assumed = microns is None and model.card.microns_per_pixel
     for slide, files in groupby(sorted_out, itemgetter(0)):
         for _, path, name in files:
             bar.update()
-            try:
-                if slides.is_slide(path):
-                    tiles = slides.read(path, model.card.size, model.card.microns_per_pixel, microns)
-                else:
-                    tiles = read(path, model.card.size, scale)
-                    if assumed and not tiles.whole:
-                        progress.log.warning(
-                            "predict: %s: no --mpp, taken for %s microns a pixel, as all others that do not say",
-                            printable(str(path)), model.card.microns_per_pixel,
-                        )  # fmt: skip
-                        assumed = False
-            except (OSError, ValueError, InputError) as error:
-                progress.log.warning("predict: %s", error)
-                tiles = None
-            if tiles is not None and not tiles.whole:
-                if slide is None:
+            tiles = _read(model, path, microns, scale)
+            if tiles is None or tiles.whole:
+                waiting.append((path, None if tiles is None else tiles.patches[0]))
+                if slide is None and len(waiting) == BATCH:
                     yield from _small(model, waiting, slide, scale, maps)
-                yield from _large(model, path, name, tiles, maps)
                 continue
-            waiting.append((path, None if tiles is None else tiles.patches[0]))
-            if slide is None and len(waiting) == BATCH:
+            if assumed and not slides.is_slide(path):
+                progress.log.warning(
+                    "predict: %s: no --mpp, taken for %s microns a pixel, as all others that do not say",
+                    printable(str(path)), model.card.microns_per_pixel,
+                )  # fmt: skip
+                assumed = False
+            if slide is None:
                 yield from _small(model, waiting, slide, scale, maps)
+            yield from _large(model, path, name, tiles, maps)
         yield from _small(model, waiting, slide, scale, maps)
+
+
+def _read(model: Model, path: Path, microns: float | None, scale: float) -> Tiles | None:
+    """None, and why on the screen, where it cannot be read."""
+    try:
+        if slides.is_slide(path):
+            return slides.read(path, model.card.size, model.card.microns_per_pixel, microns)
+        return read(path, model.card.size, scale)
+    except (OSError, ValueError, InputError) as error:
+        progress.log.warning("predict: %s", error)
+        return None
 
 
 def _by_slide(paths: list[Path]) -> list[tuple[str | None, Path, str]]:

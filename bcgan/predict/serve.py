@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
 from bcgan import __version__
+from bcgan.errors import InputError
 from bcgan.predict import images, maps
 from bcgan.predict.model import Card, Model
 from bcgan.predict.predict import places_of, rows_of, scale_of
@@ -122,6 +124,20 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
         return await received(request, lambda data: explain_patch(model, data, name, mpp, x, y))
 
     return app
+
+
+def check_free(host: str, port: int) -> None:
+    """Before a classifier is read in vain.
+
+    Raises:
+        InputError: nothing can listen there.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:  # as uvicorn chooses
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind((host, port))
+        except OSError as error:
+            raise InputError(f"{host}:{port}: {error.strerror}. Choose others with --host and --port.") from error
 
 
 def judge(model: Model, data: bytes, name: str, microns_per_pixel: float | None) -> Answer:

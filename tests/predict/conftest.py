@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bcgan
 from bcgan import cli
+from bcgan.predict import images
 from bcgan.predict.model import Model
 
 
@@ -24,3 +26,14 @@ def exported(finished, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def model(exported) -> Model:
     return bcgan.load(exported)
+
+
+@pytest.fixture(scope="session")
+def patches(idc_folder) -> np.ndarray:
+    return np.stack([images.read(path, 50, 1.0).patches[0] for path in images.find([str(idc_folder)])])
+
+
+def command(*arguments) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["predict", *map(str, arguments)])
+    return stop.value.code

@@ -139,7 +139,7 @@ def test_it_describes_itself_and_loads_nothing_from_elsewhere(client):
 
 def test_this_machine_alone_may_ask_unless_told_otherwise(monkeypatch, exported):
     asked = {}
-    monkeypatch.setattr(cli, "_check_free", lambda host, port: None)
+    monkeypatch.setattr(serve, "check_free", lambda host, port: None)
     monkeypatch.setattr("uvicorn.run", lambda app, **more: asked.update(more))
     for more, host in (([], "127.0.0.1"), (["--host", "0.0.0.0"], "0.0.0.0")):
         with pytest.raises(SystemExit) as stop:
@@ -157,5 +157,5 @@ def test_a_port_that_is_taken_is_one_sentence(exported, capsys):
             cli.main(["serve", "--model", str(exported), "--port", str(port)])
         assert f"127.0.0.1:{port}: Address already in use. Choose others" in capsys.readouterr().err
     assert stop.value.code == 2
-    cli._check_free("127.0.0.1", port)
-    cli._check_free("::1", port)
+    serve.check_free("127.0.0.1", port)
+    serve.check_free("::1", port)
