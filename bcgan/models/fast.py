@@ -1,10 +1,12 @@
 """The same networks, quicker: a twin shares a network's weights and gives its answers up to rounding.
 
 Keras normalises a batch in seven passes over float32 copies, TensorFlow's own kernel in one, which joins the
-convolution before it at inference; one that is frozen is a part of the convolution before it, in training too. The 1x1
-convolution behind Table 1's upsampling commutes with it, and the average pooling behind that needs no upsampling at
-all; a 3x3 convolution of doubled maps is a transposed one of the maps, with less than half of the products. The
-gradient of a depthwise kernel is, where maps are small, a product of matrices, and so is resizing, for every runtime.
+convolution before it at inference; one that is frozen is a part of the convolution before it, in training too. The 256
+channels of Table 1's blocks are only added up and read by 1x1 convolutions: they are never made, and the kernels that
+would make and read them are multiplied instead, which leaves three quarters of the network's products. The 1x1
+convolution behind the upsampling commutes with it, and the average pooling behind that needs no upsampling at all; a
+3x3 convolution of doubled maps is a transposed one of the maps, with less than half of the products. The gradient of a
+depthwise kernel is, where maps are small, a product of matrices, and so is resizing, for every runtime.
 The networks themselves stay as the paper's table has them: what is trained, averaged and saved is the original.
 """
 
@@ -50,7 +52,50 @@ def twin(network: keras.Model) -> keras.Model:
             return _Resized(layer)
         return layer
 
-    return keras.models.clone_model(network, clone_function=clone, recursive=True)
+    return keras.models.clone_model(network, clone_function=clone, call_function=_call, recursive=True)
+
+
+class _Sum:
+    """Maps that were not added up: what each was expanded from, by which convolution; None: as it is, before zeros."""
+
+    def __init__(self, parts: list[tuple[keras.KerasTensor, layers.Conv2D | None]]):
+        self.parts = parts
+
+
+def _call(layer, *args, **kwargs) -> keras.KerasTensor | _Sum:
+    given = keras.tree.flatten(args)
+    if not any(isinstance(x, _Sum) for x in given):
+        if _pointwise(layer) and layer.filters > layer.input.shape[-1] and _only_multiplied(layer):
+            return _Sum([(given[0], layer)])
+        if _widens(layer) and _only_multiplied(layer):
+            return _Sum([(given[0], None)])
+        return layer(*args, **kwargs)
+    if isinstance(layer, _Pass):
+        return given[0]
+    parts = [part for x in given for part in (x.parts if isinstance(x, _Sum) else [(x, None)])]
+    if isinstance(layer, layers.Add):
+        return _Sum(parts)
+    maps, expansions = zip(*parts, strict=True)
+    return _Read(layer, expansions)(list(maps))
+
+
+class _Read(layers.Layer):
+    """A 1x1 convolution of maps that were expanded by others and added up: one of each, by the product of both."""
+
+    def __init__(self, convolution: layers.Conv2D, expansions: tuple[layers.Conv2D | None, ...]):
+        # Kernels are multiplied in their own precision, and cast then.
+        super().__init__(name=convolution.name, dtype=convolution.dtype_policy, autocast=False)
+        self.convolution, self.expansions = convolution, expansions
+
+    def call(self, maps):
+        own, precision = self.convolution, self.compute_dtype
+        reader, bias, read = own.kernel[0, 0], own.bias, []
+        for x, expansion in zip(maps, self.expansions, strict=True):
+            kernel = reader[: x.shape[-1]] if expansion is None else expansion.kernel[0, 0] @ reader
+            bias = bias if expansion is None else bias + tf.linalg.matvec(reader, expansion.bias, transpose_a=True)
+            read.append(tf.nn.conv2d(tf.cast(x, precision), tf.cast(kernel, precision)[None, None], 1, "VALID"))
+        read[0] = tf.nn.bias_add(read[0], tf.cast(bias, precision))
+        return tf.add_n(read)
 
 
 class _Fused(layers.Layer):
@@ -146,8 +191,11 @@ class _Grown(layers.Layer):
 
     def call(self, x, mask=None):
         own, precision = self.convolution, self.compute_dtype
-        spread = tf.constant([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], own.kernel.dtype)
-        kernel = tf.cast(tf.einsum("tu,sv,uvio->tsoi", spread, spread, own.kernel), precision)
+        # A tap of the larger kernel is the sum of one, two or four of the smaller one's.
+        side = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
+        added = tf.constant(np.kron(side, side)) @ tf.reshape(own.kernel, (9, -1))
+        kernel = tf.reshape(tf.cast(added, precision), (4, 4, *own.kernel.shape[2:]))
+        kernel = tf.transpose(kernel, (0, 1, 3, 2))
         y = tf.nn.conv2d_transpose(tf.cast(x, precision), kernel, (tf.shape(x)[0], *self.size), 2, "SAME")
         return tf.nn.bias_add(y, tf.cast(own.bias, precision)) if own.use_bias else y
 
@@ -172,6 +220,28 @@ class _Resized(layers.Layer):
 class _Pass(layers.Layer):
     def call(self, x, mask=None):
         return x
+
+
+def _pointwise(layer) -> bool:
+    """Whether this is a plain 1x1 convolution with a bias."""
+    if type(layer) is not layers.Conv2D or layer.kernel_size != (1, 1):
+        return False
+    return max(*layer.strides, layer.groups) == 1 and layer.use_bias and not _activated(layer)
+
+
+def _widens(operation) -> bool:
+    """Whether zero channels are appended here (`bcgan.models.shortcut`)."""
+    if isinstance(operation, layers.Layer) or not operation.name.startswith("concatenate"):
+        return False
+    _, *others = operation._inbound_nodes[0].input_tensors
+    return all(x._keras_history.operation.name.startswith("zeros_like") for x in others)
+
+
+def _only_multiplied(operation) -> bool:
+    """Whether 1x1 convolutions alone read what comes out, as it is or added up or, in Table 1's tail, enlarged."""
+    readers = _readers(operation)
+    through = [one for one in readers if isinstance(one, layers.Add) or one.name == "upsample"]
+    return bool(readers) and all(_only_multiplied(one) if one in through else _pointwise(one) for one in readers)
 
 
 def _of_maps(layer: layers.BatchNormalization) -> bool:

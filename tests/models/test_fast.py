@@ -109,6 +109,37 @@ def test_statistics_of_a_frozen_normalisation_stay():
             np.testing.assert_array_equal(value, old)
 
 
+def test_table_1s_256_channels_are_never_made():
+    def channels(model) -> set[int]:
+        inner = [channels(layer) for layer in model.layers if isinstance(layer, keras.Model)]
+        maps = (layer.output.shape for layer in model.layers if not isinstance(layer, keras.Model))
+        return {shape[-1] for shape in maps if len(shape) == 4}.union(*inner)
+
+    network = classifier("resnet_table1")
+    assert 256 in channels(network)
+    assert channels(fast.twin(network)) == {3, 64}
+
+
+@pytest.mark.parametrize("between", [layers.ReLU, layers.BatchNormalization, layers.UpSampling2D])
+def test_maps_that_something_else_reads_are_made(between):
+    image = keras.Input((6, 6, 4))
+    x = layers.Conv2D(16, 1, name="expanding")(image)
+    x = layers.Add()([x, layers.Conv2D(16, 1)(image)])
+    network = keras.Model(image, [layers.Conv2D(2, 1)(x), layers.Conv2D(2, 1)(between()(x))])
+    assert "expanding" in [layer.name for layer in fast.twin(network).layers]
+
+
+def test_maps_added_to_what_is_as_wide_are_read_as_their_sum():
+    image = keras.Input((6, 6, 4))
+    wide = layers.Conv2D(16, 3, padding="same", activation="relu")(image)
+    x = layers.Add()([layers.Conv2D(16, 1, bias_initializer="ones")(image), wide])
+    network = keras.Model(image, layers.Conv2D(2, 1, bias_initializer="ones")(x))
+    twin = fast.twin(network)
+    assert not any(isinstance(layer, layers.Add) for layer in twin.layers)
+    images = np.random.default_rng(1).random((2, 6, 6, 4), np.float32)
+    np.testing.assert_allclose(twin(images), network(images), rtol=1e-4, atol=1e-5)
+
+
 def test_network_keeps_its_layers():
     network = classifier("resnet_table1")
     names = [layer.name for layer in network.get_layer("resnet_table1").layers]
