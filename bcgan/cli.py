@@ -228,9 +228,14 @@ def assess(
 @slide_options
 @click.option("--out", type=click.Path(file_okay=False), default="scores", show_default=True, help="A folder.")
 @model_option
+@click.option(
+    "--maps", is_flag=True, help="Heat maps, overlays and QuPath outlines too: in OUT/maps, a folder a slide."
+)
 @neighbours_option
 @engine_option
-def batch(sources, mpp, runner: str, workers: int, options, out: str, model, neighbours: bool, engine) -> None:
+def batch(
+    sources, mpp, runner: str, workers: int, options, out: str, model, maps: bool, neighbours: bool, engine
+) -> None:
     """Judge every slide in SOURCES: each file, and each folder of patches, that lies directly there.
 
     Every slide gets a file of rows; run it again, and only what is new or changed is judged.
@@ -241,7 +246,7 @@ def batch(sources, mpp, runner: str, workers: int, options, out: str, model, nei
     from bcgan.predict import slidewise
     from bcgan.predict.batch import Scores
 
-    job = Scores(Path(out), model, engine, mpp, neighbours)
+    job = Scores(Path(out), model, engine, mpp, neighbours, maps)
     _run_slidewise(job, slidewise.slides(sources, job.folders), runner, workers, options)
 
 
@@ -306,9 +311,10 @@ def _run_slidewise(job, found: list, runner: str, workers: int, options: tuple[s
 @cli.command()
 @click.argument("images", nargs=-1, required=True)
 @model_option
+@mpp_option
 @click.option("--out", type=click.Path(file_okay=False), default="explanations", show_default=True, help="A folder.")
 @click.pass_context
-def explain(context: click.Context, images, model, out: str) -> None:
+def explain(context: click.Context, images, model, mpp: float | None, out: str) -> None:
     """Draw where in each of IMAGES, patches, the evidence for its call lies, by three methods; and a page of all."""
     from pathlib import Path
 
@@ -317,7 +323,7 @@ def explain(context: click.Context, images, model, out: str) -> None:
     from bcgan.predict.explain import write
     from bcgan.predict.model import load
 
-    refused = write(load(model), inputs.find(images, _listed(images)), Path(out))
+    refused = write(load(model), inputs.find(images, _listed(images)), Path(out), mpp)
     click.echo(Path(out) / "index.html")
     if refused:
         context.exit(3)

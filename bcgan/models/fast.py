@@ -10,6 +10,8 @@ depthwise kernel is, where maps are small, a product of matrices, and so is resi
 The networks themselves stay as the paper's table has them: what is trained, averaged and saved is the original.
 """
 
+from functools import reduce
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -89,13 +91,16 @@ class _Read(layers.Layer):
 
     def call(self, maps):
         own, precision = self.convolution, self.compute_dtype
-        reader, bias, read = own.kernel[0, 0], own.bias, []
+        reader, bias, kernels = own.kernel[0, 0], own.bias, []
         for x, expansion in zip(maps, self.expansions, strict=True):
-            kernel = reader[: x.shape[-1]] if expansion is None else expansion.kernel[0, 0] @ reader
+            kernels.append(reader[: x.shape[-1]] if expansion is None else expansion.kernel[0, 0] @ reader)
             bias = bias if expansion is None else bias + tf.linalg.matvec(reader, expansion.bias, transpose_a=True)
-            read.append(tf.nn.conv2d(tf.cast(x, precision), tf.cast(kernel, precision)[None, None], 1, "VALID"))
+        if tf.config.list_physical_devices("GPU"):  # which waits for kernels to begin: a few large ones
+            maps, kernels = [tf.concat(maps, -1)], [tf.concat(kernels, 0)]
+        maps, kernels = ([tf.cast(one, precision) for one in many] for many in (maps, kernels))
+        read = [tf.nn.conv2d(x, kernel[None, None], 1, "VALID") for x, kernel in zip(maps, kernels, strict=True)]
         read[0] = tf.nn.bias_add(read[0], tf.cast(bias, precision))
-        return tf.add_n(read)
+        return reduce(tf.add, read)  # not add_n, which LiteRT's quick kernels do not know
 
 
 class _Fused(layers.Layer):
@@ -192,8 +197,8 @@ class _Grown(layers.Layer):
     def call(self, x, mask=None):
         own, precision = self.convolution, self.compute_dtype
         # A tap of the larger kernel is the sum of one, two or four of the smaller one's.
-        side = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
-        added = tf.constant(np.kron(side, side)) @ tf.reshape(own.kernel, (9, -1))
+        side = [[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]
+        added = tf.constant(np.kron(side, side), own.kernel.dtype) @ tf.reshape(own.kernel, (9, -1))
         kernel = tf.reshape(tf.cast(added, precision), (4, 4, *own.kernel.shape[2:]))
         kernel = tf.transpose(kernel, (0, 1, 3, 2))
         y = tf.nn.conv2d_transpose(tf.cast(x, precision), kernel, (tf.shape(x)[0], *self.size), 2, "SAME")

@@ -14,13 +14,15 @@ from bcgan.predict.slidewise import Slide
 
 
 class Scores(NamedTuple):
-    """A `bcgan.predict.slidewise.Job`. model: a folder of `bcgan export`; None: the one that comes with bcgan."""
+    """A `bcgan.predict.slidewise.Job`. model: a folder of `bcgan export`; None: the one that comes with bcgan. maps:
+    whether a heat map, an overlay and outlines of every slide are drawn into maps/<slide>/."""
 
     out: Path
     model: str | None = None
     engine: str = "auto"
     microns_per_pixel: float | None = None
     neighbours: bool = True
+    maps: bool = False
     name: str = "batch"
     suffix: str = ".csv"
     folders: bool = True
@@ -29,13 +31,14 @@ class Scores(NamedTuple):
         model = _loaded(self.model, self.engine, self.neighbours)
         inside = slide.path.rglob("*") if slide.path.is_dir() else (slide.path,)
         known = find_spec("openslide") is not None or not any(map(slides.is_slide, inside))  # else it is judged later
-        return [model.card.sha256, model.engine, self.microns_per_pixel, self.neighbours, known]
+        return [model.card.sha256, model.engine, self.microns_per_pixel, self.neighbours, self.maps, known]
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """The number of patches by verdict."""
         model, files = _loaded(self.model, self.engine, self.neighbours), find([str(slide.path)])
+        maps = self.out / "maps" / slide.name if self.maps else None
         with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return predict(model, files, file, False, self.microns_per_pixel, shown=False)
+            return predict(model, files, file, False, self.microns_per_pixel, maps, shown=False)
 
 
 @cache

@@ -13,21 +13,25 @@ from bcgan.errors import InputError
 from bcgan.predict.images import read_patch
 from bcgan.predict.maps import draw_explanation
 from bcgan.predict.model import VERDICTS, Model
+from bcgan.predict.predict import scale_of
 
 
-def write(model: Model, paths: list[Path], out: Path) -> int:
+def write(model: Model, paths: list[Path], out: Path, microns_per_pixel: float | None = None) -> int:
     """Write a PNG a patch and index.html; how many files were refused, each with its reason on the page.
+
+    Args:
+        microns_per_pixel: float. Of the images; None: that of the model's patches.
 
     Raises:
         InputError: none of the files is a patch.
     """
     out.mkdir(parents=True, exist_ok=True)
-    shown, refused = [], []
+    shown, refused, scale = [], [], scale_of(model, microns_per_pixel)
     with progress.bar(len(paths), "explain", "patch") as bar:
         for number, path in enumerate(paths):
             bar.update()
             try:
-                patch = read_patch(path, model.card.size)
+                patch = read_patch(path, model.card.size, scale)
             except InputError as error:
                 refused.append(str(error))
                 progress.log.warning("explain: %s", error)

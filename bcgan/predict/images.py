@@ -161,19 +161,23 @@ def mosaic(patches: np.ndarray, places: np.ndarray, scale: float) -> Tiles:
     return Tiles(patches, places, scale, image, False, shown)
 
 
-def read_patch(path: Path, size: int) -> np.ndarray:
+def read_patch(path: Path, size: int, scale: float = 1.0) -> np.ndarray:
     """A file that is one patch; uint8, (size, size, 3).
+
+    Args:
+        size, scale: as `cut` takes them.
 
     Raises:
         InputError: it is larger, or no readable image.
     """
     try:
-        tiles = read(path, size, 1.0)
+        tiles = read(path, size, scale)
     except (OSError, ValueError) as error:
         raise InputError(f"{error}. Give images that can be read.") from error
     if not tiles.whole:
         height, width = tiles.image.shape[:2]
+        side = round(size * scale)
         raise InputError(
-            f"{path} has {width}x{height} pixels, and a patch {size}x{size}. Cut it, or use bcgan predict."
+            f"{path} has {width}x{height} pixels, and a patch {side}x{side}. Cut it, or use bcgan predict."
         )
     return tiles.patches[0]

@@ -1,5 +1,8 @@
 """Whole slides, read by OpenSlide (requirements-slides.txt) in blocks: never more than a block at full resolution."""
 
+import html
+import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from bcgan.predict.images import SLIDE_SUFFIXES, Tiles, tiled
 from bcgan.preprocess.images import LARGEST_IMAGE
 
 TILES = 322  # the tag of a TIFF that says how wide its tiles are
+OME = {"nm": 1e-3, "\u00b5m": 1.0, "\u03bcm": 1.0, "mm": 1e3, "cm": 1e4}  # microns in a unit of PhysicalSizeX
 BLOCK = 2048  # pixels of a slide's level, the side of what is read at once
 
 
@@ -62,7 +66,7 @@ def read(path: Path, size: int, model_microns: float | None, microns: float | No
         raise ValueError(f"{path} does not exist")
     try:
         with openslide.OpenSlide(path) as slide:
-            known = microns or float(slide.properties.get(openslide.PROPERTY_NAME_MPP_X, 0))
+            known = microns or _microns(slide.properties)
             if model_microns and not known:
                 raise ValueError(f"{path} does not say its microns per pixel; give them with --mpp")
             scale = model_microns / known if model_microns else 1.0
@@ -70,6 +74,17 @@ def read(path: Path, size: int, model_microns: float | None, microns: float | No
     except openslide.OpenSlideError as error:
         raise ValueError(f"{path} cannot be read by OpenSlide ({error})") from error
     return Tiles(*tiled(image, size), scale, image, False, 1.0)
+
+
+def _microns(properties: Mapping[str, str]) -> float | None:
+    """Microns per pixel, as OpenSlide found them, or as OME-TIFF describes them; None: the slide does not say."""
+    if found := float(properties.get("openslide.mpp-x", 0)):
+        return found
+    described = properties.get("tiff.ImageDescription", "")
+    size, unit = (re.search(rf'\bPhysicalSizeX{what}="([^"]*)"', described) for what in ("", "Unit"))
+    with suppress(KeyError, ValueError):
+        return float(size[1]) * (OME[html.unescape(unit[1])] if unit else 1) if size else None
+    return None
 
 
 def _at_scale(slide, scale: float, path: Path) -> np.ndarray:

@@ -120,6 +120,14 @@ def test_table_1s_256_channels_are_never_made():
     assert channels(fast.twin(network)) == {3, 64}
 
 
+def test_maps_are_read_one_by_one_or_together_on_a_gpu(monkeypatch):
+    network = _network("resnet_table1")
+    images = np.random.default_rng(1).random((4, 50, 50, 3), np.float32)
+    one_by_one = fast.twin(network)(images).numpy()
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    np.testing.assert_allclose(fast.twin(network)(images), one_by_one, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("between", [layers.ReLU, layers.BatchNormalization, layers.UpSampling2D])
 def test_maps_that_something_else_reads_are_made(between):
     image = keras.Input((6, 6, 4))

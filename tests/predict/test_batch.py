@@ -68,6 +68,15 @@ def test_every_runner_writes_the_same_bytes(exported, source, tmp_path, runner):
     assert sum(int(number) for name, number in summary["101"].items() if name != "slide") == len(rows)
 
 
+def test_maps_lie_in_a_folder_a_slide_where_they_are_asked_for(exported, source, tmp_path):
+    found, own = slidewise.slides([str(source)])[2:], job(exported, tmp_path)
+    slidewise.run(found, own, "serial", 1)
+    assert not (tmp_path / "maps").exists()
+    assert slidewise.run(found, own._replace(maps=True), "serial", 1)["done"] == 2
+    drawn = {str(path.relative_to(tmp_path / "maps")) for path in (tmp_path / "maps").rglob("*.map.png")}
+    assert drawn == {"102/102_idx5.map.png", "large.png/large.png.map.png"}
+
+
 def test_only_what_changed_is_judged_again(exported, source, tmp_path):
     own, found = job(exported, tmp_path / "out"), slidewise.slides([str(source)])
     slidewise.run(found, own, "serial", 1)

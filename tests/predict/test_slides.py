@@ -88,6 +88,25 @@ def test_a_slide_without_a_resolution_asks_for_it(openslide, picture, tmp_path):
         slides.read(path, 50, 4.0)
 
 
+@pytest.mark.parametrize(("size", "unit"), [(1.0, None), (1.0, "µm"), (1000.0, "nm"), (0.001, "mm")])
+def test_an_ome_tiff_says_its_resolution(openslide, picture, tmp_path, size, unit):
+    import tifffile
+
+    path, enlarged = tmp_path / "slide.ome.tif", picture.repeat(SCALE, 0).repeat(SCALE, 1)
+    described = {"PhysicalSizeX": size} | ({"PhysicalSizeXUnit": unit} if unit else {})
+    tifffile.imwrite(path, enlarged, tile=(256, 256), photometric="rgb", ome=True, metadata=described)
+    assert slides.is_slide(path)
+    assert slides.read(path, 50, 4.0).scale == SCALE
+
+
+@pytest.mark.parametrize(
+    "described", ['PhysicalSizeX="x"', 'PhysicalSizeX="1" PhysicalSizeXUnit="pixel"', "", "<OME/>"]
+)
+def test_a_description_that_says_no_resolution_asks_for_it(described):
+    assert slides._microns({"tiff.ImageDescription": described}) is None
+    assert slides._microns({"tiff.ImageDescription": described, "openslide.mpp-x": "0.25"}) == 0.25
+
+
 def test_what_is_no_slide_is_named(openslide, tmp_path):
     path = tmp_path / "broken.svs"
     path.write_bytes(b"nothing of the kind")
