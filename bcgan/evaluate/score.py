@@ -41,6 +41,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
         table[column(derived.ENSEMBLE, 0)] = base
     if context.known(table[["x", "y"]].to_numpy()):
         table[column(derived.CONTEXT, 0)], fitted = derived.in_context(table, base, side)
+    table = table.astype(dict.fromkeys(table.select_dtypes("float64"), np.float32))  # as they are written
     table.to_csv(folder / "probabilities.csv", index=False, float_format="%.9g")
     scored = {name: _scored(table, name) for name in classifiers(table)}
     found = {name: _figures(experiment, table, one) for name, one in scored.items()}

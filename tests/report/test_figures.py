@@ -401,7 +401,8 @@ def test_reliability_bins_hold_every_patch(run, test_rows):
         for name, line in zip(run.names, axes.lines[1:], strict=True):
             points = part.loc[part["classifier"] == name, ["predicted", "observed"]].to_numpy()
             np.testing.assert_allclose(line.get_xydata(), points)
-            if len(points) == 10 and len(test_rows) % 10 == 0:
+            alike = run.mean(name, test_rows).duplicated().any()  # across bins, where networks are sure
+            if len(points) == 10 and len(test_rows) % 10 == 0 and not alike:
                 assert points[:, 1].mean() == pytest.approx(test_rows["label"].mean())
 
 
