@@ -111,7 +111,7 @@ def _figure(found: dict[str, Any], table: pd.DataFrame):
         f"Throughput of Table 1's network on {found['machine']['cores']} cores of {found['machine']['name']}, "
         "subjects in alternation. Green: this project and the files that it exports, pale where probabilities are not "
         "faithful to Keras in float32; grey: others. Limit: what matrix products alone allow in that precision, for "
-        "all products of the table; this project leaves out a quarter of them."
+        "the table's products, its tail's before the upsampling; this project leaves out a quarter of them."
     )
     return style.Drawn(figure, table, "Throughput", caption)
 

@@ -41,8 +41,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
         table[column(derived.ENSEMBLE, 0)] = base
     if context.known(table[["x", "y"]].to_numpy()):
         table[column(derived.CONTEXT, 0)], fitted = derived.in_context(table, base, side)
-    table = table.astype(dict.fromkeys(table.select_dtypes("float64"), np.float32))  # as they are written
     table.to_csv(folder / "probabilities.csv", index=False, float_format="%.9g")
+    table = _read(folder)  # what is measured is what the report will read
     scored = {name: _scored(table, name) for name in classifiers(table)}
     found = {name: _figures(experiment, table, one) for name, one in scored.items()}
     if fitted:
@@ -62,9 +62,12 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
 
 def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
     """The stage's probabilities; and metrics, comparisons, inflation and leak_audit by name."""
-    table = pd.read_csv(folder / "probabilities.csv", dtype={"id": str, "patient": str}, keep_default_na=False)
     names = ("metrics", "comparisons", "inflation", "leak_audit")
-    return table, {name: runs.read_json(folder / f"{name}.json") for name in names}
+    return _read(folder), {name: runs.read_json(folder / f"{name}.json") for name in names}
+
+
+def _read(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "probabilities.csv", dtype={"id": str, "patient": str}, keep_default_na=False)
 
 
 def kept_columns(experiment: Experiment, table: pd.DataFrame, folder: Path) -> dict[str, np.ndarray]:

@@ -2,11 +2,11 @@
 
 Keras normalises a batch in seven passes over float32 copies, TensorFlow's own kernel in one, which joins the
 convolution before it at inference; one that is frozen is a part of the convolution before it, in training too. The 256
-channels of Table 1's blocks are only added up and read by 1x1 convolutions: they are never made, and the kernels that
-would make and read them are multiplied instead, which leaves three quarters of the network's products. The 1x1
-convolution behind the upsampling commutes with it, and the average pooling behind that needs no upsampling at all; a
-3x3 convolution of doubled maps is a transposed one of the maps, with less than half of the products. The gradient of a
-depthwise kernel is, where maps are small, a product of matrices, and so is resizing, for every runtime.
+channels of Table 1's blocks are only added up and read by 1x1 convolutions: no block expands its 64, and the kernels
+that would make and read the others are multiplied instead, which leaves three quarters of the network's products. The
+1x1 convolution behind the upsampling commutes with it, and the average pooling behind that needs no upsampling at all;
+a 3x3 convolution of doubled maps is a transposed one of the maps, with less than half of the products. The gradient of
+a depthwise kernel is, where maps are small, a product of matrices, and so is resizing, for every runtime.
 The networks themselves stay as the paper's table has them: what is trained, averaged and saved is the original.
 """
 
@@ -20,11 +20,13 @@ from keras import layers
 SMALL = 7  # side of the maps up to which all pairs of their places cost less than TensorFlow's own kernel
 
 
-def twin(network: keras.Model) -> keras.Model:
+def twin(network: keras.Model, together: bool | None = None) -> keras.Model:
     """A model that shares the network's variables: a step on either is a step on both.
 
     Args:
         network: keras.Model. Functional.
+        together: bool. Read maps that were not added up side by side, in one convolution: more is copied, and fewer
+            kernels begin. Defaults to None: on a GPU, which waits for them.
 
     Returns:
         keras.Model. The same inputs and outputs; its gradients are taken of the network's own variables. Not to be
@@ -54,40 +56,43 @@ def twin(network: keras.Model) -> keras.Model:
             return _Resized(layer)
         return layer
 
-    return keras.models.clone_model(network, clone_function=clone, call_function=_call, recursive=True)
+    ends = _ends(network)
+    together = bool(tf.config.list_physical_devices("GPU")) if together is None else together
+
+    def call(layer, *args, **kwargs):
+        """Leaves out what need not be made, and has its readers read what it would have been made from."""
+        given = keras.tree.flatten(args)
+        if not any(isinstance(x, _Terms) for x in given):
+            expands = _pointwise(layer) and layer.filters > layer.input.shape[-1]
+            if (expands or _widens(layer)) and _only_multiplied(layer, ends):
+                return _Terms([(given[0], layer if expands else None)])
+            return layer(*args, **kwargs)
+        if isinstance(layer, _Pass):
+            return given[0]
+        terms = [term for x in given for term in (x.terms if isinstance(x, _Terms) else [(x, None)])]
+        if isinstance(layer, layers.Add):
+            return _Terms(terms)
+        maps, expansions = zip(*terms, strict=True)
+        return _Read(layer, expansions, together)(list(maps))
+
+    return keras.models.clone_model(network, clone_function=clone, call_function=call, recursive=True)
 
 
-class _Sum:
-    """Maps that were not added up: what each was expanded from, by which convolution; None: as it is, before zeros."""
+class _Terms:
+    """Maps in place of their sum, each with the convolution that would expand it; None: it is a term as it is, and has
+    zeros behind its channels where the sum has more."""
 
-    def __init__(self, parts: list[tuple[keras.KerasTensor, layers.Conv2D | None]]):
-        self.parts = parts
-
-
-def _call(layer, *args, **kwargs) -> keras.KerasTensor | _Sum:
-    given = keras.tree.flatten(args)
-    if not any(isinstance(x, _Sum) for x in given):
-        if _pointwise(layer) and layer.filters > layer.input.shape[-1] and _only_multiplied(layer):
-            return _Sum([(given[0], layer)])
-        if _widens(layer) and _only_multiplied(layer):
-            return _Sum([(given[0], None)])
-        return layer(*args, **kwargs)
-    if isinstance(layer, _Pass):
-        return given[0]
-    parts = [part for x in given for part in (x.parts if isinstance(x, _Sum) else [(x, None)])]
-    if isinstance(layer, layers.Add):
-        return _Sum(parts)
-    maps, expansions = zip(*parts, strict=True)
-    return _Read(layer, expansions)(list(maps))
+    def __init__(self, terms: list[tuple[keras.KerasTensor, layers.Conv2D | None]]):
+        self.terms = terms
 
 
 class _Read(layers.Layer):
     """A 1x1 convolution of maps that were expanded by others and added up: one of each, by the product of both."""
 
-    def __init__(self, convolution: layers.Conv2D, expansions: tuple[layers.Conv2D | None, ...]):
+    def __init__(self, convolution: layers.Conv2D, expansions: tuple[layers.Conv2D | None, ...], together: bool):
         # Kernels are multiplied in their own precision, and cast then.
         super().__init__(name=convolution.name, dtype=convolution.dtype_policy, autocast=False)
-        self.convolution, self.expansions = convolution, expansions
+        self.convolution, self.expansions, self.together = convolution, expansions, together
 
     def call(self, maps):
         own, precision = self.convolution, self.compute_dtype
@@ -95,9 +100,9 @@ class _Read(layers.Layer):
         for x, expansion in zip(maps, self.expansions, strict=True):
             kernels.append(reader[: x.shape[-1]] if expansion is None else expansion.kernel[0, 0] @ reader)
             bias = bias if expansion is None else bias + tf.linalg.matvec(reader, expansion.bias, transpose_a=True)
-        if tf.config.list_physical_devices("GPU"):  # which waits for kernels to begin: a few large ones
-            maps, kernels = [tf.concat(maps, -1)], [tf.concat(kernels, 0)]
         maps, kernels = ([tf.cast(one, precision) for one in many] for many in (maps, kernels))
+        if self.together:
+            maps, kernels = [tf.concat(maps, -1)], [tf.concat(kernels, 0)]
         read = [tf.nn.conv2d(x, kernel[None, None], 1, "VALID") for x, kernel in zip(maps, kernels, strict=True)]
         read[0] = tf.nn.bias_add(read[0], tf.cast(bias, precision))
         return reduce(tf.add, read)  # not add_n, which LiteRT's quick kernels do not know
@@ -228,8 +233,8 @@ class _Pass(layers.Layer):
 
 
 def _pointwise(layer) -> bool:
-    """Whether this is a plain 1x1 convolution with a bias."""
-    if type(layer) is not layers.Conv2D or layer.kernel_size != (1, 1):
+    """Whether this is a plain 1x1 convolution with a bias, of one map alone."""
+    if type(layer) is not layers.Conv2D or layer.kernel_size != (1, 1) or len(layer._inbound_nodes) > 1:
         return False
     return max(*layer.strides, layer.groups) == 1 and layer.use_bias and not _activated(layer)
 
@@ -239,14 +244,29 @@ def _widens(operation) -> bool:
     if isinstance(operation, layers.Layer) or not operation.name.startswith("concatenate"):
         return False
     _, *others = operation._inbound_nodes[0].input_tensors
-    return all(x._keras_history.operation.name.startswith("zeros_like") for x in others)
+    zeros = all(x._keras_history.operation.name.startswith("zeros_like") for x in others)
+    return zeros and operation.axis in (-1, len(operation.output.shape) - 1)
 
 
-def _only_multiplied(operation) -> bool:
-    """Whether 1x1 convolutions alone read what comes out, as it is or added up or, in Table 1's tail, enlarged."""
+def _only_multiplied(operation, ends: set[int]) -> bool:
+    """Whether 1x1 convolutions alone read what comes out, as it is or added up or, in Table 1's tail, enlarged.
+
+    Args:
+        ends: ids of the operations whose output is a network's own.
+    """
     readers = _readers(operation)
-    through = [one for one in readers if isinstance(one, layers.Add) or one.name == "upsample"]
-    return bool(readers) and all(_only_multiplied(one) if one in through else _pointwise(one) for one in readers)
+    return id(operation) not in ends and bool(readers) and all(
+        _only_multiplied(one, ends) if _adds(one) or one.name == "upsample" else _pointwise(one) for one in readers
+    )  # fmt: skip
+
+
+def _adds(layer) -> bool:
+    return isinstance(layer, layers.Add) and len({x.shape for x in layer.input}) == 1
+
+
+def _ends(network: keras.Model) -> set[int]:
+    inner = [_ends(layer) for layer in network.layers if isinstance(layer, keras.Model)]
+    return {id(x._keras_history.operation) for x in network.outputs}.union(*inner)
 
 
 def _of_maps(layer: layers.BatchNormalization) -> bool:

@@ -1,5 +1,6 @@
 """`bcgan batch`: rows of every slide's patches, as `bcgan predict` has them."""
 
+import shutil
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,9 +37,10 @@ class Scores(NamedTuple):
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """The number of patches by verdict."""
         model, files = _loaded(self.model, self.engine, self.neighbours), find([str(slide.path)])
-        maps = self.out / "maps" / slide.name if self.maps else None
+        drawn = self.out / "maps" / slide.name
+        shutil.rmtree(drawn, ignore_errors=True)  # of old rows
         with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return predict(model, files, file, False, self.microns_per_pixel, maps, shown=False)
+            return predict(model, files, file, False, self.microns_per_pixel, drawn if self.maps else None, shown=False)
 
 
 @cache

@@ -178,6 +178,7 @@ def read_patch(path: Path, size: int, scale: float = 1.0) -> np.ndarray:
         height, width = tiles.image.shape[:2]
         side = round(size * scale)
         raise InputError(
-            f"{path} has {width}x{height} pixels, and a patch {side}x{side}. Cut it, or use bcgan predict."
+            f"{path} has {width}x{height} pixels, and a patch {side}x{side}. Check its microns per pixel, cut it, "
+            "or use bcgan predict."
         )
     return tiles.patches[0]

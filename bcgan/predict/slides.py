@@ -1,6 +1,7 @@
 """Whole slides, read by OpenSlide (requirements-slides.txt) in blocks: never more than a block at full resolution."""
 
 import html
+import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -77,14 +78,16 @@ def read(path: Path, size: int, model_microns: float | None, microns: float | No
 
 
 def _microns(properties: Mapping[str, str]) -> float | None:
-    """Microns per pixel, as OpenSlide found them, or as OME-TIFF describes them; None: the slide does not say."""
-    if found := float(properties.get("openslide.mpp-x", 0)):
-        return found
+    """Microns per pixel, as OME-TIFF describes them, or as OpenSlide found them, who believes a TIFF's resolution in
+    dots per inch too; None: the slide does not say."""
     described = properties.get("tiff.ImageDescription", "")
     size, unit = (re.search(rf'\bPhysicalSizeX{what}="([^"]*)"', described) for what in ("", "Unit"))
-    with suppress(KeyError, ValueError):
-        return float(size[1]) * (OME[html.unescape(unit[1])] if unit else 1) if size else None
-    return None
+    found = math.nan
+    with suppress(KeyError, ValueError, TypeError):
+        found = float(size[1]) * (OME[html.unescape(unit[1])] if unit else 1)
+    if not 0 < found < math.inf:
+        found = float(properties.get("openslide.mpp-x", 0))
+    return found or None
 
 
 def _at_scale(slide, scale: float, path: Path) -> np.ndarray:

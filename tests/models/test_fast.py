@@ -1,5 +1,7 @@
 """The quicker twin gives the network's answers, learns what it learns, and leaves it as the table has it."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -120,12 +122,23 @@ def test_table_1s_256_channels_are_never_made():
     assert channels(fast.twin(network)) == {3, 64}
 
 
-def test_maps_are_read_one_by_one_or_together_on_a_gpu(monkeypatch):
+def test_maps_are_read_one_by_one_or_together_as_on_a_gpu(monkeypatch):
     network = _network("resnet_table1")
-    images = np.random.default_rng(1).random((4, 50, 50, 3), np.float32)
-    one_by_one = fast.twin(network)(images).numpy()
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
-    np.testing.assert_allclose(fast.twin(network)(images), one_by_one, rtol=1e-3, atol=1e-5)
+    images, read = np.random.default_rng(1).random((4, 50, 50, 3), np.float32), []
+
+    def reading(convolve, *given):
+        read.append(given)
+        return convolve(*given)
+
+    monkeypatch.setattr(tf.nn, "conv2d", functools.partial(reading, tf.nn.conv2d))
+    found, counts = [], []
+    for together in (False, True):
+        twin = fast.twin(network, together)
+        read.clear()
+        found.append(twin(images).numpy())
+        counts.append(len(read))
+    assert counts == [2 + 3 + 4 + 5, 4]
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("between", [layers.ReLU, layers.BatchNormalization, layers.UpSampling2D])
@@ -135,6 +148,24 @@ def test_maps_that_something_else_reads_are_made(between):
     x = layers.Add()([x, layers.Conv2D(16, 1)(image)])
     network = keras.Model(image, [layers.Conv2D(2, 1)(x), layers.Conv2D(2, 1)(between()(x))])
     assert "expanding" in [layer.name for layer in fast.twin(network).layers]
+
+
+@pytest.mark.parametrize("cut", ["bottleneck1_conv3", "bottleneck2_add"])
+def test_maps_that_are_a_networks_own_output_are_made(cut):
+    whole = classifier("resnet_table1").get_layer("resnet_table1")
+    network = keras.Model(whole.input, whole.get_layer(cut).output)
+    images = np.random.default_rng(1).random((2, 50, 50, 3), np.float32)
+    np.testing.assert_allclose(fast.twin(network)(images), network(images), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 16])
+def test_a_sum_that_repeats_channels_is_made(width):
+    image = keras.Input((6, 6, 4))
+    x = layers.Add()([layers.Conv2D(16, 1)(image), layers.Conv2D(width, 3, padding="same")(image)])
+    network = keras.Model(image, layers.Conv2D(2, 1)(x))
+    twin, images = fast.twin(network), np.random.default_rng(1).random((2, 6, 6, 4), np.float32)
+    assert any(isinstance(layer, layers.Add) for layer in twin.layers) == (width == 1)
+    np.testing.assert_allclose(twin(images), network(images), rtol=1e-4, atol=1e-5)
 
 
 def test_maps_added_to_what_is_as_wide_are_read_as_their_sum():

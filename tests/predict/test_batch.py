@@ -69,12 +69,20 @@ def test_every_runner_writes_the_same_bytes(exported, source, tmp_path, runner):
 
 
 def test_maps_lie_in_a_folder_a_slide_where_they_are_asked_for(exported, source, tmp_path):
-    found, own = slidewise.slides([str(source)])[2:], job(exported, tmp_path)
-    slidewise.run(found, own, "serial", 1)
-    assert not (tmp_path / "maps").exists()
-    assert slidewise.run(found, own._replace(maps=True), "serial", 1)["done"] == 2
-    drawn = {str(path.relative_to(tmp_path / "maps")) for path in (tmp_path / "maps").rglob("*.map.png")}
-    assert drawn == {"102/102_idx5.map.png", "large.png/large.png.map.png"}
+    def drawn(*asked) -> set[str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["batch", str(source), "--model", str(exported), "--out", str(tmp_path / "out"), *asked])
+        assert stop.value.code == 0
+        maps = tmp_path / "out/maps"
+        return {str(path.relative_to(maps)) for path in maps.rglob("*.map.png")}
+
+    for name in ("100", "101"):
+        shutil.rmtree(source / name)
+    assert drawn() == set()
+    assert drawn("--maps") == {"102/102_idx5.map.png", "large.png/large.png.map.png"}
+    for path in (source / "102").rglob("*.png"):
+        path.rename(path.with_name(path.name.replace("_idx5", "_idx6")))
+    assert drawn("--maps") == {"102/102_idx6.map.png", "large.png/large.png.map.png"}
 
 
 def test_only_what_changed_is_judged_again(exported, source, tmp_path):

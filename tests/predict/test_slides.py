@@ -94,14 +94,14 @@ def test_an_ome_tiff_says_its_resolution(openslide, picture, tmp_path, size, uni
 
     path, enlarged = tmp_path / "slide.ome.tif", picture.repeat(SCALE, 0).repeat(SCALE, 1)
     described = {"PhysicalSizeX": size} | ({"PhysicalSizeXUnit": unit} if unit else {})
-    tifffile.imwrite(path, enlarged, tile=(256, 256), photometric="rgb", ome=True, metadata=described)
+    dots = {"resolution": (72, 72), "resolutionunit": "INCH"}  # of a screen, as software writes that knows no better
+    tifffile.imwrite(path, enlarged, tile=(256, 256), photometric="rgb", ome=True, metadata=described, **dots)
     assert slides.is_slide(path)
     assert slides.read(path, 50, 4.0).scale == SCALE
 
 
-@pytest.mark.parametrize(
-    "described", ['PhysicalSizeX="x"', 'PhysicalSizeX="1" PhysicalSizeXUnit="pixel"', "", "<OME/>"]
-)
+@pytest.mark.parametrize("described", ["", "<OME/>", *(f'PhysicalSizeX="{x}"' for x in ("x", "0", "-1", "inf", "nan")),
+                                       'PhysicalSizeX="1" PhysicalSizeXUnit="pixel"'])  # fmt: skip
 def test_a_description_that_says_no_resolution_asks_for_it(described):
     assert slides._microns({"tiff.ImageDescription": described}) is None
     assert slides._microns({"tiff.ImageDescription": described, "openslide.mpp-x": "0.25"}) == 0.25
