@@ -78,8 +78,8 @@ def read(path: Path, size: int, model_microns: float | None, microns: float | No
 
 
 def _microns(properties: Mapping[str, str]) -> float | None:
-    """Microns per pixel, as OME-TIFF describes them, or as OpenSlide found them, who believes a TIFF's resolution in
-    dots per inch too; None: the slide does not say."""
+    """Microns per pixel, as OME-TIFF describes them, else as OpenSlide found them, which takes a TIFF's dots per inch
+    for its scale; None: the slide does not say."""
     described = properties.get("tiff.ImageDescription", "")
     size, unit = (re.search(rf'\bPhysicalSizeX{what}="([^"]*)"', described) for what in ("", "Unit"))
     found = math.nan
