@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bcgan import __version__, experiment, stages
+from bcgan import __version__, execution, experiment, stages, variation
 from bcgan.errors import InputError, WorkError
 
 ENGINES = ("auto", "openvino", "openvino-bfloat16", "litert", "keras")
@@ -77,7 +77,7 @@ def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str,
     machine.prepare_environment()
     first = not (settings.distribute != "off" and (cluster := machine.cluster()) and cluster["index"])
     progress.start_log(runs.ROOT / settings.name / "log.txt" if first and not dry_run else None)
-    stages.execute(settings, force, dry_run, until)
+    execution.execute(settings, force, dry_run, until)
 
 
 @cli.command()
@@ -88,7 +88,7 @@ def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
     from bcgan import progress
 
     progress.start_log(None)
-    stages.execute(settings, dry_run=True, until=stages.NAMES[-1])
+    execution.execute(settings, dry_run=True, until=stages.NAMES[-1])
 
 
 @cli.command()
@@ -103,11 +103,11 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
     from bcgan import machine, progress
 
     progress.start_log(None)
-    ran, root = stages.require(settings)
+    ran, root = execution.require(settings)
     machine.prepare_environment(tensorflow=True)
     from bcgan.report.page import render
 
-    changed = experiment.differences(experiment.load(name), ran)
+    changed = variation.differences(experiment.load(name), ran)
     click.echo(render(ran, root, Path(out or f"reports/{ran.name}"), patient_images, changed))
 
 
@@ -378,7 +378,7 @@ def export(name, data_dir, overrides, out, everyone, kinds, model, patches) -> N
     from bcgan.predict.model import load
 
     if settings:
-        ran, root = stages.require(settings)
+        ran, root = execution.require(settings)
         _begin(tensorflow=True)
         from bcgan.predict.export import export as write
 

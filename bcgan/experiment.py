@@ -1,6 +1,5 @@
 """The settings of an experiment: typed, read from one YAML file, unknown keys refused."""
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -379,45 +378,24 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
-        raise InputError(_explain(path, error)) from error
+        raise InputError(explain(path, error)) from error
 
 
-def varied(experiment: Experiment, changes: dict[str, Any], where: str) -> Experiment:
-    """The experiment with other values for some keys, given as `key.subkey`.
-
-    Args:
-        where: string. What asks for it, for the error.
-
-    Raises:
-        InputError: an unknown key, or a value of the wrong kind.
-    """
-    tree = experiment.model_dump(mode="json")
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        branch: Any = tree
-        for parent in parents:
-            branch = branch.get(parent) if isinstance(branch, dict) else None
-        if not isinstance(branch, dict) or last not in branch:
-            raise InputError(f"{where}: no setting {key}. Write keys of the experiment, such as classify.loss.")
-        branch[last] = value
-    try:
-        return Experiment.model_validate(tree)
-    except ValidationError as error:
-        raise InputError(_explain(where, error)) from error
-
-
-def differences(one: Experiment, other: Experiment) -> list[str]:
-    """The settings in which `other` differs, as `key.subkey=value`; data.dir, a matter of place, is left out."""
-
-    def walk(here: Any, there: Any, key: str) -> list[str]:
-        if isinstance(here, dict) and isinstance(there, dict) and here.keys() <= there.keys():
-            return [
-                line for name in there for line in walk(here.get(name, {}), there[name], f"{key}.{name}".lstrip("."))
-            ]
-        same = here == there or key == "data.dir"
-        return [] if same else [f"{key}={json.dumps(there, separators=(',', ':'))}"]
-
-    return walk(one.model_dump(mode="json"), other.model_dump(mode="json"), "")
+def explain(path: Path | str, error: ValidationError) -> str:
+    """The first fault in one sentence, with the keys that are known there."""
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"]) or "settings"
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if fault["type"] != "extra_forbidden":
+        reason = fault["msg"].removeprefix("Value error, ")
+        value = "" if fault["type"] == "value_error" else f" Received: {fault['input']!r}."
+        return f"{path}: {key}: {reason}.{value}{more}"
+    model: Any = Experiment
+    for part in fault["loc"][:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else Classifier
+    known = ", ".join(getattr(model, "model_fields", {}))
+    return f"{path}: unknown key {key} (value {fault['input']!r}). Known there: {known}.{more}"
 
 
 def _override(tree: dict[str, Any], pair: str) -> None:
@@ -433,20 +411,3 @@ def _override(tree: dict[str, Any], pair: str) -> None:
         tree[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"{pair!r}: not a YAML value. Write lists without spaces: classify.seeds=[0,1].") from error
-
-
-def _explain(path: Path | str, error: ValidationError) -> str:
-    """The first fault in one sentence, with the keys that are known there."""
-    fault = error.errors()[0]
-    key = ".".join(str(part) for part in fault["loc"]) or "settings"
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if fault["type"] != "extra_forbidden":
-        reason = fault["msg"].removeprefix("Value error, ")
-        value = "" if fault["type"] == "value_error" else f" Received: {fault['input']!r}."
-        return f"{path}: {key}: {reason}.{value}{more}"
-    model: Any = Experiment
-    for part in fault["loc"][:-1]:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else Classifier
-    known = ", ".join(getattr(model, "model_fields", {}))
-    return f"{path}: unknown key {key} (value {fault['input']!r}). Known there: {known}.{more}"

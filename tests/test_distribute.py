@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bcgan import distribute, machine, progress, runs, stages
+from bcgan import distribute, execution, machine, progress, runs
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 
@@ -180,15 +180,15 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, batch):
 
 def test_a_worker_that_waits_in_vain_says_so(tmp_path, monkeypatch, idc_folder):
     """The first worker does not run; or it runs, and is past this stage with other settings."""
-    monkeypatch.setattr(stages, "GRACE", 0.2)
-    monkeypatch.setattr(stages, "POLL", 0.05)
+    monkeypatch.setattr(execution, "GRACE", 0.2)
+    monkeypatch.setattr(execution, "POLL", 0.05)
     tiny, root = Experiment(name="a", data={"name": "idc", "dir": [idc_folder]}), tmp_path / "a"
     with pytest.raises(WorkError, match="the first worker does not run there"):
-        stages.follow(tiny, root, "gan")
+        execution.follow(tiny, root, "gan")
     with runs.lock(root):
         Timer(0.5, runs.begin, (root / "gan", "another key")).start()
         with pytest.raises(WorkError, match="preprocess: the first worker went on with other settings or data"):
-            stages.follow(tiny, root, "gan")
+            execution.follow(tiny, root, "gan")
 
 
 def test_slurm_names_every_node(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bcgan import cli, experiment, runs, stages
+from bcgan import cli, execution, experiment, runs, stages
 from bcgan.errors import InputError
 from bcgan.evaluate import score, synthetic
 from bcgan.experiment import Experiment
@@ -241,7 +241,7 @@ def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_k
 def test_a_stage_asked_for_with_settings_that_no_longer_fit_is_left_out(workspace, stage, settings):
     (workspace / f"runs/tiny/{stage}").mkdir()
     runs.write_json(workspace / f"runs/tiny/{stage}" / runs.MANIFEST, {"settings": settings})
-    ran, _ = stages.require(experiment.load("tiny.yaml"))
+    ran, _ = execution.require(experiment.load("tiny.yaml"))
     assert (ran.factors.levels, ran.folds.networks) == ({}, ())
 
 
@@ -251,7 +251,7 @@ def test_a_run_with_settings_that_are_gone_is_named(workspace):
     manifest["settings"]["gan"]["gone"] = 1
     runs.write_json(path, manifest)
     with pytest.raises(InputError, match="made with settings that this bcgan does not know. Run: make train"):
-        stages.require(experiment.load("tiny.yaml"))
+        execution.require(experiment.load("tiny.yaml"))
 
 
 @pytest.mark.parametrize("change", ["gan.checkpoint_every=7", "gan.on_collapse=stop", "translate.checkpoint_every=7"])

@@ -14,8 +14,21 @@ ROOT = Path(bcgan.__file__).parent
 SHIPPED = sorted(path for path in (ROOT / "shipped").rglob("*.*") if path.suffix != ".md")
 MEGABYTE = 10**6
 # A package may import from those after it, and from itself.
-ORDER = ("cli", "stages", "report", "predict", "evaluate", "explain", "classify", "gan", "models", "preprocess", "data")
-SHARED = ("errors", "experiment", "progress", "machine", "distribute", "runs", "bench")
+ORDER = (
+    "cli",
+    "execution",
+    "stages",
+    "report",
+    "predict",
+    "evaluate",
+    "explain",
+    "classify",
+    "gan",
+    "models",
+    "preprocess",
+    "data",
+)
+SHARED = ("errors", "experiment", "variation", "progress", "machine", "distribute", "runs", "bench")
 
 
 def imports(path: Path) -> set[str]:

@@ -16,10 +16,11 @@ from bcgan.classify.kept import read_by
 from bcgan.classify.train import Patches, groups_of
 from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import intervals, trials
-from bcgan.experiment import TRAINING, Classifier, Experiment, differences, varied
+from bcgan.experiment import TRAINING, Classifier, Experiment
 from bcgan.models.classifier import of_run
 from bcgan.models.variant import Variant, vary
 from bcgan.preprocess import store
+from bcgan.variation import differences, varied
 
 BASELINE = "as it is"
 METRICS = ("roc_auc", "balanced_accuracy", "f1")

@@ -18,13 +18,14 @@ from bcgan.data.records import CLASSES, slide_of
 from bcgan.data.views import central
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, intervals, metrics
-from bcgan.experiment import Experiment, Preprocess, differences
+from bcgan.experiment import Experiment, Preprocess
 from bcgan.gan import selection
 from bcgan.models import weights
 from bcgan.models.classifier import of_run
 from bcgan.predict import engines, formats
 from bcgan.predict.model import CARD, FILES, Calls, Card, Judged, Model
 from bcgan.preprocess import store
+from bcgan.variation import differences
 
 MICRONS = {"idc": idc.MICRONS, "patch_camelyon": 0.972}  # per pixel of a patch at its native size, by data set
 SPECIFICITY = 0.95  # on validation patients, above whose threshold a patch is called malignant; so for sensitivity

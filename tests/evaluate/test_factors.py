@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from bcgan import cli, experiment
+from bcgan import cli, experiment, variation
 from bcgan.errors import InputError
 from bcgan.evaluate import factors, trials
 
@@ -26,7 +26,7 @@ def test_levels_change_what_they_name_and_nothing_else():
         (factors.BASELINE, ""), ("loss", "focal"), ("CLAHE", "on"), ("network", "GAN alone"), ("dropout", "half"),
     ]  # fmt: skip
     base = planned[0].experiment
-    assert [experiment.differences(base, level.experiment) for level in planned[:4]] == [
+    assert [variation.differences(base, level.experiment) for level in planned[:4]] == [
         [], ['classify.loss="focal"'], ["preprocess.clahe=true"], ['factors.network="gan_only"'],
     ]  # fmt: skip
 

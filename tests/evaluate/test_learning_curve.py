@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bcgan import cli, experiment, stages
+from bcgan import cli, execution, experiment
 from bcgan.errors import InputError
 from bcgan.evaluate import learning_curve
 from bcgan.evaluate.learning_curve import Cell
@@ -93,7 +93,7 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
     assert list(table["arm"]) == ["classic", "selected", "translation"]
     assert set(table["patients"]) == {2}
     (folder / "manifest.json").unlink()
-    assert read(*stages.require(experiment.load("tiny.yaml", (CURVE,))), True).learning_curve is None
+    assert read(*execution.require(experiment.load("tiny.yaml", (CURVE,))), True).learning_curve is None
     assert bcgan(*run) == 0
     monkeypatch.setattr(page, "FIGURES", {"synthesis": {"learning_curve": page.FIGURES["synthesis"]["learning_curve"]}})
     assert bcgan("report", "tiny.yaml", "--set", CURVE) == 0
