@@ -169,7 +169,7 @@ def predict(
     """Judge IMAGES: files, folders, patterns, or - for a list on standard input.
 
     An image about as large as a patch is judged as one; a larger one is cut into patches where it holds tissue. Patches
-    of one slide, named <slide>_x<x>_y<y>, are judged together.
+    of one slide, named <slide>_x<x>_y<y> or as QuPath does, are judged together.
     """
     from pathlib import Path
 

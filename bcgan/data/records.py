@@ -16,7 +16,12 @@ CLASSES = ("benign", "malignant")  # labels 0 and 1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LARGEST_FILE = 256 * 2**20  # bytes; a larger member of an archive is taken for a decompression bomb
 UNKNOWN = -1  # x and y of a patch whose place in the slide nobody recorded
-PLACE = re.compile(r"(?<=.)_x(\d{1,9})_y(\d{1,9})(_.*)?$", re.DOTALL)  # as the public archive's file names have it
+# As the public archive's file names have it, and as QuPath names the tiles that it exports.
+PLACE = re.compile(
+    r"(?<=.)(?:_x(?P<x>\d{1,9})_y(?P<y>\d{1,9})(?:_.*)?"
+    r"| \[(?:d=(?P<finer>[1-9]\d{0,3}(?:\.\d+)?),)?x=(?P<left>\d{1,9}),y=(?P<top>\d{1,9}),w=\d+,h=\d+\])$",
+    re.DOTALL,
+)
 
 
 class Record(NamedTuple):
@@ -77,9 +82,17 @@ def slide_of(keys: Iterable[str]) -> list[str]:
 
 
 def place_of(name: str) -> tuple[int, int] | None:
-    """x and y that a patch's name says: `<slide>_x<x>_y<y>`, whatever follows an underscore; None: it says none."""
+    """x and y that a patch's name says, in its own pixels; None: it says none.
+
+    Args:
+        name: string. `<slide>_x<x>_y<y>`, whatever follows an underscore; or `<slide> [x=<x>,y=<y>,w=<w>,h=<h>]`, in
+            pixels of the slide, d= before them being how many of these make one of the patch's.
+    """
     found = PLACE.search(name)
-    return found and (int(found[1]), int(found[2]))
+    if not found or found["x"]:
+        return found and (int(found["x"]), int(found["y"]))
+    finer = float(found["finer"] or 1)
+    return round(int(found["left"]) / finer), round(int(found["top"]) / finer)
 
 
 def printable(name: str) -> str:

@@ -2,14 +2,17 @@
 
 import csv
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from PIL import Image
 from scipy.spatial import cKDTree
 
 from bcgan import progress
@@ -17,8 +20,9 @@ from bcgan.classify.context import REACH
 from bcgan.data.records import CLASSES, place_of, printable, slide_of
 from bcgan.errors import InputError
 from bcgan.predict import slides
-from bcgan.predict.images import Tiles, mosaic, read
+from bcgan.predict.images import LEAST, Tiles, around, mosaic, placed, read
 from bcgan.predict.model import VERDICTS, Judged, Model
+from bcgan.preprocess.images import decode
 
 COLUMNS = ("path", "x", "y", "probability", "uncertainty", "label", "verdict")
 BATCH = 512  # patches scored together, of several files where they are small
@@ -80,7 +84,13 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
             len(together), len(paths), len(set(together)),
         )  # fmt: skip
     assumed = microns is None and model.card.microns_per_pixel
-    for slide, files in groupby(sorted_out, itemgetter(0)):
+    for slide, group in groupby(sorted_out, itemgetter(0)):
+        files = list(group)
+        own = [path for _, path, _ in files]
+        side = _longest(own) / scale if slide else 0
+        if 0 < side < LEAST * model.card.size and _places(own, slide, scale, side) is not None:
+            yield from _pieced(model, own, slide, scale, maps, bar)
+            continue
         for _, path, name in files:
             bar.update()
             tiles = _read(model, path, microns, scale)
@@ -144,7 +154,8 @@ def _small(
         places = slide and _places([path for path, _ in read], slide, scale, model.card.size)
         found = model.predict(patches, places)
         if maps and places is not None:
-            _write_maps(maps, slide, mosaic(patches, places, scale), found, model)
+            image, shown = mosaic(patches, places)
+            _write_maps(maps, slide, Tiles(patches, places, scale, image, False, shown), found, model)
         judged = zip(*found, strict=True)
     for path, patch in waiting:
         if patch is None:
@@ -154,19 +165,68 @@ def _small(
     waiting.clear()
 
 
-def _places(paths: list[Path], slide: str, scale: float, side: int) -> np.ndarray | None:
+def _pieced(
+    model: Model, paths: list[Path], slide: str, scale: float, maps: Path | None, bar
+) -> Iterator[dict[str, Any]]:
+    """Rows of a slide's tiles that are smaller than a patch: each is judged with what lies around it."""
+    read = []
+    for path in paths:
+        read.append(_placed(path, scale))
+        bar.update()
+    known = [one for one in read if one]
+    tiles, places = [tile for tile, _ in known], np.array([place for _, place in known])
+    patches, covered = around(tiles, places, model.card.size)
+    enough = covered >= LEAST
+    found = model.predict(patches[enough], places[enough])
+    progress.log.info(
+        "predict: %s: tiles smaller than a patch, which are judged with the tissue around them", printable(slide)
+    )
+    if not enough.all():
+        progress.log.warning(
+            "predict: %s: %d of %d tiles have too little around them to make up a patch, and are not judged",
+            printable(slide), np.sum(~enough), len(enough),
+        )  # fmt: skip
+    if maps and enough.any():
+        image, shown = mosaic(tiles, places)
+        side = float(np.median([max(tile.shape[:2]) for tile in tiles]))
+        _write_maps(maps, slide, Tiles(patches[enough], places[enough], scale, image, False, shown, side), found, model)
+    fits, judged = iter(enough), zip(*found, strict=True)
+    for path, one in zip(paths, read, strict=True):
+        yield _row(path, (0, 0), *next(judged)) if one and next(fits) else _unjudged(path, "unreadable")
+
+
+def _placed(path: Path, scale: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """`placed` of a file; None, and why on the screen, where it cannot be read."""
+    try:
+        return placed(decode(path.read_bytes(), str(path)), place_of(path.stem), scale)
+    except (OSError, ValueError) as error:
+        progress.log.warning("predict: %s", error)
+        return None
+
+
+def _longest(paths: list[Path]) -> int:
+    """Of the sides of these images, by their headers, pixels; 0 where none can be read."""
+    found = [0]
+    for path in paths:
+        # A broken header ends in whatever its format's reader raises.
+        with suppress(Exception), warnings.catch_warnings(action="ignore"), Image.open(path) as header:
+            found.append(max(header.size))
+    return max(found)
+
+
+def _places(paths: list[Path], slide: str, scale: float, side: float) -> np.ndarray | None:
     """x and y, pixels at the model's scale; None where the names cannot mean these, or one patch is all there is."""
-    places = (np.array([place_of(path.stem) for path in paths]) / scale).round().astype(int)
+    places = np.array([place_of(path.stem) for path in paths])
     if len(places) == 1:
         return None
     apart = np.median(cKDTree(places).query(places, 2, p=np.inf)[0][:, 1])
-    if not side / CROWDED <= apart <= REACH[-1] * side:
+    if not side / CROWDED <= apart / scale <= REACH[-1] * side:
         progress.log.warning(
             "predict: %s: by their names its patches lie %g pixels apart, which cannot be their own; each is judged by "
-            "itself", printable(slide), apart * scale,
+            "itself", printable(slide), apart,
         )  # fmt: skip
         return None
-    return places
+    return (places / scale).round().astype(int)
 
 
 def _large(model: Model, path: Path, name: str, tiles: Tiles, maps: Path | None) -> Iterator[dict[str, Any]]:
