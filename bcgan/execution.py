@@ -61,32 +61,37 @@ def execute(
         return
     with runs.lock(root, patience=10 if cluster else 0):
         for stage in stages.up_to(until):
-            folder = root / stage.name
-            key, settings, inputs = stages.key(stage, experiment, root)
-            why = "forced" if stage.name in force else runs.why_stale(folder, key)
-            if why is None:
-                log.info("%s: skipped, whole and current", stage.name)
-                continue
-            if why != "forced" and runs.undo(folder, key):
-                log.info("%s: skipped, what other settings had set aside is whole and current", stage.name)
-                continue
-            log.info("%s: runs, %s", stage.name, why)
-            runs.begin(folder, key, inputs, stage.name in force)
-            began = time.monotonic()
-            try:
-                stage.run(experiment, root)
-            except InputError:
-                runs.undo(folder)
-                raise
-            except Exception as error:
-                # TensorFlow's kind is known by its name: a stage without TensorFlow must not load it for this.
-                if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
-                    raise
-                raise WorkError(
-                    f"{stage.name}: out of memory. Lower {stage.appetite}, or close other programs, and run it again."
-                ) from error
-            runs.finish(folder, key, stage.name, settings, inputs, began)
-            log.info("%s: done in %.0f s", stage.name, time.monotonic() - began)
+            _bring_up_to_date(stage, experiment, root, stage.name in force)
+
+
+def _bring_up_to_date(stage: stages.Stage, experiment: Experiment, root: Path, forced: bool) -> None:
+    """Run a stage, or say why not."""
+    folder = root / stage.name
+    key, settings, inputs = stages.key(stage, experiment, root)
+    why = "forced" if forced else runs.why_stale(folder, key)
+    if why is None:
+        log.info("%s: skipped, whole and current", stage.name)
+        return
+    if not forced and runs.undo(folder, key):
+        log.info("%s: skipped, what other settings had set aside is whole and current", stage.name)
+        return
+    log.info("%s: runs, %s", stage.name, why)
+    runs.begin(folder, key, inputs, forced)
+    began = time.monotonic()
+    try:
+        stage.run(experiment, root)
+    except InputError:
+        runs.undo(folder)
+        raise
+    except Exception as error:
+        # TensorFlow's kind is known by its name: a stage without TensorFlow must not load it for this.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
+            raise
+        raise WorkError(
+            f"{stage.name}: out of memory. Lower {stage.appetite}, or close other programs, and run it again."
+        ) from error
+    runs.finish(folder, key, stage.name, settings, inputs, began)
+    log.info("%s: done in %.0f s", stage.name, time.monotonic() - began)
 
 
 def _where_it_lay(experiment: Experiment) -> Experiment:

@@ -35,6 +35,17 @@ class Patches(NamedTuple):
     labels: np.ndarray
 
 
+class Lessons(NamedTuple):
+    """What a training learns from: patches, which of them a step sees, steps of an epoch, the loss's weights of benign
+    and malignant; and how many steps it begins with that see none but synthetic patches, with weights of their own."""
+
+    pool: Patches
+    sampler: batches.Sampler
+    epoch_steps: int
+    class_weight: tuple[float, float]
+    rehearsal: tuple[int, tuple[float, float]]
+
+
 def groups_of(index: pd.DataFrame, settings: Classify) -> np.ndarray | None:
     """What `train` takes as groups of the patches in `index`, (n,)."""
     return None if settings.balance == "none" else index[settings.balance].to_numpy()
@@ -72,24 +83,8 @@ def train(
         WorkError: the loss is no number any more.
     """
     _follow_statistics(network)
-    count = min(round(settings.batch * own.more), settings.batch - 1) if more else 0
-    fresh = min(settings.batch - count, len(real.labels))
-    if groups is None:
-        sampler, malignant = batches.shuffled(np.arange(len(real.labels)), fresh, seed), np.mean(real.labels)
-    else:
-        sampler = batches.by_group(groups, fresh, seed)
-        malignant = pd.Series(real.labels).groupby(groups).mean().mean()
-    epoch_steps = epoch_steps or max(1, len(real.labels) // fresh)
-    epochs, pool, rehearsal = own.epochs + own.rehearsed, real, (0, class_weights(0.5))
-    if more and (count or own.rehearsed):
-        pool = Patches(*(np.concatenate(pair) for pair in zip(real, more, strict=True)))
-        extra = np.arange(len(real.labels), len(pool.labels))
-        part = count / (count + fresh)
-        malignant = (1 - part) * malignant + part * np.mean(more.labels)
-        sampler = batches.mixed(sampler, extra, count, seed) if count else sampler
-        if own.rehearsed:
-            rehearsal = own.rehearsed * epoch_steps, class_weights(np.mean(more.labels))
-        sampler = batches.rehearsed(own.rehearsed * epoch_steps, extra, settings.batch, sampler, seed)
+    lessons = _lessons(real, more, settings, own, seed, epoch_steps, groups)
+    epochs, epoch_steps = own.epochs + own.rehearsed, lessons.epoch_steps
     average = keras.models.clone_model(network)
     average.set_weights(network.get_weights())
     distribute.synchronise(network)
@@ -105,15 +100,16 @@ def train(
     checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
     start = weights.restore(checkpoint, state)
     progress.keep_lines(log_path, "epoch", start)
-    weight = class_weights(malignant)
-    step_function = make_step(network, average, optimizer, settings, weight, seed, xla, augment, rehearsal)
+    step_function = make_step(
+        network, average, optimizer, settings, lessons.class_weight, seed, xla, augment, lessons.rehearsal
+    )
     score = scorer(average)
 
     with progress.bar(epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
         for epoch in range(start, epochs):
             began = time.monotonic()
             steps = range(epoch * epoch_steps, (epoch + 1) * epoch_steps)
-            stream = batches.stream(pool.images, pool.labels, sampler, steps, settings.crop, seed)
+            stream = batches.stream(*lessons.pool, lessons.sampler, steps, settings.crop, seed)
             values = []
             for step, images, labels in stream:
                 values.append([float(value) for value in step_function(step, images, labels)])
@@ -141,6 +137,37 @@ def train(
         variable.assign(kept)
     weights.save_model(average, path)
     checkpoint.unlink(missing_ok=True)
+
+
+def _lessons(
+    real: Patches,
+    more: Patches | None,
+    settings: Classify,
+    own: Classifier,
+    seed: int,
+    epoch_steps: int | None,
+    groups: np.ndarray | None,
+) -> Lessons:
+    """What `train`'s arguments of these names come to."""
+    count = min(round(settings.batch * own.more), settings.batch - 1) if more else 0
+    fresh = min(settings.batch - count, len(real.labels))
+    if groups is None:
+        sampler, malignant = batches.shuffled(np.arange(len(real.labels)), fresh, seed), np.mean(real.labels)
+    else:
+        sampler = batches.by_group(groups, fresh, seed)
+        malignant = pd.Series(real.labels).groupby(groups).mean().mean()
+    epoch_steps = epoch_steps or max(1, len(real.labels) // fresh)
+    pool, rehearsal = real, (0, class_weights(0.5))
+    if more and (count or own.rehearsed):
+        pool = Patches(*(np.concatenate(pair) for pair in zip(real, more, strict=True)))
+        extra = np.arange(len(real.labels), len(pool.labels))
+        part = count / (count + fresh)
+        malignant = (1 - part) * malignant + part * np.mean(more.labels)
+        sampler = batches.mixed(sampler, extra, count, seed) if count else sampler
+        if own.rehearsed:
+            rehearsal = own.rehearsed * epoch_steps, class_weights(np.mean(more.labels))
+        sampler = batches.rehearsed(own.rehearsed * epoch_steps, extra, settings.batch, sampler, seed)
+    return Lessons(pool, sampler, epoch_steps, class_weights(malignant), rehearsal)
 
 
 def _validate(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
