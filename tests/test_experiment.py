@@ -1,6 +1,6 @@
 import pytest
 
-from bcgan import experiment, variation
+from bcgan import experiment
 from bcgan.errors import InputError
 
 
@@ -78,13 +78,3 @@ def test_a_copied_experiment_must_be_renamed(tmp_path):
     (tmp_path / "mine.yaml").write_text("name: idc\ndata: {name: idc}\n")
     with pytest.raises(InputError, match="Name it 'mine'"):
         experiment.load(str(tmp_path / "mine.yaml"))
-
-
-def test_differences_are_written_as_overrides():
-    one = experiment.load("phantom")
-    overrides = ("gan.steps=7", "classify.seeds=[3,4]")
-    assert variation.differences(one, experiment.load("phantom", overrides, "/data")) == list(overrides)
-    more = experiment.load("phantom", ("classify.models.resnet34.epochs=3",))  # as each of its settings, not as JSON
-    found = variation.differences(one, more)
-    assert "classify.models.resnet34.epochs=3" in found
-    assert experiment.load("phantom", found) == more

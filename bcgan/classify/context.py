@@ -15,7 +15,8 @@ from bcgan.data.records import UNKNOWN
 
 REACH = (1.5, 4.0, 12.0)  # distances, in patches, at which a neighbour's weight has fallen to 1/e
 SHRINKAGE = 1.0  # weight of the nothing that every average holds
-BLOCK = 2048  # patches whose distances are held at a time
+BLOCK = 2048  # patches whose distances are held at a time, at most
+HELD = 2**24  # distances
 
 
 class Context(NamedTuple):
@@ -62,8 +63,9 @@ def neighbourhood(probabilities: np.ndarray, places: np.ndarray, slides: np.ndar
     features[:, 0] = odds
     for slide in np.unique(slides):
         rows = np.flatnonzero((slides == slide) & (places != UNKNOWN).all(1))
-        for start in range(0, len(rows), BLOCK):
-            own = rows[start : start + BLOCK]
+        step = min(BLOCK, max(1, HELD // max(1, len(rows))))
+        for start in range(0, len(rows), step):
+            own = rows[start : start + step]
             distance = cdist(places[own], places[rows]) / side
             distance[np.arange(len(own)), np.arange(start, start + len(own))] = np.inf  # a patch is no neighbour of its
             for column, reach in enumerate(REACH, 1):

@@ -16,12 +16,12 @@ CLASSES = ("benign", "malignant")  # labels 0 and 1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LARGEST_FILE = 256 * 2**20  # bytes; a larger member of an archive is taken for a decompression bomb
 UNKNOWN = -1  # x and y of a patch whose place in the slide nobody recorded
-# As the public archive's file names have it, and as QuPath names the tiles that it exports.
-PLACE = re.compile(
-    r"(?<=.)(?:_x(?P<x>\d{1,9})_y(?P<y>\d{1,9})(?:_.*)?"
-    r"| \[(?:d=(?P<finer>[1-9]\d{0,3}(?:\.\d+)?),)?x=(?P<left>\d{1,9}),y=(?P<top>\d{1,9}),w=\d+,h=\d+\])$",
+PLACE = re.compile(r"(?<=.)_x(\d{1,9})_y(\d{1,9})(_.*)?$", re.DOTALL)  # as the public archive's file names have it
+QUPATH = re.compile(
+    r"(?P<slide>.+) \[(?:d=(?P<finer>\d{1,4}(?:\.\d+)?),)?x=(?P<x>\d{1,9}),y=(?P<y>\d{1,9}),w=\d+,h=\d+"
+    r"(?P<layer>(?:,[zt]=\d+)*)\](?:\.ome)?",
     re.DOTALL,
-)
+)  # as QuPath names the tiles that it exports
 
 
 class Record(NamedTuple):
@@ -81,18 +81,29 @@ def slide_of(keys: Iterable[str]) -> list[str]:
     return [PLACE.sub("", key) for key in keys]
 
 
-def place_of(name: str) -> tuple[int, int] | None:
-    """x and y that a patch's name says, in its own pixels; None: it says none.
+class Place(NamedTuple):
+    """x, y: the upper left corner, in the patch's own pixels. slide: the name of the slide, a layer of it with the
+    layer. finer: pixels in which the slide counts, for each of the patch's own."""
+
+    x: int
+    y: int
+    slide: str
+    finer: float
+
+
+def place_of(name: str) -> Place | None:
+    """Where a patch lies, by its name; None: it does not say.
 
     Args:
         name: string. `<slide>_x<x>_y<y>`, whatever follows an underscore; or `<slide> [x=<x>,y=<y>,w=<w>,h=<h>]`, in
             pixels of the slide, d= before them being how many of these make one of the patch's.
     """
+    if found := QUPATH.fullmatch(name):
+        finer = float(found["finer"] or 1)
+        x, y = (round(int(found[side]) / finer) if finer else 0 for side in "xy")
+        return Place(x, y, found["slide"] + found["layer"], finer) if finer else None
     found = PLACE.search(name)
-    if not found or found["x"]:
-        return found and (int(found["x"]), int(found["y"]))
-    finer = float(found["finer"] or 1)
-    return round(int(found["left"]) / finer), round(int(found["top"]) / finer)
+    return found and Place(int(found[1]), int(found[2]), name[: found.start()], 1.0)
 
 
 def printable(name: str) -> str:

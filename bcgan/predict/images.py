@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
 
 from bcgan.data.histology_phantom import tissue
 from bcgan.data.records import IMAGE_SUFFIXES
@@ -24,8 +23,6 @@ GLASS = 220  # a pixel whose darkest channel is above this is empty glass
 FEW = 2**19  # bytes: some 80 patches, upon which OpenVINO has caught up with LiteRT, which starts sooner
 TISSUE = 0.2  # least share of tissue of a tile that is scored
 BROADEST = 4096  # pixels of the longer side of a slide put together from patches
-# Of what a patch sees beside a tile, how much lies left of it and above: in the middle if that is as good.
-BEFORE = ((0.5, 0.5), (0.5, 0), (0.5, 1), (0, 0.5), (1, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
 CHECKED = 256  # patches on which two forms of a network are compared
 
 
@@ -110,7 +107,7 @@ def cut(data: bytes, name: str, size: int, scale: float) -> Tiles:
     if max(height, width) < LEAST * size:
         raise ValueError(
             f"{name} has {width}x{height} pixels at the model's scale, where a patch has {size}x{size}: too little to "
-            "judge. Check its microns per pixel, or give larger images, or all of the slide, named by their places"
+            "judge. Check its microns per pixel, or give larger images"
         )
     if max(image.shape[:2]) <= WHOLE * size:
         return Tiles(images.fit(image, size, size)[None], np.zeros((1, 2), int), scale, original, True, scale)
@@ -145,54 +142,6 @@ def tiled(image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     places = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * size
     tissue = (tiles.min(-1) < GLASS).mean((1, 2)) >= TISSUE
     return tiles[tissue], places[tissue]
-
-
-def placed(tile: np.ndarray, place: tuple[int, int], scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """A tile of a slide at the model's scale, and where it begins there: what lies side by side still does.
-
-    Args:
-        tile: uint8, (height, width, 3).
-        place: x and y of its upper left corner, in its own pixels.
-        scale: float. How many of these make one of the model's.
-    """
-    first = np.array(place)
-    begin, end = ((corner / scale).round().astype(int) for corner in (first, first + tile.shape[1::-1]))
-    width, height = np.maximum(end - begin, 1)
-    return cv2.resize(tile, (width, height), interpolation=cv2.INTER_AREA), begin
-
-
-def around(tiles: list[np.ndarray], places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A patch around each tile of a slide, the other tiles giving what lies there.
-
-    The tile is in its middle, or at the side or in the corner where more of the patch lies on tiles: what surrounds a
-    slide's tissue is seldom cut, and the patch stays within.
-
-    Args:
-        tiles: uint8, (height, width, 3) each, smaller than a patch.
-        places: integers, (n, 2). x and y of each.
-        size: int. Side of a patch, pixels.
-
-    Returns:
-        The patches, uint8, (n, size, size, 3), glass where there are no tiles; and the share of each that lies on
-        tiles, float, (n,).
-    """
-    sides = np.array([tile.shape[1::-1] for tile in tiles])
-    reach = size + sides.max()  # beyond a tile's corner nothing is seen that begins farther away
-    near = cKDTree(places).query_ball_point(places, reach, p=np.inf)
-    patches, covered = np.empty((len(tiles), size, size, 3), np.uint8), np.full(len(tiles), -1.0)
-    for number, others in enumerate(near):
-        field = np.full((3 * reach, 3 * reach, 3), images.WHITE, np.uint8)  # the tile begins at (reach, reach)
-        known = np.zeros(field.shape[:2], bool)
-        for other in others:
-            (x, y), (width, height) = places[other] - places[number] + reach, sides[other]
-            where = slice(y, y + height), slice(x, x + width)
-            field[where], known[where] = tiles[other], True
-        for right, down in BEFORE:
-            x, y = reach - ((size - sides[number]) * (right, down)).astype(int)
-            where = slice(y, y + size), slice(x, x + size)
-            if (share := known[where].mean()) > covered[number]:
-                patches[number], covered[number] = field[where], share
-    return patches, covered
 
 
 def mosaic(tiles: Iterable[np.ndarray], places: np.ndarray) -> tuple[np.ndarray, float]:

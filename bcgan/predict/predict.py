@@ -2,27 +2,24 @@
 
 import csv
 import json
-import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from PIL import Image
 from scipy.spatial import cKDTree
 
 from bcgan import progress
 from bcgan.classify.context import REACH
-from bcgan.data.records import CLASSES, place_of, printable, slide_of
+from bcgan.data.records import CLASSES, place_of, printable
 from bcgan.errors import InputError
 from bcgan.predict import slides
-from bcgan.predict.images import LEAST, Tiles, around, mosaic, placed, read
+from bcgan.predict.images import Tiles, mosaic, read
 from bcgan.predict.model import VERDICTS, Judged, Model
-from bcgan.preprocess.images import decode
+from bcgan.predict.pieces import ALIKE, Piece, complete, lengths
 
 COLUMNS = ("path", "x", "y", "probability", "uncertainty", "label", "verdict")
 BATCH = 512  # patches scored together, of several files where they are small
@@ -75,7 +72,7 @@ def predict(
 def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | None, bar) -> Iterator[dict[str, Any]]:
     """Patches wait for the others of their slide, and where they are of none until a batch is full; a large image is
     scored by itself."""
-    waiting: list[tuple[Path, np.ndarray | None]] = []
+    waiting: list[tuple[Path, Piece | None]] = []
     scale, sorted_out = scale_of(model, microns), _by_slide(paths)
     together = [slide for slide, *_ in sorted_out if slide]
     if together and model.card.context:
@@ -84,20 +81,18 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
             len(together), len(paths), len(set(together)),
         )  # fmt: skip
     assumed = microns is None and model.card.microns_per_pixel
-    for slide, group in groupby(sorted_out, itemgetter(0)):
-        files = list(group)
-        own = [path for _, path, _ in files]
-        side = _longest(own) / scale if slide else 0
-        if 0 < side < LEAST * model.card.size and _places(own, slide, scale, side) is not None:
-            yield from _pieced(model, own, slide, scale, maps, bar)
-            continue
-        for _, path, name in files:
+    for name_of_slide, group in groupby(sorted_out, itemgetter(0)):
+        files, slide, pieces, side = list(group), name_of_slide, {}, 0
+        if slide:
+            pieces, side = _completed(slide, [path for _, path, _ in files], scale, model.card.size)
+            slide = slide if side else None
+        for number, (_, path, name) in enumerate(files):
             bar.update()
-            tiles = _read(model, path, microns, scale)
+            tiles = None if number in pieces else _read(model, path, microns, scale)
             if tiles is None or tiles.whole:
-                waiting.append((path, None if tiles is None else tiles.patches[0]))
+                waiting.append((path, pieces.get(number, tiles and Piece(tiles.patches[0], tiles.patches[0]))))
                 if slide is None and len(waiting) == BATCH:
-                    yield from _small(model, waiting, slide, scale, maps)
+                    yield from _small(model, waiting, slide, scale, side, maps)
                 continue
             if assumed and not slides.is_slide(path):
                 progress.log.warning(
@@ -106,9 +101,9 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
                 )  # fmt: skip
                 assumed = False
             if slide is None:
-                yield from _small(model, waiting, slide, scale, maps)
+                yield from _small(model, waiting, slide, scale, side, maps)
             yield from _large(model, path, name, tiles, maps)
-        yield from _small(model, waiting, slide, scale, maps)
+        yield from _small(model, waiting, slide, scale, side, maps)
 
 
 def _read(model: Model, path: Path, microns: float | None, scale: float) -> Tiles | None:
@@ -128,12 +123,12 @@ def _by_slide(paths: list[Path]) -> list[tuple[str | None, Path, str]]:
     found: dict[Any, list[tuple[Path, str]]] = {}
     for number, (path, name) in enumerate(zip(paths, _names([path.name for path in paths]), strict=True)):
         key: Any = number
-        if place_of(path.stem):
+        if place := place_of(path.stem):
             folder = path.parent.parent if path.parent.name.lower() in LABELS else path.parent
-            key = *slide_of([path.stem]), folder
+            key = place.slide, folder, place.finer
         found.setdefault(key, []).append((path, name))
     several = [key for key, files in found.items() if len(files) > 1]
-    known = dict(zip(several, _names([slide for slide, _ in several]), strict=True))
+    known = dict(zip(several, _names([key[0] for key in several]), strict=True))
     return [(known.get(key), *file) for key, files in found.items() for file in files]
 
 
@@ -144,89 +139,57 @@ def _names(names: list[str]) -> list[str]:
 
 
 def _small(
-    model: Model, waiting: list[tuple[Path, np.ndarray | None]], slide: str | None, scale: float, maps: Path | None
-) -> Iterator[dict[str, Any]]:
-    """Rows of what waits, after which nothing does."""
-    read = [(path, patch) for path, patch in waiting if patch is not None]
+    model: Model, waiting: list[tuple[Path, Piece | None]], slide: str | None, scale: float, side: float,
+    maps: Path | None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Rows of what waits, after which nothing does; of one slide where that is named, in which each is a square of
+    `side`."""
+    read = [(path, piece) for path, piece in waiting if piece]
     judged = iter(())
     if read:
-        patches = np.stack([patch for _, patch in read])
-        places = slide and _places([path for path, _ in read], slide, scale, model.card.size)
+        where, places = [place_of(path.stem) for path, _ in read], None
+        if slide and len(read) > 1:
+            places = np.array([(place.x / scale, place.y / scale) for place in where]).round().astype(int)
+        patches = np.stack([piece.patch for _, piece in read])
         found = model.predict(patches, places)
         if maps and places is not None:
-            image, shown = mosaic(patches, places)
-            _write_maps(maps, slide, Tiles(patches, places, scale, image, False, shown), found, model)
+            image, shown = mosaic([piece.tile for _, piece in read], places)
+            tiles = Tiles(patches, places, scale * where[0].finer, image, False, shown, side)
+            _write_maps(maps, slide, tiles, found, model)
         judged = zip(*found, strict=True)
-    for path, patch in waiting:
-        if patch is None:
-            yield _unjudged(path, "unreadable")
-        else:
-            yield _row(path, (0, 0), *next(judged))
+    for path, piece in waiting:
+        yield _row(path, (0, 0), *next(judged)) if piece else _unjudged(path, "unreadable")
     waiting.clear()
 
 
-def _pieced(
-    model: Model, paths: list[Path], slide: str, scale: float, maps: Path | None, bar
-) -> Iterator[dict[str, Any]]:
-    """Rows of a slide's tiles that are smaller than a patch: each is judged with what lies around it."""
-    read = []
-    for path in paths:
-        read.append(_placed(path, scale))
-        bar.update()
-    known = [one for one in read if one]
-    tiles, places = [tile for tile, _ in known], np.array([place for _, place in known])
-    patches, covered = around(tiles, places, model.card.size)
-    enough = covered >= LEAST
-    found = model.predict(patches[enough], places[enough])
-    progress.log.info(
-        "predict: %s: tiles smaller than a patch, which are judged with the tissue around them", printable(slide)
-    )
-    if not enough.all():
-        progress.log.warning(
-            "predict: %s: %d of %d tiles have too little around them to make up a patch, and are not judged",
-            printable(slide), np.sum(~enough), len(enough),
-        )  # fmt: skip
-    if maps and enough.any():
-        image, shown = mosaic(tiles, places)
-        side = float(np.median([max(tile.shape[:2]) for tile in tiles]))
-        _write_maps(maps, slide, Tiles(patches[enough], places[enough], scale, image, False, shown, side), found, model)
-    fits, judged = iter(enough), zip(*found, strict=True)
-    for path, one in zip(paths, read, strict=True):
-        yield _row(path, (0, 0), *next(judged)) if one and next(fits) else _unjudged(path, "unreadable")
-
-
-def _placed(path: Path, scale: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """`placed` of a file; None, and why on the screen, where it cannot be read."""
-    try:
-        return placed(decode(path.read_bytes(), str(path)), place_of(path.stem), scale)
-    except (OSError, ValueError) as error:
-        progress.log.warning("predict: %s", error)
-        return None
-
-
-def _longest(paths: list[Path]) -> int:
-    """Of the sides of these images, by their headers, pixels; 0 where none can be read."""
-    found = [0]
-    for path in paths:
-        # A broken header ends in whatever its format's reader raises.
-        with suppress(Exception), warnings.catch_warnings(action="ignore"), Image.open(path) as header:
-            found.append(max(header.size))
-    return max(found)
-
-
-def _places(paths: list[Path], slide: str, scale: float, side: float) -> np.ndarray | None:
-    """x and y, pixels at the model's scale; None where the names cannot mean these, or one patch is all there is."""
-    places = np.array([place_of(path.stem) for path in paths])
-    if len(places) == 1:
-        return None
+def _completed(slide: str, paths: list[Path], scale: float, size: int) -> tuple[dict[int, Piece], float]:
+    """Those of a slide's files that others complete to a patch, by number, and the side of a file's square, pixels at
+    the model's scale; 0 where the names cannot mean places."""
+    longest = lengths(paths)
+    side = min(size, np.median([length for length in longest if length] or [size * scale]) / scale)
+    places = np.array([place_of(path.stem)[:2] for path in paths])
     apart = np.median(cKDTree(places).query(places, 2, p=np.inf)[0][:, 1])
     if not side / CROWDED <= apart / scale <= REACH[-1] * side:
         progress.log.warning(
-            "predict: %s: by their names its patches lie %g pixels apart, which cannot be their own; each is judged by "
-            "itself", printable(slide), apart,
+            "predict: %s: by their names its patches lie %g pixels apart, and are %g wide; places are not used",
+            printable(slide), apart, side * scale,
         )  # fmt: skip
-        return None
-    return (places / scale).round().astype(int)
+        return {}, 0
+    pieces, small, unlike = complete(paths, longest, scale, size)
+    if unlike > ALIKE:
+        progress.log.warning(
+            "predict: %s: its patches overlap by their names, and do not look alike there; places are not used",
+            printable(slide),
+        )  # fmt: skip
+        return {}, 0
+    if small:
+        log = progress.log.info if 2 * len(pieces) > small else progress.log.warning
+        log(
+            "predict: %s: %d of %d files are smaller than a patch, of which %d are judged with what others show around "
+            "them; by their names they lie %g pixels apart, and are %g wide",
+            printable(slide), small, len(paths), len(pieces), apart, side * scale,
+        )  # fmt: skip
+    return pieces, side
 
 
 def _large(model: Model, path: Path, name: str, tiles: Tiles, maps: Path | None) -> Iterator[dict[str, Any]]:
