@@ -87,12 +87,11 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
             pieces, side = _completed(slide, [path for _, path, _ in files], scale, model.card.size)
             slide = slide if side else None
         for number, (_, path, name) in enumerate(files):
-            bar.update()
             tiles = None if number in pieces else _read(model, path, microns, scale)
             if tiles is None or tiles.whole:
                 waiting.append((path, pieces.get(number, tiles and Piece(tiles.patches[0], tiles.patches[0]))))
                 if slide is None and len(waiting) == BATCH:
-                    yield from _small(model, waiting, slide, scale, side, maps)
+                    yield from _small(model, waiting, slide, scale, side, maps, bar)
                 continue
             if assumed and not slides.is_slide(path):
                 progress.log.warning(
@@ -101,9 +100,10 @@ def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | N
                 )  # fmt: skip
                 assumed = False
             if slide is None:
-                yield from _small(model, waiting, slide, scale, side, maps)
+                yield from _small(model, waiting, slide, scale, side, maps, bar)
             yield from _large(model, path, name, tiles, maps)
-        yield from _small(model, waiting, slide, scale, side, maps)
+            bar.update()
+        yield from _small(model, waiting, slide, scale, side, maps, bar)
 
 
 def _read(model: Model, path: Path, microns: float | None, scale: float) -> Tiles | None:
@@ -140,7 +140,7 @@ def _names(names: list[str]) -> list[str]:
 
 def _small(
     model: Model, waiting: list[tuple[Path, Piece | None]], slide: str | None, scale: float, side: float,
-    maps: Path | None,
+    maps: Path | None, bar,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Rows of what waits, after which nothing does; of one slide where that is named, in which each is a square of
     `side`."""
@@ -159,6 +159,7 @@ def _small(
         judged = zip(*found, strict=True)
     for path, piece in waiting:
         yield _row(path, (0, 0), *next(judged)) if piece else _unjudged(path, "unreadable")
+    bar.update(len(waiting))
     waiting.clear()
 
 
