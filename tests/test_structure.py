@@ -15,19 +15,9 @@ SHIPPED = sorted(path for path in (ROOT / "shipped").rglob("*.*") if path.suffix
 MEGABYTE = 10**6
 # A package may import from those after it, and from itself.
 ORDER = (
-    "cli",
-    "execution",
-    "stages",
-    "report",
-    "predict",
-    "evaluate",
-    "explain",
-    "classify",
-    "gan",
-    "models",
-    "preprocess",
+    "cli", "execution", "stages", "report", "predict", "evaluate", "explain", "classify", "gan", "models", "preprocess",
     "data",
-)
+)  # fmt: skip
 SHARED = ("errors", "experiment", "variation", "progress", "machine", "distribute", "runs", "bench")
 
 

@@ -29,8 +29,8 @@ CHECKED = 256  # patches on which two forms of a network are compared
 class Tiles(NamedTuple):
     """patches: uint8, (n, size, size, 3). places: (n, 2), x and y at the model's scale. scale: the file's pixels for
     each of those. image: to look at, uint8, (height, width, 3). whole: the image is one patch. shown: the image's
-    pixels for each of the model's. side: of the square at each place of which a patch is judged, pixels at the model's
-    scale; None: the patch's own."""
+    pixels for each of the model's. side: of the square at each place that a patch stands for, pixels at the model's
+    scale."""
 
     patches: np.ndarray
     places: np.ndarray
@@ -38,7 +38,7 @@ class Tiles(NamedTuple):
     image: np.ndarray
     whole: bool
     shown: float
-    side: float | None = None
+    side: float
 
 
 def find(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Path]:
@@ -110,8 +110,8 @@ def cut(data: bytes, name: str, size: int, scale: float) -> Tiles:
             "judge. Check its microns per pixel, or give larger images"
         )
     if max(image.shape[:2]) <= WHOLE * size:
-        return Tiles(images.fit(image, size, size)[None], np.zeros((1, 2), int), scale, original, True, scale)
-    return Tiles(*tiled(image, size), scale, original, False, scale)
+        return Tiles(images.fit(image, size, size)[None], np.zeros((1, 2), int), scale, original, True, scale, size)
+    return Tiles(*tiled(image, size), scale, original, False, scale, size)
 
 
 def scaled(image: np.ndarray, scale: float, name: str) -> np.ndarray:

@@ -68,7 +68,7 @@ def outlines(tiles: Tiles, found: Judged, card: Card) -> dict:
     features, colours = [], turning(card)
     for place, probability, uncertainty, called, verdict in zip(tiles.places, *found, strict=True):
         left, top = (float(side) for side in place * tiles.scale)
-        right, bottom = (corner + (tiles.side or card.size) * tiles.scale for corner in (left, top))
+        right, bottom = (corner + tiles.side * tiles.scale for corner in (left, top))
         name = card.classes[called] if VERDICTS[verdict] == "scored" else VERDICTS[verdict].replace("_", " ")
         known = VERDICTS[verdict] != "out_of_distribution"
         colour = COLOURS(colours(float(probability)))[:3] if known else UNKNOWN
@@ -135,11 +135,10 @@ def squares(
         shape: (height, width) of this picture.
     """
     over, colours = np.zeros((*shape, 4)), turning(card)
-    side = tiles.side or card.size
-    stripes = np.array(STRIPES)[np.indices(shape).sum(0) // max(2, round(side * tiles.shown * shrunk / 8)) % 2]
+    stripes = np.array(STRIPES)[np.indices(shape).sum(0) // max(2, round(tiles.side * tiles.shown * shrunk / 8)) % 2]
     for place, probability, verdict in zip(tiles.places, found.probability, found.verdict, strict=True):
         left, top = (place * tiles.shown * shrunk).round().astype(int)
-        right, bottom = ((place + side) * tiles.shown * shrunk).round().astype(int)
+        right, bottom = ((place + tiles.side) * tiles.shown * shrunk).round().astype(int)
         where = slice(top, bottom), slice(left, right)
         known = VERDICTS[verdict] != "out_of_distribution"
         over[where] = (*COLOURS(colours(float(probability)))[:3], opacity) if known else stripes[where]

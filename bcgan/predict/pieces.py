@@ -15,7 +15,7 @@ from bcgan.predict.images import ENLARGED
 from bcgan.preprocess import images
 
 ENOUGH = 0.75  # of a patch's area that has to lie on tiles
-ALIKE = 12.0  # grey levels by which tiles may differ where they overlap, on average
+ALIKE = 12.0  # grey levels by which tiles may differ where they overlap: scaled, they differ by some
 # Of what a patch shows beside a tile, how much lies left of it and above: half, unless more of it is known elsewhere.
 BEFORE = ((0.5, 0.5), (0.5, 0), (0.5, 1), (0, 0.5), (1, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
 
@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
 class Completed(NamedTuple):
     """pieces: by the number of the file. small: how many files are smaller than a patch. unlike: grey levels by which
-    they differ where they overlap; above ALIKE they do not lie where their names say, and there are no pieces."""
+    they differ where they overlap, on average: above ALIKE they do not lie where their names say."""
 
     pieces: dict[int, Piece]
     small: int
@@ -59,7 +59,7 @@ def complete(paths: list[Path], longest: list[int], scale: float, size: int) -> 
     found = {
         number: Piece(patch, tile)
         for number, patch, tile, share in zip(tiles, patches, small, covered, strict=True)
-        if share >= ENOUGH and unlike <= ALIKE
+        if share >= ENOUGH
     }
     return Completed(found, len(tiles), unlike)
 

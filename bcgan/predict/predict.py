@@ -147,14 +147,15 @@ def _small(
     read = [(path, piece) for path, piece in waiting if piece]
     judged = iter(())
     if read:
-        where, places = [place_of(path.stem) for path, _ in read], None
+        places = None
         if slide and len(read) > 1:
-            places = np.array([(place.x / scale, place.y / scale) for place in where]).round().astype(int)
+            places = (np.array([place_of(path.stem)[:2] for path, _ in read]) / scale).round().astype(int)
         patches = np.stack([piece.patch for _, piece in read])
         found = model.predict(patches, places)
         if maps and places is not None:
             image, shown = mosaic([piece.tile for _, piece in read], places)
-            tiles = Tiles(patches, places, scale * where[0].finer, image, False, shown, side)
+            own = scale * place_of(read[0][0].stem).finer  # what QuPath draws outlines in
+            tiles = Tiles(patches, places, own, image, False, shown, side)
             _write_maps(maps, slide, tiles, found, model)
         judged = zip(*found, strict=True)
     for path, piece in waiting:

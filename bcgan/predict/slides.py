@@ -74,7 +74,7 @@ def read(path: Path, size: int, model_microns: float | None, microns: float | No
             image = _at_scale(slide, scale, path)
     except openslide.OpenSlideError as error:
         raise ValueError(f"{path} cannot be read by OpenSlide ({error})") from error
-    return Tiles(*tiled(image, size), scale, image, False, 1.0)
+    return Tiles(*tiled(image, size), scale, image, False, 1.0, size)
 
 
 def _microns(properties: Mapping[str, str]) -> float | None:

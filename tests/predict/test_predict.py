@@ -295,7 +295,7 @@ def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tiss
     card = models.Card.model_validate_json((models.SHIPPED / models.CARD).read_text("utf-8"))
     image = np.zeros((50, 150, 3), np.uint8) + np.array([255, 0, 255], np.uint8)
     places = np.array([[0, 0], [50, 0], [100, 0]])
-    tiles = images.Tiles(np.zeros((3, 50, 50, 3), np.uint8), places, 1.0, image, False, 1.0)
+    tiles = images.Tiles(np.zeros((3, 50, 50, 3), np.uint8), places, 1.0, image, False, 1.0, 50)
     verdict = np.array([models.VERDICTS.index(one) for one in ("scored", "abstained", "out_of_distribution")])
     found = models.Judged(np.array([0.1, 0.9, 0.9]), np.zeros(3), np.array([0, 1, 1]), verdict)
     over = maps.squares(tiles, found, card, 1.0, (50, 150), 1.0)
