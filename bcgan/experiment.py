@@ -20,7 +20,9 @@ from bcgan.errors import InputError
 PIPELINES = Path("pipelines")
 TRAINING = ("seed", "profile", "precision", "xla")  # settings that every training depends on
 # What changes nothing that comes out.
-UNSEEN = {"gan": {"checkpoint_every", "on_collapse"}, "translate": {"checkpoint_every"}}
+UNSEEN = {
+    "gan": {"checkpoint_every", "on_collapse"}, "translate": {"checkpoint_every"}, "pretrain": {"checkpoint_every"},
+}  # fmt: skip
 # What the trainings of `factors`, `folds` and `ablation` do not depend on, or set themselves.
 APART = {
     "gan": {"steps", "late", "grid_every", *UNSEEN["gan"]},
@@ -30,7 +32,7 @@ APART = {
 }
 ClassifierName = Literal[
     "gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn", "efficientnet_lite",
-    "efficientnet_lite2", "student",
+    "efficientnet_lite2", "student", "simclr",
 ]  # fmt: skip
 Policy = Literal["keep", "drop", "fail"]
 # YAML reads on and off as true and false.
@@ -142,6 +144,32 @@ class Features(Settings):
     referee: Referee = Referee()
     maps: tuple[Literal["block1", "block2", "block3", "block4"], ...] = ("block4",)
     density_threshold: float = Field(0.15, gt=0)  # haematoxylin optical density that counts as nucleus
+
+
+class Pretrain(Settings):
+    """Contrastive self-supervision of EfficientNet-Lite0, which the classifier simclr starts from; with steps 0 and
+    weights none it is left out."""
+
+    steps: int = Field(0, ge=0)
+    weights: Literal["none", "shipped"] = "none"  # shipped: what comes with bcgan, in place of a training
+    patients: Literal["train", "all"] = "all"  # whose patches are looked at; all: those on no list too
+    batch: int = Field(256, ge=2)  # patches; the network sees two views of each
+    rate: float = Field(1e-3, gt=0)
+    temperature: float = Field(0.2, gt=0)
+    stain_jitter: float = Field(0.35, ge=0)
+    colour_jitter: float = Field(0.1, ge=0)
+    smallest: float = Field(0.6, gt=0, le=1)  # side of a view's cut, as a share of the patch's
+    checkpoint_every: int = Field(50, ge=1)
+
+    @property
+    def wanted(self) -> bool:
+        return self.steps > 0 or self.weights != "none"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Pretrain":
+        if self.steps and self.weights != "none":
+            raise ValueError(f"weights: {self.weights} takes the place of steps: {self.steps}; set one of them")
+        return self
 
 
 class Classifier(Settings):
@@ -285,6 +313,7 @@ class Experiment(Settings):
     gan: Gan = Gan()
     translate: Translate = Translate()
     features: Features = Features()
+    pretrain: Pretrain = Pretrain()
     classify: Classify = Classify()
     evaluate: Evaluate = Evaluate()
     learning_curve: LearningCurve = LearningCurve()
@@ -301,6 +330,12 @@ class Experiment(Settings):
     def proposed(self) -> str:
         """The classifier that others are held against. Not the first one: a manifest sorts its keys."""
         return "gan_resnet" if "gan_resnet" in self.classify.models else min(self.classify.models)
+
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """The classifiers that saw patches of patients on no list, without their labels."""
+        met = {"simclr"} if self.pretrain.weights == "shipped" or self.pretrain.patients == "all" else set()
+        return tuple(name for name, own in self.classify.models.items() if own.taught or name in met)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -333,8 +368,10 @@ class Experiment(Settings):
             raise ValueError(
                 f"classify.models.{blind[0]}.beside: critic, but gan.critic is 0; there will be none to join"
             )
-        if judged := [name for name in self.folds.networks if name.startswith("gan_")]:
-            raise ValueError(f"folds.networks: {judged[0]} holds a discriminator that met patients of every fold")
+        if "simclr" in self.classify.models and not self.pretrain.wanted:
+            raise ValueError("classify.models.simclr starts from what pretrain leaves; set pretrain.steps or .weights")
+        if judged := [name for name in self.folds.networks if name.startswith(("gan_", "simclr"))]:
+            raise ValueError(f"folds.networks: {judged[0]} holds what met patients of every fold before")
         pupils = {name for name, own in self.classify.models.items() if own.taught}
         if taught := pupils & set(self.folds.networks):
             raise ValueError(f"folds.networks: {min(taught)} needs teachers; name one that learns without")

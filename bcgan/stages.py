@@ -5,6 +5,8 @@
            --translate---> translators benign <-> malignant, training log; empty where translate.steps is 0
            --features----> discriminator maps by block, referee, synthetic patches and which are selected, steering,
                            density, ordering
+           --pretrain----> EfficientNet-Lite0 that has learnt from patches without labels; empty unless pretrain.steps
+                           or pretrain.weights asks for it
            --classify----> a trained network a classifier and seed, training logs
            --evaluate----> probabilities, metrics with intervals, thresholds, GAN scores, probes, counterfactuals,
                            leak audit
@@ -98,6 +100,17 @@ def features(experiment: Experiment, root: Path) -> None:
     export(images, patches.index, root / "gan", select, settings, experiment.seed, folder)
 
 
+def pretrain(experiment: Experiment, root: Path) -> None:
+    if not experiment.pretrain.wanted:
+        log.info("pretrain: left out, pretrain.steps is 0")
+        return
+    xla = machine.start(experiment)
+    from bcgan.classify import pretraining
+    from bcgan.preprocess import store
+
+    pretraining.pretrain(experiment, store.load(root / "preprocess"), root / "pretrain", xla)
+
+
 def classify(experiment: Experiment, root: Path) -> None:
     xla = machine.start(experiment)
     import keras
@@ -139,7 +152,7 @@ def classify(experiment: Experiment, root: Path) -> None:
                 more = taught
             keras.utils.set_random_seed(seed)
             with distribute.scope(experiment):
-                network = of_run(name, root / "gan", size, own)
+                network = of_run(name, root, size, own)
                 alone = distribute.replicas() == 1
                 train(network, real, more, validation, settings, own, seed, path, xla and alone, groups=groups)
             kept.mark(path, key)
@@ -194,13 +207,14 @@ def ablation(experiment: Experiment, root: Path) -> None:
 
 STORE = ("preprocess/patches.npy", "preprocess/index.csv")
 JUDGES = ("gan/discriminator.keras", "gan/critic.keras")
-SYNTHETIC = "features/synthetic.npz"
+SYNTHETIC, PRETRAINED = "features/synthetic.npz", "pretrain/*.keras"
 STAGES = (
     Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess, appetite="data.size"),
     Stage("gan", ("gan", *TRAINING), STORE, gan, shared=True, appetite="gan.batch"),
     Stage("translate", ("translate", *TRAINING), STORE, translate, appetite="translate.batch"),
     Stage("features", ("features", *TRAINING), (*STORE, "gan/*.keras"), features, appetite="features.synthetic"),
-    Stage("classify", ("classify", *TRAINING), (*STORE, *JUDGES, SYNTHETIC), classify, shared=True),
+    Stage("pretrain", ("pretrain", *TRAINING), STORE, pretrain, appetite="pretrain.batch"),
+    Stage("classify", ("classify", *TRAINING), (*STORE, *JUDGES, SYNTHETIC, PRETRAINED), classify, shared=True),
     Stage(
         "evaluate",
         ("evaluate", "classify", "translate", "features", *TRAINING),
@@ -212,6 +226,7 @@ STAGES = (
             "features/referee.keras",
             "features/properties.csv",
             "features/*.npz",
+            "pretrain/seen.json",
             "classify/*.keras",
         ),
         evaluate,
@@ -220,7 +235,7 @@ STAGES = (
     Stage(
         "factors",
         ("factors", "data", "preprocess", "classify", "evaluate", *TRAINING),
-        (*STORE, *JUDGES, SYNTHETIC),
+        (*STORE, *JUDGES, SYNTHETIC, PRETRAINED),
         factors,
         trains=lambda experiment: experiment.factors.networks,
     ),

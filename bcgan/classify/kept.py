@@ -28,6 +28,7 @@ def read_by(name: str, own: Classifier, folder: Path) -> dict[str, str]:
     """Of the inputs of the stage at work in `folder`, {file: hash}, those that the training of such a network reads."""
     read = {"preprocess"} | ({"gan"} if name.startswith("gan_") else set())
     read |= {"features"} if own.meets_synthetic else set()
+    read |= {"pretrain"} if name == "simclr" else set()
     inputs = runs.unfinished(folder, "inputs") or {}
     return {file: digest for file, digest in inputs.items() if file.split("/")[0] in read}
 

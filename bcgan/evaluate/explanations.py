@@ -54,7 +54,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     }
     if experiment.data.name == "histology_phantom":
         keras.utils.set_random_seed(experiment.seed)
-        untrained = of_run(name, root / "gan", images.shape[1], experiment.classify.models[name])
+        untrained = of_run(name, root, images.shape[1], experiment.classify.models[name])
         for suffix, one in (("", network), ("_untrained", untrained)):
             for method, measured in pointing(one, tested, images.shape[1], experiment).items():
                 found[method] |= {f"{kind}{suffix}": value for kind, value in measured.items()}

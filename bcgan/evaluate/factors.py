@@ -170,7 +170,7 @@ def _run(level: Level, seed: int, root: Path, path: Path, key: str) -> None:
     beside = {f"{role}_labels": sides[role].labels for role in ("validation", "test")}
     beside |= {"test_patients": test["patient"].to_numpy(str), "test_ids": test["id"].to_numpy(str)}
     keras.utils.set_random_seed(seed)
-    network = of_run(wanted.network, root / "gan", settings.crop or experiment.data.size, own)
+    network = of_run(wanted.network, root, settings.crop or experiment.data.size, own)
     network = vary(network, _variant(level))
     real, groups = sides.pop("train"), groups_of(index.iloc[patches.rows("train")], settings)
     views = experiment.evaluate.views

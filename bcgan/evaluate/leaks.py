@@ -12,7 +12,12 @@ from bcgan.preprocess import audit as faults
 
 
 def audit(
-    index: pd.DataFrame, images: np.ndarray, split: dict[str, Any], taught: bool = False, fitted: int = 0
+    index: pd.DataFrame,
+    images: np.ndarray,
+    split: dict[str, Any],
+    unlabelled: bool = False,
+    fitted: int = 0,
+    met: int = 0,
 ) -> dict[str, Any]:
     """Check a store against its split file.
 
@@ -20,15 +25,16 @@ def audit(
         index: columns patient, role, pixels, perceptual.
         images: uint8, (n, size, size, 3). The patches of the index.
         split: as in split.json.
-        taught: bool. Whether a student learns from patches of patients on no list.
+        unlabelled: bool. Whether patches of patients on no list are learnt from, by a student or without any label.
         fitted: int. What `fitted_elsewhere` counted.
+        met: int. Validation and test patients whom self-supervision has met.
 
     Returns:
         {passed, checks: {name: {passed, count, meaning}}}; count is how many offenders there are.
     """
     role = index["role"].str.removesuffix("_other")
     held_out = role.isin(["validation", "test"])
-    training = role.isin(["train", "unlisted"] if taught else ["train"])
+    training = role.isin(["train", "unlisted"] if unlabelled else ["train"])
     known = index["patient"].map(split["patients"])
     counts = {
         "patients_in_two_roles": int((role.groupby(index["patient"]).nunique() > 1).sum()),
@@ -36,6 +42,7 @@ def audit(
         "identical_pixels_across_roles": _shared(index["pixels"], training, held_out),
         "near_identical_across_roles": _alike(index, images, training.to_numpy(), held_out.to_numpy()),
         "fitted_elsewhere": fitted,
+        "met_without_labels": met,
     }
     meanings = {
         "patients_in_two_roles": "patients with patches on more than one side of the split",
@@ -43,6 +50,7 @@ def audit(
         "identical_pixels_across_roles": "held-out patches whose pixels also stand in training",
         "near_identical_across_roles": "held-out patches that look like one of training, by hash and thumbnail",
         "fitted_elsewhere": "thresholds, calibrations or neighbours' weights that the validation patients do not give",
+        "met_without_labels": "validation and test patients whose patches a network saw without labels before training",
     }
     checks = {name: {"passed": not count, "count": count, "meaning": meanings[name]} for name, count in counts.items()}
     return {"passed": all(check["passed"] for check in checks.values()), "checks": checks}

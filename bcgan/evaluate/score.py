@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan import data, progress, runs
-from bcgan.classify import calibration, context
+from bcgan.classify import calibration, context, pretraining
 from bcgan.classify.scoring import probabilities
 from bcgan.data.views import central
 from bcgan.evaluate import derived, inflation, intervals, leaks, metrics
@@ -18,8 +18,8 @@ from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
 WHOLE = 300  # patches of a slide from which on it is measured by itself
-# What neighbours add to the same without them, and teachers to the same network.
-FURTHER = ((derived.CONTEXT, derived.ENSEMBLE), ("student", "efficientnet_lite"))
+# What neighbours add to the same without them, and teachers and self-supervision to the same network.
+FURTHER = ((derived.CONTEXT, derived.ENSEMBLE), ("student", "efficientnet_lite"), ("simclr", "efficientnet_lite"))
 CALIBRATED = ("ece", "brier", "loss")  # figures that calibration moves; given before and after
 
 
@@ -50,10 +50,10 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     runs.write_json(folder / "metrics.json", found)
     runs.write_json(folder / "comparisons.json", _comparisons(experiment, table, scored))
     runs.write_json(folder / "inflation.json", inflation.measure(experiment, store, properties, root / "features"))
-    taught = any(one.taught for one in experiment.classify.models.values())
     split = runs.read_json(root / "preprocess" / "split.json")
     elsewhere = leaks.fitted_elsewhere(table, found, experiment.members, side)
-    audit = leaks.audit(store.index, store.images, split, taught, elsewhere)
+    met = len(pretraining.met_held_out(root / "pretrain", store.index))
+    audit = leaks.audit(store.index, store.images, split, bool(experiment.unlabelled), elsewhere, met)
     probed = inflation.patient_probe(properties, store.index, root / "features", experiment.seed)
     audit |= {"patient_probe": probed} if probed else {}
     runs.write_json(folder / "leak_audit.json", audit)

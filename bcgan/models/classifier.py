@@ -9,7 +9,7 @@ from bcgan.errors import InputError
 from bcgan.experiment import Classifier
 from bcgan.models.cnn import cnn
 from bcgan.models.critic import frozen_features, judged_features
-from bcgan.models.efficientnet_lite import transferred, tune
+from bcgan.models.efficientnet_lite import inside, start_from, transferred, tune
 from bcgan.models.gan_resnet import gan_only, gan_resnet
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet50 import resnet50
@@ -17,14 +17,14 @@ from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.models.weights import load_model
 
 
-def of_run(name: str, gan: Path, size: int = 50, own: Classifier | None = None) -> keras.Model:
-    """`classifier` by an experiment's settings, with the judges of its run, which are read from the folder `gan` where
-    the name needs them.
+def of_run(name: str, root: Path, size: int = 50, own: Classifier | None = None) -> keras.Model:
+    """`classifier` by an experiment's settings, with what its name needs of the run in the folder `root`: the GAN's
+    judges, or what self-supervision left.
 
     Raises:
         InputError: the critic's maps are to join, and the GAN left none: it is of an older bcgan.
     """
-    own = own or Classifier()
+    own, gan = own or Classifier(), root / "gan"
     judge = load_model(gan / "discriminator.keras") if name.startswith("gan_") else None
     beside = frozen_features() if name == "gan_resnet" and own.beside != "none" else None
     if beside and own.beside == "critic":
@@ -36,7 +36,10 @@ def of_run(name: str, gan: Path, size: int = 50, own: Classifier | None = None) 
         beside = judged_features(beside, load_model(path))
     if beside and own.tuned:
         tune(beside)
-    return classifier(name, size, judge, own, beside=beside)
+    network = classifier(name, size, judge, own, beside=beside)
+    if name == "simclr":
+        start_from(inside(network), root / "pretrain" / "simclr.keras")
+    return network
 
 
 def classifier(
@@ -51,7 +54,7 @@ def classifier(
 
     Args:
         name: string. gan_resnet, resnet_table1, resnet34, resnet50, gan_only, cnn, efficientnet_lite,
-            efficientnet_lite2, or student, which is an EfficientNet-Lite0.
+            efficientnet_lite2, or student and simclr, which are an EfficientNet-Lite0.
         size: int. Side of a patch, pixels. Defaults to 50.
         discriminator: keras.Model. Needed by gan_resnet and gan_only.
         own: Classifier. What is to be chosen about this network. Defaults to what the settings default to.
@@ -76,6 +79,7 @@ def classifier(
         "efficientnet_lite": lambda: transferred(**seen),
         "efficientnet_lite2": lambda: transferred(**seen, variant="lite2"),
         "student": lambda: transferred(**seen),
+        "simclr": lambda: transferred(**seen),
     }
     if name not in builders:
         raise ValueError(f"name must be one of {', '.join(builders)}. Received: name={name!r}")
@@ -85,7 +89,8 @@ def classifier(
 
     image = keras.Input((size, size, 3), name="image")
     # The discriminator and what has seen ImageNet rescale by themselves, so what holds one takes the image as it is.
-    itself = name.startswith(("gan_", "efficientnet_", "student")) or (name, own.weights) == ("resnet50", "imagenet")
+    rescaling = ("gan_", "efficientnet_", "student", "simclr")
+    itself = name.startswith(rescaling) or (name, own.weights) == ("resnet50", "imagenet")
     x = network(image if itself else layers.Rescaling(4.0, offset=-2.0, name="centre")(image))
     if network.output_shape[-1] == 1000:
         x = layers.ReLU(name="units_relu")(x)

@@ -16,6 +16,7 @@ from bcgan.data import batches
 from bcgan.errors import InputError
 from bcgan.models import torch_weights
 from bcgan.models.resizing import resized
+from bcgan.models.weights import load_model
 from bcgan.preprocess.store import at_size
 
 BATCH = 128
@@ -94,6 +95,26 @@ def transferred(
     x = resized(image, enlarged, "enlarged", "bicubic", "float32")
     x = layers.Dropout(DROPOUT, dtype="float32", name="dropout")(network(x))
     return keras.Model(image, x, name="transferred")
+
+
+def inside(network: keras.Model) -> keras.Model:
+    """Of a `transferred` network the EfficientNet-Lite: images at its own size to pooled features."""
+    return next(layer for layer in network.layers if isinstance(layer, keras.Model))
+
+
+def start_from(network: keras.Model, path: Path) -> keras.Model:
+    """Give a `transferred` network the weights in a file, those of the EfficientNet-Lite that `inside` finds.
+
+    Raises:
+        InputError: the file is missing, or holds another network.
+    """
+    if not path.exists():
+        raise InputError(f"{path} is missing, which simclr starts from. Train it: bcgan run ... --force pretrain.")
+    try:
+        inside(network).set_weights(load_model(path).get_weights())
+    except ValueError as error:
+        raise InputError(f"{path} holds another network than simclr's. Use a file that bcgan wrote.") from error
+    return network
 
 
 def tune(network: keras.Model, kept: tuple[str, ...] = ()) -> None:

@@ -184,7 +184,7 @@ def _on_everyone(
         path, own = folder / f"{derived.column(name, seed)}.keras", settings.models[name]
         if not path.exists():
             keras.utils.set_random_seed(seed)
-            network = of_run(name, root / "gan", settings.crop or experiment.data.size, own)
+            network = of_run(name, root, settings.crop or experiment.data.size, own)
             made, groups = None, groups_of(patches.index, settings)
             if own.meets_synthetic:
                 made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))

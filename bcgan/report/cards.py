@@ -174,11 +174,15 @@ def _malignant(run: Run) -> str:
 
 def _from_imagenet(run: Run) -> list[str]:
     beside = {"imagenet": "the layers that join the discriminator"}
-    started = [one for one in run.trained if one.startswith(("efficientnet", "student"))]
+    started = [one for one in run.trained if one.startswith(("efficientnet", "student", "simclr"))]
     names = [CLASSIFIER_NAMES[one].removesuffix(" (ImageNet)") for one in started]
     names += ["the GAN's critic"] if run.experiment.gan.critic else []
     names += [beside[own.beside] for own in run.experiment.classify.models.values() if own.beside in beside]
-    return [f"ImageNet's for {' and '.join(names)}"] if names else []
+    said = [f"ImageNet's for {' and '.join(names)}"] if names else []
+    if run.pretrained:
+        count = f"{run.pretrained['patches']:,} patches of {len(run.pretrained['patients'])} patients"
+        said.append(f"then, for {CLASSIFIER_NAMES['simclr']}, what self-supervision on {count} left")
+    return said
 
 
 def _roles(run: Run) -> str:

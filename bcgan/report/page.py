@@ -254,6 +254,7 @@ def alerts(run: Run) -> list[str]:
     refused = run.audit["patches"] - run.audit["kept"]
     seeds = len(run.experiment.classify.seeds)
     trouble = watch.trouble(run.gan_log.to_dict("records"))
+    unlabelled = ", ".join(CLASSIFIER_NAMES[name] for name in run.met_no_list())
     failed = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
     found = [
         (failed, f"The leak audit failed: {'; '.join(failed)}. No figure below can be trusted."),
@@ -270,10 +271,7 @@ def alerts(run: Run) -> list[str]:
         (True, _kid(run)),
         (_alike(run), _alike(run)),
         (_unmoved(run), _unmoved(run)),
-        (
-            [name for name in run.trained if run.experiment.classify.models[name].taught],
-            "The student learnt from pictures, not labels, of patients on no list: for it those are not unseen.",
-        ),
+        (unlabelled, f"Patients on no list: {unlabelled} learnt from their pictures, not their labels."),
         (not run.patient_images, "No pictures of patients' tissue: synthetic patches stand in their place."),
     ]  # fmt: skip
     return [text for applies, text in found if applies]

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from bcgan import progress, runs
+from bcgan.classify.pretraining import SEEN
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate import score
-from bcgan.evaluate.derived import classifiers, column
+from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, classifiers, column
 from bcgan.experiment import Experiment
 from bcgan.gan.features import PICTURED
 from bcgan.gan.watch import sameness
@@ -54,6 +55,7 @@ class Run(NamedTuple):
     learning_curve: dict[str, Any] | None  # cells, differences
     factors: dict[str, Any] | None  # network, epochs, levels
     folds: dict[str, Any] | None  # folds, epochs, networks
+    pretrained: dict[str, Any] | None  # patches, patients: whom self-supervision met
     manifests: dict[str, Any]
     patient_images: bool
 
@@ -95,6 +97,12 @@ class Run(NamedTuple):
     def test(self) -> pd.DataFrame:
         """Those of `probabilities` that are of test patches."""
         return self.probabilities[self.probabilities["role"] == "test"]
+
+    def met_no_list(self) -> list[str]:
+        """The classifiers that saw patches of patients on no list without their labels, and what holds one of them."""
+        found = set(self.experiment.unlabelled) if "unlisted" in self.split["counts"] else set()
+        found |= {ENSEMBLE, CONTEXT} if found & set(self.experiment.members) else set()
+        return [name for name in self.names if name in found]
 
     def count(self, role: str) -> dict[str, int]:
         return self.split["counts"][role]
@@ -172,7 +180,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         )
     synthetic, walks = (runs.read_arrays(root / "features" / f"{name}.npz") for name in ("synthetic", "walks"))
     made, probes = root / "evaluate" / "translations.json", root / "evaluate" / "probes.json"
-    explained = root / "evaluate" / "explanations.json"
+    explained, seen = root / "evaluate" / "explanations.json", root / "pretrain" / SEEN
     properties = pd.read_csv(
         root / "features" / "properties.csv", dtype={"id": str, "patient": str}, keep_default_na=False
     )
@@ -206,6 +214,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         asked_for(experiment, root, "ablation", "learning_curve.json"),
         asked_for(experiment, root, "factors", "factors.json"),
         asked_for(experiment, root, "folds", "folds.json"),
+        runs.read_json(seen) if seen.exists() else None,
         _manifests(root),
         patient_images,
     )

@@ -150,6 +150,7 @@ def comparisons(run: Run) -> pd.DataFrame:
 INGREDIENTS = (
     ("The GAN's maps and patches, as proposed", "gan_resnet", "resnet_table1"),
     ("Distillation: labels by the ensemble for patients on no list", "student", "efficientnet_lite"),
+    ("Self-supervision on patches without labels", "simclr", "efficientnet_lite"),
     ("An ensemble", "ensemble", "gan_resnet"),
     ("Neighbouring patches", "context", "ensemble"),
 )

@@ -1,0 +1,152 @@
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from bcgan import experiment, machine, progress, runs, stages
+from bcgan.classify import pretraining
+from bcgan.errors import InputError, WorkError
+from bcgan.experiment import Pretrain
+from bcgan.models import weights
+from bcgan.models.classifier import of_run
+from bcgan.models.efficientnet_lite import efficientnet_lite, inside, installed
+from bcgan.preprocess.store import Store
+from tests.digest import digest
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (12, 50, 50, 3), dtype=np.uint8)
+TINY = Pretrain(steps=4, batch=4, checkpoint_every=2)
+ROLES = ("train", "train", "validation", "test", "unlisted", "unlisted_other")
+with_weights = pytest.mark.skipif(not installed("lite0"), reason="EfficientNet-Lite0's weights are not installed")
+
+
+def store_of(patients=range(6)) -> Store:
+    index = pd.DataFrame({"role": ROLES, "patient": [str(patient) for patient in patients]})
+    return Store(IMAGES, pd.concat([index] * 2, ignore_index=True))
+
+
+def settings(**changes):
+    return experiment.load("idc", (f"pretrain={changes}",))
+
+
+def test_the_loss_is_small_where_partners_are_alike_and_others_are_not():
+    one = tf.constant(RNG.normal(size=(6, 8)), tf.float32)
+    loss, found = pretraining.contrast(tf.concat([one, 3 * one], 0), 0.05)
+    assert float(found) == 1
+    assert float(loss) < 0.05
+    loss, found = pretraining.contrast(tf.concat([one, one[::-1]], 0), 0.05)
+    assert float(found) == 0
+    assert float(loss) > 1
+
+
+def test_the_loss_is_that_of_its_definition():
+    rows = RNG.normal(size=(6, 4))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    expected = []
+    for row in range(6):
+        odds = np.exp(unit @ unit[row] / 0.2)
+        expected.append(-np.log(odds[(row + 3) % 6] / (odds.sum() - odds[row])))
+    found = pretraining.contrast(tf.constant(rows, tf.float32), 0.2)[0]
+    np.testing.assert_allclose(float(found), np.mean(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("patients", "expected"), [("train", {"0", "1"}), ("all", {"0", "1", "4", "5"})])
+def test_it_never_sees_a_patch_of_a_validation_or_test_patient(tmp_path, monkeypatch, patients, expected):
+    given = []
+    monkeypatch.setattr(pretraining, "train", lambda images, *rest: given.append(images))
+    pretraining.pretrain(settings(steps=1, patients=patients), store_of(), tmp_path, False)
+    seen = [row for row in range(12) if str(row % 6) in expected]
+    np.testing.assert_array_equal(given[0], IMAGES[seen])
+    assert runs.read_json(tmp_path / "seen.json") == {"patches": len(seen), "patients": sorted(expected)}
+    assert pretraining.met_held_out(tmp_path, store_of().index) == []
+    # The same patients on other sides of a split.
+    assert pretraining.met_held_out(tmp_path, store_of([2, 3, 0, 1, 4, 5]).index) == ["0", "1"]
+
+
+def test_weights_that_have_met_a_test_patient_are_refused(tmp_path):
+    met = runs.read_json(pretraining.SHIPPED / "seen.json")["patients"]
+    strangers = [*met[:2], "none", "other", *met[2:4]]
+    pretraining.pretrain(settings(weights="shipped"), store_of(strangers), tmp_path, False)
+    assert (tmp_path / "simclr.keras").read_bytes() == (pretraining.SHIPPED / "simclr.keras").read_bytes()
+    with pytest.raises(InputError, match=rf"has met 1 patients \(first: {met[5]}\).*pretrain.weights=none"):
+        pretraining.pretrain(
+            settings(weights="shipped"), store_of([*met[:2], "none", met[5], *met[2:4]]), tmp_path, False
+        )
+
+
+@with_weights
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, starts):
+    def train(folder):
+        folder.mkdir(exist_ok=True)
+        machine.start(experiment.load("phantom", ("profile=repro",)))
+        pretraining.train(IMAGES, TINY, 5, folder, False)
+        return digest(weights.load_model(folder / "simclr.keras").variables)
+
+    whole = train(tmp_path / "whole")
+    original = weights.save
+
+    def save_and_die(path, step, groups):
+        original(path, step, groups)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed")
+    monkeypatch.setattr(weights, "save", original)
+    assert train(tmp_path / "killed") == whole
+    assert starts == [0, 0, 2]
+    assert [line["step"] for line in progress.read_lines(tmp_path / "killed/log.jsonl")] == [0, 3]
+
+
+@with_weights
+def test_it_learns_to_find_the_other_view(tmp_path):
+    colours = RNG.integers(40, 256, (12, 1, 1, 3))
+    images = np.clip(colours + RNG.normal(0, 10, IMAGES.shape), 0, 255).astype(np.uint8)
+    pretraining.train(images, Pretrain(steps=14, batch=12, stain_jitter=0.1), 0, tmp_path, False)
+    lines = progress.read_lines(tmp_path / "log.jsonl")
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
+
+
+@with_weights
+def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):
+    nonsense = (float("nan"), 0.0)
+    monkeypatch.setattr(pretraining, "make_step", lambda *given: lambda step, images: nonsense)
+    with pytest.raises(WorkError, match=r"no number any more at step 1.*pretrain\.rate"):
+        pretraining.train(IMAGES, TINY, 5, tmp_path, False)
+    assert not list(tmp_path.glob("*.keras"))
+
+
+@with_weights
+def test_the_classifier_starts_from_what_was_left(tmp_path):
+    (tmp_path / "pretrain").mkdir()
+    with pytest.raises(InputError, match="simclr.keras is missing"):
+        of_run("simclr", tmp_path)
+    keras.utils.set_random_seed(3)
+    left = efficientnet_lite("lite0", weights=False)
+    weights.save_small(left, tmp_path / "pretrain" / "simclr.keras")
+    found = inside(inside(of_run("simclr", tmp_path)))
+    for one, other in zip(found.get_weights(), left.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3, rtol=1e-3)
+    weights.save_small(efficientnet_lite("lite2", weights=False), tmp_path / "pretrain" / "simclr.keras")
+    with pytest.raises(InputError, match="holds another network"):
+        of_run("simclr", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("pretrain.weights=none",), "classify.models.simclr starts from what pretrain leaves"),
+        (("pretrain.steps=5",), "weights: shipped takes the place of steps: 5"),
+        (("folds.networks=[simclr]",), "simclr holds what met patients of every fold before"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(overrides, message):
+    with pytest.raises(InputError, match=message):
+        experiment.load("idc", overrides)
+
+
+def test_left_out_where_it_is_not_asked_for(tmp_path):
+    (tmp_path / "pretrain").mkdir()
+    stages.pretrain(experiment.load("phantom"), tmp_path)
+    assert not list((tmp_path / "pretrain").iterdir())
