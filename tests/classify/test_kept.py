@@ -1,5 +1,6 @@
 """Which trainings stay when settings change, by what they depend on."""
 
+import numpy as np
 import pytest
 
 from bcgan import experiment, runs
@@ -8,7 +9,8 @@ from bcgan.classify import kept
 MODELS = "classify.models={cnn: {epochs: %d}, gan_only: {}, student: {taught: 0.5}}"
 SETTINGS = (MODELS % 2, "classify.teachers=[cnn]", "classify.seeds=[0]")
 STORE, JUDGE, MADE = "preprocess/patches.npy", "gan/discriminator.keras", "features/synthetic.npz"
-INPUTS = {STORE: "a", JUDGE: "b", MADE: "c"}
+LEFT = "pretrain/simclr.keras"
+INPUTS = {STORE: "a", JUDGE: "b", MADE: "c", LEFT: "d"}
 
 
 @pytest.fixture
@@ -42,13 +44,14 @@ def test_a_training_depends_on_its_own_settings(folder, name, change, stays):
 
 def test_a_training_depends_on_the_files_that_it_reads(folder):
     mixed = "classify.models={cnn: {epochs: 2, synthetic: 0.1}}"
-    asked = [("cnn",), ("gan_only",), ("cnn", mixed)]
+    started = ("simclr", "classify.models={simclr: {}}", "classify.teachers=[]", "pretrain.weights=shipped")
+    asked = [("cnn",), ("gan_only",), ("cnn", mixed), started]
     before = [key(folder, *one) for one in asked]
     changed = []
-    for file in (JUDGE, MADE, STORE):
+    for file in (JUDGE, MADE, LEFT, STORE):
         runs.write_json(folder / runs.UNFINISHED, {"inputs": INPUTS | {file: "other"}})
         changed.append([key(folder, *one) != old for one, old in zip(asked, before, strict=True)])
-    assert changed == [[False, True, False], [False, False, True], [True, True, True]]
+    assert np.equal(changed, [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 1, 1]]).all()
 
 
 def test_a_student_depends_on_its_teachers(folder):

@@ -161,6 +161,7 @@ def test_a_threshold_or_a_calibration_of_the_test_patients_is_found():
         found = {"cnn": {"thresholds": {"0": fitted(threshold)[0]}, "calibration": {"0": fitted(calibrated)[1]}}}
         assert leaks.fitted_elsewhere(table, found) == count
     assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, fitted=1)["passed"]
+    assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, met=1)["passed"]
 
 
 def test_weights_of_neighbours_that_fit_the_test_patients_are_found():
@@ -185,12 +186,12 @@ def _as_fitted(table: pd.DataFrame) -> dict:
     return {"thresholds": {"0": threshold}, "calibration": {"0": fitted}}
 
 
-def test_what_a_student_learns_from_is_training():
+def test_what_is_seen_without_labels_counts_as_training():
     index = clean_index()
     index.loc[len(index)] = ["p3", "unlisted", "2-0", 77]  # the pixels of a test patch
     split = {"patients": {**SPLIT["patients"], "p3": "unlisted"}}
     assert leaks.audit(index, NOISE, split)["passed"]
-    assert leaks.audit(index, NOISE, split, taught=True)["checks"]["identical_pixels_across_roles"]["count"] == 1
+    assert leaks.audit(index, NOISE, split, unlabelled=True)["checks"]["identical_pixels_across_roles"]["count"] == 1
 
 
 def test_every_operating_point_keeps_its_rule():
