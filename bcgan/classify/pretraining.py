@@ -48,7 +48,7 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
         for name in (SEEN, NETWORK):
             shutil.copyfile(SHIPPED / name, folder / name)
         met = met_held_out(folder, index)
-        if len(met):
+        if met:
             raise InputError(
                 f"pretrain.weights: what comes with bcgan has met {len(met)} patients (first: {met[0]}) who are "
                 "validation or test patients here. Train it on this split: pretrain.weights=none, pretrain.steps=2250."

@@ -36,7 +36,7 @@ def of_run(name: str, root: Path, size: int = 50, own: Classifier | None = None)
         beside = judged_features(beside, load_model(path))
     if beside and own.tuned:
         tune(beside)
-    network = classifier(name, size, judge, own, beside=beside)
+    network = classifier(name, size, judge, own, name != "simclr", beside)
     if name == "simclr":
         start_from(inside(network), root / "pretrain" / "simclr.keras")
     return network
