@@ -295,7 +295,7 @@ class Factors(Settings):
 class Folds(Settings):
     """The stage `folds`: cross-validation over `data.folds` folds, by patients and, to compare, by patches."""
 
-    networks: tuple[ClassifierName, ...] = ()  # none of the GAN's, which met patients of every fold
+    networks: tuple[ClassifierName, ...] = ()  # none that met patients of every fold before, such as the GAN's
     epochs: int = Field(3, ge=1)
 
 
@@ -368,10 +368,10 @@ class Experiment(Settings):
             raise ValueError(
                 f"classify.models.{blind[0]}.beside: critic, but gan.critic is 0; there will be none to join"
             )
-        if "simclr" in self.classify.models and not self.pretrain.wanted:
-            raise ValueError("classify.models.simclr starts from what pretrain leaves; set pretrain.steps or .weights")
-        if judged := [name for name in self.folds.networks if name.startswith(("gan_", "simclr"))]:
-            raise ValueError(f"folds.networks: {judged[0]} holds what met patients of every fold before")
+        if "simclr" in {*self.classify.models, *self.folds.networks} and not self.pretrain.wanted:
+            raise ValueError("simclr starts from what pretrain leaves; set pretrain.steps or pretrain.weights")
+        if judged := [name for name in self.folds.networks if name.startswith("gan_")]:
+            raise ValueError(f"folds.networks: {judged[0]} holds a discriminator that met patients of every fold")
         pupils = {name for name, own in self.classify.models.items() if own.taught}
         if taught := pupils & set(self.folds.networks):
             raise ValueError(f"folds.networks: {min(taught)} needs teachers; name one that learns without")

@@ -242,7 +242,7 @@ STAGES = (
     Stage(
         "folds",
         ("folds", "data", "classify", "evaluate", *TRAINING),
-        STORE,
+        (*STORE, PRETRAINED),
         folds,
         trains=lambda experiment: experiment.folds.networks,
     ),

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 from keras import layers
 
@@ -47,8 +46,8 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
     if settings.weights == "shipped":
         for name in (SEEN, NETWORK):
             shutil.copyfile(SHIPPED / name, folder / name)
-        met = met_held_out(folder, index)
-        if met:
+        held_out = index["patient"][index["role"].str.removesuffix("_other").isin(["validation", "test"])]
+        if met := sorted(seen(folder) & set(held_out)):
             raise InputError(
                 f"pretrain.weights: what comes with bcgan has met {len(met)} patients (first: {met[0]}) who are "
                 "validation or test patients here. Train it on this split: pretrain.weights=none, pretrain.steps=2250."
@@ -60,12 +59,10 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
     runs.write_json(folder / SEEN, {"patches": len(rows), "patients": patients})
 
 
-def met_held_out(folder: Path, index: pd.DataFrame) -> list[str]:
-    """Validation and test patients of a store's index whom the network in `folder`, if there is one, has met."""
-    if not (folder / SEEN).exists():
-        return []
-    held_out = index["patient"][index["role"].str.removesuffix("_other").isin(["validation", "test"])]
-    return sorted(set(held_out.astype(str)) & set(runs.read_json(folder / SEEN)["patients"]))
+def seen(folder: Path) -> set[str]:
+    """The patients whom the network in `folder` has met; none where there is no network."""
+    path = folder / SEEN
+    return set(runs.read_json(path)["patients"]) if path.exists() else set()
 
 
 def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: bool) -> None:

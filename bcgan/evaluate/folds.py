@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from bcgan import data, progress, runs
-from bcgan.classify import calibration, context
+from bcgan.classify import calibration, context, pretraining
+from bcgan.classify.kept import read_by
 from bcgan.classify.train import Patches, groups_of
 from bcgan.data import splits
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, intervals, metrics, trials
 from bcgan.experiment import Classifier, Experiment
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import of_run
 from bcgan.preprocess.store import Store
 
 SPLITS = ("patient_split", "random_split")
@@ -33,9 +34,15 @@ def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
     A training that is there is not repeated, so that a kill costs one, and one network more its own trainings.
 
     Raises:
-        InputError: fewer patients than folds, or a fold that lacks a class.
+        InputError: fewer patients than folds, a fold that lacks a class, or a network that has met its patients before.
     """
     settings, count = experiment.folds, experiment.data.folds
+    met = pretraining.seen(folder.parent / "pretrain") & set(store.index["patient"])
+    if met and "simclr" in settings.networks:
+        raise InputError(
+            f"folds.networks: simclr has met {len(met)} of these patients (first: {min(met)}) before it is trained "
+            "and would be tested on them. Leave it out."
+        )
     planned = [(name, split, fold) for name in settings.networks for split in SPLITS for fold in range(count)]
     with progress.bar(len(planned), "folds", "training") as bar:
         for name, split, fold in planned:
@@ -126,8 +133,9 @@ def _in_context(one: dict[str, np.ndarray], index: pd.DataFrame, side: int) -> d
 
 
 def _key(experiment: Experiment, folder: Path, name: str, split: str, fold: int) -> str:
-    own = _own(experiment, name).model_dump(mode="json")
-    return trials.key(folder, experiment, ("data", "classify"), own, name, split, fold)
+    own = _own(experiment, name)
+    trial, inputs = (own.model_dump(mode="json"), name, split, fold), read_by(name, own, folder)
+    return trials.key(folder, experiment, ("data", "classify"), *trial, inputs=inputs)
 
 
 def _own(experiment: Experiment, name: str) -> Classifier:
@@ -144,7 +152,7 @@ def _run(
     sides = {role: Patches(store.images[own], labels[own]) for role, own in rows.items()}
     own, views = _own(experiment, name), experiment.evaluate.views
     keras.utils.set_random_seed(experiment.seed)
-    network = classifier(name, settings.crop or experiment.data.size, own=own)
+    network = of_run(name, path.parent.parent, settings.crop or experiment.data.size, own)
     beside = {f"{role}_rows": rows[role] for role in ("test", "validation")}
     real = sides.pop("train")
     groups = groups_of(store.index.iloc[rows["train"]], settings)

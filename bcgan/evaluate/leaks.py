@@ -1,5 +1,6 @@
 """The leak audit: does anything of the held-out patients reach training? Each check can fail."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ def audit(
     split: dict[str, Any],
     unlabelled: bool = False,
     fitted: int = 0,
-    met: int = 0,
+    seen: Collection[str] = (),
 ) -> dict[str, Any]:
     """Check a store against its split file.
 
@@ -27,7 +28,7 @@ def audit(
         split: as in split.json.
         unlabelled: bool. Whether patches of patients on no list are learnt from, by a student or without any label.
         fitted: int. What `fitted_elsewhere` counted.
-        met: int. Validation and test patients whom self-supervision has met.
+        seen: names of the patients whom self-supervision has met.
 
     Returns:
         {passed, checks: {name: {passed, count, meaning}}}; count is how many offenders there are.
@@ -42,7 +43,7 @@ def audit(
         "identical_pixels_across_roles": _shared(index["pixels"], training, held_out),
         "near_identical_across_roles": _alike(index, images, training.to_numpy(), held_out.to_numpy()),
         "fitted_elsewhere": fitted,
-        "met_without_labels": met,
+        "met_without_labels": len(set(index["patient"][held_out]) & set(seen)),
     }
     meanings = {
         "patients_in_two_roles": "patients with patches on more than one side of the split",

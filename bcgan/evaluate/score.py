@@ -52,8 +52,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     runs.write_json(folder / "inflation.json", inflation.measure(experiment, store, properties, root / "features"))
     split = runs.read_json(root / "preprocess" / "split.json")
     elsewhere = leaks.fitted_elsewhere(table, found, experiment.members, side)
-    met = len(pretraining.met_held_out(root / "pretrain", store.index))
-    audit = leaks.audit(store.index, store.images, split, bool(experiment.unlabelled), elsewhere, met)
+    seen = pretraining.seen(root / "pretrain")
+    audit = leaks.audit(store.index, store.images, split, bool(experiment.unlabelled), elsewhere, seen)
     probed = inflation.patient_probe(properties, store.index, root / "features", experiment.seed)
     audit |= {"patient_probe": probed} if probed else {}
     runs.write_json(folder / "leak_audit.json", audit)

@@ -161,7 +161,7 @@ def test_a_threshold_or_a_calibration_of_the_test_patients_is_found():
         found = {"cnn": {"thresholds": {"0": fitted(threshold)[0]}, "calibration": {"0": fitted(calibrated)[1]}}}
         assert leaks.fitted_elsewhere(table, found) == count
     assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, fitted=1)["passed"]
-    assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, met=1)["passed"]
+    assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, seen=["p2"])["passed"]
 
 
 def test_weights_of_neighbours_that_fit_the_test_patients_are_found():

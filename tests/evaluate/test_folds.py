@@ -43,6 +43,15 @@ def test_networks_that_met_every_fold_are_refused():
         experiment.load("phantom", ("folds.networks=[gan_resnet]",))
 
 
+def test_so_is_what_met_these_patients_without_labels(tmp_path):
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "seen.json").write_text('{"patches": 9, "patients": ["3", "none"]}')
+    settings = experiment.load("phantom", ("folds.networks=[simclr]", "pretrain.weights=shipped"))
+    patches = store.Store(np.zeros((24, 50, 50, 3), np.uint8), index_of(8, 3))
+    with pytest.raises(InputError, match=r"simclr has met 1 of these patients \(first: 3\)"):
+        folds.evaluate(settings, patches, tmp_path / "folds", False)
+
+
 def test_students_are_refused():
     settings = (
         "classify.models={cnn: {}, student: {taught: 0.5}}",
