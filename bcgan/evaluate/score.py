@@ -18,8 +18,11 @@ from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
 WHOLE = 300  # patches of a slide from which on it is measured by itself
-# What neighbours add to the same without them, and teachers and self-supervision to the same network.
-FURTHER = ((derived.CONTEXT, derived.ENSEMBLE), ("student", "efficientnet_lite"), ("simclr", "efficientnet_lite"))
+# What neighbours add to the same without them, teachers and self-supervision to the same network, trainings to one.
+FURTHER = (
+    (derived.CONTEXT, derived.ENSEMBLE), ("student", "efficientnet_lite"), ("simclr", "efficientnet_lite"),
+    (derived.ENSEMBLE, "simclr"),
+)  # fmt: skip
 CALIBRATED = ("ece", "brier", "loss")  # figures that calibration moves; given before and after
 
 

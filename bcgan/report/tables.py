@@ -151,8 +151,6 @@ INGREDIENTS = (
     ("The GAN's maps and patches, as proposed", "gan_resnet", "resnet_table1"),
     ("Distillation: labels by the ensemble for patients on no list", "student", "efficientnet_lite"),
     ("Self-supervision on patches without labels", "simclr", "efficientnet_lite"),
-    ("An ensemble", "ensemble", "gan_resnet"),
-    ("Neighbouring patches", "context", "ensemble"),
 )
 
 
@@ -166,7 +164,11 @@ def ingredients(run: Run) -> pd.DataFrame:
         pairs.setdefault((one["against"], one["classifier"]), {})[one["metric"]] = turned
     found = [
         (title, CLASSIFIER_NAMES[without], pairs[name, without])
-        for title, name, without in INGREDIENTS
+        for title, name, without in (
+            *INGREDIENTS,
+            ("An ensemble", "ensemble", run.experiment.members[0]),
+            ("Neighbouring patches", "context", "ensemble"),
+        )
         if (name, without) in pairs
     ]
     return pd.DataFrame([
