@@ -251,7 +251,8 @@ def test_the_critic_s_maps_are_what_it_judges_by():
 
 
 def test_a_gan_that_left_no_critic_is_named(tmp_path):
-    discriminator(8).save(tmp_path / "discriminator.keras")
+    (tmp_path / "gan").mkdir()
+    discriminator(8).save(tmp_path / "gan" / "discriminator.keras")
     with pytest.raises(InputError, match=r"critic\.keras is missing.* --force gan"):
         of_run("gan_resnet", tmp_path, own=Classifier(beside="critic"))
 
@@ -260,8 +261,9 @@ def test_a_run_s_critic_joins_and_is_tuned(tmp_path):
     if not installed("lite0"):
         pytest.skip("the package with EfficientNet-Lite0's weights is not installed")
     judge = trained_critic(frozen_features())
+    (tmp_path / "gan").mkdir()
     for name, network in (("discriminator", discriminator(8)), ("critic", judge)):
-        weights.save_model(network, tmp_path / f"{name}.keras")
+        weights.save_model(network, tmp_path / "gan" / f"{name}.keras")
     own = Classifier(beside="critic", tuned=True)
     inside = of_run("gan_resnet", tmp_path, own=own).get_layer("gan_resnet").get_layer("judged_features")
     kernel = judge.get_layer("second3_spectral").layer.kernel
