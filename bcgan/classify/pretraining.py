@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from bcgan import progress, runs
-from bcgan.classify.train import OPTIMIZERS
+from bcgan.classify.train import schedule
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment, Pretrain
@@ -44,14 +44,14 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
     """
     settings, index = experiment.pretrain, store.index
     if settings.weights == "shipped":
-        for name in (SEEN, NETWORK):
-            shutil.copyfile(SHIPPED / name, folder / name)
         held_out = index["patient"][index["role"].str.removesuffix("_other").isin(["validation", "test"])]
-        if met := sorted(seen(folder) & set(held_out)):
+        if met := sorted(seen(SHIPPED) & set(held_out)):
             raise InputError(
                 f"pretrain.weights: what comes with bcgan has met {len(met)} patients (first: {met[0]}) who are "
                 "validation or test patients here. Train it on this split: pretrain.weights=none, pretrain.steps=2250."
             )
+        for name in (SEEN, NETWORK):
+            shutil.copyfile(SHIPPED / name, folder / name)
         return
     rows = np.flatnonzero(index["role"].isin(seen_roles(settings)))
     train(store.images[rows], settings, experiment.seed, folder, xla)
@@ -82,11 +82,8 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
     x = layers.Dense(UNITS[0], "relu", dtype="float32", name="hidden")(x)
     joined = keras.Model(network.input, layers.Dense(UNITS[1], dtype="float32", name="projection")(x))
     batch = min(settings.batch, len(images))
-    warm = max(1, settings.steps // 100)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        settings.rate / 10, max(1, settings.steps - warm), alpha=0.01, warmup_target=settings.rate, warmup_steps=warm
-    )
-    optimizer = OPTIMIZERS["adamw"](schedule, weight_decay=DECAY)
+    rates = schedule(settings.rate, settings.steps, max(1, settings.steps // 100))
+    optimizer = keras.optimizers.AdamW(rates, weight_decay=DECAY)
     optimizer.build(joined.trainable_variables)
     groups = {"network": joined.variables, "optimizer": optimizer.variables}
     checkpoint, log_path = folder / "checkpoint.npz", folder / "log.jsonl"

@@ -186,13 +186,17 @@ def _follow_statistics(network: keras.Model) -> None:
             layer.momentum = STATISTICS_MOMENTUM
 
 
+def schedule(rate: float, steps: int, warm: int) -> keras.optimizers.schedules.CosineDecay:
+    """From a tenth of the rate up to it in `warm` steps, then down to a hundredth as a cosine."""
+    return keras.optimizers.schedules.CosineDecay(
+        rate / 10, max(1, steps - warm), alpha=0.01, warmup_target=rate, warmup_steps=warm
+    )
+
+
 def make_optimizer(network: keras.Model, own: Classifier, settings: Classify, epoch_steps: int):
     steps = (own.epochs + own.rehearsed) * epoch_steps
-    warm = max(1, min(steps // 10, epoch_steps))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        own.rate / 10, max(1, steps - warm), alpha=0.01, warmup_target=own.rate, warmup_steps=warm
-    )
-    optimizer = OPTIMIZERS[settings.optimizer](schedule, weight_decay=settings.weight_decay)
+    rates = schedule(own.rate, steps, max(1, min(steps // 10, epoch_steps)))
+    optimizer = OPTIMIZERS[settings.optimizer](rates, weight_decay=settings.weight_decay)
     if keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(network.trainable_variables)

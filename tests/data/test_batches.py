@@ -68,3 +68,20 @@ def test_jitter_repeats_and_keeps_the_range():
         assert not np.allclose(once, images)
         still = np.clip(images, 1 / 255, 1) if jitter is batches.stain_jitter else images
         np.testing.assert_allclose(jitter(images, seed, 0.0), still, atol=2e-4)
+
+
+def test_a_cut_is_a_square_part_of_the_patch_brought_to_its_size():
+    """Of a ramp in each direction a part is a ramp too, less steep by the part's share and never beyond the whole."""
+    ramp = np.linspace(0, 1, 50, dtype=np.float32)
+    patch = np.stack([np.tile(ramp, (50, 1)), np.tile(ramp, (50, 1)).T, np.ones((50, 50), np.float32)], -1)
+    images = tf.constant(np.repeat(patch[None], 40, 0))
+    np.testing.assert_allclose(batches.cut(images, (1, 2), 1.0), images, atol=1e-5)
+    found = batches.cut(images, (1, 2), 0.6).numpy()
+    np.testing.assert_allclose(found[..., 2], 1, atol=1e-5)
+    right, down = np.diff(found[:, 0, :, 0]), np.diff(found[:, :, 0, 1])
+    np.testing.assert_allclose(right, down, atol=1e-5)  # a square
+    np.testing.assert_allclose(right, right[:, :1].repeat(49, 1), atol=1e-5)
+    share = found[:, 0, -1, 0] - found[:, 0, 0, 0]
+    assert 0.6 <= share.min() < 0.7 and 0.9 < share.max() <= 1
+    assert found.min() >= 0 and found.max() <= 1 + 1e-5
+    assert np.ptp(found[:, 0, 0, 0]) > 0.1 and np.ptp(found[:, 0, 0, 1]) > 0.1

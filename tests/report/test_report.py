@@ -12,6 +12,7 @@ import pytest
 from bcgan import cli, experiment, runs
 from bcgan.errors import InputError
 from bcgan.evaluate import metrics, synthetic
+from bcgan.experiment import Classifier, Pretrain
 from bcgan.gan import watch
 from bcgan.report import cards, classifier_figures, page, style, tables
 from bcgan.report.run import Run, read
@@ -281,6 +282,23 @@ def test_what_each_ingredient_adds_comes_from_both_kinds_of_comparison(whole):
         "0.100", "-0.300 (-0.320 to -0.290), p = 0.5", "0.200 (0.190 to 0.220), p = 0.5",
     ]  # fmt: skip
     assert tables.ingredients(whole._replace(factors=None, comparisons=[])).empty
+
+
+def test_who_met_patients_on_no_list_is_named_and_what_holds_one_of_them(whole):
+    def met(counts, **pretrain):
+        settings = {
+            "classify": whole.experiment.classify.model_copy(update={"models": {"simclr": Classifier()}}),
+            "evaluate": whole.experiment.evaluate.model_copy(update={"ensemble": ("simclr",)}),
+            "pretrain": Pretrain(**pretrain),
+        }
+        names = dict.fromkeys(("simclr", "resnet_table1", "ensemble", "context"), {})
+        changed = whole.experiment.model_copy(update=settings)
+        return whole._replace(experiment=changed, metrics=names, split={"counts": counts}).met_no_list()
+
+    assert (
+        met({"unlisted": {}}, weights="shipped") == met({"unlisted": {}}, steps=5) == ["simclr", "ensemble", "context"]
+    )
+    assert met({"unlisted": {}}, steps=5, patients="train") == met({"test": {}}, steps=5) == []
 
 
 def test_classifiers_of_which_there_is_one_are_named(whole):
