@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line has it
@@ -118,6 +119,29 @@ def starts(monkeypatch) -> list[int]:
         progress, "bar", lambda *given, start=0, **more: found.append(start) or bar(*given, start=start, **more)
     )
     return found
+
+
+@pytest.fixture
+def killed(monkeypatch) -> Callable:
+    """`with killed(4):` a training that dies once it has saved the checkpoint of step, or epoch, 4."""
+
+    @contextmanager
+    def dying(at: int):
+        from bcgan.models import weights
+
+        original = weights.save
+
+        def save_and_die(path, step, groups):
+            original(path, step, groups)
+            if step == at:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(weights, "save", save_and_die)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return dying
 
 
 @pytest.fixture

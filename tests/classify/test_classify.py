@@ -109,20 +109,11 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
-def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, starts, share):
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, share):
     own = OWN.model_copy(update={"synthetic": share})
     whole = digest(train(tmp_path / "a" / "cnn.keras", SYNTHETIC, own=own).variables)
-    save = weights.save
-
-    def save_and_die(path, step, groups):
-        save(path, step, groups)
-        if step == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(weights, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
+    with killed(2):
         train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own)
-    monkeypatch.setattr(weights, "save", save)
     assert digest(train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own).variables) == whole
     assert [start > 0 for start in starts] == [False, False, True]
     assert [line["epoch"] for line in progress.read_lines(tmp_path / "b" / "cnn.jsonl")] == [0, 1, 2]

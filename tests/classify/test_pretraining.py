@@ -74,7 +74,7 @@ def test_weights_that_have_met_a_test_patient_are_refused(tmp_path):
 
 
 @with_weights
-def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, starts):
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts):
     def train(folder):
         folder.mkdir(exist_ok=True)
         machine.start(experiment.load("phantom", ("profile=repro",)))
@@ -82,16 +82,8 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, sta
         return digest(weights.load_model(folder / "simclr.keras").variables)
 
     whole = train(tmp_path / "whole")
-    original = weights.save
-
-    def save_and_die(path, step, groups):
-        original(path, step, groups)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(weights, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
+    with killed(2):
         train(tmp_path / "killed")
-    monkeypatch.setattr(weights, "save", original)
     assert train(tmp_path / "killed") == whole
     assert starts == [0, 0, 2]
     assert [line["step"] for line in progress.read_lines(tmp_path / "killed/log.jsonl")] == [0, 3]

@@ -27,19 +27,10 @@ def train(folder, settings=TINY):
     return [digest(weights.load_model(folder / f"to_{name}.keras").variables) for name in translation.CLASSES]
 
 
-def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, starts):
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts):
     whole = train(tmp_path / "whole")
-    original = weights.save
-
-    def save_and_die(path, step, groups):
-        original(path, step, groups)
-        if step == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(weights, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
+    with killed(4):
         train(tmp_path / "killed")
-    monkeypatch.setattr(weights, "save", original)
     assert train(tmp_path / "killed") == whole
     assert starts == [0, 0, 4]
     logged = [line["step"] for line in progress.read_lines(tmp_path / "killed/log.jsonl")]
