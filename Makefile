@@ -26,7 +26,7 @@ $(STAMP):
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-train: $(STAMP) ## Run EXPERIMENT's stages: preprocess, gan, translate, features, classify, evaluate
+train: $(STAMP) ## Run EXPERIMENT's stages: preprocess, gan, translate, features, pretrain, classify, evaluate
 	$(BCGAN) run $(EXPERIMENT) $(OPTIONS)
 
 report: $(STAMP) ## Render reports/EXPERIMENT/ from what train left

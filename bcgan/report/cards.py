@@ -139,7 +139,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("Software", packages),
         ("Initial weights", "; ".join(["Keras's", "a run's own GAN for its discriminator", *_from_imagenet(run)])),
         ("Training", "The model card and results.json; settings in the YAML file of the experiment"),
-        ("Choice of the final model", "Epoch by validation ROC AUC; nothing was chosen on test patients"),
+        ("Choice of the final model", "Epoch by validation ROC AUC; test patients chose neither epochs nor thresholds"),
         ("Ensembles", f"Mean of {' and '.join(CLASSIFIER_NAMES[name] for name in ensemble)}" if ensemble else "None"),
         ("Metrics", ", ".join(METRIC_NAMES.values())),
         ("Uncertainty", f"{confidence:.0%} intervals by {run.bootstrap()}, {resamples:,} resamples; {run.seeds()}"),
