@@ -48,7 +48,8 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
         if met := sorted(seen(SHIPPED) & set(held_out)):
             raise InputError(
                 f"pretrain.weights: what comes with bcgan has met {len(met)} patients (first: {met[0]}) who are "
-                "validation or test patients here. Train it on this split: pretrain.weights=none, pretrain.steps=2250."
+                "validation or test patients here. If they are, train it on this split: pretrain.weights=none, "
+                "pretrain.steps=2250; if others have these names, rename them."
             )
         for name in (SEEN, NETWORK):
             shutil.copyfile(SHIPPED / name, folder / name)
