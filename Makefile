@@ -43,7 +43,7 @@ tables: $(STAMP) ## Print every network's summary and compare Table 1 with the p
 	$(BCGAN) tables --out reports/tables
 
 ablation: $(STAMP) ## Also run EXPERIMENT's ablation, cross-validation and learning curve, which take hours
-	$(BCGAN) run $(EXPERIMENT) $(OPTIONS) --until ablation
+	$(BCGAN) run $(EXPERIMENT) $(OPTIONS) --until learning_curve
 
 reliability: $(STAMP) ## Kill a run 30 times, fill its disk, keep a server busy for 10 minutes, judge 100,000 patches
 	BCGAN_KILLS=30 BCGAN_SOAK=600 BCGAN_PATCHES=100000 BCGAN_FUZZ=10000 $(BIN)/python -m pytest \

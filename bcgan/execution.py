@@ -164,9 +164,9 @@ def require(experiment: Experiment) -> tuple[Experiment, Path]:
             raise InputError(f"{root / name}: not finished. {again}")
         for key, value in runs.read_json(root / name / runs.MANIFEST)["settings"].items():
             ran[key] = ran[key] | value if isinstance(value, dict) else value  # UNSEEN ones stay
-    for name, key in (("ablation", "learning_curve"), ("factors", "factors"), ("folds", "folds")):
+    for name in ("factors", "folds", "learning_curve"):
         if (root / name / runs.MANIFEST).exists():
-            asked = ran | {key: runs.read_json(root / name / runs.MANIFEST)["settings"][key]}
+            asked = ran | {name: runs.read_json(root / name / runs.MANIFEST)["settings"][name]}
             with suppress(ValueError):  # of settings that no longer fit the others: the report leaves it out
                 Experiment.model_validate(asked)
                 ran = asked

@@ -23,7 +23,7 @@ TRAINING = ("seed", "profile", "precision", "xla")  # settings that every traini
 UNSEEN = {
     "gan": {"checkpoint_every", "on_collapse"}, "translate": {"checkpoint_every"}, "pretrain": {"checkpoint_every"},
 }  # fmt: skip
-# What the trainings of `factors`, `folds` and `ablation` do not depend on, or set themselves.
+# What the trainings of `factors`, `folds` and `learning_curve` do not depend on, or set themselves.
 APART = {
     "gan": {"steps", "late", "grid_every", *UNSEEN["gan"]},
     "translate": {"steps", *UNSEEN["translate"]},
@@ -253,7 +253,7 @@ class Evaluate(Settings):
 
 
 class LearningCurve(Settings):
-    """The stage `ablation`: shares of the training patients, times arms, times seeds."""
+    """The stage `learning_curve`: shares of the training patients, times arms, times seeds."""
 
     shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05, 0.1, 0.25, 1.0)
     arms: tuple[Literal["real", "classic", "gan", "selected", "translation"], ...] = (

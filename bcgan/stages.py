@@ -12,7 +12,8 @@
                            leak audit
            --factors-----> what each choice is worth, one changed at a time
            --folds-------> cross-validation of whole trainings
-           --ablation----> the learning curve; hours long, as the two stages before it, and run only when asked for
+           --learning_curve-> what synthetic patches are worth where patients are few; hours long, as the two stages
+                           before it, and run only when asked for
            --report------> figures, tables, report.html, results.json
 
 A stage reads files that the stages before it wrote, never their objects, and writes into runs/<experiment>/<stage>/;
@@ -197,12 +198,12 @@ def folds(experiment: Experiment, root: Path) -> None:
     folds.evaluate(experiment, store.load(root / "preprocess"), root / "folds", xla)
 
 
-def ablation(experiment: Experiment, root: Path) -> None:
+def learning_curve(experiment: Experiment, root: Path) -> None:
     xla = machine.start(experiment)
     from bcgan.evaluate import learning_curve
     from bcgan.preprocess import store
 
-    learning_curve.evaluate(experiment, store.load(root / "preprocess"), root / "ablation", xla)
+    learning_curve.evaluate(experiment, store.load(root / "preprocess"), root / "learning_curve", xla)
 
 
 STORE = ("preprocess/patches.npy", "preprocess/index.csv")
@@ -247,10 +248,10 @@ STAGES = (
         trains=lambda experiment: experiment.folds.networks,
     ),
     Stage(
-        "ablation",
+        "learning_curve",
         ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING),
         STORE,
-        ablation,
+        learning_curve,
         appetite="gan.batch",
         trains=lambda _: (),
     ),

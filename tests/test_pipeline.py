@@ -78,7 +78,7 @@ def test_status_names_every_stage_and_what_only_runs_when_asked_for(workspace, s
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in lines] == list(stages.NAMES)
     assert all("whole and current" in line for line in lines[: stages.NAMES.index(stages.LAST) + 1])
-    assert "--until ablation" in lines[-1]
+    assert "--until learning_curve" in lines[-1]
     assert seen == []
 
 
@@ -208,11 +208,11 @@ def test_every_stage_names_a_setting_of_its_own_to_lower():
         ("classify.loss=focal", {"factors", "folds"}),
         ("classify.models.resnet_table1.rate=0.1", {"factors", "folds"}),
         ("classify.models.gan_resnet.rate=0.1", {"factors"}),  # of a level's network
-        ("evaluate.views=8", {"factors", "folds", "ablation"}),
+        ("evaluate.views=8", {"factors", "folds", "learning_curve"}),
         ("gan.steps=7", set()),
-        ("gan.noise=2", {"ablation"}),
+        ("gan.noise=2", {"learning_curve"}),
         ("features.density_threshold=0.2", set()),
-        ("features.referee.steps=9", {"ablation"}),
+        ("features.referee.steps=9", {"learning_curve"}),
     ],
 )
 def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_knows(change, stale, tmp_path):

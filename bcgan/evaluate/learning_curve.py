@@ -1,4 +1,4 @@
-"""What synthetic patches are worth where patients are few: the learning curve, the stage `ablation`.
+"""What synthetic patches are worth where patients are few: the stage `learning_curve`.
 
 A cell is a share of the training patients, an arm and a seed. The seed draws the patients, and the GAN, the translator
 and the referee of a cell train on the patches of those patients alone. Two things more have a say: the validation
@@ -53,7 +53,7 @@ def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
     settings = experiment.learning_curve
     cells = [Cell(s, a, k) for s in settings.shares for k in settings.seeds for a in settings.arms]
     held = {role: Patches(*of_role(store, role)) for role in ("validation", "test")}
-    with progress.bar(len(cells), "ablation", "cell") as bar:
+    with progress.bar(len(cells), "learning_curve", "cell") as bar:
         for cell in cells:
             path, key = folder / f"{cell.name}.npz", trials.key(folder, experiment, READS, *cell)
             train = partial(_run, experiment, store, held, cell, folder, path, xla, key)
@@ -198,7 +198,7 @@ def _extra(
     for label in (0, 1):
         if not kept[labels == label].any():  # a GAN of one patient's patches may please nobody
             progress.log.warning(
-                "ablation: %s: nothing selected of class %d; its nearest tenth is taken", cell.name, label
+                "learning_curve: %s: nothing selected of class %d; its nearest tenth is taken", cell.name, label
             )
             own_class = np.flatnonzero(labels == label)
             nearest = judged["distance"].to_numpy()[own_class].argsort()[: max(1, len(own_class) // 10)]

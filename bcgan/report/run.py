@@ -211,7 +211,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         runs.read_arrays(explained.with_suffix(".npz")) if explained.exists() else {},
         runs.read_json(made) if made.exists() else None,
         runs.read_arrays(made.with_suffix(".npz")) if made.exists() else {},
-        asked_for(experiment, root, "ablation", "learning_curve.json"),
+        asked_for(experiment, root, "learning_curve", "learning_curve.json"),
         asked_for(experiment, root, "factors", "factors.json"),
         asked_for(experiment, root, "folds", "folds.json"),
         runs.read_json(seen) if seen.exists() else None,

@@ -84,9 +84,9 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
 
     monkeypatch.setattr(learning_curve, "train_gan", stand_in("gan"))
     monkeypatch.setattr(learning_curve.translation, "train", stand_in("translate"))
-    run = ("run", "tiny.yaml", "--set", CURVE, "--until", "ablation")
+    run = ("run", "tiny.yaml", "--set", CURVE, "--until", "learning_curve")
     assert bcgan(*run) == 0
-    folder = tmp_path / "work/runs/tiny/ablation"
+    folder = tmp_path / "work/runs/tiny/learning_curve"
     cells = sorted(path.stem for path in folder.glob("*.npz"))
     assert cells == ["0.5-classic-seed0", "0.5-selected-seed0", "0.5-translation-seed0"]
     table = pd.read_csv(folder / "learning_curve.csv")
