@@ -18,11 +18,8 @@ from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
 WHOLE = 300  # patches of a slide from which on it is measured by itself
-# What neighbours add to the same without them, teachers and self-supervision to the same network, trainings to one.
-FURTHER = (
-    (derived.CONTEXT, derived.ENSEMBLE), ("student", "efficientnet_lite"), ("simclr", "efficientnet_lite"),
-    (derived.ENSEMBLE, "simclr"),
-)  # fmt: skip
+# What neighbours add to the same without them, and teachers and self-supervision to the same network.
+FURTHER = ((derived.CONTEXT, derived.ENSEMBLE), ("student", "efficientnet_lite"), ("simclr", "efficientnet_lite"))
 CALIBRATED = ("ece", "brier", "loss")  # figures that calibration moves; given before and after
 
 
@@ -187,15 +184,16 @@ def _slides(table: pd.DataFrame, scored: intervals.Scored) -> dict[str, dict[str
 
 
 def _comparisons(experiment: Experiment, table: pd.DataFrame, scored: dict[str, intervals.Scored]) -> list[dict]:
-    """Every classifier against the proposed one, and those of FURTHER, on the same test patches and resamples:
-    [{classifier, against, metric, value, low, high, p}]."""
+    """Every classifier against the proposed one, those of FURTHER, and the ensemble against its first member, on the
+    same test patches and resamples: [{classifier, against, metric, value, low, high, p}]."""
     test, settings = (table["role"] == "test").to_numpy(), experiment.evaluate
     labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]
     drawn, rng = intervals.patient_weights(patients, settings.resamples, experiment.seed), np.random.default_rng(0)
     resampled = {name: intervals.resampled(labels, _of(one, test), drawn, rng) for name, one in scored.items()}
     first = experiment.proposed
     pairs = [(name, first) for name in resampled if name != first]
-    pairs += [pair for pair in FURTHER if first not in pair and resampled.keys() >= set(pair)]
+    further = (*FURTHER, (derived.ENSEMBLE, experiment.members[0]))
+    pairs += [pair for pair in further if first not in pair and resampled.keys() >= set(pair)]
     return [
         {
             "classifier": name, "against": other, "metric": metric,
