@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
+from bcgan import experiment
 from bcgan.classify import calibration
-from bcgan.evaluate import derived, intervals, leaks, metrics
+from bcgan.evaluate import derived, intervals, leaks, metrics, score
 
 RNG = np.random.default_rng(0)
 LABELS = (RNG.random(400) < 0.3).astype(int)
@@ -217,3 +218,16 @@ def test_a_paired_difference_is_narrower_than_its_parts_and_knows_its_sign():
     assert found["p"] == pytest.approx(2 / 401)  # with 400 resamples no smaller one can be told
     assert intervals.difference(one, one, PATIENTS, 0.95)["p"] == 1.0
     assert intervals.difference(other, one, PATIENTS, 0.95)["value"] == -found["value"]
+
+
+@pytest.mark.parametrize(("members", "first"), [("[resnet50,resnet_table1]", "resnet50"), ("[gan_resnet]", None)])
+def test_the_ensemble_is_held_against_its_first_member_too(members, first):
+    """Against the proposed classifier it is anyway, once."""
+    asked = experiment.load("phantom", (f"evaluate.ensemble={members}", "evaluate.resamples=10"))
+    names = ("gan_resnet", "resnet_table1", "resnet50", "ensemble")
+    scored = dict.fromkeys(names, intervals.Scored({0: SCORES}, {0: 0.5}))
+    table = pd.DataFrame({"role": "test", "label": LABELS, "patient": PATIENTS})
+    found = [(one["classifier"], one["against"]) for one in score._comparisons(asked, table, scored)]
+    expected = {(name, "gan_resnet") for name in names[1:]} | ({("ensemble", first)} if first else set())
+    assert set(found) == expected
+    assert len(found) == 3 * len(expected)  # metrics
