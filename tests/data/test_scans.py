@@ -148,5 +148,5 @@ def test_a_limit_is_a_share_or_a_number(idc_folder):
 
 def test_real_archives(real_idc):
     found = data.records(Data(name="idc", dir=(real_idc,)))
-    assert len(found) == 19_260
+    assert len(found) == 31_469
     assert len({record.patient for record in found}) == 254

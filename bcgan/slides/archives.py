@@ -1,0 +1,290 @@
+"""Archives: zip and tar, compressed or not, one inside another, read member by member and never unpacked by name.
+
+An archive is named by a chain: the file on disk, then the members that are archives themselves. What has to be unpacked
+to be read in any order (a compressed tar, an archive inside another) goes to a temporary file without a name.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import shutil
+import stat
+import tarfile
+import tempfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+from bcgan.errors import InputError
+from bcgan.slides.kinds import ARCHIVE_KINDS, HEAD, has_archive_suffix, plain_path, printable, sniff
+
+LARGEST_FILE = 256 * 2**20  # bytes; a larger member of an archive is refused as a decompression bomb
+LARGEST_ARCHIVE = 64 * 2**30  # bytes of an archive that is unpacked to a temporary file
+SPARE = 2**30  # bytes that a temporary file leaves free on its disk
+DEEPEST = 4  # archives inside one another
+COPIED = 2**20  # bytes at a time
+DOCUMENTS = ("[content_types].xml", "mimetype", "meta-inf/manifest.mf")  # members of office documents and programs
+METHODS = {
+    1: "Shrink", 6: "Implode", 9: "Deflate64", 10: "TERSE", 93: "Zstandard", 95: "XZ", 96: "JPEG", 97: "WavPack",
+    98: "PPMd", 99: "WinZip AES",
+}  # fmt: skip
+FOREIGN = ((b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!", "RAR"), (b"\x28\xb5\x2f\xfd", "Zstandard"))
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+
+Chain = tuple[Path | str, ...]
+_LOCK = threading.RLock()
+
+
+class _Zip:
+    """An open zip archive; `members` maps a plain path to its entry, the last one of a name as on unpacking."""
+
+    def __init__(self, file: BinaryIO):
+        self.archive = zipfile.ZipFile(file)
+        files = (entry for entry in self.archive.infolist() if not (_is_folder(entry) or _is_link(entry)))
+        self.members = {plain_path(_decoded(entry)): entry for entry in files}
+
+    def size(self, name: str) -> int:
+        return self.members[name].file_size
+
+    def check(self, name: str) -> None:
+        entry = self.members[name]
+        if entry.compress_type in METHODS and entry.compress_type != 99:
+            method = METHODS[entry.compress_type]
+            raise ValueError(
+                f"is compressed with {method}, which Python does not read; repack it as Deflate or unpack it"
+            )
+        if entry.flag_bits & 1:
+            raise ValueError("is encrypted; unpack it with its password, or repack it without one")
+
+    def open(self, name: str) -> BinaryIO:
+        return self.archive.open(self.members[name])
+
+
+class _Tar:
+    """An open tar archive that is not compressed; its members are read one at a time."""
+
+    def __init__(self, file: BinaryIO):
+        self.archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115, closed with the cache's entry
+        files = (entry for entry in self.archive.getmembers() if entry.isreg() or entry.islnk())
+        self.members = {plain_path(entry.name): entry for entry in files}
+        self.turn = threading.Lock()
+
+    def size(self, name: str) -> int:
+        return self.members[name].size
+
+    def check(self, name: str) -> None:
+        """A tar's members are neither compressed nor encrypted by themselves."""
+
+    def open(self, name: str) -> BinaryIO:
+        with self.turn:
+            source = self.archive.extractfile(self.members[name])
+        return io.BufferedReader(_Turns(source, self.turn), COPIED)
+
+
+class _Turns(io.RawIOBase):
+    """A member of a tar archive whose reads wait for those of other threads: all share one place in the file."""
+
+    def __init__(self, source: BinaryIO, turn: threading.Lock):
+        self.source, self.turn = source, turn
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.source.seek(offset, whence)
+
+    def readinto(self, buffer) -> int:
+        with self.turn:
+            content = self.source.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def is_archive(name: str, head: Callable[[], bytes], source: Callable[[], BinaryIO]) -> bool:
+    """Return whether a file is an archive: by its suffix, else by what it holds.
+
+    Office documents and programs are zip files too, and a compressed file need not hold a tar archive.
+
+    Args:
+        name: The file's name.
+        head: Gives the first HEAD bytes.
+        source: Opens the file.
+    """
+    if has_archive_suffix(name):
+        return True
+    kind = sniff(head())
+    if kind not in ARCHIVE_KINDS:
+        return False
+    try:
+        with source() as file:
+            if kind == "zip":
+                with zipfile.ZipFile(file) as archive:
+                    return not {member.lower() for member in archive.namelist()}.intersection(DOCUMENTS)
+            return kind == "tar" or sniff(_decompressor(kind, file).read(HEAD)) == "tar"
+    except DAMAGE:
+        return False
+
+
+def members(chain: Chain) -> list[tuple[str, int]]:
+    """List an archive's files: plain path and size in bytes, in the order of the paths.
+
+    Raises:
+        InputError: The archive cannot be read; the message has the reason.
+    """
+    archive = _archive(chain)
+    return sorted((name, archive.size(name)) for name in archive.members)
+
+
+def read_member(chain: Chain, name: str, limit: int | None = None) -> bytes:
+    """Read a file of an archive.
+
+    Args:
+        limit: Read at most so many bytes, from the start.
+
+    Raises:
+        ValueError: It is larger than LARGEST_FILE, encrypted, or compressed by a method that Python does not read.
+        OSError: It is damaged.
+        InputError: The archive cannot be read any more.
+    """
+    archive, path = _archive(chain), display_path((*chain, name))
+    try:
+        archive.check(name)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+    if limit is None and archive.size(name) > LARGEST_FILE:
+        raise ValueError(
+            f"{path} unpacks to {archive.size(name)} bytes, more than {LARGEST_FILE}; unpack the archive and give the "
+            "file itself"
+        )
+    try:
+        with archive.open(name) as file:
+            content = file.read(LARGEST_FILE + 1 if limit is None else limit)
+    except (*DAMAGE, NotImplementedError, KeyError) as error:
+        raise OSError(f"{path} cannot be read from its archive ({_reason(error)})") from error
+    if len(content) > LARGEST_FILE:  # it is larger than the archive's table of contents claims
+        raise ValueError(f"{path} unpacks to more than {LARGEST_FILE} bytes")
+    return content
+
+
+def open_member(chain: Chain, name: str) -> BinaryIO:
+    """Open a file of an archive.
+
+    Raises:
+        ValueError: It is encrypted, or compressed by a method that Python does not read.
+    """
+    archive = _archive(chain)
+    archive.check(name)
+    return archive.open(name)
+
+
+def display_path(chain: Chain) -> str:
+    """Return `archive.zip!folder/b.zip!member.png` for display."""
+    return "!".join(printable(str(part)) for part in chain)
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return entry.filename.endswith(("/", "\\"))
+
+
+def _is_link(entry: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(entry.external_attr >> 16)
+
+
+def _decoded(entry: zipfile.ZipInfo) -> str:
+    """Return an entry's name; programs that write UTF-8 without saying so are understood."""
+    if entry.flag_bits & 0x800:
+        return entry.filename
+    try:
+        return entry.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return entry.filename
+
+
+def _archive(chain: Chain) -> _Zip | _Tar:
+    path = Path(chain[0])
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError as error:
+        raise InputError(f"{display_path(chain)} cannot be read ({error}). Give an archive that can be.") from error
+    with _LOCK:  # two threads would unpack the same archive twice
+        return _opened(chain, changed)
+
+
+@lru_cache(32)
+def _opened(chain: Chain, changed: int) -> _Zip | _Tar:
+    """Open an archive; a thousand at once would be more files than a process may have."""
+    path, name, head = display_path(chain), str(chain[-1]), b""
+    try:
+        file = Path(chain[0]).open("rb") if len(chain) == 1 else _unpacked(chain)  # noqa: SIM115, as is this one
+        head = file.read(HEAD)
+        file.seek(0)
+        kind = sniff(head) or ("zip" if name.lower().endswith(".zip") else "tar")
+        if kind == "zip":
+            return _Zip(file)
+        if kind in ("gzip", "bzip2", "xz"):
+            file = _copied(_decompressor(kind, file), path)
+        return _Tar(file)
+    except (*DAMAGE, NotImplementedError, ValueError) as error:
+        raise InputError(_refusal(path, name, head, error)) from error
+
+
+def _unpacked(chain: Chain) -> BinaryIO:
+    """Return an archive that is a member of another, as a temporary file."""
+    outer, name = _archive(chain[:-1]), str(chain[-1])
+    outer.check(name)
+    with outer.open(name) as file:
+        return _copied(file, display_path(chain))
+
+
+def _copied(source: BinaryIO, path: str) -> BinaryIO:
+    """Copy a stream to a temporary file, which goes away when it is closed or the process ends."""
+    target = tempfile.TemporaryFile()  # noqa: SIM115, closed with the cache's entry
+    most = min(LARGEST_ARCHIVE, shutil.disk_usage(tempfile.gettempdir()).free - SPARE)
+    while content := source.read(COPIED):
+        if target.tell() + len(content) > most:
+            raise InputError(
+                f"{path} unpacks to more than the {max(most, 0):,} bytes that {tempfile.gettempdir()} can take. "
+                "Set TMPDIR to a folder with more space, or unpack the archive and give the folder."
+            )
+        target.write(content)
+    target.seek(0)
+    return target
+
+
+def _decompressor(kind: str, file: BinaryIO) -> BinaryIO:
+    return {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}[kind](file)
+
+
+def _refusal(path: str, name: str, head: bytes, error: Exception) -> str:
+    """Return why an archive cannot be opened, and the remedy."""
+    for signature, kind in FOREIGN:
+        if head.startswith(signature):
+            return f"{path} is a {kind} archive, which is not read. Repack it as zip or tar, or unpack it."
+    kind = sniff(head)
+    if not head and not isinstance(error, OSError):
+        return f"{path} is empty. Fetch it again or remove it."
+    if kind and kind not in ARCHIVE_KINDS:
+        return f"{path} is a {kind} file and no archive. Give the folder or archive that holds it."
+    if kind in ("gzip", "bzip2", "xz") and isinstance(error, tarfile.ReadError) and "end of data" not in str(error):
+        return f"{path} is compressed with {kind}, but holds no tar archive. Unpack it and give what it holds."
+    if isinstance(error, ValueError) and str(error).startswith("is "):
+        return f"{path} {error}."
+    what = "zip" if kind == "zip" or (kind is None and name.lower().endswith(".zip")) else "tar"
+    reason = _reason(error)
+    if kind == "zip" and isinstance(error, zipfile.BadZipFile) and "not a zip file" in str(error):
+        reason = "it is truncated: the table of contents at its end is missing"
+    return f"{path} is not a readable {what} archive ({reason}). Fetch it again or remove it."
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, EOFError) or "end of data" in str(error) or "end-of-stream" in str(error):
+        return "it is truncated"
+    return str(error) or type(error).__name__
