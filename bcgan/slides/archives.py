@@ -260,7 +260,7 @@ def _copied(source: BinaryIO, path: str) -> BinaryIO:
 
 
 def _decompressor(kind: str, file: BinaryIO) -> BinaryIO:
-    return {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}[kind](file)
+    return {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind](file)
 
 
 def _refusal(path: str, name: str, head: bytes, error: Exception) -> str:
