@@ -258,15 +258,38 @@ def batch(
     help="A folder with <slide>.geojson, polygons as QuPath writes them.",
 )  # fmt: skip
 @click.option(
-    "--malignant", multiple=True, default=("malignant", "tumor"), show_default=True, metavar="CLASS",
-    help="An annotation's class that is; repeatable. All other tissue is benign.",
+    "--class", "classes", multiple=True, metavar="NAME=LABEL",
+    help="Label of an annotation class, benign or malignant; repeatable. Without it, Tumor, Tumour and Malignant are "
+    "malignant; Benign, Normal and Stroma are benign.",
 )  # fmt: skip
-@click.option("--patient", metavar="PATTERN", help="Finds the patient in a slide's name; all of the name if not given.")
-def tile(sources, mpp, runner, workers, options, out, annotations, malignant, patient) -> None:
+@click.option("--malignant", multiple=True, metavar="NAME", help="Short for --class NAME=malignant; repeatable.")
+@click.option(
+    "--ignore", multiple=True, metavar="NAME",
+    help="An annotation class whose tissue is left out, as that of all names that end in *; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--region", multiple=True, metavar="NAME",
+    help="An annotation class that outlines what was annotated, as Region* does; repeatable. Where a slide has one, "
+    "all tissue outside is left out.",
+)  # fmt: skip
+@click.option(
+    "--outside", type=click.Choice(["benign", "ignore"]), default="benign", show_default=True,
+    help="What tissue outside of all polygons is.",
+)  # fmt: skip
+@click.option(
+    "--patient", metavar="PATTERN",
+    help="Finds the patient in a slide's name without its suffix; all of that name if not given.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the table of annotation classes, and write nothing.")
+def tile(
+    sources, mpp, runner, workers, options, out, annotations,
+    classes, malignant, ignore, region, outside, patient, dry_run,
+) -> None:  # fmt: skip
     """Cut every annotated slide in SOURCES into labelled patches, as the experiment `tiled` trains on.
 
-    Patches are as those of the data set idc: 50 pixels of 4 microns. Every slide gets an archive; run it again, and
-    only what is new or changed is cut.
+    Patches are as those of the data set idc: 50 pixels of 4 microns. The innermost polygon decides. A class that
+    nobody decided stops the command. Every slide gets an archive; run it again, and only what is new or changed is
+    cut.
     """
     from pathlib import Path
 
@@ -275,16 +298,25 @@ def tile(sources, mpp, runner, workers, options, out, annotations, malignant, pa
     except re.error as error:
         raise InputError(f"--patient: {patient!r} is no regular expression ({error}).") from error
     _begin()
+    from bcgan import progress
     from bcgan.predict import slidewise
-    from bcgan.predict.tile import Patches
+    from bcgan.predict import tile as tiling
+    from bcgan.slides import annotations as qupath
 
-    job = Patches(Path(out), Path(annotations), malignant, patient, mpp)
-    found = slidewise.slides(sources, job.folders)
-    if patient and not any(re.search(patient, slide.name) for slide in found):  # before old archives make room
-        raise InputError(
-            f"--patient: {patient!r} finds nobody in {len(found)} slides, such as {found[0].name}. Change it."
-        )
-    _run_slidewise(job, found, runner, workers, options)
+    outside = qupath.IGNORED if outside == "ignore" else qupath.BENIGN
+    decisions = qupath.decide(classes, ignore, malignant, region, outside)
+    job = tiling.Patches(Path(out), Path(annotations), decisions, patient, mpp)
+    slides = slidewise.slides(sources, job.folders)
+    tiling.check_patients(slides, patient)  # before old archives make room
+    table = qupath.class_table(tiling.survey(slides, job), decisions)
+    click.echo(qupath.format_table(table))
+    qupath.check_decided(table)
+    if not dry_run:
+        _run_slidewise(job, slides, runner, workers, options)
+    elif failures := tiling.find_failures(slides, job):
+        for failure in failures:
+            progress.log.warning("tile: %s", failure)
+        raise WorkError(f"{len(failures)} of {len(slides)} slides cannot be cut. See above for each.")
 
 
 def _begin(tensorflow: bool = False) -> None:

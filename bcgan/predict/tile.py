@@ -1,9 +1,10 @@
-"""`bcgan tile`: annotated slides become labelled patches, an archive a slide, as the data set `idc` reads them."""
+"""`bcgan tile`: cut annotated slides into labelled patches, one archive per slide, as the data set `idc` reads them."""
 
 import hashlib
-import json
 import re
 import zipfile
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -14,28 +15,38 @@ import numpy as np
 from bcgan import progress
 from bcgan.data.idc.scan import MICRONS
 from bcgan.data.idc.scan import NATIVE_SIZE as SIZE
+from bcgan.data.patients import check_spellings, normalize_patient
 from bcgan.data.records import CLASSES, fingerprint, printable
 from bcgan.errors import InputError
 from bcgan.predict import slides
 from bcgan.predict.images import GLASS, scaled, tiled
 from bcgan.predict.slidewise import Slide
 from bcgan.preprocess.images import decode
+from bcgan.slides import annotations as qupath
+from bcgan.slides.annotations import AnnotationFile, Decisions
+from bcgan.slides.files import strip_suffixes
 
-MOSTLY = 0.5  # least share of a patch's tissue that is annotated as malignant where its label is
-EPOCH = (1980, 1, 1, 0, 0, 0)  # of every archive's members, so that the same slide has the same bytes
+MOSTLY = 0.5  # least share of a patch's tissue that decides the patch
+LEFT_OUT = -1  # in place of a label
+CODES = {qupath.BENIGN: 0, qupath.MALIGNANT: 1, qupath.IGNORED: 2}  # values of a painted mask
+EPOCH = (1980, 1, 1, 0, 0, 0)  # time stamp of all archive members: the same slide gives the same bytes
 
 
 class Patches(NamedTuple):
     """A `bcgan.predict.slidewise.Job`.
 
-    annotations: a folder with <slide>.geojson, as QuPath writes it. malignant: its classes that are; tissue outside
-    of them is benign. patient: a regular expression that finds the patient in a slide's name; None: all of it, without
-    its suffix. microns_per_pixel: of the slides; None: as they say, or the patches' own.
+    Attributes:
+        out: Folder to write.
+        annotations: Folder with <slide>.geojson, as QuPath writes it.
+        decisions: What the annotation classes mean.
+        patient: Regular expression that finds the patient in a slide's name without its suffixes. `None` means all
+            of the name.
+        microns_per_pixel: Of the slides. `None` means as they say, or that of the patches.
     """
 
     out: Path
     annotations: Path
-    malignant: tuple[str, ...]
+    decisions: Decisions = Decisions()
     patient: str | None = None
     microns_per_pixel: float | None = None
     name: str = "tile"
@@ -43,107 +54,239 @@ class Patches(NamedTuple):
     folders: bool = False
 
     def settings(self, slide: Slide) -> Any:
-        found = self._annotation(slide)
-        return list(self._replace(out=None, annotations=fingerprint((found,) if found else ())))
+        """Return what the archive depends on beside the slide."""
+        path = qupath.find_annotation(self.annotations, slide.path.name)
+        decisions = self.decisions._replace(requested=())  # a default that the user repeats changes nothing
+        key = fingerprint((path,) if path else ())
+        return list(self._replace(out=None, annotations=key, decisions=decisions))
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
-        """The number of patches by class.
+        """Write the archive and return the number of patches by class, and of those left out.
 
         Raises:
-            ValueError: no annotation, one that is no GeoJSON, a name without a patient, or no readable image.
+            ValueError: There are no annotations, they are no GeoJSON, the name has no patient, or the image cannot be
+                read.
+            InputError: A class is undecided, or a malignant one has no area.
         """
-        patient, annotation = patient_of(slide, self.patient), self._annotation(slide)
-        if not annotation:
-            raise ValueError(
-                f"{self.annotations} holds no {slide.name}.geojson. A slide without malignant tissue needs one without "
-                "features."
-            )
-        polygons = rings(annotation, self.malignant)
+        patient, annotations = patient_of(slide, self.patient), read_annotations(slide, self)
         if slides.is_slide(slide.path):
-            patches, places, scale, *_ = slides.read(slide.path, SIZE, MICRONS, self.microns_per_pixel)
+            patches, corners, scale, *_ = slides.read(slide.path, SIZE, MICRONS, self.microns_per_pixel)
         else:
             scale = MICRONS / (self.microns_per_pixel or MICRONS)
             name = str(slide.path)
-            patches, places = tiled(scaled(decode(slide.path.read_bytes(), name), scale, name), SIZE)
-        labels = label(patches, places, scale, polygons)
-        number = int(hashlib.sha256(slide.name.encode()).hexdigest()[:6], 16)  # tells slides of one patient apart
+            patches, corners = tiled(scaled(decode(slide.path.read_bytes(), name), scale, name), SIZE)
+        tissue = patches.min(-1) < GLASS
+        labels = label_patches(patches, corners, (scale, scale), tissue, annotations, self.decisions)
+        slide_id = int(hashlib.sha256(slide.name.encode()).hexdigest()[:6], 16)  # distinguishes a patient's slides
         with zipfile.ZipFile(path, "w") as archive:
-            for patch, (x, y), one in zip(patches, places, labels, strict=True):
-                member = f"{patient}/{one}/{patient}_idx{number}_x{x}_y{y}_class{one}.png"
+            for patch, (x, y), label in zip(patches, corners, labels, strict=True):
+                if label == LEFT_OUT:
+                    continue
+                member = f"{patient}/{label}/{patient}_idx{slide_id}_x{x}_y{y}_class{label}.png"
                 encoded = cv2.imencode(".png", cv2.cvtColor(patch, cv2.COLOR_RGB2BGR))[1]
                 archive.writestr(zipfile.ZipInfo(member, EPOCH), encoded.tobytes())
-        return {name: int((labels == value).sum()) for value, name in enumerate(CLASSES)}
+        counts = {name: int((labels == value).sum()) for value, name in enumerate(CLASSES)}
+        return counts | {"left_out": int((labels == LEFT_OUT).sum())}
 
-    def _annotation(self, slide: Slide) -> Path | None:
-        named = (self.annotations / f"{name}.geojson" for name in (slide.name, slide.path.stem))
-        return next(filter(Path.exists, named), None)
+
+def patient_name(slide: Slide, pattern: str | None) -> str:
+    """Return the patient of a slide: the pattern's first group that matches, or all that it matches without groups.
+
+    Args:
+        pattern: Regular expression for the slide's name without its suffixes. `None` means all of the name.
+
+    Raises:
+        ValueError: The pattern matches nothing.
+    """
+    match = re.search(pattern or ".*", printable(strip_suffixes(slide.path.name)))
+    groups = match.groups() or (match[0],) if match else ()
+    if not (name := normalize_patient(next(filter(None, groups), ""))):
+        raise ValueError(f"no patient in {slide.name}: {pattern} finds none. Change --patient.")
+    return name
 
 
 def patient_of(slide: Slide, pattern: str | None) -> str:
-    """The pattern's first group that matches, or all that it matches where it has none; what a patch's
-    name may not hold is escaped, as in an address.
+    """Return the patient as names of archive members hold it: other characters are escaped as in an address.
 
     Raises:
-        ValueError: the pattern finds nothing.
+        ValueError: The pattern matches nothing.
     """
-    found = re.search(pattern or ".*", slide.name if pattern else printable(slide.path.stem))
-    groups = found.groups() or (found[0],) if found else ()
-    if not (name := next(filter(None, groups), None)):
-        raise ValueError(f"no patient in {slide.name}: {pattern} finds none. Change --patient.")
-    return quote(name, safe="").replace("_", "%5F")
+    return quote(patient_name(slide, pattern), safe="").replace("_", "%5F")
 
 
-def rings(path: Path, malignant: tuple[str, ...]) -> list[list[np.ndarray]]:
-    """The malignant polygons of a GeoJSON file, each as its rings, float64 (points, 2), x and y in the slide's pixels;
-    rings after the first are holes. Classes that are taken for benign are told.
+def check_patients(slides: Iterable[Slide], pattern: str | None) -> None:
+    """Check the patients of all slides before anything is written.
 
     Raises:
-        ValueError: it is no GeoJSON of polygons.
-        InputError: what is annotated as malignant is a point or a line.
+        InputError: The pattern matches no slide, or two names look like one patient.
     """
-    try:
-        given = json.loads(path.read_text("utf-8"))
-        features = given.get("features", [given]) if isinstance(given, dict) else given
-        classes, wanted = [_class_of(one["properties"]) for one in features], {name.lower() for name in malignant}
-        chosen = [one["geometry"] for one, name in zip(features, classes, strict=True) if name.lower() in wanted]
-        if odd := {one["type"] for one in chosen} - {"Polygon", "MultiPolygon"}:
-            where = printable(str(path))
-            raise InputError(f"{where}: a {min(odd)} of a malignant class is no area. Remove it, or draw one.")
-        several = {"Polygon": lambda places: [places], "MultiPolygon": lambda places: places}
-        polygons = [polygon for one in chosen for polygon in several[one["type"]](one["coordinates"])]
-        found = [[np.array(ring, float)[:, :2] for ring in polygon] for polygon in polygons]  # a height is left out
-        if not all(len(ring) > 2 and np.isfinite(ring).all() for polygon in found for ring in polygon):
-            raise ValueError("a ring needs three points")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} is no GeoJSON of polygons as QuPath writes it ({error!r})") from error
-    if others := sorted({name for name in classes if name and name.lower() not in wanted}):
-        progress.log.info(
-            "tile: %s: %s taken for benign; --malignant CLASS names another class",
-            printable(str(path)),
-            printable(", ".join(others)),
+    slides, names = list(slides), []
+    for slide in slides:
+        try:
+            names.append(patient_name(slide, pattern))
+        except ValueError:  # this slide fails by itself
+            continue
+    if not names:
+        raise InputError(
+            f"--patient: {pattern!r} finds nobody in {len(slides)} slides, such as {slides[0].name}. Change it."
         )
-    return found
+    check_spellings(names, "--patient")
 
 
-def label(patches: np.ndarray, places: np.ndarray, scale: float, polygons: list[list[np.ndarray]]) -> np.ndarray:
-    """1 for every patch of whose tissue MOSTLY lies in the polygons, else 0.
+def read_annotations(slide: Slide, job: Patches) -> AnnotationFile:
+    """Read the annotations of a slide and check that they can be used.
+
+    Raises:
+        ValueError: There are none, or they are no GeoJSON.
+        InputError: Several files fit the slide, a class is undecided, or a malignant one has no area.
+    """
+    path = qupath.find_annotation(job.annotations, slide.path.name)
+    if not path:
+        raise ValueError(
+            f"{job.annotations} holds no {slide.name}.geojson. A slide without malignant tissue needs one without "
+            "features."
+        )
+    annotations = qupath.read_annotations(path)
+    qupath.check_decided(qupath.class_table([annotations], job.decisions))
+    qupath.check_areas(annotations, job.decisions)
+    return annotations
+
+
+def survey(slides: Iterable[Slide], job: Patches) -> list[AnnotationFile]:
+    """Read the annotations of all slides and log what in them decides nothing.
+
+    Returns:
+        The files that can be read.
+
+    Raises:
+        InputError: Several files fit one slide.
+    """
+    slides = list(slides)
+    paths = [qupath.find_annotation(job.annotations, slide.path.name) for slide in slides]
+    files = []
+    for path, uses in Counter(filter(None, paths)).items():
+        try:
+            files.append(qupath.read_annotations(path))
+        except (OSError, ValueError):  # the slide fails by itself, and the others are cut
+            continue
+        for sentence in qupath.describe_unused(files[-1]):
+            progress.log.warning("tile: %s", sentence)
+        if uses > 1:
+            progress.log.warning("tile: %s fits %d slides. Name it after one of them.", printable(str(path)), uses)
+    if orphans := qupath.find_orphans(job.annotations, [slide.path.name for slide in slides]):
+        progress.log.warning(
+            "tile: %s belongs to no slide (%d such files in %s)",
+            printable(orphans[0].name), len(orphans), job.annotations,
+        )  # fmt: skip
+    for name in qupath.find_unused_decisions(qupath.class_table(files, job.decisions), job.decisions):
+        progress.log.warning(
+            "tile: no annotation has the class %r, which the command line decides. Check its spelling.", name
+        )
+    return files
+
+
+def find_failures(slides: Iterable[Slide], job: Patches) -> list[str]:
+    """Return why slides will not be cut, as far as their names and annotations tell."""
+    failures = []
+    for slide in slides:
+        try:
+            patient_name(slide, job.patient)
+            read_annotations(slide, job)
+        except (InputError, OSError, ValueError) as error:
+            failures.append(f"{slide.name}: {error}")
+    return failures
+
+
+def label_patches(
+    patches: np.ndarray,
+    corners: np.ndarray,
+    downsample: tuple[float, float],
+    tissue: np.ndarray,
+    annotations: AnnotationFile,
+    decisions: Decisions,
+) -> np.ndarray:
+    """Label patches by the annotations of their tissue.
+
+    A patch is left out where at least `MOSTLY` of its tissue is ignored or outside of the region. Of the rest, it is
+    malignant where at least `MOSTLY` is.
 
     Args:
-        patches: uint8, (n, SIZE, SIZE, 3), each with tissue.
-        places: integers, (n, 2). x and y of the patches, pixels at their own scale.
-        scale: float. The slide's pixels for each of those.
+        patches: uint8 (n, size, size, 3).
+        corners: Integers (n, 2), x and y of the patches in model pixels.
+        downsample: Slide pixels per model pixel, x and y.
+        tissue: Booleans (n, size, size), the pixels with tissue.
+
+    Returns:
+        Integers (n,): 0, 1 or `LEFT_OUT`.
     """
-    if not len(places):
+    if not len(patches):
         return np.zeros(0, int)
-    width, height = places.max(0) + SIZE
-    mask = np.zeros((height, width), np.uint8)
-    for polygon in polygons:  # by the even-odd rule, so that holes stay open
-        cv2.fillPoly(mask, [np.rint(ring / scale).astype(np.int32) for ring in polygon], 1)
-    inside = np.stack([mask[y : y + SIZE, x : x + SIZE] for x, y in places])
-    return (np.average(inside, (1, 2), patches.min(-1) < GLASS) >= MOSTLY).astype(int)
+    size = patches.shape[1]
+    width, height = np.max(corners, 0) + size
+    mask = paint(annotations, decisions, (int(height), int(width)), downsample)
+    codes = np.stack([mask[y : y + size, x : x + size] for x, y in corners])
+    total, malignant, ignored = (
+        np.count_nonzero(pixels, (1, 2))
+        for pixels in (tissue, tissue & (codes == CODES[qupath.MALIGNANT]), tissue & (codes == CODES[qupath.IGNORED]))
+    )
+    labels = (malignant >= MOSTLY * (total - ignored)).astype(int)
+    return np.where(ignored >= MOSTLY * total, LEFT_OUT, labels)
 
 
-def _class_of(properties: dict[str, Any]) -> str:
-    """As QuPath 0.3 and newer write it; "" where an annotation has no class."""
-    found = properties.get("classification") or {}
-    return found.get("name") or ": ".join(found.get("names", ()))
+def paint(
+    annotations: AnnotationFile, decisions: Decisions, shape: tuple[int, int], downsample: tuple[float, float]
+) -> np.ndarray:
+    """Paint the polygons of a slide onto a mask, the larger first, so that the innermost decides.
+
+    Args:
+        shape: Height and width of the mask in model pixels.
+        downsample: Slide pixels per model pixel, x and y.
+
+    Returns:
+        uint8 mask of `CODES`. Where the file has regions, all outside of them is ignored.
+    """
+    mask = np.full(shape, CODES[decisions.outside], np.uint8)
+    inside = np.zeros(shape, np.uint8)
+    has_region = False
+    for polygon in sorted(annotations.polygons, key=lambda polygon: -polygon.area):
+        label = decisions.resolve(polygon.name)[1]
+        rings = [ring / downsample for ring in polygon.rings]
+        if label == qupath.REGION:
+            has_region = True
+            fill(inside, rings, 1)
+        else:
+            fill(mask, rings, CODES[label])
+    if has_region:
+        mask[inside == 0] = CODES[qupath.IGNORED]
+    return mask
+
+
+def fill(mask: np.ndarray, rings: list[np.ndarray], value: int) -> None:
+    """Set the pixels whose centres lie in a polygon, by the even-odd rule: holes stay as they are.
+
+    Polygons that share an edge share no pixel, which `cv2.fillPoly` does not ensure.
+
+    Args:
+        mask: Changed in place.
+        rings: Arrays (points, 2), x and y in pixels of the mask; the corner of the mask is the origin.
+    """
+    starts = np.concatenate(rings)
+    ends = np.concatenate([np.roll(ring, -1, 0) for ring in rings])
+    (left, top), (right, bottom) = (
+        np.clip(np.rint(bound), 0, mask.shape[::-1]).astype(int) for bound in (starts.min(0) - 1, starts.max(0) + 1)
+    )
+    if right <= left or bottom <= top:
+        return
+    (x, y), (end_x, end_y) = starts.T, ends.T
+    first, last = (  # rows whose centres an edge crosses; those of a horizontal edge are none
+        np.clip(np.ceil(bound - 0.5), top, bottom).astype(int) for bound in (np.minimum(y, end_y), np.maximum(y, end_y))
+    )
+    lengths = last - first
+    edges = np.repeat(np.arange(len(starts)), lengths)
+    rows = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths) + first[edges]
+    slopes = (end_x - x)[edges] / (end_y - y)[edges]
+    crossings = x[edges] + (rows + 0.5 - y[edges]) * slopes
+    columns = np.clip(np.ceil(crossings - 0.5), left, right).astype(int)
+    toggles = np.zeros((bottom - top, right - left + 1), np.uint8)  # one column more, for crossings further right
+    np.bitwise_xor.at(toggles, (rows - top, columns - left), 1)
+    mask[top:bottom, left:right][np.bitwise_xor.accumulate(toggles, axis=1)[:, :-1] == 1] = value

@@ -11,9 +11,9 @@ import pytest
 from bcgan import cli, experiment
 from bcgan.data.idc.scan import records
 from bcgan.data.records import slide_of
-from bcgan.errors import InputError
 from bcgan.predict import slidewise, tile
 from bcgan.preprocess import store
+from bcgan.slides import annotations as qupath
 from tests.conftest import write_png
 
 OUTER = [[100, 100], [400, 100], [400, 400], [100, 400], [100, 100]]
@@ -45,7 +45,7 @@ def source(tmp_path):
 
 
 def job(source, out="out", **more) -> tile.Patches:
-    return tile.Patches(source / out, source / "annotations", ("tumor",), patient="^[^_]+", **more)
+    return tile.Patches(source / out, source / "annotations", patient="^[^_]+", **more)
 
 
 def runners():
@@ -64,8 +64,12 @@ def test_every_runner_writes_the_same_bytes_and_what_is_current_is_skipped(sourc
     assert slidewise.run(found, job(source), runner, 2) == {"done": 0, "skipped": 3, "unreadable": 0}
     os.utime(source / "annotations/P2_a.geojson", (0, 0))
     assert slidewise.run(found, job(source), "serial", 1) == {"done": 1, "skipped": 2, "unreadable": 0}
-    other = job(source)._replace(malignant=("stroma",))
-    assert slidewise.run(found, other, "serial", 1) == {"done": 3, "skipped": 0, "unreadable": 0}
+    for decisions in (
+        qupath.decide(classes=["Stroma=malignant"]), qupath.decide(ignore=["Stroma"]),
+        qupath.decide(region=["Stroma"]), qupath.decide(outside=qupath.IGNORED), qupath.decide(),
+    ):  # fmt: skip
+        assert slidewise.run(found, job(source, decisions=decisions), "serial", 1)["done"] == 3, decisions
+    assert slidewise.run(found, job(source, decisions=qupath.decide(malignant=["tumor"])), "serial", 1)["skipped"] == 3
 
 
 def test_patches_are_labelled_by_where_they_lie_and_can_be_trained_on(source, monkeypatch):
@@ -78,7 +82,9 @@ def test_patches_are_labelled_by_where_they_lie_and_can_be_trained_on(source, mo
     # 10 rows of 10, and the last column, 20 pixels of tissue of 50, holds enough of it.
     assert {one.patient: sum(other.patient == one.patient for other in rows) for one in rows} == {"P1": 220, "P2": 110}
     summary = (source / "out/summary.csv").read_text().splitlines()
-    assert summary == ["slide,benign,malignant", "P1_a.png,78,32", "P1_b.png,110,0", "P2_a.png,73,37"]
+    assert summary == [
+        "slide,benign,malignant,left_out", "P1_a.png,78,32,0", "P1_b.png,110,0,0", "P2_a.png,73,37,0",
+    ]  # fmt: skip
 
 
 def test_the_experiment_trains_on_them(source):
@@ -136,20 +142,6 @@ def test_a_slide_that_cannot_be_cut_is_named_and_the_others_are(source, capsys, 
     assert not list(source.rglob("*.part"))
 
 
-def test_a_class_that_counts_as_benign_is_told(source, caplog):
-    path = source / "annotations" / "other.geojson"
-    path.write_text(json.dumps([feature("Tumor", [OUTER]), feature("Invasive carcinoma", [HOLE])]))
-    with caplog.at_level("INFO", logger="bcgan"):
-        assert len(tile.rings(path, ("tumor",))) == 1
-        assert "other.geojson: Invasive carcinoma taken for benign" in caplog.text
-        caplog.clear()
-        assert len(tile.rings(path, ("tumor", "invasive carcinoma"))) == 2
-        assert not caplog.text
-    path.write_text(json.dumps([feature("Tumor", [[0, 0], [1, 1]], "LineString")]))
-    with pytest.raises(InputError, match=r"other.geojson: a LineString of a malignant class is no area\. Remove it"):
-        tile.rings(path, ("tumor",))
-
-
 def test_what_no_longer_belongs_there_is_gone_or_named(source, capsys):
     """Else the tissue of a slide whose name was mended would stand under two patients."""
     given = ["tile", str(source / "slides"), "--annotations", str(source / "annotations"), "--out", str(source / "out")]
@@ -194,6 +186,8 @@ def test_an_image_little_larger_than_a_patch_is_cut_and_empty_glass_is_left_out(
         ("A-1_x.svs", "^[^_]+", "A-1"), ("A_1.svs", None, "A%5F1"), ("Müller.svs", None, "M%C3%BCller"),
         ("P1_s3.svs", r"^(P\d+)_s(\d+)", "P1"), ("P1_b.svs", r"^(P\d+)(_[ab])?", "P1"),
         ("M\udcfc.svs", None, "M%5Cxfc"),
+        ("P001.tif", "^[^_]+", "P001"), ("P001_2.ome.tif", "^[^_]+", "P001"), ("P001.ome.tif", None, "P001"),
+        ("P001.TIFF", ".*", "P001"),
         ("b7.svs", r"^(a\d)|^(b\d)", "b7"),
     ],
 )  # fmt: skip
@@ -226,3 +220,102 @@ def test_a_wrong_pattern_is_one_sentence_and_leaves_what_there_is(source, capsys
         assert stop.value.code == code
         assert words in capsys.readouterr().err
         assert len(list((source / "out/slides").glob("*.zip"))) == 3
+
+
+def run_tile(source, *options: str) -> int:
+    given = ["tile", str(source / "slides"), "--annotations", str(source / "annotations"), "--out", str(source / "out")]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*given, *options])
+    return stop.value.code
+
+
+def annotate(source, name: str, *features: dict) -> Path:
+    path = source / "annotations" / f"{name}.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def square(left: float, top: float, right: float, bottom: float) -> list:
+    return [[[left, top], [right, top], [right, bottom], [left, bottom]]]
+
+
+def test_tile_undecided_class_stops_before_anything_is_written(source, capsys):
+    annotate(source, "P1_b", feature("Necrosis", square(0, 0, 100, 50)), feature("Immune cells: CD3", [HOLE]))
+    annotate(source, "P2_a", feature("necrosis", square(0, 0, 10, 10)))
+    assert run_tile(source) == 2
+    printed = capsys.readouterr()
+    assert "Necrosis (2 polygons, 5,100 slide pixels, in P1_b.geojson, P2_a.geojson)" in printed.err
+    assert "Immune cells: CD3 (1 polygons, 10,000 slide pixels, in P1_b.geojson)" in printed.err
+    assert '--class "Immune cells=benign"' in printed.err and '--ignore "Immune cells"' in printed.err
+    assert [line.split()[-1] for line in printed.out.splitlines()] == [
+        "label", "undecided", "undecided", "benign", "malignant",
+    ]  # fmt: skip
+    assert not (source / "out").exists()
+    assert run_tile(source, "--dry-run") == 2
+    assert run_tile(source, "--class", "Necrosis=benign", "--ignore", "immune cells") == 0
+    rows = (source / "out/summary.csv").read_text().splitlines()
+    assert rows[2:] == ["P1_b.png,106,0,4", "P2_a.png,110,0,0"]
+
+
+def test_tile_dry_run_prints_the_table_and_writes_nothing(source, capsys):
+    assert run_tile(source, "--dry-run") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "class   polygons  area (slide pixels)  points and lines  files  label",
+        "Stroma         1               10,000                 0      1  benign",
+        "Tumor          3              172,500                 0      2  malignant",
+    ]
+    assert not (source / "out").exists()
+    (source / "annotations/P1_b.geojson").unlink()
+    assert run_tile(source, "--dry-run") == 1
+    assert "holds no P1_b.png.geojson" in capsys.readouterr().err
+
+
+def test_tile_malignant_option_adds_to_the_defaults(source, capsys):
+    annotate(source, "P1_b", feature("DCIS", [HOLE]), feature("Tumor", square(0, 0, 50, 50)))
+    assert run_tile(source, "--malignant", "dcis", "--malignant", "Carcinoma") == 0
+    assert "no annotation has the class 'carcinoma', which" in capsys.readouterr().err
+    assert (source / "out/summary.csv").read_text().splitlines()[2] == "P1_b.png,105,5,0"
+    assert run_tile(source, "--class", "DCIS=benign", "--malignant", "dcis") == 2
+    assert "'dcis' is decided twice, benign and malignant" in capsys.readouterr().err
+
+
+def test_tile_reports_what_decides_nothing(source, capsys):
+    plain = feature("", [HOLE])
+    plain["properties"]["classification"] = None
+    cell = feature("Tumor", [OUTER])
+    cell["properties"]["objectType"] = "cell"
+    annotate(source, "P1_b", plain, plain, cell, feature("Tumor", [OUTER]), feature("Tumor", [1, 2], "Point"))
+    annotate(source, "P9_a", feature("Unheard of", [HOLE]))
+    assert run_tile(source) == 0
+    messages = capsys.readouterr().err
+    assert "P1_b.geojson: 2 annotations without a class decide nothing" in messages
+    assert "P1_b.geojson: objects that are no annotations are skipped: 1 cell" in messages
+    assert "P1_b.geojson: points and lines have no area and decide nothing: 1 Point of Tumor" in messages
+    assert "P9_a.geojson belongs to no slide (1 such files" in messages
+
+
+def test_tile_two_annotation_files_for_one_slide_are_refused(source, capsys):
+    shutil.copy(source / "annotations/P1_b.geojson", source / "annotations/P1_b.png.GeoJSON")
+    assert run_tile(source) == 2
+    message = capsys.readouterr().err
+    assert "P1_b.png.GeoJSON" in message and "P1_b.geojson both fit" in message
+    assert not (source / "out").exists()
+
+
+def test_tile_two_spellings_of_a_patient_are_refused(source, capsys):
+    for folder, suffix in (("slides", "png"), ("annotations", "geojson")):
+        (source / folder / f"P1_b.{suffix}").rename(source / folder / f"p1_b.{suffix}")
+    assert run_tile(source, "--patient", "^[^_]+") == 2
+    message = capsys.readouterr().err
+    assert "P1" in message and "p1" in message
+    assert not (source / "out").exists()
+
+
+def test_tile_slides_of_a_patient_with_and_without_a_further_part_are_of_one_patient(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("P001.png", "P001_2.png"):
+        write_png(tmp_path / "slides" / name, rng.integers(80, 200, (50, 50, 3), dtype=np.uint8))
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        annotate(tmp_path, name, feature("Tumor", square(0, 0, 50, 50)))
+    assert run_tile(tmp_path, "--patient", "^[^_]+") == 0
+    assert {row.patient for row in records((tmp_path / "out",))} == {"P001"}

@@ -1,0 +1,391 @@
+"""Read the annotations of slides as QuPath exports them, and decide what each of their classes means."""
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bcgan.errors import InputError
+from bcgan.slides.files import printable, strip_suffixes
+
+BENIGN, MALIGNANT, IGNORED, REGION, UNDECIDED = "benign", "malignant", "ignored", "region", "undecided"
+DEFAULTS = {
+    "malignant": MALIGNANT, "tumor": MALIGNANT, "tumour": MALIGNANT,
+    "benign": BENIGN, "normal": BENIGN, "stroma": BENIGN,
+    "region*": REGION,
+}  # fmt: skip
+SUFFIXES = (".geojson", ".json")  # of annotation files, in any case
+WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
+GEOMETRIES = ("Polygon", "MultiPolygon", "GeometryCollection", *WITHOUT_AREA)
+COMPUTED = ("detection", "cell", "tile", "tmacore")  # types of QuPath objects that nobody drew as an annotation
+LARGEST_COORDINATE = 2.0**31
+LISTED = 3  # files that an error lists for each class
+
+
+class Polygon(NamedTuple):
+    """One closed area of an annotation.
+
+    Attributes:
+        name: Class as the file spells it; "" where it has none.
+        rings: float64 arrays (points, 2), x and y in slide pixels. Rings after the first are holes.
+        area: Slide pixels inside the first ring, less those of the holes.
+    """
+
+    name: str
+    rings: list[np.ndarray]
+    area: float
+
+
+class AnnotationFile(NamedTuple):
+    """The annotations of one slide.
+
+    Attributes:
+        path: The file.
+        polygons: All polygons with a class, in file order.
+        shapes: Number of points and lines by (class, geometry type).
+        unclassified: Number of annotations without a class.
+        skipped: Number of objects that are no annotations, by their type.
+    """
+
+    path: Path
+    polygons: list[Polygon]
+    shapes: Counter
+    unclassified: int
+    skipped: Counter
+
+
+class Decisions(NamedTuple):
+    """What annotation classes mean.
+
+    Attributes:
+        labels: Pairs of a normalized class name and its label, sorted.
+        outside: Label of tissue outside of all polygons, `BENIGN` or `IGNORED`.
+        requested: Normalized names that the user decided.
+    """
+
+    labels: tuple[tuple[str, str], ...] = tuple(sorted(DEFAULTS.items()))
+    outside: str = BENIGN
+    requested: tuple[str, ...] = ()
+
+    def resolve(self, name: str) -> tuple[str, str]:
+        """Return the name under which a class is decided, and its label.
+
+        A derived class such as `Tumor: Positive` counts as its base class, unless it is decided itself. Other names
+        that end in `*` are ignored, as in QuPath.
+
+        Returns:
+            The normalized name and the label. Without a decision: the base class and `UNDECIDED`.
+        """
+        labels, parts = dict(self.labels), class_key(name).split(": ")
+        for length in range(len(parts), 0, -1):
+            key = ": ".join(parts[:length])
+            if key in labels:
+                return key, labels[key]
+            if key.endswith("*"):
+                return key, IGNORED
+        return parts[0], UNDECIDED
+
+
+class ClassSummary(NamedTuple):
+    """One row of the table of classes.
+
+    Attributes:
+        name: Class as the first file spells it.
+        polygons: Number of polygons.
+        area: Their total area in slide pixels.
+        shapes: Number of points and lines.
+        files: Files that contain the class.
+        label: Label that its tissue gets.
+    """
+
+    name: str
+    polygons: int
+    area: float
+    shapes: int
+    files: tuple[Path, ...]
+    label: str
+
+
+def decide(
+    classes: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    malignant: Iterable[str] = (),
+    region: Iterable[str] = (),
+    outside: str = BENIGN,
+) -> Decisions:
+    """Combine the decisions of the command line with the defaults.
+
+    Args:
+        classes: `NAME=LABEL` each, LABEL benign or malignant.
+        ignore: Names of classes whose tissue is left out.
+        malignant: Names of malignant classes.
+        region: Names of classes that outline what was annotated.
+        outside: Label of tissue outside of all polygons.
+
+    Raises:
+        InputError: A decision cannot be read, or contradicts another.
+    """
+    requests = []
+    for text in classes:
+        name, _, label = (part.strip() for part in text.rpartition("="))
+        if label.lower() not in (BENIGN, MALIGNANT):
+            raise InputError(f"--class: {text!r} is not NAME=benign or NAME=malignant. Write it so.")
+        requests.append(("--class", name, label.lower()))
+    for option, names, label in (
+        ("--ignore", ignore, IGNORED),
+        ("--malignant", malignant, MALIGNANT),
+        ("--region", region, REGION),
+    ):
+        requests += [(option, name, label) for name in names]
+    labels: dict[str, str] = {}
+    for option, name, label in requests:
+        if not (key := class_key(name)):
+            raise InputError(f"{option}: {name!r} names no class. Name one as the annotations do.")
+        if labels.setdefault(key, label) != label:
+            raise InputError(f"{option}: {name!r} is decided twice, {labels[key]} and {label}. Decide it once.")
+    return Decisions(tuple(sorted((DEFAULTS | labels).items())), outside, tuple(sorted(labels)))
+
+
+def class_key(name: str) -> str:
+    """Return a class name in the form in which names are compared."""
+    parts = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).split(":")
+    return ": ".join(filter(None, map(str.strip, parts)))
+
+
+def find_annotation(folder: Path, slide_name: str) -> Path | None:
+    """Return the annotation file of a slide: named as the slide is, with all, without the last or without its suffixes.
+
+    Raises:
+        InputError: Several files fit.
+    """
+    listing = _listing(folder, folder.stat().st_mtime_ns)
+    paths = [path for stem in _stems(slide_name) for path in listing.get(stem, ())]
+    if len(paths) > 1:
+        first, second = (printable(str(path)) for path in paths[:2])
+        raise InputError(f"{printable(slide_name)}: {first} and {second} both fit. Remove or rename one of them.")
+    return paths[0] if paths else None
+
+
+def find_orphans(folder: Path, slide_names: Iterable[str]) -> list[Path]:
+    """Return the annotation files that belong to none of the slides."""
+    stems = {stem for name in slide_names for stem in _stems(name)}
+    listing = _listing(folder, folder.stat().st_mtime_ns)
+    return [path for stem, paths in listing.items() if stem not in stems for path in paths]
+
+
+def read_annotations(path: Path) -> AnnotationFile:
+    """Read a GeoJSON file: a feature collection, a feature, a geometry, or a list of these.
+
+    Raises:
+        ValueError: It is no GeoJSON, or a polygon in it is none.
+    """
+    annotations = AnnotationFile(path, [], Counter(), 0, Counter())
+    try:
+        for feature in _features(json.loads(path.read_bytes())):  # a byte order mark tells its encoding
+            annotations = _add_feature(annotations, feature)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{printable(str(path))} is no GeoJSON of polygons as QuPath writes it ({error!r}). Export it again."
+        ) from error
+    return annotations
+
+
+def describe_unused(annotations: AnnotationFile) -> list[str]:
+    """Return sentences on what in a file decides nothing."""
+    where, sentences = printable(str(annotations.path)), []
+    if annotations.unclassified:
+        sentences.append(
+            f"{where}: {annotations.unclassified} annotations without a class decide nothing. Set it in QuPath."
+        )
+    if shapes := [f"{num} {kind} of {escape_name(name)}" for (name, kind), num in sorted(annotations.shapes.items())]:
+        sentences.append(f"{where}: points and lines have no area and decide nothing: {', '.join(shapes)}")
+    if skipped := [f"{num} {kind}" for kind, num in sorted(annotations.skipped.items())]:
+        sentences.append(f"{where}: objects that are no annotations are skipped: {', '.join(skipped)}")
+    return sentences
+
+
+def check_areas(annotations: AnnotationFile, decisions: Decisions) -> None:
+    """Check that every malignant class of a file has a polygon.
+
+    Raises:
+        InputError: A malignant class has only points or lines.
+    """
+    with_area = {decisions.resolve(polygon.name)[0] for polygon in annotations.polygons}
+    for name, kind in sorted(annotations.shapes):
+        key, label = decisions.resolve(name)
+        if label == MALIGNANT and key not in with_area:
+            where = printable(str(annotations.path))
+            raise InputError(f"{where}: a {kind} of a malignant class is no area. Remove it, or draw one.")
+
+
+def class_table(files: Iterable[AnnotationFile], decisions: Decisions) -> list[ClassSummary]:
+    """Summarize every class over all files, sorted by name."""
+    rows: dict[str, ClassSummary] = {}
+    for annotations in files:
+        contents = [(polygon.name, 1, polygon.area, 0) for polygon in annotations.polygons]
+        contents += [(name, 0, 0.0, num) for (name, _), num in annotations.shapes.items()]
+        for name, polygons, area, shapes in contents:
+            key = class_key(name)
+            row = rows.get(key) or ClassSummary(name, 0, 0.0, 0, (), decisions.resolve(name)[1])
+            files_so_far = row.files if annotations.path in row.files[-1:] else (*row.files, annotations.path)
+            rows[key] = ClassSummary(
+                row.name, row.polygons + polygons, row.area + area, row.shapes + shapes, files_so_far, row.label
+            )
+    return [rows[key] for key in sorted(rows)]
+
+
+def format_table(rows: list[ClassSummary]) -> str:
+    """Return the table of classes as aligned text."""
+    header = ("class", "polygons", "area (slide pixels)", "points and lines", "files", "label")
+    cells = [
+        (escape_name(row.name), f"{row.polygons:,}", f"{row.area:,.0f}", f"{row.shapes:,}", f"{len(row.files):,}",
+         row.label)
+        for row in rows
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    align = (str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust)
+    lines = [
+        "  ".join(pad(cell, width) for pad, cell, width in zip(align, line, widths, strict=True)).rstrip()
+        for line in (header, *cells)
+    ]
+    return "\n".join(lines)
+
+
+def check_decided(rows: list[ClassSummary]) -> None:
+    """Check that every class has a label.
+
+    Raises:
+        InputError: Classes are undecided.
+    """
+    if not (undecided := [row for row in rows if row.label == UNDECIDED]):
+        return
+    texts = []
+    for row in undecided:
+        names = ", ".join(printable(path.name) for path in row.files[:LISTED])
+        further = f" and {len(row.files) - LISTED} more" if len(row.files) > LISTED else ""
+        texts.append(
+            f"{escape_name(row.name)} ({row.polygons:,} polygons, {row.area:,.0f} slide pixels, in {names}{further})"
+        )
+    name = escape_name(undecided[0].name.split(":")[0].strip())
+    raise InputError(
+        f"Nobody decided what these annotation classes mean: {'; '.join(texts)}. Decide each of them, such as by "
+        f'--class "{name}=benign", --class "{name}=malignant" or --ignore "{name}".'
+    )
+
+
+def find_unused_decisions(rows: list[ClassSummary], decisions: Decisions) -> list[str]:
+    """Return the names that the user decided and that no file contains."""
+    used = set()
+    for row in rows:
+        parts = class_key(row.name).split(": ")
+        used |= {": ".join(parts[:length]) for length in range(1, len(parts) + 1)}
+    return sorted(set(decisions.requested) - used)
+
+
+def escape_name(name: str) -> str:
+    """Return a class name with characters that cannot be printed escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+
+
+@lru_cache(8)
+def _listing(folder: Path, modified: int) -> dict[str, tuple[Path, ...]]:
+    """Return the annotation files of a folder by their name without its suffix."""
+    paths: dict[str, tuple[Path, ...]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+            stem = unicodedata.normalize("NFC", path.stem)
+            paths[stem] = (*paths.get(stem, ()), path)
+    return paths
+
+
+def _stems(slide_name: str) -> list[str]:
+    """Return the names that an annotation file of a slide may have, without its suffix."""
+    name = unicodedata.normalize("NFC", slide_name)
+    return list(dict.fromkeys((name, Path(name).stem, strip_suffixes(name))))
+
+
+def _features(node: Any) -> Iterator[dict]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _features(item)
+    elif "features" in node:
+        yield from _features(node["features"])
+    elif "geometry" in node or node.get("type") == "Feature":
+        yield node
+    elif node.get("type") in GEOMETRIES:
+        yield {"geometry": node}
+    else:
+        raise ValueError(f"no feature: {str(node)[:80]}")
+
+
+def _add_feature(annotations: AnnotationFile, feature: dict) -> AnnotationFile:
+    """Return the annotations with those of a feature; counters and lists change in place."""
+    properties = feature.get("properties") or {}
+    if (kind := _object_type(feature, properties)) in COMPUTED:
+        annotations.skipped[kind] += 1
+        return annotations
+    parts = list(_parts(feature.get("geometry")))
+    if not parts:
+        annotations.skipped["without a geometry"] += 1
+        return annotations
+    name = _class_name(properties)
+    polygons = [_polygon(name, coordinates) for kind, coordinates in parts if kind == "Polygon"]
+    if not name:
+        return annotations._replace(unclassified=annotations.unclassified + 1)
+    annotations.polygons.extend(polygons)
+    annotations.shapes.update((name, kind) for kind, _ in parts if kind != "Polygon")
+    return annotations
+
+
+def _object_type(feature: dict, properties: dict) -> str:
+    """Return the type of a QuPath object, such as cell; QuPath 0.2 has it in the id, as in PathCellObject."""
+    text = str(properties.get("objectType") or properties.get("object_type") or feature.get("id") or "")
+    return "".join(filter(str.isalpha, text.lower())).removeprefix("path").removesuffix("object")
+
+
+def _class_name(properties: dict) -> str:
+    """Return the class of an annotation, "" without one; names lists a base class and what is derived from it."""
+    classification = properties.get("classification") or {}
+    if isinstance(classification, str):
+        return classification.strip()
+    names = classification.get("names") or classification.get("name") or ""
+    return (names if isinstance(names, str) else ": ".join(map(str.strip, names))).strip()
+
+
+def _parts(geometry: dict | None) -> Iterator[tuple[str, Any]]:
+    """Yield the type and coordinates of each part of a geometry; a multipolygon is several polygons."""
+    if not geometry:
+        return
+    kind = geometry["type"]
+    if kind == "GeometryCollection":
+        for part in geometry["geometries"]:
+            yield from _parts(part)
+    elif kind in ("Polygon", "MultiPolygon"):
+        coordinates = geometry["coordinates"]
+        for polygon in [coordinates] if kind == "Polygon" else coordinates:
+            if polygon:
+                yield "Polygon", polygon
+    elif kind in WITHOUT_AREA:
+        yield kind, None
+    else:
+        raise ValueError(f"unknown geometry {kind!r}")
+
+
+def _polygon(name: str, coordinates: list) -> Polygon:
+    rings = [np.array([(x, y) for x, y, *_ in ring], float) for ring in coordinates]  # without a height
+    if not all(len(ring) > 2 for ring in rings):
+        raise ValueError("a ring needs three points")
+    if not all((np.abs(ring) < LARGEST_COORDINATE).all() for ring in rings):
+        raise ValueError("a coordinate is no number of pixels")
+    outer, *holes = map(_ring_area, rings)
+    return Polygon(name, rings, max(0.0, outer - sum(holes)))
+
+
+def _ring_area(ring: np.ndarray) -> float:
+    x, y = (ring - ring[0]).T  # the shoelace formula, near the origin for accuracy; the ring is closed by it
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
