@@ -44,6 +44,9 @@ Places = Annotated[
     BeforeValidator(lambda v: (v,) if isinstance(v, (str, Path)) else v),
 ]
 Seed = Annotated[int, Field(ge=0)]
+ClassFolders = Annotated[
+    tuple[str, ...], BeforeValidator(lambda v: [str(name) for name in (v if isinstance(v, (list, tuple)) else (v,))])
+]
 
 
 class Settings(BaseModel):
@@ -63,6 +66,19 @@ class Data(Settings):
     evaluate_on: str | None = None  # glob over folders and archives: others' held-out patches are set apart
     magnification: Literal[40, 100, 200, 400] | None = None  # BreaKHis only
     limit: float | None = Field(None, gt=0)  # at most so many patches of each patient and class; below 1, that share
+    mpp: float | None = Field(None, gt=0, le=100)  # patient_folder only: microns per pixel of its images
+    # patient_folder only: folders' names that are a class, beside 0, 1, benign and malignant
+    classes: dict[Literal["benign", "malignant"], ClassFolders] = {}
+    labels: Path | None = None  # patient_folder only: table of image, label and patient, in place of folders' names
+    # whether patients whose names differ in case, spacing or leading zeros alone are taken for different ones
+    similar_patients: Literal["refuse", "allow"] = "refuse"
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> "Data":
+        names = [{name.casefold().strip() for name in names} for names in self.classes.values()]
+        if len(names) == 2 and (both := names[0] & names[1]):
+            raise ValueError(f"classes: {min(both)!r} is benign and malignant; leave it in one of them")
+        return self
 
     @model_validator(mode="after")
     def _limit_counts(self) -> "Data":

@@ -3,13 +3,25 @@
 from hashlib import sha256
 from math import ceil
 
+from bcgan.data.patients import check_spellings
 from bcgan.data.records import Record
 from bcgan.experiment import Data
 
+PREPARED = ("histology_phantom", "patch_camelyon")  # tensorflow-datasets makes or downloads them; they name no folders
 
-def records(data: Data) -> list[Record]:
-    """Every patch of an experiment's data set, before decoding, or as many of each patient and class as `data.limit`
-    says: always the same ones, drawn by their keys' hashes, since neighbouring names are neighbouring patches."""
+
+def records(data: Data, mixed: bool = False) -> list[Record]:
+    """Read every patch of an experiment's data set, before decoding.
+
+    With `data.limit` so many patches of each patient and class are left: always the same ones, drawn by their keys'
+    hashes, since neighbouring names are neighbouring patches.
+
+    Args:
+        mixed: Whether images of several magnifications may come together, each with its own microns per pixel.
+
+    Raises:
+        InputError: The data set is not there or unusable, or two patients' names differ in spelling alone.
+    """
     from bcgan.data import prepared
     from bcgan.data.breakhis import scan as breakhis
     from bcgan.data.idc import scan as idc
@@ -19,25 +31,38 @@ def records(data: Data) -> list[Record]:
         "histology_phantom": prepared.phantom_records,
         "patch_camelyon": prepared.patch_camelyon_records,
         "idc": idc.records,
-        "breakhis": lambda places: breakhis.records(places, data.magnification),
-        "patient_folder": patient_folder.records,
+        "breakhis": lambda places: breakhis.records(places, data.magnification, mixed),
+        "patient_folder": lambda places: patient_folder.records(places, data.classes, data.labels, data.mpp),
     }
-    found = readers[data.name](data.dir)
+    every = readers[data.name](data.dir)
+    if data.similar_patients == "refuse" and data.name not in PREPARED:
+        check_spellings({record.patient for record in every}, f"data.dir: {', '.join(map(str, data.dir))}")
     if data.limit is None:
-        return found
+        return every
     groups: dict[tuple[str, int], list[int]] = {}
-    for number, record in enumerate(found):
+    for number, record in enumerate(every):
         groups.setdefault((record.patient, record.label), []).append(number)
-    kept = []
+    drawn = []
     for numbers in groups.values():
         count = int(data.limit) if data.limit >= 1 else ceil(round(data.limit * len(numbers), 6))
-        kept += sorted(numbers, key=lambda number: sha256(found[number].key.encode()).digest())[:count]
-    return [found[number] for number in sorted(kept)]
+        drawn += sorted(numbers, key=lambda number: sha256(every[number].key.encode()).digest())[:count]
+    return [every[number] for number in sorted(drawn)]
 
 
 def native_size(data: Data) -> int | None:
     """Side that a whole patch of this data set has, pixels; None where images of any size are cut to a square."""
     return {"histology_phantom": 50, "idc": 50, "patch_camelyon": 96}.get(data.name)
+
+
+def microns_per_pixel(data: Data) -> float | None:
+    """Return the microns per pixel of this data set's images before they are brought to `data.size`; None: unknown."""
+    from bcgan.data.breakhis.scan import MICRONS_AT_40
+    from bcgan.data.idc.scan import MICRONS
+    from bcgan.data.prepared import CAMELYON_MPP
+
+    if data.name == "breakhis":
+        return MICRONS_AT_40 * 40 / data.magnification if data.magnification else None
+    return {"histology_phantom": MICRONS, "idc": MICRONS, "patch_camelyon": CAMELYON_MPP}.get(data.name, data.mpp)
 
 
 def side(data: Data) -> int:

@@ -5,17 +5,19 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from bcgan.data.records import CLASSES, Record
+from bcgan.slides.decode import decode_image
+
+RGB = 2  # the colour type in a PNG's header
 
 
 def patch_info(
     builder: tfds.core.DatasetBuilder, homepage: str, size: int | None, **more: Any
 ) -> tfds.core.DatasetInfo:
     """Image (uint8, size x size x 3, any size where None), label, patient, x, y (-1: unknown), path, and `more`."""
-    import numpy as np
-
     return builder.dataset_info_from_configs(
         homepage=homepage,
         supervised_keys=("image", "label"),
@@ -34,12 +36,15 @@ def patch_info(
 
 
 def patch_examples(records: Iterable[Record]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """TFDS's (key, example) pairs; the encoded image goes in as it is."""
+    """Iterate over TFDS's (key, example) pairs.
+
+    An 8-bit RGB PNG goes in as it is; any other image, which TFDS would not decode or not alike, as its pixels.
+    """
     for record in records:
         yield (
             record.key,
             {
-                "image": io.BytesIO(record.read()),
+                "image": _image(record),
                 "label": record.label,
                 "patient": record.patient,
                 "x": record.x,
@@ -47,6 +52,12 @@ def patch_examples(records: Iterable[Record]) -> Iterator[tuple[str, dict[str, A
                 "path": record.path,
             },
         )
+
+
+def _image(record: Record) -> io.BytesIO | np.ndarray:
+    data = record.read()
+    plain = data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24:26] == bytes((8, RGB))
+    return io.BytesIO(data) if plain else decode_image(data, record.path)
 
 
 def seed_of(*parts: object) -> int:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from bcgan.data.records import UNKNOWN, Record
 
+PHANTOM_MPP = 4.0  # microns per pixel: drawn as IDC's patches are
+CAMELYON_MPP = 0.972  # of Veeling et al. (2018): 10x, undersampled from 0.243
+
 
 def phantom_records(places: tuple[Path, ...]) -> list[Record]:
     """The embedded default; made on the first call, below `places[0]` or TFDS's own folder."""
@@ -17,7 +20,7 @@ def phantom_records(places: tuple[Path, ...]) -> list[Record]:
         key = f"{patient}_x{example['x']}_y{example['y']}_class{example['label']}"
         path = f"histology_phantom/{split}/{number}"
         place = (int(example["x"]), int(example["y"]))
-        found.append(Record(key, path, builder.name, patient, int(example["label"]), *place, "", read))
+        found.append(Record(key, path, builder.name, patient, int(example["label"]), *place, "", read, PHANTOM_MPP))
     return found
 
 
@@ -31,7 +34,8 @@ def patch_camelyon_records(places: tuple[Path, ...]) -> list[Record]:
     for split, number, example, read in _examples(builder):
         key = example["id"].decode() or f"{split}_{number}"
         path = f"patch_camelyon/{split}/{number}"
-        found.append(Record(key, path, builder.name, key, int(example["label"]), UNKNOWN, UNKNOWN, split, read))
+        label = int(example["label"])
+        found.append(Record(key, path, builder.name, key, label, UNKNOWN, UNKNOWN, split, read, CAMELYON_MPP))
     return found
 
 

@@ -28,6 +28,7 @@ class Record(NamedTuple):
     source: the folder's or archive's name. x, y: the upper left corner in the slide, pixels at the patch's
     own scale, or UNKNOWN. given: the role that the data set's authors gave it, or "".
     read: gives the encoded image's bytes; raises OSError or ValueError where it cannot.
+    mpp: microns per pixel of this image; None where the data set does not know it.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Record(NamedTuple):
     y: int
     given: str
     read: Callable[[], bytes]
+    mpp: float | None = None
 
 
 def slide_of(keys: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import fnmatch
 import hashlib
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -11,25 +12,34 @@ import numpy as np
 import pandas as pd
 
 from bcgan.data.idc.scan import OFFICIAL_LISTS
+from bcgan.data.patients import check_spellings, normalize_patient, read_text
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.experiment import Data
 
 LISTED = ("train", "validation", "test")
+NAMED = 10  # patients that a message names
+log = logging.getLogger("bcgan")
 
 
 def read_lists(folder: Path) -> dict[str, str]:
-    """Role by patient from train.txt, validation.txt and test.txt, one patient a line.
+    """Read the role of each patient from train.txt, validation.txt and test.txt, one patient a line.
+
+    Byte order marks, line ends of any system, quotes and commas as spreadsheets leave them, and lines that begin with
+    "# " are no part of a name.
 
     Raises:
-        InputError: a list is missing, or a patient stands on two of them.
+        InputError: A list is missing or no text, or a patient stands on two of them.
     """
     role_of: dict[str, str] = {}
     for role in LISTED:
         path = folder / f"{role}.txt"
         if not path.is_file():
             raise InputError(f"{path} does not exist. A folder of patient lists needs train, validation and test.txt.")
-        for patient in filter(None, map(str.strip, path.read_text("utf-8").splitlines())):
+        for line in re.split(r"[\r\n]+", read_text(path)):
+            patient = normalize_patient(re.sub(r"[\s,;]+$", "", line)).strip("\"'")
+            if not (patient := normalize_patient(patient)) or re.match(r"#(\s|$)", patient):
+                continue
             if role_of.setdefault(patient, role) != role:
                 raise InputError(
                     f"{path}: patient {patient} is in {role_of[patient]}.txt too. Remove it from one of the two."
@@ -57,6 +67,9 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
         roles = index["given"].copy()
     else:
         role_of = read_lists(data.lists or OFFICIAL_LISTS)
+        if data.similar_patients == "refuse":
+            check_spellings({*role_of, *index["patient"]}, f"{data.lists or OFFICIAL_LISTS} and the data")
+        _tell_absent(absent_patients(index, data), data)
         on_no_list = "train" if data.protocol == "extended" else "unlisted"
         roles = index["patient"].map(role_of).fillna(on_no_list)
     if data.evaluate_on:
@@ -72,6 +85,21 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
             roles = roles.mask(~chosen & (roles != "train"), roles + "_other")
     check_roles(index, roles)
     return roles
+
+
+def absent_patients(index: pd.DataFrame, data: Data) -> list[str]:
+    """List the patients of the lists that the data lack; none where no lists are used."""
+    if data.protocol == "kfold" or (index["given"] != "").all():
+        return []
+    return sorted(read_lists(data.lists or OFFICIAL_LISTS).keys() - set(index["patient"]))
+
+
+def _tell_absent(absent: list[str], data: Data) -> None:
+    if absent:
+        names = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
+        # A sample of the public archive lacks some of the shipped lists' patients.
+        level = logging.WARNING if data.lists else logging.INFO
+        log.log(level, "%d patients of the lists have no image in the data: %s", len(absent), names)
 
 
 def check_roles(index: pd.DataFrame, roles: pd.Series) -> None:
@@ -91,7 +119,11 @@ def check_roles(index: pd.DataFrame, roles: pd.Series) -> None:
 
 
 def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
-    """The split as it is written to split.json: policy, seed, counts, every patient's role, and their hash."""
+    """Return the split as it is written to split.json.
+
+    Returns:
+        Policy, seed, counts, every patient's role and their hash; `absent` names the lists' patients without data.
+    """
     by_patient = index.assign(role=index["role"].str.removesuffix("_other")).groupby("patient")["role"].first()
     patients = {str(patient): role for patient, role in by_patient.sort_index().items()}
     counts = {
@@ -104,7 +136,10 @@ def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
     }
     digest = hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
     policy = data.protocol if data.protocol != "kfold" else f"kfold, fold {data.fold} of {data.folds}"
-    return {"policy": policy, "seed": seed, "counts": counts, "sha256": digest, "patients": patients}
+    return {
+        "policy": policy, "seed": seed, "counts": counts, "sha256": digest, "patients": patients,
+        "absent": absent_patients(index, data),
+    }  # fmt: skip
 
 
 def _kfold(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:

@@ -2,9 +2,11 @@
 
 import types
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from bcgan.data import prepared
 from bcgan.data.breakhis import breakhis_dataset_builder as breakhis
@@ -14,6 +16,7 @@ from bcgan.data.idc.scan import OFFICIAL_LISTS
 from bcgan.data.patient_folder import patient_folder_dataset_builder as patient_folder
 from tests.conftest import write_png
 
+KINDS = ("png", "jpg", "bmp", "webp", "jp2", "tif")
 RNG = np.random.default_rng(0)
 
 
@@ -58,6 +61,30 @@ def test_any_folder(tmp_path):
     write_png(tmp_path / "raw/p/malignant/a.png", noise(20, 30))
     (example,) = tfds.as_numpy(load(patient_folder, tmp_path / "raw", tmp_path).as_dataset(split="train"))
     assert example["label"] == 1
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "webp", "jp2", "tif", "16 bits", "grey", "palette", "alpha"])
+def test_every_type_of_image_is_read_back(tmp_path, kind):
+    pixels = noise(64, 70)
+    path = tmp_path / f"raw/p/malignant/a.{kind if kind in KINDS else 'png'}"
+    path.parent.mkdir(parents=True)
+    if kind == "palette":
+        picture = Image.fromarray(pixels).quantize(16)
+        pixels = np.asarray(picture.convert("RGB"))
+        picture.save(path)
+    else:
+        given = {"16 bits": pixels.astype(np.uint16) * 257, "grey": pixels[..., 0],
+                 "alpha": np.dstack([pixels[..., ::-1], np.full((64, 70), 255, np.uint8)])}  # fmt: skip
+        lossless = {"webp": [cv2.IMWRITE_WEBP_QUALITY, 101], "jp2": [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]}
+        array = given.get(kind, pixels[..., ::-1])
+        array = array[..., ::-1] if kind == "16 bits" else array
+        path.write_bytes(cv2.imencode(path.suffix, array, lossless.get(kind, []))[1].tobytes())
+        pixels = np.repeat(pixels[..., :1], 3, 2) if kind == "grey" else pixels
+    (example,) = tfds.as_numpy(load(patient_folder, tmp_path / "raw", tmp_path).as_dataset(split="train"))
+    if kind == "jpg":
+        assert np.abs(example["image"].astype(int) - pixels).mean() < 60  # noise is what JPEG keeps worst
+    else:
+        np.testing.assert_array_equal(example["image"], pixels)
 
 
 def test_the_phantom_is_the_same_each_time_and_knows_its_truth(tmp_path):

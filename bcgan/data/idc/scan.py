@@ -7,15 +7,19 @@ so does a patch that two of the given archives share. The first by name counts, 
 
 import logging
 import re
+import unicodedata
 from pathlib import Path
 
+from bcgan.data.patients import normalize_patient
 from bcgan.data.records import Record, image_files, label_of
 from bcgan.errors import InputError
 
 NATIVE_SIZE = 50
 MICRONS = 4.0  # per pixel, about: 10x brought to a quarter
 OFFICIAL_LISTS = Path(__file__).parent / "official"  # Janowczyk and Madabhushi (2016): 84 / 29 / 49 patients
-NAME = re.compile(r"(?P<patient>[^_/]+)_idx\d+_x(?P<x>\d+)_y(?P<y>\d+)_class(?P<label>[^.]+)\.png$")
+NAME = re.compile(
+    r"(?:^|/)(?P<key>(?P<patient>[^/]+)_idx\d+_x(?P<x>\d+)_y(?P<y>\d+)_class(?P<label>[^./]+))\.png$", re.IGNORECASE
+)
 
 log = logging.getLogger("bcgan")
 
@@ -29,11 +33,11 @@ def records(places: tuple[Path, ...]) -> list[Record]:
     found: dict[str, Record] = {}
     copies = foreign = 0
     for file in image_files(places):
-        match = NAME.search(file.name)
+        match = NAME.search(unicodedata.normalize("NFC", file.name))
         if match is None:
             foreign += 1
             continue
-        key = match[0].removesuffix(".png")
+        key = match["key"]
         if key in found:
             copies += 1
             continue
@@ -42,12 +46,13 @@ def records(places: tuple[Path, ...]) -> list[Record]:
             key,
             file.path,
             file.source,
-            match["patient"],
+            normalize_patient(match["patient"]),
             label,
             int(match["x"]),
             int(match["y"]),
             "",
             file.read,
+            MICRONS,
         )
     if copies:
         log.info("idc: %d files repeat a patch that was read already, as the nested copy does: left out", copies)

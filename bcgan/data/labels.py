@@ -1,0 +1,208 @@
+"""Classes of images: by the names of their folders, or by a table of images, labels and patients."""
+
+import csv
+import io
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from bcgan.data.patients import normalize_patient, read_text
+from bcgan.data.records import CLASSES, UNKNOWN
+from bcgan.errors import InputError
+from bcgan.progress import log
+from bcgan.slides.files import ImageFile
+from bcgan.slides.kinds import plain_path
+
+COLUMNS = ("image", "label", "patient")
+DELIMITERS = (",", ";", "\t")
+WORKBOOKS = (".xlsx", ".xlsm")
+NAMED = 5  # images that a message names
+WHOLE = re.compile(r"(\d+)\.0+")  # a whole number as a spreadsheet's column of floats has it
+
+
+class Row(NamedTuple):
+    """A row of a table of labels; x and y are UNKNOWN where the table does not say."""
+
+    number: int
+    image: str
+    label: int
+    patient: str
+    x: int
+    y: int
+
+
+class ClassNames:
+    """The classes' names: 0, 1, benign and malignant, and those of `data.classes`, whatever their case and spacing."""
+
+    def __init__(self, classes: Mapping[str, Iterable[str]]):
+        self.label_of = {"0": 0, "benign": 0, "1": 1, "malignant": 1}
+        self.label_of |= {_plain(name): label for label, key in enumerate(CLASSES) for name in classes.get(key, ())}
+        self.given = {_plain(name): name for names in classes.values() for name in names}
+        self.seen: Counter[str] = Counter()
+
+    def label(self, name: str) -> int | None:
+        """Return 0 (benign), 1 (malignant) or `None` for a name of no class."""
+        self.seen[_plain(name)] += 1
+        return self.label_of.get(_plain(name))
+
+    def tell_unused(self, where: str) -> None:
+        """Warn of names of `data.classes` that did not occur."""
+        unused = [name for plain, name in self.given.items() if plain not in self.seen]
+        if unused:
+            log.warning("data.classes: no image of %s has the class %s", where, ", ".join(map(repr, unused)))
+
+    def refuse(self, unknown: Mapping[str, str], seen: Iterable[str]) -> InputError:
+        """Return the error that names the first name of no class, where it is, and all names that were seen.
+
+        Args:
+            unknown: The first path of each name of no class.
+            seen: All names.
+        """
+        name, path = next(iter(unknown.items()))
+        return InputError(
+            f"{path}: label {name!r} is none of {', '.join(self.label_of)}; class names seen: "
+            f"{', '.join(sorted(set(seen)))}. Map them (data.classes={{benign: [...], malignant: [...]}}), or rename "
+            "or remove that file, or its folder."
+        )
+
+
+def read_labels(path: Path, classes: ClassNames) -> list[Row]:
+    """Read a table of labels: columns image, label and patient, and x and y where it has them.
+
+    Args:
+        path: A CSV file (comma, semicolon or tab; UTF-8 or UTF-16) or an .xlsx workbook's first sheet.
+        classes: The names of the classes.
+
+    Raises:
+        InputError: A column is missing, a row has no image or patient, or a label is no class.
+    """
+    if not path.is_file():
+        raise InputError(f"data.labels: {path} does not exist. Give a table with columns {', '.join(COLUMNS)}.")
+    lines = _sheet(path) if path.suffix.lower() in WORKBOOKS else _lines(path)
+    lines = [(number, [cell.strip() for cell in line]) for number, line in lines]
+    lines = [(number, line) for number, line in lines if any(line)]
+    header = [normalize_patient(cell).casefold() for cell in lines[0][1]] if lines else []
+    if missing := [name for name in COLUMNS if name not in header]:
+        raise InputError(
+            f"data.labels: {path} has no column {missing[0]}; its columns: {', '.join(header) or 'none'}. "
+            f"Name them {', '.join(COLUMNS)}, and x and y where the places are known."
+        )
+    cells = [(number, dict(zip(header, line, strict=False))) for number, line in lines[1:]]
+    _whole_numbers([row for _, row in cells])
+    rows, unknown, seen = [], {}, []
+    for number, row in cells:
+        for name in COLUMNS:
+            if not row.get(name):
+                raise InputError(f"data.labels: {path}, row {number}: no {name}. Fill it in or remove the row.")
+        label = classes.label(row["label"])
+        seen.append(row["label"])
+        if label is None:
+            unknown.setdefault(row["label"], f"data.labels: {path}, row {number}")
+            continue
+        place = (_coordinate(row.get(axis, ""), axis, path, number) for axis in "xy")
+        rows.append(Row(number, row["image"], label, normalize_patient(row["patient"]), *place))
+    if unknown:
+        raise classes.refuse(unknown, seen)
+    return rows
+
+
+def match_images(rows: list[Row], files: list[ImageFile], path: Path) -> list[tuple[ImageFile, Row]]:
+    """Find the image of each row: by its path below the data's folder or archive, or by its file name if unique.
+
+    Raises:
+        InputError: An image is not there, its name is of several files, or two rows say different things of it.
+    """
+    by_name = _by_name(files)
+    chosen: dict[str, tuple[ImageFile, Row]] = {}
+    absent = []
+    for row in rows:
+        candidates = by_name.get(_plain_image(row.image), [])
+        if len(candidates) > 1:
+            raise InputError(
+                f"data.labels: {path}, row {row.number}: {row.image} is the name of {candidates[0].path} and of "
+                f"{candidates[1].path}. Write its path below data.dir."
+            )
+        if not candidates:
+            absent.append(row)
+            continue
+        _, other = chosen.setdefault(candidates[0].path, (candidates[0], row))
+        if other[2:] != row[2:]:
+            raise InputError(
+                f"data.labels: {path}: rows {other.number} and {row.number} say different things of {row.image}. "
+                "Remove one of them."
+            )
+    if absent:
+        names = ", ".join(row.image for row in absent[:NAMED])
+        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+        raise InputError(
+            f"data.labels: {path}, row {absent[0].number}: not in data.dir: {names}{more}. "
+            "Write paths below data.dir, or remove the rows."
+        )
+    if left_out := [file for file in files if file.path not in chosen]:
+        log.info(
+            "data.labels: %d images are on no row and are left out, the first: %s", len(left_out), left_out[0].path
+        )
+    return list(chosen.values())
+
+
+def _by_name(files: list[ImageFile]) -> dict[str, list[ImageFile]]:
+    """Index files by their path below the source, with it and in full; and by their name where it is no such path."""
+    paths: dict[str, list[ImageFile]] = {}
+    names: dict[str, list[ImageFile]] = {}
+    for file in files:
+        name = _plain_image(file.name)
+        for key in {name, f"{file.source}/{name}", _plain_image(file.path)}:
+            paths.setdefault(key, []).append(file)
+        names.setdefault(name.rpartition("/")[2], []).append(file)
+    return names | paths
+
+
+def _plain_image(name: str) -> str:
+    return plain_path(unicodedata.normalize("NFC", normalize_patient(name)))
+
+
+def _plain(name: str) -> str:
+    """Return a class's name without case and spaces, and a spreadsheet's 1.0 as 1."""
+    name = "".join(normalize_patient(name).casefold().split())
+    return WHOLE.sub(r"\1", name) if WHOLE.fullmatch(name) else name
+
+
+def _whole_numbers(rows: list[dict[str, str]]) -> None:
+    """Undo what a spreadsheet does to a column of numbers with a gap: patients 8863.0 are 8863."""
+    patients = [row["patient"] for row in rows if row.get("patient")]
+    if patients and all(WHOLE.fullmatch(patient) for patient in patients):
+        for row in rows:
+            row["patient"] = WHOLE.sub(r"\1", row.get("patient", ""))
+
+
+def _coordinate(text: str, axis: str, path: Path, number: int) -> int:
+    if not text:
+        return UNKNOWN
+    if not re.fullmatch(r"\d{1,9}(\.\d*)?", text):
+        raise InputError(f"data.labels: {path}, row {number}: {axis} is {text!r}, no number of pixels. Correct it.")
+    return int(float(text))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    text = read_text(path)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = max(DELIMITERS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter)
+    for line in reader:
+        yield reader.line_num, line
+
+
+def _sheet(path: Path) -> Iterator[tuple[int, list[str]]]:
+    import pandas as pd
+
+    try:
+        table = pd.read_excel(path, header=None, dtype=str, keep_default_na=False, engine="openpyxl")
+    except ImportError as error:
+        raise InputError(f"{path} needs openpyxl: pip install openpyxl, or save it as CSV.") from error
+    except Exception as error:  # a damaged workbook ends in whatever its parts' readers raise
+        raise InputError(f"{path} is no readable workbook ({error}). Save it again, or as CSV.") from error
+    for number, line in enumerate(table.itertuples(index=False), 1):
+        yield number, [str(cell) for cell in line]
