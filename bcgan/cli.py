@@ -18,14 +18,21 @@ FORMATS = ("savedmodel", "litert", "litert-int8", "onnx")
 
 
 model_option = click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
-mpp_option = click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Microns per pixel of the images.")
+mpp_option = click.option(
+    "--mpp", type=click.FloatRange(0, min_open=True),
+    help="Microns per pixel of all images, in place of what the files state.",
+)  # fmt: skip
+mpp_csv_option = click.option(
+    "--mpp-csv", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+    help="A table of file,mpp for images of several resolutions; --mpp is for those that are not in it.",
+)  # fmt: skip
 engine_option = click.option(
     "--engine", type=click.Choice(ENGINES), default="auto",
     help="auto: OpenVINO on x86-64, LiteRT elsewhere and for a few patches, Keras where neither is installed.",
 )  # fmt: skip
 neighbours_option = click.option(
     "--neighbours/--no-neighbours", default=True, show_default=True,
-    help="Whether the patches around a patch have a say where places are known.",
+    help="Whether the predictions of neighbouring patches are used where places are known.",
 )  # fmt: skip
 
 
@@ -43,6 +50,7 @@ def slide_options(command):
     for option in (
         click.argument("sources", nargs=-1, required=True),
         mpp_option,
+        mpp_csv_option,
         click.option(
             "--by", "runner", type=click.Choice(RUNNERS), default="serial", show_default=True, help="Who does it."
         ),
@@ -159,43 +167,47 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
 )
 @click.option("--json", "lines", is_flag=True, help="JSON lines in place of CSV.")
 @mpp_option
+@mpp_csv_option
 @click.option("--maps", type=click.Path(file_okay=False), help="Heat maps, overlays, QuPath outlines: a folder.")
 @neighbours_option
 @engine_option
 @click.pass_context
 def predict(
-    context: click.Context, images, model, out: str | None, lines: bool, mpp, maps: str | None, neighbours: bool, engine
-) -> None:
-    """Judge IMAGES: files, folders, patterns, or - for a list on standard input.
+    context: click.Context, images, model, out: str | None, lines: bool, mpp, mpp_csv, maps: str | None,
+    neighbours: bool, engine,
+) -> None:  # fmt: skip
+    """Score IMAGES: files, folders, archives, patterns, or - for a list on standard input.
 
-    An image about as large as a patch is judged as one; a larger one is cut into patches where it holds tissue. Patches
-    of one slide, named <slide>_x<x>_y<y> or as QuPath does, are judged together.
+    An image about as large as a patch is scored as one; a larger one is cut into patches where it contains tissue, at
+    the resolution that it states or that --mpp gives. Tiles of one slide, named as QuPath and other tools name them,
+    are scored together.
     """
     from pathlib import Path
 
     _begin()
     from bcgan import progress
-    from bcgan.predict import images as inputs
     from bcgan.predict import predict as predicting
     from bcgan.predict.model import load
+    from bcgan.slides.files import find_images
 
-    paths = inputs.find(images, _listed(images))
-    judge = load(model, engine, inputs.few(paths), neighbours)
+    files = find_images(images, _listed(images))
+    mpp_of = _mpp_choice(mpp, mpp_csv, files)
+    judge = load(model, engine, predicting.is_small_job(files), neighbours)
     lines = lines or bool(out and out.endswith(".jsonl"))
     Path(out or ".").parent.mkdir(parents=True, exist_ok=True)
     part = f"{out}.part" if out and out != "-" else "-"
-    with click.open_file(part, "w", "utf-8", errors="surrogateescape") as file:
-        found = predicting.predict(judge, paths, file, lines, mpp, Path(maps) if maps else None)
+    with click.open_file(part, "w", "utf-8") as file:
+        found = predicting.predict(judge, files, file, lines, mpp_of, Path(maps) if maps else None)
     if part != "-":
         Path(part).replace(out)
     for how, calls in (("by itself", judge.card.calls), ("among its neighbours", judge.card.context_calls)):
         if calls:
             progress.log.info(
-                "predict: a patch %s is malignant from %.2f on, and not called between %.2f and %.2f",
+                "predict: a patch %s is called malignant from %.4f on, and not called between %.4f and %.4f",
                 how, calls.threshold, *calls.abstain,
             )  # fmt: skip
     progress.log.info("predict: %s; %s", ", ".join(f"{n} {v}" for v, n in found.items() if n), judge.card.use)
-    if found["unreadable"] or found["out_of_distribution"]:
+    if found["unreadable"] or found["out_of_distribution"] or found["no_tissue"]:
         context.exit(3)
 
 
@@ -234,7 +246,7 @@ def assess(
 @neighbours_option
 @engine_option
 def batch(
-    sources, mpp, runner: str, workers: int, options, out: str, model, maps: bool, neighbours: bool, engine
+    sources, mpp, mpp_csv, runner: str, workers: int, options, out: str, model, maps: bool, neighbours: bool, engine
 ) -> None:
     """Judge every slide in SOURCES: each file, and each folder of patches, that lies directly there.
 
@@ -246,8 +258,10 @@ def batch(
     from bcgan.predict import slidewise
     from bcgan.predict.batch import Scores
 
-    job = Scores(Path(out), model, engine, mpp, neighbours, maps)
-    _run_slidewise(job, slidewise.slides(sources, job.folders), runner, workers, options)
+    job = Scores(Path(out), model, engine, mpp, mpp_csv and Path(mpp_csv), neighbours, maps)
+    slides = slidewise.slides(sources, job.folders)
+    _mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
+    _run_slidewise(job, slides, runner, workers, options)
 
 
 @cli.command()
@@ -282,7 +296,7 @@ def batch(
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the table of annotation classes, and write nothing.")
 def tile(
-    sources, mpp, runner, workers, options, out, annotations,
+    sources, mpp, mpp_csv, runner, workers, options, out, annotations,
     classes, malignant, ignore, region, outside, patient, dry_run,
 ) -> None:  # fmt: skip
     """Cut every annotated slide in SOURCES into labelled patches, as the experiment `tiled` trains on.
@@ -305,8 +319,9 @@ def tile(
 
     outside = qupath.IGNORED if outside == "ignore" else qupath.BENIGN
     decisions = qupath.decide(classes, ignore, malignant, region, outside)
-    job = tiling.Patches(Path(out), Path(annotations), decisions, patient, mpp)
+    job = tiling.Patches(Path(out), Path(annotations), decisions, patient, mpp, mpp_csv and Path(mpp_csv))
     slides = slidewise.slides(sources, job.folders)
+    _mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
     tiling.check_patients(slides, patient)  # before old archives make room
     table = qupath.class_table(tiling.survey(slides, job), decisions)
     click.echo(qupath.format_table(table))
@@ -316,7 +331,8 @@ def tile(
     elif failures := tiling.find_failures(slides, job):
         for failure in failures:
             progress.log.warning("tile: %s", failure)
-        raise WorkError(f"{len(failures)} of {len(slides)} slides cannot be cut. See above for each.")
+        progress.log.warning("tile: %d of %d slides cannot be cut", len(failures), len(slides))
+        click.get_current_context().exit(3)
 
 
 def _begin(tensorflow: bool = False) -> None:
@@ -327,6 +343,17 @@ def _begin(tensorflow: bool = False) -> None:
     progress.start_log(None)
 
 
+def _mpp_choice(mpp: float | None, mpp_csv: str | None, images: list):
+    """The resolutions that the user gives; rows of the table that fit no image are named."""
+    from pathlib import Path
+
+    from bcgan.slides.mpp_table import MppChoice
+
+    choice = MppChoice(mpp, mpp_csv and Path(mpp_csv))
+    choice.report_unused(images)
+    return choice
+
+
 def _run_slidewise(job, found: list, runner: str, workers: int, options: tuple[str, ...]) -> None:
     from bcgan import progress
     from bcgan.predict import slidewise
@@ -335,8 +362,11 @@ def _run_slidewise(job, found: list, runner: str, workers: int, options: tuple[s
     progress.log.info(
         "%s: %d slides done, %d were current; %s/summary.csv", job.name, done["done"], done["skipped"], job.out
     )
-    if done["unreadable"]:
-        progress.log.warning("%s: %d slides hold what could not be read", job.name, done["unreadable"])
+    if done["unreadable"] or done["refused"]:
+        progress.log.warning(
+            "%s: %d slides have patches that could not be read, %d slides were refused, with the reason in the log and "
+            "in summary.csv", job.name, done["unreadable"], done["refused"],
+        )  # fmt: skip
         click.get_current_context().exit(3)
 
 
@@ -344,18 +374,20 @@ def _run_slidewise(job, found: list, runner: str, workers: int, options: tuple[s
 @click.argument("images", nargs=-1, required=True)
 @model_option
 @mpp_option
+@mpp_csv_option
 @click.option("--out", type=click.Path(file_okay=False), default="explanations", show_default=True, help="A folder.")
 @click.pass_context
-def explain(context: click.Context, images, model, mpp: float | None, out: str) -> None:
-    """Draw where in each of IMAGES, patches, the evidence for its call lies, by three methods; and a page of all."""
+def explain(context: click.Context, images, model, mpp: float | None, mpp_csv: str | None, out: str) -> None:
+    """Draw which pixels of each of IMAGES, patches, support its call, by three methods; and a page of all."""
     from pathlib import Path
 
     _begin()
-    from bcgan.predict import images as inputs
     from bcgan.predict.explain import write
     from bcgan.predict.model import load
+    from bcgan.slides.files import find_images
 
-    refused = write(load(model), inputs.find(images, _listed(images)), Path(out), mpp)
+    files = find_images(images, _listed(images))
+    refused = write(load(model), files, Path(out), _mpp_choice(mpp, mpp_csv, files))
     click.echo(Path(out) / "index.html")
     if refused:
         context.exit(3)
@@ -421,9 +453,10 @@ def export(name, data_dir, overrides, out, everyone, kinds, model, patches) -> N
         judge = load(None if model == "shipped" else model)
         place = Path(out or "models/formats")
     if kinds:
-        from bcgan.predict import formats, images
+        from bcgan.predict import formats
+        from bcgan.predict.check import load_check_patches
 
-        table = formats.write(judge.network, kinds, images.to_check(patches, judge.card.size), place)
+        table = formats.write(judge.network, kinds, load_check_patches(patches, judge.scale), place)
         table.to_csv(place / formats.TABLE, index=False, float_format="%.6g")
         click.echo(table.to_string(index=False))
     click.echo(place)

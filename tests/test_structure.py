@@ -16,9 +16,9 @@ MEGABYTE = 10**6
 # A package may import from those after it, and from itself.
 ORDER = (
     "cli", "execution", "stages", "report", "predict", "evaluate", "explain", "classify", "gan", "models", "preprocess",
-    "data",
+    "data", "slides",
 )  # fmt: skip
-SHARED = ("errors", "experiment", "variation", "progress", "machine", "distribute", "runs", "bench")
+SHARED = ("errors", "experiment", "settings_effect", "variation", "progress", "machine", "distribute", "runs", "bench")
 
 
 def imports(path: Path) -> set[str]:

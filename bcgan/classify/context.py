@@ -8,6 +8,7 @@ on complete slides and on scattered samples of one alike: the averages shrink to
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from bcgan.classify.calibration import log_odds, probability
@@ -54,6 +55,14 @@ def refine(
     """Probabilities of malignancy in the light of the neighbours, float, (n,). Arguments as `fit`'s."""
     features = neighbourhood(probabilities, places, slides, side)
     return probability(features @ context.coefficients + context.intercept)
+
+
+def has_neighbours(places: np.ndarray, side: int) -> np.ndarray:
+    """Whether another patch of the same slide lies within the farthest REACH; bool, (n,). Arguments as `fit`'s."""
+    if len(places) < 2:
+        return np.zeros(len(places), bool)
+    distance = cKDTree(places).query(places, 2)[0][:, 1]
+    return distance <= REACH[-1] * side
 
 
 def neighbourhood(probabilities: np.ndarray, places: np.ndarray, slides: np.ndarray, side: int) -> np.ndarray:

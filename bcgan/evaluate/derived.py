@@ -11,8 +11,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from bcgan.classify import context
 from bcgan.classify.calibration import log_odds, probability
-from bcgan.data.records import CLASSES, slide_of
+from bcgan.data.records import CLASSES
 from bcgan.evaluate.probes import COLOUR_AND_TEXTURE
+from bcgan.slides.coordinates import slide_names
 
 COLOURS, ENSEMBLE, CONTEXT = "colour_statistics", "ensemble", "context"
 
@@ -65,7 +66,7 @@ def in_context(table: pd.DataFrame, base: np.ndarray, side: int) -> tuple[np.nda
         base: float, (n,).
         side: int. Side of a patch, pixels at its own scale.
     """
-    places, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + slide_of(table["id"])).to_numpy()
+    places, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + slide_names(table["id"])).to_numpy()
     chosen = (table["role"] == "validation").to_numpy()
     fitted = context.fit(base[chosen], places[chosen], slides[chosen], table["label"].to_numpy()[chosen], side)
     return context.refine(fitted, base, places, slides, side), fitted
@@ -73,7 +74,7 @@ def in_context(table: pd.DataFrame, base: np.ndarray, side: int) -> tuple[np.nda
 
 def slides_of(table: pd.DataFrame) -> pd.Series:
     """`<side of the split>/<slide>` of every patch, from its columns role and id."""
-    return table["role"].str.removesuffix("_other") + "/" + slide_of(table["id"])
+    return table["role"].str.removesuffix("_other") + "/" + slide_names(table["id"])
 
 
 def read_properties(folder: Path) -> pd.DataFrame:

@@ -8,14 +8,16 @@ import numpy as np
 import pandas as pd
 
 from bcgan import data, progress, runs
-from bcgan.data.records import UNKNOWN, Record, slide_of
+from bcgan.data.records import UNKNOWN, Record
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
-from bcgan.predict import images
-from bcgan.predict.model import VERDICTS, Model
-from bcgan.predict.predict import scale_of
+from bcgan.predict.model import OUT_OF_DISTRIBUTION, Model
+from bcgan.predict.predict import user_mpp
+from bcgan.slides.coordinates import slide_names
+from bcgan.slides.patches import PatchGrid, cut_patches
+from bcgan.slides.reader import open_image
+from bcgan.slides.scale import Mpp
 
-STRANGE = VERDICTS.index("out_of_distribution")
 METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1")
 
 
@@ -24,15 +26,15 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
 
     An image's probability is the mean over its patches, those unlike the tissue that the classifier knows left out
     where there are others; it is refused where there are none. Where the data set knows the places of its images in
-    slides, neighbours have a say.
+    slides, the predictions of neighbours are used.
 
     Args:
         experiment: Experiment. Names the data set; of its settings only `data` and `evaluate` count, and patients of
             every role are judged alike.
-        microns_per_pixel: float. Of the images; None: that of the model's patches.
+        microns_per_pixel: float. Of the images. Defaults to what the data set knows, else to what the files state.
 
     Returns:
-        {data, microns_per_pixel, patches_at, neighbours (whether they had a say), threshold, images, unreadable (glass
+        {data, microns_per_pixel, patches_at, neighbours (whether they were used), threshold, images, unreadable (glass
         alone among them), judged and every: {images, malignant, patients, figures: {metric: {value, low, high,
         seeds}}}}: over the images that are not refused, and over all in which tissue could be read. Intervals are by
         patient bootstrap.
@@ -40,18 +42,18 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
     Raises:
         InputError: the data set is not there, or holds no image.
     """
-    records = data.records(experiment.data)
+    records = data.records(experiment.data, mixed=microns_per_pixel is None)
     if model.card.trained.get("data") == experiment.data.name:
         progress.log.warning(
             "assess: the classifier learnt from %s patients of this data set; if these are the same, it is flattered",
             model.card.trained["patients"],
         )
-    scale, slides = scale_of(model, microns_per_pixel), {}
+    slides: dict[str, list[Record]] = {}
     near = model.card.context is not None and any(record.x != UNKNOWN for record in records)
-    for record, slide in zip(records, slide_of([record.key for record in records]), strict=True):
+    for record, slide in zip(records, slide_names([record.key for record in records]), strict=True):
         slides.setdefault(slide if record.x != UNKNOWN else record.key, []).append(record)
     with progress.bar(len(records), "assess", "image") as bar:
-        rows = [row for slide in slides.values() for row in _judge(model, slide, scale, bar)]
+        rows = [row for slide in slides.values() for row in _image_rows(model, slide, user_mpp(microns_per_pixel), bar)]
     table = pd.DataFrame(rows)
     calls = model.card.context_calls if near else model.card.calls
     read = table[table["probability"].notna()]
@@ -64,7 +66,8 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
         "every": _figures(calls.threshold, experiment, read),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / "images.csv", index=False, float_format="%.6g")
+    shown = table.assign(probability=table["probability"].mask(table["refused"].astype(bool)))
+    shown.to_csv(folder / "images.csv", index=False, float_format="%.6g")
     runs.write_json(folder / "assessment.json", found)
     return found
 
@@ -84,41 +87,51 @@ def summary(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _judge(model: Model, slide: list[Record], scale: float, bar) -> Iterator[dict[str, Any]]:
+def _image_rows(model: Model, slide: list[Record], mpp: Mpp | None, bar) -> Iterator[dict[str, Any]]:
     """A row an image of one slide; an image whose place nobody recorded is a slide of its own."""
-    cut = [_cut(model, record, scale, bar) for record in slide]
-    read = [(record, tiles) for record, tiles in zip(slide, cut, strict=True) if tiles is not None]
-    judged = iter(())
+    grids = [_cut(model, record, mpp, bar) for record in slide]
+    read = [(record, grid) for record, grid in zip(slide, grids, strict=True) if grid is not None]
+    scored = iter(())
     if read:
-        places = None
+        patches, places = np.concatenate([grid.patches for _, grid in read]), None
         if slide[0].x != UNKNOWN:
-            corners = [np.round(np.array([record.x, record.y]) / scale).astype(int) for record, _ in read]
-            places = np.concatenate([tiles.places + corner for corner, (_, tiles) in zip(corners, read, strict=True)])
-        found = model.predict(np.concatenate([tiles.patches for _, tiles in read]), places)
-        ends = np.cumsum([len(tiles.patches) for _, tiles in read])[:-1]
-        judged = zip(np.split(found.probability, ends), np.split(found.verdict, ends), strict=True)
-    for record, tiles in zip(slide, cut, strict=True):
+            places = np.concatenate([
+                grid.coords + np.rint(np.divide((record.x, record.y), (grid.scale.x, grid.scale.y))).astype(int)
+                for record, grid in read
+            ])  # fmt: skip
+        elif len(patches) > 1:
+            places = read[0][1].coords
+        has_tissue = np.ones(len(patches), bool)
+        probability = model.probabilities(patches, places)
+        verdict = model.predict(patches, places, has_tissue).verdict
+        ends = np.cumsum([len(grid.patches) for _, grid in read])[:-1]
+        scored = zip(np.split(probability, ends), np.split(verdict, ends), strict=True)
+    for record, grid in zip(slide, grids, strict=True):
         row = {"image": record.key, "patient": record.patient, "label": record.label}
-        if tiles is None:
+        if grid is None:
             yield row | {"probability": None, "refused": True, "patches": 0}
             continue
-        probability, verdict = next(judged)
-        known = verdict != STRANGE
+        probability, verdict = next(scored)
+        known = verdict != OUT_OF_DISTRIBUTION
         counted = probability[known] if known.any() else probability
         yield row | {"probability": float(counted.mean()), "refused": not known.any(), "patches": len(known)}
 
 
-def _cut(model: Model, record: Record, scale: float, bar) -> images.Tiles | None:
+def _cut(model: Model, record: Record, mpp: Mpp | None, bar) -> PatchGrid | None:
+    """The patches of an image at the user's resolution, else the data set's, else the file's; None, and the reason in
+    the log, where it cannot be read or contains no tissue."""
     bar.update()
+    known = Mpp(record.mpp, record.mpp, "data set") if record.mpp and model.card.microns_per_pixel else None
     try:
-        tiles = images.cut(record.read(), record.path, model.card.size, scale)
+        with open_image(record.read(), record.path) as image:
+            grid = cut_patches(image, model.scale, mpp or known)
     except (OSError, ValueError) as error:
         progress.log.warning("assess: %s", error)
         return None
-    if not len(tiles.patches):
-        progress.log.warning("assess: %s: no tissue found, every tile is empty glass", record.path)
+    if not len(grid.patches):
+        progress.log.warning("assess: %s: no tissue was found", record.path)
         return None
-    return tiles
+    return grid
 
 
 def _figures(threshold: float, experiment: Experiment, table: pd.DataFrame) -> dict[str, Any]:

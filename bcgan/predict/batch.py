@@ -2,16 +2,14 @@
 
 import shutil
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bcgan import machine
-from bcgan.predict import slides
-from bcgan.predict.images import find
 from bcgan.predict.model import Model, load
 from bcgan.predict.predict import predict
 from bcgan.predict.slidewise import Slide
+from bcgan.slides.mpp_table import MppChoice
 
 
 class Scores(NamedTuple):
@@ -21,7 +19,8 @@ class Scores(NamedTuple):
     out: Path
     model: str | None = None
     engine: str = "auto"
-    microns_per_pixel: float | None = None
+    mpp: float | None = None
+    mpp_table: Path | None = None
     neighbours: bool = True
     maps: bool = False
     name: str = "batch"
@@ -30,17 +29,19 @@ class Scores(NamedTuple):
 
     def settings(self, slide: Slide) -> Any:
         model = _loaded(self.model, self.engine, self.neighbours)
-        inside = slide.path.rglob("*") if slide.path.is_dir() else (slide.path,)
-        known = find_spec("openslide") is not None or not any(map(slides.is_slide, inside))  # else it is judged later
-        return [model.card.sha256, model.engine, self.microns_per_pixel, self.neighbours, self.maps, known]
+        return [model.card.sha256, model.engine, self._choice().as_json(), self.neighbours, self.maps]
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """The number of patches by verdict."""
-        model, files = _loaded(self.model, self.engine, self.neighbours), find([str(slide.path)])
+        model = _loaded(self.model, self.engine, self.neighbours)
         drawn = self.out / "maps" / slide.name
         shutil.rmtree(drawn, ignore_errors=True)  # of old rows
-        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return predict(model, files, file, False, self.microns_per_pixel, drawn if self.maps else None, shown=False)
+        with path.open("w", encoding="utf-8", newline="") as file:
+            maps = drawn if self.maps else None
+            return predict(model, slide.images(), file, False, self._choice(), maps, shown=False)
+
+    def _choice(self) -> MppChoice:
+        return MppChoice(self.mpp, self.mpp_table)
 
 
 @cache

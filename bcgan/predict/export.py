@@ -13,8 +13,7 @@ from bcgan import data, machine, progress, runs
 from bcgan.classify import calibration, context
 from bcgan.classify.scoring import probabilities
 from bcgan.classify.train import Patches, groups_of, train
-from bcgan.data.idc import scan as idc
-from bcgan.data.records import CLASSES, slide_of
+from bcgan.data.records import CLASSES
 from bcgan.data.views import central
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, intervals, metrics
@@ -23,11 +22,12 @@ from bcgan.gan import selection
 from bcgan.models import weights
 from bcgan.models.classifier import of_run
 from bcgan.predict import engines, formats
-from bcgan.predict.model import CARD, FILES, Calls, Card, Judged, Model
+from bcgan.predict.model import CARD, FILES, Calls, Card, Model, Predictions
 from bcgan.preprocess import store
+from bcgan.slides.coordinates import slide_names
+from bcgan.slides.scale import ModelScale
 from bcgan.variation import differences
 
-MICRONS = {"idc": idc.MICRONS, "patch_camelyon": 0.972}  # per pixel of a patch at its native size, by data set
 SPECIFICITY = 0.95  # on validation patients, above whose threshold a patch is called malignant; so for sensitivity
 OUTLIER = 0.995  # share of validation patches that are taken for tissue of the kind that was trained on
 VIEWS = 8
@@ -58,12 +58,7 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
             f"{experiment.name} learnt from patches prepared with {', '.join(changed)}, and bcgan predict prepares "
             "none. Export a run with preprocess.* as it is by default."
         )
-    index, size = store.load(root / "preprocess").index, experiment.data.size
-    if data.native_size(experiment.data) is None and (index[["height", "width"]] != size).any(axis=None):
-        raise InputError(
-            f"{experiment.name} learnt from images of other sizes, brought to {size} pixels each, and so at no scale "
-            f"that bcgan predict could bring an image to. Cut them into patches of {size} pixels, and train on those."
-        )
+    _check_one_scale(experiment, store.load(root / "preprocess").index)
     part = out / ".part"
     ours = {part.name, *FILES, *engines.LITERT_FILES}  # without a card: of an export that was stopped
     if out.exists() and {path.name for path in out.iterdir()} - ours and not (out / CARD).exists():
@@ -105,7 +100,7 @@ def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
     digests = {name: runs.hash_file(folder / name) for name in both}
     chosen = selection.load(folder / "selector.npz")
 
-    def judged(engine: str) -> Judged:
+    def judged(engine: str) -> Predictions:
         return Model(card, engines.choose(engine, folder, digests, bfloat16=True), chosen, folder).predict(images)
 
     expected = judged("keras")
@@ -134,9 +129,9 @@ def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
     return card.model_copy(update={"sha256": digests, "litert": off, "bfloat16": short})
 
 
-def _apart(one: Judged, expected: Judged) -> tuple[float, int]:
+def _apart(one: Predictions, expected: Predictions) -> tuple[float, int]:
     """The largest difference of a probability, and how many verdicts are others."""
-    difference = np.abs(one.probability - expected.probability).max()
+    difference = np.nanmax(np.abs(one.probability - expected.probability), initial=0)
     return float(difference), int((one.verdict != expected.verdict).sum())
 
 
@@ -217,11 +212,14 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
     if context.known(places):
         near = context.fit(found, places, slides, labels, side)
         near_calls = _calls(labels, context.refine(near, found, places, slides, side))
+    scale = _scale(experiment, patches.index, images.shape[1])
     draft = Card(
         use="Research use only. Not for diagnosis.",
         classes=CLASSES,
         size=images.shape[1],
-        microns_per_pixel=_microns(experiment),
+        microns_per_pixel=scale.mpp,
+        image_size=scale.image_size,
+        downsample=scale.downsample,
         views=VIEWS,
         calibration=fitted,
         calls=_calls(labels, after),
@@ -235,6 +233,7 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
                for key in ("patients", "patches")},
         },
         figures={},
+        explanations=_explanation_tests(root),
         sha256={},
     )  # fmt: skip
     judge, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")
@@ -243,11 +242,41 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
     return draft.model_copy(update={"outlier": float(np.quantile(strange, OUTLIER)), "figures": figures})
 
 
-def _microns(experiment: Experiment) -> float | None:
-    """Per pixel of a patch as the store keeps it, which `data.size` may have enlarged."""
+def _check_one_scale(experiment: Experiment, index: pd.DataFrame) -> None:
+    """Raise InputError where images of several sizes were brought to one, each at another scale."""
+    sides = index[["height", "width"]].min(axis=1).unique()
+    if data.native_size(experiment.data) is None and len(sides) > 1:
+        raise InputError(
+            f"{experiment.name} was trained on images of several sizes, {sides.min()} to {sides.max()} pixels a side, "
+            f"each brought to {experiment.data.size} pixels: that is no scale that bcgan predict could bring an image "
+            "to. Cut them into patches of one size, and train on those."
+        )
+
+
+def _scale(experiment: Experiment, index: pd.DataFrame, patch_size: int) -> ModelScale:
+    """At what scale the exported model sees images: each was cut to its central square and brought to `data.size`."""
     native = data.native_size(experiment.data)
-    scale = native / experiment.data.size if native else 1.0
-    return MICRONS[experiment.data.name] * scale if experiment.data.name in MICRONS else None
+    sizes = index[["width", "height"]].drop_duplicates().to_numpy()
+    downsample = float((native or sizes[0].min()) / experiment.data.size)
+    mpp = data.microns_per_pixel(experiment.data)
+    image_size = (native, native) if native else tuple(map(int, sizes[0])) if len(sizes) == 1 else None
+    return ModelScale(patch_size, mpp and mpp * downsample, image_size, downsample)
+
+
+def _explanation_tests(root: Path) -> dict[str, bool]:
+    """Which explanation methods beat a map of noise, by deletion and by insertion, on the proposed classifier."""
+    path = root / "evaluate" / "explanations.json"
+    if not path.exists():
+        return {}
+    results = runs.read_json(path)
+    noise = results["random"]
+    return {
+        method: values["deletion"]["value"] < noise["deletion"]["low"]
+        and values["insertion"]["value"] > noise["insertion"]["high"]
+        for method, values in results.items()
+        if isinstance(values, dict) and method != "random"
+        and None not in (noise["deletion"]["low"], noise["insertion"]["high"])
+    }  # fmt: skip
 
 
 def _calls(labels: np.ndarray, probabilities: np.ndarray) -> Calls:
@@ -285,4 +314,4 @@ def _figures(
 
 def _places(index: pd.DataFrame, experiment: Experiment) -> tuple[np.ndarray, np.ndarray, int]:
     """Of patches: their places, their slides, and their side, as `bcgan.classify.context` wants them."""
-    return index[["x", "y"]].to_numpy(), np.array(slide_of(index["id"])), data.side(experiment.data)
+    return index[["x", "y"]].to_numpy(), np.array(slide_names(index["id"])), data.side(experiment.data)

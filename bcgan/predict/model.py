@@ -16,14 +16,16 @@ from bcgan.data.views import view
 from bcgan.errors import InputError
 from bcgan.gan import selection
 from bcgan.predict import engines
-from bcgan.predict.images import GLASS
 from bcgan.preprocess.images import GAN_SIZE, at_size
+from bcgan.slides.scale import ModelScale
+from bcgan.slides.tissue import MIN_TISSUE_FRACTION, is_colourless, tissue_fraction
 
 SHIPPED = Path(__file__).parents[1] / "shipped" / "idc_extended"
 CARD = "classifier.json"
 FILES = ("classifier.keras", "referee.keras", "selector.npz")
-COLOURLESS = 1.0  # grey levels between a pixel's channels, mean over a patch's tissue; real patches have 1.6 and more
-VERDICTS = ("scored", "abstained", "out_of_distribution", "unreadable")
+VERDICTS = ("scored", "abstained", "out_of_distribution", "unreadable", "no_tissue")
+SCORED, ABSTAINED, OUT_OF_DISTRIBUTION, UNREADABLE, NO_TISSUE = range(len(VERDICTS))
+DIGITS = 6  # decimals of probabilities and uncertainties
 
 
 class Calls(BaseModel):
@@ -33,6 +35,11 @@ class Calls(BaseModel):
 
     threshold: float  # at or above which a patch is called malignant
     abstain: tuple[float, float]  # between which no call is made
+
+    @property
+    def limits(self) -> tuple[float, float, float]:
+        """The lower limit of no call, the threshold, the upper limit of no call."""
+        return self.abstain[0], self.threshold, self.abstain[1]
 
 
 class Card(BaseModel):
@@ -44,6 +51,8 @@ class Card(BaseModel):
     classes: tuple[str, str]
     size: int  # side of a patch, pixels
     microns_per_pixel: float | None  # of those pixels; None: not known
+    image_size: tuple[int, int] | None = None  # width and height of the training images, where all had one size
+    downsample: float = 1.0  # pixels of a training image for one of the patch's
     views: int  # orientations averaged
     calibration: Calibration
     calls: Calls  # of a patch by itself
@@ -53,6 +62,7 @@ class Card(BaseModel):
     trained: dict[str, int | str | list[str]]  # experiment, data, networks, patients, patches
     figures: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
     sha256: dict[str, str]
+    explanations: dict[str, bool] = {}  # explanation method: whether it passed its test on the run's network
     litert: float | None = None  # how far the .tflite files' probabilities are from Keras's; None: no such files
     bfloat16: float | None = None  # the same of OpenVINO in bfloat16; None: too far, or not tried
 
@@ -61,24 +71,36 @@ class Card(BaseModel):
         return value and value._asdict()
 
 
-class Judged(NamedTuple):
-    """probability: calibrated, of malignancy. uncertainty: standard deviation over the views. called: 0 or 1.
-    verdict: index into VERDICTS. (n,) each."""
+class Predictions(NamedTuple):
+    """What a model says of n patches; arrays of shape (n,).
+
+    probability: float, calibrated, of malignancy; NaN where the verdict is out_of_distribution or no_tissue.
+    uncertainty: float, standard deviation over the orientations; NaN likewise. called: int, 0 or 1; -1 where the
+    verdict is not scored. verdict: int, index into VERDICTS. threshold: float, at or above which the patch is called
+    malignant.
+    """
 
     probability: np.ndarray
     uncertainty: np.ndarray
     called: np.ndarray
     verdict: np.ndarray
+    threshold: np.ndarray
 
 
 class Model:
-    """A classifier with its card; `predict` takes patches. engine: the name of what runs it."""
+    """A classifier with its card; `predict` takes patches, `predict_image` a file. engine: the name of what runs it."""
 
     def __init__(self, card: Card, engine: engines.Engine, chosen: selection.Selector, folder: Path):
         self.card = card
         self.engine, self._score, self._features = engine
         self._selector = chosen
         self._folder = folder
+
+    @property
+    def scale(self) -> ModelScale:
+        """At what scale the model sees images."""
+        card = self.card
+        return ModelScale(card.size, card.microns_per_pixel, card.image_size, card.downsample)
 
     @cached_property
     def network(self):
@@ -91,43 +113,65 @@ class Model:
             raise InputError(f"{path} was changed after it was checked. Load the folder again.")
         return weights.in_float32(weights.load_model(path))
 
-    def predict(self, images: np.ndarray, places: np.ndarray | None = None) -> Judged:
-        """Judge patches.
+    def predict(
+        self, images: np.ndarray, places: np.ndarray | None = None, has_tissue: np.ndarray | None = None
+    ) -> Predictions:
+        """Score patches.
 
         Args:
             images: uint8, (n, size, size, 3), RGB, at the card's scale.
             places: integers, (n, 2). x and y of each patch in one image, pixels at the card's scale; with them, and
-                where the card knows how, neighbours have a say. None: each patch by itself.
+                where the card has a context, the predictions of neighbouring patches are used. None: each patch by
+                itself.
+            has_tissue: bool, (n,). Whether a patch contains enough tissue. Defaults to what the patch itself shows.
 
         Raises:
-            ValueError: the images, or their places, have another shape or type.
+            ValueError: If the images, or their places, have another shape or type.
 
         Examples:
             >>> import bcgan, numpy as np
             >>> model = bcgan.load()
             >>> white = np.full((1, 50, 50, 3), 255, np.uint8)
-            >>> model.predict(white).probability.shape
-            (1,)
+            >>> model.predict(white).called
+            array([-1])
         """
-        side, images = self.card.size, np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
-            raise ValueError(f"images must be uint8, (n, {side}, {side}, 3). Received: {images.dtype}, {images.shape}")
-        if places is not None and np.shape(places) != (len(images), 2):
-            raise ValueError(f"places must be ({len(images)}, 2), as many as images. Received: {np.shape(places)}")
+        images = self._checked(images, places)
         if not len(images):
-            return Judged(*(np.zeros(0, kind) for kind in (float, float, int, int)))
-        found = [self._score(np.ascontiguousarray(view(images, number))) for number in range(self.card.views)]
-        each = np.stack([calibration.apply(self.card.calibration, one) for one in found])
-        probability = calibration.apply(self.card.calibration, np.mean(found, axis=0))
-        calls = self.card.calls
-        if places is not None and self.card.context:
-            calls = self.card.context_calls
-            slide = np.zeros(len(images), int)
-            probability = context.refine(self.card.context, np.mean(found, axis=0), np.asarray(places), slide, side)
-        low, high = calls.abstain
-        verdict = np.where((probability > low) & (probability < high), 1, 0)
-        verdict[(self.strangeness(images) > self.card.outlier) | _colourless(images)] = 2
-        return Judged(probability, each.std(axis=0), (probability >= calls.threshold).astype(int), verdict)
+            return Predictions(*(np.zeros(0, kind) for kind in (float, float, int, int, float)))
+        probability, uncertainty, limits = self._probabilities(images, places)
+        low, threshold, high = limits.T
+        if has_tissue is None:
+            has_tissue = tissue_fraction(images) >= MIN_TISSUE_FRACTION
+        verdict = np.where((probability > low) & (probability < high), ABSTAINED, SCORED)
+        verdict[(self.strangeness(images) > self.card.outlier) | is_colourless(images)] = OUT_OF_DISTRIBUTION
+        verdict[~has_tissue] = NO_TISSUE
+        called = np.where(verdict == SCORED, probability >= threshold, -1).astype(int)
+        hidden = (verdict == OUT_OF_DISTRIBUTION) | (verdict == NO_TISSUE)
+        probability, uncertainty = (np.where(hidden, np.nan, values) for values in (probability, uncertainty))
+        return Predictions(probability, uncertainty, called, verdict, threshold)
+
+    def probabilities(self, images: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
+        """Calibrated probabilities of malignancy whatever the verdict, to measure what the verdicts leave out; float,
+        (n,). Arguments and errors as `predict` has them."""
+        images = self._checked(images, places)
+        return self._probabilities(images, places)[0] if len(images) else np.zeros(0)
+
+    def predict_image(self, source: Path | str | bytes, mpp: float | None = None) -> list[dict]:
+        """Score an image file of any format and size, as `bcgan predict` does.
+
+        Args:
+            source: a path, or an encoded image's bytes.
+            mpp: float. Microns per pixel. Defaults to what the file states.
+
+        Returns:
+            A row a patch, with the columns of `bcgan predict`.
+
+        Raises:
+            ValueError, OSError: If the image cannot be read or its scale is not known.
+        """
+        from bcgan.predict.predict import predict_image
+
+        return predict_image(self, source, mpp)
 
     def strangeness(self, images: np.ndarray) -> np.ndarray:
         """Distance from the nearer class of real patches, as a share of the selector's limit; float, (n,)."""
@@ -136,12 +180,32 @@ class Model:
             [selection.distances(self._selector, features, np.full(len(images), label)) for label in (0, 1)], axis=0
         )
 
+    def _checked(self, images: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+        size, images = self.card.size, np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+            raise ValueError(f"images must be uint8, (n, {size}, {size}, 3). Received: {images.dtype}, {images.shape}")
+        if places is not None and np.shape(places) != (len(images), 2):
+            raise ValueError(f"places must be ({len(images)}, 2), as many as images. Received: {np.shape(places)}")
+        return images
 
-def _colourless(images: np.ndarray) -> np.ndarray:
-    """Whether what is no glass is grey, as no stain is; the networks would be sure that it is benign. Boolean, (n,)."""
-    tissue = images.min(-1) < GLASS
-    spread = (np.ptp(images, -1) * tissue).sum((1, 2), dtype=int)
-    return tissue.any((1, 2)) & (spread < COLOURLESS * tissue.sum((1, 2)))
+    def _probabilities(
+        self, images: np.ndarray, places: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Probability and uncertainty, (n,), and the limits that apply to each patch, (n, 3): no call above the first
+        and below the last, malignant from the second on. A patch without neighbours counts as one by itself."""
+        card = self.card
+        raw = [self._score(np.ascontiguousarray(view(images, number))) for number in range(card.views)]
+        each = np.stack([calibration.apply(card.calibration, values) for values in raw])
+        probability = calibration.apply(card.calibration, np.mean(raw, axis=0))
+        limits = np.tile(card.calls.limits, (len(images), 1))
+        if places is not None and card.context:
+            near = context.has_neighbours(np.asarray(places), card.size)
+            slide = np.zeros(len(images), int)
+            refined = context.refine(card.context, np.mean(raw, axis=0), np.asarray(places), slide, card.size)
+            probability = np.where(near, refined, probability)
+            limits[near] = card.context_calls.limits
+        # As many digits as rows have, so that a row's probability and its label agree.
+        return np.round(probability, DIGITS), np.round(each.std(axis=0), DIGITS), limits
 
 
 def load(folder: str | Path | None = None, engine: str = "auto", few: bool = False, neighbours: bool = True) -> Model:
@@ -149,7 +213,8 @@ def load(folder: str | Path | None = None, engine: str = "auto", few: bool = Fal
 
     Args:
         engine, few: as `bcgan.predict.engines.choose` takes them.
-        neighbours: bool. Whether the patches around a patch have a say where places are known. Defaults to True.
+        neighbours: bool. Whether the predictions of neighbouring patches are used where places are known. Defaults to
+            True.
 
     Raises:
         InputError: a file is missing or is not the one that the card names, the card names other classes, or the

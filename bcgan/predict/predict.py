@@ -3,60 +3,74 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from bcgan import progress
-from bcgan.classify.context import REACH
-from bcgan.data.records import CLASSES, place_of, printable
+from bcgan.data.breakhis.scan import parse
+from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
-from bcgan.predict import slides
-from bcgan.predict.images import Tiles, mosaic, read
-from bcgan.predict.model import VERDICTS, Judged, Model
-from bcgan.predict.pieces import ALIKE, Piece, complete, lengths
+from bcgan.predict.model import DIGITS, OUT_OF_DISTRIBUTION, SCORED, VERDICTS, Model, Predictions
+from bcgan.predict.tile_groups import Group, find_groups, read_group
+from bcgan.slides.files import ImageFile
+from bcgan.slides.mpp_table import MppChoice
+from bcgan.slides.patches import PatchGrid, cut_patches
+from bcgan.slides.reader import open_image
+from bcgan.slides.scale import Mpp, Scale
 
-COLUMNS = ("path", "x", "y", "probability", "uncertainty", "label", "verdict")
+COLUMNS = ("path", "x", "y", "probability", "uncertainty", "label", "verdict", "mpp", "mpp_source")
 BATCH = 512  # patches scored together, of several files where they are small
-LABELS = ("0", "1", *CLASSES)  # folders of a class, as the public archive has them
-CROWDED = 4  # patches that overlap by more than 3 of so many parts of their side do not lie where their names say
+SMALL_JOB = 2**19  # bytes: some 80 patches, upon which OpenVINO has caught up with LiteRT, which starts sooner
+MppOf = Callable[[ImageFile], Mpp | None]
+
+
+class SinglePatch(NamedTuple):
+    """An image that is one patch. patch: uint8, (size, size, 3); None where `verdict` is given without a score. x, y:
+    of the patch in the image, pixels of the image."""
+
+    image: ImageFile
+    patch: np.ndarray | None
+    x: int
+    y: int
+    scale: Scale | None
+    verdict: str = ""
 
 
 def predict(
     model: Model,
-    paths: list[Path],
+    images: list[ImageFile],
     out: TextIO,
-    lines: bool,
-    microns_per_pixel: float | None = None,
+    as_jsonl: bool,
+    mpp_of: MppOf | None = None,
     maps: Path | None = None,
     shown: bool = True,
 ) -> dict[str, int]:
     """Write a row a patch; a file that cannot be read has a row that says so.
 
-    Rows are in the order of `paths`, but for patches of one slide, whose names say where they lie
-    (`bcgan.data.records.place_of`): these stand together in the place of the first, and their neighbours have a say.
+    Rows are in the order of `images`, except for tiles of one slide, whose names say where they lie
+    (`bcgan.slides.coordinates`): these stand together in the place of the first, and their neighbours are used.
 
     Args:
-        out: text file. CSV with a header, or JSON lines where `lines` is true.
-        microns_per_pixel: float. Of the images; None: that of the model's patches.
+        out: text file. CSV with a header, or JSON lines if `as_jsonl` is true.
+        mpp_of: the resolution that the user gives for an image, in place of what the file states. Defaults to none.
         maps: Path. Folder for a heat map, an overlay and outlines of every image that is larger than a patch, and of
-            the patches of every slide.
-        shown: bool. Whether there is a progress bar.
+            the tiles of every slide.
+        shown: bool. Whether there is a progress bar. Defaults to True.
 
     Returns:
         How many patches got each verdict.
     """
-    writer = None if lines else csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    mpp_of = mpp_of or MppChoice()
+    check_magnifications(images, mpp_of)
+    writer = None if as_jsonl else csv.DictWriter(out, COLUMNS, lineterminator="\n")
     if writer:
         writer.writeheader()
     counts = dict.fromkeys(VERDICTS, 0)
-    with progress.bar(len(paths), "predict", "image", shown=shown) as bar:
-        for row in _rows(model, paths, microns_per_pixel, maps, bar):
+    with progress.bar(len(images), "predict", "image", shown=shown) as bar:
+        for row in _Predictor(model, mpp_of, maps, bar).rows(images):
             counts[row["verdict"]] += 1
             if writer:
                 writer.writerow(row)
@@ -64,179 +78,214 @@ def predict(
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
     if maps and not maps.exists():
         progress.log.warning(
-            "predict: %s: no map: no image larger than a patch was judged, nor patches whose places are known", maps
+            "predict: %s: no map: no image larger than a patch was scored, nor tiles whose places are known", maps
         )
     return counts
 
 
-def _rows(model: Model, paths: list[Path], microns: float | None, maps: Path | None, bar) -> Iterator[dict[str, Any]]:
-    """Patches wait for the others of their slide, and where they are of none until a batch is full; a large image is
-    scored by itself."""
-    waiting: list[tuple[Path, Piece | None]] = []
-    scale, sorted_out = scale_of(model, microns), _by_slide(paths)
-    together = [slide for slide, *_ in sorted_out if slide]
-    if together and model.card.context:
-        progress.log.info(
-            "predict: by their names %d of %d files are patches of %d slides, whose neighbours have a say",
-            len(together), len(paths), len(set(together)),
-        )  # fmt: skip
-    assumed = microns is None and model.card.microns_per_pixel
-    for name_of_slide, group in groupby(sorted_out, itemgetter(0)):
-        files, slide, pieces, side = list(group), name_of_slide, {}, 0
-        if slide:
-            pieces, side = _completed(slide, [path for _, path, _ in files], scale, model.card.size)
-            slide = slide if side else None
-        for number, (_, path, name) in enumerate(files):
-            tiles = None if number in pieces else _read(model, path, microns, scale)
-            if tiles is None or tiles.whole:
-                waiting.append((path, pieces.get(number, tiles and Piece(tiles.patches[0], tiles.patches[0]))))
-                if slide is None and len(waiting) == BATCH:
-                    yield from _small(model, waiting, slide, scale, side, maps, bar)
-                continue
-            if assumed and not slides.is_slide(path):
-                progress.log.warning(
-                    "predict: %s: no --mpp, taken for %s microns a pixel, as all others that do not say",
-                    printable(str(path)), model.card.microns_per_pixel,
-                )  # fmt: skip
-                assumed = False
-            if slide is None:
-                yield from _small(model, waiting, slide, scale, side, maps, bar)
-            yield from _large(model, path, name, tiles, maps)
-            bar.update()
-        yield from _small(model, waiting, slide, scale, side, maps, bar)
+def predict_image(model: Model, source: Path | str | bytes, mpp: float | None = None) -> list[dict[str, Any]]:
+    """Score one image; arguments, result and errors as `bcgan.predict.model.Model.predict_image` has them."""
+    grid = read_grid(model, source, mpp)
+    name = "image" if isinstance(source, bytes) else str(source)
+    if not len(grid.patches):
+        return [unscored_row(name, "no_tissue", grid.scale)]
+    return list(rows_of(name, grid, predict_grid(model, grid)))
 
 
-def _read(model: Model, path: Path, microns: float | None, scale: float) -> Tiles | None:
-    """None, and why on the screen, where it cannot be read."""
-    try:
-        if slides.is_slide(path):
-            return slides.read(path, model.card.size, model.card.microns_per_pixel, microns)
-        return read(path, model.card.size, scale)
-    except (OSError, ValueError, InputError) as error:
-        progress.log.warning("predict: %s", error)
-        return None
+def read_grid(model: Model, source: Path | str | bytes, mpp: float | None = None, name: str = "") -> PatchGrid:
+    """Cut one image into the model's patches.
+
+    Args:
+        mpp: float. Microns per pixel that the user gives. Defaults to what the file states.
+        name: string. Of the image, for errors. Defaults to its path.
+
+    Raises:
+        ValueError, OSError: If the image cannot be read, or its scale is not known.
+    """
+    with open_image(source, name) as image:
+        return cut_patches(image, model.scale, user_mpp(mpp))
 
 
-def _by_slide(paths: list[Path]) -> list[tuple[str | None, Path, str]]:
-    """(slide, path, name) of every file: a slide's patches together, which lie in one folder or in one a class; slide
-    None where there are no others of it."""
-    found: dict[Any, list[tuple[Path, str]]] = {}
-    for number, (path, name) in enumerate(zip(paths, _names([path.name for path in paths]), strict=True)):
-        key: Any = number
-        if place := place_of(path.stem):
-            folder = path.parent.parent if path.parent.name.lower() in LABELS else path.parent
-            key = place.slide, folder, place.finer
-        found.setdefault(key, []).append((path, name))
-    several = [key for key, files in found.items() if len(files) > 1]
-    known = dict(zip(several, _names([key[0] for key in several]), strict=True))
-    return [(known.get(key), *file) for key, files in found.items() for file in files]
+def user_mpp(mpp: float | None) -> Mpp | None:
+    """The resolution that a user gives, for x and y alike."""
+    return Mpp(mpp, mpp, "user") if mpp else None
 
 
-def _names(names: list[str]) -> list[str]:
-    """What maps are called: numbered where several files in several folders have one name."""
-    seen = Counter(names)
-    return [name if seen[name] == 1 else f"{number:04d}-{name}" for number, name in enumerate(names)]
+def predict_grid(model: Model, grid: PatchGrid) -> Predictions:
+    """Score the patches of one image, which all contain tissue."""
+    coords = None if grid.is_single_patch else grid.coords
+    return model.predict(grid.patches, coords, np.ones(len(grid.patches), bool))
 
 
-def _small(
-    model: Model, waiting: list[tuple[Path, Piece | None]], slide: str | None, scale: float, side: float,
-    maps: Path | None, bar,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Rows of what waits, after which nothing does; of one slide where that is named, in which each is a square of
-    `side`."""
-    read = [(path, piece) for path, piece in waiting if piece]
-    judged = iter(())
-    if read:
-        places = None
-        if slide and len(read) > 1:
-            places = (np.array([place_of(path.stem)[:2] for path, _ in read]) / scale).round().astype(int)
-        patches = np.stack([piece.patch for _, piece in read])
-        found = model.predict(patches, places)
-        if maps and places is not None:
-            image, shown = mosaic([piece.tile for _, piece in read], places)
-            own = scale * place_of(read[0][0].stem).finer  # what QuPath draws outlines in
-            tiles = Tiles(patches, places, own, image, False, shown, side)
-            _write_maps(maps, slide, tiles, found, model)
-        judged = zip(*found, strict=True)
-    for path, piece in waiting:
-        yield _row(path, (0, 0), *next(judged)) if piece else _unjudged(path, "unreadable")
-    bar.update(len(waiting))
-    waiting.clear()
-
-
-def _completed(slide: str, paths: list[Path], scale: float, size: int) -> tuple[dict[int, Piece], float]:
-    """Those of a slide's files that others complete to a patch, by number, and the side of a file's square, pixels at
-    the model's scale; 0 where the names cannot mean places."""
-    longest = lengths(paths)
-    side = min(size, np.median([length for length in longest if length] or [size * scale]) / scale)
-    places = np.array([place_of(path.stem)[:2] for path in paths])
-    apart = np.median(cKDTree(places).query(places, 2, p=np.inf)[0][:, 1])
-    if not side / CROWDED <= apart / scale <= REACH[-1] * side:
-        progress.log.warning(
-            "predict: %s: by their names its patches lie %g pixels apart, and are %g wide; places are not used",
-            printable(slide), apart, side * scale,
-        )  # fmt: skip
-        return {}, 0
-    pieces, small, unlike = complete(paths, longest, scale, size)
-    if unlike > ALIKE:
-        progress.log.warning(
-            "predict: %s: its patches overlap by their names, and do not look alike there; places are not used",
-            printable(slide),
-        )  # fmt: skip
-        return {}, 0
-    if small:
-        log = progress.log.info if 2 * len(pieces) > small else progress.log.warning
-        log(
-            "predict: %s: %d of %d files are smaller than a patch, of which %d are judged with what others show around "
-            "them; by their names they lie %g pixels apart, and are %g wide",
-            printable(slide), small, len(paths), len(pieces), apart, side * scale,
-        )  # fmt: skip
-    return pieces, side
-
-
-def _large(model: Model, path: Path, name: str, tiles: Tiles, maps: Path | None) -> Iterator[dict[str, Any]]:
-    if not len(tiles.patches):
-        progress.log.warning("predict: %s: no tissue found, every tile is empty glass", path)
-        yield _unjudged(path, "out_of_distribution")
-        return
-    found = model.predict(tiles.patches, tiles.places)
-    if maps:
-        _write_maps(maps, name, tiles, found, model)
-    yield from rows_of(path, tiles, found)
-
-
-def _write_maps(folder: Path, name: str, tiles: Tiles, found: Judged, model: Model) -> None:
-    from bcgan.predict.maps import write_maps  # matplotlib, which rows alone do not need
-
-    write_maps(folder, name, tiles, found, model.card)
-
-
-def rows_of(path: Path, tiles: Tiles, found: Judged) -> Iterator[dict[str, Any]]:
+def rows_of(path: str, grid: PatchGrid, predictions: Predictions) -> Iterator[dict[str, Any]]:
     """A row a patch of one image; x and y in the image's own pixels."""
-    for place, *one in zip(places_of(tiles), *found, strict=True):
-        yield _row(path, place, *one)
+    for number, (x, y) in enumerate(grid.image_coords):
+        yield _row(path, (x, y), predictions, number, grid.scale)
 
 
-def places_of(tiles: Tiles) -> np.ndarray:
-    """Where patches begin, x and y, in the image's own pixels; integers, (n, 2)."""
-    return (tiles.places * tiles.scale).round().astype(int)
+def unscored_row(path: str, verdict: str, scale: Scale | None = None) -> dict[str, Any]:
+    """The row of an image without a score."""
+    return dict.fromkeys(COLUMNS) | {"path": path, "x": 0, "y": 0, "verdict": verdict} | _mpp_columns(scale)
 
 
-def scale_of(model: Model, microns_per_pixel: float | None) -> float:
-    """How many pixels of an image of this resolution make one of the model's; 1 where one of the two is not known."""
-    known = model.card.microns_per_pixel
-    return known / microns_per_pixel if microns_per_pixel and known else 1.0
+def is_small_job(images: list[ImageFile]) -> bool:
+    """Whether the files are so small, all together, that starting takes longer than scoring them."""
+    return sum(image.size for image in images) < SMALL_JOB
 
 
-def _unjudged(path: Path, verdict: str) -> dict[str, Any]:
-    return dict.fromkeys(COLUMNS) | {"path": str(path), "x": 0, "y": 0, "verdict": verdict}
+def check_magnifications(images: list[ImageFile], mpp_of: MppOf) -> None:
+    """Refuse one resolution for images of BreaKHis whose names state several magnifications.
+
+    Raises:
+        InputError: If the user gives the same microns per pixel for images of different magnifications.
+    """
+    magnifications: dict[float, dict[str, str]] = {}
+    for image in images:
+        mpp = mpp_of(image)
+        fields = parse(image.name) if mpp else None
+        if fields:
+            magnifications.setdefault(mpp.x, {})[fields["magnification"]] = image.path
+    for mpp, files in magnifications.items():
+        if len(files) > 1:
+            names = ", ".join(f"{key}X ({path})" for key, path in sorted(files.items(), key=lambda item: int(item[0])))
+            raise InputError(
+                f"--mpp {mpp:g} is given for images of several magnifications: {names}. Give each its own with "
+                "--mpp-csv."
+            )
 
 
-def _row(path: Path, place, probability: float, uncertainty: float, called: int, verdict: int) -> dict[str, Any]:
-    known = VERDICTS[verdict] != "out_of_distribution"
+class _Predictor:
+    """The state of one prediction: what waits to be scored together."""
+
+    def __init__(self, model: Model, mpp_of: MppOf, maps: Path | None, bar):
+        self._model, self._mpp_of, self._maps, self._bar = model, mpp_of, maps, bar
+        self._waiting: list[SinglePatch] = []
+        self._has_assumed = False
+
+    def rows(self, images: list[ImageFile]) -> Iterator[dict[str, Any]]:
+        groups = find_groups(images)
+        self._map_names = _unique_names([image.name.rsplit("/", 1)[-1] for image in images], images)
+        slides = [group for group in groups if group.slide]
+        if slides:
+            progress.log.info(
+                "predict: by their names %d of %d files are tiles of %d slides%s",
+                sum(len(group.images) for group in slides), len(images), len(slides),
+                "; the predictions of neighbouring tiles are used" if self._model.card.context else "",
+            )  # fmt: skip
+        titles = _unique_names([group.slide for group in slides], [group.images[0] for group in slides])
+        for group in groups:
+            tiles = read_group(group, self._model, self._mpp_of) if group.slide else None
+            if tiles is None:
+                for image in group.images:
+                    yield from self._image_rows(image)
+                continue
+            yield from self._flush()
+            yield from self._slide_rows(group, tiles, titles[group.images[0].path])
+        yield from self._flush()
+
+    def _image_rows(self, image: ImageFile) -> Iterator[dict[str, Any]]:
+        """Rows of a file by itself, once enough patches wait to be scored together."""
+        grid = self._read(image)
+        if grid is None or not len(grid.patches):
+            verdict = "unreadable" if grid is None else "no_tissue"
+            self._waiting.append(SinglePatch(image, None, 0, 0, grid and grid.scale, verdict))
+        elif grid.is_single_patch:
+            x, y = grid.image_coords[0]
+            self._waiting.append(SinglePatch(image, grid.patches[0], x, y, grid.scale))
+        else:
+            yield from self._flush()
+            predictions = predict_grid(self._model, grid)
+            self._write_maps(self._map_names[image.path], grid, predictions)
+            yield from rows_of(image.path, grid, predictions)
+            self._bar.update()
+            return
+        if len(self._waiting) == BATCH:
+            yield from self._flush()
+
+    def _read(self, image: ImageFile) -> PatchGrid | None:
+        """None, and the reason in the log, where it cannot be read."""
+        try:
+            with open_image(image) as opened:
+                grid = cut_patches(opened, self._model.scale, self._mpp_of(image))
+        except (OSError, ValueError, InputError) as error:
+            progress.log.warning("predict: %s", error)
+            return None
+        if not len(grid.patches):
+            progress.log.warning("predict: %s: no tissue was found", image.path)
+        if grid.scale.source == "assumed" and not self._has_assumed:
+            self._has_assumed = True
+            progress.log.warning(
+                "predict: %s states no resolution and is as large as a patch: taken for %.4g microns a pixel, as all "
+                "others like it; --mpp gives another", image.path, grid.scale.mpp[0],
+            )  # fmt: skip
+        return grid
+
+    def _flush(self) -> Iterator[dict[str, Any]]:
+        """Rows of the single patches that wait, after which none do."""
+        scored = [single for single in self._waiting if single.patch is not None]
+        if scored:
+            patches = np.stack([single.patch for single in scored])
+            predictions = self._model.predict(patches, None, np.ones(len(scored), bool))
+        number = 0
+        for single in self._waiting:
+            if single.patch is None:
+                yield unscored_row(single.image.path, single.verdict, single.scale)
+            else:
+                yield _row(single.image.path, (single.x, single.y), predictions, number, single.scale)
+                number += 1
+        self._bar.update(len(self._waiting))
+        self._waiting.clear()
+
+    def _slide_rows(self, group: Group, tiles, title: str) -> Iterator[dict[str, Any]]:
+        """Rows of the tiles of one slide, which are scored together."""
+        predictions = None
+        if len(tiles.patches):
+            predictions = self._model.predict(tiles.patches, tiles.corners, tiles.has_tissue)
+            if self._maps and len(tiles.patches) > 1:
+                self._write_maps(title, tiles.to_grid(), predictions)
+        for image in group.images:
+            if image.path in tiles.numbers:
+                number = tiles.numbers[image.path]
+                yield _row(image.path, tiles.offsets[number], predictions, number, tiles.scales[number])
+            elif image.path in tiles.large:
+                yield from self._image_rows(image)
+                yield from self._flush()
+                continue
+            else:
+                progress.log.warning("predict: %s", tiles.reasons[image.path])
+                yield unscored_row(image.path, "unreadable")
+            self._bar.update()
+
+    def _write_maps(self, name: str, grid: PatchGrid, predictions: Predictions) -> None:
+        if self._maps:
+            from bcgan.predict.maps import write_maps  # matplotlib, which rows alone do not need
+
+            write_maps(self._maps, name, grid, predictions, self._model.card)
+
+
+def _unique_names(names: list[str], images: list[ImageFile]) -> dict[str, str]:
+    """What maps are called, by the path of the image: numbered where several have one name."""
+    seen = Counter(names)
     return {
-        "path": str(path), "x": int(place[0]), "y": int(place[1]),
-        "probability": round(float(probability), 6) if known else None,
-        "uncertainty": round(float(uncertainty), 6) if known else None,
-        "label": CLASSES[called] if VERDICTS[verdict] == "scored" else None, "verdict": VERDICTS[verdict],
-    }  # fmt: skip
+        image.path: name if seen[name] == 1 else f"{number:04d}-{name}"
+        for number, (name, image) in enumerate(zip(names, images, strict=True))
+    }
+
+
+def _row(path: str, corner, predictions: Predictions, number: int, scale: Scale | None) -> dict[str, Any]:
+    probability, uncertainty, called, verdict, _ = (values[number] for values in predictions)
+    has_score = verdict < OUT_OF_DISTRIBUTION
+    return {
+        "path": path, "x": int(corner[0]), "y": int(corner[1]),
+        "probability": round(float(probability), DIGITS) if has_score else None,
+        "uncertainty": round(float(uncertainty), DIGITS) if has_score else None,
+        "label": CLASSES[called] if verdict == SCORED else None, "verdict": VERDICTS[verdict],
+    } | _mpp_columns(scale)  # fmt: skip
+
+
+def _mpp_columns(scale: Scale | None) -> dict[str, Any]:
+    """Microns per pixel along x, and where they come from; along y too where they differ."""
+    if scale is None or scale.mpp is None:
+        return {"mpp": None, "mpp_source": scale and scale.source}
+    x, y = (float(f"{side:.6g}") for side in scale.mpp)
+    return {"mpp": x, "mpp_source": scale.source if x == y else f"{scale.source} (y: {y:g})"}

@@ -17,9 +17,10 @@ from pydantic import BaseModel
 
 from bcgan import __version__
 from bcgan.errors import InputError
-from bcgan.predict import images, maps
+from bcgan.predict import maps
 from bcgan.predict.model import Card, Model
-from bcgan.predict.predict import places_of, rows_of, scale_of
+from bcgan.predict.predict import predict_grid, read_grid, rows_of, unscored_row
+from bcgan.slides.scale import Scale
 
 LARGEST_UPLOAD = 32 * 2**20  # bytes
 PATIENCE = 60  # seconds for an image to arrive: one that never does would keep its slot for good
@@ -35,7 +36,9 @@ UPLOAD = {
     "responses": {408: {}, 413: {}, 422: {}, 503: {}},
 }
 Name = Annotated[str, Query(max_length=200)]
-Microns = Annotated[float | None, Query(gt=0, le=100, description="microns per pixel of the image")]
+Microns = Annotated[
+    float | None, Query(gt=0, le=100, description="microns per pixel of the image; what the file states, if absent")
+]
 Place = Annotated[int, Query(ge=0, description="of the patch, as the rows of /predict have it")]
 # Everything comes from here: no script of others, no request to others.
 POLICY = (
@@ -54,6 +57,8 @@ class Row(BaseModel):
     uncertainty: float | None
     label: str | None
     verdict: str
+    mpp: float | None
+    mpp_source: str | None
 
 
 class Explanation(BaseModel):
@@ -63,12 +68,14 @@ class Explanation(BaseModel):
 
 
 class Answer(BaseModel):
-    """picture: a PNG as a data address: where the evidence lies in a patch, or a larger image under its map. explained:
-    which of the two it is."""
+    """picture: a PNG as a data address: where the evidence lies in a patch, or a larger image under its map; "" where
+    no tissue was found. explained: which of the two it is. scale: the image's microns per pixel and where they come
+    from, in words."""
 
     rows: list[Row]
     explained: bool
     picture: str
+    scale: str
     use: str
 
 
@@ -115,7 +122,7 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
 
     @app.post("/predict", **UPLOAD)
     async def predict(request: Request, name: Name = "image", mpp: Microns = None) -> Answer:
-        """Judge an image: a PNG, JPEG or TIFF as the body."""
+        """Score an image: a PNG, JPEG, TIFF or slide as the body."""
         return await received(request, lambda data: judge(model, data, name, mpp))
 
     @app.post("/explain", **UPLOAD)
@@ -143,41 +150,54 @@ def check_free(host: str, port: int) -> None:
 def judge(model: Model, data: bytes, name: str, microns_per_pixel: float | None) -> Answer:
     """What /predict answers.
 
+    Args:
+        microns_per_pixel: float. Of the image. Defaults to what the file states.
+
     Raises:
-        ValueError: the bytes are no readable image, or no tissue is on it.
+        ValueError: If the bytes are no readable image, or its scale is not known.
     """
-    tiles = _tiles(model, data, name, microns_per_pixel)
-    found = model.predict(tiles.patches, None if tiles.whole else tiles.places)
+    grid = read_grid(model, data, microns_per_pixel, name)
+    scale = describe_scale(grid.scale)
+    if not len(grid.patches):
+        row = Row(**unscored_row(name, "no_tissue", grid.scale))
+        return Answer(rows=[row], explained=True, picture="", scale=scale, use=model.card.use)
+    predictions = predict_grid(model, grid)
     picture = io.BytesIO()
-    if tiles.whole:
-        maps.draw_explanation(picture, name, tiles.patches[0], model)
+    if grid.is_single_patch:
+        maps.draw_explanation(picture, name, grid.patches[0], model)
     else:
-        maps.draw_map(picture, name, tiles, found, model.card)
-    rows = [Row(**row) for row in rows_of(Path(name), tiles, found)]
-    return Answer(rows=rows, explained=tiles.whole, picture=_address(picture), use=model.card.use)
+        maps.draw_map(picture, name, grid, predictions, model.card)
+    rows = [Row(**row) for row in rows_of(name, grid, predictions)]
+    return Answer(rows=rows, explained=grid.is_single_patch, picture=_address(picture), scale=scale, use=model.card.use)
 
 
 def explain_patch(model: Model, data: bytes, name: str, microns_per_pixel: float | None, x: int, y: int) -> Explanation:
     """What /explain answers.
 
     Raises:
-        ValueError: the bytes are no readable image, or hold no patch with tissue there.
+        ValueError: If the bytes are no readable image, its scale is not known, or no patch with tissue lies there.
     """
-    tiles = _tiles(model, data, name, microns_per_pixel)
-    (there,) = np.nonzero((places_of(tiles) == (x, y)).all(1))
-    if not len(there):
+    grid = read_grid(model, data, microns_per_pixel, name)
+    (matches,) = np.nonzero((grid.image_coords == (x, y)).all(1))
+    if not len(matches):
         raise ValueError(f"{name}: no patch with tissue begins at x={x}, y={y}. Give those of a row of /predict")
     picture = io.BytesIO()
-    title = name if tiles.whole else f"x {x}, y {y}, called without its neighbours: {name}"
-    maps.draw_explanation(picture, title, tiles.patches[there[0]], model)
+    title = name if grid.is_single_patch else f"x {x}, y {y}, called without its neighbours: {name}"
+    maps.draw_explanation(picture, title, grid.patches[matches[0]], model)
     return Explanation(picture=_address(picture))
 
 
-def _tiles(model: Model, data: bytes, name: str, microns_per_pixel: float | None) -> images.Tiles:
-    tiles = images.cut(data, name, model.card.size, scale_of(model, microns_per_pixel))
-    if not len(tiles.patches):
-        raise ValueError(f"{name}: no tissue found, every tile is empty glass")
-    return tiles
+def describe_scale(scale: Scale) -> str:
+    """A sentence on the scale at which an image was read, and where it comes from."""
+    if scale.mpp is None:
+        return "The model does not know its scale; the image was read as one patch."
+    x, y = scale.mpp
+    value = f"{x:.4g}" if x == y else f"{x:.4g} (across) and {y:.4g} (down)"
+    origin = {
+        "user": "as entered",
+        "assumed": "assumed, since the file states none and the image is as large as a patch",
+    }.get(scale.source, f"from the file's {scale.source} metadata")
+    return f"Read at {value} microns a pixel, {origin}."
 
 
 def _address(picture: io.BytesIO) -> str:

@@ -19,14 +19,21 @@ from typing import Any, NamedTuple, Protocol
 import pandas as pd
 
 from bcgan import __version__, progress
-from bcgan.data.records import fingerprint, printable
 from bcgan.errors import InputError, WorkError
-from bcgan.predict.images import KNOWN
+from bcgan.slides.files import ImageFile, children, find_images, fingerprint, printable
 
 
 class Slide(NamedTuple):
+    """name: of the file or folder, printable. path: where it lies. image: the image, with all its files; None: a folder
+    or an archive of patches."""
+
     name: str
     path: Path
+    image: ImageFile | None = None
+
+    def images(self) -> list[ImageFile]:
+        """The image, or those of the folder or archive."""
+        return [self.image] if self.image else find_images([str(self.path)])
 
 
 class Job(Protocol):
@@ -48,34 +55,29 @@ class Job(Protocol):
 
 
 def slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
-    """Every image, and every folder where these count, that lies directly in a source, by name; the folder of a MIRAX
-    slide's data, beside its .mrxs file, is no slide.
+    """Every image, and every folder and archive where these count, that lies directly in a source, by name.
+
+    The files of one DICOM series are one slide, and the folder of a MIRAX slide's data is none.
 
     Raises:
-        InputError: a source is no folder, holds nothing, or two slides have one name.
+        InputError: If a source is no folder, holds nothing, or two slides have one name.
     """
-    found: dict[str, Slide] = {}
+    by_name: dict[str, Slide] = {}
     for source in sources:
         if not Path(source).is_dir():
             raise InputError(f"{source} is no folder. Give folders of slides, or of a folder a slide.")
-        for path in sorted(Path(source).iterdir()):
-            if path.name.startswith(".") or not (_is_own(path) and folders if path.is_dir() else _is_image(path)):
+        for child in children(Path(source)):
+            if child.kind != "image" and not folders:
+                if child.kind == "archive":
+                    progress.log.warning("%s: archives are not read as slides here and are left out", child.path)
                 continue
-            slide = Slide(printable(path.name), path)
-            if slide.name in found:
-                raise InputError(f"{path}: {found[slide.name].path} has the same name. Rename one of them.")
-            found[slide.name] = slide
-    if not found:
+            slide = Slide(printable(child.name), child.path, child.image)
+            if slide.name in by_name:
+                raise InputError(f"{child.path}: {by_name[slide.name].path} has the same name. Rename one of them.")
+            by_name[slide.name] = slide
+    if not by_name:
         raise InputError(f"{' '.join(sources)}: no slide there. Give folders of slides, or of a folder a slide.")
-    return [found[name] for name in sorted(found)]
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in KNOWN
-
-
-def _is_own(folder: Path) -> bool:
-    return not any(folder.with_name(folder.name + suffix).is_file() for suffix in (".mrxs", ".MRXS"))
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[str, ...] = ()) -> dict[str, int]:
@@ -86,7 +88,8 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
         options: Beam's own, such as --runner=FlinkRunner.
 
     Returns:
-        {done, skipped, unreadable}: numbers of slides; the last, of those that hold what could not be read.
+        {done, skipped, unreadable, refused}: numbers of slides; unreadable: of those with patches that could not be
+        read, refused: of those that cannot be done as they are.
 
     Raises:
         InputError: Beam is asked for and not installed.
@@ -109,35 +112,47 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
             "%s: %s is of no slide that was named (%d such files in %s). Remove it, unless it is wanted.",
             job.name, others[0], len(others), job.out / "slides",
         )  # fmt: skip
-    states = [(slide.name, _state(slide, job)) for slide in found]
+    states = {slide.name: _state(slide, job) for slide in found}
     part = job.out / "summary.csv.part"
-    pd.DataFrame([{"slide": name} | state.get("patches", {}) for name, state in states]).to_csv(part, index=False)
+    rows = [
+        {"slide": name} | state.get("patches", {}) | ({"refused": state["refused"]} if "refused" in state else {})
+        for name, state in states.items()
+    ]
+    pd.DataFrame(rows).to_csv(part, index=False)
     part.replace(job.out / "summary.csv")
-    if failed := [name for name, state in states if not state]:
+    if failed := [name for name, state in states.items() if not state]:
         raise WorkError(
             f"{len(failed)} of {len(found)} slides failed, first {failed[0]}. Run it again for those alone."
         )
-    unreadable = sum(state["patches"].get("unreadable", 0) > 0 for _, state in states)
-    return {"done": len(todo), "skipped": len(found) - len(todo), "unreadable": unreadable}
+    refused = sum("refused" in state for state in states.values())
+    unreadable = sum(state.get("patches", {}).get("unreadable", 0) > 0 for state in states.values())
+    return {"done": len(todo), "skipped": len(found) - len(todo), "unreadable": unreadable, "refused": refused}
 
 
 def run_one(slide: Slide, job: Job) -> str:
-    """Do one slide. What goes wrong is told and not raised, so that other slides go on; "" where nothing did."""
-    made, state = _places(slide, job)
-    part = made.with_name(f".{made.name}.{os.getpid()}.part")
+    """Do one slide. What goes wrong is returned and not raised, so that other slides go on; "" where nothing did.
+
+    A slide that cannot succeed as it is has its reason written down, and is not tried again until it or its settings
+    change.
+    """
+    result, state = _places(slide, job)
+    part = result.with_name(f".{result.name}.{os.getpid()}.part")
     try:
-        for old in (state, made):
+        for old in (state, result):
             old.unlink(missing_ok=True)
         key = _key(slide, job)  # before the work: what changes meanwhile is done again
-        counts = job.write(slide, part)
-        part.replace(made)
-        part.write_text(json.dumps({"key": key, "patches": counts}), "utf-8")
+        try:
+            outcome, reason = {"patches": job.write(slide, part)}, ""
+            part.replace(result)
+        except (InputError, ValueError) as error:
+            reason = printable(str(error))
+            outcome = {"refused": reason}
+        part.write_text(json.dumps({"key": key} | outcome), "utf-8")
         part.replace(state)
     except Exception as error:
         part.unlink(missing_ok=True)
-        told = isinstance(error, InputError | OSError | ValueError) and str(error)
-        return f"{slide.name}: {told or repr(error)}"
-    return ""
+        return f"{slide.name}: {str(error) if isinstance(error, OSError) else repr(error)}"
+    return f"{slide.name}: {reason}" if reason else ""
 
 
 def _places(slide: Slide, job: Job) -> tuple[Path, Path]:
@@ -145,17 +160,18 @@ def _places(slide: Slide, job: Job) -> tuple[Path, Path]:
 
 
 def _state(slide: Slide, job: Job) -> dict:
-    """What was written of a slide's file; empty where it is not whole."""
-    made, state = _places(slide, job)
+    """What was written of a slide's file, or why it was refused; empty where neither is complete."""
+    result, path = _places(slide, job)
     try:
-        return json.loads(state.read_text("utf-8")) if made.exists() else {}
+        state = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
+    return state if result.exists() or "refused" in state else {}
 
 
 def _key(slide: Slide, job: Job) -> str:
-    places = (slide.path, slide.path.with_suffix("")) if slide.path.is_file() else (slide.path,)  # MIRAX has a folder
-    read = [str(slide.path), fingerprint(places)]
+    files = (slide.path, *slide.image.parts) if slide.image else (slide.path,)
+    read = [str(slide.path), fingerprint(files)]
     return hashlib.sha256(json.dumps([__version__, read, job.settings(slide)], sort_keys=True).encode()).hexdigest()
 
 

@@ -16,17 +16,19 @@ from bcgan import progress
 from bcgan.data.idc.scan import MICRONS
 from bcgan.data.idc.scan import NATIVE_SIZE as SIZE
 from bcgan.data.patients import check_spellings, normalize_patient
-from bcgan.data.records import CLASSES, fingerprint, printable
+from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
-from bcgan.predict import slides
-from bcgan.predict.images import GLASS, scaled, tiled
 from bcgan.predict.slidewise import Slide
-from bcgan.preprocess.images import decode
 from bcgan.slides import annotations as qupath
 from bcgan.slides.annotations import AnnotationFile, Decisions
-from bcgan.slides.files import strip_suffixes
+from bcgan.slides.files import fingerprint, printable, strip_suffixes
+from bcgan.slides.mpp_table import MppChoice
+from bcgan.slides.patches import cut_patches
+from bcgan.slides.reader import open_image
+from bcgan.slides.scale import ModelScale
 
 MOSTLY = 0.5  # least share of a patch's tissue that decides the patch
+PATCH_SCALE = ModelScale(SIZE, MICRONS, (SIZE, SIZE), 1.0)
 LEFT_OUT = -1  # in place of a label
 CODES = {qupath.BENIGN: 0, qupath.MALIGNANT: 1, qupath.IGNORED: 2}  # values of a painted mask
 EPOCH = (1980, 1, 1, 0, 0, 0)  # time stamp of all archive members: the same slide gives the same bytes
@@ -41,14 +43,15 @@ class Patches(NamedTuple):
         decisions: What the annotation classes mean.
         patient: Regular expression that finds the patient in a slide's name without its suffixes. `None` means all
             of the name.
-        microns_per_pixel: Of the slides. `None` means as they say, or that of the patches.
+        mpp, mpp_table: Microns per pixel of all slides, or of each by a table. `None` means as they state.
     """
 
     out: Path
     annotations: Path
     decisions: Decisions = Decisions()
     patient: str | None = None
-    microns_per_pixel: float | None = None
+    mpp: float | None = None
+    mpp_table: Path | None = None
     name: str = "tile"
     suffix: str = ".zip"
     folders: bool = False
@@ -58,7 +61,8 @@ class Patches(NamedTuple):
         path = qupath.find_annotation(self.annotations, slide.path.name)
         decisions = self.decisions._replace(requested=())  # a default that the user repeats changes nothing
         key = fingerprint((path,) if path else ())
-        return list(self._replace(out=None, annotations=key, decisions=decisions))
+        mpp = MppChoice(self.mpp, self.mpp_table).as_json()
+        return [key, decisions, self.patient, mpp]
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """Write the archive and return the number of patches by class, and of those left out.
@@ -69,17 +73,14 @@ class Patches(NamedTuple):
             InputError: A class is undecided, or a malignant one has no area.
         """
         patient, annotations = patient_of(slide, self.patient), read_annotations(slide, self)
-        if slides.is_slide(slide.path):
-            patches, corners, scale, *_ = slides.read(slide.path, SIZE, MICRONS, self.microns_per_pixel)
-        else:
-            scale = MICRONS / (self.microns_per_pixel or MICRONS)
-            name = str(slide.path)
-            patches, corners = tiled(scaled(decode(slide.path.read_bytes(), name), scale, name), SIZE)
-        tissue = patches.min(-1) < GLASS
-        labels = label_patches(patches, corners, (scale, scale), tissue, annotations, self.decisions)
+        with open_image(slide.image or slide.path) as image:
+            mpp = MppChoice(self.mpp, self.mpp_table)(slide.image) if slide.image else None
+            grid = cut_patches(image, PATCH_SCALE, mpp)
+        downsample = (grid.scale.x, grid.scale.y)
+        labels = label_patches(grid.patches, grid.coords, downsample, grid.tissue, annotations, self.decisions)
         slide_id = int(hashlib.sha256(slide.name.encode()).hexdigest()[:6], 16)  # distinguishes a patient's slides
         with zipfile.ZipFile(path, "w") as archive:
-            for patch, (x, y), label in zip(patches, corners, labels, strict=True):
+            for patch, (x, y), label in zip(grid.patches, grid.coords, labels, strict=True):
                 if label == LEFT_OUT:
                     continue
                 member = f"{patient}/{label}/{patient}_idx{slide_id}_x{x}_y{y}_class{label}.png"

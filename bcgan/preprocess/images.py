@@ -1,85 +1,12 @@
-"""From an encoded file to a square uint8 patch: decode, pad or cut, resize, filter. OpenCV does the work."""
-
-import io
-import math
-import struct
-import warnings
+"""From a decoded image to a square uint8 patch: pad or cut, resize, filter. OpenCV does the work."""
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from bcgan.experiment import Preprocess
+from bcgan.slides.decode import WHITE
 
-LARGEST_IMAGE = 2**26  # pixels
-DENSEST = 2_000  # pixels a byte of the file; no format packs plain white closer, and a small file can claim gigabytes
-WHITE = (255, 255, 255)
 GAN_SIZE = 50  # side that the generator makes and the discriminator takes, pixels
-
-
-def decode(data: bytes, path: str) -> np.ndarray:
-    """An encoded PNG, JPEG or TIFF as uint8 RGB, (height, width, 3), values 0 to 255.
-
-    16-bit images are scaled to 8 bits, grey ones repeated, transparency is laid on white.
-
-    Raises:
-        ValueError: not an image, a truncated one, or one that claims more than LARGEST_IMAGE pixels.
-    """
-    if not data:
-        raise ValueError(f"{path} is empty")
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        _check_claim(math.prod(struct.unpack(">II", data[16:24])) if len(data) >= 24 else 0, data, path)
-        # OpenCV fills what is missing with black and says nothing, and takes memory for any length that a chunk claims.
-        if not _is_whole(data):
-            raise ValueError(f"{path} is a truncated PNG")
-    else:
-        _check_claim(_claimed(data, path), data, path)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ValueError(f"{path} cannot be decoded ({error.err})") from error
-    if image is None:
-        raise ValueError(f"{path} is not an image that OpenCV can decode")
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise ValueError(f"{path} holds {image.dtype} pixels, not 8 or 16 bits")
-    if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    if image.shape[2] == 4:
-        alpha = image[..., 3:].astype(np.float32) / 255
-        image = np.rint(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _is_whole(png: bytes) -> bool:
-    """Whether every chunk lies inside the file, up to the one that ends it."""
-    place = 8
-    while place + 12 <= len(png):
-        length, kind = struct.unpack(">I4s", png[place : place + 8])
-        place += 12 + length
-        if kind == b"IEND":
-            return place <= len(png)
-    return False
-
-
-def _claimed(data: bytes, path: str) -> int:
-    """How many pixels a header claims; Pillow reads no more than that."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as header:
-            return math.prod(header.size)
-    except Exception as error:  # a broken header ends in whatever its format's reader raises
-        raise ValueError(f"{path} is not an image that can be read ({type(error).__name__})") from error
-
-
-def _check_claim(pixels: int, data: bytes, path: str) -> None:
-    if not 0 < pixels <= DENSEST * len(data):
-        raise ValueError(f"{path} claims more than a file of {len(data)} bytes can hold, {pixels} pixels, or none")
-    if pixels > LARGEST_IMAGE:
-        raise ValueError(
-            f"{path} has {pixels:,} pixels, and {LARGEST_IMAGE:,} are read at once. Cut it, or make it a tiled TIFF, "
-            "which is read as a slide"
-        )
 
 
 def fit(image: np.ndarray, native: int | None, size: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from bcgan.errors import InputError
 from bcgan.experiment import Experiment, Preprocess
 from bcgan.preprocess import audit, images, stain
 from bcgan.preprocess.images import GAN_SIZE, at_size
+from bcgan.slides.decode import decode_image
 
 CHUNK = 256
 LEAST_SYNTHETIC = 8  # patches of a class; fewer would be seen again and again
@@ -168,7 +169,7 @@ def _decode_one(
 ) -> tuple[np.ndarray | None, np.ndarray | None, str]:
     """The image as it is and the patch made of it, uint8, or why there is none."""
     try:
-        image = images.decode(record.read(), record.path)
+        image = decode_image(record.read(), record.path)
     except (OSError, ValueError) as error:
         return None, None, str(error)
     return image, images.enhance(images.fit(image, native, size), settings), ""

@@ -14,6 +14,7 @@ from bcgan.preprocess import images, stain
 from bcgan.report import tables
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLOURS, INK, ROLE_NAMES, Drawn, head, show_patch
+from bcgan.slides.decode import decode_image
 
 PROPERTIES = {
     "coverage": "Tissue coverage (share of patch)",
@@ -250,7 +251,7 @@ def _left_out(run: Run, ids: set[str]) -> dict[str, np.ndarray]:
     for record in records:
         if record.key in ids:
             with contextlib.suppress(OSError, ValueError):
-                image = images.decode(record.read(), record.path)
+                image = decode_image(record.read(), record.path)
                 found[record.key] = images.fit(image, data.native_size(settings), settings.size)
     return found
 

@@ -6,10 +6,11 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan import data
-from bcgan.data.records import CLASSES, UNKNOWN, slide_of
+from bcgan.data.records import CLASSES, UNKNOWN
 from bcgan.preprocess.images import at_size
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, TOWARDS, Drawn
+from bcgan.slides.coordinates import slide_names
 
 SLIDES = 4
 WIDTH = 2.5  # inches of a slide
@@ -24,7 +25,7 @@ def wanted(run: Run) -> list[tuple[str, str]]:
     covered; both classes on each. Where a slide's patches come from two sources, it is shown whole."""
     table = _held_out(run)
     untested = ~table["role"].isin(TESTED)
-    groups = table.groupby([untested.rename("untested"), "patient", slide_of(table["id"])])["label"]
+    groups = table.groupby([untested.rename("untested"), "patient"(table["id"])])["label"]
     groups = groups.agg(["size", "mean"]).reset_index(names=["untested", "patient", "slide"])
     groups = groups[groups["mean"].between(LEAST, 1 - LEAST)]
     groups = groups.sort_values(["untested", "size"], ascending=[True, False], kind="stable")
@@ -51,7 +52,7 @@ def slide_maps(run: Run) -> Drawn:
     kinds = [kind for kind in KINDS if kind in (*tissue, "annotated", "wrong", *views)]
     row_of = pd.Series(run.store.index.index, run.store.index["id"])
     shown, scored = wanted(run), _held_out(run)
-    slides = np.array(slide_of(scored["id"]))
+    slides = np.array(slide_names(scored["id"]))
     tables = [scored[(scored["patient"] == patient) & (slides == slide)] for patient, slide in shown]
     places = [((table[["x", "y"]] - table[["x", "y"]].min()) / side).round().astype(int).to_numpy() for table in tables]
     heights = [WIDTH * np.clip((place.max(0)[1] + 1) / (place.max(0)[0] + 1), 0.3, 1.3) for place in places]

@@ -34,7 +34,7 @@ def test_every_patch_stands_in_the_row_of_its_index(raw, tmp_path):
     assert built.images.shape == (PATIENTS * PATCHES, 50, 50, 3)
     path = first(raw, 7)
     row = built.index.index[built.index["id"] == path.stem][0]
-    from bcgan.preprocess.images import decode
+    from bcgan.slides.decode import decode_image as decode
 
     np.testing.assert_array_equal(built.images[row], decode(path.read_bytes(), ""))
     assert list(built.index.columns) == store.INDEX_COLUMNS

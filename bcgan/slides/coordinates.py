@@ -1,0 +1,58 @@
+"""Where a tile lies in its slide, by its file name, as the usual tools write it."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from bcgan.slides.files import strip_suffixes
+
+NUMBER = r"(-?\d{1,9})"
+# `<slide> [d=2,x=512,y=0,w=256,h=256,z=1]`: QuPath; pixels of the slide, `d` of them for one of the tile's.
+QUPATH = re.compile(
+    r"(?P<slide>.+?) ?\[(?:d=(?P<downsample>\d{1,4}(?:\.\d+)?),)?x=(?P<x>-?\d{1,9}),y=(?P<y>-?\d{1,9}),w=\d+,h=\d+"
+    r"(?P<layer>(?:,[zt]=\d+)*)\]",
+    re.DOTALL,
+)
+# `<slide>_tile_7_level0_512-0-768-256`: histolab; corners in pixels of the slide.
+HISTOLAB = re.compile(r"(?P<slide>.*?)_?tile_\d+_level\d+_(?P<x>\d{1,9})-(?P<y>\d{1,9})-\d{1,9}-\d{1,9}", re.DOTALL)
+# `<slide>_x512_y0<_anything>`: the public archive of IDC, and others.
+NAMED = re.compile(
+    r"(?P<slide>.+?)[ _-]?[xX][_=-]?(?P<x>\d{1,9})[ _,-]+[yY][_=-]?(?P<y>\d{1,9})(?:[_ -].*)?", re.DOTALL
+)
+# `<slide>_512_0`, `<slide>-512-0`, `<slide>_(512,0)`: many scripts.
+PLAIN = re.compile(r"(?P<slide>.+?)[ _-][\[(]?(?P<x>\d{1,9})[_,-] ?(?P<y>\d{1,9})[\])]?", re.DOTALL)
+
+
+class TileCoordinates(NamedTuple):
+    """slide: its name, with the layer of a stack. x, y: the upper left corner, in the tile's own pixels. downsample:
+    pixels in which the slide counts, for one of the tile's. pattern: which tool's names it follows."""
+
+    x: int
+    y: int
+    slide: str
+    downsample: float
+    pattern: str
+
+
+def parse_tile_name(name: str) -> TileCoordinates | None:
+    """Read a tile's place from its file name, without or with its suffix; None where it states none."""
+    name = strip_suffixes(name)
+    if match := QUPATH.fullmatch(name):
+        downsample = float(match["downsample"] or 1)
+        if not downsample:
+            return None
+        x, y = (round(int(match[axis]) / downsample) for axis in "xy")
+        return TileCoordinates(x, y, match["slide"] + match["layer"], downsample, "QuPath's [x=,y=]")
+    for pattern, title in ((HISTOLAB, "histolab's"), (NAMED, "_x<x>_y<y>"), (PLAIN, "_<x>_<y>")):
+        if (match := pattern.fullmatch(name)) and match["slide"].strip(" _-"):
+            return TileCoordinates(int(match["x"]), int(match["y"]), match["slide"], 1.0, title)
+    return None
+
+
+def slide_names(keys: Iterable[str]) -> list[str]:
+    """The slide of each patch whose place is known: its key up to the place. A patient may have several."""
+    names = []
+    for key in keys:
+        match = NAMED.fullmatch(key)
+        names.append(match["slide"] if match else key)
+    return names

@@ -1,0 +1,133 @@
+"""Decode one image file of any supported format to uint8 RGB, by its content."""
+
+import io
+import math
+import struct
+import warnings
+
+import cv2
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 2**26  # of an image that is decoded at once
+MAX_PIXELS_PER_BYTE = 2_000  # no format packs plain white closer; a small file can claim gigabytes
+WHITE = (255, 255, 255)
+FULL_BITS = 12  # 16-bit pixels that use at most this many bits are not spread over the full range
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Decode an image of any supported format at full resolution.
+
+    Args:
+        data: bytes. PNG, JPEG, BMP, WebP, JPEG 2000, TIFF (OME and ImageJ too), DICOM or a vendor's slide.
+        name: string. Of the image, for errors.
+
+    Returns:
+        uint8 RGB, (height, width, 3). 16-bit images are scaled to 8 bits, grey ones repeated, transparency is laid
+        on white.
+
+    Raises:
+        ValueError: If it is not an image, is damaged, or claims more than MAX_PIXELS pixels.
+    """
+    if not is_container(data):
+        return decode_flat(data, name)
+    from bcgan.slides.reader import open_image
+
+    with open_image(data, name) as image:
+        check_size(*image.size, name)
+        return image.read_region(0, 0, 0, *image.size)
+
+
+def is_container(data: bytes) -> bool:
+    """Whether the first bytes are those of a TIFF or a DICOM file, which may contain a pyramid."""
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or data[128:132] == b"DICM"
+
+
+def decode_flat(data: bytes, name: str) -> np.ndarray:
+    """Decode a PNG, JPEG, BMP, WebP or JPEG 2000 image; arguments, result and errors as `decode_image` has them."""
+    if not data:
+        raise ValueError(f"{name} is empty")
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        _check_claim(math.prod(struct.unpack(">II", data[16:24])) if len(data) >= 24 else 0, data, name)
+        # OpenCV fills what is missing with black and reports nothing, and allocates any length that a chunk claims.
+        if not _is_complete_png(data):
+            raise ValueError(f"{name} is a truncated PNG")
+    else:
+        _check_claim(_claimed_pixels(data, name), data, name)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(f"{name} cannot be decoded ({error.err})") from error
+    if image is None:
+        raise ValueError(f"{name} is not an image that OpenCV can decode")
+    image = to_uint8(image, name)
+    if image.ndim == 2:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    if image.shape[2] == 4:
+        return cv2.cvtColor(lay_on_white(image), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def to_uint8(image: np.ndarray, name: str, largest: int | None = None) -> np.ndarray:
+    """Scale 16-bit pixels to 8 bits.
+
+    Args:
+        largest: int. The largest value of the whole image where `image` is a part of it. Defaults to the part's own.
+
+    Raises:
+        ValueError: If the pixels are neither 8 nor 16 bits, or 16 bits of which only FULL_BITS or fewer are used.
+    """
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype != np.uint16:
+        raise ValueError(f"{name} has {image.dtype} pixels; only 8 and 16 bits are read. Convert it to 8 bits")
+    bits = int(image.max(initial=0) if largest is None else largest).bit_length()
+    if bits <= FULL_BITS:
+        raise ValueError(
+            f"{name} has 16-bit pixels of which {bits} bits are used, so that it would be read as almost black. "
+            "Convert it to 8 bits, or scale it to all 16"
+        )
+    return (image >> 8).astype(np.uint8)
+
+
+def lay_on_white(image: np.ndarray) -> np.ndarray:
+    """Lay an image with an alpha channel, uint8 (height, width, 4), on white; (height, width, 3)."""
+    if image[..., 3].min(initial=255) == 255:
+        return np.ascontiguousarray(image[..., :3])
+    alpha = image[..., 3:].astype(np.float32) / 255
+    return np.rint(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """Raise ValueError where an image has too many pixels to be decoded at once."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{name} has {width * height:,} pixels, and {MAX_PIXELS:,} are read at once. Cut it, or make it a tiled "
+            "TIFF, which is read in blocks"
+        )
+
+
+def _is_complete_png(data: bytes) -> bool:
+    """Whether every chunk lies inside the file, up to the one that ends it."""
+    offset = 8
+    while offset + 12 <= len(data):
+        length, chunk_type = struct.unpack(">I4s", data[offset : offset + 8])
+        offset += 12 + length
+        if chunk_type == b"IEND":
+            return offset <= len(data)
+    return False
+
+
+def _claimed_pixels(data: bytes, name: str) -> int:
+    """How many pixels a header claims; Pillow reads no more than that."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as header:
+            return math.prod(header.size)
+    except Exception as error:  # a broken header ends in whatever its format's reader raises
+        raise ValueError(f"{name} is not an image that can be read ({type(error).__name__})") from error
+
+
+def _check_claim(pixels: int, data: bytes, name: str) -> None:
+    if not 0 < pixels <= MAX_PIXELS_PER_BYTE * len(data):
+        raise ValueError(f"{name} claims more than a file of {len(data)} bytes can contain, {pixels} pixels, or none")
+    check_size(pixels, 1, name)

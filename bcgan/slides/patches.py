@@ -1,0 +1,216 @@
+"""Bring an image to the model's scale and cut it into patches, on one grid for every format."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from bcgan import progress
+from bcgan.slides.base import SlideImage
+from bcgan.slides.decode import MAX_PIXELS
+from bcgan.slides.files import ImageFile
+from bcgan.slides.reader import open_image
+from bcgan.slides.scale import MAX_ENLARGEMENT, ModelScale, Mpp, Scale, resolve_scale
+from bcgan.slides.tissue import MIN_TISSUE_FRACTION, tissue_mask
+
+SHOW_PROGRESS = 4  # blocks from which on reading has a progress bar
+CUBIC = -0.75  # the coefficient of OpenCV's cubic interpolation
+
+
+class PatchGrid(NamedTuple):
+    """The patches of one image that contain tissue.
+
+    patches: uint8, (n, size, size, 3). coords: integers, (n, 2), x and y of their upper left corners, pixels at the
+    model's scale. scale: the image's pixels for each of those, and where its resolution comes from. tissue: bool,
+    (n, size, size). thumbnail: uint8, (height, width, 3), to look at; thumbnail_scale: its pixels for one of the
+    model's. is_single_patch: the image is one patch. tile_px: side of the square that each patch stands for, pixels at
+    the model's scale.
+    """
+
+    patches: np.ndarray
+    coords: np.ndarray
+    scale: Scale
+    tissue: np.ndarray
+    thumbnail: np.ndarray
+    thumbnail_scale: float
+    is_single_patch: bool
+    tile_px: float
+
+    @property
+    def image_coords(self) -> np.ndarray:
+        """x and y of the patches in the image's own pixels, integers, (n, 2)."""
+        return np.rint(self.coords * (self.scale.x, self.scale.y)).astype(int)
+
+
+def cut_patches(image: SlideImage, model: ModelScale, mpp: Mpp | None = None) -> PatchGrid:
+    """Cut an image into the patches that contain tissue.
+
+    The grid begins at the upper left corner; its last column and row end where the image ends, so that nothing is
+    padded. An image of at most SINGLE_PATCH_MAX_RATIO patches a side is one patch, its centre.
+
+    Args:
+        mpp: Mpp. The image's resolution, in place of what the file states.
+
+    Raises:
+        ValueError: If the image's scale is not known or cannot be true, or if the image is smaller than a patch or too
+            large at the model's scale.
+    """
+    scale = resolve_scale(image.size, mpp or image.mpp, model, image.name)
+    size = model.size
+    pixels = _check_patch_size(image, scale, read_at_scale(image, scale), size)
+    height, width = pixels.shape[:2]
+    mask = tissue_mask(pixels)
+    if scale.is_single_patch:
+        corners = np.array([[(width - size) // 2, (height - size) // 2]])
+    else:
+        columns, rows = (_starts(side, size) for side in (width, height))
+        corners = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
+    fraction = np.array([mask[y : y + size, x : x + size].mean() for x, y in corners])
+    corners = corners[fraction >= MIN_TISSUE_FRACTION]
+    patches, tissue = np.empty((len(corners), size, size, 3), np.uint8), np.empty((len(corners), size, size), bool)
+    for number, (x, y) in enumerate(corners):
+        patches[number], tissue[number] = pixels[y : y + size, x : x + size], mask[y : y + size, x : x + size]
+    return PatchGrid(patches, corners, scale, tissue, pixels, 1.0, scale.is_single_patch, size)
+
+
+def read_patch(source: ImageFile | Path | str | bytes, model: ModelScale, mpp: Mpp | None = None) -> np.ndarray:
+    """Read an image that is one patch, with tissue or without; uint8, (size, size, 3).
+
+    Raises:
+        ValueError, OSError: If it is larger than a patch, or cannot be read.
+    """
+    with open_image(source) as image:
+        scale = resolve_scale(image.size, mpp or image.mpp, model, image.name)
+        if not scale.is_single_patch:
+            width, height = (round(model.size * step) for step in (scale.x, scale.y))
+            raise ValueError(
+                f"{image.name} has {image.size[0]}x{image.size[1]} pixels, and a patch {width}x{height}. Check its "
+                "microns per pixel, cut it, or use bcgan predict"
+            )
+        pixels = _check_patch_size(image, scale, read_at_scale(image, scale), model.size)
+    top, left = ((side - model.size) // 2 for side in pixels.shape[:2])
+    return pixels[top : top + model.size, left : left + model.size]
+
+
+def _check_patch_size(image: SlideImage, scale: Scale, pixels: np.ndarray, size: int) -> np.ndarray:
+    """The pixels as they are.
+
+    Raises:
+        ValueError: If they are fewer than a patch's along one side.
+    """
+    height, width = pixels.shape[:2]
+    if min(height, width) < size:
+        at = f"{scale.mpp[0]:.4g} microns a pixel ({scale.source}) " if scale.mpp else ""
+        raise ValueError(
+            f"{image.name} is smaller than a patch: {image.size[0]}x{image.size[1]} pixels {at}are {width}x{height} at "
+            f"the model's scale, and a patch has {size}x{size}. Check its microns per pixel, or give larger images"
+        )
+    return pixels
+
+
+def read_at_scale(image: SlideImage, scale: Scale) -> np.ndarray:
+    """Read a whole image at the model's scale, block by block, from the level of its pyramid that is next finer.
+
+    Returns:
+        uint8, (height, width, 3).
+
+    Raises:
+        ValueError: If the result is larger than MAX_PIXELS.
+    """
+    width, height = (max(1, round(side / step)) for side, step in zip(image.size, (scale.x, scale.y), strict=True))
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{image.name} has {width}x{height} pixels at the model's scale, more than {MAX_PIXELS:,}. Check its "
+            "microns per pixel, or cut it"
+        )
+    if min(scale.x, scale.y) * MAX_ENLARGEMENT < 0.99:
+        raise ValueError(f"{image.name} would be enlarged {1 / min(scale.x, scale.y):.0f} times. Check its --mpp")
+    level = _level(image, scale)
+    step_x, step_y = (step / down for step, down in zip((scale.x, scale.y), image.downsample(level), strict=True))
+    columns, rows = (max(1, int(side / step)) for side, step in zip(image.block, (step_x, step_y), strict=True))
+    corners = [(top, left) for top in range(0, height, rows) for left in range(0, width, columns)]
+    pixels = np.empty((height, width, 3), np.uint8)
+    with progress.bar(len(corners), image.name, "block", shown=len(corners) >= SHOW_PROGRESS) as bar:
+        for top, left in corners:
+            bottom, right = min(height, top + rows), min(width, left + columns)
+            pixels[top:bottom, left:right] = _read_block(image, level, (step_x, step_y), (left, top, right, bottom))
+            bar.update()
+    return pixels
+
+
+def _level(image: SlideImage, scale: Scale) -> int:
+    levels = range(len(image.sizes))
+    fine = [level for level in levels if max(np.divide(image.downsample(level), (scale.x, scale.y))) <= 1.01]
+    return max(fine, key=lambda level: image.downsample(level)[0], default=0)
+
+
+def _read_block(
+    image: SlideImage, level: int, steps: tuple[float, float], block: tuple[int, int, int, int]
+) -> np.ndarray:
+    """One block at the model's scale; `steps` are pixels of the level for one of the model's."""
+    left, top, right, bottom = block
+    axes = [_Axis(*limits) for limits in zip(steps, (left, top), (right, bottom), image.sizes[level], strict=True)]
+    across, down = axes
+    region = image.read_region(level, across.start, down.start, across.length, down.length)
+    if across.is_copy and down.is_copy:
+        return region
+    if across.is_whole and down.is_whole:
+        return cv2.resize(region, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+    high, wide = region.shape[:2]
+    rows = down.weights() @ region.reshape(high, wide * 3).astype(np.float32)
+    turned = np.ascontiguousarray(rows.reshape(-1, wide, 3).swapaxes(0, 1)).reshape(wide, -1)
+    result = (across.weights() @ turned).reshape(right - left, bottom - top, 3).swapaxes(0, 1)
+    return np.clip(np.rint(result), 0, 255).astype(np.uint8)
+
+
+class _Axis:
+    """Resampling along one axis: means by area where the image shrinks, cubic interpolation where it is enlarged.
+
+    start, length: of the pixels that are read. is_copy: one pixel for each. is_whole: whole pixels for each.
+    """
+
+    def __init__(self, step: float, begin: int, end: int, size: int):
+        self._step, self._begin, self._end = step, begin, end
+        margin = 2 if step < 1 else 0
+        self.start = max(0, min(size - 1, int(np.floor(begin * step + 1e-6)) - margin))
+        stop = min(size, int(np.ceil(end * step - 1e-6)) + margin)
+        self.length = max(1, stop - self.start)
+        self.is_whole = float(step).is_integer() and self.length == (end - begin) * step
+        self.is_copy = self.is_whole and step == 1
+
+    def weights(self):
+        """How much each pixel that was read counts for each of the result's; sparse float32, (result, length)."""
+        from scipy.sparse import csr_matrix
+
+        outputs = np.arange(self._begin, self._end)
+        if self._step >= 1:
+            first, last = outputs * self._step, (outputs + 1) * self._step
+            offsets = np.arange(int(np.ceil(self._step)) + 1)
+            sources = np.floor(first + 1e-9).astype(int)[:, None] + offsets
+            values = np.minimum(last[:, None], sources + 1) - np.maximum(first[:, None], sources)
+        else:
+            centres = (outputs + 0.5) * self._step - 0.5
+            sources = np.floor(centres).astype(int)[:, None] + np.arange(-1, 3)
+            values = _cubic(np.abs(centres[:, None] - sources))
+        values = np.where(values > 1e-9, values, 0) if self._step >= 1 else values
+        inside = np.clip(sources - self.start, 0, self.length - 1)
+        beyond = (sources - self.start >= self.length) & (self._step >= 1)
+        values = np.where(beyond, 0, values)
+        total = values.sum(1, keepdims=True)
+        values = np.where(total > 0, values / np.where(total > 0, total, 1), 1 / values.shape[1])
+        rows = np.repeat(np.arange(len(outputs)), values.shape[1])
+        return csr_matrix((values.ravel().astype(np.float32), (rows, inside.ravel())), (len(outputs), self.length))
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    """The weights of cubic interpolation at distances in pixels."""
+    near = (CUBIC + 2) * distance**3 - (CUBIC + 3) * distance**2 + 1
+    far = CUBIC * distance**3 - 5 * CUBIC * distance**2 + 8 * CUBIC * distance - 4 * CUBIC
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+
+
+def _starts(side: int, size: int) -> np.ndarray:
+    """Where patches begin along an axis; the last one ends where the image ends."""
+    starts = np.arange(0, side - size + 1, size)
+    return starts if starts[-1] + size == side else np.append(starts, side - size)

@@ -1,0 +1,188 @@
+"""Open any image by its content: flat formats by OpenCV, TIFF by tifffile, vendors' slides and DICOM by OpenSlide."""
+
+import io
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bcgan.slides.base import SlideImage
+from bcgan.slides.decode import MAX_PIXELS, decode_flat, is_container, lay_on_white
+from bcgan.slides.files import ImageFile, printable, sniff
+from bcgan.slides.scale import Mpp, make_mpp
+
+HEAD_BYTES = 512  # from which a file's type is known
+MAX_FLAT_BYTES = 2**28
+NAMED_FORMATS = (".mrxs", ".vms", ".vmu")  # formats that OpenSlide knows by their names alone
+BLOCK_PX = 2048
+VENDORS = ("svs", "scn", "ndpi", "bif", "philips")  # by tifffile's names, whose TIFF files OpenSlide reads
+
+
+class FlatImage(SlideImage):
+    """An image that is decoded as a whole."""
+
+    def __init__(self, pixels: np.ndarray, name: str, mpp: Mpp | None = None):
+        size = (pixels.shape[1], pixels.shape[0])
+        super().__init__(name, [size], mpp, size)
+        self._pixels = pixels
+
+    def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        return self._pixels[y : y + height, x : x + width]
+
+
+class VendorSlide(SlideImage):
+    """A slide that OpenSlide reads, from where the scan begins in formats that say so, as QuPath counts pixels."""
+
+    def __init__(self, path: Path, name: str, resources: ExitStack):
+        import openslide
+
+        self._resources = resources
+        self._slide = resources.enter_context(openslide.OpenSlide(path))
+        properties = self._slide.properties
+        bounds = [properties.get(f"openslide.bounds-{side}") for side in ("x", "y", "width", "height")]
+        self._x, self._y, *size = map(int, bounds) if all(bounds) else (0, 0, *self._slide.dimensions)
+        sizes = [tuple(size)] + [
+            tuple(max(1, int(side / downsample)) for side in size) for downsample in self._slide.level_downsamples[1:]
+        ]
+        source = "DICOM" if properties.get("openslide.vendor") == "dicom" else "vendor"
+        mpp = make_mpp(properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y"), source)
+        super().__init__(name, sizes, mpp, (BLOCK_PX, BLOCK_PX))
+
+    def downsample(self, level: int) -> tuple[float, float]:
+        return (self._slide.level_downsamples[level],) * 2
+
+    def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        import openslide
+
+        downsample = self._slide.level_downsamples[level]
+        corner = self._x + round(x * downsample), self._y + round(y * downsample)
+        try:
+            pixels = np.asarray(self._slide.read_region(corner, level, (width, height)))
+        except openslide.OpenSlideError as error:
+            raise ValueError(f"{self.name} is damaged ({error})") from error
+        return lay_on_white(pixels)
+
+    def close(self) -> None:
+        self._resources.close()
+
+
+def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideImage:
+    """Open an image of any supported format.
+
+    Args:
+        source: a file, a path, or an encoded image's bytes.
+        name: string. For messages. Defaults to the source's path.
+
+    Raises:
+        ValueError: If it is no image that can be read; the message names it.
+        OSError: If the file cannot be read.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        source = ImageFile(path.name, printable(str(path)), "", path, path.stat().st_size, path.read_bytes)
+    if isinstance(source, bytes):
+        path, size, name = None, len(source), name or "image"
+    else:
+        path, size, name = source.local, source.size, name or source.path
+    if path is not None and path.suffix.lower() in NAMED_FORMATS:
+        return _open_vendor(path, name, ExitStack())
+    if path is None:
+        data = source if isinstance(source, bytes) else source.read()
+        head = data[:HEAD_BYTES]
+    else:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            if not is_container(head):
+                if size > MAX_FLAT_BYTES:
+                    raise ValueError(f"{name} has {size:,} bytes, more than {MAX_FLAT_BYTES:,} that are read at once")
+                data = head + file.read()
+    if not is_container(head):
+        return _open_other(data, head, name, path)
+    with ExitStack() as resources:
+        if path is None:
+            path = _to_temporary_file(data, resources) if _needs_path(data, head) else None
+        if path is not None and _vendor(path) not in (None, "generic-tiff"):
+            return _open_vendor(path, name, resources.pop_all())
+        if sniff(head) == "dicom":
+            return _open_dicom(path if path is not None else io.BytesIO(data), name)
+        from bcgan.slides.tiff import open_tiff
+
+        return open_tiff(path if path is not None else io.BytesIO(data), name, size)
+
+
+def _open_other(data: bytes, head: bytes, name: str, path: Path | None) -> SlideImage:
+    """A flat image, or a vendor's format that is no TIFF, such as CZI."""
+    try:
+        return FlatImage(decode_flat(data, name), name)
+    except ValueError:
+        if path is not None and sniff(head) is None and _vendor(path):
+            return _open_vendor(path, name, ExitStack())
+        raise
+
+
+def _needs_path(data: bytes, head: bytes) -> bool:
+    """Whether OpenSlide has to look at it, which reads files alone: vendors' TIFF files, and DICOM."""
+    if sniff(head) == "dicom":
+        return True
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            return any(getattr(tiff, f"is_{vendor}", False) for vendor in VENDORS)
+    except Exception:  # whatever a broken header raises: told where the image is opened
+        return False
+
+
+def _to_temporary_file(data: bytes, resources: ExitStack) -> Path:
+    folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="bcgan-"))
+    path = Path(folder) / "slide"
+    path.write_bytes(data)
+    return path
+
+
+def _vendor(path: Path) -> str | None:
+    import openslide
+
+    try:
+        return openslide.OpenSlide.detect_format(path)
+    except (openslide.OpenSlideError, OSError, UnicodeError):
+        return None
+
+
+def _open_vendor(path: Path, name: str, resources: ExitStack) -> SlideImage:
+    import openslide
+
+    try:
+        if not path.exists():
+            raise ValueError(f"{name} does not exist")
+        return VendorSlide(path, name, resources)
+    except openslide.OpenSlideError as error:
+        resources.close()
+        raise ValueError(f"{name} cannot be read by OpenSlide ({error})") from error
+
+
+def _open_dicom(file: Any, name: str) -> SlideImage:
+    """A DICOM file that is no whole slide: one colour image."""
+    import pydicom
+    from pydicom.pixels import pixel_array
+
+    try:
+        dataset = pydicom.dcmread(file)
+        pixels_claimed = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames", 1) or 1)
+        if pixels_claimed > MAX_PIXELS:
+            raise ValueError(f"{pixels_claimed:,} pixels in all frames, more than {MAX_PIXELS:,}")
+        pixels = pixel_array(dataset)
+        spacing = dataset.get("PixelSpacing") or dataset.get("NominalScannedPixelSpacing") or ()
+    except Exception as error:  # pydicom raises many types for damaged files
+        raise ValueError(f"{name} is not a DICOM image that can be read ({type(error).__name__}: {error})") from error
+    if pixels.ndim == 4:
+        if len(pixels) > 1:
+            raise ValueError(f"{name} has {len(pixels)} frames that OpenSlide does not know as a slide. Give one image")
+        pixels = pixels[0]
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"{name} is a DICOM image of {pixels.dtype} {pixels.shape}, not of 8-bit colours")
+    stated = "PixelSpacing=" + "\\".join(map(str, spacing))
+    mpp = make_mpp(float(spacing[1]) * 1e3, float(spacing[0]) * 1e3, "DICOM", stated) if len(spacing) == 2 else None
+    return FlatImage(np.ascontiguousarray(pixels), name, mpp)

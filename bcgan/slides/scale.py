@@ -1,0 +1,168 @@
+"""One rule for scale: what resolution an image states, whether it can be true, and how it meets the model's."""
+
+import math
+import re
+from typing import NamedTuple
+
+MIN_MPP, MAX_MPP = 0.02, 20.0  # microns a pixel that a microscope's or a scanner's image can have
+MAX_ENLARGEMENT = 4.0  # times that an image may be enlarged to reach the model's scale
+SINGLE_PATCH_MAX_RATIO = 1.5  # an image up to so many times a patch's side is one patch; a larger one is cut
+SAME_SCALE = 1.1  # ratio of two scales up to which they are the same
+OME_UNITS = {
+    "pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6,
+    "in": 25_400.0,
+}  # fmt: skip
+IMAGEJ_UNITS = {
+    **OME_UNITS, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0, "millimeter": 1e3,
+    "inch": 25_400.0, "inches": 25_400.0, "nanometer": 1e-3, "centimeter": 1e4,
+}  # fmt: skip
+TIFF_UNITS = {2: (25_400.0, "dots an inch"), 3: (10_000.0, "pixels a centimetre")}  # microns in a ResolutionUnit
+REMEDY = "Give the true one with --mpp"
+
+
+class Mpp(NamedTuple):
+    """Microns per pixel. source: "user", "data set", "OME", "vendor", "DICOM", "ImageJ" or "TIFF". stated: the value as
+    the file has it, for messages."""
+
+    x: float
+    y: float
+    source: str
+    stated: str = ""
+
+
+class Scale(NamedTuple):
+    """How an image meets the model.
+
+    x, y: pixels of the image for one of the model's. mpp: microns per pixel of the image; None: not known. source:
+    where that comes from; "assumed": an image of a patch's size that states none; "unknown": the model has no scale.
+    is_single_patch: whether the image is one patch, its centre; else it is cut into patches.
+    """
+
+    x: float
+    y: float
+    mpp: tuple[float, float] | None
+    source: str
+    is_single_patch: bool
+
+
+class ModelScale(NamedTuple):
+    """size: side of the model's patches, pixels. mpp: microns for each of these; None: not known. image_size: (width,
+    height) of the images that the model was trained on, where all had one. downsample: pixels of such an image for one
+    of the model's: their central squares were brought to one size."""
+
+    size: int
+    mpp: float | None
+    image_size: tuple[int, int] | None
+    downsample: float
+
+
+def make_mpp(x: object, y: object, source: str, stated: str = "") -> Mpp | None:
+    """Make a resolution of what a file states; None where that is no positive number. A missing y is x."""
+    try:
+        x, y = float(x), float(y if y not in (None, "") else x)
+    except (TypeError, ValueError):
+        return None
+    if not (0 < x < math.inf and 0 < y < math.inf):
+        return None
+    return Mpp(x, y, source, stated)
+
+
+def ome_mpp(attributes: dict[str, str]) -> Mpp | None:
+    """The resolution that the attributes of an OME Pixels element state."""
+    units = [OME_UNITS.get(attributes.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
+    if None in units or "PhysicalSizeX" not in attributes:
+        return None
+    try:
+        x = float(attributes["PhysicalSizeX"]) * units[0]
+        y = float(attributes["PhysicalSizeY"]) * units[1] if "PhysicalSizeY" in attributes else x
+    except ValueError:
+        return None
+    return make_mpp(x, y, "OME", f"PhysicalSizeX={attributes['PhysicalSizeX']}")
+
+
+def tiff_mpp(x_resolution: float, y_resolution: float, unit: int) -> Mpp | None:
+    """The resolution that a TIFF's XResolution, YResolution and ResolutionUnit state."""
+    if unit not in TIFF_UNITS or not x_resolution > 0:
+        return None
+    microns, name = TIFF_UNITS[unit]
+    y_resolution = y_resolution if y_resolution > 0 else x_resolution
+    return make_mpp(microns / x_resolution, microns / y_resolution, "TIFF", f"{x_resolution:g} {name}")
+
+
+def imagej_mpp(metadata: dict, x_resolution: float, y_resolution: float) -> Mpp | None:
+    """The resolution that ImageJ's unit and a TIFF's XResolution and YResolution state."""
+    units = []
+    for key in ("unit", "yunit"):
+        text = str(metadata.get(key, metadata.get("unit", ""))).strip()
+        text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
+        units.append(IMAGEJ_UNITS.get(text) or IMAGEJ_UNITS.get(text.lower()))
+    if None in units or not x_resolution > 0:
+        return None
+    y_resolution = y_resolution if y_resolution > 0 else x_resolution
+    stated = f"{x_resolution:g} pixels a {metadata.get('unit')}"
+    return make_mpp(units[0] / x_resolution, units[1] / y_resolution, "ImageJ", stated)
+
+
+def check_believable(mpp: Mpp, name: str, model_mpp: float | None = None) -> None:
+    """Raise ValueError where a resolution that a file states cannot be true, such as a program's default."""
+    largest = MAX_MPP if model_mpp is None else min(MAX_MPP, MAX_ENLARGEMENT * model_mpp)
+    if min(mpp.x, mpp.y) >= MIN_MPP and max(mpp.x, mpp.y) <= largest:
+        return
+    stated = f" ({mpp.stated})" if mpp.stated else ""
+    raise ValueError(
+        f"{name} states {max(mpp.x, mpp.y):.4g} microns a pixel in its {mpp.source} metadata{stated}, which cannot be "
+        f"true: programs write such values by default. {REMEDY}"
+    )
+
+
+def resolve_scale(size: tuple[int, int], stated: Mpp | None, model: ModelScale, name: str) -> Scale:
+    """Decide how many of an image's pixels make one of the model's.
+
+    Args:
+        size: (width, height) of the image, pixels.
+        stated: the image's resolution: the user's, else the file's.
+        name: string. Of the image, for errors.
+
+    Raises:
+        ValueError: If the stated resolution cannot be true, if the image would be cut into patches and no resolution is
+            known, or if the user gives one and the model has none of its own.
+    """
+    is_training_size = model.image_size is not None and size == tuple(model.image_size)
+    assumed = model.downsample
+    if model.mpp is None:
+        if stated and stated.source == "user":
+            raise ValueError(
+                f"{name}: --mpp cannot be used: the model does not know its own scale. Leave --mpp out, or train and "
+                "export the model with data.mpp"
+            )
+        if not is_training_size and _is_cut(size, assumed, assumed, model.size):
+            known = f"images of {model.image_size[0]}x{model.image_size[1]} pixels" if model.image_size else "patches"
+            raise ValueError(
+                f"{name} has {size[0]}x{size[1]} pixels and would be cut into patches, but the model, trained on "
+                f"{known}, knows no scale. Give images of that size, or train and export the model with data.mpp"
+            )
+        return Scale(assumed, assumed, None, "unknown", True)
+    if stated is None:
+        if not is_training_size and _is_cut(size, assumed, assumed, model.size):
+            raise ValueError(
+                f"{name} has {size[0]}x{size[1]} pixels and would be cut into patches, but states no resolution. Give "
+                "its microns per pixel with --mpp"
+            )
+        mpp = model.mpp / assumed
+        return Scale(assumed, assumed, (mpp, mpp), "assumed", True)
+    if stated.source == "user":
+        if max(stated.x, stated.y) > MAX_ENLARGEMENT * model.mpp:
+            raise ValueError(
+                f"{name} would be enlarged {max(stated.x, stated.y) / model.mpp:.0f} times by --mpp {stated.x:g}, and "
+                f"at most {MAX_ENLARGEMENT:g} times are read. Check its microns per pixel"
+            )
+    else:
+        check_believable(stated, name, model.mpp)
+    x, y = model.mpp / stated.x, model.mpp / stated.y
+    same_scale = max(abs(math.log(side / assumed)) for side in (x, y)) < math.log(SAME_SCALE)
+    single = (is_training_size and same_scale) or not _is_cut(size, x, y, model.size)
+    return Scale(x, y, (stated.x, stated.y), stated.source, single)
+
+
+def _is_cut(size: tuple[int, int], x: float, y: float, patch_size: int) -> bool:
+    return max(round(size[0] / x), round(size[1] / y)) > SINGLE_PATCH_MAX_RATIO * patch_size

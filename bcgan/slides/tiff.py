@@ -1,0 +1,312 @@
+"""TIFF files of every layout, read in parts by tifffile: strips, tiles, planes, pyramids, BigTIFF, OME and ImageJ."""
+
+import logging
+import math
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+
+from bcgan.slides.base import SlideImage
+from bcgan.slides.decode import MAX_PIXELS, MAX_PIXELS_PER_BYTE, lay_on_white, to_uint8
+from bcgan.slides.scale import Mpp, imagej_mpp, make_mpp, ome_mpp, tiff_mpp
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is raised here with the file's name
+ASSOCIATED = re.compile(r"label|macro|thumbnail|overview|barcode", re.IGNORECASE)  # images beside the scan
+COLOURS = {"r": 0, "red": 0, "g": 1, "green": 1, "b": 2, "blue": 2}
+APERIO_MPP = re.compile(r"\bMPP\s*=\s*([\d.]+)")
+CACHE_BYTES = 2**27  # of decoded strips and tiles
+BLOCK_PX = 2048
+SAMPLE_PX = 2**22  # pixels from which the bits of a 16-bit image are counted
+
+
+class TiffSlide(SlideImage):
+    """A TIFF file; see `bcgan.slides.base.SlideImage`."""
+
+    def __init__(self, file: Path | BinaryIO, name: str, file_size: int):
+        self._tiff = tifffile.TiffFile(file)
+        self._name, self._file_size = name, file_size
+        self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._pool: ThreadPoolExecutor | None = None
+        ome = _ome_images(self._tiff)
+        index = _main_series(self._tiff, ome)
+        self._image = ome[index] if index < len(ome) else {}
+        self._levels = self._find_levels(self._tiff.series[index])
+        sizes = [(pages[0].imagewidth, pages[0].imagelength) for pages in self._levels]
+        first = self._levels[0][0]
+        super().__init__(name, sizes, self._resolution(first), _block(first))
+        self._check_layout(first)
+        self._largest = self._largest_value() if first.dtype == np.uint16 else None
+
+    def _find_levels(self, series: tifffile.TiffPageSeries) -> list[list[tifffile.TiffPage]]:
+        """The pages of every level: one, or one for each of three colour planes."""
+        levels = [self._planes(level) for level in series.levels]
+        first = levels[0][0]
+        if len(levels) == 1 and len(levels[0]) == 1:  # a pyramid of pages that are marked as reduced, as libvips writes
+            for page in self._tiff.pages[1:]:
+                page = page.aspage()
+                ratios = first.imagewidth / page.imagewidth, first.imagelength / page.imagelength
+                smaller = page.is_reduced and page.samplesperpixel == first.samplesperpixel
+                if smaller and min(ratios) > 1.5 and 0.97 < ratios[0] / ratios[1] < 1.03:
+                    levels.append([page])
+        return sorted(levels, key=lambda pages: -pages[0].imagewidth)
+
+    def _planes(self, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
+        page = series.pages[0].aspage()
+        channels = dict(zip(series.axes, series.shape, strict=True))
+        count = channels.get("C", 1) if page.samplesperpixel == 1 else 1
+        leading = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXS"]
+        if page.samplesperpixel == 1 and count == 1 and [size for _, size in leading if size > 1] == [3]:
+            count = 3  # three grey pages without a name: the planes of a colour image
+            leading = [("C" if size == 3 else axis, size) for axis, size in leading]
+        others = [axis for axis, size in leading if size > 1 and axis != "C"]
+        if others:
+            logging.getLogger("bcgan").warning(
+                "%s has %s images on the axes %s; the first is read",
+                self._name, math.prod(size for axis, size in leading if axis != "C"), "".join(others),
+            )  # fmt: skip
+        if count == 1:
+            return [page]
+        if count != 3 or not self._is_colour():
+            raise ValueError(
+                f"{self._name} has {count} channels that are not red, green and blue. Give a bright-field image in RGB"
+            )
+        shape = [size for _, size in leading]
+        pages = []
+        for channel in self._channel_order():
+            position = [channel if axis == "C" else 0 for axis, _ in leading]
+            number = int(np.ravel_multi_index(position, shape))
+            if number >= len(series.pages) or series.pages[number] is None:
+                raise ValueError(f"{self._name} has a colour plane that is not in this file. Give all its files as one")
+            pages.append(series.pages[number].aspage())
+        return pages
+
+    def _is_colour(self) -> bool:
+        names = [name for name in self._image.get("channels", []) if name]
+        return not names or all(_colour_of(name) is not None for name in names) or all(map(_is_number, names))
+
+    def _channel_order(self) -> list[int]:
+        colours = [_colour_of(name) for name in self._image.get("channels", [])]
+        return (
+            [colours.index(colour) for colour in range(3)]
+            if sorted(map(str, colours)) == ["0", "1", "2"]
+            else [0, 1, 2]
+        )
+
+    def _resolution(self, page: tifffile.TiffPage) -> Mpp | None:
+        if mpp := ome_mpp(self._image.get("pixels", {})):
+            return mpp
+        if match := APERIO_MPP.search(page.description or ""):
+            return make_mpp(match[1], None, "vendor", match[0])
+        x_resolution, y_resolution = (_ratio(page.tags.valueof(tag)) for tag in (282, 283))
+        metadata = self._tiff.imagej_metadata if self._tiff.is_imagej else None
+        if metadata and "unit" in metadata:
+            return imagej_mpp(metadata, x_resolution, y_resolution)
+        unit = page.tags.valueof(296)
+        if unit is None:  # inches, by the standard; a program that writes 1 without a unit states nothing
+            unit = 2 if x_resolution > 1 else 1
+        return tiff_mpp(x_resolution, y_resolution, int(unit))
+
+    def _check_layout(self, page: tifffile.TiffPage) -> None:
+        """Refuse what would not be read as it is meant, and headers that claim more than a file can contain."""
+        chunk = math.prod(page.chunks)
+        if chunk > 4 * MAX_PIXELS or page.imagewidth * page.imagelength <= 0:
+            raise ValueError(f"{self._name} has strips or tiles of {chunk:,} values, too many to be read at once")
+        if not page.is_tiled and page.imagewidth * page.imagelength > MAX_PIXELS_PER_BYTE * self._file_size:
+            raise ValueError(f"{self._name} claims more pixels than a file of {self._file_size} bytes can contain")
+        kind = page.photometric
+        readable = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "YCBCR", "SEPARATED")
+        if getattr(kind, "name", str(kind)) not in readable or page.samplesperpixel not in (1, 2, 3, 4):
+            raise ValueError(
+                f"{self._name} is a TIFF of {getattr(kind, 'name', kind)} pixels with {page.samplesperpixel} samples. "
+                "Save it as RGB"
+            )
+        if page.dtype not in (np.uint8, np.uint16, np.bool_):
+            raise ValueError(f"{self._name} has {page.dtype} pixels; only 8 and 16 bits are read. Convert it to 8 bits")
+
+    def _largest_value(self) -> int:
+        """Of a 16-bit image: of its smallest level, or of the middle of it where that is large."""
+        level = len(self.sizes) - 1
+        width, height = self.sizes[level]
+        wide, high = min(width, 2048), min(height, 2048)
+        left, top = (width - wide) // 2, (height - high) // 2
+        return int(self._raw(level, left, top, wide, high).max(initial=0))
+
+    def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        try:
+            return _to_rgb(self._raw(level, x, y, width, height), self._levels[level][0], self._name, self._largest)
+        except (OSError, ValueError, MemoryError):
+            raise
+        except Exception as error:  # a damaged strip ends in whatever its codec raises
+            raise ValueError(f"{self._name} is damaged ({type(error).__name__}: {error})") from error
+
+    def _raw(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        parts = [self._read_page(page, x, y, width, height) for page in self._levels[level]]
+        return parts[0] if len(parts) == 1 else np.concatenate([part[..., :1] for part in parts], axis=2)
+
+    def _read_page(self, page: tifffile.TiffPage, x: int, y: int, width: int, height: int) -> np.ndarray:
+        separate, depth, length, across, contiguous = page.shaped
+        high, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, length), across)
+        rows, columns = -(-length // high), -(-across // wide)
+        fill = 255 if page.dtype == np.uint8 else np.iinfo(np.uint16).max if page.dtype == np.uint16 else True
+        if page.photometric in (0, 3):  # 0 is white, or an index
+            fill = 0
+        region = np.full((height, width, separate * contiguous), fill, page.dtype)
+        jobs = [
+            (plane, row, column)
+            for plane in range(separate)
+            for row in range(y // high, min(rows, -(-(y + height) // high)))
+            for column in range(x // wide, min(columns, -(-(x + width) // wide)))
+        ]
+        numbers = [(plane * depth * rows + row) * columns + column for plane, row, column in jobs]
+        for (plane, row, column), segment in zip(jobs, self._segments(page, numbers), strict=True):
+            if segment is None:
+                continue
+            top, left = row * high, column * wide
+            inner = segment[max(0, y - top) : y + height - top, max(0, x - left) : x + width - left]
+            down, right = max(0, top - y), max(0, left - x)
+            inner = inner[: height - down, : width - right]
+            samples = slice(plane * contiguous, (plane + 1) * contiguous)
+            region[down : down + inner.shape[0], right : right + inner.shape[1], samples] = inner
+        return region
+
+    def _segments(self, page: tifffile.TiffPage, numbers: list[int]) -> list[np.ndarray | None]:
+        """Decoded strips or tiles, (length, width, samples); None where one is empty."""
+        known = {number: self._cache.get((page.index, page.offset, number)) for number in numbers}
+        missing = [number for number in known if known[number] is None]
+        encoded = [self._encoded(page, number) for number in missing]
+        if len(missing) > 1:
+            self._pool = self._pool or ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+            decoded = list(self._pool.map(lambda pair: _decode(page, *pair), zip(encoded, missing, strict=True)))
+        else:
+            decoded = [_decode(page, data, number) for data, number in zip(encoded, missing, strict=True)]
+        for number, segment in zip(missing, decoded, strict=True):
+            known[number] = segment
+            if segment is not None:
+                self._cache[page.index, page.offset, number] = segment
+        while len(self._cache) > 1 and sum(segment.nbytes for segment in self._cache.values()) > CACHE_BYTES:
+            self._cache.popitem(last=False)
+        return [known[number] for number in numbers]
+
+    def _encoded(self, page: tifffile.TiffPage, number: int) -> bytes | None:
+        if number >= len(page.dataoffsets):
+            raise ValueError(f"{self._name} is damaged: it lacks strips or tiles that its header names")
+        offset, count = page.dataoffsets[number], page.databytecounts[number]
+        if not offset or not count:
+            return None
+        file = self._tiff.filehandle
+        file.seek(offset)
+        data = file.read(count)
+        if len(data) < count:
+            raise ValueError(f"{self._name} is truncated: it ends within its pixels")
+        return data
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.shutdown()
+        self._tiff.close()
+
+
+def open_tiff(file: Path | BinaryIO, name: str, file_size: int) -> TiffSlide:
+    """Open a TIFF file.
+
+    Raises:
+        ValueError: If it is damaged or has a layout that is not read.
+        OSError: If it cannot be read.
+    """
+    try:
+        return TiffSlide(file, name, file_size)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a broken header ends in whatever its reader raises
+        if isinstance(error, ValueError) and str(error).startswith(name):
+            raise
+        raise ValueError(f"{name} is not a TIFF that can be read ({type(error).__name__}: {error})") from error
+
+
+def _block(page: tifffile.TiffPage) -> tuple[int, int]:
+    """What is best read at once: whole tiles, or whole rows of a file in strips."""
+    if page.is_tiled:
+        return tuple(max(1, BLOCK_PX // side) * side for side in (page.tilewidth, page.tilelength))
+    return page.imagewidth, max(1, BLOCK_PX * BLOCK_PX // max(1, page.imagewidth))
+
+
+def _decode(page: tifffile.TiffPage, data: bytes | None, number: int) -> np.ndarray | None:
+    if data is None:
+        return None
+    segment, _, shape = page.decode(data, number, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+    if segment is None:
+        return None
+    return segment.reshape(shape)[0]
+
+
+def _to_rgb(pixels: np.ndarray, page: tifffile.TiffPage, name: str, largest: int | None) -> np.ndarray:
+    kind = getattr(page.photometric, "name", "")
+    if kind == "PALETTE":
+        colours = page.colormap.T
+        colours = (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
+        return colours[pixels[..., 0]]
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    pixels = to_uint8(pixels, name, largest)
+    if kind == "MINISWHITE":
+        pixels = 255 - pixels
+    samples = pixels.shape[2]
+    if kind == "SEPARATED" and samples == 4:
+        ink = 1 - pixels.astype(np.float32) / 255
+        return np.rint(255 * ink[..., :3] * ink[..., 3:]).astype(np.uint8)
+    if samples == 4:
+        return lay_on_white(pixels) if page.extrasamples else np.ascontiguousarray(pixels[..., :3])
+    if samples <= 2:
+        return np.repeat(pixels[..., :1], 3, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def _ome_images(tiff: tifffile.TiffFile) -> list[dict[str, Any]]:
+    """Of every image that OME metadata describe: name, the attributes of its Pixels, the names of its channels."""
+    if not tiff.is_ome:
+        return []
+    with suppress(ET.ParseError, ValueError):
+        images = []
+        for image in ET.fromstring(tiff.ome_metadata).findall("{*}Image"):
+            pixels = image.find("{*}Pixels")
+            if pixels is not None:
+                channels = [channel.get("Name", "") for channel in pixels.findall("{*}Channel")]
+                images.append({"name": image.get("Name", ""), "pixels": dict(pixels.attrib), "channels": channels})
+        return images
+    return []
+
+
+def _main_series(tiff: tifffile.TiffFile, ome: list[dict[str, Any]]) -> int:
+    """The series that is the scan: the largest, labels and overviews left out."""
+
+    def area(number: int) -> tuple[bool, int]:
+        series = tiff.series[number]
+        name = ome[number]["name"] if number < len(ome) else series.name
+        page = series.pages[0]
+        return not ASSOCIATED.search(name or ""), page.keyframe.imagewidth * page.keyframe.imagelength
+
+    if not tiff.series:
+        raise ValueError("it has no image")
+    return max(range(len(tiff.series)), key=lambda number: (*area(number), -number))
+
+
+def _colour_of(name: str) -> int | None:
+    return COLOURS.get(name.strip().lower())
+
+
+def _is_number(name: str) -> bool:
+    return bool(re.fullmatch(r"(channel|ch|c)?[\s:_-]*(0[:_-])?\d+([:_-]\d+)*", name.strip(), re.IGNORECASE))
+
+
+def _ratio(value: Any) -> float:
+    with suppress(TypeError, ZeroDivisionError, ValueError):
+        return value[0] / value[1] if isinstance(value, tuple) else float(value)
+    return 0.0

@@ -1,0 +1,136 @@
+"""Tiles of one slide whose file names say where they lie: which belong together, and what lies around each."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+from bcgan.slides.base import SlideImage
+from bcgan.slides.coordinates import TileCoordinates
+from bcgan.slides.decode import WHITE
+from bcgan.slides.scale import Scale
+
+MIN_COVERED = 0.75  # of a patch's area that has to lie on tiles
+MAX_OVERLAP_DIFFERENCE = 12.0  # grey levels by which tiles may differ where they overlap: scaled, they differ by some
+# Of what a patch shows beside a tile, how much lies left of it and above: half, unless more of it is known elsewhere.
+OFFSETS = ((0.5, 0.5), (0.5, 0), (0.5, 1), (0, 0.5), (1, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
+MIN_SPACING = 0.25  # of a tile's side: tiles that overlap by more do not lie where their names say
+REGULAR = 0.8  # share of tiles with a neighbour exactly one step away, from which on they are a grid
+MAX_MOSAIC_PX = 4096  # longer side of a slide put together from tiles
+
+
+class Tile(NamedTuple):
+    """pixels: uint8, (height, width, 3), at the model's scale. corner: integers, (2,), x and y of its upper left corner
+    in the slide, pixels at the model's scale."""
+
+    pixels: np.ndarray
+    corner: np.ndarray
+
+
+class Completed(NamedTuple):
+    """patches: uint8, (n, size, size, 3), one around each tile. covered: float, (n,), the share of each that lies on
+    tiles. difference: mean difference of tiles where they overlap, grey levels."""
+
+    patches: np.ndarray
+    covered: np.ndarray
+    difference: float
+
+
+def read_tile(image: SlideImage, scale: Scale, coordinates: TileCoordinates) -> Tile:
+    """Read a small tile at the model's scale; tiles that lie side by side in the slide still do."""
+    pixels = image.read_region(0, 0, 0, *image.size)
+    steps = np.array([scale.x, scale.y])
+    first = np.array([coordinates.x, coordinates.y])
+    begin, end = (np.rint(corner / steps).astype(int) for corner in (first, first + image.size))
+    width, height = np.maximum(end - begin, 1)
+    if (width, height) != image.size:
+        interpolation = cv2.INTER_AREA if max(steps) > 1 else cv2.INTER_CUBIC
+        pixels = cv2.resize(pixels, (int(width), int(height)), interpolation=interpolation)
+    return Tile(pixels, begin)
+
+
+def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float) -> float | None:
+    """Find how many of the names' pixels make one of the tiles' own.
+
+    Args:
+        coordinates: integers, (n, 2). x and y by the names.
+        side: float. Of a tile, in its own pixels.
+        max_spacing: float. The farthest that tiles may lie apart, in their sides, to be neighbours.
+
+    Returns:
+        1.0 where the names count the tiles' own pixels; a whole number where tiles form a grid of that many sides, as
+        names in pixels of the full resolution do; None where the names cannot be pixels at all.
+    """
+    unique = np.unique(coordinates, axis=0)
+    if len(unique) < 2:
+        return None
+    offsets = np.abs(unique - unique[0]) / side
+    step = np.median(cKDTree(unique).query(unique, 2, p=np.inf)[0][:, 1]) / side
+    whole = round(step)
+    if whole >= 2 and abs(step - whole) < 0.02:
+        on_grid = np.abs(offsets / whole - np.rint(offsets / whole)).max() < 0.02
+        lattice = {tuple(row) for row in np.rint((unique - unique[0]) / (whole * side)).astype(int)}
+        beside = ((0, 1), (1, 0), (0, -1), (-1, 0))
+        neighbours = [any((x + right, y + down) in lattice for right, down in beside) for x, y in lattice]
+        if on_grid and len(lattice) >= 4 and np.mean(neighbours) >= REGULAR:
+            return float(whole)
+    return 1.0 if MIN_SPACING <= step <= max_spacing else None
+
+
+def complete(tiles: list[Tile], size: int) -> Completed:
+    """Put a patch around each tile, with the other tiles of the slide in it.
+
+    The tile is in its middle, or at the side or in the corner where more of the patch lies on tiles: what surrounds a
+    slide's tissue is seldom cut, and the patch stays within.
+
+    Args:
+        tiles: of which at least one side is shorter than a patch.
+        size: int. Side of a patch, pixels at the model's scale.
+    """
+    corners = np.array([tile.corner for tile in tiles])
+    sides = np.array([tile.pixels.shape[1::-1] for tile in tiles])
+    reach = size + sides.max()  # no tile that begins farther away is seen
+    tree = cKDTree(corners)
+    patches, covered = np.empty((len(tiles), size, size, 3), np.uint8), np.full(len(tiles), -1.0)
+    differences, overlaps = 0, 0
+    for number, (tile, (width, height)) in enumerate(zip(tiles, sides, strict=True)):
+        field = np.full((3 * reach, 3 * reach, 3), WHITE, np.uint8)  # the tile begins at (reach, reach)
+        known = np.zeros(field.shape[:2], bool)
+        for other in tree.query_ball_point(corners[number], reach, p=np.inf):
+            if other != number:
+                (x, y), (wide, high) = corners[other] - corners[number] + reach, sides[other]
+                field[y : y + high, x : x + wide], known[y : y + high, x : x + wide] = tiles[other].pixels, True
+        inside = slice(reach, reach + height), slice(reach, reach + width)
+        overlap = known[inside]
+        differences += np.abs(field[inside][overlap].astype(int) - tile.pixels[overlap]).sum()
+        overlaps += 3 * overlap.sum()
+        field[inside], known[inside] = tile.pixels, True
+        for right, down in OFFSETS:
+            x, y = reach - ((size - sides[number]) * (right, down)).astype(int)
+            window = slice(y, y + size), slice(x, x + size)
+            if (share := known[window].mean()) > covered[number]:
+                patches[number], covered[number] = field[window], share
+    return Completed(patches, covered, float(differences / max(overlaps, 1)))
+
+
+def draw_mosaic(tiles: Iterable[np.ndarray], corners: np.ndarray) -> tuple[np.ndarray, float]:
+    """Draw the tiles of one slide as one image, white where there are none.
+
+    Args:
+        tiles: uint8, (height, width, 3) each.
+        corners: integers, (n, 2). x and y, pixels at the tiles' scale.
+
+    Returns:
+        The image, at most MAX_MOSAIC_PX a side, and its pixels for one of the tiles'.
+    """
+    tiles = list(tiles)
+    width, height = (corners + [tile.shape[1::-1] for tile in tiles]).max(0)
+    zoom = min(1.0, MAX_MOSAIC_PX / max(width, height))  # coordinates are whatever names say
+    image = np.full((round(height * zoom) + 1, round(width * zoom) + 1, 3), WHITE[0], np.uint8)
+    for tile, (left, top) in zip(tiles, (corners * zoom).astype(int), strict=True):
+        high, wide = (max(1, round(side * zoom)) for side in tile.shape[:2])
+        window = image[top : top + high, left : left + wide]
+        window[:] = cv2.resize(tile, (wide, high), interpolation=cv2.INTER_AREA)[: window.shape[0], : window.shape[1]]
+    return image, zoom
