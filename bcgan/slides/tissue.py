@@ -5,6 +5,8 @@ import numpy as np
 
 MIN_TISSUE_FRACTION = 0.2  # of a patch's pixels that have to be tissue for it to be scored
 STAIN_RATIO = 1.06  # of the brighter of red and blue to green, relative to the background; glass has 1
+MIN_STAIN = 0.02  # of the background's light that green is darker than red or blue; black ink has noise alone
+MIN_RED_RATIO = 0.75  # of red to green; no stain absorbs red so much more than green, green and blue ink do
 DARK_RATIO = 0.86  # darkest channel relative to the background, below which a pixel is no glass
 MIN_BACKGROUND = 150  # grey level of the darkest channel of glass
 MAX_BACKGROUND_CHROMA = 40  # grey levels between the channels of glass
@@ -87,9 +89,9 @@ def _relative(image: np.ndarray, background: np.ndarray) -> list[np.ndarray]:
 
 def _is_stained(image: np.ndarray, background: np.ndarray) -> np.ndarray:
     red, green, blue = _relative(image, background)
-    blue_pen = (red < 0.75 * green) & (blue > 1.3 * green)
+    stained = np.maximum(red, blue) >= np.maximum(STAIN_RATIO * green, green + MIN_STAIN)
     red_pen = (red - green > 0.4) & (blue - green < 0.1 * (red - green)) & (green < 0.4)
-    return (np.maximum(red, blue) >= STAIN_RATIO * green) & ~blue_pen & ~red_pen
+    return stained & (red >= MIN_RED_RATIO * green) & ~red_pen
 
 
 def _is_dark(image: np.ndarray, background: np.ndarray) -> np.ndarray:
