@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from bcgan.errors import InputError
+from bcgan.settings_effect import check_effect
 
 PIPELINES = Path("pipelines")
 TRAINING = ("seed", "profile", "precision", "xla")  # settings that every training depends on
@@ -404,11 +405,13 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
 
     Args:
         name: string. An experiment in `pipelines/`, or a path to a YAML file.
-        overrides: tuple of strings. `key.subkey=value` pairs, values written as YAML.
+        overrides: tuple of strings. `key.subkey=value` pairs, values written as YAML; null takes back what the file
+            sets.
         data_dir: string. Folders or archives joined by the platform's path separator, in place of `data.dir`.
 
     Raises:
-        InputError: an unknown experiment, a file that is not YAML, an unknown key, a value of the wrong kind.
+        InputError: an unknown experiment, a file that is not YAML, an unknown key, a value of the wrong kind, or a
+            setting that nothing reads.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else PIPELINES / f"{name}.yaml"
     if not path.is_file():
@@ -429,9 +432,11 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
     if data_dir and isinstance(tree.get("data"), dict):
         tree["data"]["dir"] = [part for part in data_dir.split(os.pathsep) if part]
     try:
-        return Experiment.model_validate(tree)
+        experiment = Experiment.model_validate(tree)
     except ValidationError as error:
         raise InputError(explain(path, error)) from error
+    check_effect(experiment, str(path))
+    return experiment
 
 
 def explain(path: Path | str, error: ValidationError) -> str:
@@ -461,6 +466,10 @@ def _override(tree: dict[str, Any], pair: str) -> None:
         if not isinstance(tree, dict):
             raise InputError(f"{pair!r}: {key} has no settings of its own. Write key.subkey=value.")
     try:
-        tree[last] = yaml.safe_load(value)
+        setting = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"{pair!r}: not a YAML value. Write lists without spaces: classify.seeds=[0,1].") from error
+    if setting is None and last in tree:
+        del tree[last]
+    else:
+        tree[last] = setting

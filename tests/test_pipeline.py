@@ -322,7 +322,8 @@ def test_other_patient_lists_make_preprocess_run_again(workspace, seen, idc_fold
     lists.mkdir()
     for role, patients in {"train": "100 101 102", "validation": "103 104", "test": "105 106 107"}.items():
         (lists / f"{role}.txt").write_text(patients.replace(" ", "\n"))
-    options = ["--until", "preprocess", "--set", "data.protocol=official", "--set", f"data.lists={lists}"]
+    settings = ("data.protocol=official", "data.folds=null", f"data.lists={lists}")
+    options = ["--until", "preprocess", *(word for setting in settings for word in ("--set", setting))]
     assert bcgan("run", "tiny.yaml", *options) == 0
     assert bcgan("run", "tiny.yaml", *options) == 0
     (lists / "test.txt").write_text("105\n106\n")
