@@ -100,8 +100,8 @@ RULES = (
 def check_effect(experiment: Experiment, where: str) -> None:
     """Refuse a setting that was given and that nothing reads.
 
-    `null` counts as not given, and so does a classifier's setting that is its default: differences between
-    experiments are written as whole classifiers.
+    `null` and an empty list count as not given, and so does a classifier's setting that is its default: differences
+    between experiments are written as whole classifiers.
 
     Args:
         experiment: As it was validated, so that it knows what was given.
@@ -113,7 +113,7 @@ def check_effect(experiment: Experiment, where: str) -> None:
     for key, value in given_settings(experiment):
         rule = rule_of(key)
         model = key.split(".")[2] if fnmatchcase(key, f"{MODEL}*") else ""
-        if rule is None or value is None or (model and value == _default(experiment, key)):
+        if rule is None or value in (None, (), {}) or (model and value == _default(experiment, key)):
             continue
         if not rule.read(experiment, model):
             raise InputError(

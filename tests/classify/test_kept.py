@@ -29,7 +29,7 @@ def key(folder, name, *changes):
 @pytest.mark.parametrize(
     ("name", "change", "stays"),
     [
-        ("cnn", "classify.models={cnn: {epochs: 2}, resnet34: {}}", True),
+        ("cnn", "classify.models={cnn: {epochs: 2}, resnet34: {}, student: {taught: 0.5}}", True),
         ("cnn", "classify.seeds=[0, 1]", True),
         ("cnn", "evaluate.views=1", True),
         ("cnn", MODELS % 3, False),
@@ -45,7 +45,7 @@ def test_a_training_depends_on_its_own_settings(folder, name, change, stays):
 def test_a_training_depends_on_the_files_that_it_reads(folder):
     mixed = "classify.models={cnn: {epochs: 2, synthetic: 0.1}}"
     started = ("simclr", "classify.models={simclr: {}}", "classify.teachers=[]", "pretrain.weights=shipped")
-    asked = [("cnn",), ("gan_only",), ("cnn", mixed), started]
+    asked = [("cnn",), ("gan_only",), ("cnn", mixed, "classify.teachers=[]"), started]
     before = [key(folder, *one) for one in asked]
     changed = []
     for file in (JUDGE, MADE, LEFT, STORE):
