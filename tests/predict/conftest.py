@@ -7,8 +7,10 @@ import pytest
 
 import bcgan
 from bcgan import cli
-from bcgan.predict import images
 from bcgan.predict.model import Model
+from bcgan.predict.tile import PATCH_SCALE
+from bcgan.slides.files import find_images
+from bcgan.slides.patches import read_patch
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +32,16 @@ def model(exported) -> Model:
 
 @pytest.fixture(scope="session")
 def patches(idc_folder) -> np.ndarray:
-    return np.stack([images.read(path, 50, 1.0).patches[0] for path in images.find([str(idc_folder)])])
+    return read_patches(image.local for image in find_images([str(idc_folder)]))
+
+
+def read_patches(paths) -> np.ndarray:
+    """Files that are one patch each, at the scale of the public archive."""
+    return np.stack([read_patch(path, PATCH_SCALE) for path in paths])
+
+
+def find_paths(folder: Path) -> list[Path]:
+    return [image.local for image in find_images([str(folder)])]
 
 
 def command(*arguments) -> int:

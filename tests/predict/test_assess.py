@@ -7,8 +7,12 @@ from sklearn.metrics import roc_auc_score
 
 import bcgan
 from bcgan import cli, experiment
-from bcgan.predict import assess, images
+from bcgan.predict import assess
+from bcgan.predict.model import OUT_OF_DISTRIBUTION
+from bcgan.predict.tile import PATCH_SCALE
+from bcgan.slides.patches import read_patch
 from tests.conftest import write_png
+from tests.predict.conftest import find_paths, read_patches
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def labelled(tmp_path, patches_of):
 
 @pytest.fixture
 def patches_of(idc_folder):
-    return [images.read_patch(path, 50) for path in images.find([str(idc_folder)])[:24]]
+    return list(read_patches(find_paths(idc_folder)[:24]))
 
 
 def settings(folder):
@@ -41,12 +45,15 @@ def settings(folder):
 def test_figures_are_those_of_the_rows(shipped, labelled, tmp_path):
     found = assess.assess(shipped, settings(labelled), None, tmp_path / "out")
     rows = pd.read_csv(tmp_path / "out/images.csv")
-    read = rows[rows["probability"].notna()]
+    read = rows[rows["patches"] > 0]
     assert (found["images"], found["unreadable"], found["every"]["images"]) == (26, 1, 25)
     assert rows.loc[rows["image"] == "p1/1/noise.png", "refused"].item()
-    expected = roc_auc_score(read["label"], read["probability"])
-    assert found["every"]["figures"]["roc_auc"]["value"] == pytest.approx(expected, abs=1e-6)
     judged = read[~read["refused"].astype(bool)]
+    for name, table in (("every", read), ("judged", judged)):
+        patches = np.stack([read_patch(labelled / image, PATCH_SCALE) for image in table["image"]])
+        expected = roc_auc_score(table["label"], shipped.probabilities(patches))
+        assert found[name]["figures"]["roc_auc"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert rows.loc[rows["probability"].notna(), "image"].tolist() == judged["image"].tolist()
     assert found["judged"]["images"] == len(judged)
     assert found["judged"]["malignant"] == judged["label"].sum()
     assert json.loads((tmp_path / "out/assessment.json").read_text()) == found
@@ -58,13 +65,16 @@ def test_an_image_s_probability_is_the_mean_over_its_patches(shipped, patches_of
     write_png(
         folder / "four.png", np.concatenate([np.concatenate(patches_of[:2], 1), np.concatenate(patches_of[2:4], 1)])
     )
-    assess.assess(shipped, settings(tmp_path / "large"), None, tmp_path / "out")
-    row = pd.read_csv(tmp_path / "out/images.csv").iloc[0]
-    judged = shipped.predict(np.stack(patches_of[:4]))
-    known = judged.verdict != assess.STRANGE
-    counted = judged.probability[known] if known.any() else judged.probability
-    assert row["patches"] == 4
-    assert row["probability"] == pytest.approx(counted.mean(), abs=1e-4)
+    places = np.array([[0, 0], [50, 0], [0, 50], [50, 50]])  # the patches are neighbours, as bcgan predict has them
+    predictions = shipped.predict(np.stack(patches_of[:4]), places)
+    known = predictions.verdict != OUT_OF_DISTRIBUTION
+    assert known.any()
+    for mpp, count in ((4.0, 4), (None, 0)):
+        assess.assess(shipped, settings(tmp_path / "large"), mpp, tmp_path / "out")
+        row = pd.read_csv(tmp_path / "out/images.csv").iloc[0]
+        assert row["patches"] == count  # none where nobody states the scale of what would be cut
+        if count:
+            assert row["probability"] == pytest.approx(predictions.probability[known].mean(), abs=1e-4)
 
 
 def test_neighbours_have_a_say_where_the_data_set_knows_places(shipped, idc_folder, tmp_path, caplog):
@@ -83,7 +93,7 @@ def test_neighbours_have_a_say_where_the_data_set_knows_places(shipped, idc_fold
         rows = pd.read_csv(tmp_path / "images.csv")
         paths = [next(patches.rglob(f"{key}.png")) for key in rows["image"]]
         places = rows["image"].str.extract(r"_x(\d+)_y(\d+)_").to_numpy(int)
-        read = np.stack([images.read_patch(path, 50) for path in paths])
+        read = read_patches(paths)
         expected = model.predict(read, places if model is shipped else None)
         np.testing.assert_allclose(rows["probability"], expected.probability, atol=1e-5)
 
@@ -93,4 +103,4 @@ def test_the_command_says_what_was_unreadable(labelled, tmp_path, capsys):
         cli.main(["assess", "breakhis", "--set", "data.name=patient_folder", "--set", "data.magnification=null",
                   "--data-dir", str(labelled), "--out", str(tmp_path / "out")])  # fmt: skip
     assert stop.value.code == 3
-    assert "26 images, 1 unreadable" in capsys.readouterr().out
+    assert "26 images, 1 unreadable or without tissue" in capsys.readouterr().out

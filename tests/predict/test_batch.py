@@ -3,21 +3,19 @@ import importlib.util
 import json
 import os
 import shutil
-import sys
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
-import tifffile
-from PIL import Image
 
 from bcgan import cli
 from bcgan.errors import InputError, WorkError
-from bcgan.predict import batch, slides, slidewise
+from bcgan.predict import batch, slidewise
 from tests.conftest import write_png
 
 SLIDES = 3  # folders of patches; beside them stands one large image
+MPP = 4.0  # of all of them: the large image does not state it
 
 
 @pytest.fixture
@@ -33,11 +31,15 @@ def source(idc_folder, tmp_path):
 
 
 def job(exported, out) -> batch.Scores:
-    return batch.Scores(out, str(exported))
+    return batch.Scores(out, str(exported), mpp=MPP)
 
 
 def written(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.csv"))}
+
+
+def outcome(done: int, skipped: int = 0, unreadable: int = 0, refused: int = 0) -> dict[str, int]:
+    return {"done": done, "skipped": skipped, "unreadable": unreadable, "refused": refused}
 
 
 def runners():
@@ -50,16 +52,8 @@ def runners():
 def test_every_runner_writes_the_same_bytes(exported, source, tmp_path, runner):
     found = slidewise.slides([str(source)])
     assert [slide.name for slide in found] == ["100", "101", "102", "large.png"]
-    assert slidewise.run(found, job(exported, tmp_path / "one"), "serial", 1) == {
-        "done": 4,
-        "skipped": 0,
-        "unreadable": 0,
-    }
-    assert slidewise.run(found, job(exported, tmp_path / "other"), runner, 2) == {
-        "done": 4,
-        "skipped": 0,
-        "unreadable": 0,
-    }
+    assert slidewise.run(found, job(exported, tmp_path / "one"), "serial", 1) == outcome(4)
+    assert slidewise.run(found, job(exported, tmp_path / "other"), runner, 2) == outcome(4)
     assert written(tmp_path / "one") == written(tmp_path / "other")
     assert not list(tmp_path.rglob("*.part"))
     rows = list(csv.DictReader((tmp_path / "other/slides/101.csv").open(encoding="utf-8")))
@@ -70,8 +64,9 @@ def test_every_runner_writes_the_same_bytes(exported, source, tmp_path, runner):
 
 def test_maps_lie_in_a_folder_a_slide_where_they_are_asked_for(exported, source, tmp_path):
     def drawn(*asked) -> set[str]:
+        given = ["batch", str(source), "--model", str(exported), "--out", str(tmp_path / "out"), "--mpp", str(MPP)]
         with pytest.raises(SystemExit) as stop:
-            cli.main(["batch", str(source), "--model", str(exported), "--out", str(tmp_path / "out"), *asked])
+            cli.main([*given, *asked])
         assert stop.value.code == 0
         maps = tmp_path / "out/maps"
         return {str(path.relative_to(maps)) for path in maps.rglob("*.map.png")}
@@ -89,30 +84,30 @@ def test_only_what_changed_is_judged_again(exported, source, tmp_path):
     own, found = job(exported, tmp_path / "out"), slidewise.slides([str(source)])
     slidewise.run(found, own, "serial", 1)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/slides").glob("*.csv")}
-    assert slidewise.run(found, own, "serial", 1) == {"done": 0, "skipped": 4, "unreadable": 0}
+    assert slidewise.run(found, own, "serial", 1) == outcome(0, 4)
     os.utime(next((source / "100").rglob("*.png")), (0, 0))
     (tmp_path / "out/slides/101.csv").unlink()
     (tmp_path / "out/slides/102.json").write_text("{")
-    assert slidewise.run(found, own, "serial", 1) == {"done": 3, "skipped": 1, "unreadable": 0}
+    assert slidewise.run(found, own, "serial", 1) == outcome(3, 1)
     same = [path.name for path, time in before.items() if path.stat().st_mtime_ns == time]
     assert same == ["large.png.csv"]
-    assert slidewise.run(found, own._replace(microns_per_pixel=2.0), "serial", 1)["done"] == 4
+    assert slidewise.run(found, own._replace(mpp=2.0), "serial", 1)["done"] == 4
 
 
 def test_a_slide_that_fails_is_named_and_the_others_are_kept(exported, source, tmp_path, monkeypatch):
     predict = batch.predict
 
-    def failing(model, paths, *rest, **more):
-        if paths[0].parts[-3] == "101":
+    def failing(model, images, *rest, **more):
+        if images[0].local.parts[-3] == "101":
             raise MemoryError
-        return predict(model, paths, *rest, **more)
+        return predict(model, images, *rest, **more)
 
     own, found = job(exported, tmp_path / "out"), slidewise.slides([str(source)])
     monkeypatch.setattr(batch, "predict", failing)
     with pytest.raises(WorkError, match="1 of 4 slides failed, first 101"):
         slidewise.run(found, own, "serial", 1)
     monkeypatch.undo()
-    assert slidewise.run(found, own, "serial", 1) == {"done": 1, "skipped": 3, "unreadable": 0}
+    assert slidewise.run(found, own, "serial", 1) == outcome(1, 3)
     state = json.loads((tmp_path / "out/slides/101.json").read_text())
     assert sum(state["patches"].values()) == 10
 
@@ -146,15 +141,15 @@ def test_wrong_sources_are_named(tmp_path, source):
 
 def test_the_command_says_what_it_did(exported, source, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "apache_beam", None)
-    out = ["--model", str(exported), "--out", str(tmp_path / "out")]
+    out = ["--model", str(exported), "--out", str(tmp_path / "out"), "--mpp", str(MPP)]
     for more, code, words in (
         (["--by", "beam"], 2, "pip install -r requirements-beam.txt"),
         ([], 0, "4 slides done, 0 were current"),
         ([], 0, "0 slides done, 4 were current"),
         (["--no-neighbours"], 0, "4 slides done, 0 were current"),
         ([], 0, "4 slides done, 0 were current"),
-        (None, 3, "1 slides hold what could not be read"),
-        ([], 3, "1 slides hold what could not be read"),
+        (None, 3, "1 slides have patches that could not be read, 0 slides were refused"),
+        ([], 3, "1 slides have patches that could not be read, 0 slides were refused"),
     ):
         if more is None:
             next((source / "100").rglob("*.png")).write_bytes(b"no image")
@@ -165,19 +160,22 @@ def test_the_command_says_what_it_did(exported, source, tmp_path, capsys, monkey
         assert words in capsys.readouterr().err
 
 
-def test_a_slide_that_openslide_must_read_is_judged_once_it_is_installed(exported, tmp_path, monkeypatch):
-    """And not by the pixels of its first page, at a scale that nobody gave."""
-    picture = np.full((256, 256, 3), (150, 80, 140), np.uint8)
-    tiled, plain, odd = (tmp_path / "folder" / f"{name}.tif" for name in ("tiled", "plain", "odd"))
-    tiled.parent.mkdir()
-    Image.fromarray(picture).save(plain)
-    Image.fromarray(picture).save(odd, format="PNG")
-    tifffile.imwrite(tiled, picture, tile=(128, 128), photometric="rgb")
-    monkeypatch.setitem(sys.modules, "openslide", None)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # slides are larger than what Pillow takes for bombs
-    assert [slides.is_slide(path) for path in (tiled, plain, odd, tmp_path / "none.tif")] == [True, *[False] * 3]
-    own, keys = job(exported, tmp_path / "out"), []
-    for known in (None, object()):
-        monkeypatch.setattr(batch, "find_spec", lambda _, known=known: known)
-        keys.append([own.settings(slidewise.Slide(path.name, path)) for path in (tiled, tiled.parent, plain, odd)])
-    assert [one == other for one, other in zip(*keys, strict=True)] == [False, False, True, True]
+def test_a_slide_that_cannot_be_done_as_it_is_is_refused_once_with_its_reason(exported, source, tmp_path, capsys):
+    """One resolution is given for images of two magnifications. It is not tried again until it changes."""
+    names = [f"SOB_M_DC-14-2523-{magnification}-001.png" for magnification in (40, 400)]
+    for name in names:
+        write_png(source / "mixed" / name, np.full((50, 50, 3), (150, 80, 140), np.uint8))
+    slides = slidewise.slides([str(source)])
+    reason = "--mpp 4 is given for images of several magnifications: 40X"
+    for expected in (outcome(5, 0, refused=1), outcome(0, 5, refused=1)):
+        assert slidewise.run(slides, job(exported, tmp_path / "out"), "serial", 1) == expected
+        assert reason in json.loads((tmp_path / "out/slides/mixed.json").read_text())["refused"]
+        summary = {row["slide"]: row for row in csv.DictReader((tmp_path / "out/summary.csv").open(encoding="utf-8"))}
+        assert reason in summary["mixed"]["refused"] and not summary["101"]["refused"]
+        assert not (tmp_path / "out/slides/mixed.csv").exists() and not list(tmp_path.rglob("*.part"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["batch", str(source), "--model", str(exported), "--out", str(tmp_path / "out"), "--mpp", str(MPP)])
+    assert stop.value.code == 3
+    assert "0 slides have patches that could not be read, 1 slides were refused" in capsys.readouterr().err
+    (source / "mixed" / names[0]).unlink()
+    assert slidewise.run(slides, job(exported, tmp_path / "out"), "serial", 1) == outcome(1, 4)

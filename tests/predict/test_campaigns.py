@@ -19,6 +19,7 @@ import pytest
 from bcgan import runs
 from bcgan.models import weights
 from bcgan.predict.predict import predict
+from bcgan.slides.files import find_images
 from tests.conftest import EXPERIMENT
 from tests.digest import digest
 
@@ -115,7 +116,7 @@ def test_a_server_at_its_limit_stays_as_it_is(model, idc_folder):
 @pytest.mark.timeout(0)
 def test_a_hundred_thousand_patches_are_judged_in_flat_memory(model, idc_folder):
     """The same files over and over: each has the same row every time, and the last tenth needs no more memory."""
-    files, peaks, rows = sorted(idc_folder.rglob("*.png")), [], {}
+    files, peaks, rows = find_images([str(idc_folder)]), [], {}
 
     class Rows(io.StringIO):
         """Keeps no line: checks it against the file's first one."""
@@ -131,6 +132,6 @@ def test_a_hundred_thousand_patches_are_judged_in_flat_memory(model, idc_folder)
                 peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
             return len(line)
 
-    counts = predict(model, (files * -(-PATCHES // len(files)))[:PATCHES], Rows(), lines=True)
+    counts = predict(model, (files * -(-PATCHES // len(files)))[:PATCHES], Rows(), as_jsonl=True)
     assert sum(counts.values()) == rows["count"] == PATCHES
     assert peaks[-1] - peaks[1] < GROWTH

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from bcgan import cli
-from bcgan.predict import images
 from bcgan.predict import model as models
 from tests.conftest import write_png
+from tests.predict.conftest import find_paths, read_patches
 
 
 def test_explanations_are_drawn_and_a_slide_is_refused(exported, model, idc_folder, tmp_path, capsys):
-    path = images.find([str(idc_folder)])[0]
+    path = find_paths(idc_folder)[0]
     slide = tmp_path / "<b>slide.png"
     write_png(slide, np.zeros((200, 200, 3), np.uint8))
     for arguments, code in (([path], 0), ([slide], 2), ([slide, path], 3)):
@@ -21,7 +21,7 @@ def test_explanations_are_drawn_and_a_slide_is_refused(exported, model, idc_fold
     assert "slide.png has 200x200 pixels" in capsys.readouterr().err
     assert (tmp_path / f"out/0001-{path.stem}.png").stat().st_size > 10_000
     page = (tmp_path / "out/index.html").read_text()
-    found = model.predict(images.read_patch(path, 50)[None])
+    found = model.predict(read_patches([path]))
     for words in (f'src="0001-{path.stem}.png"', f"{found.probability[0]:.3f}", "Research use only", "200x200 pixels"):
         assert words in page
     assert "<b>" not in page
@@ -29,17 +29,20 @@ def test_explanations_are_drawn_and_a_slide_is_refused(exported, model, idc_fold
 
 def test_a_patch_at_another_scale_is_explained_where_that_is_said(exported, model, idc_folder, tmp_path, capsys):
     card = model.card.model_copy(update={"microns_per_pixel": 4.0})
-    folder, patch = shutil.copytree(exported, tmp_path / "model"), images.find([str(idc_folder)])[0]
+    folder, patch = shutil.copytree(exported, tmp_path / "model"), find_paths(idc_folder)[0]
     (folder / models.CARD).write_text(card.model_dump_json(), "utf-8")
-    write_png(tmp_path / "large" / patch.name, images.read_patch(patch, 50).repeat(4, 0).repeat(4, 1))
+    write_png(tmp_path / "large" / patch.name, read_patches([patch])[0].repeat(4, 0).repeat(4, 1))
 
     def page(file: Path, *said) -> str:
         with pytest.raises(SystemExit) as stop:
             cli.main(["explain", str(file), "--model", str(folder), "--out", str(tmp_path / "out"), *said])
-        assert stop.value.code == (2 if file != patch and not said else 0)
+        assert stop.value.code == (0 if file == patch or said == ("--mpp", "1") else 2)
         return (tmp_path / "out/index.html").read_text().replace(str(file), "") if not stop.value.code else ""
 
     large = tmp_path / "large" / patch.name
     assert not page(large)
+    message = "200x200 pixels and would be cut into patches, but states no resolution. Give its microns per pixel with"
+    assert message in capsys.readouterr().err
+    assert not page(large, "--mpp", "4")
     assert "200x200 pixels, and a patch 50x50. Check its microns per pixel" in capsys.readouterr().err
     assert page(large, "--mpp", "1") == page(patch)

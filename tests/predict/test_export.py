@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
@@ -11,9 +12,10 @@ from bcgan.classify.scoring import probabilities
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 from bcgan.models import weights
-from bcgan.predict import export, formats, images
+from bcgan.predict import check, export, formats
 from bcgan.predict import model as models
 from bcgan.preprocess import store
+from bcgan.slides.scale import ModelScale
 from tests.conftest import write_png
 
 
@@ -21,7 +23,7 @@ def test_the_exported_network_says_what_the_runs_own_says(finished, model, patch
     assert model.card.trained["networks"] == ["gan_resnet-seed0"]
     own = weights.in_float32(weights.load_model(finished / "runs/tiny/classify/gan_resnet-seed0.keras"))
     expected = calibration.log_odds(calibration.apply(model.card.calibration, probabilities(own, patches, 8)))
-    said = calibration.log_odds(model.predict(patches).probability)
+    said = calibration.log_odds(model.probabilities(patches))
     assert np.abs(said - expected).max() < 0.1 * np.ptp(expected)  # half precision rounds
 
 
@@ -29,17 +31,20 @@ def test_the_cards_figures_are_those_of_the_exported_network(finished, model):
     own = store.load(finished / "runs/tiny/preprocess")
     rows = own.rows("test")
     index = own.index.iloc[rows].reset_index(drop=True)
-    labels, alone = index["label"].to_numpy(), model.predict(own.images[rows])
-    near = [np.zeros(len(rows)), np.zeros(len(rows), int)]
+    labels = index["label"].to_numpy()
+    alone = model.probabilities(own.images[rows]), model.predict(own.images[rows]).threshold
+    near = [np.zeros(len(rows)), np.zeros(len(rows))]
     for patient in index.groupby("patient").indices.values():
-        judged = model.predict(own.images[rows][patient], index[["x", "y"]].to_numpy()[patient])
-        near[0][patient], near[1][patient] = judged.probability, judged.called
-    said = {"test": (alone.probability, alone.called), "test_neighbours": near}
+        given = own.images[rows][patient], index[["x", "y"]].to_numpy()[patient]
+        near[0][patient], near[1][patient] = model.probabilities(*given), model.predict(*given).threshold
+    said = {"test": alone, "test_neighbours": near}
     assert set(model.card.figures) == set(said)
-    for name, (probability, called) in said.items():
+    for name, (probability, threshold) in said.items():
         figures = {metric: one["value"] for metric, one in model.card.figures[name].items()}
         assert figures["roc_auc"] == pytest.approx(roc_auc_score(labels, probability), abs=0.02)
-        assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, called), abs=0.06)
+        assert figures["balanced_accuracy"] == pytest.approx(
+            balanced_accuracy_score(labels, probability >= threshold), abs=0.06
+        )
 
 
 def without_litert(card, folder, patches):
@@ -50,7 +55,7 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     network, times = Path("runs/tiny/export/gan_resnet-seed0.keras"), []
-    monkeypatch.setattr(images, "CHECKED", 16)
+    monkeypatch.setattr(check, "CHECK_PATCHES", 16)
     for left in ("model/.part/classifier.keras", "model/referee.keras"):  # by one that was killed
         path = tmp_path / "work" / left
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,21 +93,40 @@ def test_what_learnt_from_changed_patches_is_not_exported(tmp_path):
 
 @pytest.mark.parametrize(("size", "microns"), [(50, 4.0), (75, 8 / 3)])
 def test_the_scale_is_that_of_the_patches_as_they_were_learnt(size, microns):
+    index = pd.DataFrame({"width": [50, 50], "height": [50, 33]})  # a narrow one, of a slide's edge
     asked = experiment.load("idc", (f"data.size={size}",), "/nowhere")
-    assert export._microns(asked) == pytest.approx(microns)
-    assert export._microns(experiment.load("phantom")) is None
+    scale = export._scale(asked, index, size)
+    assert (scale.size, scale.image_size) == (size, (50, 50))
+    assert scale.mpp == pytest.approx(microns) == 4 * scale.downsample
+
+
+def prepare_images(folder: Path, sizes: list[tuple[int, int]], **data) -> Experiment:
+    """Two images of each size, (height, width), in folders of patients; the experiment on them, preprocessed."""
+    rng = np.random.default_rng(0)
+    for patient, (height, width) in enumerate(sizes):
+        for label in (0, 1):
+            image = rng.integers(0, 200, (height, width, 3), dtype=np.uint8)
+            write_png(folder / f"raw/p{patient}/{label}/a.png", image)
+    asked = Experiment(name="other", data={"name": "patient_folder", "dir": [folder / "raw"]} | data)
+    (folder / "run/preprocess").mkdir(parents=True)
+    store.build(asked, folder / "run/preprocess")
+    return asked
 
 
 def test_images_of_no_known_scale_are_not_exported(tmp_path):
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        image = rng.integers(0, 200, (60, 80, 3), dtype=np.uint8)
-        write_png(tmp_path / f"raw/p{number // 2}/{number % 2}/a.png", image)
-    asked = Experiment(name="other", data={"name": "patient_folder", "dir": [tmp_path / "raw"]})
-    (tmp_path / "run/preprocess").mkdir(parents=True)
-    store.build(asked, tmp_path / "run/preprocess")
-    with pytest.raises(InputError, match="learnt from images of other sizes, brought to 50 pixels each"):
+    asked = prepare_images(tmp_path, [(60, 80)] * 5 + [(40, 80)])
+    with pytest.raises(InputError, match="images of several sizes, 40 to 60 pixels a side, each brought to 50 pixels"):
         export.export(asked, tmp_path / "run", tmp_path / "out")
+
+
+@pytest.mark.parametrize(("sizes", "image_size"), [([(60, 80)] * 6, (80, 60)), ([(60, 80)] * 5 + [(60, 60)], None)])
+def test_the_scale_of_a_users_own_images_is_what_they_say_of_it(tmp_path, sizes, image_size):
+    for mpp, expected in ((None, None), (0.5, 0.6)):
+        asked = prepare_images(tmp_path / str(mpp), sizes, mpp=mpp)
+        index = store.load(tmp_path / f"{mpp}/run/preprocess").index
+        export._check_one_scale(asked, index)
+        scale = export._scale(asked, index, 50)
+        assert scale == ModelScale(50, expected and pytest.approx(expected), image_size, 1.2)
 
 
 def test_a_folder_of_other_files_is_no_place_for_an_export(finished, tmp_path, monkeypatch, capsys):

@@ -13,7 +13,7 @@ from bcgan.errors import InputError
 from bcgan.models.classifier import classifier
 from bcgan.models.critic import frozen_features
 from bcgan.models.discriminator import discriminator
-from bcgan.predict import formats, images
+from bcgan.predict import check, formats
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_maps_that_are_resized_inside_are_written_too(tmp_path):
 
 
 def test_what_comes_with_bcgan_is_written_without_a_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(images, "CHECKED", 16)
+    monkeypatch.setattr(check, "CHECK_PATCHES", 16)
     with pytest.raises(SystemExit) as stop:
         cli.main(["export", "--model", "shipped", "--format", "litert", "--out", str(tmp_path / "out")])
     assert stop.value.code == 0
