@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from bcgan import machine, runs
-from bcgan.data.records import fingerprint
 from bcgan.experiment import APART, TRAINING, UNSEEN, Data, Experiment
 from bcgan.progress import log
+from bcgan.slides.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -295,6 +295,7 @@ def settings_of(stage: Stage, experiment: Experiment) -> dict[str, Any]:
 
 
 def _raw_inputs(data: Data) -> dict[str, str]:
-    """What preprocess reads from outside: the data, unless tensorflow-datasets keeps it by version, and the lists."""
+    """What preprocess reads from outside: data, unless tensorflow-datasets keeps them by version, lists and labels."""
     places = () if data.name in ("histology_phantom", "patch_camelyon") else data.dir
-    return {"data": fingerprint(places), "lists": fingerprint((data.lists,) if data.lists else ())}
+    files = {"lists": data.lists, "labels": data.labels}
+    return {"data": fingerprint(places)} | {name: fingerprint((path,) if path else ()) for name, path in files.items()}

@@ -161,6 +161,7 @@ class _Predictor:
         self._model, self._mpp_of, self._maps, self._bar = model, mpp_of, maps, bar
         self._waiting: list[SinglePatch] = []
         self._has_assumed = False
+        self._num_unused = 0
 
     def rows(self, images: list[ImageFile]) -> Iterator[dict[str, Any]]:
         groups = find_groups(images)
@@ -174,14 +175,23 @@ class _Predictor:
             )  # fmt: skip
         titles = _unique_names([group.slide for group in slides], [group.images[0] for group in slides])
         for group in groups:
-            tiles = read_group(group, self._model, self._mpp_of) if group.slide else None
-            if tiles is None:
+            tiles = read_group(group, self._model, self._mpp_of) if group.slide else ""
+            if isinstance(tiles, str):
+                self._count_unused(tiles)
                 for image in group.images:
                     yield from self._image_rows(image)
                 continue
             yield from self._flush()
             yield from self._slide_rows(group, tiles, titles[group.images[0].path])
         yield from self._flush()
+        if self._num_unused > 1:
+            progress.log.warning("predict: the names of %d more slides are not used likewise", self._num_unused - 1)
+
+    def _count_unused(self, reason: str) -> None:
+        """Log the first slide whose names are not used; the others are counted."""
+        if reason and not self._num_unused:
+            progress.log.warning("predict: %s", reason)
+        self._num_unused += bool(reason)
 
     def _image_rows(self, image: ImageFile) -> Iterator[dict[str, Any]]:
         """Rows of a file by itself, once enough patches wait to be scored together."""

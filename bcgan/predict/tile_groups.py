@@ -9,7 +9,7 @@ from bcgan import progress
 from bcgan.classify.context import REACH
 from bcgan.data.records import CLASSES
 from bcgan.predict.model import Model
-from bcgan.slides.coordinates import TileCoordinates, parse_tile_name
+from bcgan.slides.coordinates import PLAIN_PATTERN, TileCoordinates, parse_tile_name
 from bcgan.slides.files import ImageFile, printable
 from bcgan.slides.patches import PatchGrid
 from bcgan.slides.reader import open_image
@@ -26,6 +26,7 @@ from bcgan.slides.tiles import (
 from bcgan.slides.tissue import MIN_TISSUE_FRACTION, estimate_background, tissue_mask
 
 CLASS_FOLDERS = ("0", "1", *CLASSES)  # folders of a class, as the public archive of IDC has them
+MIN_SPACING_PX = 16  # pixels that the tiles of a slide span at least
 SAMPLED = 32  # tiles whose size is looked at
 BACKGROUND_TILES = 400  # tiles from which the colour of glass is estimated
 
@@ -81,17 +82,29 @@ def find_groups(images: list[ImageFile]) -> list[Group]:
             key = coordinates.slide, above if last.lower() in CLASS_FOLDERS else folder, coordinates.downsample
         groups.setdefault(key, []).append((image, coordinates))
     return [
-        Group(key[0] if len(files) > 1 else "", [image for image, _ in files], [place for _, place in files])
+        Group(
+            key[0] if len(files) > 1 and _may_be_tiles([place for _, place in files]) else "",
+            [image for image, _ in files],
+            [place for _, place in files],
+        )
         for key, files in groups.items()
     ]
 
 
-def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | None]) -> SlideTiles | None:
+def _may_be_tiles(places: list[TileCoordinates]) -> bool:
+    """Whether two plain numbers at the ends of names can be pixels; counters and dates, as `slide-40-001`, cannot."""
+    if places[0].pattern != PLAIN_PATTERN:
+        return True
+    x, y = np.array([(place.x, place.y) for place in places]).T
+    return max(np.ptp(x), np.ptp(y)) >= MIN_SPACING_PX
+
+
+def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | None]) -> SlideTiles | str:
     """Read the tiles of one slide.
 
     Returns:
-        None, with a line in the log, where the coordinates in the names cannot be used; the images then count as images
-        by themselves.
+        The tiles; the reason, a string, where the coordinates in the names cannot be used: the images then count as
+        images by themselves.
     """
     coordinates = np.array([(place.x, place.y) for place in group.coordinates])
     step = max(1, len(group.images) // SAMPLED)
@@ -99,11 +112,10 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
     downsample = find_downsample(coordinates, side, REACH[-1]) if side else None
     name, pattern = printable(group.slide), group.coordinates[0].pattern
     if downsample is None:
-        progress.log.warning(
-            "predict: %s: its files are named like tiles (%s), but these are %g pixels wide and the names do not count "
-            "pixels: the names are not used, and each file is scored by itself", name, pattern, side or 0,
-        )  # fmt: skip
-        return None
+        return (
+            f"{name}: its files are named like tiles ({pattern}), but the files are {side or 0:g} pixels wide and by "
+            "their names do not lie side by side: the names are not used, and each file is scored by itself"
+        )
     places = [
         place._replace(x=round(place.x / downsample), y=round(place.y / downsample)) for place in group.coordinates
     ]
@@ -120,11 +132,10 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
             reasons[image.path] = str(error)
     slide = _complete_tiles(tiles, scales, reasons, size)
     if slide is None:
-        progress.log.warning(
-            "predict: %s: its tiles overlap by their names (%s) and do not look alike there: the names are not used, "
-            "and each file is scored by itself", name, pattern,
-        )  # fmt: skip
-        return None
+        return (
+            f"{name}: its tiles overlap by their names ({pattern}) and do not look alike there: the names are not "
+            "used, and each file is scored by itself"
+        )
     small = sum(min(tile.pixels.shape[:2]) < size for tile in tiles.values())
     if small or downsample != 1:
         log = progress.log.info if 2 * len(slide.patches) >= len(tiles) else progress.log.warning

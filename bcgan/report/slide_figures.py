@@ -25,7 +25,7 @@ def wanted(run: Run) -> list[tuple[str, str]]:
     covered; both classes on each. Where a slide's patches come from two sources, it is shown whole."""
     table = _held_out(run)
     untested = ~table["role"].isin(TESTED)
-    groups = table.groupby([untested.rename("untested"), "patient"(table["id"])])["label"]
+    groups = table.groupby([untested.rename("untested"), "patient", slide_names(table["id"])])["label"]
     groups = groups.agg(["size", "mean"]).reset_index(names=["untested", "patient", "slide"])
     groups = groups[groups["mean"].between(LEAST, 1 - LEAST)]
     groups = groups.sort_values(["untested", "size"], ascending=[True, False], kind="stable")

@@ -22,6 +22,8 @@ NAMED = re.compile(
 # `<slide>_512_0`, `<slide>-512-0`, `<slide>_(512,0)`: many scripts.
 PLAIN = re.compile(r"(?P<slide>.+?)[ _-][\[(]?(?P<x>\d{1,9})[_,-] ?(?P<y>\d{1,9})[\])]?", re.DOTALL)
 
+PLAIN_PATTERN = "_<x>_<y>"
+
 
 class TileCoordinates(NamedTuple):
     """slide: its name, with the layer of a stack. x, y: the upper left corner, in the tile's own pixels. downsample:
@@ -43,7 +45,7 @@ def parse_tile_name(name: str) -> TileCoordinates | None:
             return None
         x, y = (round(int(match[axis]) / downsample) for axis in "xy")
         return TileCoordinates(x, y, match["slide"] + match["layer"], downsample, "QuPath's [x=,y=]")
-    for pattern, title in ((HISTOLAB, "histolab's"), (NAMED, "_x<x>_y<y>"), (PLAIN, "_<x>_<y>")):
+    for pattern, title in ((HISTOLAB, "histolab's"), (NAMED, "_x<x>_y<y>"), (PLAIN, PLAIN_PATTERN)):
         if (match := pattern.fullmatch(name)) and match["slide"].strip(" _-"):
             return TileCoordinates(int(match["x"]), int(match["y"]), match["slide"], 1.0, title)
     return None

@@ -12,6 +12,8 @@ from PIL import Image
 MAX_PIXELS = 2**26  # of an image that is decoded at once
 MAX_PIXELS_PER_BYTE = 2_000  # no format packs plain white closer; a small file can claim gigabytes
 WHITE = (255, 255, 255)
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
+CZI_MAGIC = b"ZISRAWFILE"
 FULL_BITS = 12  # 16-bit pixels that use at most this many bits are not spread over the full range
 
 
@@ -39,8 +41,8 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def is_container(data: bytes) -> bool:
-    """Whether the first bytes are those of a TIFF or a DICOM file, which may contain a pyramid."""
-    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or data[128:132] == b"DICM"
+    """Whether the first bytes are those of a TIFF, a DICOM or a CZI file, which may contain a pyramid."""
+    return data[:4] in TIFF_MAGIC or data[128:132] == b"DICM" or data[:10] == CZI_MAGIC
 
 
 def decode_flat(data: bytes, name: str) -> np.ndarray:

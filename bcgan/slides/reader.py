@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bcgan.slides.base import SlideImage
-from bcgan.slides.decode import MAX_PIXELS, decode_flat, is_container, lay_on_white
+from bcgan.slides.decode import MAX_PIXELS, TIFF_MAGIC, decode_flat, is_container, lay_on_white
 from bcgan.slides.files import ImageFile, printable, sniff
 from bcgan.slides.scale import Mpp, make_mpp
 
@@ -99,12 +99,14 @@ def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideI
                     raise ValueError(f"{name} has {size:,} bytes, more than {MAX_FLAT_BYTES:,} that are read at once")
                 data = head + file.read()
     if not is_container(head):
-        return _open_other(data, head, name, path)
+        return FlatImage(decode_flat(data, name), name)
     with ExitStack() as resources:
         if path is None:
             path = _to_temporary_file(data, resources) if _needs_path(data, head) else None
         if path is not None and _vendor(path) not in (None, "generic-tiff"):
             return _open_vendor(path, name, resources.pop_all())
+        if head[:4] not in TIFF_MAGIC and sniff(head) != "dicom":
+            raise ValueError(f"{name} is a slide that OpenSlide cannot read")
         if sniff(head) == "dicom":
             return _open_dicom(path if path is not None else io.BytesIO(data), name)
         from bcgan.slides.tiff import open_tiff
@@ -112,19 +114,9 @@ def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideI
         return open_tiff(path if path is not None else io.BytesIO(data), name, size)
 
 
-def _open_other(data: bytes, head: bytes, name: str, path: Path | None) -> SlideImage:
-    """A flat image, or a vendor's format that is no TIFF, such as CZI."""
-    try:
-        return FlatImage(decode_flat(data, name), name)
-    except ValueError:
-        if path is not None and sniff(head) is None and _vendor(path):
-            return _open_vendor(path, name, ExitStack())
-        raise
-
-
 def _needs_path(data: bytes, head: bytes) -> bool:
-    """Whether OpenSlide has to look at it, which reads files alone: vendors' TIFF files, and DICOM."""
-    if sniff(head) == "dicom":
+    """Whether OpenSlide has to look at it, which reads files alone: vendors' TIFF files, DICOM and CZI."""
+    if head[:4] not in TIFF_MAGIC:
         return True
     import tifffile
 

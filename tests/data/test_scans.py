@@ -12,9 +12,10 @@ from bcgan import data, experiment
 from bcgan.data.breakhis import scan as breakhis
 from bcgan.data.idc import scan as idc
 from bcgan.data.patient_folder import scan as patient_folder
-from bcgan.data.records import UNKNOWN, image_files
+from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
 from bcgan.experiment import Data
+from bcgan.slides.files import image_files
 from tests.conftest import PATCHES, PATIENTS, write_png
 
 PATCH = np.full((50, 50, 3), 200, np.uint8)

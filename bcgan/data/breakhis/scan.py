@@ -9,8 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 from bcgan.data.patients import normalize_patient
-from bcgan.data.records import UNKNOWN, Record, image_files
+from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
+from bcgan.slides.files import image_files
 
 NAME = re.compile(
     r"(?P<key>SOB_(?P<label>[BM])_(?P<tumour>[A-Z]+)-(?P<year>\d+)-(?P<slide>[0-9A-Z]+)-"

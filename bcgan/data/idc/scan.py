@@ -11,8 +11,9 @@ import unicodedata
 from pathlib import Path
 
 from bcgan.data.patients import normalize_patient
-from bcgan.data.records import Record, image_files, label_of
+from bcgan.data.records import Record, label_of
 from bcgan.errors import InputError
+from bcgan.slides.files import image_files
 
 NATIVE_SIZE = 50
 MICRONS = 4.0  # per pixel, about: 10x brought to a quarter

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from bcgan.data.labels import ClassNames, match_images, read_labels
 from bcgan.data.patients import normalize_patient
-from bcgan.data.records import UNKNOWN, Record, image_files
+from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
+from bcgan.slides.files import image_files
 
 
 def records(
