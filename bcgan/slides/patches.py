@@ -15,6 +15,7 @@ from bcgan.slides.scale import MAX_ENLARGEMENT, ModelScale, Mpp, Scale, resolve_
 from bcgan.slides.tissue import MIN_TISSUE_FRACTION, tissue_mask
 
 SHOW_PROGRESS = 4  # blocks from which on reading has a progress bar
+ROUNDING = 1e-6  # pixels
 CUBIC = -0.75  # the coefficient of OpenCV's cubic interpolation
 
 
@@ -173,8 +174,8 @@ class _Axis:
     def __init__(self, step: float, begin: int, end: int, size: int):
         self._step, self._begin, self._end = step, begin, end
         margin = 2 if step < 1 else 0
-        self.start = max(0, min(size - 1, int(np.floor(begin * step + 1e-6)) - margin))
-        stop = min(size, int(np.ceil(end * step - 1e-6)) + margin)
+        self.start = max(0, min(size - 1, int(np.floor(begin * step + ROUNDING)) - margin))
+        stop = min(size, int(np.ceil(end * step - ROUNDING)) + margin)
         self.length = max(1, stop - self.start)
         self.is_whole = float(step).is_integer() and self.length == (end - begin) * step
         self.is_copy = self.is_whole and step == 1
@@ -183,24 +184,20 @@ class _Axis:
         """How much each pixel that was read counts for each of the result's; sparse float32, (result, length)."""
         from scipy.sparse import csr_matrix
 
-        outputs = np.arange(self._begin, self._end)
+        outputs = np.arange(self._begin, self._end)[:, None]
         if self._step >= 1:
             first, last = outputs * self._step, (outputs + 1) * self._step
-            offsets = np.arange(int(np.ceil(self._step)) + 1)
-            sources = np.floor(first + 1e-9).astype(int)[:, None] + offsets
-            values = np.minimum(last[:, None], sources + 1) - np.maximum(first[:, None], sources)
+            sources = np.floor(first + ROUNDING).astype(int) + np.arange(int(np.ceil(self._step)) + 1)
+            values = (np.minimum(last, sources + 1) - np.maximum(first, sources)).clip(0)
+            values[sources >= self.start + self.length] = 0  # beyond the image's edge
         else:
             centres = (outputs + 0.5) * self._step - 0.5
-            sources = np.floor(centres).astype(int)[:, None] + np.arange(-1, 3)
-            values = _cubic(np.abs(centres[:, None] - sources))
-        values = np.where(values > 1e-9, values, 0) if self._step >= 1 else values
-        inside = np.clip(sources - self.start, 0, self.length - 1)
-        beyond = (sources - self.start >= self.length) & (self._step >= 1)
-        values = np.where(beyond, 0, values)
-        total = values.sum(1, keepdims=True)
-        values = np.where(total > 0, values / np.where(total > 0, total, 1), 1 / values.shape[1])
+            sources = np.floor(centres).astype(int) + np.arange(-1, 3)
+            values = _cubic(np.abs(centres - sources))
+        values = (values / values.sum(1, keepdims=True)).astype(np.float32)
+        columns = np.clip(sources - self.start, 0, self.length - 1)  # the edge is repeated
         rows = np.repeat(np.arange(len(outputs)), values.shape[1])
-        return csr_matrix((values.ravel().astype(np.float32), (rows, inside.ravel())), (len(outputs), self.length))
+        return csr_matrix((values.ravel(), (rows, columns.ravel())), (len(outputs), self.length))
 
 
 def _cubic(distance: np.ndarray) -> np.ndarray:
