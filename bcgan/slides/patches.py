@@ -102,7 +102,7 @@ def _check_patch_size(image: SlideImage, scale: Scale, pixels: np.ndarray, size:
     """
     height, width = pixels.shape[:2]
     if min(height, width) < size:
-        at = f"{scale.mpp[0]:.4g} microns a pixel ({scale.source}) " if scale.mpp else ""
+        at = f"at {scale.mpp[0]:.4g} microns a pixel ({scale.source}) " if scale.mpp else ""
         raise ValueError(
             f"{image.name} is smaller than a patch: {image.size[0]}x{image.size[1]} pixels {at}are {width}x{height} at "
             f"the model's scale, and a patch has {size}x{size}. Check its microns per pixel, or give larger images"
