@@ -14,10 +14,25 @@ import pytest
 import bcgan
 from bcgan import cli
 from bcgan.errors import InputError
-from bcgan.predict import explain, images, maps, predict
+from bcgan.predict import explain, maps, predict
 from bcgan.predict import model as models
+from bcgan.slides.decode import decode_image
+from bcgan.slides.files import find_images, printable
+from bcgan.slides.mpp_table import MppChoice
+from bcgan.slides.patches import PatchGrid, cut_patches
+from bcgan.slides.reader import FlatImage
+from bcgan.slides.scale import ModelScale, Mpp, Scale
+from bcgan.slides.tissue import MIN_TISSUE_FRACTION, is_colourless, tissue_fraction
 from tests.conftest import write_png
-from tests.predict.conftest import command
+from tests.predict.conftest import command, find_paths
+
+MPP = 4.0  # microns a pixel of the model's patches
+MODEL_SCALE = ModelScale(50, MPP, (50, 50), 1.0)
+
+
+def predict_paths(model, paths, out=None, as_jsonl=False, mpp: float | None = MPP, maps=None) -> dict[str, int]:
+    images = find_images(map(str, paths))
+    return predict.predict(model, images, out or io.StringIO(), as_jsonl, MppChoice(mpp), maps)
 
 
 def test_the_classifier_that_comes_with_bcgan_works_and_its_example_runs():
@@ -28,11 +43,29 @@ def test_the_classifier_that_comes_with_bcgan_works_and_its_example_runs():
     assert doctest.testmod(models).failed == 0
 
 
-def test_an_image_of_empty_glass_has_a_verdict(model, tmp_path):
-    write_png(tmp_path / "glass.png", np.full((200, 200, 3), 255, np.uint8))
+@pytest.mark.parametrize("side", [50, 200])
+def test_an_image_of_empty_glass_has_a_verdict(model, tmp_path, side):
+    write_png(tmp_path / "glass.png", np.full((side, side, 3), 255, np.uint8))
     out = io.StringIO()
-    assert predict.predict(model, [tmp_path / "glass.png"], out, True)["out_of_distribution"] == 1
-    assert json.loads(out.getvalue())["probability"] is None
+    assert predict_paths(model, [tmp_path / "glass.png"], out, True)["no_tissue"] == 1
+    row = json.loads(out.getvalue())
+    assert (row["probability"], row["uncertainty"], row["label"]) == (None, None, None)
+    assert (row["mpp"], row["mpp_source"]) == (4.0, "user")
+
+
+def test_what_is_not_scored_has_neither_class_nor_probability(model, patches):
+    noise = np.random.default_rng(0).integers(0, 255, (1, 50, 50, 3), dtype=np.uint8)
+    glass = np.full((1, 50, 50, 3), 240, np.uint8)
+    predictions = model.predict(np.concatenate([patches, noise, glass]))
+    assert predictions.verdict[-2:].tolist() == [models.OUT_OF_DISTRIBUTION, models.NO_TISSUE]
+    assert {models.SCORED, models.ABSTAINED} <= set(predictions.verdict)
+    has_score = predictions.verdict < models.OUT_OF_DISTRIBUTION
+    for values in (predictions.probability, predictions.uncertainty):
+        np.testing.assert_array_equal(np.isfinite(values), has_score)
+    expected = np.where(predictions.probability >= predictions.threshold, 1, 0)
+    expected[predictions.verdict != models.SCORED] = -1
+    np.testing.assert_array_equal(predictions.called, expected)
+    assert (predictions.threshold == model.card.calls.threshold).all()
 
 
 def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path, monkeypatch):
@@ -52,19 +85,25 @@ def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path, m
         shutil.rmtree(copy)
 
 
-def test_what_is_too_small_to_judge_is_refused(patches, tmp_path):
-    """Not filled up with glass and called benign; patches at the edge of a slide are narrow."""
-    little = "too little to judge"
-    for height, width, scale, words in (
-        (50, 50, 4.0, little), (256, 256, 8.0, little), (1, 1, 1.0, little), (37, 37, 1.0, little),
-        (50, 50, 0.01, "enlarged 100 times"), (38, 1, 1.0, None), (50, 50, 0.125, None),
-    ):  # fmt: skip
-        write_png(tmp_path / "image.png", np.resize(patches[0], (height, width, 3)))
-        if words is None:
-            assert len(images.read(tmp_path / "image.png", 50, scale).patches)
-            continue
-        with pytest.raises(ValueError, match=words):
-            images.read(tmp_path / "image.png", 50, scale)
+@pytest.mark.parametrize(
+    ("height", "width", "mpp", "words"),
+    [
+        (50, 50, 1.0, "50x50 pixels at 1 microns a pixel .* are 12x12"), (256, 256, 0.5, "are 32x32"),
+        (1, 1, None, "is smaller than a patch"), (37, 37, None, "is smaller than a patch"),
+        (38, 1, None, "is smaller than a patch"), (50, 49, None, "is smaller than a patch"),
+        (49, 60, 4.0, "is smaller than a patch"), (50, 50, 400.0, "enlarged 100 times"),
+        (50, 50, 32.0, "enlarged 8 times .* at most 4 times are read"), (50, 50, 16.0, None), (50, 50, None, None),
+    ],
+)  # fmt: skip
+def test_what_is_too_small_to_judge_is_refused(patches, height, width, mpp, words):
+    """Not filled up with glass and called benign."""
+    image = FlatImage(np.resize(patches[0], (height, width, 3)), "image.png")
+    stated = mpp and Mpp(mpp, mpp, "user")
+    if words is None:
+        assert len(cut_patches(image, MODEL_SCALE, stated).patches)
+        return
+    with pytest.raises(ValueError, match=f"image.png .*{words}"):
+        cut_patches(image, MODEL_SCALE, stated)
 
 
 def test_what_has_no_colour_is_no_stained_tissue(patches):
@@ -72,12 +111,14 @@ def test_what_has_no_colour_is_no_stained_tissue(patches):
     model = bcgan.load()
     grey = patches.mean(-1, keepdims=True).astype(np.uint8).repeat(3, -1)
     strange = models.VERDICTS.index("out_of_distribution")
-    assert (model.predict(grey).verdict == strange).all()
-    assert not models._colourless(patches).any()
-    assert not models._colourless(np.full((1, 50, 50, 3), 255, np.uint8)).any()
+    predictions, has_tissue = model.predict(grey), tissue_fraction(grey) >= MIN_TISSUE_FRACTION
+    np.testing.assert_array_equal(predictions.verdict, np.where(has_tissue, strange, models.NO_TISSUE))
+    assert has_tissue.mean() > 0.9 and (predictions.called == -1).all()
+    assert not is_colourless(patches).any()
+    assert not is_colourless(np.full((1, 50, 50, 3), 255, np.uint8)).any()
     half = patches.copy()
     half[:, :25] = grey[:, :25]  # some colour is enough
-    assert not models._colourless(half).any()
+    assert not is_colourless(half).any()
 
 
 def test_patches_of_another_size_are_refused(model):
@@ -98,32 +139,23 @@ def test_what_was_there_stays_until_all_is_judged(exported, idc_folder, tmp_path
     assert out.read_text() == "of yesterday"
 
 
-def test_files_folders_patterns_and_lists_are_found(tmp_path):
-    for name in ("a/one.png", "a/b/two.jpg", "three.txt", "a/four [x].png", "a/._one.png"):
-        write_png(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
-    assert [path.name for path in images.find([str(tmp_path)])] == ["two.jpg", "four [x].png", "one.png"]
-    assert [path.name for path in images.find([str(tmp_path / "**/*.jpg")])] == ["two.jpg"]
-    assert images.find([str(tmp_path / "a/four [x].png")]) == [tmp_path / "a/four [x].png"]
-    assert images.find(["-"], ["x y.png\n", "\n", "z.png"]) == [Path("x y.png"), Path("z.png")]
-    with pytest.raises(InputError, match="nowhere"):
-        images.find([str(tmp_path / "nowhere")])
-
-
-def test_a_large_image_is_tiled_where_it_holds_tissue(tmp_path):
+def test_a_large_image_is_tiled_where_it_holds_tissue():
+    """The last row and column end where the image ends."""
     image = np.full((130, 220, 3), 255, np.uint8)
     image[:100, 50:150] = (150, 80, 140)
-    write_png(tmp_path / "slide.png", image)
-    tiles = images.read(tmp_path / "slide.png", 50, 1.0)
-    assert sorted(map(tuple, tiles.places)) == [(50, 0), (50, 50), (100, 0), (100, 50)]
-    assert not tiles.whole
-    assert (tiles.patches == (150, 80, 140)).all()
-    half = images.read(tmp_path / "slide.png", 50, 2.0)
-    assert half.scale == 2
-    assert len(half.patches) == 2
+    grid = cut_patches(FlatImage(image, "slide"), MODEL_SCALE, Mpp(4.0, 4.0, "user"))
+    assert sorted(map(tuple, grid.coords)) == [(x, y) for x in (50, 100) for y in (0, 50, 80)]
+    assert not grid.is_single_patch
+    for (x, y), patch, tissue in zip(grid.coords, grid.patches, grid.tissue, strict=True):
+        np.testing.assert_array_equal(patch, image[y : y + 50, x : x + 50])
+        np.testing.assert_array_equal(tissue, (patch == (150, 80, 140)).all(-1))
+    half = cut_patches(FlatImage(image, "slide"), MODEL_SCALE, Mpp(2.0, 2.0, "user"))
+    assert (half.scale.x, half.scale.y) == (2, 2)
+    assert set(map(tuple, half.image_coords)) == {(x, y) for x in (0, 100, 120) for y in (0, 30)}
 
 
 def test_every_file_has_its_verdict(model, idc_folder, tmp_path, exported, capsys):
-    real = images.find([str(idc_folder)])[:3]
+    real = find_paths(idc_folder)[:3]
     (tmp_path / "broken.png").write_bytes(real[0].read_bytes()[:200])
     (tmp_path / "empty.png").write_bytes(b"")
     write_png(tmp_path / "noise.png", np.random.default_rng(0).integers(0, 255, (50, 50, 3), dtype=np.uint8))
@@ -141,47 +173,54 @@ def test_every_file_has_its_verdict(model, idc_folder, tmp_path, exported, capsy
     assert "broken.png is a truncated PNG" in capsys.readouterr().err
 
 
-def test_a_slide_that_cannot_be_read_here_is_told_and_the_others_go_on(model, idc_folder, tmp_path, monkeypatch):
-    real, out = [images.find([str(idc_folder / patient)])[0] for patient in ("100", "101")], io.StringIO()
-
-    def unread(*_):
-        raise InputError("slide.svs needs OpenSlide")
-
-    (tmp_path / "slide.svs").write_bytes(b"a slide")
-    monkeypatch.setattr(predict.slides, "read", unread)
-    counts = predict.predict(model, [real[0], tmp_path / "slide.svs", real[1]], out, True)
-    assert counts["unreadable"] == 1
-    assert [json.loads(line)["path"] for line in out.getvalue().splitlines()][1] == str(tmp_path / "slide.svs")
+def test_a_slide_that_cannot_be_read_here_is_told_and_the_others_go_on(model, idc_folder, tmp_path):
+    real, out = [find_paths(idc_folder / patient)[0] for patient in ("100", "101")], io.StringIO()
+    names = [tmp_path / name for name in ("slide.svs", "slide.mrxs", "slide.czi", "slide.dcm", "slide.ome.tif")]
+    for path in names:
+        path.write_bytes(b"a slide")
+    counts = predict_paths(model, [real[0], *names, real[1]], out, True)
+    assert counts["unreadable"] == 5
+    rows = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [row["path"] for row in rows] == [str(path) for path in (real[0], *names, real[1])]
+    assert all(row[column] is None for row in rows[1:-1] for column in ("probability", "label", "mpp", "mpp_source"))
 
 
 def test_a_list_may_name_files_in_any_bytes(monkeypatch):
-    assert images.find(["-"], ["a.png\n", "b.png\r\n", "\n"]) == [Path("a.png"), Path("b.png")]
+    images = find_images(["-"], ["a.png\n", "b.png\r\n", "\n"])
+    assert [image.local for image in images] == [Path("a.png"), Path("b.png")]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff.png\n"), "utf-8"))
     assert [os.fsencode(line.strip()) for line in cli._listed(("-",))] == [b"a\xff.png"]
     assert cli._listed(("a.png",)) == ()
 
 
 def test_json_lines_say_the_same(model, idc_folder):
-    paths = images.find([str(idc_folder)])[:2]
+    paths = find_paths(idc_folder)[:2]
     lines, table = io.StringIO(), io.StringIO()
-    predict.predict(model, paths, lines, True)
-    predict.predict(model, paths, table, False)
+    predict_paths(model, paths, lines, True)
+    predict_paths(model, paths, table, False)
     one = [json.loads(line) for line in lines.getvalue().splitlines()]
     other = list(csv.DictReader(io.StringIO(table.getvalue())))
     assert [row["probability"] for row in one] == [float(row["probability"]) for row in other]
+    assert [[str(value) if value is not None else "" for value in row.values()] for row in one] == [
+        list(row.values()) for row in other
+    ]
 
 
 def test_a_slide_gets_a_map_and_outlines(model, patches, tmp_path):
     slide = patches[:12].reshape(3, 4, 50, 50, 3).swapaxes(1, 2).reshape(150, 200, 3)
     write_png(tmp_path / "slide.png", slide)
-    counts = predict.predict(model, [tmp_path / "slide.png"], io.StringIO(), False, maps=tmp_path / "maps")
+    counts = predict_paths(model, [tmp_path / "slide.png"], maps=tmp_path / "maps")
     found = json.loads((tmp_path / "maps/slide.png.geojson").read_text())
     assert len(found["features"]) == sum(counts.values()) == 12
     ring = np.array(found["features"][5]["geometry"]["coordinates"][0])
     assert ring.min(0).tolist() == [50, 50] and ring.max(0).tolist() == [100, 100]
     for kind in ("map", "heat"):
-        assert images.images.decode((tmp_path / f"maps/slide.png.{kind}.png").read_bytes(), kind).ndim == 3
-    assert set(maps.ROUND) >= {1, 50, 200, 1000}
+        assert decode_image((tmp_path / f"maps/slide.png.{kind}.png").read_bytes(), kind).ndim == 3
+    assert set(maps.SCALE_BARS) >= {1, 50, 200, 1000}
+
+
+def set_of(pixels: np.ndarray) -> set[tuple]:
+    return set(map(tuple, pixels.reshape(-1, 4)))
 
 
 @pytest.mark.parametrize("tissue", [True, False])
@@ -190,16 +229,22 @@ def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tiss
     card = models.Card.model_validate_json((models.SHIPPED / models.CARD).read_text("utf-8"))
     image = np.zeros((50, 150, 3), np.uint8) + np.array([255, 0, 255], np.uint8)
     places = np.array([[0, 0], [50, 0], [100, 0]])
-    tiles = images.Tiles(np.zeros((3, 50, 50, 3), np.uint8), places, 1.0, image, False, 1.0, 50)
-    verdict = np.array([models.VERDICTS.index(one) for one in ("scored", "abstained", "out_of_distribution")])
-    found = models.Judged(np.array([0.1, 0.9, 0.9]), np.zeros(3), np.array([0, 1, 1]), verdict)
-    over = maps.squares(tiles, found, card, 1.0, (50, 150), 1.0)
-    np.testing.assert_allclose(over[:, :50] - maps.COLOURS(maps.turning(card)(0.1)), 0, atol=1e-9)
-    np.testing.assert_allclose(over[:, 50:100] - maps.COLOURS(maps.turning(card)(0.9)), 0, atol=1e-9)
-    assert {tuple(pixel) for pixel in over[:, 100:].reshape(-1, 4)} == set(maps.STRIPES)
+    no_tissue = np.zeros((3, 50, 50), bool)
+    scale = Scale(1.0, 1.0, (4.0, 4.0), "user", False)
+    grid = PatchGrid(np.zeros((3, 50, 50, 3), np.uint8), places, scale, no_tissue, image, 1.0, False, 50)
+    verdict = np.array([models.SCORED, models.ABSTAINED, models.OUT_OF_DISTRIBUTION])
+    threshold = np.array([0.3, 0.3, 0.3])
+    predictions = models.Predictions(
+        np.array([0.1, 0.9, np.nan]), np.array([0, 0, np.nan]), np.array([0, -1, -1]), verdict, threshold
+    )
+    picture = maps.overlay(grid, predictions, 1.0, (50, 150), 1.0)
+    colours = maps.COLOURS(maps.threshold_norm(0.3)([0.1, 0.9]))
+    np.testing.assert_allclose(picture[:, :50] - colours[0], 0, atol=1e-9)
+    assert set_of(picture[:, 50:100]) == {tuple(colours[1]), maps.HATCH}  # lines over the colour: no call
+    assert set_of(picture[:, 100:]) == set(maps.STRIPES)
     target = io.BytesIO()
-    maps.draw_map(target, "slide", tiles, found, card, tissue)
-    red, green, blue = images.images.decode(target.getvalue(), "map").astype(int).reshape(-1, 3).T
+    maps.draw_map(target, "slide", grid, predictions, card, tissue)
+    red, green, blue = decode_image(target.getvalue(), "map").astype(int).reshape(-1, 3).T
     assert ((red > 100) & (blue > 100) & (np.minimum(red, blue) - green > 60)).any() == tissue
 
 
@@ -216,30 +261,47 @@ def test_names_may_hold_anything_in_pictures_too(model, patches, tmp_path, name)
     """Matplotlib would read dollars as mathematics, and refuses what is no text."""
     write_png(tmp_path / "a" / name, np.concatenate(list(patches[:4])))
     write_png(tmp_path / "b" / name, patches[0])
-    predict.predict(model, [tmp_path / "a" / name], io.StringIO(), False, maps=tmp_path / "maps")
-    assert (tmp_path / f"maps/{name}.map.png").stat().st_size > 10_000
-    assert explain.write(model, [tmp_path / "b" / name], tmp_path / "out") == 0
-    assert (tmp_path / f"out/0000-{Path(name).stem}.png").stat().st_size > 10_000
+    out = io.StringIO()
+    predict_paths(model, [tmp_path / "a" / name], out, True, maps=tmp_path / "maps")
+    assert {json.loads(line)["path"] for line in out.getvalue().splitlines()} == {printable(str(tmp_path / "a" / name))}
+    assert out.getvalue().encode("utf-8")
+    (image,) = find_images([str(tmp_path / "b" / name)])
+    shown = Path(image.name).name  # a backslash separates folders, and bytes that are no text are escaped
+    assert (tmp_path / f"maps/{shown}.map.png").stat().st_size > 10_000
+    assert explain.write(model, [image], tmp_path / "out") == 0
+    assert (tmp_path / f"out/0000-{Path(shown).stem}.png").stat().st_size > 10_000
 
 
 def test_slides_of_one_name_have_maps_of_their_own(model, patches, tmp_path):
     paths = [tmp_path / "a/slide.png", tmp_path / "b/slide.png", tmp_path / "b/other.png"]
     for path in paths:
         write_png(path, np.concatenate(list(patches[:2])))
-    predict.predict(model, paths, io.StringIO(), False, maps=tmp_path / "maps")
+    predict_paths(model, paths, maps=tmp_path / "maps")
     names = {path.name for path in (tmp_path / "maps").glob("*.geojson")}
     assert names == {"0000-slide.png.geojson", "0001-slide.png.geojson", "other.png.geojson"}
 
 
+def test_a_maps_squares_are_as_large_as_the_tiles():
+    image, corners, scale = np.zeros((32, 64, 3), np.uint8), np.array([[0, 0]]), Scale(1.0, 1.0, None, "user", False)
+    patches, tissue = np.zeros((1, 50, 50, 3), np.uint8), np.ones((1, 50, 50), bool)
+    grid = PatchGrid(patches, corners, scale, tissue, image, 1.0, False, 32)
+    predictions = models.Predictions(np.array([0.9]), np.zeros(1), np.ones(1, int), np.zeros(1, int), np.array([0.5]))
+    picture = maps.overlay(grid, predictions, 1.0, (32, 64), 1.0)
+    assert (picture[:, :32, 3] == 1).all() and (picture[:, 32:, 3] == 0).all()
+
+
 def test_litert_says_what_keras_says(exported, model, patches):
-    quick, slow = (bcgan.load(exported, engine).predict(patches) for engine in ("litert", "keras"))
+    models_by_engine = [bcgan.load(exported, engine) for engine in ("litert", "keras")]
+    quick, slow = (model.probabilities(patches) for model in models_by_engine)
     assert 0 < model.card.litert < 0.01
     assert model.card.bfloat16 is None or 0 < model.card.bfloat16 <= 0.01
-    np.testing.assert_allclose(quick.probability, slow.probability, atol=0.01)
-    near = np.abs(slow.probability - model.card.calls.threshold) < 0.01
-    np.testing.assert_array_equal(quick.called[~near], slow.called[~near])
+    np.testing.assert_allclose(quick, slow, atol=0.01)
+    near = (np.abs(slow[:, None] - model.card.calls.limits) < 0.01).any(1)
+    calls = [model.predict(patches).called for model in models_by_engine]
+    assert not near.all()
+    np.testing.assert_array_equal(calls[0][~near], calls[1][~near])
     # OpenVINO and LiteRT read the same file and add up in another order.
-    np.testing.assert_allclose(model.predict(patches[:1]).probability, quick.probability[:1], atol=1e-4)
+    np.testing.assert_allclose(model.probabilities(patches[:1]), quick[:1], atol=1e-4)
 
 
 def test_a_network_that_was_changed_after_it_was_checked_is_not_loaded(exported, tmp_path):

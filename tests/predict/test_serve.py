@@ -8,10 +8,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from bcgan import cli
-from bcgan.predict import images, serve
+from bcgan.predict import serve
 from bcgan.predict.model import Model
-from bcgan.predict.predict import scale_of
+from bcgan.predict.predict import read_grid
 from tests.conftest import write_png
+from tests.predict.conftest import find_paths, read_patches
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +22,16 @@ def client(model: Model) -> TestClient:
 
 @pytest.fixture(scope="module")
 def patch(idc_folder) -> bytes:
-    return images.find([str(idc_folder)])[0].read_bytes()
+    return find_paths(idc_folder)[0].read_bytes()
 
 
-def test_a_patch_is_judged_and_explained(client, model, patch):
+def test_a_patch_is_judged_and_explained(client, model, patch, idc_folder):
     answer = client.post("/predict", params={"name": "a.png"}, content=patch).json()
     (row,) = answer["rows"]
-    alone = model.predict(images.cut(patch, "a", 50, 1.0).patches)
+    alone = model.predict(read_patches(find_paths(idc_folder)[:1]))
     assert row["probability"] == pytest.approx(alone.probability[0], abs=1e-5)
-    assert row["path"] == "a.png"
+    assert (row["path"], row["mpp"], row["mpp_source"]) == ("a.png", 4.0, "assumed")
+    assert answer["scale"].startswith("Read at 4 microns a pixel, assumed")
     head, _, picture = answer["picture"].partition(",")
     assert head == "data:image/png;base64"
     assert base64.b64decode(picture).startswith(b"\x89PNG")
@@ -38,7 +40,12 @@ def test_a_patch_is_judged_and_explained(client, model, patch):
 
 def test_a_slide_is_tiled_at_the_scale_that_is_given(client, tmp_path):
     write_png(tmp_path / "slide.png", np.random.default_rng(0).integers(90, 200, (200, 300, 3), dtype=np.uint8))
-    rows = client.post("/predict", content=(tmp_path / "slide.png").read_bytes()).json()["rows"]
+    refused = client.post("/predict", content=(tmp_path / "slide.png").read_bytes())
+    assert refused.status_code == 422
+    assert "300x200 pixels and would be cut into patches, but states no resolution" in refused.json()["detail"]
+    answer = client.post("/predict?mpp=4", content=(tmp_path / "slide.png").read_bytes()).json()
+    assert answer["scale"] == "Read at 4 microns a pixel, as entered."
+    rows = answer["rows"]
     assert len(rows) == 24
     assert max(row["x"] for row in rows) == 250
     rows = client.post("/predict?mpp=2", content=(tmp_path / "slide.png").read_bytes()).json()["rows"]
@@ -61,8 +68,7 @@ def test_a_patch_of_a_large_image_is_explained(client, model, tmp_path, monkeypa
         client.post("/explain", params={"x": row["x"] + off, "y": row["y"], "mpp": 2}, content=slide) for off in (0, 1)
     ]
     assert [answer.status_code for answer in answers] == [200, 422]
-    tiles = images.cut(slide, "slide", 50, scale_of(model, 2))
-    np.testing.assert_array_equal(drawn, tiles.patches[-1:])
+    np.testing.assert_array_equal(drawn, read_grid(model, slide, 2).patches[-1:])
     picture = base64.b64decode(answers[0].json()["picture"].partition(",")[2])
     assert picture.startswith(b"\x89PNG")
     assert "Give those of a row" in answers[1].json()["detail"]
@@ -77,6 +83,20 @@ def test_what_cannot_be_judged_is_refused(client, data, query, code):
     response = client.post("/predict", params=query, content=data)
     assert response.status_code == code
     assert response.json()["detail"]
+
+
+@pytest.mark.parametrize("side", [50, 200])
+def test_an_image_of_empty_glass_has_one_row_and_no_call(client, tmp_path, side):
+    write_png(tmp_path / "glass.png", np.full((side, side, 3), 250, np.uint8))
+    glass = (tmp_path / "glass.png").read_bytes()
+    answer = client.post("/predict", params={"mpp": 4, "name": "glass"}, content=glass)
+    assert answer.status_code == 200
+    (row,) = answer.json()["rows"]
+    assert row == {
+        "path": "glass", "x": 0, "y": 0, "probability": None, "uncertainty": None, "label": None,
+        "verdict": "no_tissue", "mpp": 4.0, "mpp_source": "user",
+    }  # fmt: skip
+    assert answer.json()["picture"] == ""
 
 
 def test_an_image_that_its_scale_makes_huge_is_refused(client, tmp_path):

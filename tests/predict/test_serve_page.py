@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import uvicorn
 
-from bcgan.predict import images, serve
+from bcgan.predict import serve
 from tests.browser import DESK, PHONE, check
 from tests.conftest import write_png
+from tests.predict.conftest import read_patches
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def address(model):
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_a_patch_that_is_dropped_is_judged_and_explained(opened, address, idc_folder, model, width, colours):
     path = next(idc_folder.rglob("*.png"))
-    found = model.predict(images.cut(path.read_bytes(), "a", 50, 1.0).patches)
+    found = model.predict(read_patches([path]))
     page = opened(address, width, colours)
     page.set_input_files("#file", path)
     page.wait_for_selector("#picture:not([hidden])")
@@ -47,11 +48,31 @@ def test_a_patch_of_a_large_image_is_explained_where_one_asks(opened, address, t
     tissue = np.random.default_rng(0).integers(90, 200, (150, 200, 3), dtype=np.uint8)
     write_png(tmp_path / "slide.png", tissue)
     page = opened(address, width)
+    page.fill("#mpp", "4")
     page.set_input_files("#file", tmp_path / "slide.png")
     page.get_by_role("button", name="Explain the patch at 150, 100").click()
     page.wait_for_selector("#explained:not([hidden])")
     assert page.get_attribute("#explained", "alt").endswith("150, 100")
     check(page, width)
+
+
+def test_a_large_image_is_scored_again_when_its_scale_is_entered(opened, address, tmp_path):
+    from playwright.sync_api import expect
+
+    tissue = np.random.default_rng(0).integers(90, 200, (150, 200, 3), dtype=np.uint8)
+    write_png(tmp_path / "slide.png", tissue)
+    page = opened(address)
+    page.set_input_files("#file", tmp_path / "slide.png")
+    expect(page.locator("#answer")).to_contain_text("states no resolution")
+    assert page.locator("#rows").is_hidden()
+    for mpp, count in (("4", 12), ("8", 48)):
+        page.fill("#mpp", mpp)
+        page.press("#mpp", "Enter")
+        expect(page.locator("#scale")).to_have_text(f"Read at {mpp} microns a pixel, as entered.")
+        expect(page.locator("#rows tbody tr")).to_have_count(count)
+    page.fill("#mpp", "0")
+    page.press("#mpp", "Enter")
+    assert page.locator("#rows tbody tr").count() == 48  # what is no scale changes nothing
 
 
 def test_what_is_no_image_is_refused_in_words(opened, address, tmp_path):

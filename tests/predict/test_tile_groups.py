@@ -69,7 +69,8 @@ def test_what_has_too_little_around_it_is_refused(model, cut, tmp_path, caplog):
     assert list(found) == [*paths, lone, broken]
     assert found[lone]["verdict"] == found[broken]["verdict"] == "unreadable"
     assert "unreadable" not in {found[path]["verdict"] for path in paths}
-    assert re.search("x=6000,y=0.* with the tiles around it 41 % of one are known, of which 75 % are needed", caplog.text)
+    words = "x=6000,y=0.* with the tiles around it 41 % of one are known, of which 75 % are needed"
+    assert re.search(words, caplog.text)
     only = rows_of(model, [lone, broken, paths[0]], mpp=FINE_MPP)
     assert {row["verdict"] for row in only.values()} == {"unreadable"}
     for path in cut:
