@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import struct
 import warnings
 
@@ -14,6 +15,8 @@ MAX_PIXELS_PER_BYTE = 2_000  # no format packs plain white closer; a small file 
 WHITE = (255, 255, 255)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 CZI_MAGIC = b"ZISRAWFILE"
+JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7)  # SOF markers
+JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{34})", re.DOTALL)
 FULL_BITS = 12  # 16-bit pixels that use at most this many bits are not spread over the full range
 
 
@@ -107,6 +110,37 @@ def check_size(width: int, height: int, name: str) -> None:
             f"{name} has {width * height:,} pixels, and {MAX_PIXELS:,} are read at once. Cut it, or make it a tiled "
             "TIFF, which is read in blocks"
         )
+
+
+def embedded_pixels(data: bytes) -> int:
+    """How many pixels the header of an image inside a container claims, which its decoder allocates; 0: it has none.
+
+    Args:
+        data: bytes. JPEG (with its tables or without), JPEG 2000, PNG or WebP.
+    """
+    if data[:2] == b"\xff\xd8":
+        return _jpeg_pixels(data)
+    if data[:4] in (b"\x89PNG", b"RIFF"):
+        return _claimed_pixels(data, "it")
+    sizes = [struct.unpack(">8IH", match[1]) for match in JPEG_2000_SIZE.finditer(data)]
+    return max((width * height * -(-components // 4) for width, height, *_, components in sizes), default=0)
+
+
+def _jpeg_pixels(data: bytes) -> int:
+    """Look for the frame's header as libjpeg does, which skips what is no marker."""
+    position = 2
+    while 0 <= (position := data.find(b"\xff", position)) < len(data) - 9:
+        marker = data[position + 1]
+        if marker in (0x00, 0xFF):  # no marker, and a byte that fills
+            position += 1
+        elif marker in JPEG_FRAMES:
+            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
+            return width * height
+        elif 0xD0 <= marker <= 0xD9 or marker == 0x01:  # markers without a length
+            position += 2
+        else:
+            position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
+    return 0
 
 
 def _is_complete_png(data: bytes) -> bool:

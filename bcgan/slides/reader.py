@@ -167,6 +167,7 @@ def _open_dicom(file: Any, name: str) -> SlideImage:
             raise ValueError(f"{pixels_claimed:,} pixels in all frames, more than {MAX_PIXELS:,}")
         pixels = pixel_array(dataset)
         spacing = dataset.get("PixelSpacing") or dataset.get("NominalScannedPixelSpacing") or ()
+        spacing = [float(side) for side in spacing]
     except Exception as error:  # pydicom raises many types for damaged files
         raise ValueError(f"{name} is not a DICOM image that can be read ({type(error).__name__}: {error})") from error
     if pixels.ndim == 4:
@@ -176,5 +177,5 @@ def _open_dicom(file: Any, name: str) -> SlideImage:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"{name} is a DICOM image of {pixels.dtype} {pixels.shape}, not of 8-bit colours")
     stated = "PixelSpacing=" + "\\".join(map(str, spacing))
-    mpp = make_mpp(float(spacing[1]) * 1e3, float(spacing[0]) * 1e3, "DICOM", stated) if len(spacing) == 2 else None
+    mpp = make_mpp(spacing[1] * 1e3, spacing[0] * 1e3, "DICOM", stated) if len(spacing) == 2 else None
     return FlatImage(np.ascontiguousarray(pixels), name, mpp)

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import re
+import struct
 import xml.etree.ElementTree as ET
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import numpy as np
 import tifffile
 
 from bcgan.slides.base import SlideImage
-from bcgan.slides.decode import MAX_PIXELS, MAX_PIXELS_PER_BYTE, lay_on_white, to_uint8
+from bcgan.slides.decode import MAX_PIXELS, MAX_PIXELS_PER_BYTE, embedded_pixels, lay_on_white, to_uint8
 from bcgan.slides.scale import Mpp, imagej_mpp, make_mpp, ome_mpp, tiff_mpp
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is raised here with the file's name
@@ -25,6 +26,17 @@ APERIO_MPP = re.compile(r"\bMPP\s*=\s*([\d.]+)")
 CACHE_BYTES = 2**27  # of decoded strips and tiles
 BLOCK_PX = 2048
 SAMPLE_PX = 2**22  # pixels from which the bits of a 16-bit image are counted
+# Compressions that decode to what the TIFF states, and images with headers of their own, which are looked at first.
+PLAIN_CODECS = (
+    "NONE", "CCITTRLE", "CCITT_T4", "CCITT_T6", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "ZSTD",
+    "ZSTD_DEPRECATED",
+)  # fmt: skip
+IMAGE_CODECS = (
+    "OJPEG", "JPEG", "ALT_JPEG", "JPEG_LOSSY", "JPEG2000", "JPEG_2000_LOSSY", "APERIO_JP2000_YCBC",
+    "APERIO_JP2000_RGB", "PNG", "WEBP", "WEBP_DEPRECATED",
+)  # fmt: skip
+MAX_PAGES = 20_000
+MAX_CLAIM_RATIO = 2  # pixels that a strip's or a tile's own header may claim, for one that the TIFF states
 
 
 class TiffSlide(SlideImage):
@@ -32,6 +44,7 @@ class TiffSlide(SlideImage):
 
     def __init__(self, file: Path | BinaryIO, name: str, file_size: int):
         self._tiff = tifffile.TiffFile(file)
+        _check_pages(self._tiff)
         self._name, self._file_size = name, file_size
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._pool: ThreadPoolExecutor | None = None
@@ -128,6 +141,9 @@ class TiffSlide(SlideImage):
                 f"{self._name} is a TIFF of {getattr(kind, 'name', kind)} pixels with {page.samplesperpixel} samples. "
                 "Save it as RGB"
             )
+        codec = getattr(page.compression, "name", str(page.compression))
+        if codec not in PLAIN_CODECS + IMAGE_CODECS:
+            raise ValueError(f"{self._name} has {codec} compression, which is not read. Save it with JPEG or Deflate")
         if page.dtype not in (np.uint8, np.uint16, np.bool_):
             raise ValueError(f"{self._name} has {page.dtype} pixels; only 8 and 16 bits are read. Convert it to 8 bits")
 
@@ -142,9 +158,11 @@ class TiffSlide(SlideImage):
     def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         try:
             return _to_rgb(self._raw(level, x, y, width, height), self._levels[level][0], self._name, self._largest)
-        except (OSError, ValueError, MemoryError):
+        except (OSError, MemoryError):
             raise
         except Exception as error:  # a damaged strip ends in whatever its codec raises
+            if isinstance(error, ValueError) and str(error).startswith(self._name):
+                raise
             raise ValueError(f"{self._name} is damaged ({type(error).__name__}: {error})") from error
 
     def _raw(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -238,9 +256,34 @@ def _block(page: tifffile.TiffPage) -> tuple[int, int]:
     return page.imagewidth, max(1, BLOCK_PX * BLOCK_PX // max(1, page.imagewidth))
 
 
+def _check_pages(tiff: tifffile.TiffFile) -> None:
+    """Raise ValueError where pages lead in a circle, which tifffile would follow for good, or are too many."""
+    file, layout, seen, offset = tiff.filehandle, tiff.tiff, set(), tiff.pages.first.offset
+    while 0 < offset < file.size:
+        if offset in seen or len(seen) == MAX_PAGES:
+            raise ValueError(
+                "its pages lead in a circle" if offset in seen else f"it has more than {MAX_PAGES:,} pages"
+            )
+        seen.add(offset)
+        try:
+            file.seek(offset)
+            (tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
+            file.seek(offset + layout.tagnosize + tags * layout.tagsize)
+            (offset,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
+        except (struct.error, OSError):  # the last page, then, as tifffile has it
+            break
+
+
 def _decode(page: tifffile.TiffPage, data: bytes | None, number: int) -> np.ndarray | None:
     if data is None:
         return None
+    if getattr(page.compression, "name", "") in IMAGE_CODECS:
+        high, wide = page.tilelength, page.tilewidth
+        if not page.is_tiled:
+            high, wide = min(page.rowsperstrip, page.imagelength), page.imagewidth
+        claimed = max(embedded_pixels(part) for part in (data, page.jpegtables, page.jpegheader) if part)
+        if claimed > MAX_CLAIM_RATIO * high * wide:
+            raise ValueError(f"a strip or tile of {high}x{wide} pixels claims {claimed:,}")
     segment, _, shape = page.decode(data, number, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
     if segment is None:
         return None

@@ -4,16 +4,20 @@ import io
 import os
 import resource
 import struct
+import tempfile
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from bcgan.predict import serve
-from bcgan.preprocess import images
+from bcgan.slides.decode import decode_image
+from tests.slides import containers
 
 MUTATIONS = 10_000
 POSTED = int(os.environ.get("BCGAN_FUZZ", "500"))  # of them to the server, which takes ten times as long
@@ -35,6 +39,7 @@ def _encoded(kind: str, image: Image.Image, **options) -> bytes:
 
 
 PATCH = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8))
+PIXELS = np.asarray(PATCH)
 WHOLE = {
     "PNG": _encoded("PNG", PATCH),
     "JPEG": _encoded("JPEG", PATCH),
@@ -51,6 +56,68 @@ READABLE = {
     "animated": _encoded("PNG", PATCH, save_all=True, append_images=[PATCH.rotate(90)]),
     "16 bits": cv2.imencode(".png", np.full((50, 50, 3), 65535, np.uint16))[1].tobytes(),
 }
+
+
+def _tiff(pixels: np.ndarray = PIXELS, tile: tuple[int, int] | None = (16, 16), **options) -> bytes:
+    data = io.BytesIO()
+    tifffile.imwrite(data, pixels, tile=tile, photometric="rgb", **options)
+    return data.getvalue()
+
+
+def _pyramid() -> bytes:
+    data = io.BytesIO()
+    with tifffile.TiffWriter(data, ome=True) as tiff:
+        tiff.write(PIXELS, subifds=1, tile=(16, 16), photometric="rgb", metadata={"PhysicalSizeX": 0.5})
+        tiff.write(PIXELS[::2, ::2], subfiletype=1, tile=(16, 16), photometric="rgb")
+    return data.getvalue()
+
+
+def _dicom() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return containers.write(Path(folder) / "photo.dcm", PIXELS, (0.5, 0.5)).read_bytes()
+
+
+PLANES = np.moveaxis(PIXELS, -1, 0)
+LAYOUTS = {  # that are read in parts, by tifffile, pydicom and OpenSlide
+    "deflated tiles": _tiff(compression="zlib"),
+    "JPEG tiles": _tiff(compression="jpeg"),
+    "JPEG 2000 tiles": _tiff(compression="jpeg2000"),
+    "LZW strips": _tiff(tile=None, rowsperstrip=7, compression="lzw", predictor=True),
+    "BigTIFF": _tiff(tile=None, rowsperstrip=7, bigtiff=True),
+    "planes": _tiff(PLANES, tile=None, rowsperstrip=10, planarconfig="separate"),
+    "ImageJ": _tiff(tile=None, imagej=True, resolution=(2, 2), metadata={"unit": "um"}),
+    "OME pyramid": _pyramid(),
+    "DICOM": _dicom(),
+}
+
+
+def _with_tags(data: bytes, **tags: int) -> bytes:
+    """A little-endian TIFF whose first page has other values in these tags."""
+    changed, (start,) = bytearray(data), struct.unpack_from("<I", data, 4)
+    for entry in range(struct.unpack_from("<H", data, start)[0]):
+        position = start + 2 + 12 * entry
+        name = tifffile.TIFF.TAGS[struct.unpack_from("<H", data, position)[0]]
+        if name in tags:
+            struct.pack_into("<HII", changed, position + 2, 4, 1, tags[name])
+    return bytes(changed)
+
+
+def _circle_of_pages() -> bytes:
+    """A TIFF whose first page says that it is the next one too."""
+    data = bytearray(_tiff())
+    (start,) = struct.unpack_from("<I", data, 4)
+    struct.pack_into("<I", data, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], start)
+    return bytes(data)
+
+
+def _tile_that_claims(width: int, height: int) -> bytes:
+    """A JPEG in a TIFF whose own header claims more than the TIFF's."""
+    data = bytearray(_tiff(tile=(64, 64), compression="jpeg"))
+    frame = data.index(b"\xff\xc0")
+    struct.pack_into(">HH", data, frame + 5, height, width)
+    return bytes(data)
+
+
 REFUSED = {
     "nothing": b"",
     "text": b"<script>alert(1)</script>",
@@ -60,12 +127,21 @@ REFUSED = {
     "large PNG": _png_that_claims(60_000, 60_000),
     "vast chunk": WHOLE["PNG"][:33] + b"\xff\xff\xff\xfftEXt" + WHOLE["PNG"][33:],
     "no pixels": _png_that_claims(0, 50),
+    "vast strips": _with_tags(_tiff(tile=None), ImageWidth=60_000, ImageLength=60_000, RowsPerStrip=60_000),
+    "many tiles": _with_tags(_tiff(), ImageWidth=60_000, ImageLength=60_000),
+    "vast tile": _with_tags(_tiff(), TileWidth=2**30, TileLength=2**30),
+    "missing tiles": _with_tags(_tiff(), ImageWidth=8_000, ImageLength=8_000),
+    "vast JPEG tile": _tile_that_claims(65_500, 65_500),
+    "circle of pages": _circle_of_pages(),
+    "JPEG XL tile": _tiff(tile=(64, 64), compression="jpegxl"),
+    "truncated TIFF": _tiff()[:-2_000],
+    "truncated DICOM": _dicom()[:-2_000],
 }
 
 
-@pytest.mark.parametrize("name", READABLE)
+@pytest.mark.parametrize("name", [*READABLE, *LAYOUTS])
 def test_what_can_be_read_becomes_rgb(name):
-    image = images.decode(READABLE[name], name)
+    image = decode_image((READABLE | LAYOUTS)[name], name)
     assert image.dtype == np.uint8
     assert image.shape == (50, 50, 3)
 
@@ -73,18 +149,24 @@ def test_what_can_be_read_becomes_rgb(name):
 def test_a_mark_that_turns_the_picture_is_not_followed():
     mark = Image.Exif()
     mark[0x0112] = 6  # to be turned by 90 degrees
-    assert images.decode(_encoded("JPEG", PATCH.crop((0, 0, 50, 30)), exif=mark), "turned").shape == (30, 50, 3)
+    assert decode_image(_encoded("JPEG", PATCH.crop((0, 0, 50, 30)), exif=mark), "turned").shape == (30, 50, 3)
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=name):
-        images.decode(REFUSED[name], name)
+    before = _peak()
+    with pytest.raises(ValueError, match=f"^{name} "):
+        decode_image(REFUSED[name], name)
+    assert _peak() - before < BOUND
 
 
-def _mutations(count: int):
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _mutations(count: int, files: list[bytes]):
     """Whole files with bytes changed, cut out, doubled or cut off."""
-    rng, files = np.random.default_rng(0), list(WHOLE.values())
+    rng = np.random.default_rng(0)
     for number in range(count):
         data = bytearray(files[number % len(files)])
         for _ in range(rng.integers(1, 8)):
@@ -102,29 +184,30 @@ def _mutations(count: int):
         yield bytes(data)
 
 
-def test_mutated_files_have_a_verdict_and_memory_is_bounded():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    verdicts = {"read": 0, "refused": 0}
-    for data in _mutations(MUTATIONS):
+@pytest.mark.parametrize("files", [WHOLE, LAYOUTS], ids=["flat", "in parts"])
+def test_mutated_files_have_a_verdict_and_memory_is_bounded(files):
+    before, messages, count = _peak(), [], 0
+    for data in _mutations(MUTATIONS, list(files.values())):
         try:
-            image = images.decode(data, "mutated")
-        except ValueError:
-            verdicts["refused"] += 1
+            image = decode_image(data, "mutated")
+        except ValueError as error:
+            messages.append(str(error))
         else:
             assert image.dtype == np.uint8
             assert image.shape[2] == 3
-            verdicts["read"] += 1
-    assert sum(verdicts.values()) == MUTATIONS
-    assert min(verdicts.values()) > MUTATIONS / 100
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before < BOUND
+            count += 1
+    assert count + len(messages) == MUTATIONS
+    assert min(count, len(messages)) > MUTATIONS / 100
+    assert all(message.startswith("mutated ") for message in messages)
+    assert _peak() - before < BOUND
 
 
 def test_the_server_answers_every_mutated_file(monkeypatch):
     """What stands behind the decoding is left out: it costs a second an image, and sees pixels alone."""
 
     def judge(model, data, name, microns):
-        images.decode(data, name)
-        return serve.Answer(rows=[], explained=False, picture="", use="Research use only")
+        decode_image(data, name)
+        return serve.Answer(rows=[], explained=False, picture="", scale="", use="Research use only")
 
     class Stub:
         network = None
@@ -133,6 +216,6 @@ def test_the_server_answers_every_mutated_file(monkeypatch):
             use = "Research use only"
 
     monkeypatch.setattr(serve, "judge", judge)
-    client = TestClient(serve.make_app(Stub()))
-    codes = {client.post("/predict", content=data).status_code for data in _mutations(POSTED)}
+    client, files = TestClient(serve.make_app(Stub())), [*WHOLE.values(), *LAYOUTS.values()]
+    codes = {client.post("/predict", content=data).status_code for data in _mutations(POSTED, files)}
     assert codes == {200, 422}

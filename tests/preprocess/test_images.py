@@ -4,6 +4,8 @@ import pytest
 
 from bcgan.experiment import Preprocess
 from bcgan.preprocess import images
+from bcgan.slides import decode
+from bcgan.slides.decode import decode_image
 
 PATCH = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
 
@@ -13,16 +15,16 @@ def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
 
 
 def test_rgb_order_and_lossless_round_trip():
-    np.testing.assert_array_equal(images.decode(encode(PATCH[..., ::-1]), "a.png"), PATCH)
+    np.testing.assert_array_equal(decode_image(encode(PATCH[..., ::-1]), "a.png"), PATCH)
 
 
 def test_grey_16_bit_and_transparent_images_become_rgb():
-    grey = images.decode(encode(PATCH[..., 0]), "grey.png")
+    grey = decode_image(encode(PATCH[..., 0]), "grey.png")
     np.testing.assert_array_equal(grey, np.repeat(PATCH[..., :1], 3, 2))
-    deep = images.decode(encode(PATCH[..., ::-1].astype(np.uint16) * 257), "deep.png")
+    deep = decode_image(encode(PATCH[..., ::-1].astype(np.uint16) * 257), "deep.png")
     np.testing.assert_array_equal(deep, PATCH)
     clear = np.dstack([PATCH, np.zeros((50, 50), np.uint8)])
-    assert (images.decode(encode(clear), "clear.png") == 255).all()
+    assert (decode_image(encode(clear), "clear.png") == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -37,13 +39,13 @@ def test_grey_16_bit_and_transparent_images_become_rgb():
 )
 def test_what_is_no_image_is_named(data, words):
     with pytest.raises(ValueError, match=f"file.png.*{words}"):
-        images.decode(data, "file.png")
+        decode_image(data, "file.png")
 
 
 def test_what_is_too_large_is_told_by_how_much(monkeypatch):
-    monkeypatch.setattr(images, "LARGEST_IMAGE", 2_000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 2_000)
     with pytest.raises(ValueError, match=r"file.png has 2,500 pixels, and 2,000 are read at once\. Cut it"):
-        images.decode(encode(PATCH), "file.png")
+        decode_image(encode(PATCH), "file.png")
 
 
 @pytest.mark.parametrize("shape", [(1, 50), (50, 1), (33, 50), (50, 50)])
