@@ -12,7 +12,7 @@ import click
 from bcgan import __version__, execution, experiment, stages, variation
 from bcgan.errors import InputError, WorkError
 
-ENGINES = ("auto", "openvino", "openvino-bfloat16", "litert", "keras")
+ENGINES = ("auto", "openvino", "litert", "keras")
 RUNNERS = ("serial", "pool", "beam")
 FORMATS = ("savedmodel", "litert", "litert-int8", "onnx")
 

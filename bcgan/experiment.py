@@ -32,8 +32,7 @@ APART = {
     "classify": {"seeds", "teachers"},
 }
 ClassifierName = Literal[
-    "gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn", "efficientnet_lite",
-    "efficientnet_lite2", "student", "simclr",
+    "gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn", "efficientnet_lite", "student", "simclr",
 ]  # fmt: skip
 Policy = Literal["keep", "drop", "fail"]
 # YAML reads on and off as true and false.
@@ -115,7 +114,6 @@ class Gan(Settings):
     loss: Literal["non_saturating", "saturating"] = "non_saturating"
     generator_rate: float = Field(2e-4, gt=0)
     discriminator_rate: float = Field(4e-4, gt=0)
-    conditioning: Literal["projection", "auxiliary"] = "projection"
     spectral: bool = True
     critic: float = Field(1.0, ge=0)  # weight of the second judge, on frozen ImageNet features; 0: the paper's alone
     late: int = Field(0, ge=0)  # of the steps the last, in which a new critic judges places with those around them
@@ -194,22 +192,17 @@ class Classifier(Settings):
     rate: float = Field(1e-3, gt=0)
     synthetic: float = Field(0.0, ge=0, le=0.9)  # share of each batch that is synthetic
     selected: bool = True  # of the synthetic patches, only those that the referee let through
-    rehearsed: int = Field(0, ge=0)  # epochs on synthetic patches alone, before those that count
     taught: float = Field(0.0, ge=0, le=0.9)  # share of each batch whose labels are what classify.teachers say
     shortcut: Literal["identity", "projection"] = "projection"  # ResNet-34 only
     weights: Literal["none", "imagenet"] = "none"  # ResNet-50 only: what it starts from; Keras downloads imagenet's
-    # gan_resnet only: the discriminator's map joins at 25x25 pixels, at 13x13, or pooled, beside the 1,000 units
-    joint: Literal["early", "middle", "late"] = "middle"
-    discriminator: Literal["frozen", "tuned"] = "frozen"  # gan_resnet only
     # gan_resnet only: what joins beside the discriminator's map; imagenet is what the critic starts from
     beside: Literal["none", "critic", "imagenet"] = "none"
     tuned: bool = False  # whether what joins beside learns too, all but its normalisations
     enlarged: int = Field(100, ge=32, le=224)  # EfficientNet-Lite only: side of what it sees, pixels
-    frozen: int = Field(0, ge=0, le=16)  # EfficientNet-Lite only: first blocks that are not tuned
 
     @property
     def meets_synthetic(self) -> bool:
-        return self.synthetic > 0 or self.rehearsed > 0
+        return self.synthetic > 0
 
     @property
     def more(self) -> float:
@@ -219,10 +212,7 @@ class Classifier(Settings):
     @model_validator(mode="after")
     def _fits_together(self) -> "Classifier":
         if self.taught and self.meets_synthetic:
-            raise ValueError(
-                f"taught: {self.taught} excludes synthetic: {self.synthetic} and rehearsed: {self.rehearsed}; "
-                "set it to 0, or both of these"
-            )
+            raise ValueError(f"taught: {self.taught} excludes synthetic: {self.synthetic}; set one of them to 0")
         if self.tuned and self.beside == "none":
             raise ValueError("tuned: true, but beside is none; nothing is there to be tuned")
         return self
@@ -240,9 +230,6 @@ class Classify(Settings):
     batch: int = Field(64, ge=2)
     crop: int | None = Field(None, ge=32)  # side of training crops; central when it scores. The paper: 224 of 256
     loss: Literal["weighted_bce", "bce", "focal"] = "weighted_bce"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)  # share of a label that goes to both classes alike
-    # none: every patch once an epoch; else labels or patients are drawn alike, then a patch of theirs
-    balance: Literal["none", "label", "patient"] = "none"
     optimizer: Literal["adamw", "adam", "nadam", "sgd", "rmsprop", "lion"] = "adamw"
     weight_decay: float = Field(1e-4, ge=0)
     average: float = Field(0.99, ge=0, lt=1)  # decay of the weights' moving average, which is what scores

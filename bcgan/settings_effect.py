@@ -16,7 +16,7 @@ from bcgan.errors import InputError
 if TYPE_CHECKING:
     from bcgan.experiment import Experiment
 
-LITE = ("efficientnet_lite", "efficientnet_lite2", "student", "simclr")  # classifiers that are an EfficientNet-Lite
+LITE = ("efficientnet_lite", "student", "simclr")  # classifiers that are an EfficientNet-Lite
 PREPARED = ("histology_phantom", "patch_camelyon")  # data sets that tensorflow-datasets makes or downloads
 MODEL = "classify.models.*."
 
@@ -72,14 +72,14 @@ RULES = (
          lambda e, _: e.pretrain.steps > 0, "nothing is pretrained here",
          "set pretrain.steps and pretrain.weights=none"),
     Rule((f"{MODEL}selected",), lambda e, name: e.classify.models[name].meets_synthetic,
-         "it is trained without synthetic patches", "set its synthetic or rehearsed"),
+         "it is trained without synthetic patches", "set its synthetic"),
     Rule((f"{MODEL}shortcut",), lambda _, name: name == "resnet34", "only resnet34 has such shortcuts",
          "set it for resnet34"),
     Rule((f"{MODEL}weights",), lambda _, name: name == "resnet50", "only resnet50 can start from other weights",
          "set it for resnet50"),
-    Rule(_under(MODEL, "joint discriminator beside"), lambda _, name: name == "gan_resnet",
+    Rule(_under(MODEL, "beside"), lambda _, name: name == "gan_resnet",
          "nothing joins this classifier", "set it for gan_resnet"),
-    Rule(_under(MODEL, "enlarged frozen"), lambda _, name: name in LITE, "it is no EfficientNet-Lite",
+    Rule(_under(MODEL, "enlarged"), lambda _, name: name in LITE, "it is no EfficientNet-Lite",
          f"set it for one of {', '.join(LITE)}"),
     Rule(("classify.teachers",), lambda e, _: any(model.taught for model in e.classify.models.values()),
          "no classifier is taught", "set classify.models.student.taught"),

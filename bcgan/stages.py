@@ -118,7 +118,7 @@ def classify(experiment: Experiment, root: Path) -> None:
 
     from bcgan import distribute
     from bcgan.classify import kept, teaching
-    from bcgan.classify.train import Patches, groups_of, train
+    from bcgan.classify.train import Patches, train
     from bcgan.models.classifier import of_run
     from bcgan.preprocess import store
 
@@ -135,7 +135,6 @@ def classify(experiment: Experiment, root: Path) -> None:
         for selected in {own.selected for own in settings.models.values() if own.meets_synthetic}
     }
     size, taught = settings.crop or experiment.data.size, None
-    groups = groups_of(patches.index.iloc[patches.rows("train")], settings)
     for name, own in sorted(settings.models.items(), key=lambda model: model[1].taught > 0):  # teachers first
         for seed in settings.seeds:
             path = folder / f"{name}-seed{seed}.keras"
@@ -155,7 +154,7 @@ def classify(experiment: Experiment, root: Path) -> None:
             with distribute.scope(experiment):
                 network = of_run(name, root, size, own)
                 alone = distribute.replicas() == 1
-                train(network, real, more, validation, settings, own, seed, path, xla and alone, groups=groups)
+                train(network, real, more, validation, settings, own, seed, path, xla and alone)
             kept.mark(path, key)
 
 

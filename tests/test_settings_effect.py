@@ -23,14 +23,14 @@ name data.name data.dir data.size data.evaluate_on data.limit
 preprocess.audit.unreadable preprocess.audit.wrong_size preprocess.audit.blank preprocess.audit.blurred
 preprocess.audit.duplicate preprocess.audit.near_duplicate preprocess.audit.conflicting
 preprocess.smoothing preprocess.clahe preprocess.stain
-gan.steps gan.batch gan.latent gan.width gan.loss gan.generator_rate gan.discriminator_rate gan.conditioning
+gan.steps gan.batch gan.latent gan.width gan.loss gan.generator_rate gan.discriminator_rate
 gan.spectral gan.critic gan.late gan.augment gan.on_collapse gan.average gan.noise gan.grid_every gan.checkpoint_every
 translate.steps
 features.synthetic features.referee.steps features.referee.confidence features.referee.quantile features.maps
 features.density_threshold
-classify.models.*.epochs classify.models.*.rate classify.models.*.synthetic classify.models.*.rehearsed
+classify.models.*.epochs classify.models.*.rate classify.models.*.synthetic
 classify.models.*.taught classify.models.*.tuned
-classify.seeds classify.batch classify.crop classify.loss classify.label_smoothing classify.balance classify.optimizer
+classify.seeds classify.batch classify.crop classify.loss classify.optimizer
 classify.weight_decay classify.average classify.stain_jitter classify.colour_jitter
 evaluate.ensemble evaluate.views evaluate.resamples evaluate.confidence evaluate.probes evaluate.explanations
 evaluate.gan_samples
@@ -67,11 +67,8 @@ CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "classify.models.*.selected": (False, ("cnn",), ("cnn", "classify.models.cnn.synthetic=0.1")),
     "classify.models.*.shortcut": ("identity", ("resnet50",), ("resnet34",)),
     "classify.models.*.weights": ("imagenet", ("resnet34",), ("resnet50",)),
-    "classify.models.*.joint": ("late", ("gan_only",), ("gan_resnet",)),
-    "classify.models.*.discriminator": ("tuned", ("gan_only",), ("gan_resnet",)),
     "classify.models.*.beside": ("critic", ("resnet_table1",), ("gan_resnet",)),
-    "classify.models.*.enlarged": (64, ("resnet34",), ("efficientnet_lite2",)),
-    "classify.models.*.frozen": (3, ("cnn",), ("efficientnet_lite",)),
+    "classify.models.*.enlarged": (64, ("resnet34",), ("efficientnet_lite",)),
     "classify.teachers": (["cnn"], ("classify.models={cnn: {}}",),
                           ("classify.models={cnn: {}, student: {taught: 0.5}}",)),
     "learning_curve.synthetic": (0.3, (REAL,), ()),

@@ -51,11 +51,11 @@ def test_help_and_errors_load_neither_tensorflow_nor_pandas(arguments):
 
 
 def test_every_promise_names_a_test_that_exists():
-    """docs/reliability.md: `file::test` or, behind one of the same file, `test` alone."""
+    """docs/reference/guarantees.md: `file::test` or, behind one of the same file, `test` alone."""
     tests = ROOT.parent / "tests"
     if not tests.exists():
         pytest.skip("installed without its tests")
-    page = (ROOT.parent / "docs" / "reliability.md").read_text("utf-8")
+    page = (ROOT.parent / "docs" / "reference" / "guarantees.md").read_text("utf-8")
     named = re.findall(r"`(?:(tests/[\w/]+\.py)(?:::)?)?(test_\w+)?`", page)
     assert len(named) > 20
     path = None

@@ -14,18 +14,15 @@ def class_weights(malignant: float) -> tuple[float, float]:
     return 0.5 / float(1 - malignant), 0.5 / float(malignant)
 
 
-def loss(
-    logits: tf.Tensor, labels: tf.Tensor, kind: str, weights: tuple[float, float], smoothing: float = 0.0
-) -> tf.Tensor:
+def loss(logits: tf.Tensor, labels: tf.Tensor, kind: str, weights: tuple[float, float]) -> tf.Tensor:
     """Mean loss of a batch.
 
     Args:
         logits: float32, (batch,).
         labels: 0 to 1, (batch,).
         kind: string. "bce"; "weighted_bce", each class by its weight; "focal", which plays down easy patches.
-        smoothing: float. Share of a label that goes to both classes alike (Szegedy et al. 2016).
     """
-    truth = tf.cast(labels, tf.float32) * (1 - smoothing) + smoothing / 2
+    truth = tf.cast(labels, tf.float32)
     each = tf.nn.sigmoid_cross_entropy_with_logits(truth, logits)
     if kind == "weighted_bce":
         each *= truth * weights[1] + (1 - truth) * weights[0]

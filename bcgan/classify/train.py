@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -37,18 +36,12 @@ class Patches(NamedTuple):
 
 class Lessons(NamedTuple):
     """What a training learns from: patches, which of them a step sees, steps of an epoch, the loss's weights of benign
-    and malignant; and how many steps it begins with that see none but synthetic patches, with weights of their own."""
+    and malignant."""
 
     pool: Patches
     sampler: batches.Sampler
     epoch_steps: int
     class_weight: tuple[float, float]
-    rehearsal: tuple[int, tuple[float, float]]
-
-
-def groups_of(index: pd.DataFrame, settings: Classify) -> np.ndarray | None:
-    """What `train` takes as groups of the patches in `index`, (n,)."""
-    return None if settings.balance == "none" else index[settings.balance].to_numpy()
 
 
 def train(
@@ -63,7 +56,6 @@ def train(
     xla: bool,
     epoch_steps: int | None = None,
     augment: bool = True,
-    groups: np.ndarray | None = None,
 ) -> None:
     """Train a classifier and write `path` (.keras) and a line an epoch beside it (.jsonl).
 
@@ -71,20 +63,18 @@ def train(
 
     Args:
         network: keras.Model. As `bcgan.models.classifier` builds it.
-        more: Patches. Synthetic or taught ones, which join every batch by `own.more` and, where `own.rehearsed`, come
-            first and alone; None: real patches alone.
+        more: Patches. Synthetic or taught ones, which join every batch by `own.more`; None: real patches alone.
         validation: Patches. Choose the epoch; None: the last one is kept.
         own: Classifier. This network's own settings.
         epoch_steps: int. Steps of an epoch; None: as many as see every real patch once.
         augment: bool. Whether real and synthetic patches are turned, mirrored and their colours jittered.
-        groups: (n,). The group of each real patch, where groups are to have the same say; None: patches have.
 
     Raises:
         WorkError: the loss is no number any more.
     """
     _follow_statistics(network)
-    lessons = _lessons(real, more, settings, own, seed, epoch_steps, groups)
-    epochs, epoch_steps = own.epochs + own.rehearsed, lessons.epoch_steps
+    lessons = _lessons(real, more, settings, own, seed, epoch_steps)
+    epochs, epoch_steps = own.epochs, lessons.epoch_steps
     average = keras.models.clone_model(network)
     average.set_weights(network.get_weights())
     distribute.synchronise(network)
@@ -100,9 +90,7 @@ def train(
     checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
     start = weights.restore(checkpoint, state)
     progress.keep_lines(log_path, "epoch", start)
-    step_function = make_step(
-        network, average, optimizer, settings, lessons.class_weight, seed, xla, augment, lessons.rehearsal
-    )
+    step_function = make_step(network, average, optimizer, settings, lessons.class_weight, seed, xla, augment)
     score = scorer(average)
 
     with progress.bar(epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
@@ -122,7 +110,7 @@ def train(
                 )
             line = _validate(found, validation.labels) if validation else {}
             area = line.get("validation_roc_auc", epoch)
-            if epoch >= own.rehearsed and area > float(np.asarray(best_auc)):
+            if area > float(np.asarray(best_auc)):
                 best_auc.assign(area)
                 for kept, variable in zip(best, average.variables, strict=True):
                     kept.assign(variable)
@@ -146,28 +134,19 @@ def _lessons(
     own: Classifier,
     seed: int,
     epoch_steps: int | None,
-    groups: np.ndarray | None,
 ) -> Lessons:
     """What `train`'s arguments of these names come to."""
     count = min(round(settings.batch * own.more), settings.batch - 1) if more else 0
     fresh = min(settings.batch - count, len(real.labels))
-    if groups is None:
-        sampler, malignant = batches.shuffled(np.arange(len(real.labels)), fresh, seed), np.mean(real.labels)
-    else:
-        sampler = batches.by_group(groups, fresh, seed)
-        malignant = pd.Series(real.labels).groupby(groups).mean().mean()
-    epoch_steps = epoch_steps or max(1, len(real.labels) // fresh)
-    pool, rehearsal = real, (0, class_weights(0.5))
-    if more and (count or own.rehearsed):
+    sampler, malignant = batches.shuffled(np.arange(len(real.labels)), fresh, seed), np.mean(real.labels)
+    epoch_steps, pool = epoch_steps or max(1, len(real.labels) // fresh), real
+    if more and count:
         pool = Patches(*(np.concatenate(pair) for pair in zip(real, more, strict=True)))
         extra = np.arange(len(real.labels), len(pool.labels))
         part = count / (count + fresh)
         malignant = (1 - part) * malignant + part * np.mean(more.labels)
-        sampler = batches.mixed(sampler, extra, count, seed) if count else sampler
-        if own.rehearsed:
-            rehearsal = own.rehearsed * epoch_steps, class_weights(np.mean(more.labels))
-        sampler = batches.rehearsed(own.rehearsed * epoch_steps, extra, settings.batch, sampler, seed)
-    return Lessons(pool, sampler, epoch_steps, class_weights(malignant), rehearsal)
+        sampler = batches.mixed(sampler, extra, count, seed)
+    return Lessons(pool, sampler, epoch_steps, class_weights(malignant))
 
 
 def _validate(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -194,7 +173,7 @@ def schedule(rate: float, steps: int, warm: int) -> keras.optimizers.schedules.C
 
 
 def make_optimizer(network: keras.Model, own: Classifier, settings: Classify, epoch_steps: int):
-    steps = (own.epochs + own.rehearsed) * epoch_steps
+    steps = own.epochs * epoch_steps
     rates = schedule(own.rate, steps, max(1, min(steps // 10, epoch_steps)))
     optimizer = OPTIMIZERS[settings.optimizer](rates, weight_decay=settings.weight_decay)
     if keras.mixed_precision.global_policy().name == "mixed_float16":
@@ -212,13 +191,11 @@ def make_step(
     seed: int,
     xla: bool,
     augment: bool = True,
-    rehearsal: tuple[int, tuple[float, float]] = (0, (1.0, 1.0)),
 ):
     """One update of the network and of its average.
 
     Args:
         class_weight: the loss's weights of benign and malignant.
-        rehearsal: the first steps, which have class weights of their own: how many, and which.
     """
     quick = fast.twin(network)
 
@@ -234,8 +211,7 @@ def make_step(
         images, labels = distribute.own(images), distribute.own(labels)
         with tf.GradientTape() as tape:
             logits = quick(images, training=True)[:, 0]
-            weight = tf.where(step < rehearsal[0], rehearsal[1], class_weight) if rehearsal[0] else class_weight
-            value = loss(logits, labels, settings.loss, weight, settings.label_smoothing)
+            value = loss(logits, labels, settings.loss, class_weight)
             scaled = optimizer.scale_loss(value / distribute.replicas())
         variables = network.trainable_variables
         optimizer.apply(tape.gradient(scaled, variables), variables)

@@ -46,29 +46,6 @@ def balanced(rows: np.ndarray, labels: np.ndarray, batch: int, seed: int) -> Sam
     return sample
 
 
-def by_group(groups: np.ndarray, batch: int, seed: int) -> Sampler:
-    """Every group has the same say: a group is drawn, then a row of it, with replacement.
-
-    Args:
-        groups: (n,). The group of each row.
-    """
-    codes, counts = np.unique(groups, return_inverse=True, return_counts=True)[1:]
-    order, starts = np.argsort(codes, kind="stable"), np.cumsum(counts) - counts
-
-    def sample(step: int) -> np.ndarray:
-        rng = np.random.default_rng((seed, step))
-        drawn = rng.integers(len(counts), size=batch)
-        return order[starts[drawn] + rng.integers(counts[drawn])]
-
-    return sample
-
-
-def rehearsed(steps: int, extra: np.ndarray, batch: int, sampler: Sampler, seed: int) -> Sampler:
-    """For so many steps `extra` alone, every row once an epoch; then what another sampler gives."""
-    first = shuffled(extra, batch, seed)
-    return lambda step: first(step) if step < steps else sampler(step - steps)
-
-
 def mixed(sampler: Sampler, extra: np.ndarray, count: int, seed: int) -> Sampler:
     """Another sampler's rows and `count` of `extra`, drawn with replacement."""
 

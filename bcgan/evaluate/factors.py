@@ -13,7 +13,7 @@ import numpy as np
 
 from bcgan import machine, progress, runs
 from bcgan.classify.kept import read_by
-from bcgan.classify.train import Patches, groups_of
+from bcgan.classify.train import Patches
 from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import intervals, trials
 from bcgan.experiment import TRAINING, Classifier, Experiment
@@ -172,9 +172,9 @@ def _run(level: Level, seed: int, root: Path, path: Path, key: str) -> None:
     keras.utils.set_random_seed(seed)
     network = of_run(wanted.network, root, settings.crop or experiment.data.size, own)
     network = vary(network, _variant(level))
-    real, groups = sides.pop("train"), groups_of(index.iloc[patches.rows("train")], settings)
+    real = sides.pop("train")
     views = experiment.evaluate.views
-    trials.run(path, network, real, made, sides, settings, own, views, seed, xla, key, beside, groups=groups)
+    trials.run(path, network, real, made, sides, settings, own, views, seed, xla, key, beside)
 
 
 def _prepared(level: Level, root: Path, folder: Path) -> Path:

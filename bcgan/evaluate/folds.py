@@ -16,7 +16,7 @@ import pandas as pd
 from bcgan import data, progress, runs
 from bcgan.classify import calibration, context, pretraining
 from bcgan.classify.kept import read_by
-from bcgan.classify.train import Patches, groups_of
+from bcgan.classify.train import Patches
 from bcgan.data import splits
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, intervals, metrics, trials
@@ -140,7 +140,7 @@ def _key(experiment: Experiment, folder: Path, name: str, split: str, fold: int)
 
 def _own(experiment: Experiment, name: str) -> Classifier:
     own = experiment.classify.models.get(name, Classifier())
-    return own.model_copy(update={"epochs": experiment.folds.epochs, "synthetic": 0.0, "rehearsed": 0})
+    return own.model_copy(update={"epochs": experiment.folds.epochs, "synthetic": 0.0})
 
 
 def _run(
@@ -155,5 +155,4 @@ def _run(
     network = of_run(name, path.parent.parent, settings.crop or experiment.data.size, own)
     beside = {f"{role}_rows": rows[role] for role in ("test", "validation")}
     real = sides.pop("train")
-    groups = groups_of(store.index.iloc[rows["train"]], settings)
-    trials.run(path, network, real, None, sides, settings, own, views, experiment.seed, xla, key, beside, groups=groups)
+    trials.run(path, network, real, None, sides, settings, own, views, experiment.seed, xla, key, beside)

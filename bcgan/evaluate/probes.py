@@ -103,7 +103,7 @@ def _fixed(images: np.ndarray, used: np.ndarray, root: Path) -> dict[str, np.nda
 def _untrained(images: np.ndarray, experiment: Experiment, seed: int) -> np.ndarray:
     keras.utils.set_random_seed(seed)
     gan = experiment.gan
-    maps = feature_maps(discriminator(gan.width, spectral=gan.spectral, conditioning=gan.conditioning))
+    maps = feature_maps(discriminator(gan.width, spectral=gan.spectral))
 
     def run(part: np.ndarray) -> np.ndarray:
         made = maps(batches.scale(part), training=False)

@@ -23,10 +23,3 @@ def generator_loss(fake: tf.Tensor, kind: str) -> tf.Tensor:
     if kind == "non_saturating":
         return tf.reduce_mean(tf.nn.softplus(-fake))
     raise ValueError(f"kind must be saturating or non_saturating. Received: kind={kind!r}")
-
-
-def class_loss(verdicts: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy of the classes named behind the realness, (batch, 1 + classes); 0 where none are."""
-    if verdicts.shape[-1] == 1:
-        return tf.constant(0.0)
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, verdicts[:, 1:]))

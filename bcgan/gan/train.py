@@ -15,7 +15,7 @@ from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Gan
 from bcgan.gan.augment import DRAWS, augment
-from bcgan.gan.losses import class_loss, discriminator_loss, generator_loss
+from bcgan.gan.losses import discriminator_loss, generator_loss
 from bcgan.gan.watch import WINDOW, trouble
 from bcgan.models import fast, weights
 from bcgan.models.critic import critic, frozen_features
@@ -151,7 +151,7 @@ def start_players(settings: Gan) -> Players:
     make, average = generator(settings.latent, settings.width), generator(settings.latent, settings.width)
     distribute.synchronise(make)
     average.set_weights(make.get_weights())
-    judge = discriminator(settings.width, spectral=settings.spectral, conditioning=settings.conditioning)
+    judge = discriminator(settings.width, spectral=settings.spectral)
     features = fast.twin(frozen_features()) if settings.critic else None
     second, late = (critic(features) if features else None), (critic(features, around=3) if settings.late else None)
     rates = {"generator": settings.generator_rate} | dict.fromkeys(
@@ -187,13 +187,12 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
             real_seen, fake_seen = (augment(x, seeds) if settings.augment else x for x, seeds in sides)
             with tf.GradientTape() as judge_tape:
                 verdicts = judge([tf.concat([real_seen, tf.stop_gradient(fake_seen)], 0), both], training=True)
-                real_logit, fake_logit = tf.split(verdicts[:, :1], 2)
+                real_logit, fake_logit = tf.split(verdicts, 2)
                 judge_loss = discriminator_loss(real_logit, fake_logit)
-                judged = scaled("discriminator", judge_loss + class_loss(verdicts, both))
+                judged = scaled("discriminator", judge_loss)
             improve("discriminator", judge_tape, judged)
             verdicts = judge([fake_seen, classes], training=False)
-            make_loss = generator_loss(verdicts[:, :1], settings.loss)
-            total = make_loss + class_loss(verdicts, classes)
+            total = make_loss = generator_loss(verdicts, settings.loss)
             if players.critic:
                 real_maps, fake_maps = (players.features(side, training=False) for side in (real_seen, fake_seen))
                 maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]

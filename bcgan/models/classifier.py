@@ -54,7 +54,7 @@ def classifier(
 
     Args:
         name: string. gan_resnet, resnet_table1, resnet34, resnet50, gan_only, cnn, efficientnet_lite,
-            efficientnet_lite2, or student and simclr, which are an EfficientNet-Lite0.
+            or student and simclr, which are an EfficientNet-Lite0.
         size: int. Side of a patch, pixels. Defaults to 50.
         discriminator: keras.Model. Needed by gan_resnet and gan_only.
         own: Classifier. What is to be chosen about this network. Defaults to what the settings default to.
@@ -68,19 +68,14 @@ def classifier(
         ValueError: an unknown name, or a missing discriminator.
     """
     own = own or Classifier()
-    seen = {"size": size, "weights": pretrained, "enlarged": own.enlarged, "frozen": own.frozen}
     builders = {
-        "gan_resnet": lambda: gan_resnet(discriminator, size, own.discriminator == "frozen", beside, own.joint),
+        "gan_resnet": lambda: gan_resnet(discriminator, size, beside),
         "gan_only": lambda: gan_only(discriminator, size),
         "resnet_table1": lambda: resnet_table1(size),
         "resnet34": lambda: resnet34(size, own.shortcut),
         "resnet50": lambda: resnet50(size, own.weights),
         "cnn": lambda: cnn(size),
-        "efficientnet_lite": lambda: transferred(**seen),
-        "efficientnet_lite2": lambda: transferred(**seen, variant="lite2"),
-        "student": lambda: transferred(**seen),
-        "simclr": lambda: transferred(**seen),
-    }
+    } | dict.fromkeys(("efficientnet_lite", "student", "simclr"), lambda: transferred(size, pretrained, own.enlarged))
     if name not in builders:
         raise ValueError(f"name must be one of {', '.join(builders)}. Received: name={name!r}")
     if name.startswith("gan_") and discriminator is None:

@@ -7,27 +7,21 @@ BLOCKS = ("block1", "block2", "block3", "block4")
 STEM = 16  # channels at full size, where the grain of a patch is seen before anything is made smaller
 
 
-def discriminator(
-    width: int = 32, classes: int = 2, spectral: bool = True, conditioning: str = "projection"
-) -> keras.Model:
+def discriminator(width: int = 32, classes: int = 2, spectral: bool = True) -> keras.Model:
     """Build the discriminator.
 
-    The label enters behind the last block, by projection (Miyato and Koyama 2018) or as a second task (Odena et al.
-    2017), so the feature maps of a patch do not depend on its label and can be taken where the label is what one
-    wants to know.
+    The label enters behind the last block, by projection (Miyato and Koyama 2018), so the feature maps of a patch do
+    not depend on its label and can be taken where the label is what one wants to know.
 
     Args:
         width: int. Channels of block1; doubled in every block. Defaults to 32.
         classes: int. Number of labels. Defaults to 2.
         spectral: bool. Spectral normalisation of the convolutions (Miyato et al. 2018). Defaults to True.
-        conditioning: string. "projection": realness given the label. "auxiliary": realness whatever the label, and
-            beside it a logit a class. Defaults to "projection".
 
     Returns:
         keras.Model. Inputs `image` (float32 in [0, 1], (batch, 50, 50, 3)) and `label` (int32, (batch,));
-        output `logit` (float32, (batch, 1)), large for what looks real; by "auxiliary" (batch, 1 + classes), the first
-        of them for realness. Blocks `block1` ... `block4` have shapes (25, 25, width), (13, 13, 2 width),
-        (7, 7, 4 width), (4, 4, 8 width).
+        output `logit` (float32, (batch, 1)), large for what looks real. Blocks `block1` ... `block4` have shapes (25,
+        25, width), (13, 13, 2 width), (7, 7, 4 width), (4, 4, 8 width).
     """
     image = keras.Input((50, 50, 3), name="image")
     label = keras.Input((), dtype="int32", name="label")
@@ -39,10 +33,6 @@ def discriminator(
 
     features = ops.cast(ops.sum(x, (1, 2)), "float32")
     realness = layers.Dense(1, dtype="float32", name="realness")(features)
-    if conditioning == "auxiliary":
-        kind = layers.Dense(classes, dtype="float32", name="class_logits")(features)
-        logits = layers.Concatenate(dtype="float32", name="logit")([realness, kind])
-        return keras.Model([image, label], logits, name="discriminator")
     meaning = layers.Embedding(classes, features.shape[-1], dtype="float32", name="label_embedding")(label)
     agreement = ops.sum(meaning * features, -1, keepdims=True)
     logit = layers.Add(dtype="float32", name="logit")([realness, agreement])

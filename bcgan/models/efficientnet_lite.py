@@ -70,10 +70,8 @@ def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = T
     return network
 
 
-def transferred(
-    size: int = 50, weights: bool = True, enlarged: int = 100, frozen: int = 0, variant: str = "lite0"
-) -> keras.Model:
-    """EfficientNet-Lite with ImageNet's weights, to be tuned on patches that are enlarged first.
+def transferred(size: int = 50, weights: bool = True, enlarged: int = 100) -> keras.Model:
+    """EfficientNet-Lite0 with ImageNet's weights, to be tuned on patches that are enlarged first.
 
     Its batch normalisations keep ImageNet's statistics and scales, which makes a training step almost twice as fast
     and leaves nothing to estimate from a small batch.
@@ -82,15 +80,12 @@ def transferred(
         size: int. Side of a patch, pixels. Defaults to 50.
         weights: bool. As `efficientnet_lite`'s.
         enlarged: int. Side of what the network sees, pixels; at 50 its maps would end at 2x2. Defaults to 100.
-        frozen: int. First blocks that keep ImageNet's kernels too, of 16, the stem with them: where the maps are
-            largest nothing is propagated back, which halves the cost of a step. Defaults to 0: all are tuned.
-        variant: string. As `efficientnet_lite`'s. Defaults to "lite0".
 
     Returns:
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280).
     """
-    network = efficientnet_lite(variant, enlarged, weights)
-    tune(network, ("_conv_stem", *(f"_blocks.{number}." for number in range(frozen))) if frozen else ())
+    network = efficientnet_lite("lite0", enlarged, weights)
+    tune(network)
     image = keras.Input((size, size, 3), name="image")
     x = resized(image, enlarged, "enlarged", "bicubic", "float32")
     x = layers.Dropout(DROPOUT, dtype="float32", name="dropout")(network(x))
@@ -117,12 +112,11 @@ def start_from(network: keras.Model, path: Path) -> keras.Model:
     return network
 
 
-def tune(network: keras.Model, kept: tuple[str, ...] = ()) -> None:
-    """Let a network that holds EfficientNet-Lite's layers learn, but for the normalisations and the layers whose names
-    begin with `kept`."""
+def tune(network: keras.Model) -> None:
+    """Let a network that contains EfficientNet-Lite's layers learn, except its normalisations."""
     network.trainable = True
     for layer in network.layers:
-        layer.trainable = not isinstance(layer, layers.BatchNormalization) and not layer.name.startswith(kept)
+        layer.trainable = not isinstance(layer, layers.BatchNormalization)
 
 
 def pooled(variant: str, images: np.ndarray) -> np.ndarray:

@@ -3,8 +3,6 @@
 The table lists some of its rows and omits others; `bcgan.models.table1` holds it against this network row by row.
 """
 
-from collections.abc import Callable
-
 import keras
 from keras import layers
 
@@ -14,16 +12,11 @@ BLOCK_COUNT = 4
 WIDTH, EXPANDED, UNITS = 64, 256, 1000
 
 
-def stem(image: keras.KerasTensor, join: Callable | None = None) -> keras.KerasTensor:
-    """Rows 1-3: 7x7 convolution of stride 2, batch normalisation, ReLU, max pooling; 50 -> 25 -> 13 pixels.
-
-    Args:
-        join: What is done to the 25x25 map before the pooling. Defaults to None: nothing, as in the table.
-    """
+def stem(image: keras.KerasTensor) -> keras.KerasTensor:
+    """Rows 1-3: 7x7 convolution of stride 2, batch normalisation, ReLU, max pooling; 50 -> 25 -> 13 pixels."""
     x = layers.Conv2D(WIDTH, 7, strides=2, padding="same", name="stem_conv")(image)
     x = layers.BatchNormalization(name="stem_bn")(x)
     x = layers.ReLU(name="stem_relu")(x)
-    x = join(x) if join else x
     return layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
 
 

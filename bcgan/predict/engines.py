@@ -21,8 +21,7 @@ from bcgan import machine
 
 NETWORKS = ("classifier", "referee")  # <name>.keras and <name>.tflite in an exported folder
 LITERT_FILES = tuple(f"{name}.tflite" for name in NETWORKS)
-BFLOAT16 = "openvino-bfloat16"
-ENGINES = ("auto", "openvino", BFLOAT16, "litert", "keras")
+ENGINES = ("auto", "openvino", "litert", "keras")
 BATCH = 64
 
 Runner = Callable[[np.ndarray], np.ndarray]
@@ -51,33 +50,25 @@ class Engine(NamedTuple):
     features: Runner
 
 
-def choose(wanted: str, folder: Path, files: dict[str, str], few: bool = False, bfloat16: bool = False) -> Engine:
+def choose(wanted: str, folder: Path, files: dict[str, str], few: bool = False) -> Engine:
     """The engine for an exported folder.
 
     Args:
-        wanted: string. "openvino", "openvino-bfloat16", "litert", "keras", or "auto": `quickest` where the folder
-            holds .tflite files.
+        wanted: string. "openvino", "litert", "keras", or "auto": `quickest` where the folder holds .tflite files.
         files: dict. What the card names.
         few: bool. Whether few patches are to be judged, so that "auto" counts the start.
-        bfloat16: bool. Whether what the folder holds says in bfloat16 what Keras says.
 
     Raises:
-        ValueError: OpenVINO or LiteRT is wanted and cannot be had, or another engine is; bfloat16 is wanted, and the
-            networks are not faithful in it or the processor lacks it.
+        ValueError: OpenVINO or LiteRT is wanted and cannot be had, or another engine is.
     """
     if wanted not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}. Received: engine={wanted!r}")
     missing = [name for name in LITERT_FILES if name not in files]
-    short, wanted = wanted == BFLOAT16, "openvino" if wanted == BFLOAT16 else wanted
     if wanted in RUNTIMES and missing:
         raise ValueError(f"{folder} holds no {missing[0]}; export it anew, or use the engine keras")
     if wanted in RUNTIMES and not installed(wanted):
         title, _, package = RUNTIMES[wanted]
         raise ValueError(f"{title} is not installed: pip install {package}, or use the engine keras")
-    if short and not has_bfloat16():
-        raise ValueError("this processor has no bfloat16; use the engine openvino")
-    if short and not bfloat16:
-        raise ValueError(f"{folder} was not found to say the same in bfloat16; use the engine openvino")
     name = wanted if wanted != "auto" else "keras" if missing else quickest(few)
     if name == "keras":
         machine.prepare_environment(tensorflow=True)
@@ -86,8 +77,6 @@ def choose(wanted: str, folder: Path, files: dict[str, str], few: bool = False, 
         return of_keras(*(weights.in_float32(weights.load_model(folder / f"{name}.keras")) for name in NETWORKS))
     read = {"openvino": openvino, "litert": litert}[name]
     score, features = (read(folder / file) for file in LITERT_FILES)
-    if short:  # the classifier alone: whether tissue is known does not hang on a last digit
-        score, name = openvino(folder / LITERT_FILES[0], "bf16"), BFLOAT16
     return Engine(name, lambda images: expit(score(images)[:, 0]), features)
 
 
@@ -102,11 +91,6 @@ def quickest(few: bool = False) -> str:
 def installed(runtime: str) -> bool:
     """Whether one of RUNTIMES can be imported here."""
     return find_spec(RUNTIMES[runtime].module) is not None
-
-
-def has_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16 by itself."""
-    return bool(machine.processor()["bfloat16"])
 
 
 def of_keras(network, judge) -> Engine:

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from bcgan import data, machine, progress, runs
 from bcgan.classify import calibration, context
 from bcgan.classify.scoring import probabilities
-from bcgan.classify.train import Patches, groups_of, train
+from bcgan.classify.train import Patches, train
 from bcgan.data.records import CLASSES
 from bcgan.data.views import central
 from bcgan.errors import InputError
@@ -93,15 +93,14 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
 
 def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
     """The card with every file's SHA-256. LiteRT's files are among them where, on these patches, every runtime that is
-    installed says by them what Keras says: no probability off by more than FAITHFUL, hardly a verdict another. Whether
-    OpenVINO may compute in bfloat16 is asked likewise."""
+    installed says by them what Keras says: no probability off by more than FAITHFUL, hardly a verdict another."""
     write_litert(folder)
     both = (*FILES, *engines.LITERT_FILES)
     digests = {name: runs.hash_file(folder / name) for name in both}
     chosen = selection.load(folder / "selector.npz")
 
     def judged(engine: str) -> Predictions:
-        return Model(card, engines.choose(engine, folder, digests, bfloat16=True), chosen, folder).predict(images)
+        return Model(card, engines.choose(engine, folder, digests), chosen, folder).predict(images)
 
     expected = judged("keras")
     apart = [_apart(judged(engine), expected) for engine in filter(engines.installed, engines.RUNTIMES)]
@@ -113,20 +112,8 @@ def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
         )  # fmt: skip
         for name in engines.LITERT_FILES:
             (folder / name).unlink()
-        return card.model_copy(
-            update={"sha256": {name: digests[name] for name in FILES}, "litert": None, "bfloat16": None}
-        )
-    short = None
-    if engines.installed("openvino") and engines.has_bfloat16():
-        short, other = _apart(judged(engines.BFLOAT16), expected)
-        progress.log.info(
-            "export: OpenVINO in bfloat16 is off by up to %.4f and gives %d of %d patches another verdict",
-            short,
-            other,
-            len(images),
-        )
-        short = short if _faithful(short, other, images) else None
-    return card.model_copy(update={"sha256": digests, "litert": off, "bfloat16": short})
+        return card.model_copy(update={"sha256": {name: digests[name] for name in FILES}, "litert": None})
+    return card.model_copy(update={"sha256": digests, "litert": off})
 
 
 def _apart(one: Predictions, expected: Predictions) -> tuple[float, int]:
@@ -180,10 +167,10 @@ def _on_everyone(
         if not path.exists():
             keras.utils.set_random_seed(seed)
             network = of_run(name, root, settings.crop or experiment.data.size, own)
-            made, groups = None, groups_of(patches.index, settings)
+            made = None
             if own.meets_synthetic:
                 made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
-            train(network, real, made, None, settings, own, seed, path, xla, groups=groups)
+            train(network, real, made, None, settings, own, seed, path, xla)
         networks.append(weights.load_model(path))
     if stale:
         runs.finish(folder, key, "export", chosen, inputs, began)

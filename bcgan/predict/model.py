@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
+from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, model_validator
 
 from bcgan import machine, runs
 from bcgan.classify import calibration, context
@@ -64,7 +64,12 @@ class Card(BaseModel):
     sha256: dict[str, str]
     explanations: dict[str, bool] = {}  # explanation method: whether it passed its test on the run's network
     litert: float | None = None  # how far the .tflite files' probabilities are from Keras's; None: no such files
-    bfloat16: float | None = None  # the same of OpenVINO in bfloat16; None: too far, or not tried
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_old_fields(cls, values: dict) -> dict:
+        """Cards of before say how far OpenVINO in bfloat16 is off, which is not offered any more."""
+        return {key: value for key, value in values.items() if key != "bfloat16"}
 
     @field_serializer("calibration", "context")
     def _by_name(self, value: Calibration | Context | None) -> dict | None:
@@ -237,7 +242,7 @@ def load(folder: str | Path | None = None, engine: str = "auto", few: bool = Fal
     if card.classes != CLASSES:
         raise InputError(f"{place / CARD}: classes {card.classes}, and this bcgan knows {CLASSES}. {remedy}")
     try:
-        chosen = engines.choose(engine, place, card.sha256, few, card.bfloat16 is not None)
+        chosen = engines.choose(engine, place, card.sha256, few)
     except ValueError as error:
         raise InputError(f"engine {engine}: {error}.") from error
     if not neighbours:

@@ -7,7 +7,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from bcgan.experiment import Classifier
 from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import BLOCKS, discriminator
-from bcgan.models.gan_resnet import JOINTS, gan_resnet
+from bcgan.models.gan_resnet import JOINED_BLOCK, gan_resnet
 from bcgan.models.generator import generator
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import style
@@ -30,7 +30,6 @@ TITLES = {
     "seed": "seed", "last": "last", "colours": "colours", "code": "code", "joint": "joint",
     "features": "maps above,\ngated",
 }  # fmt: skip
-PLACES = {"early": "before its pooling", "middle": "behind its stem", "late": "at its 1,000 units"}
 
 
 def blocks(network: keras.Model) -> pd.DataFrame:
@@ -49,7 +48,7 @@ def system(run: Run) -> Drawn:
     own = run.experiment.classify.models.get("gan_resnet", Classifier())
     more = {"none": "", "critic": "; the critic's", "imagenet": "; ImageNet's"}[own.beside]
     judge, whole = discriminator(), gan_resnet(discriminator())
-    maps = "x".join(map(str, judge.get_layer(JOINTS["middle"]).output.shape[1:]))
+    maps = "x".join(map(str, judge.get_layer(JOINED_BLOCK).output.shape[1:]))
     units = whole.output_shape[-1]
     figure, axes = style.plt.subplots(figsize=(10, 4.2))
     axes.axis("off")
@@ -82,7 +81,7 @@ def system(run: Run) -> Drawn:
 def gan(run: Run) -> Drawn:
     own = run.experiment.gan
     make = blocks(generator(own.latent, own.width))
-    judge = blocks(discriminator(own.width, spectral=own.spectral, conditioning=own.conditioning))
+    judge = blocks(discriminator(own.width, spectral=own.spectral))
     make = make[make["output"].map(bool) & make["block"].str.match("noise|code|seed|grow|last|colours|image")]
     judge = judge[judge["block"].str.match("image|stem|block|realness|logit")]
     figure = style.plt.figure(figsize=(10, 5.4))
@@ -115,18 +114,17 @@ def resnet(_run: Run) -> Drawn:
 
 def integration(run: Run) -> Drawn:
     own = run.experiment.classify.models.get("gan_resnet", Classifier())
-    judge, beside, joint = discriminator(run.experiment.gan.width), _beside(own), JOINTS[own.joint]
-    part, whole = blocks(judge), gan_resnet(judge, beside=beside, joint=own.joint)
-    part = part[part["block"].isin(["image", "stem", *BLOCKS[: BLOCKS.index(joint) + 1]])]
+    judge, beside = discriminator(run.experiment.gan.width), _beside(own)
+    part, whole = blocks(judge), gan_resnet(judge, beside=beside)
+    part = part[part["block"].isin(["image", "stem", *BLOCKS[: BLOCKS.index(JOINED_BLOCK) + 1]])]
     merged = blocks(whole)
     merged = merged[~merged["block"].isin(["discriminator", "image", "imagenet", "judged"])]
     gate, stem = merged["block"] == "features", merged["block"] == "stem"
-    place, last = PLACES[own.joint], merged["block"] == "joint"
-    order = [stem, gate, ~gate & ~stem] if own.joint != "late" else [~gate & ~last, gate, last]
+    order = [stem, gate, ~gate & ~stem]
     rows = [
-        (part, "discriminator", f"The discriminator, {own.discriminator}, up to its map {joint}"),
+        (part, "discriminator", f"The discriminator, frozen, up to its map {JOINED_BLOCK}"),
         (pd.concat([merged[kind] for kind in order]), "joined", (
-            f"Table 1's ResNet, joined {place}: {whole.count_params():,} parameters with all that joins")),
+            f"Table 1's ResNet, joined behind its stem: {whole.count_params():,} parameters with all that joins")),
     ]  # fmt: skip
     if beside:
         maps = "The critic's maps" if own.beside == "critic" else "ImageNet's maps"
@@ -138,8 +136,8 @@ def integration(run: Run) -> Drawn:
         axes.set_title(title)
     numbers = [chain.assign(network=colour) for chain, colour, _ in rows]
     return Drawn(figure, _flat(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
-        f"The discriminator's map {joint} joins the ResNet {place}: it is projected to as many channels and added "
-        "through a gate that starts at zero, so that at the start the network is Table 1's alone. "
+        f"The discriminator's map {JOINED_BLOCK} joins the ResNet behind its stem: it is projected to as many channels "
+        "and added through a gate that starts at zero, so that at the start the network is Table 1's alone. "
         + ("Beside it join three maps of the GAN's second judge, a critic on EfficientNet-Lite0, brought to that size. "
            if own.beside == "critic" else "")
     ).strip())  # fmt: skip

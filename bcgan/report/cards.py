@@ -114,7 +114,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("AI methodology named in the title", "Yes: GAN and ResNet"),
         ("Structured summary", "The first screen of this report"),
         ("Background and intended role", "Research: does a GAN help a patch classifier? No clinical role"),
-        ("Objectives and hypotheses", "The paper's: a GAN's features and patches raise accuracy; see docs/paper.md"),
+        ("Objectives and hypotheses", "The paper's: a GAN's features and patches raise accuracy; see docs/explanation/paper.md"),
         ("Prospective or retrospective", "Retrospective"),
         ("Study goal", "Reproduction and exploratory evaluation"),
         ("Data sources", facts["Source"]),
@@ -156,7 +156,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("Limitations", "In this report: What this does not show"),
         ("Implications for practice", "None: research use only"),
         ("Registration", "None"),
-        ("Full protocol", f"pipelines/{run.experiment.name}.yaml, the README and docs/paper.md"),
+        ("Full protocol", f"pipelines/{run.experiment.name}.yaml, the README and docs/explanation/paper.md"),
         ("Funding", UNKNOWN),
     )  # fmt: skip
     rows = [(number, item, answer) for number, (item, answer) in enumerate(items, 1)]

@@ -23,14 +23,14 @@ CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#D55E00"}
 CLASSIFIER_COLOURS = {
     "gan_resnet": "#009E73", "resnet_table1": "#CC79A7", "resnet50": "#E69F00", "gan_only": "#56B4E9",
     "resnet34": "#000000", "cnn": "#999999", "efficientnet_lite": "#332288", "colour_statistics": "#7FBC41",
-    "efficientnet_lite2": "#88CCEE", "student": "#01665E", "simclr": "#DDAA33", "ensemble": "#8C510A",
+    "student": "#01665E", "simclr": "#DDAA33", "ensemble": "#8C510A",
     "context": "#7A0177",
 }  # fmt: skip
 CLASSIFIER_NAMES = {
     "gan_resnet": "GAN+ResNet (proposed)", "resnet_table1": "ResNet of Table 1", "resnet50": "ResNet-50",
     "gan_only": "GAN alone", "resnet34": "ResNet-34", "cnn": "Plain CNN",
     "efficientnet_lite": "EfficientNet-Lite0 (ImageNet)",
-    "efficientnet_lite2": "EfficientNet-Lite2 (ImageNet)", "student": "Student of the others",
+    "student": "Student of the others",
     "simclr": "EfficientNet-Lite0 (SimCLR)",
     "colour_statistics": "Colour and texture",
     "ensemble": "Ensemble", "context": "With neighbouring patches",

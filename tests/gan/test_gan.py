@@ -92,7 +92,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, sta
     assert logged == [line["step"] for line in progress.read_lines(tmp_path / "whole/log.jsonl")]
 
 
-def test_the_papers_loss_an_auxiliary_class_and_wider_noise(tmp_path, undisturbed, monkeypatch):
+def test_the_papers_loss_and_wider_noise(tmp_path, undisturbed, monkeypatch):
     """Training leaves grids, and a generator that takes its noise for so many times as large."""
     labels, drawn = np.array([0, 1, 1], np.int32), RNG.standard_normal((3, TINY.latent))
     expected, widen = [], gan.widen
@@ -102,7 +102,7 @@ def test_the_papers_loss_an_auxiliary_class_and_wider_noise(tmp_path, undisturbe
         widen(network, spread)
 
     monkeypatch.setattr(gan, "widen", widened)
-    train(tmp_path, TINY.model_copy(update={"loss": "saturating", "conditioning": "auxiliary", "noise": 1.5}))
+    train(tmp_path, TINY.model_copy(update={"loss": "saturating", "noise": 1.5}))
     for folder in (tmp_path, undisturbed[0]):
         assert sorted(path.name for path in (folder / "grids").iterdir()) == ["step_000003.png", "step_000006.png"]
     make = weights.load_model(tmp_path / "generator.keras")
@@ -161,14 +161,6 @@ def test_a_checkpoint_of_other_settings_is_refused_and_left_as_it_was(tmp_path):
     with pytest.raises(InputError, match="other networks' weights"):
         gan.train(IMAGES, LABELS, TINY, seed=5, folder=tmp_path, xla=False)
     assert (tmp_path / "checkpoint.npz").read_bytes() == before
-
-
-def test_class_loss_is_the_cross_entropy_of_the_named_class():
-    verdicts, labels = RNG.normal(size=(5, 3)), np.array([0, 1, 1, 0, 1])
-    odds = np.exp(verdicts[:, 1:])
-    expected = -np.log(odds[np.arange(5), labels] / odds.sum(1)).mean()
-    assert float(losses.class_loss(tf.constant(verdicts), tf.constant(labels))) == pytest.approx(expected)
-    assert float(losses.class_loss(tf.constant(verdicts[:, :1]), tf.constant(labels))) == 0
 
 
 def test_one_patch_a_class_is_no_failure(tmp_path):

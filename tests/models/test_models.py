@@ -99,12 +99,6 @@ def test_a_widened_generator_is_the_same_for_noise_of_that_size():
     np.testing.assert_allclose(np.asarray(network([noise, label, grain])), before, atol=1e-5)
 
 
-def test_auxiliary_discriminator_names_the_class_and_does_not_read_it(tmp_path):
-    judge = discriminator(8, conditioning="auxiliary")
-    output = check(judge, [IMAGES, LABELS], (2, 3), tmp_path)
-    np.testing.assert_array_equal(output, np.asarray(judge([IMAGES, 1 - LABELS])))
-
-
 def test_critic_judges_every_place_of_three_maps(policy, tmp_path):
     features = frozen_features(weights=False)
     assert not features.trainable_variables
@@ -184,25 +178,6 @@ def test_the_judges_inside_stay_frozen(beside):
     assert [digest(network.variables) for network in inside] == before
     own = {weight.path for weight in merged.trainable_weights} - {weight.path for weight in alone.trainable_weights}
     assert own == {"features_projection/kernel", "features_gate/gamma", "features_gate/beta"}
-
-
-@pytest.mark.parametrize("joint", ["early", "late"])
-def test_other_joints_start_closed_too_and_open(joint, tmp_path):
-    merged, plain = gan_resnet(discriminator(8), beside=joining("imagenet"), joint=joint), resnet_table1()
-    for layer in plain.layers:
-        layer.set_weights(merged.get_layer(layer.name).get_weights())
-    np.testing.assert_allclose(np.asarray(merged(IMAGES)), np.asarray(plain(IMAGES)), atol=1e-5)
-    gate = merged.get_layer("features_gate")
-    gate.gamma.assign(keras.ops.ones_like(gate.gamma))
-    assert not np.allclose(np.asarray(merged(IMAGES)), np.asarray(plain(IMAGES)), atol=1e-3)
-    own = Classifier(joint=joint)
-    check(classifier("gan_resnet", discriminator=discriminator(8), own=own), IMAGES, (2, 1), tmp_path)
-
-
-def test_the_discriminator_can_be_tuned():
-    merged = classifier("gan_resnet", discriminator=discriminator(8), own=Classifier(discriminator="tuned"))
-    assert any("block2_conv" in weight.path for weight in merged.trainable_weights)
-    assert not any("block3" in weight.path for weight in merged.weights)  # nothing behind the joint comes along
 
 
 def test_resnet50_asks_for_imagenets_weights_and_gives_them_what_they_expect(monkeypatch, tmp_path):

@@ -2,9 +2,7 @@
 
 import csv
 import io
-import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -65,27 +63,6 @@ def test_openvino_answers_several_threads(patches):
     [thread.join() for thread in threads]
     for number in range(4):
         np.testing.assert_allclose(found[number], expected[number : number + 20 + number], atol=1e-5)
-
-
-@openvino
-@pytest.mark.skipif(not engines.has_bfloat16(), reason="the processor has no bfloat16")
-def test_bfloat16_is_had_where_the_card_calls_it_faithful(patches, tmp_path):
-    with pytest.raises(InputError, match=r"was not found to say the same in bfloat16; use the engine openvino"):
-        bcgan.load(engine=engines.BFLOAT16)
-    folder = shutil.copytree(model.SHIPPED, tmp_path / "faithful")
-    card = json.loads((folder / model.CARD).read_text()) | {"bfloat16": 0.004}
-    (folder / model.CARD).write_text(json.dumps(card))
-    short, full = (bcgan.load(folder, name) for name in (engines.BFLOAT16, "openvino"))
-    assert (short.engine, full.engine) == (engines.BFLOAT16, "openvino")
-    off = np.abs(short.probabilities(patches) - full.probabilities(patches))
-    assert 1e-5 < off.max() < 0.05
-
-
-def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch):
-    monkeypatch.setattr(engines, "has_bfloat16", lambda: False)
-    monkeypatch.setattr(engines, "installed", lambda runtime: True)
-    with pytest.raises(InputError, match=r"this processor has no bfloat16; use the engine openvino"):
-        bcgan.load(engine=engines.BFLOAT16)
 
 
 @openvino

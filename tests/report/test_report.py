@@ -325,11 +325,11 @@ def test_the_datas_hash_is_of_pixels_wherever_they_lie(whole, report):
 def test_the_page_on_the_paper_is_linked_where_it_lies_beside_the_reports(
     finished, report, tmp_path, monkeypatch, undrawn
 ):
-    assert 'docs/paper.md"' not in (report / "report.html").read_text()
+    assert 'docs/explanation/paper.md"' not in (report / "report.html").read_text()
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
-    (tmp_path / "work/docs").mkdir()
-    (tmp_path / "work/docs/paper.md").write_text("The paper")
+    (tmp_path / "work/docs/explanation").mkdir(parents=True)
+    (tmp_path / "work/docs/explanation/paper.md").write_text("The paper")
     rendered = render(tmp_path / "work")
     links = re.findall(r'href="([^"]+paper.md)"', (rendered / "report.html").read_text())
     links += re.findall(r"\]\(([^)]+paper.md)\)", (rendered / "report.md").read_text())
