@@ -1,6 +1,6 @@
 """The paper's Table 1 held against the network, row by row.
 
-The listed rows do not add up to the listed totals; one regular network gives all of them (docs/explanation/paper.md shows why).
+The listed rows do not add up to the listed totals; one regular network gives all of them (docs/explanation/paper.md).
 Rows without numbers of their own, the input and the activations, are not compared.
 """
 

@@ -71,14 +71,14 @@ def test_a_student_learns_what_its_teachers_say(tmp_path):
 def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
     trained, taught = [], train.Patches(IMAGES[:4], np.float32([0.1, 0.9, 0.5, 0.2]))
 
-    def stand_in(network, real, more, validation, settings, own, seed, path, xla, groups=None):
+    def stand_in(network, real, more, validation, settings, own, seed, path, xla):
         trained.append((path.stem, more is taught))
         path.write_bytes(b"trained")
 
     monkeypatch.setattr(train, "train", stand_in)
     monkeypatch.setattr(teaching, "taught", lambda *_: taught)
     monkeypatch.setattr(teaching, "unlisted", lambda *_: np.arange(4))
-    monkeypatch.setattr("bcgan.models.classifier.transferred", lambda size, **_: keras.Sequential(
+    monkeypatch.setattr("bcgan.models.classifier.transferred", lambda size, *_: keras.Sequential(
         [keras.Input((size, size, 3)), keras.layers.GlobalAveragePooling2D()]))  # fmt: skip
     monkeypatch.chdir(finished)
     models = "classify.models={student: {taught: 0.5}, cnn: {}}"
