@@ -114,7 +114,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("AI methodology named in the title", "Yes: GAN and ResNet"),
         ("Structured summary", "The first screen of this report"),
         ("Background and intended role", "Research: does a GAN help a patch classifier? No clinical role"),
-        ("Objectives and hypotheses", "The paper's: a GAN's features and patches raise accuracy (docs/explanation/paper.md)"),
+        ("Objectives and hypotheses", "The paper's: a GAN's features and patches raise accuracy"),
         ("Prospective or retrospective", "Retrospective"),
         ("Study goal", "Reproduction and exploratory evaluation"),
         ("Data sources", facts["Source"]),
