@@ -124,6 +124,10 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
         raise WorkError(
             f"{len(failed)} of {len(found)} slides failed, first {failed[0]}. Run it again for those alone."
         )
+    tried = {slide.name for slide in todo}
+    for name, state in states.items():
+        if "refused" in state and name not in tried:
+            progress.log.warning("%s: %s: %s (as before; it was not tried again)", job.name, name, state["refused"])
     refused = sum("refused" in state for state in states.values())
     unreadable = sum(state.get("patches", {}).get("unreadable", 0) > 0 for state in states.values())
     return {"done": len(todo), "skipped": len(found) - len(todo), "unreadable": unreadable, "refused": refused}

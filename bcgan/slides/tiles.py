@@ -17,6 +17,9 @@ MAX_OVERLAP_DIFFERENCE = 12.0  # grey levels by which tiles may differ where the
 # Of what a patch shows beside a tile, how much lies left of it and above: half, unless more of it is known elsewhere.
 OFFSETS = ((0.5, 0.5), (0.5, 0), (0.5, 1), (0, 0.5), (1, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
 MIN_SPACING = 0.25  # of a tile's side: tiles that overlap by more do not lie where their names say
+TOLERANCE = 0.05  # of a step, by which corners on a grid may be off
+WHOLE_TOLERANCE = 0.02  # share by which a grid's step may differ from whole sides
+MIN_SAMPLE = 8  # tiles from which on it is no chance that all lie whole steps apart
 REGULAR = 0.8  # share of tiles with a neighbour exactly one step away, from which on they are a grid
 MAX_MOSAIC_PX = 4096  # longer side of a slide put together from tiles
 
@@ -60,23 +63,32 @@ def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float) ->
         max_spacing: float. The farthest that tiles may lie apart, in their sides, to be neighbours.
 
     Returns:
-        1.0 where the names count the tiles' own pixels; a whole number where tiles form a grid of that many sides, as
-        names in pixels of the full resolution do; None where the names cannot be pixels at all.
+        1.0 where the names count the tiles' own pixels; more where tiles form a grid of so many sides, a whole number
+        but for rounding, as names in pixels of the full resolution do; None where the names cannot be pixels at all.
     """
     unique = np.unique(coordinates, axis=0)
     if len(unique) < 2:
         return None
-    offsets = np.abs(unique - unique[0]) / side
-    step = np.median(cKDTree(unique).query(unique, 2, p=np.inf)[0][:, 1]) / side
-    whole = round(step)
-    if whole >= 2 and abs(step - whole) < 0.02:
-        on_grid = np.abs(offsets / whole - np.rint(offsets / whole)).max() < 0.02
-        lattice = {tuple(row) for row in np.rint((unique - unique[0]) / (whole * side)).astype(int)}
-        beside = ((0, 1), (1, 0), (0, -1), (-1, 0))
-        neighbours = [any((x + right, y + down) in lattice for right, down in beside) for x, y in lattice]
-        if on_grid and len(lattice) >= 4 and np.mean(neighbours) >= REGULAR:
-            return float(whole)
-    return 1.0 if MIN_SPACING <= step <= max_spacing else None
+    step = float(np.median(cKDTree(unique).query(unique, 2, p=np.inf)[0][:, 1]))
+    offsets = unique - unique.min(axis=0)
+    if (widest := offsets.max()) > step:
+        step = widest / round(widest / step)  # more exact than between two tiles, whose corners are rounded
+    whole = round(step / side)
+    if whole >= 2 and abs(step / side / whole - 1) < WHOLE_TOLERANCE and _is_grid(offsets / step):
+        return step / side
+    divisor = np.gcd.reduce(offsets.ravel()) / side
+    if len(unique) >= MIN_SAMPLE and divisor >= 2 and divisor.is_integer():  # a sample of such a grid
+        return float(divisor)
+    return 1.0 if MIN_SPACING <= step / side <= max_spacing else None
+
+
+def _is_grid(offsets: np.ndarray) -> bool:
+    """Whether offsets, in steps, are whole, and most of them have a neighbour one step away along an axis."""
+    cells = np.rint(offsets).astype(int)
+    lattice = set(map(tuple, cells))
+    beside = ((0, 1), (1, 0), (0, -1), (-1, 0))
+    neighbours = [any((x + right, y + down) in lattice for right, down in beside) for x, y in lattice]
+    return np.abs(offsets - cells).max() < TOLERANCE and len(lattice) >= 4 and np.mean(neighbours) >= REGULAR
 
 
 def complete(tiles: list[Tile], size: int) -> Completed:

@@ -57,11 +57,12 @@ def grid(columns: int, rows: int, step: float) -> np.ndarray:
         (grid(4, 3, 400), 4.0), (grid(4, 3, 1600), 16.0), (grid(40, 30, 400.02), 4.0), (grid(3, 1, 400), 1.0),
         (grid(4, 3, 400) + 7, 4.0), (np.delete(grid(6, 6, 400), [7, 14, 21], 0), 4.0),
         (np.array([(0, 0), (400, 0), (0, 1200), (800, 2400), (2400, 800), (2000, 0)]), 1.0),  # a sample of tiles
+        (grid(20, 20, 401), 4.01), (grid(20, 20, 100)[::7], 1.0), (grid(20, 20, 400)[::7], 4.0),
         (np.concatenate([grid(4, 3, 400), [(130, 0)]]), 1.0),
     ],
 )  # fmt: skip
 def test_names_on_a_regular_grid_of_whole_sides_count_pixels_of_another_resolution(coordinates, downsample):
-    assert find_downsample(coordinates, 100.0, 12.0) == downsample
+    assert find_downsample(coordinates, 100.0, 12.0) == (downsample and pytest.approx(downsample, rel=1e-3))
 
 
 @pytest.mark.parametrize("scale", [0.7, 7.3, 15.83])
