@@ -323,7 +323,7 @@ def tile(
     slides = slidewise.slides(sources, job.folders)
     _mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
     tiling.check_patients(slides, patient)  # before old archives make room
-    table = qupath.class_table(tiling.survey(slides, job), decisions)
+    table = qupath.class_table(tiling.survey(slides, job), decisions, tiling.patch_areas(slides, job))
     click.echo(qupath.format_table(table))
     qupath.check_decided(table)
     if not dry_run:

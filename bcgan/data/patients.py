@@ -9,7 +9,9 @@ from bcgan.errors import InputError
 from bcgan.slides.files import strip_suffixes
 
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\0"  # zero-width characters, a byte order mark
+EXCEL_TEXT = re.compile(r"""^(?:="(.*)"|'(?=\d)(.*))$""", re.DOTALL)
 SEPARATOR = re.compile(r"\\(?!x[0-9a-f]{2})")  # a backslash, unless it escapes a byte that is not UTF-8
+MINUS = "\u2212"
 MARKS = (
     (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
     (b"\xef\xbb\xbf", "utf-8-sig"),
@@ -20,13 +22,18 @@ def normalize_patient(text: str) -> str:
     """Return a patient's name in the one form that every reader uses.
 
     Unicode is composed (NFC), separators of paths are forward slashes, and what cannot be seen at either end goes:
-    spaces of any kind, zero-width characters, byte order marks, carriage returns.
+    spaces of any kind, zero-width characters, byte order marks, carriage returns; so does what a spreadsheet writes
+    around a number that is text, `'8863` or `="8863"`.
     """
     text = unicodedata.normalize("NFC", SEPARATOR.sub("/", text))
     trimmed = None
     while trimmed != text:
-        trimmed, text = text, text.strip().strip(INVISIBLE)
+        trimmed, text = text, EXCEL_TEXT.sub(_inside, text.strip().strip(INVISIBLE))
     return text
+
+
+def _inside(match: re.Match) -> str:
+    return match[1] if match[1] is not None else match[2]
 
 
 def check_spellings(names: Iterable[str], where: str) -> None:
@@ -83,12 +90,16 @@ def _spelling(name: str) -> tuple[str, ...]:
     Digits stay apart where something is between them: `1-11` is not `11-1`.
     """
     name = unicodedata.normalize("NFKC", name).casefold()
-    name = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
-    name = re.sub(r"(?<=\d)\.0$", "", strip_suffixes(name))
+    name = "".join(
+        "-" if unicodedata.category(letter) == "Pd" or letter == MINUS else letter
+        for letter in name
+        if unicodedata.category(letter) != "Cf"
+    )
+    name = re.sub(r"(?<=\d)\.0+$", "", re.sub(r"\.gif$", "", strip_suffixes(name.rstrip(" ,;"))))
     parts: list[str] = []
     for part in re.findall(r"\d+|[^\W\d_]+|[^\w\s-]", name):
-        if part.isdigit():
-            parts.append(part.lstrip("0") or "0")
+        if part.isdecimal():
+            parts.append(str(int(part)))  # digits of any script
         elif parts and not parts[-1].isdigit():
             parts[-1] += part
         else:

@@ -8,7 +8,6 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader
 
 from bcgan import progress
-from bcgan.errors import InputError
 from bcgan.predict.maps import NAMES, describe_test, draw_explanation
 from bcgan.predict.model import VERDICTS, Model
 from bcgan.predict.predict import MppOf
@@ -21,9 +20,6 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
 
     Args:
         mpp_of: the resolution that the user gives for an image, in place of what the file states. Defaults to none.
-
-    Raises:
-        InputError: If none of the files is a patch.
     """
     out.mkdir(parents=True, exist_ok=True)
     shown, refused = [], []
@@ -40,8 +36,6 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
             file = f"{number:04d}-{Path(name).stem}.png"
             draw_explanation(out / file, name, patch, model)
             shown.append({"name": image.path, "link": quote(os.fsencode(file)), **_describe(model, patch)})
-    if not shown:
-        raise InputError(refused[0])
     page = Environment(loader=PackageLoader("bcgan", "predict"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = page.get_template("explain.html").render(
         shown=shown,

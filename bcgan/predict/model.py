@@ -143,10 +143,10 @@ class Model:
         images = self._checked(images, places)
         if not len(images):
             return Predictions(*(np.zeros(0, kind) for kind in (float, float, int, int, float)))
-        probability, uncertainty, limits = self._probabilities(images, places)
-        low, threshold, high = limits.T
         if has_tissue is None:
             has_tissue = tissue_fraction(images) >= MIN_TISSUE_FRACTION
+        probability, uncertainty, limits = self._probabilities(images, places, has_tissue)
+        low, threshold, high = limits.T
         verdict = np.where((probability > low) & (probability < high), ABSTAINED, SCORED)
         verdict[(self.strangeness(images) > self.card.outlier) | is_colourless(images)] = OUT_OF_DISTRIBUTION
         verdict[~has_tissue] = NO_TISSUE
@@ -159,7 +159,7 @@ class Model:
         """Calibrated probabilities of malignancy whatever the verdict, to measure what the verdicts leave out; float,
         (n,). Arguments and errors as `predict` has them."""
         images = self._checked(images, places)
-        return self._probabilities(images, places)[0] if len(images) else np.zeros(0)
+        return self._probabilities(images, places, np.ones(len(images), bool))[0] if len(images) else np.zeros(0)
 
     def predict_image(self, source: Path | str | bytes, mpp: float | None = None) -> list[dict]:
         """Score an image file of any format and size, as `bcgan predict` does.
@@ -194,21 +194,23 @@ class Model:
         return images
 
     def _probabilities(
-        self, images: np.ndarray, places: np.ndarray | None
+        self, images: np.ndarray, places: np.ndarray | None, has_tissue: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Probability and uncertainty, (n,), and the limits that apply to each patch, (n, 3): no call above the first
-        and below the last, malignant from the second on. A patch without neighbours counts as one by itself."""
+        and below the last, malignant from the second on. A patch without neighbours counts as one by itself, and glass
+        is nobody's neighbour."""
         card = self.card
         raw = [self._score(np.ascontiguousarray(view(images, number))) for number in range(card.views)]
         each = np.stack([calibration.apply(card.calibration, values) for values in raw])
         probability = calibration.apply(card.calibration, np.mean(raw, axis=0))
         limits = np.tile(card.calls.limits, (len(images), 1))
         if places is not None and card.context:
-            near = context.has_neighbours(np.asarray(places), card.size)
-            slide = np.zeros(len(images), int)
-            refined = context.refine(card.context, np.mean(raw, axis=0), np.asarray(places), slide, card.size)
-            probability = np.where(near, refined, probability)
-            limits[near] = card.context_calls.limits
+            rows = np.flatnonzero(has_tissue)
+            corners, slide = np.asarray(places)[rows], np.zeros(len(rows), int)
+            near = context.has_neighbours(corners, card.size)
+            refined = context.refine(card.context, np.mean(raw, axis=0)[rows], corners, slide, card.size)
+            probability[rows[near]] = refined[near]
+            limits[rows[near]] = card.context_calls.limits
         # As many digits as rows have, so that a row's probability and its label agree.
         return np.round(probability, DIGITS), np.round(each.std(axis=0), DIGITS), limits
 

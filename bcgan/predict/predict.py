@@ -14,7 +14,7 @@ from bcgan.data.breakhis.scan import parse
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.predict.model import DIGITS, OUT_OF_DISTRIBUTION, SCORED, VERDICTS, Model, Predictions
-from bcgan.predict.tile_groups import Group, find_groups, read_group
+from bcgan.predict.tile_groups import Group, SlideTiles, find_groups, read_group
 from bcgan.slides.files import ImageFile
 from bcgan.slides.mpp_table import MppChoice
 from bcgan.slides.patches import PatchGrid, cut_patches
@@ -162,17 +162,12 @@ class _Predictor:
         self._waiting: list[SinglePatch] = []
         self._has_assumed = False
         self._num_unused = 0
+        self._used: Counter[str] = Counter()
 
     def rows(self, images: list[ImageFile]) -> Iterator[dict[str, Any]]:
         groups = find_groups(images)
         self._map_names = _unique_names([image.name.rsplit("/", 1)[-1] for image in images], images)
         slides = [group for group in groups if group.slide]
-        if slides:
-            progress.log.info(
-                "predict: by their names %d of %d files are tiles of %d slides%s",
-                sum(len(group.images) for group in slides), len(images), len(slides),
-                "; the predictions of neighbouring tiles are used" if self._model.card.context else "",
-            )  # fmt: skip
         titles = _unique_names([group.slide for group in slides], [group.images[0] for group in slides])
         for group in groups:
             tiles = read_group(group, self._model, self._mpp_of) if group.slide else ""
@@ -181,9 +176,15 @@ class _Predictor:
                 for image in group.images:
                     yield from self._image_rows(image)
                 continue
+            self._used[tiles.summary] += 1
             yield from self._flush()
             yield from self._slide_rows(group, tiles, titles[group.images[0].path])
         yield from self._flush()
+        for summary, count in self._used.items():
+            progress.log.info(
+                "predict: tiles of %d slides by their names (%s)%s", count, summary,
+                "; the predictions of neighbouring tiles are used" if self._model.card.context else "",
+            )  # fmt: skip
         if self._num_unused > 1:
             progress.log.warning("predict: the names of %d more slides are not used likewise", self._num_unused - 1)
 
@@ -246,7 +247,7 @@ class _Predictor:
         self._bar.update(len(self._waiting))
         self._waiting.clear()
 
-    def _slide_rows(self, group: Group, tiles, title: str) -> Iterator[dict[str, Any]]:
+    def _slide_rows(self, group: Group, tiles: SlideTiles, title: str) -> Iterator[dict[str, Any]]:
         """Rows of the tiles of one slide, which are scored together."""
         predictions = None
         if len(tiles.patches):
@@ -254,14 +255,13 @@ class _Predictor:
             if self._maps and len(tiles.patches) > 1:
                 self._write_maps(title, tiles.to_grid(), predictions)
         for image in group.images:
-            if image.path in tiles.numbers:
-                number = tiles.numbers[image.path]
-                yield _row(image.path, tiles.offsets[number], predictions, number, tiles.scales[number])
-            elif image.path in tiles.large:
+            if image.path in tiles.others:
                 yield from self._image_rows(image)
                 yield from self._flush()
                 continue
-            else:
+            for number in tiles.rows.get(image.path, ()):
+                yield _row(image.path, tiles.offsets[number], predictions, number, tiles.scales[number])
+            if image.path not in tiles.rows:
                 progress.log.warning("predict: %s", tiles.reasons[image.path])
                 yield unscored_row(image.path, "unreadable")
             self._bar.update()

@@ -88,8 +88,9 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
         options: Beam's own, such as --runner=FlinkRunner.
 
     Returns:
-        {done, skipped, unreadable, refused}: numbers of slides; unreadable: of those with patches that could not be
-        read, refused: of those that cannot be done as they are.
+        {done, skipped, unreadable, refused}: numbers of slides; done: of those that were written now, skipped: of those
+        that were up to date, unreadable: of those with patches that could not be read, refused: of those that cannot be
+        done as they are.
 
     Raises:
         InputError: Beam is asked for and not installed.
@@ -130,7 +131,9 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
             progress.log.warning("%s: %s: %s (as before; it was not tried again)", job.name, name, state["refused"])
     refused = sum("refused" in state for state in states.values())
     unreadable = sum(state.get("patches", {}).get("unreadable", 0) > 0 for state in states.values())
-    return {"done": len(todo), "skipped": len(found) - len(todo), "unreadable": unreadable, "refused": refused}
+    done = sum("refused" not in states[slide.name] for slide in todo)
+    skipped = len(found) - done - refused
+    return {"done": done, "skipped": skipped, "unreadable": unreadable, "refused": refused}
 
 
 def run_one(slide: Slide, job: Job) -> str:

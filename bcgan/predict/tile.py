@@ -20,6 +20,7 @@ from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.predict.slidewise import Slide
 from bcgan.slides import annotations as qupath
+from bcgan.slides.annotation_checks import check_contents, check_position
 from bcgan.slides.annotations import AnnotationFile, Decisions
 from bcgan.slides.files import fingerprint, printable, strip_suffixes
 from bcgan.slides.mpp_table import MppChoice
@@ -74,6 +75,8 @@ class Patches(NamedTuple):
         """
         patient, annotations = patient_of(slide, self.patient), read_annotations(slide, self)
         with open_image(slide.image or slide.path) as image:
+            if outside := check_position(annotations, image.size):
+                progress.log.warning("tile: %s: %d polygons lie outside of the image", slide.name, outside)
             mpp = MppChoice(self.mpp, self.mpp_table)(slide.image) if slide.image else None
             grid = cut_patches(image, PATCH_SCALE, mpp)
         downsample = (grid.scale.x, grid.scale.y)
@@ -150,6 +153,7 @@ def read_annotations(slide: Slide, job: Patches) -> AnnotationFile:
     annotations = qupath.read_annotations(path)
     qupath.check_decided(qupath.class_table([annotations], job.decisions))
     qupath.check_areas(annotations, job.decisions)
+    check_contents(annotations, job.decisions)
     return annotations
 
 
@@ -184,6 +188,21 @@ def survey(slides: Iterable[Slide], job: Patches) -> list[AnnotationFile]:
             "tile: no annotation has the class %r, which the command line decides. Check its spelling.", name
         )
     return files
+
+
+def patch_areas(slides: Iterable[Slide], job: Patches) -> dict[Path, float]:
+    """Slide pixels of one patch, by the annotations' file, of slides whose scale is known."""
+    areas, choice = {}, MppChoice(job.mpp, job.mpp_table)
+    for slide in slides:
+        path = qupath.find_annotation(job.annotations, slide.path.name)
+        try:
+            with open_image(slide.image or slide.path) as image:
+                mpp = (slide.image and choice(slide.image)) or image.mpp
+        except (OSError, ValueError):
+            continue  # the slide fails by itself
+        if path and mpp:
+            areas[path] = (SIZE * MICRONS) ** 2 / (mpp.x * mpp.y)
+    return areas
 
 
 def find_failures(slides: Iterable[Slide], job: Patches) -> list[str]:

@@ -101,6 +101,7 @@ class ClassSummary(NamedTuple):
         shapes: Number of points and lines.
         files: Files that contain the class.
         label: Label that its tissue gets.
+        patches: About how many patches their area is.
     """
 
     name: str
@@ -109,6 +110,7 @@ class ClassSummary(NamedTuple):
     shapes: int
     files: tuple[Path, ...]
     label: str
+    patches: float
 
 
 def decide(
@@ -223,32 +225,41 @@ def check_areas(annotations: AnnotationFile, decisions: Decisions) -> None:
             raise InputError(f"{where}: a {kind} of a malignant class is no area. Remove it, or draw one.")
 
 
-def class_table(files: Iterable[AnnotationFile], decisions: Decisions) -> list[ClassSummary]:
-    """Summarize every class over all files, sorted by name."""
+def class_table(
+    files: Iterable[AnnotationFile], decisions: Decisions, patch_areas: dict[Path, float] | None = None
+) -> list[ClassSummary]:
+    """Summarize every class over all files, sorted by name.
+
+    Args:
+        patch_areas: Slide pixels of one patch, by the annotations' file, where the slide's scale is known.
+    """
+    patch_areas = patch_areas or {}
     rows: dict[str, ClassSummary] = {}
     for annotations in files:
         contents = [(polygon.name, 1, polygon.area, 0) for polygon in annotations.polygons]
         contents += [(name, 0, 0.0, num) for (name, _), num in annotations.shapes.items()]
         for name, polygons, area, shapes in contents:
             key = class_key(name)
-            row = rows.get(key) or ClassSummary(name, 0, 0.0, 0, (), decisions.resolve(name)[1])
+            row = rows.get(key) or ClassSummary(name, 0, 0.0, 0, (), decisions.resolve(name)[1], 0.0)
+            patches = row.patches + area / patch_areas.get(annotations.path, float("inf"))
             files_so_far = row.files if annotations.path in row.files[-1:] else (*row.files, annotations.path)
             rows[key] = ClassSummary(
-                row.name, row.polygons + polygons, row.area + area, row.shapes + shapes, files_so_far, row.label
-            )
+                row.name, row.polygons + polygons, row.area + area, row.shapes + shapes, files_so_far, row.label,
+                patches,
+            )  # fmt: skip
     return [rows[key] for key in sorted(rows)]
 
 
 def format_table(rows: list[ClassSummary]) -> str:
     """Return the table of classes as aligned text."""
-    header = ("class", "polygons", "area (slide pixels)", "points and lines", "files", "label")
+    header = ("class", "polygons", "area (slide pixels)", "about patches", "points and lines", "files", "label")
     cells = [
-        (escape_name(row.name), f"{row.polygons:,}", f"{row.area:,.0f}", f"{row.shapes:,}", f"{len(row.files):,}",
-         row.label)
+        (escape_name(row.name), f"{row.polygons:,}", f"{row.area:,.0f}", f"{row.patches:,.0f}",
+         f"{row.shapes:,}", f"{len(row.files):,}", row.label)
         for row in rows
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    align = (str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust)
+    align = (str.ljust, *[str.rjust] * (len(header) - 2), str.ljust)
     lines = [
         "  ".join(pad(cell, width) for pad, cell, width in zip(align, line, widths, strict=True)).rstrip()
         for line in (header, *cells)

@@ -10,6 +10,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from bcgan.slides.kinds import HEAD, sniff
+
+# What OpenCV cannot decode is raised here with the file's name. OpenCV 4 and 5 have the function in different places.
+(getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
+
 MAX_PIXELS = 2**26  # of an image that is decoded at once
 MAX_PIXELS_PER_BYTE = 2_000  # no format packs plain white closer; a small file can claim gigabytes
 WHITE = (255, 255, 255)
@@ -17,7 +22,9 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, bo
 CZI_MAGIC = b"ZISRAWFILE"
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7)  # SOF markers
 JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{34})", re.DOTALL)
-FULL_BITS = 12  # 16-bit pixels that use at most this many bits are not spread over the full range
+FULL_BITS = 16  # 16-bit pixels that use fewer bits are not spread over the full range; glass is bright in any slide
+BRIGHT = 99.9  # percentile that stands for the largest value, so that single hot pixels do not
+FLAT_KINDS = ("png", "jpeg", "bmp", "webp", "jp2")
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -52,6 +59,9 @@ def decode_flat(data: bytes, name: str) -> np.ndarray:
     """Decode a PNG, JPEG, BMP, WebP or JPEG 2000 image; arguments, result and errors as `decode_image` has them."""
     if not data:
         raise ValueError(f"{name} is empty")
+    kind = sniff(data[:HEAD])
+    if kind in ("gif", "zip", "gzip", "bzip2", "xz", "tar"):
+        raise ValueError(f"{name} is a {kind.upper()} file, which is no image format that is read here")
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         _check_claim(math.prod(struct.unpack(">II", data[16:24])) if len(data) >= 24 else 0, data, name)
         # OpenCV fills what is missing with black and reports nothing, and allocates any length that a chunk claims.
@@ -77,22 +87,28 @@ def to_uint8(image: np.ndarray, name: str, largest: int | None = None) -> np.nda
     """Scale 16-bit pixels to 8 bits.
 
     Args:
-        largest: int. The largest value of the whole image where `image` is a part of it. Defaults to the part's own.
+        largest: int. `largest_value` of the whole image where `image` is a part of it. Defaults to the part's own.
 
     Raises:
-        ValueError: If the pixels are neither 8 nor 16 bits, or 16 bits of which only FULL_BITS or fewer are used.
+        ValueError: If the pixels are neither 8 nor 16 bits, or 16 bits of which fewer than FULL_BITS are used.
     """
     if image.dtype == np.uint8:
         return image
     if image.dtype != np.uint16:
         raise ValueError(f"{name} has {image.dtype} pixels; only 8 and 16 bits are read. Convert it to 8 bits")
-    bits = int(image.max(initial=0) if largest is None else largest).bit_length()
-    if bits <= FULL_BITS:
+    bits = (largest_value(image) if largest is None else largest).bit_length()
+    if bits < FULL_BITS:
         raise ValueError(
-            f"{name} has 16-bit pixels of which {bits} bits are used, so that it would be read as almost black. "
-            "Convert it to 8 bits, or scale it to all 16"
+            f"{name} has 16-bit pixels of which {bits} bits are used, so that it would be read too dark. Convert it to "
+            "8 bits, or scale it to all 16"
         )
     return (image >> 8).astype(np.uint8)
+
+
+def largest_value(image: np.ndarray) -> int:
+    """The value that all but a few hot pixels stay below."""
+    step = max(1, image.shape[0] // 512)
+    return int(np.percentile(image[::step, :: max(1, image.shape[1] // 512)], BRIGHT)) if image.size else 0
 
 
 def lay_on_white(image: np.ndarray) -> np.ndarray:

@@ -121,6 +121,7 @@ def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Im
     """
     search, images = _Search.start(strict=False), []
     for argument in arguments:
+        search.visited.clear()  # a folder may be named twice, or inside another one
         if argument == "-":
             lines = (line.rstrip("\r\n") for line in listed if line.strip())
             images += [image for line in lines for image in _named(Path(line), search)]
@@ -137,7 +138,12 @@ def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Im
     search.left_out.tell()
     if not images:
         raise InputError("No image was named. Give files, folders or patterns, or - for a list on standard input.")
-    return group_series(images)
+    unique: dict[str, ImageFile] = {}
+    for image in images:
+        unique.setdefault(os.path.abspath(image.local) if image.local else image.path, image)  # noqa: PTH100
+    if len(unique) < len(images):
+        log.warning("%d files are named more than once and are read once", len(images) - len(unique))
+    return group_series(list(unique.values()))
 
 
 def image_files(places: tuple[Path, ...]) -> Iterator[ImageFile]:

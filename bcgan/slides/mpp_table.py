@@ -2,6 +2,9 @@
 
 import csv
 import io
+import math
+import os
+import unicodedata
 from pathlib import Path
 
 from bcgan import progress
@@ -10,6 +13,7 @@ from bcgan.slides.files import ImageFile, strip_suffixes
 from bcgan.slides.scale import Mpp
 
 FILE_COLUMNS = ("file", "path", "image", "name", "slide")
+COLUMNS = {"file": FILE_COLUMNS, "mpp": ("mpp", "mpp_x", "microns_per_pixel"), "mpp_y": ("mpp_y",)}
 ENCODINGS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8-sig"))
 
 
@@ -20,15 +24,17 @@ class MppChoice:
     """
 
     def __init__(self, mpp: float | None = None, table: Path | None = None):
+        if mpp is not None and not 0 < mpp < math.inf:
+            raise InputError(f"--mpp: {mpp} is no number of microns. Give a positive one.")
         self.mpp, self._table = mpp, table
         self._rows = read_table(table) if table else {}
         self._default = Mpp(mpp, mpp, "user") if mpp else None
 
     def __call__(self, image: ImageFile) -> Mpp | None:
-        name = image.path.rsplit("/", 1)[-1].rsplit("!", 1)[-1]
-        for key in (image.path, image.name, name, strip_suffixes(name)):
-            if key in self._rows:
-                return self._rows[key]
+        if self._rows:
+            for key in _keys(image):
+                if key in self._rows:
+                    return self._rows[key]
         return self._default
 
     def as_json(self) -> object:
@@ -39,10 +45,7 @@ class MppChoice:
         """Name the rows of the table that belong to no image, and count the images that it does not name."""
         if not self._table:
             return
-        keys = set()
-        for image in images:
-            name = image.path.rsplit("/", 1)[-1].rsplit("!", 1)[-1]
-            keys |= {image.path, image.name, name, strip_suffixes(name)}
+        keys = {key for image in images for key in _keys(image)}
         if unused := sorted(set(self._rows) - keys):
             progress.log.warning(
                 "--mpp-csv: %s: %d of %d files are none of the images, such as %s",
@@ -56,37 +59,78 @@ class MppChoice:
 
 
 def read_table(path: Path) -> dict[str, Mpp]:
-    """Read a CSV of `file,mpp`, with a header or without; `mpp_y` may be a third column.
+    """Read a CSV of `file,mpp`, with a header or without; with a header it may have other columns, and `mpp_y` for
+    pixels that are not square.
 
     Raises:
-        InputError: If it cannot be read, a row has no positive number, or a file has two resolutions.
+        InputError: If it cannot be read, a row has no positive number or too many cells, or a file has two resolutions.
     """
     try:
         data = path.read_bytes()
         encoding = next(name for mark, name in ENCODINGS if data.startswith(mark))
-        text = data.decode(encoding)
+        text = data.decode(encoding).lstrip("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--mpp-csv: {path} cannot be read ({error}). Give a CSV of file,mpp in UTF-8.") from error
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
+    lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)]
+    header = [cell.lower() for cell in lines[0]] if lines else []
+    has_header = any(name in FILE_COLUMNS for name in header)
+    columns = _columns(header, path) if has_header else (0, 1, None)
     rows: dict[str, Mpp] = {}
-    for number, row in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)):
-        cells = [cell.strip() for cell in row]
-        if not any(cells) or (number == 0 and cells[0].lower() in FILE_COLUMNS):
+    for number, cells in enumerate(lines[has_header:], 1 + has_header):
+        if not any(cells):
             continue
-        try:
-            # A table that separates with semicolons may have decimal commas.
-            values = [float(cell.replace(",", ".") if delimiter != "," else cell) for cell in cells[1:3] if cell]
-            if not values or min(values) <= 0:
-                raise ValueError("no positive number")
-        except ValueError as error:
+        if len(cells) > (len(header) if has_header else 2):
             raise InputError(
-                f"--mpp-csv: {path}, line {number + 1}: {row} is no file with its microns per pixel ({error}). Write "
-                "file,mpp."
-            ) from error
-        mpp = Mpp(values[0], values[-1], "user")
-        if rows.setdefault(cells[0], mpp) != mpp:
-            raise InputError(f"--mpp-csv: {path}: {cells[0]} has two resolutions. Keep one of them.")
+                f"--mpp-csv: {path}, line {number}: {cells} has more cells than columns. Write file,mpp (and decimal "
+                "points, not commas), or a header."
+            )
+        mpp = _read_row(cells, columns, delimiter, f"--mpp-csv: {path}, line {number}")
+        key = _plain(cells[columns[0]])
+        if rows.setdefault(key, mpp) != mpp:
+            raise InputError(f"--mpp-csv: {path}: {key} has two resolutions. Keep one of them.")
     if not rows:
         raise InputError(f"--mpp-csv: {path} has no row. Write file,mpp.")
     return rows
+
+
+def _columns(header: list[str], path: Path) -> tuple[int, int, int | None]:
+    """Positions of the file, of its microns per pixel, and of those along y where there is such a column."""
+    places = {name: [number for number, cell in enumerate(header) if cell in names] for name, names in COLUMNS.items()}
+    for name in ("file", "mpp"):
+        if len(places[name]) != 1:
+            raise InputError(
+                f"--mpp-csv: {path} has {len(places[name])} columns {name}; its columns: {', '.join(header)}. Name one "
+                f"{name}."
+            )
+    return places["file"][0], places["mpp"][0], next(iter(places["mpp_y"]), None)
+
+
+def _read_row(cells: list[str], columns: tuple[int, int, int | None], delimiter: str, where: str) -> Mpp:
+    """The resolution of one row."""
+    try:
+        # A table that separates with semicolons may have decimal commas.
+        texts = [cells[place].replace(",", ".") if delimiter != "," else cells[place]
+                 for place in columns[1:] if place is not None and place < len(cells) and cells[place]]  # fmt: skip
+        values = [float(text) for text in texts]
+        if not values or not all(0 < value < math.inf for value in values):
+            raise ValueError("no positive number")
+    except ValueError as error:
+        raise InputError(
+            f"{where}: {cells} is no file with its microns per pixel ({error}). Write file,mpp."
+        ) from error
+    return Mpp(values[0], values[-1], "user")
+
+
+def _plain(name: str) -> str:
+    """A file's name in one form: composed Unicode, forward slashes, no `./` in front."""
+    name = unicodedata.normalize("NFC", name).replace("\\", "/")
+    return os.path.normpath(name) if name else name
+
+
+def _keys(image: ImageFile) -> list[str]:
+    """What a row may call an image, the most exact first."""
+    name = image.path.rsplit("/", 1)[-1].rsplit("!", 1)[-1]
+    absolute = [os.path.abspath(image.local)] if image.local else []  # noqa: PTH100, links are not followed
+    return [_plain(key) for key in (image.path, *absolute, image.name, name, strip_suffixes(name))]

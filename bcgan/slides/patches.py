@@ -11,8 +11,8 @@ from bcgan.slides.base import SlideImage
 from bcgan.slides.decode import MAX_PIXELS
 from bcgan.slides.files import ImageFile
 from bcgan.slides.reader import open_image
-from bcgan.slides.scale import MAX_ENLARGEMENT, ModelScale, Mpp, Scale, resolve_scale
-from bcgan.slides.tissue import MIN_TISSUE_FRACTION, tissue_mask
+from bcgan.slides.scale import MAX_ENLARGEMENT, SINGLE_PATCH_MAX_RATIO, ModelScale, Mpp, Scale, resolve_scale
+from bcgan.slides.tissue import MIN_TISSUE_FRACTION, fill_unscanned, tissue_mask
 
 SHOW_PROGRESS = 4  # blocks from which on reading has a progress bar
 ROUNDING = 1e-6  # pixels
@@ -60,13 +60,10 @@ def cut_patches(image: SlideImage, model: ModelScale, mpp: Mpp | None = None) ->
     scale = resolve_scale(image.size, mpp or image.mpp, model, image.name)
     size = model.size
     pixels = _check_patch_size(image, scale, read_at_scale(image, scale), size)
+    pixels = fill_unscanned(pixels)
     height, width = pixels.shape[:2]
     mask = tissue_mask(pixels)
-    if scale.is_single_patch:
-        corners = np.array([[(width - size) // 2, (height - size) // 2]])
-    else:
-        columns, rows = (_starts(side, size) for side in (width, height))
-        corners = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
+    corners = patch_corners(pixels.shape, size, scale.is_single_patch)
     fraction = np.array([mask[y : y + size, x : x + size].mean() for x, y in corners])
     corners = corners[fraction >= MIN_TISSUE_FRACTION]
     patches, tissue = np.empty((len(corners), size, size, 3), np.uint8), np.empty((len(corners), size, size), bool)
@@ -108,6 +105,22 @@ def _check_patch_size(image: SlideImage, scale: Scale, pixels: np.ndarray, size:
             f"the model's scale, and a patch has {size}x{size}. Check its microns per pixel, or give larger images"
         )
     return pixels
+
+
+def patch_corners(shape: tuple[int, ...], size: int, is_single_patch: bool | None = None) -> np.ndarray:
+    """Where patches begin on an image of this (height, width, ...): x and y, integers, (n, 2).
+
+    Args:
+        is_single_patch: bool. Whether it is one patch, its centre. Defaults to whether it is at most
+            SINGLE_PATCH_MAX_RATIO patches a side.
+    """
+    height, width = shape[:2]
+    if is_single_patch is None:
+        is_single_patch = max(height, width) <= SINGLE_PATCH_MAX_RATIO * size
+    if is_single_patch:
+        return np.array([[(width - size) // 2, (height - size) // 2]])
+    columns, rows = (_starts(side, size) for side in (width, height))
+    return np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
 
 
 def read_at_scale(image: SlideImage, scale: Scale) -> np.ndarray:

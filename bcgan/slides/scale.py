@@ -6,15 +6,17 @@ from typing import NamedTuple
 
 MIN_MPP, MAX_MPP = 0.02, 20.0  # microns a pixel that a microscope's or a scanner's image can have
 MAX_ENLARGEMENT = 4.0  # times that an image may be enlarged to reach the model's scale
+MAX_ENLARGEMENT_BY_TAGS = 2.0  # the same by a TIFF's tags, which printers and scanners of paper write too
 SINGLE_PATCH_MAX_RATIO = 1.5  # an image up to so many times a patch's side is one patch; a larger one is cut
 SAME_SCALE = 1.1  # ratio of two scales up to which they are the same
 OME_UNITS = {
     "pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6,
-    "in": 25_400.0,
+    "in": 25_400.0, "ft": 304_800.0, "thou": 25.4, "pt": 25_400 / 72,
 }  # fmt: skip
 IMAGEJ_UNITS = {
-    **OME_UNITS, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0, "millimeter": 1e3,
-    "inch": 25_400.0, "inches": 25_400.0, "nanometer": 1e-3, "centimeter": 1e4,
+    **OME_UNITS, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0, "micrometers": 1.0,
+    "micrometres": 1.0, "millimeter": 1e3, "millimeters": 1e3, "millimetre": 1e3, "nanometers": 1e-3,
+    "centimeters": 1e4, "inch": 25_400.0, "inches": 25_400.0, "nanometer": 1e-3, "centimeter": 1e4,
 }  # fmt: skip
 TIFF_UNITS = {2: (25_400.0, "dots an inch"), 3: (10_000.0, "pixels a centimetre")}  # microns in a ResolutionUnit
 REMEDY = "Give the true one with --mpp"
@@ -105,7 +107,8 @@ def imagej_mpp(metadata: dict, x_resolution: float, y_resolution: float) -> Mpp 
 
 def check_believable(mpp: Mpp, name: str, model_mpp: float | None = None) -> None:
     """Raise ValueError where a resolution that a file states cannot be true, such as a program's default."""
-    largest = MAX_MPP if model_mpp is None else min(MAX_MPP, MAX_ENLARGEMENT * model_mpp)
+    times = MAX_ENLARGEMENT_BY_TAGS if mpp.source == "TIFF" else MAX_ENLARGEMENT
+    largest = MAX_MPP if model_mpp is None else min(MAX_MPP, times * model_mpp)
     if min(mpp.x, mpp.y) >= MIN_MPP and max(mpp.x, mpp.y) <= largest:
         return
     stated = f" ({mpp.stated})" if mpp.stated else ""

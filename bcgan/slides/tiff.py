@@ -12,20 +12,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import cv2
 import numpy as np
 import tifffile
 
 from bcgan.slides.base import SlideImage
-from bcgan.slides.decode import MAX_PIXELS, MAX_PIXELS_PER_BYTE, embedded_pixels, lay_on_white, to_uint8
+from bcgan.slides.decode import MAX_PIXELS, MAX_PIXELS_PER_BYTE, embedded_pixels, largest_value, lay_on_white, to_uint8
 from bcgan.slides.scale import Mpp, imagej_mpp, make_mpp, ome_mpp, tiff_mpp
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is raised here with the file's name
-ASSOCIATED = re.compile(r"label|macro|thumbnail|overview|barcode", re.IGNORECASE)  # images beside the scan
+# Names of images beside the scan, alone or with the word image: `label`, `macro image`.
+ASSOCIATED = re.compile(r"\s*(slide )?(label|macro|thumbnail|overview|barcode)([ _-]?image)?\s*", re.IGNORECASE)
 COLOURS = {"r": 0, "red": 0, "g": 1, "green": 1, "b": 2, "blue": 2}
 APERIO_MPP = re.compile(r"\bMPP\s*=\s*([\d.]+)")
 CACHE_BYTES = 2**27  # of decoded strips and tiles
 BLOCK_PX = 2048
-SAMPLE_PX = 2**22  # pixels from which the bits of a 16-bit image are counted
 # Compressions that decode to what the TIFF states, and images with headers of their own, which are looked at first.
 PLAIN_CODECS = (
     "NONE", "CCITTRLE", "CCITT_T4", "CCITT_T6", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "ZSTD",
@@ -52,6 +53,7 @@ class TiffSlide(SlideImage):
         index = _main_series(self._tiff, ome)
         self._image = ome[index] if index < len(ome) else {}
         self._levels = self._find_levels(self._tiff.series[index])
+        self._report_others(index, ome)
         sizes = [(pages[0].imagewidth, pages[0].imagelength) for pages in self._levels]
         first = self._levels[0][0]
         super().__init__(name, sizes, self._resolution(first), _block(first))
@@ -63,22 +65,43 @@ class TiffSlide(SlideImage):
         levels = [self._planes(level) for level in series.levels]
         first = levels[0][0]
         if len(levels) == 1 and len(levels[0]) == 1:  # a pyramid of pages that are marked as reduced, as libvips writes
-            for page in self._tiff.pages[1:]:
+            for page in self._tiff.pages[first.index + 1 :] if isinstance(first.index, int) else ():
                 page = page.aspage()
+                if not page.is_reduced:  # another image, whose own levels follow it
+                    break
                 ratios = first.imagewidth / page.imagewidth, first.imagelength / page.imagelength
-                smaller = page.is_reduced and page.samplesperpixel == first.samplesperpixel
-                if smaller and min(ratios) > 1.5 and 0.97 < ratios[0] / ratios[1] < 1.03:
+                if (
+                    page.samplesperpixel == first.samplesperpixel
+                    and min(ratios) > 1.5
+                    and 0.97 < ratios[0] / ratios[1] < 1.03
+                ):
                     levels.append([page])
         return sorted(levels, key=lambda pages: -pages[0].imagewidth)
+
+    def _report_others(self, index: int, ome: list[dict[str, Any]]) -> None:
+        """Name how many images of the file are not read, labels, overviews and this one's levels left out."""
+        read = {page.offset for pages in self._levels for page in pages}
+        others = [
+            number
+            for number, series in enumerate(self._tiff.series)
+            if number != index
+            and not _is_associated(_series_name(self._tiff, ome, number))
+            and series.keyframe.offset not in read
+            and not series.keyframe.is_reduced
+        ]
+        if others:
+            logging.getLogger("bcgan").warning(
+                "%s has %d more images; the largest is read", self._name, len(others)
+            )  # fmt: skip
 
     def _planes(self, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
         page = series.pages[0].aspage()
         channels = dict(zip(series.axes, series.shape, strict=True))
         count = channels.get("C", 1) if page.samplesperpixel == 1 else 1
         leading = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXS"]
-        if page.samplesperpixel == 1 and count == 1 and [size for _, size in leading if size > 1] == [3]:
-            count = 3  # three grey pages without a name: the planes of a colour image
-            leading = [("C" if size == 3 else axis, size) for axis, size in leading]
+        if page.samplesperpixel == 1 and count == 1 and channels.get("Q") == 3:
+            count = 3  # an array of three grey planes, as NumPy has them: red, green and blue
+            leading = [("C" if axis == "Q" else axis, size) for axis, size in leading]
         others = [axis for axis, size in leading if size > 1 and axis != "C"]
         if others:
             logging.getLogger("bcgan").warning(
@@ -144,6 +167,9 @@ class TiffSlide(SlideImage):
         codec = getattr(page.compression, "name", str(page.compression))
         if codec not in PLAIN_CODECS + IMAGE_CODECS:
             raise ValueError(f"{self._name} has {codec} compression, which is not read. Save it with JPEG or Deflate")
+        subsampling = tuple(page.tags.valueof(530, default=(1, 1)))
+        if kind == 6 and subsampling != (1, 1) and getattr(page.compression, "name", "") not in IMAGE_CODECS:
+            raise ValueError(f"{self._name} has subsampled YCbCr pixels without JPEG compression. Save it as RGB")
         if page.dtype not in (np.uint8, np.uint16, np.bool_):
             raise ValueError(f"{self._name} has {page.dtype} pixels; only 8 and 16 bits are read. Convert it to 8 bits")
 
@@ -153,7 +179,7 @@ class TiffSlide(SlideImage):
         width, height = self.sizes[level]
         wide, high = min(width, 2048), min(height, 2048)
         left, top = (width - wide) // 2, (height - high) // 2
-        return int(self._raw(level, left, top, wide, high).max(initial=0))
+        return largest_value(self._raw(level, left, top, wide, high))
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         try:
@@ -302,6 +328,8 @@ def _to_rgb(pixels: np.ndarray, page: tifffile.TiffPage, name: str, largest: int
     if kind == "MINISWHITE":
         pixels = 255 - pixels
     samples = pixels.shape[2]
+    if kind == "YCBCR" and getattr(page.compression, "name", "") not in IMAGE_CODECS:  # these decode to RGB
+        return cv2.cvtColor(np.ascontiguousarray(pixels[..., (0, 2, 1)]), cv2.COLOR_YCrCb2RGB)
     if kind == "SEPARATED" and samples == 4:
         ink = 1 - pixels.astype(np.float32) / 255
         return np.rint(255 * ink[..., :3] * ink[..., 3:]).astype(np.uint8)
@@ -332,13 +360,20 @@ def _main_series(tiff: tifffile.TiffFile, ome: list[dict[str, Any]]) -> int:
 
     def area(number: int) -> tuple[bool, int]:
         series = tiff.series[number]
-        name = ome[number]["name"] if number < len(ome) else series.name
         page = series.pages[0]
-        return not ASSOCIATED.search(name or ""), page.keyframe.imagewidth * page.keyframe.imagelength
+        return not _is_associated(_series_name(tiff, ome, number)), page.keyframe.imagewidth * page.keyframe.imagelength
 
     if not tiff.series:
         raise ValueError("it has no image")
     return max(range(len(tiff.series)), key=lambda number: (*area(number), -number))
+
+
+def _series_name(tiff: tifffile.TiffFile, ome: list[dict[str, Any]], number: int) -> str:
+    return (ome[number]["name"] if number < len(ome) else tiff.series[number].name) or ""
+
+
+def _is_associated(name: str) -> bool:
+    return ASSOCIATED.fullmatch(name) is not None
 
 
 def _colour_of(name: str) -> int | None:

@@ -16,9 +16,11 @@ MIN_COVERED = 0.75  # of a patch's area that has to lie on tiles
 MAX_OVERLAP_DIFFERENCE = 12.0  # grey levels by which tiles may differ where they overlap: scaled, they differ by some
 # Of what a patch shows beside a tile, how much lies left of it and above: half, unless more of it is known elsewhere.
 OFFSETS = ((0.5, 0.5), (0.5, 0), (0.5, 1), (0, 0.5), (1, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
+MIN_SEAMS = 8  # between tiles, from which on it is no chance that they fit together better transposed
+MAX_SEAM_RATIO = 0.7  # of the differences along seams, below which they do
 MIN_SPACING = 0.25  # of a tile's side: tiles that overlap by more do not lie where their names say
 TOLERANCE = 0.05  # of a step, by which corners on a grid may be off
-WHOLE_TOLERANCE = 0.02  # share by which a grid's step may differ from whole sides
+WHOLE_TOLERANCE = 0.05  # sides by which a grid's step may differ from whole sides
 MIN_SAMPLE = 8  # tiles from which on it is no chance that all lie whole steps apart
 REGULAR = 0.8  # share of tiles with a neighbour exactly one step away, from which on they are a grid
 MAX_MOSAIC_PX = 4096  # longer side of a slide put together from tiles
@@ -30,15 +32,6 @@ class Tile(NamedTuple):
 
     pixels: np.ndarray
     corner: np.ndarray
-
-
-class Completed(NamedTuple):
-    """patches: uint8, (n, size, size, 3), one around each tile. covered: float, (n,), the share of each that lies on
-    tiles. difference: mean difference of tiles where they overlap, grey levels."""
-
-    patches: np.ndarray
-    covered: np.ndarray
-    difference: float
 
 
 def read_tile(image: SlideImage, scale: Scale, coordinates: TileCoordinates) -> Tile:
@@ -54,13 +47,15 @@ def read_tile(image: SlideImage, scale: Scale, coordinates: TileCoordinates) -> 
     return Tile(pixels, begin)
 
 
-def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float) -> float | None:
+def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float, needs_grid: bool = False) -> float | None:
     """Find how many of the names' pixels make one of the tiles' own.
 
     Args:
         coordinates: integers, (n, 2). x and y by the names.
         side: float. Of a tile, in its own pixels.
         max_spacing: float. The farthest that tiles may lie apart, in their sides, to be neighbours.
+        needs_grid: bool. Whether only coordinates on a grid count, as two numbers in a name may be anything. Defaults
+            to False.
 
     Returns:
         1.0 where the names count the tiles' own pixels; more where tiles form a grid of so many sides, a whole number
@@ -74,9 +69,12 @@ def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float) ->
     if (widest := offsets.max()) > step:
         step = widest / round(widest / step)  # more exact than between two tiles, whose corners are rounded
     whole = round(step / side)
-    if whole >= 2 and abs(step / side / whole - 1) < WHOLE_TOLERANCE and _is_grid(offsets / step):
+    if whole >= 2 and abs(step / side - whole) < WHOLE_TOLERANCE and _is_grid(offsets / step):
         return step / side
-    divisor = np.gcd.reduce(offsets.ravel()) / side
+    common = np.gcd.reduce(offsets.ravel())
+    if needs_grid and common < MIN_SPACING * side:
+        return None
+    divisor = common / side
     if len(unique) >= MIN_SAMPLE and divisor >= 2 and divisor.is_integer():  # a sample of such a grid
         return float(divisor)
     return 1.0 if MIN_SPACING <= step / side <= max_spacing else None
@@ -91,7 +89,54 @@ def _is_grid(offsets: np.ndarray) -> bool:
     return np.abs(offsets - cells).max() < TOLERANCE and len(lattice) >= 4 and np.mean(neighbours) >= REGULAR
 
 
-def complete(tiles: list[Tile], size: int) -> Completed:
+def overlap_difference(tiles: list[Tile]) -> float:
+    """The mean difference of tiles where they overlap, grey levels; 0 where none do."""
+    corners = np.array([tile.corner for tile in tiles])
+    reach = max(max(tile.pixels.shape[:2]) for tile in tiles)
+    total, pixels = 0, 0
+    for first, second in cKDTree(corners).query_pairs(reach, p=np.inf):
+        left, right = tiles[first], tiles[second]
+        begin = np.maximum(left.corner, right.corner)
+        end = np.minimum(*(tile.corner + tile.pixels.shape[1::-1] for tile in (left, right)))
+        if (end > begin).all():
+            first_part, second_part = (_window(tile, begin, end) for tile in (left, right))
+            total += np.abs(first_part.astype(int) - second_part).sum()
+            pixels += first_part.size
+    return total / max(pixels, 1)
+
+
+def _window(tile: Tile, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    (left, top), (right, bottom) = begin - tile.corner, end - tile.corner
+    return tile.pixels[top:bottom, left:right]
+
+
+def seam_difference(tiles: list[Tile], transposed: bool = False) -> tuple[float, int]:
+    """The mean difference of pixels on both sides of the seams between tiles, grey levels, and the number of seams.
+
+    Args:
+        transposed: bool. Whether the names state y before x. Defaults to False.
+    """
+    corners = {tuple(tile.corner[::-1] if transposed else tile.corner): tile.pixels for tile in tiles}
+    differences = []
+    for (x, y), pixels in corners.items():
+        height, width = pixels.shape[:2]
+        for other, edges in (
+            (corners.get((x + width, y)), lambda a, b: (a[:, -1], b[:, 0])),
+            (corners.get((x, y + height)), lambda a, b: (a[-1], b[0])),
+        ):
+            if other is not None and other.shape == pixels.shape:
+                first, second = edges(pixels, other)
+                differences.append(np.abs(first.astype(int) - second).mean())
+    return (float(np.mean(differences)), len(differences)) if differences else (0.0, 0)
+
+
+def are_transposed(tiles: list[Tile]) -> bool:
+    """Whether the names state y before x: the tiles then fit together much better."""
+    (as_named, seams), (swapped, _) = (seam_difference(tiles, transposed) for transposed in (False, True))
+    return seams >= MIN_SEAMS and swapped < MAX_SEAM_RATIO * as_named
+
+
+def complete(tiles: list[Tile], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Put a patch around each tile, with the other tiles of the slide in it.
 
     The tile is in its middle, or at the side or in the corner where more of the patch lies on tiles: what surrounds a
@@ -100,13 +145,15 @@ def complete(tiles: list[Tile], size: int) -> Completed:
     Args:
         tiles: of which at least one side is shorter than a patch.
         size: int. Side of a patch, pixels at the model's scale.
+
+    Returns:
+        The patches, uint8, (n, size, size, 3), and the share of each that lies on tiles, float, (n,).
     """
     corners = np.array([tile.corner for tile in tiles])
     sides = np.array([tile.pixels.shape[1::-1] for tile in tiles])
     reach = size + sides.max()  # no tile that begins farther away is seen
     tree = cKDTree(corners)
     patches, covered = np.empty((len(tiles), size, size, 3), np.uint8), np.full(len(tiles), -1.0)
-    differences, overlaps = 0, 0
     for number, (tile, (width, height)) in enumerate(zip(tiles, sides, strict=True)):
         field = np.full((3 * reach, 3 * reach, 3), WHITE, np.uint8)  # the tile begins at (reach, reach)
         known = np.zeros(field.shape[:2], bool)
@@ -115,16 +162,13 @@ def complete(tiles: list[Tile], size: int) -> Completed:
                 (x, y), (wide, high) = corners[other] - corners[number] + reach, sides[other]
                 field[y : y + high, x : x + wide], known[y : y + high, x : x + wide] = tiles[other].pixels, True
         inside = slice(reach, reach + height), slice(reach, reach + width)
-        overlap = known[inside]
-        differences += np.abs(field[inside][overlap].astype(int) - tile.pixels[overlap]).sum()
-        overlaps += 3 * overlap.sum()
         field[inside], known[inside] = tile.pixels, True
         for right, down in OFFSETS:
             x, y = reach - ((size - sides[number]) * (right, down)).astype(int)
             window = slice(y, y + size), slice(x, x + size)
             if (share := known[window].mean()) > covered[number]:
                 patches[number], covered[number] = field[window], share
-    return Completed(patches, covered, float(differences / max(overlaps, 1)))
+    return patches, covered
 
 
 def draw_mosaic(tiles: Iterable[np.ndarray], corners: np.ndarray) -> tuple[np.ndarray, float]:

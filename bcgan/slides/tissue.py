@@ -7,11 +7,15 @@ MIN_TISSUE_FRACTION = 0.2  # of a patch's pixels that have to be tissue for it t
 STAIN_RATIO = 1.06  # of the brighter of red and blue to green, relative to the background; glass has 1
 MIN_STAIN = 0.02  # of the background's light that green is darker than red or blue; black ink has noise alone
 MIN_RED_RATIO = 0.75  # of red to green; no stain absorbs red so much more than green, green and blue ink do
+BRIGHT = 205  # grey level of the darkest channel from which on flat pixels may be tinted glass, up to TINT_RATIO
+TINT_RATIO = 1.14
+EMPTY_FRACTION = 0.98  # of an image's pixels that are bright and flat where it shows nothing at all
 DARK_RATIO = 0.86  # darkest channel relative to the background, below which a pixel is no glass
 MIN_BACKGROUND = 150  # grey level of the darkest channel of glass
 MAX_BACKGROUND_CHROMA = 40  # grey levels between the channels of glass
 FLAT_RANGE = 6  # grey levels within 5x5 pixels of glass
 MIN_BACKGROUND_FRACTION = 0.002  # of an image's pixels from which the background is estimated
+UNSCANNED_PX = 9  # side of the smallest area that was not scanned; nothing in tissue is so black and so large
 UNSCANNED = 30  # grey level of the brightest channel where nothing was scanned
 COLOURLESS = 1.0  # grey levels between a pixel's channels, mean of what is no glass; stained patches have 1.6 and more
 GLASS = 220  # grey level of the darkest channel above which a pixel is glass where colour is measured
@@ -35,8 +39,13 @@ def estimate_background(image: np.ndarray) -> np.ndarray:
     kernel = np.ones((5, 5), np.uint8)
     flat = cv2.subtract(cv2.dilate(grey, kernel), cv2.erode(grey, kernel)) <= FLAT_RANGE
     darkest, brightest = image.min(-1), image.max(-1)
-    pale = (brightest - darkest <= MAX_BACKGROUND_CHROMA) & (_stain_ratio(image, WHITE) < STAIN_RATIO)
-    glass = flat & (darkest >= MIN_BACKGROUND) & pale
+    ratio = _stain_ratio(image, WHITE)
+    pale = (brightest - darkest <= MAX_BACKGROUND_CHROMA) & (
+        ratio < np.where(darkest >= BRIGHT, TINT_RATIO, STAIN_RATIO)
+    )
+    glass = flat & (darkest >= MIN_BACKGROUND)
+    if glass.mean() < EMPTY_FRACTION:  # else nothing is on it, whatever its tint
+        glass &= pale
     if glass.sum() < max(25, MIN_BACKGROUND_FRACTION * glass.size):
         return WHITE
     return np.median(image[glass], axis=0).astype(np.float32)
@@ -63,6 +72,22 @@ def tissue_mask(image: np.ndarray, background: np.ndarray | None = None) -> np.n
         rows = image[start : start + ROWS]
         mask[start : start + ROWS] = mark(rows, background) & (rows.max(-1) >= UNSCANNED)
     return mask
+
+
+def fill_unscanned(image: np.ndarray) -> np.ndarray:
+    """Fill areas that were not scanned, which some formats leave black, with the colour of empty glass.
+
+    Args:
+        image: uint8 RGB, (height, width, 3); changed in place where there are such areas.
+    """
+    dark = (image.max(-1) < UNSCANNED).astype(np.uint8)
+    if dark.any():
+        kernel = np.ones((UNSCANNED_PX, UNSCANNED_PX), np.uint8)
+        areas = cv2.morphologyEx(dark, cv2.MORPH_OPEN, kernel, borderType=cv2.BORDER_REPLICATE).astype(bool)
+        if areas.any() and not areas.all():
+            image = image if image.flags.writeable else image.copy()
+            image[areas] = np.rint(estimate_background(image)).astype(np.uint8)
+    return image
 
 
 def tissue_fraction(patches: np.ndarray) -> np.ndarray:

@@ -223,3 +223,19 @@ def test_cases(in_folder, place, settings, counts):
     assert len(split["patients"]) == 12
     if counts:
         assert [split["counts"][role]["patients"] for role in splits.LISTED] == counts
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("P-1", "P\u20131"), ("P-1", "P\u20111"), ("P-1", "P\u22121"), ("8863", "8863.00"), ("P01", "P01.gif"), ("P01", "P01,"),
+     ("P1", "P\u0661")],
+)  # fmt: skip
+def test_what_office_programs_write_is_one_spelling(left, right):
+    with pytest.raises(InputError, match="differ in spelling alone"):
+        check_spellings([left, right], "here")
+
+
+@pytest.mark.parametrize("text", ["'8863", '="8863"', "\ufeff8863 ", "8863\r"])
+def test_text_around_a_number_is_not_a_name(text):
+    assert normalize_patient(text) == "8863"
+    assert normalize_patient("O'Brien") == "O'Brien"

@@ -167,7 +167,7 @@ def test_a_slide_that_cannot_be_done_as_it_is_is_refused_once_with_its_reason(ex
         write_png(source / "mixed" / name, np.full((50, 50, 3), (150, 80, 140), np.uint8))
     slides = slidewise.slides([str(source)])
     reason = "--mpp 4 is given for images of several magnifications: 40X"
-    for expected in (outcome(5, 0, refused=1), outcome(0, 5, refused=1)):
+    for expected in (outcome(4, 0, refused=1), outcome(0, 4, refused=1)):
         assert slidewise.run(slides, job(exported, tmp_path / "out"), "serial", 1) == expected
         assert reason in json.loads((tmp_path / "out/slides/mixed.json").read_text())["refused"]
         summary = {row["slide"]: row for row in csv.DictReader((tmp_path / "out/summary.csv").open(encoding="utf-8"))}

@@ -14,7 +14,7 @@ def test_explanations_are_drawn_and_a_slide_is_refused(exported, model, idc_fold
     path = find_paths(idc_folder)[0]
     slide = tmp_path / "<b>slide.png"
     write_png(slide, np.zeros((200, 200, 3), np.uint8))
-    for arguments, code in (([path], 0), ([slide], 2), ([slide, path], 3)):
+    for arguments, code in (([path], 0), ([slide], 3), ([slide, path], 3)):
         with pytest.raises(SystemExit) as stop:
             cli.main(["explain", *map(str, arguments), "--model", str(exported), "--out", str(tmp_path / "out")])
         assert stop.value.code == code
@@ -36,7 +36,7 @@ def test_a_patch_at_another_scale_is_explained_where_that_is_said(exported, mode
     def page(file: Path, *said) -> str:
         with pytest.raises(SystemExit) as stop:
             cli.main(["explain", str(file), "--model", str(folder), "--out", str(tmp_path / "out"), *said])
-        assert stop.value.code == (0 if file == patch or said == ("--mpp", "1") else 2)
+        assert stop.value.code == (0 if file == patch or said == ("--mpp", "1") else 3)
         return (tmp_path / "out/index.html").read_text().replace(str(file), "") if not stop.value.code else ""
 
     large = tmp_path / "large" / patch.name

@@ -119,7 +119,7 @@ def test_names_on_a_grid_of_whole_sides_count_pixels_of_the_full_resolution(mode
     paths = copy_as_row(idc_folder, tmp_path, 16 * 50)
     with caplog.at_level("INFO", logger="bcgan"):
         found = rows_of(model, paths, maps=tmp_path / "maps")
-    assert "the names (_x<x>_y<y>) count 16 pixels for one of a tile's" in caplog.text
+    assert "(_x<x>_y<y>, which count 16 pixels for one of a tile's)" in caplog.text
     assert_said(found, paths, model.predict(read_patches(paths), np.array([[50 * number, 0] for number in range(4)])))
     features = json.loads((tmp_path / "maps/slide.geojson").read_text())["features"]
     corners = sorted(np.min(feature["geometry"]["coordinates"][0], 0).tolist() for feature in features)

@@ -1,18 +1,24 @@
 """Tiles of a slide that are smaller than a patch are completed by those around them."""
 
+import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bcgan.predict import model as models
+from bcgan.predict.predict import predict
 from bcgan.slides.coordinates import parse_tile_name
 from bcgan.slides.decode import decode_image
+from bcgan.slides.files import find_images
+from bcgan.slides.mpp_table import MppChoice
 from tests.conftest import write_png
 from tests.predict.conftest import find_paths
 from tests.predict.test_neighbours import assert_said, rows_of
+from tests.slides import containers
 
 FINER = 4  # pixels of a tile for each of the model's
 TILE = 128
@@ -101,9 +107,9 @@ def test_another_resolution_of_a_slide_is_another_slide(model, cut, tmp_path):
     [
         (1 / TILE, False, r"named like tiles \(_x<x>_y<y>\), .* 128 pixels wide .* each file is scored by itself"),
         (0.5, False, "its tiles overlap by their names .* and do not look alike there: the names are not used"),
-        (1.5, False, "35 tiles of 128 pixels, 35 of them smaller than a patch .* count the tiles' own pixels"),
-        (2, True, "35 tiles of 128 pixels, 35 of them smaller than a patch .* count 2 pixels for one of a tile's"),
-        (1, True, "35 tiles of 128 pixels, 35 of them smaller than a patch .* count the tiles' own pixels"),
+        (1.5, False, "tiles of 1 slides by their names .* count the tiles' own pixels"),
+        (2, True, "tiles of 1 slides by their names .* count 2 pixels for one of a tile's"),
+        (1, True, "tiles of 1 slides by their names .* count the tiles' own pixels"),
     ],
 )
 def test_places_that_cannot_be_a_tiles_own_pixels_are_not_believed(
@@ -126,3 +132,56 @@ def test_places_that_cannot_be_a_tiles_own_pixels_are_not_believed(
             assert rows[renamed[path]] == expected[path] | {"path": str(renamed[path])}
         else:
             assert rows[renamed[path]]["verdict"] == "unreadable"
+
+
+@pytest.fixture(scope="module")
+def glass_slide() -> np.ndarray:
+    """Four by four patches of tissue with glass around them, at the model's scale."""
+    image = np.full((400, 400, 3), 246, np.uint8)
+    image[100:300, 100:300] = containers.enlarge(containers.picture(2, 2), 2, 2)  # seams between tiles are smooth
+    return image
+
+
+def tile_rows(model, folder, step: float = 1.0) -> dict[tuple[int, int], dict]:
+    """Rows of tiles with tissue by their place in the slide, its pixels counted at the model's scale."""
+    out = io.StringIO()
+    predict(model, find_images([str(folder)]), out, True, MppChoice(model.card.microns_per_pixel))
+    rows = {}
+    for row in map(json.loads, out.getvalue().splitlines()):
+        if row["verdict"] != "no_tissue":
+            x, y = (int(number) / step for number in re.findall(r"\d+", Path(row["path"]).stem)[-2:])
+            rows[x + row["x"], y + row["y"]] = row
+    return rows
+
+
+@pytest.mark.parametrize(("side", "step", "pattern"), [
+    (50, 1, "s_{x}_{y}"), (50, 4, "s_x{x}_y{y}"), (100, 1, "s_{x}_{y}"), (200, 1, "s-{x}-{y}"), (100, 2, "s_{x}_{y}"),
+    (50, 1, "s_{y}_{x}"),
+])  # fmt: skip
+def test_a_slide_in_tiles_has_the_rows_of_the_slide(model, glass_slide, tmp_path, side, step, pattern):
+    """Whatever the size of the tiles, with tiles of glass among them; names in pixels of the full resolution too."""
+    write_png(tmp_path / "slide.png", glass_slide)
+    whole = {
+        (row["x"], row["y"]): row for row in model.predict_image(tmp_path / "slide.png", model.card.microns_per_pixel)
+    }
+    for y in range(0, 400, side):
+        for x in range(0, 400, side):
+            name = pattern.format(x=x * step, y=y * step)
+            write_png(tmp_path / "tiles" / f"{name}.png", glass_slide[y : y + side, x : x + side])
+    rows = tile_rows(model, tmp_path / "tiles", step)
+    if pattern == "s_{y}_{x}":
+        rows = {(x, y): row for (y, x), row in rows.items()}
+    assert set(rows) == set(whole)
+    for place, row in rows.items():
+        assert (row["label"], row["verdict"]) == (whole[place]["label"], whole[place]["verdict"])
+        assert row["probability"] == pytest.approx(whole[place]["probability"], abs=1e-5)
+
+
+def test_numbers_that_are_on_no_grid_are_no_places(model, glass_slide, tmp_path, caplog):
+    """Ids of cases, say, which lie as far apart as tiles might."""
+    rng = np.random.default_rng(0)
+    for first, second in rng.integers(0, 300, (12, 2)):
+        write_png(tmp_path / f"case_{first}_{second}.png", glass_slide[100:150, 100:150])
+    with caplog.at_level("WARNING", logger="bcgan"):
+        tile_rows(model, tmp_path)
+    assert "the names are not used" in caplog.text

@@ -5,6 +5,7 @@ import pytest
 
 from bcgan.errors import InputError
 from bcgan.slides import annotations as qupath
+from bcgan.slides.annotation_checks import check_contents, check_position
 from bcgan.slides.annotations import BENIGN, IGNORED, MALIGNANT, REGION, UNDECIDED
 
 RING = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]
@@ -249,3 +250,29 @@ def test_check_decided_lists_few_files(read):
     rows = qupath.class_table([annotations._replace(path=Path(f"{k}.geojson")) for k in range(5)], qupath.Decisions())
     with pytest.raises(InputError, match=r"in 0\.geojson, 1\.geojson, 2\.geojson and 2 more\)"):
         qupath.check_decided(rows)
+
+
+def box(low: int, high: int) -> dict:
+    return {"type": "Polygon", "coordinates": [[[low, low], [high, low], [high, high], [low, high], [low, low]]]}
+
+
+def test_polygons_of_another_scale_are_refused(read):
+    annotations = read([feature({"name": "Tumor"}, box(2000, 3000))])
+    with pytest.raises(ValueError, match=r"all 1 polygons lie outside of the image of 800x800 pixels, x from 2,000"):
+        check_position(annotations, (800, 800))
+    both = read([feature({"name": "Tumor"}, box(2000, 3000)), feature({"name": "Tumor"})])
+    assert check_position(both, (800, 800)) == 1
+    assert check_position(read([]), (800, 800)) == 0
+
+
+def test_a_file_that_annotates_nothing_is_refused_and_an_empty_one_is_not(read):
+    check_contents(read([]), qupath.Decisions())
+    with pytest.raises(ValueError, match="1 objects and no annotation with a class"):
+        check_contents(read([feature(None)]), qupath.Decisions())
+
+
+def test_a_polygon_of_two_labels_is_refused(read):
+    features = [feature({"name": name}) for name in ("Tumor", "Stroma")]
+    with pytest.raises(ValueError, match=r"the same polygon as Tumor \(malignant\) and as Stroma \(benign\)"):
+        check_contents(read(features), qupath.Decisions())
+    check_contents(read([features[0], features[0]]), qupath.Decisions())

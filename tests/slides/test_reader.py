@@ -6,13 +6,16 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from PIL import Image
 
 from bcgan.slides import patches, reader, tiff
+from bcgan.slides.decode import decode_image
 from bcgan.slides.patches import cut_patches, read_at_scale
 from bcgan.slides.reader import VendorSlide, open_image
 from bcgan.slides.scale import ModelScale, Mpp, Scale
 from tests.slides import containers
 
+RNG = np.random.default_rng(0)
 MODEL = ModelScale(50, 4.0, (50, 50), 1.0)
 SCALE = 4  # pixels of the slide for one of the model's
 
@@ -120,3 +123,48 @@ def test_what_is_no_slide_is_named(tmp_path, name, data):
             open_image(source, name)
     with pytest.raises(OSError, match="No such file"):
         open_image(tmp_path / "gone.svs")
+
+
+def test_a_reduced_page_of_another_image_is_no_level(tmp_path, caplog):
+    first, second = (np.full((200, 300, 3), level, np.uint8) for level in (100, 200))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(first, photometric="rgb", metadata=None)
+        tiff.write(second, photometric="rgb", metadata=None)
+        tiff.write(second[::2, ::2], photometric="rgb", metadata=None, subfiletype=1)
+    with open_image(tmp_path / "a.tif") as image:
+        assert image.sizes == [(300, 200)]
+        assert (image.read_region(0, 0, 0, 300, 200) == 100).all()
+
+
+@pytest.mark.parametrize("name", ["P1_label_free.svs", "Overview scan", "macrometastasis"])
+def test_a_scan_whose_name_contains_such_a_word_is_the_scan(tmp_path, name):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        tiff.write(np.zeros((40, 40, 3), np.uint8), photometric="rgb", metadata={"axes": "YXS"})
+        tiff.write(np.zeros((90, 80, 3), np.uint8), photometric="rgb", metadata={"axes": "YXS", "Name": name})
+    with open_image(tmp_path / "a.ome.tif") as image:
+        assert image.size == (80, 90)
+
+
+def test_uncompressed_ycbcr_becomes_rgb(tmp_path):
+    pixels = RNG.integers(30, 220, (60, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert("YCbCr").save(tmp_path / "a.tif")
+    with open_image(tmp_path / "a.tif") as image:
+        assert np.abs(image.read_region(0, 0, 0, 70, 60).astype(int) - pixels).mean() < 2
+
+
+@pytest.mark.parametrize("bits", [10, 12, 13, 14, 15])
+def test_fewer_bits_than_16_are_named(tmp_path, bits):
+    pixels = RNG.integers(0, 2**bits, (60, 70, 3)).astype(np.uint16)
+    pixels[3, 3] = 65535  # a hot pixel
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", metadata=None)
+    with pytest.raises(ValueError, match=f"a.tif has 16-bit pixels of which {bits} bits are used"):
+        decode_image((tmp_path / "a.tif").read_bytes(), "a.tif")
+
+
+@pytest.mark.parametrize("axes", ["ZYX", "TYX"])
+def test_a_stack_of_three_is_no_colour_image(tmp_path, axes, caplog):
+    planes = RNG.integers(0, 255, (3, 60, 70), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.ome.tif", planes, ome=True, metadata={"axes": axes})
+    with open_image(tmp_path / "a.ome.tif") as image:
+        np.testing.assert_array_equal(image.read_region(0, 0, 0, 70, 60)[..., 1], planes[0])
+    assert "the first is read" in caplog.text

@@ -164,6 +164,6 @@ def test_every_command_refuses_what_has_no_scale(model, cohort, exported, tmp_pa
         model.predict_image(path)
     with pytest.raises(SystemExit) as stop:
         cli.main(["explain", str(path), "--out", out])
-    assert stop.value.code == 2 and words in capsys.readouterr().err
+    assert stop.value.code == 3 and words in capsys.readouterr().err
     answer = TestClient(serve.make_app(model)).post("/predict", content=path.read_bytes())
     assert answer.status_code == 422 and words in answer.json()["detail"]

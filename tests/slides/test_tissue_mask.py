@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from bcgan.data.histology_phantom.tissue import draw
-from bcgan.slides.tissue import MIN_TISSUE_FRACTION, estimate_background, is_colourless, tissue_fraction, tissue_mask
+from bcgan.slides.tissue import (
+    MIN_TISSUE_FRACTION,
+    estimate_background,
+    fill_unscanned,
+    is_colourless,
+    tissue_fraction,
+    tissue_mask,
+)
 
 RNG = np.random.default_rng(0)
 GLASS = {
@@ -51,7 +58,7 @@ def test_stained_patches_are_tissue():
 
 def test_a_smooth_pink_field_is_tissue():
     """Necrosis and mucus are smooth; their colour is not that of glass."""
-    pink = flat((240, 205, 222), 1)
+    pink = flat((240, 200, 220), 4)
     assert tissue_mask(pink).mean() > 0.95
     np.testing.assert_array_equal(estimate_background(pink), (255, 255, 255))
 
@@ -77,3 +84,25 @@ def test_transparent_pixels_are_glass():
     patch = draw(1)[0][0]
     clear = np.dstack([patch, np.zeros((50, 50), np.uint8)])
     assert tissue_mask(decode_image(encode("PNG", clear), "clear.png")).mean() == 0
+
+
+def test_tinted_glass_is_no_tissue():
+    """Pinkish glass beside tissue, and an image that shows nothing, whatever its tint."""
+    image = flat((240, 215, 230), 0.5, 200)
+    image[:100, :100] = draw(4)[0].reshape(2, 2, 50, 50, 3).swapaxes(1, 2).reshape(100, 100, 3)
+    mask = tissue_mask(image)
+    assert mask[:100, :100].mean() > 0.5 and mask[104:, 104:].mean() < 0.02
+    assert tissue_mask(flat((230, 190, 215), 0.5)).mean() < 0.02
+
+
+def test_what_was_not_scanned_becomes_glass():
+    image = flat((243, 242, 244), 1, 120)
+    image[:60, :60] = draw(4)[0].reshape(2, 2, 50, 50, 3).swapaxes(1, 2).reshape(100, 100, 3)[:60, :60]
+    black = image.copy()
+    black[80:] = 0
+    filled = fill_unscanned(black.copy())
+    assert np.abs(filled[80:].astype(int) - (243, 242, 244)).max() <= 2
+    np.testing.assert_array_equal(filled[:78], black[:78])
+    nucleus = image.copy()
+    nucleus[30:36, 30:36] = 5
+    np.testing.assert_array_equal(fill_unscanned(nucleus.copy()), nucleus)

@@ -1,0 +1,48 @@
+"""Whether the annotations of a slide can be those of its image."""
+
+import numpy as np
+
+from bcgan.slides.annotations import REGION, AnnotationFile, Decisions, escape_name
+from bcgan.slides.files import printable
+
+
+def check_contents(annotations: AnnotationFile, decisions: Decisions) -> None:
+    """Check that a file annotates something, and that no area has two labels.
+
+    Raises:
+        ValueError: Nothing in it has a class, or the same polygon has two labels.
+    """
+    if not annotations.polygons and not annotations.shapes and (annotations.unclassified or annotations.skipped):
+        count = annotations.unclassified + sum(annotations.skipped.values())
+        raise ValueError(
+            f"{printable(str(annotations.path))} has {count} objects and no annotation with a class, so that all "
+            "tissue would be benign. Give them classes, or export a file without features for a slide without tumour "
+            "tissue."
+        )
+    labels: dict[bytes, tuple[str, str]] = {}
+    for polygon in annotations.polygons:
+        label = decisions.resolve(polygon.name)[1]
+        name, other = labels.setdefault(polygon.rings[0].round(3).tobytes(), (polygon.name, label))
+        if other != label and REGION not in (other, label):
+            raise ValueError(
+                f"{printable(str(annotations.path))} has the same polygon as {escape_name(name)} ({other}) and as "
+                f"{escape_name(polygon.name)} ({label}). Remove one of them."
+            )
+
+
+def check_position(annotations: AnnotationFile, size: tuple[int, int]) -> int:
+    """Count the polygons that lie outside of an image of this (width, height), slide pixels.
+
+    Raises:
+        ValueError: All of them do.
+    """
+    corners = [(polygon.rings[0].min(0), polygon.rings[0].max(0)) for polygon in annotations.polygons]
+    outside = sum((low >= size).any() or (high <= 0).any() for low, high in corners)
+    if outside and outside == len(corners):
+        low, high = np.min([low for low, _ in corners], 0), np.max([high for _, high in corners], 0)
+        raise ValueError(
+            f"{printable(str(annotations.path))}: all {outside} polygons lie outside of the image of "
+            f"{size[0]}x{size[1]} pixels, x from {low[0]:,.0f} to {high[0]:,.0f} and y from {low[1]:,.0f} to "
+            f"{high[1]:,.0f}. They were drawn on another image, or at another scale."
+        )
+    return int(outside)

@@ -1,0 +1,65 @@
+"""Tables of resolutions: read by their header's names, or refused."""
+
+from pathlib import Path
+
+import pytest
+
+from bcgan.errors import InputError
+from bcgan.slides.files import ImageFile
+from bcgan.slides.mpp_table import MppChoice, read_table
+
+
+def image(path: str) -> ImageFile:
+    return ImageFile(Path(path).name, path, "", Path(path), 0, lambda: b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.tif,0.5\n", (0.5, 0.5)), ("file,mpp\na.tif,0.5\n", (0.5, 0.5)),
+        ("\ufefffile;mpp\r\na.tif;0,5\r\n", (0.5, 0.5)),
+        ("mpp,slide\n0.5,a\n", (0.5, 0.5)), ("file,mpp,patient\na.tif,0.5,7\n", (0.5, 0.5)),
+        ("file,mpp,mpp_y\na.tif,0.5,0.25\n", (0.5, 0.25)), ("name\tmpp\na\t0.5\n", (0.5, 0.5)),
+        ("file,mpp\n./m/a.tif,0.5\n", (0.5, 0.5)), ("file,mpp\nm\\a.tif,0.5\n", (0.5, 0.5)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_table_is_read_by_its_header(tmp_path, text, expected, encoding):
+    (tmp_path / "t.csv").write_text(text, encoding)
+    mpp = MppChoice(table=tmp_path / "t.csv")(image("m/a.tif"))
+    assert (mpp.x, mpp.y, mpp.source) == (*expected, "user")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a.tif,0,5\n", "more cells than columns"), ("file,mpp\na.tif,0,5\n", "more cells"),
+        ("a.tif,nan\n", "no positive"),
+        ("a.tif,inf\n", "no positive"), ("a.tif,-1\n", "no positive"), ("a.tif,x\n", "microns per pixel"),
+        ("file,resolution\na.tif,1\n", "0 columns mpp"), ("a.tif,1\na.tif,2\n", "two resolutions"), ("", "no row"),
+        ("file,mpp,mpp\na.tif,1,2\n", "2 columns mpp"),
+    ],
+)  # fmt: skip
+def test_what_could_be_misread_is_refused(tmp_path, text, words):
+    (tmp_path / "t.csv").write_text(text, "utf-8")
+    with pytest.raises(InputError, match=words):
+        read_table(tmp_path / "t.csv")
+
+
+def test_composed_names_are_found_by_either_form(tmp_path):
+    (tmp_path / "t.csv").write_text("Mu\u0308ller.tif,0.5\n", "utf-8")
+    assert MppChoice(table=tmp_path / "t.csv")(image("M\u00fcller.tif")).x == 0.5
+
+
+def test_one_value_is_for_all_that_the_table_leaves_out(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text("a.tif,0.5\nz.tif,1\n", "utf-8")
+    choice = MppChoice(4.0, tmp_path / "t.csv")
+    assert [choice(image(name)).x for name in ("a.tif", "b.tif")] == [0.5, 4.0]
+    choice.report_unused([image("a.tif"), image("b.tif")])
+    assert "1 of 2 files are none of the images, such as z.tif" in caplog.text
+
+
+@pytest.mark.parametrize("mpp", [float("nan"), float("inf")])
+def test_what_is_no_number_of_microns_is_refused(mpp):
+    with pytest.raises(InputError, match="--mpp"):
+        MppChoice(mpp)
