@@ -76,15 +76,15 @@ def stream(
     def fetch(step: int):
         rows = sampler(int(step))
         top, left = np.random.default_rng((seed, int(step), 1)).integers(0, images.shape[1] - side + 1, 2)
-        found = images[rows, top : top + side, left : left + side]
-        return np.int64(step), found, labels[rows].astype(kind.as_numpy_dtype)
+        batch = images[rows, top : top + side, left : left + side]
+        return np.int64(step), batch, labels[rows].astype(kind.as_numpy_dtype)
 
     def load(step):
-        step, found, classes = tf.numpy_function(fetch, [step], (tf.int64, tf.uint8, kind))
-        found.set_shape((None, side, side, 3))
+        step, batch, classes = tf.numpy_function(fetch, [step], (tf.int64, tf.uint8, kind))
+        batch.set_shape((None, side, side, 3))
         classes.set_shape((None,))
         step.set_shape(())
-        return step, found, classes
+        return step, batch, classes
 
     dataset = tf.data.Dataset.range(steps.start, steps.stop)
     return dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(4)

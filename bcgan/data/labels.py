@@ -92,20 +92,20 @@ def read_labels(path: Path, classes: ClassNames) -> list[Row]:
         )
     cells = [(number, dict(zip(header, line, strict=False))) for number, line in lines[1:]]
     _whole_numbers([row for _, row in cells])
-    rows, unknown, seen = [], {}, []
+    rows, unknown, class_names = [], {}, []
     for number, row in cells:
         for name in COLUMNS:
             if not row.get(name):
                 raise InputError(f"data.labels: {path}, row {number}: no {name}. Fill it in or remove the row.")
         label = classes.label(row["label"])
-        seen.append(row["label"])
+        class_names.append(row["label"])
         if label is None:
             unknown.setdefault(row["label"], f"data.labels: {path}, row {number}")
             continue
         place = (_coordinate(row.get(axis, ""), axis, path, number) for axis in "xy")
         rows.append(Row(number, row["image"], label, normalize_patient(row["patient"]), *place))
     if unknown:
-        raise classes.refuse(unknown, seen)
+        raise classes.refuse(unknown, class_names)
     return rows
 
 
@@ -128,17 +128,17 @@ def match_images(rows: list[Row], files: list[ImageFile], path: Path) -> list[tu
         if not candidates:
             absent.append(row)
             continue
-        _, other = chosen.setdefault(candidates[0].path, (candidates[0], row))
-        if other[2:] != row[2:]:
+        _, known_row = chosen.setdefault(candidates[0].path, (candidates[0], row))
+        if known_row[2:] != row[2:]:
             raise InputError(
-                f"data.labels: {path}: rows {other.number} and {row.number} say different things of {row.image}. "
+                f"data.labels: {path}: rows {known_row.number} and {row.number} say different things of {row.image}. "
                 "Remove one of them."
             )
     if absent:
         names = ", ".join(row.image for row in absent[:NAMED])
-        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+        further = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
         raise InputError(
-            f"data.labels: {path}, row {absent[0].number}: not in data.dir: {names}{more}. "
+            f"data.labels: {path}, row {absent[0].number}: not in data.dir: {names}{further}. "
             "Write paths below data.dir, or remove the rows."
         )
     if left_out := [file for file in files if file.path not in chosen]:

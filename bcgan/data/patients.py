@@ -51,11 +51,11 @@ def check_spellings(names: Iterable[str], where: str) -> None:
         spellings.setdefault(_spelling(name), []).append(name)
     similar = [several for several in spellings.values() if len(several) > 1]
     if similar:
-        more = f" ({len(similar) - 1} more such pairs)" if len(similar) > 1 else ""
+        further = f" ({len(similar) - 1} further such pairs)" if len(similar) > 1 else ""
         raise InputError(
-            f"{where}: patients {similar[0][0]!r} and {similar[0][1]!r} differ in spelling alone{more}, and a patient "
-            "under two names could be on both sides of a split. Rename one, or, if they are different patients, set "
-            "data.similar_patients=allow."
+            f"{where}: patients {similar[0][0]!r} and {similar[0][1]!r} differ in spelling alone{further}, and a "
+            "patient under two names could be on both sides of a split. Rename one, or, if they are different patients, "
+            "set data.similar_patients=allow."
         )
 
 

@@ -14,14 +14,14 @@ def phantom_records(places: tuple[Path, ...]) -> list[Record]:
     from bcgan.data.histology_phantom.histology_phantom_dataset_builder import Builder
 
     builder = Builder(data_dir=places[0] if places else None, file_format="array_record")
-    found = []
+    records = []
     for split, number, example, read in _examples(builder):
         patient = example["patient"].decode()
         key = f"{patient}_x{example['x']}_y{example['y']}_class{example['label']}"
         path = f"histology_phantom/{split}/{number}"
         place = (int(example["x"]), int(example["y"]))
-        found.append(Record(key, path, builder.name, patient, int(example["label"]), *place, "", read, PHANTOM_MPP))
-    return found
+        records.append(Record(key, path, builder.name, patient, int(example["label"]), *place, "", read, PHANTOM_MPP))
+    return records
 
 
 def patch_camelyon_records(places: tuple[Path, ...]) -> list[Record]:
@@ -30,13 +30,13 @@ def patch_camelyon_records(places: tuple[Path, ...]) -> list[Record]:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder("patch_camelyon", data_dir=places[0] if places else None, file_format="array_record")
-    found = []
+    records = []
     for split, number, example, read in _examples(builder):
         key = example["id"].decode() or f"{split}_{number}"
         path = f"patch_camelyon/{split}/{number}"
         label = int(example["label"])
-        found.append(Record(key, path, builder.name, key, label, UNKNOWN, UNKNOWN, split, read, CAMELYON_MPP))
-    return found
+        records.append(Record(key, path, builder.name, key, label, UNKNOWN, UNKNOWN, split, read, CAMELYON_MPP))
+    return records
 
 
 def _examples(builder) -> Iterator[tuple]:

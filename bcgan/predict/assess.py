@@ -57,7 +57,7 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
     table = pd.DataFrame(rows)
     calls = model.card.context_calls if near else model.card.calls
     read = table[table["probability"].notna()]
-    found = {
+    assessment = {
         "data": experiment.data.name, "microns_per_pixel": microns_per_pixel,
         "patches_at": model.card.microns_per_pixel, "neighbours": near,
         "threshold": calls.threshold, "images": len(table),
@@ -66,23 +66,23 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
         "every": _figures(calls.threshold, experiment, read),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    shown = table.assign(probability=table["probability"].mask(table["refused"].astype(bool)))
-    shown.to_csv(folder / "images.csv", index=False, float_format="%.6g")
-    runs.write_json(folder / "assessment.json", found)
-    return found
+    images = table.assign(probability=table["probability"].mask(table["refused"].astype(bool)))
+    images.to_csv(folder / "images.csv", index=False, float_format="%.6g")
+    runs.write_json(folder / "assessment.json", assessment)
+    return assessment
 
 
-def summary(found: dict[str, Any]) -> str:
+def summary(assessment: dict[str, Any]) -> str:
     """What `bcgan assess` says at the end, a line a set."""
-    lines = [f"{found['images']} images, {found['unreadable']} unreadable or without tissue"]
+    lines = [f"{assessment['images']} images, {assessment['unreadable']} unreadable or without tissue"]
     for name in ("judged", "every"):
-        one = found[name]
-        said = ", ".join(
-            f"{metric} {intervals.describe(one['figures'][metric])}" for metric in METRICS if one["figures"]
+        subset = assessment[name]
+        metrics = ", ".join(
+            f"{metric} {intervals.describe(subset['figures'][metric])}" for metric in METRICS if subset["figures"]
         )
         lines.append(
-            f"{name}: {one['images']} images of {one['patients']} patients, {one['malignant']} malignant; "
-            + (said or "nothing to measure")
+            f"{name}: {subset['images']} images of {subset['patients']} patients, {subset['malignant']} malignant; "
+            + (metrics or "nothing to measure")
         )
     return "\n".join(lines)
 

@@ -50,26 +50,26 @@ class Engine(NamedTuple):
     features: Runner
 
 
-def choose(wanted: str, folder: Path, files: dict[str, str], few: bool = False) -> Engine:
+def choose(requested: str, folder: Path, files: dict[str, str], few: bool = False) -> Engine:
     """The engine for an exported folder.
 
     Args:
-        wanted: string. "openvino", "litert", "keras", or "auto": `quickest` where the folder holds .tflite files.
+        requested: string. "openvino", "litert", "keras", or "auto": `quickest` where the folder holds .tflite files.
         files: dict. What the card names.
         few: bool. Whether few patches are to be judged, so that "auto" counts the start.
 
     Raises:
         ValueError: OpenVINO or LiteRT is wanted and cannot be had, or another engine is.
     """
-    if wanted not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}. Received: engine={wanted!r}")
+    if requested not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}. Received: engine={requested!r}")
     missing = [name for name in LITERT_FILES if name not in files]
-    if wanted in RUNTIMES and missing:
+    if requested in RUNTIMES and missing:
         raise ValueError(f"{folder} holds no {missing[0]}; export it anew, or use the engine keras")
-    if wanted in RUNTIMES and not installed(wanted):
-        title, _, package = RUNTIMES[wanted]
+    if requested in RUNTIMES and not installed(requested):
+        title, _, package = RUNTIMES[requested]
         raise ValueError(f"{title} is not installed: pip install {package}, or use the engine keras")
-    name = wanted if wanted != "auto" else "keras" if missing else quickest(few)
+    name = requested if requested != "auto" else "keras" if missing else quickest(few)
     if name == "keras":
         machine.prepare_environment(tensorflow=True)
         from bcgan.models import weights
@@ -82,10 +82,10 @@ def choose(wanted: str, folder: Path, files: dict[str, str], few: bool = False) 
 
 def quickest(few: bool = False) -> str:
     """Of what is installed here: OpenVINO on x86-64 processors, LiteRT elsewhere and for a few patches, else Keras."""
-    quick = installed("openvino") and platform.machine().lower() in ("x86_64", "amd64")
-    if installed("litert") and (few or not quick):
+    has_openvino = installed("openvino") and platform.machine().lower() in ("x86_64", "amd64")
+    if installed("litert") and (few or not has_openvino):
         return "litert"
-    return "openvino" if quick else "keras"
+    return "openvino" if has_openvino else "keras"
 
 
 def installed(runtime: str) -> bool:
@@ -93,12 +93,12 @@ def installed(runtime: str) -> bool:
     return find_spec(RUNTIMES[runtime].module) is not None
 
 
-def of_keras(network, judge) -> Engine:
+def of_keras(network, reference_cnn) -> Engine:
     """From the classifier and the referee as Keras networks."""
     from bcgan.classify import referee
     from bcgan.classify.scoring import scorer
 
-    return Engine("keras", scorer(network), referee.extractor(judge))
+    return Engine("keras", scorer(network), referee.extractor(reference_cnn))
 
 
 def openvino(path: Path, precision: str = "f32") -> Runner:
@@ -128,15 +128,15 @@ def litert(path: Path) -> Runner:
     with machine.quiet():
         interpreter = Interpreter(str(path), num_threads=machine.processor()["cores"])
         interpreter.allocate_tensors()
-    (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (input_details,), (output_details,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(images: np.ndarray) -> np.ndarray:
         if tuple(interpreter.get_input_details()[0]["shape"]) != images.shape:
-            interpreter.resize_tensor_input(given["index"], images.shape)
+            interpreter.resize_tensor_input(input_details["index"], images.shape)
             interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], images)
+        interpreter.set_tensor(input_details["index"], images)
         interpreter.invoke()
-        return interpreter.get_tensor(found["index"])
+        return interpreter.get_tensor(output_details["index"])
 
     return _in_batches(run)
 

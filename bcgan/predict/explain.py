@@ -22,7 +22,7 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
         mpp_of: the resolution that the user gives for an image, in place of what the file states. Defaults to none.
     """
     out.mkdir(parents=True, exist_ok=True)
-    shown, refused = [], []
+    explained, refused = [], []
     with progress.bar(len(images), "explain", "patch") as bar:
         for number, image in enumerate(images):
             bar.update()
@@ -35,11 +35,11 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
             name = image.name.rsplit("/", 1)[-1]
             file = f"{number:04d}-{Path(name).stem}.png"
             draw_explanation(out / file, name, patch, model)
-            shown.append({"name": image.path, "link": quote(os.fsencode(file)), **_describe(model, patch)})
+            explained.append({"name": image.path, "link": quote(os.fsencode(file)), **_describe(model, patch)})
     page = Environment(loader=PackageLoader("bcgan", "predict"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = page.get_template("explain.html").render(
-        shown=shown,
-        refused=map(printable, refused),
+        explained=explained,
+        refused=[printable(reason) for reason in refused],
         card=model.card,
         tests=[(title, describe_test(model.card, name)) for name, title in NAMES.items()],
     )

@@ -69,7 +69,7 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
         root / "evaluate" / "probabilities.csv", dtype={"patient": str, "id": str}, keep_default_na=False
     )
     chosen = {name: _best(table, name) for name in experiment.members}
-    networks = [weights.load_model(root / "classify" / f"{derived.column(*one)}.keras") for one in chosen.items()]
+    networks = [weights.load_model(root / "classify" / f"{derived.column(*member)}.keras") for member in chosen.items()]
     final = part / "classifier.keras"
     weights.save_small(join(networks), final)
     for name in FILES[1:]:
@@ -99,31 +99,33 @@ def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
     digests = {name: runs.hash_file(folder / name) for name in both}
     chosen = selection.load(folder / "selector.npz")
 
-    def judged(engine: str) -> Predictions:
+    def predict(engine: str) -> Predictions:
         return Model(card, engines.choose(engine, folder, digests), chosen, folder).predict(images)
 
-    expected = judged("keras")
-    apart = [_apart(judged(engine), expected) for engine in filter(engines.installed, engines.RUNTIMES)]
-    off, other = (max(one) for one in zip(*apart, strict=True)) if apart else (np.inf, 0)
-    if not _faithful(off, other, images):
+    expected = predict("keras")
+    deviations = [_apart(predict(engine), expected) for engine in filter(engines.installed, engines.RUNTIMES)]
+    max_deviation, num_changed = (
+        (max(values) for values in zip(*deviations, strict=True)) if deviations else (np.inf, 0)
+    )
+    if not _faithful(max_deviation, num_changed, images):
         progress.log.warning(
             "export: LiteRT's files are off by up to %.3f, give %d of %d patches another verdict and are left out; "
-            "Keras will run the network", off, other, len(images),
+            "Keras will run the network", max_deviation, num_changed, len(images),
         )  # fmt: skip
         for name in engines.LITERT_FILES:
             (folder / name).unlink()
         return card.model_copy(update={"sha256": {name: digests[name] for name in FILES}, "litert": None})
-    return card.model_copy(update={"sha256": digests, "litert": off})
+    return card.model_copy(update={"sha256": digests, "litert": max_deviation})
 
 
-def _apart(one: Predictions, expected: Predictions) -> tuple[float, int]:
+def _apart(candidate: Predictions, expected: Predictions) -> tuple[float, int]:
     """The largest difference of a probability, and how many verdicts are others."""
-    difference = np.nanmax(np.abs(one.probability - expected.probability), initial=0)
-    return float(difference), int((one.verdict != expected.verdict).sum())
+    difference = np.nanmax(np.abs(candidate.probability - expected.probability), initial=0)
+    return float(difference), int((candidate.verdict != expected.verdict).sum())
 
 
-def _faithful(off: float, other: int, images: np.ndarray) -> bool:
-    return off <= formats.FAITHFUL and other <= max(1, MOST_OTHER * len(images))
+def _faithful(max_deviation: float, num_changed: int, images: np.ndarray) -> bool:
+    return max_deviation <= formats.FAITHFUL and num_changed <= max(1, MOST_OTHER * len(images))
 
 
 def _validation(experiment: Experiment, root: Path) -> np.ndarray:
@@ -133,10 +135,10 @@ def _validation(experiment: Experiment, root: Path) -> np.ndarray:
 
 def write_litert(folder: Path) -> None:
     """The classifier and what the referee's head sees, for LiteRT: the networks that lie in the folder."""
-    network, judge = (weights.load_model(folder / f"{name}.keras") for name in engines.NETWORKS)
-    features = keras.Model(judge.inputs, judge.get_layer("logit").input, name="features")
-    for one, name in zip((network, features), engines.LITERT_FILES, strict=True):
-        formats.write_litert(one, folder / name, half=True)
+    network, reference_cnn = (weights.load_model(folder / f"{name}.keras") for name in engines.NETWORKS)
+    features = keras.Model(reference_cnn.inputs, reference_cnn.get_layer("logit").input, name="features")
+    for model, name in zip((network, features), engines.LITERT_FILES, strict=True):
+        formats.write_litert(model, folder / name, half=True)
 
 
 def join(networks: list[keras.Model]) -> keras.Model:
@@ -163,14 +165,16 @@ def _on_everyone(
     real = Patches(patches.images, patches.index["label"].to_numpy())
     networks = []
     for name, seed in chosen.items():
-        path, own = folder / f"{derived.column(name, seed)}.keras", settings.models[name]
+        path, classifier_settings = folder / f"{derived.column(name, seed)}.keras", settings.models[name]
         if not path.exists():
             keras.utils.set_random_seed(seed)
-            network = of_run(name, root, settings.crop or experiment.data.size, own)
-            made = None
-            if own.meets_synthetic:
-                made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
-            train(network, real, made, None, settings, own, seed, path, xla)
+            network = of_run(name, root, settings.crop or experiment.data.size, classifier_settings)
+            synthetic = None
+            if classifier_settings.meets_synthetic:
+                synthetic = Patches(
+                    *store.load_synthetic(root / "features", experiment.data.size, classifier_settings.selected)
+                )
+            train(network, real, synthetic, None, settings, classifier_settings, seed, path, xla)
         networks.append(weights.load_model(path))
     if stale:
         runs.finish(folder, key, "export", chosen, inputs, began)
@@ -192,13 +196,13 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
     index, images = patches.index.iloc[rows], central(patches.images[rows], experiment.classify.crop)
     labels = index["label"].to_numpy()
     network = weights.in_float32(weights.load_model(out / "classifier.keras"))
-    found = probabilities(network, images, VIEWS)
-    fitted = calibration.fit(found, labels)
-    after = calibration.apply(fitted, found)
+    raw = probabilities(network, images, VIEWS)
+    fitted = calibration.fit(raw, labels)
+    after = calibration.apply(fitted, raw)
     (places, slides, side), near, near_calls = _places(index, experiment), None, None
     if context.known(places):
-        near = context.fit(found, places, slides, labels, side)
-        near_calls = _calls(labels, context.refine(near, found, places, slides, side))
+        near = context.fit(raw, places, slides, labels, side)
+        near_calls = _calls(labels, context.refine(near, raw, places, slides, side))
     scale = _scale(experiment, patches.index, images.shape[1])
     draft = Card(
         use="Research use only. Not for diagnosis.",
@@ -215,7 +219,7 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
         outlier=np.inf,
         trained={
             "experiment": experiment.name, "data": experiment.data.name,
-            "networks": [derived.column(*one) for one in chosen.items()],
+            "networks": [derived.column(*member) for member in chosen.items()],
             **{key: runs.read_json(root / "preprocess" / "split.json")["counts"]["train"][key]
                for key in ("patients", "patches")},
         },
@@ -223,20 +227,20 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
         explanations=_explanation_tests(root),
         sha256={},
     )  # fmt: skip
-    judge, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")
-    strange = Model(draft, engines.of_keras(network, judge), selector, out).strangeness(images)
+    reference_cnn, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")
+    strange = Model(draft, engines.of_keras(network, reference_cnn), selector, out).strangeness(images)
     figures = _figures(experiment, patches, network, draft)
     return draft.model_copy(update={"outlier": float(np.quantile(strange, OUTLIER)), "figures": figures})
 
 
 def _check_one_scale(experiment: Experiment, index: pd.DataFrame) -> None:
     """Raise InputError where images of several sizes were brought to one, each at another scale."""
-    sides = index[["height", "width"]].min(axis=1).unique()
-    if data.native_size(experiment.data) is None and len(sides) > 1:
+    side_lengths = index[["height", "width"]].min(axis=1).unique()
+    if data.native_size(experiment.data) is None and len(side_lengths) > 1:
         raise InputError(
-            f"{experiment.name} was trained on images of several sizes, {sides.min()} to {sides.max()} pixels a side, "
-            f"each brought to {experiment.data.size} pixels: that is no scale that bcgan predict could bring an image "
-            "to. Cut them into patches of one size, and train on those."
+            f"{experiment.name} was trained on images of several sizes, {side_lengths.min()} to {side_lengths.max()} "
+            f"pixels a side, each brought to {experiment.data.size} pixels: that is no scale that bcgan predict could "
+            "bring an image to. Cut them into patches of one size, and train on those."
         )
 
 
@@ -279,7 +283,7 @@ def _figures(
 ) -> dict[str, dict[str, dict]]:
     """{role: {metric: {value, low, high, seeds}}} of the patients who neither trained nor chose, each patch alone, and
     <role>_neighbours, among its neighbours, where places are known."""
-    found, settings = {}, experiment.evaluate
+    by_role, settings = {}, experiment.evaluate
     for role, index in patches.index.groupby("role"):
         labels = index["label"].to_numpy()
         if role.startswith(("train", "validation")) or len(np.unique(labels)) < 2:
@@ -290,13 +294,13 @@ def _figures(
         if card.context:
             near = context.refine(card.context, raw, *_places(index, experiment))
             scored[f"{role}_neighbours"] = {0: near}, {0: card.context_calls.threshold}
-        for name, one in scored.items():
+        for name, predictions in scored.items():
             figures = intervals.with_intervals(
-                labels, intervals.Scored(*one), index["patient"].to_numpy(),
+                labels, intervals.Scored(*predictions), index["patient"].to_numpy(),
                 settings.resamples, settings.confidence, experiment.seed,
             )  # fmt: skip
-            found[name] = {metric: figures[metric] for metric in FIGURES} | {"ece_calibrated": figures["ece"]}
-    return found
+            by_role[name] = {metric: figures[metric] for metric in FIGURES} | {"ece_calibrated": figures["ece"]}
+    return by_role
 
 
 def _places(index: pd.DataFrame, experiment: Experiment) -> tuple[np.ndarray, np.ndarray, int]:

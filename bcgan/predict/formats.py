@@ -74,7 +74,7 @@ def write_litert(network: keras.Model, path: Path, sample: np.ndarray | None = N
     converter = tf.lite.TFLiteConverter.from_keras_model(_plain(network))
     if sample is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([one[None]] for one in _scaled(sample))
+        converter.representative_dataset = lambda: ([patch[None]] for patch in _scaled(sample))
     if half:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
@@ -136,9 +136,9 @@ def read_onnx(path: Path) -> Runner:
 
 
 def _plain(network: keras.Model) -> keras.Model:
-    twin = fast.twin(weights.in_float32(network), together=False)  # wherever the file is made
-    twin(np.zeros((1, *network.input_shape[1:]), np.float32))  # Keras's exporter wants a model that was called
-    return twin
+    fused = fast.twin(weights.in_float32(network), together=False)  # wherever the file is made
+    fused(np.zeros((1, *network.input_shape[1:]), np.float32))  # Keras's exporter wants a model that was called
+    return fused
 
 
 def _scaled(images: np.ndarray) -> np.ndarray:

@@ -255,7 +255,7 @@ class _Predictor:
             if self._maps and len(tiles.patches) > 1:
                 self._write_maps(title, tiles.to_grid(), predictions)
         for image in group.images:
-            if image.path in tiles.others:
+            if image.path in tiles.larger:
                 yield from self._image_rows(image)
                 yield from self._flush()
                 continue
@@ -275,9 +275,9 @@ class _Predictor:
 
 def _unique_names(names: list[str], images: list[ImageFile]) -> dict[str, str]:
     """What maps are called, by the path of the image: numbered where several have one name."""
-    seen = Counter(names)
+    counts = Counter(names)
     return {
-        image.path: name if seen[name] == 1 else f"{number:04d}-{name}"
+        image.path: name if counts[name] == 1 else f"{number:04d}-{name}"
         for number, (name, image) in enumerate(zip(names, images, strict=True))
     }
 

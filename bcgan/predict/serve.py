@@ -139,10 +139,10 @@ def check_free(host: str, port: int) -> None:
     Raises:
         InputError: nothing can listen there.
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:  # as uvicorn chooses
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as server:  # as uvicorn chooses
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            one.bind((host, port))
+            server.bind((host, port))
         except OSError as error:
             raise InputError(f"{host}:{port}: {error.strerror}. Choose others with --host and --port.") from error
 

@@ -80,7 +80,9 @@ def slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
     return [by_name[name] for name in sorted(by_name)]
 
 
-def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[str, ...] = ()) -> dict[str, int]:
+def run(
+    slides_to_do: list[Slide], job: Job, runner: str, workers: int, options: tuple[str, ...] = ()
+) -> dict[str, int]:
     """Write slides/<slide><suffix>, and .json with its key and the number of patches by kind; then summary.csv.
 
     Args:
@@ -97,23 +99,23 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
         WorkError: slides failed; the others' files are kept.
     """
     (job.out / "slides").mkdir(parents=True, exist_ok=True)
-    todo = [slide for slide in found if _state(slide, job).get("key") != _key(slide, job)]
+    todo = [slide for slide in slides_to_do if _state(slide, job).get("key") != _key(slide, job)]
     if todo and runner == "beam":
         _on_beam(todo, job, workers, options)
     elif todo:
         done = (run_one(slide, job) for slide in todo) if runner == "serial" else _in_a_pool(todo, job, workers)
-        with progress.bar(len(found), job.name, "slide", start=len(found) - len(todo)) as bar:
+        with progress.bar(len(slides_to_do), job.name, "slide", start=len(slides_to_do) - len(todo)) as bar:
             for error in done:
                 bar.update()
                 if error:
                     progress.log.warning("%s: %s", job.name, error)
-    known = {f"{slide.name}{job.suffix}" for slide in found}
-    if others := sorted({path.name for path in (job.out / "slides").glob(f"*{job.suffix}")} - known):
+    known = {f"{slide.name}{job.suffix}" for slide in slides_to_do}
+    if leftover := sorted({path.name for path in (job.out / "slides").glob(f"*{job.suffix}")} - known):
         progress.log.warning(
             "%s: %s is of no slide that was named (%d such files in %s). Remove it, unless it is wanted.",
-            job.name, others[0], len(others), job.out / "slides",
+            job.name, leftover[0], len(leftover), job.out / "slides",
         )  # fmt: skip
-    states = {slide.name: _state(slide, job) for slide in found}
+    states = {slide.name: _state(slide, job) for slide in slides_to_do}
     part = job.out / "summary.csv.part"
     rows = [
         {"slide": name} | state.get("patches", {}) | ({"refused": state["refused"]} if "refused" in state else {})
@@ -123,7 +125,7 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
     part.replace(job.out / "summary.csv")
     if failed := [name for name, state in states.items() if not state]:
         raise WorkError(
-            f"{len(failed)} of {len(found)} slides failed, first {failed[0]}. Run it again for those alone."
+            f"{len(failed)} of {len(slides_to_do)} slides failed, first {failed[0]}. Run it again for those alone."
         )
     tried = {slide.name for slide in todo}
     for name, state in states.items():
@@ -132,7 +134,7 @@ def run(found: list[Slide], job: Job, runner: str, workers: int, options: tuple[
     refused = sum("refused" in state for state in states.values())
     unreadable = sum(state.get("patches", {}).get("unreadable", 0) > 0 for state in states.values())
     done = sum("refused" not in states[slide.name] for slide in todo)
-    skipped = len(found) - done - refused
+    skipped = len(slides_to_do) - done - refused
     return {"done": done, "skipped": skipped, "unreadable": unreadable, "refused": refused}
 
 

@@ -48,7 +48,7 @@ class SlideTiles(NamedTuple):
     patches: uint8, (n, size, size, 3). corners: integers, (n, 2), x and y of what each patch stands for in the slide,
     pixels at the model's scale. offsets: n pairs of integers, of each patch in its file, pixels of the file.
     has_tissue: bool, (n,). scales: n, of the files. rows: positions of a file's patches, by its path. reasons: why the
-    others are not scored, by path. others: paths of much larger images, which are scored by themselves. tiles: at the
+    others are not scored, by path. larger: paths of much larger images, which are scored by themselves. tiles: at the
     model's scale, for the map. tile_px: side of a tile, or of the patches of larger ones, pixels at the model's scale.
     downsample: pixels in which the slide counts, for one of a tile's. summary: which names state the places, and in
     what unit.
@@ -61,7 +61,7 @@ class SlideTiles(NamedTuple):
     scales: list[Scale]
     rows: dict[str, list[int]]
     reasons: dict[str, str]
-    others: set[str]
+    larger: set[str]
     tiles: list[Tile]
     tile_px: float
     downsample: float
@@ -123,11 +123,11 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
             f"{name}: its files are named like tiles ({pattern}), but the files are {side or 0:g} pixels wide and by "
             "their names do not lie side by side: the names are not used, and each file is scored by itself"
         )
-    tiles, scales, reasons, others = _read_tiles(group, downsample, side, model, mpp_of)
+    tiles, scales, reasons, larger = _read_tiles(group, downsample, side, model, mpp_of)
     is_transposed = plain and are_transposed(list(tiles.values()))
     if is_transposed:
         turned = group._replace(coordinates=[place._replace(x=place.y, y=place.x) for place in group.coordinates])
-        tiles, scales, reasons, others = _read_tiles(turned, downsample, side, model, mpp_of)
+        tiles, scales, reasons, larger = _read_tiles(turned, downsample, side, model, mpp_of)
     if tiles and overlap_difference(list(tiles.values())) > MAX_OVERLAP_DIFFERENCE:
         return (
             f"{name}: its tiles overlap by their names ({pattern}) and do not look alike there: the names are not "
@@ -136,7 +136,7 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
     unit = "the tiles' own pixels" if downsample == 1 else f"{downsample:g} pixels for one of a tile's"
     summary = f"{pattern}, which count {unit}{', y before x' if is_transposed else ''}"
     slide = _score_units(tiles, scales, reasons, model.card.size, summary)
-    return slide._replace(others=others, downsample=downsample * group.coordinates[0].downsample)
+    return slide._replace(larger=larger, downsample=downsample * group.coordinates[0].downsample)
 
 
 def _read_tiles(
@@ -144,31 +144,31 @@ def _read_tiles(
 ) -> tuple[dict[str, Tile], dict[str, Scale], dict[str, str], set[str]]:
     """The tiles at the model's scale and their scales, and why others cannot be read, by path; and the paths of images
     that are much larger than a tile, such as an overview of the slide."""
-    tiles, scales, reasons, others = {}, {}, {}, set()
+    tiles, scales, reasons, larger = {}, {}, {}, set()
     for image, place in zip(group.images, group.coordinates, strict=True):
         place = place._replace(x=round(place.x / downsample), y=round(place.y / downsample))
         try:
             with open_image(image) as opened:
                 scale = resolve_scale(opened.size, mpp_of(image) or opened.mpp, model.scale, image.path)
                 if max(opened.size) > MAX_SIZE_RATIO * side and not scale.is_single_patch:
-                    others.add(image.path)
+                    larger.add(image.path)
                     continue
                 tiles[image.path], scales[image.path] = read_tile(opened, scale, place), scale
         except (OSError, ValueError) as error:
             reasons[image.path] = str(error)
-    return tiles, scales, reasons, others
+    return tiles, scales, reasons, larger
 
 
 def _median_side(images: list[ImageFile]) -> float | None:
     """The longer side of an image, pixels, as the median of what can be read."""
-    sides = []
+    side_lengths = []
     for image in images:
         try:
             with open_image(image) as opened:
-                sides.append(max(opened.size))
+                side_lengths.append(max(opened.size))
         except (OSError, ValueError):
             continue  # the reason is given where the image is read
-    return float(np.median(sides)) if sides else None
+    return float(np.median(side_lengths)) if side_lengths else None
 
 
 def _score_units(
@@ -208,12 +208,12 @@ def _score_units(
             corners.append(tile.corner + (offset if len(units) > 1 else 0))
             offsets.append(tuple(np.rint(offset * steps).astype(int)))
             has_tissue.append(part.mean() >= MIN_TISSUE_FRACTION)
-    sides = [min(max(tile.shape[:2]), size) for tile in pixels]
+    side_lengths = [min(max(tile.shape[:2]), size) for tile in pixels]
     return SlideTiles(
         np.stack(patches) if patches else np.empty((0, size, size, 3), np.uint8),
         np.array(corners, int).reshape(-1, 2), offsets, np.array(has_tissue, bool),
         [scales[path] for path in rows for _ in rows[path]], rows, reasons, set(), [tiles[path] for path in rows],
-        float(np.median(sides)) if sides else size, 1.0, summary,
+        float(np.median(side_lengths)) if side_lengths else size, 1.0, summary,
     )  # fmt: skip
 
 

@@ -54,8 +54,8 @@ def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) ->
     readable = rows["readable"]
     faults = pd.DataFrame(False, index=rows.index, columns=list(FAULTS))
     faults["unreadable"] = ~readable
-    sides = rows[["height", "width"]]
-    faults["wrong_size"] = readable & ((sides != size).any(axis=1) if size else (sides < LEAST_SIDE).any(axis=1))
+    shape = rows[["height", "width"]]
+    faults["wrong_size"] = readable & ((shape != size).any(axis=1) if size else (shape < LEAST_SIDE).any(axis=1))
     faults["blank"] = readable & (rows["deviation"] < BLANK_DEVIATION)
     faults["blurred"] = readable & ~faults["blank"] & (rows["sharpness"] < BLUR_VARIANCE)
     same = rows[readable].groupby("pixels")["label"]
@@ -80,7 +80,7 @@ def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     Returns:
         int64, (pairs, 2), the smaller position first, each pair once.
     """
-    found = [np.empty((0, 2), np.int64)]
+    chunks = [np.empty((0, 2), np.int64)]
     for quarter in range(4):
         keys = (hashes >> np.uint64(16 * quarter)).astype(np.uint16)
         order = np.argsort(keys, kind="stable")
@@ -96,9 +96,9 @@ def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
                 fresh &= (unlike >> np.uint64(16 * earlier)).astype(np.uint16) > 0
             pairs = pairs[fresh]
             levels = np.abs(thumbnails[pairs[:, 0]].astype(np.int16) - thumbnails[pairs[:, 1]]).mean((1, 2))
-            found.append(np.sort(pairs[levels <= NEAR_LEVELS], 1))
+            chunks.append(np.sort(pairs[levels <= NEAR_LEVELS], 1))
             step += 1
-    pairs = np.concatenate(found)
+    pairs = np.concatenate(chunks)
     return pairs[np.lexsort(pairs.T[::-1])]
 
 

@@ -138,13 +138,13 @@ def _decode_all(
     turn = Lock()
 
     def work(numbers: range) -> list[dict[str, Any]]:
-        found = [_decode_one(records[number], settings, native, patches.shape[1]) for number in numbers]
+        decoded = [_decode_one(records[number], settings, native, patches.shape[1]) for number in numbers]
         # The rest is many calls of microseconds, and threads that alternate in those wait more than they work.
         with turn:
-            for number, (_, patch, _) in zip(numbers, found, strict=True):
+            for number, (_, patch, _) in zip(numbers, decoded, strict=True):
                 if patch is not None:
                     patches[number] = patch
-            return [_row(records[n], image, reason) for n, (image, _, reason) in zip(numbers, found, strict=True)]
+            return [_row(records[n], image, reason) for n, (image, _, reason) in zip(numbers, decoded, strict=True)]
 
     rows = []
     with progress.bar(len(records), "preprocess", "patch") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -185,9 +185,9 @@ def _row(record: Record, image: np.ndarray | None, reason: str) -> dict[str, Any
     }  # fmt: skip
 
 
-def _warn(rows: pd.DataFrame, faults: pd.DataFrame, found: dict[str, Any]) -> None:
+def _warn(rows: pd.DataFrame, faults: pd.DataFrame, summary: dict[str, Any]) -> None:
     """One line a fault: how many, the first file, what is wrong with it, what was done."""
-    for name, fault in found.items():
+    for name, fault in summary.items():
         if fault["count"]:
             row = rows.loc[faults[name].idxmax()]
             detail = row["reason"] or f"{row['path']}, {row['width']}x{row['height']} pixels"
@@ -213,10 +213,10 @@ def _compact(folder: Path, patches: np.ndarray, keep: np.ndarray) -> None:
     if keep.all():
         (folder / "decoding.npy").rename(target)
         return
-    kept = np.flatnonzero(keep)
-    compact = allocate(target, np.uint8, (len(kept), *patches.shape[1:]))
-    for start in range(0, len(kept), CHUNK):
-        compact[start : start + CHUNK] = patches[kept[start : start + CHUNK]]
+    kept_rows = np.flatnonzero(keep)
+    compact = allocate(target, np.uint8, (len(kept_rows), *patches.shape[1:]))
+    for start in range(0, len(kept_rows), CHUNK):
+        compact[start : start + CHUNK] = patches[kept_rows[start : start + CHUNK]]
     compact.flush()
     (folder / "decoding.npy").unlink()
 

@@ -22,11 +22,11 @@ def check_contents(annotations: AnnotationFile, decisions: Decisions) -> None:
     labels: dict[bytes, tuple[str, str]] = {}
     for polygon in annotations.polygons:
         label = decisions.resolve(polygon.name)[1]
-        name, other = labels.setdefault(polygon.rings[0].round(3).tobytes(), (polygon.name, label))
-        if other != label and REGION not in (other, label):
+        name, known_label = labels.setdefault(polygon.rings[0].round(3).tobytes(), (polygon.name, label))
+        if known_label != label and REGION not in (known_label, label):
             raise ValueError(
-                f"{printable(str(annotations.path))} has the same polygon as {escape_name(name)} ({other}) and as "
-                f"{escape_name(polygon.name)} ({label}). Remove one of them."
+                f"{printable(str(annotations.path))} has the same polygon as {escape_name(name)} ({known_label}) and "
+                f"as {escape_name(polygon.name)} ({label}). Remove one of them."
             )
 
 

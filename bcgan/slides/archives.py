@@ -274,14 +274,14 @@ def _refusal(path: str, name: str, head: bytes, error: Exception) -> str:
     if kind and kind not in ARCHIVE_KINDS:
         return f"{path} is a {kind} file and no archive. Give the folder or archive that holds it."
     if kind in ("gzip", "bzip2", "xz") and isinstance(error, tarfile.ReadError) and "end of data" not in str(error):
-        return f"{path} is compressed with {kind}, but holds no tar archive. Unpack it and give what it holds."
+        return f"{path} is compressed with {kind}, but holds no tar archive. Unpack it and give archive_type it holds."
     if isinstance(error, ValueError) and str(error).startswith("is "):
         return f"{path} {error}."
-    what = "zip" if kind == "zip" or (kind is None and name.lower().endswith(".zip")) else "tar"
+    archive_type = "zip" if kind == "zip" or (kind is None and name.lower().endswith(".zip")) else "tar"
     reason = _reason(error)
     if kind == "zip" and isinstance(error, zipfile.BadZipFile) and "not a zip file" in str(error):
         reason = "it is truncated: the table of contents at its end is missing"
-    return f"{path} is not a readable {what} archive ({reason}). Fetch it again or remove it."
+    return f"{path} is not a readable {archive_type} archive ({reason}). Fetch it again or remove it."
 
 
 def _reason(error: Exception) -> str:

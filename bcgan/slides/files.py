@@ -280,8 +280,8 @@ def _kind(root: Path, entry: os.DirEntry, data: set[str]) -> str:
 
 def _leads_back(root: Path, link: Path) -> bool:
     """Return whether a link leads to a folder that is searched anyway, or to one around it."""
-    real, whole = link.resolve(), root.resolve()
-    return real.is_relative_to(whole) or whole.is_relative_to(real)
+    real, top = link.resolve(), root.resolve()
+    return real.is_relative_to(top) or top.is_relative_to(real)
 
 
 def _is_archive(path: Path) -> bool:

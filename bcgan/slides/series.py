@@ -47,8 +47,8 @@ def group_files(files: list[ImageFile]) -> list[ImageFile]:
         elif suffix == ".mrxs" and file.local and (data := file.local.with_suffix("")).is_dir():
             owners[file.path] = tuple(sorted(path for path in data.rglob("*") if path.is_file())), set()
     hidden = {(_folder_of(file), name) for file in files if file.path in owners for name in owners[file.path][1]}
-    kept = (file for file in files if file.path in owners or (_folder_of(file), _base(file)) not in hidden)
-    return [file._replace(parts=owners[file.path][0]) if file.path in owners else file for file in kept]
+    visible = (file for file in files if file.path in owners or (_folder_of(file), _base(file)) not in hidden)
+    return [file._replace(parts=owners[file.path][0]) if file.path in owners else file for file in visible]
 
 
 def group_series(files: list[ImageFile]) -> list[ImageFile]:

@@ -81,7 +81,7 @@ class TiffSlide(SlideImage):
     def _report_others(self, index: int, ome: list[dict[str, Any]]) -> None:
         """Name how many images of the file are not read, labels, overviews and this one's levels left out."""
         read = {page.offset for pages in self._levels for page in pages}
-        others = [
+        unread = [
             number
             for number, series in enumerate(self._tiff.series)
             if number != index
@@ -89,9 +89,9 @@ class TiffSlide(SlideImage):
             and series.keyframe.offset not in read
             and not series.keyframe.is_reduced
         ]
-        if others:
+        if unread:
             logging.getLogger("bcgan").warning(
-                "%s has %d more images; the largest is read", self._name, len(others)
+                "%s has %d more images; the largest is read", self._name, len(unread)
             )  # fmt: skip
 
     def _planes(self, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
@@ -102,11 +102,11 @@ class TiffSlide(SlideImage):
         if page.samplesperpixel == 1 and count == 1 and channels.get("Q") == 3:
             count = 3  # an array of three grey planes, as NumPy has them: red, green and blue
             leading = [("C" if axis == "Q" else axis, size) for axis, size in leading]
-        others = [axis for axis, size in leading if size > 1 and axis != "C"]
-        if others:
+        axes = [axis for axis, size in leading if size > 1 and axis != "C"]
+        if axes:
             logging.getLogger("bcgan").warning(
                 "%s has %s images on the axes %s; the first is read",
-                self._name, math.prod(size for axis, size in leading if axis != "C"), "".join(others),
+                self._name, math.prod(size for axis, size in leading if axis != "C"), "".join(axes),
             )  # fmt: skip
         if count == 1:
             return [page]
@@ -284,13 +284,13 @@ def _block(page: tifffile.TiffPage) -> tuple[int, int]:
 
 def _check_pages(tiff: tifffile.TiffFile) -> None:
     """Raise ValueError where pages lead in a circle, which tifffile would follow for good, or are too many."""
-    file, layout, seen, offset = tiff.filehandle, tiff.tiff, set(), tiff.pages.first.offset
+    file, layout, offsets, offset = tiff.filehandle, tiff.tiff, set(), tiff.pages.first.offset
     while 0 < offset < file.size:
-        if offset in seen or len(seen) == MAX_PAGES:
+        if offset in offsets or len(offsets) == MAX_PAGES:
             raise ValueError(
-                "its pages lead in a circle" if offset in seen else f"it has more than {MAX_PAGES:,} pages"
+                "its pages lead in a circle" if offset in offsets else f"it has more than {MAX_PAGES:,} pages"
             )
-        seen.add(offset)
+        offsets.add(offset)
         try:
             file.seek(offset)
             (tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))

@@ -68,8 +68,8 @@ def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float, ne
     offsets = unique - unique.min(axis=0)
     if (widest := offsets.max()) > step:
         step = widest / round(widest / step)  # more exact than between two tiles, whose corners are rounded
-    whole = round(step / side)
-    if whole >= 2 and abs(step / side - whole) < WHOLE_TOLERANCE and _is_grid(offsets / step):
+    num_sides = round(step / side)
+    if num_sides >= 2 and abs(step / side - num_sides) < WHOLE_TOLERANCE and _is_grid(offsets / step):
         return step / side
     common = np.gcd.reduce(offsets.ravel())
     if needs_grid and common < MIN_SPACING * side:
@@ -84,8 +84,8 @@ def _is_grid(offsets: np.ndarray) -> bool:
     """Whether offsets, in steps, are whole, and most of them have a neighbour one step away along an axis."""
     cells = np.rint(offsets).astype(int)
     lattice = set(map(tuple, cells))
-    beside = ((0, 1), (1, 0), (0, -1), (-1, 0))
-    neighbours = [any((x + right, y + down) in lattice for right, down in beside) for x, y in lattice]
+    directions = ((0, 1), (1, 0), (0, -1), (-1, 0))
+    neighbours = [any((x + right, y + down) in lattice for right, down in directions) for x, y in lattice]
     return np.abs(offsets - cells).max() < TOLERANCE and len(lattice) >= 4 and np.mean(neighbours) >= REGULAR
 
 
@@ -120,12 +120,12 @@ def seam_difference(tiles: list[Tile], transposed: bool = False) -> tuple[float,
     differences = []
     for (x, y), pixels in corners.items():
         height, width = pixels.shape[:2]
-        for other, edges in (
+        for neighbour, edges in (
             (corners.get((x + width, y)), lambda a, b: (a[:, -1], b[:, 0])),
             (corners.get((x, y + height)), lambda a, b: (a[-1], b[0])),
         ):
-            if other is not None and other.shape == pixels.shape:
-                first, second = edges(pixels, other)
+            if neighbour is not None and neighbour.shape == pixels.shape:
+                first, second = edges(pixels, neighbour)
                 differences.append(np.abs(first.astype(int) - second).mean())
     return (float(np.mean(differences)), len(differences)) if differences else (0.0, 0)
 
@@ -150,21 +150,21 @@ def complete(tiles: list[Tile], size: int) -> tuple[np.ndarray, np.ndarray]:
         The patches, uint8, (n, size, size, 3), and the share of each that lies on tiles, float, (n,).
     """
     corners = np.array([tile.corner for tile in tiles])
-    sides = np.array([tile.pixels.shape[1::-1] for tile in tiles])
-    reach = size + sides.max()  # no tile that begins farther away is seen
+    tile_sizes = np.array([tile.pixels.shape[1::-1] for tile in tiles])
+    reach = size + tile_sizes.max()  # no tile that begins farther away is seen
     tree = cKDTree(corners)
     patches, covered = np.empty((len(tiles), size, size, 3), np.uint8), np.full(len(tiles), -1.0)
-    for number, (tile, (width, height)) in enumerate(zip(tiles, sides, strict=True)):
+    for number, (tile, (width, height)) in enumerate(zip(tiles, tile_sizes, strict=True)):
         field = np.full((3 * reach, 3 * reach, 3), WHITE, np.uint8)  # the tile begins at (reach, reach)
         known = np.zeros(field.shape[:2], bool)
-        for other in tree.query_ball_point(corners[number], reach, p=np.inf):
-            if other != number:
-                (x, y), (wide, high) = corners[other] - corners[number] + reach, sides[other]
-                field[y : y + high, x : x + wide], known[y : y + high, x : x + wide] = tiles[other].pixels, True
+        for neighbour in tree.query_ball_point(corners[number], reach, p=np.inf):
+            if neighbour != number:
+                (x, y), (wide, high) = corners[neighbour] - corners[number] + reach, tile_sizes[neighbour]
+                field[y : y + high, x : x + wide], known[y : y + high, x : x + wide] = tiles[neighbour].pixels, True
         inside = slice(reach, reach + height), slice(reach, reach + width)
         field[inside], known[inside] = tile.pixels, True
         for right, down in OFFSETS:
-            x, y = reach - ((size - sides[number]) * (right, down)).astype(int)
+            x, y = reach - ((size - tile_sizes[number]) * (right, down)).astype(int)
             window = slice(y, y + size), slice(x, x + size)
             if (share := known[window].mean()) > covered[number]:
                 patches[number], covered[number] = field[window], share

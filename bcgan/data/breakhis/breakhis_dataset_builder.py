@@ -37,8 +37,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        found = scan.records((Path(dl_manager.manual_dir),), self.builder_config.magnification)
-        return {"train": self._generate_examples(found)}
+        records = scan.records((Path(dl_manager.manual_dir),), self.builder_config.magnification)
+        return {"train": self._generate_examples(records)}
 
     def _generate_examples(self, records):
         for key, example in patch_examples(records):

@@ -97,10 +97,10 @@ def _add_cords(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, angl
     count, step = rng.integers(0, 7), kind.radius * rng.uniform(2.0, 2.6)
     along = np.arange(-0.7 * size, 0.7 * size, step) + rng.normal(0, 0.15 * step, (count, 1))
     start, length = rng.uniform(-0.8, 0.3, (count, 1)) * size, rng.uniform(0.3, 1.3, (count, 1)) * size
-    kept = (along > start) & (along < start + length) & (rng.random(along.shape) < 0.88)
+    present = (along > start) & (along < start + length) & (rng.random(along.shape) < 0.88)
     swing = np.sin(along * 2 * np.pi / rng.uniform(25, 60, (count, 1)) + rng.uniform(0, 6, (count, 1)))
     across = rng.uniform(-0.5, 0.5, (count, 1)) * size + rng.uniform(1, 4, (count, 1)) * swing
-    u, v = along[kept], across[kept] + rng.normal(0, 0.14 * step, kept.sum())
+    u, v = along[present], across[present] + rng.normal(0, 0.14 * step, present.sum())
     files = np.stack([u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)], axis=1)
     single = rng.uniform(0.1, 0.9, (rng.integers(1, 5), 2)) * size  # so that no malignant patch is without
     xy = np.concatenate([size / 2 + files, single])

@@ -31,7 +31,7 @@ def records(places: tuple[Path, ...]) -> list[Record]:
     Raises:
         InputError: a place without a single patch, or a label outside {0, 1}.
     """
-    found: dict[str, Record] = {}
+    by_key: dict[str, Record] = {}
     copies = foreign = 0
     for file in image_files(places):
         match = NAME.search(unicodedata.normalize("NFC", file.name))
@@ -39,11 +39,11 @@ def records(places: tuple[Path, ...]) -> list[Record]:
             foreign += 1
             continue
         key = match["key"]
-        if key in found:
+        if key in by_key:
             copies += 1
             continue
         label = label_of(match["label"], file.path)
-        found[key] = Record(
+        by_key[key] = Record(
             key,
             file.path,
             file.source,
@@ -59,10 +59,10 @@ def records(places: tuple[Path, ...]) -> list[Record]:
         log.info("idc: %d files repeat a patch that was read already, as the nested copy does: left out", copies)
     if foreign:
         log.warning("idc: %d image files are not named <patient>_idx5_x<x>_y<y>_class<c>.png: left out", foreign)
-    if not found:
+    if not by_key:
         where = ", ".join(map(str, places))
         raise InputError(
             f"data.dir: {where} holds no file named <patient>_idx5_x<x>_y<y>_class<c>.png. "
             "Give the folder or archive of the Breast Histopathology Images."
         )
-    return [found[key] for key in sorted(found)]
+    return [by_key[key] for key in sorted(by_key)]

@@ -48,16 +48,16 @@ def records(
 
 
 def _from_folders(places: tuple[Path, ...], names: ClassNames) -> list[tuple]:
-    rows, unknown, seen = [], {}, set()
+    rows, unknown, class_names = [], {}, set()
     for file in image_files(places):
         parts = file.name.split("/")
         if len(parts) < 3:
             raise InputError(f"{file.path}: not in <patient>/<class>/. Move it there or take it out of data.dir.")
         label = names.label(parts[-2])
-        seen.add(parts[-2])
+        class_names.add(parts[-2])
         if label is None:
             unknown.setdefault(parts[-2], file.path)
         rows.append((file, normalize_patient(parts[-3]), label, UNKNOWN, UNKNOWN))
     if unknown:
-        raise names.refuse(unknown, seen)
+        raise names.refuse(unknown, class_names)
     return rows
