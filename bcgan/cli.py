@@ -154,9 +154,9 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
     from bcgan.predict import sample as sampling
 
     out = out or f"samples/{label}"
-    found = sampling.write(sampling.load(run), int(label == "malignant"), number, seed, Path(out), density)
-    refused = ", ".join(f"{count} {why}" for why, count in found["refused"].items())
-    click.echo(f"{out}: {number} {label} patches of {found['tried']} candidates (refused: {refused}), manifest.json")
+    manifest = sampling.write(sampling.load(run), int(label == "malignant"), number, seed, Path(out), density)
+    refused = ", ".join(f"{count} {why}" for why, count in manifest["refused"].items())
+    click.echo(f"{out}: {number} {label} patches of {manifest['tried']} candidates (refused: {refused}), manifest.json")
 
 
 @cli.command()
@@ -192,22 +192,25 @@ def predict(
 
     files = find_images(images, _listed(images))
     mpp_of = _mpp_choice(mpp, mpp_csv, files)
-    judge = load(model, engine, predicting.is_small_job(files), neighbours)
+    classifier = load(model, engine, predicting.is_small_job(files), neighbours)
     lines = lines or bool(out and out.endswith(".jsonl"))
     Path(out or ".").parent.mkdir(parents=True, exist_ok=True)
     part = f"{out}.part" if out and out != "-" else "-"
     with click.open_file(part, "w", "utf-8") as file:
-        found = predicting.predict(judge, files, file, lines, mpp_of, Path(maps) if maps else None)
+        counts = predicting.predict(classifier, files, file, lines, mpp_of, Path(maps) if maps else None)
     if part != "-":
         Path(part).replace(out)
-    for how, calls in (("by itself", judge.card.calls), ("among its neighbours", judge.card.context_calls)):
+    for position, calls in (
+        ("by itself", classifier.card.calls),
+        ("among its neighbours", classifier.card.context_calls),
+    ):
         if calls:
             progress.log.info(
                 "predict: a patch %s is called malignant from %.4f on, and not called between %.4f and %.4f",
-                how, calls.threshold, *calls.abstain,
+                position, calls.threshold, *calls.abstain,
             )  # fmt: skip
-    progress.log.info("predict: %s; %s", ", ".join(f"{n} {v}" for v, n in found.items() if n), judge.card.use)
-    if found["unreadable"] or found["out_of_distribution"] or found["no_tissue"]:
+    progress.log.info("predict: %s; %s", ", ".join(f"{n} {v}" for v, n in counts.items() if n), classifier.card.use)
+    if counts["unreadable"] or counts["out_of_distribution"] or counts["no_tissue"]:
         context.exit(3)
 
 
@@ -230,9 +233,9 @@ def assess(
     from bcgan.predict import assess as assessing
     from bcgan.predict.model import load
 
-    found = assessing.assess(load(model, engine, neighbours=neighbours), settings, mpp, Path(out))
-    click.echo(f"{assessing.summary(found)}\n{Path(out) / 'assessment.json'}")
-    if found["unreadable"]:
+    assessment = assessing.assess(load(model, engine, neighbours=neighbours), settings, mpp, Path(out))
+    click.echo(f"{assessing.summary(assessment)}\n{Path(out) / 'assessment.json'}")
+    if assessment["unreadable"]:
         context.exit(3)
 
 
@@ -354,11 +357,11 @@ def _mpp_choice(mpp: float | None, mpp_csv: str | None, images: list):
     return choice
 
 
-def _run_slidewise(job, found: list, runner: str, workers: int, options: tuple[str, ...]) -> None:
+def _run_slidewise(job, slides: list, runner: str, workers: int, options: tuple[str, ...]) -> None:
     from bcgan import progress
     from bcgan.predict import slidewise
 
-    done = slidewise.run(found, job, runner, workers, tuple(f"--{option}" for option in options))
+    done = slidewise.run(slides, job, runner, workers, tuple(f"--{option}" for option in options))
     progress.log.info(
         "%s: %d slides done, %d were current; %s/summary.csv", job.name, done["done"], done["skipped"], job.out
     )
@@ -448,15 +451,15 @@ def export(name, data_dir, overrides, out, everyone, kinds, model, patches) -> N
 
         place = Path(out or f"models/{ran.name}")
         write(ran, root, place, everyone)
-        judge = load(place) if kinds else None
+        classifier = load(place) if kinds else None
     else:
-        judge = load(None if model == "shipped" else model)
+        classifier = load(None if model == "shipped" else model)
         place = Path(out or "models/formats")
     if kinds:
         from bcgan.predict import formats
         from bcgan.predict.check import load_check_patches
 
-        table = formats.write(judge.network, kinds, load_check_patches(patches, judge.scale), place)
+        table = formats.write(classifier.network, kinds, load_check_patches(patches, classifier.scale), place)
         table.to_csv(place / formats.TABLE, index=False, float_format="%.6g")
         click.echo(table.to_string(index=False))
     click.echo(place)

@@ -46,8 +46,8 @@ def prepare(experiment: Experiment) -> tf.distribute.Strategy:
         InputError: a batch that cannot be shared out evenly.
     """
     gpus = len(tf.config.list_physical_devices("GPU"))
-    found = strategy(machine.choose_distribution(experiment, gpus)[0])
-    count = found.num_replicas_in_sync
+    chosen = strategy(machine.choose_distribution(experiment, gpus)[0])
+    count = chosen.num_replicas_in_sync
     for name in ("gan", "classify"):
         batch = getattr(experiment, name).batch
         if not machine.shares(batch, count):
@@ -55,7 +55,7 @@ def prepare(experiment: Experiment) -> tf.distribute.Strategy:
                 f"{name}.batch: {batch} cannot be shared by {count} replicas. Choose a multiple of {count}, "
                 f"{machine.LEAST * count} or more."
             )
-    return found
+    return chosen
 
 
 @contextmanager
@@ -135,8 +135,8 @@ def everywhere(update: Callable[..., Any]) -> Callable[..., Any]:
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, found)
 
     def run(*arguments):
-        found = strategy.run(replica, arguments)
-        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], found)
+        results = strategy.run(replica, arguments)
+        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], results)
 
     return run
 

@@ -45,8 +45,8 @@ def execute(
     until = max((until, *force), key=stages.NAMES.index)
     if dry_run:
         for stage, why in plan(experiment, root, force)[: len(stages.up_to(until))]:
-            asked = "" if stage in stages.up_to() else f" (asked for by --until {stage.name})"
-            state = f"would run: {why}{asked}" if why else "would be skipped: whole and current"
+            reason = "" if stage in stages.up_to() else f" (asked for by --until {stage.name})"
+            state = f"would run: {why}{reason}" if why else "would be skipped: whole and current"
             log.info("%-10s %s", stage.name, state)
         return
     cluster = experiment.distribute != "off" and machine.cluster()
@@ -99,10 +99,10 @@ def _where_it_lay(experiment: Experiment) -> Experiment:
     manifest = runs.ROOT / experiment.name / "preprocess" / runs.MANIFEST
     try:
         settings = runs.read_json(manifest)["settings"]["data"]
-        places, alike = tuple(map(Path, settings["dir"])), settings["name"] == experiment.data.name
+        places, same_data = tuple(map(Path, settings["dir"])), settings["name"] == experiment.data.name
     except (OSError, ValueError, KeyError, TypeError):
         return experiment
-    if experiment.data.dir or not (alike and places and all(place.exists() for place in places)):
+    if experiment.data.dir or not (same_data and places and all(place.exists() for place in places)):
         return experiment
     log.info("data.dir: as before, %s", ":".join(map(str, places)))
     return experiment.model_copy(update={"data": experiment.data.model_copy(update={"dir": places})})
@@ -131,7 +131,7 @@ def follow(experiment: Experiment, root: Path, until: str) -> None:
                 raise WorkError(
                     f"{root}: the first worker does not run there. Start it, and see that both share this folder."
                 )
-            later = [root / other.name / runs.UNFINISHED for other in stages.STAGES[number + 1 :]]
+            later = [root / later_stage.name / runs.UNFINISHED for later_stage in stages.STAGES[number + 1 :]]
             if time.monotonic() - waits_since > GRACE and any(p.exists() and p.stat().st_mtime > began for p in later):
                 raise WorkError(
                     f"{root / stage.name}: the first worker went on with other settings or data. Give every worker "

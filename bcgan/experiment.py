@@ -430,17 +430,17 @@ def explain(path: Path | str, error: ValidationError) -> str:
     """The first fault in one sentence, with the keys that are known there."""
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"]) or "settings"
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    others_text = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if fault["type"] != "extra_forbidden":
         reason = fault["msg"].removeprefix("Value error, ")
         value = "" if fault["type"] == "value_error" else f" Received: {fault['input']!r}."
-        return f"{path}: {key}: {reason}.{value}{more}"
+        return f"{path}: {key}: {reason}.{value}{others_text}"
     model: Any = Experiment
     for part in fault["loc"][:-1]:
         field = getattr(model, "model_fields", {}).get(part)
         model = field.annotation if field else Classifier
     known = ", ".join(getattr(model, "model_fields", {}))
-    return f"{path}: unknown key {key} (value {fault['input']!r}). Known there: {known}.{more}"
+    return f"{path}: unknown key {key} (value {fault['input']!r}). Known there: {known}.{others_text}"
 
 
 def _override(tree: dict[str, Any], pair: str) -> None:

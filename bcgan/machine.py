@@ -80,9 +80,9 @@ def choose_precision(experiment: Experiment, gpus: int) -> tuple[str, str]:
         return "float32", "profile repro"
     if gpus:
         return "mixed_bfloat16", "a GPU"
-    found = processor()["bfloat16"]
-    if found:
-        return "mixed_bfloat16", f"the processor has {' and '.join(found)}"
+    instructions = processor()["bfloat16"]
+    if instructions:
+        return "mixed_bfloat16", f"the processor has {' and '.join(instructions)}"
     return "float32", "the processor has no bfloat16 instructions"
 
 
@@ -121,9 +121,9 @@ def cluster() -> dict[str, Any] | None:
         return None
     example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
     try:
-        found = json.loads(text)
-        workers, index = found["cluster"]["worker"], int(found["task"]["index"])
-        if not 0 <= index < len(workers) or len(found["cluster"]) > 1:
+        config = json.loads(text)
+        workers, index = config["cluster"]["worker"], int(config["task"]["index"])
+        if not 0 <= index < len(workers) or len(config["cluster"]) > 1:
             raise IndexError(index)
         [int(address.rpartition(":")[2]) for address in workers]
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -141,8 +141,8 @@ def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
     """
     if experiment.distribute == "off":
         return "one", "the experiment says so"
-    if found := cluster():
-        return "workers", f"TF_CONFIG names {len(found['workers'])}"
+    if workers := cluster():
+        return "workers", f"TF_CONFIG names {len(workers['workers'])}"
     batches = (experiment.gan.batch, experiment.classify.batch)
     count = max((n for n in range(2, gpus + 1) if all(shares(batch, n) for batch in batches)), default=1)
     if count > 1:

@@ -42,13 +42,13 @@ def write_line(path: Path, **values: Any) -> None:
 
 def read_lines(path: Path) -> Iterable[dict[str, Any]]:
     """The training log's lines; a last line that a kill cut short is left out."""
-    found = []
+    lines = []
     for line in path.read_text("utf-8").splitlines() if path.exists() else ():
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return found
+    return lines
 
 
 def keep_lines(path: Path, key: str, below: int) -> None:

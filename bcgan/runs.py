@@ -188,8 +188,8 @@ def lock(folder: Path, patience: float = 0):
             yield
             owner.unlink(missing_ok=True)
     except Timeout as error:
-        who = owner.read_text("utf-8") if owner.exists() else "another process"
-        raise InputError(f"{folder} is in use by {who}. Wait for it, or stop it.") from error
+        owner_text = owner.read_text("utf-8") if owner.exists() else "another process"
+        raise InputError(f"{folder} is in use by {owner_text}. Wait for it, or stop it.") from error
 
 
 def is_locked(folder: Path) -> bool:

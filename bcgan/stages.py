@@ -164,9 +164,9 @@ def evaluate(experiment: Experiment, root: Path) -> None:
     from bcgan.preprocess import store
 
     patches, folder = store.load(root / "preprocess"), root / "evaluate"
-    found = synthetic.evaluate(experiment, patches, root / "features", folder, xla)
-    synthetic.log_scores(found)
-    runs.write_json(folder / "gan_scores.json", found)
+    scores = synthetic.evaluate(experiment, patches, root / "features", folder, xla)
+    synthetic.log_scores(scores)
+    runs.write_json(folder / "gan_scores.json", scores)
     score.evaluate(experiment, patches, root, folder)
     if experiment.evaluate.explanations:
         explanations.evaluate(experiment, patches, root, folder)
@@ -283,14 +283,16 @@ def key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict, di
 
 def settings_of(stage: Stage, experiment: Experiment) -> dict[str, Any]:
     """The settings that the stage's outputs depend on."""
-    found = experiment.model_dump(mode="json", include=set(stage.settings), exclude=APART if stage.trains else UNSEEN)
+    settings = experiment.model_dump(
+        mode="json", include=set(stage.settings), exclude=APART if stage.trains else UNSEEN
+    )
     if stage.trains:
-        found["evaluate"] = {key: found["evaluate"][key] for key in COMPARED_BY}
-    if stage.trains and "classify" in found:
-        own = set(stage.trains(experiment))
-        models = found["classify"]["models"]
-        found["classify"]["models"] = {name: model for name, model in models.items() if name in own}
-    return found
+        settings["evaluate"] = {key: settings["evaluate"][key] for key in COMPARED_BY}
+    if stage.trains and "classify" in settings:
+        trained = set(stage.trains(experiment))
+        models = settings["classify"]["models"]
+        settings["classify"]["models"] = {name: model for name, model in models.items() if name in trained}
+    return settings
 
 
 def _raw_inputs(data: Data) -> dict[str, str]:

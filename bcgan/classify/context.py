@@ -74,10 +74,11 @@ def neighbourhood(probabilities: np.ndarray, places: np.ndarray, slides: np.ndar
         rows = np.flatnonzero((slides == slide) & (places != UNKNOWN).all(1))
         step = min(BLOCK, max(1, HELD // max(1, len(rows))))
         for start in range(0, len(rows), step):
-            own = rows[start : start + step]
-            distance = cdist(places[own], places[rows]) / side
-            distance[np.arange(len(own)), np.arange(start, start + len(own))] = np.inf  # a patch is no neighbour of its
+            chunk = rows[start : start + step]
+            distance = cdist(places[chunk], places[rows]) / side
+            # A patch is no neighbour of its own.
+            distance[np.arange(len(chunk)), np.arange(start, start + len(chunk))] = np.inf
             for column, reach in enumerate(REACH, 1):
                 weights = np.exp(-distance / reach)
-                features[own, column] = weights @ odds[rows] / (weights.sum(1) + SHRINKAGE)
+                features[chunk, column] = weights @ odds[rows] / (weights.sum(1) + SHRINKAGE)
     return features

@@ -13,21 +13,21 @@ def key(experiment: Experiment, name: str, seed: int, folder: Path) -> str:
     Args:
         folder: Path. The stage's, with the teachers.
     """
-    own, classify = experiment.classify.models[name], experiment.classify
+    classifier_settings, classify = experiment.classify.models[name], experiment.classify
     settings = experiment.model_dump(
         mode="json", include={*TRAINING, "classify"}, exclude={"classify": {"models", "seeds", "teachers"}}
     )
-    inputs = read_by(name, own, folder)
-    teachers = [f"{one}-seed{number}.keras" for one in classify.teachers for number in classify.seeds]
-    inputs |= {file: runs.hash_file(folder / file) for file in teachers if own.taught}
-    trial = {"name": name, "seed": seed, "own": own.model_dump(mode="json")}
+    inputs = read_by(name, classifier_settings, folder)
+    teachers = [f"{teacher}-seed{number}.keras" for teacher in classify.teachers for number in classify.seeds]
+    inputs |= {file: runs.hash_file(folder / file) for file in teachers if classifier_settings.taught}
+    trial = {"name": name, "seed": seed, "own": classifier_settings.model_dump(mode="json")}
     return runs.key_of("training", settings | trial, inputs)
 
 
-def read_by(name: str, own: Classifier, folder: Path) -> dict[str, str]:
+def read_by(name: str, classifier_settings: Classifier, folder: Path) -> dict[str, str]:
     """Of the inputs of the stage at work in `folder`, {file: hash}, those that the training of such a network reads."""
     read = {"preprocess"} | ({"gan"} if name.startswith("gan_") else set())
-    read |= {"features"} if own.meets_synthetic else set()
+    read |= {"features"} if classifier_settings.meets_synthetic else set()
     read |= {"pretrain"} if name == "simclr" else set()
     inputs = runs.unfinished(folder, "inputs") or {}
     return {file: digest for file, digest in inputs.items() if file.split("/")[0] in read}

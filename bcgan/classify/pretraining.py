@@ -45,9 +45,10 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
     settings, index = experiment.pretrain, store.index
     if settings.weights == "shipped":
         held_out = index["patient"][index["role"].str.removesuffix("_other").isin(["validation", "test"])]
-        if met := sorted(seen(SHIPPED) & set(held_out)):
+        if known_patients := sorted(seen(SHIPPED) & set(held_out)):
             raise InputError(
-                f"pretrain.weights: what comes with bcgan has met {len(met)} patients (first: {met[0]}) who are "
+                f"pretrain.weights: what comes with bcgan has met {len(known_patients)} patients (first: "
+                f"{known_patients[0]}) who are "
                 "validation or test patients here. If they are, train it on this split: pretrain.weights=none, "
                 "pretrain.steps=2250; if others have these names, rename them."
             )
@@ -97,7 +98,7 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
     began = time.monotonic()
     with progress.bar(settings.steps, "pretrain", start=start) as bar:
         for step, patches, _ in stream:
-            loss, found = (float(value) for value in step_function(step, patches))
+            loss, accuracy = (float(value) for value in step_function(step, patches))
             done = int(step) + 1
             if not np.isfinite(loss):
                 raise WorkError(
@@ -106,10 +107,12 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
                 )
             if int(step) % LOG_EVERY == 0 or done == settings.steps:
                 rate = (done - start) * batch / (time.monotonic() - began)
-                progress.write_line(log_path, step=int(step), loss=loss, found=found, images_per_second=round(rate, 1))
+                progress.write_line(
+                    log_path, step=int(step), loss=loss, accuracy=accuracy, images_per_second=round(rate, 1)
+                )
             if done % settings.checkpoint_every == 0 and done < settings.steps:
                 weights.save(checkpoint, done, groups)
-            bar.set_postfix(loss=f"{loss:.2f}", found=f"{found:.0%}", refresh=False)
+            bar.set_postfix(loss=f"{loss:.2f}", accuracy=f"{accuracy:.0%}", refresh=False)
             bar.update()
     weights.save_model(inside(network), folder / NETWORK)
     checkpoint.unlink(missing_ok=True)
@@ -117,7 +120,7 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
 
 def make_step(joined: keras.Model, optimizer, settings: Pretrain, seed: int, xla: bool):
     """One update on two views of every patch; gives what `contrast` gives."""
-    quick = fast.twin(joined)
+    fused = fast.twin(joined)
 
     def view(images, number):
         seeds = [tf.stack([tf.constant(seed + 2, tf.int64), number + place]) for place in range(4)]
@@ -131,10 +134,10 @@ def make_step(joined: keras.Model, optimizer, settings: Pretrain, seed: int, xla
         images = batches.scale(images)
         both = tf.concat([view(images, 8 * step), view(images, 8 * step + 4)], 0)
         with tf.GradientTape() as tape:
-            loss, found = contrast(quick(both, training=True), settings.temperature)
+            loss, accuracy = contrast(fused(both, training=True), settings.temperature)
         variables = joined.trainable_variables
         optimizer.apply(tape.gradient(loss, variables), variables)
-        return loss, found
+        return loss, accuracy
 
     return step_function
 
@@ -147,9 +150,9 @@ def contrast(projected: tf.Tensor, temperature: float) -> tuple[tf.Tensor, tf.Te
     """
     projected = tf.math.l2_normalize(projected, -1)
     count = tf.shape(projected)[0]
-    alike = projected @ tf.transpose(projected) / temperature
-    alike = tf.linalg.set_diag(alike, tf.fill((count,), -1e9))  # a view is not held against itself
+    similarity = projected @ tf.transpose(projected) / temperature
+    similarity = tf.linalg.set_diag(similarity, tf.fill((count,), -1e9))  # a view is not held against itself
     partner = (tf.range(count) + count // 2) % count
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(partner, alike)
-    found = tf.argmax(alike, -1, output_type=partner.dtype) == partner
-    return tf.reduce_mean(loss), tf.reduce_mean(tf.cast(found, tf.float32))
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(partner, similarity)
+    is_correct = tf.argmax(similarity, -1, output_type=partner.dtype) == partner
+    return tf.reduce_mean(loss), tf.reduce_mean(tf.cast(is_correct, tf.float32))

@@ -29,10 +29,10 @@ def trained(patches: Patches, validation: Patches, steps: int, seed: int, path: 
     if not path.exists():
         settings = Classify()
         epoch_steps = min(steps, max(1, len(patches.labels) // settings.batch, steps // MOST_EPOCHS))
-        own = Classifier(epochs=max(1, round(steps / epoch_steps)))
+        classifier_settings = Classifier(epochs=max(1, round(steps / epoch_steps)))
         keras.utils.set_random_seed(seed)
         network = classifier(NETWORK, patches.images.shape[1])
-        train(network, patches, None, validation, settings, own, seed, path, xla, epoch_steps)
+        train(network, patches, None, validation, settings, classifier_settings, seed, path, xla, epoch_steps)
     return weights.load_model(path)
 
 

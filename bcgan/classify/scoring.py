@@ -12,11 +12,11 @@ from bcgan.models import fast
 def scorer(network: keras.Model):
     """A function from uint8 patches (n, side, side, 3) to probabilities of malignancy, float32 (n,)."""
 
-    quick = fast.twin(network)
+    fused = fast.twin(network)
 
     @tf.function(reduce_retracing=True)
     def run(images):
-        return tf.sigmoid(quick(batches.scale(images), training=False)[:, 0])
+        return tf.sigmoid(fused(batches.scale(images), training=False)[:, 0])
 
     return lambda images: batches.by_parts(lambda part: run(tf.constant(part)), images)
 

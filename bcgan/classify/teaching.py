@@ -45,14 +45,14 @@ def taught(experiment: Experiment, store: Store, folder: Path) -> Patches:
     """
     settings, rows = experiment.classify, unlisted(experiment, store)
     chosen = store.rows("validation")
-    sides = [central(store.images[side], settings.crop) for side in (chosen, rows)]
+    image_sets = [central(store.images[side], settings.crop) for side in (chosen, rows)]
     odds = [0.0, 0.0]
     for name in settings.teachers:
         for seed in settings.seeds:
             network = weights.load_model(folder / f"{name}-seed{seed}.keras")
-            for number, images in enumerate(sides):
-                said = calibration.log_odds(probabilities(network, images, VIEWS))
-                odds[number] += said / (len(settings.teachers) * len(settings.seeds))
-    joint = [calibration.probability(one) for one in odds]
+            for number, images in enumerate(image_sets):
+                logits = calibration.log_odds(probabilities(network, images, VIEWS))
+                odds[number] += logits / (len(settings.teachers) * len(settings.seeds))
+    joint = [calibration.probability(values) for values in odds]
     fitted = calibration.fit(joint[0], store.index["label"].to_numpy()[chosen])
     return Patches(store.images[rows], calibration.apply(fitted, joint[1]).astype(np.float32))

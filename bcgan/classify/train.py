@@ -102,18 +102,18 @@ def train(
             for step, images, labels in stream:
                 values.append([float(value) for value in step_function(step, images, labels)])
                 bar.update()
-            found = score(central(validation.images, settings.crop)).astype(float) if validation else None
-            if not np.isfinite(values).all() or (validation and not np.isfinite(found).all()):
+            probabilities = score(central(validation.images, settings.crop)).astype(float) if validation else None
+            if not np.isfinite(values).all() or (validation and not np.isfinite(probabilities).all()):
                 raise WorkError(
                     f"classify: {path.stem}: the loss is no number any more in epoch {epoch + 1}. "
                     f"Lower classify.models.*.rate ({own.rate}), or set precision=float32."
                 )
-            line = _validate(found, validation.labels) if validation else {}
+            line = _validate(probabilities, validation.labels) if validation else {}
             area = line.get("validation_roc_auc", epoch)
             if area > float(np.asarray(best_auc)):
                 best_auc.assign(area)
-                for kept, variable in zip(best, average.variables, strict=True):
-                    kept.assign(variable)
+                for best_variable, variable in zip(best, average.variables, strict=True):
+                    best_variable.assign(variable)
             mean_loss, accuracy = np.mean(values, 0)
             seconds = round(time.monotonic() - began, 2)
             line = {"loss": mean_loss, "accuracy": accuracy, **line, "seconds": seconds}
@@ -121,8 +121,8 @@ def train(
             weights.save(checkpoint, epoch + 1, state)
             if validation:
                 bar.set_postfix(AUC=f"{area:.3f}", refresh=False)
-    for kept, variable in zip(best, average.variables, strict=True):
-        variable.assign(kept)
+    for best_variable, variable in zip(best, average.variables, strict=True):
+        variable.assign(best_variable)
     weights.save_model(average, path)
     checkpoint.unlink(missing_ok=True)
 
@@ -149,11 +149,11 @@ def _lessons(
     return Lessons(pool, sampler, epoch_steps, class_weights(malignant))
 
 
-def _validate(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _validate(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {
-        "validation_loss": float(log_loss(labels, np.clip(found, 1e-7, 1 - 1e-7))),
-        "validation_accuracy": float(np.mean((found > 0.5) == labels)),
-        "validation_roc_auc": float(roc_auc_score(labels, found)),
+        "validation_loss": float(log_loss(labels, np.clip(probabilities, 1e-7, 1 - 1e-7))),
+        "validation_accuracy": float(np.mean((probabilities > 0.5) == labels)),
+        "validation_roc_auc": float(roc_auc_score(labels, probabilities)),
     }
 
 
@@ -197,7 +197,7 @@ def make_step(
     Args:
         class_weight: the loss's weights of benign and malignant.
     """
-    quick = fast.twin(network)
+    fused = fast.twin(network)
 
     def update(step, images, labels):
         seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + number]) for number in range(3)]
@@ -210,7 +210,7 @@ def make_step(
             images = batches.colour_jitter(images, seeds[2], settings.colour_jitter)
         images, labels = distribute.own(images), distribute.own(labels)
         with tf.GradientTape() as tape:
-            logits = quick(images, training=True)[:, 0]
+            logits = fused(images, training=True)[:, 0]
             value = loss(logits, labels, settings.loss, class_weight)
             scaled = optimizer.scale_loss(value / distribute.replicas())
         variables = network.trainable_variables
@@ -221,10 +221,10 @@ def make_step(
 
     @tf.function(jit_compile=xla)
     def step_function(step, images, labels):
-        found, count = update_everywhere(step, images, labels), tf.cast(step, tf.float32)
+        metrics, count = update_everywhere(step, images, labels), tf.cast(step, tf.float32)
         weights.move_average(
             average.variables, network.variables, tf.minimum(settings.average, (1 + count) / (10 + count))
         )
-        return found
+        return metrics
 
     return step_function

@@ -54,7 +54,7 @@ def check_spellings(names: Iterable[str], where: str) -> None:
         further = f" ({len(similar) - 1} further such pairs)" if len(similar) > 1 else ""
         raise InputError(
             f"{where}: patients {similar[0][0]!r} and {similar[0][1]!r} differ in spelling alone{further}, and a "
-            "patient under two names could be on both sides of a split. Rename one, or, if they are different patients, "
+            "patient under two names could be on both sides of a split. Rename one, or, if they are two patients, "
             "set data.similar_patients=allow."
         )
 

@@ -38,8 +38,10 @@ def grad_cam(network: keras.Model, images: np.ndarray) -> np.ndarray:
         with tf.GradientTape() as tape:
             maps, logit = tapped(batch)
         weights = tf.reduce_mean(tape.gradient(logit, maps), (1, 2), keepdims=True)
-        found = tf.cast(tf.reduce_sum(maps * weights, -1), tf.float32).numpy()
-        return np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_LINEAR) for one in found])
+        maps_of_images = tf.cast(tf.reduce_sum(maps * weights, -1), tf.float32).numpy()
+        return np.stack(
+            [cv2.resize(heat_map, (side, side), interpolation=cv2.INTER_LINEAR) for heat_map in maps_of_images]
+        )
 
     return _batched(cam, images)
 
@@ -66,12 +68,12 @@ def occlusion(network: keras.Model, images: np.ndarray) -> np.ndarray:
     side = images.shape[1]
     run = logits(network)
     corners = [(top, left) for top in range(0, side - 1, STRIDE) for left in range(0, side - 1, STRIDE)]
-    whole, mean = run(images), images.mean((1, 2), keepdims=True)
+    baseline, mean = run(images), images.mean((1, 2), keepdims=True)
     total, times = np.zeros(images.shape[:3], np.float32), np.zeros((side, side), np.float32)
     for top, left in corners:
         covered = images.copy()
         covered[:, top : top + SQUARE, left : left + SQUARE] = mean
-        total[:, top : top + SQUARE, left : left + SQUARE] += (whole - run(covered))[:, None, None]
+        total[:, top : top + SQUARE, left : left + SQUARE] += (baseline - run(covered))[:, None, None]
         times[top : top + SQUARE, left : left + SQUARE] += 1
     return total / times
 

@@ -61,24 +61,26 @@ def export(
     table.to_csv(folder / "properties.csv", index=False, float_format="%.6g")
 
     labels = np.arange(settings.synthetic, dtype=np.int32) % 2
-    made = sample(make, labels, seed)
-    judged = [(score, maps[0].mean((1, 2))) for score, maps in _judge(judge, feature_maps(judge, (PICTURED,)), made)]
+    synthetic = sample(make, labels, seed)
+    judged = [
+        (score, maps[0].mean((1, 2))) for score, maps in _judge(judge, feature_maps(judge, (PICTURED,)), synthetic)
+    ]
     made_scores, made_pooled = map(np.concatenate, zip(*judged, strict=True))
-    verdicts = select(made, labels)
+    verdicts = select(synthetic, labels)
     selected = (verdicts["verdict"] == VERDICTS[0]).to_numpy()
-    kept = {"images": made, "labels": labels, "scores": made_scores, "selected": selected, PICTURED: made_pooled}
+    kept = {"images": synthetic, "labels": labels, "scores": made_scores, "selected": selected, PICTURED: made_pooled}
     np.savez_compressed(folder / "synthetic.npz", **kept)
-    measured = properties.measure(made, settings.density_threshold).assign(label=labels, score=made_scores)
+    measured = properties.measure(synthetic, settings.density_threshold).assign(label=labels, score=made_scores)
     measured.join(verdicts).to_csv(folder / "synthetic_properties.csv", index=False, float_format="%.6g")
     for label, name in enumerate(CLASSES):
-        said = verdicts[labels == label]["verdict"].value_counts()
-        progress.log.info("features: synthetic %s: %s", name, ", ".join(f"{said.get(v, 0)} {v}" for v in VERDICTS))
+        counts = verdicts[labels == label]["verdict"].value_counts()
+        progress.log.info("features: synthetic %s: %s", name, ", ".join(f"{counts.get(v, 0)} {v}" for v in VERDICTS))
 
     threshold = settings.density_threshold
     ways = [steering.directions(make, label, threshold, seed) for label in range(len(CLASSES))]
     steering.obedience(make, ways, threshold, seed).to_csv(folder / "steering.csv", index=False, float_format="%.6g")
-    images, asked = steering.sweep(make, [way["density"] for way in ways], seed)
-    np.savez_compressed(folder / "walks.npz", walk=steering.walk(make, seed), sweep=images, asked=asked)
+    images, target_density = steering.sweep(make, [way["density"] for way in ways], seed)
+    np.savez_compressed(folder / "walks.npz", walk=steering.walk(make, seed), sweep=images, asked=target_density)
 
 
 def _features(
@@ -107,16 +109,16 @@ def _features(
     return pooled, np.concatenate(scores)
 
 
-def _judge(judge: keras.Model, extract: keras.Model, images: np.ndarray) -> Iterator[tuple]:
+def _judge(discriminator: keras.Model, extract: keras.Model, images: np.ndarray) -> Iterator[tuple]:
     """(scores, maps of every block) of each batch; the score is the mean logit over both labels."""
-    both = keras.Model(judge.inputs, [judge.output, *extract.outputs])
+    both = keras.Model(discriminator.inputs, [discriminator.output, *extract.outputs])
 
     @tf.function(reduce_retracing=True)
     def run(patches):
         patches = batches.scale(patches)
         zeros = tf.zeros(tf.shape(patches)[:1], tf.int32)
         benign, *maps = both([patches, zeros], training=False)
-        malignant = judge([patches, zeros + 1], training=False)
+        malignant = discriminator([patches, zeros + 1], training=False)
         return (benign + malignant)[:, 0] / 2, [tf.cast(values, tf.float32) for values in maps]
 
     for start in range(0, len(images), BATCH):

@@ -13,7 +13,7 @@ NEIGHBOURS = 5  # of the manifold estimates (Naeem et al. 2020)
 SUBSETS = 50
 
 
-def kid(one: np.ndarray, other: np.ndarray, size: int, seed: int, subsets: int = SUBSETS) -> np.ndarray:
+def kid(real: np.ndarray, fake: np.ndarray, size: int, seed: int, subsets: int = SUBSETS) -> np.ndarray:
     """Kernel inception distance (Binkowski et al. 2018) of random subsets, (subsets,); its mean is the KID.
 
     The unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3; both sides are drawn to the same
@@ -22,38 +22,38 @@ def kid(one: np.ndarray, other: np.ndarray, size: int, seed: int, subsets: int =
     Raises:
         ValueError: a side holds fewer than `size` samples.
     """
-    if min(len(one), len(other)) < size:
-        raise ValueError(f"size must not exceed the samples. Received: size={size} of {len(one)} and {len(other)}")
+    if min(len(real), len(fake)) < size:
+        raise ValueError(f"size must not exceed the samples. Received: size={size} of {len(real)} and {len(fake)}")
     rng = np.random.default_rng(seed)
-    found = []
+    estimates = []
     for _ in range(subsets):
-        x = one[rng.choice(len(one), size, replace=False)].astype(np.float64)
-        y = other[rng.choice(len(other), size, replace=False)].astype(np.float64)
+        x = real[rng.choice(len(real), size, replace=False)].astype(np.float64)
+        y = fake[rng.choice(len(fake), size, replace=False)].astype(np.float64)
         within = [polynomial_kernel(side) for side in (x, y)]  # scikit-learn's defaults are the KID's kernel
         same = sum((k.sum() - np.trace(k)) / (size * (size - 1)) for k in within)
-        found.append(same - 2 * polynomial_kernel(x, y).mean())
-    return np.array(found)
+        estimates.append(same - 2 * polynomial_kernel(x, y).mean())
+    return np.array(estimates)
 
 
-def fid(one: np.ndarray, other: np.ndarray) -> float:
+def fid(real: np.ndarray, fake: np.ndarray) -> float:
     """Frechet distance of two Gaussians fitted to the features (Heusel et al. 2017)."""
-    means = [side.mean(0, dtype=np.float64) for side in (one, other)]
+    means = [side.mean(0, dtype=np.float64) for side in (real, fake)]
     # Factors of the covariances, R.T @ R; the root of their product has the singular values of R1 @ R2.T for a trace.
     first, second = (
         np.linalg.qr((side - mean) / np.sqrt(len(side) - 1), mode="r")
-        for side, mean in zip((one, other), means, strict=True)
+        for side, mean in zip((real, fake), means, strict=True)
     )
     mixed = svdvals(first @ second.T).sum()
     return float(((means[0] - means[1]) ** 2).sum() + (first**2).sum() + (second**2).sum() - 2 * mixed)
 
 
-def manifold(real: np.ndarray, made: np.ndarray, neighbours: int = NEIGHBOURS) -> dict[str, float]:
+def manifold(real: np.ndarray, fake: np.ndarray, neighbours: int = NEIGHBOURS) -> dict[str, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     Coverage is the share of real samples with a synthetic one no farther than their own k-th real neighbour.
     """
-    real_radius, made_radius = (_radius(side, neighbours) for side in (real, made))
-    distances = np.sqrt(np.maximum((real**2).sum(1)[:, None] + (made**2).sum(1) - 2 * real @ made.T, 0))
+    real_radius, made_radius = (_radius(side, neighbours) for side in (real, fake))
+    distances = np.sqrt(np.maximum((real**2).sum(1)[:, None] + (fake**2).sum(1) - 2 * real @ fake.T, 0))
     inside = distances <= real_radius[:, None]
     return {
         "precision": float(inside.any(0).mean()),
@@ -63,12 +63,12 @@ def manifold(real: np.ndarray, made: np.ndarray, neighbours: int = NEIGHBOURS) -
     }
 
 
-def memorised(training: np.ndarray, made: np.ndarray, quantile: float = 0.01) -> float:
+def memorised(training: np.ndarray, fake: np.ndarray, quantile: float = 0.01) -> float:
     """Share of synthetic samples nearer to a training sample than all but `quantile` of training samples are to
     each other; for patches of other patients, which are no copies, it is what they give, not always `quantile`."""
     index = NearestNeighbors(n_neighbors=2).fit(training)
     among = index.kneighbors(training)[0][:, 1]
-    to_training = index.kneighbors(made, n_neighbors=1)[0][:, 0]
+    to_training = index.kneighbors(fake, n_neighbors=1)[0][:, 0]
     return float((to_training <= np.quantile(among, quantile)).mean())
 
 

@@ -76,5 +76,5 @@ def save(selector: Selector, path: Path) -> None:
 
 
 def load(path: Path) -> Selector:
-    found = runs.read_arrays(path)
-    return Selector(**found | {"confidence": float(found["confidence"])})
+    arrays = runs.read_arrays(path)
+    return Selector(**arrays | {"confidence": float(arrays["confidence"])})

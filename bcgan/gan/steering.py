@@ -31,9 +31,9 @@ class Direction(NamedTuple):
     low: float
     high: float
 
-    def move(self, noise: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    def move(self, noise: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Noise (n, latent) moved along the slope until the fit gives what was asked for (n,)."""
-        missing = asked - (noise @ self.slope + self.offset)
+        missing = target - (noise @ self.slope + self.offset)
         return noise + (missing / max(self.slope @ self.slope, 1e-12))[:, None] * self.slope
 
 
@@ -46,12 +46,12 @@ def directions(network: keras.Model, label: int, threshold: float, seed: int) ->
     """
     noise = _noise(network, FITTED, (seed, label, 0))
     measured = properties.measure(sample(network, _labels(label, FITTED), seed, noise), threshold)
-    found = {}
+    by_label = {}
     for name in ATTRIBUTES:
         values = measured[name].to_numpy(float)
         fit = RidgeCV(PENALTIES).fit(noise, values)
-        found[name] = Direction(fit.coef_, float(fit.intercept_), *map(float, np.quantile(values, QUANTILES)))
-    return found
+        by_label[name] = Direction(fit.coef_, float(fit.intercept_), *map(float, np.quantile(values, QUANTILES)))
+    return by_label
 
 
 def obedience(network: keras.Model, ways: list[dict[str, Direction]], threshold: float, seed: int) -> pd.DataFrame:
@@ -62,10 +62,10 @@ def obedience(network: keras.Model, ways: list[dict[str, Direction]], threshold:
         fresh, labels = _noise(network, ASKED, (seed, label, 1)), _labels(label, ASKED)
         unasked = properties.measure(sample(network, labels, seed + 1, fresh), threshold)
         for attribute, direction in ways[label].items():
-            asked = np.random.default_rng((seed, label, 2)).uniform(direction.low, direction.high, ASKED)
-            made = sample(network, labels, seed + 1, direction.move(fresh, asked))
-            measured = properties.measure(made, threshold)[attribute]
-            columns = {"asked": asked, "measured": measured, "unasked": unasked[attribute]}
+            target = np.random.default_rng((seed, label, 2)).uniform(direction.low, direction.high, ASKED)
+            synthetic = sample(network, labels, seed + 1, direction.move(fresh, target))
+            measured = properties.measure(synthetic, threshold)[attribute]
+            columns = {"asked": target, "measured": measured, "unasked": unasked[attribute]}
             tables.append(pd.DataFrame(columns).assign(attribute=attribute, **{"class": name}))
     return pd.concat(tables, ignore_index=True)
 
@@ -76,15 +76,15 @@ def sweep(network: keras.Model, ways: list[Direction], seed: int) -> tuple[np.nd
     Returns:
         uint8 (classes, SWEEP_ROWS, SWEEP_STEPS, 50, 50, 3), and what was asked for, (classes, SWEEP_STEPS).
     """
-    sheets, asked = [], []
+    sheets, targets = [], []
     for label, direction in enumerate(ways):
         steps = np.linspace(direction.low, direction.high, SWEEP_STEPS)
         start = np.repeat(_noise(network, SWEEP_ROWS, (seed, label, 3)), SWEEP_STEPS, 0)
         moved = direction.move(start, np.tile(steps, SWEEP_ROWS))
-        made = sample(network, _labels(label, len(moved)), seed, moved)
-        sheets.append(made.reshape(SWEEP_ROWS, SWEEP_STEPS, *made.shape[1:]))
-        asked.append(steps)
-    return np.stack(sheets), np.stack(asked)
+        synthetic = sample(network, _labels(label, len(moved)), seed, moved)
+        sheets.append(synthetic.reshape(SWEEP_ROWS, SWEEP_STEPS, *synthetic.shape[1:]))
+        targets.append(steps)
+    return np.stack(sheets), np.stack(targets)
 
 
 def walk(network: keras.Model, seed: int, rows: int = 2) -> np.ndarray:
@@ -94,8 +94,8 @@ def walk(network: keras.Model, seed: int, rows: int = 2) -> np.ndarray:
         starts, ends = (_noise(network, rows, (seed, label, place)) for place in (4, 5))
         between = np.linspace(0, np.pi / 2, WALK_STEPS)
         path = np.cos(between)[None, :, None] * starts[:, None] + np.sin(between)[None, :, None] * ends[:, None]
-        made = sample(network, _labels(label, rows * WALK_STEPS), seed, path.reshape(-1, starts.shape[1]))
-        sheets.append(made.reshape(rows, WALK_STEPS, *made.shape[1:]))
+        synthetic = sample(network, _labels(label, rows * WALK_STEPS), seed, path.reshape(-1, starts.shape[1]))
+        sheets.append(synthetic.reshape(rows, WALK_STEPS, *synthetic.shape[1:]))
     return np.stack(sheets)
 
 

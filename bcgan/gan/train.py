@@ -42,8 +42,8 @@ class Players(NamedTuple):
     def groups(self) -> weights.Groups:
         """Everything that a checkpoint has to hold."""
         networks = {name: getattr(self, name) for name in ("generator", "average", "discriminator", "critic", "late")}
-        found = {name: network.variables for name, network in networks.items() if network}
-        return found | {f"{name}_optimizer": optimizer.variables for name, optimizer in self.optimizers.items()}
+        variables = {name: network.variables for name, network in networks.items() if network}
+        return variables | {f"{name}_optimizer": optimizer.variables for name, optimizer in self.optimizers.items()}
 
     def at_last(self) -> "Players":
         """The same game with the late critic in the other's place."""
@@ -128,12 +128,12 @@ def sample(network: keras.Model, labels: np.ndarray, seed: int, noise: np.ndarra
     rng, batch = np.random.default_rng(seed), 256
     if noise is None:
         noise = rng.standard_normal((len(labels), network.inputs[0].shape[-1]))
-    made = []
+    chunks = []
     for start in range(0, len(labels), batch):
         part = slice(start, start + batch)
         grain = rng.standard_normal((len(labels[part]), *network.inputs[2].shape[1:]), np.float32)
-        made.append(network([noise[part].astype(np.float32), labels[part], grain], training=False).numpy())
-    return np.rint(np.concatenate(made) * 255).astype(np.uint8)
+        chunks.append(network([noise[part].astype(np.float32), labels[part], grain], training=False).numpy())
+    return np.rint(np.concatenate(chunks) * 255).astype(np.uint8)
 
 
 def write_grid(path: Path, network: keras.Model, seed: int) -> None:
@@ -183,14 +183,14 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
         with tf.GradientTape() as make_tape:
             fake = make([noise, classes, grain], training=True)
             # Real and synthetic apart, so that nothing is propagated back through the real half.
-            sides = ((real, seeds[3]), (fake, seeds[4]))
-            real_seen, fake_seen = (augment(x, seeds) if settings.augment else x for x, seeds in sides)
+            batches_and_seeds = ((real, seeds[3]), (fake, seeds[4]))
+            real_seen, fake_seen = (augment(x, seeds) if settings.augment else x for x, seeds in batches_and_seeds)
             with tf.GradientTape() as judge_tape:
                 verdicts = judge([tf.concat([real_seen, tf.stop_gradient(fake_seen)], 0), both], training=True)
                 real_logit, fake_logit = tf.split(verdicts, 2)
                 judge_loss = discriminator_loss(real_logit, fake_logit)
-                judged = scaled("discriminator", judge_loss)
-            improve("discriminator", judge_tape, judged)
+                scaled_loss = scaled("discriminator", judge_loss)
+            improve("discriminator", judge_tape, scaled_loss)
             verdicts = judge([fake_seen, classes], training=False)
             total = make_loss = generator_loss(verdicts, settings.loss)
             if players.critic:
@@ -199,12 +199,12 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
                 with tf.GradientTape() as critic_tape:
                     logits = players.critic([*maps, both], training=True)
                     critic_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
-                    judged = scaled("critic", critic_loss)
-                improve("critic", critic_tape, judged)
+                    scaled_loss = scaled("critic", critic_loss)
+                improve("critic", critic_tape, scaled_loss)
                 logits = players.critic([*fake_maps, classes], training=False)
                 total += settings.critic * sum(generator_loss(logit, settings.loss) for logit in logits)
-            made = scaled("generator", total)
-        improve("generator", make_tape, made)
+            scaled_generator_loss = scaled("generator", total)
+        improve("generator", make_tape, scaled_generator_loss)
         return {
             "discriminator_loss": judge_loss,
             "generator_loss": make_loss,
@@ -218,10 +218,10 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
 
     @tf.function(jit_compile=xla)
     def step_function(step, images, classes):
-        found, count = update_everywhere(step, images, classes), tf.cast(step, tf.float32)
+        metrics, count = update_everywhere(step, images, classes), tf.cast(step, tf.float32)
         decay = tf.minimum(settings.average, (1 + count) / (10 + count))
         weights.move_average(players.average.variables, players.generator.variables, decay)
-        return found
+        return metrics
 
     return step_function
 
@@ -229,8 +229,8 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
 def _spread(images: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     """How much patches of a class differ in their coarse look: the smaller class's standard deviation."""
     coarse = tf.nn.avg_pool2d(images, 10, 10, "VALID")
-    found = [tf.reduce_mean(tf.math.reduce_std(coarse[classes == label], 0)) for label in (0, 1)]
-    return tf.minimum(*found)
+    deviations = [tf.reduce_mean(tf.math.reduce_std(coarse[classes == label], 0)) for label in (0, 1)]
+    return tf.minimum(*deviations)
 
 
 def _speak_up(problem: str | None, done: int, settings: Gan, said: set[str]) -> None:

@@ -135,8 +135,8 @@ def make_step(sides: Sides, optimizers: dict, settings: Translate, seed: int, xl
 
 def translate(network: keras.Model, images: np.ndarray) -> np.ndarray:
     """Patches as a translator turns them; uint8 (n, 50, 50, 3) to the same."""
-    made = batches.by_parts(lambda part: network(batches.scale(part), training=False), images)
-    return np.rint(made * 255).astype(np.uint8)
+    translated = batches.by_parts(lambda part: network(batches.scale(part), training=False), images)
+    return np.rint(translated * 255).astype(np.uint8)
 
 
 def _start_sides(width: int) -> Sides:

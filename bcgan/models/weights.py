@@ -36,7 +36,7 @@ def save(path: Path, step: int, groups: Groups) -> None:
 
 def _refuse_nonsense(path: Path, arrays: Iterable[np.ndarray]) -> None:
     # bfloat16 is no type of NumPy's own, hence the cast.
-    if not all(np.isfinite(one.astype(np.float32)).all() for one in arrays):
+    if not all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
         raise WorkError(
             f"{path} was not written: a weight is no number any more. Lower the rates of that training, or set "
             "precision=float32; it goes on from its last checkpoint."
@@ -99,13 +99,16 @@ def load_model(path: Path) -> keras.Model:
 
 def save_small(model: keras.Model, path: Path) -> None:
     """Write `.keras` with weights of half the size, compressed; `in_float32` what is read before it is used."""
-    whole = path.with_name(path.stem + ".whole.keras")
-    save_model(_of_type(model, "float16"), whole)
+    uncompressed = path.with_name(path.stem + ".whole.keras")
+    save_model(_of_type(model, "float16"), uncompressed)
     part = path.with_name(path.name + ".part")
-    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target:
+    with (
+        zipfile.ZipFile(uncompressed) as source,
+        zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target,
+    ):
         for entry in source.namelist():
             target.writestr(entry, source.read(entry))
-    whole.unlink()
+    uncompressed.unlink()
     part.replace(path)
 
 
