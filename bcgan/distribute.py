@@ -131,8 +131,8 @@ def everywhere(update: Callable[..., Any]) -> Callable[..., Any]:
     strategy = tf.distribute.get_strategy()
 
     def replica(*arguments):
-        found = update(*arguments)
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, found)
+        update_result = update(*arguments)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, update_result)
 
     def run(*arguments):
         results = strategy.run(replica, arguments)

@@ -88,7 +88,7 @@ def _bring_up_to_date(stage: stages.Stage, experiment: Experiment, root: Path, f
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
         raise WorkError(
-            f"{stage.name}: out of memory. Lower {stage.appetite}, or close other programs, and run it again."
+            f"{stage.name}: out of memory. Lower {stage.memory_setting}, or close other programs, and run it again."
         ) from error
     runs.finish(folder, key, stage.name, settings, inputs, began)
     log.info("%s: done in %.0f s", stage.name, time.monotonic() - began)
@@ -166,10 +166,10 @@ def require(experiment: Experiment) -> tuple[Experiment, Path]:
             ran[key] = ran[key] | value if isinstance(value, dict) else value  # UNSEEN ones stay
     for name in ("factors", "folds", "learning_curve"):
         if (root / name / runs.MANIFEST).exists():
-            asked = ran | {name: runs.read_json(root / name / runs.MANIFEST)["settings"][name]}
+            variant = ran | {name: runs.read_json(root / name / runs.MANIFEST)["settings"][name]}
             with suppress(ValueError):  # of settings that no longer fit the others: the report leaves it out
-                Experiment.model_validate(asked)
-                ran = asked
+                Experiment.model_validate(variant)
+                ran = variant
     try:
         experiment = Experiment.model_validate(ran)
     except ValueError as error:

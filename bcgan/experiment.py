@@ -241,8 +241,12 @@ class Classify(Settings):
         unfit = [name for name in self.teachers if name not in self.models or self.models[name].taught]
         if unfit:
             raise ValueError(f"teachers: {unfit[0]} is not among the models that learn without teachers")
-        if taught := [name for name, own in self.models.items() if own.taught and not self.teachers]:
-            raise ValueError(f"models.{taught[0]}.taught: {self.models[taught[0]].taught}, but teachers is empty")
+        if distilled := [
+            name
+            for name, classifier_settings in self.models.items()
+            if classifier_settings.taught and not self.teachers
+        ]:
+            raise ValueError(f"models.{distilled[0]}.taught: {self.models[distilled[0]].taught}, but teachers is empty")
         return self
 
 
@@ -338,8 +342,14 @@ class Experiment(Settings):
     @property
     def unlabelled(self) -> tuple[str, ...]:
         """The classifiers that saw patches of patients on no list, without their labels."""
-        met = {"simclr"} if self.pretrain.weights == "shipped" or self.pretrain.patients == "all" else set()
-        return tuple(name for name, own in self.classify.models.items() if own.taught or name in met)
+        pretrained_names = (
+            {"simclr"} if self.pretrain.weights == "shipped" or self.pretrain.patients == "all" else set()
+        )
+        return tuple(
+            name
+            for name, classifier_settings in self.classify.models.items()
+            if classifier_settings.taught or name in pretrained_names
+        )
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -367,18 +377,24 @@ class Experiment(Settings):
             raise ValueError(f"factors.network: {self.factors.network} needs teachers; name one that learns without")
         if unknown := set(self.evaluate.ensemble) - set(self.classify.models):
             raise ValueError(f"evaluate.ensemble: {sorted(unknown)[0]} is not among classify.models")
-        blind = [name for name, own in self.classify.models.items() if own.beside == "critic" and not self.gan.critic]
+        blind = [
+            name
+            for name, classifier_settings in self.classify.models.items()
+            if classifier_settings.beside == "critic" and not self.gan.critic
+        ]
         if blind:
             raise ValueError(
                 f"classify.models.{blind[0]}.beside: critic, but gan.critic is 0; there will be none to join"
             )
         if "simclr" in {*self.classify.models, *self.folds.networks} and not self.pretrain.wanted:
             raise ValueError("simclr starts from what pretrain leaves; set pretrain.steps or pretrain.weights")
-        if judged := [name for name in self.folds.networks if name.startswith("gan_")]:
-            raise ValueError(f"folds.networks: {judged[0]} holds a discriminator that met patients of every fold")
-        pupils = {name for name, own in self.classify.models.items() if own.taught}
-        if taught := pupils & set(self.folds.networks):
-            raise ValueError(f"folds.networks: {min(taught)} needs teachers; name one that learns without")
+        if with_discriminator := [name for name in self.folds.networks if name.startswith("gan_")]:
+            raise ValueError(
+                f"folds.networks: {with_discriminator[0]} holds a discriminator that met patients of every fold"
+            )
+        pupils = {name for name, classifier_settings in self.classify.models.items() if classifier_settings.taught}
+        if distilled := pupils & set(self.folds.networks):
+            raise ValueError(f"folds.networks: {min(distilled)} needs teachers; name one that learns without")
         return self
 
 

@@ -47,16 +47,18 @@ def quiet() -> Iterator[None]:
         yield
         return
     sys.stderr.flush()
-    own = os.dup(2)
+    stderr_copy = os.dup(2)
     # In a session of its own: Ctrl-C is for this process, whose last words it has to pass on.
-    with subprocess.Popen([grep, "-avE", CHATTER], stdin=subprocess.PIPE, stdout=own, start_new_session=True) as found:
-        os.dup2(found.stdin.fileno(), 2)
+    with subprocess.Popen(
+        [grep, "-avE", CHATTER], stdin=subprocess.PIPE, stdout=stderr_copy, start_new_session=True
+    ) as filter_process:
+        os.dup2(filter_process.stdin.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(own, 2)
-            os.close(own)
+            os.dup2(stderr_copy, 2)
+            os.close(stderr_copy)
 
 
 def processor() -> dict[str, Any]:

@@ -12,11 +12,11 @@ from tqdm import tqdm
 log = logging.getLogger("bcgan")
 
 
-def bar(total: int, what: str, unit: str = "step", start: int = 0, shown: bool = True) -> tqdm:
+def bar(total: int, title: str, unit: str = "step", start: int = 0, visible: bool = True) -> tqdm:
     """A progress bar; where nobody watches (no terminal) it prints a line twice a minute at most."""
     interval = 0.5 if sys.stderr.isatty() else 30
-    return tqdm(total=total, initial=start, desc=what, unit=unit, mininterval=interval, dynamic_ncols=True,
-                disable=not shown)  # fmt: skip
+    return tqdm(total=total, initial=start, desc=title, unit=unit, mininterval=interval, dynamic_ncols=True,
+                disable=not visible)  # fmt: skip
 
 
 def start_log(path: Path | None) -> None:

@@ -73,11 +73,11 @@ def why_stale(folder: Path, key: str) -> str | None:
     return None
 
 
-def unfinished(folder: Path, what: str) -> Any:
+def unfinished(folder: Path, field: str) -> Any:
     """`key`, `commit`, `inputs` ({file: hash}), `afresh` or `seconds` (of earlier parts) of the stage at work in this
     folder; None where none is."""
     try:
-        return read_json(folder / UNFINISHED).get(what)
+        return read_json(folder / UNFINISHED).get(field)
     except (OSError, json.JSONDecodeError, AttributeError):
         return None
 

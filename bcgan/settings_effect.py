@@ -117,7 +117,7 @@ def check_effect(experiment: Experiment, where: str) -> None:
             continue
         if not rule.read(experiment, model):
             raise InputError(
-                f"{where}: {key}: {_shown(value)} has no effect: {rule.reason}. Leave it out ({key}=null), or "
+                f"{where}: {key}: {_format_value(value)} has no effect: {rule.reason}. Leave it out ({key}=null), or "
                 f"{rule.remedy}."
             )
 
@@ -131,15 +131,15 @@ def given_settings(settings: BaseModel, parent: str = "") -> Iterator[tuple[str,
     """Iterate over the key and value of each setting that was given, in the order of the fields."""
     for name in type(settings).model_fields:
         if name in settings.model_fields_set:
-            yield from _given(getattr(settings, name), f"{parent}{name}")
+            yield from _settings_given(getattr(settings, name), f"{parent}{name}")
 
 
-def _given(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+def _settings_given(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, BaseModel):
         yield from given_settings(value, f"{key}.")
     elif isinstance(value, dict) and any(isinstance(inner, BaseModel) for inner in value.values()):
         for name, inner in value.items():
-            yield from _given(inner, f"{key}.{name}")
+            yield from _settings_given(inner, f"{key}.{name}")
     else:
         yield key, value
 
@@ -150,7 +150,7 @@ def _default(experiment: Experiment, key: str) -> Any:
     return type(experiment.classify.models[model]).model_fields[name].default
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(list(value) if isinstance(value, tuple) else value)

@@ -46,7 +46,7 @@ class Stage:
     reads: tuple[str, ...]
     run: Callable[[Experiment, Path], None]
     shared: bool = False  # whether all workers of a cluster take part
-    appetite: str = "classify.batch"  # the setting to lower where the memory does not suffice
+    memory_setting: str = "classify.batch"  # the setting to lower where the memory does not suffice
     trains: Callable[[Experiment], Iterable[str]] | None = None
 
 
@@ -124,7 +124,7 @@ def classify(experiment: Experiment, root: Path) -> None:
 
     folder, settings = root / "classify", experiment.classify
     patches = store.load(root / "preprocess")
-    if any(own.taught for own in settings.models.values()):
+    if any(classifier_settings.taught for classifier_settings in settings.models.values()):
         teaching.unlisted(experiment, patches)  # before the teachers are trained in vain
     labels = patches.index["label"].to_numpy()
     real, validation = (
@@ -132,10 +132,16 @@ def classify(experiment: Experiment, root: Path) -> None:
     )
     synthetic = {
         selected: Patches(*store.load_synthetic(root / "features", experiment.data.size, selected))
-        for selected in {own.selected for own in settings.models.values() if own.meets_synthetic}
+        for selected in {
+            classifier_settings.selected
+            for classifier_settings in settings.models.values()
+            if classifier_settings.meets_synthetic
+        }
     }
-    size, taught = settings.crop or experiment.data.size, None
-    for name, own in sorted(settings.models.items(), key=lambda model: model[1].taught > 0):  # teachers first
+    size, distilled = settings.crop or experiment.data.size, None
+    for name, classifier_settings in sorted(
+        settings.models.items(), key=lambda model: model[1].taught > 0
+    ):  # teachers first
         for seed in settings.seeds:
             path = folder / f"{name}-seed{seed}.keras"
             if path.exists():
@@ -146,15 +152,15 @@ def classify(experiment: Experiment, root: Path) -> None:
             if not machine.cluster() and kept.take_over(path, key):
                 log.info("classify: %s stays: nothing that it depends on changed", path.stem)
                 continue
-            more = synthetic.get(own.selected) if own.meets_synthetic else None
-            if own.taught:
-                taught = taught or teaching.taught(experiment, patches, folder)
-                more = taught
+            extra = synthetic.get(classifier_settings.selected) if classifier_settings.meets_synthetic else None
+            if classifier_settings.taught:
+                distilled = distilled or teaching.taught(experiment, patches, folder)
+                extra = distilled
             keras.utils.set_random_seed(seed)
             with distribute.scope(experiment):
-                network = of_run(name, root, size, own)
+                network = of_run(name, root, size, classifier_settings)
                 alone = distribute.replicas() == 1
-                train(network, real, more, validation, settings, own, seed, path, xla and alone)
+                train(network, real, extra, validation, settings, classifier_settings, seed, path, xla and alone)
             kept.mark(path, key)
 
 
@@ -209,11 +215,11 @@ STORE = ("preprocess/patches.npy", "preprocess/index.csv")
 JUDGES = ("gan/discriminator.keras", "gan/critic.keras")
 SYNTHETIC, PRETRAINED = "features/synthetic.npz", "pretrain/*.keras"
 STAGES = (
-    Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess, appetite="data.size"),
-    Stage("gan", ("gan", *TRAINING), STORE, gan, shared=True, appetite="gan.batch"),
-    Stage("translate", ("translate", *TRAINING), STORE, translate, appetite="translate.batch"),
-    Stage("features", ("features", *TRAINING), (*STORE, "gan/*.keras"), features, appetite="features.synthetic"),
-    Stage("pretrain", ("pretrain", *TRAINING), STORE, pretrain, appetite="pretrain.batch"),
+    Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess, memory_setting="data.size"),
+    Stage("gan", ("gan", *TRAINING), STORE, gan, shared=True, memory_setting="gan.batch"),
+    Stage("translate", ("translate", *TRAINING), STORE, translate, memory_setting="translate.batch"),
+    Stage("features", ("features", *TRAINING), (*STORE, "gan/*.keras"), features, memory_setting="features.synthetic"),
+    Stage("pretrain", ("pretrain", *TRAINING), STORE, pretrain, memory_setting="pretrain.batch"),
     Stage("classify", ("classify", *TRAINING), (*STORE, *JUDGES, SYNTHETIC, PRETRAINED), classify, shared=True),
     Stage(
         "evaluate",
@@ -230,7 +236,7 @@ STAGES = (
             "classify/*.keras",
         ),
         evaluate,
-        appetite="evaluate.gan_samples",
+        memory_setting="evaluate.gan_samples",
     ),
     Stage(
         "factors",
@@ -251,7 +257,7 @@ STAGES = (
         ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING),
         STORE,
         learning_curve,
-        appetite="gan.batch",
+        memory_setting="gan.batch",
         trains=lambda _: (),
     ),
 )

@@ -33,8 +33,8 @@ def varied(experiment: Experiment, changes: dict[str, Any], where: str) -> Exper
         raise InputError(explain(where, error)) from error
 
 
-def differences(one: Experiment, other: Experiment) -> list[str]:
-    """The settings in which `other` differs, as `key.subkey=value`; data.dir, a matter of place, is left out."""
+def differences(baseline: Experiment, variant: Experiment) -> list[str]:
+    """The settings in which `variant` differs, as `key.subkey=value`; data.dir, a matter of place, is left out."""
 
     def walk(here: Any, there: Any, key: str) -> list[str]:
         if isinstance(here, dict) and isinstance(there, dict) and here.keys() <= there.keys():
@@ -44,4 +44,4 @@ def differences(one: Experiment, other: Experiment) -> list[str]:
         same = here == there or key == "data.dir"
         return [] if same else [f"{key}={json.dumps(there, separators=(',', ':'))}"]
 
-    return walk(one.model_dump(mode="json"), other.model_dump(mode="json"), "")
+    return walk(baseline.model_dump(mode="json"), variant.model_dump(mode="json"), "")

@@ -194,7 +194,7 @@ def test_out_of_memory_names_the_setting_to_lower(workspace, monkeypatch, capsys
 def test_every_stage_names_a_setting_of_its_own_to_lower():
     tree = Experiment(name="a", data={"name": "histology_phantom"}).model_dump()
     for stage in stages.STAGES:
-        part, key = stage.appetite.split(".")
+        part, key = stage.memory_setting.split(".")
         assert part in stage.settings
         assert isinstance(tree[part][key], int)
 

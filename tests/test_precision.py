@@ -82,7 +82,7 @@ def test_a_gan_plays_as_in_float32(tmp_path, in_float32, half):
 )
 def test_float16_alone_scales_its_loss(precision, scales):
     start(precision)
-    players = gan.start_players(Gan(width=4, latent=4, critic=0))
+    players = gan.build_gan_state(Gan(width=4, latent=4, critic=0))
     optimizers = [*players.optimizers.values(), classify.make_optimizer(classifier("cnn"), Classifier(), Classify(), 1)]
     assert {isinstance(one, keras.optimizers.LossScaleOptimizer) for one in optimizers} == {scales}
 

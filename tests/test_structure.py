@@ -50,6 +50,28 @@ def test_help_and_errors_load_neither_tensorflow_nor_pandas(arguments):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+def documented_arguments(text: str) -> list[str]:
+    """Names that a docstring's `Args:` describes, such as `train, rows: positions.`"""
+    section = re.split(r"\n(?:Returns|Raises|Yields|\S)", text.partition("Args:\n")[2])[0]
+    return [name for line in re.findall(r"^    (\w[\w, ]*):", section, re.MULTILINE) for name in line.split(", ")]
+
+
+def test_documented_arguments_are_arguments():
+    checked, wrong = 0, []
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            arguments = node.args
+            listed = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg)
+            names = {argument.arg for argument in listed if argument}
+            documented = documented_arguments(ast.get_docstring(node) or "")
+            checked += len(documented)
+            wrong += [f"{path.relative_to(ROOT)}: {node.name}: {name}" for name in documented if name not in names]
+    assert checked > 100
+    assert not wrong
+
+
 def test_every_promise_names_a_test_that_exists():
     """docs/reference/guarantees.md: `file::test` or, behind one of the same file, `test` alone."""
     tests = ROOT.parent / "tests"

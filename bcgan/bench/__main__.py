@@ -83,22 +83,22 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
     chosen = machine.choices(trial())
     precision = chosen["precision"][0]
     out.mkdir(parents=True, exist_ok=True)
-    kept, written = out / "measured.json", out / "results.json"
+    measured_path, written = out / "measured.json", out / "results.json"
     earlier = runs.read_json(written)["versions"] if written.exists() and only else {}
-    measured = runs.read_json(kept) if kept.exists() and only else {}
+    measured = runs.read_json(measured_path) if measured_path.exists() and only else {}
     for name, group in groups(precision).items():
         if name in only or not only:
             measured[name] = measure(name, group, repeats)
-            runs.write_json(kept, measured)
+            runs.write_json(measured_path, measured)
     if PROFILE in only or not only:
         measured[PROFILE] = report.profiles(precision)
-        runs.write_json(kept, measured)
+        runs.write_json(measured_path, measured)
     if AGREEMENT in only or "inference" in only or not only:
         measured[AGREEMENT] = report.agreement()
-        runs.write_json(kept, measured)
+        runs.write_json(measured_path, measured)
     versions = machine.environment()["packages"] | report.versions()
     profile, agreement, operations = measured.pop(PROFILE, None), measured.pop(AGREEMENT, None), report.operations()
-    found = {
+    results = {
         "ratios": {}, "spread": {}, "of": {},
         "rates": {name: rates(group) for name, group in measured.items()},
         "profile": profile,
@@ -107,16 +107,16 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
         "machine": machine.processor(),
         "choices": {name: value for name, (value, _) in chosen.items()},
         # What is absent now was there when the groups that are kept were measured.
-        "versions": earlier | {name: one for name, one in versions.items() if one or name not in earlier},
+        "versions": earlier | {name: entry for name, entry in versions.items() if entry or name not in earlier},
     }  # fmt: skip
-    faithful = [name for name, one in (agreement or {}).items() if one["faithful"]]
+    faithful = [name for name, entry in (agreement or {}).items() if entry["faithful"]]
     for name, (values, subjects) in ratios(measured, precision, operations, faithful).items():
-        found["ratios"][name] = values and round(statistics.median(values), 3)
-        found["of"][name] = subjects
-        found["spread"][name] = values and [round(min(values), 3), round(max(values), 3)]
-    report.write(found, out)
-    for name, value in found["ratios"].items():
-        progress.log.info("%-40s %s", name, "unknown" if value is None else f"{value:.2f} {found['spread'][name]}")
+        results["ratios"][name] = values and round(statistics.median(values), 3)
+        results["of"][name] = subjects
+        results["spread"][name] = values and [round(min(values), 3), round(max(values), 3)]
+    report.write(results, out)
+    for name, value in results["ratios"].items():
+        progress.log.info("%-40s %s", name, "unknown" if value is None else f"{value:.2f} {results['spread'][name]}")
     progress.log.info("%s", out)
 
 
@@ -128,34 +128,40 @@ def ratios(
     "best": the subject of that kind with the highest median, whatever its precision. Inference's best of ours is the
     best of `faithful`; "tensorflow" has TensorFlow's own, faithful or not.
     """
-    found, torch = {}, best(measured, "inference", "pytorch")
+    by_name, torch = {}, best(measured, "inference", "pytorch")
     ours = best(measured, "inference", *faithful)
-    found["inference_vs_pytorch_best"] = ratio(measured, "inference", ours, torch)
-    found["inference_vs_keras_predict"] = ratio(measured, "inference", ours, "keras predict")
+    by_name["inference_vs_pytorch_best"] = ratio(measured, "inference", ours, torch)
+    by_name["inference_vs_keras_predict"] = ratio(measured, "inference", ours, "keras predict")
     for kind in PRECISIONS.values():
         name = f"inference_openvino_{kind}_vs_pytorch_{kind}"
-        found[name] = ratio(measured, "inference", f"openvino {kind}", best(measured, "inference", f"pytorch {kind}"))
-    for phase, own, theirs in (("training", "training", "fit"), ("inference", "inference_tensorflow", "predict")):
-        found[f"{own}_vs_pytorch_best"] = ratio(
+        by_name[name] = ratio(measured, "inference", f"openvino {kind}", best(measured, "inference", f"pytorch {kind}"))
+    for phase, prefix, theirs in (("training", "training", "fit"), ("inference", "inference_tensorflow", "predict")):
+        by_name[f"{prefix}_vs_pytorch_best"] = ratio(
             measured, phase, best(measured, phase, "bcgan"), best(measured, phase, "pytorch")
         )
-        found[f"{own}_vs_keras_{theirs}"] = ratio(measured, phase, best(measured, phase, "bcgan"), f"keras {theirs}")
+        by_name[f"{prefix}_vs_keras_{theirs}"] = ratio(
+            measured, phase, best(measured, phase, "bcgan"), f"keras {theirs}"
+        )
         for kind, short in PRECISIONS.items():
-            name = f"{own}_{short}_vs_pytorch_{short}"
-            found[name] = ratio(measured, phase, f"bcgan {kind}", best(measured, phase, f"pytorch {short}"))
+            name = f"{prefix}_{short}_vs_pytorch_{short}"
+            by_name[name] = ratio(measured, phase, f"bcgan {kind}", best(measured, phase, f"pytorch {short}"))
         work = operations[phase] / 1e6
-        found[f"{own}_of_limit"] = ratio(measured, phase, "bcgan float32", "limit float32", work)
-        found[f"{own}_of_limit_bfloat16"] = ratio(measured, phase, "bcgan mixed_bfloat16", "limit mixed_bfloat16", work)
+        by_name[f"{prefix}_of_limit"] = ratio(measured, phase, "bcgan float32", "limit float32", work)
+        by_name[f"{prefix}_of_limit_bfloat16"] = ratio(
+            measured, phase, "bcgan mixed_bfloat16", "limit mixed_bfloat16", work
+        )
     for short, suffix in (("float32", ""), ("bfloat16", "_bfloat16")):
         ours = best(measured, "inference", *(name for name in faithful if name.endswith(short)))
         limit = f"limit {'mixed_' if suffix else ''}{short}"
-        found[f"inference_of_limit{suffix}"] = ratio(measured, "inference", ours, limit, operations["inference"] / 1e6)
-    found["inference_int8_vs_pytorch_best"] = ratio(measured, "inference", "litert int8", torch)
-    found["gan_step_vs_two_tapes"] = ratio(measured, "gan", f"bcgan {precision}", f"two tapes {precision}")
+        by_name[f"inference_of_limit{suffix}"] = ratio(
+            measured, "inference", ours, limit, operations["inference"] / 1e6
+        )
+    by_name["inference_int8_vs_pytorch_best"] = ratio(measured, "inference", "litert int8", torch)
+    by_name["gan_step_vs_two_tapes"] = ratio(measured, "gan", f"bcgan {precision}", f"two tapes {precision}")
     waited = of(measured, "waiting", "Table 1's network")
-    found["waiting_share"] = (waited and [percent / 100 for percent in waited], "time of a training's steps")
-    found["gan_resnet_training_vs_keras_fit"] = ratio(measured, "gan_resnet", "bcgan training", "keras fit")
-    return found
+    by_name["waiting_share"] = (waited and [percent / 100 for percent in waited], "time of a training's steps")
+    by_name["gan_resnet_training_vs_keras_fit"] = ratio(measured, "gan_resnet", "bcgan training", "keras fit")
+    return by_name
 
 
 if __name__ == "__main__":

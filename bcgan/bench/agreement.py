@@ -28,17 +28,17 @@ def agreement() -> dict[str, dict]:
 
     start("float32")
     images, labels = _tissue(2, HELD_OUT)
-    found = {}
+    by_subject = {}
     with tempfile.TemporaryDirectory() as folder:
         network = _trained(Path(folder))
         expected = formats.read_keras(weights.in_float32(network))(images)
         area = roc_auc_score(labels, expected)
         for name, run in _subjects(network, Path(folder)):
-            said = run(images)
-            difference, own = float(np.abs(said - expected).max()), float(roc_auc_score(labels, said))
-            faithful = difference <= formats.FAITHFUL and abs(own - area) <= FAITHFUL_AUC
-            found[name] = {"largest_difference": difference, "roc_auc": own, "faithful": bool(faithful)}
-    return found
+            probabilities = run(images)
+            difference, auc = float(np.abs(probabilities - expected).max()), float(roc_auc_score(labels, probabilities))
+            faithful = difference <= formats.FAITHFUL and abs(auc - area) <= FAITHFUL_AUC
+            by_subject[name] = {"largest_difference": difference, "roc_auc": auc, "faithful": bool(faithful)}
+    return by_subject
 
 
 def _subjects(network, folder: Path) -> Iterator[tuple]:
@@ -52,9 +52,9 @@ def _subjects(network, folder: Path) -> Iterator[tuple]:
 
     yield "bcgan float32", scorer(weights.in_float32(network))
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    twin = classifier("resnet_table1")
-    twin.set_weights(network.get_weights())
-    yield "bcgan mixed_bfloat16", scorer(twin)
+    copy = classifier("resnet_table1")
+    copy.set_weights(network.get_weights())
+    yield "bcgan mixed_bfloat16", scorer(copy)
     keras.mixed_precision.set_global_policy("float32")
     plain, small = folder / "plain.tflite", folder / "int8.tflite"
     formats.write_litert(network, plain)
@@ -77,8 +77,8 @@ def _trained(folder: Path):
 
     keras.utils.set_random_seed(0)
     path, real = folder / "network.keras", Patches(*_tissue(1, TRAINED))
-    own = Classifier(epochs=EPOCHS)
-    train(classifier("resnet_table1"), real, None, None, Classify(batch=64), own, 0, path, False)
+    classifier_settings = Classifier(epochs=EPOCHS)
+    train(classifier("resnet_table1"), real, None, None, Classify(batch=64), classifier_settings, 0, path, False)
     return weights.load_model(path)
 
 

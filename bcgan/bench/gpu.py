@@ -75,7 +75,7 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
         if name in only or not only:
             measured[name] = measure(name, group, repeats, together=True)
             runs.write_json(out / "measured.json", measured)
-    found = {
+    results = {
         "rates": {name: rates(group) for name, group in measured.items()},
         "ratios": {
             name: {"median": round(statistics.median(values), 3), "low": round(min(values), 3),
@@ -85,8 +85,8 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
         "device": device(),
         "versions": machine.environment()["packages"] | report.versions(),
     }  # fmt: skip
-    runs.write_json(out / "results.json", found)
-    (out / "README.md").write_text(page(found), "utf-8")
+    runs.write_json(out / "results.json", results)
+    (out / "README.md").write_text(page(results), "utf-8")
     progress.log.info("%s", out)
 
 
@@ -94,7 +94,7 @@ def ratios(measured: dict, operations: dict[str, int]) -> dict[str, tuple[list[f
     """Each ratio of every repeat and of which subjects, best against best where no setting is named."""
     ours, two = best(measured, "gan", "bcgan mixed_bfloat16"), best(measured, "gan", "two tapes")
     work = operations["training"] / 1e6
-    found = {
+    by_name = {
         f"{phase}_vs_pytorch_best": ratio(measured, phase, *(best(measured, phase, of) for of in ("bcgan", "pytorch")))
         for phase in ("training", "inference")
     } | {
@@ -105,7 +105,7 @@ def ratios(measured: dict, operations: dict[str, int]) -> dict[str, tuple[list[f
         )
         for size in BATCHES
     }  # fmt: skip
-    return found | {
+    return by_name | {
         "training_bfloat16_vs_float32": ratio(
             measured, "training", "bcgan mixed_bfloat16, XLA", "bcgan float32, XLA"
         ),
@@ -119,24 +119,24 @@ def ratios(measured: dict, operations: dict[str, int]) -> dict[str, tuple[list[f
 
 def device() -> str:
     """The GPU's name and memory."""
-    asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.splitlines()[0]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         return "unknown"
 
 
-def page(found: dict) -> str:
-    versions = found["versions"]
+def page(results: dict) -> str:
+    versions = results["versions"]
     lines = [
         "# Speed on a GPU", "",
         "Made by `make gpu`. Ratios are medians over alternating repeats within one run.", "",
-        f"{found['device']}; TensorFlow {versions['tensorflow']}, PyTorch {versions['torch'] or 'absent'}.", "",
+        f"{results['device']}; TensorFlow {versions['tensorflow']}, PyTorch {versions['torch'] or 'absent'}.", "",
         "| ratio | median | least to most | of |", "|---|---|---|---|",
     ]  # fmt: skip
-    for name, one in found["ratios"].items():
-        lines.append(f"| {name} | {one['median']:.2f} | {one['low']:.2f} to {one['high']:.2f} | {one['of']} |")
-    return "\n".join(lines + report.rate_tables(found["rates"])) + "\n"
+    for name, value in results["ratios"].items():
+        lines.append(f"| {name} | {value['median']:.2f} | {value['low']:.2f} to {value['high']:.2f} | {value['of']} |")
+    return "\n".join(lines + report.rate_tables(results["rates"])) + "\n"
 
 
 if __name__ == "__main__":

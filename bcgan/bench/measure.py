@@ -18,8 +18,8 @@ def measure(name: str, group: dict[str, tuple], repeats: int, together: bool = F
     workers = {}
     with progress.bar(len(group) * (repeats + 1), f"bench {name}", "repeat") as bar:
         try:
-            for subject, made in group.items():
-                workers[subject] = Worker(*made)
+            for subject, spec in group.items():
+                workers[subject] = Worker(*spec)
                 if not together:
                     workers[subject].ask()
                     bar.update()
@@ -27,33 +27,35 @@ def measure(name: str, group: dict[str, tuple], repeats: int, together: bool = F
                 for worker in workers.values():
                     worker.ask()
                     bar.update()
-            found = {subject: {"rates": [], "peak_mebibytes": None} for subject in group}
+            by_subject = {subject: {"rates": [], "peak_mebibytes": None} for subject in group}
             for _ in range(repeats):
                 for subject, worker in workers.items():
                     if answer := worker.ask():
-                        found[subject]["rates"].append(answer["count"] / answer["seconds"])
-                        found[subject]["peak_mebibytes"] = answer["peak_mebibytes"] and round(answer["peak_mebibytes"])
+                        by_subject[subject]["rates"].append(answer["count"] / answer["seconds"])
+                        by_subject[subject]["peak_mebibytes"] = answer["peak_mebibytes"] and round(
+                            answer["peak_mebibytes"]
+                        )
                     bar.update()
         finally:
             for worker in workers.values():
                 worker.end()
     for subject, worker in workers.items():
-        found[subject]["failure"] = worker.failure
+        by_subject[subject]["failure"] = worker.failure
         if worker.failure:
             progress.log.warning("bench: %s: %s left out: %s", name, subject, worker.failure)
             if worker.failure.startswith("ModuleNotFoundError"):
                 progress.log.warning("bench: for what is compared with, run: %s", ABSENT)
-    return found
+    return by_subject
 
 
 def rates(group: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Each subject's median, least and most: patches a second, of limits millions of operations, of waiting percent."""
     return {
         subject: {
-            "median": round(statistics.median(one["rates"]), 1), "low": round(min(one["rates"]), 1),
-            "high": round(max(one["rates"]), 1), "peak_mebibytes": one["peak_mebibytes"],
-        } if one["rates"] else {"median": None, "failure": one["failure"]}
-        for subject, one in group.items()
+            "median": round(statistics.median(measures["rates"]), 1), "low": round(min(measures["rates"]), 1),
+            "high": round(max(measures["rates"]), 1), "peak_mebibytes": measures["peak_mebibytes"],
+        } if measures["rates"] else {"median": None, "failure": measures["failure"]}
+        for subject, measures in group.items()
     }  # fmt: skip
 
 
@@ -70,7 +72,9 @@ def best(measured: dict, group: str, *kinds: str) -> str:
 
 def ratio(measured: dict, group: str, above: str, below: str, factor: float = 1.0) -> tuple[list[float] | None, str]:
     """Of every repeat, both of the same turn through the group; and of which subjects."""
-    one, other = of(measured, group, above), of(measured, group, below)
-    if not one or not other:
+    numerators, denominators = of(measured, group, above), of(measured, group, below)
+    if not numerators or not denominators:
         return None, ""
-    return [factor * x / y for x, y in zip(one, other, strict=False)], f"{above} / {below}"  # one may have died
+    return [
+        factor * x / y for x, y in zip(numerators, denominators, strict=False)
+    ], f"{above} / {below}"  # one may have died

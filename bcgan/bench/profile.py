@@ -1,5 +1,5 @@
-"""Where a training step's time goes, by operator: of Table 1's network as Keras computes it and as its twin does, and
-of the GAN with two tapes and as ours."""
+"""Measure where a training step's time goes, by operator: Table 1's network as Keras computes it and as its fused model
+does, and the GAN with two tapes and as ours."""
 
 import json
 import sys
@@ -32,17 +32,17 @@ def profile(precision: str, kind: str) -> dict[str, float]:
             run()
         space = xplane_pb2.XSpace()
         space.ParseFromString(next(Path(folder).rglob("*.xplane.pb")).read_bytes())
-    found: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
     for plane in space.planes:
         if plane.name.startswith("/host:CPU"):
             for event in (event for line in plane.lines for event in line.events):
                 name = plane.event_metadata[event.metadata_id].name
                 if ":" in name and "/" in name:  # <place in the graph>:<operator>
-                    found[name.rsplit(":", 1)[1].removeprefix("_MklNative").removeprefix("_Mkl")] += event.duration_ps
-    return {name: value / 1e9 / subjects.STEPS for name, value in found.most_common()}
+                    seconds[name.rsplit(":", 1)[1].removeprefix("_MklNative").removeprefix("_Mkl")] += event.duration_ps
+    return {name: value / 1e9 / subjects.STEPS for name, value in seconds.most_common()}
 
 
-def _training(precision: str, quick: bool) -> Callable[[], None]:
+def _training(precision: str, is_fused: bool) -> Callable[[], None]:
     """A few steps of Table 1's network, the update of its weights included and their average not."""
     import keras
     import tensorflow as tf
@@ -53,7 +53,7 @@ def _training(precision: str, quick: bool) -> Callable[[], None]:
 
     start(precision)
     network = classifier("resnet_table1")
-    judge = fast.twin(network) if quick else network
+    model = fast.fuse_model(network) if is_fused else network
     optimizer = keras.optimizers.AdamW(1e-3)
     optimizer.build(network.trainable_variables)
     images, labels = map(tf.constant, patches(BATCH))
@@ -61,7 +61,7 @@ def _training(precision: str, quick: bool) -> Callable[[], None]:
     @tf.function
     def step():
         with tf.GradientTape() as tape:
-            logits = judge(tf.cast(images, tf.float32) / 255, training=True)[:, 0]
+            logits = model(tf.cast(images, tf.float32) / 255, training=True)[:, 0]
             loss = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(labels, tf.float32), logits)
         optimizer.apply(tape.gradient(loss, network.trainable_variables), network.trainable_variables)
 

@@ -126,8 +126,8 @@ def gan(
     from bcgan.gan import train
 
     settings = Gan(batch=batch, critic=critic)
-    players = train.start_players(settings)
-    step = train.make_step(players, settings, 0, xla) if tapes == 1 else _two_tapes(players, settings, xla)
+    gan_state = train.build_gan_state(settings)
+    step = train.make_step(gan_state, settings, 0, xla) if tapes == 1 else _two_tapes(gan_state, settings, xla)
     images, labels = map(tf.constant, patches(batch))
 
     def run() -> int:
@@ -139,7 +139,7 @@ def gan(
     return run
 
 
-def _two_tapes(players, settings: Gan, xla: bool):
+def _two_tapes(gan_state, settings: Gan, xla: bool):
     import tensorflow as tf
 
     from bcgan.data import batches
@@ -151,26 +151,26 @@ def _two_tapes(players, settings: Gan, xla: bool):
         count = tf.shape(classes)[0]
         noise = tf.random.stateless_normal((count, settings.latent), seed)
         grain = tf.random.stateless_normal((count, 50, 50, 1), seed + 1)
-        return players.generator([noise, classes, grain], training=True)
+        return gan_state.generator([noise, classes, grain], training=True)
 
     def updated(name, tape, loss):
-        variables = getattr(players, name).trainable_variables
-        players.optimizers[name].apply(tape.gradient(loss, variables), variables)
+        variables = getattr(gan_state, name).trainable_variables
+        gan_state.optimizers[name].apply(tape.gradient(loss, variables), variables)
 
     @tf.function(jit_compile=xla)
     def step(number, images, classes):
         seeds = [tf.stack([tf.constant(0, tf.int64), 8 * number + place]) for place in range(5)]
         real = batches.dihedral(batches.scale(images), seeds[0])
         with tf.GradientTape() as tape:
-            seen = augment(real, seeds[1]), augment(made(seeds[2], classes), seeds[3])
-            logits = [players.discriminator([side, classes], training=True) for side in seen]
-            judge_loss = discriminator_loss(*logits)
-        updated("discriminator", tape, judge_loss)
+            augmented = augment(real, seeds[1]), augment(made(seeds[2], classes), seeds[3])
+            logits = [gan_state.discriminator([side, classes], training=True) for side in augmented]
+            real_fake_loss = discriminator_loss(*logits)
+        updated("discriminator", tape, real_fake_loss)
         with tf.GradientTape() as tape:
-            seen = augment(made(seeds[4], classes), seeds[3])
-            make_loss = generator_loss(players.discriminator([seen, classes], training=True), settings.loss)
+            augmented = augment(made(seeds[4], classes), seeds[3])
+            make_loss = generator_loss(gan_state.discriminator([augmented, classes], training=True), settings.loss)
         updated("generator", tape, make_loss)
-        weights.move_average(players.average.variables, players.generator.variables, 0.999)
+        weights.move_average(gan_state.average.variables, gan_state.generator.variables, 0.999)
         return {"generator_loss": make_loss}
 
     return step
@@ -186,16 +186,16 @@ def feeding(augmented: bool, batch: int = 64) -> Subject:
     sampler, steps = batches.shuffled(np.arange(len(images)), batch, 0), range(128)
 
     @tf.function
-    def augment(step, found):
+    def augment(step, images):
         seed = tf.stack([tf.constant(0, tf.int64), step])
-        found = batches.dihedral(batches.scale(found), seed)
-        return batches.colour_jitter(batches.stain_jitter(found, seed, 0.15), seed, 0.05)
+        images = batches.dihedral(batches.scale(images), seed)
+        return batches.colour_jitter(batches.stain_jitter(images, seed, 0.15), seed, 0.05)
 
     def run() -> int:
-        for step, found, _ in batches.stream(images, labels, sampler, steps):
+        for step, batch_images, _ in batches.stream(images, labels, sampler, steps):
             if augmented:
-                found = augment(step, found)
-        found.numpy()
+                batch_images = augment(step, batch_images)
+        batch_images.numpy()
         return len(steps) * batch
 
     return run
@@ -218,9 +218,9 @@ def waiting(precision: str, batch: int = BATCH, xla: bool = False) -> Subject:
         waited = 0.0
         for _ in range(4 * STEPS):  # more than are read ahead
             began = time.perf_counter()
-            given = next(feed)
+            fed_batch = next(feed)
             waited += time.perf_counter() - began
-            float(step(*given)[0])
+            float(step(*fed_batch)[0])
         return 100 * waited
 
     return run
@@ -232,8 +232,8 @@ def preprocess(times: int = 1) -> Subject:
 
     from bcgan.preprocess import store
 
-    kept = tempfile.TemporaryDirectory(prefix="bcgan-bench-")  # until the process ends
-    folder = Path(kept.name)
+    temporary = tempfile.TemporaryDirectory(prefix="bcgan-bench-")  # until the process ends
+    folder = Path(temporary.name)
     images, labels = patches(PREPARED * times)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / f"png/{i % 10}_idx5_x{i}_y1_class{label}.png"
@@ -245,7 +245,7 @@ def preprocess(times: int = 1) -> Subject:
     del images, image  # the stage's own memory is what counts
 
     def run() -> int:
-        store.build(experiment, Path(kept.name) / "store")
+        store.build(experiment, Path(temporary.name) / "store")
         return count
 
     return run
@@ -263,10 +263,10 @@ def slide() -> Subject:
 
     model, side = load(), SLIDE // 50
     tiles = patches(side * side)[0].reshape(side, side, 50, 50, 3)
-    kept = tempfile.TemporaryDirectory(prefix="bcgan-bench-")  # until the process ends
-    path = Path(kept.name) / "slide.png"
+    folder = tempfile.TemporaryDirectory(prefix="bcgan-bench-")  # until the process ends
+    path = Path(folder.name) / "slide.png"
     cv2.imwrite(str(path), tiles.transpose(0, 2, 1, 3, 4).reshape(SLIDE, SLIDE, 3)[..., ::-1])
-    return lambda: sum(predict(model, [Path(kept.name) / path.name], io.StringIO(), False).values())
+    return lambda: sum(predict(model, [Path(folder.name) / path.name], io.StringIO(), False).values())
 
 
 def start_up(predicts: bool = False) -> Subject:
@@ -275,14 +275,14 @@ def start_up(predicts: bool = False) -> Subject:
 
     from bcgan.bench.worker import peak_mebibytes
 
-    kept = tempfile.TemporaryDirectory(prefix="bcgan-bench-")  # until the process ends
-    cv2.imwrite(str(Path(kept.name) / "patch.png"), patches(1)[0][0])
+    folder = tempfile.TemporaryDirectory(prefix="bcgan-bench-")  # until the process ends
+    cv2.imwrite(str(Path(folder.name) / "patch.png"), patches(1)[0][0])
     arguments = ("predict", "patch.png") if predicts else ("--help",)
 
     def run() -> int:
         run.peak_mebibytes = None
         command = [sys.executable, "-m", "bcgan", *arguments]
-        with subprocess.Popen(command, cwd=kept.name, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, cwd=folder.name, stdout=subprocess.DEVNULL) as process:
             while process.poll() is None:
                 # What is left of a process that has ended does not say it any more.
                 run.peak_mebibytes = peak_mebibytes(process.pid) or run.peak_mebibytes

@@ -120,7 +120,7 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
 
 def make_step(joined: keras.Model, optimizer, settings: Pretrain, seed: int, xla: bool):
     """One update on two views of every patch; gives what `contrast` gives."""
-    fused = fast.twin(joined)
+    fused = fast.fuse_model(joined)
 
     def view(images, number):
         seeds = [tf.stack([tf.constant(seed + 2, tf.int64), number + place]) for place in range(4)]

@@ -12,7 +12,7 @@ from bcgan.models import fast
 def scorer(network: keras.Model):
     """A function from uint8 patches (n, side, side, 3) to probabilities of malignancy, float32 (n,)."""
 
-    fused = fast.twin(network)
+    fused = fast.fuse_model(network)
 
     @tf.function(reduce_retracing=True)
     def run(images):

@@ -34,7 +34,7 @@ class Patches(NamedTuple):
     labels: np.ndarray
 
 
-class Lessons(NamedTuple):
+class TrainingData(NamedTuple):
     """What a training learns from: patches, which of them a step sees, steps of an epoch, the loss's weights of benign
     and malignant."""
 
@@ -47,10 +47,10 @@ class Lessons(NamedTuple):
 def train(
     network: keras.Model,
     real: Patches,
-    more: Patches | None,
+    extra: Patches | None,
     validation: Patches | None,
     settings: Classify,
-    own: Classifier,
+    classifier_settings: Classifier,
     seed: int,
     path: Path,
     xla: bool,
@@ -63,9 +63,10 @@ def train(
 
     Args:
         network: keras.Model. As `bcgan.models.classifier` builds it.
-        more: Patches. Synthetic or taught ones, which join every batch by `own.more`; None: real patches alone.
+        extra: Patches. Synthetic or distilled ones, which join every batch by `classifier_settings.more`; None: real
+            patches alone.
         validation: Patches. Choose the epoch; None: the last one is kept.
-        own: Classifier. This network's own settings.
+        classifier_settings: Classifier. This network's settings.
         epoch_steps: int. Steps of an epoch; None: as many as see every real patch once.
         augment: bool. Whether real and synthetic patches are turned, mirrored and their colours jittered.
 
@@ -73,14 +74,14 @@ def train(
         WorkError: the loss is no number any more.
     """
     _follow_statistics(network)
-    lessons = _lessons(real, more, settings, own, seed, epoch_steps)
-    epochs, epoch_steps = own.epochs, lessons.epoch_steps
+    training_data = _build_training_data(real, extra, settings, classifier_settings, seed, epoch_steps)
+    epochs, epoch_steps = classifier_settings.epochs, training_data.epoch_steps
     average = keras.models.clone_model(network)
     average.set_weights(network.get_weights())
     distribute.synchronise(network)
     best = [keras.Variable(variable) for variable in average.variables]
     best_auc = keras.Variable(-1.0, dtype="float32")
-    optimizer = make_optimizer(network, own, settings, epoch_steps)
+    optimizer = make_optimizer(network, classifier_settings, settings, epoch_steps)
     state = {
         "network": network.variables,
         "average": average.variables,
@@ -90,14 +91,14 @@ def train(
     checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
     start = weights.restore(checkpoint, state)
     progress.keep_lines(log_path, "epoch", start)
-    step_function = make_step(network, average, optimizer, settings, lessons.class_weight, seed, xla, augment)
+    step_function = make_step(network, average, optimizer, settings, training_data.class_weight, seed, xla, augment)
     score = scorer(average)
 
     with progress.bar(epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
         for epoch in range(start, epochs):
             began = time.monotonic()
             steps = range(epoch * epoch_steps, (epoch + 1) * epoch_steps)
-            stream = batches.stream(*lessons.pool, lessons.sampler, steps, settings.crop, seed)
+            stream = batches.stream(*training_data.pool, training_data.sampler, steps, settings.crop, seed)
             values = []
             for step, images, labels in stream:
                 values.append([float(value) for value in step_function(step, images, labels)])
@@ -106,7 +107,7 @@ def train(
             if not np.isfinite(values).all() or (validation and not np.isfinite(probabilities).all()):
                 raise WorkError(
                     f"classify: {path.stem}: the loss is no number any more in epoch {epoch + 1}. "
-                    f"Lower classify.models.*.rate ({own.rate}), or set precision=float32."
+                    f"Lower classify.models.*.rate ({classifier_settings.rate}), or set precision=float32."
                 )
             line = _validate(probabilities, validation.labels) if validation else {}
             area = line.get("validation_roc_auc", epoch)
@@ -127,26 +128,26 @@ def train(
     checkpoint.unlink(missing_ok=True)
 
 
-def _lessons(
+def _build_training_data(
     real: Patches,
-    more: Patches | None,
+    extra: Patches | None,
     settings: Classify,
-    own: Classifier,
+    classifier_settings: Classifier,
     seed: int,
     epoch_steps: int | None,
-) -> Lessons:
+) -> TrainingData:
     """What `train`'s arguments of these names come to."""
-    count = min(round(settings.batch * own.more), settings.batch - 1) if more else 0
+    count = min(round(settings.batch * classifier_settings.more), settings.batch - 1) if extra else 0
     fresh = min(settings.batch - count, len(real.labels))
     sampler, malignant = batches.shuffled(np.arange(len(real.labels)), fresh, seed), np.mean(real.labels)
     epoch_steps, pool = epoch_steps or max(1, len(real.labels) // fresh), real
-    if more and count:
-        pool = Patches(*(np.concatenate(pair) for pair in zip(real, more, strict=True)))
-        extra = np.arange(len(real.labels), len(pool.labels))
+    if extra and count:
+        pool = Patches(*(np.concatenate(pair) for pair in zip(real, extra, strict=True)))
+        extra_rows = np.arange(len(real.labels), len(pool.labels))
         part = count / (count + fresh)
-        malignant = (1 - part) * malignant + part * np.mean(more.labels)
-        sampler = batches.mixed(sampler, extra, count, seed)
-    return Lessons(pool, sampler, epoch_steps, class_weights(malignant))
+        malignant = (1 - part) * malignant + part * np.mean(extra.labels)
+        sampler = batches.mixed(sampler, extra_rows, count, seed)
+    return TrainingData(pool, sampler, epoch_steps, class_weights(malignant))
 
 
 def _validate(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -172,9 +173,9 @@ def schedule(rate: float, steps: int, warm: int) -> keras.optimizers.schedules.C
     )
 
 
-def make_optimizer(network: keras.Model, own: Classifier, settings: Classify, epoch_steps: int):
-    steps = own.epochs * epoch_steps
-    rates = schedule(own.rate, steps, max(1, min(steps // 10, epoch_steps)))
+def make_optimizer(network: keras.Model, classifier_settings: Classifier, settings: Classify, epoch_steps: int):
+    steps = classifier_settings.epochs * epoch_steps
+    rates = schedule(classifier_settings.rate, steps, max(1, min(steps // 10, epoch_steps)))
     optimizer = OPTIMIZERS[settings.optimizer](rates, weight_decay=settings.weight_decay)
     if keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -197,7 +198,7 @@ def make_step(
     Args:
         class_weight: the loss's weights of benign and malignant.
     """
-    fused = fast.twin(network)
+    fused = fast.fuse_model(network)
 
     def update(step, images, labels):
         seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + number]) for number in range(3)]

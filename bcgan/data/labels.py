@@ -20,7 +20,7 @@ COLUMNS = ("image", "label", "patient")
 DELIMITERS = (",", ";", "\t")
 WORKBOOKS = (".xlsx", ".xlsm")
 NAMED = 5  # images that a message names
-WHOLE = re.compile(r"(\d+)\.0+")  # a whole number as a spreadsheet's column of floats has it
+WHOLE_NUMBER = re.compile(r"(\d+)\.0+")  # a whole number as a spreadsheet's column of floats has it
 
 
 class Row(NamedTuple):
@@ -54,17 +54,17 @@ class ClassNames:
         if unused:
             log.warning("data.classes: no image of %s has the class %s", where, ", ".join(map(repr, unused)))
 
-    def refuse(self, unknown: Mapping[str, str], seen: Iterable[str]) -> InputError:
+    def refuse(self, unknown: Mapping[str, str], names: Iterable[str]) -> InputError:
         """Return the error that names the first name of no class, where it is, and all names that were seen.
 
         Args:
             unknown: The first path of each name of no class.
-            seen: All names.
+            names: All names.
         """
         name, path = next(iter(unknown.items()))
         return InputError(
             f"{path}: label {name!r} is none of {', '.join(self.label_of)}; class names seen: "
-            f"{', '.join(sorted(set(seen)))}. Map them (data.classes={{benign: [...], malignant: [...]}}), or rename "
+            f"{', '.join(sorted(set(names)))}. Map them (data.classes={{benign: [...], malignant: [...]}}), or rename "
             "or remove that file, or its folder."
         )
 
@@ -167,15 +167,15 @@ def _plain_image(name: str) -> str:
 def _plain(name: str) -> str:
     """Return a class's name without case and spaces, and a spreadsheet's 1.0 as 1."""
     name = "".join(normalize_patient(name).casefold().split())
-    return WHOLE.sub(r"\1", name) if WHOLE.fullmatch(name) else name
+    return WHOLE_NUMBER.sub(r"\1", name) if WHOLE_NUMBER.fullmatch(name) else name
 
 
 def _whole_numbers(rows: list[dict[str, str]]) -> None:
     """Undo what a spreadsheet does to a column of numbers with a gap: patients 8863.0 are 8863."""
     patients = [row["patient"] for row in rows if row.get("patient")]
-    if patients and all(WHOLE.fullmatch(patient) for patient in patients):
+    if patients and all(WHOLE_NUMBER.fullmatch(patient) for patient in patients):
         for row in rows:
-            row["patient"] = WHOLE.sub(r"\1", row.get("patient", ""))
+            row["patient"] = WHOLE_NUMBER.sub(r"\1", row.get("patient", ""))
 
 
 def _coordinate(text: str, axis: str, path: Path, number: int) -> int:

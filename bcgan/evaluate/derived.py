@@ -24,24 +24,24 @@ def column(name: str, seed: int) -> str:
 
 def classifiers(table: pd.DataFrame) -> dict[str, list[int]]:
     """{name: seeds} of the columns of probabilities."""
-    found: dict[str, list[int]] = {}
-    for one in table.columns:
-        name, separator, seed = one.rpartition("-seed")
+    seeds_by_name: dict[str, list[int]] = {}
+    for column_name in table.columns:
+        name, separator, seed = column_name.rpartition("-seed")
         if separator:
-            found.setdefault(name, []).append(int(seed))
-    return found
+            seeds_by_name.setdefault(name, []).append(int(seed))
+    return seeds_by_name
 
 
-def colour_statistics(properties: pd.DataFrame, train: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Probabilities of malignancy of the `wanted` rows by boosted trees on eight numbers a patch.
+def colour_statistics(properties: pd.DataFrame, train: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Probabilities of malignancy of `rows` by boosted trees on eight numbers a patch.
 
     Args:
         properties: columns COLOUR_AND_TEXTURE and label, a row a patch.
-        train, wanted: positions.
+        train, rows: positions.
     """
     numbers = properties[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)
     trees = boosted_trees().fit(numbers[train], properties["label"].to_numpy()[train])
-    return trees.predict_proba(numbers[wanted])[:, CLASSES.index("malignant")]
+    return trees.predict_proba(numbers[rows])[:, CLASSES.index("malignant")]
 
 
 def boosted_trees() -> HistGradientBoostingClassifier:

@@ -29,7 +29,7 @@ from bcgan.preprocess.store import GAN_SIZE, Store, at_size, load_synthetic
 CHANCE = "random"
 LEVELS = np.linspace(0, 1, 11)  # shares of the pixels wiped out or shown
 TOP = 0.05  # share of the pixels that speak most for malignancy
-SHOWN = 4  # patches a class for the figure
+MAX_EXAMPLES = 4  # patches a class for the figure
 TRUTHS = 96  # phantom patches whose nuclei are known
 RESNET_LAYERS = ("stem_pool", "joint", "bottleneck1_add", "bottleneck2_add", "bottleneck4_add")
 CHANNELS = 6  # of each layer in the figure of feature maps
@@ -48,28 +48,30 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     patients = store.index["patient"].to_numpy()[rows]
     methods = _methods(network)
     tested = methods | {CHANCE: lambda _, images: rng.random(images.shape[:3]).astype(np.float32)}
-    found = {
+    results = {
         method: _curves(network, images, explain(network, images), patients, experiment)
         for method, explain in tested.items()
     }
     if experiment.data.name == "histology_phantom":
         keras.utils.set_random_seed(experiment.seed)
         untrained = of_run(name, root, images.shape[1], experiment.classify.models[name])
-        for suffix, one in (("", network), ("_untrained", untrained)):
-            for method, measured in pointing(one, tested, images.shape[1], experiment).items():
-                found[method] |= {f"{kind}{suffix}": value for kind, value in measured.items()}
+        for suffix, tested_network in (("", network), ("_untrained", untrained)):
+            for method, measured in pointing(tested_network, tested, images.shape[1], experiment).items():
+                results[method] |= {f"{kind}{suffix}": value for kind, value in measured.items()}
     counts = {"patches": len(rows), "patients": len(np.unique(patients))}
-    runs.write_json(folder / "explanations.json", {"classifier": name, "seed": seed, **counts, **found})
-    shown = _examples(experiment, store, root, network, methods)
-    judge = weights.load_model(root / "gan" / "discriminator.keras")
-    first = [int(np.flatnonzero(shown["labels"] == label)[0]) for label in (0, 1)]
+    runs.write_json(folder / "explanations.json", {"classifier": name, "seed": seed, **counts, **results})
+    examples = _examples(experiment, store, root, network, methods)
+    gan_discriminator = weights.load_model(root / "gan" / "discriminator.keras")
+    first = [int(np.flatnonzero(examples["labels"] == label)[0]) for label in (0, 1)]
     for kind in ("real", "synthetic"):
-        two = shown[f"{kind}_images"][first]
-        shown |= {f"{kind}_features_{layer}": maps for layer, maps in feature_maps(judge, network, two).items()}
-    np.savez_compressed(folder / "explanations.npz", **shown)
+        two = examples[f"{kind}_images"][first]
+        examples |= {
+            f"{kind}_features_{layer}": maps for layer, maps in feature_maps(gan_discriminator, network, two).items()
+        }
+    np.savez_compressed(folder / "explanations.npz", **examples)
 
 
-def feature_maps(judge: keras.Model, network: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+def feature_maps(gan_discriminator: keras.Model, network: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
     """Maps of the discriminator's blocks and, where the classifier holds Table 1's layers, of those.
 
     Args:
@@ -80,7 +82,7 @@ def feature_maps(judge: keras.Model, network: keras.Model, images: np.ndarray) -
         from their edges, first.
     """
     at_gan_size = at_size(images, GAN_SIZE).astype(np.float32) / 255
-    found = dict(zip(BLOCKS, discriminator.feature_maps(judge)(at_gan_size), strict=True))
+    by_layer = dict(zip(BLOCKS, discriminator.feature_maps(gan_discriminator)(at_gan_size), strict=True))
     inner = next((layer for layer in network.layers if isinstance(layer, keras.Model)), None)
     names = {layer.name for layer in inner.layers} if inner else set()
     if tapped := [name for name in RESNET_LAYERS if name in names]:
@@ -88,8 +90,8 @@ def feature_maps(judge: keras.Model, network: keras.Model, images: np.ndarray) -
         for layer in network.layers[1 : network.layers.index(inner)]:
             x = layer(x)
         maps = keras.Model(inner.input, [inner.get_layer(name).output for name in tapped])(x, training=False)
-        found |= dict(zip(tapped, maps, strict=True))
-    return {name: _liveliest(maps) for name, maps in found.items()}
+        by_layer |= dict(zip(tapped, maps, strict=True))
+    return {name: _liveliest(maps) for name, maps in by_layer.items()}
 
 
 def _liveliest(maps: keras.KerasTensor) -> np.ndarray:
@@ -107,14 +109,14 @@ def inside(maps: np.ndarray) -> np.ndarray:
 def deletion(run, images: np.ndarray, maps: np.ndarray, insert: bool = False) -> np.ndarray:
     """Probability of the class that was called, at LEVELS of pixels replaced by the mean colour, those that speak most
     for the call first; or, with `insert`, of pixels shown on the mean colour. float, (levels, n)."""
-    whole = run(images)
-    signed = maps * np.where(whole > 0, 1, -1)[:, None, None]
+    baseline = run(images)
+    signed = maps * np.where(baseline > 0, 1, -1)[:, None, None]
     ranks = signed.reshape(len(maps), -1).argsort(1)[:, ::-1].argsort(1).reshape(maps.shape)
     mean, curve = images.mean((1, 2), keepdims=True), []
     for level in LEVELS:
         first = (ranks < level * maps[0].size)[..., None]
         changed = run(np.where(first != insert, mean, images).astype(np.float32))
-        curve.append(expit(np.where(whole > 0, changed, -changed)))
+        curve.append(expit(np.where(baseline > 0, changed, -changed)))
     return np.stack(curve)
 
 
@@ -125,7 +127,7 @@ def pointing(
     of all that speaks for malignancy, that lies on malignant nuclei, less the share of all pixels that do; 0 is chance.
     """
     images, masks, patients = truths(TRUTHS, size, experiment.seed)
-    found = {}
+    by_method = {}
     for method, explain in methods.items():
         maps = explain(network, images).reshape(len(images), -1)
         count = max(1, round(TOP * maps.shape[1]))
@@ -136,8 +138,10 @@ def pointing(
             "pointing": np.take_along_axis(flat, top, 1).mean(1),
             "evidence": (speaks * flat).sum(1) / np.maximum(speaks.sum(1), np.finfo(np.float32).tiny),
         }
-        found[method] = {kind: _mean(one - flat.mean(1), patients, experiment) for kind, one in shares.items()}
-    return found
+        by_method[method] = {
+            kind: _mean(values - flat.mean(1), patients, experiment) for kind, values in shares.items()
+        }
+    return by_method
 
 
 def truths(number: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -153,21 +157,21 @@ def truths(number: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray, n
 
 def _methods(network: keras.Model) -> dict:
     """Those that the network allows: Grad-CAM needs a map."""
-    found = dict(saliency.METHODS)
+    methods = dict(saliency.METHODS)
     try:
         saliency.grad_cam(network, np.zeros((1, *network.input_shape[1:]), np.float32))
     except ValueError:
-        del found["grad_cam"]
-    return found
+        del methods["grad_cam"]
+    return methods
 
 
 def _curves(network, images, maps, patients, experiment: Experiment) -> dict[str, Any]:
-    run, found = saliency.logits(network), {}
+    run, measures = saliency.logits(network), {}
     for kind in ("deletion", "insertion"):
         curves = deletion(run, images, maps, insert=kind == "insertion")
         area = np.trapezoid(curves, LEVELS, axis=0)
-        found[kind] = _mean(area, patients, experiment) | {"curve": curves.mean(1).tolist()}
-    return found
+        measures[kind] = _mean(area, patients, experiment) | {"curve": curves.mean(1).tolist()}
+    return measures
 
 
 def _mean(values: np.ndarray, patients: np.ndarray, experiment: Experiment) -> dict[str, float | None]:
@@ -180,23 +184,28 @@ def _examples(experiment: Experiment, store: Store, root: Path, network, methods
     rows = store.rows("test")
     labels = store.index["label"].to_numpy()[rows]
     crop = experiment.classify.crop
-    made, made_labels = load_synthetic(root / "features", experiment.data.size, selected=False)
-    sides = {"real": (central(store.images[rows], crop), labels), "synthetic": (central(made, crop), made_labels)}
-    counts = [min(SHOWN, *((own == label).sum() for _, own in sides.values())) for label in (0, 1)]
-    found, chosen = {}, {}
-    for kind, (images, own) in sides.items():
-        wrong = np.abs(probabilities(network, images, 1) - own)
-        chosen[kind] = np.concatenate([_best_and_worst(wrong, own == label, counts[label]) for label in (0, 1)])
-        found[f"{kind}_images"] = images = images[chosen[kind]]
-        found[f"{kind}_probability"] = probabilities(network, images, 1)
+    synthetic, synthetic_labels = load_synthetic(root / "features", experiment.data.size, selected=False)
+    image_sets = {
+        "real": (central(store.images[rows], crop), labels),
+        "synthetic": (central(synthetic, crop), synthetic_labels),
+    }
+    counts = [
+        min(MAX_EXAMPLES, *((set_labels == label).sum() for _, set_labels in image_sets.values())) for label in (0, 1)
+    ]
+    arrays, chosen = {}, {}
+    for kind, (images, set_labels) in image_sets.items():
+        wrong = np.abs(probabilities(network, images, 1) - set_labels)
+        chosen[kind] = np.concatenate([_best_and_worst(wrong, set_labels == label, counts[label]) for label in (0, 1)])
+        arrays[f"{kind}_images"] = images = images[chosen[kind]]
+        arrays[f"{kind}_probability"] = probabilities(network, images, 1)
         for method, explain in methods.items():
-            found[f"{kind}_{method}"] = explain(network, images.astype(np.float32) / 255)
-    found["real_id"] = store.index["id"].to_numpy(str)[rows[chosen["real"]]]
-    found["labels"] = np.repeat([0, 1], counts)
-    return found
+            arrays[f"{kind}_{method}"] = explain(network, images.astype(np.float32) / 255)
+    arrays["real_id"] = store.index["id"].to_numpy(str)[rows[chosen["real"]]]
+    arrays["labels"] = np.repeat([0, 1], counts)
+    return arrays
 
 
 def _best_and_worst(wrong: np.ndarray, of_class: np.ndarray, number: int) -> np.ndarray:
     """Positions of a class's calls: the best half of `number`, the best first, then the worst, the worst first."""
-    own = np.flatnonzero(of_class)[np.argsort(wrong[of_class])]
-    return np.concatenate([own[: number // 2], own[::-1][: number - number // 2]])
+    order = np.flatnonzero(of_class)[np.argsort(wrong[of_class])]
+    return np.concatenate([order[: number // 2], order[::-1][: number - number // 2]])

@@ -48,20 +48,20 @@ def levels(experiment: Experiment) -> list[Level]:
         InputError: a level changes an unknown key or one that no training here reads, gives one a value of the wrong
             kind, varies a network that starts from weights, or has a name like another's.
     """
-    found = [Level(BASELINE, "", experiment)]
+    variants = [Level(BASELINE, "", experiment)]
     for factor, choices in experiment.factors.levels.items():
         for name, changes in choices.items():
             place = f"factors.levels.{factor}.{name}"
-            found.append(Level(factor, name, varied(experiment, changes, place)))
-            _refuse_what_changes_nothing(experiment, found[-1].experiment, place)
-            if found[-1].folder in {one.folder for one in found[:-1]}:
+            variants.append(Level(factor, name, varied(experiment, changes, place)))
+            _refuse_what_changes_nothing(experiment, variants[-1].experiment, place)
+            if variants[-1].folder in {variant.folder for variant in variants[:-1]}:
                 raise InputError(f"{place}: its files would be another level's as well. Give it another name.")
-            wanted = found[-1].experiment.factors
-            if _variant(found[-1]) != Variant() and wanted.network not in FROM_NOTHING:
+            factors = variants[-1].experiment.factors
+            if _variant(variants[-1]) != Variant() and factors.network not in FROM_NOTHING:
                 raise InputError(
-                    f"{place}: {wanted.network} starts from weights. Vary one of {', '.join(FROM_NOTHING)}."
+                    f"{place}: {factors.network} starts from weights. Vary one of {', '.join(FROM_NOTHING)}."
                 )
-    return found
+    return variants
 
 
 def _refuse_what_changes_nothing(experiment: Experiment, level: Experiment, place: str) -> None:
@@ -69,8 +69,8 @@ def _refuse_what_changes_nothing(experiment: Experiment, level: Experiment, plac
     changed = [change.partition("=")[0] for change in differences(experiment, level)]
     unread = [key for key in changed if not key.startswith(READ)]
     if unread or _key(Level("", "", level), 0, None) == _key(Level("", "", experiment), 0, None):
-        said = f"no training of this stage reads {unread[0]}" if unread else "it changes no training of this stage"
-        raise InputError(f"{place}: {said}. Change keys that begin with {', '.join(READ)}; or leave the level out.")
+        reason = f"no training of this stage reads {unread[0]}" if unread else "it changes no training of this stage"
+        raise InputError(f"{place}: {reason}. Change keys that begin with {', '.join(READ)}; or leave the level out.")
 
 
 def evaluate(experiment: Experiment, root: Path, folder: Path) -> None:
@@ -95,20 +95,20 @@ def summarise(experiment: Experiment, planned: list[Level], folder: Path) -> dic
     """{network, epochs, levels: [{factor, level, seeds, figures: {metric: {value, low, high}}, differences: {metric:
     {value, low, high, p}}}]}; differences from the experiment as it is, on the same test patches and seeds, None where
     there is no such training."""
-    settings, found = experiment.evaluate, []
+    settings, rows = experiment.evaluate, []
     seeds = experiment.factors.seeds
     baseline = _trained(planned[0], seeds, folder)
     for level in planned:
         if not (trained := _trained(level, seeds, folder)):
             continue
-        one = next(iter(trained.values()))
-        patients = one["test_patients"]
+        first = next(iter(trained.values()))
+        patients = first["test_patients"]
         resampled = _resampled(trained, experiment)
         both = sorted(trained.keys() & baseline.keys())  # a training of either may have diverged
         # An audit with other settings may drop other patches.
-        same = bool(both) and np.array_equal(baseline[both[0]]["test_ids"], one["test_ids"])
+        same = bool(both) and np.array_equal(baseline[both[0]]["test_ids"], first["test_ids"])
         of_both = [_resampled({seed: side[seed] for seed in both}, experiment) for side in (trained, baseline) if same]
-        found.append({
+        rows.append({
             "factor": level.factor, "level": level.name, "seeds": len(trained),
             "figures": {
                 name: intervals.interval(resampled[name], patients, settings.confidence)
@@ -119,7 +119,7 @@ def summarise(experiment: Experiment, planned: list[Level], folder: Path) -> dic
                 for name in METRICS
             } if same and level.factor != BASELINE else None,
         })  # fmt: skip
-    return {"network": experiment.factors.network, "epochs": experiment.factors.epochs, "levels": found}
+    return {"network": experiment.factors.network, "epochs": experiment.factors.epochs, "levels": rows}
 
 
 def _trained(level: Level, seeds: tuple[int, ...], folder: Path) -> dict[int, dict[str, np.ndarray]]:
@@ -128,15 +128,15 @@ def _trained(level: Level, seeds: tuple[int, ...], folder: Path) -> dict[int, di
 
 
 def _resampled(trained: dict[int, dict[str, np.ndarray]], experiment: Experiment) -> dict[str, np.ndarray]:
-    one = next(iter(trained.values()))
-    scored = intervals.of_trainings(trained, one["validation_labels"])
-    drawn = intervals.patient_weights(one["test_patients"], experiment.evaluate.resamples, experiment.seed)
-    return intervals.resampled(one["test_labels"], scored, drawn, np.random.default_rng(experiment.seed))
+    first = next(iter(trained.values()))
+    scored = intervals.of_trainings(trained, first["validation_labels"])
+    drawn = intervals.patient_weights(first["test_patients"], experiment.evaluate.resamples, experiment.seed)
+    return intervals.resampled(first["test_labels"], scored, drawn, np.random.default_rng(experiment.seed))
 
 
-def _own(level: Level) -> Classifier:
-    wanted = level.experiment.factors
-    return level.experiment.classify.models[wanted.network].model_copy(update={"epochs": wanted.epochs})
+def _classifier_settings(level: Level) -> Classifier:
+    factors = level.experiment.factors
+    return level.experiment.classify.models[factors.network].model_copy(update={"epochs": factors.epochs})
 
 
 def _variant(level: Level) -> Variant:
@@ -145,43 +145,47 @@ def _variant(level: Level) -> Variant:
 
 def _key(level: Level, seed: int, folder: Path | None) -> str:
     """What a training of the level depends on; without a folder, by its settings alone."""
-    own, network = _own(level), level.experiment.factors.network
-    trial = own.model_dump(mode="json"), [network, *_variant(level)], seed
-    inputs = read_by(network, own, folder) if folder else {}
+    classifier_settings, network = _classifier_settings(level), level.experiment.factors.network
+    trial = classifier_settings.model_dump(mode="json"), [network, *_variant(level)], seed
+    inputs = read_by(network, classifier_settings, folder) if folder else {}
     return trials.key(folder, level.experiment, ("data", "preprocess", "classify"), *trial, inputs=inputs)
 
 
 def _run(level: Level, seed: int, root: Path, path: Path, key: str) -> None:
     experiment = level.experiment
     xla = machine.start(experiment)
-    settings, wanted = experiment.classify, experiment.factors
+    settings, factors = experiment.classify, experiment.factors
     patches = store.load(_prepared(level, root, path.parent))
     index = patches.index
-    sides = {
+    patch_sets = {
         role: Patches(patches.images[rows], index["label"].to_numpy()[rows])
         for role in ("train", "validation", "test")
         for rows in (patches.rows(role),)
     }
-    own = _own(level)
-    made = None
-    if own.meets_synthetic:
-        made = Patches(*store.load_synthetic(root / "features", experiment.data.size, own.selected))
+    classifier_settings = _classifier_settings(level)
+    synthetic = None
+    if classifier_settings.meets_synthetic:
+        synthetic = Patches(
+            *store.load_synthetic(root / "features", experiment.data.size, classifier_settings.selected)
+        )
     test = index.iloc[patches.rows("test")]
-    beside = {f"{role}_labels": sides[role].labels for role in ("validation", "test")}
-    beside |= {"test_patients": test["patient"].to_numpy(str), "test_ids": test["id"].to_numpy(str)}
+    extra_arrays = {f"{role}_labels": patch_sets[role].labels for role in ("validation", "test")}
+    extra_arrays |= {"test_patients": test["patient"].to_numpy(str), "test_ids": test["id"].to_numpy(str)}
     keras.utils.set_random_seed(seed)
-    network = of_run(wanted.network, root, settings.crop or experiment.data.size, own)
+    network = of_run(factors.network, root, settings.crop or experiment.data.size, classifier_settings)
     network = vary(network, _variant(level))
-    real = sides.pop("train")
+    real = patch_sets.pop("train")
     views = experiment.evaluate.views
-    trials.run(path, network, real, made, sides, settings, own, views, seed, xla, key, beside)
+    trials.run(
+        path, network, real, synthetic, patch_sets, settings, classifier_settings, views, seed, xla, key, extra_arrays
+    )
 
 
 def _prepared(level: Level, root: Path, folder: Path) -> Path:
     """The store of a level: the run's own, or one made for it where the level prepares patches otherwise."""
-    own = runs.read_json(root / "preprocess" / runs.MANIFEST)["settings"]
-    asked = level.experiment.model_dump(mode="json", include={"data", "preprocess", "seed"})
-    if asked == own:
+    run_settings = runs.read_json(root / "preprocess" / runs.MANIFEST)["settings"]
+    level_settings = level.experiment.model_dump(mode="json", include={"data", "preprocess", "seed"})
+    if level_settings == run_settings:
         return root / "preprocess"
     place = folder / "preprocess"
     if not (place / "split.json").exists():

@@ -41,14 +41,16 @@ def measure(
     if len(np.unique(patients)) < FOLDS:
         return {}
     colours = properties[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)[rows]
-    found = {"colour_statistics": compare(boosted_trees(), colours, labels, patients, experiment)}
+    by_features = {"colour_statistics": compare(boosted_trees(), colours, labels, patients, experiment)}
     held = store.index["role"].to_numpy()[rows] != "train"
     if len(np.unique(patients[held])) < FOLDS:
-        return found
+        return by_features
     with np.load(features / "pooled.npz") as saved:
-        judge = np.concatenate([saved[block][rows[held]] for block in BLOCKS], 1)
+        discriminator_features = np.concatenate([saved[block][rows[held]] for block in BLOCKS], 1)
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=300))
-    return found | {"discriminator_features": compare(linear, judge, labels[held], patients[held], experiment)}
+    return by_features | {
+        "discriminator_features": compare(linear, discriminator_features, labels[held], patients[held], experiment)
+    }
 
 
 def patient_probe(
@@ -66,11 +68,11 @@ def patient_probe(
     with np.load(features / "pooled.npz") as saved:
         known = np.concatenate([*(saved[block] for block in BLOCKS), properties[list(COLOUR_AND_TEXTURE)]], 1)[rows]
     patients = index["patient"].to_numpy()[rows]
-    one, other = train_test_split(np.arange(len(rows)), test_size=0.5, stratify=patients, random_state=seed)
+    fitting, scoring = train_test_split(np.arange(len(rows)), test_size=0.5, stratify=patients, random_state=seed)
     discriminant = LinearDiscriminantAnalysis("eigen", shrinkage="auto", priors=np.full(number, 1 / number))
-    fitted = make_pipeline(StandardScaler(), discriminant).fit(known[one], patients[one])
-    found = balanced_accuracy_score(patients[other], fitted.predict(known[other]))
-    return {"balanced_accuracy": float(found), "chance": 1 / number, "patients": number}
+    fitted = make_pipeline(StandardScaler(), discriminant).fit(known[fitting], patients[fitting])
+    accuracy = balanced_accuracy_score(patients[scoring], fitted.predict(known[scoring]))
+    return {"balanced_accuracy": float(accuracy), "chance": 1 / number, "patients": number}
 
 
 def compare(
@@ -86,8 +88,8 @@ def compare(
     areas, rng = {}, np.random.default_rng(experiment.seed)
     for name, split in splits.items():
         folds = list(split.split(features, labels, patients if name == "patient_split" else None))
-        made = cross_val_predict(model, features, labels, cv=folds, method="predict_proba")[:, 1]
-        areas[name] = intervals.resampled(labels, intervals.Scored({0: made}, {0: 0.5}), drawn, rng)["roc_auc"]
-    found = {name: intervals.interval(area, patients, settings.confidence) for name, area in areas.items()}
+        probabilities = cross_val_predict(model, features, labels, cv=folds, method="predict_proba")[:, 1]
+        areas[name] = intervals.resampled(labels, intervals.Scored({0: probabilities}, {0: 0.5}), drawn, rng)["roc_auc"]
+    intervals_by_split = {name: intervals.interval(area, patients, settings.confidence) for name, area in areas.items()}
     gain = intervals.difference(areas["random_split"], areas["patient_split"], patients, settings.confidence)
-    return found | {"inflation": gain}
+    return intervals_by_split | {"inflation": gain}

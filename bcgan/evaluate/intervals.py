@@ -34,13 +34,15 @@ def resampled(
     """Every figure of the patches as they are, then under each weighting, (1 + resamples,), as `over_seeds` has it."""
     weights = np.concatenate([np.ones((1, len(labels)), np.float32), weights])
     blocks = [weights[start : start + BLOCK] for start in range(0, len(weights), BLOCK)]
-    found = [
+    seed_blocks = [
         [metrics.measure(labels, scores, scored.thresholds[seed], block) for block in blocks]
         for seed, scores in scored.probabilities.items()
     ]
-    counts = draw_seeds(len(found), len(weights) - 1, rng)
+    counts = draw_seeds(len(seed_blocks), len(weights) - 1, rng)
     return {
-        name: over_seeds(np.stack([np.concatenate([block[name] for block in one]) for one in found]), counts)
+        name: over_seeds(
+            np.stack([np.concatenate([block[name] for block in seed_block]) for seed_block in seed_blocks]), counts
+        )
         for name in metrics.NAMES
     }
 
@@ -76,24 +78,26 @@ def with_intervals(
         {metric: {value, low, high, seeds}}; None in place of what cannot be computed, as with one class alone, and
         of intervals over fewer than LEAST_PATIENTS patients.
     """
-    found = resampled(labels, scored, patient_weights(patients, resamples, seed), np.random.default_rng((seed, 1)))
+    by_metric = resampled(labels, scored, patient_weights(patients, resamples, seed), np.random.default_rng((seed, 1)))
     return {
         name: interval(values, patients, confidence) | {"seeds": len(scored.probabilities)}
-        for name, values in found.items()
+        for name, values in by_metric.items()
     }
 
 
-def difference(one: np.ndarray, other: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:
+def difference(
+    candidate: np.ndarray, reference: np.ndarray, patients: np.ndarray, confidence: float
+) -> dict[str, float | None]:
     """{value, low, high, p} of one - other, two figures of `resampled` under the same weightings: a paired test.
 
     p: twice the smaller share of resamples on either side of nothing, the figure itself counted among them; it turns
     the percentile interval around.
     """
-    gain = one - other
-    found, finite = interval(gain, patients, confidence), gain[1:][np.isfinite(gain[1:])]
-    tested = found["low"] is not None
+    gain = candidate - reference
+    estimate, finite = interval(gain, patients, confidence), gain[1:][np.isfinite(gain[1:])]
+    tested = estimate["low"] is not None
     beyond = min((finite <= 0).sum(), (finite >= 0).sum())
-    return found | {"p": float(min(1.0, 2 * (beyond + 1) / (len(finite) + 1))) if tested else None}
+    return estimate | {"p": float(min(1.0, 2 * (beyond + 1) / (len(finite) + 1))) if tested else None}
 
 
 def of_trainings(trained: dict[int, dict[str, np.ndarray]], labels: np.ndarray) -> Scored:
@@ -103,8 +107,10 @@ def of_trainings(trained: dict[int, dict[str, np.ndarray]], labels: np.ndarray) 
         trained: {seed: {test, validation: probabilities}}.
         labels: 0 or 1, of the validation patches.
     """
-    rules = {seed: metrics.operating_points(labels, one["validation"]) for seed, one in trained.items()}
-    return Scored({s: one["test"] for s, one in trained.items()}, {s: rule["youden"] for s, rule in rules.items()})
+    rules = {seed: metrics.operating_points(labels, training["validation"]) for seed, training in trained.items()}
+    return Scored(
+        {s: training["test"] for s, training in trained.items()}, {s: rule["youden"] for s, rule in rules.items()}
+    )
 
 
 def of_mean(

@@ -41,7 +41,7 @@ def audit(
         "patients_in_two_roles": int((role.groupby(index["patient"]).nunique() > 1).sum()),
         "patients_against_split_file": int(index["patient"][known != role].nunique()),
         "identical_pixels_across_roles": _shared(index["pixels"], training, held_out),
-        "near_identical_across_roles": _alike(index, images, training.to_numpy(), held_out.to_numpy()),
+        "near_identical_across_roles": _count_near_identical(index, images, training.to_numpy(), held_out.to_numpy()),
         "fitted_elsewhere": fitted,
         "met_without_labels": len(set(index["patient"][held_out]) & set(seen)),
     }
@@ -57,13 +57,15 @@ def audit(
     return {"passed": all(check["passed"] for check in checks.values()), "checks": checks}
 
 
-def fitted_elsewhere(table: pd.DataFrame, found: dict[str, dict], members: tuple[str, ...] = (), side: int = 0) -> int:
+def fitted_elsewhere(
+    table: pd.DataFrame, metrics_by_name: dict[str, dict], members: tuple[str, ...] = (), side: int = 0
+) -> int:
     """How many trainings have a threshold or a calibration other than what the validation patients' probabilities give,
     and whether the neighbours' weights are others.
 
     Args:
         table: columns id, role, x, y, label, and the probabilities of every classifier and seed.
-        found: {classifier: {thresholds, calibration}}, as `score.evaluate` writes them.
+        metrics_by_name: {classifier: {thresholds, calibration}}, as `score.evaluate` writes them.
         members: names of the classifiers whose joint decision the neighbours refine.
         side: int. Side of a patch, pixels at its own scale.
     """
@@ -73,19 +75,22 @@ def fitted_elsewhere(table: pd.DataFrame, found: dict[str, dict], members: tuple
         for seed in seeds:
             scores = table[column(name, seed)].to_numpy(float)[chosen]
             expected = [metrics.operating_points(labels, scores)["youden"], *calibration.fit(scores, labels)]
-            used = [found[name]["thresholds"][str(seed)], *found[name]["calibration"][str(seed)].values()]
+            used = [
+                metrics_by_name[name]["thresholds"][str(seed)],
+                *metrics_by_name[name]["calibration"][str(seed)].values(),
+            ]
             count += not np.allclose(used, expected, rtol=1e-6)
-    if used := found.get(derived.CONTEXT, {}).get("context"):
+    if used := metrics_by_name.get(derived.CONTEXT, {}).get("context"):
         rows = table[chosen].reset_index(drop=True)
         expected = derived.in_context(rows, derived.ensemble(rows, members), side)[1]
         count += not np.allclose(np.hstack(list(used.values())), np.hstack(expected), rtol=1e-4)
     return count
 
 
-def _alike(index: pd.DataFrame, images: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> int:
+def _count_near_identical(index: pd.DataFrame, images: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> int:
     """How many held-out patches have a near double in training; patches that show nothing all look alike."""
     measured = [faults.measure(image) for image in images]
-    rows = np.flatnonzero([one["deviation"] >= faults.BLANK_DEVIATION for one in measured])
+    rows = np.flatnonzero([measures["deviation"] >= faults.BLANK_DEVIATION for measures in measured])
     thumbnails = np.array([measured[row]["thumbnail"] for row in rows], np.uint8)
     pairs = rows[faults.near_pairs(index["perceptual"].to_numpy(np.uint64)[rows], thumbnails)]
     both = np.concatenate([pairs, pairs[:, ::-1]])

@@ -59,9 +59,9 @@ def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
             train = partial(_run, experiment, store, held, cell, folder, path, xla, key)
             trials.once(path, folder, key, train)
             bar.update()
-    found = {cell: runs.read_arrays(folder / f"{cell.name}.npz") for cell in cells}
+    cells_done = {cell: runs.read_arrays(folder / f"{cell.name}.npz") for cell in cells}
     patients = store.index["patient"].to_numpy()[store.rows("test")]
-    summary = summarise(experiment, found, {role: side.labels for role, side in held.items()}, patients)
+    summary = summarise(experiment, cells_done, {role: side.labels for role, side in held.items()}, patients)
     rows = [{key: row[key] for key in row if key != "figures"} | row["figures"] for row in summary["cells"]]
     pd.json_normalize(rows).to_csv(folder / "learning_curve.csv", index=False, float_format="%.6g")
     runs.write_json(folder / "learning_curve.json", summary)
@@ -90,7 +90,7 @@ def draw_patients(patients: np.ndarray, labels: np.ndarray, share: float, seed: 
 
 def summarise(
     experiment: Experiment,
-    found: dict[Cell, dict[str, np.ndarray]],
+    results: dict[Cell, dict[str, np.ndarray]],
     labels: dict[str, np.ndarray],
     patients: np.ndarray,
 ) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def summarise(
     for share in settings.shares:
         resampled = {}
         for arm in settings.arms:
-            trained = {seed: found[Cell(share, arm, seed)] for seed in settings.seeds}
+            trained = {seed: results[Cell(share, arm, seed)] for seed in settings.seeds}
             scored = intervals.of_trainings(trained, labels["validation"])
             # The same draws for every arm: a seed means the same training patients.
             resampled[arm] = intervals.resampled(labels["test"], scored, drawn, np.random.default_rng(experiment.seed))
@@ -114,8 +114,8 @@ def summarise(
             }
             cells.append({
                 "share": share, "arm": arm, "patients": int(trained[settings.seeds[0]]["patients"]),
-                "patches": float(np.mean([one["patches"] for one in trained.values()])),
-                "short_of_selected": int(sum(one["short"] for one in trained.values())), "figures": figures,
+                "patches": float(np.mean([training["patches"] for training in trained.values()])),
+                "short_of_selected": int(sum(training["short"] for training in trained.values())), "figures": figures,
             })  # fmt: skip
         for arm in settings.arms:
             for metric in ("roc_auc", "balanced_accuracy") if arm != BASELINE and BASELINE in resampled else ():
@@ -142,12 +142,12 @@ def _run(
     rows = draw_patients(patients, labels, cell.share, cell.seed)
     real = Patches(images[rows], labels[rows])
     extra, short = _extra(experiment, real, held["validation"], cell, folder, xla)
-    own = Classifier(epochs=settings.checks, synthetic=settings.synthetic if extra else 0.0)
+    classifier_settings = Classifier(epochs=settings.checks, synthetic=settings.synthetic if extra else 0.0)
     keras.utils.set_random_seed(cell.seed)
     count = len(np.unique(patients[rows]))
     trials.run(
-        path, classifier(NETWORK, GAN_SIZE), real, extra, held, Classify(), own, experiment.evaluate.views, cell.seed,
-        xla, key, {"patients": count, "patches": len(rows), "short": short},
+        path, classifier(NETWORK, GAN_SIZE), real, extra, held, Classify(), classifier_settings,
+        experiment.evaluate.views, cell.seed, xla, key, {"patients": count, "patches": len(rows), "short": short},
         epoch_steps=max(1, settings.steps // settings.checks), augment=cell.arm != "real",
     )  # fmt: skip
 
@@ -166,41 +166,41 @@ def _extra(
         else ("gan", "gan", settings.gan_steps)
     )
 
-    def kept(kind: str, reads: str, steps: int) -> Path:
+    def kept_path(kind: str, reads: str, steps: int) -> Path:
         key = trials.key(folder, experiment, (reads,), cell.share, kind, cell.seed, steps)
         return trials.kept_in(folder) / f"{cell.share:g}-{kind}-seed{cell.seed}-{key[: trials.KEY]}"
 
-    place = kept(kind, reads, steps)
+    place = kept_path(kind, reads, steps)
     place.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(cell.seed)
     if kind == "translation":
         if not (place / "to_malignant.keras").exists():
-            own = experiment.translate.model_copy(update={"steps": steps})
-            translation.train(real.images, real.labels, own, cell.seed, place, xla)
+            variant_settings = experiment.translate.model_copy(update={"steps": steps})
+            translation.train(real.images, real.labels, variant_settings, cell.seed, place, xla)
         networks = [weights.load_model(place / f"to_{name}.keras") for name in CLASSES]
-        made = [translation.translate(networks[1 - k], real.images[real.labels == k]) for k in (0, 1)]
-        labels = np.repeat([1, 0], [len(side) for side in made])
-        return Patches(np.concatenate(made), labels), False
+        synthetic = [translation.translate(networks[1 - k], real.images[real.labels == k]) for k in (0, 1)]
+        labels = np.repeat([1, 0], [len(side) for side in synthetic])
+        return Patches(np.concatenate(synthetic), labels), False
     if not (place / "discriminator.keras").exists():
-        own = experiment.gan.model_copy(update={"steps": steps, "late": 0})
-        train_gan(real.images, real.labels, own, cell.seed, place, xla)
+        variant_settings = experiment.gan.model_copy(update={"steps": steps, "late": 0})
+        train_gan(real.images, real.labels, variant_settings, cell.seed, place, xla)
     labels = np.arange(settings.made, dtype=np.int32) % 2
     images = sample(weights.load_model(place / "generator.keras"), labels, cell.seed)
     if cell.arm == "gan":
         return Patches(images, labels), False
     limits = experiment.features.referee
     steps = min(limits.steps, settings.steps)
-    path = Path(f"{kept('referee', 'features', steps)}.keras")
-    judge = referee.trained(real, validation, steps, cell.seed, path, xla)
-    chosen = referee.selector(judge, real, limits)
-    judged = referee.select(judge, chosen, images, labels)
-    kept, short = np.array(judged["verdict"] == "selected"), False
+    path = Path(f"{kept_path('referee', 'features', steps)}.keras")
+    reference = referee.trained(real, validation, steps, cell.seed, path, xla)
+    chosen = referee.selector(reference, real, limits)
+    verdicts = referee.select(reference, chosen, images, labels)
+    kept, short = np.array(verdicts["verdict"] == "selected"), False
     for label in (0, 1):
         if not kept[labels == label].any():  # a GAN of one patient's patches may please nobody
             progress.log.warning(
                 "learning_curve: %s: nothing selected of class %d; its nearest tenth is taken", cell.name, label
             )
-            own_class = np.flatnonzero(labels == label)
-            nearest = judged["distance"].to_numpy()[own_class].argsort()[: max(1, len(own_class) // 10)]
-            kept[own_class[nearest]] = short = True
+            class_rows = np.flatnonzero(labels == label)
+            nearest = verdicts["distance"].to_numpy()[class_rows].argsort()[: max(1, len(class_rows) // 10)]
+            kept[class_rows[nearest]] = short = True
     return Patches(images[kept], labels[kept]), short

@@ -58,12 +58,12 @@ def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     false_rate, true_rate, thresholds = roc_curve(labels, scores, drop_intermediate=False)
-    precision, recall, others = precision_recall_curve(labels, scores)
+    precision, recall, pr_thresholds = precision_recall_curve(labels, scores)
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
     return {
         "youden": float(min(thresholds[np.argmax(true_rate - false_rate)], 1.0)),
         "sensitivity_95": float(thresholds[np.argmax(true_rate >= SENSITIVITY)]),
-        "f1": float(others[np.argmax(f1[:-1])]),
+        "f1": float(pr_thresholds[np.argmax(f1[:-1])]),
     }
 
 

@@ -43,24 +43,24 @@ def measure(
     names = np.unique(patients)
     weights = intervals.patient_weights(names, resamples, seed)
     weights = np.concatenate([np.ones((1, len(names))), weights])
-    found: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
+    by_name: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for scores in calibrated.values():
         true, estimated, _ = shares(labels, scores, patients)
-        found["patient_share_error"].append(weights @ np.abs(true - estimated) / weights.sum(1))
-        found["patient_share_correlation"].append(_correlation(true, estimated, weights))
+        by_name["patient_share_error"].append(weights @ np.abs(true - estimated) / weights.sum(1))
+        by_name["patient_share_correlation"].append(_correlation(true, estimated, weights))
         with np.errstate(invalid="ignore", divide="ignore"):
-            found["patient_roc_auc"].append(metrics.areas(true > 0, estimated, weights)["roc_auc"])
+            by_name["patient_roc_auc"].append(metrics.areas(true > 0, estimated, weights)["roc_auc"])
     counts = intervals.draw_seeds(len(calibrated), resamples, np.random.default_rng((seed, 1)))
-    means = {name: intervals.over_seeds(np.stack(values), counts) for name, values in found.items()}
+    means = {name: intervals.over_seeds(np.stack(values), counts) for name, values in by_name.items()}
     return {
         name: intervals.interval(values, patients, confidence) | {"seeds": len(calibrated)}
         for name, values in means.items()
     }
 
 
-def _correlation(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _correlation(left: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
     weights = weights / weights.sum(1, keepdims=True)
-    covariance = weights @ (one * other) - (weights @ one) * (weights @ other)
-    variances = [weights @ side**2 - (weights @ side) ** 2 for side in (one, other)]
+    covariance = weights @ (left * right) - (weights @ left) * (weights @ right)
+    variances = [weights @ side**2 - (weights @ side) ** 2 for side in (left, right)]
     product = variances[0] * variances[1]
     return covariance / np.sqrt(np.where(product > ROUNDING, product, np.nan))

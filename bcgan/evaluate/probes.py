@@ -41,7 +41,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     images = at_size(store.images[used], GAN_SIZE)
     fixed = _fixed(images, used, root)
     untrained = {seed: _untrained(images, experiment, seed) for seed in seeds}
-    test, settings, found = rows["test"], experiment.evaluate, {}
+    test, settings, results = rows["test"], experiment.evaluate, {}
     names = [*fixed, "untrained_discriminator"]
     with progress.bar(len(names) * len(seeds), "probes", "probe") as bar:
         for name in names:
@@ -55,8 +55,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
                 labels[test], intervals.Scored(scores, dict.fromkeys(seeds, 0.5)), patients[test],
                 settings.resamples, settings.confidence, experiment.seed,
             )  # fmt: skip
-            found[name] = {"dimensions": features.shape[1], "roc_auc": figures["roc_auc"]}
-    runs.write_json(folder / "probes.json", found)
+            results[name] = {"dimensions": features.shape[1], "roc_auc": figures["roc_auc"]}
+    runs.write_json(folder / "probes.json", results)
 
 
 def probe(
@@ -85,19 +85,19 @@ def _fixed(images: np.ndarray, used: np.ndarray, root: Path) -> dict[str, np.nda
     """Features that no seed changes: each block, all blocks, controls, and concatenations."""
     with np.load(root / "features" / "pooled.npz") as saved:
         blocks = {f"discriminator_{block}": saved[block][used] for block in BLOCKS}
-    judge = np.concatenate(list(blocks.values()), 1)
+    discriminator_features = np.concatenate(list(blocks.values()), 1)
     measured = pd.read_csv(root / "features" / "properties.csv", usecols=list(COLOUR_AND_TEXTURE)).iloc[used]
     colours = measured[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)
     referee = extractor(weights.load_model(root / "features" / "referee.keras"))(images).astype(np.float32)
-    found = {
-        **blocks, "discriminator_all": judge, "colour_and_texture": colours, "supervised_cnn": referee,
-        "discriminator_and_cnn": np.concatenate([judge, referee], 1),
+    features = {
+        **blocks, "discriminator_all": discriminator_features, "colour_and_texture": colours, "supervised_cnn": referee,
+        "discriminator_and_cnn": np.concatenate([discriminator_features, referee], 1),
     }  # fmt: skip
     if installed("lite2"):
         imagenet = pooled("lite2", images).astype(np.float32)
-        found["efficientnet_lite2"] = imagenet
-        found["discriminator_and_efficientnet"] = np.concatenate([judge, imagenet], 1)
-    return found
+        features["efficientnet_lite2"] = imagenet
+        features["discriminator_and_efficientnet"] = np.concatenate([discriminator_features, imagenet], 1)
+    return features
 
 
 def _untrained(images: np.ndarray, experiment: Experiment, seed: int) -> np.ndarray:
@@ -106,8 +106,8 @@ def _untrained(images: np.ndarray, experiment: Experiment, seed: int) -> np.ndar
     maps = feature_maps(discriminator(gan.width, spectral=gan.spectral))
 
     def run(part: np.ndarray) -> np.ndarray:
-        made = maps(batches.scale(part), training=False)
-        return np.concatenate([np.asarray(keras.ops.cast(x, "float32")).mean((1, 2)) for x in made], 1)
+        outputs = maps(batches.scale(part), training=False)
+        return np.concatenate([np.asarray(keras.ops.cast(x, "float32")).mean((1, 2)) for x in outputs], 1)
 
     return batches.by_parts(run, images)
 

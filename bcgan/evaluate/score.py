@@ -17,7 +17,7 @@ from bcgan.experiment import TRAINING, Experiment
 from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
-WHOLE = 300  # patches of a slide from which on it is measured by itself
+MIN_SLIDE_PATCHES = 300  # patches of a slide from which on it is measured by itself
 # What neighbours add to the same without them, and teachers and self-supervision to the same network.
 FURTHER = ((derived.CONTEXT, derived.ENSEMBLE), ("student", "efficientnet_lite"), ("simclr", "efficientnet_lite"))
 CALIBRATED = ("ece", "brier", "loss")  # figures that calibration moves; given before and after
@@ -31,8 +31,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     """
     held = np.flatnonzero(store.index["role"].to_numpy() != "train")
     table = store.index.loc[held, ["id", "patient", "x", "y", "label", "role"]].reset_index(drop=True)
-    kept = kept_columns(experiment, table, folder)
-    _score(experiment, central(store.images[held], experiment.classify.crop), table, root / "classify", kept)
+    cached = kept_columns(experiment, table, folder)
+    _score(experiment, central(store.images[held], experiment.classify.crop), table, root / "classify", cached)
     properties = derived.read_properties(root / "features")
     table[column(derived.COLOURS, 0)] = derived.colour_statistics(properties, store.rows("train"), held)
     base, fitted = derived.ensemble(table, experiment.members), None
@@ -44,20 +44,20 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     table.to_csv(folder / "probabilities.csv", index=False, float_format="%.9g")
     table = _read(folder)  # what is measured is what the report will read
     scored = {name: _scored(table, name) for name in classifiers(table)}
-    found = {name: _figures(experiment, table, one) for name, one in scored.items()}
+    results = {name: _figures(experiment, table, predictions) for name, predictions in scored.items()}
     if fitted:
-        found[derived.CONTEXT]["context"] = fitted._asdict()
-    runs.write_json(folder / "metrics.json", found)
+        results[derived.CONTEXT]["context"] = fitted._asdict()
+    runs.write_json(folder / "metrics.json", results)
     runs.write_json(folder / "comparisons.json", _comparisons(experiment, table, scored))
     runs.write_json(folder / "inflation.json", inflation.measure(experiment, store, properties, root / "features"))
     split = runs.read_json(root / "preprocess" / "split.json")
-    elsewhere = leaks.fitted_elsewhere(table, found, experiment.members, side)
-    seen = pretraining.seen(root / "pretrain")
-    audit = leaks.audit(store.index, store.images, split, bool(experiment.unlabelled), elsewhere, seen)
+    elsewhere = leaks.fitted_elsewhere(table, results, experiment.members, side)
+    pretraining_patients = pretraining.seen(root / "pretrain")
+    audit = leaks.audit(store.index, store.images, split, bool(experiment.unlabelled), elsewhere, pretraining_patients)
     probed = inflation.patient_probe(properties, store.index, root / "features", experiment.seed)
     audit |= {"patient_probe": probed} if probed else {}
     runs.write_json(folder / "leak_audit.json", audit)
-    _log(found, audit)
+    _log(results, audit)
 
 
 def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
@@ -76,7 +76,7 @@ def kept_columns(experiment: Experiment, table: pd.DataFrame, folder: Path) -> d
     before, inputs = runs.aside(folder), runs.unfinished(folder, "inputs") or {}
     try:
         manifest, path = runs.read_json(before / runs.MANIFEST), before / "probabilities.csv"
-        whole = manifest["outputs"][path.name] == runs.hash_file(path)
+        is_intact = manifest["outputs"][path.name] == runs.hash_file(path)
         earlier = pd.read_csv(path, dtype={"id": str})
         settings, read = manifest["settings"], manifest["inputs"]
         now = experiment.model_dump(mode="json", include={*TRAINING, "classify", "evaluate"})
@@ -85,11 +85,11 @@ def kept_columns(experiment: Experiment, table: pd.DataFrame, folder: Path) -> d
         )
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    alike = {file for file, digest in inputs.items() if read.get(file) == digest}
+    unchanged = {file for file, digest in inputs.items() if read.get(file) == digest}
     stored = {file for file in inputs if file.startswith("preprocess/")}
-    if not (whole and same and stored <= alike and earlier["id"].equals(table["id"])):
+    if not (is_intact and same and stored <= unchanged and earlier["id"].equals(table["id"])):
         return {}
-    names = [name for name in _columns(experiment) if f"classify/{name}.keras" in alike and name in earlier]
+    names = [name for name in _columns(experiment) if f"classify/{name}.keras" in unchanged and name in earlier]
     return {} if runs.unfinished(folder, "afresh") else {n: earlier[n].to_numpy(np.float32) for n in names}
 
 
@@ -98,13 +98,13 @@ def _columns(experiment: Experiment) -> list[str]:
 
 
 def _score(
-    experiment: Experiment, images: np.ndarray, table: pd.DataFrame, models: Path, kept: dict[str, np.ndarray]
+    experiment: Experiment, images: np.ndarray, table: pd.DataFrame, models: Path, cached: dict[str, np.ndarray]
 ) -> None:
     names = _columns(experiment)
-    with progress.bar((len(names) - len(kept)) * len(images), "evaluate", "patch") as bar:
+    with progress.bar((len(names) - len(cached)) * len(images), "evaluate", "patch") as bar:
         for name in names:
-            if name in kept:
-                table[name] = kept[name]
+            if name in cached:
+                table[name] = cached[name]
                 continue
             network = weights.load_model(models / f"{name}.keras")
             table[name] = probabilities(network, images, experiment.evaluate.views)
@@ -116,12 +116,12 @@ def _scored(table: pd.DataFrame, name: str) -> intervals.Scored:
     chosen = (table["role"] == "validation").to_numpy()
     labels = table["label"].to_numpy()[chosen]
     scores = {seed: table[column(name, seed)].to_numpy(float) for seed in classifiers(table)[name]}
-    rules = {seed: metrics.operating_points(labels, one[chosen]) for seed, one in scores.items()}
+    rules = {seed: metrics.operating_points(labels, values[chosen]) for seed, values in scores.items()}
     return intervals.Scored(scores, {seed: rule["youden"] for seed, rule in rules.items()})
 
 
 def _of(scored: intervals.Scored, rows: np.ndarray) -> intervals.Scored:
-    return scored._replace(probabilities={seed: one[rows] for seed, one in scored.probabilities.items()})
+    return scored._replace(probabilities={seed: values[rows] for seed, values in scored.probabilities.items()})
 
 
 def _figures(experiment: Experiment, table: pd.DataFrame, scored: intervals.Scored) -> dict:
@@ -133,9 +133,9 @@ def _figures(experiment: Experiment, table: pd.DataFrame, scored: intervals.Scor
     settings, labels, patients = experiment.evaluate, table["label"].to_numpy(), table["patient"].to_numpy()
     level = (settings.resamples, settings.confidence, experiment.seed)
     chosen = (table["role"] == "validation").to_numpy()
-    fitted = {seed: calibration.fit(one[chosen], labels[chosen]) for seed, one in scored.probabilities.items()}
+    fitted = {seed: calibration.fit(values[chosen], labels[chosen]) for seed, values in scored.probabilities.items()}
     calibrated = scored._replace(
-        probabilities={seed: calibration.apply(fitted[seed], one) for seed, one in scored.probabilities.items()}
+        probabilities={seed: calibration.apply(fitted[seed], values) for seed, values in scored.probabilities.items()}
     )
     sets = {}
     for role in sorted(table["role"].unique()):
@@ -146,7 +146,7 @@ def _figures(experiment: Experiment, table: pd.DataFrame, scored: intervals.Scor
         sets[role] |= by_patient.measure(labels[rows], _of(calibrated, rows).probabilities, patients[rows], *level)
     return {
         "thresholds": {str(seed): value for seed, value in scored.thresholds.items()},
-        "calibration": {str(seed): one._asdict() for seed, one in fitted.items()},
+        "calibration": {str(seed): values._asdict() for seed, values in fitted.items()},
         "operating_points": _operating_points(table, scored),
         "slides": _slides(table, scored),
         "sets": sets,
@@ -157,30 +157,32 @@ def _operating_points(table: pd.DataFrame, scored: intervals.Scored) -> dict[str
     """{rule: {threshold, sensitivity, specificity, balanced_accuracy, f1}} on the test patients, means over seeds."""
     labels, roles = table["label"].to_numpy(), table["role"].to_numpy()
     chosen, test = roles == "validation", roles == "test"
-    ones, found = np.ones((1, int(test.sum()))), {}
+    unit_weights, points = np.ones((1, int(test.sum()))), {}
     for scores in scored.probabilities.values():
         for rule, threshold in metrics.operating_points(labels[chosen], scores[chosen]).items():
-            measured = metrics.measure(labels[test], scores[test], threshold, ones)
+            measured = metrics.measure(labels[test], scores[test], threshold, unit_weights)
             numbers = {name: float(measured[name][0]) for name in metrics.AT_THRESHOLD}
-            found.setdefault(rule, []).append({"threshold": threshold, **numbers})
-    return {rule: pd.DataFrame(rows).mean().to_dict() for rule, rows in found.items()}
+            points.setdefault(rule, []).append({"threshold": threshold, **numbers})
+    return {rule: pd.DataFrame(rows).mean().to_dict() for rule, rows in points.items()}
 
 
 def _slides(table: pd.DataFrame, scored: intervals.Scored) -> dict[str, dict[str, float]]:
-    """{slide: {patches, malignant, roc_auc, balanced_accuracy}} of every test slide with WHOLE patches and both
-    classes: means over seeds, and no interval, for it is one patient."""
-    labels, found = table["label"].to_numpy(), {}
+    """{slide: {patches, malignant, roc_auc, balanced_accuracy}} of every test slide with MIN_SLIDE_PATCHES patches
+    and both classes: means over seeds, and no interval, for it is one patient."""
+    labels, by_slide = table["label"].to_numpy(), {}
     for slide, rows in table.groupby(derived.slides_of(table)).indices.items():
-        own = labels[rows]
-        if not slide.startswith("test/") or len(rows) < WHOLE or own.min() == own.max():
+        slide_labels = labels[rows]
+        if not slide.startswith("test/") or len(rows) < MIN_SLIDE_PATCHES or slide_labels.min() == slide_labels.max():
             continue
         measured = [
-            metrics.measure(own, one[rows], scored.thresholds[seed], np.ones((1, len(rows))))
-            for seed, one in scored.probabilities.items()
+            metrics.measure(slide_labels, values[rows], scored.thresholds[seed], np.ones((1, len(rows))))
+            for seed, values in scored.probabilities.items()
         ]
-        means = {name: float(np.mean([one[name][0] for one in measured])) for name in ("roc_auc", "balanced_accuracy")}
-        found[slide.removeprefix("test/")] = {"patches": len(rows), "malignant": int(own.sum()), **means}
-    return found
+        means = {
+            name: float(np.mean([values[name][0] for values in measured])) for name in ("roc_auc", "balanced_accuracy")
+        }
+        by_slide[slide.removeprefix("test/")] = {"patches": len(rows), "malignant": int(slide_labels.sum()), **means}
+    return by_slide
 
 
 def _comparisons(experiment: Experiment, table: pd.DataFrame, scored: dict[str, intervals.Scored]) -> list[dict]:
@@ -189,26 +191,30 @@ def _comparisons(experiment: Experiment, table: pd.DataFrame, scored: dict[str, 
     test, settings = (table["role"] == "test").to_numpy(), experiment.evaluate
     labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]
     drawn, rng = intervals.patient_weights(patients, settings.resamples, experiment.seed), np.random.default_rng(0)
-    resampled = {name: intervals.resampled(labels, _of(one, test), drawn, rng) for name, one in scored.items()}
+    resampled = {
+        name: intervals.resampled(labels, _of(predictions, test), drawn, rng) for name, predictions in scored.items()
+    }
     first = experiment.proposed
     pairs = [(name, first) for name in resampled if name != first]
     further = (*FURTHER, (derived.ENSEMBLE, experiment.members[0]))
     pairs += [pair for pair in further if first not in pair and resampled.keys() >= set(pair)]
     return [
         {
-            "classifier": name, "against": other, "metric": metric,
-            **intervals.difference(resampled[name][metric], resampled[other][metric], patients, settings.confidence),
+            "classifier": name, "against": reference, "metric": metric,
+            **intervals.difference(
+                resampled[name][metric], resampled[reference][metric], patients, settings.confidence
+            ),
         }
-        for name, other in pairs
+        for name, reference in pairs
         for metric in ("roc_auc", "balanced_accuracy", "f1")
     ]  # fmt: skip
 
 
-def _log(found: dict, audit: dict) -> None:
+def _log(results: dict, audit: dict) -> None:
     for check in audit["checks"].values():
         if not check["passed"]:
             progress.log.warning("evaluate: leak: %d %s", check["count"], check["meaning"])
-    for name, figures in found.items():
+    for name, figures in results.items():
         test = figures["sets"]["test"]
         progress.log.info(
             "evaluate: %-17s test ROC AUC %s, balanced accuracy %s",

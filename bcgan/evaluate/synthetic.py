@@ -26,7 +26,7 @@ from bcgan.preprocess.store import GAN_SIZE, Store, load_synthetic, of_role
 
 BLUR = 2.0  # pixels, of the ceiling: real patches that lost their texture
 QUANTILES = (2.5, 97.5)
-SIDES = ("value", "floor", "ceiling")
+BOUNDS = ("value", "floor", "ceiling")
 LEAST_SAMPLES = 4 * scores.NEIGHBOURS  # fewer have no neighbourhood worth the name
 MOST_KNOWN = 20_000  # training patches that synthetic ones are held against for memorisation
 IMAGENET = "efficientnet_lite2"
@@ -51,36 +51,36 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
         than 99 % of training patches are to each other, in features and in pixels, floor that of validation patients.
     """
     real, validation, test = (Patches(*of_role(store, role)) for role in ("train", "validation", "test"))
-    made = Patches(*load_synthetic(features, GAN_SIZE, selected=False))
+    synthetic = Patches(*load_synthetic(features, GAN_SIZE, selected=False))
     steps = experiment.features.referee.steps
     networks = {
         "real": weights.load_model(features / "referee.keras"),
-        "synthetic": trained(made, validation, steps, experiment.seed, folder / f"{NETWORK}-synthetic.keras", xla),
+        "synthetic": trained(synthetic, validation, steps, experiment.seed, folder / f"{NETWORK}-synthetic.keras", xla),
     }
-    found = _distances(experiment, networks["real"], real, validation, made)
-    found["class_fidelity"] = _fidelity(networks["real"], validation, test, made)
+    scores = _distances(experiment, networks["real"], real, validation, synthetic)
+    scores["class_fidelity"] = _fidelity(networks["real"], validation, test, synthetic)
     patients = store.index["patient"].to_numpy()[store.rows("test")]
-    found["tstr_roc_auc"] = _tested_on_real(experiment, networks, test, patients)
-    return {name: {"low": None, "high": None, "network": NETWORK, **score} for name, score in found.items()}
+    scores["tstr_roc_auc"] = _tested_on_real(experiment, networks, test, patients)
+    return {name: {"low": None, "high": None, "network": NETWORK, **score} for name, score in scores.items()}
 
 
 def _distances(
-    experiment: Experiment, network: keras.Model, real: Patches, validation: Patches, made: Patches
+    experiment: Experiment, network: keras.Model, real: Patches, validation: Patches, synthetic: Patches
 ) -> dict[str, dict[str, Any]]:
-    number = min(experiment.evaluate.gan_samples, pairs(real) // 4 * 2, *map(pairs, (validation, made)))
+    number = min(experiment.evaluate.gan_samples, pairs(real) // 4 * 2, *map(pairs, (validation, synthetic)))
     if number < LEAST_SAMPLES:
         nothing = {"value": None, "floor": None, "ceiling": None, "samples": number}
         return {name: dict(nothing) for name in DISTANCES}
     seed = experiment.seed
-    patches = _references(real, validation, made, number, seed)
+    patches = _references(real, validation, synthetic, number, seed)
     extract = extractor(network)
     features = {name: extract(images) for name, images in patches.items()}
     known = real.images[np.sort(np.random.default_rng(seed).permutation(len(real.images))[:MOST_KNOWN])]
     every = extract(known)
     ours, same = features["value"], features["floor"]
     pixels = thumbnails(known)
-    sides = {key: features[key] for key in SIDES}
-    found = {
+    feature_sets = {key: features[key] for key in BOUNDS}
+    results = {
         "kid": _kid(features, seed),
         "fid": _fid(features),
         "memorised": {"value": scores.memorised(every, ours), "floor": scores.memorised(every, same), "ceiling": 1.0},
@@ -88,28 +88,32 @@ def _distances(
             key: scores.memorised(pixels, thumbnails(patches[key])) for key in ("value", "floor")
         } | {"ceiling": 1.0},
     }  # fmt: skip
-    manifolds = {key: scores.manifold(features["training"], side) for key, side in sides.items()}
+    manifolds = {key: scores.manifold(features["training"], side) for key, side in feature_sets.items()}
     for name in ("coverage", "density", "precision", "recall"):
-        found[name] = {key: manifold[name] for key, manifold in manifolds.items()}
-    seen = _seen_by_imagenet(patches) if installed("lite2") else {}
+        results[name] = {key: manifold[name] for key, manifold in manifolds.items()}
+    imagenet_features = _seen_by_imagenet(patches) if installed("lite2") else {}
     for name, measure in (("kid", partial(_kid, seed=seed)), ("fid", _fid)):
-        found[f"{name}_{IMAGENET}"] = (measure(seen) if seen else dict.fromkeys(SIDES)) | {"network": IMAGENET}
-    return {name: {**score, "samples": number} for name, score in found.items()}
+        results[f"{name}_{IMAGENET}"] = (measure(imagenet_features) if imagenet_features else dict.fromkeys(BOUNDS)) | {
+            "network": IMAGENET
+        }
+    return {name: {**score, "samples": number} for name, score in results.items()}
 
 
-def _references(real: Patches, validation: Patches, made: Patches, number: int, seed: int) -> dict[str, np.ndarray]:
+def _references(
+    real: Patches, validation: Patches, synthetic: Patches, number: int, seed: int
+) -> dict[str, np.ndarray]:
     """As many patches of each thing that is compared with `training`; half of each class, but for wrong_class, of which
     there may be fewer."""
     rng = np.random.default_rng(seed)
     # Two draws of the training patches that share no patch.
     twice, half = balanced(real, 2 * number, rng), number // 2
-    training, other = (np.concatenate([twice.images[k : k + half], twice.images[k + number : k + number + half]])
+    training, second_half = (np.concatenate([twice.images[k : k + half], twice.images[k + number : k + number + half]])
                        for k in (0, half))  # fmt: skip
     return {
         "training": training,
-        "value": balanced(made, number, rng).images,
+        "value": balanced(synthetic, number, rng).images,
         "floor": balanced(validation, number, rng).images,
-        "half_against_half": other,
+        "half_against_half": second_half,
         "ceiling": np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR) for patch in training]),
         "noise": rng.integers(0, 256, training.shape, np.uint8),
         "wrong_class": rng.permutation(validation.images[validation.labels == 0])[:number],
@@ -142,7 +146,7 @@ def _kid(features: dict[str, np.ndarray], seed: int) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in subsets.items()} | {"low": float(low), "high": float(high)}
 
 
-def _fidelity(network: keras.Model, validation: Patches, test: Patches, made: Patches) -> dict[str, Any]:
+def _fidelity(network: keras.Model, validation: Patches, test: Patches, synthetic: Patches) -> dict[str, Any]:
     score = scorer(network)
     threshold = metrics.operating_points(validation.labels, score(validation.images))["youden"]
 
@@ -150,8 +154,8 @@ def _fidelity(network: keras.Model, validation: Patches, test: Patches, made: Pa
         weights = np.ones((1, len(side.labels)))
         return float(metrics.measure(side.labels, score(side.images), threshold, weights)["balanced_accuracy"][0])
 
-    value, ceiling = accuracy(made), accuracy(test)
-    return {"value": value, "floor": 0.5, "ceiling": ceiling, "samples": len(made.labels)}
+    value, ceiling = accuracy(synthetic), accuracy(test)
+    return {"value": value, "floor": 0.5, "ceiling": ceiling, "samples": len(synthetic.labels)}
 
 
 def _tested_on_real(
@@ -169,8 +173,8 @@ def _tested_on_real(
     return {**ours, "floor": 0.5, "ceiling": areas["real"]["value"], "samples": len(test.labels)}
 
 
-def log_scores(found: dict[str, Any]) -> None:
-    for name, score in found.items():
+def log_scores(scores: dict[str, Any]) -> None:
+    for name, score in scores.items():
         numbers = [
             "not defined" if score[key] is None else f"{score[key]:.4f}" for key in ("value", "floor", "ceiling")
         ]

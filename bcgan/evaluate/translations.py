@@ -35,7 +35,7 @@ from bcgan.preprocess.store import GAN_SIZE, Store, at_size, load_synthetic, of_
 
 PROPERTIES = ("density", "haematoxylin", "coverage", "contrast", "red", "green", "blue")
 COARSE = 10  # pixels: the layout of a patch is its brightness on a 5x5 grid
-SHOWN = 8
+MAX_EXAMPLES = 8
 TRUTHS = 256  # phantom patches of a class from which nuclei are learnt to be read, and as many that are translated
 PENALTIES = np.logspace(0, 6, 13)
 
@@ -48,15 +48,15 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     levels between the patch and its translation back); translations.json, their means by class with intervals over
     resampled patients and, as `gap`, how real patches of the two classes differ, and as `truth` what
     `against_truth` finds on the phantom; and translations.npz: some patches,
-    their translations and the ways back, uint8, (SHOWN, 3, 50, 50, 3), as real_<class> and synthetic_<class>.
+    their translations and the ways back, uint8, (MAX_EXAMPLES, 3, 50, 50, 3), as real_<class> and synthetic_<class>.
     """
     settings, call = experiment.evaluate, _caller(experiment, root, folder)
     images, labels = of_role(store, "test")
     patients = store.index["patient"].to_numpy()[store.rows("test")]
     networks = [weights.load_model(root / "translate" / f"to_{name}.keras") for name in CLASSES]
     threshold = experiment.features.density_threshold
-    made, made_labels = load_synthetic(root / "features", GAN_SIZE, selected=False)
-    tables, shown, measured = [], {}, []
+    synthetic, synthetic_labels = load_synthetic(root / "features", GAN_SIZE, selected=False)
+    tables, examples, measured = [], {}, []
     for label, name in enumerate(CLASSES):
         rows = np.flatnonzero(labels == label)
         before, after, back = there_and_back(networks, images[rows], label)
@@ -65,21 +65,25 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
         right = call(before) == bool(label)
         table["flipped"] = np.where(right, (call(after) != bool(label)).astype(float), np.nan)
         tables.append(table.assign(patient=patients[rows], **{"class": name}))
-        some = np.random.default_rng(experiment.seed).choice(len(rows), min(SHOWN, len(rows)), replace=False)
-        shown[f"real_{name}"] = np.stack([before[some], after[some], back[some]], 1)
-        shown[f"synthetic_{name}"] = np.stack(there_and_back(networks, made[made_labels == label][:SHOWN], label), 1)
+        example_rows = np.random.default_rng(experiment.seed).choice(
+            len(rows), min(MAX_EXAMPLES, len(rows)), replace=False
+        )
+        examples[f"real_{name}"] = np.stack([before[example_rows], after[example_rows], back[example_rows]], 1)
+        examples[f"synthetic_{name}"] = np.stack(
+            there_and_back(networks, synthetic[synthetic_labels == label][:MAX_EXAMPLES], label), 1
+        )
         measured.append(properties.measure(before, threshold)[list(PROPERTIES)].mean())
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(folder / "translations.csv", index=False, float_format="%.6g")
-    np.savez_compressed(folder / "translations.npz", **shown)
-    found = summarise(table, settings.resamples, settings.confidence, experiment.seed)
+    np.savez_compressed(folder / "translations.npz", **examples)
+    results = summarise(table, settings.resamples, settings.confidence, experiment.seed)
     gap = (measured[1] - measured[0]).to_dict()
     truth = against_truth(networks, experiment) if experiment.data.name == "histology_phantom" else None
     runs.write_json(
         folder / "translations.json",
-        {"classes": found, "gap": gap, "classifier": experiment.proposed, "truth": truth},
+        {"classes": results, "gap": gap, "classifier": experiment.proposed, "truth": truth},
     )
-    for name, figures in found.items():
+    for name, figures in results.items():
         progress.log.info(
             "evaluate: translations of %s patches: %s called the other class, density %+.3f (real classes differ %.3f)",
             name, _percent(figures["flipped"]["value"]), figures["change_density"]["value"], gap["density"],
@@ -105,34 +109,37 @@ def against_truth(networks: list, experiment: Experiment) -> dict[str, dict[str,
     if not installed("lite2"):
         return None
     fitting, testing = ([_rendered(label, first, experiment) for label in (0, 1)] for first in (0, TRUTHS))
-    features, known = _seen(fitting), pd.concat([one for _, one in fitting], ignore_index=True)
-    before, truth = _seen(testing), pd.concat([one for _, one in testing], ignore_index=True)
+    features, known = _seen(fitting), pd.concat([table for _, table in fitting], ignore_index=True)
+    before, truth = _seen(testing), pd.concat([table for _, table in testing], ignore_index=True)
     after = _seen([(translate(networks[1 - label], images), None) for label, (images, _) in enumerate(testing)])
-    changes, found = truth[["class", "patient"]].copy(), {}
-    for what in ("share", "number", "radius"):
-        there, had = known[what].notna(), truth[what].notna()  # a patch without nuclei has none of a radius
-        reader = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(features[there], known.loc[there, what])
-        changes[what] = reader.predict(after) - reader.predict(before)
-        means = truth.groupby("class")[what].mean()
-        r2 = r2_score(truth.loc[had, what], reader.predict(before[had]))
-        found[what] = {"gap": float(means["malignant"] - means["benign"]), "r2": float(r2)}
+    changes, results = truth[["class", "patient"]].copy(), {}
+    for quantity in ("share", "number", "radius"):
+        there, had = known[quantity].notna(), truth[quantity].notna()  # a patch without nuclei has none of a radius
+        reader = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(features[there], known.loc[there, quantity])
+        changes[quantity] = reader.predict(after) - reader.predict(before)
+        means = truth.groupby("class")[quantity].mean()
+        r2 = r2_score(truth.loc[had, quantity], reader.predict(before[had]))
+        results[quantity] = {"gap": float(means["malignant"] - means["benign"]), "r2": float(r2)}
     settings = experiment.evaluate
     for name, figures in summarise(changes, settings.resamples, settings.confidence, experiment.seed).items():
-        for what, figure in figures.items():
-            found[what][name] = figure
-    return found
+        for quantity, figure in figures.items():
+            results[quantity][name] = figure
+    return results
 
 
 def _rendered(label: int, first: int, experiment: Experiment) -> tuple[np.ndarray, pd.DataFrame]:
     """Phantom patches of a class, and what is known of their nuclei."""
     patches, patients = outside(TRUTHS, GAN_SIZE, label, experiment.seed, first)
-    rows = [(one.density, len(one.nuclei), one.nuclei[:, 2].mean() if len(one.nuclei) else np.nan) for one in patches]
+    rows = [
+        (patch.density, len(patch.nuclei), patch.nuclei[:, 2].mean() if len(patch.nuclei) else np.nan)
+        for patch in patches
+    ]
     known = pd.DataFrame(rows, columns=["share", "number", "radius"])
-    return np.stack([one.image for one in patches]), known.assign(patient=patients, **{"class": CLASSES[label]})
+    return np.stack([patch.image for patch in patches]), known.assign(patient=patients, **{"class": CLASSES[label]})
 
 
-def _seen(sides: list) -> np.ndarray:
-    return pooled("lite2", np.concatenate([images for images, _ in sides]))
+def _seen(image_sets: list) -> np.ndarray:
+    return pooled("lite2", np.concatenate([images for images, _ in image_sets]))
 
 
 def _caller(experiment: Experiment, root: Path, folder: Path):
@@ -174,14 +181,14 @@ def compare(before: np.ndarray, after: np.ndarray, threshold: float) -> pd.DataF
 
 def summarise(table: pd.DataFrame, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
     """{class: {figure: {value, low, high}}}, means over patches with intervals over resampled patients."""
-    found = {}
+    results = {}
     for name, rows in table.groupby("class"):
         patients = rows["patient"].to_numpy()
-        found[name] = {
+        results[name] = {
             column: intervals.of_mean(rows[column].to_numpy(float), patients, resamples, confidence, seed)
             for column in rows.columns.difference(["class", "patient"])
         }
-    return found
+    return results
 
 
 def _layout(grey: np.ndarray) -> np.ndarray:

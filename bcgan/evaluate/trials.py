@@ -28,17 +28,21 @@ LISTS = APART | {"classify": {"models", *APART["classify"]}, "learning_curve": {
 
 
 def key(
-    folder: Path, experiment: Experiment, also: tuple[str, ...], *trial: Any, inputs: dict[str, str] | None = None
+    folder: Path,
+    experiment: Experiment,
+    setting_names: tuple[str, ...],
+    *trial: Any,
+    inputs: dict[str, str] | None = None,
 ) -> str:
     """What a trial depends on, as one hash: settings, the files that the stage reads, and what tells it from others.
 
     Args:
         folder: Path. The stage's.
-        also: names of the experiment's settings that count beside those of every training.
+        setting_names: names of the experiment's settings that count beside those of every training.
         trial: what tells this trial from the stage's others.
         inputs: {file: hash} that it reads. Defaults to all that the stage reads.
     """
-    include = dict.fromkeys((*TRAINING, *also), True) | {"evaluate": {"views"}}
+    include = dict.fromkeys((*TRAINING, *setting_names), True) | {"evaluate": {"views"}}
     settings = experiment.model_dump(mode="json", include=include, exclude=LISTS)
     inputs = (runs.unfinished(folder, "inputs") or {}) if inputs is None else inputs
     return runs.key_of("trial", settings | {"trial": trial}, inputs)
@@ -80,31 +84,32 @@ def run(
     path: Path,
     network: keras.Model,
     real: Patches,
-    made: Patches | None,
+    extra: Patches | None,
     held: dict[str, Patches],
     settings: Classify,
-    own: Classifier,
+    classifier_settings: Classifier,
     views: int,
     seed: int,
     xla: bool,
     key: str,
-    beside: dict[str, Any],
-    **more: Any,
+    extra_arrays: dict[str, Any],
+    **train_options: Any,
 ) -> None:
     """Train and write `path` (.npz): by role the probabilities of malignancy, float32 (n,), the key, and the arrays of
-    `beside`.
+    `extra_arrays`.
 
     Args:
         held: {role: Patches}. The role validation chooses the epoch.
-        more: what else `bcgan.classify.train.train` takes.
+        extra: Patches. Join the real ones in every batch; None: real patches alone.
+        train_options: What else `bcgan.classify.train.train` takes.
 
     Raises:
         WorkError: the loss is no number any more.
     """
     model, part = path.with_suffix(".keras"), path.with_name(f"{path.stem}.part.npz")
-    train(network, real, made, held["validation"], settings, own, seed, model, xla, **more)
+    train(network, real, extra, held["validation"], settings, classifier_settings, seed, model, xla, **train_options)
     best = weights.load_model(model)
-    found = {role: probabilities(best, central(side.images, settings.crop), views) for role, side in held.items()}
-    np.savez_compressed(part, key=key, **beside, **found)
+    predictions = {role: probabilities(best, central(side.images, settings.crop), views) for role, side in held.items()}
+    np.savez_compressed(part, key=key, **extra_arrays, **predictions)
     part.replace(path)
     model.unlink()

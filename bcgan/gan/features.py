@@ -48,9 +48,9 @@ def export(
         gan: Path. The folder of the gan stage.
         select: from synthetic patches and their labels to confidence, distance and verdict, a row a patch.
     """
-    judge = weights.load_model(gan / "discriminator.keras")
+    gan_discriminator = weights.load_model(gan / "discriminator.keras")
     make = weights.load_model(gan / "generator.keras")
-    pooled, scores = _features(judge, images, settings, folder)
+    pooled, scores = _features(gan_discriminator, images, settings, folder)
     ids = {"ids": index["id"].to_numpy(str), "patients": index["patient"].to_numpy(str)}
     np.savez(folder / "pooled.npz", **ids, **pooled)
 
@@ -62,15 +62,22 @@ def export(
 
     labels = np.arange(settings.synthetic, dtype=np.int32) % 2
     synthetic = sample(make, labels, seed)
-    judged = [
-        (score, maps[0].mean((1, 2))) for score, maps in _judge(judge, feature_maps(judge, (PICTURED,)), synthetic)
+    scored = [
+        (score, maps[0].mean((1, 2)))
+        for score, maps in _judge(gan_discriminator, feature_maps(gan_discriminator, (PICTURED,)), synthetic)
     ]
-    made_scores, made_pooled = map(np.concatenate, zip(*judged, strict=True))
+    synthetic_scores, synthetic_pooled = map(np.concatenate, zip(*scored, strict=True))
     verdicts = select(synthetic, labels)
     selected = (verdicts["verdict"] == VERDICTS[0]).to_numpy()
-    kept = {"images": synthetic, "labels": labels, "scores": made_scores, "selected": selected, PICTURED: made_pooled}
+    kept = {
+        "images": synthetic,
+        "labels": labels,
+        "scores": synthetic_scores,
+        "selected": selected,
+        PICTURED: synthetic_pooled,
+    }
     np.savez_compressed(folder / "synthetic.npz", **kept)
-    measured = properties.measure(synthetic, settings.density_threshold).assign(label=labels, score=made_scores)
+    measured = properties.measure(synthetic, settings.density_threshold).assign(label=labels, score=synthetic_scores)
     measured.join(verdicts).to_csv(folder / "synthetic_properties.csv", index=False, float_format="%.6g")
     for label, name in enumerate(CLASSES):
         counts = verdicts[labels == label]["verdict"].value_counts()
@@ -84,27 +91,27 @@ def export(
 
 
 def _features(
-    judge: keras.Model, images: np.ndarray, settings: Features, folder: Path
+    gan_discriminator: keras.Model, images: np.ndarray, settings: Features, folder: Path
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    extract = feature_maps(judge)
+    extract = feature_maps(gan_discriminator)
     shapes = dict(zip(BLOCKS, (output.shape[1:] for output in extract.outputs), strict=True))
-    whole = {
+    arrays = {
         block: allocate(folder / f"maps_{block}.npy", np.float16, (len(images), *shapes[block]))
         for block in settings.maps
     }
     pooled = {block: np.empty((len(images), shapes[block][-1]), np.float32) for block in BLOCKS}
     scores, start = [], 0
     with progress.bar(len(images), "features", "patch") as bar:
-        for score, maps in _judge(judge, extract, images):
+        for score, maps in _judge(gan_discriminator, extract, images):
             stop = start + len(score)
             for block, values in zip(BLOCKS, maps, strict=True):
                 pooled[block][start:stop] = values.mean((1, 2))
-                if block in whole:
-                    whole[block][start:stop] = values
+                if block in arrays:
+                    arrays[block][start:stop] = values
             scores.append(score)
             bar.update(len(score))
             start = stop
-    for values in whole.values():
+    for values in arrays.values():
         values.flush()
     return pooled, np.concatenate(scores)
 

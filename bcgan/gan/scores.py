@@ -52,12 +52,12 @@ def manifold(real: np.ndarray, fake: np.ndarray, neighbours: int = NEIGHBOURS) -
 
     Coverage is the share of real samples with a synthetic one no farther than their own k-th real neighbour.
     """
-    real_radius, made_radius = (_radius(side, neighbours) for side in (real, fake))
+    real_radius, fake_radius = (_radius(side, neighbours) for side in (real, fake))
     distances = np.sqrt(np.maximum((real**2).sum(1)[:, None] + (fake**2).sum(1) - 2 * real @ fake.T, 0))
     inside = distances <= real_radius[:, None]
     return {
         "precision": float(inside.any(0).mean()),
-        "recall": float((distances <= made_radius).any(1).mean()),
+        "recall": float((distances <= fake_radius).any(1).mean()),
         "density": float(inside.sum(0).mean() / neighbours),
         "coverage": float((distances.min(1) <= real_radius).mean()),
     }

@@ -27,7 +27,7 @@ LOG_EVERY = 10
 NO_SPREAD = 1e-4
 
 
-class Players(NamedTuple):
+class GanState(NamedTuple):
     """The networks of the game and their optimizers. features, critic: None where the paper's discriminator judges
     alone. late: the critic of the last steps, where there is one."""
 
@@ -45,7 +45,7 @@ class Players(NamedTuple):
         variables = {name: network.variables for name, network in networks.items() if network}
         return variables | {f"{name}_optimizer": optimizer.variables for name, optimizer in self.optimizers.items()}
 
-    def at_last(self) -> "Players":
+    def with_late_critic(self) -> "GanState":
         """The same game with the late critic in the other's place."""
         return self._replace(critic=self.late, optimizers=self.optimizers | {"critic": self.optimizers["late"]})
 
@@ -68,20 +68,20 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     for label in (0, 1):
         if not (labels == label).any():
             raise InputError(f"gan: no training patch has label {label}; a conditional GAN needs both. Add some.")
-    players = start_players(settings)
-    groups, checkpoint, log_path = players.groups(), folder / "checkpoint.npz", folder / "log.jsonl"
+    gan_state = build_gan_state(settings)
+    groups, checkpoint, log_path = gan_state.groups(), folder / "checkpoint.npz", folder / "log.jsonl"
     start = weights.restore(checkpoint, groups)
     progress.keep_lines(log_path, "step", start)
     if start:
         progress.log.info("gan: goes on from step %d", start)
-    games = [players] + ([players.at_last()] if players.late else [])
-    step_functions = [make_step(game, settings, seed, xla) for game in games]
+    states = [gan_state] + ([gan_state.with_late_critic()] if gan_state.late else [])
+    step_functions = [make_step(state, settings, seed, xla) for state in states]
     sampler = batches.balanced(np.arange(len(images)), labels, settings.batch, seed)
     stream = batches.stream(images, labels, sampler, range(start, settings.steps))
 
-    began, done, said = time.monotonic(), start, set()
+    began, done, warned = time.monotonic(), start, set()
     recent = deque(progress.read_lines(log_path), maxlen=WINDOW)
-    _speak_up(trouble(recent), start, settings, said)
+    _speak_up(trouble(recent), start, settings, warned)
     with progress.bar(settings.steps, "gan", start=start) as bar:
         for step, real, classes in stream:
             done = int(step) + 1
@@ -96,10 +96,10 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
                 rate = (done - start) * settings.batch / (time.monotonic() - began)
                 progress.write_line(log_path, step=int(step), images_per_second=round(rate, 1), **values)
                 recent.append(values)
-                _speak_up(trouble(recent), done, settings, said)
+                _speak_up(trouble(recent), done, settings, warned)
             if done % settings.grid_every == 0 or done == settings.steps:
                 # A grid needs fewer patches behind its statistics than what is written in the end.
-                average = settled(players.average, seed, batches=16 if done == settings.steps else 2)
+                average = settled(gan_state.average, seed, batches=16 if done == settings.steps else 2)
                 write_grid(folder / "grids" / f"step_{done:06d}.png", average, seed)
             if done % settings.checkpoint_every == 0 and done < settings.steps:
                 weights.save(checkpoint, done, groups)
@@ -107,9 +107,9 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
             bar.update()
     widen(average, settings.noise)
     weights.save_model(average, folder / "generator.keras")
-    weights.save_model(players.discriminator, folder / "discriminator.keras")
-    if players.critic:
-        weights.save_model(players.critic, folder / "critic.keras")
+    weights.save_model(gan_state.discriminator, folder / "discriminator.keras")
+    if gan_state.critic:
+        weights.save_model(gan_state.critic, folder / "critic.keras")
     checkpoint.unlink(missing_ok=True)
 
 
@@ -147,31 +147,34 @@ def write_grid(path: Path, network: keras.Model, seed: int) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-def start_players(settings: Gan) -> Players:
+def build_gan_state(settings: Gan) -> GanState:
     make, average = generator(settings.latent, settings.width), generator(settings.latent, settings.width)
     distribute.synchronise(make)
     average.set_weights(make.get_weights())
-    judge = discriminator(settings.width, spectral=settings.spectral)
-    features = fast.twin(frozen_features()) if settings.critic else None
-    second, late = (critic(features) if features else None), (critic(features, around=3) if settings.late else None)
+    gan_discriminator = discriminator(settings.width, spectral=settings.spectral)
+    features = fast.fuse_model(frozen_features()) if settings.critic else None
+    second, late_critic = (
+        (critic(features) if features else None),
+        (critic(features, around=3) if settings.late else None),
+    )
     rates = {"generator": settings.generator_rate} | dict.fromkeys(
         ("discriminator", "critic", "late"), settings.discriminator_rate
     )
-    networks = {"generator": make, "discriminator": judge, "critic": second, "late": late}
+    networks = {"generator": make, "discriminator": gan_discriminator, "critic": second, "late": late_critic}
     optimizers = {name: adam(rates[name], network.trainable_variables) for name, network in networks.items() if network}
-    return Players(make, average, judge, features, second, late, optimizers)
+    return GanState(make, average, gan_discriminator, features, second, late_critic, optimizers)
 
 
-def make_step(players: Players, settings: Gan, seed: int, xla: bool):
+def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
     """One update of each judge, then one of the generator, on the same synthetic patches, made once."""
-    make, judge = fast.twin(players.generator), players.discriminator
+    make, gan_discriminator = fast.fuse_model(gan_state.generator), gan_state.discriminator
 
     def scaled(name: str, loss: tf.Tensor) -> tf.Tensor:
-        return players.optimizers[name].scale_loss(loss / distribute.replicas())
+        return gan_state.optimizers[name].scale_loss(loss / distribute.replicas())
 
     def improve(name: str, tape: tf.GradientTape, loss: tf.Tensor) -> None:
-        variables = getattr(players, name).trainable_variables
-        players.optimizers[name].apply(tape.gradient(loss, variables), variables)
+        variables = getattr(gan_state, name).trainable_variables
+        gan_state.optimizers[name].apply(tape.gradient(loss, variables), variables)
 
     def update(step, images, classes):
         seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + DRAWS * place]) for place in range(5)]
@@ -184,35 +187,41 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
             fake = make([noise, classes, grain], training=True)
             # Real and synthetic apart, so that nothing is propagated back through the real half.
             batches_and_seeds = ((real, seeds[3]), (fake, seeds[4]))
-            real_seen, fake_seen = (augment(x, seeds) if settings.augment else x for x, seeds in batches_and_seeds)
-            with tf.GradientTape() as judge_tape:
-                verdicts = judge([tf.concat([real_seen, tf.stop_gradient(fake_seen)], 0), both], training=True)
+            real_augmented, fake_augmented = (
+                augment(x, seeds) if settings.augment else x for x, seeds in batches_and_seeds
+            )
+            with tf.GradientTape() as discriminator_tape:
+                verdicts = gan_discriminator(
+                    [tf.concat([real_augmented, tf.stop_gradient(fake_augmented)], 0), both], training=True
+                )
                 real_logit, fake_logit = tf.split(verdicts, 2)
-                judge_loss = discriminator_loss(real_logit, fake_logit)
-                scaled_loss = scaled("discriminator", judge_loss)
-            improve("discriminator", judge_tape, scaled_loss)
-            verdicts = judge([fake_seen, classes], training=False)
+                real_fake_loss = discriminator_loss(real_logit, fake_logit)
+                scaled_loss = scaled("discriminator", real_fake_loss)
+            improve("discriminator", discriminator_tape, scaled_loss)
+            verdicts = gan_discriminator([fake_augmented, classes], training=False)
             total = make_loss = generator_loss(verdicts, settings.loss)
-            if players.critic:
-                real_maps, fake_maps = (players.features(side, training=False) for side in (real_seen, fake_seen))
+            if gan_state.critic:
+                real_maps, fake_maps = (
+                    gan_state.features(side, training=False) for side in (real_augmented, fake_augmented)
+                )
                 maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]
                 with tf.GradientTape() as critic_tape:
-                    logits = players.critic([*maps, both], training=True)
+                    logits = gan_state.critic([*maps, both], training=True)
                     critic_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
                     scaled_loss = scaled("critic", critic_loss)
                 improve("critic", critic_tape, scaled_loss)
-                logits = players.critic([*fake_maps, classes], training=False)
+                logits = gan_state.critic([*fake_maps, classes], training=False)
                 total += settings.critic * sum(generator_loss(logit, settings.loss) for logit in logits)
             scaled_generator_loss = scaled("generator", total)
         improve("generator", make_tape, scaled_generator_loss)
         return {
-            "discriminator_loss": judge_loss,
+            "discriminator_loss": real_fake_loss,
             "generator_loss": make_loss,
             "real_recognised": tf.reduce_mean(tf.cast(real_logit > 0, tf.float32)),
             "fake_recognised": tf.reduce_mean(tf.cast(fake_logit < 0, tf.float32)),
             # One patch a class, or the same one twice, has no spread: neither side is the poorer then.
             "spread": (_spread(fake, classes) + NO_SPREAD) / (_spread(real, classes) + NO_SPREAD),
-        } | ({"critic_loss": critic_loss} if players.critic else {})
+        } | ({"critic_loss": critic_loss} if gan_state.critic else {})
 
     update_everywhere = distribute.everywhere(update)
 
@@ -220,7 +229,7 @@ def make_step(players: Players, settings: Gan, seed: int, xla: bool):
     def step_function(step, images, classes):
         metrics, count = update_everywhere(step, images, classes), tf.cast(step, tf.float32)
         decay = tf.minimum(settings.average, (1 + count) / (10 + count))
-        weights.move_average(players.average.variables, players.generator.variables, decay)
+        weights.move_average(gan_state.average.variables, gan_state.generator.variables, decay)
         return metrics
 
     return step_function
@@ -233,12 +242,12 @@ def _spread(images: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     return tf.minimum(*deviations)
 
 
-def _speak_up(problem: str | None, done: int, settings: Gan, said: set[str]) -> None:
+def _speak_up(problem: str | None, done: int, settings: Gan, warned: set[str]) -> None:
     """Warn of each kind of trouble once, or stop."""
     if problem and settings.on_collapse == "stop":
         raise WorkError(f"gan: step {done}: {problem}.")
-    if problem and problem[:20] not in said:
-        said.add(problem[:20])
+    if problem and problem[:20] not in warned:
+        warned.add(problem[:20])
         progress.log.warning("gan: step %d: %s", done, problem)
 
 

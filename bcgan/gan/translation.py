@@ -23,7 +23,7 @@ from bcgan.models.translator import translator
 BATCH = 256
 
 
-class Sides(NamedTuple):
+class TranslationState(NamedTuple):
     """translators: one for each class, at its label's place: translators[1] makes malignant patches of benign ones.
     critic: says, on frozen features, whether a patch looks real for a label."""
 
@@ -48,21 +48,21 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
     Raises:
         WorkError: a loss is no number any more; the last checkpoint is kept.
     """
-    sides = _start_sides(settings.width)
+    state = _build_translation_state(settings.width)
     optimizers = {
-        "translators": adam(settings.rate, sides.to_train(), 0.5),
-        "critic": adam(settings.rate, sides.critic.trainable_variables, 0.0),
+        "translators": adam(settings.rate, state.to_train(), 0.5),
+        "critic": adam(settings.rate, state.critic.trainable_variables, 0.0),
     }
     groups = {
-        "translators": [variable for network in sides.translators for variable in network.variables],
-        "averages": [variable for network in sides.averages for variable in network.variables],
-        "critic": sides.critic.variables,
+        "translators": [variable for network in state.translators for variable in network.variables],
+        "averages": [variable for network in state.averages for variable in network.variables],
+        "critic": state.critic.variables,
         **{f"{name}_optimizer": optimizer.variables for name, optimizer in optimizers.items()},
     }
     checkpoint, log_path = folder / "checkpoint.npz", folder / "log.jsonl"
     start = weights.restore(checkpoint, groups)
     progress.keep_lines(log_path, "step", start)
-    step_function = make_step(sides, optimizers, settings, seed, xla)
+    step_function = make_step(state, optimizers, settings, seed, xla)
     # The sampler's batch is benign first, then as many malignant ones.
     sampler = batches.balanced(np.arange(len(images)), labels, 2 * (settings.batch // 2), seed)
     stream = batches.stream(images, labels, sampler, range(start, settings.steps))
@@ -84,14 +84,14 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
                 weights.save(checkpoint, done, groups)
             bar.set_postfix(cycle=f"{values['cycle_loss']:.3f}", G=f"{values['translator_loss']:.2f}", refresh=False)
             bar.update()
-    for name, average in zip(CLASSES, sides.averages, strict=True):
+    for name, average in zip(CLASSES, state.averages, strict=True):
         weights.save_model(average, folder / f"to_{name}.keras")
     checkpoint.unlink(missing_ok=True)
 
 
-def make_step(sides: Sides, optimizers: dict, settings: Translate, seed: int, xla: bool):
+def make_step(state: TranslationState, optimizers: dict, settings: Translate, seed: int, xla: bool):
     """One update of the critic, then one of both translators, on the same translations, made once."""
-    to_benign, to_malignant = sides.translators
+    to_benign, to_malignant = state.translators
 
     @tf.function(jit_compile=xla)
     def step_function(step, images):
@@ -106,25 +106,25 @@ def make_step(sides: Sides, optimizers: dict, settings: Translate, seed: int, xl
             cycle = tf.reduce_mean(tf.abs(to_benign(new_malignant, training=True) - benign))
             cycle += tf.reduce_mean(tf.abs(to_malignant(new_benign, training=True) - malignant))
             identity = tf.reduce_mean(tf.abs(same_benign - benign)) + tf.reduce_mean(tf.abs(same_malignant - malignant))
-            fake_seen = augment(tf.concat([new_benign, new_malignant], 0), seeds[1])
-            fake_maps = sides.features(fake_seen, training=False)
-            real_maps = sides.features(augment(real, seeds[2]), training=False)
+            fake_augmented = augment(tf.concat([new_benign, new_malignant], 0), seeds[1])
+            fake_maps = state.features(fake_augmented, training=False)
+            real_maps = state.features(augment(real, seeds[2]), training=False)
             with tf.GradientTape() as critic_tape:
                 maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]
-                logits = sides.critic([*maps, tf.concat([labels, labels], 0)], training=True)
+                logits = state.critic([*maps, tf.concat([labels, labels], 0)], training=True)
                 critic_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
                 scaled = optimizers["critic"].scale_loss(critic_loss)
-            variables = sides.critic.trainable_variables
+            variables = state.critic.trainable_variables
             optimizers["critic"].apply(critic_tape.gradient(scaled, variables), variables)
-            logits = sides.critic([*fake_maps, labels], training=False)
+            logits = state.critic([*fake_maps, labels], training=False)
             make_loss = sum(generator_loss(logit, "non_saturating") for logit in logits)
             total = make_loss + settings.cycle * cycle + settings.identity * identity
             scaled = optimizers["translators"].scale_loss(total)
-        variables = sides.to_train()
+        variables = state.to_train()
         optimizers["translators"].apply(tape.gradient(scaled, variables), variables)
         count = tf.cast(step, tf.float32)
         decay = tf.minimum(settings.average, (1 + count) / (10 + count))
-        for average, network in zip(sides.averages, sides.translators, strict=True):
+        for average, network in zip(state.averages, state.translators, strict=True):
             weights.move_average(average.variables, network.variables, decay)
         return {
             "critic_loss": critic_loss, "translator_loss": make_loss, "cycle_loss": cycle, "identity_loss": identity,
@@ -139,10 +139,10 @@ def translate(network: keras.Model, images: np.ndarray) -> np.ndarray:
     return np.rint(translated * 255).astype(np.uint8)
 
 
-def _start_sides(width: int) -> Sides:
+def _build_translation_state(width: int) -> TranslationState:
     translators = tuple(translator(width, f"to_{name}") for name in CLASSES)
     averages = tuple(translator(width, f"to_{name}") for name in CLASSES)
     for average, network in zip(averages, translators, strict=True):
         average.set_weights(network.get_weights())
-    features = fast.twin(frozen_features())
-    return Sides(translators, averages, features, critic(features))
+    features = fast.fuse_model(frozen_features())
+    return TranslationState(translators, averages, features, critic(features))

@@ -1,4 +1,4 @@
-"""The same networks, quicker: a twin shares a network's weights and gives its answers up to rounding.
+"""The same networks, quicker: a fused model shares a network's weights and gives its answers up to rounding.
 
 Keras normalises a batch in seven passes over float32 copies, TensorFlow's own kernel in one, which joins the
 convolution before it at inference; one that is frozen is a part of the convolution before it, in training too. The 256
@@ -20,13 +20,13 @@ from keras import layers
 SMALL = 7  # side of the maps up to which all pairs of their places cost less than TensorFlow's own kernel
 
 
-def twin(network: keras.Model, together: bool | None = None) -> keras.Model:
+def fuse_model(network: keras.Model, concat_inputs: bool | None = None) -> keras.Model:
     """A model that shares the network's variables: a step on either is a step on both.
 
     Args:
         network: keras.Model. Functional.
-        together: bool. Read maps that were not added up side by side, in one convolution: more is copied, and fewer
-            kernels begin. Defaults to None: on a GPU, which waits for them.
+        concat_inputs: bool. Read maps that were not added up side by side, in one convolution: more is copied, and
+            fewer kernels begin. Defaults to None: on a GPU, which waits for them.
 
     Returns:
         keras.Model. The same inputs and outputs; its gradients are taken of the network's own variables. Not to be
@@ -57,23 +57,23 @@ def twin(network: keras.Model, together: bool | None = None) -> keras.Model:
         return layer
 
     ends = _ends(network)
-    together = bool(tf.config.list_physical_devices("GPU")) if together is None else together
+    concat_inputs = bool(tf.config.list_physical_devices("GPU")) if concat_inputs is None else concat_inputs
 
     def call(layer, *args, **kwargs):
         """Leaves out what need not be made, and has its readers read what it would have been made from."""
-        given = keras.tree.flatten(args)
-        if not any(isinstance(x, _Terms) for x in given):
+        inputs = keras.tree.flatten(args)
+        if not any(isinstance(x, _Terms) for x in inputs):
             expands = _pointwise(layer) and layer.filters > layer.input.shape[-1]
             if (expands or _widens(layer)) and _only_multiplied(layer, ends):
-                return _Terms([(given[0], layer if expands else None)])
+                return _Terms([(inputs[0], layer if expands else None)])
             return layer(*args, **kwargs)
         if isinstance(layer, _Pass):
-            return given[0]
-        terms = [term for x in given for term in (x.terms if isinstance(x, _Terms) else [(x, None)])]
+            return inputs[0]
+        terms = [term for x in inputs for term in (x.terms if isinstance(x, _Terms) else [(x, None)])]
         if isinstance(layer, layers.Add):
             return _Terms(terms)
         maps, expansions = zip(*terms, strict=True)
-        return _Read(layer, expansions, together)(list(maps))
+        return _Read(layer, expansions, concat_inputs)(list(maps))
 
     return keras.models.clone_model(network, clone_function=clone, call_function=call, recursive=True)
 
@@ -89,19 +89,19 @@ class _Terms:
 class _Read(layers.Layer):
     """A 1x1 convolution of maps that were expanded by others and added up: one of each, by the product of both."""
 
-    def __init__(self, convolution: layers.Conv2D, expansions: tuple[layers.Conv2D | None, ...], together: bool):
+    def __init__(self, convolution: layers.Conv2D, expansions: tuple[layers.Conv2D | None, ...], concat_inputs: bool):
         # Kernels are multiplied in their own precision, and cast then.
         super().__init__(name=convolution.name, dtype=convolution.dtype_policy, autocast=False)
-        self.convolution, self.expansions, self.together = convolution, expansions, together
+        self.convolution, self.expansions, self.concat_inputs = convolution, expansions, concat_inputs
 
     def call(self, maps):
-        own, precision = self.convolution, self.compute_dtype
-        reader, bias, kernels = own.kernel[0, 0], own.bias, []
+        wrapped, precision = self.convolution, self.compute_dtype
+        reader, bias, kernels = wrapped.kernel[0, 0], wrapped.bias, []
         for x, expansion in zip(maps, self.expansions, strict=True):
             kernels.append(reader[: x.shape[-1]] if expansion is None else expansion.kernel[0, 0] @ reader)
             bias = bias if expansion is None else bias + tf.linalg.matvec(reader, expansion.bias, transpose_a=True)
-        maps, kernels = ([tf.cast(one, precision) for one in many] for many in (maps, kernels))
-        if self.together:
+        maps, kernels = ([tf.cast(tensor, precision) for tensor in many] for many in (maps, kernels))
+        if self.concat_inputs:
             maps, kernels = [tf.concat(maps, -1)], [tf.concat(kernels, 0)]
         read = [tf.nn.conv2d(x, kernel[None, None], 1, "VALID") for x, kernel in zip(maps, kernels, strict=True)]
         read[0] = tf.nn.bias_add(read[0], tf.cast(bias, precision))
@@ -116,22 +116,25 @@ class _Fused(layers.Layer):
         self.source = source
 
     def call(self, x, training=None, mask=None):
-        own = self.source
-        if training and not own.trainable:
-            return own(x, training=False)  # the fused kernel's gradient is slower where nothing is learned
+        wrapped = self.source
+        if training and not wrapped.trainable:
+            return wrapped(x, training=False)  # the fused kernel's gradient is slower where nothing is learned
         channels = x.shape[-1]
-        statistics = (tf.zeros(0), tf.zeros(0)) if training else (own.moving_mean, own.moving_variance)
-        affine = (own.gamma if own.scale else tf.ones(channels), own.beta if own.center else tf.zeros(channels))
+        statistics = (tf.zeros(0), tf.zeros(0)) if training else (wrapped.moving_mean, wrapped.moving_variance)
+        affine = (
+            wrapped.gamma if wrapped.scale else tf.ones(channels),
+            wrapped.beta if wrapped.center else tf.zeros(channels),
+        )
         scale, offset, *statistics = map(tf.convert_to_tensor, (*affine, *statistics))
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=scale, offset=offset, mean=statistics[0], variance=statistics[1], epsilon=own.epsilon,
+            x=x, scale=scale, offset=offset, mean=statistics[0], variance=statistics[1], epsilon=wrapped.epsilon,
             is_training=bool(training),
         )  # fmt: skip
         if training:
             count = tf.cast(tf.size(x) // channels, tf.float32)
             variance *= (count - 1) / count  # the kernel's is of a sample, Keras keeps the batch's own
-            for moving, value in ((own.moving_mean, mean), (own.moving_variance, variance)):
-                moving.assign(moving * own.momentum + value * (1 - own.momentum))
+            for moving, value in ((wrapped.moving_mean, mean), (wrapped.moving_variance, variance)):
+                moving.assign(moving * wrapped.momentum + value * (1 - wrapped.momentum))
         return y
 
 
@@ -143,11 +146,11 @@ class _Folded(layers.Layer):
         self.convolution, self.normalisation = convolution, normalisation
 
     def call(self, x, mask=None):
-        own, norm, deep = self.convolution, self.normalisation, isinstance(self.convolution, layers.DepthwiseConv2D)
+        wrapped, norm, deep = self.convolution, self.normalisation, isinstance(self.convolution, layers.DepthwiseConv2D)
         scale = norm.gamma * tf.math.rsqrt(norm.moving_variance + norm.epsilon)
-        kernel = own.kernel * (scale[:, None] if deep else scale)
+        kernel = wrapped.kernel * (scale[:, None] if deep else scale)
         convolve = _depthwise if deep else tf.nn.conv2d
-        y = convolve(x, kernel, (1, *own.strides, 1), own.padding.upper())
+        y = convolve(x, kernel, (1, *wrapped.strides, 1), wrapped.padding.upper())
         return tf.nn.bias_add(y, norm.beta - norm.moving_mean * scale)
 
 
@@ -174,10 +177,12 @@ def _kernel_gradient(x: tf.Tensor, dy: tf.Tensor, shape: tf.TensorShape, strides
     """Every place of the input times every place of the output, summed over the batch, channel by channel; then the
     pairs of places that a tap of the kernel joins."""
     channels = x.shape[3]
-    taps = [_taps(*sides) for sides in zip(x.shape[1:3], dy.shape[1:3], shape[:2], strides[1:3], strict=True)]
+    taps = [_taps(*sizes) for sizes in zip(x.shape[1:3], dy.shape[1:3], shape[:2], strides[1:3], strict=True)]
     joined = np.einsum("pia,qjb->pqijab", *taps).reshape(-1, shape[0] * shape[1])
-    given, found = (tf.reshape(tf.transpose(maps, (3, 1, 2, 0)), (channels, -1, tf.shape(x)[0])) for maps in (x, dy))
-    pairs = tf.reshape(tf.matmul(given, found, transpose_b=True), (channels, -1))
+    input_maps, gradient_maps = (
+        tf.reshape(tf.transpose(maps, (3, 1, 2, 0)), (channels, -1, tf.shape(x)[0])) for maps in (x, dy)
+    )
+    pairs = tf.reshape(tf.matmul(input_maps, gradient_maps, transpose_b=True), (channels, -1))
     return tf.reshape(tf.transpose(pairs @ tf.cast(joined, x.dtype)), shape)
 
 
@@ -200,14 +205,14 @@ class _Grown(layers.Layer):
         self.convolution, self.size = convolution, convolution.output.shape[1:]
 
     def call(self, x, mask=None):
-        own, precision = self.convolution, self.compute_dtype
+        wrapped, precision = self.convolution, self.compute_dtype
         # A tap of the larger kernel is the sum of one, two or four of the smaller one's.
         side = [[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]
-        added = tf.constant(np.kron(side, side), own.kernel.dtype) @ tf.reshape(own.kernel, (9, -1))
-        kernel = tf.reshape(tf.cast(added, precision), (4, 4, *own.kernel.shape[2:]))
+        added = tf.constant(np.kron(side, side), wrapped.kernel.dtype) @ tf.reshape(wrapped.kernel, (9, -1))
+        kernel = tf.reshape(tf.cast(added, precision), (4, 4, *wrapped.kernel.shape[2:]))
         kernel = tf.transpose(kernel, (0, 1, 3, 2))
         y = tf.nn.conv2d_transpose(tf.cast(x, precision), kernel, (tf.shape(x)[0], *self.size), 2, "SAME")
-        return tf.nn.bias_add(y, tf.cast(own.bias, precision)) if own.use_bias else y
+        return tf.nn.bias_add(y, tf.cast(wrapped.bias, precision)) if wrapped.use_bias else y
 
 
 class _Resized(layers.Layer):
@@ -215,9 +220,9 @@ class _Resized(layers.Layer):
 
     def __init__(self, source: layers.Resizing):
         super().__init__(name=source.name, dtype=source.dtype_policy)
-        sides = zip(source.input.shape[1:3], (source.height, source.width), strict=True)
+        sizes = zip(source.input.shape[1:3], (source.height, source.width), strict=True)
         self.matrices = [
-            tf.image.resize(tf.eye(old)[:, None], (new, 1), source.interpolation)[:, 0].numpy() for old, new in sides
+            tf.image.resize(tf.eye(old)[:, None], (new, 1), source.interpolation)[:, 0].numpy() for old, new in sizes
         ]
 
     def call(self, x, training=None, mask=None):
@@ -243,8 +248,8 @@ def _widens(operation) -> bool:
     """Whether zero channels are appended here (`bcgan.models.shortcut`)."""
     if isinstance(operation, layers.Layer) or not operation.name.startswith("concatenate"):
         return False
-    _, *others = operation._inbound_nodes[0].input_tensors
-    zeros = all(x._keras_history.operation.name.startswith("zeros_like") for x in others)
+    _, *padding = operation._inbound_nodes[0].input_tensors
+    zeros = all(x._keras_history.operation.name.startswith("zeros_like") for x in padding)
     return zeros and operation.axis in (-1, len(operation.output.shape) - 1)
 
 
@@ -256,7 +261,8 @@ def _only_multiplied(operation, ends: set[int]) -> bool:
     """
     readers = _readers(operation)
     return id(operation) not in ends and bool(readers) and all(
-        _only_multiplied(one, ends) if _adds(one) or one.name == "upsample" else _pointwise(one) for one in readers
+        _only_multiplied(reader, ends) if _adds(reader) or reader.name == "upsample" else _pointwise(reader)
+        for reader in readers
     )  # fmt: skip
 
 
@@ -293,8 +299,8 @@ def _doubled_before(layer: layers.Layer) -> bool:
     padded, before = layer.padding == "same", _before(layer)
     if isinstance(before, layers.ZeroPadding2D) and before.padding == ((1, 0), (1, 0)) and not padded:
         padded, before = len(_readers(before)) == 1, _before(before)
-    doubled = isinstance(before, layers.UpSampling2D) and before.interpolation == "nearest" and before.size == (2, 2)
-    return plain and padded and doubled and len(_readers(before)) == 1
+    upsampled = isinstance(before, layers.UpSampling2D) and before.interpolation == "nearest" and before.size == (2, 2)
+    return plain and padded and upsampled and len(_readers(before)) == 1
 
 
 def _readers(layer: layers.Layer, through: type | None = None) -> list[layers.Layer]:

@@ -11,7 +11,7 @@ DISCRIMINATOR_SIZE = 50
 JOINED_BLOCK = "block2"  # of the discriminator: as many pixels as Table 1's network has behind its stem, 13x13
 
 
-def gan_resnet(discriminator: keras.Model, size: int = 50, beside: keras.Model | None = None) -> keras.Model:
+def gan_resnet(discriminator: keras.Model, size: int = 50, further_maps: keras.Model | None = None) -> keras.Model:
     """Build the merged network, up to Table 1's 1,000 units.
 
     The map goes through a projection and a batch normalisation whose scale, the gate, starts at zero: at the start
@@ -20,7 +20,7 @@ def gan_resnet(discriminator: keras.Model, size: int = 50, beside: keras.Model |
     Args:
         discriminator: keras.Model. A trained discriminator; its weights are copied and stay as they are.
         size: int. Side of a patch, pixels. Defaults to 50.
-        beside: keras.Model. Patches of 50 pixels to a list of maps that join too, brought to the joint's size, such as
+        further_maps: keras.Model. Patches of 50 pixels to a list of maps that join too, at the joint's size, such as
             `critic.judged_features` gives them; learns as far as it is trainable. Defaults to None.
 
     Returns:
@@ -28,7 +28,7 @@ def gan_resnet(discriminator: keras.Model, size: int = 50, beside: keras.Model |
     """
     image = keras.Input((size, size, 3), name="image")
     patch = _at_50(image)
-    features = _features(discriminator, (JOINED_BLOCK,), patch) + (beside(patch) if beside else [])
+    features = _features(discriminator, (JOINED_BLOCK,), patch) + (further_maps(patch) if further_maps else [])
     return keras.Model(image, body(_joined(stem(image), features)), name="gan_resnet")
 
 

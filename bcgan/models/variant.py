@@ -17,27 +17,29 @@ class Variant(NamedTuple):
     dropout: float = 0.0
 
 
-def vary(classifier: keras.Model, wanted: Variant) -> keras.Model:
+def vary(classifier: keras.Model, variant: Variant) -> keras.Model:
     """A classifier of `bcgan.models.classifier` with every ReLU and batch normalisation replaced, and dropout added.
 
     Args:
-        classifier: keras.Model. Returned as it is where nothing is wanted; otherwise its weights are drawn anew.
+        classifier: keras.Model. Returned as it is for the default variant; otherwise its weights are drawn anew.
     """
-    if wanted == Variant():
+    if variant == Variant():
         return classifier
 
     def clone(layer):
         name = layer.name
-        if isinstance(layer, layers.ReLU) and wanted.activation != "relu":
-            return layers.Activation(wanted.activation, name=name)
-        if isinstance(layer, layers.BatchNormalization) and wanted.normalisation == "group":
+        if isinstance(layer, layers.ReLU) and variant.activation != "relu":
+            return layers.Activation(variant.activation, name=name)
+        if isinstance(layer, layers.BatchNormalization) and variant.normalisation == "group":
             return layers.GroupNormalization(GROUPS, name=name)
         return layer.__class__.from_config(layer.get_config())
 
-    def call(layer, *given, mask=None, **more):
-        return layer(*given, **more)  # batch normalisation is called with a mask, and group normalisation knows none
+    def call(layer, *inputs, mask=None, **options):
+        return layer(
+            *inputs, **options
+        )  # batch normalisation is called with a mask, and group normalisation knows none
 
     varied = keras.models.clone_model(classifier, clone_function=clone, call_function=call, recursive=True)
     head = varied.get_layer("logit")
-    x = layers.Dropout(wanted.dropout, dtype="float32", name="dropout")(head.input) if wanted.dropout else head.input
+    x = layers.Dropout(variant.dropout, dtype="float32", name="dropout")(head.input) if variant.dropout else head.input
     return keras.Model(varied.input, head(x), name=classifier.name)

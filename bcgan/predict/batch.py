@@ -38,7 +38,7 @@ class Scores(NamedTuple):
         shutil.rmtree(drawn, ignore_errors=True)  # of old rows
         with path.open("w", encoding="utf-8", newline="") as file:
             maps = drawn if self.maps else None
-            return predict(model, slide.images(), file, False, self._choice(), maps, shown=False)
+            return predict(model, slide.images(), file, False, self._choice(), maps, progress_bar=False)
 
     def _choice(self) -> MppChoice:
         return MppChoice(self.mpp, self.mpp_table)

@@ -136,7 +136,7 @@ def read_onnx(path: Path) -> Runner:
 
 
 def _plain(network: keras.Model) -> keras.Model:
-    fused = fast.twin(weights.in_float32(network), together=False)  # wherever the file is made
+    fused = fast.fuse_model(weights.in_float32(network), concat_inputs=False)  # wherever the file is made
     fused(np.zeros((1, *network.input_shape[1:]), np.float32))  # Keras's exporter wants a model that was called
     return fused
 

@@ -46,7 +46,7 @@ def predict(
     as_jsonl: bool,
     mpp_of: MppOf | None = None,
     maps: Path | None = None,
-    shown: bool = True,
+    progress_bar: bool = True,
 ) -> dict[str, int]:
     """Write a row a patch; a file that cannot be read has a row that says so.
 
@@ -58,7 +58,7 @@ def predict(
         mpp_of: the resolution that the user gives for an image, in place of what the file states. Defaults to none.
         maps: Path. Folder for a heat map, an overlay and outlines of every image that is larger than a patch, and of
             the tiles of every slide.
-        shown: bool. Whether there is a progress bar. Defaults to True.
+        progress_bar: bool. Whether there is a progress bar. Defaults to True.
 
     Returns:
         How many patches got each verdict.
@@ -69,7 +69,7 @@ def predict(
     if writer:
         writer.writeheader()
     counts = dict.fromkeys(VERDICTS, 0)
-    with progress.bar(len(images), "predict", "image", shown=shown) as bar:
+    with progress.bar(len(images), "predict", "image", visible=progress_bar) as bar:
         for row in _Predictor(model, mpp_of, maps, bar).rows(images):
             counts[row["verdict"]] += 1
             if writer:

@@ -45,11 +45,12 @@ def blocks(network: keras.Model) -> pd.DataFrame:
 
 
 def system(run: Run) -> Drawn:
-    own = run.experiment.classify.models.get("gan_resnet", Classifier())
-    more = {"none": "", "critic": "; the critic's", "imagenet": "; ImageNet's"}[own.beside]
-    judge, whole = discriminator(), gan_resnet(discriminator())
-    maps = "x".join(map(str, judge.get_layer(JOINED_BLOCK).output.shape[1:]))
-    units = whole.output_shape[-1]
+    classifier_settings = run.experiment.classify.models.get("gan_resnet", Classifier())
+    joined_maps = {"none": "", "critic": "; the critic's", "imagenet": "; ImageNet's"}[classifier_settings.beside]
+    gan_discriminator, joined_network = discriminator(), gan_resnet(discriminator())
+    maps = "x".join(map(str, gan_discriminator.get_layer(JOINED_BLOCK).output.shape[1:]))
+    units = joined_network.output_shape[-1]
+    state = f"frozen{joined_maps}{', tuned' if classifier_settings.tuned else ''}"
     figure, axes = style.plt.subplots(figsize=(10, 4.2))
     axes.axis("off")
     second = "; a critic on\nImageNet's features" if run.experiment.gan.critic else ":\nreal or synthetic"
@@ -58,7 +59,7 @@ def system(run: Run) -> Drawn:
         "generator": (2.6, 3.4, "Generator\nnoise, label to patch", "generator"),
         "synthetic": (5.2, 3.4, "Synthetic patches,\nthe selected ones", "data"),
         "discriminator": (2.6, 2.2, f"Discriminator{second}", "discriminator"),
-        "maps": (5.2, 2.2, f"Its maps, {maps},\nfrozen{more}{', tuned' if own.tuned else ''}", "discriminator"),
+        "maps": (5.2, 2.2, f"Its maps, {maps},\n{state}", "discriminator"),
         "resnet": (7.8, 2.2, f"Table 1's ResNet,\njoined, to {units:,} units", "joined"),
         "call": (10.4, 2.2, "Binary head:\nbenign or malignant", "data"),
     }
@@ -79,24 +80,27 @@ def system(run: Run) -> Drawn:
 
 
 def gan(run: Run) -> Drawn:
-    own = run.experiment.gan
-    make = blocks(generator(own.latent, own.width))
-    judge = blocks(discriminator(own.width, spectral=own.spectral))
+    settings = run.experiment.gan
+    make = blocks(generator(settings.latent, settings.width))
+    discriminator_blocks = blocks(discriminator(settings.width, spectral=settings.spectral))
     make = make[make["output"].map(bool) & make["block"].str.match("noise|code|seed|grow|last|colours|image")]
-    judge = judge[judge["block"].str.match("image|stem|block|realness|logit")]
+    discriminator_blocks = discriminator_blocks[
+        discriminator_blocks["block"].str.match("image|stem|block|realness|logit")
+    ]
     figure = style.plt.figure(figsize=(10, 5.4))
     for place, (part, title, colour) in enumerate(
-        ((make, "Generator", "generator"), (judge, "Discriminator", "discriminator"))
+        ((make, "Generator", "generator"), (discriminator_blocks, "Discriminator", "discriminator"))
     ):
         axes = figure.add_subplot(2, 1, place + 1)
         _chain(axes, part, COLOURS[colour])
         axes.set_title(f"{title}: {part['parameters'].sum():,} parameters in these blocks")
-    return Drawn(figure, _flat(pd.concat([make.assign(network="generator"), judge.assign(network="discriminator")])),
+    table = pd.concat([make.assign(network="generator"), discriminator_blocks.assign(network="discriminator")])
+    return Drawn(figure, _flat(table),
         "The GAN (the paper's Fig. 4)", (
         "Blocks of the two networks as this run built them, with their output shapes and parameters; boxes are as high "
         "as their maps, vectors thin. "
         + ("Not drawn: the critic, a second judge of the generator on EfficientNet-Lite0's frozen maps. "
-           if own.critic else "") +
+           if settings.critic else "") +
         f"The maps {', '.join(BLOCKS)} of the discriminator are what later stages read."
     ))  # fmt: skip
 
@@ -113,22 +117,24 @@ def resnet(_run: Run) -> Drawn:
 
 
 def integration(run: Run) -> Drawn:
-    own = run.experiment.classify.models.get("gan_resnet", Classifier())
-    judge, beside = discriminator(run.experiment.gan.width), _beside(own)
-    part, whole = blocks(judge), gan_resnet(judge, beside=beside)
+    classifier_settings = run.experiment.classify.models.get("gan_resnet", Classifier())
+    gan_discriminator, further_maps = discriminator(run.experiment.gan.width), _beside(classifier_settings)
+    part, joined_network = blocks(gan_discriminator), gan_resnet(gan_discriminator, further_maps=further_maps)
     part = part[part["block"].isin(["image", "stem", *BLOCKS[: BLOCKS.index(JOINED_BLOCK) + 1]])]
-    merged = blocks(whole)
+    merged = blocks(joined_network)
     merged = merged[~merged["block"].isin(["discriminator", "image", "imagenet", "judged"])]
     gate, stem = merged["block"] == "features", merged["block"] == "stem"
     order = [stem, gate, ~gate & ~stem]
     rows = [
         (part, "discriminator", f"The discriminator, frozen, up to its map {JOINED_BLOCK}"),
         (pd.concat([merged[kind] for kind in order]), "joined", (
-            f"Table 1's ResNet, joined behind its stem: {whole.count_params():,} parameters with all that joins")),
+            f"Table 1's ResNet, joined behind its stem: {joined_network.count_params():,} parameters with all that "
+            "joins")),
     ]  # fmt: skip
-    if beside:
-        maps = "The critic's maps" if own.beside == "critic" else "ImageNet's maps"
-        rows.insert(1, (_depths(beside), "critic", f"{maps}, {'tuned' if own.tuned else 'frozen'}: all three join"))
+    if further_maps:
+        maps = "The critic's maps" if classifier_settings.beside == "critic" else "ImageNet's maps"
+        state = "tuned" if classifier_settings.tuned else "frozen"
+        rows.insert(1, (_depths(further_maps), "critic", f"{maps}, {state}: all three join"))
     figure = style.plt.figure(figsize=(10, 2.7 * len(rows)))
     for number, (chain, colour, title) in enumerate(rows):
         axes = figure.add_subplot(len(rows), 1, number + 1)
@@ -139,24 +145,25 @@ def integration(run: Run) -> Drawn:
         f"The discriminator's map {JOINED_BLOCK} joins the ResNet behind its stem: it is projected to as many channels "
         "and added through a gate that starts at zero, so that at the start the network is Table 1's alone. "
         + ("Beside it join three maps of the GAN's second judge, a critic on EfficientNet-Lite0, brought to that size. "
-           if own.beside == "critic" else "")
+           if classifier_settings.beside == "critic" else "")
     ).strip())  # fmt: skip
 
 
-def _beside(own: Classifier) -> keras.Model | None:
+def _beside(classifier_settings: Classifier) -> keras.Model | None:
     """What joins beside the discriminator's map, with weights as they are drawn: only its shapes are read."""
-    if own.beside == "none":
+    if classifier_settings.beside == "none":
         return None
-    seen = frozen_features(weights=False)
-    return judged_features(seen, critic(seen)) if own.beside == "critic" else seen
+    frozen = frozen_features(weights=False)
+    return judged_features(frozen, critic(frozen)) if classifier_settings.beside == "critic" else frozen
 
 
 def _depths(network: keras.Model) -> pd.DataFrame:
     """The patch and each map that joins: block, output, and the parameters that the map before it does not need."""
-    seen, inside = frozen_features(weights=False), [layer for layer in network.layers if isinstance(layer, keras.Model)]
+    frozen = frozen_features(weights=False)
+    inside = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     rows, before = [("image", tuple(network.input.shape[1:]), 0)], 0
     for number, output in enumerate(network.outputs, 1):
-        count = keras.Model(seen.input, seen.outputs[:number]).count_params()
+        count = keras.Model(frozen.input, frozen.outputs[:number]).count_params()
         heads = [layer for model in inside for layer in model.layers if layer.name.endswith(f"{number}_conv")]
         parameters = count - before + sum(layer.count_params() for layer in heads)
         rows.append((f"map{number}", tuple(output.shape[1:]), parameters))

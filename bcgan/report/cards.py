@@ -76,7 +76,7 @@ def data_card(run: Run) -> pd.DataFrame:
 def model_card(run: Run) -> pd.DataFrame:
     """What the proposed classifier is, what it is for, how good it is and where it fails."""
     name = run.names[0]
-    own, settings = run.experiment.classify.models[name], run.experiment.classify
+    classifier_settings, settings = run.experiment.classify.models[name], run.experiment.classify
     sets = run.metrics[name]["sets"]
     thresholds = ", ".join(f"{value:.3f}" for value in run.metrics[name]["thresholds"].values())
     return _table("Model", {
@@ -84,9 +84,11 @@ def model_card(run: Run) -> pd.DataFrame:
         "Task": f"One patch of {settings.crop or run.experiment.data.size} pixels to a probability of malignancy",
         "Intended use": "Research. Not for diagnosis, nor for any decision about a patient",
         "Trained on": run.said("train"),
-        "Training": f"{own.epochs} epochs, batches of {settings.batch}, {settings.optimizer} at {own.rate:g}, loss "
-                    f"{settings.loss.replace('_', ' ')}; {own.synthetic:.0%} of each batch synthetic"
-                    + (f", {own.taught:.0%} labelled by teachers" if own.taught else ""),
+        "Training": f"{classifier_settings.epochs} epochs, batches of {settings.batch}, {settings.optimizer} at "
+                    f"{classifier_settings.rate:g}, loss {settings.loss.replace('_', ' ')}; "
+                    f"{classifier_settings.synthetic:.0%} of each batch synthetic"
+                    + (f", {classifier_settings.taught:.0%} labelled by teachers" if classifier_settings.taught
+                       else ""),
         "Chosen by": f"Validation ROC AUC ({run.said('validation')}); thresholds {thresholds}",
         **{f"{METRIC_NAMES[metric]}, test patients": describe(sets["test"][metric]) for metric in METRICS},
         "Other patients": "; ".join(
@@ -173,16 +175,24 @@ def _malignant(run: Run) -> str:
 
 
 def _from_imagenet(run: Run) -> list[str]:
-    beside = {"imagenet": "the layers that join the discriminator"}
-    started = [one for one in run.trained if one.startswith(("efficientnet", "student", "simclr"))]
-    names = [CLASSIFIER_NAMES[one].removesuffix(" (ImageNet)") for one in started]
+    joined = {"imagenet": "the layers that join the discriminator"}
+    pretrained = [
+        classifier_name
+        for classifier_name in run.trained
+        if classifier_name.startswith(("efficientnet", "student", "simclr"))
+    ]
+    names = [CLASSIFIER_NAMES[classifier_name].removesuffix(" (ImageNet)") for classifier_name in pretrained]
     names += ["the GAN's critic"] if run.experiment.gan.critic else []
-    names += [beside[own.beside] for own in run.experiment.classify.models.values() if own.beside in beside]
-    said = [f"ImageNet's for {' and '.join(names)}"] if names else []
+    names += [
+        joined[classifier_settings.beside]
+        for classifier_settings in run.experiment.classify.models.values()
+        if classifier_settings.beside in joined
+    ]
+    sentences = [f"ImageNet's for {' and '.join(names)}"] if names else []
     if run.pretrained:
         count = f"{run.pretrained['patches']:,} patches of {len(run.pretrained['patients'])} patients"
-        said.append(f"then, for {CLASSIFIER_NAMES['simclr']}, what self-supervision on {count} left")
-    return said
+        sentences.append(f"then, for {CLASSIFIER_NAMES['simclr']}, what self-supervision on {count} left")
+    return sentences
 
 
 def _roles(run: Run) -> str:
@@ -197,14 +207,16 @@ def _roles(run: Run) -> str:
 def _sources(run: Run) -> str:
     """The folders or archives that were read, and what is left out of the figures' own sets."""
     names, chosen = ", ".join(sorted(run.store.index["source"].unique())), run.experiment.data.evaluate_on
-    apart = f" (held-out patients are scored on {chosen}, other sources apart)" if chosen else ""
-    return f"the given sources, {names}{apart},"
+    scored_on = f" (held-out patients are scored on {chosen}, other sources apart)" if chosen else ""
+    return f"the given sources, {names}{scored_on},"
 
 
 def _faults(run: Run) -> str:
-    found = {name: fault for name, fault in run.audit["faults"].items() if fault["count"]}
-    said = (f"{fault['count']:,} {name.replace('_', ' ')} ({fault['policy']})" for name, fault in found.items())
-    return ", ".join(said) or "no fault found"
+    faults = {name: fault for name, fault in run.audit["faults"].items() if fault["count"]}
+    descriptions = (
+        f"{fault['count']:,} {name.replace('_', ' ')} ({fault['policy']})" for name, fault in faults.items()
+    )
+    return ", ".join(descriptions) or "no fault found"
 
 
 def _preparation(run: Run) -> str:

@@ -60,8 +60,8 @@ def accuracy_loss(run: Run) -> Drawn:
 def confusion(run: Run) -> Drawn:
     """Confusion matrices: the proposed classifier's at every threshold that validation chose, the others' at one."""
     test = run.test
-    first, *others = run.names
-    panels = [(first, rule) for rule in tables.RULES] + [(name, YOUDEN) for name in others]
+    first, *other_names = run.names
+    panels = [(first, rule) for rule in tables.RULES] + [(name, YOUDEN) for name in other_names]
     across = len(tables.RULES)
     down = -(-len(panels) // across)
     figure, grid = plt.subplots(down, across, figsize=(2.5 * across + 0.5, 3.05 * down), squeeze=False)
@@ -109,7 +109,9 @@ def _thresholds(run: Run, name: str, rule: str) -> dict[int, float]:
     """{seed: threshold} that a rule chooses on the validation patients."""
     chosen = run.probabilities[run.probabilities["role"] == "validation"]
     labels = chosen["label"].to_numpy()
-    return {seed: operating_points(labels, chosen[one].to_numpy())[rule] for seed, one in run.columns(name).items()}
+    return {
+        seed: operating_points(labels, chosen[column].to_numpy())[rule] for seed, column in run.columns(name).items()
+    }
 
 
 def roc(run: Run) -> Drawn:
@@ -125,8 +127,8 @@ def precision_recall(run: Run) -> Drawn:
 
     def curve(labels, scores, sample_weight=None):
         precision, recall, _ = precision_recall_curve(labels, scores, sample_weight=sample_weight)
-        found = recall > 0  # without a true call there is no precision to speak of: 0 or, by convention, 1
-        return recall[found][::-1], precision[found][::-1], _
+        has_recall = recall > 0  # without a true call there is no precision to speak of: 0 or, by convention, 1
+        return recall[has_recall][::-1], precision[has_recall][::-1], _
 
     share = run.count("test")["positives"] / run.count("test")["patches"]
     return _curves(
@@ -148,7 +150,7 @@ def reliability(run: Run) -> Drawn:
             if kind == "ece_calibrated":
                 scores = np.mean([_calibrated(run, name, seed, test) for seed in run.columns(name)], axis=0)
             observed, predicted = calibration_curve(test["label"], scores, n_bins=10, strategy="quantile")
-            errors = [describe(run.metrics[name]["sets"]["test"][one]) for one in ("ece", "ece_calibrated")]
+            errors = [describe(run.metrics[name]["sets"]["test"][measure]) for measure in ("ece", "ece_calibrated")]
             axes.plot(
                 predicted, observed, "o-", ms=3.5, color=CLASSIFIER_COLOURS[name], zorder=_above(run, name),
                 label=f"{CLASSIFIER_NAMES[name]}: {errors[0]}, {errors[1]}" if axes is grid[0] else None,
@@ -231,11 +233,12 @@ def patient_shares(run: Run) -> Drawn:
     axes.set(xlabel="Share of malignant patches, annotated", ylabel="Estimated", xlim=(-0.02, most), ylim=(-0.02, most))
     axes.set_aspect("equal")
     sns.despine(figure)
-    found = run.metrics[name]["sets"]["test"]
+    test_metrics = run.metrics[name]["sets"]["test"]
     caption = (
         f"A dot a test patient ({len(table)}), larger with more patches: the mean calibrated probability by "
         f"{CLASSIFIER_NAMES[name]}, against the share of the patient's patches that are annotated as malignant. Mean "
-        f"error {describe(found['patient_share_error'])}, correlation {describe(found['patient_share_correlation'])}; "
+        f"error {describe(test_metrics['patient_share_error'])}, correlation "
+        f"{describe(test_metrics['patient_share_correlation'])}; "
         f"intervals by {run.bootstrap()}. {run.said('test').capitalize()}."
     )
     return Drawn(figure, table, "How much of the tissue is malignant", caption)
@@ -245,23 +248,25 @@ def decision_curve(run: Run) -> Drawn:
     """Net benefit of acting on the calibrated probability, against acting on all patches and on none (Vickers 2006)."""
     test = run.test
     malignant = test["label"].to_numpy() == 1
-    asked = np.linspace(0.01, 0.9, 90)
-    odds = asked / (1 - asked)
+    thresholds = np.linspace(0.01, 0.9, 90)
+    odds = thresholds / (1 - thresholds)
     everyone = malignant.mean() - (1 - malignant.mean()) * odds
     figure, axes = plt.subplots(figsize=(6.2, 4.8))
-    axes.plot(asked, everyone, color=MUTED, ls="--", lw=1, label="Call every patch malignant")
+    axes.plot(thresholds, everyone, color=MUTED, ls="--", lw=1, label="Call every patch malignant")
     axes.axhline(0, color=MUTED, ls=":", lw=1, label="Call none")
-    rows = [{"classifier": "all", "threshold": t, "net_benefit": b} for t, b in zip(asked, everyone, strict=True)]
+    rows = [{"classifier": "all", "threshold": t, "net_benefit": b} for t, b in zip(thresholds, everyone, strict=True)]
     for name in run.names:
         benefits = []
         for seed in run.columns(name):
-            called = _calibrated(run, name, seed, test)[:, None] >= asked
+            called = _calibrated(run, name, seed, test)[:, None] >= thresholds
             benefits.append((called & malignant[:, None]).mean(0) - (called & ~malignant[:, None]).mean(0) * odds)
         benefit = np.mean(benefits, axis=0)
         axes.plot(
-            asked, benefit, color=CLASSIFIER_COLOURS[name], label=CLASSIFIER_NAMES[name], zorder=_above(run, name)
+            thresholds, benefit, color=CLASSIFIER_COLOURS[name], label=CLASSIFIER_NAMES[name], zorder=_above(run, name)
         )
-        rows += [{"classifier": name, "threshold": t, "net_benefit": b} for t, b in zip(asked, benefit, strict=True)]
+        rows += [
+            {"classifier": name, "threshold": t, "net_benefit": b} for t, b in zip(thresholds, benefit, strict=True)
+        ]
     lowest = min(row["net_benefit"] for row in rows if row["classifier"] != "all")
     axes.set(xlabel="Probability above which a patch is called malignant", ylabel="Net benefit (true calls a patch)",
              xlim=(0, 0.9), ylim=(min(-0.03, lowest - 0.005), malignant.mean() * 1.05))  # fmt: skip
@@ -278,12 +283,12 @@ def comparisons(run: Run) -> Drawn:
     """Every classifier against the proposed one, on the same patches: differences with intervals."""
     table = pd.DataFrame(run.comparisons)
     table = table[table["against"] == table["against"].iloc[0]]
-    shown = [name for name in run.names if name in set(table["classifier"])]
+    compared = [name for name in run.names if name in set(table["classifier"])]
     kinds = list(table["metric"].unique())
-    figure, grid = plt.subplots(1, len(kinds), figsize=(2.7 * len(kinds) + 1.5, 0.42 * len(shown) + 1.3), sharey=True,
-                                squeeze=False)  # fmt: skip
+    figure, grid = plt.subplots(1, len(kinds), figsize=(2.7 * len(kinds) + 1.5, 0.42 * len(compared) + 1.3),
+                                sharey=True, squeeze=False)  # fmt: skip
     for axes, metric in zip(grid[0], kinds, strict=True):
-        rows = table[table["metric"] == metric].set_index("classifier").loc[shown]
+        rows = table[table["metric"] == metric].set_index("classifier").loc[compared]
         for place, (name, row) in enumerate(rows.iterrows()):
             if pd.notna(row["low"]):
                 axes.plot([row["low"], row["high"]], [place, place], color=CLASSIFIER_COLOURS[name], lw=2)
@@ -293,7 +298,7 @@ def comparisons(run: Run) -> Drawn:
         axes.axvline(0, color=MUTED, ls=":", lw=1)
         axes.set_xlabel(difference_in(metric))
         axes.locator_params(axis="x", nbins=4)
-    grid[0, 0].set_yticks(range(len(shown)), [CLASSIFIER_NAMES[name] for name in shown])
+    grid[0, 0].set_yticks(range(len(compared)), [CLASSIFIER_NAMES[name] for name in compared])
     grid[0, 0].invert_yaxis()
     sns.despine(figure)
     first = CLASSIFIER_NAMES[run.comparisons[0]["against"]]
@@ -307,18 +312,18 @@ def comparisons(run: Run) -> Drawn:
 def ablation(run: Run) -> Drawn:
     """What each choice is worth: one factor changed at a time, the difference from the experiment as it is."""
     rows = [
-        {"factor": one["factor"], "level": one["level"], "seeds": one["seeds"], "metric": metric, **found}
-        for one in run.factors["levels"]
-        if one["differences"]
-        for metric, found in one["differences"].items()
+        {"factor": level["factor"], "level": level["level"], "seeds": level["seeds"], "metric": metric, **difference}
+        for level in run.factors["levels"]
+        if level["differences"]
+        for metric, difference in level["differences"].items()
     ]
     table = pd.DataFrame(rows, columns=["factor", "level", "seeds", "metric", "value", "low", "high", "p"])
     labels = list(dict.fromkeys(zip(table["factor"], table["level"], strict=True)))
     kinds = ("roc_auc", "balanced_accuracy")
     figure, grid = plt.subplots(1, len(kinds), figsize=(3.2 * len(kinds) + 2, 0.3 * len(labels) + 1.3), sharey=True)
     for axes, metric in zip(grid, kinds, strict=True):
-        shown = table[table["metric"] == metric]
-        for place, row in enumerate(shown.itertuples()):
+        of_metric = table[table["metric"] == metric]
+        for place, row in enumerate(of_metric.itertuples()):
             if pd.notna(row.low):
                 axes.plot([row.low, row.high], [place, place], color=CLASSIFIER_COLOURS[run.factors["network"]], lw=2)
             axes.plot(row.value, place, "o", ms=4.5, color=CLASSIFIER_COLOURS[run.factors["network"]])
@@ -329,7 +334,9 @@ def ablation(run: Run) -> Drawn:
     grid[0].invert_yaxis()
     sns.despine(figure)
     base = run.factors["levels"][0]
-    fewer = [f"{one.seeds} for {one.factor}: {one.level}" for one in shown.itertuples() if one.seeds != base["seeds"]]
+    fewer = [
+        f"{row.seeds} for {row.factor}: {row.level}" for row in of_metric.itertuples() if row.seeds != base["seeds"]
+    ]
     fewer = f" ({', '.join(fewer)})" if fewer else ""
     caption = (
         f"One choice changed at a time, {CLASSIFIER_NAMES[run.factors['network']]}, {run.factors['epochs']} epochs, "
@@ -354,16 +361,16 @@ def _above(run: Run, name: str) -> int:
 def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, caption: str) -> Drawn:
     test = run.test
     figure, axes = plt.subplots(figsize=(4.8, 6.2))
-    across, found = np.linspace(0, 1, CURVE_POINTS), []
+    across, curves = np.linspace(0, 1, CURVE_POINTS), []
     for name in run.names:
         up = _mean_curve(curve, test["label"], test[list(run.columns(name).values())], across)
         label = f"{CLASSIFIER_NAMES[name]}: {describe(run.metrics[name]['sets']['test'][metric])}"
         axes.plot(across, up, color=CLASSIFIER_COLOURS[name], lw=1.6, label=label, zorder=_above(run, name))
-        found.append(pd.DataFrame({"classifier": name, labels[0]: across, labels[1]: up}))
+        curves.append(pd.DataFrame({"classifier": name, labels[0]: across, labels[1]: up}))
     first = run.names[0]
     low, high = _band(run, test, first, curve, across)
     axes.fill_between(across, low, high, color=CLASSIFIER_COLOURS[first], alpha=0.18, lw=0, zorder=0)
-    found[0] = found[0].assign(low=low, high=high)
+    curves[0] = curves[0].assign(low=low, high=high)
     if metric == "roc_auc":
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
     else:
@@ -378,13 +385,13 @@ def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, c
         f"{run.experiment.evaluate.resamples:,} resamples; band of {CLASSIFIER_NAMES[first]}: patients alone, "
         f"{min(BANDS, run.experiment.evaluate.resamples)}."
     )
-    return Drawn(figure, pd.concat(found), title, caption)
+    return Drawn(figure, pd.concat(curves), title, caption)
 
 
 def _mean_curve(curve, labels, scores: pd.DataFrame, across: np.ndarray, weights=None) -> np.ndarray:
     """A curve's height at the places along x, mean over the seeds, a column of scores each."""
     curves = [curve(labels, scores[seed], sample_weight=weights)[:2] for seed in scores]
-    return np.mean([np.interp(across, *one) for one in curves], axis=0)
+    return np.mean([np.interp(across, *points) for points in curves], axis=0)
 
 
 def _band(run: Run, test: pd.DataFrame, name: str, curve, across: np.ndarray) -> np.ndarray:
@@ -393,9 +400,9 @@ def _band(run: Run, test: pd.DataFrame, name: str, curve, across: np.ndarray) ->
     labels = test["label"].to_numpy()
     weights = patient_weights(test["patient"].to_numpy(), settings.resamples, run.experiment.seed)
     weights = weights[[np.ptp(labels[row > 0]) > 0 for row in weights]][:BANDS]  # a resample may lack a class
-    found = [_mean_curve(curve, labels[row > 0], scores[row > 0], across, row[row > 0]) for row in weights]
+    curves = [_mean_curve(curve, labels[row > 0], scores[row > 0], across, row[row > 0]) for row in weights]
     tail = (1 - settings.confidence) / 2
-    return np.quantile(found, (tail, 1 - tail), axis=0)
+    return np.quantile(curves, (tail, 1 - tail), axis=0)
 
 
 def _calibrated(run: Run, name: str, seed: int, table: pd.DataFrame) -> np.ndarray:

@@ -23,9 +23,9 @@ def read(name: str) -> dict[str, Any]:
     """
     path = Path(name) if name.endswith(".json") else Path("reports") / name / "results.json"
     try:
-        found = json.loads(path.read_text("utf-8"))
-        asked = {key: found[key] for key in ("experiment", "protocol", "classifiers", "gan", "seconds")}
-        return asked | {"settings": _flat(found.get("settings", {}))}  # a report of an older bcgan has none
+        results = json.loads(path.read_text("utf-8"))
+        compared = {key: results[key] for key in ("experiment", "protocol", "classifiers", "gan", "seconds")}
+        return compared | {"settings": _flat(results.get("settings", {}))}  # a report of an older bcgan has none
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist. Render it: bcgan report {name}") from error
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
@@ -59,56 +59,63 @@ def _rows(reports: dict[str, dict], lines: dict[str, Any]) -> pd.DataFrame:
     """A row a line; `lines` gives {title: function from a report to a figure, a number, a text or None}."""
     first, rows = next(iter(reports)), []
     for title, get in lines.items():
-        found = {name: get(report) for name, report in reports.items()}
-        row = {"Figure": title, **{name: _text(one) for name, one in found.items()}}
-        for name, one in found.items():
-            numbers = [value["value"] if isinstance(value, dict) else value for value in (one, found[first])]
+        by_report = {name: get(report) for name, report in reports.items()}
+        row = {"Figure": title, **{name: _text(value) for name, value in by_report.items()}}
+        for name, value in by_report.items():
+            numbers = [entry["value"] if isinstance(entry, dict) else entry for entry in (value, by_report[first])]
             if name != first and all(isinstance(number, (int, float)) for number in numbers):
                 row[f"{name} less {first}"] = f"{numbers[0] - numbers[1]:+.4g}"
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
 
-def _text(one: Any) -> str:
-    if one is None:
+def _text(value: Any) -> str:
+    if value is None:
         return "unknown"
-    if isinstance(one, dict):
-        return describe(one)
-    return f"{one:,.4g}" if isinstance(one, float) else f"{one:,}" if isinstance(one, int) else str(one)
+    if isinstance(value, dict):
+        return describe(value)
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _protocol(reports: dict[str, dict]) -> pd.DataFrame:
-    roles = [role for role in ROLE_NAMES if any(role in one["protocol"]["roles"] for one in reports.values())]
-    lines: dict[str, Any] = {"Split": lambda one: one["protocol"]["name"]}
+    roles = [role for role in ROLE_NAMES if any(role in report["protocol"]["roles"] for report in reports.values())]
+    lines: dict[str, Any] = {"Split": lambda report: report["protocol"]["name"]}
     for title, key in (("Patients' roles, SHA-256", "split_sha256"), ("Patches, SHA-256", "data_sha256")):
-        lines[title] = lambda one, key=key: one["protocol"].get(key, "unknown")[:12]
+        lines[title] = lambda report, key=key: report["protocol"].get(key, "unknown")[:12]
     for role in roles:
-        for what in ("patients", "patches"):
-            lines[f"{ROLE_NAMES[role].capitalize()}: {what}"] = lambda one, role=role, what=what: (
-                one["protocol"]["roles"].get(role, {}).get(what)
+        for unit in ("patients", "patches"):
+            lines[f"{ROLE_NAMES[role].capitalize()}: {unit}"] = lambda report, role=role, unit=unit: (
+                report["protocol"]["roles"].get(role, {}).get(unit)
             )
     return _rows(reports, lines)
 
 
 def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
     """{key.subkey: value} of nested settings."""
-    found = {}
+    by_key = {}
     for key, value in tree.items():
-        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
-    return found
+        by_key |= _flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
+    return by_key
 
 
 def _settings(reports: dict[str, dict]) -> pd.DataFrame:
-    settings = [one["settings"] for one in reports.values()]
-    keys = sorted({key for one in settings for key in one if any(one[key] != other.get(key) for other in settings)})
-    return _rows(reports, {key: lambda one, key=key: str(one["settings"].get(key, "unknown")) for key in keys})
+    settings = [report["settings"] for report in reports.values()]
+    keys = sorted(
+        {
+            key
+            for report in settings
+            for key in report
+            if any(report[key] != other_settings.get(key) for other_settings in settings)
+        }
+    )
+    return _rows(reports, {key: lambda report, key=key: str(report["settings"].get(key, "unknown")) for key in keys})
 
 
 def _classifiers(reports: dict[str, dict]) -> pd.DataFrame:
-    names = [name for name in CLASSIFIER_NAMES if any(name in one["classifiers"] for one in reports.values())]
+    names = [name for name in CLASSIFIER_NAMES if any(name in report["classifiers"] for report in reports.values())]
     lines = {
         f"{CLASSIFIER_NAMES[name]}: {METRIC_NAMES[metric]}": (
-            lambda one, name=name, metric=metric: one["classifiers"].get(name, {}).get("test", {}).get(metric)
+            lambda report, name=name, metric=metric: report["classifiers"].get(name, {}).get("test", {}).get(metric)
         )
         for name in names
         for metric in METRICS
@@ -118,12 +125,14 @@ def _classifiers(reports: dict[str, dict]) -> pd.DataFrame:
 
 def _gan(reports: dict[str, dict]) -> pd.DataFrame:
     lines = {
-        title: (lambda one, name=name: one["gan"][name]["value"] if name in one["gan"] else None)
+        title: (lambda report, name=name: report["gan"][name]["value"] if name in report["gan"] else None)
         for name, title in GAN_NAMES.items()
     }
     return _rows(reports, lines)
 
 
 def _seconds(reports: dict[str, dict]) -> pd.DataFrame:
-    stages = list(dict.fromkeys(stage for one in reports.values() for stage in one["seconds"]))
-    return _rows(reports, {stage.capitalize(): lambda one, stage=stage: one["seconds"].get(stage) for stage in stages})
+    stages = list(dict.fromkeys(stage for report in reports.values() for stage in report["seconds"]))
+    return _rows(
+        reports, {stage.capitalize(): lambda report, stage=stage: report["seconds"].get(stage) for stage in stages}
+    )

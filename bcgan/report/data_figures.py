@@ -38,17 +38,17 @@ def examples(run: Run) -> Drawn:
     figure, grid = plt.subplots(4, number, figsize=(number * 0.95, 4.4), squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    shown = []
+    rows = []
     for label, name in enumerate(CLASSES):
         patches, ids = some_patches(run, label, 2 * number)
         for position, (patch, patch_id) in enumerate(zip(patches, ids, strict=True)):
             row, column = divmod(position, number)
             show_patch(grid[2 * label + row, column], patch)
-            shown.append({"class": name, "row": 2 * label + row, "column": column, "id": patch_id})
+            rows.append({"class": name, "row": 2 * label + row, "column": column, "id": patch_id})
         head(grid[2 * label, 0], name.capitalize(), CLASS_COLOURS[name])
     source = f"Of {run.said('train')}." if run.patient_images else f"Real ones may not be shown. {run.learnt_from()}"
-    caption = f"Benign (top) and malignant patches, {len(shown)} {kind} ones. {source}"
-    return Drawn(figure, pd.DataFrame(shown), "Benign and malignant patches", caption)
+    caption = f"Benign (top) and malignant patches, {len(rows)} {kind} ones. {source}"
+    return Drawn(figure, pd.DataFrame(rows), "Benign and malignant patches", caption)
 
 
 def count_plot(run: Run) -> Drawn:
@@ -89,13 +89,16 @@ def patient_balance(run: Run) -> Drawn:
     for axes in grid.flat[len(roles) :]:
         axes.set_visible(False)
     for axes, role in zip(grid.flat, roles, strict=False):
-        own = table[table["role"] == role]
-        places, low = np.arange(len(own)), np.zeros(len(own))
-        for kind, number in (("malignant", own["malignant"]), ("benign", own["patches"] - own["malignant"])):
+        of_role = table[table["role"] == role]
+        places, low = np.arange(len(of_role)), np.zeros(len(of_role))
+        for kind, number in (
+            ("malignant", of_role["malignant"]),
+            ("benign", of_role["patches"] - of_role["malignant"]),
+        ):
             # Bars of many patients are thinner than the white edge that they would have.
             axes.bar(places, number, 1, bottom=low, color=CLASS_COLOURS[kind], label=kind, lw=0)
             low = low + number.to_numpy()
-        axes.set(xticks=[], xlabel=f"{len(own)} patients")
+        axes.set(xticks=[], xlabel=f"{len(of_role)} patients")
         axes.set_title(ROLE_NAMES[role].capitalize(), fontsize=9.5)
         axes.margins(x=0.01)
     for axes in grid[:, 0]:
@@ -118,11 +121,11 @@ def image_properties(run: Run) -> Drawn:
     table = run.properties.copy()
     table["area"] = (run.store.index["height"] * run.store.index["width"]).to_numpy()
     table["brightness"] = table[["red", "green", "blue"]].mean(axis=1)
-    shown = {name: label for name, label in PROPERTIES.items() if table[name].nunique() > 1}
-    figure, grid = plt.subplots(2, -(-len(shown) // 2), figsize=(9, 5))
-    for axes in grid.flat[len(shown) :]:
+    varying = {name: label for name, label in PROPERTIES.items() if table[name].nunique() > 1}
+    figure, grid = plt.subplots(2, -(-len(varying) // 2), figsize=(9, 5))
+    for axes in grid.flat[len(varying) :]:
         axes.set_visible(False)
-    for axes, (name, label) in zip(grid.flat, shown.items(), strict=False):
+    for axes, (name, label) in zip(grid.flat, varying.items(), strict=False):
         low = 0 if name == "area" else table[name].min()
         sns.histplot(
             table, x=name, hue="class", hue_order=CLASSES, palette=CLASS_COLOURS, stat="probability", bins=40,
@@ -134,12 +137,12 @@ def image_properties(run: Run) -> Drawn:
             axes.set(yscale="log", ylim=(1e-4, 1.5))
     handles = [plt.Line2D([], [], color=CLASS_COLOURS[name], lw=2) for name in CLASSES]
     figure.legend(handles, list(CLASSES), loc="outside upper center", ncol=2)
-    summary = table.groupby("class")[list(shown)].describe().stack(level=0, future_stack=True)
-    alike = "" if "area" in shown else f" Every patch has {table['area'].iloc[0]:,} pixels."
+    summary = table.groupby("class")[list(varying)].describe().stack(level=0, future_stack=True)
+    same_size = "" if "area" in varying else f" Every patch has {table['area'].iloc[0]:,} pixels."
     caption = (
         f"Image properties of all {len(table):,} patches of {table['patient'].nunique()} patients by class, as shares "
-        f"of the class; logarithmic where almost all are the same.{alike} Nuclear density is the share of tissue whose "
-        f"haematoxylin optical density exceeds {run.experiment.features.density_threshold:g}; texture is of "
+        f"of the class; logarithmic where almost all are the same.{same_size} Nuclear density is the share of tissue "
+        f"whose haematoxylin optical density exceeds {run.experiment.features.density_threshold:g}; texture is of "
         "the grey-level co-occurrence matrix."
     )
     return Drawn(figure, summary.reset_index(names=["class", "property"]), "Image properties by class", caption)
@@ -161,8 +164,8 @@ def density(run: Run) -> Drawn:
     axes.get_legend().set_title(None)
     for row, (name, title) in enumerate(ORDERS.items(), 1):
         line = [figure.add_subplot(grid[row, position]) for position in range(number)]
-        for one, patch, value in zip(line, *_in_order(run, name, number), strict=True):
-            show_patch(one, patch, f"{value:.2f}")
+        for panel, patch, value in zip(line, *_in_order(run, name, number), strict=True):
+            show_patch(panel, patch, f"{value:.2f}")
         head(line[0], title, INK)
     counts = {name: np.histogram(table.loc[table["class"] == name, "density"], edges)[0] for name in CLASSES}
     numbers = pd.DataFrame({"from": edges[:-1], "to": edges[1:], **counts})
@@ -192,9 +195,9 @@ def stain_variation(run: Run) -> Drawn:
     """The two stains of every patient, and how strong they are."""
     colours, rows = [], []
     for patient, where in run.store.index.groupby("patient", sort=True).indices.items():
-        found = stain.fit_stains(run.store.images[where[:STAIN_PATCHES]])
-        if found is not None:
-            directions, strengths = found
+        fitted = stain.fit_stains(run.store.images[where[:STAIN_PATCHES]])
+        if fitted is not None:
+            directions, strengths = fitted
             colours.append(stain.LIGHT * np.exp(-directions))
             mean = run.properties.iloc[where][["red", "green", "blue"]].mean()
             role = run.store.index["role"].iloc[where[0]]
@@ -232,43 +235,48 @@ def faulty_patches(run: Run) -> dict[str, list[tuple[str, np.ndarray]]]:
     """
     if not run.patient_images:
         return {}
-    wanted = {fault: tables.having(run.faulty, fault) for fault in run.audit["faults"] if fault != "unreadable"}
+    ids_by_fault = {fault: tables.having(run.faulty, fault) for fault in run.audit["faults"] if fault != "unreadable"}
     place = pd.Series(run.store.index.index, run.store.index["id"])
-    ids = {one for several in wanted.values() for one in several}
-    patches = {one: run.store.images[place[one]] for one in ids if one in place} | _left_out(
+    ids = {patch_id for several in ids_by_fault.values() for patch_id in several}
+    patches = {patch_id: run.store.images[place[patch_id]] for patch_id in ids if patch_id in place} | _left_out(
         run, ids - set(place.index)
     )
-    found = {fault: [(one, patches[one]) for one in several if one in patches] for fault, several in wanted.items()}
-    return {fault: several for fault, several in found.items() if several}
+    by_fault = {
+        fault: [(patch_id, patches[patch_id]) for patch_id in several if patch_id in patches]
+        for fault, several in ids_by_fault.items()
+    }
+    return {fault: several for fault, several in by_fault.items() if several}
 
 
 def _left_out(run: Run, ids: set[str]) -> dict[str, np.ndarray]:
-    settings, found = run.experiment.data, {}
+    settings, patches = run.experiment.data, {}
     try:
         records = data.records(settings) if ids else []
     except InputError:  # the data went elsewhere since
-        return found
+        return patches
     for record in records:
         if record.key in ids:
             with contextlib.suppress(OSError, ValueError):
                 image = decode_image(record.read(), record.path)
-                found[record.key] = images.fit(image, data.native_size(settings), settings.size)
-    return found
+                patches[record.key] = images.fit(image, data.native_size(settings), settings.size)
+    return patches
 
 
 def faults(run: Run) -> Drawn:
     """A row a fault that the audit found, the first patches that have it."""
-    found = faulty_patches(run)
-    figure, grid = plt.subplots(len(found), tables.EXAMPLES, figsize=(6.6, 1.35 * len(found) + 0.2), squeeze=False)
+    by_fault = faulty_patches(run)
+    figure, grid = plt.subplots(
+        len(by_fault), tables.EXAMPLES, figsize=(6.6, 1.35 * len(by_fault) + 0.2), squeeze=False
+    )
     for axes in grid.flat:
         axes.set_axis_off()
     rows = []
-    for line, (fault, several) in zip(grid, found.items(), strict=True):
+    for line, (fault, several) in zip(grid, by_fault.items(), strict=True):
         counted, name = run.audit["faults"][fault], fault.replace("_", " ")
-        for axes, (one, patch) in zip(line, several, strict=False):
+        for axes, (patch_id, patch) in zip(line, several, strict=False):
             show_patch(axes, patch)
-            axes.set_xlabel(one, fontsize=6.5, labelpad=2, parse_math=False)
-            rows.append({"fault": name, "files": counted["count"], "policy": counted["policy"], "id": one})
+            axes.set_xlabel(patch_id, fontsize=6.5, labelpad=2, parse_math=False)
+            rows.append({"fault": name, "files": counted["count"], "policy": counted["policy"], "id": patch_id})
         files = f"{counted['count']:,} file{'s' if counted['count'] > 1 else ''}"
         line[0].set_ylabel(f"{name.capitalize()}\n{files}", fontsize=9, rotation=0, ha="right", va="center")
     caption = (
@@ -285,8 +293,8 @@ def some_patches(run: Run, label: int, number: int) -> tuple[np.ndarray, list[st
         rows = np.flatnonzero(run.synthetic["labels"] == label)[-number:]  # the first ones are in `gan_samples`
         return run.synthetic["images"][rows], [f"synthetic {row}" for row in rows]
     index = run.store.index
-    whole = (index["height"] == index["width"]) | (data.native_size(run.experiment.data) is None)  # not padded
-    rows = index[(index["role"] == "train") & (index["label"] == label) & whole]
+    unpadded = (index["height"] == index["width"]) | (data.native_size(run.experiment.data) is None)  # not padded
+    rows = index[(index["role"] == "train") & (index["label"] == label) & unpadded]
     rows = rows.sample(frac=1, random_state=int(rng.integers(2**31)))
     # One patch of each patient first, then the others.
     rows = rows.iloc[rows.groupby("patient").cumcount().argsort(kind="stable")].index[:number]

@@ -42,27 +42,27 @@ ARROWS = {"lower": " \N{DOWNWARDS ARROW}", "higher": " \N{UPWARDS ARROW}"}
 
 def samples(run: Run) -> Drawn:
     """Real and synthetic patches side by side; synthetic alone where real ones may not be shown."""
-    sides = ["real", "synthetic"] if run.patient_images else ["synthetic"]
-    widths = [1] * COLUMNS + ([0.4] + [1] * COLUMNS) * (len(sides) - 1)  # a gap between the sides
+    kinds = ["real", "synthetic"] if run.patient_images else ["synthetic"]
+    widths = [1] * COLUMNS + ([0.4] + [1] * COLUMNS) * (len(kinds) - 1)  # a gap between the sides
     figure, grid = plt.subplots(
-        2 * ROWS, len(widths), figsize=(0.72 * COLUMNS * len(sides) + 0.4, 6.7), squeeze=False, width_ratios=widths
+        2 * ROWS, len(widths), figsize=(0.72 * COLUMNS * len(kinds) + 0.4, 6.7), squeeze=False, width_ratios=widths
     )
     for axes in grid.flat:
         axes.set_axis_off()
-    shown = []
+    rows = []
     for label, name in enumerate(CLASSES):
-        for side, kind in enumerate(sides):
+        for side, kind in enumerate(kinds):
             patches, ids = some_patches(run, label, ROWS * COLUMNS) if kind == "real" else _synthetic(run, label)
             for position, (patch, patch_id) in enumerate(zip(patches, ids, strict=True)):
                 row, column = ROWS * label + position // COLUMNS, side * (COLUMNS + 1) + position % COLUMNS
                 show_patch(grid[row, column], patch)
-                shown.append({"kind": kind, "class": name, "row": row, "column": column, "id": patch_id})
+                rows.append({"kind": kind, "class": name, "row": row, "column": column, "id": patch_id})
             head(grid[ROWS * label, side * (COLUMNS + 1)], f"{name.capitalize()}, {kind}", CLASS_COLOURS[name])
     caption = (
-        f"{' and '.join(sides).capitalize()} patches by class, {len(shown) // len(sides)} of each kind. "
+        f"{' and '.join(kinds).capitalize()} patches by class, {len(rows) // len(kinds)} of each kind. "
         f"{run.learnt_from()} Its generator is a moving average. Not selected by hand."
     )
-    return Drawn(figure, pd.DataFrame(shown), f"{' and '.join(sides).capitalize()} patches", caption)
+    return Drawn(figure, pd.DataFrame(rows), f"{' and '.join(kinds).capitalize()} patches", caption)
 
 
 def evolution(run: Run) -> Drawn:
@@ -88,13 +88,13 @@ def convergence(run: Run) -> Drawn:
     log = run.gan_log
     figure, (losses, shares, areas) = plt.subplots(1, 3, figsize=(10.5, 4.2))
     smooth = max(1, len(log) // 20)
-    players = {
+    networks = {
         "discriminator_loss": ("Discriminator", DISCRIMINATOR), "generator_loss": ("Generator", SYNTHETIC),
         "critic_loss": ("Critic, the second judge", CLASSIFIER_COLOURS["efficientnet_lite"]),
     }  # fmt: skip
-    players = {name: player for name, player in players.items() if name in log}
+    networks = {name: title for name, title in networks.items() if name in log}
     for axes, columns in (
-        (losses, players),
+        (losses, networks),
         (shares, {"real_recognised": ("Real patches", REAL), "fake_recognised": ("Synthetic patches", SYNTHETIC)}),
     ):
         for column, (name, colour) in columns.items():
@@ -103,7 +103,7 @@ def convergence(run: Run) -> Drawn:
         axes.set_xlabel("GAN step")
     losses.axhline(np.log(4), color=INK, lw=1, ls=":", label="ln 4: D cannot tell")
     # The first steps are far above the rest, which would have no height left.
-    drawn = log.loc[log["step"] > log["step"].max() / 20, list(players)]
+    drawn = log.loc[log["step"] > log["step"].max() / 20, list(networks)]
     losses.set(ylabel="Loss (nats)", ylim=(0, 1.1 * max(drawn.max().max(), np.log(4))))
     losses.set_title("GAN losses")
     shares.axhline(0.5, color=INK, lw=1, ls=":")
@@ -134,8 +134,8 @@ def scores(run: Run) -> Drawn:
     rows = []
     for axes, name in zip(grid.flat, SCORES, strict=True):
         score = run.gan_scores[name]
-        sides, ends = (("floor", MUTED), ("value", SYNTHETIC), ("ceiling", MUTED)), ENDS.get(name, ("real", "blurred"))
-        for place, (key, colour) in enumerate(sides if score["value"] is not None else ()):
+        points, ends = (("floor", MUTED), ("value", SYNTHETIC), ("ceiling", MUTED)), ENDS.get(name, ("real", "blurred"))
+        for place, (key, colour) in enumerate(points if score["value"] is not None else ()):
             axes.plot([place], [score[key]], "o", color=colour, ms=7, clip_on=False, zorder=3)
             top = max(score[key], score["high"] if key == "value" and score["high"] is not None else score[key])
             axes.annotate(f"{score[key]:.3g}", (place, top), (0, 6), textcoords="offset points", ha="center",
@@ -165,13 +165,13 @@ def nearest(run: Run) -> Drawn:
     """How near synthetic patches come to training patches, beside how near held-out patients' patches do."""
     rng = np.random.default_rng(run.experiment.seed)
     known, held = (_some(rng, run.store.rows(role)) for role in ("train", "validation"))
-    made = _some(rng, np.arange(len(run.synthetic["labels"])))
+    synthetic_rows = _some(rng, np.arange(len(run.synthetic["labels"])))
     heights = (1, 1.1) if run.patient_images else (1,)
     figure = plt.figure(figsize=(10.5, 3 * sum(heights)))
     top, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     rows, closest = [], {}
     for axes, space in zip(top.subplots(1, 2), ("features", "pixels"), strict=True):
-        distances, closest[space] = _neighbours(run, space, known, held, made)
+        distances, closest[space] = _neighbours(run, space, known, held, synthetic_rows)
         for (name, values), colour in zip(distances.items(), (INK, REAL, SYNTHETIC), strict=True):
             sns.ecdfplot(values, ax=axes, color=colour, label=name)
             quantiles = zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
@@ -183,43 +183,43 @@ def nearest(run: Run) -> Drawn:
                  ylabel="Share of patches", xlim=(0, None))  # fmt: skip
     top.axes[0].legend(loc="lower right")
     for part in below:
-        pictures = {"Synthetic": run.synthetic["images"][made[order]]} | {
+        pictures = {"Synthetic": run.synthetic["images"][synthetic_rows[order]]} | {
             f"Nearest\nby {space}": run.store.images[places[order]] for space, places in closest.items()
         }
         for line, (name, patches) in zip(part.subplots(len(pictures), COLUMNS), pictures.items(), strict=True):
             for axes, patch in zip(line, patches, strict=False):
                 show_patch(axes, patch)
             line[0].set_ylabel(name, fontsize=9)
-    beside = (
+    nearest_text = (
         f" Below: the {len(order)} synthetic patches that come nearest to a training patch by features, and those."
         if below else ""
     )  # fmt: skip
     caption = (
-        f"Are training patches copied? Distances of {len(made):,} synthetic patches to the nearest of {len(known):,} "
-        f"training patches, of {len(held):,} patches of validation patients, and of training patches to each other, as "
-        f"cumulative shares; in the means of the discriminator's {PICTURED} and in pixels at half size. Copies would "
-        f"begin far left of the other curves; a steeper curve means less variety.{beside}"
+        f"Are training patches copied? Distances of {len(synthetic_rows):,} synthetic patches to the nearest of "
+        f"{len(known):,} training patches, of {len(held):,} patches of validation patients, and of training patches to "
+        f"each other, as cumulative shares; in the means of the discriminator's {PICTURED} and in pixels at half size. "
+        f"Copies would begin far left of the other curves; a steeper curve means less variety.{nearest_text}"
     )
     return Drawn(figure, pd.DataFrame(rows), "Nearest training patches", caption)
 
 
 def _neighbours(
-    run: Run, space: str, known: np.ndarray, held: np.ndarray, made: np.ndarray
+    run: Run, space: str, known: np.ndarray, held: np.ndarray, synthetic_rows: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """{side: distance of each patch to the nearest training patch}, and which that is for each synthetic one."""
     if space == "features":
-        ours, others, synthetic = run.pooled[known], run.pooled[held], run.synthetic[PICTURED][made]
+        ours, held_out, synthetic = run.pooled[known], run.pooled[held], run.synthetic[PICTURED][synthetic_rows]
     else:
         real = (at_size(run.store.images[rows], GAN_SIZE) for rows in (known, held))
-        ours, others, synthetic = map(thumbnails, (*real, run.synthetic["images"][made]))
+        ours, held_out, synthetic = map(thumbnails, (*real, run.synthetic["images"][synthetic_rows]))
     index = NearestNeighbors(n_neighbors=2).fit(ours)
     distance, place = index.kneighbors(synthetic, 1)
-    sides = {
+    distances = {
         "Training patches": index.kneighbors(ours)[0][:, 1],
-        "Held-out patients": index.kneighbors(others, 1)[0][:, 0],
+        "Held-out patients": index.kneighbors(held_out, 1)[0][:, 0],
         "Synthetic patches": distance[:, 0],
     }
-    return sides, known[place[:, 0]]
+    return distances, known[place[:, 0]]
 
 
 def _some(rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:

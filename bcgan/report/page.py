@@ -125,10 +125,10 @@ def render(
     shutil.rmtree(out, ignore_errors=True)
     (out / "tables").mkdir(parents=True)
     run = read(experiment, root, patient_images or experiment.data.name == "histology_phantom")
-    wanted = _figures(run)
+    figures_by_section = _figures(run)
     sections: dict[str, list[dict[str, str]]] = {}
-    with progress.bar(sum(map(len, wanted.values())), "report", "figure") as bar:
-        for section, figures in wanted.items():
+    with progress.bar(sum(map(len, figures_by_section.values())), "report", "figure") as bar:
+        for section, figures in figures_by_section.items():
             sections[section] = []
             for name, draw in figures.items():
                 drawn = draw(run)
@@ -137,11 +137,11 @@ def render(
                 caption = drawn.caption if section == "networks" else f"{drawn.caption} Protocol: {run.protocol()}."
                 sections[section].append({"name": name, "title": drawn.title, "caption": caption, "least": least})
                 bar.update()
-    found, totals = _tables(run)
-    for name, table in found.items():
+    summary_tables, totals = _tables(run)
+    for name, table in summary_tables.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
     runs.write_json(out / "results.json", collect(run, totals))
-    context = _context(run, sections, found, totals, changed or [])
+    context = _context(run, sections, summary_tables, totals, changed or [])
     context["paper"] = PAPER if (target / PAPER).resolve().exists() else ""  # the target itself may not be there yet
     pages = templates()
     pages.filters["picture"] = lambda name: _picture(out, name)
@@ -155,9 +155,9 @@ def render(
 def templates() -> Environment:
     """The pages that are filled in, with tables as HTML or Markdown."""
     options = {"autoescape": select_autoescape(["html"]), "trim_blocks": True, "lstrip_blocks": True}
-    found = Environment(loader=PackageLoader("bcgan.report"), **options)
-    found.filters |= {"html": as_html, "markdown": as_markdown}
-    return found
+    environment = Environment(loader=PackageLoader("bcgan.report"), **options)
+    environment.filters |= {"html": as_html, "markdown": as_markdown}
+    return environment
 
 
 def _figures(run: Run) -> dict[str, dict]:
@@ -183,7 +183,7 @@ def _figures(run: Run) -> dict[str, dict]:
 def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
     table1, totals = tables.table1_summary()
     roles = [role for role in ROLE_NAMES if role in run.split["counts"] and role != "train"]
-    found = {
+    summary_tables = {
         "table1_resnet_summary": table1,
         "table2_comparison": tables.table2_comparison(run),
         "counts": tables.counts(run),
@@ -201,16 +201,16 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "data_card": cards.data_card(run),
         "claim": cards.claim(run),
     }
-    found |= {"folds": tables.folds(run)} if run.folds else {}
+    summary_tables |= {"folds": tables.folds(run)} if run.folds else {}
     optional = {"slides": tables.slides(run), "ingredients": tables.ingredients(run)}
-    found |= {name: table for name, table in optional.items() if len(table)}
-    found |= {"ablation_summary": tables.ablation(run)} if run.factors else {}
-    found |= {"learning_curve_summary": tables.learning_curve(run)} if run.learning_curve else {}
-    return found | {f"results_{role}": tables.results(run, role) for role in roles}, totals
+    summary_tables |= {name: table for name, table in optional.items() if len(table)}
+    summary_tables |= {"ablation_summary": tables.ablation(run)} if run.factors else {}
+    summary_tables |= {"learning_curve_summary": tables.learning_curve(run)} if run.learning_curve else {}
+    return summary_tables | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
 
 def _context(
-    run: Run, sections: dict, found: dict[str, pd.DataFrame], totals: dict, changed: list[str]
+    run: Run, sections: dict, summary_tables: dict[str, pd.DataFrame], totals: dict, changed: list[str]
 ) -> dict[str, Any]:
     experiment = run.experiment
     headline = run.names[0]
@@ -239,8 +239,10 @@ def _context(
         "limits": limits(run),
         "verdict": tables.learning_curve_verdict(run) if run.learning_curve else "",
         "sections": sections,
-        "tables": found,
-        "results": {ROLE_NAMES[name.removeprefix("results_")]: name for name in found if name.startswith("results_")},
+        "tables": summary_tables,
+        "results": {
+            ROLE_NAMES[name.removeprefix("results_")]: name for name in summary_tables if name.startswith("results_")
+        },
         "totals": totals,
         "provenance": provenance(run),
         "command": f"make {target} EXPERIMENT={experiment.name}{where}{extra}\nbcgan report {experiment.name}{flags}",
@@ -256,7 +258,7 @@ def alerts(run: Run) -> list[str]:
     trouble = watch.trouble(run.gan_log.to_dict("records"))
     unlabelled = ", ".join(CLASSIFIER_NAMES[name] for name in run.met_no_list())
     failed = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
-    found = [
+    alert_texts = [
         (failed, f"The leak audit failed: {'; '.join(failed)}. No figure below can be trusted."),
         (trouble, f"The GAN failed at the end of its training: {trouble}."),
         (run.part(), run.part()),
@@ -269,40 +271,48 @@ def alerts(run: Run) -> list[str]:
         (narrow, f"{narrow:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs(run)}."),
         (True, _kid(run)),
-        (_alike(run), _alike(run)),
+        (_layout_limit(run), _layout_limit(run)),
         (_unmoved(run), _unmoved(run)),
         (unlabelled, f"Patients on no list: {unlabelled} learnt from their pictures, not their labels."),
         (not run.patient_images, "No pictures of patients' tissue: synthetic patches stand in their place."),
     ]  # fmt: skip
-    return [text for applies, text in found if applies]
+    return [text for applies, text in alert_texts if applies]
 
 
 def _kid(run: Run) -> str:
     """Whether a network tells the synthetic patches from real ones better than patients from each other."""
-    judges = {"kid": "a network trained on such patches", "kid_efficientnet_lite2": "EfficientNet-Lite2 on ImageNet"}
-    said = [
-        f"{judge} {'tells' if kid['value'] > kid['floor'] else 'does not tell'} them from real ones "
+    measures = {"kid": "a network trained on such patches", "kid_efficientnet_lite2": "EfficientNet-Lite2 on ImageNet"}
+    sentences = [
+        f"{measure} {'tells' if kid['value'] > kid['floor'] else 'does not tell'} them from real ones "
         f"(KID {kid['value']:.3f}, between real patients {kid['floor']:.3f})"
-        for name, judge in judges.items()
+        for name, measure in measures.items()
         if (kid := run.gan_scores[name])["value"] is not None
     ]
-    return f"Synthetic patches: {'; '.join(said)}. An expert may." if said else "The synthetic patches were not scored."
+    return (
+        f"Synthetic patches: {'; '.join(sentences)}. An expert may."
+        if sentences
+        else "The synthetic patches were not scored."
+    )
 
 
-def _alike(run: Run) -> str:
+def _layout_limit(run: Run) -> str:
     """What the collapse of layouts looks like: patches of a class that are dark and bright at the same places."""
     layouts = run.layouts()
     if max(np.subtract(layouts["synthetic"], layouts["real"])) < ALIKE:
         return ""
-    said, real = (f"{benign:.2f} (benign) and {malignant:.2f} (malignant)" for benign, malignant in layouts.values())
+    synthetic, real = (
+        f"{benign:.2f} (benign) and {malignant:.2f} (malignant)" for benign, malignant in layouts.values()
+    )
     return (
-        f"The generator knows few layouts: brightness on a 5x5 grid correlates by {said} between two synthetic "
+        f"The generator knows few layouts: brightness on a 5x5 grid correlates by {synthetic} between two synthetic "
         f"patches, by {real} between two real ones."
     )
 
 
 def _unmoved(run: Run) -> str:
-    flips = [found["flipped"]["value"] or 0.0 for found in (run.translations or {"classes": {}})["classes"].values()]
+    flips = [
+        by_class["flipped"]["value"] or 0.0 for by_class in (run.translations or {"classes": {}})["classes"].values()
+    ]
     if not flips or max(flips) >= UNMOVED:
         return ""
     shares = " and ".join(f"{share:.1%}" for share in flips)
@@ -311,23 +321,23 @@ def _unmoved(run: Run) -> str:
 
 def limits(run: Run) -> list[str]:
     """What the report does not show."""
-    found = [
+    sentences = [
         "No diagnosis: a patch is judged without its slide, and no pathologist was compared with.",
         "One data set: other laboratories, scanners and stains were not seen.",
         run.part(),
         "" if run.phantom else "Labels are taken as they are; their errors are in every figure.",
         "Calibration was fitted on validation patients; on other patients it need not hold.",
     ]
-    return [text for text in found if text]
+    return [text for text in sentences if text]
 
 
 def provenance(run: Run) -> dict[str, str]:
     """Whence the numbers come: code, machine, versions, seeds, seconds, data."""
     experiment, manifest = run.experiment, run.manifests["classify"]
-    others = "".join(
-        f"; {name} by {one['commit'] or 'unknown'}, {one['finished'][:10]}"
-        for name, one in run.manifests.items()
-        if one["commit"] != manifest["commit"]
+    other_commits = "".join(
+        f"; {name} by {stage['commit'] or 'unknown'}, {stage['finished'][:10]}"
+        for name, stage in run.manifests.items()
+        if stage["commit"] != manifest["commit"]
     )
     environment, seeds = manifest["environment"], ", ".join(map(str, experiment.classify.seeds))
     versions = {"Python": environment["python"], **environment["packages"]}
@@ -335,13 +345,13 @@ def provenance(run: Run) -> dict[str, str]:
     return {
         "Experiment": f"{experiment.name}, seed {experiment.seed}, classifier seeds {seeds}, profile "
                       f"{experiment.profile}",
-        "Code": f"bcgan {manifest['version']}, commit {manifest['commit'] or 'unknown'}{others}; rendered by "
+        "Code": f"bcgan {manifest['version']}, commit {manifest['commit'] or 'unknown'}{other_commits}; rendered by "
                 f"{runs.commit() or 'unknown'}",
         "Finished": manifest["finished"],
         "Hardware": f"{processor['name']}, {processor['cores']} cores; peak memory until classifiers were trained "
                     f"{manifest['peak_memory_mib']} MiB",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "Seconds": ", ".join(f"{name} {one['seconds']:.0f}" for name, one in run.manifests.items()),
+        "Seconds": ", ".join(f"{name} {stage['seconds']:.0f}" for name, stage in run.manifests.items()),
         "Split": f"SHA-256 {run.split['sha256']}",
         "Data": f"SHA-256 {run.data_sha256()} of the sorted hashes of the patches' pixels",
     }  # fmt: skip

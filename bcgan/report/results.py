@@ -11,8 +11,8 @@ SCHEMA = 1
 
 def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
     """The contract's keys and the settings: protocol, table1, classifiers, gan, leak_audit, environment, seconds."""
-    made, real = (float(np.mean(two)) for two in run.layouts().values())
-    layouts = {"value": made, "floor": real, "ceiling": 1.0, "samples": len(run.synthetic["labels"])}
+    synthetic, real = (float(np.mean(two)) for two in run.layouts().values())
+    layouts = {"value": synthetic, "floor": real, "ceiling": 1.0, "samples": len(run.synthetic["labels"])}
     return {
         "schema": SCHEMA,
         "experiment": run.experiment.name,
@@ -26,8 +26,8 @@ def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
         },
         "table1": table1_totals,
         "classifiers": {
-            name: {**found["sets"], **{key: value for key, value in found.items() if key != "sets"}}
-            for name, found in run.metrics.items()
+            name: {**scores["sets"], **{key: value for key, value in scores.items() if key != "sets"}}
+            for name, scores in run.metrics.items()
         },
         "gan": run.gan_scores | {"layout_correlation": layouts},
         "comparisons": run.comparisons,

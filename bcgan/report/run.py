@@ -21,7 +21,7 @@ from bcgan.preprocess import store
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
 
 # Of data sets that are often read in part, as published.
-WHOLE = {"idc": {"patches": 277_524, "patients": 279}}
+ARCHIVE_TOTALS = {"idc": {"patches": 277_524, "patients": 279}}
 
 
 class Run(NamedTuple):
@@ -71,8 +71,8 @@ class Run(NamedTuple):
     @property
     def names(self) -> list[str]:
         """The classifiers, the proposed one first, derived ones last."""
-        found = [name for name in CLASSIFIER_NAMES if name in self.metrics]
-        return sorted(found, key=lambda name: name != self.experiment.proposed)
+        evaluated = [name for name in CLASSIFIER_NAMES if name in self.metrics]
+        return sorted(evaluated, key=lambda name: name != self.experiment.proposed)
 
     @property
     def trained(self) -> list[str]:
@@ -90,7 +90,7 @@ class Run(NamedTuple):
     def right(self, name: str, table: pd.DataFrame) -> pd.Series:
         """In how many of its trainings a classifier calls each patch of `table` right, as a share."""
         thresholds = self.metrics[name]["thresholds"]
-        calls = [table[one] >= thresholds[str(seed)] for seed, one in self.columns(name).items()]
+        calls = [table[column] >= thresholds[str(seed)] for seed, column in self.columns(name).items()]
         return pd.concat([call == (table["label"] == 1) for call in calls], axis=1).mean(axis=1)
 
     @property
@@ -100,9 +100,9 @@ class Run(NamedTuple):
 
     def met_no_list(self) -> list[str]:
         """The classifiers that saw patches of patients on no list without their labels, and what holds one of them."""
-        found = set(self.experiment.unlabelled) if "unlisted" in self.split["counts"] else set()
-        found |= {ENSEMBLE, CONTEXT} if found & set(self.experiment.members) else set()
-        return [name for name in self.names if name in found]
+        unlisted_names = set(self.experiment.unlabelled) if "unlisted" in self.split["counts"] else set()
+        unlisted_names |= {ENSEMBLE, CONTEXT} if unlisted_names & set(self.experiment.members) else set()
+        return [name for name in self.names if name in unlisted_names]
 
     def count(self, role: str) -> dict[str, int]:
         return self.split["counts"][role]
@@ -115,29 +115,29 @@ class Run(NamedTuple):
     def learnt_from(self) -> str:
         """What made the synthetic patches, for captions."""
         gan = self.experiment.gan
-        late = f", the last {gan.late:,} judged by a new critic," if gan.late else ""
-        return f"The GAN learnt in {gan.steps:,} steps of {gan.batch} patches{late} from {self.said('train')}."
+        late_text = f", the last {gan.late:,} judged by a new critic," if gan.late else ""
+        return f"The GAN learnt in {gan.steps:,} steps of {gan.batch} patches{late_text} from {self.said('train')}."
 
     def layouts(self) -> dict[str, list[float]]:
         """How alike the layouts of two patches of a class are, benign and malignant: synthetic, real training ones."""
         index = self.store.index[self.store.index["role"] == "train"]
-        sides = {
+        image_sets = {
             "synthetic": (self.synthetic["images"], self.synthetic["labels"]),
             "real": (self.store.images[index.index], index["label"].to_numpy()),
         }
         return {
             kind: [sameness(images[labels == label]) for label in range(len(CLASSES))]
-            for kind, (images, labels) in sides.items()
+            for kind, (images, labels) in image_sets.items()
         }
 
     def part(self) -> str:
         """How much of the public archive was read, where that is known and is not all of it."""
-        whole, read = WHOLE.get(self.experiment.data.name), self.audit["patches"]
-        if whole is None or read >= whole["patches"]:
+        archive, read = ARCHIVE_TOTALS.get(self.experiment.data.name), self.audit["patches"]
+        if archive is None or read >= archive["patches"]:
             return ""
         return (
-            f"A part of the archive: {read:,} of the public archive's {whole['patches']:,} patches were read, of "
-            f"{self.store.index['patient'].nunique()} of its {whole['patients']} patients."
+            f"A part of the archive: {read:,} of the public archive's {archive['patches']:,} patches were read, of "
+            f"{self.store.index['patient'].nunique()} of its {archive['patients']} patients."
         )
 
     def data_sha256(self) -> str:
@@ -160,8 +160,8 @@ class Run(NamedTuple):
         names = [name for name in self.names if len(self.columns(name)) < len(self.experiment.classify.seeds)]
         if not names:
             return ""
-        said = ", ".join(CLASSIFIER_NAMES[name] for name in names)
-        return f"Over patients alone: {said}; each is fitted once, or pools its members' seeds."
+        titles = ", ".join(CLASSIFIER_NAMES[name] for name in names)
+        return f"Over patients alone: {titles}; each is fitted once, or pools its members' seeds."
 
     def threshold(self, name: str) -> float:
         """From which probability on a classifier calls a patch malignant, mean over the seeds."""
@@ -174,13 +174,17 @@ class Run(NamedTuple):
 
 def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
     probabilities, measured = score.load(root / "evaluate")
-    if any(name not in found["sets"]["test"] for found in measured["metrics"].values() for name in by_patient.NAMES):
+    if any(
+        name not in classifier_metrics["sets"]["test"]
+        for classifier_metrics in measured["metrics"].values()
+        for name in by_patient.NAMES
+    ):
         raise InputError(
             f"{root / 'evaluate'} was made by an older bcgan: bcgan run {experiment.name} --force evaluate."
         )
     synthetic, walks = (runs.read_arrays(root / "features" / f"{name}.npz") for name in ("synthetic", "walks"))
-    made, probes = root / "evaluate" / "translations.json", root / "evaluate" / "probes.json"
-    explained, seen = root / "evaluate" / "explanations.json", root / "pretrain" / SEEN
+    translations_path, probes = root / "evaluate" / "translations.json", root / "evaluate" / "probes.json"
+    explained, pretrained_path = root / "evaluate" / "explanations.json", root / "pretrain" / SEEN
     properties = pd.read_csv(
         root / "features" / "properties.csv", dtype={"id": str, "patient": str}, keep_default_na=False
     )
@@ -209,12 +213,12 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         runs.read_json(probes) if probes.exists() else None,
         runs.read_json(explained) if explained.exists() else None,
         runs.read_arrays(explained.with_suffix(".npz")) if explained.exists() else {},
-        runs.read_json(made) if made.exists() else None,
-        runs.read_arrays(made.with_suffix(".npz")) if made.exists() else {},
+        runs.read_json(translations_path) if translations_path.exists() else None,
+        runs.read_arrays(translations_path.with_suffix(".npz")) if translations_path.exists() else {},
         asked_for(experiment, root, "learning_curve", "learning_curve.json"),
         asked_for(experiment, root, "factors", "factors.json"),
         asked_for(experiment, root, "folds", "folds.json"),
-        runs.read_json(seen) if seen.exists() else None,
+        runs.read_json(pretrained_path) if pretrained_path.exists() else None,
         _manifests(root),
         patient_images,
     )
@@ -232,10 +236,12 @@ def asked_for(experiment: Experiment, root: Path, stage: str, file: str) -> Any:
         return None
     manifest = runs.read_json(path)
     current = {
-        f"{name}/{file}": digest for name, one in _manifests(root).items() for file, digest in one["outputs"].items()
+        f"{name}/{file}": digest
+        for name, manifest_of_stage in _manifests(root).items()
+        for file, digest in manifest_of_stage["outputs"].items()
     }
-    alike = _part_of(manifest["settings"], experiment.model_dump(mode="json"))
-    if not alike or not manifest["inputs"].items() <= current.items():
+    same_settings = _part_of(manifest["settings"], experiment.model_dump(mode="json"))
+    if not same_settings or not manifest["inputs"].items() <= current.items():
         progress.log.warning("report: %s is of other settings or files and is left out", path.parent)
         return None
     return runs.read_json(path.with_name(file))
@@ -247,10 +253,10 @@ def _manifests(root: Path) -> dict[str, Any]:
     return {path.parent.name: runs.read_json(path) for path in paths}
 
 
-def _part_of(part: Any, whole: Any) -> bool:
-    if isinstance(part, dict) and isinstance(whole, dict):
-        return all(key in whole and _part_of(value, whole[key]) for key, value in part.items())
-    return part == whole
+def _part_of(part: Any, container: Any) -> bool:
+    if isinstance(part, dict) and isinstance(container, dict):
+        return all(key in container and _part_of(value, container[key]) for key, value in part.items())
+    return part == container
 
 
 def _logs(experiment: Experiment, folder: Path) -> pd.DataFrame:

@@ -29,8 +29,8 @@ def wanted(run: Run) -> list[tuple[str, str]]:
     groups = groups.agg(["size", "mean"]).reset_index(names=["untested", "patient", "slide"])
     groups = groups[groups["mean"].between(LEAST, 1 - LEAST)]
     groups = groups.sort_values(["untested", "size"], ascending=[True, False], kind="stable")
-    shown = groups.drop_duplicates("patient")[["patient", "slide"]].head(SLIDES)
-    return list(shown.itertuples(index=False, name=None))
+    slides = groups.drop_duplicates("patient")[["patient", "slide"]].head(SLIDES)
+    return list(slides.itertuples(index=False, name=None))
 
 
 def _held_out(run: Run) -> pd.DataFrame:
@@ -51,23 +51,23 @@ def slide_maps(run: Run) -> Drawn:
     exact = run.experiment.data.name == "histology_phantom"
     kinds = [kind for kind in KINDS if kind in (*tissue, "annotated", "wrong", *views)]
     row_of = pd.Series(run.store.index.index, run.store.index["id"])
-    shown, scored = wanted(run), _held_out(run)
+    chosen, scored = wanted(run), _held_out(run)
     slides = np.array(slide_names(scored["id"]))
-    tables = [scored[(scored["patient"] == patient) & (slides == slide)] for patient, slide in shown]
+    tables = [scored[(scored["patient"] == patient) & (slides == slide)] for patient, slide in chosen]
     places = [((table[["x", "y"]] - table[["x", "y"]].min()) / side).round().astype(int).to_numpy() for table in tables]
     heights = [WIDTH * np.clip((place.max(0)[1] + 1) / (place.max(0)[0] + 1), 0.3, 1.3) for place in places]
     figure, grid = plt.subplots(
-        len(shown), len(kinds), figsize=(WIDTH * len(kinds) + 0.6, sum(heights) + 0.1 * len(shown) + 0.5),
+        len(chosen), len(kinds), figsize=(WIDTH * len(kinds) + 0.6, sum(heights) + 0.1 * len(chosen) + 0.5),
         height_ratios=heights, squeeze=False,
     )  # fmt: skip
     rows = []
-    for line, table, place, (patient, _) in zip(grid, tables, places, shown, strict=True):
-        found = {kind: run.mean(name, table).to_numpy() for kind, name in views.items()}
-        called = found[last] >= run.threshold(views[last])
+    for line, table, place, (patient, _) in zip(grid, tables, places, chosen, strict=True):
+        probabilities = {kind: run.mean(name, table).to_numpy() for kind, name in views.items()}
+        called = probabilities[last] >= run.threshold(views[last])
         truth = table["label"].to_numpy()
         colours = {
             "annotated": np.where(truth == 1, 1.0, 0.0),
-            **found,
+            **probabilities,
             "wrong": np.where(called == truth, np.nan, truth.astype(float)),
         }
         for axes, kind in zip(line, kinds, strict=True):
@@ -79,12 +79,12 @@ def slide_maps(run: Run) -> Drawn:
             axes.set(xticks=[], yticks=[])
             sns.despine(ax=axes, left=True, bottom=True)
         role = ROLE_NAMES[min(table["role"], key=len)].capitalize()  # not the other source's, where there are both
-        said = f"{role}\npatient {patient}\n{len(table):,} patches"
-        line[0].set_ylabel(said, fontsize=9, parse_math=False)
+        text = f"{role}\npatient {patient}\n{len(table):,} patches"
+        line[0].set_ylabel(text, fontsize=9, parse_math=False)
         rows.append(
             pd.DataFrame({
                 "role": table["role"], "patient": patient, "x": table["x"], "y": table["y"], "label": truth,
-                **found, "called": called.astype(int),
+                **probabilities, "called": called.astype(int),
             })
         )  # fmt: skip
     titles = {
@@ -99,13 +99,17 @@ def slide_maps(run: Run) -> Drawn:
     bar.set_ticks([0, scale.norm.vcenter, 1], labels=["0", "threshold", "1"])
     bar.set_label("Probability of malignancy")
     total, patients = sum(map(len, tables)), len(tables)
-    other = sum(int(table["role"].str.endswith("_other").sum()) for table in tables)
+    other_count = sum(int(table["role"].str.endswith("_other").sum()) for table in tables)
     thresholds = " and ".join(f"{run.threshold(name):.2f} ({CLASSIFIER_NAMES[name]})" for name in views.values())
-    apart = f" {other:,} of the patches are of the other source, which no result counts as test." if other else ""
+    other_sources = (
+        f" {other_count:,} of the patches are of the other source, which no result counts as test."
+        if other_count
+        else ""
+    )
     caption = (
         f"Slides of {patients} held-out patients, {total:,} patches: of the test patients, then of those on no list, "
         f"the slides with the most patches, at least {LEAST:.0%} of them of either class. Each patch is a square of "
-        f"{side} pixels at its place in the slide; white is what was not read.{apart} "
+        f"{side} pixels at its place in the slide; white is what was not read.{other_sources} "
         f"{f'Tissue: the patches, reduced to {TISSUE} pixels a side. ' if tissue else ''}Annotated: {CLASSES[0]} blue, "
         f"{CLASSES[1]} orange. Probabilities turn from blue to orange at the validation thresholds, {thresholds}. "
         f"Wrong: what is called wrongly, in the colour of its annotation; what is called rightly is grey."

@@ -100,7 +100,7 @@ def save(drawn: Drawn, folder: Path, name: str) -> None:
     drawing = io.StringIO()
     drawn.figure.savefig(drawing, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     ids: dict[str, str] = {}
-    svg = CLIPS.sub(lambda found: found[1] + ids.setdefault(found[2], f"clip{len(ids)}"), drawing.getvalue())
+    svg = CLIPS.sub(lambda match: match[1] + ids.setdefault(match[2], f"clip{len(ids)}"), drawing.getvalue())
     (folder / "figures" / f"{name}.svg").write_text(EMBEDDED.sub(_smaller, svg), "utf-8")
     plt.close(drawn.figure)
     drawn.numbers.to_csv(folder / "tables" / f"{name}.csv", index=False, float_format="%.6g")
@@ -108,29 +108,29 @@ def save(drawn: Drawn, folder: Path, name: str) -> None:
 
 def _few_colours(picture: Image.Image) -> Image.Image:
     """In 256 colours, which take a third of the bytes, where that is hardly to be seen: tissue has few hues."""
-    settled = picture.width * picture.height // 10  # pixels that still move: to wait for fewer is to look no better
-    fewer = picture.quantize(256, kmeans=settled, dither=Image.Dither.NONE)
+    moving_pixels = picture.width * picture.height // 10  # waiting until fewer move does not look better
+    fewer = picture.quantize(256, kmeans=moving_pixels, dither=Image.Dither.NONE)
     off = _off(fewer, picture)
     return fewer if off.mean() <= HARDLY and np.quantile(off, 0.999) <= UNSEEN else picture
 
 
-def _off(one: Image.Image, other: Image.Image) -> np.ndarray:
-    return np.abs(np.asarray(one.convert("RGB"), np.int16) - np.asarray(other, np.int16))
+def _off(first: Image.Image, second: Image.Image) -> np.ndarray:
+    return np.abs(np.asarray(first.convert("RGB"), np.int16) - np.asarray(second, np.int16))
 
 
-def _smaller(found: re.Match) -> str:
+def _smaller(match: re.Match) -> str:
     """A picture inside an SVG as JPEG or in few colours, where that is smaller and hardly to be seen."""
-    given = base64.b64decode(found[1])
-    whole = Image.open(io.BytesIO(given))
-    if whole.convert("RGBA").getextrema()[3][0] < 255:
-        return found[0]
-    colours, jpeg, png = whole.convert("RGB"), io.BytesIO(), io.BytesIO()
+    original = base64.b64decode(match[1])
+    image = Image.open(io.BytesIO(original))
+    if image.convert("RGBA").getextrema()[3][0] < 255:
+        return match[0]
+    colours, jpeg, png = image.convert("RGB"), io.BytesIO(), io.BytesIO()
     colours.save(jpeg, format="JPEG", quality=88, subsampling=0)
     _few_colours(colours).save(png, format="PNG", optimize=True)
-    made = [(png.getvalue(), "png"), (given, "png")]
+    candidates = [(png.getvalue(), "png"), (original, "png")]
     if _off(Image.open(jpeg), colours).mean() <= HARDLY:
-        made.append((jpeg.getvalue(), "jpeg"))
-    data, kind = min(made, key=lambda one: len(one[0]))
+        candidates.append((jpeg.getvalue(), "jpeg"))
+    data, kind = min(candidates, key=lambda candidate: len(candidate[0]))
     return f'"data:image/{kind};base64,{base64.b64encode(data).decode()}"'
 
 
@@ -142,8 +142,8 @@ def difference_in(metric: str) -> str:
 
 def signed(value: float) -> str:
     """`+0.012`, and nothing without a sign."""
-    said = f"{value:+.3f}"
-    return "0.000" if said in ("+0.000", "-0.000") else said
+    text = f"{value:+.3f}"
+    return "0.000" if text in ("+0.000", "-0.000") else text
 
 
 def show_patch(axes, patch, label: str = "") -> None:

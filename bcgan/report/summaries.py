@@ -17,15 +17,15 @@ WIDTH = 110
 
 def write_summaries(out: str | None) -> Iterator[str]:
     """Yield the summaries as text; with `out`, also write them there, a file a network."""
-    judge, seen = discriminator(), frozen_features(weights=False)
+    gan_discriminator, frozen = discriminator(), frozen_features(weights=False)
     networks = {
         "generator": generator(),
-        "discriminator": judge,
+        "discriminator": gan_discriminator,
         "resnet_table1": resnet_table1(),
         "resnet34": resnet34(),
         "resnet50": resnet50(),
-        "gan_resnet": gan_resnet(judge),
-        "gan_resnet_with_critic": gan_resnet(judge, beside=judged_features(seen, critic(seen))),
+        "gan_resnet": gan_resnet(gan_discriminator),
+        "gan_resnet_with_critic": gan_resnet(gan_discriminator, further_maps=judged_features(frozen, critic(frozen))),
     }
     for name, network in networks.items():
         lines: list[str] = []

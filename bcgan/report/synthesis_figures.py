@@ -44,28 +44,28 @@ CHANGES = {
 def latent_walk(run: Run) -> Drawn:
     """From one noise vector to another, class by class."""
     rows = [(label, row, run.walks["walk"][label, row]) for label in (0, 1) for row in range(2)]
-    figure, shown = _sheet([(label, row, patches, None) for label, row, patches in rows])
+    figure, rows_table = _sheet([(label, row, patches, None) for label, row, patches in rows])
     caption = (
         "Latent walks: each row goes along the sphere from one random noise vector (left) to another, the class held. "
         "A generator that has learnt single patches by heart jumps from one to the next; one that knows few layouts "
         f"keeps the same along the row. The grain is drawn anew for every patch. Not selected by hand. "
         f"{run.learnt_from()}"
     )
-    return Drawn(figure, shown, "Latent walks", caption)
+    return Drawn(figure, rows_table, "Latent walks", caption)
 
 
 def attribute_sweep(run: Run) -> Drawn:
     """The same noise with more and more nuclear density asked for."""
-    sheets, asked = run.walks["sweep"], run.walks["asked"]
-    figure, shown = _sheet(
-        [(label, row, sheets[label, row], asked[label]) for label in (0, 1) for row in range(sheets.shape[1])]
+    sheets, targets = run.walks["sweep"], run.walks["asked"]
+    figure, rows_table = _sheet(
+        [(label, row, sheets[label, row], targets[label]) for label in (0, 1) for row in range(sheets.shape[1])]
     )
     caption = (
         "Attribute sweep: in each row one noise vector is moved along the direction of nuclear density, from the 10th "
         "to the 90th percentile of what the generator makes of that class; what was asked for is under each column. "
         f"The grain is drawn anew for every patch. {run.learnt_from()}"
     )
-    return Drawn(figure, shown, "More and more nuclear density", caption)
+    return Drawn(figure, rows_table, "More and more nuclear density", caption)
 
 
 def steering(run: Run) -> Drawn:
@@ -76,15 +76,23 @@ def steering(run: Run) -> Drawn:
     rows = []
     for axes, name in zip(grid[0], names, strict=True):
         for label, kind in enumerate(CLASSES):
-            found = table[(table["attribute"] == name) & (table["class"] == kind)]
-            asked, unasked = (found["asked"].corr(found[column]) for column in ("measured", "unasked"))
+            of_class = table[(table["attribute"] == name) & (table["class"] == kind)]
+            correlation, control = (of_class["asked"].corr(of_class[column]) for column in ("measured", "unasked"))
             axes.plot(
-                found["asked"], found["measured"], "o", ms=2, alpha=0.4, color=CLASS_COLOURS[kind], rasterized=True
+                of_class["asked"],
+                of_class["measured"],
+                "o",
+                ms=2,
+                alpha=0.4,
+                color=CLASS_COLOURS[kind],
+                rasterized=True,
             )
-            said = f"r = {asked:.2f}" if np.isfinite(asked) else "does not vary"
-            axes.annotate(f"{kind}: {said}", (0.03, 0.97 - 0.08 * label), xycoords="axes fraction", va="top",
+            text = f"r = {correlation:.2f}" if np.isfinite(correlation) else "does not vary"
+            axes.annotate(f"{kind}: {text}", (0.03, 0.97 - 0.08 * label), xycoords="axes fraction", va="top",
                           fontsize=8, color=CLASS_COLOURS[kind])  # fmt: skip
-            rows.append({"attribute": name, "class": kind, "n": len(found), "r_asked": asked, "r_unasked": unasked})
+            rows.append(
+                {"attribute": name, "class": kind, "n": len(of_class), "r_asked": correlation, "r_unasked": control}
+            )
         values = table.loc[table["attribute"] == name, ["asked", "measured"]].to_numpy()
         low, high = values.min(), values.max()
         span = max(high - low, 1e-6)
@@ -111,28 +119,28 @@ def translations(run: Run) -> Drawn:
     kind = "real" if run.patient_images else "synthetic"
     columns = run.translated[f"{kind}_{CLASSES[0]}"].shape[0]
     figure, grid = plt.subplots(6, columns, figsize=(0.95 * columns + 0.9, 6.6), squeeze=False)
-    shown = []
+    rows = []
     for label, name in enumerate(CLASSES):
         triples = run.translated[f"{kind}_{name}"]
-        for place, what in enumerate(("patch", "translated", "and back")):
+        for place, kind_of_image in enumerate(("patch", "translated", "and back")):
             for column in range(columns):
                 axes = grid[3 * label + place, column]
                 if column < len(triples):
                     show_patch(axes, triples[column, place])
-                    shown.append({"kind": kind, "class": name, "what": what, "column": column})
+                    rows.append({"kind": kind, "class": name, "what": kind_of_image, "column": column})
                 else:
                     axes.set_axis_off()
-            grid[3 * label + place, 0].set_ylabel(what, fontsize=8)
+            grid[3 * label + place, 0].set_ylabel(kind_of_image, fontsize=8)
         title = f"{name.capitalize()} to {CLASSES[1 - label]}"
         head(grid[3 * label, 0], title, CLASS_COLOURS[CLASSES[1 - label]])
-    number, steps = sum(row["what"] == "patch" for row in shown), run.experiment.translate.steps
+    number, steps = sum(row["what"] == "patch" for row in rows), run.experiment.translate.steps
     source = f" of {run.said('test')}" if run.patient_images else ""
     caption = (
         f"Translations between the classes by the cycle-consistent GAN ({steps:,} steps on {run.said('train')}): "
         f"{number} {kind} patches{source}, drawn at random, what the translator makes of them, and that "
         "translated back."
     )
-    return Drawn(figure, pd.DataFrame(shown), "Translations between the classes", caption)
+    return Drawn(figure, pd.DataFrame(rows), "Translations between the classes", caption)
 
 
 def counterfactuals(run: Run) -> Drawn:
@@ -143,23 +151,23 @@ def counterfactuals(run: Run) -> Drawn:
     for label, name in enumerate(CLASSES):
         colour, sign = CLASS_COLOURS[CLASSES[1 - label]], 1 if label == 0 else -1
         for place, prop in enumerate(CHANGES):
-            found = classes[name][f"change_{prop}"]
-            value, low, high = ((sign * found[k] / (gap[prop] or np.nan)) if found[k] is not None else np.nan
+            estimate = classes[name][f"change_{prop}"]
+            value, low, high = ((sign * estimate[k] / (gap[prop] or np.nan)) if estimate[k] is not None else np.nan
                                 for k in ("value", "low", "high"))  # fmt: skip
             y = place + (0.15 if label else -0.15)
             changes.plot([low, high], [y, y], color=colour, lw=2)
             changes.plot([value], [y], "o", color=colour, ms=5)
-            rows.append({"class": name, "figure": f"change_{prop}", **found, "real_gap": gap[prop]})
+            rows.append({"class": name, "figure": f"change_{prop}", **estimate, "real_gap": gap[prop]})
         for place, (key, _) in enumerate(_STAYS):
-            found = classes[name][key]
-            if found["value"] is None:
+            estimate = classes[name][key]
+            if estimate["value"] is None:
                 continue
             y = place + (0.15 if label else -0.15)
-            if found["low"] is not None:
-                stays.plot([found["low"], found["high"]], [y, y], color=colour, lw=2)
-            stays.plot([found["value"]], [y], "o", color=colour, ms=5,
+            if estimate["low"] is not None:
+                stays.plot([estimate["low"], estimate["high"]], [y, y], color=colour, lw=2)
+            stays.plot([estimate["value"]], [y], "o", color=colour, ms=5,
                        label=f"{name} to {CLASSES[1 - label]}" if not place else None)  # fmt: skip
-            rows.append({"class": name, "figure": key, **found, "real_gap": np.nan})
+            rows.append({"class": name, "figure": key, **estimate, "real_gap": np.nan})
     changes.set_yticks(range(len(CHANGES)), CHANGES.values())
     changes.axvline(0, color=MUTED, lw=1)
     changes.axvline(1, color=MUTED, lw=1, ls=":")
@@ -182,9 +190,10 @@ def counterfactuals(run: Run) -> Drawn:
         f"structural similarity. Mean colour moves by {shift[0]:.1f} (to malignant) and {shift[1]:.1f} (to benign) CIE "
         f"Lab units. Bars: bootstrap over patients.{_truth(run)}"
     )
-    for what, found in (run.translations.get("truth") or {}).items():
+    for prop_name, estimate in (run.translations.get("truth") or {}).items():
         rows += [
-            {"class": name, "figure": f"nuclei_{what}", **found[name], "real_gap": found["gap"]} for name in CLASSES
+            {"class": name, "figure": f"nuclei_{prop_name}", **estimate[name], "real_gap": estimate["gap"]}
+            for name in CLASSES
         ]
     return Drawn(figure, pd.DataFrame(rows), "What a translation changes, and what it leaves", caption)
 
@@ -195,14 +204,14 @@ def _truth(run: Run) -> str:
     if not known:
         return ""
     names = {"share": "the share of the patch that nuclei cover", "number": "their number", "radius": "their radius"}
-    said = []
-    for what, found in known.items():
-        moved = [sign * found[name]["value"] / found["gap"] for sign, name in ((1, "benign"), (-1, "malignant"))]
-        said.append(f"{names[what]} by {moved[0]:.2f} and {moved[1]:.2f} (R² {found['r2']:.2f})")
+    sentences = []
+    for prop, truth in known.items():
+        moved = [sign * truth[name]["value"] / truth["gap"] for sign, name in ((1, "benign"), (-1, "malignant"))]
+        sentences.append(f"{names[prop]} by {moved[0]:.2f} and {moved[1]:.2f} (R² {truth['r2']:.2f})")
     return (
         f" On {2 * TRUTHS} procedural patches of other patients, whose nuclei are known, translation to malignant and "
-        f"to benign changes {', '.join(said)}, where 1 is the classes' true difference; read off by regressions on "
-        "EfficientNet-Lite2's features, whose R² is given."
+        f"to benign changes {', '.join(sentences)}, where 1 is the classes' true difference; read off by regressions "
+        "on EfficientNet-Lite2's features, whose R² is given."
     )
 
 
@@ -212,14 +221,14 @@ def probes(run: Run) -> Drawn:
     figure, axes = plt.subplots(figsize=(8, 0.36 * len(names) + 1.2))
     rows = []
     for place, name in enumerate(names):
-        found = run.probes[name]["roc_auc"]
+        roc_auc = run.probes[name]["roc_auc"]
         colour = DISCRIMINATOR if "discriminator" in name and "untrained" not in name else INK
-        if found["low"] is not None:
-            axes.plot([found["low"], found["high"]], [place, place], color=colour, lw=2)
-        axes.plot([found["value"]], [place], "o", color=colour)
-        axes.annotate(f"{found['value']:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center",
+        if roc_auc["low"] is not None:
+            axes.plot([roc_auc["low"], roc_auc["high"]], [place, place], color=colour, lw=2)
+        axes.plot([roc_auc["value"]], [place], "o", color=colour)
+        axes.annotate(f"{roc_auc['value']:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center",
                       fontsize=8)  # fmt: skip
-        rows.append({"features": name, "dimensions": run.probes[name]["dimensions"], **found})
+        rows.append({"features": name, "dimensions": run.probes[name]["dimensions"], **roc_auc})
     axes.set_yticks(range(len(names)), [f"{PROBE_NAMES[n]} ({run.probes[n]['dimensions']})" for n in names])
     axes.set(xlabel="Test ROC AUC of a linear probe", ylim=(-0.6, len(names) - 0.4))
     sns.despine(figure)
@@ -242,14 +251,14 @@ def learning_curve(run: Run) -> Drawn:
     shares = list(settings.shares)
     names = list(ARM_NAMES)
     for arm in settings.arms:
-        found = table[(table["arm"] == arm) & (table["metric"] == "balanced_accuracy")]
+        of_arm = table[(table["arm"] == arm) & (table["metric"] == "balanced_accuracy")]
         shift = 0.09 * (names.index(arm) - 2)
         places = np.arange(len(shares)) + shift
-        _bars(levels, places, found, ARM_COLOURS[arm], ARM_NAMES[arm])
+        _bars(levels, places, of_arm, ARM_COLOURS[arm], ARM_NAMES[arm])
         against = pd.DataFrame([d for d in curve["differences"] if d["arm"] == arm])
         if len(against):
-            found = against[against["metric"] == "balanced_accuracy"]
-            _bars(gains, places, found, ARM_COLOURS[arm], None)
+            of_arm = against[against["metric"] == "balanced_accuracy"]
+            _bars(gains, places, of_arm, ARM_COLOURS[arm], None)
     patients = [int(table.loc[table["share"] == share, "patients"].iloc[0]) for share in shares]
     for axes in (levels, gains):
         axes.set_xticks(range(len(shares)), [f"{s:.0%}\n({n})" for s, n in zip(shares, patients, strict=True)])
@@ -274,8 +283,8 @@ def learning_curve(run: Run) -> Drawn:
     return Drawn(figure, numbers, "Synthetic patches where patients are few", caption)
 
 
-def _bars(axes, places: np.ndarray, found: pd.DataFrame, colour: str, name: str | None) -> None:
-    value, low, high = (found[key].to_numpy(float) for key in ("value", "low", "high"))
+def _bars(axes, places: np.ndarray, estimates: pd.DataFrame, colour: str, name: str | None) -> None:
+    value, low, high = (estimates[key].to_numpy(float) for key in ("value", "low", "high"))
     ends = np.clip((value - low, high - value), 0, None)  # a mean may lie outside the percentiles of its resamples
     axes.errorbar(places, value, ends, fmt="o", ms=4, color=colour, lw=1.5, label=name)
 
@@ -290,13 +299,13 @@ def _sheet(rows: list[tuple[int, int, np.ndarray, np.ndarray | None]]) -> tuple[
     """Rows of patches, benign ones first, with a number under each where there is one."""
     columns = len(rows[0][2])
     figure, grid = plt.subplots(len(rows), columns, figsize=(0.72 * columns + 0.2, 0.85 * len(rows) + 0.6))
-    shown = []
+    columns_table = []
     for place, (label, row, patches, numbers) in enumerate(rows):
         for column, patch in enumerate(patches):
             number = None if numbers is None else float(numbers[column])
             last = place + 1 == len(rows) or rows[place + 1][0] != label
             show_patch(grid[place, column], patch, f"{number:.2f}" if number is not None and last else "")
-            shown.append({"class": CLASSES[label], "row": row, "column": column, "asked": number})
+            columns_table.append({"class": CLASSES[label], "row": row, "column": column, "asked": number})
         if row == 0:
             head(grid[place, 0], f"{CLASSES[label].capitalize()}, synthetic", CLASS_COLOURS[CLASSES[label]])
-    return figure, pd.DataFrame(shown)
+    return figure, pd.DataFrame(columns_table)

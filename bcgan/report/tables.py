@@ -28,7 +28,9 @@ CALIBRATION_METRICS = ("brier", "brier_calibrated", "ece", "ece_calibrated")
 def results(run: Run, role: str, metrics: tuple[str, ...] = RESULT_METRICS) -> pd.DataFrame:
     """One row a classifier, each figure with its interval; without those that are defined for none."""
     rows, sets = [], {name: run.metrics[name]["sets"][role] for name in run.names}
-    metrics = tuple(one for one in metrics if any(figures[one]["value"] is not None for figures in sets.values()))
+    metrics = tuple(
+        metric for metric in metrics if any(figures[metric]["value"] is not None for figures in sets.values())
+    )
     for name, figures in sets.items():
         numbers = {METRIC_NAMES[metric]: describe(figures[metric]) for metric in metrics}
         rows.append({"Classifier": CLASSIFIER_NAMES[name], **numbers})
@@ -83,7 +85,7 @@ def having(faulty: pd.DataFrame, fault: str) -> list[str]:
 
 
 REFERENCES = {"half_against_half": "same patients", "wrong_class": "benign alone", "noise": "noise"}
-SIDES = ("value", "floor", "ceiling")
+BOUNDS = ("value", "floor", "ceiling")
 GAN_NAMES = {
     "kid": "KID", "kid_efficientnet_lite2": "KID on EfficientNet-Lite2, ImageNet", "fid": "FID",
     "fid_efficientnet_lite2": "FID on EfficientNet-Lite2, ImageNet",
@@ -104,15 +106,17 @@ def gan_scores(run: Run) -> pd.DataFrame:
     rows = []
     for name, title in GAN_NAMES.items():
         score = run.gan_scores[name]
-        value, *sides = ("not defined" if score[key] is None else f"{score[key]:.4g}" for key in SIDES)
-        real, worst = reversed(sides) if name in TRAINED else sides
+        value, *bounds = ("not defined" if score[key] is None else f"{score[key]:.4g}" for key in BOUNDS)
+        real, worst = reversed(bounds) if name in TRAINED else bounds
         if score["low"] is not None:
             value += f" ({score['low']:.4g} to {score['high']:.4g})"
-        others = ", ".join(f"{REFERENCES[key]} {score[key]:.3g}" for key in REFERENCES if score.get(key) is not None)
-        rows.append((title, BETTER.get(name, "higher"), value, real, worst, others, score["samples"]))
-    made, real = (f"{np.mean(two):.3f}" for two in run.layouts().values())
+        references = ", ".join(
+            f"{REFERENCES[key]} {score[key]:.3g}" for key in REFERENCES if score.get(key) is not None
+        )
+        rows.append((title, BETTER.get(name, "higher"), value, real, worst, references, score["samples"]))
+    synthetic, real = (f"{np.mean(two):.3f}" for two in run.layouts().values())
     rows.append((
-        "Correlation of the layouts of two patches of a class", "as real ones", made, real, "1", "",
+        "Correlation of the layouts of two patches of a class", "as real ones", synthetic, real, "1", "",
         len(run.synthetic["labels"]),
     ))  # fmt: skip
     columns = ["Score", "Better is", "Synthetic", "Real patches", "Worst case", "For comparison", "Samples"]
@@ -121,12 +125,12 @@ def gan_scores(run: Run) -> pd.DataFrame:
 
 def selection(run: Run) -> pd.DataFrame:
     """How many synthetic patches the referee let through, and why it refused the others."""
-    found = run.synthetic_properties.groupby("label")["verdict"].value_counts().unstack(fill_value=0)
+    counts = run.synthetic_properties.groupby("label")["verdict"].value_counts().unstack(fill_value=0)
     names = {"selected": "Selected", "unsure": "Refused: not recognised", "far": "Refused: far from real patches"}
     rows = [
-        (name.capitalize(), *(int(found.at[label, verdict]) if verdict in found else 0 for verdict in names))
+        (name.capitalize(), *(int(counts.at[label, verdict]) if verdict in counts else 0 for verdict in names))
         for label, name in enumerate(CLASSES)
-        if label in found.index
+        if label in counts.index
     ]
     return pd.DataFrame(rows, columns=["Class", *names.values()])
 
@@ -134,13 +138,15 @@ def selection(run: Run) -> pd.DataFrame:
 def comparisons(run: Run) -> pd.DataFrame:
     """Each classifier's difference from another, on the same test patches, with its interval and p."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    for found in run.comparisons:
-        rows.setdefault((found["against"], found["classifier"]), {})[METRIC_NAMES[found["metric"]]] = _tested(found)
+    for comparison in run.comparisons:
+        rows.setdefault((comparison["against"], comparison["classifier"]), {})[METRIC_NAMES[comparison["metric"]]] = (
+            _tested(comparison)
+        )
     ordered = [
-        {"Classifier": CLASSIFIER_NAMES[name], "Against": CLASSIFIER_NAMES[other], **rows[other, name]}
-        for other in dict.fromkeys(pair[0] for pair in rows)
+        {"Classifier": CLASSIFIER_NAMES[name], "Against": CLASSIFIER_NAMES[reference], **rows[reference, name]}
+        for reference in dict.fromkeys(pair[0] for pair in rows)
         for name in run.names
-        if (other, name) in rows
+        if (reference, name) in rows
     ]
     columns = ("Classifier", "Against", *(METRIC_NAMES[metric] for metric in COMPARED))
     return pd.DataFrame(ordered, columns=columns)
@@ -158,11 +164,16 @@ def ingredients(run: Run) -> pd.DataFrame:
     """What each part of the whole adds to what stands without it: those of the ablation one by one, in its short
     trainings, then those of INGREDIENTS."""
     pairs: dict[tuple[str, str], dict[str, dict]] = {}
-    for one in run.comparisons:
-        pairs.setdefault((one["classifier"], one["against"]), {})[one["metric"]] = one
-        turned = {"value": _minus(one["value"]), "low": _minus(one["high"]), "high": _minus(one["low"]), "p": one["p"]}
-        pairs.setdefault((one["against"], one["classifier"]), {})[one["metric"]] = turned
-    found = [
+    for comparison in run.comparisons:
+        pairs.setdefault((comparison["classifier"], comparison["against"]), {})[comparison["metric"]] = comparison
+        turned = {
+            "value": _minus(comparison["value"]),
+            "low": _minus(comparison["high"]),
+            "high": _minus(comparison["low"]),
+            "p": comparison["p"],
+        }
+        pairs.setdefault((comparison["against"], comparison["classifier"]), {})[comparison["metric"]] = turned
+    compared = [
         (title, CLASSIFIER_NAMES[without], pairs[name, without])
         for title, name, without in (
             *INGREDIENTS,
@@ -174,7 +185,7 @@ def ingredients(run: Run) -> pd.DataFrame:
     return pd.DataFrame([
         {"Ingredient": title, "Added to": without}
         | {difference_in(metric): _tested(differences[metric]) for metric in COMPARED}
-        for title, without, differences in [*_ablated_ingredients(run), *found]
+        for title, without, differences in [*_ablated_ingredients(run), *compared]
     ])  # fmt: skip
 
 
@@ -185,12 +196,12 @@ def _ablated_ingredients(run: Run) -> list[tuple[str, str, dict]]:
     base = f"{CLASSIFIER_NAMES[run.factors['network']]}, {run.factors['epochs']} epochs"
     changes = run.experiment.factors.levels
     return [
-        (f"{one['factor'][0].upper()}{one['factor'][1:]}: {one['level']}", base, one["differences"])
-        for one in run.factors["levels"]
-        if one["differences"]
+        (f"{level['factor'][0].upper()}{level['factor'][1:]}: {level['level']}", base, level["differences"])
+        for level in run.factors["levels"]
+        if level["differences"]
         and any(
             key.startswith("classify.models.") and not key.endswith(".rate")
-            for key in changes[one["factor"]][one["level"]]
+            for key in changes[level["factor"]][level["level"]]
         )
     ]
 
@@ -199,19 +210,19 @@ def _minus(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _tested(found: dict) -> str:
+def _tested(estimate: dict) -> str:
     """A difference, its interval and its p."""
-    return describe(found) if found["p"] is None else f"{describe(found)}, p = {found['p']:.2g}"
+    return describe(estimate) if estimate["p"] is None else f"{describe(estimate)}, p = {estimate['p']:.2g}"
 
 
 def ablation(run: Run) -> pd.DataFrame:
     """What each choice of the ablation gives, and its difference from the experiment as it is."""
     rows = []
-    for one in run.factors["levels"]:
-        figures = {METRIC_NAMES[metric]: describe(one["figures"][metric]) for metric in COMPARED}
-        gains = one["differences"] or {}
+    for level in run.factors["levels"]:
+        figures = {METRIC_NAMES[metric]: describe(level["figures"][metric]) for metric in COMPARED}
+        gains = level["differences"] or {}
         differences = {difference_in(metric): _tested(gain) for metric, gain in gains.items()}
-        choice = {"Factor": one["factor"], "Choice": one["level"], "Seeds": one["seeds"]}
+        choice = {"Factor": level["factor"], "Choice": level["level"], "Seeds": level["seeds"]}
         rows.append(choice | figures | differences)
     return pd.DataFrame(rows)
 
@@ -219,33 +230,36 @@ def ablation(run: Run) -> pd.DataFrame:
 def learning_curve(run: Run) -> pd.DataFrame:
     """Every arm at every share of the training patients, and its difference from classic augmentation."""
     rows = {
-        (one["share"], one["arm"]): {
-            "Share of patients": f"{one['share']:.0%}", "Arm": ARM_NAMES[one["arm"]], "Patients": one["patients"],
-            "Seeds": one["figures"]["roc_auc"]["seeds"],
-            **{METRIC_NAMES[name]: describe(one["figures"][name]) for name in CURVE_METRICS},
+        (cell["share"], cell["arm"]): {
+            "Share of patients": f"{cell['share']:.0%}", "Arm": ARM_NAMES[cell["arm"]], "Patients": cell["patients"],
+            "Seeds": cell["figures"]["roc_auc"]["seeds"],
+            **{METRIC_NAMES[name]: describe(cell["figures"][name]) for name in CURVE_METRICS},
         }
-        for one in run.learning_curve["cells"]
+        for cell in run.learning_curve["cells"]
     }  # fmt: skip
-    for one in run.learning_curve["differences"]:
-        rows[one["share"], one["arm"]][difference_in(one["metric"])] = _tested(one)
+    for difference in run.learning_curve["differences"]:
+        rows[difference["share"], difference["arm"]][difference_in(difference["metric"])] = _tested(difference)
     return pd.DataFrame(rows.values())
 
 
 def learning_curve_verdict(run: Run) -> str:
     """Whether any arm beats classic augmentation at any share, in a sentence."""
-    found = [one for one in run.learning_curve["differences"] if one["low"] is not None]
-    if not found:
+    differences = [difference for difference in run.learning_curve["differences"] if difference["low"] is not None]
+    if not differences:
         return "Whether any arm beats classic augmentation cannot be said: no difference has an interval."
-    better, best = [one for one in found if one["low"] > 0], max(found, key=lambda one: one["value"])
-    said = [
-        f"{ARM_NAMES[one['arm']]} at {one['share']:.0%} of the patients, {METRIC_NAMES[one['metric']]} {_tested(one)}"
-        for one in better or [best]
+    better = [difference for difference in differences if difference["low"] > 0]
+    best = max(differences, key=lambda difference: difference["value"])
+    texts = [
+        f"{ARM_NAMES[difference['arm']]} at {difference['share']:.0%} of the patients, "
+        f"{METRIC_NAMES[difference['metric']]} {_tested(difference)}"
+        for difference in better or [best]
     ]
     if better:
-        return f"Of {len(found)} differences from classic augmentation {len(better)} lie above 0: {'; '.join(said)}."
+        listed = "; ".join(texts)
+        return f"Of {len(differences)} differences from classic augmentation {len(better)} lie above 0: {listed}."
     return (
-        f"No arm beats classic augmentation at any share: of {len(found)} differences none has an interval above 0; "
-        f"the largest is that of {said[0]}."
+        f"No arm beats classic augmentation at any share: of {len(differences)} differences none has an interval above "
+        f"0; the largest is that of {texts[0]}."
     )
 
 
@@ -253,11 +267,11 @@ def slides(run: Run) -> pd.DataFrame:
     """Test slides that are there as a whole, each by itself: ROC AUC and balanced accuracy, means over seeds."""
     rows: dict[str, dict[str, str]] = {}
     for name in run.names:
-        for slide, one in run.metrics[name].get("slides", {}).items():
+        for slide, scores in run.metrics[name].get("slides", {}).items():
             row = rows.setdefault(
-                slide, {"Slide": slide, "Patches": f"{one['patches']:,}", "Malignant": f"{one['malignant']:,}"}
+                slide, {"Slide": slide, "Patches": f"{scores['patches']:,}", "Malignant": f"{scores['malignant']:,}"}
             )
-            row[CLASSIFIER_NAMES[name]] = f"{one['roc_auc']:.3f} / {one['balanced_accuracy']:.3f}"
+            row[CLASSIFIER_NAMES[name]] = f"{scores['roc_auc']:.3f} / {scores['balanced_accuracy']:.3f}"
     return pd.DataFrame(rows.values())
 
 
@@ -271,10 +285,10 @@ def operating_points(run: Run) -> pd.DataFrame:
         for rule, title in RULES.items():
             point = run.metrics[name]["operating_points"][rule]
             numbers = {METRIC_NAMES.get(key, key.capitalize()): f"{value:.3f}" for key, value in point.items()}
-            found = point["sensitivity"] * test["positives"]
+            detected = point["sensitivity"] * test["positives"]
             spared = point["specificity"] * (test["patches"] - test["positives"])
             confusion = {
-                "Malignant found": f"{found:,.0f}", "missed": f"{test['positives'] - found:,.0f}",
+                "Malignant found": f"{detected:,.0f}", "missed": f"{test['positives'] - detected:,.0f}",
                 "Benign spared": f"{spared:,.0f}",
                 "called malignant": f"{test['patches'] - test['positives'] - spared:,.0f}",
             }  # fmt: skip
@@ -288,10 +302,10 @@ FEATURES = {"colour_statistics": "Boosted trees on colour and texture",
 
 def inflation(run: Run) -> pd.DataFrame:
     """ROC AUC by a random split and by patients, and what the random split adds."""
-    found = {FEATURES[name]: one for name, one in run.inflation.items()}
-    for name, one in _folds(run).items():
-        found[CLASSIFIER_NAMES[name]] = {key: one[key]["roc_auc"] for key in INFLATION}
-    rows = [(name, *(describe(one[key]) for key in INFLATION)) for name, one in found.items()]
+    by_name = {FEATURES[name]: by_split for name, by_split in run.inflation.items()}
+    for name, by_split in _folds(run).items():
+        by_name[CLASSIFIER_NAMES[name]] = {key: by_split[key]["roc_auc"] for key in INFLATION}
+    rows = [(name, *(describe(by_split[key]) for key in INFLATION)) for name, by_split in by_name.items()]
     return pd.DataFrame(rows, columns=["Model", "Random split", "Split by patient", "Inflation"])
 
 
@@ -299,14 +313,14 @@ def folds(run: Run) -> pd.DataFrame:
     """Whole trainings cross-validated by patients, every figure of all patients pooled."""
     ways = {"patient_split": "", "neighbours": ", with neighbouring patches"}
     rows = [
-        {"Classifier": CLASSIFIER_NAMES[name] + said, "Patients": one["patients"], "Patches": one["patches"]}
+        {"Classifier": CLASSIFIER_NAMES[name] + suffix, "Patients": results["patients"], "Patches": results["patches"]}
         | {
-            METRIC_NAMES[metric]: describe(one[way][metric.removesuffix("_calibrated")])
+            METRIC_NAMES[metric]: describe(results[way][metric.removesuffix("_calibrated")])
             for metric in (*RESULT_METRICS, "ece_calibrated")  # every fold's probabilities are calibrated
         }
-        for name, one in _folds(run).items()
-        for way, said in ways.items()
-        if way in one
+        for name, results in _folds(run).items()
+        for way, suffix in ways.items()
+        if way in results
     ]
     return pd.DataFrame(rows)
 
@@ -318,9 +332,9 @@ def _folds(run: Run) -> dict[str, dict]:
 def worst_calls(run: Run, number: int = 10) -> pd.DataFrame:
     """Test patches that the proposed classifier is most wrong about, `number` of each class, one a patient."""
     name, table = run.names[0], run.test
-    found = run.mean(name, table)
-    wrong = (found >= run.threshold(name)) != (table["label"] == 1)
-    table = table.assign(probability=found, distance=(found - table["label"]).abs())[wrong]
+    probabilities = run.mean(name, table)
+    wrong = (probabilities >= run.threshold(name)) != (table["label"] == 1)
+    table = table.assign(probability=probabilities, distance=(probabilities - table["label"]).abs())[wrong]
     table = table.sort_values("distance", ascending=False).groupby(["label", "patient"], sort=False).head(1)
     table = table.groupby("label").head(number).sort_values(["label", "distance"], ascending=[True, False])
     return pd.DataFrame({

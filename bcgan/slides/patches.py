@@ -145,7 +145,7 @@ def read_at_scale(image: SlideImage, scale: Scale) -> np.ndarray:
     columns, rows = (max(1, int(side / step)) for side, step in zip(image.block, (step_x, step_y), strict=True))
     corners = [(top, left) for top in range(0, height, rows) for left in range(0, width, columns)]
     pixels = np.empty((height, width, 3), np.uint8)
-    with progress.bar(len(corners), image.name, "block", shown=len(corners) >= SHOW_PROGRESS) as bar:
+    with progress.bar(len(corners), image.name, "block", visible=len(corners) >= SHOW_PROGRESS) as bar:
         for top, left in corners:
             bottom, right = min(height, top + rows), min(width, left + columns)
             pixels[top:bottom, left:right] = _read_block(image, level, (step_x, step_y), (left, top, right, bottom))

@@ -75,7 +75,7 @@ def test_collapse_stops_a_training_that_asks_for_it_and_stays_stopped(tmp_path, 
     with pytest.raises(WorkError, match="step 1: all alike"):
         train.train(IMAGES, LABELS, settings, 0, tmp_path, xla=False)
     assert not (tmp_path / "generator.keras").exists()
-    groups = train.start_players(settings).groups()
+    groups = train.build_gan_state(settings).groups()
     train.weights.save(tmp_path / "checkpoint.npz", 1, groups)
     with pytest.raises(WorkError, match="step 1: all alike"):
         train.train(IMAGES, LABELS, settings, 0, tmp_path, xla=False)

@@ -144,7 +144,7 @@ def test_a_nan_leaves_the_last_good_checkpoint_to_go_on_from(tmp_path, monkeypat
     with pytest.raises(WorkError, match=r"no number any more at step 3.*generator_loss': nan.*generator_rate"):
         train(tmp_path / "nan")
     assert not (tmp_path / "nan/generator.keras").exists()
-    groups = gan.start_players(TINY).groups()
+    groups = gan.build_gan_state(TINY).groups()
     assert weights.restore(tmp_path / "nan/checkpoint.npz", groups) == 2
     assert all(np.isfinite(np.asarray(variable)).all() for group in groups.values() for variable in group)
 
@@ -155,7 +155,7 @@ def test_a_class_without_patches_is_refused(tmp_path):
 
 
 def test_a_checkpoint_of_other_settings_is_refused_and_left_as_it_was(tmp_path):
-    wide = gan.start_players(TINY.model_copy(update={"width": 8}))
+    wide = gan.build_gan_state(TINY.model_copy(update={"width": 8}))
     weights.save(tmp_path / "checkpoint.npz", 2, wide.groups())
     before = (tmp_path / "checkpoint.npz").read_bytes()
     with pytest.raises(InputError, match="other networks' weights"):

@@ -1,4 +1,4 @@
-"""The quicker twin gives the network's answers, learns what it learns, and leaves it as the table has it."""
+"""The fused model gives the network's answers, learns what it learns, and leaves it as the table has it."""
 
 import functools
 
@@ -25,7 +25,7 @@ def _network(name: str) -> keras.Model:
         seen = frozen_features(weights=False)
         beside = judged_features(seen, critic(seen, 8))
         tune(beside)
-    network = classifier(name.removesuffix("_beside"), discriminator=judge, beside=beside)
+    network = classifier(name.removesuffix("_beside"), discriminator=judge, further_maps=beside)
     rng = np.random.default_rng(0)
     for layer in _normalisations(network) if name != "efficientnet_lite" else ():  # which has ImageNet's
         gamma, *rest = layer.get_weights()
@@ -47,14 +47,14 @@ def test_twin_answers_as_the_network_does(name):
     images = np.random.default_rng(1).random((4, 50, 50, 3), np.float32)
     expected = network(images, training=False).numpy()
     assert np.ptp(expected) > 1e-4
-    np.testing.assert_allclose(fast.twin(network)(images, training=False).numpy(), expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(fast.fuse_model(network)(images, training=False).numpy(), expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet_table1", "gan_resnet", "gan_resnet_beside", "efficientnet_lite"])
 def test_twin_has_the_gradients_and_moves_the_statistics_of_the_network(name):
     images = np.random.default_rng(1).random((8, 50, 50, 3), np.float32)
     found = []
-    for make in (lambda network: network, fast.twin):
+    for make in (lambda network: network, fast.fuse_model):
         network = _network(name)
         run = make(network)
         with tf.GradientTape() as tape:
@@ -70,12 +70,12 @@ def test_twin_has_the_gradients_and_moves_the_statistics_of_the_network(name):
 def test_twin_of_a_generator_draws_and_learns_what_the_generator_does():
     keras.utils.set_random_seed(0)
     network, rng = generator(16, 8), np.random.default_rng(3)
-    grown = [layer for layer in fast.twin(network).layers if isinstance(layer, fast._Grown)]
+    grown = [layer for layer in fast.fuse_model(network).layers if isinstance(layer, fast._Grown)]
     assert len(grown) == 4  # 4 to 7 to 13 to 25 to 50
     given = [rng.standard_normal(shape).astype(np.float32) for shape in ((4, 16), (4, 50, 50, 1))]
     given.insert(1, np.array([0, 1, 0, 1], np.int32))
     found = []
-    for run in (network, fast.twin(network)):
+    for run in (network, fast.fuse_model(network)):
         drawn = run(given, training=False).numpy()
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(run(given, training=True) ** 2)
@@ -105,7 +105,7 @@ def test_gradient_of_a_depthwise_kernel_is_tensorflows(side, kernel, stride):
 def test_statistics_of_a_frozen_normalisation_stay():
     network = _network("efficientnet_lite")
     before = [layer.get_weights() for layer in _normalisations(network)]
-    fast.twin(network)(np.random.default_rng(1).random((2, 50, 50, 3), np.float32), training=True)
+    fast.fuse_model(network)(np.random.default_rng(1).random((2, 50, 50, 3), np.float32), training=True)
     for layer, values in zip(_normalisations(network), before, strict=True):
         for value, old in zip(layer.get_weights(), values, strict=True):
             np.testing.assert_array_equal(value, old)
@@ -119,7 +119,7 @@ def test_table_1s_256_channels_are_never_made():
 
     network = classifier("resnet_table1")
     assert 256 in channels(network)
-    assert channels(fast.twin(network)) == {3, 64}
+    assert channels(fast.fuse_model(network)) == {3, 64}
 
 
 def test_maps_are_read_one_by_one_or_together_as_on_a_gpu(monkeypatch):
@@ -132,10 +132,10 @@ def test_maps_are_read_one_by_one_or_together_as_on_a_gpu(monkeypatch):
 
     monkeypatch.setattr(tf.nn, "conv2d", functools.partial(reading, tf.nn.conv2d))
     found, counts = [], []
-    for together in (False, True):
-        twin = fast.twin(network, together)
+    for concat_inputs in (False, True):
+        fused = fast.fuse_model(network, concat_inputs)
         read.clear()
-        found.append(twin(images).numpy())
+        found.append(fused(images).numpy())
         counts.append(len(read))
     assert counts == [2 + 3 + 4 + 5, 4]
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
@@ -147,7 +147,7 @@ def test_maps_that_something_else_reads_are_made(between):
     x = layers.Conv2D(16, 1, name="expanding")(image)
     x = layers.Add()([x, layers.Conv2D(16, 1)(image)])
     network = keras.Model(image, [layers.Conv2D(2, 1)(x), layers.Conv2D(2, 1)(between()(x))])
-    assert "expanding" in [layer.name for layer in fast.twin(network).layers]
+    assert "expanding" in [layer.name for layer in fast.fuse_model(network).layers]
 
 
 @pytest.mark.parametrize("cut", ["bottleneck1_conv3", "bottleneck2_add"])
@@ -155,7 +155,7 @@ def test_maps_that_are_a_networks_own_output_are_made(cut):
     whole = classifier("resnet_table1").get_layer("resnet_table1")
     network = keras.Model(whole.input, whole.get_layer(cut).output)
     images = np.random.default_rng(1).random((2, 50, 50, 3), np.float32)
-    np.testing.assert_allclose(fast.twin(network)(images), network(images), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(fast.fuse_model(network)(images), network(images), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [1, 16])
@@ -164,15 +164,15 @@ def test_a_sum_is_made_where_it_repeats_channels_alone(width):
     other = layers.Conv2D(width, 3, padding="same", activation="relu")(image)
     x = layers.Add()([layers.Conv2D(16, 1, bias_initializer="ones")(image), other])
     network = keras.Model(image, layers.Conv2D(2, 1, bias_initializer="ones")(x))
-    twin, images = fast.twin(network), np.random.default_rng(1).random((2, 6, 6, 4), np.float32)
-    assert any(isinstance(layer, layers.Add) for layer in twin.layers) == (width == 1)
-    np.testing.assert_allclose(twin(images), network(images), rtol=1e-4, atol=1e-5)
+    fused, images = fast.fuse_model(network), np.random.default_rng(1).random((2, 6, 6, 4), np.float32)
+    assert any(isinstance(layer, layers.Add) for layer in fused.layers) == (width == 1)
+    np.testing.assert_allclose(fused(images), network(images), rtol=1e-4, atol=1e-5)
 
 
 def test_network_keeps_its_layers():
     network = classifier("resnet_table1")
     names = [layer.name for layer in network.get_layer("resnet_table1").layers]
-    fast.twin(network)
+    fast.fuse_model(network)
     assert [layer.name for layer in network.get_layer("resnet_table1").layers] == names
     assert "upsample" in names
 
@@ -183,7 +183,7 @@ def test_twin_computes_as_its_network_does_whatever_the_process_trains_in(name):
     network = classifier(name, pretrained=False)
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        twin = fast.twin(network)
+        fused = fast.fuse_model(network)
     finally:
         keras.mixed_precision.set_global_policy("float32")
 
@@ -192,4 +192,4 @@ def test_twin_computes_as_its_network_does_whatever_the_process_trains_in(name):
         own = [layer for layer in model.layers if not isinstance(layer, (keras.Model, layers.InputLayer))]
         return {layer.compute_dtype for layer in own}.union(*inner)
 
-    assert precisions(twin) == {"float32"}
+    assert precisions(fused) == {"float32"}

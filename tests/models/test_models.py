@@ -163,7 +163,7 @@ def test_resnet34_refuses_another_shortcut():
 @pytest.mark.parametrize("beside", ["none", "critic", "imagenet"])
 def test_the_gate_starts_closed(beside):
     """With the gate at zero the merged network is Table 1's network, whatever the GAN's judges see."""
-    merged, plain = gan_resnet(discriminator(8), beside=joining(beside)), resnet_table1()
+    merged, plain = gan_resnet(discriminator(8), further_maps=joining(beside)), resnet_table1()
     for layer in plain.layers:
         layer.set_weights(merged.get_layer(layer.name).get_weights())
     np.testing.assert_allclose(np.asarray(merged(IMAGES)), np.asarray(plain(IMAGES)), atol=1e-5)
@@ -171,7 +171,7 @@ def test_the_gate_starts_closed(beside):
 
 @pytest.mark.parametrize("beside", ["none", "critic", "imagenet"])
 def test_the_judges_inside_stay_frozen(beside):
-    merged, alone = gan_resnet(discriminator(8), beside=joining(beside)), resnet_table1()
+    merged, alone = gan_resnet(discriminator(8), further_maps=joining(beside)), resnet_table1()
     inside = [layer for layer in merged.layers if isinstance(layer, keras.Model)]
     before = [digest(network.variables) for network in inside]
     merged(IMAGES, training=True)
@@ -189,7 +189,7 @@ def test_resnet50_asks_for_imagenets_weights_and_gives_them_what_they_expect(mon
         return build(weights=None, **more)
 
     monkeypatch.setattr(keras.applications, "ResNet50", downloaded)
-    network = classifier("resnet50", own=Classifier(weights="imagenet"))
+    network = classifier("resnet50", classifier_settings=Classifier(weights="imagenet"))
     assert asked == ["imagenet"]
     found = check(network, IMAGES, (2, 1), tmp_path)
     inside = network.get_layer("transferred_resnet50").get_layer("resnet50")
@@ -204,13 +204,13 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
 
     monkeypatch.setattr(keras.applications, "ResNet50", unreachable)
     with pytest.raises(InputError, match=r"could not be downloaded.*weights=none"):
-        classifier("resnet50", own=Classifier(weights="imagenet"))
+        classifier("resnet50", classifier_settings=Classifier(weights="imagenet"))
 
 
 def test_what_joins_can_be_tuned_but_for_its_normalisations():
     seen = joining("critic")
     tune(seen)
-    merged = gan_resnet(discriminator(8), beside=seen)
+    merged = gan_resnet(discriminator(8), further_maps=seen)
     inside = {weight.path for weight in merged.trainable_weights if "_blocks" in weight.path or "second" in weight.path}
     assert any("_blocks.10._project_conv/kernel" in path for path in inside)
     assert any("second3" in path for path in inside)
@@ -229,7 +229,7 @@ def test_a_gan_that_left_no_critic_is_named(tmp_path):
     (tmp_path / "gan").mkdir()
     discriminator(8).save(tmp_path / "gan" / "discriminator.keras")
     with pytest.raises(InputError, match=r"critic\.keras is missing.* --force gan"):
-        of_run("gan_resnet", tmp_path, own=Classifier(beside="critic"))
+        of_run("gan_resnet", tmp_path, classifier_settings=Classifier(beside="critic"))
 
 
 def test_a_run_s_critic_joins_and_is_tuned(tmp_path):
@@ -240,7 +240,9 @@ def test_a_run_s_critic_joins_and_is_tuned(tmp_path):
     for name, network in (("discriminator", discriminator(8)), ("critic", judge)):
         weights.save_model(network, tmp_path / "gan" / f"{name}.keras")
     own = Classifier(beside="critic", tuned=True)
-    inside = of_run("gan_resnet", tmp_path, own=own).get_layer("gan_resnet").get_layer("judged_features")
+    inside = (
+        of_run("gan_resnet", tmp_path, classifier_settings=own).get_layer("gan_resnet").get_layer("judged_features")
+    )
     kernel = judge.get_layer("second3_spectral").layer.kernel
     (copy,) = (weight for weight in inside.trainable_weights if weight.path.endswith("second3_conv/kernel"))
     np.testing.assert_array_equal(copy.numpy(), kernel.numpy())

@@ -40,7 +40,7 @@ def test_what_is_wanted_replaces_what_table_1_has_and_nothing_else(wanted, gone,
     assert varied.name == network.name
     said = varied(IMAGES, training=False).numpy()
     assert said.shape == (2, 1) and np.isfinite(said).all()
-    np.testing.assert_allclose(fast.twin(varied)(IMAGES, training=False), said, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(fast.fuse_model(varied)(IMAGES, training=False), said, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_is_of_training_alone():

@@ -64,9 +64,9 @@ def test_onnx_gives_the_same_or_says_what_to_install(network, tmp_path):
 
 
 def test_maps_that_are_resized_inside_are_written_too(tmp_path):
-    """ONNX rounds the side of a resized map down, 13 to 12: the twin knows no such layer."""
+    """ONNX rounds the side of a resized map down, 13 to 12: the fused model knows no such layer."""
     keras.utils.set_random_seed(0)
-    network = classifier("gan_resnet", discriminator=discriminator(8), beside=frozen_features(weights=False))
+    network = classifier("gan_resnet", discriminator=discriminator(8), further_maps=frozen_features(weights=False))
     network.get_layer("gan_resnet").get_layer("features_gate").gamma.assign(np.full(64, 50.0))  # they must count
     kinds = ("litert", "onnx") if find_spec("tf2onnx") else ("litert",)
     assert formats.write(network, kinds, draw(8)[0], tmp_path)["faithful"].all()
