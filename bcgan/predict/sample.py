@@ -67,7 +67,8 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
         density: float. Nuclear density, share of tissue, to steer towards; None: as the generator likes.
 
     Returns:
-        The manifest: digests, class, seed, tried, refused {reason: count}, files.
+        The manifest: digests, class, seed, tried, refused {reason: count}, density {asked, range, median, low, high},
+        files. range: what the generator's patches of the class reach, where a density is asked for.
 
     Raises:
         InputError: the folder holds files, or the density is out of the generator's reach.
@@ -111,9 +112,14 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
                 measured = {key: round(float(getattr(row, key)), 4) for key in ("confidence", "distance", "density")}
                 files.append({"file": file, "candidate": tried - 1, **measured})
                 bar.update()
+    densities = [file["density"] for file in files]
+    density_of_files = {
+        "asked": density, "range": [direction.low, direction.high] if direction else None,
+        "median": float(np.median(densities)), "low": min(densities), "high": max(densities),
+    }  # fmt: skip
     manifest = {
         "what": "synthetic patches of breast tissue, made by a GAN; research use only",
-        "model": source.digests, "class": name, "label": label, "seed": seed, "density_asked": density,
+        "model": source.digests, "class": name, "label": label, "seed": seed, "density": density_of_files,
         "tried": tried, "refused": refused, "files": files,
     }  # fmt: skip
     runs.write_json(part / "manifest.json", manifest)

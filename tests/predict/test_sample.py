@@ -31,11 +31,16 @@ def workspace(finished, tmp_path, monkeypatch):
     return work
 
 
-def test_patches_of_a_run_with_their_manifest(workspace):
+def test_patches_of_a_run_with_their_manifest(workspace, capsys):
     assert bcgan("sample", "tiny", "--label", "benign", "--number", 5, "--out", "out/a") == 0
     manifest = json.loads((workspace / "out/a/manifest.json").read_text())
     assert manifest["class"] == "benign"
     assert [entry["file"] for entry in manifest["files"]] == [f"benign_{n:05d}.png" for n in range(1, 6)]
+    densities = sorted(entry["density"] for entry in manifest["files"])
+    assert manifest["density"] == {
+        "asked": None, "range": None, "median": densities[2], "low": densities[0], "high": densities[4],
+    }  # fmt: skip
+    assert f"nuclear density: median {densities[2]:.2f}" in capsys.readouterr().out
     assert manifest["tried"] == 5 + sum(manifest["refused"].values())
     assert manifest["model"]["generator.keras"] == runs.hash_file(workspace / "runs/tiny/gan/generator.keras")
     pictures = [cv2.imread(str(workspace / "out/a" / entry["file"])) for entry in manifest["files"]]
@@ -53,7 +58,8 @@ def test_the_density_that_is_asked_for_steers(workspace, monkeypatch):
     monkeypatch.setattr(steering, "directions", lambda *given: {"density": way})
     monkeypatch.setattr(sampling, "sample", watched)
     manifest = sampling.write(sampling.load("tiny"), 0, 1, 0, workspace / "out/f", 0.3)
-    assert manifest["density_asked"] == 0.3
+    assert (manifest["density"]["asked"], manifest["density"]["range"]) == (0.3, [0.2, 0.4])
+    assert manifest["density"]["median"] == manifest["files"][0]["density"]
     np.testing.assert_allclose(drawn[0] @ way.slope + way.offset, 0.3)
 
 
