@@ -88,10 +88,14 @@ def with_intervals(
 def difference(
     candidate: np.ndarray, reference: np.ndarray, patients: np.ndarray, confidence: float
 ) -> dict[str, float | None]:
-    """{value, low, high, p} of one - other, two figures of `resampled` under the same weightings: a paired test.
+    """Return {value, low, high, p} of candidate minus reference, two figures of `resampled`: a paired test.
 
-    p: twice the smaller share of resamples on either side of nothing, the figure itself counted among them; it turns
-    the percentile interval around.
+    p: two-sided, twice the smaller share of resamples at or beyond 0; it inverts the percentile interval.
+
+    Args:
+        candidate, reference: (1 + resamples,), under the same weightings; element 0 is the observed figure.
+        patients: (n,), of the patches; with too few there is no interval and no p.
+        confidence: In (0, 1).
     """
     gain = candidate - reference
     estimate, finite = interval(gain, patients, confidence), gain[1:][np.isfinite(gain[1:])]

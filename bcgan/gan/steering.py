@@ -32,7 +32,7 @@ class Direction(NamedTuple):
     high: float
 
     def move(self, noise: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Noise (n, latent) moved along the slope until the fit gives what was asked for (n,)."""
+        """Return the noise (n, latent) with the smallest change that makes `noise @ slope + offset` the target (n,)."""
         missing = target - (noise @ self.slope + self.offset)
         return noise + (missing / max(self.slope @ self.slope, 1e-12))[:, None] * self.slope
 

@@ -129,7 +129,14 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
     return manifest
 
 
-def _candidates(network: keras.Model, label: int, seed: tuple[int, ...], direction, density) -> np.ndarray:
+def _candidates(
+    network: keras.Model,
+    label: int,
+    seed: tuple[int, ...],
+    direction: steering.Direction | None,
+    density: float | None,
+) -> np.ndarray:
+    """Return CANDIDATES patches of a class, steered along `direction` to `density` where they are given."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((CANDIDATES, network.inputs[0].shape[-1]))
     if direction:

@@ -1,1 +1,1 @@
-"""Image files and slides on disk: finding them and reading their bytes, before any pixel is decoded."""
+"""Open any image: find files, decode them, find scale and tissue, cut patches, read annotations."""

@@ -1,4 +1,7 @@
-"""One rule for scale: what resolution an image states, whether it can be true, and how it meets the model's."""
+"""Check and apply a resolution: whether it can be true, and how it meets the model's.
+
+`tiff` and `reader` read the resolution from a file's metadata, `mpp_table` from the user's table.
+"""
 
 import math
 import re

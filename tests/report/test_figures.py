@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from pathlib import Path
+from typing import get_args
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.metrics import precision_score, roc_auc_score, roc_curve
 from bcgan import experiment
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.data.records import CLASSES
+from bcgan.evaluate import derived
 from bcgan.report import (
     classifier_figures,
     data_figures,
@@ -33,6 +35,12 @@ from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_COLOURS, CLASSIFIER_NAM
 @pytest.fixture(scope="module")
 def run(finished) -> Run:
     return read(experiment.load(str(finished / "tiny.yaml")), finished / "runs/tiny", True)
+
+
+def test_every_classifier_has_a_title_and_a_colour():
+    """The report leaves out a classifier that has none."""
+    names = {*get_args(experiment.ClassifierName), derived.COLOURS, derived.ENSEMBLE, derived.CONTEXT}
+    assert CLASSIFIER_NAMES.keys() == CLASSIFIER_COLOURS.keys() == names
 
 
 @pytest.fixture(autouse=True)
