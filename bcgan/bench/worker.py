@@ -16,17 +16,17 @@ class Worker:
     """The other side: starts the process, asks for repeats; the first is for warming up.
 
     Args:
-        module, maker: strings. Where the subject is made.
+        module, maker: strings. The module and the function that builds the subject.
         arguments: of the maker.
         cores: int. How many the process may use; None: all.
     """
 
     def __init__(self, module: str, maker: str, arguments: dict[str, Any], cores: int | None = None):
-        # No pipe, which would fill up and block the process: nobody reads before it has ended.
-        self.said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        # stderr goes to a file: a pipe that nobody reads fills up and blocks the process.
+        self.stderr_file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bcgan.bench.worker", json.dumps([module, maker, arguments, cores])],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr_file, text=True,
         )  # fmt: skip
         self.failure = None
 
@@ -39,8 +39,8 @@ class Worker:
                 return json.loads(self.process.stdout.readline())
             except (BrokenPipeError, json.JSONDecodeError):
                 self.process.communicate()
-                self.said.seek(0)
-                lines = self.said.read().strip().splitlines()
+                self.stderr_file.seek(0)
+                lines = self.stderr_file.read().strip().splitlines()
                 self.failure = lines[-1][:200] if lines else f"ended with {self.process.returncode}"
         return None
 
@@ -51,7 +51,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.communicate()
-        self.said.close()
+        self.stderr_file.close()
 
 
 def main() -> None:

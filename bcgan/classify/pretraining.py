@@ -19,7 +19,7 @@ from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment, Pretrain
 from bcgan.models import fast, weights
-from bcgan.models.efficientnet_lite import inside, transferred
+from bcgan.models.efficientnet_lite import backbone, transfer_network
 from bcgan.preprocess.store import Store
 
 NETWORK, SEEN = "simclr.keras", "seen.json"
@@ -40,7 +40,7 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
 
     Raises:
         InputError: the weights that come with bcgan have met patients who are validation or test patients here.
-        WorkError: the loss is no number any more; the last checkpoint is kept.
+        WorkError: the loss is NaN or infinite; the last checkpoint is kept.
     """
     settings, index = experiment.pretrain, store.index
     if settings.weights == "shipped":
@@ -76,10 +76,10 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
         images: uint8, (n, size, size, 3).
 
     Raises:
-        WorkError: the loss is no number any more; the last checkpoint is kept.
+        WorkError: the loss is NaN or infinite; the last checkpoint is kept.
     """
     keras.utils.set_random_seed(seed)
-    network = transferred(images.shape[1])
+    network = transfer_network(images.shape[1])
     x = network.layers[-1].input  # without dropout
     x = layers.Dense(UNITS[0], "relu", dtype="float32", name="hidden")(x)
     joined = keras.Model(network.input, layers.Dense(UNITS[1], dtype="float32", name="projection")(x))
@@ -102,7 +102,7 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
             done = int(step) + 1
             if not np.isfinite(loss):
                 raise WorkError(
-                    f"pretrain: the loss is no number any more at step {done}. No model was written; lower "
+                    f"pretrain: the loss is NaN or infinite at step {done}. No model was written; lower "
                     f"pretrain.rate ({settings.rate})."
                 )
             if int(step) % LOG_EVERY == 0 or done == settings.steps:
@@ -114,7 +114,7 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
                 weights.save(checkpoint, done, groups)
             bar.set_postfix(loss=f"{loss:.2f}", accuracy=f"{accuracy:.0%}", refresh=False)
             bar.update()
-    weights.save_model(inside(network), folder / NETWORK)
+    weights.save_model(backbone(network), folder / NETWORK)
     checkpoint.unlink(missing_ok=True)
 
 

@@ -71,7 +71,7 @@ def train(
         augment: bool. Whether real and synthetic patches are turned, mirrored and their colours jittered.
 
     Raises:
-        WorkError: the loss is no number any more.
+        WorkError: the loss is NaN or infinite.
     """
     _follow_statistics(network)
     training_data = _build_training_data(real, extra, settings, classifier_settings, seed, epoch_steps)
@@ -106,7 +106,7 @@ def train(
             probabilities = score(central(validation.images, settings.crop)).astype(float) if validation else None
             if not np.isfinite(values).all() or (validation and not np.isfinite(probabilities).all()):
                 raise WorkError(
-                    f"classify: {path.stem}: the loss is no number any more in epoch {epoch + 1}. "
+                    f"classify: {path.stem}: the loss is NaN or infinite in epoch {epoch + 1}. "
                     f"Lower classify.models.*.rate ({classifier_settings.rate}), or set precision=float32."
                 )
             line = _validate(probabilities, validation.labels) if validation else {}

@@ -97,10 +97,10 @@ def feature_maps(gan_discriminator: keras.Model, network: keras.Model, images: n
 def _liveliest(maps: keras.KerasTensor) -> np.ndarray:
     maps = keras.ops.convert_to_numpy(keras.ops.cast(maps, "float32"))
     maps = maps.transpose(3, 0, 1, 2)
-    return maps[np.argsort(inside(maps).std((2, 3)).mean(1))[::-1][:CHANNELS]].astype(np.float16)
+    return maps[np.argsort(without_edges(maps).std((2, 3)).mean(1))[::-1][:CHANNELS]].astype(np.float16)
 
 
-def inside(maps: np.ndarray) -> np.ndarray:
+def without_edges(maps: np.ndarray) -> np.ndarray:
     """Maps (..., height, width) without an eighth of their side at every edge, where a layer answers to its padding."""
     edges = [round(side / 8) for side in maps.shape[-2:]]
     return maps[(..., *(slice(edge, side - edge) for edge, side in zip(edges, maps.shape[-2:], strict=True)))]

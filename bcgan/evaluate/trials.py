@@ -104,7 +104,7 @@ def run(
         train_options: What else `bcgan.classify.train.train` takes.
 
     Raises:
-        WorkError: the loss is no number any more.
+        WorkError: the loss is NaN or infinite.
     """
     model, part = path.with_suffix(".keras"), path.with_name(f"{path.stem}.part.npz")
     train(network, real, extra, held["validation"], settings, classifier_settings, seed, model, xla, **train_options)

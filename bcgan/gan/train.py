@@ -62,7 +62,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
 
     Raises:
         InputError: a class has no patch.
-        WorkError: a loss is no number any more, or the GAN collapsed and `on_collapse` is stop; the last checkpoint
+        WorkError: a loss is NaN or infinite, or the GAN collapsed and `on_collapse` is stop; the last checkpoint
             is kept.
     """
     for label in (0, 1):
@@ -89,7 +89,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
             values = {name: float(value) for name, value in step_function(step, real, classes).items()}
             if not np.isfinite(list(values.values())).all():
                 raise WorkError(
-                    f"gan: a loss is no number any more at step {done} ({values}). No model was written; "
+                    f"gan: a loss is NaN or infinite at step {done} ({values}). No model was written; "
                     "lower gan.discriminator_rate and gan.generator_rate, or set precision=float32."
                 )
             if int(step) % LOG_EVERY == 0 or done == settings.steps:

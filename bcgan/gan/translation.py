@@ -46,7 +46,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
         labels: integers, (n,). 0 benign, 1 malignant.
 
     Raises:
-        WorkError: a loss is no number any more; the last checkpoint is kept.
+        WorkError: a loss is NaN or infinite; the last checkpoint is kept.
     """
     state = _build_translation_state(settings.width)
     optimizers = {
@@ -74,7 +74,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
             done = int(step) + 1
             if not np.isfinite(list(values.values())).all():
                 raise WorkError(
-                    f"translate: a loss is no number any more at step {done} ({values}). No model was written; "
+                    f"translate: a loss is NaN or infinite at step {done} ({values}). No model was written; "
                     "lower translate.rate, or set precision=float32."
                 )
             if int(step) % LOG_EVERY == 0 or done == settings.steps:

@@ -9,7 +9,7 @@ from bcgan.errors import InputError
 from bcgan.experiment import Classifier
 from bcgan.models.cnn import cnn
 from bcgan.models.critic import frozen_features, judged_features
-from bcgan.models.efficientnet_lite import inside, start_from, transferred, tune
+from bcgan.models.efficientnet_lite import backbone, start_from, transfer_network, tune
 from bcgan.models.gan_resnet import gan_only, gan_resnet
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet50 import resnet50
@@ -38,7 +38,7 @@ def of_run(name: str, root: Path, size: int = 50, classifier_settings: Classifie
         tune(further_maps)
     network = classifier(name, size, gan_discriminator, classifier_settings, name != "simclr", further_maps)
     if name == "simclr":
-        start_from(inside(network), root / "pretrain" / "simclr.keras")
+        start_from(backbone(network), root / "pretrain" / "simclr.keras")
     return network
 
 
@@ -76,7 +76,8 @@ def classifier(
         "resnet50": lambda: resnet50(size, classifier_settings.weights),
         "cnn": lambda: cnn(size),
     } | dict.fromkeys(
-        ("efficientnet_lite", "student", "simclr"), lambda: transferred(size, pretrained, classifier_settings.enlarged)
+        ("efficientnet_lite", "student", "simclr"),
+        lambda: transfer_network(size, pretrained, classifier_settings.enlarged),
     )
     if name not in builders:
         raise ValueError(f"name must be one of {', '.join(builders)}. Received: name={name!r}")

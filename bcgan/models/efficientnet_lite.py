@@ -70,7 +70,7 @@ def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = T
     return network
 
 
-def transferred(size: int = 50, weights: bool = True, enlarged: int = 100) -> keras.Model:
+def transfer_network(size: int = 50, weights: bool = True, enlarged: int = 100) -> keras.Model:
     """EfficientNet-Lite0 with ImageNet's weights, to be tuned on patches that are enlarged first.
 
     Its batch normalisations keep ImageNet's statistics and scales, which makes a training step almost twice as fast
@@ -92,13 +92,13 @@ def transferred(size: int = 50, weights: bool = True, enlarged: int = 100) -> ke
     return keras.Model(image, x, name="transferred")
 
 
-def inside(network: keras.Model) -> keras.Model:
-    """Of a `transferred` network the EfficientNet-Lite: images at its own size to pooled features."""
+def backbone(network: keras.Model) -> keras.Model:
+    """Of a `transfer_network` network the EfficientNet-Lite: images at its own size to pooled features."""
     return next(layer for layer in network.layers if isinstance(layer, keras.Model))
 
 
 def start_from(network: keras.Model, path: Path) -> keras.Model:
-    """Give a `transferred` network the weights in a file, those of the EfficientNet-Lite that `inside` finds.
+    """Give a `transfer_network` network the weights in a file, those of the EfficientNet-Lite that `backbone` finds.
 
     Raises:
         InputError: the file is missing, or holds another network.
@@ -106,7 +106,7 @@ def start_from(network: keras.Model, path: Path) -> keras.Model:
     if not path.exists():
         raise InputError(f"{path} is missing, which simclr starts from. Train it: bcgan run ... --force pretrain.")
     try:
-        inside(network).set_weights(load_model(path).get_weights())
+        backbone(network).set_weights(load_model(path).get_weights())
     except ValueError as error:
         raise InputError(f"{path} holds another network than simclr's. Use a file that bcgan wrote.") from error
     return network

@@ -19,7 +19,7 @@ def save(path: Path, step: int, groups: Groups) -> None:
         groups: {name: variables}. Keras variables, of models and of optimizers alike.
 
     Raises:
-        WorkError: a weight is no number any more, or the disk is full or cannot be written; the last good file is left
+        WorkError: a weight is NaN or infinite, or the disk is full or cannot be written; the last good file is left
             as it was.
     """
     arrays = {f"{name}/{i}": np.asarray(variable) for name, group in groups.items() for i, variable in enumerate(group)}
@@ -38,7 +38,7 @@ def _refuse_nonsense(path: Path, arrays: Iterable[np.ndarray]) -> None:
     # bfloat16 is no type of NumPy's own, hence the cast.
     if not all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
         raise WorkError(
-            f"{path} was not written: a weight is no number any more. Lower the rates of that training, or set "
+            f"{path} was not written: a weight is NaN or infinite. Lower the rates of that training, or set "
             "precision=float32; it goes on from its last checkpoint."
         )
 
@@ -74,7 +74,7 @@ def save_model(model: keras.Model, path: Path) -> None:
     """Write `.keras` atomically; the file holds no code.
 
     Raises:
-        WorkError: a weight is no number any more.
+        WorkError: a weight is NaN or infinite.
     """
     _refuse_nonsense(path, model.get_weights())
     part = path.with_name(path.stem + ".part.keras")

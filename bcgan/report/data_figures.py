@@ -287,13 +287,16 @@ def faults(run: Run) -> Drawn:
 
 
 def some_patches(run: Run, label: int, number: int) -> tuple[np.ndarray, list[str]]:
-    """Patches of a class, from as many patients as there are; the same ones for the same seed."""
+    """Return `number` training patches of a class and their ids, from as many patients as possible; by the seed.
+
+    Synthetic ones where patient images may not be shown: the last ones, as the figure `gan_samples` has the first.
+    """
     rng = np.random.default_rng(run.experiment.seed)
     if not run.patient_images:
-        rows = np.flatnonzero(run.synthetic["labels"] == label)[-number:]  # the first ones are in `gan_samples`
+        rows = np.flatnonzero(run.synthetic["labels"] == label)[-number:]
         return run.synthetic["images"][rows], [f"synthetic {row}" for row in rows]
     index = run.store.index
-    unpadded = (index["height"] == index["width"]) | (data.native_size(run.experiment.data) is None)  # not padded
+    unpadded = (index["height"] == index["width"]) | (data.native_size(run.experiment.data) is None)
     rows = index[(index["role"] == "train") & (index["label"] == label) & unpadded]
     rows = rows.sample(frac=1, random_state=int(rng.integers(2**31)))
     # One patch of each patient first, then the others.

@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan.data.records import CLASSES
-from bcgan.evaluate.explanations import LEVELS, TRUTHS, inside
+from bcgan.evaluate.explanations import LEVELS, TRUTHS, without_edges
 from bcgan.evaluate.intervals import describe
 from bcgan.report import tables
 from bcgan.report.run import Run
@@ -152,7 +152,7 @@ def feature_maps(run: Run) -> Drawn:
         show_patch(grid[0, first], run.explained[f"{kind}_images"][place])
         grid[0, first].set_title(name.capitalize(), fontsize=10, color=CLASS_COLOURS[name])
         for line, (layer, maps) in zip(grid, by_layer.items(), strict=True):
-            maps = inside(maps.astype(np.float32))  # the edges' values would take the whole scale
+            maps = without_edges(maps.astype(np.float32))  # the edges' values would take the whole scale
             for channel, (both, axes) in enumerate(zip(maps, line[first + 1 :], strict=False)):
                 axes.imshow(both[side], cmap="viridis", vmin=both.min(), vmax=both.max(), interpolation="none")
                 values = both[side]

@@ -297,7 +297,7 @@ def _kid(run: Run) -> str:
 
 def _layout_limit(run: Run) -> str:
     """What the collapse of layouts looks like: patches of a class that are dark and bright at the same places."""
-    layouts = run.layouts()
+    layouts = run.layout_sameness()
     if max(np.subtract(layouts["synthetic"], layouts["real"])) < ALIKE:
         return ""
     synthetic, real = (

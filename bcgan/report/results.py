@@ -11,7 +11,7 @@ SCHEMA = 1
 
 def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
     """The contract's keys and the settings: protocol, table1, classifiers, gan, leak_audit, environment, seconds."""
-    synthetic, real = (float(np.mean(two)) for two in run.layouts().values())
+    synthetic, real = (float(np.mean(two)) for two in run.layout_sameness().values())
     layouts = {"value": synthetic, "floor": real, "ceiling": 1.0, "samples": len(run.synthetic["labels"])}
     return {
         "schema": SCHEMA,

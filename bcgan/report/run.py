@@ -118,7 +118,7 @@ class Run(NamedTuple):
         late_text = f", the last {gan.late:,} judged by a new critic," if gan.late else ""
         return f"The GAN learnt in {gan.steps:,} steps of {gan.batch} patches{late_text} from {self.said('train')}."
 
-    def layouts(self) -> dict[str, list[float]]:
+    def layout_sameness(self) -> dict[str, list[float]]:
         """How alike the layouts of two patches of a class are, benign and malignant: synthetic, real training ones."""
         index = self.store.index[self.store.index["role"] == "train"]
         image_sets = {

@@ -254,11 +254,11 @@ def learning_curve(run: Run) -> Drawn:
         of_arm = table[(table["arm"] == arm) & (table["metric"] == "balanced_accuracy")]
         shift = 0.09 * (names.index(arm) - 2)
         places = np.arange(len(shares)) + shift
-        _bars(levels, places, of_arm, ARM_COLOURS[arm], ARM_NAMES[arm])
+        _error_bars(levels, places, of_arm, ARM_COLOURS[arm], ARM_NAMES[arm])
         against = pd.DataFrame([d for d in curve["differences"] if d["arm"] == arm])
         if len(against):
             of_arm = against[against["metric"] == "balanced_accuracy"]
-            _bars(gains, places, of_arm, ARM_COLOURS[arm], None)
+            _error_bars(gains, places, of_arm, ARM_COLOURS[arm], None)
     patients = [int(table.loc[table["share"] == share, "patients"].iloc[0]) for share in shares]
     for axes in (levels, gains):
         axes.set_xticks(range(len(shares)), [f"{s:.0%}\n({n})" for s, n in zip(shares, patients, strict=True)])
@@ -283,7 +283,7 @@ def learning_curve(run: Run) -> Drawn:
     return Drawn(figure, numbers, "Synthetic patches where patients are few", caption)
 
 
-def _bars(axes, places: np.ndarray, estimates: pd.DataFrame, colour: str, name: str | None) -> None:
+def _error_bars(axes, places: np.ndarray, estimates: pd.DataFrame, colour: str, name: str | None) -> None:
     value, low, high = (estimates[key].to_numpy(float) for key in ("value", "low", "high"))
     ends = np.clip((value - low, high - value), 0, None)  # a mean may lie outside the percentiles of its resamples
     axes.errorbar(places, value, ends, fmt="o", ms=4, color=colour, lw=1.5, label=name)

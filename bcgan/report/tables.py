@@ -114,7 +114,7 @@ def gan_scores(run: Run) -> pd.DataFrame:
             f"{REFERENCES[key]} {score[key]:.3g}" for key in REFERENCES if score.get(key) is not None
         )
         rows.append((title, BETTER.get(name, "higher"), value, real, worst, references, score["samples"]))
-    synthetic, real = (f"{np.mean(two):.3f}" for two in run.layouts().values())
+    synthetic, real = (f"{np.mean(two):.3f}" for two in run.layout_sameness().values())
     rows.append((
         "Correlation of the layouts of two patches of a class", "as real ones", synthetic, real, "1", "",
         len(run.synthetic["labels"]),

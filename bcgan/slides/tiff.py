@@ -369,6 +369,7 @@ def _main_series(tiff: tifffile.TiffFile, ome: list[dict[str, Any]]) -> int:
 
 
 def _series_name(tiff: tifffile.TiffFile, ome: list[dict[str, Any]], number: int) -> str:
+    """Return the name of series `number`: OME's where the file has OME metadata, whose images are in that order."""
     return (ome[number]["name"] if number < len(ome) else tiff.series[number].name) or ""
 
 

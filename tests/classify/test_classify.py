@@ -86,7 +86,7 @@ def test_a_small_batch_keeps_a_real_patch(tmp_path):
 
 def test_a_diverging_loss_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(classify, "loss", lambda logits, *rest: tf.reduce_mean(logits) * float("nan"))
-    with pytest.raises(WorkError, match=r"cnn.*no number any more in epoch 1.*rate"):
+    with pytest.raises(WorkError, match=r"cnn.*NaN or infinite in epoch 1.*rate"):
         train(tmp_path / "cnn.keras")
     assert not (tmp_path / "cnn.keras").exists()
 
@@ -94,7 +94,7 @@ def test_a_diverging_loss_is_named(tmp_path, monkeypatch):
 def test_a_network_that_says_no_number_is_named(tmp_path, monkeypatch):
     """The losses of an epoch are from before its last update."""
     monkeypatch.setattr(classify, "scorer", lambda network: lambda images: np.full(len(images), np.nan))
-    with pytest.raises(WorkError, match=r"cnn.*no number any more in epoch 1.*rate"):
+    with pytest.raises(WorkError, match=r"cnn.*NaN or infinite in epoch 1.*rate"):
         train(tmp_path / "cnn.keras")
 
 

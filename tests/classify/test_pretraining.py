@@ -10,7 +10,7 @@ from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Pretrain
 from bcgan.models import weights
 from bcgan.models.classifier import of_run
-from bcgan.models.efficientnet_lite import efficientnet_lite, inside, installed
+from bcgan.models.efficientnet_lite import backbone, efficientnet_lite, installed
 from bcgan.preprocess.store import Store
 from tests.digest import digest
 
@@ -102,7 +102,7 @@ def test_it_learns_to_find_the_other_view(tmp_path):
 def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):
     nonsense = (float("nan"), 0.0)
     monkeypatch.setattr(pretraining, "make_step", lambda *given: lambda step, images: nonsense)
-    with pytest.raises(WorkError, match=r"no number any more at step 1.*pretrain\.rate"):
+    with pytest.raises(WorkError, match=r"NaN or infinite at step 1.*pretrain\.rate"):
         pretraining.train(IMAGES, TINY, 5, tmp_path, False)
     assert not list(tmp_path.glob("*.keras"))
 
@@ -115,7 +115,7 @@ def test_the_classifier_starts_from_what_was_left(tmp_path):
     keras.utils.set_random_seed(3)
     left = efficientnet_lite("lite0", weights=False)
     weights.save_small(left, tmp_path / "pretrain" / "simclr.keras")
-    found = inside(inside(of_run("simclr", tmp_path)))
+    found = backbone(backbone(of_run("simclr", tmp_path)))
     for one, other in zip(found.get_weights(), left.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3, rtol=1e-3)
     weights.save_small(efficientnet_lite("lite2", weights=False), tmp_path / "pretrain" / "simclr.keras")

@@ -78,7 +78,7 @@ def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train", stand_in)
     monkeypatch.setattr(teaching, "taught", lambda *_: taught)
     monkeypatch.setattr(teaching, "unlisted", lambda *_: np.arange(4))
-    monkeypatch.setattr("bcgan.models.classifier.transferred", lambda size, *_: keras.Sequential(
+    monkeypatch.setattr("bcgan.models.classifier.transfer_network", lambda size, *_: keras.Sequential(
         [keras.Input((size, size, 3)), keras.layers.GlobalAveragePooling2D()]))  # fmt: skip
     monkeypatch.chdir(finished)
     models = "classify.models={student: {taught: 0.5}, cnn: {}}"

@@ -130,7 +130,7 @@ def test_the_published_weights_give_features_that_differ_between_images():
 
 
 def test_transfer_sees_patches_enlarged_and_tunes_all_but_the_normalisations():
-    network = lite.transferred(50, weights=False, enlarged=64)
+    network = lite.transfer_network(50, weights=False, enlarged=64)
     inner = network.get_layer("efficientnet_lite0")
     assert inner.input_shape == (None, 64, 64, 3)
     tuned = {variable.path.split("/")[0] for variable in inner.trainable_variables}

@@ -41,7 +41,7 @@ def test_weights_that_are_no_number_are_not_written(tmp_path):
     path, groups = tmp_path / "c.npz", {"a": variables(0)}
     weights.save(path, 1, groups)
     groups["a"][1].assign(np.full((2, 3), np.nan))
-    with pytest.raises(WorkError, match=r"c\.npz was not written: a weight is no number any more"):
+    with pytest.raises(WorkError, match=r"c\.npz was not written: a weight is NaN or infinite"):
         weights.save(path, 2, groups)
     assert weights.restore(path, {"a": variables(1)}) == 1
     network = classifier("cnn", 32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bcgan import experiment
-from bcgan.evaluate.explanations import CHANNELS, _liveliest, feature_maps, inside
+from bcgan.evaluate.explanations import CHANNELS, _liveliest, feature_maps, without_edges
 from bcgan.models.classifier import classifier
 from bcgan.models.discriminator import discriminator
 from bcgan.report import cards, data_figures, explanation_figures, gan_figures, style, tables
@@ -97,7 +97,7 @@ def test_edges_choose_no_channel_and_no_scale(run):
     maps[:, 0, :, 0] = 100
     maps[:, 6, :, 1] = 1
     np.testing.assert_array_equal(_liveliest(maps)[0], maps[..., 1])
-    assert [inside(np.zeros((side, side))).shape[0] for side in (25, 13, 7, 4, 1)] == [19, 9, 5, 4, 1]
+    assert [without_edges(np.zeros((side, side))).shape[0] for side in (25, 13, 7, 4, 1)] == [19, 9, 5, 4, 1]
     explained = {name: one.copy() if "_features_" in name else one for name, one in run.explained.items()}
     explained["real_features_block1"][..., 0, :] = 1000
     drawn = explanation_figures.feature_maps(run._replace(explained=explained))
