@@ -92,10 +92,10 @@ def gan(run: Run) -> Drawn:
         ((make, "Generator", "generator"), (discriminator_blocks, "Discriminator", "discriminator"))
     ):
         axes = figure.add_subplot(2, 1, place + 1)
-        _chain(axes, part, COLOURS[colour])
+        _draw_blocks(axes, part, COLOURS[colour])
         axes.set_title(f"{title}: {part['parameters'].sum():,} parameters in these blocks")
     table = pd.concat([make.assign(network="generator"), discriminator_blocks.assign(network="discriminator")])
-    return Drawn(figure, _flat(table),
+    return Drawn(figure, _shapes_as_text(table),
         "The GAN (the paper's Fig. 4)", (
         "Blocks of the two networks as this run built them, with their output shapes and parameters; boxes are as high "
         "as their maps, vectors thin. "
@@ -108,9 +108,9 @@ def gan(run: Run) -> Drawn:
 def resnet(_run: Run) -> Drawn:
     part = blocks(resnet_table1())
     figure, axes = style.plt.subplots(figsize=(10, 3.2))
-    _chain(axes, part, COLOURS["resnet"])
+    _draw_blocks(axes, part, COLOURS["resnet"])
     axes.set_title(f"{part['parameters'].sum():,} parameters, as the paper's Table 1 has them")
-    return Drawn(figure, _flat(part), "The ResNet's features (the paper's Fig. 5)", (
+    return Drawn(figure, _shapes_as_text(part), "The ResNet's features (the paper's Fig. 5)", (
         "Table 1's bottleneck ResNet, from patch to 1,000 units; each block with its output shape and parameters. A "
         "bottleneck is 1x1, 3x3 and 1x1 convolutions beside a shortcut without parameters."
     ))  # fmt: skip
@@ -138,10 +138,10 @@ def integration(run: Run) -> Drawn:
     figure = style.plt.figure(figsize=(10, 2.7 * len(rows)))
     for number, (chain, colour, title) in enumerate(rows):
         axes = figure.add_subplot(len(rows), 1, number + 1)
-        _chain(axes, chain, COLOURS[colour], from_above="features")
+        _draw_blocks(axes, chain, COLOURS[colour], from_above="features")
         axes.set_title(title)
     numbers = [chain.assign(network=colour) for chain, colour, _ in rows]
-    return Drawn(figure, _flat(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
+    return Drawn(figure, _shapes_as_text(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
         f"The discriminator's map {JOINED_BLOCK} joins the ResNet behind its stem: it is projected to as many channels "
         "and added through a gate that starts at zero, so that at the start the network is Table 1's alone. "
         + ("Beside it join three maps of the GAN's second judge, a critic on EfficientNet-Lite0, brought to that size. "
@@ -186,7 +186,7 @@ def _link(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     axes.add_patch(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=11, color=style.MUTED, shrinkA=0, shrinkB=0))
 
 
-def _chain(axes, part: pd.DataFrame, colour: str, from_above: str = "") -> None:
+def _draw_blocks(axes, part: pd.DataFrame, colour: str, from_above: str = "") -> None:
     """A row of boxes, as high as their maps, each with its name above and its shape and parameters below. What the
     block `from_above` takes comes from another row, and what is before it goes on around it."""
     axes.axis("off")
@@ -216,5 +216,5 @@ def _title(block: str) -> str:
     return TITLES.get(block, f"{name} {block[len(name) :]}".strip())
 
 
-def _flat(part: pd.DataFrame) -> pd.DataFrame:
+def _shapes_as_text(part: pd.DataFrame) -> pd.DataFrame:
     return part.assign(output=part["output"].map(lambda shape: "x".join(map(str, shape))))

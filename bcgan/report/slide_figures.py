@@ -134,7 +134,12 @@ def _squares(place: np.ndarray, values: np.ndarray, threshold: float) -> np.ndar
 
 
 def _mosaic(patches: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """The patches, uint8, at their places in TISSUE pixels each, on white; uint8, (height, width, 3)."""
+    """Return the patches at their places, TISSUE pixels a side each, on white: uint8, (height, width, 3).
+
+    Args:
+        patches: uint8, (n, side, side, 3).
+        place: integers, (n, 2). Column and row, in patches.
+    """
     width, height = place.max(0) + 1
     picture = np.full((height, TISSUE, width, TISSUE, 3), 255, np.uint8)
     picture[place[:, 1], :, place[:, 0]] = at_size(patches, TISSUE)

@@ -103,7 +103,11 @@ def patient_style(rng: np.random.Generator) -> PatientStyle:
 
 
 def scan(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
-    """Beer-Lambert absorption at canvas resolution, then area average, blur, gamma, noise: uint8 RGB."""
+    """Turn a canvas into an image, uint8 (size, size, 3), RGB.
+
+    Beer-Lambert absorption at canvas resolution, then area average, blur, gamma, noise. `Canvas` says what the
+    channels of ground and nuclear are; those of stain are haematoxylin and eosin.
+    """
     style, ground, nuclear = canvas.style, canvas.ground, canvas.nuclear
     mottle = 1.0 + 0.16 * _noise(rng, canvas.side, "fine") + 0.10 * _noise(rng, canvas.side, "coarse")
     covered = nuclear[..., 2]
@@ -343,8 +347,11 @@ def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=
 
 
 def add_fat(canvas: Canvas, rng: np.random.Generator, spared: np.ndarray) -> None:
-    """Open fat vacuoles, 20 to 34 px wide, between thin membranes, outside the region ``spared``."""
-    cells = lattice(canvas, rng, rng.uniform(20, 34), 0.16, margin=40.0)  # cells outside shape those inside
+    """Draw fat vacuoles, 20 to 34 px wide, between thin membranes, outside the region ``spared``.
+
+    A vacuole is a Voronoi cell. Membranes are where the nearest two centres are equally far.
+    """
+    cells = lattice(canvas, rng, rng.uniform(20, 34), 0.16, margin=40.0)  # a margin: its cells border on those inside
     axis = np.arange(canvas.size, dtype=np.float32) + 0.5
     gap = np.hypot(axis[None, :, None] - cells[:, 0], axis[:, None, None] - cells[:, 1]).astype(np.float32)
     gap = np.partition(gap, 1, axis=2)
