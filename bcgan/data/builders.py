@@ -38,7 +38,7 @@ def patch_info(
 def patch_examples(records: Iterable[Record]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Iterate over TFDS's (key, example) pairs.
 
-    An 8-bit RGB PNG goes in as it is; any other image, which TFDS would not decode or not alike, as its pixels.
+    An opaque 8-bit RGB PNG goes in as it is; any other image, which TFDS would not decode or not alike, as its pixels.
     """
     for record in records:
         yield (
@@ -56,8 +56,9 @@ def patch_examples(records: Iterable[Record]) -> Iterator[tuple[str, dict[str, A
 
 def _image(record: Record) -> io.BytesIO | np.ndarray:
     data = record.read()
-    plain = data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24:26] == bytes((8, RGB))
-    return io.BytesIO(data) if plain else decode_image(data, record.path)
+    is_plain = data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24:26] == bytes((8, RGB))
+    is_plain = is_plain and b"tRNS" not in data.partition(b"IDAT")[0]  # one colour may be transparent without alpha
+    return io.BytesIO(data) if is_plain else decode_image(data, record.path)
 
 
 def seed_of(*parts: object) -> int:

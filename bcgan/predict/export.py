@@ -3,6 +3,7 @@
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -224,7 +225,7 @@ def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int])
                for key in ("patients", "patches")},
         },
         figures={},
-        explanations=_explanation_tests(root),
+        **_explanation_tests(experiment, root),
         sha256={},
     )  # fmt: skip
     reference_cnn, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")
@@ -254,20 +255,25 @@ def _scale(experiment: Experiment, index: pd.DataFrame, patch_size: int) -> Mode
     return ModelScale(patch_size, mpp and mpp * downsample, image_size, downsample)
 
 
-def _explanation_tests(root: Path) -> dict[str, bool]:
-    """Which explanation methods beat a map of noise, by deletion and by insertion, on the proposed classifier."""
+def _explanation_tests(experiment: Experiment, root: Path) -> dict[str, Any]:
+    """Return the card's `explanations` and `explained_network`, the classifier that the stage evaluate tested.
+
+    A method passes if it beats a map of noise by deletion and by insertion: its mean lies beyond the noise's interval.
+    """
     path = root / "evaluate" / "explanations.json"
     if not path.exists():
         return {}
     results = runs.read_json(path)
     noise = results["random"]
-    return {
+    passed = {
         method: values["deletion"]["value"] < noise["deletion"]["low"]
         and values["insertion"]["value"] > noise["insertion"]["high"]
         for method, values in results.items()
         if isinstance(values, dict) and method != "random"
         and None not in (noise["deletion"]["low"], noise["insertion"]["high"])
     }  # fmt: skip
+    network = f"{results['classifier']}, seed {results['seed']}, of {experiment.name}"
+    return {"explanations": passed, "explained_network": network}
 
 
 def _calls(labels: np.ndarray, probabilities: np.ndarray) -> Calls:

@@ -70,7 +70,7 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
 
 
 def describe_test(card: Card, method: str) -> str:
-    """Whether an explanation method passed its test on the network that this one follows."""
+    """Return whether an explanation method passed its test, on the network that the card names."""
     passed = card.explanations.get(method)
     return {True: "passed its test", False: "failed its test", None: "not tested"}[passed]
 

@@ -62,7 +62,8 @@ class Card(BaseModel):
     trained: dict[str, int | str | list[str]]  # experiment, data, networks, patients, patches
     figures: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
     sha256: dict[str, str]
-    explanations: dict[str, bool] = {}  # explanation method: whether it passed its test on the run's network
+    explanations: dict[str, bool] = {}  # explanation method: whether it passed its test
+    explained_network: str = ""  # the network that those tests were made on, which is not the exported ensemble
     litert: float | None = None  # how far the .tflite files' probabilities are from Keras's; None: no such files
 
     @model_validator(mode="before")

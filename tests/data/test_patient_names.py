@@ -1,10 +1,7 @@
 """One patient under any spelling, in any archive and list, is one patient; or the two spellings are named."""
 
-import io
 import json
-import tarfile
 import unicodedata
-import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +12,7 @@ from bcgan.data import splits
 from bcgan.data.patients import check_spellings, normalize_patient
 from bcgan.errors import InputError
 from bcgan.experiment import Data
-from tests.slides.test_archives import without_flag
+from tests.slides.test_archives import tarred, without_flag, zipped
 
 PATIENTS = [f"Zoé {number}" for number in range(1, 13)]
 ROLES = {"train": PATIENTS[:8], "validation": PATIENTS[8:10], "test": PATIENTS[10:]}
@@ -36,24 +33,6 @@ def files_of(spelling: str) -> dict[str, bytes]:
     names = (f"{SPELLINGS[spelling](patient)}/{label}/{number}.png" for patient in PATIENTS
              for label in (0, 1) for number in range(2))  # fmt: skip
     return {name: name.encode() for name in names}
-
-
-def zipped(files: dict[str, bytes], separator: str = "/") -> bytes:
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name.replace("/", separator), content)
-    return target.getvalue()
-
-
-def tarred(files: dict[str, bytes], mode: str) -> bytes:
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode=mode) as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return target.getvalue()
 
 
 PLACES = {

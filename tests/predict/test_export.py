@@ -113,6 +113,26 @@ def prepare_images(folder: Path, sizes: list[tuple[int, int]], **data) -> Experi
     return asked
 
 
+def test_a_card_says_which_explanations_passed_and_on_which_network(tmp_path):
+    tiny = Experiment(name="tiny", data={"name": "idc"})
+    assert export._explanation_tests(tiny, tmp_path) == {}
+
+    def area(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.03, "high": value + 0.03}
+
+    results = {
+        "classifier": "cnn", "seed": 1, "patches": 96, "random": {"deletion": area(0.84), "insertion": area(0.84)},
+        "occlusion": {"deletion": area(0.68), "insertion": area(0.90)},
+        "grad_cam": {"deletion": area(0.70), "insertion": area(0.86)},  # within the noise's interval by insertion
+        "integrated_gradients": {"deletion": area(0.82), "insertion": area(0.90)},  # and by deletion
+    }  # fmt: skip
+    (tmp_path / "evaluate").mkdir()
+    runs.write_json(tmp_path / "evaluate/explanations.json", results)
+    card = export._explanation_tests(tiny, tmp_path)
+    assert card["explanations"] == {"occlusion": True, "grad_cam": False, "integrated_gradients": False}
+    assert card["explained_network"] == "cnn, seed 1, of tiny"
+
+
 def test_images_of_no_known_scale_are_not_exported(tmp_path):
     asked = prepare_images(tmp_path, [(60, 80)] * 5 + [(40, 80)])
     with pytest.raises(InputError, match="images of several sizes, 40 to 60 pixels a side, each brought to 50 pixels"):
