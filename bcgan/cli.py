@@ -75,10 +75,12 @@ def cli() -> None:  # `main` looks for --debug
 @cli.command()
 @experiment_options
 @click.option("--until", type=click.Choice(stages.NAMES), default=stages.LAST, help="The last stage to run.")
-@click.option("--force", type=click.Choice(stages.NAMES), multiple=True, help="Run a stage afresh; repeatable.")
+@click.option(
+    "--force", type=click.Choice(stages.NAMES), multiple=True, help="Run a stage again from the start; repeatable."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would run and why, and run nothing.")
 def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str, force, dry_run: bool) -> None:
-    """Run an experiment's stages; what is whole and current is skipped, what was interrupted goes on."""
+    """Run an experiment's stages; those that are up to date are skipped, an interrupted one resumes."""
     settings = experiment.load(name, overrides, data_dir)
     from bcgan import machine, progress, runs
 
@@ -91,12 +93,27 @@ def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str,
 @cli.command()
 @experiment_options
 def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
-    """Show which stages are whole, which would run, and why."""
+    """Show which stages are up to date, which would run, and why."""
     settings = experiment.load(name, overrides, data_dir)
     from bcgan import progress
 
     progress.start_log(None)
     execution.execute(settings, dry_run=True, until=stages.NAMES[-1])
+
+
+@cli.command()
+@click.argument("name", metavar="EXPERIMENT")
+def clean(name: str) -> None:
+    """Delete a run's cached trainings that its finished stages do not use, and unfinished stages."""
+    from bcgan import artifacts, progress, runs
+
+    progress.start_log(None)
+    root = runs.ROOT / name
+    if not root.is_dir():
+        raise InputError(f"{root} does not exist. Name an experiment that was run.")
+    with runs.lock(root):
+        freed = artifacts.prune(root)
+    progress.log.info("clean: %.1f MB freed in %s", freed / 1e6, root)
 
 
 @cli.command()
@@ -211,16 +228,18 @@ def predict(
         counts = predicting.predict(classifier, files, file, lines, mpp_of, Path(maps) if maps else None)
     if part != "-":
         Path(part).replace(out)
-    for position, calls in (
-        ("by itself", classifier.card.calls),
-        ("among its neighbours", classifier.card.context_calls),
+    for position, thresholds in (
+        ("by itself", classifier.card.thresholds),
+        ("among its neighbours", classifier.card.spatial_context_thresholds),
     ):
-        if calls:
+        if thresholds:
             progress.log.info(
-                "predict: a patch %s is called malignant from %.4f on, and not called between %.4f and %.4f",
-                position, calls.threshold, *calls.abstain,
+                "predict: a patch %s is malignant from %.4f on, and has no label between %.4f and %.4f",
+                position, thresholds.malignant, *thresholds.abstain_range,
             )  # fmt: skip
-    progress.log.info("predict: %s; %s", ", ".join(f"{n} {v}" for v, n in counts.items() if n), classifier.card.use)
+    progress.log.info(
+        "predict: %s; %s", ", ".join(f"{n} {v}" for v, n in counts.items() if n), classifier.card.intended_use
+    )
     if counts["unreadable"] or counts["out_of_distribution"] or counts["no_tissue"]:
         context.exit(3)
 
@@ -538,7 +557,7 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo(f"bcgan: {error}", err=True)
         code = 2 if isinstance(error, InputError) else 1
     except (KeyboardInterrupt, click.Abort):
-        click.echo("bcgan: interrupted; run the same command again to go on.", err=True)
+        click.echo("bcgan: interrupted; run the same command again to resume.", err=True)
         code = 130
     except MemoryError:
         if debug:

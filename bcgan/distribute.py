@@ -49,10 +49,10 @@ def prepare(experiment: Experiment) -> tf.distribute.Strategy:
     chosen = strategy(machine.choose_distribution(experiment, gpus)[0])
     count = chosen.num_replicas_in_sync
     for name in ("gan", "classify"):
-        batch = getattr(experiment, name).batch
+        batch = getattr(experiment, name).batch_size
         if not machine.shares(batch, count):
             raise InputError(
-                f"{name}.batch: {batch} cannot be shared by {count} replicas. Choose a multiple of {count}, "
+                f"{name}.batch_size: {batch} cannot be shared by {count} replicas. Choose a multiple of {count}, "
                 f"{machine.LEAST * count} or more."
             )
     return chosen
@@ -73,7 +73,7 @@ def scope(experiment: Experiment) -> Iterator[None]:
             raise
         reason = error.message.splitlines()[0].strip().rstrip(".")
         raise WorkError(
-            f"A worker was lost: {reason}. Start the same command on every worker again: it goes on from the last "
+            f"A worker was lost: {reason}. Start the same command on every worker again: it resumes from the last "
             "checkpoint."
         ) from error
 

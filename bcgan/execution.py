@@ -6,7 +6,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from bcgan import machine, runs, stages
+from bcgan import artifacts, machine, runs, stages
+from bcgan.artifacts import CACHE, Cache, StageRun
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 from bcgan.progress import log
@@ -19,14 +20,14 @@ def plan(experiment: Experiment, root: Path, force: tuple[str, ...] = ()) -> lis
     """Every stage with why it would run now, or None where it would be skipped."""
     planned, stale = [], set()
     for stage in stages.STAGES:
-        upstream = sorted({read.split("/")[0] for read in stage.reads} & stale)
+        upstream = sorted({read.split("/")[0] for read in stage.inputs} & stale)
         if stage.name in force:
             why = "forced"
         elif upstream:
             why = f"{' and '.join(upstream)} will run"
         else:
             key, _, _ = stages.key(stage, experiment, root)
-            why = runs.why_stale(root / stage.name, key)
+            why = artifacts.stale_reason(root / stage.name, key)
         if why:
             stale.add(stage.name)
         planned.append((stage, why))
@@ -46,8 +47,8 @@ def execute(
     if dry_run:
         for stage, why in plan(experiment, root, force)[: len(stages.up_to(until))]:
             reason = "" if stage in stages.up_to() else f" (asked for by --until {stage.name})"
-            state = f"would run: {why}{reason}" if why else "would be skipped: whole and current"
-            log.info("%-10s %s", stage.name, state)
+            state = f"would run: {why}{reason}" if why else "would be skipped: up to date"
+            log.info("%-16s %s", stage.name, state)
         return
     cluster = experiment.distribute != "off" and machine.cluster()
     if cluster and force:
@@ -65,38 +66,42 @@ def execute(
 
 
 def _bring_up_to_date(stage: stages.Stage, experiment: Experiment, root: Path, forced: bool) -> None:
-    """Run a stage, or say why not."""
+    """Run a stage, unless it is up to date."""
     folder = root / stage.name
     key, settings, inputs = stages.key(stage, experiment, root)
-    why = "forced" if forced else runs.why_stale(folder, key)
-    if why is None:
-        log.info("%s: skipped, whole and current", stage.name)
+    reason = "forced" if forced else artifacts.stale_reason(folder, key)
+    if reason is None:
+        log.info("%s: skipped, up to date", stage.name)
         return
-    if not forced and runs.undo(folder, key):
-        log.info("%s: skipped, what other settings had set aside is whole and current", stage.name)
-        return
-    log.info("%s: runs, %s", stage.name, why)
-    runs.begin(folder, key, inputs, forced)
-    began = time.monotonic()
+    log.info("%s: runs, %s", stage.name, reason)
+    run = StageRun(experiment, root, artifacts.partial_folder(folder), inputs, Cache(root, stage.name))
+    state, start_time = artifacts.unfinished(folder), time.monotonic()
+    if forced and not (state.get("key") == key and state.get("restarted")):
+        run.cache.clear()
+
+    def make(_: Path) -> dict[str, list[str]]:
+        stage.run(run)
+        return {"cache": sorted(run.cache.used)}
+
     try:
-        stage.run(experiment, root)
+        record = {"stage": stage.name, "settings": settings, "inputs": inputs}
+        artifacts.build(folder, key, make, record, forced)
     except InputError:
-        runs.undo(folder)
+        artifacts.discard_empty(folder)
         raise
     except Exception as error:
-        # TensorFlow's kind is known by its name: a stage without TensorFlow must not load it for this.
+        # TensorFlow's error is recognised by its name, so that stages without TensorFlow need not import it.
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
         raise WorkError(
             f"{stage.name}: out of memory. Lower {stage.memory_setting}, or close other programs, and run it again."
         ) from error
-    runs.finish(folder, key, stage.name, settings, inputs, began)
-    log.info("%s: done in %.0f s", stage.name, time.monotonic() - began)
+    log.info("%s: done in %.0f s", stage.name, time.monotonic() - start_time)
 
 
 def _where_it_lay(experiment: Experiment) -> Experiment:
     """Where nobody says where the data are, they are where `preprocess` found them."""
-    manifest = runs.ROOT / experiment.name / "preprocess" / runs.MANIFEST
+    manifest = runs.ROOT / experiment.name / "preprocess" / artifacts.MANIFEST
     try:
         settings = runs.read_json(manifest)["settings"]["data"]
         places, same_data = tuple(map(Path, settings["dir"])), settings["name"] == experiment.data.name
@@ -105,7 +110,7 @@ def _where_it_lay(experiment: Experiment) -> Experiment:
     if experiment.data.dir or not (same_data and places and all(place.exists() for place in places)):
         return experiment
     log.info("data.dir: as before, %s", ":".join(map(str, places)))
-    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"dir": places})})
+    return experiment.replace(data=experiment.data.replace(dir=places))
 
 
 def follow(experiment: Experiment, root: Path, until: str) -> None:
@@ -118,11 +123,11 @@ def follow(experiment: Experiment, root: Path, until: str) -> None:
     root.mkdir(parents=True, exist_ok=True)
     began = time.time()
     for number, stage in enumerate(stages.up_to(until)):
-        taken_part, waits_since, lost_since = not stage.shared, time.monotonic(), None
+        taken_part, waits_since, lost_since = not stage.distributed, time.monotonic(), None
         # Its inputs are whole, but for those of the first stage, so that the key stays what it is.
         key = stages.key(stage, experiment, root)[0]
-        while why := runs.why_stale(root / stage.name, key):
-            if not taken_part and runs.unfinished(root / stage.name, "key") == key:
+        while why := artifacts.stale_reason(root / stage.name, key):
+            if not taken_part and artifacts.unfinished(root / stage.name).get("key") == key:
                 log.info("%s: takes part, %s", stage.name, why)
                 _take_part(stage, experiment, root)
                 taken_part, waits_since = True, time.monotonic()
@@ -131,7 +136,10 @@ def follow(experiment: Experiment, root: Path, until: str) -> None:
                 raise WorkError(
                     f"{root}: the first worker does not run there. Start it, and see that both share this folder."
                 )
-            later = [root / later_stage.name / runs.UNFINISHED for later_stage in stages.STAGES[number + 1 :]]
+            later = [
+                artifacts.partial_folder(root / later_stage.name) / artifacts.STATE
+                for later_stage in stages.STAGES[number + 1 :]
+            ]
             if time.monotonic() - waits_since > GRACE and any(p.exists() and p.stat().st_mtime > began for p in later):
                 raise WorkError(
                     f"{root / stage.name}: the first worker went on with other settings or data. Give every worker "
@@ -141,13 +149,18 @@ def follow(experiment: Experiment, root: Path, until: str) -> None:
 
 
 def _take_part(stage: stages.Stage, experiment: Experiment, root: Path) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        for folder in (place for place in root.iterdir() if place.is_dir()):
-            if folder.name == stage.name:
-                shutil.copytree(folder, Path(scratch, folder.name))
-            else:
-                Path(scratch, folder.name).symlink_to(folder.resolve())
-        stage.run(experiment, Path(scratch))
+    """Run a distributed stage in a scratch copy of the run, of which other stages' outputs are only linked."""
+    with tempfile.TemporaryDirectory() as scratch_name:
+        scratch = Path(scratch_name)
+        folder, cache = artifacts.partial_folder(root / stage.name), Cache(root, stage.name)
+        for path in (path for path in root.iterdir() if path.is_dir() and path.name not in (folder.name, CACHE)):
+            (scratch / path.name).symlink_to(path.resolve())
+        copies = {folder: scratch / folder.name, cache.folder: scratch / CACHE / stage.name}
+        for source, target in copies.items():
+            if source.exists():
+                shutil.copytree(source, target)
+        inputs = stages.key(stage, experiment, root)[2]
+        stage.run(StageRun(experiment, scratch, scratch / folder.name, inputs, Cache(scratch, stage.name)))
 
 
 def require(experiment: Experiment) -> tuple[Experiment, Path]:
@@ -160,13 +173,13 @@ def require(experiment: Experiment) -> tuple[Experiment, Path]:
     again = f"Run: make train EXPERIMENT={experiment.name}"
     ran = experiment.model_dump(mode="json")
     for name in (stage.name for stage in stages.up_to()):
-        if not (root / name / runs.MANIFEST).exists():
+        if not (root / name / artifacts.MANIFEST).exists():
             raise InputError(f"{root / name}: not finished. {again}")
-        for key, value in runs.read_json(root / name / runs.MANIFEST)["settings"].items():
-            ran[key] = ran[key] | value if isinstance(value, dict) else value  # UNSEEN ones stay
-    for name in ("factors", "folds", "learning_curve"):
-        if (root / name / runs.MANIFEST).exists():
-            variant = ran | {name: runs.read_json(root / name / runs.MANIFEST)["settings"][name]}
+        for key, value in runs.read_json(root / name / artifacts.MANIFEST)["settings"].items():
+            ran[key] = ran[key] | value if isinstance(value, dict) else value  # WITHOUT_EFFECT_ON_OUTPUTS ones stay
+    for name in ("ablation", "cross_validation", "learning_curve"):
+        if (root / name / artifacts.MANIFEST).exists():
+            variant = ran | {name: runs.read_json(root / name / artifacts.MANIFEST)["settings"][name]}
             with suppress(ValueError):  # of settings that no longer fit the others: the report leaves it out
                 Experiment.model_validate(variant)
                 ran = variant
@@ -175,6 +188,6 @@ def require(experiment: Experiment) -> tuple[Experiment, Path]:
     except ValueError as error:
         raise InputError(f"{root}: made with settings that this bcgan does not know. {again}") from error
     for stage in stages.up_to()[1:]:
-        if why := runs.why_stale(root / stage.name, stages.key(stage, experiment, root)[0]):
+        if why := artifacts.stale_reason(root / stage.name, stages.key(stage, experiment, root)[0]):
             raise InputError(f"{root / stage.name}: {why}. {again}")
     return experiment, root

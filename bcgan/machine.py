@@ -145,7 +145,7 @@ def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
         return "one", "the experiment says so"
     if workers := cluster():
         return "workers", f"TF_CONFIG names {len(workers['workers'])}"
-    batches = (experiment.gan.batch, experiment.classify.batch)
+    batches = (experiment.gan.batch_size, experiment.classify.batch_size)
     count = max((n for n in range(2, gpus + 1) if all(shares(batch, n) for batch in batches)), default=1)
     if count > 1:
         return f"mirrored {count}", f"of {gpus} GPUs as many as divide the batches of gan and classify"
@@ -183,8 +183,8 @@ def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
             "OPENBLAS_NUM_THREADS; NumPy's threads that wait for a busy core make a product up to 25 times as slow",
         ),
         "batch": (
-            f"{experiment.classify.batch}, GAN {experiment.gan.batch}",
-            "classify.batch and gan.batch of the experiment; no machine changes them",
+            f"{experiment.classify.batch_size}, GAN {experiment.gan.batch_size}",
+            "classify.batch_size and gan.batch_size of the experiment; no machine changes them",
         ),
         "deterministic": (experiment.profile == "repro", f"profile {experiment.profile}"),
     }

@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
+from bcgan.classifiers import CLASSIFIERS, with_simclr
 from bcgan.errors import InputError
 
 if TYPE_CHECKING:
     from bcgan.experiment import Experiment
 
-LITE = ("efficientnet_lite", "student", "simclr")  # classifiers that are an EfficientNet-Lite
 PREPARED = ("histology_phantom", "patch_camelyon")  # data sets that tensorflow-datasets makes or downloads
 MODEL = "classify.models.*."
+
+SETTING_OWNERS: dict[str, list[str]] = {}  # classifier setting: the only classifiers that read it
+for _name, _spec in CLASSIFIERS.items():
+    for _setting in _spec.own_settings:
+        SETTING_OWNERS.setdefault(_setting, []).append(_name)
 
 
 class Rule(NamedTuple):
@@ -37,7 +42,7 @@ class Rule(NamedTuple):
 
 
 def _trains_simclr(experiment: Experiment) -> bool:
-    return "simclr" in {*experiment.classify.models, *experiment.folds.networks}
+    return bool(with_simclr([*experiment.classify.models, *experiment.cross_validation.models]))
 
 
 def _translates(experiment: Experiment) -> bool:
@@ -52,48 +57,46 @@ def _under(parent: str, names: str) -> tuple[str, ...]:
 RULES = (
     Rule(("data.protocol",), lambda e, _: not (e.data.name == "patch_camelyon" and e.data.protocol == "extended"),
          "PatchCamelyon has no patients beside its authors' split", "set data.protocol=official or kfold"),
-    Rule(("data.folds",), lambda e, _: e.data.protocol == "kfold" or bool(e.folds.networks),
+    Rule(("data.num_folds",), lambda e, _: e.data.protocol == "kfold" or bool(e.cross_validation.models),
          "patients are split by lists", "set data.protocol=kfold"),
-    Rule(("data.fold",), lambda e, _: e.data.protocol == "kfold",
+    Rule(("data.test_fold",), lambda e, _: e.data.protocol == "kfold",
          "patients are split by lists", "set data.protocol=kfold"),
-    Rule(("data.lists",), lambda e, _: e.data.protocol != "kfold" and e.data.name != "patch_camelyon",
+    Rule(("data.split_dir",), lambda e, _: e.data.protocol != "kfold" and e.data.name != "patch_camelyon",
          "no lists are read under this data.protocol or of this data set", "set data.protocol=official or extended"),
     Rule(("data.magnification",), lambda e, _: e.data.name == "breakhis",
          "only BreaKHis has magnifications", "set data.name=breakhis"),
     Rule(("data.mpp", "data.classes", "data.labels"), lambda e, _: e.data.name == "patient_folder",
          "this data set has its own scale and classes", "set data.name=patient_folder"),
-    Rule(("data.similar_patients",), lambda e, _: e.data.name not in PREPARED or e.data.lists is not None,
+    Rule(("data.similar_patients",), lambda e, _: e.data.name not in PREPARED or e.data.split_dir is not None,
          "this data set's patients are not named by hand", "set data.name to another data set"),
-    Rule(_under("translate.", "batch width rate cycle identity average checkpoint_every"), lambda e, _: _translates(e),
+    Rule(_under("translate.", "batch_size base_channels learning_rate cycle_loss_weight identity_loss_weight ema_decay "
+                              "checkpoint_interval"), lambda e, _: _translates(e),
          "translate.steps is 0", "set translate.steps"),
-    Rule(("pretrain.steps", "pretrain.weights"), lambda e, _: _trains_simclr(e) or not e.pretrain.wanted,
-         "no classifier starts from it", "add simclr to classify.models or folds.networks"),
-    Rule(_under("pretrain.", "patients batch rate temperature stain_jitter colour_jitter smallest checkpoint_every"),
+    Rule(("pretrain.steps", "pretrain.weights"), lambda e, _: _trains_simclr(e) or not e.pretrain.is_enabled,
+         "no classifier starts from it", "add simclr to classify.models or cross_validation.models"),
+    Rule(_under("pretrain.", "include_unlisted batch_size learning_rate temperature stain_jitter color_jitter "
+                             "min_crop_scale checkpoint_interval"),
          lambda e, _: e.pretrain.steps > 0, "nothing is pretrained here",
          "set pretrain.steps and pretrain.weights=none"),
-    Rule((f"{MODEL}selected",), lambda e, name: e.classify.models[name].meets_synthetic,
-         "it is trained without synthetic patches", "set its synthetic"),
-    Rule((f"{MODEL}shortcut",), lambda _, name: name == "resnet34", "only resnet34 has such shortcuts",
-         "set it for resnet34"),
-    Rule((f"{MODEL}weights",), lambda _, name: name == "resnet50", "only resnet50 can start from other weights",
-         "set it for resnet50"),
-    Rule(_under(MODEL, "beside"), lambda _, name: name == "gan_resnet",
-         "nothing joins this classifier", "set it for gan_resnet"),
-    Rule(_under(MODEL, "enlarged"), lambda _, name: name in LITE, "it is no EfficientNet-Lite",
-         f"set it for one of {', '.join(LITE)}"),
-    Rule(("classify.teachers",), lambda e, _: any(model.taught for model in e.classify.models.values()),
-         "no classifier is taught", "set classify.models.student.taught"),
-    Rule(("learning_curve.synthetic",),
+    Rule((f"{MODEL}filter_synthetic",), lambda e, name: e.classify.models[name].uses_synthetic,
+         "it is trained without synthetic patches", "set its synthetic_fraction"),
+    *(Rule((f"{MODEL}{setting}",), lambda _, name, owners=owners: name in owners,
+           f"only {' and '.join(owners)} read it", f"set it for {owners[0]}")
+      for setting, owners in SETTING_OWNERS.items()),
+    Rule(("classify.teachers",), lambda e, _: any(model.distillation_fraction for model in e.classify.models.values()),
+         "no classifier has a distillation_fraction", "set classify.models.student.distillation_fraction"),
+    Rule(("learning_curve.synthetic_fraction",),
          lambda e, _: bool({"gan", "selected", "translation"} & set(e.learning_curve.arms)),
          "no arm adds synthetic patches", "add gan, selected or translation to learning_curve.arms"),
-    Rule(("learning_curve.gan_steps", "learning_curve.made"),
+    Rule(("learning_curve.gan_steps", "learning_curve.num_synthetic"),
          lambda e, _: bool({"gan", "selected"} & set(e.learning_curve.arms)),
          "no arm trains a GAN", "add gan or selected to learning_curve.arms"),
     Rule(("learning_curve.translate_steps",), lambda e, _: "translation" in e.learning_curve.arms,
          "no arm translates", "add translation to learning_curve.arms"),
-    Rule(_under("factors.", "network epochs seeds activation normalisation dropout"),
-         lambda e, _: bool(e.factors.levels), "factors.levels is empty", "set factors.levels"),
-    Rule(("folds.epochs",), lambda e, _: bool(e.folds.networks), "folds.networks is empty", "set folds.networks"),
+    Rule(_under("ablation.", "model epochs seeds activation normalization dropout"),
+         lambda e, _: bool(e.ablation.variants), "ablation.variants is empty", "set ablation.variants"),
+    Rule(("cross_validation.epochs",), lambda e, _: bool(e.cross_validation.models),
+         "cross_validation.models is empty", "set cross_validation.models"),
 )  # fmt: skip
 
 

@@ -1,26 +1,26 @@
 """The stages, what each reads and writes: the map of the program.
 
     images --preprocess--> uint8 store + index (patient, x, y, label, role) + audit + split
-           --gan---------> generator (averaged), discriminator, critic, sample grids, training log
-           --translate---> translators benign <-> malignant, training log; empty where translate.steps is 0
-           --features----> discriminator maps by block, referee, synthetic patches and which are selected, steering,
-                           density, ordering
-           --pretrain----> EfficientNet-Lite0 that has learnt from patches without labels; empty unless pretrain.steps
-                           or pretrain.weights asks for it
-           --classify----> a trained network a classifier and seed, training logs
+           --gan---------> generator (averaged), discriminator, projected discriminator, sample grids, training log
+           --translate---> translators benign <-> malignant, training log; empty if translate.steps is 0
+           --features----> discriminator maps by block, reference CNN, synthetic patches and which of them the quality
+                           filter accepts, directions that control them, nuclear density, patches sorted by it
+           --pretrain----> EfficientNet-Lite0 pretrained without labels; empty unless pretrain.steps or pretrain.weights
+           --classify----> a trained network for each classifier and seed, training logs
            --evaluate----> probabilities, metrics with intervals, thresholds, GAN scores, probes, counterfactuals,
                            leak audit
-           --factors-----> what each choice is worth, one changed at a time
-           --folds-------> cross-validation of whole trainings
-           --learning_curve-> what synthetic patches are worth where patients are few; hours long, as the two stages
-                           before it, and run only when asked for
            --report------> figures, tables, report.html, results.json
 
-A stage reads files that the stages before it wrote, never their objects, and writes into runs/<experiment>/<stage>/;
-the report, which anyone may render again at any time, writes into reports/<experiment>/.
-DVC, doit and Snakemake were weighed: DVC wants a Git repository and a second cache of every array, Snakemake a
-language and some forty packages, doit hashes files but knows no settings and no unfinished stage that resumes.
-What is left for us is the functions behind STAGES, bcgan/execution.py and bcgan/runs.py.
+    hours long, and run only with `make ablation`:
+           --ablation----> what each choice changes, one at a time
+           --cross_validation-> cross-validation of whole trainings
+           --learning_curve-> what synthetic patches add when there are few training patients
+
+A stage reads files that the stages before it wrote, never their objects, and writes runs/<experiment>/<stage>/. The
+report can be rendered again at any time; it writes reports/<experiment>/. `bcgan/execution.py` decides what runs, and
+`bcgan/artifacts.py` stores what was built.
+DVC, doit and Snakemake were considered. DVC needs a Git repository and a second cache of every array, Snakemake a
+language and some forty packages, and doit has neither settings nor unfinished stages that resume.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,45 +29,48 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from bcgan import machine, runs
-from bcgan.experiment import APART, TRAINING, UNSEEN, Data, Experiment
+from bcgan import artifacts, machine, runs
+from bcgan.artifacts import StageRun
+from bcgan.experiment import SET_BY_STAGE, TRAINING, WITHOUT_EFFECT_ON_OUTPUTS, Experiment, subset
 from bcgan.progress import log
+from bcgan.settings import Data
 from bcgan.slides.files import fingerprint
 
 
 @dataclass(frozen=True)
 class Stage:
-    """settings: the experiment's keys that change what comes out. reads: patterns of the files that go in, each
-    `<stage>/<file>`: a stage runs again when one of these changes, and only then. trains: for a stage of trainings of
-    its own, those of `classify.models` that it trains; the others, and how they are judged, are nothing to it."""
+    """A stage: its name, what its outputs depend on, and the function that runs it."""
 
     name: str
-    settings: tuple[str, ...]
-    reads: tuple[str, ...]
-    run: Callable[[Experiment, Path], None]
-    shared: bool = False  # whether all workers of a cluster take part
-    memory_setting: str = "classify.batch"  # the setting to lower where the memory does not suffice
-    trains: Callable[[Experiment], Iterable[str]] | None = None
+    settings: tuple[str, ...]  # keys of the experiment that its outputs depend on
+    inputs: tuple[str, ...]  # patterns `<stage>/<file>`; the stage runs again when one of these files changes
+    run: Callable[[StageRun], None]
+    distributed: bool = False  # whether all workers of a cluster take part
+    memory_setting: str = "classify.batch_size"  # the setting to lower if memory does not suffice
+    # Of `classify.models` those that the stage trains itself; the settings of others do not affect its key.
+    trained_models: Callable[[Experiment], Iterable[str]] | None = None
 
 
-def preprocess(experiment: Experiment, root: Path) -> None:
+def preprocess(run: StageRun) -> None:
     from bcgan.preprocess import store
 
-    store.build(experiment, root / "preprocess")
+    store.build(run.experiment, run.folder)
 
 
-def gan(experiment: Experiment, root: Path) -> None:
+def gan(run: StageRun) -> None:
+    experiment = run.experiment
     xla = machine.start(experiment)
     from bcgan import distribute
     from bcgan.gan.train import train
     from bcgan.preprocess import store
 
-    images, labels = store.of_role(store.load(root / "preprocess"), "train")
+    images, labels = store.of_role(store.load(run.root / "preprocess"), "train")
     with distribute.scope(experiment):
-        train(images, labels, experiment.gan, experiment.seed, root / "gan", xla and distribute.replicas() == 1)
+        train(images, labels, experiment.gan, experiment.seed, run.folder, xla and distribute.replicas() == 1)
 
 
-def translate(experiment: Experiment, root: Path) -> None:
+def translate(run: StageRun) -> None:
+    experiment = run.experiment
     if not experiment.translate.steps:
         log.info("translate: left out, translate.steps is 0")
         return
@@ -75,193 +78,163 @@ def translate(experiment: Experiment, root: Path) -> None:
     from bcgan.gan.translation import train
     from bcgan.preprocess import store
 
-    images, labels = store.of_role(store.load(root / "preprocess"), "train")
-    train(images, labels, experiment.translate, experiment.seed, root / "translate", xla)
+    images, labels = store.of_role(store.load(run.root / "preprocess"), "train")
+    train(images, labels, experiment.translate, experiment.seed, run.folder, xla)
 
 
-def features(experiment: Experiment, root: Path) -> None:
+def features(run: StageRun) -> None:
+    experiment, settings = run.experiment, run.experiment.features
     xla = machine.start(experiment)
     from functools import partial
 
-    from bcgan.classify import referee
-    from bcgan.gan import selection
+    from bcgan.classify import reference_cnn
+    from bcgan.gan import quality_filter
     from bcgan.gan.features import export
     from bcgan.preprocess import store
 
-    folder, settings = root / "features", experiment.features
-    patches = store.load(root / "preprocess")
-    real, validation = (referee.Patches(*store.of_role(patches, role)) for role in ("train", "validation"))
-    as_many = referee.as_many(real, settings.synthetic, experiment.seed)
-    steps, path = settings.referee.steps, folder / "referee.keras"
-    network = referee.trained(as_many, validation, steps, experiment.seed, path, xla)
-    chosen = referee.selector(network, as_many, settings.referee)
-    selection.save(chosen, folder / "selector.npz")
-    select = partial(referee.select, network, chosen)
+    patches = store.load(run.root / "preprocess")
+    real, validation = (reference_cnn.Patches(*store.of_role(patches, role)) for role in ("train", "validation"))
+    matched = reference_cnn.sample_matching(real, settings.num_synthetic, experiment.seed)
+    steps, path = settings.quality_filter.steps, run.folder / "reference_cnn.keras"
+    network = reference_cnn.load_or_train(matched, validation, steps, experiment.seed, path, xla)
+    fitted_filter = reference_cnn.fit_quality_filter(network, matched, settings.quality_filter)
+    quality_filter.save(fitted_filter, run.folder / "quality_filter.npz")
+    select = partial(reference_cnn.apply_quality_filter, network, fitted_filter)
     images = store.at_size(patches.images, store.GAN_SIZE)
-    export(images, patches.index, root / "gan", select, settings, experiment.seed, folder)
+    export(images, patches.index, run.root / "gan", select, settings, experiment.seed, run.folder)
 
 
-def pretrain(experiment: Experiment, root: Path) -> None:
-    if not experiment.pretrain.wanted:
+def pretrain(run: StageRun) -> None:
+    experiment = run.experiment
+    if not experiment.pretrain.is_enabled:
         log.info("pretrain: left out, pretrain.steps is 0")
         return
     xla = machine.start(experiment)
     from bcgan.classify import pretraining
     from bcgan.preprocess import store
 
-    pretraining.pretrain(experiment, store.load(root / "preprocess"), root / "pretrain", xla)
+    pretraining.pretrain(experiment, store.load(run.root / "preprocess"), run.folder, xla)
 
 
-def classify(experiment: Experiment, root: Path) -> None:
-    xla = machine.start(experiment)
-    import keras
+def classify(run: StageRun) -> None:
+    xla = machine.start(run.experiment)
+    from bcgan.classify import trainings
 
-    from bcgan import distribute
-    from bcgan.classify import kept, teaching
-    from bcgan.classify.train import Patches, train
-    from bcgan.models.classifier import of_run
-    from bcgan.preprocess import store
-
-    folder, settings = root / "classify", experiment.classify
-    patches = store.load(root / "preprocess")
-    if any(classifier_settings.taught for classifier_settings in settings.models.values()):
-        teaching.unlisted(experiment, patches)  # before the teachers are trained in vain
-    labels = patches.index["label"].to_numpy()
-    real, validation = (
-        Patches(patches.images[rows], labels[rows]) for rows in (patches.rows("train"), patches.rows("validation"))
-    )
-    synthetic = {
-        selected: Patches(*store.load_synthetic(root / "features", experiment.data.size, selected))
-        for selected in {
-            classifier_settings.selected
-            for classifier_settings in settings.models.values()
-            if classifier_settings.meets_synthetic
-        }
-    }
-    size, distilled = settings.crop or experiment.data.size, None
-    for name, classifier_settings in sorted(
-        settings.models.items(), key=lambda model: model[1].taught > 0
-    ):  # teachers first
-        for seed in settings.seeds:
-            path = folder / f"{name}-seed{seed}.keras"
-            if path.exists():
-                log.info("classify: %s is trained already", path.stem)
-                continue
-            key = kept.key(experiment, name, seed, folder)
-            # The other workers of a cluster would train what this one takes over.
-            if not machine.cluster() and kept.take_over(path, key):
-                log.info("classify: %s stays: nothing that it depends on changed", path.stem)
-                continue
-            extra = synthetic.get(classifier_settings.selected) if classifier_settings.meets_synthetic else None
-            if classifier_settings.taught:
-                distilled = distilled or teaching.taught(experiment, patches, folder)
-                extra = distilled
-            keras.utils.set_random_seed(seed)
-            with distribute.scope(experiment):
-                network = of_run(name, root, size, classifier_settings)
-                alone = distribute.replicas() == 1
-                train(network, real, extra, validation, settings, classifier_settings, seed, path, xla and alone)
-            kept.mark(path, key)
+    trainings.train_all(run, xla)
 
 
-def evaluate(experiment: Experiment, root: Path) -> None:
+def evaluate(run: StageRun) -> None:
+    experiment, root, folder = run.experiment, run.root, run.folder
     xla = machine.start(experiment)
     from bcgan.evaluate import explanations, probes, score, synthetic, translations
     from bcgan.preprocess import store
 
-    patches, folder = store.load(root / "preprocess"), root / "evaluate"
+    patches = store.load(root / "preprocess")
     scores = synthetic.evaluate(experiment, patches, root / "features", folder, xla)
     synthetic.log_scores(scores)
     runs.write_json(folder / "gan_scores.json", scores)
-    score.evaluate(experiment, patches, root, folder)
-    if experiment.evaluate.explanations:
+    score.evaluate(run, patches)
+    if experiment.evaluate.num_explained_patches:
         explanations.evaluate(experiment, patches, root, folder)
-    if experiment.evaluate.probes:
+    if experiment.evaluate.probe_seeds:
         probes.evaluate(experiment, patches, root, folder)
     if experiment.translate.steps:
         translations.evaluate(experiment, patches, root, folder)
 
 
-def factors(experiment: Experiment, root: Path) -> None:
-    if not experiment.factors.levels:
-        log.info("factors: left out, factors.levels is empty")
+def ablation(run: StageRun) -> None:
+    if not run.experiment.ablation.variants:
+        log.info("ablation: left out, ablation.variants is empty")
         return
-    machine.start(experiment)
-    from bcgan.evaluate import factors
+    machine.start(run.experiment)
+    from bcgan.evaluate import ablation
 
-    factors.evaluate(experiment, root, root / "factors")
+    ablation.evaluate(run)
 
 
-def folds(experiment: Experiment, root: Path) -> None:
-    if not experiment.folds.networks:
-        log.info("folds: left out, folds.networks is empty")
+def cross_validation(run: StageRun) -> None:
+    if not run.experiment.cross_validation.models:
+        log.info("cross_validation: left out, cross_validation.models is empty")
         return
-    xla = machine.start(experiment)
-    from bcgan.evaluate import folds
+    xla = machine.start(run.experiment)
+    from bcgan.evaluate import cross_validation
     from bcgan.preprocess import store
 
-    folds.evaluate(experiment, store.load(root / "preprocess"), root / "folds", xla)
+    cross_validation.evaluate(run, store.load(run.root / "preprocess"), xla)
 
 
-def learning_curve(experiment: Experiment, root: Path) -> None:
-    xla = machine.start(experiment)
+def learning_curve(run: StageRun) -> None:
+    xla = machine.start(run.experiment)
     from bcgan.evaluate import learning_curve
     from bcgan.preprocess import store
 
-    learning_curve.evaluate(experiment, store.load(root / "preprocess"), root / "learning_curve", xla)
+    learning_curve.evaluate(run, store.load(run.root / "preprocess"), xla)
 
 
 STORE = ("preprocess/patches.npy", "preprocess/index.csv")
-JUDGES = ("gan/discriminator.keras", "gan/critic.keras")
+DISCRIMINATORS = ("gan/discriminator.keras", "gan/projected_discriminator.keras")
 SYNTHETIC, PRETRAINED = "features/synthetic.npz", "pretrain/*.keras"
 STAGES = (
     Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess, memory_setting="data.size"),
-    Stage("gan", ("gan", *TRAINING), STORE, gan, shared=True, memory_setting="gan.batch"),
-    Stage("translate", ("translate", *TRAINING), STORE, translate, memory_setting="translate.batch"),
-    Stage("features", ("features", *TRAINING), (*STORE, "gan/*.keras"), features, memory_setting="features.synthetic"),
-    Stage("pretrain", ("pretrain", *TRAINING), STORE, pretrain, memory_setting="pretrain.batch"),
-    Stage("classify", ("classify", *TRAINING), (*STORE, *JUDGES, SYNTHETIC, PRETRAINED), classify, shared=True),
+    Stage("gan", ("gan", *TRAINING), STORE, gan, distributed=True, memory_setting="gan.batch_size"),
+    Stage("translate", ("translate", *TRAINING), STORE, translate, memory_setting="translate.batch_size"),
+    Stage(
+        "features", ("features", *TRAINING), (*STORE, "gan/*.keras"), features, memory_setting="features.num_synthetic"
+    ),
+    Stage("pretrain", ("pretrain", *TRAINING), STORE, pretrain, memory_setting="pretrain.batch_size"),
+    Stage(
+        "classify",
+        ("classify", *TRAINING),
+        (*STORE, *DISCRIMINATORS, SYNTHETIC, PRETRAINED),
+        classify,
+        distributed=True,
+    ),
     Stage(
         "evaluate",
         ("evaluate", "classify", "translate", "features", *TRAINING),
         (
             *STORE,
             "preprocess/split.json",
-            *JUDGES,
+            *DISCRIMINATORS,
             "translate/*.keras",
-            "features/referee.keras",
+            "features/reference_cnn.keras",
             "features/properties.csv",
             "features/*.npz",
-            "pretrain/seen.json",
+            "pretrain/pretraining_patients.json",
             "classify/*.keras",
         ),
         evaluate,
-        memory_setting="evaluate.gan_samples",
+        memory_setting="evaluate.num_gan_samples",
     ),
     Stage(
-        "factors",
-        ("factors", "data", "preprocess", "classify", "evaluate", *TRAINING),
-        (*STORE, *JUDGES, SYNTHETIC, PRETRAINED),
-        factors,
-        trains=lambda experiment: experiment.factors.networks,
+        "ablation",
+        ("ablation", "data", "preprocess", "classify", "evaluate", *TRAINING),
+        (*STORE, *DISCRIMINATORS, SYNTHETIC, PRETRAINED),
+        ablation,
+        trained_models=lambda experiment: experiment.ablation.models,
     ),
     Stage(
-        "folds",
-        ("folds", "data", "classify", "evaluate", *TRAINING),
+        "cross_validation",
+        ("cross_validation", "data", "classify", "evaluate", *TRAINING),
         (*STORE, PRETRAINED),
-        folds,
-        trains=lambda experiment: experiment.folds.networks,
+        cross_validation,
+        trained_models=lambda experiment: experiment.cross_validation.models,
     ),
     Stage(
         "learning_curve",
         ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING),
         STORE,
         learning_curve,
-        memory_setting="gan.batch",
-        trains=lambda _: (),
+        memory_setting="gan.batch_size",
+        trained_models=lambda _: (),
     ),
 )
-COMPARED_BY = ("views", "resamples", "confidence")  # what a stage of trainings of its own reads of `evaluate`
+# Of `evaluate` what the stages read that train models themselves.
+COMPARED_BY = (
+    "tta_views",
+    "bootstrap_samples",
+    "confidence_level",
+)  # what a stage of trainings of its own reads of `evaluate`
 NAMES = tuple(stage.name for stage in STAGES)
 LAST = "evaluate"  # of the stages that run unless others are asked for, and that a report needs
 
@@ -271,38 +244,37 @@ def up_to(until: str = LAST) -> tuple[Stage, ...]:
     return STAGES[: NAMES.index(until) + 1]
 
 
-def key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict, dict[str, str]]:
-    """The stage's key, and the settings and inputs that make it."""
+def key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """Return the stage's cache key, and the settings and inputs that it is made of."""
     settings = settings_of(stage, experiment)
-    if not stage.reads:
-        inputs = _raw_inputs(experiment.data)
+    if not stage.inputs:
+        inputs = _hash_data(experiment.data)
     else:
         inputs = {
             f"{name}/{output}": digest
             for name in NAMES[: NAMES.index(stage.name)]
-            if (manifest := root / name / runs.MANIFEST).exists()
+            if (manifest := root / name / artifacts.MANIFEST).exists()
             for output, digest in runs.read_json(manifest)["outputs"].items()
-            if any(fnmatch(f"{name}/{output}", pattern) for pattern in stage.reads)
+            if any(fnmatch(f"{name}/{output}", pattern) for pattern in stage.inputs)
         }
-    return runs.key_of(stage.name, settings, inputs), settings, inputs
+    return artifacts.make_key(stage.name, settings, inputs), settings, inputs
 
 
 def settings_of(stage: Stage, experiment: Experiment) -> dict[str, Any]:
-    """The settings that the stage's outputs depend on."""
-    settings = experiment.model_dump(
-        mode="json", include=set(stage.settings), exclude=APART if stage.trains else UNSEEN
-    )
-    if stage.trains:
-        settings["evaluate"] = {key: settings["evaluate"][key] for key in COMPARED_BY}
-    if stage.trains and "classify" in settings:
-        trained = set(stage.trains(experiment))
+    """Return the settings that the stage's outputs depend on, as nested dicts."""
+    exclude = SET_BY_STAGE if stage.trained_models else WITHOUT_EFFECT_ON_OUTPUTS
+    settings = subset(experiment, stage.settings, exclude)
+    if stage.trained_models:
+        settings["evaluate"] = {name: settings["evaluate"][name] for name in COMPARED_BY}
+    if stage.trained_models and "classify" in settings:
+        trained = set(stage.trained_models(experiment))
         models = settings["classify"]["models"]
         settings["classify"]["models"] = {name: model for name, model in models.items() if name in trained}
     return settings
 
 
-def _raw_inputs(data: Data) -> dict[str, str]:
-    """What preprocess reads from outside: data, unless tensorflow-datasets keeps them by version, lists and labels."""
-    places = () if data.name in ("histology_phantom", "patch_camelyon") else data.dir
-    files = {"lists": data.lists, "labels": data.labels}
-    return {"data": fingerprint(places)} | {name: fingerprint((path,) if path else ()) for name, path in files.items()}
+def _hash_data(data: Data) -> dict[str, str]:
+    """Return hashes of what preprocess reads: lists, labels and images, unless tensorflow-datasets makes those."""
+    paths = () if data.name in ("histology_phantom", "patch_camelyon") else data.dir
+    files = {"lists": data.split_dir, "labels": data.labels}
+    return {"data": fingerprint(paths)} | {name: fingerprint((path,) if path else ()) for name, path in files.items()}

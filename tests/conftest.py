@@ -25,16 +25,23 @@ PATIENTS, PATCHES = 8, 10
 # An experiment on those patches that runs all stages in seconds.
 EXPERIMENT = """
 name: tiny
-data: {{name: idc, dir: ["{folder}"], protocol: kfold, folds: 4}}
-gan: {{steps: 4, batch: 8, width: 4, latent: 8, grid_every: 2, checkpoint_every: 2, critic: 0}}
-translate: {{steps: 2, batch: 4, width: 4}}
-features: {{synthetic: 40, referee: {{steps: 4}}}}
+data: {{name: idc, dir: ["{folder}"], protocol: kfold, num_folds: 4}}
+gan:
+  steps: 4
+  batch_size: 8
+  base_channels: 4
+  latent_dim: 8
+  sample_grid_interval: 2
+  checkpoint_interval: 2
+  projected_discriminator_weight: 0
+translate: {{steps: 2, batch_size: 4, base_channels: 4}}
+features: {{num_synthetic: 40, quality_filter: {{steps: 4}}}}
 classify:
-  batch: 16
+  batch_size: 16
   models:
-    gan_resnet: {{epochs: 2, synthetic: 0.25}}
+    gan_resnet: {{epochs: 2, synthetic_fraction: 0.25}}
     gan_only: {{epochs: 1}}
-evaluate: {{views: 2, resamples: 50, gan_samples: 20, probes: [0, 1], explanations: 6}}
+evaluate: {{tta_views: 2, bootstrap_samples: 50, num_gan_samples: 20, probe_seeds: [0, 1], num_explained_patches: 6}}
 precision: float32
 """
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bcgan import distribute, execution, machine, progress, runs
+from bcgan import artifacts, distribute, execution, machine, progress, runs
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 
@@ -40,18 +40,19 @@ else:
 from pathlib import Path
 from bcgan.classify.train import Patches, train
 from bcgan.data.histology_phantom.tissue import draw
-from bcgan.experiment import Classifier, Classify, Gan
+from bcgan.settings import Classifier, Classify, Gan
 from bcgan.gan import train as gan
 from bcgan.models.classifier import classifier
 patches = Patches(*draw(32))
 keras.utils.set_random_seed(0)
 with strategy.scope():
-    own = Classifier(epochs=2, rate=0.01)
-    train(classifier("resnet_table1"), patches, None, patches, Classify(batch=16, optimizer="sgd"), own, 0,
+    own = Classifier(epochs=2, learning_rate=0.01)
+    train(classifier("resnet_table1"), patches, None, patches, Classify(batch_size=16, optimizer="sgd"), own, 0,
           Path("network.keras"), False)
     gan.LOG_EVERY = 1
     gan.settled = lambda network, *given, **more: network  # only the log is read
-    gan.train(*patches, Gan(steps=3, batch=8, width=4, latent=8, critic=0), 0, Path("."), False)
+    settings = Gan(steps=3, batch_size=8, base_channels=4, latent_dim=8, projected_discriminator_weight=0)
+    gan.train(*patches, settings, 0, Path("."), False)
 """
 
 
@@ -67,7 +68,7 @@ def free_port() -> int:
 
 
 def start(folder: Path, port: int, index: int) -> subprocess.Popen:
-    settings = (f"gan.steps={STEPS}", f"gan.grid_every={STEPS}", "gan.checkpoint_every=10")
+    settings = (f"gan.steps={STEPS}", f"gan.sample_grid_interval={STEPS}", "gan.checkpoint_interval=10")
     command = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", "--until", "gan"]
     command += [f"--set={one}" for one in settings]
     return subprocess.Popen(
@@ -115,7 +116,7 @@ def test_two_workers_go_on_after_one_was_killed(tmp_path, finished):
     (tmp_path / "tiny.yaml").write_text((finished / "tiny.yaml").read_text())
     gan, port = tmp_path / "runs/tiny/gan", free_port()
     first, second = (start(tmp_path, port, index) for index in (0, 1))
-    while not (gan / "checkpoint.npz").exists():
+    while not (tmp_path / "runs/tiny/gan.partial/checkpoint.npz").exists():
         assert first.poll() is None, first.communicate()[1]
         time.sleep(0.1)
     second.send_signal(signal.SIGKILL)
@@ -127,7 +128,7 @@ def test_two_workers_go_on_after_one_was_killed(tmp_path, finished):
     said = [worker.communicate(timeout=300)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
     assert (gan / "manifest.json").exists()
-    assert "goes on from step" in said[0]
+    assert "resuming from step" in said[0]
     assert "takes part" in said[1]
     steps = [line["step"] for line in progress.read_lines(gan / "log.jsonl")]
     assert steps == sorted({*range(0, STEPS, 10), STEPS - 1})
@@ -160,8 +161,8 @@ def test_what_shares_the_work_is_chosen_with_a_reason(monkeypatch):
     assert machine.choose_distribution(Experiment(**tiny), 0)[0] == "one"
     assert machine.choose_distribution(Experiment(**tiny), 4)[0] == "mirrored 4"
     assert machine.choose_distribution(Experiment(**tiny), 7)[0] == "mirrored 4"  # 64 patches a batch
-    assert machine.choose_distribution(Experiment(**tiny, gan={"batch": 9}), 4)[0] == "one"
-    few = Experiment(**tiny, gan={"batch": 8})  # a replica gets four patches, or more
+    assert machine.choose_distribution(Experiment(**tiny, gan={"batch_size": 9}), 4)[0] == "one"
+    few = Experiment(**tiny, gan={"batch_size": 8})  # a replica gets four patches, or more
     assert machine.choose_distribution(few, 4)[0] == "mirrored 2"
     with pytest.raises(InputError, match="distribute: on"):
         machine.choose_distribution(Experiment(**tiny, distribute="on"), 1)
@@ -172,9 +173,11 @@ def test_what_shares_the_work_is_chosen_with_a_reason(monkeypatch):
 
 @pytest.mark.parametrize("batch", [64, 6])
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, batch):
-    tiny = Experiment(name="a", data={"name": "histology_phantom"}, gan={"batch": batch})
+    tiny = Experiment(name="a", data={"name": "histology_phantom"}, gan={"batch_size": batch})
     monkeypatch.setattr(distribute, "strategy", lambda kind: SimpleNamespace(num_replicas_in_sync=3))
-    with pytest.raises(InputError, match=f"gan.batch: {batch} cannot be shared by 3 .* a multiple of 3, 12 or more"):
+    with pytest.raises(
+        InputError, match=f"gan.batch_size: {batch} cannot be shared by 3 .* a multiple of 3, 12 or more"
+    ):
         distribute.prepare(tiny)
 
 
@@ -186,9 +189,17 @@ def test_a_worker_that_waits_in_vain_says_so(tmp_path, monkeypatch, idc_folder):
     with pytest.raises(WorkError, match="the first worker does not run there"):
         execution.follow(tiny, root, "gan")
     with runs.lock(root):
-        Timer(0.5, runs.begin, (root / "gan", "another key")).start()
+        Timer(0.5, begin_another_build, (root / "gan",)).start()
         with pytest.raises(WorkError, match="preprocess: the first worker went on with other settings or data"):
             execution.follow(tiny, root, "gan")
+
+
+def begin_another_build(folder):
+    def fail(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        artifacts.build(folder, "another key", fail, {})
 
 
 def test_slurm_names_every_node(tmp_path):

@@ -1,7 +1,8 @@
 import pytest
 
-from bcgan import experiment
+from bcgan import experiment, renamed
 from bcgan.errors import InputError
+from tests.settings_tree import leaves
 
 
 def test_every_shipped_experiment_loads():
@@ -13,8 +14,8 @@ def test_every_shipped_experiment_loads():
 
 
 def test_overrides_and_data_dir():
-    settings = experiment.load("idc", ("gan.batch=7", "classify.seeds=[3, 4]"), "/one:/two")
-    assert settings.gan.batch == 7
+    settings = experiment.load("idc", ("gan.batch_size=7", "classify.seeds=[3, 4]"), "/one:/two")
+    assert settings.gan.batch_size == 7
     assert settings.classify.seeds == (3, 4)
     assert [str(place) for place in settings.data.dir] == ["/one", "/two"]
 
@@ -26,13 +27,16 @@ def test_overrides_and_data_dir():
         ("classify.models.resnet_table1.epoch=5", ["epoch", "epochs"]),
         ("gan.steps=many", ["gan.steps", "many"]),
         ("classify.models.vgg={}", ["vgg", "gan_resnet"]),
-        ("data.fold=9", ["fold", "9"]),
+        ("data.test_fold=9", ["fold", "9"]),
         ("steps", ["steps", "key.subkey=value"]),
         ("classify.seeds=[0,", ["classify.seeds", "without spaces"]),
         ("classify.seeds=[1,1]", ["names a seed twice"]),
         ("classify.seeds=[-1]", ["classify.seeds.0", "-1"]),
-        ("classify.models.gan_resnet.tuned=true", ["tuned", "beside is none"]),
-        ("gan.late=800", ["late: 800", "steps: 800"]),
+        (
+            "classify.models.gan_resnet.finetune_extra_features=true",
+            ["finetune_extra_features: true", "needs extra_features"],
+        ),
+        ("gan.projected_discriminator_3x3_steps=800", ["3x3_steps: 800", "steps: 800"]),
         ("name.seed=5", ["name.seed=5", "no settings of its own"]),
     ],
 )
@@ -43,9 +47,43 @@ def test_a_wrong_setting_is_named_with_its_value_and_remedy(override, words):
         assert word in str(error.value)
 
 
-def test_a_critic_that_is_not_trained_cannot_join():
-    with pytest.raises(InputError, match="beside: critic, but gan.critic is 0"):
-        experiment.load("phantom", ("gan.critic=0", "classify.models.gan_resnet.beside=critic"))
+def test_features_of_an_untrained_discriminator_are_refused():
+    with pytest.raises(
+        InputError, match="projected_discriminator is not trained with gan.projected_discriminator_weight 0"
+    ):
+        experiment.load(
+            "phantom",
+            (
+                "gan.projected_discriminator_weight=0",
+                "classify.models.gan_resnet.extra_features=projected_discriminator",
+            ),
+        )
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("gan.batch=8", r"gan\.batch \(value 8\) is now called gan\.batch_size\. Rename it"),
+        ("classify.models.cnn.rate=0.1", r"is now called classify\.models\.cnn\.learning_rate"),
+        ("features.referee={confidence: 0.5}", r"is now called features\.quality_filter"),
+        ("translate.checkpoint_every=5", r"is now called translate\.checkpoint_interval"),
+        ("folds.networks=[cnn]", r"folds .* is now called cross_validation"),
+        ("classify.models.simclr={}", "'simclr' is now called efficientnet_lite0_simclr; rename it"),
+    ],
+)
+def test_an_earlier_name_is_refused_with_the_one_of_today(override, words):
+    with pytest.raises(InputError, match=words):
+        experiment.load("phantom", (override,))
+
+
+def test_every_name_of_today_is_a_setting():
+    """The new names in the table exist, and no old one does."""
+    keys = set(leaves(experiment.Experiment)) | {"ablation", "cross_validation", "features.quality_filter"}
+    for old, new in renamed.SETTINGS.items():
+        if "*" in old.replace("models.*", "") or old.startswith("classify.models.") and "*" not in old:
+            continue
+        assert old not in keys
+        assert new.split(",")[0].split(" ")[0] in keys
 
 
 def test_an_unknown_experiment_lists_the_known_ones():
@@ -54,7 +92,7 @@ def test_an_unknown_experiment_lists_the_known_ones():
 
 
 def test_official_lists_need_a_data_set_that_has_them():
-    with pytest.raises(InputError, match=r"data\.lists"):
+    with pytest.raises(InputError, match=r"data\.split_dir"):
         experiment.load("phantom", ("data.protocol=official",))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bcgan import cli, runs
+from bcgan import artifacts, cli, runs
 
 STAGES = ("preprocess", "gan", "translate", "features", "classify", "evaluate")
 TRIED = STAGES if os.environ.get("BCGAN_KILLS") else ("gan", "classify")  # all of them take minutes
@@ -47,18 +47,19 @@ def test_a_disk_that_fills_up_in_a_stage_is_named_and_the_stage_is_done_when_the
     own = _size(run / "runs/tiny" / stage)
     for name in later:
         shutil.rmtree(run / "runs/tiny" / name)
+        shutil.rmtree(run / "runs/tiny/cache" / name, ignore_errors=True)
     command = (sys.executable, "-m", "bcgan", "run", "tiny.yaml", "--until", stage)
     ended = _on_a_small_disk(small_disk, _size(run) + own // 2, left, *command)
 
     assert ended.returncode == 1, ended.stderr[-2000:]
     assert "No space left on device" in ended.stderr.splitlines()[-1], ended.stderr[-2000:]
-    assert not (left / "runs/tiny" / stage / runs.MANIFEST).exists()
+    assert not (left / "runs/tiny" / stage / artifacts.MANIFEST).exists()
     monkeypatch.chdir(left)
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", "tiny.yaml", "--until", stage])
     assert stop.value.code == 0
     outputs, whole = (
-        runs.read_json(root / "runs/tiny" / stage / runs.MANIFEST)["outputs"] for root in (Path(), finished)
+        runs.read_json(root / "runs/tiny" / stage / artifacts.MANIFEST)["outputs"] for root in (Path(), finished)
     )
     assert outputs.keys() == whole.keys()
     assert all(Path("runs/tiny", stage, name).stat().st_size for name in outputs)

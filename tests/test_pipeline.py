@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bcgan import cli, execution, experiment, runs, stages
+from bcgan import artifacts, cli, execution, experiment, runs, stages
 from bcgan.errors import InputError
 from bcgan.evaluate import score, synthetic
 from bcgan.experiment import Experiment
@@ -41,7 +41,7 @@ def seen(monkeypatch):
     """The stages that run, in order."""
     names = []
     watched = tuple(
-        stages.Stage(s.name, s.settings, s.reads, lambda e, root, s=s: (names.append(s.name), s.run(e, root)))
+        stages.Stage(s.name, s.settings, s.inputs, lambda run, s=s: (names.append(s.name), s.run(run)))
         for s in stages.STAGES
     )
     monkeypatch.setattr(stages, "STAGES", watched)
@@ -67,7 +67,7 @@ def test_every_stage_leaves_what_the_next_reads(finished):
             assert runs.hash_file(root / name / output) == sha256
     table, found = score.load(root / "evaluate")
     assert set(table["role"]) == {"validation", "test"}
-    assert set(found["metrics"]) == {"gan_resnet", "gan_only", "colour_statistics", "context"}
+    assert set(found["metrics"]) == {"gan_resnet", "gan_only", "color_texture_gbdt", "ensemble_spatial_context"}
     assert {row["classifier"] for row in found["comparisons"]} == set(found["metrics"]) - {"gan_resnet"}
     assert found["leak_audit"]["passed"]
     assert (root / "log.txt").read_text().count("done in") == len(stages.up_to())
@@ -77,7 +77,7 @@ def test_status_names_every_stage_and_what_only_runs_when_asked_for(workspace, s
     assert bcgan("status", "tiny.yaml") == 0
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in lines] == list(stages.NAMES)
-    assert all("whole and current" in line for line in lines[: stages.NAMES.index(stages.LAST) + 1])
+    assert all("up to date" in line for line in lines[: stages.NAMES.index(stages.LAST) + 1])
     assert "--until learning_curve" in lines[-1]
     assert seen == []
 
@@ -85,7 +85,7 @@ def test_status_names_every_stage_and_what_only_runs_when_asked_for(workspace, s
 def test_what_is_current_is_skipped_and_says_so(workspace, seen, capsys, idc_folder):
     assert bcgan("run", "tiny.yaml") == 0
     assert seen == []
-    assert capsys.readouterr().err.count("skipped, whole and current") == len(stages.up_to())
+    assert capsys.readouterr().err.count("skipped, up to date") == len(stages.up_to())
     settings = Path("tiny.yaml").read_text()
     Path("tiny.yaml").write_text(settings.replace(f'dir: ["{idc_folder}"], ', ""))  # nor does the command say it
     assert bcgan("run", "tiny.yaml") == 0
@@ -96,8 +96,8 @@ def test_what_is_current_is_skipped_and_says_so(workspace, seen, capsys, idc_fol
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (["--set", "evaluate.views=1"], ["evaluate"]),
-        (["--set", "features.synthetic=44"], ["features", "classify", "evaluate"]),
+        (["--set", "evaluate.tta_views=1"], ["evaluate"]),
+        (["--set", "features.num_synthetic=44"], ["features", "classify", "evaluate"]),
         (["--force", "evaluate"], ["evaluate"]),
     ],
 )
@@ -120,32 +120,33 @@ def test_a_dry_run_runs_nothing(workspace, seen, capsys):
     before = sorted(path for path in workspace.rglob("*"))
     assert bcgan("run", "tiny.yaml", "--dry-run", "--set", "gan.steps=5") == 0
     said = capsys.readouterr().err
-    assert "gan        would run: its settings" in said
-    assert "features   would run: gan will run" in said
-    assert "preprocess would be skipped" in said
+    assert "gan              would run: its settings" in said
+    assert "features         would run: gan will run" in said
+    assert "preprocess       would be skipped" in said
     assert seen == []
     assert sorted(path for path in workspace.rglob("*")) == before
 
 
 def test_a_failed_stage_leaves_no_manifest_and_goes_on_later(workspace, monkeypatch, seen, capsys):
-    run, build = ("run", "tiny.yaml", "--until", "preprocess", "--set", "data.limit=4"), store.build
+    run, build = ("run", "tiny.yaml", "--until", "preprocess", "--set", "data.max_patches_per_class=4"), store.build
     monkeypatch.setattr(store, "build", stopped(KeyboardInterrupt()))
     assert bcgan(*run) == 130
     assert "run the same command again" in capsys.readouterr().err
-    assert not (workspace / "runs/tiny/preprocess/manifest.json").exists()
+    left = [path.name for path in (workspace / "runs/tiny/preprocess.partial").iterdir()]
+    assert left == [artifacts.STATE]
     monkeypatch.setattr(store, "build", build)
     assert bcgan(*run) == 0
     assert "preprocess: runs, resumes" in capsys.readouterr().err
     assert seen == ["preprocess", "preprocess"]
 
 
-def test_a_look_at_other_settings_that_is_stopped_costs_nothing(workspace, monkeypatch, seen, capsys):
+def test_an_interrupted_run_with_other_settings_costs_nothing(workspace, monkeypatch, seen, capsys):
     monkeypatch.setattr(synthetic, "evaluate", stopped(KeyboardInterrupt()))
     for views in (1, 4):
-        assert bcgan("run", "tiny.yaml", "--set", f"evaluate.views={views}") == 130
+        assert bcgan("run", "tiny.yaml", "--set", f"evaluate.tta_views={views}") == 130
     assert seen == ["evaluate", "evaluate"]
     assert bcgan("run", "tiny.yaml") == 0
-    assert "evaluate: skipped, what other settings had set aside" in capsys.readouterr().err
+    assert "evaluate: skipped, up to date" in capsys.readouterr().err
     assert seen == ["evaluate", "evaluate"]
 
 
@@ -154,9 +155,9 @@ def test_a_place_that_may_not_be_written_is_named(workspace, monkeypatch, capsys
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(runs, "write_json", refuse)
-    assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 1
+    assert bcgan("run", "tiny.yaml", "--set", "evaluate.tta_views=1") == 1
     said = capsys.readouterr().err
-    assert "bcgan: runs/tiny/evaluate/" in said
+    assert "bcgan: runs/tiny/evaluate.partial/" in said
     assert "Permission denied. Check the disk and its permissions." in said
     assert "Traceback" not in said
 
@@ -173,7 +174,7 @@ def test_out_of_a_read_only_folder_nothing_is_lost(workspace, monkeypatch, capsy
     monkeypatch.undo()
     monkeypatch.chdir(workspace)
     assert bcgan("status", "tiny.yaml") == 0
-    assert "whole and current" in capsys.readouterr().err
+    assert "up to date" in capsys.readouterr().err
 
 
 def _exhausted() -> Exception:
@@ -186,9 +187,9 @@ def _exhausted() -> Exception:
 def test_out_of_memory_names_the_setting_to_lower(workspace, monkeypatch, capsys, error):
     root = workspace / "runs/tiny"
     monkeypatch.setattr(synthetic, "evaluate", stopped(error()))
-    assert bcgan("run", "tiny.yaml", "--set", "evaluate.views=1") == 1
-    assert "bcgan: evaluate: out of memory. Lower evaluate.gan_samples," in capsys.readouterr().err
-    assert not (root / "evaluate/manifest.json").exists()
+    assert bcgan("run", "tiny.yaml", "--set", "evaluate.tta_views=1") == 1
+    assert "bcgan: evaluate: out of memory. Lower evaluate.num_gan_samples," in capsys.readouterr().err
+    assert (root / "evaluate/manifest.json").exists()  # what was there stays
 
 
 def test_every_stage_names_a_setting_of_its_own_to_lower():
@@ -204,28 +205,28 @@ def test_every_stage_names_a_setting_of_its_own_to_lower():
     [
         ("classify.models.cnn.epochs=9", set()),
         ("classify.seeds=[5]", set()),
-        ("evaluate.explanations=0", set()),
-        ("classify.loss=focal", {"factors", "folds"}),
-        ("classify.models.resnet_table1.rate=0.1", {"factors", "folds"}),
-        ("classify.models.gan_resnet.rate=0.1", {"factors"}),  # of a level's network
-        ("evaluate.views=8", {"factors", "folds", "learning_curve"}),
+        ("evaluate.num_explained_patches=0", set()),
+        ("classify.loss=focal", {"ablation", "cross_validation"}),
+        ("classify.models.resnet_table1.learning_rate=0.1", {"ablation", "cross_validation"}),
+        ("classify.models.gan_resnet.learning_rate=0.1", {"ablation"}),  # of a level's network
+        ("evaluate.tta_views=8", {"ablation", "cross_validation", "learning_curve"}),
         ("gan.steps=7", set()),
-        ("gan.noise=2", {"learning_curve"}),
-        ("features.density_threshold=0.2", set()),
-        ("features.referee.steps=9", {"learning_curve"}),
+        ("gan.latent_std=2", {"learning_curve"}),
+        ("features.nuclear_od_threshold=0.2", set()),
+        ("features.quality_filter.steps=9", {"learning_curve"}),
     ],
 )
 def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_knows(change, stale, tmp_path):
-    shown = {"network": "resnet_table1", "levels": {"what joins": {"map": {"factors.network": "gan_resnet"}}}}
-    own = (f"factors={json.dumps(shown)}", "folds.networks=[resnet_table1]")
+    shown = {"model": "resnet_table1", "variants": {"what joins": {"map": {"ablation.model": "gan_resnet"}}}}
+    own = (f"ablation={json.dumps(shown)}", "cross_validation.models=[resnet_table1]")
     before, after = (experiment.load("phantom", (*own, *more)) for more in ((), (change,)))
-    asked = [stage for stage in stages.STAGES if stage.trains]
+    asked = [stage for stage in stages.STAGES if stage.trained_models]
     found = {one.name for one in asked if stages.settings_of(one, before) != stages.settings_of(one, after)}
     assert found == stale
     for one in asked:
         (tmp_path / one.name).mkdir()
         manifest = {"settings": stages.settings_of(one, before), "inputs": {}, "outputs": {}}
-        runs.write_json(tmp_path / one.name / runs.MANIFEST, manifest)
+        runs.write_json(tmp_path / one.name / artifacts.MANIFEST, manifest)
         runs.write_json(tmp_path / one.name / "found.json", "found")
         kept = run.asked_for(after, tmp_path, one.name, "found.json")
         assert kept == (None if one.name in stale else "found")
@@ -234,19 +235,19 @@ def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_k
 @pytest.mark.parametrize(
     ("stage", "settings"),
     [
-        ("factors", {"factors": {"network": "resnet50", "levels": {"loss": {"bce": {"classify.loss": "bce"}}}}}),
-        ("folds", {"folds": {"gone": 1}}),
+        ("ablation", {"ablation": {"model": "resnet50", "variants": {"loss": {"bce": {"classify.loss": "bce"}}}}}),
+        ("cross_validation", {"cross_validation": {"gone": 1}}),
     ],
 )
 def test_a_stage_asked_for_with_settings_that_no_longer_fit_is_left_out(workspace, stage, settings):
     (workspace / f"runs/tiny/{stage}").mkdir()
-    runs.write_json(workspace / f"runs/tiny/{stage}" / runs.MANIFEST, {"settings": settings})
+    runs.write_json(workspace / f"runs/tiny/{stage}" / artifacts.MANIFEST, {"settings": settings})
     ran, _ = execution.require(experiment.load("tiny.yaml"))
-    assert (ran.factors.levels, ran.folds.networks) == ({}, ())
+    assert (ran.ablation.variants, ran.cross_validation.models) == ({}, ())
 
 
 def test_a_run_with_settings_that_are_gone_is_named(workspace):
-    path = workspace / "runs/tiny/gan" / runs.MANIFEST
+    path = workspace / "runs/tiny/gan" / artifacts.MANIFEST
     manifest = runs.read_json(path)
     manifest["settings"]["gan"]["gone"] = 1
     runs.write_json(path, manifest)
@@ -254,7 +255,9 @@ def test_a_run_with_settings_that_are_gone_is_named(workspace):
         execution.require(experiment.load("tiny.yaml"))
 
 
-@pytest.mark.parametrize("change", ["gan.checkpoint_every=7", "gan.on_collapse=stop", "translate.checkpoint_every=7"])
+@pytest.mark.parametrize(
+    "change", ["gan.checkpoint_interval=7", "gan.on_mode_collapse=stop", "translate.checkpoint_interval=7"]
+)
 def test_what_changes_nothing_that_comes_out_makes_no_stage_stale(change):
     before, after = (experiment.load("phantom", more) for more in ((), (change,)))
     assert before != after
@@ -263,18 +266,16 @@ def test_what_changes_nothing_that_comes_out_makes_no_stage_stale(change):
 
 def test_a_trained_classifier_is_not_trained_again(workspace, capsys):
     root = workspace / "runs/tiny/classify"
-    key = json.loads((root / "manifest.json").read_text())["key"]
     (root / "manifest.json").unlink()
     (root / "gan_only-seed0.keras").unlink()
-    runs.write_json(root / runs.UNFINISHED, {"key": key})
-    before = (root / "gan_resnet-seed0.keras").stat().st_mtime_ns
+    trained = {path: path.stat().st_mtime_ns for path in (workspace / "runs/tiny/cache/classify").rglob("*.keras")}
     assert bcgan("run", "tiny.yaml", "--until", "classify") == 0
-    assert "gan_resnet-seed0 is trained already" in capsys.readouterr().err
-    assert (root / "gan_resnet-seed0.keras").stat().st_mtime_ns == before
+    assert "gan_resnet-seed0 is reused" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
     assert (root / "gan_only-seed0.keras").exists()
 
 
-def test_a_classifier_more_trains_that_one_alone(workspace, capsys):
+def test_an_added_classifier_is_the_only_one_that_is_trained(workspace, capsys):
     root = workspace / "runs/tiny/classify"
     before = {path.name: path.read_bytes() for path in root.glob("*.keras")}
     assert bcgan("run", "tiny.yaml", "--until", "classify", "--set", "classify.models.cnn.epochs=1") == 0
@@ -282,7 +283,17 @@ def test_a_classifier_more_trains_that_one_alone(workspace, capsys):
     assert {path.name: path.read_bytes() for path in root.glob("*.keras")}.items() > before.items()
     assert (root / "cnn-seed0.keras").exists()
     for name in before:
-        assert f"{name.removesuffix('.keras')} stays" in said
+        assert f"{name.removesuffix('.keras')} is reused" in said
+
+
+def test_clean_frees_what_no_finished_stage_uses(workspace, capsys):
+    assert bcgan("run", "tiny.yaml", "--until", "classify", "--set", "classify.models.gan_only.epochs=2") == 0
+    cached = list((workspace / "runs/tiny/cache/classify").iterdir())
+    assert len(cached) == 3
+    assert bcgan("clean", "tiny") == 0
+    assert "MB freed" in capsys.readouterr().err
+    assert len(list((workspace / "runs/tiny/cache/classify").iterdir())) == 2
+    assert bcgan("clean", "nowhere") == 2
 
 
 @pytest.mark.parametrize(
@@ -290,7 +301,7 @@ def test_a_classifier_more_trains_that_one_alone(workspace, capsys):
     [
         (["run", "tiny.yaml", "--data-dir", "/nowhere"], ["/nowhere", "does not exist"]),
         (["run", "tiny.yaml", "--set", "gan.stepz=1"], ["gan.stepz", "steps"]),
-        (["run", "tiny.yaml", "--set", "data.folds=9"], ["data.folds: 9", "there are 8"]),
+        (["run", "tiny.yaml", "--set", "data.num_folds=9"], ["data.num_folds: 9", "there are 8"]),
         (["run", "nowhere"], ["nowhere"]),
         (["report", "tiny.yaml"], ["not finished", "make train"]),
         (["run", "tiny.yaml", "--until", "lunch"], ["lunch"]),
@@ -313,7 +324,7 @@ def test_wrong_input_leaves_a_finished_run_as_it_was(workspace, undrawn, wrong):
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "log.txt"}
     assert bcgan("run", "tiny.yaml", *wrong) == 2
     assert {path: path.read_bytes() for path in before} == before
-    assert not list(root.glob("*.before"))
+    assert not list(root.glob("*.partial"))
     assert bcgan("report", "tiny.yaml") == 0
 
 
@@ -322,7 +333,7 @@ def test_other_patient_lists_make_preprocess_run_again(workspace, seen, idc_fold
     lists.mkdir()
     for role, patients in {"train": "100 101 102", "validation": "103 104", "test": "105 106 107"}.items():
         (lists / f"{role}.txt").write_text(patients.replace(" ", "\n"))
-    settings = ("data.protocol=official", "data.folds=null", f"data.lists={lists}")
+    settings = ("data.protocol=official", "data.num_folds=null", f"data.split_dir={lists}")
     options = ["--until", "preprocess", *(word for setting in settings for word in ("--set", setting))]
     assert bcgan("run", "tiny.yaml", *options) == 0
     assert bcgan("run", "tiny.yaml", *options) == 0
@@ -332,7 +343,7 @@ def test_other_patient_lists_make_preprocess_run_again(workspace, seen, idc_fold
 
 
 def test_stages_of_two_runs_make_no_report(workspace, capsys):
-    assert bcgan("run", "tiny.yaml", "--until", "preprocess", "--set", "data.limit=4") == 0
+    assert bcgan("run", "tiny.yaml", "--until", "preprocess", "--set", "data.max_patches_per_class=4") == 0
     assert bcgan("report", "tiny.yaml") == 2
     assert "runs/tiny/gan: its settings, its inputs or bcgan's version changed. Run: make" in capsys.readouterr().err
 
@@ -349,13 +360,14 @@ def test_a_folder_of_other_files_is_not_overwritten(workspace, capsys):
 def test_stopped_and_killed_in_the_gan_it_ends_with_the_same_weights(tmp_path, idc_folder):
     """Ctrl-C, then SIGKILL, each once there is a checkpoint more; the same command goes on. Profile repro."""
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
-    own = ("profile=repro", "gan.steps=100", "gan.checkpoint_every=10", "gan.grid_every=100")
+    own = ("profile=repro", "gan.steps=100", "gan.checkpoint_interval=10", "gan.sample_grid_interval=100")
     settings = ("--until", "gan", *(f"--set={one}" for one in own))
     command, gan = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", *settings], tmp_path / "runs/tiny/gan"
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # not so in what a script starts with &
 
     def saved() -> int:
-        return (gan / "checkpoint.npz").stat().st_mtime_ns if (gan / "checkpoint.npz").exists() else 0
+        checkpoint = tmp_path / "runs/tiny/gan.partial/checkpoint.npz"
+        return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
 
     def run(stop: int | None = None) -> tuple[int, str]:
         """Its exit code and its words."""
@@ -377,15 +389,15 @@ def test_stopped_and_killed_in_the_gan_it_ends_with_the_same_weights(tmp_path, i
     shutil.rmtree(gan)
     code, said = run(signal.SIGINT)
     assert code == 130
-    assert "bcgan: interrupted; run the same command again to go on." in said
+    assert "bcgan: interrupted; run the same command again to resume." in said
     assert "Traceback" not in said
     assert not (gan / "manifest.json").exists()
     assert run(signal.SIGKILL)[0] == -signal.SIGKILL
     assert not (gan / "manifest.json").exists()
     code, said = run()
     assert code == 0, said[-800:]
-    assert "preprocess: skipped, whole and current" in said
-    assert "gan: goes on from step" in said
+    assert "preprocess: skipped, up to date" in said
+    assert "gan: resuming from step" in said
     assert networks() == whole
 
 

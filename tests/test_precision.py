@@ -13,9 +13,9 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from bcgan import experiment, machine, progress
 from bcgan.classify import train as classify
-from bcgan.experiment import Classifier, Classify, Gan
 from bcgan.gan import train as gan
 from bcgan.models.classifier import classifier
+from bcgan.settings import Classifier, Classify, Gan
 
 HALVES = ("mixed_bfloat16", "mixed_float16")
 RNG = np.random.default_rng(0)
@@ -40,8 +40,8 @@ def start(precision: str) -> None:
 def classified(precision: str, folder: Path, xla: bool = False) -> list[dict]:
     start(precision)
     path = folder / f"{precision}-{xla}.keras"
-    patches, own = classify.Patches(IMAGES, LABELS), Classifier(epochs=4, rate=3e-3)
-    classify.train(classifier("cnn"), patches, None, patches, Classify(batch=8), own, 0, path, xla)
+    patches, own = classify.Patches(IMAGES, LABELS), Classifier(epochs=4, learning_rate=3e-3)
+    classify.train(classifier("cnn"), patches, None, patches, Classify(batch_size=8), own, 0, path, xla)
     return progress.read_lines(path.with_suffix(".jsonl"))
 
 
@@ -49,7 +49,15 @@ def played(precision: str, folder: Path, xla: bool = False) -> list[dict]:
     start(precision)
     folder = folder / f"{precision}-{xla}"
     folder.mkdir()
-    settings = Gan(steps=4, batch=8, width=4, latent=8, grid_every=4, checkpoint_every=4, critic=0)
+    settings = Gan(
+        steps=4,
+        batch_size=8,
+        base_channels=4,
+        latent_dim=8,
+        sample_grid_interval=4,
+        checkpoint_interval=4,
+        projected_discriminator_weight=0,
+    )
     gan.train(IMAGES, LABELS, settings, seed=0, folder=folder, xla=xla)
     return progress.read_lines(folder / "log.jsonl")
 
@@ -82,7 +90,7 @@ def test_a_gan_plays_as_in_float32(tmp_path, in_float32, half):
 )
 def test_float16_alone_scales_its_loss(precision, scales):
     start(precision)
-    players = gan.build_gan_state(Gan(width=4, latent=4, critic=0))
+    players = gan.build_gan_state(Gan(base_channels=4, latent_dim=4, projected_discriminator_weight=0))
     optimizers = [*players.optimizers.values(), classify.make_optimizer(classifier("cnn"), Classifier(), Classify(), 1)]
     assert {isinstance(one, keras.optimizers.LossScaleOptimizer) for one in optimizers} == {scales}
 

@@ -6,93 +6,91 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from bcgan import experiment
 from bcgan.errors import InputError
-from bcgan.evaluate import factors
-from bcgan.experiment import Classifier, Experiment
+from bcgan.evaluate import ablation
+from bcgan.experiment import Experiment
+from bcgan.settings import Classifier
 from bcgan.settings_effect import MODEL, RULES, given_settings, rule_of
 from bcgan.variation import varied
+from tests.settings_tree import leaves
 
-# Settings that every run reads, or the stage of its own that they belong to. `tuned` needs `beside`, which has a rule.
+# Settings that every run reads, or the stage of its own that they belong to. `finetune_extra_features` needs
+# `extra_features`, which has a rule.
 ALWAYS = re.findall(
     r"\S+",
     """
-name data.name data.dir data.size data.evaluate_on data.limit
+name data.name data.dir data.size data.eval_sources data.max_patches_per_class data.subsample_fraction
 preprocess.audit.unreadable preprocess.audit.wrong_size preprocess.audit.blank preprocess.audit.blurred
-preprocess.audit.duplicate preprocess.audit.near_duplicate preprocess.audit.conflicting
-preprocess.smoothing preprocess.clahe preprocess.stain
-gan.steps gan.batch gan.latent gan.width gan.loss gan.generator_rate gan.discriminator_rate
-gan.spectral gan.critic gan.late gan.augment gan.on_collapse gan.average gan.noise gan.grid_every gan.checkpoint_every
+preprocess.audit.duplicate preprocess.audit.near_duplicate preprocess.audit.conflicting_labels
+preprocess.blur preprocess.clahe preprocess.stain_normalization
+gan.steps gan.batch_size gan.latent_dim gan.base_channels gan.loss gan.generator_learning_rate
+gan.discriminator_learning_rate
+gan.spectral_norm gan.projected_discriminator_weight gan.projected_discriminator_3x3_steps gan.diff_augment
+gan.on_mode_collapse gan.ema_decay gan.latent_std gan.sample_grid_interval gan.checkpoint_interval
 translate.steps
-features.synthetic features.referee.steps features.referee.confidence features.referee.quantile features.maps
-features.density_threshold
-classify.models.*.epochs classify.models.*.rate classify.models.*.synthetic
-classify.models.*.taught classify.models.*.tuned
-classify.seeds classify.batch classify.crop classify.loss classify.optimizer
-classify.weight_decay classify.average classify.stain_jitter classify.colour_jitter
-evaluate.ensemble evaluate.views evaluate.resamples evaluate.confidence evaluate.probes evaluate.explanations
-evaluate.gan_samples
-learning_curve.shares learning_curve.arms learning_curve.seeds learning_curve.steps learning_curve.checks
-factors.levels folds.networks report.title report.examples seed profile precision xla distribute
+features.num_synthetic features.quality_filter.steps features.quality_filter.min_confidence
+features.quality_filter.distance_quantile features.saved_blocks
+features.nuclear_od_threshold
+classify.models.*.epochs classify.models.*.learning_rate classify.models.*.synthetic_fraction
+classify.models.*.distillation_fraction classify.models.*.finetune_extra_features
+classify.seeds classify.batch_size classify.crop_size classify.loss classify.optimizer
+classify.weight_decay classify.ema_decay classify.stain_jitter classify.color_jitter
+evaluate.ensemble_models evaluate.tta_views evaluate.bootstrap_samples evaluate.confidence_level evaluate.probe_seeds
+evaluate.num_explained_patches
+evaluate.num_gan_samples
+learning_curve.train_fractions learning_curve.arms learning_curve.seeds learning_curve.train_steps
+learning_curve.num_validations
+ablation.variants cross_validation.models report.title report.num_examples seed profile precision xla distribute
 """,
 )
-SIMCLR = 'classify.models={"simclr": {}}'
+SIMCLR = 'classify.models={"efficientnet_lite0_simclr": {}}'
 PRETRAINS = (SIMCLR, "pretrain.steps=5")
-LEVELS = 'factors.levels={"loss": {"focal": {"classify.loss": "focal"}}}'
+LEVELS = 'ablation.variants={"loss": {"focal": {"classify.loss": "focal"}}}'
 REAL = "learning_curve.arms=[real,classic]"
 LISTS = ("data.name=idc", "data.protocol=official")
 # By setting: a value that is not its default, what makes it unread, and what makes it read.
 CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "data.protocol": ("extended", ("data.name=patch_camelyon",), ("data.name=idc",)),
-    "data.folds": (7, LISTS, (*LISTS, "folds.networks=[cnn]")),
-    "data.fold": (1, LISTS, ()),
-    "data.lists": ("lists", (), LISTS),
+    "data.num_folds": (7, LISTS, (*LISTS, "cross_validation.models=[cnn]")),
+    "data.test_fold": (1, LISTS, ()),
+    "data.split_dir": ("lists", (), LISTS),
     "data.magnification": (40, ("data.name=patient_folder",), ("data.name=breakhis",)),
     "data.mpp": (0.5, ("data.name=idc",), ("data.name=patient_folder",)),
     "data.classes": ({"benign": ["Normal"]}, (), ("data.name=patient_folder",)),
     "data.labels": ("labels.csv", ("data.name=breakhis",), ("data.name=patient_folder",)),
     "data.similar_patients": ("allow", (), ("data.name=idc",)),
-    **dict.fromkeys(("translate.batch", "translate.width", "translate.checkpoint_every"),
+    **dict.fromkeys(("translate.batch_size", "translate.base_channels", "translate.checkpoint_interval"),
                     (8, (), ("translate.steps=5",))),
-    **dict.fromkeys(("translate.rate", "translate.cycle", "translate.identity"), (0.5, (), ("translate.steps=5",))),
-    "translate.average": (0.5, (REAL,), ("learning_curve.arms=[real,translation]",)),
+    **dict.fromkeys(("translate.learning_rate", "translate.cycle_loss_weight", "translate.identity_loss_weight"),
+                    (0.5, (), ("translate.steps=5",))),
+    "translate.ema_decay": (0.5, (REAL,), ("learning_curve.arms=[real,translation]",)),
     "pretrain.steps": (5, (), (SIMCLR,)),
-    "pretrain.weights": ("shipped", (), ("folds.networks=[simclr]",)),
-    "pretrain.patients": ("train", (SIMCLR, "pretrain.weights=shipped"), PRETRAINS),
-    **dict.fromkeys(("pretrain.batch", "pretrain.checkpoint_every"), (8, (), PRETRAINS)),
-    **dict.fromkeys(("pretrain.rate", "pretrain.temperature", "pretrain.stain_jitter", "pretrain.colour_jitter",
-                     "pretrain.smallest"), (0.5, (SIMCLR, "pretrain.weights=shipped"), PRETRAINS)),
-    "classify.models.*.selected": (False, ("cnn",), ("cnn", "classify.models.cnn.synthetic=0.1")),
+    "pretrain.weights": ("shipped", (), ("cross_validation.models=[efficientnet_lite0_simclr]",)),
+    "pretrain.include_unlisted": (False, (SIMCLR, "pretrain.weights=shipped"), PRETRAINS),
+    **dict.fromkeys(("pretrain.batch_size", "pretrain.checkpoint_interval"), (8, (), PRETRAINS)),
+    **dict.fromkeys(("pretrain.learning_rate", "pretrain.temperature", "pretrain.stain_jitter", "pretrain.color_jitter",
+                     "pretrain.min_crop_scale"), (0.5, (SIMCLR, "pretrain.weights=shipped"), PRETRAINS)),
+    "classify.models.*.filter_synthetic": (False, ("cnn",), ("cnn", "classify.models.cnn.synthetic_fraction=0.1")),
     "classify.models.*.shortcut": ("identity", ("resnet50",), ("resnet34",)),
     "classify.models.*.weights": ("imagenet", ("resnet34",), ("resnet50",)),
-    "classify.models.*.beside": ("critic", ("resnet_table1",), ("gan_resnet",)),
-    "classify.models.*.enlarged": (64, ("resnet34",), ("efficientnet_lite",)),
+    "classify.models.*.extra_features": ("projected_discriminator", ("resnet_table1",), ("gan_resnet",)),
+    "classify.models.*.input_size": (64, ("resnet34",), ("efficientnet_lite0",)),
     "classify.teachers": (["cnn"], ("classify.models={cnn: {}}",),
-                          ("classify.models={cnn: {}, student: {taught: 0.5}}",)),
-    "learning_curve.synthetic": (0.3, (REAL,), ()),
-    "learning_curve.made": (64, ("learning_curve.arms=[translation]",), ()),
+                          ("classify.models={cnn: {}, student: {distillation_fraction: 0.5}}",)),
+    "learning_curve.synthetic_fraction": (0.3, (REAL,), ()),
+    "learning_curve.num_synthetic": (64, ("learning_curve.arms=[translation]",), ()),
     "learning_curve.gan_steps": (64, (REAL,), ("learning_curve.arms=[selected]",)),
     "learning_curve.translate_steps": (64, (REAL,), ("learning_curve.arms=[translation]",)),
-    "factors.network": ("resnet50", (), (LEVELS,)),
-    "factors.epochs": (7, (), (LEVELS,)),
-    "factors.seeds": ([5], (), (LEVELS,)),
-    "factors.activation": ("gelu", (), (LEVELS,)),
-    "factors.normalisation": ("group", (), (LEVELS,)),
-    "factors.dropout": (0.5, (), (LEVELS,)),
-    "folds.epochs": (7, (), ("folds.networks=[cnn]",)),
+    "ablation.model": ("resnet50", (), (LEVELS,)),
+    "ablation.epochs": (7, (), (LEVELS,)),
+    "ablation.seeds": ([5], (), (LEVELS,)),
+    "ablation.activation": ("gelu", (), (LEVELS,)),
+    "ablation.normalization": ("group", (), (LEVELS,)),
+    "ablation.dropout": (0.5, (), (LEVELS,)),
+    "cross_validation.epochs": (7, (), ("cross_validation.models=[cnn]",)),
 }  # fmt: skip
-
-
-def leaves(model: type[BaseModel], parent: str = "") -> list[str]:
-    found = []
-    for name, field in model.model_fields.items():
-        kind = Classifier if f"{parent}{name}" == "classify.models" else field.annotation
-        inner = "classify.models.*." if kind is Classifier else f"{parent}{name}."
-        nested = isinstance(kind, type) and issubclass(kind, BaseModel)
-        found += leaves(kind, inner) if nested else [f"{parent}{name}"]
-    return found
 
 
 @pytest.fixture
@@ -129,14 +127,16 @@ def test_every_setting_is_read_always_or_refused_where_it_is_not(plain):
 
 
 def test_a_refusal_names_the_value_and_the_remedy(plain):
-    with pytest.raises(InputError, match=r"data\.lists: here has no effect: .*set data\.protocol=official"):
-        experiment.load(plain, ("data.lists=here",))
-    with pytest.raises(InputError, match=r"classify\.models\.cnn\.selected: false has no effect"):
-        experiment.load(plain, ("classify.models={cnn: {selected: false}}",))
-    with pytest.raises(InputError, match=r"tuned: true, but beside is none"):
-        experiment.load(plain, ("classify.models={cnn: {tuned: true}}",))
-    with pytest.raises(InputError, match=r"cnn\.beside: critic has no effect"):
-        experiment.load(plain, ("classify.models={cnn: {tuned: true, beside: critic}}",))
+    with pytest.raises(InputError, match=r"data\.split_dir: here has no effect: .*set data\.protocol=official"):
+        experiment.load(plain, ("data.split_dir=here",))
+    with pytest.raises(InputError, match=r"classify\.models\.cnn\.filter_synthetic: false has no effect"):
+        experiment.load(plain, ("classify.models={cnn: {filter_synthetic: false}}",))
+    with pytest.raises(InputError, match=r"finetune_extra_features: true needs extra_features"):
+        experiment.load(plain, ("classify.models={cnn: {finetune_extra_features: true}}",))
+    with pytest.raises(InputError, match=r"cnn\.extra_features: projected_discriminator has no effect"):
+        experiment.load(
+            plain, ("classify.models={cnn: {finetune_extra_features: true, extra_features: projected_discriminator}}",)
+        )
 
 
 def test_a_classifier_may_be_written_whole(plain):
@@ -146,21 +146,23 @@ def test_a_classifier_may_be_written_whole(plain):
 
 def test_null_takes_back_what_the_file_sets(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("name: mine\ndata: {name: idc, folds: 4, evaluate_on: a*}\ntranslate: {steps: 5, width: 8}\n")
-    with pytest.raises(InputError, match=r"data\.folds: 4 has no effect"):
+    path.write_text(
+        "name: mine\ndata: {name: idc, num_folds: 4, eval_sources: a*}\ntranslate: {steps: 5, base_channels: 8}\n"
+    )
+    with pytest.raises(InputError, match=r"data\.num_folds: 4 has no effect"):
         experiment.load(str(path), ("data.protocol=official",))
-    settings = experiment.load(str(path), ("data.protocol=official", "data.folds=null", "data.evaluate_on="))
-    assert (settings.data.folds, settings.data.evaluate_on) == (5, None)
-    with pytest.raises(InputError, match=r"translate\.width: 8 has no effect: translate\.steps is 0"):
+    settings = experiment.load(str(path), ("data.protocol=official", "data.num_folds=null", "data.eval_sources="))
+    assert (settings.data.num_folds, settings.data.eval_sources) == (5, None)
+    with pytest.raises(InputError, match=r"translate\.base_channels: 8 has no effect: translate\.steps is 0"):
         experiment.load(str(path), ("translate.steps=0",))
-    assert experiment.load(str(path), ("translate=null",)).translate.width == 24
+    assert experiment.load(str(path), ("translate=null",)).translate.base_channels == 24
     with pytest.raises(InputError, match=r"unknown key data\.foldz"):
         experiment.load(str(path), ("data.foldz=null",))
 
 
 def test_variations_and_levels_are_as_free_as_before():
     idc = experiment.load("idc")
-    assert len(factors.levels(idc)) == 1 + sum(map(len, idc.factors.levels.values()))
+    assert len(ablation.list_variants(idc)) == 1 + sum(map(len, idc.ablation.variants.values()))
     assert varied(idc, {"data.protocol": "kfold"}, "here").data.protocol == "kfold"
 
 

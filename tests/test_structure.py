@@ -18,7 +18,10 @@ ORDER = (
     "cli", "execution", "stages", "report", "predict", "evaluate", "explain", "classify", "gan", "models", "preprocess",
     "data", "slides",
 )  # fmt: skip
-SHARED = ("errors", "experiment", "settings_effect", "variation", "progress", "machine", "distribute", "runs", "bench")
+SHARED = (
+    "errors", "settings", "classifiers", "renamed", "experiment", "settings_effect", "variation", "progress",
+    "machine", "distribute", "runs", "artifacts", "bench",
+)  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:

@@ -35,7 +35,7 @@ def groups() -> dict[str, dict[str, tuple]]:
             f"two tapes {name}": ("subjects", "gan", way | steps | {"tapes": 2})
             for name, way in ways.items() if "bfloat16" in name
         }
-        | {"bcgan with its second critic": ("subjects", "gan", quickest | {"tapes": 1, "critic": 1.0})},
+        | {"bcgan, two discriminators": ("subjects", "gan", quickest | {"tapes": 1, "projected_weight": 1.0})},
         "batch": {
             f"{ours} {size}": (module, "training", way | {"batch": size})
             for size in BATCHES

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from bcgan import machine
+from bcgan.classifiers import CLASSIFIERS
 from bcgan.data.histology_phantom.tissue import draw as patches
-from bcgan.experiment import Classifier, Classify, Experiment, Gan
+from bcgan.experiment import Experiment
+from bcgan.settings import Classifier, Classify, Gan
 
 Subject = Callable[[], float]
 NETWORK = "resnet_table1"
@@ -35,7 +37,7 @@ def training(
 
     from bcgan.classify import train
 
-    settings, model = Classify(batch=batch), _classifier(network)
+    settings, model = Classify(batch_size=batch), _classifier(network)
     optimizer = train.make_optimizer(model, Classifier(), settings, 1000)
     step = train.make_step(model, _classifier(network), optimizer, settings, (1.0, 1.0), 0, xla, augment=False)
     images, labels = map(tf.constant, patches(batch))
@@ -113,19 +115,19 @@ def onnx() -> Subject:
 
 
 def gan(
-    precision: str, tapes: int, batch: int = 32, xla: bool = False, steps: int = STEPS, critic: float = 0.0
+    precision: str, tapes: int, batch: int = 32, xla: bool = False, steps: int = STEPS, projected_weight: float = 0.0
 ) -> Subject:
-    """A step of the paper's two players, as a rule without the second critic: ours, or two tapes as a tutorial has it.
+    """Return a GAN training step, by default without the projected discriminator: bcgan's, or a tutorial's.
 
-    Two tapes: synthetic patches are made for each of the players, real and synthetic ones are judged apart, both
-    propagate through all of it, and gradients are taken one after the other.
+    The tutorial's uses two tapes: synthetic patches are generated once for each network, real and synthetic ones are
+    scored separately, both losses propagate through everything, and gradients are taken one after the other.
     """
     start(precision)
     import tensorflow as tf
 
     from bcgan.gan import train
 
-    settings = Gan(batch=batch, critic=critic)
+    settings = Gan(batch_size=batch, projected_discriminator_weight=projected_weight)
     gan_state = train.build_gan_state(settings)
     step = train.make_step(gan_state, settings, 0, xla) if tapes == 1 else _two_tapes(gan_state, settings, xla)
     images, labels = map(tf.constant, patches(batch))
@@ -149,7 +151,7 @@ def _two_tapes(gan_state, settings: Gan, xla: bool):
 
     def made(seed, classes):
         count = tf.shape(classes)[0]
-        noise = tf.random.stateless_normal((count, settings.latent), seed)
+        noise = tf.random.stateless_normal((count, settings.latent_dim), seed)
         grain = tf.random.stateless_normal((count, 50, 50, 1), seed + 1)
         return gan_state.generator([noise, classes, grain], training=True)
 
@@ -189,7 +191,7 @@ def feeding(augmented: bool, batch: int = 64) -> Subject:
     def augment(step, images):
         seed = tf.stack([tf.constant(0, tf.int64), step])
         images = batches.dihedral(batches.scale(images), seed)
-        return batches.colour_jitter(batches.stain_jitter(images, seed, 0.15), seed, 0.05)
+        return batches.color_jitter(batches.stain_jitter(images, seed, 0.15), seed, 0.05)
 
     def run() -> int:
         for step, batch_images, _ in batches.stream(images, labels, sampler, steps):
@@ -208,7 +210,7 @@ def waiting(precision: str, batch: int = BATCH, xla: bool = False) -> Subject:
     from bcgan.classify import train
     from bcgan.data import batches
 
-    settings, model = Classify(batch=batch), _classifier(NETWORK)
+    settings, model = Classify(batch_size=batch), _classifier(NETWORK)
     optimizer = train.make_optimizer(model, Classifier(), settings, 1000)
     step = train.make_step(model, _classifier(NETWORK), optimizer, settings, (1.0, 1.0), 0, xla)
     images, labels = patches(4096)
@@ -306,7 +308,7 @@ def _classifier(name: str):
     from bcgan.models.classifier import classifier
     from bcgan.models.discriminator import discriminator
 
-    return classifier(name, discriminator=discriminator() if name.startswith("gan_") else None)
+    return classifier(name, discriminator=discriminator() if CLASSIFIERS[name].uses_discriminator else None)
 
 
 def _counted(score: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> Subject:

@@ -17,12 +17,13 @@ from bcgan import progress, runs
 from bcgan.classify.train import schedule
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
-from bcgan.experiment import Experiment, Pretrain
+from bcgan.experiment import Experiment
 from bcgan.models import fast, weights
 from bcgan.models.efficientnet_lite import backbone, transfer_network
 from bcgan.preprocess.store import Store
+from bcgan.settings import Pretrain
 
-NETWORK, SEEN = "simclr.keras", "seen.json"
+NETWORK, SEEN = "simclr.keras", "pretraining_patients.json"
 SHIPPED = Path(__file__).parents[1] / "shipped" / "simclr"
 LOG_EVERY = 10
 UNITS = (512, 128)  # of the head behind the pooled features, which is thrown away
@@ -30,27 +31,27 @@ DECAY = 1e-4
 
 
 def seen_roles(settings: Pretrain) -> tuple[str, ...]:
-    """The roles whose patches are looked at: never a validation or a test patient's."""
-    return ("train", "unlisted", "unlisted_other") if settings.patients == "all" else ("train",)
+    """Return the roles whose patches are used: never those of validation or test patients."""
+    return ("train", "unlisted", "unlisted_other") if settings.include_unlisted else ("train",)
 
 
 def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> None:
-    """Write simclr.keras, the network up to its pooled features, and seen.json, the patients that it has met: trained
-    here, or those that come with bcgan.
+    """Write simclr.keras, the network up to its pooled features, and pretraining_patients.json, its training patients.
+
+    With `pretrain.weights: shipped` both are copies of the files in bcgan.
 
     Raises:
-        InputError: the weights that come with bcgan have met patients who are validation or test patients here.
-        WorkError: the loss is NaN or infinite; the last checkpoint is kept.
+        InputError: If the weights in bcgan were trained on patients who are validation or test patients here.
+        WorkError: If the loss is NaN or infinite; the last checkpoint is kept.
     """
     settings, index = experiment.pretrain, store.index
     if settings.weights == "shipped":
         held_out = index["patient"][index["role"].str.removesuffix("_other").isin(["validation", "test"])]
         if known_patients := sorted(seen(SHIPPED) & set(held_out)):
             raise InputError(
-                f"pretrain.weights: what comes with bcgan has met {len(known_patients)} patients (first: "
-                f"{known_patients[0]}) who are "
-                "validation or test patients here. If they are, train it on this split: pretrain.weights=none, "
-                "pretrain.steps=2250; if others have these names, rename them."
+                f"pretrain.weights: shipped was trained on {len(known_patients)} patients (first: {known_patients[0]}) "
+                "who are validation or test patients here. Train on this split instead: pretrain.weights=none, "
+                "pretrain.steps=2250. If they are other patients with the same names, rename them."
             )
         for name in (SEEN, NETWORK):
             shutil.copyfile(SHIPPED / name, folder / name)
@@ -70,21 +71,21 @@ def seen(folder: Path) -> set[str]:
 def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: bool) -> None:
     """Train and write simclr.keras and log.jsonl.
 
-    A kill leaves checkpoint.npz; calling again with the same arguments goes on from there.
+    An interruption leaves checkpoint.npz; calling again with the same arguments resumes.
 
     Args:
         images: uint8, (n, size, size, 3).
 
     Raises:
-        WorkError: the loss is NaN or infinite; the last checkpoint is kept.
+        WorkError: If the loss is NaN or infinite; the last checkpoint is kept.
     """
     keras.utils.set_random_seed(seed)
     network = transfer_network(images.shape[1])
     x = network.layers[-1].input  # without dropout
     x = layers.Dense(UNITS[0], "relu", dtype="float32", name="hidden")(x)
     joined = keras.Model(network.input, layers.Dense(UNITS[1], dtype="float32", name="projection")(x))
-    batch = min(settings.batch, len(images))
-    rates = schedule(settings.rate, settings.steps, max(1, settings.steps // 100))
+    batch = min(settings.batch_size, len(images))
+    rates = schedule(settings.learning_rate, settings.steps, max(1, settings.steps // 100))
     optimizer = keras.optimizers.AdamW(rates, weight_decay=DECAY)
     optimizer.build(joined.trainable_variables)
     groups = {"network": joined.variables, "optimizer": optimizer.variables}
@@ -103,14 +104,14 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
             if not np.isfinite(loss):
                 raise WorkError(
                     f"pretrain: the loss is NaN or infinite at step {done}. No model was written; lower "
-                    f"pretrain.rate ({settings.rate})."
+                    f"pretrain.learning_rate ({settings.learning_rate})."
                 )
             if int(step) % LOG_EVERY == 0 or done == settings.steps:
                 rate = (done - start) * batch / (time.monotonic() - began)
                 progress.write_line(
                     log_path, step=int(step), loss=loss, accuracy=accuracy, images_per_second=round(rate, 1)
                 )
-            if done % settings.checkpoint_every == 0 and done < settings.steps:
+            if done % settings.checkpoint_interval == 0 and done < settings.steps:
                 weights.save(checkpoint, done, groups)
             bar.set_postfix(loss=f"{loss:.2f}", accuracy=f"{accuracy:.0%}", refresh=False)
             bar.update()
@@ -126,8 +127,8 @@ def make_step(joined: keras.Model, optimizer, settings: Pretrain, seed: int, xla
         seeds = [tf.stack([tf.constant(seed + 2, tf.int64), number + place]) for place in range(4)]
         images = batches.dihedral(images, seeds[0])
         images = batches.stain_jitter(images, seeds[1], settings.stain_jitter)
-        images = batches.colour_jitter(images, seeds[2], settings.colour_jitter)
-        return batches.cut(images, seeds[3], settings.smallest)
+        images = batches.color_jitter(images, seeds[2], settings.color_jitter)
+        return batches.cut(images, seeds[3], settings.min_crop_scale)
 
     @tf.function(jit_compile=xla)
     def step_function(step, images):

@@ -45,7 +45,7 @@ def taught(experiment: Experiment, store: Store, folder: Path) -> Patches:
     """
     settings, rows = experiment.classify, unlisted(experiment, store)
     chosen = store.rows("validation")
-    image_sets = [central(store.images[side], settings.crop) for side in (chosen, rows)]
+    image_sets = [central(store.images[side], settings.crop_size) for side in (chosen, rows)]
     odds = [0.0, 0.0]
     for name in settings.teachers:
         for seed in settings.seeds:

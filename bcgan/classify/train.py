@@ -16,8 +16,8 @@ from bcgan.classify.scoring import scorer
 from bcgan.data import batches
 from bcgan.data.views import central
 from bcgan.errors import WorkError
-from bcgan.experiment import Classifier, Classify
 from bcgan.models import fast, weights
+from bcgan.settings import Classifier, Classify
 
 OPTIMIZERS = {
     "adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam, "nadam": keras.optimizers.Nadam,
@@ -59,11 +59,11 @@ def train(
 ) -> None:
     """Train a classifier and write `path` (.keras) and a line an epoch beside it (.jsonl).
 
-    A kill leaves a checkpoint of the last whole epoch; calling again with the same arguments goes on from there.
+    An interruption leaves a checkpoint of the last full epoch; calling again with the same arguments resumes.
 
     Args:
         network: keras.Model. As `bcgan.models.classifier` builds it.
-        extra: Patches. Synthetic or distilled ones, which join every batch by `classifier_settings.more`; None: real
+        extra: Patches. Synthetic or distilled ones, `classifier_settings.extra_fraction` of every batch; None: real
             patches alone.
         validation: Patches. Choose the epoch; None: the last one is kept.
         classifier_settings: Classifier. This network's settings.
@@ -98,16 +98,17 @@ def train(
         for epoch in range(start, epochs):
             began = time.monotonic()
             steps = range(epoch * epoch_steps, (epoch + 1) * epoch_steps)
-            stream = batches.stream(*training_data.pool, training_data.sampler, steps, settings.crop, seed)
+            stream = batches.stream(*training_data.pool, training_data.sampler, steps, settings.crop_size, seed)
             values = []
             for step, images, labels in stream:
                 values.append([float(value) for value in step_function(step, images, labels)])
                 bar.update()
-            probabilities = score(central(validation.images, settings.crop)).astype(float) if validation else None
+            probabilities = score(central(validation.images, settings.crop_size)).astype(float) if validation else None
             if not np.isfinite(values).all() or (validation and not np.isfinite(probabilities).all()):
                 raise WorkError(
                     f"classify: {path.stem}: the loss is NaN or infinite in epoch {epoch + 1}. "
-                    f"Lower classify.models.*.rate ({classifier_settings.rate}), or set precision=float32."
+                    f"Lower classify.models.*.learning_rate ({classifier_settings.learning_rate}), or set "
+                    "precision=float32."
                 )
             line = _validate(probabilities, validation.labels) if validation else {}
             area = line.get("validation_roc_auc", epoch)
@@ -137,8 +138,10 @@ def _build_training_data(
     epoch_steps: int | None,
 ) -> TrainingData:
     """What `train`'s arguments of these names come to."""
-    count = min(round(settings.batch * classifier_settings.more), settings.batch - 1) if extra else 0
-    fresh = min(settings.batch - count, len(real.labels))
+    count = (
+        min(round(settings.batch_size * classifier_settings.extra_fraction), settings.batch_size - 1) if extra else 0
+    )
+    fresh = min(settings.batch_size - count, len(real.labels))
     sampler, malignant = batches.shuffled(np.arange(len(real.labels)), fresh, seed), np.mean(real.labels)
     epoch_steps, pool = epoch_steps or max(1, len(real.labels) // fresh), real
     if extra and count:
@@ -175,7 +178,7 @@ def schedule(rate: float, steps: int, warm: int) -> keras.optimizers.schedules.C
 
 def make_optimizer(network: keras.Model, classifier_settings: Classifier, settings: Classify, epoch_steps: int):
     steps = classifier_settings.epochs * epoch_steps
-    rates = schedule(classifier_settings.rate, steps, max(1, min(steps // 10, epoch_steps)))
+    rates = schedule(classifier_settings.learning_rate, steps, max(1, min(steps // 10, epoch_steps)))
     optimizer = OPTIMIZERS[settings.optimizer](rates, weight_decay=settings.weight_decay)
     if keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -207,8 +210,8 @@ def make_step(
             images = batches.dihedral(images, seeds[0])
         if augment and settings.stain_jitter:
             images = batches.stain_jitter(images, seeds[1], settings.stain_jitter)
-        if augment and settings.colour_jitter:
-            images = batches.colour_jitter(images, seeds[2], settings.colour_jitter)
+        if augment and settings.color_jitter:
+            images = batches.color_jitter(images, seeds[2], settings.color_jitter)
         images, labels = distribute.own(images), distribute.own(labels)
         with tf.GradientTape() as tape:
             logits = fused(images, training=True)[:, 0]
@@ -224,7 +227,7 @@ def make_step(
     def step_function(step, images, labels):
         metrics, count = update_everywhere(step, images, labels), tf.cast(step, tf.float32)
         weights.move_average(
-            average.variables, network.variables, tf.minimum(settings.average, (1 + count) / (10 + count))
+            average.variables, network.variables, tf.minimum(settings.ema_decay, (1 + count) / (10 + count))
         )
         return metrics
 

@@ -5,7 +5,7 @@ from math import ceil
 
 from bcgan.data.patients import check_spellings
 from bcgan.data.records import Record
-from bcgan.experiment import Data
+from bcgan.settings import Data
 
 PREPARED = ("histology_phantom", "patch_camelyon")  # tensorflow-datasets makes or downloads them; they name no folders
 
@@ -13,8 +13,8 @@ PREPARED = ("histology_phantom", "patch_camelyon")  # tensorflow-datasets makes 
 def records(data: Data, mixed: bool = False) -> list[Record]:
     """Read every patch of an experiment's data set, before decoding.
 
-    With `data.limit` so many patches of each patient and class are left: always the same ones, drawn by their keys'
-    hashes, since neighbouring names are neighbouring patches.
+    With `data.max_patches_per_class` or `data.subsample_fraction` a subset of each patient's patches of each class is
+    drawn, always the same one: by the hash of their keys, because neighbouring names are neighbouring patches.
 
     Args:
         mixed: Whether images of several magnifications may come together, each with its own microns per pixel.
@@ -37,14 +37,14 @@ def records(data: Data, mixed: bool = False) -> list[Record]:
     every = readers[data.name](data.dir)
     if data.similar_patients == "refuse" and data.name not in PREPARED:
         check_spellings({record.patient for record in every}, f"data.dir: {', '.join(map(str, data.dir))}")
-    if data.limit is None:
+    if data.max_patches_per_class is None and data.subsample_fraction is None:
         return every
     groups: dict[tuple[str, int], list[int]] = {}
     for number, record in enumerate(every):
         groups.setdefault((record.patient, record.label), []).append(number)
     drawn = []
     for numbers in groups.values():
-        count = int(data.limit) if data.limit >= 1 else ceil(round(data.limit * len(numbers), 6))
+        count = data.max_patches_per_class or ceil(round(data.subsample_fraction * len(numbers), 6))
         drawn += sorted(numbers, key=lambda number: sha256(every[number].key.encode()).digest())[:count]
     return [every[number] for number in sorted(drawn)]
 

@@ -149,7 +149,7 @@ def stain_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tens
     return tf.reshape(tf.clip_by_value(tf.exp(-density), 0.0, 1.0), shape)
 
 
-def colour_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
+def color_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
     """Brightness and contrast, patch by patch, each with this standard deviation."""
     draws = tf.random.stateless_normal((2, tf.shape(images)[0], 1, 1, 1), seed)
     mean = tf.reduce_mean(images, (1, 2, 3), keepdims=True)

@@ -15,7 +15,7 @@ from bcgan.data.idc.scan import OFFICIAL_LISTS
 from bcgan.data.patients import check_spellings, normalize_patient, read_text
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
-from bcgan.experiment import Data
+from bcgan.settings import Data
 
 LISTED = ("train", "validation", "test")
 NAMED = 10  # patients that a message names
@@ -51,8 +51,8 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
     """A role for every patch, all patches of a patient alike.
 
     `official`: the lists; patients on none are `unlisted`. `extended`: those join training. `kfold`: patients
-    dealt into `data.folds` folds of similar class balance; fold `data.fold` tests, the next one validates.
-    Where `data.evaluate_on` matches a folder or archive in some paths, from `data.dir` on, held-out patches from
+    dealt into `data.num_folds` folds of similar class balance; fold `data.test_fold` tests, the next one validates.
+    Where `data.eval_sources` matches a folder or archive in some paths, from `data.dir` on, held-out patches from
     others become `<role>_other`: a source that is complete for one class alone would distort the figures.
 
     Args:
@@ -66,20 +66,20 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
     elif (index["given"] != "").all():
         roles = index["given"].copy()
     else:
-        role_of = read_lists(data.lists or OFFICIAL_LISTS)
+        role_of = read_lists(data.split_dir or OFFICIAL_LISTS)
         if data.similar_patients == "refuse":
-            check_spellings({*role_of, *index["patient"]}, f"{data.lists or OFFICIAL_LISTS} and the data")
+            check_spellings({*role_of, *index["patient"]}, f"{data.split_dir or OFFICIAL_LISTS} and the data")
         _tell_absent(absent_patients(index, data), data)
         on_no_list = "train" if data.protocol == "extended" else "unlisted"
         roles = index["patient"].map(role_of).fillna(on_no_list)
-    if data.evaluate_on:
+    if data.eval_sources:
         above = min((len(place.parts) for place in data.dir), default=1) - 1  # where data.dir lies says nothing
-        chosen = index["path"].map(lambda path: bool(fnmatch.filter(re.split("[/!]", path)[above:], data.evaluate_on)))
+        chosen = index["path"].map(lambda path: bool(fnmatch.filter(re.split("[/!]", path)[above:], data.eval_sources)))
         sources = index["source"].unique()
         if not chosen.any() and len(sources) > 1:
             raise InputError(
-                f"data.evaluate_on: {data.evaluate_on} is in no path of the sources {', '.join(sources)}. "
-                "Name one of them, or set data.evaluate_on=null to score on all."
+                f"data.eval_sources: {data.eval_sources} is in no path of the sources {', '.join(sources)}. "
+                "Name one of them, or set data.eval_sources=null to score on all."
             )
         if chosen.any():
             roles = roles.mask(~chosen & (roles != "train"), roles + "_other")
@@ -91,14 +91,14 @@ def absent_patients(index: pd.DataFrame, data: Data) -> list[str]:
     """List the patients of the lists that the data lack; none where no lists are used."""
     if data.protocol == "kfold" or (index["given"] != "").all():
         return []
-    return sorted(read_lists(data.lists or OFFICIAL_LISTS).keys() - set(index["patient"]))
+    return sorted(read_lists(data.split_dir or OFFICIAL_LISTS).keys() - set(index["patient"]))
 
 
 def _tell_absent(absent: list[str], data: Data) -> None:
     if absent:
         names = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
         # A sample of the public archive lacks some of the shipped lists' patients.
-        level = logging.WARNING if data.lists else logging.INFO
+        level = logging.WARNING if data.split_dir else logging.INFO
         log.log(level, "%d patients of the lists have no image in the data: %s", len(absent), names)
 
 
@@ -110,7 +110,7 @@ def check_roles(index: pd.DataFrame, roles: pd.Series) -> None:
             if count == 0:
                 raise InputError(
                     f"The {role} patients have no {name} patch (class {label}) of {len(index)} patches in all. "
-                    "Check data.dir's class folders, data.protocol and data.evaluate_on."
+                    "Check data.dir's class folders, data.protocol and data.eval_sources."
                 )
     by_patient = roles.str.removesuffix("_other").groupby(index["patient"]).nunique()
     torn = by_patient.index[by_patient > 1]
@@ -135,7 +135,7 @@ def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
         for role, group in index.groupby("role")
     }
     digest = hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
-    policy = data.protocol if data.protocol != "kfold" else f"kfold, fold {data.fold} of {data.folds}"
+    policy = data.protocol if data.protocol != "kfold" else f"kfold, fold {data.test_fold} of {data.num_folds}"
     return {
         "policy": policy, "seed": seed, "counts": counts, "sha256": digest, "patients": patients,
         "absent": absent_patients(index, data),
@@ -146,15 +146,15 @@ def _kfold(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
     from sklearn.model_selection import StratifiedGroupKFold
 
     patients = index["patient"].nunique()
-    if patients < data.folds:
+    if patients < data.num_folds:
         raise InputError(
-            f"data.folds: {data.folds} folds need as many patients, and there are {patients}. Lower data.folds."
+            f"data.num_folds: {data.num_folds} folds need as many patients, and there are {patients}. Lower it."
         )
-    splitter = StratifiedGroupKFold(data.folds, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(data.num_folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(index), int)
     for number, (_, held) in enumerate(splitter.split(index, index["label"], index["patient"])):
         fold_of[held] = number
     roles = np.full(len(index), "train", dtype=object)
-    roles[fold_of == data.fold] = "test"
-    roles[fold_of == (data.fold + 1) % data.folds] = "validation"
+    roles[fold_of == data.test_fold] = "test"
+    roles[fold_of == (data.test_fold + 1) % data.num_folds] = "validation"
     return pd.Series(roles, index.index)

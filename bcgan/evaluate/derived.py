@@ -15,7 +15,7 @@ from bcgan.data.records import CLASSES
 from bcgan.evaluate.probes import COLOUR_AND_TEXTURE
 from bcgan.slides.coordinates import slide_names
 
-COLOURS, ENSEMBLE, CONTEXT = "colour_statistics", "ensemble", "context"
+COLOURS, ENSEMBLE, CONTEXT = "color_texture_gbdt", "ensemble", "ensemble_spatial_context"
 
 
 def column(name: str, seed: int) -> str:

@@ -26,7 +26,7 @@ from bcgan.models.classifier import of_run
 from bcgan.models.discriminator import BLOCKS
 from bcgan.preprocess.store import GAN_SIZE, Store, at_size, load_synthetic
 
-CHANCE = "random"
+CHANCE = "random_map"
 LEVELS = np.linspace(0, 1, 11)  # shares of the pixels wiped out or shown
 TOP = 0.05  # share of the pixels that speak most for malignancy
 MAX_EXAMPLES = 4  # patches a class for the figure
@@ -43,8 +43,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     name, seed = experiment.proposed, experiment.classify.seeds[0]
     network = weights.load_model(root / "classify" / f"{name}-seed{seed}.keras")
     rng = np.random.default_rng(experiment.seed)
-    rows = rng.permutation(store.rows("test"))[: experiment.evaluate.explanations]
-    images = central(store.images[rows], experiment.classify.crop).astype(np.float32) / 255
+    rows = rng.permutation(store.rows("test"))[: experiment.evaluate.num_explained_patches]
+    images = central(store.images[rows], experiment.classify.crop_size).astype(np.float32) / 255
     patients = store.index["patient"].to_numpy()[rows]
     methods = _methods(network)
     tested = methods | {CHANCE: lambda _, images: rng.random(images.shape[:3]).astype(np.float32)}
@@ -135,8 +135,8 @@ def pointing(
         flat = masks.reshape(len(images), -1)
         speaks = maps.clip(0)
         shares = {
-            "pointing": np.take_along_axis(flat, top, 1).mean(1),
-            "evidence": (speaks * flat).sum(1) / np.maximum(speaks.sum(1), np.finfo(np.float32).tiny),
+            "top5_hit_rate": np.take_along_axis(flat, top, 1).mean(1),
+            "energy_pointing_game": (speaks * flat).sum(1) / np.maximum(speaks.sum(1), np.finfo(np.float32).tiny),
         }
         by_method[method] = {
             kind: _mean(values - flat.mean(1), patients, experiment) for kind, values in shares.items()
@@ -176,14 +176,14 @@ def _curves(network, images, maps, patients, experiment: Experiment) -> dict[str
 
 def _mean(values: np.ndarray, patients: np.ndarray, experiment: Experiment) -> dict[str, float | None]:
     settings = experiment.evaluate
-    return intervals.of_mean(values, patients, settings.resamples, settings.confidence, experiment.seed)
+    return intervals.of_mean(values, patients, settings.bootstrap_samples, settings.confidence_level, experiment.seed)
 
 
 def _examples(experiment: Experiment, store: Store, root: Path, network, methods: dict) -> dict[str, np.ndarray]:
     """Test patches and synthetic ones, of each class the best calls, then the worst, with their maps."""
     rows = store.rows("test")
     labels = store.index["label"].to_numpy()[rows]
-    crop = experiment.classify.crop
+    crop = experiment.classify.crop_size
     synthetic, synthetic_labels = load_synthetic(root / "features", experiment.data.size, selected=False)
     image_sets = {
         "real": (central(store.images[rows], crop), labels),

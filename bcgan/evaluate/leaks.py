@@ -42,16 +42,16 @@ def audit(
         "patients_against_split_file": int(index["patient"][known != role].nunique()),
         "identical_pixels_across_roles": _shared(index["pixels"], training, held_out),
         "near_identical_across_roles": _count_near_identical(index, images, training.to_numpy(), held_out.to_numpy()),
-        "fitted_elsewhere": fitted,
-        "met_without_labels": len(set(index["patient"][held_out]) & set(seen)),
+        "thresholds_not_from_validation": fitted,
+        "pretraining_saw_held_out_patients": len(set(index["patient"][held_out]) & set(seen)),
     }
     meanings = {
         "patients_in_two_roles": "patients with patches on more than one side of the split",
         "patients_against_split_file": "patients whose role is not the one that split.json names",
         "identical_pixels_across_roles": "held-out patches whose pixels also stand in training",
         "near_identical_across_roles": "held-out patches that look like one of training, by hash and thumbnail",
-        "fitted_elsewhere": "thresholds, calibrations or neighbours' weights that the validation patients do not give",
-        "met_without_labels": "validation and test patients whose patches a network saw without labels before training",
+        "thresholds_not_from_validation": "thresholds, calibrations, context weights not fitted on validation patients",
+        "pretraining_saw_held_out_patients": "validation and test patients whose patches were used in pretraining",
     }
     checks = {name: {"passed": not count, "count": count, "meaning": meanings[name]} for name, count in counts.items()}
     return {"passed": all(check["passed"] for check in checks.values()), "checks": checks}

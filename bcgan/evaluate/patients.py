@@ -6,7 +6,7 @@ import numpy as np
 
 from bcgan.evaluate import intervals, metrics
 
-NAMES = ("patient_share_error", "patient_share_correlation", "patient_roc_auc")
+NAMES = ("patient_fraction_mae", "patient_fraction_pearson", "patient_roc_auc")
 ROUNDING = 1e-16  # below it, patients do not differ
 
 
@@ -33,7 +33,7 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Figures with a patient as the unit, each {value, low, high, seeds}: the mean over the seeds.
 
-    patient_share_error: mean distance between the estimated and the true share. patient_share_correlation: Pearson's.
+    patient_fraction_mae: mean distance between the estimated and the true share. patient_fraction_pearson: Pearson's.
     patient_roc_auc: patients with a malignant patch against those without, by the estimated share; None where all are
     of one kind.
 
@@ -46,8 +46,8 @@ def measure(
     by_name: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for scores in calibrated.values():
         true, estimated, _ = shares(labels, scores, patients)
-        by_name["patient_share_error"].append(weights @ np.abs(true - estimated) / weights.sum(1))
-        by_name["patient_share_correlation"].append(_correlation(true, estimated, weights))
+        by_name["patient_fraction_mae"].append(weights @ np.abs(true - estimated) / weights.sum(1))
+        by_name["patient_fraction_pearson"].append(_correlation(true, estimated, weights))
         with np.errstate(invalid="ignore", divide="ignore"):
             by_name["patient_roc_auc"].append(metrics.areas(true > 0, estimated, weights)["roc_auc"])
     counts = intervals.draw_seeds(len(calibrated), resamples, np.random.default_rng((seed, 1)))

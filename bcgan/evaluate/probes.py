@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bcgan import progress, runs
-from bcgan.classify.referee import extractor
+from bcgan.classify.reference_cnn import make_feature_fn
 from bcgan.data import batches
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
@@ -33,7 +33,7 @@ MOST = 10_000  # patches of a role; more change a probe little, and a logistic r
 
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
     """Write probes.json: {features: {dimensions, roc_auc: {value, low, high, seeds}}}, on the test patients."""
-    index, seeds = store.index, experiment.evaluate.probes
+    index, seeds = store.index, experiment.evaluate.probe_seeds
     used = np.sort(np.concatenate([_capped(store.rows(role), experiment.seed) for role in ROLES]))
     index = index.iloc[used].reset_index(drop=True)
     rows = {role: np.flatnonzero(index["role"] == role) for role in ROLES}
@@ -53,7 +53,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
                 bar.update()
             figures = intervals.with_intervals(
                 labels[test], intervals.Scored(scores, dict.fromkeys(seeds, 0.5)), patients[test],
-                settings.resamples, settings.confidence, experiment.seed,
+                settings.bootstrap_samples, settings.confidence_level, experiment.seed,
             )  # fmt: skip
             results[name] = {"dimensions": features.shape[1], "roc_auc": figures["roc_auc"]}
     runs.write_json(folder / "probes.json", results)
@@ -88,22 +88,25 @@ def _fixed(images: np.ndarray, used: np.ndarray, root: Path) -> dict[str, np.nda
     discriminator_features = np.concatenate(list(blocks.values()), 1)
     measured = pd.read_csv(root / "features" / "properties.csv", usecols=list(COLOUR_AND_TEXTURE)).iloc[used]
     colours = measured[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)
-    referee = extractor(weights.load_model(root / "features" / "referee.keras"))(images).astype(np.float32)
+    cnn_features = make_feature_fn(weights.load_model(root / "features" / "reference_cnn.keras"))(images).astype(
+        np.float32
+    )
     features = {
-        **blocks, "discriminator_all": discriminator_features, "colour_and_texture": colours, "supervised_cnn": referee,
-        "discriminator_and_cnn": np.concatenate([discriminator_features, referee], 1),
+        **blocks, "discriminator_all": discriminator_features, "colour_and_texture": colours,
+        "supervised_cnn": cnn_features,
+        "discriminator_and_cnn": np.concatenate([discriminator_features, cnn_features], 1),
     }  # fmt: skip
     if installed("lite2"):
         imagenet = pooled("lite2", images).astype(np.float32)
         features["efficientnet_lite2"] = imagenet
-        features["discriminator_and_efficientnet"] = np.concatenate([discriminator_features, imagenet], 1)
+        features["discriminator_and_efficientnet_lite2"] = np.concatenate([discriminator_features, imagenet], 1)
     return features
 
 
 def _untrained(images: np.ndarray, experiment: Experiment, seed: int) -> np.ndarray:
     keras.utils.set_random_seed(seed)
     gan = experiment.gan
-    maps = feature_maps(discriminator(gan.width, spectral=gan.spectral))
+    maps = feature_maps(discriminator(gan.base_channels, spectral=gan.spectral_norm))
 
     def run(part: np.ndarray) -> np.ndarray:
         outputs = maps(batches.scale(part), training=False)

@@ -1,43 +1,49 @@
 """Probabilities of every held-out patch, and what they are worth: the stage `evaluate`."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from bcgan import data, progress, runs
+from bcgan.artifacts import StageRun
+from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify import calibration, context, pretraining
 from bcgan.classify.scoring import probabilities
 from bcgan.data.views import central
-from bcgan.evaluate import derived, inflation, intervals, leaks, metrics
+from bcgan.evaluate import derived, intervals, leaks, metrics, split_optimism
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.derived import classifiers, column
 from bcgan.evaluate.intervals import describe
-from bcgan.experiment import TRAINING, Experiment
+from bcgan.experiment import TRAINING, Experiment, subset
 from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
+PROBABILITIES = "probabilities.npy"  # of one network, in its cached artifact
 MIN_SLIDE_PATCHES = 300  # patches of a slide from which on it is measured by itself
-# What neighbours add to the same without them, and teachers and self-supervision to the same network.
-FURTHER = ((derived.CONTEXT, derived.ENSEMBLE), ("student", "efficientnet_lite"), ("simclr", "efficientnet_lite"))
+# Pairs that are compared besides every classifier with the proposed one.
+FURTHER = (
+    (derived.CONTEXT, derived.ENSEMBLE),
+    *((name, spec.compared_with) for name, spec in CLASSIFIERS.items() if spec.compared_with),
+)
 CALIBRATED = ("ece", "brier", "loss")  # figures that calibration moves; given before and after
 
 
-def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
-    """Write probabilities.csv, metrics.json, comparisons.json, inflation.json and leak_audit.json.
+def evaluate(run: StageRun, store: Store) -> None:
+    """Write probabilities.csv, metrics.json, comparisons.json, split_optimism.json and leak_audit.json.
 
-    Thresholds, calibration and the neighbours' weights come from the validation patients; no figure of another set is
-    looked at.
+    Thresholds, calibration and the context's weights come from the validation patients alone.
     """
+    experiment, root, folder = run.experiment, run.root, run.folder
     held = np.flatnonzero(store.index["role"].to_numpy() != "train")
     table = store.index.loc[held, ["id", "patient", "x", "y", "label", "role"]].reset_index(drop=True)
-    cached = kept_columns(experiment, table, folder)
-    _score(experiment, central(store.images[held], experiment.classify.crop), table, root / "classify", cached)
+    _predict(run, central(store.images[held], experiment.classify.crop_size), table)
     properties = derived.read_properties(root / "features")
     table[column(derived.COLOURS, 0)] = derived.colour_statistics(properties, store.rows("train"), held)
     base, fitted = derived.ensemble(table, experiment.members), None
     side = data.side(experiment.data)
-    if experiment.evaluate.ensemble:
+    if experiment.evaluate.ensemble_models:
         table[column(derived.ENSEMBLE, 0)] = base
     if context.known(table[["x", "y"]].to_numpy()):
         table[column(derived.CONTEXT, 0)], fitted = derived.in_context(table, base, side)
@@ -49,20 +55,24 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
         results[derived.CONTEXT]["context"] = fitted._asdict()
     runs.write_json(folder / "metrics.json", results)
     runs.write_json(folder / "comparisons.json", _comparisons(experiment, table, scored))
-    runs.write_json(folder / "inflation.json", inflation.measure(experiment, store, properties, root / "features"))
+    runs.write_json(
+        folder / "split_optimism.json", split_optimism.measure(experiment, store, properties, root / "features")
+    )
     split = runs.read_json(root / "preprocess" / "split.json")
     elsewhere = leaks.fitted_elsewhere(table, results, experiment.members, side)
     pretraining_patients = pretraining.seen(root / "pretrain")
-    audit = leaks.audit(store.index, store.images, split, bool(experiment.unlabelled), elsewhere, pretraining_patients)
-    probed = inflation.patient_probe(properties, store.index, root / "features", experiment.seed)
+    audit = leaks.audit(
+        store.index, store.images, split, bool(experiment.trained_on_unlisted), elsewhere, pretraining_patients
+    )
+    probed = split_optimism.patient_probe(properties, store.index, root / "features", experiment.seed)
     audit |= {"patient_probe": probed} if probed else {}
     runs.write_json(folder / "leak_audit.json", audit)
     _log(results, audit)
 
 
 def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
-    """The stage's probabilities; and metrics, comparisons, inflation and leak_audit by name."""
-    names = ("metrics", "comparisons", "inflation", "leak_audit")
+    """The stage's probabilities; and metrics, comparisons, split_optimism and leak_audit by name."""
+    names = ("metrics", "comparisons", "split_optimism", "leak_audit")
     return _read(folder), {name: runs.read_json(folder / f"{name}.json") for name in names}
 
 
@@ -70,44 +80,21 @@ def _read(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "probabilities.csv", dtype={"id": str, "patient": str}, keep_default_na=False)
 
 
-def kept_columns(experiment: Experiment, table: pd.DataFrame, folder: Path) -> dict[str, np.ndarray]:
-    """{column: probabilities} that this stage found before, of networks that have not changed since, for the same
-    patches and settings. None where the stage is made afresh."""
-    before, inputs = runs.aside(folder), runs.unfinished(folder, "inputs") or {}
-    try:
-        manifest, path = runs.read_json(before / runs.MANIFEST), before / "probabilities.csv"
-        is_intact = manifest["outputs"][path.name] == runs.hash_file(path)
-        earlier = pd.read_csv(path, dtype={"id": str})
-        settings, read = manifest["settings"], manifest["inputs"]
-        now = experiment.model_dump(mode="json", include={*TRAINING, "classify", "evaluate"})
-        same = all(settings[name] == now[name] for name in TRAINING) and all(
-            settings[part][name] == now[part][name] for part, name in (("evaluate", "views"), ("classify", "crop"))
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    unchanged = {file for file, digest in inputs.items() if read.get(file) == digest}
-    stored = {file for file in inputs if file.startswith("preprocess/")}
-    if not (is_intact and same and stored <= unchanged and earlier["id"].equals(table["id"])):
-        return {}
-    names = [name for name in _columns(experiment) if f"classify/{name}.keras" in unchanged and name in earlier]
-    return {} if runs.unfinished(folder, "afresh") else {n: earlier[n].to_numpy(np.float32) for n in names}
+def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
+    """Add a column of probabilities for each trained classifier and seed."""
+    classify, views = run.experiment.classify, run.experiment.evaluate.tta_views
+    names = [column(name, seed) for name in classify.models for seed in classify.seeds]
+    settings = subset(run.experiment, (*TRAINING, "evaluate.tta_views", "classify.crop_size"))
+    stored = {file: digest for file, digest in run.inputs.items() if file.startswith("preprocess/")}
 
+    def build(name: str, folder: Path) -> None:
+        network = weights.load_model(run.root / "classify" / f"{name}.keras")
+        np.save(folder / PROBABILITIES, probabilities(network, images, views))
 
-def _columns(experiment: Experiment) -> list[str]:
-    return [column(name, seed) for name in experiment.classify.models for seed in experiment.classify.seeds]
-
-
-def _score(
-    experiment: Experiment, images: np.ndarray, table: pd.DataFrame, models: Path, cached: dict[str, np.ndarray]
-) -> None:
-    names = _columns(experiment)
-    with progress.bar((len(names) - len(cached)) * len(images), "evaluate", "patch") as bar:
+    with progress.bar(len(names) * len(images), "evaluate", "patch") as bar:
         for name in names:
-            if name in cached:
-                table[name] = cached[name]
-                continue
-            network = weights.load_model(models / f"{name}.keras")
-            table[name] = probabilities(network, images, experiment.evaluate.views)
+            inputs = stored | {"network": run.inputs[f"classify/{name}.keras"]}
+            table[name] = np.load(run.cache.get_or_build(name, settings, inputs, partial(build, name)) / PROBABILITIES)
             bar.update(len(images))
 
 
@@ -125,13 +112,13 @@ def _of(scored: intervals.Scored, rows: np.ndarray) -> intervals.Scored:
 
 
 def _figures(experiment: Experiment, table: pd.DataFrame, scored: intervals.Scored) -> dict:
-    """{thresholds, calibration, operating_points, slides, sets: {role: {metric: {value, low, high, seeds}}}} of one
-    classifier.
+    """Return {thresholds, calibration, operating_points, whole_slide_metrics, sets} of one classifier, where sets is
+    {role: {metric: {value, low, high, seeds}}}.
 
     Figures named <metric>_calibrated and patient_<metric> are those of the calibrated probabilities.
     """
     settings, labels, patients = experiment.evaluate, table["label"].to_numpy(), table["patient"].to_numpy()
-    level = (settings.resamples, settings.confidence, experiment.seed)
+    level = (settings.bootstrap_samples, settings.confidence_level, experiment.seed)
     chosen = (table["role"] == "validation").to_numpy()
     fitted = {seed: calibration.fit(values[chosen], labels[chosen]) for seed, values in scored.probabilities.items()}
     calibrated = scored._replace(
@@ -148,7 +135,7 @@ def _figures(experiment: Experiment, table: pd.DataFrame, scored: intervals.Scor
         "thresholds": {str(seed): value for seed, value in scored.thresholds.items()},
         "calibration": {str(seed): values._asdict() for seed, values in fitted.items()},
         "operating_points": _operating_points(table, scored),
-        "slides": _slides(table, scored),
+        "whole_slide_metrics": _slides(table, scored),
         "sets": sets,
     }
 
@@ -190,7 +177,10 @@ def _comparisons(experiment: Experiment, table: pd.DataFrame, scored: dict[str, 
     same test patches and resamples: [{classifier, against, metric, value, low, high, p}]."""
     test, settings = (table["role"] == "test").to_numpy(), experiment.evaluate
     labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]
-    drawn, rng = intervals.patient_weights(patients, settings.resamples, experiment.seed), np.random.default_rng(0)
+    drawn, rng = (
+        intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed),
+        np.random.default_rng(0),
+    )
     resampled = {
         name: intervals.resampled(labels, _of(predictions, test), drawn, rng) for name, predictions in scored.items()
     }
@@ -200,9 +190,9 @@ def _comparisons(experiment: Experiment, table: pd.DataFrame, scored: dict[str, 
     pairs += [pair for pair in further if first not in pair and resampled.keys() >= set(pair)]
     return [
         {
-            "classifier": name, "against": reference, "metric": metric,
+            "classifier": name, "reference": reference, "metric": metric,
             **intervals.difference(
-                resampled[name][metric], resampled[reference][metric], patients, settings.confidence
+                resampled[name][metric], resampled[reference][metric], patients, settings.confidence_level
             ),
         }
         for name, reference in pairs
@@ -217,6 +207,6 @@ def _log(results: dict, audit: dict) -> None:
     for name, figures in results.items():
         test = figures["sets"]["test"]
         progress.log.info(
-            "evaluate: %-17s test ROC AUC %s, balanced accuracy %s",
+            "evaluate: %-24s test ROC AUC %s, balanced accuracy %s",
             name, *(describe(test[metric]) for metric in ("roc_auc", "balanced_accuracy")),
         )  # fmt: skip

@@ -15,7 +15,13 @@ import keras
 import numpy as np
 
 from bcgan import progress
-from bcgan.classify.referee import NETWORK, balanced, extractor, pairs, trained
+from bcgan.classify.reference_cnn import (
+    NETWORK,
+    load_or_train,
+    make_feature_fn,
+    max_balanced_size,
+    sample_class_balanced,
+)
 from bcgan.classify.train import Patches, scorer
 from bcgan.evaluate import intervals, metrics
 from bcgan.experiment import Experiment
@@ -30,8 +36,10 @@ BOUNDS = ("value", "floor", "ceiling")
 LEAST_SAMPLES = 4 * scores.NEIGHBOURS  # fewer have no neighbourhood worth the name
 MOST_KNOWN = 20_000  # training patches that synthetic ones are held against for memorisation
 IMAGENET = "efficientnet_lite2"
-DISTANCES = ("kid", "fid", "coverage", "density", "precision", "recall", "memorised", "memorised_pixels",
-             f"kid_{IMAGENET}", f"fid_{IMAGENET}")  # fmt: skip
+DISTANCES = (
+    "kid", "fid", "coverage", "density", "precision", "recall", "memorization_rate", "memorization_rate_pixels",
+    f"kid_{IMAGENET}", f"fid_{IMAGENET}",
+)  # fmt: skip
 
 
 def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path, xla: bool) -> dict[str, Any]:
@@ -43,19 +51,22 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
 
     Returns:
         {score: {value, low, high, floor, ceiling, samples, network}}. kid, fid: floor training against validation
-        patients, ceiling blurred training patches; beside them half_against_half (training patches against others
-        of the same patients), noise (even random pixels) and wrong_class (validation patients' benign patches alone).
+        patients, ceiling blurred training patches; also real_vs_real_same_patients (training patches against others of
+        the same patients), random_pixels and benign_only (validation patients' benign patches alone).
         coverage, density: floor is what validation patients reach.
-        class_fidelity: balanced accuracy, floor chance, ceiling real test patches' own. tstr_roc_auc: trained
-        on synthetic, tested on real test patients, ceiling trained on real. memorised: share nearer to a training patch
-        than 99 % of training patches are to each other, in features and in pixels, floor that of validation patients.
+        class_fidelity: balanced accuracy, floor chance, ceiling that of real test patches. tstr_roc_auc: trained on
+        synthetic, tested on real test patients, ceiling trained on real. memorization_rate: share nearer to a training
+        patch than 99 % of training patches are to each other, in features and in pixels, floor that of validation
+        patients.
     """
     real, validation, test = (Patches(*of_role(store, role)) for role in ("train", "validation", "test"))
     synthetic = Patches(*load_synthetic(features, GAN_SIZE, selected=False))
-    steps = experiment.features.referee.steps
+    steps = experiment.features.quality_filter.steps
     networks = {
-        "real": weights.load_model(features / "referee.keras"),
-        "synthetic": trained(synthetic, validation, steps, experiment.seed, folder / f"{NETWORK}-synthetic.keras", xla),
+        "real": weights.load_model(features / "reference_cnn.keras"),
+        "synthetic": load_or_train(
+            synthetic, validation, steps, experiment.seed, folder / f"{NETWORK}-synthetic.keras", xla
+        ),
     }
     scores = _distances(experiment, networks["real"], real, validation, synthetic)
     scores["class_fidelity"] = _fidelity(networks["real"], validation, test, synthetic)
@@ -67,13 +78,17 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
 def _distances(
     experiment: Experiment, network: keras.Model, real: Patches, validation: Patches, synthetic: Patches
 ) -> dict[str, dict[str, Any]]:
-    number = min(experiment.evaluate.gan_samples, pairs(real) // 4 * 2, *map(pairs, (validation, synthetic)))
+    number = min(
+        experiment.evaluate.num_gan_samples,
+        max_balanced_size(real) // 4 * 2,
+        *map(max_balanced_size, (validation, synthetic)),
+    )
     if number < LEAST_SAMPLES:
         nothing = {"value": None, "floor": None, "ceiling": None, "samples": number}
         return {name: dict(nothing) for name in DISTANCES}
     seed = experiment.seed
     patches = _references(real, validation, synthetic, number, seed)
-    extract = extractor(network)
+    extract = make_feature_fn(network)
     features = {name: extract(images) for name, images in patches.items()}
     known = real.images[np.sort(np.random.default_rng(seed).permutation(len(real.images))[:MOST_KNOWN])]
     every = extract(known)
@@ -83,9 +98,12 @@ def _distances(
     results = {
         "kid": _kid(features, seed),
         "fid": _fid(features),
-        "memorised": {"value": scores.memorised(every, ours), "floor": scores.memorised(every, same), "ceiling": 1.0},
-        "memorised_pixels": {
-            key: scores.memorised(pixels, thumbnails(patches[key])) for key in ("value", "floor")
+        "memorization_rate": {
+            "value": scores.memorization_rate(every, ours), "floor": scores.memorization_rate(every, same),
+            "ceiling": 1.0,
+        },
+        "memorization_rate_pixels": {
+            key: scores.memorization_rate(pixels, thumbnails(patches[key])) for key in ("value", "floor")
         } | {"ceiling": 1.0},
     }  # fmt: skip
     manifolds = {key: scores.manifold(features["training"], side) for key, side in feature_sets.items()}
@@ -102,21 +120,21 @@ def _distances(
 def _references(
     real: Patches, validation: Patches, synthetic: Patches, number: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """As many patches of each thing that is compared with `training`; half of each class, but for wrong_class, of which
+    """As many patches of each thing that is compared with `training`; half of each class, but for benign_only, of which
     there may be fewer."""
     rng = np.random.default_rng(seed)
     # Two draws of the training patches that share no patch.
-    twice, half = balanced(real, 2 * number, rng), number // 2
+    twice, half = sample_class_balanced(real, 2 * number, rng), number // 2
     training, second_half = (np.concatenate([twice.images[k : k + half], twice.images[k + number : k + number + half]])
                        for k in (0, half))  # fmt: skip
     return {
         "training": training,
-        "value": balanced(synthetic, number, rng).images,
-        "floor": balanced(validation, number, rng).images,
-        "half_against_half": second_half,
+        "value": sample_class_balanced(synthetic, number, rng).images,
+        "floor": sample_class_balanced(validation, number, rng).images,
+        "real_vs_real_same_patients": second_half,
         "ceiling": np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR) for patch in training]),
-        "noise": rng.integers(0, 256, training.shape, np.uint8),
-        "wrong_class": rng.permutation(validation.images[validation.labels == 0])[:number],
+        "random_pixels": rng.integers(0, 256, training.shape, np.uint8),
+        "benign_only": rng.permutation(validation.images[validation.labels == 0])[:number],
     }
 
 
@@ -165,7 +183,7 @@ def _tested_on_real(
     areas = {
         name: intervals.with_intervals(
             test.labels, intervals.Scored({0: scorer(network)(test.images)}, {0: 0.5}), patients,
-            settings.resamples, settings.confidence, experiment.seed,
+            settings.bootstrap_samples, settings.confidence_level, experiment.seed,
         )["roc_auc"]
         for name, network in networks.items()
     }  # fmt: skip
@@ -178,4 +196,4 @@ def log_scores(scores: dict[str, Any]) -> None:
         numbers = [
             "not defined" if score[key] is None else f"{score[key]:.4f}" for key in ("value", "floor", "ceiling")
         ]
-        progress.log.info("evaluate: GAN %-14s %s (floor %s, ceiling %s)", name, *numbers)
+        progress.log.info("evaluate: GAN %-24s %s (floor %s, ceiling %s)", name, *numbers)

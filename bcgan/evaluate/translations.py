@@ -36,6 +36,7 @@ from bcgan.preprocess.store import GAN_SIZE, Store, at_size, load_synthetic, of_
 PROPERTIES = ("density", "haematoxylin", "coverage", "contrast", "red", "green", "blue")
 COARSE = 10  # pixels: the layout of a patch is its brightness on a 5x5 grid
 MAX_EXAMPLES = 8
+TRUE_QUANTITIES = ("nuclear_area_fraction", "nuclear_count", "nuclear_radius_px")  # known of phantom patches
 TRUTHS = 256  # phantom patches of a class from which nuclei are learnt to be read, and as many that are translated
 PENALTIES = np.logspace(0, 6, 13)
 
@@ -43,8 +44,8 @@ PENALTIES = np.logspace(0, 6, 13)
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
     """Translate test patches to the other class and back; the classifier is the proposed one, every seed.
 
-    Writes translations.csv, a row a patch: class, patient, flipped (NaN where the patch was not called right),
-    change_<property>, colour_shift (CIE Lab), layout (correlation of 5x5 grids), similarity (SSIM), way_back (mean grey
+    Writes translations.csv, a row a patch: class, patient, flip_rate (NaN if the patch was not classified correctly),
+    change_<property>, cielab_shift, layout_correlation (of 5x5 grids), ssim, cycle_reconstruction_error (mean grey
     levels between the patch and its translation back); translations.json, their means by class with intervals over
     resampled patients and, as `gap`, how real patches of the two classes differ, and as `truth` what
     `against_truth` finds on the phantom; and translations.npz: some patches,
@@ -54,16 +55,16 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     images, labels = of_role(store, "test")
     patients = store.index["patient"].to_numpy()[store.rows("test")]
     networks = [weights.load_model(root / "translate" / f"to_{name}.keras") for name in CLASSES]
-    threshold = experiment.features.density_threshold
+    threshold = experiment.features.nuclear_od_threshold
     synthetic, synthetic_labels = load_synthetic(root / "features", GAN_SIZE, selected=False)
     tables, examples, measured = [], {}, []
     for label, name in enumerate(CLASSES):
         rows = np.flatnonzero(labels == label)
         before, after, back = there_and_back(networks, images[rows], label)
         table = compare(before, after, threshold)
-        table["way_back"] = np.abs(back.astype(np.int16) - before).mean((1, 2, 3))
+        table["cycle_reconstruction_error"] = np.abs(back.astype(np.int16) - before).mean((1, 2, 3))
         right = call(before) == bool(label)
-        table["flipped"] = np.where(right, (call(after) != bool(label)).astype(float), np.nan)
+        table["flip_rate"] = np.where(right, (call(after) != bool(label)).astype(float), np.nan)
         tables.append(table.assign(patient=patients[rows], **{"class": name}))
         example_rows = np.random.default_rng(experiment.seed).choice(
             len(rows), min(MAX_EXAMPLES, len(rows)), replace=False
@@ -76,17 +77,22 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(folder / "translations.csv", index=False, float_format="%.6g")
     np.savez_compressed(folder / "translations.npz", **examples)
-    results = summarise(table, settings.resamples, settings.confidence, experiment.seed)
+    results = summarise(table, settings.bootstrap_samples, settings.confidence_level, experiment.seed)
     gap = (measured[1] - measured[0]).to_dict()
     truth = against_truth(networks, experiment) if experiment.data.name == "histology_phantom" else None
     runs.write_json(
         folder / "translations.json",
-        {"classes": results, "gap": gap, "classifier": experiment.proposed, "truth": truth},
+        {
+            "classes": results,
+            "real_class_difference": gap,
+            "classifier": experiment.proposed,
+            "phantom_ground_truth": truth,
+        },
     )
     for name, figures in results.items():
         progress.log.info(
             "evaluate: translations of %s patches: %s called the other class, density %+.3f (real classes differ %.3f)",
-            name, _percent(figures["flipped"]["value"]), figures["change_density"]["value"], gap["density"],
+            name, _percent(figures["flip_rate"]["value"]), figures["change_density"]["value"], gap["density"],
         )  # fmt: skip
 
 
@@ -103,8 +109,9 @@ def against_truth(networks: list, experiment: Experiment) -> dict[str, dict[str,
     ridge regressions on EfficientNet-Lite2's features, fitted on other such patients.
 
     Returns:
-        {what: {gap: malignant less benign as rendered, r2: of the reading on patches as rendered, benign and malignant:
-        {value, low, high} of the change on the way to the other class}}; None where Lite2's weights are not installed.
+        {quantity: {real_class_difference, r2, benign, malignant}}. real_class_difference: malignant minus benign as
+        rendered. r2: of the regression on patches as rendered. benign, malignant: {value, low, high} of the change on
+        translation to the other class. `None` if Lite2's weights are not installed.
     """
     if not installed("lite2"):
         return None
@@ -113,15 +120,17 @@ def against_truth(networks: list, experiment: Experiment) -> dict[str, dict[str,
     before, truth = _seen(testing), pd.concat([table for _, table in testing], ignore_index=True)
     after = _seen([(translate(networks[1 - label], images), None) for label, (images, _) in enumerate(testing)])
     changes, results = truth[["class", "patient"]].copy(), {}
-    for quantity in ("share", "number", "radius"):
+    for quantity in TRUE_QUANTITIES:
         there, had = known[quantity].notna(), truth[quantity].notna()  # a patch without nuclei has none of a radius
         reader = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(features[there], known.loc[there, quantity])
         changes[quantity] = reader.predict(after) - reader.predict(before)
         means = truth.groupby("class")[quantity].mean()
         r2 = r2_score(truth.loc[had, quantity], reader.predict(before[had]))
-        results[quantity] = {"gap": float(means["malignant"] - means["benign"]), "r2": float(r2)}
+        results[quantity] = {"real_class_difference": float(means["malignant"] - means["benign"]), "r2": float(r2)}
     settings = experiment.evaluate
-    for name, figures in summarise(changes, settings.resamples, settings.confidence, experiment.seed).items():
+    for name, figures in summarise(
+        changes, settings.bootstrap_samples, settings.confidence_level, experiment.seed
+    ).items():
         for quantity, figure in figures.items():
             results[quantity][name] = figure
     return results
@@ -134,7 +143,7 @@ def _rendered(label: int, first: int, experiment: Experiment) -> tuple[np.ndarra
         (patch.density, len(patch.nuclei), patch.nuclei[:, 2].mean() if len(patch.nuclei) else np.nan)
         for patch in patches
     ]
-    known = pd.DataFrame(rows, columns=["share", "number", "radius"])
+    known = pd.DataFrame(rows, columns=list(TRUE_QUANTITIES))
     return np.stack([patch.image for patch in patches]), known.assign(patient=patients, **{"class": CLASSES[label]})
 
 
@@ -149,12 +158,12 @@ def _caller(experiment: Experiment, root: Path, folder: Path):
     networks = {
         seed: weights.load_model(root / "classify" / f"{name}-seed{seed}.keras") for seed in experiment.classify.seeds
     }
-    size, crop = experiment.data.size, experiment.classify.crop
+    size, crop = experiment.data.size, experiment.classify.crop_size
 
     def call(images: np.ndarray) -> np.ndarray:
         sized = central(at_size(images, size), crop)
         above = [
-            probabilities(network, sized, experiment.evaluate.views) - thresholds[str(seed)]
+            probabilities(network, sized, experiment.evaluate.tta_views) - thresholds[str(seed)]
             for seed, network in networks.items()
         ]
         return np.mean(above, 0) >= 0
@@ -171,11 +180,11 @@ def compare(before: np.ndarray, after: np.ndarray, threshold: float) -> pd.DataF
     measured = [properties.measure(side, threshold) for side in (before, after)]
     table = (measured[1] - measured[0])[list(PROPERTIES)].add_prefix("change_")
     lab = [rgb2lab(side).mean((1, 2)) for side in (before, after)]
-    table["colour_shift"] = np.linalg.norm(lab[1] - lab[0], axis=1)
+    table["cielab_shift"] = np.linalg.norm(lab[1] - lab[0], axis=1)
     grey = [rgb2gray(side) for side in (before, after)]
-    table["similarity"] = [structural_similarity(a, b, data_range=1.0) for a, b in zip(*grey, strict=True)]
+    table["ssim"] = [structural_similarity(a, b, data_range=1.0) for a, b in zip(*grey, strict=True)]
     with warnings.catch_warnings(action="ignore", category=ConstantInputWarning):  # empty glass has no layout: NaN
-        table["layout"] = pearsonr(*map(_layout, grey), axis=1).statistic
+        table["layout_correlation"] = pearsonr(*map(_layout, grey), axis=1).statistic
     return table
 
 

@@ -1,115 +1,84 @@
-"""One training whose weights nobody keeps: what it says of held-out patches is the result.
+"""A trial: a training of which only the predictions on held-out patches are kept, as a cached artifact."""
 
-A trial has a key of its own and is kept under it, so that a stage whose settings name one trial more trains that one
-alone.
-"""
-
-import shutil
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from bcgan import runs
+from bcgan.artifacts import PARTIAL, StageRun
 from bcgan.classify.scoring import probabilities
 from bcgan.classify.train import Patches, train
 from bcgan.data.views import central
-from bcgan.experiment import APART, TRAINING, Classifier, Classify, Experiment
+from bcgan.experiment import SET_BY_STAGE, TRAINING, Experiment, subset
 from bcgan.models import weights
+from bcgan.settings import Classifier, Classify
 
-TRIALS = "trials"  # a folder of the run
-KEY = 16  # characters of a key that tell trials apart in a file's name
-# What names a stage's trials is no part of what one of them depends on.
-LISTS = APART | {"classify": {"models", *APART["classify"]}, "learning_curve": {"shares", "arms", "seeds"}}
+PREDICTIONS = "predictions.npz"
+# Settings that list a stage's trials; a single trial does not depend on them.
+LISTS = (
+    "classify.models", "learning_curve.train_fractions", "learning_curve.arms", "learning_curve.seeds",
+    "ablation.variants", "ablation.seeds", "ablation.model", "cross_validation.models",
+)  # fmt: skip
 
 
-def key(
-    folder: Path,
-    experiment: Experiment,
-    setting_names: tuple[str, ...],
-    *trial: Any,
-    inputs: dict[str, str] | None = None,
-) -> str:
-    """What a trial depends on, as one hash: settings, the files that the stage reads, and what tells it from others.
+class Trial(NamedTuple):
+    """A training.
 
-    Args:
-        folder: Path. The stage's.
-        setting_names: names of the experiment's settings that count beside those of every training.
-        trial: what tells this trial from the stage's others.
-        inputs: {file: hash} that it reads. Defaults to all that the stage reads.
+    network: the untrained classifier.
+    real: training patches.
+    extra: patches that join the real ones in every batch, or `None`.
+    held: held-out patches by role; the role validation selects the epoch.
+    classify, classifier: settings.
+    options: further arguments of `bcgan.classify.train.train`.
+    arrays: further arrays to store with the predictions.
     """
-    include = dict.fromkeys((*TRAINING, *setting_names), True) | {"evaluate": {"views"}}
-    settings = experiment.model_dump(mode="json", include=include, exclude=LISTS)
-    inputs = (runs.unfinished(folder, "inputs") or {}) if inputs is None else inputs
-    return runs.key_of("trial", settings | {"trial": trial}, inputs)
+
+    network: keras.Model
+    real: Patches
+    extra: Patches | None
+    held: dict[str, Patches]
+    classify: Classify
+    classifier: Classifier
+    options: dict[str, Any]
+    arrays: dict[str, Any]
 
 
-def once(path: Path, folder: Path, key: str, train: Callable[[], None]) -> None:
-    """Have `train` write `path`, unless a trial of this key was made before: every one is kept in the run's `trials`,
-    whatever becomes of the stage's settings. A stage that is made afresh takes none from there."""
-    if _key_in(path) == key:
-        return
-    keeper = folder.parent / TRIALS / f"{key[:KEY]}.npz"
-    if runs.unfinished(folder, "afresh") or _key_in(keeper) != key:
-        train()
-        _copy(path, keeper)
-    else:
-        _copy(keeper, path)
+def settings_of(experiment: Experiment, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings that a stage's trials depend on: those of `names` and of every training, without lists."""
+    return subset(experiment, (*TRAINING, *names, "evaluate.tta_views"), (*SET_BY_STAGE, *LISTS))
 
 
-def kept_in(folder: Path) -> Path:
-    """Where networks that trials share are: the run's `trials`, or the stage's own folder where it is made afresh."""
-    return folder if runs.unfinished(folder, "afresh") else folder.parent / TRIALS
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.stem}.part.npz")
-    shutil.copy2(source, part)
-    part.replace(target)
-
-
-def _key_in(path: Path) -> str | None:
-    try:
-        return str(runs.read_arrays(path).get("key"))
-    except (OSError, ValueError, EOFError, BadZipFile, zlib.error):
-        return None
-
-
-def run(
-    path: Path,
-    network: keras.Model,
-    real: Patches,
-    extra: Patches | None,
-    held: dict[str, Patches],
-    settings: Classify,
-    classifier_settings: Classifier,
-    views: int,
-    seed: int,
-    xla: bool,
-    key: str,
-    extra_arrays: dict[str, Any],
-    **train_options: Any,
-) -> None:
-    """Train and write `path` (.npz): by role the probabilities of malignancy, float32 (n,), the key, and the arrays of
-    `extra_arrays`.
+def predictions(
+    run: StageRun, name: str, settings: Any, inputs: dict[str, str], build: Callable[[Path], None]
+) -> dict[str, np.ndarray]:
+    """Return the arrays of a trial, trained if it is not cached.
 
     Args:
-        held: {role: Patches}. The role validation chooses the epoch.
-        extra: Patches. Join the real ones in every batch; None: real patches alone.
-        train_options: What else `bcgan.classify.train.train` takes.
+        name, settings, inputs, build: As `bcgan.artifacts.Cache.get_or_build` takes them; `build` calls `train_trial`.
+    """
+    return runs.read_arrays(run.cache.get_or_build(name, settings, inputs, build) / PREDICTIONS)
+
+
+def train_trial(trial: Trial, seed: int, xla: bool, tta_views: int, folder: Path) -> None:
+    """Train, predict every role of `trial.held`, and write both `trial.arrays` and the probabilities to a .npz file.
+
+    Probabilities of malignancy are float32, (n,), under the name of their role.
 
     Raises:
-        WorkError: the loss is NaN or infinite.
+        WorkError: If the loss is NaN or infinite.
     """
-    model, part = path.with_suffix(".keras"), path.with_name(f"{path.stem}.part.npz")
-    train(network, real, extra, held["validation"], settings, classifier_settings, seed, model, xla, **train_options)
-    best = weights.load_model(model)
-    predictions = {role: probabilities(best, central(side.images, settings.crop), views) for role, side in held.items()}
-    np.savez_compressed(part, key=key, **extra_arrays, **predictions)
-    part.replace(path)
-    model.unlink()
+    path = folder / f"{folder.name.removesuffix(PARTIAL)}.keras"
+    train(
+        trial.network, trial.real, trial.extra, trial.held["validation"], trial.classify, trial.classifier, seed, path,
+        xla, **trial.options,
+    )  # fmt: skip
+    best = weights.load_model(path)
+    by_role = {
+        role: probabilities(best, central(patches.images, trial.classify.crop_size), tta_views)
+        for role, patches in trial.held.items()
+    }
+    np.savez_compressed(folder / PREDICTIONS, **trial.arrays, **by_role)
+    path.unlink()

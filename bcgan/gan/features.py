@@ -11,14 +11,14 @@ import tensorflow as tf
 from bcgan import progress
 from bcgan.data import batches
 from bcgan.data.records import CLASSES
-from bcgan.experiment import Features
 from bcgan.gan import steering
-from bcgan.gan.selection import VERDICTS
+from bcgan.gan.quality_filter import RESULTS
 from bcgan.gan.train import sample
 from bcgan.models import weights
 from bcgan.models.discriminator import BLOCKS, feature_maps
 from bcgan.preprocess import properties
 from bcgan.preprocess.store import allocate
+from bcgan.settings import Features
 
 BATCH = 256
 PICTURED = "block3"  # the block whose features are compared between real and synthetic patches
@@ -46,7 +46,7 @@ def export(
         images: uint8, (n, 50, 50, 3). Every patch of the store.
         index: the store's index, a row a patch.
         gan: Path. The folder of the gan stage.
-        select: from synthetic patches and their labels to confidence, distance and verdict, a row a patch.
+        select: from synthetic patches and their labels to one row each with confidence, distance and filter_result.
     """
     gan_discriminator = weights.load_model(gan / "discriminator.keras")
     make = weights.load_model(gan / "generator.keras")
@@ -54,36 +54,36 @@ def export(
     ids = {"ids": index["id"].to_numpy(str), "patients": index["patient"].to_numpy(str)}
     np.savez(folder / "pooled.npz", **ids, **pooled)
 
-    table = index[["id", "patient", "label", "role"]].join(properties.measure(images, settings.density_threshold))
+    table = index[["id", "patient", "label", "role"]].join(properties.measure(images, settings.nuclear_od_threshold))
     table["score"] = scores
     table["density_rank"] = table["density"].rank(method="first").astype(int)
     table["score_rank"] = table["score"].rank(method="first").astype(int)
     table.to_csv(folder / "properties.csv", index=False, float_format="%.6g")
 
-    labels = np.arange(settings.synthetic, dtype=np.int32) % 2
+    labels = np.arange(settings.num_synthetic, dtype=np.int32) % 2
     synthetic = sample(make, labels, seed)
     scored = [
         (score, maps[0].mean((1, 2)))
         for score, maps in _judge(gan_discriminator, feature_maps(gan_discriminator, (PICTURED,)), synthetic)
     ]
     synthetic_scores, synthetic_pooled = map(np.concatenate, zip(*scored, strict=True))
-    verdicts = select(synthetic, labels)
-    selected = (verdicts["verdict"] == VERDICTS[0]).to_numpy()
+    filtered = select(synthetic, labels)
+    accepted = (filtered["filter_result"] == RESULTS[0]).to_numpy()
     kept = {
         "images": synthetic,
         "labels": labels,
         "scores": synthetic_scores,
-        "selected": selected,
+        "accepted": accepted,
         PICTURED: synthetic_pooled,
     }
     np.savez_compressed(folder / "synthetic.npz", **kept)
-    measured = properties.measure(synthetic, settings.density_threshold).assign(label=labels, score=synthetic_scores)
-    measured.join(verdicts).to_csv(folder / "synthetic_properties.csv", index=False, float_format="%.6g")
+    measured = properties.measure(synthetic, settings.nuclear_od_threshold).assign(label=labels, score=synthetic_scores)
+    measured.join(filtered).to_csv(folder / "synthetic_properties.csv", index=False, float_format="%.6g")
     for label, name in enumerate(CLASSES):
-        counts = verdicts[labels == label]["verdict"].value_counts()
-        progress.log.info("features: synthetic %s: %s", name, ", ".join(f"{counts.get(v, 0)} {v}" for v in VERDICTS))
+        counts = filtered[labels == label]["filter_result"].value_counts()
+        progress.log.info("features: synthetic %s: %s", name, ", ".join(f"{counts.get(v, 0)} {v}" for v in RESULTS))
 
-    threshold = settings.density_threshold
+    threshold = settings.nuclear_od_threshold
     ways = [steering.directions(make, label, threshold, seed) for label in range(len(CLASSES))]
     steering.obedience(make, ways, threshold, seed).to_csv(folder / "steering.csv", index=False, float_format="%.6g")
     images, target_density = steering.sweep(make, [way["density"] for way in ways], seed)
@@ -97,7 +97,7 @@ def _features(
     shapes = dict(zip(BLOCKS, (output.shape[1:] for output in extract.outputs), strict=True))
     arrays = {
         block: allocate(folder / f"maps_{block}.npy", np.float16, (len(images), *shapes[block]))
-        for block in settings.maps
+        for block in settings.saved_blocks
     }
     pooled = {block: np.empty((len(images), shapes[block][-1]), np.float32) for block in BLOCKS}
     scores, start = [], 0

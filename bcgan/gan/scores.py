@@ -63,7 +63,7 @@ def manifold(real: np.ndarray, fake: np.ndarray, neighbours: int = NEIGHBOURS) -
     }
 
 
-def memorised(training: np.ndarray, fake: np.ndarray, quantile: float = 0.01) -> float:
+def memorization_rate(training: np.ndarray, fake: np.ndarray, quantile: float = 0.01) -> float:
     """Share of synthetic samples nearer to a training sample than all but `quantile` of training samples are to
     each other; for patches of other patients, which are no copies, it is what they give, not always `quantile`."""
     index = NearestNeighbors(n_neighbors=2).fit(training)

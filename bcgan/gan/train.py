@@ -13,14 +13,14 @@ import tensorflow as tf
 from bcgan import distribute, progress
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
-from bcgan.experiment import Gan
 from bcgan.gan.augment import DRAWS, augment
 from bcgan.gan.losses import discriminator_loss, generator_loss
 from bcgan.gan.watch import WINDOW, trouble
 from bcgan.models import fast, weights
-from bcgan.models.critic import critic, frozen_features
 from bcgan.models.discriminator import discriminator
 from bcgan.models.generator import generator, settled, widen
+from bcgan.models.projected_discriminator import frozen_features, projected_discriminator
+from bcgan.settings import Gan
 
 GRID_COLUMNS = 8
 LOG_EVERY = 10
@@ -28,33 +28,41 @@ NO_SPREAD = 1e-4
 
 
 class GanState(NamedTuple):
-    """The networks of the game and their optimizers. features, critic: None where the paper's discriminator judges
-    alone. late: the critic of the last steps, where there is one."""
+    """The networks of the game and their optimizers.
+
+    features: frozen ImageNet features; `None` if the paper's discriminator is the only one.
+    projected_discriminator: a second discriminator on those features; `None` likewise.
+    projected_discriminator_3x3: takes its place in the last steps; `None` if no setting asks for it.
+    """
 
     generator: keras.Model
     average: keras.Model
     discriminator: keras.Model
     features: keras.Model | None
-    critic: keras.Model | None
-    late: keras.Model | None
+    projected_discriminator: keras.Model | None
+    projected_discriminator_3x3: keras.Model | None
     optimizers: dict[str, keras.optimizers.Optimizer]
 
     def groups(self) -> weights.Groups:
         """Everything that a checkpoint has to hold."""
-        networks = {name: getattr(self, name) for name in ("generator", "average", "discriminator", "critic", "late")}
+        names = (
+            "generator", "average", "discriminator", "projected_discriminator", "projected_discriminator_3x3",
+        )  # fmt: skip
+        networks = {name: getattr(self, name) for name in names}
         variables = {name: network.variables for name, network in networks.items() if network}
         return variables | {f"{name}_optimizer": optimizer.variables for name, optimizer in self.optimizers.items()}
 
-    def with_late_critic(self) -> "GanState":
-        """The same game with the late critic in the other's place."""
-        return self._replace(critic=self.late, optimizers=self.optimizers | {"critic": self.optimizers["late"]})
+    def with_3x3_heads(self) -> "GanState":
+        """Return the state with the 3x3 projected discriminator in the other one's place."""
+        optimizers = self.optimizers | {"projected_discriminator": self.optimizers["projected_discriminator_3x3"]}
+        return self._replace(projected_discriminator=self.projected_discriminator_3x3, optimizers=optimizers)
 
 
 def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, folder: Path, xla: bool) -> None:
-    """Train and write generator.keras (averaged), discriminator.keras, critic.keras where there is one, log.jsonl and
-    grids/step_<n>.png.
+    """Train the GAN and write its networks, log.jsonl and grids/step_<n>.png.
 
-    A kill leaves checkpoint.npz; calling again with the same arguments goes on from there.
+    The networks are generator.keras, with averaged weights, discriminator.keras and, if the settings ask for one,
+    projected_discriminator.keras. An interruption leaves checkpoint.npz; calling again with the same arguments resumes.
 
     Args:
         images: uint8, (n, 50, 50, 3). Training patients' patches alone.
@@ -73,10 +81,10 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     start = weights.restore(checkpoint, groups)
     progress.keep_lines(log_path, "step", start)
     if start:
-        progress.log.info("gan: goes on from step %d", start)
-    states = [gan_state] + ([gan_state.with_late_critic()] if gan_state.late else [])
+        progress.log.info("gan: resuming from step %d", start)
+    states = [gan_state] + ([gan_state.with_3x3_heads()] if gan_state.projected_discriminator_3x3 else [])
     step_functions = [make_step(state, settings, seed, xla) for state in states]
-    sampler = batches.balanced(np.arange(len(images)), labels, settings.batch, seed)
+    sampler = batches.balanced(np.arange(len(images)), labels, settings.batch_size, seed)
     stream = batches.stream(images, labels, sampler, range(start, settings.steps))
 
     began, done, warned = time.monotonic(), start, set()
@@ -85,31 +93,31 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     with progress.bar(settings.steps, "gan", start=start) as bar:
         for step, real, classes in stream:
             done = int(step) + 1
-            step_function = step_functions[done > settings.steps - settings.late]
+            step_function = step_functions[done > settings.steps - settings.projected_discriminator_3x3_steps]
             values = {name: float(value) for name, value in step_function(step, real, classes).items()}
             if not np.isfinite(list(values.values())).all():
                 raise WorkError(
                     f"gan: a loss is NaN or infinite at step {done} ({values}). No model was written; "
-                    "lower gan.discriminator_rate and gan.generator_rate, or set precision=float32."
+                    "lower gan.discriminator_learning_rate and gan.generator_learning_rate, or set precision=float32."
                 )
             if int(step) % LOG_EVERY == 0 or done == settings.steps:
-                rate = (done - start) * settings.batch / (time.monotonic() - began)
+                rate = (done - start) * settings.batch_size / (time.monotonic() - began)
                 progress.write_line(log_path, step=int(step), images_per_second=round(rate, 1), **values)
                 recent.append(values)
                 _speak_up(trouble(recent), done, settings, warned)
-            if done % settings.grid_every == 0 or done == settings.steps:
+            if done % settings.sample_grid_interval == 0 or done == settings.steps:
                 # A grid needs fewer patches behind its statistics than what is written in the end.
                 average = settled(gan_state.average, seed, batches=16 if done == settings.steps else 2)
                 write_grid(folder / "grids" / f"step_{done:06d}.png", average, seed)
-            if done % settings.checkpoint_every == 0 and done < settings.steps:
+            if done % settings.checkpoint_interval == 0 and done < settings.steps:
                 weights.save(checkpoint, done, groups)
             bar.set_postfix(D=f"{values['discriminator_loss']:.2f}", G=f"{values['generator_loss']:.2f}", refresh=False)
             bar.update()
-    widen(average, settings.noise)
+    widen(average, settings.latent_std)
     weights.save_model(average, folder / "generator.keras")
     weights.save_model(gan_state.discriminator, folder / "discriminator.keras")
-    if gan_state.critic:
-        weights.save_model(gan_state.critic, folder / "critic.keras")
+    if gan_state.projected_discriminator:
+        weights.save_model(gan_state.projected_discriminator, folder / "projected_discriminator.keras")
     checkpoint.unlink(missing_ok=True)
 
 
@@ -148,21 +156,30 @@ def write_grid(path: Path, network: keras.Model, seed: int) -> None:
 
 
 def build_gan_state(settings: Gan) -> GanState:
-    make, average = generator(settings.latent, settings.width), generator(settings.latent, settings.width)
+    make, average = (
+        generator(settings.latent_dim, settings.base_channels),
+        generator(settings.latent_dim, settings.base_channels),
+    )
     distribute.synchronise(make)
     average.set_weights(make.get_weights())
-    gan_discriminator = discriminator(settings.width, spectral=settings.spectral)
-    features = fast.fuse_model(frozen_features()) if settings.critic else None
-    second, late_critic = (
-        (critic(features) if features else None),
-        (critic(features, around=3) if settings.late else None),
+    gan_discriminator = discriminator(settings.base_channels, spectral=settings.spectral_norm)
+    features = fast.fuse_model(frozen_features()) if settings.projected_discriminator_weight else None
+    projected, projected_3x3 = (
+        (projected_discriminator(features) if features else None),
+        (projected_discriminator(features, kernel_size=3) if settings.projected_discriminator_3x3_steps else None),
     )
-    rates = {"generator": settings.generator_rate} | dict.fromkeys(
-        ("discriminator", "critic", "late"), settings.discriminator_rate
+    rates = {"generator": settings.generator_learning_rate} | dict.fromkeys(
+        ("discriminator", "projected_discriminator", "projected_discriminator_3x3"),
+        settings.discriminator_learning_rate,
     )
-    networks = {"generator": make, "discriminator": gan_discriminator, "critic": second, "late": late_critic}
+    networks = {
+        "generator": make,
+        "discriminator": gan_discriminator,
+        "projected_discriminator": projected,
+        "projected_discriminator_3x3": projected_3x3,
+    }
     optimizers = {name: adam(rates[name], network.trainable_variables) for name, network in networks.items() if network}
-    return GanState(make, average, gan_discriminator, features, second, late_critic, optimizers)
+    return GanState(make, average, gan_discriminator, features, projected, projected_3x3, optimizers)
 
 
 def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
@@ -181,14 +198,14 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
         number, classes = tf.shape(images)[0], distribute.own(classes)
         both = tf.concat([classes, classes], 0)
         real = distribute.own(batches.dihedral(batches.scale(images), seeds[0]))
-        noise = distribute.own(tf.random.stateless_normal((number, settings.latent), seeds[1]))
+        noise = distribute.own(tf.random.stateless_normal((number, settings.latent_dim), seeds[1]))
         grain = distribute.own(tf.random.stateless_normal((number, *real.shape[1:3], 1), seeds[2]))
         with tf.GradientTape() as make_tape:
             fake = make([noise, classes, grain], training=True)
             # Real and synthetic apart, so that nothing is propagated back through the real half.
             batches_and_seeds = ((real, seeds[3]), (fake, seeds[4]))
             real_augmented, fake_augmented = (
-                augment(x, seeds) if settings.augment else x for x, seeds in batches_and_seeds
+                augment(x, seeds) if settings.diff_augment else x for x, seeds in batches_and_seeds
             )
             with tf.GradientTape() as discriminator_tape:
                 verdicts = gan_discriminator(
@@ -200,18 +217,20 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
             improve("discriminator", discriminator_tape, scaled_loss)
             verdicts = gan_discriminator([fake_augmented, classes], training=False)
             total = make_loss = generator_loss(verdicts, settings.loss)
-            if gan_state.critic:
+            if gan_state.projected_discriminator:
                 real_maps, fake_maps = (
                     gan_state.features(side, training=False) for side in (real_augmented, fake_augmented)
                 )
                 maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]
-                with tf.GradientTape() as critic_tape:
-                    logits = gan_state.critic([*maps, both], training=True)
-                    critic_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
-                    scaled_loss = scaled("critic", critic_loss)
-                improve("critic", critic_tape, scaled_loss)
-                logits = gan_state.critic([*fake_maps, classes], training=False)
-                total += settings.critic * sum(generator_loss(logit, settings.loss) for logit in logits)
+                with tf.GradientTape() as projected_tape:
+                    logits = gan_state.projected_discriminator([*maps, both], training=True)
+                    projected_discriminator_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
+                    scaled_loss = scaled("projected_discriminator", projected_discriminator_loss)
+                improve("projected_discriminator", projected_tape, scaled_loss)
+                logits = gan_state.projected_discriminator([*fake_maps, classes], training=False)
+                total += settings.projected_discriminator_weight * sum(
+                    generator_loss(logit, settings.loss) for logit in logits
+                )
             scaled_generator_loss = scaled("generator", total)
         improve("generator", make_tape, scaled_generator_loss)
         return {
@@ -221,14 +240,16 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
             "fake_recognised": tf.reduce_mean(tf.cast(fake_logit < 0, tf.float32)),
             # One patch a class, or the same one twice, has no spread: neither side is the poorer then.
             "spread": (_spread(fake, classes) + NO_SPREAD) / (_spread(real, classes) + NO_SPREAD),
-        } | ({"critic_loss": critic_loss} if gan_state.critic else {})
+        } | (
+            {"projected_discriminator_loss": projected_discriminator_loss} if gan_state.projected_discriminator else {}
+        )
 
     update_everywhere = distribute.everywhere(update)
 
     @tf.function(jit_compile=xla)
     def step_function(step, images, classes):
         metrics, count = update_everywhere(step, images, classes), tf.cast(step, tf.float32)
-        decay = tf.minimum(settings.average, (1 + count) / (10 + count))
+        decay = tf.minimum(settings.ema_decay, (1 + count) / (10 + count))
         weights.move_average(gan_state.average.variables, gan_state.generator.variables, decay)
         return metrics
 
@@ -244,7 +265,7 @@ def _spread(images: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
 
 def _speak_up(problem: str | None, done: int, settings: Gan, warned: set[str]) -> None:
     """Warn of each kind of trouble once, or stop."""
-    if problem and settings.on_collapse == "stop":
+    if problem and settings.on_mode_collapse == "stop":
         raise WorkError(f"gan: step {done}: {problem}.")
     if problem and problem[:20] not in warned:
         warned.add(problem[:20])

@@ -12,25 +12,25 @@ from bcgan import progress
 from bcgan.data import batches
 from bcgan.data.records import CLASSES
 from bcgan.errors import WorkError
-from bcgan.experiment import Translate
 from bcgan.gan.augment import DRAWS, augment
 from bcgan.gan.losses import discriminator_loss, generator_loss
 from bcgan.gan.train import LOG_EVERY, adam
 from bcgan.models import fast, weights
-from bcgan.models.critic import critic, frozen_features
+from bcgan.models.projected_discriminator import frozen_features, projected_discriminator
 from bcgan.models.translator import translator
+from bcgan.settings import Translate
 
 BATCH = 256
 
 
 class TranslationState(NamedTuple):
     """translators: one for each class, at its label's place: translators[1] makes malignant patches of benign ones.
-    critic: says, on frozen features, whether a patch looks real for a label."""
+    projected_discriminator: whether a patch looks real for a label, from frozen features."""
 
     translators: tuple[keras.Model, keras.Model]
     averages: tuple[keras.Model, keras.Model]
     features: keras.Model
-    critic: keras.Model
+    projected_discriminator: keras.Model
 
     def to_train(self) -> list:
         return [variable for network in self.translators for variable in network.trainable_variables]
@@ -39,7 +39,7 @@ class TranslationState(NamedTuple):
 def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int, folder: Path, xla: bool) -> None:
     """Train and write to_benign.keras and to_malignant.keras (averaged) and log.jsonl.
 
-    A kill leaves checkpoint.npz; calling again with the same arguments goes on from there.
+    An interruption leaves checkpoint.npz; calling again with the same arguments resumes.
 
     Args:
         images: uint8, (n, 50, 50, 3). Training patients' patches alone.
@@ -48,15 +48,15 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
     Raises:
         WorkError: a loss is NaN or infinite; the last checkpoint is kept.
     """
-    state = _build_translation_state(settings.width)
+    state = _build_translation_state(settings.base_channels)
     optimizers = {
-        "translators": adam(settings.rate, state.to_train(), 0.5),
-        "critic": adam(settings.rate, state.critic.trainable_variables, 0.0),
+        "translators": adam(settings.learning_rate, state.to_train(), 0.5),
+        "projected_discriminator": adam(settings.learning_rate, state.projected_discriminator.trainable_variables, 0.0),
     }
     groups = {
         "translators": [variable for network in state.translators for variable in network.variables],
         "averages": [variable for network in state.averages for variable in network.variables],
-        "critic": state.critic.variables,
+        "projected_discriminator": state.projected_discriminator.variables,
         **{f"{name}_optimizer": optimizer.variables for name, optimizer in optimizers.items()},
     }
     checkpoint, log_path = folder / "checkpoint.npz", folder / "log.jsonl"
@@ -64,7 +64,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
     progress.keep_lines(log_path, "step", start)
     step_function = make_step(state, optimizers, settings, seed, xla)
     # The sampler's batch is benign first, then as many malignant ones.
-    sampler = batches.balanced(np.arange(len(images)), labels, 2 * (settings.batch // 2), seed)
+    sampler = batches.balanced(np.arange(len(images)), labels, 2 * (settings.batch_size // 2), seed)
     stream = batches.stream(images, labels, sampler, range(start, settings.steps))
 
     began = time.monotonic()
@@ -75,12 +75,12 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
             if not np.isfinite(list(values.values())).all():
                 raise WorkError(
                     f"translate: a loss is NaN or infinite at step {done} ({values}). No model was written; "
-                    "lower translate.rate, or set precision=float32."
+                    "lower translate.learning_rate, or set precision=float32."
                 )
             if int(step) % LOG_EVERY == 0 or done == settings.steps:
-                rate = (done - start) * settings.batch / (time.monotonic() - began)
+                rate = (done - start) * settings.batch_size / (time.monotonic() - began)
                 progress.write_line(log_path, step=int(step), images_per_second=round(rate, 1), **values)
-            if done % settings.checkpoint_every == 0 and done < settings.steps:
+            if done % settings.checkpoint_interval == 0 and done < settings.steps:
                 weights.save(checkpoint, done, groups)
             bar.set_postfix(cycle=f"{values['cycle_loss']:.3f}", G=f"{values['translator_loss']:.2f}", refresh=False)
             bar.update()
@@ -90,7 +90,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
 
 
 def make_step(state: TranslationState, optimizers: dict, settings: Translate, seed: int, xla: bool):
-    """One update of the critic, then one of both translators, on the same translations, made once."""
+    """Return one update of the discriminator, then of both translators, on the same translations, computed once."""
     to_benign, to_malignant = state.translators
 
     @tf.function(jit_compile=xla)
@@ -109,25 +109,26 @@ def make_step(state: TranslationState, optimizers: dict, settings: Translate, se
             fake_augmented = augment(tf.concat([new_benign, new_malignant], 0), seeds[1])
             fake_maps = state.features(fake_augmented, training=False)
             real_maps = state.features(augment(real, seeds[2]), training=False)
-            with tf.GradientTape() as critic_tape:
+            with tf.GradientTape() as projected_tape:
                 maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]
-                logits = state.critic([*maps, tf.concat([labels, labels], 0)], training=True)
-                critic_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
-                scaled = optimizers["critic"].scale_loss(critic_loss)
-            variables = state.critic.trainable_variables
-            optimizers["critic"].apply(critic_tape.gradient(scaled, variables), variables)
-            logits = state.critic([*fake_maps, labels], training=False)
+                logits = state.projected_discriminator([*maps, tf.concat([labels, labels], 0)], training=True)
+                projected_discriminator_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
+                scaled = optimizers["projected_discriminator"].scale_loss(projected_discriminator_loss)
+            variables = state.projected_discriminator.trainable_variables
+            optimizers["projected_discriminator"].apply(projected_tape.gradient(scaled, variables), variables)
+            logits = state.projected_discriminator([*fake_maps, labels], training=False)
             make_loss = sum(generator_loss(logit, "non_saturating") for logit in logits)
-            total = make_loss + settings.cycle * cycle + settings.identity * identity
+            total = make_loss + settings.cycle_loss_weight * cycle + settings.identity_loss_weight * identity
             scaled = optimizers["translators"].scale_loss(total)
         variables = state.to_train()
         optimizers["translators"].apply(tape.gradient(scaled, variables), variables)
         count = tf.cast(step, tf.float32)
-        decay = tf.minimum(settings.average, (1 + count) / (10 + count))
+        decay = tf.minimum(settings.ema_decay, (1 + count) / (10 + count))
         for average, network in zip(state.averages, state.translators, strict=True):
             weights.move_average(average.variables, network.variables, decay)
         return {
-            "critic_loss": critic_loss, "translator_loss": make_loss, "cycle_loss": cycle, "identity_loss": identity,
+            "projected_discriminator_loss": projected_discriminator_loss, "translator_loss": make_loss,
+            "cycle_loss": cycle, "identity_loss": identity,
         }  # fmt: skip
 
     return step_function
@@ -145,4 +146,4 @@ def _build_translation_state(width: int) -> TranslationState:
     for average, network in zip(averages, translators, strict=True):
         average.set_weights(network.get_weights())
     features = fast.fuse_model(frozen_features())
-    return TranslationState(translators, averages, features, critic(features))
+    return TranslationState(translators, averages, features, projected_discriminator(features))

@@ -24,12 +24,12 @@ def trouble(lines: Sequence[dict[str, float]]) -> str | None:
     if recent["spread"] < LEAST_SPREAD:
         return (
             f"the synthetic patches of a class differ {recent['spread']:.0%} as much as real ones do (collapse); "
-            "lower gan.discriminator_rate, or set gan.augment=true"
+            "lower gan.discriminator_learning_rate, or set gan.diff_augment=true"
         )
     if min(recent["real_recognised"], recent["fake_recognised"]) > RECOGNISED:
         return (
             "the discriminator recognises nearly every patch and teaches the generator nothing; lower "
-            "gan.discriminator_rate, or set gan.spectral=true and gan.augment=true"
+            "gan.discriminator_learning_rate, or set gan.spectral_norm=true and gan.diff_augment=true"
         )
     return None
 

@@ -70,24 +70,24 @@ def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = T
     return network
 
 
-def transfer_network(size: int = 50, weights: bool = True, enlarged: int = 100) -> keras.Model:
-    """EfficientNet-Lite0 with ImageNet's weights, to be tuned on patches that are enlarged first.
+def transfer_network(size: int = 50, pretrained: bool = True, input_size: int = 100) -> keras.Model:
+    """Build EfficientNet-Lite0 for fine-tuning on patches that are resized first.
 
     Its batch normalisations keep ImageNet's statistics and scales, which makes a training step almost twice as fast
     and leaves nothing to estimate from a small batch.
 
     Args:
-        size: int. Side of a patch, pixels. Defaults to 50.
-        weights: bool. As `efficientnet_lite`'s.
-        enlarged: int. Side of what the network sees, pixels; at 50 its maps would end at 2x2. Defaults to 100.
+        size: Side of a patch, pixels. Defaults to 50.
+        pretrained: Whether it starts from ImageNet's weights. Defaults to True.
+        input_size: Side that patches are resized to, pixels; at 50 its maps would end at 2x2. Defaults to 100.
 
     Returns:
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280).
     """
-    network = efficientnet_lite("lite0", enlarged, weights)
+    network = efficientnet_lite("lite0", input_size, pretrained)
     tune(network)
     image = keras.Input((size, size, 3), name="image")
-    x = resized(image, enlarged, "enlarged", "bicubic", "float32")
+    x = resized(image, input_size, "enlarged", "bicubic", "float32")
     x = layers.Dropout(DROPOUT, dtype="float32", name="dropout")(network(x))
     return keras.Model(image, x, name="transferred")
 
@@ -104,11 +104,13 @@ def start_from(network: keras.Model, path: Path) -> keras.Model:
         InputError: the file is missing, or holds another network.
     """
     if not path.exists():
-        raise InputError(f"{path} is missing, which simclr starts from. Train it: bcgan run ... --force pretrain.")
+        raise InputError(
+            f"{path} is missing, which holds self-supervised weights. Train it: bcgan run ... --force pretrain."
+        )
     try:
         backbone(network).set_weights(load_model(path).get_weights())
     except ValueError as error:
-        raise InputError(f"{path} holds another network than simclr's. Use a file that bcgan wrote.") from error
+        raise InputError(f"{path} holds the weights of another network. Use a file that bcgan wrote.") from error
     return network
 
 

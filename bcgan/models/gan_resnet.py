@@ -21,7 +21,7 @@ def gan_resnet(discriminator: keras.Model, size: int = 50, further_maps: keras.M
         discriminator: keras.Model. A trained discriminator; its weights are copied and stay as they are.
         size: int. Side of a patch, pixels. Defaults to 50.
         further_maps: keras.Model. Patches of 50 pixels to a list of maps that join too, at the joint's size, such as
-            `critic.judged_features` gives them; learns as far as it is trainable. Defaults to None.
+            `projected_discriminator.projected_features` gives them; learns as far as it is trainable. Defaults to None.
 
     Returns:
         keras.Model. (batch, size, size, 3) to (batch, 1000).

@@ -1,4 +1,4 @@
-"""A network with another activation, normalisation or dropout: what the stage `factors` varies of Table 1's."""
+"""A network with another activation, normalisation or dropout: what the stage `ablation` varies of Table 1's."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ GROUPS = 16
 
 
 class Variant(NamedTuple):
-    """activation: relu, leaky_relu, gelu or silu. normalisation: batch, or group (GROUPS groups of channels). dropout:
+    """activation: relu, leaky_relu, gelu or silu. normalization: batch, or group (GROUPS groups of channels). dropout:
     share of the units before the binary head."""
 
     activation: str = "relu"
-    normalisation: str = "batch"
+    normalization: str = "batch"
     dropout: float = 0.0
 
 
@@ -30,7 +30,7 @@ def vary(classifier: keras.Model, variant: Variant) -> keras.Model:
         name = layer.name
         if isinstance(layer, layers.ReLU) and variant.activation != "relu":
             return layers.Activation(variant.activation, name=name)
-        if isinstance(layer, layers.BatchNormalization) and variant.normalisation == "group":
+        if isinstance(layer, layers.BatchNormalization) and variant.normalization == "group":
             return layers.GroupNormalization(GROUPS, name=name)
         return layer.__class__.from_config(layer.get_config())
 

@@ -39,7 +39,7 @@ def _refuse_nonsense(path: Path, arrays: Iterable[np.ndarray]) -> None:
     if not all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
         raise WorkError(
             f"{path} was not written: a weight is NaN or infinite. Lower the rates of that training, or set "
-            "precision=float32; it goes on from its last checkpoint."
+            "precision=float32; it resumes from its last checkpoint."
         )
 
 

@@ -43,27 +43,27 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
         InputError: the data set is not there, or holds no image.
     """
     records = data.records(experiment.data, mixed=microns_per_pixel is None)
-    if model.card.trained.get("data") == experiment.data.name:
+    if model.card.training_data.get("data") == experiment.data.name:
         progress.log.warning(
             "assess: the classifier learnt from %s patients of this data set; if these are the same, it is flattered",
-            model.card.trained["patients"],
+            model.card.training_data["patients"],
         )
     slides: dict[str, list[Record]] = {}
-    near = model.card.context is not None and any(record.x != UNKNOWN for record in records)
+    near = model.card.spatial_context is not None and any(record.x != UNKNOWN for record in records)
     for record, slide in zip(records, slide_names([record.key for record in records]), strict=True):
         slides.setdefault(slide if record.x != UNKNOWN else record.key, []).append(record)
     with progress.bar(len(records), "assess", "image") as bar:
         rows = [row for slide in slides.values() for row in _image_rows(model, slide, user_mpp(microns_per_pixel), bar)]
     table = pd.DataFrame(rows)
-    calls = model.card.context_calls if near else model.card.calls
+    thresholds = model.card.spatial_context_thresholds if near else model.card.thresholds
     read = table[table["probability"].notna()]
     assessment = {
         "data": experiment.data.name, "microns_per_pixel": microns_per_pixel,
         "patches_at": model.card.microns_per_pixel, "neighbours": near,
-        "threshold": calls.threshold, "images": len(table),
+        "threshold": thresholds.malignant, "images": len(table),
         "unreadable": len(table) - len(read),
-        "judged": _figures(calls.threshold, experiment, read[~read["refused"].astype(bool)]),
-        "every": _figures(calls.threshold, experiment, read),
+        "judged": _figures(thresholds.malignant, experiment, read[~read["refused"].astype(bool)]),
+        "every": _figures(thresholds.malignant, experiment, read),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     images = table.assign(probability=table["probability"].mask(table["refused"].astype(bool)))
@@ -142,6 +142,6 @@ def _figures(threshold: float, experiment: Experiment, table: pd.DataFrame) -> d
     scored = intervals.Scored({0: table["probability"].to_numpy(float)}, {0: threshold})
     settings = experiment.evaluate
     figures = intervals.with_intervals(
-        labels, scored, patients, settings.resamples, settings.confidence, experiment.seed
+        labels, scored, patients, settings.bootstrap_samples, settings.confidence_level, experiment.seed
     )
     return counts | {"figures": figures}

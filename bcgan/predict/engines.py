@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from bcgan import machine
+from bcgan import machine, renamed
 
-NETWORKS = ("classifier", "referee")  # <name>.keras and <name>.tflite in an exported folder
+NETWORKS = ("classifier", "reference_cnn")  # <name>.keras and <name>.tflite in an exported folder
 LITERT_FILES = tuple(f"{name}.tflite" for name in NETWORKS)
 ENGINES = ("auto", "openvino", "litert", "keras")
 BATCH = 64
@@ -43,7 +43,7 @@ RUNTIMES = {
 
 class Engine(NamedTuple):
     """score: from uint8 patches (n, size, size, 3) to probabilities of malignancy, (n,). features: from uint8 patches
-    at the GAN's size to what the referee's head sees, (n, d)."""
+    at the GAN's size to the input of the reference CNN's head, (n, d)."""
 
     name: str
     score: Runner
@@ -74,9 +74,10 @@ def choose(requested: str, folder: Path, files: dict[str, str], few: bool = Fals
         machine.prepare_environment(tensorflow=True)
         from bcgan.models import weights
 
-        return of_keras(*(weights.in_float32(weights.load_model(folder / f"{name}.keras")) for name in NETWORKS))
+        paths = [renamed.model_file(folder, f"{name}.keras") for name in NETWORKS]
+        return of_keras(*(weights.in_float32(weights.load_model(path)) for path in paths))
     read = {"openvino": openvino, "litert": litert}[name]
-    score, features = (read(folder / file) for file in LITERT_FILES)
+    score, features = (read(renamed.model_file(folder, file)) for file in LITERT_FILES)
     return Engine(name, lambda images: expit(score(images)[:, 0]), features)
 
 
@@ -94,11 +95,11 @@ def installed(runtime: str) -> bool:
 
 
 def of_keras(network, reference_cnn) -> Engine:
-    """From the classifier and the referee as Keras networks."""
-    from bcgan.classify import referee
+    """Return an engine that runs the classifier and the reference CNN in Keras."""
+    from bcgan.classify.reference_cnn import make_feature_fn
     from bcgan.classify.scoring import scorer
 
-    return Engine("keras", scorer(network), referee.extractor(reference_cnn))
+    return Engine("keras", scorer(network), make_feature_fn(reference_cnn))
 
 
 def openvino(path: Path, precision: str = "f32") -> Runner:

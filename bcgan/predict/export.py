@@ -1,7 +1,7 @@
 """`bcgan export`: a finished run's classifier as a folder that `bcgan predict` reads."""
 
 import shutil
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from bcgan import data, machine, progress, runs
+from bcgan.artifacts import MANIFEST, Cache
 from bcgan.classify import calibration, context
 from bcgan.classify.scoring import probabilities
 from bcgan.classify.train import Patches, train
@@ -18,13 +19,14 @@ from bcgan.data.records import CLASSES
 from bcgan.data.views import central
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, intervals, metrics
-from bcgan.experiment import Experiment, Preprocess
-from bcgan.gan import selection
+from bcgan.experiment import Experiment
+from bcgan.gan import quality_filter
 from bcgan.models import weights
 from bcgan.models.classifier import of_run
 from bcgan.predict import engines, formats
-from bcgan.predict.model import CARD, FILES, Calls, Card, Model, Predictions
+from bcgan.predict.model import CARD, FILES, Card, Model, Predictions, Thresholds
 from bcgan.preprocess import store
+from bcgan.settings import Preprocess
 from bcgan.slides.coordinates import slide_names
 from bcgan.slides.scale import ModelScale
 from bcgan.variation import differences
@@ -39,8 +41,8 @@ FIGURES = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1")
 def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False) -> Card:
     """Write the networks, joined into one and in half precision and compressed, and the card, when all are whole.
 
-    Of each member of `evaluate.ensemble` (of the proposed classifier where there is none) one training is taken, that
-    with the best validation ROC AUC. Calibration, thresholds, neighbours' weights and the limit of what is known come
+    Of each member of `evaluate.ensemble_models` (by default the proposed classifier) the training with the best
+    validation ROC AUC is taken. Calibration, thresholds, neighbours' weights and the limit of what is known come
     from the validation patients, by the exported network itself; its figures are those of the held-out patients.
 
     Args:
@@ -54,7 +56,7 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
             learnt from them, which `bcgan predict` does not do.
     """
     plain = Preprocess(audit=experiment.preprocess.audit)
-    if changed := differences(experiment.model_copy(update={"preprocess": plain}), experiment):
+    if changed := differences(experiment.replace(preprocess=plain), experiment):
         raise InputError(
             f"{experiment.name} learnt from patches prepared with {', '.join(changed)}, and bcgan predict prepares "
             "none. Export a run with preprocess.* as it is by default."
@@ -78,9 +80,9 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
     card = _card(experiment, root, part, chosen)
     if everyone:
         with runs.lock(root):
-            networks, count = _on_everyone(experiment, root, chosen)
+            networks, count = _train_on_all_patients(experiment, root, chosen)
         weights.save_small(join(networks), final)
-        card = card.model_copy(update={"trained": card.trained | count})
+        card = card.model_copy(update={"training_data": card.training_data | count})
     card = card_with_litert(card, part, _validation(experiment, root))
     (part / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
     # Without a card it is no model, until it is a whole one again; what is of the old one goes with it.
@@ -98,7 +100,7 @@ def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
     write_litert(folder)
     both = (*FILES, *engines.LITERT_FILES)
     digests = {name: runs.hash_file(folder / name) for name in both}
-    chosen = selection.load(folder / "selector.npz")
+    chosen = quality_filter.load(folder / "quality_filter.npz")
 
     def predict(engine: str) -> Predictions:
         return Model(card, engines.choose(engine, folder, digests), chosen, folder).predict(images)
@@ -115,8 +117,8 @@ def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
         )  # fmt: skip
         for name in engines.LITERT_FILES:
             (folder / name).unlink()
-        return card.model_copy(update={"sha256": {name: digests[name] for name in FILES}, "litert": None})
-    return card.model_copy(update={"sha256": digests, "litert": max_deviation})
+        return card.model_copy(update={"sha256": {name: digests[name] for name in FILES}, "litert_max_abs_error": None})
+    return card.model_copy(update={"sha256": digests, "litert_max_abs_error": max_deviation})
 
 
 def _apart(candidate: Predictions, expected: Predictions) -> tuple[float, int]:
@@ -131,11 +133,11 @@ def _faithful(max_deviation: float, num_changed: int, images: np.ndarray) -> boo
 
 def _validation(experiment: Experiment, root: Path) -> np.ndarray:
     patches = store.load(root / "preprocess")
-    return np.ascontiguousarray(central(patches.images[patches.rows("validation")], experiment.classify.crop))
+    return np.ascontiguousarray(central(patches.images[patches.rows("validation")], experiment.classify.crop_size))
 
 
 def write_litert(folder: Path) -> None:
-    """The classifier and what the referee's head sees, for LiteRT: the networks that lie in the folder."""
+    """Write the folder's classifier and reference CNN, up to its head, for LiteRT."""
     network, reference_cnn = (weights.load_model(folder / f"{name}.keras") for name in engines.NETWORKS)
     features = keras.Model(reference_cnn.inputs, reference_cnn.get_layer("logit").input, name="features")
     for model, name in zip((network, features), engines.LITERT_FILES, strict=True):
@@ -152,33 +154,31 @@ def join(networks: list[keras.Model]) -> keras.Model:
     return keras.Model(image, logit, name="classifier")
 
 
-def _on_everyone(
+def _train_on_all_patients(
     experiment: Experiment, root: Path, chosen: dict[str, int]
 ) -> tuple[list[keras.Model], dict[str, int | str]]:
-    """The members trained on the patients of every role, and how many those are."""
+    """Return the members trained on the patients of every role, and the card's counts of those."""
     xla = machine.start(experiment)
-    patches, settings, folder = store.load(root / "preprocess"), experiment.classify, root / "export"
-    began, inputs = time.monotonic(), {"classify": runs.read_json(root / "classify" / runs.MANIFEST)["key"]}
-    key = runs.key_of("export", chosen, inputs)
-    stale = runs.why_stale(folder, key)
-    if stale:
-        runs.begin(folder, key)
+    patches, settings, cache = store.load(root / "preprocess"), experiment.classify, Cache(root, "export")
+    inputs = {"classify": runs.read_json(root / "classify" / MANIFEST)["key"]}
     real = Patches(patches.images, patches.index["label"].to_numpy())
+
+    def build(name: str, seed: int, folder: Path) -> None:
+        model = settings.models[name]
+        keras.utils.set_random_seed(seed)
+        network = of_run(name, root, settings.crop_size or experiment.data.size, model)
+        synthetic = None
+        if model.uses_synthetic:
+            loaded = store.load_synthetic(root / "features", experiment.data.size, model.filter_synthetic)
+            synthetic = Patches(*loaded)
+        path = folder / f"{derived.column(name, seed)}.keras"
+        train(network, real, synthetic, None, settings, model, seed, path, xla)
+
     networks = []
     for name, seed in chosen.items():
-        path, classifier_settings = folder / f"{derived.column(name, seed)}.keras", settings.models[name]
-        if not path.exists():
-            keras.utils.set_random_seed(seed)
-            network = of_run(name, root, settings.crop or experiment.data.size, classifier_settings)
-            synthetic = None
-            if classifier_settings.meets_synthetic:
-                synthetic = Patches(
-                    *store.load_synthetic(root / "features", experiment.data.size, classifier_settings.selected)
-                )
-            train(network, real, synthetic, None, settings, classifier_settings, seed, path, xla)
-        networks.append(weights.load_model(path))
-    if stale:
-        runs.finish(folder, key, "export", chosen, inputs, began)
+        column = derived.column(name, seed)
+        folder = cache.get_or_build(column, {"all_patients": True}, inputs, partial(build, name, seed))
+        networks.append(weights.load_model(folder / f"{column}.keras"))
     count = {"patients": int(patches.index["patient"].nunique()), "patches": len(patches.index)}
     return networks, count | {"calibrated": "on networks that had not seen the held-out patients"}
 
@@ -194,44 +194,47 @@ def _best(table: pd.DataFrame, name: str) -> int:
 def _card(experiment: Experiment, root: Path, out: Path, chosen: dict[str, int]) -> Card:
     patches = store.load(root / "preprocess")
     rows = patches.rows("validation")
-    index, images = patches.index.iloc[rows], central(patches.images[rows], experiment.classify.crop)
+    index, images = patches.index.iloc[rows], central(patches.images[rows], experiment.classify.crop_size)
     labels = index["label"].to_numpy()
     network = weights.in_float32(weights.load_model(out / "classifier.keras"))
     raw = probabilities(network, images, VIEWS)
     fitted = calibration.fit(raw, labels)
     after = calibration.apply(fitted, raw)
-    (places, slides, side), near, near_calls = _places(index, experiment), None, None
+    (places, slides, side), near, near_thresholds = _places(index, experiment), None, None
     if context.known(places):
         near = context.fit(raw, places, slides, labels, side)
-        near_calls = _calls(labels, context.refine(near, raw, places, slides, side))
+        near_thresholds = _thresholds(labels, context.refine(near, raw, places, slides, side))
     scale = _scale(experiment, patches.index, images.shape[1])
     draft = Card(
-        use="Research use only. Not for diagnosis.",
+        intended_use="Research use only. Not for diagnosis.",
         classes=CLASSES,
         size=images.shape[1],
         microns_per_pixel=scale.mpp,
         image_size=scale.image_size,
         downsample=scale.downsample,
-        views=VIEWS,
+        tta_views=VIEWS,
         calibration=fitted,
-        calls=_calls(labels, after),
-        context=near,
-        context_calls=near_calls,
-        outlier=np.inf,
-        trained={
+        thresholds=_thresholds(labels, after),
+        spatial_context=near,
+        spatial_context_thresholds=near_thresholds,
+        ood_threshold=np.inf,
+        training_data={
             "experiment": experiment.name, "data": experiment.data.name,
             "networks": [derived.column(*member) for member in chosen.items()],
             **{key: runs.read_json(root / "preprocess" / "split.json")["counts"]["train"][key]
                for key in ("patients", "patches")},
         },
-        figures={},
+        metrics={},
         **_explanation_tests(experiment, root),
         sha256={},
     )  # fmt: skip
-    reference_cnn, selector = weights.load_model(out / "referee.keras"), selection.load(out / "selector.npz")
-    strange = Model(draft, engines.of_keras(network, reference_cnn), selector, out).strangeness(images)
+    reference_cnn, fitted_filter = (
+        weights.load_model(out / "reference_cnn.keras"),
+        quality_filter.load(out / "quality_filter.npz"),
+    )
+    strange = Model(draft, engines.of_keras(network, reference_cnn), fitted_filter, out).strangeness(images)
     figures = _figures(experiment, patches, network, draft)
-    return draft.model_copy(update={"outlier": float(np.quantile(strange, OUTLIER)), "figures": figures})
+    return draft.model_copy(update={"ood_threshold": float(np.quantile(strange, OUTLIER)), "metrics": figures})
 
 
 def _check_one_scale(experiment: Experiment, index: pd.DataFrame) -> None:
@@ -264,24 +267,24 @@ def _explanation_tests(experiment: Experiment, root: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     results = runs.read_json(path)
-    noise = results["random"]
+    noise = results["random_map"]
     passed = {
         method: values["deletion"]["value"] < noise["deletion"]["low"]
         and values["insertion"]["value"] > noise["insertion"]["high"]
         for method, values in results.items()
-        if isinstance(values, dict) and method != "random"
+        if isinstance(values, dict) and method != "random_map"
         and None not in (noise["deletion"]["low"], noise["insertion"]["high"])
     }  # fmt: skip
     network = f"{results['classifier']}, seed {results['seed']}, of {experiment.name}"
     return {"explanations": passed, "explained_network": network}
 
 
-def _calls(labels: np.ndarray, probabilities: np.ndarray) -> Calls:
+def _thresholds(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
     """Thresholds from validation patients; between that of 95 % sensitivity and that of 95 % specificity, no call."""
     points = metrics.operating_points(labels, probabilities)
     low, high = points["sensitivity_95"], float(np.quantile(probabilities[labels == 0], SPECIFICITY))
     middle = points["youden"]
-    return Calls(threshold=middle, abstain=(min(low, middle), max(high, middle)))
+    return Thresholds(malignant=middle, abstain_range=(min(low, middle), max(high, middle)))
 
 
 def _figures(
@@ -294,16 +297,16 @@ def _figures(
         labels = index["label"].to_numpy()
         if role.startswith(("train", "validation")) or len(np.unique(labels)) < 2:
             continue
-        images = central(patches.images[index.index], experiment.classify.crop)
+        images = central(patches.images[index.index], experiment.classify.crop_size)
         raw = probabilities(network, images, VIEWS)
-        scored = {role: ({0: calibration.apply(card.calibration, raw)}, {0: card.calls.threshold})}
-        if card.context:
-            near = context.refine(card.context, raw, *_places(index, experiment))
-            scored[f"{role}_neighbours"] = {0: near}, {0: card.context_calls.threshold}
+        scored = {role: ({0: calibration.apply(card.calibration, raw)}, {0: card.thresholds.malignant})}
+        if card.spatial_context:
+            near = context.refine(card.spatial_context, raw, *_places(index, experiment))
+            scored[f"{role}_neighbours"] = {0: near}, {0: card.spatial_context_thresholds.malignant}
         for name, predictions in scored.items():
             figures = intervals.with_intervals(
                 labels, intervals.Scored(*predictions), index["patient"].to_numpy(),
-                settings.resamples, settings.confidence, experiment.seed,
+                settings.bootstrap_samples, settings.confidence_level, experiment.seed,
             )  # fmt: skip
             by_role[name] = {metric: figures[metric] for metric in FIGURES} | {"ece_calibrated": figures["ece"]}
     return by_role

@@ -118,7 +118,7 @@ def draw_map(
     axes.imshow(overlay(grid, predictions, zoom, (height, width), OPACITY if tissue else 1.0))
     axes.set(xticks=[], yticks=[])
     axes.set_title(printable(title), loc="left", fontsize=10, parse_math=False)
-    threshold = float(np.median(predictions.threshold)) if len(predictions.threshold) else card.calls.threshold
+    threshold = float(np.median(predictions.threshold)) if len(predictions.threshold) else card.thresholds.malignant
     bar = figure.colorbar(ScalarMappable(threshold_norm(threshold), COLOURS), ax=axes, shrink=0.6, aspect=30)
     bar.set_label("Probability of malignancy; line: the threshold", fontsize=8)
     bar.ax.axhline(threshold, color="black", lw=1)

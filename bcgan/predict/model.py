@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, model_validator
 
-from bcgan import machine, runs
+from bcgan import machine, renamed, runs
 from bcgan.classify import calibration, context
 from bcgan.classify.calibration import Calibration
 from bcgan.classify.context import Context
 from bcgan.data.records import CLASSES
 from bcgan.data.views import view
 from bcgan.errors import InputError
-from bcgan.gan import selection
+from bcgan.gan import quality_filter
 from bcgan.predict import engines
 from bcgan.preprocess.images import GAN_SIZE, at_size
 from bcgan.slides.scale import ModelScale
@@ -22,57 +22,57 @@ from bcgan.slides.tissue import MIN_TISSUE_FRACTION, is_colourless, tissue_fract
 
 SHIPPED = Path(__file__).parents[1] / "shipped" / "idc_extended"
 CARD = "classifier.json"
-FILES = ("classifier.keras", "referee.keras", "selector.npz")
+FILES = ("classifier.keras", "reference_cnn.keras", "quality_filter.npz")
 VERDICTS = ("scored", "abstained", "out_of_distribution", "unreadable", "no_tissue")
 SCORED, ABSTAINED, OUT_OF_DISTRIBUTION, UNREADABLE, NO_TISSUE = range(len(VERDICTS))
 DIGITS = 6  # decimals of probabilities and uncertainties
 
 
-class Calls(BaseModel):
-    """How a calibrated probability becomes a call."""
+class Thresholds(BaseModel):
+    """How a calibrated probability becomes a label."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    threshold: float  # at or above which a patch is called malignant
-    abstain: tuple[float, float]  # between which no call is made
+    malignant: float  # a patch with at least this probability is malignant
+    abstain_range: tuple[float, float]  # no label between these probabilities
 
     @property
     def limits(self) -> tuple[float, float, float]:
-        """The lower limit of no call, the threshold, the upper limit of no call."""
-        return self.abstain[0], self.threshold, self.abstain[1]
+        """The lower end of the abstain range, the malignant threshold, the upper end."""
+        return self.abstain_range[0], self.malignant, self.abstain_range[1]
 
 
 class Card(BaseModel):
-    """The side-car of a classifier, written by `bcgan export`."""
+    """The model card that `bcgan export` writes beside a classifier."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    use: str
+    intended_use: str
     classes: tuple[str, str]
     size: int  # side of a patch, pixels
-    microns_per_pixel: float | None  # of those pixels; None: not known
-    image_size: tuple[int, int] | None = None  # width and height of the training images, where all had one size
-    downsample: float = 1.0  # pixels of a training image for one of the patch's
-    views: int  # orientations averaged
+    microns_per_pixel: float | None  # of those pixels; None if it is not known
+    image_size: tuple[int, int] | None = None  # width and height of the training images, if all had one size
+    downsample: float = 1.0  # pixels of a training image per pixel of the patch
+    tta_views: int  # flips and rotations averaged
     calibration: Calibration
-    calls: Calls  # of a patch by itself
-    context: Context | None  # how neighbours count where places are known
-    context_calls: Calls | None  # of a patch among its neighbours
-    outlier: float  # distance from real patches, as a share of the selector's limit, beyond which nothing is said
-    trained: dict[str, int | str | list[str]]  # experiment, data, networks, patients, patches
-    figures: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
+    thresholds: Thresholds  # of a patch by itself
+    spatial_context: Context | None  # how neighbouring patches are combined if coordinates are known
+    spatial_context_thresholds: Thresholds | None  # of a patch with neighbours
+    ood_threshold: float  # distance, as a multiple of the quality filter's limit, beyond which a patch is rejected
+    training_data: dict[str, int | str | list[str]]  # experiment, data, networks, patients, patches
+    metrics: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
     sha256: dict[str, str]
     explanations: dict[str, bool] = {}  # explanation method: whether it passed its test
     explained_network: str = ""  # the network that those tests were made on, which is not the exported ensemble
-    litert: float | None = None  # how far the .tflite files' probabilities are from Keras's; None: no such files
+    litert_max_abs_error: float | None = None  # of probabilities compared with Keras; None if there is no .tflite file
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_old_fields(cls, values: dict) -> dict:
-        """Cards of before say how far OpenVINO in bfloat16 is off, which is not offered any more."""
-        return {key: value for key, value in values.items() if key != "bfloat16"}
+    def _read_earlier_names(cls, values: dict) -> dict:
+        """Accept the names of cards that earlier versions wrote."""
+        return renamed.upgrade_card(values)
 
-    @field_serializer("calibration", "context")
+    @field_serializer("calibration", "spatial_context")
     def _by_name(self, value: Calibration | Context | None) -> dict | None:
         return value and value._asdict()
 
@@ -96,10 +96,10 @@ class Predictions(NamedTuple):
 class Model:
     """A classifier with its card; `predict` takes patches, `predict_image` a file. engine: the name of what runs it."""
 
-    def __init__(self, card: Card, engine: engines.Engine, chosen: selection.Selector, folder: Path):
+    def __init__(self, card: Card, engine: engines.Engine, chosen: quality_filter.QualityFilter, folder: Path):
         self.card = card
         self.engine, self._score, self._features = engine
-        self._selector = chosen
+        self._quality_filter = chosen
         self._folder = folder
 
     @property
@@ -149,7 +149,7 @@ class Model:
         probability, uncertainty, limits = self._probabilities(images, places, has_tissue)
         low, threshold, high = limits.T
         verdict = np.where((probability > low) & (probability < high), ABSTAINED, SCORED)
-        verdict[(self.strangeness(images) > self.card.outlier) | is_colourless(images)] = OUT_OF_DISTRIBUTION
+        verdict[(self.strangeness(images) > self.card.ood_threshold) | is_colourless(images)] = OUT_OF_DISTRIBUTION
         verdict[~has_tissue] = NO_TISSUE
         called = np.where(verdict == SCORED, probability >= threshold, -1).astype(int)
         hidden = (verdict == OUT_OF_DISTRIBUTION) | (verdict == NO_TISSUE)
@@ -180,10 +180,14 @@ class Model:
         return predict_image(self, source, mpp)
 
     def strangeness(self, images: np.ndarray) -> np.ndarray:
-        """Distance from the nearer class of real patches, as a share of the selector's limit; float, (n,)."""
+        """Distance from the nearer class of real patches, as a share of the quality filter's limit; float, (n,)."""
         features = self._features(at_size(images, GAN_SIZE))
         return np.min(
-            [selection.distances(self._selector, features, np.full(len(images), label)) for label in (0, 1)], axis=0
+            [
+                quality_filter.distance_ratio(self._quality_filter, features, np.full(len(images), label))
+                for label in (0, 1)
+            ],
+            axis=0,
         )
 
     def _checked(self, images: np.ndarray, places: np.ndarray | None) -> np.ndarray:
@@ -201,17 +205,17 @@ class Model:
         and below the last, malignant from the second on. A patch without neighbours counts as one by itself, and glass
         is nobody's neighbour."""
         card = self.card
-        raw = [self._score(np.ascontiguousarray(view(images, number))) for number in range(card.views)]
+        raw = [self._score(np.ascontiguousarray(view(images, number))) for number in range(card.tta_views)]
         each = np.stack([calibration.apply(card.calibration, values) for values in raw])
         probability = calibration.apply(card.calibration, np.mean(raw, axis=0))
-        limits = np.tile(card.calls.limits, (len(images), 1))
-        if places is not None and card.context:
+        limits = np.tile(card.thresholds.limits, (len(images), 1))
+        if places is not None and card.spatial_context:
             rows = np.flatnonzero(has_tissue)
             corners, slide = np.asarray(places)[rows], np.zeros(len(rows), int)
             near = context.has_neighbours(corners, card.size)
-            refined = context.refine(card.context, np.mean(raw, axis=0)[rows], corners, slide, card.size)
+            refined = context.refine(card.spatial_context, np.mean(raw, axis=0)[rows], corners, slide, card.size)
             probability[rows[near]] = refined[near]
-            limits[rows[near]] = card.context_calls.limits
+            limits[rows[near]] = card.spatial_context_thresholds.limits
         # As many digits as rows have, so that a row's probability and its label agree.
         return np.round(probability, DIGITS), np.round(each.std(axis=0), DIGITS), limits
 
@@ -230,9 +234,9 @@ def load(folder: str | Path | None = None, engine: str = "auto", few: bool = Fal
     """
     place = Path(folder) if folder else SHIPPED
     remedy = "Choose a folder that `bcgan export` wrote." if folder else "Install bcgan again."
-    for name in (CARD, *FILES):
-        if not (place / name).is_file():
-            raise InputError(f"{place / name} does not exist. {remedy}")
+    for path in (place / CARD, *(renamed.model_file(place, name) for name in FILES)):
+        if not path.is_file():
+            raise InputError(f"{path} does not exist. {remedy}")
     try:
         card = Card.model_validate_json((place / CARD).read_text("utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
@@ -240,8 +244,9 @@ def load(folder: str | Path | None = None, engine: str = "auto", few: bool = Fal
             f"{place / CARD} is no card of a classifier ({str(error).splitlines()[0]}). {remedy}"
         ) from error
     for name in (*FILES, *(name for name in engines.LITERT_FILES if name in card.sha256)):
-        if not (place / name).is_file() or runs.hash_file(place / name) != card.sha256.get(name):
-            raise InputError(f"{place / name} is not the file that {CARD} names (its SHA-256 differs). {remedy}")
+        path = renamed.model_file(place, name)
+        if not path.is_file() or runs.hash_file(path) != card.sha256.get(name):
+            raise InputError(f"{path} is not the file that {CARD} names (its SHA-256 differs). {remedy}")
     if card.classes != CLASSES:
         raise InputError(f"{place / CARD}: classes {card.classes}, and this bcgan knows {CLASSES}. {remedy}")
     try:
@@ -249,5 +254,5 @@ def load(folder: str | Path | None = None, engine: str = "auto", few: bool = Fal
     except ValueError as error:
         raise InputError(f"engine {engine}: {error}.") from error
     if not neighbours:
-        card = card.model_copy(update={"context": None, "context_calls": None})
-    return Model(card, chosen, selection.load(place / "selector.npz"), place)
+        card = card.model_copy(update={"spatial_context": None, "spatial_context_thresholds": None})
+    return Model(card, chosen, quality_filter.load(renamed.model_file(place, FILES[2])), place)

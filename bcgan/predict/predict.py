@@ -183,7 +183,7 @@ class _Predictor:
         for summary, count in self._used.items():
             progress.log.info(
                 "predict: tiles of %d slides by their names (%s)%s", count, summary,
-                "; the predictions of neighbouring tiles are used" if self._model.card.context else "",
+                "; the predictions of neighbouring tiles are used" if self._model.card.spatial_context else "",
             )  # fmt: skip
         if self._num_unused > 1:
             progress.log.warning("predict: the names of %d more slides are not used likewise", self._num_unused - 1)

@@ -1,5 +1,6 @@
-"""`bcgan sample`: synthetic patches of a class, those that the referee lets through, with a manifest of where each is
-from. Works with a run of one's own, or with the generator that comes with bcgan."""
+"""`bcgan sample`: write synthetic patches of a class that the quality filter accepts, and a manifest.
+
+The generator is that of a run, or the one that comes with bcgan."""
 
 import shutil
 from pathlib import Path
@@ -10,14 +11,15 @@ import keras
 import numpy as np
 
 from bcgan import progress, runs
-from bcgan.classify import referee
+from bcgan.artifacts import MANIFEST
+from bcgan.classify import reference_cnn
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError, WorkError
-from bcgan.experiment import Features
-from bcgan.gan import selection, steering
+from bcgan.gan import quality_filter, steering
 from bcgan.gan.train import sample
 from bcgan.models import weights
 from bcgan.preprocess import properties
+from bcgan.settings import Features
 
 SHIPPED = Path(__file__).parents[1] / "shipped" / "idc"
 CANDIDATES = 128  # made at a time
@@ -29,8 +31,8 @@ class Source(NamedTuple):
     digests: SHA-256 of the three files."""
 
     generator: keras.Model
-    referee: keras.Model
-    selector: selection.Selector
+    reference_cnn: keras.Model
+    quality_filter: quality_filter.QualityFilter
     threshold: float
     digests: dict[str, str]
 
@@ -42,7 +44,7 @@ def load(name: str | None) -> Source:
         InputError: a file is missing.
     """
     root = runs.ROOT / name if name else SHIPPED
-    stage_of = {"generator.keras": "gan", "referee.keras": "features", "selector.npz": "features"}
+    stage_of = {"generator.keras": "gan", "reference_cnn.keras": "features", "quality_filter.npz": "features"}
     files = {file: (root / stage if name else root) / file for file, stage in stage_of.items()}
     for path in files.values():
         if not path.is_file():
@@ -50,11 +52,13 @@ def load(name: str | None) -> Source:
             raise InputError(f"{path} does not exist. {remedy}.")
     digests = {file: runs.hash_file(path) for file, path in files.items()}
     # In float32: the shipped generator's weights are in half precision, which changes a grey level by one at most.
-    networks = [weights.in_float32(weights.load_model(files[file])) for file in ("generator.keras", "referee.keras")]
-    threshold = Features().density_threshold
-    if name and (manifest := root / "features" / runs.MANIFEST).exists():
-        threshold = runs.read_json(manifest)["settings"]["features"]["density_threshold"]
-    return Source(*networks, selection.load(files["selector.npz"]), threshold, digests)
+    networks = [
+        weights.in_float32(weights.load_model(files[file])) for file in ("generator.keras", "reference_cnn.keras")
+    ]
+    threshold = Features().nuclear_od_threshold
+    if name and (manifest := root / "features" / MANIFEST).exists():
+        threshold = runs.read_json(manifest)["settings"]["features"]["nuclear_od_threshold"]
+    return Source(*networks, quality_filter.load(files["quality_filter.npz"]), threshold, digests)
 
 
 def write(source: Source, label: int, number: int, seed: int, out: Path, density: float | None = None) -> dict:
@@ -85,7 +89,7 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
                 f"--density {density:g}: this generator's {name} patches reach {direction.low:.2f} to "
                 f"{direction.high:.2f}. Choose a value between."
             )
-    files, refused, tried = [], dict.fromkeys(selection.VERDICTS[1:], 0), 0
+    files, refused, tried = [], dict.fromkeys(quality_filter.RESULTS[1:], 0), 0
     part = out.with_name(f"{out.name}.part")  # renamed when it is whole
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -97,14 +101,16 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
                     "Ask for fewer, or train the GAN for longer."
                 )
             images = _candidates(source.generator, label, (seed, label, tried), direction, density)
-            table = referee.select(source.referee, source.selector, images, np.full(len(images), label))
+            table = reference_cnn.apply_quality_filter(
+                source.reference_cnn, source.quality_filter, images, np.full(len(images), label)
+            )
             table["density"] = properties.measure(images, source.threshold)["density"]
             for row in table.itertuples():
                 if len(files) == number:
                     break
                 tried += 1
-                if row.verdict in refused:
-                    refused[row.verdict] += 1
+                if row.filter_result in refused:
+                    refused[row.filter_result] += 1
                     continue
                 file = f"{name}_{len(files) + 1:05d}.png"
                 encoded = cv2.imencode(".png", cv2.cvtColor(images[row.Index], cv2.COLOR_RGB2BGR))[1]

@@ -86,7 +86,9 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
         concurrent: int. Images judged at a time; a request beyond is told to come again (503). Defaults to 2.
     """
     _ = model.network  # explanations need it: read now, and not while the first image waits
-    app = FastAPI(title="bcgan", version=__version__, description=model.card.use, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="bcgan", version=__version__, description=model.card.intended_use, docs_url=None, redoc_url=None
+    )
     slots = threading.BoundedSemaphore(concurrent)
 
     @app.middleware("http")
@@ -160,7 +162,7 @@ def judge(model: Model, data: bytes, name: str, microns_per_pixel: float | None)
     scale = describe_scale(grid.scale)
     if not len(grid.patches):
         row = Row(**unscored_row(name, "no_tissue", grid.scale))
-        return Answer(rows=[row], explained=True, picture="", scale=scale, use=model.card.use)
+        return Answer(rows=[row], explained=True, picture="", scale=scale, use=model.card.intended_use)
     predictions = predict_grid(model, grid)
     picture = io.BytesIO()
     if grid.is_single_patch:
@@ -168,7 +170,9 @@ def judge(model: Model, data: bytes, name: str, microns_per_pixel: float | None)
     else:
         maps.draw_map(picture, name, grid, predictions, model.card)
     rows = [Row(**row) for row in rows_of(name, grid, predictions)]
-    return Answer(rows=rows, explained=grid.is_single_patch, picture=_address(picture), scale=scale, use=model.card.use)
+    return Answer(
+        rows=rows, explained=grid.is_single_patch, picture=_address(picture), scale=scale, use=model.card.intended_use
+    )
 
 
 def explain_patch(model: Model, data: bytes, name: str, microns_per_pixel: float | None, x: int, y: int) -> Explanation:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan.errors import InputError
-from bcgan.experiment import Audit
+from bcgan.settings import Audit
 
 BLANK_DEVIATION = 4.0  # grey levels; below it a patch shows nothing
 BLUR_VARIANCE = 20.0  # variance of the Laplacian; below it, no edge is sharp
@@ -15,7 +15,7 @@ NEAR_BITS = 3  # of the 64 of the perceptual hash
 NEAR_LEVELS = 6.0  # mean absolute difference of 16x16 thumbnails, grey levels
 THUMBNAIL = 16
 LEAST_SIDE = 32  # pixels, where images of any size are taken
-FAULTS = ("unreadable", "wrong_size", "blank", "blurred", "duplicate", "near_duplicate", "conflicting")
+FAULTS = ("unreadable", "wrong_size", "blank", "blurred", "duplicate", "near_duplicate", "conflicting_labels")
 
 
 def measure(image: np.ndarray | None) -> dict[str, Any]:
@@ -41,10 +41,10 @@ def measure(image: np.ndarray | None) -> dict[str, Any]:
 
 
 def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) -> pd.DataFrame:
-    """One boolean column a fault; a patch can have several.
+    """Return one boolean column for each fault; a patch can have several.
 
-    `duplicate` and `near_duplicate` mark what comes after the first of its kind; `conflicting` every copy of an image
-    that stands under two labels.
+    `duplicate` and `near_duplicate` mark all but the first of several copies, `conflicting_labels` every copy of an
+    image that has two labels.
 
     Args:
         rows: columns readable, height, width, deviation, sharpness, pixels (hash), perceptual, label.
@@ -59,7 +59,7 @@ def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) ->
     faults["blank"] = readable & (rows["deviation"] < BLANK_DEVIATION)
     faults["blurred"] = readable & ~faults["blank"] & (rows["sharpness"] < BLUR_VARIANCE)
     same = rows[readable].groupby("pixels")["label"]
-    faults.loc[readable, "conflicting"] = same.transform("nunique") > 1
+    faults.loc[readable, "conflicting_labels"] = same.transform("nunique") > 1
     faults.loc[readable, "duplicate"] = rows[readable].duplicated("pixels")
     candidates = np.flatnonzero(readable & ~faults["blank"] & ~faults["duplicate"])
     pairs = near_pairs(rows["perceptual"].to_numpy(np.uint64)[candidates], thumbnails[candidates])

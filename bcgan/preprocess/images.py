@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from bcgan.experiment import Preprocess
+from bcgan.settings import Preprocess
 from bcgan.slides.decode import WHITE
 
 GAN_SIZE = 50  # side that the generator makes and the discriminator takes, pixels
@@ -42,9 +42,9 @@ def at_size(patches: np.ndarray, size: int) -> np.ndarray:
 
 def enhance(image: np.ndarray, settings: Preprocess) -> np.ndarray:
     """Optional smoothing (3x3) and contrast-limited adaptive histogram equalisation of the lightness alone."""
-    if settings.smoothing == "gaussian":
+    if settings.blur == "gaussian":
         image = cv2.GaussianBlur(image, (3, 3), 0)
-    elif settings.smoothing == "median":
+    elif settings.blur == "median":
         image = cv2.medianBlur(image, 3)
     if settings.clahe:
         lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)

@@ -17,9 +17,10 @@ from bcgan import data, progress
 from bcgan.data import splits
 from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
-from bcgan.experiment import Experiment, Preprocess
+from bcgan.experiment import Experiment
 from bcgan.preprocess import audit, images, stain
 from bcgan.preprocess.images import GAN_SIZE, at_size
+from bcgan.settings import Preprocess
 from bcgan.slides.decode import decode_image
 
 CHUNK = 256
@@ -81,13 +82,13 @@ def load_synthetic(folder: Path, size: int, selected: bool) -> tuple[np.ndarray,
     All are given, with a warning, where fewer than LEAST_SYNTHETIC of a class were selected.
     """
     with np.load(folder / "synthetic.npz") as saved:
-        images, labels, keep = saved["images"], saved["labels"], saved["selected"]
+        images, labels, keep = saved["images"], saved["labels"], saved["accepted"]
     if selected and np.bincount(labels[keep], minlength=2).min() >= LEAST_SYNTHETIC:
         images, labels = images[keep], labels[keep]
     elif selected:
         progress.log.warning(
-            "%s: the referee let fewer than %d synthetic patches of a class through; all are used. A longer training "
-            "(gan.steps) makes better ones.", folder, LEAST_SYNTHETIC,
+            "%s: the quality filter accepted fewer than %d synthetic patches of a class; all are used. Train the GAN "
+            "for longer (gan.steps).", folder, LEAST_SYNTHETIC,
         )  # fmt: skip
     return at_size(images, size), labels
 
@@ -223,7 +224,7 @@ def _compact(folder: Path, patches: np.ndarray, keep: np.ndarray) -> None:
 
 def _normalise_stain(folder: Path, index: pd.DataFrame, settings: Preprocess) -> dict[str, Any]:
     """Patient by patient, in place; a patient's stain is fitted on the patient alone, so nothing can leak."""
-    if settings.stain == "none":
+    if settings.stain_normalization == "none":
         return {"method": "none", "patients": 0, "fallbacks": []}
     patches = np.load(folder / "patches.npy", mmap_mode="r+")
     fallbacks = []
@@ -235,4 +236,4 @@ def _normalise_stain(folder: Path, index: pd.DataFrame, settings: Preprocess) ->
     patches.flush()
     if fallbacks:
         progress.log.warning("preprocess: %d patients show no two stains and stay as they are", len(fallbacks))
-    return {"method": settings.stain, "patients": len(groups), "fallbacks": fallbacks}
+    return {"method": settings.stain_normalization, "patients": len(groups), "fallbacks": fallbacks}

@@ -4,21 +4,21 @@ import keras
 import pandas as pd
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from bcgan.experiment import Classifier
-from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import BLOCKS, discriminator
 from bcgan.models.gan_resnet import JOINED_BLOCK, gan_resnet
 from bcgan.models.generator import generator
+from bcgan.models.projected_discriminator import frozen_features, projected_discriminator, projected_features
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import style
 from bcgan.report.run import Run
 from bcgan.report.style import Drawn
+from bcgan.settings import Classifier
 
 COLOURS = {
     "generator": style.SYNTHETIC,
     "discriminator": style.DISCRIMINATOR,
     "resnet": style.CLASSIFIER_COLOURS["resnet_table1"],
-    "critic": style.CLASSIFIER_COLOURS["efficientnet_lite"],  # whose layers it sees with
+    "projected_discriminator": style.CLASSIFIER_COLOURS["efficientnet_lite0"],  # whose layers it sees with
     "joined": style.CLASSIFIER_COLOURS["gan_resnet"],
     "data": "#DDDDDD",
 }
@@ -46,14 +46,22 @@ def blocks(network: keras.Model) -> pd.DataFrame:
 
 def system(run: Run) -> Drawn:
     classifier_settings = run.experiment.classify.models.get("gan_resnet", Classifier())
-    joined_maps = {"none": "", "critic": "; the critic's", "imagenet": "; ImageNet's"}[classifier_settings.beside]
+    joined_maps = {
+        "none": "",
+        "projected_discriminator": "; the projected\ndiscriminator's",
+        "imagenet": "; ImageNet's",
+    }[classifier_settings.extra_features]
     gan_discriminator, joined_network = discriminator(), gan_resnet(discriminator())
     maps = "x".join(map(str, gan_discriminator.get_layer(JOINED_BLOCK).output.shape[1:]))
     units = joined_network.output_shape[-1]
-    state = f"frozen{joined_maps}{', tuned' if classifier_settings.tuned else ''}"
+    state = f"frozen{joined_maps}{', fine-tuned' if classifier_settings.finetune_extra_features else ''}"
     figure, axes = style.plt.subplots(figsize=(10, 4.2))
     axes.axis("off")
-    second = "; a critic on\nImageNet's features" if run.experiment.gan.critic else ":\nreal or synthetic"
+    second = (
+        "; a second one on\nImageNet's features"
+        if run.experiment.gan.projected_discriminator_weight
+        else ":\nreal or synthetic"
+    )
     places = {
         "patches": (0.0, 1.0, "Training patients'\npatches, 50x50x3", "data"),
         "generator": (2.6, 3.4, "Generator\nnoise, label to patch", "generator"),
@@ -75,14 +83,15 @@ def system(run: Run) -> Drawn:
     return Drawn(figure, numbers, "System architecture (the paper's Fig. 3)", (
         "What runs: the GAN learns the training patients' patches; its discriminator's maps join the ResNet, whose "
         "training its synthetic patches enrich; a binary head behind the paper's 1,000 units makes the call."
-        + (" The critic, the generator's second judge, is not in the paper." if run.experiment.gan.critic else "")
+        + (" The second discriminator is not in the paper."
+           if run.experiment.gan.projected_discriminator_weight else "")
     ))  # fmt: skip
 
 
 def gan(run: Run) -> Drawn:
     settings = run.experiment.gan
-    make = blocks(generator(settings.latent, settings.width))
-    discriminator_blocks = blocks(discriminator(settings.width, spectral=settings.spectral))
+    make = blocks(generator(settings.latent_dim, settings.base_channels))
+    discriminator_blocks = blocks(discriminator(settings.base_channels, spectral=settings.spectral_norm))
     make = make[make["output"].map(bool) & make["block"].str.match("noise|code|seed|grow|last|colours|image")]
     discriminator_blocks = discriminator_blocks[
         discriminator_blocks["block"].str.match("image|stem|block|realness|logit")
@@ -99,8 +108,8 @@ def gan(run: Run) -> Drawn:
         "The GAN (the paper's Fig. 4)", (
         "Blocks of the two networks as this run built them, with their output shapes and parameters; boxes are as high "
         "as their maps, vectors thin. "
-        + ("Not drawn: the critic, a second judge of the generator on EfficientNet-Lite0's frozen maps. "
-           if settings.critic else "") +
+        + ("Not drawn: the projected discriminator, on EfficientNet-Lite0's frozen maps. "
+           if settings.projected_discriminator_weight else "") +
         f"The maps {', '.join(BLOCKS)} of the discriminator are what later stages read."
     ))  # fmt: skip
 
@@ -118,11 +127,11 @@ def resnet(_run: Run) -> Drawn:
 
 def integration(run: Run) -> Drawn:
     classifier_settings = run.experiment.classify.models.get("gan_resnet", Classifier())
-    gan_discriminator, further_maps = discriminator(run.experiment.gan.width), _beside(classifier_settings)
+    gan_discriminator, further_maps = discriminator(run.experiment.gan.base_channels), _beside(classifier_settings)
     part, joined_network = blocks(gan_discriminator), gan_resnet(gan_discriminator, further_maps=further_maps)
     part = part[part["block"].isin(["image", "stem", *BLOCKS[: BLOCKS.index(JOINED_BLOCK) + 1]])]
     merged = blocks(joined_network)
-    merged = merged[~merged["block"].isin(["discriminator", "image", "imagenet", "judged"])]
+    merged = merged[~merged["block"].isin(["discriminator", "image", "imagenet", "projected"])]
     gate, stem = merged["block"] == "features", merged["block"] == "stem"
     order = [stem, gate, ~gate & ~stem]
     rows = [
@@ -132,9 +141,10 @@ def integration(run: Run) -> Drawn:
             "joins")),
     ]  # fmt: skip
     if further_maps:
-        maps = "The critic's maps" if classifier_settings.beside == "critic" else "ImageNet's maps"
-        state = "tuned" if classifier_settings.tuned else "frozen"
-        rows.insert(1, (_depths(further_maps), "critic", f"{maps}, {state}: all three join"))
+        projected = classifier_settings.extra_features == "projected_discriminator"
+        maps = "The projected discriminator's maps" if projected else "ImageNet's maps"
+        state = "fine-tuned" if classifier_settings.finetune_extra_features else "frozen"
+        rows.insert(1, (_depths(further_maps), "projected_discriminator", f"{maps}, {state}: all three join"))
     figure = style.plt.figure(figsize=(10, 2.7 * len(rows)))
     for number, (chain, colour, title) in enumerate(rows):
         axes = figure.add_subplot(len(rows), 1, number + 1)
@@ -144,17 +154,21 @@ def integration(run: Run) -> Drawn:
     return Drawn(figure, _shapes_as_text(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
         f"The discriminator's map {JOINED_BLOCK} joins the ResNet behind its stem: it is projected to as many channels "
         "and added through a gate that starts at zero, so that at the start the network is Table 1's alone. "
-        + ("Beside it join three maps of the GAN's second judge, a critic on EfficientNet-Lite0, brought to that size. "
-           if classifier_settings.beside == "critic" else "")
+        + ("Three maps of the projected discriminator, on EfficientNet-Lite0, resized to that size, join too. "
+           if classifier_settings.extra_features == "projected_discriminator" else "")
     ).strip())  # fmt: skip
 
 
 def _beside(classifier_settings: Classifier) -> keras.Model | None:
     """What joins beside the discriminator's map, with weights as they are drawn: only its shapes are read."""
-    if classifier_settings.beside == "none":
+    if classifier_settings.extra_features == "none":
         return None
     frozen = frozen_features(weights=False)
-    return judged_features(frozen, critic(frozen)) if classifier_settings.beside == "critic" else frozen
+    return (
+        projected_features(frozen, projected_discriminator(frozen))
+        if classifier_settings.extra_features == "projected_discriminator"
+        else frozen
+    )
 
 
 def _depths(network: keras.Model) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from bcgan.classifiers import CLASSIFIERS
 from bcgan.evaluate.intervals import describe
 from bcgan.report import slide_figures
 from bcgan.report.run import Run
@@ -81,14 +82,14 @@ def model_card(run: Run) -> pd.DataFrame:
     thresholds = ", ".join(f"{value:.3f}" for value in run.metrics[name]["thresholds"].values())
     return _table("Model", {
         "Name": f"{CLASSIFIER_NAMES[name]}, {run.seeds()}",
-        "Task": f"One patch of {settings.crop or run.experiment.data.size} pixels to a probability of malignancy",
+        "Task": f"One patch of {settings.crop_size or run.experiment.data.size} pixels to a probability of malignancy",
         "Intended use": "Research. Not for diagnosis, nor for any decision about a patient",
         "Trained on": run.said("train"),
-        "Training": f"{classifier_settings.epochs} epochs, batches of {settings.batch}, {settings.optimizer} at "
-                    f"{classifier_settings.rate:g}, loss {settings.loss.replace('_', ' ')}; "
-                    f"{classifier_settings.synthetic:.0%} of each batch synthetic"
-                    + (f", {classifier_settings.taught:.0%} labelled by teachers" if classifier_settings.taught
-                       else ""),
+        "Training": f"{classifier_settings.epochs} epochs, batches of {settings.batch_size}, {settings.optimizer} at "
+                    f"{classifier_settings.learning_rate:g}, loss {settings.loss.replace('_', ' ')}; "
+                    f"{classifier_settings.synthetic_fraction:.0%} of each batch synthetic"
+                    + (f", {classifier_settings.distillation_fraction:.0%} labelled by teachers"
+                       if classifier_settings.distillation_fraction else ""),
         "Chosen by": f"Validation ROC AUC ({run.said('validation')}); thresholds {thresholds}",
         **{f"{METRIC_NAMES[metric]}, test patients": describe(sets["test"][metric]) for metric in METRICS},
         "Other patients": "; ".join(
@@ -104,14 +105,16 @@ def model_card(run: Run) -> pd.DataFrame:
 def claim(run: Run) -> pd.DataFrame:
     """The Checklist for Artificial Intelligence in Medical Imaging (Mongan, Moy and Kahn 2020), item by item."""
     facts = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.experiment.data.name, {})
-    confidence, resamples = run.experiment.evaluate.confidence, run.experiment.evaluate.resamples
+    confidence, resamples = run.experiment.evaluate.confidence_level, run.experiment.evaluate.bootstrap_samples
     packages = ", ".join(f"{k} {v}" for k, v in run.manifests["classify"]["environment"]["packages"].items())
     unseen = [ROLE_NAMES[role] for role in run.split["counts"] if role not in ("train", "validation", "test")]
     explained = ", ".join(EXPLANATIONS[name] for name in EXPLANATIONS if name in (run.explanations or {}))
-    ensemble, limit = run.experiment.evaluate.ensemble, run.experiment.data.limit or 0
-    fewer = (
-        f", {limit:.0%} of each patient's of each class" if limit < 1 else f", at most {limit:.0f} a patient and class"
-    )
+    ensemble, data = run.experiment.evaluate.ensemble_models, run.experiment.data
+    subset = ""
+    if data.subsample_fraction:
+        subset = f", {data.subsample_fraction:.0%} of each patient's patches of each class"
+    elif data.max_patches_per_class:
+        subset = f", at most {data.max_patches_per_class} of each patient and class"
     items = (
         ("AI methodology named in the title", "Yes: GAN and ResNet"),
         ("Structured summary", "The first screen of this report"),
@@ -122,8 +125,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("Data sources", facts["Source"]),
         ("Eligibility criteria", f"Every patch of {_sources(run)} that passes the audit: {_faults(run)}"),
         ("Preprocessing", _preparation(run)),
-        ("Selection of subsets", f"{run.audit['kept']:,} of {run.audit['patches']:,} patches"
-                                 + (fewer if limit else "")),
+        ("Selection of subsets", f"{run.audit['kept']:,} of {run.audit['patches']:,} patches{subset}"),
         ("Data elements", "Patch, patient, place in the slide where known, label 0 benign and 1 malignant"),
         ("De-identification", facts["Ethics and de-identification"]),
         ("Missing data", run.audit["imputed"]["rule"]),
@@ -145,7 +147,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("Ensembles", f"Mean of {' and '.join(CLASSIFIER_NAMES[name] for name in ensemble)}" if ensemble else "None"),
         ("Metrics", ", ".join(METRIC_NAMES.values())),
         ("Uncertainty", f"{confidence:.0%} intervals by {run.bootstrap()}, {resamples:,} resamples; {run.seeds()}"),
-        ("Robustness", "Ablation" if run.factors else f"Spread over {run.seeds()}; no ablation in this run"),
+        ("Robustness", "Ablation" if run.ablation else f"Spread over {run.seeds()}; no ablation in this run"),
         ("Explainability", f"{explained}, with tests" if explained else "Not in this run"),
         ("External test data", f"None of another institution; beside the test patients: {', '.join(unseen)}" if unseen
                                else "None"),
@@ -175,18 +177,18 @@ def _malignant(run: Run) -> str:
 
 
 def _from_imagenet(run: Run) -> list[str]:
-    joined = {"imagenet": "the layers that join the discriminator"}
+    joined = {"imagenet": "the layers whose maps join the discriminator's"}
     pretrained = [
         classifier_name
         for classifier_name in run.trained
-        if classifier_name.startswith(("efficientnet", "student", "simclr"))
+        if classifier_name in CLASSIFIERS and CLASSIFIERS[classifier_name].pretraining != "none"
     ]
     names = [CLASSIFIER_NAMES[classifier_name].removesuffix(" (ImageNet)") for classifier_name in pretrained]
-    names += ["the GAN's critic"] if run.experiment.gan.critic else []
+    names += ["the GAN's projected discriminator"] if run.experiment.gan.projected_discriminator_weight else []
     names += [
-        joined[classifier_settings.beside]
+        joined[classifier_settings.extra_features]
         for classifier_settings in run.experiment.classify.models.values()
-        if classifier_settings.beside in joined
+        if classifier_settings.extra_features in joined
     ]
     sentences = [f"ImageNet's for {' and '.join(names)}"] if names else []
     if run.pretrained:
@@ -206,7 +208,7 @@ def _roles(run: Run) -> str:
 
 def _sources(run: Run) -> str:
     """The folders or archives that were read, and what is left out of the figures' own sets."""
-    names, chosen = ", ".join(sorted(run.store.index["source"].unique())), run.experiment.data.evaluate_on
+    names, chosen = ", ".join(sorted(run.store.index["source"].unique())), run.experiment.data.eval_sources
     scored_on = f" (held-out patients are scored on {chosen}, other sources apart)" if chosen else ""
     return f"the given sources, {names}{scored_on},"
 
@@ -222,8 +224,8 @@ def _faults(run: Run) -> str:
 def _preparation(run: Run) -> str:
     settings = run.experiment.preprocess
     return (
-        f"{run.experiment.data.size}x{run.experiment.data.size} pixels, smoothing {settings.smoothing}, CLAHE "
-        f"{'on' if settings.clahe else 'off'}, stain normalisation {settings.stain}"
+        f"{run.experiment.data.size}x{run.experiment.data.size} pixels, smoothing {settings.blur}, CLAHE "
+        f"{'on' if settings.clahe else 'off'}, stain normalisation {settings.stain_normalization}"
     )
 
 

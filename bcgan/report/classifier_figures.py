@@ -164,8 +164,8 @@ def reliability(run: Run) -> Drawn:
     caption = (
         "Reliability, ten bins of equal size, as the networks say and after temperature and shift from the validation "
         f"patients: {run.said('test')}. Dotted: perfect. The error is over ten equally wide bins, with "
-        f"{run.experiment.evaluate.confidence:.0%} intervals by {run.bootstrap()}; resampling raises it, so that a "
-        "small one may lie below its interval."
+        f"{run.experiment.evaluate.confidence_level:.0%} intervals by {run.bootstrap()}; resampling raises it, so "
+        "that a small one may lie below its interval."
     )
     return Drawn(figure, pd.DataFrame(rows), "Reliability", caption)
 
@@ -237,8 +237,8 @@ def patient_shares(run: Run) -> Drawn:
     caption = (
         f"A dot a test patient ({len(table)}), larger with more patches: the mean calibrated probability by "
         f"{CLASSIFIER_NAMES[name]}, against the share of the patient's patches that are annotated as malignant. Mean "
-        f"error {describe(test_metrics['patient_share_error'])}, correlation "
-        f"{describe(test_metrics['patient_share_correlation'])}; "
+        f"error {describe(test_metrics['patient_fraction_mae'])}, correlation "
+        f"{describe(test_metrics['patient_fraction_pearson'])}; "
         f"intervals by {run.bootstrap()}. {run.said('test').capitalize()}."
     )
     return Drawn(figure, table, "How much of the tissue is malignant", caption)
@@ -282,7 +282,7 @@ def decision_curve(run: Run) -> Drawn:
 def comparisons(run: Run) -> Drawn:
     """Every classifier against the proposed one, on the same patches: differences with intervals."""
     table = pd.DataFrame(run.comparisons)
-    table = table[table["against"] == table["against"].iloc[0]]
+    table = table[table["reference"] == table["reference"].iloc[0]]
     compared = [name for name in run.names if name in set(table["classifier"])]
     kinds = list(table["metric"].unique())
     figure, grid = plt.subplots(1, len(kinds), figsize=(2.7 * len(kinds) + 1.5, 0.42 * len(compared) + 1.3),
@@ -301,10 +301,10 @@ def comparisons(run: Run) -> Drawn:
     grid[0, 0].set_yticks(range(len(compared)), [CLASSIFIER_NAMES[name] for name in compared])
     grid[0, 0].invert_yaxis()
     sns.despine(figure)
-    first = CLASSIFIER_NAMES[run.comparisons[0]["against"]]
+    first = CLASSIFIER_NAMES[run.comparisons[0]["reference"]]
     caption = (
         f"Difference from {first}, right of the line: better. {run.said('test').capitalize()}; means over the seeds, "
-        f"{run.experiment.evaluate.confidence:.0%} intervals by {run.bootstrap()}, the same patients for both."
+        f"{run.experiment.evaluate.confidence_level:.0%} intervals by {run.bootstrap()}, the same patients for both."
     )
     return Drawn(figure, table, f"Against {first}", caption)
 
@@ -312,38 +312,44 @@ def comparisons(run: Run) -> Drawn:
 def ablation(run: Run) -> Drawn:
     """What each choice is worth: one factor changed at a time, the difference from the experiment as it is."""
     rows = [
-        {"factor": level["factor"], "level": level["level"], "seeds": level["seeds"], "metric": metric, **difference}
-        for level in run.factors["levels"]
-        if level["differences"]
-        for metric, difference in level["differences"].items()
+        {
+            "factor": variant["factor"],
+            "variant": variant["variant"],
+            "seeds": variant["seeds"],
+            "metric": metric,
+            **difference,
+        }
+        for variant in run.ablation["variants"]
+        if variant["differences"]
+        for metric, difference in variant["differences"].items()
     ]
-    table = pd.DataFrame(rows, columns=["factor", "level", "seeds", "metric", "value", "low", "high", "p"])
-    labels = list(dict.fromkeys(zip(table["factor"], table["level"], strict=True)))
+    table = pd.DataFrame(rows, columns=["factor", "variant", "seeds", "metric", "value", "low", "high", "p"])
+    labels = list(dict.fromkeys(zip(table["factor"], table["variant"], strict=True)))
     kinds = ("roc_auc", "balanced_accuracy")
     figure, grid = plt.subplots(1, len(kinds), figsize=(3.2 * len(kinds) + 2, 0.3 * len(labels) + 1.3), sharey=True)
     for axes, metric in zip(grid, kinds, strict=True):
         of_metric = table[table["metric"] == metric]
         for place, row in enumerate(of_metric.itertuples()):
             if pd.notna(row.low):
-                axes.plot([row.low, row.high], [place, place], color=CLASSIFIER_COLOURS[run.factors["network"]], lw=2)
-            axes.plot(row.value, place, "o", ms=4.5, color=CLASSIFIER_COLOURS[run.factors["network"]])
+                axes.plot([row.low, row.high], [place, place], color=CLASSIFIER_COLOURS[run.ablation["model"]], lw=2)
+            axes.plot(row.value, place, "o", ms=4.5, color=CLASSIFIER_COLOURS[run.ablation["model"]])
         axes.axvline(0, color=MUTED, ls=":", lw=1)
         axes.set_xlabel(difference_in(metric))
         axes.locator_params(axis="x", nbins=5)
     grid[0].set_yticks(range(len(labels)), [f"{factor}: {level}" for factor, level in labels])
     grid[0].invert_yaxis()
     sns.despine(figure)
-    base = run.factors["levels"][0]
+    base = run.ablation["variants"][0]
     fewer = [
-        f"{row.seeds} for {row.factor}: {row.level}" for row in of_metric.itertuples() if row.seeds != base["seeds"]
+        f"{row.seeds} for {row.factor}: {row.variant}" for row in of_metric.itertuples() if row.seeds != base["seeds"]
     ]
     fewer = f" ({', '.join(fewer)})" if fewer else ""
     caption = (
-        f"One choice changed at a time, {CLASSIFIER_NAMES[run.factors['network']]}, {run.factors['epochs']} epochs, "
+        f"One choice changed at a time, {CLASSIFIER_NAMES[run.ablation['model']]}, {run.ablation['epochs']} epochs, "
         f"{base['seeds']} seeds{fewer}: difference from the experiment as it is (ROC AUC "
         f"{describe(base['figures']['roc_auc'])}), right of the line: better. {run.said('test').capitalize()}; "
-        f"{run.experiment.evaluate.confidence:.0%} intervals by a bootstrap of seeds and patients, the same for both; "
-        f"with {len(labels)} choices one in twenty looks like an effect by chance."
+        f"{run.experiment.evaluate.confidence_level:.0%} intervals by a bootstrap of seeds and patients, the same for "
+        f"both; with {len(labels)} choices one in twenty looks like an effect by chance."
     )
     return Drawn(figure, table, "Ablation", caption)
 
@@ -378,12 +384,12 @@ def _curves(run: Run, metric: str, curve, labels: tuple[str, str], title: str, c
     axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(0, 1.01))
     _legend_below(figure, METRIC_NAMES[metric])
     sns.despine(figure)
-    confidence = run.experiment.evaluate.confidence
+    confidence = run.experiment.evaluate.confidence_level
     caption = (
         f"{caption} {run.said('test').capitalize()}; each line the mean of {run.seeds()} at equal "
         f"{labels[0].lower()}; {confidence:.0%} intervals by {run.bootstrap()}, "
-        f"{run.experiment.evaluate.resamples:,} resamples; band of {CLASSIFIER_NAMES[first]}: patients alone, "
-        f"{min(BANDS, run.experiment.evaluate.resamples)}."
+        f"{run.experiment.evaluate.bootstrap_samples:,} resamples; band of {CLASSIFIER_NAMES[first]}: patients alone, "
+        f"{min(BANDS, run.experiment.evaluate.bootstrap_samples)}."
     )
     return Drawn(figure, pd.concat(curves), title, caption)
 
@@ -398,10 +404,10 @@ def _band(run: Run, test: pd.DataFrame, name: str, curve, across: np.ndarray) ->
     """Between what a classifier's mean curve lies at the places along x, by patient bootstrap; (2, places)."""
     settings, scores = run.experiment.evaluate, test[list(run.columns(name).values())]
     labels = test["label"].to_numpy()
-    weights = patient_weights(test["patient"].to_numpy(), settings.resamples, run.experiment.seed)
+    weights = patient_weights(test["patient"].to_numpy(), settings.bootstrap_samples, run.experiment.seed)
     weights = weights[[np.ptp(labels[row > 0]) > 0 for row in weights]][:BANDS]  # a resample may lack a class
     curves = [_mean_curve(curve, labels[row > 0], scores[row > 0], across, row[row > 0]) for row in weights]
-    tail = (1 - settings.confidence) / 2
+    tail = (1 - settings.confidence_level) / 2
     return np.quantile(curves, (tail, 1 - tail), axis=0)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from bcgan.errors import InputError
 from bcgan.evaluate.intervals import describe
 from bcgan.report.page import templates
+from bcgan.report.results import SCHEMA
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
 from bcgan.report.tables import GAN_NAMES
 
@@ -16,16 +17,21 @@ METRICS = ("roc_auc", "balanced_accuracy", "f1", "ece_calibrated")
 
 
 def read(name: str) -> dict[str, Any]:
-    """A report's numbers: `name` is an experiment whose report lies in reports/, or a path to a results.json.
+    """Read a report's numbers.
+
+    Args:
+        name: An experiment whose report is in reports/, or a path to a results.json.
 
     Raises:
-        InputError: there is none, or it is no report's.
+        InputError: If there is none, it is not a report's, or it has another schema.
     """
     path = Path(name) if name.endswith(".json") else Path("reports") / name / "results.json"
     try:
         results = json.loads(path.read_text("utf-8"))
+        if results["schema"] != SCHEMA:
+            raise InputError(f"{path} has schema {results['schema']}, not {SCHEMA}. Render the report again.")
         compared = {key: results[key] for key in ("experiment", "protocol", "classifiers", "gan", "seconds")}
-        return compared | {"settings": _flat(results.get("settings", {}))}  # a report of an older bcgan has none
+        return compared | {"settings": _flat(results["settings"])}
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist. Render it: bcgan report {name}") from error
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:

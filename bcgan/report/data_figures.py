@@ -33,7 +33,7 @@ SWATCHES = 80  # patients whose stains are drawn as colours
 
 def examples(run: Run) -> Drawn:
     """Fig. 1: benign and malignant patches of training patients, or synthetic ones."""
-    number = run.experiment.report.examples
+    number = run.experiment.report.num_examples
     kind = "real" if run.patient_images else "synthetic"
     figure, grid = plt.subplots(4, number, figsize=(number * 0.95, 4.4), squeeze=False)
     for axes in grid.flat:
@@ -142,7 +142,7 @@ def image_properties(run: Run) -> Drawn:
     caption = (
         f"Image properties of all {len(table):,} patches of {table['patient'].nunique()} patients by class, as shares "
         f"of the class; logarithmic where almost all are the same.{same_size} Nuclear density is the share of tissue "
-        f"whose haematoxylin optical density exceeds {run.experiment.features.density_threshold:g}; texture is of "
+        f"whose haematoxylin optical density exceeds {run.experiment.features.nuclear_od_threshold:g}; texture is of "
         "the grey-level co-occurrence matrix."
     )
     return Drawn(figure, summary.reset_index(names=["class", "property"]), "Image properties by class", caption)
@@ -150,7 +150,7 @@ def image_properties(run: Run) -> Drawn:
 
 def density(run: Run) -> Drawn:
     """Fig. 9: the histogram of nuclear density, and patches in the order of density, of coverage and of stain."""
-    number = run.experiment.report.examples + 2
+    number = run.experiment.report.num_examples + 2
     table = run.properties
     figure = plt.figure(figsize=(9, 7))
     grid = figure.add_gridspec(1 + len(ORDERS), number, height_ratios=(3, *(1.2 for _ in ORDERS)))
@@ -218,7 +218,7 @@ def stain_variation(run: Run) -> Drawn:
     strengths.set(ylabel="Eosin (99th percentile,\noptical density)")
     strengths.set_title("How strong the stains are")
     missing = run.store.index["patient"].nunique() - len(table)
-    done = run.experiment.preprocess.stain
+    done = run.experiment.preprocess.stain_normalization
     after = "" if done == "none" else f" What is left after stain normalisation ({done})."
     caption = (
         f"Stains of {len(table)} patients, estimated by Macenko's method from at most {STAIN_PATCHES} patches of each "

@@ -23,11 +23,11 @@ from bcgan.report.style import (
 
 METHODS = {
     "grad_cam": "Grad-CAM", "integrated_gradients": "Integrated\ngradients", "occlusion": "Occlusion",
-    "random": "Noise",
+    "random_map": "Random map",
 }  # fmt: skip
-LINES = {"grad_cam": "-", "integrated_gradients": "--", "occlusion": "-.", "random": ":"}
+LINES = {"grad_cam": "-", "integrated_gradients": "--", "occlusion": "-.", "random_map": ":"}
 CURVES = {"deletion": ("Deletion", "wiped out"), "insertion": ("Insertion", "shown")}
-GAINS = {"pointing": "Strongest 5 %\nof pixels", "evidence": "All that speaks\nfor malignancy"}
+GAINS = {"top5_hit_rate": "Strongest 5 %\nof pixels", "energy_pointing_game": "All that speaks\nfor malignancy"}
 
 LAYERS = {
     "block1": "Discriminator\nblock 1", "block2": "Discriminator\nblock 2", "block3": "Discriminator\nblock 3",
@@ -83,7 +83,7 @@ def tests(run: Run) -> Drawn:
     results = run.explanations
     methods = [name for name in METHODS if name in results]
     gains = [kind for kind in GAINS if kind in results[methods[0]]]
-    colours = {name: MUTED if name == "random" else CLASSIFIER_COLOURS[results["classifier"]] for name in methods}
+    colours = {name: MUTED if name == "random_map" else CLASSIFIER_COLOURS[results["classifier"]] for name in methods}
     widths = [1.2] * len(CURVES) + [1.0] * len(gains)
     figure, grid = plt.subplots(1, len(widths), figsize=(2.3 * sum(widths) + 1, 3.1), width_ratios=widths)
     rows = []
@@ -127,7 +127,7 @@ def tests(run: Run) -> Drawn:
         f"Can the maps be believed? {results['patches']} test patches of {results['patients']} patients: the mean "
         "probability of the call while the pixels that speak most for it are wiped out (a good map falls fast) and "
         "while they alone are shown (a good map rises fast). Areas under the two, with "
-        f"{run.experiment.evaluate.confidence:.0%} intervals by patient bootstrap: {areas}.{truth}"
+        f"{run.experiment.evaluate.confidence_level:.0%} intervals by patient bootstrap: {areas}.{truth}"
     )
     return Drawn(figure, pd.DataFrame(rows), "Tests of the explanations", caption)
 

@@ -33,9 +33,22 @@ ROWS = 4  # of either class: with COLUMNS 64 patches a side
 STEPS_SHOWN = 4
 COMPARED = 4000  # patches a side whose neighbours are looked for
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-SCORES = ("kid", "fid", "coverage", "density", "class_fidelity", "tstr_roc_auc", "memorised", "kid_efficientnet_lite2")
+SCORES = (
+    "kid",
+    "fid",
+    "coverage",
+    "density",
+    "class_fidelity",
+    "tstr_roc_auc",
+    "memorization_rate",
+    "kid_efficientnet_lite2",
+)
 # What a score's floor and ceiling are, where they are not real patients against each other and blurred patches.
-ENDS = {"class_fidelity": ("chance", "real"), "tstr_roc_auc": ("chance", "real"), "memorised": ("held-out", "copies")}
+ENDS = {
+    "class_fidelity": ("chance", "real"),
+    "tstr_roc_auc": ("chance", "real"),
+    "memorization_rate": ("held-out", "copies"),
+}
 TITLES = {"tstr_roc_auc": "Train synthetic, test real", "density": "Density (of features)"}
 ARROWS = {"lower": " \N{DOWNWARDS ARROW}", "higher": " \N{UPWARDS ARROW}"}
 
@@ -90,7 +103,7 @@ def convergence(run: Run) -> Drawn:
     smooth = max(1, len(log) // 20)
     networks = {
         "discriminator_loss": ("Discriminator", DISCRIMINATOR), "generator_loss": ("Generator", SYNTHETIC),
-        "critic_loss": ("Critic, the second judge", CLASSIFIER_COLOURS["efficientnet_lite"]),
+        "projected_discriminator_loss": ("Projected discriminator", CLASSIFIER_COLOURS["efficientnet_lite0"]),
     }  # fmt: skip
     networks = {name: title for name, title in networks.items() if name in log}
     for axes, columns in (
@@ -155,7 +168,7 @@ def scores(run: Run) -> Drawn:
         f"last panel of EfficientNet-Lite2 ({run.gan_scores['kid']['samples']:,} patches a side, half of each class). "
         "Real, held-out: training against validation patients; blurred: training patches that lost their texture; "
         "class fidelity and train synthetic, test real: between chance and what real patches reach. Arrows: which way "
-        "is better; memorised: near held-out patches is right. KID and FID are not comparable with values on "
+        "is better; memorization_rate: near held-out patches is right. KID and FID are not comparable with values on "
         "Inception's features. Bars: percentiles of subsets (KID), patient bootstrap (ROC AUC)."
     )
     return Drawn(figure, pd.DataFrame(rows), "Scores of the synthetic patches", caption)

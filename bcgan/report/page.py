@@ -170,7 +170,7 @@ def _figures(run: Run) -> dict[str, dict]:
     absent |= set() if run.patient_images else {"error_gallery"}
     absent |= set() if run.patients_known else {"stain_variation", "patient_balance"}
     absent |= set() if PICTURED in run.synthetic else {"embedding", "nearest"}
-    absent |= set() if run.factors else {"ablation"}
+    absent |= set() if run.ablation else {"ablation"}
     absent |= set() if run.comparisons else {"comparisons"}
     absent |= set() if slide_figures.wanted(run) else {"slide_maps"}
     absent |= set() if data_figures.faulty_patches(run) else {"faults"}
@@ -193,7 +193,7 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "selection": tables.selection(run),
         "comparisons_summary": tables.comparisons(run),
         "operating_points": tables.operating_points(run),
-        "inflation": tables.inflation(run),
+        "split_optimism": tables.split_optimism(run),
         "calibration": tables.results(run, "test", tables.CALIBRATION_METRICS),
         "patients": tables.results(run, "test", by_patient.NAMES),
         "worst_calls": tables.worst_calls(run),
@@ -201,10 +201,10 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "data_card": cards.data_card(run),
         "claim": cards.claim(run),
     }
-    summary_tables |= {"folds": tables.folds(run)} if run.folds else {}
+    summary_tables |= {"cross_validation": tables.cross_validation(run)} if run.cross_validation else {}
     optional = {"slides": tables.slides(run), "ingredients": tables.ingredients(run)}
     summary_tables |= {name: table for name, table in optional.items() if len(table)}
-    summary_tables |= {"ablation_summary": tables.ablation(run)} if run.factors else {}
+    summary_tables |= {"ablation_summary": tables.ablation(run)} if run.ablation else {}
     summary_tables |= {"learning_curve_summary": tables.learning_curve(run)} if run.learning_curve else {}
     return summary_tables | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
@@ -217,7 +217,7 @@ def _context(
     test = run.metrics[headline]["sets"]["test"]
     where = " DATA_DIR=..." if experiment.data.dir else ""
     extra = f" SET='{' '.join(changed)}'" if changed else ""
-    target = "ablation" if run.factors or run.folds or run.learning_curve else "train"
+    target = "ablation" if run.ablation or run.cross_validation or run.learning_curve else "train"
     flags = "" if run.patient_images else " --no-patient-images"
     return {
         "experiment": experiment,
@@ -311,7 +311,7 @@ def _layout_limit(run: Run) -> str:
 
 def _unmoved(run: Run) -> str:
     flips = [
-        by_class["flipped"]["value"] or 0.0 for by_class in (run.translations or {"classes": {}})["classes"].values()
+        by_class["flip_rate"]["value"] or 0.0 for by_class in (run.translations or {"classes": {}})["classes"].values()
     ]
     if not flips or max(flips) >= UNMOVED:
         return ""

@@ -6,7 +6,7 @@ import numpy as np
 
 from bcgan.report.run import Run
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "experiment": run.experiment.name,
-        "settings": run.experiment.model_dump(mode="json", exclude={"data": {"dir", "lists"}, "report": True}),
+        "settings": run.experiment.model_dump(mode="json", exclude={"data": {"dir", "split_dir"}, "report": True}),
         "protocol": {
             "name": run.split["policy"],
             "seed": run.split["seed"],
@@ -31,13 +31,13 @@ def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
         },
         "gan": run.gan_scores | {"layout_correlation": layouts},
         "comparisons": run.comparisons,
-        "inflation": run.inflation,
+        "split_optimism": run.split_optimism,
         "probes": run.probes,
         "explanations": run.explanations,
         "translations": run.translations,
         "learning_curve": run.learning_curve,
-        "ablation": run.factors,
-        "folds": run.folds,
+        "ablation": run.ablation,
+        "cross_validation": run.cross_validation,
         "leak_audit": run.leak_audit,
         "environment": run.manifests["classify"]["environment"],
         "seconds": {name: manifest["seconds"] for name, manifest in run.manifests.items()},

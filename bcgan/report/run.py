@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan import progress, runs
+from bcgan.artifacts import MANIFEST, PARTIAL
 from bcgan.classify.pretraining import SEEN
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
@@ -42,7 +43,7 @@ class Run(NamedTuple):
     probabilities: pd.DataFrame
     metrics: dict[str, Any]
     comparisons: list[dict[str, Any]]  # classifier, against, metric, value, low, high, p
-    inflation: dict[str, Any]  # model: random_split, patient_split, inflation
+    split_optimism: dict[str, Any]  # model: random_split, patient_split, split_optimism
     leak_audit: dict[str, Any]
     gan_scores: dict[str, Any]
     steering: pd.DataFrame  # class, attribute, asked, measured, unasked
@@ -53,8 +54,8 @@ class Run(NamedTuple):
     translations: dict[str, Any] | None  # classes, gap
     translated: dict[str, np.ndarray]  # real_<class> and synthetic_<class>: patch, translation, way back
     learning_curve: dict[str, Any] | None  # cells, differences
-    factors: dict[str, Any] | None  # network, epochs, levels
-    folds: dict[str, Any] | None  # folds, epochs, networks
+    ablation: dict[str, Any] | None  # model, epochs, variants
+    cross_validation: dict[str, Any] | None  # num_folds, epochs, models
     pretrained: dict[str, Any] | None  # patches, patients: whom self-supervision met
     manifests: dict[str, Any]
     patient_images: bool
@@ -100,7 +101,7 @@ class Run(NamedTuple):
 
     def met_no_list(self) -> list[str]:
         """The classifiers that saw patches of patients on no list without their labels, and what holds one of them."""
-        unlisted_names = set(self.experiment.unlabelled) if "unlisted" in self.split["counts"] else set()
+        unlisted_names = set(self.experiment.trained_on_unlisted) if "unlisted" in self.split["counts"] else set()
         unlisted_names |= {ENSEMBLE, CONTEXT} if unlisted_names & set(self.experiment.members) else set()
         return [name for name in self.names if name in unlisted_names]
 
@@ -115,8 +116,14 @@ class Run(NamedTuple):
     def learnt_from(self) -> str:
         """What made the synthetic patches, for captions."""
         gan = self.experiment.gan
-        late_text = f", the last {gan.late:,} judged by a new critic," if gan.late else ""
-        return f"The GAN learnt in {gan.steps:,} steps of {gan.batch} patches{late_text} from {self.said('train')}."
+        late_text = (
+            f", the last {gan.projected_discriminator_3x3_steps:,} with a new projected discriminator,"
+            if gan.projected_discriminator_3x3_steps
+            else ""
+        )
+        return (
+            f"The GAN learnt in {gan.steps:,} steps of {gan.batch_size} patches{late_text} from {self.said('train')}."
+        )
 
     def layout_sameness(self) -> dict[str, list[float]]:
         """How alike the layouts of two patches of a class are, benign and malignant: synthetic, real training ones."""
@@ -205,7 +212,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         probabilities,
         measured["metrics"],
         measured["comparisons"],
-        measured["inflation"],
+        measured["split_optimism"],
         measured["leak_audit"],
         runs.read_json(root / "evaluate" / "gan_scores.json"),
         pd.read_csv(root / "features" / "steering.csv"),
@@ -216,8 +223,8 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         runs.read_json(translations_path) if translations_path.exists() else None,
         runs.read_arrays(translations_path.with_suffix(".npz")) if translations_path.exists() else {},
         asked_for(experiment, root, "learning_curve", "learning_curve.json"),
-        asked_for(experiment, root, "factors", "factors.json"),
-        asked_for(experiment, root, "folds", "folds.json"),
+        asked_for(experiment, root, "ablation", "ablation.json"),
+        asked_for(experiment, root, "cross_validation", "cross_validation.json"),
         runs.read_json(pretrained_path) if pretrained_path.exists() else None,
         _manifests(root),
         patient_images,
@@ -231,7 +238,7 @@ def _pooled(path: Path) -> np.ndarray:
 
 def asked_for(experiment: Experiment, root: Path, stage: str, file: str) -> Any:
     """What a stage that runs only when asked for has found, where it ran on these files with these settings."""
-    path = root / stage / runs.MANIFEST
+    path = root / stage / MANIFEST
     if not path.exists() or not path.with_name(file).exists():
         return None
     manifest = runs.read_json(path)
@@ -248,8 +255,8 @@ def asked_for(experiment: Experiment, root: Path, stage: str, file: str) -> Any:
 
 
 def _manifests(root: Path) -> dict[str, Any]:
-    """{stage: its manifest}, of the stages that are whole; what another setting has set aside is none."""
-    paths = [path for path in root.glob(f"*/{runs.MANIFEST}") if path.parent.suffix != runs.ASIDE]
+    """Return the manifest of each finished stage."""
+    paths = [path for path in root.glob(f"*/{MANIFEST}") if path.parent.suffix != PARTIAL]
     return {path.parent.name: runs.read_json(path) for path in paths}
 
 

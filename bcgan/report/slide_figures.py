@@ -44,7 +44,7 @@ def slide_maps(run: Run) -> Drawn:
     errors."""
     side = data.side(run.experiment.data)
     alone = "ensemble" if "ensemble" in run.metrics else run.names[0]
-    views = {"probability": alone, "probability in context": "context"}
+    views = {"probability": alone, "probability in context": "ensemble_spatial_context"}
     views = {kind: name for kind, name in views.items() if name in run.metrics}
     last = list(views)[-1]
     tissue = ("tissue",) if run.patient_images else ()

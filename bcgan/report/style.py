@@ -17,30 +17,24 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from PIL import Image
 
+from bcgan.classifiers import CLASSIFIERS
+
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and others where those are too few: blue and
 # vermilion are the classes', here and nowhere else.
 CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#D55E00"}
-CLASSIFIER_COLOURS = {
-    "gan_resnet": "#009E73", "resnet_table1": "#CC79A7", "resnet50": "#E69F00", "gan_only": "#56B4E9",
-    "resnet34": "#000000", "cnn": "#999999", "efficientnet_lite": "#332288", "colour_statistics": "#7FBC41",
-    "student": "#01665E", "simclr": "#DDAA33", "ensemble": "#8C510A",
-    "context": "#7A0177",
+CLASSIFIER_COLOURS = {name: spec.color for name, spec in CLASSIFIERS.items()} | {
+    "color_texture_gbdt": "#7FBC41", "ensemble": "#8C510A", "ensemble_spatial_context": "#7A0177",
 }  # fmt: skip
-CLASSIFIER_NAMES = {
-    "gan_resnet": "GAN+ResNet (proposed)", "resnet_table1": "ResNet of Table 1", "resnet50": "ResNet-50",
-    "gan_only": "GAN alone", "resnet34": "ResNet-34", "cnn": "Plain CNN",
-    "efficientnet_lite": "EfficientNet-Lite0 (ImageNet)",
-    "student": "Student of the others",
-    "simclr": "EfficientNet-Lite0 (SimCLR)",
-    "colour_statistics": "Colour and texture",
-    "ensemble": "Ensemble", "context": "With neighbouring patches",
+CLASSIFIER_NAMES = {name: spec.title for name, spec in CLASSIFIERS.items()} | {
+    "color_texture_gbdt": "Color and texture", "ensemble": "Ensemble",
+    "ensemble_spatial_context": "Ensemble with spatial context",
 }  # fmt: skip
 METRIC_NAMES = {
     "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy",
     "sensitivity": "Sensitivity", "specificity": "Specificity", "f1": "F1", "brier": "Brier score",
     "brier_calibrated": "Brier score after scaling", "ece": "Calibration error",
     "ece_calibrated": "Calibration error after scaling", "loss": "Log loss",
-    "patient_share_error": "Error of the malignant share", "patient_share_correlation": "Correlation of the shares",
+    "patient_fraction_mae": "Error of the malignant share", "patient_fraction_pearson": "Correlation of the shares",
     "patient_roc_auc": "ROC AUC, any malignant patch or none",
 }  # fmt: skip
 ROLE_NAMES = {

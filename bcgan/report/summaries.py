@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import discriminator
 from bcgan.models.gan_resnet import gan_resnet
 from bcgan.models.generator import generator
+from bcgan.models.projected_discriminator import frozen_features, projected_discriminator, projected_features
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet50 import resnet50
 from bcgan.models.resnet_table1 import resnet_table1
@@ -25,7 +25,9 @@ def write_summaries(out: str | None) -> Iterator[str]:
         "resnet34": resnet34(),
         "resnet50": resnet50(),
         "gan_resnet": gan_resnet(gan_discriminator),
-        "gan_resnet_with_critic": gan_resnet(gan_discriminator, further_maps=judged_features(frozen, critic(frozen))),
+        "gan_resnet_with_projected_discriminator": gan_resnet(
+            gan_discriminator, further_maps=projected_features(frozen, projected_discriminator(frozen))
+        ),
     }
     for name, network in networks.items():
         lines: list[str] = []

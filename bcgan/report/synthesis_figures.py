@@ -33,7 +33,7 @@ PROBE_NAMES = {
     "discriminator_block3": "Discriminator, block 3", "discriminator_block4": "Discriminator, block 4",
     "discriminator_all": "Discriminator, all blocks", "supervised_cnn": "Supervised plain CNN",
     "discriminator_and_cnn": "Discriminator + plain CNN", "efficientnet_lite2": "EfficientNet-Lite2, ImageNet",
-    "discriminator_and_efficientnet": "Discriminator + EfficientNet-Lite2",
+    "discriminator_and_efficientnet_lite2": "Discriminator + EfficientNet-Lite2",
 }  # fmt: skip
 CHANGES = {
     "density": "Nuclear density", "haematoxylin": "Haematoxylin", "coverage": "Tissue coverage",
@@ -145,7 +145,7 @@ def translations(run: Run) -> Drawn:
 
 def counterfactuals(run: Run) -> Drawn:
     """What a translation changes, in units of how the real classes differ, and how often the call flips."""
-    classes, gap = run.translations["classes"], run.translations["gap"]
+    classes, gap = run.translations["classes"], run.translations["real_class_difference"]
     figure, (changes, stays) = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=(1.5, 1))
     rows = []
     for label, name in enumerate(CLASSES):
@@ -181,7 +181,7 @@ def counterfactuals(run: Run) -> Drawn:
     handles, names = stays.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncol=2)
     sns.despine(figure)
-    shift = [classes[name]["colour_shift"]["value"] for name in CLASSES]
+    shift = [classes[name]["cielab_shift"]["value"] for name in CLASSES]
     classifier = CLASSIFIER_NAMES[run.translations["classifier"]]
     caption = (
         f"Counterfactuals: translations of the patches of {run.said('test')}. Left: 1 (dotted) is a change as large as "
@@ -190,9 +190,9 @@ def counterfactuals(run: Run) -> Drawn:
         f"structural similarity. Mean colour moves by {shift[0]:.1f} (to malignant) and {shift[1]:.1f} (to benign) CIE "
         f"Lab units. Bars: bootstrap over patients.{_truth(run)}"
     )
-    for prop_name, estimate in (run.translations.get("truth") or {}).items():
+    for prop_name, estimate in (run.translations.get("phantom_ground_truth") or {}).items():
         rows += [
-            {"class": name, "figure": f"nuclei_{prop_name}", **estimate[name], "real_gap": estimate["gap"]}
+            {"class": name, "figure": prop_name, **estimate[name], "real_gap": estimate["real_class_difference"]}
             for name in CLASSES
         ]
     return Drawn(figure, pd.DataFrame(rows), "What a translation changes, and what it leaves", caption)
@@ -200,13 +200,19 @@ def counterfactuals(run: Run) -> Drawn:
 
 def _truth(run: Run) -> str:
     """What translations do to nuclei where every one is known, in a sentence of the caption."""
-    known = run.translations.get("truth")
+    known = run.translations.get("phantom_ground_truth")
     if not known:
         return ""
-    names = {"share": "the share of the patch that nuclei cover", "number": "their number", "radius": "their radius"}
+    names = {
+        "nuclear_area_fraction": "the share of the patch that nuclei cover", "nuclear_count": "their number",
+        "nuclear_radius_px": "their radius",
+    }  # fmt: skip
     sentences = []
     for prop, truth in known.items():
-        moved = [sign * truth[name]["value"] / truth["gap"] for sign, name in ((1, "benign"), (-1, "malignant"))]
+        moved = [
+            sign * truth[name]["value"] / truth["real_class_difference"]
+            for sign, name in ((1, "benign"), (-1, "malignant"))
+        ]
         sentences.append(f"{names[prop]} by {moved[0]:.2f} and {moved[1]:.2f} (R² {truth['r2']:.2f})")
     return (
         f" On {2 * TRUTHS} procedural patches of other patients, whose nuclei are known, translation to malignant and "
@@ -234,7 +240,7 @@ def probes(run: Run) -> Drawn:
     sns.despine(figure)
     caption = (
         "Linear probes (logistic regression on channel means; number of features in brackets; penalty chosen on the "
-        f"validation patients): {run.said('test')}. Mean over {len(run.experiment.evaluate.probes)} draws of the "
+        f"validation patients): {run.said('test')}. Mean over {len(run.experiment.evaluate.probe_seeds)} draws of the "
         "training patients; bars: bootstrap over test patients. Light blue holds features of the trained discriminator."
     )
     return Drawn(figure, pd.DataFrame(rows), "What the discriminator's features know", caption)
@@ -245,10 +251,11 @@ def learning_curve(run: Run) -> Drawn:
     settings, curve = run.experiment.learning_curve, run.learning_curve
     figure, (levels, gains) = plt.subplots(1, 2, figsize=(10, 3.8))
     table = pd.DataFrame(
-        [{**{k: cell[k] for k in ("share", "arm", "patients", "patches")}, "metric": metric, **cell["figures"][metric]}
+        [{**{k: cell[k] for k in ("train_fraction", "arm", "patients", "patches")}, "metric": metric,
+          **cell["figures"][metric]}
          for cell in curve["cells"] for metric in ("balanced_accuracy", "roc_auc")]
     )  # fmt: skip
-    shares = list(settings.shares)
+    shares = list(settings.train_fractions)
     names = list(ARM_NAMES)
     for arm in settings.arms:
         of_arm = table[(table["arm"] == arm) & (table["metric"] == "balanced_accuracy")]
@@ -259,7 +266,7 @@ def learning_curve(run: Run) -> Drawn:
         if len(against):
             of_arm = against[against["metric"] == "balanced_accuracy"]
             _error_bars(gains, places, of_arm, ARM_COLOURS[arm], None)
-    patients = [int(table.loc[table["share"] == share, "patients"].iloc[0]) for share in shares]
+    patients = [int(table.loc[table["train_fraction"] == share, "patients"].iloc[0]) for share in shares]
     for axes in (levels, gains):
         axes.set_xticks(range(len(shares)), [f"{s:.0%}\n({n})" for s, n in zip(shares, patients, strict=True)])
         axes.set_xlabel("Share (number) of training patients")
@@ -272,11 +279,12 @@ def learning_curve(run: Run) -> Drawn:
     figure.legend(handles, texts, loc="outside upper center", ncol=5, fontsize=8)
     sns.despine(figure)
     caption = (
-        f"Learning curve: {run.said('test')}. Table 1's ResNet, {settings.steps} steps in every cell, mean of "
+        f"Learning curve: {run.said('test')}. Table 1's ResNet, {settings.train_steps} steps in every cell, mean of "
         f"{len(settings.seeds)} draws of the patients; what an arm adds is made from the same patients alone, under a "
-        f"critic on ImageNet features (GAN {settings.gan_steps:,} steps, translation {settings.translate_steps:,}), "
-        f"and is {settings.synthetic:.0%} of each batch. Right: paired differences. Bars: bootstrap over "
-        f"{curve['drawn']}."
+        f"projected discriminator on ImageNet features (GAN {settings.gan_steps:,} steps, translation "
+        f"{settings.translate_steps:,}), "
+        f"and is {settings.synthetic_fraction:.0%} of each batch. Right: paired differences. Bars: bootstrap over "
+        f"{curve['ci_over']}."
     )
     differences = pd.DataFrame(curve["differences"]).assign(kind="difference")
     numbers = pd.concat([table.assign(kind="level"), differences], ignore_index=True)
@@ -292,7 +300,7 @@ def _error_bars(axes, places: np.ndarray, estimates: pd.DataFrame, colour: str, 
 ARM_COLOURS = {
     "real": REAL, "classic": INK, "gan": "#CDB9DA", "selected": SYNTHETIC, "translation": TRANSLATED,
 }  # fmt: skip
-_STAYS = (("flipped", "Called the other class"), ("layout", "Layout"), ("similarity", "Similarity (SSIM)"))
+_STAYS = (("flip_rate", "Called the other class"), ("layout_correlation", "Layout"), ("ssim", "Similarity (SSIM)"))
 
 
 def _sheet(rows: list[tuple[int, int, np.ndarray, np.ndarray | None]]) -> tuple[plt.Figure, pd.DataFrame]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from bcgan.classifiers import CLASSIFIERS
 from bcgan.data.records import CLASSES
 from bcgan.evaluate.intervals import describe
 from bcgan.models import table1
@@ -20,7 +21,7 @@ PUBLISHED = (
 EXAMPLES = 3  # files of each fault
 CURVE_METRICS = ("roc_auc", "balanced_accuracy")
 COMPARED = (*CURVE_METRICS, "f1")
-INFLATION = ("random_split", "patient_split", "inflation")
+OPTIMISM = ("random_split", "patient_split", "split_optimism")
 RESULT_METRICS = ("roc_auc", "pr_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1")
 CALIBRATION_METRICS = ("brier", "brier_calibrated", "ece", "ece_calibrated")
 
@@ -84,20 +85,25 @@ def having(faulty: pd.DataFrame, fault: str) -> list[str]:
     ]
 
 
-REFERENCES = {"half_against_half": "same patients", "wrong_class": "benign alone", "noise": "noise"}
+REFERENCES = {
+    "real_vs_real_same_patients": "same patients",
+    "benign_only": "benign alone",
+    "random_pixels": "random pixels",
+}
 BOUNDS = ("value", "floor", "ceiling")
 GAN_NAMES = {
     "kid": "KID", "kid_efficientnet_lite2": "KID on EfficientNet-Lite2, ImageNet", "fid": "FID",
     "fid_efficientnet_lite2": "FID on EfficientNet-Lite2, ImageNet",
     "precision": "Precision", "recall": "Recall", "density": "Density",
     "coverage": "Coverage", "class_fidelity": "Class fidelity (balanced accuracy)",
-    "tstr_roc_auc": "Trained on synthetic, tested on real (ROC AUC)", "memorised": "Memorised (share, by features)",
-    "memorised_pixels": "Memorised (share, by pixels)",
+    "tstr_roc_auc": "Trained on synthetic, tested on real (ROC AUC)",
+    "memorization_rate": "Memorization rate, by features", "memorization_rate_pixels": "Memorization rate, by pixels",
 }  # fmt: skip
 
 
 BETTER = {"kid": "lower", "kid_efficientnet_lite2": "lower", "fid": "lower", "fid_efficientnet_lite2": "lower",
-          "memorised": "as real ones", "memorised_pixels": "as real ones"}  # the others: higher  # fmt: skip
+          "memorization_rate": "as real ones",
+          "memorization_rate_pixels": "as real ones"}  # the others: higher  # fmt: skip
 TRAINED = ("class_fidelity", "tstr_roc_auc")  # whose ceiling is of real patches; that of distances is of bad ones
 
 
@@ -124,11 +130,15 @@ def gan_scores(run: Run) -> pd.DataFrame:
 
 
 def selection(run: Run) -> pd.DataFrame:
-    """How many synthetic patches the referee let through, and why it refused the others."""
-    counts = run.synthetic_properties.groupby("label")["verdict"].value_counts().unstack(fill_value=0)
-    names = {"selected": "Selected", "unsure": "Refused: not recognised", "far": "Refused: far from real patches"}
+    """Return how many synthetic patches the quality filter accepted, and why it rejected the others."""
+    counts = run.synthetic_properties.groupby("label")["filter_result"].value_counts().unstack(fill_value=0)
+    names = {
+        "accepted": "Accepted",
+        "low_confidence": "Rejected: class not recognised",
+        "out_of_distribution": "Rejected: far from real patches",
+    }
     rows = [
-        (name.capitalize(), *(int(counts.at[label, verdict]) if verdict in counts else 0 for verdict in names))
+        (name.capitalize(), *(int(counts.at[label, result]) if result in counts else 0 for result in names))
         for label, name in enumerate(CLASSES)
         if label in counts.index
     ]
@@ -139,7 +149,7 @@ def comparisons(run: Run) -> pd.DataFrame:
     """Each classifier's difference from another, on the same test patches, with its interval and p."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for comparison in run.comparisons:
-        rows.setdefault((comparison["against"], comparison["classifier"]), {})[METRIC_NAMES[comparison["metric"]]] = (
+        rows.setdefault((comparison["reference"], comparison["classifier"]), {})[METRIC_NAMES[comparison["metric"]]] = (
             _tested(comparison)
         )
     ordered = [
@@ -152,33 +162,25 @@ def comparisons(run: Run) -> pd.DataFrame:
     return pd.DataFrame(ordered, columns=columns)
 
 
-# What is added, with it, without it; each training in full.
-INGREDIENTS = (
-    ("The GAN's maps and patches, as proposed", "gan_resnet", "resnet_table1"),
-    ("Distillation: labels by the ensemble for patients on no list", "student", "efficientnet_lite"),
-    ("Self-supervision on patches without labels", "simclr", "efficientnet_lite"),
-)
-
-
 def ingredients(run: Run) -> pd.DataFrame:
     """What each part of the whole adds to what stands without it: those of the ablation one by one, in its short
-    trainings, then those of INGREDIENTS."""
+    trainings, then each classifier that extends another one."""
     pairs: dict[tuple[str, str], dict[str, dict]] = {}
     for comparison in run.comparisons:
-        pairs.setdefault((comparison["classifier"], comparison["against"]), {})[comparison["metric"]] = comparison
+        pairs.setdefault((comparison["classifier"], comparison["reference"]), {})[comparison["metric"]] = comparison
         turned = {
             "value": _minus(comparison["value"]),
             "low": _minus(comparison["high"]),
             "high": _minus(comparison["low"]),
             "p": comparison["p"],
         }
-        pairs.setdefault((comparison["against"], comparison["classifier"]), {})[comparison["metric"]] = turned
+        pairs.setdefault((comparison["reference"], comparison["classifier"]), {})[comparison["metric"]] = turned
     compared = [
         (title, CLASSIFIER_NAMES[without], pairs[name, without])
         for title, name, without in (
-            *INGREDIENTS,
+            *((spec.adds, name, spec.compared_with) for name, spec in CLASSIFIERS.items() if spec.compared_with),
             ("An ensemble", "ensemble", run.experiment.members[0]),
-            ("Neighbouring patches", "context", "ensemble"),
+            ("Neighbouring patches", "ensemble_spatial_context", "ensemble"),
         )
         if (name, without) in pairs
     ]
@@ -191,17 +193,17 @@ def ingredients(run: Run) -> pd.DataFrame:
 
 def _ablated_ingredients(run: Run) -> list[tuple[str, str, dict]]:
     """The ablation's levels that change what a network is made of or learns from, not how it is trained."""
-    if not run.factors:
+    if not run.ablation:
         return []
-    base = f"{CLASSIFIER_NAMES[run.factors['network']]}, {run.factors['epochs']} epochs"
-    changes = run.experiment.factors.levels
+    base = f"{CLASSIFIER_NAMES[run.ablation['model']]}, {run.ablation['epochs']} epochs"
+    changes = run.experiment.ablation.variants
     return [
-        (f"{level['factor'][0].upper()}{level['factor'][1:]}: {level['level']}", base, level["differences"])
-        for level in run.factors["levels"]
-        if level["differences"]
+        (f"{variant['factor'][0].upper()}{variant['factor'][1:]}: {variant['variant']}", base, variant["differences"])
+        for variant in run.ablation["variants"]
+        if variant["differences"]
         and any(
-            key.startswith("classify.models.") and not key.endswith(".rate")
-            for key in changes[level["factor"]][level["level"]]
+            key.startswith("classify.models.") and not key.endswith(".learning_rate")
+            for key in changes[variant["factor"]][variant["variant"]]
         )
     ]
 
@@ -218,11 +220,11 @@ def _tested(estimate: dict) -> str:
 def ablation(run: Run) -> pd.DataFrame:
     """What each choice of the ablation gives, and its difference from the experiment as it is."""
     rows = []
-    for level in run.factors["levels"]:
-        figures = {METRIC_NAMES[metric]: describe(level["figures"][metric]) for metric in COMPARED}
-        gains = level["differences"] or {}
+    for variant in run.ablation["variants"]:
+        figures = {METRIC_NAMES[metric]: describe(variant["figures"][metric]) for metric in COMPARED}
+        gains = variant["differences"] or {}
         differences = {difference_in(metric): _tested(gain) for metric, gain in gains.items()}
-        choice = {"Factor": level["factor"], "Choice": level["level"], "Seeds": level["seeds"]}
+        choice = {"Factor": variant["factor"], "Choice": variant["variant"], "Seeds": variant["seeds"]}
         rows.append(choice | figures | differences)
     return pd.DataFrame(rows)
 
@@ -230,15 +232,15 @@ def ablation(run: Run) -> pd.DataFrame:
 def learning_curve(run: Run) -> pd.DataFrame:
     """Every arm at every share of the training patients, and its difference from classic augmentation."""
     rows = {
-        (cell["share"], cell["arm"]): {
-            "Share of patients": f"{cell['share']:.0%}", "Arm": ARM_NAMES[cell["arm"]], "Patients": cell["patients"],
-            "Seeds": cell["figures"]["roc_auc"]["seeds"],
+        (cell["train_fraction"], cell["arm"]): {
+            "Share of patients": f"{cell['train_fraction']:.0%}", "Arm": ARM_NAMES[cell["arm"]],
+            "Patients": cell["patients"], "Seeds": cell["figures"]["roc_auc"]["seeds"],
             **{METRIC_NAMES[name]: describe(cell["figures"][name]) for name in CURVE_METRICS},
         }
         for cell in run.learning_curve["cells"]
     }  # fmt: skip
     for difference in run.learning_curve["differences"]:
-        rows[difference["share"], difference["arm"]][difference_in(difference["metric"])] = _tested(difference)
+        rows[difference["train_fraction"], difference["arm"]][difference_in(difference["metric"])] = _tested(difference)
     return pd.DataFrame(rows.values())
 
 
@@ -267,7 +269,7 @@ def slides(run: Run) -> pd.DataFrame:
     """Test slides that are there as a whole, each by itself: ROC AUC and balanced accuracy, means over seeds."""
     rows: dict[str, dict[str, str]] = {}
     for name in run.names:
-        for slide, scores in run.metrics[name].get("slides", {}).items():
+        for slide, scores in run.metrics[name].get("whole_slide_metrics", {}).items():
             row = rows.setdefault(
                 slide, {"Slide": slide, "Patches": f"{scores['patches']:,}", "Malignant": f"{scores['malignant']:,}"}
             )
@@ -296,20 +298,20 @@ def operating_points(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-FEATURES = {"colour_statistics": "Boosted trees on colour and texture",
+FEATURES = {"color_texture_gbdt": "Boosted trees on colour and texture",
             "discriminator_features": "Logistic regression on the discriminator's features"}  # fmt: skip
 
 
-def inflation(run: Run) -> pd.DataFrame:
+def split_optimism(run: Run) -> pd.DataFrame:
     """ROC AUC by a random split and by patients, and what the random split adds."""
-    by_name = {FEATURES[name]: by_split for name, by_split in run.inflation.items()}
+    by_name = {FEATURES[name]: by_split for name, by_split in run.split_optimism.items()}
     for name, by_split in _folds(run).items():
-        by_name[CLASSIFIER_NAMES[name]] = {key: by_split[key]["roc_auc"] for key in INFLATION}
-    rows = [(name, *(describe(by_split[key]) for key in INFLATION)) for name, by_split in by_name.items()]
+        by_name[CLASSIFIER_NAMES[name]] = {key: by_split[key]["roc_auc"] for key in OPTIMISM}
+    rows = [(name, *(describe(by_split[key]) for key in OPTIMISM)) for name, by_split in by_name.items()]
     return pd.DataFrame(rows, columns=["Model", "Random split", "Split by patient", "Inflation"])
 
 
-def folds(run: Run) -> pd.DataFrame:
+def cross_validation(run: Run) -> pd.DataFrame:
     """Whole trainings cross-validated by patients, every figure of all patients pooled."""
     ways = {"patient_split": "", "neighbours": ", with neighbouring patches"}
     rows = [
@@ -326,7 +328,7 @@ def folds(run: Run) -> pd.DataFrame:
 
 
 def _folds(run: Run) -> dict[str, dict]:
-    return run.folds["networks"] if run.folds else {}
+    return run.cross_validation["models"] if run.cross_validation else {}
 
 
 def worst_calls(run: Run, number: int = 10) -> pd.DataFrame:

@@ -8,9 +8,9 @@ from bcgan.classify import losses
 from bcgan.classify import train as classify
 from bcgan.data import batches
 from bcgan.errors import WorkError
-from bcgan.experiment import Classifier, Classify
 from bcgan.models import weights
 from bcgan.models.classifier import classifier
+from bcgan.settings import Classifier, Classify
 from tests.digest import digest
 
 RNG = np.random.default_rng(0)
@@ -20,7 +20,7 @@ IMAGES = RNG.integers(100, 200, (48, 32, 32, 3), dtype=np.uint8)
 IMAGES[LABELS == 1, :, :16] //= 3
 REAL = classify.Patches(IMAGES, LABELS)
 SYNTHETIC = classify.Patches(IMAGES[::-1].copy(), LABELS[::-1].copy())
-SETTINGS, OWN = Classify(batch=8, average=0.5), Classifier(epochs=3, rate=3e-3)
+SETTINGS, OWN = Classify(batch_size=8, ema_decay=0.5), Classifier(epochs=3, learning_rate=3e-3)
 
 
 def train(path, synthetic=None, settings=SETTINGS, own=OWN):
@@ -57,7 +57,7 @@ def test_losses_against_their_definitions():
 
 
 def test_it_learns_and_keeps_the_best_epoch(tmp_path):
-    network = train(tmp_path / "cnn-seed1.keras", own=Classifier(epochs=8, rate=3e-3))
+    network = train(tmp_path / "cnn-seed1.keras", own=Classifier(epochs=8, learning_rate=3e-3))
     lines = progress.read_lines(tmp_path / "cnn-seed1.jsonl")
     best = max(line["validation_roc_auc"] for line in lines)
     assert best > 0.9
@@ -68,7 +68,7 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, share):
-    own = OWN.model_copy(update={"synthetic": share})
+    own = OWN.replace(synthetic_fraction=share)
     whole = digest(train(tmp_path / "a" / "cnn.keras", SYNTHETIC, own=own).variables)
     with killed(2):
         train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own)
@@ -79,8 +79,8 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, 
 
 def test_a_small_batch_keeps_a_real_patch(tmp_path):
     """Nine tenths of four patches are four."""
-    own = OWN.model_copy(update={"synthetic": 0.9, "epochs": 1})
-    settings = SETTINGS.model_copy(update={"batch": 4})
+    own = OWN.replace(synthetic_fraction=0.9, epochs=1)
+    settings = SETTINGS.replace(batch_size=4)
     assert train(tmp_path / "cnn.keras", SYNTHETIC, settings, own).name == "cnn_classifier"
 
 
@@ -101,5 +101,5 @@ def test_a_network_that_says_no_number_is_named(tmp_path, monkeypatch):
 def test_a_step_is_traced_once(tmp_path, monkeypatch):
     made, original = [], classify.make_step
     monkeypatch.setattr(classify, "make_step", lambda *given: made.append(original(*given)) or made[-1])
-    train(tmp_path / "cnn-seed1.keras", SYNTHETIC, own=Classifier(epochs=2, synthetic=0.25))
+    train(tmp_path / "cnn-seed1.keras", SYNTHETIC, own=Classifier(epochs=2, synthetic_fraction=0.25))
     assert [step.experimental_get_tracing_count() for step in made] == [1]

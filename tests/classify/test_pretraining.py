@@ -5,18 +5,19 @@ import pytest
 import tensorflow as tf
 
 from bcgan import experiment, machine, progress, runs, stages
+from bcgan.artifacts import Cache, StageRun
 from bcgan.classify import pretraining
 from bcgan.errors import InputError, WorkError
-from bcgan.experiment import Pretrain
 from bcgan.models import weights
 from bcgan.models.classifier import of_run
 from bcgan.models.efficientnet_lite import backbone, efficientnet_lite, installed
 from bcgan.preprocess.store import Store
+from bcgan.settings import Pretrain
 from tests.digest import digest
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 50, 50, 3), dtype=np.uint8)
-TINY = Pretrain(steps=4, batch=4, checkpoint_every=2)
+TINY = Pretrain(steps=4, batch_size=4, checkpoint_interval=2)
 ROLES = ("train", "train", "validation", "test", "unlisted", "unlisted_other")
 with_weights = pytest.mark.skipif(not installed("lite0"), reason="EfficientNet-Lite0's weights are not installed")
 
@@ -51,23 +52,26 @@ def test_the_loss_is_that_of_its_definition():
     np.testing.assert_allclose(float(found), np.mean(expected), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("patients", "expected"), [("train", {"0", "1"}), ("all", {"0", "1", "4", "5"})])
-def test_it_never_sees_a_patch_of_a_validation_or_test_patient(tmp_path, monkeypatch, patients, expected):
+@pytest.mark.parametrize(("unlisted", "expected"), [(False, {"0", "1"}), (True, {"0", "1", "4", "5"})])
+def test_it_never_sees_a_patch_of_a_validation_or_test_patient(tmp_path, monkeypatch, unlisted, expected):
     given = []
     monkeypatch.setattr(pretraining, "train", lambda images, *rest: given.append(images))
-    pretraining.pretrain(settings(steps=1, patients=patients), store_of(), tmp_path, False)
+    pretraining.pretrain(settings(steps=1, include_unlisted=unlisted), store_of(), tmp_path, False)
     seen = [row for row in range(12) if str(row % 6) in expected]
     np.testing.assert_array_equal(given[0], IMAGES[seen])
-    assert runs.read_json(tmp_path / "seen.json") == {"patches": len(seen), "patients": sorted(expected)}
+    assert runs.read_json(tmp_path / "pretraining_patients.json") == {
+        "patches": len(seen),
+        "patients": sorted(expected),
+    }
     assert pretraining.seen(tmp_path) == expected
 
 
 def test_weights_that_have_met_a_test_patient_are_refused(tmp_path):
-    met = runs.read_json(pretraining.SHIPPED / "seen.json")["patients"]
+    met = runs.read_json(pretraining.SHIPPED / "pretraining_patients.json")["patients"]
     strangers = [*met[:2], "none", "other", *met[2:4]]
     pretraining.pretrain(settings(weights="shipped"), store_of(strangers), tmp_path, False)
     assert (tmp_path / "simclr.keras").read_bytes() == (pretraining.SHIPPED / "simclr.keras").read_bytes()
-    with pytest.raises(InputError, match=rf"has met 1 patients \(first: {met[5]}\).*pretrain.weights=none"):
+    with pytest.raises(InputError, match=rf"was trained on 1 patients \(first: {met[5]}\).*pretrain.weights=none"):
         pretraining.pretrain(
             settings(weights="shipped"), store_of([*met[:2], "none", met[5], *met[2:4]]), tmp_path, False
         )
@@ -93,7 +97,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts):
 def test_it_learns_to_find_the_other_view(tmp_path):
     colours = RNG.integers(40, 256, (12, 1, 1, 3))
     images = np.clip(colours + RNG.normal(0, 10, IMAGES.shape), 0, 255).astype(np.uint8)
-    pretraining.train(images, Pretrain(steps=14, batch=12, stain_jitter=0.1), 0, tmp_path, False)
+    pretraining.train(images, Pretrain(steps=14, batch_size=12, stain_jitter=0.1), 0, tmp_path, False)
     lines = progress.read_lines(tmp_path / "log.jsonl")
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
 
@@ -102,7 +106,7 @@ def test_it_learns_to_find_the_other_view(tmp_path):
 def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):
     nonsense = (float("nan"), 0.0)
     monkeypatch.setattr(pretraining, "make_step", lambda *given: lambda step, images: nonsense)
-    with pytest.raises(WorkError, match=r"NaN or infinite at step 1.*pretrain\.rate"):
+    with pytest.raises(WorkError, match=r"NaN or infinite at step 1.*pretrain\.learning_rate"):
         pretraining.train(IMAGES, TINY, 5, tmp_path, False)
     assert not list(tmp_path.glob("*.keras"))
 
@@ -111,23 +115,23 @@ def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):
 def test_the_classifier_starts_from_what_was_left(tmp_path):
     (tmp_path / "pretrain").mkdir()
     with pytest.raises(InputError, match="simclr.keras is missing"):
-        of_run("simclr", tmp_path)
+        of_run("efficientnet_lite0_simclr", tmp_path)
     keras.utils.set_random_seed(3)
     left = efficientnet_lite("lite0", weights=False)
     weights.save_small(left, tmp_path / "pretrain" / "simclr.keras")
-    found = backbone(backbone(of_run("simclr", tmp_path)))
+    found = backbone(backbone(of_run("efficientnet_lite0_simclr", tmp_path)))
     for one, other in zip(found.get_weights(), left.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3, rtol=1e-3)
     weights.save_small(efficientnet_lite("lite2", weights=False), tmp_path / "pretrain" / "simclr.keras")
-    with pytest.raises(InputError, match="holds another network"):
-        of_run("simclr", tmp_path)
+    with pytest.raises(InputError, match="holds the weights of another network"):
+        of_run("efficientnet_lite0_simclr", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("pretrain.weights=none",), "simclr starts from what pretrain leaves"),
-        (("pretrain.steps=5",), "weights: shipped takes the place of steps: 5"),
+        (("pretrain.weights=none",), "efficientnet_lite0_simclr needs pretrained weights"),
+        (("pretrain.steps=5",), "weights: shipped excludes steps: 5"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(overrides, message):
@@ -137,5 +141,6 @@ def test_settings_that_do_not_fit_are_refused(overrides, message):
 
 def test_left_out_where_it_is_not_asked_for(tmp_path):
     (tmp_path / "pretrain").mkdir()
-    stages.pretrain(experiment.load("phantom"), tmp_path)
+    cache = Cache(tmp_path, "pretrain")
+    stages.pretrain(StageRun(experiment.load("phantom"), tmp_path, tmp_path / "pretrain", {}, cache))
     assert not list((tmp_path / "pretrain").iterdir())

@@ -4,15 +4,20 @@ import pandas as pd
 import pytest
 
 from bcgan import experiment, stages
-from bcgan.classify import calibration, teaching, train
+from bcgan.artifacts import Cache, StageRun
+from bcgan.classify import calibration, teaching, train, trainings
 from bcgan.classify.scoring import probabilities
 from bcgan.errors import InputError
-from bcgan.experiment import Classifier
 from bcgan.models import weights
 from bcgan.models.classifier import classifier
 from bcgan.preprocess.store import Store
+from bcgan.settings import Classifier
 
-TEACHERS = ("classify.models={cnn: {}, student: {taught: 0.5}}", "classify.teachers=[cnn]", "classify.seeds=[0,1]")
+TEACHERS = (
+    "classify.models={cnn: {}, student: {distillation_fraction: 0.5}}",
+    "classify.teachers=[cnn]",
+    "classify.seeds=[0,1]",
+)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (60, 50, 50, 3), dtype=np.uint8)
 ROLES = np.repeat(["train", "validation", "unlisted", "unlisted_other", "test"], 12)
@@ -28,7 +33,7 @@ def test_a_label_is_the_teachers_calibrated_mean_and_no_label_is_looked_at(tmp_p
         keras.utils.set_random_seed(seed)
         network = classifier("cnn")
         weights.save_model(network, tmp_path / f"cnn-seed{seed}.keras")
-        odds.append(calibration.log_odds(probabilities(network, IMAGES, settings.evaluate.views)))
+        odds.append(calibration.log_odds(probabilities(network, IMAGES, settings.evaluate.tta_views)))
     found = teaching.taught(settings, store_of(ROLES), tmp_path)
     np.testing.assert_array_equal(found.images, IMAGES[24:48])
     joint = calibration.probability(np.mean(odds, axis=0))
@@ -47,8 +52,10 @@ def test_without_patients_on_no_list_there_is_nothing_to_teach(tmp_path):
 def test_that_there_is_nothing_to_teach_is_said_before_a_teacher_is_trained(finished, tmp_path):
     (tmp_path / "preprocess").symlink_to(finished / "runs/tiny/preprocess")
     (tmp_path / "classify").mkdir()
+    cache = Cache(tmp_path, "classify")
+    run = StageRun(experiment.load("phantom", TEACHERS), tmp_path, tmp_path / "classify", {}, cache)
     with pytest.raises(InputError, match="under data.protocol=kfold every patient trains"):
-        stages.classify(experiment.load("phantom", TEACHERS), tmp_path)
+        stages.classify(run)
     assert not list((tmp_path / "classify").iterdir())
 
 
@@ -58,11 +65,19 @@ def test_a_student_learns_what_its_teachers_say(tmp_path):
     made = np.clip(RNG.normal(90 + 80 * bright[:, None, None, None], 20, (200, 50, 50, 3)), 0, 255).astype(np.uint8)
     real = train.Patches(made[:64], np.repeat([0, 1], 32))
     more = train.Patches(made, np.where(bright, 0.9, 0.1).astype(np.float32))
-    settings = experiment.load("phantom", ("classify.average=0.5", "classify.batch=32"))
+    settings = experiment.load("phantom", ("classify.ema_decay=0.5", "classify.batch_size=32"))
     keras.utils.set_random_seed(0)
     path = tmp_path / "student.keras"
     train.train(
-        classifier("cnn"), real, more, None, settings.classify, Classifier(epochs=6, taught=0.75), 0, path, False
+        classifier("cnn"),
+        real,
+        more,
+        None,
+        settings.classify,
+        Classifier(epochs=6, distillation_fraction=0.75),
+        0,
+        path,
+        False,
     )
     said = probabilities(weights.load_model(path), made, 1)
     assert said[bright == 1].mean() - said[bright == 0].mean() > 0.3
@@ -74,29 +89,42 @@ def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
     def stand_in(network, real, more, validation, settings, own, seed, path, xla):
         trained.append((path.stem, more is taught))
         path.write_bytes(b"trained")
+        path.with_suffix(".jsonl").touch()
 
-    monkeypatch.setattr(train, "train", stand_in)
+    monkeypatch.setattr(trainings, "train", stand_in)
     monkeypatch.setattr(teaching, "taught", lambda *_: taught)
     monkeypatch.setattr(teaching, "unlisted", lambda *_: np.arange(4))
-    monkeypatch.setattr("bcgan.models.classifier.transfer_network", lambda size, *_: keras.Sequential(
+    monkeypatch.setattr("bcgan.models.efficientnet_lite.transfer_network", lambda size, **_: keras.Sequential(
         [keras.Input((size, size, 3)), keras.layers.GlobalAveragePooling2D()]))  # fmt: skip
     monkeypatch.chdir(finished)
-    models = "classify.models={student: {taught: 0.5}, cnn: {}}"
+    models = "classify.models={student: {distillation_fraction: 0.5}, cnn: {}}"
     settings = experiment.load("tiny.yaml", (models, "classify.teachers=[cnn]"))
     (tmp_path / "classify").mkdir()
     for name in ("preprocess", "gan", "features"):
         (tmp_path / name).symlink_to(finished / "runs/tiny" / name)
-    stages.classify(settings, tmp_path)
+    stages.classify(StageRun(settings, tmp_path, tmp_path / "classify", {}, Cache(tmp_path, "classify")))
     assert trained == [("cnn-seed0", False), ("student-seed0", True)]
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (("classify.models={cnn: {}, student: {taught: 0.5}}",), "student.taught: 0.5, but teachers is empty"),
-        ((*TEACHERS, "classify.teachers=[resnet34]"), "teachers: resnet34 is not among the models that learn without"),
-        ((*TEACHERS, "classify.teachers=[student]"), "teachers: student is not among the models that learn without"),
-        (("classify.models={cnn: {taught: 0.5, synthetic: 0.1}}",), "excludes synthetic"),
+        (
+            ("classify.models={cnn: {}, student: {distillation_fraction: 0.5}}",),
+            "student.distillation_fraction: 0.5 needs teachers",
+        ),
+        (
+            (*TEACHERS, "classify.teachers=[resnet34]"),
+            "teachers: resnet34 must be one of the models with distillation_fraction 0",
+        ),
+        (
+            (*TEACHERS, "classify.teachers=[student]"),
+            "teachers: student must be one of the models with distillation_fraction 0",
+        ),
+        (
+            ("classify.models={cnn: {distillation_fraction: 0.5, synthetic_fraction: 0.1}}",),
+            "excludes synthetic_fraction",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_named(wrong, words):

@@ -60,7 +60,7 @@ def test_dihedral_gives_every_orientation_and_nothing_else():
 
 def test_jitter_repeats_and_keeps_the_range():
     images, seed = batches.scale(tf.constant(IMAGES)), tf.constant([5, 6], tf.int64)
-    for jitter in (batches.stain_jitter, batches.colour_jitter):
+    for jitter in (batches.stain_jitter, batches.color_jitter):
         once, again = jitter(images, seed, 0.2).numpy(), jitter(images, seed, 0.2).numpy()
         np.testing.assert_array_equal(once, again)
         assert once.min() >= 0

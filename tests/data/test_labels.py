@@ -10,7 +10,7 @@ import pytest
 from bcgan import data, experiment
 from bcgan.data.breakhis import scan as breakhis
 from bcgan.errors import InputError
-from bcgan.experiment import Data
+from bcgan.settings import Data
 from tests.conftest import write_png
 
 PATCH = np.full((5, 5, 3), 200, np.uint8)

@@ -11,7 +11,7 @@ from bcgan import cli, data
 from bcgan.data import splits
 from bcgan.data.patients import check_spellings, normalize_patient
 from bcgan.errors import InputError
-from bcgan.experiment import Data
+from bcgan.settings import Data
 from tests.slides.test_archives import tarred, without_flag, zipped
 
 PATIENTS = [f"Zoé {number}" for number in range(1, 13)]
@@ -78,7 +78,7 @@ def test_every_spelling_archive_and_list_gives_the_same_split(tmp_path, place, s
     for encoding in ENCODINGS.values():
         for end in ENDS.values():
             lists = write_lists(tmp_path / "lists", encoding, end)
-            settings = Data(name="patient_folder", dir=path, protocol="official", lists=lists)
+            settings = Data(name="patient_folder", dir=path, protocol="official", split_dir=lists)
             assert split_of(settings) == {patient: role for role, several in ROLES.items() for patient in several}
 
 
@@ -121,7 +121,7 @@ def test_different_patients_are_not_confused(names):
 def test_a_list_that_spells_a_patient_otherwise_names_both(tmp_path):
     path = place_of(tmp_path, "folder", files_of("composed"))
     lists = write_lists(tmp_path / "lists", "utf-8", "\n", str.upper)
-    settings = Data(name="patient_folder", dir=path, protocol="official", lists=lists)
+    settings = Data(name="patient_folder", dir=path, protocol="official", split_dir=lists)
     with pytest.raises(InputError, match=r"lists and the data: patients 'ZOÉ 1' and 'Zoé 1' differ"):
         split_of(settings)
     roles = splits.read_lists(lists)
@@ -144,7 +144,7 @@ def test_lists_may_hold_quotes_and_comments_and_patients_without_data(tmp_path, 
     roles = ROLES | {"train": ["# of the trial", "#", *PATIENTS[:8], *(f"Away {n}" for n in range(12))]}
     lists = write_lists(tmp_path / "lists", "utf-8", "\n", lambda name: name if "#" in name else f'"{name}";', roles)
     path = place_of(tmp_path, "folder", files_of("composed"))
-    settings = Data(name="patient_folder", dir=path, protocol="official", lists=lists)
+    settings = Data(name="patient_folder", dir=path, protocol="official", split_dir=lists)
     index = pd.DataFrame(data.records(settings))
     with caplog.at_level("WARNING", "bcgan"):
         index["role"] = splits.assign_roles(index, settings, 0)
@@ -188,7 +188,7 @@ CASES = Path(__file__).parents[3] / "shared/cases"
     ("place", "settings", "counts"),
     [
         ("idc_plain.zip", ["data.protocol=kfold"], None), ("idc_backslash.zip", ["data.protocol=kfold"], None),
-        ("idc_plain.zip", ["data.protocol=official", f"data.lists={CASES}/lists_bom"], [8, 2, 2]),
+        ("idc_plain.zip", ["data.protocol=official", f"data.split_dir={CASES}/lists_bom"], [8, 2, 2]),
     ],
 )  # fmt: skip
 def test_cases(in_folder, place, settings, counts):

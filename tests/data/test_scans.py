@@ -14,7 +14,7 @@ from bcgan.data.idc import scan as idc
 from bcgan.data.patient_folder import scan as patient_folder
 from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
-from bcgan.experiment import Data
+from bcgan.settings import Data
 from bcgan.slides.files import image_files
 from tests.conftest import PATCHES, PATIENTS, write_png
 
@@ -129,10 +129,16 @@ def test_patches_of_one_name_in_folders_of_one_name_are_all_there(tmp_path):
     assert len({record.key for record in patient_folder.records(tuple(places))}) == 3
 
 
-@pytest.mark.parametrize(("limit", "count"), [(2, 2), (0.5, 3), (0.01, 1), (1, 1), (1000, 5)])
-def test_limit_is_by_patient_and_class(idc_folder, limit, count):
+@pytest.mark.parametrize(
+    ("setting", "count"),
+    [
+        ({"max_patches_per_class": 2}, 2), ({"subsample_fraction": 0.5}, 3), ({"subsample_fraction": 0.01}, 1),
+        ({"max_patches_per_class": 1}, 1), ({"max_patches_per_class": 1000}, 5),
+    ],
+)  # fmt: skip
+def test_subset_is_by_patient_and_class(idc_folder, setting, count):
     every = data.records(Data(name="idc", dir=(idc_folder,)))
-    found = data.records(Data(name="idc", dir=(idc_folder,), limit=limit))
+    found = data.records(Data(name="idc", dir=(idc_folder,), **setting))
     assert set(Counter((record.patient, record.label) for record in found).values()) == {count}
     assert len(found) == PATIENTS * 2 * count
     assert [record.key for record in found] == sorted(record.key for record in found)
@@ -141,10 +147,18 @@ def test_limit_is_by_patient_and_class(idc_folder, limit, count):
     assert ({record.key for record in found} == first) == (count == 5)  # drawn: names go by place
 
 
-def test_a_limit_is_a_share_or_a_number(idc_folder):
-    for limit in (2.5, 0):
-        with pytest.raises(InputError, match=r"idc\.yaml: data.*limit"):
-            experiment.load("idc", (f"data.limit={limit}",))
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("data.max_patches_per_class=2.5",), "max_patches_per_class"), (("data.max_patches_per_class=0",), "greater"),
+        (("data.subsample_fraction=1",), "subsample_fraction"), (("data.subsample_fraction=0",), "greater"),
+        (("data.subsample_fraction=0.5", "data.max_patches_per_class=2"), "set one of them"),
+        (("data.limit=4",), r"data\.limit .* is now called data\.max_patches_per_class, or data\.subsample_fraction"),
+    ],
+)  # fmt: skip
+def test_impossible_subsets_are_refused(settings, words):
+    with pytest.raises(InputError, match=words):
+        experiment.load("idc", settings)
 
 
 def test_real_archives(real_idc):

@@ -176,7 +176,7 @@ def test_weights_of_neighbours_that_fit_the_test_patients_are_found():
     )
     for roles, count in ((table["role"], 0), (turned, 1)):
         fitted = derived.in_context(table.assign(role=roles), base, 50)[1]
-        found = {"context": {"context": fitted._asdict()}}
+        found = {"ensemble_spatial_context": {"context": fitted._asdict()}}
         assert leaks.fitted_elsewhere(table, found | {"cnn": _as_fitted(table)}, ("cnn",), 50) == count
 
 
@@ -223,11 +223,11 @@ def test_a_paired_difference_is_narrower_than_its_parts_and_knows_its_sign():
 @pytest.mark.parametrize(("members", "first"), [("[resnet50,resnet_table1]", "resnet50"), ("[gan_resnet]", None)])
 def test_the_ensemble_is_held_against_its_first_member_too(members, first):
     """Against the proposed classifier it is anyway, once."""
-    asked = experiment.load("phantom", (f"evaluate.ensemble={members}", "evaluate.resamples=10"))
+    asked = experiment.load("phantom", (f"evaluate.ensemble_models={members}", "evaluate.bootstrap_samples=10"))
     names = ("gan_resnet", "resnet_table1", "resnet50", "ensemble")
     scored = dict.fromkeys(names, intervals.Scored({0: SCORES}, {0: 0.5}))
     table = pd.DataFrame({"role": "test", "label": LABELS, "patient": PATIENTS})
-    found = [(one["classifier"], one["against"]) for one in score._comparisons(asked, table, scored)]
+    found = [(one["classifier"], one["reference"]) for one in score._comparisons(asked, table, scored)]
     expected = {(name, "gan_resnet") for name in names[1:]} | ({("ensemble", first)} if first else set())
     assert set(found) == expected
     assert len(found) == 3 * len(expected)  # metrics

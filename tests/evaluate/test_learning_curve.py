@@ -14,8 +14,8 @@ from bcgan.report.run import read
 from tests.conftest import PATCHES
 
 CURVE = (
-    "learning_curve={shares: [0.5], arms: [classic, selected, translation], seeds: [0], steps: 2, "
-    "checks: 1, made: 40, gan_steps: 2, translate_steps: 2}"
+    "learning_curve={train_fractions: [0.5], arms: [classic, selected, translation], seeds: [0], train_steps: 2, "
+    "num_validations: 1, num_synthetic: 40, gan_steps: 2, translate_steps: 2}"
 )
 
 
@@ -51,7 +51,9 @@ def test_differences_are_paired():
             "short": np.array(False),
         }
 
-    settings = experiment.load("phantom", ("learning_curve={shares: [1.0], arms: [classic, gan], seeds: [0]}",))
+    settings = experiment.load(
+        "phantom", ("learning_curve={train_fractions: [1.0], arms: [classic, gan], seeds: [0]}",)
+    )
     found = {Cell(1.0, "classic", 0): arm(0.0), Cell(1.0, "gan", 0): arm(0.1)}
     summary = learning_curve.summarise(settings, found, {"validation": labels, "test": labels}, patients)
     gain = next(d for d in summary["differences"] if d["metric"] == "roc_auc")
@@ -87,7 +89,7 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
     run = ("run", "tiny.yaml", "--set", CURVE, "--until", "learning_curve")
     assert bcgan(*run) == 0
     folder = tmp_path / "work/runs/tiny/learning_curve"
-    cells = sorted(path.stem for path in folder.glob("*.npz"))
+    cells = sorted(path.parent.name[:-17] for path in folder.parent.glob("cache/learning_curve/*/predictions.npz"))
     assert cells == ["0.5-classic-seed0", "0.5-selected-seed0", "0.5-translation-seed0"]
     table = pd.read_csv(folder / "learning_curve.csv")
     assert list(table["arm"]) == ["classic", "selected", "translation"]

@@ -17,8 +17,8 @@ def test_figures_are_scipys_and_scikit_learns():
     assert count.tolist() == [20] * 30
     assert estimated[3] == pytest.approx(SCORES[PATIENTS == "patient03"].mean())
     found = patients.measure(LABELS, {0: SCORES}, PATIENTS, 200, 0.95, 0)
-    assert found["patient_share_error"]["value"] == pytest.approx(np.abs(true - estimated).mean())
-    assert found["patient_share_correlation"]["value"] == pytest.approx(stats.pearsonr(true, estimated).statistic)
+    assert found["patient_fraction_mae"]["value"] == pytest.approx(np.abs(true - estimated).mean())
+    assert found["patient_fraction_pearson"]["value"] == pytest.approx(stats.pearsonr(true, estimated).statistic)
     assert found["patient_roc_auc"]["value"] == pytest.approx(roc_auc_score(true > 0, estimated))
     for figures in found.values():
         assert figures["low"] <= figures["value"] <= figures["high"]
@@ -28,7 +28,7 @@ def test_intervals_are_those_of_whole_patients():
     """Every patch a hundred times over tells no more about the patients."""
     once, often = (
         patients.measure(*(np.repeat(side, times) if isinstance(side, np.ndarray) else {0: np.repeat(SCORES, times)}
-                           for side in (LABELS, None, PATIENTS)), 200, 0.95, 0)["patient_share_error"]
+                           for side in (LABELS, None, PATIENTS)), 200, 0.95, 0)["patient_fraction_mae"]
         for times in (1, 100)
     )  # fmt: skip
     assert once["low"] == pytest.approx(often["low"])
@@ -38,5 +38,5 @@ def test_intervals_are_those_of_whole_patients():
 def test_one_kind_of_patient_has_no_auc():
     found = patients.measure(np.ones_like(LABELS), {0: SCORES}, PATIENTS, 50, 0.95, 0)
     assert found["patient_roc_auc"]["value"] is None
-    assert found["patient_share_correlation"]["value"] is None
-    assert found["patient_share_error"]["value"] > 0
+    assert found["patient_fraction_pearson"]["value"] is None
+    assert found["patient_fraction_mae"]["value"] > 0

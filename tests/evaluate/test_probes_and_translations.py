@@ -37,28 +37,28 @@ def test_training_patients_are_drawn_whole():
 def test_nothing_changed_where_nothing_was_changed():
     table = translations.compare(PATCHES, PATCHES, 0.15)
     assert (table[[f"change_{name}" for name in translations.PROPERTIES]] == 0).all(axis=None)
-    np.testing.assert_allclose(table["colour_shift"], 0)
-    np.testing.assert_allclose(table[["layout", "similarity"]], 1)
+    np.testing.assert_allclose(table["cielab_shift"], 0)
+    np.testing.assert_allclose(table[["layout_correlation", "ssim"]], 1)
 
 
 def test_a_bluer_darker_patch_has_another_colour_and_the_same_layout():
     darker = (PATCHES * (0.5, 0.5, 0.8)).astype(np.uint8)
     table = translations.compare(PATCHES, darker, 0.15)
-    assert (table["colour_shift"] > 10).all()
+    assert (table["cielab_shift"] > 10).all()
     assert (table["change_haematoxylin"] > 0).all()
-    assert (table["layout"] > 0.95).all()
+    assert (table["layout_correlation"] > 0.95).all()
     upside_down = translations.compare(PATCHES, PATCHES[:, ::-1], 0.15)
-    assert upside_down["layout"].mean() < 0.6
-    np.testing.assert_allclose(upside_down["colour_shift"], 0, atol=1e-5)
+    assert upside_down["layout_correlation"].mean() < 0.6
+    np.testing.assert_allclose(upside_down["cielab_shift"], 0, atol=1e-5)
 
 
 def test_intervals_are_by_patient_and_unknown_flips_do_not_count():
     table = pd.DataFrame(
-        {"class": "benign", "patient": np.repeat(np.arange(10), 4), "flipped": np.tile([1, 0, np.nan, np.nan], 10)}
+        {"class": "benign", "patient": np.repeat(np.arange(10), 4), "flip_rate": np.tile([1, 0, np.nan, np.nan], 10)}
     )
-    found = translations.summarise(table, 200, 0.95, 0)["benign"]["flipped"]
+    found = translations.summarise(table, 200, 0.95, 0)["benign"]["flip_rate"]
     assert found == {"value": 0.5, "low": pytest.approx(0.5), "high": pytest.approx(0.5)}
-    few = translations.summarise(table[table["patient"] < 3], 200, 0.95, 0)["benign"]["flipped"]
+    few = translations.summarise(table[table["patient"] < 3], 200, 0.95, 0)["benign"]["flip_rate"]
     assert few == {"value": 0.5, "low": None, "high": None}
 
 
@@ -76,7 +76,7 @@ def test_the_truth_of_the_phantom_tells_a_translator_from_none(monkeypatch):
         return np.stack([seen[one.tobytes()] for one in images])
 
     monkeypatch.setattr(translations, "pooled", once)
-    settings = experiment.load("phantom", ("evaluate.resamples=50",))
+    settings = experiment.load("phantom", ("evaluate.bootstrap_samples=50",))
     others = [translations._rendered(label, translations.TRUTHS, settings)[0] for label in (0, 1)]
     monkeypatch.setattr(translations, "translate", lambda network, images: images)
     none = translations.against_truth(["none", "none"], settings)
@@ -85,7 +85,7 @@ def test_the_truth_of_the_phantom_tells_a_translator_from_none(monkeypatch):
     for what, found in whole.items():
         assert found["r2"] > 0.2
         for sign, name in ((1, "benign"), (-1, "malignant")):
-            assert none[what][name]["value"] == pytest.approx(0, abs=1e-6 * abs(found["gap"]))
-            assert 0.2 < sign * found[name]["value"] / found["gap"] < 1.5, (what, name)
+            assert none[what][name]["value"] == pytest.approx(0, abs=1e-6 * abs(found["real_class_difference"]))
+            assert 0.2 < sign * found[name]["value"] / found["real_class_difference"] < 1.5, (what, name)
     monkeypatch.setattr(translations, "installed", lambda variant: False)
     assert translations.against_truth([0, 1], settings) is None

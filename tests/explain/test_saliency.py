@@ -88,7 +88,7 @@ def test_a_good_map_deletes_faster_and_inserts_faster_than_its_opposite():
 
 
 def test_a_map_that_knows_the_nuclei_points_and_noise_does_not():
-    settings = experiment.load("phantom", ("evaluate.resamples=100",))
+    settings = experiment.load("phantom", ("evaluate.bootstrap_samples=100",))
     images, masks, _ = explanations.truths(explanations.TRUTHS, 50, settings.seed)
     assert 0.02 < masks.mean() < 0.6
     assert images[masks].mean() < images[~masks].mean()  # nuclei are dark
@@ -97,7 +97,7 @@ def test_a_map_that_knows_the_nuclei_points_and_noise_does_not():
         "noise": lambda network, images: RNG.random(images.shape[:3]),
     }
     found = explanations.pointing(None, methods, 50, settings)
-    for kind in ("pointing", "evidence"):
+    for kind in ("top5_hit_rate", "energy_pointing_game"):
         assert found["knows"][kind]["low"] > 0.3
         assert abs(found["noise"][kind]["value"]) < 0.03
 
@@ -106,7 +106,7 @@ def test_a_classifier_of_crops_is_explained_on_crops(finished, tmp_path):
     """The paper's own setting trains on crops: what a network is asked about has its size."""
     root = tmp_path / "tiny"
     shutil.copytree(finished / "runs/tiny", root)
-    asked = experiment.load(str(finished / "tiny.yaml"), ("classify.crop=40",))
+    asked = experiment.load(str(finished / "tiny.yaml"), ("classify.crop_size=40",))
     weights.save_model(classifier("cnn", 40), root / f"classify/{asked.proposed}-seed0.keras")
     explanations.evaluate(asked, store.load(root / "preprocess"), root, tmp_path)
     with np.load(tmp_path / "explanations.npz") as found:

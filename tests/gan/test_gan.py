@@ -4,18 +4,26 @@ import tensorflow as tf
 
 from bcgan import experiment, machine, progress
 from bcgan.errors import InputError, WorkError
-from bcgan.experiment import Gan
 from bcgan.gan import losses
 from bcgan.gan import train as gan
 from bcgan.models import weights
 from bcgan.models.efficientnet_lite import installed
 from bcgan.models.generator import settled
+from bcgan.settings import Gan
 from tests.digest import digest
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (24, 50, 50, 3), dtype=np.uint8)
 LABELS = np.arange(24) % 2
-TINY = Gan(steps=6, batch=8, width=4, latent=8, grid_every=3, checkpoint_every=2, critic=0)
+TINY = Gan(
+    steps=6,
+    batch_size=8,
+    base_channels=4,
+    latent_dim=8,
+    sample_grid_interval=3,
+    checkpoint_interval=2,
+    projected_discriminator_weight=0,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +67,7 @@ def networks(folder):
 @pytest.mark.skipif(not installed("lite0"), reason="the package with EfficientNet-Lite0's weights is not installed")
 def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, starts):
     """With a critic, and a new one behind step 3: the old one, which is written, stays as it is from there on."""
-    settings, stop_at = TINY.model_copy(update={"critic": 1.0, "late": 3}), 5
+    settings, stop_at = TINY.replace(projected_discriminator_weight=1.0, projected_discriminator_3x3_steps=3), 5
     whole = train(tmp_path / "whole", settings)
     steps = []
 
@@ -82,8 +90,11 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, sta
     with pytest.raises(Killed):
         train(tmp_path / "killed", settings)
     with np.load(tmp_path / "killed/checkpoint.npz") as saved:
-        count = sum(name.startswith("critic/") for name in saved)
-        assert digest([saved[f"critic/{number}"] for number in range(count)]) == whole["critic.keras"]
+        count = sum(name.startswith("projected_discriminator/") for name in saved)
+        assert (
+            digest([saved[f"projected_discriminator/{number}"] for number in range(count)])
+            == whole["projected_discriminator.keras"]
+        )
     assert not (tmp_path / "killed/generator.keras").exists()
     assert train(tmp_path / "killed", settings) == whole
     assert starts == [0, 0, 4]
@@ -94,7 +105,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, sta
 
 def test_the_papers_loss_and_wider_noise(tmp_path, undisturbed, monkeypatch):
     """Training leaves grids, and a generator that takes its noise for so many times as large."""
-    labels, drawn = np.array([0, 1, 1], np.int32), RNG.standard_normal((3, TINY.latent))
+    labels, drawn = np.array([0, 1, 1], np.int32), RNG.standard_normal((3, TINY.latent_dim))
     expected, widen = [], gan.widen
 
     def widened(network, spread):
@@ -102,7 +113,7 @@ def test_the_papers_loss_and_wider_noise(tmp_path, undisturbed, monkeypatch):
         widen(network, spread)
 
     monkeypatch.setattr(gan, "widen", widened)
-    train(tmp_path, TINY.model_copy(update={"loss": "saturating", "noise": 1.5}))
+    train(tmp_path, TINY.replace(loss="saturating", latent_std=1.5))
     for folder in (tmp_path, undisturbed[0]):
         assert sorted(path.name for path in (folder / "grids").iterdir()) == ["step_000003.png", "step_000006.png"]
     make = weights.load_model(tmp_path / "generator.keras")
@@ -126,7 +137,7 @@ def test_a_nan_stops_with_the_remedy_and_no_model_is_written(tmp_path, monkeypat
     folder = tmp_path / "nan"
     folder.mkdir()
     monkeypatch.setattr(gan, "discriminator_loss", lambda real, fake: tf.reduce_mean(real) * float("nan"))
-    with pytest.raises(WorkError, match=r"NaN or infinite at step 1.*discriminator_rate"):
+    with pytest.raises(WorkError, match=r"NaN or infinite at step 1.*discriminator_learning_rate"):
         gan.train(IMAGES, LABELS, TINY, seed=5, folder=folder, xla=False)
     assert not (folder / "generator.keras").exists()
 
@@ -141,7 +152,7 @@ def test_a_nan_leaves_the_last_good_checkpoint_to_go_on_from(tmp_path, monkeypat
 
     monkeypatch.setattr(gan, "generator_loss", lambda *given: original(*given) + spoilt)
     monkeypatch.setattr(weights, "save", save_then_spoil)
-    with pytest.raises(WorkError, match=r"NaN or infinite at step 3.*generator_loss': nan.*generator_rate"):
+    with pytest.raises(WorkError, match=r"NaN or infinite at step 3.*generator_loss': nan.*generator_learning_rate"):
         train(tmp_path / "nan")
     assert not (tmp_path / "nan/generator.keras").exists()
     groups = gan.build_gan_state(TINY).groups()
@@ -155,7 +166,7 @@ def test_a_class_without_patches_is_refused(tmp_path):
 
 
 def test_a_checkpoint_of_other_settings_is_refused_and_left_as_it_was(tmp_path):
-    wide = gan.build_gan_state(TINY.model_copy(update={"width": 8}))
+    wide = gan.build_gan_state(TINY.replace(base_channels=8))
     weights.save(tmp_path / "checkpoint.npz", 2, wide.groups())
     before = (tmp_path / "checkpoint.npz").read_bytes()
     with pytest.raises(InputError, match="other networks' weights"):
@@ -165,7 +176,7 @@ def test_a_checkpoint_of_other_settings_is_refused_and_left_as_it_was(tmp_path):
 
 def test_one_patch_a_class_is_no_failure(tmp_path):
     """A batch of two has no spread within a class; that is not a loss gone wrong."""
-    train(tmp_path / "two", TINY.model_copy(update={"batch": 2, "steps": 2}))
+    train(tmp_path / "two", TINY.replace(batch_size=2, steps=2))
     spreads = [line["spread"] for line in progress.read_lines(tmp_path / "two/log.jsonl")]
     assert spreads == pytest.approx([1, 1])
 

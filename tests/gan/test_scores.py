@@ -50,10 +50,10 @@ def test_manifold_of_the_same_of_collapsed_and_of_distant_samples():
 
 
 def test_copies_are_called_memorised():
-    assert scores.memorised(REAL, REAL[:100] + 1e-9) == 1
-    assert scores.memorised(REAL, OTHER) < 0.05
+    assert scores.memorization_rate(REAL, REAL[:100] + 1e-9) == 1
+    assert scores.memorization_rate(REAL, OTHER) < 0.05
     half = np.concatenate([REAL[:50], OTHER[:50]])
-    assert scores.memorised(REAL, half) == pytest.approx(0.5, abs=0.05)
+    assert scores.memorization_rate(REAL, half) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("neighbours", [1, 3, 5])
@@ -88,6 +88,6 @@ def test_memorised_by_hand():
     """Training samples on a line: their nearest are 1, 1, 2, 4 and 8 away, the middle one 2."""
     line = np.array([0.0, 1, 3, 7, 15])[:, None]
     made = np.array([15.5, 9.0, 9.1, 17.1, 30.0, -1.0])[:, None]  # 0.5, 2, 2.1, 2.1, 15 and 1 away
-    assert scores.memorised(line, made, quantile=0.5) == pytest.approx(3 / 6)
-    assert scores.memorised(line, made, quantile=1.0) == pytest.approx(5 / 6)
-    assert scores.memorised(line, made, quantile=0.0) == pytest.approx(2 / 6)
+    assert scores.memorization_rate(line, made, quantile=0.5) == pytest.approx(3 / 6)
+    assert scores.memorization_rate(line, made, quantile=1.0) == pytest.approx(5 / 6)
+    assert scores.memorization_rate(line, made, quantile=0.0) == pytest.approx(2 / 6)

@@ -4,11 +4,11 @@ import pytest
 from bcgan import experiment, machine, progress
 from bcgan.data.batches import STAINS
 from bcgan.errors import WorkError
-from bcgan.experiment import Translate
 from bcgan.gan import translation
 from bcgan.models import weights
 from bcgan.models.efficientnet_lite import installed
 from bcgan.preprocess import properties
+from bcgan.settings import Translate
 from tests.digest import digest
 
 RNG = np.random.default_rng(0)
@@ -17,7 +17,7 @@ LABELS = np.arange(24) % 2
 AMOUNTS = np.where(LABELS[:, None] == 1, (0.9, 0.1), (0.1, 0.6))[:, None, None] * RNG.uniform(0.7, 1.3, (24, 50, 50, 2))
 IMAGES = np.rint(255 * np.exp(-AMOUNTS @ STAINS[:2])).astype(np.uint8)
 pytestmark = pytest.mark.skipif(not installed("lite0"), reason="EfficientNet-Lite0's weights are not installed")
-TINY = Translate(steps=6, batch=4, width=4, checkpoint_every=2)
+TINY = Translate(steps=6, batch_size=4, base_channels=4, checkpoint_interval=2)
 
 
 def train(folder, settings=TINY):
@@ -38,7 +38,18 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts):
 
 
 def test_it_learns_which_stain_makes_the_other_class(tmp_path):
-    train(tmp_path / "colours", Translate(steps=60, batch=8, width=4, rate=4e-3, cycle=1.0, identity=0.0, average=0.5))
+    train(
+        tmp_path / "colours",
+        Translate(
+            steps=60,
+            batch_size=8,
+            base_channels=4,
+            learning_rate=4e-3,
+            cycle_loss_weight=1.0,
+            identity_loss_weight=0.0,
+            ema_decay=0.5,
+        ),
+    )
     to_malignant = weights.load_model(tmp_path / "colours/to_malignant.keras")
     benign = IMAGES[LABELS == 0]
     made = translation.translate(to_malignant, benign)
@@ -49,8 +60,10 @@ def test_it_learns_which_stain_makes_the_other_class(tmp_path):
 
 
 def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):
-    nonsense = dict.fromkeys(("critic_loss", "translator_loss", "cycle_loss", "identity_loss"), float("nan"))
+    nonsense = dict.fromkeys(
+        ("projected_discriminator_loss", "translator_loss", "cycle_loss", "identity_loss"), float("nan")
+    )
     monkeypatch.setattr(translation, "make_step", lambda *given: lambda step, images: nonsense)
-    with pytest.raises(WorkError, match=r"NaN or infinite at step 1.*translate\.rate"):
+    with pytest.raises(WorkError, match=r"NaN or infinite at step 1.*translate\.learning_rate"):
         translation.train(IMAGES, LABELS, TINY, seed=5, folder=tmp_path, xla=False)
     assert not list(tmp_path.glob("*.keras"))

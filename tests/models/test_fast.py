@@ -10,10 +10,10 @@ from keras import layers
 
 from bcgan.models import fast
 from bcgan.models.classifier import classifier
-from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import discriminator
 from bcgan.models.efficientnet_lite import tune
 from bcgan.models.generator import generator
+from bcgan.models.projected_discriminator import frozen_features, projected_discriminator, projected_features
 
 
 def _network(name: str) -> keras.Model:
@@ -23,11 +23,11 @@ def _network(name: str) -> keras.Model:
     beside = None
     if name.endswith("beside"):
         seen = frozen_features(weights=False)
-        beside = judged_features(seen, critic(seen, 8))
+        beside = projected_features(seen, projected_discriminator(seen, 8))
         tune(beside)
     network = classifier(name.removesuffix("_beside"), discriminator=judge, further_maps=beside)
     rng = np.random.default_rng(0)
-    for layer in _normalisations(network) if name != "efficientnet_lite" else ():  # which has ImageNet's
+    for layer in _normalisations(network) if name != "efficientnet_lite0" else ():  # which has ImageNet's
         gamma, *rest = layer.get_weights()
         layer.set_weights([rng.uniform(0.5, 1.5, len(gamma)) for _ in (gamma, *rest)])
     return network
@@ -41,7 +41,7 @@ def _normalisations(network: keras.Model):
             yield layer
 
 
-@pytest.mark.parametrize("name", ["resnet_table1", "gan_resnet", "gan_resnet_beside", "resnet34", "efficientnet_lite"])
+@pytest.mark.parametrize("name", ["resnet_table1", "gan_resnet", "gan_resnet_beside", "resnet34", "efficientnet_lite0"])
 def test_twin_answers_as_the_network_does(name):
     network = _network(name)
     images = np.random.default_rng(1).random((4, 50, 50, 3), np.float32)
@@ -50,7 +50,7 @@ def test_twin_answers_as_the_network_does(name):
     np.testing.assert_allclose(fast.fuse_model(network)(images, training=False).numpy(), expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet_table1", "gan_resnet", "gan_resnet_beside", "efficientnet_lite"])
+@pytest.mark.parametrize("name", ["resnet_table1", "gan_resnet", "gan_resnet_beside", "efficientnet_lite0"])
 def test_twin_has_the_gradients_and_moves_the_statistics_of_the_network(name):
     images = np.random.default_rng(1).random((8, 50, 50, 3), np.float32)
     found = []
@@ -103,7 +103,7 @@ def test_gradient_of_a_depthwise_kernel_is_tensorflows(side, kernel, stride):
 
 
 def test_statistics_of_a_frozen_normalisation_stay():
-    network = _network("efficientnet_lite")
+    network = _network("efficientnet_lite0")
     before = [layer.get_weights() for layer in _normalisations(network)]
     fast.fuse_model(network)(np.random.default_rng(1).random((2, 50, 50, 3), np.float32), training=True)
     for layer, values in zip(_normalisations(network), before, strict=True):
@@ -177,7 +177,7 @@ def test_network_keeps_its_layers():
     assert "upsample" in names
 
 
-@pytest.mark.parametrize("name", ["resnet_table1", "efficientnet_lite"])
+@pytest.mark.parametrize("name", ["resnet_table1", "efficientnet_lite0"])
 def test_twin_computes_as_its_network_does_whatever_the_process_trains_in(name):
     """An export after a training in bfloat16 is in float32, and LiteRT knows no pooling in bfloat16."""
     network = classifier(name, pretrained=False)

@@ -3,17 +3,17 @@ import numpy as np
 import pytest
 
 from bcgan.errors import InputError
-from bcgan.experiment import Classifier
 from bcgan.models import table1, weights
 from bcgan.models.classifier import classifier, of_run
-from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps, plain_features
 from bcgan.models.efficientnet_lite import installed, tune
 from bcgan.models.gan_resnet import gan_resnet
 from bcgan.models.generator import generator, settled, widen
+from bcgan.models.projected_discriminator import frozen_features, projected_discriminator, projected_features
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.models.translator import translator
+from bcgan.settings import Classifier
 from tests.digest import digest
 
 RNG = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def test_classifiers(name, policy, tmp_path):
 
 
 def test_transfer_leaves_imagenets_statistics_as_they_are(tmp_path):
-    network = classifier("efficientnet_lite", pretrained=False)
+    network = classifier("efficientnet_lite0", pretrained=False)
     check(network, IMAGES, (2, 1), tmp_path)
     trained = {variable.path.rsplit("/", 1)[-1] for variable in network.trainable_variables}
     assert trained == {"kernel", "bias"}
@@ -103,7 +103,7 @@ def test_critic_judges_every_place_of_three_maps(policy, tmp_path):
     features = frozen_features(weights=False)
     assert not features.trainable_variables
     maps = [np.asarray(x) for x in features(IMAGES)]
-    judge = critic(features, width=8)
+    judge = projected_discriminator(features, width=8)
     logits = judge([*maps, LABELS])
     assert [tuple(x.shape) for x in logits] == [(2, 13, 13, 1), (2, 7, 7, 1), (2, 4, 4, 1)]
     assert any(
@@ -160,7 +160,7 @@ def test_resnet34_refuses_another_shortcut():
         resnet34(shortcut="dense")
 
 
-@pytest.mark.parametrize("beside", ["none", "critic", "imagenet"])
+@pytest.mark.parametrize("beside", ["none", "projected_discriminator", "imagenet"])
 def test_the_gate_starts_closed(beside):
     """With the gate at zero the merged network is Table 1's network, whatever the GAN's judges see."""
     merged, plain = gan_resnet(discriminator(8), further_maps=joining(beside)), resnet_table1()
@@ -169,7 +169,7 @@ def test_the_gate_starts_closed(beside):
     np.testing.assert_allclose(np.asarray(merged(IMAGES)), np.asarray(plain(IMAGES)), atol=1e-5)
 
 
-@pytest.mark.parametrize("beside", ["none", "critic", "imagenet"])
+@pytest.mark.parametrize("beside", ["none", "projected_discriminator", "imagenet"])
 def test_the_judges_inside_stay_frozen(beside):
     merged, alone = gan_resnet(discriminator(8), further_maps=joining(beside)), resnet_table1()
     inside = [layer for layer in merged.layers if isinstance(layer, keras.Model)]
@@ -208,7 +208,7 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
 
 
 def test_what_joins_can_be_tuned_but_for_its_normalisations():
-    seen = joining("critic")
+    seen = joining("projected_discriminator")
     tune(seen)
     merged = gan_resnet(discriminator(8), further_maps=seen)
     inside = {weight.path for weight in merged.trainable_weights if "_blocks" in weight.path or "second" in weight.path}
@@ -219,44 +219,48 @@ def test_what_joins_can_be_tuned_but_for_its_normalisations():
 
 def test_the_critic_s_maps_are_what_it_judges_by():
     seen = frozen_features(weights=False)
-    judge = trained_critic(seen)
+    judge = trained_discriminator(seen)
     maps = keras.Model(judge.inputs[:-1], [judge.get_layer(f"second{number}").output for number in (1, 2, 3)])
-    for one, other in zip(judged_features(seen, judge)(IMAGES), maps(seen(IMAGES)), strict=True):
+    for one, other in zip(projected_features(seen, judge)(IMAGES), maps(seen(IMAGES)), strict=True):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
 
 
 def test_a_gan_that_left_no_critic_is_named(tmp_path):
     (tmp_path / "gan").mkdir()
     discriminator(8).save(tmp_path / "gan" / "discriminator.keras")
-    with pytest.raises(InputError, match=r"critic\.keras is missing.* --force gan"):
-        of_run("gan_resnet", tmp_path, classifier_settings=Classifier(beside="critic"))
+    with pytest.raises(InputError, match=r"projected_discriminator\.keras is missing.* --force gan"):
+        of_run("gan_resnet", tmp_path, classifier_settings=Classifier(extra_features="projected_discriminator"))
 
 
 def test_a_run_s_critic_joins_and_is_tuned(tmp_path):
     if not installed("lite0"):
         pytest.skip("the package with EfficientNet-Lite0's weights is not installed")
-    judge = trained_critic(frozen_features())
+    judge = trained_discriminator(frozen_features())
     (tmp_path / "gan").mkdir()
-    for name, network in (("discriminator", discriminator(8)), ("critic", judge)):
+    for name, network in (("discriminator", discriminator(8)), ("projected_discriminator", judge)):
         weights.save_model(network, tmp_path / "gan" / f"{name}.keras")
-    own = Classifier(beside="critic", tuned=True)
+    own = Classifier(extra_features="projected_discriminator", finetune_extra_features=True)
     inside = (
-        of_run("gan_resnet", tmp_path, classifier_settings=own).get_layer("gan_resnet").get_layer("judged_features")
+        of_run("gan_resnet", tmp_path, classifier_settings=own).get_layer("gan_resnet").get_layer("projected_features")
     )
     kernel = judge.get_layer("second3_spectral").layer.kernel
     (copy,) = (weight for weight in inside.trainable_weights if weight.path.endswith("second3_conv/kernel"))
     np.testing.assert_array_equal(copy.numpy(), kernel.numpy())
 
 
-def trained_critic(seen: keras.Model) -> keras.Model:
-    judge = critic(seen, 8)
+def trained_discriminator(seen: keras.Model) -> keras.Model:
+    judge = projected_discriminator(seen, 8)
     judge([*seen(IMAGES), keras.ops.convert_to_tensor(LABELS)], training=True)  # its spectral norms move
     return judge
 
 
 def joining(beside: str) -> keras.Model | None:
     seen = frozen_features(weights=False)
-    return {"none": None, "imagenet": seen, "critic": judged_features(seen, trained_critic(seen))}[beside]
+    return {
+        "none": None,
+        "imagenet": seen,
+        "projected_discriminator": projected_features(seen, trained_discriminator(seen)),
+    }[beside]
 
 
 def test_the_copy_without_spectral_normalisation_gives_the_same_maps():
@@ -270,7 +274,7 @@ def test_larger_patches_join_too():
     assert classifier("gan_resnet", 224, discriminator(8)).output_shape == (None, 1)
 
 
-@pytest.mark.parametrize("name", ["gan_resnet", "gan_only", "efficientnet_lite"])
+@pytest.mark.parametrize("name", ["gan_resnet", "gan_only", "efficientnet_lite0"])
 def test_a_call_that_says_nothing_of_training_is_none(name):
     """What resizes inside must not put the layers behind it into training."""
     network = classifier(name, 60, discriminator(8), pretrained=False)

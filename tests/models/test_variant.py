@@ -27,7 +27,7 @@ def test_nothing_wanted_is_the_network_itself():
     ("wanted", "gone", "come"),
     [
         (Variant(activation="gelu"), "ReLU", {"Activation": 10}),
-        (Variant(normalisation="group"), "BatchNormalization", {"GroupNormalization": 9}),
+        (Variant(normalization="group"), "BatchNormalization", {"GroupNormalization": 9}),
         (Variant(dropout=0.5), "none", {"Dropout": 1}),
     ],
 )

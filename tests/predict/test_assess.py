@@ -82,14 +82,14 @@ def test_neighbours_have_a_say_where_the_data_set_knows_places(shipped, idc_fold
     patches = idc_folder / "100"
     asked = experiment.load("idc", (), str(patches))
     for model, threshold in (
-        (shipped, shipped.card.context_calls),
-        (bcgan.load(neighbours=False), shipped.card.calls),
+        (shipped, shipped.card.spatial_context_thresholds),
+        (bcgan.load(neighbours=False), shipped.card.thresholds),
     ):
         with caplog.at_level("WARNING", logger="bcgan"):
             found = assess.assess(model, asked, None, tmp_path)
         assert "learnt from 254 patients of this data set" in caplog.text
         assert found["neighbours"] == (model is shipped)
-        assert found["threshold"] == threshold.threshold
+        assert found["threshold"] == threshold.malignant
         rows = pd.read_csv(tmp_path / "images.csv")
         paths = [next(patches.rglob(f"{key}.png")) for key in rows["image"]]
         places = rows["image"].str.extract(r"_x(\d+)_y(\d+)_").to_numpy(int)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bcgan import runs
+from bcgan import artifacts, runs
 from bcgan.models import weights
 from bcgan.predict.predict import predict
 from bcgan.slides.files import find_images
@@ -66,7 +66,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, idc
                 running.kill()
                 kills += 1
                 resumed_in |= {
-                    path.parent.name for path in root.glob(f"*/{runs.UNFINISHED}")
+                    path.parent.name for path in root.glob(f"*/{artifacts.STATE}")
                 }  # none yet, if killed early
                 assert not _damaged(root)
                 continue

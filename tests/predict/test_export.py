@@ -20,7 +20,7 @@ from tests.conftest import write_png
 
 
 def test_the_exported_network_says_what_the_runs_own_says(finished, model, patches):
-    assert model.card.trained["networks"] == ["gan_resnet-seed0"]
+    assert model.card.training_data["networks"] == ["gan_resnet-seed0"]
     own = weights.in_float32(weights.load_model(finished / "runs/tiny/classify/gan_resnet-seed0.keras"))
     expected = calibration.log_odds(calibration.apply(model.card.calibration, probabilities(own, patches, 8)))
     said = calibration.log_odds(model.probabilities(patches))
@@ -38,9 +38,9 @@ def test_the_cards_figures_are_those_of_the_exported_network(finished, model):
         given = own.images[rows][patient], index[["x", "y"]].to_numpy()[patient]
         near[0][patient], near[1][patient] = model.probabilities(*given), model.predict(*given).threshold
     said = {"test": alone, "test_neighbours": near}
-    assert set(model.card.figures) == set(said)
+    assert set(model.card.metrics) == set(said)
     for name, (probability, threshold) in said.items():
-        figures = {metric: one["value"] for metric, one in model.card.figures[name].items()}
+        figures = {metric: one["value"] for metric, one in model.card.metrics[name].items()}
         assert figures["roc_auc"] == pytest.approx(roc_auc_score(labels, probability), abs=0.02)
         assert figures["balanced_accuracy"] == pytest.approx(
             balanced_accuracy_score(labels, probability >= threshold), abs=0.06
@@ -54,9 +54,9 @@ def without_litert(card, folder, patches):
 def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
-    network, times = Path("runs/tiny/export/gan_resnet-seed0.keras"), []
+    cache, times = Path("runs/tiny/cache/export"), []
     monkeypatch.setattr(check, "CHECK_PATCHES", 16)
-    for left in ("model/.part/classifier.keras", "model/referee.keras"):  # by one that was killed
+    for left in ("model/.part/classifier.keras", "model/reference_cnn.keras"):  # by one that was killed
         path = tmp_path / "work" / left
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half of one")
@@ -64,7 +64,7 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
         if not asked:  # LiteRT's files are held against Keras the first time
             monkeypatch.setattr(export, "card_with_litert", without_litert)
         if spoil:
-            network.write_bytes(b"another run's")
+            next(cache.glob("*/gan_resnet-seed0.keras")).write_bytes(b"damaged")
         with pytest.raises(SystemExit) as stop:
             cli.main(["export", "tiny.yaml", "--out", "model", "--everyone", *asked])
         assert stop.value.code == 0
@@ -72,14 +72,19 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
         found = [Path("model", name).exists() for name in (*formats.KINDS.values(), formats.TABLE)]
         assert found == [bool(asked), bool(asked), False, False, bool(asked)]
         assert not Path("model/.part").exists()
+        (network,) = cache.glob("*/gan_resnet-seed0.keras")
         times.append(network.stat().st_mtime_ns)
-    assert times[0] == times[1] < times[2]  # what is whole and current is not trained again
+    assert times[0] == times[1] < times[2]  # what is up to date is not trained again
     before, after = models.load(exported).card, models.load("model").card
-    assert (after.trained["patients"], after.trained["patches"]) == (8, 80)
-    assert before.trained["patients"] == 4
-    assert (before.calibration, before.calls, before.figures) == (after.calibration, after.calls, after.figures)
+    assert (after.training_data["patients"], after.training_data["patches"]) == (8, 80)
+    assert before.training_data["patients"] == 4
+    assert (before.calibration, before.thresholds, before.metrics) == (
+        after.calibration,
+        after.thresholds,
+        after.metrics,
+    )
     assert before.sha256["classifier.keras"] != after.sha256["classifier.keras"]
-    assert "validation_roc_auc" not in Path(f"runs/tiny/export/{after.trained['networks'][0]}.jsonl").read_text()
+    assert "validation_roc_auc" not in network.with_suffix(".jsonl").read_text()
 
 
 def test_what_learnt_from_changed_patches_is_not_exported(tmp_path):
@@ -121,7 +126,7 @@ def test_a_card_says_which_explanations_passed_and_on_which_network(tmp_path):
         return {"value": value, "low": value - 0.03, "high": value + 0.03}
 
     results = {
-        "classifier": "cnn", "seed": 1, "patches": 96, "random": {"deletion": area(0.84), "insertion": area(0.84)},
+        "classifier": "cnn", "seed": 1, "patches": 96, "random_map": {"deletion": area(0.84), "insertion": area(0.84)},
         "occlusion": {"deletion": area(0.68), "insertion": area(0.90)},
         "grad_cam": {"deletion": area(0.70), "insertion": area(0.86)},  # within the noise's interval by insertion
         "integrated_gradients": {"deletion": area(0.82), "insertion": area(0.90)},  # and by deletion
@@ -165,6 +170,6 @@ def test_files_that_say_something_else_are_not_written(exported, model, patches,
     monkeypatch.setattr(export, "write_litert", lambda folder: None)  # they lie there
     monkeypatch.setattr(export, "_apart", lambda one, expected: (formats.FAITHFUL * 2, 0))
     card = export.card_with_litert(model.card, folder, patches)
-    assert card.litert is None
+    assert card.litert_max_abs_error is None
     assert not list(folder.glob("*.tflite"))
     assert set(card.sha256) == set(models.FILES)

@@ -11,8 +11,8 @@ from bcgan import cli
 from bcgan.data.histology_phantom.tissue import draw
 from bcgan.errors import InputError
 from bcgan.models.classifier import classifier
-from bcgan.models.critic import frozen_features
 from bcgan.models.discriminator import discriminator
+from bcgan.models.projected_discriminator import frozen_features
 from bcgan.predict import check, formats
 
 

@@ -33,9 +33,9 @@ def test_a_patch_without_neighbours_counts_as_one_by_itself(model, patches):
     np.testing.assert_array_equal(model.probabilities(patches[:4], places)[2:], model.probabilities(patches[2:4]))
     for values, expected in zip(together, alone, strict=True):
         np.testing.assert_array_equal(values[2:], expected[2:])
-    assert (together.threshold[:2] == model.card.context_calls.threshold).all()
+    assert (together.threshold[:2] == model.card.spatial_context_thresholds.malignant).all()
     places[2:, 0] -= 1  # the third is near enough to the second, and the fourth to the third
-    assert (model.predict(patches[:4], places).threshold == model.card.context_calls.threshold).sum() == 3
+    assert (model.predict(patches[:4], places).threshold == model.card.spatial_context_thresholds.malignant).sum() == 3
 
 
 def rows_of(model, paths, mpp: float | None = None, maps: Path | None = None) -> dict[Path, dict]:

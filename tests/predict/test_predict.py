@@ -65,7 +65,7 @@ def test_what_is_not_scored_has_neither_class_nor_probability(model, patches):
     expected = np.where(predictions.probability >= predictions.threshold, 1, 0)
     expected[predictions.verdict != models.SCORED] = -1
     np.testing.assert_array_equal(predictions.called, expected)
-    assert (predictions.threshold == model.card.calls.threshold).all()
+    assert (predictions.threshold == model.card.thresholds.malignant).all()
 
 
 def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path, monkeypatch):
@@ -73,7 +73,7 @@ def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path, m
     for name, change in (
         ("classifier.keras", lambda path: path.write_bytes(path.read_bytes() + b" ")),
         ("classifier.tflite", lambda path: path.write_bytes(path.read_bytes() + b" ")),
-        ("selector.npz", lambda path: path.unlink()),
+        ("quality_filter.npz", lambda path: path.unlink()),
         (models.CARD, lambda path: path.write_text("{}")),
         (models.CARD, lambda path: path.write_text(path.read_text().replace('"benign"', '"malign"'))),
     ):
@@ -293,9 +293,9 @@ def test_a_maps_squares_are_as_large_as_the_tiles():
 def test_litert_says_what_keras_says(exported, model, patches):
     models_by_engine = [bcgan.load(exported, engine) for engine in ("litert", "keras")]
     quick, slow = (model.probabilities(patches) for model in models_by_engine)
-    assert 0 < model.card.litert < 0.01
+    assert 0 < model.card.litert_max_abs_error < 0.01
     np.testing.assert_allclose(quick, slow, atol=0.01)
-    near = (np.abs(slow[:, None] - model.card.calls.limits) < 0.01).any(1)
+    near = (np.abs(slow[:, None] - model.card.thresholds.limits) < 0.01).any(1)
     calls = [model.predict(patches).called for model in models_by_engine]
     assert not near.all()
     np.testing.assert_array_equal(calls[0][~near], calls[1][~near])

@@ -18,7 +18,7 @@ def bcgan(*arguments) -> int:
 
 
 def _with_limits(source: sampling.Source, limits: np.ndarray) -> sampling.Source:
-    return source._replace(selector=source.selector._replace(limits=limits, confidence=0.0))
+    return source._replace(quality_filter=source.quality_filter._replace(limits=limits, confidence=0.0))
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from bcgan.errors import InputError
-from bcgan.experiment import Audit
 from bcgan.preprocess import audit
+from bcgan.settings import Audit
 
 RNG = np.random.default_rng(0)
 
@@ -34,7 +34,7 @@ def test_each_fault_is_found_and_nothing_else():
     where = {fault: np.flatnonzero(found[fault]).tolist() for fault in audit.FAULTS}
     assert where == {
         "unreadable": [], "wrong_size": [8], "blank": [7], "blurred": [6], "duplicate": [3, 5],
-        "near_duplicate": [1], "conflicting": [4, 5],
+        "near_duplicate": [1], "conflicting_labels": [4, 5],
     }  # fmt: skip
 
 

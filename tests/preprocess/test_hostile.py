@@ -213,7 +213,7 @@ def test_the_server_answers_every_mutated_file(monkeypatch):
         network = None
 
         class card:  # noqa: N801
-            use = "Research use only"
+            intended_use = "Research use only"
 
     monkeypatch.setattr(serve, "judge", judge)
     client, files = TestClient(serve.make_app(Stub())), [*WHOLE.values(), *LAYOUTS.values()]

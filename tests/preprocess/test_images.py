@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from bcgan.experiment import Preprocess
 from bcgan.preprocess import images
+from bcgan.settings import Preprocess
 from bcgan.slides import decode
 from bcgan.slides.decode import decode_image
 
@@ -68,7 +68,7 @@ def test_resizing_and_central_squares():
 
 def test_filters_are_optional_and_do_something():
     np.testing.assert_array_equal(images.enhance(PATCH, Preprocess()), PATCH)
-    for settings in (Preprocess(smoothing="gaussian"), Preprocess(smoothing="median")):
+    for settings in (Preprocess(blur="gaussian"), Preprocess(blur="median")):
         assert images.enhance(PATCH, settings).std() < PATCH.std()
     flat = np.clip(PATCH // 8 + 100, 0, 255)
     assert images.enhance(flat, Preprocess(clahe=True)).std() > flat.std()

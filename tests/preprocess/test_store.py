@@ -18,7 +18,7 @@ def raw(tmp_path, idc_folder):
 
 
 def build(raw, tmp_path, *overrides):
-    (tmp_path / "x.yaml").write_text(f"name: x\ndata: {{name: idc, dir: ['{raw}'], folds: 4}}\n")
+    (tmp_path / "x.yaml").write_text(f"name: x\ndata: {{name: idc, dir: ['{raw}'], num_folds: 4}}\n")
     folder = tmp_path / "preprocess"
     folder.mkdir(exist_ok=True)
     store.build(experiment.load(str(tmp_path / "x.yaml"), overrides), folder)
@@ -88,7 +88,9 @@ def test_names_may_hold_any_bytes(tmp_path):
             for name in (b"a\xfe.png", b"a\n.png"):
                 write_png(tmp_path / "raw" / os.fsdecode(b"%b/%d/%b" % (patient, label, name)),
                           np.full((50, 50, 3), 40 * number + 20 * label + name[1] % 7, np.uint8))  # fmt: skip
-    (tmp_path / "x.yaml").write_text(f"name: x\ndata: {{name: patient_folder, dir: ['{tmp_path}/raw'], folds: 4}}\n")
+    (tmp_path / "x.yaml").write_text(
+        f"name: x\ndata: {{name: patient_folder, dir: ['{tmp_path}/raw'], num_folds: 4}}\n"
+    )
     (tmp_path / "out").mkdir()
     store.build(experiment.load(str(tmp_path / "x.yaml")), tmp_path / "out")
     index = store.load(tmp_path / "out").index
@@ -118,7 +120,7 @@ def test_an_empty_class_is_named(raw, tmp_path):
 def test_stain_normalisation_counts_patients_without_two_stains(raw, tmp_path):
     for path in (raw / "100").rglob("*.png"):
         write_png(path, np.full((50, 50, 3), 250 - int(path.stem.split("_x")[1].split("_")[0]) // 50, np.uint8))
-    folder = build(raw, tmp_path, "preprocess.stain=macenko")
+    folder = build(raw, tmp_path, "preprocess.stain_normalization=macenko")
     assert json.loads((folder / "audit.json").read_text())["stain"]["fallbacks"] == ["100"]
 
 
@@ -138,7 +140,7 @@ def test_synthetic_patches_selected_all_or_too_few(tmp_path, caplog):
     enough, few = np.arange(40) < 20, np.arange(40) < 9
 
     def load(keep, selected):
-        np.savez(tmp_path / "synthetic.npz", images=images, labels=labels, scores=labels, selected=keep)
+        np.savez(tmp_path / "synthetic.npz", images=images, labels=labels, scores=labels, accepted=keep)
         return store.load_synthetic(tmp_path, 50, selected)
 
     assert len(load(enough, False)[1]) == 40

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from bcgan.experiment import Classifier, Classify, Gan
-from bcgan.models.critic import critic, frozen_features, judged_features
 from bcgan.models.discriminator import discriminator
+from bcgan.models.projected_discriminator import frozen_features, projected_discriminator, projected_features
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import architecture_figures, embedding_figure, style
+from bcgan.settings import Classifier, Classify, Gan
 
-RUN = SimpleNamespace(experiment=SimpleNamespace(gan=Gan(width=8), classify=Classify()))
+RUN = SimpleNamespace(experiment=SimpleNamespace(gan=Gan(base_channels=8), classify=Classify()))
 
 
 def test_blocks_hold_every_parameter():
@@ -30,17 +30,17 @@ def test_diagrams_say_what_the_table_says(draw):
     style.plt.close(drawn.figure)
 
 
-@pytest.mark.parametrize(("beside", "shape"), [("critic", "7x7x64"), ("imagenet", "7x7x40")])
+@pytest.mark.parametrize(("beside", "shape"), [("projected_discriminator", "7x7x64"), ("imagenet", "7x7x40")])
 def test_what_joins_beside_the_discriminator_is_drawn_as_the_run_built_it(beside, shape):
-    models = {"gan_resnet": Classifier(beside=beside, tuned=True)}
+    models = {"gan_resnet": Classifier(extra_features=beside, finetune_extra_features=True)}
     drawn = architecture_figures.integration(
         SimpleNamespace(experiment=SimpleNamespace(gan=Gan(), classify=Classify(models=models)))
     )
-    joined = drawn.numbers[drawn.numbers["network"] == "critic"].set_index("block")
+    joined = drawn.numbers[drawn.numbers["network"] == "projected_discriminator"].set_index("block")
     assert joined.loc["map2", "output"] == shape
     assert "tuned" in drawn.figure.axes[1].get_title("left")
     seen = frozen_features(weights=False)
-    network = judged_features(seen, critic(seen)) if beside == "critic" else seen
+    network = projected_features(seen, projected_discriminator(seen)) if beside == "projected_discriminator" else seen
     assert joined["parameters"].sum() == network.count_params()
     style.plt.close(drawn.figure)
 

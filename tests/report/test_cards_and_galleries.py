@@ -36,9 +36,8 @@ def test_claim_answers_every_item_and_invents_nothing(run):
     found = answers(table)
     assert found["Funding"] == found["Variability between raters"] == cards.UNKNOWN
     assert "a bootstrap of patients, 50 resamples" in found["Uncertainty"]
-    stranger = run._replace(experiment=run.experiment.model_copy(
-        update={"data": run.experiment.data.model_copy(update={"name": "patient_folder"})}
-    ))  # fmt: skip
+    data = run.experiment.data.replace(name="patient_folder")
+    stranger = run._replace(experiment=run.experiment.replace(data=data))
     assert answers(cards.claim(stranger))["Data sources"] == cards.UNKNOWN
 
 

@@ -4,7 +4,6 @@ import base64
 import io
 import re
 from pathlib import Path
-from typing import get_args
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 from sklearn.metrics import precision_score, roc_auc_score, roc_curve
 
 from bcgan import experiment
+from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.data.records import CLASSES
 from bcgan.evaluate import derived
@@ -39,7 +39,7 @@ def run(finished) -> Run:
 
 def test_every_classifier_has_a_title_and_a_colour():
     """The report leaves out a classifier that has none."""
-    names = {*get_args(experiment.ClassifierName), derived.COLOURS, derived.ENSEMBLE, derived.CONTEXT}
+    names = {*CLASSIFIERS, derived.COLOURS, derived.ENSEMBLE, derived.CONTEXT}
     assert CLASSIFIER_NAMES.keys() == CLASSIFIER_COLOURS.keys() == names
 
 

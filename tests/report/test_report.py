@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bcgan import cli, experiment, runs
+from bcgan import artifacts, cli, experiment
 from bcgan.errors import InputError
 from bcgan.evaluate import metrics, synthetic
-from bcgan.experiment import Classifier, Pretrain
 from bcgan.gan import watch
 from bcgan.report import cards, classifier_figures, page, style, tables
 from bcgan.report.run import Run, read
 from bcgan.report.tables import GAN_NAMES
+from bcgan.settings import Classifier, Pretrain
 
 FIGURES = (
     "fig01_examples", "fig03_system_architecture", "fig04_gan", "fig05_resnet_features", "fig06_integration",
@@ -28,7 +28,7 @@ FIGURES = (
 )  # fmt: skip
 TABLES = (
     "table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "selection",
-    "comparisons_summary", "operating_points", "inflation", "worst_calls", "model_card", "data_card", "claim",
+    "comparisons_summary", "operating_points", "split_optimism", "worst_calls", "model_card", "data_card", "claim",
     "patients",
 )  # fmt: skip
 OF_TISSUE = {  # figures that show patients' tissue where they may
@@ -133,9 +133,9 @@ def test_what_is_unknown_is_null_and_the_run_counts_not_the_file(finished, tmp_p
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setattr(synthetic, "installed", lambda variant: False)
     with pytest.raises(SystemExit):
-        cli.main(["run", "tiny.yaml", "--set", "evaluate.views=1"])
+        cli.main(["run", "tiny.yaml", "--set", "evaluate.tta_views=1"])
     folder = render(tmp_path / "work")
-    for words in ("evaluate.views=1", "1 views averaged"):
+    for words in ("evaluate.tta_views=1", "1 views averaged"):
         assert words in (folder / "report.html").read_text()
     results = json.loads((folder / "results.json").read_text())
     assert {results["gan"]["kid_efficientnet_lite2"][key] for key in ("value", "floor", "ceiling")} == {None}
@@ -184,8 +184,8 @@ def test_what_was_read_of_the_archive_is_said(whole):
     for texts in (page.alerts(whole), page.limits(whole), cards.data_card(whole)["Answer"]):
         assert sum(said in text for text in texts) == 1
     complete = whole._replace(audit=whole.audit | {"patches": 277_524})
-    other = whole.experiment.data.model_copy(update={"name": "patient_folder"})
-    other = whole._replace(experiment=whole.experiment.model_copy(update={"data": other}))
+    other = whole.experiment.data.replace(name="patient_folder")
+    other = whole._replace(experiment=whole.experiment.replace(data=other))
     for run in (complete, other):
         assert not any("archive" in text for text in (*page.alerts(run), *page.limits(run)))
 
@@ -217,7 +217,7 @@ def test_who_tells_synthetic_patches_from_real_ones_is_said(whole, values, said)
 
 def test_the_learning_curves_sentence_follows_its_numbers(whole):
     def at(value, low, high, p=0.2):
-        gain = {"metric": "roc_auc", "against": "classic", "value": value, "low": low, "high": high, "p": p}
+        gain = {"metric": "roc_auc", "reference": "classic", "value": value, "low": low, "high": high, "p": p}
         return {"share": 0.05, "arm": "gan", **gain}
 
     def verdict(*differences):
@@ -238,10 +238,10 @@ def test_ablation_and_learning_curve_are_told_in_numbers(whole):
     figures = dict.fromkeys(("roc_auc", "balanced_accuracy", "f1"), one(0.8))
     gains = {name: one(0.0) | {"p": 0.5} for name in figures}
     levels = [
-        {"factor": "as it is", "level": "", "seeds": 2, "figures": figures, "differences": None},
-        {"factor": "loss", "level": "focal", "seeds": 1, "figures": figures, "differences": gains},
+        {"factor": "baseline", "variant": "", "seeds": 2, "figures": figures, "differences": None},
+        {"factor": "loss", "variant": "focal", "seeds": 1, "figures": figures, "differences": gains},
     ]
-    run = whole._replace(factors={"network": "gan_resnet", "epochs": 1, "levels": levels})
+    run = whole._replace(ablation={"model": "gan_resnet", "epochs": 1, "variants": levels})
     table = tables.ablation(run).fillna("")
     assert table["Difference in ROC AUC"].tolist() == ["", "0.000 (-0.100 to 0.100), p = 0.5"]
     assert table["Seeds"].tolist() == [2, 1]
@@ -249,8 +249,8 @@ def test_ablation_and_learning_curve_are_told_in_numbers(whole):
     assert "2 seeds (1 for loss: focal): difference" in drawn.caption
     style.plt.close(drawn.figure)
     figures = {name: figure | {"seeds": 3} for name, figure in figures.items()}
-    cells = [{"share": 0.1, "arm": arm, "patients": 1, "figures": figures} for arm in ("classic", "gan")]
-    difference = {"share": 0.1, "arm": "gan", "metric": "roc_auc", **gains["roc_auc"]}
+    cells = [{"train_fraction": 0.1, "arm": arm, "patients": 1, "figures": figures} for arm in ("classic", "gan")]
+    difference = {"train_fraction": 0.1, "arm": "gan", "metric": "roc_auc", **gains["roc_auc"]}
     table = tables.learning_curve(run._replace(learning_curve={"cells": cells, "differences": [difference]}))
     assert table.fillna("")["Difference in ROC AUC"].tolist() == ["", "0.000 (-0.100 to 0.100), p = 0.5"]
     assert table["Arm"].tolist() == ["Real + classic", "+ GAN"]
@@ -259,21 +259,21 @@ def test_ablation_and_learning_curve_are_told_in_numbers(whole):
 def test_what_each_ingredient_adds_comes_from_both_kinds_of_comparison(whole):
     def pair(name, other, value):
         one = {"value": value, "low": value - 0.01, "high": value + 0.02, "p": 0.5}
-        return [{"classifier": name, "against": other, "metric": metric, **one} for metric in tables.COMPARED]
+        return [{"classifier": name, "reference": other, "metric": metric, **one} for metric in tables.COMPARED]
 
     gains = dict.fromkeys(tables.COMPARED, {"value": 0.1, "low": None, "high": None, "p": None})
-    found = [("as it is", "", None), ("loss", "focal", gains), ("rate", "high", gains), ("synthetic", "10 %", gains)]
-    levels = [{"factor": factor, "level": level, "differences": one} for factor, level, one in found]
+    found = [("baseline", "", None), ("loss", "focal", gains), ("rate", "high", gains), ("synthetic", "10 %", gains)]
+    levels = [{"factor": factor, "variant": level, "differences": one} for factor, level, one in found]
     keys = {
         "loss": {"focal": {"classify.loss": "focal"}},
-        "rate": {"high": {"classify.models.cnn.rate": 1}},
-        "synthetic": {"10 %": {"classify.models.cnn.synthetic": 0.1}},
+        "rate": {"high": {"classify.models.cnn.learning_rate": 1}},
+        "synthetic": {"10 %": {"classify.models.cnn.synthetic_fraction": 0.1}},
     }
-    settings = whole.experiment.factors.model_copy(update={"levels": keys})
+    settings = whole.experiment.ablation.replace(variants=keys, model="gan_resnet")
     run = whole._replace(
-        experiment=whole.experiment.model_copy(update={"factors": settings}),
-        factors={"network": "cnn", "epochs": 2, "levels": levels},
-        comparisons=[*pair("resnet_table1", "gan_resnet", 0.3), *pair("student", "efficientnet_lite", 0.2)],
+        experiment=whole.experiment.replace(ablation=settings),
+        ablation={"model": "cnn", "epochs": 2, "variants": levels},
+        comparisons=[*pair("resnet_table1", "gan_resnet", 0.3), *pair("student", "efficientnet_lite0", 0.2)],
     )
     table = tables.ingredients(run)
     assert table["Added to"].tolist() == ["Plain CNN, 2 epochs", "ResNet of Table 1", "EfficientNet-Lite0 (ImageNet)"]
@@ -281,35 +281,37 @@ def test_what_each_ingredient_adds_comes_from_both_kinds_of_comparison(whole):
     assert table["Difference in balanced accuracy"].tolist() == [
         "0.100", "-0.300 (-0.320 to -0.290), p = 0.5", "0.200 (0.190 to 0.220), p = 0.5",
     ]  # fmt: skip
-    assert tables.ingredients(whole._replace(factors=None, comparisons=[])).empty
+    assert tables.ingredients(whole._replace(ablation=None, comparisons=[])).empty
 
 
 def test_who_met_patients_on_no_list_is_named_and_what_holds_one_of_them(whole):
     def met(counts, **pretrain):
         settings = {
-            "classify": whole.experiment.classify.model_copy(update={"models": {"simclr": Classifier()}}),
-            "evaluate": whole.experiment.evaluate.model_copy(update={"ensemble": ("simclr",)}),
+            "classify": whole.experiment.classify.replace(models={"efficientnet_lite0_simclr": Classifier()}),
+            "evaluate": whole.experiment.evaluate.replace(ensemble_models=("efficientnet_lite0_simclr",)),
             "pretrain": Pretrain(**pretrain),
         }
-        names = dict.fromkeys(("simclr", "resnet_table1", "ensemble", "context"), {})
+        names = dict.fromkeys(
+            ("efficientnet_lite0_simclr", "resnet_table1", "ensemble", "ensemble_spatial_context"), {}
+        )
         changed = whole.experiment.model_copy(update=settings)
         return whole._replace(experiment=changed, metrics=names, split={"counts": counts}).met_no_list()
 
     assert (
-        met({"unlisted": {}}, weights="shipped") == met({"unlisted": {}}, steps=5) == ["simclr", "ensemble", "context"]
+        met({"unlisted": {}}, weights="shipped")
+        == met({"unlisted": {}}, steps=5)
+        == ["efficientnet_lite0_simclr", "ensemble", "ensemble_spatial_context"]
     )
-    assert met({"unlisted": {}}, steps=5, patients="train") == met({"test": {}}, steps=5) == []
+    assert met({"unlisted": {}}, steps=5, include_unlisted=False) == met({"test": {}}, steps=5) == []
 
 
 def test_classifiers_of_which_there_is_one_are_named(whole):
     assert whole.single() == ""  # one seed: none has an interval over seeds
-    settings = whole.experiment.classify.model_copy(update={"seeds": (0, 1)})
+    settings = whole.experiment.classify.replace(seeds=(0, 1))
     scored = whole.probabilities
     more = {f"{name}-seed1": scored[f"{name}-seed0"] for name in whole.trained}
-    run = whole._replace(
-        experiment=whole.experiment.model_copy(update={"classify": settings}), probabilities=scored.assign(**more)
-    )
-    assert "Over patients alone: Colour and texture, With neighbouring patches;" in run.single()
+    run = whole._replace(experiment=whole.experiment.replace(classify=settings), probabilities=scored.assign(**more))
+    assert "Over patients alone: Color and texture, Ensemble with spatial context;" in run.single()
 
 
 def test_the_datas_hash_is_of_pixels_wherever_they_lie(whole, report):
@@ -337,9 +339,9 @@ def test_the_page_on_the_paper_is_linked_where_it_lies_beside_the_reports(
     assert all((rendered / link).read_text() == "The paper" for link in links)
 
 
-def test_what_was_set_aside_is_no_stage(finished, whole, tmp_path):
+def test_an_unfinished_stage_has_no_manifest_in_the_report(finished, whole, tmp_path):
     root = shutil.copytree(finished / "runs/tiny", tmp_path / "tiny")
-    shutil.copytree(root / "gan", runs.aside(root / "gan"))
+    shutil.copytree(root / "gan", artifacts.partial_folder(root / "gan"))
     assert read(whole.experiment, root, False).manifests == whole.manifests
 
 
@@ -354,12 +356,12 @@ def test_a_run_of_an_older_bcgan_is_named(finished, tmp_path, monkeypatch):
 
 def test_cross_validated_networks_stand_beside_the_features(whole):
     found = {"value": 0.8, "low": 0.7, "high": 0.9}
-    sides = {split: dict.fromkeys(metrics.NAMES, found) for split in tables.INFLATION}
+    sides = {split: dict.fromkeys(metrics.NAMES, found) for split in tables.OPTIMISM}
     networks = {"resnet_table1": {"patients": 8, "patches": 80, **sides}}
-    run = whole._replace(folds={"folds": 4, "epochs": 1, "networks": networks})
-    assert tables.inflation(run).iloc[-1].tolist() == ["ResNet of Table 1", *["0.800 (0.700 to 0.900)"] * 3]
-    assert len(tables.inflation(run)) == len(tables.inflation(whole)) + 1
-    row = tables.folds(run).iloc[0]
+    run = whole._replace(cross_validation={"num_folds": 4, "epochs": 1, "models": networks})
+    assert tables.split_optimism(run).iloc[-1].tolist() == ["ResNet of Table 1", *["0.800 (0.700 to 0.900)"] * 3]
+    assert len(tables.split_optimism(run)) == len(tables.split_optimism(whole)) + 1
+    row = tables.cross_validation(run).iloc[0]
     assert (row["Patients"], row["Patches"], row["ROC AUC"]) == (8, 80, "0.800 (0.700 to 0.900)")
 
 
@@ -369,7 +371,7 @@ def test_compare_puts_reports_side_by_side(report, tmp_path, capsys):
     results["classifiers"]["gan_resnet"]["test"]["roc_auc"]["value"] += 0.125
     del results["classifiers"]["gan_only"]
     assert "dir" not in results["settings"]["data"]  # a place on somebody's machine
-    results["settings"]["classify"]["batch"] += 8
+    results["settings"]["classify"]["batch_size"] += 8
     (other / "results.json").write_text(json.dumps(results))
     for arguments, code in (((report, other), 0), ((report, tmp_path), 2), ((report,), 2)):
         with pytest.raises(SystemExit) as stop:
@@ -380,7 +382,7 @@ def test_compare_puts_reports_side_by_side(report, tmp_path, capsys):
     (area,) = (row for row in rows if row.startswith("GAN+ResNet (proposed): ROC AUC"))
     assert area.endswith(",+0.125")
     settings = (tmp_path / "c/settings_that_differ.csv").read_text().splitlines()
-    assert [row.partition(",")[0] for row in settings[1:]] == ["classify.batch"]
+    assert [row.partition(",")[0] for row in settings[1:]] == ["classify.batch_size"]
     assert any("unknown" in row for row in rows if row.startswith("GAN alone"))
     assert "research use only" in (tmp_path / "c/index.html").read_text().lower()
 

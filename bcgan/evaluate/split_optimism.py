@@ -30,9 +30,12 @@ LEAST = 20  # patches of a patient whom the probe is to know again
 def measure(
     experiment: Experiment, store: Store, properties: pd.DataFrame, features: Path
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """{model: {random_split, patient_split, inflation: {value, low, high}}}, ROC AUC over all patches with a role in
-    the protocol, at most MOST of them; of the discriminator's features over held-out patients' alone, as it has met the
-    others with their labels. A model is left out where there are fewer patients than folds."""
+    """Return {model: {random_split, patient_split, split_optimism: {value, low, high}}}, ROC AUC by cross-validation.
+
+    Over all patches with a role in the protocol, at most MOST of them. The discriminator's features are measured on
+    held-out patients alone, because it was trained on the labels of the others. A model is left out if there are fewer
+    patients than folds.
+    """
     roles = store.index["role"].isin(["train", "validation", "test"]).to_numpy()
     rows = np.flatnonzero(roles)
     if len(rows) > MOST:
@@ -41,7 +44,7 @@ def measure(
     if len(np.unique(patients)) < FOLDS:
         return {}
     colours = properties[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)[rows]
-    by_features = {"colour_statistics": compare(boosted_trees(), colours, labels, patients, experiment)}
+    by_features = {"color_texture_gbdt": compare(boosted_trees(), colours, labels, patients, experiment)}
     held = store.index["role"].to_numpy()[rows] != "train"
     if len(np.unique(patients[held])) < FOLDS:
         return by_features
@@ -80,7 +83,7 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """One model's ROC AUC by either split, and the difference between the two on the same patches."""
     settings = experiment.evaluate
-    drawn = intervals.patient_weights(patients, settings.resamples, experiment.seed)
+    drawn = intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed)
     splits = {
         "random_split": StratifiedKFold(FOLDS, shuffle=True, random_state=experiment.seed),
         "patient_split": StratifiedGroupKFold(FOLDS, shuffle=True, random_state=experiment.seed),
@@ -90,6 +93,8 @@ def compare(
         folds = list(split.split(features, labels, patients if name == "patient_split" else None))
         probabilities = cross_val_predict(model, features, labels, cv=folds, method="predict_proba")[:, 1]
         areas[name] = intervals.resampled(labels, intervals.Scored({0: probabilities}, {0: 0.5}), drawn, rng)["roc_auc"]
-    intervals_by_split = {name: intervals.interval(area, patients, settings.confidence) for name, area in areas.items()}
-    gain = intervals.difference(areas["random_split"], areas["patient_split"], patients, settings.confidence)
-    return intervals_by_split | {"inflation": gain}
+    intervals_by_split = {
+        name: intervals.interval(area, patients, settings.confidence_level) for name, area in areas.items()
+    }
+    gain = intervals.difference(areas["random_split"], areas["patient_split"], patients, settings.confidence_level)
+    return intervals_by_split | {"split_optimism": gain}

@@ -1,4 +1,4 @@
-"""Cross-validation of whole trainings, by patients and, to compare, with patches dealt at random: the stage `folds`.
+"""Cross-validation of whole trainings, by patients and, to compare, by patches: the stage `cross_validation`.
 
 Every patient is tested once, by a network that met none of that patient's patches. Probabilities are calibrated fold by
 fold on the fold's validation patients, so that folds can be pooled, and so is the threshold of each.
@@ -14,54 +14,58 @@ import numpy as np
 import pandas as pd
 
 from bcgan import data, progress, runs
+from bcgan.artifacts import StageRun
+from bcgan.classifiers import with_simclr
 from bcgan.classify import calibration, context, pretraining
-from bcgan.classify.kept import read_by
 from bcgan.classify.train import Patches
+from bcgan.classify.trainings import inputs_read_by
 from bcgan.data import splits
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, intervals, metrics, trials
-from bcgan.experiment import Classifier, Experiment
+from bcgan.experiment import Experiment
 from bcgan.models.classifier import of_run
 from bcgan.preprocess.store import Store
+from bcgan.settings import Classifier
 
 SPLITS = ("patient_split", "random_split")
 NEIGHBOURS = "neighbours"
 
 
-def evaluate(experiment: Experiment, store: Store, folder: Path, xla: bool) -> None:
-    """Write <network>-<split>-fold<k>.npz, training by training, then folds.json.
-
-    A training that is there is not repeated, so that a kill costs one, and one network more its own trainings.
+def evaluate(run: StageRun, store: Store, xla: bool) -> None:
+    """Train every model on every fold of both splits, and write cross_validation.json.
 
     Raises:
-        InputError: fewer patients than folds, a fold that lacks a class, or a network that has met its patients before.
+        InputError: If there are fewer patients than folds, a fold lacks a class, or a model was pretrained on its
+            patients.
     """
-    settings, count = experiment.folds, experiment.data.folds
-    known_patients = pretraining.seen(folder.parent / "pretrain") & set(store.index["patient"])
-    if known_patients and "simclr" in settings.networks:
+    experiment, settings = run.experiment, run.experiment.cross_validation
+    count = experiment.data.num_folds
+    known_patients = pretraining.seen(run.root / "pretrain") & set(store.index["patient"])
+    if known_patients and with_simclr(settings.models):
         raise InputError(
-            f"folds.networks: simclr has met {len(known_patients)} of these patients (first: {min(known_patients)}) "
-            "before it is trained and would be tested on them. Leave it out."
+            f"cross_validation.models: {with_simclr(settings.models)[0]} was pretrained on {len(known_patients)} of "
+            f"these patients (first: {min(known_patients)}) and would be tested on them. Leave it out."
         )
-    planned = [(name, split, fold) for name in settings.networks for split in SPLITS for fold in range(count)]
-    with progress.bar(len(planned), "folds", "training") as bar:
-        for name, split, fold in planned:
-            path = folder / f"{name}-{split}-fold{fold}.npz"
-            key = _key(experiment, folder, name, split, fold)
-            trials.once(path, folder, key, partial(_run, experiment, store, name, split, fold, path, xla, key))
-            bar.update()
-    results = {
-        name: summarise(
-            experiment,
-            {
-                split: [runs.read_arrays(folder / f"{name}-{split}-fold{k}.npz") for k in range(count)]
-                for split in SPLITS
-            },
-            store.index,
-        )
-        for name in settings.networks
-    }
-    runs.write_json(folder / "folds.json", {"folds": count, "epochs": settings.epochs, "networks": results})
+    folds: dict[str, dict[str, list]] = {name: {split: [] for split in SPLITS} for name in settings.models}
+    with progress.bar(len(settings.models) * len(SPLITS) * count, "cross_validation", "training") as bar:
+        for name in settings.models:
+            model = _classifier_settings(experiment, name)
+            common = trials.settings_of(experiment, ("data", "classify")) | {
+                "classifier": model.model_dump(mode="json")
+            }
+            inputs = inputs_read_by(name, model, run.inputs)
+            for split in SPLITS:
+                for fold in range(count):
+                    arrays = trials.predictions(
+                        run, f"{name}-{split}-fold{fold}", [common, name, split, fold], inputs,
+                        partial(_build, run, store, name, split, fold, xla),
+                    )  # fmt: skip
+                    folds[name][split].append(arrays)
+                    bar.update()
+    results = {name: summarise(experiment, by_split, store.index) for name, by_split in folds.items()}
+    runs.write_json(
+        run.folder / "cross_validation.json", {"num_folds": count, "epochs": settings.epochs, "models": results}
+    )
 
 
 def roles(experiment: Experiment, index: pd.DataFrame, split: str, fold: int) -> np.ndarray:
@@ -70,18 +74,18 @@ def roles(experiment: Experiment, index: pd.DataFrame, split: str, fold: int) ->
     Args:
         split: string. patient_split, or random_split, where every patch is a patient of its own.
     """
-    fold_settings = experiment.data.model_copy(update={"protocol": "kfold", "fold": fold})
+    fold_settings = experiment.data.replace(protocol="kfold", test_fold=fold)
     dealt = index if split == "patient_split" else index.assign(patient=index["id"])
     try:
         return splits.assign_roles(dealt, fold_settings, experiment.seed).to_numpy()
     except InputError as error:
-        raise InputError(f"folds: {split}, fold {fold + 1} of {fold_settings.folds}: {error}") from error
+        raise InputError(f"cross_validation: {split}, fold {fold + 1} of {fold_settings.num_folds}: {error}") from error
 
 
 def summarise(
     experiment: Experiment, by_split: dict[str, list[dict[str, np.ndarray]]], index: pd.DataFrame
 ) -> dict[str, Any]:
-    """{patches, patients, <split>: {metric: {value, low, high}}, inflation: {metric: {value, low, high, p}}}, and
+    """{patches, patients, <split>: {metric: {value, low, high}}, split_optimism: {metric: {value, low, high, p}}}, and
     neighbours beside the splits where places are known: whole patients, each patch among its neighbours.
 
     Args:
@@ -104,7 +108,7 @@ def summarise(
         table = np.concatenate(tested, 1)
         rows, scores, thresholds = table[:, table[0].argsort()]  # both splits' patches in the same order
         rows = rows.astype(int)
-        drawn = intervals.patient_weights(patients[rows], settings.resamples, experiment.seed)
+        drawn = intervals.patient_weights(patients[rows], settings.bootstrap_samples, experiment.seed)
         scored = intervals.Scored({0: scores}, {0: thresholds})
         resampled[split] = intervals.resampled(labels[rows], scored, drawn, np.random.default_rng(experiment.seed))
     first, second = (resampled[split] for split in SPLITS)
@@ -113,12 +117,14 @@ def summarise(
         "patients": len(np.unique(patients[rows])),
         **{
             split: {
-                name: intervals.interval(values, patients[rows], settings.confidence) for name, values in fold.items()
+                name: intervals.interval(values, patients[rows], settings.confidence_level)
+                for name, values in fold.items()
             }
             for split, fold in resampled.items()
         },
-        "inflation": {
-            name: intervals.difference(second[name], first[name], patients[rows], settings.confidence) for name in first
+        "split_optimism": {
+            name: intervals.difference(second[name], first[name], patients[rows], settings.confidence_level)
+            for name in first
         },
     }
 
@@ -132,46 +138,20 @@ def _in_context(fold: dict[str, np.ndarray], index: pd.DataFrame, side: int) -> 
     return fold | {"validation": near[:count], "test": near[count:]}
 
 
-def _key(experiment: Experiment, folder: Path, name: str, split: str, fold: int) -> str:
-    classifier_settings = _classifier_settings(experiment, name)
-    trial, inputs = (
-        (classifier_settings.model_dump(mode="json"), name, split, fold),
-        read_by(name, classifier_settings, folder),
-    )
-    return trials.key(folder, experiment, ("data", "classify"), *trial, inputs=inputs)
-
-
 def _classifier_settings(experiment: Experiment, name: str) -> Classifier:
     classifier_settings = experiment.classify.models.get(name, Classifier())
-    return classifier_settings.model_copy(update={"epochs": experiment.folds.epochs, "synthetic": 0.0})
+    return classifier_settings.replace(epochs=experiment.cross_validation.epochs, synthetic_fraction=0.0)
 
 
-def _run(
-    experiment: Experiment, store: Store, name: str, split: str, fold: int, path: Path, xla: bool, key: str
-) -> None:
-    settings, dealt = experiment.classify, roles(experiment, store.index, split, fold)
-    labels = store.index["label"].to_numpy()
-    rows = {role: np.flatnonzero(dealt == role) for role in splits.LISTED}
-    patch_sets = {
-        role: Patches(store.images[classifier_settings], labels[classifier_settings])
-        for role, classifier_settings in rows.items()
-    }
-    classifier_settings, views = _classifier_settings(experiment, name), experiment.evaluate.views
+def _build(run: StageRun, store: Store, name: str, split: str, fold: int, xla: bool, folder: Path) -> None:
+    """Train a model on a fold and write its predictions."""
+    experiment, model = run.experiment, _classifier_settings(run.experiment, name)
+    labels, fold_roles = store.index["label"].to_numpy(), roles(experiment, store.index, split, fold)
+    rows = {role: np.flatnonzero(fold_roles == role) for role in splits.LISTED}
+    patch_sets = {role: Patches(store.images[of_role], labels[of_role]) for role, of_role in rows.items()}
     keras.utils.set_random_seed(experiment.seed)
-    network = of_run(name, path.parent.parent, settings.crop or experiment.data.size, classifier_settings)
-    extra_arrays = {f"{role}_rows": rows[role] for role in ("test", "validation")}
+    network = of_run(name, run.root, experiment.classify.crop_size or experiment.data.size, model)
+    arrays = {f"{role}_rows": rows[role] for role in ("test", "validation")}
     real = patch_sets.pop("train")
-    trials.run(
-        path,
-        network,
-        real,
-        None,
-        patch_sets,
-        settings,
-        classifier_settings,
-        views,
-        experiment.seed,
-        xla,
-        key,
-        extra_arrays,
-    )
+    trial = trials.Trial(network, real, None, patch_sets, experiment.classify, model, {}, arrays)
+    trials.train_trial(trial, experiment.seed, xla, experiment.evaluate.tta_views, folder)

@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bcgan import experiment
 from bcgan.classify.calibration import log_odds
-from bcgan.evaluate import derived, inflation
+from bcgan.evaluate import derived, split_optimism
 from bcgan.evaluate.probes import COLOUR_AND_TEXTURE
 
 RNG = np.random.default_rng(0)
@@ -55,8 +55,8 @@ def test_the_patient_probe_knows_patients_that_differ(tmp_path, told_apart):
     )
     properties = pd.DataFrame(RNG.normal(size=(240, len(COLOUR_AND_TEXTURE))), columns=COLOUR_AND_TEXTURE)
     properties["red"] += told_apart * 10 * np.repeat(np.arange(6), 40)
-    np.savez(tmp_path / "pooled.npz", **{block: RNG.normal(size=(240, 4)) for block in inflation.BLOCKS})
-    found = inflation.patient_probe(properties, index, tmp_path, 0)
+    np.savez(tmp_path / "pooled.npz", **{block: RNG.normal(size=(240, 4)) for block in split_optimism.BLOCKS})
+    found = split_optimism.patient_probe(properties, index, tmp_path, 0)
     assert (found["patients"], found["chance"]) == (5, 0.2)
     assert (found["balanced_accuracy"] > 0.95) if told_apart else (found["balanced_accuracy"] < 0.4)
 
@@ -65,11 +65,11 @@ def test_a_random_split_flatters_what_knows_the_patient():
     patients = np.repeat(np.arange(40), 10)
     labels = RNG.integers(0, 2, 40)[patients]  # all patches of a patient alike: to know the patient is to know it all
     features = np.eye(40)[patients] + RNG.normal(0, 0.05, (400, 40))
-    settings = experiment.load("phantom", ("evaluate.resamples=100",))
-    found = inflation.compare(LogisticRegression(), features, labels, patients.astype(str), settings)
+    settings = experiment.load("phantom", ("evaluate.bootstrap_samples=100",))
+    found = split_optimism.compare(LogisticRegression(), features, labels, patients.astype(str), settings)
     assert found["random_split"]["value"] > 0.99
     assert found["patient_split"]["value"] < 0.7
-    assert found["inflation"]["low"] > 0.2
-    assert found["inflation"]["value"] == pytest.approx(
+    assert found["split_optimism"]["low"] > 0.2
+    assert found["split_optimism"]["value"] == pytest.approx(
         found["random_split"]["value"] - found["patient_split"]["value"]
     )

@@ -1,0 +1,199 @@
+"""Artifacts: folders of files that depend on settings and inputs, built once and found again by their key.
+
+An artifact is built in `<folder>.partial` and renamed when it is complete, so that an interrupted build resumes and
+never destroys what was there before. Its manifest lists its key and the SHA-256 of every file. A stage's outputs,
+runs/<experiment>/<stage>/, are an artifact. So is each training, below runs/<experiment>/cache/<stage>/ (`Cache`).
+"""
+
+import hashlib
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bcgan import __version__, machine, runs
+from bcgan.experiment import Experiment
+from bcgan.progress import log
+
+MANIFEST = "manifest.json"
+STATE = "unfinished.json"  # in a partial folder: key, commit, seconds of earlier attempts
+CACHE = "cache"
+PARTIAL = ".partial"
+KEY_LENGTH = 16  # characters of a key in the name of a cached artifact's folder
+
+
+def make_key(kind: str, settings: Any, inputs: dict[str, str]) -> str:
+    """Return the hash of what an artifact depends on: its settings, its inputs' hashes and bcgan's version."""
+    parts = {"stage": kind, "settings": settings, "inputs": inputs, "version": __version__}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def partial_folder(folder: Path) -> Path:
+    """Return the folder in which an artifact is built."""
+    return folder.with_name(folder.name + PARTIAL)
+
+
+def unfinished(folder: Path) -> dict[str, Any]:
+    """Return the state of an artifact's unfinished build: key, commit, restarted, seconds; empty if there is none."""
+    try:
+        state = runs.read_json(partial_folder(folder) / STATE)
+        return state if isinstance(state, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def stale_reason(folder: Path, key: str) -> str | None:
+    """Return why an artifact has to be built, or `None` if it is complete and up to date."""
+    if unfinished(folder).get("key") == key:
+        return "resumes"
+    path = folder / MANIFEST
+    if not path.is_file():
+        return "has not run yet"
+    try:
+        manifest = runs.read_json(path)
+        if manifest["key"] != key:
+            return "its settings, its inputs or bcgan's version changed"
+        for name, digest in manifest["outputs"].items():
+            if Path(name).is_absolute() or ".." in Path(name).parts:  # a file outside the folder
+                return "its manifest was not written by bcgan"
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if runs.hash_file(folder / name) != digest:
+                return f"{name} was changed"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "its manifest was not written by bcgan"
+    return None
+
+
+def build(
+    folder: Path, key: str, make: Callable[[Path], dict[str, Any] | None], record: dict[str, Any], restart: bool = False
+) -> None:
+    """Build an artifact, or resume its unfinished build.
+
+    Args:
+        folder: Where the artifact goes. What is there stays until the new one is complete.
+        key: As `make_key` gives it.
+        make: Writes the files into the folder that it is given; may return more fields for the manifest.
+        record: Fields of the manifest, such as settings and inputs.
+        restart: Whether an unfinished build is dropped, unless it was restarted itself.
+    """
+    part, state = partial_folder(folder), unfinished(folder)
+    if state.get("key") != key or (restart and not state["restarted"]):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        state = {"key": key, "commit": runs.commit(), "restarted": restart, "seconds": 0.0}
+    else:
+        state["seconds"] += _seconds_of_attempt(part)
+    runs.write_json(part / STATE, state)
+    if not (part / MANIFEST).exists():  # otherwise it was interrupted after it was complete
+        start_time = time.monotonic()
+        further = make(part) or {}
+        seconds = state["seconds"] + time.monotonic() - start_time
+        runs.write_json(part / MANIFEST, record | further | _describe(part, state) | {"seconds": round(seconds, 1)})
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    (folder / STATE).unlink()
+
+
+def _describe(part: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a manifest that do not depend on the kind of artifact."""
+    return {
+        "key": state["key"],
+        "version": __version__,
+        "commit": state["commit"],
+        "environment": machine.environment(),
+        "outputs": {
+            path.relative_to(part).as_posix(): runs.hash_file(path)
+            for path in sorted(part.rglob("*"))
+            if path.is_file() and path.name not in (MANIFEST, STATE)
+        },
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        // (2**20 if sys.platform == "darwin" else 2**10),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def discard_empty(folder: Path) -> None:
+    """Remove the unfinished build of an artifact if it has no files yet."""
+    part = partial_folder(folder)
+    if part.exists() and [path.name for path in part.iterdir()] == [STATE]:
+        shutil.rmtree(part)
+
+
+def _seconds_of_attempt(part: Path) -> float:
+    """Return the seconds that an interrupted attempt took, up to the last file that it wrote."""
+    last = max(path.stat().st_mtime for path in part.rglob("*"))
+    return last - (part / STATE).stat().st_mtime
+
+
+class Cache:
+    """The artifacts of one stage: trainings and predictions that are reused when other settings change.
+
+    used: names of the folders that were asked for.
+    """
+
+    def __init__(self, root: Path, stage: str):
+        self.folder = root / CACHE / stage
+        self.used: set[str] = set()
+
+    def get_or_build(self, name: str, settings: Any, inputs: dict[str, str], make: Callable[[Path], None]) -> Path:
+        """Return the folder of an artifact, built if it is not there.
+
+        Args:
+            name: Tells a stage's artifacts apart, for a reader; part of the key.
+            settings: What the artifact depends on, as JSON.
+            inputs: SHA-256 of the files that it depends on, by name.
+            make: Writes the files into the folder that it is given.
+        """
+        key = make_key(name, settings, inputs)
+        folder = self.folder / f"{name}-{key[:KEY_LENGTH]}"
+        self.used.add(folder.name)
+        if stale_reason(folder, key):
+            build(folder, key, make, {"settings": settings, "inputs": inputs})
+        else:
+            log.info("%s: %s is reused; nothing that it depends on changed", self.folder.name, name)
+        return folder
+
+    def clear(self) -> None:
+        """Delete all artifacts of the stage, so that they are built again."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def prune(root: Path) -> int:
+    """Delete cached artifacts that no finished stage of a run uses, and unfinished builds.
+
+    Returns:
+        Number of bytes that were freed.
+    """
+    used = {
+        (manifest.parent.name, name)
+        for manifest in root.glob(f"*/{MANIFEST}")
+        for name in runs.read_json(manifest).get("cache", ())
+    }
+    folders = [folder for folder in root.glob(f"{CACHE}/*/*") if (folder.parent.name, folder.name) not in used]
+    folders += root.glob(f"*{PARTIAL}")
+    freed = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    for folder in folders:
+        shutil.rmtree(folder)
+    return freed
+
+
+class StageRun(NamedTuple):
+    """What a stage works with.
+
+    experiment: the settings.
+    root: the run's folder, with the outputs of the stages before.
+    folder: where the stage writes.
+    inputs: SHA-256 of the files that it reads, by `<stage>/<file>`.
+    cache: the stage's cached artifacts.
+    """
+
+    experiment: Experiment
+    root: Path
+    folder: Path
+    inputs: dict[str, str]
+    cache: Cache

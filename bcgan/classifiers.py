@@ -1,0 +1,65 @@
+"""The classifiers: one entry each, read by settings, training, cache keys and the report.
+
+To add one, write a function in `bcgan/models/` that returns a functional model from patches to features, and an entry
+here. `bcgan/models/classifier.py` adds the rescaling and the binary head.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ClassifierSpec:
+    """What the program knows of a classifier."""
+
+    title: str  # in tables and legends
+    color: str  # in figures
+    network: str  # "module:function" in bcgan.models; the function takes `size` and `own_settings`
+    own_settings: tuple[str, ...] = ()  # classifier settings that are refused for classifiers without them
+    uses_discriminator: bool = False  # whether the function also takes the run's `discriminator`
+    reads_unit_range: bool = False  # whether the network takes pixels in [0, 1]; otherwise in [-2, 2]
+    pretraining: Literal["none", "imagenet", "simclr"] = "none"  # what its initial weights come from
+    has_variants: bool = False  # whether the ablation may change its activation, normalization and dropout
+    compared_with: str | None = None  # the classifier that it extends; the report tests the difference
+    adds: str = ""  # to that classifier, for the report
+
+
+LITE = "efficientnet_lite:transfer_network"
+CLASSIFIERS: dict[str, ClassifierSpec] = {
+    "gan_resnet": ClassifierSpec(
+        "GAN+ResNet (proposed)", "#009E73", "gan_resnet:gan_resnet", ("extra_features",),
+        uses_discriminator=True, reads_unit_range=True,
+        compared_with="resnet_table1", adds="The GAN's maps and patches, as proposed",
+    ),
+    "resnet_table1": ClassifierSpec(
+        "ResNet of Table 1", "#CC79A7", "resnet_table1:resnet_table1", has_variants=True,
+    ),
+    "resnet34": ClassifierSpec(
+        "ResNet-34", "#000000", "resnet34:resnet34", ("shortcut",), has_variants=True,
+    ),
+    "resnet50": ClassifierSpec("ResNet-50", "#E69F00", "resnet50:resnet50", ("weights",)),
+    "gan_only": ClassifierSpec(
+        "GAN alone", "#56B4E9", "gan_resnet:gan_only", uses_discriminator=True, reads_unit_range=True,
+    ),
+    "cnn": ClassifierSpec("Plain CNN", "#999999", "cnn:cnn", has_variants=True),
+    "efficientnet_lite0": ClassifierSpec(
+        "EfficientNet-Lite0 (ImageNet)", "#332288", LITE, ("input_size",),
+        reads_unit_range=True, pretraining="imagenet",
+    ),
+    "student": ClassifierSpec(
+        "EfficientNet-Lite0 (distilled)", "#01665E", LITE, ("input_size",),
+        reads_unit_range=True, pretraining="imagenet",
+        compared_with="efficientnet_lite0", adds="Distillation on unlabelled patients",
+    ),
+    "efficientnet_lite0_simclr": ClassifierSpec(
+        "EfficientNet-Lite0 (SimCLR)", "#DDAA33", LITE, ("input_size",),
+        reads_unit_range=True, pretraining="simclr",
+        compared_with="efficientnet_lite0", adds="Self-supervised pretraining",
+    ),
+}  # fmt: skip
+
+
+def with_simclr(names: Iterable[str]) -> list[str]:
+    """Return those of `names` that start from the weights of the stage `pretrain`."""
+    return [name for name in names if name in CLASSIFIERS and CLASSIFIERS[name].pretraining == "simclr"]

@@ -1,0 +1,83 @@
+"""The reference CNN: a plain CNN trained on real training patches alone.
+
+It gives the features in which synthetic and real patches are compared, and with the quality filter it decides which
+synthetic patches are accepted.
+"""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from bcgan.classify.train import Patches, scorer, train
+from bcgan.data import batches
+from bcgan.gan import quality_filter
+from bcgan.models import weights
+from bcgan.models.classifier import classifier
+from bcgan.settings import Classifier, Classify
+from bcgan.settings import QualityFilter as FilterSettings
+
+NETWORK = "cnn"
+MAX_EPOCHS = 12  # evaluations on the validation patients; few patches would otherwise mean hundreds
+
+
+def load_or_train(patches: Patches, validation: Patches, steps: int, seed: int, path: Path, xla: bool) -> keras.Model:
+    """Train the plain CNN for about `steps` steps, or load it from `path` if it was trained before.
+
+    Args:
+        patches: Real training patches, or synthetic ones to train on synthetic and test on real.
+        validation: Patches that select the epoch.
+    """
+    if not path.exists():
+        settings = Classify()
+        epoch_steps = min(steps, max(1, len(patches.labels) // settings.batch_size, steps // MAX_EPOCHS))
+        classifier_settings = Classifier(epochs=max(1, round(steps / epoch_steps)))
+        keras.utils.set_random_seed(seed)
+        network = classifier(NETWORK, patches.images.shape[1])
+        train(network, patches, None, validation, settings, classifier_settings, seed, path, xla, epoch_steps)
+    return weights.load_model(path)
+
+
+def make_feature_fn(network: keras.Model):
+    """Return a function from uint8 patches to the input of the binary head, float64 (n, features)."""
+    extract = keras.Model(network.inputs, network.get_layer("logit").input)
+
+    def extract_batch(images: np.ndarray) -> np.ndarray:
+        return np.asarray(keras.ops.cast(extract(batches.scale(images), training=False), "float32"), np.float64)
+
+    return lambda images: batches.by_parts(extract_batch, images)
+
+
+def fit_quality_filter(network: keras.Model, real: Patches, settings: FilterSettings) -> quality_filter.QualityFilter:
+    """Fit the quality filter on the network's features of real training patches."""
+    features = make_feature_fn(network)(real.images)
+    return quality_filter.fit(features, real.labels, settings.distance_quantile, settings.min_confidence)
+
+
+def apply_quality_filter(
+    network: keras.Model, fitted: quality_filter.QualityFilter, images: np.ndarray, labels: np.ndarray
+) -> pd.DataFrame:
+    """Return one row for each synthetic patch: confidence in its label, distance (1 is the limit), filter_result."""
+    confidence, distance, result = quality_filter.apply(
+        fitted, make_feature_fn(network)(images), scorer(network)(images), labels
+    )
+    names = np.array(quality_filter.RESULTS)[result]
+    return pd.DataFrame({"confidence": confidence, "distance": distance, "filter_result": names})
+
+
+def sample_matching(real: Patches, count: int, seed: int) -> Patches:
+    """Draw `count` real patches, half of each class, or as many as there are."""
+    return sample_class_balanced(real, min(count, max_balanced_size(real)), np.random.default_rng(seed))
+
+
+def sample_class_balanced(patches: Patches, count: int, rng: np.random.Generator) -> Patches:
+    """Draw `count` patches, half of each class, so that class shares cannot differ between two samples."""
+    rows = [rng.choice(np.flatnonzero(patches.labels == label), count // 2, replace=False) for label in (0, 1)]
+    rows = np.concatenate(rows)
+    return Patches(patches.images[rows], patches.labels[rows])
+
+
+def max_balanced_size(patches: Patches) -> int:
+    """Return how many patches `sample_class_balanced` can draw."""
+    return 2 * int(np.bincount(patches.labels, minlength=2).min())

@@ -1,0 +1,95 @@
+"""The stage `classify`: train every classifier with every seed.
+
+Each training is a cached artifact: when a classifier is added, it is the only one that is trained.
+"""
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from bcgan import distribute, runs
+from bcgan.artifacts import StageRun
+from bcgan.classifiers import CLASSIFIERS
+from bcgan.classify import teaching
+from bcgan.classify.train import Patches, train
+from bcgan.experiment import TRAINING, Experiment, subset
+from bcgan.models.classifier import of_run
+from bcgan.preprocess import store
+from bcgan.settings import Classifier
+
+
+def train_all(run: StageRun, xla: bool) -> None:
+    """Write <classifier>-seed<k>.keras and its log, .jsonl, for each classifier and seed.
+
+    Args:
+        xla: Whether training steps are compiled by XLA.
+
+    Raises:
+        InputError: If a classifier is distilled, and no patient is left for its teachers to label.
+        WorkError: If a loss is NaN or infinite.
+    """
+    settings, patches = run.experiment.classify, store.load(run.root / "preprocess")
+    students = {name for name, model in settings.models.items() if model.distillation_fraction}
+    if students:
+        teaching.unlisted(run.experiment, patches)  # raises before the teachers are trained in vain
+    labels = patches.index["label"].to_numpy()
+    real, validation = (
+        Patches(patches.images[rows], labels[rows]) for rows in (patches.rows("train"), patches.rows("validation"))
+    )
+    extra: dict[Any, Patches] = {}  # loaded or labelled once, when the first classifier needs it
+
+    def extra_patches(model: Classifier) -> Patches | None:
+        kind = "distilled" if model.distillation_fraction else model.filter_synthetic
+        if not model.extra_fraction:
+            return None
+        if kind not in extra and model.distillation_fraction:
+            extra[kind] = teaching.taught(run.experiment, patches, run.folder)
+        elif kind not in extra:
+            extra[kind] = Patches(*store.load_synthetic(run.root / "features", run.experiment.data.size, kind))
+        return extra[kind]
+
+    def build(name: str, seed: int, folder: Path) -> None:
+        model, size = settings.models[name], settings.crop_size or run.experiment.data.size
+        keras.utils.set_random_seed(seed)
+        with distribute.scope(run.experiment):
+            network = of_run(name, run.root, size, model)
+            path, use_xla = folder / f"{name}-seed{seed}.keras", xla and distribute.replicas() == 1
+            train(network, real, extra_patches(model), validation, settings, model, seed, path, use_xla)
+
+    for name in sorted(settings.models, key=lambda name: name in students):  # teachers first
+        for seed in settings.seeds:
+            artifact = run.cache.get_or_build(
+                f"{name}-seed{seed}", training_settings(run.experiment, name), training_inputs(run, name),
+                partial(build, name, seed),
+            )  # fmt: skip
+            for suffix in (".keras", ".jsonl"):
+                shutil.copy2(artifact / f"{name}-seed{seed}{suffix}", run.folder)
+
+
+def training_settings(experiment: Experiment, name: str) -> dict[str, Any]:
+    """Return the settings that the training of a classifier depends on, apart from its seed."""
+    exclude = ("classify.models", "classify.seeds", "classify.teachers")
+    model = experiment.classify.models[name].model_dump(mode="json")
+    return subset(experiment, (*TRAINING, "classify"), exclude) | {"model": model}
+
+
+def training_inputs(run: StageRun, name: str) -> dict[str, str]:
+    """Return SHA-256 of the files that the training of a classifier reads, by name."""
+    classify = run.experiment.classify
+    inputs = inputs_read_by(name, classify.models[name], run.inputs)
+    if classify.models[name].distillation_fraction:
+        teachers = [f"{teacher}-seed{number}.keras" for teacher in classify.teachers for number in classify.seeds]
+        inputs |= {file: runs.hash_file(run.folder / file) for file in teachers}
+    return inputs
+
+
+def inputs_read_by(name: str, model: Classifier, inputs: dict[str, str]) -> dict[str, str]:
+    """Return those of a stage's inputs that the training of a classifier reads."""
+    spec, stages = CLASSIFIERS[name], {"preprocess"}
+    stages |= {"gan"} if spec.uses_discriminator else set()
+    stages |= {"features"} if model.uses_synthetic else set()
+    stages |= {"pretrain"} if spec.pretraining == "simclr" else set()
+    return {file: digest for file, digest in inputs.items() if file.split("/")[0] in stages}

@@ -1,0 +1,85 @@
+"""The quality filter: accept synthetic patches that a classifier assigns to their label and that lie near real ones.
+
+Confidence and features come from a network that was trained on real patches. They are passed in as arrays, so that any
+network will do.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgan import runs
+
+RESULTS = ("accepted", "low_confidence", "out_of_distribution")
+
+
+class QualityFilter(NamedTuple):
+    """A Gaussian for each class of real patches in feature space, and the limits of what is accepted.
+
+    means: (classes, d).
+    precisions: inverse covariances, (classes, d, d).
+    limits: largest accepted squared Mahalanobis distance to each class, (classes,).
+    confidence: least accepted probability of the intended class.
+    """
+
+    means: np.ndarray
+    precisions: np.ndarray
+    limits: np.ndarray
+    confidence: float
+
+
+def fit(features: np.ndarray, labels: np.ndarray, quantile: float, confidence: float) -> QualityFilter:
+    """Fit a Gaussian with shrunk covariance (Ledoit and Wolf 2004) to each class.
+
+    Args:
+        features: float, (n, d). Of real training patches.
+        labels: integers, (n,). 0 benign, 1 malignant.
+        quantile: Share of real patches whose distance is still accepted.
+        confidence: Least accepted probability of the intended class.
+    """
+    from sklearn.covariance import LedoitWolf  # takes a second to import, which loading a filter does not need
+
+    models = [LedoitWolf().fit(features[labels == label]) for label in (0, 1)]
+    limits = [np.quantile(m.mahalanobis(features[labels == label]), quantile) for label, m in enumerate(models)]
+    means, precisions = (np.stack([getattr(m, name) for m in models]) for name in ("location_", "precision_"))
+    return QualityFilter(means, precisions, np.array(limits), confidence)
+
+
+def distance_ratio(fitted: QualityFilter, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return each sample's squared Mahalanobis distance to its label's class, divided by that class's limit; (n,)."""
+    away = features - fitted.means[labels]
+    squared = [((away @ precision) * away).sum(1) for precision in fitted.precisions]
+    return np.choose(labels, squared) / fitted.limits[labels]
+
+
+def apply(
+    fitted: QualityFilter, features: np.ndarray, probabilities: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Filter synthetic patches.
+
+    Args:
+        features: float, (n, d). Of the network that the filter was fitted on.
+        probabilities: float, (n,). Of malignancy, by the same network.
+        labels: integers, (n,). The class that each patch was generated for.
+
+    Returns:
+        Confidence in the intended class; distance, where 1 is the limit; result, an index into RESULTS, where a low
+        confidence comes before a large distance. (n,) each.
+    """
+    labels = np.asarray(labels)
+    confidence = np.where(labels == 1, probabilities, 1 - probabilities)
+    distance = distance_ratio(fitted, features, labels)
+    result = np.where(confidence < fitted.confidence, 1, np.where(distance > 1, 2, 0))
+    return confidence, distance, result
+
+
+def save(fitted: QualityFilter, path: Path) -> None:
+    """Write a filter to a .npz file."""
+    np.savez_compressed(path, **fitted._asdict())
+
+
+def load(path: Path) -> QualityFilter:
+    """Read a filter from a .npz file."""
+    arrays = runs.read_arrays(path)
+    return QualityFilter(**arrays | {"confidence": float(arrays["confidence"])})

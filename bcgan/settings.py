@@ -1,0 +1,339 @@
+"""The settings of each part of an experiment, typed; unknown keys are refused.
+
+Names follow Keras, scikit-learn and the GAN literature. `*_fraction` lies in [0, 1], `num_*` counts, `*_interval` is in
+training steps.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from bcgan import renamed
+from bcgan.classifiers import CLASSIFIERS
+
+
+def _known_classifier(name: str) -> str:
+    if name in renamed.CLASSIFIERS:
+        raise ValueError(f"{name!r} is now called {renamed.CLASSIFIERS[name]}; rename it")
+    if name not in CLASSIFIERS:
+        raise ValueError(f"{name!r} must be one of {', '.join(CLASSIFIERS)}")
+    return name
+
+
+ClassifierName = Annotated[str, AfterValidator(_known_classifier)]
+Policy = Literal["keep", "drop", "fail"]
+# YAML reads on and off as true and false.
+Switch = Annotated[
+    Literal["auto", "on", "off"], BeforeValidator(lambda v: ("off", "on")[v] if isinstance(v, bool) else v)
+]
+Paths = Annotated[
+    tuple[Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())], ...],
+    BeforeValidator(lambda v: (v,) if isinstance(v, (str, Path)) else v),
+]
+Seed = Annotated[int, Field(ge=0)]
+ClassFolders = Annotated[
+    tuple[str, ...], BeforeValidator(lambda v: [str(name) for name in (v if isinstance(v, (list, tuple)) else (v,))])
+]
+
+
+class Settings(BaseModel):
+    """Base of all parts of an experiment."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with other values for some settings, validated again.
+
+        Raises:
+            ValidationError: If a name is unknown or a value does not fit.
+        """
+        return type(self).model_validate(dict(self) | changes)
+
+
+class Data(Settings):
+    """The patches, and how patients are split into training, validation and test."""
+
+    name: Literal["histology_phantom", "idc", "breakhis", "patch_camelyon", "patient_folder"]
+    dir: Paths = ()  # folders or archives; empty: generated or downloaded if the data set allows it
+    size: int = Field(50, ge=32, le=512)  # side of a stored patch, pixels: 50 is IDC's own, 256 the paper's
+    protocol: Literal["official", "extended", "kfold"] = "kfold"
+    num_folds: int = Field(5, ge=3)
+    test_fold: int = Field(0, ge=0)
+    split_dir: Path | None = None  # folder of train.txt, validation.txt and test.txt; None: the lists in bcgan
+    eval_sources: str | None = None  # glob over `dir`: held-out patches of other sources are evaluated separately
+    magnification: Literal[40, 100, 200, 400] | None = None  # BreaKHis only
+    max_patches_per_class: int | None = Field(None, ge=1)  # of each patient and class
+    subsample_fraction: float | None = Field(None, gt=0, lt=1)  # of the patches of each patient and class
+    mpp: float | None = Field(None, gt=0, le=100)  # patient_folder only: microns per pixel of its images
+    # patient_folder only: names of folders for each class, besides 0, 1, benign and malignant
+    classes: dict[Literal["benign", "malignant"], ClassFolders] = {}
+    labels: Path | None = None  # patient_folder only: table of image, label and patient, instead of folder names
+    # whether patients whose names differ only in case, spacing or leading zeros count as different patients
+    similar_patients: Literal["refuse", "allow"] = "refuse"
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> "Data":
+        names = [{name.casefold().strip() for name in names} for names in self.classes.values()]
+        if len(names) == 2 and (both := names[0] & names[1]):
+            raise ValueError(f"classes: {min(both)!r} is benign and malignant; leave it in one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _check_one_limit(self) -> "Data":
+        if self.max_patches_per_class and self.subsample_fraction:
+            raise ValueError(
+                f"max_patches_per_class: {self.max_patches_per_class} excludes subsample_fraction: "
+                f"{self.subsample_fraction}; set one of them"
+            )
+        return self
+
+
+class Audit(Settings):
+    """What happens to a patch with a fault."""
+
+    unreadable: Literal["drop", "fail"] = "drop"
+    wrong_size: Policy = "keep"
+    blank: Policy = "keep"
+    blurred: Policy = "keep"
+    duplicate: Policy = "drop"
+    near_duplicate: Policy = "keep"
+    conflicting_labels: Policy = "drop"
+
+
+class Preprocess(Settings):
+    """How patches are checked and enhanced before they are stored."""
+
+    audit: Audit = Audit()
+    blur: Literal["none", "gaussian", "median"] = "none"  # 3x3 pixels
+    clahe: bool = False
+    stain_normalization: Literal["none", "macenko"] = "none"
+
+
+class Gan(Settings):
+    """The class-conditional GAN."""
+
+    steps: int = Field(300, ge=1)
+    batch_size: int = Field(64, ge=2)
+    latent_dim: int = Field(96, ge=1)
+    base_channels: int = Field(32, ge=4)  # channels of the discriminator's first block and the generator's last
+    loss: Literal["non_saturating", "saturating"] = "non_saturating"
+    generator_learning_rate: float = Field(2e-4, gt=0)
+    discriminator_learning_rate: float = Field(4e-4, gt=0)
+    spectral_norm: bool = True
+    projected_discriminator_weight: float = Field(1.0, ge=0)  # in the generator's loss; 0: the paper's GAN alone
+    projected_discriminator_3x3_steps: int = Field(0, ge=0)  # of `steps` the last, with a new one with 3x3 heads
+    diff_augment: bool = True  # augment real and synthetic patches alike for the discriminators (Zhao et al. 2020)
+    on_mode_collapse: Literal["warn", "stop"] = "warn"
+    ema_decay: float = Field(0.998, ge=0, lt=1)  # of the moving average of the generator's weights
+    latent_std: float = Field(1.0, gt=0)  # of the latent vectors that the trained generator samples from
+    sample_grid_interval: int = Field(100, ge=1)
+    checkpoint_interval: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _check_3x3_steps(self) -> "Gan":
+        late_steps = self.projected_discriminator_3x3_steps
+        if late_steps and not late_steps < self.steps:
+            raise ValueError(
+                f"projected_discriminator_3x3_steps: {late_steps} must be less than steps: {self.steps}; lower it, or "
+                "set it to 0"
+            )
+        if late_steps and not self.projected_discriminator_weight:
+            raise ValueError(
+                f"projected_discriminator_3x3_steps: {late_steps} has no effect with projected_discriminator_weight: "
+                "0; set it to 0 too"
+            )
+        return self
+
+
+class Translate(Settings):
+    """The cycle-consistent GAN between the classes; with steps 0 it is not trained."""
+
+    steps: int = Field(0, ge=0)
+    batch_size: int = Field(16, ge=2)  # half of each class
+    base_channels: int = Field(24, ge=4)  # channels of the translators' largest maps
+    learning_rate: float = Field(2e-4, gt=0)
+    cycle_loss_weight: float = Field(4.0, ge=0)
+    identity_loss_weight: float = Field(2.0, ge=0)
+    ema_decay: float = Field(0.995, ge=0, lt=1)
+    checkpoint_interval: int = Field(200, ge=1)
+
+
+class QualityFilter(Settings):
+    """Which synthetic patches are accepted, by a plain CNN that is trained on real patches."""
+
+    steps: int = Field(400, ge=1)  # of that CNN
+    min_confidence: float = Field(0.6, ge=0, lt=1)  # least probability of the class that a patch was generated for
+    distance_quantile: float = Field(
+        0.95, gt=0, le=1
+    )  # of real patches' distances to their class: the largest accepted
+
+
+class Features(Settings):
+    """The discriminator's feature maps, and the synthetic patches."""
+
+    num_synthetic: int = Field(512, ge=2)  # half of each class
+    quality_filter: QualityFilter = QualityFilter()
+    saved_blocks: tuple[Literal["block1", "block2", "block3", "block4"], ...] = ("block4",)
+    nuclear_od_threshold: float = Field(0.15, gt=0)  # haematoxylin optical density above which a pixel is a nucleus
+
+
+class Pretrain(Settings):
+    """SimCLR pretraining of EfficientNet-Lite0; with steps 0 and weights none it is left out."""
+
+    steps: int = Field(0, ge=0)
+    weights: Literal["none", "shipped"] = "none"  # shipped: load the weights in bcgan instead of training
+    include_unlisted: bool = True  # also train on patches of patients outside the official lists
+    batch_size: int = Field(256, ge=2)  # patches, two views of each
+    learning_rate: float = Field(1e-3, gt=0)
+    temperature: float = Field(0.2, gt=0)
+    stain_jitter: float = Field(0.35, ge=0)
+    color_jitter: float = Field(0.1, ge=0)
+    min_crop_scale: float = Field(0.6, gt=0, le=1)  # least side of a view's crop, as a fraction of the patch's side
+    checkpoint_interval: int = Field(50, ge=1)
+
+    @property
+    def is_enabled(self) -> bool:
+        return self.steps > 0 or self.weights != "none"
+
+    @model_validator(mode="after")
+    def _check_one_source(self) -> "Pretrain":
+        if self.steps and self.weights != "none":
+            raise ValueError(f"weights: {self.weights} excludes steps: {self.steps}; set one of them")
+        return self
+
+
+class Classifier(Settings):
+    """One classifier."""
+
+    epochs: int = Field(6, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    synthetic_fraction: float = Field(0.0, ge=0, le=0.9)  # of each batch
+    filter_synthetic: bool = True  # use only the synthetic patches that the quality filter accepted
+    distillation_fraction: float = Field(0.0, ge=0, le=0.9)  # of each batch, labelled by classify.teachers
+    shortcut: Literal["identity", "projection"] = "projection"  # ResNet-34 only
+    weights: Literal["none", "imagenet"] = "none"  # ResNet-50 only: initial weights; Keras downloads imagenet's
+    # gan_resnet only: maps that join Table 1's network together with the discriminator's
+    extra_features: Literal["none", "projected_discriminator", "imagenet"] = "none"
+    finetune_extra_features: bool = False  # train their layers too, all but batch normalisation
+    input_size: int = Field(100, ge=32, le=224)  # EfficientNet-Lite only: side that patches are resized to, pixels
+
+    @property
+    def uses_synthetic(self) -> bool:
+        return self.synthetic_fraction > 0
+
+    @property
+    def extra_fraction(self) -> float:
+        """The fraction of each batch that is not labelled real patches."""
+        return self.synthetic_fraction or self.distillation_fraction
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> "Classifier":
+        if self.distillation_fraction and self.uses_synthetic:
+            raise ValueError(
+                f"distillation_fraction: {self.distillation_fraction} excludes synthetic_fraction: "
+                f"{self.synthetic_fraction}; set one of them to 0"
+            )
+        if self.finetune_extra_features and self.extra_features == "none":
+            raise ValueError("finetune_extra_features: true needs extra_features; set them, or set it to false")
+        return self
+
+
+class Classify(Settings):
+    """The classifiers, and how they are trained."""
+
+    models: dict[ClassifierName, Classifier] = {
+        "gan_resnet": Classifier(synthetic_fraction=0.1),
+        "resnet_table1": Classifier(),
+        "resnet50": Classifier(epochs=2),
+        "gan_only": Classifier(epochs=3),
+    }
+    teachers: tuple[ClassifierName, ...] = ()  # of `models`; they label patches of patients outside the lists
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    batch_size: int = Field(64, ge=2)
+    crop_size: int | None = Field(None, ge=32)  # side of crops, random in training, else central; the paper: 224
+    loss: Literal["weighted_bce", "bce", "focal"] = "weighted_bce"
+    optimizer: Literal["adamw", "adam", "nadam", "sgd", "rmsprop", "lion"] = "adamw"
+    weight_decay: float = Field(1e-4, ge=0)
+    ema_decay: float = Field(0.99, ge=0, lt=1)  # of the moving average of the weights, which is what predicts
+    stain_jitter: float = Field(0.15, ge=0)
+    color_jitter: float = Field(0.05, ge=0)
+
+    @model_validator(mode="after")
+    def _check_teachers(self) -> "Classify":
+        students = [name for name, model in self.models.items() if model.distillation_fraction]
+        unfit = [name for name in self.teachers if name not in self.models or name in students]
+        if unfit:
+            raise ValueError(f"teachers: {unfit[0]} must be one of the models with distillation_fraction 0")
+        if students and not self.teachers:
+            fraction = self.models[students[0]].distillation_fraction
+            raise ValueError(f"models.{students[0]}.distillation_fraction: {fraction} needs teachers; set them")
+        return self
+
+
+class Evaluate(Settings):
+    """How trained classifiers and the GAN are measured."""
+
+    ensemble_models: tuple[ClassifierName, ...] = ()  # mean of their logits over all seeds; empty: no ensemble
+    tta_views: Literal[1, 2, 4, 8] = 4  # flips and rotations averaged at test time
+    bootstrap_samples: int = Field(1000, ge=10)
+    confidence_level: float = Field(0.95, gt=0, lt=1)
+    probe_seeds: tuple[Seed, ...] = (0, 1, 2)  # one draw of training patients for each; empty: no linear probes
+    num_explained_patches: int = Field(96, ge=0)  # at most, of test patches; 0: no explanations
+    num_gan_samples: int = Field(1000, ge=20)  # real and synthetic patches compared, half of each class
+
+
+class LearningCurve(Settings):
+    """The stage `learning_curve`: fractions of the training patients, times arms, times seeds."""
+
+    train_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05, 0.1, 0.25, 1.0)
+    arms: tuple[Literal["real", "classic", "gan", "selected", "translation"], ...] = (
+        "real", "classic", "gan", "selected", "translation",
+    )  # fmt: skip
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
+    train_steps: int = Field(300, ge=1)  # of every classifier
+    num_validations: int = Field(6, ge=1)  # during training, evenly spaced; the best weights are kept
+    synthetic_fraction: float = Field(0.5, gt=0, le=0.9)  # of each batch, in the arms that add patches
+    num_synthetic: int = Field(2048, ge=2)  # half of each class
+    gan_steps: int = Field(1000, ge=1)
+    translate_steps: int = Field(500, ge=1)
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> "LearningCurve":
+        if self.train_steps % self.num_validations:
+            raise ValueError(
+                f"train_steps: {self.train_steps} is not a multiple of num_validations: {self.num_validations}"
+            )
+        return self
+
+
+class Ablation(Settings):
+    """The stage `ablation`: one choice changed at a time, each compared with the experiment as it is."""
+
+    model: ClassifierName = "resnet_table1"
+    epochs: int = Field(3, ge=1)
+    seeds: tuple[Seed, ...] = Field((0, 1), min_length=1)
+    activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "relu"
+    normalization: Literal["batch", "group"] = "batch"
+    dropout: float = Field(0.0, ge=0, lt=1)  # before the binary head
+    variants: dict[str, dict[str, dict[str, Any]]] = {}  # factor: variant: {key.of.the.experiment: value}
+
+    @property
+    def models(self) -> set[str]:
+        """The classifiers that are trained."""
+        changes = [changes for variants in self.variants.values() for changes in variants.values()]
+        return {self.model} | {change["ablation.model"] for change in changes if "ablation.model" in change}
+
+
+class CrossValidation(Settings):
+    """The stage `cross_validation`: over `data.num_folds` folds of patients and, to compare, of patches."""
+
+    models: tuple[ClassifierName, ...] = ()  # none that uses the GAN, which saw patients of every fold
+    epochs: int = Field(3, ge=1)
+
+
+class Report(Settings):
+    """The rendered report."""
+
+    title: str | None = None
+    num_examples: int = Field(8, ge=2, le=16)

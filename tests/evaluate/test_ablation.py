@@ -1,0 +1,118 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from bcgan import cli, experiment, variation
+from bcgan.errors import InputError
+from bcgan.evaluate import ablation, trials
+
+LEVELS = {
+    "loss": {"focal": {"classify.loss": "focal"}},
+    "CLAHE": {"on": {"preprocess.clahe": True}},
+    "network": {"GAN alone": {"ablation.model": "gan_only"}},
+    "dropout": {"half": {"classify.models": {"cnn": {"epochs": 1}}, "ablation.model": "cnn", "ablation.dropout": 0.5}},
+}
+
+
+def with_levels(levels, *more):
+    return experiment.load("phantom", (f"ablation.variants={json.dumps(levels)}", *more))
+
+
+def test_levels_change_what_they_name_and_nothing_else():
+    planned = ablation.list_variants(with_levels(LEVELS))
+    assert [(level.factor, level.name) for level in planned] == [
+        (ablation.BASELINE, ""), ("loss", "focal"), ("CLAHE", "on"), ("network", "GAN alone"), ("dropout", "half"),
+    ]  # fmt: skip
+    base = planned[0].experiment
+    assert [variation.differences(base, level.experiment) for level in planned[:4]] == [
+        [], ['classify.loss="focal"'], ["preprocess.clahe=true"], ['ablation.model="gan_only"'],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classify.lost": "focal"}, r"loss\.focal: no setting classify\.lost"),
+        ({"classify.loss": "fo"}, r"focal.*'fo'"),
+        ({"ablation.model": "gan_only", "ablation.dropout": 0.5}, r"loss\.focal: gan_only starts from weights"),
+        (
+            {"classify.loss": "focal", "gan.diff_augment": False},
+            r"loss\.focal: no training of this stage reads gan\.diff_augment",
+        ),
+        (
+            {"evaluate.bootstrap_samples": 20},
+            r"loss\.focal: no training of this stage reads evaluate\.bootstrap_samples",
+        ),
+        ({"classify.loss": "weighted_bce"}, r"loss\.focal: it changes no training of this stage"),
+        ({"classify.models.resnet_table1.epochs": 9}, "it changes no training"),  # ablation.epochs counts
+        ({"classify.models.resnet50.learning_rate": 0.1}, "it changes no training"),  # another network's
+        ({"ablation.seeds": [7]}, "it changes no training"),
+    ],
+)
+def test_an_unknown_level_is_named(changes, words):
+    with pytest.raises(InputError, match=words):
+        ablation.list_variants(with_levels({"loss": {"focal": changes}}))
+
+
+def test_levels_whose_files_would_be_the_same_are_refused():
+    alike = {"focal 1": {"classify.loss": "focal"}, "focal_1": {"classify.loss": "bce"}}
+    with pytest.raises(InputError, match=r"loss\.focal_1: its files would be another variant's"):
+        ablation.list_variants(with_levels({"loss": alike}))
+
+
+def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypatch, capsys):
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    monkeypatch.chdir(work)
+    more = ["--set", "ablation={model: gan_resnet, epochs: 1, seeds: [0], variants: " + json.dumps(LEVELS) + "}"]
+    monkeypatch.setattr(trials, "train", broken_once(trials.train))
+    arguments = ["run", "tiny.yaml", *more, "--until", "ablation"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    found = json.loads((work / "runs/tiny/ablation/ablation.json").read_text())
+    # The one that diverged is named and left out; the others are kept.
+    assert [(one["factor"], one["variant"]) for one in found["variants"]] == [
+        (ablation.BASELINE, ""), ("CLAHE", "on"), ("network", "GAN alone"), ("dropout", "half"),
+    ]  # fmt: skip
+    assert "loss focal is left out: it diverged" in capsys.readouterr().err
+    assert found["variants"][0]["differences"] is None
+    assert set(found["variants"][1]["differences"]["roc_auc"]) == {"value", "low", "high", "p"}
+    cache = work / "runs/tiny/cache/ablation"
+    assert len(list(cache.glob("preprocess-*/patches.npy"))) == 1  # of CLAHE; the others use the run's own
+    assert len(list(cache.glob("network-GAN_alone-seed0-*/predictions.npz"))) == 1
+    assert not list(cache.glob("loss-focal-seed0-*/predictions.npz"))
+
+
+def test_only_trainings_of_both_sides_are_compared():
+    """A seed that diverged on one side is left out of the other; without the experiment as it is, none is compared."""
+    asked = with_levels({"loss": {"focal": {"classify.loss": "focal"}}}, "ablation.seeds=[0,1]")
+    planned = ablation.list_variants(asked)
+    labels, patients = np.tile([0, 1], 40), np.repeat(np.arange(10), 8)
+    rng = np.random.default_rng(0)
+    good, bad = labels + rng.normal(size=80), rng.normal(size=80)
+
+    def arrays(scores):
+        by_role = {"test": scores, "test_labels": labels, "validation": scores, "validation_labels": labels}
+        return by_role | {"test_patients": patients, "test_ids": np.arange(80).astype(str)}
+
+    baseline, focal = (ablation.BASELINE, ""), ("loss", "focal")
+    alone = ablation.summarise(asked, planned, {baseline: {}, focal: {0: arrays(good)}})["variants"]
+    assert [variant["differences"] for variant in alone] == [None]
+    trained = {baseline: {0: arrays(good), 1: arrays(bad)}, focal: {0: arrays(good)}}
+    found = ablation.summarise(asked, planned, trained)["variants"][1]
+    assert found["differences"]["roc_auc"]["value"] == 0.0
+    assert found["figures"]["roc_auc"]["value"] > 0.7
+
+
+def broken_once(train):
+    from bcgan.errors import WorkError
+
+    def run(network, real, made, validation, settings, *rest, **more):
+        if settings.loss == "focal":
+            raise WorkError("it diverged")
+        return train(network, real, made, validation, settings, *rest, **more)
+
+    return run

@@ -1,0 +1,169 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bcgan import cli, experiment
+from bcgan.artifacts import Cache, StageRun
+from bcgan.data.records import UNKNOWN
+from bcgan.errors import InputError, WorkError
+from bcgan.evaluate import cross_validation
+from bcgan.preprocess import store
+
+SETTINGS = experiment.load("phantom", ("evaluate.bootstrap_samples=100", "data.num_folds=4"))
+
+
+def index_of(patients: int, patches: int) -> pd.DataFrame:
+    count = patients * patches
+    return pd.DataFrame({
+        "id": [f"patch{number}" for number in range(count)],
+        "patient": np.repeat(np.arange(patients), patches).astype(str),
+        "label": np.arange(count) % 2, "given": "", "source": "one", "path": "one",
+    })  # fmt: skip
+
+
+def test_every_patch_is_tested_once_and_only_the_random_split_tears_patients():
+    index = index_of(12, 6)
+    for split, torn in (("patient_split", False), ("random_split", True)):
+        dealt = np.array([cross_validation.roles(SETTINGS, index, split, fold) for fold in range(4)])
+        assert ((dealt == "test").sum(0) == 1).all()
+        assert ((dealt == "validation").sum(0) == 1).all()
+        apart = index.groupby(pd.Series(dealt[0]).where(dealt[0] == "test", "other"))["patient"].unique()
+        assert bool(set(apart["test"]) & set(apart["other"])) is torn
+
+
+def test_fewer_patients_than_folds_name_the_fold():
+    with pytest.raises(
+        InputError, match="cross_validation: patient_split, fold 1 of 4: data.num_folds: 4 folds need as many"
+    ):
+        cross_validation.roles(SETTINGS, index_of(3, 6), "patient_split", 0)
+
+
+def test_networks_that_met_every_fold_are_refused():
+    with pytest.raises(InputError, match="gan_resnet contains a discriminator that was trained on patients of every"):
+        experiment.load("phantom", ("cross_validation.models=[gan_resnet]",))
+
+
+def test_so_is_what_met_these_patients_without_labels(tmp_path):
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "pretraining_patients.json").write_text('{"patches": 9, "patients": ["3", "none"]}')
+    settings = experiment.load(
+        "phantom", ("cross_validation.models=[efficientnet_lite0_simclr]", "pretrain.weights=shipped")
+    )
+    patches = store.Store(np.zeros((24, 50, 50, 3), np.uint8), index_of(8, 3))
+    run = StageRun(settings, tmp_path, tmp_path / "folds", {}, Cache(tmp_path, "cross_validation"))
+    with pytest.raises(InputError, match=r"was pretrained on 1 of these patients \(first: 3\)"):
+        cross_validation.evaluate(run, patches, False)
+
+
+def test_students_are_refused():
+    settings = (
+        "classify.models={cnn: {}, student: {distillation_fraction: 0.5}}",
+        "classify.teachers=[cnn]",
+        "cross_validation.models=[student]",
+    )
+    with pytest.raises(InputError, match=r"cross_validation\.models: student needs teachers"):
+        experiment.load("phantom", settings)
+
+
+def test_folds_of_different_scales_are_pooled_by_their_own_calibration():
+    """Each fold's log odds are shifted and stretched: uncalibrated, the pool would be far from the truth's AUC."""
+    rng = np.random.default_rng(0)
+    labels, patients = rng.integers(0, 2, 800), np.repeat(np.arange(40), 20).astype(str)
+    odds = 2 * labels - 1 + rng.normal(0, 1, 800)
+    dealt, found = np.arange(800) % 4, []
+    for fold in range(4):
+        rows, chosen = np.flatnonzero(dealt == fold), np.flatnonzero(dealt == (fold + 1) % 4)
+        scale, shift = (0.5, 1, 2, 3)[fold], (-6, 4, 0, 3)[fold]
+        said = {name: 1 / (1 + np.exp(-(scale * odds[one] + shift))) for name, one in
+                (("test", rows), ("validation", chosen))}  # fmt: skip
+        found.append(said | {"test_rows": rows, "validation_rows": chosen})
+    index = pd.DataFrame({"id": "patch", "patient": patients, "label": labels, "x": UNKNOWN, "y": UNKNOWN})
+    summary = cross_validation.summarise(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), index)
+    plain = cross_validation.metrics.measure(labels, odds, 0.0, np.ones((1, 800)))["roc_auc"][0]
+    assert summary["patient_split"]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
+    assert summary["split_optimism"]["roc_auc"]["value"] == 0
+    assert (summary["patients"], summary["patches"]) == (40, 800)
+    assert cross_validation.NEIGHBOURS not in summary
+    # A region of malignant patches a slide: neighbours know more, unless they are another slide's.
+    index = index.assign(id=[f"{patient}_x0_y0_" for patient in patients], x=50 * np.arange(800), y=labels * 1000)
+    near = cross_validation.summarise(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), index)
+    assert near["patient_split"] == summary["patient_split"]
+    assert near[cross_validation.NEIGHBOURS]["roc_auc"]["value"] > plain + 0.02
+    apart = index.assign(id=[f"{number}_x0_y0_" for number in range(800)])
+    apart = cross_validation.summarise(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), apart)
+    assert apart[cross_validation.NEIGHBOURS]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
+
+
+def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, capsys):
+    """Trainings are replaced: the tests of `ablation` run real ones."""
+    work, trained = tmp_path / "work", []
+
+    def stand_in(trial, seed, xla, tta_views, folder):
+        if len(trained) == 5 and "stopped" not in trained:
+            trained.append("stopped")
+            raise WorkError("stopped")
+        model = trial.classifier
+        assert (trial.extra, model.synthetic_fraction, model.epochs) == (None, 0, 2)
+        assert trial.network.name == "cnn_classifier"
+        assert not set(trial.arrays["test_rows"]) & set(trial.arrays["validation_rows"])
+        trained.append(folder.name)
+        write_predictions(trial, folder)
+
+    shutil.copytree(finished, work)
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(cross_validation.trials, "train_trial", stand_in)
+    arguments = [
+        "run",
+        "tiny.yaml",
+        "--set",
+        "cross_validation={models: [cnn], epochs: 2}",
+        "--until",
+        "cross_validation",
+    ]
+    for code in (1, 0, 0):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == code
+    assert len(trained) == 2 * 4 + 1  # two splits of four folds, each once, and the stop
+    assert "cross_validation: skipped, up to date" in capsys.readouterr().err
+    found = json.loads((work / "runs/tiny/cross_validation/cross_validation.json").read_text())
+    assert found["models"]["cnn"]["patches"] == len(store.load(work / "runs/tiny/preprocess").index)
+    assert found["models"]["cnn"]["patient_split"]["roc_auc"]["value"] == 1
+
+
+def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatch):
+    """What the stage left is kept where a trial's own settings and files are the same, and only there."""
+    work, trained = tmp_path / "work", []
+
+    def stand_in(trial, seed, xla, tta_views, folder):
+        trained.append(trial.network.name)
+        write_predictions(trial, folder)
+
+    shutil.copytree(finished, work)
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(cross_validation.trials, "train_trial", stand_in)
+    both = {"cnn_classifier", "resnet_table1_classifier"}
+    for networks, epochs, more, expected in (
+        ("cnn", 2, [], {"cnn_classifier"}),
+        ("cnn,resnet_table1", 2, [], {"resnet_table1_classifier"}),
+        ("cnn,resnet_table1", 2, ["--force", "cross_validation"], both),
+        ("resnet_table1,cnn", 3, [], both),
+        ("cnn", 2, [], set()),  # of three settings ago
+        ("cnn", 4, ["--force", "cross_validation"], {"cnn_classifier"}),
+    ):
+        trained.clear()
+        settings = f"cross_validation={{models: [{networks}], epochs: {epochs}}}"
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["run", "tiny.yaml", "--set", settings, "--until", "cross_validation", *more])
+        assert stop.value.code == 0
+        assert set(trained) == expected
+        assert len(trained) == 2 * 4 * len(expected)
+    assert not list((work / "runs/tiny").glob("*.partial"))
+
+
+def write_predictions(trial, folder):
+    probabilities = {role: (patches.labels + 0.5) / 2 for role, patches in trial.held.items()}
+    np.savez(folder / cross_validation.trials.PREDICTIONS, **trial.arrays, **probabilities)
