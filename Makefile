@@ -47,7 +47,7 @@ ablation: $(STAMP) ## Also run EXPERIMENT's ablation, cross-validation and learn
 
 reliability: $(STAMP) ## Kill a run 30 times, fill its disk, keep a server busy for 10 minutes, judge 100,000 patches
 	BCGAN_KILLS=30 BCGAN_SOAK=600 BCGAN_PATCHES=100000 BCGAN_FUZZ=10000 $(BIN)/python -m pytest \
-		tests/predict/test_campaigns.py tests/preprocess/test_hostile.py tests/test_full_disk.py
+		tests/predict/test_campaigns.py tests/preprocess/test_hostile.py tests/test_full_disk.py tests/test_precision.py
 
 bench: $(STAMP) ## Measure speed beside PyTorch's, plain Keras's and the machine's limit: reports/bench/
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt -c constraints.txt

@@ -67,7 +67,7 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
-def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, share):
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, eagerly, share):
     own = OWN.replace(synthetic_fraction=share)
     whole = digest(train(tmp_path / "a" / "cnn.keras", SYNTHETIC, own=own).variables)
     with killed(2):

@@ -78,7 +78,7 @@ def test_weights_that_have_met_a_test_patient_are_refused(tmp_path):
 
 
 @with_weights
-def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts):
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, eagerly):
     def train(folder):
         folder.mkdir(exist_ok=True)
         machine.start(experiment.load("phantom", ("profile=repro",)))

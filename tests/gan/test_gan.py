@@ -65,7 +65,7 @@ def networks(folder):
 
 
 @pytest.mark.skipif(not installed("lite0"), reason="the package with EfficientNet-Lite0's weights is not installed")
-def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, starts):
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, starts, eagerly):
     """With a critic, and a new one behind step 3: the old one, which is written, stays as it is from there on."""
     settings, stop_at = TINY.replace(projected_discriminator_weight=1.0, projected_discriminator_3x3_steps=3), 5
     whole = train(tmp_path / "whole", settings)

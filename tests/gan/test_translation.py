@@ -27,7 +27,7 @@ def train(folder, settings=TINY):
     return [digest(weights.load_model(folder / f"to_{name}.keras").variables) for name in translation.CLASSES]
 
 
-def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts):
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, eagerly):
     whole = train(tmp_path / "whole")
     with killed(4):
         train(tmp_path / "killed")

@@ -17,6 +17,7 @@ from bcgan.report import cards, classifier_figures, page, style, tables
 from bcgan.report.run import Run, read
 from bcgan.report.tables import GAN_NAMES
 from bcgan.settings import Classifier, Pretrain
+from tests.conftest import draw_coarsely
 
 FIGURES = (
     "fig01_examples", "fig03_system_architecture", "fig04_gan", "fig05_resnet_features", "fig06_integration",
@@ -50,6 +51,7 @@ def report(finished, tmp_path_factory):
     work = shutil.copytree(finished, tmp_path_factory.mktemp("report") / "work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
+        draw_coarsely(patch)
         return render(work, "--no-patient-images")
 
 
@@ -157,8 +159,9 @@ def test_with_them_real_ones_are(report, report_in_full):
     assert "No pictures of patients" not in (report_in_full / "report.html").read_text()
 
 
-def test_the_same_run_renders_the_same_bytes(whole, report, report_in_full, tmp_path):
+def test_the_same_run_renders_the_same_bytes(whole, report, report_in_full, tmp_path, monkeypatch):
     """Beside the report with patients' tissue, and once more what differs there."""
+    draw_coarsely(monkeypatch)
     tables, figures = [*report.rglob("*.csv")], [*report.rglob("*.svg")]
     for path in tables + figures:
         if path.stem not in OF_TISSUE:
