@@ -10,11 +10,11 @@ BCGAN      := $(BIN)/bcgan
 OPTIONS     = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(foreach pair,$(SET),--set "$(pair)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train report test lint tables ablation bench gpu reliability audit clean
+.PHONY: help setup train report test test-fast lint tables ablation bench gpu reliability audit clean
 
 help: ## Show this list
 	@echo 'bcgan: a GAN and a ResNet for breast histopathology patches. Research use only.'; echo
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 	@echo; echo 'Variables: EXPERIMENT=phantom (a YAML in pipelines/), DATA_DIR=folder-or-archive[:another], SET="key=value ..."'
 
 setup: $(STAMP) ## Make the virtual environment .venv
@@ -35,6 +35,9 @@ report: $(STAMP) ## Render reports/EXPERIMENT/ from what train left
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
+test-fast: $(STAMP) ## Run the tests that train nothing, in about a minute
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+
 lint: $(STAMP) ## Check the style
 	$(BIN)/ruff check bcgan tests
 	$(BIN)/ruff format --check bcgan tests
@@ -45,7 +48,7 @@ tables: $(STAMP) ## Print every network's summary and compare Table 1 with the p
 ablation: $(STAMP) ## Also run EXPERIMENT's ablation, cross-validation and learning curve, which take hours
 	$(BCGAN) run $(EXPERIMENT) $(OPTIONS) --until learning_curve
 
-reliability: $(STAMP) ## Kill a run 30 times, fill its disk, keep a server busy for 10 minutes, judge 100,000 patches
+reliability: $(STAMP) ## Kill a run 30 times, fill its disk, load a server for 10 minutes, score 100,000 patches
 	BCGAN_KILLS=30 BCGAN_SOAK=600 BCGAN_PATCHES=100000 BCGAN_FUZZ=10000 $(BIN)/python -m pytest \
 		tests/predict/test_campaigns.py tests/preprocess/test_hostile.py tests/test_full_disk.py tests/test_precision.py
 

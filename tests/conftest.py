@@ -46,6 +46,25 @@ precision: float32
 """
 
 
+# Tests that train, trace or convert networks, or read a trained run: `make test-fast` leaves them out.
+SLOW_FIXTURES = {"finished", "exported", "report_in_full", "eagerly"}
+SLOW_MODULES = {
+    "test_distribute", "test_precision", "test_gan", "test_formats", "test_export", "test_pretraining", "test_models",
+    "test_translation", "test_bench", "test_classify", "test_teaching", "test_fast", "test_hostile", "test_engines",
+    "test_full_disk", "test_cross_validation", "test_learning_curve", "test_probes_and_translations", "test_shortcut",
+    "test_efficientnet_lite", "test_saliency", "test_serve_page", "test_one_answer", "test_neighbours", "test_predict",
+    "test_sample", "test_augment_and_watch", "test_campaigns", "test_tile_groups", "test_serve", "test_batch",
+    "test_assess", "test_explain", "test_machine", "test_variant", "test_steering", "test_weights",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark slow tests."""
+    for item in items:
+        if item.path.stem in SLOW_MODULES or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 def write_png(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())

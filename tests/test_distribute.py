@@ -38,7 +38,7 @@ if kind == "devices":
 else:
     strategy = distribute.strategy(kind)
 from pathlib import Path
-from bcgan.classify.train import Patches, train
+from bcgan.classify.train import Patches, Recipe, TrainingData, train
 from bcgan.data.histology_phantom.tissue import draw
 from bcgan.settings import Classifier, Classify, Gan
 from bcgan.gan import train as gan
@@ -47,8 +47,8 @@ patches = Patches(*draw(32))
 keras.utils.set_random_seed(0)
 with strategy.scope():
     own = Classifier(epochs=2, learning_rate=0.01)
-    train(classifier("resnet_table1"), patches, None, patches, Classify(batch_size=16, optimizer="sgd"), own, 0,
-          Path("network.keras"), False)
+    recipe = Recipe(Classify(batch_size=16, optimizer="sgd"), own)
+    train(classifier("resnet_table1"), TrainingData(patches, None, patches), recipe, Path("network.keras"))
     gan.LOG_EVERY = 1
     gan.settled = lambda network, *given, **more: network  # only the log is read
     settings = Gan(steps=3, batch_size=8, base_channels=4, latent_dim=8, projected_discriminator_weight=0)

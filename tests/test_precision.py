@@ -42,7 +42,8 @@ def classified(precision: str, folder: Path, xla: bool = False) -> list[dict]:
     start(precision)
     path = folder / f"{precision}-{xla}.keras"
     patches, own = classify.Patches(IMAGES, LABELS), Classifier(epochs=4, learning_rate=3e-3)
-    classify.train(classifier("cnn"), patches, None, patches, Classify(batch_size=8), own, 0, path, xla)
+    recipe = classify.Recipe(Classify(batch_size=8), own, xla=xla)
+    classify.train(classifier("cnn"), classify.TrainingData(patches, None, patches), recipe, path)
     return progress.read_lines(path.with_suffix(".jsonl"))
 
 

@@ -70,7 +70,7 @@ def _subjects(network, folder: Path) -> Iterator[tuple]:
 def _trained(folder: Path):
     import keras
 
-    from bcgan.classify.train import Patches, train
+    from bcgan.classify.train import Patches, Recipe, TrainingData, train
     from bcgan.models import weights
     from bcgan.models.classifier import classifier
     from bcgan.settings import Classifier, Classify
@@ -78,7 +78,7 @@ def _trained(folder: Path):
     keras.utils.set_random_seed(0)
     path, real = folder / "network.keras", Patches(*_tissue(1, TRAINED))
     classifier_settings = Classifier(epochs=EPOCHS)
-    train(classifier("resnet_table1"), real, None, None, Classify(batch_size=64), classifier_settings, 0, path, False)
+    train(classifier("resnet_table1"), TrainingData(real), Recipe(Classify(batch_size=64), classifier_settings), path)
     return weights.load_model(path)
 
 

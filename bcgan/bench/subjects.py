@@ -39,7 +39,8 @@ def training(
 
     settings, model = Classify(batch_size=batch), _classifier(network)
     optimizer = train.make_optimizer(model, Classifier(), settings, 1000)
-    step = train.make_step(model, _classifier(network), optimizer, settings, (1.0, 1.0), 0, xla, augment=False)
+    recipe = train.Recipe(settings, Classifier(), xla=xla, augment=False)
+    step = train.make_step(model, _classifier(network), optimizer, recipe, (1.0, 1.0))
     images, labels = map(tf.constant, patches(batch))
 
     def run() -> int:
@@ -212,7 +213,9 @@ def waiting(precision: str, batch: int = BATCH, xla: bool = False) -> Subject:
 
     settings, model = Classify(batch_size=batch), _classifier(NETWORK)
     optimizer = train.make_optimizer(model, Classifier(), settings, 1000)
-    step = train.make_step(model, _classifier(NETWORK), optimizer, settings, (1.0, 1.0), 0, xla)
+    step = train.make_step(
+        model, _classifier(NETWORK), optimizer, train.Recipe(settings, Classifier(), xla=xla), (1.0, 1.0)
+    )
     images, labels = patches(4096)
     feed = iter(batches.stream(images, labels, batches.shuffled(np.arange(4096), batch, 0), range(10**6)))
 

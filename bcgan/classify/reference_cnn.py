@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from bcgan.classify.train import Patches, scorer, train
+from bcgan.classify.train import Patches, Recipe, TrainingData, scorer, train
 from bcgan.data import batches
 from bcgan.gan import quality_filter
 from bcgan.models import weights
@@ -35,7 +35,8 @@ def load_or_train(patches: Patches, validation: Patches, steps: int, seed: int, 
         classifier_settings = Classifier(epochs=max(1, round(steps / epoch_steps)))
         keras.utils.set_random_seed(seed)
         network = classifier(NETWORK, patches.images.shape[1])
-        train(network, patches, None, validation, settings, classifier_settings, seed, path, xla, epoch_steps)
+        recipe = Recipe(settings, classifier_settings, seed, xla, epoch_steps)
+        train(network, TrainingData(patches, None, validation), recipe, path)
     return weights.load_model(path)
 
 

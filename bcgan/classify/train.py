@@ -35,8 +35,37 @@ class Patches(NamedTuple):
 
 
 class TrainingData(NamedTuple):
-    """What a training learns from: patches, which of them a step sees, steps of an epoch, the loss's weights of benign
-    and malignant."""
+    """The patches of a training.
+
+    real: labelled training patches.
+    extra: synthetic or distilled patches, `Classifier.extra_fraction` of every batch; `None`: real patches alone.
+    validation: patches that select the epoch; `None`: the last epoch is kept.
+    """
+
+    real: Patches
+    extra: Patches | None = None
+    validation: Patches | None = None
+
+
+class Recipe(NamedTuple):
+    """How a classifier is trained.
+
+    classify: settings of every classifier. classifier: settings of this one. seed: of everything random.
+    xla: whether steps are compiled by XLA. epoch_steps: steps of an epoch; `None`: one pass over the real patches.
+    augment: whether patches are turned, mirrored and their colors jittered.
+    """
+
+    classify: Classify
+    classifier: Classifier
+    seed: int = 0
+    xla: bool = False
+    epoch_steps: int | None = None
+    augment: bool = True
+
+
+class Sampling(NamedTuple):
+    """What a training draws from: a pool of patches, which of them a step sees, the steps of an epoch, and the loss's
+    weights of benign and malignant patches."""
 
     pool: Patches
     sampler: batches.Sampler
@@ -44,38 +73,21 @@ class TrainingData(NamedTuple):
     class_weight: tuple[float, float]
 
 
-def train(
-    network: keras.Model,
-    real: Patches,
-    extra: Patches | None,
-    validation: Patches | None,
-    settings: Classify,
-    classifier_settings: Classifier,
-    seed: int,
-    path: Path,
-    xla: bool,
-    epoch_steps: int | None = None,
-    augment: bool = True,
-) -> None:
-    """Train a classifier and write `path` (.keras) and a line an epoch beside it (.jsonl).
+def train(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) -> None:
+    """Train a classifier and write `path` (.keras), and a line for each epoch beside it (.jsonl).
 
     An interruption leaves a checkpoint of the last full epoch; calling again with the same arguments resumes.
 
     Args:
-        network: keras.Model. As `bcgan.models.classifier` builds it.
-        extra: Patches. Synthetic or distilled ones, `classifier_settings.extra_fraction` of every batch; None: real
-            patches alone.
-        validation: Patches. Choose the epoch; None: the last one is kept.
-        classifier_settings: Classifier. This network's settings.
-        epoch_steps: int. Steps of an epoch; None: as many as see every real patch once.
-        augment: bool. Whether real and synthetic patches are turned, mirrored and their colours jittered.
+        network: As `bcgan.models.classifier` builds it.
 
     Raises:
-        WorkError: the loss is NaN or infinite.
+        WorkError: If the loss is NaN or infinite.
     """
+    settings, classifier_settings, validation = recipe.classify, recipe.classifier, data.validation
     _follow_statistics(network)
-    training_data = _build_training_data(real, extra, settings, classifier_settings, seed, epoch_steps)
-    epochs, epoch_steps = classifier_settings.epochs, training_data.epoch_steps
+    sampling = _build_sampling(data, recipe)
+    epochs, epoch_steps = classifier_settings.epochs, sampling.epoch_steps
     average = keras.models.clone_model(network)
     average.set_weights(network.get_weights())
     distribute.synchronise(network)
@@ -91,14 +103,14 @@ def train(
     checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
     start = weights.restore(checkpoint, state)
     progress.keep_lines(log_path, "epoch", start)
-    step_function = make_step(network, average, optimizer, settings, training_data.class_weight, seed, xla, augment)
+    step_function = make_step(network, average, optimizer, recipe, sampling.class_weight)
     score = scorer(average)
 
     with progress.bar(epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
         for epoch in range(start, epochs):
             began = time.monotonic()
             steps = range(epoch * epoch_steps, (epoch + 1) * epoch_steps)
-            stream = batches.stream(*training_data.pool, training_data.sampler, steps, settings.crop_size, seed)
+            stream = batches.stream(*sampling.pool, sampling.sampler, steps, settings.crop_size, recipe.seed)
             values = []
             for step, images, labels in stream:
                 values.append([float(value) for value in step_function(step, images, labels)])
@@ -129,28 +141,21 @@ def train(
     checkpoint.unlink(missing_ok=True)
 
 
-def _build_training_data(
-    real: Patches,
-    extra: Patches | None,
-    settings: Classify,
-    classifier_settings: Classifier,
-    seed: int,
-    epoch_steps: int | None,
-) -> TrainingData:
-    """What `train`'s arguments of these names come to."""
-    count = (
-        min(round(settings.batch_size * classifier_settings.extra_fraction), settings.batch_size - 1) if extra else 0
-    )
+def _build_sampling(data: TrainingData, recipe: Recipe) -> Sampling:
+    """Return what a training draws from."""
+    settings, (real, extra, _), seed = recipe.classify, data, recipe.seed
+    fraction = recipe.classifier.extra_fraction
+    count = min(round(settings.batch_size * fraction), settings.batch_size - 1) if extra else 0
     fresh = min(settings.batch_size - count, len(real.labels))
     sampler, malignant = batches.shuffled(np.arange(len(real.labels)), fresh, seed), np.mean(real.labels)
-    epoch_steps, pool = epoch_steps or max(1, len(real.labels) // fresh), real
+    epoch_steps, pool = recipe.epoch_steps or max(1, len(real.labels) // fresh), real
     if extra and count:
         pool = Patches(*(np.concatenate(pair) for pair in zip(real, extra, strict=True)))
         extra_rows = np.arange(len(real.labels), len(pool.labels))
         part = count / (count + fresh)
         malignant = (1 - part) * malignant + part * np.mean(extra.labels)
         sampler = batches.mixed(sampler, extra_rows, count, seed)
-    return TrainingData(pool, sampler, epoch_steps, class_weights(malignant))
+    return Sampling(pool, sampler, epoch_steps, class_weights(malignant))
 
 
 def _validate(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -187,20 +192,18 @@ def make_optimizer(network: keras.Model, classifier_settings: Classifier, settin
 
 
 def make_step(
-    network,
-    average,
-    optimizer,
-    settings: Classify,
+    network: keras.Model,
+    average: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    recipe: Recipe,
     class_weight: tuple[float, float],
-    seed: int,
-    xla: bool,
-    augment: bool = True,
 ):
-    """One update of the network and of its average.
+    """Return a function that updates the network and its average from a batch, and returns loss and accuracy.
 
     Args:
-        class_weight: the loss's weights of benign and malignant.
+        class_weight: The loss's weights of benign and malignant patches.
     """
+    settings, seed, augment = recipe.classify, recipe.seed, recipe.augment
     fused = fast.fuse_model(network)
 
     def update(step, images, labels):
@@ -223,7 +226,7 @@ def make_step(
 
     update_everywhere = distribute.everywhere(update)
 
-    @tf.function(jit_compile=xla)
+    @tf.function(jit_compile=recipe.xla)
     def step_function(step, images, labels):
         metrics, count = update_everywhere(step, images, labels), tf.cast(step, tf.float32)
         weights.move_average(

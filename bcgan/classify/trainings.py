@@ -14,7 +14,7 @@ from bcgan import distribute, runs
 from bcgan.artifacts import StageRun
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify import teaching
-from bcgan.classify.train import Patches, train
+from bcgan.classify.train import Patches, Recipe, TrainingData, train
 from bcgan.experiment import TRAINING, Experiment, subset
 from bcgan.models.classifier import of_run
 from bcgan.preprocess import store
@@ -56,8 +56,9 @@ def train_all(run: StageRun, xla: bool) -> None:
         keras.utils.set_random_seed(seed)
         with distribute.scope(run.experiment):
             network = of_run(name, run.root, size, model)
-            path, use_xla = folder / f"{name}-seed{seed}.keras", xla and distribute.replicas() == 1
-            train(network, real, extra_patches(model), validation, settings, model, seed, path, use_xla)
+            recipe = Recipe(settings, model, seed, xla and distribute.replicas() == 1)
+            data = TrainingData(real, extra_patches(model), validation)
+            train(network, data, recipe, folder / f"{name}-seed{seed}.keras")
 
     for name in sorted(settings.models, key=lambda name: name in students):  # teachers first
         for seed in settings.seeds:

@@ -16,7 +16,7 @@ import numpy as np
 from bcgan import machine, progress, runs
 from bcgan.artifacts import MANIFEST, StageRun
 from bcgan.classifiers import CLASSIFIERS
-from bcgan.classify.train import Patches
+from bcgan.classify.train import Patches, Recipe
 from bcgan.classify.trainings import inputs_read_by
 from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import intervals, trials
@@ -189,8 +189,8 @@ def _build(run: StageRun, variant: AblationVariant, seed: int, folder: Path) -> 
     size = experiment.classify.crop_size or experiment.data.size
     network = vary(of_run(experiment.ablation.model, run.root, size, model), _network_variant(variant))
     real = patch_sets.pop("train")
-    trial = trials.Trial(network, real, synthetic, patch_sets, experiment.classify, model, {}, arrays)
-    trials.train_trial(trial, seed, xla, experiment.evaluate.tta_views, folder)
+    trial = trials.Trial(network, real, synthetic, patch_sets, Recipe(experiment.classify, model, seed, xla), arrays)
+    trials.train_trial(trial, experiment.evaluate.tta_views, folder)
 
 
 def _prepared_store(run: StageRun, variant: AblationVariant) -> Path:

@@ -17,7 +17,7 @@ from bcgan import data, progress, runs
 from bcgan.artifacts import StageRun
 from bcgan.classifiers import with_simclr
 from bcgan.classify import calibration, context, pretraining
-from bcgan.classify.train import Patches
+from bcgan.classify.train import Patches, Recipe
 from bcgan.classify.trainings import inputs_read_by
 from bcgan.data import splits
 from bcgan.errors import InputError
@@ -58,7 +58,7 @@ def evaluate(run: StageRun, store: Store, xla: bool) -> None:
                 for fold in range(count):
                     arrays = trials.predictions(
                         run, f"{name}-{split}-fold{fold}", [common, name, split, fold], inputs,
-                        partial(_build, run, store, name, split, fold, xla),
+                        partial(_build, run, store, (name, split, fold), xla),
                     )  # fmt: skip
                     folds[name][split].append(arrays)
                     bar.update()
@@ -143,8 +143,9 @@ def _classifier_settings(experiment: Experiment, name: str) -> Classifier:
     return classifier_settings.replace(epochs=experiment.cross_validation.epochs, synthetic_fraction=0.0)
 
 
-def _build(run: StageRun, store: Store, name: str, split: str, fold: int, xla: bool, folder: Path) -> None:
+def _build(run: StageRun, store: Store, trial: tuple[str, str, int], xla: bool, folder: Path) -> None:
     """Train a model on a fold and write its predictions."""
+    name, split, fold = trial
     experiment, model = run.experiment, _classifier_settings(run.experiment, name)
     labels, fold_roles = store.index["label"].to_numpy(), roles(experiment, store.index, split, fold)
     rows = {role: np.flatnonzero(fold_roles == role) for role in splits.LISTED}
@@ -153,5 +154,7 @@ def _build(run: StageRun, store: Store, name: str, split: str, fold: int, xla: b
     network = of_run(name, run.root, experiment.classify.crop_size or experiment.data.size, model)
     arrays = {f"{role}_rows": rows[role] for role in ("test", "validation")}
     real = patch_sets.pop("train")
-    trial = trials.Trial(network, real, None, patch_sets, experiment.classify, model, {}, arrays)
-    trials.train_trial(trial, experiment.seed, xla, experiment.evaluate.tta_views, folder)
+    recipe = Recipe(experiment.classify, model, experiment.seed, xla)
+    trials.train_trial(
+        trials.Trial(network, real, None, patch_sets, recipe, arrays), experiment.evaluate.tta_views, folder
+    )

@@ -20,7 +20,7 @@ import pandas as pd
 from bcgan import progress, runs
 from bcgan.artifacts import StageRun
 from bcgan.classify import reference_cnn
-from bcgan.classify.train import Patches
+from bcgan.classify.train import Patches, Recipe
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals, trials
@@ -144,12 +144,11 @@ def _build(run: StageRun, store: Store, held: dict[str, Patches], cell: Cell, xl
         epochs=settings.num_validations, synthetic_fraction=settings.synthetic_fraction if extra else 0.0
     )
     keras.utils.set_random_seed(cell.seed)
-    options = {
-        "epoch_steps": max(1, settings.train_steps // settings.num_validations), "augment": cell.arm != "real",
-    }  # fmt: skip
+    epoch_steps = max(1, settings.train_steps // settings.num_validations)
+    recipe = Recipe(Classify(), model, cell.seed, xla, epoch_steps, augment=cell.arm != "real")
     arrays = {"patients": len(np.unique(patients[rows])), "patches": len(rows), "short": short}
-    trial = trials.Trial(classifier(NETWORK, GAN_SIZE), real, extra, held, Classify(), model, options, arrays)
-    trials.train_trial(trial, cell.seed, xla, run.experiment.evaluate.tta_views, folder)
+    trial = trials.Trial(classifier(NETWORK, GAN_SIZE), real, extra, held, recipe, arrays)
+    trials.train_trial(trial, run.experiment.evaluate.tta_views, folder)
 
 
 def _extra(run: StageRun, real: Patches, validation: Patches, cell: Cell, xla: bool) -> tuple[Patches | None, bool]:

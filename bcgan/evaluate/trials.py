@@ -10,11 +10,10 @@ import numpy as np
 from bcgan import runs
 from bcgan.artifacts import PARTIAL, StageRun
 from bcgan.classify.scoring import probabilities
-from bcgan.classify.train import Patches, train
+from bcgan.classify.train import Patches, Recipe, TrainingData, train
 from bcgan.data.views import central
 from bcgan.experiment import SET_BY_STAGE, TRAINING, Experiment, subset
 from bcgan.models import weights
-from bcgan.settings import Classifier, Classify
 
 PREDICTIONS = "predictions.npz"
 # Settings that list a stage's trials; a single trial does not depend on them.
@@ -31,8 +30,7 @@ class Trial(NamedTuple):
     real: training patches.
     extra: patches that join the real ones in every batch, or `None`.
     held: held-out patches by role; the role validation selects the epoch.
-    classify, classifier: settings.
-    options: further arguments of `bcgan.classify.train.train`.
+    recipe: how it is trained.
     arrays: further arrays to store with the predictions.
     """
 
@@ -40,9 +38,7 @@ class Trial(NamedTuple):
     real: Patches
     extra: Patches | None
     held: dict[str, Patches]
-    classify: Classify
-    classifier: Classifier
-    options: dict[str, Any]
+    recipe: Recipe
     arrays: dict[str, Any]
 
 
@@ -62,8 +58,8 @@ def predictions(
     return runs.read_arrays(run.cache.get_or_build(name, settings, inputs, build) / PREDICTIONS)
 
 
-def train_trial(trial: Trial, seed: int, xla: bool, tta_views: int, folder: Path) -> None:
-    """Train, predict every role of `trial.held`, and write both `trial.arrays` and the probabilities to a .npz file.
+def train_trial(trial: Trial, tta_views: int, folder: Path) -> None:
+    """Train, predict every role of `trial.held`, and write the probabilities and `trial.arrays` to a .npz file.
 
     Probabilities of malignancy are float32, (n,), under the name of their role.
 
@@ -71,14 +67,10 @@ def train_trial(trial: Trial, seed: int, xla: bool, tta_views: int, folder: Path
         WorkError: If the loss is NaN or infinite.
     """
     path = folder / f"{folder.name.removesuffix(PARTIAL)}.keras"
-    train(
-        trial.network, trial.real, trial.extra, trial.held["validation"], trial.classify, trial.classifier, seed, path,
-        xla, **trial.options,
-    )  # fmt: skip
-    best = weights.load_model(path)
+    train(trial.network, TrainingData(trial.real, trial.extra, trial.held["validation"]), trial.recipe, path)
+    best, crop_size = weights.load_model(path), trial.recipe.classify.crop_size
     by_role = {
-        role: probabilities(best, central(patches.images, trial.classify.crop_size), tta_views)
-        for role, patches in trial.held.items()
+        role: probabilities(best, central(patches.images, crop_size), tta_views) for role, patches in trial.held.items()
     }
     np.savez_compressed(folder / PREDICTIONS, **trial.arrays, **by_role)
     path.unlink()

@@ -14,7 +14,7 @@ from bcgan import data, machine, progress, runs
 from bcgan.artifacts import MANIFEST, Cache
 from bcgan.classify import calibration, context
 from bcgan.classify.scoring import probabilities
-from bcgan.classify.train import Patches, train
+from bcgan.classify.train import Patches, Recipe, TrainingData, train
 from bcgan.data.records import CLASSES
 from bcgan.data.views import central
 from bcgan.errors import InputError
@@ -172,7 +172,7 @@ def _train_on_all_patients(
             loaded = store.load_synthetic(root / "features", experiment.data.size, model.filter_synthetic)
             synthetic = Patches(*loaded)
         path = folder / f"{derived.column(name, seed)}.keras"
-        train(network, real, synthetic, None, settings, model, seed, path, xla)
+        train(network, TrainingData(real, synthetic), Recipe(settings, model, seed, xla), path)
 
     networks = []
     for name, seed in chosen.items():

@@ -86,7 +86,7 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
         direction = steering.directions(source.generator, label, source.threshold, seed)["density"]
         if not direction.low <= density <= direction.high:
             raise InputError(
-                f"--density {density:g}: this generator's {name} patches reach {direction.low:.2f} to "
+                f"--nuclear-density {density:g}: this generator's {name} patches reach {direction.low:.2f} to "
                 f"{direction.high:.2f}. Choose a value between."
             )
     files, refused, tried = [], dict.fromkeys(quality_filter.RESULTS[1:], 0), 0

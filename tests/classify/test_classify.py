@@ -27,7 +27,8 @@ def train(path, synthetic=None, settings=SETTINGS, own=OWN):
     path.parent.mkdir(exist_ok=True)
     machine.start(experiment.load("phantom", ("profile=repro",)))
     keras.utils.set_random_seed(1)
-    classify.train(classifier("cnn", 32), REAL, synthetic, REAL, settings, own, 1, path, xla=False)
+    data = classify.TrainingData(REAL, synthetic, REAL)
+    classify.train(classifier("cnn", 32), data, classify.Recipe(settings, own, seed=1), path)
     return weights.load_model(path)
 
 

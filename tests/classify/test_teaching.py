@@ -68,17 +68,8 @@ def test_a_student_learns_what_its_teachers_say(tmp_path):
     settings = experiment.load("phantom", ("classify.ema_decay=0.5", "classify.batch_size=32"))
     keras.utils.set_random_seed(0)
     path = tmp_path / "student.keras"
-    train.train(
-        classifier("cnn"),
-        real,
-        more,
-        None,
-        settings.classify,
-        Classifier(epochs=6, distillation_fraction=0.75),
-        0,
-        path,
-        False,
-    )
+    recipe = train.Recipe(settings.classify, Classifier(epochs=6, distillation_fraction=0.75))
+    train.train(classifier("cnn"), train.TrainingData(real, more), recipe, path)
     said = probabilities(weights.load_model(path), made, 1)
     assert said[bright == 1].mean() - said[bright == 0].mean() > 0.3
 
@@ -86,8 +77,8 @@ def test_a_student_learns_what_its_teachers_say(tmp_path):
 def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
     trained, taught = [], train.Patches(IMAGES[:4], np.float32([0.1, 0.9, 0.5, 0.2]))
 
-    def stand_in(network, real, more, validation, settings, own, seed, path, xla):
-        trained.append((path.stem, more is taught))
+    def stand_in(network, data, recipe, path):
+        trained.append((path.stem, data.extra is taught))
         path.write_bytes(b"trained")
         path.with_suffix(".jsonl").touch()
 

@@ -110,9 +110,9 @@ def test_only_trainings_of_both_sides_are_compared():
 def broken_once(train):
     from bcgan.errors import WorkError
 
-    def run(network, real, made, validation, settings, *rest, **more):
-        if settings.loss == "focal":
+    def run(network, data, recipe, path):
+        if recipe.classify.loss == "focal":
             raise WorkError("it diverged")
-        return train(network, real, made, validation, settings, *rest, **more)
+        return train(network, data, recipe, path)
 
     return run

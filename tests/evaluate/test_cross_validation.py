@@ -101,11 +101,11 @@ def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, cap
     """Trainings are replaced: the tests of `ablation` run real ones."""
     work, trained = tmp_path / "work", []
 
-    def stand_in(trial, seed, xla, tta_views, folder):
+    def stand_in(trial, tta_views, folder):
         if len(trained) == 5 and "stopped" not in trained:
             trained.append("stopped")
             raise WorkError("stopped")
-        model = trial.classifier
+        model = trial.recipe.classifier
         assert (trial.extra, model.synthetic_fraction, model.epochs) == (None, 0, 2)
         assert trial.network.name == "cnn_classifier"
         assert not set(trial.arrays["test_rows"]) & set(trial.arrays["validation_rows"])
@@ -138,7 +138,7 @@ def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatc
     """What the stage left is kept where a trial's own settings and files are the same, and only there."""
     work, trained = tmp_path / "work", []
 
-    def stand_in(trial, seed, xla, tta_views, folder):
+    def stand_in(trial, tta_views, folder):
         trained.append(trial.network.name)
         write_predictions(trial, folder)
 

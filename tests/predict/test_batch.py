@@ -143,10 +143,10 @@ def test_the_command_says_what_it_did(exported, source, tmp_path, capsys, monkey
     monkeypatch.setitem(__import__("sys").modules, "apache_beam", None)
     out = ["--model", str(exported), "--out", str(tmp_path / "out"), "--mpp", str(MPP)]
     for more, code, words in (
-        (["--by", "beam"], 2, "pip install -r requirements-beam.txt"),
+        (["--runner", "beam"], 2, "pip install -r requirements-beam.txt"),
         ([], 0, "4 slides done, 0 were current"),
         ([], 0, "0 slides done, 4 were current"),
-        (["--no-neighbours"], 0, "4 slides done, 0 were current"),
+        (["--no-spatial-context"], 0, "4 slides done, 0 were current"),
         ([], 0, "4 slides done, 0 were current"),
         (None, 3, "1 slides have patches that could not be read, 0 slides were refused"),
         ([], 3, "1 slides have patches that could not be read, 0 slides were refused"),

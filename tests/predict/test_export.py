@@ -66,7 +66,7 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
         if spoil:
             next(cache.glob("*/gan_resnet-seed0.keras")).write_bytes(b"damaged")
         with pytest.raises(SystemExit) as stop:
-            cli.main(["export", "tiny.yaml", "--out", "model", "--everyone", *asked])
+            cli.main(["export", "tiny.yaml", "--out", "model", "--all-patients", *asked])
         assert stop.value.code == 0
         models.load("model")  # other formats leave what the card names as it is, and do not outlive it
         found = [Path("model", name).exists() for name in (*formats.KINDS.values(), formats.TABLE)]

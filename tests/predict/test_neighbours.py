@@ -70,7 +70,7 @@ def test_patches_of_one_slide_are_judged_together(model, exported, idc_folder, t
     alone = model.predict(read_patches([lone, copy, namesake]))
     assert_said(found, [lone, copy, namesake], alone)
     out = tmp_path / "apart.csv"
-    command(*slides[0], "--model", exported, "--no-neighbours", "--out", out)
+    command(*slides[0], "--model", exported, "--no-spatial-context", "--out", out)
     rows = {Path(row["path"]): row for row in csv.DictReader(out.open(encoding="utf-8"))}
     assert_said(rows, slides[0], model.predict(read_patches(slides[0])))
 

@@ -32,7 +32,7 @@ def workspace(finished, tmp_path, monkeypatch):
 
 
 def test_patches_of_a_run_with_their_manifest(workspace, capsys):
-    assert bcgan("sample", "tiny", "--label", "benign", "--number", 5, "--out", "out/a") == 0
+    assert bcgan("sample", "tiny", "--label", "benign", "--count", 5, "--out", "out/a") == 0
     manifest = json.loads((workspace / "out/a/manifest.json").read_text())
     assert manifest["class"] == "benign"
     assert [entry["file"] for entry in manifest["files"]] == [f"benign_{n:05d}.png" for n in range(1, 6)]
@@ -73,9 +73,7 @@ def test_an_empty_folder_may_be_the_one_that_one_is_in(workspace, tmp_path, monk
 
 def test_the_same_seed_gives_the_same_patches(workspace):
     for out, seed in (("b", 3), ("c", 3), ("d", 4)):
-        assert (
-            bcgan("sample", "tiny", "--label", "malignant", "--number", 2, "--seed", seed, "--out", f"out/{out}") == 0
-        )
+        assert bcgan("sample", "tiny", "--label", "malignant", "--count", 2, "--seed", seed, "--out", f"out/{out}") == 0
     first, again, other = ((workspace / f"out/{out}/malignant_00001.png").read_bytes() for out in "bcd")
     assert first == again
     assert first != other
@@ -86,7 +84,10 @@ def test_the_same_seed_gives_the_same_patches(workspace):
     [
         (["nowhere", "--label", "benign"], ["runs/nowhere/gan/generator.keras", "bcgan run nowhere"]),
         (["tiny", "--label", "benign", "--out", "runs"], ["not empty", "--out"]),
-        (["tiny", "--label", "benign", "--density", "0.6", "--out", "out/e"], ["--density 0.6", "0.20 to 0.40"]),
+        (
+            ["tiny", "--label", "benign", "--nuclear-density", "0.6", "--out", "out/e"],
+            ["--nuclear-density 0.6", "0.20 to 0.40"],
+        ),
         (["tiny", "--label", "stroma"], ["stroma"]),
     ],
 )
@@ -103,13 +104,13 @@ def test_too_few_let_through_is_a_failure_that_names_the_counts(workspace, capsy
     strict = _with_limits(sampling.load("tiny"), np.full(2, 1e-9))
     monkeypatch.setattr(sampling, "load", lambda name: strict)
     monkeypatch.setattr(sampling, "PATIENCE", 1)
-    assert bcgan("sample", "tiny", "--label", "benign", "--number", 2, "--out", "out/f") == 1
+    assert bcgan("sample", "tiny", "--label", "benign", "--count", 2, "--out", "out/f") == 1
     assert "0 were let through, 2 were wanted" in capsys.readouterr().err
     assert not (workspace / "out/f/manifest.json").exists()
 
 
 def test_the_generator_that_comes_with_bcgan_needs_no_training(in_folder):
-    assert bcgan("sample", "--label", "malignant", "--number", 12, "--out", "shipped") == 0
+    assert bcgan("sample", "--label", "malignant", "--count", 12, "--out", "shipped") == 0
     manifest = json.loads((in_folder / "shipped/manifest.json").read_text())
     assert manifest["tried"] < 40
     assert sum(path.stat().st_size for path in sampling.SHIPPED.iterdir()) < 8 * 2**20

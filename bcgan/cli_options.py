@@ -1,0 +1,58 @@
+"""Options that several commands have."""
+
+import click
+
+ENGINES = ("auto", "openvino", "litert", "keras")
+RUNNERS = ("serial", "pool", "beam")
+FORMATS = ("savedmodel", "litert", "litert-int8", "onnx")
+
+model_option = click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
+mpp_option = click.option(
+    "--mpp", type=click.FloatRange(0, min_open=True),
+    help="Microns per pixel of all images, in place of what the files state.",
+)  # fmt: skip
+mpp_csv_option = click.option(
+    "--mpp-csv", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+    help="A table of file,mpp for images of several resolutions; --mpp is for those that are not in it.",
+)  # fmt: skip
+engine_option = click.option(
+    "--engine", type=click.Choice(ENGINES), default="auto",
+    help="auto: OpenVINO on x86-64, LiteRT elsewhere and for a few patches, Keras where neither is installed.",
+)  # fmt: skip
+context_option = click.option(
+    "--spatial-context/--no-spatial-context", "neighbours", default=True, show_default=True,
+    help="Whether the predictions of neighbouring patches are used where places are known.",
+)  # fmt: skip
+
+
+def experiment_options(command):
+    for option in (
+        click.argument("name", default="phantom", metavar="[EXPERIMENT]"),
+        click.option("--data-dir", help="Folders or archives with the data, joined by ':'; in place of data.dir."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."),
+    ):
+        command = option(command)
+    return command
+
+
+def slide_options(command):
+    for option in (
+        click.argument("sources", nargs=-1, required=True),
+        mpp_option,
+        mpp_csv_option,
+        click.option(
+            "--runner",
+            type=click.Choice(RUNNERS),
+            default="serial",
+            show_default=True,
+            help="What runs the slides: this process, processes of this machine, or Apache Beam.",
+        ),
+        click.option(
+            "--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes, of pool and beam."
+        ),
+        click.option(
+            "--beam", "options", multiple=True, metavar="NAME=VALUE", help="For Apache Beam, as runner=FlinkRunner."
+        ),
+    ):
+        command = option(command)
+    return command
