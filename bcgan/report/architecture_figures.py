@@ -127,7 +127,10 @@ def resnet(_run: Run) -> Drawn:
 
 def integration(run: Run) -> Drawn:
     classifier_settings = run.experiment.classify.models.get("gan_resnet", Classifier())
-    gan_discriminator, further_maps = discriminator(run.experiment.gan.base_channels), _beside(classifier_settings)
+    gan_discriminator, further_maps = (
+        discriminator(run.experiment.gan.base_channels),
+        _extra_features(classifier_settings),
+    )
     part, joined_network = blocks(gan_discriminator), gan_resnet(gan_discriminator, further_maps=further_maps)
     part = part[part["block"].isin(["image", "stem", *BLOCKS[: BLOCKS.index(JOINED_BLOCK) + 1]])]
     merged = blocks(joined_network)
@@ -159,8 +162,8 @@ def integration(run: Run) -> Drawn:
     ).strip())  # fmt: skip
 
 
-def _beside(classifier_settings: Classifier) -> keras.Model | None:
-    """What joins beside the discriminator's map, with weights as they are drawn: only its shapes are read."""
+def _extra_features(classifier_settings: Classifier) -> keras.Model | None:
+    """Build the further maps that join, with random weights: only their shapes are read."""
     if classifier_settings.extra_features == "none":
         return None
     frozen = frozen_features(weights=False)

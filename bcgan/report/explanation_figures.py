@@ -174,7 +174,7 @@ def feature_maps(run: Run) -> Drawn:
 
 def error_gallery(run: Run) -> Drawn:
     """Benign patches that were called malignant, and malignant ones that were missed."""
-    table = tables.worst_calls(run, WORST)
+    table = tables.largest_errors(run, WORST)
     place = pd.Series(run.store.index.index, run.store.index["id"])
     figure, grid = plt.subplots(2, WORST, figsize=(1.25 * WORST, 3.6), squeeze=False)
     for axes in grid.flat:

@@ -190,19 +190,19 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "audit": tables.audit(run),
         "leak_audit": tables.leaks(run),
         "gan_scores_summary": tables.gan_scores(run),
-        "selection": tables.selection(run),
+        "quality_filter": tables.quality_filter(run),
         "comparisons_summary": tables.comparisons(run),
         "operating_points": tables.operating_points(run),
         "split_optimism": tables.split_optimism(run),
         "calibration": tables.results(run, "test", tables.CALIBRATION_METRICS),
         "patients": tables.results(run, "test", by_patient.NAMES),
-        "worst_calls": tables.worst_calls(run),
+        "largest_errors": tables.largest_errors(run),
         "model_card": cards.model_card(run),
         "data_card": cards.data_card(run),
         "claim": cards.claim(run),
     }
     summary_tables |= {"cross_validation": tables.cross_validation(run)} if run.cross_validation else {}
-    optional = {"slides": tables.slides(run), "ingredients": tables.ingredients(run)}
+    optional = {"slides": tables.slides(run), "components": tables.components(run)}
     summary_tables |= {name: table for name, table in optional.items() if len(table)}
     summary_tables |= {"ablation_summary": tables.ablation(run)} if run.ablation else {}
     summary_tables |= {"learning_curve_summary": tables.learning_curve(run)} if run.learning_curve else {}
@@ -231,7 +231,7 @@ def _context(
             ("Sensitivity", describe(test["sensitivity"])),
             ("Specificity", describe(test["specificity"])),
         ],
-        "beside": ", ".join(
+        "others": ", ".join(
             f"{CLASSIFIER_NAMES[name]} {describe(run.metrics[name]['sets']['test']['roc_auc'])}"
             for name in run.names[1:]
         ),
@@ -250,7 +250,7 @@ def _context(
 
 
 def alerts(run: Run) -> list[str]:
-    """What a reader should be careful about, from the run's own numbers."""
+    """Return the limitations and warnings that follow from the run's own numbers."""
     test, narrow = run.count("test"), run.audit["faults"]["wrong_size"]["count"]
     share = test["positives"] / test["patches"]
     refused = run.audit["patches"] - run.audit["kept"]
@@ -259,22 +259,22 @@ def alerts(run: Run) -> list[str]:
     unlabelled = ", ".join(CLASSIFIER_NAMES[name] for name in run.met_no_list())
     failed = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
     alert_texts = [
-        (failed, f"The leak audit failed: {'; '.join(failed)}. No figure below can be trusted."),
+        (failed, f"The leak audit failed: {'; '.join(failed)}. No result below can be trusted."),
         (trouble, f"The GAN failed at the end of its training: {trouble}."),
         (run.part(), run.part()),
-        (run.phantom, "The tissue is procedural: these figures show that the pipeline works, nothing about patients."),
-        (not run.patients_known, "The data name no patient: intervals by patch are too narrow."),
+        (run.phantom, "The tissue is procedural: results show that the pipeline works, and nothing about patients."),
+        (not run.patients_known, "The data have no patient names: intervals by patch are too narrow."),
         (test["patients"] < SMALL_N, f"Only {test['patients']} test patients: read the intervals, not the values."),
-        (seeds < 3, f"{run.seeds()}: how much the figures vary from training to training is not known."),
-        (abs(share - 0.5) > 0.15, f"{share:.0%} of the test patches are malignant: accuracy alone flatters."),
-        (refused, f"{refused:,} patches were left out by the audit."),
+        (seeds < 3, f"{run.seeds()}: how much results vary between trainings is not known."),
+        (abs(share - 0.5) > 0.15, f"{share:.0%} of the test patches are malignant: accuracy alone is misleading."),
+        (refused, f"{refused:,} patches were excluded by the audit."),
         (narrow, f"{narrow:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs(run)}."),
         (True, _kid(run)),
         (_layout_limit(run), _layout_limit(run)),
         (_unmoved(run), _unmoved(run)),
-        (unlabelled, f"Patients on no list: {unlabelled} learnt from their pictures, not their labels."),
-        (not run.patient_images, "No pictures of patients' tissue: synthetic patches stand in their place."),
+        (unlabelled, f"Unlisted patients: {unlabelled} were trained on their images, not their labels."),
+        (not run.patient_images, "No images of patients' tissue: synthetic patches are shown instead."),
     ]  # fmt: skip
     return [text for applies, text in alert_texts if applies]
 
@@ -283,7 +283,7 @@ def _kid(run: Run) -> str:
     """Whether a network tells the synthetic patches from real ones better than patients from each other."""
     measures = {"kid": "a network trained on such patches", "kid_efficientnet_lite2": "EfficientNet-Lite2 on ImageNet"}
     sentences = [
-        f"{measure} {'tells' if kid['value'] > kid['floor'] else 'does not tell'} them from real ones "
+        f"{measure} {'distinguishes' if kid['value'] > kid['floor'] else 'does not distinguish'} them from real ones "
         f"(KID {kid['value']:.3f}, between real patients {kid['floor']:.3f})"
         for name, measure in measures.items()
         if (kid := run.gan_scores[name])["value"] is not None
@@ -304,7 +304,7 @@ def _layout_limit(run: Run) -> str:
         f"{benign:.2f} (benign) and {malignant:.2f} (malignant)" for benign, malignant in layouts.values()
     )
     return (
-        f"The generator knows few layouts: brightness on a 5x5 grid correlates by {synthetic} between two synthetic "
+        f"The generator has few layouts: brightness on a 5x5 grid correlates by {synthetic} between two synthetic "
         f"patches, by {real} between two real ones."
     )
 
@@ -316,23 +316,23 @@ def _unmoved(run: Run) -> str:
     if not flips or max(flips) >= UNMOVED:
         return ""
     shares = " and ".join(f"{share:.1%}" for share in flips)
-    return f"The translations between the classes change next to nothing: {shares} of them are called the other class."
+    return f"The translations between the classes change almost nothing: {shares} of them are called the other class."
 
 
 def limits(run: Run) -> list[str]:
-    """What the report does not show."""
+    """Return what the report does not show."""
     sentences = [
-        "No diagnosis: a patch is judged without its slide, and no pathologist was compared with.",
-        "One data set: other laboratories, scanners and stains were not seen.",
+        "No diagnosis: a patch is classified without its slide, and there is no comparison with pathologists.",
+        "One data set: other laboratories, scanners and stains were not tested.",
         run.part(),
-        "" if run.phantom else "Labels are taken as they are; their errors are in every figure.",
-        "Calibration was fitted on validation patients; on other patients it need not hold.",
+        "" if run.phantom else "Labels are used as they are; their errors affect every result.",
+        "Calibration was fitted on validation patients and may not hold for others.",
     ]
     return [text for text in sentences if text]
 
 
 def provenance(run: Run) -> dict[str, str]:
-    """Whence the numbers come: code, machine, versions, seeds, seconds, data."""
+    """Return code, machine, versions, seeds, seconds and data of the run."""
     experiment, manifest = run.experiment, run.manifests["classify"]
     other_commits = "".join(
         f"; {name} by {stage['commit'] or 'unknown'}, {stage['finished'][:10]}"

@@ -100,7 +100,7 @@ class Run(NamedTuple):
         return self.probabilities[self.probabilities["role"] == "test"]
 
     def met_no_list(self) -> list[str]:
-        """The classifiers that saw patches of patients on no list without their labels, and what holds one of them."""
+        """Return the classifiers trained on unlabelled patches of unlisted patients, and ensembles with one of them."""
         unlisted_names = set(self.experiment.trained_on_unlisted) if "unlisted" in self.split["counts"] else set()
         unlisted_names |= {ENSEMBLE, CONTEXT} if unlisted_names & set(self.experiment.members) else set()
         return [name for name in self.names if name in unlisted_names]

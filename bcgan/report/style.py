@@ -34,13 +34,14 @@ METRIC_NAMES = {
     "sensitivity": "Sensitivity", "specificity": "Specificity", "f1": "F1", "brier": "Brier score",
     "brier_calibrated": "Brier score after scaling", "ece": "Calibration error",
     "ece_calibrated": "Calibration error after scaling", "loss": "Log loss",
-    "patient_fraction_mae": "Error of the malignant share", "patient_fraction_pearson": "Correlation of the shares",
+    "patient_fraction_mae": "Mean absolute error of the malignant fraction",
+    "patient_fraction_pearson": "Pearson correlation of the fractions",
     "patient_roc_auc": "ROC AUC, any malignant patch or none",
 }  # fmt: skip
 ROLE_NAMES = {
-    "train": "training", "validation": "validation", "test": "test", "unlisted": "on no list",
+    "train": "training", "validation": "validation", "test": "test", "unlisted": "unlisted",
     "validation_other": "validation, other source", "test_other": "test, other source",
-    "unlisted_other": "on no list, other source",
+    "unlisted_other": "unlisted, other source",
 }  # fmt: skip
 ARM_NAMES = {
     "real": "Real", "classic": "Real + classic", "gan": "+ GAN", "selected": "+ selected GAN",

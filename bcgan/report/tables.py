@@ -129,7 +129,7 @@ def gan_scores(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def selection(run: Run) -> pd.DataFrame:
+def quality_filter(run: Run) -> pd.DataFrame:
     """Return how many synthetic patches the quality filter accepted, and why it rejected the others."""
     counts = run.synthetic_properties.groupby("label")["filter_result"].value_counts().unstack(fill_value=0)
     names = {
@@ -162,7 +162,7 @@ def comparisons(run: Run) -> pd.DataFrame:
     return pd.DataFrame(ordered, columns=columns)
 
 
-def ingredients(run: Run) -> pd.DataFrame:
+def components(run: Run) -> pd.DataFrame:
     """What each part of the whole adds to what stands without it: those of the ablation one by one, in its short
     trainings, then each classifier that extends another one."""
     pairs: dict[tuple[str, str], dict[str, dict]] = {}
@@ -185,13 +185,13 @@ def ingredients(run: Run) -> pd.DataFrame:
         if (name, without) in pairs
     ]
     return pd.DataFrame([
-        {"Ingredient": title, "Added to": without}
+        {"Component": title, "Added to": without}
         | {difference_in(metric): _tested(differences[metric]) for metric in COMPARED}
-        for title, without, differences in [*_ablated_ingredients(run), *compared]
+        for title, without, differences in [*_ablated_components(run), *compared]
     ])  # fmt: skip
 
 
-def _ablated_ingredients(run: Run) -> list[tuple[str, str, dict]]:
+def _ablated_components(run: Run) -> list[tuple[str, str, dict]]:
     """The ablation's levels that change what a network is made of or learns from, not how it is trained."""
     if not run.ablation:
         return []
@@ -331,7 +331,7 @@ def _folds(run: Run) -> dict[str, dict]:
     return run.cross_validation["models"] if run.cross_validation else {}
 
 
-def worst_calls(run: Run, number: int = 10) -> pd.DataFrame:
+def largest_errors(run: Run, number: int = 10) -> pd.DataFrame:
     """Test patches that the proposed classifier is most wrong about, `number` of each class, one a patient."""
     name, table = run.names[0], run.test
     probabilities = run.mean(name, table)

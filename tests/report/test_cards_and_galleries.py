@@ -41,8 +41,8 @@ def test_claim_answers_every_item_and_invents_nothing(run):
     assert answers(cards.claim(stranger))["Data sources"] == cards.UNKNOWN
 
 
-def test_worst_calls_are_wrong_and_of_different_patients(run):
-    table = tables.worst_calls(run)
+def test_largest_errors_are_wrong_and_of_different_patients(run):
+    table = tables.largest_errors(run)
     threshold = np.mean(list(run.metrics["gan_resnet"]["thresholds"].values()))
     assert len(table)
     for name, rows in table.groupby("Label"):

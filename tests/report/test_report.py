@@ -29,7 +29,7 @@ FIGURES = (
 )  # fmt: skip
 TABLES = (
     "table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "selection",
-    "comparisons_summary", "operating_points", "split_optimism", "worst_calls", "model_card", "data_card", "claim",
+    "comparisons_summary", "operating_points", "split_optimism", "largest_errors", "model_card", "data_card", "claim",
     "patients",
 )  # fmt: skip
 OF_TISSUE = {  # figures that show patients' tissue where they may
@@ -78,7 +78,12 @@ def test_the_page_is_self_contained_small_and_alive(report):
         assert (report / link).exists()
     for anchor in re.findall(r'href="#(\w+)"', page):
         assert f'id="{anchor}"' in page
-    for words in ("Research use only", "What this does not show", "Be careful", "make train EXPERIMENT=tiny"):
+    for words in (
+        "Research use only",
+        "What this does not show",
+        "Limitations and warnings",
+        "make train EXPERIMENT=tiny",
+    ):
         assert words in page
     assert "{{" not in page
 
@@ -149,14 +154,14 @@ def test_without_patient_images_only_synthetic_patches_are_shown(report):
         ids = (report / f"tables/{name}.csv").read_text().splitlines()[1:]
         assert ids
         assert all("synthetic" in line for line in ids)
-    assert "No pictures of patients" in (report / "report.html").read_text()
+    assert "No images of patients" in (report / "report.html").read_text()
 
 
 def test_with_them_real_ones_are(report, report_in_full):
     assert "_class1" in (report_in_full / "tables/fig01_examples.csv").read_text()
     assert (report_in_full / "figures/error_gallery.png").exists()
     assert not (report / "figures/error_gallery.png").exists()
-    assert "No pictures of patients" not in (report_in_full / "report.html").read_text()
+    assert "No images of patients" not in (report_in_full / "report.html").read_text()
 
 
 def test_the_same_run_renders_the_same_bytes(whole, report, report_in_full, tmp_path, monkeypatch):
@@ -259,7 +264,7 @@ def test_ablation_and_learning_curve_are_told_in_numbers(whole):
     assert table["Arm"].tolist() == ["Real + classic", "+ GAN"]
 
 
-def test_what_each_ingredient_adds_comes_from_both_kinds_of_comparison(whole):
+def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(whole):
     def pair(name, other, value):
         one = {"value": value, "low": value - 0.01, "high": value + 0.02, "p": 0.5}
         return [{"classifier": name, "reference": other, "metric": metric, **one} for metric in tables.COMPARED]
@@ -278,13 +283,13 @@ def test_what_each_ingredient_adds_comes_from_both_kinds_of_comparison(whole):
         ablation={"model": "cnn", "epochs": 2, "variants": levels},
         comparisons=[*pair("resnet_table1", "gan_resnet", 0.3), *pair("student", "efficientnet_lite0", 0.2)],
     )
-    table = tables.ingredients(run)
+    table = tables.components(run)
     assert table["Added to"].tolist() == ["Plain CNN, 2 epochs", "ResNet of Table 1", "EfficientNet-Lite0 (ImageNet)"]
-    assert table["Ingredient"][0] == "Synthetic: 10 %"
+    assert table["Component"][0] == "Synthetic: 10 %"
     assert table["Difference in balanced accuracy"].tolist() == [
         "0.100", "-0.300 (-0.320 to -0.290), p = 0.5", "0.200 (0.190 to 0.220), p = 0.5",
     ]  # fmt: skip
-    assert tables.ingredients(whole._replace(ablation=None, comparisons=[])).empty
+    assert tables.components(whole._replace(ablation=None, comparisons=[])).empty
 
 
 def test_who_met_patients_on_no_list_is_named_and_what_holds_one_of_them(whole):
