@@ -252,7 +252,7 @@ def learning_curve_verdict(run: Run) -> str:
     better = [difference for difference in differences if difference["low"] > 0]
     best = max(differences, key=lambda difference: difference["value"])
     texts = [
-        f"{ARM_NAMES[difference['arm']]} at {difference['share']:.0%} of the patients, "
+        f"{ARM_NAMES[difference['arm']]} at {difference['train_fraction']:.0%} of the patients, "
         f"{METRIC_NAMES[difference['metric']]} {_tested(difference)}"
         for difference in better or [best]
     ]

@@ -28,7 +28,7 @@ FIGURES = (
     "stain_variation", "nearest", "feature_maps", "patient_shares", "patient_balance",
 )  # fmt: skip
 TABLES = (
-    "table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "selection",
+    "table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "quality_filter",
     "comparisons_summary", "operating_points", "split_optimism", "largest_errors", "model_card", "data_card", "claim",
     "patients",
 )  # fmt: skip
@@ -208,10 +208,10 @@ def test_a_collapse_is_said(whole):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ((0.03, 0.03), ["trained on such patches tells", "Lite2 on ImageNet tells"]),
-        ((0.02, 0.03), ["trained on such patches does not tell", "Lite2 on ImageNet tells"]),
-        ((0.01, 0.01), ["trained on such patches does not tell", "Lite2 on ImageNet does not tell"]),
-        ((0.01, None), ["trained on such patches does not tell them from real ones (KID 0.010"]),
+        ((0.03, 0.03), ["trained on such patches distinguishes", "Lite2 on ImageNet distinguishes"]),
+        ((0.02, 0.03), ["trained on such patches does not distinguish", "Lite2 on ImageNet distinguishes"]),
+        ((0.01, 0.01), ["trained on such patches does not distinguish", "Lite2 on ImageNet does not distinguish"]),
+        ((0.01, None), ["trained on such patches does not distinguish them from real ones (KID 0.010"]),
         ((None, None), ["were not scored"]),
     ],
 )
@@ -226,7 +226,7 @@ def test_who_tells_synthetic_patches_from_real_ones_is_said(whole, values, said)
 def test_the_learning_curves_sentence_follows_its_numbers(whole):
     def at(value, low, high, p=0.2):
         gain = {"metric": "roc_auc", "reference": "classic", "value": value, "low": low, "high": high, "p": p}
-        return {"share": 0.05, "arm": "gan", **gain}
+        return {"train_fraction": 0.05, "arm": "gan", **gain}
 
     def verdict(*differences):
         return tables.learning_curve_verdict(whole._replace(learning_curve={"differences": list(differences)}))
