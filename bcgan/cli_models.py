@@ -156,7 +156,7 @@ def batch(
 ) -> None:
     """Score every slide in SOURCES: each file, and each folder of patches, directly in it.
 
-    Every slide gets a file of rows; run it again, and only what is new or changed is judged.
+    Every slide gets a file of rows; run it again, and only what is new or changed is scored.
     """
     from pathlib import Path
 
@@ -303,7 +303,7 @@ def explain(context: click.Context, images, model, mpp: float | None, mpp_csv: s
 @model_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The loopback: only this machine can ask.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-@click.option("--concurrent", type=click.IntRange(1), default=2, show_default=True, help="Images judged at a time.")
+@click.option("--concurrent", type=click.IntRange(1), default=2, show_default=True, help="Images scored at a time.")
 def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
     """Open a local page and an HTTP API that score an image. Nothing that is sent is stored."""
     from bcgan import machine

@@ -1,4 +1,4 @@
-"""Beyond the patch: a decision in the light of the patches around it, where their places in the slide are known.
+"""Spatial context: refine a patch's prediction by those of the patches around it, if their coordinates are known.
 
 Carcinoma grows in regions. A patch's own log odds are joined by its neighbours', averaged with weights that fall with
 the distance, at three distances; a logistic regression on the validation patients says how much each counts. It works
@@ -52,7 +52,7 @@ def fit(probabilities: np.ndarray, places: np.ndarray, slides: np.ndarray, label
 def refine(
     context: Context, probabilities: np.ndarray, places: np.ndarray, slides: np.ndarray, side: int
 ) -> np.ndarray:
-    """Probabilities of malignancy in the light of the neighbours, float, (n,). Arguments as `fit`'s."""
+    """Return probabilities of malignancy refined by the neighbours, float, (n,). Arguments as `fit`'s."""
     features = neighbourhood(probabilities, places, slides, side)
     return probability(features @ context.coefficients + context.intercept)
 

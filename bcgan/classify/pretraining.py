@@ -63,7 +63,7 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
 
 
 def seen(folder: Path) -> set[str]:
-    """The patients whom the network in `folder` has met; none where there is no network."""
+    """Return the patients that the network in `folder` was trained on; empty if there is no network."""
     path = folder / SEEN
     return set(runs.read_json(path)["patients"]) if path.exists() else set()
 
@@ -152,7 +152,7 @@ def contrast(projected: tf.Tensor, temperature: float) -> tuple[tf.Tensor, tf.Te
     projected = tf.math.l2_normalize(projected, -1)
     count = tf.shape(projected)[0]
     similarity = projected @ tf.transpose(projected) / temperature
-    similarity = tf.linalg.set_diag(similarity, tf.fill((count,), -1e9))  # a view is not held against itself
+    similarity = tf.linalg.set_diag(similarity, tf.fill((count,), -1e9))  # a view is not compared with itself
     partner = (tf.range(count) + count // 2) % count
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(partner, similarity)
     is_correct = tf.argmax(similarity, -1, output_type=partner.dtype) == partner

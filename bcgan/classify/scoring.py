@@ -1,4 +1,4 @@
-"""What a trained classifier says of patches."""
+"""Predict probabilities with a trained classifier."""
 
 import keras
 import numpy as np

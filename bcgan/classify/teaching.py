@@ -23,7 +23,7 @@ VIEWS = 4  # orientations of a patch that a teacher sees
 
 
 def unlisted(experiment: Experiment, store: Store) -> np.ndarray:
-    """Rows of the patients on no list, who have no other use.
+    """Return the rows of unlisted patients, who have no other role.
 
     Raises:
         InputError: every patient is on a list.
@@ -38,7 +38,7 @@ def unlisted(experiment: Experiment, store: Store) -> np.ndarray:
 
 
 def taught(experiment: Experiment, store: Store, folder: Path) -> Patches:
-    """The patches of patients on no list, with what the trained teachers in `folder` say of them, float32 in [0, 1].
+    """Return the patches of unlisted patients, labelled by the trained teachers in `folder`, float32 in [0, 1].
 
     Raises:
         InputError: every patient is on a list.

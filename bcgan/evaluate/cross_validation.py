@@ -130,7 +130,7 @@ def summarise(
 
 
 def _in_context(fold: dict[str, np.ndarray], index: pd.DataFrame, side: int) -> dict[str, np.ndarray]:
-    """The fold with its probabilities in the light of the neighbours, whose weights its validation patients give."""
+    """Return the fold with probabilities refined by spatial context, fitted on its validation patients."""
     roles = [role for role in ("validation", "test") for _ in fold[role]]
     table = index.iloc[np.concatenate([fold["validation_rows"], fold["test_rows"]])].assign(role=roles)
     near, _ = derived.in_context(table, np.concatenate([fold["validation"], fold["test"]]), side)

@@ -36,7 +36,7 @@ def colour_statistics(properties: pd.DataFrame, train: np.ndarray, rows: np.ndar
     """Probabilities of malignancy of `rows` by boosted trees on eight numbers a patch.
 
     Args:
-        properties: columns COLOUR_AND_TEXTURE and label, a row a patch.
+        properties: columns COLOUR_AND_TEXTURE and label, one row per patch.
         train, rows: positions.
     """
     numbers = properties[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)
@@ -45,7 +45,7 @@ def colour_statistics(properties: pd.DataFrame, train: np.ndarray, rows: np.ndar
 
 
 def boosted_trees() -> HistGradientBoostingClassifier:
-    # Left to itself it stops early where there are many patches, judged on patches of patients that it has met.
+    # By default it would stop early, validated on patches of its own training patients.
     return HistGradientBoostingClassifier(class_weight="balanced", early_stopping=False, random_state=0)
 
 
@@ -57,12 +57,13 @@ def ensemble(table: pd.DataFrame, members: tuple[str, ...]) -> np.ndarray:
 
 
 def in_context(table: pd.DataFrame, base: np.ndarray, side: int) -> tuple[np.ndarray, context.Context]:
-    """The base probabilities in the light of the neighbours: those of the same slide and role, so that the weights are
-    used on the kind of neighbourhood that they were fitted on. (With those of the other source besides, the validation
-    patients' ROC AUC is no better.)
+    """Return the base probabilities refined by spatial context.
+
+    Neighbours are of the same slide and role, so that the weights are used on the kind of neighbourhood that they were
+    fitted on. Neighbours from the other source do not improve the validation patients' ROC AUC.
 
     Args:
-        table: columns id, role, x, y, label; a row a held-out patch. Patches of role validation fit the weights.
+        table: columns id, role, x, y, label; one row per held-out patch. Patches of role validation fit the weights.
         base: float, (n,).
         side: int. Side of a patch, pixels at its own scale.
     """

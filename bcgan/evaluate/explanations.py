@@ -124,7 +124,7 @@ def pointing(
     network: keras.Model, methods: dict, size: int, experiment: Experiment
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """{method: {pointing, evidence}} on phantom patches of patients that no split has: the share of the TOP pixels, and
-    of all that speaks for malignancy, that lies on malignant nuclei, less the share of all pixels that do; 0 is chance.
+    of all that supports malignancy, that lies on malignant nuclei, less the share of all pixels that do; 0 is chance.
     """
     images, masks, patients = truths(TRUTHS, size, experiment.seed)
     by_method = {}

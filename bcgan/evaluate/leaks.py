@@ -26,9 +26,9 @@ def audit(
         index: columns patient, role, pixels, perceptual.
         images: uint8, (n, size, size, 3). The patches of the index.
         split: as in split.json.
-        unlabelled: bool. Whether patches of patients on no list are learnt from, by a student or without any label.
+        unlabelled: Whether patches of unlisted patients are used in training, distilled or without labels.
         fitted: int. What `fitted_elsewhere` counted.
-        seen: names of the patients whom self-supervision has met.
+        seen: Names of the patients of self-supervised pretraining.
 
     Returns:
         {passed, checks: {name: {passed, count, meaning}}}; count is how many offenders there are.

@@ -1,7 +1,7 @@
 """Figures of merit of probabilities, each also under many weightings at once, which is what a bootstrap asks for.
 
 Every function takes weights of shape (resamples, n) and gives (resamples,): with one row of ones it is the plain
-figure, which the tests hold against scikit-learn.
+metric, which the tests compare with scikit-learn.
 """
 
 import numpy as np

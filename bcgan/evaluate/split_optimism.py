@@ -1,6 +1,6 @@
 """How much a split that ignores patients flatters: the same features and model, cross-validated both ways.
 
-Neighbouring patches share tissue and stain, so a random split asks a model about patients that it has met.
+Neighbouring patches share tissue and stain, so a random split tests a model on patients that it was trained on.
 """
 
 from pathlib import Path

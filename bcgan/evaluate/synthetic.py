@@ -34,7 +34,7 @@ BLUR = 2.0  # pixels, of the ceiling: real patches that lost their texture
 QUANTILES = (2.5, 97.5)
 BOUNDS = ("value", "floor", "ceiling")
 LEAST_SAMPLES = 4 * scores.NEIGHBOURS  # fewer have no neighbourhood worth the name
-MOST_KNOWN = 20_000  # training patches that synthetic ones are held against for memorisation
+MOST_KNOWN = 20_000  # training patches that synthetic ones are compared with for memorization
 IMAGENET = "efficientnet_lite2"
 DISTANCES = (
     "kid", "fid", "coverage", "density", "precision", "recall", "memorization_rate", "memorization_rate_pixels",

@@ -44,10 +44,10 @@ PENALTIES = np.logspace(0, 6, 13)
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
     """Translate test patches to the other class and back; the classifier is the proposed one, every seed.
 
-    Writes translations.csv, a row a patch: class, patient, flip_rate (NaN if the patch was not classified correctly),
+    Writes translations.csv, one row per patch: class, patient, flip_rate (NaN if it was not classified correctly),
     change_<property>, cielab_shift, layout_correlation (of 5x5 grids), ssim, cycle_reconstruction_error (mean grey
     levels between the patch and its translation back); translations.json, their means by class with intervals over
-    resampled patients and, as `gap`, how real patches of the two classes differ, and as `truth` what
+    resampled patients and, as `real_class_difference`, how real patches of the two classes differ, and as `phantom_ground_truth` what
     `against_truth` finds on the phantom; and translations.npz: some patches,
     their translations and the ways back, uint8, (MAX_EXAMPLES, 3, 50, 50, 3), as real_<class> and synthetic_<class>.
     """
@@ -176,7 +176,7 @@ def _percent(share: float | None) -> str:
 
 
 def compare(before: np.ndarray, after: np.ndarray, threshold: float) -> pd.DataFrame:
-    """What changed from each patch to its translation, a row a patch; uint8 (n, side, side, 3) both."""
+    """Return what changed from each patch to its translation, one row per patch; uint8 (n, side, side, 3) both."""
     measured = [properties.measure(side, threshold) for side in (before, after)]
     table = (measured[1] - measured[0])[list(PROPERTIES)].add_prefix("change_")
     lab = [rgb2lab(side).mean((1, 2)) for side in (before, after)]

@@ -1,7 +1,7 @@
 """Where in a patch the evidence lies: Grad-CAM, integrated gradients and occlusion, of the same logit.
 
 Each takes a classifier as `bcgan.models.classifier` builds it, or several joined by `bcgan export`, and float32 patches
-in [0, 1], (n, side, side, 3), and gives float32 maps, (n, side, side): positive where a place speaks for malignancy,
+in [0, 1], (n, side, side, 3), and gives float32 maps, (n, side, side): positive for pixels that support malignancy,
 negative where it speaks against.
 """
 

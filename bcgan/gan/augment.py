@@ -1,4 +1,4 @@
-"""Differentiable augmentation of what a GAN's judges see (Zhao et al. 2020): they cannot learn patches by heart.
+"""Differentiable augmentation of the discriminators' input (Zhao et al. 2020), so that they do not memorize patches.
 
 Real and synthetic patches go through the same random changes, and the generator learns through them: what it makes is
 not augmented itself. Dihedral orientations are the data's own (`bcgan.data.batches.dihedral`).

@@ -39,12 +39,12 @@ def export(
     pooled.npz: ids, patients, and every channel's mean of every block, float32. maps_<block>.npy: the whole maps,
     float16, (n, height, width, channels), rows as in pooled.npz. synthetic.npz: images (uint8), labels, scores,
     whether each was selected (why not, in synthetic_properties.csv), and the means of PICTURED's channels.
-    properties.csv: a row a patch in the store's order, with the discriminator's score (the mean over both labels,
+    properties.csv: one row per patch in the store's order, with the discriminator's score (the mean over both labels,
     so that no true label enters) and the ranks by density and by score, 1 the lowest.
 
     Args:
         images: uint8, (n, 50, 50, 3). Every patch of the store.
-        index: the store's index, a row a patch.
+        index: the store's index, one row per patch.
         gan: Path. The folder of the gan stage.
         select: from synthetic patches and their labels to one row each with confidence, distance and filter_result.
     """

@@ -183,7 +183,7 @@ def build_gan_state(settings: Gan) -> GanState:
 
 
 def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
-    """One update of each judge, then one of the generator, on the same synthetic patches, made once."""
+    """Return a function that updates each discriminator, then the generator, on the same synthetic patches."""
     make, gan_discriminator = fast.fuse_model(gan_state.generator), gan_state.discriminator
 
     def scaled(name: str, loss: tf.Tensor) -> tf.Tensor:

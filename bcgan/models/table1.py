@@ -1,4 +1,4 @@
-"""The paper's Table 1 held against the network, row by row.
+"""Compare the paper's Table 1 with the network, row by row.
 
 The listed rows do not add up to the listed totals; one regular network gives all of them (docs/explanation/paper.md).
 Rows without numbers of their own, the input and the activations, are not compared.
@@ -49,7 +49,7 @@ def compare(network: keras.Model | None = None) -> tuple[pd.DataFrame, dict[str,
     """The comparison and its totals.
 
     Returns:
-        A table with a row a layer: layer, kind, output, parameters, paper_output, paper_parameters and verdict
+        A table with one row per layer: layer, kind, output, parameters, paper_output, paper_parameters and verdict
         (`match`, `erratum: ...`, `differs`, `the paper omits it`, or
         that it has no numbers); and the totals parameters, trainable,
         non_trainable, rows_matching (errata among them, as the parameters agree), rows_listed.

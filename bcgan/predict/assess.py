@@ -22,7 +22,7 @@ METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1")
 
 
 def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None, folder: Path) -> dict[str, Any]:
-    """Write images.csv, a row an image, and assessment.json.
+    """Write images.csv, one row per image, and assessment.json.
 
     An image's probability is the mean over its patches, those unlike the tissue that the classifier knows left out
     where there are others; it is refused where there are none. Where the data set knows the places of its images in
@@ -30,7 +30,7 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
 
     Args:
         experiment: Experiment. Names the data set; of its settings only `data` and `evaluate` count, and patients of
-            every role are judged alike.
+            every role are scored alike.
         microns_per_pixel: float. Of the images. Defaults to what the data set knows, else to what the files state.
 
     Returns:
@@ -45,7 +45,7 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
     records = data.records(experiment.data, mixed=microns_per_pixel is None)
     if model.card.training_data.get("data") == experiment.data.name:
         progress.log.warning(
-            "assess: the classifier learnt from %s patients of this data set; if these are the same, it is flattered",
+            "assess: the classifier was trained on %s patients of this data set; for the same patients the result is too good",
             model.card.training_data["patients"],
         )
     slides: dict[str, list[Record]] = {}
@@ -73,7 +73,7 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
 
 
 def summary(assessment: dict[str, Any]) -> str:
-    """What `bcgan assess` says at the end, a line a set."""
+    """What `bcgan assess` says at the end, one line per set."""
     lines = [f"{assessment['images']} images, {assessment['unreadable']} unreadable or without tissue"]
     for name in ("judged", "every"):
         subset = assessment[name]

@@ -3,7 +3,7 @@ need.
 
 OpenVINO and LiteRT read the same files. These hold the same networks with batch normalisation folded into the
 convolutions and weights in half precision; `bcgan export` keeps them only where they say what Keras says. On x86-64
-processors OpenVINO judges quickest, and LiteRT starts half a second sooner.
+processors OpenVINO is fastest, and LiteRT starts half a second sooner.
 """
 
 import platform
@@ -56,7 +56,7 @@ def choose(requested: str, folder: Path, files: dict[str, str], few: bool = Fals
     Args:
         requested: string. "openvino", "litert", "keras", or "auto": `quickest` where the folder holds .tflite files.
         files: dict. What the card names.
-        few: bool. Whether few patches are to be judged, so that "auto" counts the start.
+        few: bool. Whether few patches are to be scored, so that "auto" counts the start.
 
     Raises:
         ValueError: OpenVINO or LiteRT is wanted and cannot be had, or another engine is.

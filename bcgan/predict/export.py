@@ -58,7 +58,7 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
     plain = Preprocess(audit=experiment.preprocess.audit)
     if changed := differences(experiment.replace(preprocess=plain), experiment):
         raise InputError(
-            f"{experiment.name} learnt from patches prepared with {', '.join(changed)}, and bcgan predict prepares "
+            f"{experiment.name} was trained on patches prepared with {', '.join(changed)}, and bcgan predict prepares "
             "none. Export a run with preprocess.* as it is by default."
         )
     _check_one_scale(experiment, store.load(root / "preprocess").index)

@@ -1,4 +1,4 @@
-"""A classifier for other runtimes: SavedModel, LiteRT and ONNX, each held against the Keras network it comes from.
+"""A classifier for other runtimes: SavedModel, LiteRT and ONNX, each compared with the Keras network it comes from.
 
 Every file maps float32 patches in [0, 1], (n, size, size, 3), to a logit, (n, 1). A file counts as faithful where no
 probability differs by more than FAITHFUL on the patches that it is checked with.

@@ -78,7 +78,7 @@ class Card(BaseModel):
 
 
 class Predictions(NamedTuple):
-    """What a model says of n patches; arrays of shape (n,).
+    """The predictions of n patches; arrays of shape (n,).
 
     probability: float, calibrated, of malignancy; NaN where the verdict is out_of_distribution or no_tissue.
     uncertainty: float, standard deviation over the orientations; NaN likewise. called: int, 0 or 1; -1 where the

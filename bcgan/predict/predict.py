@@ -48,7 +48,7 @@ def predict(
     maps: Path | None = None,
     progress_bar: bool = True,
 ) -> dict[str, int]:
-    """Write a row a patch; a file that cannot be read has a row that says so.
+    """Write one row per patch; a file that cannot be read has a row that says so.
 
     Rows are in the order of `images`, except for tiles of one slide, whose names say where they lie
     (`bcgan.slides.coordinates`): these stand together in the place of the first, and their neighbours are used.

@@ -76,7 +76,7 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
 
     Raises:
         InputError: the folder holds files, or the density is out of the generator's reach.
-        WorkError: too few patches are let through.
+        WorkError: If too few patches are accepted.
     """
     out = out.resolve()  # "." has no name to be renamed to
     if out.exists() and any(out.iterdir()):
@@ -97,7 +97,7 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
         while len(files) < number:
             if tried >= PATIENCE * max(number, CANDIDATES):
                 raise WorkError(
-                    f"Of {tried} candidates {len(files)} were let through, {number} were wanted ({refused}). "
+                    f"Of {tried} candidates {len(files)} were accepted, {number} were requested ({refused}). "
                     "Ask for fewer, or train the GAN for longer."
                 )
             images = _candidates(source.generator, label, (seed, label, tried), direction, density)

@@ -1,4 +1,4 @@
-"""`bcgan serve`: a page and an HTTP API, /openapi.json describes it, where an image is judged. Nothing is kept."""
+"""`bcgan serve`: a page and an HTTP API, /openapi.json describes it, that score an image. Nothing is stored."""
 
 import asyncio
 import base64
@@ -83,7 +83,7 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
     """The application.
 
     Args:
-        concurrent: int. Images judged at a time; a request beyond is told to come again (503). Defaults to 2.
+        concurrent: int. Images scored at a time; further requests get status 503. Defaults to 2.
     """
     _ = model.network  # explanations need it: read now, and not while the first image waits
     app = FastAPI(

@@ -155,7 +155,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("Demographics of each partition", facts["Demographics"]),
         ("Performance on all partitions", "In this report: Results"),
         ("Diagnostic accuracy and its precision", "In this report: Results, with intervals"),
-        ("Failure analysis", "In this report: the worst calls by patch, patient by patient"
+        ("Failure analysis", "In this report: the largest errors, patient by patient"
                              + (", slide maps" if slide_figures.wanted(run) else "")),
         ("Limitations", "In this report: What this does not show"),
         ("Implications for practice", "None: research use only"),

@@ -115,7 +115,7 @@ def _thresholds(run: Run, name: str, rule: str) -> dict[int, float]:
 
 
 def roc(run: Run) -> Drawn:
-    """ROC curves of the test patients, a line a classifier."""
+    """ROC curves of the test patients, one line per classifier."""
     return _curves(
         run, "roc_auc", roc_curve, ("1 - specificity", "Sensitivity"), "ROC curves",
         "ROC curves; the diagonal is chance.",
@@ -123,7 +123,7 @@ def roc(run: Run) -> Drawn:
 
 
 def precision_recall(run: Run) -> Drawn:
-    """Precision-recall curves of the test patients, a line a classifier."""
+    """Precision-recall curves of the test patients, one line per classifier."""
 
     def curve(labels, scores, sample_weight=None):
         precision, recall, _ = precision_recall_curve(labels, scores, sample_weight=sample_weight)

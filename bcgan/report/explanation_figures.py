@@ -1,4 +1,4 @@
-"""Where the evidence lies and whether the maps can be believed, what the layers answer to, and the worst calls."""
+"""Explanations and their tests, feature maps of layers, and the largest errors."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,7 +38,7 @@ WORST = 8  # patients a class in the gallery of errors
 
 
 def explanations(run: Run) -> Drawn:
-    """A column a patch, a row a method."""
+    """Draw one column per patch and one row per method."""
     kind = "real" if run.patient_images else "synthetic"
     arrays = {name.removeprefix(f"{kind}_"): value for name, value in run.explained.items() if name.startswith(kind)}
     methods = [name for name in METHODS if name in arrays]
@@ -72,7 +72,7 @@ def explanations(run: Run) -> Drawn:
     caption = (
         f"Where {CLASSIFIER_NAMES[name]} finds its evidence: {patches}, of each class the best calls, then "
         "the worst. Above each the class, the probability of malignancy, of this one view (elsewhere: of all "
-        f"orientations), and whether the call at {threshold:.3f} is right; orange speaks for malignancy, blue "
+        f"orientations), and whether the call at {threshold:.3f} is right; orange supports malignancy, blue "
         "against; each map has its own scale."
     )
     return Drawn(figure, pd.DataFrame(rows), "Explanations", caption)
@@ -118,7 +118,7 @@ def tests(run: Run) -> Drawn:
         for name in methods
     )
     truth = (
-        " On the right, how much of what speaks for malignancy lies on malignant nuclei, on "
+        " On the right, how much of what supports malignancy lies on malignant nuclei, on "
         f"{TRUTHS} patches of new procedural patients, whose nuclei are known; filled: the trained network, hollow: "
         "the same network untrained. Only what lies between the two is learnt."
         if gains else ""
@@ -184,8 +184,8 @@ def error_gallery(run: Run) -> Drawn:
             show_patch(axes, run.store.images[place[patch]], f"{patient}\n{probability:.3f}")
         head(line[0], f"{name.capitalize()}, {title}", CLASS_COLOURS[name])
     caption = (
-        f"The worst calls of {CLASSIFIER_NAMES[run.names[0]]} on {run.said('test')}: of either class one patch a "
+        f"The largest errors of {CLASSIFIER_NAMES[run.names[0]]} on {run.said('test')}: of either class one patch a "
         f"patient, under it the patient and the probability of malignancy, mean over {run.seeds()}; called malignant "
-        f"from {run.threshold(run.names[0]):.3f} on. Ids: in the table of the worst calls."
+        f"from {run.threshold(run.names[0]):.3f} on. Ids: in the table of the largest errors."
     )
     return Drawn(figure, table, "Where it is most wrong", caption)

@@ -85,7 +85,7 @@ class Run(NamedTuple):
         return {seed: column(name, seed) for seed in classifiers(self.probabilities)[name]}
 
     def mean(self, name: str, table: pd.DataFrame) -> pd.Series:
-        """What a classifier says of the patches in `table`, the mean over its seeds."""
+        """Return a classifier's probabilities of the patches in `table`, the mean over its seeds."""
         return table[list(self.columns(name).values())].mean(axis=1)
 
     def right(self, name: str, table: pd.DataFrame) -> pd.Series:

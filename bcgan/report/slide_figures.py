@@ -107,7 +107,7 @@ def slide_maps(run: Run) -> Drawn:
         else ""
     )
     caption = (
-        f"Slides of {patients} held-out patients, {total:,} patches: of the test patients, then of those on no list, "
+        f"Slides of {patients} held-out patients, {total:,} patches: of the test patients, then of unlisted ones, "
         f"the slides with the most patches, at least {LEAST:.0%} of them of either class. Each patch is a square of "
         f"{side} pixels at its place in the slide; white is what was not read.{other_sources} "
         f"{f'Tissue: the patches, reduced to {TISSUE} pixels a side. ' if tissue else ''}Annotated: {CLASSES[0]} blue, "

@@ -153,12 +153,12 @@ def comparisons(run: Run) -> pd.DataFrame:
             _tested(comparison)
         )
     ordered = [
-        {"Classifier": CLASSIFIER_NAMES[name], "Against": CLASSIFIER_NAMES[reference], **rows[reference, name]}
+        {"Classifier": CLASSIFIER_NAMES[name], "Reference": CLASSIFIER_NAMES[reference], **rows[reference, name]}
         for reference in dict.fromkeys(pair[0] for pair in rows)
         for name in run.names
         if (reference, name) in rows
     ]
-    columns = ("Classifier", "Against", *(METRIC_NAMES[metric] for metric in COMPARED))
+    columns = ("Classifier", "Reference", *(METRIC_NAMES[metric] for metric in COMPARED))
     return pd.DataFrame(ordered, columns=columns)
 
 

@@ -105,7 +105,7 @@ def test_too_few_let_through_is_a_failure_that_names_the_counts(workspace, capsy
     monkeypatch.setattr(sampling, "load", lambda name: strict)
     monkeypatch.setattr(sampling, "PATIENCE", 1)
     assert bcgan("sample", "tiny", "--label", "benign", "--count", 2, "--out", "out/f") == 1
-    assert "0 were let through, 2 were wanted" in capsys.readouterr().err
+    assert "0 were accepted, 2 were requested" in capsys.readouterr().err
     assert not (workspace / "out/f/manifest.json").exists()
 
 
