@@ -46,10 +46,9 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
 
     Writes translations.csv, one row per patch: class, patient, flip_rate (NaN if it was not classified correctly),
     change_<property>, cielab_shift, layout_correlation (of 5x5 grids), ssim, cycle_reconstruction_error (mean grey
-    levels between the patch and its translation back); translations.json, their means by class with intervals over
-    resampled patients and, as `real_class_difference`, how real patches of the two classes differ, and as `phantom_ground_truth` what
-    `against_truth` finds on the phantom; and translations.npz: some patches,
-    their translations and the ways back, uint8, (MAX_EXAMPLES, 3, 50, 50, 3), as real_<class> and synthetic_<class>.
+    levels between the patch and its translation back). Writes translations.json: their means by class with intervals
+    over resampled patients; `real_class_difference`, how real patches of the two classes differ; and
+    `phantom_ground_truth`, what happens to nuclei that are known. Writes translations.npz for the figures.
     """
     settings, call = experiment.evaluate, _caller(experiment, root, folder)
     images, labels = of_role(store, "test")

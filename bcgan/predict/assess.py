@@ -45,7 +45,7 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
     records = data.records(experiment.data, mixed=microns_per_pixel is None)
     if model.card.training_data.get("data") == experiment.data.name:
         progress.log.warning(
-            "assess: the classifier was trained on %s patients of this data set; for the same patients the result is too good",
+            "assess: the classifier was trained on %s patients of this data set; if they are the same, it is too good",
             model.card.training_data["patients"],
         )
     slides: dict[str, list[Record]] = {}
