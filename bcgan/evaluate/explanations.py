@@ -1,7 +1,7 @@
 """Are the explanations right? Deletion and insertion on held-out patches; on procedural tissue, the known nuclei.
 
 A map that ranks pixels well destroys the decision fast when its first pixels are wiped out, and rebuilds it fast when
-they alone are shown (Petsiuk et al. 2018). Where the truth is known, the pixels that speak most for malignancy should
+they alone are shown (Petsiuk et al. 2018). Where the truth is known, the pixels that support malignancy should
 lie on what makes the class: the malignant nuclei. A map of noise, and the same methods on an untrained network, say
 what chance gives.
 """
@@ -28,7 +28,7 @@ from bcgan.preprocess.store import GAN_SIZE, Store, at_size, load_synthetic
 
 CHANCE = "random_map"
 LEVELS = np.linspace(0, 1, 11)  # shares of the pixels wiped out or shown
-TOP = 0.05  # share of the pixels that speak most for malignancy
+TOP = 0.05  # share of the pixels that support malignancy
 MAX_EXAMPLES = 4  # patches a class for the figure
 TRUTHS = 96  # phantom patches whose nuclei are known
 RESNET_LAYERS = ("stem_pool", "joint", "bottleneck1_add", "bottleneck2_add", "bottleneck4_add")
@@ -133,10 +133,11 @@ def pointing(
         count = max(1, round(TOP * maps.shape[1]))
         top = np.argsort(maps, axis=1)[:, -count:]
         flat = masks.reshape(len(images), -1)
-        speaks = maps.clip(0)
+        supporting = maps.clip(0)
         shares = {
             "top5_hit_rate": np.take_along_axis(flat, top, 1).mean(1),
-            "energy_pointing_game": (speaks * flat).sum(1) / np.maximum(speaks.sum(1), np.finfo(np.float32).tiny),
+            "energy_pointing_game": (supporting * flat).sum(1)
+            / np.maximum(supporting.sum(1), np.finfo(np.float32).tiny),
         }
         by_method[method] = {
             kind: _mean(values - flat.mean(1), patients, experiment) for kind, values in shares.items()

@@ -2,7 +2,7 @@
 
 Each takes a classifier as `bcgan.models.classifier` builds it, or several joined by `bcgan export`, and float32 patches
 in [0, 1], (n, side, side, 3), and gives float32 maps, (n, side, side): positive for pixels that support malignancy,
-negative where it speaks against.
+negative for pixels that support benignity.
 """
 
 from collections.abc import Callable

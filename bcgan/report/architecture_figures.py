@@ -58,14 +58,14 @@ def system(run: Run) -> Drawn:
     figure, axes = style.plt.subplots(figsize=(10, 4.2))
     axes.axis("off")
     second = (
-        "; a second one on\nImageNet's features"
+        ", and one\non ImageNet features"
         if run.experiment.gan.projected_discriminator_weight
         else ":\nreal or synthetic"
     )
     places = {
         "patches": (0.0, 1.0, "Training patients'\npatches, 50x50x3", "data"),
         "generator": (2.6, 3.4, "Generator\nnoise, label to patch", "generator"),
-        "synthetic": (5.2, 3.4, "Synthetic patches,\nthe selected ones", "data"),
+        "synthetic": (5.2, 3.4, "Synthetic patches,\nfiltered", "data"),
         "discriminator": (2.6, 2.2, f"Discriminator{second}", "discriminator"),
         "maps": (5.2, 2.2, f"Its maps, {maps},\n{state}", "discriminator"),
         "resnet": (7.8, 2.2, f"Table 1's ResNet,\njoined, to {units:,} units", "joined"),

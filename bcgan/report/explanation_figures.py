@@ -27,7 +27,7 @@ METHODS = {
 }  # fmt: skip
 LINES = {"grad_cam": "-", "integrated_gradients": "--", "occlusion": "-.", "random_map": ":"}
 CURVES = {"deletion": ("Deletion", "wiped out"), "insertion": ("Insertion", "shown")}
-GAINS = {"top5_hit_rate": "Strongest 5 %\nof pixels", "energy_pointing_game": "All that speaks\nfor malignancy"}
+GAINS = {"top5_hit_rate": "Strongest 5 %\nof pixels", "energy_pointing_game": "All that supports\nmalignancy"}
 
 LAYERS = {
     "block1": "Discriminator\nblock 1", "block2": "Discriminator\nblock 2", "block3": "Discriminator\nblock 3",
@@ -125,7 +125,7 @@ def tests(run: Run) -> Drawn:
     )  # fmt: skip
     caption = (
         f"Can the maps be believed? {results['patches']} test patches of {results['patients']} patients: the mean "
-        "probability of the call while the pixels that speak most for it are wiped out (a good map falls fast) and "
+        "probability of the call while the pixels that support it most are removed (a good map falls fast) and "
         "while they alone are shown (a good map rises fast). Areas under the two, with "
         f"{run.experiment.evaluate.confidence_level:.0%} intervals by patient bootstrap: {areas}.{truth}"
     )

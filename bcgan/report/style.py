@@ -26,8 +26,8 @@ CLASSIFIER_COLOURS = {name: spec.color for name, spec in CLASSIFIERS.items()} | 
     "color_texture_gbdt": "#7FBC41", "ensemble": "#8C510A", "ensemble_spatial_context": "#7A0177",
 }  # fmt: skip
 CLASSIFIER_NAMES = {name: spec.title for name, spec in CLASSIFIERS.items()} | {
-    "color_texture_gbdt": "Color and texture", "ensemble": "Ensemble",
-    "ensemble_spatial_context": "Ensemble with spatial context",
+    "color_texture_gbdt": "Colour and texture", "ensemble": "Ensemble",
+    "ensemble_spatial_context": "With spatial context",
 }  # fmt: skip
 METRIC_NAMES = {
     "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy",
@@ -51,7 +51,7 @@ INK, MUTED = "#222222", "#777777"
 REAL, SYNTHETIC, TRANSLATED = MUTED, "#9E7BB5", "#CC6677"
 DISCRIMINATOR = CLASSIFIER_COLOURS["gan_only"]  # what that classifier sees with
 DPI = 200
-TOWARDS = matplotlib.colors.LinearSegmentedColormap.from_list(  # of what speaks for one class or the other
+TOWARDS = matplotlib.colors.LinearSegmentedColormap.from_list(  # of what supports one class or the other
     "classes", [CLASS_COLOURS["benign"], "#E4E4E4", CLASS_COLOURS["malignant"]]
 )
 HARDLY = 3.0  # grey levels, on average, that a picture may be off

@@ -308,7 +308,7 @@ def split_optimism(run: Run) -> pd.DataFrame:
     for name, by_split in _folds(run).items():
         by_name[CLASSIFIER_NAMES[name]] = {key: by_split[key]["roc_auc"] for key in OPTIMISM}
     rows = [(name, *(describe(by_split[key]) for key in OPTIMISM)) for name, by_split in by_name.items()]
-    return pd.DataFrame(rows, columns=["Model", "Random split", "Split by patient", "Inflation"])
+    return pd.DataFrame(rows, columns=["Model", "Random split", "Split by patient", "Optimism"])
 
 
 def cross_validation(run: Run) -> pd.DataFrame:

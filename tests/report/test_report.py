@@ -319,7 +319,7 @@ def test_classifiers_of_which_there_is_one_are_named(whole):
     scored = whole.probabilities
     more = {f"{name}-seed1": scored[f"{name}-seed0"] for name in whole.trained}
     run = whole._replace(experiment=whole.experiment.replace(classify=settings), probabilities=scored.assign(**more))
-    assert "Over patients alone: Color and texture, Ensemble with spatial context;" in run.single()
+    assert "Over patients alone: Colour and texture, With spatial context;" in run.single()
 
 
 def test_the_datas_hash_is_of_pixels_wherever_they_lie(whole, report):
