@@ -87,7 +87,7 @@ def test_neighbours_have_a_say_where_the_data_set_knows_places(shipped, idc_fold
     ):
         with caplog.at_level("WARNING", logger="bcgan"):
             found = assess.assess(model, asked, None, tmp_path)
-        assert "learnt from 254 patients of this data set" in caplog.text
+        assert "was trained on 254 patients of this data set" in caplog.text
         assert found["neighbours"] == (model is shipped)
         assert found["threshold"] == threshold.malignant
         rows = pd.read_csv(tmp_path / "images.csv")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import bcgan
-from bcgan import cli
+from bcgan import cli, cli_options
 from bcgan.data.histology_phantom.tissue import draw
 from bcgan.errors import InputError
 from bcgan.predict import engines, formats, model
@@ -118,8 +118,8 @@ def test_an_engine_can_be_asked_for_by_name(tmp_path, capsys, monkeypatch):
         assert loaded.pop().engine == name
         rows |= {row["verdict"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
     assert len(rows) == 1
-    assert cli.ENGINES == engines.ENGINES  # which --help must not import
-    assert tuple(formats.KINDS) == cli.FORMATS
+    assert cli_options.ENGINES == engines.ENGINES  # which --help must not import
+    assert tuple(formats.KINDS) == cli_options.FORMATS
 
 
 def test_a_folder_without_their_files_says_how_to_get_them(tmp_path):

@@ -90,7 +90,7 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
 def test_what_learnt_from_changed_patches_is_not_exported(tmp_path):
     """`bcgan predict` changes none; what only left patches out is another matter."""
     asked = experiment.load("phantom", ("preprocess.clahe=true",))
-    with pytest.raises(InputError, match=r"phantom learnt from patches prepared with preprocess\.clahe=true"):
+    with pytest.raises(InputError, match=r"phantom was trained on patches prepared with preprocess\.clahe=true"):
         export.export(asked, tmp_path, tmp_path / "out")
     with pytest.raises(FileNotFoundError):  # goes on, to a run that is not there
         export.export(experiment.load("phantom", ("preprocess.audit.blank=drop",)), tmp_path, tmp_path / "out")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import bcgan
-from bcgan import cli
+from bcgan import cli_models
 from bcgan.errors import InputError
 from bcgan.predict import explain, maps, predict
 from bcgan.predict import model as models
@@ -189,8 +189,8 @@ def test_a_list_may_name_files_in_any_bytes(monkeypatch):
     images = find_images(["-"], ["a.png\n", "b.png\r\n", "\n"])
     assert [image.local for image in images] == [Path("a.png"), Path("b.png")]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff.png\n"), "utf-8"))
-    assert [os.fsencode(line.strip()) for line in cli._listed(("-",))] == [b"a\xff.png"]
-    assert cli._listed(("a.png",)) == ()
+    assert [os.fsencode(line.strip()) for line in cli_models._listed(("-",))] == [b"a\xff.png"]
+    assert cli_models._listed(("a.png",)) == ()
 
 
 def test_json_lines_say_the_same(model, idc_folder):

@@ -364,7 +364,7 @@ def test_slides_of_test_patients_come_first_and_whole(run):
     count, apart = int(first.sum()), int(drawn.numbers["role"].str.endswith("_other").sum())
     assert f"{apart} of the patches are of the other source" in drawn.caption
     assert said[0] == f"Test\npatient {test[0]}\n{count} patches"
-    assert said[-1].startswith(f"On no list, other source\npatient {other}")
+    assert said[-1].startswith(f"Unlisted, other source\npatient {other}")
 
 
 def test_tissue_lies_at_its_places_and_only_where_it_may_be_shown(run):
