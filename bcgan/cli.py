@@ -20,15 +20,22 @@ def cli() -> None:  # `main` looks for --debug
     """A GAN and a ResNet for breast histopathology patches, evaluated by patient. Research use only."""
 
 
-@cli.command()
+@cli.command(short_help="Run or resume an experiment's stages.")
 @experiment_options
-@click.option("--until", type=click.Choice(stages.NAMES), default=stages.LAST, help="The last stage to run.")
+@click.option(
+    "--until", type=click.Choice(stages.NAMES), default=stages.LAST, show_default=True, help="The last stage to run."
+)
 @click.option(
     "--force", type=click.Choice(stages.NAMES), multiple=True, help="Run a stage again from the start; repeatable."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would run and why, and run nothing.")
 def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str, force, dry_run: bool) -> None:
-    """Run an experiment's stages; those that are up to date are skipped, an interrupted one resumes."""
+    """Run an experiment's stages; those that are up to date are skipped, an interrupted one resumes.
+
+    EXPERIMENT is a name in pipelines/ or a path to a YAML file; `phantom` by default. The stages preprocess, gan,
+    translate, features, pretrain, classify and evaluate run; ablation, cross_validation and learning_curve only with
+    --until.
+    """
     settings = experiment.load(name, overrides, data_dir)
     from bcgan import machine, progress, runs
 
@@ -38,7 +45,7 @@ def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str,
     execution.execute(settings, force, dry_run, until)
 
 
-@cli.command()
+@cli.command(short_help="Show which stages are up to date.")
 @experiment_options
 def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
     """Show which stages are up to date, which would run, and why."""
@@ -49,7 +56,7 @@ def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
     execution.execute(settings, dry_run=True, until=stages.NAMES[-1])
 
 
-@cli.command()
+@cli.command(short_help="Delete unused cached trainings.")
 @click.argument("name", metavar="EXPERIMENT")
 def clean(name: str) -> None:
     """Delete a run's cached trainings that its finished stages do not use, and unfinished stages."""
@@ -64,7 +71,7 @@ def clean(name: str) -> None:
     progress.log.info("clean: %.1f MB freed in %s", freed / 1e6, root)
 
 
-@cli.command()
+@cli.command(short_help="Render the report of a finished run.")
 @experiment_options
 @click.option("--patient-images/--no-patient-images", default=True, help="Whether patients' tissue may be shown.")
 @click.option("--out", type=click.Path(file_okay=False), help="Folder to write; reports/EXPERIMENT by default.")
@@ -84,7 +91,7 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
     click.echo(render(ran, root, Path(out or f"reports/{ran.name}"), patient_images, changed))
 
 
-@cli.command()
+@cli.command(short_help="Compare the numbers of several reports.")
 @click.argument("names", nargs=-1, required=True, metavar="EXPERIMENT EXPERIMENT...")
 @click.option("--out", type=click.Path(file_okay=False), default="reports/comparison", show_default=True)
 def compare(names: tuple[str, ...], out: str) -> None:
@@ -101,7 +108,7 @@ def compare(names: tuple[str, ...], out: str) -> None:
     click.echo(render(list(names), Path(out)))
 
 
-@cli.command()
+@cli.command(short_help="Print the networks' summaries and Table 1.")
 @click.option("--out", type=click.Path(file_okay=False), help="Also write the summaries into this folder.")
 def tables(out: str | None) -> None:
     """Print every network's summary and compare Table 1 with the paper, row by row."""
@@ -114,7 +121,7 @@ def tables(out: str | None) -> None:
         click.echo(text)
 
 
-@cli.command()
+@cli.command(short_help="Show what an experiment would use on this machine.")
 @experiment_options
 def doctor(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
     """Show devices, threads and precision that an experiment would use here, with the reasons."""

@@ -25,7 +25,7 @@ def models() -> None:
     """Commands that `bcgan.cli` adds to its own."""
 
 
-@models.command()
+@models.command(short_help="Write synthetic patches.")
 @click.argument("run", required=False, metavar="[EXPERIMENT]")
 @click.option("--label", type=click.Choice(["benign", "malignant"]), required=True, help="The class to make.")
 @click.option("--count", "number", type=click.IntRange(1), default=64, show_default=True, help="How many patches.")
@@ -60,7 +60,7 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
     click.echo(text)
 
 
-@models.command()
+@models.command(short_help="Score images: patches, folders, archives, slides.")
 @click.argument("images", nargs=-1, required=True)
 @model_option
 @click.option(
@@ -117,7 +117,7 @@ def predict(
         context.exit(3)
 
 
-@models.command()
+@models.command(short_help="Measure a classifier on labelled images.")
 @experiment_options
 @model_option
 @mpp_option
@@ -142,7 +142,7 @@ def assess(
         context.exit(3)
 
 
-@models.command()
+@models.command(short_help="Score many slides, resumable.")
 @slide_options
 @click.option("--out", type=click.Path(file_okay=False), default="scores", show_default=True, help="A folder.")
 @model_option
@@ -170,7 +170,7 @@ def batch(
     _run_slidewise(job, slides, runner, workers, options)
 
 
-@models.command()
+@models.command(short_help="Cut annotated slides into labelled patches.")
 @slide_options
 @click.option("--out", type=click.Path(file_okay=False), default="patches", show_default=True, help="A folder.")
 @click.option(
@@ -276,7 +276,7 @@ def _run_slidewise(job, slides: list, runner: str, workers: int, options: tuple[
         click.get_current_context().exit(3)
 
 
-@models.command()
+@models.command(short_help="Show which pixels support a label.")
 @click.argument("images", nargs=-1, required=True)
 @model_option
 @mpp_option
@@ -299,7 +299,7 @@ def explain(context: click.Context, images, model, mpp: float | None, mpp_csv: s
         context.exit(3)
 
 
-@models.command()
+@models.command(short_help="Open a local page and an HTTP API.")
 @model_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The loopback: only this machine can ask.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
@@ -320,7 +320,7 @@ def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
     uvicorn.run(app, host=host, port=port, log_level="warning")
 
 
-@models.command()
+@models.command(short_help="Write a run's classifier for predict and other runtimes.")
 @experiment_options
 @click.option(
     "--out",

@@ -29,7 +29,13 @@ def experiment_options(command):
     for option in (
         click.argument("name", default="phantom", metavar="[EXPERIMENT]"),
         click.option("--data-dir", help="Folders or archives with the data, joined by ':'; in place of data.dir."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a setting, such as gan.steps=500 (bcgan/settings.py has all); repeatable.",
+        ),
     ):
         command = option(command)
     return command

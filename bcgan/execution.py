@@ -46,7 +46,7 @@ def execute(
     until = max((until, *force), key=stages.NAMES.index)
     if dry_run:
         for stage, why in plan(experiment, root, force)[: len(stages.up_to(until))]:
-            reason = "" if stage in stages.up_to() else f" (asked for by --until {stage.name})"
+            reason = "" if stage in stages.up_to() else f" (only with --until {stage.name})"
             state = f"would run: {why}{reason}" if why else "would be skipped: up to date"
             log.info("%-16s %s", stage.name, state)
         return

@@ -256,7 +256,7 @@ def alerts(run: Run) -> list[str]:
     refused = run.audit["patches"] - run.audit["kept"]
     seeds = len(run.experiment.classify.seeds)
     trouble = watch.trouble(run.gan_log.to_dict("records"))
-    unlabelled = ", ".join(CLASSIFIER_NAMES[name] for name in run.met_no_list())
+    unlabelled = ", ".join(CLASSIFIER_NAMES[name] for name in run.trained_on_unlisted())
     failed = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
     alert_texts = [
         (failed, f"The leak audit failed: {'; '.join(failed)}. No result below can be trusted."),

@@ -99,7 +99,7 @@ class Run(NamedTuple):
         """Those of `probabilities` that are of test patches."""
         return self.probabilities[self.probabilities["role"] == "test"]
 
-    def met_no_list(self) -> list[str]:
+    def trained_on_unlisted(self) -> list[str]:
         """Return the classifiers trained on unlabelled patches of unlisted patients, and ensembles with one of them."""
         unlisted_names = set(self.experiment.trained_on_unlisted) if "unlisted" in self.split["counts"] else set()
         unlisted_names |= {ENSEMBLE, CONTEXT} if unlisted_names & set(self.experiment.members) else set()

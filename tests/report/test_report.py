@@ -303,7 +303,7 @@ def test_who_met_patients_on_no_list_is_named_and_what_holds_one_of_them(whole):
             ("efficientnet_lite0_simclr", "resnet_table1", "ensemble", "ensemble_spatial_context"), {}
         )
         changed = whole.experiment.model_copy(update=settings)
-        return whole._replace(experiment=changed, metrics=names, split={"counts": counts}).met_no_list()
+        return whole._replace(experiment=changed, metrics=names, split={"counts": counts}).trained_on_unlisted()
 
     assert (
         met({"unlisted": {}}, weights="shipped")
