@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from bcgan import cli, experiment, runs
+from bcgan import cli, experiment, renamed, runs
 from bcgan.classify import calibration
 from bcgan.classify.scoring import probabilities
 from bcgan.errors import InputError
@@ -173,3 +173,25 @@ def test_files_that_say_something_else_are_not_written(exported, model, patches,
     assert card.litert_max_abs_error is None
     assert not list(folder.glob("*.tflite"))
     assert set(card.sha256) == set(models.FILES)
+
+
+def test_a_model_of_an_earlier_version_loads(exported, tmp_path):
+    """Its card and its files have the names of then."""
+    old = shutil.copytree(exported, tmp_path / "old")
+    card = runs.read_json(old / models.CARD)
+    files = {new: name for name, new in renamed.MODEL_FILES.items()}
+    for new, name in files.items():
+        if (old / new).exists():
+            (old / new).rename(old / name)
+    names = {new: name for name, new in renamed.CARD.items()}
+    for part in ("thresholds", "spatial_context_thresholds"):
+        if card[part]:
+            card[part] = {"threshold": card[part]["malignant"], "abstain": card[part]["abstain_range"]}
+    card["sha256"] = {files.get(name, name): digest for name, digest in card["sha256"].items()}
+    runs.write_json(old / models.CARD, {names.get(key, key): value for key, value in card.items()} | {"bfloat16": None})
+    assert not (old / "reference_cnn.keras").exists()
+    patches = np.full((2, 50, 50, 3), (200, 120, 180), np.uint8)
+    for engine in ("keras", "auto"):
+        before, after = (models.load(folder, engine) for folder in (exported, old))
+        assert after.card == before.card
+        np.testing.assert_array_equal(after.predict(patches).verdict, before.predict(patches).verdict)
