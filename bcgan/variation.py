@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bcgan import renamed
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment, explain
 
@@ -25,6 +26,8 @@ def varied(experiment: Experiment, changes: dict[str, Any], where: str) -> Exper
         for parent in parents:
             branch = branch.get(parent) if isinstance(branch, dict) else None
         if not isinstance(branch, dict) or last not in branch:
+            if new := renamed.setting(key):
+                raise InputError(f"{where}: {key} is now called {new}. Rename it.")
             raise InputError(f"{where}: no setting {key}. Write keys of the experiment, such as classify.loss.")
         branch[last] = value
     try:

@@ -196,6 +196,8 @@ def _build(run: StageRun, variant: AblationVariant, seed: int, folder: Path) -> 
 def _prepared_store(run: StageRun, variant: AblationVariant) -> Path:
     """Return the folder of the variant's patches: the run's own, or one built for variants that prepare them so."""
     settings = subset(variant.experiment, ("data", "preprocess", "seed"))
-    if settings == runs.read_json(run.root / "preprocess" / MANIFEST)["settings"]:
+    manifest = runs.read_json(run.root / "preprocess" / MANIFEST)
+    if settings == manifest["settings"]:
         return run.root / "preprocess"
-    return run.cache.get_or_build("preprocess", settings, {}, partial(store.build, variant.experiment))
+    # The inputs are hashes of the raw data: other files under the same path make another store.
+    return run.cache.get_or_build("preprocess", settings, manifest["inputs"], partial(store.build, variant.experiment))

@@ -67,7 +67,8 @@ def train_trial(trial: Trial, tta_views: int, folder: Path) -> None:
         WorkError: If the loss is NaN or infinite.
     """
     path = folder / f"{folder.name.removesuffix(PARTIAL)}.keras"
-    train(trial.network, TrainingData(trial.real, trial.extra, trial.held["validation"]), trial.recipe, path)
+    if not path.exists():  # otherwise it was interrupted after it was trained
+        train(trial.network, TrainingData(trial.real, trial.extra, trial.held["validation"]), trial.recipe, path)
     best, crop_size = weights.load_model(path), trial.recipe.classify.crop_size
     by_role = {
         role: probabilities(best, central(patches.images, crop_size), tta_views) for role, patches in trial.held.items()

@@ -28,7 +28,8 @@ def of_run(name: str, root: Path, size: int = 50, classifier_settings: Classifie
     """
     settings, spec, gan = classifier_settings or Classifier(), CLASSIFIERS[name], root / "gan"
     discriminator = load_model(gan / "discriminator.keras") if spec.uses_discriminator else None
-    further_maps = _extra_features(name, gan, settings) if settings.extra_features != "none" else None
+    joins = "extra_features" in spec.own_settings and settings.extra_features != "none"
+    further_maps = _extra_features(name, gan, settings) if joins else None
     network = classifier(name, size, discriminator, settings, spec.pretraining != "simclr", further_maps)
     if spec.pretraining == "simclr":
         start_from(backbone(network), root / "pretrain" / "simclr.keras")

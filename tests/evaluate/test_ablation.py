@@ -4,9 +4,11 @@ import shutil
 import numpy as np
 import pytest
 
-from bcgan import cli, experiment, variation
+from bcgan import artifacts, cli, experiment, runs, variation
+from bcgan.artifacts import Cache, StageRun
 from bcgan.errors import InputError
 from bcgan.evaluate import ablation, trials
+from bcgan.variation import varied
 
 LEVELS = {
     "loss": {"focal": {"classify.loss": "focal"}},
@@ -49,6 +51,7 @@ def test_levels_change_what_they_name_and_nothing_else():
         ({"classify.models.resnet_table1.epochs": 9}, "it changes no training"),  # ablation.epochs counts
         ({"classify.models.resnet50.learning_rate": 0.1}, "it changes no training"),  # another network's
         ({"ablation.seeds": [7]}, "it changes no training"),
+        ({"classify.batch": 8}, r"classify\.batch is now called classify\.batch_size"),
     ],
 )
 def test_an_unknown_level_is_named(changes, words):
@@ -116,3 +119,17 @@ def broken_once(train):
         return train(network, data, recipe, path)
 
     return run
+
+
+def test_a_variant_s_store_depends_on_the_raw_data(tmp_path, monkeypatch):
+    """Other files under the same path are other patches, whatever the settings."""
+    built, baseline = [], with_levels({})
+    monkeypatch.setattr(ablation.store, "build", lambda experiment, folder: built.append(1))
+    variant = ablation.AblationVariant("CLAHE", "on", varied(baseline, {"preprocess.clahe": True}, "here"))
+    run = StageRun(baseline, tmp_path, tmp_path / "ablation", {}, Cache(tmp_path, "ablation"))
+    (tmp_path / "preprocess").mkdir()
+    for data in ("a", "a", "b"):
+        manifest = {"settings": {}, "inputs": {"data": data}}
+        runs.write_json(tmp_path / "preprocess" / artifacts.MANIFEST, manifest)
+        ablation._prepared_store(run, variant)
+    assert len(built) == 2

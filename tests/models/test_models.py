@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from bcgan.classifiers import CLASSIFIERS
 from bcgan.errors import InputError
 from bcgan.models import table1, weights
 from bcgan.models.classifier import classifier, of_run
@@ -21,7 +22,7 @@ IMAGES = RNG.random((2, 50, 50, 3), np.float32)
 LABELS = np.array([0, 1], np.int32)
 NOISE = RNG.standard_normal((2, 16)).astype(np.float32)
 GRAIN = RNG.standard_normal((2, 50, 50, 1)).astype(np.float32)
-NAMES = ("gan_resnet", "resnet_table1", "resnet34", "resnet50", "gan_only", "cnn")
+NAMES = tuple(name for name, spec in CLASSIFIERS.items() if spec.pretraining == "none")
 
 
 @pytest.fixture(params=["float32", "mixed_bfloat16"])
