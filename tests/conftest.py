@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,7 @@ classify:
   models:
     gan_resnet: {{epochs: 2, synthetic_fraction: 0.25}}
     gan_only: {{epochs: 1}}
-evaluate: {{tta_views: 2, bootstrap_samples: 50, num_gan_samples: 20, probe_seeds: [0, 1], num_explained_patches: 6}}
+evaluate: {{tta_views: 2, bootstrap_samples: 50, num_gan_samples: 20, probe_seeds: [0, 1], num_explained_patches: 2}}
 precision: float32
 """
 
@@ -63,6 +64,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in SLOW_MODULES or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+# `bcgan` in a process of its own whose training steps are not traced, which takes longer than a few steps do.
+EAGER_BCGAN = (
+    sys.executable,
+    "-c",
+    "from bcgan import machine; machine.prepare_environment(); import tensorflow as tf; "
+    "tf.config.run_functions_eagerly(True); from bcgan import cli; cli.main()",
+)
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
@@ -108,7 +118,7 @@ def finished(tmp_path_factory, idc_folder) -> Path:
         (root / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)
-            with pytest.raises(SystemExit) as stop:
+            with untraced(), pytest.raises(SystemExit) as stop:
                 cli.main(["run", "tiny.yaml"])
         assert stop.value.code == 0
 
@@ -121,6 +131,7 @@ def draw_coarsely(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(style, "DPI", 60)
     patch.setitem(style.plt.rcParams, "savefig.dpi", 60)
+    patch.setattr(style, "_few_colours", lambda picture: picture)
 
 
 @pytest.fixture(scope="session")
@@ -146,14 +157,21 @@ def undrawn(monkeypatch) -> None:
     monkeypatch.setattr(page, "FIGURES", {section: {} for section in page.FIGURES})
 
 
-@pytest.fixture
-def eagerly():
+@contextmanager
+def untraced():
     """Run training steps without tracing them, which takes longer than a few steps do."""
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def eagerly():
+    """Run the training steps of a test untraced."""
+    with untraced():
+        yield
 
 
 @pytest.fixture

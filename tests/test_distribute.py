@@ -20,7 +20,7 @@ from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
-STEPS = 60
+STEPS = 30
 # On 1 device, on 2 of one machine, or as one of 2 workers: losses of every step.
 SHARED = """
 import sys, json

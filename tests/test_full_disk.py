@@ -4,12 +4,12 @@ on once there is room. The disk is a small file system in memory, which only its
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bcgan import artifacts, cli, runs
+from tests.conftest import EAGER_BCGAN
 
 STAGES = ("preprocess", "gan", "translate", "features", "classify", "evaluate")
 TRIED = STAGES if os.environ.get("BCGAN_KILLS") else ("classify",)  # all of them take minutes
@@ -39,7 +39,7 @@ def small_disk(tmp_path):
 
 @pytest.mark.parametrize("stage", TRIED)
 def test_a_disk_that_fills_up_in_a_stage_is_named_and_the_stage_is_done_when_there_is_room(
-    stage, small_disk, finished, monkeypatch
+    stage, small_disk, finished, monkeypatch, eagerly
 ):
     run, left = small_disk / "run", small_disk / "left"
     shutil.copytree(finished, run, dirs_exist_ok=True)
@@ -48,7 +48,7 @@ def test_a_disk_that_fills_up_in_a_stage_is_named_and_the_stage_is_done_when_the
     for name in later:
         shutil.rmtree(run / "runs/tiny" / name)
         shutil.rmtree(run / "runs/tiny/cache" / name, ignore_errors=True)
-    command = (sys.executable, "-m", "bcgan", "run", "tiny.yaml", "--until", stage)
+    command = (*EAGER_BCGAN, "run", "tiny.yaml", "--until", stage)
     ended = _on_a_small_disk(small_disk, _size(run) + own // 2, left, *command)
 
     assert ended.returncode == 1, ended.stderr[-2000:]

@@ -19,7 +19,7 @@ from bcgan.experiment import Experiment
 from bcgan.models import weights
 from bcgan.preprocess import store
 from bcgan.report import run
-from tests.conftest import EXPERIMENT
+from tests.conftest import EAGER_BCGAN, EXPERIMENT
 from tests.digest import digest
 
 
@@ -360,9 +360,9 @@ def test_a_folder_of_other_files_is_not_overwritten(workspace, capsys):
 def test_stopped_and_killed_in_the_gan_it_ends_with_the_same_weights(tmp_path, idc_folder):
     """Ctrl-C, then SIGKILL, each once there is a checkpoint more; the same command goes on. Profile repro."""
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
-    own = ("profile=repro", "gan.steps=100", "gan.checkpoint_interval=10", "gan.sample_grid_interval=100")
+    own = ("profile=repro", "gan.steps=12", "gan.checkpoint_interval=2", "gan.sample_grid_interval=12")
     settings = ("--until", "gan", *(f"--set={one}" for one in own))
-    command, gan = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", *settings], tmp_path / "runs/tiny/gan"
+    command, gan = [*EAGER_BCGAN, "run", "tiny.yaml", *settings], tmp_path / "runs/tiny/gan"
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # not so in what a script starts with &
 
     def saved() -> int:

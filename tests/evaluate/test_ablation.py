@@ -65,7 +65,7 @@ def test_levels_whose_files_would_be_the_same_are_refused():
         ablation.list_variants(with_levels({"loss": alike}))
 
 
-def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypatch, capsys):
+def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypatch, capsys, eagerly):
     work = tmp_path / "work"
     shutil.copytree(finished, work)
     monkeypatch.chdir(work)

@@ -134,7 +134,7 @@ def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, cap
     assert found["models"]["cnn"]["patient_split"]["roc_auc"]["value"] == 1
 
 
-def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatch):
+def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatch, eagerly):
     """What the stage left is kept where a trial's own settings and files are the same, and only there."""
     work, trained = tmp_path / "work", []
 

@@ -63,7 +63,7 @@ def test_differences_are_paired():
     assert gain["high"] - gain["low"] < levels["gan"]["high"] - levels["gan"]["low"]
 
 
-def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, monkeypatch):
+def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, monkeypatch, eagerly):
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
 

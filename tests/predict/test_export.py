@@ -41,7 +41,7 @@ def test_the_cards_figures_are_those_of_the_exported_network(finished, model):
     assert set(model.card.metrics) == set(said)
     for name, (probability, threshold) in said.items():
         figures = {metric: one["value"] for metric, one in model.card.metrics[name].items()}
-        assert figures["roc_auc"] == pytest.approx(roc_auc_score(labels, probability), abs=0.02)
+        assert figures["roc_auc"] == pytest.approx(roc_auc_score(labels, probability), abs=0.05)  # 5 of 100 pairs
         assert figures["balanced_accuracy"] == pytest.approx(
             balanced_accuracy_score(labels, probability >= threshold), abs=0.06
         )

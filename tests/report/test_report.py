@@ -36,6 +36,8 @@ OF_TISSUE = {  # figures that show patients' tissue where they may
     "fig01_examples", "fig09_density", "gan_samples", "nearest", "translations", "slide_maps", "explanations",
     "feature_maps",
 }  # fmt: skip
+# Of `evaluate`: explanations and linear probes, a minute of its time.
+WITHOUT_SLOW_PARTS = ("--set", "evaluate.num_explained_patches=0", "--set", "evaluate.probe_seeds=[]")
 PROTOCOL = "whole patients by k-fold, fold 0 of 4"
 
 
@@ -140,7 +142,7 @@ def test_what_is_unknown_is_null_and_the_run_counts_not_the_file(finished, tmp_p
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setattr(synthetic, "installed", lambda variant: False)
     with pytest.raises(SystemExit):
-        cli.main(["run", "tiny.yaml", "--set", "evaluate.tta_views=1"])
+        cli.main(["run", "tiny.yaml", "--set", "evaluate.tta_views=1", *WITHOUT_SLOW_PARTS])
     folder = render(tmp_path / "work")
     for words in ("evaluate.tta_views=1", "1 views averaged"):
         assert words in (folder / "report.html").read_text()
