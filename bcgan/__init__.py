@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def load(folder: str | None = None, engine: str = "auto", neighbours: bool = True):
-    """The classifier in a folder of `bcgan export`, or the one that comes with bcgan: `predict.model.Model`."""
+    """Load a classifier as a `predict.model.Model`: from a folder that `bcgan export` wrote, or the bundled one."""
     from bcgan import machine
 
     machine.prepare_environment()

@@ -1,4 +1,4 @@
-"""Artifacts: folders of files that depend on settings and inputs, built once and found again by their key.
+"""Artifacts: folders of files that depend on settings and inputs, built once and reused under the same key.
 
 An artifact is built in `<folder>.partial` and renamed when it is complete, so that an interrupted build resumes and
 never destroys what was there before. Its manifest lists its key and the SHA-256 of every file. A stage's outputs,
@@ -37,7 +37,7 @@ def partial_folder(folder: Path) -> Path:
     return folder.with_name(folder.name + PARTIAL)
 
 
-def unfinished(folder: Path) -> dict[str, Any]:
+def read_unfinished_state(folder: Path) -> dict[str, Any]:
     """Return the state of an artifact's unfinished build: key, commit, restarted, seconds; empty if there is none."""
     try:
         state = runs.read_json(partial_folder(folder) / STATE)
@@ -48,7 +48,7 @@ def unfinished(folder: Path) -> dict[str, Any]:
 
 def stale_reason(folder: Path, key: str) -> str | None:
     """Return why an artifact has to be built, or `None` if it is complete and up to date."""
-    if unfinished(folder).get("key") == key:
+    if read_unfinished_state(folder).get("key") == key:
         return "resumes"
     path = folder / MANIFEST
     if not path.is_file():
@@ -76,30 +76,32 @@ def build(
 
     Args:
         folder: Where the artifact goes. What is there stays until the new one is complete.
-        key: As `make_key` gives it.
+        key: From `make_key`.
         make: Writes the files into the folder that it is given; may return more fields for the manifest.
         record: Fields of the manifest, such as settings and inputs.
         restart: Whether an unfinished build is dropped, unless it was restarted itself.
     """
-    part, state = partial_folder(folder), unfinished(folder)
+    partial, state = partial_folder(folder), read_unfinished_state(folder)
     if state.get("key") != key or (restart and not state["restarted"]):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         state = {"key": key, "commit": runs.commit(), "restarted": restart, "seconds": 0.0}
     else:
-        state["seconds"] += _seconds_of_attempt(part)
-    runs.write_json(part / STATE, state)
-    if not (part / MANIFEST).exists():  # otherwise it was interrupted after it was complete
+        state["seconds"] += _seconds_of_attempt(partial)
+    runs.write_json(partial / STATE, state)
+    if not (partial / MANIFEST).exists():  # otherwise it was interrupted after it was complete
         start_time = time.monotonic()
-        further = make(part) or {}
+        more_fields = make(partial) or {}
         seconds = state["seconds"] + time.monotonic() - start_time
-        runs.write_json(part / MANIFEST, record | further | _describe(part, state) | {"seconds": round(seconds, 1)})
+        runs.write_json(
+            partial / MANIFEST, record | more_fields | _describe(partial, state) | {"seconds": round(seconds, 1)}
+        )
     shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    partial.rename(folder)
     (folder / STATE).unlink()
 
 
-def _describe(part: Path, state: dict[str, Any]) -> dict[str, Any]:
+def _describe(partial: Path, state: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a manifest that do not depend on the kind of artifact."""
     return {
         "key": state["key"],
@@ -107,8 +109,8 @@ def _describe(part: Path, state: dict[str, Any]) -> dict[str, Any]:
         "commit": state["commit"],
         "environment": machine.environment(),
         "outputs": {
-            path.relative_to(part).as_posix(): runs.hash_file(path)
-            for path in sorted(part.rglob("*"))
+            path.relative_to(partial).as_posix(): runs.hash_file(path)
+            for path in sorted(partial.rglob("*"))
             if path.is_file() and path.name not in (MANIFEST, STATE)
         },
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -119,21 +121,21 @@ def _describe(part: Path, state: dict[str, Any]) -> dict[str, Any]:
 
 def discard_empty(folder: Path) -> None:
     """Remove the unfinished build of an artifact if it has no files yet."""
-    part = partial_folder(folder)
-    if part.exists() and [path.name for path in part.iterdir()] == [STATE]:
-        shutil.rmtree(part)
+    partial = partial_folder(folder)
+    if partial.exists() and [path.name for path in partial.iterdir()] == [STATE]:
+        shutil.rmtree(partial)
 
 
-def _seconds_of_attempt(part: Path) -> float:
+def _seconds_of_attempt(partial: Path) -> float:
     """Return the seconds that an interrupted attempt took, up to the last file that it wrote."""
-    last = max(path.stat().st_mtime for path in part.rglob("*"))
-    return last - (part / STATE).stat().st_mtime
+    last_write = max(path.stat().st_mtime for path in partial.rglob("*"))
+    return last_write - (partial / STATE).stat().st_mtime
 
 
 class Cache:
     """The artifacts of one stage: trainings and predictions that are reused when other settings change.
 
-    used: names of the folders that were asked for.
+    used: names of the folders that `get_or_build` returned.
     """
 
     def __init__(self, root: Path, stage: str):
@@ -144,7 +146,7 @@ class Cache:
         """Return the folder of an artifact, built if it is not there.
 
         Args:
-            name: Tells a stage's artifacts apart, for a reader; part of the key.
+            name: Readable name of the artifact, unique within the stage; part of the key.
             settings: What the artifact depends on, as JSON.
             inputs: SHA-256 of the files that it depends on, by name.
             make: Writes the files into the folder that it is given.
@@ -183,7 +185,7 @@ def prune(root: Path) -> int:
 
 
 class StageRun(NamedTuple):
-    """What a stage works with.
+    """The settings, folders and inputs of one run of a stage.
 
     experiment: the settings.
     root: the run's folder, with the outputs of the stages before.

@@ -11,7 +11,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """What the program knows of a classifier."""
+    """A classifier's network, names and own settings."""
 
     title: str  # in tables and legends
     color: str  # in figures

@@ -1,5 +1,8 @@
-"""The command line. Exit codes: 0 done, 1 the work failed, 2 wrong use or input, 3 some inputs were refused (the rest
-is done), 130 interrupted, resumable."""
+"""The command line.
+
+Exit codes: 0 done, 1 the work failed, 2 wrong use or input, 3 some inputs were refused (the rest is done),
+130 interrupted, resumable.
+"""
 
 import os
 import sys
@@ -12,23 +15,48 @@ from bcgan.cli_models import models
 from bcgan.cli_options import experiment_options
 from bcgan.errors import InputError, WorkError
 
+# The order of `bcgan --help`.
+COMMAND_GROUPS = {
+    "Train and report": ("run", "status", "report", "compare", "tables", "doctor", "clean"),
+    "Use a classifier": ("predict", "batch", "explain", "serve", "assess"),
+    "Patches and exports": ("tile", "sample", "export"),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class GroupedCommands(click.Group):
+    """A group whose help lists its commands by purpose."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands under the headings of COMMAND_GROUPS."""
+        for heading, names in COMMAND_GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(80)) for name in names])
+
+
+@click.group(
+    cls=GroupedCommands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A GAN and a ResNet for breast histopathology patches, evaluated by patient. Research use only.",
+)
 @click.version_option(__version__)
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback where something fails.")
-def cli() -> None:  # `main` looks for --debug
-    """A GAN and a ResNet for breast histopathology patches, evaluated by patient. Research use only."""
+def cli() -> None:
+    """Group the commands. `main` reads --debug itself."""
 
 
 @cli.command(short_help="Run or resume an experiment's stages.")
 @experiment_options
 @click.option(
-    "--until", type=click.Choice(stages.NAMES), default=stages.LAST, show_default=True, help="The last stage to run."
+    "--until",
+    type=click.Choice(stages.NAMES),
+    default=stages.DEFAULT_LAST_STAGE,
+    show_default=True,
+    help="The last stage to run.",
 )
 @click.option(
     "--force", type=click.Choice(stages.NAMES), multiple=True, help="Run a stage again from the start; repeatable."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would run and why, and run nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would run and why, and run nothing.")
 def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str, force, dry_run: bool) -> None:
     """Run an experiment's stages; those that are up to date are skipped, an interrupted one resumes.
 
@@ -40,8 +68,9 @@ def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str,
     from bcgan import machine, progress, runs
 
     machine.prepare_environment()
-    first = not (settings.distribute != "off" and (cluster := machine.cluster()) and cluster["index"])
-    progress.start_log(runs.ROOT / settings.name / "log.txt" if first and not dry_run else None)
+    cluster = machine.cluster() if settings.distribute != "off" else None
+    is_first_worker = not (cluster and cluster["index"])
+    progress.start_log(runs.ROOT / settings.name / "log.txt" if is_first_worker and not dry_run else None)
     execution.execute(settings, force, dry_run, until)
 
 
@@ -83,12 +112,13 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
     from bcgan import machine, progress
 
     progress.start_log(None)
-    ran, root = execution.require(settings)
+    run_settings, root = execution.load_finished_run(settings)
     machine.prepare_environment(tensorflow=True)
     from bcgan.report.page import render
 
-    changed = variation.differences(experiment.load(name), ran)
-    click.echo(render(ran, root, Path(out or f"reports/{ran.name}"), patient_images, changed))
+    changed = variation.diff_configs(experiment.load(name), run_settings)
+    folder = Path(out or f"reports/{run_settings.name}")
+    click.echo(render(run_settings, root, folder, patient_images, changed))
 
 
 @cli.command(short_help="Compare the numbers of several reports.")
@@ -97,7 +127,7 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
 def compare(names: tuple[str, ...], out: str) -> None:
     """Compare the numbers of several reports on one page, with differences from the first."""
     if len(names) < 2:
-        raise InputError(f"{names[0]}: one report has nothing to be compared with. Name two or more.")
+        raise InputError(f"{names[0]}: one report cannot be compared. Name two or more.")
     from pathlib import Path
 
     from bcgan import machine
@@ -130,16 +160,16 @@ def doctor(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
 
     for key, value in machine.environment().items():
         click.echo(f"{key}: {value}")
-    for key, (value, reason) in machine.choices(settings).items():
+    for key, (value, reason) in machine.choose_settings(settings).items():
         click.echo(f"{key}: {value} ({reason})")
-    from bcgan.predict.engines import quickest
+    from bcgan.predict.engines import fastest_engine
 
-    why = {
-        "openvino": "the quickest on x86-64 processors; a few patches by LiteRT, where it is installed",
-        "litert": "OpenVINO is not installed, or this is no x86-64 processor",
+    reasons = {
+        "openvino": "the fastest on x86-64 processors; LiteRT for a few patches, if it is installed",
+        "litert": "OpenVINO is not installed, or this is not an x86-64 processor",
         "keras": "neither OpenVINO nor LiteRT is installed",
     }
-    click.echo(f"prediction: {quickest()} ({why[quickest()]}; --engine changes it)")
+    click.echo(f"prediction: {fastest_engine()} ({reasons[fastest_engine()]}; --engine changes it)")
 
 
 for command in models.commands.values():
@@ -154,8 +184,8 @@ def main(arguments: list[str] | None = None) -> Any:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
     try:
         code = cli(arguments, standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
+    except click.exceptions.Exit as request:
+        code = request.exit_code
     except click.ClickException as error:
         error.show()
         code = 2

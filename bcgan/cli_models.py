@@ -22,13 +22,13 @@ from bcgan.errors import InputError
 
 @click.group()
 def models() -> None:
-    """Commands that `bcgan.cli` adds to its own."""
+    """Group the commands, which `bcgan.cli` adds to its own."""
 
 
 @models.command(short_help="Write synthetic patches.")
 @click.argument("run", required=False, metavar="[EXPERIMENT]")
-@click.option("--label", type=click.Choice(["benign", "malignant"]), required=True, help="The class to make.")
-@click.option("--count", "number", type=click.IntRange(1), default=64, show_default=True, help="How many patches.")
+@click.option("--label", type=click.Choice(["benign", "malignant"]), required=True, help="The class of the patches.")
+@click.option("--count", type=click.IntRange(1), default=64, show_default=True, help="How many patches.")
 @click.option(
     "--nuclear-density",
     "density",
@@ -38,20 +38,20 @@ def models() -> None:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=click.Path(file_okay=False), help="Folder to write; samples/LABEL by default.")
-def sample(run: str | None, label: str, number: int, density: float | None, seed: int, out: str | None) -> None:
+def sample(run: str | None, label: str, count: int, density: float | None, seed: int, out: str | None) -> None:
     """Write synthetic patches of a class that pass the quality filter, and a manifest.
 
-    With the generator of runs/EXPERIMENT, or with the one that comes with bcgan, trained on IDC.
+    With the generator of runs/EXPERIMENT, or with the one bundled with bcgan, trained on IDC.
     """
     from pathlib import Path
 
-    _begin(tensorflow=True)
+    _prepare_process(tensorflow=True)
     from bcgan.predict import sample as sampling
 
     out = out or f"samples/{label}"
-    manifest = sampling.write(sampling.load(run), int(label == "malignant"), number, seed, Path(out), density)
-    refused = ", ".join(f"{count} {why}" for why, count in manifest["refused"].items())
-    click.echo(f"{out}: {number} {label} patches of {manifest['tried']} candidates (refused: {refused}), manifest.json")
+    manifest = sampling.write(sampling.load(run), int(label == "malignant"), count, seed, Path(out), density)
+    refused = ", ".join(f"{num_refused} {reason}" for reason, num_refused in manifest["refused"].items())
+    click.echo(f"{out}: {count} {label} patches of {manifest['tried']} candidates (refused: {refused}), manifest.json")
     densities = manifest["density"]
     text = f"nuclear density: median {densities['median']:.2f} ({densities['low']:.2f} to {densities['high']:.2f})"
     if density is not None:
@@ -64,9 +64,11 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
 @click.argument("images", nargs=-1, required=True)
 @model_option
 @click.option(
-    "--out", type=click.Path(dir_okay=False), help="CSV, or JSON lines by the suffix .jsonl; else the screen."
+    "--out",
+    type=click.Path(dir_okay=False),
+    help="CSV file, or JSON lines if it ends in .jsonl; standard output if not given.",
 )
-@click.option("--json", "lines", is_flag=True, help="JSON lines in place of CSV.")
+@click.option("--json", "as_jsonl", is_flag=True, help="JSON lines in place of CSV.")
 @mpp_option
 @mpp_csv_option
 @click.option("--maps", type=click.Path(file_okay=False), help="Heat maps, overlays, QuPath outlines: a folder.")
@@ -74,7 +76,7 @@ def sample(run: str | None, label: str, number: int, density: float | None, seed
 @engine_option
 @click.pass_context
 def predict(
-    context: click.Context, images, model, out: str | None, lines: bool, mpp, mpp_csv, maps: str | None,
+    context: click.Context, images, model, out: str | None, as_jsonl: bool, mpp, mpp_csv, maps: str | None,
     neighbours: bool, engine,
 ) -> None:  # fmt: skip
     """Score IMAGES: files, folders, archives, patterns, or - for a list on standard input.
@@ -85,33 +87,35 @@ def predict(
     """
     from pathlib import Path
 
-    _begin()
+    _prepare_process()
     from bcgan import progress
     from bcgan.predict import predict as predicting
     from bcgan.predict.model import load
     from bcgan.slides.files import find_images
 
-    files = find_images(images, _listed(images))
-    mpp_of = _mpp_choice(mpp, mpp_csv, files)
+    files = find_images(images, _read_file_list(images))
+    mpp_choice = _make_mpp_choice(mpp, mpp_csv, files)
     classifier = load(model, engine, predicting.is_small_job(files), neighbours)
-    lines = lines or bool(out and out.endswith(".jsonl"))
+    as_jsonl = as_jsonl or bool(out and out.endswith(".jsonl"))
     Path(out or ".").parent.mkdir(parents=True, exist_ok=True)
     part = f"{out}.part" if out and out != "-" else "-"
     with click.open_file(part, "w", "utf-8") as file:
-        counts = predicting.predict(classifier, files, file, lines, mpp_of, Path(maps) if maps else None)
+        counts = predicting.predict(classifier, files, file, as_jsonl, mpp_choice, Path(maps) if maps else None)
     if part != "-":
         Path(part).replace(out)
-    for position, thresholds in (
+    for condition, thresholds in (
         ("by itself", classifier.card.thresholds),
         ("among its neighbours", classifier.card.spatial_context_thresholds),
     ):
         if thresholds:
             progress.log.info(
                 "predict: a patch %s is malignant from %.4f on, and has no label between %.4f and %.4f",
-                position, thresholds.malignant, *thresholds.abstain_range,
+                condition, thresholds.malignant, *thresholds.abstain_range,
             )  # fmt: skip
     progress.log.info(
-        "predict: %s; %s", ", ".join(f"{n} {v}" for v, n in counts.items() if n), classifier.card.intended_use
+        "predict: %s; %s",
+        ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count),
+        classifier.card.intended_use,
     )
     if counts["unreadable"] or counts["out_of_distribution"] or counts["no_tissue"]:
         context.exit(3)
@@ -132,12 +136,12 @@ def assess(
     settings = experiment.load(name, overrides, data_dir)
     from pathlib import Path
 
-    _begin()
+    _prepare_process()
     from bcgan.predict import assess as assessing
     from bcgan.predict.model import load
 
     assessment = assessing.assess(load(model, engine, neighbours=neighbours), settings, mpp, Path(out))
-    click.echo(f"{assessing.summary(assessment)}\n{Path(out) / 'assessment.json'}")
+    click.echo(f"{assessing.summarize(assessment)}\n{Path(out) / 'assessment.json'}")
     if assessment["unreadable"]:
         context.exit(3)
 
@@ -160,13 +164,13 @@ def batch(
     """
     from pathlib import Path
 
-    _begin()
+    _prepare_process()
     from bcgan.predict import slidewise
-    from bcgan.predict.batch import Scores
+    from bcgan.predict.batch import PredictJob
 
-    job = Scores(Path(out), model, engine, mpp, mpp_csv and Path(mpp_csv), neighbours, maps)
-    slides = slidewise.slides(sources, job.folders)
-    _mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
+    job = PredictJob(Path(out), model, engine, mpp, mpp_csv and Path(mpp_csv), neighbours, maps)
+    slides = slidewise.find_slides(sources, job.folders)
+    _make_mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
     _run_slidewise(job, slides, runner, workers, options)
 
 
@@ -216,22 +220,24 @@ def tile(
     try:
         re.compile(patient or "")
     except re.error as error:
-        raise InputError(f"--patient: {patient!r} is no regular expression ({error}).") from error
-    _begin()
+        raise InputError(f"--patient: {patient!r} is not a regular expression ({error}).") from error
+    _prepare_process()
     from bcgan import progress
     from bcgan.predict import slidewise
     from bcgan.predict import tile as tiling
+    from bcgan.slides import annotation_table
     from bcgan.slides import annotations as qupath
 
     outside = qupath.IGNORED if outside == "ignore" else qupath.BENIGN
     decisions = qupath.decide(classes, ignore, malignant, region, outside)
-    job = tiling.Patches(Path(out), Path(annotations), decisions, patient, mpp, mpp_csv and Path(mpp_csv))
-    slides = slidewise.slides(sources, job.folders)
-    _mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
-    tiling.check_patients(slides, patient)  # before old archives make room
-    table = qupath.class_table(tiling.survey(slides, job), decisions, tiling.patch_areas(slides, job))
-    click.echo(qupath.format_table(table))
-    qupath.check_decided(table)
+    job = tiling.TileJob(Path(out), Path(annotations), decisions, patient, mpp, mpp_csv and Path(mpp_csv))
+    slides = slidewise.find_slides(sources, job.folders)
+    _make_mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
+    tiling.check_patients(slides, patient)  # before archives of an earlier run are replaced
+    files = tiling.read_all_annotations(slides, job)
+    table = annotation_table.class_table(files, decisions, tiling.patch_areas(slides, job))
+    click.echo(annotation_table.format_table(table))
+    annotation_table.check_decided(table)
     if not dry_run:
         _run_slidewise(job, slides, runner, workers, options)
     elif failures := tiling.find_failures(slides, job):
@@ -241,16 +247,16 @@ def tile(
         click.get_current_context().exit(3)
 
 
-def _begin(tensorflow: bool = False) -> None:
-    """Prepare the process and the log, before anything heavy is imported."""
+def _prepare_process(tensorflow: bool = False) -> None:
+    """Set environment variables and start the log. Call it before heavy imports."""
     from bcgan import machine, progress
 
     machine.prepare_environment(tensorflow=tensorflow)
     progress.start_log(None)
 
 
-def _mpp_choice(mpp: float | None, mpp_csv: str | None, images: list):
-    """Return the resolutions that the user gives, and warn of rows of the table that fit no image."""
+def _make_mpp_choice(mpp: float | None, mpp_csv: str | None, images: list):
+    """Return the resolutions that the user gives, and warn of rows of the table without an image."""
     from pathlib import Path
 
     from bcgan.slides.mpp_table import MppChoice
@@ -261,17 +267,18 @@ def _mpp_choice(mpp: float | None, mpp_csv: str | None, images: list):
 
 
 def _run_slidewise(job, slides: list, runner: str, workers: int, options: tuple[str, ...]) -> None:
+    """Run a job on every slide, log the counts, and exit with code 3 if something was refused."""
     from bcgan import progress
     from bcgan.predict import slidewise
 
-    done = slidewise.run(slides, job, runner, workers, tuple(f"--{option}" for option in options))
+    counts = slidewise.run_job(slides, job, runner, workers, tuple(f"--{option}" for option in options))
     progress.log.info(
-        "%s: %d slides done, %d were current; %s/summary.csv", job.name, done["done"], done["skipped"], job.out
+        "%s: %d slides done, %d were up to date; %s/summary.csv", job.name, counts["done"], counts["skipped"], job.out
     )
-    if done["unreadable"] or done["refused"]:
+    if counts["unreadable"] or counts["refused"]:
         progress.log.warning(
             "%s: %d slides have patches that could not be read, %d slides were refused, with the reason in the log and "
-            "in summary.csv", job.name, done["unreadable"], done["refused"],
+            "in summary.csv", job.name, counts["unreadable"], counts["refused"],
         )  # fmt: skip
         click.get_current_context().exit(3)
 
@@ -287,13 +294,13 @@ def explain(context: click.Context, images, model, mpp: float | None, mpp_csv: s
     """Show which pixels of each patch in IMAGES support its label, by three methods, as pictures and one page."""
     from pathlib import Path
 
-    _begin()
+    _prepare_process()
     from bcgan.predict.explain import write
     from bcgan.predict.model import load
     from bcgan.slides.files import find_images
 
-    files = find_images(images, _listed(images))
-    refused = write(load(model), files, Path(out), _mpp_choice(mpp, mpp_csv, files))
+    files = find_images(images, _read_file_list(images))
+    refused = write(load(model), files, Path(out), _make_mpp_choice(mpp, mpp_csv, files))
     click.echo(Path(out) / "index.html")
     if refused:
         context.exit(3)
@@ -301,7 +308,12 @@ def explain(context: click.Context, images, model, mpp: float | None, mpp_csv: s
 
 @models.command(short_help="Open a local page and an HTTP API.")
 @model_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="The loopback: only this machine can ask.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. The default takes requests from this machine alone.",
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--concurrent", type=click.IntRange(1), default=2, show_default=True, help="Images scored at a time.")
 def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
@@ -328,50 +340,50 @@ def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
     help="Folder to write; models/EXPERIMENT by default, models/formats with --model.",
 )
 @click.option(
-    "--all-patients", "everyone", is_flag=True, help="Train again on the patients of every role, and export that."
+    "--all-patients", is_flag=True, help="Train again on the patients of every role, and export that classifier."
 )
 @click.option(
-    "--format", "kinds", multiple=True, type=click.Choice(FORMATS), help="Also for another runtime; repeatable."
+    "--format", "formats", multiple=True, type=click.Choice(FORMATS), help="Also for another runtime; repeatable."
 )
 @click.option("--model", help="In place of a run: a folder that `bcgan export` wrote, or `shipped`; with --format.")
 @click.option(
-    "--patches", type=click.Path(exists=True), help="Patches to check the formats on; phantom tissue if none."
+    "--patches", type=click.Path(exists=True), help="Patches to check the formats on; phantom patches if not given."
 )
-def export(name, data_dir, overrides, out, everyone, kinds, model, patches) -> None:
+def export(name, data_dir, overrides, out, all_patients, formats, model, patches) -> None:
     """Write the classifier of a finished run as a folder for `bcgan predict --model`, and for other runtimes."""
-    if model and not kinds:
+    if model and not formats:
         raise InputError("--model is written for another runtime: say which with --format.")
-    if model and everyone:
+    if model and all_patients:
         raise InputError("--all-patients trains, and --model is trained already. Leave one of them out.")
     settings = None if model else experiment.load(name, overrides, data_dir)
     from pathlib import Path
 
-    _begin()
+    _prepare_process()
     from bcgan.predict.model import load
 
     if settings:
-        ran, root = execution.require(settings)
-        _begin(tensorflow=True)
+        run_settings, root = execution.load_finished_run(settings)
+        _prepare_process(tensorflow=True)
         from bcgan.predict.export import export as write
 
-        place = Path(out or f"models/{ran.name}")
-        write(ran, root, place, everyone)
-        classifier = load(place) if kinds else None
+        folder = Path(out or f"models/{run_settings.name}")
+        write(run_settings, root, folder, all_patients)
+        classifier = load(folder) if formats else None
     else:
         classifier = load(None if model == "shipped" else model)
-        place = Path(out or "models/formats")
-    if kinds:
-        from bcgan.predict import formats
+        folder = Path(out or "models/formats")
+    if formats:
+        from bcgan.predict import formats as writing
         from bcgan.predict.check import load_check_patches
 
-        table = formats.write(classifier.network, kinds, load_check_patches(patches, classifier.scale), place)
-        table.to_csv(place / formats.TABLE, index=False, float_format="%.6g")
+        table = writing.write(classifier.network, formats, load_check_patches(patches, classifier.scale), folder)
+        table.to_csv(folder / writing.TABLE, index=False, float_format="%.6g")
         click.echo(table.to_string(index=False))
-    click.echo(place)
+    click.echo(folder)
 
 
-def _listed(images: tuple[str, ...]) -> Iterable[str]:
-    """Return standard input if `-` asks for it; file names in it may contain any bytes."""
+def _read_file_list(images: tuple[str, ...]) -> Iterable[str]:
+    """Return the lines of standard input if `-` is among `images`; file names in it may contain any bytes."""
     if "-" not in images:
         return ()
     if hasattr(sys.stdin, "reconfigure"):

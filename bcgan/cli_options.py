@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 import click
 
@@ -21,11 +21,12 @@ engine_option = click.option(
 )  # fmt: skip
 context_option = click.option(
     "--spatial-context/--no-spatial-context", "neighbours", default=True, show_default=True,
-    help="Whether the predictions of neighbouring patches are used where places are known.",
+    help="Whether to use the predictions of neighbouring patches, if the patches' coordinates are known.",
 )  # fmt: skip
 
 
 def experiment_options(command):
+    """Add the argument EXPERIMENT and the options that change its settings to a command."""
     for option in (
         click.argument("name", default="phantom", metavar="[EXPERIMENT]"),
         click.option("--data-dir", help="Folders or archives with the data, joined by ':'; in place of data.dir."),
@@ -42,6 +43,7 @@ def experiment_options(command):
 
 
 def slide_options(command):
+    """Add the argument SOURCES and the options of commands that work slide by slide."""
     for option in (
         click.argument("sources", nargs=-1, required=True),
         mpp_option,

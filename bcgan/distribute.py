@@ -1,8 +1,9 @@
-"""One training on several devices or machines, under tf.distribute; with one device nothing here does anything.
+"""Train on several devices or machines under tf.distribute; with one device, these functions change nothing.
 
-Every replica draws the same global batch, as everything random is a function of (seed, step), and takes its own rows of
-it; gradients are summed, batch normalisation sees the whole batch. So the losses are those of one device at the same
-batch. A Keras 3 optimizer sums the gradients by itself: a loss is divided by the replicas, and nothing else.
+Everything random is a function of (seed, step), so every replica draws the same global batch. Each takes its own rows;
+gradients are summed, and batch normalization uses the statistics of the whole batch. The losses are therefore those of
+one device at the same batch size. A Keras 3 optimizer sums the gradients itself, so only the loss has to be divided by
+the number of replicas.
 """
 
 import socket
@@ -19,57 +20,58 @@ from bcgan import machine
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 
-PATIENCE = 300.0  # seconds that a worker waits for the others
+WORKER_TIMEOUT_S = 300.0  # that a worker waits for the others
 
 
 @cache
-def strategy(kind: str) -> tf.distribute.Strategy:
-    """The strategy of a kind that `machine.choose_distribution` named. Workers wait here for each other, and this has
-    to come before anything that TensorFlow computes.
+def make_strategy(kind: str) -> tf.distribute.Strategy:
+    """Make the strategy of a kind from `machine.choose_distribution`. Workers wait here for each other.
+
+    Call it before TensorFlow computes anything.
 
     Raises:
-        WorkError: a worker cannot be reached.
+        WorkError: If a worker cannot be reached.
     """
     name, _, count = kind.partition(" ")
     if name == "mirrored":
-        return tf.distribute.MirroredStrategy([f"GPU:{number}" for number in range(int(count))])
+        return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(int(count))])
     if kind == "workers":
-        reach(**machine.cluster())
+        wait_for_workers(**machine.cluster())
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
 
 
 def prepare(experiment: Experiment) -> tf.distribute.Strategy:
-    """The experiment's strategy.
+    """Return the experiment's strategy.
 
     Raises:
-        InputError: a batch that cannot be shared out evenly.
+        InputError: If replicas cannot share a batch evenly.
     """
     gpus = len(tf.config.list_physical_devices("GPU"))
-    chosen = strategy(machine.choose_distribution(experiment, gpus)[0])
-    count = chosen.num_replicas_in_sync
+    strategy = make_strategy(machine.choose_distribution(experiment, gpus)[0])
+    count = strategy.num_replicas_in_sync
     for name in ("gan", "classify"):
         batch = getattr(experiment, name).batch_size
-        if not machine.shares(batch, count):
+        if not machine.can_share_batch(batch, count):
             raise InputError(
                 f"{name}.batch_size: {batch} cannot be shared by {count} replicas. Choose a multiple of {count}, "
-                f"{machine.LEAST * count} or more."
+                f"{machine.MIN_PATCHES_PER_REPLICA * count} or more."
             )
-    return chosen
+    return strategy
 
 
 @contextmanager
 def scope(experiment: Experiment) -> Iterator[None]:
-    """What a training that is shared is built and run in: the experiment's devices together, or the one there is.
+    """Yield within the scope of the experiment's strategy; networks are built and trained in it.
 
     Raises:
-        WorkError: a worker was lost.
+        WorkError: If a worker was lost.
     """
     try:
         with prepare(experiment).scope():
             yield
     except tf.errors.OpError as error:
-        if "ollective" not in error.message:
+        if "ollective" not in error.message:  # "Collective" or "collective": the operation between workers
             raise
         reason = error.message.splitlines()[0].strip().rstrip(".")
         raise WorkError(
@@ -78,73 +80,80 @@ def scope(experiment: Experiment) -> Iterator[None]:
         ) from error
 
 
-def reach(workers: list[str], index: int, seconds: float = PATIENCE) -> None:
-    """Wait until every other worker answers at its address; TensorFlow itself would wait for hours and say nothing.
+def wait_for_workers(workers: list[str], index: int, timeout_s: float = WORKER_TIMEOUT_S) -> None:
+    """Wait until every other worker answers at its address. TensorFlow would wait for hours without a message.
+
+    Args:
+        workers: Addresses `host:port`.
+        index: Of this worker, which listens on its own port meanwhile.
 
     Raises:
-        WorkError: one of them does not, or this one's own port is taken.
+        WorkError: If a worker does not answer, or this one's port is in use.
     """
-    end, port = time.monotonic() + seconds, _place(workers[index])[1]
+    deadline, port = time.monotonic() + timeout_s, _split_address(workers[index])[1]
     try:
-        listening = socket.create_server(("", port), reuse_port=True)
+        server = socket.create_server(("", port), reuse_port=True)
     except OSError as error:
         raise WorkError(
             f"TF_CONFIG: port {port} of this worker cannot be used ({error.strerror}). Choose another."
         ) from error
-    with listening:
-        for number, address in enumerate(workers):
-            while number != index:
+    with server:
+        for worker, address in enumerate(workers):
+            while worker != index:
                 try:
-                    socket.create_connection(_place(address), timeout=2).close()
+                    socket.create_connection(_split_address(address), timeout=2).close()
                     break
                 except OSError as error:
-                    if time.monotonic() > end:
+                    if time.monotonic() > deadline:
                         raise WorkError(
-                            f"TF_CONFIG: worker {number} at {address} did not answer in {seconds:.0f} seconds "
+                            f"TF_CONFIG: worker {worker} at {address} did not answer in {timeout_s:.0f} seconds "
                             f"({error}). Start the same command there, and see that it can be reached from here."
                         ) from error
                     time.sleep(0.2)
 
 
-def _place(address: str) -> tuple[str, int]:
+def _split_address(address: str) -> tuple[str, int]:
+    """Return the host and port of `host:port`."""
     host, _, port = address.rpartition(":")
     return host, int(port)
 
 
 def replicas() -> int:
-    """How many replicas share a batch here."""
+    """Return the number of replicas that share a batch."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def own(values: tf.Tensor) -> tf.Tensor:
-    """This replica's rows of a global batch: every n-th, so that a batch ordered by class is dealt fairly."""
+def replica_rows(values: tf.Tensor) -> tf.Tensor:
+    """Return this replica's rows of a global batch: every n-th, so that a batch sorted by class is divided evenly."""
     count = replicas()
     if count == 1:
         return values
     return values[tf.distribute.get_replica_context().replica_id_in_sync_group :: count]
 
 
-def everywhere(update: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that lets every replica run `update` and gives the means of the numbers that come back."""
+def run_on_replicas(update: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `update` so that every replica runs it; the numbers that it returns are averaged over the replicas."""
     if replicas() == 1:
         return update
     strategy = tf.distribute.get_strategy()
 
-    def replica(*arguments):
-        update_result = update(*arguments)
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, update_result)
+    def update_replica(*arguments):
+        """Run `update` on one replica, and average its results with the others'."""
+        results = update(*arguments)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, results)
 
-    def run(*arguments):
-        results = strategy.run(replica, arguments)
+    def update_all(*arguments):
+        """Run `update` on all replicas, and return the averages once."""
+        results = strategy.run(update_replica, arguments)
         return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], results)
 
-    return run
+    return update_all
 
 
-def synchronise(network: keras.Model) -> None:
-    """Before a training: batch normalisation, in networks within this one too, is to see what all replicas see."""
+def synchronize_batch_norm(network: keras.Model) -> None:
+    """Make batch normalization use the statistics of all replicas, in nested networks too. Call it before training."""
     for layer in network.layers:
         if isinstance(layer, keras.Model):
-            synchronise(layer)
+            synchronize_batch_norm(layer)
         elif isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = replicas() > 1

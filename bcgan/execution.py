@@ -1,4 +1,4 @@
-"""Running the stages: which have to, in what order, and what the other workers of a cluster do meanwhile."""
+"""Run the stages that are out of date, in order; on the other workers of a cluster, take part in shared trainings."""
 
 import shutil
 import tempfile
@@ -12,42 +12,42 @@ from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 from bcgan.progress import log
 
-POLL = 1.0  # seconds between looks of a worker at how far the first one is
-GRACE = 60.0  # seconds after which it no longer believes that the first one will come
+POLL_INTERVAL_S = 1.0  # at which a secondary worker checks the progress of the first one
+FIRST_WORKER_TIMEOUT_S = 60.0  # after which a secondary worker gives up waiting for the first one
 
 
 def plan(experiment: Experiment, root: Path, force: tuple[str, ...] = ()) -> list[tuple[stages.Stage, str | None]]:
-    """Every stage with why it would run now, or None where it would be skipped."""
+    """Return every stage with the reason why it would run now, or `None` if it would be skipped."""
     planned, stale = [], set()
     for stage in stages.STAGES:
-        upstream = sorted({read.split("/")[0] for read in stage.inputs} & stale)
+        upstream = sorted({pattern.split("/")[0] for pattern in stage.inputs} & stale)
         if stage.name in force:
-            why = "forced"
+            reason = "forced"
         elif upstream:
-            why = f"{' and '.join(upstream)} will run"
+            reason = f"{' and '.join(upstream)} will run"
         else:
-            key, _, _ = stages.key(stage, experiment, root)
-            why = artifacts.stale_reason(root / stage.name, key)
-        if why:
+            key, _, _ = stages.stage_key(stage, experiment, root)
+            reason = artifacts.stale_reason(root / stage.name, key)
+        if reason:
             stale.add(stage.name)
-        planned.append((stage, why))
+        planned.append((stage, reason))
     return planned
 
 
 def execute(
-    experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool = False, until: str = stages.LAST
+    experiment: Experiment, force: tuple[str, ...] = (), dry_run: bool = False, until: str = stages.DEFAULT_LAST_STAGE
 ) -> None:
-    """Run what has to run, in order, up to and with `until`; say why each stage runs or is skipped.
+    """Run the stages that are out of date, up to and including `until`; log why each one runs or is skipped.
 
     Raises:
-        InputError, WorkError: from the stage that failed; its folder keeps what can be resumed, and no manifest.
+        InputError, WorkError: From the stage that failed. It can be resumed from the files in its partial folder.
     """
-    experiment, root = _where_it_lay(experiment), runs.ROOT / experiment.name
+    experiment, root = _with_previous_data_dir(experiment), runs.ROOT / experiment.name
     until = max((until, *force), key=stages.NAMES.index)
     if dry_run:
-        for stage, why in plan(experiment, root, force)[: len(stages.up_to(until))]:
-            reason = "" if stage in stages.up_to() else f" (only with --until {stage.name})"
-            state = f"would run: {why}{reason}" if why else "would be skipped: up to date"
+        for stage, reason in plan(experiment, root, force)[: len(stages.stages_until(until))]:
+            condition = "" if stage in stages.stages_until() else f" (only with --until {stage.name})"
+            state = f"would run: {reason}{condition}" if reason else "would be skipped: up to date"
             log.info("%-16s %s", stage.name, state)
         return
     cluster = experiment.distribute != "off" and machine.cluster()
@@ -58,24 +58,24 @@ def execute(
 
         distribute.prepare(experiment)  # before TensorFlow computes anything
     if cluster and cluster["index"]:
-        follow(experiment, root, until)
+        run_secondary_worker(experiment, root, until)
         return
-    with runs.lock(root, patience=10 if cluster else 0):
-        for stage in stages.up_to(until):
-            _bring_up_to_date(stage, experiment, root, stage.name in force)
+    with runs.lock(root, timeout_s=10 if cluster else 0):
+        for stage in stages.stages_until(until):
+            _update_stage(stage, experiment, root, stage.name in force)
 
 
-def _bring_up_to_date(stage: stages.Stage, experiment: Experiment, root: Path, forced: bool) -> None:
+def _update_stage(stage: stages.Stage, experiment: Experiment, root: Path, forced: bool) -> None:
     """Run a stage, unless it is up to date."""
     folder = root / stage.name
-    key, settings, inputs = stages.key(stage, experiment, root)
+    key, settings, inputs = stages.stage_key(stage, experiment, root)
     reason = "forced" if forced else artifacts.stale_reason(folder, key)
     if reason is None:
         log.info("%s: skipped, up to date", stage.name)
         return
     log.info("%s: runs, %s", stage.name, reason)
     run = StageRun(experiment, root, artifacts.partial_folder(folder), inputs, Cache(root, stage.name))
-    state, start_time = artifacts.unfinished(folder), time.monotonic()
+    state, start_time = artifacts.read_unfinished_state(folder), time.monotonic()
     if forced and not (state.get("key") == key and state.get("restarted")):
         run.cache.clear()
 
@@ -90,7 +90,7 @@ def _bring_up_to_date(stage: stages.Stage, experiment: Experiment, root: Path, f
         artifacts.discard_empty(folder)
         raise
     except Exception as error:
-        # TensorFlow's error is recognised by its name, so that stages without TensorFlow need not import it.
+        # TensorFlow's error is recognized by its name, so that stages without TensorFlow need not import it.
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
         raise WorkError(
@@ -99,95 +99,105 @@ def _bring_up_to_date(stage: stages.Stage, experiment: Experiment, root: Path, f
     log.info("%s: done in %.0f s", stage.name, time.monotonic() - start_time)
 
 
-def _where_it_lay(experiment: Experiment) -> Experiment:
-    """Where nobody says where the data are, they are where `preprocess` found them."""
+def _with_previous_data_dir(experiment: Experiment) -> Experiment:
+    """Return the experiment; if it has no data.dir, with the folders that `preprocess` read, if they still exist."""
     manifest = runs.ROOT / experiment.name / "preprocess" / artifacts.MANIFEST
     try:
         settings = runs.read_json(manifest)["settings"]["data"]
-        places, same_data = tuple(map(Path, settings["dir"])), settings["name"] == experiment.data.name
+        folders = tuple(map(Path, settings["dir"]))
+        same_data = settings["name"] == experiment.data.name
     except (OSError, ValueError, KeyError, TypeError):
         return experiment
-    if experiment.data.dir or not (same_data and places and all(place.exists() for place in places)):
+    if experiment.data.dir or not (same_data and folders and all(folder.exists() for folder in folders)):
         return experiment
-    log.info("data.dir: as before, %s", ":".join(map(str, places)))
-    return experiment.replace(data=experiment.data.replace(dir=places))
+    log.info("data.dir: as before, %s", ":".join(map(str, folders)))
+    return experiment.replace(data=experiment.data.replace(dir=folders))
 
 
-def follow(experiment: Experiment, root: Path, until: str) -> None:
-    """What a worker other than the first does: take part in the trainings that are shared, in a scratch copy of what
-    the first one left, and wait for it in between. It writes nothing into the run.
+def run_secondary_worker(experiment: Experiment, root: Path, until: str) -> None:
+    """Run what a worker other than the first does: take part in distributed stages, wait for the first one otherwise.
+
+    It writes nothing into the run: it trains in a scratch copy of what the first worker has written.
 
     Raises:
-        WorkError: the first worker does not run, or went on with other settings or data.
+        WorkError: If the first worker does not run, or has continued with other settings or data.
     """
     root.mkdir(parents=True, exist_ok=True)
-    began = time.time()
-    for number, stage in enumerate(stages.up_to(until)):
-        taken_part, waits_since, lost_since = not stage.distributed, time.monotonic(), None
-        # Its inputs are whole, but for those of the first stage, so that the key stays what it is.
-        key = stages.key(stage, experiment, root)[0]
-        while why := artifacts.stale_reason(root / stage.name, key):
-            if not taken_part and artifacts.unfinished(root / stage.name).get("key") == key:
-                log.info("%s: takes part, %s", stage.name, why)
-                _take_part(stage, experiment, root)
-                taken_part, waits_since = True, time.monotonic()
-            lost_since = None if runs.is_locked(root) else lost_since or time.monotonic()
-            if lost_since and time.monotonic() - lost_since > GRACE:
+    start_time = time.time()
+    for index, stage in enumerate(stages.stages_until(until)):
+        has_taken_part, waiting_since, unlocked_since = not stage.distributed, time.monotonic(), None
+        # The inputs are complete (the stages before have finished), so the key does not change while we wait.
+        key = stages.stage_key(stage, experiment, root)[0]
+        while reason := artifacts.stale_reason(root / stage.name, key):
+            if not has_taken_part and artifacts.read_unfinished_state(root / stage.name).get("key") == key:
+                log.info("%s: takes part, %s", stage.name, reason)
+                _run_in_scratch_copy(stage, experiment, root)
+                has_taken_part, waiting_since = True, time.monotonic()
+            unlocked_since = None if runs.is_locked(root) else unlocked_since or time.monotonic()
+            if unlocked_since and time.monotonic() - unlocked_since > FIRST_WORKER_TIMEOUT_S:
                 raise WorkError(
                     f"{root}: the first worker does not run there. Start it, and see that both share this folder."
                 )
-            later = [
-                artifacts.partial_folder(root / later_stage.name) / artifacts.STATE
-                for later_stage in stages.STAGES[number + 1 :]
-            ]
-            if time.monotonic() - waits_since > GRACE and any(p.exists() and p.stat().st_mtime > began for p in later):
+            timed_out = time.monotonic() - waiting_since > FIRST_WORKER_TIMEOUT_S
+            if timed_out and _any_started_after(start_time, stages.STAGES[index + 1 :], root):
                 raise WorkError(
                     f"{root / stage.name}: the first worker went on with other settings or data. Give every worker "
                     "the same command, and the same files under the same path."
                 )
-            time.sleep(POLL)
+            time.sleep(POLL_INTERVAL_S)
 
 
-def _take_part(stage: stages.Stage, experiment: Experiment, root: Path) -> None:
-    """Run a distributed stage in a scratch copy of the run, of which other stages' outputs are only linked."""
+def _any_started_after(start_time: float, later_stages: tuple[stages.Stage, ...], root: Path) -> bool:
+    """Return whether a build of one of the stages has started since `start_time`, in seconds since the epoch."""
+    paths = [artifacts.partial_folder(root / stage.name) / artifacts.STATE for stage in later_stages]
+    return any(path.exists() and path.stat().st_mtime > start_time for path in paths)
+
+
+def _run_in_scratch_copy(stage: stages.Stage, experiment: Experiment, root: Path) -> None:
+    """Run a stage in a scratch copy of the run. Its own files are copied, other stages' outputs only linked."""
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
         folder, cache = artifacts.partial_folder(root / stage.name), Cache(root, stage.name)
-        for path in (path for path in root.iterdir() if path.is_dir() and path.name not in (folder.name, CACHE)):
-            (scratch / path.name).symlink_to(path.resolve())
+        for path in root.iterdir():
+            if path.is_dir() and path.name not in (folder.name, CACHE):
+                (scratch / path.name).symlink_to(path.resolve())
         copies = {folder: scratch / folder.name, cache.folder: scratch / CACHE / stage.name}
         for source, target in copies.items():
             if source.exists():
                 shutil.copytree(source, target)
-        inputs = stages.key(stage, experiment, root)[2]
+        inputs = stages.stage_key(stage, experiment, root)[2]
         stage.run(StageRun(experiment, scratch, scratch / folder.name, inputs, Cache(scratch, stage.name)))
 
 
-def require(experiment: Experiment) -> tuple[Experiment, Path]:
-    """A finished run: the settings that it ran with, and its folder.
+def load_finished_run(experiment: Experiment) -> tuple[Experiment, Path]:
+    """Return the settings that a finished run was made with, and its folder.
+
+    Args:
+        experiment: The experiment as it is now. Its settings may have changed since the run.
 
     Raises:
-        InputError: a stage has not finished, or belongs to other files than the ones before it.
+        InputError: If a stage has not finished, or was made from other files than those of the stages before it.
     """
     root = runs.ROOT / experiment.name
-    again = f"Run: make train EXPERIMENT={experiment.name}"
-    ran = experiment.model_dump(mode="json")
-    for name in (stage.name for stage in stages.up_to()):
+    remedy = f"Run: make train EXPERIMENT={experiment.name}"
+    run_settings = experiment.model_dump(mode="json")
+    for name in (stage.name for stage in stages.stages_until()):
         if not (root / name / artifacts.MANIFEST).exists():
-            raise InputError(f"{root / name}: not finished. {again}")
+            raise InputError(f"{root / name}: not finished. {remedy}")
         for key, value in runs.read_json(root / name / artifacts.MANIFEST)["settings"].items():
-            ran[key] = ran[key] | value if isinstance(value, dict) else value  # WITHOUT_EFFECT_ON_OUTPUTS ones stay
+            # A manifest lacks WITHOUT_EFFECT_ON_OUTPUTS: those keep the experiment's values.
+            run_settings[key] = run_settings[key] | value if isinstance(value, dict) else value
     for name in ("ablation", "cross_validation", "learning_curve"):
         if (root / name / artifacts.MANIFEST).exists():
-            variant = ran | {name: runs.read_json(root / name / artifacts.MANIFEST)["settings"][name]}
-            with suppress(ValueError):  # of settings that no longer fit the others: the report leaves it out
-                Experiment.model_validate(variant)
-                ran = variant
+            with_stage = run_settings | {name: runs.read_json(root / name / artifacts.MANIFEST)["settings"][name]}
+            with suppress(ValueError):  # if its settings no longer fit the others, the report leaves the stage out
+                Experiment.model_validate(with_stage)
+                run_settings = with_stage
     try:
-        experiment = Experiment.model_validate(ran)
+        experiment = Experiment.model_validate(run_settings)
     except ValueError as error:
-        raise InputError(f"{root}: made with settings that this bcgan does not know. {again}") from error
-    for stage in stages.up_to()[1:]:
-        if why := artifacts.stale_reason(root / stage.name, stages.key(stage, experiment, root)[0]):
-            raise InputError(f"{root / stage.name}: {why}. {again}")
+        raise InputError(f"{root}: made with settings that this bcgan does not know. {remedy}") from error
+    for stage in stages.stages_until()[1:]:
+        if reason := artifacts.stale_reason(root / stage.name, stages.stage_key(stage, experiment, root)[0]):
+            raise InputError(f"{root / stage.name}: {reason}. {remedy}")
     return experiment, root

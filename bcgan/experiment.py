@@ -45,7 +45,7 @@ SET_BY_STAGE = (
 
 
 class Experiment(Settings):
-    """One experiment. Each stage reads its own part and the keys at the end, which hold for all."""
+    """One experiment. Each stage reads its own part, and the settings at the end, which apply to all stages."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     data: Data
@@ -68,22 +68,25 @@ class Experiment(Settings):
 
     @property
     def proposed(self) -> str:
-        """The classifier that the others are compared with; not the first one, for a manifest sorts its keys."""
+        """Return the name of the classifier that the others are compared with.
+
+        It is not the first of `classify.models`: a manifest sorts its keys, so the order is lost.
+        """
         return "gan_resnet" if "gan_resnet" in self.classify.models else min(self.classify.models)
 
     @property
     def trained_on_unlisted(self) -> tuple[str, ...]:
-        """The classifiers trained on unlabelled patches of patients outside the official lists."""
-        simclr_saw_them = self.pretrain.weights == "shipped" or self.pretrain.include_unlisted
+        """Return the classifiers trained on unlabelled patches of patients outside the official lists."""
+        simclr_uses_unlisted = self.pretrain.weights == "shipped" or self.pretrain.include_unlisted
         return tuple(
             name
             for name, model in self.classify.models.items()
-            if model.distillation_fraction or (with_simclr([name]) and simclr_saw_them)
+            if model.distillation_fraction or (with_simclr([name]) and simclr_uses_unlisted)
         )
 
     @property
-    def members(self) -> tuple[str, ...]:
-        """The classifiers whose mean is refined by spatial context and exported."""
+    def ensemble_members(self) -> tuple[str, ...]:
+        """Return the classifiers whose mean logit is refined by spatial context and exported."""
         return self.evaluate.ensemble_models or (self.proposed,)
 
     @model_validator(mode="after")
@@ -162,7 +165,7 @@ def _name_tree(names: Iterable[str]) -> dict[str, Any]:
     return tree
 
 
-def available() -> list[str]:
+def list_experiments() -> list[str]:
     """Return the names of the experiments in pipelines/."""
     return sorted(path.stem for path in PIPELINES.glob("*.yaml"))
 
@@ -181,14 +184,14 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else PIPELINES / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(available()) or "none; run from the repository's top folder"
+        known = ", ".join(list_experiments()) or "none; run from the repository's top folder"
         raise InputError(f"No experiment {name!r}: {path} does not exist. Choose one of: {known}.")
     try:
         tree = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Correct that line.") from error
     if not isinstance(tree, dict):
-        raise InputError(f"{path} holds {tree!r} where settings belong. Start with `name:` and `data:`.")
+        raise InputError(f"{path} contains {tree!r} instead of settings. Start with `name:` and `data:`.")
     if tree.get("name") != path.stem:
         raise InputError(
             f"{path}: name is {tree.get('name')!r}; its runs would mix with that experiment's. Name it {path.stem!r}."
@@ -200,34 +203,39 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
     try:
         experiment = Experiment.model_validate(tree)
     except ValidationError as error:
-        raise InputError(explain(path, error)) from error
+        raise InputError(format_validation_error(path, error)) from error
     check_effect(experiment, str(path))
     return experiment
 
 
-def explain(path: Path | str, error: ValidationError) -> str:
-    """Return the first fault in one sentence, with the known keys of that part, or the new name of a renamed key."""
+def format_validation_error(source: Path | str, error: ValidationError) -> str:
+    """Return the first fault in one sentence, with the known keys of that part, or the new name of a renamed key.
+
+    Args:
+        source: The file or setting that the faulty values come from.
+    """
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"]) or "settings"
     others_text = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if fault["type"] != "extra_forbidden":
         reason = fault["msg"].removeprefix("Value error, ")
         value = "" if fault["type"] == "value_error" else f" Received: {fault['input']!r}."
-        return f"{path}: {key}: {reason}.{value}{others_text}"
-    if new := renamed.setting(key):
-        return f"{path}: {key} (value {fault['input']!r}) is now called {new}. Rename it.{others_text}"
+        return f"{source}: {key}: {reason}.{value}{others_text}"
+    if new := renamed.current_setting_name(key):
+        return f"{source}: {key} (value {fault['input']!r}) is now called {new}. Rename it.{others_text}"
     model: Any = Experiment
     for part in fault["loc"][:-1]:
         field = getattr(model, "model_fields", {}).get(part)
         model = field.annotation if field else Classifier
     known = ", ".join(getattr(model, "model_fields", {}))
-    return f"{path}: unknown key {key} (value {fault['input']!r}). Known there: {known}.{others_text}"
+    return f"{source}: unknown key {key} (value {fault['input']!r}). Known there: {known}.{others_text}"
 
 
 def _override(tree: dict[str, Any], pair: str) -> None:
+    """Apply a `key.subkey=value` pair to nested settings, in place."""
     keys, equals, value = pair.partition("=")
     if not equals:
-        raise InputError(f"{pair!r} is no setting. Write key.subkey=value, such as gan.steps=500.")
+        raise InputError(f"{pair!r} is not a setting. Write key.subkey=value, such as gan.steps=500.")
     *parents, last = keys.strip().split(".")
     for key in parents:
         tree = tree.setdefault(key, {})

@@ -1,4 +1,4 @@
-"""What this machine can do, and what is chosen for it, each choice with its reason."""
+"""Detect the hardware, and choose precision, XLA and distribution for it, each with a reason."""
 
 import json
 import os
@@ -16,31 +16,32 @@ from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
-LEAST = 4  # patches of a batch that a replica has to get: two of each class say how varied they are
-# What TensorFlow and LiteRT write while they load, whatever their log level is: notes, no warning and no error.
-CHATTER = "^(I[0-9]{4} |WARNING: All log messages before absl|INFO: Created TensorFlow Lite)"
+# Of each batch: with two of each class, the spread within a class can be estimated.
+MIN_PATCHES_PER_REPLICA = 4
+# Notes that TensorFlow and LiteRT write while they load, at any log level; none is a warning or an error.
+LOADING_MESSAGES = "^(I[0-9]{4} |WARNING: All log messages before absl|INFO: Created TensorFlow Lite)"
 
 
 def prepare_environment(tensorflow: bool = False) -> None:
-    """Switches that count only before TensorFlow and OpenCV are imported: kernels, chatter, the largest image.
+    """Set the environment variables that TensorFlow and OpenCV read once, when they are imported.
 
     Args:
-        tensorflow: bool. Whether to import TensorFlow too, without its chatter. Defaults to False.
+        tensorflow: Whether to import TensorFlow too, without its loading messages.
     """
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if tensorflow and "tensorflow" not in sys.modules:
-        with quiet():
+        with suppress_loading_messages():
             import tensorflow  # noqa: F401
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Standard error without CHATTER, as long as TF_CPP_MIN_LOG_LEVEL asks for little.
+def suppress_loading_messages() -> Iterator[None]:
+    """Yield with LOADING_MESSAGES filtered out of standard error, unless TF_CPP_MIN_LOG_LEVEL asks for them.
 
-    A process of its own filters it: what TensorFlow says before it aborts still comes through.
+    A separate process filters, so that what TensorFlow writes just before it aborts is still shown.
     """
     grep = shutil.which("grep")
     if not grep or os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
@@ -48,9 +49,9 @@ def quiet() -> Iterator[None]:
         return
     sys.stderr.flush()
     stderr_copy = os.dup(2)
-    # In a session of its own: Ctrl-C is for this process, whose last words it has to pass on.
+    # In a new session: Ctrl-C must not stop the filter before it has passed on this process's last messages.
     with subprocess.Popen(
-        [grep, "-avE", CHATTER], stdin=subprocess.PIPE, stdout=stderr_copy, start_new_session=True
+        [grep, "-avE", LOADING_MESSAGES], stdin=subprocess.PIPE, stdout=stderr_copy, start_new_session=True
     ) as filter_process:
         os.dup2(filter_process.stdin.fileno(), 2)
         try:
@@ -62,7 +63,7 @@ def quiet() -> Iterator[None]:
 
 
 def processor() -> dict[str, Any]:
-    """Model name, cores, and the bfloat16 instructions among its flags."""
+    """Return the processor's `name`, its number of `cores`, and its `bfloat16` instructions."""
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
@@ -75,7 +76,7 @@ def processor() -> dict[str, Any]:
 
 
 def choose_precision(experiment: Experiment, gpus: int) -> tuple[str, str]:
-    """Keras's dtype policy and why."""
+    """Return Keras's dtype policy for this machine, and the reason."""
     if experiment.precision != "auto":
         return experiment.precision, "the experiment says so"
     if experiment.profile == "repro":
@@ -89,10 +90,10 @@ def choose_precision(experiment: Experiment, gpus: int) -> tuple[str, str]:
 
 
 def check_precision(precision: str, gpus: int) -> None:
-    """Refuse what would be emulated here, correct and many times slower than float32.
+    """Refuse a precision that would be emulated here: correct, but many times slower than float32.
 
     Raises:
-        InputError: a precision that this machine lacks.
+        InputError: If this machine lacks the precision.
     """
     if precision == "mixed_float16" and not gpus:
         raise InputError("precision: mixed_float16 needs a GPU, and none was found. Set precision=auto.")
@@ -104,7 +105,7 @@ def check_precision(precision: str, gpus: int) -> None:
 
 
 def choose_xla(experiment: Experiment, gpus: int) -> tuple[bool, str]:
-    """Whether training steps are compiled by XLA, and why."""
+    """Return whether XLA compiles training steps, and the reason."""
     if experiment.xla != "auto":
         return experiment.xla == "on", "the experiment says so"
     if experiment.profile == "repro":
@@ -113,10 +114,10 @@ def choose_xla(experiment: Experiment, gpus: int) -> tuple[bool, str]:
 
 
 def cluster() -> dict[str, Any] | None:
-    """TF_CONFIG as {"workers": addresses, "index": of this one}; None where it is not set.
+    """Return the cluster in TF_CONFIG: `workers`, their addresses, and `index`, of this one; `None` if it is not set.
 
     Raises:
-        InputError: it does not parse, or names no such worker.
+        InputError: If it cannot be parsed, or has no worker of that index.
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
@@ -127,26 +128,28 @@ def cluster() -> dict[str, Any] | None:
         workers, index = config["cluster"]["worker"], int(config["task"]["index"])
         if not 0 <= index < len(workers) or len(config["cluster"]) > 1:
             raise IndexError(index)
-        [int(address.rpartition(":")[2]) for address in workers]
+        for address in workers:
+            int(address.rpartition(":")[2])  # raises ValueError without a port
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(
-            f"TF_CONFIG is {text!r}, which names no worker of a cluster of workers alone. Write {example}."
+            f"TF_CONFIG is {text!r}, which does not describe a worker in a cluster of workers. Write {example}."
         ) from error
     return {"workers": workers, "index": index}
 
 
 def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
-    """What trains gan and classify, and why: "one" device, "mirrored <n>" GPUs of this machine, or "workers".
+    """Return what trains gan and classify, and the reason: "one" device, "mirrored <n>" GPUs here, or "workers".
 
     Raises:
-        InputError: `distribute: on` with nothing to share the work with.
+        InputError: If `distribute` is on, and there is no other device or worker.
     """
     if experiment.distribute == "off":
         return "one", "the experiment says so"
     if workers := cluster():
         return "workers", f"TF_CONFIG names {len(workers['workers'])}"
     batches = (experiment.gan.batch_size, experiment.classify.batch_size)
-    count = max((n for n in range(2, gpus + 1) if all(shares(batch, n) for batch in batches)), default=1)
+    usable = [n for n in range(2, gpus + 1) if all(can_share_batch(batch, n) for batch in batches)]
+    count = max(usable, default=1)
     if count > 1:
         return f"mirrored {count}", f"of {gpus} GPUs as many as divide the batches of gan and classify"
     if experiment.distribute == "on":
@@ -157,13 +160,13 @@ def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
     return "one", "no TF_CONFIG, and no two GPUs to share the batches"
 
 
-def shares(batch: int, replicas: int) -> bool:
-    """Whether so many replicas can share a batch evenly, each with no less than LEAST of its patches."""
-    return batch % replicas == 0 and (replicas == 1 or batch // replicas >= LEAST)
+def can_share_batch(batch_size: int, replicas: int) -> bool:
+    """Return whether replicas can share a batch evenly, each with MIN_PATCHES_PER_REPLICA or more."""
+    return batch_size % replicas == 0 and (replicas == 1 or batch_size // replicas >= MIN_PATCHES_PER_REPLICA)
 
 
-def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
-    """Everything set automatically, as {name: (value, reason)}. Imports TensorFlow to look for a GPU."""
+def choose_settings(experiment: Experiment) -> dict[str, tuple[Any, str]]:
+    """Return everything that is set automatically, as {name: (value, reason)}. Imports TensorFlow to look for a GPU."""
     prepare_environment(tensorflow=True)
     import tensorflow as tf
 
@@ -190,21 +193,21 @@ def choices(experiment: Experiment) -> dict[str, tuple[Any, str]]:
     }
 
 
-def start(experiment: Experiment) -> bool:
+def configure(experiment: Experiment) -> bool:
     """Set precision, seeds and determinism for this process.
 
     Returns:
-        bool. Whether steps are to be compiled by XLA.
+        Whether XLA is to compile training steps.
 
     Raises:
-        InputError: a precision that this machine lacks.
+        InputError: If this machine lacks the precision.
     """
-    chosen = choices(experiment)
+    settings = choose_settings(experiment)
     import keras
     import tensorflow as tf
 
-    precision, xla = chosen["precision"][0], chosen["xla"][0]
-    check_precision(precision, chosen["gpus"][0])
+    precision, xla, gpus = (settings[name][0] for name in ("precision", "xla", "gpus"))
+    check_precision(precision, gpus)
     keras.mixed_precision.set_global_policy(precision)
     keras.utils.set_random_seed(experiment.seed)
     if experiment.profile == "repro":
@@ -213,7 +216,7 @@ def start(experiment: Experiment) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware, for the provenance block."""
+    """Return the versions of Python and packages, and the hardware, for manifests and the report."""
     packages = ("tensorflow", "keras", "numpy", "opencv-python", "scikit-learn", "pandas", "matplotlib")
     return {
         "python": platform.python_version(),
@@ -224,7 +227,7 @@ def environment() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """The version of a package or of its variant for processors or servers; None where there is none."""
+    """Return the version of a package or of its `-headless` or `-cpu` variant; `None` if none is installed."""
     for name in (package, f"{package}-headless", f"{package}-cpu"):
         try:
             return version(name)

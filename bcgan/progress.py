@@ -1,4 +1,4 @@
-"""Progress with time left, and the one log of a run."""
+"""Progress bars, the log of a run, and the training logs (JSON lines)."""
 
 import json
 import logging
@@ -13,35 +13,35 @@ log = logging.getLogger("bcgan")
 
 
 def bar(total: int, title: str, unit: str = "step", start: int = 0, visible: bool = True) -> tqdm:
-    """A progress bar; where nobody watches (no terminal) it prints a line twice a minute at most."""
+    """Return a progress bar; without a terminal it prints at most two lines a minute."""
     interval = 0.5 if sys.stderr.isatty() else 30
     return tqdm(total=total, initial=start, desc=title, unit=unit, mininterval=interval, dynamic_ncols=True,
                 disable=not visible)  # fmt: skip
 
 
 def start_log(path: Path | None) -> None:
-    """Messages go to the terminal and, with their time, to the run's log file."""
+    """Send log messages to the terminal and, with their time, to the log file `path`, if one is given."""
     log.setLevel(logging.INFO)
     log.handlers.clear()
     log.propagate = False
-    screen = _ScreenHandler()
-    screen.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(screen)
+    terminal_handler = _TerminalHandler()
+    terminal_handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(terminal_handler)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(file)
+        file_handler = logging.FileHandler(path, encoding="utf-8")
+        file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(file_handler)
 
 
-def write_line(path: Path, **values: Any) -> None:
-    """Append one line of JSON, the form of every training log."""
+def append_jsonl(path: Path, **values: Any) -> None:
+    """Append a line to a training log, which is a file with one JSON object a line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
 
 
-def read_lines(path: Path) -> Iterable[dict[str, Any]]:
-    """The training log's lines; a last line that a kill cut short is left out."""
+def read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
+    """Return the lines of a training log as dicts, without a last line that an interruption left incomplete."""
     lines = []
     for line in path.read_text("utf-8").splitlines() if path.exists() else ():
         try:
@@ -51,16 +51,17 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
     return lines
 
 
-def keep_lines(path: Path, key: str, below: int) -> None:
-    """Drop the lines that a resumed training is about to write again: those whose `key` is not below `below`."""
-    lines = [line for line in read_lines(path) if line[key] < below]
+def truncate_jsonl(path: Path, key: str, below: int) -> None:
+    """Keep only the lines whose `key` is below `below`: a resumed training writes the others again."""
+    lines = [line for line in read_jsonl(path) if line[key] < below]
     part = path.with_name(path.name + ".part")
     part.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     part.replace(path)
 
 
-class _ScreenHandler(logging.Handler):
-    """Writes above a running progress bar instead of through it."""
+class _TerminalHandler(logging.Handler):
+    """A handler that writes above a running progress bar, so that neither breaks the other's line."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write the record to standard error."""
         tqdm.write(self.format(record), file=sys.stderr)

@@ -51,8 +51,8 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def setting(key: str) -> str | None:
-    """Return today's name of a setting that had another one; `None` if it never had one.
+def current_setting_name(key: str) -> str | None:
+    """Return the current name of a setting, given its name in an earlier version; `None` if it never had another.
 
     Args:
         key: Such as `gan.batch` or `classify.models.cnn.rate`.

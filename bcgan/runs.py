@@ -1,4 +1,4 @@
-"""Files of a run: JSON and arrays, hashes, the checkout's commit, the lock. A run is the folder runs/<experiment>/."""
+"""Read, write and hash files of a run, which is the folder runs/<experiment>/; lock it; find the checkout's commit."""
 
 import hashlib
 import json
@@ -43,25 +43,25 @@ def hash_file(path: Path) -> str:
 
 def commit() -> str | None:
     """Return the checkout's commit, with `+` if files differ from it; `None` outside a checkout."""
-    here = Path(__file__).parent
-    if not (here.parent / ".git").exists():  # bcgan may be installed in another project's folder
+    package = Path(__file__).parent
+    if not (package.parent / ".git").exists():  # bcgan may be installed in another project's folder
         return None
     try:
-        head = subprocess.run(
+        description = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+            cwd=package, capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip()
+    return description.stdout.strip()
 
 
 @contextmanager
-def lock(folder: Path, patience: float = 0):
+def lock(folder: Path, timeout_s: float = 0):
     """Hold the lock of a run, so that no other process works in it.
 
     Args:
-        patience: Seconds to wait for it.
+        timeout_s: Seconds to wait for another process to release it.
 
     Raises:
         InputError: If another process holds it; names that process.
@@ -69,7 +69,7 @@ def lock(folder: Path, patience: float = 0):
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / "owner.txt"
     try:
-        with FileLock(folder / "lock", timeout=patience):
+        with FileLock(folder / "lock", timeout=timeout_s):
             owner.write_text(f"process {os.getpid()} on {os.uname().nodename}", "utf-8")
             yield
             owner.unlink(missing_ok=True)

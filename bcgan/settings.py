@@ -13,7 +13,8 @@ from bcgan import renamed
 from bcgan.classifiers import CLASSIFIERS
 
 
-def _known_classifier(name: str) -> str:
+def _check_classifier_name(name: str) -> str:
+    """Return the name of a classifier, if there is one of that name."""
     if name in renamed.CLASSIFIERS:
         raise ValueError(f"{name!r} is now called {renamed.CLASSIFIERS[name]}; rename it")
     if name not in CLASSIFIERS:
@@ -21,7 +22,7 @@ def _known_classifier(name: str) -> str:
     return name
 
 
-ClassifierName = Annotated[str, AfterValidator(_known_classifier)]
+ClassifierName = Annotated[str, AfterValidator(_check_classifier_name)]
 Policy = Literal["keep", "drop", "fail"]
 # YAML reads on and off as true and false.
 Switch = Annotated[
@@ -164,9 +165,8 @@ class QualityFilter(Settings):
 
     steps: int = Field(400, ge=1)  # of that CNN
     min_confidence: float = Field(0.6, ge=0, lt=1)  # least probability of the class that a patch was generated for
-    distance_quantile: float = Field(
-        0.95, gt=0, le=1
-    )  # of real patches' distances to their class: the largest accepted
+    # the largest accepted distance is this quantile of real patches' distances to their class
+    distance_quantile: float = Field(0.95, gt=0, le=1)
 
 
 class Features(Settings):
@@ -175,7 +175,7 @@ class Features(Settings):
     num_synthetic: int = Field(512, ge=2)  # half of each class
     quality_filter: QualityFilter = QualityFilter()
     saved_blocks: tuple[Literal["block1", "block2", "block3", "block4"], ...] = ("block4",)
-    nuclear_od_threshold: float = Field(0.15, gt=0)  # haematoxylin optical density above which a pixel is a nucleus
+    nuclear_od_threshold: float = Field(0.15, gt=0)  # hematoxylin optical density above which a pixel is a nucleus
 
 
 class Pretrain(Settings):
@@ -194,6 +194,7 @@ class Pretrain(Settings):
 
     @property
     def is_enabled(self) -> bool:
+        """Return whether weights are pretrained or loaded."""
         return self.steps > 0 or self.weights != "none"
 
     @model_validator(mode="after")
@@ -215,16 +216,17 @@ class Classifier(Settings):
     weights: Literal["none", "imagenet"] = "none"  # ResNet-50 only: initial weights; Keras downloads imagenet's
     # gan_resnet only: maps that join Table 1's network together with the discriminator's
     extra_features: Literal["none", "projected_discriminator", "imagenet"] = "none"
-    finetune_extra_features: bool = False  # train their layers too, all but batch normalisation
+    finetune_extra_features: bool = False  # train their layers too, all but batch normalization
     input_size: int = Field(100, ge=32, le=224)  # EfficientNet-Lite only: side that patches are resized to, pixels
 
     @property
     def uses_synthetic(self) -> bool:
+        """Return whether synthetic patches join the real ones in training."""
         return self.synthetic_fraction > 0
 
     @property
     def extra_fraction(self) -> float:
-        """The fraction of each batch that is not labelled real patches."""
+        """Return the fraction of each batch that is not labelled real patches."""
         return self.synthetic_fraction or self.distillation_fraction
 
     @model_validator(mode="after")
@@ -320,9 +322,9 @@ class Ablation(Settings):
 
     @property
     def models(self) -> set[str]:
-        """The classifiers that are trained."""
-        changes = [changes for variants in self.variants.values() for changes in variants.values()]
-        return {self.model} | {change["ablation.model"] for change in changes if "ablation.model" in change}
+        """Return the names of the classifiers that are trained: `model`, and those that variants set."""
+        all_changes = [changes for variants in self.variants.values() for changes in variants.values()]
+        return {self.model} | {changes["ablation.model"] for changes in all_changes if "ablation.model" in changes}
 
 
 class CrossValidation(Settings):

@@ -1,4 +1,4 @@
-"""Settings that nothing would read: refused where they are set, since a run would look as if they counted.
+"""Refuse settings that have no effect: a run would look as if they had been used.
 
 Each rule names settings and when they are read. A setting without a rule is always read.
 """
@@ -17,7 +17,7 @@ from bcgan.errors import InputError
 if TYPE_CHECKING:
     from bcgan.experiment import Experiment
 
-PREPARED = ("histology_phantom", "patch_camelyon")  # data sets that tensorflow-datasets makes or downloads
+TFDS_DATA_SETS = ("histology_phantom", "patch_camelyon")  # generated or downloaded by tensorflow-datasets
 MODEL = "classify.models.*."
 
 SETTING_OWNERS: dict[str, list[str]] = {}  # classifier setting: the only classifiers that read it
@@ -27,12 +27,12 @@ for _name, _spec in CLASSIFIERS.items():
 
 
 class Rule(NamedTuple):
-    """When a setting is read.
+    """The condition under which settings are read, and the words of the error if they are not.
 
     keys: of the settings, `*` standing for a classifier's name.
-    read: whether an experiment reads them; its second argument is the classifier's name, "" where there is none.
+    read: whether an experiment reads them; its second argument is the classifier's name, "" for other settings.
     reason: why they are not read.
-    remedy: what makes them count.
+    remedy: how to make them have an effect.
     """
 
     keys: tuple[str, ...]
@@ -42,15 +42,20 @@ class Rule(NamedTuple):
 
 
 def _trains_simclr(experiment: Experiment) -> bool:
+    """Return whether a classifier starts from SimCLR weights."""
     return bool(with_simclr([*experiment.classify.models, *experiment.cross_validation.models]))
 
 
 def _translates(experiment: Experiment) -> bool:
-    curve = "learning_curve" in experiment.model_fields_set and "translation" in experiment.learning_curve.arms
-    return experiment.translate.steps > 0 or curve
+    """Return whether a stage trains the translators: `translate`, or an arm of `learning_curve`."""
+    in_learning_curve = (
+        "learning_curve" in experiment.model_fields_set and "translation" in experiment.learning_curve.arms
+    )
+    return experiment.translate.steps > 0 or in_learning_curve
 
 
-def _under(parent: str, names: str) -> tuple[str, ...]:
+def _keys(parent: str, names: str) -> tuple[str, ...]:
+    """Return the full keys of settings: `parent` before each of the space-separated `names`."""
     return tuple(f"{parent}{name}" for name in names.split())
 
 
@@ -67,15 +72,15 @@ RULES = (
          "only BreaKHis has magnifications", "set data.name=breakhis"),
     Rule(("data.mpp", "data.classes", "data.labels"), lambda e, _: e.data.name == "patient_folder",
          "this data set has its own scale and classes", "set data.name=patient_folder"),
-    Rule(("data.similar_patients",), lambda e, _: e.data.name not in PREPARED or e.data.split_dir is not None,
+    Rule(("data.similar_patients",), lambda e, _: e.data.name not in TFDS_DATA_SETS or e.data.split_dir is not None,
          "this data set's patients are not named by hand", "set data.name to another data set"),
-    Rule(_under("translate.", "batch_size base_channels learning_rate cycle_loss_weight identity_loss_weight ema_decay "
-                              "checkpoint_interval"), lambda e, _: _translates(e),
+    Rule(_keys("translate.", "batch_size base_channels learning_rate cycle_loss_weight identity_loss_weight ema_decay "
+                             "checkpoint_interval"), lambda e, _: _translates(e),
          "translate.steps is 0", "set translate.steps"),
     Rule(("pretrain.steps", "pretrain.weights"), lambda e, _: _trains_simclr(e) or not e.pretrain.is_enabled,
-         "no classifier starts from it", "add simclr to classify.models or cross_validation.models"),
-    Rule(_under("pretrain.", "include_unlisted batch_size learning_rate temperature stain_jitter color_jitter "
-                             "min_crop_scale checkpoint_interval"),
+         "no classifier starts from it", "add efficientnet_lite0_simclr to classify.models or cross_validation.models"),
+    Rule(_keys("pretrain.", "include_unlisted batch_size learning_rate temperature stain_jitter color_jitter "
+                            "min_crop_scale checkpoint_interval"),
          lambda e, _: e.pretrain.steps > 0, "nothing is pretrained here",
          "set pretrain.steps and pretrain.weights=none"),
     Rule((f"{MODEL}filter_synthetic",), lambda e, name: e.classify.models[name].uses_synthetic,
@@ -93,39 +98,39 @@ RULES = (
          "no arm trains a GAN", "add gan or selected to learning_curve.arms"),
     Rule(("learning_curve.translate_steps",), lambda e, _: "translation" in e.learning_curve.arms,
          "no arm translates", "add translation to learning_curve.arms"),
-    Rule(_under("ablation.", "model epochs seeds activation normalization dropout"),
+    Rule(_keys("ablation.", "model epochs seeds activation normalization dropout"),
          lambda e, _: bool(e.ablation.variants), "ablation.variants is empty", "set ablation.variants"),
     Rule(("cross_validation.epochs",), lambda e, _: bool(e.cross_validation.models),
          "cross_validation.models is empty", "set cross_validation.models"),
 )  # fmt: skip
 
 
-def check_effect(experiment: Experiment, where: str) -> None:
+def check_effect(experiment: Experiment, source: str) -> None:
     """Refuse a setting that was given and that nothing reads.
 
     `null` and an empty list count as not given, and so does a classifier's setting that is its default: differences
     between experiments are written as whole classifiers.
 
     Args:
-        experiment: As it was validated, so that it knows what was given.
-        where: What gave the settings, for the error.
+        experiment: Validated from what the user gave: pydantic records which settings were given.
+        source: The file that the settings are from, for the error.
 
     Raises:
         InputError: Names the setting, its value, why it is not read and the remedy.
     """
     for key, value in given_settings(experiment):
-        rule = rule_of(key)
+        rule = find_rule(key)
         model = key.split(".")[2] if fnmatchcase(key, f"{MODEL}*") else ""
-        if rule is None or value in (None, (), {}) or (model and value == _default(experiment, key)):
+        if rule is None or value in (None, (), {}) or (model and value == _classifier_default(experiment, key)):
             continue
         if not rule.read(experiment, model):
             raise InputError(
-                f"{where}: {key}: {_format_value(value)} has no effect: {rule.reason}. Leave it out ({key}=null), or "
+                f"{source}: {key}: {_format_value(value)} has no effect: {rule.reason}. Leave it out ({key}=null), or "
                 f"{rule.remedy}."
             )
 
 
-def rule_of(key: str) -> Rule | None:
+def find_rule(key: str) -> Rule | None:
     """Return the rule of a setting; `None` if it is always read."""
     return next((rule for rule in RULES for pattern in rule.keys if fnmatchcase(key, pattern)), None)
 
@@ -134,26 +139,28 @@ def given_settings(settings: BaseModel, parent: str = "") -> Iterator[tuple[str,
     """Iterate over the key and value of each setting that was given, in the order of the fields."""
     for name in type(settings).model_fields:
         if name in settings.model_fields_set:
-            yield from _settings_given(getattr(settings, name), f"{parent}{name}")
+            yield from _settings_in(getattr(settings, name), f"{parent}{name}")
 
 
-def _settings_given(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+def _settings_in(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Iterate over the settings that were given within the value of one, which may be a group or a dict of groups."""
     if isinstance(value, BaseModel):
         yield from given_settings(value, f"{key}.")
     elif isinstance(value, dict) and any(isinstance(inner, BaseModel) for inner in value.values()):
         for name, inner in value.items():
-            yield from _settings_given(inner, f"{key}.{name}")
+            yield from _settings_in(inner, f"{key}.{name}")
     else:
         yield key, value
 
 
-def _default(experiment: Experiment, key: str) -> Any:
+def _classifier_default(experiment: Experiment, key: str) -> Any:
     """Return the default of a classifier's setting."""
     _, _, model, name = key.split(".")
     return type(experiment.classify.models[model]).model_fields[name].default
 
 
 def _format_value(value: Any) -> str:
+    """Return a value as YAML has it."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(list(value) if isinstance(value, tuple) else value)

@@ -1,7 +1,8 @@
-"""The stages, what each reads and writes: the map of the program.
+"""The stages of an experiment, and what each reads and writes.
 
     images --preprocess--> uint8 store + index (patient, x, y, label, role) + audit + split
-           --gan---------> generator (averaged), discriminator, projected discriminator, sample grids, training log
+           --gan---------> generator (moving average), discriminator, projected discriminator, sample grids,
+                           training log
            --translate---> translators benign <-> malignant, training log; empty if translate.steps is 0
            --features----> discriminator maps by block, reference CNN, synthetic patches and which of them the quality
                            filter accepts, directions that control them, nuclear density, patches sorted by it
@@ -46,45 +47,49 @@ class Stage:
     inputs: tuple[str, ...]  # patterns `<stage>/<file>`; the stage runs again when one of these files changes
     run: Callable[[StageRun], None]
     distributed: bool = False  # whether all workers of a cluster take part
-    memory_setting: str = "classify.batch_size"  # the setting to lower if memory does not suffice
-    # Of `classify.models` those that the stage trains itself; the settings of others do not affect its key.
+    memory_setting: str = "classify.batch_size"  # the setting to lower if memory runs out
+    # The classifiers that the stage trains itself; settings of the others do not affect its key.
     trained_models: Callable[[Experiment], Iterable[str]] | None = None
 
 
 def preprocess(run: StageRun) -> None:
+    """Check, enhance and store the patches, and split the patients."""
     from bcgan.preprocess import store
 
     store.build(run.experiment, run.folder)
 
 
 def gan(run: StageRun) -> None:
+    """Train the GAN on the training patches."""
     experiment = run.experiment
-    xla = machine.start(experiment)
+    xla = machine.configure(experiment)
     from bcgan import distribute
     from bcgan.gan.train import train
     from bcgan.preprocess import store
 
-    images, labels = store.of_role(store.load(run.root / "preprocess"), "train")
+    images, labels = store.load_role(store.load(run.root / "preprocess"), "train")
     with distribute.scope(experiment):
         train(images, labels, experiment.gan, experiment.seed, run.folder, xla and distribute.replicas() == 1)
 
 
 def translate(run: StageRun) -> None:
+    """Train the translators between the classes."""
     experiment = run.experiment
     if not experiment.translate.steps:
         log.info("translate: left out, translate.steps is 0")
         return
-    xla = machine.start(experiment)
+    xla = machine.configure(experiment)
     from bcgan.gan.translation import train
     from bcgan.preprocess import store
 
-    images, labels = store.of_role(store.load(run.root / "preprocess"), "train")
+    images, labels = store.load_role(store.load(run.root / "preprocess"), "train")
     train(images, labels, experiment.translate, experiment.seed, run.folder, xla)
 
 
 def features(run: StageRun) -> None:
+    """Save the discriminator's feature maps and synthetic patches, and fit the quality filter."""
     experiment, settings = run.experiment, run.experiment.features
-    xla = machine.start(experiment)
+    xla = machine.configure(experiment)
     from functools import partial
 
     from bcgan.classify import reference_cnn
@@ -93,23 +98,24 @@ def features(run: StageRun) -> None:
     from bcgan.preprocess import store
 
     patches = store.load(run.root / "preprocess")
-    real, validation = (reference_cnn.Patches(*store.of_role(patches, role)) for role in ("train", "validation"))
+    real, validation = (reference_cnn.Patches(*store.load_role(patches, role)) for role in ("train", "validation"))
     matched = reference_cnn.sample_matching(real, settings.num_synthetic, experiment.seed)
     steps, path = settings.quality_filter.steps, run.folder / "reference_cnn.keras"
     network = reference_cnn.load_or_train(matched, validation, steps, experiment.seed, path, xla)
     fitted_filter = reference_cnn.fit_quality_filter(network, matched, settings.quality_filter)
     quality_filter.save(fitted_filter, run.folder / "quality_filter.npz")
     select = partial(reference_cnn.apply_quality_filter, network, fitted_filter)
-    images = store.at_size(patches.images, store.GAN_SIZE)
+    images = store.resize_patches(patches.images, store.GAN_SIZE)
     export(images, patches.index, run.root / "gan", select, settings, experiment.seed, run.folder)
 
 
 def pretrain(run: StageRun) -> None:
+    """Pretrain EfficientNet-Lite0 by SimCLR, or load the bundled weights."""
     experiment = run.experiment
     if not experiment.pretrain.is_enabled:
         log.info("pretrain: left out, pretrain.steps is 0")
         return
-    xla = machine.start(experiment)
+    xla = machine.configure(experiment)
     from bcgan.classify import pretraining
     from bcgan.preprocess import store
 
@@ -117,15 +123,17 @@ def pretrain(run: StageRun) -> None:
 
 
 def classify(run: StageRun) -> None:
-    xla = machine.start(run.experiment)
+    """Train every classifier with every seed."""
+    xla = machine.configure(run.experiment)
     from bcgan.classify import trainings
 
     trainings.train_all(run, xla)
 
 
 def evaluate(run: StageRun) -> None:
+    """Measure the classifiers, the GAN and the translators on held-out patients."""
     experiment, root, folder = run.experiment, run.root, run.folder
-    xla = machine.start(experiment)
+    xla = machine.configure(experiment)
     from bcgan.evaluate import explanations, probes, score, synthetic, translations
     from bcgan.preprocess import store
 
@@ -143,20 +151,22 @@ def evaluate(run: StageRun) -> None:
 
 
 def ablation(run: StageRun) -> None:
+    """Train and compare the variants of one classifier."""
     if not run.experiment.ablation.variants:
         log.info("ablation: left out, ablation.variants is empty")
         return
-    machine.start(run.experiment)
+    machine.configure(run.experiment)
     from bcgan.evaluate import ablation
 
     ablation.evaluate(run)
 
 
 def cross_validation(run: StageRun) -> None:
+    """Train and test classifiers over folds of patients, and of patches."""
     if not run.experiment.cross_validation.models:
         log.info("cross_validation: left out, cross_validation.models is empty")
         return
-    xla = machine.start(run.experiment)
+    xla = machine.configure(run.experiment)
     from bcgan.evaluate import cross_validation
     from bcgan.preprocess import store
 
@@ -164,28 +174,33 @@ def cross_validation(run: StageRun) -> None:
 
 
 def learning_curve(run: StageRun) -> None:
-    xla = machine.start(run.experiment)
+    """Measure what synthetic patches add for small numbers of training patients."""
+    xla = machine.configure(run.experiment)
     from bcgan.evaluate import learning_curve
     from bcgan.preprocess import store
 
     learning_curve.evaluate(run, store.load(run.root / "preprocess"), xla)
 
 
-STORE = ("preprocess/patches.npy", "preprocess/index.csv")
+STORE_FILES = ("preprocess/patches.npy", "preprocess/index.csv")
 DISCRIMINATORS = ("gan/discriminator.keras", "gan/projected_discriminator.keras")
 SYNTHETIC, PRETRAINED = "features/synthetic.npz", "pretrain/*.keras"
 STAGES = (
     Stage("preprocess", ("data", "preprocess", "seed"), (), preprocess, memory_setting="data.size"),
-    Stage("gan", ("gan", *TRAINING), STORE, gan, distributed=True, memory_setting="gan.batch_size"),
-    Stage("translate", ("translate", *TRAINING), STORE, translate, memory_setting="translate.batch_size"),
+    Stage("gan", ("gan", *TRAINING), STORE_FILES, gan, distributed=True, memory_setting="gan.batch_size"),
+    Stage("translate", ("translate", *TRAINING), STORE_FILES, translate, memory_setting="translate.batch_size"),
     Stage(
-        "features", ("features", *TRAINING), (*STORE, "gan/*.keras"), features, memory_setting="features.num_synthetic"
+        "features",
+        ("features", *TRAINING),
+        (*STORE_FILES, "gan/*.keras"),
+        features,
+        memory_setting="features.num_synthetic",
     ),
-    Stage("pretrain", ("pretrain", *TRAINING), STORE, pretrain, memory_setting="pretrain.batch_size"),
+    Stage("pretrain", ("pretrain", *TRAINING), STORE_FILES, pretrain, memory_setting="pretrain.batch_size"),
     Stage(
         "classify",
         ("classify", *TRAINING),
-        (*STORE, *DISCRIMINATORS, SYNTHETIC, PRETRAINED),
+        (*STORE_FILES, *DISCRIMINATORS, SYNTHETIC, PRETRAINED),
         classify,
         distributed=True,
     ),
@@ -193,7 +208,7 @@ STAGES = (
         "evaluate",
         ("evaluate", "classify", "translate", "features", *TRAINING),
         (
-            *STORE,
+            *STORE_FILES,
             "preprocess/split.json",
             *DISCRIMINATORS,
             "translate/*.keras",
@@ -209,44 +224,40 @@ STAGES = (
     Stage(
         "ablation",
         ("ablation", "data", "preprocess", "classify", "evaluate", *TRAINING),
-        (*STORE, *DISCRIMINATORS, SYNTHETIC, PRETRAINED),
+        (*STORE_FILES, *DISCRIMINATORS, SYNTHETIC, PRETRAINED),
         ablation,
         trained_models=lambda experiment: experiment.ablation.models,
     ),
     Stage(
         "cross_validation",
         ("cross_validation", "data", "classify", "evaluate", *TRAINING),
-        (*STORE, PRETRAINED),
+        (*STORE_FILES, PRETRAINED),
         cross_validation,
         trained_models=lambda experiment: experiment.cross_validation.models,
     ),
     Stage(
         "learning_curve",
         ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING),
-        STORE,
+        STORE_FILES,
         learning_curve,
         memory_setting="gan.batch_size",
         trained_models=lambda _: (),
     ),
 )
-# Of `evaluate` what the stages read that train models themselves.
-COMPARED_BY = (
-    "tta_views",
-    "bootstrap_samples",
-    "confidence_level",
-)  # what a stage of trainings of its own reads of `evaluate`
+# The settings of `evaluate` that are read by stages with `trained_models`.
+EVALUATE_SETTINGS_OF_TRAINED_MODELS = ("tta_views", "bootstrap_samples", "confidence_level")
 NAMES = tuple(stage.name for stage in STAGES)
-LAST = "evaluate"  # of the stages that run unless others are asked for, and that a report needs
+DEFAULT_LAST_STAGE = "evaluate"  # without --until; a report needs the stages up to here
 
 
-def up_to(until: str = LAST) -> tuple[Stage, ...]:
-    """The stages up to and with one; unless another is said, those that every run has."""
+def stages_until(until: str = DEFAULT_LAST_STAGE) -> tuple[Stage, ...]:
+    """Return the stages up to and including `until`; by default, those that every run has."""
     return STAGES[: NAMES.index(until) + 1]
 
 
-def key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict[str, Any], dict[str, str]]:
+def stage_key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict[str, Any], dict[str, str]]:
     """Return the stage's cache key, and the settings and inputs that it is made of."""
-    settings = settings_of(stage, experiment)
+    settings = stage_settings(stage, experiment)
     if not stage.inputs:
         inputs = _hash_data(experiment.data)
     else:
@@ -260,12 +271,12 @@ def key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict[str
     return artifacts.make_key(stage.name, settings, inputs), settings, inputs
 
 
-def settings_of(stage: Stage, experiment: Experiment) -> dict[str, Any]:
+def stage_settings(stage: Stage, experiment: Experiment) -> dict[str, Any]:
     """Return the settings that the stage's outputs depend on, as nested dicts."""
     exclude = SET_BY_STAGE if stage.trained_models else WITHOUT_EFFECT_ON_OUTPUTS
     settings = subset(experiment, stage.settings, exclude)
     if stage.trained_models:
-        settings["evaluate"] = {name: settings["evaluate"][name] for name in COMPARED_BY}
+        settings["evaluate"] = {name: settings["evaluate"][name] for name in EVALUATE_SETTINGS_OF_TRAINED_MODELS}
     if stage.trained_models and "classify" in settings:
         trained = set(stage.trained_models(experiment))
         models = settings["classify"]["models"]

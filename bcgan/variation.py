@@ -7,17 +7,17 @@ from pydantic import ValidationError
 
 from bcgan import renamed
 from bcgan.errors import InputError
-from bcgan.experiment import Experiment, explain
+from bcgan.experiment import Experiment, format_validation_error
 
 
-def varied(experiment: Experiment, changes: dict[str, Any], where: str) -> Experiment:
-    """The experiment with other values for some keys, given as `key.subkey`.
+def with_overrides(experiment: Experiment, changes: dict[str, Any], source: str) -> Experiment:
+    """Return the experiment with other values for some keys, given as `key.subkey`.
 
     Args:
-        where: string. What asks for it, for the error.
+        source: The setting that lists the changes, for the error.
 
     Raises:
-        InputError: an unknown key, or a value of the wrong kind.
+        InputError: If a key is unknown, or a value has the wrong type.
     """
     tree = experiment.model_dump(mode="json")
     for key, value in changes.items():
@@ -26,25 +26,29 @@ def varied(experiment: Experiment, changes: dict[str, Any], where: str) -> Exper
         for parent in parents:
             branch = branch.get(parent) if isinstance(branch, dict) else None
         if not isinstance(branch, dict) or last not in branch:
-            if new := renamed.setting(key):
-                raise InputError(f"{where}: {key} is now called {new}. Rename it.")
-            raise InputError(f"{where}: no setting {key}. Write keys of the experiment, such as classify.loss.")
+            if new := renamed.current_setting_name(key):
+                raise InputError(f"{source}: {key} is now called {new}. Rename it.")
+            raise InputError(f"{source}: no setting {key}. Write keys of the experiment, such as classify.loss.")
         branch[last] = value
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
-        raise InputError(explain(where, error)) from error
+        raise InputError(format_validation_error(source, error)) from error
 
 
-def differences(baseline: Experiment, variant: Experiment) -> list[str]:
-    """The settings in which `variant` differs, as `key.subkey=value`; data.dir, a matter of place, is left out."""
+def diff_configs(baseline: Experiment, variant: Experiment) -> list[str]:
+    """Return the settings in which `variant` differs, as `key.subkey=value`; data.dir is ignored."""
+    return _diff_values(baseline.model_dump(mode="json"), variant.model_dump(mode="json"), "")
 
-    def walk(here: Any, there: Any, key: str) -> list[str]:
-        if isinstance(here, dict) and isinstance(there, dict) and here.keys() <= there.keys():
-            return [
-                line for name in there for line in walk(here.get(name, {}), there[name], f"{key}.{name}".lstrip("."))
-            ]
-        same = here == there or key == "data.dir"
-        return [] if same else [f"{key}={json.dumps(there, separators=(',', ':'))}"]
 
-    return walk(baseline.model_dump(mode="json"), variant.model_dump(mode="json"), "")
+def _diff_values(baseline: Any, variant: Any, key: str) -> list[str]:
+    """Return the differences between two values of the setting `key`, which may be nested dicts."""
+    nested = isinstance(baseline, dict) and isinstance(variant, dict)
+    if nested and baseline.keys() <= variant.keys():
+        changes = []
+        for name, value in variant.items():
+            changes += _diff_values(baseline.get(name, {}), value, f"{key}.{name}".lstrip("."))
+        return changes
+    if baseline == variant or key == "data.dir":
+        return []
+    return [f"{key}={json.dumps(variant, separators=(',', ':'))}"]

@@ -131,7 +131,7 @@ def draw_coarsely(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(style, "DPI", 60)
     patch.setitem(style.plt.rcParams, "savefig.dpi", 60)
-    patch.setattr(style, "_few_colours", lambda picture: picture)
+    patch.setattr(style, "_reduce_colors", lambda picture: picture)
 
 
 @pytest.fixture(scope="session")

@@ -33,24 +33,24 @@ if kind == "devices":
     processor, = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    shares = strategy.experimental_local_results(strategy.run(lambda: distribute.own(tf.range(8))))
+    shares = strategy.experimental_local_results(strategy.run(lambda: distribute.replica_rows(tf.range(8))))
     assert [list(map(int, one)) for one in shares] == [[0, 2, 4, 6], [1, 3, 5, 7]], shares
 else:
-    strategy = distribute.strategy(kind)
+    strategy = distribute.make_strategy(kind)
 from pathlib import Path
 from bcgan.classify.train import Patches, Recipe, TrainingData, train
-from bcgan.data.histology_phantom.tissue import draw
+from bcgan.data.histology_phantom.tissue import example_patches
 from bcgan.settings import Classifier, Classify, Gan
 from bcgan.gan import train as gan
-from bcgan.models.classifier import classifier
-patches = Patches(*draw(32))
+from bcgan.models.classifier import build_classifier
+patches = Patches(*example_patches(32))
 keras.utils.set_random_seed(0)
 with strategy.scope():
     own = Classifier(epochs=2, learning_rate=0.01)
     recipe = Recipe(Classify(batch_size=16, optimizer="sgd"), own)
-    train(classifier("resnet_table1"), TrainingData(patches, None, patches), recipe, Path("network.keras"))
+    train(build_classifier("resnet_table1"), TrainingData(patches, None, patches), recipe, Path("network.keras"))
     gan.LOG_EVERY = 1
-    gan.settled = lambda network, *given, **more: network  # only the log is read
+    gan.recalibrate_batch_norm = lambda network, *given, **more: network  # only the log is read
     settings = Gan(steps=3, batch_size=8, base_channels=4, latent_dim=8, projected_discriminator_weight=0)
     gan.train(*patches, settings, 0, Path("."), False)
 """
@@ -104,9 +104,9 @@ def test_two_devices_have_the_losses_of_one(tmp_path, alone, kind):
         ("network.jsonl", ["loss", "validation_loss"]),
         ("log.jsonl", ["discriminator_loss", "generator_loss"]),
     ):
-        expected = progress.read_lines(alone / log)
+        expected = progress.read_jsonl(alone / log)
         for index in range(len(processes)):
-            found = progress.read_lines(tmp_path / str(index) / log)
+            found = progress.read_jsonl(tmp_path / str(index) / log)
             assert len(found) == len(expected) > 1
             for name in names:
                 np.testing.assert_allclose([x[name] for x in found], [x[name] for x in expected], rtol=2e-3)
@@ -130,7 +130,7 @@ def test_two_workers_go_on_after_one_was_killed(tmp_path, finished):
     assert (gan / "manifest.json").exists()
     assert "resuming from step" in said[0]
     assert "takes part" in said[1]
-    steps = [line["step"] for line in progress.read_lines(gan / "log.jsonl")]
+    steps = [line["step"] for line in progress.read_jsonl(gan / "log.jsonl")]
     assert steps == sorted({*range(0, STEPS, 10), STEPS - 1})
     assert {path.name for path in gan.iterdir()} >= {"generator.keras", "discriminator.keras", "grids"}
 
@@ -150,9 +150,9 @@ def test_a_cluster_that_does_not_parse_is_one_sentence(monkeypatch, text):
 def test_a_worker_that_is_not_there_is_named():
     port, other = free_port(), free_port()
     with pytest.raises(WorkError, match=f"worker 1 at localhost:{other} did not answer"):
-        distribute.reach([f"localhost:{port}", f"localhost:{other}"], 0, seconds=0.5)
+        distribute.wait_for_workers([f"localhost:{port}", f"localhost:{other}"], 0, timeout_s=0.5)
     with socket.create_server(("", port)), pytest.raises(WorkError, match=f"port {port}"):
-        distribute.reach([f"localhost:{port}", f"localhost:{other}"], 0, seconds=0.5)
+        distribute.wait_for_workers([f"localhost:{port}", f"localhost:{other}"], 0, timeout_s=0.5)
 
 
 def test_what_shares_the_work_is_chosen_with_a_reason(monkeypatch):
@@ -174,7 +174,7 @@ def test_what_shares_the_work_is_chosen_with_a_reason(monkeypatch):
 @pytest.mark.parametrize("batch", [64, 6])
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, batch):
     tiny = Experiment(name="a", data={"name": "histology_phantom"}, gan={"batch_size": batch})
-    monkeypatch.setattr(distribute, "strategy", lambda kind: SimpleNamespace(num_replicas_in_sync=3))
+    monkeypatch.setattr(distribute, "make_strategy", lambda kind: SimpleNamespace(num_replicas_in_sync=3))
     with pytest.raises(
         InputError, match=f"gan.batch_size: {batch} cannot be shared by 3 .* a multiple of 3, 12 or more"
     ):
@@ -183,15 +183,15 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, batch):
 
 def test_a_worker_that_waits_in_vain_says_so(tmp_path, monkeypatch, idc_folder):
     """The first worker does not run; or it runs, and is past this stage with other settings."""
-    monkeypatch.setattr(execution, "GRACE", 0.2)
-    monkeypatch.setattr(execution, "POLL", 0.05)
+    monkeypatch.setattr(execution, "FIRST_WORKER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(execution, "POLL_INTERVAL_S", 0.05)
     tiny, root = Experiment(name="a", data={"name": "idc", "dir": [idc_folder]}), tmp_path / "a"
     with pytest.raises(WorkError, match="the first worker does not run there"):
-        execution.follow(tiny, root, "gan")
+        execution.run_secondary_worker(tiny, root, "gan")
     with runs.lock(root):
         Timer(0.5, begin_another_build, (root / "gan",)).start()
         with pytest.raises(WorkError, match="preprocess: the first worker went on with other settings or data"):
-            execution.follow(tiny, root, "gan")
+            execution.run_secondary_worker(tiny, root, "gan")
 
 
 def begin_another_build(folder):

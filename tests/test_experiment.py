@@ -6,7 +6,7 @@ from tests.settings_tree import leaves
 
 
 def test_every_shipped_experiment_loads():
-    names = experiment.available()
+    names = experiment.list_experiments()
     assert "phantom" in names
     assert "idc" in names
     for name in names:

@@ -32,7 +32,7 @@ def heard(code: str, level: str | None) -> tuple[int, list[str]]:
 def test_chatter_alone_is_left_out_and_an_abort_hides_nothing(level, expected):
     code = (
         "import os; from bcgan import machine; machine.prepare_environment()\n"
-        f"with machine.quiet():\n  os.write(2, {chr(10).join((*SAID, '')).encode()!r}); os.abort()"
+        f"with machine.suppress_loading_messages():\n  os.write(2, {chr(10).join((*SAID, '')).encode()!r}); os.abort()"
     )
     found, lines = heard(code, level)
     assert found < 0
@@ -42,7 +42,7 @@ def test_chatter_alone_is_left_out_and_an_abort_hides_nothing(level, expected):
 def test_afterwards_standard_error_is_as_it_was():
     code = (
         "import sys; from bcgan import machine; machine.prepare_environment()\n"
-        "try:\n  with machine.quiet(): raise OSError\n"
+        "try:\n  with machine.suppress_loading_messages(): raise OSError\n"
         f"except OSError: print({SAID[1]!r}, file=sys.stderr)"
     )
     assert heard(code, None) == (0, [SAID[1]])
@@ -66,7 +66,7 @@ def test_numpy_has_one_thread_by_the_command_line_unless_told_otherwise(monkeypa
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert said.endswith(f"{{{threads}}}\n"), said
-    assert machine.choices(trial())["blas"][0] == (asked or "every core")
+    assert machine.choose_settings(trial())["blas"][0] == (asked or "every core")
 
 
 def with_flags(monkeypatch, *flags: str) -> None:

@@ -58,7 +58,7 @@ def stopped(error: BaseException):
 
 def test_every_stage_leaves_what_the_next_reads(finished):
     root = finished / "runs/tiny"
-    for stage in stages.up_to():
+    for stage in stages.stages_until():
         name, manifest = stage.name, json.loads((root / stage.name / "manifest.json").read_text())
         assert manifest["stage"] == name
         assert manifest["outputs"] or name == "pretrain"
@@ -69,14 +69,14 @@ def test_every_stage_leaves_what_the_next_reads(finished):
     assert set(found["metrics"]) == {"gan_resnet", "gan_only", "color_texture_gbdt", "ensemble_spatial_context"}
     assert {row["classifier"] for row in found["comparisons"]} == set(found["metrics"]) - {"gan_resnet"}
     assert found["leak_audit"]["passed"]
-    assert (root / "log.txt").read_text().count("done in") == len(stages.up_to())
+    assert (root / "log.txt").read_text().count("done in") == len(stages.stages_until())
 
 
 def test_status_names_every_stage_and_what_only_runs_when_asked_for(workspace, seen, capsys):
     assert bcgan("status", "tiny.yaml") == 0
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in lines] == list(stages.NAMES)
-    assert all("up to date" in line for line in lines[: stages.NAMES.index(stages.LAST) + 1])
+    assert all("up to date" in line for line in lines[: stages.NAMES.index(stages.DEFAULT_LAST_STAGE) + 1])
     assert "--until learning_curve" in lines[-1]
     assert seen == []
 
@@ -84,7 +84,7 @@ def test_status_names_every_stage_and_what_only_runs_when_asked_for(workspace, s
 def test_what_is_current_is_skipped_and_says_so(workspace, seen, capsys, idc_folder):
     assert bcgan("run", "tiny.yaml") == 0
     assert seen == []
-    assert capsys.readouterr().err.count("skipped, up to date") == len(stages.up_to())
+    assert capsys.readouterr().err.count("skipped, up to date") == len(stages.stages_until())
     settings = Path("tiny.yaml").read_text()
     Path("tiny.yaml").write_text(settings.replace(f'dir: ["{idc_folder}"], ', ""))  # nor does the command say it
     assert bcgan("run", "tiny.yaml") == 0
@@ -220,14 +220,14 @@ def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_k
     own = (f"ablation={json.dumps(shown)}", "cross_validation.models=[resnet_table1]")
     before, after = (experiment.load("phantom", (*own, *more)) for more in ((), (change,)))
     asked = [stage for stage in stages.STAGES if stage.trained_models]
-    found = {one.name for one in asked if stages.settings_of(one, before) != stages.settings_of(one, after)}
+    found = {one.name for one in asked if stages.stage_settings(one, before) != stages.stage_settings(one, after)}
     assert found == stale
     for one in asked:
         (tmp_path / one.name).mkdir()
-        manifest = {"settings": stages.settings_of(one, before), "inputs": {}, "outputs": {}}
+        manifest = {"settings": stages.stage_settings(one, before), "inputs": {}, "outputs": {}}
         runs.write_json(tmp_path / one.name / artifacts.MANIFEST, manifest)
         runs.write_json(tmp_path / one.name / "found.json", "found")
-        kept = run.asked_for(after, tmp_path, one.name, "found.json")
+        kept = run.read_optional_stage(after, tmp_path, one.name, "found.json")
         assert kept == (None if one.name in stale else "found")
 
 
@@ -241,7 +241,7 @@ def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_k
 def test_a_stage_asked_for_with_settings_that_no_longer_fit_is_left_out(workspace, stage, settings):
     (workspace / f"runs/tiny/{stage}").mkdir()
     runs.write_json(workspace / f"runs/tiny/{stage}" / artifacts.MANIFEST, {"settings": settings})
-    ran, _ = execution.require(experiment.load("tiny.yaml"))
+    ran, _ = execution.load_finished_run(experiment.load("tiny.yaml"))
     assert (ran.ablation.variants, ran.cross_validation.models) == ({}, ())
 
 
@@ -251,7 +251,7 @@ def test_a_run_with_settings_that_are_gone_is_named(workspace):
     manifest["settings"]["gan"]["gone"] = 1
     runs.write_json(path, manifest)
     with pytest.raises(InputError, match="made with settings that this bcgan does not know. Run: make train"):
-        execution.require(experiment.load("tiny.yaml"))
+        execution.load_finished_run(experiment.load("tiny.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_run_with_settings_that_are_gone_is_named(workspace):
 def test_what_changes_nothing_that_comes_out_makes_no_stage_stale(change):
     before, after = (experiment.load("phantom", more) for more in ((), (change,)))
     assert before != after
-    assert all(stages.settings_of(stage, before) == stages.settings_of(stage, after) for stage in stages.STAGES)
+    assert all(stages.stage_settings(stage, before) == stages.stage_settings(stage, after) for stage in stages.STAGES)
 
 
 def test_a_trained_classifier_is_not_trained_again(workspace, capsys):
@@ -351,7 +351,7 @@ def test_a_folder_of_other_files_is_not_overwritten(workspace, capsys):
     (workspace / "mine").mkdir()
     (workspace / "mine/thesis.txt").write_text("years of work")
     assert bcgan("report", "tiny.yaml", "--out", "mine") == 2
-    assert "no report of ours" in capsys.readouterr().err
+    assert "contains files of something else" in capsys.readouterr().err
     assert (workspace / "mine/thesis.txt").exists()
 
 

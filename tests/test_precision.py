@@ -15,7 +15,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from bcgan import experiment, machine, progress
 from bcgan.classify import train as classify
 from bcgan.gan import train as gan
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import build_classifier
 from bcgan.settings import Classifier, Classify, Gan
 
 HALVES = ("mixed_bfloat16", "mixed_float16")
@@ -27,13 +27,13 @@ IMAGES[LABELS == 1, :, :25] //= 3
 
 @pytest.fixture(autouse=True)
 def only_logs_are_read(monkeypatch):
-    monkeypatch.setattr(gan, "settled", lambda network, *given, **more: network)
+    monkeypatch.setattr(gan, "recalibrate_batch_norm", lambda network, *given, **more: network)
     yield
     keras.mixed_precision.set_global_policy("float32")
 
 
 def start(precision: str) -> None:
-    machine.start(experiment.load("phantom", ("precision=float32",)))
+    machine.configure(experiment.load("phantom", ("precision=float32",)))
     keras.mixed_precision.set_global_policy(precision)  # `start` refuses float16 where there is no GPU
     keras.utils.set_random_seed(0)
 
@@ -43,8 +43,8 @@ def classified(precision: str, folder: Path, xla: bool = False) -> list[dict]:
     path = folder / f"{precision}-{xla}.keras"
     patches, own = classify.Patches(IMAGES, LABELS), Classifier(epochs=4, learning_rate=3e-3)
     recipe = classify.Recipe(Classify(batch_size=8), own, xla=xla)
-    classify.train(classifier("cnn"), classify.TrainingData(patches, None, patches), recipe, path)
-    return progress.read_lines(path.with_suffix(".jsonl"))
+    classify.train(build_classifier("cnn"), classify.TrainingData(patches, None, patches), recipe, path)
+    return progress.read_jsonl(path.with_suffix(".jsonl"))
 
 
 def played(precision: str, folder: Path, xla: bool = False) -> list[dict]:
@@ -61,7 +61,7 @@ def played(precision: str, folder: Path, xla: bool = False) -> list[dict]:
         projected_discriminator_weight=0,
     )
     gan.train(IMAGES, LABELS, settings, seed=0, folder=folder, xla=xla)
-    return progress.read_lines(folder / "log.jsonl")
+    return progress.read_jsonl(folder / "log.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,10 @@ def test_a_gan_plays_as_in_float32(tmp_path, in_float32, half):
 def test_float16_alone_scales_its_loss(precision, scales):
     start(precision)
     players = gan.build_gan_state(Gan(base_channels=4, latent_dim=4, projected_discriminator_weight=0))
-    optimizers = [*players.optimizers.values(), classify.make_optimizer(classifier("cnn"), Classifier(), Classify(), 1)]
+    optimizers = [
+        *players.optimizers.values(),
+        classify.make_optimizer(build_classifier("cnn"), Classifier(), Classify(), 1),
+    ]
     assert {isinstance(one, keras.optimizers.LossScaleOptimizer) for one in optimizers} == {scales}
 
 

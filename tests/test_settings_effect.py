@@ -12,8 +12,8 @@ from bcgan.errors import InputError
 from bcgan.evaluate import ablation
 from bcgan.experiment import Experiment
 from bcgan.settings import Classifier
-from bcgan.settings_effect import MODEL, RULES, given_settings, rule_of
-from bcgan.variation import varied
+from bcgan.settings_effect import MODEL, RULES, find_rule, given_settings
+from bcgan.variation import with_overrides
 from tests.settings_tree import leaves
 
 # Settings that every run reads, or the stage of its own that they belong to. `finetune_extra_features` needs
@@ -114,7 +114,7 @@ def test_every_setting_is_read_always_or_refused_where_it_is_not(plain):
     assert len(keys) == len(set(keys)) > 100
     assert set(keys) == {*ALWAYS, *CASES}
     assert not set(ALWAYS) & set(CASES)
-    assert [key for key in ALWAYS if rule_of(key.replace("*", "cnn"))] == []
+    assert [key for key in ALWAYS if find_rule(key.replace("*", "cnn"))] == []
     assert {key for rule in RULES for key in rule.keys} == set(CASES)
     for key, (value, unread, read) in CASES.items():
         with pytest.raises(InputError) as error:
@@ -163,11 +163,11 @@ def test_null_takes_back_what_the_file_sets(tmp_path):
 def test_variations_and_levels_are_as_free_as_before():
     idc = experiment.load("idc")
     assert len(ablation.list_variants(idc)) == 1 + sum(map(len, idc.ablation.variants.values()))
-    assert varied(idc, {"data.protocol": "kfold"}, "here").data.protocol == "kfold"
+    assert with_overrides(idc, {"data.protocol": "kfold"}, "here").data.protocol == "kfold"
 
 
 def test_what_ships_sets_nothing_without_effect():
-    for name in experiment.available():
+    for name in experiment.list_experiments():
         given = dict(given_settings(experiment.load(name)))
         assert set(yaml.safe_load((experiment.PIPELINES / f"{name}.yaml").read_text())) == {
             key.split(".")[0] for key in given

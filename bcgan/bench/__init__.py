@@ -1,1 +1,1 @@
-"""`make bench`: training, inference and preparation beside PyTorch, plain Keras and the machine's limit."""
+"""`make bench`: training, inference and preparation compared with PyTorch, plain Keras and the hardware's limit."""

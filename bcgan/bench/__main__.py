@@ -8,9 +8,9 @@ import click
 
 from bcgan import machine, progress, runs
 from bcgan.bench import report
-from bcgan.bench.measure import best, measure, of, rates, ratio
+from bcgan.bench.measure import best_subject, get_rates, measure_group, rate_ratios, summarize_rates
 from bcgan.bench.pytorch import SETTINGS
-from bcgan.bench.subjects import trial
+from bcgan.bench.subjects import bench_experiment
 
 REPEATS = 5
 PROFILE, AGREEMENT = "profile", "agreement"
@@ -18,11 +18,11 @@ PRECISIONS = {"mixed_bfloat16": "bfloat16", "float32": "float32"}
 
 
 def groups(precision: str) -> dict[str, dict[str, tuple]]:
-    """{group: {subject: (module, maker, arguments, cores)}}; the subjects of a group are timed in turn."""
-    ours = dict.fromkeys((precision, "float32"))  # one where they are the same
-    training = {f"bcgan {kind}": ("subjects", "training", {"precision": kind}) for kind in ours}
-    inference = {f"bcgan {kind}": ("subjects", "inference", {"precision": kind}) for kind in ours}
-    limits = {f"limit {kind}": ("subjects", "limit", {"precision": PRECISIONS[kind]}) for kind in ours}
+    """Return the subjects of every group, which are timed in turn: {group: {subject: arguments of `Worker`}}."""
+    precisions = dict.fromkeys((precision, "float32"))  # without duplicates
+    training = {f"bcgan {kind}": ("subjects", "training", {"precision": kind}) for kind in precisions}
+    inference = {f"bcgan {kind}": ("subjects", "inference", {"precision": kind}) for kind in precisions}
+    limits = {f"limit {kind}": ("subjects", "peak_matmul", {"precision": PRECISIONS[kind]}) for kind in precisions}
     return {
         "training": training
         | {"keras fit": ("subjects", "keras_fit", {})}
@@ -46,14 +46,14 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
         },
         "gan": {
             f"{name} {kind}": ("subjects", "gan", {"precision": kind, "tapes": tapes})
-            for kind in ours
+            for kind in precisions
             for name, tapes in (("bcgan", 1), ("two tapes", 2))
         },
         "input": {
-            "reading": ("subjects", "feeding", {"augmented": False}),
-            "reading and augmentation": ("subjects", "feeding", {"augmented": True}),
+            "reading": ("subjects", "input_pipeline", {"augmented": False}),
+            "reading and augmentation": ("subjects", "input_pipeline", {"augmented": True}),
         },
-        "waiting": {"Table 1's network": ("subjects", "waiting", {"precision": precision})},
+        "waiting": {"Table 1's network": ("subjects", "input_wait", {"precision": precision})},
         "preparation": {
             f"{2000 * times} PNG files": ("subjects", "preprocess", {"times": times}) for times in (1, 4, 16)
         },
@@ -65,7 +65,7 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
             f"cores {count}": ("subjects", "training", {"precision": precision}, count)
             for count in range(1, 1 + min(2, machine.processor()["cores"]))
         },
-        "prediction": {"large image": ("subjects", "slide", {})},
+        "prediction": {"large image": ("subjects", "large_image", {})},
         "start_up": {
             "bcgan --help": ("subjects", "start_up", {}),
             "bcgan predict patch.png": ("subjects", "start_up", {"predicts": True}),
@@ -75,39 +75,45 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
 
 @click.command(help=__doc__)
 @click.option("--repeats", type=click.IntRange(1), default=REPEATS, show_default=True)
-@click.option("--only", multiple=True, help="Measure a group anew, and keep what was found of the others; repeatable.")
+@click.option(
+    "--only", multiple=True, help="Measure this group again, and keep the earlier results of the others; repeatable."
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("reports/bench"))
 def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
+    """Run the benchmark and write its report."""
     machine.prepare_environment()
     progress.start_log(None)
-    chosen = machine.choices(trial())
-    precision = chosen["precision"][0]
+    settings = machine.choose_settings(bench_experiment())
+    precision = settings["precision"][0]
     out.mkdir(parents=True, exist_ok=True)
-    measured_path, written = out / "measured.json", out / "results.json"
-    earlier = runs.read_json(written)["versions"] if written.exists() and only else {}
+    measured_path, results_path = out / "measured.json", out / "results.json"
+    earlier_versions = runs.read_json(results_path)["versions"] if results_path.exists() and only else {}
     measured = runs.read_json(measured_path) if measured_path.exists() and only else {}
     for name, group in groups(precision).items():
         if name in only or not only:
-            measured[name] = measure(name, group, repeats)
+            measured[name] = measure_group(name, group, repeats)
             runs.write_json(measured_path, measured)
     if PROFILE in only or not only:
-        measured[PROFILE] = report.profiles(precision)
+        measured[PROFILE] = report.measure_profiles(precision)
         runs.write_json(measured_path, measured)
     if AGREEMENT in only or "inference" in only or not only:
-        measured[AGREEMENT] = report.agreement()
+        measured[AGREEMENT] = report.measure_agreement()
         runs.write_json(measured_path, measured)
-    versions = machine.environment()["packages"] | report.versions()
-    profile, agreement, operations = measured.pop(PROFILE, None), measured.pop(AGREEMENT, None), report.operations()
+    versions = machine.environment()["packages"] | report.package_versions()
+    profile, agreement = measured.pop(PROFILE, None), measured.pop(AGREEMENT, None)
+    operations = report.count_operations()
     results = {
         "ratios": {}, "spread": {}, "of": {},
-        "rates": {name: rates(group) for name, group in measured.items()},
+        "rates": {name: summarize_rates(group) for name, group in measured.items()},
         "profile": profile,
         "agreement": agreement,
         "operations": operations,
         "machine": machine.processor(),
-        "choices": {name: value for name, (value, _) in chosen.items()},
-        # What is absent now was there when the groups that are kept were measured.
-        "versions": earlier | {name: entry for name, entry in versions.items() if entry or name not in earlier},
+        "choices": {name: value for name, (value, _) in settings.items()},
+        # A package that is not installed now was installed when the groups that are kept were measured.
+        "versions": earlier_versions | {
+            name: version for name, version in versions.items() if version or name not in earlier_versions
+        },
     }  # fmt: skip
     faithful = [name for name, entry in (agreement or {}).items() if entry["faithful"]]
     for name, (values, subjects) in ratios(measured, precision, operations, faithful).items():
@@ -123,44 +129,53 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
 def ratios(
     measured: dict, precision: str, operations: dict[str, int], faithful: Iterable[str] = ()
 ) -> dict[str, tuple[list[float] | None, str]]:
-    """Each ratio of every repeat, numerator and denominator of the same turn through the group; and of which subjects.
+    """Return every ratio, for each repeat, and the names of its two subjects, by the ratio's name.
 
-    "best": the subject of that kind with the highest median, whatever its precision. Inference's best of ours is the
-    best of `faithful`; "tensorflow" has TensorFlow's own, faithful or not.
+    "best" in a name stands for the subject with the highest median, at any precision. bcgan's best of inference is one
+    of `faithful`; with "tensorflow" in the name, it is a TensorFlow network, faithful or not.
+
+    Args:
+        operations: From `report.count_operations`.
+        faithful: Names of subjects that agree with Keras in float32.
     """
-    by_name, torch = {}, best(measured, "inference", "pytorch")
-    ours = best(measured, "inference", *faithful)
-    by_name["inference_vs_pytorch_best"] = ratio(measured, "inference", ours, torch)
-    by_name["inference_vs_keras_predict"] = ratio(measured, "inference", ours, "keras predict")
+    by_name, torch = {}, best_subject(measured, "inference", "pytorch")
+    ours = best_subject(measured, "inference", *faithful)
+    by_name["inference_vs_pytorch_best"] = rate_ratios(measured, "inference", ours, torch)
+    by_name["inference_vs_keras_predict"] = rate_ratios(measured, "inference", ours, "keras predict")
     for kind in PRECISIONS.values():
         name = f"inference_openvino_{kind}_vs_pytorch_{kind}"
-        by_name[name] = ratio(measured, "inference", f"openvino {kind}", best(measured, "inference", f"pytorch {kind}"))
-    for phase, prefix, theirs in (("training", "training", "fit"), ("inference", "inference_tensorflow", "predict")):
-        by_name[f"{prefix}_vs_pytorch_best"] = ratio(
-            measured, phase, best(measured, phase, "bcgan"), best(measured, phase, "pytorch")
+        by_name[name] = rate_ratios(
+            measured, "inference", f"openvino {kind}", best_subject(measured, "inference", f"pytorch {kind}")
         )
-        by_name[f"{prefix}_vs_keras_{theirs}"] = ratio(
-            measured, phase, best(measured, phase, "bcgan"), f"keras {theirs}"
+    for phase, prefix, theirs in (("training", "training", "fit"), ("inference", "inference_tensorflow", "predict")):
+        by_name[f"{prefix}_vs_pytorch_best"] = rate_ratios(
+            measured, phase, best_subject(measured, phase, "bcgan"), best_subject(measured, phase, "pytorch")
+        )
+        by_name[f"{prefix}_vs_keras_{theirs}"] = rate_ratios(
+            measured, phase, best_subject(measured, phase, "bcgan"), f"keras {theirs}"
         )
         for kind, short in PRECISIONS.items():
             name = f"{prefix}_{short}_vs_pytorch_{short}"
-            by_name[name] = ratio(measured, phase, f"bcgan {kind}", best(measured, phase, f"pytorch {short}"))
-        work = operations[phase] / 1e6
-        by_name[f"{prefix}_of_limit"] = ratio(measured, phase, "bcgan float32", "limit float32", work)
-        by_name[f"{prefix}_of_limit_bfloat16"] = ratio(
-            measured, phase, "bcgan mixed_bfloat16", "limit mixed_bfloat16", work
+            by_name[name] = rate_ratios(
+                measured, phase, f"bcgan {kind}", best_subject(measured, phase, f"pytorch {short}")
+            )
+        millions = operations[phase] / 1e6
+        by_name[f"{prefix}_of_limit"] = rate_ratios(measured, phase, "bcgan float32", "limit float32", millions)
+        by_name[f"{prefix}_of_limit_bfloat16"] = rate_ratios(
+            measured, phase, "bcgan mixed_bfloat16", "limit mixed_bfloat16", millions
         )
     for short, suffix in (("float32", ""), ("bfloat16", "_bfloat16")):
-        ours = best(measured, "inference", *(name for name in faithful if name.endswith(short)))
+        ours = best_subject(measured, "inference", *(name for name in faithful if name.endswith(short)))
         limit = f"limit {'mixed_' if suffix else ''}{short}"
-        by_name[f"inference_of_limit{suffix}"] = ratio(
+        by_name[f"inference_of_limit{suffix}"] = rate_ratios(
             measured, "inference", ours, limit, operations["inference"] / 1e6
         )
-    by_name["inference_int8_vs_pytorch_best"] = ratio(measured, "inference", "litert int8", torch)
-    by_name["gan_step_vs_two_tapes"] = ratio(measured, "gan", f"bcgan {precision}", f"two tapes {precision}")
-    waited = of(measured, "waiting", "Table 1's network")
-    by_name["waiting_share"] = (waited and [percent / 100 for percent in waited], "time of a training's steps")
-    by_name["gan_resnet_training_vs_keras_fit"] = ratio(measured, "gan_resnet", "bcgan training", "keras fit")
+    by_name["inference_int8_vs_pytorch_best"] = rate_ratios(measured, "inference", "litert int8", torch)
+    by_name["gan_step_vs_two_tapes"] = rate_ratios(measured, "gan", f"bcgan {precision}", f"two tapes {precision}")
+    percentages = get_rates(measured, "waiting", "Table 1's network")
+    shares = percentages and [percentage / 100 for percentage in percentages]
+    by_name["waiting_share"] = (shares, "time of a training's steps")
+    by_name["gan_resnet_training_vs_keras_fit"] = rate_ratios(measured, "gan_resnet", "bcgan training", "keras fit")
     return by_name
 
 

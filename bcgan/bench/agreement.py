@@ -1,6 +1,6 @@
-"""Whether what is quick also says the same: Table 1's network, briefly trained, by every way of scoring that is timed.
+"""Compare the probabilities of every timed way of inference with those of Keras, for a briefly trained network.
 
-The networks that are timed are fresh, and those say about 0.5 of every patch in any precision.
+The networks that are timed have random weights, and give about 0.5 for every patch in any precision.
 """
 
 import json
@@ -12,86 +12,97 @@ import numpy as np
 
 from bcgan import machine
 
-TRAINED, HELD_OUT = 512, 256  # patches of phantom tissue, each of ten patients
+NUM_TRAIN, NUM_TEST = 512, 256  # phantom patches of ten patients each
 EPOCHS = 6
-FAITHFUL_AUC = 0.002
+MAX_AUC_DIFFERENCE = 0.002
 
 
-def agreement() -> dict[str, dict]:
-    """By subject: largest_difference of a probability from the network's in Keras, in float32, on held-out patches;
-    roc_auc; and faithful, whether no probability differs by more than FAITHFUL nor the area by FAITHFUL_AUC."""
+def measure_agreement() -> dict[str, dict]:
+    """Compare each subject's probabilities of test patches with Keras's in float32.
+
+    Returns:
+        {subject: {largest_difference, roc_auc, faithful}}. faithful: whether no probability differs by more than
+        `formats.FAITHFUL`, and ROC AUC by no more than MAX_AUC_DIFFERENCE.
+    """
     from sklearn.metrics import roc_auc_score
 
-    from bcgan.bench.subjects import start
+    from bcgan.bench.subjects import configure
     from bcgan.models import weights
     from bcgan.predict import formats
 
-    start("float32")
-    images, labels = _tissue(2, HELD_OUT)
+    configure("float32")
+    images, labels = _draw_patches(2, NUM_TEST)
     by_subject = {}
     with tempfile.TemporaryDirectory() as folder:
-        network = _trained(Path(folder))
-        expected = formats.read_keras(weights.in_float32(network))(images)
-        area = roc_auc_score(labels, expected)
-        for name, run in _subjects(network, Path(folder)):
-            probabilities = run(images)
-            difference, auc = float(np.abs(probabilities - expected).max()), float(roc_auc_score(labels, probabilities))
-            faithful = difference <= formats.FAITHFUL and abs(auc - area) <= FAITHFUL_AUC
-            by_subject[name] = {"largest_difference": difference, "roc_auc": auc, "faithful": bool(faithful)}
+        network = _train_network(Path(folder))
+        expected = formats.read_keras(weights.cast_to_float32(network))(images)
+        expected_auc = roc_auc_score(labels, expected)
+        for name, score in _subjects(network, Path(folder)):
+            probabilities = score(images)
+            difference = float(np.abs(probabilities - expected).max())
+            auc = float(roc_auc_score(labels, probabilities))
+            is_faithful = difference <= formats.MAX_DEVIATION and abs(auc - expected_auc) <= MAX_AUC_DIFFERENCE
+            by_subject[name] = {"largest_difference": difference, "roc_auc": auc, "faithful": bool(is_faithful)}
     return by_subject
 
 
 def _subjects(network, folder: Path) -> Iterator[tuple]:
-    """Those of the group `inference` that run here, by the names that they have there."""
+    """Yield the name and scoring function of each subject of the group `inference` that can run here."""
     import keras
 
-    from bcgan.classify.scoring import scorer
+    from bcgan.classify.scoring import make_predict_fn
     from bcgan.models import weights
-    from bcgan.models.classifier import classifier
+    from bcgan.models.classifier import build_classifier
     from bcgan.predict import engines, formats
 
-    yield "bcgan float32", scorer(weights.in_float32(network))
+    yield "bcgan float32", make_predict_fn(weights.cast_to_float32(network))
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    copy = classifier("resnet_table1")
+    copy = build_classifier("resnet_table1")
     copy.set_weights(network.get_weights())
-    yield "bcgan mixed_bfloat16", scorer(copy)
+    yield "bcgan mixed_bfloat16", make_predict_fn(copy)
     keras.mixed_precision.set_global_policy("float32")
-    plain, small = folder / "plain.tflite", folder / "int8.tflite"
-    formats.write_litert(network, plain)
-    formats.write_litert(network, small, _tissue(1, formats.SAMPLE)[0])
-    if engines.installed("litert"):
-        yield "litert float32", formats.read_litert(plain)
-        yield "litert int8", formats.read_litert(small)
-    if engines.installed("openvino"):
-        yield "openvino float32", formats.read_openvino(plain, "f32")
-        yield "openvino bfloat16", formats.read_openvino(plain, "bf16")
+    float32_path, int8_path = folder / "plain.tflite", folder / "int8.tflite"
+    formats.write_litert(network, float32_path)
+    formats.write_litert(network, int8_path, _draw_patches(1, formats.NUM_CALIBRATION_PATCHES)[0])
+    if engines.is_installed("litert"):
+        yield "litert float32", formats.read_litert(float32_path)
+        yield "litert int8", formats.read_litert(int8_path)
+    if engines.is_installed("openvino"):
+        yield "openvino float32", formats.read_openvino(float32_path, "f32")
+        yield "openvino bfloat16", formats.read_openvino(float32_path, "bf16")
 
 
-def _trained(folder: Path):
+def _train_network(folder: Path):
+    """Train Table 1's network on phantom patches, and return it."""
     import keras
 
     from bcgan.classify.train import Patches, Recipe, TrainingData, train
     from bcgan.models import weights
-    from bcgan.models.classifier import classifier
+    from bcgan.models.classifier import build_classifier
     from bcgan.settings import Classifier, Classify
 
     keras.utils.set_random_seed(0)
-    path, real = folder / "network.keras", Patches(*_tissue(1, TRAINED))
+    path, real = folder / "network.keras", Patches(*_draw_patches(1, NUM_TRAIN))
     classifier_settings = Classifier(epochs=EPOCHS)
-    train(classifier("resnet_table1"), TrainingData(real), Recipe(Classify(batch_size=64), classifier_settings), path)
+    train(
+        build_classifier("resnet_table1"),
+        TrainingData(real),
+        Recipe(Classify(batch_size=64), classifier_settings),
+        path,
+    )
     return weights.load_model(path)
 
 
-def _tissue(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of other patients for another seed: uint8, (count, 50, 50, 3), and labels, (count,)."""
+def _draw_patches(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return phantom patches of the seed's ten patients, uint8, (count, 50, 50, 3), and labels, (count,)."""
     from bcgan.data.histology_phantom.drawing import patient_style
     from bcgan.data.histology_phantom.tissue import render_patch
 
-    rng, numbers = np.random.default_rng(seed), np.arange(count)
-    styles, labels = [patient_style(rng) for _ in range(10)], numbers // 10 % 2
-    return np.stack([render_patch(styles[i % 10], labels[i], rng).image for i in numbers]), labels
+    rng, indices = np.random.default_rng(seed), np.arange(count)
+    styles, labels = [patient_style(rng) for _ in range(10)], indices // 10 % 2
+    return np.stack([render_patch(styles[index % 10], labels[index], rng).image for index in indices]), labels
 
 
 if __name__ == "__main__":
     machine.prepare_environment()
-    print(json.dumps(agreement()))
+    print(json.dumps(measure_agreement()))

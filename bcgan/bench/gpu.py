@@ -1,4 +1,4 @@
-"""The same measurements on a GPU: reports/bench/gpu/. Batches are on the device already, where it is not said."""
+"""Measure on a GPU, and write reports/bench/gpu/. Batches are on the device already, unless stated otherwise."""
 
 import os
 import statistics
@@ -9,116 +9,129 @@ import click
 
 from bcgan import machine, progress, runs
 from bcgan.bench import report
-from bcgan.bench.measure import best, measure, rates, ratio
+from bcgan.bench.measure import best_subject, measure_group, rate_ratios, summarize_rates
 from bcgan.bench.pytorch import GRAPHS, SETTINGS
-from bcgan.bench.subjects import trial
+from bcgan.bench.subjects import bench_experiment
 from bcgan.errors import InputError
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-STEPS, SCORED = 100, 16_384
-BATCHES = (64, 256, 1024)
-LARGE = {"side": 8192, "times": 20}
+STEPS, NUM_SCORED = 100, 16_384
+BATCH_SIZES = (64, 256, 1024)
+MATMUL_SIZE = {"side": 8192, "times": 20}
 
 
 def groups() -> dict[str, dict[str, tuple]]:
-    """As `bcgan.bench.__main__.groups`; "XLA": the whole step compiled."""
-    ways = {f"{kind}{', XLA' if xla else ''}": {"precision": kind, "xla": xla} for kind in PRECISIONS for xla in (0, 1)}
+    """Return the subjects of every group, as `bcgan.bench.__main__.groups`. "XLA": it compiles the whole step."""
+    variants = {
+        f"{kind}{', XLA' if xla else ''}": {"precision": kind, "xla": xla} for kind in PRECISIONS for xla in (0, 1)
+    }
     steps = {"steps": STEPS}
-    there, quickest = {"device": "cuda"} | steps, {"precision": "mixed_bfloat16", "xla": True} | steps
+    on_gpu, fastest = {"device": "cuda"} | steps, {"precision": "mixed_bfloat16", "xla": True} | steps
     pytorch = list(SETTINGS | GRAPHS)
     return {
-        "training": {f"bcgan {name}": ("subjects", "training", way | steps) for name, way in ways.items()}
-        | {f"pytorch {name}": ("pytorch", "training", {"settings": name} | there) for name in pytorch}
-        | {f"limit {kind}": ("subjects", "limit", {"precision": kind} | LARGE) for kind in ("float32", "bfloat16")},
-        "gan": {f"bcgan {name}": ("subjects", "gan", way | steps | {"tapes": 1}) for name, way in ways.items()}
+        "training": {f"bcgan {name}": ("subjects", "training", options | steps) for name, options in variants.items()}
+        | {f"pytorch {name}": ("pytorch", "training", {"settings": name} | on_gpu) for name in pytorch}
         | {
-            f"two tapes {name}": ("subjects", "gan", way | steps | {"tapes": 2})
-            for name, way in ways.items() if "bfloat16" in name
+            f"limit {kind}": ("subjects", "peak_matmul", {"precision": kind} | MATMUL_SIZE)
+            for kind in ("float32", "bfloat16")
+        },
+        "gan": {
+            f"bcgan {name}": ("subjects", "gan", options | steps | {"tapes": 1}) for name, options in variants.items()
         }
-        | {"bcgan, two discriminators": ("subjects", "gan", quickest | {"tapes": 1, "projected_weight": 1.0})},
+        | {
+            f"two tapes {name}": ("subjects", "gan", options | steps | {"tapes": 2})
+            for name, options in variants.items() if "bfloat16" in name
+        }
+        | {"bcgan, two discriminators": ("subjects", "gan", fastest | {"tapes": 1, "projected_weight": 1.0})},
         "batch": {
-            f"{ours} {size}": (module, "training", way | {"batch": size})
-            for size in BATCHES
-            for ours, module, way in (
-                ("bcgan, batch", "subjects", quickest),
-                ("pytorch, batch", "pytorch", {"settings": "bfloat16, channels last, compiled"} | there),
-                ("pytorch, CUDA graphs, batch", "pytorch", {"settings": next(iter(GRAPHS))} | there),
+            f"{name} {size}": (module, "training", options | {"batch": size})
+            for size in BATCH_SIZES
+            for name, module, options in (
+                ("bcgan, batch", "subjects", fastest),
+                ("pytorch, batch", "pytorch", {"settings": "bfloat16, channels last, compiled"} | on_gpu),
+                ("pytorch, CUDA graphs, batch", "pytorch", {"settings": next(iter(GRAPHS))} | on_gpu),
             )
         },
-        "gan_resnet": {"bcgan training": ("subjects", "training", quickest | {"network": "gan_resnet"})},
+        "gan_resnet": {"bcgan training": ("subjects", "training", fastest | {"network": "gan_resnet"})},
         "inference": {
-            f"bcgan {kind}": ("subjects", "inference", {"precision": kind, "scored": SCORED})
+            f"bcgan {kind}": ("subjects", "inference", {"precision": kind, "scored": NUM_SCORED})
             for kind in ("float32", "mixed_bfloat16")
         }
-        | {"keras predict": ("subjects", "keras_predict", {"scored": SCORED})}
+        | {"keras predict": ("subjects", "keras_predict", {"scored": NUM_SCORED})}
         | {
-            f"pytorch {name}": ("pytorch", "inference", {"settings": name, "device": "cuda", "scored": SCORED})
+            f"pytorch {name}": ("pytorch", "inference", {"settings": name, "device": "cuda", "scored": NUM_SCORED})
             for name in pytorch
         },
-        "waiting": {"Table 1's network": ("subjects", "waiting", {"precision": "mixed_bfloat16", "xla": True})},
+        "waiting": {"Table 1's network": ("subjects", "input_wait", {"precision": "mixed_bfloat16", "xla": True})},
     }  # fmt: skip
 
 
 @click.command(help=__doc__)
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--only", multiple=True, help="Measure these groups alone; repeatable.")
+@click.option("--only", multiple=True, help="Measure only this group; repeatable.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("reports/bench/gpu"))
 def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
+    """Run the benchmark on the GPU and write its report."""
     machine.prepare_environment()
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # subjects share the card
     progress.start_log(None)
-    if not machine.choices(trial())["gpus"][0]:
+    if not machine.choose_settings(bench_experiment())["gpus"][0]:
         raise InputError("bench: TensorFlow finds no GPU here. Install tensorflow[and-cuda], or run `make bench`.")
     measured = {}
     out.mkdir(parents=True, exist_ok=True)
     for name, group in groups().items():
         if name in only or not only:
-            measured[name] = measure(name, group, repeats, together=True)
+            measured[name] = measure_group(name, group, repeats, prepare_together=True)
             runs.write_json(out / "measured.json", measured)
     results = {
-        "rates": {name: rates(group) for name, group in measured.items()},
+        "rates": {name: summarize_rates(group) for name, group in measured.items()},
         "ratios": {
             name: {"median": round(statistics.median(values), 3), "low": round(min(values), 3),
-                   "high": round(max(values), 3), "of": of}
-            for name, (values, of) in ratios(measured, report.operations()).items() if values
+                   "high": round(max(values), 3), "of": subjects}
+            for name, (values, subjects) in ratios(measured, report.count_operations()).items() if values
         },
-        "device": device(),
-        "versions": machine.environment()["packages"] | report.versions(),
+        "device": device_name(),
+        "versions": machine.environment()["packages"] | report.package_versions(),
     }  # fmt: skip
     runs.write_json(out / "results.json", results)
-    (out / "README.md").write_text(page(results), "utf-8")
+    (out / "README.md").write_text(format_page(results), "utf-8")
     progress.log.info("%s", out)
 
 
 def ratios(measured: dict, operations: dict[str, int]) -> dict[str, tuple[list[float] | None, str]]:
-    """Each ratio of every repeat and of which subjects, best against best where no setting is named."""
-    ours, two = best(measured, "gan", "bcgan mixed_bfloat16"), best(measured, "gan", "two tapes")
-    work = operations["training"] / 1e6
+    """Return every ratio, for each repeat, and its two subjects: the best, if the name has no setting."""
+    one_tape = best_subject(measured, "gan", "bcgan mixed_bfloat16")
+    two_tapes = best_subject(measured, "gan", "two tapes")
+    millions = operations["training"] / 1e6
     by_name = {
-        f"{phase}_vs_pytorch_best": ratio(measured, phase, *(best(measured, phase, of) for of in ("bcgan", "pytorch")))
+        f"{phase}_vs_pytorch_best": rate_ratios(
+            measured, phase, best_subject(measured, phase, "bcgan"), best_subject(measured, phase, "pytorch")
+        )
         for phase in ("training", "inference")
     } | {
-        f"training_batch_{size}_vs_pytorch": ratio(
-            measured, "batch", f"bcgan, batch {size}", best(measured, "batch", *(
-                f"pytorch{way}, batch {size}" for way in ("", ", CUDA graphs")
+        f"training_batch_{size}_vs_pytorch": rate_ratios(
+            measured, "batch", f"bcgan, batch {size}", best_subject(measured, "batch", *(
+                f"pytorch{variant}, batch {size}" for variant in ("", ", CUDA graphs")
             ))
         )
-        for size in BATCHES
+        for size in BATCH_SIZES
     }  # fmt: skip
     return by_name | {
-        "training_bfloat16_vs_float32": ratio(
+        "training_bfloat16_vs_float32": rate_ratios(
             measured, "training", "bcgan mixed_bfloat16, XLA", "bcgan float32, XLA"
         ),
-        "training_xla_vs_not": ratio(measured, "training", "bcgan mixed_bfloat16, XLA", "bcgan mixed_bfloat16"),
-        "training_of_limit_bfloat16": ratio(measured, "training", "bcgan mixed_bfloat16, XLA", "limit bfloat16", work),
-        "gan_step_vs_two_tapes": ratio(measured, "gan", ours, two),
-        "gan_step_bfloat16_vs_float32": ratio(measured, "gan", "bcgan mixed_bfloat16, XLA", "bcgan float32, XLA"),
-        "gan_step_xla_vs_not": ratio(measured, "gan", "bcgan mixed_bfloat16, XLA", "bcgan mixed_bfloat16"),
+        "training_xla_vs_not": rate_ratios(measured, "training", "bcgan mixed_bfloat16, XLA", "bcgan mixed_bfloat16"),
+        "training_of_limit_bfloat16": rate_ratios(
+            measured, "training", "bcgan mixed_bfloat16, XLA", "limit bfloat16", millions
+        ),
+        "gan_step_vs_two_tapes": rate_ratios(measured, "gan", one_tape, two_tapes),
+        "gan_step_bfloat16_vs_float32": rate_ratios(measured, "gan", "bcgan mixed_bfloat16, XLA", "bcgan float32, XLA"),
+        "gan_step_xla_vs_not": rate_ratios(measured, "gan", "bcgan mixed_bfloat16, XLA", "bcgan mixed_bfloat16"),
     }  # fmt: skip
 
 
-def device() -> str:
-    """The GPU's name and memory."""
+def device_name() -> str:
+    """Return the GPU's name and memory."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[0]
@@ -126,7 +139,8 @@ def device() -> str:
         return "unknown"
 
 
-def page(results: dict) -> str:
+def format_page(results: dict) -> str:
+    """Return README.md, with the results of all groups."""
     versions = results["versions"]
     lines = [
         "# Speed on a GPU", "",

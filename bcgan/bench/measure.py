@@ -1,4 +1,4 @@
-"""Subjects timed in turn, and what their rates say of one another."""
+"""Time subjects in turn, and compute ratios of their rates."""
 
 import statistics
 from typing import Any
@@ -6,75 +6,92 @@ from typing import Any
 from bcgan import progress
 from bcgan.bench.worker import Worker
 
-ABSENT = "pip install -r requirements-bench.txt"
+INSTALL_COMMAND = "pip install -r requirements-bench.txt"
 
 
-def measure(name: str, group: dict[str, tuple], repeats: int, together: bool = False) -> dict[str, dict[str, Any]]:
-    """{subject: {rates: [...], peak_mebibytes, failure}}; a repeat of every subject, then the next repeat.
+def measure_group(
+    name: str, group: dict[str, tuple], repeats: int, prepare_together: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Time every subject of a group once, then again, `repeats` times.
 
     Args:
-        together: bool. Subjects prepare side by side: on a GPU that takes most of the time, and cores are idle.
+        name: Of the group, for messages.
+        group: The arguments of `Worker`, by subject.
+        prepare_together: Whether subjects prepare at the same time. On a GPU, preparing takes most of the time, and
+            most cores are idle.
+
+    Returns:
+        {subject: {rates: [...], peak_mebibytes, failure}}.
     """
     workers = {}
     with progress.bar(len(group) * (repeats + 1), f"bench {name}", "repeat") as bar:
         try:
             for subject, spec in group.items():
                 workers[subject] = Worker(*spec)
-                if not together:
-                    workers[subject].ask()
+                if not prepare_together:
+                    workers[subject].run_once()
                     bar.update()
-            if together:
+            if prepare_together:
                 for worker in workers.values():
-                    worker.ask()
+                    worker.run_once()
                     bar.update()
-            by_subject = {subject: {"rates": [], "peak_mebibytes": None} for subject in group}
+            by_subject: dict[str, dict[str, Any]] = {
+                subject: {"rates": [], "peak_mebibytes": None} for subject in group
+            }
             for _ in range(repeats):
                 for subject, worker in workers.items():
-                    if answer := worker.ask():
+                    if answer := worker.run_once():
+                        peak = answer["peak_mebibytes"]
                         by_subject[subject]["rates"].append(answer["count"] / answer["seconds"])
-                        by_subject[subject]["peak_mebibytes"] = answer["peak_mebibytes"] and round(
-                            answer["peak_mebibytes"]
-                        )
+                        by_subject[subject]["peak_mebibytes"] = peak and round(peak)
                     bar.update()
         finally:
             for worker in workers.values():
-                worker.end()
+                worker.close()
     for subject, worker in workers.items():
         by_subject[subject]["failure"] = worker.failure
         if worker.failure:
             progress.log.warning("bench: %s: %s left out: %s", name, subject, worker.failure)
             if worker.failure.startswith("ModuleNotFoundError"):
-                progress.log.warning("bench: for what is compared with, run: %s", ABSENT)
+                progress.log.warning("bench: to install what bcgan is compared with, run: %s", INSTALL_COMMAND)
     return by_subject
 
 
-def rates(group: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each subject's median, least and most: patches a second, of limits millions of operations, of waiting percent."""
-    return {
-        subject: {
-            "median": round(statistics.median(measures["rates"]), 1), "low": round(min(measures["rates"]), 1),
-            "high": round(max(measures["rates"]), 1), "peak_mebibytes": measures["peak_mebibytes"],
-        } if measures["rates"] else {"median": None, "failure": measures["failure"]}
-        for subject, measures in group.items()
-    }  # fmt: skip
+def summarize_rates(group: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return each subject's median, lowest and highest rate, rounded, and its peak memory; or why it failed.
+
+    A rate is in patches a second, of limits in millions of operations a second, of waiting in percent of the time.
+    """
+    summary: dict[str, dict[str, Any]] = {}
+    for subject, measures in group.items():
+        rates = measures["rates"]
+        if rates:
+            summary[subject] = {
+                "median": round(statistics.median(rates), 1), "low": round(min(rates), 1),
+                "high": round(max(rates), 1), "peak_mebibytes": measures["peak_mebibytes"],
+            }  # fmt: skip
+        else:
+            summary[subject] = {"median": None, "failure": measures["failure"]}
+    return summary
 
 
-def of(measured: dict, group: str, subject: str) -> list[float] | None:
-    """A subject's rates, repeat by repeat."""
+def get_rates(measured: dict, group: str, subject: str) -> list[float] | None:
+    """Return a subject's rates, one for each repeat; `None` if there are none."""
     return measured.get(group, {}).get(subject, {}).get("rates") or None
 
 
-def best(measured: dict, group: str, *kinds: str) -> str:
-    """The subject of those kinds with the highest median."""
-    names = [name for name in measured.get(group, {}) if name.startswith(kinds) and of(measured, group, name)]
-    return max(names, key=lambda name: statistics.median(of(measured, group, name)), default="")
+def best_subject(measured: dict, group: str, *prefixes: str) -> str:
+    """Return the subject with the highest median rate, of those whose names start with a prefix; empty if none."""
+    names = [name for name in measured.get(group, {}) if name.startswith(prefixes) and get_rates(measured, group, name)]
+    return max(names, key=lambda name: statistics.median(get_rates(measured, group, name)), default="")
 
 
-def ratio(measured: dict, group: str, above: str, below: str, factor: float = 1.0) -> tuple[list[float] | None, str]:
-    """Of every repeat, both of the same turn through the group; and of which subjects."""
-    numerators, denominators = of(measured, group, above), of(measured, group, below)
+def rate_ratios(
+    measured: dict, group: str, numerator: str, denominator: str, factor: float = 1.0
+) -> tuple[list[float] | None, str]:
+    """Return the ratio of two subjects' rates in every repeat, and the names of both; `None` if one has no rates."""
+    numerators, denominators = get_rates(measured, group, numerator), get_rates(measured, group, denominator)
     if not numerators or not denominators:
         return None, ""
-    return [
-        factor * x / y for x, y in zip(numerators, denominators, strict=False)
-    ], f"{above} / {below}"  # one may have died
+    pairs = zip(numerators, denominators, strict=False)  # a subject that failed later has fewer rates
+    return [factor * above / below for above, below in pairs], f"{numerator} / {denominator}"

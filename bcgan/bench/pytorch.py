@@ -1,8 +1,8 @@
-"""Table 1's network in PyTorch, at the settings that make it quick there; needs requirements-bench.txt."""
+"""Subjects for comparison: Table 1's network in PyTorch, with fast settings. They need requirements-bench.txt."""
 
-from bcgan.bench.subjects import SCORED, STEPS, Subject, patches
+from bcgan.bench.subjects import NUM_SCORED, STEPS, Subject, draw_patches
 
-# What "its best" is chosen from, in every run anew: precision, memory format, torch.compile's mode or none.
+# The candidates for PyTorch's best: precision, whether channels are last, and torch.compile's mode.
 SETTINGS = {
     "float32": ("float32", False, None),
     "float32, channels last": ("float32", True, None),
@@ -15,10 +15,10 @@ GRAPHS = {"bfloat16, channels last, CUDA graphs": ("bfloat16", True, "reduce-ove
 
 
 def training(settings: str, batch: int = 128, device: str = "cpu", steps: int = STEPS) -> Subject:
-    """Scaling, forward, backward and AdamW's fused update; float32 weights under autocast."""
-    torch, model, autocast, placed = _start(settings, device)
+    """Make a subject that runs training steps with AdamW's fused update; weights are float32, under autocast."""
+    torch, model, autocast, to_memory_format = _prepare_model(settings, device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
-    images, labels = patches(batch)
+    images, labels = draw_patches(batch)
     images, labels = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels).float()
     images, labels = images.to(device), labels.to(device)
     model.train()
@@ -26,7 +26,7 @@ def training(settings: str, batch: int = 128, device: str = "cpu", steps: int = 
     def run() -> int:
         for _ in range(steps):
             with autocast():
-                logits = model(placed(images.float() / 255))[:, 0]
+                logits = model(to_memory_format(images.float() / 255))[:, 0]
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -37,40 +37,43 @@ def training(settings: str, batch: int = 128, device: str = "cpu", steps: int = 
     return run
 
 
-def inference(settings: str, batch: int = 256, device: str = "cpu", scored: int = SCORED) -> Subject:
-    """Batch normalisations folded into the convolutions, as PyTorch's own optimiser for inference does."""
-    torch, model, autocast, placed = _start(settings, device, folded=True)
-    images = patches(scored)[0]
+def inference(settings: str, batch: int = 256, device: str = "cpu", scored: int = NUM_SCORED) -> Subject:
+    """Make a subject that scores patches, with batch normalization folded into the convolutions."""
+    torch, model, autocast, to_memory_format = _prepare_model(settings, device, folded=True)
+    images = draw_patches(scored)[0]
 
     def run() -> int:
         with torch.inference_mode(), autocast():
             for start in range(0, scored, batch):
-                part = torch.from_numpy(images[start : start + batch]).to(device).permute(0, 3, 1, 2)
-                torch.sigmoid(model(placed(part.float() / 255))[:, 0]).float().cpu().numpy()
+                inputs = torch.from_numpy(images[start : start + batch]).to(device).permute(0, 3, 1, 2)
+                torch.sigmoid(model(to_memory_format(inputs.float() / 255))[:, 0]).float().cpu().numpy()
         return scored
 
     return run
 
 
-def _start(settings: str, device: str, folded: bool = False) -> tuple:
+def _prepare_model(settings: str, device: str, folded: bool = False) -> tuple:
+    """Return torch, the model on the device, an autocast context and a function that sets images' memory format."""
     import torch
 
     precision, channels_last, mode = (SETTINGS | GRAPHS)[settings]
     if device != "cpu":
-        torch.set_float32_matmul_precision("high")  # TF32, which TensorFlow takes too
-    form = torch.channels_last if channels_last else torch.contiguous_format
+        torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow uses
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = _fold(_network(torch)) if folded else _network(torch)
-    model = model.to(device, memory_format=form)
+    model = model.to(device, memory_format=memory_format)
     if mode:
         model = torch.compile(model, mode=mode)
 
     def autocast():
+        """Return the context of the precision."""
         return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
-    return torch, model, autocast, lambda images: images.contiguous(memory_format=form)
+    return torch, model, autocast, lambda images: images.contiguous(memory_format=memory_format)
 
 
 def _fold(model):
+    """Return the model with batch normalization folded into the convolutions, for inference."""
     import torch
     from torch.fx.experimental.optimization import fuse
 
@@ -79,21 +82,26 @@ def _fold(model):
 
 
 def _network(torch):
-    """The layers of `bcgan.models.resnet_table1`, its tail at 13x13 as `bcgan.models.fast` has it, and the head."""
+    """Build `bcgan.models.resnet_table1` with its head; the last layers run at 13x13, as in `bcgan.models.fast`."""
     nn = torch.nn
 
     class Bottleneck(nn.Module):
+        """A bottleneck block with a shortcut without parameters: zeros fill the added channels."""
+
         def __init__(self, channels: int):
             super().__init__()
-            self.widening = 256 // channels
-            self.inner = nn.Sequential(
+            self.channel_factor = 256 // channels
+            self.convolutions = nn.Sequential(
                 nn.Conv2d(channels, 64, 1), nn.BatchNorm2d(64), nn.ReLU(),
                 nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 256, 1),
             )  # fmt: skip
 
         def forward(self, x):
-            shortcut = x if self.widening == 1 else torch.cat([x] + [torch.zeros_like(x)] * (self.widening - 1), 1)
-            return self.inner(x) + shortcut
+            """Apply the block."""
+            shortcut = (
+                x if self.channel_factor == 1 else torch.cat([x] + [torch.zeros_like(x)] * (self.channel_factor - 1), 1)
+            )
+            return self.convolutions(x) + shortcut
 
     return nn.Sequential(
         nn.Conv2d(3, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1),

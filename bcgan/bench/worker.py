@@ -1,4 +1,4 @@
-"""A process for one subject: it prepares, then does its work once for every line that it is sent."""
+"""A process that times one subject: it prepares, then runs the subject once for every line on its standard input."""
 
 import importlib
 import json
@@ -13,16 +13,16 @@ from typing import Any
 
 
 class Worker:
-    """The other side: starts the process, asks for repeats; the first is for warming up.
+    """A handle for such a process.
 
     Args:
-        module, maker: strings. The module and the function that builds the subject.
-        arguments: of the maker.
-        cores: int. How many the process may use; None: all.
+        module, maker: Names of the module in bcgan.bench and of its function that makes the subject.
+        arguments: Keyword arguments of the maker.
+        cores: How many cores the process may use; `None` for all.
     """
 
     def __init__(self, module: str, maker: str, arguments: dict[str, Any], cores: int | None = None):
-        # stderr goes to a file: a pipe that nobody reads fills up and blocks the process.
+        # stderr goes to a file: an unread pipe would fill up and block the process.
         self.stderr_file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bcgan.bench.worker", json.dumps([module, maker, arguments, cores])],
@@ -30,8 +30,12 @@ class Worker:
         )  # fmt: skip
         self.failure = None
 
-    def ask(self) -> dict[str, float] | None:
-        """One repeat: {count, seconds, peak_mebibytes}; None where the process has ended, `failure` says why."""
+    def run_once(self) -> dict[str, float] | None:
+        """Run the subject once, the first time to warm up.
+
+        Returns:
+            {count, seconds, peak_mebibytes}, or `None` if the process has ended; then `failure` has the reason.
+        """
         if self.failure is None:
             try:
                 self.process.stdin.write("\n")
@@ -44,8 +48,8 @@ class Worker:
                 self.failure = lines[-1][:200] if lines else f"ended with {self.process.returncode}"
         return None
 
-    def end(self) -> None:
-        """Close its input, upon which it leaves nothing behind; kill it where that takes too long."""
+    def close(self) -> None:
+        """End the process by closing its standard input, so that it cleans up; kill it after 20 seconds."""
         try:
             self.process.communicate(timeout=20)
         except subprocess.TimeoutExpired:
@@ -55,28 +59,32 @@ class Worker:
 
 
 def main() -> None:
+    """Make the subject of the command line's JSON argument, and time it for every line on standard input."""
     module, maker, arguments, cores = json.loads(sys.argv[1])
     if cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keep what libraries print out of the answers
     from bcgan import machine
 
     machine.prepare_environment()
     run = getattr(importlib.import_module(f"bcgan.bench.{module}"), maker)(**arguments)
-    with suppress(OSError):  # the peak begins anew: what preparing took is none of the subject's
+    with suppress(OSError):  # reset the peak memory, which must not include preparing
         Path("/proc/self/clear_refs").write_text("5", "utf-8")
     run()
     for _ in sys.stdin:
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         count = run()
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start_time
         peak = run.peak_mebibytes if hasattr(run, "peak_mebibytes") else peak_mebibytes("self")
         print(json.dumps({"count": count, "seconds": seconds, "peak_mebibytes": peak}), file=answers, flush=True)
 
 
 def peak_mebibytes(process: int | str) -> float | None:
-    """Of that process alone: getrusage's figure begins with that of the process which started it."""
+    """Return the peak memory of one process; `None` if it is unknown.
+
+    getrusage would include the memory of the parent process before the child replaced its program.
+    """
     try:
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text("utf-8").splitlines())
         return int(fields["VmHWM"].split()[0]) / 1024

@@ -1,7 +1,7 @@
-"""Probabilities that mean what they say: temperature scaling (Guo et al. 2017), with a shift (Platt 1999).
+"""Calibrate probabilities by temperature scaling (Guo et al. 2017) with a shift (Platt 1999).
 
-Training weighs the classes alike, so its probabilities are too high where malignant patches are few; a temperature
-alone cannot mend that.
+Training weights both classes equally, so the probabilities of malignancy are too high if malignant patches are rare. A
+temperature alone cannot correct that.
 """
 
 from typing import NamedTuple
@@ -9,29 +9,32 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, logit
 
-LEAST = 1e-6  # probabilities nearer to 0 and 1 are held here
+EPSILON = 1e-6  # probabilities are clipped to [EPSILON, 1 - EPSILON]
 
 
 class Calibration(NamedTuple):
-    """Log odds are divided by `temperature`, then `shift` is added."""
+    """Parameters of the calibration: log odds are divided by `temperature`, then `shift` is added."""
 
     temperature: float
     shift: float
 
 
 def log_odds(probabilities: np.ndarray) -> np.ndarray:
-    """log(p / (1 - p)), float64."""
-    return logit(np.clip(np.asarray(probabilities, np.float64), LEAST, 1 - LEAST))
+    """Return the log odds log(p / (1 - p)), float64."""
+    return logit(np.clip(np.asarray(probabilities, np.float64), EPSILON, 1 - EPSILON))
 
 
-def probability(odds: np.ndarray) -> np.ndarray:
-    """The inverse of `log_odds`."""
+def sigmoid(odds: np.ndarray) -> np.ndarray:
+    """Return the probabilities of log odds; the inverse of `log_odds`."""
     return expit(odds)
 
 
 def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
-    """From validation patients' probabilities; as they are (1, 0) where more malignancy means a smaller probability."""
-    from sklearn.linear_model import LogisticRegression  # a second that reading what is fitted must not cost
+    """Fit the calibration to the predictions for validation patches; (n,) each.
+
+    Returns the identity (1, 0) if the fitted slope is negative: calibration must not reverse the order of predictions.
+    """
+    from sklearn.linear_model import LogisticRegression  # takes a second to import, which prediction does not need
 
     model = LogisticRegression(C=np.inf, max_iter=1000).fit(log_odds(probabilities)[:, None], labels)
     slope = float(model.coef_[0, 0])
@@ -39,5 +42,5 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
 
 
 def apply(calibration: Calibration, probabilities: np.ndarray) -> np.ndarray:
-    """Calibrated probabilities: in the same order, so that ROC AUC stays."""
-    return probability(log_odds(probabilities) / calibration.temperature + calibration.shift)
+    """Return the calibrated probabilities; their order, and so the ROC AUC, does not change."""
+    return sigmoid(log_odds(probabilities) / calibration.temperature + calibration.shift)

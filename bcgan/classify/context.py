@@ -1,8 +1,8 @@
 """Spatial context: refine a patch's prediction by those of the patches around it, if their coordinates are known.
 
-Carcinoma grows in regions. A patch's own log odds are joined by its neighbours', averaged with weights that fall with
-the distance, at three distances; a logistic regression on the validation patients says how much each counts. It works
-on complete slides and on scattered samples of one alike: the averages shrink to nothing where neighbours are few.
+Carcinoma grows in regions. A logistic regression, fitted on validation patients, combines a patch's own log odds with
+three averages of its neighbors' log odds, whose weights decrease with distance at different rates. The averages shrink
+to zero if there are few neighbors, so the model works on complete slides and on scattered samples of patches.
 """
 
 from typing import NamedTuple
@@ -11,74 +11,79 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from bcgan.classify.calibration import log_odds, probability
+from bcgan.classify.calibration import log_odds, sigmoid
 from bcgan.data.records import UNKNOWN
 
-REACH = (1.5, 4.0, 12.0)  # distances, in patches, at which a neighbour's weight has fallen to 1/e
-SHRINKAGE = 1.0  # weight of the nothing that every average holds
-BLOCK = 2048  # patches whose distances are held at a time, at most
-HELD = 2**24  # distances
+RADII = (1.5, 4.0, 12.0)  # distances, in patches, at which the weight of a neighbor is 1/e
+SHRINKAGE = 1.0  # weight of a zero that is part of every average
+CHUNK_PATCHES = 2048  # largest number of patches whose distances are computed at a time
+MAX_DISTANCES = 2**24  # largest number of distances that are computed at a time
 
 
 class Context(NamedTuple):
-    """coefficients: (1 + len(REACH),), of the patch's own log odds and of each average; intercept: float."""
+    """The fitted logistic regression on log odds."""
 
-    coefficients: list[float]
+    coefficients: list[float]  # (1 + len(RADII),), of the patch's own log odds and of each average
     intercept: float
 
 
-def known(places: np.ndarray) -> bool:
-    """Whether patches have places at all: a data set without them gives UNKNOWN."""
-    return bool((places != UNKNOWN).any())
+def has_coordinates(coords: np.ndarray) -> bool:
+    """Return whether any patch has coordinates; a data set without coordinates has UNKNOWN for all of them."""
+    return bool((coords != UNKNOWN).any())
 
 
-def fit(probabilities: np.ndarray, places: np.ndarray, slides: np.ndarray, labels: np.ndarray, side: int) -> Context:
-    """How much the neighbours count, from the validation patients.
+def fit(
+    probabilities: np.ndarray, coords: np.ndarray, slides: np.ndarray, labels: np.ndarray, patch_px: int
+) -> Context:
+    """Fit the regression to the predictions for validation patches.
 
     Args:
         probabilities: float in [0, 1], (n,). Of malignancy, each patch by itself.
-        places: integers, (n, 2). x and y of the upper left corners, pixels at the patches' own scale.
-        slides: (n,). The slide, or the patient, of each patch: neighbours are of the same one.
+        coords: integers, (n, 2). x and y of the upper left corners, pixels at the scale of the patches.
+        slides: (n,). The slide, or the patient, of each patch; only patches of the same one are neighbors.
         labels: 0 or 1, (n,).
-        side: int. Side of a patch, pixels at the same scale.
+        patch_px: Side of a patch, pixels at the same scale.
     """
-    from sklearn.linear_model import LogisticRegression  # a second that reading what is fitted must not cost
+    from sklearn.linear_model import LogisticRegression  # takes a second to import, which prediction does not need
 
-    features = neighbourhood(probabilities, places, slides, side)
+    features = context_features(probabilities, coords, slides, patch_px)
     model = LogisticRegression().fit(features, labels)
     return Context(model.coef_[0].tolist(), float(model.intercept_[0]))
 
 
-def refine(
-    context: Context, probabilities: np.ndarray, places: np.ndarray, slides: np.ndarray, side: int
+def apply(
+    context: Context, probabilities: np.ndarray, coords: np.ndarray, slides: np.ndarray, patch_px: int
 ) -> np.ndarray:
-    """Return probabilities of malignancy refined by the neighbours, float, (n,). Arguments as `fit`'s."""
-    features = neighbourhood(probabilities, places, slides, side)
-    return probability(features @ context.coefficients + context.intercept)
+    """Return probabilities of malignancy refined by those of the neighbors, float (n,). Arguments as in `fit`."""
+    features = context_features(probabilities, coords, slides, patch_px)
+    return sigmoid(features @ context.coefficients + context.intercept)
 
 
-def has_neighbours(places: np.ndarray, side: int) -> np.ndarray:
-    """Whether another patch of the same slide lies within the farthest REACH; bool, (n,). Arguments as `fit`'s."""
-    if len(places) < 2:
-        return np.zeros(len(places), bool)
-    distance = cKDTree(places).query(places, 2)[0][:, 1]
-    return distance <= REACH[-1] * side
+def has_neighbors(coords: np.ndarray, patch_px: int) -> np.ndarray:
+    """Return whether each patch of a slide has another within the largest radius; bool, (n,). Arguments as in `fit`."""
+    if len(coords) < 2:
+        return np.zeros(len(coords), bool)
+    distance = cKDTree(coords).query(coords, 2)[0][:, 1]
+    return distance <= RADII[-1] * patch_px
 
 
-def neighbourhood(probabilities: np.ndarray, places: np.ndarray, slides: np.ndarray, side: int) -> np.ndarray:
-    """Own log odds, and the neighbours' average at each REACH; float, (n, 1 + len(REACH))."""
+def context_features(probabilities: np.ndarray, coords: np.ndarray, slides: np.ndarray, patch_px: int) -> np.ndarray:
+    """Return the log odds of each patch and the averages of its neighbors at each radius; float (n, 1 + len(RADII)).
+
+    Arguments as in `fit`.
+    """
     odds = log_odds(probabilities)
-    features = np.zeros((len(odds), 1 + len(REACH)))
+    features = np.zeros((len(odds), 1 + len(RADII)))
     features[:, 0] = odds
     for slide in np.unique(slides):
-        rows = np.flatnonzero((slides == slide) & (places != UNKNOWN).all(1))
-        step = min(BLOCK, max(1, HELD // max(1, len(rows))))
+        rows = np.flatnonzero((slides == slide) & (coords != UNKNOWN).all(1))
+        step = min(CHUNK_PATCHES, max(1, MAX_DISTANCES // max(1, len(rows))))
         for start in range(0, len(rows), step):
             chunk = rows[start : start + step]
-            distance = cdist(places[chunk], places[rows]) / side
-            # A patch is no neighbour of its own.
+            distance = cdist(coords[chunk], coords[rows]) / patch_px
+            # A patch is not its own neighbor.
             distance[np.arange(len(chunk)), np.arange(start, start + len(chunk))] = np.inf
-            for column, reach in enumerate(REACH, 1):
-                weights = np.exp(-distance / reach)
+            for column, radius in enumerate(RADII, 1):
+                weights = np.exp(-distance / radius)
                 features[chunk, column] = weights @ odds[rows] / (weights.sum(1) + SHRINKAGE)
     return features

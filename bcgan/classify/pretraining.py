@@ -1,7 +1,7 @@
-"""Self-supervision of EfficientNet-Lite0 on patches without labels: SimCLR (Chen et al. 2020), from ImageNet on.
+"""Pretrain EfficientNet-Lite0 on patches without labels by SimCLR (Chen et al. 2020), starting from ImageNet's weights.
 
-Two views of a patch, differently turned, stained and cut, are to have more alike features than any two patches: what a
-stain or a cut changes is unlearnt, what tells tissue apart is learnt, and no label is looked at.
+The contrastive loss makes the features of two random augmentations of a patch more similar than those of different
+patches. Augmentations are orientation, stain, color and crop.
 """
 
 import shutil
@@ -14,31 +14,31 @@ import tensorflow as tf
 from keras import layers
 
 from bcgan import progress, runs
-from bcgan.classify.train import schedule
+from bcgan.classify.train import warmup_cosine_schedule
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 from bcgan.models import fast, weights
-from bcgan.models.efficientnet_lite import backbone, transfer_network
+from bcgan.models.efficientnet_lite import get_backbone, transfer_network
 from bcgan.preprocess.store import Store
 from bcgan.settings import Pretrain
 
-NETWORK, SEEN = "simclr.keras", "pretraining_patients.json"
+NETWORK, PATIENTS = "simclr.keras", "pretraining_patients.json"
 SHIPPED = Path(__file__).parents[1] / "shipped" / "simclr"
 LOG_EVERY = 10
-UNITS = (512, 128)  # of the head behind the pooled features, which is thrown away
-DECAY = 1e-4
+HEAD_UNITS = (512, 128)  # of the projection head on the pooled features, which is discarded after training
+WEIGHT_DECAY = 1e-4
 
 
-def seen_roles(settings: Pretrain) -> tuple[str, ...]:
-    """Return the roles whose patches are used: never those of validation or test patients."""
+def pretraining_roles(settings: Pretrain) -> tuple[str, ...]:
+    """Return the roles whose patches are used, which are never those of validation or test patients."""
     return ("train", "unlisted", "unlisted_other") if settings.include_unlisted else ("train",)
 
 
 def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> None:
     """Write simclr.keras, the network up to its pooled features, and pretraining_patients.json, its training patients.
 
-    With `pretrain.weights: shipped` both are copies of the files in bcgan.
+    With `pretrain.weights: shipped` both are copies of the files bundled with bcgan.
 
     Raises:
         InputError: If the weights in bcgan were trained on patients who are validation or test patients here.
@@ -47,29 +47,29 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
     settings, index = experiment.pretrain, store.index
     if settings.weights == "shipped":
         held_out = index["patient"][index["role"].str.removesuffix("_other").isin(["validation", "test"])]
-        if known_patients := sorted(seen(SHIPPED) & set(held_out)):
+        if known_patients := sorted(pretraining_patients(SHIPPED) & set(held_out)):
             raise InputError(
                 f"pretrain.weights: shipped was trained on {len(known_patients)} patients (first: {known_patients[0]}) "
                 "who are validation or test patients here. Train on this split instead: pretrain.weights=none, "
                 "pretrain.steps=2250. If they are other patients with the same names, rename them."
             )
-        for name in (SEEN, NETWORK):
+        for name in (PATIENTS, NETWORK):
             shutil.copyfile(SHIPPED / name, folder / name)
         return
-    rows = np.flatnonzero(index["role"].isin(seen_roles(settings)))
+    rows = np.flatnonzero(index["role"].isin(pretraining_roles(settings)))
     train(store.images[rows], settings, experiment.seed, folder, xla)
     patients = sorted(index["patient"].iloc[rows].unique().tolist())
-    runs.write_json(folder / SEEN, {"patches": len(rows), "patients": patients})
+    runs.write_json(folder / PATIENTS, {"patches": len(rows), "patients": patients})
 
 
-def seen(folder: Path) -> set[str]:
+def pretraining_patients(folder: Path) -> set[str]:
     """Return the patients that the network in `folder` was trained on; empty if there is no network."""
-    path = folder / SEEN
+    path = folder / PATIENTS
     return set(runs.read_json(path)["patients"]) if path.exists() else set()
 
 
 def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: bool) -> None:
-    """Train and write simclr.keras and log.jsonl.
+    """Train the network and write simclr.keras and log.jsonl.
 
     An interruption leaves checkpoint.npz; calling again with the same arguments resumes.
 
@@ -82,72 +82,79 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
     keras.utils.set_random_seed(seed)
     network = transfer_network(images.shape[1])
     x = network.layers[-1].input  # without dropout
-    x = layers.Dense(UNITS[0], "relu", dtype="float32", name="hidden")(x)
-    joined = keras.Model(network.input, layers.Dense(UNITS[1], dtype="float32", name="projection")(x))
-    batch = min(settings.batch_size, len(images))
-    rates = schedule(settings.learning_rate, settings.steps, max(1, settings.steps // 100))
-    optimizer = keras.optimizers.AdamW(rates, weight_decay=DECAY)
-    optimizer.build(joined.trainable_variables)
-    groups = {"network": joined.variables, "optimizer": optimizer.variables}
+    x = layers.Dense(HEAD_UNITS[0], "relu", dtype="float32", name="hidden")(x)
+    projector = keras.Model(network.input, layers.Dense(HEAD_UNITS[1], dtype="float32", name="projection")(x))
+    batch_size = min(settings.batch_size, len(images))
+    schedule = warmup_cosine_schedule(settings.learning_rate, settings.steps, max(1, settings.steps // 100))
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY)
+    optimizer.build(projector.trainable_variables)
+    groups = {"network": projector.variables, "optimizer": optimizer.variables}
     checkpoint, log_path = folder / "checkpoint.npz", folder / "log.jsonl"
     start = weights.restore(checkpoint, groups)
-    progress.keep_lines(log_path, "step", start)
-    step_function = make_step(joined, optimizer, settings, seed, xla)
-    sampler = batches.shuffled(np.arange(len(images)), batch, seed)
-    stream = batches.stream(images, np.zeros(len(images), int), sampler, range(start, settings.steps))
+    progress.truncate_jsonl(log_path, "step", start)
+    step_function = make_step(projector, optimizer, settings, seed, xla)
+    sampler = batches.epoch_sampler(np.arange(len(images)), batch_size, seed)
+    dataset = batches.make_dataset(images, np.zeros(len(images), int), sampler, range(start, settings.steps))
 
-    began = time.monotonic()
+    start_time = time.monotonic()
     with progress.bar(settings.steps, "pretrain", start=start) as bar:
-        for step, patches, _ in stream:
+        for step, patches, _ in dataset:
             loss, accuracy = (float(value) for value in step_function(step, patches))
-            done = int(step) + 1
+            num_done = int(step) + 1
             if not np.isfinite(loss):
                 raise WorkError(
-                    f"pretrain: the loss is NaN or infinite at step {done}. No model was written; lower "
+                    f"pretrain: the loss is NaN or infinite at step {num_done}. No model was written; lower "
                     f"pretrain.learning_rate ({settings.learning_rate})."
                 )
-            if int(step) % LOG_EVERY == 0 or done == settings.steps:
-                rate = (done - start) * batch / (time.monotonic() - began)
-                progress.write_line(
-                    log_path, step=int(step), loss=loss, accuracy=accuracy, images_per_second=round(rate, 1)
+            if int(step) % LOG_EVERY == 0 or num_done == settings.steps:
+                speed = (num_done - start) * batch_size / (time.monotonic() - start_time)
+                progress.append_jsonl(
+                    log_path, step=int(step), loss=loss, accuracy=accuracy, images_per_second=round(speed, 1)
                 )
-            if done % settings.checkpoint_interval == 0 and done < settings.steps:
-                weights.save(checkpoint, done, groups)
+            if num_done % settings.checkpoint_interval == 0 and num_done < settings.steps:
+                weights.save(checkpoint, num_done, groups)
             bar.set_postfix(loss=f"{loss:.2f}", accuracy=f"{accuracy:.0%}", refresh=False)
             bar.update()
-    weights.save_model(backbone(network), folder / NETWORK)
+    weights.save_model(get_backbone(network), folder / NETWORK)
     checkpoint.unlink(missing_ok=True)
 
 
-def make_step(joined: keras.Model, optimizer, settings: Pretrain, seed: int, xla: bool):
-    """One update on two views of every patch; gives what `contrast` gives."""
-    fused = fast.fuse_model(joined)
+def make_step(projector: keras.Model, optimizer, settings: Pretrain, seed: int, xla: bool):
+    """Return a function that updates the network on two random views of every patch, and returns loss and accuracy.
 
-    def view(images, number):
-        seeds = [tf.stack([tf.constant(seed + 2, tf.int64), number + place]) for place in range(4)]
-        images = batches.dihedral(images, seeds[0])
+    Args:
+        projector: The network with its projection head.
+    """
+    fused = fast.fuse_model(projector)
+
+    def random_view(images, first_seed):
+        seeds = [tf.stack([tf.constant(seed + 2, tf.int64), first_seed + offset]) for offset in range(4)]
+        images = batches.random_dihedral(images, seeds[0])
         images = batches.stain_jitter(images, seeds[1], settings.stain_jitter)
         images = batches.color_jitter(images, seeds[2], settings.color_jitter)
-        return batches.cut(images, seeds[3], settings.min_crop_scale)
+        return batches.random_resized_crop(images, seeds[3], settings.min_crop_scale)
 
     @tf.function(jit_compile=xla)
     def step_function(step, images):
-        images = batches.scale(images)
-        both = tf.concat([view(images, 8 * step), view(images, 8 * step + 4)], 0)
+        images = batches.to_float(images)
+        views = tf.concat([random_view(images, 8 * step), random_view(images, 8 * step + 4)], 0)
         with tf.GradientTape() as tape:
-            loss, accuracy = contrast(fused(both, training=True), settings.temperature)
-        variables = joined.trainable_variables
+            loss, accuracy = nt_xent_loss(fused(views, training=True), settings.temperature)
+        variables = projector.trainable_variables
         optimizer.apply(tape.gradient(loss, variables), variables)
         return loss, accuracy
 
     return step_function
 
 
-def contrast(projected: tf.Tensor, temperature: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """The normalised, temperature-scaled cross entropy, and the share of views whose nearest other is their partner.
+def nt_xent_loss(projected: tf.Tensor, temperature: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the normalized temperature-scaled cross-entropy loss of SimCLR, and its accuracy.
 
     Args:
-        projected: float32, (2n, units). Row i and row n + i are views of one patch.
+        projected: float32, (2n, units). Rows i and n + i are views of the same patch.
+
+    Returns:
+        Scalars: the loss, and the fraction of views whose most similar other view is of the same patch.
     """
     projected = tf.math.l2_normalize(projected, -1)
     count = tf.shape(projected)[0]

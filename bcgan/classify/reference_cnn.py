@@ -1,7 +1,6 @@
-"""The reference CNN: a plain CNN trained on real training patches alone.
+"""The reference CNN: a plain CNN that is trained on real training patches only.
 
-It gives the features in which synthetic and real patches are compared, and with the quality filter it decides which
-synthetic patches are accepted.
+Synthetic and real patches are compared in its features, and the quality filter uses it to accept synthetic patches.
 """
 
 from pathlib import Path
@@ -10,16 +9,16 @@ import keras
 import numpy as np
 import pandas as pd
 
-from bcgan.classify.train import Patches, Recipe, TrainingData, scorer, train
+from bcgan.classify.train import Patches, Recipe, TrainingData, make_predict_fn, train
 from bcgan.data import batches
 from bcgan.gan import quality_filter
 from bcgan.models import weights
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import build_classifier
 from bcgan.settings import Classifier, Classify
 from bcgan.settings import QualityFilter as FilterSettings
 
 NETWORK = "cnn"
-MAX_EPOCHS = 12  # evaluations on the validation patients; few patches would otherwise mean hundreds
+MAX_EPOCHS = 12  # limits the evaluations on the validation set, which few training patches would make hundreds
 
 
 def load_or_train(patches: Patches, validation: Patches, steps: int, seed: int, path: Path, xla: bool) -> keras.Model:
@@ -34,7 +33,7 @@ def load_or_train(patches: Patches, validation: Patches, steps: int, seed: int, 
         epoch_steps = min(steps, max(1, len(patches.labels) // settings.batch_size, steps // MAX_EPOCHS))
         classifier_settings = Classifier(epochs=max(1, round(steps / epoch_steps)))
         keras.utils.set_random_seed(seed)
-        network = classifier(NETWORK, patches.images.shape[1])
+        network = build_classifier(NETWORK, patches.images.shape[1])
         recipe = Recipe(settings, classifier_settings, seed, xla, epoch_steps)
         train(network, TrainingData(patches, None, validation), recipe, path)
     return weights.load_model(path)
@@ -45,9 +44,9 @@ def make_feature_fn(network: keras.Model):
     extract = keras.Model(network.inputs, network.get_layer("logit").input)
 
     def extract_batch(images: np.ndarray) -> np.ndarray:
-        return np.asarray(keras.ops.cast(extract(batches.scale(images), training=False), "float32"), np.float64)
+        return np.asarray(keras.ops.cast(extract(batches.to_float(images), training=False), "float32"), np.float64)
 
-    return lambda images: batches.by_parts(extract_batch, images)
+    return lambda images: batches.map_in_batches(extract_batch, images)
 
 
 def fit_quality_filter(network: keras.Model, real: Patches, settings: FilterSettings) -> quality_filter.QualityFilter:
@@ -61,24 +60,24 @@ def apply_quality_filter(
 ) -> pd.DataFrame:
     """Return one row for each synthetic patch: confidence in its label, distance (1 is the limit), filter_result."""
     confidence, distance, result = quality_filter.apply(
-        fitted, make_feature_fn(network)(images), scorer(network)(images), labels
+        fitted, make_feature_fn(network)(images), make_predict_fn(network)(images), labels
     )
     names = np.array(quality_filter.RESULTS)[result]
     return pd.DataFrame({"confidence": confidence, "distance": distance, "filter_result": names})
 
 
 def sample_matching(real: Patches, count: int, seed: int) -> Patches:
-    """Draw `count` real patches, half of each class, or as many as there are."""
+    """Draw `count` real patches, half of each class, or as many as possible."""
     return sample_class_balanced(real, min(count, max_balanced_size(real)), np.random.default_rng(seed))
 
 
 def sample_class_balanced(patches: Patches, count: int, rng: np.random.Generator) -> Patches:
-    """Draw `count` patches, half of each class, so that class shares cannot differ between two samples."""
+    """Draw `count` patches, half of each class, so that two samples have the same class balance."""
     rows = [rng.choice(np.flatnonzero(patches.labels == label), count // 2, replace=False) for label in (0, 1)]
     rows = np.concatenate(rows)
     return Patches(patches.images[rows], patches.labels[rows])
 
 
 def max_balanced_size(patches: Patches) -> int:
-    """Return how many patches `sample_class_balanced` can draw."""
+    """Return the largest number of patches that `sample_class_balanced` can draw."""
     return 2 * int(np.bincount(patches.labels, minlength=2).min())

@@ -1,8 +1,7 @@
-"""Distillation: trained classifiers label patches whose own labels may not be used, and a student learns from both.
+"""Distillation: trained classifiers label the patches of unlisted patients, and a student is trained on them too.
 
-The teachers' mean log odds, calibrated on the validation patients, are the labels: a number between 0 and 1, not a call
-(Hinton et al. 2015). The official lists leave patients out; their patches show other stains and scanners, and only the
-pictures are looked at here.
+The soft labels, in [0, 1], are the teachers' mean log odds, calibrated on the validation patients (Hinton et al. 2015).
+Patches of unlisted patients show other stains and scanners. Their own labels are not used.
 """
 
 from pathlib import Path
@@ -10,49 +9,49 @@ from pathlib import Path
 import numpy as np
 
 from bcgan.classify import calibration
-from bcgan.classify.scoring import probabilities
+from bcgan.classify.scoring import predict_probabilities
 from bcgan.classify.train import Patches
-from bcgan.data.views import central
+from bcgan.data.views import center_crop
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
 ROLES = ("unlisted", "unlisted_other")
-VIEWS = 4  # orientations of a patch that a teacher sees
+TTA_VIEWS = 4  # orientations of a patch that a teacher's prediction is averaged over
 
 
-def unlisted(experiment: Experiment, store: Store) -> np.ndarray:
-    """Return the rows of unlisted patients, who have no other role.
+def unlisted_rows(experiment: Experiment, store: Store) -> np.ndarray:
+    """Return the indices of the patches of unlisted patients.
 
     Raises:
-        InputError: every patient is on a list.
+        InputError: If every patient is on a list.
     """
     rows = np.flatnonzero(store.index["role"].isin(ROLES))
     if not len(rows):
         raise InputError(
-            f"classify.teachers: under data.protocol={experiment.data.protocol} every patient trains, chooses or "
-            "tests, and none is left to be labelled by teachers. Set taught=0."
+            f"classify.teachers: with data.protocol={experiment.data.protocol} every patient is in the training, "
+            "validation or test set, and no patches are left for the teachers to label. Set distillation_fraction=0."
         )
     return rows
 
 
-def taught(experiment: Experiment, store: Store, folder: Path) -> Patches:
-    """Return the patches of unlisted patients, labelled by the trained teachers in `folder`, float32 in [0, 1].
+def distilled_patches(experiment: Experiment, store: Store, folder: Path) -> Patches:
+    """Return the patches of unlisted patients, with soft labels (float32 in [0, 1]) of the teachers in `folder`.
 
     Raises:
-        InputError: every patient is on a list.
+        InputError: If every patient is on a list.
     """
-    settings, rows = experiment.classify, unlisted(experiment, store)
-    chosen = store.rows("validation")
-    image_sets = [central(store.images[side], settings.crop_size) for side in (chosen, rows)]
-    odds = [0.0, 0.0]
+    settings, unlisted = experiment.classify, unlisted_rows(experiment, store)
+    validation = store.role_indices("validation")
+    image_sets = [center_crop(store.images[rows], settings.crop_size) for rows in (validation, unlisted)]
+    mean_odds = [0.0, 0.0]
     for name in settings.teachers:
         for seed in settings.seeds:
             network = weights.load_model(folder / f"{name}-seed{seed}.keras")
-            for number, images in enumerate(image_sets):
-                logits = calibration.log_odds(probabilities(network, images, VIEWS))
-                odds[number] += logits / (len(settings.teachers) * len(settings.seeds))
-    joint = [calibration.probability(values) for values in odds]
-    fitted = calibration.fit(joint[0], store.index["label"].to_numpy()[chosen])
-    return Patches(store.images[rows], calibration.apply(fitted, joint[1]).astype(np.float32))
+            for index, images in enumerate(image_sets):
+                odds = calibration.log_odds(predict_probabilities(network, images, TTA_VIEWS))
+                mean_odds[index] += odds / (len(settings.teachers) * len(settings.seeds))
+    validation_probabilities, unlisted_probabilities = map(calibration.sigmoid, mean_odds)
+    fitted = calibration.fit(validation_probabilities, store.index["label"].to_numpy()[validation])
+    return Patches(store.images[unlisted], calibration.apply(fitted, unlisted_probabilities).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Training of one classifier: the best epoch by validation AUC of the averaged weights is what is kept."""
+"""Train one classifier; the averaged weights of the epoch with the best validation ROC AUC are kept."""
 
 import time
 from functools import partial
@@ -11,10 +11,10 @@ import tensorflow as tf
 from sklearn.metrics import log_loss, roc_auc_score
 
 from bcgan import distribute, progress
-from bcgan.classify.losses import class_weights, loss
-from bcgan.classify.scoring import scorer
+from bcgan.classify.losses import batch_loss, class_weights
+from bcgan.classify.scoring import make_predict_fn
 from bcgan.data import batches
-from bcgan.data.views import central
+from bcgan.data.views import center_crop
 from bcgan.errors import WorkError
 from bcgan.models import fast, weights
 from bcgan.settings import Classifier, Classify
@@ -24,22 +24,24 @@ OPTIMIZERS = {
     "sgd": partial(keras.optimizers.SGD, momentum=0.9, nesterov=True), "rmsprop": keras.optimizers.RMSprop,
     "lion": keras.optimizers.Lion,
 }  # fmt: skip
-STATISTICS_MOMENTUM = 0.9  # Keras's 0.99 needs hundreds of steps to leave its start, and a short training has fewer
+BATCH_NORM_MOMENTUM = 0.9  # with Keras's 0.99 the statistics need hundreds of steps, and a short training has fewer
 
 
 class Patches(NamedTuple):
-    """images: uint8, (n, size, size, 3). labels: 0 or 1, or anything between where a teacher is not sure, (n,)."""
+    """Labeled patches."""
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # uint8, (n, size, size, 3)
+    labels: np.ndarray  # 0 or 1, or soft labels in [0, 1] of distillation, (n,)
 
 
 class TrainingData(NamedTuple):
     """The patches of a training.
 
-    real: labelled training patches.
-    extra: synthetic or distilled patches, `Classifier.extra_fraction` of every batch; `None`: real patches alone.
-    validation: patches that select the epoch; `None`: the last epoch is kept.
+    Attributes:
+        real: Labeled training patches.
+        extra: Synthetic or distilled patches, `Classifier.extra_fraction` of every batch. `None` means real patches
+            only.
+        validation: Patches that select the epoch. `None` means that the last epoch is kept.
     """
 
     real: Patches
@@ -50,9 +52,13 @@ class TrainingData(NamedTuple):
 class Recipe(NamedTuple):
     """How a classifier is trained.
 
-    classify: settings of every classifier. classifier: settings of this one. seed: of everything random.
-    xla: whether steps are compiled by XLA. epoch_steps: steps of an epoch; `None`: one pass over the real patches.
-    augment: whether patches are turned, mirrored and their colors jittered.
+    Attributes:
+        classify: Settings shared by all classifiers.
+        classifier: Settings of this classifier.
+        seed: Of all random numbers.
+        xla: Whether steps are compiled by XLA.
+        epoch_steps: Steps of an epoch. `None` means one pass over the real patches.
+        augment: Whether patches get random orientations, stains and colors.
     """
 
     classify: Classify
@@ -64,17 +70,16 @@ class Recipe(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """What a training draws from: a pool of patches, which of them a step sees, the steps of an epoch, and the loss's
-    weights of benign and malignant patches."""
+    """How batches are drawn."""
 
-    pool: Patches
-    sampler: batches.Sampler
+    pool: Patches  # real patches, then extra ones
+    sampler: batches.Sampler  # from a step to indices into the pool
     epoch_steps: int
-    class_weight: tuple[float, float]
+    class_weight: tuple[float, float]  # of benign and malignant patches in the loss
 
 
 def train(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) -> None:
-    """Train a classifier and write `path` (.keras), and a line for each epoch beside it (.jsonl).
+    """Train a classifier and write `path` (.keras), and next to it a line for each epoch (.jsonl).
 
     An interruption leaves a checkpoint of the last full epoch; calling again with the same arguments resumes.
 
@@ -84,78 +89,116 @@ def train(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) 
     Raises:
         WorkError: If the loss is NaN or infinite.
     """
-    settings, classifier_settings, validation = recipe.classify, recipe.classifier, data.validation
-    _follow_statistics(network)
+    settings, validation, epochs = recipe.classify, data.validation, recipe.classifier.epochs
+    _set_batch_norm_momentum(network)
     sampling = _build_sampling(data, recipe)
-    epochs, epoch_steps = classifier_settings.epochs, sampling.epoch_steps
-    average = keras.models.clone_model(network)
-    average.set_weights(network.get_weights())
-    distribute.synchronise(network)
-    best = [keras.Variable(variable) for variable in average.variables]
-    best_auc = keras.Variable(-1.0, dtype="float32")
-    optimizer = make_optimizer(network, classifier_settings, settings, epoch_steps)
-    state = {
-        "network": network.variables,
-        "average": average.variables,
-        "best": [*best, best_auc],
-        "optimizer": optimizer.variables,
-    }
+    epoch_steps = sampling.epoch_steps
+    state = _build_state(network, recipe, epoch_steps)
     checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
-    start = weights.restore(checkpoint, state)
-    progress.keep_lines(log_path, "epoch", start)
-    step_function = make_step(network, average, optimizer, recipe, sampling.class_weight)
-    score = scorer(average)
+    groups = state.groups()
+    start = weights.restore(checkpoint, groups)
+    progress.truncate_jsonl(log_path, "epoch", start)
+    step_function = make_step(network, state.average, state.optimizer, recipe, sampling.class_weight)
+    predict = make_predict_fn(state.average)
 
     with progress.bar(epochs * epoch_steps, path.stem, start=start * epoch_steps) as bar:
         for epoch in range(start, epochs):
-            began = time.monotonic()
+            start_time = time.monotonic()
             steps = range(epoch * epoch_steps, (epoch + 1) * epoch_steps)
-            stream = batches.stream(*sampling.pool, sampling.sampler, steps, settings.crop_size, recipe.seed)
-            values = []
-            for step, images, labels in stream:
-                values.append([float(value) for value in step_function(step, images, labels)])
+            dataset = batches.make_dataset(*sampling.pool, sampling.sampler, steps, settings.crop_size, recipe.seed)
+            step_metrics = []
+            for step, images, labels in dataset:
+                step_metrics.append([float(value) for value in step_function(step, images, labels)])
                 bar.update()
-            probabilities = score(central(validation.images, settings.crop_size)).astype(float) if validation else None
-            if not np.isfinite(values).all() or (validation and not np.isfinite(probabilities).all()):
-                raise WorkError(
-                    f"classify: {path.stem}: the loss is NaN or infinite in epoch {epoch + 1}. "
-                    f"Lower classify.models.*.learning_rate ({classifier_settings.learning_rate}), or set "
-                    "precision=float32."
-                )
-            line = _validate(probabilities, validation.labels) if validation else {}
-            area = line.get("validation_roc_auc", epoch)
-            if area > float(np.asarray(best_auc)):
-                best_auc.assign(area)
-                for best_variable, variable in zip(best, average.variables, strict=True):
-                    best_variable.assign(variable)
-            mean_loss, accuracy = np.mean(values, 0)
-            seconds = round(time.monotonic() - began, 2)
-            line = {"loss": mean_loss, "accuracy": accuracy, **line, "seconds": seconds}
-            progress.write_line(log_path, epoch=epoch, **line)
-            weights.save(checkpoint, epoch + 1, state)
+            _check_finite(step_metrics, path.stem, epoch, recipe)
+            validation_metrics = {}
             if validation:
-                bar.set_postfix(AUC=f"{area:.3f}", refresh=False)
-    for best_variable, variable in zip(best, average.variables, strict=True):
-        variable.assign(best_variable)
-    weights.save_model(average, path)
+                probabilities = predict(center_crop(validation.images, settings.crop_size)).astype(float)
+                _check_finite(probabilities, path.stem, epoch, recipe)
+                validation_metrics = _validate(probabilities, validation.labels)
+            roc_auc = validation_metrics.get("validation_roc_auc", epoch)  # without validation the last epoch is best
+            state.keep_if_best(roc_auc)
+            mean_loss, accuracy = np.mean(step_metrics, 0)
+            seconds = round(time.monotonic() - start_time, 2)
+            metrics = {"loss": mean_loss, "accuracy": accuracy, **validation_metrics, "seconds": seconds}
+            progress.append_jsonl(log_path, epoch=epoch, **metrics)
+            weights.save(checkpoint, epoch + 1, groups)
+            if validation:
+                bar.set_postfix(AUC=f"{roc_auc:.3f}", refresh=False)
+    state.restore_best()
+    weights.save_model(state.average, path)
     checkpoint.unlink(missing_ok=True)
 
 
+class _TrainingState(NamedTuple):
+    """What a training changes, and so what a checkpoint has to contain."""
+
+    network: keras.Model
+    average: keras.Model  # its weights are the exponential moving averages of the network's
+    best: list[keras.Variable]  # the average's variables after the best epoch
+    best_auc: keras.Variable
+    optimizer: keras.optimizers.Optimizer
+
+    def groups(self) -> weights.Groups:
+        """Return the variables of a checkpoint, by name."""
+        return {
+            "network": self.network.variables,
+            "average": self.average.variables,
+            "best": [*self.best, self.best_auc],
+            "optimizer": self.optimizer.variables,
+        }
+
+    def keep_if_best(self, roc_auc: float) -> None:
+        """Copy the averaged weights to `best` if this ROC AUC is the largest so far."""
+        if roc_auc > float(np.asarray(self.best_auc)):
+            self.best_auc.assign(roc_auc)
+            for best, variable in zip(self.best, self.average.variables, strict=True):
+                best.assign(variable)
+
+    def restore_best(self) -> None:
+        """Copy the weights of the best epoch to the averaged network."""
+        for best, variable in zip(self.best, self.average.variables, strict=True):
+            variable.assign(best)
+
+
+def _build_state(network: keras.Model, recipe: Recipe, epoch_steps: int) -> _TrainingState:
+    average = keras.models.clone_model(network)
+    average.set_weights(network.get_weights())
+    distribute.synchronize_batch_norm(network)
+    best = [keras.Variable(variable) for variable in average.variables]
+    best_auc = keras.Variable(-1.0, dtype="float32")
+    optimizer = make_optimizer(network, recipe.classifier, recipe.classify, epoch_steps)
+    return _TrainingState(network, average, best, best_auc, optimizer)
+
+
+def _check_finite(values: list | np.ndarray, name: str, epoch: int, recipe: Recipe) -> None:
+    """Raise WorkError if losses or probabilities are NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise WorkError(
+            f"classify: {name}: the loss is NaN or infinite in epoch {epoch + 1}. Lower "
+            f"classify.models.*.learning_rate ({recipe.classifier.learning_rate}), or set precision=float32."
+        )
+
+
 def _build_sampling(data: TrainingData, recipe: Recipe) -> Sampling:
-    """Return what a training draws from."""
-    settings, (real, extra, _), seed = recipe.classify, data, recipe.seed
-    fraction = recipe.classifier.extra_fraction
-    count = min(round(settings.batch_size * fraction), settings.batch_size - 1) if extra else 0
-    fresh = min(settings.batch_size - count, len(real.labels))
-    sampler, malignant = batches.shuffled(np.arange(len(real.labels)), fresh, seed), np.mean(real.labels)
-    epoch_steps, pool = recipe.epoch_steps or max(1, len(real.labels) // fresh), real
-    if extra and count:
+    """Decide how batches are drawn from the real and the extra patches."""
+    real, extra, _ = data
+    batch_size, seed = recipe.classify.batch_size, recipe.seed
+    num_real = len(real.labels)
+    num_extra_per_batch = 0
+    if extra:
+        num_extra_per_batch = min(round(batch_size * recipe.classifier.extra_fraction), batch_size - 1)
+    num_real_per_batch = min(batch_size - num_extra_per_batch, num_real)
+    sampler = batches.epoch_sampler(np.arange(num_real), num_real_per_batch, seed)
+    epoch_steps = recipe.epoch_steps or max(1, num_real // num_real_per_batch)
+    pool, malignant_fraction = real, np.mean(real.labels)
+    if extra and num_extra_per_batch:
         pool = Patches(*(np.concatenate(pair) for pair in zip(real, extra, strict=True)))
-        extra_rows = np.arange(len(real.labels), len(pool.labels))
-        part = count / (count + fresh)
-        malignant = (1 - part) * malignant + part * np.mean(extra.labels)
-        sampler = batches.mixed(sampler, extra_rows, count, seed)
-    return Sampling(pool, sampler, epoch_steps, class_weights(malignant))
+        extra_rows = np.arange(num_real, len(pool.labels))
+        extra_fraction = num_extra_per_batch / (num_extra_per_batch + num_real_per_batch)
+        malignant_fraction = (1 - extra_fraction) * malignant_fraction + extra_fraction * np.mean(extra.labels)
+        sampler = batches.mixed_sampler(sampler, extra_rows, num_extra_per_batch, seed)
+    return Sampling(pool, sampler, epoch_steps, class_weights(malignant_fraction))
 
 
 def _validate(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -166,25 +209,34 @@ def _validate(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]
     }
 
 
-def _follow_statistics(network: keras.Model) -> None:
+def _set_batch_norm_momentum(network: keras.Model) -> None:
+    """Set the momentum of all batch normalizations, in nested models too, to BATCH_NORM_MOMENTUM."""
     for layer in network.layers:
         if isinstance(layer, keras.Model):
-            _follow_statistics(layer)
+            _set_batch_norm_momentum(layer)
         elif isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = STATISTICS_MOMENTUM
+            layer.momentum = BATCH_NORM_MOMENTUM
 
 
-def schedule(rate: float, steps: int, warm: int) -> keras.optimizers.schedules.CosineDecay:
-    """From a tenth of the rate up to it in `warm` steps, then down to a hundredth as a cosine."""
+def warmup_cosine_schedule(
+    learning_rate: float, steps: int, warmup_steps: int
+) -> keras.optimizers.schedules.CosineDecay:
+    """Return a schedule that rises linearly from a tenth of the learning rate, then decays as a cosine to 1 % of it."""
     return keras.optimizers.schedules.CosineDecay(
-        rate / 10, max(1, steps - warm), alpha=0.01, warmup_target=rate, warmup_steps=warm
+        learning_rate / 10,
+        max(1, steps - warmup_steps),
+        alpha=0.01,
+        warmup_target=learning_rate,
+        warmup_steps=warmup_steps,
     )
 
 
 def make_optimizer(network: keras.Model, classifier_settings: Classifier, settings: Classify, epoch_steps: int):
+    """Return the optimizer of the settings, built for the network, with loss scaling for mixed_float16."""
     steps = classifier_settings.epochs * epoch_steps
-    rates = schedule(classifier_settings.learning_rate, steps, max(1, min(steps // 10, epoch_steps)))
-    optimizer = OPTIMIZERS[settings.optimizer](rates, weight_decay=settings.weight_decay)
+    warmup_steps = max(1, min(steps // 10, epoch_steps))
+    schedule = warmup_cosine_schedule(classifier_settings.learning_rate, steps, warmup_steps)
+    optimizer = OPTIMIZERS[settings.optimizer](schedule, weight_decay=settings.weight_decay)
     if keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(network.trainable_variables)
@@ -201,37 +253,37 @@ def make_step(
     """Return a function that updates the network and its average from a batch, and returns loss and accuracy.
 
     Args:
-        class_weight: The loss's weights of benign and malignant patches.
+        average: A copy of the network, whose weights become the exponential moving averages of the network's.
+        class_weight: Of benign and malignant patches in the loss.
     """
     settings, seed, augment = recipe.classify, recipe.seed, recipe.augment
     fused = fast.fuse_model(network)
 
     def update(step, images, labels):
-        seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + number]) for number in range(3)]
-        images = batches.scale(images)
+        seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + index]) for index in range(3)]
+        images = batches.to_float(images)
         if augment:
-            images = batches.dihedral(images, seeds[0])
+            images = batches.random_dihedral(images, seeds[0])
         if augment and settings.stain_jitter:
             images = batches.stain_jitter(images, seeds[1], settings.stain_jitter)
         if augment and settings.color_jitter:
             images = batches.color_jitter(images, seeds[2], settings.color_jitter)
-        images, labels = distribute.own(images), distribute.own(labels)
+        images, labels = distribute.replica_rows(images), distribute.replica_rows(labels)
         with tf.GradientTape() as tape:
             logits = fused(images, training=True)[:, 0]
-            value = loss(logits, labels, settings.loss, class_weight)
-            scaled = optimizer.scale_loss(value / distribute.replicas())
+            loss = batch_loss(logits, labels, settings.loss, class_weight)
+            scaled_loss = optimizer.scale_loss(loss / distribute.replicas())
         variables = network.trainable_variables
-        optimizer.apply(tape.gradient(scaled, variables), variables)
-        return value, tf.reduce_mean(tf.cast((logits > 0) == (2 * labels > 1), tf.float32))
+        optimizer.apply(tape.gradient(scaled_loss, variables), variables)
+        return loss, tf.reduce_mean(tf.cast((logits > 0) == (2 * labels > 1), tf.float32))
 
-    update_everywhere = distribute.everywhere(update)
+    update_everywhere = distribute.run_on_replicas(update)
 
     @tf.function(jit_compile=recipe.xla)
     def step_function(step, images, labels):
         metrics, count = update_everywhere(step, images, labels), tf.cast(step, tf.float32)
-        weights.move_average(
-            average.variables, network.variables, tf.minimum(settings.ema_decay, (1 + count) / (10 + count))
-        )
+        decay = tf.minimum(settings.ema_decay, (1 + count) / (10 + count))
+        weights.update_ema(average.variables, network.variables, decay)
         return metrics
 
     return step_function

@@ -16,7 +16,7 @@ from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify import teaching
 from bcgan.classify.train import Patches, Recipe, TrainingData, train
 from bcgan.experiment import TRAINING, Experiment, subset
-from bcgan.models.classifier import of_run
+from bcgan.models.classifier import build_for_run
 from bcgan.preprocess import store
 from bcgan.settings import Classifier
 
@@ -28,25 +28,25 @@ def train_all(run: StageRun, xla: bool) -> None:
         xla: Whether training steps are compiled by XLA.
 
     Raises:
-        InputError: If a classifier is distilled, and no patient is left for its teachers to label.
+        InputError: If a classifier is distilled, and there are no unlisted patients for its teachers to label.
         WorkError: If a loss is NaN or infinite.
     """
     settings, patches = run.experiment.classify, store.load(run.root / "preprocess")
     students = {name for name, model in settings.models.items() if model.distillation_fraction}
     if students:
-        teaching.unlisted(run.experiment, patches)  # raises before the teachers are trained in vain
+        teaching.unlisted_rows(run.experiment, patches)  # raises before the teachers are trained
     labels = patches.index["label"].to_numpy()
-    real, validation = (
-        Patches(patches.images[rows], labels[rows]) for rows in (patches.rows("train"), patches.rows("validation"))
-    )
-    extra: dict[Any, Patches] = {}  # loaded or labelled once, when the first classifier needs it
+    train_rows, validation_rows = patches.role_indices("train"), patches.role_indices("validation")
+    real = Patches(patches.images[train_rows], labels[train_rows])
+    validation = Patches(patches.images[validation_rows], labels[validation_rows])
+    extra: dict[Any, Patches] = {}  # loaded or labeled once, when the first classifier needs it
 
     def extra_patches(model: Classifier) -> Patches | None:
         kind = "distilled" if model.distillation_fraction else model.filter_synthetic
         if not model.extra_fraction:
             return None
         if kind not in extra and model.distillation_fraction:
-            extra[kind] = teaching.taught(run.experiment, patches, run.folder)
+            extra[kind] = teaching.distilled_patches(run.experiment, patches, run.folder)
         elif kind not in extra:
             extra[kind] = Patches(*store.load_synthetic(run.root / "features", run.experiment.data.size, kind))
         return extra[kind]
@@ -55,7 +55,7 @@ def train_all(run: StageRun, xla: bool) -> None:
         model, size = settings.models[name], settings.crop_size or run.experiment.data.size
         keras.utils.set_random_seed(seed)
         with distribute.scope(run.experiment):
-            network = of_run(name, run.root, size, model)
+            network = build_for_run(name, run.root, size, model)
             recipe = Recipe(settings, model, seed, xla and distribute.replicas() == 1)
             data = TrainingData(real, extra_patches(model), validation)
             train(network, data, recipe, folder / f"{name}-seed{seed}.keras")
@@ -78,11 +78,11 @@ def training_settings(experiment: Experiment, name: str) -> dict[str, Any]:
 
 
 def training_inputs(run: StageRun, name: str) -> dict[str, str]:
-    """Return SHA-256 of the files that the training of a classifier reads, by name."""
+    """Return the SHA-256 of the files that the training of a classifier reads, by name."""
     classify = run.experiment.classify
     inputs = inputs_read_by(name, classify.models[name], run.inputs)
     if classify.models[name].distillation_fraction:
-        teachers = [f"{teacher}-seed{number}.keras" for teacher in classify.teachers for number in classify.seeds]
+        teachers = [f"{teacher}-seed{seed}.keras" for teacher in classify.teachers for seed in classify.seeds]
         inputs |= {file: runs.hash_file(run.folder / file) for file in teachers}
     return inputs
 

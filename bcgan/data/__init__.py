@@ -1,4 +1,4 @@
-"""Data sets and patient splits. `records` is the one way in; each data set has a folder of its own."""
+"""Data sets and patient splits. `records` reads any data set; each data set has its own subpackage."""
 
 from hashlib import sha256
 from math import ceil
@@ -11,16 +11,16 @@ PREPARED = ("histology_phantom", "patch_camelyon")  # tensorflow-datasets makes 
 
 
 def records(data: Data, mixed: bool = False) -> list[Record]:
-    """Read every patch of an experiment's data set, before decoding.
+    """Return a record of every patch of an experiment's data set; images are not decoded.
 
-    With `data.max_patches_per_class` or `data.subsample_fraction` a subset of each patient's patches of each class is
-    drawn, always the same one: by the hash of their keys, because neighbouring names are neighbouring patches.
+    With `data.max_patches_per_class` or `data.subsample_fraction`, a subset of each patient's patches of each class is
+    selected. The selection is always the same: by the hash of the keys, as patches with similar names are neighbors.
 
     Args:
-        mixed: Whether images of several magnifications may come together, each with its own microns per pixel.
+        mixed: Whether images of several magnifications are allowed, each with its own microns per pixel.
 
     Raises:
-        InputError: The data set is not there or unusable, or two patients' names differ in spelling alone.
+        InputError: If the data set is missing or unusable, or names of patients differ only in spelling.
     """
     from bcgan.data import prepared
     from bcgan.data.breakhis import scan as breakhis
@@ -31,31 +31,31 @@ def records(data: Data, mixed: bool = False) -> list[Record]:
         "histology_phantom": prepared.phantom_records,
         "patch_camelyon": prepared.patch_camelyon_records,
         "idc": idc.records,
-        "breakhis": lambda places: breakhis.records(places, data.magnification, mixed),
-        "patient_folder": lambda places: patient_folder.records(places, data.classes, data.labels, data.mpp),
+        "breakhis": lambda paths: breakhis.records(paths, data.magnification, mixed),
+        "patient_folder": lambda paths: patient_folder.records(paths, data.classes, data.labels, data.mpp),
     }
-    every = readers[data.name](data.dir)
+    all_records = readers[data.name](data.dir)
     if data.similar_patients == "refuse" and data.name not in PREPARED:
-        check_spellings({record.patient for record in every}, f"data.dir: {', '.join(map(str, data.dir))}")
+        check_spellings({record.patient for record in all_records}, f"data.dir: {', '.join(map(str, data.dir))}")
     if data.max_patches_per_class is None and data.subsample_fraction is None:
-        return every
+        return all_records
     groups: dict[tuple[str, int], list[int]] = {}
-    for number, record in enumerate(every):
-        groups.setdefault((record.patient, record.label), []).append(number)
-    drawn = []
-    for numbers in groups.values():
-        count = data.max_patches_per_class or ceil(round(data.subsample_fraction * len(numbers), 6))
-        drawn += sorted(numbers, key=lambda number: sha256(every[number].key.encode()).digest())[:count]
-    return [every[number] for number in sorted(drawn)]
+    for index, record in enumerate(all_records):
+        groups.setdefault((record.patient, record.label), []).append(index)
+    selected = []
+    for indices in groups.values():
+        count = data.max_patches_per_class or ceil(round(data.subsample_fraction * len(indices), 6))
+        selected += sorted(indices, key=lambda index: sha256(all_records[index].key.encode()).digest())[:count]
+    return [all_records[index] for index in sorted(selected)]
 
 
-def native_size(data: Data) -> int | None:
-    """Side that a whole patch of this data set has, pixels; None where images of any size are cut to a square."""
+def native_patch_px(data: Data) -> int | None:
+    """Return the side of a complete patch of a data set, pixels; `None` if it has images of any size."""
     return {"histology_phantom": 50, "idc": 50, "patch_camelyon": 96}.get(data.name)
 
 
 def microns_per_pixel(data: Data) -> float | None:
-    """Return the microns per pixel of this data set's images before they are brought to `data.size`; None: unknown."""
+    """Return the microns per pixel of a data set's images before they are resized; `None` if unknown."""
     from bcgan.data.breakhis.scan import MICRONS_AT_40
     from bcgan.data.idc.scan import MICRONS
     from bcgan.data.prepared import CAMELYON_MPP
@@ -65,6 +65,6 @@ def microns_per_pixel(data: Data) -> float | None:
     return {"histology_phantom": MICRONS, "idc": MICRONS, "patch_camelyon": CAMELYON_MPP}.get(data.name, data.mpp)
 
 
-def side(data: Data) -> int:
-    """Side of a patch in the pixels that its place in the slide is given in."""
-    return native_size(data) or data.size
+def coordinate_patch_px(data: Data) -> int:
+    """Return the side of a patch in the pixels that its coordinates are given in."""
+    return native_patch_px(data) or data.size

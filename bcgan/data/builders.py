@@ -1,4 +1,4 @@
-"""What the TFDS builders share: the features of a patch and the examples made of records."""
+"""Functions that the TFDS builders share: the features of a data set, and examples from records."""
 
 import hashlib
 import io
@@ -11,13 +11,18 @@ import tensorflow_datasets as tfds
 from bcgan.data.records import CLASSES, Record
 from bcgan.slides.decode import decode_image
 
-RGB = 2  # the colour type in a PNG's header
+RGB = 2  # the color type in a PNG's header
 
 
 def patch_info(
     builder: tfds.core.DatasetBuilder, homepage: str, size: int | None, **more: Any
 ) -> tfds.core.DatasetInfo:
-    """Image (uint8, size x size x 3, any size where None), label, patient, x, y (-1: unknown), path, and `more`."""
+    """Return the TFDS info of a data set of patches: image, label, patient, x, y (-1 if unknown), path, and `more`.
+
+    Args:
+        size: Side of the images, pixels. `None` means any size.
+        more: Further features by name.
+    """
     return builder.dataset_info_from_configs(
         homepage=homepage,
         supervised_keys=("image", "label"),
@@ -36,9 +41,10 @@ def patch_info(
 
 
 def patch_examples(records: Iterable[Record]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Iterate over TFDS's (key, example) pairs.
+    """Yield the (key, example) pairs of TFDS.
 
-    An opaque 8-bit RGB PNG goes in as it is; any other image, which TFDS would not decode or not alike, as its pixels.
+    An opaque 8-bit RGB PNG is stored as it is. Other images are decoded first, as TFDS decodes them differently or not
+    at all.
     """
     for record in records:
         yield (
@@ -57,10 +63,10 @@ def patch_examples(records: Iterable[Record]) -> Iterator[tuple[str, dict[str, A
 def _image(record: Record) -> io.BytesIO | np.ndarray:
     data = record.read()
     is_plain = data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24:26] == bytes((8, RGB))
-    is_plain = is_plain and b"tRNS" not in data.partition(b"IDAT")[0]  # one colour may be transparent without alpha
+    is_plain = is_plain and b"tRNS" not in data.partition(b"IDAT")[0]  # one color may be transparent without alpha
     return io.BytesIO(data) if is_plain else decode_image(data, record.path)
 
 
-def seed_of(*parts: object) -> int:
-    """A seed from words and numbers that is the same in every process, unlike `hash`."""
+def stable_seed(*parts: object) -> int:
+    """Return a seed that depends on the given words and numbers, the same in every process, unlike `hash`."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")

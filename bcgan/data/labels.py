@@ -1,4 +1,4 @@
-"""Classes of images: by the names of their folders, or by a table of images, labels and patients."""
+"""Read the labels of images from a table of images, labels and patients, and interpret the names of classes."""
 
 import csv
 import io
@@ -19,14 +19,14 @@ from bcgan.slides.kinds import plain_path
 COLUMNS = ("image", "label", "patient")
 DELIMITERS = (",", ";", "\t")
 WORKBOOKS = (".xlsx", ".xlsm")
-NAMED = 5  # images that a message names
-WHOLE_NUMBER = re.compile(r"(\d+)\.0+")  # a whole number as a spreadsheet's column of floats has it
+MAX_LISTED = 5  # images that a message lists
+WHOLE_NUMBER = re.compile(r"(\d+)\.0+")  # a whole number as spreadsheets write it in a column of floats
 
 
 class Row(NamedTuple):
-    """A row of a table of labels; x and y are UNKNOWN where the table does not say."""
+    """A row of a table of labels; x and y are UNKNOWN if the table does not have them."""
 
-    number: int
+    number: int  # of the row in the file, for messages
     image: str
     label: int
     patient: str
@@ -39,26 +39,28 @@ class ClassNames:
 
     def __init__(self, classes: Mapping[str, Iterable[str]]):
         self.label_of = {"0": 0, "benign": 0, "1": 1, "malignant": 1}
-        self.label_of |= {_plain(name): label for label, key in enumerate(CLASSES) for name in classes.get(key, ())}
-        self.given = {_plain(name): name for names in classes.values() for name in names}
-        self.seen: Counter[str] = Counter()
+        self.label_of |= {
+            _normalize_class(name): label for label, key in enumerate(CLASSES) for name in classes.get(key, ())
+        }
+        self.configured = {_normalize_class(name): name for names in classes.values() for name in names}
+        self.counts: Counter[str] = Counter()
 
     def label(self, name: str) -> int | None:
         """Return 0 (benign), 1 (malignant) or `None` for a name of no class."""
-        self.seen[_plain(name)] += 1
-        return self.label_of.get(_plain(name))
+        self.counts[_normalize_class(name)] += 1
+        return self.label_of.get(_normalize_class(name))
 
-    def tell_unused(self, where: str) -> None:
-        """Warn of names of `data.classes` that did not occur."""
-        unused = [name for plain, name in self.given.items() if plain not in self.seen]
+    def warn_of_unused(self, sources: str) -> None:
+        """Warn of names in `data.classes` that no image has; `sources` is for the message."""
+        unused = [name for key, name in self.configured.items() if key not in self.counts]
         if unused:
-            log.warning("data.classes: no image of %s has the class %s", where, ", ".join(map(repr, unused)))
+            log.warning("data.classes: no image of %s has the class %s", sources, ", ".join(map(repr, unused)))
 
     def refuse(self, unknown: Mapping[str, str], names: Iterable[str]) -> InputError:
-        """Return the error that names the first name of no class, where it is, and all names that were seen.
+        """Return an error about the first unknown class name, with its path and all names that occur.
 
         Args:
-            unknown: The first path of each name of no class.
+            unknown: The first path with each unknown name.
             names: All names.
         """
         name, path = next(iter(unknown.items()))
@@ -77,21 +79,21 @@ def read_labels(path: Path, classes: ClassNames) -> list[Row]:
         classes: The names of the classes.
 
     Raises:
-        InputError: A column is missing, a row has no image or patient, or a label is no class.
+        InputError: If a column is missing, a row has no image or patient, or a label is no class.
     """
     if not path.is_file():
         raise InputError(f"data.labels: {path} does not exist. Give a table with columns {', '.join(COLUMNS)}.")
-    lines = _sheet(path) if path.suffix.lower() in WORKBOOKS else _lines(path)
+    lines = _read_workbook(path) if path.suffix.lower() in WORKBOOKS else _read_csv(path)
     lines = [(number, [cell.strip() for cell in line]) for number, line in lines]
     lines = [(number, line) for number, line in lines if any(line)]
     header = [normalize_patient(cell).casefold() for cell in lines[0][1]] if lines else []
     if missing := [name for name in COLUMNS if name not in header]:
         raise InputError(
             f"data.labels: {path} has no column {missing[0]}; its columns: {', '.join(header) or 'none'}. "
-            f"Name them {', '.join(COLUMNS)}, and x and y where the places are known."
+            f"Name them {', '.join(COLUMNS)}, and x and y if the coordinates are known."
         )
     cells = [(number, dict(zip(header, line, strict=False))) for number, line in lines[1:]]
-    _whole_numbers([row for _, row in cells])
+    _undo_float_patients([row for _, row in cells])
     rows, unknown, class_names = [], {}, []
     for number, row in cells:
         for name in COLUMNS:
@@ -102,24 +104,24 @@ def read_labels(path: Path, classes: ClassNames) -> list[Row]:
         if label is None:
             unknown.setdefault(row["label"], f"data.labels: {path}, row {number}")
             continue
-        place = (_coordinate(row.get(axis, ""), axis, path, number) for axis in "xy")
-        rows.append(Row(number, row["image"], label, normalize_patient(row["patient"]), *place))
+        x, y = (_parse_coordinate(row.get(axis, ""), axis, path, number) for axis in "xy")
+        rows.append(Row(number, row["image"], label, normalize_patient(row["patient"]), x, y))
     if unknown:
         raise classes.refuse(unknown, class_names)
     return rows
 
 
 def match_images(rows: list[Row], files: list[ImageFile], path: Path) -> list[tuple[ImageFile, Row]]:
-    """Find the image of each row: by its path below the data's folder or archive, or by its file name if unique.
+    """Find the image of each row, by its path below the data's folder or archive, or by its file name if unique.
 
     Raises:
-        InputError: An image is not there, its name is of several files, or two rows say different things of it.
+        InputError: If an image is missing, its name is that of several files, or two rows contradict each other.
     """
-    by_name = _by_name(files)
-    chosen: dict[str, tuple[ImageFile, Row]] = {}
+    by_name = _index_by_name(files)
+    matches: dict[str, tuple[ImageFile, Row]] = {}
     absent = []
     for row in rows:
-        candidates = by_name.get(_plain_image(row.image), [])
+        candidates = by_name.get(_normalize_path(row.image), [])
         if len(candidates) > 1:
             raise InputError(
                 f"data.labels: {path}, row {row.number}: {row.image} is the name of {candidates[0].path} and of "
@@ -128,57 +130,55 @@ def match_images(rows: list[Row], files: list[ImageFile], path: Path) -> list[tu
         if not candidates:
             absent.append(row)
             continue
-        _, known_row = chosen.setdefault(candidates[0].path, (candidates[0], row))
-        if known_row[2:] != row[2:]:
+        _, earlier_row = matches.setdefault(candidates[0].path, (candidates[0], row))
+        if earlier_row[2:] != row[2:]:
             raise InputError(
-                f"data.labels: {path}: rows {known_row.number} and {row.number} say different things of {row.image}. "
+                f"data.labels: {path}: rows {earlier_row.number} and {row.number} say different things of {row.image}. "
                 "Remove one of them."
             )
     if absent:
-        names = ", ".join(row.image for row in absent[:NAMED])
-        further = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+        names = ", ".join(row.image for row in absent[:MAX_LISTED])
+        further = f" and {len(absent) - MAX_LISTED} more" if len(absent) > MAX_LISTED else ""
         raise InputError(
             f"data.labels: {path}, row {absent[0].number}: not in data.dir: {names}{further}. "
             "Write paths below data.dir, or remove the rows."
         )
-    if left_out := [file for file in files if file.path not in chosen]:
-        log.info(
-            "data.labels: %d images are on no row and are left out, the first: %s", len(left_out), left_out[0].path
-        )
-    return list(chosen.values())
+    if left_out := [file for file in files if file.path not in matches]:
+        log.info("data.labels: %d images have no row and are left out, the first: %s", len(left_out), left_out[0].path)
+    return list(matches.values())
 
 
-def _by_name(files: list[ImageFile]) -> dict[str, list[ImageFile]]:
-    """Index files by their path below the source, with it and in full; and by their name where it is no such path."""
+def _index_by_name(files: list[ImageFile]) -> dict[str, list[ImageFile]]:
+    """Index files by their path below the source, with the source, in full, and by their name if it is no such path."""
     paths: dict[str, list[ImageFile]] = {}
     names: dict[str, list[ImageFile]] = {}
     for file in files:
-        name = _plain_image(file.name)
-        for key in {name, f"{file.source}/{name}", _plain_image(file.path)}:
+        name = _normalize_path(file.name)
+        for key in {name, f"{file.source}/{name}", _normalize_path(file.path)}:
             paths.setdefault(key, []).append(file)
         names.setdefault(name.rpartition("/")[2], []).append(file)
     return names | paths
 
 
-def _plain_image(name: str) -> str:
+def _normalize_path(name: str) -> str:
     return plain_path(unicodedata.normalize("NFC", normalize_patient(name)))
 
 
-def _plain(name: str) -> str:
-    """Return a class's name without case and spaces, and a spreadsheet's 1.0 as 1."""
+def _normalize_class(name: str) -> str:
+    """Return the name of a class in lower case, without spaces, and a spreadsheet's 1.0 as 1."""
     name = "".join(normalize_patient(name).casefold().split())
     return WHOLE_NUMBER.sub(r"\1", name) if WHOLE_NUMBER.fullmatch(name) else name
 
 
-def _whole_numbers(rows: list[dict[str, str]]) -> None:
-    """Undo what a spreadsheet does to a column of numbers with a gap: patients 8863.0 are 8863."""
+def _undo_float_patients(rows: list[dict[str, str]]) -> None:
+    """Change patients such as 8863.0 to 8863, as spreadsheets write a column of numbers with a gap as floats."""
     patients = [row["patient"] for row in rows if row.get("patient")]
     if patients and all(WHOLE_NUMBER.fullmatch(patient) for patient in patients):
         for row in rows:
             row["patient"] = WHOLE_NUMBER.sub(r"\1", row.get("patient", ""))
 
 
-def _coordinate(text: str, axis: str, path: Path, number: int) -> int:
+def _parse_coordinate(text: str, axis: str, path: Path, number: int) -> int:
     if not text:
         return UNKNOWN
     if not re.fullmatch(r"\d{1,9}(\.\d*)?", text):
@@ -186,7 +186,7 @@ def _coordinate(text: str, axis: str, path: Path, number: int) -> int:
     return int(float(text))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
     text = read_text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(DELIMITERS, key=first.count)
@@ -195,7 +195,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         yield reader.line_num, line
 
 
-def _sheet(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _read_workbook(path: Path) -> Iterator[tuple[int, list[str]]]:
     import pandas as pd
 
     try:

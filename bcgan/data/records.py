@@ -1,4 +1,4 @@
-"""What every data set yields: one record a patch, its bytes read only when they are asked for."""
+"""The records that all data sets are read as: one for each patch, whose image is read on demand."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,33 +6,30 @@ from typing import NamedTuple
 from bcgan.errors import InputError
 
 CLASSES = ("benign", "malignant")  # labels 0 and 1
-UNKNOWN = -1  # x and y of a patch whose place in the slide nobody recorded
+UNKNOWN = -1  # x and y of a patch without coordinates
 
 
 class Record(NamedTuple):
-    """A patch before it is decoded.
+    """A patch before it is decoded."""
 
-    key: unique in its data set. path: where it came from, `archive.zip!member` inside an archive.
-    source: the folder's or archive's name. x, y: the upper left corner in the slide, pixels at the patch's
-    own scale, or UNKNOWN. given: the role that the data set's authors gave it, or "".
-    read: gives the encoded image's bytes; raises OSError or ValueError where it cannot.
-    mpp: microns per pixel of this image; None where the data set does not know it.
-    """
-
-    key: str
-    path: str
-    source: str
+    key: str  # unique in its data set
+    path: str  # for display; `archive.zip!member` inside an archive
+    source: str  # name of the folder or archive
     patient: str
-    label: int
-    x: int
+    label: int  # 0 benign, 1 malignant
+    x: int  # upper left corner in the slide, pixels at the scale of the patch, or UNKNOWN
     y: int
-    given: str
-    read: Callable[[], bytes]
-    mpp: float | None = None
+    official_split: str  # role that the authors of the data set assigned; "" if none
+    read: Callable[[], bytes]  # returns the encoded image; raises OSError or ValueError
+    mpp: float | None = None  # microns per pixel; `None` if the data set does not state it
 
 
-def label_of(text: str, path: str) -> int:
-    """0 (benign) or 1 (malignant) from a class folder's name or a file name's class digit."""
+def parse_label(text: str, path: str) -> int:
+    """Return 0 (benign) or 1 (malignant) for the name of a class.
+
+    Raises:
+        InputError: If the name is no class.
+    """
     label = {"0": 0, "benign": 0, "1": 1, "malignant": 1}.get(text.lower())
     if label is None:
         raise InputError(

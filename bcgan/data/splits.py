@@ -1,4 +1,4 @@
-"""Which patient trains, chooses and tests: always whole patients, written down by name."""
+"""Assign patients to the training, validation and test set; all patches of a patient have the same role."""
 
 import fnmatch
 import hashlib
@@ -17,22 +17,22 @@ from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.settings import Data
 
-LISTED = ("train", "validation", "test")
-NAMED = 10  # patients that a message names
+LIST_ROLES = ("train", "validation", "test")
+MAX_LISTED = 10  # patients that a message lists
 log = logging.getLogger("bcgan")
 
 
 def read_lists(folder: Path) -> dict[str, str]:
     """Read the role of each patient from train.txt, validation.txt and test.txt, one patient a line.
 
-    Byte order marks, line ends of any system, quotes and commas as spreadsheets leave them, and lines that begin with
-    "# " are no part of a name.
+    Byte order marks, line ends of any system, quotes and commas of spreadsheets, and lines that begin with "# " are
+    ignored.
 
     Raises:
-        InputError: A list is missing or no text, or a patient stands on two of them.
+        InputError: If a list is missing or no text, or a patient is on two of them.
     """
     role_of: dict[str, str] = {}
-    for role in LISTED:
+    for role in LIST_ROLES:
         path = folder / f"{role}.txt"
         if not path.is_file():
             raise InputError(f"{path} does not exist. A folder of patient lists needs train, validation and test.txt.")
@@ -48,63 +48,80 @@ def read_lists(folder: Path) -> dict[str, str]:
 
 
 def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
-    """A role for every patch, all patches of a patient alike.
+    """Assign a role to every patch, according to `data.protocol`.
 
-    `official`: the lists; patients on none are `unlisted`. `extended`: those join training. `kfold`: patients
-    dealt into `data.num_folds` folds of similar class balance; fold `data.test_fold` tests, the next one validates.
-    Where `data.eval_sources` matches a folder or archive in some paths, from `data.dir` on, held-out patches from
-    others become `<role>_other`: a source that is complete for one class alone would distort the figures.
+    `official`: by the patient lists; other patients are `unlisted`. `extended`: other patients are in the training set.
+    `kfold`: patients are divided into `data.num_folds` folds of similar class balance; fold `data.test_fold` is the
+    test set, the next one the validation set.
+    If `data.eval_sources` matches a folder or archive in some paths, from `data.dir` on, held-out patches from other
+    sources get the role `<role>_other`: a source that is complete for only one class would distort the metrics.
 
     Args:
-        index: columns patient (str), label (0 or 1), source, path, given (the authors' own role or "").
+        index: Columns patient (str), label (0 or 1), source, path, official_split (role by the authors, or "").
 
     Raises:
-        InputError: fewer patients than folds, or a role that lacks a class.
+        InputError: If there are fewer patients than folds, or a role lacks a class.
     """
     if data.protocol == "kfold":
-        roles = _kfold(index, data, seed)
-    elif (index["given"] != "").all():
-        roles = index["given"].copy()
+        roles = _kfold_roles(index, data, seed)
+    elif (index["official_split"] != "").all():
+        roles = index["official_split"].copy()
     else:
         role_of = read_lists(data.split_dir or OFFICIAL_LISTS)
         if data.similar_patients == "refuse":
             check_spellings({*role_of, *index["patient"]}, f"{data.split_dir or OFFICIAL_LISTS} and the data")
-        _tell_absent(absent_patients(index, data), data)
-        on_no_list = "train" if data.protocol == "extended" else "unlisted"
-        roles = index["patient"].map(role_of).fillna(on_no_list)
+        _log_absent(absent_patients(index, data), data)
+        unlisted_role = "train" if data.protocol == "extended" else "unlisted"
+        roles = index["patient"].map(role_of).fillna(unlisted_role)
     if data.eval_sources:
-        above = min((len(place.parts) for place in data.dir), default=1) - 1  # where data.dir lies says nothing
-        chosen = index["path"].map(lambda path: bool(fnmatch.filter(re.split("[/!]", path)[above:], data.eval_sources)))
-        sources = index["source"].unique()
-        if not chosen.any() and len(sources) > 1:
-            raise InputError(
-                f"data.eval_sources: {data.eval_sources} is in no path of the sources {', '.join(sources)}. "
-                "Name one of them, or set data.eval_sources=null to score on all."
-            )
-        if chosen.any():
-            roles = roles.mask(~chosen & (roles != "train"), roles + "_other")
+        roles = _mark_other_sources(roles, index, data)
     check_roles(index, roles)
     return roles
 
 
+def _mark_other_sources(roles: pd.Series, index: pd.DataFrame, data: Data) -> pd.Series:
+    """Return the roles with `_other` appended for held-out patches that are not from `data.eval_sources`.
+
+    Raises:
+        InputError: If no path matches, and there are several sources.
+    """
+    num_outer = min((len(path.parts) for path in data.dir), default=1) - 1  # folders that data.dir itself lies in
+    is_eval_source = index["path"].map(
+        lambda path: bool(fnmatch.filter(re.split("[/!]", path)[num_outer:], data.eval_sources))
+    )
+    sources = index["source"].unique()
+    if not is_eval_source.any() and len(sources) > 1:
+        raise InputError(
+            f"data.eval_sources: {data.eval_sources} is in no path of the sources {', '.join(sources)}. "
+            "Name one of them, or set data.eval_sources=null to score on all."
+        )
+    if is_eval_source.any():
+        roles = roles.mask(~is_eval_source & (roles != "train"), roles + "_other")
+    return roles
+
+
 def absent_patients(index: pd.DataFrame, data: Data) -> list[str]:
-    """List the patients of the lists that the data lack; none where no lists are used."""
-    if data.protocol == "kfold" or (index["given"] != "").all():
+    """Return the patients of the lists who have no patch in the data; none if no lists are used."""
+    if data.protocol == "kfold" or (index["official_split"] != "").all():
         return []
     return sorted(read_lists(data.split_dir or OFFICIAL_LISTS).keys() - set(index["patient"]))
 
 
-def _tell_absent(absent: list[str], data: Data) -> None:
+def _log_absent(absent: list[str], data: Data) -> None:
     if absent:
-        names = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
-        # A sample of the public archive lacks some of the shipped lists' patients.
+        names = ", ".join(absent[:MAX_LISTED]) + (", ..." if len(absent) > MAX_LISTED else "")
+        # Expected with the bundled lists: a sample of the public archive lacks some of their patients.
         level = logging.WARNING if data.split_dir else logging.INFO
         log.log(level, "%d patients of the lists have no image in the data: %s", len(absent), names)
 
 
 def check_roles(index: pd.DataFrame, roles: pd.Series) -> None:
-    """Raises InputError where training, validation or test lacks a class, or a patient has two roles."""
-    for role in LISTED:
+    """Check that training, validation and test have both classes, and that no patient has two roles.
+
+    Raises:
+        InputError: If they do not.
+    """
+    for role in LIST_ROLES:
         for label, name in enumerate(CLASSES):
             count = int(((roles == role) & (index["label"] == label)).sum())
             if count == 0:
@@ -113,9 +130,9 @@ def check_roles(index: pd.DataFrame, roles: pd.Series) -> None:
                     "Check data.dir's class folders, data.protocol and data.eval_sources."
                 )
     by_patient = roles.str.removesuffix("_other").groupby(index["patient"]).nunique()
-    torn = by_patient.index[by_patient > 1]
-    if len(torn):
-        raise InputError(f"Patient {torn[0]} has patches in two roles. Give every patient one role.")
+    divided = by_patient.index[by_patient > 1]
+    if len(divided):
+        raise InputError(f"Patient {divided[0]} has patches in two roles. Give every patient one role.")
 
 
 def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
@@ -142,7 +159,8 @@ def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _kfold(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
+def _kfold_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
+    """Return the roles of the protocol `kfold`."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     patients = index["patient"].nunique()
@@ -152,8 +170,8 @@ def _kfold(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
         )
     splitter = StratifiedGroupKFold(data.num_folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(index), int)
-    for number, (_, held) in enumerate(splitter.split(index, index["label"], index["patient"])):
-        fold_of[held] = number
+    for fold, (_, rows) in enumerate(splitter.split(index, index["label"], index["patient"])):
+        fold_of[rows] = fold
     roles = np.full(len(index), "train", dtype=object)
     roles[fold_of == data.test_fold] = "test"
     roles[fold_of == (data.test_fold + 1) % data.num_folds] = "validation"

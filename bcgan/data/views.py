@@ -1,20 +1,25 @@
-"""Patches as arrays: their eight orientations, and the middle of them."""
+"""Center crops and orientations of arrays of patches."""
 
 import numpy as np
 
 
-def central(images: np.ndarray, crop: int | None) -> np.ndarray:
-    """The central crop x crop square of each patch, a view."""
+def center_crop(images: np.ndarray, crop: int | None) -> np.ndarray:
+    """Return the central crop x crop square of each patch as a view; all of it if `crop` is `None`."""
     if not crop:
         return images
     start = (images.shape[1] - crop) // 2
     return images[:, start : start + crop, start : start + crop]
 
 
-def view(images: np.ndarray, number: int) -> np.ndarray:
-    """One of the eight orientations of every patch, 0 being as it is; for averages at test time."""
-    if number & 4:
+def dihedral_view(images: np.ndarray, index: int) -> np.ndarray:
+    """Return all patches in orientation `index`, 0 to 7, as a view; 0 is unchanged.
+
+    Args:
+        images: (n, size, size, channels).
+        index: Sum of 4 for a transposition, then 1 for a vertical and 2 for a horizontal flip.
+    """
+    if index & 4:
         images = images.transpose(0, 2, 1, 3)
-    if number & 1:
+    if index & 1:
         images = images[:, ::-1]
-    return images[:, :, ::-1] if number & 2 else images
+    return images[:, :, ::-1] if index & 2 else images

@@ -1,8 +1,8 @@
-"""Cross-validation of whole trainings, by patients and, to compare, by patches: the stage `cross_validation`.
+"""The stage `cross_validation`: train classifiers over folds of patients and, to compare, over folds of patches.
 
-Every patient is tested once, by a network that met none of that patient's patches. Probabilities are calibrated fold by
-fold on the fold's validation patients, so that folds can be pooled, and so is the threshold of each.
-The random split says by how much a protocol that ignores patients flatters the same network.
+Every patient is tested once, by a network that was not trained on that patient's patches. Each fold's probabilities are
+calibrated, and its threshold selected, on the fold's validation patients, so that the folds can be pooled. The random
+split shows by how much a protocol that ignores patients overestimates the same network.
 """
 
 from functools import partial
@@ -23,12 +23,12 @@ from bcgan.data import splits
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, intervals, metrics, trials
 from bcgan.experiment import Experiment
-from bcgan.models.classifier import of_run
+from bcgan.models.classifier import build_for_run
 from bcgan.preprocess.store import Store
 from bcgan.settings import Classifier
 
 SPLITS = ("patient_split", "random_split")
-NEIGHBOURS = "neighbours"
+NEIGHBORS = "neighbours"  # key of the patient split's results with spatial context
 
 
 def evaluate(run: StageRun, store: Store, xla: bool) -> None:
@@ -39,106 +39,118 @@ def evaluate(run: StageRun, store: Store, xla: bool) -> None:
             patients.
     """
     experiment, settings = run.experiment, run.experiment.cross_validation
-    count = experiment.data.num_folds
-    known_patients = pretraining.seen(run.root / "pretrain") & set(store.index["patient"])
-    if known_patients and with_simclr(settings.models):
+    num_folds = experiment.data.num_folds
+    pretraining_patients = pretraining.pretraining_patients(run.root / "pretrain") & set(store.index["patient"])
+    if pretraining_patients and with_simclr(settings.models):
         raise InputError(
-            f"cross_validation.models: {with_simclr(settings.models)[0]} was pretrained on {len(known_patients)} of "
-            f"these patients (first: {min(known_patients)}) and would be tested on them. Leave it out."
+            f"cross_validation.models: {with_simclr(settings.models)[0]} was pretrained on "
+            f"{len(pretraining_patients)} of these patients (first: {min(pretraining_patients)}) and would be tested "
+            "on them. Leave it out."
         )
     folds: dict[str, dict[str, list]] = {name: {split: [] for split in SPLITS} for name in settings.models}
-    with progress.bar(len(settings.models) * len(SPLITS) * count, "cross_validation", "training") as bar:
+    with progress.bar(len(settings.models) * len(SPLITS) * num_folds, "cross_validation", "training") as bar:
         for name in settings.models:
             model = _classifier_settings(experiment, name)
-            common = trials.settings_of(experiment, ("data", "classify")) | {
-                "classifier": model.model_dump(mode="json")
-            }
+            common = trials.trial_settings(experiment, ("data", "classify"))
+            common |= {"classifier": model.model_dump(mode="json")}
             inputs = inputs_read_by(name, model, run.inputs)
             for split in SPLITS:
-                for fold in range(count):
-                    arrays = trials.predictions(
+                for fold in range(num_folds):
+                    arrays = trials.get_predictions(
                         run, f"{name}-{split}-fold{fold}", [common, name, split, fold], inputs,
                         partial(_build, run, store, (name, split, fold), xla),
                     )  # fmt: skip
                     folds[name][split].append(arrays)
                     bar.update()
-    results = {name: summarise(experiment, by_split, store.index) for name, by_split in folds.items()}
+    results = {name: summarize(experiment, by_split, store.index) for name, by_split in folds.items()}
     runs.write_json(
-        run.folder / "cross_validation.json", {"num_folds": count, "epochs": settings.epochs, "models": results}
+        run.folder / "cross_validation.json", {"num_folds": num_folds, "epochs": settings.epochs, "models": results}
     )
 
 
-def roles(experiment: Experiment, index: pd.DataFrame, split: str, fold: int) -> np.ndarray:
-    """A role for every patch of the store: fold `fold` tests, the next one validates, the others train.
+def assign_fold_roles(experiment: Experiment, index: pd.DataFrame, split: str, fold: int) -> np.ndarray:
+    """Return a role for every patch of the store: `fold` is for test, the next one for validation, others for training.
 
     Args:
-        split: string. patient_split, or random_split, where every patch is a patient of its own.
+        split: `patient_split`, or `random_split`, which treats every patch as a patient.
     """
     fold_settings = experiment.data.replace(protocol="kfold", test_fold=fold)
-    dealt = index if split == "patient_split" else index.assign(patient=index["id"])
+    split_index = index if split == "patient_split" else index.assign(patient=index["id"])
     try:
-        return splits.assign_roles(dealt, fold_settings, experiment.seed).to_numpy()
+        return splits.assign_roles(split_index, fold_settings, experiment.seed).to_numpy()
     except InputError as error:
         raise InputError(f"cross_validation: {split}, fold {fold + 1} of {fold_settings.num_folds}: {error}") from error
 
 
-def summarise(
+def summarize(
     experiment: Experiment, by_split: dict[str, list[dict[str, np.ndarray]]], index: pd.DataFrame
 ) -> dict[str, Any]:
-    """{patches, patients, <split>: {metric: {value, low, high}}, split_optimism: {metric: {value, low, high, p}}}, and
-    neighbours beside the splits where places are known: whole patients, each patch among its neighbours.
+    """Return the metrics of the pooled folds, by split.
 
     Args:
-        by_split: {split: a dictionary a fold: test_rows, validation_rows, and the probabilities test and validation}.
-        index: table. The store's.
+        by_split: {split: [{test_rows, validation_rows, test, validation} of each fold]}; the latter two are
+            probabilities.
+        index: The store's.
+
+    Returns:
+        {patches, patients, <split>: {metric: {value, low, high}}, split_optimism: {metric: {value, low, high, p}}}. If
+        coordinates are known, NEIGHBORS is another split: the patient split with spatial context.
     """
-    settings, resampled = experiment.evaluate, {}
+    settings, bootstrapped = experiment.evaluate, {}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
-    if context.known(index[["x", "y"]].to_numpy()):
-        side = data.side(experiment.data)
-        by_split = by_split | {NEIGHBOURS: [_in_context(fold, index, side) for fold in by_split[SPLITS[0]]]}
-    for split, trained in by_split.items():
-        tested = []
-        for fold in trained:
-            chosen = labels[fold["validation_rows"]]
-            fitted = calibration.fit(fold["validation"], chosen)
-            threshold = metrics.operating_points(chosen, calibration.apply(fitted, fold["validation"]))["youden"]
-            scores = calibration.apply(fitted, fold["test"])
-            tested.append(np.stack([fold["test_rows"], scores, np.full(len(scores), threshold)]))
-        table = np.concatenate(tested, 1)
-        rows, scores, thresholds = table[:, table[0].argsort()]  # both splits' patches in the same order
-        rows = rows.astype(int)
-        drawn = intervals.patient_weights(patients[rows], settings.bootstrap_samples, experiment.seed)
-        scored = intervals.Scored({0: scores}, {0: thresholds})
-        resampled[split] = intervals.resampled(labels[rows], scored, drawn, np.random.default_rng(experiment.seed))
-    first, second = (resampled[split] for split in SPLITS)
-    return {
-        "patches": len(rows),
-        "patients": len(np.unique(patients[rows])),
-        **{
-            split: {
-                name: intervals.interval(values, patients[rows], settings.confidence_level)
-                for name, values in fold.items()
-            }
-            for split, fold in resampled.items()
-        },
-        "split_optimism": {
-            name: intervals.difference(second[name], first[name], patients[rows], settings.confidence_level)
-            for name in first
-        },
+    if context.has_coordinates(index[["x", "y"]].to_numpy()):
+        patch_px = data.coordinate_patch_px(experiment.data)
+        by_split = by_split | {NEIGHBORS: [_refine_by_context(fold, index, patch_px) for fold in by_split[SPLITS[0]]]}
+    for split, folds in by_split.items():
+        rows, scores, thresholds = _pool_folds(folds, labels)
+        weights = intervals.patient_weights(patients[rows], settings.bootstrap_samples, experiment.seed)
+        predictions = intervals.SeedPredictions({0: scores}, {0: thresholds})
+        rng = np.random.default_rng(experiment.seed)
+        bootstrapped[split] = intervals.bootstrap_metrics(labels[rows], predictions, weights, rng)
+    tested_patients, confidence = patients[rows], settings.confidence_level
+    results: dict[str, Any] = {"patches": len(rows), "patients": len(np.unique(tested_patients))}
+    for split, by_metric in bootstrapped.items():
+        results[split] = {
+            name: intervals.percentile_interval(values, tested_patients, confidence)
+            for name, values in by_metric.items()
+        }
+    by_patient, random = (bootstrapped[split] for split in SPLITS)
+    results["split_optimism"] = {
+        name: intervals.paired_difference(random[name], by_patient[name], tested_patients, confidence)
+        for name in by_patient
     }
+    return results
 
 
-def _in_context(fold: dict[str, np.ndarray], index: pd.DataFrame, side: int) -> dict[str, np.ndarray]:
+def _pool_folds(folds: list[dict[str, np.ndarray]], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of all folds' test patches, their calibrated probabilities and their thresholds, sorted by row.
+
+    Calibration and threshold are those of a patch's fold. All splits have the same rows, in the same order.
+    """
+    tested = []
+    for fold in folds:
+        validation_labels = labels[fold["validation_rows"]]
+        fitted = calibration.fit(fold["validation"], validation_labels)
+        validation_scores = calibration.apply(fitted, fold["validation"])
+        threshold = metrics.operating_points(validation_labels, validation_scores)["youden"]
+        scores = calibration.apply(fitted, fold["test"])
+        tested.append(np.stack([fold["test_rows"], scores, np.full(len(scores), threshold)]))
+    table = np.concatenate(tested, 1)
+    rows, scores, thresholds = table[:, table[0].argsort()]
+    return rows.astype(int), scores, thresholds
+
+
+def _refine_by_context(fold: dict[str, np.ndarray], index: pd.DataFrame, patch_px: int) -> dict[str, np.ndarray]:
     """Return the fold with probabilities refined by spatial context, fitted on its validation patients."""
-    roles = [role for role in ("validation", "test") for _ in fold[role]]
-    table = index.iloc[np.concatenate([fold["validation_rows"], fold["test_rows"]])].assign(role=roles)
-    near, _ = derived.in_context(table, np.concatenate([fold["validation"], fold["test"]]), side)
-    count = len(fold["validation"])
-    return fold | {"validation": near[:count], "test": near[count:]}
+    num_validation, num_test = len(fold["validation"]), len(fold["test"])
+    rows = np.concatenate([fold["validation_rows"], fold["test_rows"]])
+    table = index.iloc[rows].assign(role=["validation"] * num_validation + ["test"] * num_test)
+    refined, _ = derived.refine_by_context(table, np.concatenate([fold["validation"], fold["test"]]), patch_px)
+    return fold | {"validation": refined[:num_validation], "test": refined[num_validation:]}
 
 
 def _classifier_settings(experiment: Experiment, name: str) -> Classifier:
+    """Return a classifier's settings here: the stage's epochs, and no synthetic patches, which show every patient."""
     classifier_settings = experiment.classify.models.get(name, Classifier())
     return classifier_settings.replace(epochs=experiment.cross_validation.epochs, synthetic_fraction=0.0)
 
@@ -147,12 +159,13 @@ def _build(run: StageRun, store: Store, trial: tuple[str, str, int], xla: bool, 
     """Train a model on a fold and write its predictions."""
     name, split, fold = trial
     experiment, model = run.experiment, _classifier_settings(run.experiment, name)
-    labels, fold_roles = store.index["label"].to_numpy(), roles(experiment, store.index, split, fold)
-    rows = {role: np.flatnonzero(fold_roles == role) for role in splits.LISTED}
-    patch_sets = {role: Patches(store.images[of_role], labels[of_role]) for role, of_role in rows.items()}
+    labels = store.index["label"].to_numpy()
+    roles = assign_fold_roles(experiment, store.index, split, fold)
+    rows_by_role = {role: np.flatnonzero(roles == role) for role in splits.LIST_ROLES}
+    patch_sets = {role: Patches(store.images[rows], labels[rows]) for role, rows in rows_by_role.items()}
     keras.utils.set_random_seed(experiment.seed)
-    network = of_run(name, run.root, experiment.classify.crop_size or experiment.data.size, model)
-    arrays = {f"{role}_rows": rows[role] for role in ("test", "validation")}
+    network = build_for_run(name, run.root, experiment.classify.crop_size or experiment.data.size, model)
+    arrays = {f"{role}_rows": rows_by_role[role] for role in ("test", "validation")}
     real = patch_sets.pop("train")
     recipe = Recipe(experiment.classify, model, experiment.seed, xla)
     trials.train_trial(

@@ -1,6 +1,6 @@
-"""Classifiers that no training loop makes: boosted trees on colour and texture, the ensemble, and its neighbours' view.
+"""Classifiers without a trained network of their own: trees on color and texture, the ensemble, spatial context.
 
-Each adds columns to the table of probabilities and is then measured like any other.
+Each adds columns to the table of probabilities, and is then measured like the others.
 """
 
 from pathlib import Path
@@ -10,74 +10,76 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from bcgan.classify import context
-from bcgan.classify.calibration import log_odds, probability
+from bcgan.classify.calibration import log_odds, sigmoid
 from bcgan.data.records import CLASSES
-from bcgan.evaluate.probes import COLOUR_AND_TEXTURE
-from bcgan.slides.coordinates import slide_names
+from bcgan.evaluate.probes import COLOR_AND_TEXTURE
+from bcgan.slides.coordinates import parse_slide_names
 
-COLOURS, ENSEMBLE, CONTEXT = "color_texture_gbdt", "ensemble", "ensemble_spatial_context"
+COLOR_TEXTURE, ENSEMBLE, CONTEXT = "color_texture_gbdt", "ensemble", "ensemble_spatial_context"
 
 
-def column(name: str, seed: int) -> str:
+def column_name(name: str, seed: int) -> str:
+    """Return the name of a classifier's column of probabilities for a seed."""
     return f"{name}-seed{seed}"
 
 
-def classifiers(table: pd.DataFrame) -> dict[str, list[int]]:
-    """{name: seeds} of the columns of probabilities."""
+def seeds_by_classifier(table: pd.DataFrame) -> dict[str, list[int]]:
+    """Return the seeds of every classifier with columns in the table of probabilities."""
     seeds_by_name: dict[str, list[int]] = {}
-    for column_name in table.columns:
-        name, separator, seed = column_name.rpartition("-seed")
+    for column in table.columns:
+        name, separator, seed = column.rpartition("-seed")
         if separator:
             seeds_by_name.setdefault(name, []).append(int(seed))
     return seeds_by_name
 
 
-def colour_statistics(properties: pd.DataFrame, train: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Probabilities of malignancy of `rows` by boosted trees on eight numbers a patch.
+def predict_from_color_texture(properties: pd.DataFrame, train: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return probabilities of malignancy by boosted trees on eight properties of a patch.
 
     Args:
-        properties: columns COLOUR_AND_TEXTURE and label, one row per patch.
-        train, rows: positions.
+        properties: columns COLOR_AND_TEXTURE and label, one row per patch.
+        train, rows: Indices of the training patches, and of those to predict.
     """
-    numbers = properties[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)
-    trees = boosted_trees().fit(numbers[train], properties["label"].to_numpy()[train])
-    return trees.predict_proba(numbers[rows])[:, CLASSES.index("malignant")]
+    features = properties[list(COLOR_AND_TEXTURE)].to_numpy(np.float32)
+    trees = make_boosted_trees().fit(features[train], properties["label"].to_numpy()[train])
+    return trees.predict_proba(features[rows])[:, CLASSES.index("malignant")]
 
 
-def boosted_trees() -> HistGradientBoostingClassifier:
-    # By default it would stop early, validated on patches of its own training patients.
+def make_boosted_trees() -> HistGradientBoostingClassifier:
+    """Return untrained boosted trees with fixed hyperparameters."""
+    # Early stopping, the default, would validate on patches of training patients.
     return HistGradientBoostingClassifier(class_weight="balanced", early_stopping=False, random_state=0)
 
 
-def ensemble(table: pd.DataFrame, members: tuple[str, ...]) -> np.ndarray:
-    """The members' mean log odds over all their seeds, as probabilities; float, (n,)."""
-    seeds = classifiers(table)
-    odds = [log_odds(table[column(name, seed)]) for name in members for seed in seeds[name]]
-    return probability(np.mean(odds, axis=0))
+def ensemble_probabilities(table: pd.DataFrame, members: tuple[str, ...]) -> np.ndarray:
+    """Return the probabilities of the members' mean log odds over all their seeds; float, (n,)."""
+    seeds = seeds_by_classifier(table)
+    odds = [log_odds(table[column_name(name, seed)]) for name in members for seed in seeds[name]]
+    return sigmoid(np.mean(odds, axis=0))
 
 
-def in_context(table: pd.DataFrame, base: np.ndarray, side: int) -> tuple[np.ndarray, context.Context]:
-    """Return the base probabilities refined by spatial context.
+def refine_by_context(table: pd.DataFrame, base: np.ndarray, patch_px: int) -> tuple[np.ndarray, context.Context]:
+    """Return probabilities refined by the predictions of neighboring patches, and the fitted weights.
 
-    Neighbours are of the same slide and role, so that the weights are used on the kind of neighbourhood that they were
-    fitted on. Neighbours from the other source do not improve the validation patients' ROC AUC.
+    Neighbors are of the same slide and role: the weights are applied to neighborhoods like those that they were fitted
+    on. Including neighbors from the other source did not improve ROC AUC on validation patients.
 
     Args:
         table: columns id, role, x, y, label; one row per held-out patch. Patches of role validation fit the weights.
-        base: float, (n,).
-        side: int. Side of a patch, pixels at its own scale.
+        base: float, (n,). The probabilities to refine.
+        patch_px: Side of a patch, in the pixels of x and y.
     """
-    places, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + slide_names(table["id"])).to_numpy()
-    chosen = (table["role"] == "validation").to_numpy()
-    fitted = context.fit(base[chosen], places[chosen], slides[chosen], table["label"].to_numpy()[chosen], side)
-    return context.refine(fitted, base, places, slides, side), fitted
+    coords, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + parse_slide_names(table["id"])).to_numpy()
+    validation, labels = (table["role"] == "validation").to_numpy(), table["label"].to_numpy()
+    fitted = context.fit(base[validation], coords[validation], slides[validation], labels[validation], patch_px)
+    return context.apply(fitted, base, coords, slides, patch_px), fitted
 
 
-def slides_of(table: pd.DataFrame) -> pd.Series:
-    """`<side of the split>/<slide>` of every patch, from its columns role and id."""
-    return table["role"].str.removesuffix("_other") + "/" + slide_names(table["id"])
+def slide_keys(table: pd.DataFrame) -> pd.Series:
+    """Return `<role>/<slide>` of every patch, from its columns role and id; roles of the other source are merged."""
+    return table["role"].str.removesuffix("_other") + "/" + parse_slide_names(table["id"])
 
 
 def read_properties(folder: Path) -> pd.DataFrame:
-    """What the stage `features` measured of every patch, in the store's order."""
-    return pd.read_csv(folder / "properties.csv", usecols=[*COLOUR_AND_TEXTURE, "label"])
+    """Read the color, texture and label of every patch that the stage `features` wrote, in the store's order."""
+    return pd.read_csv(folder / "properties.csv", usecols=[*COLOR_AND_TEXTURE, "label"])

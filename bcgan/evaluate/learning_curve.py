@@ -29,66 +29,88 @@ from bcgan.gan import quality_filter, translation
 from bcgan.gan.train import sample
 from bcgan.gan.train import train as train_gan
 from bcgan.models import weights
-from bcgan.models.classifier import classifier
-from bcgan.preprocess.store import GAN_SIZE, Store, of_role
+from bcgan.models.classifier import build_classifier
+from bcgan.preprocess.store import GAN_SIZE, Store, load_role
 from bcgan.settings import Classifier, Classify
 
 NETWORK = "resnet_table1"
 BASELINE = "classic"
-READS = ("learning_curve", "gan", "translate", "features")  # settings that a cell depends on
-LEAST_PER_CLASS = 2  # patches; fewer draw no patients, and no GAN
+READ_SETTINGS = ("learning_curve", "gan", "translate", "features")  # that a cell depends on
+MIN_PATCHES_PER_CLASS = 2  # in a draw of patients; a GAN cannot be trained with fewer
 
 
 class Cell(NamedTuple):
-    share: float
+    """A training of the learning curve."""
+
+    fraction: float  # of the training patients
     arm: str
-    seed: int
+    seed: int  # draws the patients
 
     @property
     def name(self) -> str:
-        return f"{self.share:g}-{self.arm}-seed{self.seed}"
+        """Return the cell's name in the cache and in messages."""
+        return f"{self.fraction:g}-{self.arm}-seed{self.seed}"
+
+
+class CellContext(NamedTuple):
+    """What the networks of a cell are trained on."""
+
+    run: StageRun
+    cell: Cell
+    real: Patches  # training patches of the drawn patients
+    validation: Patches
+    xla: bool
 
 
 def evaluate(run: StageRun, store: Store, xla: bool) -> None:
     """Train every cell, and write learning_curve.csv and learning_curve.json."""
     experiment, settings = run.experiment, run.experiment.learning_curve
-    cells = [Cell(s, a, k) for s in settings.train_fractions for k in settings.seeds for a in settings.arms]
-    held = {role: Patches(*of_role(store, role)) for role in ("validation", "test")}
-    common, results = trials.settings_of(experiment, READS), {}
+    cells = [
+        Cell(fraction, arm, seed)
+        for fraction in settings.train_fractions
+        for seed in settings.seeds
+        for arm in settings.arms
+    ]
+    held_out = {role: Patches(*load_role(store, role)) for role in ("validation", "test")}
+    common, results = trials.trial_settings(experiment, READ_SETTINGS), {}
     with progress.bar(len(cells), "learning_curve", "cell") as bar:
         for cell in cells:
-            build = partial(_build, run, store, held, cell, xla)
-            results[cell] = trials.predictions(run, cell.name, [common, *cell], run.inputs, build)
+            build = partial(_build, run, store, held_out, cell, xla)
+            results[cell] = trials.get_predictions(run, cell.name, [common, *cell], run.inputs, build)
             bar.update()
-    patients = store.index["patient"].to_numpy()[store.rows("test")]
-    summary = summarise(experiment, results, {role: patches.labels for role, patches in held.items()}, patients)
-    rows = [{key: row[key] for key in row if key != "figures"} | row["figures"] for row in summary["cells"]]
+    patients = store.index["patient"].to_numpy()[store.role_indices("test")]
+    labels = {role: patches.labels for role, patches in held_out.items()}
+    summary = summarize(experiment, results, labels, patients)
+    rows = []
+    for entry in summary["cells"]:
+        rows.append({key: value for key, value in entry.items() if key != "figures"} | entry["figures"])
     pd.json_normalize(rows).to_csv(run.folder / "learning_curve.csv", index=False, float_format="%.6g")
     runs.write_json(run.folder / "learning_curve.json", summary)
 
 
-def draw_patients(patients: np.ndarray, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Rows of a share of the patients, at least one; drawn again until both classes have LEAST_PER_CLASS patches.
+def draw_patients(patients: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Return the rows of a random fraction of the patients, at least one.
 
-    Smaller shares are part of larger ones of the same seed, where the first draw holds both classes.
+    It draws again until both classes have MIN_PATCHES_PER_CLASS patches. With the same seed, a smaller fraction is a
+    subset of a larger one, if the first draw of each has both classes.
 
     Raises:
-        InputError: no draw in a hundred holds both classes.
+        InputError: If none of a hundred draws has both classes.
     """
     names = np.unique(patients)
-    count = max(1, round(share * len(names)))
+    count = max(1, round(fraction * len(names)))
     for attempt in range(100):
-        drawn = np.random.default_rng((seed, attempt)).permutation(names)[:count]
-        rows = np.flatnonzero(np.isin(patients, drawn))
-        if np.bincount(labels[rows], minlength=2).min() >= LEAST_PER_CLASS:
+        drawn_patients = np.random.default_rng((seed, attempt)).permutation(names)[:count]
+        rows = np.flatnonzero(np.isin(patients, drawn_patients))
+        if np.bincount(labels[rows], minlength=2).min() >= MIN_PATCHES_PER_CLASS:
             return rows
     raise InputError(
-        f"learning_curve.train_fractions: {share:g} of {len(names)} training patients is {count}, and no draw of so "
-        f"few has {LEAST_PER_CLASS} patches of each class. Set a larger fraction."
+        f"learning_curve.train_fractions: {fraction:g} of {len(names)} training patients is {count}, and no draw of so "
+        f"few has {MIN_PATCHES_PER_CLASS} patches of each class. Set a larger fraction."
     )
 
 
-def summarise(
+def summarize(
     experiment: Experiment,
     results: dict[Cell, dict[str, np.ndarray]],
     labels: dict[str, np.ndarray],
@@ -100,110 +122,139 @@ def summarise(
     figures: {metric: {value, low, high, seeds}}}]. differences: [{train_fraction, arm, reference, metric, value, low,
     high}], paired patch by patch and resample by resample.
     """
-    settings = experiment.learning_curve
-    level = experiment.evaluate
-    drawn = intervals.patient_weights(patients, level.bootstrap_samples, experiment.seed)
+    settings, confidence = experiment.learning_curve, experiment.evaluate.confidence_level
+    patient_weights = intervals.patient_weights(patients, experiment.evaluate.bootstrap_samples, experiment.seed)
     cells, differences = [], []
-    for share in settings.train_fractions:
-        resampled = {}
+    for fraction in settings.train_fractions:
+        by_arm = {}
         for arm in settings.arms:
-            trained = {seed: results[Cell(share, arm, seed)] for seed in settings.seeds}
-            scored = intervals.of_trainings(trained, labels["validation"])
-            # The same draws for every arm: a seed means the same training patients.
-            resampled[arm] = intervals.resampled(labels["test"], scored, drawn, np.random.default_rng(experiment.seed))
+            by_seed = {seed: results[Cell(fraction, arm, seed)] for seed in settings.seeds}
+            predictions = intervals.predictions_of_trials(by_seed, labels["validation"])
+            # The same seeds are drawn for every arm: a seed stands for the same training patients.
+            rng = np.random.default_rng(experiment.seed)
+            by_arm[arm] = intervals.bootstrap_metrics(labels["test"], predictions, patient_weights, rng)
             figures = {
-                name: intervals.interval(values, patients, level.confidence_level) | {"seeds": len(settings.seeds)}
-                for name, values in resampled[arm].items()
+                name: intervals.percentile_interval(values, patients, confidence) | {"seeds": len(settings.seeds)}
+                for name, values in by_arm[arm].items()
             }
             cells.append({
-                "train_fraction": share, "arm": arm, "patients": int(trained[settings.seeds[0]]["patients"]),
-                "patches": float(np.mean([training["patches"] for training in trained.values()])),
-                "num_filter_fallbacks": int(sum(training["short"] for training in trained.values())),
+                "train_fraction": fraction, "arm": arm, "patients": int(by_seed[settings.seeds[0]]["patients"]),
+                "patches": float(np.mean([arrays["patches"] for arrays in by_seed.values()])),
+                "num_filter_fallbacks": int(sum(arrays["short"] for arrays in by_seed.values())),
                 "figures": figures,
             })  # fmt: skip
-        for arm in settings.arms:
-            for metric in ("roc_auc", "balanced_accuracy") if arm != BASELINE and BASELINE in resampled else ():
-                gain = intervals.difference(
-                    resampled[arm][metric], resampled[BASELINE][metric], patients, level.confidence_level
-                )
+        compared = [arm for arm in settings.arms if arm != BASELINE] if BASELINE in by_arm else []
+        for arm in compared:
+            for metric in ("roc_auc", "balanced_accuracy"):
+                gain = intervals.paired_difference(by_arm[arm][metric], by_arm[BASELINE][metric], patients, confidence)
                 differences.append(
-                    {"train_fraction": share, "arm": arm, "reference": BASELINE, "metric": metric, **gain}
+                    {"train_fraction": fraction, "arm": arm, "reference": BASELINE, "metric": metric, **gain}
                 )
     return {"network": NETWORK, "ci_over": "test patients and draws", "cells": cells, "differences": differences}
 
 
-def _build(run: StageRun, store: Store, held: dict[str, Patches], cell: Cell, xla: bool, folder: Path) -> None:
+def _build(run: StageRun, store: Store, held_out: dict[str, Patches], cell: Cell, xla: bool, folder: Path) -> None:
     """Train a cell and write its predictions."""
     settings = run.experiment.learning_curve
-    patients = store.index["patient"].to_numpy()[store.rows("train")]
-    images, labels = of_role(store, "train")
-    rows = draw_patients(patients, labels, cell.share, cell.seed)
+    patients = store.index["patient"].to_numpy()[store.role_indices("train")]
+    images, labels = load_role(store, "train")
+    rows = draw_patients(patients, labels, cell.fraction, cell.seed)
     real = Patches(images[rows], labels[rows])
-    extra, short = _extra(run, real, held["validation"], cell, xla)
+    extra, used_fallback = _make_extra_patches(CellContext(run, cell, real, held_out["validation"], xla))
     model = Classifier(
         epochs=settings.num_validations, synthetic_fraction=settings.synthetic_fraction if extra else 0.0
     )
     keras.utils.set_random_seed(cell.seed)
     epoch_steps = max(1, settings.train_steps // settings.num_validations)
     recipe = Recipe(Classify(), model, cell.seed, xla, epoch_steps, augment=cell.arm != "real")
-    arrays = {"patients": len(np.unique(patients[rows])), "patches": len(rows), "short": short}
-    trial = trials.Trial(classifier(NETWORK, GAN_SIZE), real, extra, held, recipe, arrays)
+    arrays = {"patients": len(np.unique(patients[rows])), "patches": len(rows), "short": used_fallback}
+    trial = trials.Trial(build_classifier(NETWORK, GAN_SIZE), real, extra, held_out, recipe, arrays)
     trials.train_trial(trial, run.experiment.evaluate.tta_views, folder)
 
 
-def _extra(run: StageRun, real: Patches, validation: Patches, cell: Cell, xla: bool) -> tuple[Patches | None, bool]:
+def _make_extra_patches(context: CellContext) -> tuple[Patches | None, bool]:
     """Return the patches that an arm adds, and whether the quality filter accepted none of a class.
 
-    In that case the tenth of that class nearest to real patches is taken. Networks are cached for the arms that share
-    them.
+    In that case, the tenth of that class that is nearest to real patches is used instead.
     """
-    if cell.arm in ("real", BASELINE):
+    arm = context.cell.arm
+    if arm in ("real", BASELINE):
         return None, False
-    experiment, settings = run.experiment, run.experiment.learning_curve
+    if arm == "translation":
+        return _translate_patches(context), False
+    generated = _generate_patches(context)
+    return (generated, False) if arm == "gan" else _filter_patches(context, generated)
 
-    def cached(kind: str, part: str, steps: int, build: Callable[[Path], None]) -> Path:
-        common = subset(experiment, (*TRAINING, part), SET_BY_STAGE)
-        name = f"{cell.share:g}-{kind}-seed{cell.seed}"
-        return run.cache.get_or_build(name, [common, cell.share, cell.seed, steps], run.inputs, build)
+
+def _translate_patches(context: CellContext) -> Patches:
+    """Return the translations of the cell's real patches to the other class, by translators trained on them."""
+    settings, real, seed = context.run.experiment.learning_curve, context.real, context.cell.seed
 
     def train_translators(folder: Path) -> None:
-        keras.utils.set_random_seed(cell.seed)
-        translate = experiment.translate.replace(steps=settings.translate_steps)
-        translation.train(real.images, real.labels, translate, cell.seed, folder, xla)
+        """Train the translators and write them."""
+        keras.utils.set_random_seed(seed)
+        translate = context.run.experiment.translate.replace(steps=settings.translate_steps)
+        translation.train(real.images, real.labels, translate, seed, folder, context.xla)
+
+    folder = _get_or_train(context, "translation", "translate", settings.translate_steps, train_translators)
+    networks = [weights.load_model(folder / f"to_{name}.keras") for name in CLASSES]
+    synthetic = [translation.translate(networks[1 - label], real.images[real.labels == label]) for label in (0, 1)]
+    labels = np.repeat([1, 0], [len(images) for images in synthetic])
+    return Patches(np.concatenate(synthetic), labels)
+
+
+def _generate_patches(context: CellContext) -> Patches:
+    """Return synthetic patches, half of each class, by a GAN trained on the cell's real patches."""
+    settings, real, seed = context.run.experiment.learning_curve, context.real, context.cell.seed
 
     def train_generator(folder: Path) -> None:
-        keras.utils.set_random_seed(cell.seed)
-        gan = experiment.gan.replace(steps=settings.gan_steps, projected_discriminator_3x3_steps=0)
-        train_gan(real.images, real.labels, gan, cell.seed, folder, xla)
+        """Train the GAN and write it."""
+        keras.utils.set_random_seed(seed)
+        gan = context.run.experiment.gan.replace(steps=settings.gan_steps, projected_discriminator_3x3_steps=0)
+        train_gan(real.images, real.labels, gan, seed, folder, context.xla)
 
-    if cell.arm == "translation":
-        folder = cached("translation", "translate", settings.translate_steps, train_translators)
-        networks = [weights.load_model(folder / f"to_{name}.keras") for name in CLASSES]
-        synthetic = [translation.translate(networks[1 - k], real.images[real.labels == k]) for k in (0, 1)]
-        labels = np.repeat([1, 0], [len(images) for images in synthetic])
-        return Patches(np.concatenate(synthetic), labels), False
-    folder = cached("gan", "gan", settings.gan_steps, train_generator)
+    folder = _get_or_train(context, "gan", "gan", settings.gan_steps, train_generator)
     labels = np.arange(settings.num_synthetic, dtype=np.int32) % 2
-    images = sample(weights.load_model(folder / "generator.keras"), labels, cell.seed)
-    if cell.arm == "gan":
-        return Patches(images, labels), False
-    limits = experiment.features.quality_filter
-    steps, file = min(limits.steps, settings.train_steps), "reference_cnn.keras"
+    return Patches(sample(weights.load_model(folder / "generator.keras"), labels, seed), labels)
+
+
+def _filter_patches(context: CellContext, generated: Patches) -> tuple[Patches, bool]:
+    """Return the patches that the quality filter accepts, and whether it accepted none of a class.
+
+    Reference CNN and filter are fitted on the cell's real patches. See `_make_extra_patches` for the fallback.
+    """
+    settings, cell = context.run.experiment.features.quality_filter, context.cell
+    steps = min(settings.steps, context.run.experiment.learning_curve.train_steps)
+    file = "reference_cnn.keras"
 
     def train_reference_cnn(folder: Path) -> None:
-        reference_cnn.load_or_train(real, validation, steps, cell.seed, folder / file, xla)
+        """Train the reference CNN and write it."""
+        reference_cnn.load_or_train(context.real, context.validation, steps, cell.seed, folder / file, context.xla)
 
-    folder = cached("reference_cnn", "features", steps, train_reference_cnn)
-    reference = weights.load_model(folder / file)
-    fitted_filter = reference_cnn.fit_quality_filter(reference, real, limits)
-    filtered = reference_cnn.apply_quality_filter(reference, fitted_filter, images, labels)
-    kept, short = np.array(filtered["filter_result"] == quality_filter.RESULTS[0]), False
+    folder = _get_or_train(context, "reference_cnn", "features", steps, train_reference_cnn)
+    network = weights.load_model(folder / file)
+    fitted_filter = reference_cnn.fit_quality_filter(network, context.real, settings)
+    images, labels = generated.images, generated.labels
+    filtered = reference_cnn.apply_quality_filter(network, fitted_filter, images, labels)
+    is_selected = np.array(filtered["filter_result"] == quality_filter.RESULTS[0])
+    used_fallback = False
     for label in (0, 1):
-        if not kept[labels == label].any():  # a GAN of one patient's patches may please nobody
+        if not is_selected[labels == label].any():  # possible with a GAN trained on a single patient
             progress.log.warning(
                 "learning_curve: %s: nothing selected of class %d; its nearest tenth is taken", cell.name, label
             )
             class_rows = np.flatnonzero(labels == label)
             nearest = filtered["distance"].to_numpy()[class_rows].argsort()[: max(1, len(class_rows) // 10)]
-            kept[class_rows[nearest]] = short = True
-    return Patches(images[kept], labels[kept]), short
+            is_selected[class_rows[nearest]] = True
+            used_fallback = True
+    return Patches(images[is_selected], labels[is_selected]), used_fallback
+
+
+def _get_or_train(
+    context: CellContext, kind: str, settings_part: str, steps: int, build: Callable[[Path], None]
+) -> Path:
+    """Return the folder of a network that arms of a fraction and seed share, trained if it is not cached."""
+    cell = context.cell
+    common = subset(context.run.experiment, (*TRAINING, settings_part), SET_BY_STAGE)
+    name = f"{cell.fraction:g}-{kind}-seed{cell.seed}"
+    return context.run.cache.get_or_build(name, [common, cell.fraction, cell.seed, steps], context.run.inputs, build)

@@ -1,28 +1,28 @@
-"""Figures of merit of probabilities, each also under many weightings at once, which is what a bootstrap asks for.
+"""Metrics of probabilities, computed for many bootstrap resamples at once.
 
-Every function takes weights of shape (resamples, n) and gives (resamples,): with one row of ones it is the plain
-metric, which the tests compare with scikit-learn.
+Every function takes weights of shape (resamples, n) and returns values of shape (resamples,). A row of ones gives the
+plain metric, which the tests compare with scikit-learn's.
 """
 
 import numpy as np
 
-AT_THRESHOLD = ("sensitivity", "specificity", "balanced_accuracy", "f1")
-SENSITIVITY = 0.95  # asked for by the rule sensitivity_95
-BINS = 10  # of the expected calibration error, equally wide
+THRESHOLD_METRICS = ("sensitivity", "specificity", "balanced_accuracy", "f1")
+MIN_SENSITIVITY = 0.95  # of the rule sensitivity_95
+CALIBRATION_BINS = 10  # of the expected calibration error, equally wide
 NAMES = (
     "roc_auc", "pr_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "brier", "ece", "loss",
 )  # fmt: skip
 
 
-def measure(
+def compute_metrics(
     labels: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """All figures of NAMES; NaN where a weighting leaves no patch that the figure is about.
+    """Return all metrics of NAMES; NaN if a resample has no patch that the metric is defined on.
 
     Args:
         labels: integers 0 or 1, (n,).
         scores: float, probabilities of malignancy, (n,).
-        threshold: float, or float, (n,). At or above it a patch is called malignant.
+        threshold: A number, or one for each patch, (n,). At or above it a patch is called malignant.
         weights: float, (resamples, n).
     """
     positive = labels == 1
@@ -37,7 +37,7 @@ def measure(
         sensitivity = true_positive / (weights @ positive)
         specificity = true_negative / (weights @ ~positive)
         return {
-            **areas(positive, scores, weights),
+            **areas_under_curves(positive, scores, weights),
             "balanced_accuracy": (sensitivity + specificity) / 2,
             "accuracy": (true_positive + true_negative) / total,
             "sensitivity": sensitivity,
@@ -50,7 +50,7 @@ def measure(
 
 
 def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """{name of the rule: threshold}. Choose them on validation patients.
+    """Return the threshold that each rule selects. Call it with validation patients.
 
     youden: the largest sensitivity + specificity - 1. sensitivity_95: the largest threshold with a sensitivity of at
     least 0.95. f1: the largest F1.
@@ -62,25 +62,27 @@ def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
     return {
         "youden": float(min(thresholds[np.argmax(true_rate - false_rate)], 1.0)),
-        "sensitivity_95": float(thresholds[np.argmax(true_rate >= SENSITIVITY)]),
+        "sensitivity_95": float(thresholds[np.argmax(true_rate >= MIN_SENSITIVITY)]),
         "f1": float(pr_thresholds[np.argmax(f1[:-1])]),
     }
 
 
-def areas(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """ROC AUC, and PR AUC as average precision; tied scores count as one threshold."""
+def areas_under_curves(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return `roc_auc`, and `pr_auc` as average precision; tied scores count as one threshold."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    hits = np.cumsum(weights[:, order] * positive[order], 1)[:, ends]
-    false = np.cumsum(weights[:, order] * ~positive[order], 1)[:, ends]
-    hit_steps, false_steps = np.diff(hits, axis=1, prepend=0), np.diff(false, axis=1, prepend=0)
-    roc = (false_steps * (hits - hit_steps / 2)).sum(1) / (hits[:, -1] * false[:, -1])
-    precision = hits / np.maximum(hits + false, np.finfo(float).tiny)
-    return {"roc_auc": roc, "pr_auc": (hit_steps * precision).sum(1) / hits[:, -1]}
+    true_positives = np.cumsum(weights[:, order] * positive[order], 1)[:, ends]
+    false_positives = np.cumsum(weights[:, order] * ~positive[order], 1)[:, ends]
+    true_steps = np.diff(true_positives, axis=1, prepend=0)
+    false_steps = np.diff(false_positives, axis=1, prepend=0)
+    trapezoids = false_steps * (true_positives - true_steps / 2)
+    roc_auc = trapezoids.sum(1) / (true_positives[:, -1] * false_positives[:, -1])
+    precision = true_positives / np.maximum(true_positives + false_positives, np.finfo(float).tiny)
+    return {"roc_auc": roc_auc, "pr_auc": (true_steps * precision).sum(1) / true_positives[:, -1]}
 
 
 def _calibration_error(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over bins of |observed share - mean probability|, weighted by the bins' patches (Naeini et al. 2015)."""
-    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
-    gaps = (positive - scores)[:, None] * (bins[:, None] == np.arange(BINS))
+    """Return the mean over bins of |observed share - mean probability|, weighted by patches (Naeini et al. 2015)."""
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = (positive - scores)[:, None] * (bins[:, None] == np.arange(CALIBRATION_BINS))
     return np.abs(weights @ gaps).sum(1) / weights.sum(1)

@@ -1,4 +1,4 @@
-"""From patches to the patient: how much of the tissue is malignant, and whether any is."""
+"""Metrics with a patient as the unit: how much of the tissue is malignant, and whether any is."""
 
 from typing import Any
 
@@ -7,23 +7,25 @@ import numpy as np
 from bcgan.evaluate import intervals, metrics
 
 NAMES = ("patient_fraction_mae", "patient_fraction_pearson", "patient_roc_auc")
-ROUNDING = 1e-16  # below it, patients do not differ
+MIN_VARIANCE_PRODUCT = 1e-16  # at or below it, patients differ by rounding errors only
 
 
-def shares(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A row a patient, in the order of the names: true share of malignant patches, estimated share, patches.
+def malignant_fractions(
+    labels: np.ndarray, scores: np.ndarray, patients: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each patient's true and estimated fraction of malignant patches and number of patches, sorted by name.
 
     Args:
         labels: integers 0 or 1, (n,).
-        scores: float, calibrated probabilities of malignancy, (n,): their mean estimates a share, where counting calls
-            would be pulled towards a half.
+        scores: float, calibrated probabilities of malignancy, (n,). Their mean estimates the fraction; the share of
+            patches called malignant would be biased towards a half.
     """
     codes = np.unique(patients, return_inverse=True)[1]
     count = np.bincount(codes)
     return np.bincount(codes, labels) / count, np.bincount(codes, scores) / count, count
 
 
-def measure(
+def patient_metrics(
     labels: np.ndarray,
     calibrated: dict[int, np.ndarray],
     patients: np.ndarray,
@@ -31,11 +33,11 @@ def measure(
     confidence: float,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """Figures with a patient as the unit, each {value, low, high, seeds}: the mean over the seeds.
+    """Return the metrics of NAMES, each {value, low, high, seeds}: the mean over the seeds.
 
-    patient_fraction_mae: mean distance between the estimated and the true share. patient_fraction_pearson: Pearson's.
-    patient_roc_auc: patients with a malignant patch against those without, by the estimated share; None where all are
-    of one kind.
+    patient_fraction_mae: mean absolute error of the estimated malignant fraction. patient_fraction_pearson: Pearson's
+    correlation of true and estimated fractions. patient_roc_auc: of patients with a malignant patch against those
+    without, by the estimated fraction; `None` if there are none of one kind.
 
     Args:
         calibrated: {seed: calibrated probabilities, (n,)}.
@@ -45,22 +47,23 @@ def measure(
     weights = np.concatenate([np.ones((1, len(names))), weights])
     by_name: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for scores in calibrated.values():
-        true, estimated, _ = shares(labels, scores, patients)
+        true, estimated, _ = malignant_fractions(labels, scores, patients)
         by_name["patient_fraction_mae"].append(weights @ np.abs(true - estimated) / weights.sum(1))
         by_name["patient_fraction_pearson"].append(_correlation(true, estimated, weights))
         with np.errstate(invalid="ignore", divide="ignore"):
-            by_name["patient_roc_auc"].append(metrics.areas(true > 0, estimated, weights)["roc_auc"])
-    counts = intervals.draw_seeds(len(calibrated), resamples, np.random.default_rng((seed, 1)))
-    means = {name: intervals.over_seeds(np.stack(values), counts) for name, values in by_name.items()}
+            by_name["patient_roc_auc"].append(metrics.areas_under_curves(true > 0, estimated, weights)["roc_auc"])
+    counts = intervals.draw_seed_counts(len(calibrated), resamples, np.random.default_rng((seed, 1)))
+    means = {name: intervals.average_over_seeds(np.stack(values), counts) for name, values in by_name.items()}
     return {
-        name: intervals.interval(values, patients, confidence) | {"seeds": len(calibrated)}
+        name: intervals.percentile_interval(values, patients, confidence) | {"seeds": len(calibrated)}
         for name, values in means.items()
     }
 
 
 def _correlation(left: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return Pearson's correlation under each row of weights; NaN if an array does not vary."""
     weights = weights / weights.sum(1, keepdims=True)
     covariance = weights @ (left * right) - (weights @ left) * (weights @ right)
-    variances = [weights @ side**2 - (weights @ side) ** 2 for side in (left, right)]
+    variances = [weights @ values**2 - (weights @ values) ** 2 for values in (left, right)]
     product = variances[0] * variances[1]
-    return covariance / np.sqrt(np.where(product > ROUNDING, product, np.nan))
+    return covariance / np.sqrt(np.where(product > MIN_VARIANCE_PRODUCT, product, np.nan))

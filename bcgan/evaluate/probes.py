@@ -1,8 +1,8 @@
-"""What the discriminator's features know about the class: linear probes of every block, beside controls.
+"""Linear probes: how well the class can be predicted from the discriminator's features, and from controls.
 
-A probe is a logistic regression on standardised features, its penalty chosen on validation patients, tested once. Each
-seed draws the training patients anew, with replacement, and starts the untrained discriminator anew. The controls say
-what is needed to be impressed: an untrained discriminator, colour and texture, a supervised network, ImageNet.
+A probe is a logistic regression on standardized features. Its penalty is selected on validation patients, and it is
+tested once. Each seed resamples the training patients with replacement, and initializes the untrained discriminator.
+The controls are an untrained discriminator, color and texture, a supervised network, and ImageNet features.
 """
 
 from pathlib import Path
@@ -22,54 +22,58 @@ from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.models import weights
 from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps
-from bcgan.models.efficientnet_lite import installed, pooled
-from bcgan.preprocess.store import GAN_SIZE, Store, at_size
+from bcgan.models.efficientnet_lite import has_weights, pooled_features
+from bcgan.preprocess.store import GAN_SIZE, Store, resize_patches
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # inverse penalties tried
-COLOUR_AND_TEXTURE = ("red", "green", "blue", "contrast", "homogeneity", "sharpness", "density", "coverage")
+INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # candidates
+COLOR_AND_TEXTURE = ("red", "green", "blue", "contrast", "homogeneity", "sharpness", "density", "coverage")
 ROLES = ("train", "validation", "test")
-MOST = 10_000  # patches of a role; more change a probe little, and a logistic regression of millions takes days
+MAX_PATCHES = 10_000  # of a role: more change a probe little, and a logistic regression on millions takes days
 
 
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
-    """Write probes.json: {features: {dimensions, roc_auc: {value, low, high, seeds}}}, on the test patients."""
+    """Fit and test all probes, and write probes.json: {features: {dimensions, roc_auc: {value, low, high, seeds}}}."""
     index, seeds = store.index, experiment.evaluate.probe_seeds
-    used = np.sort(np.concatenate([_capped(store.rows(role), experiment.seed) for role in ROLES]))
-    index = index.iloc[used].reset_index(drop=True)
+    store_rows = np.sort(np.concatenate([_subsample(store.role_indices(role), experiment.seed) for role in ROLES]))
+    index = index.iloc[store_rows].reset_index(drop=True)
     rows = {role: np.flatnonzero(index["role"] == role) for role in ROLES}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
-    images = at_size(store.images[used], GAN_SIZE)
-    fixed = _fixed(images, used, root)
-    untrained = {seed: _untrained(images, experiment, seed) for seed in seeds}
+    images = resize_patches(store.images[store_rows], GAN_SIZE)
+    fixed_features = _seed_independent_features(images, store_rows, root)
+    untrained = {seed: _untrained_features(images, experiment, seed) for seed in seeds}
     test, settings, results = rows["test"], experiment.evaluate, {}
-    names = [*fixed, "untrained_discriminator"]
+    names = [*fixed_features, "untrained_discriminator"]
     with progress.bar(len(names) * len(seeds), "probes", "probe") as bar:
         for name in names:
             scores = {}
             for seed in seeds:
-                features = fixed.get(name, untrained[seed])
-                drawn = _drawn(patients, labels, rows["train"], seed)
-                scores[seed] = probe(features, labels, drawn, rows["validation"], test)
+                features = fixed_features.get(name, untrained[seed])
+                train = _resample_patients(patients, labels, rows["train"], seed)
+                scores[seed] = fit_and_score_probe(features, labels, train, rows["validation"], test)
                 bar.update()
-            figures = intervals.with_intervals(
-                labels[test], intervals.Scored(scores, dict.fromkeys(seeds, 0.5)), patients[test],
+            estimates = intervals.metrics_with_intervals(
+                labels[test], intervals.SeedPredictions(scores, dict.fromkeys(seeds, 0.5)), patients[test],
                 settings.bootstrap_samples, settings.confidence_level, experiment.seed,
             )  # fmt: skip
-            results[name] = {"dimensions": features.shape[1], "roc_auc": figures["roc_auc"]}
+            results[name] = {"dimensions": features.shape[1], "roc_auc": estimates["roc_auc"]}
     runs.write_json(folder / "probes.json", results)
 
 
-def probe(
+def fit_and_score_probe(
     features: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray, test: np.ndarray
 ) -> np.ndarray:
-    """Probabilities of malignancy of the test rows, by the probe whose penalty served the validation rows best.
+    """Return the test rows' probabilities of malignancy by a probe with the penalty that is best on validation rows.
 
     Args:
-        features: float, (n, d). labels: integers, (n,). train, validation, test: positions, patients apart.
+        features: float, (n, d).
+        labels: integers, (n,).
+        train, validation, test: Row indices; no patient is in two of them.
     """
     best, best_area = None, -1.0
-    for strength in STRENGTHS:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=300))
+    for inverse_penalty in INVERSE_PENALTIES:
+        model = make_pipeline(
+            StandardScaler(), LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=300)
+        )
         model.fit(features[train], labels[train])
         area = roc_auc_score(labels[validation], model.decision_function(features[validation]))
         if area > best_area:
@@ -77,50 +81,52 @@ def probe(
     return best.predict_proba(features[test])[:, 1]
 
 
-def _capped(rows: np.ndarray, seed: int) -> np.ndarray:
-    return rows if len(rows) <= MOST else np.random.default_rng(seed).choice(rows, MOST, replace=False)
+def _subsample(rows: np.ndarray, seed: int) -> np.ndarray:
+    """Return the rows, or MAX_PATCHES of them drawn at random if there are more."""
+    return rows if len(rows) <= MAX_PATCHES else np.random.default_rng(seed).choice(rows, MAX_PATCHES, replace=False)
 
 
-def _fixed(images: np.ndarray, used: np.ndarray, root: Path) -> dict[str, np.ndarray]:
-    """Features that no seed changes: each block, all blocks, controls, and concatenations."""
+def _seed_independent_features(images: np.ndarray, store_rows: np.ndarray, root: Path) -> dict[str, np.ndarray]:
+    """Return the features that are the same for every seed: each block, all blocks, controls, and concatenations."""
     with np.load(root / "features" / "pooled.npz") as saved:
-        blocks = {f"discriminator_{block}": saved[block][used] for block in BLOCKS}
+        blocks = {f"discriminator_{block}": saved[block][store_rows] for block in BLOCKS}
     discriminator_features = np.concatenate(list(blocks.values()), 1)
-    measured = pd.read_csv(root / "features" / "properties.csv", usecols=list(COLOUR_AND_TEXTURE)).iloc[used]
-    colours = measured[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)
-    cnn_features = make_feature_fn(weights.load_model(root / "features" / "reference_cnn.keras"))(images).astype(
-        np.float32
-    )
+    properties = pd.read_csv(root / "features" / "properties.csv", usecols=list(COLOR_AND_TEXTURE)).iloc[store_rows]
+    color_texture = properties[list(COLOR_AND_TEXTURE)].to_numpy(np.float32)
+    extract = make_feature_fn(weights.load_model(root / "features" / "reference_cnn.keras"))
+    cnn_features = extract(images).astype(np.float32)
     features = {
-        **blocks, "discriminator_all": discriminator_features, "colour_and_texture": colours,
+        **blocks, "discriminator_all": discriminator_features, "colour_and_texture": color_texture,
         "supervised_cnn": cnn_features,
         "discriminator_and_cnn": np.concatenate([discriminator_features, cnn_features], 1),
     }  # fmt: skip
-    if installed("lite2"):
-        imagenet = pooled("lite2", images).astype(np.float32)
+    if has_weights("lite2"):
+        imagenet = pooled_features("lite2", images).astype(np.float32)
         features["efficientnet_lite2"] = imagenet
         features["discriminator_and_efficientnet_lite2"] = np.concatenate([discriminator_features, imagenet], 1)
     return features
 
 
-def _untrained(images: np.ndarray, experiment: Experiment, seed: int) -> np.ndarray:
+def _untrained_features(images: np.ndarray, experiment: Experiment, seed: int) -> np.ndarray:
+    """Return the channel means of all blocks of a discriminator with random weights: float, (n, channels)."""
     keras.utils.set_random_seed(seed)
     gan = experiment.gan
     maps = feature_maps(discriminator(gan.base_channels, spectral=gan.spectral_norm))
 
-    def run(part: np.ndarray) -> np.ndarray:
-        outputs = maps(batches.scale(part), training=False)
+    def pool(batch: np.ndarray) -> np.ndarray:
+        """Return the channel means of a batch."""
+        outputs = maps(batches.to_float(batch), training=False)
         return np.concatenate([np.asarray(keras.ops.cast(x, "float32")).mean((1, 2)) for x in outputs], 1)
 
-    return batches.by_parts(run, images)
+    return batches.map_in_batches(pool, images)
 
 
-def _drawn(patients: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
-    """The training rows of patients drawn with replacement; drawn again while a class is missing."""
+def _resample_patients(patients: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
+    """Return the training rows of patients drawn with replacement; it draws again while a class is missing."""
     groups = pd.Series(train).groupby(patients[train]).apply(np.array)
     for attempt in range(100):
-        drawn = np.random.default_rng((seed, attempt)).integers(0, len(groups), len(groups))
-        rows = np.concatenate([groups.iloc[number] for number in drawn])
+        group_indices = np.random.default_rng((seed, attempt)).integers(0, len(groups), len(groups))
+        rows = np.concatenate([groups.iloc[index] for index in group_indices])
         if len(np.unique(labels[rows])) == 2:
             return rows
     return train

@@ -1,4 +1,4 @@
-"""Probabilities of every held-out patch, and what they are worth: the stage `evaluate`."""
+"""The classifiers' part of the stage `evaluate`: probabilities of every held-out patch, and their metrics."""
 
 from functools import partial
 from pathlib import Path
@@ -10,160 +10,198 @@ from bcgan import data, progress, runs
 from bcgan.artifacts import StageRun
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify import calibration, context, pretraining
-from bcgan.classify.scoring import probabilities
-from bcgan.data.views import central
+from bcgan.classify.scoring import predict_probabilities
+from bcgan.data.views import center_crop
 from bcgan.evaluate import derived, intervals, leaks, metrics, split_optimism
 from bcgan.evaluate import patients as by_patient
-from bcgan.evaluate.derived import classifiers, column
-from bcgan.evaluate.intervals import describe
+from bcgan.evaluate.derived import column_name, seeds_by_classifier
+from bcgan.evaluate.intervals import format_estimate
 from bcgan.experiment import TRAINING, Experiment, subset
 from bcgan.models import weights
 from bcgan.preprocess.store import Store
 
 PROBABILITIES = "probabilities.npy"  # of one network, in its cached artifact
-MIN_SLIDE_PATCHES = 300  # patches of a slide from which on it is measured by itself
-# Pairs that are compared besides every classifier with the proposed one.
-FURTHER = (
+MIN_SLIDE_PATCHES = 300  # of a slide that is measured by itself
+# Pairs (classifier, reference) that are compared, besides every classifier with the proposed one.
+EXTRA_COMPARISONS = (
     (derived.CONTEXT, derived.ENSEMBLE),
     *((name, spec.compared_with) for name, spec in CLASSIFIERS.items() if spec.compared_with),
 )
-CALIBRATED = ("ece", "brier", "loss")  # figures that calibration moves; given before and after
+CALIBRATED_METRICS = ("ece", "brier", "loss")  # those that calibration changes; also reported after it
 
 
 def evaluate(run: StageRun, store: Store) -> None:
     """Write probabilities.csv, metrics.json, comparisons.json, split_optimism.json and leak_audit.json.
 
-    Thresholds, calibration and the context's weights come from the validation patients alone.
+    Thresholds, calibration and the weights of the spatial context are fitted on the validation patients only.
     """
     experiment, root, folder = run.experiment, run.root, run.folder
-    held = np.flatnonzero(store.index["role"].to_numpy() != "train")
-    table = store.index.loc[held, ["id", "patient", "x", "y", "label", "role"]].reset_index(drop=True)
-    _predict(run, central(store.images[held], experiment.classify.crop_size), table)
     properties = derived.read_properties(root / "features")
-    table[column(derived.COLOURS, 0)] = derived.colour_statistics(properties, store.rows("train"), held)
-    base, fitted = derived.ensemble(table, experiment.members), None
-    side = data.side(experiment.data)
-    if experiment.evaluate.ensemble_models:
-        table[column(derived.ENSEMBLE, 0)] = base
-    if context.known(table[["x", "y"]].to_numpy()):
-        table[column(derived.CONTEXT, 0)], fitted = derived.in_context(table, base, side)
+    table, context_weights = _predict_held_out(run, store, properties)
     table.to_csv(folder / "probabilities.csv", index=False, float_format="%.9g")
-    table = _read(folder)  # what is measured is what the report will read
-    scored = {name: _scored(table, name) for name in classifiers(table)}
-    results = {name: _figures(experiment, table, predictions) for name, predictions in scored.items()}
-    if fitted:
-        results[derived.CONTEXT]["context"] = fitted._asdict()
+    table = _read_probabilities(folder)  # rounded, as the report reads them
+    predictions = {name: _select_thresholds(table, name) for name in seeds_by_classifier(table)}
+    results = {name: _measure_classifier(experiment, table, predictions[name]) for name in predictions}
+    if context_weights:
+        results[derived.CONTEXT]["context"] = context_weights._asdict()
     runs.write_json(folder / "metrics.json", results)
-    runs.write_json(folder / "comparisons.json", _comparisons(experiment, table, scored))
-    runs.write_json(
-        folder / "split_optimism.json", split_optimism.measure(experiment, store, properties, root / "features")
-    )
-    split = runs.read_json(root / "preprocess" / "split.json")
-    elsewhere = leaks.fitted_elsewhere(table, results, experiment.members, side)
-    pretraining_patients = pretraining.seen(root / "pretrain")
+    runs.write_json(folder / "comparisons.json", _compare_classifiers(experiment, table, predictions))
+    optimism = split_optimism.measure(experiment, store, properties, root / "features")
+    runs.write_json(folder / "split_optimism.json", optimism)
     audit = leaks.audit(
-        store.index, store.images, split, bool(experiment.trained_on_unlisted), elsewhere, pretraining_patients
+        store.index,
+        store.images,
+        split=runs.read_json(root / "preprocess" / "split.json"),
+        unlabelled=bool(experiment.trained_on_unlisted),
+        num_misfitted=leaks.count_not_fitted_on_validation(
+            table, results, experiment.ensemble_members, data.coordinate_patch_px(experiment.data)
+        ),
+        pretraining_patients=pretraining.pretraining_patients(root / "pretrain"),
     )
-    probed = split_optimism.patient_probe(properties, store.index, root / "features", experiment.seed)
-    audit |= {"patient_probe": probed} if probed else {}
+    patient_probe = split_optimism.patient_probe(properties, store.index, root / "features", experiment.seed)
+    audit |= {"patient_probe": patient_probe} if patient_probe else {}
     runs.write_json(folder / "leak_audit.json", audit)
-    _log(results, audit)
+    _log_results(results, audit)
 
 
 def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
-    """The stage's probabilities; and metrics, comparisons, split_optimism and leak_audit by name."""
+    """Read what `evaluate` wrote: the probabilities, and the contents of its JSON files by name."""
     names = ("metrics", "comparisons", "split_optimism", "leak_audit")
-    return _read(folder), {name: runs.read_json(folder / f"{name}.json") for name in names}
+    return _read_probabilities(folder), {name: runs.read_json(folder / f"{name}.json") for name in names}
 
 
-def _read(folder: Path) -> pd.DataFrame:
+def _predict_held_out(
+    run: StageRun, store: Store, properties: pd.DataFrame
+) -> tuple[pd.DataFrame, context.Context | None]:
+    """Return the held-out patches with a column of probabilities for each classifier and seed.
+
+    Also returns the weights of the spatial context, or `None` if coordinates are unknown.
+    """
+    experiment, context_weights = run.experiment, None
+    held_out = np.flatnonzero(store.index["role"].to_numpy() != "train")
+    table = store.index.loc[held_out, ["id", "patient", "x", "y", "label", "role"]].reset_index(drop=True)
+    _predict(run, center_crop(store.images[held_out], experiment.classify.crop_size), table)
+    color_texture = derived.predict_from_color_texture(properties, store.role_indices("train"), held_out)
+    table[column_name(derived.COLOR_TEXTURE, 0)] = color_texture
+    base = derived.ensemble_probabilities(table, experiment.ensemble_members)
+    if experiment.evaluate.ensemble_models:
+        table[column_name(derived.ENSEMBLE, 0)] = base
+    if context.has_coordinates(table[["x", "y"]].to_numpy()):
+        refined, context_weights = derived.refine_by_context(table, base, data.coordinate_patch_px(experiment.data))
+        table[column_name(derived.CONTEXT, 0)] = refined
+    return table, context_weights
+
+
+def _read_probabilities(folder: Path) -> pd.DataFrame:
+    """Read probabilities.csv; ids and patients that look like numbers or NA stay text."""
     return pd.read_csv(folder / "probabilities.csv", dtype={"id": str, "patient": str}, keep_default_na=False)
 
 
 def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
     """Add a column of probabilities for each trained classifier and seed."""
     classify, views = run.experiment.classify, run.experiment.evaluate.tta_views
-    names = [column(name, seed) for name in classify.models for seed in classify.seeds]
+    names = [column_name(name, seed) for name in classify.models for seed in classify.seeds]
     settings = subset(run.experiment, (*TRAINING, "evaluate.tta_views", "classify.crop_size"))
-    stored = {file: digest for file, digest in run.inputs.items() if file.startswith("preprocess/")}
+    store_digests = {file: digest for file, digest in run.inputs.items() if file.startswith("preprocess/")}
 
     def build(name: str, folder: Path) -> None:
+        """Write the probabilities of one network."""
         network = weights.load_model(run.root / "classify" / f"{name}.keras")
-        np.save(folder / PROBABILITIES, probabilities(network, images, views))
+        np.save(folder / PROBABILITIES, predict_probabilities(network, images, views))
 
     with progress.bar(len(names) * len(images), "evaluate", "patch") as bar:
         for name in names:
-            inputs = stored | {"network": run.inputs[f"classify/{name}.keras"]}
-            table[name] = np.load(run.cache.get_or_build(name, settings, inputs, partial(build, name)) / PROBABILITIES)
+            inputs = store_digests | {"network": run.inputs[f"classify/{name}.keras"]}
+            folder = run.cache.get_or_build(name, settings, inputs, partial(build, name))
+            table[name] = np.load(folder / PROBABILITIES)
             bar.update(len(images))
 
 
-def _scored(table: pd.DataFrame, name: str) -> intervals.Scored:
-    """All held-out probabilities of a classifier, and the thresholds that its validation patients choose."""
-    chosen = (table["role"] == "validation").to_numpy()
-    labels = table["label"].to_numpy()[chosen]
-    scores = {seed: table[column(name, seed)].to_numpy(float) for seed in classifiers(table)[name]}
-    rules = {seed: metrics.operating_points(labels, values[chosen]) for seed, values in scores.items()}
-    return intervals.Scored(scores, {seed: rule["youden"] for seed, rule in rules.items()})
+def _select_thresholds(table: pd.DataFrame, name: str) -> intervals.SeedPredictions:
+    """Return a classifier's held-out probabilities, with the thresholds of the largest validation Youden index."""
+    validation = (table["role"] == "validation").to_numpy()
+    labels = table["label"].to_numpy()[validation]
+    scores = {seed: table[column_name(name, seed)].to_numpy(float) for seed in seeds_by_classifier(table)[name]}
+    thresholds = {
+        seed: metrics.operating_points(labels, values[validation])["youden"] for seed, values in scores.items()
+    }
+    return intervals.SeedPredictions(scores, thresholds)
 
 
-def _of(scored: intervals.Scored, rows: np.ndarray) -> intervals.Scored:
-    return scored._replace(probabilities={seed: values[rows] for seed, values in scored.probabilities.items()})
+def _select_rows(predictions: intervals.SeedPredictions, rows: np.ndarray) -> intervals.SeedPredictions:
+    """Return the predictions of some patches; `rows` is a mask."""
+    probabilities = {seed: values[rows] for seed, values in predictions.probabilities.items()}
+    return predictions._replace(probabilities=probabilities)
 
 
-def _figures(experiment: Experiment, table: pd.DataFrame, scored: intervals.Scored) -> dict:
-    """Return {thresholds, calibration, operating_points, whole_slide_metrics, sets} of one classifier, where sets is
-    {role: {metric: {value, low, high, seeds}}}.
+def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions: intervals.SeedPredictions) -> dict:
+    """Return one classifier's part of metrics.json.
 
-    Figures named <metric>_calibrated and patient_<metric> are those of the calibrated probabilities.
+    Returns:
+        {thresholds, calibration, operating_points, whole_slide_metrics, sets}, where sets is
+        {role: {metric: {value, low, high, seeds}}}. Metrics named <metric>_calibrated and patient_<metric> are those of
+        the calibrated probabilities.
     """
     settings, labels, patients = experiment.evaluate, table["label"].to_numpy(), table["patient"].to_numpy()
-    level = (settings.bootstrap_samples, settings.confidence_level, experiment.seed)
-    chosen = (table["role"] == "validation").to_numpy()
-    fitted = {seed: calibration.fit(values[chosen], labels[chosen]) for seed, values in scored.probabilities.items()}
-    calibrated = scored._replace(
-        probabilities={seed: calibration.apply(fitted[seed], values) for seed, values in scored.probabilities.items()}
-    )
+    bootstrap = (settings.bootstrap_samples, settings.confidence_level, experiment.seed)
+    validation = (table["role"] == "validation").to_numpy()
+    fitted, calibrated_by_seed = {}, {}
+    for seed, scores in predictions.probabilities.items():
+        fitted[seed] = calibration.fit(scores[validation], labels[validation])
+        calibrated_by_seed[seed] = calibration.apply(fitted[seed], scores)
+    calibrated = predictions._replace(probabilities=calibrated_by_seed)
     sets = {}
     for role in sorted(table["role"].unique()):
         rows = (table["role"] == role).to_numpy()
-        sets[role] = intervals.with_intervals(labels[rows], _of(scored, rows), patients[rows], *level)
-        after = intervals.with_intervals(labels[rows], _of(calibrated, rows), patients[rows], *level)
-        sets[role] |= {f"{name}_calibrated": after[name] for name in CALIBRATED}
-        sets[role] |= by_patient.measure(labels[rows], _of(calibrated, rows).probabilities, patients[rows], *level)
+        before, after = (
+            intervals.metrics_with_intervals(labels[rows], _select_rows(scored, rows), patients[rows], *bootstrap)
+            for scored in (predictions, calibrated)
+        )
+        sets[role] = before | {f"{name}_calibrated": after[name] for name in CALIBRATED_METRICS}
+        sets[role] |= by_patient.patient_metrics(
+            labels[rows], _select_rows(calibrated, rows).probabilities, patients[rows], *bootstrap
+        )
     return {
-        "thresholds": {str(seed): value for seed, value in scored.thresholds.items()},
+        "thresholds": {str(seed): value for seed, value in predictions.thresholds.items()},
         "calibration": {str(seed): values._asdict() for seed, values in fitted.items()},
-        "operating_points": _operating_points(table, scored),
-        "whole_slide_metrics": _slides(table, scored),
+        "operating_points": _measure_operating_points(table, predictions),
+        "whole_slide_metrics": _measure_whole_slides(table, predictions),
         "sets": sets,
     }
 
 
-def _operating_points(table: pd.DataFrame, scored: intervals.Scored) -> dict[str, dict[str, float]]:
-    """{rule: {threshold, sensitivity, specificity, balanced_accuracy, f1}} on the test patients, means over seeds."""
+def _measure_operating_points(
+    table: pd.DataFrame, predictions: intervals.SeedPredictions
+) -> dict[str, dict[str, float]]:
+    """Return {rule: {threshold, <each of THRESHOLD_METRICS>}} on the test patients, means over seeds."""
     labels, roles = table["label"].to_numpy(), table["role"].to_numpy()
-    chosen, test = roles == "validation", roles == "test"
+    validation, test = roles == "validation", roles == "test"
     unit_weights, points = np.ones((1, int(test.sum()))), {}
-    for scores in scored.probabilities.values():
-        for rule, threshold in metrics.operating_points(labels[chosen], scores[chosen]).items():
-            measured = metrics.measure(labels[test], scores[test], threshold, unit_weights)
-            numbers = {name: float(measured[name][0]) for name in metrics.AT_THRESHOLD}
+    for scores in predictions.probabilities.values():
+        for rule, threshold in metrics.operating_points(labels[validation], scores[validation]).items():
+            measured = metrics.compute_metrics(labels[test], scores[test], threshold, unit_weights)
+            numbers = {name: float(measured[name][0]) for name in metrics.THRESHOLD_METRICS}
             points.setdefault(rule, []).append({"threshold": threshold, **numbers})
     return {rule: pd.DataFrame(rows).mean().to_dict() for rule, rows in points.items()}
 
 
-def _slides(table: pd.DataFrame, scored: intervals.Scored) -> dict[str, dict[str, float]]:
-    """{slide: {patches, malignant, roc_auc, balanced_accuracy}} of every test slide with MIN_SLIDE_PATCHES patches
-    and both classes: means over seeds, and no interval, for it is one patient."""
+def _measure_whole_slides(table: pd.DataFrame, predictions: intervals.SeedPredictions) -> dict[str, dict[str, float]]:
+    """Measure every test slide with MIN_SLIDE_PATCHES patches and both classes: means over seeds.
+
+    There are no intervals, since a slide is of one patient.
+
+    Returns:
+        {slide: {patches, malignant, roc_auc, balanced_accuracy}}.
+    """
     labels, by_slide = table["label"].to_numpy(), {}
-    for slide, rows in table.groupby(derived.slides_of(table)).indices.items():
+    for slide, rows in table.groupby(derived.slide_keys(table)).indices.items():
         slide_labels = labels[rows]
-        if not slide.startswith("test/") or len(rows) < MIN_SLIDE_PATCHES or slide_labels.min() == slide_labels.max():
+        has_both_classes = slide_labels.min() != slide_labels.max()
+        if not slide.startswith("test/") or len(rows) < MIN_SLIDE_PATCHES or not has_both_classes:
             continue
         measured = [
-            metrics.measure(slide_labels, values[rows], scored.thresholds[seed], np.ones((1, len(rows))))
-            for seed, values in scored.probabilities.items()
+            metrics.compute_metrics(slide_labels, values[rows], predictions.thresholds[seed], np.ones((1, len(rows))))
+            for seed, values in predictions.probabilities.items()
         ]
         means = {
             name: float(np.mean([values[name][0] for values in measured])) for name in ("roc_auc", "balanced_accuracy")
@@ -172,41 +210,47 @@ def _slides(table: pd.DataFrame, scored: intervals.Scored) -> dict[str, dict[str
     return by_slide
 
 
-def _comparisons(experiment: Experiment, table: pd.DataFrame, scored: dict[str, intervals.Scored]) -> list[dict]:
-    """Every classifier against the proposed one, those of FURTHER, and the ensemble against its first member, on the
-    same test patches and resamples: [{classifier, against, metric, value, low, high, p}]."""
+def _compare_classifiers(
+    experiment: Experiment, table: pd.DataFrame, predictions: dict[str, intervals.SeedPredictions]
+) -> list[dict]:
+    """Compare classifiers on the same test patches and resamples.
+
+    The pairs are every classifier with the proposed one, EXTRA_COMPARISONS, and the ensemble with its first member.
+
+    Returns:
+        [{classifier, reference, metric, value, low, high, p}].
+    """
     test, settings = (table["role"] == "test").to_numpy(), experiment.evaluate
     labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]
-    drawn, rng = (
-        intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed),
-        np.random.default_rng(0),
-    )
-    resampled = {
-        name: intervals.resampled(labels, _of(predictions, test), drawn, rng) for name, predictions in scored.items()
+    resample_weights = intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed)
+    rng = np.random.default_rng(0)
+    bootstrapped = {
+        name: intervals.bootstrap_metrics(labels, _select_rows(predictions[name], test), resample_weights, rng)
+        for name in predictions
     }
-    first = experiment.proposed
-    pairs = [(name, first) for name in resampled if name != first]
-    further = (*FURTHER, (derived.ENSEMBLE, experiment.members[0]))
-    pairs += [pair for pair in further if first not in pair and resampled.keys() >= set(pair)]
-    return [
-        {
-            "classifier": name, "reference": reference, "metric": metric,
-            **intervals.difference(
-                resampled[name][metric], resampled[reference][metric], patients, settings.confidence_level
-            ),
-        }
-        for name, reference in pairs
-        for metric in ("roc_auc", "balanced_accuracy", "f1")
-    ]  # fmt: skip
+    proposed = experiment.proposed
+    pairs = [(name, proposed) for name in bootstrapped if name != proposed]
+    extra_pairs = (*EXTRA_COMPARISONS, (derived.ENSEMBLE, experiment.ensemble_members[0]))
+    pairs += [pair for pair in extra_pairs if proposed not in pair and bootstrapped.keys() >= set(pair)]
+    comparisons = []
+    for name, reference in pairs:
+        for metric in ("roc_auc", "balanced_accuracy", "f1"):
+            candidate_values, reference_values = bootstrapped[name][metric], bootstrapped[reference][metric]
+            difference = intervals.paired_difference(
+                candidate_values, reference_values, patients, settings.confidence_level
+            )
+            comparisons.append({"classifier": name, "reference": reference, "metric": metric, **difference})
+    return comparisons
 
 
-def _log(results: dict, audit: dict) -> None:
+def _log_results(results: dict, audit: dict) -> None:
+    """Log failed leak checks, and every classifier's test ROC AUC and balanced accuracy."""
     for check in audit["checks"].values():
         if not check["passed"]:
             progress.log.warning("evaluate: leak: %d %s", check["count"], check["meaning"])
-    for name, figures in results.items():
-        test = figures["sets"]["test"]
+    for name, classifier_metrics in results.items():
+        test = classifier_metrics["sets"]["test"]
         progress.log.info(
             "evaluate: %-24s test ROC AUC %s, balanced accuracy %s",
-            name, *(describe(test[metric]) for metric in ("roc_auc", "balanced_accuracy")),
+            name, *(format_estimate(test[metric]) for metric in ("roc_auc", "balanced_accuracy")),
         )  # fmt: skip

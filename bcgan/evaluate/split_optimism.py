@@ -1,6 +1,7 @@
-"""How much a split that ignores patients flatters: the same features and model, cross-validated both ways.
+"""Split optimism: by how much a random split of patches overestimates a model, compared with a split of patients.
 
-Neighbouring patches share tissue and stain, so a random split tests a model on patients that it was trained on.
+Neighboring patches share tissue and stain, and a random split tests a model on patients that it was trained on. The
+same model on the same features is cross-validated with both splits.
 """
 
 from pathlib import Path
@@ -17,14 +18,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bcgan.evaluate import intervals
-from bcgan.evaluate.derived import boosted_trees
-from bcgan.evaluate.probes import COLOUR_AND_TEXTURE, MOST
+from bcgan.evaluate.derived import make_boosted_trees
+from bcgan.evaluate.probes import COLOR_AND_TEXTURE, MAX_PATCHES
 from bcgan.experiment import Experiment
 from bcgan.models.discriminator import BLOCKS
 from bcgan.preprocess.store import Store
 
 FOLDS = 5
-LEAST = 20  # patches of a patient whom the probe is to know again
+MIN_PATIENT_PATCHES = 20  # of a patient that the patient probe is to recognize
 
 
 def measure(
@@ -32,58 +33,67 @@ def measure(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return {model: {random_split, patient_split, split_optimism: {value, low, high}}}, ROC AUC by cross-validation.
 
-    Over all patches with a role in the protocol, at most MOST of them. The discriminator's features are measured on
-    held-out patients alone, because it was trained on the labels of the others. A model is left out if there are fewer
-    patients than folds.
+    Over all patches with a role in the protocol, at most MAX_PATCHES of them. The discriminator's features are measured
+    on held-out patients only, because it was trained on the labels of the others. A model is left out if there are
+    fewer patients than folds.
     """
-    roles = store.index["role"].isin(["train", "validation", "test"]).to_numpy()
-    rows = np.flatnonzero(roles)
-    if len(rows) > MOST:
-        rows = np.sort(np.random.default_rng(experiment.seed).choice(rows, MOST, replace=False))
+    has_role = store.index["role"].isin(["train", "validation", "test"]).to_numpy()
+    rows = np.flatnonzero(has_role)
+    if len(rows) > MAX_PATCHES:
+        rows = np.sort(np.random.default_rng(experiment.seed).choice(rows, MAX_PATCHES, replace=False))
     labels, patients = store.index["label"].to_numpy()[rows], store.index["patient"].to_numpy()[rows]
     if len(np.unique(patients)) < FOLDS:
         return {}
-    colours = properties[list(COLOUR_AND_TEXTURE)].to_numpy(np.float32)[rows]
-    by_features = {"color_texture_gbdt": compare(boosted_trees(), colours, labels, patients, experiment)}
-    held = store.index["role"].to_numpy()[rows] != "train"
-    if len(np.unique(patients[held])) < FOLDS:
-        return by_features
+    color_texture = properties[list(COLOR_AND_TEXTURE)].to_numpy(np.float32)[rows]
+    results = {"color_texture_gbdt": compare(make_boosted_trees(), color_texture, labels, patients, experiment)}
+    is_held_out = store.index["role"].to_numpy()[rows] != "train"
+    if len(np.unique(patients[is_held_out])) < FOLDS:
+        return results
     with np.load(features / "pooled.npz") as saved:
-        discriminator_features = np.concatenate([saved[block][rows[held]] for block in BLOCKS], 1)
+        discriminator_features = np.concatenate([saved[block][rows[is_held_out]] for block in BLOCKS], 1)
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=300))
-    return by_features | {
-        "discriminator_features": compare(linear, discriminator_features, labels[held], patients[held], experiment)
+    return results | {
+        "discriminator_features": compare(
+            linear, discriminator_features, labels[is_held_out], patients[is_held_out], experiment
+        )
     }
 
 
 def patient_probe(
     properties: pd.DataFrame, index: pd.DataFrame, features: Path, seed: int
 ) -> dict[str, float | int] | None:
-    """How much patches betray their patient: {balanced_accuracy, chance, patients} of a linear discriminant on the
-    GAN's features, colour and texture, fitted on half of the training patches and asked about the other half.
+    """Measure how well patches identify their patient, by a linear discriminant.
 
-    It is no check of the split: on real stains a patient under two names would mostly go unnoticed.
+    Its features are the GAN's, color and texture. It is fitted on half of the training patches and tested on the other
+    half. It is not a check of the split: on real stains it would mostly miss a patient under two names.
+
+    Returns:
+        {balanced_accuracy, chance, patients}, or `None` with fewer than two patients of MIN_PATIENT_PATCHES.
     """
     counts = index["patient"][index["role"] == "train"].value_counts()
-    rows = np.flatnonzero((index["role"] == "train") & index["patient"].isin(counts.index[counts >= LEAST]))
-    if (number := index["patient"].iloc[rows].nunique()) < 2:
+    rows = np.flatnonzero(
+        (index["role"] == "train") & index["patient"].isin(counts.index[counts >= MIN_PATIENT_PATCHES])
+    )
+    num_patients = index["patient"].iloc[rows].nunique()
+    if num_patients < 2:
         return None
     with np.load(features / "pooled.npz") as saved:
-        known = np.concatenate([*(saved[block] for block in BLOCKS), properties[list(COLOUR_AND_TEXTURE)]], 1)[rows]
+        all_features = [*(saved[block] for block in BLOCKS), properties[list(COLOR_AND_TEXTURE)]]
+    inputs = np.concatenate(all_features, 1)[rows]
     patients = index["patient"].to_numpy()[rows]
-    fitting, scoring = train_test_split(np.arange(len(rows)), test_size=0.5, stratify=patients, random_state=seed)
-    discriminant = LinearDiscriminantAnalysis("eigen", shrinkage="auto", priors=np.full(number, 1 / number))
-    fitted = make_pipeline(StandardScaler(), discriminant).fit(known[fitting], patients[fitting])
-    accuracy = balanced_accuracy_score(patients[scoring], fitted.predict(known[scoring]))
-    return {"balanced_accuracy": float(accuracy), "chance": 1 / number, "patients": number}
+    train, test = train_test_split(np.arange(len(rows)), test_size=0.5, stratify=patients, random_state=seed)
+    discriminant = LinearDiscriminantAnalysis("eigen", shrinkage="auto", priors=np.full(num_patients, 1 / num_patients))
+    fitted = make_pipeline(StandardScaler(), discriminant).fit(inputs[train], patients[train])
+    accuracy = balanced_accuracy_score(patients[test], fitted.predict(inputs[test]))
+    return {"balanced_accuracy": float(accuracy), "chance": 1 / num_patients, "patients": num_patients}
 
 
 def compare(
     model: ClassifierMixin, features: np.ndarray, labels: np.ndarray, patients: np.ndarray, experiment: Experiment
 ) -> dict[str, dict[str, Any]]:
-    """One model's ROC AUC by either split, and the difference between the two on the same patches."""
+    """Return a model's cross-validated ROC AUC by each split, and their paired difference, `split_optimism`."""
     settings = experiment.evaluate
-    drawn = intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed)
+    weights = intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed)
     splits = {
         "random_split": StratifiedKFold(FOLDS, shuffle=True, random_state=experiment.seed),
         "patient_split": StratifiedGroupKFold(FOLDS, shuffle=True, random_state=experiment.seed),
@@ -92,9 +102,9 @@ def compare(
     for name, split in splits.items():
         folds = list(split.split(features, labels, patients if name == "patient_split" else None))
         probabilities = cross_val_predict(model, features, labels, cv=folds, method="predict_proba")[:, 1]
-        areas[name] = intervals.resampled(labels, intervals.Scored({0: probabilities}, {0: 0.5}), drawn, rng)["roc_auc"]
-    intervals_by_split = {
-        name: intervals.interval(area, patients, settings.confidence_level) for name, area in areas.items()
-    }
-    gain = intervals.difference(areas["random_split"], areas["patient_split"], patients, settings.confidence_level)
-    return intervals_by_split | {"split_optimism": gain}
+        predictions = intervals.SeedPredictions({0: probabilities}, {0: 0.5})
+        areas[name] = intervals.bootstrap_metrics(labels, predictions, weights, rng)["roc_auc"]
+    confidence = settings.confidence_level
+    estimates = {name: intervals.percentile_interval(area, patients, confidence) for name, area in areas.items()}
+    optimism = intervals.paired_difference(areas["random_split"], areas["patient_split"], patients, confidence)
+    return estimates | {"split_optimism": optimism}

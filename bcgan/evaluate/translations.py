@@ -1,11 +1,12 @@
-"""What a translation between the classes changes and what it leaves: as a counterfactual, on held-out patients.
+"""Evaluate the translations between the classes as counterfactuals, on held-out patients.
 
-For a patch that the classifier called right: is its translation called the other class, what changed on the way, and
-what stayed? A translation that changes the stain or the layout answers another question than "what would have to change
-in this tissue".
+For a patch that the classifier predicts correctly: is its translation predicted as the other class, and which
+properties of the image changed? A translation that also changes the stain or the layout is a poor counterfactual: it
+does not show what would have to change in this tissue.
 """
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,137 +22,145 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bcgan import progress, runs
-from bcgan.classify.scoring import probabilities
-from bcgan.data.histology_phantom.tissue import outside
+from bcgan.classify.scoring import predict_probabilities
+from bcgan.data.histology_phantom.tissue import held_out_patches
 from bcgan.data.records import CLASSES
-from bcgan.data.views import central
+from bcgan.data.views import center_crop
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.gan.translation import translate
 from bcgan.models import weights
-from bcgan.models.efficientnet_lite import installed, pooled
+from bcgan.models.efficientnet_lite import has_weights, pooled_features
 from bcgan.preprocess import properties
-from bcgan.preprocess.store import GAN_SIZE, Store, at_size, load_synthetic, of_role
+from bcgan.preprocess.store import GAN_SIZE, Store, load_role, load_synthetic, resize_patches
 
 PROPERTIES = ("density", "haematoxylin", "coverage", "contrast", "red", "green", "blue")
-COARSE = 10  # pixels: the layout of a patch is its brightness on a 5x5 grid
+LAYOUT_CELL_PX = 10  # the layout of a patch is its brightness on a 5x5 grid
 MAX_EXAMPLES = 8
-TRUE_QUANTITIES = ("nuclear_area_fraction", "nuclear_count", "nuclear_radius_px")  # known of phantom patches
-TRUTHS = 256  # phantom patches of a class from which nuclei are learnt to be read, and as many that are translated
-PENALTIES = np.logspace(0, 6, 13)
+NUCLEAR_QUANTITIES = ("nuclear_area_fraction", "nuclear_count", "nuclear_radius_px")  # known for phantom patches
+NUM_PHANTOM_PATCHES = 256  # of each class, for fitting the regressions, and as many that are translated
+RIDGE_PENALTIES = np.logspace(0, 6, 13)  # candidates
 
 
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
-    """Translate test patches to the other class and back; the classifier is the proposed one, every seed.
+    """Translate test patches to the other class and back; the classifier is the proposed one, with every seed.
 
-    Writes translations.csv, one row per patch: class, patient, flip_rate (NaN if it was not classified correctly),
-    change_<property>, cielab_shift, layout_correlation (of 5x5 grids), ssim, cycle_reconstruction_error (mean grey
-    levels between the patch and its translation back). Writes translations.json: their means by class with intervals
-    over resampled patients; `real_class_difference`, how real patches of the two classes differ; and
-    `phantom_ground_truth`, what happens to nuclei that are known. Writes translations.npz for the figures.
+    translations.csv has one row per patch: class, patient, flip_rate (NaN if it was not classified correctly),
+    change_<property>, cielab_shift, layout_correlation (of 5x5 grids), ssim, cycle_reconstruction_error (mean absolute
+    difference of the patch and its translation back, in gray levels). translations.json has their means by class with
+    intervals over resampled patients; `real_class_difference`, malignant minus benign real patches; and
+    `phantom_ground_truth`, from `measure_phantom_nuclei`. translations.npz has the patches of the figures.
     """
-    settings, call = experiment.evaluate, _caller(experiment, root, folder)
-    images, labels = of_role(store, "test")
-    patients = store.index["patient"].to_numpy()[store.rows("test")]
+    settings, predict_malignant = experiment.evaluate, _load_classifier(experiment, root, folder)
+    images, labels = load_role(store, "test")
+    patients = store.index["patient"].to_numpy()[store.role_indices("test")]
     networks = [weights.load_model(root / "translate" / f"to_{name}.keras") for name in CLASSES]
     threshold = experiment.features.nuclear_od_threshold
-    synthetic, synthetic_labels = load_synthetic(root / "features", GAN_SIZE, selected=False)
-    tables, examples, measured = [], {}, []
+    synthetic, synthetic_labels = load_synthetic(root / "features", GAN_SIZE, accepted_only=False)
+    tables, examples, class_means = [], {}, []
     for label, name in enumerate(CLASSES):
         rows = np.flatnonzero(labels == label)
-        before, after, back = there_and_back(networks, images[rows], label)
-        table = compare(before, after, threshold)
+        before, after, back = translate_cycle(networks, images[rows], label)
+        table = measure_changes(before, after, threshold)
         table["cycle_reconstruction_error"] = np.abs(back.astype(np.int16) - before).mean((1, 2, 3))
-        right = call(before) == bool(label)
-        table["flip_rate"] = np.where(right, (call(after) != bool(label)).astype(float), np.nan)
+        is_correct = predict_malignant(before) == bool(label)
+        is_flipped = (predict_malignant(after) != bool(label)).astype(float)
+        table["flip_rate"] = np.where(is_correct, is_flipped, np.nan)
         tables.append(table.assign(patient=patients[rows], **{"class": name}))
-        example_rows = np.random.default_rng(experiment.seed).choice(
-            len(rows), min(MAX_EXAMPLES, len(rows)), replace=False
-        )
-        examples[f"real_{name}"] = np.stack([before[example_rows], after[example_rows], back[example_rows]], 1)
-        examples[f"synthetic_{name}"] = np.stack(
-            there_and_back(networks, synthetic[synthetic_labels == label][:MAX_EXAMPLES], label), 1
-        )
-        measured.append(properties.measure(before, threshold)[list(PROPERTIES)].mean())
+        rng = np.random.default_rng(experiment.seed)
+        shown = rng.choice(len(rows), min(MAX_EXAMPLES, len(rows)), replace=False)
+        examples[f"real_{name}"] = np.stack([before[shown], after[shown], back[shown]], 1)
+        synthetic_patches = synthetic[synthetic_labels == label][:MAX_EXAMPLES]
+        examples[f"synthetic_{name}"] = np.stack(translate_cycle(networks, synthetic_patches, label), 1)
+        class_means.append(properties.patch_features(before, threshold)[list(PROPERTIES)].mean())
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(folder / "translations.csv", index=False, float_format="%.6g")
     np.savez_compressed(folder / "translations.npz", **examples)
-    results = summarise(table, settings.bootstrap_samples, settings.confidence_level, experiment.seed)
-    gap = (measured[1] - measured[0]).to_dict()
-    truth = against_truth(networks, experiment) if experiment.data.name == "histology_phantom" else None
-    runs.write_json(
-        folder / "translations.json",
-        {
-            "classes": results,
-            "real_class_difference": gap,
-            "classifier": experiment.proposed,
-            "phantom_ground_truth": truth,
-        },
-    )
-    for name, figures in results.items():
+    results = summarize(table, settings.bootstrap_samples, settings.confidence_level, experiment.seed)
+    class_difference = (class_means[1] - class_means[0]).to_dict()
+    is_phantom = experiment.data.name == "histology_phantom"
+    truth = measure_phantom_nuclei(networks, experiment) if is_phantom else None
+    contents = {"classes": results, "real_class_difference": class_difference, "phantom_ground_truth": truth}
+    runs.write_json(folder / "translations.json", contents | {"classifier": experiment.proposed})
+    for name, estimates in results.items():
         progress.log.info(
             "evaluate: translations of %s patches: %s called the other class, density %+.3f (real classes differ %.3f)",
-            name, _percent(figures["flip_rate"]["value"]), figures["change_density"]["value"], gap["density"],
+            name, _percent(estimates["flip_rate"]["value"]), estimates["change_density"]["value"],
+            class_difference["density"],
         )  # fmt: skip
 
 
-def there_and_back(networks: list, images: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Patches of a class, their translations to the other class, and these translated back."""
+def translate_cycle(networks: list, images: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return patches of a class, their translations to the other class, and these translated back.
+
+    Args:
+        networks: The translators to benign and to malignant.
+        label: The class of the patches.
+    """
     after = translate(networks[1 - label], images)
     return images, after, translate(networks[label], after)
 
 
-def against_truth(networks: list, experiment: Experiment) -> dict[str, dict[str, Any]] | None:
-    """What translations do to nuclei, on phantom patches of patients whom no split holds, where every nucleus is known.
+def measure_phantom_nuclei(networks: list, experiment: Experiment) -> dict[str, dict[str, Any]] | None:
+    """Measure how translations change nuclei, on phantom patches of patients outside every split.
 
-    How much of a patch nuclei cover, how many they are and how large (mean radius, pixels) is read off a translation by
-    ridge regressions on EfficientNet-Lite2's features, fitted on other such patients.
+    Every nucleus of a rendered patch is known, but not of its translation. Ridge regressions on EfficientNet-Lite2's
+    features, fitted on other such patients, estimate the fraction of the patch that nuclei cover, their number and
+    their mean radius (pixels).
+
+    Args:
+        networks: The translators to benign and to malignant.
 
     Returns:
-        {quantity: {real_class_difference, r2, benign, malignant}}. real_class_difference: malignant minus benign as
-        rendered. r2: of the regression on patches as rendered. benign, malignant: {value, low, high} of the change on
-        translation to the other class. `None` if Lite2's weights are not installed.
+        {quantity: {real_class_difference, r2, benign, malignant}}. real_class_difference: malignant minus benign, of
+        rendered patches. r2: of the regression, on rendered patches. benign, malignant: {value, low, high} of the
+        change on translation to the other class. `None` if Lite2's weights are not installed.
     """
-    if not installed("lite2"):
+    if not has_weights("lite2"):
         return None
-    fitting, testing = ([_rendered(label, first, experiment) for label in (0, 1)] for first in (0, TRUTHS))
-    features, known = _seen(fitting), pd.concat([table for _, table in fitting], ignore_index=True)
-    before, truth = _seen(testing), pd.concat([table for _, table in testing], ignore_index=True)
-    after = _seen([(translate(networks[1 - label], images), None) for label, (images, _) in enumerate(testing)])
-    changes, results = truth[["class", "patient"]].copy(), {}
-    for quantity in TRUE_QUANTITIES:
-        there, had = known[quantity].notna(), truth[quantity].notna()  # a patch without nuclei has none of a radius
-        reader = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(features[there], known.loc[there, quantity])
-        changes[quantity] = reader.predict(after) - reader.predict(before)
-        means = truth.groupby("class")[quantity].mean()
-        r2 = r2_score(truth.loc[had, quantity], reader.predict(before[had]))
+    train, test = (
+        [_render_phantom_patches(label, first, experiment) for label in (0, 1)] for first in (0, NUM_PHANTOM_PATCHES)
+    )
+    train_truth, test_truth = (
+        pd.concat([truth for _, truth in by_class], ignore_index=True) for by_class in (train, test)
+    )
+    train_features = pooled_features("lite2", np.concatenate([images for images, _ in train]))
+    before = pooled_features("lite2", np.concatenate([images for images, _ in test]))
+    translated = [translate(networks[1 - label], images) for label, (images, _) in enumerate(test)]
+    after = pooled_features("lite2", np.concatenate(translated))
+    changes, results = test_truth[["class", "patient"]].copy(), {}
+    for quantity in NUCLEAR_QUANTITIES:
+        in_train, in_test = train_truth[quantity].notna(), test_truth[quantity].notna()  # no radius without nuclei
+        regression = make_pipeline(StandardScaler(), RidgeCV(RIDGE_PENALTIES))
+        regression.fit(train_features[in_train], train_truth.loc[in_train, quantity])
+        changes[quantity] = regression.predict(after) - regression.predict(before)
+        means = test_truth.groupby("class")[quantity].mean()
+        r2 = r2_score(test_truth.loc[in_test, quantity], regression.predict(before[in_test]))
         results[quantity] = {"real_class_difference": float(means["malignant"] - means["benign"]), "r2": float(r2)}
     settings = experiment.evaluate
-    for name, figures in summarise(
-        changes, settings.bootstrap_samples, settings.confidence_level, experiment.seed
-    ).items():
-        for quantity, figure in figures.items():
-            results[quantity][name] = figure
+    summary = summarize(changes, settings.bootstrap_samples, settings.confidence_level, experiment.seed)
+    for name, estimates in summary.items():
+        for quantity, estimate in estimates.items():
+            results[quantity][name] = estimate
     return results
 
 
-def _rendered(label: int, first: int, experiment: Experiment) -> tuple[np.ndarray, pd.DataFrame]:
-    """Phantom patches of a class, and what is known of their nuclei."""
-    patches, patients = outside(TRUTHS, GAN_SIZE, label, experiment.seed, first)
+def _render_phantom_patches(label: int, first: int, experiment: Experiment) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return phantom patches of a class, from patient `first` on, and the NUCLEAR_QUANTITIES of each."""
+    patches, patients = held_out_patches(NUM_PHANTOM_PATCHES, GAN_SIZE, label, experiment.seed, first)
     rows = [
         (patch.density, len(patch.nuclei), patch.nuclei[:, 2].mean() if len(patch.nuclei) else np.nan)
         for patch in patches
     ]
-    known = pd.DataFrame(rows, columns=list(TRUE_QUANTITIES))
-    return np.stack([patch.image for patch in patches]), known.assign(patient=patients, **{"class": CLASSES[label]})
+    truth = pd.DataFrame(rows, columns=list(NUCLEAR_QUANTITIES))
+    return np.stack([patch.image for patch in patches]), truth.assign(patient=patients, **{"class": CLASSES[label]})
 
 
-def _seen(image_sets: list) -> np.ndarray:
-    return pooled("lite2", np.concatenate([images for images, _ in image_sets]))
+def _load_classifier(experiment: Experiment, root: Path, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from patches to whether the proposed classifier, with all its seeds, predicts malignant.
 
-
-def _caller(experiment: Experiment, root: Path, folder: Path):
-    """True where the classifier's seeds together call a patch malignant, at their validation thresholds."""
+    It averages the seeds' distances from their validation thresholds.
+    """
     name = experiment.proposed
     thresholds = runs.read_json(folder / "metrics.json")[name]["thresholds"]
     networks = {
@@ -159,46 +168,54 @@ def _caller(experiment: Experiment, root: Path, folder: Path):
     }
     size, crop = experiment.data.size, experiment.classify.crop_size
 
-    def call(images: np.ndarray) -> np.ndarray:
-        sized = central(at_size(images, size), crop)
-        above = [
-            probabilities(network, sized, experiment.evaluate.tta_views) - thresholds[str(seed)]
+    def predict_malignant(images: np.ndarray) -> np.ndarray:
+        """Return whether patches of any size are predicted malignant: bool, (n,)."""
+        cropped = center_crop(resize_patches(images, size), crop)
+        margins = [
+            predict_probabilities(network, cropped, experiment.evaluate.tta_views) - thresholds[str(seed)]
             for seed, network in networks.items()
         ]
-        return np.mean(above, 0) >= 0
+        return np.mean(margins, 0) >= 0
 
-    return call
+    return predict_malignant
 
 
 def _percent(share: float | None) -> str:
+    """Return a share as a percentage, or `none`."""
     return "none" if share is None else f"{share:.0%}"
 
 
-def compare(before: np.ndarray, after: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Return what changed from each patch to its translation, one row per patch; uint8 (n, side, side, 3) both."""
-    measured = [properties.measure(side, threshold) for side in (before, after)]
-    table = (measured[1] - measured[0])[list(PROPERTIES)].add_prefix("change_")
-    lab = [rgb2lab(side).mean((1, 2)) for side in (before, after)]
-    table["cielab_shift"] = np.linalg.norm(lab[1] - lab[0], axis=1)
-    grey = [rgb2gray(side) for side in (before, after)]
-    table["ssim"] = [structural_similarity(a, b, data_range=1.0) for a, b in zip(*grey, strict=True)]
-    with warnings.catch_warnings(action="ignore", category=ConstantInputWarning):  # empty glass has no layout: NaN
-        table["layout_correlation"] = pearsonr(*map(_layout, grey), axis=1).statistic
+def measure_changes(before: np.ndarray, after: np.ndarray, threshold: float) -> pd.DataFrame:
+    """Return the changes from patches to their translations, a row a patch; the columns are those of translations.csv.
+
+    Args:
+        before, after: uint8, (n, side, side, 3).
+        threshold: Of the hematoxylin optical density of nuclei.
+    """
+    properties_before, properties_after = (properties.patch_features(images, threshold) for images in (before, after))
+    table = (properties_after - properties_before)[list(PROPERTIES)].add_prefix("change_")
+    lab_before, lab_after = (rgb2lab(images).mean((1, 2)) for images in (before, after))
+    table["cielab_shift"] = np.linalg.norm(lab_after - lab_before, axis=1)
+    gray_before, gray_after = rgb2gray(before), rgb2gray(after)
+    pairs = zip(gray_before, gray_after, strict=True)
+    table["ssim"] = [structural_similarity(patch, translation, data_range=1.0) for patch, translation in pairs]
+    with warnings.catch_warnings(action="ignore", category=ConstantInputWarning):  # empty glass: NaN
+        table["layout_correlation"] = pearsonr(_layout(gray_before), _layout(gray_after), axis=1).statistic
     return table
 
 
-def summarise(table: pd.DataFrame, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
-    """{class: {figure: {value, low, high}}}, means over patches with intervals over resampled patients."""
+def summarize(table: pd.DataFrame, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
+    """Return {class: {column: {value, low, high}}}: means over patches, with intervals over resampled patients."""
     results = {}
     for name, rows in table.groupby("class"):
         patients = rows["patient"].to_numpy()
         results[name] = {
-            column: intervals.of_mean(rows[column].to_numpy(float), patients, resamples, confidence, seed)
+            column: intervals.mean_with_interval(rows[column].to_numpy(float), patients, resamples, confidence, seed)
             for column in rows.columns.difference(["class", "patient"])
         }
     return results
 
 
-def _layout(grey: np.ndarray) -> np.ndarray:
-    """Mean brightness on a coarse grid, (n, cells)."""
-    return block_reduce(grey, (1, COARSE, COARSE), np.mean).reshape(len(grey), -1)
+def _layout(gray: np.ndarray) -> np.ndarray:
+    """Return the mean brightness of gray patches on a coarse grid: (n, cells)."""
+    return block_reduce(gray, (1, LAYOUT_CELL_PX, LAYOUT_CELL_PX), np.mean).reshape(len(gray), -1)

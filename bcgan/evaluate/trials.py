@@ -1,4 +1,4 @@
-"""A trial: a training of which only the predictions on held-out patches are kept, as a cached artifact."""
+"""Trials: trainings of which only the predictions on held-out patches are stored, as cached artifacts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,45 +9,37 @@ import numpy as np
 
 from bcgan import runs
 from bcgan.artifacts import PARTIAL, StageRun
-from bcgan.classify.scoring import probabilities
+from bcgan.classify.scoring import predict_probabilities
 from bcgan.classify.train import Patches, Recipe, TrainingData, train
-from bcgan.data.views import central
+from bcgan.data.views import center_crop
 from bcgan.experiment import SET_BY_STAGE, TRAINING, Experiment, subset
 from bcgan.models import weights
 
 PREDICTIONS = "predictions.npz"
-# Settings that list a stage's trials; a single trial does not depend on them.
-LISTS = (
+# Settings that list all trials of a stage; a single trial does not depend on them.
+TRIAL_LISTS = (
     "classify.models", "learning_curve.train_fractions", "learning_curve.arms", "learning_curve.seeds",
     "ablation.variants", "ablation.seeds", "ablation.model", "cross_validation.models",
 )  # fmt: skip
 
 
 class Trial(NamedTuple):
-    """A training.
+    """What a trial trains and predicts."""
 
-    network: the untrained classifier.
-    real: training patches.
-    extra: patches that join the real ones in every batch, or `None`.
-    held: held-out patches by role; the role validation selects the epoch.
-    recipe: how it is trained.
-    arrays: further arrays to store with the predictions.
-    """
-
-    network: keras.Model
-    real: Patches
-    extra: Patches | None
-    held: dict[str, Patches]
-    recipe: Recipe
-    arrays: dict[str, Any]
+    network: keras.Model  # the untrained classifier
+    real: Patches  # training patches
+    extra: Patches | None  # patches that join the real ones in every batch
+    held_out: dict[str, Patches]  # by role; the role validation selects the epoch
+    recipe: Recipe  # how it is trained
+    arrays: dict[str, Any]  # more arrays to store with the predictions
 
 
-def settings_of(experiment: Experiment, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings that a stage's trials depend on: those of `names` and of every training, without lists."""
-    return subset(experiment, (*TRAINING, *names, "evaluate.tta_views"), (*SET_BY_STAGE, *LISTS))
+def trial_settings(experiment: Experiment, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings that every trial of a stage depends on: those of `names`, and those of every training."""
+    return subset(experiment, (*TRAINING, *names, "evaluate.tta_views"), (*SET_BY_STAGE, *TRIAL_LISTS))
 
 
-def predictions(
+def get_predictions(
     run: StageRun, name: str, settings: Any, inputs: dict[str, str], build: Callable[[Path], None]
 ) -> dict[str, np.ndarray]:
     """Return the arrays of a trial, trained if it is not cached.
@@ -59,7 +51,7 @@ def predictions(
 
 
 def train_trial(trial: Trial, tta_views: int, folder: Path) -> None:
-    """Train, predict every role of `trial.held`, and write the probabilities and `trial.arrays` to a .npz file.
+    """Train, predict every role of `trial.held_out`, and write the probabilities and `trial.arrays` to a .npz file.
 
     Probabilities of malignancy are float32, (n,), under the name of their role.
 
@@ -68,10 +60,11 @@ def train_trial(trial: Trial, tta_views: int, folder: Path) -> None:
     """
     path = folder / f"{folder.name.removesuffix(PARTIAL)}.keras"
     if not path.exists():  # otherwise it was interrupted after it was trained
-        train(trial.network, TrainingData(trial.real, trial.extra, trial.held["validation"]), trial.recipe, path)
-    best, crop_size = weights.load_model(path), trial.recipe.classify.crop_size
+        train(trial.network, TrainingData(trial.real, trial.extra, trial.held_out["validation"]), trial.recipe, path)
+    network, crop_size = weights.load_model(path), trial.recipe.classify.crop_size
     by_role = {
-        role: probabilities(best, central(patches.images, crop_size), tta_views) for role, patches in trial.held.items()
+        role: predict_probabilities(network, center_crop(patches.images, crop_size), tta_views)
+        for role, patches in trial.held_out.items()
     }
     np.savez_compressed(folder / PREDICTIONS, **trial.arrays, **by_role)
     path.unlink()

@@ -1,4 +1,4 @@
-"""What the trained GAN gives to the rest: feature maps by block, synthetic patches, patches in order."""
+"""The stage `features`: write the discriminator's feature maps, synthetic patches, and rankings of real patches."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,78 +21,111 @@ from bcgan.preprocess.store import allocate
 from bcgan.settings import Features
 
 BATCH = 256
-PICTURED = "block3"  # the block whose features are compared between real and synthetic patches
+COMPARED_BLOCK = "block3"  # whose features are compared between real and synthetic patches
 
 
 def export(
     images: np.ndarray,
     index: pd.DataFrame,
     gan: Path,
-    select: Callable[[np.ndarray, np.ndarray], pd.DataFrame],
+    filter_fn: Callable[[np.ndarray, np.ndarray], pd.DataFrame],
     settings: Features,
     seed: int,
     folder: Path,
 ) -> None:
-    """Write pooled.npz, maps_<block>.npy, synthetic.npz, properties.csv, synthetic_properties.csv, steering.csv and
-    walks.npz.
+    """Write what the trained GAN gives to later stages.
 
-    pooled.npz: ids, patients, and every channel's mean of every block, float32. maps_<block>.npy: the whole maps,
-    float16, (n, height, width, channels), rows as in pooled.npz. synthetic.npz: images (uint8), labels, scores,
-    whether each was selected (why not, in synthetic_properties.csv), and the means of PICTURED's channels.
-    properties.csv: one row per patch in the store's order, with the discriminator's score (the mean over both labels,
-    so that no true label enters) and the ranks by density and by score, 1 the lowest.
+    pooled.npz: ids, patients, and the mean of every channel of every block, float32.
+    maps_<block>.npy: the feature maps, float16, (n, height, width, channels), rows as in pooled.npz.
+    properties.csv: one row for each patch of the store, with its features, the discriminator's score (the mean over
+    both labels, so that the true label is not used) and its ranks by density and by score, 1 the lowest.
+    synthetic.npz and synthetic_properties.csv: synthetic patches and whether the quality filter accepts them.
+    steering.csv and walks.npz: how well attributes can be controlled, with sweeps and walks.
 
     Args:
         images: uint8, (n, 50, 50, 3). Every patch of the store.
-        index: the store's index, one row per patch.
-        gan: Path. The folder of the gan stage.
-        select: from synthetic patches and their labels to one row each with confidence, distance and filter_result.
+        index: The store's index, one row for each patch.
+        gan: The folder of the stage `gan`.
+        filter_fn: From synthetic patches and their labels to one row each with confidence, distance and filter_result.
+        settings: Of this stage.
+        seed: Of the synthetic patches.
+        folder: Folder to write.
     """
     gan_discriminator = weights.load_model(gan / "discriminator.keras")
-    make = weights.load_model(gan / "generator.keras")
-    pooled, scores = _features(gan_discriminator, images, settings, folder)
+    gan_generator = weights.load_model(gan / "generator.keras")
+    pooled, scores = _write_maps(gan_discriminator, images, settings, folder)
     ids = {"ids": index["id"].to_numpy(str), "patients": index["patient"].to_numpy(str)}
     np.savez(folder / "pooled.npz", **ids, **pooled)
 
-    table = index[["id", "patient", "label", "role"]].join(properties.measure(images, settings.nuclear_od_threshold))
+    table = index[["id", "patient", "label", "role"]].join(
+        properties.patch_features(images, settings.nuclear_od_threshold)
+    )
     table["score"] = scores
     table["density_rank"] = table["density"].rank(method="first").astype(int)
     table["score_rank"] = table["score"].rank(method="first").astype(int)
     table.to_csv(folder / "properties.csv", index=False, float_format="%.6g")
 
     labels = np.arange(settings.num_synthetic, dtype=np.int32) % 2
-    synthetic = sample(make, labels, seed)
-    scored = [
-        (score, maps[0].mean((1, 2)))
-        for score, maps in _judge(gan_discriminator, feature_maps(gan_discriminator, (PICTURED,)), synthetic)
-    ]
-    synthetic_scores, synthetic_pooled = map(np.concatenate, zip(*scored, strict=True))
-    filtered = select(synthetic, labels)
-    accepted = (filtered["filter_result"] == RESULTS[0]).to_numpy()
-    kept = {
-        "images": synthetic,
+    synthetic = sample(gan_generator, labels, seed)
+    _write_synthetic(gan_discriminator, synthetic, labels, filter_fn(synthetic, labels), settings, folder)
+    _write_steering(gan_generator, settings.nuclear_od_threshold, seed, folder)
+
+
+def _write_synthetic(
+    gan_discriminator: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    filtered: pd.DataFrame,
+    settings: Features,
+    folder: Path,
+) -> None:
+    """Write synthetic.npz and synthetic_properties.csv, and log the results of the quality filter.
+
+    synthetic.npz: images (uint8), labels, scores of the discriminator, accepted, and the mean of every channel of
+    COMPARED_BLOCK. synthetic_properties.csv: features, and why patches were not accepted.
+
+    Args:
+        filtered: The results of the quality filter, one row for each image.
+    """
+    scores, pooled = [], []
+    for batch_scores, (maps,) in _score_batches(
+        gan_discriminator, feature_maps(gan_discriminator, (COMPARED_BLOCK,)), images
+    ):
+        scores.append(batch_scores)
+        pooled.append(maps.mean((1, 2)))
+    arrays = {
+        "images": images,
         "labels": labels,
-        "scores": synthetic_scores,
-        "accepted": accepted,
-        PICTURED: synthetic_pooled,
+        "scores": np.concatenate(scores),
+        "accepted": (filtered["filter_result"] == RESULTS[0]).to_numpy(),
+        COMPARED_BLOCK: np.concatenate(pooled),
     }
-    np.savez_compressed(folder / "synthetic.npz", **kept)
-    measured = properties.measure(synthetic, settings.nuclear_od_threshold).assign(label=labels, score=synthetic_scores)
-    measured.join(filtered).to_csv(folder / "synthetic_properties.csv", index=False, float_format="%.6g")
+    np.savez_compressed(folder / "synthetic.npz", **arrays)
+    table = properties.patch_features(images, settings.nuclear_od_threshold)
+    table = table.assign(label=labels, score=arrays["scores"]).join(filtered)
+    table.to_csv(folder / "synthetic_properties.csv", index=False, float_format="%.6g")
     for label, name in enumerate(CLASSES):
         counts = filtered[labels == label]["filter_result"].value_counts()
-        progress.log.info("features: synthetic %s: %s", name, ", ".join(f"{counts.get(v, 0)} {v}" for v in RESULTS))
-
-    threshold = settings.nuclear_od_threshold
-    ways = [steering.directions(make, label, threshold, seed) for label in range(len(CLASSES))]
-    steering.obedience(make, ways, threshold, seed).to_csv(folder / "steering.csv", index=False, float_format="%.6g")
-    images, target_density = steering.sweep(make, [way["density"] for way in ways], seed)
-    np.savez_compressed(folder / "walks.npz", walk=steering.walk(make, seed), sweep=images, asked=target_density)
+        results = ", ".join(f"{counts.get(result, 0)} {result}" for result in RESULTS)
+        progress.log.info("features: synthetic %s: %s", name, results)
 
 
-def _features(
+def _write_steering(gan_generator: keras.Model, threshold: float, seed: int, folder: Path) -> None:
+    """Write steering.csv, how measured attributes follow their targets, and walks.npz, latent walks and sweeps."""
+    directions = [
+        steering.fit_latent_directions(gan_generator, label, threshold, seed) for label in range(len(CLASSES))
+    ]
+    control = steering.measure_control(gan_generator, directions, threshold, seed)
+    control.to_csv(folder / "steering.csv", index=False, float_format="%.6g")
+    sweep, targets = steering.attribute_sweep(gan_generator, [by_name["density"] for by_name in directions], seed)
+    walk = steering.latent_walk(gan_generator, seed)
+    np.savez_compressed(folder / "walks.npz", walk=walk, sweep=sweep, asked=targets)
+
+
+def _write_maps(
     gan_discriminator: keras.Model, images: np.ndarray, settings: Features, folder: Path
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Write the feature maps of `saved_blocks`, and return pooled features by block and the discriminator's scores."""
     extract = feature_maps(gan_discriminator)
     shapes = dict(zip(BLOCKS, (output.shape[1:] for output in extract.outputs), strict=True))
     arrays = {
@@ -102,7 +135,7 @@ def _features(
     pooled = {block: np.empty((len(images), shapes[block][-1]), np.float32) for block in BLOCKS}
     scores, start = [], 0
     with progress.bar(len(images), "features", "patch") as bar:
-        for score, maps in _judge(gan_discriminator, extract, images):
+        for score, maps in _score_batches(gan_discriminator, extract, images):
             stop = start + len(score)
             for block, values in zip(BLOCKS, maps, strict=True):
                 pooled[block][start:stop] = values.mean((1, 2))
@@ -116,17 +149,20 @@ def _features(
     return pooled, np.concatenate(scores)
 
 
-def _judge(discriminator: keras.Model, extract: keras.Model, images: np.ndarray) -> Iterator[tuple]:
-    """(scores, maps of every block) of each batch; the score is the mean logit over both labels."""
-    both = keras.Model(discriminator.inputs, [discriminator.output, *extract.outputs])
+def _score_batches(discriminator: keras.Model, extract: keras.Model, images: np.ndarray) -> Iterator[tuple]:
+    """Yield for each batch the discriminator's scores and the feature maps of `extract`.
+
+    The score is the mean of the logits for both labels.
+    """
+    combined = keras.Model(discriminator.inputs, [discriminator.output, *extract.outputs])
 
     @tf.function(reduce_retracing=True)
     def run(patches):
-        patches = batches.scale(patches)
+        patches = batches.to_float(patches)
         zeros = tf.zeros(tf.shape(patches)[:1], tf.int32)
-        benign, *maps = both([patches, zeros], training=False)
-        malignant = discriminator([patches, zeros + 1], training=False)
-        return (benign + malignant)[:, 0] / 2, [tf.cast(values, tf.float32) for values in maps]
+        benign_logit, *maps = combined([patches, zeros], training=False)
+        malignant_logit = discriminator([patches, zeros + 1], training=False)
+        return (benign_logit + malignant_logit)[:, 0] / 2, [tf.cast(values, tf.float32) for values in maps]
 
     for start in range(0, len(images), BATCH):
         score, maps = run(tf.constant(images[start : start + BATCH]))

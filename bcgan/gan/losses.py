@@ -1,22 +1,22 @@
-"""The losses of the two players, on logits: binary cross-entropy as in the paper (Goodfellow et al. 2014)."""
+"""The GAN's losses, on logits: binary cross-entropy (Goodfellow et al. 2014)."""
 
 import tensorflow as tf
 
 
 def discriminator_loss(real: tf.Tensor, fake: tf.Tensor) -> tf.Tensor:
-    """Mean cross-entropy of telling real (batch, 1) from synthetic (batch, 1) logits; ln 4 where it cannot."""
+    """Return the loss of the discriminator from the logits of real and synthetic patches; ln 4 at chance."""
     return tf.reduce_mean(tf.nn.softplus(-real)) + tf.reduce_mean(tf.nn.softplus(fake))
 
 
 def generator_loss(fake: tf.Tensor, kind: str) -> tf.Tensor:
-    """What the generator lowers, from the synthetic patches' logits.
+    """Return the loss of the generator from the logits of synthetic patches.
 
     Args:
-        kind: string. "saturating" is the minimax game's own log(1 - D); "non_saturating" is -log D, whose
-            gradient does not vanish while the discriminator wins.
+        kind: "saturating" is the minimax loss log(1 - D); "non_saturating" is -log D, whose gradient does not vanish
+            while the discriminator wins.
 
     Raises:
-        ValueError: another kind.
+        ValueError: If the kind is neither of these.
     """
     if kind == "saturating":
         return -tf.reduce_mean(tf.nn.softplus(fake))

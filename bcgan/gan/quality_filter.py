@@ -1,7 +1,7 @@
 """The quality filter: accept synthetic patches that a classifier assigns to their label and that lie near real ones.
 
-Confidence and features come from a network that was trained on real patches. They are passed in as arrays, so that any
-network will do.
+Confidence and features come from a network that was trained on real patches. They are passed in as arrays, so the
+filter does not depend on the kind of network.
 """
 
 from pathlib import Path
@@ -17,10 +17,11 @@ RESULTS = ("accepted", "low_confidence", "out_of_distribution")
 class QualityFilter(NamedTuple):
     """A Gaussian for each class of real patches in feature space, and the limits of what is accepted.
 
-    means: (classes, d).
-    precisions: inverse covariances, (classes, d, d).
-    limits: largest accepted squared Mahalanobis distance to each class, (classes,).
-    confidence: least accepted probability of the intended class.
+    Attributes:
+        means: (classes, d).
+        precisions: Inverse covariances, (classes, d, d).
+        limits: Largest accepted squared Mahalanobis distance to each class, (classes,).
+        confidence: Smallest accepted probability of the intended class.
     """
 
     means: np.ndarray
@@ -36,20 +37,24 @@ def fit(features: np.ndarray, labels: np.ndarray, quantile: float, confidence: f
         features: float, (n, d). Of real training patches.
         labels: integers, (n,). 0 benign, 1 malignant.
         quantile: Share of real patches whose distance is still accepted.
-        confidence: Least accepted probability of the intended class.
+        confidence: Smallest accepted probability of the intended class.
     """
     from sklearn.covariance import LedoitWolf  # takes a second to import, which loading a filter does not need
 
-    models = [LedoitWolf().fit(features[labels == label]) for label in (0, 1)]
-    limits = [np.quantile(m.mahalanobis(features[labels == label]), quantile) for label, m in enumerate(models)]
-    means, precisions = (np.stack([getattr(m, name) for m in models]) for name in ("location_", "precision_"))
-    return QualityFilter(means, precisions, np.array(limits), confidence)
+    means, precisions, limits = [], [], []
+    for label in (0, 1):
+        class_features = features[labels == label]
+        model = LedoitWolf().fit(class_features)
+        means.append(model.location_)
+        precisions.append(model.precision_)
+        limits.append(np.quantile(model.mahalanobis(class_features), quantile))
+    return QualityFilter(np.stack(means), np.stack(precisions), np.array(limits), confidence)
 
 
 def distance_ratio(fitted: QualityFilter, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return each sample's squared Mahalanobis distance to its label's class, divided by that class's limit; (n,)."""
-    away = features - fitted.means[labels]
-    squared = [((away @ precision) * away).sum(1) for precision in fitted.precisions]
+    difference = features - fitted.means[labels]
+    squared = [((difference @ precision) * difference).sum(1) for precision in fitted.precisions]
     return np.choose(labels, squared) / fitted.limits[labels]
 
 
@@ -64,8 +69,8 @@ def apply(
         labels: integers, (n,). The class that each patch was generated for.
 
     Returns:
-        Confidence in the intended class; distance, where 1 is the limit; result, an index into RESULTS, where a low
-        confidence comes before a large distance. (n,) each.
+        Confidence in the intended class; distance, where 1 is the limit; result, an index into RESULTS: low confidence
+        if both limits are exceeded. (n,) each.
     """
     labels = np.asarray(labels)
     confidence = np.where(labels == 1, probabilities, 1 - probabilities)

@@ -1,8 +1,7 @@
-"""Steering the generator by what a pathologist can name: latent walks, sweeps of an attribute, and how well what is
-measured follows what was asked for.
+"""Control attributes of synthetic patches, such as nuclear density, by moving the generator's noise vector.
 
-An attribute's direction is the linear fit of what is measured on synthetic patches to the noise they were made from;
-noise is moved along it as far as the fit says. No network is trained.
+The direction of an attribute is a ridge regression from noise vectors to the attribute measured on the patches that are
+generated from them. No network is trained. Measured values are compared with their targets.
 """
 
 from typing import NamedTuple
@@ -17,91 +16,107 @@ from bcgan.gan.train import sample
 from bcgan.preprocess import properties
 
 ATTRIBUTES = ("density", "haematoxylin", "coverage", "contrast")
-FITTED, ASKED = 1024, 256  # patches of a class
-QUANTILES = (0.1, 0.9)  # of what the generator makes by itself; what is asked for lies between
+NUM_FIT_PATCHES, NUM_TEST_PATCHES = 1024, 256  # for each class
+QUANTILES = (0.1, 0.9)  # of an attribute over unsteered patches; targets lie between
 PENALTIES = np.logspace(-1, 5, 13)
 SWEEP_ROWS, SWEEP_STEPS, WALK_STEPS = 3, 9, 12
 
 
 class Direction(NamedTuple):
-    """measured = noise @ slope + offset, roughly. low, high: the range that may be asked for."""
+    """A linear model of an attribute: value = noise @ slope + offset."""
 
     slope: np.ndarray
     offset: float
-    low: float
+    low: float  # smallest and largest target
     high: float
 
     def move(self, noise: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Return the noise (n, latent) with the smallest change that makes `noise @ slope + offset` the target (n,)."""
-        missing = target - (noise @ self.slope + self.offset)
-        return noise + (missing / max(self.slope @ self.slope, 1e-12))[:, None] * self.slope
+        difference = target - (noise @ self.slope + self.offset)
+        return noise + (difference / max(self.slope @ self.slope, 1e-12))[:, None] * self.slope
 
 
-def directions(network: keras.Model, label: int, threshold: float, seed: int) -> dict[str, Direction]:
-    """The direction of every attribute of ATTRIBUTES for one class.
+def fit_latent_directions(network: keras.Model, label: int, threshold: float, seed: int) -> dict[str, Direction]:
+    """Fit the direction of every attribute of ATTRIBUTES for one class.
 
     Args:
-        network: keras.Model. A generator.
-        threshold: float. Haematoxylin optical density that counts as nucleus.
+        network: A generator.
+        label: The class, 0 or 1.
+        threshold: Hematoxylin optical density above which a pixel counts as nucleus.
     """
-    noise = _noise(network, FITTED, (seed, label, 0))
-    measured = properties.measure(sample(network, _labels(label, FITTED), seed, noise), threshold)
-    by_label = {}
+    noise = _draw_noise(network, NUM_FIT_PATCHES, (seed, label, 0))
+    measured = properties.patch_features(sample(network, _repeat_label(label, NUM_FIT_PATCHES), seed, noise), threshold)
+    directions = {}
     for name in ATTRIBUTES:
         values = measured[name].to_numpy(float)
         fit = RidgeCV(PENALTIES).fit(noise, values)
-        by_label[name] = Direction(fit.coef_, float(fit.intercept_), *map(float, np.quantile(values, QUANTILES)))
-    return by_label
+        low, high = map(float, np.quantile(values, QUANTILES))
+        directions[name] = Direction(fit.coef_, float(fit.intercept_), low, high)
+    return directions
 
 
-def obedience(network: keras.Model, ways: list[dict[str, Direction]], threshold: float, seed: int) -> pd.DataFrame:
-    """What was asked for and what was measured, on fresh noise: class, attribute, asked, measured, unasked (the same
-    noise left where it was). ways: the directions of each class."""
+def measure_control(
+    network: keras.Model, directions: list[dict[str, Direction]], threshold: float, seed: int
+) -> pd.DataFrame:
+    """Steer new noise to random targets, and measure the attributes of the patches.
+
+    Args:
+        directions: By attribute, for each class.
+        threshold: Hematoxylin optical density above which a pixel counts as nucleus.
+
+    Returns:
+        One row for each patch and attribute: class, attribute, asked (the target), measured, and unasked (measured on
+        the patch of the same noise without steering).
+    """
     tables = []
     for label, name in enumerate(CLASSES):
-        fresh, labels = _noise(network, ASKED, (seed, label, 1)), _labels(label, ASKED)
-        unasked = properties.measure(sample(network, labels, seed + 1, fresh), threshold)
-        for attribute, direction in ways[label].items():
-            target = np.random.default_rng((seed, label, 2)).uniform(direction.low, direction.high, ASKED)
-            synthetic = sample(network, labels, seed + 1, direction.move(fresh, target))
-            measured = properties.measure(synthetic, threshold)[attribute]
-            columns = {"asked": target, "measured": measured, "unasked": unasked[attribute]}
+        noise, labels = _draw_noise(network, NUM_TEST_PATCHES, (seed, label, 1)), _repeat_label(label, NUM_TEST_PATCHES)
+        unsteered = properties.patch_features(sample(network, labels, seed + 1, noise), threshold)
+        for attribute, direction in directions[label].items():
+            target = np.random.default_rng((seed, label, 2)).uniform(direction.low, direction.high, NUM_TEST_PATCHES)
+            synthetic = sample(network, labels, seed + 1, direction.move(noise, target))
+            measured = properties.patch_features(synthetic, threshold)[attribute]
+            columns = {"asked": target, "measured": measured, "unasked": unsteered[attribute]}
             tables.append(pd.DataFrame(columns).assign(attribute=attribute, **{"class": name}))
     return pd.concat(tables, ignore_index=True)
 
 
-def sweep(network: keras.Model, ways: list[Direction], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same noise with more and more of an attribute, whose direction in each class is given.
+def attribute_sweep(network: keras.Model, directions: list[Direction], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Generate patches from the same noise, moved step by step along the direction of one attribute in each class.
 
     Returns:
-        uint8 (classes, SWEEP_ROWS, SWEEP_STEPS, 50, 50, 3), and what was asked for, (classes, SWEEP_STEPS).
+        Patches, uint8 (classes, SWEEP_ROWS, SWEEP_STEPS, 50, 50, 3), and the targets, (classes, SWEEP_STEPS).
     """
     sheets, targets = [], []
-    for label, direction in enumerate(ways):
+    for label, direction in enumerate(directions):
         steps = np.linspace(direction.low, direction.high, SWEEP_STEPS)
-        start = np.repeat(_noise(network, SWEEP_ROWS, (seed, label, 3)), SWEEP_STEPS, 0)
+        start = np.repeat(_draw_noise(network, SWEEP_ROWS, (seed, label, 3)), SWEEP_STEPS, 0)
         moved = direction.move(start, np.tile(steps, SWEEP_ROWS))
-        synthetic = sample(network, _labels(label, len(moved)), seed, moved)
+        synthetic = sample(network, _repeat_label(label, len(moved)), seed, moved)
         sheets.append(synthetic.reshape(SWEEP_ROWS, SWEEP_STEPS, *synthetic.shape[1:]))
         targets.append(steps)
     return np.stack(sheets), np.stack(targets)
 
 
-def walk(network: keras.Model, seed: int, rows: int = 2) -> np.ndarray:
-    """From one noise vector to another along the sphere; uint8 (classes, rows, WALK_STEPS, 50, 50, 3)."""
+def latent_walk(network: keras.Model, seed: int, rows: int = 2) -> np.ndarray:
+    """Generate patches along the spherical interpolation between pairs of noise vectors.
+
+    Returns:
+        uint8, (classes, rows, WALK_STEPS, 50, 50, 3).
+    """
     sheets = []
     for label in range(len(CLASSES)):
-        starts, ends = (_noise(network, rows, (seed, label, place)) for place in (4, 5))
-        between = np.linspace(0, np.pi / 2, WALK_STEPS)
-        path = np.cos(between)[None, :, None] * starts[:, None] + np.sin(between)[None, :, None] * ends[:, None]
-        synthetic = sample(network, _labels(label, rows * WALK_STEPS), seed, path.reshape(-1, starts.shape[1]))
+        starts, ends = (_draw_noise(network, rows, (seed, label, stream)) for stream in (4, 5))
+        angles = np.linspace(0, np.pi / 2, WALK_STEPS)[None, :, None]
+        path = np.cos(angles) * starts[:, None] + np.sin(angles) * ends[:, None]
+        synthetic = sample(network, _repeat_label(label, rows * WALK_STEPS), seed, path.reshape(-1, starts.shape[1]))
         sheets.append(synthetic.reshape(rows, WALK_STEPS, *synthetic.shape[1:]))
     return np.stack(sheets)
 
 
-def _noise(network: keras.Model, number: int, seed: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((number, network.inputs[0].shape[-1]))
+def _draw_noise(network: keras.Model, count: int, seed: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, network.inputs[0].shape[-1]))
 
 
-def _labels(label: int, number: int) -> np.ndarray:
-    return np.full(number, label, np.int32)
+def _repeat_label(label: int, count: int) -> np.ndarray:
+    return np.full(count, label, np.int32)

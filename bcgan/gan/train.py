@@ -1,7 +1,8 @@
-"""Training of the class-conditional GAN: alternating updates, an averaged generator, resumable at any checkpoint."""
+"""Train the class-conditional GAN: alternating updates, an averaged generator, resumable from checkpoints."""
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,26 +14,29 @@ import tensorflow as tf
 from bcgan import distribute, progress
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
-from bcgan.gan.augment import DRAWS, augment
+from bcgan.gan.augment import NUM_SEEDS, augment
 from bcgan.gan.losses import discriminator_loss, generator_loss
-from bcgan.gan.watch import WINDOW, trouble
+from bcgan.gan.watch import WINDOW, diagnose
 from bcgan.models import fast, weights
 from bcgan.models.discriminator import discriminator
-from bcgan.models.generator import generator, settled, widen
-from bcgan.models.projected_discriminator import frozen_features, projected_discriminator
+from bcgan.models.generator import generator, recalibrate_batch_norm, scale_latent_input
+from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator
 from bcgan.settings import Gan
 
 GRID_COLUMNS = 8
 LOG_EVERY = 10
-NO_SPREAD = 1e-4
+SPREAD_EPSILON = 1e-4
 
 
 class GanState(NamedTuple):
-    """The networks of the game and their optimizers.
+    """The networks of a GAN and their optimizers.
 
-    features: frozen ImageNet features; `None` if the paper's discriminator is the only one.
-    projected_discriminator: a second discriminator on those features; `None` likewise.
-    projected_discriminator_3x3: takes its place in the last steps; `None` if no setting asks for it.
+    Attributes:
+        average: A generator with the exponential moving averages of the generator's weights.
+        features: Frozen ImageNet features. `None` if the paper's discriminator is the only one.
+        projected_discriminator: A second discriminator on those features. `None` likewise.
+        projected_discriminator_3x3: Replaces it in the last steps. `None` if the settings have no such steps.
+        optimizers: By network.
     """
 
     generator: keras.Model
@@ -44,7 +48,7 @@ class GanState(NamedTuple):
     optimizers: dict[str, keras.optimizers.Optimizer]
 
     def groups(self) -> weights.Groups:
-        """Everything that a checkpoint has to hold."""
+        """Return the variables of a checkpoint, by name."""
         names = (
             "generator", "average", "discriminator", "projected_discriminator", "projected_discriminator_3x3",
         )  # fmt: skip
@@ -53,7 +57,7 @@ class GanState(NamedTuple):
         return variables | {f"{name}_optimizer": optimizer.variables for name, optimizer in self.optimizers.items()}
 
     def with_3x3_heads(self) -> "GanState":
-        """Return the state with the 3x3 projected discriminator in the other one's place."""
+        """Return the state in which the 3x3 projected discriminator replaces the other one."""
         optimizers = self.optimizers | {"projected_discriminator": self.optimizers["projected_discriminator_3x3"]}
         return self._replace(projected_discriminator=self.projected_discriminator_3x3, optimizers=optimizers)
 
@@ -65,13 +69,13 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     projected_discriminator.keras. An interruption leaves checkpoint.npz; calling again with the same arguments resumes.
 
     Args:
-        images: uint8, (n, 50, 50, 3). Training patients' patches alone.
+        images: uint8, (n, 50, 50, 3). Patches of training patients only.
         labels: integers, (n,). 0 benign, 1 malignant.
 
     Raises:
-        InputError: a class has no patch.
-        WorkError: a loss is NaN or infinite, or the GAN collapsed and `on_collapse` is stop; the last checkpoint
-            is kept.
+        InputError: If a class has no patch.
+        WorkError: If a loss is NaN or infinite, or the GAN collapsed and `on_mode_collapse` is stop; the last
+            checkpoint is kept.
     """
     for label in (0, 1):
         if not (labels == label).any():
@@ -79,41 +83,43 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     gan_state = build_gan_state(settings)
     groups, checkpoint, log_path = gan_state.groups(), folder / "checkpoint.npz", folder / "log.jsonl"
     start = weights.restore(checkpoint, groups)
-    progress.keep_lines(log_path, "step", start)
+    progress.truncate_jsonl(log_path, "step", start)
     if start:
         progress.log.info("gan: resuming from step %d", start)
     states = [gan_state] + ([gan_state.with_3x3_heads()] if gan_state.projected_discriminator_3x3 else [])
     step_functions = [make_step(state, settings, seed, xla) for state in states]
-    sampler = batches.balanced(np.arange(len(images)), labels, settings.batch_size, seed)
-    stream = batches.stream(images, labels, sampler, range(start, settings.steps))
+    sampler = batches.class_balanced_sampler(np.arange(len(images)), labels, settings.batch_size, seed)
+    dataset = batches.make_dataset(images, labels, sampler, range(start, settings.steps))
 
-    began, done, warned = time.monotonic(), start, set()
-    recent = deque(progress.read_lines(log_path), maxlen=WINDOW)
-    _speak_up(trouble(recent), start, settings, warned)
+    start_time = time.monotonic()
+    monitor = _FailureMonitor(progress.read_jsonl(log_path), settings)
+    monitor.check(start)
     with progress.bar(settings.steps, "gan", start=start) as bar:
-        for step, real, classes in stream:
-            done = int(step) + 1
-            step_function = step_functions[done > settings.steps - settings.projected_discriminator_3x3_steps]
-            values = {name: float(value) for name, value in step_function(step, real, classes).items()}
-            if not np.isfinite(list(values.values())).all():
+        for step, real, classes in dataset:
+            num_done = int(step) + 1
+            step_function = step_functions[num_done > settings.steps - settings.projected_discriminator_3x3_steps]
+            metrics = {name: float(value) for name, value in step_function(step, real, classes).items()}
+            if not np.isfinite(list(metrics.values())).all():
                 raise WorkError(
-                    f"gan: a loss is NaN or infinite at step {done} ({values}). No model was written; "
+                    f"gan: a loss is NaN or infinite at step {num_done} ({metrics}). No model was written; "
                     "lower gan.discriminator_learning_rate and gan.generator_learning_rate, or set precision=float32."
                 )
-            if int(step) % LOG_EVERY == 0 or done == settings.steps:
-                rate = (done - start) * settings.batch_size / (time.monotonic() - began)
-                progress.write_line(log_path, step=int(step), images_per_second=round(rate, 1), **values)
-                recent.append(values)
-                _speak_up(trouble(recent), done, settings, warned)
-            if done % settings.sample_grid_interval == 0 or done == settings.steps:
-                # A grid needs fewer patches behind its statistics than what is written in the end.
-                average = settled(gan_state.average, seed, batches=16 if done == settings.steps else 2)
-                write_grid(folder / "grids" / f"step_{done:06d}.png", average, seed)
-            if done % settings.checkpoint_interval == 0 and done < settings.steps:
-                weights.save(checkpoint, done, groups)
-            bar.set_postfix(D=f"{values['discriminator_loss']:.2f}", G=f"{values['generator_loss']:.2f}", refresh=False)
+            if int(step) % LOG_EVERY == 0 or num_done == settings.steps:
+                speed = (num_done - start) * settings.batch_size / (time.monotonic() - start_time)
+                progress.append_jsonl(log_path, step=int(step), images_per_second=round(speed, 1), **metrics)
+                monitor.add(metrics)
+                monitor.check(num_done)
+            if num_done % settings.sample_grid_interval == 0 or num_done == settings.steps:
+                # The statistics of a grid need fewer batches than those of the final generator.
+                num_batches = 16 if num_done == settings.steps else 2
+                average = recalibrate_batch_norm(gan_state.average, seed, num_batches)
+                write_grid(folder / "grids" / f"step_{num_done:06d}.png", average, seed)
+            if num_done % settings.checkpoint_interval == 0 and num_done < settings.steps:
+                weights.save(checkpoint, num_done, groups)
+            losses = f"{metrics['discriminator_loss']:.2f}", f"{metrics['generator_loss']:.2f}"
+            bar.set_postfix(D=losses[0], G=losses[1], refresh=False)
             bar.update()
-    widen(average, settings.latent_std)
+    scale_latent_input(average, settings.latent_std)
     weights.save_model(average, folder / "generator.keras")
     weights.save_model(gan_state.discriminator, folder / "discriminator.keras")
     if gan_state.projected_discriminator:
@@ -121,31 +127,58 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     checkpoint.unlink(missing_ok=True)
 
 
+class _FailureMonitor:
+    """Watches the last logged steps for failures of the GAN, and warns of each kind once or stops the training."""
+
+    def __init__(self, logged: Iterable[dict[str, float]], settings: Gan):
+        self._recent = deque(logged, maxlen=WINDOW)
+        self._stops = settings.on_mode_collapse == "stop"
+        self._warned: set[str] = set()
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """Add the metrics of a logged step."""
+        self._recent.append(metrics)
+
+    def check(self, step: int) -> None:
+        """Diagnose the last logged steps.
+
+        Raises:
+            WorkError: If the GAN failed and `on_mode_collapse` is stop.
+        """
+        problem = diagnose(self._recent)
+        if problem and self._stops:
+            raise WorkError(f"gan: step {step}: {problem}.")
+        if problem and problem[:20] not in self._warned:  # the beginning is the same for each kind of failure
+            self._warned.add(problem[:20])
+            progress.log.warning("gan: step %d: %s", step, problem)
+
+
 def sample(network: keras.Model, labels: np.ndarray, seed: int, noise: np.ndarray | None = None) -> np.ndarray:
-    """Synthetic patches of the given classes.
+    """Generate patches of the given classes.
 
     Args:
-        network: keras.Model. A generator.
+        network: A generator.
         labels: integers, (n,).
-        seed: int. The same seed and labels give the same patches.
+        seed: The same seed and labels give the same patches.
         noise: float, (n, latent). Defaults to standard normal noise drawn from the seed.
 
     Returns:
         uint8, (n, 50, 50, 3).
     """
-    rng, batch = np.random.default_rng(seed), 256
+    rng, batch_size = np.random.default_rng(seed), 256
     if noise is None:
         noise = rng.standard_normal((len(labels), network.inputs[0].shape[-1]))
-    chunks = []
-    for start in range(0, len(labels), batch):
-        part = slice(start, start + batch)
-        grain = rng.standard_normal((len(labels[part]), *network.inputs[2].shape[1:]), np.float32)
-        chunks.append(network([noise[part].astype(np.float32), labels[part], grain], training=False).numpy())
-    return np.rint(np.concatenate(chunks) * 255).astype(np.uint8)
+    patches = []
+    for start in range(0, len(labels), batch_size):
+        rows = slice(start, start + batch_size)
+        pixel_noise = rng.standard_normal((len(labels[rows]), *network.inputs[2].shape[1:]), np.float32)
+        inputs = [noise[rows].astype(np.float32), labels[rows], pixel_noise]
+        patches.append(network(inputs, training=False).numpy())
+    return np.rint(np.concatenate(patches) * 255).astype(np.uint8)
 
 
 def write_grid(path: Path, network: keras.Model, seed: int) -> None:
-    """Two rows of benign and two of malignant patches, from the same noise at every step."""
+    """Write a picture of two rows of benign and two of malignant patches; the same seed gives the same noise."""
     labels = np.repeat([0, 0, 1, 1], GRID_COLUMNS).astype(np.int32)
     patches = sample(network, labels, seed)
     rows = patches.reshape(4, GRID_COLUMNS, *patches.shape[1:])
@@ -156,125 +189,137 @@ def write_grid(path: Path, network: keras.Model, seed: int) -> None:
 
 
 def build_gan_state(settings: Gan) -> GanState:
-    make, average = (
-        generator(settings.latent_dim, settings.base_channels),
-        generator(settings.latent_dim, settings.base_channels),
-    )
-    distribute.synchronise(make)
-    average.set_weights(make.get_weights())
+    """Build the networks and optimizers of a GAN."""
+    gan_generator = generator(settings.latent_dim, settings.base_channels)
+    average = generator(settings.latent_dim, settings.base_channels)
+    distribute.synchronize_batch_norm(gan_generator)
+    average.set_weights(gan_generator.get_weights())
     gan_discriminator = discriminator(settings.base_channels, spectral=settings.spectral_norm)
-    features = fast.fuse_model(frozen_features()) if settings.projected_discriminator_weight else None
-    projected, projected_3x3 = (
-        (projected_discriminator(features) if features else None),
-        (projected_discriminator(features, kernel_size=3) if settings.projected_discriminator_3x3_steps else None),
-    )
-    rates = {"generator": settings.generator_learning_rate} | dict.fromkeys(
-        ("discriminator", "projected_discriminator", "projected_discriminator_3x3"),
-        settings.discriminator_learning_rate,
-    )
+    features = fast.fuse_model(imagenet_features()) if settings.projected_discriminator_weight else None
+    projected = projected_discriminator(features) if features else None
+    projected_3x3 = None
+    if settings.projected_discriminator_3x3_steps:
+        projected_3x3 = projected_discriminator(features, kernel_size=3)
     networks = {
-        "generator": make,
+        "generator": gan_generator,
         "discriminator": gan_discriminator,
         "projected_discriminator": projected,
         "projected_discriminator_3x3": projected_3x3,
     }
-    optimizers = {name: adam(rates[name], network.trainable_variables) for name, network in networks.items() if network}
-    return GanState(make, average, gan_discriminator, features, projected, projected_3x3, optimizers)
+    learning_rates = dict.fromkeys(networks, settings.discriminator_learning_rate)
+    learning_rates["generator"] = settings.generator_learning_rate
+    optimizers = {
+        name: make_adam(learning_rates[name], network.trainable_variables)
+        for name, network in networks.items()
+        if network
+    }
+    return GanState(gan_generator, average, gan_discriminator, features, projected, projected_3x3, optimizers)
 
 
 def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
-    """Return a function that updates each discriminator, then the generator, on the same synthetic patches."""
-    make, gan_discriminator = fast.fuse_model(gan_state.generator), gan_state.discriminator
+    """Return a function that updates each discriminator, then the generator, on the same synthetic patches.
 
-    def scaled(name: str, loss: tf.Tensor) -> tf.Tensor:
-        return gan_state.optimizers[name].scale_loss(loss / distribute.replicas())
-
-    def improve(name: str, tape: tf.GradientTape, loss: tf.Tensor) -> None:
-        variables = getattr(gan_state, name).trainable_variables
-        gan_state.optimizers[name].apply(tape.gradient(loss, variables), variables)
+    The function takes the step, real images and their classes, and returns a dict of scalar metrics.
+    """
+    fused_generator = fast.fuse_model(gan_state.generator)
 
     def update(step, images, classes):
-        seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + DRAWS * place]) for place in range(5)]
-        number, classes = tf.shape(images)[0], distribute.own(classes)
-        both = tf.concat([classes, classes], 0)
-        real = distribute.own(batches.dihedral(batches.scale(images), seeds[0]))
-        noise = distribute.own(tf.random.stateless_normal((number, settings.latent_dim), seeds[1]))
-        grain = distribute.own(tf.random.stateless_normal((number, *real.shape[1:3], 1), seeds[2]))
-        with tf.GradientTape() as make_tape:
-            fake = make([noise, classes, grain], training=True)
-            # Real and synthetic apart, so that nothing is propagated back through the real half.
-            batches_and_seeds = ((real, seeds[3]), (fake, seeds[4]))
-            real_augmented, fake_augmented = (
-                augment(x, seeds) if settings.diff_augment else x for x, seeds in batches_and_seeds
-            )
-            with tf.GradientTape() as discriminator_tape:
-                verdicts = gan_discriminator(
-                    [tf.concat([real_augmented, tf.stop_gradient(fake_augmented)], 0), both], training=True
-                )
-                real_logit, fake_logit = tf.split(verdicts, 2)
-                real_fake_loss = discriminator_loss(real_logit, fake_logit)
-                scaled_loss = scaled("discriminator", real_fake_loss)
-            improve("discriminator", discriminator_tape, scaled_loss)
-            verdicts = gan_discriminator([fake_augmented, classes], training=False)
-            total = make_loss = generator_loss(verdicts, settings.loss)
+        seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + NUM_SEEDS * index]) for index in range(5)]
+        batch, classes = tf.shape(images)[0], distribute.replica_rows(classes)
+        real = distribute.replica_rows(batches.random_dihedral(batches.to_float(images), seeds[0]))
+        noise = distribute.replica_rows(tf.random.stateless_normal((batch, settings.latent_dim), seeds[1]))
+        pixel_noise = distribute.replica_rows(tf.random.stateless_normal((batch, *real.shape[1:3], 1), seeds[2]))
+        with tf.GradientTape() as tape:
+            fake = fused_generator([noise, classes, pixel_noise], training=True)
+            # Augmented separately, so that no gradient is computed for the real half.
+            real_augmented = augment(real, seeds[3]) if settings.diff_augment else real
+            fake_augmented = augment(fake, seeds[4]) if settings.diff_augment else fake
+            real_logits, fake_logits, loss_d = _update_discriminator(gan_state, real_augmented, fake_augmented, classes)
+            logits = gan_state.discriminator([fake_augmented, classes], training=False)
+            loss_g = generator_loss(logits, settings.loss)
+            total_loss = loss_g
+            projected_metrics = {}
             if gan_state.projected_discriminator:
-                real_maps, fake_maps = (
-                    gan_state.features(side, training=False) for side in (real_augmented, fake_augmented)
+                projected_loss_d, projected_loss_g = _update_projected_discriminator(
+                    gan_state, real_augmented, fake_augmented, classes, settings.loss
                 )
-                maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]
-                with tf.GradientTape() as projected_tape:
-                    logits = gan_state.projected_discriminator([*maps, both], training=True)
-                    projected_discriminator_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
-                    scaled_loss = scaled("projected_discriminator", projected_discriminator_loss)
-                improve("projected_discriminator", projected_tape, scaled_loss)
-                logits = gan_state.projected_discriminator([*fake_maps, classes], training=False)
-                total += settings.projected_discriminator_weight * sum(
-                    generator_loss(logit, settings.loss) for logit in logits
-                )
-            scaled_generator_loss = scaled("generator", total)
-        improve("generator", make_tape, scaled_generator_loss)
-        return {
-            "discriminator_loss": real_fake_loss,
-            "generator_loss": make_loss,
-            "real_recognised": tf.reduce_mean(tf.cast(real_logit > 0, tf.float32)),
-            "fake_recognised": tf.reduce_mean(tf.cast(fake_logit < 0, tf.float32)),
-            # One patch a class, or the same one twice, has no spread: neither side is the poorer then.
-            "spread": (_spread(fake, classes) + NO_SPREAD) / (_spread(real, classes) + NO_SPREAD),
-        } | (
-            {"projected_discriminator_loss": projected_discriminator_loss} if gan_state.projected_discriminator else {}
-        )
+                total_loss += settings.projected_discriminator_weight * projected_loss_g
+                projected_metrics = {"projected_discriminator_loss": projected_loss_d}
+            scaled_loss = _scale_loss(gan_state, "generator", total_loss)
+        _apply_gradient(gan_state, "generator", tape, scaled_loss)
+        metrics = {
+            "discriminator_loss": loss_d,
+            "generator_loss": loss_g,
+            "real_recognised": tf.reduce_mean(tf.cast(real_logits > 0, tf.float32)),
+            "fake_recognised": tf.reduce_mean(tf.cast(fake_logits < 0, tf.float32)),
+            # With one patch of a class, or copies of one, both spreads are zero and the ratio is one.
+            "spread": (_spread(fake, classes) + SPREAD_EPSILON) / (_spread(real, classes) + SPREAD_EPSILON),
+        }
+        return metrics | projected_metrics
 
-    update_everywhere = distribute.everywhere(update)
+    update_everywhere = distribute.run_on_replicas(update)
 
     @tf.function(jit_compile=xla)
     def step_function(step, images, classes):
         metrics, count = update_everywhere(step, images, classes), tf.cast(step, tf.float32)
         decay = tf.minimum(settings.ema_decay, (1 + count) / (10 + count))
-        weights.move_average(gan_state.average.variables, gan_state.generator.variables, decay)
+        weights.update_ema(gan_state.average.variables, gan_state.generator.variables, decay)
         return metrics
 
     return step_function
 
 
+def _update_discriminator(
+    gan_state: GanState, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Update the paper's discriminator, and return its logits of real and of synthetic patches and its loss."""
+    with tf.GradientTape() as tape:
+        images = tf.concat([real, tf.stop_gradient(fake)], 0)
+        logits = gan_state.discriminator([images, tf.concat([classes, classes], 0)], training=True)
+        real_logits, fake_logits = tf.split(logits, 2)
+        loss = discriminator_loss(real_logits, fake_logits)
+        scaled_loss = _scale_loss(gan_state, "discriminator", loss)
+    _apply_gradient(gan_state, "discriminator", tape, scaled_loss)
+    return real_logits, fake_logits, loss
+
+
+def _update_projected_discriminator(
+    gan_state: GanState, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor, loss_name: str
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Update the projected discriminator, and return its loss and the loss that it gives the generator."""
+    real_maps = gan_state.features(real, training=False)
+    fake_maps = gan_state.features(fake, training=False)
+    maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]
+    with tf.GradientTape() as tape:
+        logits = gan_state.projected_discriminator([*maps, tf.concat([classes, classes], 0)], training=True)
+        loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
+        scaled_loss = _scale_loss(gan_state, "projected_discriminator", loss)
+    _apply_gradient(gan_state, "projected_discriminator", tape, scaled_loss)
+    logits = gan_state.projected_discriminator([*fake_maps, classes], training=False)
+    return loss, sum(generator_loss(logit, loss_name) for logit in logits)
+
+
+def _scale_loss(gan_state: GanState, name: str, loss: tf.Tensor) -> tf.Tensor:
+    """Scale the loss of a network for its optimizer's precision and for the number of replicas."""
+    return gan_state.optimizers[name].scale_loss(loss / distribute.replicas())
+
+
+def _apply_gradient(gan_state: GanState, name: str, tape: tf.GradientTape, scaled_loss: tf.Tensor) -> None:
+    """Update the network `name` by the gradient of its scaled loss."""
+    variables = getattr(gan_state, name).trainable_variables
+    gan_state.optimizers[name].apply(tape.gradient(scaled_loss, variables), variables)
+
+
 def _spread(images: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """How much patches of a class differ in their coarse look: the smaller class's standard deviation."""
+    """Return how much patches of a class vary: the standard deviation of 5x5 thumbnails, the smaller of two classes."""
     coarse = tf.nn.avg_pool2d(images, 10, 10, "VALID")
     deviations = [tf.reduce_mean(tf.math.reduce_std(coarse[classes == label], 0)) for label in (0, 1)]
     return tf.minimum(*deviations)
 
 
-def _speak_up(problem: str | None, done: int, settings: Gan, warned: set[str]) -> None:
-    """Warn of each kind of trouble once, or stop."""
-    if problem and settings.on_mode_collapse == "stop":
-        raise WorkError(f"gan: step {done}: {problem}.")
-    if problem and problem[:20] not in warned:
-        warned.add(problem[:20])
-        progress.log.warning("gan: step %d: %s", done, problem)
-
-
-def adam(rate: float, variables: list, momentum: float = 0.0) -> keras.optimizers.Optimizer:
-    """Adam as GANs use it, its variables built, with a loss scale where the precision asks for one."""
-    optimizer = keras.optimizers.Adam(rate, beta_1=momentum, beta_2=0.99)
+def make_adam(learning_rate: float, variables: list, beta_1: float = 0.0) -> keras.optimizers.Optimizer:
+    """Return Adam with the momenta of GANs, built for the variables, with loss scaling for mixed_float16."""
+    optimizer = keras.optimizers.Adam(learning_rate, beta_1=beta_1, beta_2=0.99)
     if keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)

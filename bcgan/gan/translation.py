@@ -1,4 +1,4 @@
-"""Training of the cycle-consistent GAN: unpaired benign and malignant patches, each translated and back."""
+"""Train a cycle-consistent GAN (Zhu et al. 2017) that translates benign patches to malignant ones and back."""
 
 import time
 from pathlib import Path
@@ -12,11 +12,11 @@ from bcgan import progress
 from bcgan.data import batches
 from bcgan.data.records import CLASSES
 from bcgan.errors import WorkError
-from bcgan.gan.augment import DRAWS, augment
+from bcgan.gan.augment import NUM_SEEDS, augment
 from bcgan.gan.losses import discriminator_loss, generator_loss
-from bcgan.gan.train import LOG_EVERY, adam
+from bcgan.gan.train import LOG_EVERY, make_adam
 from bcgan.models import fast, weights
-from bcgan.models.projected_discriminator import frozen_features, projected_discriminator
+from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator
 from bcgan.models.translator import translator
 from bcgan.settings import Translate
 
@@ -24,35 +24,32 @@ BATCH = 256
 
 
 class TranslationState(NamedTuple):
-    """translators: one for each class, at its label's place: translators[1] makes malignant patches of benign ones.
-    projected_discriminator: whether a patch looks real for a label, from frozen features."""
+    """The networks of a cycle-consistent GAN."""
 
-    translators: tuple[keras.Model, keras.Model]
-    averages: tuple[keras.Model, keras.Model]
-    features: keras.Model
+    translators: tuple[keras.Model, keras.Model]  # by target label: translators[1] translates benign to malignant
+    averages: tuple[keras.Model, keras.Model]  # with the exponential moving averages of the translators' weights
+    features: keras.Model  # frozen ImageNet features, the input of the projected discriminator
     projected_discriminator: keras.Model
 
-    def to_train(self) -> list:
+    def translator_variables(self) -> list:
+        """Return the trainable variables of both translators."""
         return [variable for network in self.translators for variable in network.trainable_variables]
 
 
 def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int, folder: Path, xla: bool) -> None:
-    """Train and write to_benign.keras and to_malignant.keras (averaged) and log.jsonl.
+    """Train both translators and write to_benign.keras and to_malignant.keras, with averaged weights, and log.jsonl.
 
     An interruption leaves checkpoint.npz; calling again with the same arguments resumes.
 
     Args:
-        images: uint8, (n, 50, 50, 3). Training patients' patches alone.
+        images: uint8, (n, 50, 50, 3). Patches of training patients only.
         labels: integers, (n,). 0 benign, 1 malignant.
 
     Raises:
-        WorkError: a loss is NaN or infinite; the last checkpoint is kept.
+        WorkError: If a loss is NaN or infinite; the last checkpoint is kept.
     """
     state = _build_translation_state(settings.base_channels)
-    optimizers = {
-        "translators": adam(settings.learning_rate, state.to_train(), 0.5),
-        "projected_discriminator": adam(settings.learning_rate, state.projected_discriminator.trainable_variables, 0.0),
-    }
+    optimizers = _build_optimizers(state, settings.learning_rate)
     groups = {
         "translators": [variable for network in state.translators for variable in network.variables],
         "averages": [variable for network in state.averages for variable in network.variables],
@@ -61,28 +58,28 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
     }
     checkpoint, log_path = folder / "checkpoint.npz", folder / "log.jsonl"
     start = weights.restore(checkpoint, groups)
-    progress.keep_lines(log_path, "step", start)
+    progress.truncate_jsonl(log_path, "step", start)
     step_function = make_step(state, optimizers, settings, seed, xla)
-    # The sampler's batch is benign first, then as many malignant ones.
-    sampler = batches.balanced(np.arange(len(images)), labels, 2 * (settings.batch_size // 2), seed)
-    stream = batches.stream(images, labels, sampler, range(start, settings.steps))
+    # Batches are benign patches, then as many malignant ones.
+    sampler = batches.class_balanced_sampler(np.arange(len(images)), labels, 2 * (settings.batch_size // 2), seed)
+    dataset = batches.make_dataset(images, labels, sampler, range(start, settings.steps))
 
-    began = time.monotonic()
+    start_time = time.monotonic()
     with progress.bar(settings.steps, "translate", start=start) as bar:
-        for step, patches, _ in stream:
-            values = {name: float(value) for name, value in step_function(step, patches).items()}
-            done = int(step) + 1
-            if not np.isfinite(list(values.values())).all():
+        for step, patches, _ in dataset:
+            losses = {name: float(value) for name, value in step_function(step, patches).items()}
+            num_done = int(step) + 1
+            if not np.isfinite(list(losses.values())).all():
                 raise WorkError(
-                    f"translate: a loss is NaN or infinite at step {done} ({values}). No model was written; "
+                    f"translate: a loss is NaN or infinite at step {num_done} ({losses}). No model was written; "
                     "lower translate.learning_rate, or set precision=float32."
                 )
-            if int(step) % LOG_EVERY == 0 or done == settings.steps:
-                rate = (done - start) * settings.batch_size / (time.monotonic() - began)
-                progress.write_line(log_path, step=int(step), images_per_second=round(rate, 1), **values)
-            if done % settings.checkpoint_interval == 0 and done < settings.steps:
-                weights.save(checkpoint, done, groups)
-            bar.set_postfix(cycle=f"{values['cycle_loss']:.3f}", G=f"{values['translator_loss']:.2f}", refresh=False)
+            if int(step) % LOG_EVERY == 0 or num_done == settings.steps:
+                speed = (num_done - start) * settings.batch_size / (time.monotonic() - start_time)
+                progress.append_jsonl(log_path, step=int(step), images_per_second=round(speed, 1), **losses)
+            if num_done % settings.checkpoint_interval == 0 and num_done < settings.steps:
+                weights.save(checkpoint, num_done, groups)
+            bar.set_postfix(cycle=f"{losses['cycle_loss']:.3f}", G=f"{losses['translator_loss']:.2f}", refresh=False)
             bar.update()
     for name, average in zip(CLASSES, state.averages, strict=True):
         weights.save_model(average, folder / f"to_{name}.keras")
@@ -90,17 +87,20 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
 
 
 def make_step(state: TranslationState, optimizers: dict, settings: Translate, seed: int, xla: bool):
-    """Return one update of the discriminator, then of both translators, on the same translations, computed once."""
+    """Return a function that updates the discriminator, then both translators, on the same translations.
+
+    The function takes the step and images, half benign and then half malignant, and returns a dict of scalar losses.
+    """
     to_benign, to_malignant = state.translators
 
     @tf.function(jit_compile=xla)
     def step_function(step, images):
-        seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + DRAWS * place]) for place in range(3)]
-        real = batches.dihedral(batches.scale(images), seeds[0])
+        seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + NUM_SEEDS * index]) for index in range(3)]
+        real = batches.random_dihedral(batches.to_float(images), seeds[0])
         benign, malignant = tf.split(real, 2)
         labels = tf.repeat(tf.constant([0, 1]), tf.shape(benign)[0])
         with tf.GradientTape() as tape:
-            # What a translator makes of its own class, it should leave as it is; computed in the same call.
+            # A translator should not change patches of its target class (identity loss); computed in the same call.
             new_malignant, same_malignant = tf.split(to_malignant(real, training=True), 2)
             same_benign, new_benign = tf.split(to_benign(real, training=True), 2)
             cycle = tf.reduce_mean(tf.abs(to_benign(new_malignant, training=True) - benign))
@@ -113,21 +113,21 @@ def make_step(state: TranslationState, optimizers: dict, settings: Translate, se
                 maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]
                 logits = state.projected_discriminator([*maps, tf.concat([labels, labels], 0)], training=True)
                 projected_discriminator_loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
-                scaled = optimizers["projected_discriminator"].scale_loss(projected_discriminator_loss)
+                scaled_loss = optimizers["projected_discriminator"].scale_loss(projected_discriminator_loss)
             variables = state.projected_discriminator.trainable_variables
-            optimizers["projected_discriminator"].apply(projected_tape.gradient(scaled, variables), variables)
+            optimizers["projected_discriminator"].apply(projected_tape.gradient(scaled_loss, variables), variables)
             logits = state.projected_discriminator([*fake_maps, labels], training=False)
-            make_loss = sum(generator_loss(logit, "non_saturating") for logit in logits)
-            total = make_loss + settings.cycle_loss_weight * cycle + settings.identity_loss_weight * identity
-            scaled = optimizers["translators"].scale_loss(total)
-        variables = state.to_train()
-        optimizers["translators"].apply(tape.gradient(scaled, variables), variables)
+            translator_loss = sum(generator_loss(logit, "non_saturating") for logit in logits)
+            total_loss = translator_loss + settings.cycle_loss_weight * cycle + settings.identity_loss_weight * identity
+            scaled_loss = optimizers["translators"].scale_loss(total_loss)
+        variables = state.translator_variables()
+        optimizers["translators"].apply(tape.gradient(scaled_loss, variables), variables)
         count = tf.cast(step, tf.float32)
         decay = tf.minimum(settings.ema_decay, (1 + count) / (10 + count))
         for average, network in zip(state.averages, state.translators, strict=True):
-            weights.move_average(average.variables, network.variables, decay)
+            weights.update_ema(average.variables, network.variables, decay)
         return {
-            "projected_discriminator_loss": projected_discriminator_loss, "translator_loss": make_loss,
+            "projected_discriminator_loss": projected_discriminator_loss, "translator_loss": translator_loss,
             "cycle_loss": cycle, "identity_loss": identity,
         }  # fmt: skip
 
@@ -135,15 +135,24 @@ def make_step(state: TranslationState, optimizers: dict, settings: Translate, se
 
 
 def translate(network: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Patches as a translator turns them; uint8 (n, 50, 50, 3) to the same."""
-    translated = batches.by_parts(lambda part: network(batches.scale(part), training=False), images)
+    """Translate patches to the other class; uint8 (n, 50, 50, 3) to the same."""
+    translated = batches.map_in_batches(lambda part: network(batches.to_float(part), training=False), images)
     return np.rint(translated * 255).astype(np.uint8)
 
 
+def _build_optimizers(state: TranslationState, learning_rate: float) -> dict[str, keras.optimizers.Optimizer]:
+    discriminator_variables = state.projected_discriminator.trainable_variables
+    return {
+        "translators": make_adam(learning_rate, state.translator_variables(), 0.5),
+        "projected_discriminator": make_adam(learning_rate, discriminator_variables, 0.0),
+    }
+
+
 def _build_translation_state(width: int) -> TranslationState:
+    """Build the networks; `width` is the number of channels of the translators' largest maps."""
     translators = tuple(translator(width, f"to_{name}") for name in CLASSES)
     averages = tuple(translator(width, f"to_{name}") for name in CLASSES)
     for average, network in zip(averages, translators, strict=True):
         average.set_weights(network.get_weights())
-    features = fast.fuse_model(frozen_features())
+    features = fast.fuse_model(imagenet_features())
     return TranslationState(translators, averages, features, projected_discriminator(features))

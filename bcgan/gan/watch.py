@@ -1,51 +1,52 @@
-"""Whether a GAN in training has failed: what nobody notices in a falling loss."""
+"""Detect failures of a GAN in training that its losses do not show: mode collapse and a dominant discriminator."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-WINDOW = 20  # logged steps that have to agree before anything is said
-LEAST_SPREAD = 0.3  # of the real patches'
-RECOGNISED = 0.99
-GRID = 5  # cells a side, whose brightness is the layout of a patch
+WINDOW = 20  # logged steps that a diagnosis is based on
+MIN_SPREAD = 0.3  # of the variation between synthetic patches, as a fraction of that between real ones
+MAX_RECOGNIZED = 0.99  # fraction of patches that the discriminator classifies correctly
+GRID_CELLS = 5  # cells per side of the coarse brightness grid that is the layout of a patch
 
 
-def trouble(lines: Sequence[dict[str, float]]) -> str | None:
-    """One sentence on what went wrong, from the last logged steps; None where nothing did.
+def diagnose(lines: Sequence[dict[str, float]]) -> str | None:
+    """Describe in a sentence what failed in the last logged steps; `None` if nothing did.
 
     Args:
-        lines: dicts with `spread` (variation between synthetic patches of a class as a share of that between real
-            ones), `real_recognised` and `fake_recognised` (shares that the discriminator tells), oldest first.
+        lines: One dict for each logged step, oldest first: `spread` (variation between synthetic patches of a class as
+            a fraction of that between real ones), `real_recognised` and `fake_recognised` (fractions that the
+            discriminator classifies correctly).
     """
     if len(lines) < WINDOW:
         return None
     recent = {key: np.median([line[key] for line in list(lines)[-WINDOW:]]) for key in lines[-1]}
-    if recent["spread"] < LEAST_SPREAD:
+    if recent["spread"] < MIN_SPREAD:
         return (
             f"the synthetic patches of a class differ {recent['spread']:.0%} as much as real ones do (collapse); "
             "lower gan.discriminator_learning_rate, or set gan.diff_augment=true"
         )
-    if min(recent["real_recognised"], recent["fake_recognised"]) > RECOGNISED:
+    if min(recent["real_recognised"], recent["fake_recognised"]) > MAX_RECOGNIZED:
         return (
-            "the discriminator recognises nearly every patch and teaches the generator nothing; lower "
+            "the discriminator recognizes nearly every patch, so that the generator cannot learn from it; lower "
             "gan.discriminator_learning_rate, or set gan.spectral_norm=true and gan.diff_augment=true"
         )
     return None
 
 
-def sameness(images: np.ndarray) -> float:
-    """How alike the layouts of patches are: the mean correlation, over pairs, of brightness on a coarse grid.
+def layout_correlation(images: np.ndarray) -> float:
+    """Return the mean correlation, over all pairs of patches, of their brightness on a coarse grid.
 
-    About 0 between patches that have nothing in common, 1 where all are one; NaN of fewer than two. Patches that are
-    nowhere darker than elsewhere have no layout and do not count.
+    About 0 for patches with unrelated layouts, 1 if all are the same; NaN for fewer than two. Patches of uniform
+    brightness are left out.
 
     Args:
         images: uint8, (n, height, width, 3).
     """
-    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in images]
-    grids = [cv2.resize(image, (GRID, GRID), interpolation=cv2.INTER_AREA).ravel() for image in grey]
-    grids = np.reshape(grids, (-1, GRID * GRID)).astype(float)
+    gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in images]
+    grids = [cv2.resize(image, (GRID_CELLS, GRID_CELLS), interpolation=cv2.INTER_AREA).ravel() for image in gray]
+    grids = np.reshape(grids, (-1, GRID_CELLS * GRID_CELLS)).astype(float)
     grids -= grids.mean(1, keepdims=True)
     lengths = np.linalg.norm(grids, axis=1)
     grids = grids[lengths > 0] / lengths[lengths > 0, None]

@@ -1,4 +1,4 @@
 """The networks: plain functions that return functional Keras models. One file, one network, read top to bottom.
 
-Images go in as float32 RGB in [0, 1], (batch, side, side, 3); classifiers give one logit of malignancy a patch.
+Inputs are float32 RGB in [0, 1], (batch, size, size, 3); classifiers return one logit of malignancy for each patch.
 """

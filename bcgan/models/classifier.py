@@ -1,4 +1,4 @@
-"""From a classifier's name to a network: images in [0, 1] to one logit of malignancy."""
+"""Build a classifier by its name: from images in [0, 1] to one logit of malignancy."""
 
 from importlib import import_module
 from pathlib import Path
@@ -8,14 +8,14 @@ from keras import layers
 
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.errors import InputError
-from bcgan.models.efficientnet_lite import backbone, start_from, tune
-from bcgan.models.projected_discriminator import frozen_features, projected_features
+from bcgan.models.efficientnet_lite import get_backbone, load_backbone_weights, unfreeze_except_batch_norm
+from bcgan.models.projected_discriminator import imagenet_features, projected_features
 from bcgan.models.weights import load_model
 from bcgan.settings import Classifier
 
 
-def of_run(name: str, root: Path, size: int = 50, classifier_settings: Classifier | None = None) -> keras.Model:
-    """Build a classifier with what it reads of a run: the GAN's discriminators, or self-supervised weights.
+def build_for_run(name: str, root: Path, size: int = 50, classifier_settings: Classifier | None = None) -> keras.Model:
+    """Build a classifier with what it needs from a run: the GAN's discriminators, or self-supervised weights.
 
     Args:
         name: One of `CLASSIFIERS`.
@@ -24,32 +24,32 @@ def of_run(name: str, root: Path, size: int = 50, classifier_settings: Classifie
         classifier_settings: Defaults to the default settings.
 
     Raises:
-        InputError: If the features of the projected discriminator are asked for, and the GAN has none.
+        InputError: If the settings use features of the projected discriminator, and the GAN has none.
     """
     settings, spec, gan = classifier_settings or Classifier(), CLASSIFIERS[name], root / "gan"
     discriminator = load_model(gan / "discriminator.keras") if spec.uses_discriminator else None
     joins = "extra_features" in spec.own_settings and settings.extra_features != "none"
     further_maps = _extra_features(name, gan, settings) if joins else None
-    network = classifier(name, size, discriminator, settings, spec.pretraining != "simclr", further_maps)
+    network = build_classifier(name, size, discriminator, settings, spec.pretraining != "simclr", further_maps)
     if spec.pretraining == "simclr":
-        start_from(backbone(network), root / "pretrain" / "simclr.keras")
+        load_backbone_weights(get_backbone(network), root / "pretrain" / "simclr.keras")
     return network
 
 
 def _extra_features(name: str, gan: Path, settings: Classifier) -> keras.Model:
-    """Return the network whose maps join the classifier besides the discriminator's."""
-    further_maps = frozen_features()
+    """Return the network whose feature maps are used in addition to the discriminator's."""
+    further_maps = imagenet_features()
     if settings.extra_features == "projected_discriminator":
         path = gan / "projected_discriminator.keras"
         if not path.exists():
             raise InputError(f"{path} is missing; {name} needs it. Train the GAN again: bcgan run ... --force gan.")
         further_maps = projected_features(further_maps, load_model(path))
     if settings.finetune_extra_features:
-        tune(further_maps)
+        unfreeze_except_batch_norm(further_maps)
     return further_maps
 
 
-def classifier(
+def build_classifier(
     name: str,
     size: int = 50,
     discriminator: keras.Model | None = None,
@@ -65,7 +65,8 @@ def classifier(
         discriminator: The GAN's, for classifiers that use it.
         classifier_settings: Defaults to the default settings.
         pretrained: Whether EfficientNet-Lite0 starts from ImageNet's weights. Defaults to True.
-        further_maps: Network whose maps join `gan_resnet` besides the discriminator's. Defaults to `None`.
+        further_maps: Network whose feature maps `gan_resnet` uses in addition to the discriminator's. Defaults to
+            `None`.
 
     Returns:
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to `logit`, float32, (batch, 1).
@@ -82,7 +83,7 @@ def classifier(
     module, function = spec.network.split(":")
     arguments = {key: getattr(settings, key) for key in spec.own_settings}
     arguments |= {"discriminator": discriminator} if spec.uses_discriminator else {}
-    if arguments.pop("extra_features", None):  # `of_run` has built them
+    if arguments.pop("extra_features", None):  # `build_for_run` builds them
         arguments["further_maps"] = further_maps
     arguments |= {"pretrained": pretrained} if spec.pretraining != "none" else {}
     network = getattr(import_module(f"bcgan.models.{module}"), function)(size=size, **arguments)

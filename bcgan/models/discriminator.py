@@ -4,43 +4,43 @@ import keras
 from keras import layers, ops
 
 BLOCKS = ("block1", "block2", "block3", "block4")
-STEM = 16  # channels at full size, where the grain of a patch is seen before anything is made smaller
+STEM = 16  # channels of the first convolution, which sees fine texture at full resolution
 
 
 def discriminator(width: int = 32, classes: int = 2, spectral: bool = True) -> keras.Model:
     """Build the discriminator.
 
-    The label enters behind the last block, by projection (Miyato and Koyama 2018), so the feature maps of a patch do
-    not depend on its label and can be taken where the label is what one wants to know.
+    The label enters after the last block, by projection (Miyato and Koyama 2018), so the feature maps of a patch do not
+    depend on its label, and a classifier can use them.
 
     Args:
-        width: int. Channels of block1; doubled in every block. Defaults to 32.
-        classes: int. Number of labels. Defaults to 2.
-        spectral: bool. Spectral normalisation of the convolutions (Miyato et al. 2018). Defaults to True.
+        width: Channels of block1; doubled in every block. Defaults to 32.
+        classes: Number of labels. Defaults to 2.
+        spectral: Whether the convolutions have spectral normalization (Miyato et al. 2018). Defaults to True.
 
     Returns:
         keras.Model. Inputs `image` (float32 in [0, 1], (batch, 50, 50, 3)) and `label` (int32, (batch,));
-        output `logit` (float32, (batch, 1)), large for what looks real. Blocks `block1` ... `block4` have shapes (25,
-        25, width), (13, 13, 2 width), (7, 7, 4 width), (4, 4, 8 width).
+        output `logit` (float32, (batch, 1)), large for patches that look real. Blocks `block1` to `block4` have
+        shapes (25, 25, width), (13, 13, 2 width), (7, 7, 4 width) and (4, 4, 8 width).
     """
     image = keras.Input((50, 50, 3), name="image")
     label = keras.Input((), dtype="int32", name="label")
 
     x = layers.Rescaling(2.0, offset=-1.0, name="to_minus_one_one")(image)
-    x = convolved(x, STEM, 3, 1, "stem", spectral)
-    for number, block in enumerate(BLOCKS):
-        x = convolved(x, width * 2**number, 4, 2, block, spectral)
+    x = conv_block(x, STEM, 3, 1, "stem", spectral)
+    for index, block in enumerate(BLOCKS):
+        x = conv_block(x, width * 2**index, 4, 2, block, spectral)
 
     features = ops.cast(ops.sum(x, (1, 2)), "float32")
     realness = layers.Dense(1, dtype="float32", name="realness")(features)
-    meaning = layers.Embedding(classes, features.shape[-1], dtype="float32", name="label_embedding")(label)
-    agreement = ops.sum(meaning * features, -1, keepdims=True)
-    logit = layers.Add(dtype="float32", name="logit")([realness, agreement])
+    embedding = layers.Embedding(classes, features.shape[-1], dtype="float32", name="label_embedding")(label)
+    class_logit = ops.sum(embedding * features, -1, keepdims=True)
+    logit = layers.Add(dtype="float32", name="logit")([realness, class_logit])
     return keras.Model([image, label], logit, name="discriminator")
 
 
-def convolved(x: keras.KerasTensor, channels: int, kernel: int, stride: int, name: str, spectral: bool = True):
-    """A convolution and a leaky ReLU, which carries the name."""
+def conv_block(x: keras.KerasTensor, channels: int, kernel: int, stride: int, name: str, spectral: bool = True):
+    """Apply a convolution and a leaky ReLU; the activation layer has the name of the block."""
     convolution = layers.Conv2D(channels, kernel, strides=stride, padding="same", name=f"{name}_conv")
     if spectral:
         convolution = layers.SpectralNormalization(convolution, name=f"{name}_spectral")
@@ -48,18 +48,20 @@ def convolved(x: keras.KerasTensor, channels: int, kernel: int, stride: int, nam
 
 
 def feature_maps(network: keras.Model, blocks: tuple[str, ...] = BLOCKS) -> keras.Model:
-    """The part of a discriminator that maps patches, or what else it judges by, to the named blocks' feature maps;
-    shares its weights."""
+    """Return the part of a discriminator from its inputs, without the label, to the feature maps of the named blocks.
+
+    It shares the discriminator's weights.
+    """
     *inputs, _label = network.inputs
     outputs = [network.get_layer(block).output for block in blocks]
     return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="discriminator_features")
 
 
-def plain_features(network: keras.Model, blocks: tuple[str, ...] = BLOCKS) -> keras.Model:
-    """As `feature_maps`, but a copy without spectral normalisation, to stand in another network.
+def features_without_spectral_norm(network: keras.Model, blocks: tuple[str, ...] = BLOCKS) -> keras.Model:
+    """Return a copy of `feature_maps` without spectral normalization, to be part of another network.
 
-    The wrapper moves its kernel in every training call, whatever `trainable` says; outside the GAN's training the
-    kernels are what they are, and the copy gives the same maps.
+    The wrapper SpectralNormalization changes its kernel in every training call, even if it is not trainable. The copy
+    has the kernels as the wrapper left them, and gives the same maps.
     """
     source = feature_maps(network, blocks)
 

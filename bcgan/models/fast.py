@@ -1,13 +1,17 @@
-"""The same networks, quicker: a fused model shares a network's weights and gives its answers up to rounding.
+"""Fuse the layers of a network to make it faster: the fused model shares its weights and agrees up to rounding.
 
-Keras normalises a batch in seven passes over float32 copies, TensorFlow's own kernel in one, which joins the
-convolution before it at inference; one that is frozen is a part of the convolution before it, in training too. The 256
-channels of Table 1's blocks are only added up and read by 1x1 convolutions: no block expands its 64, and the kernels
-that would make and read the others are multiplied instead, which leaves three quarters of the network's products. The
-1x1 convolution behind the upsampling commutes with it, and the average pooling behind that needs no upsampling at all;
-a 3x3 convolution of doubled maps is a transposed one of the maps, with less than half of the products. The gradient of
-a depthwise kernel is, where maps are small, a product of matrices, and so is resizing, for every runtime.
-The networks themselves stay as the paper's table has them: what is trained, averaged and saved is the original.
+- Batch normalization: Keras makes seven passes over float32 copies, TensorFlow's fused kernel makes one. A frozen batch
+  normalization becomes a part of the convolution before it, in training too.
+- Table 1's bottlenecks: the 256 channels are only added up and read by 1x1 convolutions. The kernels of the expanding
+  and the reading convolution are multiplied instead, which saves a quarter of the network's multiplications.
+- Table 1's tail: the 1x1 convolution after the upsampling commutes with it, and the average pooling after that makes
+  the upsampling unnecessary.
+- Upsampling: a 3x3 convolution of doubled pixels is a transposed convolution of the original ones, with less than half
+  of the multiplications.
+- Depthwise convolutions of small maps: the gradient of the kernel is computed as a matrix product.
+- Resizing is a matrix product, which all runtimes compute in the same way.
+
+What is trained, averaged and saved is the original network, which is as the paper's table has it.
 """
 
 from functools import reduce
@@ -17,145 +21,156 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-SMALL = 7  # side of the maps up to which all pairs of their places cost less than TensorFlow's own kernel
+MAX_DENSE_SIDE = 7  # of maps: up to it, all pairs of pixels cost less than TensorFlow's kernel
 
 
 def fuse_model(network: keras.Model, concat_inputs: bool | None = None) -> keras.Model:
-    """A model that shares the network's variables: a step on either is a step on both.
+    """Return a fused model that shares the network's variables, so that a training step on either changes both.
 
     Args:
-        network: keras.Model. Functional.
-        concat_inputs: bool. Read maps that were not added up side by side, in one convolution: more is copied, and
-            fewer kernels begin. Defaults to None: on a GPU, which waits for them.
+        network: A functional model.
+        concat_inputs: Whether the maps of a sum are concatenated and read by one convolution, which copies more data
+            and starts fewer kernels. Defaults to `None`: if there is a GPU, where starting kernels is slow.
 
     Returns:
-        keras.Model. The same inputs and outputs; its gradients are taken of the network's own variables. Not to be
-        saved.
+        keras.Model. The same inputs and outputs; its gradients are with respect to the network's own variables. It
+        cannot be saved.
     """
-
-    def clone(layer):
-        if isinstance(layer, layers.InputLayer):
-            return layers.InputLayer.from_config(layer.get_config())
-        if _doubled_before(layer):
-            return _Grown(layer)
-        if any(_doubled_before(reader) for reader in _readers(layer, through=layers.ZeroPadding2D)):
-            return _Pass(name=layer.name, dtype=layer.dtype_policy)
-        if normalisation := _frozen_behind(layer):
-            return _Folded(layer, normalisation)
-        if isinstance(layer, layers.BatchNormalization) and _frozen_behind(_before(layer)) is layer:
-            return _Pass(name=layer.name, dtype=layer.dtype_policy)
-        if isinstance(layer, layers.BatchNormalization) and _of_maps(layer):
-            return _Fused(layer)
-        # Table 1's tail at 13x13: each pixel twice, pooled by eight, is each pixel once, pooled by four.
-        if layer.name == "upsample":
-            return _Pass(name=layer.name, dtype=layer.dtype_policy)
-        if layer.name == "average_pool":
-            pool = [side // 2 for side in layer.pool_size]
-            return layers.AveragePooling2D(pool, name=layer.name, dtype=layer.dtype_policy)
-        if isinstance(layer, layers.Resizing):
-            return _Resized(layer)
-        return layer
-
-    ends = _ends(network)
+    outputs = _output_operations(network)
     concat_inputs = bool(tf.config.list_physical_devices("GPU")) if concat_inputs is None else concat_inputs
 
     def call(layer, *args, **kwargs):
-        """Leaves out what need not be made, and has its readers read what it would have been made from."""
+        """Call a layer, but pass a sum of expanded maps on as a `_LazySum` to the layers that read it."""
         inputs = keras.tree.flatten(args)
-        if not any(isinstance(x, _Terms) for x in inputs):
-            expands = _pointwise(layer) and layer.filters > layer.input.shape[-1]
-            if (expands or _widens(layer)) and _only_multiplied(layer, ends):
-                return _Terms([(inputs[0], layer if expands else None)])
+        if not any(isinstance(x, _LazySum) for x in inputs):
+            expands = _is_pointwise(layer) and layer.filters > layer.input.shape[-1]
+            if (expands or _pads_channels(layer)) and _is_read_by_pointwise_only(layer, outputs):
+                return _LazySum([(inputs[0], layer if expands else None)])
             return layer(*args, **kwargs)
-        if isinstance(layer, _Pass):
+        if isinstance(layer, _Identity):
             return inputs[0]
-        terms = [term for x in inputs for term in (x.terms if isinstance(x, _Terms) else [(x, None)])]
+        terms = []
+        for x in inputs:
+            terms += x.terms if isinstance(x, _LazySum) else [(x, None)]
         if isinstance(layer, layers.Add):
-            return _Terms(terms)
+            return _LazySum(terms)
         maps, expansions = zip(*terms, strict=True)
-        return _Read(layer, expansions, concat_inputs)(list(maps))
+        return _FusedPointwiseConv(layer, expansions, concat_inputs)(list(maps))
 
-    return keras.models.clone_model(network, clone_function=clone, call_function=call, recursive=True)
+    return keras.models.clone_model(network, clone_function=_replace_layer, call_function=call, recursive=True)
 
 
-class _Terms:
-    """Maps in place of their sum, each with the convolution that would expand it; None: it is a term as it is, and has
-    zeros behind its channels where the sum has more."""
+def _replace_layer(layer: layers.Layer) -> layers.Layer:
+    """Return the faster layer that replaces a layer in the fused model, or the layer itself."""
+    if isinstance(layer, layers.InputLayer):
+        return layers.InputLayer.from_config(layer.get_config())
+    if _reads_doubled_pixels(layer):
+        return _UpsamplingConv(layer)
+    if any(_reads_doubled_pixels(reader) for reader in _consumers(layer, through=layers.ZeroPadding2D)):
+        return _Identity(name=layer.name, dtype=layer.dtype_policy)
+    if norm := _following_frozen_norm(layer):
+        return _FoldedConvBatchNorm(layer, norm)
+    if isinstance(layer, layers.BatchNormalization) and _following_frozen_norm(_producer(layer)) is layer:
+        return _Identity(name=layer.name, dtype=layer.dtype_policy)
+    if isinstance(layer, layers.BatchNormalization) and _can_use_fused_kernel(layer):
+        return _FusedBatchNorm(layer)
+    # Table 1's tail at 13x13: doubled pixels pooled by eight are the original pixels pooled by four.
+    if layer.name == "upsample":
+        return _Identity(name=layer.name, dtype=layer.dtype_policy)
+    if layer.name == "average_pool":
+        pool_size = [size // 2 for size in layer.pool_size]
+        return layers.AveragePooling2D(pool_size, name=layer.name, dtype=layer.dtype_policy)
+    if isinstance(layer, layers.Resizing):
+        return _MatrixResizing(layer)
+    return layer
+
+
+class _LazySum:
+    """A sum that is not computed: its terms are feature maps, each with the convolution that expands it.
+
+    A term without a convolution is added as it is, padded with zero channels.
+    """
 
     def __init__(self, terms: list[tuple[keras.KerasTensor, layers.Conv2D | None]]):
         self.terms = terms
 
 
-class _Read(layers.Layer):
-    """A 1x1 convolution of maps that were expanded by others and added up: one of each, by the product of both."""
+class _FusedPointwiseConv(layers.Layer):
+    """A 1x1 convolution of a `_LazySum`: each term is convolved by the product of the expanding and this kernel."""
 
     def __init__(self, convolution: layers.Conv2D, expansions: tuple[layers.Conv2D | None, ...], concat_inputs: bool):
-        # Kernels are multiplied in their own precision, and cast then.
+        # Kernels are multiplied in their own precision, and cast afterwards.
         super().__init__(name=convolution.name, dtype=convolution.dtype_policy, autocast=False)
         self.convolution, self.expansions, self.concat_inputs = convolution, expansions, concat_inputs
 
     def call(self, maps):
-        wrapped, precision = self.convolution, self.compute_dtype
-        reader, bias, kernels = wrapped.kernel[0, 0], wrapped.bias, []
+        dtype = self.compute_dtype
+        matrix, bias, kernels = self.convolution.kernel[0, 0], self.convolution.bias, []
         for x, expansion in zip(maps, self.expansions, strict=True):
-            kernels.append(reader[: x.shape[-1]] if expansion is None else expansion.kernel[0, 0] @ reader)
-            bias = bias if expansion is None else bias + tf.linalg.matvec(reader, expansion.bias, transpose_a=True)
-        maps, kernels = ([tf.cast(tensor, precision) for tensor in many] for many in (maps, kernels))
+            if expansion is None:
+                kernels.append(matrix[: x.shape[-1]])
+            else:
+                kernels.append(expansion.kernel[0, 0] @ matrix)
+                bias = bias + tf.linalg.matvec(matrix, expansion.bias, transpose_a=True)
+        maps = [tf.cast(x, dtype) for x in maps]
+        kernels = [tf.cast(kernel, dtype) for kernel in kernels]
         if self.concat_inputs:
             maps, kernels = [tf.concat(maps, -1)], [tf.concat(kernels, 0)]
-        read = [tf.nn.conv2d(x, kernel[None, None], 1, "VALID") for x, kernel in zip(maps, kernels, strict=True)]
-        read[0] = tf.nn.bias_add(read[0], tf.cast(bias, precision))
-        return reduce(tf.add, read)  # not add_n, which LiteRT's quick kernels do not know
+        terms = [tf.nn.conv2d(x, kernel[None, None], 1, "VALID") for x, kernel in zip(maps, kernels, strict=True)]
+        terms[0] = tf.nn.bias_add(terms[0], tf.cast(bias, dtype))
+        return reduce(tf.add, terms)  # not add_n, which LiteRT's fast kernels do not support
 
 
-class _Fused(layers.Layer):
-    """A batch normalisation's variables, read and moved by TensorFlow's fused kernel."""
+class _FusedBatchNorm(layers.Layer):
+    """A batch normalization that is computed by TensorFlow's fused kernel, with the variables of the original."""
 
     def __init__(self, source: layers.BatchNormalization):
         super().__init__(name=source.name, dtype=source.dtype_policy)
         self.source = source
 
     def call(self, x, training=None, mask=None):
-        wrapped = self.source
-        if training and not wrapped.trainable:
-            return wrapped(x, training=False)  # the fused kernel's gradient is slower where nothing is learned
+        norm = self.source
+        if training and not norm.trainable:
+            return norm(x, training=False)  # the fused kernel's gradient is slower for a frozen layer
         channels = x.shape[-1]
-        statistics = (tf.zeros(0), tf.zeros(0)) if training else (wrapped.moving_mean, wrapped.moving_variance)
+        statistics = (tf.zeros(0), tf.zeros(0)) if training else (norm.moving_mean, norm.moving_variance)
         affine = (
-            wrapped.gamma if wrapped.scale else tf.ones(channels),
-            wrapped.beta if wrapped.center else tf.zeros(channels),
+            norm.gamma if norm.scale else tf.ones(channels),
+            norm.beta if norm.center else tf.zeros(channels),
         )
         scale, offset, *statistics = map(tf.convert_to_tensor, (*affine, *statistics))
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=scale, offset=offset, mean=statistics[0], variance=statistics[1], epsilon=wrapped.epsilon,
+            x=x, scale=scale, offset=offset, mean=statistics[0], variance=statistics[1], epsilon=norm.epsilon,
             is_training=bool(training),
         )  # fmt: skip
         if training:
             count = tf.cast(tf.size(x) // channels, tf.float32)
-            variance *= (count - 1) / count  # the kernel's is of a sample, Keras keeps the batch's own
-            for moving, value in ((wrapped.moving_mean, mean), (wrapped.moving_variance, variance)):
-                moving.assign(moving * wrapped.momentum + value * (1 - wrapped.momentum))
+            variance *= (count - 1) / count  # the kernel returns the sample variance, Keras averages the population's
+            for moving, value in ((norm.moving_mean, mean), (norm.moving_variance, variance)):
+                moving.assign(moving * norm.momentum + value * (1 - norm.momentum))
         return y
 
 
-class _Folded(layers.Layer):
-    """A convolution and the frozen normalisation behind it, as one convolution with a bias."""
+class _FoldedConvBatchNorm(layers.Layer):
+    """A convolution and the frozen batch normalization after it, as one convolution with a bias."""
 
-    def __init__(self, convolution: layers.Layer, normalisation: layers.BatchNormalization):
+    def __init__(self, convolution: layers.Layer, norm: layers.BatchNormalization):
         super().__init__(name=convolution.name, dtype=convolution.dtype_policy)
-        self.convolution, self.normalisation = convolution, normalisation
+        self.convolution, self.norm = convolution, norm
 
     def call(self, x, mask=None):
-        wrapped, norm, deep = self.convolution, self.normalisation, isinstance(self.convolution, layers.DepthwiseConv2D)
+        convolution, norm = self.convolution, self.norm
+        is_depthwise = isinstance(convolution, layers.DepthwiseConv2D)
         scale = norm.gamma * tf.math.rsqrt(norm.moving_variance + norm.epsilon)
-        kernel = wrapped.kernel * (scale[:, None] if deep else scale)
-        convolve = _depthwise if deep else tf.nn.conv2d
-        y = convolve(x, kernel, (1, *wrapped.strides, 1), wrapped.padding.upper())
+        kernel = convolution.kernel * (scale[:, None] if is_depthwise else scale)
+        convolve = _depthwise_conv if is_depthwise else tf.nn.conv2d
+        y = convolve(x, kernel, (1, *convolution.strides, 1), convolution.padding.upper())
         return tf.nn.bias_add(y, norm.beta - norm.moving_mean * scale)
 
 
-def _depthwise(x: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, ...], padding: str) -> tf.Tensor:
-    if padding != "SAME" or max(x.shape[1:3]) > SMALL:
+def _depthwise_conv(x: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, ...], padding: str) -> tf.Tensor:
+    """Apply a depthwise convolution, with a faster gradient of the kernel for small maps."""
+    if padding != "SAME" or max(x.shape[1:3]) > MAX_DENSE_SIDE:
         return tf.nn.depthwise_conv2d(x, kernel, strides, padding)
 
     @tf.custom_gradient
@@ -174,49 +189,58 @@ def _depthwise(x: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, ...], paddin
 
 
 def _kernel_gradient(x: tf.Tensor, dy: tf.Tensor, shape: tf.TensorShape, strides: tuple[int, ...]) -> tf.Tensor:
-    """Every place of the input times every place of the output, summed over the batch, channel by channel; then the
-    pairs of places that a tap of the kernel joins."""
+    """Return the gradient of a depthwise kernel of this shape.
+
+    For each channel, the products of every input pixel with every gradient pixel are summed over the batch. Each weight
+    of the kernel then sums the pairs of pixels that it connects.
+    """
     channels = x.shape[3]
-    taps = [_taps(*sizes) for sizes in zip(x.shape[1:3], dy.shape[1:3], shape[:2], strides[1:3], strict=True)]
-    joined = np.einsum("pia,qjb->pqijab", *taps).reshape(-1, shape[0] * shape[1])
+    sizes = zip(x.shape[1:3], dy.shape[1:3], shape[:2], strides[1:3], strict=True)
+    rows, columns = (_tap_indicators(*axis_sizes) for axis_sizes in sizes)
+    connected = np.einsum("pia,qjb->pqijab", rows, columns).reshape(-1, shape[0] * shape[1])
     input_maps, gradient_maps = (
         tf.reshape(tf.transpose(maps, (3, 1, 2, 0)), (channels, -1, tf.shape(x)[0])) for maps in (x, dy)
     )
     pairs = tf.reshape(tf.matmul(input_maps, gradient_maps, transpose_b=True), (channels, -1))
-    return tf.reshape(tf.transpose(pairs @ tf.cast(joined, x.dtype)), shape)
+    return tf.reshape(tf.transpose(pairs @ tf.cast(connected, x.dtype)), shape)
 
 
-def _taps(input_size: int, output_size: int, kernel: int, stride: int) -> np.ndarray:
-    """1 where a tap takes a place of the output from a place of the input, along one side, padded as "same"."""
-    before = max((output_size - 1) * stride + kernel - input_size, 0) // 2
-    places, outputs, taps = np.ogrid[:input_size, :output_size, :kernel]
-    return (places == outputs * stride + taps - before).astype(np.float32)
+def _tap_indicators(input_size: int, output_size: int, kernel: int, stride: int) -> np.ndarray:
+    """Return which input pixel each weight of a kernel reads for each output pixel, along one axis, padded as "same".
+
+    Returns:
+        float32, (input_size, output_size, kernel), 0 or 1.
+    """
+    padding = max((output_size - 1) * stride + kernel - input_size, 0) // 2
+    inputs, outputs, taps = np.ogrid[:input_size, :output_size, :kernel]
+    return (inputs == outputs * stride + taps - padding).astype(np.float32)
 
 
-class _Grown(layers.Layer):
-    """A 3x3 convolution of maps of which every pixel was doubled: a transposed 4x4 one, of stride two, of the maps.
+class _UpsamplingConv(layers.Layer):
+    """A 3x3 convolution of maps with doubled pixels, as a transposed 4x4 convolution of stride two of the maps.
 
-    Two neighbours among the doubled pixels are the same one, so that their weights add up.
+    Neighboring doubled pixels are equal, so that their weights can be added.
     """
 
     def __init__(self, convolution: layers.Conv2D):
-        # Weights are added up in their own precision, and cast then.
+        # Weights are added in their own precision, and cast afterwards.
         super().__init__(name=convolution.name, dtype=convolution.dtype_policy, autocast=False)
-        self.convolution, self.size = convolution, convolution.output.shape[1:]
+        self.convolution, self.output_size = convolution, convolution.output.shape[1:]
 
     def call(self, x, mask=None):
-        wrapped, precision = self.convolution, self.compute_dtype
-        # A tap of the larger kernel is the sum of one, two or four of the smaller one's.
-        side = [[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]
-        added = tf.constant(np.kron(side, side), wrapped.kernel.dtype) @ tf.reshape(wrapped.kernel, (9, -1))
-        kernel = tf.reshape(tf.cast(added, precision), (4, 4, *wrapped.kernel.shape[2:]))
+        convolution, dtype = self.convolution, self.compute_dtype
+        # Each weight of the 4x4 kernel is the sum of one, two or four weights of the 3x3 kernel.
+        summands = [[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]
+        sums = tf.constant(np.kron(summands, summands), convolution.kernel.dtype)
+        sums = sums @ tf.reshape(convolution.kernel, (9, -1))
+        kernel = tf.reshape(tf.cast(sums, dtype), (4, 4, *convolution.kernel.shape[2:]))
         kernel = tf.transpose(kernel, (0, 1, 3, 2))
-        y = tf.nn.conv2d_transpose(tf.cast(x, precision), kernel, (tf.shape(x)[0], *self.size), 2, "SAME")
-        return tf.nn.bias_add(y, tf.cast(wrapped.bias, precision)) if wrapped.use_bias else y
+        y = tf.nn.conv2d_transpose(tf.cast(x, dtype), kernel, (tf.shape(x)[0], *self.output_size), 2, "SAME")
+        return tf.nn.bias_add(y, tf.cast(convolution.bias, dtype)) if convolution.use_bias else y
 
 
-class _Resized(layers.Layer):
-    """Interpolation from side to side, as the rows and then the columns of a matrix have it."""
+class _MatrixResizing(layers.Layer):
+    """A resizing layer that multiplies rows and columns by interpolation matrices."""
 
     def __init__(self, source: layers.Resizing):
         super().__init__(name=source.name, dtype=source.dtype_policy)
@@ -232,20 +256,22 @@ class _Resized(layers.Layer):
         return columns @ x
 
 
-class _Pass(layers.Layer):
+class _Identity(layers.Layer):
+    """A layer that returns its input."""
+
     def call(self, x, mask=None):
         return x
 
 
-def _pointwise(layer) -> bool:
-    """Whether this is a plain 1x1 convolution with a bias, of one map alone."""
+def _is_pointwise(layer) -> bool:
+    """Return whether a layer is a plain 1x1 convolution with a bias that is called once."""
     if type(layer) is not layers.Conv2D or layer.kernel_size != (1, 1) or len(layer._inbound_nodes) > 1:
         return False
-    return max(*layer.strides, layer.groups) == 1 and layer.use_bias and not _activated(layer)
+    return max(*layer.strides, layer.groups) == 1 and layer.use_bias and not _has_activation(layer)
 
 
-def _widens(operation) -> bool:
-    """Whether zero channels are appended here (`bcgan.models.shortcut`)."""
+def _pads_channels(operation) -> bool:
+    """Return whether an operation appends zero channels, as `bcgan.models.shortcut` does."""
     if isinstance(operation, layers.Layer) or not operation.name.startswith("concatenate"):
         return False
     _, *padding = operation._inbound_nodes[0].input_tensors
@@ -253,71 +279,79 @@ def _widens(operation) -> bool:
     return zeros and operation.axis in (-1, len(operation.output.shape) - 1)
 
 
-def _only_multiplied(operation, ends: set[int]) -> bool:
-    """Whether 1x1 convolutions alone read what comes out, as it is or added up or, in Table 1's tail, enlarged.
+def _is_read_by_pointwise_only(operation, outputs: set[int]) -> bool:
+    """Return whether only 1x1 convolutions read an operation's output, directly, or after sums or Table 1's upsampling.
 
     Args:
-        ends: ids of the operations whose output is a network's own.
+        outputs: ids of the operations that compute outputs of a network.
     """
-    readers = _readers(operation)
-    return id(operation) not in ends and bool(readers) and all(
-        _only_multiplied(reader, ends) if _adds(reader) or reader.name == "upsample" else _pointwise(reader)
-        for reader in readers
-    )  # fmt: skip
+    readers = _consumers(operation)
+    if id(operation) in outputs or not readers:
+        return False
+    for reader in readers:
+        passes_on = _is_plain_add(reader) or reader.name == "upsample"
+        if not (_is_read_by_pointwise_only(reader, outputs) if passes_on else _is_pointwise(reader)):
+            return False
+    return True
 
 
-def _adds(layer) -> bool:
+def _is_plain_add(layer) -> bool:
+    """Return whether a layer adds inputs of the same shape."""
     return isinstance(layer, layers.Add) and len({x.shape for x in layer.input}) == 1
 
 
-def _ends(network: keras.Model) -> set[int]:
-    inner = [_ends(layer) for layer in network.layers if isinstance(layer, keras.Model)]
+def _output_operations(network: keras.Model) -> set[int]:
+    """Return the ids of the operations that compute outputs of a network, or of a model inside it."""
+    inner = [_output_operations(layer) for layer in network.layers if isinstance(layer, keras.Model)]
     return {id(x._keras_history.operation) for x in network.outputs}.union(*inner)
 
 
-def _of_maps(layer: layers.BatchNormalization) -> bool:
+def _can_use_fused_kernel(layer: layers.BatchNormalization) -> bool:
+    """Return whether TensorFlow's fused kernel computes this batch normalization: of maps, on one replica."""
     return len(layer.input.shape) == 4 and not layer.renorm and not layer.synchronized
 
 
-def _frozen_behind(layer: layers.Layer) -> layers.BatchNormalization | None:
-    """The frozen normalisation that alone reads a plain convolution, if there is one."""
+def _following_frozen_norm(layer: layers.Layer) -> layers.BatchNormalization | None:
+    """Return the frozen batch normalization that is the only reader of a plain convolution; else `None`."""
     if type(layer) not in (layers.Conv2D, layers.DepthwiseConv2D) or layer.use_bias:
         return None
-    plain = max(layer.dilation_rate) == getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
-    readers = _readers(layer)
+    is_plain = max(layer.dilation_rate) == getattr(layer, "groups", 1) == getattr(layer, "depth_multiplier", 1) == 1
+    readers = _consumers(layer)
     norm = readers[0] if len(readers) == 1 else None
-    frozen = isinstance(norm, layers.BatchNormalization) and not norm.trainable and norm.scale and norm.center
-    return norm if plain and frozen and not _activated(layer) else None
+    is_frozen = isinstance(norm, layers.BatchNormalization) and not norm.trainable and norm.scale and norm.center
+    return norm if is_plain and is_frozen and not _has_activation(layer) else None
 
 
-def _doubled_before(layer: layers.Layer) -> bool:
-    """Whether a layer is a plain 3x3 convolution of pixels that were doubled for it alone: either padded as "same", or
-    by a pixel above and to the left, which leaves out the last row and column."""
+def _reads_doubled_pixels(layer: layers.Layer) -> bool:
+    """Return whether a layer is a plain 3x3 convolution, and the only reader, of maps with doubled pixels.
+
+    The maps are padded as "same", or by one pixel above and to the left, which drops the last row and column.
+    """
     if type(layer) is not layers.Conv2D or layer.kernel_size != (3, 3):
         return False
-    plain = max(*layer.strides, *layer.dilation_rate, layer.groups) == 1 and not _activated(layer)
-    padded, before = layer.padding == "same", _before(layer)
-    if isinstance(before, layers.ZeroPadding2D) and before.padding == ((1, 0), (1, 0)) and not padded:
-        padded, before = len(_readers(before)) == 1, _before(before)
-    upsampled = isinstance(before, layers.UpSampling2D) and before.interpolation == "nearest" and before.size == (2, 2)
-    return plain and padded and upsampled and len(_readers(before)) == 1
+    is_plain = max(*layer.strides, *layer.dilation_rate, layer.groups) == 1 and not _has_activation(layer)
+    is_padded, source = layer.padding == "same", _producer(layer)
+    if isinstance(source, layers.ZeroPadding2D) and source.padding == ((1, 0), (1, 0)) and not is_padded:
+        is_padded, source = len(_consumers(source)) == 1, _producer(source)
+    is_doubled = isinstance(source, layers.UpSampling2D) and source.interpolation == "nearest" and source.size == (2, 2)
+    return is_plain and is_padded and is_doubled and len(_consumers(source)) == 1
 
 
-def _readers(layer: layers.Layer, through: type | None = None) -> list[layers.Layer]:
-    """The layers that read a layer; what reads those of a kind in between, where one is named."""
+def _consumers(layer: layers.Layer, through: type | None = None) -> list[layers.Layer]:
+    """Return the layers that read a layer's output; a layer of class `through` is replaced by its own readers."""
     readers = list({node.operation for node in layer._outbound_nodes})
-    if through:
-        readers = [
-            reader
-            for reader_layer in readers
-            for reader in (_readers(reader_layer) if isinstance(reader_layer, through) else [reader_layer])
-        ]
-    return readers
+    if through is None:
+        return readers
+    indirect = []
+    for reader in readers:
+        indirect += _consumers(reader) if isinstance(reader, through) else [reader]
+    return indirect
 
 
-def _before(layer: layers.Layer) -> layers.Layer:
+def _producer(layer: layers.Layer) -> layers.Layer:
+    """Return the layer whose output a layer reads."""
     return layer.input._keras_history.operation
 
 
-def _activated(layer: layers.Layer) -> bool:
+def _has_activation(layer: layers.Layer) -> bool:
     return layer.activation is not keras.activations.linear

@@ -1,20 +1,20 @@
-"""The projected discriminator: a second one, on features of a frozen ImageNet network (Sauer et al. 2021).
+"""The projected discriminator: a second discriminator, on features of a frozen ImageNet network (Sauer et al. 2021).
 
-The paper's discriminator learns from a few thousand patches. This one starts from features of a million photographs and
-so gives the generator more to learn from. Its own feature maps may join the classifier.
+The paper's discriminator is trained on a few thousand patches only. Features that were trained on a million photographs
+give the generator better gradients. The classifier can use the projected discriminator's feature maps too.
 """
 
 import keras
 from keras import layers
 
-from bcgan.models.discriminator import convolved, plain_features
+from bcgan.models.discriminator import conv_block, features_without_spectral_norm
 from bcgan.models.efficientnet_lite import efficientnet_lite
 
 TAPS = ("_blocks.2.add", "_blocks.4.add", "_blocks.10.add")  # 13x13x24, 7x7x40 and 4x4x112 at 50 pixels
 
 
-def frozen_features(size: int = 50, weights: bool = True) -> keras.Model:
-    """Build the frozen part: EfficientNet-Lite0 up to three of its maps.
+def imagenet_features(size: int = 50, weights: bool = True) -> keras.Model:
+    """Build the frozen feature extractor: EfficientNet-Lite0 up to three of its feature maps.
 
     Args:
         size: Side of a patch, pixels. Defaults to 50.
@@ -35,7 +35,7 @@ def projected_discriminator(
     """Build the trainable heads: one map of logits for each feature map.
 
     Args:
-        features: As `frozen_features` builds it; only its output shapes are read.
+        features: As `imagenet_features` builds it; only its output shapes are read.
         width: Channels of each head. Defaults to 64.
         classes: Number of labels. Defaults to 2.
         kernel_size: Of a head's second convolution. Defaults to 1.
@@ -44,31 +44,33 @@ def projected_discriminator(
         keras.Model. Inputs are the feature maps and `label` (int32, (batch,)). Outputs are logits, one map each
         (float32, (batch, height, width, 1)), large for patches that look real for their label.
     """
-    maps = [keras.Input(shape[1:], name=f"map{number}") for number, shape in enumerate(features.output_shape, 1)]
+    maps = [keras.Input(shape[1:], name=f"map{index}") for index, shape in enumerate(features.output_shape, 1)]
     label = keras.Input((), dtype="int32", name="label")
 
     logits = []
-    for number, x in enumerate(maps, 1):
-        x = convolved(x, width, 1, 1, f"first{number}")
-        x = convolved(x, width, kernel_size, 1, f"second{number}")
-        embedding = layers.Embedding(classes, width, name=f"label{number}")(label)
+    for index, x in enumerate(maps, 1):
+        x = conv_block(x, width, 1, 1, f"first{index}")
+        x = conv_block(x, width, kernel_size, 1, f"second{index}")
+        embedding = layers.Embedding(classes, width, name=f"label{index}")(label)
         class_logit = keras.ops.sum(x * layers.Reshape((1, 1, width))(embedding), -1, keepdims=True)
-        realness = layers.Conv2D(1, 1, name=f"realness{number}")(x)
-        logits.append(layers.Add(dtype="float32", name=f"logit{number}")([realness, class_logit]))
+        realness = layers.Conv2D(1, 1, name=f"realness{index}")(x)
+        logits.append(layers.Add(dtype="float32", name=f"logit{index}")([realness, class_logit]))
     return keras.Model([*maps, label], logits, name="projected_discriminator")
 
 
 def projected_features(features: keras.Model, network: keras.Model) -> keras.Model:
-    """Build the frozen network of a trained projected discriminator's own feature maps, before its logits.
+    """Build a frozen network from patches to the last feature maps of a trained projected discriminator's heads.
 
     Args:
-        features: As `frozen_features` builds it.
+        features: As `imagenet_features` builds it.
         network: A trained projected discriminator; its weights are copied.
 
     Returns:
         keras.Model. float32 in [0, 1], (batch, 50, 50, 3), to three maps, 13x13, 7x7 and 4x4.
     """
-    maps = plain_features(network, tuple(f"second{number}" for number in range(1, len(TAPS) + 1)))(features.output)
+    maps = features_without_spectral_norm(network, tuple(f"second{number}" for number in range(1, len(TAPS) + 1)))(
+        features.output
+    )
     model = keras.Model(features.input, maps, name="projected_features")
     model.trainable = False
     return model

@@ -1,15 +1,15 @@
-"""Bringing patches and maps to another size inside a network."""
+"""Resize patches and feature maps inside a network."""
 
 import keras
 from keras import layers
 
 
-def resized(
+def resize(
     x: keras.KerasTensor, side: int, name: str, interpolation: str = "bilinear", dtype: str | None = None
 ) -> keras.KerasTensor:
-    """Squares to squares of `side` pixels.
+    """Resize square maps to `side` pixels a side.
 
-    Keras 3.15's Resizing takes itself to be in training where nobody says otherwise, and the layers behind it inherit
-    that: called without `training`, a network would move its statistics and drop units. So it is told.
+    Without `training=False`, Keras 3.15's Resizing runs in training mode by default, and the layers after it inherit
+    that: a network called without `training` would update its statistics and drop units.
     """
     return layers.Resizing(side, side, interpolation, name=name, dtype=dtype)(x, training=False)

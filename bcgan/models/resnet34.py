@@ -1,21 +1,21 @@
-"""ResNet-34 (He et al. 2016), which the paper's text describes, with either of the shortcuts it names."""
+"""ResNet-34 (He et al. 2016), as the paper's text describes it, with identity or projection shortcuts."""
 
 from typing import Literal
 
 import keras
 from keras import layers
 
-from bcgan.models.shortcut import widen
+from bcgan.models.shortcut import pad_channels
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
 
 
 def basic_block(x: keras.KerasTensor, channels: int, stride: int, shortcut: str, name: str) -> keras.KerasTensor:
-    """Two 3x3 convolutions and the shortcut; where shapes differ it is padded with zeros or projected by 1x1."""
+    """Apply two 3x3 convolutions and a shortcut, which is padded or projected if the shapes differ."""
     skip = x
     if stride > 1 or x.shape[-1] != channels:
         if shortcut == "identity":
-            skip = widen(x[:, ::stride, ::stride], channels)
+            skip = pad_channels(x[:, ::stride, ::stride], channels)
         else:
             skip = layers.Conv2D(channels, 1, strides=stride, use_bias=False, name=f"{name}_project")(x)
             skip = layers.BatchNormalization(name=f"{name}_project_bn")(skip)
@@ -30,14 +30,14 @@ def resnet34(size: int = 50, shortcut: Literal["identity", "projection"] = "proj
     """Build ResNet-34 up to its pooled features.
 
     Args:
-        size: int. Side of a patch, pixels. Defaults to 50.
-        shortcut: string. "identity" pads with zero channels, "projection" uses a 1x1 convolution.
+        size: Side of a patch, pixels. Defaults to 50.
+        shortcut: "identity" pads with zero channels, "projection" uses a 1x1 convolution. Defaults to "projection".
 
     Returns:
         keras.Model. (batch, size, size, 3) to (batch, 512).
 
     Raises:
-        ValueError: another shortcut.
+        ValueError: If the shortcut is neither of these.
     """
     if shortcut not in ("identity", "projection"):
         raise ValueError(f"shortcut must be identity or projection. Received: shortcut={shortcut!r}")

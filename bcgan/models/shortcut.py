@@ -4,10 +4,10 @@ import keras
 from keras import ops
 
 
-def widen(x: keras.KerasTensor, channels: int) -> keras.KerasTensor:
-    """Append zero channels; `channels` is a multiple of those that x has.
+def pad_channels(x: keras.KerasTensor, channels: int) -> keras.KerasTensor:
+    """Append zero channels; `channels` has to be a multiple of the channels of x.
 
-    Concatenation, not `ops.pad`: TensorFlow 2.21 with oneDNN ends the process where a convolution with a bias is
-    added to a padded tensor (tests/models/test_shortcut.py has the smallest case).
+    This concatenates, as `ops.pad` crashes TensorFlow 2.21 with oneDNN if a convolution with a bias is added to the
+    padded tensor (tests/models/test_shortcut.py has the smallest case).
     """
     return ops.concatenate([x] + [ops.zeros_like(x)] * (channels // x.shape[-1] - 1), axis=-1)

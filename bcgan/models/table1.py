@@ -1,7 +1,7 @@
 """Compare the paper's Table 1 with the network, row by row.
 
-The listed rows do not add up to the listed totals; one regular network gives all of them (docs/explanation/paper.md).
-Rows without numbers of their own, the input and the activations, are not compared.
+The listed rows do not add up to the listed totals; one regular network has all of them (docs/explanation/paper.md).
+Rows without numbers, the input and the activations, are not compared.
 """
 
 from typing import NamedTuple
@@ -13,10 +13,12 @@ from bcgan.models.resnet_table1 import resnet_table1
 
 
 class Row(NamedTuple):
-    layer: str
-    kind: str
-    output: str
-    parameters: int
+    """A row of Table 1, or of the network's summary."""
+
+    layer: str  # name of the layer
+    kind: str  # Keras class of the layer
+    output: str  # output shape without the batch
+    parameters: int  # number of parameters
 
 
 TOTALS = {"parameters": 308_323, "trainable": 307_171, "non_trainable": 1_152}
@@ -37,22 +39,21 @@ ERRATA = {"dense": "28,000 = 1,000 x (27 + 1): the paper prints 1800 units, 28,0
 
 
 def summary_rows(network: keras.Model) -> list[Row]:
-    """Layer, kind, output shape without the batch, and parameters of every layer."""
+    """Return one row for every layer of the network."""
     rows = []
     for layer in network.layers:
-        shape = ", ".join(str(side) for side in layer.output.shape[1:])
+        shape = ", ".join(map(str, layer.output.shape[1:]))
         rows.append(Row(layer.name, type(layer).__name__, shape, layer.count_params()))
     return rows
 
 
 def compare(network: keras.Model | None = None) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The comparison and its totals.
+    """Compare the network with Table 1.
 
     Returns:
         A table with one row per layer: layer, kind, output, parameters, paper_output, paper_parameters and verdict
-        (`match`, `erratum: ...`, `differs`, `the paper omits it`, or
-        that it has no numbers); and the totals parameters, trainable,
-        non_trainable, rows_matching (errata among them, as the parameters agree), rows_listed.
+        (`match`, `erratum: ...`, `differs`, `the paper omits it` or `no numbers, not compared`); and the totals
+        parameters, trainable, non_trainable, rows_matching (with errata, whose parameters agree) and rows_listed.
     """
     network = network or resnet_table1()
     listed = {row.layer: row for row in LISTED}

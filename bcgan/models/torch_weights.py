@@ -1,6 +1,6 @@
-"""Read tensors from an old-style `.pth` file without PyTorch and without running anything that the file names.
+"""Read tensors from an old-style `.pth` file without PyTorch, and without executing code from the file.
 
-Such a file is a pickle: only ordered dictionaries and float or integer tensors are admitted, the rest is refused.
+Such a file is a pickle. Only ordered dictionaries and float or integer tensors are accepted.
 """
 
 import collections
@@ -16,11 +16,11 @@ MAGIC = 0x1950A86A20F9469CFC6C
 DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
-def read(path: Path, sha256: str) -> dict[str, np.ndarray]:
-    """Tensors by name, as float32 or int64 arrays.
+def read_tensors(path: Path, sha256: str) -> dict[str, np.ndarray]:
+    """Read the tensors of a file by name, as float32 or int64 arrays.
 
     Raises:
-        InputError: another SHA-256 than the published one, or anything in the file but tensors.
+        InputError: If the file has another SHA-256 than the published one, or contains anything but tensors.
     """
     if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise InputError(f"{path} is not the published file (its SHA-256 differs). Install its package again.")
@@ -31,20 +31,25 @@ def read(path: Path, sha256: str) -> dict[str, np.ndarray]:
             _, _ = _Tensors(file).load(), _Tensors(file).load()  # protocol, sizes of the writer's types
             tensors, keys = _Tensors(file).load(), _Tensors(file).load()
         except (pickle.UnpicklingError, EOFError, AttributeError) as error:
-            raise InputError(f"{path} holds more than tensors ({error}); it is not read.") from error
-        kinds = {tensor.key: tensor.dtype for tensor in tensors.values()}
+            raise InputError(f"{path} contains more than tensors ({error}); it is not read.") from error
+        dtypes = {tensor.key: tensor.dtype for tensor in tensors.values()}
         storages = {}
         for key in keys:
             count = int(np.frombuffer(file.read(8), "<i8")[0])
-            storages[key] = np.frombuffer(file.read(count * kinds[key].itemsize), kinds[key])
-    return {name: tensor.of(storages[tensor.key]) for name, tensor in tensors.items()}
+            storages[key] = np.frombuffer(file.read(count * dtypes[key].itemsize), dtypes[key])
+    return {name: tensor.to_array(storages[tensor.key]) for name, tensor in tensors.items()}
 
 
 class _Tensor(collections.namedtuple("_Tensor", ["dtype", "key", "offset", "shape", "strides"])):
-    """Where a tensor lies in its storage."""
+    """The position of a tensor in its storage."""
 
-    def of(self, storage: np.ndarray) -> np.ndarray:
-        last = self.offset + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
+    def to_array(self, storage: np.ndarray) -> np.ndarray:
+        """Copy the tensor from its storage.
+
+        Raises:
+            InputError: If it exceeds the storage.
+        """
+        last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
         if min(self.shape, default=1) < 1 or not 0 <= self.offset <= last < len(storage):
             raise InputError(f"A tensor of shape {self.shape} reaches beyond its storage; the file is not read.")
         strides = [stride * storage.itemsize for stride in self.strides]
@@ -52,6 +57,8 @@ class _Tensor(collections.namedtuple("_Tensor", ["dtype", "key", "offset", "shap
 
 
 class _Tensors(pickle.Unpickler):
+    """An unpickler that builds `_Tensor`s and refuses all other classes."""
+
     def find_class(self, module: str, name: str):
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict

@@ -1,4 +1,4 @@
-"""A network with another activation, normalisation or dropout: what the stage `ablation` varies of Table 1's."""
+"""Replace the activation, normalization or dropout of a classifier, for the stage `ablation`."""
 
 from typing import NamedTuple
 
@@ -9,19 +9,19 @@ GROUPS = 16
 
 
 class Variant(NamedTuple):
-    """activation: relu, leaky_relu, gelu or silu. normalization: batch, or group (GROUPS groups of channels). dropout:
-    share of the units before the binary head."""
+    """Layers to use in place of a classifier's own."""
 
-    activation: str = "relu"
-    normalization: str = "batch"
-    dropout: float = 0.0
+    activation: str = "relu"  # relu, leaky_relu, gelu or silu
+    normalization: str = "batch"  # batch, or group (GROUPS groups of channels)
+    dropout: float = 0.0  # fraction of the units before the binary head
 
 
-def vary(classifier: keras.Model, variant: Variant) -> keras.Model:
-    """A classifier of `bcgan.models.classifier` with every ReLU and batch normalisation replaced, and dropout added.
+def apply_variant(classifier: keras.Model, variant: Variant) -> keras.Model:
+    """Return a classifier with every ReLU and batch normalization replaced, and dropout added.
 
     Args:
-        classifier: keras.Model. Returned as it is for the default variant; otherwise its weights are drawn anew.
+        classifier: As `bcgan.models.classifier` builds it. It is returned unchanged for the default variant; otherwise
+            the result has new random weights.
     """
     if variant == Variant():
         return classifier
@@ -37,7 +37,7 @@ def vary(classifier: keras.Model, variant: Variant) -> keras.Model:
     def call(layer, *inputs, mask=None, **options):
         return layer(
             *inputs, **options
-        )  # batch normalisation is called with a mask, and group normalisation knows none
+        )  # batch normalization is called with a mask, and group normalization knows none
 
     varied = keras.models.clone_model(classifier, clone_function=clone, call_function=call, recursive=True)
     head = varied.get_layer("logit")

@@ -1,4 +1,4 @@
-"""`bcgan assess`: how good a classifier is on labelled images that it was not trained on, by patients."""
+"""`bcgan assess`: measure a classifier on labeled images that it was not trained on, with patient-level intervals."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.predict.model import OUT_OF_DISTRIBUTION, Model
 from bcgan.predict.predict import user_mpp
-from bcgan.slides.coordinates import slide_names
+from bcgan.slides.coordinates import parse_slide_names
 from bcgan.slides.patches import PatchGrid, cut_patches
 from bcgan.slides.reader import open_image
 from bcgan.slides.scale import Mpp
@@ -22,25 +22,24 @@ METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1")
 
 
 def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None, folder: Path) -> dict[str, Any]:
-    """Write images.csv, one row per image, and assessment.json.
+    """Score a labeled data set and write images.csv, one row per image, and assessment.json.
 
-    An image's probability is the mean over its patches, those unlike the tissue that the classifier knows left out
-    where there are others; it is refused where there are none. Where the data set knows the places of its images in
-    slides, the predictions of neighbours are used.
+    The probability of an image is the mean over its in-distribution patches. An image without any is refused; its
+    probability is then the mean over all patches and is left out of images.csv. If the data set has the coordinates of
+    its images in slides, the predictions of neighboring patches are used.
 
     Args:
-        experiment: Experiment. Names the data set; of its settings only `data` and `evaluate` count, and patients of
-            every role are scored alike.
-        microns_per_pixel: float. Of the images. Defaults to what the data set knows, else to what the files state.
+        experiment: Names the data set. Only its `data` and `evaluate` settings are used, and patients of every role
+            are scored alike.
+        microns_per_pixel: Of the images. Defaults to the value of the data set, else of each file.
 
     Returns:
-        {data, microns_per_pixel, patches_at, neighbours (whether they were used), threshold, images, unreadable (glass
-        alone among them), judged and every: {images, malignant, patients, figures: {metric: {value, low, high,
-        seeds}}}}: over the images that are not refused, and over all in which tissue could be read. Intervals are by
-        patient bootstrap.
+        The content of assessment.json. `judged` covers the images that are not refused, `every` all that are readable
+        and have tissue; both hold images, malignant, patients, and figures: {metric: {value, low, high, seeds}}.
+        Intervals are by patient bootstrap.
 
     Raises:
-        InputError: the data set is not there, or holds no image.
+        InputError: If the data set is missing or has no image.
     """
     records = data.records(experiment.data, mixed=microns_per_pixel is None)
     if model.card.training_data.get("data") == experiment.data.name:
@@ -49,21 +48,24 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
             model.card.training_data["patients"],
         )
     slides: dict[str, list[Record]] = {}
-    near = model.card.spatial_context is not None and any(record.x != UNKNOWN for record in records)
-    for record, slide in zip(records, slide_names([record.key for record in records]), strict=True):
+    uses_context = model.card.spatial_context is not None and any(record.x != UNKNOWN for record in records)
+    for record, slide in zip(records, parse_slide_names([record.key for record in records]), strict=True):
         slides.setdefault(slide if record.x != UNKNOWN else record.key, []).append(record)
+    rows = []
     with progress.bar(len(records), "assess", "image") as bar:
-        rows = [row for slide in slides.values() for row in _image_rows(model, slide, user_mpp(microns_per_pixel), bar)]
+        for slide_records in slides.values():
+            rows += _image_rows(model, slide_records, user_mpp(microns_per_pixel), bar)
     table = pd.DataFrame(rows)
-    thresholds = model.card.spatial_context_thresholds if near else model.card.thresholds
-    read = table[table["probability"].notna()]
+    thresholds = model.card.spatial_context_thresholds if uses_context else model.card.thresholds
+    readable = table[table["probability"].notna()]
+    accepted = readable[~readable["refused"].astype(bool)]
     assessment = {
         "data": experiment.data.name, "microns_per_pixel": microns_per_pixel,
-        "patches_at": model.card.microns_per_pixel, "neighbours": near,
+        "patches_at": model.card.microns_per_pixel, "neighbours": uses_context,
         "threshold": thresholds.malignant, "images": len(table),
-        "unreadable": len(table) - len(read),
-        "judged": _figures(thresholds.malignant, experiment, read[~read["refused"].astype(bool)]),
-        "every": _figures(thresholds.malignant, experiment, read),
+        "unreadable": len(table) - len(readable),
+        "judged": _metrics(thresholds.malignant, experiment, accepted),
+        "every": _metrics(thresholds.malignant, experiment, readable),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     images = table.assign(probability=table["probability"].mask(table["refused"].astype(bool)))
@@ -72,59 +74,73 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
     return assessment
 
 
-def summary(assessment: dict[str, Any]) -> str:
-    """What `bcgan assess` says at the end, one line per set."""
+def summarize(assessment: dict[str, Any]) -> str:
+    """Return the text that `bcgan assess` prints: one line for each set of images."""
     lines = [f"{assessment['images']} images, {assessment['unreadable']} unreadable or without tissue"]
     for name in ("judged", "every"):
         subset = assessment[name]
-        metrics = ", ".join(
-            f"{metric} {intervals.describe(subset['figures'][metric])}" for metric in METRICS if subset["figures"]
-        )
+        metrics = "nothing to measure"
+        if subset["figures"]:
+            metrics = ", ".join(
+                f"{metric} {intervals.format_estimate(subset['figures'][metric])}" for metric in METRICS
+            )
         lines.append(
             f"{name}: {subset['images']} images of {subset['patients']} patients, {subset['malignant']} malignant; "
-            + (metrics or "nothing to measure")
+            f"{metrics}"
         )
     return "\n".join(lines)
 
 
 def _image_rows(model: Model, slide: list[Record], mpp: Mpp | None, bar) -> Iterator[dict[str, Any]]:
-    """A row an image of one slide; an image whose place nobody recorded is a slide of its own."""
-    grids = [_cut(model, record, mpp, bar) for record in slide]
-    read = [(record, grid) for record, grid in zip(slide, grids, strict=True) if grid is not None]
-    scored = iter(())
-    if read:
-        patches, places = np.concatenate([grid.patches for _, grid in read]), None
-        if slide[0].x != UNKNOWN:
-            places = np.concatenate([
-                grid.coords + np.rint(np.divide((record.x, record.y), (grid.scale.x, grid.scale.y))).astype(int)
-                for record, grid in read
-            ])  # fmt: skip
-        elif len(patches) > 1:
-            places = read[0][1].coords
-        has_tissue = np.ones(len(patches), bool)
-        probability = model.probabilities(patches, places)
-        verdict = model.predict(patches, places, has_tissue).verdict
-        ends = np.cumsum([len(grid.patches) for _, grid in read])[:-1]
-        scored = zip(np.split(probability, ends), np.split(verdict, ends), strict=True)
+    """Yield one row for each image of a slide; an image without coordinates is a slide of its own."""
+    grids = [_cut_record(model, record, mpp, bar) for record in slide]
+    readable = [(record, grid) for record, grid in zip(slide, grids, strict=True) if grid is not None]
+    predictions = iter(_predict_images(model, readable))
     for record, grid in zip(slide, grids, strict=True):
         row = {"image": record.key, "patient": record.patient, "label": record.label}
         if grid is None:
             yield row | {"probability": None, "refused": True, "patches": 0}
             continue
-        probability, verdict = next(scored)
-        known = verdict != OUT_OF_DISTRIBUTION
-        counted = probability[known] if known.any() else probability
-        yield row | {"probability": float(counted.mean()), "refused": not known.any(), "patches": len(known)}
+        probability, verdict = next(predictions)
+        in_distribution = verdict != OUT_OF_DISTRIBUTION
+        refused = not in_distribution.any()
+        mean = float((probability if refused else probability[in_distribution]).mean())
+        yield row | {"probability": mean, "refused": refused, "patches": len(verdict)}
 
 
-def _cut(model: Model, record: Record, mpp: Mpp | None, bar) -> PatchGrid | None:
-    """The patches of an image at the user's resolution, else the data set's, else the file's; None, and the reason in
-    the log, where it cannot be read or contains no tissue."""
+def _predict_images(model: Model, images: list[tuple[Record, PatchGrid]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the probabilities and verdicts of the patches of each image; all images are of one slide."""
+    if not images:
+        return []
+    patches, coords = np.concatenate([grid.patches for _, grid in images]), None
+    first_record, first_grid = images[0]
+    if first_record.x != UNKNOWN:
+        coords = np.concatenate([_slide_coords(record, grid) for record, grid in images])
+    elif len(patches) > 1:
+        coords = first_grid.coords
+    probability = model.probabilities(patches, coords)
+    verdict = model.predict(patches, coords, np.ones(len(patches), bool)).verdict
+    ends = np.cumsum([len(grid.patches) for _, grid in images])[:-1]
+    return list(zip(np.split(probability, ends), np.split(verdict, ends), strict=True))
+
+
+def _slide_coords(record: Record, grid: PatchGrid) -> np.ndarray:
+    """Return x and y of an image's patches in its slide, integers (n, 2), pixels at the model's scale."""
+    corner = np.divide((record.x, record.y), (grid.scale.x, grid.scale.y))
+    return grid.coords + np.rint(corner).astype(int)
+
+
+def _cut_record(model: Model, record: Record, mpp: Mpp | None, bar) -> PatchGrid | None:
+    """Cut an image into patches at the resolution of the user, else of the data set, else of the file.
+
+    Returns:
+        The patches; `None`, with the reason in the log, if the image cannot be read or has no tissue.
+    """
     bar.update()
-    known = Mpp(record.mpp, record.mpp, "data set") if record.mpp and model.card.microns_per_pixel else None
+    data_set_mpp = Mpp(record.mpp, record.mpp, "data set") if record.mpp and model.card.microns_per_pixel else None
     try:
         with open_image(record.read(), record.path) as image:
-            grid = cut_patches(image, model.scale, mpp or known)
+            grid = cut_patches(image, model.scale, mpp or data_set_mpp)
     except (OSError, ValueError) as error:
         progress.log.warning("assess: %s", error)
         return None
@@ -134,14 +150,15 @@ def _cut(model: Model, record: Record, mpp: Mpp | None, bar) -> PatchGrid | None
     return grid
 
 
-def _figures(threshold: float, experiment: Experiment, table: pd.DataFrame) -> dict[str, Any]:
+def _metrics(threshold: float, experiment: Experiment, table: pd.DataFrame) -> dict[str, Any]:
+    """Return the counts of a set of scored images and its metrics with intervals."""
     labels, patients = table["label"].to_numpy(), table["patient"].to_numpy()
     counts = {"images": len(table), "malignant": int(labels.sum()), "patients": len(np.unique(patients))}
     if not len(table):
         return counts | {"figures": {}}
-    scored = intervals.Scored({0: table["probability"].to_numpy(float)}, {0: threshold})
+    scored = intervals.SeedPredictions({0: table["probability"].to_numpy(float)}, {0: threshold})
     settings = experiment.evaluate
-    figures = intervals.with_intervals(
+    figures = intervals.metrics_with_intervals(
         labels, scored, patients, settings.bootstrap_samples, settings.confidence_level, experiment.seed
     )
     return counts | {"figures": figures}

@@ -1,4 +1,4 @@
-"""`bcgan batch`: rows of every slide's patches, as `bcgan predict` has them."""
+"""`bcgan batch`: write one CSV file for each slide, with the rows of `bcgan predict`."""
 
 import shutil
 from functools import cache
@@ -12,9 +12,18 @@ from bcgan.predict.slidewise import Slide
 from bcgan.slides.mpp_table import MppChoice
 
 
-class Scores(NamedTuple):
-    """A `bcgan.predict.slidewise.Job`. model: a folder of `bcgan export`; None: the one that comes with bcgan. maps:
-    whether a heat map, an overlay and outlines of every slide are drawn into maps/<slide>/."""
+class PredictJob(NamedTuple):
+    """The `bcgan.predict.slidewise.SlideJob` that scores slides.
+
+    Attributes:
+        out: Folder to write.
+        model: Folder of `bcgan export`. `None` means the classifier bundled with bcgan.
+        engine: One of `bcgan.predict.engines.ENGINES`.
+        mpp, mpp_table: Microns per pixel of all slides, or of each by a table. `None` means as the files state.
+        neighbours: Whether the predictions of neighboring patches are used.
+        maps: Whether to draw a heat map, an overlay and outlines of each slide into maps/<slide>/.
+        name, suffix, folders: As `SlideJob` has them.
+    """
 
     out: Path
     model: str | None = None
@@ -28,16 +37,17 @@ class Scores(NamedTuple):
     folders: bool = True
 
     def settings(self, slide: Slide) -> Any:
-        model = _loaded(self.model, self.engine, self.neighbours)
+        """Return what the file depends on, apart from the slide."""
+        model = _load_model(self.model, self.engine, self.neighbours)
         return [model.card.sha256, model.engine, self._choice().as_json(), self.neighbours, self.maps]
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
-        """The number of patches by verdict."""
-        model = _loaded(self.model, self.engine, self.neighbours)
-        drawn = self.out / "maps" / slide.name
-        shutil.rmtree(drawn, ignore_errors=True)  # of old rows
+        """Write the rows of a slide and return the number of patches by verdict."""
+        model = _load_model(self.model, self.engine, self.neighbours)
+        map_folder = self.out / "maps" / slide.name
+        shutil.rmtree(map_folder, ignore_errors=True)  # maps of an earlier version of the rows
         with path.open("w", encoding="utf-8", newline="") as file:
-            maps = drawn if self.maps else None
+            maps = map_folder if self.maps else None
             return predict(model, slide.images(), file, False, self._choice(), maps, progress_bar=False)
 
     def _choice(self) -> MppChoice:
@@ -45,6 +55,6 @@ class Scores(NamedTuple):
 
 
 @cache
-def _loaded(folder: str | None, engine: str, neighbours: bool) -> Model:
-    machine.prepare_environment()  # a worker's process has not
+def _load_model(folder: str | None, engine: str, neighbours: bool) -> Model:
+    machine.prepare_environment()  # worker processes do not run the command's preparation
     return load(folder, engine, neighbours=neighbours)

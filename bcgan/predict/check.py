@@ -1,4 +1,4 @@
-"""Patches on which two forms of a network are compared."""
+"""Load patches to compare two forms of a network on, such as a Keras model and its LiteRT file."""
 
 import numpy as np
 
@@ -12,13 +12,13 @@ CHECK_PATCHES = 256
 
 
 def load_check_patches(folder: str | None, scale: ModelScale) -> np.ndarray:
-    """Patches on which two forms of a network are compared: the first of a folder, or phantom tissue; uint8.
+    """Load the first CHECK_PATCHES images of a folder, or draw as many phantom patches; uint8, (n, size, size, 3).
 
     Raises:
-        InputError: If an image in the folder is no patch.
+        InputError: If an image in the folder cannot be read or is larger than a patch.
     """
     if folder is None:
-        return tissue.draw(CHECK_PATCHES, scale.size)[0]
+        return tissue.example_patches(CHECK_PATCHES, scale.size)[0]
     try:
         return np.stack([read_patch(image, scale) for image in find_images([folder])[:CHECK_PATCHES]])
     except (OSError, ValueError) as error:

@@ -1,9 +1,9 @@
-"""What runs an exported classifier: OpenVINO or LiteRT, which start in a moment, or Keras, which explanations and GPUs
-need.
+"""Run an exported classifier with OpenVINO, LiteRT or Keras.
 
-OpenVINO and LiteRT read the same files. These hold the same networks with batch normalisation folded into the
-convolutions and weights in half precision; `bcgan export` keeps them only where they say what Keras says. On x86-64
-processors OpenVINO is fastest, and LiteRT starts half a second sooner.
+OpenVINO and LiteRT read the same .tflite files: the networks with batch normalization folded into the convolutions and
+weights in half precision. `bcgan export` writes these files only if their predictions agree with those of Keras. They
+start fast; on x86-64 processors OpenVINO is fastest, and LiteRT starts half a second sooner. Explanations and GPUs need
+Keras.
 """
 
 import platform
@@ -28,7 +28,7 @@ Runner = Callable[[np.ndarray], np.ndarray]
 
 
 class Runtime(NamedTuple):
-    """What reads a .tflite file: its name, the module to import and the package that brings it."""
+    """A library that runs .tflite files: its name, the module to import and the package to install."""
 
     title: str
     module: str
@@ -42,91 +42,98 @@ RUNTIMES = {
 
 
 class Engine(NamedTuple):
-    """score: from uint8 patches (n, size, size, 3) to probabilities of malignancy, (n,). features: from uint8 patches
-    at the GAN's size to the input of the reference CNN's head, (n, d)."""
+    """The functions that run the networks of an exported folder.
+
+    Attributes:
+        name: "openvino", "litert" or "keras".
+        score: Maps uint8 patches (n, size, size, 3) to probabilities of malignancy, (n,).
+        features: Maps uint8 patches at the GAN's size to the input of the reference CNN's head, (n, d).
+    """
 
     name: str
     score: Runner
     features: Runner
 
 
-def choose(requested: str, folder: Path, files: dict[str, str], few: bool = False) -> Engine:
-    """The engine for an exported folder.
+def select_engine(requested: str, folder: Path, files: dict[str, str], small_job: bool = False) -> Engine:
+    """Return the engine that runs an exported folder.
 
     Args:
-        requested: string. "openvino", "litert", "keras", or "auto": `quickest` where the folder holds .tflite files.
-        files: dict. What the card names.
-        few: bool. Whether few patches are to be scored, so that "auto" counts the start.
+        requested: One of ENGINES. "auto" means `fastest_engine` if the folder has .tflite files, else Keras.
+        files: The files that the card names, with their SHA-256.
+        small_job: Whether so few patches are scored that "auto" should prefer the engine that starts fastest.
 
     Raises:
-        ValueError: OpenVINO or LiteRT is wanted and cannot be had, or another engine is.
+        ValueError: If the engine is unknown, its package is not installed, or the folder has no .tflite files for it.
     """
     if requested not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}. Received: engine={requested!r}")
     missing = [name for name in LITERT_FILES if name not in files]
     if requested in RUNTIMES and missing:
-        raise ValueError(f"{folder} holds no {missing[0]}; export it anew, or use the engine keras")
-    if requested in RUNTIMES and not installed(requested):
+        raise ValueError(f"{folder} has no {missing[0]}; export it again, or use the engine keras")
+    if requested in RUNTIMES and not is_installed(requested):
         title, _, package = RUNTIMES[requested]
         raise ValueError(f"{title} is not installed: pip install {package}, or use the engine keras")
-    name = requested if requested != "auto" else "keras" if missing else quickest(few)
+    name = requested
+    if requested == "auto":
+        name = "keras" if missing else fastest_engine(small_job)
     if name == "keras":
         machine.prepare_environment(tensorflow=True)
         from bcgan.models import weights
 
-        paths = [renamed.model_file(folder, f"{name}.keras") for name in NETWORKS]
-        return of_keras(*(weights.in_float32(weights.load_model(path)) for path in paths))
-    read = {"openvino": openvino, "litert": litert}[name]
-    score, features = (read(renamed.model_file(folder, file)) for file in LITERT_FILES)
-    return Engine(name, lambda images: expit(score(images)[:, 0]), features)
+        paths = [renamed.model_file(folder, f"{network}.keras") for network in NETWORKS]
+        return keras_engine(*(weights.cast_to_float32(weights.load_model(path)) for path in paths))
+    make_runner = {"openvino": make_openvino_runner, "litert": make_litert_runner}[name]
+    logits, features = (make_runner(renamed.model_file(folder, file)) for file in LITERT_FILES)
+    return Engine(name, lambda images: expit(logits(images)[:, 0]), features)
 
 
-def quickest(few: bool = False) -> str:
-    """Of what is installed here: OpenVINO on x86-64 processors, LiteRT elsewhere and for a few patches, else Keras."""
-    has_openvino = installed("openvino") and platform.machine().lower() in ("x86_64", "amd64")
-    if installed("litert") and (few or not has_openvino):
+def fastest_engine(small_job: bool = False) -> str:
+    """Return the fastest engine installed: OpenVINO on x86-64, LiteRT elsewhere and for small jobs, else Keras."""
+    has_openvino = is_installed("openvino") and platform.machine().lower() in ("x86_64", "amd64")
+    if is_installed("litert") and (small_job or not has_openvino):
         return "litert"
     return "openvino" if has_openvino else "keras"
 
 
-def installed(runtime: str) -> bool:
-    """Whether one of RUNTIMES can be imported here."""
+def is_installed(runtime: str) -> bool:
+    """Return whether one of RUNTIMES can be imported here."""
     return find_spec(RUNTIMES[runtime].module) is not None
 
 
-def of_keras(network, reference_cnn) -> Engine:
+def keras_engine(network, reference_cnn) -> Engine:
     """Return an engine that runs the classifier and the reference CNN in Keras."""
     from bcgan.classify.reference_cnn import make_feature_fn
-    from bcgan.classify.scoring import scorer
+    from bcgan.classify.scoring import make_predict_fn
 
-    return Engine("keras", scorer(network), make_feature_fn(reference_cnn))
+    return Engine("keras", make_predict_fn(network), make_feature_fn(reference_cnn))
 
 
-def openvino(path: Path, precision: str = "f32") -> Runner:
-    """OpenVINO on every core: from uint8 patches to what the file gives, float32.
+def make_openvino_runner(path: Path, precision: str = "f32") -> Runner:
+    """Return a function that runs a .tflite file with OpenVINO on all cores: uint8 patches to float32 outputs.
 
     Args:
-        precision: string. In which it multiplies: "f32" or, less exactly, "bf16".
+        precision: Of multiplications: "f32" or, less exactly, "bf16".
     """
-    # On import it would tell its maker that it was imported, and keep a file about that in the home folder.
+    # On import, OpenVINO would send telemetry and keep a file about it in the home folder.
     sys.modules.setdefault("openvino_telemetry", None)
     from openvino import Core
 
     options = {
-        "INFERENCE_PRECISION_HINT": precision,  # by itself it takes bfloat16 where the processor has it
+        "INFERENCE_PRECISION_HINT": precision,  # the default is bfloat16 if the processor supports it
         "INFERENCE_NUM_THREADS": machine.processor()["cores"],
         "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,  # a thread that may not leave its core waits for whatever else runs there
+        "ENABLE_CPU_PINNING": False,  # a pinned thread waits for other processes on its core
     }
     request = Core().compile_model(str(path), "CPU", options).create_infer_request()
     return _in_batches(lambda images: request.infer({0: images})[0])
 
 
-def litert(path: Path) -> Runner:
-    """LiteRT's interpreter on every core: from uint8 patches to what the file gives, float32."""
+def make_litert_runner(path: Path) -> Runner:
+    """Return a function that runs a .tflite file with LiteRT on all cores: uint8 patches to float32 outputs."""
     from ai_edge_litert.interpreter import Interpreter
 
-    with machine.quiet():
+    with machine.suppress_loading_messages():
         interpreter = Interpreter(str(path), num_threads=machine.processor()["cores"])
         interpreter.allocate_tensors()
     (input_details,), (output_details,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -143,11 +150,11 @@ def litert(path: Path) -> Runner:
 
 
 def _in_batches(run: Runner) -> Runner:
-    """From what takes one batch, float32 in [0, 1], and is for one thread, to what takes uint8 patches from any."""
-    one_at_a_time = threading.Lock()
+    """Return a thread-safe function of uint8 patches that calls `run` on batches of float32 patches in [0, 1]."""
+    lock = threading.Lock()
 
-    def in_turn(images: np.ndarray) -> np.ndarray:
-        with one_at_a_time:
+    def run_batch(images: np.ndarray) -> np.ndarray:
+        with lock:
             return run(images.astype(np.float32) / 255)
 
-    return lambda images: np.concatenate([in_turn(images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
+    return lambda images: np.concatenate([run_batch(images[i : i + BATCH]) for i in range(0, len(images), BATCH)])

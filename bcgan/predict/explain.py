@@ -1,4 +1,4 @@
-"""`bcgan explain`: of every patch a picture of where the evidence for its call lies, and one page of them all."""
+"""`bcgan explain`: draw which pixels of a patch support its predicted class, and write a page of all patches."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader
 
 from bcgan import progress
-from bcgan.predict.maps import NAMES, describe_test, draw_explanation
+from bcgan.predict.maps import METHOD_NAMES, describe_test, draw_explanation
 from bcgan.predict.model import VERDICTS, Model
 from bcgan.predict.predict import MppOf
 from bcgan.slides.files import ImageFile, printable
@@ -16,15 +16,19 @@ from bcgan.slides.patches import read_patch
 
 
 def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None = None) -> int:
-    """Write a PNG a patch and index.html; how many files were refused, each with its reason on the page.
+    """Write one PNG for each patch and index.html.
 
     Args:
-        mpp_of: the resolution that the user gives for an image, in place of what the file states. Defaults to none.
+        images: Files of one patch each.
+        mpp_of: Returns the resolution that the user gives for an image. Defaults to what each file states.
+
+    Returns:
+        The number of files that could not be explained; the page has their reasons.
     """
     out.mkdir(parents=True, exist_ok=True)
     explained, refused = [], []
     with progress.bar(len(images), "explain", "patch") as bar:
-        for number, image in enumerate(images):
+        for index, image in enumerate(images):
             bar.update()
             try:
                 patch = read_patch(image, model.scale, mpp_of and mpp_of(image))
@@ -33,22 +37,24 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
                 progress.log.warning("explain: %s", error)
                 continue
             name = image.name.rsplit("/", 1)[-1]
-            file = f"{number:04d}-{Path(name).stem}.png"
+            file = f"{index:04d}-{Path(name).stem}.png"
             draw_explanation(out / file, name, patch, model)
             explained.append({"name": image.path, "link": quote(os.fsencode(file)), **_describe(model, patch)})
-    page = Environment(loader=PackageLoader("bcgan", "predict"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    text = page.get_template("explain.html").render(
+    templates = Environment(
+        loader=PackageLoader("bcgan", "predict"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = templates.get_template("explain.html").render(
         explained=explained,
         refused=[printable(reason) for reason in refused],
         card=model.card,
-        tests=[(title, describe_test(model.card, name)) for name, title in NAMES.items()],
+        tests=[(title, describe_test(model.card, name)) for name, title in METHOD_NAMES.items()],
     )
-    (out / "index.html").write_text(text, "utf-8")
+    (out / "index.html").write_text(page, "utf-8")
     return len(refused)
 
 
 def _describe(model: Model, patch) -> dict[str, Any]:
-    """A patch's call in words, and the numbers behind it; None where there is no probability."""
+    """Return the prediction for a patch in words and in numbers; the numbers are `None` without a probability."""
     probability, uncertainty, called, verdict, _ = (values[0] for values in model.predict(patch[None]))
     calls = {
         "scored": f"Called {model.card.classes[called]}",
@@ -61,5 +67,5 @@ def _describe(model: Model, patch) -> dict[str, Any]:
         "call": calls[VERDICTS[verdict]],
         "probability": float(probability) if has_score else None,
         "uncertainty": float(uncertainty) if has_score else None,
-        "strangeness": float(model.strangeness(patch[None])[0]),
+        "ood_score": float(model.ood_scores(patch[None])[0]),
     }

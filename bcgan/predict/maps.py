@@ -1,4 +1,4 @@
-"""Pictures of a prediction: a heat map over the image, outlines that QuPath opens, and where the evidence lies."""
+"""Draw predictions: a heat map over the image, outlines for QuPath, and explanations of single patches."""
 
 import contextlib
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -17,13 +18,13 @@ from bcgan.predict.model import ABSTAINED, OUT_OF_DISTRIBUTION, SCORED, VERDICTS
 from bcgan.slides.files import printable
 from bcgan.slides.patches import PatchGrid
 
-MAX_PICTURE_PX = 1600  # of the picture's longer side
-NAMES = {"grad_cam": "Grad-CAM", "integrated_gradients": "Integrated gradients", "occlusion": "Occlusion"}
-COLOURS = LinearSegmentedColormap.from_list("benign to malignant", ["#0072B2", "#F2F2F2", "#D55E00"])
+MAX_PICTURE_PX = 1600  # longer side of a picture
+METHOD_NAMES = {"grad_cam": "Grad-CAM", "integrated_gradients": "Integrated gradients", "occlusion": "Occlusion"}
+COLOR_MAP = LinearSegmentedColormap.from_list("benign to malignant", ["#0072B2", "#F2F2F2", "#D55E00"])
 OPACITY = 0.45
-UNKNOWN = (0.5, 0.5, 0.5)
-STRIPES = ((0.15, 0.15, 0.15, 0.8), (1.0, 1.0, 1.0, 0.8))  # dark and light, so that any tissue shows them
-HATCH = (0.15, 0.15, 0.15, 0.9)  # lines over the colour of a patch without a call
+UNKNOWN_COLOR = (0.5, 0.5, 0.5)
+STRIPES = ((0.15, 0.15, 0.15, 0.8), (1.0, 1.0, 1.0, 0.8))  # dark and light, to be visible on any tissue
+HATCH = (0.15, 0.15, 0.15, 0.9)  # lines over the color of a patch without a label
 SCALE_BARS = np.outer([1, 10, 100, 1000, 10000], [1, 2, 5]).ravel()  # lengths that a scale bar may have, microns
 
 
@@ -36,19 +37,19 @@ def write_maps(folder: Path, name: str, grid: PatchGrid, predictions: Prediction
 
 
 def describe_call(card: Card, called: int, verdict: int) -> str:
-    """The class, or why there is none."""
+    """Return the predicted class, or the verdict in words if there is none."""
     return card.classes[called] if verdict == SCORED else VERDICTS[verdict].replace("_", " ")
 
 
 def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, model: Model) -> None:
-    """Draw a patch, its call, and by each method which pixels support it, as a PNG."""
+    """Draw a patch with its prediction, and for each explanation method which pixels support malignancy, as a PNG."""
     machine.prepare_environment(tensorflow=True)
     from bcgan.explain import saliency  # needs Keras, which a map does not
 
     probability, uncertainty, called, verdict, _ = (values[0] for values in model.predict(patch[None]))
     maps = {}
     for name, explain in saliency.METHODS.items():
-        with contextlib.suppress(ValueError):  # a network without maps has no Grad-CAM
+        with contextlib.suppress(ValueError):  # Grad-CAM needs a network with feature maps
             maps[name] = explain(model.network, patch[None].astype(np.float32) / 255)[0]
     figure = Figure(figsize=(2.6 * (1 + len(maps)), 3.4), layout="constrained")
     row = figure.subplots(1, 1 + len(maps))
@@ -60,7 +61,7 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
         limit = np.abs(values).max() or 1.0
         axes.imshow(patch.mean(-1), cmap="gray", vmin=0, vmax=255)
         axes.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=0.65, interpolation="none")
-        axes.set_title(f"{NAMES[name]}\n{describe_test(model.card, name)}", fontsize=9, loc="left")
+        axes.set_title(f"{METHOD_NAMES[name]}\n{describe_test(model.card, name)}", fontsize=9, loc="left")
     for axes in row:
         axes.set(xticks=[], yticks=[])
     figure.suptitle(printable(title), fontsize=10, x=0.01, ha="left", parse_math=False)
@@ -70,20 +71,20 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
 
 
 def describe_test(card: Card, method: str) -> str:
-    """Return whether an explanation method passed its test, on the network that the card names."""
+    """Return in words whether an explanation method passed its test, on the network that the card names."""
     passed = card.explanations.get(method)
     return {True: "passed its test", False: "failed its test", None: "not tested"}[passed]
 
 
 def to_geojson(grid: PatchGrid, predictions: Predictions, card: Card) -> dict:
-    """A square a patch, in the file's pixels, as GeoJSON; its class is the call, or the reason that there is none."""
+    """Return GeoJSON for QuPath: one square for each patch, in pixels of the file, with its class or verdict."""
     features = []
     steps = np.array([grid.scale.x, grid.scale.y])
-    for place, probability, uncertainty, called, verdict, threshold in zip(grid.coords, *predictions, strict=True):
-        left, top = (float(side) for side in place * steps)
-        right, bottom = (float(side) for side in (place + grid.tile_px) * steps)
+    for corner, probability, uncertainty, called, verdict, threshold in zip(grid.coords, *predictions, strict=True):
+        left, top = map(float, corner * steps)
+        right, bottom = map(float, (corner + grid.tile_px) * steps)
         has_score = verdict < OUT_OF_DISTRIBUTION
-        colour = COLOURS(threshold_norm(threshold)(float(probability)))[:3] if verdict == SCORED else UNKNOWN
+        color = COLOR_MAP(threshold_norm(threshold)(float(probability)))[:3] if verdict == SCORED else UNKNOWN_COLOR
         measurements = {"probability of malignancy": float(probability), "uncertainty": float(uncertainty)}
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         features.append({
@@ -92,7 +93,7 @@ def to_geojson(grid: PatchGrid, predictions: Predictions, card: Card) -> dict:
             "properties": {
                 "objectType": "tile",
                 "classification": {
-                    "name": describe_call(card, called, verdict), "color": [round(255 * part) for part in colour]
+                    "name": describe_call(card, called, verdict), "color": [round(255 * channel) for channel in color]
                 },
                 "measurements": measurements if has_score else {},
             },
@@ -106,7 +107,7 @@ def draw_map(
     """Draw the probabilities of an image's patches as a PNG, with a scale bar where the scale is known.
 
     Args:
-        tissue: bool. Whether the image is seen below them. Defaults to True.
+        tissue: Whether the image is drawn below them. Defaults to True.
     """
     zoom = min(1.0, MAX_PICTURE_PX / max(grid.thumbnail.shape[:2]))
     height, width = (max(1, round(side * zoom)) for side in grid.thumbnail.shape[:2])
@@ -115,27 +116,31 @@ def draw_map(
     axes = figure.subplots()
     if tissue:
         axes.imshow(image)
-    axes.imshow(overlay(grid, predictions, zoom, (height, width), OPACITY if tissue else 1.0))
+    axes.imshow(heatmap_overlay(grid, predictions, zoom, (height, width), OPACITY if tissue else 1.0))
     axes.set(xticks=[], yticks=[])
     axes.set_title(printable(title), loc="left", fontsize=10, parse_math=False)
     threshold = float(np.median(predictions.threshold)) if len(predictions.threshold) else card.thresholds.malignant
-    bar = figure.colorbar(ScalarMappable(threshold_norm(threshold), COLOURS), ax=axes, shrink=0.6, aspect=30)
+    bar = figure.colorbar(ScalarMappable(threshold_norm(threshold), COLOR_MAP), ax=axes, shrink=0.6, aspect=30)
     bar.set_label("Probability of malignancy; line: the threshold", fontsize=8)
     bar.ax.axhline(threshold, color="black", lw=1)
     _draw_legend(figure, predictions)
     if card.microns_per_pixel:
-        microns = card.microns_per_pixel / grid.thumbnail_scale / zoom  # of a pixel of this picture
-        length = SCALE_BARS[max(0, np.searchsorted(SCALE_BARS, width * microns / 4) - 1)]
-        edge = {"path_effects": [withStroke(linewidth=6, foreground="white")]}  # seen on dark tissue too
-        axes.plot([0.03 * width, 0.03 * width + length / microns], [0.97 * height] * 2, color="black", lw=4, **edge)
-        edge = {"path_effects": [withStroke(linewidth=2, foreground="white")]}
-        axes.text(0.03 * width, 0.955 * height, f"{length:,} µm", va="bottom", fontsize=9, **edge)
+        _draw_scale_bar(axes, width, height, card.microns_per_pixel / grid.thumbnail_scale / zoom)
     axes.set_xlabel("Research use only", fontsize=8)
     figure.savefig(target, dpi=150, format="png")
 
 
+def _draw_scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:
+    """Draw a scale bar of about a quarter of the picture's width; `mpp` is microns per pixel of the picture."""
+    length = SCALE_BARS[max(0, np.searchsorted(SCALE_BARS, width * mpp / 4) - 1)]
+    white_edge = {"path_effects": [withStroke(linewidth=6, foreground="white")]}  # visible on dark tissue too
+    axes.plot([0.03 * width, 0.03 * width + length / mpp], [0.97 * height] * 2, color="black", lw=4, **white_edge)
+    white_edge = {"path_effects": [withStroke(linewidth=2, foreground="white")]}
+    axes.text(0.03 * width, 0.955 * height, f"{length:,} µm", va="bottom", fontsize=9, **white_edge)
+
+
 def _draw_legend(figure: Figure, predictions: Predictions) -> None:
-    """What hatched and striped squares mean, where there are any."""
+    """Draw a legend of hatched and striped squares, if there are any."""
     entries = []
     if (predictions.verdict == ABSTAINED).any():
         patch = Patch(facecolor="#F2F2F2", edgecolor=HATCH, hatch="\\\\\\\\", lw=0)
@@ -148,38 +153,40 @@ def _draw_legend(figure: Figure, predictions: Predictions) -> None:
 
 
 def threshold_norm(threshold: float) -> TwoSlopeNorm:
-    """Map probabilities to colours: pale at the threshold, above which a patch is called malignant."""
+    """Return the norm that maps probabilities to colors: pale at the threshold for malignant."""
     return TwoSlopeNorm(np.clip(threshold, 0.01, 0.99), 0, 1)
 
 
-def overlay(
+def heatmap_overlay(
     grid: PatchGrid, predictions: Predictions, zoom: float, shape: tuple[int, int], opacity: float
 ) -> np.ndarray:
-    """Draw every patch as a square: in the colour of its probability, with lines over it where there is no call, and
-    striped where there is no probability.
+    """Draw every patch as a square in the color of its probability.
+
+    Squares are hatched if the verdict is `abstained`, and striped if there is no probability.
 
     Args:
-        zoom: float. Pixels of this picture for each of the thumbnail's.
+        zoom: Pixels of this picture for one of the thumbnail's.
         shape: (height, width) of this picture.
+        opacity: Of the colors, in [0, 1].
 
     Returns:
-        float, (*shape, 4).
+        RGBA, float in [0, 1], (*shape, 4); transparent where there is no patch.
     """
     picture, step = np.zeros((*shape, 4)), grid.thumbnail_scale * zoom
     width = max(2, round(grid.tile_px * step / 8))
     rows, columns = np.indices(shape)
     stripes = np.array(STRIPES)[(rows + columns) // width % 2]
     hatch = (rows - columns) % (2 * width) < max(1, width // 2)
-    for place, probability, verdict, threshold in zip(
+    for corner, probability, verdict, threshold in zip(
         grid.coords, predictions.probability, predictions.verdict, predictions.threshold, strict=True
     ):
-        left, top = (place * step).round().astype(int)
-        right, bottom = ((place + grid.tile_px) * step).round().astype(int)
+        left, top = (corner * step).round().astype(int)
+        right, bottom = ((corner + grid.tile_px) * step).round().astype(int)
         window = slice(top, bottom), slice(left, right)
         if verdict >= OUT_OF_DISTRIBUTION:
             picture[window] = stripes[window]
             continue
-        picture[window] = (*COLOURS(threshold_norm(threshold)(float(probability)))[:3], opacity)
+        picture[window] = (*COLOR_MAP(threshold_norm(threshold)(float(probability)))[:3], opacity)
         if verdict == ABSTAINED:
             picture[window][hatch[window]] = HATCH
     return picture

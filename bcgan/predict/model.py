@@ -1,4 +1,4 @@
-"""A classifier that can be handed on: a folder of networks, and a card that says how to read what comes out."""
+"""Load an exported classifier, its networks and its model card, and predict patches with it."""
 
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,13 @@ from bcgan.classify import calibration, context
 from bcgan.classify.calibration import Calibration
 from bcgan.classify.context import Context
 from bcgan.data.records import CLASSES
-from bcgan.data.views import view
+from bcgan.data.views import dihedral_view
 from bcgan.errors import InputError
 from bcgan.gan import quality_filter
 from bcgan.predict import engines
-from bcgan.preprocess.images import GAN_SIZE, at_size
+from bcgan.preprocess.images import GAN_SIZE, resize_patches
 from bcgan.slides.scale import ModelScale
-from bcgan.slides.tissue import MIN_TISSUE_FRACTION, is_colourless, tissue_fraction
+from bcgan.slides.tissue import MIN_TISSUE_FRACTION, is_colorless, tissue_fraction
 
 SHIPPED = Path(__file__).parents[1] / "shipped" / "idc_extended"
 CARD = "classifier.json"
@@ -29,7 +29,7 @@ DIGITS = 6  # decimals of probabilities and uncertainties
 
 
 class Thresholds(BaseModel):
-    """How a calibrated probability becomes a label."""
+    """The thresholds that turn a calibrated probability into a label."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,12 +38,12 @@ class Thresholds(BaseModel):
 
     @property
     def limits(self) -> tuple[float, float, float]:
-        """The lower end of the abstain range, the malignant threshold, the upper end."""
+        """Return the lower end of the abstain range, the malignant threshold and the upper end."""
         return self.abstain_range[0], self.malignant, self.abstain_range[1]
 
 
 class Card(BaseModel):
-    """The model card that `bcgan export` writes beside a classifier."""
+    """The model card that `bcgan export` writes next to a classifier."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,8 +56,8 @@ class Card(BaseModel):
     tta_views: int  # flips and rotations averaged
     calibration: Calibration
     thresholds: Thresholds  # of a patch by itself
-    spatial_context: Context | None  # how neighbouring patches are combined if coordinates are known
-    spatial_context_thresholds: Thresholds | None  # of a patch with neighbours
+    spatial_context: Context | None  # how neighboring patches are combined if coordinates are known
+    spatial_context_thresholds: Thresholds | None  # of a patch with neighbors
     ood_threshold: float  # distance, as a multiple of the quality filter's limit, beyond which a patch is rejected
     training_data: dict[str, int | str | list[str]]  # experiment, data, networks, patients, patches
     metrics: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
@@ -80,10 +80,12 @@ class Card(BaseModel):
 class Predictions(NamedTuple):
     """The predictions of n patches; arrays of shape (n,).
 
-    probability: float, calibrated, of malignancy; NaN where the verdict is out_of_distribution or no_tissue.
-    uncertainty: float, standard deviation over the orientations; NaN likewise. called: int, 0 or 1; -1 where the
-    verdict is not scored. verdict: int, index into VERDICTS. threshold: float, at or above which the patch is called
-    malignant.
+    Attributes:
+        probability: Calibrated probability of malignancy; NaN if the verdict is out_of_distribution or no_tissue.
+        uncertainty: Standard deviation of the probability over the orientations; NaN likewise.
+        called: Predicted label, 0 or 1; -1 unless the verdict is scored.
+        verdict: Index into VERDICTS.
+        threshold: Probability from which on the patch is called malignant.
     """
 
     probability: np.ndarray
@@ -94,45 +96,50 @@ class Predictions(NamedTuple):
 
 
 class Model:
-    """A classifier with its card; `predict` takes patches, `predict_image` a file. engine: the name of what runs it."""
+    """A classifier with its card: `predict` takes patches, `predict_image` takes a file.
 
-    def __init__(self, card: Card, engine: engines.Engine, chosen: quality_filter.QualityFilter, folder: Path):
+    Attributes:
+        card: The model card.
+        engine: Name of the engine that runs the networks.
+    """
+
+    def __init__(self, card: Card, engine: engines.Engine, fitted_filter: quality_filter.QualityFilter, folder: Path):
         self.card = card
         self.engine, self._score, self._features = engine
-        self._quality_filter = chosen
+        self._quality_filter = fitted_filter
         self._folder = folder
 
     @property
     def scale(self) -> ModelScale:
-        """At what scale the model sees images."""
+        """Return the scale at which the model takes images."""
         card = self.card
         return ModelScale(card.size, card.microns_per_pixel, card.image_size, card.downsample)
 
     @cached_property
     def network(self):
-        """The keras.Model, computing in float32; read when it is first asked for."""
+        """Return the keras.Model, which computes in float32; it is read on first use."""
         machine.prepare_environment(tensorflow=True)
         from bcgan.models import weights
 
         path = self._folder / FILES[0]
         if runs.hash_file(path) != self.card.sha256[path.name]:
             raise InputError(f"{path} was changed after it was checked. Load the folder again.")
-        return weights.in_float32(weights.load_model(path))
+        return weights.cast_to_float32(weights.load_model(path))
 
     def predict(
-        self, images: np.ndarray, places: np.ndarray | None = None, has_tissue: np.ndarray | None = None
+        self, images: np.ndarray, coords: np.ndarray | None = None, has_tissue: np.ndarray | None = None
     ) -> Predictions:
-        """Score patches.
+        """Predict patches.
 
         Args:
             images: uint8, (n, size, size, 3), RGB, at the card's scale.
-            places: integers, (n, 2). x and y of each patch in one image, pixels at the card's scale; with them, and
-                where the card has a context, the predictions of neighbouring patches are used. None: each patch by
-                itself.
+            coords: integers, (n, 2). x and y of each patch in one image, pixels at the card's scale. With them, and if
+                the card has a spatial context, the predictions of neighboring patches are used. Defaults to `None`:
+                each patch by itself.
             has_tissue: bool, (n,). Whether a patch contains enough tissue. Defaults to what the patch itself shows.
 
         Raises:
-            ValueError: If the images, or their places, have another shape or type.
+            ValueError: If the images or the coordinates have another shape or type.
 
         Examples:
             >>> import bcgan, numpy as np
@@ -141,36 +148,38 @@ class Model:
             >>> model.predict(white).called
             array([-1])
         """
-        images = self._checked(images, places)
+        images = self._check_inputs(images, coords)
         if not len(images):
-            return Predictions(*(np.zeros(0, kind) for kind in (float, float, int, int, float)))
+            return Predictions(*(np.zeros(0, dtype) for dtype in (float, float, int, int, float)))
         if has_tissue is None:
             has_tissue = tissue_fraction(images) >= MIN_TISSUE_FRACTION
-        probability, uncertainty, limits = self._probabilities(images, places, has_tissue)
+        probability, uncertainty, limits = self._probabilities(images, coords, has_tissue)
         low, threshold, high = limits.T
         verdict = np.where((probability > low) & (probability < high), ABSTAINED, SCORED)
-        verdict[(self.strangeness(images) > self.card.ood_threshold) | is_colourless(images)] = OUT_OF_DISTRIBUTION
+        verdict[(self.ood_scores(images) > self.card.ood_threshold) | is_colorless(images)] = OUT_OF_DISTRIBUTION
         verdict[~has_tissue] = NO_TISSUE
         called = np.where(verdict == SCORED, probability >= threshold, -1).astype(int)
         hidden = (verdict == OUT_OF_DISTRIBUTION) | (verdict == NO_TISSUE)
         probability, uncertainty = (np.where(hidden, np.nan, values) for values in (probability, uncertainty))
         return Predictions(probability, uncertainty, called, verdict, threshold)
 
-    def probabilities(self, images: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
-        """Calibrated probabilities of malignancy whatever the verdict, to measure what the verdicts leave out; float,
-        (n,). Arguments and errors as `predict` has them."""
-        images = self._checked(images, places)
-        return self._probabilities(images, places, np.ones(len(images), bool))[0] if len(images) else np.zeros(0)
+    def probabilities(self, images: np.ndarray, coords: np.ndarray | None = None) -> np.ndarray:
+        """Return calibrated probabilities of malignancy, float (n,), also of patches that `predict` would reject.
+
+        Arguments and errors are those of `predict`.
+        """
+        images = self._check_inputs(images, coords)
+        return self._probabilities(images, coords, np.ones(len(images), bool))[0] if len(images) else np.zeros(0)
 
     def predict_image(self, source: Path | str | bytes, mpp: float | None = None) -> list[dict]:
-        """Score an image file of any format and size, as `bcgan predict` does.
+        """Predict an image file of any format and size, as `bcgan predict` does.
 
         Args:
-            source: a path, or an encoded image's bytes.
-            mpp: float. Microns per pixel. Defaults to what the file states.
+            source: A path, or the bytes of an encoded image.
+            mpp: Microns per pixel. Defaults to what the file states.
 
         Returns:
-            A row a patch, with the columns of `bcgan predict`.
+            One row for each patch, with the columns of `bcgan predict`.
 
         Raises:
             ValueError, OSError: If the image cannot be read or its scale is not known.
@@ -179,80 +188,89 @@ class Model:
 
         return predict_image(self, source, mpp)
 
-    def strangeness(self, images: np.ndarray) -> np.ndarray:
-        """Distance from the nearer class of real patches, as a share of the quality filter's limit; float, (n,)."""
-        features = self._features(at_size(images, GAN_SIZE))
-        return np.min(
-            [
-                quality_filter.distance_ratio(self._quality_filter, features, np.full(len(images), label))
-                for label in (0, 1)
-            ],
-            axis=0,
-        )
+    def ood_scores(self, images: np.ndarray) -> np.ndarray:
+        """Return out-of-distribution scores, float (n,): the distance ratio to the nearer class of real patches.
 
-    def _checked(self, images: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+        The distance ratio is that of the quality filter (`bcgan.gan.quality_filter.distance_ratio`), where 1 is the
+        largest distance of an accepted synthetic patch.
+        """
+        features = self._features(resize_patches(images, GAN_SIZE))
+        labels = [np.full(len(images), label) for label in (0, 1)]
+        return np.min([quality_filter.distance_ratio(self._quality_filter, features, label) for label in labels], 0)
+
+    def _check_inputs(self, images: np.ndarray, coords: np.ndarray | None) -> np.ndarray:
+        """Return the images as an array.
+
+        Raises:
+            ValueError: If the images or the coordinates have another shape or type.
+        """
         size, images = self.card.size, np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"images must be uint8, (n, {size}, {size}, 3). Received: {images.dtype}, {images.shape}")
-        if places is not None and np.shape(places) != (len(images), 2):
-            raise ValueError(f"places must be ({len(images)}, 2), as many as images. Received: {np.shape(places)}")
+        if coords is not None and np.shape(coords) != (len(images), 2):
+            raise ValueError(f"coords must be ({len(images)}, 2), as many as images. Received: {np.shape(coords)}")
         return images
 
     def _probabilities(
-        self, images: np.ndarray, places: np.ndarray | None, has_tissue: np.ndarray
+        self, images: np.ndarray, coords: np.ndarray | None, has_tissue: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Probability and uncertainty, (n,), and the limits that apply to each patch, (n, 3): no call above the first
-        and below the last, malignant from the second on. A patch without neighbours counts as one by itself, and glass
-        is nobody's neighbour."""
+        """Return the probability and uncertainty of each patch, (n,), and its `Thresholds.limits`, (n, 3).
+
+        Spatial context applies to patches with neighbors alone. Patches without tissue are no neighbors.
+        """
         card = self.card
-        raw = [self._score(np.ascontiguousarray(view(images, number))) for number in range(card.tta_views)]
-        each = np.stack([calibration.apply(card.calibration, values) for values in raw])
-        probability = calibration.apply(card.calibration, np.mean(raw, axis=0))
+        views = [np.ascontiguousarray(dihedral_view(images, index)) for index in range(card.tta_views)]
+        raw = [self._score(view) for view in views]
+        per_view = np.stack([calibration.apply(card.calibration, values) for values in raw])
+        mean = np.mean(raw, axis=0)
+        probability = calibration.apply(card.calibration, mean)
         limits = np.tile(card.thresholds.limits, (len(images), 1))
-        if places is not None and card.spatial_context:
+        if coords is not None and card.spatial_context:
             rows = np.flatnonzero(has_tissue)
-            corners, slide = np.asarray(places)[rows], np.zeros(len(rows), int)
-            near = context.has_neighbours(corners, card.size)
-            refined = context.refine(card.spatial_context, np.mean(raw, axis=0)[rows], corners, slide, card.size)
+            corners, slides = np.asarray(coords)[rows], np.zeros(len(rows), int)
+            near = context.has_neighbors(corners, card.size)
+            refined = context.apply(card.spatial_context, mean[rows], corners, slides, card.size)
             probability[rows[near]] = refined[near]
             limits[rows[near]] = card.spatial_context_thresholds.limits
-        # As many digits as rows have, so that a row's probability and its label agree.
-        return np.round(probability, DIGITS), np.round(each.std(axis=0), DIGITS), limits
+        # Rounded as rows are, so that the probability in a row and its label agree.
+        return np.round(probability, DIGITS), np.round(per_view.std(axis=0), DIGITS), limits
 
 
-def load(folder: str | Path | None = None, engine: str = "auto", few: bool = False, neighbours: bool = True) -> Model:
-    """The classifier in a folder that `bcgan export` wrote; the one that comes with bcgan where folder is None.
+def load(
+    folder: str | Path | None = None, engine: str = "auto", small_job: bool = False, neighbours: bool = True
+) -> Model:
+    """Load the classifier in a folder that `bcgan export` wrote.
 
     Args:
-        engine, few: as `bcgan.predict.engines.choose` takes them.
-        neighbours: bool. Whether the predictions of neighbouring patches are used where places are known. Defaults to
-            True.
+        folder: Defaults to `None`: the classifier that is bundled with bcgan.
+        engine, small_job: As `bcgan.predict.engines.select_engine` takes them.
+        neighbours: Whether the predictions of neighboring patches are used if coordinates are known. Defaults to True.
 
     Raises:
-        InputError: a file is missing or is not the one that the card names, the card names other classes, or the
-            engine cannot be had.
+        InputError: If a file is missing or differs from the one that the card names, the card has other classes, or
+            the engine is not available.
     """
-    place = Path(folder) if folder else SHIPPED
+    root = Path(folder) if folder else SHIPPED
     remedy = "Choose a folder that `bcgan export` wrote." if folder else "Install bcgan again."
-    for path in (place / CARD, *(renamed.model_file(place, name) for name in FILES)):
+    for path in (root / CARD, *(renamed.model_file(root, name) for name in FILES)):
         if not path.is_file():
             raise InputError(f"{path} does not exist. {remedy}")
     try:
-        card = Card.model_validate_json((place / CARD).read_text("utf-8"))
+        card = Card.model_validate_json((root / CARD).read_text("utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{place / CARD} is no card of a classifier ({str(error).splitlines()[0]}). {remedy}"
-        ) from error
-    for name in (*FILES, *(name for name in engines.LITERT_FILES if name in card.sha256)):
-        path = renamed.model_file(place, name)
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{root / CARD} is no card of a classifier ({reason}). {remedy}") from error
+    litert_files = [name for name in engines.LITERT_FILES if name in card.sha256]
+    for name in (*FILES, *litert_files):
+        path = renamed.model_file(root, name)
         if not path.is_file() or runs.hash_file(path) != card.sha256.get(name):
             raise InputError(f"{path} is not the file that {CARD} names (its SHA-256 differs). {remedy}")
     if card.classes != CLASSES:
-        raise InputError(f"{place / CARD}: classes {card.classes}, and this bcgan knows {CLASSES}. {remedy}")
+        raise InputError(f"{root / CARD}: classes {card.classes}, and this bcgan knows {CLASSES}. {remedy}")
     try:
-        chosen = engines.choose(engine, place, card.sha256, few)
+        selected_engine = engines.select_engine(engine, root, card.sha256, small_job)
     except ValueError as error:
         raise InputError(f"engine {engine}: {error}.") from error
     if not neighbours:
         card = card.model_copy(update={"spatial_context": None, "spatial_context_thresholds": None})
-    return Model(card, chosen, quality_filter.load(renamed.model_file(place, FILES[2])), place)
+    return Model(card, selected_engine, quality_filter.load(renamed.model_file(root, FILES[2])), root)

@@ -1,14 +1,16 @@
 """`bcgan sample`: write synthetic patches of a class that the quality filter accepts, and a manifest.
 
-The generator is that of a run, or the one that comes with bcgan."""
+The generator is that of a run, or the one bundled with bcgan.
+"""
 
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import keras
 import numpy as np
+import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.artifacts import MANIFEST
@@ -22,26 +24,33 @@ from bcgan.preprocess import properties
 from bcgan.settings import Features
 
 SHIPPED = Path(__file__).parents[1] / "shipped" / "idc"
-CANDIDATES = 128  # made at a time
-PATIENCE = 40  # candidates for every patch wanted before we give up
+NUM_CANDIDATES = 128  # generated at a time
+MAX_TRIES_PER_PATCH = 40  # candidates for each requested patch, after which sampling stops with an error
 
 
-class Source(NamedTuple):
-    """A generator with what selects its patches. threshold: haematoxylin optical density that counts as nucleus.
-    digests: SHA-256 of the three files."""
+class GeneratorBundle(NamedTuple):
+    """A generator, the networks that filter its patches, and what the manifest needs.
+
+    Attributes:
+        generator: From noise, label and pixel noise to patches.
+        reference_cnn: Gives the confidence and the features that the filter uses.
+        quality_filter: The fitted filter.
+        nuclear_od_threshold: Hematoxylin optical density above which a pixel counts as nucleus.
+        digests: SHA-256 of the three files, by name.
+    """
 
     generator: keras.Model
     reference_cnn: keras.Model
     quality_filter: quality_filter.QualityFilter
-    threshold: float
+    nuclear_od_threshold: float
     digests: dict[str, str]
 
 
-def load(name: str | None) -> Source:
-    """The files of a run, runs/<name>, or those shipped where name is None.
+def load(name: str | None) -> GeneratorBundle:
+    """Load the generator and filter of a run, runs/<name>, or those bundled with bcgan if the name is `None`.
 
     Raises:
-        InputError: a file is missing.
+        InputError: If a file is missing.
     """
     root = runs.ROOT / name if name else SHIPPED
     stage_of = {"generator.keras": "gan", "reference_cnn.keras": "features", "quality_filter.npz": "features"}
@@ -51,81 +60,73 @@ def load(name: str | None) -> Source:
             remedy = f"Run: bcgan run {name} --until features" if name else "Install bcgan again"
             raise InputError(f"{path} does not exist. {remedy}.")
     digests = {file: runs.hash_file(path) for file, path in files.items()}
-    # In float32: the shipped generator's weights are in half precision, which changes a grey level by one at most.
+    # The bundled generator's weights are in half precision, which changes a gray level by one at most.
     networks = [
-        weights.in_float32(weights.load_model(files[file])) for file in ("generator.keras", "reference_cnn.keras")
+        weights.cast_to_float32(weights.load_model(files[file])) for file in ("generator.keras", "reference_cnn.keras")
     ]
     threshold = Features().nuclear_od_threshold
     if name and (manifest := root / "features" / MANIFEST).exists():
         threshold = runs.read_json(manifest)["settings"]["features"]["nuclear_od_threshold"]
-    return Source(*networks, quality_filter.load(files["quality_filter.npz"]), threshold, digests)
+    return GeneratorBundle(*networks, quality_filter.load(files["quality_filter.npz"]), threshold, digests)
 
 
-def write(source: Source, label: int, number: int, seed: int, out: Path, density: float | None = None) -> dict:
+def write(
+    bundle: GeneratorBundle, label: int, count: int, seed: int, out: Path, density: float | None = None
+) -> dict[str, Any]:
     """Write <class>_<n>.png and manifest.json.
 
     Args:
-        label: integer. 0 benign, 1 malignant.
-        number: int. Patches wanted.
-        out: Path. A folder that is empty or does not exist.
-        density: float. Nuclear density, share of tissue, to steer towards; None: as the generator likes.
+        label: 0 benign, 1 malignant.
+        count: Number of patches to write.
+        out: A folder that is empty or does not exist.
+        density: Target nuclear density, share of the tissue. Defaults to `None`: not steered.
 
     Returns:
         The manifest: digests, class, seed, tried, refused {reason: count}, density {asked, range, median, low, high},
-        files. range: what the generator's patches of the class reach, where a density is asked for.
+        files. `range` is what the generator's patches of the class can reach; `None` without a target density.
 
     Raises:
-        InputError: the folder holds files, or the density is out of the generator's reach.
+        InputError: If the folder is not empty, or the generator cannot reach the density.
         WorkError: If too few patches are accepted.
     """
     out = out.resolve()  # "." has no name to be renamed to
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty. Choose another folder with --out.")
-    name, direction = CLASSES[label], None
-    if density is not None:
-        direction = steering.directions(source.generator, label, source.threshold, seed)["density"]
-        if not direction.low <= density <= direction.high:
-            raise InputError(
-                f"--nuclear-density {density:g}: this generator's {name} patches reach {direction.low:.2f} to "
-                f"{direction.high:.2f}. Choose a value between."
-            )
-    files, refused, tried = [], dict.fromkeys(quality_filter.RESULTS[1:], 0), 0
-    part = out.with_name(f"{out.name}.part")  # renamed when it is whole
+    direction = None if density is None else _density_direction(bundle, label, density, seed)
+    part = out.with_name(f"{out.name}.part")  # renamed when it is complete
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    with progress.bar(number, "sample", "patch") as bar:
-        while len(files) < number:
-            if tried >= PATIENCE * max(number, CANDIDATES):
+    files: list[dict[str, Any]] = []
+    refused, tried = dict.fromkeys(quality_filter.RESULTS[1:], 0), 0
+    with progress.bar(count, "sample", "patch") as bar:
+        while len(files) < count:
+            if tried >= MAX_TRIES_PER_PATCH * max(count, NUM_CANDIDATES):
                 raise WorkError(
-                    f"Of {tried} candidates {len(files)} were accepted, {number} were requested ({refused}). "
-                    "Ask for fewer, or train the GAN for longer."
+                    f"Of {tried} candidates {len(files)} were accepted, {count} were requested ({refused}). "
+                    "Request fewer, or train the GAN for longer."
                 )
-            images = _candidates(source.generator, label, (seed, label, tried), direction, density)
-            table = reference_cnn.apply_quality_filter(
-                source.reference_cnn, source.quality_filter, images, np.full(len(images), label)
-            )
-            table["density"] = properties.measure(images, source.threshold)["density"]
-            for row in table.itertuples():
-                if len(files) == number:
+            images = _generate_candidates(bundle.generator, label, (seed, label, tried), direction, density)
+            for row in _filter_candidates(bundle, images, label).itertuples():
+                if len(files) == count:
                     break
                 tried += 1
                 if row.filter_result in refused:
                     refused[row.filter_result] += 1
                     continue
-                file = f"{name}_{len(files) + 1:05d}.png"
+                file = f"{CLASSES[label]}_{len(files) + 1:05d}.png"
                 encoded = cv2.imencode(".png", cv2.cvtColor(images[row.Index], cv2.COLOR_RGB2BGR))[1]
                 (part / file).write_bytes(encoded.tobytes())
                 measured = {key: round(float(getattr(row, key)), 4) for key in ("confidence", "distance", "density")}
                 files.append({"file": file, "candidate": tried - 1, **measured})
                 bar.update()
     densities = [file["density"] for file in files]
-    density_of_files = {
-        "asked": density, "range": [direction.low, direction.high] if direction else None,
-        "median": float(np.median(densities)), "low": min(densities), "high": max(densities),
-    }  # fmt: skip
     manifest = {
         "what": "synthetic patches of breast tissue, made by a GAN; research use only",
-        "model": source.digests, "class": name, "label": label, "seed": seed, "density": density_of_files,
+        "model": bundle.digests, "class": CLASSES[label], "label": label, "seed": seed,
+        "density": {
+            "asked": density, "range": [direction.low, direction.high] if direction else None,
+            "median": float(np.median(densities)), "low": min(densities), "high": max(densities),
+        },
         "tried": tried, "refused": refused, "files": files,
     }  # fmt: skip
     runs.write_json(part / "manifest.json", manifest)
@@ -135,16 +136,40 @@ def write(source: Source, label: int, number: int, seed: int, out: Path, density
     return manifest
 
 
-def _candidates(
+def _density_direction(bundle: GeneratorBundle, label: int, density: float, seed: int) -> steering.Direction:
+    """Return the latent direction of nuclear density for a class.
+
+    Raises:
+        InputError: If the generator cannot reach the density.
+    """
+    directions = steering.fit_latent_directions(bundle.generator, label, bundle.nuclear_od_threshold, seed)
+    direction = directions["density"]
+    if not direction.low <= density <= direction.high:
+        raise InputError(
+            f"--nuclear-density {density:g}: this generator's {CLASSES[label]} patches reach {direction.low:.2f} to "
+            f"{direction.high:.2f}. Choose a value between."
+        )
+    return direction
+
+
+def _filter_candidates(bundle: GeneratorBundle, images: np.ndarray, label: int) -> pd.DataFrame:
+    """Return one row for each candidate: confidence, distance, filter_result and nuclear density."""
+    labels = np.full(len(images), label)
+    table = reference_cnn.apply_quality_filter(bundle.reference_cnn, bundle.quality_filter, images, labels)
+    table["density"] = properties.patch_features(images, bundle.nuclear_od_threshold)["density"]
+    return table
+
+
+def _generate_candidates(
     network: keras.Model,
     label: int,
     seed: tuple[int, ...],
     direction: steering.Direction | None,
     density: float | None,
 ) -> np.ndarray:
-    """Return CANDIDATES patches of a class, steered along `direction` to `density` where they are given."""
+    """Generate NUM_CANDIDATES patches of a class, moved along `direction` to `density` if these are given."""
     rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((CANDIDATES, network.inputs[0].shape[-1]))
+    noise = rng.standard_normal((NUM_CANDIDATES, network.inputs[0].shape[-1]))
     if direction:
-        noise = direction.move(noise, np.full(CANDIDATES, density))
-    return sample(network, np.full(CANDIDATES, label, np.int32), int(rng.integers(2**31)), noise)
+        noise = direction.move(noise, np.full(NUM_CANDIDATES, density))
+    return sample(network, np.full(NUM_CANDIDATES, label, np.int32), int(rng.integers(2**31)), noise)

@@ -1,4 +1,4 @@
-"""`bcgan serve`: a page and an HTTP API, /openapi.json describes it, that score an image. Nothing is stored."""
+"""`bcgan serve`: predict images over HTTP, with a web page and an API (see /openapi.json). No image is stored."""
 
 import asyncio
 import base64
@@ -19,13 +19,13 @@ from bcgan import __version__
 from bcgan.errors import InputError
 from bcgan.predict import maps
 from bcgan.predict.model import Card, Model
-from bcgan.predict.predict import predict_grid, read_grid, rows_of, unscored_row
+from bcgan.predict.predict import predict_grid, prediction_rows, read_grid, unscored_row
 from bcgan.slides.scale import Scale
 
-LARGEST_UPLOAD = 32 * 2**20  # bytes
-PATIENCE = 60  # seconds for an image to arrive: one that never does would keep its slot for good
+MAX_UPLOAD_BYTES = 32 * 2**20  # bytes
+UPLOAD_TIMEOUT_S = 60  # an upload that never ends would occupy its slot forever
 PAGE = Path(__file__).with_name("page.html")
-# What arrives and what may go wrong with it, for the description.
+# The request body and the error codes, for /openapi.json.
 UPLOAD = {
     "openapi_extra": {
         "requestBody": {
@@ -39,16 +39,16 @@ Name = Annotated[str, Query(max_length=200)]
 Microns = Annotated[
     float | None, Query(gt=0, le=100, description="microns per pixel of the image; what the file states, if absent")
 ]
-Place = Annotated[int, Query(ge=0, description="of the patch, as the rows of /predict have it")]
-# Everything comes from here: no script of others, no request to others.
-POLICY = (
+Coordinate = Annotated[int, Query(ge=0, description="of the patch, as the rows of /predict have it")]
+# The page loads no script and no data from other servers.
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'"
 )
 
 
 class Row(BaseModel):
-    """A patch: the columns of `bcgan predict`."""
+    """The prediction for a patch, with the columns of `bcgan predict`."""
 
     path: str
     x: int
@@ -62,30 +62,30 @@ class Row(BaseModel):
 
 
 class Explanation(BaseModel):
-    """picture: a PNG as a data address: the patch, and where the evidence for its call lies by each method."""
+    """An explanation of one patch."""
 
-    picture: str
+    picture: str  # PNG as a data URL: the patch, and by each method which pixels support malignancy
 
 
 class Answer(BaseModel):
-    """picture: a PNG as a data address: where the evidence lies in a patch, or a larger image under its map; "" where
-    no tissue was found. explained: which of the two it is. scale: the image's microns per pixel and where they come
-    from, in words."""
+    """The predictions for an image, with a picture."""
 
     rows: list[Row]
-    explained: bool
-    picture: str
-    scale: str
-    use: str
+    explained: bool  # whether the picture is an explanation; else it is a heat map
+    picture: (
+        str  # PNG as a data URL: the explanation of a single patch, or the heat map of a larger image; "": no tissue
+    )
+    scale: str  # microns per pixel and where they come from, in words
+    use: str  # the intended use
 
 
 def make_app(model: Model, concurrent: int = 2) -> FastAPI:
-    """The application.
+    """Build the web application.
 
     Args:
-        concurrent: int. Images scored at a time; further requests get status 503. Defaults to 2.
+        concurrent: Number of images predicted at a time; further requests get status 503. Defaults to 2.
     """
-    _ = model.network  # explanations need it: read now, and not while the first image waits
+    _ = model.network  # explanations need it: load it now, not in the first request
     app = FastAPI(
         title="bcgan", version=__version__, description=model.card.intended_use, docs_url=None, redoc_url=None
     )
@@ -94,7 +94,7 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
     @app.middleware("http")
     async def guard(request: Request, call_next):
         response = await call_next(request)
-        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
@@ -104,19 +104,21 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
 
     @app.get("/card")
     def card() -> Card:
-        """What the classifier is, how it was measured, and what it is for."""
+        """Return the model card: what the classifier is, how it was measured, and what it is for."""
         return model.card
 
-    async def received(request: Request, work: Callable[[bytes], Any]) -> Any:
-        """What `work` makes of the image in the request, in a slot of its own."""
+    async def process_upload(request: Request, work: Callable[[bytes], Any]) -> Any:
+        """Return the result of `work` for the image in the request, in one of the slots."""
         if not slots.acquire(blocking=False):
             raise HTTPException(503, "Busy with other images. Come again in a moment.", {"Retry-After": "2"})
         try:
-            async with asyncio.timeout(PATIENCE):
-                data = await _body(request)
+            async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+                data = await _read_body(request)
             return await run_in_threadpool(work, data)
         except TimeoutError as error:
-            raise HTTPException(408, f"The image did not arrive within {PATIENCE} seconds. Send it again.") from error
+            raise HTTPException(
+                408, f"The image did not arrive within {UPLOAD_TIMEOUT_S} seconds. Send it again."
+            ) from error
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         finally:
@@ -124,22 +126,24 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
 
     @app.post("/predict", **UPLOAD)
     async def predict(request: Request, name: Name = "image", mpp: Microns = None) -> Answer:
-        """Score an image: a PNG, JPEG, TIFF or slide as the body."""
-        return await received(request, lambda data: judge(model, data, name, mpp))
+        """Predict an image: a PNG, JPEG, TIFF or slide as the body."""
+        return await process_upload(request, lambda data: score_image(model, data, name, mpp))
 
     @app.post("/explain", **UPLOAD)
-    async def explain(request: Request, x: Place, y: Place, name: Name = "image", mpp: Microns = None) -> Explanation:
-        """Explain one patch of an image, which is sent again: nothing of it was kept."""
-        return await received(request, lambda data: explain_patch(model, data, name, mpp, x, y))
+    async def explain(
+        request: Request, x: Coordinate, y: Coordinate, name: Name = "image", mpp: Microns = None
+    ) -> Explanation:
+        """Explain one patch of an image, which has to be sent again: no image is stored."""
+        return await process_upload(request, lambda data: explain_patch(model, data, name, mpp, x, y))
 
     return app
 
 
 def check_free(host: str, port: int) -> None:
-    """Before a classifier is read in vain.
+    """Check that the server can listen on an address, before the classifier is loaded.
 
     Raises:
-        InputError: nothing can listen there.
+        InputError: If it cannot.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as server:  # as uvicorn chooses
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -149,11 +153,13 @@ def check_free(host: str, port: int) -> None:
             raise InputError(f"{host}:{port}: {error.strerror}. Choose others with --host and --port.") from error
 
 
-def judge(model: Model, data: bytes, name: str, microns_per_pixel: float | None) -> Answer:
-    """What /predict answers.
+def score_image(model: Model, data: bytes, name: str, microns_per_pixel: float | None) -> Answer:
+    """Predict an image and draw its explanation or heat map: the answer of /predict.
 
     Args:
-        microns_per_pixel: float. Of the image. Defaults to what the file states.
+        data: Bytes of the encoded image.
+        name: For error messages and titles.
+        microns_per_pixel: Of the image. `None` means as the file states.
 
     Raises:
         ValueError: If the bytes are no readable image, or its scale is not known.
@@ -169,17 +175,17 @@ def judge(model: Model, data: bytes, name: str, microns_per_pixel: float | None)
         maps.draw_explanation(picture, name, grid.patches[0], model)
     else:
         maps.draw_map(picture, name, grid, predictions, model.card)
-    rows = [Row(**row) for row in rows_of(name, grid, predictions)]
+    rows = [Row(**row) for row in prediction_rows(name, grid, predictions)]
     return Answer(
-        rows=rows, explained=grid.is_single_patch, picture=_address(picture), scale=scale, use=model.card.intended_use
+        rows=rows, explained=grid.is_single_patch, picture=_data_url(picture), scale=scale, use=model.card.intended_use
     )
 
 
 def explain_patch(model: Model, data: bytes, name: str, microns_per_pixel: float | None, x: int, y: int) -> Explanation:
-    """What /explain answers.
+    """Draw the explanation of the patch at (x, y), pixels of the image: the answer of /explain.
 
     Raises:
-        ValueError: If the bytes are no readable image, its scale is not known, or no patch with tissue lies there.
+        ValueError: If the bytes are no readable image, its scale is not known, or no patch with tissue begins there.
     """
     grid = read_grid(model, data, microns_per_pixel, name)
     (matches,) = np.nonzero((grid.image_coords == (x, y)).all(1))
@@ -188,11 +194,11 @@ def explain_patch(model: Model, data: bytes, name: str, microns_per_pixel: float
     picture = io.BytesIO()
     title = name if grid.is_single_patch else f"x {x}, y {y}, called without its neighbours: {name}"
     maps.draw_explanation(picture, title, grid.patches[matches[0]], model)
-    return Explanation(picture=_address(picture))
+    return Explanation(picture=_data_url(picture))
 
 
 def describe_scale(scale: Scale) -> str:
-    """A sentence on the scale at which an image was read, and where it comes from."""
+    """Return a sentence on the scale at which an image was read, and where it comes from."""
     if scale.mpp is None:
         return "The model does not know its scale; the image was read as one patch."
     x, y = scale.mpp
@@ -204,15 +210,19 @@ def describe_scale(scale: Scale) -> str:
     return f"Read at {value} microns a pixel, {origin}."
 
 
-def _address(picture: io.BytesIO) -> str:
+def _data_url(picture: io.BytesIO) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
 
 
-async def _body(request: Request) -> bytes:
-    """The request's body, in memory, up to LARGEST_UPLOAD bytes whatever its header claims."""
+async def _read_body(request: Request) -> bytes:
+    """Read the body of a request into memory.
+
+    Raises:
+        HTTPException: If it has more than MAX_UPLOAD_BYTES, whatever its header claims.
+    """
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
-        if len(data) > LARGEST_UPLOAD:
-            raise HTTPException(413, f"More than {LARGEST_UPLOAD // 2**20} MiB. Send a smaller image.")
+        if len(data) > MAX_UPLOAD_BYTES:
+            raise HTTPException(413, f"More than {MAX_UPLOAD_BYTES // 2**20} MiB. Send a smaller image.")
     return bytes(data)

@@ -1,9 +1,9 @@
-"""Many slides: one file a slide, by one process, by several, or by Apache Beam on a cluster.
+"""Process many slides, one result file for each: in one process, in several, or with Apache Beam on a cluster.
 
-The unit is a slide: every file or folder that lies directly in a source. A slide's file is written beside its place
-and renamed when it is whole, so whatever was there is either current or nothing; a slide that is what its file was made
-of, under the same settings, is skipped. All runners give the same bytes. What is done to a slide is a job's own affair:
-`bcgan.predict.batch` scores it, `bcgan.predict.tile` cuts it into labelled patches.
+A slide is a file or folder that lies directly in a source folder. Its result is written to a temporary file, which is
+renamed when it is complete. A slide whose content and settings did not change since its result was written is skipped.
+All runners write the same bytes. Jobs define what is done to a slide: `bcgan.predict.batch` predicts it,
+`bcgan.predict.tile` cuts it into labeled patches.
 """
 
 import hashlib
@@ -20,26 +20,35 @@ import pandas as pd
 
 from bcgan import __version__, progress
 from bcgan.errors import InputError, WorkError
-from bcgan.slides.files import ImageFile, children, find_images, fingerprint, printable
+from bcgan.slides.files import ImageFile, find_images, fingerprint, list_children, printable
 
 
 class Slide(NamedTuple):
-    """name: of the file or folder, printable. path: where it lies. image: the image, with all its files; None: a folder
-    or an archive of patches."""
+    """A slide to process.
+
+    Attributes:
+        name: Name of the file or folder, printable.
+        path: Path of the file or folder.
+        image: The image with all its files. `None` for a folder or an archive of patches.
+    """
 
     name: str
     path: Path
     image: ImageFile | None = None
 
     def images(self) -> list[ImageFile]:
-        """The image, or those of the folder or archive."""
+        """Return the image, or those of the folder or archive."""
         return [self.image] if self.image else find_images([str(self.path)])
 
 
-class Job(Protocol):
-    """What is done to every slide; another process gets a copy of it.
+class SlideJob(Protocol):
+    """What is done to every slide. A job is pickled for worker processes.
 
-    name, suffix: of the command and of its files. folders: whether a folder of patches is a slide too.
+    Attributes:
+        out: Folder to write.
+        name: Name of the command.
+        suffix: Suffix of the result files.
+        folders: Whether folders and archives of patches count as slides.
     """
 
     out: Path
@@ -48,25 +57,28 @@ class Job(Protocol):
     folders: bool
 
     def settings(self, slide: Slide) -> Any:
-        """What the file depends on beside the slide, as JSON has it."""
+        """Return what the result depends on, apart from the slide; serializable as JSON."""
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
-        """Write the file; the number of patches by kind."""
+        """Write the result file of a slide and return the number of patches by kind."""
 
 
-def slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
-    """Every image, and every folder and archive where these count, that lies directly in a source, by name.
+def find_slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
+    """Find the slides that lie directly in the source folders, sorted by name.
 
-    The files of one DICOM series are one slide, and the folder of a MIRAX slide's data is none.
+    The files of one DICOM series are one slide, and the data folder of a MIRAX slide is none.
+
+    Args:
+        folders: Whether folders and archives of patches count as slides.
 
     Raises:
-        InputError: If a source is no folder, holds nothing, or two slides have one name.
+        InputError: If a source is no folder, there is no slide, or two slides have the same name.
     """
     by_name: dict[str, Slide] = {}
     for source in sources:
         if not Path(source).is_dir():
-            raise InputError(f"{source} is no folder. Give folders of slides, or of a folder a slide.")
-        for child in children(Path(source)):
+            raise InputError(f"{source} is no folder. Give folders that contain slides, or one folder for each slide.")
+        for child in list_children(Path(source)):
             if child.kind != "image" and not folders:
                 if child.kind == "archive":
                     progress.log.warning("%s: archives are not read as slides here and are left out", child.path)
@@ -76,80 +88,104 @@ def slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
                 raise InputError(f"{child.path}: {by_name[slide.name].path} has the same name. Rename one of them.")
             by_name[slide.name] = slide
     if not by_name:
-        raise InputError(f"{' '.join(sources)}: no slide there. Give folders of slides, or of a folder a slide.")
+        raise InputError(
+            f"{' '.join(sources)}: no slide there. Give folders that contain slides, or one folder for each slide."
+        )
     return [by_name[name] for name in sorted(by_name)]
 
 
-def run(
-    slides_to_do: list[Slide], job: Job, runner: str, workers: int, options: tuple[str, ...] = ()
+def run_job(
+    slides: list[Slide], job: SlideJob, runner: str, workers: int, options: tuple[str, ...] = ()
 ) -> dict[str, int]:
-    """Write slides/<slide><suffix>, and .json with its key and the number of patches by kind; then summary.csv.
+    """Process the slides whose results are not up to date, and write summary.csv.
+
+    Each slide has two files: slides/<slide><suffix>, the result, and slides/<slide>.json, its key and the number of
+    patches by kind, or why the slide was refused.
 
     Args:
-        workers: int. Processes, of pool, and of beam where no options are given.
-        options: Beam's own, such as --runner=FlinkRunner.
+        runner: "serial", "pool" or "beam".
+        workers: Number of processes, with the pool, and with Beam if there are no options.
+        options: Options of Beam, such as --runner=FlinkRunner.
 
     Returns:
-        {done, skipped, unreadable, refused}: numbers of slides; done: of those that were written now, skipped: of those
-        that were up to date, unreadable: of those with patches that could not be read, refused: of those that cannot be
-        done as they are.
+        Numbers of slides: `done` now, `skipped` as up to date, `unreadable` in part, `refused` as they are.
 
     Raises:
-        InputError: Beam is asked for and not installed.
-        WorkError: slides failed; the others' files are kept.
+        InputError: If Beam is requested and not installed.
+        WorkError: If slides failed; the results of the others are kept.
     """
     (job.out / "slides").mkdir(parents=True, exist_ok=True)
-    todo = [slide for slide in slides_to_do if _state(slide, job).get("key") != _key(slide, job)]
-    if todo and runner == "beam":
-        _on_beam(todo, job, workers, options)
-    elif todo:
-        done = (run_one(slide, job) for slide in todo) if runner == "serial" else _in_a_pool(todo, job, workers)
-        with progress.bar(len(slides_to_do), job.name, "slide", start=len(slides_to_do) - len(todo)) as bar:
-            for error in done:
+    stale = [slide for slide in slides if _read_state(slide, job).get("key") != _key(slide, job)]
+    if stale and runner == "beam":
+        _run_on_beam(stale, job, workers, options)
+    elif stale:
+        if runner == "serial":
+            errors = (process_slide(slide, job) for slide in stale)
+        else:
+            errors = _run_in_pool(stale, job, workers)
+        with progress.bar(len(slides), job.name, "slide", start=len(slides) - len(stale)) as bar:
+            for error in errors:
                 bar.update()
                 if error:
                     progress.log.warning("%s: %s", job.name, error)
-    known = {f"{slide.name}{job.suffix}" for slide in slides_to_do}
-    if leftover := sorted({path.name for path in (job.out / "slides").glob(f"*{job.suffix}")} - known):
-        progress.log.warning(
-            "%s: %s is of no slide that was named (%d such files in %s). Remove it, unless it is wanted.",
-            job.name, leftover[0], len(leftover), job.out / "slides",
-        )  # fmt: skip
-    states = {slide.name: _state(slide, job) for slide in slides_to_do}
-    part = job.out / "summary.csv.part"
-    rows = [
-        {"slide": name} | state.get("patches", {}) | ({"refused": state["refused"]} if "refused" in state else {})
-        for name, state in states.items()
-    ]
-    pd.DataFrame(rows).to_csv(part, index=False)
-    part.replace(job.out / "summary.csv")
+    _warn_of_leftovers(slides, job)
+    states = {slide.name: _read_state(slide, job) for slide in slides}
+    _write_summary(states, job)
     if failed := [name for name, state in states.items() if not state]:
         raise WorkError(
-            f"{len(failed)} of {len(slides_to_do)} slides failed, first {failed[0]}. Run it again for those alone."
+            f"{len(failed)} of {len(slides)} slides failed, first {failed[0]}. Run the command again: it repeats only "
+            "those."
         )
-    tried = {slide.name for slide in todo}
+    tried = {slide.name for slide in stale}
     for name, state in states.items():
         if "refused" in state and name not in tried:
             progress.log.warning("%s: %s: %s (as before; it was not tried again)", job.name, name, state["refused"])
-    refused = sum("refused" in state for state in states.values())
-    unreadable = sum(state.get("patches", {}).get("unreadable", 0) > 0 for state in states.values())
-    done = sum("refused" not in states[slide.name] for slide in todo)
-    skipped = len(slides_to_do) - done - refused
-    return {"done": done, "skipped": skipped, "unreadable": unreadable, "refused": refused}
+    num_refused = sum("refused" in state for state in states.values())
+    num_unreadable = sum(state.get("patches", {}).get("unreadable", 0) > 0 for state in states.values())
+    num_done = sum("refused" not in states[slide.name] for slide in stale)
+    num_skipped = len(slides) - num_done - num_refused
+    return {"done": num_done, "skipped": num_skipped, "unreadable": num_unreadable, "refused": num_refused}
 
 
-def run_one(slide: Slide, job: Job) -> str:
-    """Do one slide. What goes wrong is returned and not raised, so that other slides go on; "" where nothing did.
+def _warn_of_leftovers(slides: list[Slide], job: SlideJob) -> None:
+    """Warn of results that belong to none of the slides."""
+    expected = {f"{slide.name}{job.suffix}" for slide in slides}
+    present = {path.name for path in (job.out / "slides").glob(f"*{job.suffix}")}
+    if leftovers := sorted(present - expected):
+        progress.log.warning(
+            "%s: %s belongs to no slide of the sources (%d such files in %s). Remove it if it is not needed.",
+            job.name, leftovers[0], len(leftovers), job.out / "slides",
+        )  # fmt: skip
 
-    A slide that cannot succeed as it is has its reason written down, and is not tried again until it or its settings
-    change.
+
+def _write_summary(states: dict[str, dict], job: SlideJob) -> None:
+    """Write summary.csv: one row for each slide, with the number of patches by kind, or why it was refused."""
+    rows = []
+    for name, state in states.items():
+        row = {"slide": name} | state.get("patches", {})
+        if "refused" in state:
+            row["refused"] = state["refused"]
+        rows.append(row)
+    part = job.out / "summary.csv.part"
+    pd.DataFrame(rows).to_csv(part, index=False)
+    part.replace(job.out / "summary.csv")
+
+
+def process_slide(slide: Slide, job: SlideJob) -> str:
+    """Process one slide, and return the error instead of raising it, so that the other slides are still processed.
+
+    If the job refuses the slide (InputError, ValueError), the reason is recorded, and the slide is not tried again
+    until it or its settings change.
+
+    Returns:
+        The slide's name and the error; "" if there was none.
     """
-    result, state = _places(slide, job)
+    result, state = _paths(slide, job)
     part = result.with_name(f".{result.name}.{os.getpid()}.part")
     try:
-        for old in (state, result):
-            old.unlink(missing_ok=True)
-        key = _key(slide, job)  # before the work: what changes meanwhile is done again
+        for outdated in (state, result):
+            outdated.unlink(missing_ok=True)
+        key = _key(slide, job)  # computed before the work: if the slide changes meanwhile, it is processed again
         try:
             outcome, reason = {"patches": job.write(slide, part)}, ""
             part.replace(result)
@@ -164,13 +200,14 @@ def run_one(slide: Slide, job: Job) -> str:
     return f"{slide.name}: {reason}" if reason else ""
 
 
-def _places(slide: Slide, job: Job) -> tuple[Path, Path]:
+def _paths(slide: Slide, job: SlideJob) -> tuple[Path, Path]:
+    """Return the paths of a slide's result and of its state."""
     return tuple(job.out / "slides" / f"{slide.name}{suffix}" for suffix in (job.suffix, ".json"))
 
 
-def _state(slide: Slide, job: Job) -> dict:
-    """What was written of a slide's file, or why it was refused; empty where neither is complete."""
-    result, path = _places(slide, job)
+def _read_state(slide: Slide, job: SlideJob) -> dict:
+    """Return the state of a slide's result; empty if neither a result nor a refusal is complete."""
+    result, path = _paths(slide, job)
     try:
         state = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -178,32 +215,36 @@ def _state(slide: Slide, job: Job) -> dict:
     return state if result.exists() or "refused" in state else {}
 
 
-def _key(slide: Slide, job: Job) -> str:
+def _key(slide: Slide, job: SlideJob) -> str:
+    """Return a hash of all that the result of a slide depends on."""
     files = (slide.path, *slide.image.parts) if slide.image else (slide.path,)
-    read = [str(slide.path), fingerprint(files)]
-    return hashlib.sha256(json.dumps([__version__, read, job.settings(slide)], sort_keys=True).encode()).hexdigest()
+    source = [str(slide.path), fingerprint(files)]
+    content = json.dumps([__version__, source, job.settings(slide)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _in_a_pool(todo: list[Slide], job: Job, workers: int) -> Iterator[str]:
+def _run_in_pool(slides: list[Slide], job: SlideJob, workers: int) -> Iterator[str]:
+    """Process slides in worker processes, and yield what `process_slide` returns as each one ends."""
     # A forked child would inherit its parent's threads in an unknown state.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
-            for future in as_completed([pool.submit(run_one, slide, job) for slide in todo]):
+            for future in as_completed([pool.submit(process_slide, slide, job) for slide in slides]):
                 yield future.result()
         except BrokenProcessPool as error:
             raise WorkError(
-                "A worker died, most likely for want of memory. Slides that are done are kept; run it again with fewer "
-                "--workers for the others."
+                "A worker process died, probably because memory ran out. Finished slides are kept; run the command "
+                "again with fewer --workers for the others."
             ) from error
 
 
-def _on_beam(todo: list[Slide], job: Job, workers: int, options: tuple[str, ...]) -> None:
+def _run_on_beam(slides: list[Slide], job: SlideJob, workers: int, options: tuple[str, ...]) -> None:
+    """Process slides with Apache Beam, on this machine if there are no options."""
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise InputError(f"Apache Beam cannot be used ({error}): pip install -r requirements-beam.txt") from error
-    here = (f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing")
-    with beam.Pipeline(options=PipelineOptions(list(options or here))) as pipeline:
-        errors = pipeline | beam.Create(todo) | beam.Reshuffle() | beam.Map(lambda slide: run_one(slide, job))
+    local_options = (f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing")
+    with beam.Pipeline(options=PipelineOptions(list(options or local_options))) as pipeline:
+        errors = pipeline | beam.Create(slides) | beam.Reshuffle() | beam.Map(lambda slide: process_slide(slide, job))
         errors | beam.Filter(bool) | beam.Map(progress.log.warning)

@@ -1,11 +1,11 @@
-"""Files that are tiles of one slide by their names, read together so that each is scored with what lies around it."""
+"""Find files that are tiles of one slide, by their names, and read them together, to predict each in its context."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bcgan.classify.context import REACH
+from bcgan.classify.context import RADII
 from bcgan.data.records import CLASSES
 from bcgan.predict.model import Model
 from bcgan.slides.coordinates import PLAIN_PATTERN, TileCoordinates, parse_tile_name
@@ -19,7 +19,7 @@ from bcgan.slides.tiles import (
     MIN_COVERED,
     Tile,
     are_transposed,
-    complete,
+    complete_tiles,
     draw_mosaic,
     find_downsample,
     overlap_difference,
@@ -28,30 +28,37 @@ from bcgan.slides.tiles import (
 from bcgan.slides.tissue import MIN_TISSUE_FRACTION, estimate_background, tissue_mask
 
 CLASS_FOLDERS = ("0", "1", *CLASSES)  # folders of a class, as the public archive of IDC has them
-MIN_SPACING_PX = 16  # pixels that the tiles of a slide span at least
-MAX_SIZE_RATIO = 1.5  # of an image's side to that of the slide's tiles, above which it is none
-SAMPLED = 32  # tiles whose size is looked at
-BACKGROUND_TILES = 400  # tiles from which the colour of glass is estimated
+MIN_SPACING_PX = 16  # that the tiles of a slide span at least
+MAX_SIZE_RATIO = 1.5  # of an image's side to the median side; a larger image is no tile, such as an overview
+NUM_SAMPLED = 32  # tiles from which the size is estimated
+NUM_BACKGROUND_TILES = 400  # tiles from which the color of the background is estimated
 
 
 class Group(NamedTuple):
-    """slide: the name of the slide whose tiles the images are; "" for an image that is none."""
+    """Images that are predicted together."""
 
-    slide: str
+    slide: str  # name of the slide whose tiles the images are; "" if they are no tiles
     images: list[ImageFile]
-    coordinates: list[TileCoordinates]
+    coordinates: list[TileCoordinates]  # as the names state them
 
 
 class SlideTiles(NamedTuple):
-    """The tiles of one slide that can be scored.
+    """The patches of the tiles of one slide.
 
-    patches: uint8, (n, size, size, 3). corners: integers, (n, 2), x and y of what each patch stands for in the slide,
-    pixels at the model's scale. offsets: n pairs of integers, of each patch in its file, pixels of the file.
-    has_tissue: bool, (n,). scales: n, of the files. rows: positions of a file's patches, by its path. reasons: why the
-    others are not scored, by path. larger: paths of much larger images, which are scored by themselves. tiles: at the
-    model's scale, for the map. tile_px: side of a tile, or of the patches of larger ones, pixels at the model's scale.
-    downsample: pixels in which the slide counts, for one of a tile's. summary: which names state the places, and in
-    what unit.
+    Attributes:
+        patches: uint8, (n, size, size, 3).
+        corners: Integers, (n, 2), x and y in the slide of the tile or part that each patch stands for, pixels at the
+            model's scale.
+        offsets: x and y of each patch in its file, pixels of the file.
+        has_tissue: bool, (n,).
+        scales: Scale of the file of each patch.
+        rows: Indices of the patches of each file, by its path.
+        reasons: Why other files are not predicted, by path.
+        larger: Paths of images much larger than a tile, which are predicted separately.
+        tiles: The tiles at the model's scale, for the map.
+        tile_px: Median side of a tile, or of the patches of larger tiles, pixels at the model's scale.
+        downsample: Pixels of the slide, as the names count them, for one pixel of a tile.
+        summary: In words, which naming pattern states the coordinates, and in what unit.
     """
 
     patches: np.ndarray
@@ -68,7 +75,7 @@ class SlideTiles(NamedTuple):
     summary: str
 
     def to_grid(self) -> PatchGrid:
-        """The tiles as the patches of one slide, for its map."""
+        """Return the tiles as the patches of one slide, for its map."""
         image, zoom = draw_mosaic([tile.pixels for tile in self.tiles], np.array([tile.corner for tile in self.tiles]))
         first = self.scales[0]
         scale = Scale(first.x * self.downsample, first.y * self.downsample, first.mpp, first.source, False)
@@ -76,31 +83,33 @@ class SlideTiles(NamedTuple):
 
 
 def find_groups(images: list[ImageFile]) -> list[Group]:
-    """Sort images into tiles of one slide, which lie in one folder or in one a class, and images by themselves."""
-    groups: dict[Any, list[tuple[ImageFile, TileCoordinates | None]]] = {}
-    for number, image in enumerate(images):
+    """Group images into tiles of one slide and single images.
+
+    Tiles of a slide lie in one folder, or in its folders of the classes.
+    """
+    files: dict[Any, list[tuple[ImageFile, TileCoordinates | None]]] = {}
+    for index, image in enumerate(images):
         folder, _, name = image.path.replace("!", "/").rpartition("/")
         coordinates = parse_tile_name(name)
-        key: Any = number
+        key: Any = index
         if coordinates:
-            above, _, last = folder.rpartition("/")
-            key = coordinates.slide, above if last.lower() in CLASS_FOLDERS else folder, coordinates.downsample
-        groups.setdefault(key, []).append((image, coordinates))
-    return [
-        Group(
-            key[0] if len(files) > 1 and _may_be_tiles([place for _, place in files]) else "",
-            [image for image, _ in files],
-            [place for _, place in files],
-        )
-        for key, files in groups.items()
-    ]
+            parent, _, folder_name = folder.rpartition("/")
+            root = parent if folder_name.lower() in CLASS_FOLDERS else folder
+            key = coordinates.slide, root, coordinates.downsample
+        files.setdefault(key, []).append((image, coordinates))
+    groups = []
+    for key, pairs in files.items():
+        members, coordinates = [image for image, _ in pairs], [coordinates for _, coordinates in pairs]
+        are_tiles = len(members) > 1 and _may_be_pixels(coordinates)
+        groups.append(Group(key[0] if are_tiles else "", members, coordinates))
+    return groups
 
 
-def _may_be_tiles(places: list[TileCoordinates]) -> bool:
-    """Whether two plain numbers at the ends of names can be pixels; counters and dates, as `slide-40-001`, cannot."""
-    if places[0].pattern != PLAIN_PATTERN:
+def _may_be_pixels(coordinates: list[TileCoordinates]) -> bool:
+    """Return whether the numbers in names can be pixels; counters and dates, as in `slide-40-001`, cannot."""
+    if coordinates[0].pattern != PLAIN_PATTERN:
         return True
-    x, y = np.array([(place.x, place.y) for place in places]).T
+    x, y = np.array([(corner.x, corner.y) for corner in coordinates]).T
     return max(np.ptp(x), np.ptp(y)) >= MIN_SPACING_PX
 
 
@@ -108,116 +117,153 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
     """Read the tiles of one slide.
 
     Returns:
-        The tiles; the reason, a string, where the coordinates in the names cannot be used: the images then count as
-        images by themselves.
+        The tiles. If the coordinates in the names cannot be used, a string with the reason: the images are then
+        predicted separately.
     """
-    coordinates = np.array([(place.x, place.y) for place in group.coordinates])
-    step = max(1, len(group.images) // SAMPLED)
+    coordinates = np.array([(corner.x, corner.y) for corner in group.coordinates])
+    step = max(1, len(group.images) // NUM_SAMPLED)
     side = _median_side(group.images[::step])
     name, pattern = printable(group.slide), group.coordinates[0].pattern
-    plain = pattern == PLAIN_PATTERN
+    is_plain = pattern == PLAIN_PATTERN
     can_be_tiles = side and side**2 <= MAX_PIXELS
-    downsample = find_downsample(coordinates, side, REACH[-1], needs_grid=plain) if can_be_tiles else None
+    downsample = find_downsample(coordinates, side, RADII[-1], needs_grid=is_plain) if can_be_tiles else None
     if downsample is None:
         return (
-            f"{name}: its files are named like tiles ({pattern}), but the files are {side or 0:g} pixels wide and by "
-            "their names do not lie side by side: the names are not used, and each file is scored by itself"
+            f"{name}: its files are named like tiles ({pattern}), but they are {side or 0:g} pixels wide and the "
+            "coordinates in their names do not lie side by side: the names are not used, and each file is predicted "
+            "separately"
         )
-    tiles, scales, reasons, larger = _read_tiles(group, downsample, side, model, mpp_of)
-    is_transposed = plain and are_transposed(list(tiles.values()))
+    files = _read_tiles(group, downsample, side, model, mpp_of)
+    is_transposed = is_plain and are_transposed(list(files.tiles.values()))
     if is_transposed:
-        turned = group._replace(coordinates=[place._replace(x=place.y, y=place.x) for place in group.coordinates])
-        tiles, scales, reasons, larger = _read_tiles(turned, downsample, side, model, mpp_of)
-    if tiles and overlap_difference(list(tiles.values())) > MAX_OVERLAP_DIFFERENCE:
+        swapped = [corner._replace(x=corner.y, y=corner.x) for corner in group.coordinates]
+        files = _read_tiles(group._replace(coordinates=swapped), downsample, side, model, mpp_of)
+    if files.tiles and overlap_difference(list(files.tiles.values())) > MAX_OVERLAP_DIFFERENCE:
         return (
-            f"{name}: its tiles overlap by their names ({pattern}) and do not look alike there: the names are not "
-            "used, and each file is scored by itself"
+            f"{name}: its tiles overlap by their names ({pattern}), but their pixels differ there: the names are not "
+            "used, and each file is predicted separately"
         )
     unit = "the tiles' own pixels" if downsample == 1 else f"{downsample:g} pixels for one of a tile's"
     summary = f"{pattern}, which count {unit}{', y before x' if is_transposed else ''}"
-    slide = _score_units(tiles, scales, reasons, model.card.size, summary)
-    return slide._replace(larger=larger, downsample=downsample * group.coordinates[0].downsample)
+    return _build_slide_tiles(files, model.card.size, downsample * group.coordinates[0].downsample, summary)
+
+
+class _TileFiles(NamedTuple):
+    """The files of a slide's tiles, read at the model's scale; all are by path."""
+
+    tiles: dict[str, Tile]
+    scales: dict[str, Scale]
+    reasons: dict[str, str]  # why files cannot be read
+    larger: set[str]  # images much larger than a tile, such as an overview of the slide
 
 
 def _read_tiles(
     group: Group, downsample: float, side: float, model: Model, mpp_of: Callable[[ImageFile], Mpp | None]
-) -> tuple[dict[str, Tile], dict[str, Scale], dict[str, str], set[str]]:
-    """The tiles at the model's scale and their scales, and why others cannot be read, by path; and the paths of images
-    that are much larger than a tile, such as an overview of the slide."""
-    tiles, scales, reasons, larger = {}, {}, {}, set()
-    for image, place in zip(group.images, group.coordinates, strict=True):
-        place = place._replace(x=round(place.x / downsample), y=round(place.y / downsample))
+) -> _TileFiles:
+    """Read the tiles of a slide at the model's scale.
+
+    Args:
+        downsample: Pixels of the coordinates for one pixel of a tile.
+        side: Median side of the images, pixels.
+    """
+    files = _TileFiles({}, {}, {}, set())
+    for image, named in zip(group.images, group.coordinates, strict=True):
+        corner = named._replace(x=round(named.x / downsample), y=round(named.y / downsample))
         try:
             with open_image(image) as opened:
                 scale = resolve_scale(opened.size, mpp_of(image) or opened.mpp, model.scale, image.path)
                 if max(opened.size) > MAX_SIZE_RATIO * side and not scale.is_single_patch:
-                    larger.add(image.path)
+                    files.larger.add(image.path)
                     continue
-                tiles[image.path], scales[image.path] = read_tile(opened, scale, place), scale
+                files.tiles[image.path] = read_tile(opened, scale, corner)
+                files.scales[image.path] = scale
         except (OSError, ValueError) as error:
-            reasons[image.path] = str(error)
-    return tiles, scales, reasons, larger
+            files.reasons[image.path] = str(error)
+    return files
 
 
 def _median_side(images: list[ImageFile]) -> float | None:
-    """The longer side of an image, pixels, as the median of what can be read."""
+    """Return the median of the longer sides of the images that can be read, pixels; `None` if there is none."""
     side_lengths = []
     for image in images:
         try:
             with open_image(image) as opened:
                 side_lengths.append(max(opened.size))
         except (OSError, ValueError):
-            continue  # the reason is given where the image is read
+            continue  # reported when the image is read
     return float(np.median(side_lengths)) if side_lengths else None
 
 
-def _score_units(
-    tiles: dict[str, Tile], scales: dict[str, Scale], reasons: dict[str, str], size: int, summary: str
-) -> SlideTiles:
-    """What is scored: a patch for each tile, with what the others show around it where it is smaller, and several for a
-    larger one."""
-    paths, pixels = list(tiles), [tile.pixels for tile in tiles.values()]
-    background = estimate_background(_stack(pixels[:: max(1, len(pixels) // BACKGROUND_TILES)])) if pixels else None
-    is_small = [min(tile.shape[:2]) < size for tile in pixels]
-    around, covered = complete(list(tiles.values()), size) if any(is_small) else (None, None)
+def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary: str) -> SlideTiles:
+    """Make the patches of the tiles: one of a tile up to the size of a patch, several of a larger tile.
+
+    A tile smaller than a patch is completed from the tiles around it.
+
+    Args:
+        size: Side of a patch, pixels at the model's scale.
+        downsample, summary: As `SlideTiles` has them.
+    """
+    paths, tiles = list(files.tiles), list(files.tiles.values())
+    background = _estimate_background(tiles) if tiles else None
+    is_small = [min(tile.pixels.shape[:2]) < size for tile in tiles]
+    completed, covered = complete_tiles(tiles, size) if any(is_small) else (None, None)
     patches, corners, offsets, has_tissue, rows = [], [], [], [], {}
-    for number, path in enumerate(paths):
-        tile, steps = tiles[path], (scales[path].x, scales[path].y)
-        if is_small[number] and covered[number] < MIN_COVERED:
+    for index, (path, tile) in enumerate(zip(paths, tiles, strict=True)):
+        if is_small[index] and covered[index] < MIN_COVERED:
             height, width = tile.pixels.shape[:2]
-            reasons[path] = (
+            files.reasons[path] = (
                 f"{path} is smaller than a patch: {width}x{height} pixels at the model's scale, where a patch has "
-                f"{size}x{size}, and with the tiles around it {100 * covered[number]:.0f} % of one are known, of which "
+                f"{size}x{size}, and with the tiles around it {100 * covered[index]:.0f} % of one are known, of which "
                 f"{100 * MIN_COVERED:.0f} % are needed. Check its microns per pixel, or give the tiles around it"
             )
             continue
         mask = tissue_mask(tile.pixels, background)
-        if is_small[number]:
-            units = [(around[number], np.zeros(2, int), mask)]
+        if is_small[index]:
+            parts = [(completed[index], np.zeros(2, int), mask.mean())]
         else:
-            units = [
-                (tile.pixels[y : y + size, x : x + size], np.array([x, y]), mask[y : y + size, x : x + size])
-                for x, y in patch_corners(tile.pixels.shape, size)
-            ]
-            if len(units) > 1:  # of a larger one, patches with tissue alone, as of any image
-                units = [unit for unit in units if unit[2].mean() >= MIN_TISSUE_FRACTION] or units[:1]
-        rows[path] = list(range(len(patches), len(patches) + len(units)))
-        for patch, offset, part in units:
+            parts = _cut_tile(tile.pixels, mask, size)
+        rows[path] = list(range(len(patches), len(patches) + len(parts)))
+        steps = (files.scales[path].x, files.scales[path].y)
+        for patch, offset, fraction in parts:
             patches.append(patch)
-            # A tile that is one patch stands for itself, wherever the patch lies in it.
-            corners.append(tile.corner + (offset if len(units) > 1 else 0))
+            # The only patch of a tile stands for the whole tile, wherever it lies in the tile.
+            corners.append(tile.corner + (offset if len(parts) > 1 else 0))
             offsets.append(tuple(np.rint(offset * steps).astype(int)))
-            has_tissue.append(part.mean() >= MIN_TISSUE_FRACTION)
-    side_lengths = [min(max(tile.shape[:2]), size) for tile in pixels]
+            has_tissue.append(fraction >= MIN_TISSUE_FRACTION)
+    side_lengths = [min(max(tile.pixels.shape[:2]), size) for tile in tiles]
     return SlideTiles(
         np.stack(patches) if patches else np.empty((0, size, size, 3), np.uint8),
-        np.array(corners, int).reshape(-1, 2), offsets, np.array(has_tissue, bool),
-        [scales[path] for path in rows for _ in rows[path]], rows, reasons, set(), [tiles[path] for path in rows],
-        float(np.median(side_lengths)) if side_lengths else size, 1.0, summary,
-    )  # fmt: skip
+        np.array(corners, int).reshape(-1, 2),
+        offsets,
+        np.array(has_tissue, bool),
+        [files.scales[path] for path in rows for _ in rows[path]],
+        rows,
+        files.reasons,
+        files.larger,
+        [files.tiles[path] for path in rows],
+        float(np.median(side_lengths)) if side_lengths else size,
+        downsample,
+        summary,
+    )
 
 
-def _stack(tiles: list[np.ndarray]) -> np.ndarray:
-    """The tiles below each other, cut to the narrowest."""
-    width = min(tile.shape[1] for tile in tiles)
-    return np.concatenate([tile[:, :width] for tile in tiles])
+def _cut_tile(pixels: np.ndarray, mask: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """Cut a tile into patches.
+
+    Returns:
+        Patch, (x, y) in the tile and tissue fraction. If there are several, only those with tissue, but at least one.
+    """
+    parts = []
+    for x, y in patch_corners(pixels.shape, size):
+        window = slice(y, y + size), slice(x, x + size)
+        parts.append((pixels[window], np.array([x, y]), mask[window].mean()))
+    if len(parts) == 1:
+        return parts
+    return [part for part in parts if part[2] >= MIN_TISSUE_FRACTION] or parts[:1]
+
+
+def _estimate_background(tiles: list[Tile]) -> np.ndarray:
+    """Estimate the color of the background of a slide from a sample of its tiles, cut to the same width."""
+    sample = tiles[:: max(1, len(tiles) // NUM_BACKGROUND_TILES)]
+    width = min(tile.pixels.shape[1] for tile in sample)
+    return estimate_background(np.concatenate([tile.pixels[:, :width] for tile in sample]))

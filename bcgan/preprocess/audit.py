@@ -1,4 +1,4 @@
-"""Faults of a collection of patches: found before any work, counted, listed file by file, treated by policy."""
+"""Find faulty patches (unreadable, blank, blurred, duplicates, ...), and drop or refuse them as the settings say."""
 
 from typing import Any
 
@@ -9,32 +9,35 @@ import pandas as pd
 from bcgan.errors import InputError
 from bcgan.settings import Audit
 
-BLANK_DEVIATION = 4.0  # grey levels; below it a patch shows nothing
-BLUR_VARIANCE = 20.0  # variance of the Laplacian; below it, no edge is sharp
-NEAR_BITS = 3  # of the 64 of the perceptual hash
-NEAR_LEVELS = 6.0  # mean absolute difference of 16x16 thumbnails, grey levels
+BLANK_DEVIATION = 4.0  # standard deviation of gray levels, below which a patch is blank
+BLUR_VARIANCE = 20.0  # variance of the Laplacian, below which a patch is blurred
+MAX_HASH_BITS = 3  # of the perceptual hash's 64 that may differ between near duplicates
+MAX_THUMBNAIL_DIFFERENCE = 6.0  # mean absolute difference of 16x16 thumbnails of near duplicates, gray levels
 THUMBNAIL = 16
-LEAST_SIDE = 32  # pixels, where images of any size are taken
+MIN_SIDE_PX = 32  # if the data set has images of any size
 FAULTS = ("unreadable", "wrong_size", "blank", "blurred", "duplicate", "near_duplicate", "conflicting_labels")
 
 
-def measure(image: np.ndarray | None) -> dict[str, Any]:
-    """Grey-level deviation, sharpness, perceptual hash (64 bits of the low DCT frequencies) and a 16x16 thumbnail.
+def quality_measures(image: np.ndarray | None) -> dict[str, Any]:
+    """Return the deviation of gray levels, sharpness, perceptual hash and 16x16 thumbnail of an image.
+
+    The hash has 64 bits, one for each low DCT frequency above the median.
 
     Args:
-        image: uint8, (height, width, 3); None where there is none, and everything is 0.
+        image: uint8, (height, width, 3). `None` for an unreadable image, whose measures are all 0.
     """
     if image is None:
         thumbnail = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
         return {"deviation": 0.0, "sharpness": 0.0, "perceptual": np.uint64(0), "thumbnail": thumbnail}
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
-    low = cv2.dct(small.astype(np.float32))[:8, :8].ravel()
-    ranked = np.sort(low)
-    bits = np.packbits(low > (ranked[31] + ranked[32]) / 2)  # their median; NumPy's own takes ten times as long
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA)
+    frequencies = cv2.dct(small.astype(np.float32))[:8, :8].ravel()
+    ranked = np.sort(frequencies)
+    median = (ranked[31] + ranked[32]) / 2  # ten times as fast as np.median
+    bits = np.packbits(frequencies > median)
     return {
-        "deviation": cv2.meanStdDev(grey)[1].item(),
-        "sharpness": cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_32F))[1].item() ** 2,
+        "deviation": cv2.meanStdDev(gray)[1].item(),
+        "sharpness": cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_32F))[1].item() ** 2,
         "perceptual": bits.view(np.uint64)[0],
         "thumbnail": cv2.resize(small, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA),
     }
@@ -47,31 +50,31 @@ def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) ->
     image that has two labels.
 
     Args:
-        rows: columns readable, height, width, deviation, sharpness, pixels (hash), perceptual, label.
+        rows: Columns readable, height, width, deviation, sharpness, pixels (hash), perceptual, label.
         thumbnails: uint8, (patches, 16, 16).
-        size: int. Side of a whole patch, pixels; None where any size from LEAST_SIDE on is right.
+        size: Side of a complete patch, pixels. `None` means that any size from MIN_SIDE_PX on is correct.
     """
     readable = rows["readable"]
     faults = pd.DataFrame(False, index=rows.index, columns=list(FAULTS))
     faults["unreadable"] = ~readable
     shape = rows[["height", "width"]]
-    faults["wrong_size"] = readable & ((shape != size).any(axis=1) if size else (shape < LEAST_SIDE).any(axis=1))
+    faults["wrong_size"] = readable & ((shape != size).any(axis=1) if size else (shape < MIN_SIDE_PX).any(axis=1))
     faults["blank"] = readable & (rows["deviation"] < BLANK_DEVIATION)
     faults["blurred"] = readable & ~faults["blank"] & (rows["sharpness"] < BLUR_VARIANCE)
-    same = rows[readable].groupby("pixels")["label"]
-    faults.loc[readable, "conflicting_labels"] = same.transform("nunique") > 1
+    labels_of_copies = rows[readable].groupby("pixels")["label"]
+    faults.loc[readable, "conflicting_labels"] = labels_of_copies.transform("nunique") > 1
     faults.loc[readable, "duplicate"] = rows[readable].duplicated("pixels")
     candidates = np.flatnonzero(readable & ~faults["blank"] & ~faults["duplicate"])
-    pairs = near_pairs(rows["perceptual"].to_numpy(np.uint64)[candidates], thumbnails[candidates])
+    pairs = find_near_pairs(rows["perceptual"].to_numpy(np.uint64)[candidates], thumbnails[candidates])
     faults.iloc[candidates[np.unique(pairs[:, 1])], faults.columns.get_loc("near_duplicate")] = True
     return faults
 
 
-def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
-    """Pairs of images that look alike: hashes within NEAR_BITS bits and thumbnails within NEAR_LEVELS.
+def find_near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
+    """Return pairs of near duplicates, by their hashes (MAX_HASH_BITS) and thumbnails (MAX_THUMBNAIL_DIFFERENCE).
 
-    Two hashes that differ in at most three bits agree in one of their four 16-bit quarters, so only patches that
-    share a quarter are compared, and only in the first quarter that they share.
+    Two hashes that differ in at most three bits agree in one of their four 16-bit quarters. So only images with a
+    common quarter are compared, and only once, in the first quarter that they have in common.
 
     Args:
         hashes: uint64, (n,).
@@ -86,39 +89,43 @@ def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         left, step = np.arange(len(order)), 1
-        # Whatever has no equal `step` places further on has none beyond that.
+        # Keys are sorted: without an equal key `step` positions further on, there is none beyond.
         while len(left := left[: np.searchsorted(left, len(order) - step)]):
             left = left[keys[left + step] == keys[left]]
             pairs = np.stack([order[left], order[left + step]], 1)
-            unlike = hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]]
-            fresh = np.bitwise_count(unlike) <= NEAR_BITS
+            differing_bits = hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]]
+            is_new = np.bitwise_count(differing_bits) <= MAX_HASH_BITS
             for earlier in range(quarter):
-                fresh &= (unlike >> np.uint64(16 * earlier)).astype(np.uint16) > 0
-            pairs = pairs[fresh]
-            levels = np.abs(thumbnails[pairs[:, 0]].astype(np.int16) - thumbnails[pairs[:, 1]]).mean((1, 2))
-            chunks.append(np.sort(pairs[levels <= NEAR_LEVELS], 1))
+                is_new &= (differing_bits >> np.uint64(16 * earlier)).astype(np.uint16) > 0
+            pairs = pairs[is_new]
+            difference = np.abs(thumbnails[pairs[:, 0]].astype(np.int16) - thumbnails[pairs[:, 1]]).mean((1, 2))
+            chunks.append(np.sort(pairs[difference <= MAX_THUMBNAIL_DIFFERENCE], 1))
             step += 1
     pairs = np.concatenate(chunks)
     return pairs[np.lexsort(pairs.T[::-1])]
 
 
 def apply_policy(rows: pd.DataFrame, faults: pd.DataFrame, policy: Audit) -> tuple[np.ndarray, dict[str, Any]]:
-    """Which patches stay, and the counts: `{fault: {count, policy}}`, patches, kept.
+    """Decide which patches are kept.
+
+    Returns:
+        bool, (n,), whether each patch is kept; and the counts for audit.json: patches, kept, faults {fault: {count,
+        policy}}.
 
     Raises:
-        InputError: a fault whose policy is `fail` was found; names the first file.
+        InputError: If there is a fault whose policy is `fail`; the message names the first file.
     """
     keep = np.ones(len(rows), bool)
     counts: dict[str, Any] = {}
     for fault in FAULTS:
-        action, hit = getattr(policy, fault), faults[fault].to_numpy()
-        counts[fault] = {"count": int(hit.sum()), "policy": action}
-        if action == "fail" and hit.any():
-            path = rows["path"].to_numpy()[hit][0]
+        action, has_fault = getattr(policy, fault), faults[fault].to_numpy()
+        counts[fault] = {"count": int(has_fault.sum()), "policy": action}
+        if action == "fail" and has_fault.any():
+            path = rows["path"].to_numpy()[has_fault][0]
             raise InputError(
-                f"{path} is {fault.replace('_', ' ')} ({hit.sum()} such files), and preprocess.audit.{fault} is "
+                f"{path} is {fault.replace('_', ' ')} ({has_fault.sum()} such files), and preprocess.audit.{fault} is "
                 f"'fail'. Remove the file, or set preprocess.audit.{fault}=drop."
             )
         if action == "drop":
-            keep &= ~hit
+            keep &= ~has_fault
     return keep, {"patches": len(rows), "kept": int(keep.sum()), "faults": counts}

@@ -1,4 +1,4 @@
-"""From a decoded image to a square uint8 patch: pad or cut, resize, filter. OpenCV does the work."""
+"""Turn a decoded image into a square uint8 patch: pad or crop, resize, filter."""
 
 import cv2
 import numpy as np
@@ -6,42 +6,43 @@ import numpy as np
 from bcgan.settings import Preprocess
 from bcgan.slides.decode import WHITE
 
-GAN_SIZE = 50  # side that the generator makes and the discriminator takes, pixels
+GAN_SIZE = 50  # side of the GAN's patches, pixels
 
 
-def fit(image: np.ndarray, native: int | None, size: int) -> np.ndarray:
-    """A patch of size x size pixels.
+def to_square(image: np.ndarray, native: int | None, size: int) -> np.ndarray:
+    """Return a patch of size x size pixels.
 
-    A patch narrower than `native` stays in the upper left corner, where its coordinates put it, and is padded
-    with white, the colour of empty glass. One larger, or any where `native` is None, is cut to its central square.
+    An image smaller than `native` is padded with white, the color of empty glass, below and to the right, as its
+    coordinates are those of its upper left corner. A larger one, or any if `native` is `None`, is cropped to its
+    central square.
 
     Args:
         image: uint8, (height, width, 3).
-        native: int. Side of a whole patch of this data set, pixels.
-        size: int. Side wanted, pixels.
+        native: Side of a complete patch of the data set, pixels.
+        size: Side of the result, pixels.
     """
     height, width = image.shape[:2]
-    side = native or min(height, width)
-    if height > side or width > side:
-        top, left = max(0, height - side) // 2, max(0, width - side) // 2
-        image = image[top : top + side, left : left + side]
-    below, right = side - image.shape[0], side - image.shape[1]
+    crop = native or min(height, width)
+    if height > crop or width > crop:
+        top, left = max(0, height - crop) // 2, max(0, width - crop) // 2
+        image = image[top : top + crop, left : left + crop]
+    below, right = crop - image.shape[0], crop - image.shape[1]
     if below or right:
         image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=WHITE)
-    if side == size:
+    if crop == size:
         return image
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if crop > size else cv2.INTER_CUBIC)
 
 
-def at_size(patches: np.ndarray, size: int) -> np.ndarray:
-    """The patches at another size, by area or cubic; as they are, still memory-mapped, where the size is theirs."""
+def resize_patches(patches: np.ndarray, size: int) -> np.ndarray:
+    """Resize patches to size x size pixels; without a copy if they have that size."""
     if patches.shape[1] == size:
         return patches
-    return np.stack([fit(patch, None, size) for patch in patches])
+    return np.stack([to_square(patch, None, size) for patch in patches])
 
 
 def enhance(image: np.ndarray, settings: Preprocess) -> np.ndarray:
-    """Optional smoothing (3x3) and contrast-limited adaptive histogram equalisation of the lightness alone."""
+    """Apply the filters of the settings: 3x3 smoothing, and histogram equalization (CLAHE) of the lightness."""
     if settings.blur == "gaussian":
         image = cv2.GaussianBlur(image, (3, 3), 0)
     elif settings.blur == "median":

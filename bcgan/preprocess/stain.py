@@ -1,38 +1,38 @@
-"""Stain normalisation after Macenko et al. (2009), fitted on a patient's patches together, safe on flat ones."""
+"""Stain normalization after Macenko et al. (2009), fitted to all patches of a patient together."""
 
 import numpy as np
 
-# Haematoxylin and eosin directions in optical density (rows) and their 99th percentiles, from Macenko's paper.
+# Hematoxylin and eosin directions in optical density (rows) and their 99th percentiles, from Macenko's paper.
 REFERENCE = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])
 REFERENCE_STRENGTH = np.array([1.9705, 1.0308])
-LIGHT = 240.0  # grey level of empty glass
+LIGHT = 240.0  # gray level of empty glass
 TISSUE_DENSITY = 0.15  # optical density below which a pixel is glass
-LEAST_PIXELS = 200  # of tissue; fewer cannot carry two stain directions
-LEAST_ANGLE = np.deg2rad(5)  # between the two directions; closer ones are one stain and noise
-SAMPLE = 200_000  # pixels that a fit looks at
+MIN_TISSUE_PIXELS = 200  # below which two stain directions cannot be estimated
+MIN_STAIN_ANGLE = np.deg2rad(5)  # between the two directions, below which there is only one stain
+MAX_FIT_PIXELS = 200_000
 
 
 def optical_density(images: np.ndarray) -> np.ndarray:
-    """Optical density of uint8 pixels, float32, natural logarithm: -ln((I + 1) / 240)."""
+    """Return the optical density of uint8 pixels, float32, natural logarithm: -ln((I + 1) / 240)."""
     return -np.log((images.astype(np.float32) + 1) / LIGHT)
 
 
 def fit_stains(images: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Stain directions (2, 3) and strengths (2,) of some patches; None where they hold no two stains.
+    """Estimate the stain directions (2, 3) and strengths (2,) of patches; `None` if they do not show two stains.
 
     Args:
         images: uint8, (n, height, width, 3).
     """
     density = optical_density(images).reshape(-1, 3)
-    density = density[:: max(1, len(density) // SAMPLE)]
+    density = density[:: max(1, len(density) // MAX_FIT_PIXELS)]
     density = density[(density > TISSUE_DENSITY).all(1)]
-    if len(density) < LEAST_PIXELS:
+    if len(density) < MIN_TISSUE_PIXELS:
         return None
     plane = np.linalg.eigh(np.cov(density.T))[1][:, [2, 1]]
     plane *= np.where(plane.sum(0) < 0, -1, 1)
     angles = np.arctan2(*(density @ plane).T[::-1])
     low, high = np.percentile(angles, (1, 99))
-    if high - low < LEAST_ANGLE:
+    if high - low < MIN_STAIN_ANGLE:
         return None
     stains = np.stack([plane @ (np.cos(angle), np.sin(angle)) for angle in (low, high)])
     if stains[0, 0] < stains[1, 0]:  # haematoxylin absorbs more red than eosin
@@ -43,9 +43,13 @@ def fit_stains(images: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     return (stains, strengths) if (strengths > 0.05).all() else None
 
 
-def normalise(images: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The patches in the reference stain, and whether that worked; where no two stains are found they come back
-    as they were. uint8 in and out, (n, height, width, 3). Pass one patient's patches together."""
+def normalize(images: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Normalize the patches of one patient to the reference stains.
+
+    Returns:
+        The patches, uint8 (n, height, width, 3), and whether they were normalized: patches that do not show two stains
+        are returned unchanged.
+    """
     fitted = fit_stains(images)
     if fitted is None:
         return images, False

@@ -1,4 +1,4 @@
-"""The patch store: every patch decoded once into one uint8 array, with an index that says whose it is."""
+"""The patch store: every patch, decoded once, in one uint8 array, with an index of patients, labels and roles."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 from bcgan.preprocess import audit, images, stain
-from bcgan.preprocess.images import GAN_SIZE, at_size
+from bcgan.preprocess.images import GAN_SIZE, resize_patches
 from bcgan.settings import Preprocess
 from bcgan.slides.decode import decode_image
 
 CHUNK = 256
-LEAST_SYNTHETIC = 8  # patches of a class; fewer would be seen again and again
+MIN_SYNTHETIC = 8  # accepted patches of a class, below which the quality filter's results are not used
 INDEX_COLUMNS = [
     "id",
     "path",
@@ -42,27 +42,32 @@ INDEX_COLUMNS = [
 
 
 class Store(NamedTuple):
-    """images: uint8, (n, size, size, 3), memory-mapped, read-only. index: one row a patch, in the same order;
-    columns INDEX_COLUMNS (pixels: SHA-256 of the decoded file, perceptual: 64-bit hash, x and y: -1 if unknown)."""
+    """The patches of a run.
+
+    Attributes:
+        images: uint8, (n, size, size, 3), memory-mapped, read-only.
+        index: One row for each patch, in the same order, with the columns INDEX_COLUMNS: pixels is the SHA-256 of the
+            decoded image, perceptual a 64-bit hash; x and y are -1 if unknown.
+    """
 
     images: np.ndarray
     index: pd.DataFrame
 
-    def rows(self, role: str) -> np.ndarray:
-        """Positions of a role's patches, int64."""
+    def role_indices(self, role: str) -> np.ndarray:
+        """Return the indices of a role's patches, int64."""
         return np.flatnonzero(self.index["role"].to_numpy() == role)
 
 
 def load(folder: Path) -> Store:
-    words = dict.fromkeys(("id", "path", "source", "patient", "role", "pixels"), str)
-    # A patient may be called NA.
-    index = pd.read_csv(folder / "index.csv", dtype={**words, "perceptual": np.uint64}, keep_default_na=False)
+    """Load the store that the stage `preprocess` wrote."""
+    dtypes = dict.fromkeys(("id", "path", "source", "patient", "role", "pixels"), str) | {"perceptual": np.uint64}
+    # Without keep_default_na=False a patient named NA would be missing.
+    index = pd.read_csv(folder / "index.csv", dtype=dtypes, keep_default_na=False)
     return Store(np.load(folder / "patches.npy", mmap_mode="r"), index)
 
 
 def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-    """A new memory-mapped array whose space on the disk is reserved: a full disk is an OSError here, not a bus error
-    somewhere later."""
+    """Create a memory-mapped array and reserve its disk space, so that a full disk raises OSError, not a bus error."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):  # macOS has none
         with path.open("r+b") as file:
@@ -70,60 +75,63 @@ def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def of_role(store: Store, role: str) -> tuple[np.ndarray, np.ndarray]:
-    """A role's patches at the GAN's size, uint8 (n, 50, 50, 3), and their labels."""
-    rows = store.rows(role)
-    return at_size(store.images[rows], GAN_SIZE), store.index["label"].to_numpy()[rows]
+def load_role(store: Store, role: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a role's patches at the GAN's size, uint8 (n, 50, 50, 3), and their labels."""
+    rows = store.role_indices(role)
+    return resize_patches(store.images[rows], GAN_SIZE), store.index["label"].to_numpy()[rows]
 
 
-def load_synthetic(folder: Path, size: int, selected: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The features stage's synthetic patches at the store's size, uint8, and their labels; all, or those selected.
+def load_synthetic(folder: Path, size: int, accepted_only: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Load the synthetic patches of the stage `features`, resized to size x size pixels, and their labels.
 
-    All are given, with a warning, where fewer than LEAST_SYNTHETIC of a class were selected.
+    Args:
+        accepted_only: Whether to leave out patches that the quality filter did not accept. If it accepted fewer than
+            MIN_SYNTHETIC of a class, all are returned, with a warning.
     """
     with np.load(folder / "synthetic.npz") as saved:
-        images, labels, keep = saved["images"], saved["labels"], saved["accepted"]
-    if selected and np.bincount(labels[keep], minlength=2).min() >= LEAST_SYNTHETIC:
-        images, labels = images[keep], labels[keep]
-    elif selected:
+        images, labels, accepted = saved["images"], saved["labels"], saved["accepted"]
+    if accepted_only and np.bincount(labels[accepted], minlength=2).min() >= MIN_SYNTHETIC:
+        images, labels = images[accepted], labels[accepted]
+    elif accepted_only:
         progress.log.warning(
             "%s: the quality filter accepted fewer than %d synthetic patches of a class; all are used. Train the GAN "
-            "for longer (gan.steps).", folder, LEAST_SYNTHETIC,
+            "for longer (gan.steps).", folder, MIN_SYNTHETIC,
         )  # fmt: skip
-    return at_size(images, size), labels
+    return resize_patches(images, size), labels
 
 
 def build(experiment: Experiment, folder: Path) -> None:
-    """Stage `preprocess`: decode, audit, filter, split.
+    """Run the stage `preprocess`: decode, audit, filter and split the patches of the data set.
 
     Writes patches.npy, index.csv, audit.csv, audit.json and split.json.
 
     Raises:
-        InputError: no or unusable data; the stage's manifest is not written.
+        InputError: If there are no usable patches.
     """
     settings, size = experiment.preprocess, experiment.data.size
     records = data.records(experiment.data)
-    native = data.native_size(experiment.data)
+    native = data.native_patch_px(experiment.data)
     progress.log.info("preprocess: %d patches of %d patients", len(records), len({r.patient for r in records}))
     patches = allocate(folder / "decoding.npy", np.uint8, (len(records), size, size, 3))
     rows, thumbnails = _decode_all(records, patches, settings, native)
     faults = audit.find_faults(rows, thumbnails, native)
     _write_audit(folder / "audit.csv", rows, faults)
     keep, summary = audit.apply_policy(rows, faults, settings.audit)
-    _warn(rows, faults, summary["faults"])
+    _log_faults(rows, faults, summary["faults"])
     if not keep.any():
-        why = rows["reason"][0] or ", ".join(name.replace("_", " ") for name in faults.columns[faults.iloc[0]])
+        reason = rows["reason"][0] or ", ".join(name.replace("_", " ") for name in faults.columns[faults.iloc[0]])
         raise InputError(
-            f"None of {len(rows)} patches can be used; {rows['path'][0]}: {why}. Mend them, or see preprocess.audit."
+            f"None of {len(rows)} patches can be used; the first, {rows['path'][0]}: {reason}. Correct the files, or "
+            "change preprocess.audit."
         )
     index = rows[keep].reset_index(drop=True)
     index["role"] = splits.assign_roles(index, experiment.data, experiment.seed)
-    _compact(folder, patches, keep)
+    _write_kept_patches(folder, patches, keep)
     summary["imputed"] = {
         "rule": "an unknown place in the slide is written as -1; an unknown patient is the patch itself",
         "places": int((index["x"] == UNKNOWN).sum()),
     }
-    summary["stain"] = _normalise_stain(folder, index, settings)
+    summary["stain"] = _normalize_stains(folder, index, settings)
     index[INDEX_COLUMNS].to_csv(folder / "index.csv", index=False)
     (folder / "audit.json").write_text(json.dumps(summary, indent=1), "utf-8")
     split = splits.describe(index, experiment.data, experiment.seed)
@@ -136,58 +144,69 @@ def build(experiment: Experiment, folder: Path) -> None:
 def _decode_all(
     records: list[Record], patches: np.ndarray, settings: Preprocess, native: int | None
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    turn = Lock()
+    """Decode all records into `patches`, in threads.
 
-    def work(numbers: range) -> list[dict[str, Any]]:
-        decoded = [_decode_one(records[number], settings, native, patches.shape[1]) for number in numbers]
-        # The rest is many calls of microseconds, and threads that alternate in those wait more than they work.
-        with turn:
-            for number, (_, patch, _) in zip(numbers, decoded, strict=True):
+    Returns:
+        One row for each record, with its measures and why it could not be decoded; and thumbnails, uint8 (n, 16, 16).
+    """
+    lock = Lock()
+
+    def decode_chunk(indices: range) -> list[dict[str, Any]]:
+        decoded = [_decode_record(records[index], settings, native, patches.shape[1]) for index in indices]
+        # The rest is many calls of microseconds, in which threads would mostly wait for each other.
+        rows = []
+        with lock:
+            for index, (image, patch, reason) in zip(indices, decoded, strict=True):
                 if patch is not None:
-                    patches[number] = patch
-            return [_row(records[n], image, reason) for n, (image, _, reason) in zip(numbers, decoded, strict=True)]
+                    patches[index] = patch
+                rows.append(_index_row(records[index], image, reason))
+        return rows
 
     rows = []
     with progress.bar(len(records), "preprocess", "patch") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for chunk in _in_order(pool, work, len(records)):
+        for chunk in _map_in_order(pool, decode_chunk, len(records)):
             rows += chunk
             bar.update(len(chunk))
     thumbnails = np.stack([row.pop("thumbnail") for row in rows])
     return pd.DataFrame(rows), thumbnails
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[range], list[Any]], count: int) -> Iterable[list[Any]]:
-    """Chunks of results in order; only a few chunks are in the air, so that a full disk or Ctrl-C stops soon."""
+def _map_in_order(pool: ThreadPoolExecutor, work: Callable[[range], list[Any]], count: int) -> Iterable[list[Any]]:
+    """Yield the results of `work` for chunks of indices, in order.
+
+    Only a few chunks are submitted ahead, so that a full disk or Ctrl-C stops the work soon.
+    """
     chunks = (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
-    waiting = [pool.submit(work, chunk) for chunk in islice(chunks, 8)]
-    while waiting:
-        yield waiting.pop(0).result()
-        waiting += [pool.submit(work, chunk) for chunk in islice(chunks, 1)]
+    futures = [pool.submit(work, chunk) for chunk in islice(chunks, 8)]
+    while futures:
+        yield futures.pop(0).result()
+        futures += [pool.submit(work, chunk) for chunk in islice(chunks, 1)]
 
 
-def _decode_one(
+def _decode_record(
     record: Record, settings: Preprocess, native: int | None, size: int
 ) -> tuple[np.ndarray | None, np.ndarray | None, str]:
-    """The image as it is and the patch made of it, uint8, or why there is none."""
+    """Return the decoded image, its patch, both uint8, and ""; or `None`, `None` and why it cannot be decoded."""
     try:
         image = decode_image(record.read(), record.path)
     except (OSError, ValueError) as error:
         return None, None, str(error)
-    return image, images.enhance(images.fit(image, native, size), settings), ""
+    return image, images.enhance(images.to_square(image, native, size), settings), ""
 
 
-def _row(record: Record, image: np.ndarray | None, reason: str) -> dict[str, Any]:
+def _index_row(record: Record, image: np.ndarray | None, reason: str) -> dict[str, Any]:
     height, width = (0, 0) if image is None else image.shape[:2]
     pixels = "" if image is None else hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
     return {
         "id": record.key, "path": record.path, "source": record.source, "patient": record.patient,
-        "label": record.label, "x": record.x, "y": record.y, "given": record.given, "height": height, "width": width,
-        "pixels": pixels, "readable": image is not None, "reason": reason, **audit.measure(image),
+        "label": record.label, "x": record.x, "y": record.y, "official_split": record.official_split,
+        "height": height, "width": width, "pixels": pixels, "readable": image is not None, "reason": reason,
+        **audit.quality_measures(image),
     }  # fmt: skip
 
 
-def _warn(rows: pd.DataFrame, faults: pd.DataFrame, summary: dict[str, Any]) -> None:
-    """One line a fault: how many, the first file, what is wrong with it, what was done."""
+def _log_faults(rows: pd.DataFrame, faults: pd.DataFrame, summary: dict[str, Any]) -> None:
+    """Warn of each fault that occurs, with its count, the first file and the policy."""
     for name, fault in summary.items():
         if fault["count"]:
             row = rows.loc[faults[name].idxmax()]
@@ -199,7 +218,7 @@ def _warn(rows: pd.DataFrame, faults: pd.DataFrame, summary: dict[str, Any]) -> 
 
 
 def _write_audit(path: Path, rows: pd.DataFrame, faults: pd.DataFrame) -> None:
-    """Every affected file with its faults, its size and, where it could not be read, the reason."""
+    """Write a row for each file with a fault: its faults, its size and why it could not be read."""
     affected = faults.any(axis=1)
     table = rows.loc[affected, ["id", "path", "patient", "label", "height", "width", "reason"]].copy()
     names = np.array(faults.columns)
@@ -207,8 +226,8 @@ def _write_audit(path: Path, rows: pd.DataFrame, faults: pd.DataFrame) -> None:
     table.to_csv(path, index=False)
 
 
-def _compact(folder: Path, patches: np.ndarray, keep: np.ndarray) -> None:
-    """The kept patches as patches.npy; renamed where all are kept, copied in chunks where some are not."""
+def _write_kept_patches(folder: Path, patches: np.ndarray, keep: np.ndarray) -> None:
+    """Write the kept patches to patches.npy: rename decoding.npy if all are kept, else copy them in chunks."""
     target = folder / "patches.npy"
     patches.flush()
     if keep.all():
@@ -222,18 +241,21 @@ def _compact(folder: Path, patches: np.ndarray, keep: np.ndarray) -> None:
     (folder / "decoding.npy").unlink()
 
 
-def _normalise_stain(folder: Path, index: pd.DataFrame, settings: Preprocess) -> dict[str, Any]:
-    """Patient by patient, in place; a patient's stain is fitted on the patient alone, so nothing can leak."""
+def _normalize_stains(folder: Path, index: pd.DataFrame, settings: Preprocess) -> dict[str, Any]:
+    """Normalize the stains of patches.npy in place, and return a summary for audit.json.
+
+    Stains are fitted to each patient separately, so that no information leaks between roles.
+    """
     if settings.stain_normalization == "none":
         return {"method": "none", "patients": 0, "fallbacks": []}
     patches = np.load(folder / "patches.npy", mmap_mode="r+")
     fallbacks = []
     groups = index.groupby("patient").indices
-    for patient, where in groups.items():
-        patches[where], worked = stain.normalise(patches[where])
-        if not worked:
+    for patient, rows in groups.items():
+        patches[rows], is_normalized = stain.normalize(patches[rows])
+        if not is_normalized:
             fallbacks.append(str(patient))
     patches.flush()
     if fallbacks:
-        progress.log.warning("preprocess: %d patients show no two stains and stay as they are", len(fallbacks))
+        progress.log.warning("preprocess: %d patients show no two stains and are not normalized", len(fallbacks))
     return {"method": settings.stain_normalization, "patients": len(groups), "fallbacks": fallbacks}

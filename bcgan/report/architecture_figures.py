@@ -1,4 +1,4 @@
-"""The paper's Figs. 3 to 6, drawn from the networks themselves: shapes and parameters are read off the models."""
+"""The paper's Figs. 3 to 6, drawn from the built networks: shapes and numbers of parameters are those of the models."""
 
 import keras
 import pandas as pd
@@ -7,23 +7,23 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from bcgan.models.discriminator import BLOCKS, discriminator
 from bcgan.models.gan_resnet import JOINED_BLOCK, gan_resnet
 from bcgan.models.generator import generator
-from bcgan.models.projected_discriminator import frozen_features, projected_discriminator, projected_features
+from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import style
 from bcgan.report.run import Run
-from bcgan.report.style import Drawn
+from bcgan.report.style import ReportFigure
 from bcgan.settings import Classifier
 
-COLOURS = {
+COLORS = {
     "generator": style.SYNTHETIC,
     "discriminator": style.DISCRIMINATOR,
-    "resnet": style.CLASSIFIER_COLOURS["resnet_table1"],
-    "projected_discriminator": style.CLASSIFIER_COLOURS["efficientnet_lite0"],  # whose layers it sees with
-    "joined": style.CLASSIFIER_COLOURS["gan_resnet"],
+    "resnet": style.CLASSIFIER_COLORS["resnet_table1"],
+    "projected_discriminator": style.CLASSIFIER_COLORS["efficientnet_lite0"],  # whose frozen layers it uses
+    "joined": style.CLASSIFIER_COLORS["gan_resnet"],
     "data": "#DDDDDD",
 }
-THIN = 0.1  # height of a vector's box, where a map of 50 pixels has 1
-# What a block is called where its layers' names begin with this.
+VECTOR_HEIGHT = 0.1  # of a vector's box; that of a 50x50 map is 1
+# Titles of blocks, by the first part of their layers' names.
 TITLES = {
     "image": "patch", "stem": "stem", "three": "three\nchannels", "upsample": "enlarged", "average": "pooled",
     "flatten": "flat", "dense": "units", "realness": "realness", "label": "label\nembedding", "noise": "noise,\nlabel",
@@ -33,18 +33,22 @@ TITLES = {
 
 
 def blocks(network: keras.Model) -> pd.DataFrame:
-    """A network's layers, those whose names begin alike taken together: block, output (of the last one), parameters."""
+    """Return a network's blocks: layers whose names have the same first part.
+
+    Columns: block, output (shape, of the block's last layer) and parameters.
+    """
     rows: dict[str, dict] = {}
     for layer in network.layers:
         name = layer.name.split("_")[0]
-        shape = tuple(side for side in layer.output.shape[1:]) if not isinstance(layer.output, list) else ()
+        shape = () if isinstance(layer.output, list) else tuple(layer.output.shape[1:])
         row = rows.setdefault(name, {"block": name, "output": shape, "parameters": 0})
         row["output"] = shape or row["output"]
         row["parameters"] += layer.count_params()
     return pd.DataFrame(rows.values())
 
 
-def system(run: Run) -> Drawn:
+def system(run: Run) -> ReportFigure:
+    """Draw how the GAN and the classifier work together: the paper's Fig. 3."""
     classifier_settings = run.experiment.classify.models.get("gan_resnet", Classifier())
     joined_maps = {
         "none": "",
@@ -57,30 +61,30 @@ def system(run: Run) -> Drawn:
     state = f"frozen{joined_maps}{', fine-tuned' if classifier_settings.finetune_extra_features else ''}"
     figure, axes = style.plt.subplots(figsize=(10, 4.2))
     axes.axis("off")
-    second = (
+    projected = (
         ", and one\non ImageNet features"
         if run.experiment.gan.projected_discriminator_weight
         else ":\nreal or synthetic"
     )
-    places = {
+    boxes = {
         "patches": (0.0, 1.0, "Training patients'\npatches, 50x50x3", "data"),
         "generator": (2.6, 3.4, "Generator\nnoise, label to patch", "generator"),
         "synthetic": (5.2, 3.4, "Synthetic patches,\nfiltered", "data"),
-        "discriminator": (2.6, 2.2, f"Discriminator{second}", "discriminator"),
+        "discriminator": (2.6, 2.2, f"Discriminator{projected}", "discriminator"),
         "maps": (5.2, 2.2, f"Its maps, {maps},\n{state}", "discriminator"),
         "resnet": (7.8, 2.2, f"Table 1's ResNet,\njoined, to {units:,} units", "joined"),
         "call": (10.4, 2.2, "Binary head:\nbenign or malignant", "data"),
     }
-    for x, y, text, colour in places.values():
-        _box(axes, x, y, text, COLOURS[colour])
+    for x, y, text, color in boxes.values():
+        _draw_box(axes, x, y, text, COLORS[color])
     links = [("patches", "discriminator"), ("generator", "discriminator"), ("generator", "synthetic"),
              ("discriminator", "maps"), ("synthetic", "resnet"), ("maps", "resnet"), ("patches", "resnet"),
              ("resnet", "call")]  # fmt: skip
     for start, end in links:
-        _link(axes, places[start][:2], places[end][:2])
+        _draw_link(axes, boxes[start][:2], boxes[end][:2])
     axes.set(xlim=(-0.1, 12.3), ylim=(0.2, 4.4))
     numbers = pd.DataFrame(links, columns=["from", "to"])
-    return Drawn(figure, numbers, "System architecture (the paper's Fig. 3)", (
+    return ReportFigure(figure, numbers, "System architecture (the paper's Fig. 3)", (
         "What runs: the GAN learns the training patients' patches; its discriminator's maps join the ResNet, whose "
         "training its synthetic patches enrich; a binary head behind the paper's 1,000 units makes the call."
         + (" The second discriminator is not in the paper."
@@ -88,23 +92,27 @@ def system(run: Run) -> Drawn:
     ))  # fmt: skip
 
 
-def gan(run: Run) -> Drawn:
+def gan(run: Run) -> ReportFigure:
+    """Draw the blocks of the generator and the discriminator: the paper's Fig. 4."""
     settings = run.experiment.gan
-    make = blocks(generator(settings.latent_dim, settings.base_channels))
+    generator_blocks = blocks(generator(settings.latent_dim, settings.base_channels))
     discriminator_blocks = blocks(discriminator(settings.base_channels, spectral=settings.spectral_norm))
-    make = make[make["output"].map(bool) & make["block"].str.match("noise|code|seed|grow|last|colours|image")]
+    is_drawn = generator_blocks["block"].str.match("noise|code|seed|grow|last|colours|image")
+    generator_blocks = generator_blocks[generator_blocks["output"].map(bool) & is_drawn]
     discriminator_blocks = discriminator_blocks[
         discriminator_blocks["block"].str.match("image|stem|block|realness|logit")
     ]
     figure = style.plt.figure(figsize=(10, 5.4))
-    for place, (part, title, colour) in enumerate(
-        ((make, "Generator", "generator"), (discriminator_blocks, "Discriminator", "discriminator"))
+    for row, (network_blocks, name) in enumerate(
+        ((generator_blocks, "generator"), (discriminator_blocks, "discriminator"))
     ):
-        axes = figure.add_subplot(2, 1, place + 1)
-        _draw_blocks(axes, part, COLOURS[colour])
-        axes.set_title(f"{title}: {part['parameters'].sum():,} parameters in these blocks")
-    table = pd.concat([make.assign(network="generator"), discriminator_blocks.assign(network="discriminator")])
-    return Drawn(figure, _shapes_as_text(table),
+        axes = figure.add_subplot(2, 1, row + 1)
+        _draw_blocks(axes, network_blocks, COLORS[name])
+        axes.set_title(f"{name.capitalize()}: {network_blocks['parameters'].sum():,} parameters in these blocks")
+    table = pd.concat(
+        [generator_blocks.assign(network="generator"), discriminator_blocks.assign(network="discriminator")]
+    )
+    return ReportFigure(figure, _shapes_as_text(table),
         "The GAN (the paper's Fig. 4)", (
         "Blocks of the two networks as this run built them, with their output shapes and parameters; boxes are as high "
         "as their maps, vectors thin. "
@@ -114,47 +122,49 @@ def gan(run: Run) -> Drawn:
     ))  # fmt: skip
 
 
-def resnet(_run: Run) -> Drawn:
-    part = blocks(resnet_table1())
+def resnet(_run: Run) -> ReportFigure:
+    """Draw the blocks of Table 1's ResNet: the paper's Fig. 5."""
+    network_blocks = blocks(resnet_table1())
     figure, axes = style.plt.subplots(figsize=(10, 3.2))
-    _draw_blocks(axes, part, COLOURS["resnet"])
-    axes.set_title(f"{part['parameters'].sum():,} parameters, as the paper's Table 1 has them")
-    return Drawn(figure, _shapes_as_text(part), "The ResNet's features (the paper's Fig. 5)", (
+    _draw_blocks(axes, network_blocks, COLORS["resnet"])
+    axes.set_title(f"{network_blocks['parameters'].sum():,} parameters, as the paper's Table 1 has them")
+    return ReportFigure(figure, _shapes_as_text(network_blocks), "The ResNet's features (the paper's Fig. 5)", (
         "Table 1's bottleneck ResNet, from patch to 1,000 units; each block with its output shape and parameters. A "
         "bottleneck is 1x1, 3x3 and 1x1 convolutions beside a shortcut without parameters."
     ))  # fmt: skip
 
 
-def integration(run: Run) -> Drawn:
+def integration(run: Run) -> ReportFigure:
+    """Draw the discriminator's maps joining the ResNet: the paper's Fig. 6."""
     classifier_settings = run.experiment.classify.models.get("gan_resnet", Classifier())
-    gan_discriminator, further_maps = (
-        discriminator(run.experiment.gan.base_channels),
-        _extra_features(classifier_settings),
-    )
-    part, joined_network = blocks(gan_discriminator), gan_resnet(gan_discriminator, further_maps=further_maps)
-    part = part[part["block"].isin(["image", "stem", *BLOCKS[: BLOCKS.index(JOINED_BLOCK) + 1]])]
-    merged = blocks(joined_network)
-    merged = merged[~merged["block"].isin(["discriminator", "image", "imagenet", "projected"])]
-    gate, stem = merged["block"] == "features", merged["block"] == "stem"
-    order = [stem, gate, ~gate & ~stem]
+    gan_discriminator = discriminator(run.experiment.gan.base_channels)
+    further_maps = _build_extra_features(classifier_settings)
+    joined_network = gan_resnet(gan_discriminator, further_maps=further_maps)
+    discriminator_blocks = blocks(gan_discriminator)
+    used_blocks = ["image", "stem", *BLOCKS[: BLOCKS.index(JOINED_BLOCK) + 1]]
+    discriminator_blocks = discriminator_blocks[discriminator_blocks["block"].isin(used_blocks)]
+    joined_blocks = blocks(joined_network)
+    joined_blocks = joined_blocks[~joined_blocks["block"].isin(["discriminator", "image", "imagenet", "projected"])]
+    is_gate, is_stem = joined_blocks["block"] == "features", joined_blocks["block"] == "stem"
+    ordered_blocks = pd.concat([joined_blocks[is_stem], joined_blocks[is_gate], joined_blocks[~is_gate & ~is_stem]])
     rows = [
-        (part, "discriminator", f"The discriminator, frozen, up to its map {JOINED_BLOCK}"),
-        (pd.concat([merged[kind] for kind in order]), "joined", (
+        (discriminator_blocks, "discriminator", f"The discriminator, frozen, up to its map {JOINED_BLOCK}"),
+        (ordered_blocks, "joined", (
             f"Table 1's ResNet, joined behind its stem: {joined_network.count_params():,} parameters with all that "
             "joins")),
     ]  # fmt: skip
     if further_maps:
-        projected = classifier_settings.extra_features == "projected_discriminator"
-        maps = "The projected discriminator's maps" if projected else "ImageNet's maps"
+        is_projected = classifier_settings.extra_features == "projected_discriminator"
+        maps = "The projected discriminator's maps" if is_projected else "ImageNet's maps"
         state = "fine-tuned" if classifier_settings.finetune_extra_features else "frozen"
-        rows.insert(1, (_depths(further_maps), "projected_discriminator", f"{maps}, {state}: all three join"))
+        rows.insert(1, (_map_blocks(further_maps), "projected_discriminator", f"{maps}, {state}: all three join"))
     figure = style.plt.figure(figsize=(10, 2.7 * len(rows)))
-    for number, (chain, colour, title) in enumerate(rows):
-        axes = figure.add_subplot(len(rows), 1, number + 1)
-        _draw_blocks(axes, chain, COLOURS[colour], from_above="features")
+    for row, (network_blocks, name, title) in enumerate(rows):
+        axes = figure.add_subplot(len(rows), 1, row + 1)
+        _draw_blocks(axes, network_blocks, COLORS[name], side_block="features")
         axes.set_title(title)
-    numbers = [chain.assign(network=colour) for chain, colour, _ in rows]
-    return Drawn(figure, _shapes_as_text(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
+    numbers = [network_blocks.assign(network=name) for network_blocks, name, _ in rows]
+    return ReportFigure(figure, _shapes_as_text(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
         f"The discriminator's map {JOINED_BLOCK} joins the ResNet behind its stem: it is projected to as many channels "
         "and added through a gate that starts at zero, so that at the start the network is Table 1's alone. "
         + ("Three maps of the projected discriminator, on EfficientNet-Lite0, resized to that size, join too. "
@@ -162,76 +172,82 @@ def integration(run: Run) -> Drawn:
     ).strip())  # fmt: skip
 
 
-def _extra_features(classifier_settings: Classifier) -> keras.Model | None:
-    """Build the further maps that join, with random weights: only their shapes are read."""
+def _build_extra_features(classifier_settings: Classifier) -> keras.Model | None:
+    """Build the network whose maps also join, with random weights: only its shapes are used. `None` if none joins."""
     if classifier_settings.extra_features == "none":
         return None
-    frozen = frozen_features(weights=False)
-    return (
-        projected_features(frozen, projected_discriminator(frozen))
-        if classifier_settings.extra_features == "projected_discriminator"
-        else frozen
-    )
+    frozen = imagenet_features(weights=False)
+    if classifier_settings.extra_features == "projected_discriminator":
+        return projected_features(frozen, projected_discriminator(frozen))
+    return frozen
 
 
-def _depths(network: keras.Model) -> pd.DataFrame:
-    """The patch and each map that joins: block, output, and the parameters that the map before it does not need."""
-    frozen = frozen_features(weights=False)
-    inside = [layer for layer in network.layers if isinstance(layer, keras.Model)]
-    rows, before = [("image", tuple(network.input.shape[1:]), 0)], 0
-    for number, output in enumerate(network.outputs, 1):
-        count = keras.Model(frozen.input, frozen.outputs[:number]).count_params()
-        heads = [layer for model in inside for layer in model.layers if layer.name.endswith(f"{number}_conv")]
-        parameters = count - before + sum(layer.count_params() for layer in heads)
-        rows.append((f"map{number}", tuple(output.shape[1:]), parameters))
-        before = count
+def _map_blocks(network: keras.Model) -> pd.DataFrame:
+    """Return the patch and each map that joins, as `blocks` does; parameters are those that the map adds."""
+    frozen = imagenet_features(weights=False)
+    submodels = [layer for layer in network.layers if isinstance(layer, keras.Model)]
+    rows, previous_count = [("image", tuple(network.input.shape[1:]), 0)], 0
+    for index, output in enumerate(network.outputs, 1):
+        count = keras.Model(frozen.input, frozen.outputs[:index]).count_params()
+        heads = [layer for model in submodels for layer in model.layers if layer.name.endswith(f"{index}_conv")]
+        parameters = count - previous_count + sum(layer.count_params() for layer in heads)
+        rows.append((f"map{index}", tuple(output.shape[1:]), parameters))
+        previous_count = count
     return pd.DataFrame(rows, columns=["block", "output", "parameters"])
 
 
-def _box(axes, x: float, y: float, text: str, colour: str) -> None:
+def _draw_box(axes, x: float, y: float, text: str, color: str) -> None:
+    """Draw a rounded box with text; (x, y) is the middle of its left edge."""
     axes.add_patch(
-        FancyBboxPatch((x, y - 0.45), 1.8, 0.9, boxstyle="round,pad=0.05", facecolor=colour, edgecolor="none")
+        FancyBboxPatch((x, y - 0.45), 1.8, 0.9, boxstyle="round,pad=0.05", facecolor=color, edgecolor="none")
     )
     axes.text(x + 0.9, y, text, ha="center", va="center", fontsize=8)
 
 
-def _link(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """An arrow out of a box's side, or below one that stands above the other, into the next one's nearest side."""
-    down = 0.5 * ((start[1] > end[1]) - (start[1] < end[1]))  # half a box, where they are not level
-    left = (start[0] + 0.9, start[1] - down) if start[0] == end[0] else (start[0] + 1.85, start[1])
-    ends = left, (end[0] + 0.9, end[1] + down) if down else (end[0] - 0.05, end[1])
-    axes.add_patch(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=11, color=style.MUTED, shrinkA=0, shrinkB=0))
+def _draw_link(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Draw an arrow between two boxes: from the right or, within a column, the bottom or top, to the nearest side."""
+    half_height = 0.5 * ((start[1] > end[1]) - (start[1] < end[1]))  # 0 if the boxes are level, negative upwards
+    tail = (start[0] + 0.9, start[1] - half_height) if start[0] == end[0] else (start[0] + 1.85, start[1])
+    tip = (end[0] + 0.9, end[1] + half_height) if half_height else (end[0] - 0.05, end[1])
+    axes.add_patch(
+        FancyArrowPatch(tail, tip, arrowstyle="-|>", mutation_scale=11, color=style.MUTED, shrinkA=0, shrinkB=0)
+    )
 
 
-def _draw_blocks(axes, part: pd.DataFrame, colour: str, from_above: str = "") -> None:
-    """A row of boxes, as high as their maps, each with its name above and its shape and parameters below. What the
-    block `from_above` takes comes from another row, and what is before it goes on around it."""
+def _draw_blocks(axes, network_blocks: pd.DataFrame, color: str, side_block: str = "") -> None:
+    """Draw a row of boxes, as high as their maps, with the name above and the shape and parameters below.
+
+    Args:
+        side_block: The block whose input comes from the row above; the block before it is connected past it.
+    """
     axes.axis("off")
-    for place, row in enumerate(part.itertuples()):
-        height = 0.15 + 0.85 * row.output[0] / 50 if len(row.output) == 3 else THIN
-        axes.add_patch(
-            Rectangle((place - 0.28, -height / 2), 0.56, height, facecolor=colour, edgecolor=style.INK, lw=0.6)
-        )
+    for x, row in enumerate(network_blocks.itertuples()):
+        height = 0.15 + 0.85 * row.output[0] / 50 if len(row.output) == 3 else VECTOR_HEIGHT
+        axes.add_patch(Rectangle((x - 0.28, -height / 2), 0.56, height, facecolor=color, edgecolor=style.INK, lw=0.6))
         shape = "x".join(map(str, row.output)) or "scalar"
-        axes.text(place, 0.58, _title(row.block), ha="center", va="bottom", fontsize=8 if len(part) < 11 else 7)
-        axes.text(place, -0.58, f"{shape}\n{row.parameters:,}", ha="center", va="top", fontsize=7, color=style.MUTED)
-        if row.block == from_above:
-            _arrow(axes, (place, 0.55), (place, height / 2))
-            _arrow(axes, (place - 0.72, -0.1), (place + 0.7, -0.1), "arc3,rad=0.25")
-        elif place:
-            _arrow(axes, (place - 0.7, 0), (place - 0.3, 0))
-    axes.set(xlim=(-0.6, max(len(part), 8) - 0.4), ylim=(-0.95, 0.95))
+        fontsize = 8 if len(network_blocks) < 11 else 7
+        axes.text(x, 0.58, _title(row.block), ha="center", va="bottom", fontsize=fontsize)
+        axes.text(x, -0.58, f"{shape}\n{row.parameters:,}", ha="center", va="top", fontsize=7, color=style.MUTED)
+        if row.block == side_block:
+            _draw_arrow(axes, (x, 0.55), (x, height / 2))
+            _draw_arrow(axes, (x - 0.72, -0.1), (x + 0.7, -0.1), "arc3,rad=0.25")
+        elif x:
+            _draw_arrow(axes, (x - 0.7, 0), (x - 0.3, 0))
+    axes.set(xlim=(-0.6, max(len(network_blocks), 8) - 0.4), ylim=(-0.95, 0.95))
 
 
-def _arrow(axes, start: tuple[float, float], end: tuple[float, float], curve: str = "arc3") -> None:
-    look = {"arrowstyle": "-|>", "mutation_scale": 8, "color": style.MUTED, "connectionstyle": curve}
-    axes.add_patch(FancyArrowPatch(start, end, **look))
+def _draw_arrow(axes, start: tuple[float, float], end: tuple[float, float], curve: str = "arc3") -> None:
+    """Draw a thin arrow between blocks."""
+    options = {"arrowstyle": "-|>", "mutation_scale": 8, "color": style.MUTED, "connectionstyle": curve}
+    axes.add_patch(FancyArrowPatch(start, end, **options))
 
 
 def _title(block: str) -> str:
+    """Return a block's title: from TITLES, or its name with the number apart, such as `block 1`."""
     name = block.rstrip("0123456789")
     return TITLES.get(block, f"{name} {block[len(name) :]}".strip())
 
 
-def _shapes_as_text(part: pd.DataFrame) -> pd.DataFrame:
-    return part.assign(output=part["output"].map(lambda shape: "x".join(map(str, shape))))
+def _shapes_as_text(network_blocks: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with output shapes as text, such as `50x50x3`."""
+    return network_blocks.assign(output=network_blocks["output"].map(lambda shape: "x".join(map(str, shape))))

@@ -1,16 +1,16 @@
-"""The model card, the data card and the CLAIM checklist, filled from the run itself; what is unknown says so."""
+"""The model card, the data card and the CLAIM checklist, filled from the run; unknown facts are stated as such."""
 
 import pandas as pd
 
 from bcgan.classifiers import CLASSIFIERS
-from bcgan.evaluate.intervals import describe
+from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import slide_figures
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
 
 UNKNOWN = "Unknown"
 NO_PATIENTS = "Unknown: the data name no patient, every patch stands for itself"
-# Source, licence, scale, reference standard: what each data set's authors state of it.
+# As stated by each data set's authors.
 DATA_SETS = {
     "histology_phantom": {
         "Source": "Procedural tissue drawn by bcgan; no patients, no images taken from anywhere",
@@ -58,58 +58,59 @@ METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "
 
 
 def data_card(run: Run) -> pd.DataFrame:
-    """Where the patches come from, what was done with them, whose they are."""
+    """Return the data card: source, preparation, split and patients of the patches."""
     facts = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.experiment.data.name, {})
     return _table("Data", {
         **{name: facts[name] for name in FACTS[:4]},
-        "Patches": f"{run.audit['patches']:,} found, {run.audit['kept']:,} kept; {_malignant(run)}",
-        **({"Completeness": run.part()} if run.part() else {}),
-        "Patients": f"{run.store.index['patient'].nunique():,}" if run.patients_known else NO_PATIENTS,
-        "Split": f"{run.protocol()}; {_roles(run)}",
-        "Faults found": _faults(run),
+        "Patches": f"{run.audit['patches']:,} found, {run.audit['kept']:,} kept; {_malignant_text(run)}",
+        **({"Completeness": run.subset_note()} if run.subset_note() else {}),
+        "Patients": f"{run.store.index['patient'].nunique():,}" if run.has_patient_names else NO_PATIENTS,
+        "Split": f"{run.protocol_text()}; {_roles_text(run)}",
+        "Faults found": _faults_text(run),
         "What was unknown": f"{run.audit['imputed']['places']:,} patches without a place in their slide; rule: "
                             f"{run.audit['imputed']['rule']}",
-        "Preparation": _preparation(run),
+        "Preparation": _preparation_text(run),
         **{name: facts[name] for name in FACTS[4:]},
     })  # fmt: skip
 
 
 def model_card(run: Run) -> pd.DataFrame:
-    """What the proposed classifier is, what it is for, how good it is and where it fails."""
-    name = run.names[0]
+    """Return the model card of the proposed classifier: use, training, metrics and failures."""
+    name = run.classifier_names[0]
     classifier_settings, settings = run.experiment.classify.models[name], run.experiment.classify
     sets = run.metrics[name]["sets"]
     thresholds = ", ".join(f"{value:.3f}" for value in run.metrics[name]["thresholds"].values())
     return _table("Model", {
-        "Name": f"{CLASSIFIER_NAMES[name]}, {run.seeds()}",
+        "Name": f"{CLASSIFIER_NAMES[name]}, {run.seeds_text()}",
         "Task": f"One patch of {settings.crop_size or run.experiment.data.size} pixels to a probability of malignancy",
         "Intended use": "Research. Not for diagnosis, nor for any decision about a patient",
-        "Trained on": run.said("train"),
+        "Trained on": run.role_summary("train"),
         "Training": f"{classifier_settings.epochs} epochs, batches of {settings.batch_size}, {settings.optimizer} at "
                     f"{classifier_settings.learning_rate:g}, loss {settings.loss.replace('_', ' ')}; "
                     f"{classifier_settings.synthetic_fraction:.0%} of each batch synthetic"
                     + (f", {classifier_settings.distillation_fraction:.0%} labelled by teachers"
                        if classifier_settings.distillation_fraction else ""),
-        "Chosen by": f"Validation ROC AUC ({run.said('validation')}); thresholds {thresholds}",
-        **{f"{METRIC_NAMES[metric]}, test patients": describe(sets["test"][metric]) for metric in METRICS},
+        "Chosen by": f"Validation ROC AUC ({run.role_summary('validation')}); thresholds {thresholds}",
+        **{f"{METRIC_NAMES[metric]}, test patients": format_estimate(sets["test"][metric]) for metric in METRICS},
         "Other patients": "; ".join(
-            f"{ROLE_NAMES[role]}: ROC AUC {describe(sets[role]['roc_auc'])}" for role in sets
+            f"{ROLE_NAMES[role]}: ROC AUC {format_estimate(sets[role]['roc_auc'])}" for role in sets
             if role not in ("train", "validation", "test")
         ) or "None were scored",
-        "Where it fails": _failures(run, name) if run.patients_known else UNKNOWN,
+        "Where it fails": _failures_text(run, name) if run.has_patient_names else UNKNOWN,
         "Fairness": f"{UNKNOWN}: the data name neither age nor origin",
         "Leak audit": "passed" if run.leak_audit["passed"] else "FAILED",
     })  # fmt: skip
 
 
 def claim(run: Run) -> pd.DataFrame:
-    """The Checklist for Artificial Intelligence in Medical Imaging (Mongan, Moy and Kahn 2020), item by item."""
+    """Return the Checklist for Artificial Intelligence in Medical Imaging (CLAIM, Mongan et al. 2020), filled in."""
     facts = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.experiment.data.name, {})
-    confidence, resamples = run.experiment.evaluate.confidence_level, run.experiment.evaluate.bootstrap_samples
-    packages = ", ".join(f"{k} {v}" for k, v in run.manifests["classify"]["environment"]["packages"].items())
-    unseen = [ROLE_NAMES[role] for role in run.split["counts"] if role not in ("train", "validation", "test")]
+    evaluate, data = run.experiment.evaluate, run.experiment.data
+    packages = ", ".join(
+        f"{name} {version}" for name, version in run.manifests["classify"]["environment"]["packages"].items()
+    )
+    other_roles = [ROLE_NAMES[role] for role in run.split["counts"] if role not in ("train", "validation", "test")]
     explained = ", ".join(EXPLANATIONS[name] for name in EXPLANATIONS if name in (run.explanations or {}))
-    ensemble, data = run.experiment.evaluate.ensemble_models, run.experiment.data
     subset = ""
     if data.subsample_fraction:
         subset = f", {data.subsample_fraction:.0%} of each patient's patches of each class"
@@ -123,8 +124,8 @@ def claim(run: Run) -> pd.DataFrame:
         ("Prospective or retrospective", "Retrospective"),
         ("Study goal", "Reproduction and exploratory evaluation"),
         ("Data sources", facts["Source"]),
-        ("Eligibility criteria", f"Every patch of {_sources(run)} that passes the audit: {_faults(run)}"),
-        ("Preprocessing", _preparation(run)),
+        ("Eligibility criteria", f"Every patch of {_sources_text(run)} that passes the audit: {_faults_text(run)}"),
+        ("Preprocessing", _preparation_text(run)),
         ("Selection of subsets", f"{run.audit['kept']:,} of {run.audit['patches']:,} patches{subset}"),
         ("Data elements", "Patch, patient, place in the slide where known, label 0 benign and 1 malignant"),
         ("De-identification", facts["Ethics and de-identification"]),
@@ -134,70 +135,74 @@ def claim(run: Run) -> pd.DataFrame:
         ("Annotators", facts["Annotators"]),
         ("Annotation tools", UNKNOWN),
         ("Variability between raters", UNKNOWN),
-        ("Sample size", ("As many patients as are drawn" if run.phantom else "As many patients as the data hold")
+        ("Sample size", ("As many patients as are drawn" if run.is_phantom else "As many patients as the data hold")
                         + "; not planned by a power calculation"),
-        ("Assignment to partitions", f"{run.protocol()}; {_roles(run)}"),
-        ("Level at which partitions are disjoint", "Patient; checked by the leak audit" if run.patients_known
+        ("Assignment to partitions", f"{run.protocol_text()}; {_roles_text(run)}"),
+        ("Level at which partitions are disjoint", "Patient; checked by the leak audit" if run.has_patient_names
                                                    else NO_PATIENTS),
         ("Model", "Figs. 3 to 6 and Table 1 in this report; every layer in reports/tables"),
         ("Software", packages),
-        ("Initial weights", "; ".join(["Keras's", "a run's own GAN for its discriminator", *_from_imagenet(run)])),
+        ("Initial weights", "; ".join(["Keras's", "a run's own GAN for its discriminator", *_pretraining_texts(run)])),
         ("Training", "The model card and results.json; settings in the YAML file of the experiment"),
         ("Choice of the final model", "Epoch by validation ROC AUC; test patients chose neither epochs nor thresholds"),
-        ("Ensembles", f"Mean of {' and '.join(CLASSIFIER_NAMES[name] for name in ensemble)}" if ensemble else "None"),
+        ("Ensembles", f"Mean of {' and '.join(CLASSIFIER_NAMES[name] for name in evaluate.ensemble_models)}"
+                      if evaluate.ensemble_models else "None"),
         ("Metrics", ", ".join(METRIC_NAMES.values())),
-        ("Uncertainty", f"{confidence:.0%} intervals by {run.bootstrap()}, {resamples:,} resamples; {run.seeds()}"),
-        ("Robustness", "Ablation" if run.ablation else f"Spread over {run.seeds()}; no ablation in this run"),
+        ("Uncertainty", f"{evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}, "
+                        f"{evaluate.bootstrap_samples:,} resamples; {run.seeds_text()}"),
+        ("Robustness", "Ablation" if run.ablation else f"Spread over {run.seeds_text()}; no ablation in this run"),
         ("Explainability", f"{explained}, with tests" if explained else "Not in this run"),
-        ("External test data", f"None of another institution; beside the test patients: {', '.join(unseen)}" if unseen
+        ("External test data", f"None of another institution; beside the test patients: {', '.join(other_roles)}"
+                               if other_roles
                                else "None"),
-        ("Flow of cases", f"{run.audit['patches']:,} patches found, {run.audit['kept']:,} kept; {_roles(run)}"),
+        ("Flow of cases", f"{run.audit['patches']:,} patches found, {run.audit['kept']:,} kept; {_roles_text(run)}"),
         ("Demographics of each partition", facts["Demographics"]),
         ("Performance on all partitions", "In this report: Results"),
         ("Diagnostic accuracy and its precision", "In this report: Results, with intervals"),
         ("Failure analysis", "In this report: the largest errors, patient by patient"
-                             + (", slide maps" if slide_figures.wanted(run) else "")),
+                             + (", slide maps" if slide_figures.select_slides(run) else "")),
         ("Limitations", "In this report: What this does not show"),
         ("Implications for practice", "None: research use only"),
         ("Registration", "None"),
         ("Full protocol", f"pipelines/{run.experiment.name}.yaml, the README and docs/explanation/paper.md"),
         ("Funding", UNKNOWN),
     )  # fmt: skip
-    rows = [(number, item, answer) for number, (item, answer) in enumerate(items, 1)]
+    rows = [(index, item, answer) for index, (item, answer) in enumerate(items, 1)]
     return pd.DataFrame(rows, columns=["No.", "CLAIM item", "Answer"])
 
 
 def _table(title: str, answers: dict[str, str]) -> pd.DataFrame:
+    """Return a table of two columns, `title` and Answer."""
     return pd.DataFrame(answers.items(), columns=[title, "Answer"])
 
 
-def _malignant(run: Run) -> str:
+def _malignant_text(run: Run) -> str:
+    """Return the number and share of malignant patches."""
     labels = run.store.index["label"]
     return f"{int(labels.sum()):,} malignant ({labels.mean():.1%})"
 
 
-def _from_imagenet(run: Run) -> list[str]:
+def _pretraining_texts(run: Run) -> list[str]:
+    """Return phrases on initial weights from ImageNet and from SimCLR; none if neither was used."""
     joined = {"imagenet": "the layers whose maps join the discriminator's"}
-    pretrained = [
-        classifier_name
-        for classifier_name in run.trained
-        if classifier_name in CLASSIFIERS and CLASSIFIERS[classifier_name].pretraining != "none"
-    ]
-    names = [CLASSIFIER_NAMES[classifier_name].removesuffix(" (ImageNet)") for classifier_name in pretrained]
+    pretrained = [name for name in run.trained_names if CLASSIFIERS[name].pretraining != "none"]
+    names = [CLASSIFIER_NAMES[name].removesuffix(" (ImageNet)") for name in pretrained]
     names += ["the GAN's projected discriminator"] if run.experiment.gan.projected_discriminator_weight else []
-    names += [
-        joined[classifier_settings.extra_features]
-        for classifier_settings in run.experiment.classify.models.values()
-        if classifier_settings.extra_features in joined
-    ]
+    models = run.experiment.classify.models.values()
+    names += [joined[model.extra_features] for model in models if model.extra_features in joined]
     sentences = [f"ImageNet's for {' and '.join(names)}"] if names else []
-    if run.pretrained:
-        count = f"{run.pretrained['patches']:,} patches of {len(run.pretrained['patients'])} patients"
-        sentences.append(f"then, for {CLASSIFIER_NAMES['simclr']}, what self-supervision on {count} left")
+    if run.pretraining_patients:
+        count = (
+            f"{run.pretraining_patients['patches']:,} patches of {len(run.pretraining_patients['patients'])} patients"
+        )
+        sentences.append(
+            f"then, for {CLASSIFIER_NAMES['efficientnet_lite0_simclr']}, what self-supervision on {count} left"
+        )
     return sentences
 
 
-def _roles(run: Run) -> str:
+def _roles_text(run: Run) -> str:
+    """Return the patients and patches of every role."""
     counts = run.split["counts"]
     return "; ".join(
         f"{ROLE_NAMES[role]} {counts[role]['patients']} patients, {counts[role]['patches']:,} patches"
@@ -206,14 +211,15 @@ def _roles(run: Run) -> str:
     )
 
 
-def _sources(run: Run) -> str:
-    """The folders or archives that were read, and what is left out of the figures' own sets."""
-    names, chosen = ", ".join(sorted(run.store.index["source"].unique())), run.experiment.data.eval_sources
-    scored_on = f" (held-out patients are scored on {chosen}, other sources apart)" if chosen else ""
+def _sources_text(run: Run) -> str:
+    """Return the folders or archives that were read, and which of them held-out patients are scored on."""
+    names, eval_sources = ", ".join(sorted(run.store.index["source"].unique())), run.experiment.data.eval_sources
+    scored_on = f" (held-out patients are scored on {eval_sources}, other sources apart)" if eval_sources else ""
     return f"the given sources, {names}{scored_on},"
 
 
-def _faults(run: Run) -> str:
+def _faults_text(run: Run) -> str:
+    """Return the faults that the audit found, with numbers of files and policies."""
     faults = {name: fault for name, fault in run.audit["faults"].items() if fault["count"]}
     descriptions = (
         f"{fault['count']:,} {name.replace('_', ' ')} ({fault['policy']})" for name, fault in faults.items()
@@ -221,7 +227,8 @@ def _faults(run: Run) -> str:
     return ", ".join(descriptions) or "no fault found"
 
 
-def _preparation(run: Run) -> str:
+def _preparation_text(run: Run) -> str:
+    """Return how patches were prepared."""
     settings = run.experiment.preprocess
     return (
         f"{run.experiment.data.size}x{run.experiment.data.size} pixels, smoothing {settings.blur}, CLAHE "
@@ -229,7 +236,10 @@ def _preparation(run: Run) -> str:
     )
 
 
-def _failures(run: Run, name: str) -> str:
-    table = run.test
-    right = run.right(name, table).groupby(table["patient"]).mean()
-    return f"Accuracy on single test patients: {right.min():.3f} (patient {right.idxmin()}) to {right.max():.3f}"
+def _failures_text(run: Run, name: str) -> str:
+    """Return the range of a classifier's accuracy over test patients, and the worst patient."""
+    table = run.test_predictions
+    accuracy = run.correct_fraction(name, table).groupby(table["patient"]).mean()
+    return (
+        f"Accuracy on single test patients: {accuracy.min():.3f} (patient {accuracy.idxmin()}) to {accuracy.max():.3f}"
+    )

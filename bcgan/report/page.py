@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from bcgan import progress, runs
 from bcgan.errors import InputError
 from bcgan.evaluate import patients as by_patient
-from bcgan.evaluate.intervals import describe
+from bcgan.evaluate.intervals import format_estimate
 from bcgan.experiment import Experiment
-from bcgan.gan import watch
-from bcgan.gan.features import PICTURED
+from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.report import (
     architecture_figures,
     cards,
+    classifier_curves,
     classifier_figures,
     data_figures,
     embedding_figure,
@@ -31,7 +30,8 @@ from bcgan.report import (
     synthesis_figures,
     tables,
 )
-from bcgan.report.results import collect
+from bcgan.report.alerts import list_alerts, list_limitations
+from bcgan.report.results import collect_results
 from bcgan.report.run import Run, read
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
 
@@ -71,10 +71,10 @@ FIGURES = {
     "classifiers": {
         "fig10_accuracy_loss": classifier_figures.accuracy_loss,
         "confusion_matrix": classifier_figures.confusion,
-        "roc": classifier_figures.roc,
-        "precision_recall": classifier_figures.precision_recall,
-        "reliability": classifier_figures.reliability,
-        "decision_curve": classifier_figures.decision_curve,
+        "roc": classifier_curves.roc,
+        "precision_recall": classifier_curves.precision_recall,
+        "reliability": classifier_curves.reliability,
+        "decision_curve": classifier_curves.decision_curve,
         "per_patient": classifier_figures.per_patient,
         "patient_shares": classifier_figures.patient_shares,
         "comparisons": classifier_figures.comparisons,
@@ -86,13 +86,10 @@ FIGURES = {
         "error_gallery": explanation_figures.error_gallery,
     },
 }
-INTERVAL = re.compile(r"(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\)")  # must not break inside
-LEAST = 68  # CSS pixels an inch of a figure, below which its letters cannot be read: on a phone it is moved instead
-QUALITY = 78  # of the pictures inside the page, which would be too heavy to open as PNG; figures/ holds those
-PAPER = "../../docs/explanation/paper.md"  # from reports/<experiment>
-ALIKE = 0.2  # more correlation between the layouts of synthetic patches than of real ones: a reader sees it
-UNMOVED = 0.05  # share of translations called the other class, below which they are none
-SMALL_N = 30  # test patients; fewer make every interval wide
+INTERVAL = re.compile(r"(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\)")  # kept on one line
+MIN_CSS_PX_PER_INCH = 68  # of a figure's width: below it, text is illegible; narrow screens scroll the figure instead
+WEBP_QUALITY = 78  # of the figures in the page, which would be too large as PNG
+PAPER_NOTES = "../../docs/explanation/paper.md"  # from reports/<experiment>
 DATA_NAMES = {
     "histology_phantom": "Histology phantom (procedural tissue)",
     "idc": "Breast Histopathology Images (invasive ductal carcinoma)",
@@ -105,46 +102,36 @@ DATA_NAMES = {
 def render(
     experiment: Experiment, root: Path, target: Path, patient_images: bool, changed: list[str] | None = None
 ) -> Path:
-    """Render a run.
+    """Write the report of a run.
 
     Args:
-        root: Path. The finished run, runs/<experiment>.
-        target: Path. Folder to write; an earlier report there is replaced when this one is whole.
-        patient_images: bool. False leaves out every picture of a patient's tissue; the phantom has no patients.
-        changed: list of strings. Settings, as key=value, in which the run differs from its YAML file.
+        root: The finished run, runs/<experiment>.
+        target: Folder to write; an earlier report there is replaced once this one is complete.
+        patient_images: Whether to show pictures of patients' tissue. Phantom tissue is always shown.
+        changed: Settings, as key=value, in which the run differs from its YAML file.
 
     Returns:
         Path of report.html.
 
     Raises:
-        InputError: the folder holds something else than a report.
+        InputError: If the folder contains other files than a report's.
     """
     if target.exists() and any(target.iterdir()) and not (target / "results.json").exists():
-        raise InputError(f"{target} holds files that are no report of ours. Choose an empty folder with --out.")
+        raise InputError(f"{target} contains files of something else. Choose an empty folder with --out.")
     out = target.with_name(f"{target.name}.part")
     shutil.rmtree(out, ignore_errors=True)
     (out / "tables").mkdir(parents=True)
     run = read(experiment, root, patient_images or experiment.data.name == "histology_phantom")
-    figures_by_section = _figures(run)
-    sections: dict[str, list[dict[str, str]]] = {}
-    with progress.bar(sum(map(len, figures_by_section.values())), "report", "figure") as bar:
-        for section, figures in figures_by_section.items():
-            sections[section] = []
-            for name, draw in figures.items():
-                drawn = draw(run)
-                style.save(drawn, out, name)
-                least = round(LEAST * drawn.figure.get_figwidth())
-                caption = drawn.caption if section == "networks" else f"{drawn.caption} Protocol: {run.protocol()}."
-                sections[section].append({"name": name, "title": drawn.title, "caption": caption, "least": least})
-                bar.update()
-    summary_tables, totals = _tables(run)
+    sections = _draw_figures(run, out)
+    summary_tables, totals = _make_tables(run)
     for name, table in summary_tables.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
-    runs.write_json(out / "results.json", collect(run, totals))
-    context = _context(run, sections, summary_tables, totals, changed or [])
-    context["paper"] = PAPER if (target / PAPER).resolve().exists() else ""  # the target itself may not be there yet
-    pages = templates()
-    pages.filters["picture"] = lambda name: _picture(out, name)
+    runs.write_json(out / "results.json", collect_results(run, totals))
+    context = _template_context(run, sections, summary_tables, totals, changed or [])
+    has_notes = (target / PAPER_NOTES).resolve().exists()  # resolved, as the target may not exist yet
+    context["paper"] = PAPER_NOTES if has_notes else ""
+    pages = load_templates()
+    pages.filters["picture"] = lambda name: _figure_data_uri(out, name)
     for name in ("report.html", "report.md"):
         (out / name).write_text(pages.get_template(name).render(context), "utf-8")
     shutil.rmtree(target, ignore_errors=True)
@@ -152,27 +139,45 @@ def render(
     return target / "report.html"
 
 
-def templates() -> Environment:
-    """The pages that are filled in, with tables as HTML or Markdown."""
+def _draw_figures(run: Run, out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Draw and save the figures; return what the page needs of each, by section."""
+    figures_by_section = _select_figures(run)
+    sections: dict[str, list[dict[str, Any]]] = {}
+    with progress.bar(sum(map(len, figures_by_section.values())), "report", "figure") as bar:
+        for section, figures in figures_by_section.items():
+            sections[section] = []
+            for name, draw in figures.items():
+                drawn = draw(run)
+                style.save(drawn, out, name)
+                min_width_px = round(MIN_CSS_PX_PER_INCH * drawn.figure.get_figwidth())
+                protocol = "" if section == "networks" else f" Protocol: {run.protocol_text()}."
+                item = {"name": name, "title": drawn.title, "caption": drawn.caption + protocol}
+                sections[section].append(item | {"min_width_px": min_width_px})
+                bar.update()
+    return sections
+
+
+def load_templates() -> Environment:
+    """Return the environment of the page templates, with the filters `html` and `markdown` for tables."""
     options = {"autoescape": select_autoescape(["html"]), "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("bcgan.report"), **options)
     environment.filters |= {"html": as_html, "markdown": as_markdown}
     return environment
 
 
-def _figures(run: Run) -> dict[str, dict]:
-    """FIGURES without those whose measurements this experiment leaves out."""
+def _select_figures(run: Run) -> dict[str, dict]:
+    """Return FIGURES without those that this run has no measurements or pictures for."""
     absent = set() if run.translations else {"translations", "counterfactuals"}
     absent |= set() if run.probes else {"probes"}
     absent |= set() if run.learning_curve else {"learning_curve"}
     absent |= set() if run.explanations else {"explanations", "explanation_tests"}
-    absent |= set() if any("_features_" in name for name in run.explained) else {"feature_maps"}
+    absent |= set() if any("_features_" in name for name in run.explained_patches) else {"feature_maps"}
     absent |= set() if run.patient_images else {"error_gallery"}
-    absent |= set() if run.patients_known else {"stain_variation", "patient_balance"}
-    absent |= set() if PICTURED in run.synthetic else {"embedding", "nearest"}
+    absent |= set() if run.has_patient_names else {"stain_variation", "patient_balance"}
+    absent |= set() if COMPARED_BLOCK in run.synthetic else {"embedding", "nearest"}
     absent |= set() if run.ablation else {"ablation"}
     absent |= set() if run.comparisons else {"comparisons"}
-    absent |= set() if slide_figures.wanted(run) else {"slide_maps"}
+    absent |= set() if slide_figures.select_slides(run) else {"slide_maps"}
     absent |= set() if data_figures.faulty_patches(run) else {"faults"}
     return {
         section: {name: draw for name, draw in figures.items() if name not in absent}
@@ -180,7 +185,8 @@ def _figures(run: Run) -> dict[str, dict]:
     }
 
 
-def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
+def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
+    """Make the tables that belong to no figure, by name; also return the totals of the paper's Table 1."""
     table1, totals = tables.table1_summary()
     roles = [role for role in ROLE_NAMES if role in run.split["counts"] and role != "train"]
     summary_tables = {
@@ -209,34 +215,35 @@ def _tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
     return summary_tables | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
 
-def _context(
+def _template_context(
     run: Run, sections: dict, summary_tables: dict[str, pd.DataFrame], totals: dict, changed: list[str]
 ) -> dict[str, Any]:
+    """Return the variables of the page templates."""
     experiment = run.experiment
-    headline = run.names[0]
+    headline = run.classifier_names[0]
     test = run.metrics[headline]["sets"]["test"]
-    where = " DATA_DIR=..." if experiment.data.dir else ""
-    extra = f" SET='{' '.join(changed)}'" if changed else ""
-    target = "ablation" if run.ablation or run.cross_validation or run.learning_curve else "train"
+    data_dir = " DATA_DIR=..." if experiment.data.dir else ""
+    overrides = f" SET='{' '.join(changed)}'" if changed else ""
+    make_target = "ablation" if run.ablation or run.cross_validation or run.learning_curve else "train"
     flags = "" if run.patient_images else " --no-patient-images"
     return {
         "experiment": experiment,
         "title": experiment.report.title or DATA_NAMES[experiment.data.name],
         "run": run,
-        "protocol": run.protocol(),
+        "protocol": run.protocol_text(),
         "headline": CLASSIFIER_NAMES[headline],
         "cards": [
-            ("Test ROC AUC", describe(test["roc_auc"])),
-            ("Balanced accuracy", describe(test["balanced_accuracy"])),
-            ("Sensitivity", describe(test["sensitivity"])),
-            ("Specificity", describe(test["specificity"])),
+            ("Test ROC AUC", format_estimate(test["roc_auc"])),
+            ("Balanced accuracy", format_estimate(test["balanced_accuracy"])),
+            ("Sensitivity", format_estimate(test["sensitivity"])),
+            ("Specificity", format_estimate(test["specificity"])),
         ],
         "others": ", ".join(
-            f"{CLASSIFIER_NAMES[name]} {describe(run.metrics[name]['sets']['test']['roc_auc'])}"
-            for name in run.names[1:]
+            f"{CLASSIFIER_NAMES[name]} {format_estimate(run.metrics[name]['sets']['test']['roc_auc'])}"
+            for name in run.classifier_names[1:]
         ),
-        "alerts": alerts(run),
-        "limits": limits(run),
+        "alerts": list_alerts(run),
+        "limits": list_limitations(run),
         "verdict": tables.learning_curve_verdict(run) if run.learning_curve else "",
         "sections": sections,
         "tables": summary_tables,
@@ -245,94 +252,13 @@ def _context(
         },
         "totals": totals,
         "provenance": provenance(run),
-        "command": f"make {target} EXPERIMENT={experiment.name}{where}{extra}\nbcgan report {experiment.name}{flags}",
+        "command": f"make {make_target} EXPERIMENT={experiment.name}{data_dir}{overrides}\n"
+        f"bcgan report {experiment.name}{flags}",
     }
 
 
-def alerts(run: Run) -> list[str]:
-    """Return the limitations and warnings that follow from the run's own numbers."""
-    test, narrow = run.count("test"), run.audit["faults"]["wrong_size"]["count"]
-    share = test["positives"] / test["patches"]
-    refused = run.audit["patches"] - run.audit["kept"]
-    seeds = len(run.experiment.classify.seeds)
-    trouble = watch.trouble(run.gan_log.to_dict("records"))
-    unlabelled = ", ".join(CLASSIFIER_NAMES[name] for name in run.trained_on_unlisted())
-    failed = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
-    alert_texts = [
-        (failed, f"The leak audit failed: {'; '.join(failed)}. No result below can be trusted."),
-        (trouble, f"The GAN failed at the end of its training: {trouble}."),
-        (run.part(), run.part()),
-        (run.phantom, "The tissue is procedural: results show that the pipeline works, and nothing about patients."),
-        (not run.patients_known, "The data have no patient names: intervals by patch are too narrow."),
-        (test["patients"] < SMALL_N, f"Only {test['patients']} test patients: read the intervals, not the values."),
-        (seeds < 3, f"{run.seeds()}: how much results vary between trainings is not known."),
-        (abs(share - 0.5) > 0.15, f"{share:.0%} of the test patches are malignant: accuracy alone is misleading."),
-        (refused, f"{refused:,} patches were excluded by the audit."),
-        (narrow, f"{narrow:,} patches are narrower than the rest and were padded with white."),
-        (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs(run)}."),
-        (True, _kid(run)),
-        (_layout_limit(run), _layout_limit(run)),
-        (_unmoved(run), _unmoved(run)),
-        (unlabelled, f"Unlisted patients: {unlabelled} were trained on their images, not their labels."),
-        (not run.patient_images, "No images of patients' tissue: synthetic patches are shown instead."),
-    ]  # fmt: skip
-    return [text for applies, text in alert_texts if applies]
-
-
-def _kid(run: Run) -> str:
-    """Whether a network tells the synthetic patches from real ones better than patients from each other."""
-    measures = {"kid": "a network trained on such patches", "kid_efficientnet_lite2": "EfficientNet-Lite2 on ImageNet"}
-    sentences = [
-        f"{measure} {'distinguishes' if kid['value'] > kid['floor'] else 'does not distinguish'} them from real ones "
-        f"(KID {kid['value']:.3f}, between real patients {kid['floor']:.3f})"
-        for name, measure in measures.items()
-        if (kid := run.gan_scores[name])["value"] is not None
-    ]
-    return (
-        f"Synthetic patches: {'; '.join(sentences)}. An expert may."
-        if sentences
-        else "The synthetic patches were not scored."
-    )
-
-
-def _layout_limit(run: Run) -> str:
-    """What the collapse of layouts looks like: patches of a class that are dark and bright at the same places."""
-    layouts = run.layout_sameness()
-    if max(np.subtract(layouts["synthetic"], layouts["real"])) < ALIKE:
-        return ""
-    synthetic, real = (
-        f"{benign:.2f} (benign) and {malignant:.2f} (malignant)" for benign, malignant in layouts.values()
-    )
-    return (
-        f"The generator has few layouts: brightness on a 5x5 grid correlates by {synthetic} between two synthetic "
-        f"patches, by {real} between two real ones."
-    )
-
-
-def _unmoved(run: Run) -> str:
-    flips = [
-        by_class["flip_rate"]["value"] or 0.0 for by_class in (run.translations or {"classes": {}})["classes"].values()
-    ]
-    if not flips or max(flips) >= UNMOVED:
-        return ""
-    shares = " and ".join(f"{share:.1%}" for share in flips)
-    return f"The translations between the classes change almost nothing: {shares} of them are called the other class."
-
-
-def limits(run: Run) -> list[str]:
-    """Return what the report does not show."""
-    sentences = [
-        "No diagnosis: a patch is classified without its slide, and there is no comparison with pathologists.",
-        "One data set: other laboratories, scanners and stains were not tested.",
-        run.part(),
-        "" if run.phantom else "Labels are used as they are; their errors affect every result.",
-        "Calibration was fitted on validation patients and may not hold for others.",
-    ]
-    return [text for text in sentences if text]
-
-
 def provenance(run: Run) -> dict[str, str]:
-    """Return code, machine, versions, seeds, seconds and data of the run."""
+    """Return the code, machine, versions, seeds, seconds and data of the run, as texts by title."""
     experiment, manifest = run.experiment, run.manifests["classify"]
     other_commits = "".join(
         f"; {name} by {stage['commit'] or 'unknown'}, {stage['finished'][:10]}"
@@ -357,25 +283,21 @@ def provenance(run: Run) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _epochs(run: Run) -> str:
-    epochs = {name: run.experiment.classify.models[name].epochs for name in run.trained}
-    return ", ".join(f"{CLASSIFIER_NAMES[name]} {number}" for name, number in epochs.items()) + " epochs"
-
-
-def _picture(out: Path, name: str) -> str:
+def _figure_data_uri(out: Path, name: str) -> str:
+    """Return a saved figure as WebP in a data URI."""
     picture = cv2.imread(str(out / "figures" / f"{name}.png"))
-    data = cv2.imencode(".webp", picture, (cv2.IMWRITE_WEBP_QUALITY, QUALITY))[1]
+    data = cv2.imencode(".webp", picture, (cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY))[1]
     return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
 def as_html(table: pd.DataFrame) -> str:
-    """A table with its intervals kept in one piece."""
+    """Return a table as HTML, with no line breaks within intervals."""
     text = table.to_html(index=False, border=0, na_rep="", classes="numbers")
     return INTERVAL.sub(r"\1 (\2&nbsp;to&nbsp;\3)", text)
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """A table in pipes."""
+    """Return a table as Markdown."""
     rows = [
         table.columns,
         ["---"] * len(table.columns),

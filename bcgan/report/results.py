@@ -1,4 +1,4 @@
-"""results.json: the report's numbers for programs. What is unknown is null, never invented."""
+"""The contents of results.json, the report's numbers for programs; unknown values are null."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from bcgan.report.run import Run
 SCHEMA = 2
 
 
-def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
-    """The contract's keys and the settings: protocol, table1, classifiers, gan, leak_audit, environment, seconds."""
-    synthetic, real = (float(np.mean(two)) for two in run.layout_sameness().values())
-    layouts = {"value": synthetic, "floor": real, "ceiling": 1.0, "samples": len(run.synthetic["labels"])}
+def collect_results(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
+    """Return the contents of results.json; docs/reference/outputs.md documents its keys."""
+    synthetic, real = (float(np.mean(by_class)) for by_class in run.layout_correlations().values())
+    layout_correlation = {"value": synthetic, "floor": real, "ceiling": 1.0, "samples": len(run.synthetic["labels"])}
     return {
         "schema": SCHEMA,
         "experiment": run.experiment.name,
@@ -29,7 +29,7 @@ def collect(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
             name: {**scores["sets"], **{key: value for key, value in scores.items() if key != "sets"}}
             for name, scores in run.metrics.items()
         },
-        "gan": run.gan_scores | {"layout_correlation": layouts},
+        "gan": run.gan_scores | {"layout_correlation": layout_correlation},
         "comparisons": run.comparisons,
         "split_optimism": run.split_optimism,
         "probes": run.probes,

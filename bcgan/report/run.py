@@ -1,4 +1,4 @@
-"""Everything that a report shows, read once from the stages' files."""
+"""A finished run as the report reads it: the stages' files, and numbers and phrases that several figures share."""
 
 import hashlib
 from pathlib import Path
@@ -9,37 +9,38 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.artifacts import MANIFEST, PARTIAL
-from bcgan.classify.pretraining import SEEN
+from bcgan.classify.calibration import Calibration, apply
+from bcgan.classify.pretraining import PATIENTS
 from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate import score
-from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, classifiers, column
+from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, column_name, seeds_by_classifier
 from bcgan.experiment import Experiment
-from bcgan.gan.features import PICTURED
-from bcgan.gan.watch import sameness
+from bcgan.gan.features import COMPARED_BLOCK
+from bcgan.gan.watch import layout_correlation
 from bcgan.preprocess import store
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
 
-# Of data sets that are often read in part, as published.
+# Published sizes of data sets that are often read only in part.
 ARCHIVE_TOTALS = {"idc": {"patches": 277_524, "patients": 279}}
 
 
 class Run(NamedTuple):
-    """A finished run. patient_images: whether pictures of patients' tissue may be shown."""
+    """A finished run, as its files have it."""
 
     experiment: Experiment
     store: store.Store
     split: dict[str, Any]
     audit: dict[str, Any]
-    faulty: pd.DataFrame  # id, faults: files in which the audit found any
+    faulty_files: pd.DataFrame  # id, faults: files in which the audit found a fault
     properties: pd.DataFrame
-    pooled: np.ndarray  # of every patch of the store, the means of the channels of PICTURED
+    pooled_features: np.ndarray  # (patches of the store, channels): means over the discriminator's map COMPARED_BLOCK
     synthetic: dict[str, np.ndarray]
     synthetic_properties: pd.DataFrame
-    grids: list[Path]
+    sample_grids: list[Path]
     gan_log: pd.DataFrame
-    logs: pd.DataFrame  # classifier, seed, epoch, loss, accuracy, validation_*
+    training_logs: pd.DataFrame  # classifier, seed, epoch, loss, accuracy, validation_*
     probabilities: pd.DataFrame
     metrics: dict[str, Any]
     comparisons: list[dict[str, Any]]  # classifier, against, metric, value, low, high, p
@@ -47,74 +48,86 @@ class Run(NamedTuple):
     leak_audit: dict[str, Any]
     gan_scores: dict[str, Any]
     steering: pd.DataFrame  # class, attribute, asked, measured, unasked
-    walks: dict[str, np.ndarray]  # walk, sweep, asked
+    latent_walks: dict[str, np.ndarray]  # walk, sweep, asked
     probes: dict[str, Any] | None
     explanations: dict[str, Any] | None  # classifier, seed, patches, and each method's tests
-    explained: dict[str, np.ndarray]  # real_<what> and synthetic_<what>: images, probability, a map a method
-    translations: dict[str, Any] | None  # classes, gap
-    translated: dict[str, np.ndarray]  # real_<class> and synthetic_<class>: patch, translation, way back
+    explained_patches: dict[str, np.ndarray]  # real_<what> and synthetic_<what>: images, probability, a map a method
+    translations: dict[str, Any] | None  # classes, real_class_difference, classifier, phantom_ground_truth
+    translated_patches: dict[
+        str, np.ndarray
+    ]  # real_<class> and synthetic_<class>: patch, translation, translation back
     learning_curve: dict[str, Any] | None  # cells, differences
     ablation: dict[str, Any] | None  # model, epochs, variants
     cross_validation: dict[str, Any] | None  # num_folds, epochs, models
-    pretrained: dict[str, Any] | None  # patches, patients: whom self-supervision met
+    pretraining_patients: dict[str, Any] | None  # patches, patients: those that SimCLR was trained on
     manifests: dict[str, Any]
-    patient_images: bool
+    patient_images: bool  # whether pictures of patients' tissue may be shown
 
     @property
-    def phantom(self) -> bool:
+    def is_phantom(self) -> bool:
+        """Return whether the tissue is procedural."""
         return self.experiment.data.name == "histology_phantom"
 
     @property
-    def patients_known(self) -> bool:
-        """PatchCamelyon names no patient: every patch stands for itself."""
+    def has_patient_names(self) -> bool:
+        """Return whether patches name their patients. PatchCamelyon's do not: every patch counts as a patient."""
         return self.experiment.data.name != "patch_camelyon"
 
     @property
-    def names(self) -> list[str]:
-        """The classifiers, the proposed one first, derived ones last."""
+    def classifier_names(self) -> list[str]:
+        """Return the evaluated classifiers, the proposed one first, derived ones last."""
         evaluated = [name for name in CLASSIFIER_NAMES if name in self.metrics]
         return sorted(evaluated, key=lambda name: name != self.experiment.proposed)
 
     @property
-    def trained(self) -> list[str]:
-        """Those of `names` that the stage classify trained."""
-        return [name for name in self.names if name in self.experiment.classify.models]
+    def trained_names(self) -> list[str]:
+        """Return those of `classifier_names` that the stage classify trained."""
+        return [name for name in self.classifier_names if name in self.experiment.classify.models]
 
-    def columns(self, name: str) -> dict[int, str]:
-        """{seed: column of `probabilities`} of a classifier."""
-        return {seed: column(name, seed) for seed in classifiers(self.probabilities)[name]}
+    def probability_columns(self, name: str) -> dict[int, str]:
+        """Return the columns of `probabilities` of a classifier, by seed."""
+        return {seed: column_name(name, seed) for seed in seeds_by_classifier(self.probabilities)[name]}
 
-    def mean(self, name: str, table: pd.DataFrame) -> pd.Series:
+    def mean_probabilities(self, name: str, table: pd.DataFrame) -> pd.Series:
         """Return a classifier's probabilities of the patches in `table`, the mean over its seeds."""
-        return table[list(self.columns(name).values())].mean(axis=1)
+        return table[list(self.probability_columns(name).values())].mean(axis=1)
 
-    def right(self, name: str, table: pd.DataFrame) -> pd.Series:
-        """In how many of its trainings a classifier calls each patch of `table` right, as a share."""
-        thresholds = self.metrics[name]["thresholds"]
-        calls = [table[column] >= thresholds[str(seed)] for seed, column in self.columns(name).items()]
-        return pd.concat([call == (table["label"] == 1) for call in calls], axis=1).mean(axis=1)
+    def calibrated_probabilities(self, name: str, seed: int, table: pd.DataFrame) -> np.ndarray:
+        """Return the probabilities of one training after calibration by temperature and shift."""
+        calibration = Calibration(**self.metrics[name]["calibration"][str(seed)])
+        return apply(calibration, table[self.probability_columns(name)[seed]].to_numpy(float))
+
+    def correct_fraction(self, name: str, table: pd.DataFrame) -> pd.Series:
+        """Return in what fraction of its trainings a classifier is right about each patch of `table`."""
+        thresholds, is_malignant = self.metrics[name]["thresholds"], table["label"] == 1
+        correct = [
+            (table[column] >= thresholds[str(seed)]) == is_malignant
+            for seed, column in self.probability_columns(name).items()
+        ]
+        return pd.concat(correct, axis=1).mean(axis=1)
 
     @property
-    def test(self) -> pd.DataFrame:
-        """Those of `probabilities` that are of test patches."""
+    def test_predictions(self) -> pd.DataFrame:
+        """Return the rows of `probabilities` that are test patches."""
         return self.probabilities[self.probabilities["role"] == "test"]
 
     def trained_on_unlisted(self) -> list[str]:
         """Return the classifiers trained on unlabelled patches of unlisted patients, and ensembles with one of them."""
         unlisted_names = set(self.experiment.trained_on_unlisted) if "unlisted" in self.split["counts"] else set()
-        unlisted_names |= {ENSEMBLE, CONTEXT} if unlisted_names & set(self.experiment.members) else set()
-        return [name for name in self.names if name in unlisted_names]
+        unlisted_names |= {ENSEMBLE, CONTEXT} if unlisted_names & set(self.experiment.ensemble_members) else set()
+        return [name for name in self.classifier_names if name in unlisted_names]
 
-    def count(self, role: str) -> dict[str, int]:
+    def role_counts(self, role: str) -> dict[str, int]:
+        """Return the numbers of `patients`, `patches` and `positives` (malignant patches) of a role."""
         return self.split["counts"][role]
 
-    def said(self, role: str) -> str:
-        """`49 test patients, 2,120 patches, 556 malignant`, for captions."""
-        count, name = self.count(role), ROLE_NAMES[role]
-        return f"{count['patients']} {name} patients, {count['patches']:,} patches, {count['positives']:,} malignant"
+    def role_summary(self, role: str) -> str:
+        """Return a role's counts for captions: `49 test patients, 2,120 patches, 556 malignant`."""
+        counts, name = self.role_counts(role), ROLE_NAMES[role]
+        return f"{counts['patients']} {name} patients, {counts['patches']:,} patches, {counts['positives']:,} malignant"
 
-    def learnt_from(self) -> str:
-        """What made the synthetic patches, for captions."""
+    def gan_training_summary(self) -> str:
+        """Return a sentence for captions: the steps and patches that the GAN was trained with."""
         gan = self.experiment.gan
         late_text = (
             f", the last {gan.projected_discriminator_3x3_steps:,} with a new projected discriminator,"
@@ -122,155 +135,179 @@ class Run(NamedTuple):
             else ""
         )
         return (
-            f"The GAN learnt in {gan.steps:,} steps of {gan.batch_size} patches{late_text} from {self.said('train')}."
+            f"The GAN learnt in {gan.steps:,} steps of {gan.batch_size} patches{late_text} from "
+            f"{self.role_summary('train')}."
         )
 
-    def layout_sameness(self) -> dict[str, list[float]]:
-        """How alike the layouts of two patches of a class are, benign and malignant: synthetic, real training ones."""
+    def layout_correlations(self) -> dict[str, list[float]]:
+        """Return how much the layouts of two patches of a class correlate: {synthetic, real: [benign, malignant]}.
+
+        The real patches are the training patches.
+        """
         index = self.store.index[self.store.index["role"] == "train"]
         image_sets = {
             "synthetic": (self.synthetic["images"], self.synthetic["labels"]),
             "real": (self.store.images[index.index], index["label"].to_numpy()),
         }
-        return {
-            kind: [sameness(images[labels == label]) for label in range(len(CLASSES))]
-            for kind, (images, labels) in image_sets.items()
-        }
+        correlations = {}
+        for kind, (images, labels) in image_sets.items():
+            correlations[kind] = [layout_correlation(images[labels == label]) for label in range(len(CLASSES))]
+        return correlations
 
-    def part(self) -> str:
-        """How much of the public archive was read, where that is known and is not all of it."""
-        archive, read = ARCHIVE_TOTALS.get(self.experiment.data.name), self.audit["patches"]
-        if archive is None or read >= archive["patches"]:
+    def subset_note(self) -> str:
+        """Return a sentence on how much of the public archive was read; empty if that is unknown, or all was read."""
+        archive, num_read = ARCHIVE_TOTALS.get(self.experiment.data.name), self.audit["patches"]
+        if archive is None or num_read >= archive["patches"]:
             return ""
         return (
-            f"A part of the archive: {read:,} of the public archive's {archive['patches']:,} patches were read, of "
+            f"A part of the archive: {num_read:,} of the public archive's {archive['patches']:,} patches were read, of "
             f"{self.store.index['patient'].nunique()} of its {archive['patients']} patients."
         )
 
     def data_sha256(self) -> str:
-        """Of the kept patches' pixels, whatever their files' order and place: SHA-256 of their sorted hashes."""
+        """Return the SHA-256 of the sorted hashes of the patches' pixels, independent of files' order and paths."""
         return hashlib.sha256("\n".join(sorted(self.store.index["pixels"])).encode()).hexdigest()
 
-    def protocol(self) -> str:
-        policy = {
+    def protocol_text(self) -> str:
+        """Return how patients were split, for captions."""
+        texts = {
             "official": "official patient lists",
             "extended": "official lists, other patients join training",
         }
-        return policy.get(self.split["policy"], f"whole patients by {self.split['policy'].replace('kfold', 'k-fold')}")
+        return texts.get(self.split["policy"], f"whole patients by {self.split['policy'].replace('kfold', 'k-fold')}")
 
-    def bootstrap(self) -> str:
-        """What the classifiers' intervals are over."""
+    def bootstrap_note(self) -> str:
+        """Return what the classifiers' intervals are over, for captions."""
         return "a bootstrap of patients" + (" and of seeds" if len(self.experiment.classify.seeds) > 1 else "")
 
-    def single(self) -> str:
-        """Which classifiers' intervals are not over seeds, in a sentence."""
-        names = [name for name in self.names if len(self.columns(name)) < len(self.experiment.classify.seeds)]
+    def single_fit_note(self) -> str:
+        """Return a sentence on the classifiers whose intervals are not over seeds; empty if there are none."""
+        num_seeds = len(self.experiment.classify.seeds)
+        names = [name for name in self.classifier_names if len(self.probability_columns(name)) < num_seeds]
         if not names:
             return ""
         titles = ", ".join(CLASSIFIER_NAMES[name] for name in names)
         return f"Over patients alone: {titles}; each is fitted once, or pools its members' seeds."
 
-    def threshold(self, name: str) -> float:
-        """From which probability on a classifier calls a patch malignant, mean over the seeds."""
+    def mean_threshold(self, name: str) -> float:
+        """Return the probability from which a classifier calls a patch malignant, mean over the seeds."""
         return float(np.mean(list(self.metrics[name]["thresholds"].values())))
 
-    def seeds(self) -> str:
-        number = len(self.experiment.classify.seeds)
-        return f"{number} seed{'s' if number > 1 else ''}"
+    def seeds_text(self) -> str:
+        """Return the number of classifier seeds, such as `3 seeds`."""
+        count = len(self.experiment.classify.seeds)
+        return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
-    probabilities, measured = score.load(root / "evaluate")
-    if any(
-        name not in classifier_metrics["sets"]["test"]
-        for classifier_metrics in measured["metrics"].values()
-        for name in by_patient.NAMES
-    ):
-        raise InputError(
-            f"{root / 'evaluate'} was made by an older bcgan: bcgan run {experiment.name} --force evaluate."
-        )
-    synthetic, walks = (runs.read_arrays(root / "features" / f"{name}.npz") for name in ("synthetic", "walks"))
-    translations_path, probes = root / "evaluate" / "translations.json", root / "evaluate" / "probes.json"
-    explained, pretrained_path = root / "evaluate" / "explanations.json", root / "pretrain" / SEEN
-    properties = pd.read_csv(
-        root / "features" / "properties.csv", dtype={"id": str, "patient": str}, keep_default_na=False
-    )
-    properties["class"] = np.array(CLASSES)[properties["label"]]
+    """Read the files of a finished run.
+
+    Args:
+        experiment: With the settings that the run was made with.
+        root: The run's folder.
+        patient_images: Whether pictures of patients' tissue may be shown.
+
+    Raises:
+        InputError: If an earlier version of bcgan wrote the metrics.
+    """
+    evaluate, features, preprocess = root / "evaluate", root / "features", root / "preprocess"
+    probabilities, measured = score.load(evaluate)
+    for classifier_metrics in measured["metrics"].values():
+        if not set(by_patient.NAMES) <= classifier_metrics["sets"]["test"].keys():
+            raise InputError(f"{evaluate} was made by an older bcgan: bcgan run {experiment.name} --force evaluate.")
     return Run(
-        experiment,
-        store.load(root / "preprocess"),
-        runs.read_json(root / "preprocess" / "split.json"),
-        runs.read_json(root / "preprocess" / "audit.json"),
-        pd.read_csv(root / "preprocess" / "audit.csv", dtype=str, keep_default_na=False)[["id", "faults"]],
-        properties,
-        _pooled(root / "features" / "pooled.npz"),
-        synthetic,
-        pd.read_csv(root / "features" / "synthetic_properties.csv"),
-        sorted((root / "gan" / "grids").glob("*.png")),
-        pd.DataFrame(progress.read_lines(root / "gan" / "log.jsonl")),
-        _logs(experiment, root / "classify"),
-        probabilities,
-        measured["metrics"],
-        measured["comparisons"],
-        measured["split_optimism"],
-        measured["leak_audit"],
-        runs.read_json(root / "evaluate" / "gan_scores.json"),
-        pd.read_csv(root / "features" / "steering.csv"),
-        walks,
-        runs.read_json(probes) if probes.exists() else None,
-        runs.read_json(explained) if explained.exists() else None,
-        runs.read_arrays(explained.with_suffix(".npz")) if explained.exists() else {},
-        runs.read_json(translations_path) if translations_path.exists() else None,
-        runs.read_arrays(translations_path.with_suffix(".npz")) if translations_path.exists() else {},
-        asked_for(experiment, root, "learning_curve", "learning_curve.json"),
-        asked_for(experiment, root, "ablation", "ablation.json"),
-        asked_for(experiment, root, "cross_validation", "cross_validation.json"),
-        runs.read_json(pretrained_path) if pretrained_path.exists() else None,
-        _manifests(root),
-        patient_images,
+        experiment=experiment,
+        store=store.load(preprocess),
+        split=runs.read_json(preprocess / "split.json"),
+        audit=runs.read_json(preprocess / "audit.json"),
+        faulty_files=pd.read_csv(preprocess / "audit.csv", dtype=str, keep_default_na=False)[["id", "faults"]],
+        properties=_read_properties(features / "properties.csv"),
+        pooled_features=runs.read_arrays(features / "pooled.npz")[COMPARED_BLOCK],
+        synthetic=runs.read_arrays(features / "synthetic.npz"),
+        synthetic_properties=pd.read_csv(features / "synthetic_properties.csv"),
+        sample_grids=sorted((root / "gan" / "grids").glob("*.png")),
+        gan_log=pd.DataFrame(progress.read_jsonl(root / "gan" / "log.jsonl")),
+        training_logs=_read_training_logs(experiment, root / "classify"),
+        probabilities=probabilities,
+        metrics=measured["metrics"],
+        comparisons=measured["comparisons"],
+        split_optimism=measured["split_optimism"],
+        leak_audit=measured["leak_audit"],
+        gan_scores=runs.read_json(evaluate / "gan_scores.json"),
+        steering=pd.read_csv(features / "steering.csv"),
+        latent_walks=runs.read_arrays(features / "walks.npz"),
+        probes=_read_json_if_present(evaluate / "probes.json"),
+        explanations=_read_json_if_present(evaluate / "explanations.json"),
+        explained_patches=_read_arrays_if_present(evaluate / "explanations.npz"),
+        translations=_read_json_if_present(evaluate / "translations.json"),
+        translated_patches=_read_arrays_if_present(evaluate / "translations.npz"),
+        learning_curve=read_optional_stage(experiment, root, "learning_curve", "learning_curve.json"),
+        ablation=read_optional_stage(experiment, root, "ablation", "ablation.json"),
+        cross_validation=read_optional_stage(experiment, root, "cross_validation", "cross_validation.json"),
+        pretraining_patients=_read_json_if_present(root / "pretrain" / PATIENTS),
+        manifests=_read_manifests(root),
+        patient_images=patient_images,
     )
 
 
-def _pooled(path: Path) -> np.ndarray:
-    with np.load(path) as saved:
-        return saved[PICTURED]
+def _read_json_if_present(path: Path) -> Any:
+    """Read a JSON file; return `None` if there is none."""
+    return runs.read_json(path) if path.exists() else None
 
 
-def asked_for(experiment: Experiment, root: Path, stage: str, file: str) -> Any:
-    """What a stage that runs only when asked for has found, where it ran on these files with these settings."""
+def _read_arrays_if_present(path: Path) -> dict[str, np.ndarray]:
+    """Read a .npz file; return no arrays if there is none."""
+    return runs.read_arrays(path) if path.exists() else {}
+
+
+def _read_properties(path: Path) -> pd.DataFrame:
+    """Read the image properties of all patches, and add the class's name."""
+    properties = pd.read_csv(path, dtype={"id": str, "patient": str}, keep_default_na=False)
+    properties["class"] = np.array(CLASSES)[properties["label"]]
+    return properties
+
+
+def read_optional_stage(experiment: Experiment, root: Path, stage: str, file: str) -> Any:
+    """Read the results of a stage that runs only with --until.
+
+    Returns:
+        The JSON file, or `None` if there is none, or it was made with other settings or from other files.
+    """
     path = root / stage / MANIFEST
     if not path.exists() or not path.with_name(file).exists():
         return None
     manifest = runs.read_json(path)
-    current = {
-        f"{name}/{file}": digest
-        for name, manifest_of_stage in _manifests(root).items()
-        for file, digest in manifest_of_stage["outputs"].items()
+    current_digests = {
+        f"{name}/{output}": digest
+        for name, stage_manifest in _read_manifests(root).items()
+        for output, digest in stage_manifest["outputs"].items()
     }
-    same_settings = _part_of(manifest["settings"], experiment.model_dump(mode="json"))
-    if not same_settings or not manifest["inputs"].items() <= current.items():
-        progress.log.warning("report: %s is of other settings or files and is left out", path.parent)
+    same_settings = _is_subset(manifest["settings"], experiment.model_dump(mode="json"))
+    if not same_settings or not manifest["inputs"].items() <= current_digests.items():
+        progress.log.warning("report: %s is left out: it was made with other settings or from other files", path.parent)
         return None
     return runs.read_json(path.with_name(file))
 
 
-def _manifests(root: Path) -> dict[str, Any]:
-    """Return the manifest of each finished stage."""
+def _read_manifests(root: Path) -> dict[str, Any]:
+    """Return the manifest of each finished stage, by name."""
     paths = [path for path in root.glob(f"*/{MANIFEST}") if path.parent.suffix != PARTIAL]
     return {path.parent.name: runs.read_json(path) for path in paths}
 
 
-def _part_of(part: Any, container: Any) -> bool:
-    if isinstance(part, dict) and isinstance(container, dict):
-        return all(key in container and _part_of(value, container[key]) for key, value in part.items())
-    return part == container
+def _is_subset(settings: Any, all_settings: Any) -> bool:
+    """Return whether nested settings have the same values within others, which may have more keys."""
+    if isinstance(settings, dict) and isinstance(all_settings, dict):
+        return all(key in all_settings and _is_subset(value, all_settings[key]) for key, value in settings.items())
+    return settings == all_settings
 
 
-def _logs(experiment: Experiment, folder: Path) -> pd.DataFrame:
+def _read_training_logs(experiment: Experiment, folder: Path) -> pd.DataFrame:
+    """Return the classifiers' training logs as one table, a row an epoch of a training."""
     lines = [
         {"classifier": name, "seed": seed, **line}
         for name in experiment.classify.models
         for seed in experiment.classify.seeds
-        for line in progress.read_lines(folder / f"{name}-seed{seed}.jsonl")
+        for line in progress.read_jsonl(folder / f"{name}-seed{seed}.jsonl")
     ]
     return pd.DataFrame(lines)

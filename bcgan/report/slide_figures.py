@@ -1,4 +1,6 @@
-"""Patches put back at their places in the slide: what was annotated, what is predicted, where they differ."""
+"""Maps of held-out slides: the patches at their coordinates, with annotation, predictions and errors."""
+
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,86 +9,69 @@ import seaborn as sns
 
 from bcgan import data
 from bcgan.data.records import CLASSES, UNKNOWN
-from bcgan.preprocess.images import at_size
+from bcgan.preprocess.images import resize_patches
 from bcgan.report.run import Run
-from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, TOWARDS, Drawn
-from bcgan.slides.coordinates import slide_names
+from bcgan.report.style import CLASS_COLORMAP, CLASSIFIER_NAMES, ROLE_NAMES, ReportFigure
+from bcgan.slides.coordinates import parse_slide_names
 
-SLIDES = 4
-WIDTH = 2.5  # inches of a slide
-LEAST = 0.1  # share of either class that makes a slide worth showing
-TISSUE = 8  # pixels of a patch's side in the picture of the tissue: as many as a slide of 60 patches has on paper
-TESTED = ("test", "test_other")
+MAX_SLIDES = 4
+SLIDE_WIDTH_IN = 2.5
+MIN_CLASS_SHARE = 0.1  # of each class, in a slide that is shown
+THUMBNAIL_PATCH_PX = 8  # side of a patch in the picture of the tissue; enough for the printed size of a slide
+TEST_ROLES = ("test", "test_other")
 KINDS = ("tissue", "annotated", "probability", "probability in context", "wrong")
+BACKGROUND, UNMARKED = (1.0, 1.0, 1.0, 1.0), (0.86, 0.86, 0.86, 1.0)  # RGBA: no patch, a patch without a value
 
 
-def wanted(run: Run) -> list[tuple[str, str]]:
-    """(patient, slide) of the held-out slides to show, one a patient: test patients first, then the most densely
-    covered; both classes on each. Where a slide's patches come from two sources, it is shown whole."""
-    table = _held_out(run)
-    untested = ~table["role"].isin(TESTED)
-    groups = table.groupby([untested.rename("untested"), "patient", slide_names(table["id"])])["label"]
+class SlidePatches(NamedTuple):
+    """The patches of one slide."""
+
+    patient: str
+    table: pd.DataFrame  # rows of the run's `probabilities`
+    cells: np.ndarray  # integers, (n, 2): column and row of each patch, in patches from the top left one
+
+
+def select_slides(run: Run) -> list[tuple[str, str]]:
+    """Return the (patient, slide) pairs to show, at most one a patient, each with patches of both classes.
+
+    Test patients come first, then slides with more patches. Patches of a slide from two sources are shown together.
+    """
+    table = _held_out_patches(run)
+    is_untested = ~table["role"].isin(TEST_ROLES)
+    groups = table.groupby([is_untested.rename("untested"), "patient", parse_slide_names(table["id"])])["label"]
     groups = groups.agg(["size", "mean"]).reset_index(names=["untested", "patient", "slide"])
-    groups = groups[groups["mean"].between(LEAST, 1 - LEAST)]
+    groups = groups[groups["mean"].between(MIN_CLASS_SHARE, 1 - MIN_CLASS_SHARE)]
     groups = groups.sort_values(["untested", "size"], ascending=[True, False], kind="stable")
-    slides = groups.drop_duplicates("patient")[["patient", "slide"]].head(SLIDES)
+    slides = groups.drop_duplicates("patient")[["patient", "slide"]].head(MAX_SLIDES)
     return list(slides.itertuples(index=False, name=None))
 
 
-def _held_out(run: Run) -> pd.DataFrame:
-    """Scored patches whose place is known, of patients that neither trained nor chose anything."""
-    table = run.probabilities[run.probabilities["role"].isin([*TESTED, "unlisted", "unlisted_other"])]
+def _held_out_patches(run: Run) -> pd.DataFrame:
+    """Return predictions of patches with known coordinates, of patients neither for training nor for validation."""
+    table = run.probabilities[run.probabilities["role"].isin([*TEST_ROLES, "unlisted", "unlisted_other"])]
     return table[(table[["x", "y"]] != UNKNOWN).all(axis=1)]
 
 
-def slide_maps(run: Run) -> Drawn:
-    """A row a slide: tissue (where it may be shown), label, probability by the patch alone and with its neighbours, and
-    errors."""
-    side = data.side(run.experiment.data)
-    alone = "ensemble" if "ensemble" in run.metrics else run.names[0]
-    views = {"probability": alone, "probability in context": "ensemble_spatial_context"}
-    views = {kind: name for kind, name in views.items() if name in run.metrics}
-    last = list(views)[-1]
+def slide_maps(run: Run) -> ReportFigure:
+    """Draw a row for each slide: tissue (if it may be shown), label, probabilities without and with context, errors."""
+    patch_px = data.coordinate_patch_px(run.experiment.data)
+    alone = "ensemble" if "ensemble" in run.metrics else run.classifier_names[0]
+    classifiers = {"probability": alone, "probability in context": "ensemble_spatial_context"}
+    classifiers = {kind: name for kind, name in classifiers.items() if name in run.metrics}
+    last = list(classifiers)[-1]
     tissue = ("tissue",) if run.patient_images else ()
-    exact = run.experiment.data.name == "histology_phantom"
-    kinds = [kind for kind in KINDS if kind in (*tissue, "annotated", "wrong", *views)]
-    row_of = pd.Series(run.store.index.index, run.store.index["id"])
-    chosen, scored = wanted(run), _held_out(run)
-    slides = np.array(slide_names(scored["id"]))
-    tables = [scored[(scored["patient"] == patient) & (slides == slide)] for patient, slide in chosen]
-    places = [((table[["x", "y"]] - table[["x", "y"]].min()) / side).round().astype(int).to_numpy() for table in tables]
-    heights = [WIDTH * np.clip((place.max(0)[1] + 1) / (place.max(0)[0] + 1), 0.3, 1.3) for place in places]
+    kinds = [kind for kind in KINDS if kind in (*tissue, "annotated", "wrong", *classifiers)]
+    slides = _load_slides(run, patch_px)
+    sizes = [slide.cells.max(0) + 1 for slide in slides]
+    heights = [SLIDE_WIDTH_IN * np.clip(height / width, 0.3, 1.3) for width, height in sizes]
     figure, grid = plt.subplots(
-        len(chosen), len(kinds), figsize=(WIDTH * len(kinds) + 0.6, sum(heights) + 0.1 * len(chosen) + 0.5),
-        height_ratios=heights, squeeze=False,
+        len(slides), len(kinds), height_ratios=heights, squeeze=False,
+        figsize=(SLIDE_WIDTH_IN * len(kinds) + 0.6, sum(heights) + 0.1 * len(slides) + 0.5),
     )  # fmt: skip
-    rows = []
-    for line, table, place, (patient, _) in zip(grid, tables, places, chosen, strict=True):
-        probabilities = {kind: run.mean(name, table).to_numpy() for kind, name in views.items()}
-        called = probabilities[last] >= run.threshold(views[last])
-        truth = table["label"].to_numpy()
-        colours = {
-            "annotated": np.where(truth == 1, 1.0, 0.0),
-            **probabilities,
-            "wrong": np.where(called == truth, np.nan, truth.astype(float)),
-        }
-        for axes, kind in zip(line, kinds, strict=True):
-            if kind == "tissue":
-                picture = _mosaic(run.store.images[row_of[table["id"]]], place)
-            else:
-                picture = _squares(place, colours[kind], run.threshold(views.get(kind, views[last])))
-            axes.imshow(picture, interpolation="none")
-            axes.set(xticks=[], yticks=[])
-            sns.despine(ax=axes, left=True, bottom=True)
-        role = ROLE_NAMES[min(table["role"], key=len)].capitalize()  # not the other source's, where there are both
-        text = f"{role}\npatient {patient}\n{len(table):,} patches"
-        line[0].set_ylabel(text, fontsize=9, parse_math=False)
-        rows.append(
-            pd.DataFrame({
-                "role": table["role"], "patient": patient, "x": table["x"], "y": table["y"], "label": truth,
-                **probabilities, "called": called.astype(int),
-            })
-        )  # fmt: skip
+    tables = [
+        _draw_slide(run, slide, dict(zip(kinds, axes_row, strict=True)), classifiers)
+        for axes_row, slide in zip(grid, slides, strict=True)
+    ]
     titles = {
         "tissue": "Tissue", "annotated": "Annotated", "probability": CLASSIFIER_NAMES[alone],
         "probability in context": "With neighbours",
@@ -94,53 +79,112 @@ def slide_maps(run: Run) -> Drawn:
     }  # fmt: skip
     for axes, kind in zip(grid[0], kinds, strict=True):
         axes.set_title(titles[kind], fontsize=9.5)
-    scale = _scale(run.threshold(views[last]))
-    bar = figure.colorbar(scale, ax=grid.ravel().tolist(), shrink=0.5, aspect=30)
-    bar.set_ticks([0, scale.norm.vcenter, 1], labels=["0", "threshold", "1"])
+    color_scale = _color_scale(run.mean_threshold(classifiers[last]))
+    bar = figure.colorbar(color_scale, ax=grid.ravel().tolist(), shrink=0.5, aspect=30)
+    bar.set_ticks([0, color_scale.norm.vcenter, 1], labels=["0", "threshold", "1"])
     bar.set_label("Probability of malignancy")
-    total, patients = sum(map(len, tables)), len(tables)
-    other_count = sum(int(table["role"].str.endswith("_other").sum()) for table in tables)
-    thresholds = " and ".join(f"{run.threshold(name):.2f} ({CLASSIFIER_NAMES[name]})" for name in views.values())
-    other_sources = (
-        f" {other_count:,} of the patches are of the other source, which no result counts as test."
-        if other_count
-        else ""
+    return ReportFigure(figure, pd.concat(tables), "Slide maps", _caption(run, slides, patch_px, classifiers))
+
+
+def _load_slides(run: Run, patch_px: int) -> list[SlidePatches]:
+    """Return the patches of the slides that are shown; coordinates are in pixels, `patch_px` a patch."""
+    held_out = _held_out_patches(run)
+    names = np.array(parse_slide_names(held_out["id"]))
+    slides = []
+    for patient, name in select_slides(run):
+        table = held_out[(held_out["patient"] == patient) & (names == name)]
+        offsets = table[["x", "y"]] - table[["x", "y"]].min()
+        slides.append(SlidePatches(patient, table, (offsets / patch_px).round().astype(int).to_numpy()))
+    return slides
+
+
+def _draw_slide(run: Run, slide: SlidePatches, axes_by_kind: dict, classifiers: dict[str, str]) -> pd.DataFrame:
+    """Draw the maps of one slide, and return its numbers.
+
+    Args:
+        axes_by_kind: Of KINDS.
+        classifiers: Names by kind of probability. Errors are those of the last one.
+    """
+    table, last = slide.table, list(classifiers)[-1]
+    probabilities = {kind: run.mean_probabilities(name, table).to_numpy() for kind, name in classifiers.items()}
+    called = probabilities[last] >= run.mean_threshold(classifiers[last])
+    truth = table["label"].to_numpy()
+    values = {
+        "annotated": np.where(truth == 1, 1.0, 0.0),
+        **probabilities,
+        "wrong": np.where(called == truth, np.nan, truth.astype(float)),
+    }
+    for kind, axes in axes_by_kind.items():
+        if kind == "tissue":
+            store_rows = pd.Series(run.store.index.index, run.store.index["id"])[table["id"]]
+            picture = _draw_thumbnails(run.store.images[store_rows], slide.cells)
+        else:
+            threshold = run.mean_threshold(classifiers.get(kind, classifiers[last]))
+            picture = _draw_values(slide.cells, values[kind], threshold)
+        axes.imshow(picture, interpolation="none")
+        axes.set(xticks=[], yticks=[])
+        sns.despine(ax=axes, left=True, bottom=True)
+    role = ROLE_NAMES[min(table["role"], key=len)].capitalize()  # the shortest: `test` rather than `test_other`
+    text = f"{role}\npatient {slide.patient}\n{len(table):,} patches"
+    next(iter(axes_by_kind.values())).set_ylabel(text, fontsize=9, parse_math=False)
+    return pd.DataFrame({
+        "role": table["role"], "patient": slide.patient, "x": table["x"], "y": table["y"], "label": truth,
+        **probabilities, "called": called.astype(int),
+    })  # fmt: skip
+
+
+def _caption(run: Run, slides: list[SlidePatches], patch_px: int, classifiers: dict[str, str]) -> str:
+    """Return the caption of the slide maps."""
+    num_patches = sum(len(slide.table) for slide in slides)
+    num_other = sum(int(slide.table["role"].str.endswith("_other").sum()) for slide in slides)
+    other_source = (
+        f" {num_other:,} of the patches are of the other source, which no result counts as test." if num_other else ""
     )
+    thresholds = " and ".join(
+        f"{run.mean_threshold(name):.2f} ({CLASSIFIER_NAMES[name]})" for name in classifiers.values()
+    )
+    tissue = f"Tissue: the patches, reduced to {THUMBNAIL_PATCH_PX} pixels a side. " if run.patient_images else ""
     caption = (
-        f"Slides of {patients} held-out patients, {total:,} patches: of the test patients, then of unlisted ones, "
-        f"the slides with the most patches, at least {LEAST:.0%} of them of either class. Each patch is a square of "
-        f"{side} pixels at its place in the slide; white is what was not read.{other_sources} "
-        f"{f'Tissue: the patches, reduced to {TISSUE} pixels a side. ' if tissue else ''}Annotated: {CLASSES[0]} blue, "
-        f"{CLASSES[1]} orange. Probabilities turn from blue to orange at the validation thresholds, {thresholds}. "
-        f"Wrong: what is called wrongly, in the colour of its annotation; what is called rightly is grey."
-        + ("" if exact else " Annotations are regions drawn by hand: their edges are in every error.")
+        f"Slides of {len(slides)} held-out patients, {num_patches:,} patches: of the test patients, then of unlisted "
+        f"ones, the slides with the most patches, at least {MIN_CLASS_SHARE:.0%} of them of either class. Each patch "
+        f"is a square of {patch_px} pixels at its place in the slide; white is what was not read.{other_source} "
+        f"{tissue}Annotated: {CLASSES[0]} blue, {CLASSES[1]} orange. Probabilities turn from blue to orange at the "
+        f"validation thresholds, {thresholds}. Wrong: what is called wrongly, in the colour of its annotation; what is "
+        "called rightly is grey."
     )
-    return Drawn(figure, pd.concat(rows), "Slide maps", caption)
+    if run.is_phantom:
+        return caption
+    return f"{caption} Annotations are regions drawn by hand: their edges are in every error."
 
 
-def _scale(threshold: float):
+def _color_scale(threshold: float):
+    """Return the color scale of probabilities, which turns from benign to malignant at the threshold."""
     norm = plt.matplotlib.colors.TwoSlopeNorm(np.clip(threshold, 0.01, 0.99), 0, 1)
-    return plt.cm.ScalarMappable(norm, TOWARDS)
+    return plt.cm.ScalarMappable(norm, CLASS_COLORMAP)
 
 
-def _squares(place: np.ndarray, values: np.ndarray, threshold: float) -> np.ndarray:
-    """A pixel a patch in the colour of its value in [0, 1], grey where that is NaN; float, (height, width, 4)."""
-    width, height = place.max(0) + 1
-    picture = np.full((height, width, 4), (1.0, 1.0, 1.0, 1.0))
-    picture[place[:, 1], place[:, 0]] = (0.86, 0.86, 0.86, 1.0)
-    marked = np.isfinite(values)
-    picture[place[marked, 1], place[marked, 0]] = _scale(threshold).to_rgba(values[marked])
+def _draw_values(cells: np.ndarray, values: np.ndarray, threshold: float) -> np.ndarray:
+    """Return a picture of one pixel a patch, in the color of its value in [0, 1]; gray if it is NaN.
+
+    Returns:
+        RGBA floats, (height, width, 4).
+    """
+    width, height = cells.max(0) + 1
+    picture = np.full((height, width, 4), BACKGROUND)
+    picture[cells[:, 1], cells[:, 0]] = UNMARKED
+    has_value = np.isfinite(values)
+    picture[cells[has_value, 1], cells[has_value, 0]] = _color_scale(threshold).to_rgba(values[has_value])
     return picture
 
 
-def _mosaic(patches: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Return the patches at their places, TISSUE pixels a side each, on white: uint8, (height, width, 3).
+def _draw_thumbnails(patches: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return the patches in their cells, THUMBNAIL_PATCH_PX a side each, on white: uint8, (height, width, 3).
 
     Args:
         patches: uint8, (n, side, side, 3).
-        place: integers, (n, 2). Column and row, in patches.
+        cells: integers, (n, 2). Column and row.
     """
-    width, height = place.max(0) + 1
-    picture = np.full((height, TISSUE, width, TISSUE, 3), 255, np.uint8)
-    picture[place[:, 1], :, place[:, 0]] = at_size(patches, TISSUE)
-    return picture.reshape(height * TISSUE, width * TISSUE, 3)
+    width, height = cells.max(0) + 1
+    picture = np.full((height, THUMBNAIL_PATCH_PX, width, THUMBNAIL_PATCH_PX, 3), 255, np.uint8)
+    picture[cells[:, 1], :, cells[:, 0]] = resize_patches(patches, THUMBNAIL_PATCH_PX)
+    return picture.reshape(height * THUMBNAIL_PATCH_PX, width * THUMBNAIL_PATCH_PX, 3)

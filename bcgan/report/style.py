@@ -1,4 +1,4 @@
-"""One palette, one look, one way to save: the same thing has the same colour in every figure."""
+"""Colors, names, sizes and saving of the report's figures: the same thing has the same color in every figure."""
 
 import base64
 import io
@@ -19,10 +19,10 @@ from PIL import Image
 
 from bcgan.classifiers import CLASSIFIERS
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, and others where those are too few: blue and
-# vermilion are the classes', here and nowhere else.
-CLASS_COLOURS = {"benign": "#0072B2", "malignant": "#D55E00"}
-CLASSIFIER_COLOURS = {name: spec.color for name, spec in CLASSIFIERS.items()} | {
+# Okabe and Ito's colors, which color-blind readers can distinguish, and more where those are too few. Blue and
+# vermilion are for the classes only.
+CLASS_COLORS = {"benign": "#0072B2", "malignant": "#D55E00"}
+CLASSIFIER_COLORS = {name: spec.color for name, spec in CLASSIFIERS.items()} | {
     "color_texture_gbdt": "#7FBC41", "ensemble": "#8C510A", "ensemble_spatial_context": "#7A0177",
 }  # fmt: skip
 CLASSIFIER_NAMES = {name: spec.title for name, spec in CLASSIFIERS.items()} | {
@@ -49,16 +49,19 @@ ARM_NAMES = {
 }  # fmt: skip
 INK, MUTED = "#222222", "#777777"
 REAL, SYNTHETIC, TRANSLATED = MUTED, "#9E7BB5", "#CC6677"
-DISCRIMINATOR = CLASSIFIER_COLOURS["gan_only"]  # what that classifier sees with
+DISCRIMINATOR = CLASSIFIER_COLORS["gan_only"]  # whose features are the discriminator's
 DPI = 200
-TOWARDS = matplotlib.colors.LinearSegmentedColormap.from_list(  # of what supports one class or the other
-    "classes", [CLASS_COLOURS["benign"], "#E4E4E4", CLASS_COLOURS["malignant"]]
+CLASS_COLORMAP = (
+    matplotlib.colors.LinearSegmentedColormap.from_list(  # from what supports benign to what supports malignant
+        "classes", [CLASS_COLORS["benign"], "#E4E4E4", CLASS_COLORS["malignant"]]
+    )
 )
-HARDLY = 3.0  # grey levels, on average, that a picture may be off
-UNSEEN = 40  # grey levels that one pixel in a thousand may be off, at the edge of a thin line
-# Matplotlib names clips by a hash of their place to the last digit, where the layout's solver is not always the same.
-CLIPS = re.compile(r'(id="|url\(#)(p[0-9a-f]{10})\b')
-EMBEDDED = re.compile(r'"data:image/png;base64,([^"]+)"')
+# Limits of lossy compression, in gray levels: of the mean, and of the 0.999 quantile (edges of thin lines).
+MAX_MEAN_PIXEL_ERROR = 3.0
+MAX_PIXEL_ERROR = 40
+# Matplotlib names clip paths by a hash of their coordinates, whose last digits differ between runs of the solver.
+CLIP_IDS = re.compile(r'(id="|url\(#)(p[0-9a-f]{10})\b')
+EMBEDDED_PNG = re.compile(r'"data:image/png;base64,([^"]+)"')
 
 sns.set_theme(
     style="ticks",
@@ -73,7 +76,7 @@ sns.set_theme(
 )  # fmt: skip
 
 
-class Drawn(NamedTuple):
+class ReportFigure(NamedTuple):
     """A figure, the numbers it shows, and a caption that stands alone."""
 
     figure: Figure
@@ -82,78 +85,82 @@ class Drawn(NamedTuple):
     caption: str
 
 
-def save(drawn: Drawn, folder: Path, name: str) -> None:
+def save(report_figure: ReportFigure, folder: Path, name: str) -> None:
     """Write figures/<name>.png and .svg and tables/<name>.csv; the same run gives the same SVG and CSV bytes."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     (folder / "tables").mkdir(exist_ok=True)
-    picture = io.BytesIO()
-    drawn.figure.savefig(picture)
-    _few_colours(Image.open(picture).convert("RGB")).save(
+    png = io.BytesIO()
+    report_figure.figure.savefig(png)
+    _reduce_colors(Image.open(png).convert("RGB")).save(
         folder / "figures" / f"{name}.png", optimize=True, dpi=(DPI, DPI)
     )
-    drawn.figure.set_layout_engine("none")  # it is laid out: once is enough for both
-    drawing = io.StringIO()
-    drawn.figure.savefig(drawing, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    report_figure.figure.set_layout_engine("none")  # keep the layout of the PNG, which took time to solve
+    svg_file = io.StringIO()
+    report_figure.figure.savefig(svg_file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     ids: dict[str, str] = {}
-    svg = CLIPS.sub(lambda match: match[1] + ids.setdefault(match[2], f"clip{len(ids)}"), drawing.getvalue())
-    (folder / "figures" / f"{name}.svg").write_text(EMBEDDED.sub(_smaller, svg), "utf-8")
-    plt.close(drawn.figure)
-    drawn.numbers.to_csv(folder / "tables" / f"{name}.csv", index=False, float_format="%.6g")
+    svg = CLIP_IDS.sub(lambda match: match[1] + ids.setdefault(match[2], f"clip{len(ids)}"), svg_file.getvalue())
+    (folder / "figures" / f"{name}.svg").write_text(EMBEDDED_PNG.sub(_recompress_picture, svg), "utf-8")
+    plt.close(report_figure.figure)
+    report_figure.numbers.to_csv(folder / "tables" / f"{name}.csv", index=False, float_format="%.6g")
 
 
-def _few_colours(picture: Image.Image) -> Image.Image:
-    """In 256 colours, which take a third of the bytes, where that is hardly to be seen: tissue has few hues."""
-    moving_pixels = picture.width * picture.height // 10  # waiting until fewer move does not look better
-    fewer = picture.quantize(256, kmeans=moving_pixels, dither=Image.Dither.NONE)
-    off = _off(fewer, picture)
-    return fewer if off.mean() <= HARDLY and np.quantile(off, 0.999) <= UNSEEN else picture
+def _reduce_colors(picture: Image.Image) -> Image.Image:
+    """Return a picture in 256 colors, a third of the bytes, or the picture itself if the difference is visible."""
+    kmeans_threshold = picture.width * picture.height // 10  # a lower one does not look better
+    reduced = picture.quantize(256, kmeans=kmeans_threshold, dither=Image.Dither.NONE)
+    errors = _pixel_errors(reduced, picture)
+    is_similar = errors.mean() <= MAX_MEAN_PIXEL_ERROR and np.quantile(errors, 0.999) <= MAX_PIXEL_ERROR
+    return reduced if is_similar else picture
 
 
-def _off(first: Image.Image, second: Image.Image) -> np.ndarray:
-    return np.abs(np.asarray(first.convert("RGB"), np.int16) - np.asarray(second, np.int16))
+def _pixel_errors(compressed: Image.Image, original: Image.Image) -> np.ndarray:
+    """Return the absolute differences of RGB values, in gray levels; `original` is RGB."""
+    return np.abs(np.asarray(compressed.convert("RGB"), np.int16) - np.asarray(original, np.int16))
 
 
-def _smaller(match: re.Match) -> str:
-    """A picture inside an SVG as JPEG or in few colours, where that is smaller and hardly to be seen."""
+def _recompress_picture(match: re.Match) -> str:
+    """Return the data URI of a PNG in an SVG, as JPEG or in 256 colors if that is smaller and looks the same."""
     original = base64.b64decode(match[1])
     image = Image.open(io.BytesIO(original))
     if image.convert("RGBA").getextrema()[3][0] < 255:
         return match[0]
-    colours, jpeg, png = image.convert("RGB"), io.BytesIO(), io.BytesIO()
-    colours.save(jpeg, format="JPEG", quality=88, subsampling=0)
-    _few_colours(colours).save(png, format="PNG", optimize=True)
+    rgb, jpeg, png = image.convert("RGB"), io.BytesIO(), io.BytesIO()
+    rgb.save(jpeg, format="JPEG", quality=88, subsampling=0)
+    _reduce_colors(rgb).save(png, format="PNG", optimize=True)
     candidates = [(png.getvalue(), "png"), (original, "png")]
-    if _off(Image.open(jpeg), colours).mean() <= HARDLY:
+    if _pixel_errors(Image.open(jpeg), rgb).mean() <= MAX_MEAN_PIXEL_ERROR:
         candidates.append((jpeg.getvalue(), "jpeg"))
-    data, kind = min(candidates, key=lambda candidate: len(candidate[0]))
-    return f'"data:image/{kind};base64,{base64.b64encode(data).decode()}"'
+    data, extension = min(candidates, key=lambda candidate: len(candidate[0]))
+    return f'"data:image/{extension};base64,{base64.b64encode(data).decode()}"'
 
 
-def difference_in(metric: str) -> str:
-    """`Difference in balanced accuracy`."""
+def difference_title(metric: str) -> str:
+    """Return an axis label such as `Difference in balanced accuracy`."""
     name = METRIC_NAMES[metric]
-    return f"Difference in {name if name[1].isupper() or name[1].isdigit() else name[0].lower() + name[1:]}"
+    is_abbreviation = name[1].isupper() or name[1].isdigit()
+    return f"Difference in {name if is_abbreviation else name[0].lower() + name[1:]}"
 
 
-def signed(value: float) -> str:
-    """`+0.012`, and nothing without a sign."""
+def format_signed(value: float) -> str:
+    """Return a number with its sign, such as `+0.012`; `0.000` has none."""
     text = f"{value:+.3f}"
     return "0.000" if text in ("+0.000", "-0.000") else text
 
 
 def show_patch(axes, patch, label: str = "") -> None:
+    """Draw a patch without ticks and frame, with a label below."""
     axes.set_axis_on()
-    axes.imshow(patch, interpolation="none")  # as "nearest", and an SVG keeps the patch's own pixels
+    axes.imshow(patch, interpolation="none")  # looks like "nearest", and the SVG stores the original pixels
     axes.set_xticks([])
     axes.set_yticks([])
     sns.despine(ax=axes, left=True, bottom=True)
     if label:
-        axes.set_xlabel(label, fontsize=8, labelpad=2, parse_math=False)  # a patient's name may hold dollars
+        axes.set_xlabel(label, fontsize=8, labelpad=2, parse_math=False)  # a patient's name may contain dollar signs
 
 
-def head(axes, text: str, colour: str) -> None:
-    """A title over several patches, which does not widen the first one's column."""
-    axes.set_title(" ")  # keeps the height free
-    axes.annotate(
-        text, (0, 1.06), xycoords="axes fraction", color=colour, fontsize=11, fontweight="bold"
-    ).set_in_layout(False)
+def set_group_title(axes, text: str, color: str) -> None:
+    """Write a title over several patches, from the first one on, without widening its column."""
+    axes.set_title(" ")  # reserves the height
+    axes.annotate(text, (0, 1.06), xycoords="axes fraction", color=color, fontsize=11, fontweight="bold").set_in_layout(
+        False
+    )

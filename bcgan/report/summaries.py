@@ -1,4 +1,4 @@
-"""Every network's `model.summary()`, and Table 1 row by row: what `make tables` prints."""
+"""The output of `make tables`: every network's `model.summary()`, and Table 1 compared with the paper."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from bcgan.models.discriminator import discriminator
 from bcgan.models.gan_resnet import gan_resnet
 from bcgan.models.generator import generator
-from bcgan.models.projected_discriminator import frozen_features, projected_discriminator, projected_features
+from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet50 import resnet50
 from bcgan.models.resnet_table1 import resnet_table1
@@ -16,8 +16,8 @@ WIDTH = 110
 
 
 def write_summaries(out: str | None) -> Iterator[str]:
-    """Yield the summaries as text; with `out`, also write them there, a file a network."""
-    gan_discriminator, frozen = discriminator(), frozen_features(weights=False)
+    """Yield the summaries as text; with `out`, also write each into a file in that folder."""
+    gan_discriminator, frozen = discriminator(), imagenet_features(weights=False)
     networks = {
         "generator": generator(),
         "discriminator": gan_discriminator,
@@ -34,13 +34,14 @@ def write_summaries(out: str | None) -> Iterator[str]:
         network.summary(line_length=WIDTH, print_fn=lambda text, lines=lines: lines.append(text))
         yield _write(out, f"{name}.txt", "\n".join(lines))
     table, totals = compare(networks["resnet_table1"])
-    verdict = "\n".join(f"{name}: {totals[name]:,} (the paper: {number:,})" for name, number in TOTALS.items())
-    rows = f"{totals['rows_matching']} of the {totals['rows_listed']} listed rows agree, errata named."
-    text = f"Table 1 against the paper\n\n{table.to_string(index=False, na_rep='')}\n\n{verdict}\n{rows}"
+    totals_text = "\n".join(f"{name}: {totals[name]:,} (the paper: {number:,})" for name, number in TOTALS.items())
+    rows_text = f"{totals['rows_matching']} of the {totals['rows_listed']} listed rows agree, errata named."
+    text = f"Table 1 against the paper\n\n{table.to_string(index=False, na_rep='')}\n\n{totals_text}\n{rows_text}"
     yield _write(out, "table1_comparison.txt", text)
 
 
 def _write(out: str | None, name: str, text: str) -> str:
+    """Return `text`; with `out`, also write it into a file in that folder."""
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
         Path(out, name).write_text(text + "\n", "utf-8")

@@ -1,14 +1,14 @@
-"""Tables of the report: results, the paper's Tables 1 and 2 beside ours, audit, leak audit."""
+"""The report's tables: results, the paper's Tables 1 and 2 compared with ours, audit, leak audit."""
 
 import numpy as np
 import pandas as pd
 
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.data.records import CLASSES
-from bcgan.evaluate.intervals import describe
+from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
 from bcgan.report.run import Run
-from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES, difference_in
+from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES, difference_title
 
 # As printed in the paper's Table 2 and text, and what others published on IDC by patients.
 PUBLISHED = (
@@ -18,28 +18,32 @@ PUBLISHED = (
     ("Janowczyk and Madabhushi 2016", "IDC", "by patient, official test list", "", "0.8468", "0.7648"),
     ("Cruz-Roa et al. 2014", "IDC", "by patient, official test list", "", "0.8423", "0.718"),
 )
-EXAMPLES = 3  # files of each fault
+EXAMPLES_PER_FAULT = 3
 CURVE_METRICS = ("roc_auc", "balanced_accuracy")
-COMPARED = (*CURVE_METRICS, "f1")
+COMPARISON_METRICS = (*CURVE_METRICS, "f1")
 OPTIMISM = ("random_split", "patient_split", "split_optimism")
 RESULT_METRICS = ("roc_auc", "pr_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1")
 CALIBRATION_METRICS = ("brier", "brier_calibrated", "ece", "ece_calibrated")
 
 
 def results(run: Run, role: str, metrics: tuple[str, ...] = RESULT_METRICS) -> pd.DataFrame:
-    """One row a classifier, each figure with its interval; without those that are defined for none."""
-    rows, sets = [], {name: run.metrics[name]["sets"][role] for name in run.names}
-    metrics = tuple(
-        metric for metric in metrics if any(figures[metric]["value"] is not None for figures in sets.values())
-    )
-    for name, figures in sets.items():
-        numbers = {METRIC_NAMES[metric]: describe(figures[metric]) for metric in metrics}
+    """Return a row for each classifier, with metrics and their intervals on the patches of a role.
+
+    Metrics that are undefined for every classifier are left out.
+    """
+    by_classifier = {name: run.metrics[name]["sets"][role] for name in run.classifier_names}
+    defined = [
+        metric for metric in metrics if any(scores[metric]["value"] is not None for scores in by_classifier.values())
+    ]
+    rows = []
+    for name, scores in by_classifier.items():
+        numbers = {METRIC_NAMES[metric]: format_estimate(scores[metric]) for metric in defined}
         rows.append({"Classifier": CLASSIFIER_NAMES[name], **numbers})
     return pd.DataFrame(rows)
 
 
 def table1_summary() -> tuple[pd.DataFrame, dict[str, int]]:
-    """Table 1 row by row, and its totals."""
+    """Return the paper's Table 1, row by row, compared with our network, and the totals."""
     table, totals = table1.compare()
     names = {
         "layer": "Layer", "kind": "Kind", "output": "Output", "parameters": "Parameters",
@@ -49,18 +53,20 @@ def table1_summary() -> tuple[pd.DataFrame, dict[str, int]]:
 
 
 def table2_comparison(run: Run) -> pd.DataFrame:
-    """Table 2: the published numbers, and ours beside them."""
+    """Return the paper's Table 2: published numbers, then ours."""
     columns = ["Method", "Data", "Protocol", "Accuracy", "Balanced accuracy", "F1"]
-    ours = []
-    for name in run.names:
-        figures = run.metrics[name]["sets"]["test"]
-        numbers = (describe(figures[metric]) for metric in ("accuracy", "balanced_accuracy", "f1"))
-        ours.append((f"{CLASSIFIER_NAMES[name]}, this run", run.experiment.data.name, run.protocol(), *numbers))
-    return pd.DataFrame([*PUBLISHED, *ours], columns=columns)
+    own_rows = []
+    for name in run.classifier_names:
+        scores = run.metrics[name]["sets"]["test"]
+        numbers = (format_estimate(scores[metric]) for metric in ("accuracy", "balanced_accuracy", "f1"))
+        own_rows.append(
+            (f"{CLASSIFIER_NAMES[name]}, this run", run.experiment.data.name, run.protocol_text(), *numbers)
+        )
+    return pd.DataFrame([*PUBLISHED, *own_rows], columns=columns)
 
 
 def counts(run: Run) -> pd.DataFrame:
-    """Patients, patches and malignant patches of every role."""
+    """Return the numbers of patients, patches and malignant patches of every role."""
     rows = [
         (ROLE_NAMES[role].capitalize(), count["patients"], count["patches"], count["positives"])
         for role in ROLE_NAMES
@@ -70,19 +76,23 @@ def counts(run: Run) -> pd.DataFrame:
 
 
 def audit(run: Run) -> pd.DataFrame:
-    """Faults that the audit found, how many, what was done, and the first files that have them."""
+    """Return the faults that the audit found: number of files, policy, and the first files with the fault."""
     rows = [
-        (name.replace("_", " ").capitalize(), fault["count"], fault["policy"], ", ".join(having(run.faulty, name)))
+        (
+            name.replace("_", " ").capitalize(),
+            fault["count"],
+            fault["policy"],
+            ", ".join(examples_with_fault(run.faulty_files, name)),
+        )
         for name, fault in run.audit["faults"].items()
     ]
     return pd.DataFrame(rows, columns=["Fault", "Files", "Policy", "For example"])
 
 
-def having(faulty: pd.DataFrame, fault: str) -> list[str]:
-    """Ids of the first EXAMPLES files that have a fault."""
-    return faulty.loc[faulty["faults"].str.split().map(lambda names: fault in names).astype(bool), "id"].tolist()[
-        :EXAMPLES
-    ]
+def examples_with_fault(faulty: pd.DataFrame, fault: str) -> list[str]:
+    """Return the ids of the first EXAMPLES_PER_FAULT files that have a fault."""
+    has_fault = faulty["faults"].str.split().map(lambda names: fault in names).astype(bool)
+    return faulty.loc[has_fault, "id"].tolist()[:EXAMPLES_PER_FAULT]
 
 
 REFERENCES = {
@@ -101,26 +111,28 @@ GAN_NAMES = {
 }  # fmt: skip
 
 
+# Which direction is better; of the scores that are not listed, higher.
 BETTER = {"kid": "lower", "kid_efficientnet_lite2": "lower", "fid": "lower", "fid_efficientnet_lite2": "lower",
           "memorization_rate": "as real ones",
-          "memorization_rate_pixels": "as real ones"}  # the others: higher  # fmt: skip
-TRAINED = ("class_fidelity", "tstr_roc_auc")  # whose ceiling is of real patches; that of distances is of bad ones
+          "memorization_rate_pixels": "as real ones"}  # fmt: skip
+# Scores whose ceiling is what real patches reach; of the others it is the worst case.
+WITH_REAL_CEILING = ("class_fidelity", "tstr_roc_auc")
 
 
 def gan_scores(run: Run) -> pd.DataFrame:
-    """Every score of the synthetic patches beside what real ones have, and the worst case."""
+    """Return every score of the synthetic patches, with that of real patches and the worst case."""
     rows = []
     for name, title in GAN_NAMES.items():
         score = run.gan_scores[name]
         value, *bounds = ("not defined" if score[key] is None else f"{score[key]:.4g}" for key in BOUNDS)
-        real, worst = reversed(bounds) if name in TRAINED else bounds
+        real, worst = reversed(bounds) if name in WITH_REAL_CEILING else bounds
         if score["low"] is not None:
             value += f" ({score['low']:.4g} to {score['high']:.4g})"
         references = ", ".join(
             f"{REFERENCES[key]} {score[key]:.3g}" for key in REFERENCES if score.get(key) is not None
         )
         rows.append((title, BETTER.get(name, "higher"), value, real, worst, references, score["samples"]))
-    synthetic, real = (f"{np.mean(two):.3f}" for two in run.layout_sameness().values())
+    synthetic, real = (f"{np.mean(by_class):.3f}" for by_class in run.layout_correlations().values())
     rows.append((
         "Correlation of the layouts of two patches of a class", "as real ones", synthetic, real, "1", "",
         len(run.synthetic["labels"]),
@@ -146,53 +158,59 @@ def quality_filter(run: Run) -> pd.DataFrame:
 
 
 def comparisons(run: Run) -> pd.DataFrame:
-    """Each classifier's difference from another, on the same test patches, with its interval and p."""
+    """Return each classifier's differences from another on the same test patches, with intervals and p values."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for comparison in run.comparisons:
-        rows.setdefault((comparison["reference"], comparison["classifier"]), {})[METRIC_NAMES[comparison["metric"]]] = (
-            _tested(comparison)
-        )
+        row = rows.setdefault((comparison["reference"], comparison["classifier"]), {})
+        row[METRIC_NAMES[comparison["metric"]]] = _format_difference(comparison)
     ordered = [
         {"Classifier": CLASSIFIER_NAMES[name], "Reference": CLASSIFIER_NAMES[reference], **rows[reference, name]}
         for reference in dict.fromkeys(pair[0] for pair in rows)
-        for name in run.names
+        for name in run.classifier_names
         if (reference, name) in rows
     ]
-    columns = ("Classifier", "Reference", *(METRIC_NAMES[metric] for metric in COMPARED))
+    columns = ("Classifier", "Reference", *(METRIC_NAMES[metric] for metric in COMPARISON_METRICS))
     return pd.DataFrame(ordered, columns=columns)
 
 
 def components(run: Run) -> pd.DataFrame:
-    """What each part of the whole adds to what stands without it: those of the ablation one by one, in its short
-    trainings, then each classifier that extends another one."""
-    pairs: dict[tuple[str, str], dict[str, dict]] = {}
+    """Return what each component adds: first those of the ablation, then classifiers that extend another one."""
+    differences = _differences_by_pair(run)
+    extensions = [
+        *((spec.adds, name, spec.compared_with) for name, spec in CLASSIFIERS.items() if spec.compared_with),
+        ("An ensemble", "ensemble", run.experiment.ensemble_members[0]),
+        ("Neighbouring patches", "ensemble_spatial_context", "ensemble"),
+    ]
+    compared = [
+        (title, CLASSIFIER_NAMES[base], differences[name, base])
+        for title, name, base in extensions
+        if (name, base) in differences
+    ]
+    rows = []
+    for title, base, by_metric in [*_ablated_components(run), *compared]:
+        gains = {difference_title(metric): _format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
+        rows.append({"Component": title, "Added to": base} | gains)
+    return pd.DataFrame(rows)
+
+
+def _differences_by_pair(run: Run) -> dict[tuple[str, str], dict[str, dict]]:
+    """Return {(classifier, reference): {metric: difference}}, each comparison in both directions."""
+    differences: dict[tuple[str, str], dict[str, dict]] = {}
     for comparison in run.comparisons:
-        pairs.setdefault((comparison["classifier"], comparison["reference"]), {})[comparison["metric"]] = comparison
-        turned = {
-            "value": _minus(comparison["value"]),
-            "low": _minus(comparison["high"]),
-            "high": _minus(comparison["low"]),
+        name, reference, metric = (comparison[key] for key in ("classifier", "reference", "metric"))
+        reversed_comparison = {
+            "value": _negate(comparison["value"]),
+            "low": _negate(comparison["high"]),
+            "high": _negate(comparison["low"]),
             "p": comparison["p"],
         }
-        pairs.setdefault((comparison["reference"], comparison["classifier"]), {})[comparison["metric"]] = turned
-    compared = [
-        (title, CLASSIFIER_NAMES[without], pairs[name, without])
-        for title, name, without in (
-            *((spec.adds, name, spec.compared_with) for name, spec in CLASSIFIERS.items() if spec.compared_with),
-            ("An ensemble", "ensemble", run.experiment.members[0]),
-            ("Neighbouring patches", "ensemble_spatial_context", "ensemble"),
-        )
-        if (name, without) in pairs
-    ]
-    return pd.DataFrame([
-        {"Component": title, "Added to": without}
-        | {difference_in(metric): _tested(differences[metric]) for metric in COMPARED}
-        for title, without, differences in [*_ablated_components(run), *compared]
-    ])  # fmt: skip
+        differences.setdefault((name, reference), {})[metric] = comparison
+        differences.setdefault((reference, name), {})[metric] = reversed_comparison
+    return differences
 
 
 def _ablated_components(run: Run) -> list[tuple[str, str, dict]]:
-    """The ablation's levels that change what a network is made of or learns from, not how it is trained."""
+    """Return (title, base, differences) of the variants that change a classifier in more than its learning rate."""
     if not run.ablation:
         return []
     base = f"{CLASSIFIER_NAMES[run.ablation['model']]}, {run.ablation['epochs']} epochs"
@@ -208,57 +226,65 @@ def _ablated_components(run: Run) -> list[tuple[str, str, dict]]:
     ]
 
 
-def _minus(value: float | None) -> float | None:
+def _negate(value: float | None) -> float | None:
+    """Return -value, or `None` for `None`."""
     return None if value is None else -value
 
 
-def _tested(estimate: dict) -> str:
-    """A difference, its interval and its p."""
-    return describe(estimate) if estimate["p"] is None else f"{describe(estimate)}, p = {estimate['p']:.2g}"
+def _format_difference(estimate: dict) -> str:
+    """Return a difference with its interval and, if there is one, its p value."""
+    text = format_estimate(estimate)
+    return text if estimate["p"] is None else f"{text}, p = {estimate['p']:.2g}"
 
 
 def ablation(run: Run) -> pd.DataFrame:
-    """What each choice of the ablation gives, and its difference from the experiment as it is."""
+    """Return the metrics of every variant of the ablation, and its differences from the experiment as it is."""
     rows = []
     for variant in run.ablation["variants"]:
-        figures = {METRIC_NAMES[metric]: describe(variant["figures"][metric]) for metric in COMPARED}
-        gains = variant["differences"] or {}
-        differences = {difference_in(metric): _tested(gain) for metric, gain in gains.items()}
+        scores = {METRIC_NAMES[metric]: format_estimate(variant["figures"][metric]) for metric in COMPARISON_METRICS}
+        differences = {
+            difference_title(metric): _format_difference(difference)
+            for metric, difference in (variant["differences"] or {}).items()
+        }
         choice = {"Factor": variant["factor"], "Choice": variant["variant"], "Seeds": variant["seeds"]}
-        rows.append(choice | figures | differences)
+        rows.append(choice | scores | differences)
     return pd.DataFrame(rows)
 
 
 def learning_curve(run: Run) -> pd.DataFrame:
-    """Every arm at every share of the training patients, and its difference from classic augmentation."""
+    """Return the metrics of every arm at every fraction of patients, and its difference from classic augmentation."""
     rows = {
         (cell["train_fraction"], cell["arm"]): {
             "Share of patients": f"{cell['train_fraction']:.0%}", "Arm": ARM_NAMES[cell["arm"]],
             "Patients": cell["patients"], "Seeds": cell["figures"]["roc_auc"]["seeds"],
-            **{METRIC_NAMES[name]: describe(cell["figures"][name]) for name in CURVE_METRICS},
+            **{METRIC_NAMES[name]: format_estimate(cell["figures"][name]) for name in CURVE_METRICS},
         }
         for cell in run.learning_curve["cells"]
     }  # fmt: skip
     for difference in run.learning_curve["differences"]:
-        rows[difference["train_fraction"], difference["arm"]][difference_in(difference["metric"])] = _tested(difference)
+        rows[difference["train_fraction"], difference["arm"]][difference_title(difference["metric"])] = (
+            _format_difference(difference)
+        )
     return pd.DataFrame(rows.values())
 
 
 def learning_curve_verdict(run: Run) -> str:
-    """Whether any arm beats classic augmentation at any share, in a sentence."""
+    """Return a sentence: whether any arm beats classic augmentation at any fraction of training patients."""
     differences = [difference for difference in run.learning_curve["differences"] if difference["low"] is not None]
     if not differences:
         return "Whether any arm beats classic augmentation cannot be said: no difference has an interval."
-    better = [difference for difference in differences if difference["low"] > 0]
-    best = max(differences, key=lambda difference: difference["value"])
+    significant = [difference for difference in differences if difference["low"] > 0]
+    largest = max(differences, key=lambda difference: difference["value"])
     texts = [
         f"{ARM_NAMES[difference['arm']]} at {difference['train_fraction']:.0%} of the patients, "
-        f"{METRIC_NAMES[difference['metric']]} {_tested(difference)}"
-        for difference in better or [best]
+        f"{METRIC_NAMES[difference['metric']]} {_format_difference(difference)}"
+        for difference in significant or [largest]
     ]
-    if better:
-        listed = "; ".join(texts)
-        return f"Of {len(differences)} differences from classic augmentation {len(better)} lie above 0: {listed}."
+    if significant:
+        return (
+            f"Of {len(differences)} differences from classic augmentation {len(significant)} lie above 0: "
+            f"{'; '.join(texts)}."
+        )
     return (
         f"No arm beats classic augmentation at any share: of {len(differences)} differences none has an interval above "
         f"0; the largest is that of {texts[0]}."
@@ -266,9 +292,9 @@ def learning_curve_verdict(run: Run) -> str:
 
 
 def slides(run: Run) -> pd.DataFrame:
-    """Test slides that are there as a whole, each by itself: ROC AUC and balanced accuracy, means over seeds."""
+    """Return ROC AUC and balanced accuracy of each complete test slide, means over seeds."""
     rows: dict[str, dict[str, str]] = {}
-    for name in run.names:
+    for name in run.classifier_names:
         for slide, scores in run.metrics[name].get("whole_slide_metrics", {}).items():
             row = rows.setdefault(
                 slide, {"Slide": slide, "Patches": f"{scores['patches']:,}", "Malignant": f"{scores['malignant']:,}"}
@@ -281,18 +307,18 @@ RULES = {"youden": "Youden's index", "sensitivity_95": "Sensitivity of 0.95", "f
 
 
 def operating_points(run: Run) -> pd.DataFrame:
-    """What each rule, applied to validation patients, gives on the test patients, with the confusion it makes."""
-    rows, test = [], run.count("test")
-    for name in run.names:
+    """Return the results on test patients of the threshold that each rule selects on validation patients."""
+    rows, test = [], run.role_counts("test")
+    for name in run.classifier_names:
         for rule, title in RULES.items():
             point = run.metrics[name]["operating_points"][rule]
             numbers = {METRIC_NAMES.get(key, key.capitalize()): f"{value:.3f}" for key, value in point.items()}
-            detected = point["sensitivity"] * test["positives"]
-            spared = point["specificity"] * (test["patches"] - test["positives"])
+            true_positives = point["sensitivity"] * test["positives"]
+            true_negatives = point["specificity"] * (test["patches"] - test["positives"])
             confusion = {
-                "Malignant found": f"{detected:,.0f}", "missed": f"{test['positives'] - detected:,.0f}",
-                "Benign spared": f"{spared:,.0f}",
-                "called malignant": f"{test['patches'] - test['positives'] - spared:,.0f}",
+                "Malignant found": f"{true_positives:,.0f}", "missed": f"{test['positives'] - true_positives:,.0f}",
+                "Benign spared": f"{true_negatives:,.0f}",
+                "called malignant": f"{test['patches'] - test['positives'] - true_negatives:,.0f}",
             }  # fmt: skip
             rows.append({"Classifier": CLASSIFIER_NAMES[name], "Chosen for": title, **numbers, **confusion})
     return pd.DataFrame(rows)
@@ -303,42 +329,43 @@ FEATURES = {"color_texture_gbdt": "Boosted trees on colour and texture",
 
 
 def split_optimism(run: Run) -> pd.DataFrame:
-    """ROC AUC by a random split and by patients, and what the random split adds."""
+    """Return ROC AUC by a random split and by a split of patients, and their difference."""
     by_name = {FEATURES[name]: by_split for name, by_split in run.split_optimism.items()}
-    for name, by_split in _folds(run).items():
+    for name, by_split in _cross_validated(run).items():
         by_name[CLASSIFIER_NAMES[name]] = {key: by_split[key]["roc_auc"] for key in OPTIMISM}
-    rows = [(name, *(describe(by_split[key]) for key in OPTIMISM)) for name, by_split in by_name.items()]
+    rows = [(name, *(format_estimate(by_split[key]) for key in OPTIMISM)) for name, by_split in by_name.items()]
     return pd.DataFrame(rows, columns=["Model", "Random split", "Split by patient", "Optimism"])
 
 
 def cross_validation(run: Run) -> pd.DataFrame:
-    """Whole trainings cross-validated by patients, every figure of all patients pooled."""
-    ways = {"patient_split": "", "neighbours": ", with neighbouring patches"}
+    """Return the metrics of cross-validated trainings, over all patients pooled."""
+    split_titles = {"patient_split": "", "neighbours": ", with neighbouring patches"}
     rows = [
         {"Classifier": CLASSIFIER_NAMES[name] + suffix, "Patients": results["patients"], "Patches": results["patches"]}
         | {
-            METRIC_NAMES[metric]: describe(results[way][metric.removesuffix("_calibrated")])
+            METRIC_NAMES[metric]: format_estimate(results[split][metric.removesuffix("_calibrated")])
             for metric in (*RESULT_METRICS, "ece_calibrated")  # every fold's probabilities are calibrated
         }
-        for name, results in _folds(run).items()
-        for way, suffix in ways.items()
-        if way in results
+        for name, results in _cross_validated(run).items()
+        for split, suffix in split_titles.items()
+        if split in results
     ]
     return pd.DataFrame(rows)
 
 
-def _folds(run: Run) -> dict[str, dict]:
+def _cross_validated(run: Run) -> dict[str, dict]:
+    """Return the results of cross-validation by classifier; empty if it did not run."""
     return run.cross_validation["models"] if run.cross_validation else {}
 
 
-def largest_errors(run: Run, number: int = 10) -> pd.DataFrame:
-    """Test patches that the proposed classifier is most wrong about, `number` of each class, one a patient."""
-    name, table = run.names[0], run.test
-    probabilities = run.mean(name, table)
-    wrong = (probabilities >= run.threshold(name)) != (table["label"] == 1)
-    table = table.assign(probability=probabilities, distance=(probabilities - table["label"]).abs())[wrong]
+def largest_errors(run: Run, count: int = 10) -> pd.DataFrame:
+    """Return the `count` test patches of each class with the proposed classifier's largest errors, one a patient."""
+    name, table = run.classifier_names[0], run.test_predictions
+    probabilities = run.mean_probabilities(name, table)
+    is_wrong = (probabilities >= run.mean_threshold(name)) != (table["label"] == 1)
+    table = table.assign(probability=probabilities, distance=(probabilities - table["label"]).abs())[is_wrong]
     table = table.sort_values("distance", ascending=False).groupby(["label", "patient"], sort=False).head(1)
-    table = table.groupby("label").head(number).sort_values(["label", "distance"], ascending=[True, False])
+    table = table.groupby("label").head(count).sort_values(["label", "distance"], ascending=[True, False])
     return pd.DataFrame({
         "Patch": table["id"], "Patient": table["patient"], "Label": np.array(CLASSES)[table["label"]],
         "Probability of malignancy": table["probability"].round(4),
@@ -346,7 +373,7 @@ def largest_errors(run: Run, number: int = 10) -> pd.DataFrame:
 
 
 def leaks(run: Run) -> pd.DataFrame:
-    """The leak audit's checks."""
+    """Return the leak audit's checks and their results."""
     checks = run.leak_audit["checks"].values()
     rows = [("passed" if check["passed"] else "FAILED", check["count"], check["meaning"]) for check in checks]
     return pd.DataFrame(rows, columns=["Verdict", "Found", "What is counted"])

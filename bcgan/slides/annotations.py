@@ -20,11 +20,10 @@ DEFAULTS = {
     "region*": REGION,
 }  # fmt: skip
 SUFFIXES = (".geojson", ".json")  # of annotation files, in any case
-WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
-GEOMETRIES = ("Polygon", "MultiPolygon", "GeometryCollection", *WITHOUT_AREA)
-COMPUTED = ("detection", "cell", "tile", "tmacore")  # types of QuPath objects that nobody drew as an annotation
-LARGEST_COORDINATE = 2.0**31
-LISTED = 3  # files that an error lists for each class
+SHAPES_WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
+GEOMETRIES = ("Polygon", "MultiPolygon", "GeometryCollection", *SHAPES_WITHOUT_AREA)
+COMPUTED_TYPES = ("detection", "cell", "tile", "tmacore")  # types of QuPath objects that nobody drew as an annotation
+MAX_COORDINATE = 2.0**31
 
 
 class Polygon(NamedTuple):
@@ -89,28 +88,6 @@ class Decisions(NamedTuple):
             if key.endswith("*"):
                 return key, IGNORED
         return parts[0], UNDECIDED
-
-
-class ClassSummary(NamedTuple):
-    """One row of the table of classes.
-
-    Attributes:
-        name: Class as the first file spells it.
-        polygons: Number of polygons.
-        area: Their total area in slide pixels.
-        shapes: Number of points and lines.
-        files: Files that contain the class.
-        label: Label that its tissue gets.
-        patches: About how many patches their area is.
-    """
-
-    name: str
-    polygons: int
-    area: float
-    shapes: int
-    files: tuple[Path, ...]
-    label: str
-    patches: float
 
 
 def decide(
@@ -225,79 +202,6 @@ def check_areas(annotations: AnnotationFile, decisions: Decisions) -> None:
             raise InputError(f"{where}: a {kind} of a malignant class is no area. Remove it, or draw one.")
 
 
-def class_table(
-    files: Iterable[AnnotationFile], decisions: Decisions, patch_areas: dict[Path, float] | None = None
-) -> list[ClassSummary]:
-    """Summarize every class over all files, sorted by name.
-
-    Args:
-        patch_areas: Slide pixels of one patch, by the annotations' file, where the slide's scale is known.
-    """
-    patch_areas = patch_areas or {}
-    rows: dict[str, ClassSummary] = {}
-    for annotations in files:
-        contents = [(polygon.name, 1, polygon.area, 0) for polygon in annotations.polygons]
-        contents += [(name, 0, 0.0, num) for (name, _), num in annotations.shapes.items()]
-        for name, polygons, area, shapes in contents:
-            key = class_key(name)
-            row = rows.get(key) or ClassSummary(name, 0, 0.0, 0, (), decisions.resolve(name)[1], 0.0)
-            patches = row.patches + area / patch_areas.get(annotations.path, float("inf"))
-            files_so_far = row.files if annotations.path in row.files[-1:] else (*row.files, annotations.path)
-            rows[key] = ClassSummary(
-                row.name, row.polygons + polygons, row.area + area, row.shapes + shapes, files_so_far, row.label,
-                patches,
-            )  # fmt: skip
-    return [rows[key] for key in sorted(rows)]
-
-
-def format_table(rows: list[ClassSummary]) -> str:
-    """Return the table of classes as aligned text."""
-    header = ("class", "polygons", "area (slide pixels)", "about patches", "points and lines", "files", "label")
-    cells = [
-        (escape_name(row.name), f"{row.polygons:,}", f"{row.area:,.0f}", f"{row.patches:,.0f}",
-         f"{row.shapes:,}", f"{len(row.files):,}", row.label)
-        for row in rows
-    ]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    align = (str.ljust, *[str.rjust] * (len(header) - 2), str.ljust)
-    lines = [
-        "  ".join(pad(cell, width) for pad, cell, width in zip(align, line, widths, strict=True)).rstrip()
-        for line in (header, *cells)
-    ]
-    return "\n".join(lines)
-
-
-def check_decided(rows: list[ClassSummary]) -> None:
-    """Check that every class has a label.
-
-    Raises:
-        InputError: Classes are undecided.
-    """
-    if not (undecided := [row for row in rows if row.label == UNDECIDED]):
-        return
-    texts = []
-    for row in undecided:
-        names = ", ".join(printable(path.name) for path in row.files[:LISTED])
-        further = f" and {len(row.files) - LISTED} more" if len(row.files) > LISTED else ""
-        texts.append(
-            f"{escape_name(row.name)} ({row.polygons:,} polygons, {row.area:,.0f} slide pixels, in {names}{further})"
-        )
-    name = escape_name(undecided[0].name.split(":")[0].strip())
-    raise InputError(
-        f"Nobody decided what these annotation classes mean: {'; '.join(texts)}. Decide each of them, such as by "
-        f'--class "{name}=benign", --class "{name}=malignant" or --ignore "{name}".'
-    )
-
-
-def find_unused_decisions(rows: list[ClassSummary], decisions: Decisions) -> list[str]:
-    """Return the names that the user decided and that no file contains."""
-    used = set()
-    for row in rows:
-        parts = class_key(row.name).split(": ")
-        used |= {": ".join(parts[:length]) for length in range(1, len(parts) + 1)}
-    return sorted(set(decisions.requested) - used)
-
-
 def escape_name(name: str) -> str:
     """Return a class name with characters that cannot be printed escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
@@ -337,7 +241,7 @@ def _features(node: Any) -> Iterator[dict]:
 def _add_feature(annotations: AnnotationFile, feature: dict) -> AnnotationFile:
     """Return the annotations with those of a feature; counters and lists change in place."""
     properties = feature.get("properties") or {}
-    if (kind := _object_type(feature, properties)) in COMPUTED:
+    if (kind := _object_type(feature, properties)) in COMPUTED_TYPES:
         annotations.skipped[kind] += 1
         return annotations
     parts = list(_parts(feature.get("geometry")))
@@ -381,7 +285,7 @@ def _parts(geometry: dict | None) -> Iterator[tuple[str, Any]]:
         for polygon in [coordinates] if kind == "Polygon" else coordinates:
             if polygon:
                 yield "Polygon", polygon
-    elif kind in WITHOUT_AREA:
+    elif kind in SHAPES_WITHOUT_AREA:
         yield kind, None
     else:
         raise ValueError(f"unknown geometry {kind!r}")
@@ -391,7 +295,7 @@ def _polygon(name: str, coordinates: list) -> Polygon:
     rings = [np.array([(x, y) for x, y, *_ in ring], float) for ring in coordinates]  # without a height
     if not all(len(ring) > 2 for ring in rings):
         raise ValueError("a ring needs three points")
-    if not all((np.abs(ring) < LARGEST_COORDINATE).all() for ring in rings):
+    if not all((np.abs(ring) < MAX_COORDINATE).all() for ring in rings):
         raise ValueError("a coordinate is no number of pixels")
     outer, *holes = map(_ring_area, rings)
     return Polygon(name, rings, max(0.0, outer - sum(holes)))

@@ -1,7 +1,7 @@
-"""Archives: zip and tar, compressed or not, one inside another, read member by member and never unpacked by name.
+"""Read members of zip and tar archives, compressed or not, and of archives inside them, without unpacking them.
 
-An archive is named by a chain: the file on disk, then the members that are archives themselves. What has to be unpacked
-to be read in any order (a compressed tar, an archive inside another) goes to a temporary file without a name.
+A chain identifies an archive: the file on disk, then the members that are archives themselves. Archives that do not
+allow random access (a compressed tar, an archive inside another) are copied to an anonymous temporary file.
 """
 
 import bz2
@@ -23,30 +23,30 @@ from typing import BinaryIO
 from bcgan.errors import InputError
 from bcgan.slides.kinds import ARCHIVE_KINDS, HEAD, has_archive_suffix, plain_path, printable, sniff
 
-LARGEST_FILE = 256 * 2**20  # bytes; a larger member of an archive is refused as a decompression bomb
-LARGEST_ARCHIVE = 64 * 2**30  # bytes of an archive that is unpacked to a temporary file
-SPARE = 2**30  # bytes that a temporary file leaves free on its disk
-DEEPEST = 4  # archives inside one another
-COPIED = 2**20  # bytes at a time
+MAX_FILE_BYTES = 256 * 2**20  # bytes; a larger member of an archive is refused as a decompression bomb
+MAX_ARCHIVE_BYTES = 64 * 2**30  # bytes of an archive that is unpacked to a temporary file
+MIN_FREE_BYTES = 2**30  # that a temporary file leaves free on its disk
+MAX_DEPTH = 4  # of archives inside one another
+COPY_CHUNK_BYTES = 2**20
 DOCUMENTS = ("[content_types].xml", "mimetype", "meta-inf/manifest.mf")  # members of office documents and programs
 METHODS = {
     1: "Shrink", 6: "Implode", 9: "Deflate64", 10: "TERSE", 93: "Zstandard", 95: "XZ", 96: "JPEG", 97: "WavPack",
     98: "PPMd", 99: "WinZip AES",
 }  # fmt: skip
-FOREIGN = ((b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!", "RAR"), (b"\x28\xb5\x2f\xfd", "Zstandard"))
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+UNSUPPORTED_ARCHIVES = ((b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!", "RAR"), (b"\x28\xb5\x2f\xfd", "Zstandard"))
+READ_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 Chain = tuple[Path | str, ...]
 _LOCK = threading.RLock()
 
 
 class _Zip:
-    """An open zip archive; `members` maps a plain path to its entry, the last one of a name as on unpacking."""
+    """An open zip archive; `members` maps a plain path to its entry, the last one if a name occurs twice."""
 
     def __init__(self, file: BinaryIO):
         self.archive = zipfile.ZipFile(file)
         files = (entry for entry in self.archive.infolist() if not (_is_folder(entry) or _is_link(entry)))
-        self.members = {plain_path(_decoded(entry)): entry for entry in files}
+        self.members = {plain_path(_decode_name(entry)): entry for entry in files}
 
     def size(self, name: str) -> int:
         return self.members[name].file_size
@@ -78,16 +78,16 @@ class _Tar:
         return self.members[name].size
 
     def check(self, name: str) -> None:
-        """A tar's members are neither compressed nor encrypted by themselves."""
+        """Do nothing: members of a tar are neither compressed nor encrypted by themselves."""
 
     def open(self, name: str) -> BinaryIO:
         with self.turn:
             source = self.archive.extractfile(self.members[name])
-        return io.BufferedReader(_Turns(source, self.turn), COPIED)
+        return io.BufferedReader(_LockedReader(source, self.turn), COPY_CHUNK_BYTES)
 
 
-class _Turns(io.RawIOBase):
-    """A member of a tar archive whose reads wait for those of other threads: all share one place in the file."""
+class _LockedReader(io.RawIOBase):
+    """A member of a tar archive that is read under a lock, as all members share one position in the file."""
 
     def __init__(self, source: BinaryIO, turn: threading.Lock):
         self.source, self.turn = source, turn
@@ -109,13 +109,14 @@ class _Turns(io.RawIOBase):
 
 
 def is_archive(name: str, head: Callable[[], bytes], source: Callable[[], BinaryIO]) -> bool:
-    """Return whether a file is an archive: by its suffix, else by what it holds.
+    """Return whether a file is an archive, by its suffix, else by its content.
 
-    Office documents and programs are zip files too, and a compressed file need not hold a tar archive.
+    Office documents and programs are zip files but no archives, and a compressed file may contain something else than a
+    tar archive.
 
     Args:
         name: The file's name.
-        head: Gives the first HEAD bytes.
+        head: Returns the first HEAD bytes.
         source: Opens the file.
     """
     if has_archive_suffix(name):
@@ -128,18 +129,18 @@ def is_archive(name: str, head: Callable[[], bytes], source: Callable[[], Binary
             if kind == "zip":
                 with zipfile.ZipFile(file) as archive:
                     return not {member.lower() for member in archive.namelist()}.intersection(DOCUMENTS)
-            return kind == "tar" or sniff(_decompressor(kind, file).read(HEAD)) == "tar"
-    except DAMAGE:
+            return kind == "tar" or sniff(_open_decompressor(kind, file).read(HEAD)) == "tar"
+    except READ_ERRORS:
         return False
 
 
-def members(chain: Chain) -> list[tuple[str, int]]:
-    """List an archive's files: plain path and size in bytes, in the order of the paths.
+def list_members(chain: Chain) -> list[tuple[str, int]]:
+    """Return the plain path and size in bytes of an archive's files, sorted by path.
 
     Raises:
-        InputError: The archive cannot be read; the message has the reason.
+        InputError: If the archive cannot be read; the message has the reason.
     """
-    archive = _archive(chain)
+    archive = _get_archive(chain)
     return sorted((name, archive.size(name)) for name in archive.members)
 
 
@@ -147,30 +148,30 @@ def read_member(chain: Chain, name: str, limit: int | None = None) -> bytes:
     """Read a file of an archive.
 
     Args:
-        limit: Read at most so many bytes, from the start.
+        limit: Number of bytes to read from the start. Defaults to `None`: all.
 
     Raises:
-        ValueError: It is larger than LARGEST_FILE, encrypted, or compressed by a method that Python does not read.
-        OSError: It is damaged.
-        InputError: The archive cannot be read any more.
+        ValueError: If it is larger than MAX_FILE_BYTES, encrypted, or compressed by a method that Python does not read.
+        OSError: If it is damaged.
+        InputError: If the archive cannot be read any more.
     """
-    archive, path = _archive(chain), display_path((*chain, name))
+    archive, path = _get_archive(chain), display_path((*chain, name))
     try:
         archive.check(name)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
-    if limit is None and archive.size(name) > LARGEST_FILE:
+    if limit is None and archive.size(name) > MAX_FILE_BYTES:
         raise ValueError(
-            f"{path} unpacks to {archive.size(name)} bytes, more than {LARGEST_FILE}; unpack the archive and give the "
-            "file itself"
+            f"{path} unpacks to {archive.size(name)} bytes, more than {MAX_FILE_BYTES}; unpack the archive and give "
+            "the file itself"
         )
     try:
         with archive.open(name) as file:
-            content = file.read(LARGEST_FILE + 1 if limit is None else limit)
-    except (*DAMAGE, NotImplementedError, KeyError) as error:
-        raise OSError(f"{path} cannot be read from its archive ({_reason(error)})") from error
-    if len(content) > LARGEST_FILE:  # it is larger than the archive's table of contents claims
-        raise ValueError(f"{path} unpacks to more than {LARGEST_FILE} bytes")
+            content = file.read(MAX_FILE_BYTES + 1 if limit is None else limit)
+    except (*READ_ERRORS, NotImplementedError, KeyError) as error:
+        raise OSError(f"{path} cannot be read from its archive ({_describe_error(error)})") from error
+    if len(content) > MAX_FILE_BYTES:  # it is larger than the archive's table of contents claims
+        raise ValueError(f"{path} unpacks to more than {MAX_FILE_BYTES} bytes")
     return content
 
 
@@ -178,9 +179,9 @@ def open_member(chain: Chain, name: str) -> BinaryIO:
     """Open a file of an archive.
 
     Raises:
-        ValueError: It is encrypted, or compressed by a method that Python does not read.
+        ValueError: If it is encrypted, or compressed by a method that Python does not read.
     """
-    archive = _archive(chain)
+    archive = _get_archive(chain)
     archive.check(name)
     return archive.open(name)
 
@@ -198,8 +199,8 @@ def _is_link(entry: zipfile.ZipInfo) -> bool:
     return stat.S_ISLNK(entry.external_attr >> 16)
 
 
-def _decoded(entry: zipfile.ZipInfo) -> str:
-    """Return an entry's name; programs that write UTF-8 without saying so are understood."""
+def _decode_name(entry: zipfile.ZipInfo) -> str:
+    """Return an entry's name, decoded as UTF-8 if possible, as some programs do not set the flag for UTF-8."""
     if entry.flag_bits & 0x800:
         return entry.filename
     try:
@@ -208,50 +209,51 @@ def _decoded(entry: zipfile.ZipInfo) -> str:
         return entry.filename
 
 
-def _archive(chain: Chain) -> _Zip | _Tar:
+def _get_archive(chain: Chain) -> _Zip | _Tar:
+    """Return the open archive of a chain, from the cache unless the file changed."""
     path = Path(chain[0])
     try:
         changed = path.stat().st_mtime_ns
     except OSError as error:
         raise InputError(f"{display_path(chain)} cannot be read ({error}). Give an archive that can be.") from error
     with _LOCK:  # two threads would unpack the same archive twice
-        return _opened(chain, changed)
+        return _open_archive(chain, changed)
 
 
 @lru_cache(32)
-def _opened(chain: Chain, changed: int) -> _Zip | _Tar:
-    """Open an archive; a thousand at once would be more files than a process may have."""
+def _open_archive(chain: Chain, changed: int) -> _Zip | _Tar:
+    """Open an archive. The cache is small, as a process can have only a limited number of open files."""
     path, name, head = display_path(chain), str(chain[-1]), b""
     try:
-        file = Path(chain[0]).open("rb") if len(chain) == 1 else _unpacked(chain)  # noqa: SIM115, as is this one
+        file = Path(chain[0]).open("rb") if len(chain) == 1 else _unpack_member(chain)  # noqa: SIM115, as is this one
         head = file.read(HEAD)
         file.seek(0)
         kind = sniff(head) or ("zip" if name.lower().endswith(".zip") else "tar")
         if kind == "zip":
             return _Zip(file)
         if kind in ("gzip", "bzip2", "xz"):
-            file = _copied(_decompressor(kind, file), path)
+            file = _copy_to_temporary_file(_open_decompressor(kind, file), path)
         return _Tar(file)
-    except (*DAMAGE, NotImplementedError, ValueError) as error:
-        raise InputError(_refusal(path, name, head, error)) from error
+    except (*READ_ERRORS, NotImplementedError, ValueError) as error:
+        raise InputError(_describe_open_error(path, name, head, error)) from error
 
 
-def _unpacked(chain: Chain) -> BinaryIO:
+def _unpack_member(chain: Chain) -> BinaryIO:
     """Return an archive that is a member of another, as a temporary file."""
-    outer, name = _archive(chain[:-1]), str(chain[-1])
+    outer, name = _get_archive(chain[:-1]), str(chain[-1])
     outer.check(name)
     with outer.open(name) as file:
-        return _copied(file, display_path(chain))
+        return _copy_to_temporary_file(file, display_path(chain))
 
 
-def _copied(source: BinaryIO, path: str) -> BinaryIO:
-    """Copy a stream to a temporary file, which goes away when it is closed or the process ends."""
+def _copy_to_temporary_file(source: BinaryIO, path: str) -> BinaryIO:
+    """Copy a stream to a temporary file, which is deleted when it is closed or the process ends."""
     target = tempfile.TemporaryFile()  # noqa: SIM115, closed with the cache's entry
-    most = min(LARGEST_ARCHIVE, shutil.disk_usage(tempfile.gettempdir()).free - SPARE)
-    while content := source.read(COPIED):
-        if target.tell() + len(content) > most:
+    max_bytes = min(MAX_ARCHIVE_BYTES, shutil.disk_usage(tempfile.gettempdir()).free - MIN_FREE_BYTES)
+    while content := source.read(COPY_CHUNK_BYTES):
+        if target.tell() + len(content) > max_bytes:
             raise InputError(
-                f"{path} unpacks to more than the {max(most, 0):,} bytes that {tempfile.gettempdir()} can take. "
+                f"{path} unpacks to more than the {max(max_bytes, 0):,} bytes that {tempfile.gettempdir()} can take. "
                 "Set TMPDIR to a folder with more space, or unpack the archive and give the folder."
             )
         target.write(content)
@@ -259,32 +261,32 @@ def _copied(source: BinaryIO, path: str) -> BinaryIO:
     return target
 
 
-def _decompressor(kind: str, file: BinaryIO) -> BinaryIO:
+def _open_decompressor(kind: str, file: BinaryIO) -> BinaryIO:
     return {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind](file)
 
 
-def _refusal(path: str, name: str, head: bytes, error: Exception) -> str:
-    """Return why an archive cannot be opened, and the remedy."""
-    for signature, kind in FOREIGN:
+def _describe_open_error(path: str, name: str, head: bytes, error: Exception) -> str:
+    """Return a message with the reason why an archive cannot be opened and the remedy."""
+    for signature, kind in UNSUPPORTED_ARCHIVES:
         if head.startswith(signature):
             return f"{path} is a {kind} archive, which is not read. Repack it as zip or tar, or unpack it."
     kind = sniff(head)
     if not head and not isinstance(error, OSError):
-        return f"{path} is empty. Fetch it again or remove it."
+        return f"{path} is empty. Download it again or remove it."
     if kind and kind not in ARCHIVE_KINDS:
-        return f"{path} is a {kind} file and no archive. Give the folder or archive that holds it."
+        return f"{path} is a {kind} file and no archive. Give the folder or archive that contains it."
     if kind in ("gzip", "bzip2", "xz") and isinstance(error, tarfile.ReadError) and "end of data" not in str(error):
-        return f"{path} is compressed with {kind}, but holds no tar archive. Unpack it and give archive_type it holds."
+        return f"{path} is compressed with {kind}, but contains no tar archive. Unpack it and give its content."
     if isinstance(error, ValueError) and str(error).startswith("is "):
         return f"{path} {error}."
     archive_type = "zip" if kind == "zip" or (kind is None and name.lower().endswith(".zip")) else "tar"
-    reason = _reason(error)
+    reason = _describe_error(error)
     if kind == "zip" and isinstance(error, zipfile.BadZipFile) and "not a zip file" in str(error):
         reason = "it is truncated: the table of contents at its end is missing"
-    return f"{path} is not a readable {archive_type} archive ({reason}). Fetch it again or remove it."
+    return f"{path} is not a readable {archive_type} archive ({reason}). Download it again or remove it."
 
 
-def _reason(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, EOFError) or "end of data" in str(error) or "end-of-stream" in str(error):
         return "it is truncated"
     return str(error) or type(error).__name__

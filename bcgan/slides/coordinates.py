@@ -1,4 +1,4 @@
-"""Where a tile lies in its slide, by its file name, as the usual tools write it."""
+"""Parse the coordinates of a tile in its slide from its file name, as common tools write it."""
 
 import re
 from collections.abc import Iterable
@@ -26,18 +26,17 @@ PLAIN_PATTERN = "_<x>_<y>"
 
 
 class TileCoordinates(NamedTuple):
-    """slide: its name, with the layer of a stack. x, y: the upper left corner, in the tile's own pixels. downsample:
-    pixels in which the slide counts, for one of the tile's. pattern: which tool's names it follows."""
+    """The coordinates that the name of a tile states."""
 
-    x: int
+    x: int  # upper left corner, pixels of the tile
     y: int
-    slide: str
-    downsample: float
-    pattern: str
+    slide: str  # name of the slide, with the layer of a stack
+    downsample: float  # pixels of the slide for one of the tile's
+    pattern: str  # the naming pattern, for messages
 
 
 def parse_tile_name(name: str) -> TileCoordinates | None:
-    """Read a tile's place from its file name, without or with its suffix; None where it states none."""
+    """Return the coordinates that a file name states, with or without its suffix; `None` if it states none."""
     name = strip_suffixes(name)
     if match := QUPATH.fullmatch(name):
         downsample = float(match["downsample"] or 1)
@@ -51,8 +50,8 @@ def parse_tile_name(name: str) -> TileCoordinates | None:
     return None
 
 
-def slide_names(keys: Iterable[str]) -> list[str]:
-    """The slide of each patch whose place is known: its key up to the place. A patient may have several."""
+def parse_slide_names(keys: Iterable[str]) -> list[str]:
+    """Return the slide of each patch, which is its key up to the coordinates, or the complete key without any."""
     names = []
     for key in keys:
         match = NAMED.fullmatch(key)

@@ -12,18 +12,18 @@ from PIL import Image
 
 from bcgan.slides.kinds import HEAD, sniff
 
-# What OpenCV cannot decode is raised here with the file's name. OpenCV 4 and 5 have the function in different places.
+# Errors are raised here with the file name, so OpenCV need not log them. OpenCV 4 and 5 name this function differently.
 (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
 
 MAX_PIXELS = 2**26  # of an image that is decoded at once
-MAX_PIXELS_PER_BYTE = 2_000  # no format packs plain white closer; a small file can claim gigabytes
+MAX_PIXELS_PER_BYTE = 2_000  # no format compresses plain white more; a small file can claim gigabytes
 WHITE = (255, 255, 255)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 CZI_MAGIC = b"ZISRAWFILE"
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7)  # SOF markers
 JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{34})", re.DOTALL)
-FULL_BITS = 16  # 16-bit pixels that use fewer bits are not spread over the full range; glass is bright in any slide
-BRIGHT = 99.9  # percentile that stands for the largest value, so that single hot pixels do not
+FULL_BITS = 16  # that 16-bit pixels have to use: glass is bright in any slide, so fewer bits mean a smaller range
+BRIGHT_PERCENTILE = 99.9  # used as the largest value, so that single hot pixels do not count
 FLAT_KINDS = ("png", "jpeg", "bmp", "webp", "jp2")
 
 
@@ -31,12 +31,12 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """Decode an image of any supported format at full resolution.
 
     Args:
-        data: bytes. PNG, JPEG, BMP, WebP, JPEG 2000, TIFF (OME and ImageJ too), DICOM or a vendor's slide.
-        name: string. Of the image, for errors.
+        data: Content of a PNG, JPEG, BMP, WebP, JPEG 2000, TIFF (OME and ImageJ too), DICOM or a vendor's slide file.
+        name: Of the image, for errors.
 
     Returns:
-        uint8 RGB, (height, width, 3). 16-bit images are scaled to 8 bits, grey ones repeated, transparency is laid
-        on white.
+        uint8 RGB, (height, width, 3). 16-bit images are scaled to 8 bits, gray ones are repeated, and transparent ones
+        are composited on white.
 
     Raises:
         ValueError: If it is not an image, is damaged, or claims more than MAX_PIXELS pixels.
@@ -51,12 +51,12 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def is_container(data: bytes) -> bool:
-    """Whether the first bytes are those of a TIFF, a DICOM or a CZI file, which may contain a pyramid."""
+    """Return whether the first bytes are those of a TIFF, a DICOM or a CZI file, which may contain a pyramid."""
     return data[:4] in TIFF_MAGIC or data[128:132] == b"DICM" or data[:10] == CZI_MAGIC
 
 
 def decode_flat(data: bytes, name: str) -> np.ndarray:
-    """Decode a PNG, JPEG, BMP, WebP or JPEG 2000 image; arguments, result and errors as `decode_image` has them."""
+    """Decode a PNG, JPEG, BMP, WebP or JPEG 2000 image; arguments, result and errors are those of `decode_image`."""
     if not data:
         raise ValueError(f"{name} is empty")
     kind = sniff(data[:HEAD])
@@ -64,7 +64,7 @@ def decode_flat(data: bytes, name: str) -> np.ndarray:
         raise ValueError(f"{name} is a {kind.upper()} file, which is no image format that is read here")
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         _check_claim(math.prod(struct.unpack(">II", data[16:24])) if len(data) >= 24 else 0, data, name)
-        # OpenCV fills what is missing with black and reports nothing, and allocates any length that a chunk claims.
+        # OpenCV fills missing parts with black, reports nothing, and allocates any length that a chunk claims.
         if not _is_complete_png(data):
             raise ValueError(f"{name} is a truncated PNG")
     else:
@@ -87,7 +87,7 @@ def to_uint8(image: np.ndarray, name: str, largest: int | None = None) -> np.nda
     """Scale 16-bit pixels to 8 bits.
 
     Args:
-        largest: int. `largest_value` of the whole image where `image` is a part of it. Defaults to the part's own.
+        largest: `largest_value` of the complete image if `image` is a part of it. Defaults to that of the part.
 
     Raises:
         ValueError: If the pixels are neither 8 nor 16 bits, or 16 bits of which fewer than FULL_BITS are used.
@@ -106,13 +106,13 @@ def to_uint8(image: np.ndarray, name: str, largest: int | None = None) -> np.nda
 
 
 def largest_value(image: np.ndarray) -> int:
-    """The value that all but a few hot pixels stay below."""
+    """Return the BRIGHT_PERCENTILE of an image, estimated from every n-th pixel; 0 if it is empty."""
     step = max(1, image.shape[0] // 512)
-    return int(np.percentile(image[::step, :: max(1, image.shape[1] // 512)], BRIGHT)) if image.size else 0
+    return int(np.percentile(image[::step, :: max(1, image.shape[1] // 512)], BRIGHT_PERCENTILE)) if image.size else 0
 
 
 def lay_on_white(image: np.ndarray) -> np.ndarray:
-    """Lay an image with an alpha channel, uint8 (height, width, 4), on white; (height, width, 3)."""
+    """Composite an image with an alpha channel, uint8 (height, width, 4), on white; (height, width, 3)."""
     if image[..., 3].min(initial=255) == 255:
         return np.ascontiguousarray(image[..., :3])
     alpha = image[..., 3:].astype(np.float32) / 255
@@ -120,7 +120,7 @@ def lay_on_white(image: np.ndarray) -> np.ndarray:
 
 
 def check_size(width: int, height: int, name: str) -> None:
-    """Raise ValueError where an image has too many pixels to be decoded at once."""
+    """Raise ValueError if an image has too many pixels to be decoded at once."""
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"{name} has {width * height:,} pixels, and {MAX_PIXELS:,} are read at once. Cut it, or make it a tiled "
@@ -129,10 +129,10 @@ def check_size(width: int, height: int, name: str) -> None:
 
 
 def embedded_pixels(data: bytes) -> int:
-    """How many pixels the header of an image inside a container claims, which its decoder allocates; 0: it has none.
+    """Return the pixels that the header of an image inside a container claims, and its decoder allocates; 0 if none.
 
     Args:
-        data: bytes. JPEG (with its tables or without), JPEG 2000, PNG or WebP.
+        data: JPEG (with or without its tables), JPEG 2000, PNG or WebP.
     """
     if data[:2] == b"\xff\xd8":
         return _jpeg_pixels(data)
@@ -143,11 +143,11 @@ def embedded_pixels(data: bytes) -> int:
 
 
 def _jpeg_pixels(data: bytes) -> int:
-    """Look for the frame's header as libjpeg does, which skips what is no marker."""
+    """Return the pixels that a JPEG's frame header claims. Bytes that are no marker are skipped, as libjpeg does."""
     position = 2
     while 0 <= (position := data.find(b"\xff", position)) < len(data) - 9:
         marker = data[position + 1]
-        if marker in (0x00, 0xFF):  # no marker, and a byte that fills
+        if marker in (0x00, 0xFF):  # no marker, or a fill byte
             position += 1
         elif marker in JPEG_FRAMES:
             height, width = struct.unpack(">HH", data[position + 5 : position + 9])
@@ -160,7 +160,7 @@ def _jpeg_pixels(data: bytes) -> int:
 
 
 def _is_complete_png(data: bytes) -> bool:
-    """Whether every chunk lies inside the file, up to the one that ends it."""
+    """Return whether all chunks of a PNG lie inside the file, including the last one."""
     offset = 8
     while offset + 12 <= len(data):
         length, chunk_type = struct.unpack(">I4s", data[offset : offset + 8])
@@ -171,7 +171,7 @@ def _is_complete_png(data: bytes) -> bool:
 
 
 def _claimed_pixels(data: bytes, name: str) -> int:
-    """How many pixels a header claims; Pillow reads no more than that."""
+    """Return the pixels that a header claims; Pillow reads only the header."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as header:
             return math.prod(header.size)
@@ -180,6 +180,7 @@ def _claimed_pixels(data: bytes, name: str) -> int:
 
 
 def _check_claim(pixels: int, data: bytes, name: str) -> None:
+    """Raise ValueError if a header claims no pixels or more than the file can contain or than can be decoded."""
     if not 0 < pixels <= MAX_PIXELS_PER_BYTE * len(data):
         raise ValueError(f"{name} claims more than a file of {len(data)} bytes can contain, {pixels} pixels, or none")
     check_size(pixels, 1, name)

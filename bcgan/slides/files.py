@@ -1,4 +1,4 @@
-"""Image files: what arguments, folders and archives hold, one entry an image or slide."""
+"""Find the images and slides that arguments, folders and archives contain; nothing is decoded."""
 
 import glob
 import hashlib
@@ -29,49 +29,34 @@ from bcgan.slides.kinds import (
 from bcgan.slides.series import group_files, group_series, mirax_folders
 
 __all__ = [
-    "ARCHIVE_SUFFIXES", "IMAGE_SUFFIXES", "KNOWN_SUFFIXES", "SLIDE_SUFFIXES", "Child", "ImageFile", "children",
-    "find_images", "fingerprint", "image_files", "printable", "sniff", "strip_suffixes",
+    "ARCHIVE_SUFFIXES", "IMAGE_SUFFIXES", "KNOWN_SUFFIXES", "SLIDE_SUFFIXES", "Child", "ImageFile", "find_images",
+    "fingerprint", "iterate_images", "list_children", "printable", "sniff", "strip_suffixes",
 ]  # fmt: skip
-MOST_NESTED = 10_000  # archives inside one archive
+MAX_NESTED_ARCHIVES = 10_000  # archives inside one archive
 
 
 class ImageFile(NamedTuple):
-    """An image or a slide that was found; nothing of it is decoded.
+    """The file of an image or a slide."""
 
-    name: relative to the source, with forward slashes, for display.
-    path: the file's path, or `archive.zip!member` and `a.zip!b.zip!member` inside archives, for display.
-    source: the folder's or archive's name.
-    local: the file on disk; `None` inside an archive.
-    size: in bytes.
-    read: returns the bytes; raises OSError or ValueError with the reason.
-    parts: other files on disk of the same slide (DICOM series, MIRAX folder, VMS).
-    """
-
-    name: str
-    path: str
-    source: str
-    local: Path | None
-    size: int
-    read: Callable[[], bytes]
-    parts: tuple[Path, ...] = ()
+    name: str  # relative to the source, with forward slashes, for display
+    path: str  # path for display; `archive.zip!member` or `a.zip!b.zip!member` inside archives
+    source: str  # name of the folder or archive
+    local: Path | None  # the file on disk; `None` inside an archive
+    size: int  # bytes
+    read: Callable[[], bytes]  # returns the content; raises OSError or ValueError with the reason
+    parts: tuple[Path, ...] = ()  # other files on disk of the same slide (DICOM series, MIRAX folder, VMS)
 
 
 class Child(NamedTuple):
-    """What lies directly in a folder.
+    """An image, a folder or an archive that lies directly in a folder."""
 
-    name: the file's or folder's own name; it may hold bytes that are not UTF-8.
-    path: where it lies.
-    kind: of what it is.
-    image: the image; `None` for a folder or an archive.
-    """
-
-    name: str
+    name: str  # of the file or folder; it may contain bytes that are not UTF-8
     path: Path
     kind: Literal["image", "folder", "archive"]
-    image: ImageFile | None = None
+    image: ImageFile | None = None  # `None` for a folder or an archive
 
 
-class _LeftOut:
+class _SkippedFiles:
     """Counts the files that are neither images nor archives, for one line in the log."""
 
     def __init__(self) -> None:
@@ -81,61 +66,58 @@ class _LeftOut:
         self.first = self.first or path
         self.count += 1
 
-    def tell(self) -> None:
+    def report(self) -> None:
+        """Log the number of files and the first one."""
         if self.count:
             log.info("%d files are no images and are left out, the first: %s", self.count, self.first)
 
 
 class _Search(NamedTuple):
-    """One search through folders and archives.
+    """The state of one search through folders and archives."""
 
-    strict: whether an archive that cannot be read ends it; otherwise the archive is an image that cannot be read.
-    left_out: counts the files that are no images.
-    visited: device and inode of the folders that were searched, so that links cannot lead in circles.
-    nested: chains of the archives inside archives.
-    """
-
-    strict: bool
-    left_out: _LeftOut
-    visited: set[tuple[int, int]]
-    nested: list[Chain]
+    strict: bool  # whether an unreadable archive is an error; otherwise it is returned as an unreadable image
+    skipped: _SkippedFiles
+    visited: set[tuple[int, int]]  # device and inode of searched folders, so that links cannot lead in circles
+    nested: list[Chain]  # archives inside archives
 
     @classmethod
     def start(cls, strict: bool) -> "_Search":
-        return cls(strict, _LeftOut(), set(), [])
+        """Return the state of a new search."""
+        return cls(strict, _SkippedFiles(), set(), [])
 
 
 def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[ImageFile]:
-    """Find the images that arguments name.
+    """Find the images that command-line arguments name.
 
     Args:
-        arguments: Files, folders (searched through), archives, glob patterns; "-" stands for `listed`.
-        listed: Paths, one a line.
+        arguments: Files, folders, which are searched recursively, archives and glob patterns; "-" stands for `listed`.
+        listed: Lines of paths.
 
     Returns:
-        The images in the order of the arguments; a folder's and an archive's in the order of their names. A file that
-        is named is among them whatever it holds, and where it does not exist.
+        The images in the order of the arguments, and in name order inside folders and archives. A file that is named
+        is returned even if it is no image or does not exist.
 
     Raises:
-        InputError: An argument names nothing, or an archive that is named cannot be read.
+        InputError: If an argument names nothing, or a named archive cannot be read.
     """
     search, images = _Search.start(strict=False), []
     for argument in arguments:
-        search.visited.clear()  # a folder may be named twice, or inside another one
+        search.visited.clear()  # a folder can be named twice, or be inside another one
         if argument == "-":
-            lines = (line.rstrip("\r\n") for line in listed if line.strip())
-            images += [image for line in lines for image in _named(Path(line), search)]
+            for line in listed:
+                if line.strip():
+                    images += _named_images(Path(line.rstrip("\r\n")), search)
             continue
         path = Path(argument)
         if path.is_dir() or os.path.lexists(path):
-            inside = list(_named(path, search))
+            named = list(_named_images(path, search))
         else:
-            inside = _matching(argument, search)
-        if not inside:
+            named = _pattern_images(argument, search)
+        if not named:
             raise InputError(f"{argument}: no image there. Give files ({', '.join(KNOWN_SUFFIXES)}), folders, archives "
                              "or patterns.")  # fmt: skip
-        images += inside
-    search.left_out.tell()
+        images += named
+    search.skipped.report()
     if not images:
         raise InputError("No image was named. Give files, folders or patterns, or - for a list on standard input.")
     unique: dict[str, ImageFile] = {}
@@ -146,90 +128,94 @@ def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Im
     return group_series(list(unique.values()))
 
 
-def image_files(places: tuple[Path, ...]) -> Iterator[ImageFile]:
-    """Iterate over the images of a data set's folders and archives, archives inside folders too, in name order.
+def iterate_images(paths: tuple[Path, ...]) -> Iterator[ImageFile]:
+    """Yield the images of a data set's folders and archives, and of archives inside folders, in name order.
 
     Raises:
-        InputError: No place was given, one does not exist, or an archive cannot be opened.
+        InputError: If there is no path, one does not exist, or an archive cannot be opened.
     """
-    if not places:
+    if not paths:
         raise InputError(
             "data.dir is empty, and this data set is not downloaded for you. "
             "Give its folder or archive: make train DATA_DIR=/path/to/data (or --data-dir)."
         )
     search = _Search.start(strict=True)
-    for place in places:
-        if not place.exists():
-            raise InputError(f"data.dir: {place} does not exist. Give an existing folder or archive.")
-        if place.is_dir():
-            search.visited.clear()  # a place that was given twice is read twice
-            yield from _folder_images(place, place, search)
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"data.dir: {path} does not exist. Give an existing folder or archive.")
+        if path.is_dir():
+            search.visited.clear()  # a folder that is given twice is read twice
+            yield from _folder_images(path, path, search)
         else:
-            yield from _archive_images((place,), search)
-    search.left_out.tell()
+            yield from _archive_images((path,), search)
+    search.skipped.report()
 
 
-def children(folder: Path) -> list[Child]:
-    """List the images, folders and archives that lie directly in a folder, by name.
+def list_children(folder: Path) -> list[Child]:
+    """Return the images, folders and archives that lie directly in a folder, in name order.
 
-    Files of one slide are one image; a folder of a MIRAX slide's data is left out.
+    Files of one slide are one image; the data folder of a MIRAX slide is left out.
     """
     search = _Search.start(strict=False)
-    listing = list(_children(folder, folder, search))
-    search.left_out.tell()
+    listing = list(_iterate_children(folder, folder, search))
+    search.skipped.report()
     return listing
 
 
-def fingerprint(places: tuple[Path, ...]) -> str:
-    """Return a hash of what lies at the places: names, sizes and times of change, without reading the files."""
+def fingerprint(roots: tuple[Path, ...]) -> str:
+    """Return a hash of the names, sizes and modification times of files and of all files in folders."""
     digest = hashlib.sha256()
-    for place in places:
-        for path, name in _everything(place, set()):
+    for root in roots:
+        for path, name in _iterate_paths(root, set()):
             stat = path.stat()
             digest.update(os.fsencode(f"{name} {stat.st_size} {stat.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 
-def _everything(place: Path, visited: set[Path]) -> Iterator[tuple[Path, Path]]:
-    """Iterate over all that lies at a place, with its relative path; links to folders elsewhere are followed once."""
-    paths = [place] if place.is_file() else sorted(place.rglob("*")) if place.is_dir() else []
-    visited.add(place.resolve())
+def _iterate_paths(root: Path, visited: set[Path]) -> Iterator[tuple[Path, Path]]:
+    """Yield a file, or all that a folder contains, with relative paths; links to other folders are followed once."""
+    paths = [root] if root.is_file() else []
+    if root.is_dir():
+        paths = sorted(root.rglob("*"))
+    visited.add(root.resolve())
     for path in paths:
-        if not path.exists():  # a broken link is nobody's data
+        if not path.exists():  # a broken link
             continue
-        yield path, path.relative_to(place)
-        if path.is_symlink() and path.is_dir() and not _leads_back(place, path) and path.resolve() not in visited:
-            yield from _everything(path.resolve(), visited)
+        yield path, path.relative_to(root)
+        if path.is_symlink() and path.is_dir() and not _leads_back(root, path) and path.resolve() not in visited:
+            yield from _iterate_paths(path.resolve(), visited)
 
 
-def _named(path: Path, search: _Search) -> Iterator[ImageFile]:
-    """Iterate over the images of a folder or archive that was named; anything else is taken for an image."""
+def _named_images(path: Path, search: _Search) -> Iterator[ImageFile]:
+    """Yield the images of a named folder or archive; any other path is returned as an image."""
     if path.is_dir():
         yield from _folder_images(path, path, search)
     elif path.is_file() and _is_archive(path):
-        archives.members((path,))  # raises InputError, whatever is done about archives in folders
+        archives.list_members((path,))  # raises InputError: a named archive has to be readable, even if not strict
         yield from _archive_images((path,), search)
     else:
-        yield _image(path.absolute().parent, path, path.name)
+        yield _make_image(path.absolute().parent, path, path.name)
 
 
-def _matching(pattern: str, search: _Search) -> list[ImageFile]:
+def _pattern_images(pattern: str, search: _Search) -> list[ImageFile]:
+    """Return the images that match a glob pattern, and those in matching folders and archives."""
     paths = sorted(map(Path, glob.iglob(pattern, recursive=True)))  # noqa: PTH207, Path.glob knows no absolute pattern
     data = mirax_folders([str(path) for path in paths])
     images: list[ImageFile] = []
     for path in paths:
-        # A pattern with ** matches what lies in folders by itself.
+        # A pattern with ** matches the files inside folders directly.
         if not path.is_dir() or ("**" not in pattern and str(path) not in data):
-            images += _named(path, search)
+            images += _named_images(path, search)
     return group_files(images)
 
 
 def _folder_images(root: Path, folder: Path, search: _Search) -> Iterator[ImageFile]:
+    """Yield the images of a folder, recursively; `root` is the folder that their names are relative to."""
     stat = folder.stat()
     if (stat.st_dev, stat.st_ino) in search.visited:
         return
     search.visited.add((stat.st_dev, stat.st_ino))
-    for child in _children(root, folder, search):
+    for child in _iterate_children(root, folder, search):
         if child.kind == "image":
             yield child.image
         elif child.kind == "archive":
@@ -238,16 +224,18 @@ def _folder_images(root: Path, folder: Path, search: _Search) -> Iterator[ImageF
             yield from _folder_images(root, child.path, search)
 
 
-def _children(root: Path, folder: Path, search: _Search) -> Iterator[Child]:
+def _iterate_children(root: Path, folder: Path, search: _Search) -> Iterator[Child]:
+    """Yield the images, folders and archives that lie directly in a folder, in name order."""
     try:
-        with os.scandir(folder) as scan:
-            entries = sorted((entry for entry in scan if not is_hidden(entry.name)), key=lambda entry: entry.name)
+        with os.scandir(folder) as listing:
+            entries = [entry for entry in listing if not is_hidden(entry.name)]
+        entries.sort(key=lambda entry: entry.name)
     except OSError as error:
         log.warning("%s cannot be searched (%s) and is left out", printable(str(folder)), error.strerror)
         return
-    data = mirax_folders([entry.name for entry in entries])
-    kinds = {entry.name: _kind(root, entry, data) for entry in entries}
-    images = [_image(root, Path(entry.path)) for entry in entries if kinds[entry.name] == "image"]
+    mirax_data = mirax_folders([entry.name for entry in entries])
+    kinds = {entry.name: _entry_kind(root, entry, mirax_data) for entry in entries}
+    images = [_make_image(root, Path(entry.path)) for entry in entries if kinds[entry.name] == "image"]
     grouped = {image.local.name: image for image in group_files(images)}
     parts = {part.name for image in grouped.values() for part in image.parts}
     for entry in entries:
@@ -257,46 +245,50 @@ def _children(root: Path, folder: Path, search: _Search) -> Iterator[Child]:
         elif kind in ("folder", "archive"):
             yield Child(entry.name, Path(entry.path), kind)
         elif kind == "other" and entry.name not in parts:
-            search.left_out.add(printable(entry.path))
+            search.skipped.add(printable(entry.path))
 
 
-def _kind(root: Path, entry: os.DirEntry, data: set[str]) -> str:
-    """Return "image", "archive", "folder", "other", or "" for what belongs to something else."""
+def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
+    """Return "image", "archive", "folder", "other", or "" for a folder that is not searched.
+
+    Folders that are not searched are the data folders of MIRAX slides, and links back to the search.
+    """
     try:
         if entry.is_dir():
-            return (
-                "" if entry.name in data or (entry.is_symlink() and _leads_back(root, Path(entry.path))) else "folder"
-            )
+            is_link_back = entry.is_symlink() and _leads_back(root, Path(entry.path))
+            return "" if entry.name in mirax_data or is_link_back else "folder"
         if has_known_suffix(entry.name):
-            # A broken link is an image that cannot be read; a pipe or a socket would be waited for.
+            # A broken link is an image that cannot be read. Reading a pipe or a socket would block.
             return "image" if entry.is_file() or entry.is_symlink() else "other"
         if not entry.is_file():
             return "other"
         path = Path(entry.path)
-        return "image" if sniff(_head(path)) in IMAGE_KINDS else "archive" if _is_archive(path) else "other"
+        if sniff(_read_head(path)) in IMAGE_KINDS:
+            return "image"
+        return "archive" if _is_archive(path) else "other"
     except OSError:
         return "image" if has_known_suffix(entry.name) else "other"
 
 
 def _leads_back(root: Path, link: Path) -> bool:
-    """Return whether a link leads to a folder that is searched anyway, or to one around it."""
-    real, top = link.resolve(), root.resolve()
-    return real.is_relative_to(top) or top.is_relative_to(real)
+    """Return whether a link leads into the searched folder, or to a folder that contains it."""
+    target, top = link.resolve(), root.resolve()
+    return target.is_relative_to(top) or top.is_relative_to(target)
 
 
 def _is_archive(path: Path) -> bool:
     try:
-        return archives.is_archive(path.name, partial(_head, path), partial(path.open, "rb"))
+        return archives.is_archive(path.name, partial(_read_head, path), partial(path.open, "rb"))
     except OSError:
         return False
 
 
-def _head(path: Path) -> bytes:
+def _read_head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(HEAD)
 
 
-def _image(root: Path, path: Path, name: str | None = None) -> ImageFile:
+def _make_image(root: Path, path: Path, name: str | None = None) -> ImageFile:
     name = printable(plain_path(name or path.relative_to(root).as_posix()))
     try:
         size = path.stat().st_size
@@ -308,36 +300,42 @@ def _image(root: Path, path: Path, name: str | None = None) -> ImageFile:
 
 def _read_file(path: Path) -> bytes:
     size = path.stat().st_size
-    if size > archives.LARGEST_FILE:
-        raise ValueError(f"{printable(str(path))} holds {size} bytes, more than {archives.LARGEST_FILE}")
+    if size > archives.MAX_FILE_BYTES:
+        raise ValueError(f"{printable(str(path))} has {size} bytes, more than {archives.MAX_FILE_BYTES}")
     return path.read_bytes()
 
 
 def _archive_images(chain: Chain, search: _Search) -> Iterator[ImageFile]:
+    """Yield the images of an archive and of the archives inside it.
+
+    Raises:
+        InputError: If it cannot be read and the search is strict.
+    """
     try:
-        names = [(name, size) for name, size in archives.members(chain) if name and not is_hidden(name)]
+        members = [(name, size) for name, size in archives.list_members(chain) if name and not is_hidden(name)]
     except InputError as error:
         if search.strict:
             raise
         name = printable(plain_path(str(chain[-1])).rpartition("/")[2])
-        yield ImageFile(name, display_path(chain), name, None, 0, partial(_refuse, str(error)))
+        yield ImageFile(name, display_path(chain), name, None, 0, partial(_raise_unreadable, str(error)))
         return
-    data = tuple(f"{folder}/" for folder in mirax_folders([name for name, _ in names]))
-    names = [(name, size) for name, size in names if not name.startswith(data)]
-    kinds = {name: _member_kind(chain, name) for name, _ in names}
-    images = [_member(chain, name, size) for name, size in names if kinds[name] == "image"]
+    mirax_data = tuple(f"{folder}/" for folder in mirax_folders([name for name, _ in members]))
+    members = [(name, size) for name, size in members if not name.startswith(mirax_data)]
+    kinds = {name: _member_kind(chain, name) for name, _ in members}
+    images = [_make_member(chain, name, size) for name, size in members if kinds[name] == "image"]
     grouped = {image.path: image for image in group_files(images)}
-    for name, _ in names:
+    for name, _ in members:
         path = display_path((*chain, name))
         if path in grouped:
             yield grouped[path]
-        elif kinds[name] == "archive" and _may_go_deeper(chain, path, search):
+        elif kinds[name] == "archive" and _may_open_nested(chain, path, search):
             yield from _archive_images((*chain, name), search)
         elif kinds[name] != "image":
-            search.left_out.add(path)
+            search.skipped.add(path)
 
 
 def _member_kind(chain: Chain, name: str) -> str:
+    """Return "image", "archive" or "other" for a member of an archive."""
     if has_known_suffix(name):
         return "image"
     try:
@@ -349,21 +347,26 @@ def _member_kind(chain: Chain, name: str) -> str:
         return "other"
 
 
-def _may_go_deeper(chain: Chain, path: str, search: _Search) -> bool:
-    if len(chain) >= archives.DEEPEST:
+def _may_open_nested(chain: Chain, path: str, search: _Search) -> bool:
+    """Return whether an archive inside the archive `chain` may be opened.
+
+    Raises:
+        InputError: If there are more than MAX_NESTED_ARCHIVES.
+    """
+    if len(chain) >= archives.MAX_DEPTH:
         log.warning("%s lies inside %d archives and is left out. Unpack the outer ones.", path, len(chain))
         return False
     search.nested.append(chain)
-    if len(search.nested) > MOST_NESTED:
-        raise InputError(f"{display_path(chain[:1])} holds more than {MOST_NESTED} archives. Unpack it.")
+    if len(search.nested) > MAX_NESTED_ARCHIVES:
+        raise InputError(f"{display_path(chain[:1])} has more than {MAX_NESTED_ARCHIVES} archives inside. Unpack it.")
     return True
 
 
-def _member(chain: Chain, name: str, size: int) -> ImageFile:
+def _make_member(chain: Chain, name: str, size: int) -> ImageFile:
     source = plain_path(str(chain[-1])).rpartition("/")[2]
     read = partial(archives.read_member, chain, name)
     return ImageFile(printable(name), display_path((*chain, name)), printable(source), None, size, read)
 
 
-def _refuse(reason: str) -> bytes:
+def _raise_unreadable(reason: str) -> bytes:
     raise ValueError(reason)

@@ -1,4 +1,4 @@
-"""A table of resolutions for a mixed cohort: which microns per pixel each file has."""
+"""Read a table with the microns per pixel of each file, for images of different resolutions."""
 
 import csv
 import io
@@ -18,9 +18,9 @@ ENCODINGS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8-sig"
 
 
 class MppChoice:
-    """The resolution that a user gives for an image: by a table, else one for all; calling it gives an Mpp or None.
+    """The resolutions that a user gives, for each image in a table or for all. Calling it returns an Mpp or `None`.
 
-    A file is named in the table by its path, by its name, or by its name without suffix.
+    The table names a file by its path, by its name, or by its name without suffix.
     """
 
     def __init__(self, mpp: float | None = None, table: Path | None = None):
@@ -32,20 +32,20 @@ class MppChoice:
 
     def __call__(self, image: ImageFile) -> Mpp | None:
         if self._rows:
-            for key in _keys(image):
+            for key in _lookup_keys(image):
                 if key in self._rows:
                     return self._rows[key]
         return self._default
 
     def as_json(self) -> object:
-        """What a result depends on, for the keys of resumable work."""
+        """Return all values, for the keys of resumable work."""
         return [self.mpp, {key: [mpp.x, mpp.y] for key, mpp in self._rows.items()}]
 
     def report_unused(self, images: list[ImageFile]) -> None:
-        """Name the rows of the table that belong to no image, and count the images that it does not name."""
+        """Warn of rows of the table that belong to no image, and of images that have no row."""
         if not self._table:
             return
-        keys = {key for image in images for key in _keys(image)}
+        keys = {key for image in images for key in _lookup_keys(image)}
         if unused := sorted(set(self._rows) - keys):
             progress.log.warning(
                 "--mpp-csv: %s: %d of %d files are none of the images, such as %s",
@@ -76,7 +76,7 @@ def read_table(path: Path) -> dict[str, Mpp]:
     lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)]
     header = [cell.lower() for cell in lines[0]] if lines else []
     has_header = any(name in FILE_COLUMNS for name in header)
-    columns = _columns(header, path) if has_header else (0, 1, None)
+    columns = _find_columns(header, path) if has_header else (0, 1, None)
     rows: dict[str, Mpp] = {}
     for number, cells in enumerate(lines[has_header:], 1 + has_header):
         if not any(cells):
@@ -87,7 +87,7 @@ def read_table(path: Path) -> dict[str, Mpp]:
                 "points, not commas), or a header."
             )
         mpp = _read_row(cells, columns, delimiter, f"--mpp-csv: {path}, line {number}")
-        key = _plain(cells[columns[0]])
+        key = _normalize_path(cells[columns[0]])
         if rows.setdefault(key, mpp) != mpp:
             raise InputError(f"--mpp-csv: {path}: {key} has two resolutions. Keep one of them.")
     if not rows:
@@ -95,24 +95,31 @@ def read_table(path: Path) -> dict[str, Mpp]:
     return rows
 
 
-def _columns(header: list[str], path: Path) -> tuple[int, int, int | None]:
-    """Positions of the file, of its microns per pixel, and of those along y where there is such a column."""
-    places = {name: [number for number, cell in enumerate(header) if cell in names] for name, names in COLUMNS.items()}
-    for name in ("file", "mpp"):
-        if len(places[name]) != 1:
+def _find_columns(header: list[str], path: Path) -> tuple[int, int, int | None]:
+    """Return the column indices of the file, of its microns per pixel, and of those along y if there are any."""
+    indices = {}
+    for column, names in COLUMNS.items():
+        indices[column] = [index for index, cell in enumerate(header) if cell in names]
+    for column in ("file", "mpp"):
+        if len(indices[column]) != 1:
             raise InputError(
-                f"--mpp-csv: {path} has {len(places[name])} columns {name}; its columns: {', '.join(header)}. Name one "
-                f"{name}."
+                f"--mpp-csv: {path} has {len(indices[column])} columns {column}; its columns: {', '.join(header)}. "
+                f"Name one {column}."
             )
-    return places["file"][0], places["mpp"][0], next(iter(places["mpp_y"]), None)
+    return indices["file"][0], indices["mpp"][0], next(iter(indices["mpp_y"]), None)
 
 
 def _read_row(cells: list[str], columns: tuple[int, int, int | None], delimiter: str, where: str) -> Mpp:
-    """The resolution of one row."""
+    """Return the resolution of one row; `where` is for errors.
+
+    Raises:
+        InputError: If it has no positive number.
+    """
     try:
-        # A table that separates with semicolons may have decimal commas.
-        texts = [cells[place].replace(",", ".") if delimiter != "," else cells[place]
-                 for place in columns[1:] if place is not None and place < len(cells) and cells[place]]  # fmt: skip
+        indices = [index for index in columns[1:] if index is not None and index < len(cells)]
+        texts = [cells[index] for index in indices if cells[index]]
+        if delimiter != ",":  # such a table may have decimal commas
+            texts = [text.replace(",", ".") for text in texts]
         values = [float(text) for text in texts]
         if not values or not all(0 < value < math.inf for value in values):
             raise ValueError("no positive number")
@@ -123,14 +130,14 @@ def _read_row(cells: list[str], columns: tuple[int, int, int | None], delimiter:
     return Mpp(values[0], values[-1], "user")
 
 
-def _plain(name: str) -> str:
-    """A file's name in one form: composed Unicode, forward slashes, no `./` in front."""
+def _normalize_path(name: str) -> str:
+    """Return a file's name with composed Unicode, forward slashes and no `./` in front."""
     name = unicodedata.normalize("NFC", name).replace("\\", "/")
     return os.path.normpath(name) if name else name
 
 
-def _keys(image: ImageFile) -> list[str]:
-    """What a row may call an image, the most exact first."""
+def _lookup_keys(image: ImageFile) -> list[str]:
+    """Return the names that a row may have for an image, the most exact first."""
     name = image.path.rsplit("/", 1)[-1].rsplit("!", 1)[-1]
     absolute = [os.path.abspath(image.local)] if image.local else []  # noqa: PTH100, links are not followed
-    return [_plain(key) for key in (image.path, *absolute, image.name, name, strip_suffixes(name))]
+    return [_normalize_path(key) for key in (image.path, *absolute, image.name, name, strip_suffixes(name))]

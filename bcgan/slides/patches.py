@@ -1,4 +1,4 @@
-"""Bring an image to the model's scale and cut it into patches, on one grid for every format."""
+"""Resample an image to the model's scale and cut it into patches, in the same way for every format."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from bcgan.slides.reader import open_image
 from bcgan.slides.scale import MAX_ENLARGEMENT, SINGLE_PATCH_MAX_RATIO, ModelScale, Mpp, Scale, resolve_scale
 from bcgan.slides.tissue import MIN_TISSUE_FRACTION, fill_unscanned, tissue_mask
 
-SHOW_PROGRESS = 4  # blocks from which on reading has a progress bar
+MIN_BLOCKS_FOR_PROGRESS = 4  # from which on reading has a progress bar
 ROUNDING = 1e-6  # pixels
 CUBIC = -0.75  # the coefficient of OpenCV's cubic interpolation
 
@@ -22,11 +22,15 @@ CUBIC = -0.75  # the coefficient of OpenCV's cubic interpolation
 class PatchGrid(NamedTuple):
     """The patches of one image that contain tissue.
 
-    patches: uint8, (n, size, size, 3). coords: integers, (n, 2), x and y of their upper left corners, pixels at the
-    model's scale. scale: the image's pixels for each of those, and where its resolution comes from. tissue: bool,
-    (n, size, size). thumbnail: uint8, (height, width, 3), to look at; thumbnail_scale: its pixels for one of the
-    model's. is_single_patch: the image is one patch. tile_px: side of the square that each patch stands for, pixels at
-    the model's scale.
+    Attributes:
+        patches: uint8, (n, size, size, 3).
+        coords: Integers, (n, 2), x and y of the upper left corners, pixels at the model's scale.
+        scale: Pixels of the image for one of the model's, and where the resolution comes from.
+        tissue: bool, (n, size, size), which pixels are tissue.
+        thumbnail: uint8, (height, width, 3), for display.
+        thumbnail_scale: Pixels of the thumbnail for one of the model's.
+        is_single_patch: Whether the image is one patch.
+        tile_px: Side of the square that each patch stands for, pixels at the model's scale.
     """
 
     patches: np.ndarray
@@ -40,7 +44,7 @@ class PatchGrid(NamedTuple):
 
     @property
     def image_coords(self) -> np.ndarray:
-        """x and y of the patches in the image's own pixels, integers, (n, 2)."""
+        """Return x and y of the patches in pixels of the image, integers, (n, 2)."""
         return np.rint(self.coords * (self.scale.x, self.scale.y)).astype(int)
 
 
@@ -48,10 +52,10 @@ def cut_patches(image: SlideImage, model: ModelScale, mpp: Mpp | None = None) ->
     """Cut an image into the patches that contain tissue.
 
     The grid begins at the upper left corner; its last column and row end where the image ends, so that nothing is
-    padded. An image of at most SINGLE_PATCH_MAX_RATIO patches a side is one patch, its centre.
+    padded. An image of at most SINGLE_PATCH_MAX_RATIO patches per side is one patch, its center.
 
     Args:
-        mpp: Mpp. The image's resolution, in place of what the file states.
+        mpp: Resolution of the image. Defaults to what the file states.
 
     Raises:
         ValueError: If the image's scale is not known or cannot be true, or if the image is smaller than a patch or too
@@ -66,17 +70,19 @@ def cut_patches(image: SlideImage, model: ModelScale, mpp: Mpp | None = None) ->
     corners = patch_corners(pixels.shape, size, scale.is_single_patch)
     fraction = np.array([mask[y : y + size, x : x + size].mean() for x, y in corners])
     corners = corners[fraction >= MIN_TISSUE_FRACTION]
-    patches, tissue = np.empty((len(corners), size, size, 3), np.uint8), np.empty((len(corners), size, size), bool)
-    for number, (x, y) in enumerate(corners):
-        patches[number], tissue[number] = pixels[y : y + size, x : x + size], mask[y : y + size, x : x + size]
+    patches = np.empty((len(corners), size, size, 3), np.uint8)
+    tissue = np.empty((len(corners), size, size), bool)
+    for index, (x, y) in enumerate(corners):
+        window = slice(y, y + size), slice(x, x + size)
+        patches[index], tissue[index] = pixels[window], mask[window]
     return PatchGrid(patches, corners, scale, tissue, pixels, 1.0, scale.is_single_patch, size)
 
 
 def read_patch(source: ImageFile | Path | str | bytes, model: ModelScale, mpp: Mpp | None = None) -> np.ndarray:
-    """Read an image that is one patch, with tissue or without; uint8, (size, size, 3).
+    """Read an image that is one patch, with or without tissue; uint8, (size, size, 3).
 
     Raises:
-        ValueError, OSError: If it is larger than a patch, or cannot be read.
+        ValueError, OSError: If it is larger than a patch or cannot be read.
     """
     with open_image(source) as image:
         scale = resolve_scale(image.size, mpp or image.mpp, model, image.name)
@@ -92,39 +98,42 @@ def read_patch(source: ImageFile | Path | str | bytes, model: ModelScale, mpp: M
 
 
 def _check_patch_size(image: SlideImage, scale: Scale, pixels: np.ndarray, size: int) -> np.ndarray:
-    """The pixels as they are.
+    """Return the resampled pixels of an image unchanged, if they are at least a patch.
 
     Raises:
-        ValueError: If they are fewer than a patch's along one side.
+        ValueError: If one side is smaller than that of a patch.
     """
     height, width = pixels.shape[:2]
     if min(height, width) < size:
-        at = f"at {scale.mpp[0]:.4g} microns a pixel ({scale.source}) " if scale.mpp else ""
+        resolution = f"at {scale.mpp[0]:.4g} microns a pixel ({scale.source}) " if scale.mpp else ""
         raise ValueError(
-            f"{image.name} is smaller than a patch: {image.size[0]}x{image.size[1]} pixels {at}are {width}x{height} at "
-            f"the model's scale, and a patch has {size}x{size}. Check its microns per pixel, or give larger images"
+            f"{image.name} is smaller than a patch: {image.size[0]}x{image.size[1]} pixels {resolution}are "
+            f"{width}x{height} at the model's scale, and a patch has {size}x{size}. Check its microns per pixel, or "
+            "give larger images"
         )
     return pixels
 
 
 def patch_corners(shape: tuple[int, ...], size: int, is_single_patch: bool | None = None) -> np.ndarray:
-    """Where patches begin on an image of this (height, width, ...): x and y, integers, (n, 2).
+    """Return the upper left corners of the patches of an image: x and y, integers, (n, 2).
 
     Args:
-        is_single_patch: bool. Whether it is one patch, its centre. Defaults to whether it is at most
-            SINGLE_PATCH_MAX_RATIO patches a side.
+        shape: (height, width, ...) of the image.
+        size: Side of a patch.
+        is_single_patch: Whether the image is one patch, its center. Defaults to whether it is at most
+            SINGLE_PATCH_MAX_RATIO patches per side.
     """
     height, width = shape[:2]
     if is_single_patch is None:
         is_single_patch = max(height, width) <= SINGLE_PATCH_MAX_RATIO * size
     if is_single_patch:
         return np.array([[(width - size) // 2, (height - size) // 2]])
-    columns, rows = (_starts(side, size) for side in (width, height))
+    columns, rows = (_patch_starts(side, size) for side in (width, height))
     return np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
 
 
 def read_at_scale(image: SlideImage, scale: Scale) -> np.ndarray:
-    """Read a whole image at the model's scale, block by block, from the level of its pyramid that is next finer.
+    """Read a complete image at the model's scale, block by block, from the next finer level of its pyramid.
 
     Returns:
         uint8, (height, width, 3).
@@ -140,12 +149,12 @@ def read_at_scale(image: SlideImage, scale: Scale) -> np.ndarray:
         )
     if min(scale.x, scale.y) * MAX_ENLARGEMENT < 0.99:
         raise ValueError(f"{image.name} would be enlarged {1 / min(scale.x, scale.y):.0f} times. Check its --mpp")
-    level = _level(image, scale)
+    level = _select_level(image, scale)
     step_x, step_y = (step / down for step, down in zip((scale.x, scale.y), image.downsample(level), strict=True))
     columns, rows = (max(1, int(side / step)) for side, step in zip(image.block, (step_x, step_y), strict=True))
     corners = [(top, left) for top in range(0, height, rows) for left in range(0, width, columns)]
     pixels = np.empty((height, width, 3), np.uint8)
-    with progress.bar(len(corners), image.name, "block", visible=len(corners) >= SHOW_PROGRESS) as bar:
+    with progress.bar(len(corners), image.name, "block", visible=len(corners) >= MIN_BLOCKS_FOR_PROGRESS) as bar:
         for top, left in corners:
             bottom, right = min(height, top + rows), min(width, left + columns)
             pixels[top:bottom, left:right] = _read_block(image, level, (step_x, step_y), (left, top, right, bottom))
@@ -153,16 +162,22 @@ def read_at_scale(image: SlideImage, scale: Scale) -> np.ndarray:
     return pixels
 
 
-def _level(image: SlideImage, scale: Scale) -> int:
+def _select_level(image: SlideImage, scale: Scale) -> int:
+    """Return the coarsest level of the pyramid that is at least as fine as the scale; the first if none is."""
     levels = range(len(image.sizes))
-    fine = [level for level in levels if max(np.divide(image.downsample(level), (scale.x, scale.y))) <= 1.01]
-    return max(fine, key=lambda level: image.downsample(level)[0], default=0)
+    fine_levels = [level for level in levels if max(np.divide(image.downsample(level), (scale.x, scale.y))) <= 1.01]
+    return max(fine_levels, key=lambda level: image.downsample(level)[0], default=0)
 
 
 def _read_block(
     image: SlideImage, level: int, steps: tuple[float, float], block: tuple[int, int, int, int]
 ) -> np.ndarray:
-    """One block at the model's scale; `steps` are pixels of the level for one of the model's."""
+    """Read one block at the model's scale.
+
+    Args:
+        steps: Pixels of the level for one of the model's, along x and y.
+        block: left, top, right, bottom, pixels at the model's scale.
+    """
     left, top, right, bottom = block
     axes = [_Axis(*limits) for limits in zip(steps, (left, top), (right, bottom), image.sizes[level], strict=True)]
     across, down = axes
@@ -171,17 +186,20 @@ def _read_block(
         return region
     if across.is_whole and down.is_whole:
         return cv2.resize(region, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
-    high, wide = region.shape[:2]
-    rows = down.weights() @ region.reshape(high, wide * 3).astype(np.float32)
-    turned = np.ascontiguousarray(rows.reshape(-1, wide, 3).swapaxes(0, 1)).reshape(wide, -1)
-    result = (across.weights() @ turned).reshape(right - left, bottom - top, 3).swapaxes(0, 1)
+    height, width = region.shape[:2]
+    rows = down.weights() @ region.reshape(height, width * 3).astype(np.float32)
+    transposed = np.ascontiguousarray(rows.reshape(-1, width, 3).swapaxes(0, 1)).reshape(width, -1)
+    result = (across.weights() @ transposed).reshape(right - left, bottom - top, 3).swapaxes(0, 1)
     return np.clip(np.rint(result), 0, 255).astype(np.uint8)
 
 
 class _Axis:
-    """Resampling along one axis: means by area where the image shrinks, cubic interpolation where it is enlarged.
+    """Resampling along one axis: area means if the image shrinks, cubic interpolation if it is enlarged.
 
-    start, length: of the pixels that are read. is_copy: one pixel for each. is_whole: whole pixels for each.
+    Attributes:
+        start, length: Range of the pixels that are read.
+        is_whole: Whether each pixel of the result is the mean of a whole number of pixels.
+        is_copy: Whether each pixel of the result is one pixel.
     """
 
     def __init__(self, step: float, begin: int, end: int, size: int):
@@ -194,7 +212,7 @@ class _Axis:
         self.is_copy = self.is_whole and step == 1
 
     def weights(self):
-        """How much each pixel that was read counts for each of the result's; sparse float32, (result, length)."""
+        """Return the weight of each pixel read for each pixel of the result; sparse float32, (result, length)."""
         from scipy.sparse import csr_matrix
 
         outputs = np.arange(self._begin, self._end)[:, None]
@@ -206,21 +224,21 @@ class _Axis:
         else:
             centres = (outputs + 0.5) * self._step - 0.5
             sources = np.floor(centres).astype(int) + np.arange(-1, 3)
-            values = _cubic(np.abs(centres - sources))
+            values = _cubic_weights(np.abs(centres - sources))
         values = (values / values.sum(1, keepdims=True)).astype(np.float32)
         columns = np.clip(sources - self.start, 0, self.length - 1)  # the edge is repeated
         rows = np.repeat(np.arange(len(outputs)), values.shape[1])
         return csr_matrix((values.ravel(), (rows, columns.ravel())), (len(outputs), self.length))
 
 
-def _cubic(distance: np.ndarray) -> np.ndarray:
-    """The weights of cubic interpolation at distances in pixels."""
+def _cubic_weights(distance: np.ndarray) -> np.ndarray:
+    """Return the weights of cubic interpolation at distances in pixels."""
     near = (CUBIC + 2) * distance**3 - (CUBIC + 3) * distance**2 + 1
     far = CUBIC * distance**3 - 5 * CUBIC * distance**2 + 8 * CUBIC * distance - 4 * CUBIC
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
 
 
-def _starts(side: int, size: int) -> np.ndarray:
-    """Where patches begin along an axis; the last one ends where the image ends."""
-    starts = np.arange(0, side - size + 1, size)
-    return starts if starts[-1] + size == side else np.append(starts, side - size)
+def _patch_starts(length: int, size: int) -> np.ndarray:
+    """Return where patches begin along an axis of this length; the last one ends where the image ends."""
+    starts = np.arange(0, length - size + 1, size)
+    return starts if starts[-1] + size == length else np.append(starts, length - size)

@@ -13,7 +13,7 @@ from bcgan.slides.decode import MAX_PIXELS, TIFF_MAGIC, decode_flat, is_containe
 from bcgan.slides.files import ImageFile, printable, sniff
 from bcgan.slides.scale import Mpp, make_mpp
 
-HEAD_BYTES = 512  # from which a file's type is known
+HEAD_BYTES = 512  # that identify the type of a file
 MAX_FLAT_BYTES = 2**28
 NAMED_FORMATS = (".mrxs", ".vms", ".vmu")  # formats that OpenSlide knows by their names alone
 BLOCK_PX = 2048
@@ -21,7 +21,7 @@ VENDORS = ("svs", "scn", "ndpi", "bif", "philips")  # by tifffile's names, whose
 
 
 class FlatImage(SlideImage):
-    """An image that is decoded as a whole."""
+    """An image that is decoded completely when it is opened."""
 
     def __init__(self, pixels: np.ndarray, name: str, mpp: Mpp | None = None):
         size = (pixels.shape[1], pixels.shape[0])
@@ -33,7 +33,7 @@ class FlatImage(SlideImage):
 
 
 class VendorSlide(SlideImage):
-    """A slide that OpenSlide reads, from where the scan begins in formats that say so, as QuPath counts pixels."""
+    """A slide that OpenSlide reads; coordinates begin at the scan's bounds if the format has them, as in QuPath."""
 
     def __init__(self, path: Path, name: str, resources: ExitStack):
         import openslide
@@ -72,8 +72,8 @@ def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideI
     """Open an image of any supported format.
 
     Args:
-        source: a file, a path, or an encoded image's bytes.
-        name: string. For messages. Defaults to the source's path.
+        source: A file, a path, or the bytes of an encoded image.
+        name: For messages. Defaults to the path of the source.
 
     Raises:
         ValueError: If it is no image that can be read; the message names it.
@@ -103,7 +103,7 @@ def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideI
     with ExitStack() as resources:
         if path is None:
             path = _to_temporary_file(data, resources) if _needs_path(data, head) else None
-        if path is not None and _vendor(path) not in (None, "generic-tiff"):
+        if path is not None and _detect_vendor(path) not in (None, "generic-tiff"):
             return _open_vendor(path, name, resources.pop_all())
         if head[:4] not in TIFF_MAGIC and sniff(head) != "dicom":
             raise ValueError(f"{name} is a slide that OpenSlide cannot read")
@@ -115,7 +115,7 @@ def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideI
 
 
 def _needs_path(data: bytes, head: bytes) -> bool:
-    """Whether OpenSlide has to look at it, which reads files alone: vendors' TIFF files, DICOM and CZI."""
+    """Return whether an image in memory may need OpenSlide, which reads only files: vendors' TIFF, DICOM and CZI."""
     if head[:4] not in TIFF_MAGIC:
         return True
     import tifffile
@@ -123,18 +123,20 @@ def _needs_path(data: bytes, head: bytes) -> bool:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             return any(getattr(tiff, f"is_{vendor}", False) for vendor in VENDORS)
-    except Exception:  # whatever a broken header raises: told where the image is opened
+    except Exception:  # a broken header raises many types; the error is reported when the image is opened
         return False
 
 
 def _to_temporary_file(data: bytes, resources: ExitStack) -> Path:
+    """Write an image in memory to a temporary file that is deleted with the resources."""
     folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="bcgan-"))
     path = Path(folder) / "slide"
     path.write_bytes(data)
     return path
 
 
-def _vendor(path: Path) -> str | None:
+def _detect_vendor(path: Path) -> str | None:
+    """Return OpenSlide's name of a file's format; `None` if it does not know it."""
     import openslide
 
     try:
@@ -156,7 +158,7 @@ def _open_vendor(path: Path, name: str, resources: ExitStack) -> SlideImage:
 
 
 def _open_dicom(file: Any, name: str) -> SlideImage:
-    """A DICOM file that is no whole slide: one colour image."""
+    """Open a DICOM file that is no whole slide but one color image."""
     import pydicom
     from pydicom.pixels import pixel_array
 
@@ -172,10 +174,10 @@ def _open_dicom(file: Any, name: str) -> SlideImage:
         raise ValueError(f"{name} is not a DICOM image that can be read ({type(error).__name__}: {error})") from error
     if pixels.ndim == 4:
         if len(pixels) > 1:
-            raise ValueError(f"{name} has {len(pixels)} frames that OpenSlide does not know as a slide. Give one image")
+            raise ValueError(f"{name} has {len(pixels)} frames and is no slide that OpenSlide reads. Give one image")
         pixels = pixels[0]
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise ValueError(f"{name} is a DICOM image of {pixels.dtype} {pixels.shape}, not of 8-bit colours")
+        raise ValueError(f"{name} is a DICOM image of {pixels.dtype} {pixels.shape}, not of 8-bit colors")
     stated = "PixelSpacing=" + "\\".join(map(str, spacing))
     mpp = make_mpp(spacing[1] * 1e3, spacing[0] * 1e3, "DICOM", stated) if len(spacing) == 2 else None
     return FlatImage(np.ascontiguousarray(pixels), name, mpp)

@@ -1,4 +1,4 @@
-"""Check and apply a resolution: whether it can be true, and how it meets the model's.
+"""Check the resolution of an image, and compute its scale relative to the model.
 
 `tiff` and `reader` read the resolution from a file's metadata, `mpp_table` from the user's table.
 """
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 MIN_MPP, MAX_MPP = 0.02, 20.0  # microns a pixel that a microscope's or a scanner's image can have
 MAX_ENLARGEMENT = 4.0  # times that an image may be enlarged to reach the model's scale
-MAX_ENLARGEMENT_BY_TAGS = 2.0  # the same by a TIFF's tags, which printers and scanners of paper write too
-SINGLE_PATCH_MAX_RATIO = 1.5  # an image up to so many times a patch's side is one patch; a larger one is cut
+MAX_ENLARGEMENT_BY_TAGS = 2.0  # the same for TIFF tags, which are less reliable, as they can be meant for printing
+SINGLE_PATCH_MAX_RATIO = 1.5  # largest side of a single patch, in patches; a larger image is cut
 SAME_SCALE = 1.1  # ratio of two scales up to which they are the same
 OME_UNITS = {
     "pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6,
@@ -26,43 +26,35 @@ REMEDY = "Give the true one with --mpp"
 
 
 class Mpp(NamedTuple):
-    """Microns per pixel. source: "user", "data set", "OME", "vendor", "DICOM", "ImageJ" or "TIFF". stated: the value as
-    the file has it, for messages."""
+    """A resolution, microns per pixel."""
 
     x: float
     y: float
-    source: str
-    stated: str = ""
+    source: str  # "user", "data set", "OME", "vendor", "DICOM", "ImageJ" or "TIFF"
+    stated: str = ""  # the value as the file has it, for messages
 
 
 class Scale(NamedTuple):
-    """How an image meets the model.
+    """The scale of an image relative to the model."""
 
-    x, y: pixels of the image for one of the model's. mpp: microns per pixel of the image; None: not known. source:
-    where that comes from; "assumed": an image of a patch's size that states none; "unknown": the model has no scale.
-    is_single_patch: whether the image is one patch, its centre; else it is cut into patches.
-    """
-
-    x: float
+    x: float  # pixels of the image for one of the model's
     y: float
-    mpp: tuple[float, float] | None
-    source: str
-    is_single_patch: bool
+    mpp: tuple[float, float] | None  # microns per pixel of the image; `None` if not known
+    source: str  # of the mpp; "assumed" for a patch without a resolution, "unknown" if the model has no scale
+    is_single_patch: bool  # whether the image is one patch, its center; else it is cut into patches
 
 
 class ModelScale(NamedTuple):
-    """size: side of the model's patches, pixels. mpp: microns for each of these; None: not known. image_size: (width,
-    height) of the images that the model was trained on, where all had one. downsample: pixels of such an image for one
-    of the model's: their central squares were brought to one size."""
+    """The scale of a model's patches."""
 
-    size: int
-    mpp: float | None
-    image_size: tuple[int, int] | None
-    downsample: float
+    size: int  # side of a patch, pixels
+    mpp: float | None  # microns per pixel of a patch; `None` if not known
+    image_size: tuple[int, int] | None  # (width, height) of the training images, if all had the same
+    downsample: float  # pixels of a training image for one of the patch
 
 
 def make_mpp(x: object, y: object, source: str, stated: str = "") -> Mpp | None:
-    """Make a resolution of what a file states; None where that is no positive number. A missing y is x."""
+    """Return the resolution that a file states; `None` if it is no positive number. A missing y is equal to x."""
     try:
         x, y = float(x), float(y if y not in (None, "") else x)
     except (TypeError, ValueError):
@@ -73,7 +65,7 @@ def make_mpp(x: object, y: object, source: str, stated: str = "") -> Mpp | None:
 
 
 def ome_mpp(attributes: dict[str, str]) -> Mpp | None:
-    """The resolution that the attributes of an OME Pixels element state."""
+    """Return the resolution that the attributes of an OME Pixels element state."""
     units = [OME_UNITS.get(attributes.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
     if None in units or "PhysicalSizeX" not in attributes:
         return None
@@ -86,7 +78,7 @@ def ome_mpp(attributes: dict[str, str]) -> Mpp | None:
 
 
 def tiff_mpp(x_resolution: float, y_resolution: float, unit: int) -> Mpp | None:
-    """The resolution that a TIFF's XResolution, YResolution and ResolutionUnit state."""
+    """Return the resolution that a TIFF's XResolution, YResolution and ResolutionUnit state."""
     if unit not in TIFF_UNITS or not x_resolution > 0:
         return None
     microns, name = TIFF_UNITS[unit]
@@ -95,7 +87,7 @@ def tiff_mpp(x_resolution: float, y_resolution: float, unit: int) -> Mpp | None:
 
 
 def imagej_mpp(metadata: dict, x_resolution: float, y_resolution: float) -> Mpp | None:
-    """The resolution that ImageJ's unit and a TIFF's XResolution and YResolution state."""
+    """Return the resolution that ImageJ's unit and a TIFF's XResolution and YResolution state."""
     units = []
     for key in ("unit", "yunit"):
         text = str(metadata.get(key, metadata.get("unit", ""))).strip()
@@ -109,10 +101,10 @@ def imagej_mpp(metadata: dict, x_resolution: float, y_resolution: float) -> Mpp 
 
 
 def check_believable(mpp: Mpp, name: str, model_mpp: float | None = None) -> None:
-    """Raise ValueError where a resolution that a file states cannot be true, such as a program's default."""
-    times = MAX_ENLARGEMENT_BY_TAGS if mpp.source == "TIFF" else MAX_ENLARGEMENT
-    largest = MAX_MPP if model_mpp is None else min(MAX_MPP, times * model_mpp)
-    if min(mpp.x, mpp.y) >= MIN_MPP and max(mpp.x, mpp.y) <= largest:
+    """Raise ValueError if the resolution that a file states cannot be true, such as a program's default."""
+    max_enlargement = MAX_ENLARGEMENT_BY_TAGS if mpp.source == "TIFF" else MAX_ENLARGEMENT
+    max_mpp = MAX_MPP if model_mpp is None else min(MAX_MPP, max_enlargement * model_mpp)
+    if min(mpp.x, mpp.y) >= MIN_MPP and max(mpp.x, mpp.y) <= max_mpp:
         return
     stated = f" ({mpp.stated})" if mpp.stated else ""
     raise ValueError(
@@ -122,12 +114,12 @@ def check_believable(mpp: Mpp, name: str, model_mpp: float | None = None) -> Non
 
 
 def resolve_scale(size: tuple[int, int], stated: Mpp | None, model: ModelScale, name: str) -> Scale:
-    """Decide how many of an image's pixels make one of the model's.
+    """Return the scale of an image relative to the model.
 
     Args:
         size: (width, height) of the image, pixels.
-        stated: the image's resolution: the user's, else the file's.
-        name: string. Of the image, for errors.
+        stated: Resolution of the image, as the user gives it, else as the file states it.
+        name: Of the image, for errors.
 
     Raises:
         ValueError: If the stated resolution cannot be true, if the image would be cut into patches and no resolution is
@@ -142,10 +134,12 @@ def resolve_scale(size: tuple[int, int], stated: Mpp | None, model: ModelScale, 
                 "export the model with data.mpp"
             )
         if not is_training_size and _is_cut(size, assumed, assumed, model.size):
-            known = f"images of {model.image_size[0]}x{model.image_size[1]} pixels" if model.image_size else "patches"
+            trained_on = "patches"
+            if model.image_size:
+                trained_on = f"images of {model.image_size[0]}x{model.image_size[1]} pixels"
             raise ValueError(
                 f"{name} has {size[0]}x{size[1]} pixels and would be cut into patches, but the model, trained on "
-                f"{known}, knows no scale. Give images of that size, or train and export the model with data.mpp"
+                f"{trained_on}, knows no scale. Give images of that size, or train and export the model with data.mpp"
             )
         return Scale(assumed, assumed, None, "unknown", True)
     if stated is None:
@@ -165,10 +159,11 @@ def resolve_scale(size: tuple[int, int], stated: Mpp | None, model: ModelScale, 
     else:
         check_believable(stated, name, model.mpp)
     x, y = model.mpp / stated.x, model.mpp / stated.y
-    same_scale = max(abs(math.log(side / assumed)) for side in (x, y)) < math.log(SAME_SCALE)
-    single = (is_training_size and same_scale) or not _is_cut(size, x, y, model.size)
-    return Scale(x, y, (stated.x, stated.y), stated.source, single)
+    has_training_scale = max(abs(math.log(step / assumed)) for step in (x, y)) < math.log(SAME_SCALE)
+    is_single_patch = (is_training_size and has_training_scale) or not _is_cut(size, x, y, model.size)
+    return Scale(x, y, (stated.x, stated.y), stated.source, is_single_patch)
 
 
 def _is_cut(size: tuple[int, int], x: float, y: float, patch_size: int) -> bool:
+    """Return whether an image of this size and scale is larger than a single patch."""
     return max(round(size[0] / x), round(size[1] / y)) > SINGLE_PATCH_MAX_RATIO * patch_size

@@ -1,4 +1,4 @@
-"""Slides of several files: DICOM series, MIRAX with its folder of data, Hamamatsu VMS and VMU with their images."""
+"""Group the files of slides that have several: DICOM series, MIRAX with its data folder, Hamamatsu VMS and VMU."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ TAGS = (
     "SOPClassUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "TotalPixelMatrixColumns",
     "TotalPixelMatrixRows",
 )  # fmt: skip
-LONGEST_INDEX = 2**20  # bytes of a VMS file, which is a short text
+MAX_INDEX_BYTES = 2**20  # bytes of a VMS file, which is a short text
 VALUE = re.compile(r"^[^=\n]+=(.+?)\s*$", re.MULTILINE)
 
 
 class _Instance(NamedTuple):
-    """A DICOM file of a whole slide: its series, whether it is the slide itself and not a label, and its pixels."""
+    """The header of a DICOM file of a whole slide."""
 
-    series: str
-    volume: bool
+    series: str  # UID of its series
+    volume: bool  # whether it is the slide itself, not a label or an overview
     pixels: int
 
 
 def group_files(files: list[ImageFile]) -> list[ImageFile]:
-    """Leave one file of each slide; the slide's other files on disk become its `parts`.
+    """Return one file for each slide, with the slide's other files on disk as its `parts`.
 
     Args:
-        files: Of any folders; only files that lie in one folder are grouped.
+        files: Of any folders; only files in the same folder are grouped.
 
     Returns:
         The files in their order, without those that belong to another one.
@@ -46,44 +46,48 @@ def group_files(files: list[ImageFile]) -> list[ImageFile]:
             owners[file.path] = _named_parts(file)
         elif suffix == ".mrxs" and file.local and (data := file.local.with_suffix("")).is_dir():
             owners[file.path] = tuple(sorted(path for path in data.rglob("*") if path.is_file())), set()
-    hidden = {(_folder_of(file), name) for file in files if file.path in owners for name in owners[file.path][1]}
-    visible = (file for file in files if file.path in owners or (_folder_of(file), _base(file)) not in hidden)
+    hidden = {(_folder(file), name) for file in files if file.path in owners for name in owners[file.path][1]}
+    visible = (file for file in files if file.path in owners or (_folder(file), _base_name(file)) not in hidden)
     return [file._replace(parts=owners[file.path][0]) if file.path in owners else file for file in visible]
 
 
 def group_series(files: list[ImageFile]) -> list[ImageFile]:
-    """Leave one file of each DICOM series in a folder: the first of those that hold the most pixels.
+    """Return one file for each DICOM series in a folder: the first of those with the most pixels.
 
-    Files that are not of a whole slide are images of their own, even in one series.
+    Files that are not of a whole slide are separate images, even in one series.
     """
     by_folder: dict[str, list[ImageFile]] = {}
     for file in files:
         if not file.parts and _is_dicom(file):
-            by_folder.setdefault(_folder_of(file), []).append(file)
+            by_folder.setdefault(_folder(file), []).append(file)
     series: dict[tuple[str, str], list[tuple[_Instance, ImageFile]]] = {}
-    for folder, several in by_folder.items():
-        for file in several if len(several) > 1 else ():
-            if instance := _instance(file):
+    for folder, dicom_files in by_folder.items():
+        if len(dicom_files) < 2:
+            continue
+        for file in dicom_files:
+            if instance := _read_instance(file):
                 series.setdefault((folder, instance.series), []).append((instance, file))
-    chosen: dict[str, ImageFile] = {}
+    representatives: dict[str, ImageFile] = {}
     merged: set[str] = set()
     for instances in series.values():
         ranked = sorted(instances, key=lambda pair: (not pair[0].volume, -pair[0].pixels, pair[1].path))
-        paths = sorted({file.local for _, file in ranked if file.local} - {ranked[0][1].local})
-        merged |= {file.path for _, file in ranked}
-        chosen[ranked[0][1].path] = ranked[0][1]._replace(parts=tuple(paths))
-    result, placed = [], set()
+        ranked_files = [file for _, file in ranked]
+        first = ranked_files[0]
+        parts = sorted({file.local for file in ranked_files if file.local} - {first.local})
+        merged |= {file.path for file in ranked_files}
+        representatives[first.path] = first._replace(parts=tuple(parts))
+    result, added = [], set()
     for file in files:
         if file.path not in merged:
             result.append(file)
-        elif file.path in chosen and file.path not in placed:
-            placed.add(file.path)
-            result.append(chosen[file.path])
+        elif file.path in representatives and file.path not in added:
+            added.add(file.path)
+            result.append(representatives[file.path])
     return result
 
 
 def mirax_folders(names: list[str]) -> set[str]:
-    """Return which folders hold the data of MIRAX slides: those named as an .mrxs file beside them.
+    """Return the folders with the data of MIRAX slides, which are named as an .mrxs file next to them.
 
     Args:
         names: Names or relative paths of files.
@@ -91,7 +95,8 @@ def mirax_folders(names: list[str]) -> set[str]:
     return {name[: -len(".mrxs")] for name in names if name.lower().endswith(".mrxs")}
 
 
-def _instance(file: ImageFile) -> _Instance | None:
+def _read_instance(file: ImageFile) -> _Instance | None:
+    """Return the header of a DICOM file; `None` if it is not of a whole slide or cannot be read."""
     import pydicom
 
     try:
@@ -103,12 +108,13 @@ def _instance(file: ImageFile) -> _Instance | None:
         kinds = set(header.get("ImageType") or ())
         pixels = int(pixels or header.get("Columns", 0) * header.get("Rows", 0))
         return _Instance(str(header.SeriesInstanceUID), not kinds & {"LABEL", "OVERVIEW"}, pixels)
-    except Exception:  # a damaged header ends in whatever the reader raises; reading the image will tell
+    except Exception:  # a damaged header raises many types; the error is reported when the image is read
         return None
 
 
 def _is_dicom(file: ImageFile) -> bool:
-    name = _base(file)
+    """Return whether a file is DICOM, by its suffix, or by its content if the suffix is unknown."""
+    name = _base_name(file)
     if has_known_suffix(name):
         return name.lower().endswith(DICOM_SUFFIXES)
     try:
@@ -124,25 +130,25 @@ def _is_dicom(file: ImageFile) -> bool:
 
 def _named_parts(file: ImageFile) -> tuple[tuple[Path, ...], set[str]]:
     """Return the files on disk that a VMS file names, and their names."""
-    if file.size > LONGEST_INDEX:
+    if file.size > MAX_INDEX_BYTES:
         return (), set()
     try:
         names = set(VALUE.findall(file.read().decode("utf-8", "replace").replace("\r", "")))
     except (OSError, ValueError):
         return (), set()
-    names = {name for name in names if not {"/", "\\", "\0"} & set(name)} - {_base(file)}
+    names = {name for name in names if not {"/", "\\", "\0"} & set(name)} - {_base_name(file)}
     if not file.local:
         return (), names
     return tuple(path for name in sorted(names) if (path := file.local.with_name(name)).is_file()), names
 
 
-def _folder_of(file: ImageFile) -> str:
-    return str(file.local.parent) if file.local else file.path.rpartition("/" if "/" in _member(file) else "!")[0]
+def _folder(file: ImageFile) -> str:
+    return str(file.local.parent) if file.local else file.path.rpartition("/" if "/" in _member_name(file) else "!")[0]
 
 
-def _member(file: ImageFile) -> str:
+def _member_name(file: ImageFile) -> str:
     return file.path.rpartition("!")[2]
 
 
-def _base(file: ImageFile) -> str:
+def _base_name(file: ImageFile) -> str:
     return file.local.name if file.local else re.split("[/!]", file.path)[-1]

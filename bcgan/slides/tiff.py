@@ -1,11 +1,10 @@
-"""TIFF files of every layout, read in parts by tifffile: strips, tiles, planes, pyramids, BigTIFF, OME and ImageJ."""
+"""Read regions of TIFF files of any layout with tifffile: strips, tiles, planes, pyramids, BigTIFF, OME and ImageJ."""
 
 import logging
 import math
 import os
 import re
 import struct
-import xml.etree.ElementTree as ET
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,15 +18,20 @@ import tifffile
 from bcgan.slides.base import SlideImage
 from bcgan.slides.decode import MAX_PIXELS, MAX_PIXELS_PER_BYTE, embedded_pixels, largest_value, lay_on_white, to_uint8
 from bcgan.slides.scale import Mpp, imagej_mpp, make_mpp, ome_mpp, tiff_mpp
+from bcgan.slides.tiff_metadata import (
+    color_channel,
+    find_main_series,
+    is_associated,
+    is_channel_number,
+    read_ome_images,
+    series_name,
+)
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is raised here with the file's name
-# Names of images beside the scan, alone or with the word image: `label`, `macro image`.
-ASSOCIATED = re.compile(r"\s*(slide )?(label|macro|thumbnail|overview|barcode)([ _-]?image)?\s*", re.IGNORECASE)
-COLOURS = {"r": 0, "red": 0, "g": 1, "green": 1, "b": 2, "blue": 2}
 APERIO_MPP = re.compile(r"\bMPP\s*=\s*([\d.]+)")
 CACHE_BYTES = 2**27  # of decoded strips and tiles
 BLOCK_PX = 2048
-# Compressions that decode to what the TIFF states, and images with headers of their own, which are looked at first.
+# PLAIN_CODECS decode to the size that the TIFF states. IMAGE_CODECS have their own headers, which are checked first.
 PLAIN_CODECS = (
     "NONE", "CCITTRLE", "CCITT_T4", "CCITT_T6", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "ZSTD",
     "ZSTD_DEPRECATED",
@@ -49,25 +53,25 @@ class TiffSlide(SlideImage):
         self._name, self._file_size = name, file_size
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._pool: ThreadPoolExecutor | None = None
-        ome = _ome_images(self._tiff)
-        index = _main_series(self._tiff, ome)
+        ome = read_ome_images(self._tiff)
+        index = find_main_series(self._tiff, ome)
         self._image = ome[index] if index < len(ome) else {}
         self._levels = self._find_levels(self._tiff.series[index])
         self._report_others(index, ome)
         sizes = [(pages[0].imagewidth, pages[0].imagelength) for pages in self._levels]
         first = self._levels[0][0]
-        super().__init__(name, sizes, self._resolution(first), _block(first))
+        super().__init__(name, sizes, self._resolution(first), _block_size(first))
         self._check_layout(first)
         self._largest = self._largest_value() if first.dtype == np.uint16 else None
 
     def _find_levels(self, series: tifffile.TiffPageSeries) -> list[list[tifffile.TiffPage]]:
-        """The pages of every level: one, or one for each of three colour planes."""
+        """Return the pages of every level: one page, or one for each of three color planes."""
         levels = [self._planes(level) for level in series.levels]
         first = levels[0][0]
-        if len(levels) == 1 and len(levels[0]) == 1:  # a pyramid of pages that are marked as reduced, as libvips writes
+        if len(levels) == 1 and len(levels[0]) == 1:  # libvips writes pyramids as pages that are marked as reduced
             for page in self._tiff.pages[first.index + 1 :] if isinstance(first.index, int) else ():
                 page = page.aspage()
-                if not page.is_reduced:  # another image, whose own levels follow it
+                if not page.is_reduced:  # another image, followed by its own levels
                     break
                 ratios = first.imagewidth / page.imagewidth, first.imagelength / page.imagelength
                 if (
@@ -79,28 +83,31 @@ class TiffSlide(SlideImage):
         return sorted(levels, key=lambda pages: -pages[0].imagewidth)
 
     def _report_others(self, index: int, ome: list[dict[str, Any]]) -> None:
-        """Name how many images of the file are not read, labels, overviews and this one's levels left out."""
-        read = {page.offset for pages in self._levels for page in pages}
+        """Warn if the file has other images that are not read, apart from labels, overviews and levels of this one."""
+        read_offsets = {page.offset for pages in self._levels for page in pages}
         unread = [
-            number
-            for number, series in enumerate(self._tiff.series)
-            if number != index
-            and not _is_associated(_series_name(self._tiff, ome, number))
-            and series.keyframe.offset not in read
+            other
+            for other, series in enumerate(self._tiff.series)
+            if other != index
+            and not is_associated(series_name(self._tiff, ome, other))
+            and series.keyframe.offset not in read_offsets
             and not series.keyframe.is_reduced
         ]
         if unread:
-            logging.getLogger("bcgan").warning(
-                "%s has %d more images; the largest is read", self._name, len(unread)
-            )  # fmt: skip
+            logging.getLogger("bcgan").warning("%s has %d more images; the largest is read", self._name, len(unread))
 
     def _planes(self, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
+        """Return the pages of a level: one, or its red, green and blue plane.
+
+        Raises:
+            ValueError: If its channels are not red, green and blue.
+        """
         page = series.pages[0].aspage()
         channels = dict(zip(series.axes, series.shape, strict=True))
         count = channels.get("C", 1) if page.samplesperpixel == 1 else 1
         leading = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXS"]
         if page.samplesperpixel == 1 and count == 1 and channels.get("Q") == 3:
-            count = 3  # an array of three grey planes, as NumPy has them: red, green and blue
+            count = 3  # three gray planes, as arrays are often saved: red, green and blue
             leading = [("C" if axis == "Q" else axis, size) for axis, size in leading]
         axes = [axis for axis, size in leading if size > 1 and axis != "C"]
         if axes:
@@ -110,7 +117,7 @@ class TiffSlide(SlideImage):
             )  # fmt: skip
         if count == 1:
             return [page]
-        if count != 3 or not self._is_colour():
+        if count != 3 or not self._has_color_channels():
             raise ValueError(
                 f"{self._name} has {count} channels that are not red, green and blue. Give a bright-field image in RGB"
             )
@@ -118,30 +125,31 @@ class TiffSlide(SlideImage):
         pages = []
         for channel in self._channel_order():
             position = [channel if axis == "C" else 0 for axis, _ in leading]
-            number = int(np.ravel_multi_index(position, shape))
-            if number >= len(series.pages) or series.pages[number] is None:
-                raise ValueError(f"{self._name} has a colour plane that is not in this file. Give all its files as one")
-            pages.append(series.pages[number].aspage())
+            index = int(np.ravel_multi_index(position, shape))
+            if index >= len(series.pages) or series.pages[index] is None:
+                raise ValueError(f"{self._name} has a color plane that is not in this file. Give all its files as one")
+            pages.append(series.pages[index].aspage())
         return pages
 
-    def _is_colour(self) -> bool:
+    def _has_color_channels(self) -> bool:
+        """Return whether the channels can be red, green and blue: by their names, or if they have only numbers."""
         names = [name for name in self._image.get("channels", []) if name]
-        return not names or all(_colour_of(name) is not None for name in names) or all(map(_is_number, names))
+        are_colors = all(color_channel(name) is not None for name in names)
+        return are_colors or all(map(is_channel_number, names))
 
     def _channel_order(self) -> list[int]:
-        colours = [_colour_of(name) for name in self._image.get("channels", [])]
-        return (
-            [colours.index(colour) for colour in range(3)]
-            if sorted(map(str, colours)) == ["0", "1", "2"]
-            else [0, 1, 2]
-        )
+        """Return the indices of the red, green and blue channel."""
+        colors = [color_channel(name) for name in self._image.get("channels", [])]
+        if sorted(map(str, colors)) == ["0", "1", "2"]:
+            return [colors.index(color) for color in range(3)]
+        return [0, 1, 2]
 
     def _resolution(self, page: tifffile.TiffPage) -> Mpp | None:
         if mpp := ome_mpp(self._image.get("pixels", {})):
             return mpp
         if match := APERIO_MPP.search(page.description or ""):
             return make_mpp(match[1], None, "vendor", match[0])
-        x_resolution, y_resolution = (_ratio(page.tags.valueof(tag)) for tag in (282, 283))
+        x_resolution, y_resolution = (_to_float(page.tags.valueof(tag)) for tag in (282, 283))
         metadata = self._tiff.imagej_metadata if self._tiff.is_imagej else None
         if metadata and "unit" in metadata:
             return imagej_mpp(metadata, x_resolution, y_resolution)
@@ -151,7 +159,11 @@ class TiffSlide(SlideImage):
         return tiff_mpp(x_resolution, y_resolution, int(unit))
 
     def _check_layout(self, page: tifffile.TiffPage) -> None:
-        """Refuse what would not be read as it is meant, and headers that claim more than a file can contain."""
+        """Check that the pixels can be read correctly, and that headers do not claim more than the file can contain.
+
+        Raises:
+            ValueError: If they cannot, or do.
+        """
         chunk = math.prod(page.chunks)
         if chunk > 4 * MAX_PIXELS or page.imagewidth * page.imagelength <= 0:
             raise ValueError(f"{self._name} has strips or tiles of {chunk:,} values, too many to be read at once")
@@ -174,12 +186,12 @@ class TiffSlide(SlideImage):
             raise ValueError(f"{self._name} has {page.dtype} pixels; only 8 and 16 bits are read. Convert it to 8 bits")
 
     def _largest_value(self) -> int:
-        """Of a 16-bit image: of its smallest level, or of the middle of it where that is large."""
+        """Return `largest_value` of a 16-bit image, from the center of its smallest level."""
         level = len(self.sizes) - 1
-        width, height = self.sizes[level]
-        wide, high = min(width, 2048), min(height, 2048)
-        left, top = (width - wide) // 2, (height - high) // 2
-        return largest_value(self._raw(level, left, top, wide, high))
+        level_width, level_height = self.sizes[level]
+        width, height = min(level_width, 2048), min(level_height, 2048)
+        left, top = (level_width - width) // 2, (level_height - height) // 2
+        return largest_value(self._raw(level, left, top, width, height))
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         try:
@@ -222,9 +234,9 @@ class TiffSlide(SlideImage):
         return region
 
     def _segments(self, page: tifffile.TiffPage, numbers: list[int]) -> list[np.ndarray | None]:
-        """Decoded strips or tiles, (length, width, samples); None where one is empty."""
-        known = {number: self._cache.get((page.index, page.offset, number)) for number in numbers}
-        missing = [number for number in known if known[number] is None]
+        """Return decoded strips or tiles, (length, width, samples) each; `None` for an empty one."""
+        segments = {number: self._cache.get((page.index, page.offset, number)) for number in numbers}
+        missing = [number for number in segments if segments[number] is None]
         encoded = [self._encoded(page, number) for number in missing]
         if len(missing) > 1:
             self._pool = self._pool or ThreadPoolExecutor(min(4, os.cpu_count() or 1))
@@ -232,14 +244,19 @@ class TiffSlide(SlideImage):
         else:
             decoded = [_decode(page, data, number) for data, number in zip(encoded, missing, strict=True)]
         for number, segment in zip(missing, decoded, strict=True):
-            known[number] = segment
+            segments[number] = segment
             if segment is not None:
                 self._cache[page.index, page.offset, number] = segment
         while len(self._cache) > 1 and sum(segment.nbytes for segment in self._cache.values()) > CACHE_BYTES:
             self._cache.popitem(last=False)
-        return [known[number] for number in numbers]
+        return [segments[number] for number in numbers]
 
     def _encoded(self, page: tifffile.TiffPage, number: int) -> bytes | None:
+        """Return the encoded bytes of a strip or tile; `None` if it is empty.
+
+        Raises:
+            ValueError: If the file is damaged or truncated.
+        """
         if number >= len(page.dataoffsets):
             raise ValueError(f"{self._name} is damaged: it lacks strips or tiles that its header names")
         offset, count = page.dataoffsets[number], page.databytecounts[number]
@@ -275,15 +292,15 @@ def open_tiff(file: Path | BinaryIO, name: str, file_size: int) -> TiffSlide:
         raise ValueError(f"{name} is not a TIFF that can be read ({type(error).__name__}: {error})") from error
 
 
-def _block(page: tifffile.TiffPage) -> tuple[int, int]:
-    """What is best read at once: whole tiles, or whole rows of a file in strips."""
+def _block_size(page: tifffile.TiffPage) -> tuple[int, int]:
+    """Return (width, height) that should be read at once: whole tiles, or whole rows of a file in strips."""
     if page.is_tiled:
         return tuple(max(1, BLOCK_PX // side) * side for side in (page.tilewidth, page.tilelength))
     return page.imagewidth, max(1, BLOCK_PX * BLOCK_PX // max(1, page.imagewidth))
 
 
 def _check_pages(tiff: tifffile.TiffFile) -> None:
-    """Raise ValueError where pages lead in a circle, which tifffile would follow for good, or are too many."""
+    """Raise ValueError if the pages form a cycle, which tifffile would follow forever, or are too many."""
     file, layout, offsets, offset = tiff.filehandle, tiff.tiff, set(), tiff.pages.first.offset
     while 0 < offset < file.size:
         if offset in offsets or len(offsets) == MAX_PAGES:
@@ -296,11 +313,16 @@ def _check_pages(tiff: tifffile.TiffFile) -> None:
             (tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
             file.seek(offset + layout.tagnosize + tags * layout.tagsize)
             (offset,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
-        except (struct.error, OSError):  # the last page, then, as tifffile has it
+        except (struct.error, OSError):  # tifffile treats this as the last page too
             break
 
 
 def _decode(page: tifffile.TiffPage, data: bytes | None, number: int) -> np.ndarray | None:
+    """Decode strip or tile `number` of a page; `None` if it is empty.
+
+    Raises:
+        ValueError: If its own header claims many more pixels than the TIFF states.
+    """
     if data is None:
         return None
     if getattr(page.compression, "name", "") in IMAGE_CODECS:
@@ -317,11 +339,12 @@ def _decode(page: tifffile.TiffPage, data: bytes | None, number: int) -> np.ndar
 
 
 def _to_rgb(pixels: np.ndarray, page: tifffile.TiffPage, name: str, largest: int | None) -> np.ndarray:
+    """Convert decoded pixels of any photometric interpretation to uint8 RGB."""
     kind = getattr(page.photometric, "name", "")
     if kind == "PALETTE":
-        colours = page.colormap.T
-        colours = (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
-        return colours[pixels[..., 0]]
+        palette = page.colormap.T
+        palette = (palette >> 8 if palette.max() > 255 else palette).astype(np.uint8)
+        return palette[pixels[..., 0]]
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     pixels = to_uint8(pixels, name, largest)
@@ -340,52 +363,7 @@ def _to_rgb(pixels: np.ndarray, page: tifffile.TiffPage, name: str, largest: int
     return np.ascontiguousarray(pixels)
 
 
-def _ome_images(tiff: tifffile.TiffFile) -> list[dict[str, Any]]:
-    """Of every image that OME metadata describe: name, the attributes of its Pixels, the names of its channels."""
-    if not tiff.is_ome:
-        return []
-    with suppress(ET.ParseError, ValueError):
-        images = []
-        for image in ET.fromstring(tiff.ome_metadata).findall("{*}Image"):
-            pixels = image.find("{*}Pixels")
-            if pixels is not None:
-                channels = [channel.get("Name", "") for channel in pixels.findall("{*}Channel")]
-                images.append({"name": image.get("Name", ""), "pixels": dict(pixels.attrib), "channels": channels})
-        return images
-    return []
-
-
-def _main_series(tiff: tifffile.TiffFile, ome: list[dict[str, Any]]) -> int:
-    """The series that is the scan: the largest, labels and overviews left out."""
-
-    def area(number: int) -> tuple[bool, int]:
-        series = tiff.series[number]
-        page = series.pages[0]
-        return not _is_associated(_series_name(tiff, ome, number)), page.keyframe.imagewidth * page.keyframe.imagelength
-
-    if not tiff.series:
-        raise ValueError("it has no image")
-    return max(range(len(tiff.series)), key=lambda number: (*area(number), -number))
-
-
-def _series_name(tiff: tifffile.TiffFile, ome: list[dict[str, Any]], number: int) -> str:
-    """Return the name of series `number`: OME's where the file has OME metadata, whose images are in that order."""
-    return (ome[number]["name"] if number < len(ome) else tiff.series[number].name) or ""
-
-
-def _is_associated(name: str) -> bool:
-    return ASSOCIATED.fullmatch(name) is not None
-
-
-def _colour_of(name: str) -> int | None:
-    return COLOURS.get(name.strip().lower())
-
-
-def _is_number(name: str) -> bool:
-    return bool(re.fullmatch(r"(channel|ch|c)?[\s:_-]*(0[:_-])?\d+([:_-]\d+)*", name.strip(), re.IGNORECASE))
-
-
-def _ratio(value: Any) -> float:
+def _to_float(value: Any) -> float:
     with suppress(TypeError, ZeroDivisionError, ValueError):
         return value[0] / value[1] if isinstance(value, tuple) else float(value)
     return 0.0

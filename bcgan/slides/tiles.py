@@ -1,4 +1,4 @@
-"""Tiles of one slide whose file names say where they lie: which belong together, and what lies around each."""
+"""Check the coordinates of a slide's tiles, and complete small tiles from the tiles around them."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,30 +12,29 @@ from bcgan.slides.coordinates import TileCoordinates
 from bcgan.slides.decode import WHITE
 from bcgan.slides.scale import Scale
 
-MIN_COVERED = 0.75  # of a patch's area that has to lie on tiles
-MAX_OVERLAP_DIFFERENCE = 12.0  # grey levels by which tiles may differ where they overlap: scaled, they differ by some
-# Of what a patch shows beside a tile, how much lies left of it and above: half, unless more of it is known elsewhere.
+MIN_COVERED = 0.75  # of a patch's area that tiles have to cover
+MAX_OVERLAP_DIFFERENCE = 12.0  # gray levels between overlapping tiles; resampling alone causes some difference
+# Fractions of a patch's margin that lie left of and above its tile: half, or as tiles cover more of the patch.
 OFFSETS = ((0.5, 0.5), (0.5, 0), (0.5, 1), (0, 0.5), (1, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
-MIN_SEAMS = 8  # between tiles, from which on it is no chance that they fit together better transposed
-MAX_SEAM_RATIO = 0.7  # of the differences along seams, below which they do
-MIN_SPACING = 0.25  # of a tile's side: tiles that overlap by more do not lie where their names say
-TOLERANCE = 0.05  # of a step, by which corners on a grid may be off
-WHOLE_TOLERANCE = 0.05  # sides by which a grid's step may differ from whole sides
-MIN_SAMPLE = 8  # tiles from which on it is no chance that all lie whole steps apart
-REGULAR = 0.8  # share of tiles with a neighbour exactly one step away, from which on they are a grid
+MIN_SEAMS = 8  # number of seams that are needed to decide whether x and y are swapped
+MAX_SEAM_RATIO = 0.7  # of the differences along seams, swapped to as named, below which x and y are swapped
+MIN_SPACING = 0.25  # of a tile's side: coordinates of tiles that overlap by more are wrong
+TOLERANCE = 0.05  # of a step, by which corners on a grid may deviate
+WHOLE_TOLERANCE = 0.05  # of a tile's side, by which a grid's step may deviate from a whole number of sides
+MIN_SAMPLE = 8  # number of tiles that are needed to infer a grid from a common divisor
+MIN_REGULAR_FRACTION = 0.8  # of tiles of a grid that have a neighbor exactly one step away
 MAX_MOSAIC_PX = 4096  # longer side of a slide put together from tiles
 
 
 class Tile(NamedTuple):
-    """pixels: uint8, (height, width, 3), at the model's scale. corner: integers, (2,), x and y of its upper left corner
-    in the slide, pixels at the model's scale."""
+    """A tile of a slide, at the model's scale."""
 
-    pixels: np.ndarray
-    corner: np.ndarray
+    pixels: np.ndarray  # uint8, (height, width, 3)
+    corner: np.ndarray  # integers, (2,), x and y of the upper left corner in the slide
 
 
 def read_tile(image: SlideImage, scale: Scale, coordinates: TileCoordinates) -> Tile:
-    """Read a small tile at the model's scale; tiles that lie side by side in the slide still do."""
+    """Read a small tile at the model's scale. Corners are rounded so that adjacent tiles remain adjacent."""
     pixels = image.read_region(0, 0, 0, *image.size)
     steps = np.array([scale.x, scale.y])
     first = np.array([coordinates.x, coordinates.y])
@@ -48,18 +47,18 @@ def read_tile(image: SlideImage, scale: Scale, coordinates: TileCoordinates) -> 
 
 
 def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float, needs_grid: bool = False) -> float | None:
-    """Find how many of the names' pixels make one of the tiles' own.
+    """Return how many pixels of the coordinates in names are one pixel of a tile.
 
     Args:
-        coordinates: integers, (n, 2). x and y by the names.
-        side: float. Of a tile, in its own pixels.
-        max_spacing: float. The farthest that tiles may lie apart, in their sides, to be neighbours.
-        needs_grid: bool. Whether only coordinates on a grid count, as two numbers in a name may be anything. Defaults
-            to False.
+        coordinates: integers, (n, 2). x and y in the names.
+        side: Side of a tile, its own pixels.
+        max_spacing: Largest distance of neighboring tiles, in their sides.
+        needs_grid: Whether coordinates have to be on a grid, because numbers in a name can have another meaning.
+            Defaults to False.
 
     Returns:
-        1.0 where the names count the tiles' own pixels; more where tiles form a grid of so many sides, a whole number
-        but for rounding, as names in pixels of the full resolution do; None where the names cannot be pixels at all.
+        1.0 if the names count pixels of the tiles. More if they count pixels of a finer level: the tiles then form a
+        grid, whose step is that many sides, a whole number except for rounding. `None` if the names cannot be pixels.
     """
     unique = np.unique(coordinates, axis=0)
     if len(unique) < 2:
@@ -75,34 +74,36 @@ def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float, ne
     if needs_grid and common < MIN_SPACING * side:
         return None
     divisor = common / side
-    if len(unique) >= MIN_SAMPLE and divisor >= 2 and divisor.is_integer():  # a sample of such a grid
+    if len(unique) >= MIN_SAMPLE and divisor >= 2 and divisor.is_integer():  # some tiles of such a grid
         return float(divisor)
     return 1.0 if MIN_SPACING <= step / side <= max_spacing else None
 
 
 def _is_grid(offsets: np.ndarray) -> bool:
-    """Whether offsets, in steps, are whole, and most of them have a neighbour one step away along an axis."""
+    """Return whether offsets, in steps, are whole numbers, and most have a neighbor one step away along an axis."""
     cells = np.rint(offsets).astype(int)
-    lattice = set(map(tuple, cells))
+    if np.abs(offsets - cells).max() >= TOLERANCE:
+        return False
+    occupied = set(map(tuple, cells))
     directions = ((0, 1), (1, 0), (0, -1), (-1, 0))
-    neighbours = [any((x + right, y + down) in lattice for right, down in directions) for x, y in lattice]
-    return np.abs(offsets - cells).max() < TOLERANCE and len(lattice) >= 4 and np.mean(neighbours) >= REGULAR
+    has_neighbor = [any((x + right, y + down) in occupied for right, down in directions) for x, y in occupied]
+    return len(occupied) >= 4 and np.mean(has_neighbor) >= MIN_REGULAR_FRACTION
 
 
 def overlap_difference(tiles: list[Tile]) -> float:
-    """The mean difference of tiles where they overlap, grey levels; 0 where none do."""
+    """Return the mean absolute difference of overlapping tiles, gray levels; 0 if none overlap."""
     corners = np.array([tile.corner for tile in tiles])
-    reach = max(max(tile.pixels.shape[:2]) for tile in tiles)
-    total, pixels = 0, 0
-    for first, second in cKDTree(corners).query_pairs(reach, p=np.inf):
+    max_side = max(max(tile.pixels.shape[:2]) for tile in tiles)
+    total, num_values = 0, 0
+    for first, second in cKDTree(corners).query_pairs(max_side, p=np.inf):
         left, right = tiles[first], tiles[second]
         begin = np.maximum(left.corner, right.corner)
         end = np.minimum(*(tile.corner + tile.pixels.shape[1::-1] for tile in (left, right)))
         if (end > begin).all():
             first_part, second_part = (_window(tile, begin, end) for tile in (left, right))
             total += np.abs(first_part.astype(int) - second_part).sum()
-            pixels += first_part.size
-    return total / max(pixels, 1)
+            num_values += first_part.size
+    return total / max(num_values, 1)
 
 
 def _window(tile: Tile, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -111,63 +112,64 @@ def _window(tile: Tile, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def seam_difference(tiles: list[Tile], transposed: bool = False) -> tuple[float, int]:
-    """The mean difference of pixels on both sides of the seams between tiles, grey levels, and the number of seams.
+    """Return the mean absolute difference across the seams between adjacent tiles, gray levels, and their number.
 
     Args:
-        transposed: bool. Whether the names state y before x. Defaults to False.
+        transposed: Whether to swap the x and y of the names. Defaults to False.
     """
     corners = {tuple(tile.corner[::-1] if transposed else tile.corner): tile.pixels for tile in tiles}
     differences = []
     for (x, y), pixels in corners.items():
         height, width = pixels.shape[:2]
-        for neighbour, edges in (
-            (corners.get((x + width, y)), lambda a, b: (a[:, -1], b[:, 0])),
-            (corners.get((x, y + height)), lambda a, b: (a[-1], b[0])),
-        ):
-            if neighbour is not None and neighbour.shape == pixels.shape:
-                first, second = edges(pixels, neighbour)
-                differences.append(np.abs(first.astype(int) - second).mean())
+        right, below = corners.get((x + width, y)), corners.get((x, y + height))
+        if right is not None and right.shape == pixels.shape:
+            differences.append(np.abs(pixels[:, -1].astype(int) - right[:, 0]).mean())
+        if below is not None and below.shape == pixels.shape:
+            differences.append(np.abs(pixels[-1].astype(int) - below[0]).mean())
     return (float(np.mean(differences)), len(differences)) if differences else (0.0, 0)
 
 
 def are_transposed(tiles: list[Tile]) -> bool:
-    """Whether the names state y before x: the tiles then fit together much better."""
+    """Return whether the names state y before x, because tiles fit together much better if x and y are swapped."""
     (as_named, seams), (swapped, _) = (seam_difference(tiles, transposed) for transposed in (False, True))
     return seams >= MIN_SEAMS and swapped < MAX_SEAM_RATIO * as_named
 
 
-def complete(tiles: list[Tile], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Put a patch around each tile, with the other tiles of the slide in it.
+def complete_tiles(tiles: list[Tile], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Make a patch around each tile from the other tiles of the slide.
 
-    The tile is in its middle, or at the side or in the corner where more of the patch lies on tiles: what surrounds a
-    slide's tissue is seldom cut, and the patch stays within.
+    The tile is in the center of the patch, or at an edge or a corner of it if tiles cover more of the patch then, as at
+    the border of the tissue, where tiles are seldom cut.
 
     Args:
-        tiles: of which at least one side is shorter than a patch.
-        size: int. Side of a patch, pixels at the model's scale.
+        tiles: Tiles with at least one side shorter than a patch.
+        size: Side of a patch, pixels at the model's scale.
 
     Returns:
-        The patches, uint8, (n, size, size, 3), and the share of each that lies on tiles, float, (n,).
+        The patches, uint8, (n, size, size, 3), and the fraction of each that tiles cover, float, (n,).
     """
     corners = np.array([tile.corner for tile in tiles])
     tile_sizes = np.array([tile.pixels.shape[1::-1] for tile in tiles])
-    reach = size + tile_sizes.max()  # no tile that begins farther away is seen
+    margin = size + tile_sizes.max()  # tiles that begin farther away do not reach the patch
     tree = cKDTree(corners)
     patches, covered = np.empty((len(tiles), size, size, 3), np.uint8), np.full(len(tiles), -1.0)
-    for number, (tile, (width, height)) in enumerate(zip(tiles, tile_sizes, strict=True)):
-        field = np.full((3 * reach, 3 * reach, 3), WHITE, np.uint8)  # the tile begins at (reach, reach)
-        known = np.zeros(field.shape[:2], bool)
-        for neighbour in tree.query_ball_point(corners[number], reach, p=np.inf):
-            if neighbour != number:
-                (x, y), (wide, high) = corners[neighbour] - corners[number] + reach, tile_sizes[neighbour]
-                field[y : y + high, x : x + wide], known[y : y + high, x : x + wide] = tiles[neighbour].pixels, True
-        inside = slice(reach, reach + height), slice(reach, reach + width)
-        field[inside], known[inside] = tile.pixels, True
-        for right, down in OFFSETS:
-            x, y = reach - ((size - tile_sizes[number]) * (right, down)).astype(int)
+    for index, (tile, (width, height)) in enumerate(zip(tiles, tile_sizes, strict=True)):
+        surroundings = np.full((3 * margin, 3 * margin, 3), WHITE, np.uint8)  # the tile begins at (margin, margin)
+        is_covered = np.zeros(surroundings.shape[:2], bool)
+        for other in tree.query_ball_point(corners[index], margin, p=np.inf):
+            if other != index:
+                x, y = corners[other] - corners[index] + margin
+                other_width, other_height = tile_sizes[other]
+                window = slice(y, y + other_height), slice(x, x + other_width)
+                surroundings[window], is_covered[window] = tiles[other].pixels, True
+        window = slice(margin, margin + height), slice(margin, margin + width)
+        surroundings[window], is_covered[window] = tile.pixels, True
+        for left, above in OFFSETS:
+            x, y = margin - ((size - tile_sizes[index]) * (left, above)).astype(int)
             window = slice(y, y + size), slice(x, x + size)
-            if (share := known[window].mean()) > covered[number]:
-                patches[number], covered[number] = field[window], share
+            fraction = is_covered[window].mean()
+            if fraction > covered[index]:
+                patches[index], covered[index] = surroundings[window], fraction
     return patches, covered
 
 
@@ -179,14 +181,15 @@ def draw_mosaic(tiles: Iterable[np.ndarray], corners: np.ndarray) -> tuple[np.nd
         corners: integers, (n, 2). x and y, pixels at the tiles' scale.
 
     Returns:
-        The image, at most MAX_MOSAIC_PX a side, and its pixels for one of the tiles'.
+        The image, at most MAX_MOSAIC_PX per side, and its pixels for one of the tiles'.
     """
     tiles = list(tiles)
     width, height = (corners + [tile.shape[1::-1] for tile in tiles]).max(0)
-    zoom = min(1.0, MAX_MOSAIC_PX / max(width, height))  # coordinates are whatever names say
+    zoom = min(1.0, MAX_MOSAIC_PX / max(width, height))  # coordinates in names can be arbitrarily large
     image = np.full((round(height * zoom) + 1, round(width * zoom) + 1, 3), WHITE[0], np.uint8)
     for tile, (left, top) in zip(tiles, (corners * zoom).astype(int), strict=True):
-        high, wide = (max(1, round(side * zoom)) for side in tile.shape[:2])
-        window = image[top : top + high, left : left + wide]
-        window[:] = cv2.resize(tile, (wide, high), interpolation=cv2.INTER_AREA)[: window.shape[0], : window.shape[1]]
+        tile_height, tile_width = (max(1, round(side * zoom)) for side in tile.shape[:2])
+        resized = cv2.resize(tile, (tile_width, tile_height), interpolation=cv2.INTER_AREA)
+        window = image[top : top + tile_height, left : left + tile_width]
+        window[:] = resized[: window.shape[0], : window.shape[1]]
     return image, zoom

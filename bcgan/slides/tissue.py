@@ -3,35 +3,37 @@
 import cv2
 import numpy as np
 
-MIN_TISSUE_FRACTION = 0.2  # of a patch's pixels that have to be tissue for it to be scored
+MIN_TISSUE_FRACTION = 0.2  # of a patch's pixels that have to be tissue for it to be predicted
 STAIN_RATIO = 1.06  # of the brighter of red and blue to green, relative to the background; glass has 1
-MIN_STAIN = 0.02  # of the background's light that green is darker than red or blue; black ink has noise alone
-MIN_RED_RATIO = 0.75  # of red to green; no stain absorbs red so much more than green, green and blue ink do
-BRIGHT = 205  # grey level of the darkest channel from which on flat pixels may be tinted glass, up to TINT_RATIO
+MIN_STAIN = 0.02  # of the background's light that green is darker than red or blue; in black ink only noise differs
+MIN_RED_RATIO = 0.75  # of red to green; green and blue ink absorb so much more red than green, stains do not
+MIN_TINTED_LEVEL = 205  # gray level of the darkest channel from which on flat pixels up to TINT_RATIO can be glass
 TINT_RATIO = 1.14
-EMPTY_FRACTION = 0.98  # of an image's pixels that are bright and flat where it shows nothing at all
+EMPTY_FRACTION = 0.98  # of an image's pixels that are bright and flat if it shows nothing but glass
 DARK_RATIO = 0.86  # darkest channel relative to the background, below which a pixel is no glass
-MIN_BACKGROUND = 150  # grey level of the darkest channel of glass
-MAX_BACKGROUND_CHROMA = 40  # grey levels between the channels of glass
-FLAT_RANGE = 6  # grey levels within 5x5 pixels of glass
+MIN_BACKGROUND = 150  # gray level of the darkest channel of glass
+MAX_BACKGROUND_CHROMA = 40  # gray levels between the channels of glass
+FLAT_RANGE = 6  # gray levels within 5x5 pixels of glass
 MIN_BACKGROUND_FRACTION = 0.002  # of an image's pixels from which the background is estimated
 UNSCANNED_PX = 9  # side of the smallest area that was not scanned; nothing in tissue is so black and so large
-UNSCANNED = 30  # grey level of the brightest channel where nothing was scanned
-COLOURLESS = 1.0  # grey levels between a pixel's channels, mean of what is no glass; stained patches have 1.6 and more
-GLASS = 220  # grey level of the darkest channel above which a pixel is glass where colour is measured
+MAX_UNSCANNED_LEVEL = 30  # gray level of the brightest channel where nothing was scanned
+MIN_COLOR_RANGE = (
+    1.0  # gray levels between a pixel's channels, mean of what is no glass; stained patches have 1.6 and more
+)
+MIN_GLASS_LEVEL = 220  # gray level of the darkest channel above which a pixel is glass where color is measured
 THUMBNAIL_PX = 1024  # longer side of what the background is estimated on, pixels
-ROWS = 1024  # of an image that are masked at once
+CHUNK_ROWS = 1024  # of an image that are masked at once
 WHITE = np.full(3, 255, np.float32)
 
 
 def estimate_background(image: np.ndarray) -> np.ndarray:
-    """Estimate the colour of empty glass.
+    """Estimate the color of empty glass.
 
     Args:
         image: uint8 RGB, (height, width, 3).
 
     Returns:
-        float32, (3,): the median colour of bright, flat, pale pixels; white where there are too few of them.
+        float32, (3,): the median color of bright, flat, pale pixels; white where there are too few of them.
     """
     step = _thumbnail_step(image)
     image = np.ascontiguousarray(image[::step, ::step])
@@ -41,7 +43,7 @@ def estimate_background(image: np.ndarray) -> np.ndarray:
     darkest, brightest = image.min(-1), image.max(-1)
     ratio = _stain_ratio(image, WHITE)
     pale = (brightest - darkest <= MAX_BACKGROUND_CHROMA) & (
-        ratio < np.where(darkest >= BRIGHT, TINT_RATIO, STAIN_RATIO)
+        ratio < np.where(darkest >= MIN_TINTED_LEVEL, TINT_RATIO, STAIN_RATIO)
     )
     glass = flat & (darkest >= MIN_BACKGROUND)
     if glass.mean() < EMPTY_FRACTION:  # else nothing is on it, whatever its tint
@@ -52,35 +54,35 @@ def estimate_background(image: np.ndarray) -> np.ndarray:
 
 
 def tissue_mask(image: np.ndarray, background: np.ndarray | None = None) -> np.ndarray:
-    """Tell stained tissue from glass, pen marks, edges of coverslips and what was not scanned.
+    """Find stained tissue, as opposed to glass, pen marks, edges of coverslips and unscanned areas.
 
-    Tissue in haematoxylin and eosin absorbs green more than red or blue. A grey image has no stain: there, tissue is
+    Tissue in hematoxylin and eosin absorbs green more than red or blue. In a gray image, which has no stain, tissue is
     what is darker than the background.
 
     Args:
         image: uint8 RGB, (height, width, 3).
-        background: float, (3,). Colour of empty glass. Defaults to `estimate_background` of the image.
+        background: float, (3,). Color of empty glass. Defaults to `estimate_background` of the image.
 
     Returns:
         bool, (height, width).
     """
     background = estimate_background(image) if background is None else background
     step = _thumbnail_step(image)
-    mark = _is_dark if is_colourless(image[None, ::step, ::step])[0] else _is_stained
+    is_tissue = _is_dark if is_colorless(image[None, ::step, ::step])[0] else _is_stained
     mask = np.empty(image.shape[:2], bool)
-    for start in range(0, len(image), ROWS):
-        rows = image[start : start + ROWS]
-        mask[start : start + ROWS] = mark(rows, background) & (rows.max(-1) >= UNSCANNED)
+    for start in range(0, len(image), CHUNK_ROWS):
+        rows = image[start : start + CHUNK_ROWS]
+        mask[start : start + CHUNK_ROWS] = is_tissue(rows, background) & (rows.max(-1) >= MAX_UNSCANNED_LEVEL)
     return mask
 
 
 def fill_unscanned(image: np.ndarray) -> np.ndarray:
-    """Fill areas that were not scanned, which some formats leave black, with the colour of empty glass.
+    """Fill areas that were not scanned, which some formats leave black, with the color of empty glass.
 
     Args:
-        image: uint8 RGB, (height, width, 3); changed in place where there are such areas.
+        image: uint8 RGB, (height, width, 3); changed in place if it is writable.
     """
-    dark = (image.max(-1) < UNSCANNED).astype(np.uint8)
+    dark = (image.max(-1) < MAX_UNSCANNED_LEVEL).astype(np.uint8)
     if dark.any():
         kernel = np.ones((UNSCANNED_PX, UNSCANNED_PX), np.uint8)
         areas = cv2.morphologyEx(dark, cv2.MORPH_OPEN, kernel, borderType=cv2.BORDER_REPLICATE).astype(bool)
@@ -91,7 +93,7 @@ def fill_unscanned(image: np.ndarray) -> np.ndarray:
 
 
 def tissue_fraction(patches: np.ndarray) -> np.ndarray:
-    """The share of each patch that is tissue, each with a background of its own; float, (n,).
+    """Return the fraction of each patch that is tissue, with its own background; float, (n,).
 
     Args:
         patches: uint8 RGB, (n, height, width, 3).
@@ -123,12 +125,12 @@ def _is_dark(image: np.ndarray, background: np.ndarray) -> np.ndarray:
     return (image / background).min(-1) < DARK_RATIO
 
 
-def is_colourless(images: np.ndarray) -> np.ndarray:
-    """Whether what is no glass is grey, as no stain is; bool, (n,).
+def is_colorless(images: np.ndarray) -> np.ndarray:
+    """Return whether all that is no glass is gray, as no stain is, in each image; bool, (n,).
 
     Args:
         images: uint8 RGB, (n, height, width, 3).
     """
-    visible = (images.min(-1) < GLASS) & (images.max(-1) >= UNSCANNED)
+    visible = (images.min(-1) < MIN_GLASS_LEVEL) & (images.max(-1) >= MAX_UNSCANNED_LEVEL)
     spread = (np.ptp(images, -1) * visible).sum((1, 2), dtype=np.int64)
-    return visible.any((1, 2)) & (spread < COLOURLESS * visible.sum((1, 2)))
+    return visible.any((1, 2)) & (spread < MIN_COLOR_RANGE * visible.sum((1, 2)))

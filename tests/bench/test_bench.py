@@ -50,10 +50,10 @@ def test_best_against_best_counts_what_is_faithful_alone():
 
 @pytest.mark.slow
 def test_a_way_of_scoring_is_faithful_where_it_says_what_keras_says(monkeypatch):
-    monkeypatch.setattr(agreement, "TRAINED", 64)
-    monkeypatch.setattr(agreement, "HELD_OUT", 32)
+    monkeypatch.setattr(agreement, "NUM_TRAIN", 64)
+    monkeypatch.setattr(agreement, "NUM_TEST", 32)
     monkeypatch.setattr(agreement, "EPOCHS", 1)
-    found = agreement.agreement()
+    found = agreement.measure_agreement()
     assert found["bcgan float32"]["largest_difference"] < 1e-5
     assert set(found) <= set(bench.groups("mixed_bfloat16")["inference"])
     for name, one in found.items():
@@ -72,16 +72,16 @@ def test_operations_of_table_1():
     inner = 9 * 64 * 64 + 64 * 256
     blocks = places * (64 * 64 + 3 * 256 * 64 + 4 * inner)
     expected = 2 * (stem + blocks + places * 256 * 3 + 27 * 1000 + 1000)
-    found = report.operations()
+    found = report.count_operations()
     assert found == {"inference": expected, "training": 3 * expected - 2 * stem}
 
 
 def test_a_process_answers_with_what_it_did():
     worker = Worker("subjects", "start_up", {})
     try:
-        answer = worker.ask()
+        answer = worker.run_once()
     finally:
-        worker.end()
+        worker.close()
     assert worker.failure is None
     assert answer["count"] == 1
     assert answer["seconds"] > 0
@@ -89,10 +89,10 @@ def test_a_process_answers_with_what_it_did():
 
 def test_a_subject_that_fails_is_named_and_the_others_go_on():
     worker = Worker("subjects", "training", {"precision": "float32", "network": "nowhere"})
-    assert worker.ask() is None
-    worker.end()
+    assert worker.run_once() is None
+    worker.close()
     assert "nowhere" in worker.failure
-    assert worker.ask() is None
+    assert worker.run_once() is None
 
 
 @pytest.mark.parametrize(("error", "advised"), [("ModuleNotFoundError", True), ("RuntimeError", False)])
@@ -104,24 +104,24 @@ def test_where_pytorch_is_absent_the_rest_is_measured(tmp_path, monkeypatch, cap
     monkeypatch.setattr(measure.progress.log, "propagate", True)
     group = {"pytorch float32": ("pytorch", "training", {"settings": "float32"}), "help": ("subjects", "start_up", {})}
     with caplog.at_level(logging.WARNING, "bcgan"):
-        found = measure.measure("training", group, 1)
+        found = measure.measure_group("training", group, 1)
     assert found["pytorch float32"]["failure"] == f"{error}: No module named 'torch'"
     assert len(found["help"]["rates"]) == 1
-    assert (measure.ABSENT in caplog.text) == advised
+    assert (measure.INSTALL_COMMAND in caplog.text) == advised
 
 
 def test_memory_of_a_command_is_its_own():
     """The process that starts it has numpy, OpenCV and tissue to draw; the command loads none of those."""
     worker = Worker("subjects", "start_up", {})
     try:
-        peak = worker.ask()["peak_mebibytes"]
+        peak = worker.run_once()["peak_mebibytes"]
     finally:
-        worker.end()
+        worker.close()
     assert 5 < peak < 60
 
 
 def test_memory_of_preparing_is_no_part_of_the_peak(monkeypatch):
-    monkeypatch.setattr(subjects, "PREPARED", 30)
+    monkeypatch.setattr(subjects, "NUM_FILES", 30)
     subject = subjects.preprocess()
     assert subject() == 30
     assert not [one for one in subject.__closure__ if isinstance(one.cell_contents, np.ndarray)]
@@ -129,11 +129,11 @@ def test_memory_of_preparing_is_no_part_of_the_peak(monkeypatch):
 
 @pytest.mark.slow
 def test_waiting_is_a_share_of_the_time():
-    worker = Worker("subjects", "waiting", {"precision": "float32", "batch": 8})
+    worker = Worker("subjects", "input_wait", {"precision": "float32", "batch": 8})
     try:
-        answer = worker.ask()
+        answer = worker.run_once()
     finally:
-        worker.end()
+        worker.close()
     assert worker.failure is None
     assert 0 < answer["count"] / answer["seconds"] < 100
     measured = {"waiting": {"Table 1's network": rates(1.0, 4.0)}}
@@ -147,7 +147,7 @@ def test_page_and_figure_hold_what_was_measured(tmp_path):
         "spread": {"training_vs_pytorch_best": [2.0, 3.0], "gan_step_vs_two_tapes": None},
         "of": {"training_vs_pytorch_best": "ours / theirs"},
         "agreement": {"openvino bfloat16": {"largest_difference": 0.0076, "roc_auc": 0.88, "faithful": True}},
-        "rates": {name: bench.rates(group) for name, group in MEASURED.items()},
+        "rates": {name: bench.summarize_rates(group) for name, group in MEASURED.items()},
         "operations": {"training": 300_000, "inference": 100_000},
         "profile": {"before": {"Conv2D": 3.0, "Mul": 2.0}, "after": {"Conv2D": 3.0}, "gan": {"Einsum": 4.0}},
         "machine": {"cores": 2, "name": "a processor", "bfloat16": []},

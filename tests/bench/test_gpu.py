@@ -48,12 +48,12 @@ def test_ratios_are_of_the_same_repeat_and_of_the_best():
 
 def test_the_page_holds_what_was_measured():
     found = {
-        "rates": {name: measure.rates(group) for name, group in MEASURED.items()},
+        "rates": {name: measure.summarize_rates(group) for name, group in MEASURED.items()},
         "ratios": {"training_vs_pytorch_best": {"median": 2.5, "low": 2.0, "high": 3.0, "of": "ours / theirs"}},
         "device": "a GPU, 80 GB",
         "versions": {"tensorflow": "2", "torch": None},
     }
-    page = gpu.page(found)
+    page = gpu.format_page(found)
     assert "a GPU, 80 GB; TensorFlow 2, PyTorch absent." in page
     assert "| training_vs_pytorch_best | 2.50 | 2.00 to 3.00 | ours / theirs |" in page
     assert "| pytorch float32 | left out: no compiler |" in page
@@ -61,6 +61,6 @@ def test_the_page_holds_what_was_measured():
 
 
 def test_without_a_gpu_it_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(gpu.machine, "choices", lambda experiment: {"gpus": (0, "none")})
+    monkeypatch.setattr(gpu.machine, "choose_settings", lambda experiment: {"gpus": (0, "none")})
     with pytest.raises(InputError, match=r"no GPU here. Install tensorflow\[and-cuda\]"):
         CliRunner().invoke(gpu.main, [], catch_exceptions=False)

@@ -10,13 +10,13 @@ RNG = np.random.default_rng(0)
 
 def test_calibration_finds_what_was_done_to_the_odds():
     odds = RNG.normal(-1, 2, 20_000)
-    labels = (RNG.random(20_000) < calibration.probability(odds)).astype(int)
-    distorted = calibration.probability((odds - 0.7) * 3)  # some of them beyond what is told apart
+    labels = (RNG.random(20_000) < calibration.sigmoid(odds)).astype(int)
+    distorted = calibration.sigmoid((odds - 0.7) * 3)  # some of them beyond what is told apart
     found = calibration.fit(distorted, labels)
     assert found.temperature == pytest.approx(3, rel=0.05)
     assert found.shift == pytest.approx(0.7, abs=0.05)
     mended = calibration.apply(found, distorted)
-    assert np.abs(mended - calibration.probability(odds)).max() < 0.03
+    assert np.abs(mended - calibration.sigmoid(odds)).max() < 0.03
     assert roc_auc_score(labels, mended) == pytest.approx(roc_auc_score(labels, distorted), abs=1e-3)
 
 
@@ -29,34 +29,34 @@ def field(noise: float):
     """A slide of 20 x 20 patches whose right half is malignant, judged with noise."""
     places = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2) * 50
     labels = (places[:, 0] >= 500).astype(int)
-    return places, labels, calibration.probability(labels * 2 - 1 + RNG.normal(0, noise, 400))
+    return places, labels, calibration.sigmoid(labels * 2 - 1 + RNG.normal(0, noise, 400))
 
 
 def test_neighbours_help_where_patches_are_judged_with_noise():
     places, labels, alone = field(2.0)
     fitted = context.fit(alone, places, np.zeros(400), labels, 50)
     places, labels, alone = field(2.0)
-    refined = context.refine(fitted, alone, places, np.zeros(400), 50)
+    refined = context.apply(fitted, alone, places, np.zeros(400), 50)
     assert roc_auc_score(labels, refined) > roc_auc_score(labels, alone) + 0.1
 
 
 def test_only_the_own_slide_counts_and_an_unknown_place_has_no_neighbours():
     places, _, alone = field(1.0)
-    features = context.neighbourhood(alone, places, np.arange(400), 50)
+    features = context.context_features(alone, places, np.arange(400), 50)
     assert (features[:, 1:] == 0).all()
-    features = context.neighbourhood(alone, np.full((400, 2), UNKNOWN), np.zeros(400), 50)
+    features = context.context_features(alone, np.full((400, 2), UNKNOWN), np.zeros(400), 50)
     assert (features[:, 1:] == 0).all()
-    assert not context.known(np.full((4, 2), UNKNOWN))
+    assert not context.has_coordinates(np.full((4, 2), UNKNOWN))
 
 
 def test_an_average_is_the_weighted_mean_by_hand(monkeypatch):
     places, slides = np.array([[0, 0], [50, 0], [0, 100]]), np.zeros(3)
     probabilities = np.array([0.5, 0.8, 0.3])
     odds = calibration.log_odds(probabilities)
-    reach = context.REACH[0]
+    reach = context.RADII[0]
     near, far = np.exp(-1 / reach), np.exp(-2 / reach)
     expected = (near * odds[1] + far * odds[2]) / (near + far + context.SHRINKAGE)
-    assert context.neighbourhood(probabilities, places, slides, 50)[0, 1] == pytest.approx(expected)
-    whole = context.neighbourhood(probabilities, places, slides, 50)
-    monkeypatch.setattr(context, "BLOCK", 1)
-    np.testing.assert_allclose(context.neighbourhood(probabilities, places, slides, 50), whole)
+    assert context.context_features(probabilities, places, slides, 50)[0, 1] == pytest.approx(expected)
+    whole = context.context_features(probabilities, places, slides, 50)
+    monkeypatch.setattr(context, "CHUNK_PATCHES", 1)
+    np.testing.assert_allclose(context.context_features(probabilities, places, slides, 50), whole)

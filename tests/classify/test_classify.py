@@ -9,7 +9,7 @@ from bcgan.classify import train as classify
 from bcgan.data import batches
 from bcgan.errors import WorkError
 from bcgan.models import weights
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import build_classifier
 from bcgan.settings import Classifier, Classify
 from tests.digest import digest
 
@@ -25,22 +25,22 @@ SETTINGS, OWN = Classify(batch_size=8, ema_decay=0.5), Classifier(epochs=3, lear
 
 def train(path, synthetic=None, settings=SETTINGS, own=OWN):
     path.parent.mkdir(exist_ok=True)
-    machine.start(experiment.load("phantom", ("profile=repro",)))
+    machine.configure(experiment.load("phantom", ("profile=repro",)))
     keras.utils.set_random_seed(1)
     data = classify.TrainingData(REAL, synthetic, REAL)
-    classify.train(classifier("cnn", 32), data, classify.Recipe(settings, own, seed=1), path)
+    classify.train(build_classifier("cnn", 32), data, classify.Recipe(settings, own, seed=1), path)
     return weights.load_model(path)
 
 
 def record_rows(monkeypatch) -> list[np.ndarray]:
     """The rows that each epoch of a training draws."""
-    seen, stream = [], batches.stream
+    seen, stream = [], batches.make_dataset
 
     def spy(images, labels, sampler, steps, *more):
         seen.append(np.concatenate([sampler(step) for step in steps]))
         return stream(images, labels, sampler, steps, *more)
 
-    monkeypatch.setattr(batches, "stream", spy)
+    monkeypatch.setattr(batches, "make_dataset", spy)
     return seen
 
 
@@ -53,18 +53,18 @@ def test_losses_against_their_definitions():
     weighted = each * np.where(labels, malignant, benign)
     focal = each * np.where(labels, 1 - p, p) ** 2
     for kind, expected in (("bce", each), ("weighted_bce", weighted), ("focal", focal)):
-        found = losses.loss(tf.constant(logits), tf.constant(labels), kind, (benign, malignant))
+        found = losses.batch_loss(tf.constant(logits), tf.constant(labels), kind, (benign, malignant))
         assert float(found) == pytest.approx(expected.mean(), rel=1e-5)
 
 
 def test_it_learns_and_keeps_the_best_epoch(tmp_path):
     network = train(tmp_path / "cnn-seed1.keras", own=Classifier(epochs=8, learning_rate=3e-3))
-    lines = progress.read_lines(tmp_path / "cnn-seed1.jsonl")
+    lines = progress.read_jsonl(tmp_path / "cnn-seed1.jsonl")
     best = max(line["validation_roc_auc"] for line in lines)
     assert best > 0.9
     from sklearn.metrics import roc_auc_score
 
-    assert roc_auc_score(LABELS, classify.scorer(network)(IMAGES)) == pytest.approx(best)
+    assert roc_auc_score(LABELS, classify.make_predict_fn(network)(IMAGES)) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
@@ -75,7 +75,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, 
         train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own)
     assert digest(train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own).variables) == whole
     assert [start > 0 for start in starts] == [False, False, True]
-    assert [line["epoch"] for line in progress.read_lines(tmp_path / "b" / "cnn.jsonl")] == [0, 1, 2]
+    assert [line["epoch"] for line in progress.read_jsonl(tmp_path / "b" / "cnn.jsonl")] == [0, 1, 2]
 
 
 def test_a_small_batch_keeps_a_real_patch(tmp_path):
@@ -86,7 +86,7 @@ def test_a_small_batch_keeps_a_real_patch(tmp_path):
 
 
 def test_a_diverging_loss_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(classify, "loss", lambda logits, *rest: tf.reduce_mean(logits) * float("nan"))
+    monkeypatch.setattr(classify, "batch_loss", lambda logits, *rest: tf.reduce_mean(logits) * float("nan"))
     with pytest.raises(WorkError, match=r"cnn.*NaN or infinite in epoch 1.*rate"):
         train(tmp_path / "cnn.keras")
     assert not (tmp_path / "cnn.keras").exists()
@@ -94,7 +94,7 @@ def test_a_diverging_loss_is_named(tmp_path, monkeypatch):
 
 def test_a_network_that_says_no_number_is_named(tmp_path, monkeypatch):
     """The losses of an epoch are from before its last update."""
-    monkeypatch.setattr(classify, "scorer", lambda network: lambda images: np.full(len(images), np.nan))
+    monkeypatch.setattr(classify, "make_predict_fn", lambda network: lambda images: np.full(len(images), np.nan))
     with pytest.raises(WorkError, match=r"cnn.*NaN or infinite in epoch 1.*rate"):
         train(tmp_path / "cnn.keras")
 

@@ -9,8 +9,8 @@ from bcgan.artifacts import Cache, StageRun
 from bcgan.classify import pretraining
 from bcgan.errors import InputError, WorkError
 from bcgan.models import weights
-from bcgan.models.classifier import of_run
-from bcgan.models.efficientnet_lite import backbone, efficientnet_lite, installed
+from bcgan.models.classifier import build_for_run
+from bcgan.models.efficientnet_lite import efficientnet_lite, get_backbone, has_weights
 from bcgan.preprocess.store import Store
 from bcgan.settings import Pretrain
 from tests.digest import digest
@@ -19,7 +19,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 50, 50, 3), dtype=np.uint8)
 TINY = Pretrain(steps=4, batch_size=4, checkpoint_interval=2)
 ROLES = ("train", "train", "validation", "test", "unlisted", "unlisted_other")
-with_weights = pytest.mark.skipif(not installed("lite0"), reason="EfficientNet-Lite0's weights are not installed")
+with_weights = pytest.mark.skipif(not has_weights("lite0"), reason="EfficientNet-Lite0's weights are not installed")
 
 
 def store_of(patients=range(6)) -> Store:
@@ -33,10 +33,10 @@ def settings(**changes):
 
 def test_the_loss_is_small_where_partners_are_alike_and_others_are_not():
     one = tf.constant(RNG.normal(size=(6, 8)), tf.float32)
-    loss, found = pretraining.contrast(tf.concat([one, 3 * one], 0), 0.05)
+    loss, found = pretraining.nt_xent_loss(tf.concat([one, 3 * one], 0), 0.05)
     assert float(found) == 1
     assert float(loss) < 0.05
-    loss, found = pretraining.contrast(tf.concat([one, one[::-1]], 0), 0.05)
+    loss, found = pretraining.nt_xent_loss(tf.concat([one, one[::-1]], 0), 0.05)
     assert float(found) == 0
     assert float(loss) > 1
 
@@ -48,7 +48,7 @@ def test_the_loss_is_that_of_its_definition():
     for row in range(6):
         odds = np.exp(unit @ unit[row] / 0.2)
         expected.append(-np.log(odds[(row + 3) % 6] / (odds.sum() - odds[row])))
-    found = pretraining.contrast(tf.constant(rows, tf.float32), 0.2)[0]
+    found = pretraining.nt_xent_loss(tf.constant(rows, tf.float32), 0.2)[0]
     np.testing.assert_allclose(float(found), np.mean(expected), rtol=1e-5)
 
 
@@ -63,7 +63,7 @@ def test_it_never_sees_a_patch_of_a_validation_or_test_patient(tmp_path, monkeyp
         "patches": len(seen),
         "patients": sorted(expected),
     }
-    assert pretraining.seen(tmp_path) == expected
+    assert pretraining.pretraining_patients(tmp_path) == expected
 
 
 def test_weights_that_have_met_a_test_patient_are_refused(tmp_path):
@@ -81,7 +81,7 @@ def test_weights_that_have_met_a_test_patient_are_refused(tmp_path):
 def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, eagerly):
     def train(folder):
         folder.mkdir(exist_ok=True)
-        machine.start(experiment.load("phantom", ("profile=repro",)))
+        machine.configure(experiment.load("phantom", ("profile=repro",)))
         pretraining.train(IMAGES, TINY, 5, folder, False)
         return digest(weights.load_model(folder / "simclr.keras").variables)
 
@@ -90,7 +90,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, 
         train(tmp_path / "killed")
     assert train(tmp_path / "killed") == whole
     assert starts == [0, 0, 2]
-    assert [line["step"] for line in progress.read_lines(tmp_path / "killed/log.jsonl")] == [0, 3]
+    assert [line["step"] for line in progress.read_jsonl(tmp_path / "killed/log.jsonl")] == [0, 3]
 
 
 @with_weights
@@ -98,7 +98,7 @@ def test_it_learns_to_find_the_other_view(tmp_path):
     colours = RNG.integers(40, 256, (12, 1, 1, 3))
     images = np.clip(colours + RNG.normal(0, 10, IMAGES.shape), 0, 255).astype(np.uint8)
     pretraining.train(images, Pretrain(steps=14, batch_size=12, stain_jitter=0.1), 0, tmp_path, False)
-    lines = progress.read_lines(tmp_path / "log.jsonl")
+    lines = progress.read_jsonl(tmp_path / "log.jsonl")
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
 
 
@@ -115,16 +115,16 @@ def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):
 def test_the_classifier_starts_from_what_was_left(tmp_path):
     (tmp_path / "pretrain").mkdir()
     with pytest.raises(InputError, match="simclr.keras is missing"):
-        of_run("efficientnet_lite0_simclr", tmp_path)
+        build_for_run("efficientnet_lite0_simclr", tmp_path)
     keras.utils.set_random_seed(3)
     left = efficientnet_lite("lite0", weights=False)
-    weights.save_small(left, tmp_path / "pretrain" / "simclr.keras")
-    found = backbone(backbone(of_run("efficientnet_lite0_simclr", tmp_path)))
+    weights.save_float16(left, tmp_path / "pretrain" / "simclr.keras")
+    found = get_backbone(get_backbone(build_for_run("efficientnet_lite0_simclr", tmp_path)))
     for one, other in zip(found.get_weights(), left.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3, rtol=1e-3)
-    weights.save_small(efficientnet_lite("lite2", weights=False), tmp_path / "pretrain" / "simclr.keras")
-    with pytest.raises(InputError, match="holds the weights of another network"):
-        of_run("efficientnet_lite0_simclr", tmp_path)
+    weights.save_float16(efficientnet_lite("lite2", weights=False), tmp_path / "pretrain" / "simclr.keras")
+    with pytest.raises(InputError, match="has the weights of another network"):
+        build_for_run("efficientnet_lite0_simclr", tmp_path)
 
 
 @pytest.mark.parametrize(

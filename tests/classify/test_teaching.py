@@ -6,10 +6,10 @@ import pytest
 from bcgan import experiment, stages
 from bcgan.artifacts import Cache, StageRun
 from bcgan.classify import calibration, teaching, train, trainings
-from bcgan.classify.scoring import probabilities
+from bcgan.classify.scoring import predict_probabilities
 from bcgan.errors import InputError
 from bcgan.models import weights
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import build_classifier
 from bcgan.preprocess.store import Store
 from bcgan.settings import Classifier
 
@@ -31,22 +31,24 @@ def test_a_label_is_the_teachers_calibrated_mean_and_no_label_is_looked_at(tmp_p
     settings, odds = experiment.load("phantom", TEACHERS), []
     for seed in (0, 1):
         keras.utils.set_random_seed(seed)
-        network = classifier("cnn")
+        network = build_classifier("cnn")
         weights.save_model(network, tmp_path / f"cnn-seed{seed}.keras")
-        odds.append(calibration.log_odds(probabilities(network, IMAGES, settings.evaluate.tta_views)))
-    found = teaching.taught(settings, store_of(ROLES), tmp_path)
+        odds.append(calibration.log_odds(predict_probabilities(network, IMAGES, settings.evaluate.tta_views)))
+    found = teaching.distilled_patches(settings, store_of(ROLES), tmp_path)
     np.testing.assert_array_equal(found.images, IMAGES[24:48])
-    joint = calibration.probability(np.mean(odds, axis=0))
+    joint = calibration.sigmoid(np.mean(odds, axis=0))
     expected = calibration.apply(calibration.fit(joint[12:24], np.arange(12) % 2), joint[24:48])
     np.testing.assert_allclose(found.labels, expected, rtol=1e-4)
     other = store_of(ROLES)
     other.index.loc[24:47, "label"] = 1 - other.index.loc[24:47, "label"]
-    np.testing.assert_array_equal(teaching.taught(settings, other, tmp_path).labels, found.labels)
+    np.testing.assert_array_equal(teaching.distilled_patches(settings, other, tmp_path).labels, found.labels)
 
 
 def test_without_patients_on_no_list_there_is_nothing_to_teach(tmp_path):
-    with pytest.raises(InputError, match="under data.protocol=kfold every patient trains"):
-        teaching.taught(experiment.load("phantom", TEACHERS), store_of(np.roll(["train", "test"] * 30, 1)), tmp_path)
+    with pytest.raises(InputError, match="with data.protocol=kfold every patient is in"):
+        teaching.distilled_patches(
+            experiment.load("phantom", TEACHERS), store_of(np.roll(["train", "test"] * 30, 1)), tmp_path
+        )
 
 
 def test_that_there_is_nothing_to_teach_is_said_before_a_teacher_is_trained(finished, tmp_path):
@@ -54,7 +56,7 @@ def test_that_there_is_nothing_to_teach_is_said_before_a_teacher_is_trained(fini
     (tmp_path / "classify").mkdir()
     cache = Cache(tmp_path, "classify")
     run = StageRun(experiment.load("phantom", TEACHERS), tmp_path, tmp_path / "classify", {}, cache)
-    with pytest.raises(InputError, match="under data.protocol=kfold every patient trains"):
+    with pytest.raises(InputError, match="with data.protocol=kfold every patient is in"):
         stages.classify(run)
     assert not list((tmp_path / "classify").iterdir())
 
@@ -69,8 +71,8 @@ def test_a_student_learns_what_its_teachers_say(tmp_path):
     keras.utils.set_random_seed(0)
     path = tmp_path / "student.keras"
     recipe = train.Recipe(settings.classify, Classifier(epochs=6, distillation_fraction=0.75))
-    train.train(classifier("cnn"), train.TrainingData(real, more), recipe, path)
-    said = probabilities(weights.load_model(path), made, 1)
+    train.train(build_classifier("cnn"), train.TrainingData(real, more), recipe, path)
+    said = predict_probabilities(weights.load_model(path), made, 1)
     assert said[bright == 1].mean() - said[bright == 0].mean() > 0.3
 
 
@@ -83,8 +85,8 @@ def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
         path.with_suffix(".jsonl").touch()
 
     monkeypatch.setattr(trainings, "train", stand_in)
-    monkeypatch.setattr(teaching, "taught", lambda *_: taught)
-    monkeypatch.setattr(teaching, "unlisted", lambda *_: np.arange(4))
+    monkeypatch.setattr(teaching, "distilled_patches", lambda *_: taught)
+    monkeypatch.setattr(teaching, "unlisted_rows", lambda *_: np.arange(4))
     monkeypatch.setattr("bcgan.models.efficientnet_lite.transfer_network", lambda size, **_: keras.Sequential(
         [keras.Input((size, size, 3)), keras.layers.GlobalAveragePooling2D()]))  # fmt: skip
     monkeypatch.chdir(finished)

@@ -2,14 +2,14 @@ import numpy as np
 import tensorflow as tf
 
 from bcgan.data import batches
-from bcgan.data.views import central, view
+from bcgan.data.views import center_crop, dihedral_view
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
 LABELS = np.arange(20) % 2
 
 
 def test_an_epoch_shows_every_row_once_in_an_order_of_its_own():
-    sample = batches.shuffled(np.arange(20), 5, seed=3)
+    sample = batches.epoch_sampler(np.arange(20), 5, seed=3)
     first, second = ([sample(step) for step in range(start, start + 4)] for start in (0, 4))
     assert sorted(np.concatenate(first)) == list(range(20))
     assert sorted(np.concatenate(second)) == list(range(20))
@@ -19,22 +19,22 @@ def test_an_epoch_shows_every_row_once_in_an_order_of_its_own():
 
 def test_balanced_batches_have_half_of_each_class():
     labels = (np.arange(20) < 3).astype(int)
-    sample = batches.balanced(np.arange(20), labels, 8, seed=0)
+    sample = batches.class_balanced_sampler(np.arange(20), labels, 8, seed=0)
     for step in range(5):
         assert labels[sample(step)].sum() == 4
 
 
 def test_mixed_batches_add_extra_rows():
-    sample = batches.mixed(batches.shuffled(np.arange(10), 4, 0), np.arange(10, 20), 3, 0)
+    sample = batches.mixed_sampler(batches.epoch_sampler(np.arange(10), 4, 0), np.arange(10, 20), 3, 0)
     rows = sample(0)
     assert (rows >= 10).sum() == 3
     assert len(rows) == 7
 
 
 def test_the_stream_goes_on_where_it_was():
-    sampler = batches.shuffled(np.arange(20), 5, 0)
-    whole = list(batches.stream(IMAGES, LABELS, sampler, range(6)))
-    rest = list(batches.stream(IMAGES, LABELS, sampler, range(3, 6)))
+    sampler = batches.epoch_sampler(np.arange(20), 5, 0)
+    whole = list(batches.make_dataset(IMAGES, LABELS, sampler, range(6)))
+    rest = list(batches.make_dataset(IMAGES, LABELS, sampler, range(3, 6)))
     for one, other in zip(whole[3:], rest, strict=True):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -42,24 +42,24 @@ def test_the_stream_goes_on_where_it_was():
 
 
 def test_crops_are_random_in_training_and_central_in_scoring():
-    sampler, corners = batches.shuffled(np.arange(20), 20, 0), set()
-    for step, cut, _ in batches.stream(IMAGES, LABELS, sampler, range(8), crop=6):
+    sampler, corners = batches.epoch_sampler(np.arange(20), 20, 0), set()
+    for step, cut, _ in batches.make_dataset(IMAGES, LABELS, sampler, range(8), crop=6):
         whole, places = IMAGES[sampler(int(step))], [(top, left) for top in range(3) for left in range(3)]
         corners |= {(t, k) for t, k in places if np.array_equal(whole[:, t : t + 6, k : k + 6], cut)}
     assert len(corners) > 2
-    np.testing.assert_array_equal(central(IMAGES, 6), IMAGES[:, 1:7, 1:7])
+    np.testing.assert_array_equal(center_crop(IMAGES, 6), IMAGES[:, 1:7, 1:7])
 
 
 def test_dihedral_gives_every_orientation_and_nothing_else():
     patch = IMAGES[:1].astype(np.float32)
-    turned = batches.dihedral(tf.repeat(patch, 200, 0), tf.constant([0, 1], tf.int64)).numpy()
-    views = {np.ascontiguousarray(view(patch, number)[0]).tobytes() for number in range(8)}
+    turned = batches.random_dihedral(tf.repeat(patch, 200, 0), tf.constant([0, 1], tf.int64)).numpy()
+    views = {np.ascontiguousarray(dihedral_view(patch, number)[0]).tobytes() for number in range(8)}
     assert len(views) == 8
     assert {one.tobytes() for one in turned} == views
 
 
 def test_jitter_repeats_and_keeps_the_range():
-    images, seed = batches.scale(tf.constant(IMAGES)), tf.constant([5, 6], tf.int64)
+    images, seed = batches.to_float(tf.constant(IMAGES)), tf.constant([5, 6], tf.int64)
     for jitter in (batches.stain_jitter, batches.color_jitter):
         once, again = jitter(images, seed, 0.2).numpy(), jitter(images, seed, 0.2).numpy()
         np.testing.assert_array_equal(once, again)
@@ -75,8 +75,8 @@ def test_a_cut_is_a_square_part_of_the_patch_brought_to_its_size():
     ramp = np.linspace(0, 1, 50, dtype=np.float32)
     patch = np.stack([np.tile(ramp, (50, 1)), np.tile(ramp, (50, 1)).T, np.ones((50, 50), np.float32)], -1)
     images = tf.constant(np.repeat(patch[None], 40, 0))
-    np.testing.assert_allclose(batches.cut(images, (1, 2), 1.0), images, atol=1e-5)
-    found = batches.cut(images, (1, 2), 0.6).numpy()
+    np.testing.assert_allclose(batches.random_resized_crop(images, (1, 2), 1.0), images, atol=1e-5)
+    found = batches.random_resized_crop(images, (1, 2), 0.6).numpy()
     np.testing.assert_allclose(found[..., 2], 1, atol=1e-5)
     right, down = np.diff(found[:, 0, :, 0]), np.diff(found[:, :, 0, 1])
     np.testing.assert_allclose(right, down, atol=1e-5)  # a square

@@ -144,6 +144,6 @@ class FakePatchCamelyon:
 def test_patch_camelyon_keeps_its_authors_split_and_names_no_patient(monkeypatch):
     monkeypatch.setattr(tfds, "builder", lambda name, **kwargs: FakePatchCamelyon())
     found = prepared.patch_camelyon_records(())
-    assert [record.given for record in found] == ["test"] * 2 + ["train"] * 2 + ["validation"] * 2
+    assert [record.official_split for record in found] == ["test"] * 2 + ["train"] * 2 + ["validation"] * 2
     assert all(record.patient == record.key for record in found)
     assert found[0].read() == b"png"

@@ -96,7 +96,7 @@ def test_places_images_without_a_row_and_classes_of_a_table(tmp_path, caplog):
         records = data.records(settings)
     assert [record[3:7] for record in records] == [("1", 1, 100, 50), ("2", 0, -1, -1)]
     assert {record.mpp for record in records} == {0.5}
-    assert f"2 images are on no row and are left out, the first: {root}/c.png" in caplog.text
+    assert f"2 images have no row and are left out, the first: {root}/c.png" in caplog.text
 
 
 @pytest.mark.parametrize(

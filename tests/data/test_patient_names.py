@@ -201,7 +201,7 @@ def test_cases(in_folder, place, settings, counts):
     split = json.loads(path.read_text())
     assert len(split["patients"]) == 12
     if counts:
-        assert [split["counts"][role]["patients"] for role in splits.LISTED] == counts
+        assert [split["counts"][role]["patients"] for role in splits.LIST_ROLES] == counts
 
 
 @pytest.mark.parametrize(

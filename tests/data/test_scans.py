@@ -15,7 +15,7 @@ from bcgan.data.patient_folder import scan as patient_folder
 from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
 from bcgan.settings import Data
-from bcgan.slides.files import image_files
+from bcgan.slides.files import iterate_images
 from tests.conftest import PATCHES, PATIENTS, write_png
 
 PATCH = np.full((50, 50, 3), 200, np.uint8)
@@ -66,11 +66,11 @@ def test_missing_empty_and_foreign_places(tmp_path):
         idc.records((tmp_path / "nowhere",))
     with pytest.raises(InputError, match="DATA_DIR"):
         idc.records(())
-    with pytest.raises(InputError, match="holds no file named"):
+    with pytest.raises(InputError, match="has no file named"):
         idc.records((tmp_path,))
     (tmp_path / "broken.zip").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"broken\.zip is not a readable zip"):
-        list(image_files((tmp_path,)))
+        list(iterate_images((tmp_path,)))
 
 
 @pytest.mark.parametrize("name", ["../../100_idx5_x1_y1_class0.png", "/100_idx5_x1_y1_class0.png"])

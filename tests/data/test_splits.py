@@ -11,7 +11,7 @@ from bcgan.settings import Data
 
 def make_index(patients: int = 12, each: int = 6, source: str = "s") -> pd.DataFrame:
     rows = [(f"p{p}", i % 2, source, f"/data/{source}!p{p}/{i}.png", "") for p in range(patients) for i in range(each)]
-    return pd.DataFrame(rows, columns=["patient", "label", "source", "path", "given"])
+    return pd.DataFrame(rows, columns=["patient", "label", "source", "path", "official_split"])
 
 
 def write_lists(folder, train, validation, test):

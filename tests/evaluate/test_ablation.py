@@ -8,7 +8,7 @@ from bcgan import artifacts, cli, experiment, runs, variation
 from bcgan.artifacts import Cache, StageRun
 from bcgan.errors import InputError
 from bcgan.evaluate import ablation, trials
-from bcgan.variation import varied
+from bcgan.variation import with_overrides
 
 LEVELS = {
     "loss": {"focal": {"classify.loss": "focal"}},
@@ -28,7 +28,7 @@ def test_levels_change_what_they_name_and_nothing_else():
         (ablation.BASELINE, ""), ("loss", "focal"), ("CLAHE", "on"), ("network", "GAN alone"), ("dropout", "half"),
     ]  # fmt: skip
     base = planned[0].experiment
-    assert [variation.differences(base, level.experiment) for level in planned[:4]] == [
+    assert [variation.diff_configs(base, level.experiment) for level in planned[:4]] == [
         [], ['classify.loss="focal"'], ["preprocess.clahe=true"], ['ablation.model="gan_only"'],
     ]  # fmt: skip
 
@@ -102,10 +102,10 @@ def test_only_trainings_of_both_sides_are_compared():
         return by_role | {"test_patients": patients, "test_ids": np.arange(80).astype(str)}
 
     baseline, focal = (ablation.BASELINE, ""), ("loss", "focal")
-    alone = ablation.summarise(asked, planned, {baseline: {}, focal: {0: arrays(good)}})["variants"]
+    alone = ablation.summarize(asked, planned, {baseline: {}, focal: {0: arrays(good)}})["variants"]
     assert [variant["differences"] for variant in alone] == [None]
     trained = {baseline: {0: arrays(good), 1: arrays(bad)}, focal: {0: arrays(good)}}
-    found = ablation.summarise(asked, planned, trained)["variants"][1]
+    found = ablation.summarize(asked, planned, trained)["variants"][1]
     assert found["differences"]["roc_auc"]["value"] == 0.0
     assert found["figures"]["roc_auc"]["value"] > 0.7
 
@@ -125,7 +125,7 @@ def test_a_variant_s_store_depends_on_the_raw_data(tmp_path, monkeypatch):
     """Other files under the same path are other patches, whatever the settings."""
     built, baseline = [], with_levels({})
     monkeypatch.setattr(ablation.store, "build", lambda experiment, folder: built.append(1))
-    variant = ablation.AblationVariant("CLAHE", "on", varied(baseline, {"preprocess.clahe": True}, "here"))
+    variant = ablation.AblationVariant("CLAHE", "on", with_overrides(baseline, {"preprocess.clahe": True}, "here"))
     run = StageRun(baseline, tmp_path, tmp_path / "ablation", {}, Cache(tmp_path, "ablation"))
     (tmp_path / "preprocess").mkdir()
     for data in ("a", "a", "b"):

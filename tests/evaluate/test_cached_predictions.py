@@ -19,7 +19,7 @@ def predict(tmp_path, monkeypatch):
     """Call `score._predict`, and return the columns and the names of the networks that were asked."""
     calls = []
     monkeypatch.setattr(score.weights, "load_model", lambda path: calls.append(path.stem) or keras.Model)
-    monkeypatch.setattr(score, "probabilities", lambda *_: np.float32([0.1, len(calls)]))
+    monkeypatch.setattr(score, "predict_probabilities", lambda *_: np.float32([0.1, len(calls)]))
 
     def run(*changes, inputs=INPUTS):
         calls.clear()

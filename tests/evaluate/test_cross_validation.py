@@ -20,14 +20,14 @@ def index_of(patients: int, patches: int) -> pd.DataFrame:
     return pd.DataFrame({
         "id": [f"patch{number}" for number in range(count)],
         "patient": np.repeat(np.arange(patients), patches).astype(str),
-        "label": np.arange(count) % 2, "given": "", "source": "one", "path": "one",
+        "label": np.arange(count) % 2, "official_split": "", "source": "one", "path": "one",
     })  # fmt: skip
 
 
 def test_every_patch_is_tested_once_and_only_the_random_split_tears_patients():
     index = index_of(12, 6)
     for split, torn in (("patient_split", False), ("random_split", True)):
-        dealt = np.array([cross_validation.roles(SETTINGS, index, split, fold) for fold in range(4)])
+        dealt = np.array([cross_validation.assign_fold_roles(SETTINGS, index, split, fold) for fold in range(4)])
         assert ((dealt == "test").sum(0) == 1).all()
         assert ((dealt == "validation").sum(0) == 1).all()
         apart = index.groupby(pd.Series(dealt[0]).where(dealt[0] == "test", "other"))["patient"].unique()
@@ -38,7 +38,7 @@ def test_fewer_patients_than_folds_name_the_fold():
     with pytest.raises(
         InputError, match="cross_validation: patient_split, fold 1 of 4: data.num_folds: 4 folds need as many"
     ):
-        cross_validation.roles(SETTINGS, index_of(3, 6), "patient_split", 0)
+        cross_validation.assign_fold_roles(SETTINGS, index_of(3, 6), "patient_split", 0)
 
 
 def test_networks_that_met_every_fold_are_refused():
@@ -81,20 +81,20 @@ def test_folds_of_different_scales_are_pooled_by_their_own_calibration():
                 (("test", rows), ("validation", chosen))}  # fmt: skip
         found.append(said | {"test_rows": rows, "validation_rows": chosen})
     index = pd.DataFrame({"id": "patch", "patient": patients, "label": labels, "x": UNKNOWN, "y": UNKNOWN})
-    summary = cross_validation.summarise(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), index)
-    plain = cross_validation.metrics.measure(labels, odds, 0.0, np.ones((1, 800)))["roc_auc"][0]
+    summary = cross_validation.summarize(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), index)
+    plain = cross_validation.metrics.compute_metrics(labels, odds, 0.0, np.ones((1, 800)))["roc_auc"][0]
     assert summary["patient_split"]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
     assert summary["split_optimism"]["roc_auc"]["value"] == 0
     assert (summary["patients"], summary["patches"]) == (40, 800)
-    assert cross_validation.NEIGHBOURS not in summary
+    assert cross_validation.NEIGHBORS not in summary
     # A region of malignant patches a slide: neighbours know more, unless they are another slide's.
     index = index.assign(id=[f"{patient}_x0_y0_" for patient in patients], x=50 * np.arange(800), y=labels * 1000)
-    near = cross_validation.summarise(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), index)
+    near = cross_validation.summarize(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), index)
     assert near["patient_split"] == summary["patient_split"]
-    assert near[cross_validation.NEIGHBOURS]["roc_auc"]["value"] > plain + 0.02
+    assert near[cross_validation.NEIGHBORS]["roc_auc"]["value"] > plain + 0.02
     apart = index.assign(id=[f"{number}_x0_y0_" for number in range(800)])
-    apart = cross_validation.summarise(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), apart)
-    assert apart[cross_validation.NEIGHBOURS]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
+    apart = cross_validation.summarize(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), apart)
+    assert apart[cross_validation.NEIGHBORS]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
 
 
 def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, capsys):
@@ -165,5 +165,5 @@ def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatc
 
 
 def write_predictions(trial, folder):
-    probabilities = {role: (patches.labels + 0.5) / 2 for role, patches in trial.held.items()}
+    probabilities = {role: (patches.labels + 0.5) / 2 for role, patches in trial.held_out.items()}
     np.savez(folder / cross_validation.trials.PREDICTIONS, **trial.arrays, **probabilities)

@@ -6,31 +6,31 @@ from sklearn.linear_model import LogisticRegression
 from bcgan import experiment
 from bcgan.classify.calibration import log_odds
 from bcgan.evaluate import derived, split_optimism
-from bcgan.evaluate.probes import COLOUR_AND_TEXTURE
+from bcgan.evaluate.probes import COLOR_AND_TEXTURE
 
 RNG = np.random.default_rng(0)
 
 
 def test_columns_are_classifiers_and_seeds():
     table = pd.DataFrame(columns=["id", "label", "gan_resnet-seed0", "gan_resnet-seed2", "ensemble-seed0"])
-    assert derived.classifiers(table) == {"gan_resnet": [0, 2], "ensemble": [0]}
+    assert derived.seeds_by_classifier(table) == {"gan_resnet": [0, 2], "ensemble": [0]}
 
 
 def test_the_ensemble_is_the_mean_of_the_log_odds():
     table = pd.DataFrame({"cnn-seed0": [0.2, 0.9], "cnn-seed1": [0.4, 0.9], "resnet50-seed0": [0.1, 0.9]})
-    found = log_odds(derived.ensemble(table, ("cnn", "resnet50")))
+    found = log_odds(derived.ensemble_probabilities(table, ("cnn", "resnet50")))
     np.testing.assert_allclose(found, log_odds(table).mean(axis=1))
 
 
 def test_colour_statistics_learn_from_training_rows_alone():
-    numbers = pd.DataFrame(RNG.random((300, len(COLOUR_AND_TEXTURE))), columns=COLOUR_AND_TEXTURE)
+    numbers = pd.DataFrame(RNG.random((300, len(COLOR_AND_TEXTURE))), columns=COLOR_AND_TEXTURE)
     numbers["label"] = (numbers["red"] > 0.5).astype(int)
     train, wanted = np.arange(200), np.arange(200, 300)
     truth = numbers["label"].to_numpy()[wanted]
-    before = derived.colour_statistics(numbers, train, wanted)
+    before = derived.predict_from_color_texture(numbers, train, wanted)
     assert ((before > 0.5) == truth).mean() > 0.95
     numbers.loc[wanted, "label"] = 1 - truth
-    np.testing.assert_array_equal(derived.colour_statistics(numbers, train, wanted), before)
+    np.testing.assert_array_equal(derived.predict_from_color_texture(numbers, train, wanted), before)
 
 
 def test_neighbours_are_of_the_same_slide_and_role():
@@ -39,12 +39,12 @@ def test_neighbours_are_of_the_same_slide_and_role():
         "role": np.tile(["validation", "validation_other"], 40), "label": np.arange(80) // 2 % 2,
     })  # fmt: skip
     base = np.clip(0.3 + 0.4 * table["label"] + RNG.normal(0, 0.15, 80), 0.02, 0.98).to_numpy()
-    found, fitted = derived.in_context(table, base, 50)
+    found, fitted = derived.refine_by_context(table, base, 50)
     own = (table["role"] == "validation").to_numpy()
-    other, again = derived.in_context(table, np.where(own, base, 1 - base), 50)
+    other, again = derived.refine_by_context(table, np.where(own, base, 1 - base), 50)
     assert fitted == again
     np.testing.assert_array_equal(found[own], other[own])
-    alone, _ = derived.in_context(table[own].reset_index(drop=True), base[own], 50)
+    alone, _ = derived.refine_by_context(table[own].reset_index(drop=True), base[own], 50)
     np.testing.assert_allclose(alone, found[own])
 
 
@@ -53,7 +53,7 @@ def test_the_patient_probe_knows_patients_that_differ(tmp_path, told_apart):
     index = pd.DataFrame(
         {"patient": np.repeat([f"p{n}" for n in range(6)], 40), "role": np.repeat(["train"] * 5 + ["test"], 40)}
     )
-    properties = pd.DataFrame(RNG.normal(size=(240, len(COLOUR_AND_TEXTURE))), columns=COLOUR_AND_TEXTURE)
+    properties = pd.DataFrame(RNG.normal(size=(240, len(COLOR_AND_TEXTURE))), columns=COLOR_AND_TEXTURE)
     properties["red"] += told_apart * 10 * np.repeat(np.arange(6), 40)
     np.savez(tmp_path / "pooled.npz", **{block: RNG.normal(size=(240, 4)) for block in split_optimism.BLOCKS})
     found = split_optimism.patient_probe(properties, index, tmp_path, 0)

@@ -28,7 +28,7 @@ def test_every_figure_is_scikit_learns(weighted):
         "brier": reference.brier_score_loss(LABELS, SCORES, sample_weight=weights),
         "loss": reference.log_loss(LABELS, np.clip(SCORES, 1e-7, 1 - 1e-7), sample_weight=weights),
     }
-    found = metrics.measure(LABELS, SCORES, 0.5, weights[None])
+    found = metrics.compute_metrics(LABELS, SCORES, 0.5, weights[None])
     for name, value in expected.items():
         assert found[name][0] == pytest.approx(value), name
 
@@ -37,8 +37,8 @@ def test_calibration_error_of_known_cases():
     scores = np.repeat([0.05, 0.95], 100)
     labels = np.concatenate([np.arange(100) < 5, np.arange(100) < 95]).astype(int)
     ones = np.ones((1, 200))
-    assert metrics.measure(labels, scores, 0.5, ones)["ece"][0] == pytest.approx(0, abs=1e-9)
-    assert metrics.measure(1 - labels, scores, 0.5, ones)["ece"][0] == pytest.approx(0.9)
+    assert metrics.compute_metrics(labels, scores, 0.5, ones)["ece"][0] == pytest.approx(0, abs=1e-9)
+    assert metrics.compute_metrics(1 - labels, scores, 0.5, ones)["ece"][0] == pytest.approx(0.9)
 
 
 def test_youden_threshold_is_the_best_one():
@@ -58,10 +58,10 @@ def test_the_bootstrap_draws_whole_patients():
 
 
 def test_intervals_hold_the_value_and_widen_with_clustering():
-    scored = intervals.Scored({0: SCORES, 1: SCORES[::-1]}, {0: 0.5, 1: 0.5})
+    scored = intervals.SeedPredictions({0: SCORES, 1: SCORES[::-1]}, {0: 0.5, 1: 0.5})
 
     def width(patients):
-        found = intervals.with_intervals(LABELS, scored, patients, 300, 0.95, 0)
+        found = intervals.metrics_with_intervals(LABELS, scored, patients, 300, 0.95, 0)
         auc = found["roc_auc"]
         assert auc["low"] <= auc["value"] <= auc["high"]
         assert auc["seeds"] == 2
@@ -74,27 +74,29 @@ def test_intervals_hold_the_value_and_widen_with_clustering():
 @pytest.mark.parametrize("seeds", [1, 2, 3, 8])
 def test_trainings_vary_as_the_mean_of_so_few_does(seeds):
     values = np.random.default_rng(1).normal(size=(seeds, 1)).repeat(4001, axis=1)
-    found = intervals.over_seeds(values, intervals.draw_seeds(seeds, 4000, np.random.default_rng(0)))
+    found = intervals.average_over_seeds(values, intervals.draw_seed_counts(seeds, 4000, np.random.default_rng(0)))
     assert found[0] == pytest.approx(values[:, 0].mean())
     expected = values[:, 0].var(ddof=1) / seeds if seeds > 1 else 0.0
     assert found[1:].var() == pytest.approx(expected, rel=0.1, abs=1e-12)
 
 
 def test_a_training_that_was_not_drawn_may_be_undefined():
-    found = intervals.over_seeds(np.array([[1.0, np.nan, np.nan], [3.0, 5.0, 5.0]]), np.array([[0, 1], [1, 0]]))
+    found = intervals.average_over_seeds(np.array([[1.0, np.nan, np.nan], [3.0, 5.0, 5.0]]), np.array([[0, 1], [1, 0]]))
     assert found[:2].tolist() == [2.0, 5.0]
     assert np.isnan(found[2])
 
 
 def test_too_few_patients_have_no_interval():
-    found = intervals.with_intervals(LABELS, intervals.Scored({0: SCORES}, {0: 0.5}), PATIENTS % 3, 50, 0.95, 0)
+    found = intervals.metrics_with_intervals(
+        LABELS, intervals.SeedPredictions({0: SCORES}, {0: 0.5}), PATIENTS % 3, 50, 0.95, 0
+    )
     assert found["roc_auc"]["value"] is not None
     assert found["roc_auc"]["low"] is found["roc_auc"]["high"] is None
 
 
 def test_one_class_alone_gives_null_not_an_invention():
-    found = intervals.with_intervals(
-        np.zeros(10, int), intervals.Scored({0: np.linspace(0, 1, 10)}, {0: 0.5}), np.arange(10), 20, 0.95, 0
+    found = intervals.metrics_with_intervals(
+        np.zeros(10, int), intervals.SeedPredictions({0: np.linspace(0, 1, 10)}, {0: 0.5}), np.arange(10), 20, 0.95, 0
     )
     assert found["roc_auc"]["value"] is None
     assert found["specificity"]["value"] == 0.5
@@ -160,9 +162,9 @@ def test_a_threshold_or_a_calibration_of_the_test_patients_is_found():
         ("validation", "test", 1),
     ):
         found = {"cnn": {"thresholds": {"0": fitted(threshold)[0]}, "calibration": {"0": fitted(calibrated)[1]}}}
-        assert leaks.fitted_elsewhere(table, found) == count
-    assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, fitted=1)["passed"]
-    assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, seen=["p2"])["passed"]
+        assert leaks.count_not_fitted_on_validation(table, found) == count
+    assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, num_misfitted=1)["passed"]
+    assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, pretraining_patients=["p2"])["passed"]
 
 
 def test_weights_of_neighbours_that_fit_the_test_patients_are_found():
@@ -171,13 +173,13 @@ def test_weights_of_neighbours_that_fit_the_test_patients_are_found():
         "label": LABELS, "x": 50 * np.arange(400), "y": 0, "cnn-seed0": SCORES,
     })  # fmt: skip
     base, turned = (
-        derived.ensemble(table, ("cnn",)),
+        derived.ensemble_probabilities(table, ("cnn",)),
         table["role"].replace({"validation": "test", "test": "validation"}),
     )
     for roles, count in ((table["role"], 0), (turned, 1)):
-        fitted = derived.in_context(table.assign(role=roles), base, 50)[1]
+        fitted = derived.refine_by_context(table.assign(role=roles), base, 50)[1]
         found = {"ensemble_spatial_context": {"context": fitted._asdict()}}
-        assert leaks.fitted_elsewhere(table, found | {"cnn": _as_fitted(table)}, ("cnn",), 50) == count
+        assert leaks.count_not_fitted_on_validation(table, found | {"cnn": _as_fitted(table)}, ("cnn",), 50) == count
 
 
 def _as_fitted(table: pd.DataFrame) -> dict:
@@ -208,16 +210,18 @@ def test_a_paired_difference_is_narrower_than_its_parts_and_knows_its_sign():
     better = np.where(LABELS == 1, SCORES + 0.05, SCORES)
     drawn = intervals.patient_weights(PATIENTS, 400, 0)
     one, other = (
-        intervals.resampled(LABELS, intervals.Scored({0: scores}, {0: 0.5}), drawn, np.random.default_rng(0))["roc_auc"]
+        intervals.bootstrap_metrics(
+            LABELS, intervals.SeedPredictions({0: scores}, {0: 0.5}), drawn, np.random.default_rng(0)
+        )["roc_auc"]
         for scores in (better, SCORES)
     )
-    found = intervals.difference(one, other, PATIENTS, 0.95)
-    alone = intervals.interval(one, PATIENTS, 0.95)
+    found = intervals.paired_difference(one, other, PATIENTS, 0.95)
+    alone = intervals.percentile_interval(one, PATIENTS, 0.95)
     assert 0 < found["low"] < found["value"] < found["high"]
     assert found["high"] - found["low"] < alone["high"] - alone["low"]
     assert found["p"] == pytest.approx(2 / 401)  # with 400 resamples no smaller one can be told
-    assert intervals.difference(one, one, PATIENTS, 0.95)["p"] == 1.0
-    assert intervals.difference(other, one, PATIENTS, 0.95)["value"] == -found["value"]
+    assert intervals.paired_difference(one, one, PATIENTS, 0.95)["p"] == 1.0
+    assert intervals.paired_difference(other, one, PATIENTS, 0.95)["value"] == -found["value"]
 
 
 @pytest.mark.parametrize(("members", "first"), [("[resnet50,resnet_table1]", "resnet50"), ("[gan_resnet]", None)])
@@ -225,9 +229,9 @@ def test_the_ensemble_is_held_against_its_first_member_too(members, first):
     """Against the proposed classifier it is anyway, once."""
     asked = experiment.load("phantom", (f"evaluate.ensemble_models={members}", "evaluate.bootstrap_samples=10"))
     names = ("gan_resnet", "resnet_table1", "resnet50", "ensemble")
-    scored = dict.fromkeys(names, intervals.Scored({0: SCORES}, {0: 0.5}))
+    scored = dict.fromkeys(names, intervals.SeedPredictions({0: SCORES}, {0: 0.5}))
     table = pd.DataFrame({"role": "test", "label": LABELS, "patient": PATIENTS})
-    found = [(one["classifier"], one["reference"]) for one in score._comparisons(asked, table, scored)]
+    found = [(one["classifier"], one["reference"]) for one in score._compare_classifiers(asked, table, scored)]
     expected = {(name, "gan_resnet") for name in names[1:]} | ({("ensemble", first)} if first else set())
     assert set(found) == expected
     assert len(found) == 3 * len(expected)  # metrics

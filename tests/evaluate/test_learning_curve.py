@@ -55,7 +55,7 @@ def test_differences_are_paired():
         "phantom", ("learning_curve={train_fractions: [1.0], arms: [classic, gan], seeds: [0]}",)
     )
     found = {Cell(1.0, "classic", 0): arm(0.0), Cell(1.0, "gan", 0): arm(0.1)}
-    summary = learning_curve.summarise(settings, found, {"validation": labels, "test": labels}, patients)
+    summary = learning_curve.summarize(settings, found, {"validation": labels, "test": labels}, patients)
     gain = next(d for d in summary["differences"] if d["metric"] == "roc_auc")
     levels = {cell["arm"]: cell["figures"]["roc_auc"] for cell in summary["cells"]}
     assert gain["value"] == pytest.approx(levels["gan"]["value"] - levels["classic"]["value"])
@@ -95,7 +95,7 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
     assert list(table["arm"]) == ["classic", "selected", "translation"]
     assert set(table["patients"]) == {2}
     (folder / "manifest.json").unlink()
-    assert read(*execution.require(experiment.load("tiny.yaml", (CURVE,))), True).learning_curve is None
+    assert read(*execution.load_finished_run(experiment.load("tiny.yaml", (CURVE,))), True).learning_curve is None
     assert bcgan(*run) == 0
     monkeypatch.setattr(page, "FIGURES", {"synthesis": {"learning_curve": page.FIGURES["synthesis"]["learning_curve"]}})
     assert bcgan("report", "tiny.yaml", "--set", CURVE) == 0

@@ -13,10 +13,10 @@ SCORES = np.clip(np.repeat(SHARES, 20) * 0.6 + LABELS * 0.3 + RNG.normal(0, 0.05
 
 
 def test_figures_are_scipys_and_scikit_learns():
-    true, estimated, count = patients.shares(LABELS, SCORES, PATIENTS)
+    true, estimated, count = patients.malignant_fractions(LABELS, SCORES, PATIENTS)
     assert count.tolist() == [20] * 30
     assert estimated[3] == pytest.approx(SCORES[PATIENTS == "patient03"].mean())
-    found = patients.measure(LABELS, {0: SCORES}, PATIENTS, 200, 0.95, 0)
+    found = patients.patient_metrics(LABELS, {0: SCORES}, PATIENTS, 200, 0.95, 0)
     assert found["patient_fraction_mae"]["value"] == pytest.approx(np.abs(true - estimated).mean())
     assert found["patient_fraction_pearson"]["value"] == pytest.approx(stats.pearsonr(true, estimated).statistic)
     assert found["patient_roc_auc"]["value"] == pytest.approx(roc_auc_score(true > 0, estimated))
@@ -27,7 +27,8 @@ def test_figures_are_scipys_and_scikit_learns():
 def test_intervals_are_those_of_whole_patients():
     """Every patch a hundred times over tells no more about the patients."""
     once, often = (
-        patients.measure(*(np.repeat(side, times) if isinstance(side, np.ndarray) else {0: np.repeat(SCORES, times)}
+        patients.patient_metrics(
+            *(np.repeat(side, times) if isinstance(side, np.ndarray) else {0: np.repeat(SCORES, times)}
                            for side in (LABELS, None, PATIENTS)), 200, 0.95, 0)["patient_fraction_mae"]
         for times in (1, 100)
     )  # fmt: skip
@@ -36,7 +37,7 @@ def test_intervals_are_those_of_whole_patients():
 
 
 def test_one_kind_of_patient_has_no_auc():
-    found = patients.measure(np.ones_like(LABELS), {0: SCORES}, PATIENTS, 50, 0.95, 0)
+    found = patients.patient_metrics(np.ones_like(LABELS), {0: SCORES}, PATIENTS, 50, 0.95, 0)
     assert found["patient_roc_auc"]["value"] is None
     assert found["patient_fraction_pearson"]["value"] is None
     assert found["patient_fraction_mae"]["value"] > 0

@@ -9,9 +9,9 @@ from bcgan import experiment
 from bcgan.evaluate import explanations
 from bcgan.explain import saliency
 from bcgan.models import weights
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
-from bcgan.predict.export import join
+from bcgan.predict.export import build_ensemble
 from bcgan.preprocess import store
 
 RNG = np.random.default_rng(0)
@@ -58,19 +58,19 @@ def test_occlusion_of_what_does_not_matter_is_nothing():
 
 @pytest.mark.parametrize("name", ["gan_resnet", "cnn"])
 def test_grad_cam_reaches_into_networks_within_networks(name):
-    network = classifier(name, discriminator=discriminator(8))
+    network = build_classifier(name, discriminator=discriminator(8))
     assert saliency.grad_cam(network, IMAGES).shape == (4, 50, 50)
 
 
 def test_joined_networks_share_a_map():
-    members = [classifier("cnn"), classifier("resnet_table1")]
+    members = [build_classifier("cnn"), build_classifier("resnet_table1")]
     expected = np.mean([saliency.grad_cam(member, IMAGES) for member in members], axis=0)
-    np.testing.assert_allclose(saliency.grad_cam(join(members), IMAGES), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(saliency.grad_cam(build_ensemble(members), IMAGES), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_what_has_no_map_is_named():
     with pytest.raises(ValueError, match="gan_only"):
-        saliency.grad_cam(classifier("gan_only", discriminator=discriminator(8)), IMAGES)
+        saliency.grad_cam(build_classifier("gan_only", discriminator=discriminator(8)), IMAGES)
 
 
 def test_a_good_map_deletes_faster_and_inserts_faster_than_its_opposite():
@@ -80,23 +80,23 @@ def test_a_good_map_deletes_faster_and_inserts_faster_than_its_opposite():
     run, good = saliency.logits(network), np.zeros((4, 50, 50), np.float32)
     good[:, :20, :20] = 1
     centred = lambda x: run(x) / 20 - 6.5  # noqa: E731, so that the decision turns on the way
-    deleted = [explanations.deletion(centred, images, one) for one in (good, -good)]
+    deleted = [explanations.perturbation_curve(centred, images, one) for one in (good, -good)]
     assert (deleted[0].mean(0) < deleted[1].mean(0)).all()
     np.testing.assert_allclose(deleted[0][[0, -1]], deleted[1][[0, -1]], atol=1e-5)  # nothing and all wiped out
-    inserted = [explanations.deletion(centred, images, one, insert=True) for one in (good, -good)]
+    inserted = [explanations.perturbation_curve(centred, images, one, insert=True) for one in (good, -good)]
     assert (inserted[0].mean(0) > inserted[1].mean(0)).all()
 
 
 def test_a_map_that_knows_the_nuclei_points_and_noise_does_not():
     settings = experiment.load("phantom", ("evaluate.bootstrap_samples=100",))
-    images, masks, _ = explanations.truths(explanations.TRUTHS, 50, settings.seed)
+    images, masks, _ = explanations.phantom_patches(explanations.NUM_PHANTOM_PATCHES, 50, settings.seed)
     assert 0.02 < masks.mean() < 0.6
     assert images[masks].mean() < images[~masks].mean()  # nuclei are dark
     methods = {
         "knows": lambda network, images: masks.astype(np.float32),
         "noise": lambda network, images: RNG.random(images.shape[:3]),
     }
-    found = explanations.pointing(None, methods, 50, settings)
+    found = explanations.localization_scores(None, methods, 50, settings)
     for kind in ("top5_hit_rate", "energy_pointing_game"):
         assert found["knows"][kind]["low"] > 0.3
         assert abs(found["noise"][kind]["value"]) < 0.03
@@ -107,7 +107,7 @@ def test_a_classifier_of_crops_is_explained_on_crops(finished, tmp_path):
     root = tmp_path / "tiny"
     shutil.copytree(finished / "runs/tiny", root)
     asked = experiment.load(str(finished / "tiny.yaml"), ("classify.crop_size=40",))
-    weights.save_model(classifier("cnn", 40), root / f"classify/{asked.proposed}-seed0.keras")
+    weights.save_model(build_classifier("cnn", 40), root / f"classify/{asked.proposed}-seed0.keras")
     explanations.evaluate(asked, store.load(root / "preprocess"), root, tmp_path)
     with np.load(tmp_path / "explanations.npz") as found:
         assert found["real_images"].shape[1:] == found["synthetic_images"].shape[1:] == (40, 40, 3)

@@ -4,8 +4,8 @@ import tensorflow as tf
 
 from bcgan.errors import WorkError
 from bcgan.gan import train
-from bcgan.gan.augment import SHIFT, augment
-from bcgan.gan.watch import WINDOW, sameness, trouble
+from bcgan.gan.augment import MAX_SHIFT, augment
+from bcgan.gan.watch import WINDOW, diagnose, layout_correlation
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((16, 50, 50, 3), np.float32)
@@ -26,18 +26,18 @@ def test_augmentation_is_a_function_of_the_seed_and_keeps_shapes():
 def test_each_patch_is_moved_by_whole_pixels_at_most_so_far():
     """Up to contrast and tint, which are linear, an augmented patch is a shifted copy with mirrored edges."""
     made = augment(IMAGES, seed(3)).numpy()
-    padded = np.pad(IMAGES, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="reflect")
+    padded = np.pad(IMAGES, ((0, 0), (MAX_SHIFT, MAX_SHIFT), (MAX_SHIFT, MAX_SHIFT), (0, 0)), mode="reflect")
     shifts = []
     for patch, source in zip(made, padded, strict=True):
         found = [
             (np.corrcoef(patch[..., 0].ravel(), source[top : top + 50, left : left + 50, 0].ravel())[0, 1], top, left)
-            for top in range(2 * SHIFT + 1)
-            for left in range(2 * SHIFT + 1)
+            for top in range(2 * MAX_SHIFT + 1)
+            for left in range(2 * MAX_SHIFT + 1)
         ]
         best = max(found)
         assert best[0] > 0.9999
         shifts.append(best[1:])
-    still = sum(shift == (SHIFT, SHIFT) for shift in shifts)
+    still = sum(shift == (MAX_SHIFT, MAX_SHIFT) for shift in shifts)
     assert 2 <= still <= 14
     assert len(set(shifts)) > 3
 
@@ -56,22 +56,22 @@ def test_gradients_flow_back_to_the_patch():
     ("change", "words"),
     [
         ({"spread": 0.1}, "collapse"),
-        ({"real_recognised": 1.0, "fake_recognised": 1.0}, "teaches the generator nothing"),
+        ({"real_recognised": 1.0, "fake_recognised": 1.0}, "cannot learn from it"),
     ],
 )
 def test_trouble_is_named_once_it_lasts(change, words):
     bad = FINE | change
-    assert trouble([FINE] * 3 * WINDOW) is None
-    assert trouble([bad] * (WINDOW - 1)) is None
-    assert trouble([FINE] * WINDOW + [bad] * 3) is None
-    assert words in trouble([FINE] * WINDOW + [bad] * WINDOW)
+    assert diagnose([FINE] * 3 * WINDOW) is None
+    assert diagnose([bad] * (WINDOW - 1)) is None
+    assert diagnose([FINE] * WINDOW + [bad] * 3) is None
+    assert words in diagnose([FINE] * WINDOW + [bad] * WINDOW)
 
 
 def test_collapse_stops_a_training_that_asks_for_it_and_stays_stopped(tmp_path, monkeypatch):
     from tests.gan.test_gan import IMAGES, LABELS, TINY
 
     settings = TINY.replace(on_mode_collapse="stop")
-    monkeypatch.setattr(train, "trouble", lambda lines: "all alike" if len(lines) else None)
+    monkeypatch.setattr(train, "diagnose", lambda lines: "all alike" if len(lines) else None)
     with pytest.raises(WorkError, match="step 1: all alike"):
         train.train(IMAGES, LABELS, settings, 0, tmp_path, xla=False)
     assert not (tmp_path / "generator.keras").exists()
@@ -93,9 +93,11 @@ def test_patches_of_one_layout_are_alike_and_those_of_many_are_not():
     coarse = rng.integers(60, 200, (200, 5, 5, 1))
     many = np.broadcast_to(coarse.repeat(10, 1).repeat(10, 2), (200, 50, 50, 3)).astype(np.uint8)
     noise = rng.integers(-5, 6, many.shape)
-    assert abs(sameness(many)) < 0.03
-    assert sameness((many[:1] + noise).astype(np.uint8)) > 0.95
-    assert sameness((many[:2].repeat(100, 0) + noise).astype(np.uint8)) > 0.3  # two layouts, each half of the time
+    assert abs(layout_correlation(many)) < 0.03
+    assert layout_correlation((many[:1] + noise).astype(np.uint8)) > 0.95
+    assert (
+        layout_correlation((many[:2].repeat(100, 0) + noise).astype(np.uint8)) > 0.3
+    )  # two layouts, each half of the time
     blank = np.full((3, 50, 50, 3), 240, np.uint8)
-    assert np.isnan(sameness(blank)) and np.isnan(sameness(many[:1]))
-    assert sameness(np.concatenate([many, blank])) == pytest.approx(sameness(many))
+    assert np.isnan(layout_correlation(blank)) and np.isnan(layout_correlation(many[:1]))
+    assert layout_correlation(np.concatenate([many, blank])) == pytest.approx(layout_correlation(many))

@@ -7,8 +7,8 @@ from bcgan.errors import InputError, WorkError
 from bcgan.gan import losses
 from bcgan.gan import train as gan
 from bcgan.models import weights
-from bcgan.models.efficientnet_lite import installed
-from bcgan.models.generator import settled
+from bcgan.models.efficientnet_lite import has_weights
+from bcgan.models.generator import recalibrate_batch_norm
 from bcgan.settings import Gan
 from tests.digest import digest
 
@@ -29,7 +29,11 @@ TINY = Gan(
 @pytest.fixture(autouse=True)
 def soon_settled(monkeypatch):
     """Of fewer patches than what is written needs; `undisturbed` is made before."""
-    monkeypatch.setattr(gan, "settled", lambda network, seed, batches: settled(network, seed, batches, batch=16))
+    monkeypatch.setattr(
+        gan,
+        "recalibrate_batch_norm",
+        lambda network, seed, batches: recalibrate_batch_norm(network, seed, batches, batch=16),
+    )
 
 
 def test_losses_against_probabilities():
@@ -45,7 +49,7 @@ def test_losses_against_probabilities():
 
 def train(folder, settings=TINY):
     folder.mkdir(exist_ok=True)
-    machine.start(experiment.load("phantom", ("profile=repro",)))
+    machine.configure(experiment.load("phantom", ("profile=repro",)))
     gan.train(IMAGES, LABELS, settings, seed=5, folder=folder, xla=False)
     return networks(folder)
 
@@ -64,7 +68,7 @@ def networks(folder):
     return {path.name: digest(weights.load_model(path).variables) for path in folder.glob("*.keras")}
 
 
-@pytest.mark.skipif(not installed("lite0"), reason="the package with EfficientNet-Lite0's weights is not installed")
+@pytest.mark.skipif(not has_weights("lite0"), reason="the package with EfficientNet-Lite0's weights is not installed")
 def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, starts, eagerly):
     """With a critic, and a new one behind step 2: the old one, which is written, stays as it is from there on."""
     settings, stop_at = (
@@ -102,20 +106,20 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, sta
     assert train(tmp_path / "killed", settings) == whole
     assert starts == [0, 0, 2]
     assert not (tmp_path / "killed/checkpoint.npz").exists()
-    logged = [line["step"] for line in progress.read_lines(tmp_path / "killed/log.jsonl")]
-    assert logged == [line["step"] for line in progress.read_lines(tmp_path / "whole/log.jsonl")]
+    logged = [line["step"] for line in progress.read_jsonl(tmp_path / "killed/log.jsonl")]
+    assert logged == [line["step"] for line in progress.read_jsonl(tmp_path / "whole/log.jsonl")]
 
 
 def test_the_papers_loss_and_wider_noise(tmp_path, undisturbed, monkeypatch):
     """Training leaves grids, and a generator that takes its noise for so many times as large."""
     labels, drawn = np.array([0, 1, 1], np.int32), RNG.standard_normal((3, TINY.latent_dim))
-    expected, widen = [], gan.widen
+    expected, widen = [], gan.scale_latent_input
 
     def widened(network, spread):
         expected.append(gan.sample(network, labels, 1, noise=spread * drawn).astype(int))
         widen(network, spread)
 
-    monkeypatch.setattr(gan, "widen", widened)
+    monkeypatch.setattr(gan, "scale_latent_input", widened)
     train(tmp_path, TINY.replace(loss="saturating", latent_std=1.5))
     for folder in (tmp_path, undisturbed[0]):
         assert sorted(path.name for path in (folder / "grids").iterdir()) == ["step_000003.png", "step_000006.png"]
@@ -131,7 +135,7 @@ def test_the_papers_loss_and_wider_noise(tmp_path, undisturbed, monkeypatch):
 
 def test_the_generator_that_is_written_has_statistics_of_its_own(undisturbed):
     make = weights.load_model(undisturbed[0] / "generator.keras")
-    again = settled(make, 5, batches=16)
+    again = recalibrate_batch_norm(make, 5, batches=16)
     for stored, own in zip(make.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_allclose(stored, own, rtol=1e-3, atol=1e-4)
 
@@ -172,7 +176,7 @@ def test_a_checkpoint_of_other_settings_is_refused_and_left_as_it_was(tmp_path):
     wide = gan.build_gan_state(TINY.replace(base_channels=8))
     weights.save(tmp_path / "checkpoint.npz", 2, wide.groups())
     before = (tmp_path / "checkpoint.npz").read_bytes()
-    with pytest.raises(InputError, match="other networks' weights"):
+    with pytest.raises(InputError, match="weights of other networks"):
         gan.train(IMAGES, LABELS, TINY, seed=5, folder=tmp_path, xla=False)
     assert (tmp_path / "checkpoint.npz").read_bytes() == before
 
@@ -180,7 +184,7 @@ def test_a_checkpoint_of_other_settings_is_refused_and_left_as_it_was(tmp_path):
 def test_one_patch_a_class_is_no_failure(tmp_path):
     """A batch of two has no spread within a class; that is not a loss gone wrong."""
     train(tmp_path / "two", TINY.replace(batch_size=2, steps=2))
-    spreads = [line["spread"] for line in progress.read_lines(tmp_path / "two/log.jsonl")]
+    spreads = [line["spread"] for line in progress.read_jsonl(tmp_path / "two/log.jsonl")]
     assert spreads == pytest.approx([1, 1])
 
 

@@ -40,13 +40,13 @@ def test_fid_survives_more_features_than_samples():
 
 
 def test_manifold_of_the_same_of_collapsed_and_of_distant_samples():
-    same = scores.manifold(REAL, OTHER)
+    same = scores.prdc(REAL, OTHER)
     assert min(same["precision"], same["recall"], same["coverage"]) > 0.8
     assert same["density"] == pytest.approx(1, abs=0.2)
-    collapsed = scores.manifold(REAL, np.repeat(REAL[:1], 300, 0) + 1e-6)
+    collapsed = scores.prdc(REAL, np.repeat(REAL[:1], 300, 0) + 1e-6)
     assert collapsed["precision"] == 1
     assert collapsed["coverage"] < 0.1
-    assert scores.manifold(REAL, REAL + 50)["coverage"] == 0
+    assert scores.prdc(REAL, REAL + 50)["coverage"] == 0
 
 
 def test_copies_are_called_memorised():
@@ -79,7 +79,7 @@ def test_manifold_is_what_the_papers_count(neighbours):
         "density": sum(row.sum() for row in in_real) / (neighbours * len(made)),
         "coverage": np.mean([column.any() for column in in_real.T]),
     }
-    found = scores.manifold(real, made, neighbours)
+    found = scores.prdc(real, made, neighbours)
     assert found == pytest.approx(expected)
     assert all(0 < value < 1 for value in found.values())
 

@@ -6,7 +6,7 @@ from bcgan.data.batches import STAINS
 from bcgan.errors import WorkError
 from bcgan.gan import translation
 from bcgan.models import weights
-from bcgan.models.efficientnet_lite import installed
+from bcgan.models.efficientnet_lite import has_weights
 from bcgan.preprocess import properties
 from bcgan.settings import Translate
 from tests.digest import digest
@@ -16,13 +16,13 @@ LABELS = np.arange(24) % 2
 # Benign patches are pink with eosin, malignant ones blue with haematoxylin.
 AMOUNTS = np.where(LABELS[:, None] == 1, (0.9, 0.1), (0.1, 0.6))[:, None, None] * RNG.uniform(0.7, 1.3, (24, 50, 50, 2))
 IMAGES = np.rint(255 * np.exp(-AMOUNTS @ STAINS[:2])).astype(np.uint8)
-pytestmark = pytest.mark.skipif(not installed("lite0"), reason="EfficientNet-Lite0's weights are not installed")
+pytestmark = pytest.mark.skipif(not has_weights("lite0"), reason="EfficientNet-Lite0's weights are not installed")
 TINY = Translate(steps=4, batch_size=4, base_channels=4, checkpoint_interval=2)
 
 
 def train(folder, settings=TINY):
     folder.mkdir(exist_ok=True)
-    machine.start(experiment.load("phantom", ("profile=repro",)))
+    machine.configure(experiment.load("phantom", ("profile=repro",)))
     translation.train(IMAGES, LABELS, settings, seed=5, folder=folder, xla=False)
     return [digest(weights.load_model(folder / f"to_{name}.keras").variables) for name in translation.CLASSES]
 
@@ -33,7 +33,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, 
         train(tmp_path / "killed")
     assert train(tmp_path / "killed") == whole
     assert starts == [0, 0, 2]
-    logged = [line["step"] for line in progress.read_lines(tmp_path / "killed/log.jsonl")]
+    logged = [line["step"] for line in progress.read_jsonl(tmp_path / "killed/log.jsonl")]
     assert logged == [0, 3]
 
 

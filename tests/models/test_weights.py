@@ -4,7 +4,7 @@ import pytest
 
 from bcgan.errors import InputError, WorkError
 from bcgan.models import weights
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
 from tests.digest import digest
 
@@ -33,7 +33,7 @@ def test_a_network_that_brings_code_is_refused_and_not_run(tmp_path):
 def test_other_networks_are_refused(tmp_path):
     weights.save(tmp_path / "c.npz", 7, {"a": variables(0)})
     for groups in ({"a": variables(0, (3, 3))}, {"b": variables(0)}):
-        with pytest.raises(InputError, match="holds other networks' weights"):
+        with pytest.raises(InputError, match="has the weights of other networks"):
             weights.restore(tmp_path / "c.npz", groups)
 
 
@@ -44,7 +44,7 @@ def test_weights_that_are_no_number_are_not_written(tmp_path):
     with pytest.raises(WorkError, match=r"c\.npz was not written: a weight is NaN or infinite"):
         weights.save(path, 2, groups)
     assert weights.restore(path, {"a": variables(1)}) == 1
-    network = classifier("cnn", 32)
+    network = build_classifier("cnn", 32)
     network.set_weights([np.full_like(one, np.inf) for one in network.get_weights()])
     with pytest.raises(WorkError, match="NaN or infinite"):
         weights.save_model(network, tmp_path / "cnn.keras")
@@ -68,19 +68,19 @@ def test_a_full_disk_leaves_the_last_good_file(tmp_path, monkeypatch):
 
 def test_moving_average():
     slow, fast = [keras.Variable([0.0])], [keras.Variable([1.0])]
-    weights.move_average(slow, fast, 0.9)
-    weights.move_average(slow, fast, 0.9)
+    weights.update_ema(slow, fast, 0.9)
+    weights.update_ema(slow, fast, 0.9)
     assert float(slow[0][0]) == pytest.approx(0.19)
 
 
 def test_half_precision_keeps_the_answers_and_halves_the_file(tmp_path):
     keras.utils.set_random_seed(0)
-    network = classifier("gan_resnet", discriminator=discriminator(8))
+    network = build_classifier("gan_resnet", discriminator=discriminator(8))
     images = np.random.default_rng(0).random((4, 50, 50, 3), np.float32)
     weights.save_model(network, tmp_path / "whole.keras")
-    weights.save_small(network, tmp_path / "half.keras")
+    weights.save_float16(network, tmp_path / "half.keras")
     assert (tmp_path / "half.keras").stat().st_size < 0.6 * (tmp_path / "whole.keras").stat().st_size
     assert len(list(tmp_path.iterdir())) == 2
-    back = weights.in_float32(weights.load_model(tmp_path / "half.keras"))
+    back = weights.cast_to_float32(weights.load_model(tmp_path / "half.keras"))
     assert {variable.dtype for variable in back.variables} == {"float32"}
     np.testing.assert_allclose(back(images, training=False), network(images, training=False), atol=0.01)

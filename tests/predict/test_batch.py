@@ -30,8 +30,8 @@ def source(idc_folder, tmp_path):
     return place
 
 
-def job(exported, out) -> batch.Scores:
-    return batch.Scores(out, str(exported), mpp=MPP)
+def job(exported, out) -> batch.PredictJob:
+    return batch.PredictJob(out, str(exported), mpp=MPP)
 
 
 def written(folder) -> dict[str, bytes]:
@@ -50,10 +50,10 @@ def runners():
 
 @pytest.mark.parametrize("runner", runners())
 def test_every_runner_writes_the_same_bytes(exported, source, tmp_path, runner):
-    found = slidewise.slides([str(source)])
+    found = slidewise.find_slides([str(source)])
     assert [slide.name for slide in found] == ["100", "101", "102", "large.png"]
-    assert slidewise.run(found, job(exported, tmp_path / "one"), "serial", 1) == outcome(4)
-    assert slidewise.run(found, job(exported, tmp_path / "other"), runner, 2) == outcome(4)
+    assert slidewise.run_job(found, job(exported, tmp_path / "one"), "serial", 1) == outcome(4)
+    assert slidewise.run_job(found, job(exported, tmp_path / "other"), runner, 2) == outcome(4)
     assert written(tmp_path / "one") == written(tmp_path / "other")
     assert not list(tmp_path.rglob("*.part"))
     rows = list(csv.DictReader((tmp_path / "other/slides/101.csv").open(encoding="utf-8")))
@@ -81,17 +81,17 @@ def test_maps_lie_in_a_folder_a_slide_where_they_are_asked_for(exported, source,
 
 
 def test_only_what_changed_is_judged_again(exported, source, tmp_path):
-    own, found = job(exported, tmp_path / "out"), slidewise.slides([str(source)])
-    slidewise.run(found, own, "serial", 1)
+    own, found = job(exported, tmp_path / "out"), slidewise.find_slides([str(source)])
+    slidewise.run_job(found, own, "serial", 1)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/slides").glob("*.csv")}
-    assert slidewise.run(found, own, "serial", 1) == outcome(0, 4)
+    assert slidewise.run_job(found, own, "serial", 1) == outcome(0, 4)
     os.utime(next((source / "100").rglob("*.png")), (0, 0))
     (tmp_path / "out/slides/101.csv").unlink()
     (tmp_path / "out/slides/102.json").write_text("{")
-    assert slidewise.run(found, own, "serial", 1) == outcome(3, 1)
+    assert slidewise.run_job(found, own, "serial", 1) == outcome(3, 1)
     same = [path.name for path, time in before.items() if path.stat().st_mtime_ns == time]
     assert same == ["large.png.csv"]
-    assert slidewise.run(found, own._replace(mpp=2.0), "serial", 1)["done"] == 4
+    assert slidewise.run_job(found, own._replace(mpp=2.0), "serial", 1)["done"] == 4
 
 
 def test_a_slide_that_fails_is_named_and_the_others_are_kept(exported, source, tmp_path, monkeypatch):
@@ -102,12 +102,12 @@ def test_a_slide_that_fails_is_named_and_the_others_are_kept(exported, source, t
             raise MemoryError
         return predict(model, images, *rest, **more)
 
-    own, found = job(exported, tmp_path / "out"), slidewise.slides([str(source)])
+    own, found = job(exported, tmp_path / "out"), slidewise.find_slides([str(source)])
     monkeypatch.setattr(batch, "predict", failing)
     with pytest.raises(WorkError, match="1 of 4 slides failed, first 101"):
-        slidewise.run(found, own, "serial", 1)
+        slidewise.run_job(found, own, "serial", 1)
     monkeypatch.undo()
-    assert slidewise.run(found, own, "serial", 1) == outcome(1, 3)
+    assert slidewise.run_job(found, own, "serial", 1) == outcome(1, 3)
     state = json.loads((tmp_path / "out/slides/101.json").read_text())
     assert sum(state["patches"].values()) == 10
 
@@ -126,17 +126,17 @@ def test_a_worker_that_dies_is_told_with_the_remedy(exported, source, tmp_path, 
             return future
 
     monkeypatch.setattr(slidewise, "ProcessPoolExecutor", lambda *_, **__: Dead())
-    with pytest.raises(WorkError, match="worker died.*fewer --workers"):
-        slidewise.run(slidewise.slides([str(source)]), job(exported, tmp_path / "out"), "pool", 2)
+    with pytest.raises(WorkError, match="worker process died.*fewer --workers"):
+        slidewise.run_job(slidewise.find_slides([str(source)]), job(exported, tmp_path / "out"), "pool", 2)
 
 
 def test_wrong_sources_are_named(tmp_path, source):
     for wrong, words in (([str(tmp_path / "nowhere")], "is no folder"), ([str(source / "100/0")] * 2, "the same name")):
         with pytest.raises(InputError, match=words):
-            slidewise.slides(wrong)
+            slidewise.find_slides(wrong)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no slide there"):
-        slidewise.slides([str(tmp_path / "empty")])
+        slidewise.find_slides([str(tmp_path / "empty")])
 
 
 def test_the_command_says_what_it_did(exported, source, tmp_path, capsys, monkeypatch):
@@ -144,10 +144,10 @@ def test_the_command_says_what_it_did(exported, source, tmp_path, capsys, monkey
     out = ["--model", str(exported), "--out", str(tmp_path / "out"), "--mpp", str(MPP)]
     for more, code, words in (
         (["--runner", "beam"], 2, "pip install -r requirements-beam.txt"),
-        ([], 0, "4 slides done, 0 were current"),
-        ([], 0, "0 slides done, 4 were current"),
-        (["--no-spatial-context"], 0, "4 slides done, 0 were current"),
-        ([], 0, "4 slides done, 0 were current"),
+        ([], 0, "4 slides done, 0 were up to date"),
+        ([], 0, "0 slides done, 4 were up to date"),
+        (["--no-spatial-context"], 0, "4 slides done, 0 were up to date"),
+        ([], 0, "4 slides done, 0 were up to date"),
         (None, 3, "1 slides have patches that could not be read, 0 slides were refused"),
         ([], 3, "1 slides have patches that could not be read, 0 slides were refused"),
     ):
@@ -165,10 +165,10 @@ def test_a_slide_that_cannot_be_done_as_it_is_is_refused_once_with_its_reason(ex
     names = [f"SOB_M_DC-14-2523-{magnification}-001.png" for magnification in (40, 400)]
     for name in names:
         write_png(source / "mixed" / name, np.full((50, 50, 3), (150, 80, 140), np.uint8))
-    slides = slidewise.slides([str(source)])
+    slides = slidewise.find_slides([str(source)])
     reason = "--mpp 4 is given for images of several magnifications: 40X"
     for expected in (outcome(4, 0, refused=1), outcome(0, 4, refused=1)):
-        assert slidewise.run(slides, job(exported, tmp_path / "out"), "serial", 1) == expected
+        assert slidewise.run_job(slides, job(exported, tmp_path / "out"), "serial", 1) == expected
         assert reason in json.loads((tmp_path / "out/slides/mixed.json").read_text())["refused"]
         summary = {row["slide"]: row for row in csv.DictReader((tmp_path / "out/summary.csv").open(encoding="utf-8"))}
         assert reason in summary["mixed"]["refused"] and not summary["101"]["refused"]
@@ -178,4 +178,4 @@ def test_a_slide_that_cannot_be_done_as_it_is_is_refused_once_with_its_reason(ex
     assert stop.value.code == 3
     assert "0 slides have patches that could not be read, 1 slides were refused" in capsys.readouterr().err
     (source / "mixed" / names[0]).unlink()
-    assert slidewise.run(slides, job(exported, tmp_path / "out"), "serial", 1) == outcome(1, 4)
+    assert slidewise.run_job(slides, job(exported, tmp_path / "out"), "serial", 1) == outcome(1, 4)

@@ -88,7 +88,7 @@ def test_a_server_at_its_limit_stays_as_it_is(model, idc_folder):
 
     client = TestClient(serve.make_app(model, concurrent=2))
     patches = [path.read_bytes() for path in sorted(idc_folder.rglob("*.png"))]
-    expected = [serve.judge(model, data, "image", None).rows[0].probability for data in patches]
+    expected = [serve.score_image(model, data, "image", None).rows[0].probability for data in patches]
     end, codes, lock, peaks = time.monotonic() + SOAK_SECONDS, {}, threading.Lock(), []
 
     def ask(seed: int) -> None:

@@ -12,20 +12,20 @@ import pytest
 
 import bcgan
 from bcgan import cli, cli_options
-from bcgan.data.histology_phantom.tissue import draw
+from bcgan.data.histology_phantom.tissue import example_patches
 from bcgan.errors import InputError
 from bcgan.predict import engines, formats, model
 from bcgan.predict.predict import is_small_job
 from bcgan.slides.files import find_images
 from tests.conftest import write_png
 
-openvino = pytest.mark.skipif(not engines.installed("openvino"), reason="OpenVINO is not installed")
+openvino = pytest.mark.skipif(not engines.is_installed("openvino"), reason="OpenVINO is not installed")
 CLASSIFIER = model.SHIPPED / "classifier.tflite"
 
 
 @pytest.fixture(scope="module")
 def patches() -> np.ndarray:
-    return draw(70)[0]  # a whole batch and a part
+    return example_patches(70)[0]  # a whole batch and a part
 
 
 @openvino
@@ -44,14 +44,14 @@ def test_openvino_says_what_keras_says(patches):
 @openvino
 @pytest.mark.parametrize("count", [1, 3, 64, 65])
 def test_openvino_takes_any_number_of_patches(patches, count):
-    run = engines.openvino(CLASSIFIER)
+    run = engines.make_openvino_runner(CLASSIFIER)
     assert run(patches[:count]).dtype == np.float32
     np.testing.assert_allclose(run(patches[:count]), run(patches)[:count], atol=1e-5)
 
 
 @openvino
 def test_openvino_answers_several_threads(patches):
-    run, found = engines.openvino(CLASSIFIER), {}
+    run, found = engines.make_openvino_runner(CLASSIFIER), {}
     expected = run(patches)
 
     def ask(number: int) -> None:
@@ -94,12 +94,12 @@ def test_what_is_not_installed_is_named_with_a_remedy(engine, package, monkeypat
 def test_the_quickest_is_chosen_for_the_processor_and_the_work(monkeypatch, found, processor, many, few):
     monkeypatch.setattr(engines, "find_spec", lambda name: name in found or None)
     monkeypatch.setattr(engines.platform, "machine", lambda: processor)
-    assert engines.quickest() == many
-    assert engines.quickest(few=True) == few
+    assert engines.fastest_engine() == many
+    assert engines.fastest_engine(small_job=True) == few
 
 
 def test_a_patch_is_little_work_and_a_slide_is_not(tmp_path):
-    write_png(tmp_path / "patch.png", draw(1)[0][0])
+    write_png(tmp_path / "patch.png", example_patches(1)[0][0])
     noise = np.random.default_rng(0).integers(0, 255, (600, 600, 3), dtype=np.uint8)
     write_png(tmp_path / "slide.png", noise)
     patch, slide, missing = (str(tmp_path / name) for name in ("patch.png", "slide.png", "missing.png"))
@@ -108,10 +108,10 @@ def test_a_patch_is_little_work_and_a_slide_is_not(tmp_path):
 
 
 def test_an_engine_can_be_asked_for_by_name(tmp_path, capsys, monkeypatch):
-    write_png(tmp_path / "patch.png", draw(1)[0][0])
+    write_png(tmp_path / "patch.png", example_patches(1)[0][0])
     rows, loaded, load = set(), [], model.load
     monkeypatch.setattr(model, "load", lambda *given: loaded.append(load(*given)) or loaded[-1])
-    for name in filter(engines.installed, engines.RUNTIMES):
+    for name in filter(engines.is_installed, engines.RUNTIMES):
         with pytest.raises(SystemExit) as stop:
             cli.main(["predict", str(tmp_path / "patch.png"), "--engine", name])
         assert stop.value.code in (0, 3)
@@ -119,9 +119,9 @@ def test_an_engine_can_be_asked_for_by_name(tmp_path, capsys, monkeypatch):
         rows |= {row["verdict"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
     assert len(rows) == 1
     assert cli_options.ENGINES == engines.ENGINES  # which --help must not import
-    assert tuple(formats.KINDS) == cli_options.FORMATS
+    assert tuple(formats.FORMAT_FILES) == cli_options.FORMATS
 
 
 def test_a_folder_without_their_files_says_how_to_get_them(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no classifier.tflite; export it anew"):
-        engines.choose("openvino", tmp_path, {})
+    with pytest.raises(ValueError, match=r"has no classifier.tflite; export it again"):
+        engines.select_engine("openvino", tmp_path, {})

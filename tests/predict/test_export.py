@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from bcgan import cli, experiment, renamed, runs
 from bcgan.classify import calibration
-from bcgan.classify.scoring import probabilities
+from bcgan.classify.scoring import predict_probabilities
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 from bcgan.models import weights
@@ -21,15 +21,15 @@ from tests.conftest import write_png
 
 def test_the_exported_network_says_what_the_runs_own_says(finished, model, patches):
     assert model.card.training_data["networks"] == ["gan_resnet-seed0"]
-    own = weights.in_float32(weights.load_model(finished / "runs/tiny/classify/gan_resnet-seed0.keras"))
-    expected = calibration.log_odds(calibration.apply(model.card.calibration, probabilities(own, patches, 8)))
+    own = weights.cast_to_float32(weights.load_model(finished / "runs/tiny/classify/gan_resnet-seed0.keras"))
+    expected = calibration.log_odds(calibration.apply(model.card.calibration, predict_probabilities(own, patches, 8)))
     said = calibration.log_odds(model.probabilities(patches))
     assert np.abs(said - expected).max() < 0.1 * np.ptp(expected)  # half precision rounds
 
 
 def test_the_cards_figures_are_those_of_the_exported_network(finished, model):
     own = store.load(finished / "runs/tiny/preprocess")
-    rows = own.rows("test")
+    rows = own.role_indices("test")
     index = own.index.iloc[rows].reset_index(drop=True)
     labels = index["label"].to_numpy()
     alone = model.probabilities(own.images[rows]), model.predict(own.images[rows]).threshold
@@ -69,7 +69,7 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
             cli.main(["export", "tiny.yaml", "--out", "model", "--all-patients", *asked])
         assert stop.value.code == 0
         models.load("model")  # other formats leave what the card names as it is, and do not outlive it
-        found = [Path("model", name).exists() for name in (*formats.KINDS.values(), formats.TABLE)]
+        found = [Path("model", name).exists() for name in (*formats.FORMAT_FILES.values(), formats.TABLE)]
         assert found == [bool(asked), bool(asked), False, False, bool(asked)]
         assert not Path("model/.part").exists()
         (network,) = cache.glob("*/gan_resnet-seed0.keras")
@@ -90,7 +90,7 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
 def test_what_learnt_from_changed_patches_is_not_exported(tmp_path):
     """`bcgan predict` changes none; what only left patches out is another matter."""
     asked = experiment.load("phantom", ("preprocess.clahe=true",))
-    with pytest.raises(InputError, match=r"phantom was trained on patches prepared with preprocess\.clahe=true"):
+    with pytest.raises(InputError, match=r"phantom was trained on patches that were changed by preprocess\.clahe=true"):
         export.export(asked, tmp_path, tmp_path / "out")
     with pytest.raises(FileNotFoundError):  # goes on, to a run that is not there
         export.export(experiment.load("phantom", ("preprocess.audit.blank=drop",)), tmp_path, tmp_path / "out")
@@ -100,7 +100,7 @@ def test_what_learnt_from_changed_patches_is_not_exported(tmp_path):
 def test_the_scale_is_that_of_the_patches_as_they_were_learnt(size, microns):
     index = pd.DataFrame({"width": [50, 50], "height": [50, 33]})  # a narrow one, of a slide's edge
     asked = experiment.load("idc", (f"data.size={size}",), "/nowhere")
-    scale = export._scale(asked, index, size)
+    scale = export._model_scale(asked, index, size)
     assert (scale.size, scale.image_size) == (size, (50, 50))
     assert scale.mpp == pytest.approx(microns) == 4 * scale.downsample
 
@@ -140,7 +140,7 @@ def test_a_card_says_which_explanations_passed_and_on_which_network(tmp_path):
 
 def test_images_of_no_known_scale_are_not_exported(tmp_path):
     asked = prepare_images(tmp_path, [(60, 80)] * 5 + [(40, 80)])
-    with pytest.raises(InputError, match="images of several sizes, 40 to 60 pixels a side, each brought to 50 pixels"):
+    with pytest.raises(InputError, match="images of several sizes, 40 to 60 pixels a side, each resized to 50 pixels"):
         export.export(asked, tmp_path / "run", tmp_path / "out")
 
 
@@ -150,7 +150,7 @@ def test_the_scale_of_a_users_own_images_is_what_they_say_of_it(tmp_path, sizes,
         asked = prepare_images(tmp_path / str(mpp), sizes, mpp=mpp)
         index = store.load(tmp_path / f"{mpp}/run/preprocess").index
         export._check_one_scale(asked, index)
-        scale = export._scale(asked, index, 50)
+        scale = export._model_scale(asked, index, 50)
         assert scale == ModelScale(50, expected and pytest.approx(expected), image_size, 1.2)
 
 
@@ -161,14 +161,14 @@ def test_a_folder_of_other_files_is_no_place_for_an_export(finished, tmp_path, m
     with pytest.raises(SystemExit) as stop:
         cli.main(["export", "tiny.yaml", "--out", str(tmp_path / "mine")])
     assert stop.value.code == 2
-    assert "mine holds other files" in capsys.readouterr().err
+    assert "mine has other files" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_files_that_say_something_else_are_not_written(exported, model, patches, tmp_path, monkeypatch):
     folder = shutil.copytree(exported, tmp_path / "copy")
     monkeypatch.setattr(export, "write_litert", lambda folder: None)  # they lie there
-    monkeypatch.setattr(export, "_apart", lambda one, expected: (formats.FAITHFUL * 2, 0))
+    monkeypatch.setattr(export, "_max_deviation", lambda one, expected: (formats.MAX_DEVIATION * 2, 0))
     card = export.card_with_litert(model.card, folder, patches)
     assert card.litert_max_abs_error is None
     assert not list(folder.glob("*.tflite"))

@@ -8,18 +8,18 @@ import pytest
 import tensorflow as tf
 
 from bcgan import cli
-from bcgan.data.histology_phantom.tissue import draw
+from bcgan.data.histology_phantom.tissue import example_patches
 from bcgan.errors import InputError
-from bcgan.models.classifier import classifier
+from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
-from bcgan.models.projected_discriminator import frozen_features
+from bcgan.models.projected_discriminator import imagenet_features
 from bcgan.predict import check, formats
 
 
 @pytest.fixture(scope="module")
 def network() -> keras.Model:
     keras.utils.set_random_seed(0)
-    network = classifier("resnet_table1")
+    network = build_classifier("resnet_table1")
     for layer in network.get_layer("resnet_table1").layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             rng = np.random.default_rng(0)
@@ -28,27 +28,27 @@ def network() -> keras.Model:
 
 
 def test_each_format_is_run_and_held_against_the_network(network, tmp_path):
-    table = formats.write(network, ("savedmodel", "litert", "litert-int8"), draw(32)[0], tmp_path)
+    table = formats.write(network, ("savedmodel", "litert", "litert-int8"), example_patches(32)[0], tmp_path)
     assert list(table["format"]) == ["savedmodel", "litert", "litert-int8"]
     exact = table.set_index("format")["largest_difference"]
     assert exact[["savedmodel", "litert"]].max() < 1e-4
-    assert (table["faithful"] == (table["largest_difference"] <= formats.FAITHFUL)).all()
+    assert (table["faithful"] == (table["largest_difference"] <= formats.MAX_DEVIATION)).all()
     sizes = table.set_index("format")["mebibytes"]
     assert sizes["litert-int8"] < sizes["litert"] / 2
     assert all((tmp_path / name).exists() for name in table["file"])
 
 
 def test_a_saved_model_serves_by_signature(network, tmp_path):
-    formats.write(network, ("savedmodel",), draw(4)[0], tmp_path)
+    formats.write(network, ("savedmodel",), example_patches(4)[0], tmp_path)
     served = tf.saved_model.load(tmp_path / "savedmodel").signatures["serving_default"]
-    images = draw(4)[0].astype(np.float32) / 255
+    images = example_patches(4)[0].astype(np.float32) / 255
     (found,) = served(tf.constant(images)).values()
     np.testing.assert_allclose(found, network(images, training=False), atol=1e-4)
 
 
 def test_litert_takes_any_number_of_patches(network, tmp_path):
     formats.write_litert(network, tmp_path / "n.tflite")
-    run, patches = formats.read_litert(tmp_path / "n.tflite"), draw(5)[0]
+    run, patches = formats.read_litert(tmp_path / "n.tflite"), example_patches(5)[0]
     np.testing.assert_allclose(run(patches)[:2], run(patches[:2]), atol=1e-5)
 
 
@@ -58,18 +58,20 @@ def test_onnx_gives_the_same_or_says_what_to_install(network, tmp_path):
         import tf2onnx  # noqa: F401
     except ImportError:
         with pytest.raises(InputError, match="requirements-bench"):
-            formats.write(network, ("onnx",), draw(2)[0], tmp_path)
+            formats.write(network, ("onnx",), example_patches(2)[0], tmp_path)
     else:
-        assert formats.write(network, ("onnx",), draw(8)[0], tmp_path)["faithful"].all()
+        assert formats.write(network, ("onnx",), example_patches(8)[0], tmp_path)["faithful"].all()
 
 
 def test_maps_that_are_resized_inside_are_written_too(tmp_path):
     """ONNX rounds the side of a resized map down, 13 to 12: the fused model knows no such layer."""
     keras.utils.set_random_seed(0)
-    network = classifier("gan_resnet", discriminator=discriminator(8), further_maps=frozen_features(weights=False))
+    network = build_classifier(
+        "gan_resnet", discriminator=discriminator(8), further_maps=imagenet_features(weights=False)
+    )
     network.get_layer("gan_resnet").get_layer("features_gate").gamma.assign(np.full(64, 50.0))  # they must count
     kinds = ("litert", "onnx") if find_spec("tf2onnx") else ("litert",)
-    assert formats.write(network, kinds, draw(8)[0], tmp_path)["faithful"].all()
+    assert formats.write(network, kinds, example_patches(8)[0], tmp_path)["faithful"].all()
 
 
 def test_what_comes_with_bcgan_is_written_without_a_run(tmp_path, capsys, monkeypatch):

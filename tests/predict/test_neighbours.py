@@ -107,10 +107,10 @@ def test_places_that_cannot_be_pixels_are_not_believed(model, idc_folder, tmp_pa
     paths = copy_as_row(idc_folder, tmp_path, step)
     with caplog.at_level("WARNING", logger="bcgan"):
         found = rows_of(model, paths)
-        for words in ("slide: its files are named like tiles (_x<x>_y<y>)", "50 pixels wide", "each file is scored by"):
+        for words in ("slide: its files are named like tiles (_x<x>_y<y>)", "50 pixels wide", "each file is predicted"):
             assert words in caplog.text
         rows_of(model, paths[:1], maps=tmp_path / "maps")
-    assert "maps: no map: no image larger than a patch was scored" in caplog.text
+    assert "maps: no map was drawn: no image is larger than a patch" in caplog.text
     assert_said(found, paths, model.predict(read_patches(paths)))
 
 
@@ -146,7 +146,7 @@ def test_one_patch_far_away_has_its_map_too(model, patches, tmp_path):
 
 
 def test_places_are_as_many_as_patches_and_none_is_none(model, patches):
-    with pytest.raises(ValueError, match=r"places must be \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"coords must be \(3, 2\)"):
         model.predict(patches[:3], np.zeros((2, 2)))
     assert [len(one) for one in model.predict(patches[:0])] == [0] * 5
     places = [[0, 0], [50, 0], [100, 0]]

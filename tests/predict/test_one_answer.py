@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 
 from bcgan import cli
 from bcgan.predict import serve, slidewise
-from bcgan.predict.batch import Scores
+from bcgan.predict.batch import PredictJob
 from bcgan.predict.predict import predict
-from bcgan.predict.tile import Patches
+from bcgan.predict.tile import TileJob
 from bcgan.slides.annotations import Decisions
 from bcgan.slides.files import find_images
 from bcgan.slides.mpp_table import MppChoice
@@ -81,8 +81,8 @@ def test_predict_and_batch_agree_on_every_container(model, exported, cohort, exp
     predict(model, images, out, False, MppChoice(table=cohort / "mpp.csv"))
     rows = by_file(out.getvalue())
     assert set(rows) == {*STATES_MPP, *FLAT}
-    job = Scores(tmp_path / "out", str(exported), mpp_table=cohort / "mpp.csv")
-    counts = slidewise.run(slidewise.slides([str(cohort / "slides")]), job, "serial", 1)
+    job = PredictJob(tmp_path / "out", str(exported), mpp_table=cohort / "mpp.csv")
+    counts = slidewise.run_job(slidewise.find_slides([str(cohort / "slides")]), job, "serial", 1)
     assert counts == {"done": len(rows), "skipped": 0, "unreadable": 0, "refused": 0}
     for name, predicted in rows.items():
         assert_same(predicted, expected, name)
@@ -104,8 +104,8 @@ def test_python_and_the_server_agree(model, cohort, expected, name, monkeypatch)
 
 
 def test_tile_cuts_the_same_labelled_patches(cohort, tmp_path):
-    job = Patches(tmp_path / "out", cohort / "annotations", Decisions(), mpp_table=cohort / "mpp.csv")
-    slidewise.run(slidewise.slides([str(cohort / "slides")], folders=False), job, "serial", 1)
+    job = TileJob(tmp_path / "out", cohort / "annotations", Decisions(), mpp_table=cohort / "mpp.csv")
+    slidewise.run_job(slidewise.find_slides([str(cohort / "slides")], folders=False), job, "serial", 1)
     pixels: dict[str, dict[str, bytes]] = {}
     for name in (*STATES_MPP, *FLAT):
         with zipfile.ZipFile(tmp_path / "out" / "slides" / f"{name}.zip") as archive:

@@ -22,7 +22,7 @@ from bcgan.slides.mpp_table import MppChoice
 from bcgan.slides.patches import PatchGrid, cut_patches
 from bcgan.slides.reader import FlatImage
 from bcgan.slides.scale import ModelScale, Mpp, Scale
-from bcgan.slides.tissue import MIN_TISSUE_FRACTION, is_colourless, tissue_fraction
+from bcgan.slides.tissue import MIN_TISSUE_FRACTION, is_colorless, tissue_fraction
 from tests.conftest import write_png
 from tests.predict.conftest import command, find_paths
 
@@ -69,7 +69,7 @@ def test_what_is_not_scored_has_neither_class_nor_probability(model, patches):
 
 
 def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(models.engines, "choose", lambda *given: pytest.fail("a network was loaded"))
+    monkeypatch.setattr(models.engines, "select_engine", lambda *given: pytest.fail("a network was loaded"))
     for name, change in (
         ("classifier.keras", lambda path: path.write_bytes(path.read_bytes() + b" ")),
         ("classifier.tflite", lambda path: path.write_bytes(path.read_bytes() + b" ")),
@@ -114,11 +114,11 @@ def test_what_has_no_colour_is_no_stained_tissue(patches):
     predictions, has_tissue = model.predict(grey), tissue_fraction(grey) >= MIN_TISSUE_FRACTION
     np.testing.assert_array_equal(predictions.verdict, np.where(has_tissue, strange, models.NO_TISSUE))
     assert has_tissue.mean() > 0.9 and (predictions.called == -1).all()
-    assert not is_colourless(patches).any()
-    assert not is_colourless(np.full((1, 50, 50, 3), 255, np.uint8)).any()
+    assert not is_colorless(patches).any()
+    assert not is_colorless(np.full((1, 50, 50, 3), 255, np.uint8)).any()
     half = patches.copy()
     half[:, :25] = grey[:, :25]  # some colour is enough
-    assert not is_colourless(half).any()
+    assert not is_colorless(half).any()
 
 
 def test_patches_of_another_size_are_refused(model):
@@ -189,8 +189,8 @@ def test_a_list_may_name_files_in_any_bytes(monkeypatch):
     images = find_images(["-"], ["a.png\n", "b.png\r\n", "\n"])
     assert [image.local for image in images] == [Path("a.png"), Path("b.png")]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff.png\n"), "utf-8"))
-    assert [os.fsencode(line.strip()) for line in cli_models._listed(("-",))] == [b"a\xff.png"]
-    assert cli_models._listed(("a.png",)) == ()
+    assert [os.fsencode(line.strip()) for line in cli_models._read_file_list(("-",))] == [b"a\xff.png"]
+    assert cli_models._read_file_list(("a.png",)) == ()
 
 
 def test_json_lines_say_the_same(model, idc_folder):
@@ -237,8 +237,8 @@ def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tiss
     predictions = models.Predictions(
         np.array([0.1, 0.9, np.nan]), np.array([0, 0, np.nan]), np.array([0, -1, -1]), verdict, threshold
     )
-    picture = maps.overlay(grid, predictions, 1.0, (50, 150), 1.0)
-    colours = maps.COLOURS(maps.threshold_norm(0.3)([0.1, 0.9]))
+    picture = maps.heatmap_overlay(grid, predictions, 1.0, (50, 150), 1.0)
+    colours = maps.COLOR_MAP(maps.threshold_norm(0.3)([0.1, 0.9]))
     np.testing.assert_allclose(picture[:, :50] - colours[0], 0, atol=1e-9)
     assert set_of(picture[:, 50:100]) == {tuple(colours[1]), maps.HATCH}  # lines over the colour: no call
     assert set_of(picture[:, 100:]) == set(maps.STRIPES)
@@ -286,7 +286,7 @@ def test_a_maps_squares_are_as_large_as_the_tiles():
     patches, tissue = np.zeros((1, 50, 50, 3), np.uint8), np.ones((1, 50, 50), bool)
     grid = PatchGrid(patches, corners, scale, tissue, image, 1.0, False, 32)
     predictions = models.Predictions(np.array([0.9]), np.zeros(1), np.ones(1, int), np.zeros(1, int), np.array([0.5]))
-    picture = maps.overlay(grid, predictions, 1.0, (32, 64), 1.0)
+    picture = maps.heatmap_overlay(grid, predictions, 1.0, (32, 64), 1.0)
     assert (picture[:, :32, 3] == 1).all() and (picture[:, 32:, 3] == 0).all()
 
 
@@ -317,7 +317,7 @@ def test_an_older_export_has_keras_alone(exported, tmp_path):
     card["sha256"] = {name: digest for name, digest in card["sha256"].items() if not name.endswith(".tflite")}
     (folder / "classifier.json").write_text(json.dumps(card))
     assert bcgan.load(folder).engine == "keras"
-    with pytest.raises(InputError, match=r"engine litert: .* holds no classifier.tflite; export it anew"):
+    with pytest.raises(InputError, match=r"engine litert: .* has no classifier.tflite; export it again"):
         bcgan.load(folder, "litert")
 
 

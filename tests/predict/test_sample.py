@@ -17,7 +17,7 @@ def bcgan(*arguments) -> int:
     return stop.value.code
 
 
-def _with_limits(source: sampling.Source, limits: np.ndarray) -> sampling.Source:
+def _with_limits(source: sampling.GeneratorBundle, limits: np.ndarray) -> sampling.GeneratorBundle:
     return source._replace(quality_filter=source.quality_filter._replace(limits=limits, confidence=0.0))
 
 
@@ -55,7 +55,7 @@ def test_the_density_that_is_asked_for_steers(workspace, monkeypatch):
         drawn.append(noise)
         return sample(network, labels, seed, noise)
 
-    monkeypatch.setattr(steering, "directions", lambda *given: {"density": way})
+    monkeypatch.setattr(steering, "fit_latent_directions", lambda *given: {"density": way})
     monkeypatch.setattr(sampling, "sample", watched)
     manifest = sampling.write(sampling.load("tiny"), 0, 1, 0, workspace / "out/f", 0.3)
     assert (manifest["density"]["asked"], manifest["density"]["range"]) == (0.3, [0.2, 0.4])
@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_patches(workspace):
 )
 def test_wrong_use_is_told_in_one_sentence(workspace, capsys, monkeypatch, arguments, words):
     reach = {"density": steering.Direction(np.ones(8), 0.0, 0.2, 0.4)}
-    monkeypatch.setattr(steering, "directions", lambda *arguments: reach)
+    monkeypatch.setattr(steering, "fit_latent_directions", lambda *arguments: reach)
     assert bcgan("sample", *arguments) == 2
     said = capsys.readouterr().err
     for word in words:
@@ -103,7 +103,7 @@ def test_wrong_use_is_told_in_one_sentence(workspace, capsys, monkeypatch, argum
 def test_too_few_let_through_is_a_failure_that_names_the_counts(workspace, capsys, monkeypatch):
     strict = _with_limits(sampling.load("tiny"), np.full(2, 1e-9))
     monkeypatch.setattr(sampling, "load", lambda name: strict)
-    monkeypatch.setattr(sampling, "PATIENCE", 1)
+    monkeypatch.setattr(sampling, "MAX_TRIES_PER_PATCH", 1)
     assert bcgan("sample", "tiny", "--label", "benign", "--count", 2, "--out", "out/f") == 1
     assert "0 were accepted, 2 were requested" in capsys.readouterr().err
     assert not (workspace / "out/f/manifest.json").exists()

@@ -77,7 +77,7 @@ def test_a_patch_of_a_large_image_is_explained(client, model, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("data", "query", "code"),
     [(b"", {}, 422), (b"no image", {}, 422), (b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, {}, 422), (b"x", {"mpp": -1}, 422),
-     (b"x" * (serve.LARGEST_UPLOAD + 1), {}, 413)],
+     (b"x" * (serve.MAX_UPLOAD_BYTES + 1), {}, 413)],
 )  # fmt: skip
 def test_what_cannot_be_judged_is_refused(client, data, query, code):
     response = client.post("/predict", params=query, content=data)
@@ -115,14 +115,14 @@ def test_names_cannot_become_markup(client):
 
 def test_beyond_its_slots_it_says_come_again(client, patch, monkeypatch):
     entered, go_on = threading.Event(), threading.Event()
-    judge = serve.judge
+    judge = serve.score_image
 
     def slow(*arguments):
         entered.set()
         assert go_on.wait(60)
         return judge(*arguments)
 
-    monkeypatch.setattr(serve, "judge", slow)
+    monkeypatch.setattr(serve, "score_image", slow)
     answers = []
     first = threading.Thread(target=lambda: answers.append(client.post("/predict", content=patch)))
     first.start()
@@ -140,8 +140,8 @@ def test_an_upload_that_does_not_arrive_gives_its_slot_back(client, patch, monke
         await asyncio.sleep(60)
 
     with monkeypatch.context() as patched:
-        patched.setattr(serve, "PATIENCE", 0.05)
-        patched.setattr(serve, "_body", stalled)
+        patched.setattr(serve, "UPLOAD_TIMEOUT_S", 0.05)
+        patched.setattr(serve, "_read_body", stalled)
         answer = client.post("/predict", content=patch)
     assert (answer.status_code, "did not arrive" in answer.json()["detail"]) == (408, True)
     assert client.post("/predict", content=patch).status_code == 200

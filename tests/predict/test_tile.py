@@ -13,7 +13,7 @@ from bcgan.data.idc.scan import records
 from bcgan.predict import slidewise, tile
 from bcgan.preprocess import store
 from bcgan.slides import annotations as qupath
-from bcgan.slides.coordinates import slide_names
+from bcgan.slides.coordinates import parse_slide_names
 from tests.conftest import write_png
 
 OUTER = [[100, 100], [400, 100], [400, 400], [100, 400], [100, 100]]
@@ -44,8 +44,8 @@ def source(tmp_path):
     return tmp_path
 
 
-def job(source, out="out", mpp=4.0, **more) -> tile.Patches:
-    return tile.Patches(source / out, source / "annotations", patient="^[^_]+", mpp=mpp, **more)
+def job(source, out="out", mpp=4.0, **more) -> tile.TileJob:
+    return tile.TileJob(source / out, source / "annotations", patient="^[^_]+", mpp=mpp, **more)
 
 
 def outcome(done: int, skipped: int = 0, refused: int = 0) -> dict[str, int]:
@@ -60,24 +60,26 @@ def runners():
 
 @pytest.mark.parametrize("runner", runners())
 def test_every_runner_writes_the_same_bytes_and_what_is_current_is_skipped(source, runner):
-    found = slidewise.slides([str(source / "slides")])
-    assert slidewise.run(found, job(source), "serial", 1) == outcome(3)
-    assert slidewise.run(found, job(source, "other"), runner, 2) == outcome(3)
+    found = slidewise.find_slides([str(source / "slides")])
+    assert slidewise.run_job(found, job(source), "serial", 1) == outcome(3)
+    assert slidewise.run_job(found, job(source, "other"), runner, 2) == outcome(3)
     one, other = ({p.name: p.read_bytes() for p in (source / out / "slides").glob("*.zip")} for out in ("out", "other"))
     assert one == other and len(one) == 3
-    assert slidewise.run(found, job(source), runner, 2) == outcome(0, 3)
+    assert slidewise.run_job(found, job(source), runner, 2) == outcome(0, 3)
     os.utime(source / "annotations/P2_a.geojson", (0, 0))
-    assert slidewise.run(found, job(source), "serial", 1) == outcome(1, 2)
+    assert slidewise.run_job(found, job(source), "serial", 1) == outcome(1, 2)
     for decisions in (
         qupath.decide(classes=["Stroma=malignant"]), qupath.decide(ignore=["Stroma"]),
         qupath.decide(region=["Stroma"]), qupath.decide(outside=qupath.IGNORED), qupath.decide(),
     ):  # fmt: skip
-        assert slidewise.run(found, job(source, decisions=decisions), "serial", 1)["done"] == 3, decisions
-    assert slidewise.run(found, job(source, decisions=qupath.decide(malignant=["tumor"])), "serial", 1)["skipped"] == 3
+        assert slidewise.run_job(found, job(source, decisions=decisions), "serial", 1)["done"] == 3, decisions
+    assert (
+        slidewise.run_job(found, job(source, decisions=qupath.decide(malignant=["tumor"])), "serial", 1)["skipped"] == 3
+    )
 
 
 def test_patches_are_labelled_by_where_they_lie_and_can_be_trained_on(source, monkeypatch):
-    slidewise.run(slidewise.slides([str(source / "slides")]), job(source), "serial", 1)
+    slidewise.run_job(slidewise.find_slides([str(source / "slides")]), job(source), "serial", 1)
     rows = records((source / "out",))
     ringed = {(one.x, one.y) for one in rows if one.patient == "P1" and one.label}
     inside = {(x, y) for x in range(100, 400, 50) for y in range(100, 400, 50)}
@@ -98,21 +100,21 @@ def test_the_experiment_trains_on_them(source):
             shutil.copy(source / kind / f"P1_a.{suffix}", source / kind / f"P{patient}_a.{suffix}")
         image = np.random.default_rng(patient).integers(80, 200, (500, 520, 3), dtype=np.uint8)
         write_png(source / f"slides/P{patient}_a.png", image)
-    slidewise.run(slidewise.slides([str(source / "slides")]), job(source), "serial", 1)
+    slidewise.run_job(slidewise.find_slides([str(source / "slides")]), job(source), "serial", 1)
     (source / "store").mkdir()
     store.build(experiment.load("tiled", (), str(source / "out")), source / "store")
     index = store.load(source / "store").index
     assert len(index) == 9 * 110
     assert index.groupby("patient")["role"].nunique().max() == 1
-    slides = index.assign(slide=slide_names(index["id"]))
+    slides = index.assign(slide=parse_slide_names(index["id"]))
     assert slides.groupby("patient")["slide"].nunique().to_dict() == {"P1": 2} | {f"P{k}": 1 for k in range(2, 9)}
     assert not slides.duplicated(["slide", "x", "y"]).any()
 
 
 def test_the_scale_is_the_patches_own(source):
     """At twice the microns per pixel a patch covers four times the tissue."""
-    found = slidewise.slides([str(source / "slides")])
-    slidewise.run(found, job(source, mpp=2.0), "serial", 1)
+    found = slidewise.find_slides([str(source / "slides")])
+    slidewise.run_job(found, job(source, mpp=2.0), "serial", 1)
     with zipfile.ZipFile(source / "out/slides/P1_a.png.zip") as archive:
         names = archive.namelist()
     assert len(names) == 5 * 6
@@ -124,7 +126,7 @@ def test_the_scale_is_the_patches_own(source):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda root: (root / "annotations/P1_b.geojson").unlink(), "holds no P1_b.png.geojson"),
+        (lambda root: (root / "annotations/P1_b.geojson").unlink(), "has no P1_b.png.geojson"),
         (lambda root: (root / "annotations/P1_b.geojson").write_text("[{]"), "no GeoJSON"),
         (lambda root: (root / "annotations/P1_b.geojson").write_text(json.dumps([feature("Tumor", 3, "Point")])),
          "a Point of a malignant class is no area"),
@@ -136,7 +138,7 @@ def test_the_scale_is_the_patches_own(source):
 )  # fmt: skip
 def test_a_slide_that_cannot_be_cut_is_named_and_the_others_are(source, capsys, spoil, words):
     spoil(source)
-    for counts in ("2 slides done, 0 were current", "0 slides done, 2 were current"):  # none can succeed as it is
+    for counts in ("2 slides done, 0 were up to date", "0 slides done, 2 were up to date"):  # none can succeed as it is
         assert run_tile(source, "--patient", "^[^_]+") == 3
         messages = capsys.readouterr().err
         assert "1 slides were refused" in messages and counts in messages
@@ -159,7 +161,7 @@ def test_what_no_longer_belongs_there_is_gone_or_named(source, capsys):
     for kind, suffix in (("slides", "png"), ("annotations", "geojson")):
         (source / kind / f"P2_a.{suffix}").rename(source / kind / f"P3_a.{suffix}")
     code, said = run()
-    assert code == 3 and "P2_a.png.zip is of no slide that was named (1 such files" in said
+    assert code == 3 and "P2_a.png.zip belongs to no slide of the sources (1 such files" in said
 
 
 def test_an_image_larger_than_a_patch_and_a_half_is_cut_and_empty_glass_is_left_out(source):
@@ -172,8 +174,8 @@ def test_an_image_larger_than_a_patch_and_a_half_is_cut_and_empty_glass_is_left_
     half = [[0, 0, 7.5], [30, 0, 7.5], [30, 80, 7.5], [0, 80, 7.5]]
     for name in ("glass", "small", "single"):
         (source / f"annotations/{name}.geojson").write_text(json.dumps(feature("tumor", [half])))
-    found = slidewise.slides([str(source / "slides")])
-    slidewise.run(found, job(source)._replace(patient=None), "serial", 1)
+    found = slidewise.find_slides([str(source / "slides")])
+    slidewise.run_job(found, job(source)._replace(patient=None), "serial", 1)
     with zipfile.ZipFile(source / "out/slides/small.png.zip") as archive:
         assert [name.split("_x")[1] for name in archive.namelist()] == [
             "0_y0_class1.png", "30_y0_class0.png", "0_y30_class1.png", "30_y30_class0.png",
@@ -196,27 +198,27 @@ def test_an_image_larger_than_a_patch_and_a_half_is_cut_and_empty_glass_is_left_
     ],
 )  # fmt: skip
 def test_the_patient_is_found_in_the_name(name, pattern, patient):
-    assert tile.patient_of(slidewise.Slide(name, Path(name)), pattern) == patient
+    assert tile.escaped_patient(slidewise.Slide(name, Path(name)), pattern) == patient
 
 
 def test_a_name_without_a_patient_is_refused():
     with pytest.raises(ValueError, match="no patient in b.svs"):
-        tile.patient_of(slidewise.Slide("b.svs", Path("b.svs")), "^(a)?")
+        tile.escaped_patient(slidewise.Slide("b.svs", Path("b.svs")), "^(a)?")
 
 
 def test_the_folder_of_a_mirax_slide_is_no_slide(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     (tmp_path / "one.mrxs").write_bytes(b"")
-    assert [slide.name for slide in slidewise.slides([str(tmp_path)])] == ["one.mrxs", "two"]
-    assert [slide.name for slide in slidewise.slides([str(tmp_path)], folders=False)] == ["one.mrxs"]
+    assert [slide.name for slide in slidewise.find_slides([str(tmp_path)])] == ["one.mrxs", "two"]
+    assert [slide.name for slide in slidewise.find_slides([str(tmp_path)], folders=False)] == ["one.mrxs"]
 
 
 def test_a_wrong_pattern_is_one_sentence_and_leaves_what_there_is(source, capsys):
     for pattern, code, words in (
         ("^[^_]+", 0, "3 slides done"),
-        ("(", 2, "--patient: '(' is no regular expression"),
-        ("^Q", 2, "--patient: '^Q' finds nobody in 3 slides, such as P1_a.png. Change it."),
+        ("(", 2, "--patient: '(' is not a regular expression"),
+        ("^Q", 2, "--patient: '^Q' matches none of 3 slides, such as P1_a.png. Change it."),
     ):
         assert run_tile(source, "--patient", pattern) == code
         assert words in capsys.readouterr().err
@@ -268,7 +270,7 @@ def test_tile_dry_run_prints_the_table_and_writes_nothing(source, capsys):
     assert not (source / "out").exists()
     (source / "annotations/P1_b.geojson").unlink()
     assert run_tile(source, "--dry-run") == 3
-    assert "holds no P1_b.png.geojson" in capsys.readouterr().err
+    assert "has no P1_b.png.geojson" in capsys.readouterr().err
 
 
 def test_tile_malignant_option_adds_to_the_defaults(source, capsys):

@@ -105,8 +105,8 @@ def test_another_resolution_of_a_slide_is_another_slide(model, cut, tmp_path):
 @pytest.mark.parametrize(
     ("stretched", "is_scored", "words"),
     [
-        (1 / TILE, False, r"named like tiles \(_x<x>_y<y>\), .* 128 pixels wide .* each file is scored by itself"),
-        (0.5, False, "its tiles overlap by their names .* and do not look alike there: the names are not used"),
+        (1 / TILE, False, r"named like tiles \(_x<x>_y<y>\), .* 128 pixels wide .* each file is predicted separately"),
+        (0.5, False, "its tiles overlap by their names .* but their pixels differ there: the names are not used"),
         (1.5, False, "tiles of 1 slides by their names .* count the tiles' own pixels"),
         (2, True, "tiles of 1 slides by their names .* count 2 pixels for one of a tile's"),
         (1, True, "tiles of 1 slides by their names .* count the tiles' own pixels"),

@@ -70,7 +70,7 @@ def test_label_patches_ignored_tissue_is_left_out_and_does_not_vote(tmp_path):
         feature("Ignore*", square(10, 0, 14, 10)), feature("Tumor", square(14, 0, 17, 10)),
         feature("Artefact*", square(20, 0, 24, 10)), feature("Tumor", square(24, 0, 26, 10)),
     ]  # fmt: skip
-    assert labels_of(annotation_file(tmp_path, *features), grid(3, 1)) == [tile.LEFT_OUT, 1, 0]
+    assert labels_of(annotation_file(tmp_path, *features), grid(3, 1)) == [tile.EXCLUDED, 1, 0]
 
 
 def test_label_patches_counts_tissue_alone(tmp_path):
@@ -79,7 +79,7 @@ def test_label_patches_counts_tissue_alone(tmp_path):
     )
     tissue = np.zeros((2, 10, 10), bool)
     tissue[:, :, :6] = True
-    assert labels_of(annotations, grid(2, 1), tissue=tissue) == [1, tile.LEFT_OUT]
+    assert labels_of(annotations, grid(2, 1), tissue=tissue) == [1, tile.EXCLUDED]
     tissue[:, :, :7] = True
     assert labels_of(annotations, grid(2, 1), tissue=tissue) == [0, 0]
     assert labels_of(annotations, np.zeros((0, 2), int)) == []
@@ -113,11 +113,11 @@ def test_label_patches_scale_may_differ_by_axis(tmp_path):
 
 def test_fill_sets_pixels_by_their_centres():
     mask = np.zeros((6, 6), np.uint8)
-    tile.fill(mask, [np.array([(0.4, 0.6), (3.4, 0.6), (3.4, 9.0), (0.4, 9.0)])], 1)
+    tile.fill_polygon(mask, [np.array([(0.4, 0.6), (3.4, 0.6), (3.4, 9.0), (0.4, 9.0)])], 1)
     assert mask.sum(0).tolist() == [5, 5, 5, 0, 0, 0] and not mask[0].any()
-    tile.fill(mask, [np.array([(-5.0, -5.0), (1e9, -5.0), (1e9, 1e9), (-5.0, 1e9)])], 2)
+    tile.fill_polygon(mask, [np.array([(-5.0, -5.0), (1e9, -5.0), (1e9, 1e9), (-5.0, 1e9)])], 2)
     assert (mask == 2).all()
-    tile.fill(mask, [np.array([(7.0, 7.0), (9.0, 7.0), (9.0, 9.0)])], 3)
+    tile.fill_polygon(mask, [np.array([(7.0, 7.0), (9.0, 7.0), (9.0, 9.0)])], 3)
     assert (mask == 2).all()
 
 
@@ -126,12 +126,12 @@ def test_fill_adjacent_polygons_share_no_pixel_and_leave_none_out():
     outline = np.array([(0, 0), (40, 0), (40, 40), (0, 40)], float)
     for start, end in zip(outline, np.roll(outline, -1, 0), strict=True):
         mask = np.zeros((40, 40), np.uint8)
-        tile.fill(mask, [np.array([corner, start, end])], 1)
+        tile.fill_polygon(mask, [np.array([corner, start, end])], 1)
         total += mask
     assert (total == 1).all()
 
 
 def test_fill_crossing_outline_is_even_odd():
     mask = np.zeros((10, 10), np.uint8)
-    tile.fill(mask, [np.array([(0, 0), (10, 0), (0, 10), (10, 10)], float)], 1)
+    tile.fill_polygon(mask, [np.array([(0, 0), (10, 0), (0, 10), (10, 10)], float)], 1)
     assert mask[1, 5] and mask[8, 5] and not mask[5, 0] and not mask[5, 9]

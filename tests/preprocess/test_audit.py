@@ -15,7 +15,9 @@ def rows_of(images: list[np.ndarray], labels: list[int]) -> tuple[pd.DataFrame, 
     rows = []
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         shape = {"height": image.shape[0], "width": image.shape[1], "readable": True, "label": label}
-        rows.append({"path": f"{number}.png", "pixels": str(hash(image.tobytes())), **shape, **audit.measure(image)})
+        rows.append(
+            {"path": f"{number}.png", "pixels": str(hash(image.tobytes())), **shape, **audit.quality_measures(image)}
+        )
     return pd.DataFrame(rows), np.stack([row.pop("thumbnail") for row in rows])
 
 
@@ -46,11 +48,11 @@ def test_near_pairs_are_those_of_a_comparison_of_all_with_all():
     brute = [
         (i, j)
         for i, j in itertools.combinations(range(len(hashes)), 2)
-        if bin(int(hashes[i] ^ hashes[j])).count("1") <= audit.NEAR_BITS
+        if bin(int(hashes[i] ^ hashes[j])).count("1") <= audit.MAX_HASH_BITS
     ]
-    assert [tuple(pair) for pair in audit.near_pairs(hashes, thumbnails)] == brute == [(0, 60), (1, 61), (2, 62)]
+    assert [tuple(pair) for pair in audit.find_near_pairs(hashes, thumbnails)] == brute == [(0, 60), (1, 61), (2, 62)]
     thumbnails[60] = 200
-    assert len(audit.near_pairs(hashes, thumbnails)) == 2
+    assert len(audit.find_near_pairs(hashes, thumbnails)) == 2
 
 
 def test_policies_keep_drop_and_fail():

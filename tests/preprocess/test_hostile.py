@@ -215,7 +215,7 @@ def test_the_server_answers_every_mutated_file(monkeypatch):
         class card:  # noqa: N801
             intended_use = "Research use only"
 
-    monkeypatch.setattr(serve, "judge", judge)
+    monkeypatch.setattr(serve, "score_image", judge)
     client, files = TestClient(serve.make_app(Stub())), [*WHOLE.values(), *LAYOUTS.values()]
     codes = {client.post("/predict", content=data).status_code for data in _mutations(POSTED, files)}
     assert codes == {200, 422}

@@ -51,7 +51,7 @@ def test_what_is_too_large_is_told_by_how_much(monkeypatch):
 @pytest.mark.parametrize("shape", [(1, 50), (50, 1), (33, 50), (50, 50)])
 def test_narrow_patches_are_padded_with_white_where_they_are(shape):
     patch = PATCH[: shape[0], : shape[1]]
-    fitted = images.fit(patch, 50, 50)
+    fitted = images.to_square(patch, 50, 50)
     assert fitted.shape == (50, 50, 3)
     np.testing.assert_array_equal(fitted[: shape[0], : shape[1]], patch)
     assert (fitted[shape[0] :] == 255).all()
@@ -59,11 +59,11 @@ def test_narrow_patches_are_padded_with_white_where_they_are(shape):
 
 
 def test_resizing_and_central_squares():
-    assert images.fit(PATCH, 50, 256).shape == (256, 256, 3)
+    assert images.to_square(PATCH, 50, 256).shape == (256, 256, 3)
     wide = np.zeros((46, 70, 3), np.uint8)
     wide[:, 12:58] = 9
-    assert (images.fit(wide, None, 46) == 9).all()
-    assert images.fit(wide, None, 50).shape == (50, 50, 3)
+    assert (images.to_square(wide, None, 46) == 9).all()
+    assert images.to_square(wide, None, 50).shape == (50, 50, 3)
 
 
 def test_filters_are_optional_and_do_something():

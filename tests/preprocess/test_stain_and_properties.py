@@ -17,7 +17,7 @@ def test_normalised_patients_are_closer_in_colour():
     before = [np.stack([p.image for p in patches(seed)]) for seed in range(4)]
     after = []
     for images in before:
-        normal, worked = stain.normalise(images)
+        normal, worked = stain.normalize(images)
         assert worked
         assert normal.dtype == np.uint8
         after.append(normal)
@@ -31,7 +31,7 @@ def test_normalised_patients_are_closer_in_colour():
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_flat_patches_come_back_as_they_were(level):
     flat = np.full((3, 50, 50, 3), level, np.uint8)
-    same, worked = stain.normalise(flat)
+    same, worked = stain.normalize(flat)
     assert not worked
     np.testing.assert_array_equal(same, flat)
 
@@ -49,12 +49,12 @@ def test_texture_is_that_of_the_co_occurrence_matrix():
 
 def test_measured_density_follows_the_phantoms_true_density():
     made = [patch for seed in range(6) for patch in patches(seed)]
-    table = properties.measure(np.stack([patch.image for patch in made]), 0.15)
+    table = properties.patch_features(np.stack([patch.image for patch in made]), 0.15)
     assert np.corrcoef(table["density"], [patch.density for patch in made])[0, 1] > 0.6
     assert table[["coverage", "density"]].to_numpy().min() >= 0
     assert table[["coverage", "density"]].to_numpy().max() <= 1
 
 
 def test_glass_has_neither_tissue_nor_density():
-    glass = properties.measure(np.full((1, 50, 50, 3), 255, np.uint8), 0.15)
+    glass = properties.patch_features(np.full((1, 50, 50, 3), 255, np.uint8), 0.15)
     assert glass["coverage"][0] == glass["density"][0] == 0

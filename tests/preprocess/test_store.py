@@ -106,7 +106,7 @@ def test_an_unreadable_file_can_stop_the_run(raw, tmp_path):
 
 def test_where_no_patch_is_left_the_fault_is_named(tmp_path):
     write_png(tmp_path / "glass/1/0/1_idx5_x1_y1_class0.png", np.full((50, 50, 3), 255, np.uint8))
-    with pytest.raises(InputError, match=r"None of 1 patches can be used; .*class0\.png: blank\. Mend them"):
+    with pytest.raises(InputError, match=r"None of 1 patches can be used; .*class0\.png: blank\. Correct the files"):
         build(tmp_path / "glass", tmp_path, "preprocess.audit.blank=drop")
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from bcgan.models.discriminator import discriminator
-from bcgan.models.projected_discriminator import frozen_features, projected_discriminator, projected_features
+from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import architecture_figures, embedding_figure, style
 from bcgan.settings import Classifier, Classify, Gan
@@ -39,7 +39,7 @@ def test_what_joins_beside_the_discriminator_is_drawn_as_the_run_built_it(beside
     joined = drawn.numbers[drawn.numbers["network"] == "projected_discriminator"].set_index("block")
     assert joined.loc["map2", "output"] == shape
     assert "tuned" in drawn.figure.axes[1].get_title("left")
-    seen = frozen_features(weights=False)
+    seen = imagenet_features(weights=False)
     network = projected_features(seen, projected_discriminator(seen)) if beside == "projected_discriminator" else seen
     assert joined["parameters"].sum() == network.count_params()
     style.plt.close(drawn.figure)
@@ -60,8 +60,8 @@ def test_every_test_patch_and_synthetic_one_has_its_place(finished):
     run = read(experiment.load(str(finished / "tiny.yaml")), root, True)
     drawn = embedding_figure.embedding(run)
     real = drawn.numbers[drawn.numbers["kind"] == "real"]
-    assert len(real) == len(run.store.rows("test"))
-    assert set(real["patient"]) == set(run.store.index.iloc[run.store.rows("test")]["patient"])
+    assert len(real) == len(run.store.role_indices("test"))
+    assert set(real["patient"]) == set(run.store.index.iloc[run.store.role_indices("test")]["patient"])
     assert (drawn.numbers["kind"] == "synthetic").sum() == len(run.synthetic["labels"])
     assert drawn.numbers[["x", "y"]].notna().all(axis=None)
     style.plt.close(drawn.figure)

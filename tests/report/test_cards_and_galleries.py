@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bcgan import experiment
-from bcgan.evaluate.explanations import CHANNELS, _liveliest, feature_maps, without_edges
-from bcgan.models.classifier import classifier
+from bcgan.evaluate.explanations import NUM_CHANNELS, _most_varying_channels, feature_maps, without_edges
+from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
 from bcgan.report import cards, data_figures, explanation_figures, gan_figures, style, tables
 from bcgan.report.run import Run, read
@@ -55,7 +55,7 @@ def test_largest_errors_are_wrong_and_of_different_patients(run):
 
 
 def test_a_copied_patch_is_found(run):
-    rows = run.store.rows("train")[: len(run.synthetic["labels"])]
+    rows = run.store.role_indices("train")[: len(run.synthetic["labels"])]
     copied = dict(run.synthetic)
     copied["images"] = copied["images"].copy()
     copied["images"][: len(rows)] = run.store.images[rows]
@@ -77,17 +77,17 @@ def test_the_stain_of_every_patient_is_drawn(run):
 
 def test_feature_maps_are_those_of_the_layers():
     judge = discriminator(width=8)
-    network = classifier("gan_resnet", discriminator=judge)
+    network = build_classifier("gan_resnet", discriminator=judge)
     images = np.random.default_rng(0).integers(0, 256, (2, 50, 50, 3), np.uint8)
     found = feature_maps(judge, network, images)
-    assert found["block2"].shape == (CHANNELS, 2, 13, 13)
+    assert found["block2"].shape == (NUM_CHANNELS, 2, 13, 13)
     assert set(found) >= {"block1", "block4", "joint", "bottleneck4_add"}
     stem = network.get_layer("gan_resnet").get_layer("stem_pool")
     whole = stem.output.shape[-1]
-    assert whole > CHANNELS == len(found["stem_pool"])
+    assert whole > NUM_CHANNELS == len(found["stem_pool"])
     # Where the gate is shut, as at the start, the joint holds the stem's maps.
     np.testing.assert_array_equal(found["joint"], found["stem_pool"])
-    assert set(feature_maps(judge, classifier("cnn"), images)) == {"block1", "block2", "block3", "block4"}
+    assert set(feature_maps(judge, build_classifier("cnn"), images)) == {"block1", "block2", "block3", "block4"}
 
 
 def test_edges_choose_no_channel_and_no_scale(run):
@@ -95,12 +95,18 @@ def test_edges_choose_no_channel_and_no_scale(run):
     maps = np.zeros((2, 13, 13, 2), np.float32)
     maps[:, 0, :, 0] = 100
     maps[:, 6, :, 1] = 1
-    np.testing.assert_array_equal(_liveliest(maps)[0], maps[..., 1])
+    np.testing.assert_array_equal(_most_varying_channels(maps)[0], maps[..., 1])
     assert [without_edges(np.zeros((side, side))).shape[0] for side in (25, 13, 7, 4, 1)] == [19, 9, 5, 4, 1]
-    explained = {name: one.copy() if "_features_" in name else one for name, one in run.explained.items()}
+    explained = {name: one.copy() if "_features_" in name else one for name, one in run.explained_patches.items()}
     explained["real_features_block1"][..., 0, :] = 1000
-    drawn = explanation_figures.feature_maps(run._replace(explained=explained))
+    drawn = explanation_figures.feature_maps(run._replace(explained_patches=explained))
     shown = [axes.images[0].get_array() for axes in drawn.figure.axes if axes.images]
     assert max(float(picture.max()) for picture in shown) < 1000
     assert drawn.numbers.loc[drawn.numbers["layer"] == "block1", "height"].eq(19).all()
     style.plt.close(drawn.figure)
+
+
+def test_the_model_card_names_the_classifier_that_starts_from_self_supervision(run):
+    seen = run._replace(pretraining_patients={"patches": 1200, "patients": ["P1", "P2"]})
+    answers = " ".join(cards.model_card(seen)["Answer"])
+    assert "then, for EfficientNet-Lite0 (SimCLR), what self-supervision on 1,200 patches of 2 patients left" in answers

@@ -18,6 +18,7 @@ from bcgan.classify.calibration import Calibration, apply
 from bcgan.data.records import CLASSES
 from bcgan.evaluate import derived
 from bcgan.report import (
+    classifier_curves,
     classifier_figures,
     data_figures,
     explanation_figures,
@@ -29,7 +30,7 @@ from bcgan.report import (
     tables,
 )
 from bcgan.report.run import Run, read
-from bcgan.report.style import CLASS_COLOURS, CLASSIFIER_COLOURS, CLASSIFIER_NAMES
+from bcgan.report.style import CLASS_COLORS, CLASSIFIER_COLORS, CLASSIFIER_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,8 @@ def run(finished) -> Run:
 
 def test_every_classifier_has_a_title_and_a_colour():
     """The report leaves out a classifier that has none."""
-    names = {*CLASSIFIERS, derived.COLOURS, derived.ENSEMBLE, derived.CONTEXT}
-    assert CLASSIFIER_NAMES.keys() == CLASSIFIER_COLOURS.keys() == names
+    names = {*CLASSIFIERS, derived.COLOR_TEXTURE, derived.ENSEMBLE, derived.CONTEXT}
+    assert CLASSIFIER_NAMES.keys() == CLASSIFIER_COLORS.keys() == names
 
 
 @pytest.fixture(autouse=True)
@@ -53,10 +54,12 @@ def test_where_tissue_may_not_be_shown_no_figure_holds_its_pixels(run):
     def marked(pixels: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.array((0, 255, 0), pixels.dtype), pixels.shape).copy()
 
-    real = {name: marked(one) for name, one in run.translated.items() if name.startswith("real")}
-    explained = run.explained | {"real_images": marked(run.explained["real_images"])}
+    real = {name: marked(one) for name, one in run.translated_patches.items() if name.startswith("real")}
+    explained = run.explained_patches | {"real_images": marked(run.explained_patches["real_images"])}
     changed = run._replace(
-        store=run.store._replace(images=marked(run.store.images)), translated=run.translated | real, explained=explained
+        store=run.store._replace(images=marked(run.store.images)),
+        translated_patches=run.translated_patches | real,
+        explained_patches=explained,
     )
 
     def shows(draw, allowed: bool) -> bool:
@@ -78,7 +81,7 @@ def test_rows(run):
 
 
 def test_every_figure_names_its_axes_its_sample_and_its_numbers(run):
-    for figures in page._figures(run).values():
+    for figures in page._select_figures(run).values():
         for name, draw in figures.items():
             drawn = draw(run)
             assert len(drawn.numbers), name
@@ -118,7 +121,7 @@ def _in_words(axes, way: str) -> bool:
 def test_a_colour_means_one_thing():
     """And a figure takes it from the palette, by name."""
     others = (style.REAL, style.SYNTHETIC, style.TRANSLATED)
-    colours = [*CLASS_COLOURS.values(), *CLASSIFIER_COLOURS.values(), *others]
+    colours = [*CLASS_COLORS.values(), *CLASSIFIER_COLORS.values(), *others]
     assert len(set(colours)) == len(colours)
     for path in Path(style.__file__).parent.glob("*.py"):
         if path.name != "style.py":
@@ -132,7 +135,7 @@ def test_few_colours_are_taken_where_they_are_hardly_to_be_seen():
     )
     noise = rng.integers(0, 256, (250, 250, 3))
     for picture, mode in ((tissue, "P"), (noise, "RGB")):
-        assert style._few_colours(Image.fromarray(picture.clip(0, 255).astype(np.uint8))).mode == mode
+        assert style._reduce_colors(Image.fromarray(picture.clip(0, 255).astype(np.uint8))).mode == mode
 
 
 def test_a_picture_in_an_svg_is_made_smaller_where_that_is_hardly_to_be_seen():
@@ -148,21 +151,21 @@ def test_a_picture_in_an_svg_is_made_smaller_where_that_is_hardly_to_be_seen():
         whole, data = Image.fromarray(picture.clip(0, 255).astype(np.uint8)), io.BytesIO()
         whole.save(data, format="PNG")
         given = f'"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"'
-        made = style.EMBEDDED.sub(style._smaller, given)
+        made = style.EMBEDDED_PNG.sub(style._recompress_picture, given)
         said, encoded = re.fullmatch(r'"data:image/(\w+);base64,(.*)"', made).groups()
         found = Image.open(io.BytesIO(base64.b64decode(encoded)))
         assert (found.mode, found.format, said) == (mode, kind, kind.lower())
         assert (made == given) == (mode == "RGBA")
         assert len(made) <= len(given)
-        assert style._off(found, whole.convert("RGB")).mean() <= style.HARDLY
+        assert style._pixel_errors(found, whole.convert("RGB")).mean() <= style.MAX_MEAN_PIXEL_ERROR
 
 
 def test_precision_begins_with_the_first_true_call(run, test_rows):
     """Above the threshold of the best malignant patch there is none, and a curve would fall to 0 there."""
-    axes = classifier_figures.precision_recall(run).figure.axes[0]
-    for name, line in zip(run.names, axes.lines, strict=False):
+    axes = classifier_curves.precision_recall(run).figure.axes[0]
+    for name, line in zip(run.classifier_names, axes.lines, strict=False):
         found = []
-        for column in run.columns(name).values():
+        for column in run.probability_columns(name).values():
             best = test_rows.loc[test_rows["label"] == 1, column].max()
             found.append(precision_score(test_rows["label"], test_rows[column] >= best))
         assert line.get_ydata()[0] == pytest.approx(np.mean(found))
@@ -186,9 +189,9 @@ def test_faults_are_named_by_the_first_files_that_have_them(run):
     faulty = pd.DataFrame(
         {"id": list("abcde"), "faults": ["blank", "blank near_duplicate", "blank", "blank", "blurred"]}
     )
-    table = tables.audit(run._replace(faulty=faulty)).set_index("Fault")["For example"]
+    table = tables.audit(run._replace(faulty_files=faulty)).set_index("Fault")["For example"]
     assert (table["Blank"], table["Near duplicate"], table["Duplicate"]) == ("a, b, c", "b", "")
-    assert set(tables.audit(run._replace(faulty=faulty.iloc[:0]))["For example"]) == {""}
+    assert set(tables.audit(run._replace(faulty_files=faulty.iloc[:0]))["For example"]) == {""}
 
 
 def test_faults_are_pictured_where_there_are_any_and_where_they_may_be(run):
@@ -200,23 +203,25 @@ def test_faults_are_pictured_where_there_are_any_and_where_they_may_be(run):
     })  # fmt: skip
     faults |= {"blank": {"count": 4, "policy": "keep"}, "duplicate": {"count": 2, "policy": "drop"}}
     shorter = run.store._replace(images=run.store.images[:7], index=run.store.index.iloc[:7])
-    faulted = run._replace(faulty=faulty, audit=run.audit | {"faults": faults}, store=shorter)
+    faulted = run._replace(faulty_files=faulty, audit=run.audit | {"faults": faults}, store=shorter)
     drawn = data_figures.faults(faulted)
     shown = {axes.get_xlabel(): axes.images[0].get_array() for axes in drawn.figure.axes if axes.images}
     assert list(shown) == [*ids[:3], ids.iloc[7]] == drawn.numbers["id"].tolist()
     for number, picture in zip((0, 1, 2, 7), shown.values(), strict=True):
         np.testing.assert_array_equal(picture, run.store.images[number])
-    assert "faults" in page._figures(faulted)["data"]
+    assert "faults" in page._select_figures(faulted)["data"]
     for without in (run, faulted._replace(patient_images=False)):
-        assert "faults" not in page._figures(without)["data"]
+        assert "faults" not in page._select_figures(without)["data"]
 
 
 def test_an_operating_points_confusion_holds_every_test_patch(run, test_rows):
     table = tables.operating_points(run)
     cells = table[["Malignant found", "missed", "Benign spared", "called malignant"]].astype(int)
     assert (cells.sum(axis=1) == len(test_rows)).all()
-    (column,) = run.columns(run.names[0]).values()
-    called = test_rows[column] >= run.metrics[run.names[0]]["operating_points"]["sensitivity_95"]["threshold"]
+    (column,) = run.probability_columns(run.classifier_names[0]).values()
+    called = (
+        test_rows[column] >= run.metrics[run.classifier_names[0]]["operating_points"]["sensitivity_95"]["threshold"]
+    )
     row = cells[table["Chosen for"] == tables.RULES["sensitivity_95"]].iloc[0]
     assert row["Malignant found"] == (called & (test_rows["label"] == 1)).sum()
     assert row["called malignant"] == (called & (test_rows["label"] == 0)).sum()
@@ -235,22 +240,22 @@ def test_the_bars_of_the_count_plot_are_the_stores_counts(run):
 def test_a_roc_curve_is_the_mean_of_scikit_learns_and_the_legend_says_the_area(run, test_rows):
     second = run.probabilities.assign(**{"gan_resnet-seed1": run.probabilities["gan_resnet-seed0"].round(1)})
     run = run._replace(probabilities=second)
-    drawn = classifier_figures.roc(run)
+    drawn = classifier_curves.roc(run)
     axes = drawn.figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("1 - specificity", "Sensitivity")
-    assert len(axes.lines) == len(run.names) + 1  # chance
-    assert len(run.columns("gan_resnet")) == 2
+    assert len(axes.lines) == len(run.classifier_names) + 1  # chance
+    assert len(run.probability_columns("gan_resnet")) == 2
     said = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
     labels, across = test_rows["label"], np.linspace(0, 1, 201)
-    for name, text, line in zip(run.names, said, axes.lines, strict=False):
-        scores = [second.loc[test_rows.index, column] for column in run.columns(name).values()]
+    for name, text, line in zip(run.classifier_names, said, axes.lines, strict=False):
+        scores = [second.loc[test_rows.index, column] for column in run.probability_columns(name).values()]
         expected = np.mean([np.interp(across, *roc_curve(labels, one)[:2]) for one in scores], axis=0)
         np.testing.assert_allclose(line.get_xdata(), across)
         np.testing.assert_allclose(line.get_ydata(), expected)
         # Without a single false call those are found that lie above every benign patch.
         found = np.mean([(one[labels == 1] > one[labels == 0].max()).mean() for one in scores])
         assert line.get_ydata()[0] == pytest.approx(found)
-        assert line.get_color() == CLASSIFIER_COLOURS[name]
+        assert line.get_color() == CLASSIFIER_COLORS[name]
         numbers = drawn.numbers[drawn.numbers["classifier"] == name]
         np.testing.assert_allclose(numbers[["1 - specificity", "Sensitivity"]], line.get_xydata())
         if name != "gan_resnet":
@@ -259,13 +264,13 @@ def test_a_roc_curve_is_the_mean_of_scikit_learns_and_the_legend_says_the_area(r
     assert "each line the mean of 1 seed" in drawn.caption
 
 
-@pytest.mark.parametrize("draw", [classifier_figures.roc, classifier_figures.precision_recall])
+@pytest.mark.parametrize("draw", [classifier_curves.roc, classifier_curves.precision_recall])
 def test_the_band_holds_the_curve_of_the_proposed_classifier(run, draw):
     """Not everywhere: it is a band for every place by itself, and there are few patients here."""
     drawn = draw(run)
     table, line = drawn.numbers, drawn.figure.axes[0].lines[0]
     band = table.dropna()
-    assert set(band["classifier"]) == {run.names[0]}
+    assert set(band["classifier"]) == {run.classifier_names[0]}
     across = band[drawn.figure.axes[0].get_xlabel()].to_numpy()
     assert (band["low"] <= band["high"]).all() and band[["low", "high"]].stack().between(0, 1).all()
     inside = np.interp(across, line.get_xdata(), line.get_ydata())
@@ -284,10 +289,10 @@ def test_every_role_has_its_own_scale(run):
 
 def test_the_proposed_classifier_is_shown_at_every_threshold(run, test_rows):
     drawn = classifier_figures.confusion(run)
-    name = run.names[0]
+    name = run.classifier_names[0]
     cells = drawn.numbers[drawn.numbers["classifier"] == name].set_index(["rule", "true", "called"]).sort_index()
     assert set(cells.index.unique("rule")) == set(tables.RULES)
-    (column,) = run.columns(name).values()
+    (column,) = run.probability_columns(name).values()
     for rule, point in run.metrics[name]["operating_points"].items():
         called = test_rows[column] >= point["threshold"]
         assert cells.loc[(rule, "malignant", "malignant"), "patches"] == (called & (test_rows["label"] == 1)).sum()
@@ -310,18 +315,20 @@ def test_a_confusion_matrix_holds_every_test_patch_once(run, test_rows):
 def test_every_test_patient_has_a_dot_a_classifier(run, test_rows):
     axes = classifier_figures.per_patient(run).figure.axes[0]
     dots = [collection.get_offsets() for collection in axes.collections if len(collection.get_offsets()) > 1]
-    assert [len(found) for found in dots] == [test_rows["patient"].nunique()] * len(run.names)
-    assert [label.get_text() for label in axes.get_yticklabels()] == [CLASSIFIER_NAMES[name] for name in run.names]
-    name = run.names[0]
-    (seed, column), *_ = run.columns(name).items()
+    assert [len(found) for found in dots] == [test_rows["patient"].nunique()] * len(run.classifier_names)
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        CLASSIFIER_NAMES[name] for name in run.classifier_names
+    ]
+    name = run.classifier_names[0]
+    (seed, column), *_ = run.probability_columns(name).items()
     right = (test_rows[column] >= run.metrics[name]["thresholds"][str(seed)]) == test_rows["label"]
     assert sorted(dots[0][:, 0]) == pytest.approx(sorted(right.groupby(test_rows["patient"]).mean()))
 
 
 def test_epochs_are_drawn_as_they_were_logged(run):
     grid = classifier_figures.accuracy_loss(run).figure.axes
-    for position, name in enumerate(run.trained):
-        logged = run.logs[run.logs["classifier"] == name].groupby("epoch").mean(numeric_only=True)
+    for position, name in enumerate(run.trained_names):
+        logged = run.training_logs[run.training_logs["classifier"] == name].groupby("epoch").mean(numeric_only=True)
         training, validation = grid[position].lines
         np.testing.assert_allclose(training.get_ydata(), logged["accuracy"])
         np.testing.assert_allclose(validation.get_ydata(), logged["validation_accuracy"])
@@ -357,7 +364,7 @@ def test_slides_of_test_patients_come_first_and_whole(run):
     held = pd.concat([run.probabilities.assign(role=role)] * 2, ignore_index=True)  # more patches than any test slide
     held = held[(held["patient"] == other) | ~held.duplicated()]
     shown = run._replace(probabilities=held)
-    assert [patient for patient, _ in slide_figures.wanted(shown)] == [*test, other]
+    assert [patient for patient, _ in slide_figures.select_slides(shown)] == [*test, other]
     drawn = slide_figures.slide_maps(shown)
     assert drawn.numbers.loc[drawn.numbers["patient"] == test[0], "role"].unique().tolist() == ["test", "test_other"]
     said = [axes.get_ylabel() for axes in drawn.figure.axes if axes.get_ylabel().count("\n")]
@@ -370,7 +377,7 @@ def test_slides_of_test_patients_come_first_and_whole(run):
 def test_tissue_lies_at_its_places_and_only_where_it_may_be_shown(run):
     drawn = slide_figures.slide_maps(run)
     (axes,) = (axes for axes in drawn.figure.axes if axes.get_title(loc="left") == "Tissue")
-    picture, side = np.asarray(axes.images[0].get_array()), slide_figures.TISSUE
+    picture, side = np.asarray(axes.images[0].get_array()), slide_figures.THUMBNAIL_PATCH_PX
     rows = drawn.numbers[drawn.numbers["patient"] == drawn.numbers["patient"].iloc[0]]
     index = run.store.index[run.store.index["patient"] == rows["patient"].iloc[0]].set_index(["x", "y"])
     assert picture.shape == (side, side * len(rows), 3)  # the patches of a patient lie in one row
@@ -384,34 +391,34 @@ def test_tissue_lies_at_its_places_and_only_where_it_may_be_shown(run):
 
 
 def test_the_decision_curve_is_true_calls_less_false_ones_at_the_odds(run, test_rows):
-    drawn = classifier_figures.decision_curve(run)
+    drawn = classifier_curves.decision_curve(run)
     malignant, threshold = test_rows["label"].to_numpy() == 1, 0.25
     shown = drawn.numbers[np.isclose(drawn.numbers["threshold"], threshold)].set_index("classifier")["net_benefit"]
-    for name in run.names:
+    for name in run.classifier_names:
         benefits = []
-        for seed, column in run.columns(name).items():
+        for seed, column in run.probability_columns(name).items():
             fitted = Calibration(**run.metrics[name]["calibration"][str(seed)])
             called = apply(fitted, test_rows[column].to_numpy()) >= threshold
             benefits.append(((called & malignant).sum() - (called & ~malignant).sum() / 3) / len(malignant))
         assert shown[name] == pytest.approx(np.mean(benefits))
     assert shown["all"] == pytest.approx(malignant.mean() - (1 - malignant.mean()) / 3)
     axes = drawn.figure.axes[0]
-    for name, line in zip(run.names, axes.lines[2:], strict=True):
+    for name, line in zip(run.classifier_names, axes.lines[2:], strict=True):
         one = drawn.numbers[drawn.numbers["classifier"] == name]
         np.testing.assert_allclose(line.get_xydata(), one[["threshold", "net_benefit"]])
 
 
 def test_reliability_bins_hold_every_patch(run, test_rows):
     """The mean of what was observed in them, each as often as it has patches, is the share of malignant patches."""
-    drawn = classifier_figures.reliability(run)
+    drawn = classifier_curves.reliability(run)
     for axes, title in zip(drawn.figure.axes, ("As it is", "After scaling"), strict=True):
         part = drawn.numbers[drawn.numbers["probabilities"] == title]
-        for name, line in zip(run.names, axes.lines[1:], strict=True):
+        for name, line in zip(run.classifier_names, axes.lines[1:], strict=True):
             points = part.loc[part["classifier"] == name, ["predicted", "observed"]].to_numpy()
             np.testing.assert_allclose(line.get_xydata(), points)
-            scores = run.mean(name, test_rows)
+            scores = run.mean_probabilities(name, test_rows)
             if title == "After scaling":
-                scaled = [classifier_figures._calibrated(run, name, seed, test_rows) for seed in run.columns(name)]
+                scaled = [run.calibrated_probabilities(name, seed, test_rows) for seed in run.probability_columns(name)]
                 scores = np.mean(scaled, axis=0)
             edges = np.percentile(scores, np.arange(10, 100, 10))
             counts = np.bincount(np.searchsorted(edges, scores))
@@ -440,8 +447,8 @@ def test_patches_stand_in_the_order_of_what_is_under_them(run):
 
 def test_a_maps_colour_turns_at_the_threshold():
     place = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
-    picture = slide_figures._squares(place, np.array([0.0, 0.19, 0.21, np.nan]), 0.2).reshape(4, 4)
+    picture = slide_figures._draw_values(place, np.array([0.0, 0.19, 0.21, np.nan]), 0.2).reshape(4, 4)
     benign, below, above, none = picture[:, :3]
     assert below[2] > below[0] and above[0] > above[2]  # blue, then orange
-    np.testing.assert_allclose(benign, style.plt.matplotlib.colors.to_rgb(CLASS_COLOURS["benign"]), atol=0.01)
+    np.testing.assert_allclose(benign, style.plt.matplotlib.colors.to_rgb(CLASS_COLORS["benign"]), atol=0.01)
     assert np.ptp(none) == 0

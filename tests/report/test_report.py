@@ -13,7 +13,7 @@ from bcgan import artifacts, cli, experiment
 from bcgan.errors import InputError
 from bcgan.evaluate import metrics, synthetic
 from bcgan.gan import watch
-from bcgan.report import cards, classifier_figures, page, style, tables
+from bcgan.report import alerts, cards, classifier_figures, page, style, tables
 from bcgan.report.run import Run, read
 from bcgan.report.tables import GAN_NAMES
 from bcgan.settings import Classifier, Pretrain
@@ -140,7 +140,7 @@ def test_what_is_unknown_is_null_and_the_run_counts_not_the_file(finished, tmp_p
     settings, which the file need not have."""
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setattr(synthetic, "installed", lambda variant: False)
+    monkeypatch.setattr(synthetic, "has_weights", lambda variant: False)
     with pytest.raises(SystemExit):
         cli.main(["run", "tiny.yaml", "--set", "evaluate.tta_views=1", *WITHOUT_SLOW_PARTS])
     folder = render(tmp_path / "work")
@@ -173,7 +173,7 @@ def test_the_same_run_renders_the_same_bytes(whole, report, report_in_full, tmp_
     for path in tables + figures:
         if path.stem not in OF_TISSUE:
             assert (report_in_full / path.relative_to(report)).read_bytes() == path.read_bytes(), path.name
-    for drawn in page._figures(whole).values():
+    for drawn in page._select_figures(whole).values():
         for name in OF_TISSUE & drawn.keys():
             style.save(drawn[name](whole), tmp_path, name)
             for file in (f"figures/{name}.svg", f"tables/{name}.csv"):
@@ -191,20 +191,20 @@ def test_the_patients_of_the_figure_are_those_of_the_probabilities(finished, rep
 
 def test_what_was_read_of_the_archive_is_said(whole):
     said = "80 of the public archive's 277,524 patches were read, of 8 of its 279 patients"
-    for texts in (page.alerts(whole), page.limits(whole), cards.data_card(whole)["Answer"]):
+    for texts in (alerts.list_alerts(whole), alerts.list_limitations(whole), cards.data_card(whole)["Answer"]):
         assert sum(said in text for text in texts) == 1
     complete = whole._replace(audit=whole.audit | {"patches": 277_524})
     other = whole.experiment.data.replace(name="patient_folder")
     other = whole._replace(experiment=whole.experiment.replace(data=other))
     for run in (complete, other):
-        assert not any("archive" in text for text in (*page.alerts(run), *page.limits(run)))
+        assert not any("archive" in text for text in (*alerts.list_alerts(run), *alerts.list_limitations(run)))
 
 
 def test_a_collapse_is_said(whole):
     lines = [{"spread": 0.1, "real_recognised": 0.6, "fake_recognised": 0.6}] * watch.WINDOW
     for spread, count in ((0.1, 1), (0.9, 0)):
         log = pd.DataFrame([line | {"spread": spread} for line in lines])
-        assert sum("collapse" in text for text in page.alerts(whole._replace(gan_log=log))) == count
+        assert sum("collapse" in text for text in alerts.list_alerts(whole._replace(gan_log=log))) == count
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_collapse_is_said(whole):
 def test_who_tells_synthetic_patches_from_real_ones_is_said(whole, values, said):
     scored = zip(("kid", "kid_efficientnet_lite2"), values, strict=True)
     scores = whole.gan_scores | {name: whole.gan_scores[name] | {"value": one, "floor": 0.02} for name, one in scored}
-    (text,) = (one for one in page.alerts(whole._replace(gan_scores=scores)) if "KID" in one or "scored" in one)
+    (text,) = (one for one in alerts.list_alerts(whole._replace(gan_scores=scores)) if "KID" in one or "scored" in one)
     assert all(words in text for words in said)
     assert text.count("KID") == sum(one is not None for one in values)
 
@@ -269,9 +269,11 @@ def test_ablation_and_learning_curve_are_told_in_numbers(whole):
 def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(whole):
     def pair(name, other, value):
         one = {"value": value, "low": value - 0.01, "high": value + 0.02, "p": 0.5}
-        return [{"classifier": name, "reference": other, "metric": metric, **one} for metric in tables.COMPARED]
+        return [
+            {"classifier": name, "reference": other, "metric": metric, **one} for metric in tables.COMPARISON_METRICS
+        ]
 
-    gains = dict.fromkeys(tables.COMPARED, {"value": 0.1, "low": None, "high": None, "p": None})
+    gains = dict.fromkeys(tables.COMPARISON_METRICS, {"value": 0.1, "low": None, "high": None, "p": None})
     found = [("baseline", "", None), ("loss", "focal", gains), ("rate", "high", gains), ("synthetic", "10 %", gains)]
     levels = [{"factor": factor, "variant": level, "differences": one} for factor, level, one in found]
     keys = {
@@ -316,12 +318,12 @@ def test_who_met_patients_on_no_list_is_named_and_what_holds_one_of_them(whole):
 
 
 def test_classifiers_of_which_there_is_one_are_named(whole):
-    assert whole.single() == ""  # one seed: none has an interval over seeds
+    assert whole.single_fit_note() == ""  # one seed: none has an interval over seeds
     settings = whole.experiment.classify.replace(seeds=(0, 1))
     scored = whole.probabilities
-    more = {f"{name}-seed1": scored[f"{name}-seed0"] for name in whole.trained}
+    more = {f"{name}-seed1": scored[f"{name}-seed0"] for name in whole.trained_names}
     run = whole._replace(experiment=whole.experiment.replace(classify=settings), probabilities=scored.assign(**more))
-    assert "Over patients alone: Colour and texture, With spatial context;" in run.single()
+    assert "Over patients alone: Colour and texture, With spatial context;" in run.single_fit_note()
 
 
 def test_the_datas_hash_is_of_pixels_wherever_they_lie(whole, report):

@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from bcgan.data.histology_phantom.tissue import draw
+from bcgan.data.histology_phantom.tissue import example_patches
 
 ROWS, COLUMNS, SIZE = 2, 3, 50
 LOSSY = ("jpeg.jpg", "tiles_jpeg.tif")
@@ -24,7 +24,7 @@ FLAT = ("flat.png", "png16.png", "rgba.png", "flat.bmp", "lossless.webp", "lossl
 
 def picture(rows: int = ROWS, columns: int = COLUMNS, seed: int = 0) -> np.ndarray:
     """Patches of phantom tissue side by side; uint8, (rows * SIZE, columns * SIZE, 3)."""
-    patches = draw(rows * columns, SIZE)[0].reshape(rows, columns, SIZE, SIZE, 3)
+    patches = example_patches(rows * columns, SIZE)[0].reshape(rows, columns, SIZE, SIZE, 3)
     return np.ascontiguousarray(patches.swapaxes(1, 2).reshape(rows * SIZE, columns * SIZE, 3))
 
 

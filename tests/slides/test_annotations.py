@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from bcgan.errors import InputError
+from bcgan.slides import annotation_table
 from bcgan.slides import annotations as qupath
 from bcgan.slides.annotation_checks import check_contents, check_position
 from bcgan.slides.annotations import BENIGN, IGNORED, MALIGNANT, REGION, UNDECIDED
@@ -223,33 +224,37 @@ def test_class_table_sums_over_files(read):
     first = read([feature("Tumor"), feature("Tumor: Positive"), feature("Ignore*", POINT), feature("Necrosis")])
     second = first._replace(path=Path("second.geojson"))
     decisions = qupath.decide(classes=["Unheard of=benign"], ignore=["necrosis"], malignant=["Tumor", "positive"])
-    rows = qupath.class_table([first, second], decisions)
+    rows = annotation_table.class_table([first, second], decisions)
     assert [(row.name, row.polygons, row.area, row.shapes, len(row.files), row.label) for row in rows] == [
         ("Ignore*", 0, 0, 2, 2, IGNORED), ("Necrosis", 2, 200, 0, 2, IGNORED), ("Tumor", 2, 200, 0, 2, MALIGNANT),
         ("Tumor: Positive", 2, 200, 0, 2, MALIGNANT),
     ]  # fmt: skip
-    assert qupath.find_unused_decisions(rows, decisions) == ["positive", "unheard of"]
-    lines = qupath.format_table(rows).splitlines()
+    assert annotation_table.find_unused_decisions(rows, decisions) == ["positive", "unheard of"]
+    lines = annotation_table.format_table(rows).splitlines()
     assert len(lines) == 5 and len({line.index(row.label) for line, row in zip(lines[1:], rows, strict=True)}) == 1
-    qupath.check_decided(rows)
+    annotation_table.check_decided(rows)
     with pytest.raises(
         InputError, match=r"Necrosis \(2 polygons, 200 slide pixels, in slide.geojson, second.geojson\)"
     ):
-        qupath.check_decided(qupath.class_table([first, second], qupath.Decisions()))
+        annotation_table.check_decided(annotation_table.class_table([first, second], qupath.Decisions()))
 
 
 def test_class_table_escapes_what_cannot_be_printed(tmp_path):
     path = tmp_path / "slide.geojson"
     path.write_text(json.dumps([feature({"name": "a\nb\ud800"})]))  # as \ud800, which is no character
-    text = qupath.format_table(qupath.class_table([qupath.read_annotations(path)], qupath.Decisions()))
+    text = annotation_table.format_table(
+        annotation_table.class_table([qupath.read_annotations(path)], qupath.Decisions())
+    )
     assert "a\\nb\\ud800" in text and text.encode()
 
 
 def test_check_decided_lists_few_files(read):
     annotations = read(feature("Other"))
-    rows = qupath.class_table([annotations._replace(path=Path(f"{k}.geojson")) for k in range(5)], qupath.Decisions())
+    rows = annotation_table.class_table(
+        [annotations._replace(path=Path(f"{k}.geojson")) for k in range(5)], qupath.Decisions()
+    )
     with pytest.raises(InputError, match=r"in 0\.geojson, 1\.geojson, 2\.geojson and 2 more\)"):
-        qupath.check_decided(rows)
+        annotation_table.check_decided(rows)
 
 
 def box(low: int, high: int) -> dict:

@@ -14,7 +14,7 @@ import pytest
 
 from bcgan.errors import InputError
 from bcgan.slides import archives
-from bcgan.slides.files import find_images, image_files
+from bcgan.slides.files import find_images, iterate_images
 from bcgan.slides.kinds import plain_path
 
 FILES = {
@@ -76,24 +76,24 @@ def write(path: Path, data: bytes) -> Path:
 
 
 def content_of(path: Path) -> dict[str, bytes]:
-    return {image.name: image.read() for image in image_files((path,))}
+    return {image.name: image.read() for image in iterate_images((path,))}
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_every_kind_of_archive_gives_the_same_files(tmp_path, name):
     path = write(tmp_path / name, ARCHIVES[name])
     assert content_of(path) == FILES
-    assert {image.source for image in image_files((path,))} == {name}
-    assert {image.local for image in image_files((path,))} == {None}
+    assert {image.source for image in iterate_images((path,))} == {name}
+    assert {image.local for image in iterate_images((path,))} == {None}
     assert content_of(tmp_path) == FILES  # found in its folder, whatever its suffix
-    assert next(iter(image_files((path,)))).path == f"{path}!p0/0/é0.png"
+    assert next(iter(iterate_images((path,)))).path == f"{path}!p0/0/é0.png"
 
 
 def test_archives_inside_archives_are_read_to_a_depth_of_four(tmp_path, caplog):
     inner = zipped({"m.png": b"deep"})
     two = tarred({"in/b.zip": inner, "x.png": b"two"}, "w:gz")
     path = write(tmp_path / "a.zip", zipped({"c.tar.gz": two, "top.png": b"one"}))
-    images = {image.path: image.read() for image in image_files((path,))}
+    images = {image.path: image.read() for image in iterate_images((path,))}
     assert images == {f"{path}!top.png": b"one", f"{path}!c.tar.gz!x.png": b"two",
                       f"{path}!c.tar.gz!in/b.zip!m.png": b"deep"}  # fmt: skip
     nested = inner
@@ -101,13 +101,13 @@ def test_archives_inside_archives_are_read_to_a_depth_of_four(tmp_path, caplog):
         nested = zipped({"n.zip": nested})
     write(path, nested)
     with caplog.at_level("WARNING", "bcgan"):
-        assert list(image_files((path,))) == []
+        assert list(iterate_images((path,))) == []
     assert "lies inside 4 archives" in caplog.text
 
 
 def test_members_are_read_in_any_order_by_several_threads_and_by_another_process(tmp_path):
     for name in ("plain.zip", "packed.tar.gz", "plain.tar"):
-        images = list(image_files((write(tmp_path / name, ARCHIVES[name]),)))[::-1] * 20
+        images = list(iterate_images((write(tmp_path / name, ARCHIVES[name]),)))[::-1] * 20
         with ThreadPoolExecutor(8) as pool:
             contents = list(pool.map(lambda image: image.read(), images))
         assert contents == [FILES[image.name] for image in images]
@@ -116,8 +116,8 @@ def test_members_are_read_in_any_order_by_several_threads_and_by_another_process
 
 def test_a_compressed_tar_is_unpacked_once(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tar.gz", ARCHIVES["packed.tar.gz"])
-    copies, copy = [], archives._copied
-    monkeypatch.setattr(archives, "_copied", lambda *given: copies.append(1) or copy(*given))
+    copies, copy = [], archives._copy_to_temporary_file
+    monkeypatch.setattr(archives, "_copy_to_temporary_file", lambda *given: copies.append(1) or copy(*given))
     assert content_of(path) == FILES
     assert content_of(path) == FILES
     assert len(copies) == 1
@@ -151,7 +151,7 @@ def altered(data: bytes, field: int, value: int) -> bytes:
 )
 def test_members_that_cannot_be_unpacked_say_why(tmp_path, field, value, reason):
     path = write(tmp_path / "a.zip", altered(zipped({"x.png": b"x" * 100}), field, value))
-    (image,) = image_files((path,))
+    (image,) = iterate_images((path,))
     with pytest.raises(ValueError, match=rf"a\.zip!x\.png {reason}"):
         image.read()
 
@@ -160,7 +160,7 @@ def test_members_that_cannot_be_unpacked_say_why(tmp_path, field, value, reason)
 def test_a_truncated_archive_is_refused_with_the_reason(tmp_path, name):
     data = ARCHIVES[name]
     path = write(tmp_path / name, data[: len(data) // 2 - 300 if name == "plain.tar" else len(data) // 2])
-    for search in (lambda: list(image_files((path,))), lambda: find_images([str(path)])):
+    for search in (lambda: list(iterate_images((path,))), lambda: find_images([str(path)])):
         with pytest.raises(InputError, match=rf"{name} is not a readable (zip|tar) archive \(it is truncated"):
             search()
 
@@ -171,8 +171,8 @@ def test_a_truncated_archive_is_refused_with_the_reason(tmp_path, name):
         ("a.zip", b"no archive", "is not a readable zip archive"),
         ("a.zip", b"", "is empty"),
         ("a.tar.gz", b"", "is empty"),
-        ("a.tgz", bz2.compress(b"no archive" * 99), "is compressed with bzip2, but holds no tar archive"),
-        ("a.tar.xz", lzma.compress(b"no archive" * 99), "is compressed with xz, but holds no tar archive"),
+        ("a.tgz", bz2.compress(b"no archive" * 99), "is compressed with bzip2, but contains no tar archive"),
+        ("a.tar.xz", lzma.compress(b"no archive" * 99), "is compressed with xz, but contains no tar archive"),
         ("a.7z", b"7z\xbc\xaf\x27\x1c\0\4", "is a 7z archive, which is not read. Repack it as zip or tar"),
         ("a.rar", b"Rar!\x1a\7\1\0", "is a RAR archive"),
         ("a.png", b"\x89PNG\r\n\x1a\n", "is a png file and no archive"),
@@ -180,27 +180,27 @@ def test_a_truncated_archive_is_refused_with_the_reason(tmp_path, name):
 )
 def test_what_is_no_archive_says_what_it_is(tmp_path, name, data, reason):
     with pytest.raises(InputError, match=rf"{name} {reason}"):
-        list(image_files((write(tmp_path / name, data),)))
+        list(iterate_images((write(tmp_path / name, data),)))
 
 
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 1000)
     for name, pack in (("a.zip", zipped), ("a.tar", tarred)):
-        (image,) = image_files((write(tmp_path / name, pack({"x.png": bytes(5000)})),))
+        (image,) = iterate_images((write(tmp_path / name, pack({"x.png": bytes(5000)})),))
         with pytest.raises(ValueError, match="unpacks to 5000 bytes, more than 1000"):
             image.read()
-    monkeypatch.setattr(archives, "LARGEST_ARCHIVE", 5000)
+    monkeypatch.setattr(archives, "MAX_ARCHIVE_BYTES", 5000)
     for name, data in (("b.tar.gz", tarred({"x.png": bytes(9000)}, "w:gz")),
                        ("c.zip", zipped({"x.tar": tarred({"x.png": bytes(9000)})}))):  # fmt: skip
         with pytest.raises(InputError, match=r"unpacks to more than the 5,000 bytes that .* can take\. Set TMPDIR"):
-            list(image_files((write(tmp_path / name, data),)))
+            list(iterate_images((write(tmp_path / name, data),)))
 
 
 def test_a_member_that_is_larger_than_its_archive_says_is_an_error(tmp_path):
     data = bytearray(zipped({"x.png": bytes(5000)}))
     place = data.find(b"PK\1\2")
     data[place + 24 : place + 28] = struct.pack("<I", 100)
-    (image,) = image_files((write(tmp_path / "a.zip", bytes(data)),))
+    (image,) = iterate_images((write(tmp_path / "a.zip", bytes(data)),))
     assert image.size == 100
     with pytest.raises(OSError, match="cannot be read from its archive"):
         image.read()

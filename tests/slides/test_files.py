@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bcgan.errors import InputError
-from bcgan.slides.files import children, find_images, fingerprint, image_files, printable, sniff, strip_suffixes
+from bcgan.slides.files import find_images, fingerprint, iterate_images, list_children, printable, sniff, strip_suffixes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -97,7 +97,7 @@ def test_a_folder_is_searched_by_suffix_and_by_content(tmp_path, caplog):
     assert images[1].size == len(encoded(".png"))
     assert {image.source for image in images} == {tmp_path.name}
     assert f"3 files are no images and are left out, the first: {tmp_path}/c/empty" in caplog.text
-    assert names(image_files((tmp_path,))) == names(images)
+    assert names(iterate_images((tmp_path,))) == names(images)
 
 
 def test_what_is_named_is_taken_whatever_it_holds(tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_a_damaged_archive_in_a_folder_does_not_stop_a_prediction(tmp_path):
     with pytest.raises(ValueError, match="is not a readable zip archive"):
         images[0].read()
     with pytest.raises(InputError, match="is not a readable zip archive"):
-        list(image_files((tmp_path,)))
+        list(iterate_images((tmp_path,)))
 
 
 def test_a_dicom_series_in_a_folder_is_one_slide(tmp_path):
@@ -205,7 +205,7 @@ def test_the_files_of_mirax_and_hamamatsu_slides_are_their_parts(tmp_path):
     assert names(images) == ["m.mrxs", "other/x.png", "v.vms", "w.jpg"]
     assert images[0].parts == (tmp_path / "m/Data0000.dat", tmp_path / "m/Slidedat.ini", tmp_path / "m/preview.png")
     assert images[2].parts == (tmp_path / "v-0.jpg", tmp_path / "v.opt", tmp_path / "v_map.jpg")
-    assert [(child.name, child.kind) for child in children(tmp_path)] == [
+    assert [(child.name, child.kind) for child in list_children(tmp_path)] == [
         ("m.mrxs", "image"), ("other", "folder"), ("v.vms", "image"), ("w.jpg", "image"),
     ]  # fmt: skip
     assert names(find_images([str(tmp_path / "*")])) == names(images)[:1] + ["x.png"] + names(images)[2:]
@@ -223,20 +223,20 @@ def test_children_of_a_folder_are_images_folders_and_archives(tmp_path):
     write(tmp_path / "scan", encoded(".png"))
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         archive.writestr("x.png", b"")
-    found = [(child.name, child.path, child.kind) for child in children(tmp_path)]
+    found = [(child.name, child.path, child.kind) for child in list_children(tmp_path)]
     assert found == [
         ("a", tmp_path / "a", "folder"), ("b.svs", tmp_path / "b.svs", "image"),
         ("c.zip", tmp_path / "c.zip", "archive"), ("scan", tmp_path / "scan", "image"),
     ]  # fmt: skip
-    assert children(tmp_path)[1].image.name == "b.svs"
+    assert list_children(tmp_path)[1].image.name == "b.svs"
 
 
 def test_a_file_that_is_too_large_to_read_at_once_is_refused(tmp_path, monkeypatch):
     from bcgan.slides import archives
 
     (image,) = find_images([str(write(tmp_path / "x.svs", bytes(2000)))])
-    monkeypatch.setattr(archives, "LARGEST_FILE", 1000)
-    with pytest.raises(ValueError, match="holds 2000 bytes, more than 1000"):
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(ValueError, match="has 2000 bytes, more than 1000"):
         image.read()
 
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from bcgan.data.histology_phantom.tissue import draw
-from bcgan.slides.coordinates import parse_tile_name, slide_names
+from bcgan.data.histology_phantom.tissue import example_patches
+from bcgan.slides.coordinates import parse_slide_names, parse_tile_name
 from bcgan.slides.reader import FlatImage
 from bcgan.slides.scale import Scale
 from bcgan.slides.tiles import (
     MAX_MOSAIC_PX,
     Tile,
-    complete,
+    complete_tiles,
     draw_mosaic,
     find_downsample,
     overlap_difference,
@@ -50,7 +50,7 @@ def test_names_of_the_usual_tools_say_places(name, place):
 
 def test_the_slide_of_a_patch_is_its_key_up_to_the_place():
     keys = ["10253_idx5_x1001_y751_class0", "10253_idx5_x51_y1_class1", "10253_idx6_x51_y1_class1", "P1/0/a", "b_1_2"]
-    assert slide_names(keys) == ["10253_idx5", "10253_idx5", "10253_idx6", "P1/0/a", "b_1_2"]
+    assert parse_slide_names(keys) == ["10253_idx5", "10253_idx5", "10253_idx6", "P1/0/a", "b_1_2"]
 
 
 def grid(columns: int, rows: int, step: float) -> np.ndarray:
@@ -82,7 +82,7 @@ def test_tiles_side_by_side_leave_no_gap_at_any_scale(scale):
     tiles = [read_tile(image, steps, parse_tile_name(name)) for name in names]
     ends = [tile.corner[0] + tile.pixels.shape[1] for tile in tiles]
     assert ends[:-1] == [tile.corner[0] for tile in tiles[1:]]
-    np.testing.assert_allclose(complete(tiles, 50)[1], tiles[0].pixels.shape[0] / 50)
+    np.testing.assert_allclose(complete_tiles(tiles, 50)[1], tiles[0].pixels.shape[0] / 50)
 
 
 def test_pixels_that_are_no_squares_become_squares():
@@ -95,7 +95,7 @@ def test_a_tile_keeps_its_own_pixels_and_what_is_unknown_is_glass():
     corners = ((0, 0), (15, 0), (15, 0))
     tiles = [Tile(np.full((20, 20, 3), 10 * number, np.uint8), np.array(corner))
              for number, corner in enumerate(corners, 1)]  # fmt: skip
-    patches, covered = complete(tiles, 50)
+    patches, covered = complete_tiles(tiles, 50)
     for patch, number in zip(patches, (1, 2, 3), strict=True):
         assert (patch == 10 * number).all(-1).sum() == 400
         assert (patch == 255).all(-1).sum() == 2500 - 35 * 20
@@ -105,7 +105,7 @@ def test_a_tile_keeps_its_own_pixels_and_what_is_unknown_is_glass():
 
 @pytest.mark.parametrize("far", [1, 100])
 def test_patches_are_put_together_where_they_lie(far):
-    patches, corners = draw(2)[0], np.array([[0, 0], [200, 100]]) * far
+    patches, corners = example_patches(2)[0], np.array([[0, 0], [200, 100]]) * far
     image, zoom = draw_mosaic(patches, corners)
     assert max(image.shape[:2]) <= MAX_MOSAIC_PX + 1
     for patch, corner in zip(patches, corners, strict=True):

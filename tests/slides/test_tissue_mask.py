@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from bcgan.data.histology_phantom.tissue import draw
+from bcgan.data.histology_phantom.tissue import example_patches
 from bcgan.slides.tissue import (
     MIN_TISSUE_FRACTION,
     estimate_background,
     fill_unscanned,
-    is_colourless,
+    is_colorless,
     tissue_fraction,
     tissue_mask,
 )
@@ -52,7 +52,7 @@ def test_the_edge_of_a_coverslip_is_no_tissue():
 
 
 def test_stained_patches_are_tissue():
-    patches = draw(40)[0]
+    patches = example_patches(40)[0]
     assert (tissue_fraction(patches) >= MIN_TISSUE_FRACTION).mean() > 0.95
 
 
@@ -66,14 +66,14 @@ def test_a_smooth_pink_field_is_tissue():
 @pytest.mark.parametrize("colour", ["white", "grey", "cream", "bluish"])
 def test_the_background_is_that_of_the_image(colour):
     image = flat(GLASS[colour], 1, 200)
-    image[:100, :100] = draw(4)[0].reshape(2, 2, 50, 50, 3).swapaxes(1, 2).reshape(100, 100, 3)
+    image[:100, :100] = example_patches(4)[0].reshape(2, 2, 50, 50, 3).swapaxes(1, 2).reshape(100, 100, 3)
     np.testing.assert_allclose(estimate_background(image), GLASS[colour], atol=2)
 
 
 def test_a_grey_image_is_masked_by_its_darkness():
     """It has no stain, which the model refuses to score, but it is not empty."""
-    grey = draw(4)[0].mean(-1, keepdims=True).astype(np.uint8).repeat(3, -1)
-    assert is_colourless(grey).all()
+    grey = example_patches(4)[0].mean(-1, keepdims=True).astype(np.uint8).repeat(3, -1)
+    assert is_colorless(grey).all()
     assert (tissue_fraction(grey) > MIN_TISSUE_FRACTION).all()
 
 
@@ -81,7 +81,7 @@ def test_transparent_pixels_are_glass():
     from bcgan.slides.decode import decode_image
     from tests.slides.containers import encode
 
-    patch = draw(1)[0][0]
+    patch = example_patches(1)[0][0]
     clear = np.dstack([patch, np.zeros((50, 50), np.uint8)])
     assert tissue_mask(decode_image(encode("PNG", clear), "clear.png")).mean() == 0
 
@@ -89,7 +89,7 @@ def test_transparent_pixels_are_glass():
 def test_tinted_glass_is_no_tissue():
     """Pinkish glass beside tissue, and an image that shows nothing, whatever its tint."""
     image = flat((240, 215, 230), 0.5, 200)
-    image[:100, :100] = draw(4)[0].reshape(2, 2, 50, 50, 3).swapaxes(1, 2).reshape(100, 100, 3)
+    image[:100, :100] = example_patches(4)[0].reshape(2, 2, 50, 50, 3).swapaxes(1, 2).reshape(100, 100, 3)
     mask = tissue_mask(image)
     assert mask[:100, :100].mean() > 0.5 and mask[104:, 104:].mean() < 0.02
     assert tissue_mask(flat((230, 190, 215), 0.5)).mean() < 0.02
@@ -97,7 +97,7 @@ def test_tinted_glass_is_no_tissue():
 
 def test_what_was_not_scanned_becomes_glass():
     image = flat((243, 242, 244), 1, 120)
-    image[:60, :60] = draw(4)[0].reshape(2, 2, 50, 50, 3).swapaxes(1, 2).reshape(100, 100, 3)[:60, :60]
+    image[:60, :60] = example_patches(4)[0].reshape(2, 2, 50, 50, 3).swapaxes(1, 2).reshape(100, 100, 3)[:60, :60]
     black = image.copy()
     black[80:] = 0
     filled = fill_unscanned(black.copy())

@@ -12,11 +12,13 @@ from bcgan.data.builders import patch_examples, patch_info
 
 @dataclasses.dataclass
 class BreakhisConfig(tfds.core.BuilderConfig):
+    """The magnification of the images; `None` means all."""
+
     magnification: int | None = None
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Images of 700x460 pixels with patient, magnification and tumour type from their names; one split, `train`."""
+    """Images of 700x460 pixels with patient, magnification and tumor type from their names; one split, `train`."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "The public archive's folders and names."}
@@ -33,7 +35,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             "https://web.inf.ufpr.br/vri/databases/breast-cancer-histopathological-database-breakhis/",
             None,
             magnification=np.int32,
-            tumour=tfds.features.ClassLabel(names=sorted(scan.TUMOURS.values())),
+            tumour=tfds.features.ClassLabel(names=sorted(scan.TUMOR_TYPES.values())),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
@@ -42,8 +44,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, records):
         for key, example in patch_examples(records):
-            fields = scan.parse(f"{key}.png")
+            fields = scan.parse_name(f"{key}.png")
             yield (
                 key,
-                example | {"magnification": int(fields["magnification"]), "tumour": scan.TUMOURS[fields["tumour"]]},
+                example | {"magnification": int(fields["magnification"]), "tumour": scan.TUMOR_TYPES[fields["tumour"]]},
             )

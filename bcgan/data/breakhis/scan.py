@@ -1,7 +1,7 @@
 """BreaKHis (Spanhol et al. 2016), read from the public archive's own folders and file names.
 
 `SOB_M_DC-14-2523-40-001.png` is: surgical open biopsy, malignant, ductal carcinoma, year 14, slide 2523 (the
-patient), magnification 40, image 001. Patient 13412 appears under two tumour types and counts once.
+patient), magnification 40, image 001. Patient 13412 appears under two tumor types and counts once.
 """
 
 import re
@@ -11,13 +11,13 @@ from pathlib import Path
 from bcgan.data.patients import normalize_patient
 from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
-from bcgan.slides.files import image_files
+from bcgan.slides.files import iterate_images
 
 NAME = re.compile(
     r"(?P<key>SOB_(?P<label>[BM])_(?P<tumour>[A-Z]+)-(?P<year>\d+)-(?P<slide>[0-9A-Z]+)-"
     r"(?P<magnification>\d+)-\d+)\.png$"
 )
-TUMOURS = {
+TUMOR_TYPES = {
     "A": "adenosis", "F": "fibroadenoma", "PT": "phyllodes_tumor", "TA": "tubular_adenoma",
     "DC": "ductal_carcinoma", "LC": "lobular_carcinoma", "MC": "mucinous_carcinoma", "PC": "papillary_carcinoma",
 }  # fmt: skip
@@ -25,31 +25,34 @@ DIGITS = re.compile(r"^\d+")
 MICRONS_AT_40 = 0.49  # per pixel at 40X
 
 
-def parse(name: str) -> dict[str, str] | None:
-    """key, label ("B" or "M"), tumour, year, slide, patient and magnification of a file name; None for another."""
+def parse_name(name: str) -> dict[str, str] | None:
+    """Read the fields of a file name: key, label ("B" or "M"), tumour, year, slide, patient, magnification.
+
+    Returns `None` for a name that is not of this form.
+    """
     match = NAME.search(name)
     if match is None:
         return None
-    # A slide's letters tell cuts of one patient apart (22549AB, 22549CD); the digits are the patient.
+    # The digits of a slide are the patient; its letters distinguish cuts of one patient (22549AB, 22549CD).
     patient = DIGITS.match(match["slide"])
     return match.groupdict() | {"patient": patient[0] if patient else match["slide"]}
 
 
-def records(places: tuple[Path, ...], magnification: int | None = None, mixed: bool = True) -> list[Record]:
-    """Read every image once, each with its own microns per pixel.
+def records(paths: tuple[Path, ...], magnification: int | None = None, mixed: bool = True) -> list[Record]:
+    """Return a record of every image, each with its own microns per pixel; copies are left out.
 
     Args:
-        magnification: Of the images that are read; `None` reads all.
-        mixed: Whether images of several magnifications may come together.
+        paths: Folders and archives.
+        magnification: Of the images that are read. Defaults to `None`: all.
+        mixed: Whether images of several magnifications are allowed.
 
     Raises:
-        InputError: No image of that magnification in any of the places, or several magnifications where they may not
-            be mixed.
+        InputError: If there is no image of that magnification, or several magnifications that must not be mixed.
     """
     by_key: dict[str, Record] = {}
     counts: Counter[int] = Counter()
-    for file in image_files(places):
-        fields = parse(file.name)
+    for file in iterate_images(paths):
+        fields = parse_name(file.name)
         if not fields or fields["key"] in by_key:
             continue
         scale = int(fields["magnification"])
@@ -62,13 +65,13 @@ def records(places: tuple[Path, ...], magnification: int | None = None, mixed: b
     if not by_key:
         scale = f" at {magnification}X" if magnification else ""
         raise InputError(
-            f"data.dir: {', '.join(map(str, places))} holds no BreaKHis image{scale}. "
+            f"data.dir: {', '.join(map(str, paths))} has no BreaKHis image{scale}. "
             "Give the folder BreaKHis_v1 or a zip of it, and one of the magnifications 40, 100, 200, 400."
         )
     if len(counts) > 1 and not mixed:
         scales = ", ".join(f"{scale}X: {count}" for scale, count in sorted(counts.items()))
         raise InputError(
-            f"data.dir: {', '.join(map(str, places))} holds images of several magnifications ({scales}), and a "
-            f"classifier learns at one scale. Set data.magnification={min(counts)}, or another of them."
+            f"data.dir: {', '.join(map(str, paths))} has images of several magnifications ({scales}), and a "
+            f"classifier is trained at one scale. Set data.magnification={min(counts)}, or another of them."
         )
     return [by_key[key] for key in sorted(by_key)]

@@ -1,4 +1,4 @@
-"""A canvas of optical densities, what is drawn on it (fibres, fat, glands, nuclei), and the scanner behind it."""
+"""A canvas of optical densities, what is drawn on it (fibers, fat, glands, nuclei), and the scanner behind it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class PatientStyle:
     white_point: np.ndarray  # float32 (3,), level of clear glass, 228 to 252
     gamma: float  # exponent on transmitted light, 0.88 to 1.12
     blur: float  # px, standard deviation of the scanner's point spread, 0.3 to 0.75
-    noise: float  # grey levels, standard deviation of the sensor noise, 1 to 3.5
+    noise: float  # gray levels, standard deviation of the sensor noise, 1 to 3.5
     density: float  # factor on cells per area, about 0.85 to 1.15
     nuclear_scale: float  # factor on every nuclear radius, about 0.9 to 1.1
-    grade: float  # 0 to 1: how pleomorphic this patient's tumour is
+    grade: float  # 0 to 1: how pleomorphic this patient's tumor is
 
 
 @dataclass(frozen=True)
-class _Kind:
+class NucleusType:
     """How one kind of nucleus looks; radii in px, densities before the patient's stain strength."""
 
     radius: float
@@ -51,15 +51,15 @@ class _Kind:
     irregular: float  # relative amplitude of the outline's lobes
     od: float
     od_spread: float = 0.10
-    vesicular: float = 0.0  # share of nuclei with a dark rim round a pale centre
+    vesicular: float = 0.0  # share of nuclei with a dark rim round a pale center
     chromatin: float = 0.15  # relative amplitude of the chromatin texture
     cytoplasm: float = 0.0  # radius of a drawn cell body over that of its nucleus; 0 draws none
     malignant: bool = False
 
 
-_MYOEPITHELIAL = _Kind(1.45, 0.10, 2.3, 0.03, 0.90)
-_FIBROBLAST = _Kind(1.35, 0.15, 3.4, 0.05, 0.80)
-LYMPHOCYTE = _Kind(1.60, 0.07, 1.10, 0.03, 1.05)
+_MYOEPITHELIAL = NucleusType(1.45, 0.10, 2.3, 0.03, 0.90)
+_FIBROBLAST = NucleusType(1.35, 0.15, 3.4, 0.05, 0.80)
+LYMPHOCYTE = NucleusType(1.60, 0.07, 1.10, 0.03, 1.05)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def patient_style(rng: np.random.Generator) -> PatientStyle:
     )
 
 
-def scan(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
+def render(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     """Turn a canvas into an image, uint8 (size, size, 3), RGB.
 
     Beer-Lambert absorption at canvas resolution, then area average, blur, gamma, noise. `Canvas` says what the
@@ -141,15 +141,15 @@ def _textures() -> dict[str, np.ndarray]:
 
 
 def _noise(rng: np.random.Generator, side: int, name: str) -> np.ndarray:
-    """Random window, float32 (side, side), of a noise sheet."""
+    """Return a random window, float32 (side, side), of a noise sheet."""
     oy, ox = rng.integers(0, _TILE, 2)
     steps = np.arange(side)
     window = _textures()[name].take((oy + steps) % _TILE, axis=0).take((ox + steps) % _TILE, axis=1)
     return window if rng.random() < 0.5 else window.T
 
 
-def _fibres(rng: np.random.Generator, side: int, angle: float) -> np.ndarray:
-    """Wavy fibre texture along ``angle`` (radians), float32 (side, side), unit variance."""
+def _fiber_texture(rng: np.random.Generator, side: int, angle: float) -> np.ndarray:
+    """Wavy fiber texture along ``angle`` (radians), float32 (side, side), unit variance."""
     steps = np.arange(side, dtype=np.float32)
     x, y = steps[None, :], steps[:, None]
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -162,13 +162,13 @@ def _fibres(rng: np.random.Generator, side: int, angle: float) -> np.ndarray:
     return cv2.remap(_textures()["fibre"], along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
-def _corners(points: np.ndarray) -> np.ndarray:
-    """Layout coordinates to OpenCV's fixed-point canvas coordinates (int32)."""
+def _to_fixed_point(points: np.ndarray) -> np.ndarray:
+    """Convert layout coordinates to OpenCV's fixed-point canvas coordinates (int32)."""
     return np.rint((points * SCALE - 0.5) * (1 << _SHIFT)).astype(np.int32)
 
 
-def _outline(rng: np.random.Generator, count: int, irregular: float, corners: int) -> tuple[np.ndarray, ...]:
-    """Angles (corners,) and relative radii (count, corners) of closed outlines with two to four lobes."""
+def _random_outlines(rng: np.random.Generator, count: int, irregular: float, corners: int) -> tuple[np.ndarray, ...]:
+    """Draw angles (corners,) and relative radii (count, corners) of closed outlines with two to four lobes."""
     turn = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     lobes = np.arange(2, 5)
     gain = irregular * rng.normal(0, 1, (count, 3, 1)) / np.sqrt(lobes - 1)[:, None]
@@ -176,7 +176,7 @@ def _outline(rng: np.random.Generator, count: int, irregular: float, corners: in
     return turn, np.clip(1.0 + (gain * waves).sum(axis=1), 0.5, 1.6)
 
 
-def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: _Kind, xy: np.ndarray, angle=None) -> None:
+def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: NucleusType, xy: np.ndarray, angle=None) -> None:
     """Draw one nucleus of ``kind`` at each row of ``xy`` (n, 2); ``angle`` (n,) or scalar aligns them."""
     angle = rng.uniform(0, np.pi, len(xy)) if angle is None else np.broadcast_to(angle, len(xy))
     near = ((xy > -_MARGIN) & (xy < canvas.size + _MARGIN)).all(axis=1)
@@ -186,7 +186,7 @@ def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: _Kind, xy: np.nda
         return
     radius = kind.radius * canvas.style.nuclear_scale * np.exp(rng.normal(0, kind.spread, n))
     stretch = np.sqrt(1.0 + (kind.elongation - 1.0) * rng.uniform(0.5, 1.5, n))
-    turn, lobes = _outline(rng, n, kind.irregular, 14)
+    turn, lobes = _random_outlines(rng, n, kind.irregular, 14)
     drawn = radius - 0.12  # OpenCV also fills the canvas pixels on the outline
     u = lobes * np.cos(turn) * (drawn * stretch)[:, None]
     v = lobes * np.sin(turn) * (drawn / stretch)[:, None]
@@ -195,12 +195,12 @@ def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: _Kind, xy: np.nda
     centre = xy[:, None, :]
     if kind.cytoplasm:
         level = (rng.uniform(0.06, 0.16), rng.uniform(0.22, 0.44), 1.0)
-        for cell in _corners(centre + kind.cytoplasm * shape):
+        for cell in _to_fixed_point(centre + kind.cytoplasm * shape):
             cv2.fillConvexPoly(canvas.ground, cell, level, 8, _SHIFT)
     od = kind.od * np.exp(rng.normal(0, kind.od_spread, n))
     vesicular = (rng.random(n) < kind.vesicular).tolist()
-    outer, inner = _corners(centre + shape), _corners(centre + 0.70 * shape)
-    nucleoli = _corners(xy + rng.normal(0, 0.2, (n, 2)) * radius[:, None]).tolist()
+    outer, inner = _to_fixed_point(centre + shape), _to_fixed_point(centre + 0.70 * shape)
+    nucleoli = _to_fixed_point(xy + rng.normal(0, 0.2, (n, 2)) * radius[:, None]).tolist()
     for i, level in enumerate(od.tolist()):
         cv2.fillConvexPoly(canvas.nuclear, outer[i], (level, kind.chromatin, 1.0), 8, _SHIFT)
         if vesicular[i]:
@@ -210,14 +210,14 @@ def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: _Kind, xy: np.nda
     canvas.listed.append(rows[((xy >= 0) & (xy < canvas.size)).all(axis=1)])
 
 
-def _drop_erased(canvas: Canvas) -> None:
-    """Unlist the nuclei that the tissue painted last has wiped off the canvas."""
-    canvas.listed[:] = [inside(canvas.nuclear[..., 2] > 0, nuclei) for nuclei in canvas.listed]
+def _unlist_erased_nuclei(canvas: Canvas) -> None:
+    """Remove nuclei from the list that were erased by tissue painted over them."""
+    canvas.listed[:] = [points_in_mask(canvas.nuclear[..., 2] > 0, nuclei) for nuclei in canvas.listed]
 
 
-def epithelial(rng: np.random.Generator) -> _Kind:
-    """This patch's benign epithelial nuclei: alike among themselves."""
-    return _Kind(
+def epithelial_nuclei(rng: np.random.Generator) -> NucleusType:
+    """Draw the look of the benign epithelial nuclei of one patch, which vary little."""
+    return NucleusType(
         rng.uniform(1.8, 2.35),
         rng.uniform(0.07, 0.12),
         1.25,
@@ -228,12 +228,12 @@ def epithelial(rng: np.random.Generator) -> _Kind:
     )
 
 
-def tumour(canvas: Canvas, rng: np.random.Generator, cytoplasm: float = 0.0) -> _Kind:
-    """This patch's tumour nuclei: larger and more varied with the patient's grade, dark or vesicular."""
+def tumor_nuclei(canvas: Canvas, rng: np.random.Generator, cytoplasm: float = 0.0) -> NucleusType:
+    """Draw the look of the tumor nuclei of one patch: larger and more varied for a high grade, dark or vesicular."""
     grade = float(np.clip(canvas.style.grade + rng.normal(0, 0.2), 0, 1))
     pale = rng.random()
     radius, spread, irregular = 2.15 + 0.80 * grade, 0.12 + 0.14 * grade, 0.05 + 0.07 * grade
-    return _Kind(
+    return NucleusType(
         radius,
         spread,
         1.35,
@@ -247,7 +247,7 @@ def tumour(canvas: Canvas, rng: np.random.Generator, cytoplasm: float = 0.0) -> 
     )
 
 
-def lattice(canvas, rng, spacing: float, jitter: float, margin: float = _MARGIN) -> np.ndarray:
+def hexagonal_lattice(canvas, rng, spacing: float, jitter: float, margin: float = _MARGIN) -> np.ndarray:
     """Randomly turned hexagonal lattice over the patch and ``margin`` px round it, float (n, 2) px.
 
     ``jitter`` is the standard deviation of each coordinate in units of the spacing.
@@ -262,16 +262,16 @@ def lattice(canvas, rng, spacing: float, jitter: float, margin: float = _MARGIN)
     return points[((points > -margin) & (points < canvas.size + margin)).all(axis=1)]
 
 
-def inside(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Rows of ``points`` (x, y, ... px) in ``mask`` (side, side), whose border values extend outwards."""
+def points_in_mask(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return the rows of ``points`` (x, y, ... px) in ``mask`` (side, side), whose border values extend outwards."""
     column, row = np.clip((points[:, :2] * SCALE).astype(int), 0, len(mask) - 1).T
     return points[mask[row, column]]
 
 
 def add_stroma(canvas: Canvas, rng: np.random.Generator, cleft: float) -> float:
-    """Collagen with spindle or plump (reactive) fibroblasts; returns the direction of its fibres, radians."""
+    """Collagen with spindle or plump (reactive) fibroblasts; returns the direction of its fibers, radians."""
     angle = rng.uniform(0, np.pi)
-    fibres = _fibres(rng, canvas.side, angle)
+    fibres = _fiber_texture(rng, canvas.side, angle)
     tissue = np.clip((fibres - cleft) * 4.0, 0, 1)  # clefts open between bundles
     canvas.ground[..., 0] = tissue * rng.uniform(0.02, 0.07)
     eosin = rng.uniform(0.17, 0.38) + rng.uniform(0.05, 0.12) * fibres
@@ -281,7 +281,7 @@ def add_stroma(canvas: Canvas, rng: np.random.Generator, cleft: float) -> float:
     xy = rng.uniform(-_MARGIN, canvas.size + _MARGIN, (count, 2))
     kind = _FIBROBLAST
     if rng.random() < 0.3:
-        kind = _Kind(rng.uniform(1.6, 2.2), 0.15, rng.uniform(1.5, 2.6), 0.05, 0.65, vesicular=0.4)
+        kind = NucleusType(rng.uniform(1.6, 2.2), 0.15, rng.uniform(1.5, 2.6), 0.05, 0.65, vesicular=0.4)
     add_nuclei(canvas, rng, kind, xy, angle + rng.normal(0, 0.25, count))
     return angle
 
@@ -299,13 +299,13 @@ def add_sheet(canvas, rng, kind, mask, spacing, jitter, *, halo=0.0, slits=0) ->
         near = cv2.dilate(mask.astype(np.uint8), np.ones((width, width), np.uint8)) > 0
         canvas.ground[near & (_noise(rng, canvas.side, "coarse") > 0.2)] = 0.0
     canvas.nuclear[mask] = 0.0  # fibroblasts do not lie inside epithelium
-    _drop_erased(canvas)
+    _unlist_erased_nuclei(canvas)
     canvas.ground[mask] = (rng.uniform(0.06, 0.16), rng.uniform(0.18, 0.40), 1.0)
-    points = inside(mask, lattice(canvas, rng, spacing, jitter))
-    for slit in inside(mask, rng.uniform(0, canvas.size, (rng.integers(0, slits + 1), 2))):
-        turn, lobes = _outline(rng, 1, 0.2, 24)
+    points = points_in_mask(mask, hexagonal_lattice(canvas, rng, spacing, jitter))
+    for slit in points_in_mask(mask, rng.uniform(0, canvas.size, (rng.integers(0, slits + 1), 2))):
+        turn, lobes = _random_outlines(rng, 1, 0.2, 24)
         hole = rng.uniform(2.0, 4.0) * lobes[0][:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
-        cv2.fillPoly(canvas.ground, [_corners(slit + hole)], (0.0, 0.02, 0.0), 8, _SHIFT)
+        cv2.fillPoly(canvas.ground, [_to_fixed_point(slit + hole)], (0.0, 0.02, 0.0), 8, _SHIFT)
         points = points[np.hypot(*(points - slit).T) > 5.0]
     if not kind.malignant:
         edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -316,12 +316,12 @@ def add_sheet(canvas, rng, kind, mask, spacing, jitter, *, halo=0.0, slits=0) ->
 def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=1) -> None:
     """Rings of nuclei round lumens; benign ones have myoepithelium and a basement membrane.
 
-    ``centres`` (n, 2) and ``radii`` (n,) in px reach to the membrane; ``lumen`` is the open share of it.
+    ``centers`` (n, 2) and ``radii`` (n,) in px reach to the membrane; ``lumen`` is the open share of it.
     """
     n, benign = len(centres), not kind.malignant
-    turn, lobes = _outline(rng, n, wobble, 40)
+    turn, lobes = _random_outlines(rng, n, wobble, 40)
     compass = np.stack([np.cos(turn), np.sin(turn)], axis=1) * lobes[..., None] * radii[:, None, None]
-    walls, holes = _corners(centres[:, None] + compass), _corners(centres[:, None] + lumen * compass)
+    walls, holes = _to_fixed_point(centres[:, None] + compass), _to_fixed_point(centres[:, None] + lumen * compass)
     body = (rng.uniform(0.06, 0.14), rng.uniform(0.20, 0.38), 1.0)
     content = (0.02, 0.22, 1.0) if rng.random() < 0.25 else (0.0, 0.02, 0.0)  # secretion or empty
     for wall, hole in zip(walls, holes, strict=True):
@@ -330,7 +330,7 @@ def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=
         cv2.fillPoly(canvas.ground, [hole], content, 8, _SHIFT)
         if benign:
             cv2.polylines(canvas.ground, [wall], True, _MEMBRANE, 2, 8, _SHIFT)
-    _drop_erased(canvas)
+    _unlist_erased_nuclei(canvas)
     disorder = 0.07 if benign else 0.20
     rows = [(_MYOEPITHELIAL, radii - 1.3, 8.0, np.pi / 2)] if benign else []
     depth = (radii * (1 - lumen) - (2.0 if benign else 0.5)) / layers
@@ -349,9 +349,11 @@ def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=
 def add_fat(canvas: Canvas, rng: np.random.Generator, spared: np.ndarray) -> None:
     """Draw fat vacuoles, 20 to 34 px wide, between thin membranes, outside the region ``spared``.
 
-    A vacuole is a Voronoi cell. Membranes are where the nearest two centres are equally far.
+    A vacuole is a Voronoi cell. Membranes are where the nearest two centers are equally far.
     """
-    cells = lattice(canvas, rng, rng.uniform(20, 34), 0.16, margin=40.0)  # a margin: its cells border on those inside
+    cells = hexagonal_lattice(
+        canvas, rng, rng.uniform(20, 34), 0.16, margin=40.0
+    )  # a margin: its cells border on those inside
     axis = np.arange(canvas.size, dtype=np.float32) + 0.5
     gap = np.hypot(axis[None, :, None] - cells[:, 0], axis[:, None, None] - cells[:, 1]).astype(np.float32)
     gap = np.partition(gap, 1, axis=2)
@@ -361,4 +363,4 @@ def add_fat(canvas: Canvas, rng: np.random.Generator, spared: np.ndarray) -> Non
     hollow[spared] = 0.0
     canvas.ground[:] *= (1.0 - hollow)[..., None]
     canvas.nuclear[hollow > 0.5] = 0.0
-    _drop_erased(canvas)
+    _unlist_erased_nuclei(canvas)

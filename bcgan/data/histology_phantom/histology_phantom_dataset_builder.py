@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow_datasets as tfds
 
-from bcgan.data.builders import patch_info, seed_of
+from bcgan.data.builders import patch_info, stable_seed
 from bcgan.data.histology_phantom.drawing import patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
 
@@ -51,7 +51,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         for number in range(config.patients):
             patient = f"P{number:03d}"
-            rng = np.random.default_rng(seed_of("phantom", config.seed, patient))
+            rng = np.random.default_rng(stable_seed("phantom", config.seed, patient))
             style = patient_style(rng)
             share = rng.uniform(0.2, 0.6)
             for index in range(config.patches):

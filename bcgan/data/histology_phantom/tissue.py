@@ -1,12 +1,12 @@
-"""Procedural H&E-stained breast tissue: seeded patches with known nuclei, drawn without any download.
+"""Procedural H&E-stained breast tissue: patches with known nuclei, generated from a seed without any download.
 
-A patch is laid out in pixels (one pixel is about 2 micrometres, so a 50-pixel patch spans about 0.1 mm),
+A patch is laid out in pixels (one pixel is about 2 micrometers, so a 50-pixel patch spans about 0.1 mm),
 painted as haematoxylin and eosin optical densities on a supersampled canvas, turned into light by
 Beer-Lambert absorption, averaged down and passed through a scanner model.
 
-The classes differ in the size, shape and order of the epithelial nuclei and in gland structure.  Colour is
+The classes differ in the size, shape and order of the epithelial nuclei and in gland structure.  Color is
 kept a poor cue on purpose: dense benign lobules and lymphocyte clusters hold as much haematoxylin as a
-tumour sheet, and sparse or vesicular tumour holds as little as stroma.
+tumor sheet, and sparse or vesicular tumor holds as little as stroma.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from bcgan.data.histology_phantom.drawing import (
     add_sheet,
     add_stroma,
     draw_region,
-    epithelial,
-    inside,
-    lattice,
+    epithelial_nuclei,
+    hexagonal_lattice,
     patient_style,
-    scan,
-    tumour,
+    points_in_mask,
+    render,
+    tumor_nuclei,
 )
 
 
@@ -41,8 +41,8 @@ class Patch:
     """One rendered patch and its truth.
 
     ``image`` is uint8 (size, size, 3) RGB, 0 to 255.  ``nuclei`` is float32 (n, 4) with the columns x, y
-    (px; 0 is the centre of the first pixel), radius (px, of the circle of equal area) and malignant (0 or
-    1); it lists every nucleus whose centre is inside the patch, overlapped ones too.  ``density`` and
+    (px; 0 is the center of the first pixel), radius (px, of the circle of equal area) and malignant (0 or
+    1); it lists every nucleus whose center is inside the patch, overlapped ones too.  ``density`` and
     ``tissue`` are the shares (0 to 1) of pixels covered by nuclei and by anything but clear background.
     ``architecture`` names the layout, a key of ``ARCHITECTURES[label]``.
     """
@@ -56,44 +56,46 @@ class Patch:
 
 def _add_lymphocytes(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
     free = mask & (canvas.nuclear[..., 2] == 0) & (canvas.ground[..., 2] > 0.5)
-    add_nuclei(canvas, rng, LYMPHOCYTE, inside(free, lattice(canvas, rng, rng.uniform(3.8, 6.0), 0.20)))
+    add_nuclei(
+        canvas, rng, LYMPHOCYTE, points_in_mask(free, hexagonal_lattice(canvas, rng, rng.uniform(3.8, 6.0), 0.20))
+    )
 
 
 def _add_duct(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, _angle: float) -> None:
     radius, layers = rng.uniform(11, 21), rng.integers(1, 3)
     centre = canvas.size / 2 + rng.uniform(-0.32, 0.32, (1, 2)) * canvas.size
     lumen = max(0.1, 1 - (2.5 + layers * rng.uniform(4, 5.5)) / radius)
-    kind = replace(epithelial(rng), elongation=1.5)
+    kind = replace(epithelial_nuclei(rng), elongation=1.5)
     add_glands(canvas, rng, kind, centre, np.array([radius]), lumen, wobble=0.07, layers=layers)
 
 
 def _add_acini(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
     radius = rng.uniform(5.8, 8.2)
-    centres = inside(mask, lattice(canvas, rng, radius * rng.uniform(2.0, 2.5), 0.05))
+    centres = points_in_mask(mask, hexagonal_lattice(canvas, rng, radius * rng.uniform(2.0, 2.5), 0.05))
     radii = radius * rng.uniform(0.85, 1.08, len(centres))
-    add_glands(canvas, rng, epithelial(rng), centres, radii, rng.uniform(0.12, 0.32))
+    add_glands(canvas, rng, epithelial_nuclei(rng), centres, radii, rng.uniform(0.12, 0.32))
 
 
 def _add_hyperplasia(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
-    kind = replace(epithelial(rng), radius=rng.uniform(1.95, 2.65), spread=rng.uniform(0.08, 0.17))
+    kind = replace(epithelial_nuclei(rng), radius=rng.uniform(1.95, 2.65), spread=rng.uniform(0.08, 0.17))
     add_sheet(canvas, rng, kind, mask, kind.radius * rng.uniform(2.2, 2.7), rng.uniform(0.08, 0.18), slits=3)
 
 
 def _add_tumour_sheet(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
-    kind, halo = tumour(canvas, rng), float(rng.choice([0.0, 0.7, 1.3]))
+    kind, halo = tumor_nuclei(canvas, rng), float(rng.choice([0.0, 0.7, 1.3]))
     spacing, jitter = kind.radius * rng.uniform(2.1, 2.9), rng.uniform(0.14, 0.26)
     add_sheet(canvas, rng, kind, mask, spacing, jitter, halo=halo)
 
 
 def _add_tubules(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, _angle: float) -> None:
-    centres = lattice(canvas, rng, rng.uniform(17, 26), 0.16)
-    radii, kind = rng.uniform(6.5, 11.0, len(centres)), tumour(canvas, rng)
+    centres = hexagonal_lattice(canvas, rng, rng.uniform(17, 26), 0.16)
+    radii, kind = rng.uniform(6.5, 11.0, len(centres)), tumor_nuclei(canvas, rng)
     add_glands(canvas, rng, kind, centres, radii, rng.uniform(0.15, 0.5), wobble=0.15)
 
 
 def _add_cords(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, angle: float) -> None:
-    """Up to six broken files of tumour cells that wander along ``angle``, and one to four single cells."""
-    kind, size = tumour(canvas, rng, cytoplasm=rng.uniform(1.2, 1.7)), canvas.size
+    """Up to six broken files of tumor cells that wander along ``angle``, and one to four single cells."""
+    kind, size = tumor_nuclei(canvas, rng, cytoplasm=rng.uniform(1.2, 1.7)), canvas.size
     count, step = rng.integers(0, 7), kind.radius * rng.uniform(2.0, 2.6)
     along = np.arange(-0.7 * size, 0.7 * size, step) + rng.normal(0, 0.15 * step, (count, 1))
     start, length = rng.uniform(-0.8, 0.3, (count, 1)) * size, rng.uniform(0.3, 1.3, (count, 1)) * size
@@ -165,42 +167,49 @@ def render_patch(style: PatientStyle, label: int, rng: np.random.Generator, size
     chosen = int(np.searchsorted(shares, rng.random() * shares[-1]))
     _paint(canvas, rng, layouts[chosen])
     nuclei = np.concatenate(canvas.listed) if canvas.listed else np.zeros((0, 4))
-    nuclei[:, :2] -= 0.5  # from the patch's corner to the centre of its first pixel
+    nuclei[:, :2] -= 0.5  # from the patch's corner to the center of its first pixel
     covered = canvas.nuclear[..., 2]
     tissue = float((np.maximum(covered, canvas.ground[..., 2]) > 0.5).mean())
-    image = scan(canvas, rng)
+    image = render(canvas, rng)
     return Patch(image, nuclei.astype(np.float32), float(covered.mean()), tissue, names[chosen])
 
 
-def outside(number: int, size: int, label: int, seed: int, first: int = 0) -> tuple[list[Patch], np.ndarray]:
-    """Patches of one class of patients whom no split holds, four of each, and the patients' numbers from `first` on."""
-    patches, patients = [], np.repeat(np.arange(first, first + -(-number // 4)), 4)[:number]
+def held_out_patches(count: int, size: int, label: int, seed: int, first: int = 0) -> tuple[list[Patch], np.ndarray]:
+    """Render patches of one class, four of each patient, of patients who are in no split.
+
+    Args:
+        first: Number of the first patient.
+
+    Returns:
+        The patches and the numbers of their patients, (count,).
+    """
+    patches, patients = [], np.repeat(np.arange(first, first + -(-count // 4)), 4)[:count]
     for patient in np.unique(patients):
         rng = np.random.default_rng((seed, 1_000_003, patient))
         style = patient_style(rng)
         patches += [render_patch(style, label, rng, size) for _ in range(4)]
-    return patches[:number], patients
+    return patches[:count], patients
 
 
-DRAWN = 256
+MAX_RENDERED = 256  # by `example_patches`, which varies these if more are requested
 
 
-def draw(count: int, size: int = 50) -> tuple[np.ndarray, np.ndarray]:
-    """Some tissue of ten patients, for trials where no images are at hand; the same ones every time.
+def example_patches(count: int, size: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """Render tissue of ten patients, for benchmarks and checks without images; the result is always the same.
 
-    Where more than DRAWN are asked for, patches repeat with another brightness and another pixel.
+    If more than MAX_RENDERED are requested, patches are repeated with another brightness and one other pixel.
 
     Returns:
         uint8, (count, size, size, 3), and labels, int32, (count,), 0 and 1 in turn.
     """
     rng = np.random.default_rng(0)
     styles = [patient_style(rng) for _ in range(10)]
-    first = np.stack([render_patch(styles[i % 10], i % 2, rng, size).image for i in range(min(count, DRAWN))])
+    rendered = np.stack([render_patch(styles[i % 10], i % 2, rng, size).image for i in range(min(count, MAX_RENDERED))])
     images = np.empty((count, size, size, 3), np.uint8)
-    for start in range(0, count, DRAWN):  # a part at a time, in which a value may leave the range of a byte
-        numbers = np.arange(start, min(start + DRAWN, count))
-        part = first[: len(numbers)].astype(int)
-        part += rng.integers(-8, 9, (len(numbers), 1, 1, 3)) if start else 0
-        part[numbers - start, numbers % size, numbers // size % size] ^= start // DRAWN % 8
-        images[numbers] = np.clip(part, 0, 255)
+    for start in range(0, count, MAX_RENDERED):
+        indices = np.arange(start, min(start + MAX_RENDERED, count))
+        varied = rendered[: len(indices)].astype(int)  # values may leave the range of a byte until they are clipped
+        varied += rng.integers(-8, 9, (len(indices), 1, 1, 3)) if start else 0
+        varied[indices - start, indices % size, indices // size % size] ^= start // MAX_RENDERED % 8
+        images[indices] = np.clip(varied, 0, 255)
     return images, (np.arange(count) % 2).astype(np.int32)

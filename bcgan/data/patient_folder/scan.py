@@ -8,37 +8,39 @@ from bcgan.data.labels import ClassNames, match_images, read_labels
 from bcgan.data.patients import normalize_patient
 from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
-from bcgan.slides.files import image_files
+from bcgan.slides.files import iterate_images
 
 
 def records(
-    places: tuple[Path, ...],
+    paths: tuple[Path, ...],
     classes: Mapping[str, Iterable[str]] | None = None,
     labels: Path | None = None,
     mpp: float | None = None,
 ) -> list[Record]:
-    """Read every image; its key is its path below the place.
+    """Return a record of every image; its key is its path below the folder or archive.
 
     Args:
-        classes: Names of the classes "benign" and "malignant", beside 0, 1 and these two.
-        labels: A table with columns image, label and patient, in place of the folders' names.
+        paths: Folders and archives.
+        classes: Further names of the classes "benign" and "malignant".
+        labels: A table with columns image, label and patient, used instead of the names of folders.
         mpp: Microns per pixel of the images.
 
     Raises:
-        InputError: A class of another name, a file that lies too high, or no image at all.
+        InputError: If a class has an unknown name, a file is not in a folder of a patient and a class, or there is no
+            image.
     """
     names = ClassNames(classes or {})
     if labels:
-        matches = match_images(read_labels(labels, names), list(image_files(places)), labels)
+        matches = match_images(read_labels(labels, names), list(iterate_images(paths)), labels)
         rows = [(file, row.patient, row.label, row.x, row.y) for file, row in matches]
     else:
-        rows = _from_folders(places, names)
-    where = ", ".join(map(str, places))
+        rows = _from_folders(paths, names)
+    sources = ", ".join(map(str, paths))
     if not rows:
         raise InputError(
-            f"data.dir: {where} holds no image. Lay them out as <patient>/<class>/<name>.png, class 0 or 1."
+            f"data.dir: {sources} has no image. Arrange them as <patient>/<class>/<name>.png, class 0 or 1."
         )
-    names.tell_unused(where)
+    names.warn_of_unused(sources)
     by_key: dict[str, Record] = {}
     for file, patient, label, x, y in rows:
         name = unicodedata.normalize("NFC", file.name)
@@ -47,9 +49,10 @@ def records(
     return [by_key[key] for key in sorted(by_key)]
 
 
-def _from_folders(places: tuple[Path, ...], names: ClassNames) -> list[tuple]:
+def _from_folders(paths: tuple[Path, ...], names: ClassNames) -> list[tuple]:
+    """Return file, patient, label, x and y of every image, by the names of its folders."""
     rows, unknown, class_names = [], {}, set()
-    for file in image_files(places):
+    for file in iterate_images(paths):
         parts = file.name.split("/")
         if len(parts) < 3:
             raise InputError(f"{file.path}: not in <patient>/<class>/. Move it there or take it out of data.dir.")

@@ -1,0 +1,106 @@
+"""The report's warnings and limitations, as sentences that follow from the run's own numbers."""
+
+import numpy as np
+
+from bcgan.gan import watch
+from bcgan.report.run import Run
+from bcgan.report.style import CLASSIFIER_NAMES
+
+LAYOUT_CORRELATION_ALERT = 0.2  # by how much more the layouts of synthetic patches correlate; a reader sees that
+MIN_FLIP_RATE = 0.05  # of translations called the other class; with fewer, translation had no effect
+MIN_TEST_PATIENTS = 30  # with fewer, every interval is wide
+
+
+def list_alerts(run: Run) -> list[str]:
+    """Return the limitations and warnings that follow from the run's own numbers."""
+    test, num_padded = run.role_counts("test"), run.audit["faults"]["wrong_size"]["count"]
+    malignant_share = test["positives"] / test["patches"]
+    num_excluded = run.audit["patches"] - run.audit["kept"]
+    num_seeds = len(run.experiment.classify.seeds)
+    gan_failure = watch.diagnose(run.gan_log.to_dict("records"))
+    unlabelled = ", ".join(CLASSIFIER_NAMES[name] for name in run.trained_on_unlisted())
+    failed_checks = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
+    alert_texts = [
+        (failed_checks, f"The leak audit failed: {'; '.join(failed_checks)}. No result below can be trusted."),
+        (gan_failure, f"The GAN failed at the end of its training: {gan_failure}."),
+        (run.subset_note(), run.subset_note()),
+        (run.is_phantom, "The tissue is procedural: results show that the pipeline works, and nothing about patients."),
+        (not run.has_patient_names, "The data have no patient names: intervals by patch are too narrow."),
+        (
+            test["patients"] < MIN_TEST_PATIENTS,
+            f"Only {test['patients']} test patients: read the intervals, not the values.",
+        ),
+        (num_seeds < 3, f"{run.seeds_text()}: how much results vary between trainings is not known."),
+        (
+            abs(malignant_share - 0.5) > 0.15,
+            f"{malignant_share:.0%} of the test patches are malignant: accuracy alone is misleading.",
+        ),
+        (num_excluded, f"{num_excluded:,} patches were excluded by the audit."),
+        (num_padded, f"{num_padded:,} patches are narrower than the rest and were padded with white."),
+        (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs_text(run)}."),
+        (True, _kid_text(run)),
+        (_mode_collapse_text(run), _mode_collapse_text(run)),
+        (_weak_translation_text(run), _weak_translation_text(run)),
+        (unlabelled, f"Unlisted patients: {unlabelled} were trained on their images, not their labels."),
+        (not run.patient_images, "No images of patients' tissue: synthetic patches are shown instead."),
+    ]  # fmt: skip
+    return [text for applies, text in alert_texts if applies]
+
+
+def list_limitations(run: Run) -> list[str]:
+    """Return what the report does not show."""
+    sentences = [
+        "No diagnosis: a patch is classified without its slide, and there is no comparison with pathologists.",
+        "One data set: other laboratories, scanners and stains were not tested.",
+        run.subset_note(),
+        "" if run.is_phantom else "Labels are used as they are; their errors affect every result.",
+        "Calibration was fitted on validation patients and may not hold for others.",
+    ]
+    return [text for text in sentences if text]
+
+
+def _kid_text(run: Run) -> str:
+    """Return whether synthetic patches are farther from real ones, by KID, than real patients are from each other."""
+    networks = {"kid": "a network trained on such patches", "kid_efficientnet_lite2": "EfficientNet-Lite2 on ImageNet"}
+    sentences = []
+    for name, network in networks.items():
+        kid = run.gan_scores[name]
+        if kid["value"] is not None:
+            verb = "distinguishes" if kid["value"] > kid["floor"] else "does not distinguish"
+            sentences.append(
+                f"{network} {verb} them from real ones (KID {kid['value']:.3f}, between real patients "
+                f"{kid['floor']:.3f})"
+            )
+    if not sentences:
+        return "The synthetic patches were not scored."
+    return f"Synthetic patches: {'; '.join(sentences)}. An expert may."
+
+
+def _mode_collapse_text(run: Run) -> str:
+    """Return a warning if synthetic patches of a class are dark and bright at the same positions; empty otherwise."""
+    correlations = run.layout_correlations()
+    if max(np.subtract(correlations["synthetic"], correlations["real"])) < LAYOUT_CORRELATION_ALERT:
+        return ""
+    synthetic, real = (
+        f"{benign:.2f} (benign) and {malignant:.2f} (malignant)" for benign, malignant in correlations.values()
+    )
+    return (
+        f"The generator has few layouts: brightness on a 5x5 grid correlates by {synthetic} between two synthetic "
+        f"patches, by {real} between two real ones."
+    )
+
+
+def _weak_translation_text(run: Run) -> str:
+    """Return a warning if hardly any translation is called the other class; empty otherwise."""
+    by_class = run.translations["classes"] if run.translations else {}
+    flip_rates = [estimates["flip_rate"]["value"] or 0.0 for estimates in by_class.values()]
+    if not flip_rates or max(flip_rates) >= MIN_FLIP_RATE:
+        return ""
+    shares = " and ".join(f"{rate:.1%}" for rate in flip_rates)
+    return f"The translations between the classes change almost nothing: {shares} of them are called the other class."
+
+
+def _epochs_text(run: Run) -> str:
+    """Return the epochs of every classifier, for a sentence."""
+    epochs = {name: run.experiment.classify.models[name].epochs for name in run.trained_names}
+    return ", ".join(f"{CLASSIFIER_NAMES[name]} {count}" for name, count in epochs.items()) + " epochs"
