@@ -106,7 +106,7 @@ def test_edges_choose_no_channel_and_no_scale(run):
     style.plt.close(drawn.figure)
 
 
-def test_the_model_card_names_the_classifier_that_starts_from_self_supervision(run):
+def test_the_claim_names_the_classifier_that_starts_from_self_supervision(run):
     seen = run._replace(pretraining_patients={"patches": 1200, "patients": ["P1", "P2"]})
-    answers = " ".join(cards.model_card(seen)["Answer"])
+    answers = " ".join(cards.claim(seen)["Answer"])
     assert "then, for EfficientNet-Lite0 (SimCLR), what self-supervision on 1,200 patches of 2 patients left" in answers
