@@ -18,6 +18,7 @@ from bcgan.cli_options import (
     slide_options,
 )
 from bcgan.errors import InputError
+from bcgan.sizes import MAX_SIZE, MIN_SIZE
 
 
 @click.group()
@@ -204,14 +205,22 @@ def batch(
     "--patient", metavar="PATTERN",
     help="Finds the patient in a slide's name without its suffix; all of that name if not given.",
 )  # fmt: skip
+@click.option(
+    "--size", type=click.IntRange(MIN_SIZE, MAX_SIZE), default=50, show_default=True, help="Side of a patch, pixels.",
+)  # fmt: skip
+@click.option(
+    "--patch-mpp", type=click.FloatRange(0.1, 20), default=4.0, show_default=True, metavar="MICRONS",
+    help="Microns per pixel of a patch.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the table of annotation classes, and write nothing.")
 def tile(
     sources, mpp, mpp_csv, runner, workers, options, out, annotations,
-    classes, malignant, ignore, region, outside, patient, dry_run,
+    classes, malignant, ignore, region, outside, patient, size, patch_mpp, dry_run,
 ) -> None:  # fmt: skip
     """Cut every annotated slide in SOURCES into labelled patches, as the experiment `tiled` trains on.
 
-    Patches are as those of the data set idc: 50 pixels of 4 microns. The innermost polygon decides. A class that
+    By default patches are as those of the data set idc: 50 pixels of 4 microns. The experiment `tiled` trains on
+    them; for others, set data.size and data.mpp as --size and --patch-mpp. The innermost polygon decides. A class that
     nobody decided stops the command. Every slide gets an archive; run it again, and only what is new or changed is
     cut.
     """
@@ -230,7 +239,9 @@ def tile(
 
     outside = qupath.IGNORED if outside == "ignore" else qupath.BENIGN
     decisions = qupath.decide(classes, ignore, malignant, region, outside)
-    job = tiling.TileJob(Path(out), Path(annotations), decisions, patient, mpp, mpp_csv and Path(mpp_csv))
+    job = tiling.TileJob(
+        Path(out), Path(annotations), decisions, patient, mpp, mpp_csv and Path(mpp_csv), size, patch_mpp
+    )
     slides = slidewise.find_slides(sources, job.folders)
     _make_mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
     tiling.check_patients(slides, patient)  # before archives of an earlier run are replaced

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from bcgan import renamed
 from bcgan.classifiers import CLASSIFIERS
+from bcgan.sizes import MAX_SIZE, MIN_SIZE
 
 
 def _check_classifier_name(name: str) -> str:
@@ -57,7 +58,7 @@ class Data(Settings):
 
     name: Literal["histology_phantom", "idc", "breakhis", "patch_camelyon", "patient_folder"]
     dir: Paths = ()  # folders or archives; empty: generated or downloaded if the data set allows it
-    size: int = Field(50, ge=32, le=512)  # side of a stored patch, pixels: 50 is IDC's own, 256 the paper's
+    size: int = Field(50, ge=MIN_SIZE, le=MAX_SIZE)  # side of a stored patch, pixels: 50 is IDC's own, 256 the paper's
     protocol: Literal["official", "extended", "kfold"] = "kfold"
     num_folds: int = Field(5, ge=3)
     test_fold: int = Field(0, ge=0)
@@ -66,7 +67,9 @@ class Data(Settings):
     magnification: Literal[40, 100, 200, 400] | None = None  # BreaKHis only
     max_patches_per_class: int | None = Field(None, ge=1)  # of each patient and class
     subsample_fraction: float | None = Field(None, gt=0, lt=1)  # of the patches of each patient and class
-    mpp: float | None = Field(None, gt=0, le=100)  # patient_folder only: microns per pixel of its images
+    # microns per pixel: of the images of patient_folder, of patches that `bcgan tile` cut (read as idc; 4 if not set),
+    # or at which the phantom is drawn (4 if not set)
+    mpp: float | None = Field(None, gt=0, le=100)
     # patient_folder only: names of folders for each class, besides 0, 1, benign and malignant
     classes: dict[Literal["benign", "malignant"], ClassFolders] = {}
     labels: Path | None = None  # patient_folder only: table of image, label and patient, instead of folder names
@@ -117,7 +120,7 @@ class Gan(Settings):
     steps: int = Field(300, ge=1)
     batch_size: int = Field(64, ge=2)
     latent_dim: int = Field(96, ge=1)
-    base_channels: int = Field(32, ge=4)  # channels of the discriminator's first block and the generator's last
+    base_channels: int = Field(32, ge=4)  # an eighth of the channels of the smallest maps
     loss: Literal["non_saturating", "saturating"] = "non_saturating"
     generator_learning_rate: float = Field(2e-4, gt=0)
     discriminator_learning_rate: float = Field(4e-4, gt=0)
@@ -174,7 +177,7 @@ class Features(Settings):
 
     num_synthetic: int = Field(512, ge=2)  # half of each class
     quality_filter: QualityFilter = QualityFilter()
-    saved_blocks: tuple[Literal["block1", "block2", "block3", "block4"], ...] = ("block4",)
+    saved_blocks: tuple[Literal["block1", "block2", "block3", "block4", "block5", "block6", "last"], ...] = ("last",)
     nuclear_od_threshold: float = Field(0.15, gt=0)  # hematoxylin optical density above which a pixel is a nucleus
 
 

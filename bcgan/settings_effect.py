@@ -70,8 +70,10 @@ RULES = (
          "no lists are read under this data.protocol or of this data set", "set data.protocol=official or extended"),
     Rule(("data.magnification",), lambda e, _: e.data.name == "breakhis",
          "only BreaKHis has magnifications", "set data.name=breakhis"),
-    Rule(("data.mpp", "data.classes", "data.labels"), lambda e, _: e.data.name == "patient_folder",
-         "this data set has its own scale and classes", "set data.name=patient_folder"),
+    Rule(("data.mpp",), lambda e, _: e.data.name in ("patient_folder", "histology_phantom", "idc"),
+         "this data set has its own scale", "set data.name=patient_folder, idc or histology_phantom"),
+    Rule(("data.classes", "data.labels"), lambda e, _: e.data.name == "patient_folder",
+         "this data set has its own classes", "set data.name=patient_folder"),
     Rule(("data.similar_patients",), lambda e, _: e.data.name not in TFDS_DATA_SETS or e.data.split_dir is not None,
          "this data set's patients are not named by hand", "set data.name to another data set"),
     Rule(_keys("translate.", "batch_size base_channels learning_rate cycle_loss_weight identity_loss_weight ema_decay "

@@ -105,8 +105,7 @@ def features(run: StageRun) -> None:
     fitted_filter = reference_cnn.fit_quality_filter(network, matched, settings.quality_filter)
     quality_filter.save(fitted_filter, run.folder / "quality_filter.npz")
     select = partial(reference_cnn.apply_quality_filter, network, fitted_filter)
-    images = store.resize_patches(patches.images, store.GAN_SIZE)
-    export(images, patches.index, run.root / "gan", select, settings, experiment.seed, run.folder)
+    export(patches.images, patches.index, run.root / "gan", select, settings, experiment.seed, run.folder)
 
 
 def pretrain(run: StageRun) -> None:

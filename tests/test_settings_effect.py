@@ -57,7 +57,7 @@ CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "data.test_fold": (1, LISTS, ()),
     "data.split_dir": ("lists", (), LISTS),
     "data.magnification": (40, ("data.name=patient_folder",), ("data.name=breakhis",)),
-    "data.mpp": (0.5, ("data.name=idc",), ("data.name=patient_folder",)),
+    "data.mpp": (0.5, ("data.name=patch_camelyon",), ("data.name=patient_folder",)),
     "data.classes": ({"benign": ["Normal"]}, (), ("data.name=patient_folder",)),
     "data.labels": ("labels.csv", ("data.name=breakhis",), ("data.name=patient_folder",)),
     "data.similar_patients": ("allow", (), ("data.name=idc",)),

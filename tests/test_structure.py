@@ -19,7 +19,7 @@ ORDER = (
     "gan", "models", "preprocess", "data", "slides",
 )  # fmt: skip
 SHARED = (
-    "errors", "settings", "classifiers", "renamed", "experiment", "settings_effect", "variation", "progress",
+    "errors", "sizes", "settings", "classifiers", "renamed", "experiment", "settings_effect", "variation", "progress",
     "machine", "distribute", "runs", "artifacts", "bench",
 )  # fmt: skip
 

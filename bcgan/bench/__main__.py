@@ -14,6 +14,7 @@ from bcgan.bench.subjects import bench_experiment
 
 REPEATS = 5
 PROFILE, AGREEMENT = "profile", "agreement"
+LARGER_PATCHES = (96, 128)  # pixels, that the GAN's step is timed on besides 50
 PRECISIONS = {"mixed_bfloat16": "bfloat16", "float32": "float32"}
 
 
@@ -48,6 +49,13 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
             f"{name} {kind}": ("subjects", "gan", {"precision": kind, "tapes": tapes})
             for kind in precisions
             for name, tapes in (("bcgan", 1), ("two tapes", 2))
+        },
+        **{
+            f"gan_{size}": {
+                f"{name} {precision}": ("subjects", "gan", {"precision": precision, "tapes": tapes, "size": size})
+                for name, tapes in (("bcgan", 1), ("two tapes", 2))
+            }
+            for size in LARGER_PATCHES
         },
         "input": {
             "reading": ("subjects", "input_pipeline", {"augmented": False}),
@@ -172,6 +180,10 @@ def ratios(
         )
     by_name["inference_int8_vs_pytorch_best"] = rate_ratios(measured, "inference", "litert int8", torch)
     by_name["gan_step_vs_two_tapes"] = rate_ratios(measured, "gan", f"bcgan {precision}", f"two tapes {precision}")
+    for size in LARGER_PATCHES:
+        by_name[f"gan_{size}_step_vs_two_tapes"] = rate_ratios(
+            measured, f"gan_{size}", f"bcgan {precision}", f"two tapes {precision}"
+        )
     percentages = get_rates(measured, "waiting", "Table 1's network")
     shares = percentages and [percentage / 100 for percentage in percentages]
     by_name["waiting_share"] = (shares, "time of a training's steps")

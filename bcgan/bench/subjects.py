@@ -118,9 +118,17 @@ def onnx() -> Subject:
 
 
 def gan(
-    precision: str, tapes: int, batch: int = 32, xla: bool = False, steps: int = STEPS, projected_weight: float = 0.0
+    precision: str,
+    tapes: int,
+    batch: int = 32,
+    xla: bool = False,
+    steps: int = STEPS,
+    projected_weight: float = 0.0,
+    size: int = 50,
 ) -> Subject:
-    """Make a GAN training step, by default without the projected discriminator: bcgan's, or a tutorial's.
+    """Make a GAN training step on patches of `size` pixels: bcgan's, or a tutorial's.
+
+    By default it is without the projected discriminator.
 
     The tutorial's uses two tapes: synthetic patches are generated once for each network, real and synthetic ones are
     scored separately, both losses propagate through everything, and gradients are taken one after the other.
@@ -131,9 +139,9 @@ def gan(
     from bcgan.gan import train
 
     settings = Gan(batch_size=batch, projected_discriminator_weight=projected_weight)
-    gan_state = train.build_gan_state(settings)
+    gan_state = train.build_gan_state(settings, size)
     step = train.make_step(gan_state, settings, 0, xla) if tapes == 1 else _make_two_tape_step(gan_state, settings, xla)
-    images, labels = map(tf.constant, draw_patches(batch))
+    images, labels = map(tf.constant, draw_patches(batch, size))
 
     def run() -> int:
         for index in range(steps):
@@ -157,8 +165,9 @@ def _make_two_tape_step(gan_state, settings: Gan, xla: bool):
         """Return synthetic patches of the classes."""
         count = tf.shape(classes)[0]
         noise = tf.random.stateless_normal((count, settings.latent_dim), seed)
-        grain = tf.random.stateless_normal((count, 50, 50, 1), seed + 1)
-        return gan_state.generator([noise, classes, grain], training=True)
+        pixel_noise_shape = gan_state.generator.inputs[2].shape[1:]
+        pixel_noise = tf.random.stateless_normal((count, *pixel_noise_shape), seed + 1)
+        return gan_state.generator([noise, classes, pixel_noise], training=True)
 
     def update(name, tape, loss):
         """Update the weights of a network."""

@@ -28,9 +28,9 @@ def records(data: Data, mixed: bool = False) -> list[Record]:
     from bcgan.data.patient_folder import scan as patient_folder
 
     readers = {
-        "histology_phantom": prepared.phantom_records,
+        "histology_phantom": lambda paths: prepared.phantom_records(paths, data.size, microns_per_pixel(data)),
         "patch_camelyon": prepared.patch_camelyon_records,
-        "idc": idc.records,
+        "idc": lambda paths: idc.records(paths, microns_per_pixel(data)),
         "breakhis": lambda paths: breakhis.records(paths, data.magnification, mixed),
         "patient_folder": lambda paths: patient_folder.records(paths, data.classes, data.labels, data.mpp),
     }
@@ -51,7 +51,9 @@ def records(data: Data, mixed: bool = False) -> list[Record]:
 
 def native_patch_px(data: Data) -> int | None:
     """Return the side of a complete patch of a data set, pixels; `None` if it has images of any size."""
-    return {"histology_phantom": 50, "idc": 50, "patch_camelyon": 96}.get(data.name)
+    if data.name == "idc" and data.mpp:  # cut by `bcgan tile` at another size or scale
+        return data.size
+    return {"histology_phantom": data.size, "idc": 50, "patch_camelyon": 96}.get(data.name)
 
 
 def microns_per_pixel(data: Data) -> float | None:
@@ -62,7 +64,9 @@ def microns_per_pixel(data: Data) -> float | None:
 
     if data.name == "breakhis":
         return MICRONS_AT_40 * 40 / data.magnification if data.magnification else None
-    return {"histology_phantom": MICRONS, "idc": MICRONS, "patch_camelyon": CAMELYON_MPP}.get(data.name, data.mpp)
+    if data.name in ("histology_phantom", "idc"):
+        return data.mpp or MICRONS
+    return {"patch_camelyon": CAMELYON_MPP}.get(data.name, data.mpp)
 
 
 def coordinate_patch_px(data: Data) -> int:

@@ -5,26 +5,28 @@ from pathlib import Path
 
 from bcgan.data.records import UNKNOWN, Record
 
-PHANTOM_MPP = 4.0  # microns per pixel, as in IDC
 CAMELYON_MPP = 0.972  # microns per pixel (Veeling et al. 2018): 10x, downsampled from 0.243
 
 
-def phantom_records(paths: tuple[Path, ...]) -> list[Record]:
+def phantom_records(paths: tuple[Path, ...], size: int, mpp: float) -> list[Record]:
     """Return the records of the histology phantom, which is generated on the first call.
 
     Args:
         paths: The folder of the generated data, if any; else that of TFDS.
+        size: Side of a patch, pixels.
+        mpp: Microns per pixel at which the tissue is drawn.
     """
-    from bcgan.data.histology_phantom.histology_phantom_dataset_builder import Builder
+    from bcgan.data.histology_phantom.histology_phantom_dataset_builder import Builder, config_for
 
-    builder = Builder(data_dir=paths[0] if paths else None, file_format="array_record")
+    config = config_for(size, mpp)
+    builder = Builder(config=config, data_dir=paths[0] if paths else None, file_format="array_record")
     records = []
     for split, index, example, read in _read_examples(builder):
         patient, label = example["patient"].decode(), int(example["label"])
         x, y = int(example["x"]), int(example["y"])
         key = f"{patient}_x{x}_y{y}_class{label}"
         path = f"histology_phantom/{split}/{index}"
-        records.append(Record(key, path, builder.name, patient, label, x, y, "", read, PHANTOM_MPP))
+        records.append(Record(key, path, builder.name, patient, label, x, y, "", read, mpp))
     return records
 
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from scipy.special import expit
 
-from bcgan import runs
+from bcgan import data, runs
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.data.histology_phantom.tissue import held_out_patches
 from bcgan.data.records import CLASSES
@@ -24,8 +24,8 @@ from bcgan.experiment import Experiment
 from bcgan.explain import saliency
 from bcgan.models import discriminator, weights
 from bcgan.models.classifier import build_for_run
-from bcgan.models.discriminator import BLOCKS
-from bcgan.preprocess.store import GAN_SIZE, Store, load_synthetic, resize_patches
+from bcgan.models.discriminator import blocks_of
+from bcgan.preprocess.store import Store, load_synthetic, resize_patches
 
 CHANCE = "random_map"
 PIXEL_FRACTIONS = np.linspace(0, 1, 11)  # of the pixels that are removed or shown
@@ -81,8 +81,9 @@ def feature_maps(gan_discriminator: keras.Model, network: keras.Model, images: n
         {layer: float16, (NUM_CHANNELS or fewer, n, height, width)}: the channels that vary most over the patches, the
         most varying one first. Edges are ignored.
     """
-    at_gan_size = resize_patches(images, GAN_SIZE).astype(np.float32) / 255
-    by_layer = dict(zip(BLOCKS, discriminator.feature_maps(gan_discriminator)(at_gan_size), strict=True))
+    gan_images = resize_patches(images, gan_discriminator.inputs[0].shape[1]).astype(np.float32) / 255
+    maps = discriminator.feature_maps(gan_discriminator)(gan_images)
+    by_layer = dict(zip(blocks_of(gan_discriminator), maps, strict=True))
     inner = next((layer for layer in network.layers if isinstance(layer, keras.Model)), None)
     names = {layer.name for layer in inner.layers} if inner else set()
     shown = [name for name in RESNET_LAYERS if name in names]
@@ -148,7 +149,8 @@ def localization_scores(
     Returns:
         {method: {score: {value, low, high}}}.
     """
-    images, masks, patients = phantom_patches(NUM_PHANTOM_PATCHES, size, experiment.seed)
+    mpp = data.microns_per_pixel(experiment.data)
+    images, masks, patients = phantom_patches(NUM_PHANTOM_PATCHES, size, experiment.seed, mpp)
     masks = masks.reshape(len(images), -1)
     by_method = {}
     for method, explain in methods.items():
@@ -167,9 +169,9 @@ def localization_scores(
     return by_method
 
 
-def phantom_patches(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def phantom_patches(count: int, size: int, seed: int, mpp: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return malignant phantom patches, float32 in [0, 1], masks of their malignant nuclei, and their patients."""
-    patches, patients = held_out_patches(count, size, CLASSES.index("malignant"), seed)
+    patches, patients = held_out_patches(count, size, CLASSES.index("malignant"), seed, mpp=mpp)
     ys, xs = np.mgrid[:size, :size]
     masks = []
     for patch in patches:

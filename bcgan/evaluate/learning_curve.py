@@ -30,7 +30,7 @@ from bcgan.gan.train import sample
 from bcgan.gan.train import train as train_gan
 from bcgan.models import weights
 from bcgan.models.classifier import build_classifier
-from bcgan.preprocess.store import GAN_SIZE, Store, load_role
+from bcgan.preprocess.store import Store, load_role
 from bcgan.settings import Classifier, Classify
 
 NETWORK = "resnet_table1"
@@ -168,7 +168,7 @@ def _build(run: StageRun, store: Store, held_out: dict[str, Patches], cell: Cell
     epoch_steps = max(1, settings.train_steps // settings.num_validations)
     recipe = Recipe(Classify(), model, cell.seed, xla, epoch_steps, augment=cell.arm != "real")
     arrays = {"patients": len(np.unique(patients[rows])), "patches": len(rows), "short": used_fallback}
-    trial = trials.Trial(build_classifier(NETWORK, GAN_SIZE), real, extra, held_out, recipe, arrays)
+    trial = trials.Trial(build_classifier(NETWORK, images.shape[1]), real, extra, held_out, recipe, arrays)
     trials.train_trial(trial, run.experiment.evaluate.tta_views, folder)
 
 

@@ -20,10 +20,11 @@ from bcgan.classify.reference_cnn import make_feature_fn
 from bcgan.data import batches
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
+from bcgan.gan.features import load_pooled
 from bcgan.models import weights
-from bcgan.models.discriminator import BLOCKS, discriminator, feature_maps
+from bcgan.models.discriminator import discriminator, feature_maps
 from bcgan.models.efficientnet_lite import has_weights, pooled_features
-from bcgan.preprocess.store import GAN_SIZE, Store, resize_patches
+from bcgan.preprocess.store import Store
 
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # candidates
 COLOR_AND_TEXTURE = ("red", "green", "blue", "contrast", "homogeneity", "sharpness", "density", "coverage")
@@ -38,7 +39,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     index = index.iloc[store_rows].reset_index(drop=True)
     rows = {role: np.flatnonzero(index["role"] == role) for role in ROLES}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
-    images = resize_patches(store.images[store_rows], GAN_SIZE)
+    images = store.images[store_rows]
     fixed_features = _seed_independent_features(images, store_rows, root)
     untrained = {seed: _untrained_features(images, experiment, seed) for seed in seeds}
     test, settings, results = rows["test"], experiment.evaluate, {}
@@ -88,8 +89,8 @@ def _subsample(rows: np.ndarray, seed: int) -> np.ndarray:
 
 def _seed_independent_features(images: np.ndarray, store_rows: np.ndarray, root: Path) -> dict[str, np.ndarray]:
     """Return the features that are the same for every seed: each block, all blocks, controls, and concatenations."""
-    with np.load(root / "features" / "pooled.npz") as saved:
-        blocks = {f"discriminator_{block}": saved[block][store_rows] for block in BLOCKS}
+    pooled = load_pooled(root / "features")
+    blocks = {f"discriminator_{block}": features[store_rows] for block, features in pooled.items()}
     discriminator_features = np.concatenate(list(blocks.values()), 1)
     properties = pd.read_csv(root / "features" / "properties.csv", usecols=list(COLOR_AND_TEXTURE)).iloc[store_rows]
     color_texture = properties[list(COLOR_AND_TEXTURE)].to_numpy(np.float32)
@@ -111,7 +112,7 @@ def _untrained_features(images: np.ndarray, experiment: Experiment, seed: int) -
     """Return the channel means of all blocks of a discriminator with random weights: float, (n, channels)."""
     keras.utils.set_random_seed(seed)
     gan = experiment.gan
-    maps = feature_maps(discriminator(gan.base_channels, spectral=gan.spectral_norm))
+    maps = feature_maps(discriminator(gan.base_channels, spectral=gan.spectral_norm, size=images.shape[1]))
 
     def pool(batch: np.ndarray) -> np.ndarray:
         """Return the channel means of a batch."""

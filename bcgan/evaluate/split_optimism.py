@@ -21,7 +21,7 @@ from bcgan.evaluate import intervals
 from bcgan.evaluate.derived import make_boosted_trees
 from bcgan.evaluate.probes import COLOR_AND_TEXTURE, MAX_PATCHES
 from bcgan.experiment import Experiment
-from bcgan.models.discriminator import BLOCKS
+from bcgan.gan.features import load_pooled
 from bcgan.preprocess.store import Store
 
 FOLDS = 5
@@ -49,8 +49,8 @@ def measure(
     is_held_out = store.index["role"].to_numpy()[rows] != "train"
     if len(np.unique(patients[is_held_out])) < FOLDS:
         return results
-    with np.load(features / "pooled.npz") as saved:
-        discriminator_features = np.concatenate([saved[block][rows[is_held_out]] for block in BLOCKS], 1)
+    pooled = load_pooled(features)
+    discriminator_features = np.concatenate([values[rows[is_held_out]] for values in pooled.values()], 1)
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=300))
     return results | {
         "discriminator_features": compare(
@@ -77,8 +77,7 @@ def patient_probe(
     num_patients = index["patient"].iloc[rows].nunique()
     if num_patients < 2:
         return None
-    with np.load(features / "pooled.npz") as saved:
-        all_features = [*(saved[block] for block in BLOCKS), properties[list(COLOR_AND_TEXTURE)]]
+    all_features = [*load_pooled(features).values(), properties[list(COLOR_AND_TEXTURE)]]
     inputs = np.concatenate(all_features, 1)[rows]
     patients = index["patient"].to_numpy()[rows]
     train, test = train_test_split(np.arange(len(rows)), test_size=0.5, stratify=patients, random_state=seed)

@@ -27,9 +27,10 @@ from bcgan.experiment import Experiment
 from bcgan.gan import scores
 from bcgan.models import weights
 from bcgan.models.efficientnet_lite import has_weights, pooled_features
-from bcgan.preprocess.store import GAN_SIZE, Store, load_role, load_synthetic
+from bcgan.preprocess.store import Store, load_role, load_synthetic
 
-BLUR_SIGMA_PX = 2.0  # of the real patches without texture that give the ceiling
+BLUR_SIGMA = 0.04  # of the side, 2 of 50 pixels: of the real patches without texture that give the ceiling
+SMALL_PX = 25  # side to which patches are reduced where pixels are compared
 INTERVAL_PERCENTILES = (2.5, 97.5)
 BOUNDS = ("value", "floor", "ceiling")
 MIN_SAMPLES = 4 * scores.NUM_NEIGHBORS  # with fewer, nearest neighbors are not near
@@ -59,7 +60,7 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
         patients.
     """
     real, validation, test = (Patches(*load_role(store, role)) for role in ("train", "validation", "test"))
-    synthetic = Patches(*load_synthetic(features, GAN_SIZE, accepted_only=False))
+    synthetic = Patches(*load_synthetic(features, experiment.data.size, accepted_only=False))
     steps = experiment.features.quality_filter.steps
     networks = {
         "real": weights.load_model(features / "reference_cnn.keras"),
@@ -91,13 +92,13 @@ def _score_distances(
     features = {name: extract(images) for name, images in patches.items()}
     order = np.random.default_rng(seed).permutation(len(real.images))
     training = real.images[np.sort(order[:MAX_MEMORIZATION_PATCHES])]
-    training_features, training_pixels = extract(training), flatten_half_size(training)
+    training_features, training_pixels = extract(training), flatten_reduced(training)
     results = {"kid": _kid(features, seed), "fid": _fid(features)}
     results["memorization_rate"] = {
         key: scores.memorization_rate(training_features, features[key]) for key in ("value", "floor")
     } | {"ceiling": 1.0}
     results["memorization_rate_pixels"] = {
-        key: scores.memorization_rate(training_pixels, flatten_half_size(patches[key])) for key in ("value", "floor")
+        key: scores.memorization_rate(training_pixels, flatten_reduced(patches[key])) for key in ("value", "floor")
     } | {"ceiling": 1.0}
     manifolds = {key: scores.prdc(features["training"], features[key]) for key in BOUNDS}
     for name in ("coverage", "density", "precision", "recall"):
@@ -130,15 +131,15 @@ def _sample_patch_sets(
         "value": sample_class_balanced(synthetic, count, rng).images,
         "floor": sample_class_balanced(validation, count, rng).images,
         "real_vs_real_same_patients": other_training,
-        "ceiling": np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR_SIGMA_PX) for patch in training]),
+        "ceiling": np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR_SIGMA * training.shape[1]) for patch in training]),
         "random_pixels": rng.integers(0, 256, training.shape, np.uint8),
         "benign_only": rng.permutation(validation.images[validation.labels == 0])[:count],
     }
 
 
-def flatten_half_size(images: np.ndarray) -> np.ndarray:
-    """Return patches at half their size as rows of pixels: float32 in [0, 1], (n, pixels)."""
-    small = [cv2.resize(patch, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for patch in images]
+def flatten_reduced(images: np.ndarray) -> np.ndarray:
+    """Return patches, reduced to SMALL_PX a side, as rows of pixels: float32 in [0, 1], (n, pixels)."""
+    small = [cv2.resize(patch, (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA) for patch in images]
     return np.stack(small).reshape(len(images), -1).astype(np.float32) / 255
 
 

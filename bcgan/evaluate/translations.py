@@ -14,14 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ConstantInputWarning, pearsonr
 from skimage.color import rgb2gray, rgb2lab
-from skimage.measure import block_reduce
 from skimage.metrics import structural_similarity
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bcgan import progress, runs
+from bcgan import data, progress, runs
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.data.histology_phantom.tissue import held_out_patches
 from bcgan.data.records import CLASSES
@@ -29,13 +28,13 @@ from bcgan.data.views import center_crop
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.gan.translation import translate
+from bcgan.gan.watch import brightness_grids
 from bcgan.models import weights
 from bcgan.models.efficientnet_lite import has_weights, pooled_features
 from bcgan.preprocess import properties
-from bcgan.preprocess.store import GAN_SIZE, Store, load_role, load_synthetic, resize_patches
+from bcgan.preprocess.store import Store, load_role, load_synthetic, resize_patches
 
 PROPERTIES = ("density", "haematoxylin", "coverage", "contrast", "red", "green", "blue")
-LAYOUT_CELL_PX = 10  # the layout of a patch is its brightness on a 5x5 grid
 MAX_EXAMPLES = 8
 NUCLEAR_QUANTITIES = ("nuclear_area_fraction", "nuclear_count", "nuclear_radius_px")  # known for phantom patches
 NUM_PHANTOM_PATCHES = 256  # of each class, for fitting the regressions, and as many that are translated
@@ -56,7 +55,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     patients = store.index["patient"].to_numpy()[store.role_indices("test")]
     networks = [weights.load_model(root / "translate" / f"to_{name}.keras") for name in CLASSES]
     threshold = experiment.features.nuclear_od_threshold
-    synthetic, synthetic_labels = load_synthetic(root / "features", GAN_SIZE, accepted_only=False)
+    synthetic, synthetic_labels = load_synthetic(root / "features", experiment.data.size, accepted_only=False)
     tables, examples, class_means = [], {}, []
     for label, name in enumerate(CLASSES):
         rows = np.flatnonzero(labels == label)
@@ -147,7 +146,8 @@ def measure_phantom_nuclei(networks: list, experiment: Experiment) -> dict[str, 
 
 def _render_phantom_patches(label: int, first: int, experiment: Experiment) -> tuple[np.ndarray, pd.DataFrame]:
     """Return phantom patches of a class, from patient `first` on, and the NUCLEAR_QUANTITIES of each."""
-    patches, patients = held_out_patches(NUM_PHANTOM_PATCHES, GAN_SIZE, label, experiment.seed, first)
+    size, mpp = experiment.data.size, data.microns_per_pixel(experiment.data)
+    patches, patients = held_out_patches(NUM_PHANTOM_PATCHES, size, label, experiment.seed, first, mpp)
     rows = [
         (patch.density, len(patch.nuclei), patch.nuclei[:, 2].mean() if len(patch.nuclei) else np.nan)
         for patch in patches
@@ -200,7 +200,9 @@ def measure_changes(before: np.ndarray, after: np.ndarray, threshold: float) -> 
     pairs = zip(gray_before, gray_after, strict=True)
     table["ssim"] = [structural_similarity(patch, translation, data_range=1.0) for patch, translation in pairs]
     with warnings.catch_warnings(action="ignore", category=ConstantInputWarning):  # empty glass: NaN
-        table["layout_correlation"] = pearsonr(_layout(gray_before), _layout(gray_after), axis=1).statistic
+        table["layout_correlation"] = pearsonr(
+            brightness_grids(gray_before), brightness_grids(gray_after), axis=1
+        ).statistic
     return table
 
 
@@ -214,8 +216,3 @@ def summarize(table: pd.DataFrame, resamples: int, confidence: float, seed: int)
             for column in rows.columns.difference(["class", "patient"])
         }
     return results
-
-
-def _layout(gray: np.ndarray) -> np.ndarray:
-    """Return the mean brightness of gray patches on a coarse grid: (n, cells)."""
-    return block_reduce(gray, (1, LAYOUT_CELL_PX, LAYOUT_CELL_PX), np.mean).reshape(len(gray), -1)

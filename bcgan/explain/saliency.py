@@ -17,7 +17,7 @@ from bcgan.data import batches
 
 MIN_MAP_SIZE, MIN_MAP_CHANNELS = 7, 16  # of a map that Grad-CAM may be computed on
 INTEGRATION_STEPS = 24  # from white glass to the patch
-OCCLUSION_PX, OCCLUSION_STRIDE_PX = 10, 5
+OCCLUSION_SQUARE, OCCLUSION_STRIDE = 1 / 5, 1 / 10  # shares of the patch's side: 10 and 5 of 50 pixels
 BATCH_SIZE = 64
 
 # From a batch to a feature map and the logit.
@@ -70,15 +70,17 @@ def integrated_gradients(network: keras.Model, images: np.ndarray) -> np.ndarray
 def occlusion(network: keras.Model, images: np.ndarray) -> np.ndarray:
     """Explain by occlusion (Zeiler and Fergus 2014): the fall of the logit when a square has the patch's mean color.
 
-    A pixel's value is the mean over the squares that cover it.
+    A pixel's value is the mean over the squares that cover it. The number of squares does not depend on the patch's
+    size.
     """
     side = images.shape[1]
     compute_logits = logits(network)
-    starts = range(0, side - 1, OCCLUSION_STRIDE_PX)
+    square, stride = round(OCCLUSION_SQUARE * side), round(OCCLUSION_STRIDE * side)
+    starts = range(0, side - 1, stride)
     baseline, mean = compute_logits(images), images.mean((1, 2), keepdims=True)
     total, counts = np.zeros(images.shape[:3], np.float32), np.zeros((side, side), np.float32)
     for top, left in itertools.product(starts, starts):
-        rows, columns = slice(top, top + OCCLUSION_PX), slice(left, left + OCCLUSION_PX)
+        rows, columns = slice(top, top + square), slice(left, left + square)
         occluded = images.copy()
         occluded[:, rows, columns] = mean
         total[:, rows, columns] += (baseline - compute_logits(occluded))[:, None, None]

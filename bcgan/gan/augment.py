@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from bcgan import distribute
 
-MAX_SHIFT = 6  # pixels in each direction; half of the patches are not shifted
+MAX_SHIFT = 1 / 8  # of the side, in each direction, 6 of 50 pixels; half of the patches are not shifted
 NUM_SEEDS = 3  # consecutive seeds used, from the given one on
 CONTRAST_STDDEV, COLOR_STDDEV = 0.1, 0.05
 
@@ -24,11 +24,12 @@ def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         float32, the same shape; not clipped, as a clipped value has no gradient.
     """
     batch, size = tf.shape(images)[0] * distribute.replicas(), images.shape[1]
+    max_shift = int(MAX_SHIFT * size)
     seeds = [seed + tf.constant([0, offset], tf.int64) for offset in range(NUM_SEEDS)]
-    shift = distribute.replica_rows(tf.random.stateless_uniform((batch, 2), seeds[0], 0, 2 * MAX_SHIFT + 1, tf.int32))
+    shift = distribute.replica_rows(tf.random.stateless_uniform((batch, 2), seeds[0], 0, 2 * max_shift + 1, tf.int32))
     is_fixed = distribute.replica_rows(tf.random.stateless_uniform((batch, 1), seeds[1])) < 0.5
-    pixels = tf.where(is_fixed, MAX_SHIFT, shift)[:, :, None] + tf.range(size)
-    padded = tf.pad(images, ((0, 0), (MAX_SHIFT, MAX_SHIFT), (MAX_SHIFT, MAX_SHIFT), (0, 0)), mode="REFLECT")
+    pixels = tf.where(is_fixed, max_shift, shift)[:, :, None] + tf.range(size)
+    padded = tf.pad(images, ((0, 0), (max_shift, max_shift), (max_shift, max_shift), (0, 0)), mode="REFLECT")
     shifted_rows = tf.gather(padded, pixels[:, 0], batch_dims=1, axis=1)
     shifted = tf.gather(shifted_rows, pixels[:, 1], batch_dims=1, axis=2)
     draws = distribute.replica_rows(tf.random.stateless_normal((batch, 1, 1, 4), seeds[2]))

@@ -11,11 +11,12 @@ import tensorflow as tf
 from bcgan import progress
 from bcgan.data import batches
 from bcgan.data.records import CLASSES
+from bcgan.errors import InputError
 from bcgan.gan import steering
 from bcgan.gan.quality_filter import RESULTS
 from bcgan.gan.train import sample
 from bcgan.models import weights
-from bcgan.models.discriminator import BLOCKS, feature_maps
+from bcgan.models.discriminator import block_names, blocks_of, feature_maps
 from bcgan.preprocess import properties
 from bcgan.preprocess.store import allocate
 from bcgan.settings import Features
@@ -43,7 +44,7 @@ def export(
     steering.csv and walks.npz: how well attributes can be controlled, with sweeps and walks.
 
     Args:
-        images: uint8, (n, 50, 50, 3). Every patch of the store.
+        images: uint8, (n, size, size, 3), of the discriminator's size. Every patch of the store.
         index: The store's index, one row for each patch.
         gan: The folder of the stage `gan`.
         filter_fn: From synthetic patches and their labels to one row each with confidence, distance and filter_result.
@@ -69,6 +70,12 @@ def export(
     synthetic = sample(gan_generator, labels, seed)
     _write_synthetic(gan_discriminator, synthetic, labels, filter_fn(synthetic, labels), settings, folder)
     _write_steering(gan_generator, settings.nuclear_od_threshold, seed, folder)
+
+
+def load_pooled(folder: Path) -> dict[str, np.ndarray]:
+    """Load the pooled features of every patch of the store, by block, from the folder of the stage `features`."""
+    with np.load(folder / "pooled.npz") as saved:
+        return {block: saved[block] for block in block_names(saved.files)}
 
 
 def _write_synthetic(
@@ -126,18 +133,25 @@ def _write_maps(
     gan_discriminator: keras.Model, images: np.ndarray, settings: Features, folder: Path
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Write the feature maps of `saved_blocks`, and return pooled features by block and the discriminator's scores."""
+    blocks = blocks_of(gan_discriminator)
+    saved_blocks = [blocks[-1] if block == "last" else block for block in settings.saved_blocks]
+    if missing := set(saved_blocks) - set(blocks):
+        raise InputError(
+            f"features.saved_blocks: {min(missing)} is not a block of this discriminator; its blocks at "
+            f"{images.shape[1]} pixels are {', '.join(blocks)}. Name some of them."
+        )
     extract = feature_maps(gan_discriminator)
-    shapes = dict(zip(BLOCKS, (output.shape[1:] for output in extract.outputs), strict=True))
+    shapes = dict(zip(blocks, (output.shape[1:] for output in extract.outputs), strict=True))
     arrays = {
         block: allocate(folder / f"maps_{block}.npy", np.float16, (len(images), *shapes[block]))
-        for block in settings.saved_blocks
+        for block in saved_blocks
     }
-    pooled = {block: np.empty((len(images), shapes[block][-1]), np.float32) for block in BLOCKS}
+    pooled = {block: np.empty((len(images), shapes[block][-1]), np.float32) for block in blocks}
     scores, start = [], 0
     with progress.bar(len(images), "features", "patch") as bar:
         for score, maps in _score_batches(gan_discriminator, extract, images):
             stop = start + len(score)
-            for block, values in zip(BLOCKS, maps, strict=True):
+            for block, values in zip(blocks, maps, strict=True):
                 pooled[block][start:stop] = values.mean((1, 2))
                 if block in arrays:
                     arrays[block][start:stop] = values

@@ -69,7 +69,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     projected_discriminator.keras. An interruption leaves checkpoint.npz; calling again with the same arguments resumes.
 
     Args:
-        images: uint8, (n, 50, 50, 3). Patches of training patients only.
+        images: uint8, (n, size, size, 3), of 32 to 256 pixels. Patches of training patients only.
         labels: integers, (n,). 0 benign, 1 malignant.
 
     Raises:
@@ -80,7 +80,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
     for label in (0, 1):
         if not (labels == label).any():
             raise InputError(f"gan: no training patch has label {label}; a conditional GAN needs both. Add some.")
-    gan_state = build_gan_state(settings)
+    gan_state = build_gan_state(settings, images.shape[1])
     groups, checkpoint, log_path = gan_state.groups(), folder / "checkpoint.npz", folder / "log.jsonl"
     start = weights.restore(checkpoint, groups)
     progress.truncate_jsonl(log_path, "step", start)
@@ -163,7 +163,7 @@ def sample(network: keras.Model, labels: np.ndarray, seed: int, noise: np.ndarra
         noise: float, (n, latent). Defaults to standard normal noise drawn from the seed.
 
     Returns:
-        uint8, (n, 50, 50, 3).
+        uint8, (n, size, size, 3).
     """
     rng, batch_size = np.random.default_rng(seed), 256
     if noise is None:
@@ -188,14 +188,14 @@ def write_grid(path: Path, network: keras.Model, seed: int) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-def build_gan_state(settings: Gan) -> GanState:
-    """Build the networks and optimizers of a GAN."""
-    gan_generator = generator(settings.latent_dim, settings.base_channels)
-    average = generator(settings.latent_dim, settings.base_channels)
+def build_gan_state(settings: Gan, size: int = 50) -> GanState:
+    """Build the networks and optimizers of a GAN for patches of `size` pixels."""
+    gan_generator = generator(settings.latent_dim, settings.base_channels, size=size)
+    average = generator(settings.latent_dim, settings.base_channels, size=size)
     distribute.synchronize_batch_norm(gan_generator)
     average.set_weights(gan_generator.get_weights())
-    gan_discriminator = discriminator(settings.base_channels, spectral=settings.spectral_norm)
-    features = fast.fuse_model(imagenet_features()) if settings.projected_discriminator_weight else None
+    gan_discriminator = discriminator(settings.base_channels, spectral=settings.spectral_norm, size=size)
+    features = fast.fuse_model(imagenet_features(size)) if settings.projected_discriminator_weight else None
     projected = projected_discriminator(features) if features else None
     projected_3x3 = None
     if settings.projected_discriminator_3x3_steps:

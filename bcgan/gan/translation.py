@@ -42,13 +42,13 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
     An interruption leaves checkpoint.npz; calling again with the same arguments resumes.
 
     Args:
-        images: uint8, (n, 50, 50, 3). Patches of training patients only.
+        images: uint8, (n, size, size, 3), of 32 to 256 pixels. Patches of training patients only.
         labels: integers, (n,). 0 benign, 1 malignant.
 
     Raises:
         WorkError: If a loss is NaN or infinite; the last checkpoint is kept.
     """
-    state = _build_translation_state(settings.base_channels)
+    state = _build_translation_state(settings.base_channels, images.shape[1])
     optimizers = _build_optimizers(state, settings.learning_rate)
     groups = {
         "translators": [variable for network in state.translators for variable in network.variables],
@@ -135,7 +135,7 @@ def make_step(state: TranslationState, optimizers: dict, settings: Translate, se
 
 
 def translate(network: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Translate patches to the other class; uint8 (n, 50, 50, 3) to the same."""
+    """Translate patches to the other class; uint8 (n, size, size, 3) to the same."""
     translated = batches.map_in_batches(lambda part: network(batches.to_float(part), training=False), images)
     return np.rint(translated * 255).astype(np.uint8)
 
@@ -148,11 +148,11 @@ def _build_optimizers(state: TranslationState, learning_rate: float) -> dict[str
     }
 
 
-def _build_translation_state(width: int) -> TranslationState:
-    """Build the networks; `width` is the number of channels of the translators' largest maps."""
-    translators = tuple(translator(width, f"to_{name}") for name in CLASSES)
-    averages = tuple(translator(width, f"to_{name}") for name in CLASSES)
+def _build_translation_state(width: int, size: int) -> TranslationState:
+    """Build the networks for patches of `size` pixels; `width` is the channels of the translators' largest maps."""
+    translators = tuple(translator(width, f"to_{name}", size) for name in CLASSES)
+    averages = tuple(translator(width, f"to_{name}", size) for name in CLASSES)
     for average, network in zip(averages, translators, strict=True):
         average.set_weights(network.get_weights())
-    features = fast.fuse_model(imagenet_features())
+    features = fast.fuse_model(imagenet_features(size))
     return TranslationState(translators, averages, features, projected_discriminator(features))

@@ -44,11 +44,15 @@ def layout_correlation(images: np.ndarray) -> float:
     Args:
         images: uint8, (n, height, width, 3).
     """
-    gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in images]
-    grids = [cv2.resize(image, (GRID_CELLS, GRID_CELLS), interpolation=cv2.INTER_AREA).ravel() for image in gray]
-    grids = np.reshape(grids, (-1, GRID_CELLS * GRID_CELLS)).astype(float)
+    grids = brightness_grids([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in images])
     grids -= grids.mean(1, keepdims=True)
     lengths = np.linalg.norm(grids, axis=1)
     grids = grids[lengths > 0] / lengths[lengths > 0, None]
     count = len(grids)
     return float((np.square(grids.sum(0)).sum() - count) / (count * (count - 1))) if count > 1 else np.nan
+
+
+def brightness_grids(gray: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean brightness of gray patches of any size on a grid of GRID_CELLS a side: float, (n, cells)."""
+    grids = [cv2.resize(image, (GRID_CELLS, GRID_CELLS), interpolation=cv2.INTER_AREA).ravel() for image in gray]
+    return np.reshape(grids, (-1, GRID_CELLS * GRID_CELLS)).astype(float)

@@ -29,16 +29,16 @@ def build_for_run(name: str, root: Path, size: int = 50, classifier_settings: Cl
     settings, spec, gan = classifier_settings or Classifier(), CLASSIFIERS[name], root / "gan"
     discriminator = load_model(gan / "discriminator.keras") if spec.uses_discriminator else None
     joins = "extra_features" in spec.own_settings and settings.extra_features != "none"
-    further_maps = _extra_features(name, gan, settings) if joins else None
+    further_maps = _extra_features(name, gan, settings, discriminator.inputs[0].shape[1]) if joins else None
     network = build_classifier(name, size, discriminator, settings, spec.pretraining != "simclr", further_maps)
     if spec.pretraining == "simclr":
         load_backbone_weights(get_backbone(network), root / "pretrain" / "simclr.keras")
     return network
 
 
-def _extra_features(name: str, gan: Path, settings: Classifier) -> keras.Model:
-    """Return the network whose feature maps are used in addition to the discriminator's."""
-    further_maps = imagenet_features()
+def _extra_features(name: str, gan: Path, settings: Classifier, size: int) -> keras.Model:
+    """Return the network, for patches of `size` pixels, whose maps are used in addition to the discriminator's."""
+    further_maps = imagenet_features(size)
     if settings.extra_features == "projected_discriminator":
         path = gan / "projected_discriminator.keras"
         if not path.exists():

@@ -1,35 +1,40 @@
-"""The class-conditional discriminator, 50 -> 25 -> 13 -> 7 -> 4; every block's feature map is reachable by name."""
+"""The class-conditional discriminator, at 50 pixels 50 -> 25 -> 13 -> 7 -> 4; blocks' maps are reachable by name."""
+
+import re
+from collections.abc import Iterable
 
 import keras
 from keras import layers, ops
 
-BLOCKS = ("block1", "block2", "block3", "block4")
+from bcgan.sizes import map_channels
+
 STEM = 16  # channels of the first convolution, which sees fine texture at full resolution
 
 
-def discriminator(width: int = 32, classes: int = 2, spectral: bool = True) -> keras.Model:
-    """Build the discriminator.
+def discriminator(width: int = 32, classes: int = 2, spectral: bool = True, size: int = 50) -> keras.Model:
+    """Build the discriminator, whose maps follow the side of the patch (`bcgan.sizes`).
 
     The label enters after the last block, by projection (Miyato and Koyama 2018), so the feature maps of a patch do not
     depend on its label, and a classifier can use them.
 
     Args:
-        width: Channels of block1; doubled in every block. Defaults to 32.
+        width: An eighth of the last block's channels; at 50 pixels the channels of block1. Defaults to 32.
         classes: Number of labels. Defaults to 2.
         spectral: Whether the convolutions have spectral normalization (Miyato et al. 2018). Defaults to True.
+        size: Side of a patch, pixels, from 32 to 256. Defaults to 50.
 
     Returns:
-        keras.Model. Inputs `image` (float32 in [0, 1], (batch, 50, 50, 3)) and `label` (int32, (batch,));
-        output `logit` (float32, (batch, 1)), large for patches that look real. Blocks `block1` to `block4` have
-        shapes (25, 25, width), (13, 13, 2 width), (7, 7, 4 width) and (4, 4, 8 width).
+        keras.Model. Inputs `image` (float32 in [0, 1], (batch, size, size, 3)) and `label` (int32, (batch,));
+        output `logit` (float32, (batch, 1)), large for patches that look real. At 50 pixels the blocks `block1`
+        to `block4` have shapes (25, 25, width), (13, 13, 2 width), (7, 7, 4 width) and (4, 4, 8 width).
     """
-    image = keras.Input((50, 50, 3), name="image")
+    image = keras.Input((size, size, 3), name="image")
     label = keras.Input((), dtype="int32", name="label")
 
     x = layers.Rescaling(2.0, offset=-1.0, name="to_minus_one_one")(image)
     x = conv_block(x, STEM, 3, 1, "stem", spectral)
-    for index, block in enumerate(BLOCKS):
-        x = conv_block(x, width * 2**index, 4, 2, block, spectral)
+    for index, channels in enumerate(map_channels(size, width), 1):
+        x = conv_block(x, channels, 4, 2, f"block{index}", spectral)
 
     features = ops.cast(ops.sum(x, (1, 2)), "float32")
     realness = layers.Dense(1, dtype="float32", name="realness")(features)
@@ -47,17 +52,27 @@ def conv_block(x: keras.KerasTensor, channels: int, kernel: int, stride: int, na
     return layers.LeakyReLU(0.2, name=name)(convolution(x))
 
 
-def feature_maps(network: keras.Model, blocks: tuple[str, ...] = BLOCKS) -> keras.Model:
+def block_names(names: Iterable[str]) -> list[str]:
+    """Return those of the names that are a discriminator's blocks, from `block1` on."""
+    return sorted(name for name in names if re.fullmatch(r"block\d", name))
+
+
+def blocks_of(network: keras.Model) -> list[str]:
+    """Return the names of a discriminator's blocks, the largest map first."""
+    return block_names(layer.name for layer in network.layers)
+
+
+def feature_maps(network: keras.Model, blocks: Iterable[str] | None = None) -> keras.Model:
     """Return the part of a discriminator from its inputs, without the label, to the feature maps of the named blocks.
 
-    It shares the discriminator's weights.
+    Without names it is all blocks. It shares the discriminator's weights.
     """
     *inputs, _label = network.inputs
-    outputs = [network.get_layer(block).output for block in blocks]
+    outputs = [network.get_layer(block).output for block in blocks or blocks_of(network)]
     return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="discriminator_features")
 
 
-def features_without_spectral_norm(network: keras.Model, blocks: tuple[str, ...] = BLOCKS) -> keras.Model:
+def features_without_spectral_norm(network: keras.Model, blocks: Iterable[str] | None = None) -> keras.Model:
     """Return a copy of `feature_maps` without spectral normalization, to be part of another network.
 
     The wrapper SpectralNormalization changes its kernel in every training call, even if it is not trainable. The copy

@@ -1,14 +1,13 @@
 """The proposed model, GAN+ResNet: the discriminator's feature map is added to Table 1's ResNet after its stem."""
 
+from collections.abc import Iterable
+
 import keras
 from keras import layers
 
-from bcgan.models.discriminator import BLOCKS, features_without_spectral_norm
+from bcgan.models.discriminator import blocks_of, features_without_spectral_norm
 from bcgan.models.resizing import resize
 from bcgan.models.resnet_table1 import WIDTH, body, stem
-
-DISCRIMINATOR_SIZE = 50
-JOINED_BLOCK = "block2"  # of the discriminator, whose map has the size of the stem's output in Table 1, 13x13
 
 
 def gan_resnet(discriminator: keras.Model, size: int = 50, further_maps: keras.Model | None = None) -> keras.Model:
@@ -20,18 +19,23 @@ def gan_resnet(discriminator: keras.Model, size: int = 50, further_maps: keras.M
     Args:
         discriminator: A trained discriminator; its weights are copied and frozen.
         size: Side of a patch, pixels. Defaults to 50.
-        further_maps: Maps patches of 50 pixels to a list of feature maps that are used too, such as
+        further_maps: Maps patches of the discriminator's size to a list of feature maps that are used too, such as
             `projected_discriminator.projected_features` does. Its trainable weights are trained. Defaults to `None`.
 
     Returns:
         keras.Model. (batch, size, size, 3) to (batch, 1000).
     """
     image = keras.Input((size, size, 3), name="image")
-    patch = _resize_to_50(image)
-    features = _discriminator_maps(discriminator, (JOINED_BLOCK,), patch) + (
-        further_maps(patch) if further_maps else []
-    )
+    patch = _resize_for(discriminator, image)
+    features = _discriminator_maps(discriminator, (joined_block(discriminator),), patch)
+    features += further_maps(patch) if further_maps else []
     return keras.Model(image, body(_join_features(stem(image), features)), name="gan_resnet")
+
+
+def joined_block(discriminator: keras.Model) -> str:
+    """Return the block whose map has the size of the stem's output: a quarter of the patch's side, rounded up."""
+    side = -(-discriminator.inputs[0].shape[1] // 4)
+    return next(block for block in blocks_of(discriminator) if discriminator.get_layer(block).output.shape[1] == side)
 
 
 def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
@@ -42,11 +46,13 @@ def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
         size: Side of a patch, pixels. Defaults to 50.
 
     Returns:
-        keras.Model. (batch, size, size, 3) to (batch, 15 times the discriminator's width).
+        keras.Model. (batch, size, size, 3) to (batch, channels of all blocks); at 50 pixels these are 15 times the
+        discriminator's width.
     """
     image = keras.Input((size, size, 3), name="image")
-    maps = _discriminator_maps(discriminator, BLOCKS, _resize_to_50(image))
-    pooled = [layers.GlobalAveragePooling2D(name=f"{block}_mean")(x) for block, x in zip(BLOCKS, maps, strict=True)]
+    blocks = blocks_of(discriminator)
+    maps = _discriminator_maps(discriminator, blocks, _resize_for(discriminator, image))
+    pooled = [layers.GlobalAveragePooling2D(name=f"{block}_mean")(x) for block, x in zip(blocks, maps, strict=True)]
     x = layers.Concatenate(name="features")(pooled)
     x = layers.BatchNormalization(center=False, scale=False, name="standardised")(x)
     return keras.Model(image, x, name="gan_only")
@@ -64,13 +70,12 @@ def _join_features(x: keras.KerasTensor, features: list) -> keras.KerasTensor:
     return layers.Add(name="joint")([x, maps])
 
 
-def _resize_to_50(image: keras.KerasTensor) -> keras.KerasTensor:
-    if image.shape[1] == DISCRIMINATOR_SIZE:
-        return image
-    return resize(image, DISCRIMINATOR_SIZE, "to_50")
+def _resize_for(discriminator: keras.Model, image: keras.KerasTensor) -> keras.KerasTensor:
+    size = discriminator.inputs[0].shape[1]
+    return image if image.shape[1] == size else resize(image, size, f"to_{size}")
 
 
-def _discriminator_maps(discriminator: keras.Model, blocks: tuple[str, ...], image: keras.KerasTensor) -> list:
+def _discriminator_maps(discriminator: keras.Model, blocks: Iterable[str], image: keras.KerasTensor) -> list:
     features = features_without_spectral_norm(discriminator, blocks)
     features.trainable = False
     maps = features(image)

@@ -1,4 +1,4 @@
-"""The class-conditional generator: from noise, a label and pixel noise to a 50x50 patch, with maps of 4, 7, 13, 25, 50.
+"""The class-conditional generator: noise, a label and pixel noise to a patch, at 50 pixels 4 -> 7 -> 13 -> 25 -> 50.
 
 Pixel noise, one random number for each pixel as in StyleGAN, is the input that is named `grain` in saved models.
 """
@@ -7,15 +7,15 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-SIZES = (7, 13, 25, 50)
-PIXEL_NOISE_SIZES = (13, 25, 50)
+from bcgan.sizes import map_channels, map_sizes
+
 PIXEL_NOISE_STDDEV = 0.1  # standard deviation of the initial weights of the pixel noise
 CODE_DIM = 128  # length of the code that modulates every layer
 BATCH_NORM_MOMENTUM = 0.9  # with Keras's 0.99 the statistics of a short training lag behind, and samples lack contrast
 
 
-def generator(latent: int = 96, width: int = 32, classes: int = 2) -> keras.Model:
-    """Build the generator.
+def generator(latent: int = 96, width: int = 32, classes: int = 2, size: int = 50) -> keras.Model:
+    """Build the generator, whose maps are the discriminator's in reverse (`bcgan.sizes`).
 
     Noise and label enter at the first map and, by self-modulation (Chen et al. 2019), at every layer: without it, the
     GAN collapsed to one picture of each class after a few thousand steps. Pixel noise is added to the larger maps
@@ -24,16 +24,20 @@ def generator(latent: int = 96, width: int = 32, classes: int = 2) -> keras.Mode
 
     Args:
         latent: Length of the noise vector. Defaults to 96.
-        width: Channels of the last map. Defaults to 32.
+        width: An eighth of the channels of the first map; at 50 pixels the channels of the last. Defaults to 32.
         classes: Number of labels. Defaults to 2.
+        size: Side of a patch, pixels, from 32 to 256. Defaults to 50.
 
     Returns:
         keras.Model. Inputs `noise` (float32, (batch, latent), standard normal), `label` (int32, (batch,)) and `grain`
-        (float32, (batch, 50, 50, 1), standard normal); output `image` (float32 in [0, 1], (batch, 50, 50, 3)).
+        (float32, (batch, size, size, 1), standard normal); output `image` (float32 in [0, 1], (batch, size, size, 3)).
     """
     noise = keras.Input((latent,), name="noise")
     label = keras.Input((), dtype="int32", name="label")
-    pixel_noise = keras.Input((50, 50, 1), name="grain")
+    pixel_noise = keras.Input((size, size, 1), name="grain")
+    *larger_sizes, first_size = (size, *map_sizes(size))
+    *larger_channels, first_channels = map_channels(size, width)
+    larger_channels.insert(0, larger_channels[0])  # of the patch itself
 
     embedding = layers.Embedding(
         classes,
@@ -43,19 +47,19 @@ def generator(latent: int = 96, width: int = 32, classes: int = 2) -> keras.Mode
     )(label)
     joined = layers.Concatenate(name="noise_and_label")([noise, embedding])
     code = layers.LeakyReLU(0.2, name="code")(layers.Dense(CODE_DIM, name="code_dense")(joined))
-    x = layers.Dense(4 * 4 * 8 * width, name="seed")(joined)
-    x = layers.Reshape((4, 4, 8 * width), name="seed_map")(x)
+    x = layers.Dense(first_size * first_size * first_channels, name="seed")(joined)
+    x = layers.Reshape((first_size, first_size, first_channels), name="seed_map")(x)
 
-    for index, (size, channels) in enumerate(zip(SIZES, (4 * width, 2 * width, width, width), strict=True), 1):
+    for index, (map_size, channels) in enumerate(zip(larger_sizes[::-1], larger_channels[::-1], strict=True), 1):
         x = _modulate(x, code, f"grow{index}")
         x = layers.UpSampling2D(2, name=f"grow{index}_double")(x)
-        if x.shape[1] == size:
+        if x.shape[1] == map_size:
             padding = "same"
         else:  # one pixel too many: padded on one side only, as cropping has a slow gradient
             x, padding = layers.ZeroPadding2D(((1, 0), (1, 0)), name=f"grow{index}_pad")(x), "valid"
         x = layers.Conv2D(channels, 3, padding=padding, use_bias=False, name=f"grow{index}_conv")(x)
-        if size in PIXEL_NOISE_SIZES:
-            step = -(-50 // size)
+        if index > 1:  # the first map is too small for texture
+            step = 2 ** (len(larger_sizes) - index)
             # Created here, not on import: an initializer draws its seed from the global generator.
             initializer = keras.initializers.RandomNormal(stddev=PIXEL_NOISE_STDDEV)
             convolution = layers.Conv2D(

@@ -47,7 +47,7 @@ class Engine(NamedTuple):
     Attributes:
         name: "openvino", "litert" or "keras".
         score: Maps uint8 patches (n, size, size, 3) to probabilities of malignancy, (n,).
-        features: Maps uint8 patches at the GAN's size to the input of the reference CNN's head, (n, d).
+        features: Maps uint8 patches of side `reference_cnn_size` to the input of the reference CNN's head, (n, d).
     """
 
     name: str

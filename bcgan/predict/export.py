@@ -248,6 +248,7 @@ def _build_card(experiment: Experiment, root: Path, out: Path, members: dict[str
         microns_per_pixel=scale.mpp,
         image_size=scale.image_size,
         downsample=scale.downsample,
+        reference_cnn_size=experiment.data.size,
         tta_views=TTA_VIEWS,
         calibration=fitted_calibration,
         thresholds=_thresholds(labels, calibrated),

@@ -16,7 +16,7 @@ from bcgan.data.views import dihedral_view
 from bcgan.errors import InputError
 from bcgan.gan import quality_filter
 from bcgan.predict import engines
-from bcgan.preprocess.images import GAN_SIZE, resize_patches
+from bcgan.preprocess.images import resize_patches
 from bcgan.slides.scale import ModelScale
 from bcgan.slides.tissue import MIN_TISSUE_FRACTION, is_colorless, tissue_fraction
 
@@ -53,6 +53,7 @@ class Card(BaseModel):
     microns_per_pixel: float | None  # of those pixels; None if it is not known
     image_size: tuple[int, int] | None = None  # width and height of the training images, if all had one size
     downsample: float = 1.0  # pixels of a training image per pixel of the patch
+    reference_cnn_size: int = 50  # side of the reference CNN's input, pixels: that of the run's patches before any crop
     tta_views: int  # flips and rotations averaged
     calibration: Calibration
     thresholds: Thresholds  # of a patch by itself
@@ -194,7 +195,7 @@ class Model:
         The distance ratio is that of the quality filter (`bcgan.gan.quality_filter.distance_ratio`), where 1 is the
         largest distance of an accepted synthetic patch.
         """
-        features = self._features(resize_patches(images, GAN_SIZE))
+        features = self._features(resize_patches(images, self.card.reference_cnn_size))
         labels = [np.full(len(images), label) for label in (0, 1)]
         return np.min([quality_filter.distance_ratio(self._quality_filter, features, label) for label in labels], 0)
 

@@ -46,6 +46,7 @@ class TileJob(NamedTuple):
         patient: Regular expression that finds the patient in a slide's name without its suffixes. `None` means all
             of the name.
         mpp, mpp_table: Microns per pixel of all slides, or of each by a table. `None` means as the files state.
+        size, patch_mpp: Side of a patch in pixels, and microns per pixel of a patch.
         name, suffix, folders: As `SlideJob` has them.
     """
 
@@ -55,6 +56,8 @@ class TileJob(NamedTuple):
     patient: str | None = None
     mpp: float | None = None
     mpp_table: Path | None = None
+    size: int = SIZE
+    patch_mpp: float = MICRONS
     name: str = "tile"
     suffix: str = ".zip"
     folders: bool = False
@@ -65,7 +68,13 @@ class TileJob(NamedTuple):
         decisions = self.decisions._replace(requested=())  # repeating a default on the command line changes nothing
         key = fingerprint((path,) if path else ())
         mpp = MppChoice(self.mpp, self.mpp_table).as_json()
-        return [key, decisions, self.patient, mpp]
+        scale = [] if self.scale == PATCH_SCALE else [self.size, self.patch_mpp]
+        return [key, decisions, self.patient, mpp, *scale]
+
+    @property
+    def scale(self) -> ModelScale:
+        """Return the size and scale of a patch."""
+        return ModelScale(self.size, self.patch_mpp, (self.size, self.size), 1.0)
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """Write the archive and return the number of patches by class, and of those left out.
@@ -81,7 +90,7 @@ class TileJob(NamedTuple):
             if num_outside := check_position(annotations, image.size):
                 progress.log.warning("tile: %s: %d polygons lie outside of the image", slide.name, num_outside)
             mpp = MppChoice(self.mpp, self.mpp_table)(slide.image) if slide.image else None
-            grid = cut_patches(image, PATCH_SCALE, mpp)
+            grid = cut_patches(image, self.scale, mpp)
         downsample = (grid.scale.x, grid.scale.y)
         labels = label_patches(grid.patches, grid.coords, downsample, grid.tissue, annotations, self.decisions)
         slide_id = int(hashlib.sha256(slide.name.encode()).hexdigest()[:6], 16)  # distinguishes a patient's slides
@@ -206,7 +215,7 @@ def patch_areas(slides: Iterable[Slide], job: TileJob) -> dict[Path, float]:
         except (OSError, ValueError):
             continue  # reported when this slide is processed
         if path and mpp:
-            areas[path] = (SIZE * MICRONS) ** 2 / (mpp.x * mpp.y)
+            areas[path] = (job.size * job.patch_mpp) ** 2 / (mpp.x * mpp.y)
     return areas
 
 

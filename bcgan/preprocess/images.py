@@ -6,8 +6,6 @@ import numpy as np
 from bcgan.settings import Preprocess
 from bcgan.slides.decode import WHITE
 
-GAN_SIZE = 50  # side of the GAN's patches, pixels
-
 
 def to_square(image: np.ndarray, native: int | None, size: int) -> np.ndarray:
     """Return a patch of size x size pixels.

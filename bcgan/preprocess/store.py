@@ -19,8 +19,8 @@ from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 from bcgan.preprocess import audit, images, stain
-from bcgan.preprocess.images import GAN_SIZE, resize_patches
-from bcgan.settings import Preprocess
+from bcgan.preprocess.images import resize_patches
+from bcgan.settings import Data, Preprocess
 from bcgan.slides.decode import decode_image
 
 CHUNK = 256
@@ -76,9 +76,9 @@ def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def load_role(store: Store, role: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a role's patches at the GAN's size, uint8 (n, 50, 50, 3), and their labels."""
+    """Return a role's patches, uint8 (n, size, size, 3), and their labels."""
     rows = store.role_indices(role)
-    return resize_patches(store.images[rows], GAN_SIZE), store.index["label"].to_numpy()[rows]
+    return store.images[rows], store.index["label"].to_numpy()[rows]
 
 
 def load_synthetic(folder: Path, size: int, accepted_only: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +114,7 @@ def build(experiment: Experiment, folder: Path) -> None:
     progress.log.info("preprocess: %d patches of %d patients", len(records), len({r.patient for r in records}))
     patches = allocate(folder / "decoding.npy", np.uint8, (len(records), size, size, 3))
     rows, thumbnails = _decode_all(records, patches, settings, native)
+    _check_patch_size(rows, native, experiment.data)
     faults = audit.find_faults(rows, thumbnails, native)
     _write_audit(folder / "audit.csv", rows, faults)
     keep, summary = audit.apply_policy(rows, faults, settings.audit)
@@ -125,6 +126,7 @@ def build(experiment: Experiment, folder: Path) -> None:
             "change preprocess.audit."
         )
     index = rows[keep].reset_index(drop=True)
+    _warn_of_enlarged(index, native, size)
     index["role"] = splits.assign_roles(index, experiment.data, experiment.seed)
     _write_kept_patches(folder, patches, keep)
     summary["imputed"] = {
@@ -215,6 +217,35 @@ def _log_faults(rows: pd.DataFrame, faults: pd.DataFrame, summary: dict[str, Any
                 "preprocess: %d %s (first: %s): policy %s; all in audit.csv, preprocess.audit.%s changes it",
                 fault["count"], name.replace("_", " "), detail, fault["policy"], name,
             )  # fmt: skip
+
+
+def _check_patch_size(rows: pd.DataFrame, native: int | None, settings: Data) -> None:
+    """Check that most patches of a data set have the size that its patches are said to have.
+
+    Raises:
+        InputError: If more than half of the readable ones have another size: they would be cropped or padded.
+    """
+    readable = rows[rows["reason"] == ""]
+    is_other = (readable[["width", "height"]] != native).all(axis=1)
+    if native is None or is_other.mean() <= 0.5:
+        return
+    first = readable[is_other].iloc[0]
+    remedy = "Set data.size and data.mpp as --size and --patch-mpp of the bcgan tile that cut them."
+    raise InputError(
+        f"data.dir: {is_other.sum()} of {len(readable)} patches do not have {native}x{native} pixels, the first, "
+        f"{first['path']}, has {first['width']}x{first['height']}. "
+        + (remedy if settings.name == "idc" else f"Give the data set {settings.name}, or set data.name.")
+    )
+
+
+def _warn_of_enlarged(index: pd.DataFrame, native: int | None, size: int) -> None:
+    """Warn of patches that have fewer pixels than the experiment stores: enlarging them adds no detail."""
+    sides = index[["width", "height"]].min(axis=1) if native is None else pd.Series(native, index.index)
+    if count := int((sides < size).sum()):
+        progress.log.warning(
+            "preprocess: %d of %d patches are smaller than data.size=%d and were enlarged, the smallest from %d "
+            "pixels; set data.size to the size that they have", count, len(index), size, sides.min(),
+        )  # fmt: skip
 
 
 def _write_audit(path: Path, rows: pd.DataFrame, faults: pd.DataFrame) -> None:

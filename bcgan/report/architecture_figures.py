@@ -4,8 +4,8 @@ import keras
 import pandas as pd
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from bcgan.models.discriminator import BLOCKS, discriminator
-from bcgan.models.gan_resnet import JOINED_BLOCK, gan_resnet
+from bcgan.models.discriminator import blocks_of, discriminator
+from bcgan.models.gan_resnet import gan_resnet, joined_block
 from bcgan.models.generator import generator
 from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
 from bcgan.models.resnet_table1 import resnet_table1
@@ -22,7 +22,7 @@ COLORS = {
     "joined": style.CLASSIFIER_COLORS["gan_resnet"],
     "data": "#DDDDDD",
 }
-VECTOR_HEIGHT = 0.1  # of a vector's box; that of a 50x50 map is 1
+VECTOR_HEIGHT = 0.1  # of a vector's box; that of a patch is 1
 # Titles of blocks, by the first part of their layers' names.
 TITLES = {
     "image": "patch", "stem": "stem", "three": "three\nchannels", "upsample": "enlarged", "average": "pooled",
@@ -55,8 +55,10 @@ def system(run: Run) -> ReportFigure:
         "projected_discriminator": "; the projected\ndiscriminator's",
         "imagenet": "; ImageNet's",
     }[classifier_settings.extra_features]
-    gan_discriminator, joined_network = discriminator(), gan_resnet(discriminator())
-    maps = "x".join(map(str, gan_discriminator.get_layer(JOINED_BLOCK).output.shape[1:]))
+    size = run.experiment.data.size
+    gan_discriminator = discriminator(size=size)
+    joined_network = gan_resnet(gan_discriminator, size)
+    maps = "x".join(map(str, gan_discriminator.get_layer(joined_block(gan_discriminator)).output.shape[1:]))
     units = joined_network.output_shape[-1]
     state = f"frozen{joined_maps}{', fine-tuned' if classifier_settings.finetune_extra_features else ''}"
     figure, axes = style.plt.subplots(figsize=(10, 4.2))
@@ -67,7 +69,7 @@ def system(run: Run) -> ReportFigure:
         else ":\nreal or synthetic"
     )
     boxes = {
-        "patches": (0.0, 1.0, "Training patients'\npatches, 50x50x3", "data"),
+        "patches": (0.0, 1.0, f"Training patients'\npatches, {size}x{size}x3", "data"),
         "generator": (2.6, 3.4, "Generator\nnoise, label to patch", "generator"),
         "synthetic": (5.2, 3.4, "Synthetic patches,\nfiltered", "data"),
         "discriminator": (2.6, 2.2, f"Discriminator{projected}", "discriminator"),
@@ -94,9 +96,10 @@ def system(run: Run) -> ReportFigure:
 
 def gan(run: Run) -> ReportFigure:
     """Draw the blocks of the generator and the discriminator: the paper's Fig. 4."""
-    settings = run.experiment.gan
-    generator_blocks = blocks(generator(settings.latent_dim, settings.base_channels))
-    discriminator_blocks = blocks(discriminator(settings.base_channels, spectral=settings.spectral_norm))
+    settings, size = run.experiment.gan, run.experiment.data.size
+    gan_discriminator = discriminator(settings.base_channels, spectral=settings.spectral_norm, size=size)
+    generator_blocks = blocks(generator(settings.latent_dim, settings.base_channels, size=size))
+    discriminator_blocks = blocks(gan_discriminator)
     is_drawn = generator_blocks["block"].str.match("noise|code|seed|grow|last|colours|image")
     generator_blocks = generator_blocks[generator_blocks["output"].map(bool) & is_drawn]
     discriminator_blocks = discriminator_blocks[
@@ -118,7 +121,7 @@ def gan(run: Run) -> ReportFigure:
         "as their maps, vectors thin. "
         + ("Not drawn: the projected discriminator, on EfficientNet-Lite0's frozen maps. "
            if settings.projected_discriminator_weight else "") +
-        f"The maps {', '.join(BLOCKS)} of the discriminator are what later stages read."
+        f"The maps {', '.join(blocks_of(gan_discriminator))} of the discriminator are what later stages read."
     ))  # fmt: skip
 
 
@@ -137,18 +140,20 @@ def resnet(_run: Run) -> ReportFigure:
 def integration(run: Run) -> ReportFigure:
     """Draw the discriminator's maps joining the ResNet: the paper's Fig. 6."""
     classifier_settings = run.experiment.classify.models.get("gan_resnet", Classifier())
-    gan_discriminator = discriminator(run.experiment.gan.base_channels)
-    further_maps = _build_extra_features(classifier_settings)
-    joined_network = gan_resnet(gan_discriminator, further_maps=further_maps)
+    size = run.experiment.data.size
+    gan_discriminator = discriminator(run.experiment.gan.base_channels, size=size)
+    joined, all_blocks = joined_block(gan_discriminator), blocks_of(gan_discriminator)
+    further_maps = _build_extra_features(classifier_settings, size)
+    joined_network = gan_resnet(gan_discriminator, size, further_maps)
     discriminator_blocks = blocks(gan_discriminator)
-    used_blocks = ["image", "stem", *BLOCKS[: BLOCKS.index(JOINED_BLOCK) + 1]]
+    used_blocks = ["image", "stem", *all_blocks[: all_blocks.index(joined) + 1]]
     discriminator_blocks = discriminator_blocks[discriminator_blocks["block"].isin(used_blocks)]
     joined_blocks = blocks(joined_network)
     joined_blocks = joined_blocks[~joined_blocks["block"].isin(["discriminator", "image", "imagenet", "projected"])]
     is_gate, is_stem = joined_blocks["block"] == "features", joined_blocks["block"] == "stem"
     ordered_blocks = pd.concat([joined_blocks[is_stem], joined_blocks[is_gate], joined_blocks[~is_gate & ~is_stem]])
     rows = [
-        (discriminator_blocks, "discriminator", f"The discriminator, frozen, up to its map {JOINED_BLOCK}"),
+        (discriminator_blocks, "discriminator", f"The discriminator, frozen, up to its map {joined}"),
         (ordered_blocks, "joined", (
             f"Table 1's ResNet, joined behind its stem: {joined_network.count_params():,} parameters with all that "
             "joins")),
@@ -165,18 +170,18 @@ def integration(run: Run) -> ReportFigure:
         axes.set_title(title)
     numbers = [network_blocks.assign(network=name) for network_blocks, name, _ in rows]
     return ReportFigure(figure, _shapes_as_text(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
-        f"The discriminator's map {JOINED_BLOCK} joins the ResNet behind its stem: it is projected to as many channels "
+        f"The discriminator's map {joined} joins the ResNet behind its stem: it is projected to as many channels "
         "and added through a gate that starts at zero, so that at the start the network is Table 1's alone. "
         + ("Three maps of the projected discriminator, on EfficientNet-Lite0, resized to that size, join too. "
            if classifier_settings.extra_features == "projected_discriminator" else "")
     ).strip())  # fmt: skip
 
 
-def _build_extra_features(classifier_settings: Classifier) -> keras.Model | None:
+def _build_extra_features(classifier_settings: Classifier, size: int) -> keras.Model | None:
     """Build the network whose maps also join, with random weights: only its shapes are used. `None` if none joins."""
     if classifier_settings.extra_features == "none":
         return None
-    frozen = imagenet_features(weights=False)
+    frozen = imagenet_features(size, weights=False)
     if classifier_settings.extra_features == "projected_discriminator":
         return projected_features(frozen, projected_discriminator(frozen))
     return frozen
@@ -184,7 +189,7 @@ def _build_extra_features(classifier_settings: Classifier) -> keras.Model | None
 
 def _map_blocks(network: keras.Model) -> pd.DataFrame:
     """Return the patch and each map that joins, as `blocks` does; parameters are those that the map adds."""
-    frozen = imagenet_features(weights=False)
+    frozen = imagenet_features(network.input.shape[1], weights=False)
     submodels = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     rows, previous_count = [("image", tuple(network.input.shape[1:]), 0)], 0
     for index, output in enumerate(network.outputs, 1):
@@ -221,8 +226,9 @@ def _draw_blocks(axes, network_blocks: pd.DataFrame, color: str, side_block: str
         side_block: The block whose input comes from the row above; the block before it is connected past it.
     """
     axes.axis("off")
+    patch_height = max(shape[0] for shape in network_blocks["output"] if len(shape) == 3)
     for x, row in enumerate(network_blocks.itertuples()):
-        height = 0.15 + 0.85 * row.output[0] / 50 if len(row.output) == 3 else VECTOR_HEIGHT
+        height = 0.15 + 0.85 * row.output[0] / patch_height if len(row.output) == 3 else VECTOR_HEIGHT
         axes.add_patch(Rectangle((x - 0.28, -height / 2), 0.56, height, facecolor=color, edgecolor=style.INK, lw=0.6))
         shape = "x".join(map(str, row.output)) or "scalar"
         fontsize = 8 if len(network_blocks) < 11 else 7

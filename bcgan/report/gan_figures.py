@@ -8,9 +8,8 @@ import seaborn as sns
 from sklearn.neighbors import NearestNeighbors
 
 from bcgan.data.records import CLASSES
-from bcgan.evaluate.synthetic import flatten_half_size
+from bcgan.evaluate.synthetic import SMALL_PX, flatten_reduced
 from bcgan.gan.features import COMPARED_BLOCK
-from bcgan.preprocess.store import GAN_SIZE, resize_patches
 from bcgan.report.data_figures import select_patches
 from bcgan.report.run import Run
 from bcgan.report.style import (
@@ -223,8 +222,8 @@ def nearest(run: Run) -> ReportFigure:
         f"Are training patches copied? Distances of {len(synthetic_rows):,} synthetic patches to the nearest of "
         f"{len(train_rows):,} training patches, of {len(validation_rows):,} patches of validation patients, and of "
         "training patches to each other, as cumulative shares; in the means of the discriminator's "
-        f"{COMPARED_BLOCK} and in pixels at half size. Copies would begin far left of the other curves; a steeper "
-        f"curve means less variety.{nearest_text}"
+        f"{COMPARED_BLOCK} and in pixels, reduced to {SMALL_PX} a side. Copies would begin far left of the other "
+        f"curves; a steeper curve means less variety.{nearest_text}"
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Nearest training patches", caption)
 
@@ -243,8 +242,8 @@ def _nearest_training_patches(
         train, validation = run.pooled_features[train_rows], run.pooled_features[validation_rows]
         synthetic = run.synthetic[COMPARED_BLOCK][synthetic_rows]
     else:
-        real = (resize_patches(run.store.images[rows], GAN_SIZE) for rows in (train_rows, validation_rows))
-        train, validation, synthetic = map(flatten_half_size, (*real, run.synthetic["images"][synthetic_rows]))
+        real = (run.store.images[rows] for rows in (train_rows, validation_rows))
+        train, validation, synthetic = map(flatten_reduced, (*real, run.synthetic["images"][synthetic_rows]))
     index = NearestNeighbors(n_neighbors=2).fit(train)
     synthetic_distances, neighbors = index.kneighbors(synthetic, 1)
     distances = {

@@ -13,10 +13,14 @@ from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.models.table1 import TOTALS, compare
 
 WIDTH = 110
+OTHER_SIZES = (96, 224)  # pixels, besides the 50 of Table 1
 
 
 def write_summaries(out: str | None) -> Iterator[str]:
-    """Yield the summaries as text; with `out`, also write each into a file in that folder."""
+    """Yield the summaries as text; with `out`, also write each into a file in that folder.
+
+    The networks are those for patches of 50 pixels, whose numbers Table 1 has; the GAN's follow for OTHER_SIZES.
+    """
     gan_discriminator, frozen = discriminator(), imagenet_features(weights=False)
     networks = {
         "generator": generator(),
@@ -29,8 +33,16 @@ def write_summaries(out: str | None) -> Iterator[str]:
             gan_discriminator, further_maps=projected_features(frozen, projected_discriminator(frozen))
         ),
     }
+    for size in OTHER_SIZES:
+        larger_discriminator = discriminator(size=size)
+        networks |= {
+            f"generator_{size}": generator(size=size),
+            f"discriminator_{size}": larger_discriminator,
+            f"gan_resnet_{size}": gan_resnet(larger_discriminator, size),
+        }
     for name, network in networks.items():
-        lines: list[str] = []
+        size = next(layer.shape[1] for layer in (*network.inputs, *network.outputs) if len(layer.shape) == 4)
+        lines = [f"{name}, for patches of {size} pixels"]
         network.summary(line_length=WIDTH, print_fn=lambda text, lines=lines: lines.append(text))
         yield _write(out, f"{name}.txt", "\n".join(lines))
     table, totals = compare(networks["resnet_table1"])

@@ -114,7 +114,7 @@ def test_the_phantom_is_the_same_each_time_and_knows_its_truth(tmp_path):
 
 def test_prepared_data_sets_give_their_bytes_when_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(phantom.Builder, "BUILDER_CONFIGS", [phantom.PhantomConfig(name="two", patients=2, patches=3)])
-    found = prepared.phantom_records((tmp_path,))
+    found = prepared.phantom_records((tmp_path,), 50, 4.0)
     assert len({record.key for record in found}) == 6
     assert found[-1].read()[:4] == b"\x89PNG"
     assert found[0].read() != found[-1].read()

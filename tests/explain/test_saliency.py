@@ -89,7 +89,7 @@ def test_a_good_map_deletes_faster_and_inserts_faster_than_its_opposite():
 
 def test_a_map_that_knows_the_nuclei_points_and_noise_does_not():
     settings = experiment.load("phantom", ("evaluate.bootstrap_samples=100",))
-    images, masks, _ = explanations.phantom_patches(explanations.NUM_PHANTOM_PATCHES, 50, settings.seed)
+    images, masks, _ = explanations.phantom_patches(explanations.NUM_PHANTOM_PATCHES, 50, settings.seed, 4.0)
     assert 0.02 < masks.mean() < 0.6
     assert images[masks].mean() < images[~masks].mean()  # nuclei are dark
     methods = {

@@ -4,8 +4,8 @@ import tensorflow as tf
 
 from bcgan.errors import WorkError
 from bcgan.gan import train
-from bcgan.gan.augment import MAX_SHIFT, augment
-from bcgan.gan.watch import WINDOW, diagnose, layout_correlation
+from bcgan.gan.augment import augment
+from bcgan.gan.watch import WINDOW, brightness_grids, diagnose, layout_correlation
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((16, 50, 50, 3), np.float32)
@@ -26,18 +26,18 @@ def test_augmentation_is_a_function_of_the_seed_and_keeps_shapes():
 def test_each_patch_is_moved_by_whole_pixels_at_most_so_far():
     """Up to contrast and tint, which are linear, an augmented patch is a shifted copy with mirrored edges."""
     made = augment(IMAGES, seed(3)).numpy()
-    padded = np.pad(IMAGES, ((0, 0), (MAX_SHIFT, MAX_SHIFT), (MAX_SHIFT, MAX_SHIFT), (0, 0)), mode="reflect")
+    padded = np.pad(IMAGES, ((0, 0), (6, 6), (6, 6), (0, 0)), mode="reflect")
     shifts = []
     for patch, source in zip(made, padded, strict=True):
         found = [
             (np.corrcoef(patch[..., 0].ravel(), source[top : top + 50, left : left + 50, 0].ravel())[0, 1], top, left)
-            for top in range(2 * MAX_SHIFT + 1)
-            for left in range(2 * MAX_SHIFT + 1)
+            for top in range(2 * 6 + 1)
+            for left in range(2 * 6 + 1)
         ]
         best = max(found)
         assert best[0] > 0.9999
         shifts.append(best[1:])
-    still = sum(shift == (MAX_SHIFT, MAX_SHIFT) for shift in shifts)
+    still = sum(shift == (6, 6) for shift in shifts)
     assert 2 <= still <= 14
     assert len(set(shifts)) > 3
 
@@ -101,3 +101,22 @@ def test_patches_of_one_layout_are_alike_and_those_of_many_are_not():
     blank = np.full((3, 50, 50, 3), 240, np.uint8)
     assert np.isnan(layout_correlation(blank)) and np.isnan(layout_correlation(many[:1]))
     assert layout_correlation(np.concatenate([many, blank])) == pytest.approx(layout_correlation(many))
+
+
+@pytest.mark.parametrize("size", [50, 96, 128])
+def test_a_layout_is_the_brightness_of_a_fifth_of_the_side(size):
+    ramp = np.repeat(np.linspace(0, 1, size, dtype=np.float32)[None], size, 0)
+    (grid,) = brightness_grids([ramp])
+    expected = np.interp((np.arange(5) + 0.5) / 5 * size - 0.5, np.arange(size), ramp[0])
+    np.testing.assert_allclose(grid.reshape(5, 5), np.repeat(expected[None], 5, 0), atol=0.01)
+
+
+@pytest.mark.parametrize("size", [50, 96, 225])
+def test_patches_are_shifted_by_an_eighth_of_their_side_at_most(size):
+    """One bright pixel in the middle shows by how much."""
+    images = np.zeros((256, size, size, 3), np.float32)
+    images[:, size // 2, size // 2] = 100
+    shifted = np.asarray(augment(tf.constant(images), tf.constant([0, 0], tf.int64)))
+    shifts = [np.unravel_index(image.sum(-1).argmax(), image.shape[:2]) for image in shifted]
+    largest = np.abs(np.array(shifts) - size // 2).max()
+    assert 0.9 * (size // 8) <= largest <= size // 8

@@ -67,3 +67,11 @@ def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):
     with pytest.raises(WorkError, match=r"NaN or infinite at step 1.*translate\.learning_rate"):
         translation.train(IMAGES, LABELS, TINY, seed=5, folder=tmp_path, xla=False)
     assert not list(tmp_path.glob("*.keras"))
+
+
+def test_patches_of_another_size_are_translated_at_that_size(tmp_path, eagerly):
+    images = RNG.integers(0, 256, (24, 100, 100, 3), dtype=np.uint8)
+    machine.configure(experiment.load("phantom", ("profile=repro",)))
+    translation.train(images, LABELS, TINY.replace(steps=1), seed=5, folder=tmp_path, xla=False)
+    network = weights.load_model(tmp_path / "to_malignant.keras")
+    assert translation.translate(network, images[:3]).shape == (3, 100, 100, 3)

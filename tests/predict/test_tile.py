@@ -5,10 +5,11 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from bcgan import cli, experiment
+from bcgan import cli, data, experiment
 from bcgan.data.idc.scan import records
 from bcgan.predict import slidewise, tile
 from bcgan.preprocess import store
@@ -322,3 +323,34 @@ def test_tile_slides_of_a_patient_with_and_without_a_further_part_are_of_one_pat
         annotate(tmp_path, name, feature("Tumor", square(0, 0, 50, 50)))
     assert run_tile(tmp_path, "--patient", "^[^_]+") == 0
     assert {row.patient for row in records((tmp_path / "out",))} == {"P001"}
+
+
+@pytest.mark.parametrize(("size", "patch_mpp"), [(100, 2.0), (64, 4.0), (224, 0.5)])
+def test_patches_of_any_size_and_scale_are_trained_on_as_they_are(source, size, patch_mpp):
+    """Slides at 0.5 or 2 microns; the patches are stored without resizing one of them."""
+    slide_mpp = min(patch_mpp, 2.0)
+    made = job(source, mpp=slide_mpp, size=size, patch_mpp=patch_mpp, decisions=qupath.decide(ignore=["Stroma"]))
+    slides = slidewise.find_slides([str(source / "slides")])
+    assert slidewise.run_job(slides, made, "serial", 1)["done"] == 3
+    (source / "x.yaml").write_text(
+        f"name: x\ndata: {{name: idc, dir: ['{source / 'out/slides'}'], size: {size}, mpp: {patch_mpp}}}\n"
+        "preprocess: {audit: {duplicate: keep, blurred: keep}}\n"
+    )
+    settings = experiment.load(str(source / "x.yaml"))
+    records = data.records(settings.data)
+    assert {record.patient for record in records} == {"P1", "P2"}
+    assert {record.mpp for record in records} == {patch_mpp}
+    for record in records:
+        image = read_patch_bytes(record.read())
+        assert image.shape == (size, size, 3)
+        for start, length in ((record.x, 520), (record.y, 500)):  # the last patch ends at the edge
+            assert start % size == 0 or abs(start + size - length * slide_mpp / patch_mpp) <= 1
+    if patch_mpp == slide_mpp:  # the pixels are the slide's
+        whole = cv2.cvtColor(cv2.imread(str(source / "slides/P2_a.png")), cv2.COLOR_BGR2RGB)
+        for record in (record for record in records if record.patient == "P2"):
+            part = whole[record.y : record.y + size, record.x : record.x + size]
+            np.testing.assert_array_equal(read_patch_bytes(record.read())[: len(part), : part.shape[1]], part)
+
+
+def read_patch_bytes(encoded: bytes) -> np.ndarray:
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

@@ -128,6 +128,15 @@ def test_the_papers_256_pixels(raw, tmp_path):
     assert store.load(build(raw, tmp_path, "data.size=256")).images.shape[1:] == (256, 256, 3)
 
 
+def test_patches_that_are_enlarged_are_counted(raw, tmp_path, caplog):
+    """The public archive's patches have 50 pixels."""
+    words = "are smaller than data.size=64 and were enlarged, the smallest from 50 pixels; set data.size to"
+    for size, warned in ((50, False), (64, True)):
+        caplog.clear()
+        build(raw, tmp_path, f"data.size={size}")
+        assert (words in caplog.text) == warned
+
+
 def test_the_same_settings_give_the_same_files(raw, tmp_path):
     files = ("patches.npy", "index.csv", "split.json", "audit.csv")
     once = [(build(raw, tmp_path) / name).read_bytes() for name in files]
@@ -148,3 +157,11 @@ def test_synthetic_patches_selected_all_or_too_few(tmp_path, caplog):
     assert chosen[:, 0, 0, 0].tolist() == list(range(20))
     assert np.bincount(kept).tolist() == [10, 10]
     assert len(load(few, True)[1]) == 40
+
+
+def test_patches_of_another_size_than_the_data_sets_are_refused_with_what_to_set(raw, tmp_path):
+    """They would be cropped or padded: 50 pixels of the public archive's are said to have 64."""
+    words = "80 of 80 patches do not have 64x64 pixels, the first, .* has 50x50. Set data.size and data.mpp as --size"
+    with pytest.raises(InputError, match=words):
+        build(raw, tmp_path, "data.size=64", "data.mpp=2")
+    assert store.load(build(raw, tmp_path, "data.mpp=2")).images.shape[1:] == (50, 50, 3)

@@ -8,7 +8,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-SCALE = 3  # supersampling of the canvas, per axis
+BASE_MPP = 4.0  # microns per layout pixel: tissue is laid out at this scale, whatever the scale of the image
+SCALE = 3  # canvas pixels per layout pixel for an image at BASE_MPP, per axis; the textures are drawn for it
+FINE_SCALE = 2  # canvas pixels per image pixel for a finer image
 _MEMBRANE = (0.06, 0.65, 1.0)  # ground values of a basement membrane
 _SHIFT = 4  # fractional bits of the polygon corners handed to OpenCV
 _TILE = 512  # side of the periodic noise textures
@@ -64,9 +66,10 @@ LYMPHOCYTE = NucleusType(1.60, 0.07, 1.10, 0.03, 1.05)
 
 @dataclass(frozen=True)
 class Canvas:
-    """Supersampled drawing surface; layout coordinates are px from the patch's upper left corner."""
+    """Supersampled drawing surface; layout coordinates are layout px from the patch's upper left corner."""
 
-    size: int
+    size: float  # layout px
+    pixels: int  # side of the image, px
     style: PatientStyle
     ground: np.ndarray  # float32 (side, side, 3): haematoxylin, eosin, tissue share
     nuclear: np.ndarray  # float32 (side, side, 3): haematoxylin, chromatin amplitude, coverage
@@ -74,7 +77,27 @@ class Canvas:
 
     @property
     def side(self) -> int:
+        """Return the side of the canvas, canvas px."""
         return self.ground.shape[0]
+
+    @property
+    def scale(self) -> float:
+        """Return the canvas px per layout px."""
+        return self.side / self.size
+
+    @property
+    def zoom(self) -> float:
+        """Return how many times finer the canvas is than the one that textures and line widths are made for."""
+        return self.scale / SCALE
+
+
+def make_canvas(size: int, mpp: float, style: PatientStyle) -> Canvas:
+    """Return an empty canvas for an image of ``size`` px at ``mpp`` microns per px."""
+    side = size * (SCALE if mpp >= BASE_MPP else FINE_SCALE)
+    if mpp > BASE_MPP:
+        side = round(size * SCALE * mpp / BASE_MPP)
+    blank = np.zeros((side, side, 3), np.float32)
+    return Canvas(size * mpp / BASE_MPP, size, style, blank, blank.copy())
 
 
 def patient_style(rng: np.random.Generator) -> PatientStyle:
@@ -109,20 +132,25 @@ def render(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     channels of ground and nuclear are; those of stain are haematoxylin and eosin.
     """
     style, ground, nuclear = canvas.style, canvas.ground, canvas.nuclear
-    mottle = 1.0 + 0.16 * _noise(rng, canvas.side, "fine") + 0.10 * _noise(rng, canvas.side, "coarse")
+    mottle = 1.0 + 0.16 * _noise(rng, canvas, "fine") + 0.10 * _noise(rng, canvas, "coarse")
     covered = nuclear[..., 2]
     stain = np.empty((canvas.side, canvas.side, 2), np.float32)
-    chromatin = np.maximum(1.0 + nuclear[..., 1] * _noise(rng, canvas.side, "fine"), 0.25)
+    chromatin = np.maximum(1.0 + nuclear[..., 1] * _noise(rng, canvas, "fine"), 0.25)
     stain[..., 0] = ground[..., 0] * mottle * (1.0 - 0.6 * covered) + nuclear[..., 0] * chromatin
     stain[..., 1] = ground[..., 1] * mottle * (1.0 - 0.55 * covered) + 0.16 * covered
-    stain = cv2.GaussianBlur(np.maximum(stain, 0.0), (5, 5), 0.9)  # section thickness: soft edges
+    stain = _blur_section(np.maximum(stain, 0.0), canvas.zoom)
     vectors = np.stack([style.haematoxylin * style.haematoxylin_strength, style.eosin * style.eosin_strength])
     absorbed = (stain.reshape(-1, 2) @ (vectors * -np.log(10.0)).astype(np.float32)).reshape(ground.shape)
-    light = cv2.resize(cv2.exp(absorbed), (canvas.size, canvas.size), interpolation=cv2.INTER_AREA)
+    light = cv2.resize(cv2.exp(absorbed), (canvas.pixels, canvas.pixels), interpolation=cv2.INTER_AREA)
     light = cv2.GaussianBlur(light, (5, 5), style.blur)
     image = style.white_point * cv2.pow(light, style.gamma)
     image += style.noise * rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def _blur_section(stain: np.ndarray, zoom: float) -> np.ndarray:
+    """Soften edges, as the thickness of the section does."""
+    return cv2.GaussianBlur(stain, (5, 5) if zoom == 1 else (0, 0), 0.9 * zoom)
 
 
 @lru_cache(maxsize=1)
@@ -140,31 +168,44 @@ def _textures() -> dict[str, np.ndarray]:
     return sheets
 
 
-def _noise(rng: np.random.Generator, side: int, name: str) -> np.ndarray:
-    """Return a random window, float32 (side, side), of a noise sheet."""
+def _noise(rng: np.random.Generator, canvas: Canvas, name: str) -> np.ndarray:
+    """Return a random window, float32 (side, side), of a noise sheet, enlarged by the canvas's zoom."""
     oy, ox = rng.integers(0, _TILE, 2)
-    steps = np.arange(side)
-    window = _textures()[name].take((oy + steps) % _TILE, axis=0).take((ox + steps) % _TILE, axis=1)
-    return window if rng.random() < 0.5 else window.T
+    sheet, is_upright = _textures()[name], rng.random() < 0.5
+    if canvas.zoom == 1:
+        steps = np.arange(canvas.side)
+        window = sheet.take((oy + steps) % _TILE, axis=0).take((ox + steps) % _TILE, axis=1)
+    else:
+        steps = ((np.arange(canvas.side) + 0.5) / canvas.zoom - 0.5).astype(np.float32)
+        columns, rows = np.meshgrid(np.float32(ox) + steps, np.float32(oy) + steps)
+        window = cv2.remap(sheet, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
+    return window if is_upright else window.T
 
 
-def _fiber_texture(rng: np.random.Generator, side: int, angle: float) -> np.ndarray:
+def _fiber_texture(rng: np.random.Generator, canvas: Canvas, angle: float) -> np.ndarray:
     """Wavy fiber texture along ``angle`` (radians), float32 (side, side), unit variance."""
-    steps = np.arange(side, dtype=np.float32)
+    steps = np.arange(canvas.side, dtype=np.float32)
+    if canvas.zoom != 1:
+        steps = ((steps + 0.5) / canvas.zoom - 0.5).astype(np.float32)
     x, y = steps[None, :], steps[:, None]
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     oy, ox, phase = rng.uniform(0, _TILE), rng.uniform(0, _TILE), rng.uniform(0, 2 * np.pi)
     along = x * cos + y * sin
     bend = np.sin(along * np.float32(2 * np.pi / rng.uniform(45, 110)) + np.float32(phase))
     across = y * cos - x * sin + np.float32(rng.uniform(1.5, 6)) * bend
-    across += np.float32(5.0) * _noise(rng, side, "region")
+    across += np.float32(5.0) * _noise(rng, canvas, "region")
     along, across = along + np.float32(ox), across + np.float32(oy)
     return cv2.remap(_textures()["fibre"], along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
-def _to_fixed_point(points: np.ndarray) -> np.ndarray:
+def _to_fixed_point(canvas: Canvas, points: np.ndarray) -> np.ndarray:
     """Convert layout coordinates to OpenCV's fixed-point canvas coordinates (int32)."""
-    return np.rint((points * SCALE - 0.5) * (1 << _SHIFT)).astype(np.int32)
+    return np.rint((points * canvas.scale - 0.5) * (1 << _SHIFT)).astype(np.int32)
+
+
+def _line_width(canvas: Canvas, width: float) -> int:
+    """Return a width of lines in whole canvas px, from one at the scale of an image at BASE_MPP."""
+    return max(1, round(width * canvas.zoom))
 
 
 def _random_outlines(rng: np.random.Generator, count: int, irregular: float, corners: int) -> tuple[np.ndarray, ...]:
@@ -187,7 +228,7 @@ def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: NucleusType, xy: 
     radius = kind.radius * canvas.style.nuclear_scale * np.exp(rng.normal(0, kind.spread, n))
     stretch = np.sqrt(1.0 + (kind.elongation - 1.0) * rng.uniform(0.5, 1.5, n))
     turn, lobes = _random_outlines(rng, n, kind.irregular, 14)
-    drawn = radius - 0.12  # OpenCV also fills the canvas pixels on the outline
+    drawn = radius - 0.12 / canvas.zoom  # OpenCV also fills the canvas pixels on the outline
     u = lobes * np.cos(turn) * (drawn * stretch)[:, None]
     v = lobes * np.sin(turn) * (drawn / stretch)[:, None]
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
@@ -195,24 +236,24 @@ def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: NucleusType, xy: 
     centre = xy[:, None, :]
     if kind.cytoplasm:
         level = (rng.uniform(0.06, 0.16), rng.uniform(0.22, 0.44), 1.0)
-        for cell in _to_fixed_point(centre + kind.cytoplasm * shape):
+        for cell in _to_fixed_point(canvas, centre + kind.cytoplasm * shape):
             cv2.fillConvexPoly(canvas.ground, cell, level, 8, _SHIFT)
     od = kind.od * np.exp(rng.normal(0, kind.od_spread, n))
     vesicular = (rng.random(n) < kind.vesicular).tolist()
-    outer, inner = _to_fixed_point(centre + shape), _to_fixed_point(centre + 0.70 * shape)
-    nucleoli = _to_fixed_point(xy + rng.normal(0, 0.2, (n, 2)) * radius[:, None]).tolist()
+    outer, inner = _to_fixed_point(canvas, centre + shape), _to_fixed_point(canvas, centre + 0.70 * shape)
+    nucleoli = _to_fixed_point(canvas, xy + rng.normal(0, 0.2, (n, 2)) * radius[:, None]).tolist()
     for i, level in enumerate(od.tolist()):
         cv2.fillConvexPoly(canvas.nuclear, outer[i], (level, kind.chromatin, 1.0), 8, _SHIFT)
         if vesicular[i]:
             cv2.fillConvexPoly(canvas.nuclear, inner[i], (0.5 * level, kind.chromatin, 1.0), 8, _SHIFT)
-            cv2.circle(canvas.nuclear, nucleoli[i], 18, (1.25 * level, 0.0, 1.0), -1, 8, _SHIFT)
+            cv2.circle(canvas.nuclear, nucleoli[i], _line_width(canvas, 18), (1.25 * level, 0.0, 1.0), -1, 8, _SHIFT)
     rows = np.column_stack([xy, radius, np.full(n, kind.malignant)])
     canvas.listed.append(rows[((xy >= 0) & (xy < canvas.size)).all(axis=1)])
 
 
 def _unlist_erased_nuclei(canvas: Canvas) -> None:
     """Remove nuclei from the list that were erased by tissue painted over them."""
-    canvas.listed[:] = [points_in_mask(canvas.nuclear[..., 2] > 0, nuclei) for nuclei in canvas.listed]
+    canvas.listed[:] = [points_in_mask(canvas, canvas.nuclear[..., 2] > 0, nuclei) for nuclei in canvas.listed]
 
 
 def epithelial_nuclei(rng: np.random.Generator) -> NucleusType:
@@ -262,16 +303,16 @@ def hexagonal_lattice(canvas, rng, spacing: float, jitter: float, margin: float 
     return points[((points > -margin) & (points < canvas.size + margin)).all(axis=1)]
 
 
-def points_in_mask(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+def points_in_mask(canvas: Canvas, mask: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return the rows of ``points`` (x, y, ... px) in ``mask`` (side, side), whose border values extend outwards."""
-    column, row = np.clip((points[:, :2] * SCALE).astype(int), 0, len(mask) - 1).T
+    column, row = np.clip((points[:, :2] * canvas.scale).astype(int), 0, len(mask) - 1).T
     return points[mask[row, column]]
 
 
 def add_stroma(canvas: Canvas, rng: np.random.Generator, cleft: float) -> float:
     """Collagen with spindle or plump (reactive) fibroblasts; returns the direction of its fibers, radians."""
     angle = rng.uniform(0, np.pi)
-    fibres = _fiber_texture(rng, canvas.side, angle)
+    fibres = _fiber_texture(rng, canvas, angle)
     tissue = np.clip((fibres - cleft) * 4.0, 0, 1)  # clefts open between bundles
     canvas.ground[..., 0] = tissue * rng.uniform(0.02, 0.07)
     eosin = rng.uniform(0.17, 0.38) + rng.uniform(0.05, 0.12) * fibres
@@ -288,28 +329,28 @@ def add_stroma(canvas: Canvas, rng: np.random.Generator, cleft: float) -> float:
 
 def draw_region(canvas: Canvas, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
     """Smooth random region over a share of the patch between ``low`` and ``high``; bool (side, side)."""
-    height = _noise(rng, canvas.side, "region")
+    height = _noise(rng, canvas, "region")
     return height > np.quantile(height[::4, ::4], 1.0 - rng.uniform(low, high))
 
 
 def add_sheet(canvas, rng, kind, mask, spacing, jitter, *, halo=0.0, slits=0) -> None:
     """Fill ``mask`` with epithelium; ``halo`` px of patchy retraction, ``slits`` small lumens at most."""
     if halo:
-        width = 2 * int(halo * SCALE) + 1
+        width = 2 * int(halo * canvas.scale) + 1
         near = cv2.dilate(mask.astype(np.uint8), np.ones((width, width), np.uint8)) > 0
-        canvas.ground[near & (_noise(rng, canvas.side, "coarse") > 0.2)] = 0.0
+        canvas.ground[near & (_noise(rng, canvas, "coarse") > 0.2)] = 0.0
     canvas.nuclear[mask] = 0.0  # fibroblasts do not lie inside epithelium
     _unlist_erased_nuclei(canvas)
     canvas.ground[mask] = (rng.uniform(0.06, 0.16), rng.uniform(0.18, 0.40), 1.0)
-    points = points_in_mask(mask, hexagonal_lattice(canvas, rng, spacing, jitter))
-    for slit in points_in_mask(mask, rng.uniform(0, canvas.size, (rng.integers(0, slits + 1), 2))):
+    points = points_in_mask(canvas, mask, hexagonal_lattice(canvas, rng, spacing, jitter))
+    for slit in points_in_mask(canvas, mask, rng.uniform(0, canvas.size, (rng.integers(0, slits + 1), 2))):
         turn, lobes = _random_outlines(rng, 1, 0.2, 24)
         hole = rng.uniform(2.0, 4.0) * lobes[0][:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
-        cv2.fillPoly(canvas.ground, [_to_fixed_point(slit + hole)], (0.0, 0.02, 0.0), 8, _SHIFT)
+        cv2.fillPoly(canvas.ground, [_to_fixed_point(canvas, slit + hole)], (0.0, 0.02, 0.0), 8, _SHIFT)
         points = points[np.hypot(*(points - slit).T) > 5.0]
     if not kind.malignant:
         edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas.ground, edges, -1, _MEMBRANE, 2)
+        cv2.drawContours(canvas.ground, edges, -1, _MEMBRANE, _line_width(canvas, 2))
     add_nuclei(canvas, rng, kind, points)
 
 
@@ -321,7 +362,10 @@ def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=
     n, benign = len(centres), not kind.malignant
     turn, lobes = _random_outlines(rng, n, wobble, 40)
     compass = np.stack([np.cos(turn), np.sin(turn)], axis=1) * lobes[..., None] * radii[:, None, None]
-    walls, holes = _to_fixed_point(centres[:, None] + compass), _to_fixed_point(centres[:, None] + lumen * compass)
+    walls, holes = (
+        _to_fixed_point(canvas, centres[:, None] + compass),
+        _to_fixed_point(canvas, centres[:, None] + lumen * compass),
+    )
     body = (rng.uniform(0.06, 0.14), rng.uniform(0.20, 0.38), 1.0)
     content = (0.02, 0.22, 1.0) if rng.random() < 0.25 else (0.0, 0.02, 0.0)  # secretion or empty
     for wall, hole in zip(walls, holes, strict=True):
@@ -329,7 +373,7 @@ def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=
         cv2.fillPoly(canvas.nuclear, [wall], (0.0, 0.0, 0.0), 8, _SHIFT)
         cv2.fillPoly(canvas.ground, [hole], content, 8, _SHIFT)
         if benign:
-            cv2.polylines(canvas.ground, [wall], True, _MEMBRANE, 2, 8, _SHIFT)
+            cv2.polylines(canvas.ground, [wall], True, _MEMBRANE, _line_width(canvas, 2), 8, _SHIFT)
     _unlist_erased_nuclei(canvas)
     disorder = 0.07 if benign else 0.20
     rows = [(_MYOEPITHELIAL, radii - 1.3, 8.0, np.pi / 2)] if benign else []
@@ -354,12 +398,13 @@ def add_fat(canvas: Canvas, rng: np.random.Generator, spared: np.ndarray) -> Non
     cells = hexagonal_lattice(
         canvas, rng, rng.uniform(20, 34), 0.16, margin=40.0
     )  # a margin: its cells border on those inside
-    axis = np.arange(canvas.size, dtype=np.float32) + 0.5
+    axis = ((np.arange(canvas.pixels) + 0.5) * (canvas.size / canvas.pixels)).astype(np.float32)
     gap = np.hypot(axis[None, :, None] - cells[:, 0], axis[:, None, None] - cells[:, 1]).astype(np.float32)
     gap = np.partition(gap, 1, axis=2)
-    wall = cv2.GaussianBlur(gap[..., 1] - gap[..., 0], (0, 0), 1.6)  # rounds the corners of the vacuoles
+    rounding = 1.6 * canvas.pixels / canvas.size
+    wall = cv2.GaussianBlur(gap[..., 1] - gap[..., 0], (0, 0), rounding)  # rounds the corners of the vacuoles
     wall = cv2.resize(wall, (canvas.side, canvas.side), interpolation=cv2.INTER_CUBIC)
-    hollow = np.clip(wall + 0.4 * _noise(rng, canvas.side, "coarse") - rng.uniform(1.7, 2.6), 0, 1)
+    hollow = np.clip(wall + 0.4 * _noise(rng, canvas, "coarse") - rng.uniform(1.7, 2.6), 0, 1)
     hollow[spared] = 0.0
     canvas.ground[:] *= (1.0 - hollow)[..., None]
     canvas.nuclear[hollow > 0.5] = 0.0

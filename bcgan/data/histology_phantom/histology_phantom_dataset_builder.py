@@ -6,24 +6,32 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from bcgan.data.builders import patch_info, stable_seed
-from bcgan.data.histology_phantom.drawing import patient_style
+from bcgan.data.histology_phantom.drawing import BASE_MPP, patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
 
-SIZE = 50
 PATCHES_PER_ROW = 10
 
 
 @dataclasses.dataclass
 class PhantomConfig(tfds.core.BuilderConfig):
-    """patients: how many. patches: of each patient; the share of malignant ones differs from patient to patient."""
+    """How much tissue is drawn, and how it is seen; patients have different shares of malignant patches."""
 
     patients: int = 48
-    patches: int = 60
+    patches: int = 60  # of each patient
     seed: int = 0
+    size: int = 50  # side of a patch, pixels
+    mpp: float = BASE_MPP  # microns per pixel
+
+
+def config_for(size: int, mpp: float) -> PhantomConfig | None:
+    """Return the configuration of patches of a size and scale; `None`, which is the default one, at 50 px of 4 um."""
+    if (size, mpp) == (PhantomConfig.size, PhantomConfig.mpp):
+        return None
+    return PhantomConfig(name=f"{size}px_{mpp:g}um", size=size, mpp=mpp)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """50x50 patches with the truth beside each: nuclei (x, y, radius in pixels, malignant 0 or 1), the share of
+    """Patches with the truth beside each: nuclei (x, y, radius in pixels, malignant 0 or 1), the share of
     the patch that nuclei cover, the share that is tissue, and the kind of tissue."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -37,7 +45,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return patch_info(
             self,
             "https://www.tensorflow.org/datasets",
-            SIZE,
+            self.builder_config.size,
             nuclei=tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
             density=np.float32,
             tissue=np.float32,
@@ -57,8 +65,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             for index in range(config.patches):
                 # At least one patch of each class, or a patient could not be scored alone.
                 label = int(rng.random() < share) if index > 1 else index
-                patch = render_patch(style, label, rng, SIZE)
-                x, y = index % PATCHES_PER_ROW * SIZE, index // PATCHES_PER_ROW * SIZE
+                patch = render_patch(style, label, rng, config.size, config.mpp)
+                row, column = divmod(index, PATCHES_PER_ROW)
+                x, y = column * config.size, row * config.size
                 yield (
                     f"{patient}_{index:03d}",
                     {

@@ -1,6 +1,6 @@
 """Procedural H&E-stained breast tissue: patches with known nuclei, generated from a seed without any download.
 
-A patch is laid out in pixels (one pixel is about 2 micrometers, so a 50-pixel patch spans about 0.1 mm),
+A patch is laid out in layout pixels of 4 microns (so that a patch of 50 spans 0.2 mm),
 painted as haematoxylin and eosin optical densities on a supersampled canvas, turned into light by
 Beer-Lambert absorption, averaged down and passed through a scanner model.
 
@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bcgan.data.histology_phantom.drawing import (
+    BASE_MPP,
     LYMPHOCYTE,
-    SCALE,
     Canvas,
     PatientStyle,
     add_fat,
@@ -29,6 +29,7 @@ from bcgan.data.histology_phantom.drawing import (
     draw_region,
     epithelial_nuclei,
     hexagonal_lattice,
+    make_canvas,
     patient_style,
     points_in_mask,
     render,
@@ -57,7 +58,10 @@ class Patch:
 def _add_lymphocytes(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
     free = mask & (canvas.nuclear[..., 2] == 0) & (canvas.ground[..., 2] > 0.5)
     add_nuclei(
-        canvas, rng, LYMPHOCYTE, points_in_mask(free, hexagonal_lattice(canvas, rng, rng.uniform(3.8, 6.0), 0.20))
+        canvas,
+        rng,
+        LYMPHOCYTE,
+        points_in_mask(canvas, free, hexagonal_lattice(canvas, rng, rng.uniform(3.8, 6.0), 0.20)),
     )
 
 
@@ -71,7 +75,7 @@ def _add_duct(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, _angl
 
 def _add_acini(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
     radius = rng.uniform(5.8, 8.2)
-    centres = points_in_mask(mask, hexagonal_lattice(canvas, rng, radius * rng.uniform(2.0, 2.5), 0.05))
+    centres = points_in_mask(canvas, mask, hexagonal_lattice(canvas, rng, radius * rng.uniform(2.0, 2.5), 0.05))
     radii = radius * rng.uniform(0.85, 1.08, len(centres))
     add_glands(canvas, rng, epithelial_nuclei(rng), centres, radii, rng.uniform(0.12, 0.32))
 
@@ -152,21 +156,24 @@ def _paint(canvas: Canvas, rng: np.random.Generator, layout: Layout) -> None:
         _add_lymphocytes(canvas, rng, draw_region(canvas, rng, 0.08, 0.35), angle)
 
 
-def render_patch(style: PatientStyle, label: int, rng: np.random.Generator, size: int = 50) -> Patch:
-    """Render one patch of ``size`` by ``size`` px; ``label`` is 0 (benign) or 1 (malignant).
+def render_patch(
+    style: PatientStyle, label: int, rng: np.random.Generator, size: int = 50, mpp: float = BASE_MPP
+) -> Patch:
+    """Render one patch of ``size`` by ``size`` px at ``mpp`` microns per px; ``label`` is 0 (benign) or 1 (malignant).
 
-    The same style, label, size and generator state give the same ``Patch``, whose fields state their
+    A patch at another scale that spans as many microns, from the same generator state, shows the same tissue, seen
+    closer. The same style, label, size and generator state give the same ``Patch``, whose fields state their
     shapes, types and units.
     """
     if label not in (0, 1):
         raise ValueError(f"label must be 0 or 1, got {label!r}")
-    blank = np.zeros((size * SCALE, size * SCALE, 3), np.float32)
-    canvas = Canvas(size, style, blank, blank.copy())
+    canvas = make_canvas(size, mpp, style)
     names, layouts = zip(*ARCHITECTURES[label].items(), strict=True)
     shares = np.cumsum([layout.share for layout in layouts])
     chosen = int(np.searchsorted(shares, rng.random() * shares[-1]))
     _paint(canvas, rng, layouts[chosen])
     nuclei = np.concatenate(canvas.listed) if canvas.listed else np.zeros((0, 4))
+    nuclei[:, :3] *= BASE_MPP / mpp  # from layout px to px of the image
     nuclei[:, :2] -= 0.5  # from the patch's corner to the center of its first pixel
     covered = canvas.nuclear[..., 2]
     tissue = float((np.maximum(covered, canvas.ground[..., 2]) > 0.5).mean())
@@ -174,11 +181,14 @@ def render_patch(style: PatientStyle, label: int, rng: np.random.Generator, size
     return Patch(image, nuclei.astype(np.float32), float(covered.mean()), tissue, names[chosen])
 
 
-def held_out_patches(count: int, size: int, label: int, seed: int, first: int = 0) -> tuple[list[Patch], np.ndarray]:
+def held_out_patches(
+    count: int, size: int, label: int, seed: int, first: int = 0, mpp: float = BASE_MPP
+) -> tuple[list[Patch], np.ndarray]:
     """Render patches of one class, four of each patient, of patients who are in no split.
 
     Args:
         first: Number of the first patient.
+        mpp: Microns per pixel.
 
     Returns:
         The patches and the numbers of their patients, (count,).
@@ -187,7 +197,7 @@ def held_out_patches(count: int, size: int, label: int, seed: int, first: int = 
     for patient in np.unique(patients):
         rng = np.random.default_rng((seed, 1_000_003, patient))
         style = patient_style(rng)
-        patches += [render_patch(style, label, rng, size) for _ in range(4)]
+        patches += [render_patch(style, label, rng, size, mpp) for _ in range(4)]
     return patches[:count], patients
 
 

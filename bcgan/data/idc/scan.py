@@ -25,11 +25,12 @@ NAME = re.compile(
 log = logging.getLogger("bcgan")
 
 
-def records(paths: tuple[Path, ...]) -> list[Record]:
+def records(paths: tuple[Path, ...], mpp: float = MICRONS) -> list[Record]:
     """Return a record of every patch, in the order of the file names; copies are left out.
 
     Args:
         paths: Folders and archives.
+        mpp: Microns per pixel; the public archive's by default.
 
     Raises:
         InputError: If there is no patch, or a label is neither 0 nor 1.
@@ -56,7 +57,7 @@ def records(paths: tuple[Path, ...]) -> list[Record]:
             int(match["y"]),
             "",
             file.read,
-            MICRONS,
+            mpp,
         )
     if num_copies:
         log.info("idc: %d files are copies, with the name of an earlier file: left out", num_copies)
