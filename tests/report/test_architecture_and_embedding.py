@@ -10,7 +10,13 @@ from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import architecture_figures, embedding_figure, style
 from bcgan.settings import Classifier, Classify, Gan
 
-RUN = SimpleNamespace(experiment=SimpleNamespace(gan=Gan(base_channels=8), classify=Classify()))
+
+def make_run(gan: Gan, classify: Classify, size: int = 50) -> SimpleNamespace:
+    """A run of which only its experiment is read."""
+    return SimpleNamespace(experiment=SimpleNamespace(data=SimpleNamespace(size=size), gan=gan, classify=classify))
+
+
+RUN = make_run(Gan(base_channels=8), Classify())
 
 
 def test_blocks_hold_every_parameter():
@@ -33,9 +39,7 @@ def test_diagrams_say_what_the_table_says(draw):
 @pytest.mark.parametrize(("beside", "shape"), [("projected_discriminator", "7x7x64"), ("imagenet", "7x7x40")])
 def test_what_joins_beside_the_discriminator_is_drawn_as_the_run_built_it(beside, shape):
     models = {"gan_resnet": Classifier(extra_features=beside, finetune_extra_features=True)}
-    drawn = architecture_figures.integration(
-        SimpleNamespace(experiment=SimpleNamespace(gan=Gan(), classify=Classify(models=models)))
-    )
+    drawn = architecture_figures.integration(make_run(Gan(), Classify(models=models)))
     joined = drawn.numbers[drawn.numbers["network"] == "projected_discriminator"].set_index("block")
     assert joined.loc["map2", "output"] == shape
     assert "tuned" in drawn.figure.axes[1].get_title("left")
@@ -65,3 +69,12 @@ def test_every_test_patch_and_synthetic_one_has_its_place(finished):
     assert (drawn.numbers["kind"] == "synthetic").sum() == len(run.synthetic["labels"])
     assert drawn.numbers[["x", "y"]].notna().all(axis=None)
     style.plt.close(drawn.figure)
+
+
+def test_diagrams_show_the_size_of_the_runs_patches():
+    run = make_run(Gan(base_channels=8), Classify(), size=128)
+    for draw in (architecture_figures.gan, architecture_figures.integration):
+        drawn = draw(run)
+        judge = drawn.numbers[drawn.numbers["network"] == "discriminator"].set_index("block")
+        assert (judge.loc["image", "output"], judge.loc["block2", "output"]) == ("128x128x3", "32x32x8")
+        style.plt.close(drawn.figure)
