@@ -24,7 +24,7 @@ from bcgan.experiment import Experiment
 from bcgan.explain import saliency
 from bcgan.models import discriminator, weights
 from bcgan.models.classifier import build_for_run
-from bcgan.models.discriminator import blocks_of
+from bcgan.models.discriminator import list_blocks
 from bcgan.preprocess.store import Store, load_synthetic, resize_patches
 
 CHANCE = "random_map"
@@ -83,7 +83,7 @@ def feature_maps(gan_discriminator: keras.Model, network: keras.Model, images: n
     """
     gan_images = resize_patches(images, gan_discriminator.inputs[0].shape[1]).astype(np.float32) / 255
     maps = discriminator.feature_maps(gan_discriminator)(gan_images)
-    by_layer = dict(zip(blocks_of(gan_discriminator), maps, strict=True))
+    by_layer = dict(zip(list_blocks(gan_discriminator), maps, strict=True))
     inner = next((layer for layer in network.layers if isinstance(layer, keras.Model)), None)
     names = {layer.name for layer in inner.layers} if inner else set()
     shown = [name for name in RESNET_LAYERS if name in names]

@@ -16,7 +16,7 @@ from bcgan.gan import steering
 from bcgan.gan.quality_filter import RESULTS
 from bcgan.gan.train import sample
 from bcgan.models import weights
-from bcgan.models.discriminator import block_names, blocks_of, feature_maps
+from bcgan.models.discriminator import feature_maps, list_blocks, select_blocks
 from bcgan.preprocess import properties
 from bcgan.preprocess.store import allocate
 from bcgan.settings import Features
@@ -75,7 +75,7 @@ def export(
 def load_pooled(folder: Path) -> dict[str, np.ndarray]:
     """Load the pooled features of every patch of the store, by block, from the folder of the stage `features`."""
     with np.load(folder / "pooled.npz") as saved:
-        return {block: saved[block] for block in block_names(saved.files)}
+        return {block: saved[block] for block in select_blocks(saved.files)}
 
 
 def _write_synthetic(
@@ -133,7 +133,7 @@ def _write_maps(
     gan_discriminator: keras.Model, images: np.ndarray, settings: Features, folder: Path
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Write the feature maps of `saved_blocks`, and return pooled features by block and the discriminator's scores."""
-    blocks = blocks_of(gan_discriminator)
+    blocks = list_blocks(gan_discriminator)
     saved_blocks = [blocks[-1] if block == "last" else block for block in settings.saved_blocks]
     if missing := set(saved_blocks) - set(blocks):
         raise InputError(

@@ -52,14 +52,14 @@ def conv_block(x: keras.KerasTensor, channels: int, kernel: int, stride: int, na
     return layers.LeakyReLU(0.2, name=name)(convolution(x))
 
 
-def block_names(names: Iterable[str]) -> list[str]:
+def select_blocks(names: Iterable[str]) -> list[str]:
     """Return those of the names that are a discriminator's blocks, from `block1` on."""
     return sorted(name for name in names if re.fullmatch(r"block\d", name))
 
 
-def blocks_of(network: keras.Model) -> list[str]:
+def list_blocks(network: keras.Model) -> list[str]:
     """Return the names of a discriminator's blocks, the largest map first."""
-    return block_names(layer.name for layer in network.layers)
+    return select_blocks(layer.name for layer in network.layers)
 
 
 def feature_maps(network: keras.Model, blocks: Iterable[str] | None = None) -> keras.Model:
@@ -68,7 +68,7 @@ def feature_maps(network: keras.Model, blocks: Iterable[str] | None = None) -> k
     Without names it is all blocks. It shares the discriminator's weights.
     """
     *inputs, _label = network.inputs
-    outputs = [network.get_layer(block).output for block in blocks or blocks_of(network)]
+    outputs = [network.get_layer(block).output for block in blocks or list_blocks(network)]
     return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="discriminator_features")
 
 

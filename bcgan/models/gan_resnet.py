@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import keras
 from keras import layers
 
-from bcgan.models.discriminator import blocks_of, features_without_spectral_norm
+from bcgan.models.discriminator import features_without_spectral_norm, list_blocks
 from bcgan.models.resizing import resize
 from bcgan.models.resnet_table1 import WIDTH, body, stem
 
@@ -35,7 +35,7 @@ def gan_resnet(discriminator: keras.Model, size: int = 50, further_maps: keras.M
 def joined_block(discriminator: keras.Model) -> str:
     """Return the block whose map has the size of the stem's output: a quarter of the patch's side, rounded up."""
     side = -(-discriminator.inputs[0].shape[1] // 4)
-    return next(block for block in blocks_of(discriminator) if discriminator.get_layer(block).output.shape[1] == side)
+    return next(block for block in list_blocks(discriminator) if discriminator.get_layer(block).output.shape[1] == side)
 
 
 def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
@@ -50,7 +50,7 @@ def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
         discriminator's width.
     """
     image = keras.Input((size, size, 3), name="image")
-    blocks = blocks_of(discriminator)
+    blocks = list_blocks(discriminator)
     maps = _discriminator_maps(discriminator, blocks, _resize_for(discriminator, image))
     pooled = [layers.GlobalAveragePooling2D(name=f"{block}_mean")(x) for block, x in zip(blocks, maps, strict=True)]
     x = layers.Concatenate(name="features")(pooled)

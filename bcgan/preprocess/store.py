@@ -227,7 +227,7 @@ def _check_patch_size(rows: pd.DataFrame, native: int | None, settings: Data) ->
     """
     readable = rows[rows["reason"] == ""]
     is_other = (readable[["width", "height"]] != native).all(axis=1)
-    if native is None or is_other.mean() <= 0.5:
+    if native is None or is_other.sum() <= len(readable) / 2:
         return
     first = readable[is_other].iloc[0]
     remedy = "Set data.size and data.mpp as --size and --patch-mpp of the bcgan tile that cut them."

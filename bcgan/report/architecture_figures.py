@@ -4,7 +4,7 @@ import keras
 import pandas as pd
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from bcgan.models.discriminator import blocks_of, discriminator
+from bcgan.models.discriminator import discriminator, list_blocks
 from bcgan.models.gan_resnet import gan_resnet, joined_block
 from bcgan.models.generator import generator
 from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
@@ -121,7 +121,7 @@ def gan(run: Run) -> ReportFigure:
         "as their maps, vectors thin. "
         + ("Not drawn: the projected discriminator, on EfficientNet-Lite0's frozen maps. "
            if settings.projected_discriminator_weight else "") +
-        f"The maps {', '.join(blocks_of(gan_discriminator))} of the discriminator are what later stages read."
+        f"The maps {', '.join(list_blocks(gan_discriminator))} of the discriminator are what later stages read."
     ))  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def integration(run: Run) -> ReportFigure:
     classifier_settings = run.experiment.classify.models.get("gan_resnet", Classifier())
     size = run.experiment.data.size
     gan_discriminator = discriminator(run.experiment.gan.base_channels, size=size)
-    joined, all_blocks = joined_block(gan_discriminator), blocks_of(gan_discriminator)
+    joined, all_blocks = joined_block(gan_discriminator), list_blocks(gan_discriminator)
     further_maps = _build_extra_features(classifier_settings, size)
     joined_network = gan_resnet(gan_discriminator, size, further_maps)
     discriminator_blocks = blocks(gan_discriminator)

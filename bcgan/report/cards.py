@@ -3,6 +3,7 @@
 import pandas as pd
 
 from bcgan.classifiers import CLASSIFIERS
+from bcgan.data import microns_per_pixel
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import slide_figures
 from bcgan.report.run import Run
@@ -15,7 +16,6 @@ DATA_SETS = {
     "histology_phantom": {
         "Source": "Procedural tissue drawn by bcgan; no patients, no images taken from anywhere",
         "Licence": "That of bcgan",
-        "Scale": "None: nuclei of a few pixels",
         "Reference standard": "Exact: the patches were drawn as benign or malignant",
         "Annotators": "None needed",
         "Demographics": "None: there are no patients",
@@ -31,6 +31,10 @@ DATA_SETS = {
         "Annotators": "An expert pathologist; how often two would agree is unknown",
         "Demographics": UNKNOWN,
         "Ethics and de-identification": "Slides carry numbers instead of names; ethics approval: unknown here",
+    },
+    "tiles": {
+        "Source": "Slides of this experiment's author, cut by bcgan tile",
+        "Reference standard": "Polygons drawn on the slides; a patch takes its label from them",
     },
     "breakhis": {
         "Source": "BreaKHis; Spanhol et al. 2016 (doi:10.1109/TBME.2015.2496264)",
@@ -59,7 +63,7 @@ METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "
 
 def data_card(run: Run) -> pd.DataFrame:
     """Return the data card: source, preparation, split and patients of the patches."""
-    facts = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.experiment.data.name, {})
+    facts = _data_facts(run)
     return _table("Data", {
         **{name: facts[name] for name in FACTS[:4]},
         "Patches": f"{run.audit['patches']:,} found, {run.audit['kept']:,} kept; {_malignant_text(run)}",
@@ -104,7 +108,7 @@ def model_card(run: Run) -> pd.DataFrame:
 
 def claim(run: Run) -> pd.DataFrame:
     """Return the Checklist for Artificial Intelligence in Medical Imaging (CLAIM, Mongan et al. 2020), filled in."""
-    facts = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.experiment.data.name, {})
+    facts = _data_facts(run)
     evaluate, data = run.experiment.evaluate, run.experiment.data
     packages = ", ".join(
         f"{name} {version}" for name, version in run.manifests["classify"]["environment"]["packages"].items()
@@ -174,6 +178,14 @@ def claim(run: Run) -> pd.DataFrame:
 def _table(title: str, answers: dict[str, str]) -> pd.DataFrame:
     """Return a table of two columns, `title` and Answer."""
     return pd.DataFrame(answers.items(), columns=[title, "Answer"])
+
+
+def _data_facts(run: Run) -> dict[str, str]:
+    """Return FACTS as the data set's authors state them; the phantom and tiles have the scale of the settings."""
+    facts, settings = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.data_source, {}), run.experiment.data
+    if run.data_source in ("histology_phantom", "tiles"):
+        facts["Scale"] = f"{settings.size}x{settings.size} pixels of {microns_per_pixel(settings):g} microns"
+    return facts
 
 
 def _malignant_text(run: Run) -> str:

@@ -93,6 +93,7 @@ PAPER_NOTES = "../../docs/explanation/paper.md"  # from reports/<experiment>
 DATA_NAMES = {
     "histology_phantom": "Histology phantom (procedural tissue)",
     "idc": "Breast Histopathology Images (invasive ductal carcinoma)",
+    "tiles": "Patches of annotated slides",
     "breakhis": "BreaKHis",
     "patch_camelyon": "PatchCamelyon",
     "patient_folder": "A folder of patches",
@@ -228,7 +229,7 @@ def _template_context(
     flags = "" if run.patient_images else " --no-patient-images"
     return {
         "experiment": experiment,
-        "title": experiment.report.title or DATA_NAMES[experiment.data.name],
+        "title": experiment.report.title or DATA_NAMES[run.data_source],
         "run": run,
         "protocol": run.protocol_text(),
         "headline": CLASSIFIER_NAMES[headline],

@@ -69,6 +69,16 @@ class Run(NamedTuple):
         return self.experiment.data.name == "histology_phantom"
 
     @property
+    def data_source(self) -> str:
+        """Return the data set's name, or `tiles` for patches that `bcgan tile` cut, which are read as `idc`.
+
+        The names of the public archive's patches have the slide number 5, those of tiles a hash.
+        """
+        name = self.experiment.data.name
+        is_archive = self.store.index["id"].str.contains("_idx5_", regex=False).all()
+        return "tiles" if name == "idc" and not is_archive else name
+
+    @property
     def has_patient_names(self) -> bool:
         """Return whether patches name their patients. PatchCamelyon's do not: every patch counts as a patient."""
         return self.experiment.data.name != "patch_camelyon"
@@ -156,7 +166,7 @@ class Run(NamedTuple):
 
     def subset_note(self) -> str:
         """Return a sentence on how much of the public archive was read; empty if that is unknown, or all was read."""
-        archive, num_read = ARCHIVE_TOTALS.get(self.experiment.data.name), self.audit["patches"]
+        archive, num_read = ARCHIVE_TOTALS.get(self.data_source), self.audit["patches"]
         if archive is None or num_read >= archive["patches"]:
             return ""
         return (

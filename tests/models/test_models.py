@@ -6,7 +6,7 @@ from bcgan.classifiers import CLASSIFIERS
 from bcgan.errors import InputError
 from bcgan.models import table1, weights
 from bcgan.models.classifier import build_classifier, build_for_run
-from bcgan.models.discriminator import blocks_of, discriminator, feature_maps, features_without_spectral_norm
+from bcgan.models.discriminator import discriminator, feature_maps, features_without_spectral_norm, list_blocks
 from bcgan.models.efficientnet_lite import has_weights, unfreeze_except_batch_norm
 from bcgan.models.gan_resnet import gan_resnet
 from bcgan.models.generator import generator, recalibrate_batch_norm, scale_latent_input
@@ -123,7 +123,7 @@ def test_discriminator_and_its_maps(policy, tmp_path):
     check(judge, [IMAGES, LABELS], (2, 1), tmp_path)
     shapes = [tuple(output.shape[1:]) for output in feature_maps(judge).outputs]
     assert shapes == [(25, 25, 8), (13, 13, 16), (7, 7, 32), (4, 4, 64)]
-    for block in blocks_of(judge):
+    for block in list_blocks(judge):
         assert feature_maps(judge, (block,))(IMAGES) is not None
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bcgan.models.discriminator import blocks_of, discriminator
+from bcgan.models.discriminator import discriminator, list_blocks
 from bcgan.models.gan_resnet import gan_only, gan_resnet, joined_block
 from bcgan.models.generator import generator
 from bcgan.models.translator import translator
@@ -48,7 +48,7 @@ def test_networks_take_and_make_patches_of_that_size(size):
     images = np.asarray(make(noise))
     assert images.shape == (2, size, size, 3)
     assert judge([images, labels]).shape == (2, 1)
-    assert [judge.get_layer(block).output.shape[1] for block in blocks_of(judge)] == list(map_sizes(size))
+    assert [judge.get_layer(block).output.shape[1] for block in list_blocks(judge)] == list(map_sizes(size))
     np.testing.assert_allclose(translator(4, size=size)(images), images, atol=1 / 255)  # untrained: unchanged
     assert gan_resnet(judge, size)(images).shape == (2, 1000)
     assert gan_only(judge, size)(images).shape == (2, sum(map_channels(size, 4)))

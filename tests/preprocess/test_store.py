@@ -159,6 +159,13 @@ def test_synthetic_patches_selected_all_or_too_few(tmp_path, caplog):
     assert len(load(few, True)[1]) == 40
 
 
+def test_where_no_file_can_be_read_the_first_reason_is_named(raw, tmp_path):
+    for path in raw.rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="None of 80 patches can be used; the first, .*png"):
+        build(raw, tmp_path)
+
+
 def test_patches_of_another_size_than_the_data_sets_are_refused_with_what_to_set(raw, tmp_path):
     """They would be cropped or padded: 50 pixels of the public archive's are said to have 64."""
     words = "80 of 80 patches do not have 64x64 pixels, the first, .* has 50x50. Set data.size and data.mpp as --size"

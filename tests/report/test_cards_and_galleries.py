@@ -7,7 +7,7 @@ from bcgan import experiment
 from bcgan.evaluate.explanations import NUM_CHANNELS, _most_varying_channels, feature_maps, without_edges
 from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
-from bcgan.report import cards, data_figures, explanation_figures, gan_figures, style, tables
+from bcgan.report import cards, data_figures, explanation_figures, gan_figures, page, style, tables
 from bcgan.report.run import Run, read
 
 
@@ -110,3 +110,19 @@ def test_the_claim_names_the_classifier_that_starts_from_self_supervision(run):
     seen = run._replace(pretraining_patients={"patches": 1200, "patients": ["P1", "P2"]})
     answers = " ".join(cards.claim(seen)["Answer"])
     assert "then, for EfficientNet-Lite0 (SimCLR), what self-supervision on 1,200 patches of 2 patients left" in answers
+
+
+def test_patches_of_ones_own_slides_are_not_called_the_public_archives(run):
+    """`bcgan tile` writes them under the archive's names, with a hash in place of the slide number 5."""
+    archive = answers(cards.data_card(run))
+    assert "Breast Histopathology Images" in archive["Source"]
+    index = run.store.index
+    renamed = index.assign(id=index["id"].str.replace("_idx5_", "_idx14838451_"))
+    settings = run.experiment.data.replace(size=96, mpp=2)
+    tiles = run._replace(store=run.store._replace(index=renamed), experiment=run.experiment.replace(data=settings))
+    card = answers(cards.data_card(tiles))
+    assert (tiles.data_source, tiles.subset_note()) == ("tiles", "")
+    assert card["Source"] == "Slides of this experiment's author, cut by bcgan tile"
+    assert card["Scale"] == "96x96 pixels of 2 microns"
+    assert card["Licence"] == cards.UNKNOWN
+    assert page.DATA_NAMES[tiles.data_source] != page.DATA_NAMES[run.data_source]

@@ -93,9 +93,8 @@ class Canvas:
 
 def make_canvas(size: int, mpp: float, style: PatientStyle) -> Canvas:
     """Return an empty canvas for an image of ``size`` px at ``mpp`` microns per px."""
-    side = size * (SCALE if mpp >= BASE_MPP else FINE_SCALE)
-    if mpp > BASE_MPP:
-        side = round(size * SCALE * mpp / BASE_MPP)
+    canvas_px = SCALE * mpp / BASE_MPP if mpp >= BASE_MPP else FINE_SCALE  # for each pixel of the image
+    side = round(size * canvas_px)
     blank = np.zeros((side, side, 3), np.float32)
     return Canvas(size * mpp / BASE_MPP, size, style, blank, blank.copy())
 
