@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from filelock import FileLock  # noqa: E402
 
-from bcgan.data.histology_phantom.drawing import patient_style  # noqa: E402
+from bcgan.data.histology_phantom.canvas import patient_style  # noqa: E402
 from bcgan.data.histology_phantom.tissue import render_patch  # noqa: E402
 from tests.browser import browser, opened  # noqa: E402, F401
 

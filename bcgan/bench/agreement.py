@@ -95,7 +95,7 @@ def _train_network(folder: Path):
 
 def _draw_patches(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return phantom patches of the seed's ten patients, uint8, (count, 50, 50, 3), and labels, (count,)."""
-    from bcgan.data.histology_phantom.drawing import patient_style
+    from bcgan.data.histology_phantom.canvas import patient_style
     from bcgan.data.histology_phantom.tissue import render_patch
 
     rng, indices = np.random.default_rng(seed), np.arange(count)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bcgan.data.histology_phantom.drawing import PatientStyle, patient_style
+from bcgan.data.histology_phantom.canvas import PatientStyle, patient_style
 from bcgan.data.histology_phantom.tissue import ARCHITECTURES, Patch, render_patch
 
 LAYOUTS = [(label, name) for label in (0, 1) for name in ARCHITECTURES[label]]

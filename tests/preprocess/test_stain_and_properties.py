@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from skimage.feature import graycomatrix, graycoprops
 
-from bcgan.data.histology_phantom.drawing import patient_style
+from bcgan.data.histology_phantom.canvas import patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
 from bcgan.preprocess import properties, stain
 

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from bcgan.data.builders import patch_info, stable_seed
-from bcgan.data.histology_phantom.drawing import BASE_MPP, patient_style
+from bcgan.data.histology_phantom.canvas import BASE_MPP, patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
 
 PATCHES_PER_ROW = 10

@@ -16,11 +16,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bcgan.data.histology_phantom.drawing import (
+from bcgan.data.histology_phantom.canvas import (
     BASE_MPP,
-    LYMPHOCYTE,
     Canvas,
     PatientStyle,
+    make_canvas,
+    patient_style,
+    points_in_mask,
+    render,
+)
+from bcgan.data.histology_phantom.drawing import (
+    LYMPHOCYTE,
     add_fat,
     add_glands,
     add_nuclei,
@@ -29,10 +35,6 @@ from bcgan.data.histology_phantom.drawing import (
     draw_region,
     epithelial_nuclei,
     hexagonal_lattice,
-    make_canvas,
-    patient_style,
-    points_in_mask,
-    render,
     tumor_nuclei,
 )
 
