@@ -13,6 +13,7 @@ import click
 from bcgan import __version__, execution, experiment, stages, variation
 from bcgan.cli_models import models
 from bcgan.cli_options import experiment_options
+from bcgan.cli_slides import slide_commands
 from bcgan.errors import InputError, WorkError
 
 # The order of `bcgan --help`.
@@ -172,7 +173,7 @@ def doctor(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
     click.echo(f"prediction: {fastest_engine()} ({reasons[fastest_engine()]}; --engine changes it)")
 
 
-for command in models.commands.values():
+for command in (*models.commands.values(), *slide_commands.commands.values()):
     cli.add_command(command)
 
 

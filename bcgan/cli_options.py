@@ -64,3 +64,22 @@ def slide_options(command):
     ):
         command = option(command)
     return command
+
+
+def prepare_process(tensorflow: bool = False) -> None:
+    """Set environment variables and start the log. Call it before heavy imports."""
+    from bcgan import machine, progress
+
+    machine.prepare_environment(tensorflow=tensorflow)
+    progress.start_log(None)
+
+
+def make_mpp_choice(mpp: float | None, mpp_csv: str | None, images: list):
+    """Return the resolutions that the user gives, and warn of rows of the table without an image."""
+    from pathlib import Path
+
+    from bcgan.slides.mpp_table import MppChoice
+
+    choice = MppChoice(mpp, mpp_csv and Path(mpp_csv))
+    choice.report_unused(images)
+    return choice

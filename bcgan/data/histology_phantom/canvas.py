@@ -179,9 +179,9 @@ def to_fixed_point(canvas: Canvas, points: np.ndarray) -> np.ndarray:
     return np.rint((points * canvas.scale - 0.5) * (1 << FIXED_POINT_BITS)).astype(np.int32)
 
 
-def line_width(canvas: Canvas, width: float) -> int:
-    """Return a width of lines in whole canvas px, from one at the scale of an image at BASE_MPP."""
-    return max(1, round(width * canvas.zoom))
+def scale_length(canvas: Canvas, length: float) -> int:
+    """Return a length in whole canvas units, at least one, from one that is meant for an image at BASE_MPP."""
+    return max(1, round(length * canvas.zoom))
 
 
 def points_in_mask(canvas: Canvas, mask: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ from bcgan.data.histology_phantom.canvas import (
     FIXED_POINT_BITS,
     Canvas,
     fiber_texture,
-    line_width,
     noise_window,
     points_in_mask,
+    scale_length,
     to_fixed_point,
 )
 
@@ -81,7 +81,7 @@ def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: NucleusType, xy: 
         if vesicular[i]:
             cv2.fillConvexPoly(canvas.nuclear, inner[i], (0.5 * level, kind.chromatin, 1.0), 8, FIXED_POINT_BITS)
             cv2.circle(
-                canvas.nuclear, nucleoli[i], line_width(canvas, 18), (1.25 * level, 0.0, 1.0), -1, 8, FIXED_POINT_BITS
+                canvas.nuclear, nucleoli[i], scale_length(canvas, 18), (1.25 * level, 0.0, 1.0), -1, 8, FIXED_POINT_BITS
             )
     rows = np.column_stack([xy, radius, np.full(n, kind.malignant)])
     canvas.listed.append(rows[((xy >= 0) & (xy < canvas.size)).all(axis=1)])
@@ -180,7 +180,7 @@ def add_sheet(canvas, rng, kind, mask, spacing, jitter, *, halo=0.0, slits=0) ->
         points = points[np.hypot(*(points - slit).T) > 5.0]
     if not kind.malignant:
         edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas.ground, edges, -1, _MEMBRANE, line_width(canvas, 2))
+        cv2.drawContours(canvas.ground, edges, -1, _MEMBRANE, scale_length(canvas, 2))
     add_nuclei(canvas, rng, kind, points)
 
 
@@ -203,7 +203,7 @@ def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=
         cv2.fillPoly(canvas.nuclear, [wall], (0.0, 0.0, 0.0), 8, FIXED_POINT_BITS)
         cv2.fillPoly(canvas.ground, [hole], content, 8, FIXED_POINT_BITS)
         if benign:
-            cv2.polylines(canvas.ground, [wall], True, _MEMBRANE, line_width(canvas, 2), 8, FIXED_POINT_BITS)
+            cv2.polylines(canvas.ground, [wall], True, _MEMBRANE, scale_length(canvas, 2), 8, FIXED_POINT_BITS)
     _unlist_erased_nuclei(canvas)
     disorder = 0.07 if benign else 0.20
     rows = [(_MYOEPITHELIAL, radii - 1.3, 8.0, np.pi / 2)] if benign else []
