@@ -75,6 +75,24 @@ class Experiment(Settings):
         return "gan_resnet" if "gan_resnet" in self.classify.models else min(self.classify.models)
 
     @property
+    def num_classes(self) -> int:
+        """Return the number of classes."""
+        return len(self.data.class_names)
+
+    @property
+    def translated_labels(self) -> tuple[int, int]:
+        """Return the labels of the pair of classes that is translated."""
+        names = self.data.class_names
+        first, second = self.translate.classes or (names[0], names[-1])
+        return names.index(first), names.index(second)
+
+    @property
+    def explained_label(self) -> int:
+        """Return the label of the class whose pixels explanations show."""
+        names = self.data.class_names
+        return names.index(self.evaluate.explained_class or names[-1])
+
+    @property
     def trained_on_unlisted(self) -> tuple[str, ...]:
         """Return the classifiers trained on unlabelled patches of patients outside the official lists."""
         simclr_uses_unlisted = self.pretrain.weights == "shipped" or self.pretrain.include_unlisted
@@ -119,6 +137,27 @@ class Experiment(Settings):
         pretrained = with_simclr([*models, *self.cross_validation.models])
         if pretrained and not self.pretrain.is_enabled:
             raise ValueError(f"{pretrained[0]} needs pretrained weights; set pretrain.steps or pretrain.weights")
+        return self
+
+    @model_validator(mode="after")
+    def _check_class_names(self) -> "Experiment":
+        names, pair = self.data.class_names, self.translate.classes or ()
+        for key, name in (
+            ("evaluate.explained_class", self.evaluate.explained_class),
+            *(("translate.classes", name) for name in pair),
+        ):
+            if name is not None and name not in names:
+                raise ValueError(f"{key}: {name} is none of the classes {', '.join(names)}")
+        if len(set(pair)) == 1:
+            raise ValueError(f"translate.classes: {pair[0]} is named twice; name two classes")
+        if len(names) > self.gan.batch_size:
+            raise ValueError(f"gan.batch_size: {self.gan.batch_size} is less than the {len(names)} classes; raise it")
+        students = [name for name, model in self.classify.models.items() if model.distillation_fraction]
+        if students and len(names) > 2:
+            raise ValueError(
+                f"classify.models.{students[0]}.distillation_fraction: distillation is for two classes, and there are "
+                f"{len(names)}; set it to 0"
+            )
         return self
 
     @model_validator(mode="after")

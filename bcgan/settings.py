@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bcgan import renamed
+from bcgan.classes import ClassPairs, check_classes, class_names, parse_classes
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.sizes import MAX_SIZE, MIN_SIZE
 
@@ -34,9 +35,7 @@ Paths = Annotated[
     BeforeValidator(lambda v: (v,) if isinstance(v, (str, Path)) else v),
 ]
 Seed = Annotated[int, Field(ge=0)]
-ClassFolders = Annotated[
-    tuple[str, ...], BeforeValidator(lambda v: [str(name) for name in (v if isinstance(v, (list, tuple)) else (v,))])
-]
+Classes = Annotated[ClassPairs, BeforeValidator(parse_classes)]
 
 
 class Settings(BaseModel):
@@ -70,18 +69,25 @@ class Data(Settings):
     # microns per pixel: of the images of patient_folder, of patches that `bcgan tile` cut (read as idc; 4 if not set),
     # or at which the phantom is drawn (4 if not set)
     mpp: float | None = Field(None, gt=0, le=100)
-    # patient_folder only: names of folders for each class, besides 0, 1, benign and malignant
-    classes: dict[Literal["benign", "malignant"], ClassFolders] = {}
+    # Classes in the order of their labels, each with the names that the data has for it, besides the class's own name
+    # and its label: {normal: [], in_situ: [dcis, lcis], invasive: []}. Empty: benign and malignant.
+    classes: Classes = ()
     labels: Path | None = None  # patient_folder only: table of image, label and patient, instead of folder names
     # whether patients whose names differ only in case, spacing or leading zeros count as different patients
     similar_patients: Literal["refuse", "allow"] = "refuse"
 
     @model_validator(mode="after")
     def _check_classes(self) -> "Data":
-        names = [{name.casefold().strip() for name in names} for names in self.classes.values()]
-        if len(names) == 2 and (both := names[0] & names[1]):
-            raise ValueError(f"classes: {min(both)!r} is benign and malignant; leave it in one of them")
+        try:
+            check_classes(self.classes)
+        except ValueError as error:
+            raise ValueError(f"classes: {error}") from error
         return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the classes in the order of their labels."""
+        return class_names(self.classes)
 
     @model_validator(mode="after")
     def _check_one_limit(self) -> "Data":
@@ -154,6 +160,7 @@ class Translate(Settings):
     """The cycle-consistent GAN between the classes; with steps 0 it is not trained."""
 
     steps: int = Field(0, ge=0)
+    classes: tuple[str, str] | None = None  # the pair, of more than two classes; None: the first and the last
     batch_size: int = Field(16, ge=2)  # half of each class
     base_channels: int = Field(24, ge=4)  # channels of the translators' largest maps
     learning_rate: float = Field(2e-4, gt=0)
@@ -175,7 +182,7 @@ class QualityFilter(Settings):
 class Features(Settings):
     """The discriminator's feature maps, and the synthetic patches."""
 
-    num_synthetic: int = Field(512, ge=2)  # half of each class
+    num_synthetic: int = Field(512, ge=2)  # as many of each class
     quality_filter: QualityFilter = QualityFilter()
     saved_blocks: tuple[Literal["block1", "block2", "block3", "block4", "block5", "block6", "last"], ...] = ("last",)
     nuclear_od_threshold: float = Field(0.15, gt=0)  # hematoxylin optical density above which a pixel is a nucleus
@@ -257,6 +264,7 @@ class Classify(Settings):
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     batch_size: int = Field(64, ge=2)
     crop_size: int | None = Field(None, ge=32)  # side of crops, random in training, else central; the paper: 224
+    # binary cross-entropy, with more than two classes categorical cross-entropy; weighted: classes count alike
     loss: Literal["weighted_bce", "bce", "focal"] = "weighted_bce"
     optimizer: Literal["adamw", "adam", "nadam", "sgd", "rmsprop", "lion"] = "adamw"
     weight_decay: float = Field(1e-4, ge=0)
@@ -285,7 +293,8 @@ class Evaluate(Settings):
     confidence_level: float = Field(0.95, gt=0, lt=1)
     probe_seeds: tuple[Seed, ...] = (0, 1, 2)  # one draw of training patients for each; empty: no linear probes
     num_explained_patches: int = Field(96, ge=0)  # at most, of test patches; 0: no explanations
-    num_gan_samples: int = Field(1000, ge=20)  # real and synthetic patches compared, half of each class
+    explained_class: str | None = None  # whose pixels explanations show; None: the last of the classes
+    num_gan_samples: int = Field(1000, ge=20)  # real and synthetic patches compared, as many of each class
 
 
 class LearningCurve(Settings):
@@ -299,7 +308,7 @@ class LearningCurve(Settings):
     train_steps: int = Field(300, ge=1)  # of every classifier
     num_validations: int = Field(6, ge=1)  # during training, evenly spaced; the best weights are kept
     synthetic_fraction: float = Field(0.5, gt=0, le=0.9)  # of each batch, in the arms that add patches
-    num_synthetic: int = Field(2048, ge=2)  # half of each class
+    num_synthetic: int = Field(2048, ge=2)  # as many of each class
     gan_steps: int = Field(1000, ge=1)
     translate_steps: int = Field(500, ge=1)
 
@@ -320,7 +329,7 @@ class Ablation(Settings):
     seeds: tuple[Seed, ...] = Field((0, 1), min_length=1)
     activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "relu"
     normalization: Literal["batch", "group"] = "batch"
-    dropout: float = Field(0.0, ge=0, lt=1)  # before the binary head
+    dropout: float = Field(0.0, ge=0, lt=1)  # before the head
     variants: dict[str, dict[str, dict[str, Any]]] = {}  # factor: variant: {key.of.the.experiment: value}
 
     @property

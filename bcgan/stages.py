@@ -3,7 +3,7 @@
     images --preprocess--> uint8 store + index (patient, x, y, label, role) + audit + split
            --gan---------> generator (moving average), discriminator, projected discriminator, sample grids,
                            training log
-           --translate---> translators benign <-> malignant, training log; empty if translate.steps is 0
+           --translate---> translators between two classes, training log; empty if translate.steps is 0
            --features----> discriminator maps by block, reference CNN, synthetic patches and which of them the quality
                            filter accepts, directions that control them, nuclear density, patches sorted by it
            --pretrain----> EfficientNet-Lite0 pretrained without labels; empty unless pretrain.steps or pretrain.weights
@@ -69,7 +69,8 @@ def gan(run: StageRun) -> None:
 
     images, labels = store.load_role(store.load(run.root / "preprocess"), "train")
     with distribute.scope(experiment):
-        train(images, labels, experiment.gan, experiment.seed, run.folder, xla and distribute.replicas() == 1)
+        names, xla = experiment.data.class_names, xla and distribute.replicas() == 1
+        train(images, labels, experiment.gan, experiment.seed, run.folder, xla, names)
 
 
 def translate(run: StageRun) -> None:
@@ -82,8 +83,10 @@ def translate(run: StageRun) -> None:
     from bcgan.gan.translation import train
     from bcgan.preprocess import store
 
-    images, labels = store.load_role(store.load(run.root / "preprocess"), "train")
-    train(images, labels, experiment.translate, experiment.seed, run.folder, xla)
+    patches, pair = store.load(run.root / "preprocess"), experiment.translated_labels
+    images, labels = store.load_pair(patches, "train", pair)
+    names = tuple(experiment.data.class_names[label] for label in pair)
+    train(images, labels, experiment.translate, experiment.seed, run.folder, xla, names)
 
 
 def features(run: StageRun) -> None:
@@ -105,7 +108,8 @@ def features(run: StageRun) -> None:
     fitted_filter = reference_cnn.fit_quality_filter(network, matched, settings.quality_filter)
     quality_filter.save(fitted_filter, run.folder / "quality_filter.npz")
     select = partial(reference_cnn.apply_quality_filter, network, fitted_filter)
-    export(patches.images, patches.index, run.root / "gan", select, settings, experiment.seed, run.folder)
+    names = experiment.data.class_names
+    export(patches.images, patches.index, run.root / "gan", select, settings, experiment.seed, run.folder, names)
 
 
 def pretrain(run: StageRun) -> None:

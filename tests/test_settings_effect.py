@@ -58,13 +58,14 @@ CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "data.split_dir": ("lists", (), LISTS),
     "data.magnification": (40, ("data.name=patient_folder",), ("data.name=breakhis",)),
     "data.mpp": (0.5, ("data.name=patch_camelyon",), ("data.name=patient_folder",)),
-    "data.classes": ({"benign": ["Normal"]}, (), ("data.name=patient_folder",)),
+    "data.classes": ({"benign": ["Normal"]}, ("data.name=idc",), ("data.name=patient_folder",)),
     "data.labels": ("labels.csv", ("data.name=breakhis",), ("data.name=patient_folder",)),
     "data.similar_patients": ("allow", (), ("data.name=idc",)),
     **dict.fromkeys(("translate.batch_size", "translate.base_channels", "translate.checkpoint_interval"),
                     (8, (), ("translate.steps=5",))),
     **dict.fromkeys(("translate.learning_rate", "translate.cycle_loss_weight", "translate.identity_loss_weight"),
                     (0.5, (), ("translate.steps=5",))),
+    "translate.classes": (["benign", "malignant"], (), ("translate.steps=5",)),
     "translate.ema_decay": (0.5, (REAL,), ("learning_curve.arms=[real,translation]",)),
     "pretrain.steps": (5, (), (SIMCLR,)),
     "pretrain.weights": ("shipped", (), ("cross_validation.models=[efficientnet_lite0_simclr]",)),
@@ -89,6 +90,7 @@ CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "ablation.activation": ("gelu", (), (LEVELS,)),
     "ablation.normalization": ("group", (), (LEVELS,)),
     "ablation.dropout": (0.5, (), (LEVELS,)),
+    "evaluate.explained_class": ("benign", ("evaluate.num_explained_patches=0",), ()),
     "cross_validation.epochs": (7, (), ("cross_validation.models=[cnn]",)),
 }  # fmt: skip
 

@@ -1,46 +1,81 @@
-"""Calibrate probabilities by temperature scaling (Guo et al. 2017) with a shift (Platt 1999).
+"""Calibrate probabilities: temperature scaling with a shift for two classes, vector scaling for more.
 
-Training weights both classes equally, so the probabilities of malignancy are too high if malignant patches are rare. A
-temperature alone cannot correct that.
+Training weights all classes equally, so the probabilities of a class are too high if its patches are rare. A
+temperature alone (Guo et al. 2017) cannot correct that: a shift is added (Platt 1999). With more than two classes each
+has a temperature and a shift of its own, which is vector scaling (Guo et al. 2017).
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import expit, log_softmax, logit, softmax
 
 EPSILON = 1e-6  # probabilities are clipped to [EPSILON, 1 - EPSILON]
+MAX_LOG_SCALE = 3.0  # of vector scaling: temperatures lie between exp(-MAX_LOG_SCALE) and exp(MAX_LOG_SCALE)
 
 
 class Calibration(NamedTuple):
-    """Parameters of the calibration: log odds are divided by `temperature`, then `shift` is added."""
+    """Parameters of the calibration: logits are divided by `temperature`, then `shift` is added; lists by class."""
 
-    temperature: float
-    shift: float
-
-
-def log_odds(probabilities: np.ndarray) -> np.ndarray:
-    """Return the log odds log(p / (1 - p)), float64."""
-    return logit(np.clip(np.asarray(probabilities, np.float64), EPSILON, 1 - EPSILON))
+    temperature: float | list[float]
+    shift: float | list[float]
 
 
-def sigmoid(odds: np.ndarray) -> np.ndarray:
-    """Return the probabilities of log odds; the inverse of `log_odds`."""
-    return expit(odds)
+def to_logits(probabilities: np.ndarray) -> np.ndarray:
+    """Return logits, float64: log odds of (n,), and of (n, classes) logarithms, minus their mean over classes."""
+    clipped = np.clip(np.asarray(probabilities, np.float64), EPSILON, 1 - EPSILON)
+    if clipped.ndim == 1:
+        return logit(clipped)
+    logs = np.log(clipped)
+    return logs - logs.mean(1, keepdims=True)
+
+
+def to_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of logits; the inverse of `to_logits`."""
+    return softmax(logits, 1) if np.ndim(logits) == 2 else expit(logits)
 
 
 def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Fit the calibration to the predictions for validation patches; (n,) each.
+    """Fit the calibration to the predictions for validation patches.
 
-    Returns the identity (1, 0) if the fitted slope is negative: calibration must not reverse the order of predictions.
+    Returns the identity for two classes if the fitted slope is negative: calibration must not reverse the order of
+    predictions.
+
+    Args:
+        probabilities: float, of the second of two classes, (n,), or of each class, (n, classes).
+        labels: integers, (n,).
     """
+    if np.ndim(probabilities) == 2:
+        return _fit_vector_scaling(to_logits(probabilities), np.asarray(labels))
     from sklearn.linear_model import LogisticRegression  # takes a second to import, which prediction does not need
 
-    model = LogisticRegression(C=np.inf, max_iter=1000).fit(log_odds(probabilities)[:, None], labels)
+    model = LogisticRegression(C=np.inf, max_iter=1000).fit(to_logits(probabilities)[:, None], labels)
     slope = float(model.coef_[0, 0])
     return Calibration(1 / slope, float(model.intercept_[0])) if slope > 0 else Calibration(1.0, 0.0)
 
 
 def apply(calibration: Calibration, probabilities: np.ndarray) -> np.ndarray:
-    """Return the calibrated probabilities; their order, and so the ROC AUC, does not change."""
-    return sigmoid(log_odds(probabilities) / calibration.temperature + calibration.shift)
+    """Return the calibrated probabilities; of two classes, their order, and so the ROC AUC, does not change."""
+    temperature, shift = np.asarray(calibration.temperature), np.asarray(calibration.shift)
+    return to_probabilities(to_logits(probabilities) / temperature + shift)
+
+
+def _fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Fit a positive scale and a shift of each class's logit, by the least mean cross-entropy."""
+    from scipy.optimize import minimize  # likewise
+
+    rows, num_classes = np.arange(len(labels)), logits.shape[1]
+    targets = np.eye(num_classes)[labels]
+
+    def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        scale, shift = np.exp(parameters[:num_classes]), parameters[num_classes:]
+        scaled = logits * scale + shift
+        error = (softmax(scaled, 1) - targets) / len(labels)
+        gradient = np.concatenate([(error * logits).sum(0) * scale, error.sum(0)])
+        return float(-log_softmax(scaled, 1)[rows, labels].mean()), gradient
+
+    bounds = [(-MAX_LOG_SCALE, MAX_LOG_SCALE)] * num_classes + [(None, None)] * num_classes
+    start = np.zeros(2 * num_classes)
+    found = minimize(loss_and_gradient, start, jac=True, bounds=bounds, options={"ftol": 1e-12, "gtol": 1e-8}).x
+    shift = found[num_classes:]
+    return Calibration(np.exp(-found[:num_classes]).tolist(), (shift - shift.mean()).tolist())

@@ -1,7 +1,8 @@
 """Spatial context: refine a patch's prediction by those of the patches around it, if their coordinates are known.
 
 Carcinoma grows in regions. A logistic regression, fitted on validation patients, combines a patch's own log odds with
-three averages of its neighbors' log odds, whose weights decrease with distance at different rates. The averages shrink
+three averages of its neighbors' log odds, whose weights decrease with distance at different rates. With more than two
+classes these are the logits of each class, and the regression is multinomial. The averages shrink
 to zero if there are few neighbors, so the model works on complete slides and on scattered samples of patches.
 """
 
@@ -11,7 +12,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from bcgan.classify.calibration import log_odds, sigmoid
+from bcgan.classify.calibration import to_logits, to_probabilities
 from bcgan.data.records import UNKNOWN
 
 RADII = (1.5, 4.0, 12.0)  # distances, in patches, at which the weight of a neighbor is 1/e
@@ -23,8 +24,10 @@ MAX_DISTANCES = 2**24  # largest number of distances that are computed at a time
 class Context(NamedTuple):
     """The fitted logistic regression on log odds."""
 
-    coefficients: list[float]  # (1 + len(RADII),), of the patch's own log odds and of each average
-    intercept: float
+    # (1 + len(RADII),), of the patch's own log odds and of each average; of more than two classes a list for each, of
+    # the patch's own logits and of each average of them
+    coefficients: list[float] | list[list[float]]
+    intercept: float | list[float]  # of each class, if there are more than two
 
 
 def has_coordinates(coords: np.ndarray) -> bool:
@@ -38,25 +41,28 @@ def fit(
     """Fit the regression to the predictions for validation patches.
 
     Args:
-        probabilities: float in [0, 1], (n,). Of malignancy, each patch by itself.
+        probabilities: float in [0, 1], each patch by itself: of the second of two classes, (n,), or of each class,
+            (n, classes).
         coords: integers, (n, 2). x and y of the upper left corners, pixels at the scale of the patches.
         slides: (n,). The slide, or the patient, of each patch; only patches of the same one are neighbors.
-        labels: 0 or 1, (n,).
+        labels: integers, (n,).
         patch_px: Side of a patch, pixels at the same scale.
     """
     from sklearn.linear_model import LogisticRegression  # takes a second to import, which prediction does not need
 
     features = context_features(probabilities, coords, slides, patch_px)
     model = LogisticRegression().fit(features, labels)
-    return Context(model.coef_[0].tolist(), float(model.intercept_[0]))
+    if np.ndim(probabilities) == 1:
+        return Context(model.coef_[0].tolist(), float(model.intercept_[0]))
+    return Context(model.coef_.tolist(), model.intercept_.tolist())
 
 
 def apply(
     context: Context, probabilities: np.ndarray, coords: np.ndarray, slides: np.ndarray, patch_px: int
 ) -> np.ndarray:
-    """Return probabilities of malignancy refined by those of the neighbors, float (n,). Arguments as in `fit`."""
+    """Return probabilities refined by those of the neighbors, of the same shape. Arguments as in `fit`."""
     features = context_features(probabilities, coords, slides, patch_px)
-    return sigmoid(features @ context.coefficients + context.intercept)
+    return to_probabilities(features @ np.transpose(context.coefficients) + context.intercept)
 
 
 def has_neighbors(coords: np.ndarray, patch_px: int) -> np.ndarray:
@@ -70,11 +76,12 @@ def has_neighbors(coords: np.ndarray, patch_px: int) -> np.ndarray:
 def context_features(probabilities: np.ndarray, coords: np.ndarray, slides: np.ndarray, patch_px: int) -> np.ndarray:
     """Return the log odds of each patch and the averages of its neighbors at each radius; float (n, 1 + len(RADII)).
 
-    Arguments as in `fit`.
+    With more than two classes, each is the logits of all classes: float (n, classes * (1 + len(RADII))). Arguments as
+    in `fit`.
     """
-    odds = log_odds(probabilities)
-    features = np.zeros((len(odds), 1 + len(RADII)))
-    features[:, 0] = odds
+    logits = to_logits(probabilities).reshape(len(probabilities), -1)
+    features = np.zeros((len(logits), 1 + len(RADII), logits.shape[1]))
+    features[:, 0] = logits
     for slide in np.unique(slides):
         rows = np.flatnonzero((slides == slide) & (coords != UNKNOWN).all(1))
         step = min(CHUNK_PATCHES, max(1, MAX_DISTANCES // max(1, len(rows))))
@@ -85,5 +92,5 @@ def context_features(probabilities: np.ndarray, coords: np.ndarray, slides: np.n
             distance[np.arange(len(chunk)), np.arange(start, start + len(chunk))] = np.inf
             for column, radius in enumerate(RADII, 1):
                 weights = np.exp(-distance / radius)
-                features[chunk, column] = weights @ odds[rows] / (weights.sum(1) + SHRINKAGE)
-    return features
+                features[chunk, column] = weights @ logits[rows] / (weights.sum(1) + SHRINKAGE)[:, None]
+    return features.reshape(len(features), -1)

@@ -1,32 +1,39 @@
-"""Losses of a binary classifier on logits, with options for imbalanced classes."""
+"""Losses of a classifier on logits, with options for imbalanced classes."""
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 FOCAL_GAMMA = 2.0  # gamma of the focal loss (Lin et al. 2017)
 
 
-def class_weights(malignant_fraction: float) -> tuple[float, float]:
-    """Return the weights of benign and malignant patches that balance the classes and have a mean of one.
+def class_weights(fractions: Sequence[float]) -> tuple[float, ...]:
+    """Return the weights that balance the classes and have a mean of one over the patches.
 
     Args:
-        malignant_fraction: Fraction of malignant patches in the batches.
+        fractions: Of the patches of each class in the batches.
     """
-    return 0.5 / float(1 - malignant_fraction), 0.5 / float(malignant_fraction)
+    return tuple(1 / len(fractions) / float(fraction) for fraction in fractions)
 
 
-def batch_loss(logits: tf.Tensor, labels: tf.Tensor, kind: str, weights: tuple[float, float]) -> tf.Tensor:
+def batch_loss(logits: tf.Tensor, labels: tf.Tensor, kind: str, weights: tuple[float, ...]) -> tf.Tensor:
     """Return the mean loss of a batch.
 
     Args:
-        logits: float32, (batch,).
-        labels: 0 to 1, (batch,).
+        logits: float32, (batch,), of the second of two classes, or (batch, classes).
+        labels: (batch,). 0 to 1, as soft labels are, or with more classes integers.
         kind: "bce", "weighted_bce", which uses `weights`, or "focal" (Lin et al. 2017).
-        weights: Of benign and malignant patches.
+        weights: Of the classes.
     """
-    targets = tf.cast(labels, tf.float32)
-    losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+    if logits.shape.rank == 1:
+        targets = tf.cast(labels, tf.float32)
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+        patch_weights = targets * weights[1] + (1 - targets) * weights[0]
+    else:
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        patch_weights = tf.gather(tf.constant(weights, tf.float32), labels)
     if kind == "weighted_bce":
-        losses *= targets * weights[1] + (1 - targets) * weights[0]
+        losses *= patch_weights
     elif kind == "focal":
         losses *= (1 - tf.exp(-losses)) ** FOCAL_GAMMA
     elif kind != "bce":

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from bcgan.classes import count_classes
 from bcgan.classify.train import Patches, Recipe, TrainingData, make_predict_fn, train
 from bcgan.data import batches
 from bcgan.gan import quality_filter
@@ -33,14 +34,15 @@ def load_or_train(patches: Patches, validation: Patches, steps: int, seed: int, 
         epoch_steps = min(steps, max(1, len(patches.labels) // settings.batch_size, steps // MAX_EPOCHS))
         classifier_settings = Classifier(epochs=max(1, round(steps / epoch_steps)))
         keras.utils.set_random_seed(seed)
-        network = build_classifier(NETWORK, patches.images.shape[1])
+        num_classes = count_classes(patches.labels)
+        network = build_classifier(NETWORK, patches.images.shape[1], num_classes=num_classes)
         recipe = Recipe(settings, classifier_settings, seed, xla, epoch_steps)
         train(network, TrainingData(patches, None, validation), recipe, path)
     return weights.load_model(path)
 
 
 def make_feature_fn(network: keras.Model):
-    """Return a function from uint8 patches to the input of the binary head, float64 (n, features)."""
+    """Return a function from uint8 patches to the input of the head, float64 (n, features)."""
     extract = keras.Model(network.inputs, network.get_layer("logit").input)
 
     def extract_batch(images: np.ndarray) -> np.ndarray:
@@ -67,17 +69,19 @@ def apply_quality_filter(
 
 
 def sample_matching(real: Patches, count: int, seed: int) -> Patches:
-    """Draw `count` real patches, half of each class, or as many as possible."""
+    """Draw `count` real patches, as many of each class, or as many as possible."""
     return sample_class_balanced(real, min(count, max_balanced_size(real)), np.random.default_rng(seed))
 
 
 def sample_class_balanced(patches: Patches, count: int, rng: np.random.Generator) -> Patches:
-    """Draw `count` patches, half of each class, so that two samples have the same class balance."""
-    rows = [rng.choice(np.flatnonzero(patches.labels == label), count // 2, replace=False) for label in (0, 1)]
-    rows = np.concatenate(rows)
+    """Draw `count` patches, as many of each class, so that two samples have the same class balance."""
+    num_classes = count_classes(patches.labels)
+    groups = [np.flatnonzero(patches.labels == label) for label in range(num_classes)]
+    rows = np.concatenate([rng.choice(group, count // num_classes, replace=False) for group in groups])
     return Patches(patches.images[rows], patches.labels[rows])
 
 
 def max_balanced_size(patches: Patches) -> int:
     """Return the largest number of patches that `sample_class_balanced` can draw."""
-    return 2 * int(np.bincount(patches.labels, minlength=2).min())
+    num_classes = count_classes(patches.labels)
+    return num_classes * int(np.bincount(patches.labels, minlength=num_classes).min())

@@ -10,18 +10,22 @@ from bcgan.models import fast
 
 
 def make_predict_fn(network: keras.Model):
-    """Return a function from uint8 patches (n, size, size, 3) to probabilities of malignancy, float32 (n,)."""
+    """Return a function from uint8 patches (n, size, size, 3) to probabilities, float32.
+
+    They are those of the second of two classes, (n,), or of each class, (n, classes).
+    """
     fused = fast.fuse_model(network)
 
     @tf.function(reduce_retracing=True)
     def run(images):
-        return tf.sigmoid(fused(batches.to_float(images), training=False)[:, 0])
+        logits = fused(batches.to_float(images), training=False)
+        return tf.sigmoid(logits[:, 0]) if logits.shape[1] == 1 else tf.nn.softmax(logits)
 
     return lambda images: batches.map_in_batches(lambda part: run(tf.constant(part)), images)
 
 
 def predict_probabilities(network: keras.Model, images: np.ndarray, views: int) -> np.ndarray:
-    """Return mean probabilities of malignancy over the first `views` orientations; uint8 (n, size, size, 3) to (n,)."""
+    """Return mean probabilities over the first `views` orientations of uint8 patches, as `make_predict_fn` does."""
     predict = make_predict_fn(network)
     oriented = (np.ascontiguousarray(dihedral_view(images, index)) for index in range(views))
     return np.mean([predict(view) for view in oriented], axis=0)

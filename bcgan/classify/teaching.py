@@ -50,8 +50,8 @@ def distilled_patches(experiment: Experiment, store: Store, folder: Path) -> Pat
         for seed in settings.seeds:
             network = weights.load_model(folder / f"{name}-seed{seed}.keras")
             for index, images in enumerate(image_sets):
-                odds = calibration.log_odds(predict_probabilities(network, images, TTA_VIEWS))
+                odds = calibration.to_logits(predict_probabilities(network, images, TTA_VIEWS))
                 mean_odds[index] += odds / (len(settings.teachers) * len(settings.seeds))
-    validation_probabilities, unlisted_probabilities = map(calibration.sigmoid, mean_odds)
+    validation_probabilities, unlisted_probabilities = map(calibration.to_probabilities, mean_odds)
     fitted = calibration.fit(validation_probabilities, store.index["label"].to_numpy()[validation])
     return Patches(store.images[unlisted], calibration.apply(fitted, unlisted_probabilities).astype(np.float32))

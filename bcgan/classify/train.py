@@ -31,7 +31,7 @@ class Patches(NamedTuple):
     """Labeled patches."""
 
     images: np.ndarray  # uint8, (n, size, size, 3)
-    labels: np.ndarray  # 0 or 1, or soft labels in [0, 1] of distillation, (n,)
+    labels: np.ndarray  # integers, or soft labels in [0, 1] of distillation, (n,)
 
 
 class TrainingData(NamedTuple):
@@ -75,7 +75,7 @@ class Sampling(NamedTuple):
     pool: Patches  # real patches, then extra ones
     sampler: batches.Sampler  # from a step to indices into the pool
     epoch_steps: int
-    class_weight: tuple[float, float]  # of benign and malignant patches in the loss
+    class_weight: tuple[float, ...]  # of the classes in the loss
 
 
 def train(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) -> None:
@@ -91,7 +91,7 @@ def train(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) 
     """
     settings, validation, epochs = recipe.classify, data.validation, recipe.classifier.epochs
     _set_batch_norm_momentum(network)
-    sampling = _build_sampling(data, recipe)
+    sampling = _build_sampling(data, recipe, max(2, network.output_shape[-1]))
     epoch_steps = sampling.epoch_steps
     state = _build_state(network, recipe, epoch_steps)
     checkpoint, log_path = path.with_suffix(".checkpoint.npz"), path.with_suffix(".jsonl")
@@ -180,7 +180,15 @@ def _check_finite(values: list | np.ndarray, name: str, epoch: int, recipe: Reci
         )
 
 
-def _build_sampling(data: TrainingData, recipe: Recipe) -> Sampling:
+def _class_fractions(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the fraction of patches of each class; labels of two classes may be soft."""
+    if num_classes == 2:
+        second_fraction = np.mean(labels)
+        return np.array([1 - second_fraction, second_fraction])
+    return np.bincount(labels, minlength=num_classes) / len(labels)
+
+
+def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sampling:
     """Decide how batches are drawn from the real and the extra patches."""
     real, extra, _ = data
     batch_size, seed = recipe.classify.batch_size, recipe.seed
@@ -191,21 +199,26 @@ def _build_sampling(data: TrainingData, recipe: Recipe) -> Sampling:
     num_real_per_batch = min(batch_size - num_extra_per_batch, num_real)
     sampler = batches.epoch_sampler(np.arange(num_real), num_real_per_batch, seed)
     epoch_steps = recipe.epoch_steps or max(1, num_real // num_real_per_batch)
-    pool, malignant_fraction = real, np.mean(real.labels)
+    pool, fractions = real, _class_fractions(real.labels, num_classes)
     if extra and num_extra_per_batch:
         pool = Patches(*(np.concatenate(pair) for pair in zip(real, extra, strict=True)))
         extra_rows = np.arange(num_real, len(pool.labels))
         extra_fraction = num_extra_per_batch / (num_extra_per_batch + num_real_per_batch)
-        malignant_fraction = (1 - extra_fraction) * malignant_fraction + extra_fraction * np.mean(extra.labels)
+        fractions = (1 - extra_fraction) * fractions + extra_fraction * _class_fractions(extra.labels, num_classes)
         sampler = batches.mixed_sampler(sampler, extra_rows, num_extra_per_batch, seed)
-    return Sampling(pool, sampler, epoch_steps, class_weights(malignant_fraction))
+    return Sampling(pool, sampler, epoch_steps, class_weights(fractions))
 
 
 def _validate(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return loss, accuracy and ROC AUC, with more than two classes the mean ROC AUC of each against the rest."""
+    clipped, called = np.clip(probabilities, 1e-7, 1 - 1e-7), probabilities > 0.5
+    if probabilities.ndim == 2:
+        called = probabilities.argmax(1)
+        probabilities = clipped = clipped / clipped.sum(1, keepdims=True)
     return {
-        "validation_loss": float(log_loss(labels, np.clip(probabilities, 1e-7, 1 - 1e-7))),
-        "validation_accuracy": float(np.mean((probabilities > 0.5) == labels)),
-        "validation_roc_auc": float(roc_auc_score(labels, probabilities)),
+        "validation_loss": float(log_loss(labels, clipped)),
+        "validation_accuracy": float(np.mean(called == labels)),
+        "validation_roc_auc": float(roc_auc_score(labels, probabilities, multi_class="ovr")),
     }
 
 
@@ -248,16 +261,16 @@ def make_step(
     average: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     recipe: Recipe,
-    class_weight: tuple[float, float],
+    class_weight: tuple[float, ...],
 ):
     """Return a function that updates the network and its average from a batch, and returns loss and accuracy.
 
     Args:
         average: A copy of the network, whose weights become the exponential moving averages of the network's.
-        class_weight: Of benign and malignant patches in the loss.
+        class_weight: Of the classes in the loss.
     """
     settings, seed, augment = recipe.classify, recipe.seed, recipe.augment
-    fused = fast.fuse_model(network)
+    fused, is_binary = fast.fuse_model(network), network.output_shape[-1] == 1
 
     def update(step, images, labels):
         seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + index]) for index in range(3)]
@@ -270,12 +283,14 @@ def make_step(
             images = batches.color_jitter(images, seeds[2], settings.color_jitter)
         images, labels = distribute.replica_rows(images), distribute.replica_rows(labels)
         with tf.GradientTape() as tape:
-            logits = fused(images, training=True)[:, 0]
+            logits = fused(images, training=True)
+            logits = logits[:, 0] if is_binary else logits
             loss = batch_loss(logits, labels, settings.loss, class_weight)
             scaled_loss = optimizer.scale_loss(loss / distribute.replicas())
         variables = network.trainable_variables
         optimizer.apply(tape.gradient(scaled_loss, variables), variables)
-        return loss, tf.reduce_mean(tf.cast((logits > 0) == (2 * labels > 1), tf.float32))
+        is_correct = (logits > 0) == (2 * labels > 1) if is_binary else tf.argmax(logits, 1, tf.int32) == labels
+        return loss, tf.reduce_mean(tf.cast(is_correct, tf.float32))
 
     update_everywhere = distribute.run_on_replicas(update)
 

@@ -55,7 +55,7 @@ def train_all(run: StageRun, xla: bool) -> None:
         model, size = settings.models[name], settings.crop_size or run.experiment.data.size
         keras.utils.set_random_seed(seed)
         with distribute.scope(run.experiment):
-            network = build_for_run(name, run.root, size, model)
+            network = build_for_run(name, run.root, size, model, run.experiment.num_classes)
             recipe = Recipe(settings, model, seed, xla and distribute.replicas() == 1)
             data = TrainingData(real, extra_patches(model), validation)
             train(network, data, recipe, folder / f"{name}-seed{seed}.keras")

@@ -28,10 +28,12 @@ def records(data: Data, mixed: bool = False) -> list[Record]:
     from bcgan.data.patient_folder import scan as patient_folder
 
     readers = {
-        "histology_phantom": lambda paths: prepared.phantom_records(paths, data.size, microns_per_pixel(data)),
+        "histology_phantom": lambda paths: prepared.phantom_records(
+            paths, data.size, microns_per_pixel(data), data.classes
+        ),
         "patch_camelyon": prepared.patch_camelyon_records,
         "idc": lambda paths: idc.records(paths, microns_per_pixel(data)),
-        "breakhis": lambda paths: breakhis.records(paths, data.magnification, mixed),
+        "breakhis": lambda paths: breakhis.records(paths, data.magnification, mixed, data.classes),
         "patient_folder": lambda paths: patient_folder.records(paths, data.classes, data.labels, data.mpp),
     }
     all_records = readers[data.name](data.dir)

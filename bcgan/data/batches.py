@@ -36,13 +36,19 @@ def epoch_sampler(rows: np.ndarray, batch: int, seed: int) -> Sampler:
     return sample
 
 
-def class_balanced_sampler(rows: np.ndarray, labels: np.ndarray, batch: int, seed: int) -> Sampler:
-    """Return a sampler that draws half of every batch from each class, benign first, with replacement."""
-    groups = [rows[labels[rows] == label] for label in (0, 1)]
+def class_balanced_sampler(
+    rows: np.ndarray, labels: np.ndarray, batch: int, seed: int, num_classes: int = 2
+) -> Sampler:
+    """Return a sampler that draws as many of every batch from each class, the first class first, with replacement.
+
+    If the batch size is not a multiple of the number of classes, the first classes get one more.
+    """
+    groups = [rows[labels[rows] == label] for label in range(num_classes)]
+    counts = [(batch + num_classes - 1 - label) // num_classes for label in range(num_classes)]
 
     def sample(step: int) -> np.ndarray:
         rng = np.random.default_rng((seed, step))
-        return np.concatenate([rng.choice(groups[0], batch - batch // 2), rng.choice(groups[1], batch // 2)])
+        return np.concatenate([rng.choice(group, count) for group, count in zip(groups, counts, strict=True)])
 
     return sample
 

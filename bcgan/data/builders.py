@@ -8,19 +8,25 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from bcgan.data.records import CLASSES, Record
+from bcgan.classes import CLASSES
+from bcgan.data.records import Record
 from bcgan.slides.decode import decode_image
 
 RGB = 2  # the color type in a PNG's header
 
 
 def patch_info(
-    builder: tfds.core.DatasetBuilder, homepage: str, size: int | None, **more: Any
+    builder: tfds.core.DatasetBuilder,
+    homepage: str,
+    size: int | None,
+    classes: tuple[str, ...] = CLASSES,
+    **more: Any,
 ) -> tfds.core.DatasetInfo:
     """Return the TFDS info of a data set of patches: image, label, patient, x, y (-1 if unknown), path, and `more`.
 
     Args:
         size: Side of the images, pixels. `None` means any size.
+        classes: In the order of their labels. Defaults to benign and malignant.
         more: Further features by name.
     """
     return builder.dataset_info_from_configs(
@@ -29,7 +35,7 @@ def patch_info(
         features=tfds.features.FeaturesDict(
             {
                 "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
-                "label": tfds.features.ClassLabel(names=CLASSES),
+                "label": tfds.features.ClassLabel(names=classes),
                 "patient": tfds.features.Text(),
                 "x": np.int32,
                 "y": np.int32,

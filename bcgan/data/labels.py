@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from bcgan.classes import CLASSES, ClassPairs, class_names, normalize_class
 from bcgan.data.patients import normalize_patient, read_text
-from bcgan.data.records import CLASSES, UNKNOWN
+from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
 from bcgan.progress import log
 from bcgan.slides.files import ImageFile
@@ -35,18 +36,25 @@ class Row(NamedTuple):
 
 
 class ClassNames:
-    """The classes' names: 0, 1, benign and malignant, and those of `data.classes`, whatever their case and spacing."""
+    """The names that images may have for the classes, whatever their case and spacing.
 
-    def __init__(self, classes: Mapping[str, Iterable[str]]):
-        self.label_of = {"0": 0, "benign": 0, "1": 1, "malignant": 1}
-        self.label_of |= {
-            _normalize_class(name): label for label, key in enumerate(CLASSES) for name in classes.get(key, ())
-        }
-        self.configured = {_normalize_class(name): name for names in classes.values() for name in names}
+    They are the names and labels of the classes, and their further names in `data.classes`. Labels are no names if a
+    further name is a number: it may be the label of another class.
+    """
+
+    def __init__(self, classes: ClassPairs):
+        self.names = class_names(classes)
+        self.configured = {_normalize_class(name): name for _, further in classes for name in further}
+        self.label_of = {}
+        for label, name in enumerate(self.names):
+            further = dict(classes).get(name, ())
+            self.label_of |= {_normalize_class(spelling): label for spelling in (name, *further)}
+        if not any(name.isdigit() for name in (*self.configured, *self.names)) or self.names == CLASSES:
+            self.label_of = {str(label): label for label in range(len(self.names))} | self.label_of
         self.counts: Counter[str] = Counter()
 
     def label(self, name: str) -> int | None:
-        """Return 0 (benign), 1 (malignant) or `None` for a name of no class."""
+        """Return the label of a class's name; `None` for a name of no class."""
         self.counts[_normalize_class(name)] += 1
         return self.label_of.get(_normalize_class(name))
 
@@ -64,11 +72,38 @@ class ClassNames:
             names: All names.
         """
         name, path = next(iter(unknown.items()))
+        example = ", ".join(f"{name}: [...]" for name in self.names)
         return InputError(
             f"{path}: label {name!r} is none of {', '.join(self.label_of)}; class names seen: "
-            f"{', '.join(sorted(set(names)))}. Map them (data.classes={{benign: [...], malignant: [...]}}), or rename "
-            "or remove that file, or its folder."
+            f"{', '.join(sorted(set(names)))}. Map them (data.classes={{{example}}}), or rename or remove that file, "
+            "or its folder."
         )
+
+
+def label_known_classes(classes: ClassPairs, known: Iterable[str], data_set: str) -> dict[str, int]:
+    """Return the label of each class of a data set with classes of its own; those without a label are left out.
+
+    Args:
+        classes: The setting `data.classes`.
+        known: The names of the data set's own classes.
+        data_set: Its name, for the message.
+
+    Raises:
+        InputError: If a class of the setting has no name that is one of the data set's.
+    """
+    by_spelling = {normalize_class(name): name for name in known}
+    labels = {}
+    for label, name in enumerate(class_names(classes)):
+        further = dict(classes).get(name, ())
+        for spelling in further or (name,):
+            if normalize_class(spelling) not in by_spelling:
+                raise InputError(
+                    f"data.classes: {spelling!r} is no class of {data_set}, whose classes are "
+                    f"{', '.join(by_spelling.values())}. Name one of them."
+                )
+        spellings = map(normalize_class, (name, *further))
+        labels |= {by_spelling[spelling]: label for spelling in spellings if spelling in by_spelling}
+    return labels
 
 
 def read_labels(path: Path, classes: ClassNames) -> list[Row]:
@@ -166,7 +201,7 @@ def _normalize_path(name: str) -> str:
 
 def _normalize_class(name: str) -> str:
     """Return the name of a class in lower case, without spaces, and a spreadsheet's 1.0 as 1."""
-    name = "".join(normalize_patient(name).casefold().split())
+    name = normalize_class(normalize_patient(name))
     return WHOLE_NUMBER.sub(r"\1", name) if WHOLE_NUMBER.fullmatch(name) else name
 
 

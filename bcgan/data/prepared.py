@@ -3,31 +3,52 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from bcgan.classes import ClassPairs, class_names
+from bcgan.data.labels import label_known_classes
 from bcgan.data.records import UNKNOWN, Record
 
 CAMELYON_MPP = 0.972  # microns per pixel (Veeling et al. 2018): 10x, downsampled from 0.243
 
 
-def phantom_records(paths: tuple[Path, ...], size: int, mpp: float) -> list[Record]:
+def phantom_records(paths: tuple[Path, ...], size: int, mpp: float, classes: ClassPairs = ()) -> list[Record]:
     """Return the records of the histology phantom, which is generated on the first call.
 
     Args:
         paths: The folder of the generated data, if any; else that of TFDS.
         size: Side of a patch, pixels.
         mpp: Microns per pixel at which the tissue is drawn.
-    """
-    from bcgan.data.histology_phantom.histology_phantom_dataset_builder import Builder, config_for
+        classes: Classes of benign, malignant and in_situ; tissue of none of them is left out. Defaults to benign and
+            malignant, and there is no tissue in situ then.
 
-    config = config_for(size, mpp)
+    Raises:
+        InputError: If a class is none of these.
+    """
+    from bcgan.data.histology_phantom.histology_phantom_dataset_builder import KINDS, Builder, config_for
+
+    label_of = label_known_classes(classes, KINDS, "histology_phantom")
+    config = config_for(size, mpp, in_situ="in_situ" in label_of)
     builder = Builder(config=config, data_dir=paths[0] if paths else None, file_format="array_record")
     records = []
     for split, index, example, read in _read_examples(builder):
-        patient, label = example["patient"].decode(), int(example["label"])
-        x, y = int(example["x"]), int(example["y"])
+        label = label_of.get(KINDS[example["label"]])
+        if label is None:
+            continue
+        patient, x, y = example["patient"].decode(), int(example["x"]), int(example["y"])
         key = f"{patient}_x{x}_y{y}_class{label}"
         path = f"histology_phantom/{split}/{index}"
         records.append(Record(key, path, builder.name, patient, label, x, y, "", read, mpp))
     return records
+
+
+def phantom_labels(classes: ClassPairs) -> list[int]:
+    """Return for each class of an experiment the label that the phantom's tissue is drawn with: its first kind's."""
+    from bcgan.data.histology_phantom.histology_phantom_dataset_builder import KINDS
+
+    label_of = label_known_classes(classes, KINDS, "histology_phantom")
+    return [
+        min(KINDS.index(kind) for kind in label_of if label_of[kind] == label)
+        for label in range(len(class_names(classes)))
+    ]
 
 
 def patch_camelyon_records(paths: tuple[Path, ...]) -> list[Record]:

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from bcgan.errors import InputError
 
-CLASSES = ("benign", "malignant")  # labels 0 and 1
 UNKNOWN = -1  # x and y of a patch without coordinates
 
 
@@ -16,7 +15,7 @@ class Record(NamedTuple):
     path: str  # for display; `archive.zip!member` inside an archive
     source: str  # name of the folder or archive
     patient: str
-    label: int  # 0 benign, 1 malignant
+    label: int  # index into the classes of the experiment
     x: int  # upper left corner in the slide, pixels at the scale of the patch, or UNKNOWN
     y: int
     official_split: str  # role that the authors of the data set assigned; "" if none

@@ -13,7 +13,6 @@ import pandas as pd
 
 from bcgan.data.idc.scan import OFFICIAL_LISTS
 from bcgan.data.patients import check_spellings, normalize_patient, read_text
-from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.settings import Data
 
@@ -57,7 +56,7 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
     sources get the role `<role>_other`: a source that is complete for only one class would distort the metrics.
 
     Args:
-        index: Columns patient (str), label (0 or 1), source, path, official_split (role by the authors, or "").
+        index: Columns patient (str), label, source, path, official_split (role by the authors, or "").
 
     Raises:
         InputError: If there are fewer patients than folds, or a role lacks a class.
@@ -75,7 +74,7 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
         roles = index["patient"].map(role_of).fillna(unlisted_role)
     if data.eval_sources:
         roles = _mark_other_sources(roles, index, data)
-    check_roles(index, roles)
+    check_roles(index, roles, data.class_names)
     return roles
 
 
@@ -115,19 +114,19 @@ def _log_absent(absent: list[str], data: Data) -> None:
         log.log(level, "%d patients of the lists have no image in the data: %s", len(absent), names)
 
 
-def check_roles(index: pd.DataFrame, roles: pd.Series) -> None:
-    """Check that training, validation and test have both classes, and that no patient has two roles.
+def check_roles(index: pd.DataFrame, roles: pd.Series, class_names: tuple[str, ...]) -> None:
+    """Check that training, validation and test have every class, and that no patient has two roles.
 
     Raises:
         InputError: If they do not.
     """
     for role in LIST_ROLES:
-        for label, name in enumerate(CLASSES):
+        for label, name in enumerate(class_names):
             count = int(((roles == role) & (index["label"] == label)).sum())
             if count == 0:
                 raise InputError(
                     f"The {role} patients have no {name} patch (class {label}) of {len(index)} patches in all. "
-                    "Check data.dir's class folders, data.protocol and data.eval_sources."
+                    "Check data.dir's class folders, data.protocol, data.classes and data.eval_sources."
                 )
     by_patient = roles.str.removesuffix("_other").groupby(index["patient"]).nunique()
     divided = by_patient.index[by_patient > 1]
@@ -147,7 +146,8 @@ def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
         role: {
             "patients": int(group["patient"].nunique()),
             "patches": len(group),
-            "positives": int(group["label"].sum()),
+            "positives": int((group["label"] > 0).sum()),
+            "by_class": {name: int((group["label"] == label).sum()) for label, name in enumerate(data.class_names)},
         }
         for role, group in index.groupby("role")
     }

@@ -212,7 +212,8 @@ def _build(run: StageRun, variant: AblationVariant, seed: int, folder: Path) -> 
     arrays |= {"test_patients": test["patient"].to_numpy(str), "test_ids": test["id"].to_numpy(str)}
     keras.utils.set_random_seed(seed)
     size = experiment.classify.crop_size or experiment.data.size
-    network = apply_variant(build_for_run(experiment.ablation.model, run.root, size, model), _network_variant(variant))
+    network = build_for_run(experiment.ablation.model, run.root, size, model, experiment.num_classes)
+    network = apply_variant(network, _network_variant(variant))
     real = patch_sets.pop("train")
     trial = trials.Trial(network, real, synthetic, patch_sets, Recipe(experiment.classify, model, seed, xla), arrays)
     trials.train_trial(trial, experiment.evaluate.tta_views, folder)

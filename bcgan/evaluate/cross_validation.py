@@ -127,17 +127,18 @@ def _pool_folds(folds: list[dict[str, np.ndarray]], labels: np.ndarray) -> tuple
 
     Calibration and threshold are those of a patch's fold. All splits have the same rows, in the same order.
     """
-    tested = []
+    all_rows, all_scores, all_thresholds = [], [], []
     for fold in folds:
         validation_labels = labels[fold["validation_rows"]]
         fitted = calibration.fit(fold["validation"], validation_labels)
         validation_scores = calibration.apply(fitted, fold["validation"])
-        threshold = metrics.operating_points(validation_labels, validation_scores)["youden"]
-        scores = calibration.apply(fitted, fold["test"])
-        tested.append(np.stack([fold["test_rows"], scores, np.full(len(scores), threshold)]))
-    table = np.concatenate(tested, 1)
-    rows, scores, thresholds = table[:, table[0].argsort()]
-    return rows.astype(int), scores, thresholds
+        threshold = metrics.select_threshold(validation_labels, validation_scores)
+        all_rows.append(fold["test_rows"])
+        all_scores.append(calibration.apply(fitted, fold["test"]))
+        all_thresholds.append(np.full(len(fold["test_rows"]), np.nan if threshold is None else threshold))
+    rows, scores, thresholds = map(np.concatenate, (all_rows, all_scores, all_thresholds))
+    order = rows.argsort()
+    return rows[order], scores[order], thresholds[order]
 
 
 def _refine_by_context(fold: dict[str, np.ndarray], index: pd.DataFrame, patch_px: int) -> dict[str, np.ndarray]:
@@ -164,7 +165,8 @@ def _build(run: StageRun, store: Store, trial: tuple[str, str, int], xla: bool, 
     rows_by_role = {role: np.flatnonzero(roles == role) for role in splits.LIST_ROLES}
     patch_sets = {role: Patches(store.images[rows], labels[rows]) for role, rows in rows_by_role.items()}
     keras.utils.set_random_seed(experiment.seed)
-    network = build_for_run(name, run.root, experiment.classify.crop_size or experiment.data.size, model)
+    size = experiment.classify.crop_size or experiment.data.size
+    network = build_for_run(name, run.root, size, model, experiment.num_classes)
     arrays = {f"{role}_rows": rows_by_role[role] for role in ("test", "validation")}
     real = patch_sets.pop("train")
     recipe = Recipe(experiment.classify, model, experiment.seed, xla)

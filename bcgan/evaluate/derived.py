@@ -10,8 +10,8 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from bcgan.classify import context
-from bcgan.classify.calibration import log_odds, sigmoid
-from bcgan.data.records import CLASSES
+from bcgan.classify.calibration import to_logits, to_probabilities
+from bcgan.evaluate import metrics
 from bcgan.evaluate.probes import COLOR_AND_TEXTURE
 from bcgan.slides.coordinates import parse_slide_names
 
@@ -19,22 +19,46 @@ COLOR_TEXTURE, ENSEMBLE, CONTEXT = "color_texture_gbdt", "ensemble", "ensemble_s
 
 
 def column_name(name: str, seed: int) -> str:
-    """Return the name of a classifier's column of probabilities for a seed."""
+    """Return the name of a classifier's training: of its files, and of its column of probabilities for two classes."""
     return f"{name}-seed{seed}"
+
+
+def class_column(name: str, seed: int, class_name: str) -> str:
+    """Return the name of a classifier's column of probabilities of a class, of more than two."""
+    return f"{column_name(name, seed)}:{class_name}"
+
+
+def set_probabilities(
+    table: pd.DataFrame, name: str, seed: int, values: np.ndarray, class_names: tuple[str, ...]
+) -> None:
+    """Add a classifier's probabilities to the table: one column, or one of each class if there are more than two."""
+    if values.ndim == 1:
+        table[column_name(name, seed)] = values
+    else:
+        for label, class_name in enumerate(class_names):
+            table[class_column(name, seed, class_name)] = values[:, label]
+
+
+def get_probabilities(table: pd.DataFrame, name: str, seed: int) -> np.ndarray:
+    """Return a classifier's probabilities, float: of the second of two classes, (n,), or of each, (n, classes)."""
+    column = column_name(name, seed)
+    if column in table.columns:
+        return table[column].to_numpy(float)
+    return table[[other for other in table.columns if other.startswith(f"{column}:")]].to_numpy(float)
 
 
 def seeds_by_classifier(table: pd.DataFrame) -> dict[str, list[int]]:
     """Return the seeds of every classifier with columns in the table of probabilities."""
     seeds_by_name: dict[str, list[int]] = {}
     for column in table.columns:
-        name, separator, seed = column.rpartition("-seed")
-        if separator:
-            seeds_by_name.setdefault(name, []).append(int(seed))
+        name, separator, seed = column.partition(":")[0].rpartition("-seed")
+        if separator and int(seed) not in seeds_by_name.setdefault(name, []):
+            seeds_by_name[name].append(int(seed))
     return seeds_by_name
 
 
 def predict_from_color_texture(properties: pd.DataFrame, train: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return probabilities of malignancy by boosted trees on eight properties of a patch.
+    """Return probabilities by boosted trees on eight properties of a patch.
 
     Args:
         properties: columns COLOR_AND_TEXTURE and label, one row per patch.
@@ -42,7 +66,7 @@ def predict_from_color_texture(properties: pd.DataFrame, train: np.ndarray, rows
     """
     features = properties[list(COLOR_AND_TEXTURE)].to_numpy(np.float32)
     trees = make_boosted_trees().fit(features[train], properties["label"].to_numpy()[train])
-    return trees.predict_proba(features[rows])[:, CLASSES.index("malignant")]
+    return metrics.second_or_all(trees.predict_proba(features[rows]))
 
 
 def make_boosted_trees() -> HistGradientBoostingClassifier:
@@ -52,10 +76,10 @@ def make_boosted_trees() -> HistGradientBoostingClassifier:
 
 
 def ensemble_probabilities(table: pd.DataFrame, members: tuple[str, ...]) -> np.ndarray:
-    """Return the probabilities of the members' mean log odds over all their seeds; float, (n,)."""
+    """Return the probabilities of the members' mean logits over all their seeds; float, (n,) or (n, classes)."""
     seeds = seeds_by_classifier(table)
-    odds = [log_odds(table[column_name(name, seed)]) for name in members for seed in seeds[name]]
-    return sigmoid(np.mean(odds, axis=0))
+    logits = [to_logits(get_probabilities(table, name, seed)) for name in members for seed in seeds[name]]
+    return to_probabilities(np.mean(logits, axis=0))
 
 
 def refine_by_context(table: pd.DataFrame, base: np.ndarray, patch_px: int) -> tuple[np.ndarray, context.Context]:
@@ -66,7 +90,7 @@ def refine_by_context(table: pd.DataFrame, base: np.ndarray, patch_px: int) -> t
 
     Args:
         table: columns id, role, x, y, label; one row per held-out patch. Patches of role validation fit the weights.
-        base: float, (n,). The probabilities to refine.
+        base: float, (n,) or (n, classes). The probabilities to refine.
         patch_px: Side of a patch, in the pixels of x and y.
     """
     coords, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + parse_slide_names(table["id"])).to_numpy()

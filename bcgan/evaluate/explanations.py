@@ -1,9 +1,9 @@
 """Test the explanations: deletion and insertion on held-out patches, and localization of known nuclei.
 
 If a map ranks pixels well, the probability of the prediction falls fast as its highest pixels are removed, and rises
-fast as they are shown alone (Petsiuk et al. 2018). On phantom patches, the pixels that support malignancy should lie on
-malignant nuclei, which define the class. Random maps, and the same methods on an untrained network, give the level of
-chance.
+fast as they are shown alone (Petsiuk et al. 2018). On phantom patches of two classes, the pixels that support
+malignancy should lie on malignant nuclei, which define the class. Random maps, and the same methods on an untrained
+network, give the level of chance. With more than two classes, one of them is explained against the rest.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from scipy.special import expit
 
 from bcgan import data, runs
 from bcgan.classify.scoring import predict_probabilities
+from bcgan.data.histology_phantom.histology_phantom_dataset_builder import KINDS
 from bcgan.data.histology_phantom.tissue import held_out_patches
-from bcgan.data.records import CLASSES
 from bcgan.data.views import center_crop
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
@@ -44,7 +44,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     file has what the figures show: real and synthetic patches, uint8, their maps, and feature maps of two of them.
     """
     name, seed = experiment.proposed, experiment.classify.seeds[0]
-    network = weights.load_model(root / "classify" / f"{name}-seed{seed}.keras")
+    label = experiment.explained_label
+    network = saliency.explain_class(weights.load_model(root / "classify" / f"{name}-seed{seed}.keras"), label)
     rng = np.random.default_rng(experiment.seed)
     rows = rng.permutation(store.role_indices("test"))[: experiment.evaluate.num_explained_patches]
     images = center_crop(store.images[rows], experiment.classify.crop_size).astype(np.float32) / 255
@@ -54,17 +55,18 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     results = {}
     for method, explain in tested.items():
         results[method] = _score_perturbations(network, images, explain(network, images), patients, experiment)
-    if experiment.data.name == "histology_phantom":
+    if experiment.data.name == "histology_phantom" and (experiment.num_classes, label) == (2, 1):
         keras.utils.set_random_seed(experiment.seed)
         untrained = build_for_run(name, root, images.shape[1], experiment.classify.models[name])
         for suffix, tested_network in (("", network), ("_untrained", untrained)):
             for method, measured in localization_scores(tested_network, tested, images.shape[1], experiment).items():
                 results[method] |= {f"{name}{suffix}": estimate for name, estimate in measured.items()}
     counts = {"patches": len(rows), "patients": len(np.unique(patients))}
-    runs.write_json(folder / "explanations.json", {"classifier": name, "seed": seed, **counts, **results})
+    described = {"classifier": name, "seed": seed, "class": experiment.data.class_names[label]}
+    runs.write_json(folder / "explanations.json", {**described, **counts, **results})
     examples = _explain_examples(experiment, store, root, network, methods)
     gan_discriminator = weights.load_model(root / "gan" / "discriminator.keras")
-    first_of_class = [int(np.flatnonzero(examples["labels"] == label)[0]) for label in (0, 1)]
+    first_of_class = [int(np.flatnonzero(examples["labels"] == label)[0]) for label in range(experiment.num_classes)]
     for kind in ("real", "synthetic"):
         maps_by_layer = feature_maps(gan_discriminator, network, examples[f"{kind}_images"][first_of_class])
         examples |= {f"{kind}_features_{layer}": maps for layer, maps in maps_by_layer.items()}
@@ -171,7 +173,7 @@ def localization_scores(
 
 def phantom_patches(count: int, size: int, seed: int, mpp: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return malignant phantom patches, float32 in [0, 1], masks of their malignant nuclei, and their patients."""
-    patches, patients = held_out_patches(count, size, CLASSES.index("malignant"), seed, mpp=mpp)
+    patches, patients = held_out_patches(count, size, KINDS.index("malignant"), seed, mpp=mpp)
     ys, xs = np.mgrid[:size, :size]
     masks = []
     for patch in patches:
@@ -211,7 +213,11 @@ def _mean_with_interval(values: np.ndarray, patients: np.ndarray, experiment: Ex
 def _explain_examples(
     experiment: Experiment, store: Store, root: Path, network: keras.Model, methods: dict
 ) -> dict[str, np.ndarray]:
-    """Return test and synthetic patches with their maps: of each class the best predictions, then the worst ones."""
+    """Return test and synthetic patches with their maps: of each class the best predictions, then the worst ones.
+
+    Probabilities are those of the explained class.
+    """
+    explained, num_classes = experiment.explained_label, experiment.num_classes
     rows = store.role_indices("test")
     labels = store.index["label"].to_numpy()[rows]
     crop = experiment.classify.crop_size
@@ -220,20 +226,20 @@ def _explain_examples(
         "real": (center_crop(store.images[rows], crop), labels),
         "synthetic": (center_crop(synthetic, crop), synthetic_labels),
     }
-    available = np.stack([np.bincount(set_labels, minlength=2) for _, set_labels in image_sets.values()])
+    available = np.stack([np.bincount(set_labels, minlength=num_classes) for _, set_labels in image_sets.values()])
     counts = np.minimum(MAX_EXAMPLES, available.min(0))  # of each class
     arrays, selected = {}, {}
     for kind, (images, set_labels) in image_sets.items():
-        errors = np.abs(predict_probabilities(network, images, 1) - set_labels)
+        errors = np.abs(predict_probabilities(network, images, 1) - (set_labels == explained))
         selected[kind] = np.concatenate(
-            [_best_and_worst(errors, set_labels == label, counts[label]) for label in (0, 1)]
+            [_best_and_worst(errors, set_labels == label, counts[label]) for label in range(num_classes)]
         )
         arrays[f"{kind}_images"] = images = images[selected[kind]]
         arrays[f"{kind}_probability"] = predict_probabilities(network, images, 1)
         for method, explain in methods.items():
             arrays[f"{kind}_{method}"] = explain(network, images.astype(np.float32) / 255)
     arrays["real_id"] = store.index["id"].to_numpy(str)[rows[selected["real"]]]
-    arrays["labels"] = np.repeat([0, 1], counts)
+    arrays["labels"] = np.repeat(np.arange(num_classes), counts)
     return arrays
 
 

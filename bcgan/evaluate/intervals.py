@@ -26,8 +26,21 @@ def patient_weights(patients: np.ndarray, resamples: int, seed: int) -> np.ndarr
 class SeedPredictions(NamedTuple):
     """A classifier's predictions by each of its trainings."""
 
-    probabilities: dict[int, np.ndarray]  # by seed, (n,)
-    thresholds: dict[int, float | np.ndarray]  # by seed: one, or one for each patch, (n,); selected on validation
+    probabilities: dict[int, np.ndarray]  # by seed: of the second of two classes, (n,), or of each, (n, classes)
+    # by seed: one, or one for each patch, (n,), selected on validation; `None` with more than two classes
+    thresholds: dict[int, float | np.ndarray | None]
+
+    def select(self, rows: np.ndarray) -> "SeedPredictions":
+        """Return the predictions of some patches; `rows` is a mask."""
+        return self._replace(probabilities={seed: values[rows] for seed, values in self.probabilities.items()})
+
+    def against_rest(self, label: int) -> "SeedPredictions":
+        """Return the predictions of a class, of more than two, against the rest."""
+        pairs = {seed: metrics.against_rest(values, label) for seed, values in self.probabilities.items()}
+        return SeedPredictions(
+            {seed: scores for seed, (scores, _) in pairs.items()},
+            {seed: thresholds for seed, (_, thresholds) in pairs.items()},
+        )
 
 
 def bootstrap_metrics(
@@ -36,7 +49,7 @@ def bootstrap_metrics(
     """Return every metric on the observed patches, then on each resample of patients and seeds: (1 + resamples,).
 
     Args:
-        labels: integers 0 or 1, (n,).
+        labels: integers, (n,).
         weights: From `patient_weights`.
         rng: Draws the seeds.
     """
@@ -81,7 +94,7 @@ def metrics_with_intervals(
     """Return the mean over the seeds of every metric, with an interval over patients and seeds.
 
     Args:
-        labels: integers 0 or 1, (n,).
+        labels: integers, (n,).
         patients: (n,). The patient of each patch.
 
     Returns:
@@ -122,12 +135,10 @@ def predictions_of_trials(trials: dict[int, dict[str, np.ndarray]], labels: np.n
 
     Args:
         trials: {seed: {test, validation: probabilities}}.
-        labels: 0 or 1, of the validation patches.
+        labels: integers, of the validation patches.
     """
     probabilities = {seed: arrays["test"] for seed, arrays in trials.items()}
-    thresholds = {
-        seed: metrics.operating_points(labels, arrays["validation"])["youden"] for seed, arrays in trials.items()
-    }
+    thresholds = {seed: metrics.select_threshold(labels, arrays["validation"]) for seed, arrays in trials.items()}
     return SeedPredictions(probabilities, thresholds)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bcgan.classify import calibration
 from bcgan.evaluate import derived, metrics
-from bcgan.evaluate.derived import column_name, seeds_by_classifier
+from bcgan.evaluate.derived import get_probabilities, seeds_by_classifier
 from bcgan.preprocess import audit as faults
 
 
@@ -74,18 +74,21 @@ def count_not_fitted_on_validation(
     labels, count = table["label"].to_numpy()[validation], 0
     for name, seeds in seeds_by_classifier(table).items():
         for seed in seeds:
-            scores = table[column_name(name, seed)].to_numpy(float)[validation]
-            expected = [metrics.operating_points(labels, scores)["youden"], *calibration.fit(scores, labels)]
-            used = [
-                metrics_by_name[name]["thresholds"][str(seed)],
-                *metrics_by_name[name]["calibration"][str(seed)].values(),
-            ]
-            count += not np.allclose(used, expected, rtol=1e-6)
+            scores = get_probabilities(table, name, seed)[validation]
+            expected, used = (
+                [*calibration.fit(scores, labels)],
+                metrics_by_name[name]["calibration"][str(seed)].values(),
+            )
+            if scores.ndim == 1:
+                expected += [metrics.select_threshold(labels, scores)]
+                used = [*used, metrics_by_name[name]["thresholds"][str(seed)]]
+            count += not np.allclose(np.hstack([*used]), np.hstack(expected), rtol=1e-6)
     if used := metrics_by_name.get(derived.CONTEXT, {}).get("context"):
         validation_table = table[validation].reset_index(drop=True)
         base = derived.ensemble_probabilities(validation_table, members)
         expected = derived.refine_by_context(validation_table, base, patch_px)[1]
-        count += not np.allclose(np.hstack(list(used.values())), np.hstack(expected), rtol=1e-4)
+        flat = [np.hstack([np.ravel(part) for part in parts]) for parts in (used.values(), expected)]
+        count += not np.allclose(*flat, rtol=1e-4)
     return count
 
 

@@ -19,9 +19,9 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.artifacts import StageRun
+from bcgan.classes import count_classes
 from bcgan.classify import reference_cnn
 from bcgan.classify.train import Patches, Recipe
-from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals, trials
 from bcgan.experiment import SET_BY_STAGE, TRAINING, Experiment, subset
@@ -91,18 +91,18 @@ def evaluate(run: StageRun, store: Store, xla: bool) -> None:
 def draw_patients(patients: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Return the rows of a random fraction of the patients, at least one.
 
-    It draws again until both classes have MIN_PATCHES_PER_CLASS patches. With the same seed, a smaller fraction is a
-    subset of a larger one, if the first draw of each has both classes.
+    It draws again until every class has MIN_PATCHES_PER_CLASS patches. With the same seed, a smaller fraction is a
+    subset of a larger one, if the first draw of each has every class.
 
     Raises:
-        InputError: If none of a hundred draws has both classes.
+        InputError: If none of a hundred draws has every class.
     """
-    names = np.unique(patients)
+    names, num_classes = np.unique(patients), count_classes(labels)
     count = max(1, round(fraction * len(names)))
     for attempt in range(100):
         drawn_patients = np.random.default_rng((seed, attempt)).permutation(names)[:count]
         rows = np.flatnonzero(np.isin(patients, drawn_patients))
-        if np.bincount(labels[rows], minlength=2).min() >= MIN_PATCHES_PER_CLASS:
+        if np.bincount(labels[rows], minlength=num_classes).min() >= MIN_PATCHES_PER_CLASS:
             return rows
     raise InputError(
         f"learning_curve.train_fractions: {fraction:g} of {len(names)} training patients is {count}, and no draw of so "
@@ -168,7 +168,8 @@ def _build(run: StageRun, store: Store, held_out: dict[str, Patches], cell: Cell
     epoch_steps = max(1, settings.train_steps // settings.num_validations)
     recipe = Recipe(Classify(), model, cell.seed, xla, epoch_steps, augment=cell.arm != "real")
     arrays = {"patients": len(np.unique(patients[rows])), "patches": len(rows), "short": used_fallback}
-    trial = trials.Trial(build_classifier(NETWORK, images.shape[1]), real, extra, held_out, recipe, arrays)
+    network = build_classifier(NETWORK, images.shape[1], num_classes=run.experiment.num_classes)
+    trial = trials.Trial(network, real, extra, held_out, recipe, arrays)
     trials.train_trial(trial, run.experiment.evaluate.tta_views, folder)
 
 
@@ -188,33 +189,37 @@ def _make_extra_patches(context: CellContext) -> tuple[Patches | None, bool]:
 
 def _translate_patches(context: CellContext) -> Patches:
     """Return the translations of the cell's real patches to the other class, by translators trained on them."""
-    settings, real, seed = context.run.experiment.learning_curve, context.real, context.cell.seed
+    experiment, seed = context.run.experiment, context.cell.seed
+    settings, pair = experiment.learning_curve, experiment.translated_labels
+    names = tuple(experiment.data.class_names[label] for label in pair)
+    groups = [context.real.images[context.real.labels == label] for label in pair]
 
     def train_translators(folder: Path) -> None:
         """Train the translators and write them."""
         keras.utils.set_random_seed(seed)
-        translate = context.run.experiment.translate.replace(steps=settings.translate_steps)
-        translation.train(real.images, real.labels, translate, seed, folder, context.xla)
+        translate = experiment.translate.replace(steps=settings.translate_steps)
+        labels = np.repeat([0, 1], [len(images) for images in groups])
+        translation.train(np.concatenate(groups), labels, translate, seed, folder, context.xla, names)
 
     folder = _get_or_train(context, "translation", "translate", settings.translate_steps, train_translators)
-    networks = [weights.load_model(folder / f"to_{name}.keras") for name in CLASSES]
-    synthetic = [translation.translate(networks[1 - label], real.images[real.labels == label]) for label in (0, 1)]
-    labels = np.repeat([1, 0], [len(images) for images in synthetic])
+    networks = [weights.load_model(folder / f"to_{name}.keras") for name in names]
+    synthetic = [translation.translate(network, images) for network, images in zip(networks[::-1], groups, strict=True)]
+    labels = np.repeat(pair[::-1], [len(images) for images in synthetic])
     return Patches(np.concatenate(synthetic), labels)
 
 
 def _generate_patches(context: CellContext) -> Patches:
-    """Return synthetic patches, half of each class, by a GAN trained on the cell's real patches."""
+    """Return synthetic patches, as many of each class, by a GAN trained on the cell's real patches."""
     settings, real, seed = context.run.experiment.learning_curve, context.real, context.cell.seed
 
     def train_generator(folder: Path) -> None:
         """Train the GAN and write it."""
         keras.utils.set_random_seed(seed)
         gan = context.run.experiment.gan.replace(steps=settings.gan_steps, projected_discriminator_3x3_steps=0)
-        train_gan(real.images, real.labels, gan, seed, folder, context.xla)
+        train_gan(real.images, real.labels, gan, seed, folder, context.xla, context.run.experiment.data.class_names)
 
     folder = _get_or_train(context, "gan", "gan", settings.gan_steps, train_generator)
-    labels = np.arange(settings.num_synthetic, dtype=np.int32) % 2
+    labels = np.arange(settings.num_synthetic, dtype=np.int32) % context.run.experiment.num_classes
     return Patches(sample(weights.load_model(folder / "generator.keras"), labels, seed), labels)
 
 
@@ -238,7 +243,7 @@ def _filter_patches(context: CellContext, generated: Patches) -> tuple[Patches, 
     filtered = reference_cnn.apply_quality_filter(network, fitted_filter, images, labels)
     is_selected = np.array(filtered["filter_result"] == quality_filter.RESULTS[0])
     used_fallback = False
-    for label in (0, 1):
+    for label in range(context.run.experiment.num_classes):
         if not is_selected[labels == label].any():  # possible with a GAN trained on a single patient
             progress.log.warning(
                 "learning_curve: %s: nothing selected of class %d; its nearest tenth is taken", cell.name, label

@@ -1,5 +1,9 @@
 """Metrics of probabilities, computed for many bootstrap resamples at once.
 
+With more than two classes a patch is called the most probable one. Metrics are then means over the classes, each
+against the rest; accuracy, the Brier score and the loss are those of all classes together. For two classes these
+definitions agree with the usual ones.
+
 Every function takes weights of shape (resamples, n) and returns values of shape (resamples,). A row of ones gives the
 plain metric, which the tests compare with scikit-learn's.
 """
@@ -20,11 +24,14 @@ def compute_metrics(
     """Return all metrics of NAMES; NaN if a resample has no patch that the metric is defined on.
 
     Args:
-        labels: integers 0 or 1, (n,).
-        scores: float, probabilities of malignancy, (n,).
-        threshold: A number, or one for each patch, (n,). At or above it a patch is called malignant.
+        labels: integers, (n,).
+        scores: float, probabilities of the second of two classes, (n,), or of each class, (n, classes).
+        threshold: A number, or one for each patch, (n,). At or above it a patch is called the second class. Not used
+            with more than two classes.
         weights: float, (resamples, n).
     """
+    if scores.ndim == 2:
+        return _multiclass_metrics(labels, scores, weights)
     positive = labels == 1
     called = scores >= threshold
     clipped = np.clip(scores, 1e-7, 1 - 1e-7)
@@ -47,6 +54,53 @@ def compute_metrics(
             "ece": _calibration_error(positive, scores, weights),
             "loss": weights @ losses / total,
         }
+
+
+def _multiclass_metrics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the metrics of more than two classes. Arguments as in `compute_metrics`."""
+    num_classes = scores.shape[1]
+    by_class = [
+        compute_metrics((labels == label).astype(int), *against_rest(scores, label), weights)
+        for label in range(num_classes)
+    ]
+    means = {name: np.mean([values[name] for values in by_class], axis=0) for name in NAMES}
+    true_probabilities = scores[np.arange(len(labels)), labels]
+    squared_errors = ((scores - np.eye(num_classes)[labels]) ** 2).sum(1) / 2
+    total = weights.sum(1)
+    return means | {
+        "balanced_accuracy": means["sensitivity"],
+        "accuracy": weights @ (scores.argmax(1) == labels) / total,
+        "brier": weights @ squared_errors / total,
+        "loss": weights @ -np.log(np.clip(true_probabilities, 1e-7, 1)) / total,
+    }
+
+
+def second_or_all(probabilities: np.ndarray) -> np.ndarray:
+    """Return scikit-learn's probabilities, (n, classes), as those of the second of two classes, (n,), or of each."""
+    return probabilities[:, 1] if probabilities.shape[1] == 2 else probabilities
+
+
+def macro_roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the ROC AUC of scores (n,), or the mean ROC AUC of each class against the rest, of scores (n, classes)."""
+    unit_weights, scores = np.ones((1, len(labels))), np.asarray(scores)
+    columns = {1: scores} if scores.ndim == 1 else dict(enumerate(scores.T))
+    areas = [areas_under_curves(labels == label, column, unit_weights)["roc_auc"] for label, column in columns.items()]
+    return float(np.mean(areas))
+
+
+def against_rest(scores: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return each patch's probability of a class, and the threshold at which it is called that class; (n,) each.
+
+    Args:
+        scores: float, probabilities of each class, (n, classes).
+    """
+    called = scores.argmax(1) == label
+    return scores[:, label], np.where(called, scores[:, label], np.inf)
+
+
+def select_threshold(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """Return the threshold of the largest Youden index; `None` with more than two classes, which need none."""
+    return operating_points(labels, scores)["youden"] if scores.ndim == 1 else None
 
 
 def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""Metrics with a patient as the unit: how much of the tissue is malignant, and whether any is."""
+"""Metrics with a patient as the unit: how much of the tissue is malignant, and whether any is.
+
+With more than two classes these are means over the classes of how much of the tissue is of a class, and whether any is.
+"""
 
 from typing import Any
 
@@ -37,27 +40,52 @@ def patient_metrics(
 
     patient_fraction_mae: mean absolute error of the estimated malignant fraction. patient_fraction_pearson: Pearson's
     correlation of true and estimated fractions. patient_roc_auc: of patients with a malignant patch against those
-    without, by the estimated fraction; `None` if there are none of one kind.
+    without, by the estimated fraction; `None` if there are none of one kind. With more than two classes, the last two
+    are means over the classes that they are defined for.
 
     Args:
-        calibrated: {seed: calibrated probabilities, (n,)}.
+        calibrated: {seed: calibrated probabilities, (n,) or (n, classes)}.
     """
     names = np.unique(patients)
     weights = intervals.patient_weights(names, resamples, seed)
     weights = np.concatenate([np.ones((1, len(names))), weights])
     by_name: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for scores in calibrated.values():
-        true, estimated, _ = malignant_fractions(labels, scores, patients)
-        by_name["patient_fraction_mae"].append(weights @ np.abs(true - estimated) / weights.sum(1))
-        by_name["patient_fraction_pearson"].append(_correlation(true, estimated, weights))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            by_name["patient_roc_auc"].append(metrics.areas_under_curves(true > 0, estimated, weights)["roc_auc"])
+        if scores.ndim == 1:
+            by_class = [_class_metrics(labels, scores, patients, weights)]
+        else:
+            by_class = [
+                _class_metrics(labels == label, scores[:, label], patients, weights) for label in range(scores.shape[1])
+            ]
+        for name in NAMES:
+            by_name[name].append(_mean_of_defined(np.stack([values[name] for values in by_class])))
     counts = intervals.draw_seed_counts(len(calibrated), resamples, np.random.default_rng((seed, 1)))
     means = {name: intervals.average_over_seeds(np.stack(values), counts) for name, values in by_name.items()}
     return {
         name: intervals.percentile_interval(values, patients, confidence) | {"seeds": len(calibrated)}
         for name, values in means.items()
     }
+
+
+def _class_metrics(
+    labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the metrics of NAMES of one class under each row of weights of the patients."""
+    true, estimated, _ = malignant_fractions(labels, scores, patients)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area = metrics.areas_under_curves(true > 0, estimated, weights)["roc_auc"]
+    return {
+        "patient_fraction_mae": weights @ np.abs(true - estimated) / weights.sum(1),
+        "patient_fraction_pearson": _correlation(true, estimated, weights),
+        "patient_roc_auc": area,
+    }
+
+
+def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Return the means over the first axis of the values that are not NaN; NaN if all are."""
+    defined = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(0) / defined.sum(0)
 
 
 def _correlation(left: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:

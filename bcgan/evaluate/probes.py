@@ -11,14 +11,13 @@ import keras
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bcgan import progress, runs
 from bcgan.classify.reference_cnn import make_feature_fn
 from bcgan.data import batches
-from bcgan.evaluate import intervals
+from bcgan.evaluate import intervals, metrics
 from bcgan.experiment import Experiment
 from bcgan.gan.features import load_pooled
 from bcgan.models import weights
@@ -63,7 +62,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
 def fit_and_score_probe(
     features: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray, test: np.ndarray
 ) -> np.ndarray:
-    """Return the test rows' probabilities of malignancy by a probe with the penalty that is best on validation rows.
+    """Return the test rows' probabilities by a probe with the penalty that is best on validation rows.
 
     Args:
         features: float, (n, d).
@@ -76,10 +75,10 @@ def fit_and_score_probe(
             StandardScaler(), LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=300)
         )
         model.fit(features[train], labels[train])
-        area = roc_auc_score(labels[validation], model.decision_function(features[validation]))
+        area = metrics.macro_roc_auc(labels[validation], model.decision_function(features[validation]))
         if area > best_area:
             best, best_area = model, area
-    return best.predict_proba(features[test])[:, 1]
+    return metrics.second_or_all(best.predict_proba(features[test]))
 
 
 def _subsample(rows: np.ndarray, seed: int) -> np.ndarray:
@@ -128,6 +127,6 @@ def _resample_patients(patients: np.ndarray, labels: np.ndarray, train: np.ndarr
     for attempt in range(100):
         group_indices = np.random.default_rng((seed, attempt)).integers(0, len(groups), len(groups))
         rows = np.concatenate([groups.iloc[index] for index in group_indices])
-        if len(np.unique(labels[rows])) == 2:
+        if len(np.unique(labels[rows])) == len(np.unique(labels)):
             return rows
     return train

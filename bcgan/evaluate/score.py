@@ -14,7 +14,7 @@ from bcgan.classify.scoring import predict_probabilities
 from bcgan.data.views import center_crop
 from bcgan.evaluate import derived, intervals, leaks, metrics, split_optimism
 from bcgan.evaluate import patients as by_patient
-from bcgan.evaluate.derived import column_name, seeds_by_classifier
+from bcgan.evaluate.derived import column_name, get_probabilities, seeds_by_classifier
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.experiment import TRAINING, Experiment, subset
 from bcgan.models import weights
@@ -80,15 +80,16 @@ def _predict_held_out(
     experiment, context_weights = run.experiment, None
     held_out = np.flatnonzero(store.index["role"].to_numpy() != "train")
     table = store.index.loc[held_out, ["id", "patient", "x", "y", "label", "role"]].reset_index(drop=True)
+    class_names = experiment.data.class_names
     _predict(run, center_crop(store.images[held_out], experiment.classify.crop_size), table)
     color_texture = derived.predict_from_color_texture(properties, store.role_indices("train"), held_out)
-    table[column_name(derived.COLOR_TEXTURE, 0)] = color_texture
+    derived.set_probabilities(table, derived.COLOR_TEXTURE, 0, color_texture, class_names)
     base = derived.ensemble_probabilities(table, experiment.ensemble_members)
     if experiment.evaluate.ensemble_models:
-        table[column_name(derived.ENSEMBLE, 0)] = base
+        derived.set_probabilities(table, derived.ENSEMBLE, 0, base, class_names)
     if context.has_coordinates(table[["x", "y"]].to_numpy()):
         refined, context_weights = derived.refine_by_context(table, base, data.coordinate_patch_px(experiment.data))
-        table[column_name(derived.CONTEXT, 0)] = refined
+        derived.set_probabilities(table, derived.CONTEXT, 0, refined, class_names)
     return table, context_weights
 
 
@@ -98,9 +99,9 @@ def _read_probabilities(folder: Path) -> pd.DataFrame:
 
 
 def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
-    """Add a column of probabilities for each trained classifier and seed."""
+    """Add the probabilities of each trained classifier and seed."""
     classify, views = run.experiment.classify, run.experiment.evaluate.tta_views
-    names = [column_name(name, seed) for name in classify.models for seed in classify.seeds]
+    trainings = [(name, seed) for name in classify.models for seed in classify.seeds]
     settings = subset(run.experiment, (*TRAINING, "evaluate.tta_views", "classify.crop_size"))
     store_digests = {file: digest for file, digest in run.inputs.items() if file.startswith("preprocess/")}
 
@@ -109,29 +110,26 @@ def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
         network = weights.load_model(run.root / "classify" / f"{name}.keras")
         np.save(folder / PROBABILITIES, predict_probabilities(network, images, views))
 
-    with progress.bar(len(names) * len(images), "evaluate", "patch") as bar:
-        for name in names:
-            inputs = store_digests | {"network": run.inputs[f"classify/{name}.keras"]}
-            folder = run.cache.get_or_build(name, settings, inputs, partial(build, name))
-            table[name] = np.load(folder / PROBABILITIES)
+    with progress.bar(len(trainings) * len(images), "evaluate", "patch") as bar:
+        for name, seed in trainings:
+            column = column_name(name, seed)
+            inputs = store_digests | {"network": run.inputs[f"classify/{column}.keras"]}
+            folder = run.cache.get_or_build(column, settings, inputs, partial(build, column))
+            values = np.load(folder / PROBABILITIES)
+            derived.set_probabilities(table, name, seed, values, run.experiment.data.class_names)
             bar.update(len(images))
 
 
 def _select_thresholds(table: pd.DataFrame, name: str) -> intervals.SeedPredictions:
-    """Return a classifier's held-out probabilities, with the thresholds of the largest validation Youden index."""
+    """Return a classifier's held-out probabilities, with the thresholds of the largest validation Youden index.
+
+    With more than two classes there are no thresholds.
+    """
     validation = (table["role"] == "validation").to_numpy()
     labels = table["label"].to_numpy()[validation]
-    scores = {seed: table[column_name(name, seed)].to_numpy(float) for seed in seeds_by_classifier(table)[name]}
-    thresholds = {
-        seed: metrics.operating_points(labels, values[validation])["youden"] for seed, values in scores.items()
-    }
+    scores = {seed: get_probabilities(table, name, seed) for seed in seeds_by_classifier(table)[name]}
+    thresholds = {seed: metrics.select_threshold(labels, values[validation]) for seed, values in scores.items()}
     return intervals.SeedPredictions(scores, thresholds)
-
-
-def _select_rows(predictions: intervals.SeedPredictions, rows: np.ndarray) -> intervals.SeedPredictions:
-    """Return the predictions of some patches; `rows` is a mask."""
-    probabilities = {seed: values[rows] for seed, values in predictions.probabilities.items()}
-    return predictions._replace(probabilities=probabilities)
 
 
 def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions: intervals.SeedPredictions) -> dict:
@@ -140,7 +138,8 @@ def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions
     Returns:
         {thresholds, calibration, operating_points, whole_slide_metrics, sets}, where sets is
         {role: {metric: {value, low, high, seeds}}}. Metrics named <metric>_calibrated and patient_<metric> are those of
-        the calibrated probabilities.
+        the calibrated probabilities. With more than two classes, by_class is {role: {class: {metric: ...}}}, each class
+        against the rest, and there are no thresholds, operating points or metrics of whole slides.
     """
     settings, labels, patients = experiment.evaluate, table["label"].to_numpy(), table["patient"].to_numpy()
     bootstrap = (settings.bootstrap_samples, settings.confidence_level, experiment.seed)
@@ -150,24 +149,35 @@ def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions
         fitted[seed] = calibration.fit(scores[validation], labels[validation])
         calibrated_by_seed[seed] = calibration.apply(fitted[seed], scores)
     calibrated = predictions._replace(probabilities=calibrated_by_seed)
-    sets = {}
+    is_binary, class_names = experiment.num_classes == 2, experiment.data.class_names
+    sets, by_class = {}, {}
     for role in sorted(table["role"].unique()):
         rows = (table["role"] == role).to_numpy()
         before, after = (
-            intervals.metrics_with_intervals(labels[rows], _select_rows(scored, rows), patients[rows], *bootstrap)
+            intervals.metrics_with_intervals(labels[rows], scored.select(rows), patients[rows], *bootstrap)
             for scored in (predictions, calibrated)
         )
         sets[role] = before | {f"{name}_calibrated": after[name] for name in CALIBRATED_METRICS}
         sets[role] |= by_patient.patient_metrics(
-            labels[rows], _select_rows(calibrated, rows).probabilities, patients[rows], *bootstrap
+            labels[rows], calibrated.select(rows).probabilities, patients[rows], *bootstrap
         )
+        if not is_binary:
+            by_class[role] = {
+                name: intervals.metrics_with_intervals(
+                    (labels[rows] == label).astype(int),
+                    predictions.select(rows).against_rest(label),
+                    patients[rows],
+                    *bootstrap,
+                )
+                for label, name in enumerate(class_names)
+            }
     return {
         "thresholds": {str(seed): value for seed, value in predictions.thresholds.items()},
         "calibration": {str(seed): values._asdict() for seed, values in fitted.items()},
-        "operating_points": _measure_operating_points(table, predictions),
-        "whole_slide_metrics": _measure_whole_slides(table, predictions),
+        "operating_points": _measure_operating_points(table, predictions) if is_binary else {},
+        "whole_slide_metrics": _measure_whole_slides(table, predictions) if is_binary else {},
         "sets": sets,
-    }
+    } | ({} if is_binary else {"by_class": by_class})
 
 
 def _measure_operating_points(
@@ -225,7 +235,7 @@ def _compare_classifiers(
     resample_weights = intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed)
     rng = np.random.default_rng(0)
     bootstrapped = {
-        name: intervals.bootstrap_metrics(labels, _select_rows(predictions[name], test), resample_weights, rng)
+        name: intervals.bootstrap_metrics(labels, predictions[name].select(test), resample_weights, rng)
         for name in predictions
     }
     proposed = experiment.proposed

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bcgan.evaluate import intervals
+from bcgan.evaluate import intervals, metrics
 from bcgan.evaluate.derived import make_boosted_trees
 from bcgan.evaluate.probes import COLOR_AND_TEXTURE, MAX_PATCHES
 from bcgan.experiment import Experiment
@@ -100,7 +100,9 @@ def compare(
     areas, rng = {}, np.random.default_rng(experiment.seed)
     for name, split in splits.items():
         folds = list(split.split(features, labels, patients if name == "patient_split" else None))
-        probabilities = cross_val_predict(model, features, labels, cv=folds, method="predict_proba")[:, 1]
+        probabilities = metrics.second_or_all(
+            cross_val_predict(model, features, labels, cv=folds, method="predict_proba")
+        )
         predictions = intervals.SeedPredictions({0: probabilities}, {0: 0.5})
         areas[name] = intervals.bootstrap_metrics(labels, predictions, weights, rng)["roc_auc"]
     confidence = settings.confidence_level

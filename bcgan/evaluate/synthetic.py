@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from bcgan import progress
+from bcgan.classes import count_classes
 from bcgan.classify.reference_cnn import (
     NETWORK,
     load_or_train,
@@ -52,7 +53,7 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
     Returns:
         {score: {value, low, high, floor, ceiling, samples, network}}. kid, fid: floor training against validation
         patients, ceiling blurred training patches; also real_vs_real_same_patients (training patches against others of
-        the same patients), random_pixels and benign_only (validation patients' benign patches alone).
+        the same patients), random_pixels and benign_only (validation patients' patches of the first class alone).
         coverage, density: floor is what validation patients reach.
         class_fidelity: balanced accuracy, floor chance, ceiling that of real test patches. tstr_roc_auc: trained on
         synthetic, tested on real test patients, ceiling trained on real. memorization_rate: share nearer to a training
@@ -81,9 +82,10 @@ def _score_distances(
     """Return the scores of DISTANCES; their values are `None` with fewer than MIN_SAMPLES patches of a set."""
     count = min(
         experiment.evaluate.num_gan_samples,
-        max_balanced_size(real) // 4 * 2,
+        max_balanced_size(real) // 2,
         *map(max_balanced_size, (validation, synthetic)),
     )
+    count -= count % experiment.num_classes
     if count < MIN_SAMPLES:
         return {name: {"value": None, "floor": None, "ceiling": None, "samples": count} for name in DISTANCES}
     seed = experiment.seed
@@ -115,17 +117,15 @@ def _score_distances(
 def _sample_patch_sets(
     real: Patches, validation: Patches, synthetic: Patches, count: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Return `training` and the sets that are compared with it, each of `count` patches, half of each class.
+    """Return `training` and the sets that are compared with it, each of `count` patches, as many of each class.
 
-    benign_only has benign patches only, and may have fewer.
+    benign_only has patches of the first class only, and may have fewer.
     """
     rng = np.random.default_rng(seed)
     # One draw, sorted by class, that is divided into two sets without a common patch.
-    double, half = sample_class_balanced(real, 2 * count, rng).images, count // 2
-    training, other_training = (
-        np.concatenate([double[start : start + half], double[start + count : start + count + half]])
-        for start in (0, half)
-    )
+    double = sample_class_balanced(real, 2 * count, rng).images
+    halves = double.reshape(count_classes(real.labels), 2, -1, *double.shape[1:])
+    training, other_training = (halves[:, half].reshape(-1, *double.shape[1:]) for half in (0, 1))
     return {
         "training": training,
         "value": sample_class_balanced(synthetic, count, rng).images,
@@ -170,7 +170,7 @@ def _score_class_fidelity(
 ) -> dict[str, Any]:
     """Return the reference CNN's balanced accuracy on synthetic patches; the ceiling is that on real test patches."""
     score = make_predict_fn(network)
-    threshold = metrics.operating_points(validation.labels, score(validation.images))["youden"]
+    threshold = metrics.select_threshold(validation.labels, score(validation.images))
 
     def balanced_accuracy(patches: Patches) -> float:
         """Return the balanced accuracy on some patches."""
@@ -179,7 +179,8 @@ def _score_class_fidelity(
         return float(measured["balanced_accuracy"][0])
 
     value, ceiling = balanced_accuracy(synthetic), balanced_accuracy(test)
-    return {"value": value, "floor": 0.5, "ceiling": ceiling, "samples": len(synthetic.labels)}
+    chance = 1 / count_classes(test.labels)
+    return {"value": value, "floor": chance, "ceiling": ceiling, "samples": len(synthetic.labels)}
 
 
 def _score_train_synthetic_test_real(

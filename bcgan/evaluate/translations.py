@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from bcgan import data, progress, runs
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.data.histology_phantom.tissue import held_out_patches
-from bcgan.data.records import CLASSES
+from bcgan.data.prepared import phantom_labels
 from bcgan.data.views import center_crop
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
@@ -50,27 +50,29 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     intervals over resampled patients; `real_class_difference`, malignant minus benign real patches; and
     `phantom_ground_truth`, from `measure_phantom_nuclei`. translations.npz has the patches of the figures.
     """
-    settings, predict_malignant = experiment.evaluate, _load_classifier(experiment, root, folder)
+    settings, predict_labels = experiment.evaluate, _load_classifier(experiment, root, folder)
     images, labels = load_role(store, "test")
     patients = store.index["patient"].to_numpy()[store.role_indices("test")]
-    networks = [weights.load_model(root / "translate" / f"to_{name}.keras") for name in CLASSES]
+    pair = experiment.translated_labels
+    names = [experiment.data.class_names[label] for label in pair]
+    networks = [weights.load_model(root / "translate" / f"to_{name}.keras") for name in names]
     threshold = experiment.features.nuclear_od_threshold
     synthetic, synthetic_labels = load_synthetic(root / "features", experiment.data.size, accepted_only=False)
     tables, examples, class_means = [], {}, []
-    for label, name in enumerate(CLASSES):
+    for index, (label, name) in enumerate(zip(pair, names, strict=True)):
         rows = np.flatnonzero(labels == label)
-        before, after, back = translate_cycle(networks, images[rows], label)
+        before, after, back = translate_cycle(networks, images[rows], index)
         table = measure_changes(before, after, threshold)
         table["cycle_reconstruction_error"] = np.abs(back.astype(np.int16) - before).mean((1, 2, 3))
-        is_correct = predict_malignant(before) == bool(label)
-        is_flipped = (predict_malignant(after) != bool(label)).astype(float)
-        table["flip_rate"] = np.where(is_correct, is_flipped, np.nan)
+        is_correct = predict_labels(before) == label
+        is_flipped = predict_labels(after) == pair[1 - index]
+        table["flip_rate"] = np.where(is_correct, is_flipped.astype(float), np.nan)
         tables.append(table.assign(patient=patients[rows], **{"class": name}))
         rng = np.random.default_rng(experiment.seed)
         shown = rng.choice(len(rows), min(MAX_EXAMPLES, len(rows)), replace=False)
         examples[f"real_{name}"] = np.stack([before[shown], after[shown], back[shown]], 1)
         synthetic_patches = synthetic[synthetic_labels == label][:MAX_EXAMPLES]
-        examples[f"synthetic_{name}"] = np.stack(translate_cycle(networks, synthetic_patches, label), 1)
+        examples[f"synthetic_{name}"] = np.stack(translate_cycle(networks, synthetic_patches, index), 1)
         class_means.append(properties.patch_features(before, threshold)[list(PROPERTIES)].mean())
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(folder / "translations.csv", index=False, float_format="%.6g")
@@ -93,8 +95,8 @@ def translate_cycle(networks: list, images: np.ndarray, label: int) -> tuple[np.
     """Return patches of a class, their translations to the other class, and these translated back.
 
     Args:
-        networks: The translators to benign and to malignant.
-        label: The class of the patches.
+        networks: The translators to both classes.
+        label: 0 for patches of the first class, 1 for the second.
     """
     after = translate(networks[1 - label], images)
     return images, after, translate(networks[label], after)
@@ -108,18 +110,18 @@ def measure_phantom_nuclei(networks: list, experiment: Experiment) -> dict[str, 
     their mean radius (pixels).
 
     Args:
-        networks: The translators to benign and to malignant.
+        networks: The translators to both classes.
 
     Returns:
-        {quantity: {real_class_difference, r2, benign, malignant}}. real_class_difference: malignant minus benign, of
-        rendered patches. r2: of the regression, on rendered patches. benign, malignant: {value, low, high} of the
-        change on translation to the other class. `None` if Lite2's weights are not installed.
+        {quantity: {real_class_difference, r2, <class>}}. real_class_difference: the second class minus the first, of
+        rendered patches. r2: of the regression, on rendered patches. <class>: {value, low, high} of the change on
+        translation to the other class. `None` if Lite2's weights are not installed.
     """
     if not has_weights("lite2"):
         return None
-    train, test = (
-        [_render_phantom_patches(label, first, experiment) for label in (0, 1)] for first in (0, NUM_PHANTOM_PATCHES)
-    )
+    pair, firsts = experiment.translated_labels, (0, NUM_PHANTOM_PATCHES)
+    train, test = ([_render_phantom_patches(label, first, experiment) for label in pair] for first in firsts)
+    names = [experiment.data.class_names[label] for label in pair]
     train_truth, test_truth = (
         pd.concat([truth for _, truth in by_class], ignore_index=True) for by_class in (train, test)
     )
@@ -135,7 +137,7 @@ def measure_phantom_nuclei(networks: list, experiment: Experiment) -> dict[str, 
         changes[quantity] = regression.predict(after) - regression.predict(before)
         means = test_truth.groupby("class")[quantity].mean()
         r2 = r2_score(test_truth.loc[in_test, quantity], regression.predict(before[in_test]))
-        results[quantity] = {"real_class_difference": float(means["malignant"] - means["benign"]), "r2": float(r2)}
+        results[quantity] = {"real_class_difference": float(means[names[1]] - means[names[0]]), "r2": float(r2)}
     settings = experiment.evaluate
     summary = summarize(changes, settings.bootstrap_samples, settings.confidence_level, experiment.seed)
     for name, estimates in summary.items():
@@ -147,19 +149,21 @@ def measure_phantom_nuclei(networks: list, experiment: Experiment) -> dict[str, 
 def _render_phantom_patches(label: int, first: int, experiment: Experiment) -> tuple[np.ndarray, pd.DataFrame]:
     """Return phantom patches of a class, from patient `first` on, and the NUCLEAR_QUANTITIES of each."""
     size, mpp = experiment.data.size, data.microns_per_pixel(experiment.data)
-    patches, patients = held_out_patches(NUM_PHANTOM_PATCHES, size, label, experiment.seed, first, mpp)
+    kind = phantom_labels(experiment.data.classes)[label]
+    patches, patients = held_out_patches(NUM_PHANTOM_PATCHES, size, kind, experiment.seed, first, mpp)
     rows = [
         (patch.density, len(patch.nuclei), patch.nuclei[:, 2].mean() if len(patch.nuclei) else np.nan)
         for patch in patches
     ]
     truth = pd.DataFrame(rows, columns=list(NUCLEAR_QUANTITIES))
-    return np.stack([patch.image for patch in patches]), truth.assign(patient=patients, **{"class": CLASSES[label]})
+    truth["class"] = experiment.data.class_names[label]
+    return np.stack([patch.image for patch in patches]), truth.assign(patient=patients)
 
 
 def _load_classifier(experiment: Experiment, root: Path, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from patches to whether the proposed classifier, with all its seeds, predicts malignant.
+    """Return a function from patches of any size to the labels that the proposed classifier predicts, with all seeds.
 
-    It averages the seeds' distances from their validation thresholds.
+    It averages the seeds' distances from their validation thresholds or, with more than two classes, probabilities.
     """
     name = experiment.proposed
     thresholds = runs.read_json(folder / "metrics.json")[name]["thresholds"]
@@ -168,16 +172,16 @@ def _load_classifier(experiment: Experiment, root: Path, folder: Path) -> Callab
     }
     size, crop = experiment.data.size, experiment.classify.crop_size
 
-    def predict_malignant(images: np.ndarray) -> np.ndarray:
-        """Return whether patches of any size are predicted malignant: bool, (n,)."""
+    def predict_labels(images: np.ndarray) -> np.ndarray:
         cropped = center_crop(resize_patches(images, size), crop)
         margins = [
-            predict_probabilities(network, cropped, experiment.evaluate.tta_views) - thresholds[str(seed)]
+            predict_probabilities(network, cropped, experiment.evaluate.tta_views) - (thresholds[str(seed)] or 0.0)
             for seed, network in networks.items()
         ]
-        return np.mean(margins, 0) >= 0
+        mean = np.mean(margins, 0)
+        return (mean >= 0).astype(int) if mean.ndim == 1 else mean.argmax(1)
 
-    return predict_malignant
+    return predict_labels
 
 
 def _percent(share: float | None) -> str:

@@ -1,8 +1,9 @@
 """Saliency maps of a classifier's logit: Grad-CAM, integrated gradients and occlusion.
 
 Each method takes a classifier from `bcgan.models.classifier`, or several joined by `bcgan export`, and float32 patches
-in [0, 1], (n, side, side, 3). It returns float32 maps, (n, side, side): positive for pixels that support malignancy,
-negative for pixels that support benignity.
+in [0, 1], (n, side, side, 3). It returns float32 maps, (n, side, side): positive for pixels that support the explained
+class, negative for pixels that support the others. The explained class is the second of two; `explain_class` returns
+the classifier of another one.
 """
 
 import itertools
@@ -24,6 +25,30 @@ BATCH_SIZE = 64
 MapAndLogit = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
+class ClassLogit(keras.layers.Layer):
+    """The log odds of a class against the rest, (batch, 1), from logits of two classes or of each of more."""
+
+    def __init__(self, label: int, **options):
+        super().__init__(dtype="float32", **options)
+        self.label = label
+
+    def call(self, logits):
+        """Return the log odds; logits are (batch, 1) or (batch, classes)."""
+        if logits.shape[-1] == 1:
+            return logits if self.label else -logits
+        others = [logits[:, other : other + 1] for other in range(logits.shape[-1]) if other != self.label]
+        rest = keras.ops.logsumexp(keras.ops.concatenate(others, 1), 1, keepdims=True)
+        return logits[:, self.label : self.label + 1] - rest
+
+
+def explain_class(network: keras.Model, label: int) -> keras.Model:
+    """Return the network whose logit is that of a class against the rest, to be explained; it shares the weights."""
+    if network.output_shape[-1] == 1 and label == 1:
+        return network
+    logit = ClassLogit(label, name="class_logit")(network.outputs[0])
+    return keras.Model(network.inputs, logit, name=network.name)
+
+
 def grad_cam(network: keras.Model, images: np.ndarray) -> np.ndarray:
     """Explain by Grad-CAM: the channels of the last large map, weighted by the logit's mean gradient.
 
@@ -34,6 +59,8 @@ def grad_cam(network: keras.Model, images: np.ndarray) -> np.ndarray:
     """
     members = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     if len(members) > 1 and not _large_map_layers(network):
+        if isinstance(network.layers[-1], ClassLogit):
+            members = [explain_class(member, network.layers[-1].label) for member in members]
         return np.mean([grad_cam(member, images) for member in members], axis=0)
     compute_map_and_logit, side = _make_map_and_logit_fn(network), images.shape[1]
 

@@ -9,14 +9,15 @@ import pandas as pd
 import tensorflow as tf
 
 from bcgan import progress
+from bcgan.classes import CLASSES
 from bcgan.data import batches
-from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.gan import steering
 from bcgan.gan.quality_filter import RESULTS
 from bcgan.gan.train import sample
 from bcgan.models import weights
 from bcgan.models.discriminator import feature_maps, list_blocks, select_blocks
+from bcgan.models.generator import num_labels
 from bcgan.preprocess import properties
 from bcgan.preprocess.store import allocate
 from bcgan.settings import Features
@@ -33,13 +34,14 @@ def export(
     settings: Features,
     seed: int,
     folder: Path,
+    class_names: tuple[str, ...] = CLASSES,
 ) -> None:
     """Write what the trained GAN gives to later stages.
 
     pooled.npz: ids, patients, and the mean of every channel of every block, float32.
     maps_<block>.npy: the feature maps, float16, (n, height, width, channels), rows as in pooled.npz.
     properties.csv: one row for each patch of the store, with its features, the discriminator's score (the mean over
-    both labels, so that the true label is not used) and its ranks by density and by score, 1 the lowest.
+    all labels, so that the true label is not used) and its ranks by density and by score, 1 the lowest.
     synthetic.npz and synthetic_properties.csv: synthetic patches and whether the quality filter accepts them.
     steering.csv and walks.npz: how well attributes can be controlled, with sweeps and walks.
 
@@ -51,6 +53,7 @@ def export(
         settings: Of this stage.
         seed: Of the synthetic patches.
         folder: Folder to write.
+        class_names: Defaults to benign and malignant.
     """
     gan_discriminator = weights.load_model(gan / "discriminator.keras")
     gan_generator = weights.load_model(gan / "generator.keras")
@@ -66,10 +69,15 @@ def export(
     table["score_rank"] = table["score"].rank(method="first").astype(int)
     table.to_csv(folder / "properties.csv", index=False, float_format="%.6g")
 
-    labels = np.arange(settings.num_synthetic, dtype=np.int32) % 2
+    labels = np.arange(settings.num_synthetic, dtype=np.int32) % len(class_names)
     synthetic = sample(gan_generator, labels, seed)
-    _write_synthetic(gan_discriminator, synthetic, labels, filter_fn(synthetic, labels), settings, folder)
-    _write_steering(gan_generator, settings.nuclear_od_threshold, seed, folder)
+    filtered = filter_fn(synthetic, labels)
+    _write_synthetic(gan_discriminator, synthetic, labels, filtered, settings, folder)
+    for label, name in enumerate(class_names):
+        counts = filtered[labels == label]["filter_result"].value_counts()
+        results = ", ".join(f"{counts.get(result, 0)} {result}" for result in RESULTS)
+        progress.log.info("features: synthetic %s: %s", name, results)
+    _write_steering(gan_generator, settings.nuclear_od_threshold, seed, folder, class_names)
 
 
 def load_pooled(folder: Path) -> dict[str, np.ndarray]:
@@ -86,7 +94,7 @@ def _write_synthetic(
     settings: Features,
     folder: Path,
 ) -> None:
-    """Write synthetic.npz and synthetic_properties.csv, and log the results of the quality filter.
+    """Write synthetic.npz and synthetic_properties.csv.
 
     synthetic.npz: images (uint8), labels, scores of the discriminator, accepted, and the mean of every channel of
     COMPARED_BLOCK. synthetic_properties.csv: features, and why patches were not accepted.
@@ -111,18 +119,16 @@ def _write_synthetic(
     table = properties.patch_features(images, settings.nuclear_od_threshold)
     table = table.assign(label=labels, score=arrays["scores"]).join(filtered)
     table.to_csv(folder / "synthetic_properties.csv", index=False, float_format="%.6g")
-    for label, name in enumerate(CLASSES):
-        counts = filtered[labels == label]["filter_result"].value_counts()
-        results = ", ".join(f"{counts.get(result, 0)} {result}" for result in RESULTS)
-        progress.log.info("features: synthetic %s: %s", name, results)
 
 
-def _write_steering(gan_generator: keras.Model, threshold: float, seed: int, folder: Path) -> None:
+def _write_steering(
+    gan_generator: keras.Model, threshold: float, seed: int, folder: Path, class_names: tuple[str, ...]
+) -> None:
     """Write steering.csv, how measured attributes follow their targets, and walks.npz, latent walks and sweeps."""
     directions = [
-        steering.fit_latent_directions(gan_generator, label, threshold, seed) for label in range(len(CLASSES))
+        steering.fit_latent_directions(gan_generator, label, threshold, seed) for label in range(len(class_names))
     ]
-    control = steering.measure_control(gan_generator, directions, threshold, seed)
+    control = steering.measure_control(gan_generator, directions, threshold, seed, class_names)
     control.to_csv(folder / "steering.csv", index=False, float_format="%.6g")
     sweep, targets = steering.attribute_sweep(gan_generator, [by_name["density"] for by_name in directions], seed)
     walk = steering.latent_walk(gan_generator, seed)
@@ -166,17 +172,19 @@ def _write_maps(
 def _score_batches(discriminator: keras.Model, extract: keras.Model, images: np.ndarray) -> Iterator[tuple]:
     """Yield for each batch the discriminator's scores and the feature maps of `extract`.
 
-    The score is the mean of the logits for both labels.
+    The score is the mean of the logits for all labels.
     """
     combined = keras.Model(discriminator.inputs, [discriminator.output, *extract.outputs])
+    num_classes = num_labels(discriminator)
 
     @tf.function(reduce_retracing=True)
     def run(patches):
         patches = batches.to_float(patches)
         zeros = tf.zeros(tf.shape(patches)[:1], tf.int32)
-        benign_logit, *maps = combined([patches, zeros], training=False)
-        malignant_logit = discriminator([patches, zeros + 1], training=False)
-        return (benign_logit + malignant_logit)[:, 0] / 2, [tf.cast(values, tf.float32) for values in maps]
+        total, *maps = combined([patches, zeros], training=False)
+        for label in range(1, num_classes):
+            total += discriminator([patches, zeros + label], training=False)
+        return total[:, 0] / num_classes, [tf.cast(values, tf.float32) for values in maps]
 
     for start in range(0, len(images), BATCH):
         score, maps = run(tf.constant(images[start : start + BATCH]))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgan import runs
+from bcgan.classes import count_classes, probabilities_of
 
 RESULTS = ("accepted", "low_confidence", "out_of_distribution")
 
@@ -35,14 +36,14 @@ def fit(features: np.ndarray, labels: np.ndarray, quantile: float, confidence: f
 
     Args:
         features: float, (n, d). Of real training patches.
-        labels: integers, (n,). 0 benign, 1 malignant.
+        labels: integers, (n,). Every class has to occur.
         quantile: Share of real patches whose distance is still accepted.
         confidence: Smallest accepted probability of the intended class.
     """
     from sklearn.covariance import LedoitWolf  # takes a second to import, which loading a filter does not need
 
     means, precisions, limits = [], [], []
-    for label in (0, 1):
+    for label in range(count_classes(labels)):
         class_features = features[labels == label]
         model = LedoitWolf().fit(class_features)
         means.append(model.location_)
@@ -65,7 +66,7 @@ def apply(
 
     Args:
         features: float, (n, d). Of the network that the filter was fitted on.
-        probabilities: float, (n,). Of malignancy, by the same network.
+        probabilities: float, by the same network: of malignancy, (n,), or of each class, (n, classes).
         labels: integers, (n,). The class that each patch was generated for.
 
     Returns:
@@ -73,7 +74,7 @@ def apply(
         if both limits are exceeded. (n,) each.
     """
     labels = np.asarray(labels)
-    confidence = np.where(labels == 1, probabilities, 1 - probabilities)
+    confidence = probabilities_of(probabilities, labels)
     distance = distance_ratio(fitted, features, labels)
     result = np.where(confidence < fitted.confidence, 1, np.where(distance > 1, 2, 0))
     return confidence, distance, result

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import RidgeCV
 
-from bcgan.data.records import CLASSES
+from bcgan.classes import CLASSES
 from bcgan.gan.train import sample
+from bcgan.models.generator import num_labels
 from bcgan.preprocess import properties
 
 ATTRIBUTES = ("density", "haematoxylin", "coverage", "contrast")
@@ -41,7 +42,7 @@ def fit_latent_directions(network: keras.Model, label: int, threshold: float, se
 
     Args:
         network: A generator.
-        label: The class, 0 or 1.
+        label: The class.
         threshold: Hematoxylin optical density above which a pixel counts as nucleus.
     """
     noise = _draw_noise(network, NUM_FIT_PATCHES, (seed, label, 0))
@@ -56,20 +57,25 @@ def fit_latent_directions(network: keras.Model, label: int, threshold: float, se
 
 
 def measure_control(
-    network: keras.Model, directions: list[dict[str, Direction]], threshold: float, seed: int
+    network: keras.Model,
+    directions: list[dict[str, Direction]],
+    threshold: float,
+    seed: int,
+    class_names: tuple[str, ...] = CLASSES,
 ) -> pd.DataFrame:
     """Steer new noise to random targets, and measure the attributes of the patches.
 
     Args:
         directions: By attribute, for each class.
         threshold: Hematoxylin optical density above which a pixel counts as nucleus.
+        class_names: Defaults to benign and malignant.
 
     Returns:
         One row for each patch and attribute: class, attribute, asked (the target), measured, and unasked (measured on
         the patch of the same noise without steering).
     """
     tables = []
-    for label, name in enumerate(CLASSES):
+    for label, name in enumerate(class_names):
         noise, labels = _draw_noise(network, NUM_TEST_PATCHES, (seed, label, 1)), _repeat_label(label, NUM_TEST_PATCHES)
         unsteered = properties.patch_features(sample(network, labels, seed + 1, noise), threshold)
         for attribute, direction in directions[label].items():
@@ -85,7 +91,7 @@ def attribute_sweep(network: keras.Model, directions: list[Direction], seed: int
     """Generate patches from the same noise, moved step by step along the direction of one attribute in each class.
 
     Returns:
-        Patches, uint8 (classes, SWEEP_ROWS, SWEEP_STEPS, 50, 50, 3), and the targets, (classes, SWEEP_STEPS).
+        Patches, uint8 (classes, SWEEP_ROWS, SWEEP_STEPS, size, size, 3), and the targets, (classes, SWEEP_STEPS).
     """
     sheets, targets = [], []
     for label, direction in enumerate(directions):
@@ -102,10 +108,10 @@ def latent_walk(network: keras.Model, seed: int, rows: int = 2) -> np.ndarray:
     """Generate patches along the spherical interpolation between pairs of noise vectors.
 
     Returns:
-        uint8, (classes, rows, WALK_STEPS, 50, 50, 3).
+        uint8, (classes, rows, WALK_STEPS, size, size, 3).
     """
     sheets = []
-    for label in range(len(CLASSES)):
+    for label in range(num_labels(network)):
         starts, ends = (_draw_noise(network, rows, (seed, label, stream)) for stream in (4, 5))
         angles = np.linspace(0, np.pi / 2, WALK_STEPS)[None, :, None]
         path = np.cos(angles) * starts[:, None] + np.sin(angles) * ends[:, None]

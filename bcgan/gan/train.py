@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from bcgan import distribute, progress
+from bcgan.classes import CLASSES
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
 from bcgan.gan.augment import NUM_SEEDS, augment
@@ -19,11 +20,11 @@ from bcgan.gan.losses import discriminator_loss, generator_loss
 from bcgan.gan.watch import WINDOW, diagnose
 from bcgan.models import fast, weights
 from bcgan.models.discriminator import discriminator
-from bcgan.models.generator import generator, recalibrate_batch_norm, scale_latent_input
+from bcgan.models.generator import generator, num_labels, recalibrate_batch_norm, scale_latent_input
 from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator
 from bcgan.settings import Gan
 
-GRID_COLUMNS = 8
+GRID_COLUMNS, GRID_ROWS = 8, 2  # of patches, the rows of each class
 LOG_EVERY = 10
 SPREAD_EPSILON = 1e-4
 
@@ -62,7 +63,15 @@ class GanState(NamedTuple):
         return self._replace(projected_discriminator=self.projected_discriminator_3x3, optimizers=optimizers)
 
 
-def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, folder: Path, xla: bool) -> None:
+def train(
+    images: np.ndarray,
+    labels: np.ndarray,
+    settings: Gan,
+    seed: int,
+    folder: Path,
+    xla: bool,
+    class_names: tuple[str, ...] = CLASSES,
+) -> None:
     """Train the GAN and write its networks, log.jsonl and grids/step_<n>.png.
 
     The networks are generator.keras, with averaged weights, discriminator.keras and, if the settings ask for one,
@@ -70,17 +79,19 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
 
     Args:
         images: uint8, (n, size, size, 3), of 32 to 256 pixels. Patches of training patients only.
-        labels: integers, (n,). 0 benign, 1 malignant.
+        labels: integers, (n,). Indices into `class_names`.
+        class_names: Defaults to benign and malignant.
 
     Raises:
         InputError: If a class has no patch.
         WorkError: If a loss is NaN or infinite, or the GAN collapsed and `on_mode_collapse` is stop; the last
             checkpoint is kept.
     """
-    for label in (0, 1):
+    num_classes = len(class_names)
+    for label, name in enumerate(class_names):
         if not (labels == label).any():
-            raise InputError(f"gan: no training patch has label {label}; a conditional GAN needs both. Add some.")
-    gan_state = build_gan_state(settings, images.shape[1])
+            raise InputError(f"gan: no training patch is {name}; a conditional GAN needs every class. Add some.")
+    gan_state = build_gan_state(settings, images.shape[1], num_classes)
     groups, checkpoint, log_path = gan_state.groups(), folder / "checkpoint.npz", folder / "log.jsonl"
     start = weights.restore(checkpoint, groups)
     progress.truncate_jsonl(log_path, "step", start)
@@ -88,7 +99,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Gan, seed: int, fold
         progress.log.info("gan: resuming from step %d", start)
     states = [gan_state] + ([gan_state.with_3x3_heads()] if gan_state.projected_discriminator_3x3 else [])
     step_functions = [make_step(state, settings, seed, xla) for state in states]
-    sampler = batches.class_balanced_sampler(np.arange(len(images)), labels, settings.batch_size, seed)
+    sampler = batches.class_balanced_sampler(np.arange(len(images)), labels, settings.batch_size, seed, num_classes)
     dataset = batches.make_dataset(images, labels, sampler, range(start, settings.steps))
 
     start_time = time.monotonic()
@@ -178,28 +189,28 @@ def sample(network: keras.Model, labels: np.ndarray, seed: int, noise: np.ndarra
 
 
 def write_grid(path: Path, network: keras.Model, seed: int) -> None:
-    """Write a picture of two rows of benign and two of malignant patches; the same seed gives the same noise."""
-    labels = np.repeat([0, 0, 1, 1], GRID_COLUMNS).astype(np.int32)
+    """Write a picture of GRID_ROWS rows of patches of each class; the same seed gives the same noise."""
+    labels = np.repeat(np.arange(num_labels(network), dtype=np.int32), GRID_ROWS * GRID_COLUMNS)
     patches = sample(network, labels, seed)
-    rows = patches.reshape(4, GRID_COLUMNS, *patches.shape[1:])
+    rows = patches.reshape(-1, GRID_COLUMNS, *patches.shape[1:])
     sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
     path.parent.mkdir(exist_ok=True)
     encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
     path.write_bytes(encoded.tobytes())
 
 
-def build_gan_state(settings: Gan, size: int = 50) -> GanState:
+def build_gan_state(settings: Gan, size: int = 50, num_classes: int = 2) -> GanState:
     """Build the networks and optimizers of a GAN for patches of `size` pixels."""
-    gan_generator = generator(settings.latent_dim, settings.base_channels, size=size)
-    average = generator(settings.latent_dim, settings.base_channels, size=size)
+    gan_generator = generator(settings.latent_dim, settings.base_channels, num_classes, size)
+    average = generator(settings.latent_dim, settings.base_channels, num_classes, size)
     distribute.synchronize_batch_norm(gan_generator)
     average.set_weights(gan_generator.get_weights())
-    gan_discriminator = discriminator(settings.base_channels, spectral=settings.spectral_norm, size=size)
+    gan_discriminator = discriminator(settings.base_channels, num_classes, settings.spectral_norm, size)
     features = fast.fuse_model(imagenet_features(size)) if settings.projected_discriminator_weight else None
-    projected = projected_discriminator(features) if features else None
+    projected = projected_discriminator(features, classes=num_classes) if features else None
     projected_3x3 = None
     if settings.projected_discriminator_3x3_steps:
-        projected_3x3 = projected_discriminator(features, kernel_size=3)
+        projected_3x3 = projected_discriminator(features, classes=num_classes, kernel_size=3)
     networks = {
         "generator": gan_generator,
         "discriminator": gan_discriminator,
@@ -221,7 +232,7 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
 
     The function takes the step, real images and their classes, and returns a dict of scalar metrics.
     """
-    fused_generator = fast.fuse_model(gan_state.generator)
+    fused_generator, num_classes = fast.fuse_model(gan_state.generator), num_labels(gan_state.generator)
 
     def update(step, images, classes):
         seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + NUM_SEEDS * index]) for index in range(5)]
@@ -253,7 +264,8 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
             "real_recognised": tf.reduce_mean(tf.cast(real_logits > 0, tf.float32)),
             "fake_recognised": tf.reduce_mean(tf.cast(fake_logits < 0, tf.float32)),
             # With one patch of a class, or copies of one, both spreads are zero and the ratio is one.
-            "spread": (_spread(fake, classes) + SPREAD_EPSILON) / (_spread(real, classes) + SPREAD_EPSILON),
+            "spread": (_spread(fake, classes, num_classes) + SPREAD_EPSILON)
+            / (_spread(real, classes, num_classes) + SPREAD_EPSILON),
         }
         return metrics | projected_metrics
 
@@ -310,11 +322,11 @@ def _apply_gradient(gan_state: GanState, name: str, tape: tf.GradientTape, scale
     gan_state.optimizers[name].apply(tape.gradient(scaled_loss, variables), variables)
 
 
-def _spread(images: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """Return how much patches of a class vary: the standard deviation of 5x5 thumbnails, the smaller of two classes."""
+def _spread(images: tf.Tensor, classes: tf.Tensor, num_classes: int = 2) -> tf.Tensor:
+    """Return how much patches of a class vary: the standard deviation of thumbnails, the smallest of all classes."""
     coarse = tf.nn.avg_pool2d(images, 10, 10, "VALID")
-    deviations = [tf.reduce_mean(tf.math.reduce_std(coarse[classes == label], 0)) for label in (0, 1)]
-    return tf.minimum(*deviations)
+    deviations = [tf.reduce_mean(tf.math.reduce_std(coarse[classes == label], 0)) for label in range(num_classes)]
+    return tf.reduce_min(deviations)
 
 
 def make_adam(learning_rate: float, variables: list, beta_1: float = 0.0) -> keras.optimizers.Optimizer:

@@ -1,4 +1,4 @@
-"""Train a cycle-consistent GAN (Zhu et al. 2017) that translates benign patches to malignant ones and back."""
+"""Train a cycle-consistent GAN (Zhu et al. 2017) that translates patches of one class to another and back."""
 
 import time
 from pathlib import Path
@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from bcgan import progress
+from bcgan.classes import CLASSES
 from bcgan.data import batches
-from bcgan.data.records import CLASSES
 from bcgan.errors import WorkError
 from bcgan.gan.augment import NUM_SEEDS, augment
 from bcgan.gan.losses import discriminator_loss, generator_loss
@@ -26,7 +26,7 @@ BATCH = 256
 class TranslationState(NamedTuple):
     """The networks of a cycle-consistent GAN."""
 
-    translators: tuple[keras.Model, keras.Model]  # by target label: translators[1] translates benign to malignant
+    translators: tuple[keras.Model, keras.Model]  # by target label: translators[1] translates to the second class
     averages: tuple[keras.Model, keras.Model]  # with the exponential moving averages of the translators' weights
     features: keras.Model  # frozen ImageNet features, the input of the projected discriminator
     projected_discriminator: keras.Model
@@ -36,19 +36,28 @@ class TranslationState(NamedTuple):
         return [variable for network in self.translators for variable in network.trainable_variables]
 
 
-def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int, folder: Path, xla: bool) -> None:
-    """Train both translators and write to_benign.keras and to_malignant.keras, with averaged weights, and log.jsonl.
+def train(
+    images: np.ndarray,
+    labels: np.ndarray,
+    settings: Translate,
+    seed: int,
+    folder: Path,
+    xla: bool,
+    class_names: tuple[str, str] = CLASSES,
+) -> None:
+    """Train both translators and write to_<class>.keras, with averaged weights, and log.jsonl.
 
     An interruption leaves checkpoint.npz; calling again with the same arguments resumes.
 
     Args:
         images: uint8, (n, size, size, 3), of 32 to 256 pixels. Patches of training patients only.
-        labels: integers, (n,). 0 benign, 1 malignant.
+        labels: integers, (n,). Indices into `class_names`.
+        class_names: The pair of classes. Defaults to benign and malignant.
 
     Raises:
         WorkError: If a loss is NaN or infinite; the last checkpoint is kept.
     """
-    state = _build_translation_state(settings.base_channels, images.shape[1])
+    state = _build_translation_state(settings.base_channels, images.shape[1], class_names)
     optimizers = _build_optimizers(state, settings.learning_rate)
     groups = {
         "translators": [variable for network in state.translators for variable in network.variables],
@@ -60,7 +69,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
     start = weights.restore(checkpoint, groups)
     progress.truncate_jsonl(log_path, "step", start)
     step_function = make_step(state, optimizers, settings, seed, xla)
-    # Batches are benign patches, then as many malignant ones.
+    # Batches are patches of the first class, then as many of the second.
     sampler = batches.class_balanced_sampler(np.arange(len(images)), labels, 2 * (settings.batch_size // 2), seed)
     dataset = batches.make_dataset(images, labels, sampler, range(start, settings.steps))
 
@@ -81,7 +90,7 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
                 weights.save(checkpoint, num_done, groups)
             bar.set_postfix(cycle=f"{losses['cycle_loss']:.3f}", G=f"{losses['translator_loss']:.2f}", refresh=False)
             bar.update()
-    for name, average in zip(CLASSES, state.averages, strict=True):
+    for name, average in zip(class_names, state.averages, strict=True):
         weights.save_model(average, folder / f"to_{name}.keras")
     checkpoint.unlink(missing_ok=True)
 
@@ -89,24 +98,25 @@ def train(images: np.ndarray, labels: np.ndarray, settings: Translate, seed: int
 def make_step(state: TranslationState, optimizers: dict, settings: Translate, seed: int, xla: bool):
     """Return a function that updates the discriminator, then both translators, on the same translations.
 
-    The function takes the step and images, half benign and then half malignant, and returns a dict of scalar losses.
+    The function takes the step and images, half of the first class and then half of the second, and returns a dict of
+    scalar losses.
     """
-    to_benign, to_malignant = state.translators
+    to_first, to_second = state.translators
 
     @tf.function(jit_compile=xla)
     def step_function(step, images):
         seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + NUM_SEEDS * index]) for index in range(3)]
         real = batches.random_dihedral(batches.to_float(images), seeds[0])
-        benign, malignant = tf.split(real, 2)
-        labels = tf.repeat(tf.constant([0, 1]), tf.shape(benign)[0])
+        first, second = tf.split(real, 2)
+        labels = tf.repeat(tf.constant([0, 1]), tf.shape(first)[0])
         with tf.GradientTape() as tape:
             # A translator should not change patches of its target class (identity loss); computed in the same call.
-            new_malignant, same_malignant = tf.split(to_malignant(real, training=True), 2)
-            same_benign, new_benign = tf.split(to_benign(real, training=True), 2)
-            cycle = tf.reduce_mean(tf.abs(to_benign(new_malignant, training=True) - benign))
-            cycle += tf.reduce_mean(tf.abs(to_malignant(new_benign, training=True) - malignant))
-            identity = tf.reduce_mean(tf.abs(same_benign - benign)) + tf.reduce_mean(tf.abs(same_malignant - malignant))
-            fake_augmented = augment(tf.concat([new_benign, new_malignant], 0), seeds[1])
+            new_second, same_second = tf.split(to_second(real, training=True), 2)
+            same_first, new_first = tf.split(to_first(real, training=True), 2)
+            cycle = tf.reduce_mean(tf.abs(to_first(new_second, training=True) - first))
+            cycle += tf.reduce_mean(tf.abs(to_second(new_first, training=True) - second))
+            identity = tf.reduce_mean(tf.abs(same_first - first)) + tf.reduce_mean(tf.abs(same_second - second))
+            fake_augmented = augment(tf.concat([new_first, new_second], 0), seeds[1])
             fake_maps = state.features(fake_augmented, training=False)
             real_maps = state.features(augment(real, seeds[2]), training=False)
             with tf.GradientTape() as projected_tape:
@@ -148,10 +158,10 @@ def _build_optimizers(state: TranslationState, learning_rate: float) -> dict[str
     }
 
 
-def _build_translation_state(width: int, size: int) -> TranslationState:
+def _build_translation_state(width: int, size: int, class_names: tuple[str, str] = CLASSES) -> TranslationState:
     """Build the networks for patches of `size` pixels; `width` is the channels of the translators' largest maps."""
-    translators = tuple(translator(width, f"to_{name}", size) for name in CLASSES)
-    averages = tuple(translator(width, f"to_{name}", size) for name in CLASSES)
+    translators = tuple(translator(width, f"to_{name}", size) for name in class_names)
+    averages = tuple(translator(width, f"to_{name}", size) for name in class_names)
     for average, network in zip(averages, translators, strict=True):
         average.set_weights(network.get_weights())
     features = fast.fuse_model(imagenet_features(size))

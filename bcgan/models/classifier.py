@@ -1,4 +1,4 @@
-"""Build a classifier by its name: from images in [0, 1] to one logit of malignancy."""
+"""Build a classifier by its name: from images in [0, 1] to one logit of malignancy, or a logit of each class."""
 
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +14,9 @@ from bcgan.models.weights import load_model
 from bcgan.settings import Classifier
 
 
-def build_for_run(name: str, root: Path, size: int = 50, classifier_settings: Classifier | None = None) -> keras.Model:
+def build_for_run(
+    name: str, root: Path, size: int = 50, classifier_settings: Classifier | None = None, num_classes: int = 2
+) -> keras.Model:
     """Build a classifier with what it needs from a run: the GAN's discriminators, or self-supervised weights.
 
     Args:
@@ -22,6 +24,7 @@ def build_for_run(name: str, root: Path, size: int = 50, classifier_settings: Cl
         root: The run's folder.
         size: Side of a patch, pixels. Defaults to 50.
         classifier_settings: Defaults to the default settings.
+        num_classes: Defaults to 2.
 
     Raises:
         InputError: If the settings use features of the projected discriminator, and the GAN has none.
@@ -30,7 +33,9 @@ def build_for_run(name: str, root: Path, size: int = 50, classifier_settings: Cl
     discriminator = load_model(gan / "discriminator.keras") if spec.uses_discriminator else None
     joins = "extra_features" in spec.own_settings and settings.extra_features != "none"
     further_maps = _extra_features(name, gan, settings, discriminator.inputs[0].shape[1]) if joins else None
-    network = build_classifier(name, size, discriminator, settings, spec.pretraining != "simclr", further_maps)
+    network = build_classifier(
+        name, size, discriminator, settings, spec.pretraining != "simclr", further_maps, num_classes
+    )
     if spec.pretraining == "simclr":
         load_backbone_weights(get_backbone(network), root / "pretrain" / "simclr.keras")
     return network
@@ -56,8 +61,9 @@ def build_classifier(
     classifier_settings: Classifier | None = None,
     pretrained: bool = True,
     further_maps: keras.Model | None = None,
+    num_classes: int = 2,
 ) -> keras.Model:
-    """Build a classifier: rescaling, the named network, a binary head in float32.
+    """Build a classifier: rescaling, the named network, a head in float32.
 
     Args:
         name: One of `CLASSIFIERS`.
@@ -67,9 +73,11 @@ def build_classifier(
         pretrained: Whether EfficientNet-Lite0 starts from ImageNet's weights. Defaults to True.
         further_maps: Network whose feature maps `gan_resnet` uses in addition to the discriminator's. Defaults to
             `None`.
+        num_classes: Defaults to 2.
 
     Returns:
-        keras.Model. float32 in [0, 1], (batch, size, size, 3), to `logit`, float32, (batch, 1).
+        keras.Model. float32 in [0, 1], (batch, size, size, 3), to `logit`, float32: of the second class, (batch, 1),
+        or, of more than two classes, of each, (batch, num_classes).
 
     Raises:
         ValueError: If the name is unknown, or a discriminator is missing.
@@ -93,5 +101,5 @@ def build_classifier(
     x = network(image if unit_range else layers.Rescaling(4.0, offset=-2.0, name="centre")(image))
     if network.output_shape[-1] == 1000:
         x = layers.ReLU(name="units_relu")(x)
-    logit = layers.Dense(1, dtype="float32", name="logit")(x)
+    logit = layers.Dense(1 if num_classes == 2 else num_classes, dtype="float32", name="logit")(x)
     return keras.Model(image, logit, name=f"{name}_classifier")

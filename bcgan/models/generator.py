@@ -82,13 +82,13 @@ def recalibrate_batch_norm(network: keras.Model, seed: int, batches: int, batch:
         network: As `generator` builds it; it is not changed.
         seed: Of the noise.
         batches: Number of batches that the statistics are estimated from.
-        batch: Patches in a batch, half of each class. Defaults to 256.
+        batch: Patches in a batch, as many of each class. Defaults to 256.
     """
     copy = keras.models.clone_model(network)
     copy.set_weights(network.get_weights())
     norms = [layer for layer in copy.layers if isinstance(layer, layers.BatchNormalization)]
     momenta = [layer.momentum for layer in norms]
-    rng, labels = np.random.default_rng(seed), np.arange(batch, dtype=np.int32) % 2
+    rng, labels = np.random.default_rng(seed), np.arange(batch, dtype=np.int32) % num_labels(network)
     noise_shape, pixel_noise_shape = ((batch, *copy.inputs[index].shape[1:]) for index in (0, 2))
     for index in range(batches):
         for layer in norms:
@@ -99,6 +99,11 @@ def recalibrate_batch_norm(network: keras.Model, seed: int, batches: int, batch:
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return copy
+
+
+def num_labels(network: keras.Model) -> int:
+    """Return the number of labels of a generator or discriminator."""
+    return network.get_layer("label_embedding").input_dim
 
 
 def scale_latent_input(network: keras.Model, factor: float) -> None:

@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 
 from bcgan import data, machine, progress, runs
 from bcgan.artifacts import MANIFEST, Cache
+from bcgan.classes import CLASSES
 from bcgan.classify import calibration, context
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.classify.train import Patches, Recipe, TrainingData, train
-from bcgan.data.records import CLASSES
 from bcgan.data.views import center_crop
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, intervals, metrics
@@ -197,7 +197,8 @@ def _train_on_all_patients(
     def build(name: str, seed: int, folder: Path) -> None:
         model = settings.models[name]
         keras.utils.set_random_seed(seed)
-        network = build_for_run(name, root, settings.crop_size or experiment.data.size, model)
+        size = settings.crop_size or experiment.data.size
+        network = build_for_run(name, root, size, model, experiment.num_classes)
         synthetic = None
         if model.uses_synthetic:
             loaded = store.load_synthetic(root / "features", experiment.data.size, model.filter_synthetic)

@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, model_validator
 
 from bcgan import machine, renamed, runs
+from bcgan.classes import CLASSES
 from bcgan.classify import calibration, context
 from bcgan.classify.calibration import Calibration
 from bcgan.classify.context import Context
-from bcgan.data.records import CLASSES
 from bcgan.data.views import dihedral_view
 from bcgan.errors import InputError
 from bcgan.gan import quality_filter

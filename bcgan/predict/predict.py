@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from bcgan import progress
+from bcgan.classes import CLASSES
 from bcgan.data.breakhis.scan import parse_name
-from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.predict.model import DIGITS, OUT_OF_DISTRIBUTION, SCORED, VERDICTS, Model, Predictions
 from bcgan.predict.tile_groups import Group, SlideTiles, find_groups, read_group

@@ -14,8 +14,8 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.artifacts import MANIFEST
+from bcgan.classes import CLASSES
 from bcgan.classify import reference_cnn
-from bcgan.data.records import CLASSES
 from bcgan.errors import InputError, WorkError
 from bcgan.gan import quality_filter, steering
 from bcgan.gan.train import sample

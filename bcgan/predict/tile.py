@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 
 from bcgan import progress
+from bcgan.classes import CLASSES
 from bcgan.data.idc.scan import MICRONS
 from bcgan.data.idc.scan import NATIVE_SIZE as SIZE
 from bcgan.data.patients import check_spellings, normalize_patient
-from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.predict.slidewise import Slide
 from bcgan.slides import annotation_table

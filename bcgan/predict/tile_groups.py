@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bcgan.classes import CLASSES
 from bcgan.classify.context import RADII
-from bcgan.data.records import CLASSES
 from bcgan.predict.model import Model
 from bcgan.slides.coordinates import PLAIN_PATTERN, TileCoordinates, parse_tile_name
 from bcgan.slides.decode import MAX_PIXELS

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan import data, progress
+from bcgan.classes import count_classes
 from bcgan.data import splits
 from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
@@ -81,6 +82,13 @@ def load_role(store: Store, role: str) -> tuple[np.ndarray, np.ndarray]:
     return store.images[rows], store.index["label"].to_numpy()[rows]
 
 
+def load_pair(store: Store, role: str, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return a role's patches of two classes, and their labels: 0 for the first of the pair and 1 for the second."""
+    labels = store.index["label"].to_numpy()
+    rows = np.flatnonzero((store.index["role"].to_numpy() == role) & np.isin(labels, pair))
+    return store.images[rows], (labels[rows] == pair[1]).astype(int)
+
+
 def load_synthetic(folder: Path, size: int, accepted_only: bool) -> tuple[np.ndarray, np.ndarray]:
     """Load the synthetic patches of the stage `features`, resized to size x size pixels, and their labels.
 
@@ -90,7 +98,7 @@ def load_synthetic(folder: Path, size: int, accepted_only: bool) -> tuple[np.nda
     """
     with np.load(folder / "synthetic.npz") as saved:
         images, labels, accepted = saved["images"], saved["labels"], saved["accepted"]
-    if accepted_only and np.bincount(labels[accepted], minlength=2).min() >= MIN_SYNTHETIC:
+    if accepted_only and np.bincount(labels[accepted], minlength=count_classes(labels)).min() >= MIN_SYNTHETIC:
         images, labels = images[accepted], labels[accepted]
     elif accepted_only:
         progress.log.warning(
@@ -139,8 +147,10 @@ def build(experiment: Experiment, folder: Path) -> None:
     split = splits.describe(index, experiment.data, experiment.seed)
     (folder / "split.json").write_text(json.dumps(split, indent=1), "utf-8")
     for role, count in split["counts"].items():
-        progress.log.info("preprocess: %(role)s: %(patients)d patients, %(patches)d patches, %(positives)d malignant",
-                          {"role": role, **count})  # fmt: skip
+        by_class = ", ".join(f"{number} {name}" for name, number in count["by_class"].items())
+        progress.log.info(
+            "preprocess: %s: %d patients, %d patches, %s", role, count["patients"], count["patches"], by_class
+        )
 
 
 def _decode_all(

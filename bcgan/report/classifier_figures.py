@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 from sklearn.metrics import confusion_matrix
 
-from bcgan.data.records import CLASSES
+from bcgan.classes import CLASSES
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.evaluate.metrics import operating_points

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan import data
-from bcgan.data.records import CLASSES
+from bcgan.classes import CLASSES
 from bcgan.errors import InputError
 from bcgan.preprocess import images, stain
 from bcgan.report import tables

@@ -5,7 +5,7 @@ import pandas as pd
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
-from bcgan.data.records import CLASSES
+from bcgan.classes import CLASSES
 from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLORS, MUTED, REAL, SYNTHETIC, ReportFigure, plt, sns

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from bcgan.data.records import CLASSES
+from bcgan.classes import CLASSES
 from bcgan.evaluate.explanations import NUM_PHANTOM_PATCHES, PIXEL_FRACTIONS, without_edges
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import tables

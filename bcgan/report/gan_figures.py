@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from sklearn.neighbors import NearestNeighbors
 
-from bcgan.data.records import CLASSES
+from bcgan.classes import CLASSES
 from bcgan.evaluate.synthetic import SMALL_PX, flatten_reduced
 from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.report.data_figures import select_patches

@@ -9,9 +9,9 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.artifacts import MANIFEST, PARTIAL
+from bcgan.classes import CLASSES
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.classify.pretraining import PATIENTS
-from bcgan.data.records import CLASSES
 from bcgan.errors import InputError
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate import score

@@ -8,7 +8,8 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan import data
-from bcgan.data.records import CLASSES, UNKNOWN
+from bcgan.classes import CLASSES
+from bcgan.data.records import UNKNOWN
 from bcgan.preprocess.images import resize_patches
 from bcgan.report.run import Run
 from bcgan.report.style import CLASS_COLORMAP, CLASSIFIER_NAMES, ROLE_NAMES, ReportFigure

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from bcgan.data.records import CLASSES
+from bcgan.classes import CLASSES
 from bcgan.evaluate.translations import NUM_PHANTOM_PATCHES
 from bcgan.report.run import Run
 from bcgan.report.style import (

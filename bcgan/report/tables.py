@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from bcgan.classes import CLASSES
 from bcgan.classifiers import CLASSIFIERS
-from bcgan.data.records import CLASSES
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
 from bcgan.report.run import Run

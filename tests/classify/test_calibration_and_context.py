@@ -10,13 +10,13 @@ RNG = np.random.default_rng(0)
 
 def test_calibration_finds_what_was_done_to_the_odds():
     odds = RNG.normal(-1, 2, 20_000)
-    labels = (RNG.random(20_000) < calibration.sigmoid(odds)).astype(int)
-    distorted = calibration.sigmoid((odds - 0.7) * 3)  # some of them beyond what is told apart
+    labels = (RNG.random(20_000) < calibration.to_probabilities(odds)).astype(int)
+    distorted = calibration.to_probabilities((odds - 0.7) * 3)  # some of them beyond what is told apart
     found = calibration.fit(distorted, labels)
     assert found.temperature == pytest.approx(3, rel=0.05)
     assert found.shift == pytest.approx(0.7, abs=0.05)
     mended = calibration.apply(found, distorted)
-    assert np.abs(mended - calibration.sigmoid(odds)).max() < 0.03
+    assert np.abs(mended - calibration.to_probabilities(odds)).max() < 0.03
     assert roc_auc_score(labels, mended) == pytest.approx(roc_auc_score(labels, distorted), abs=1e-3)
 
 
@@ -29,7 +29,7 @@ def field(noise: float):
     """A slide of 20 x 20 patches whose right half is malignant, judged with noise."""
     places = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2) * 50
     labels = (places[:, 0] >= 500).astype(int)
-    return places, labels, calibration.sigmoid(labels * 2 - 1 + RNG.normal(0, noise, 400))
+    return places, labels, calibration.to_probabilities(labels * 2 - 1 + RNG.normal(0, noise, 400))
 
 
 def test_neighbours_help_where_patches_are_judged_with_noise():
@@ -52,7 +52,7 @@ def test_only_the_own_slide_counts_and_an_unknown_place_has_no_neighbours():
 def test_an_average_is_the_weighted_mean_by_hand(monkeypatch):
     places, slides = np.array([[0, 0], [50, 0], [0, 100]]), np.zeros(3)
     probabilities = np.array([0.5, 0.8, 0.3])
-    odds = calibration.log_odds(probabilities)
+    odds = calibration.to_logits(probabilities)
     reach = context.RADII[0]
     near, far = np.exp(-1 / reach), np.exp(-2 / reach)
     expected = (near * odds[1] + far * odds[2]) / (near + far + context.SHRINKAGE)

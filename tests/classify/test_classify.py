@@ -48,7 +48,7 @@ def test_losses_against_their_definitions():
     logits, labels = RNG.normal(size=20).astype(np.float32), (np.arange(20) < 5).astype(int)
     p = 1 / (1 + np.exp(-logits))
     each = -np.where(labels, np.log(p), np.log(1 - p))
-    benign, malignant = losses.class_weights(labels.mean())
+    benign, malignant = losses.class_weights((1 - labels.mean(), labels.mean()))
     assert (benign * 15, malignant * 5) == pytest.approx((10, 10))
     weighted = each * np.where(labels, malignant, benign)
     focal = each * np.where(labels, 1 - p, p) ** 2

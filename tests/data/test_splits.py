@@ -3,6 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bcgan.classes import CLASSES
 from bcgan.data import splits
 from bcgan.data.idc.scan import OFFICIAL_LISTS
 from bcgan.errors import InputError
@@ -100,7 +101,7 @@ def test_a_patient_in_two_roles_is_named():
     roles = splits.assign_roles(index, Data(name="idc", num_folds=3), 0)
     roles.iloc[0] = next(role for role in ("train", "test") if role != roles.iloc[0])
     with pytest.raises(InputError, match="Patient p0 has patches in two roles"):
-        splits.check_roles(index, roles)
+        splits.check_roles(index, roles, CLASSES)
 
 
 def test_the_split_file_names_every_patient():

@@ -68,9 +68,9 @@ def test_patch_shapes_and_types(label, size):
     assert patch.architecture in ARCHITECTURES[label]
 
 
-@pytest.mark.parametrize("label", [-1, 2, "benign"])
+@pytest.mark.parametrize("label", [-1, 3, "benign"])
 def test_unknown_label_is_refused(label):
-    with pytest.raises(ValueError, match="label must be 0 or 1"):
+    with pytest.raises(ValueError, match="label must be 0, 1 or 2"):
         render(label, 0)
 
 

@@ -4,7 +4,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from bcgan import experiment
-from bcgan.classify.calibration import log_odds
+from bcgan.classify.calibration import to_logits
 from bcgan.evaluate import derived, split_optimism
 from bcgan.evaluate.probes import COLOR_AND_TEXTURE
 
@@ -18,8 +18,8 @@ def test_columns_are_classifiers_and_seeds():
 
 def test_the_ensemble_is_the_mean_of_the_log_odds():
     table = pd.DataFrame({"cnn-seed0": [0.2, 0.9], "cnn-seed1": [0.4, 0.9], "resnet50-seed0": [0.1, 0.9]})
-    found = log_odds(derived.ensemble_probabilities(table, ("cnn", "resnet50")))
-    np.testing.assert_allclose(found, log_odds(table).mean(axis=1))
+    found = to_logits(derived.ensemble_probabilities(table, ("cnn", "resnet50")))
+    np.testing.assert_allclose(found, np.mean([to_logits(table[column]) for column in table], axis=0))
 
 
 def test_colour_statistics_learn_from_training_rows_alone():

@@ -77,7 +77,7 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
     def stand_in(stage: str):
         """A training that leaves the run's own networks: what matters here is which patches it is given."""
 
-        def train(images, labels, settings, seed, folder, xla):
+        def train(images, labels, settings, seed, folder, xla, class_names):
             met.append(len(images))
             for path in (finished / "runs/tiny" / stage).glob("*.keras"):
                 shutil.copy(path, folder)

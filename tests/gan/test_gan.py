@@ -169,7 +169,7 @@ def test_a_nan_leaves_the_last_good_checkpoint_to_go_on_from(tmp_path, monkeypat
 
 
 def test_a_class_without_patches_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no training patch has label 1"):
+    with pytest.raises(InputError, match="no training patch is malignant"):
         gan.train(IMAGES, np.zeros(24, int), TINY, seed=5, folder=tmp_path, xla=False)
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from sklearn.metrics import precision_score, roc_auc_score, roc_curve
 
 from bcgan import experiment
+from bcgan.classes import CLASSES
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify.calibration import Calibration, apply
-from bcgan.data.records import CLASSES
 from bcgan.evaluate import derived
 from bcgan.report import (
     classifier_curves,

@@ -8,9 +8,12 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from bcgan.classes import CLASSES, ClassPairs
+from bcgan.data.labels import label_known_classes
 from bcgan.data.patients import normalize_patient
 from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
+from bcgan.progress import log
 from bcgan.slides.files import iterate_images
 
 NAME = re.compile(
@@ -38,17 +41,24 @@ def parse_name(name: str) -> dict[str, str] | None:
     return match.groupdict() | {"patient": patient[0] if patient else match["slide"]}
 
 
-def records(paths: tuple[Path, ...], magnification: int | None = None, mixed: bool = True) -> list[Record]:
+def records(
+    paths: tuple[Path, ...], magnification: int | None = None, mixed: bool = True, classes: ClassPairs = ()
+) -> list[Record]:
     """Return a record of every image, each with its own microns per pixel; copies are left out.
 
     Args:
         paths: Folders and archives.
         magnification: Of the images that are read. Defaults to `None`: all.
         mixed: Whether images of several magnifications are allowed.
+        classes: Classes of tumor types, benign and malignant ones: a type counts before benign and malignant. Images
+            of types that are in no class are left out. Defaults to benign and malignant.
 
     Raises:
-        InputError: If there is no image of that magnification, or several magnifications that must not be mixed.
+        InputError: If there is no image of that magnification, several magnifications that must not be mixed, or a
+            class that is no tumor type.
     """
+    label_of = label_known_classes(classes, (*CLASSES, *TUMOR_TYPES.values()), "BreaKHis")
+    num_left_out = 0
     by_key: dict[str, Record] = {}
     counts: Counter[int] = Counter()
     for file in iterate_images(paths):
@@ -56,12 +66,20 @@ def records(paths: tuple[Path, ...], magnification: int | None = None, mixed: bo
         if not fields or fields["key"] in by_key:
             continue
         scale = int(fields["magnification"])
-        if magnification in (None, scale):
-            counts[scale] += 1
-            by_key[fields["key"]] = Record(
-                fields["key"], file.path, file.source, normalize_patient(fields["patient"]),
-                int(fields["label"] == "M"), UNKNOWN, UNKNOWN, "", file.read, MICRONS_AT_40 * 40 / scale,
-            )  # fmt: skip
+        if magnification not in (None, scale):
+            continue
+        group = CLASSES[fields["label"] == "M"]
+        label = label_of.get(TUMOR_TYPES.get(fields["tumour"], ""), label_of.get(group))
+        if label is None:
+            num_left_out += 1
+            continue
+        counts[scale] += 1
+        by_key[fields["key"]] = Record(
+            fields["key"], file.path, file.source, normalize_patient(fields["patient"]), label, UNKNOWN, UNKNOWN, "",
+            file.read, MICRONS_AT_40 * 40 / scale,
+        )  # fmt: skip
+    if num_left_out:
+        log.info("data.classes: %d images of other tumor types are left out", num_left_out)
     if not by_key:
         scale = f" at {magnification}X" if magnification else ""
         raise InputError(

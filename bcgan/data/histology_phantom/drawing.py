@@ -220,6 +220,38 @@ def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=
         add_nuclei(canvas, rng, row_kind, xy, where + tilt + rng.normal(0, disorder, len(gland)))
 
 
+def add_filled_ducts(canvas, rng, kind, centres, radii, spacing, *, holes=0, necrosis=0.0) -> None:
+    """Draw ducts that crowded tumor nuclei fill, within their myoepithelium and basement membrane.
+
+    ``radii`` (n,) in px reach to the membrane.  ``holes`` is the largest number of round lumens in a duct, and
+    ``necrosis`` the share of a duct's radius that is dead, eosinophilic and without nuclei.
+    """
+    turn, lobes = _random_outlines(rng, len(centres), 0.08, 40)
+    compass = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    mask, core = np.zeros((2, canvas.side, canvas.side), np.uint8)
+    walls = to_fixed_point(canvas, centres[:, None] + (lobes * radii[:, None])[..., None] * compass)
+    cores = to_fixed_point(canvas, centres[:, None] + (necrosis * lobes * radii[:, None])[..., None] * compass)
+    for wall, dead in zip(walls, cores, strict=True):
+        cv2.fillPoly(mask, [wall], 1, 8, FIXED_POINT_BITS)
+        if necrosis:
+            cv2.fillPoly(core, [dead], 1, 8, FIXED_POINT_BITS)
+    alive = (mask > 0) & (core == 0)
+    add_sheet(canvas, rng, kind, alive, spacing, rng.uniform(0.10, 0.18), slits=holes * len(centres))
+    if necrosis:
+        canvas.ground[core > 0] = (rng.uniform(0.03, 0.08), rng.uniform(0.45, 0.65), 1.0)
+        canvas.nuclear[core > 0] = 0.0
+        _unlist_erased_nuclei(canvas)
+    outside = cv2.dilate(mask, np.ones((3, 3), np.uint8)) == 0
+    canvas.nuclear[~outside & (mask == 0)] = 0.0  # no nucleus reaches over the membrane
+    for wall, radius, centre, lobe in zip(walls, radii, centres, lobes, strict=True):
+        cv2.polylines(canvas.ground, [wall], True, _MEMBRANE, scale_length(canvas, 2), 8, FIXED_POINT_BITS)
+        count = max(3, round(2 * np.pi * radius * np.sqrt(canvas.style.density) / 8.0))
+        where = (np.arange(count) + rng.normal(0, 0.15, count) + rng.uniform()) * 2 * np.pi / count
+        at = radius * lobe[(where * 40 / (2 * np.pi)).astype(int) % 40] - 1.0
+        xy = centre + at[:, None] * np.stack([np.cos(where), np.sin(where)], axis=1)
+        add_nuclei(canvas, rng, _MYOEPITHELIAL, xy, where + np.pi / 2)
+
+
 def add_fat(canvas: Canvas, rng: np.random.Generator, spared: np.ndarray) -> None:
     """Draw fat vacuoles, 20 to 34 px wide, between thin membranes, outside the region ``spared``.
 

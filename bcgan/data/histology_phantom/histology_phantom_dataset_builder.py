@@ -10,6 +10,7 @@ from bcgan.data.histology_phantom.canvas import BASE_MPP, patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
 
 PATCHES_PER_ROW = 10
+KINDS = ("benign", "malignant", "in_situ")  # classes, in the order of the labels here; the last is optional
 
 
 @dataclasses.dataclass
@@ -21,13 +22,21 @@ class PhantomConfig(tfds.core.BuilderConfig):
     seed: int = 0
     size: int = 50  # side of a patch, pixels
     mpp: float = BASE_MPP  # microns per pixel
+    in_situ: bool = False  # whether there is a third class, carcinoma in situ
 
 
-def config_for(size: int, mpp: float) -> PhantomConfig | None:
-    """Return the configuration of patches of a size and scale; `None`, which is the default one, at 50 px of 4 um."""
-    if (size, mpp) == (PhantomConfig.size, PhantomConfig.mpp):
+def config_for(size: int, mpp: float, in_situ: bool = False) -> PhantomConfig | None:
+    """Return the configuration of patches of a size and scale; `None`, the default one, for two classes at 50 px, 4 um.
+
+    Args:
+        size: Side of a patch, pixels.
+        mpp: Microns per pixel.
+        in_situ: Whether there is a third class. Defaults to False.
+    """
+    if (size, mpp, in_situ) == (PhantomConfig.size, PhantomConfig.mpp, PhantomConfig.in_situ):
         return None
-    return PhantomConfig(name=f"{size}px_{mpp:g}um", size=size, mpp=mpp)
+    name = f"{size}px_{mpp:g}um" + "_in_situ" * in_situ
+    return PhantomConfig(name=name, size=size, mpp=mpp, in_situ=in_situ)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -46,6 +55,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             self,
             "https://www.tensorflow.org/datasets",
             self.builder_config.size,
+            KINDS if self.builder_config.in_situ else KINDS[:2],
             nuclei=tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
             density=np.float32,
             tissue=np.float32,
@@ -62,9 +72,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             rng = np.random.default_rng(stable_seed("phantom", config.seed, patient))
             style = patient_style(rng)
             share = rng.uniform(0.2, 0.6)
+            in_situ_share = rng.uniform(0.15, 0.45) if config.in_situ else 0.0  # of what is not malignant
             for index in range(config.patches):
-                # At least one patch of each class, or a patient could not be scored alone.
-                label = int(rng.random() < share) if index > 1 else index
+                label = index
+                if index >= 2 + config.in_situ:  # one patch of each class, or a patient could not be scored alone
+                    label = int(rng.random() < share)
+                    if config.in_situ and not label:
+                        label = 2 * int(rng.random() < in_situ_share)
                 patch = render_patch(style, label, rng, config.size, config.mpp)
                 row, column = divmod(index, PATCHES_PER_ROW)
                 x, y = column * config.size, row * config.size

@@ -28,6 +28,7 @@ from bcgan.data.histology_phantom.canvas import (
 from bcgan.data.histology_phantom.drawing import (
     LYMPHOCYTE,
     add_fat,
+    add_filled_ducts,
     add_glands,
     add_nuclei,
     add_sheet,
@@ -115,6 +116,21 @@ def _add_cords(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, angl
     add_nuclei(canvas, rng, kind, xy, angle + rng.normal(0, 0.4, len(xy)))
 
 
+def _filled_ducts(holes: int = 0, necrosis: tuple[float, float] = (0.0, 0.0)):
+    """Return a part that fills one to four ducts with tumor cells; arguments as in `add_filled_ducts`, a range."""
+
+    def add(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, _angle: float) -> None:
+        kind, radius = tumor_nuclei(canvas, rng), rng.uniform(9.0, 17.0)
+        lattice = hexagonal_lattice(canvas, rng, radius * rng.uniform(2.3, 3.2), 0.08, margin=radius)
+        nearest = np.argsort(np.hypot(*(lattice - canvas.size / 2).T))
+        centres = lattice[nearest[: rng.integers(1, 5)]]
+        radii = radius * rng.uniform(0.75, 1.0, len(centres))
+        spacing = kind.radius * rng.uniform(1.9, 2.4)
+        add_filled_ducts(canvas, rng, kind, centres, radii, spacing, holes=holes, necrosis=rng.uniform(*necrosis))
+
+    return add
+
+
 @dataclass(frozen=True)
 class Layout:
     """One architecture: its share of the label's patches and what is painted on the stroma."""
@@ -127,7 +143,7 @@ class Layout:
     inflamed: float = 0.25  # chance of scattered lymphocytes
 
 
-ARCHITECTURES: dict[int, dict[str, Layout]] = {  # by label, 0 benign and 1 malignant
+ARCHITECTURES: dict[int, dict[str, Layout]] = {  # by label, 0 benign, 1 malignant, 2 carcinoma in situ
     0: {
         "stroma": Layout(0.14),
         "fat": Layout(0.12, (_add_acini, _add_lymphocytes), 0.0, 0.7, fat=True, inflamed=0.1),
@@ -142,6 +158,11 @@ ARCHITECTURES: dict[int, dict[str, Layout]] = {  # by label, 0 benign and 1 mali
         "cords": Layout(0.26, (_add_cords,)),
         "tubules": Layout(0.14, (_add_tubules,)),
         "fat_invasion": Layout(0.12, (_add_cords,), 0.0, 0.7, fat=True, inflamed=0.1),
+    },
+    2: {
+        "solid_ducts": Layout(0.4, (_filled_ducts(),)),
+        "cribriform": Layout(0.3, (_filled_ducts(holes=5),)),
+        "comedo": Layout(0.3, (_filled_ducts(necrosis=(0.25, 0.5)),)),
     },
 }
 
@@ -161,14 +182,14 @@ def _paint(canvas: Canvas, rng: np.random.Generator, layout: Layout) -> None:
 def render_patch(
     style: PatientStyle, label: int, rng: np.random.Generator, size: int = 50, mpp: float = BASE_MPP
 ) -> Patch:
-    """Render one patch of ``size`` by ``size`` px at ``mpp`` microns per px; ``label`` is 0 (benign) or 1 (malignant).
+    """Render one patch of ``size`` by ``size`` px at ``mpp`` microns per px.
 
-    A patch at another scale that spans as many microns, from the same generator state, shows the same tissue, seen
-    closer. The same style, label, size and generator state give the same ``Patch``, whose fields state their
-    shapes, types and units.
+    ``label`` is 0 (benign), 1 (malignant) or 2 (in situ).  A patch at another scale that spans as many microns, from
+    the same generator state, shows the same tissue, seen closer. The same style, label, size and generator state give
+    the same ``Patch``, whose fields state their shapes, types and units.
     """
-    if label not in (0, 1):
-        raise ValueError(f"label must be 0 or 1, got {label!r}")
+    if label not in ARCHITECTURES:
+        raise ValueError(f"label must be 0, 1 or 2, got {label!r}")
     canvas = make_canvas(size, mpp, style)
     names, layouts = zip(*ARCHITECTURES[label].items(), strict=True)
     shares = np.cumsum([layout.share for layout in layouts])

@@ -1,9 +1,9 @@
 """Any folder or archive of images: laid out `<patient>/<class>/<image>`, or with a table of labels and patients."""
 
 import unicodedata
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from bcgan.classes import ClassPairs
 from bcgan.data.labels import ClassNames, match_images, read_labels
 from bcgan.data.patients import normalize_patient
 from bcgan.data.records import UNKNOWN, Record
@@ -13,7 +13,7 @@ from bcgan.slides.files import iterate_images
 
 def records(
     paths: tuple[Path, ...],
-    classes: Mapping[str, Iterable[str]] | None = None,
+    classes: ClassPairs = (),
     labels: Path | None = None,
     mpp: float | None = None,
 ) -> list[Record]:
@@ -21,7 +21,7 @@ def records(
 
     Args:
         paths: Folders and archives.
-        classes: Further names of the classes "benign" and "malignant".
+        classes: The classes and their further names. Defaults to benign and malignant.
         labels: A table with columns image, label and patient, used instead of the names of folders.
         mpp: Microns per pixel of the images.
 
@@ -29,7 +29,7 @@ def records(
         InputError: If a class has an unknown name, a file is not in a folder of a patient and a class, or there is no
             image.
     """
-    names = ClassNames(classes or {})
+    names = ClassNames(classes)
     if labels:
         matches = match_images(read_labels(labels, names), list(iterate_images(paths)), labels)
         rows = [(file, row.patient, row.label, row.x, row.y) for file, row in matches]
@@ -38,7 +38,8 @@ def records(
     sources = ", ".join(map(str, paths))
     if not rows:
         raise InputError(
-            f"data.dir: {sources} has no image. Arrange them as <patient>/<class>/<name>.png, class 0 or 1."
+            f"data.dir: {sources} has no image. Arrange them as <patient>/<class>/<name>.png, the class one of "
+            f"{', '.join(names.label_of)}."
         )
     names.warn_of_unused(sources)
     by_key: dict[str, Record] = {}
