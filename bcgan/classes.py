@@ -5,11 +5,14 @@ probabilities of each, (n, classes).
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 CLASSES = ("benign", "malignant")  # labels 0 and 1, if an experiment names no other classes
+# Of Okabe and Ito (2008), distinguishable by color-blind readers: benign, malignant, then of further classes.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000", "#8C564B", "#BCBD22")
 CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # part of names of files and columns
 
 # A class's name and its further names in the data, for each class in the order of the labels. Not a mapping: a
@@ -64,6 +67,15 @@ def class_names(pairs: ClassPairs) -> tuple[str, ...]:
     """Return the classes in the order of their labels; benign is 0 and malignant 1 in whatever order they are named."""
     names = tuple(name for name, _ in pairs)
     return CLASSES if set(names) <= set(CLASSES) else names
+
+
+def class_colors(names: Sequence[str]) -> dict[str, str]:
+    """Return the color of each class: the first and the last class have those of benign and malignant.
+
+    With more classes than COLORS, colors repeat.
+    """
+    between = [COLORS[2 + index % (len(COLORS) - 2)] for index in range(len(names) - 2)]
+    return dict(zip(names, (COLORS[0], *between, COLORS[1]), strict=True))
 
 
 def count_classes(labels: Any) -> int:

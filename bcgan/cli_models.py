@@ -27,7 +27,7 @@ def models() -> None:
 
 @models.command(short_help="Write synthetic patches.")
 @click.argument("run", required=False, metavar="[EXPERIMENT]")
-@click.option("--label", type=click.Choice(["benign", "malignant"]), required=True, help="The class of the patches.")
+@click.option("--label", metavar="CLASS", required=True, help="The class of the patches: benign, malignant or another.")
 @click.option("--count", type=click.IntRange(1), default=64, show_default=True, help="How many patches.")
 @click.option(
     "--nuclear-density",
@@ -48,8 +48,8 @@ def sample(run: str | None, label: str, count: int, density: float | None, seed:
     prepare_process(tensorflow=True)
     from bcgan.predict import sample as sampling
 
-    out = out or f"samples/{label}"
-    manifest = sampling.write(sampling.load(run), int(label == "malignant"), count, seed, Path(out), density)
+    out, bundle = out or f"samples/{label}", sampling.load(run)
+    manifest = sampling.write(bundle, sampling.find_label(bundle, label), count, seed, Path(out), density)
     refused = ", ".join(f"{num_refused} {reason}" for reason, num_refused in manifest["refused"].items())
     click.echo(f"{out}: {count} {label} patches of {manifest['tried']} candidates (refused: {refused}), manifest.json")
     densities = manifest["density"]
@@ -109,9 +109,8 @@ def predict(
     ):
         if thresholds:
             progress.log.info(
-                "predict: a patch %s is malignant from %.4f on, and has no label between %.4f and %.4f",
-                condition, thresholds.malignant, *thresholds.abstain_range,
-            )  # fmt: skip
+                "predict: a patch %s %s", condition, predicting.describe_thresholds(thresholds, classifier.card.classes)
+            )
     progress.log.info(
         "predict: %s; %s",
         ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count),

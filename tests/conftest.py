@@ -118,11 +118,20 @@ def finished(tmp_path_factory, idc_folder) -> Path:
         (root / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)
+            occlude_coarsely(patch)
             with untraced(), pytest.raises(SystemExit) as stop:
                 cli.main(["run", "tiny.yaml"])
         assert stop.value.code == 0
 
     return made_once(tmp_path_factory, "finished", run)
+
+
+def occlude_coarsely(patch: pytest.MonkeyPatch) -> None:
+    """Occlude a few squares of a patch in place of a hundred, which would take most of a run's time."""
+    from bcgan.explain import saliency
+
+    patch.setattr(saliency, "OCCLUSION_SQUARE", 1 / 2)
+    patch.setattr(saliency, "OCCLUSION_STRIDE", 1 / 2)
 
 
 def draw_coarsely(patch: pytest.MonkeyPatch) -> None:

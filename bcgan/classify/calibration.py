@@ -35,6 +35,11 @@ def to_probabilities(logits: np.ndarray) -> np.ndarray:
     return softmax(logits, 1) if np.ndim(logits) == 2 else expit(logits)
 
 
+def from_outputs(outputs: np.ndarray) -> np.ndarray:
+    """Return the probabilities of a network's outputs: (n,) of (n, 1) logits, or (n, classes) of as many."""
+    return to_probabilities(outputs[:, 0] if outputs.shape[1] == 1 else outputs)
+
+
 def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
     """Fit the calibration to the predictions for validation patches.
 

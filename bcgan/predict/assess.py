@@ -9,6 +9,7 @@ import pandas as pd
 
 from bcgan import data, progress, runs
 from bcgan.data.records import UNKNOWN, Record
+from bcgan.errors import InputError
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.predict.model import OUT_OF_DISTRIBUTION, Model
@@ -35,12 +36,17 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
 
     Returns:
         The content of assessment.json. `judged` covers the images that are not refused, `every` all that are readable
-        and have tissue; both hold images, malignant, patients, and figures: {metric: {value, low, high, seeds}}.
-        Intervals are by patient bootstrap.
+        and have tissue; both hold images, their number by class, patients, and figures: {metric: {value, low, high,
+        seeds}}. Intervals are by patient bootstrap.
 
     Raises:
-        InputError: If the data set is missing or has no image.
+        InputError: If the data set is missing, has no image or other classes than the classifier.
     """
+    if experiment.data.class_names != model.card.classes:
+        raise InputError(
+            f"data.classes: {', '.join(experiment.data.class_names)} are not the classes of the classifier, "
+            f"{', '.join(model.card.classes)}, in their order. Set data.classes to these, or choose another --model."
+        )
     records = data.records(experiment.data, mixed=microns_per_pixel is None)
     if model.card.training_data.get("data") == experiment.data.name:
         progress.log.warning(
@@ -57,18 +63,20 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
             rows += _image_rows(model, slide_records, user_mpp(microns_per_pixel), bar)
     table = pd.DataFrame(rows)
     thresholds = model.card.spatial_context_thresholds if uses_context else model.card.thresholds
-    readable = table[table["probability"].notna()]
+    probability_columns = _probability_columns(model.card.classes)
+    readable = table[table[probability_columns[0]].notna()]
     accepted = readable[~readable["refused"].astype(bool)]
     assessment = {
         "data": experiment.data.name, "microns_per_pixel": microns_per_pixel,
         "patches_at": model.card.microns_per_pixel, "neighbours": uses_context,
-        "threshold": thresholds.malignant, "images": len(table),
+        "threshold": thresholds.limits[1], "images": len(table),
         "unreadable": len(table) - len(readable),
-        "judged": _metrics(thresholds.malignant, experiment, accepted),
-        "every": _metrics(thresholds.malignant, experiment, readable),
+        "judged": _metrics(thresholds.limits[1], experiment, accepted),
+        "every": _metrics(thresholds.limits[1], experiment, readable),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    images = table.assign(probability=table["probability"].mask(table["refused"].astype(bool)))
+    images = table.copy()
+    images[probability_columns] = images[probability_columns].mask(table["refused"].astype(bool), axis=0)
     images.to_csv(folder / "images.csv", index=False, float_format="%.6g")
     runs.write_json(folder / "assessment.json", assessment)
     return assessment
@@ -85,10 +93,15 @@ def summarize(assessment: dict[str, Any]) -> str:
                 f"{metric} {intervals.format_estimate(subset['figures'][metric])}" for metric in METRICS
             )
         lines.append(
-            f"{name}: {subset['images']} images of {subset['patients']} patients, {subset['malignant']} malignant; "
-            f"{metrics}"
+            f"{name}: {subset['images']} images of {subset['patients']} patients, {_count_words(subset)}; {metrics}"
         )
     return "\n".join(lines)
+
+
+def _count_words(subset: dict[str, Any]) -> str:
+    """Return in words how many images are of the second of two classes, or of each of more."""
+    counts = [f"{count} {name}" for name, count in subset["by_class"].items()]
+    return ", ".join(counts[1:] if len(counts) == 2 else counts)
 
 
 def _image_rows(model: Model, slide: list[Record], mpp: Mpp | None, bar) -> Iterator[dict[str, Any]]:
@@ -98,14 +111,21 @@ def _image_rows(model: Model, slide: list[Record], mpp: Mpp | None, bar) -> Iter
     predictions = iter(_predict_images(model, readable))
     for record, grid in zip(slide, grids, strict=True):
         row = {"image": record.key, "patient": record.patient, "label": record.label}
+        names = _probability_columns(model.card.classes)
         if grid is None:
-            yield row | {"probability": None, "refused": True, "patches": 0}
+            yield row | dict.fromkeys(names) | {"refused": True, "patches": 0}
             continue
         probability, verdict = next(predictions)
         in_distribution = verdict != OUT_OF_DISTRIBUTION
         refused = not in_distribution.any()
-        mean = float((probability if refused else probability[in_distribution]).mean())
-        yield row | {"probability": mean, "refused": refused, "patches": len(verdict)}
+        means = np.atleast_1d((probability if refused else probability[in_distribution]).mean(0))
+        means = dict(zip(names, map(float, means), strict=True))
+        yield row | means | {"refused": refused, "patches": len(verdict)}
+
+
+def _probability_columns(classes: tuple[str, ...]) -> list[str]:
+    """Return the columns of images.csv with the probability of the second of two classes, or of each of more."""
+    return ["probability"] if len(classes) == 2 else [f"probability_{name}" for name in classes]
 
 
 def _predict_images(model: Model, images: list[tuple[Record, PatchGrid]]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -153,10 +173,15 @@ def _cut_record(model: Model, record: Record, mpp: Mpp | None, bar) -> PatchGrid
 def _metrics(threshold: float, experiment: Experiment, table: pd.DataFrame) -> dict[str, Any]:
     """Return the counts of a set of scored images and its metrics with intervals."""
     labels, patients = table["label"].to_numpy(), table["patient"].to_numpy()
-    counts = {"images": len(table), "malignant": int(labels.sum()), "patients": len(np.unique(patients))}
+    names = experiment.data.class_names
+    by_class = {name: int((labels == label).sum()) for label, name in enumerate(names)}
+    counts = {"images": len(table), "patients": len(np.unique(patients)), "by_class": by_class}
+    counts |= {names[1]: by_class[names[1]]} if len(names) == 2 else {}
     if not len(table):
         return counts | {"figures": {}}
-    scored = intervals.SeedPredictions({0: table["probability"].to_numpy(float)}, {0: threshold})
+    probabilities = table[_probability_columns(names)].to_numpy(float)
+    probabilities = probabilities[:, 0] if len(names) == 2 else probabilities
+    scored = intervals.SeedPredictions({0: probabilities}, {0: threshold})
     settings = experiment.evaluate
     figures = intervals.metrics_with_intervals(
         labels, scored, patients, settings.bootstrap_samples, settings.confidence_level, experiment.seed

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
 
 from bcgan import machine, renamed
+from bcgan.classify.calibration import from_outputs
 
 NETWORKS = ("classifier", "reference_cnn")  # <name>.keras and <name>.tflite in an exported folder
 LITERT_FILES = tuple(f"{name}.tflite" for name in NETWORKS)
@@ -46,7 +46,7 @@ class Engine(NamedTuple):
 
     Attributes:
         name: "openvino", "litert" or "keras".
-        score: Maps uint8 patches (n, size, size, 3) to probabilities of malignancy, (n,).
+        score: Maps uint8 patches (n, size, size, 3) to probabilities, (n,) or (n, classes) of more than two classes.
         features: Maps uint8 patches of side `reference_cnn_size` to the input of the reference CNN's head, (n, d).
     """
 
@@ -85,7 +85,7 @@ def select_engine(requested: str, folder: Path, files: dict[str, str], small_job
         return keras_engine(*(weights.cast_to_float32(weights.load_model(path)) for path in paths))
     make_runner = {"openvino": make_openvino_runner, "litert": make_litert_runner}[name]
     logits, features = (make_runner(renamed.model_file(folder, file)) for file in LITERT_FILES)
-    return Engine(name, lambda images: expit(logits(images)[:, 0]), features)
+    return Engine(name, lambda images: from_outputs(logits(images)), features)
 
 
 def fastest_engine(small_job: bool = False) -> str:

@@ -8,9 +8,18 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader
 
 from bcgan import progress
-from bcgan.predict.maps import METHOD_NAMES, describe_test, draw_explanation
+from bcgan.predict.maps import (
+    ABSTAIN_REASONS,
+    METHOD_NAMES,
+    capitalize,
+    describe_colors,
+    describe_test,
+    draw_explanation,
+    explained_label,
+    probability_name,
+)
 from bcgan.predict.model import VERDICTS, Model
-from bcgan.predict.predict import MppOf
+from bcgan.predict.predict import MppOf, describe_thresholds
 from bcgan.slides.files import ImageFile, printable
 from bcgan.slides.patches import read_patch
 
@@ -47,6 +56,8 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
         explained=explained,
         refused=[printable(reason) for reason in refused],
         card=model.card,
+        colors=describe_colors(model.card),
+        rule=describe_thresholds(model.card.thresholds, model.card.classes),
         tests=[(title, describe_test(model.card, name)) for name, title in METHOD_NAMES.items()],
     )
     (out / "index.html").write_text(page, "utf-8")
@@ -55,10 +66,11 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
 
 def _describe(model: Model, patch) -> dict[str, Any]:
     """Return the prediction for a patch in words and in numbers; the numbers are `None` without a probability."""
-    probability, uncertainty, called, verdict, _ = (values[0] for values in model.predict(patch[None]))
+    probability, uncertainty, called, verdict, *_ = (values[0] for values in model.predict(patch[None]))
+    classes = model.card.classes
     calls = {
-        "scored": f"Called {model.card.classes[called]}",
-        "abstained": "No call: too near the threshold",
+        "scored": f"Called {classes[called]}",
+        "abstained": f"No call: {ABSTAIN_REASONS[len(classes) > 2]}",
         "out_of_distribution": "No call: unlike the tissue that this classifier knows",
         "no_tissue": "No call: no tissue",
     }
@@ -66,6 +78,7 @@ def _describe(model: Model, patch) -> dict[str, Any]:
     return {
         "call": calls[VERDICTS[verdict]],
         "probability": float(probability) if has_score else None,
+        "probability_name": capitalize(probability_name(classes, explained_label(model, patch))),
         "uncertainty": float(uncertainty) if has_score else None,
         "ood_score": float(model.ood_scores(patch[None])[0]),
     }

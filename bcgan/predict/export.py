@@ -8,11 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from bcgan import data, machine, progress, runs
 from bcgan.artifacts import MANIFEST, Cache
-from bcgan.classes import CLASSES
 from bcgan.classify import calibration, context
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.classify.train import Patches, Recipe, TrainingData, train
@@ -24,7 +22,7 @@ from bcgan.gan import quality_filter
 from bcgan.models import weights
 from bcgan.models.classifier import build_for_run
 from bcgan.predict import engines, formats
-from bcgan.predict.model import CARD, FILES, Card, Model, Predictions, Thresholds
+from bcgan.predict.model import CARD, FILES, Card, ConfidenceThreshold, Model, Predictions, Thresholds
 from bcgan.preprocess import store
 from bcgan.settings import Preprocess
 from bcgan.slides.coordinates import parse_slide_names
@@ -32,6 +30,7 @@ from bcgan.slides.scale import ModelScale
 from bcgan.variation import diff_configs
 
 SPECIFICITY = 0.95  # on validation patients, at the upper end of the abstain range
+ACCURACY = 0.95  # likewise, of the patches that have a label, with more than two classes
 KNOWN_QUANTILE = 0.995  # share of validation patches that count as in distribution
 TTA_VIEWS = 8
 MAX_CHANGED_FRACTION = 0.01  # of validation patches whose verdict may differ between LiteRT and Keras
@@ -144,7 +143,7 @@ def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
 
 def _max_deviation(candidate: Predictions, expected: Predictions) -> tuple[float, int]:
     """Return the largest difference of a probability, and the number of verdicts that differ."""
-    difference = np.nanmax(np.abs(candidate.probability - expected.probability), initial=0)
+    difference = np.nanmax(np.abs(candidate.class_probabilities - expected.class_probabilities), initial=0)
     return float(difference), int((candidate.verdict != expected.verdict).sum())
 
 
@@ -218,9 +217,10 @@ def _train_on_all_patients(
 def _best_seed(table: pd.DataFrame, name: str) -> int:
     """Return the seed of a classifier with the best ROC AUC on validation patches."""
     rows = table[table["role"] == "validation"]
+    labels = rows["label"].to_numpy()
     return max(
         derived.seeds_by_classifier(table)[name],
-        key=lambda seed: roc_auc_score(rows["label"], rows[derived.column_name(name, seed)]),
+        key=lambda seed: metrics.macro_roc_auc(labels, derived.get_probabilities(rows, name, seed)),
     )
 
 
@@ -244,7 +244,7 @@ def _build_card(experiment: Experiment, root: Path, out: Path, members: dict[str
     train_counts = runs.read_json(root / "preprocess" / "split.json")["counts"]["train"]
     draft = Card(
         intended_use="Research use only. Not for diagnosis.",
-        classes=CLASSES,
+        classes=experiment.data.class_names,
         size=images.shape[1],
         microns_per_pixel=scale.mpp,
         image_size=scale.image_size,
@@ -322,8 +322,19 @@ def _explanation_tests(experiment: Experiment, root: Path) -> dict[str, Any]:
     return {"explanations": passed, "explained_network": network}
 
 
-def _thresholds(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds:
-    """Return the thresholds; the abstain range is from 95 % sensitivity to 95 % specificity on validation patches."""
+def _thresholds(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds | ConfidenceThreshold:
+    """Return the thresholds, selected on validation patches.
+
+    The abstain range of two classes is from 95 % sensitivity to 95 % specificity. With more, patches are left without a
+    label until ACCURACY of the others are called rightly, but at most half of them.
+    """
+    if probabilities.ndim == 2:
+        confidence, is_right = probabilities.max(1), probabilities.argmax(1) == labels
+        order = np.argsort(-confidence)
+        accuracy = np.cumsum(is_right[order]) / np.arange(1, len(labels) + 1)
+        accurate = np.flatnonzero(accuracy >= ACCURACY)
+        count = max(len(labels) // 2, accurate[-1] + 1 if len(accurate) else 0)
+        return ConfidenceThreshold(min_confidence=float(confidence[order][count - 1]))
     points = metrics.operating_points(labels, probabilities)
     low, high = points["sensitivity_95"], float(np.quantile(probabilities[labels == 0], SPECIFICITY))
     middle = points["youden"]
@@ -342,14 +353,14 @@ def _held_out_metrics(
     by_role, settings = {}, experiment.evaluate
     for role, index in patches.index.groupby("role"):
         labels = index["label"].to_numpy()
-        if role.startswith(("train", "validation")) or len(np.unique(labels)) < 2:
+        if role.startswith(("train", "validation")) or len(np.unique(labels)) < len(card.classes):
             continue
         images = center_crop(patches.images[index.index], experiment.classify.crop_size)
         raw = predict_probabilities(network, images, TTA_VIEWS)
-        scored = {role: ({0: calibration.apply(card.calibration, raw)}, {0: card.thresholds.malignant})}
+        scored = {role: ({0: calibration.apply(card.calibration, raw)}, {0: card.thresholds.limits[1]})}
         if card.spatial_context:
             refined = context.apply(card.spatial_context, raw, *_coordinates(index, experiment))
-            scored[f"{role}_neighbours"] = {0: refined}, {0: card.spatial_context_thresholds.malignant}
+            scored[f"{role}_neighbours"] = {0: refined}, {0: card.spatial_context_thresholds.limits[1]}
         for name, predictions in scored.items():
             figures = intervals.metrics_with_intervals(
                 labels, intervals.SeedPredictions(*predictions), index["patient"].to_numpy(),

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from scipy.special import expit
 
+from bcgan.classify.calibration import from_outputs
 from bcgan.errors import InputError
 from bcgan.models import fast, weights
 from bcgan.predict.engines import Runner, is_installed, make_litert_runner, make_openvino_runner
@@ -105,19 +105,19 @@ def write_onnx(network: keras.Model, path: Path) -> None:
 
 
 def read_keras(network: keras.Model) -> Runner:
-    """Return a function from uint8 patches to probabilities, (n,), by the Keras network."""
+    """Return a function from uint8 patches to probabilities by the Keras network."""
     run = tf.function(lambda images: network(images, training=False))
-    return lambda images: expit(run(tf.constant(_to_float(images))).numpy()[:, 0])
+    return lambda images: from_outputs(run(tf.constant(_to_float(images))).numpy())
 
 
 def read_savedmodel(path: Path) -> Runner:
-    """Return a function from uint8 patches to probabilities, (n,), by a SavedModel."""
+    """Return a function from uint8 patches to probabilities by a SavedModel."""
     loaded = tf.saved_model.load(path)  # the closure keeps it alive: its variables would be freed with it
-    return lambda images: expit(loaded.serve(tf.constant(_to_float(images))).numpy()[:, 0])
+    return lambda images: from_outputs(loaded.serve(tf.constant(_to_float(images))).numpy())
 
 
 def read_litert(path: Path) -> Runner:
-    """Return a function from uint8 patches to probabilities, (n,), by LiteRT on all cores.
+    """Return a function from uint8 patches to probabilities by LiteRT on all cores.
 
     Raises:
         InputError: If LiteRT is not installed.
@@ -125,21 +125,21 @@ def read_litert(path: Path) -> Runner:
     if not is_installed("litert"):
         raise InputError("LiteRT's files are checked with the package ai_edge_litert. Run: pip install ai-edge-litert")
     run = make_litert_runner(path)
-    return lambda images: expit(run(images)[:, 0])
+    return lambda images: from_outputs(run(images))
 
 
 def read_openvino(path: Path, precision: str) -> Runner:
-    """Return a function from uint8 patches to probabilities, (n,), by OpenVINO on all cores, from a .tflite file.
+    """Return a function from uint8 patches to probabilities by OpenVINO on all cores, from a .tflite file.
 
     Args:
         precision: As `bcgan.predict.engines.make_openvino_runner` takes it.
     """
     run = make_openvino_runner(path, precision)
-    return lambda images: expit(run(images)[:, 0])
+    return lambda images: from_outputs(run(images))
 
 
 def read_onnx(path: Path) -> Runner:
-    """Return a function from uint8 patches to probabilities, (n,), by ONNX Runtime on all cores.
+    """Return a function from uint8 patches to probabilities by ONNX Runtime on all cores.
 
     Raises:
         InputError: If ONNX Runtime is not installed.
@@ -150,7 +150,7 @@ def read_onnx(path: Path) -> Runner:
         raise InputError(f"ONNX needs the package {error.name}. Run: {ONNX_PACKAGES}") from error
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda images: expit(session.run(None, {name: _to_float(images)})[0][:, 0])
+    return lambda images: from_outputs(session.run(None, {name: _to_float(images)})[0])
 
 
 def _to_exportable(network: keras.Model) -> keras.Model:

@@ -8,20 +8,23 @@ import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from bcgan import machine, runs
+from bcgan.classes import CLASSES, COLORS, class_colors
 from bcgan.predict.model import ABSTAINED, OUT_OF_DISTRIBUTION, SCORED, VERDICTS, Card, Model, Predictions
 from bcgan.slides.files import printable
 from bcgan.slides.patches import PatchGrid
 
 MAX_PICTURE_PX = 1600  # longer side of a picture
 METHOD_NAMES = {"grad_cam": "Grad-CAM", "integrated_gradients": "Integrated gradients", "occlusion": "Occlusion"}
-COLOR_MAP = LinearSegmentedColormap.from_list("benign to malignant", ["#0072B2", "#F2F2F2", "#D55E00"])
+PALE = "#F2F2F2"
+COLOR_MAP = LinearSegmentedColormap.from_list("benign to malignant", [COLORS[0], PALE, COLORS[1]])
 OPACITY = 0.45
+ABSTAIN_REASONS = ("too near the threshold", "no class is probable enough")  # of two classes, and of more
 UNKNOWN_COLOR = (0.5, 0.5, 0.5)
 STRIPES = ((0.15, 0.15, 0.15, 0.8), (1.0, 1.0, 1.0, 0.8))  # dark and light, to be visible on any tissue
 HATCH = (0.15, 0.15, 0.15, 0.9)  # lines over the color of a patch without a label
@@ -42,15 +45,19 @@ def describe_call(card: Card, called: int, verdict: int) -> str:
 
 
 def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, model: Model) -> None:
-    """Draw a patch with its prediction, and for each explanation method which pixels support malignancy, as a PNG."""
+    """Draw a patch with its prediction, and for each explanation method which pixels support a class, as a PNG.
+
+    The class is the second of two, or the most probable one of more.
+    """
     machine.prepare_environment(tensorflow=True)
     from bcgan.explain import saliency  # needs Keras, which a map does not
 
-    probability, uncertainty, called, verdict, _ = (values[0] for values in model.predict(patch[None]))
-    maps = {}
+    probability, uncertainty, called, verdict, *_ = (values[0] for values in model.predict(patch[None]))
+    label, maps = explained_label(model, patch), {}
+    network = saliency.explain_class(model.network, label)
     for name, explain in saliency.METHODS.items():
         with contextlib.suppress(ValueError):  # Grad-CAM needs a network with feature maps
-            maps[name] = explain(model.network, patch[None].astype(np.float32) / 255)[0]
+            maps[name] = explain(network, patch[None].astype(np.float32) / 255)[0]
     figure = Figure(figsize=(2.6 * (1 + len(maps)), 3.4), layout="constrained")
     row = figure.subplots(1, 1 + len(maps))
     row[0].imshow(patch, interpolation="none")
@@ -66,8 +73,23 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
         axes.set(xticks=[], yticks=[])
     figure.suptitle(printable(title), fontsize=10, x=0.01, ha="left", parse_math=False)
     row[0].set_xlabel("Research use only", fontsize=8)
-    row[-1].set_xlabel("orange supports malignancy, violet benignity", fontsize=8)
+    row[-1].set_xlabel(describe_colors(model.card, label), fontsize=8)
     figure.savefig(target, dpi=150, format="png")
+
+
+def explained_label(model: Model, patch: np.ndarray) -> int:
+    """Return the label of the class whose pixels are shown: the second of two, or the most probable one of more."""
+    return 1 if len(model.card.classes) == 2 else int(model.probabilities(patch[None])[0].argmax())
+
+
+def describe_colors(card: Card, label: int | None = None) -> str:
+    """Return in words what the colors of the explanation of a class mean, or those of all patches."""
+    if card.classes == CLASSES:
+        return "orange supports malignancy, violet benignity"
+    if len(card.classes) == 2:
+        return f"orange supports {card.classes[1]}, violet {card.classes[0]}"
+    name = "the most probable class" if label is None else card.classes[label]
+    return f"orange supports {name}, violet the other classes"
 
 
 def describe_test(card: Card, method: str) -> str:
@@ -78,14 +100,23 @@ def describe_test(card: Card, method: str) -> str:
 
 def to_geojson(grid: PatchGrid, predictions: Predictions, card: Card) -> dict:
     """Return GeoJSON for QuPath: one square for each patch, in pixels of the file, with its class or verdict."""
-    features = []
+    features, classes = [], card.classes
+    colors = patch_colors(predictions, classes)
     steps = np.array([grid.scale.x, grid.scale.y])
-    for corner, probability, uncertainty, called, verdict, threshold in zip(grid.coords, *predictions, strict=True):
+    for corner, color, probability, uncertainty, called, verdict, _, by_class in zip(
+        grid.coords, colors, *predictions, strict=True
+    ):
         left, top = map(float, corner * steps)
         right, bottom = map(float, (corner + grid.tile_px) * steps)
         has_score = verdict < OUT_OF_DISTRIBUTION
-        color = COLOR_MAP(threshold_norm(threshold)(float(probability)))[:3] if verdict == SCORED else UNKNOWN_COLOR
-        measurements = {"probability of malignancy": float(probability), "uncertainty": float(uncertainty)}
+        color = color if verdict == SCORED else UNKNOWN_COLOR
+        if len(classes) == 2:
+            measurements = {probability_name(classes): float(probability)}
+        else:
+            measurements = {
+                f"probability of {name}": float(value) for name, value in zip(classes, by_class, strict=True)
+            }
+        measurements["uncertainty"] = float(uncertainty)
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         features.append({
             "type": "Feature",
@@ -99,6 +130,33 @@ def to_geojson(grid: PatchGrid, predictions: Predictions, card: Card) -> dict:
             },
         })  # fmt: skip
     return {"type": "FeatureCollection", "features": features}
+
+
+def probability_name(classes: tuple[str, ...], label: int = 1) -> str:
+    """Return the name of the probability of a class, by default the second of two."""
+    return "probability of malignancy" if classes == CLASSES else f"probability of {classes[label]}"
+
+
+def capitalize(text: str) -> str:
+    """Return a text with an initial capital; the rest, such as the name of a class, does not change."""
+    return text[:1].upper() + text[1:]
+
+
+def patch_colors(predictions: Predictions, classes: tuple[str, ...]) -> list[tuple[float, float, float]]:
+    """Return the color of each patch that has a probability.
+
+    With two classes it depends on the probability, and is pale at the threshold. With more it is that of the most
+    probable class, the paler the less probable.
+    """
+    if len(classes) == 2:
+        pairs = zip(predictions.probability, predictions.threshold, strict=True)
+        return [COLOR_MAP(threshold_norm(threshold)(float(probability)))[:3] for probability, threshold in pairs]
+    palette = np.array([to_rgb(color) for color in class_colors(classes).values()])
+    labels = np.nan_to_num(predictions.class_probabilities).argmax(1)
+    # At the probability that no class can be below, which is that of a guess, a patch is pale.
+    chance = 1 / len(classes)
+    strength = np.clip((np.nan_to_num(predictions.probability) - chance) / (1 - chance), 0, 1)[:, None]
+    return list(map(tuple, strength * palette[labels] + (1 - strength) * np.array(to_rgb(PALE))))
 
 
 def draw_map(
@@ -116,14 +174,16 @@ def draw_map(
     axes = figure.subplots()
     if tissue:
         axes.imshow(image)
-    axes.imshow(heatmap_overlay(grid, predictions, zoom, (height, width), OPACITY if tissue else 1.0))
+    colors = patch_colors(predictions, card.classes)
+    axes.imshow(heatmap_overlay(grid, predictions, colors, zoom, (height, width), OPACITY if tissue else 1.0))
     axes.set(xticks=[], yticks=[])
     axes.set_title(printable(title), loc="left", fontsize=10, parse_math=False)
-    threshold = float(np.median(predictions.threshold)) if len(predictions.threshold) else card.thresholds.malignant
-    bar = figure.colorbar(ScalarMappable(threshold_norm(threshold), COLOR_MAP), ax=axes, shrink=0.6, aspect=30)
-    bar.set_label("Probability of malignancy; line: the threshold", fontsize=8)
-    bar.ax.axhline(threshold, color="black", lw=1)
-    _draw_legend(figure, predictions)
+    if len(card.classes) == 2:
+        threshold = float(np.median(predictions.threshold)) if len(predictions.threshold) else card.thresholds.limits[1]
+        bar = figure.colorbar(ScalarMappable(threshold_norm(threshold), COLOR_MAP), ax=axes, shrink=0.6, aspect=30)
+        bar.set_label(f"{capitalize(probability_name(card.classes))}; line: the threshold", fontsize=8)
+        bar.ax.axhline(threshold, color="black", lw=1)
+    _draw_legend(figure, predictions, card.classes)
     if card.microns_per_pixel:
         _draw_scale_bar(axes, width, height, card.microns_per_pixel / grid.thumbnail_scale / zoom)
     axes.set_xlabel("Research use only", fontsize=8)
@@ -139,12 +199,14 @@ def _draw_scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:
     axes.text(0.03 * width, 0.955 * height, f"{length:,} µm", va="bottom", fontsize=9, **white_edge)
 
 
-def _draw_legend(figure: Figure, predictions: Predictions) -> None:
-    """Draw a legend of hatched and striped squares, if there are any."""
+def _draw_legend(figure: Figure, predictions: Predictions, classes: tuple[str, ...]) -> None:
+    """Draw a legend of the classes, if there are more than two, and of hatched and striped squares, if any."""
     entries = []
+    if len(classes) > 2:
+        entries += [(Patch(facecolor=color, lw=0), name) for name, color in class_colors(classes).items()]
     if (predictions.verdict == ABSTAINED).any():
-        patch = Patch(facecolor="#F2F2F2", edgecolor=HATCH, hatch="\\\\\\\\", lw=0)
-        entries.append((patch, "No call: too near the threshold"))
+        patch = Patch(facecolor=PALE, edgecolor=HATCH, hatch="\\\\\\\\", lw=0)
+        entries.append((patch, f"No call: {ABSTAIN_REASONS[len(classes) > 2]}"))
     if (predictions.verdict >= OUT_OF_DISTRIBUTION).any():
         patch = Patch(facecolor="white", edgecolor=STRIPES[0], hatch="//////", lw=0)
         entries.append((patch, "No probability: unlike the patches that the model knows, or no tissue"))
@@ -153,18 +215,24 @@ def _draw_legend(figure: Figure, predictions: Predictions) -> None:
 
 
 def threshold_norm(threshold: float) -> TwoSlopeNorm:
-    """Return the norm that maps probabilities to colors: pale at the threshold for malignant."""
+    """Return the norm that maps probabilities to colors: pale at the threshold."""
     return TwoSlopeNorm(np.clip(threshold, 0.01, 0.99), 0, 1)
 
 
 def heatmap_overlay(
-    grid: PatchGrid, predictions: Predictions, zoom: float, shape: tuple[int, int], opacity: float
+    grid: PatchGrid,
+    predictions: Predictions,
+    colors: list[tuple[float, float, float]],
+    zoom: float,
+    shape: tuple[int, int],
+    opacity: float,
 ) -> np.ndarray:
-    """Draw every patch as a square in the color of its probability.
+    """Draw every patch as a square in its color.
 
     Squares are hatched if the verdict is `abstained`, and striped if there is no probability.
 
     Args:
+        colors: Of the patches, RGB in [0, 1].
         zoom: Pixels of this picture for one of the thumbnail's.
         shape: (height, width) of this picture.
         opacity: Of the colors, in [0, 1].
@@ -177,16 +245,14 @@ def heatmap_overlay(
     rows, columns = np.indices(shape)
     stripes = np.array(STRIPES)[(rows + columns) // width % 2]
     hatch = (rows - columns) % (2 * width) < max(1, width // 2)
-    for corner, probability, verdict, threshold in zip(
-        grid.coords, predictions.probability, predictions.verdict, predictions.threshold, strict=True
-    ):
+    for corner, color, verdict in zip(grid.coords, colors, predictions.verdict, strict=True):
         left, top = (corner * step).round().astype(int)
         right, bottom = ((corner + grid.tile_px) * step).round().astype(int)
         window = slice(top, bottom), slice(left, right)
         if verdict >= OUT_OF_DISTRIBUTION:
             picture[window] = stripes[window]
             continue
-        picture[window] = (*COLOR_MAP(threshold_norm(threshold)(float(probability)))[:3], opacity)
+        picture[window] = (*color, opacity)
         if verdict == ABSTAINED:
             picture[window][hatch[window]] = HATCH
     return picture

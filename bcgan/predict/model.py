@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from bcgan import machine, renamed, runs
-from bcgan.classes import CLASSES
 from bcgan.classify import calibration, context
 from bcgan.classify.calibration import Calibration
 from bcgan.classify.context import Context
@@ -29,11 +28,11 @@ DIGITS = 6  # decimals of probabilities and uncertainties
 
 
 class Thresholds(BaseModel):
-    """The thresholds that turn a calibrated probability into a label."""
+    """The thresholds that turn a calibrated probability of the second of two classes into a label."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    malignant: float  # a patch with at least this probability is malignant
+    malignant: float  # a patch with at least this probability is of the second class
     abstain_range: tuple[float, float]  # no label between these probabilities
 
     @property
@@ -42,13 +41,26 @@ class Thresholds(BaseModel):
         return self.abstain_range[0], self.malignant, self.abstain_range[1]
 
 
+class ConfidenceThreshold(BaseModel):
+    """The threshold that turns calibrated probabilities of more than two classes into a label."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_confidence: float  # no label below this probability of the most probable class, which else is the label
+
+    @property
+    def limits(self) -> tuple[float, float, float]:
+        """Return the limits of the most probable class's probability, as `Thresholds.limits` does."""
+        return -1.0, self.min_confidence, self.min_confidence
+
+
 class Card(BaseModel):
     """The model card that `bcgan export` writes next to a classifier."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     intended_use: str
-    classes: tuple[str, str]
+    classes: tuple[str, ...] = Field(min_length=2)  # in the order of their labels
     size: int  # side of a patch, pixels
     microns_per_pixel: float | None  # of those pixels; None if it is not known
     image_size: tuple[int, int] | None = None  # width and height of the training images, if all had one size
@@ -56,9 +68,9 @@ class Card(BaseModel):
     reference_cnn_size: int = 50  # side of the reference CNN's input, pixels: that of the run's patches before any crop
     tta_views: int  # flips and rotations averaged
     calibration: Calibration
-    thresholds: Thresholds  # of a patch by itself
+    thresholds: Thresholds | ConfidenceThreshold  # of a patch by itself
     spatial_context: Context | None  # how neighboring patches are combined if coordinates are known
-    spatial_context_thresholds: Thresholds | None  # of a patch with neighbors
+    spatial_context_thresholds: Thresholds | ConfidenceThreshold | None  # of a patch with neighbors
     ood_threshold: float  # distance, as a multiple of the quality filter's limit, beyond which a patch is rejected
     training_data: dict[str, int | str | list[str]]  # experiment, data, networks, patients, patches
     metrics: dict[str, dict[str, dict[str, float | int | None]]]  # set: metric: value, low, high, seeds
@@ -66,6 +78,13 @@ class Card(BaseModel):
     explanations: dict[str, bool] = {}  # explanation method: whether it passed its test
     explained_network: str = ""  # the network that those tests were made on, which is not the exported ensemble
     litert_max_abs_error: float | None = None  # of probabilities compared with Keras; None if there is no .tflite file
+
+    @model_validator(mode="after")
+    def _check_thresholds(self) -> "Card":
+        kind = Thresholds if len(self.classes) == 2 else ConfidenceThreshold
+        if not all(isinstance(value, kind | None) for value in (self.thresholds, self.spatial_context_thresholds)):
+            raise ValueError(f"thresholds: these are not those of {len(self.classes)} classes")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -79,14 +98,16 @@ class Card(BaseModel):
 
 
 class Predictions(NamedTuple):
-    """The predictions of n patches; arrays of shape (n,).
+    """The predictions of n patches; arrays of shape (n,), but for the last.
 
     Attributes:
-        probability: Calibrated probability of malignancy; NaN if the verdict is out_of_distribution or no_tissue.
+        probability: Calibrated probability of the second of two classes, such as malignant, or of the most probable one
+            of more; NaN if the verdict is out_of_distribution or no_tissue.
         uncertainty: Standard deviation of the probability over the orientations; NaN likewise.
-        called: Predicted label, 0 or 1; -1 unless the verdict is scored.
+        called: Predicted label; -1 unless the verdict is scored.
         verdict: Index into VERDICTS.
-        threshold: Probability from which on the patch is called malignant.
+        threshold: Probability from which on the patch is called the second of two classes, or has a label at all.
+        class_probabilities: Calibrated probability of each class, (n, classes); NaN likewise.
     """
 
     probability: np.ndarray
@@ -94,6 +115,7 @@ class Predictions(NamedTuple):
     called: np.ndarray
     verdict: np.ndarray
     threshold: np.ndarray
+    class_probabilities: np.ndarray
 
 
 class Model:
@@ -151,26 +173,37 @@ class Model:
         """
         images = self._check_inputs(images, coords)
         if not len(images):
-            return Predictions(*(np.zeros(0, dtype) for dtype in (float, float, int, int, float)))
+            empty = (np.zeros(0, dtype) for dtype in (float, float, int, int, float))
+            return Predictions(*empty, np.zeros((0, len(self.card.classes))))
         if has_tissue is None:
             has_tissue = tissue_fraction(images) >= MIN_TISSUE_FRACTION
-        probability, uncertainty, limits = self._probabilities(images, coords, has_tissue)
+        by_class, deviation, limits = self._probabilities(images, coords, has_tissue)
+        most_probable = by_class.argmax(1)
+        is_binary = len(self.card.classes) == 2
+        shown = (np.arange(len(images)), np.ones(len(images), int) if is_binary else most_probable)
+        probability, uncertainty = by_class[shown], deviation[shown]
         low, threshold, high = limits.T
         verdict = np.where((probability > low) & (probability < high), ABSTAINED, SCORED)
         verdict[(self.ood_scores(images) > self.card.ood_threshold) | is_colorless(images)] = OUT_OF_DISTRIBUTION
         verdict[~has_tissue] = NO_TISSUE
-        called = np.where(verdict == SCORED, probability >= threshold, -1).astype(int)
+        label = probability >= threshold if is_binary else most_probable
+        called = np.where(verdict == SCORED, label, -1).astype(int)
         hidden = (verdict == OUT_OF_DISTRIBUTION) | (verdict == NO_TISSUE)
         probability, uncertainty = (np.where(hidden, np.nan, values) for values in (probability, uncertainty))
-        return Predictions(probability, uncertainty, called, verdict, threshold)
+        by_class[hidden] = np.nan
+        return Predictions(probability, uncertainty, called, verdict, threshold, by_class)
 
     def probabilities(self, images: np.ndarray, coords: np.ndarray | None = None) -> np.ndarray:
-        """Return calibrated probabilities of malignancy, float (n,), also of patches that `predict` would reject.
+        """Return calibrated probabilities, also of patches that `predict` would reject.
 
-        Arguments and errors are those of `predict`.
+        They are those of the second of two classes, float (n,), or of each of more, (n, classes). Arguments and errors
+        are those of `predict`.
         """
-        images = self._check_inputs(images, coords)
-        return self._probabilities(images, coords, np.ones(len(images), bool))[0] if len(images) else np.zeros(0)
+        images, num_classes = self._check_inputs(images, coords), len(self.card.classes)
+        by_class = np.zeros((0, num_classes))
+        if len(images):
+            by_class = self._probabilities(images, coords, np.ones(len(images), bool))[0]
+        return by_class[:, 1] if num_classes == 2 else by_class
 
     def predict_image(self, source: Path | str | bytes, mpp: float | None = None) -> list[dict]:
         """Predict an image file of any format and size, as `bcgan predict` does.
@@ -190,13 +223,13 @@ class Model:
         return predict_image(self, source, mpp)
 
     def ood_scores(self, images: np.ndarray) -> np.ndarray:
-        """Return out-of-distribution scores, float (n,): the distance ratio to the nearer class of real patches.
+        """Return out-of-distribution scores, float (n,): the distance ratio to the nearest class of real patches.
 
         The distance ratio is that of the quality filter (`bcgan.gan.quality_filter.distance_ratio`), where 1 is the
         largest distance of an accepted synthetic patch.
         """
         features = self._features(resize_patches(images, self.card.reference_cnn_size))
-        labels = [np.full(len(images), label) for label in (0, 1)]
+        labels = [np.full(len(images), label) for label in range(len(self.card.classes))]
         return np.min([quality_filter.distance_ratio(self._quality_filter, features, label) for label in labels], 0)
 
     def _check_inputs(self, images: np.ndarray, coords: np.ndarray | None) -> np.ndarray:
@@ -215,7 +248,7 @@ class Model:
     def _probabilities(
         self, images: np.ndarray, coords: np.ndarray | None, has_tissue: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the probability and uncertainty of each patch, (n,), and its `Thresholds.limits`, (n, 3).
+        """Return the probabilities and their deviations, (n, classes), and the `limits` of each patch, (n, 3).
 
         Spatial context applies to patches with neighbors alone. Patches without tissue are no neighbors.
         """
@@ -233,8 +266,12 @@ class Model:
             refined = context.apply(card.spatial_context, mean[rows], corners, slides, card.size)
             probability[rows[near]] = refined[near]
             limits[rows[near]] = card.spatial_context_thresholds.limits
+        deviation = per_view.std(axis=0)
         # Rounded as rows are, so that the probability in a row and its label agree.
-        return np.round(probability, DIGITS), np.round(per_view.std(axis=0), DIGITS), limits
+        probability, deviation = np.round(probability, DIGITS), np.round(deviation, DIGITS)
+        if probability.ndim == 1:
+            probability, deviation = np.stack([1 - probability, probability], 1), np.stack([deviation, deviation], 1)
+        return probability, deviation, limits
 
 
 def load(
@@ -248,8 +285,7 @@ def load(
         neighbours: Whether the predictions of neighboring patches are used if coordinates are known. Defaults to True.
 
     Raises:
-        InputError: If a file is missing or differs from the one that the card names, the card has other classes, or
-            the engine is not available.
+        InputError: If a file is missing or differs from the one that the card names, or the engine is not available.
     """
     root = Path(folder) if folder else SHIPPED
     remedy = "Choose a folder that `bcgan export` wrote." if folder else "Install bcgan again."
@@ -266,8 +302,6 @@ def load(
         path = renamed.model_file(root, name)
         if not path.is_file() or runs.hash_file(path) != card.sha256.get(name):
             raise InputError(f"{path} is not the file that {CARD} names (its SHA-256 differs). {remedy}")
-    if card.classes != CLASSES:
-        raise InputError(f"{root / CARD}: classes {card.classes}, and this bcgan knows {CLASSES}. {remedy}")
     try:
         selected_engine = engines.select_engine(engine, root, card.sha256, small_job)
     except ValueError as error:

@@ -10,10 +10,18 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from bcgan import progress
-from bcgan.classes import CLASSES
 from bcgan.data.breakhis.scan import parse_name
 from bcgan.errors import InputError
-from bcgan.predict.model import DIGITS, OUT_OF_DISTRIBUTION, SCORED, VERDICTS, Model, Predictions
+from bcgan.predict.model import (
+    DIGITS,
+    OUT_OF_DISTRIBUTION,
+    SCORED,
+    VERDICTS,
+    ConfidenceThreshold,
+    Model,
+    Predictions,
+    Thresholds,
+)
 from bcgan.predict.tile_groups import Group, SlideTiles, find_groups, read_group
 from bcgan.slides.files import ImageFile
 from bcgan.slides.mpp_table import MppChoice
@@ -75,7 +83,7 @@ def predict(
     """
     mpp_of = mpp_of or MppChoice()
     check_magnifications(images, mpp_of)
-    writer = None if as_jsonl else csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer = None if as_jsonl else csv.DictWriter(out, columns(model.card.classes), lineterminator="\n")
     if writer:
         writer.writeheader()
     counts = dict.fromkeys(VERDICTS, 0)
@@ -99,8 +107,8 @@ def predict_image(model: Model, source: Path | str | bytes, mpp: float | None = 
     grid = read_grid(model, source, mpp)
     name = "image" if isinstance(source, bytes) else str(source)
     if not len(grid.patches):
-        return [unscored_row(name, "no_tissue", grid.scale)]
-    return list(prediction_rows(name, grid, predict_grid(model, grid)))
+        return [unscored_row(name, "no_tissue", model.card.classes, grid.scale)]
+    return list(prediction_rows(name, grid, predict_grid(model, grid), model.card.classes))
 
 
 def read_grid(model: Model, source: Path | str | bytes, mpp: float | None = None, name: str = "") -> PatchGrid:
@@ -128,15 +136,31 @@ def predict_grid(model: Model, grid: PatchGrid) -> Predictions:
     return model.predict(grid.patches, coords, np.ones(len(grid.patches), bool))
 
 
-def prediction_rows(path: str, grid: PatchGrid, predictions: Predictions) -> Iterator[dict[str, Any]]:
+def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns of the rows; with more than two classes the probability of each is added."""
+    return COLUMNS + (tuple(f"probability_{name}" for name in classes) if len(classes) > 2 else ())
+
+
+def prediction_rows(
+    path: str, grid: PatchGrid, predictions: Predictions, classes: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
     """Yield one row for each patch of an image; x and y are in pixels of the image."""
     for index, (x, y) in enumerate(grid.image_coords):
-        yield _prediction_row(path, (x, y), predictions, index, grid.scale)
+        yield _prediction_row(path, (x, y), predictions, index, grid.scale, classes)
 
 
-def unscored_row(path: str, verdict: str, scale: Scale | None = None) -> dict[str, Any]:
+def unscored_row(path: str, verdict: str, classes: tuple[str, ...], scale: Scale | None = None) -> dict[str, Any]:
     """Return the row of an image without a prediction."""
-    return dict.fromkeys(COLUMNS) | {"path": path, "x": 0, "y": 0, "verdict": verdict} | _mpp_columns(scale)
+    row = {"path": path, "x": 0, "y": 0, "verdict": verdict}
+    return dict.fromkeys(columns(classes)) | row | _mpp_columns(scale)
+
+
+def describe_thresholds(thresholds: Thresholds | ConfidenceThreshold, classes: tuple[str, ...]) -> str:
+    """Return in words from which probability on a patch has which label."""
+    if isinstance(thresholds, ConfidenceThreshold):
+        return f"has no label if the most probable class has a probability below {thresholds.min_confidence:.4f}"
+    low, high = thresholds.abstain_range
+    return f"is {classes[1]} from {thresholds.malignant:.4f} on, and has no label between {low:.4f} and {high:.4f}"
 
 
 def is_small_job(images: list[ImageFile]) -> bool:
@@ -171,6 +195,7 @@ class _Predictor:
 
     def __init__(self, model: Model, mpp_of: MppOf, maps: Path | None, bar):
         self._model, self._mpp_of, self._maps, self._bar = model, mpp_of, maps, bar
+        self._classes = model.card.classes
         self._waiting: list[SinglePatch] = []
         self._warned_of_assumed_scale = False
         self._num_unused_slides = 0  # slides whose tile names cannot be used
@@ -222,7 +247,7 @@ class _Predictor:
             yield from self._flush()
             predictions = predict_grid(self._model, grid)
             self._write_maps(self._map_names[image.path], grid, predictions)
-            yield from prediction_rows(image.path, grid, predictions)
+            yield from prediction_rows(image.path, grid, predictions, self._classes)
             self._bar.update()
             return
         if len(self._waiting) == BATCH:
@@ -254,9 +279,10 @@ class _Predictor:
         index = 0
         for single in self._waiting:
             if single.patch is None:
-                yield unscored_row(single.image.path, single.verdict, single.scale)
+                yield unscored_row(single.image.path, single.verdict, self._classes, single.scale)
             else:
-                yield _prediction_row(single.image.path, (single.x, single.y), predictions, index, single.scale)
+                corner = (single.x, single.y)
+                yield _prediction_row(single.image.path, corner, predictions, index, single.scale, self._classes)
                 index += 1
         self._bar.update(len(self._waiting))
         self._waiting.clear()
@@ -274,10 +300,11 @@ class _Predictor:
                 yield from self._flush()
                 continue
             for index in tiles.rows.get(image.path, ()):
-                yield _prediction_row(image.path, tiles.offsets[index], predictions, index, tiles.scales[index])
+                corner, scale = tiles.offsets[index], tiles.scales[index]
+                yield _prediction_row(image.path, corner, predictions, index, scale, self._classes)
             if image.path not in tiles.rows:
                 progress.log.warning("predict: %s", tiles.reasons[image.path])
-                yield unscored_row(image.path, "unreadable")
+                yield unscored_row(image.path, "unreadable", self._classes)
             self._bar.update()
 
     def _write_maps(self, name: str, grid: PatchGrid, predictions: Predictions) -> None:
@@ -296,16 +323,21 @@ def _unique_names(names: list[str], images: list[ImageFile]) -> dict[str, str]:
     }
 
 
-def _prediction_row(path: str, corner, predictions: Predictions, index: int, scale: Scale | None) -> dict[str, Any]:
+def _prediction_row(
+    path: str, corner, predictions: Predictions, index: int, scale: Scale | None, classes: tuple[str, ...]
+) -> dict[str, Any]:
     """Return the row of patch `index`; `corner` is its (x, y) in pixels of the image."""
-    probability, uncertainty, called, verdict, _ = (values[index] for values in predictions)
+    probability, uncertainty, called, verdict, _, by_class = (values[index] for values in predictions)
     has_score = verdict < OUT_OF_DISTRIBUTION
-    return {
+    row = {
         "path": path, "x": int(corner[0]), "y": int(corner[1]),
         "probability": round(float(probability), DIGITS) if has_score else None,
         "uncertainty": round(float(uncertainty), DIGITS) if has_score else None,
-        "label": CLASSES[called] if verdict == SCORED else None, "verdict": VERDICTS[verdict],
+        "label": classes[called] if verdict == SCORED else None, "verdict": VERDICTS[verdict],
     } | _mpp_columns(scale)  # fmt: skip
+    further = columns(classes)[len(COLUMNS) :]
+    values = (round(float(value), DIGITS) if has_score else None for value in by_class)
+    return row | (dict(zip(further, values, strict=True)) if further else {})
 
 
 def _mpp_columns(scale: Scale | None) -> dict[str, Any]:

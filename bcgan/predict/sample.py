@@ -14,7 +14,7 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.artifacts import MANIFEST
-from bcgan.classes import CLASSES
+from bcgan.classes import CLASSES, class_names, parse_classes
 from bcgan.classify import reference_cnn
 from bcgan.errors import InputError, WorkError
 from bcgan.gan import quality_filter, steering
@@ -37,6 +37,7 @@ class GeneratorBundle(NamedTuple):
         quality_filter: The fitted filter.
         nuclear_od_threshold: Hematoxylin optical density above which a pixel counts as nucleus.
         digests: SHA-256 of the three files, by name.
+        classes: In the order of their labels.
     """
 
     generator: keras.Model
@@ -44,6 +45,7 @@ class GeneratorBundle(NamedTuple):
     quality_filter: quality_filter.QualityFilter
     nuclear_od_threshold: float
     digests: dict[str, str]
+    classes: tuple[str, ...] = CLASSES
 
 
 def load(name: str | None) -> GeneratorBundle:
@@ -64,10 +66,23 @@ def load(name: str | None) -> GeneratorBundle:
     networks = [
         weights.cast_to_float32(weights.load_model(files[file])) for file in ("generator.keras", "reference_cnn.keras")
     ]
-    threshold = Features().nuclear_od_threshold
+    threshold, classes = Features().nuclear_od_threshold, CLASSES
     if name and (manifest := root / "features" / MANIFEST).exists():
         threshold = runs.read_json(manifest)["settings"]["features"]["nuclear_od_threshold"]
-    return GeneratorBundle(*networks, quality_filter.load(files["quality_filter.npz"]), threshold, digests)
+    if name and (manifest := root / "preprocess" / MANIFEST).exists():
+        classes = class_names(parse_classes(runs.read_json(manifest)["settings"]["data"].get("classes")))
+    return GeneratorBundle(*networks, quality_filter.load(files["quality_filter.npz"]), threshold, digests, classes)
+
+
+def find_label(bundle: GeneratorBundle, name: str) -> int:
+    """Return the label of a class.
+
+    Raises:
+        InputError: If the generator has no class of that name.
+    """
+    if name not in bundle.classes:
+        raise InputError(f"--label {name}: this generator's classes are {', '.join(bundle.classes)}. Name one of them.")
+    return bundle.classes.index(name)
 
 
 def write(
@@ -76,7 +91,7 @@ def write(
     """Write <class>_<n>.png and manifest.json.
 
     Args:
-        label: 0 benign, 1 malignant.
+        label: Index into the bundle's classes.
         count: Number of patches to write.
         out: A folder that is empty or does not exist.
         density: Target nuclear density, share of the tissue. Defaults to `None`: not steered.
@@ -113,7 +128,7 @@ def write(
                 if row.filter_result in refused:
                     refused[row.filter_result] += 1
                     continue
-                file = f"{CLASSES[label]}_{len(files) + 1:05d}.png"
+                file = f"{bundle.classes[label]}_{len(files) + 1:05d}.png"
                 encoded = cv2.imencode(".png", cv2.cvtColor(images[row.Index], cv2.COLOR_RGB2BGR))[1]
                 (part / file).write_bytes(encoded.tobytes())
                 measured = {key: round(float(getattr(row, key)), 4) for key in ("confidence", "distance", "density")}
@@ -122,7 +137,7 @@ def write(
     densities = [file["density"] for file in files]
     manifest = {
         "what": "synthetic patches of breast tissue, made by a GAN; research use only",
-        "model": bundle.digests, "class": CLASSES[label], "label": label, "seed": seed,
+        "model": bundle.digests, "class": bundle.classes[label], "label": label, "seed": seed,
         "density": {
             "asked": density, "range": [direction.low, direction.high] if direction else None,
             "median": float(np.median(densities)), "low": min(densities), "high": max(densities),
@@ -146,8 +161,8 @@ def _density_direction(bundle: GeneratorBundle, label: int, density: float, seed
     direction = directions["density"]
     if not direction.low <= density <= direction.high:
         raise InputError(
-            f"--nuclear-density {density:g}: this generator's {CLASSES[label]} patches reach {direction.low:.2f} to "
-            f"{direction.high:.2f}. Choose a value between."
+            f"--nuclear-density {density:g}: this generator's {bundle.classes[label]} patches reach "
+            f"{direction.low:.2f} to {direction.high:.2f}. Choose a value between."
         )
     return direction
 

@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from bcgan import __version__
 from bcgan.errors import InputError
@@ -48,7 +48,9 @@ CONTENT_SECURITY_POLICY = (
 
 
 class Row(BaseModel):
-    """The prediction for a patch, with the columns of `bcgan predict`."""
+    """The prediction for a patch, with the columns of `bcgan predict`, and those of more than two classes."""
+
+    model_config = ConfigDict(extra="allow")
 
     path: str
     x: int
@@ -64,7 +66,7 @@ class Row(BaseModel):
 class Explanation(BaseModel):
     """An explanation of one patch."""
 
-    picture: str  # PNG as a data URL: the patch, and by each method which pixels support malignancy
+    picture: str  # PNG as a data URL: the patch, and by each method which pixels support a class
 
 
 class Answer(BaseModel):
@@ -167,7 +169,7 @@ def score_image(model: Model, data: bytes, name: str, microns_per_pixel: float |
     grid = read_grid(model, data, microns_per_pixel, name)
     scale = describe_scale(grid.scale)
     if not len(grid.patches):
-        row = Row(**unscored_row(name, "no_tissue", grid.scale))
+        row = Row(**unscored_row(name, "no_tissue", model.card.classes, grid.scale))
         return Answer(rows=[row], explained=True, picture="", scale=scale, use=model.card.intended_use)
     predictions = predict_grid(model, grid)
     picture = io.BytesIO()
@@ -175,7 +177,7 @@ def score_image(model: Model, data: bytes, name: str, microns_per_pixel: float |
         maps.draw_explanation(picture, name, grid.patches[0], model)
     else:
         maps.draw_map(picture, name, grid, predictions, model.card)
-    rows = [Row(**row) for row in prediction_rows(name, grid, predictions)]
+    rows = [Row(**row) for row in prediction_rows(name, grid, predictions, model.card.classes)]
     return Answer(
         rows=rows, explained=grid.is_single_patch, picture=_data_url(picture), scale=scale, use=model.card.intended_use
     )

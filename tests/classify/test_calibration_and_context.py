@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -60,3 +62,32 @@ def test_an_average_is_the_weighted_mean_by_hand(monkeypatch):
     whole = context.context_features(probabilities, places, slides, 50)
     monkeypatch.setattr(context, "CHUNK_PATCHES", 1)
     np.testing.assert_allclose(context.context_features(probabilities, places, slides, 50), whole)
+
+
+def test_vector_scaling_recovers_distorted_probabilities_of_three_classes():
+    logits = RNG.normal(0, 2, (20_000, 3))
+    distorted = calibration.to_probabilities(logits)
+    true = calibration.Calibration([2.0, 0.5, 1.0], [1.0, -1.5, 0.5])
+    truth = calibration.apply(true, distorted)
+    labels = (truth.cumsum(1) < RNG.random((20_000, 1))).sum(1)
+    fitted = calibration.fit(distorted, labels)
+    np.testing.assert_allclose(fitted.temperature, true.temperature, rtol=0.1)
+    np.testing.assert_allclose(fitted.shift, true.shift, atol=0.1)
+    assert np.abs(calibration.apply(fitted, distorted) - truth).max() < 0.03
+    identity = calibration.Calibration([1.0] * 3, [0.0] * 3)
+    np.testing.assert_allclose(calibration.apply(identity, truth), truth, atol=1e-4)
+    np.testing.assert_array_equal(calibration.from_outputs(logits), distorted)
+    np.testing.assert_allclose(calibration.from_outputs(logits[:, :1]), 1 / (1 + np.exp(-logits[:, 0])))
+
+
+def test_neighbors_help_three_classes_and_two_columns_are_no_other_answer():
+    places = 50 * np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2)
+    labels = (places[:, 0] // 350).clip(0, 2)
+    noisy = calibration.to_probabilities(1.5 * np.eye(3)[labels] + RNG.normal(0, 2, (400, 3)))
+    slides = np.zeros(400, int)
+    fitted = context.fit(noisy, places, slides, labels, 50)
+    refined = context.apply(fitted, noisy, places, slides, 50)
+    assert (refined.argmax(1) == labels).mean() > (noisy.argmax(1) == labels).mean() + 0.2
+    np.testing.assert_allclose(refined.sum(1), 1)
+    again = context.Context(*json.loads(json.dumps(fitted)))
+    np.testing.assert_array_equal(context.apply(again, noisy, places, slides, 50), refined)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from bcgan import experiment, machine, progress
 from bcgan.classify import losses
 from bcgan.classify import train as classify
+from bcgan.classify.scoring import predict_probabilities
 from bcgan.data import batches
 from bcgan.errors import WorkError
 from bcgan.models import weights
@@ -104,3 +105,33 @@ def test_a_step_is_traced_once(tmp_path, monkeypatch):
     monkeypatch.setattr(classify, "make_step", lambda *given: made.append(original(*given)) or made[-1])
     train(tmp_path / "cnn-seed1.keras", SYNTHETIC, own=Classifier(epochs=2, synthetic_fraction=0.25))
     assert [step.experimental_get_tracing_count() for step in made] == [1]
+
+
+def test_losses_of_three_classes_against_their_definitions():
+    logits, labels = RNG.normal(size=(30, 3)).astype(np.float32), np.repeat([0, 1, 2], (5, 10, 15)).astype(np.int32)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    each = -np.log(p[np.arange(30), labels])
+    weights = losses.class_weights(np.bincount(labels) / 30)
+    assert np.multiply(weights, (5, 10, 15)) == pytest.approx([10, 10, 10])
+    for kind, expected in (
+        ("bce", each), ("weighted_bce", each * np.array(weights)[labels]), ("focal", each * (1 - np.exp(-each)) ** 2),
+    ):  # fmt: skip
+        found = losses.batch_loss(tf.constant(logits), tf.constant(labels), kind, weights)
+        assert float(found) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_a_classifier_of_three_classes_learns_them(tmp_path):
+    labels = np.arange(60) % 3
+    images = np.full((60, 32, 32, 3), 128, np.uint8) + RNG.integers(0, 40, (60, 32, 32, 3), dtype=np.uint8)
+    images[np.arange(60), :, :, labels] //= 2
+    patches = classify.Patches(images, labels)
+    settings = Classify(batch_size=20, stain_jitter=0, color_jitter=0, ema_decay=0.5)
+    recipe = classify.Recipe(settings, Classifier(epochs=6, learning_rate=3e-3))
+    path = tmp_path / "cnn.keras"
+    classify.train(
+        build_classifier("cnn", 32, num_classes=3), classify.TrainingData(patches, None, patches), recipe, path
+    )
+    probabilities = predict_probabilities(weights.load_model(path), images, 2)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert (probabilities.argmax(1) == labels).all()
+    assert progress.read_jsonl(path.with_suffix(".jsonl"))[-1]["validation_roc_auc"] == pytest.approx(1)

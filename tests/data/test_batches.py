@@ -85,3 +85,9 @@ def test_a_cut_is_a_square_part_of_the_patch_brought_to_its_size():
     assert 0.6 <= share.min() < 0.7 and 0.9 < share.max() <= 1
     assert found.min() >= 0 and found.max() <= 1 + 1e-5
     assert np.ptp(found[:, 0, 0, 0]) > 0.1 and np.ptp(found[:, 0, 0, 1]) > 0.1
+
+
+def test_batches_of_three_classes_are_balanced_and_the_first_get_the_rest():
+    labels = np.array([0] * 3 + [1] * 30 + [2] * 7)
+    sample = batches.class_balanced_sampler(np.arange(40), labels, 11, seed=0, num_classes=3)
+    assert np.bincount(labels[sample(5)]).tolist() == [4, 4, 3]

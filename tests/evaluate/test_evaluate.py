@@ -235,3 +235,43 @@ def test_the_ensemble_is_held_against_its_first_member_too(members, first):
     expected = {(name, "gan_resnet") for name in names[1:]} | ({("ensemble", first)} if first else set())
     assert set(found) == expected
     assert len(found) == 3 * len(expected)  # metrics
+
+
+THREE_LABELS = np.random.default_rng(8).integers(0, 3, 240)
+THREE_SCORES = np.random.default_rng(9).dirichlet([1, 1, 1], 240) + 0.4 * np.eye(3)[THREE_LABELS]
+THREE_SCORES /= THREE_SCORES.sum(1, keepdims=True)
+
+
+def test_metrics_of_three_classes_are_those_of_scikit_learn():
+    found = metrics.compute_metrics(THREE_LABELS, THREE_SCORES, None, np.ones((1, 240)))
+    called = THREE_SCORES.argmax(1)
+    expected = {
+        "roc_auc": reference.roc_auc_score(THREE_LABELS, THREE_SCORES, multi_class="ovr"),
+        "pr_auc": reference.average_precision_score(np.eye(3)[THREE_LABELS], THREE_SCORES),
+        "accuracy": reference.accuracy_score(THREE_LABELS, called),
+        "balanced_accuracy": reference.balanced_accuracy_score(THREE_LABELS, called),
+        "f1": reference.f1_score(THREE_LABELS, called, average="macro"),
+        "loss": reference.log_loss(THREE_LABELS, THREE_SCORES),
+        "brier": ((THREE_SCORES - np.eye(3)[THREE_LABELS]) ** 2).sum(1).mean() / 2,
+    }
+    assert set(found) == set(metrics.NAMES)
+    for name, value in expected.items():
+        assert found[name][0] == pytest.approx(value, rel=1e-6), name
+    assert metrics.macro_roc_auc(THREE_LABELS, THREE_SCORES) == pytest.approx(expected["roc_auc"])
+
+
+def test_two_classes_have_the_same_metrics_as_two_columns():
+    """The definitions for more classes agree with those for two, at the threshold of one half."""
+    weights = np.random.default_rng(0).integers(0, 3, (5, len(LABELS))).astype(float)
+    scores = SCORES * 0.999  # none is one half
+    one = metrics.compute_metrics(LABELS, scores, 0.5, weights)
+    two = metrics.compute_metrics(LABELS, np.stack([1 - scores, scores], 1), None, weights)
+    for name in ("roc_auc", "balanced_accuracy", "accuracy", "brier", "loss"):
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-6)
+
+
+def test_a_class_against_the_rest_is_called_where_it_is_the_most_probable():
+    predictions = intervals.SeedPredictions({0: THREE_SCORES}, {0: None}).against_rest(1)
+    scores, thresholds = predictions.probabilities[0], predictions.thresholds[0]
+    np.testing.assert_array_equal(scores >= thresholds, THREE_SCORES.argmax(1) == 1)
+    assert metrics.select_threshold(THREE_LABELS, THREE_SCORES) is None

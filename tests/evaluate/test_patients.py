@@ -41,3 +41,15 @@ def test_one_kind_of_patient_has_no_auc():
     assert found["patient_roc_auc"]["value"] is None
     assert found["patient_fraction_pearson"]["value"] is None
     assert found["patient_fraction_mae"]["value"] > 0
+
+
+def test_fractions_of_three_classes_are_means_over_the_classes():
+    labels = (LABELS + (PATIENTS > "patient15")).astype(int)
+    scores = RNG.dirichlet([1, 1, 1], 600)
+    found = patients.patient_metrics(labels, {0: scores}, PATIENTS, 20, 0.95, 0)
+    errors = [
+        np.abs(np.subtract(*patients.malignant_fractions(labels == label, scores[:, label], PATIENTS)[:2])).mean()
+        for label in range(3)
+    ]
+    assert found["patient_fraction_mae"]["value"] == pytest.approx(np.mean(errors))
+    assert found["patient_roc_auc"]["value"] is not None

@@ -148,7 +148,7 @@ def test_one_patch_far_away_has_its_map_too(model, patches, tmp_path):
 def test_places_are_as_many_as_patches_and_none_is_none(model, patches):
     with pytest.raises(ValueError, match=r"coords must be \(3, 2\)"):
         model.predict(patches[:3], np.zeros((2, 2)))
-    assert [len(one) for one in model.predict(patches[:0])] == [0] * 5
+    assert [len(one) for one in model.predict(patches[:0])] == [0] * 6
     places = [[0, 0], [50, 0], [100, 0]]
     found, expected = model.predict(list(patches[:3]), places), model.predict(patches[:3], np.array(places))
     np.testing.assert_array_equal(found.probability, expected.probability)

@@ -75,7 +75,8 @@ def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path, m
         ("classifier.tflite", lambda path: path.write_bytes(path.read_bytes() + b" ")),
         ("quality_filter.npz", lambda path: path.unlink()),
         (models.CARD, lambda path: path.write_text("{}")),
-        (models.CARD, lambda path: path.write_text(path.read_text().replace('"benign"', '"malign"'))),
+        (models.CARD, lambda path: path.write_text(path.read_text().replace('"benign",', ""))),
+        (models.CARD, lambda path: path.write_text(path.read_text().replace('"benign",', '"benign", "in_situ",'))),
     ):
         copy = tmp_path / "copy"
         shutil.copytree(exported, copy)
@@ -235,9 +236,11 @@ def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tiss
     verdict = np.array([models.SCORED, models.ABSTAINED, models.OUT_OF_DISTRIBUTION])
     threshold = np.array([0.3, 0.3, 0.3])
     predictions = models.Predictions(
-        np.array([0.1, 0.9, np.nan]), np.array([0, 0, np.nan]), np.array([0, -1, -1]), verdict, threshold
-    )
-    picture = maps.heatmap_overlay(grid, predictions, 1.0, (50, 150), 1.0)
+        np.array([0.1, 0.9, np.nan]), np.array([0, 0, np.nan]), np.array([0, -1, -1]), verdict, threshold,
+        np.array([[0.9, 0.1], [0.1, 0.9], [np.nan, np.nan]]),
+    )  # fmt: skip
+    colors = maps.patch_colors(predictions, card.classes)
+    picture = maps.heatmap_overlay(grid, predictions, colors, 1.0, (50, 150), 1.0)
     colours = maps.COLOR_MAP(maps.threshold_norm(0.3)([0.1, 0.9]))
     np.testing.assert_allclose(picture[:, :50] - colours[0], 0, atol=1e-9)
     assert set_of(picture[:, 50:100]) == {tuple(colours[1]), maps.HATCH}  # lines over the colour: no call
@@ -285,8 +288,10 @@ def test_a_maps_squares_are_as_large_as_the_tiles():
     image, corners, scale = np.zeros((32, 64, 3), np.uint8), np.array([[0, 0]]), Scale(1.0, 1.0, None, "user", False)
     patches, tissue = np.zeros((1, 50, 50, 3), np.uint8), np.ones((1, 50, 50), bool)
     grid = PatchGrid(patches, corners, scale, tissue, image, 1.0, False, 32)
-    predictions = models.Predictions(np.array([0.9]), np.zeros(1), np.ones(1, int), np.zeros(1, int), np.array([0.5]))
-    picture = maps.heatmap_overlay(grid, predictions, 1.0, (32, 64), 1.0)
+    predictions = models.Predictions(
+        np.array([0.9]), np.zeros(1), np.ones(1, int), np.zeros(1, int), np.array([0.5]), np.array([[0.1, 0.9]])
+    )
+    picture = maps.heatmap_overlay(grid, predictions, [(1.0, 0.0, 0.0)], 1.0, (32, 64), 1.0)
     assert (picture[:, :32, 3] == 1).all() and (picture[:, 32:, 3] == 0).all()
 
 
