@@ -57,7 +57,7 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
             shutil.copyfile(SHIPPED / name, folder / name)
         return
     rows = np.flatnonzero(index["role"].isin(pretraining_roles(settings)))
-    train(store.images[rows], settings, experiment.seed, folder, xla)
+    train(store.images.select(rows), settings, experiment.seed, folder, xla)
     patients = sorted(index["patient"].iloc[rows].unique().tolist())
     runs.write_json(folder / PATIENTS, {"patches": len(rows), "patients": patients})
 

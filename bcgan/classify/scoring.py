@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from bcgan.data import batches
+from bcgan.data.rows import ImageRows
 from bcgan.data.views import dihedral_view
 from bcgan.models import fast
 
@@ -24,8 +25,12 @@ def make_predict_fn(network: keras.Model):
     return lambda images: batches.map_in_batches(lambda part: run(tf.constant(part)), images)
 
 
-def predict_probabilities(network: keras.Model, images: np.ndarray, views: int) -> np.ndarray:
+def predict_probabilities(network: keras.Model, images: np.ndarray | ImageRows, views: int) -> np.ndarray:
     """Return mean probabilities over the first `views` orientations of uint8 patches, as `make_predict_fn` does."""
     predict = make_predict_fn(network)
-    oriented = (np.ascontiguousarray(dihedral_view(images, index)) for index in range(views))
-    return np.mean([predict(view) for view in oriented], axis=0)
+
+    def predict_views(batch: np.ndarray) -> np.ndarray:
+        oriented = (np.ascontiguousarray(dihedral_view(batch, index)) for index in range(views))
+        return np.mean([predict(view) for view in oriented], axis=0)
+
+    return batches.map_in_batches(predict_views, images)

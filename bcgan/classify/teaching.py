@@ -44,7 +44,7 @@ def distilled_patches(experiment: Experiment, store: Store, folder: Path) -> Pat
     """
     settings, unlisted = experiment.classify, unlisted_rows(experiment, store)
     validation = store.role_indices("validation")
-    image_sets = [center_crop(store.images[rows], settings.crop_size) for rows in (validation, unlisted)]
+    image_sets = [center_crop(store.images.select(rows), settings.crop_size) for rows in (validation, unlisted)]
     mean_odds = [0.0, 0.0]
     for name in settings.teachers:
         for seed in settings.seeds:
@@ -54,4 +54,4 @@ def distilled_patches(experiment: Experiment, store: Store, folder: Path) -> Pat
                 mean_odds[index] += odds / (len(settings.teachers) * len(settings.seeds))
     validation_probabilities, unlisted_probabilities = map(calibration.to_probabilities, mean_odds)
     fitted = calibration.fit(validation_probabilities, store.index["label"].to_numpy()[validation])
-    return Patches(store.images[unlisted], calibration.apply(fitted, unlisted_probabilities).astype(np.float32))
+    return Patches(store.images.select(unlisted), calibration.apply(fitted, unlisted_probabilities).astype(np.float32))

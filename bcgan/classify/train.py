@@ -14,6 +14,7 @@ from bcgan import distribute, progress
 from bcgan.classify.losses import batch_loss, class_weights
 from bcgan.classify.scoring import make_predict_fn
 from bcgan.data import batches
+from bcgan.data.rows import ImageRows
 from bcgan.data.views import center_crop
 from bcgan.errors import WorkError
 from bcgan.models import fast, weights
@@ -30,7 +31,7 @@ BATCH_NORM_MOMENTUM = 0.9  # with Keras's 0.99 the statistics need hundreds of s
 class Patches(NamedTuple):
     """Labeled patches."""
 
-    images: np.ndarray  # uint8, (n, size, size, 3)
+    images: np.ndarray | ImageRows  # uint8, (n, size, size, 3)
     labels: np.ndarray  # integers, or soft labels in [0, 1] of distillation, (n,)
 
 
@@ -201,7 +202,7 @@ def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sam
     epoch_steps = recipe.epoch_steps or max(1, num_real // num_real_per_batch)
     pool, fractions = real, _class_fractions(real.labels, num_classes)
     if extra and num_extra_per_batch:
-        pool = Patches(*(np.concatenate(pair) for pair in zip(real, extra, strict=True)))
+        pool = Patches(ImageRows.concatenate([real.images, extra.images]), np.concatenate([real.labels, extra.labels]))
         extra_rows = np.arange(num_real, len(pool.labels))
         extra_fraction = num_extra_per_batch / (num_extra_per_batch + num_real_per_batch)
         fractions = (1 - extra_fraction) * fractions + extra_fraction * _class_fractions(extra.labels, num_classes)

@@ -35,10 +35,7 @@ def train_all(run: StageRun, xla: bool) -> None:
     students = {name for name, model in settings.models.items() if model.distillation_fraction}
     if students:
         teaching.unlisted_rows(run.experiment, patches)  # raises before the teachers are trained
-    labels = patches.index["label"].to_numpy()
-    train_rows, validation_rows = patches.role_indices("train"), patches.role_indices("validation")
-    real = Patches(patches.images[train_rows], labels[train_rows])
-    validation = Patches(patches.images[validation_rows], labels[validation_rows])
+    real, validation = (Patches(*store.load_role(patches, role)) for role in ("train", "validation"))
     extra: dict[Any, Patches] = {}  # loaded or labeled once, when the first classifier needs it
 
     def extra_patches(model: Classifier) -> Patches | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bcgan.data.rows import ImageRows
 from bcgan.data.views import dihedral_view
 
 Sampler = Callable[[int], np.ndarray]  # from a step to the indices of its batch
@@ -63,7 +64,7 @@ def mixed_sampler(sampler: Sampler, extra: np.ndarray, count: int, seed: int) ->
 
 
 def make_dataset(
-    images: np.ndarray,
+    images: np.ndarray | ImageRows,
     labels: np.ndarray,
     sampler: Sampler,
     steps: range,
@@ -73,10 +74,10 @@ def make_dataset(
     """Build a dataset of (step, images, labels) for each step; batches are read ahead.
 
     Args:
-        images: uint8, (n, size, size, 3); may be memory-mapped, as only the images of a batch are read.
+        images: uint8, (n, size, size, 3). Only the images of a batch are read.
         labels: integers or floats, (n,); the dataset returns int32 or float32.
         steps: Steps to draw batches for.
-        crop: Side of a random square crop, the same for a batch. Defaults to `None`: complete patches.
+        crop: Side of a random square crop, another one for each image. Defaults to `None`: complete patches.
         seed: Of the crops.
 
     Returns:
@@ -87,8 +88,12 @@ def make_dataset(
 
     def read_batch(step: int):
         rows = sampler(int(step))
-        top, left = np.random.default_rng((seed, int(step), 1)).integers(0, images.shape[1] - size + 1, 2)
-        batch = images[rows, top : top + size, left : left + size]
+        batch = images[rows]
+        if size < batch.shape[1]:
+            rng = np.random.default_rng((seed, int(step), 1))
+            corners = rng.integers(0, batch.shape[1] - size + 1, (len(rows), 2))
+            pairs = zip(batch, corners, strict=True)
+            batch = np.stack([image[top : top + size, left : left + size] for image, (top, left) in pairs])
         return np.int64(step), batch, labels[rows].astype(label_dtype.as_numpy_dtype)
 
     def load(step):
@@ -125,8 +130,23 @@ def random_resized_crop(images: tf.Tensor, seed: tf.Tensor, min_fraction: float)
     return tf.einsum("nij,njkc,nlk->nilc", down, images, across)
 
 
-def map_in_batches(run: Callable[[np.ndarray], Any], images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Apply a function to batches of patches and concatenate the results."""
+def inference_batch(size: int) -> int:
+    """Return the number of patches of `size` pixels that networks are applied to at a time.
+
+    It is 256 up to 50 pixels, and for larger patches as many as have the same number of pixels, but at least 16.
+    """
+    return max(16, min(256, 256 * 50 * 50 // size**2))
+
+
+def map_in_batches(
+    run: Callable[[np.ndarray], Any], images: np.ndarray | ImageRows, batch: int | None = None
+) -> np.ndarray:
+    """Apply a function to batches of patches and concatenate the results.
+
+    Args:
+        batch: Patches in a batch. Defaults to `inference_batch`.
+    """
+    batch = batch or inference_batch(images.shape[1])
     return np.concatenate([np.asarray(run(images[start : start + batch])) for start in range(0, len(images), batch)])
 
 

@@ -2,11 +2,15 @@
 
 import numpy as np
 
+from bcgan.data.rows import ImageRows
 
-def center_crop(images: np.ndarray, crop: int | None) -> np.ndarray:
-    """Return the central crop x crop square of each patch as a view; all of it if `crop` is `None`."""
+
+def center_crop(images: np.ndarray | ImageRows, crop: int | None) -> np.ndarray | ImageRows:
+    """Return the central crop x crop square of each patch, without a copy; all of it if `crop` is `None`."""
     if not crop:
         return images
+    if isinstance(images, ImageRows):
+        return images.center_crop(crop)
     start = (images.shape[1] - crop) // 2
     return images[:, start : start + crop, start : start + crop]
 

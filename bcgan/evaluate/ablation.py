@@ -198,11 +198,9 @@ def _build(run: StageRun, variant: AblationVariant, seed: int, folder: Path) -> 
     experiment, model = variant.experiment, _classifier_settings(variant)
     xla = machine.configure(experiment)
     patches = store.load(_prepared_store(run, variant))
-    labels = patches.index["label"].to_numpy()
     patch_sets = {}
     for role in ("train", "validation", "test"):
-        rows = patches.role_indices(role)
-        patch_sets[role] = Patches(patches.images[rows], labels[rows])
+        patch_sets[role] = Patches(*store.load_role(patches, role))
     synthetic = None
     if model.uses_synthetic:
         features = run.root / "features"

@@ -160,10 +160,9 @@ def _build(run: StageRun, store: Store, trial: tuple[str, str, int], xla: bool, 
     """Train a model on a fold and write its predictions."""
     name, split, fold = trial
     experiment, model = run.experiment, _classifier_settings(run.experiment, name)
-    labels = store.index["label"].to_numpy()
     roles = assign_fold_roles(experiment, store.index, split, fold)
     rows_by_role = {role: np.flatnonzero(roles == role) for role in splits.LIST_ROLES}
-    patch_sets = {role: Patches(store.images[rows], labels[rows]) for role, rows in rows_by_role.items()}
+    patch_sets = {role: Patches(*store.select(rows)) for role, rows in rows_by_role.items()}
     keras.utils.set_random_seed(experiment.seed)
     size = experiment.classify.crop_size or experiment.data.size
     network = build_for_run(name, run.root, size, model, experiment.num_classes)

@@ -159,7 +159,7 @@ def _build(run: StageRun, store: Store, held_out: dict[str, Patches], cell: Cell
     patients = store.index["patient"].to_numpy()[store.role_indices("train")]
     images, labels = load_role(store, "train")
     rows = draw_patients(patients, labels, cell.fraction, cell.seed)
-    real = Patches(images[rows], labels[rows])
+    real = Patches(images.select(rows), labels[rows])
     extra, used_fallback = _make_extra_patches(CellContext(run, cell, real, held_out["validation"], xla))
     model = Classifier(
         epochs=settings.num_validations, synthetic_fraction=settings.synthetic_fraction if extra else 0.0

@@ -81,7 +81,7 @@ def _predict_held_out(
     held_out = np.flatnonzero(store.index["role"].to_numpy() != "train")
     table = store.index.loc[held_out, ["id", "patient", "x", "y", "label", "role"]].reset_index(drop=True)
     class_names = experiment.data.class_names
-    _predict(run, center_crop(store.images[held_out], experiment.classify.crop_size), table)
+    _predict(run, center_crop(store.images.select(held_out), experiment.classify.crop_size), table)
     color_texture = derived.predict_from_color_texture(properties, store.role_indices("train"), held_out)
     derived.set_probabilities(table, derived.COLOR_TEXTURE, 0, color_texture, class_names)
     base = derived.ensemble_probabilities(table, experiment.ensemble_members)

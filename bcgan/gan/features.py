@@ -19,10 +19,9 @@ from bcgan.models import weights
 from bcgan.models.discriminator import feature_maps, list_blocks, select_blocks
 from bcgan.models.generator import num_labels
 from bcgan.preprocess import properties
-from bcgan.preprocess.store import allocate
+from bcgan.preprocess.store import allocate, release
 from bcgan.settings import Features
 
-BATCH = 256
 COMPARED_BLOCK = "block3"  # whose features are compared between real and synthetic patches
 
 
@@ -161,6 +160,7 @@ def _write_maps(
                 pooled[block][start:stop] = values.mean((1, 2))
                 if block in arrays:
                     arrays[block][start:stop] = values
+                    release(arrays[block])
             scores.append(score)
             bar.update(len(score))
             start = stop
@@ -186,6 +186,7 @@ def _score_batches(discriminator: keras.Model, extract: keras.Model, images: np.
             total += discriminator([patches, zeros + label], training=False)
         return total[:, 0] / num_classes, [tf.cast(values, tf.float32) for values in maps]
 
-    for start in range(0, len(images), BATCH):
-        score, maps = run(tf.constant(images[start : start + BATCH]))
+    batch = batches.inference_batch(images.shape[1])
+    for start in range(0, len(images), batch):
+        score, maps = run(tf.constant(images[start : start + batch]))
         yield score.numpy(), [values.numpy() for values in maps]

@@ -176,7 +176,7 @@ def sample(network: keras.Model, labels: np.ndarray, seed: int, noise: np.ndarra
     Returns:
         uint8, (n, size, size, 3).
     """
-    rng, batch_size = np.random.default_rng(seed), 256
+    rng, batch_size = np.random.default_rng(seed), batches.inference_batch(network.output_shape[1])
     if noise is None:
         noise = rng.standard_normal((len(labels), network.inputs[0].shape[-1]))
     patches = []

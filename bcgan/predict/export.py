@@ -155,7 +155,7 @@ def _validation_patches(experiment: Experiment, root: Path) -> np.ndarray:
     """Return the run's validation patches as the classifier takes them, uint8 (n, size, size, 3)."""
     patches = store.load(root / "preprocess")
     return np.ascontiguousarray(
-        center_crop(patches.images[patches.role_indices("validation")], experiment.classify.crop_size)
+        center_crop(patches.images.select(patches.role_indices("validation")), experiment.classify.crop_size)
     )
 
 
@@ -228,7 +228,8 @@ def _build_card(experiment: Experiment, root: Path, out: Path, members: dict[str
     """Fit calibration, thresholds and spatial context of the classifier in `out`, measure it, and return its card."""
     patches = store.load(root / "preprocess")
     rows = patches.role_indices("validation")
-    index, images = patches.index.iloc[rows], center_crop(patches.images[rows], experiment.classify.crop_size)
+    index = patches.index.iloc[rows]
+    images = center_crop(patches.images.select(rows), experiment.classify.crop_size)
     labels = index["label"].to_numpy()
     network = weights.cast_to_float32(weights.load_model(out / "classifier.keras"))
     raw = predict_probabilities(network, images, TTA_VIEWS)
@@ -355,7 +356,7 @@ def _held_out_metrics(
         labels = index["label"].to_numpy()
         if role.startswith(("train", "validation")) or len(np.unique(labels)) < len(card.classes):
             continue
-        images = center_crop(patches.images[index.index], experiment.classify.crop_size)
+        images = center_crop(patches.images.select(index.index), experiment.classify.crop_size)
         raw = predict_probabilities(network, images, TTA_VIEWS)
         scored = {role: ({0: calibration.apply(card.calibration, raw)}, {0: card.thresholds.limits[1]})}
         if card.spatial_context:

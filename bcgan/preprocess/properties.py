@@ -12,7 +12,7 @@ from skimage.color import rgb2hed, rgb2hsv
 TISSUE_SATURATION = 0.07  # a pixel with less saturation and at least TISSUE_VALUE is glass or fat
 TISSUE_VALUE = 0.86
 GREY_LEVELS = 32  # of the co-occurrence statistics
-CHUNK = 512
+CHUNK_PIXELS = 512 * 50 * 50  # of the patches that are measured at a time
 
 
 def haematoxylin(images: np.ndarray) -> np.ndarray:
@@ -56,10 +56,11 @@ def patch_features(images: np.ndarray, threshold: float) -> pd.DataFrame:
     sharpness (variance of the Laplacian).
 
     Args:
-        images: uint8, (n, height, width, 3); may be memory-mapped.
+        images: uint8, (n, height, width, 3); may be `bcgan.data.rows.ImageRows`.
         threshold: Hematoxylin optical density above which a pixel counts as nucleus.
     """
-    chunks = [_chunk_features(images[start : start + CHUNK], threshold) for start in range(0, len(images), CHUNK)]
+    step = max(1, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
+    chunks = [_chunk_features(images[start : start + step], threshold) for start in range(0, len(images), step)]
     return pd.concat(chunks, ignore_index=True)
 
 

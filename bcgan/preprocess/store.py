@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from bcgan import data, progress
 from bcgan.classes import count_classes
 from bcgan.data import splits
 from bcgan.data.records import UNKNOWN, Record
+from bcgan.data.rows import ImageRows, NpyFile
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 from bcgan.preprocess import audit, images, stain
@@ -46,17 +48,21 @@ class Store(NamedTuple):
     """The patches of a run.
 
     Attributes:
-        images: uint8, (n, size, size, 3), memory-mapped, read-only.
+        images: uint8, (n, size, size, 3), read from the file when they are indexed.
         index: One row for each patch, in the same order, with the columns INDEX_COLUMNS: pixels is the SHA-256 of the
             decoded image, perceptual a 64-bit hash; x and y are -1 if unknown.
     """
 
-    images: np.ndarray
+    images: ImageRows
     index: pd.DataFrame
 
     def role_indices(self, role: str) -> np.ndarray:
         """Return the indices of a role's patches, int64."""
         return np.flatnonzero(self.index["role"].to_numpy() == role)
+
+    def select(self, rows: np.ndarray) -> tuple[ImageRows, np.ndarray]:
+        """Return patches, which are read when they are indexed, and their labels."""
+        return self.images.select(rows), self.index["label"].to_numpy()[rows]
 
 
 def load(folder: Path) -> Store:
@@ -64,7 +70,7 @@ def load(folder: Path) -> Store:
     dtypes = dict.fromkeys(("id", "path", "source", "patient", "role", "pixels"), str) | {"perceptual": np.uint64}
     # Without keep_default_na=False a patient named NA would be missing.
     index = pd.read_csv(folder / "index.csv", dtype=dtypes, keep_default_na=False)
-    return Store(np.load(folder / "patches.npy", mmap_mode="r"), index)
+    return Store(ImageRows(NpyFile(folder / "patches.npy")), index)
 
 
 def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
@@ -76,17 +82,22 @@ def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def load_role(store: Store, role: str) -> tuple[np.ndarray, np.ndarray]:
+def release(array: np.ndarray) -> None:
+    """Let the system drop the pages of a memory-mapped array from memory; the file keeps what was written."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        array._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def load_role(store: Store, role: str) -> tuple[ImageRows, np.ndarray]:
     """Return a role's patches, uint8 (n, size, size, 3), and their labels."""
-    rows = store.role_indices(role)
-    return store.images[rows], store.index["label"].to_numpy()[rows]
+    return store.select(store.role_indices(role))
 
 
-def load_pair(store: Store, role: str, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def load_pair(store: Store, role: str, pair: tuple[int, int]) -> tuple[ImageRows, np.ndarray]:
     """Return a role's patches of two classes, and their labels: 0 for the first of the pair and 1 for the second."""
     labels = store.index["label"].to_numpy()
     rows = np.flatnonzero((store.index["role"].to_numpy() == role) & np.isin(labels, pair))
-    return store.images[rows], (labels[rows] == pair[1]).astype(int)
+    return store.images.select(rows), (labels[rows] == pair[1]).astype(int)
 
 
 def load_synthetic(folder: Path, size: int, accepted_only: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -172,6 +183,7 @@ def _decode_all(
                 if patch is not None:
                     patches[index] = patch
                 rows.append(_index_row(records[index], image, reason))
+            release(patches)
         return rows
 
     rows = []
@@ -278,6 +290,8 @@ def _write_kept_patches(folder: Path, patches: np.ndarray, keep: np.ndarray) -> 
     compact = allocate(target, np.uint8, (len(kept_rows), *patches.shape[1:]))
     for start in range(0, len(kept_rows), CHUNK):
         compact[start : start + CHUNK] = patches[kept_rows[start : start + CHUNK]]
+        release(compact)
+        release(patches)
     compact.flush()
     (folder / "decoding.npy").unlink()
 
@@ -294,6 +308,7 @@ def _normalize_stains(folder: Path, index: pd.DataFrame, settings: Preprocess) -
     groups = index.groupby("patient").indices
     for patient, rows in groups.items():
         patches[rows], is_normalized = stain.normalize(patches[rows])
+        release(patches)
         if not is_normalized:
             fallbacks.append(str(patient))
     patches.flush()

@@ -7,6 +7,7 @@ import tensorflow as tf
 from bcgan import experiment, machine, progress, runs, stages
 from bcgan.artifacts import Cache, StageRun
 from bcgan.classify import pretraining
+from bcgan.data.rows import ImageRows
 from bcgan.errors import InputError, WorkError
 from bcgan.models import weights
 from bcgan.models.classifier import build_for_run
@@ -24,7 +25,7 @@ with_weights = pytest.mark.skipif(not has_weights("lite0"), reason="EfficientNet
 
 def store_of(patients=range(6)) -> Store:
     index = pd.DataFrame({"role": ROLES, "patient": [str(patient) for patient in patients]})
-    return Store(IMAGES, pd.concat([index] * 2, ignore_index=True))
+    return Store(ImageRows(IMAGES), pd.concat([index] * 2, ignore_index=True))
 
 
 def settings(**changes):

@@ -7,6 +7,7 @@ from bcgan import experiment, stages
 from bcgan.artifacts import Cache, StageRun
 from bcgan.classify import calibration, teaching, train, trainings
 from bcgan.classify.scoring import predict_probabilities
+from bcgan.data.rows import ImageRows
 from bcgan.errors import InputError
 from bcgan.models import weights
 from bcgan.models.classifier import build_classifier
@@ -24,7 +25,7 @@ ROLES = np.repeat(["train", "validation", "unlisted", "unlisted_other", "test"],
 
 
 def store_of(roles) -> Store:
-    return Store(IMAGES, pd.DataFrame({"role": roles, "label": np.arange(60) % 2}))
+    return Store(ImageRows(IMAGES), pd.DataFrame({"role": roles, "label": np.arange(60) % 2}))
 
 
 def test_a_label_is_the_teachers_calibrated_mean_and_no_label_is_looked_at(tmp_path):

@@ -45,8 +45,15 @@ def test_crops_are_random_in_training_and_central_in_scoring():
     sampler, corners = batches.epoch_sampler(np.arange(20), 20, 0), set()
     for step, cut, _ in batches.make_dataset(IMAGES, LABELS, sampler, range(8), crop=6):
         whole, places = IMAGES[sampler(int(step))], [(top, left) for top in range(3) for left in range(3)]
-        corners |= {(t, k) for t, k in places if np.array_equal(whole[:, t : t + 6, k : k + 6], cut)}
-    assert len(corners) > 2
+        found = [
+            {(t, k) for t, k in places if np.array_equal(image[t : t + 6, k : k + 6], part)}
+            for image, part in zip(whole, cut, strict=True)
+        ]
+        assert all(found) and len(set.union(*found)) > 4  # another one for each image of a batch
+        corners |= set.union(*found)
+    assert len(corners) == 9
+    again = batches.make_dataset(IMAGES, LABELS, sampler, range(7, 8), crop=6)
+    np.testing.assert_array_equal(next(iter(again))[1], cut)  # a function of the step
     np.testing.assert_array_equal(center_crop(IMAGES, 6), IMAGES[:, 1:7, 1:7])
 
 

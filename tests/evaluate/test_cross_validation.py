@@ -8,6 +8,7 @@ import pytest
 from bcgan import cli, experiment
 from bcgan.artifacts import Cache, StageRun
 from bcgan.data.records import UNKNOWN
+from bcgan.data.rows import ImageRows
 from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import cross_validation
 from bcgan.preprocess import store
@@ -52,7 +53,7 @@ def test_so_is_what_met_these_patients_without_labels(tmp_path):
     settings = experiment.load(
         "phantom", ("cross_validation.models=[efficientnet_lite0_simclr]", "pretrain.weights=shipped")
     )
-    patches = store.Store(np.zeros((24, 50, 50, 3), np.uint8), index_of(8, 3))
+    patches = store.Store(ImageRows(np.zeros((24, 50, 50, 3), np.uint8)), index_of(8, 3))
     run = StageRun(settings, tmp_path, tmp_path / "folds", {}, Cache(tmp_path, "cross_validation"))
     with pytest.raises(InputError, match=r"was pretrained on 1 of these patients \(first: 3\)"):
         cross_validation.evaluate(run, patches, False)
