@@ -5,16 +5,17 @@ import numpy as np
 from bcgan.gan import watch
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES
+from bcgan.report.wording import join_words
 
 LAYOUT_CORRELATION_ALERT = 0.2  # by how much more the layouts of synthetic patches correlate; a reader sees that
 MIN_FLIP_RATE = 0.05  # of translations called the other class; with fewer, translation had no effect
+IMBALANCE_ALERT = 0.15  # difference of a class's share from that of equally frequent classes
 MIN_TEST_PATIENTS = 30  # with fewer, every interval is wide
 
 
 def list_alerts(run: Run) -> list[str]:
     """Return the limitations and warnings that follow from the run's own numbers."""
     test, num_padded = run.role_counts("test"), run.audit["faults"]["wrong_size"]["count"]
-    malignant_share = test["positives"] / test["patches"]
     num_excluded = run.audit["patches"] - run.audit["kept"]
     num_seeds = len(run.experiment.classify.seeds)
     gan_failure = watch.diagnose(run.gan_log.to_dict("records"))
@@ -31,10 +32,7 @@ def list_alerts(run: Run) -> list[str]:
             f"Only {test['patients']} test patients: read the intervals, not the values.",
         ),
         (num_seeds < 3, f"{run.seeds_text()}: how much results vary between trainings is not known."),
-        (
-            abs(malignant_share - 0.5) > 0.15,
-            f"{malignant_share:.0%} of the test patches are malignant: accuracy alone is misleading.",
-        ),
+        (_imbalance_text(run), _imbalance_text(run)),
         (num_excluded, f"{num_excluded:,} patches were excluded by the audit."),
         (num_padded, f"{num_padded:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs_text(run)}."),
@@ -57,6 +55,16 @@ def list_limitations(run: Run) -> list[str]:
         "Calibration was fitted on validation patients and may not hold for others.",
     ]
     return [text for text in sentences if text]
+
+
+def _imbalance_text(run: Run) -> str:
+    """Return a warning if a class is much more or less frequent than all on average; empty otherwise."""
+    counts, average = run.class_counts("test"), 1 / len(run.class_names)
+    shares = {run.class_texts[label]: counts[label] / sum(counts) for label in run.contrasted_labels}
+    text, share = max(shares.items(), key=lambda item: abs(item[1] - average))
+    if abs(share - average) <= IMBALANCE_ALERT:
+        return ""
+    return f"{share:.0%} of the test patches are {text}: accuracy alone is misleading."
 
 
 def _kid_text(run: Run) -> str:
@@ -82,7 +90,8 @@ def _mode_collapse_text(run: Run) -> str:
     if max(np.subtract(correlations["synthetic"], correlations["real"])) < LAYOUT_CORRELATION_ALERT:
         return ""
     synthetic, real = (
-        f"{benign:.2f} (benign) and {malignant:.2f} (malignant)" for benign, malignant in correlations.values()
+        join_words([f"{value:.2f} ({text})" for value, text in zip(values, run.class_texts, strict=True)])
+        for values in correlations.values()
     )
     return (
         f"The generator has few layouts: brightness on a 5x5 grid correlates by {synthetic} between two synthetic "
@@ -97,7 +106,9 @@ def _weak_translation_text(run: Run) -> str:
     if not flip_rates or max(flip_rates) >= MIN_FLIP_RATE:
         return ""
     shares = " and ".join(f"{rate:.1%}" for rate in flip_rates)
-    return f"The translations between the classes change almost nothing: {shares} of them are called the other class."
+    pair = [run.class_texts[label] for label in run.experiment.translated_labels]
+    classes = join_words(pair) if run.is_multiclass else "the classes"
+    return f"The translations between {classes} change almost nothing: {shares} of them are called the other class."
 
 
 def _epochs_text(run: Run) -> str:

@@ -12,6 +12,7 @@ from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import style
 from bcgan.report.run import Run
 from bcgan.report.style import ReportFigure
+from bcgan.report.wording import MAX_LISTED_CLASSES, class_text
 from bcgan.settings import Classifier
 
 COLORS = {
@@ -75,7 +76,7 @@ def system(run: Run) -> ReportFigure:
         "discriminator": (2.6, 2.2, f"Discriminator{projected}", "discriminator"),
         "maps": (5.2, 2.2, f"Its maps, {maps},\n{state}", "discriminator"),
         "resnet": (7.8, 2.2, f"Table 1's ResNet,\njoined, to {units:,} units", "joined"),
-        "call": (10.4, 2.2, "Binary head:\nbenign or malignant", "data"),
+        "call": (10.4, 2.2, _head_text(run.experiment.data.class_names), "data"),
     }
     for x, y, text, color in boxes.values():
         _draw_box(axes, x, y, text, COLORS[color])
@@ -88,17 +89,29 @@ def system(run: Run) -> ReportFigure:
     numbers = pd.DataFrame(links, columns=["from", "to"])
     return ReportFigure(figure, numbers, "System architecture (the paper's Fig. 3)", (
         "What runs: the GAN learns the training patients' patches; its discriminator's maps join the ResNet, whose "
-        "training its synthetic patches enrich; a binary head behind the paper's 1,000 units makes the call."
+        "training its synthetic patches enrich; "
+        f"{'a binary' if len(run.experiment.data.class_names) == 2 else 'a'} head behind the paper's 1,000 units makes "
+        "the call."
         + (" The second discriminator is not in the paper."
            if run.experiment.gan.projected_discriminator_weight else "")
     ))  # fmt: skip
 
 
+def _head_text(class_names: tuple[str, ...]) -> str:
+    """Return what the box of the classifier's head says."""
+    if len(class_names) > MAX_LISTED_CLASSES:
+        return f"Head:\none of {len(class_names)} classes"
+    title = "Binary head" if len(class_names) == 2 else "Head"
+    *others, last = (class_text(name) for name in class_names)
+    line_break = "\n" if len(others) > 1 else " "
+    return f"{title}:\n{', '.join(others)}{line_break}or {last}"
+
+
 def gan(run: Run) -> ReportFigure:
     """Draw the blocks of the generator and the discriminator: the paper's Fig. 4."""
-    settings, size = run.experiment.gan, run.experiment.data.size
-    gan_discriminator = discriminator(settings.base_channels, spectral=settings.spectral_norm, size=size)
-    generator_blocks = blocks(generator(settings.latent_dim, settings.base_channels, size=size))
+    settings, size, num_classes = run.experiment.gan, run.experiment.data.size, len(run.experiment.data.class_names)
+    gan_discriminator = discriminator(settings.base_channels, num_classes, settings.spectral_norm, size)
+    generator_blocks = blocks(generator(settings.latent_dim, settings.base_channels, num_classes, size))
     discriminator_blocks = blocks(gan_discriminator)
     is_drawn = generator_blocks["block"].str.match("noise|code|seed|grow|last|colours|image")
     generator_blocks = generator_blocks[generator_blocks["output"].map(bool) & is_drawn]

@@ -1,5 +1,6 @@
 """The model card, the data card and the CLAIM checklist, filled from the run; unknown facts are stated as such."""
 
+import numpy as np
 import pandas as pd
 
 from bcgan.classifiers import CLASSIFIERS
@@ -8,6 +9,7 @@ from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import slide_figures
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
+from bcgan.report.wording import class_noun, join_words
 
 UNKNOWN = "Unknown"
 NO_PATIENTS = "Unknown: the data name no patient, every patch stands for itself"
@@ -16,7 +18,7 @@ DATA_SETS = {
     "histology_phantom": {
         "Source": "Procedural tissue drawn by bcgan; no patients, no images taken from anywhere",
         "Licence": "That of bcgan",
-        "Reference standard": "Exact: the patches were drawn as benign or malignant",
+        "Reference standard": "Exact: the patches were drawn as {classes}",
         "Annotators": "None needed",
         "Demographics": "None: there are no patients",
         "Ethics and de-identification": "No data of persons",
@@ -66,7 +68,7 @@ def data_card(run: Run) -> pd.DataFrame:
     facts = _data_facts(run)
     return _table("Data", {
         **{name: facts[name] for name in FACTS[:4]},
-        "Patches": f"{run.audit['patches']:,} found, {run.audit['kept']:,} kept; {_malignant_text(run)}",
+        "Patches": f"{run.audit['patches']:,} found, {run.audit['kept']:,} kept; {_classes_text(run)}",
         **({"Completeness": run.subset_note()} if run.subset_note() else {}),
         "Patients": f"{run.store.index['patient'].nunique():,}" if run.has_patient_names else NO_PATIENTS,
         "Split": f"{run.protocol_text()}; {_roles_text(run)}",
@@ -83,10 +85,14 @@ def model_card(run: Run) -> pd.DataFrame:
     name = run.classifier_names[0]
     classifier_settings, settings = run.experiment.classify.models[name], run.experiment.classify
     sets = run.metrics[name]["sets"]
-    thresholds = ", ".join(f"{value:.3f}" for value in run.metrics[name]["thresholds"].values())
+    if run.is_multiclass:
+        output, chosen_call = "a probability of each class", "the most probable class is called"
+    else:
+        output = f"a probability of {class_noun(run.class_names[1])}"
+        chosen_call = f"thresholds {', '.join(f'{value:.3f}' for value in run.metrics[name]['thresholds'].values())}"
     return _table("Model", {
         "Name": f"{CLASSIFIER_NAMES[name]}, {run.seeds_text()}",
-        "Task": f"One patch of {settings.crop_size or run.experiment.data.size} pixels to a probability of malignancy",
+        "Task": f"One patch of {settings.crop_size or run.experiment.data.size} pixels to {output}",
         "Intended use": "Research. Not for diagnosis, nor for any decision about a patient",
         "Trained on": run.role_summary("train"),
         "Training": f"{classifier_settings.epochs} epochs, batches of {settings.batch_size}, {settings.optimizer} at "
@@ -94,7 +100,7 @@ def model_card(run: Run) -> pd.DataFrame:
                     f"{classifier_settings.synthetic_fraction:.0%} of each batch synthetic"
                     + (f", {classifier_settings.distillation_fraction:.0%} labelled by teachers"
                        if classifier_settings.distillation_fraction else ""),
-        "Chosen by": f"Validation ROC AUC ({run.role_summary('validation')}); thresholds {thresholds}",
+        "Chosen by": f"Validation ROC AUC ({run.role_summary('validation')}); {chosen_call}",
         **{f"{METRIC_NAMES[metric]}, test patients": format_estimate(sets["test"][metric]) for metric in METRICS},
         "Other patients": "; ".join(
             f"{ROLE_NAMES[role]}: ROC AUC {format_estimate(sets[role]['roc_auc'])}" for role in sets
@@ -120,6 +126,8 @@ def claim(run: Run) -> pd.DataFrame:
         subset = f", {data.subsample_fraction:.0%} of each patient's patches of each class"
     elif data.max_patches_per_class:
         subset = f", at most {data.max_patches_per_class} of each patient and class"
+    macro = "; means over the classes, each against the rest" if run.is_multiclass else ""
+    chosen_neither = "neither epochs nor thresholds" if not run.is_multiclass else "no epochs"
     items = (
         ("AI methodology named in the title", "Yes: GAN and ResNet"),
         ("Structured summary", "The first screen of this report"),
@@ -131,7 +139,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("Eligibility criteria", f"Every patch of {_sources_text(run)} that passes the audit: {_faults_text(run)}"),
         ("Preprocessing", _preparation_text(run)),
         ("Selection of subsets", f"{run.audit['kept']:,} of {run.audit['patches']:,} patches{subset}"),
-        ("Data elements", "Patch, patient, place in the slide where known, label 0 benign and 1 malignant"),
+        ("Data elements", f"Patch, patient, place in the slide where known, label {_labels_text(run)}"),
         ("De-identification", facts["Ethics and de-identification"]),
         ("Missing data", run.audit["imputed"]["rule"]),
         ("Reference standard", facts["Reference standard"]),
@@ -148,10 +156,10 @@ def claim(run: Run) -> pd.DataFrame:
         ("Software", packages),
         ("Initial weights", "; ".join(["Keras's", "a run's own GAN for its discriminator", *_pretraining_texts(run)])),
         ("Training", "The model card and results.json; settings in the YAML file of the experiment"),
-        ("Choice of the final model", "Epoch by validation ROC AUC; test patients chose neither epochs nor thresholds"),
+        ("Choice of the final model", f"Epoch by validation ROC AUC; test patients chose {chosen_neither}"),
         ("Ensembles", f"Mean of {' and '.join(CLASSIFIER_NAMES[name] for name in evaluate.ensemble_models)}"
                       if evaluate.ensemble_models else "None"),
-        ("Metrics", ", ".join(METRIC_NAMES.values())),
+        ("Metrics", ", ".join(run.metric_names.values()) + macro),
         ("Uncertainty", f"{evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}, "
                         f"{evaluate.bootstrap_samples:,} resamples; {run.seeds_text()}"),
         ("Robustness", "Ablation" if run.ablation else f"Spread over {run.seeds_text()}; no ablation in this run"),
@@ -185,13 +193,22 @@ def _data_facts(run: Run) -> dict[str, str]:
     facts, settings = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.data_source, {}), run.experiment.data
     if run.data_source in ("histology_phantom", "tiles"):
         facts["Scale"] = f"{settings.size}x{settings.size} pixels of {microns_per_pixel(settings):g} microns"
+    facts["Reference standard"] = facts["Reference standard"].format(classes=join_words(run.class_texts, "or"))
     return facts
 
 
-def _malignant_text(run: Run) -> str:
-    """Return the number and share of malignant patches."""
-    labels = run.store.index["label"]
-    return f"{int(labels.sum()):,} malignant ({labels.mean():.1%})"
+def _classes_text(run: Run) -> str:
+    """Return the number and share of patches of the second class, or of each of more."""
+    counts = np.bincount(run.store.index["label"], minlength=len(run.class_names))
+    return ", ".join(
+        f"{counts[label]:,} {run.class_texts[label]} ({counts[label] / counts.sum():.1%})"
+        for label in run.contrasted_labels
+    )
+
+
+def _labels_text(run: Run) -> str:
+    """Return the labels with the names of their classes."""
+    return join_words([f"{label} {text}" for label, text in enumerate(run.class_texts)])
 
 
 def _pretraining_texts(run: Run) -> list[str]:

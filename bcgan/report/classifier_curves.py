@@ -1,4 +1,7 @@
-"""Curves of the classifiers on the test patients: ROC, precision-recall, reliability, net benefit."""
+"""Curves of the classifiers on the test patients, of two classes: ROC, precision-recall, reliability, net benefit.
+
+Those of more classes are in `class_curves`.
+"""
 
 from collections.abc import Callable
 
@@ -12,6 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from bcgan.evaluate.intervals import format_estimate, patient_weights
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, ReportFigure
+from bcgan.report.wording import class_noun
 
 CURVE_POINTS = 201  # along the x axis, at which the curves of the seeds are averaged
 BAND_RESAMPLES = 300  # bootstrap curves that a band is the quantiles of
@@ -33,12 +37,12 @@ def precision_recall(run: Run) -> ReportFigure:
     counts = run.role_counts("test")
     share = counts["positives"] / counts["patches"]
     return _draw_curves(
-        run, "pr_auc", _recall_precision_curve, ("Recall (sensitivity)", "Precision"), "Precision-recall curves",
-        f"Precision-recall curves; the dotted line is the share of malignant patches, {share:.2f}: chance.",
+        run, "pr_auc", recall_precision_curve, ("Recall (sensitivity)", "Precision"), "Precision-recall curves",
+        f"Precision-recall curves; the dotted line is the share of {run.class_texts[1]} patches, {share:.2f}: chance.",
     )  # fmt: skip
 
 
-def _recall_precision_curve(labels, scores, sample_weight=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def recall_precision_curve(labels, scores, sample_weight=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return recall, increasing, precision and thresholds."""
     precision, recall, thresholds = precision_recall_curve(labels, scores, sample_weight=sample_weight)
     has_recall = recall > 0  # without a true positive, precision is 0 or, by convention, 1
@@ -46,7 +50,7 @@ def _recall_precision_curve(labels, scores, sample_weight=None) -> tuple[np.ndar
 
 
 def reliability(run: Run) -> ReportFigure:
-    """Draw the observed share of malignant patches against the probability, as predicted and after calibration.
+    """Draw the observed share of the second class against the probability, as predicted and after calibration.
 
     The ten bins have equal numbers of patches.
     """
@@ -59,7 +63,7 @@ def reliability(run: Run) -> ReportFigure:
         for name in run.classifier_names:
             scores = run.mean_probabilities(name, test)
             if is_calibrated:
-                by_seed = [run.calibrated_probabilities(name, seed, test) for seed in run.probability_columns(name)]
+                by_seed = [run.calibrated_probabilities(name, seed, test) for seed in run.seeds(name)]
                 scores = np.mean(by_seed, axis=0)
             observed, predicted = calibration_curve(test["label"], scores, n_bins=10, strategy="quantile")
             test_metrics = run.metrics[name]["sets"]["test"]
@@ -70,9 +74,14 @@ def reliability(run: Run) -> ReportFigure:
             )  # fmt: skip
             points = zip(predicted, observed, strict=True)
             rows += [{"probabilities": title, "classifier": name, "predicted": p, "observed": o} for p, o in points]
-        axes.set(xlabel="Mean probability of malignancy", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
-    grid[0].set_ylabel("Observed share malignant")
-    _legend_below(figure, "Expected calibration error, as it is and after scaling")
+        axes.set(
+            xlabel=f"Mean probability of {class_noun(run.class_names[1])}",
+            xlim=(-0.02, 1.02),
+            ylim=(-0.02, 1.02),
+            title=title,
+        )
+    grid[0].set_ylabel(f"Observed share {run.class_texts[1]}")
+    legend_below(figure, "Expected calibration error, as it is and after scaling")
     sns.despine(figure)
     caption = (
         "Reliability, ten bins of equal size, as the networks say and after temperature and shift from the validation "
@@ -86,28 +95,29 @@ def reliability(run: Run) -> ReportFigure:
 def decision_curve(run: Run) -> ReportFigure:
     """Draw the net benefit of acting on the calibrated probability, on all patches and on none (Vickers 2006)."""
     test = run.test_predictions
-    malignant = test["label"].to_numpy() == 1
+    is_second, second = test["label"].to_numpy() == 1, run.class_texts[1]
     thresholds = np.linspace(0.01, 0.9, 90)
     odds = thresholds / (1 - thresholds)
-    benefit_of_all = malignant.mean() - (1 - malignant.mean()) * odds
+    share = is_second.mean()
+    benefit_of_all = share - (1 - share) * odds
     figure, axes = plt.subplots(figsize=(6.2, 4.8))
-    axes.plot(thresholds, benefit_of_all, color=MUTED, ls="--", lw=1, label="Call every patch malignant")
+    axes.plot(thresholds, benefit_of_all, color=MUTED, ls="--", lw=1, label=f"Call every patch {second}")
     axes.axhline(0, color=MUTED, ls=":", lw=1, label="Call none")
     curves = {"all": benefit_of_all}
     for name in run.classifier_names:
         benefits = []
-        for seed in run.probability_columns(name):
+        for seed in run.seeds(name):
             called = run.calibrated_probabilities(name, seed, test)[:, None] >= thresholds
-            benefits.append((called & malignant[:, None]).mean(0) - (called & ~malignant[:, None]).mean(0) * odds)
+            benefits.append((called & is_second[:, None]).mean(0) - (called & ~is_second[:, None]).mean(0) * odds)
         curves[name] = np.mean(benefits, axis=0)
         axes.plot(
             thresholds, curves[name], color=CLASSIFIER_COLORS[name], label=CLASSIFIER_NAMES[name],
             zorder=_line_order(run, name),
         )  # fmt: skip
     lowest = min(curves[name].min() for name in run.classifier_names)
-    axes.set(xlabel="Probability above which a patch is called malignant", ylabel="Net benefit (true calls a patch)",
-             xlim=(0, 0.9), ylim=(min(-0.03, lowest - 0.005), malignant.mean() * 1.05))  # fmt: skip
-    _legend_below(figure)
+    axes.set(xlabel=f"Probability above which a patch is called {second}", ylabel="Net benefit (true calls a patch)",
+             xlim=(0, 0.9), ylim=(min(-0.03, lowest - 0.005), share * 1.05))  # fmt: skip
+    legend_below(figure)
     sns.despine(figure)
     caption = (
         f"Decision curves: {run.role_summary('test')}; probabilities calibrated on validation patients. A false call "
@@ -118,7 +128,7 @@ def decision_curve(run: Run) -> ReportFigure:
     return ReportFigure(figure, pd.concat(tables, ignore_index=True), "Decision curves", caption)
 
 
-def _legend_below(figure, title: str | None = None) -> None:
+def legend_below(figure, title: str | None = None) -> None:
     """Add a legend below the axes: among many lines there is no free space."""
     figure.legend(fontsize=7.5, title=title, title_fontsize=8, loc="outside lower center", ncol=1 if title else 2)
 
@@ -143,7 +153,7 @@ def _draw_curves(
     figure, axes = plt.subplots(figsize=(4.8, 6.2))
     x, tables = np.linspace(0, 1, CURVE_POINTS), []
     for name in run.classifier_names:
-        y = _mean_curve(curve, test["label"], test[list(run.probability_columns(name).values())], x)
+        y = mean_curve(curve, test["label"], list(run.probabilities_by_seed(name, test).values()), x)
         label = f"{CLASSIFIER_NAMES[name]}: {format_estimate(run.metrics[name]['sets']['test'][metric])}"
         axes.plot(x, y, color=CLASSIFIER_COLORS[name], lw=1.6, label=label, zorder=_line_order(run, name))
         tables.append(pd.DataFrame({"classifier": name, labels[0]: x, labels[1]: y}))
@@ -156,11 +166,11 @@ def _draw_curves(
     else:
         axes.axhline(test["label"].mean(), ls=":", color=MUTED)
     axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(0, 1.01))
-    _legend_below(figure, METRIC_NAMES[metric])
+    legend_below(figure, METRIC_NAMES[metric])
     sns.despine(figure)
     settings = run.experiment.evaluate
     caption = (
-        f"{caption} {run.role_summary('test').capitalize()}; each line the mean of {run.seeds_text()} at equal "
+        f"{caption} {run.role_summary('test')}; each line the mean of {run.seeds_text()} at equal "
         f"{labels[0].lower()}; {settings.confidence_level:.0%} intervals by {run.bootstrap_note()}, "
         f"{settings.bootstrap_samples:,} resamples; band of {CLASSIFIER_NAMES[first]}: patients alone, "
         f"{min(BAND_RESAMPLES, settings.bootstrap_samples)}."
@@ -168,19 +178,21 @@ def _draw_curves(
     return ReportFigure(figure, pd.concat(tables), title, caption)
 
 
-def _mean_curve(curve: CurveFunction, labels, scores: pd.DataFrame, x: np.ndarray, weights=None) -> np.ndarray:
-    """Return a curve's height at `x`, the mean over the seeds; `scores` has a column for each seed."""
-    curves = [curve(labels, scores[column], sample_weight=weights)[:2] for column in scores]
+def mean_curve(curve: CurveFunction, labels, scores: list[np.ndarray], x: np.ndarray, weights=None) -> np.ndarray:
+    """Return a curve's height at `x`, the mean over the seeds; `scores` has probabilities of each seed."""
+    curves = [curve(labels, of_seed, sample_weight=weights)[:2] for of_seed in scores]
     return np.mean([np.interp(x, *points) for points in curves], axis=0)
 
 
 def _bootstrap_band(run: Run, test: pd.DataFrame, name: str, curve: CurveFunction, x: np.ndarray) -> np.ndarray:
     """Return the lower and upper limit of a classifier's mean curve at `x`, by patient bootstrap: (2, len(x))."""
-    settings, scores = run.experiment.evaluate, test[list(run.probability_columns(name).values())]
+    settings, scores = run.experiment.evaluate, run.probabilities_by_seed(name, test).values()
     labels = test["label"].to_numpy()
     weights = patient_weights(test["patient"].to_numpy(), settings.bootstrap_samples, run.experiment.seed)
     has_both_classes = [np.ptp(labels[row > 0]) > 0 for row in weights]
     weights = weights[has_both_classes][:BAND_RESAMPLES]
-    curves = [_mean_curve(curve, labels[row > 0], scores[row > 0], x, row[row > 0]) for row in weights]
+    curves = [
+        mean_curve(curve, labels[row > 0], [of_seed[row > 0] for of_seed in scores], x, row[row > 0]) for row in weights
+    ]
     tail = (1 - settings.confidence_level) / 2
     return np.quantile(curves, (tail, 1 - tail), axis=0)

@@ -6,12 +6,11 @@ import pandas as pd
 import seaborn as sns
 from sklearn.metrics import confusion_matrix
 
-from bcgan.classes import CLASSES
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.evaluate.metrics import operating_points
 from bcgan.report import tables
-from bcgan.report.run import Run
+from bcgan.report.run import Run, call
 from bcgan.report.style import (
     CLASSIFIER_COLORS,
     CLASSIFIER_NAMES,
@@ -21,8 +20,11 @@ from bcgan.report.style import (
     difference_title,
     format_signed,
 )
+from bcgan.report.wording import capitalize
 
-YOUDEN = "youden"
+YOUDEN, MOST_PROBABLE = "youden", "most_probable"
+MIN_CELL_IN, MAX_WIDTH_IN = 0.5, 10  # of confusion matrices
+MAX_COUNTED_CLASSES = 4  # whose cells of the confusion matrix have room for two lines
 
 
 def accuracy_loss(run: Run) -> ReportFigure:
@@ -39,7 +41,7 @@ def accuracy_loss(run: Run) -> ReportFigure:
             axes.xaxis.get_major_locator().set_params(integer=True)
         grid[0, column].set_title(CLASSIFIER_NAMES[name], fontsize=10)
         grid[1, column].set_xlabel("Epoch")
-    grid[0, 0].set_ylabel("Accuracy at 0.5")
+    grid[0, 0].set_ylabel("Accuracy" if run.is_multiclass else "Accuracy at 0.5")
     grid[1, 0].set_ylabel("Loss (nats)")
     grid[0, 0].legend(loc="lower right")
     sns.despine(figure)
@@ -53,52 +55,96 @@ def accuracy_loss(run: Run) -> ReportFigure:
 
 
 def confusion(run: Run) -> ReportFigure:
-    """Draw confusion matrices: the proposed classifier's at three validation thresholds, the others' at Youden's."""
-    test = run.test_predictions
+    """Draw the confusion matrix of every classifier.
+
+    Of two classes the proposed classifier has three, at three validation thresholds, and the others have one at
+    Youden's. Of more classes the most probable one is called.
+    """
+    test, num_classes = run.test_predictions, len(run.class_names)
     first, *other_names = run.classifier_names
-    panels = [(first, rule) for rule in tables.RULES] + [(name, YOUDEN) for name in other_names]
-    num_columns = len(tables.RULES)
+    first_rules, other_rule = ([MOST_PROBABLE], MOST_PROBABLE) if run.is_multiclass else (list(tables.RULES), YOUDEN)
+    panels = [(first, rule) for rule in first_rules] + [(name, other_rule) for name in other_names]
+    side = max(2.5, MIN_CELL_IN * num_classes + 0.5)
+    num_columns = max(1, min(len(tables.RULES), int(MAX_WIDTH_IN // side)))
     num_rows = -(-len(panels) // num_columns)
     figure, grid = plt.subplots(
-        num_rows, num_columns, figsize=(2.5 * num_columns + 0.5, 3.05 * num_rows), squeeze=False
+        num_rows, num_columns, figsize=(side * num_columns + 0.5, (side + 0.55) * num_rows), squeeze=False
     )
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     rows = []
     for axes, (name, rule) in zip(grid.flat, panels, strict=False):
-        thresholds = _thresholds_by_seed(run, name, rule)
-        columns = run.probability_columns(name)
-        matrices = [confusion_matrix(test["label"], test[columns[seed]] >= thresholds[seed]) for seed in columns]
-        counts = np.mean(matrices, axis=0)
-        shares = counts / counts.sum(1, keepdims=True)
-        _draw_confusion_matrix(axes, counts, shares, has_row_labels=axes in grid[:, 0])
-        threshold = np.mean(list(thresholds.values()))
-        axes.set_title(f"{CLASSIFIER_NAMES[name]}\n{tables.RULES[rule]}, {threshold:.2f}", fontsize=8.5)
-        for truth, called in np.ndindex(2, 2):
+        thresholds = None if run.is_multiclass else _thresholds_by_seed(run, name, rule)
+        counts = _mean_confusion(run, name, test, thresholds)
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # 0 of a class without a test patch
+        _draw_confusion_matrix(axes, run.class_texts, counts, shares, has_row_labels=axes in grid[:, 0])
+        chosen, title = {"classifier": name}, CLASSIFIER_NAMES[name]
+        if thresholds is not None:
+            threshold = np.mean(list(thresholds.values()))
+            chosen |= {"rule": rule, "threshold": threshold}
+            title = f"{title}\n{tables.RULES[rule]}, {threshold:.2f}"
+        axes.set_title(title, fontsize=8.5)
+        for truth, called in np.ndindex(num_classes, num_classes):
             rows.append({
-                "classifier": name, "rule": rule, "threshold": threshold, "true": CLASSES[truth],
-                "called": CLASSES[called], "patches": counts[truth, called], "share": shares[truth, called],
+                **chosen, "true": run.class_names[truth], "called": run.class_names[called],
+                "patches": counts[truth, called], "share": shares[truth, called],
             })  # fmt: skip
     for axes in grid[:, 0]:
         axes.set_ylabel("True")
-    caption = (
-        f"Confusion of {run.role_summary('test')}; share of the true class, and patches (mean over "
-        f"{run.seeds_text()}). Upper row: {CLASSIFIER_NAMES[first]} at the thresholds that give validation patients "
-        "the largest Youden index, a sensitivity of at least 0.95, and the largest F1; below: the others at that with "
-        "the largest Youden index. Above each matrix its rule and threshold, all other rules in the table of "
-        "operating points."
+    return ReportFigure(figure, pd.DataFrame(rows), "Confusion matrices", _confusion_caption(run))
+
+
+def _confusion_caption(run: Run) -> str:
+    """Return the caption of the confusion matrices."""
+    summary = run.role_summary("test")
+    if run.is_multiclass:
+        return (
+            f"Confusion of {summary}; in each cell the share of the true class and, with few classes, the patches "
+            f"(mean over {run.seeds_text()}). The most probable class is called."
+        )
+    return (
+        f"Confusion of {summary}; share of the true class, and patches (mean over "
+        f"{run.seeds_text()}). Upper row: {CLASSIFIER_NAMES[run.classifier_names[0]]} at the thresholds that give "
+        "validation patients the largest Youden index, a sensitivity of at least 0.95, and the largest F1; below: the "
+        "others at that with the largest Youden index. Above each matrix its rule and threshold, all other rules in "
+        "the table of operating points."
     )
-    return ReportFigure(figure, pd.DataFrame(rows), "Confusion matrices", caption)
 
 
-def _draw_confusion_matrix(axes, counts: np.ndarray, shares: np.ndarray, has_row_labels: bool) -> None:
-    """Draw a confusion matrix, (true, called), with the share of the true class and the patches in each cell."""
-    texts = [f"{share:.0%}\n{count:,.0f}" for share, count in zip(shares.flat, counts.flat, strict=True)]
+def _mean_confusion(run: Run, name: str, test: pd.DataFrame, thresholds: dict[int, float] | None) -> np.ndarray:
+    """Return the numbers of patches by true and called class, the mean over a classifier's seeds.
+
+    Args:
+        thresholds: By seed, from which on a patch is called the second of two classes; `None` with more classes.
+    """
+    matrices, labels = [], range(len(run.class_names))
+    for seed, scores in run.probabilities_by_seed(name, test).items():
+        called = call(scores, thresholds[seed] if thresholds else None)
+        matrices.append(confusion_matrix(test["label"], called, labels=labels))
+    return np.mean(matrices, axis=0)
+
+
+def _draw_confusion_matrix(
+    axes, class_texts: list[str], counts: np.ndarray, shares: np.ndarray, has_row_labels: bool
+) -> None:
+    """Draw a confusion matrix, (true, called), with the share of the true class and the patches in each cell.
+
+    Of many classes the cells have the share alone.
+    """
+    has_counts = len(class_texts) <= MAX_COUNTED_CLASSES
+    texts = [
+        f"{share:.0%}\n{count:,.0f}" if has_counts else f"{share:.0%}"
+        for share, count in zip(shares.flat, counts.flat, strict=True)
+    ]
     sns.heatmap(
-        shares, annot=np.array(texts).reshape(shares.shape), fmt="", annot_kws={"color": INK}, cmap="Greys", vmin=0,
-        vmax=2, cbar=False, ax=axes, square=True, xticklabels=CLASSES,
-        yticklabels=CLASSES if has_row_labels else False, linewidths=1,
+        shares, annot=np.array(texts).reshape(shares.shape), fmt="", annot_kws={"color": INK} | (
+            {} if has_counts else {"fontsize": 7.5}
+        ), cmap="Greys", vmin=0, vmax=2, cbar=False, ax=axes, square=True, xticklabels=class_texts,
+        yticklabels=class_texts if has_row_labels else False, linewidths=1,
     )  # fmt: skip
+    if len(class_texts) > 2:
+        axes.tick_params(axis="x", rotation=90, labelsize=8)
+        axes.tick_params(axis="y", rotation=0, labelsize=8)
     axes.set_xlabel("Called")
     axes.tick_params(length=0)
 
@@ -108,8 +154,8 @@ def _thresholds_by_seed(run: Run, name: str, rule: str) -> dict[int, float]:
     validation = run.probabilities[run.probabilities["role"] == "validation"]
     labels = validation["label"].to_numpy()
     return {
-        seed: operating_points(labels, validation[column].to_numpy())[rule]
-        for seed, column in run.probability_columns(name).items()
+        seed: operating_points(labels, scores)[rule]
+        for seed, scores in run.probabilities_by_seed(name, validation).items()
     }
 
 
@@ -118,8 +164,7 @@ def per_patient(run: Run) -> ReportFigure:
     test = run.test_predictions
     rows = []
     for name in run.classifier_names:
-        for seed, column in run.probability_columns(name).items():
-            called = test[column] >= run.metrics[name]["thresholds"][str(seed)]
+        for seed, called in run.called_by_seed(name, test).items():
             by_patient_table = (called == test["label"]).groupby(test["patient"]).agg(["mean", "size"])
             rows += [(name, seed, patient, mean, size) for patient, mean, size in by_patient_table.itertuples()]
     table = pd.DataFrame(rows, columns=["classifier", "seed", "patient", "accuracy", "patches"])
@@ -143,47 +188,75 @@ def per_patient(run: Run) -> ReportFigure:
     axes.annotate("stated by\nthe paper", (0.969, 1.01), xycoords=("data", "axes fraction"), ha="center", va="bottom",
                   fontsize=8, color=MUTED)  # fmt: skip
     sns.despine(figure)
+    at_threshold = "" if run.is_multiclass else " at the validation threshold"
     caption = (
         f"A dot a patient ({run.role_summary('test')}), up and down at random, so that fewer dots cover each other: "
-        f"accuracy at the validation threshold. Mean (minimum to maximum): {', '.join(ranges)}. "
+        f"accuracy{at_threshold}. Mean (minimum to maximum): {', '.join(ranges)}. "
         "Grey: the 95.0 to 98.8 % that the paper states without a protocol."
     )
     return ReportFigure(figure, table, "Patient by patient", caption)
 
 
 def patient_shares(run: Run) -> ReportFigure:
-    """Draw the malignant fraction of each test patient's patches, estimated against annotated."""
+    """Draw the fraction of each test patient's patches that is of a class, estimated against annotated.
+
+    Of two classes the second is drawn, of more a panel each.
+    """
     name = "ensemble" if "ensemble" in run.metrics else run.classifier_names[0]
-    test = run.test_predictions
-    estimates = []
-    for seed in run.probability_columns(name):
+    tables_by_label = {label: _patient_fractions(run, name, label) for label in run.contrasted_labels}
+    num_columns = min(len(tables_by_label), 4)
+    num_rows = -(-len(tables_by_label) // num_columns)
+    size = (2.5 * num_columns, 2.9 * num_rows) if run.is_multiclass else (4.8, 4.4)
+    figure, grid = plt.subplots(num_rows, num_columns, figsize=size, squeeze=False)
+    for axes in grid.flat[len(tables_by_label) :]:
+        axes.set_visible(False)
+    for axes, (label, table) in zip(grid.flat, tables_by_label.items(), strict=False):
+        axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
+        axes.scatter(
+            table["annotated"], table["estimated"], s=table["patches"].clip(10, 120), alpha=0.6, lw=0,
+            color=run.class_colors[run.class_names[label]] if run.is_multiclass else CLASSIFIER_COLORS[name],
+        )  # fmt: skip
+        limit = min(1.02, max(table["annotated"].max(), table["estimated"].max()) + 0.05)
+        axes.set(xlim=(-0.02, limit), ylim=(-0.02, limit))
+        axes.set_aspect("equal")
+        if run.is_multiclass:
+            axes.set_title(capitalize(run.class_texts[label]), fontsize=9.5)
+    axis_title = "Share, annotated" if run.is_multiclass else f"Share of {run.class_texts[1]} patches, annotated"
+    for axes in grid[:, 0]:
+        axes.set_ylabel("Estimated")
+    for axes in grid.flat:
+        axes.set_xlabel(axis_title)
+    sns.despine(figure)
+    test_metrics = run.metrics[name]["sets"]["test"]
+    num_patients, subject = len(table), "that class" if run.is_multiclass else run.class_texts[1]
+    over_classes = ", means over the classes" if run.is_multiclass else ""
+    caption = (
+        f"A dot a test patient ({num_patients}), larger with more patches: the mean calibrated probability by "
+        f"{CLASSIFIER_NAMES[name]}, against the share of the patient's patches that are annotated as {subject}. Mean "
+        f"error {format_estimate(test_metrics['patient_fraction_mae'])}, correlation "
+        f"{format_estimate(test_metrics['patient_fraction_pearson'])}{over_classes}; "
+        f"intervals by {run.bootstrap_note()}. {run.role_summary('test')}."
+    )
+    title = "How much of the tissue is of each class" if run.is_multiclass else (
+        f"How much of the tissue is {run.class_texts[1]}"
+    )  # fmt: skip
+    return ReportFigure(figure, pd.concat(tables_by_label.values()), title, caption)
+
+
+def _patient_fractions(run: Run, name: str, label: int) -> pd.DataFrame:
+    """Return the annotated and the estimated fraction of a class for each test patient."""
+    test, estimates = run.test_predictions, []
+    for seed in run.seeds(name):
+        calibrated = run.calibrated_probabilities(name, seed, test)
         true, estimated, patches = by_patient.malignant_fractions(
-            test["label"].to_numpy(), run.calibrated_probabilities(name, seed, test), test["patient"].to_numpy()
-        )
+            (test["label"] == label).to_numpy(int), calibrated[:, label] if run.is_multiclass else calibrated,
+            test["patient"].to_numpy(),
+        )  # fmt: skip
         estimates.append(estimated)
-    table = pd.DataFrame({
+    return pd.DataFrame(({"class": run.class_names[label]} if run.is_multiclass else {}) | {
         "patient": np.unique(test["patient"]), "patches": patches, "annotated": true,
         "estimated": np.mean(estimates, axis=0),
     })  # fmt: skip
-    figure, axes = plt.subplots(figsize=(4.8, 4.4))
-    axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
-    axes.scatter(table["annotated"], table["estimated"], s=table["patches"].clip(10, 120), alpha=0.6, lw=0,
-                 color=CLASSIFIER_COLORS[name])  # fmt: skip
-    limit = min(1.02, max(table["annotated"].max(), table["estimated"].max()) + 0.05)
-    axes.set(
-        xlabel="Share of malignant patches, annotated", ylabel="Estimated", xlim=(-0.02, limit), ylim=(-0.02, limit)
-    )
-    axes.set_aspect("equal")
-    sns.despine(figure)
-    test_metrics = run.metrics[name]["sets"]["test"]
-    caption = (
-        f"A dot a test patient ({len(table)}), larger with more patches: the mean calibrated probability by "
-        f"{CLASSIFIER_NAMES[name]}, against the share of the patient's patches that are annotated as malignant. Mean "
-        f"error {format_estimate(test_metrics['patient_fraction_mae'])}, correlation "
-        f"{format_estimate(test_metrics['patient_fraction_pearson'])}; "
-        f"intervals by {run.bootstrap_note()}. {run.role_summary('test').capitalize()}."
-    )
-    return ReportFigure(figure, table, "How much of the tissue is malignant", caption)
 
 
 def comparisons(run: Run) -> ReportFigure:
@@ -200,7 +273,8 @@ def comparisons(run: Run) -> ReportFigure:
             if pd.notna(row["low"]):
                 axes.plot([row["low"], row["high"]], [height, height], color=CLASSIFIER_COLORS[name], lw=2)
             axes.plot(row["value"], height, "o", ms=5, color=CLASSIFIER_COLORS[name])
-            axes.annotate(format_signed(row["value"]), (1.01, height), xycoords=("axes fraction", "data"), va="center",
+            text = format_signed(row["value"]) if pd.notna(row["value"]) else "not defined"
+            axes.annotate(text, (1.01, height), xycoords=("axes fraction", "data"), va="center",
                           fontsize=8)  # fmt: skip
         axes.axvline(0, color=MUTED, ls=":", lw=1)
         axes.set_xlabel(difference_title(metric))
@@ -210,7 +284,7 @@ def comparisons(run: Run) -> ReportFigure:
     sns.despine(figure)
     first = CLASSIFIER_NAMES[run.comparisons[0]["reference"]]
     caption = (
-        f"Difference from {first}, right of the line: better. {run.role_summary('test').capitalize()}; means over the "
+        f"Difference from {first}, right of the line: better. {run.role_summary('test')}; means over the "
         f"seeds, {run.experiment.evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}, the same patients "
         "for both."
     )
@@ -259,7 +333,7 @@ def ablation(run: Run) -> ReportFigure:
         f"One choice changed at a time, {CLASSIFIER_NAMES[run.ablation['model']]}, {run.ablation['epochs']} epochs, "
         f"{baseline['seeds']} seeds{exceptions}: difference from the experiment as it is (ROC AUC "
         f"{format_estimate(baseline['figures']['roc_auc'])}), right of the line: better. "
-        f"{run.role_summary('test').capitalize()}; {run.experiment.evaluate.confidence_level:.0%} intervals by a "
+        f"{run.role_summary('test')}; {run.experiment.evaluate.confidence_level:.0%} intervals by a "
         f"bootstrap of seeds and patients, the same for both; with {len(labels)} choices one in twenty looks like an "
         "effect by chance."
     )

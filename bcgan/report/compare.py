@@ -7,13 +7,16 @@ from typing import Any
 
 import pandas as pd
 
+from bcgan.classes import CLASSES, class_names, parse_classes
 from bcgan.errors import InputError
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report.page import load_templates
 from bcgan.report.results import SCHEMA
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
 from bcgan.report.tables import GAN_NAMES
+from bcgan.report.wording import class_text
 
+CLASS_METRICS = ("roc_auc", "sensitivity", "specificity")
 METRICS = ("roc_auc", "balanced_accuracy", "f1", "ece_calibrated")
 
 
@@ -44,7 +47,8 @@ def render(names: list[str], out: Path) -> Path:
     reports = dict(zip(_unique_titles(names), map(read, names), strict=True))
     tables = {
         "Protocol": _compare_protocols(reports), "Settings that differ": _compare_settings(reports),
-        "Test patients": _compare_classifiers(reports), "Synthetic patches": _compare_gans(reports),
+        "Test patients": _compare_classifiers(reports),
+        "Each class against the rest": _compare_classes(reports), "Synthetic patches": _compare_gans(reports),
         "Seconds": _compare_seconds(reports),
     }  # fmt: skip
     tables = {title: table for title, table in tables.items() if len(table)}
@@ -94,9 +98,12 @@ def _format_value(value: Any) -> str:
 
 
 def _compare_protocols(reports: dict[str, dict]) -> pd.DataFrame:
-    """Compare split, data and sizes of roles."""
+    """Compare classes, unless all are benign and malignant, split, data and sizes of roles."""
     roles = [role for role in ROLE_NAMES if any(role in report["protocol"]["roles"] for report in reports.values())]
-    getters: dict[str, Any] = {"Split": lambda report: report["protocol"]["name"]}
+    getters: dict[str, Any] = {}
+    if any(_class_names(report) != CLASSES for report in reports.values()):
+        getters["Classes"] = lambda report: ", ".join(map(class_text, _class_names(report)))
+    getters["Split"] = lambda report: report["protocol"]["name"]
     for title, key in (("Patients' roles, SHA-256", "split_sha256"), ("Patches, SHA-256", "data_sha256")):
         getters[title] = lambda report, key=key: report["protocol"].get(key, "unknown")[:12]
     for role in roles:
@@ -105,6 +112,11 @@ def _compare_protocols(reports: dict[str, dict]) -> pd.DataFrame:
                 report["protocol"]["roles"].get(role, {}).get(unit)
             )
     return _make_table(reports, getters)
+
+
+def _class_names(report: dict) -> tuple[str, ...]:
+    """Return the classes of a report in the order of their labels."""
+    return class_names(parse_classes(report["settings"].get("data.classes")))
 
 
 def _flatten(tree: dict[str, Any], parent: str = "") -> dict[str, Any]:
@@ -144,6 +156,30 @@ def _compare_classifiers(reports: dict[str, dict]) -> pd.DataFrame:
         for name in names
         for metric in METRICS
     }
+    return _make_table(reports, getters)
+
+
+def _compare_classes(reports: dict[str, dict]) -> pd.DataFrame:
+    """Compare CLASS_METRICS of every classifier and class against the rest, of reports on more than two classes."""
+
+    def get_by_class(report: dict, name: str) -> dict[str, dict]:
+        """Return a classifier's metrics by class on test patients; empty with two classes."""
+        return report["classifiers"].get(name, {}).get("by_class", {}).get("test", {})
+
+    getters = {
+        f"{CLASSIFIER_NAMES[name]}, {class_text(class_name)}: {METRIC_NAMES[metric]}": (
+            lambda report, name=name, class_name=class_name, metric=metric: (
+                get_by_class(report, name).get(class_name, {}).get(metric)
+            )
+        )
+        for name in CLASSIFIER_NAMES
+        for class_name in dict.fromkeys(
+            class_name
+            for report in reports.values() for class_name in _class_names(report)
+            if class_name in get_by_class(report, name)
+        )
+        for metric in CLASS_METRICS
+    }  # fmt: skip
     return _make_table(reports, getters)
 
 

@@ -1,6 +1,7 @@
 """Figures of the data: examples, counts, image properties, density (the paper's Figs. 1, 7, 8 and 9), faults."""
 
 import contextlib
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,8 @@ from bcgan.errors import InputError
 from bcgan.preprocess import images, stain
 from bcgan.report import tables
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLORS, INK, ROLE_NAMES, ReportFigure, set_group_title, show_patch
+from bcgan.report.style import INK, ROLE_NAMES, ReportFigure, rows_per_class, set_group_title, show_patch
+from bcgan.report.wording import capitalize, join_words
 from bcgan.slides.decode import decode_image
 
 PROPERTIES = {
@@ -28,64 +30,93 @@ LOG_SCALED = ("coverage", "area")  # nearly constant: on a linear axis, rare val
 ORDERS = {"density": "By nuclear density", "coverage": "By tissue coverage", "haematoxylin": "By haematoxylin stain"}
 STAINS = ("haematoxylin", "eosin")
 MAX_STAIN_PATCHES = 100  # of a patient, for estimating the stains
+MAX_LEGEND_COLUMNS = 4
+MAX_FILLED = 3  # histograms in a panel; more cover each other, and only their outlines are drawn
 MAX_SWATCHES = 80  # patients whose stains are drawn as colors
 
 
 def examples(run: Run) -> ReportFigure:
-    """Draw benign and malignant patches of training patients, or synthetic ones: the paper's Fig. 1."""
+    """Draw patches of each class of training patients, or synthetic ones: the paper's Fig. 1."""
     num_columns = run.experiment.report.num_examples
+    num_rows = rows_per_class(len(run.class_names), 2)  # of each class
     kind = "real" if run.patient_images else "synthetic"
-    figure, grid = plt.subplots(4, num_columns, figsize=(num_columns * 0.95, 4.4), squeeze=False)
+    figure, grid = plt.subplots(
+        num_rows * len(run.class_names), num_columns, squeeze=False,
+        figsize=(num_columns * 0.95, 1.1 * num_rows * len(run.class_names)),
+    )  # fmt: skip
     for axes in grid.flat:
         axes.set_axis_off()
     rows = []
-    for label, name in enumerate(CLASSES):
-        patches, ids = select_patches(run, label, 2 * num_columns)
+    for label, name in enumerate(run.class_names):
+        patches, ids = select_patches(run, label, num_rows * num_columns)
         for index, (patch, patch_id) in enumerate(zip(patches, ids, strict=True)):
             row, column = divmod(index, num_columns)
-            show_patch(grid[2 * label + row, column], patch)
-            rows.append({"class": name, "row": 2 * label + row, "column": column, "id": patch_id})
-        set_group_title(grid[2 * label, 0], name.capitalize(), CLASS_COLORS[name])
+            show_patch(grid[num_rows * label + row, column], patch)
+            rows.append({"class": name, "row": num_rows * label + row, "column": column, "id": patch_id})
+        set_group_title(grid[num_rows * label, 0], capitalize(run.class_texts[label]), run.class_colors[name])
     source = (
         f"Of {run.role_summary('train')}."
         if run.patient_images
         else f"Real ones may not be shown. {run.gan_training_summary()}"
     )
-    caption = f"Benign (top) and malignant patches, {len(rows)} {kind} ones. {source}"
-    return ReportFigure(figure, pd.DataFrame(rows), "Benign and malignant patches", caption)
+    first, *others = run.class_texts
+    classes = capitalize(join_words([f"{first} (top)", *others]))
+    title = "Patches of each class" if run.is_multiclass else f"{capitalize(join_words(run.class_texts))} patches"
+    caption = f"{classes} patches, {len(rows)} {kind} ones. {source}"
+    return ReportFigure(figure, pd.DataFrame(rows), title, caption)
 
 
 def count_plot(run: Run) -> ReportFigure:
     """Draw the numbers of patches by class and role: the paper's Fig. 7."""
-    rows = []
-    for role, counts in run.split["counts"].items():
-        by_class = (counts["patches"] - counts["positives"], counts["positives"])
-        rows += [
-            {"role": ROLE_NAMES[role], "class": name, "patches": count}
-            for name, count in zip(CLASSES, by_class, strict=True)
-        ]
+    rows = [
+        {"role": ROLE_NAMES[role], "class": name, "patches": count}
+        for role in run.split["counts"]
+        for name, count in zip(run.class_names, run.class_counts(role), strict=True)
+    ]
     table = pd.DataFrame(rows)
     order = [name for name in ROLE_NAMES.values() if name in set(table["role"])]
-    figure, axes = plt.subplots(figsize=(7, 0.62 * len(order) + 1.6))
-    sns.barplot(table, y="role", x="patches", hue="class", order=order, palette=CLASS_COLORS, saturation=1, ax=axes)
+    role_height = min(0.31 * len(run.class_names), 1.8)
+    figure, axes = plt.subplots(figsize=(7, role_height * len(order) + 1.6))
+    sns.barplot(table, y="role", x="patches", hue="class", order=order, palette=run.class_colors, saturation=1, ax=axes)
     for bars in axes.containers:
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
     axes.set(xlabel="Patches", ylabel="")
     axes.margins(x=0.12)
-    sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1), ncol=2, title=None)
-    total, positive = len(run.store.index), int(run.store.index["label"].sum())
-    caption = (
-        f"Patches without (0, benign) and with cancer (1, malignant) by role: {total:,} in all, {positive:,} malignant "
-        f"({positive / total:.1%}), of {run.store.index['patient'].nunique()} patients."
-    )
+    num_columns = min(len(run.class_names), MAX_LEGEND_COLUMNS)
+    sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1), ncol=num_columns, title=None)
+    for text, class_text in zip(axes.get_legend().get_texts(), run.class_texts, strict=True):
+        text.set_text(class_text)
+    caption = f"{_class_counts_text(run)}, of {run.store.index['patient'].nunique()} patients."
     return ReportFigure(figure, table, "How many patches of each class", caption)
 
 
+def _class_counts_text(run: Run) -> str:
+    """Return the numbers of patches of each class, for the caption of the count plot."""
+    index = run.store.index
+    counts = np.bincount(index["label"], minlength=len(run.class_names))
+    shares = counts / len(index)
+    if run.class_names == CLASSES:
+        return (
+            f"Patches without (0, benign) and with cancer (1, malignant) by role: {len(index):,} in all, "
+            f"{counts[1]:,} malignant ({shares[1]:.1%})"
+        )
+    numbers = join_words([
+        f"{counts[label]:,} {text} (label {label}, {shares[label]:.1%})" for label, text in enumerate(run.class_texts)
+    ])  # fmt: skip
+    return f"Patches by class and role: {len(index):,} in all, {numbers}"
+
+
 def patient_balance(run: Run) -> ReportFigure:
-    """Draw the numbers of patches by patient and class, patients with the largest malignant share first."""
-    table = run.store.index.groupby(["role", "patient"], sort=True)["label"].agg(["size", "sum"]).reset_index()
-    table.columns = ["role", "patient", "patches", "malignant"]
-    table["share"] = table["malignant"] / table["patches"]
+    """Draw the numbers of patches by patient and class, patients with the largest share of the last class first.
+
+    The table has the numbers of all classes but the first, and the share of the last one.
+    """
+    names, last = run.class_names, run.class_texts[-1]
+    index = run.store.index
+    is_class = {name: index["label"] == label for label, name in enumerate(names)}
+    counts = pd.DataFrame({"patches": 1} | is_class, index.index).astype(int)
+    table = counts.groupby([index["role"], index["patient"]], sort=True).sum().reset_index()
+    table["share"] = table[names[-1]] / table["patches"]
     table = table.sort_values(["role", "share", "patches"], ascending=[True, False, False], kind="stable")
     roles = [role for role in ROLE_NAMES if role in set(table["role"])]
     num_columns = min(len(roles), 4)
@@ -96,29 +127,28 @@ def patient_balance(run: Run) -> ReportFigure:
     for axes, role in zip(grid.flat, roles, strict=False):
         patients = table[table["role"] == role]
         bottom = np.zeros(len(patients))
-        for name, counts in (
-            ("malignant", patients["malignant"]),
-            ("benign", patients["patches"] - patients["malignant"]),
-        ):
+        for name, text in reversed(list(zip(names, run.class_texts, strict=True))):
             # Without a line width: the white edges would hide the thin bars of many patients.
-            axes.bar(np.arange(len(patients)), counts, 1, bottom=bottom, color=CLASS_COLORS[name], label=name, lw=0)
+            counts, color = patients[name], run.class_colors[name]
+            axes.bar(np.arange(len(patients)), counts, 1, bottom=bottom, color=color, label=text, lw=0)
             bottom = bottom + counts.to_numpy()
         axes.set(xticks=[], xlabel=f"{len(patients)} patients")
         axes.set_title(ROLE_NAMES[role].capitalize(), fontsize=9.5)
         axes.margins(x=0.01)
     for axes in grid[:, 0]:
         axes.set_ylabel("Patches")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncol=2)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center",
+                  ncol=min(len(names), MAX_LEGEND_COLUMNS))  # fmt: skip
     sns.despine(figure)
     test = table[table["role"] == "test"]
     caption = (
         f"A bar a patient in each role, {table['patient'].nunique()} patients and {table['patches'].sum():,} patches; "
-        "those with the largest share of malignant patches first; every role has its own scale. "
-        f"{run.role_summary('test').capitalize()}: a patient has "
+        f"those with the largest share of {last} patches first; every role has its own scale. "
+        f"{run.role_summary('test')}: a patient has "
         f"{test['patches'].median():.0f} patches (median; {test['patches'].min()} to {test['patches'].max()}), "
-        f"{test['share'].median():.0%} of them malignant ({test['share'].min():.0%} to {test['share'].max():.0%})."
+        f"{test['share'].median():.0%} of them {last} ({test['share'].min():.0%} to {test['share'].max():.0%})."
     )
-    return ReportFigure(figure, table, "Class balance, patient by patient", caption)
+    return ReportFigure(figure, table.drop(columns=names[0]), "Class balance, patient by patient", caption)
 
 
 def image_properties(run: Run) -> ReportFigure:
@@ -133,15 +163,17 @@ def image_properties(run: Run) -> ReportFigure:
     for axes, (name, label) in zip(grid.flat, varying.items(), strict=False):
         low = 0 if name == "area" else table[name].min()
         sns.histplot(
-            table, x=name, hue="class", hue_order=CLASSES, palette=CLASS_COLORS, stat="probability", bins=40,
-            binrange=(low, table[name].max()), common_norm=False, element="step", alpha=0.15, ax=axes, legend=False,
+            table, x=name, hue="class", hue_order=run.class_names, palette=run.class_colors, stat="probability",
+            bins=40, binrange=(low, table[name].max()), common_norm=False, element="step", ax=axes, legend=False,
+            **_histogram_style(run),
         )  # fmt: skip
         axes.set(xlabel=label, ylabel="Share of patches")
         axes.locator_params(axis="both", nbins=5)
         if name in LOG_SCALED:
             axes.set(yscale="log", ylim=(1e-4, 1.5))
-    handles = [plt.Line2D([], [], color=CLASS_COLORS[name], lw=2) for name in CLASSES]
-    figure.legend(handles, list(CLASSES), loc="outside upper center", ncol=2)
+    handles = [plt.Line2D([], [], color=color, lw=2) for color in run.class_colors.values()]
+    num_columns = min(len(run.class_names), MAX_LEGEND_COLUMNS)
+    figure.legend(handles, run.class_texts, loc="outside upper center", ncol=num_columns)
     summary = table.groupby("class")[list(varying)].describe().stack(level=0, future_stack=True)
     same_size = "" if "area" in varying else f" Every patch has {table['area'].iloc[0]:,} pixels."
     caption = (
@@ -153,6 +185,12 @@ def image_properties(run: Run) -> ReportFigure:
     return ReportFigure(figure, summary.reset_index(names=["class", "property"]), "Image properties by class", caption)
 
 
+def _histogram_style(run: Run) -> dict[str, Any]:
+    """Return whether the histograms of the classes are filled, and how opaque they are."""
+    is_filled = len(run.class_names) <= MAX_FILLED
+    return {"fill": is_filled, "alpha": 0.15 if is_filled else 0.9}
+
+
 def density(run: Run) -> ReportFigure:
     """Draw the histogram of nuclear density, and patches sorted by density, coverage and stain: the paper's Fig. 9."""
     num_columns = run.experiment.report.num_examples + 2
@@ -162,23 +200,28 @@ def density(run: Run) -> ReportFigure:
     axes = figure.add_subplot(grid[0, :])
     edges = np.linspace(0, 1, 41)
     sns.histplot(
-        table, x="density", hue="class", hue_order=CLASSES, palette=CLASS_COLORS, bins=edges, element="step",
-        alpha=0.15, ax=axes,
+        table, x="density", hue="class", hue_order=run.class_names, palette=run.class_colors, bins=edges,
+        element="step", ax=axes, **_histogram_style(run),
     )  # fmt: skip
     axes.set(xlabel="Nuclear (haematoxylin) density, share of tissue", ylabel="Patches", xlim=(0, 1))
     axes.get_legend().set_title(None)
+    for text, class_text in zip(axes.get_legend().get_texts(), run.class_texts, strict=True):
+        text.set_text(class_text)
     for row, (name, title) in enumerate(ORDERS.items(), 1):
         panels = [figure.add_subplot(grid[row, column]) for column in range(num_columns)]
         for panel, patch, value in zip(panels, *_sorted_patches(run, name, num_columns), strict=True):
             show_patch(panel, patch, f"{value:.2f}")
         set_group_title(panels[0], title, INK)
-    counts = {name: np.histogram(table.loc[table["class"] == name, "density"], edges)[0] for name in CLASSES}
+    counts = {name: np.histogram(table.loc[table["class"] == name, "density"], edges)[0] for name in run.class_names}
     numbers = pd.DataFrame({"from": edges[:-1], "to": edges[1:], **counts})
     medians = table.groupby("class")["density"].median()
+    medians_text = join_words(
+        [f"{medians[name]:.2f} ({text})" for name, text in zip(run.class_names, run.class_texts, strict=True)]
+    )
     kind = "real training" if run.patient_images else "synthetic"
     caption = (
         f"Nuclear density of all {len(table):,} patches of {table['patient'].nunique()} patients; medians "
-        f"{medians['benign']:.2f} (benign) and {medians['malignant']:.2f} (malignant). Below: {kind} patches at equal "
+        f"{medians_text}. Below: {kind} patches at equal "
         "steps of the order by density, by the share of the patch that is tissue, and by the tissue's mean optical "
         'density of haematoxylin, the value under each. The paper orders by "breast density", a term of mammography.'
     )

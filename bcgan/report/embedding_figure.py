@@ -5,10 +5,10 @@ import pandas as pd
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
-from bcgan.classes import CLASSES
 from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLORS, MUTED, REAL, SYNTHETIC, ReportFigure, plt, sns
+from bcgan.report.style import MUTED, REAL, SYNTHETIC, ReportFigure, plt, sns
+from bcgan.report.wording import MAX_LISTED_CLASSES, class_text
 
 MAX_EXAMPLES = 800  # real patches, and as many synthetic ones
 NUM_COLORED, OTHERS = 5, "others"  # patients with a color of their own: more colors are hard to distinguish
@@ -22,12 +22,12 @@ def embedding(run: Run) -> ReportFigure:
     rows = np.sort(rng.permutation(rows)[:MAX_EXAMPLES])
     index, features = run.store.index.iloc[rows], [run.pooled_features[rows]]
     table = pd.DataFrame({
-        "kind": "real", "class": np.array(CLASSES)[index["label"]], "patient": index["patient"].to_numpy(str),
+        "kind": "real", "class": np.array(run.class_names)[index["label"]], "patient": index["patient"].to_numpy(str),
     })  # fmt: skip
     if COMPARED_BLOCK in run.synthetic:
         count = min(MAX_EXAMPLES, len(run.synthetic["labels"]))
         features.append(run.synthetic[COMPARED_BLOCK][:count])
-        labels = np.array(CLASSES)[run.synthetic["labels"][:count]]
+        labels = np.array(run.class_names)[run.synthetic["labels"][:count]]
         table = pd.concat([table, pd.DataFrame({"kind": "synthetic", "class": labels, "patient": ""})])
     values = StandardScaler().fit_transform(np.concatenate(features))
     perplexity = min(30, (len(values) - 1) / 3)
@@ -39,19 +39,26 @@ def embedding(run: Run) -> ReportFigure:
     colored = list(patches_per_patient.index[:NUM_COLORED])
     grouped = real.assign(patient=real["patient"].where(real["patient"].isin(colored), OTHERS))
     patient_colors = {OTHERS: MUTED} | dict(zip(colored, sns.husl_palette(len(colored)), strict=True))
-    figure, panels = plt.subplots(1, 3, figsize=(10, 3.7), sharex=True, sharey=True)
+    legend_rows = len(run.class_names) if len(run.class_names) > MAX_LISTED_CLASSES else 2
+    height = 3.7 + 0.2 * (legend_rows - 2)
+    figure, panels = plt.subplots(1, 3, figsize=(10, height), sharex=True, sharey=True)
     for axes, points, column, colors, title in (
-        (panels[0], real, "class", CLASS_COLORS, "Real patches by class"),
+        (panels[0], real, "class", run.class_colors, "Real patches by class"),
         (panels[1], grouped, "patient", patient_colors,
          f"Real patches by patient ({len(patches_per_patient)})"),
         (panels[2], table, "kind", KIND_COLORS, "Real and synthetic patches"),
     ):  # fmt: skip
-        for name, group in sorted(points.groupby(column), key=lambda item: (item[0] != OTHERS, item[0])):
-            axes.scatter(group["x"], group["y"], s=7, lw=0, alpha=0.75, color=colors[name], label=name, rasterized=True)
+        names = colors if column == "class" else sorted(colors, key=lambda name: (name != OTHERS, name))
+        for name in names:
+            group = points[points[column] == name]
+            if len(group):
+                text = class_text(name) if column == "class" else name
+                axes.scatter(
+                    group["x"], group["y"], s=7, lw=0, alpha=0.75, color=colors[name], label=text, rasterized=True
+                )
         axes.set(title=title, xticks=[], yticks=[], xlabel="t-SNE 1")
-        axes.legend(
-            markerscale=2, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=3 if column == "patient" else 2
-        )
+        num_columns = {"patient": 3, "class": 2 if legend_rows == 2 else 1}.get(column, 2)
+        axes.legend(markerscale=2, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=num_columns)
     panels[0].set_ylabel("t-SNE 2")
     synthetic_count = len(table) - len(real)
     caption = (

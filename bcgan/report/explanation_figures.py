@@ -5,21 +5,22 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from bcgan.classes import CLASSES
 from bcgan.evaluate.explanations import NUM_PHANTOM_PATCHES, PIXEL_FRACTIONS, without_edges
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import tables
-from bcgan.report.run import Run
+from bcgan.report.run import Run, call
 from bcgan.report.style import (
-    CLASS_COLORMAP,
-    CLASS_COLORS,
     CLASSIFIER_COLORS,
     CLASSIFIER_NAMES,
+    INK,
     MUTED,
     ReportFigure,
+    class_colormap,
     set_group_title,
     show_patch,
+    text_color,
 )
+from bcgan.report.wording import MAX_LISTED_CLASSES, capitalize, class_noun, join_words
 
 METHODS = {
     "grad_cam": "Grad-CAM", "integrated_gradients": "Integrated\ngradients", "occlusion": "Occlusion",
@@ -27,59 +28,124 @@ METHODS = {
 }  # fmt: skip
 LINE_STYLES = {"grad_cam": "-", "integrated_gradients": "--", "occlusion": "-.", "random_map": ":"}
 CURVES = {"deletion": ("Deletion", "wiped out"), "insertion": ("Insertion", "shown")}
-GAINS = {"top5_hit_rate": "Strongest 5 %\nof pixels", "energy_pointing_game": "All that supports\nmalignancy"}
+GAINS = {"top5_hit_rate": "Strongest 5 %\nof pixels", "energy_pointing_game": "All that supports\n{noun}"}
 
 LAYERS = {
     "block1": "Discriminator\nblock 1", "block2": "Discriminator\nblock 2", "block3": "Discriminator\nblock 3",
     "block4": "Discriminator\nblock 4", "stem_pool": "ResNet\nstem", "joint": "Features\njoined",
     "bottleneck1_add": "Bottleneck 1", "bottleneck2_add": "Bottleneck 2", "bottleneck4_add": "Bottleneck 4",
 }  # fmt: skip
+NUM_MAPS = 16  # feature maps of a layer in a row of the figure, of all classes together
 NUM_ERRORS = 8  # patients of each class in the error gallery
 
 
 def explanations(run: Run) -> ReportFigure:
-    """Draw one column per patch and one row per method."""
-    kind = "real" if run.patient_images else "synthetic"
-    arrays = {
-        name.removeprefix(f"{kind}_"): value for name, value in run.explained_patches.items() if name.startswith(kind)
-    }
-    methods = [name for name in METHODS if name in arrays]
+    """Draw one column per patch of two classes, and one row per method."""
+    kind, arrays, methods = _explained_arrays(run)
     labels, num_patches = run.explained_patches["labels"], len(arrays["images"])
     figure, grid = plt.subplots(
         1 + len(methods), num_patches, figsize=(1.15 * num_patches + 1, 1.25 * (1 + len(methods)) + 0.4)
     )
-    rows, name = [], run.explanations["classifier"]
+    rows, name, explained = [], run.explanations["classifier"], run.experiment.explained_label
     threshold = run.metrics[name]["thresholds"][str(run.explanations["seed"])]
+    probabilities = arrays["probability"].astype(float)
+    is_right = call(probabilities if explained == 1 else 1 - probabilities, threshold) == labels
     for column in range(num_patches):
-        probability, label = float(arrays["probability"][column]), CLASSES[labels[column]]
-        is_wrong = (probability >= threshold) != labels[column]
+        probability, label = probabilities[column], run.class_names[labels[column]]
         show_patch(grid[0, column], arrays["images"][column])
-        title = f"{label}\n{probability:.2f}, {'wrong' if is_wrong else 'right'}"
-        grid[0, column].set_title(title, fontsize=8, color=CLASS_COLORS[label], loc="center")
-        row = {"patch": str(arrays["id"][column]) if "id" in arrays else f"synthetic {column}", "label": label,
-               "probability": probability, "right": not is_wrong}  # fmt: skip
-        for axes, method in zip(grid[1:, column], methods, strict=True):
-            map_values = arrays[method][column]
-            limit = np.abs(map_values).max() or 1.0
-            axes.imshow(map_values, cmap=CLASS_COLORMAP, vmin=-limit, vmax=limit, interpolation="none")
-            axes.set(xticks=[], yticks=[])
-            sns.despine(ax=axes, left=True, bottom=True)
-            row |= {f"{method}_for": map_values.clip(0).sum(), f"{method}_against": -map_values.clip(max=0).sum()}
-        rows.append(row)
+        title = f"{run.class_texts[labels[column]]}\n{probability:.2f}, {'right' if is_right[column] else 'wrong'}"
+        grid[0, column].set_title(title, fontsize=8, color=run.class_colors[label], loc="center")
+        row = {"patch": _explained_id(arrays, column), "label": label,
+               "probability": probability, "right": is_right[column]}  # fmt: skip
+        rows.append(row | _draw_maps(run, grid[1:, column], arrays, methods, column))
     grid[0, 0].set_ylabel("Patch", fontsize=9)
     for axes, method in zip(grid[1:, 0], methods, strict=True):
         axes.set_ylabel(METHODS[method], fontsize=9)
-    patches = (
-        f"{num_patches} patches of {run.role_summary('test')}"
-        if kind == "real" else f"{num_patches} synthetic patches (none of a patient may be shown here)"
-    )  # fmt: skip
+    noun = class_noun(run.class_names[explained])
+    supporting, against = ("orange", "blue") if explained == 1 else ("blue", "orange")
     caption = (
-        f"Where {CLASSIFIER_NAMES[name]} finds its evidence: {patches}, of each class the best calls, then "
-        "the worst. Above each the class, the probability of malignancy, of this one view (elsewhere: of all "
-        f"orientations), and whether the call at {threshold:.3f} is right; orange supports malignancy, blue "
-        "against; each map has its own scale."
+        f"Where {CLASSIFIER_NAMES[name]} finds its evidence: {_explained_text(run, kind, num_patches)}, of each class "
+        f"the best calls, then the worst. Above each the class, the probability of {noun}, of this one view "
+        f"(elsewhere: of all orientations), and whether the call at {threshold:.3f} is right; {supporting} supports "
+        f"{noun}, {against} against; each map has its own scale."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Explanations", caption)
+
+
+def explanations_by_class(run: Run) -> ReportFigure:
+    """Draw one row per class, of more than two: its best patch, then its worst, each with a column per method."""
+    kind, arrays, methods = _explained_arrays(run)
+    labels, explained = run.explained_patches["labels"], run.experiment.explained_label
+    group = 1 + len(methods)
+    figure, grid = plt.subplots(
+        len(run.class_names), 2 * group + 1, figsize=(1.2 * 2 * group + 0.7, 1.3 * len(run.class_names) + 0.4),
+        width_ratios=(*[1] * group, 0.2, *[1] * group), squeeze=False,
+    )  # fmt: skip
+    for axes in grid.flat:
+        axes.set_axis_off()
+    rows = []
+    for label, name in enumerate(run.class_names):
+        # Of each class the first half are the best, the best one first, and the others the worst, the worst one first.
+        patches = np.flatnonzero(labels == label)
+        shown = [patches[0], patches[len(patches) // 2]] if len(patches) else []
+        for first_column, column in zip((0, group + 1), shown, strict=False):
+            axes_row = grid[label, first_column : first_column + group]
+            probability = float(arrays["probability"][column])
+            show_patch(axes_row[0], arrays["images"][column], f"{probability:.2f}")
+            row = {"patch": _explained_id(arrays, column), "label": name, "probability": probability}
+            rows.append(row | _draw_maps(run, axes_row[1:], arrays, methods, column))
+        text, color = capitalize(run.class_texts[label]).replace(" ", "\n"), text_color(run.class_colors[name])
+        grid[label, 0].set_ylabel(text, fontsize=9, color=color)
+    for first_column, title in ((0, "Best"), (group + 1, "Worst")):
+        for axes, text in zip(grid[0, first_column:], [title, *(METHODS[method] for method in methods)], strict=False):
+            axes.set_title(text, fontsize=8.5, loc="center")
+    noun = class_noun(run.class_names[explained])
+    caption = (
+        f"Where {CLASSIFIER_NAMES[run.explanations['classifier']]} finds its evidence for or against {noun}: "
+        f"{_explained_text(run, kind, len(rows))}, of each class one with the smallest error of the probability of "
+        f"{noun} and one with the largest. Under each that probability, of this one view (elsewhere: of all "
+        f"orientations). What supports {noun} has the colour of the class, what is against it is dark; each map "
+        "has its own scale."
+    )
+    return ReportFigure(figure, pd.DataFrame(rows), "Explanations", caption)
+
+
+def _explained_arrays(run: Run) -> tuple[str, dict[str, np.ndarray], list[str]]:
+    """Return `real` or `synthetic`, the arrays of such patches without that prefix, and the methods among them."""
+    kind = "real" if run.patient_images else "synthetic"
+    arrays = {
+        name.removeprefix(f"{kind}_"): value for name, value in run.explained_patches.items() if name.startswith(kind)
+    }
+    return kind, arrays, [name for name in METHODS if name in arrays]
+
+
+def _explained_id(arrays: dict[str, np.ndarray], column: int) -> str:
+    """Return the id of an explained patch."""
+    return str(arrays["id"][column]) if "id" in arrays else f"synthetic {column}"
+
+
+def _explained_text(run: Run, kind: str, count: int) -> str:
+    """Return which patches are explained, for captions."""
+    if kind == "real":
+        return f"{count} patches of {run.role_summary('test')}"
+    return f"{count} synthetic patches (none of a patient may be shown here)"
+
+
+def _draw_maps(run: Run, axes_by_method, arrays: dict[str, np.ndarray], methods: list[str], column: int) -> dict:
+    """Draw a patch's map of each method, and return how much of it is for and against the explained class."""
+    explained = run.class_names[run.experiment.explained_label]
+    others = [color for name, color in run.class_colors.items() if name != explained]
+    against = INK if run.is_multiclass else others[0]
+    colors, sums = class_colormap(against, text_color(run.class_colors[explained])), {}
+    for axes, method in zip(axes_by_method, methods, strict=True):
+        map_values = arrays[method][column]
+        limit = np.abs(map_values).max() or 1.0
+        axes.set_axis_on()
+        axes.imshow(map_values, cmap=colors, vmin=-limit, vmax=limit, interpolation="none")
+        axes.set(xticks=[], yticks=[])
+        sns.despine(ax=axes, left=True, bottom=True)
+        sums |= {f"{method}_for": map_values.clip(0).sum(), f"{method}_against": -map_values.clip(max=0).sum()}
+    return sums
 
 
 def tests(run: Run) -> ReportFigure:
@@ -105,6 +171,7 @@ def tests(run: Run) -> ReportFigure:
     figure.legend(*grid[0].get_legend_handles_labels(), fontsize=7.5, loc="outside lower center", ncol=len(methods))
     for axes, test in zip(grid[len(CURVES) :], gains, strict=True):
         rows += _draw_localization(axes, results, test, colors)
+        axes.set_title(GAINS[test].format(noun=class_noun(run.class_names[1])), fontsize=9.5)
         axes.set_yticks(range(len(methods)), [METHODS[name] if test == gains[0] else "" for name in methods])
         axes.invert_yaxis()
     sns.despine(figure)
@@ -113,15 +180,17 @@ def tests(run: Run) -> ReportFigure:
         + " and ".join(format_estimate(results[name][test]) for test in CURVES)
         for name in methods
     )
+    explained = run.class_names[run.experiment.explained_label]
     truth = (
-        " On the right, how much of what supports malignancy lies on malignant nuclei, on "
+        f" On the right, how much of what supports {class_noun(explained)} lies on malignant nuclei, on "
         f"{NUM_PHANTOM_PATCHES} patches of new procedural patients, whose nuclei are known; filled: the trained "
         "network, hollow: the same network untrained. Only what lies between the two is learnt."
         if gains else ""
     )  # fmt: skip
+    calls = f", {class_noun(explained)} or the rest," if run.is_multiclass else ""
     caption = (
         f"Can the maps be believed? {results['patches']} test patches of {results['patients']} patients: the mean "
-        "probability of the call while the pixels that support it most are removed (a good map falls fast) and "
+        f"probability of the call{calls} while the pixels that support it most are removed (a good map falls fast) and "
         "while they alone are shown (a good map rises fast). Areas under the two, with "
         f"{run.experiment.evaluate.confidence_level:.0%} intervals by patient bootstrap: {areas}.{truth}"
     )
@@ -144,35 +213,35 @@ def _draw_localization(axes, results: dict, test: str, colors: dict[str, str]) -
             axes.plot(estimate["value"], height, "o", ms=5, color=color, mfc=face)
             rows.append({"method": name, "test": f"{test}{suffix}", **estimate})
     axes.axvline(0, color=MUTED, ls=":", lw=1)
-    axes.set_title(GAINS[test], fontsize=9.5)
     axes.set_xlabel("Share on malignant nuclei,\nless their share of all pixels")
     return rows
 
 
 def feature_maps(run: Run) -> ReportFigure:
-    """Draw feature maps of a benign patch (left) and a malignant one (right), a row for each layer."""
+    """Draw feature maps of a patch of each class, from left to right, a row for each layer."""
     kind = "real" if run.patient_images else "synthetic"
-    by_layer = {layer: run.explained_patches[f"{kind}_features_{layer}"] for layer in LAYERS
-             if f"{kind}_features_{layer}" in run.explained_patches}  # fmt: skip
-    labels = run.explained_patches["labels"]
-    patch_indices = [int(np.flatnonzero(labels == label)[0]) for label in range(2)]
+    labels, num_classes = run.explained_patches["labels"], len(run.class_names)
+    by_layer = {layer: run.explained_patches[f"{kind}_features_{layer}"][: max(2, NUM_MAPS // num_classes)]
+                for layer in LAYERS if f"{kind}_features_{layer}" in run.explained_patches}  # fmt: skip
     channels = max(len(maps) for maps in by_layer.values())
     figure, grid = plt.subplots(
-        len(by_layer), 2 * (channels + 1), figsize=(10.5, 0.82 * len(by_layer) + 0.5), squeeze=False,
-        width_ratios=2 * (1.3, *[1] * channels),
+        len(by_layer), num_classes * (channels + 1), figsize=(10.5, 0.82 * len(by_layer) + 0.5), squeeze=False,
+        width_ratios=num_classes * (1.3, *[1] * channels),
     )  # fmt: skip
     for axes in grid.flat:
         axes.set_axis_off()
     rows = []
-    for label, patch_index in enumerate(patch_indices):
-        first_column, name = label * (channels + 1), CLASSES[labels[patch_index]]
+    for label, name in enumerate(run.class_names):
+        first_column, patch_index = label * (channels + 1), int(np.flatnonzero(labels == label)[0])
         show_patch(grid[0, first_column], run.explained_patches[f"{kind}_images"][patch_index])
-        grid[0, first_column].set_title(name.capitalize(), fontsize=10, color=CLASS_COLORS[name])
+        title = capitalize(run.class_texts[label]).replace(" ", "\n" if num_classes > 4 else " ")
+        color = text_color(run.class_colors[name])
+        grid[0, first_column].set_title(title, fontsize=10 if num_classes <= 4 else 7.5, color=color)
         for axes_row, (layer, maps) in zip(grid, by_layer.items(), strict=True):
             maps = without_edges(maps.astype(np.float32))  # values at the edges would dominate the color scale
-            for channel, (pair, axes) in enumerate(zip(maps, axes_row[first_column + 1 :], strict=False)):
-                values = pair[label]
-                axes.imshow(values, cmap="viridis", vmin=pair.min(), vmax=pair.max(), interpolation="none")
+            for channel, (of_classes, axes) in enumerate(zip(maps, axes_row[first_column + 1 :], strict=False)):
+                values, limits = of_classes[label], {"vmin": of_classes.min(), "vmax": of_classes.max()}
+                axes.imshow(values, cmap="viridis", **limits, interpolation="none")
                 shape = {"height": values.shape[0], "width": values.shape[1]}
                 row = {"layer": layer, "class": name, "channel": channel, **shape}
                 rows.append(row | {"mean": values.mean(), "deviation": values.std()})
@@ -180,31 +249,49 @@ def feature_maps(run: Run) -> ReportFigure:
         text = f"{LAYERS[layer]}\n{maps.shape[2]}x{maps.shape[3]}"
         axes_row[1].annotate(text, (-0.15, 0.5), xycoords="axes fraction", fontsize=7.5, ha="right", va="center")
     source = f"of {run.role_summary('test')}" if run.patient_images else "synthetic"
+    all_classes = "all" if run.is_multiclass else "both"
+    patches = join_words([f"one {text}" for text in run.class_texts])
+    if num_classes > MAX_LISTED_CLASSES:
+        patches = "one of each class"
     caption = (
-        f"What the layers answer to: 2 patches, one benign and one malignant ({source}), and of some layers of the "
+        f"What the layers answer to: {num_classes} patches, {patches} "
+        f"({source}), and of some layers of the "
         f"discriminator and of {CLASSIFIER_NAMES[run.explanations['classifier']]} the {channels} channels that "
-        "vary most over the two. A channel has one scale for both patches; bright is high. Left out: an eighth "
-        "at every edge, where a layer answers to its padding."
+        f"vary most over the {num_classes if run.is_multiclass else 'two'}. A channel has one scale for {all_classes} "
+        "patches; bright is high. Left out: an eighth at every edge, where a layer answers to its padding."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Feature maps", caption)
 
 
 def error_gallery(run: Run) -> ReportFigure:
-    """Draw benign patches that were called malignant, and malignant ones that were missed."""
+    """Draw a row of each class, with its patches that were called another class."""
     table = tables.largest_errors(run, NUM_ERRORS)
     store_rows = pd.Series(run.store.index.index, run.store.index["id"])
-    figure, grid = plt.subplots(2, NUM_ERRORS, figsize=(1.25 * NUM_ERRORS, 3.6), squeeze=False)
+    second = run.class_texts[1]
+    num_classes, name = len(run.class_names), run.classifier_names[0]
+    row_height = 2.05 if run.is_multiclass else 1.8
+    figure, grid = plt.subplots(
+        num_classes, NUM_ERRORS, figsize=(1.25 * NUM_ERRORS, row_height * num_classes), squeeze=False
+    )
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes_row, name, title in zip(grid, CLASSES, ("called malignant", "missed"), strict=True):
-        errors = table[table["Label"] == name].to_numpy()
-        for axes, (patch_id, patient, _, probability) in zip(axes_row, errors, strict=False):
-            show_patch(axes, run.store.images[store_rows[patch_id]], f"{patient}\n{probability:.3f}")
-        set_group_title(axes_row[0], f"{name.capitalize()}, {title}", CLASS_COLORS[name])
+    titles = ["not recognised"] * num_classes if run.is_multiclass else [f"called {second}", "missed"]
+    for axes_row, text, title, color in zip(grid, run.class_texts, titles, run.class_colors.values(), strict=True):
+        errors = table[table["Label"] == text]
+        for axes, (patch_id, patient, _, *called, probability) in zip(axes_row, errors.to_numpy(), strict=False):
+            below = "\n".join([str(patient), *called, f"{probability:.3f}"])
+            show_patch(axes, run.store.images[store_rows[patch_id]], below)
+        set_group_title(axes_row[0], f"{capitalize(text)}, {title}", color)
+    if run.is_multiclass:
+        below_text = "what it was called, and the probability of its true class"
+        rule = "the most probable class is called"
+    else:
+        below_text = f"the probability of {class_noun(run.class_names[1])}"
+        rule = f"called {second} from {run.mean_threshold(name):.3f} on"
     caption = (
-        f"The largest errors of {CLASSIFIER_NAMES[run.classifier_names[0]]} on {run.role_summary('test')}: of either "
-        "class one patch a patient, under it the patient and the probability of malignancy, mean over "
-        f"{run.seeds_text()}; called malignant from {run.mean_threshold(run.classifier_names[0]):.3f} on. Ids: in the "
+        f"The largest errors of {CLASSIFIER_NAMES[name]} on {run.role_summary('test')}: of "
+        f"{'each' if run.is_multiclass else 'either'} class one patch a patient, under it the patient"
+        f"{',' if run.is_multiclass else ' and'} {below_text}, mean over {run.seeds_text()}; {rule}. Ids: in the "
         "table of the largest errors."
     )
     return ReportFigure(figure, table, "Where it is most wrong", caption)

@@ -7,13 +7,11 @@ import pandas as pd
 import seaborn as sns
 from sklearn.neighbors import NearestNeighbors
 
-from bcgan.classes import CLASSES
 from bcgan.evaluate.synthetic import SMALL_PX, flatten_reduced
 from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.report.data_figures import select_patches
 from bcgan.report.run import Run
 from bcgan.report.style import (
-    CLASS_COLORS,
     CLASSIFIER_COLORS,
     CLASSIFIER_NAMES,
     DISCRIMINATOR,
@@ -22,13 +20,16 @@ from bcgan.report.style import (
     REAL,
     SYNTHETIC,
     ReportFigure,
+    rows_per_class,
     set_group_title,
     show_patch,
+    text_color,
 )
 from bcgan.report.tables import BETTER, GAN_NAMES
+from bcgan.report.wording import capitalize, join_words
 
 COLUMNS = 8
-ROWS = 4  # of each class: 64 patches of a kind
+ROWS = 4  # of each class, at most: of two classes 64 patches of a kind
 STEPS_SHOWN = 4
 NUM_COMPARED = 4000  # patches of each set whose nearest training patch is searched for
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
@@ -56,24 +57,28 @@ def samples(run: Run) -> ReportFigure:
     """Draw real and synthetic patches side by side; synthetic ones only if real ones may not be shown."""
     kinds = ["real", "synthetic"] if run.patient_images else ["synthetic"]
     widths = [1] * COLUMNS + ([0.4] + [1] * COLUMNS) * (len(kinds) - 1)  # a gap between the kinds
+    class_rows = rows_per_class(len(run.class_names), ROWS)
+    num_rows = class_rows * len(run.class_names)
     figure, grid = plt.subplots(
-        2 * ROWS, len(widths), figsize=(0.72 * COLUMNS * len(kinds) + 0.4, 6.7), squeeze=False, width_ratios=widths
-    )
+        num_rows, len(widths), squeeze=False, width_ratios=widths,
+        figsize=(0.72 * COLUMNS * len(kinds) + 0.4, 0.8375 * num_rows),
+    )  # fmt: skip
     for axes in grid.flat:
         axes.set_axis_off()
     rows = []
-    for label, name in enumerate(CLASSES):
+    for label, name in enumerate(run.class_names):
         for kind_index, kind in enumerate(kinds):
-            first_row, first_column = ROWS * label, kind_index * (COLUMNS + 1)
+            first_row, first_column = class_rows * label, kind_index * (COLUMNS + 1)
             if kind == "real":
-                patches, ids = select_patches(run, label, ROWS * COLUMNS)
+                patches, ids = select_patches(run, label, class_rows * COLUMNS)
             else:
-                patches, ids = _first_synthetic_patches(run, label)
+                patches, ids = _first_synthetic_patches(run, label, class_rows * COLUMNS)
             for index, (patch, patch_id) in enumerate(zip(patches, ids, strict=True)):
                 row, column = first_row + index // COLUMNS, first_column + index % COLUMNS
                 show_patch(grid[row, column], patch)
                 rows.append({"kind": kind, "class": name, "row": row, "column": column, "id": patch_id})
-            set_group_title(grid[first_row, first_column], f"{name.capitalize()}, {kind}", CLASS_COLORS[name])
+            title = f"{capitalize(run.class_texts[label])}, {kind}"
+            set_group_title(grid[first_row, first_column], title, run.class_colors[name])
     caption = (
         f"{' and '.join(kinds).capitalize()} patches by class, {len(rows) // len(kinds)} of each kind. "
         f"{run.gan_training_summary()} Its generator is a moving average. Not selected by hand."
@@ -85,18 +90,25 @@ def evolution(run: Run) -> ReportFigure:
     """Draw synthetic patches of the same noise at some steps of the training."""
     indices = np.unique(np.linspace(0, len(run.sample_grids) - 1, STEPS_SHOWN).astype(int))
     paths = [run.sample_grids[index] for index in indices]
-    figure, grid = plt.subplots(1, len(paths), figsize=(2.1 * len(paths), 2.3), squeeze=False)
+    num_classes = len(run.class_names)
+    size = (2.1 * len(paths) + (1.4 if run.is_multiclass else 0), 1.15 * num_classes)
+    figure, grid = plt.subplots(1, len(paths), figsize=size, squeeze=False)
     steps = [int(path.stem.split("_")[1]) for path in paths]
     for axes, path, step in zip(grid[0], paths, steps, strict=True):
         picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
         show_patch(axes, picture[:, : picture.shape[1] // 2], f"step {step:,}")  # half the columns, for a small file
-    for name, height in zip(CLASSES, (0.75, 0.25), strict=True):
-        grid[0, 0].annotate(name.capitalize(), (-0.08, height), xycoords="axes fraction", rotation=90, ha="center",
-                            va="center", fontsize=9, color=CLASS_COLORS[name])  # fmt: skip
-    caption = (
-        "The same noise vectors during training; upper two rows benign, lower two malignant. Averaged generator. "
-        f"{run.gan_training_summary()}"
-    )
+    # Sideways two names fit beside the picture; those of more classes are often longer than two rows of patches.
+    placement = {"rotation": 0, "ha": "right"} if run.is_multiclass else {"rotation": 90, "ha": "center"}
+    for label, (name, text) in enumerate(zip(run.class_names, run.class_texts, strict=True)):
+        height = (num_classes - label - 0.5) / num_classes
+        grid[0, 0].annotate(capitalize(text), (-0.08, height), xycoords="axes fraction", va="center", fontsize=9,
+                            color=text_color(run.class_colors[name]), **placement)  # fmt: skip
+    first, second, *_ = run.class_texts
+    rows_text = (
+        f"from the top, two rows each of {join_words(run.class_texts)} patches"
+        if run.is_multiclass else f"upper two rows {first}, lower two {second}"
+    )  # fmt: skip
+    caption = f"The same noise vectors during training; {rows_text}. Averaged generator. {run.gan_training_summary()}"
     return ReportFigure(figure, pd.DataFrame({"step": steps}), "The generator during training", caption)
 
 
@@ -170,13 +182,14 @@ def scores(run: Run) -> ReportFigure:
         axes.set_title(title + ARROWS.get(BETTER.get(name, "higher"), ""), fontsize=9)
         rows.append({"score": name, **score})
     sns.despine(figure)
+    share = "as many" if run.is_multiclass else "half"
     caption = (
         f"Synthetic patches against real ones, by features of a plain CNN trained on the training patients, in the "
-        f"last panel of EfficientNet-Lite2 ({run.gan_scores['kid']['samples']:,} patches a side, half of each class). "
-        "Real, held-out: training against validation patients; blurred: training patches that lost their texture; "
-        "class fidelity and train synthetic, test real: between chance and what real patches reach. Arrows: which way "
-        "is better; memorization_rate: near held-out patches is right. KID and FID are not comparable with values on "
-        "Inception's features. Bars: percentiles of subsets (KID), patient bootstrap (ROC AUC)."
+        f"last panel of EfficientNet-Lite2 ({run.gan_scores['kid']['samples']:,} patches a side, {share} of each "
+        "class). Real, held-out: training against validation patients; blurred: training patches that lost their "
+        "texture; class fidelity and train synthetic, test real: between chance and what real patches reach. Arrows: "
+        "which way is better; memorization_rate: near held-out patches is right. KID and FID are not comparable with "
+        "values on Inception's features. Bars: percentiles of subsets (KID), patient bootstrap (ROC AUC)."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Scores of the synthetic patches", caption)
 
@@ -259,7 +272,7 @@ def _subsample(rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
     return np.sort(rng.permutation(rows)[:NUM_COMPARED])
 
 
-def _first_synthetic_patches(run: Run, label: int) -> tuple[np.ndarray, list[str]]:
-    """Return the first synthetic patches of a class that fit the figure, and their ids."""
-    rows = np.flatnonzero(run.synthetic["labels"] == label)[: ROWS * COLUMNS]
+def _first_synthetic_patches(run: Run, label: int, count: int) -> tuple[np.ndarray, list[str]]:
+    """Return the first `count` synthetic patches of a class, and their ids."""
+    rows = np.flatnonzero(run.synthetic["labels"] == label)[:count]
     return run.synthetic["images"][rows], [f"synthetic {row}" for row in rows]

@@ -19,6 +19,7 @@ from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.report import (
     architecture_figures,
     cards,
+    class_curves,
     classifier_curves,
     classifier_figures,
     data_figures,
@@ -34,6 +35,7 @@ from bcgan.report.alerts import list_alerts, list_limitations
 from bcgan.report.results import collect_results
 from bcgan.report.run import Run, read
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
+from bcgan.report.wording import capitalize, join_words
 
 FIGURES = {
     "networks": {
@@ -86,6 +88,23 @@ FIGURES = {
         "error_gallery": explanation_figures.error_gallery,
     },
 }
+# Figures of FIGURES that are drawn otherwise with more than two classes, and those that are defined for two only.
+MULTICLASS_FIGURES = {
+    "roc": class_curves.roc,
+    "precision_recall": class_curves.precision_recall,
+    "reliability": class_curves.reliability,
+    "explanations": explanation_figures.explanations_by_class,
+}
+BINARY_FIGURES = {"decision_curve"}
+HEADLINES = {
+    "roc_auc": "Test ROC AUC", "balanced_accuracy": "Balanced accuracy", "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+}  # fmt: skip
+# Of more than two classes sensitivity is the balanced accuracy.
+MULTICLASS_HEADLINES = {
+    "roc_auc": "Test ROC AUC, mean over classes", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy",
+    "f1": "F1, mean over classes",
+}  # fmt: skip
 INTERVAL = re.compile(r"(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\)")  # kept on one line
 MIN_CSS_PX_PER_INCH = 68  # of a figure's width: below it, text is illegible; narrow screens scroll the figure instead
 WEBP_QUALITY = 78  # of the figures in the page, which would be too large as PNG
@@ -167,8 +186,9 @@ def load_templates() -> Environment:
 
 
 def _select_figures(run: Run) -> dict[str, dict]:
-    """Return FIGURES without those that this run has no measurements or pictures for."""
-    absent = set() if run.translations else {"translations", "counterfactuals"}
+    """Return FIGURES, those of this run's number of classes, without those that it has no measurements for."""
+    absent = BINARY_FIGURES if run.is_multiclass else set()
+    absent = absent | (set() if run.translations else {"translations", "counterfactuals"})
     absent |= set() if run.probes else {"probes"}
     absent |= set() if run.learning_curve else {"learning_curve"}
     absent |= set() if run.explanations else {"explanations", "explanation_tests"}
@@ -180,8 +200,9 @@ def _select_figures(run: Run) -> dict[str, dict]:
     absent |= set() if run.comparisons else {"comparisons"}
     absent |= set() if slide_figures.select_slides(run) else {"slide_maps"}
     absent |= set() if data_figures.faulty_patches(run) else {"faults"}
+    otherwise = MULTICLASS_FIGURES if run.is_multiclass else {}
     return {
-        section: {name: draw for name, draw in figures.items() if name not in absent}
+        section: {name: otherwise.get(name, draw) for name, draw in figures.items() if name not in absent}
         for section, figures in FIGURES.items()
     }
 
@@ -199,7 +220,6 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "gan_scores_summary": tables.gan_scores(run),
         "quality_filter": tables.quality_filter(run),
         "comparisons_summary": tables.comparisons(run),
-        "operating_points": tables.operating_points(run),
         "split_optimism": tables.split_optimism(run),
         "calibration": tables.results(run, "test", tables.CALIBRATION_METRICS),
         "patients": tables.results(run, "test", by_patient.NAMES),
@@ -208,6 +228,12 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "data_card": cards.data_card(run),
         "claim": cards.claim(run),
     }
+    if run.is_multiclass:
+        first, *others = run.classifier_names
+        summary_tables["per_class"] = tables.per_class(run, [first])
+        summary_tables |= {"per_class_others": tables.per_class(run, others)} if others else {}
+    else:
+        summary_tables["operating_points"] = tables.operating_points(run)
     summary_tables |= {"cross_validation": tables.cross_validation(run)} if run.cross_validation else {}
     optional = {"slides": tables.slides(run), "components": tables.components(run)}
     summary_tables |= {name: table for name, table in optional.items() if len(table)}
@@ -233,11 +259,10 @@ def _template_context(
         "run": run,
         "protocol": run.protocol_text(),
         "headline": CLASSIFIER_NAMES[headline],
+        "classes": capitalize(join_words(run.class_texts, "or")),
         "cards": [
-            ("Test ROC AUC", format_estimate(test["roc_auc"])),
-            ("Balanced accuracy", format_estimate(test["balanced_accuracy"])),
-            ("Sensitivity", format_estimate(test["sensitivity"])),
-            ("Specificity", format_estimate(test["specificity"])),
+            (title, format_estimate(test[metric]))
+            for metric, title in (MULTICLASS_HEADLINES if run.is_multiclass else HEADLINES).items()
         ],
         "others": ", ".join(
             f"{CLASSIFIER_NAMES[name]} {format_estimate(run.metrics[name]['sets']['test']['roc_auc'])}"

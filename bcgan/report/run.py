@@ -9,18 +9,19 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.artifacts import MANIFEST, PARTIAL
-from bcgan.classes import CLASSES
+from bcgan.classes import probabilities_of
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.classify.pretraining import PATIENTS
 from bcgan.errors import InputError
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate import score
-from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, column_name, seeds_by_classifier
+from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, get_probabilities, seeds_by_classifier
 from bcgan.experiment import Experiment
 from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.gan.watch import layout_correlation
 from bcgan.preprocess import store
-from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
+from bcgan.report import wording
+from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, class_colors
 
 # Published sizes of data sets that are often read only in part.
 ARCHIVE_TOTALS = {"idc": {"patches": 277_524, "patients": 279}}
@@ -52,7 +53,7 @@ class Run(NamedTuple):
     probes: dict[str, Any] | None
     explanations: dict[str, Any] | None  # classifier, seed, patches, and each method's tests
     explained_patches: dict[str, np.ndarray]  # real_<what> and synthetic_<what>: images, probability, a map a method
-    translations: dict[str, Any] | None  # classes, real_class_difference, classifier, phantom_ground_truth
+    translations: dict[str, Any] | None  # classes (the pair), real_class_difference, classifier, phantom_ground_truth
     translated_patches: dict[
         str, np.ndarray
     ]  # real_<class> and synthetic_<class>: patch, translation, translation back
@@ -84,6 +85,36 @@ class Run(NamedTuple):
         return self.experiment.data.name != "patch_camelyon"
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the classes in the order of their labels."""
+        return self.experiment.data.class_names
+
+    @property
+    def class_texts(self) -> list[str]:
+        """Return the names of the classes as parts of sentences, in the order of their labels."""
+        return [wording.class_text(name) for name in self.class_names]
+
+    @property
+    def class_colors(self) -> dict[str, str]:
+        """Return the color of each class by name."""
+        return class_colors(self.class_names)
+
+    @property
+    def is_multiclass(self) -> bool:
+        """Return whether there are more than two classes."""
+        return len(self.class_names) > 2
+
+    @property
+    def contrasted_labels(self) -> range:
+        """Return the labels that are measured against the rest: the second of two, or each of more."""
+        return range(0 if self.is_multiclass else 1, len(self.class_names))
+
+    @property
+    def metric_names(self) -> dict[str, str]:
+        """Return the titles of the metrics by name."""
+        return wording.metric_names(self.class_names)
+
+    @property
     def classifier_names(self) -> list[str]:
         """Return the evaluated classifiers, the proposed one first, derived ones last."""
         evaluated = [name for name in CLASSIFIER_NAMES if name in self.metrics]
@@ -94,26 +125,42 @@ class Run(NamedTuple):
         """Return those of `classifier_names` that the stage classify trained."""
         return [name for name in self.classifier_names if name in self.experiment.classify.models]
 
-    def probability_columns(self, name: str) -> dict[int, str]:
-        """Return the columns of `probabilities` of a classifier, by seed."""
-        return {seed: column_name(name, seed) for seed in seeds_by_classifier(self.probabilities)[name]}
+    def seeds(self, name: str) -> list[int]:
+        """Return the seeds of a classifier's trainings."""
+        return seeds_by_classifier(self.probabilities)[name]
 
-    def mean_probabilities(self, name: str, table: pd.DataFrame) -> pd.Series:
-        """Return a classifier's probabilities of the patches in `table`, the mean over its seeds."""
-        return table[list(self.probability_columns(name).values())].mean(axis=1)
+    def probabilities_by_seed(self, name: str, table: pd.DataFrame) -> dict[int, np.ndarray]:
+        """Return a classifier's probabilities of the patches in `table`: of the second of two classes, or of each."""
+        return {seed: get_probabilities(table, name, seed) for seed in self.seeds(name)}
+
+    def mean_probabilities(self, name: str, table: pd.DataFrame) -> np.ndarray:
+        """Return the mean over the seeds of `probabilities_by_seed`: (n,), or (n, classes) with more than two."""
+        return np.mean(list(self.probabilities_by_seed(name, table).values()), axis=0)
 
     def calibrated_probabilities(self, name: str, seed: int, table: pd.DataFrame) -> np.ndarray:
         """Return the probabilities of one training after calibration by temperature and shift."""
         calibration = Calibration(**self.metrics[name]["calibration"][str(seed)])
-        return apply(calibration, table[self.probability_columns(name)[seed]].to_numpy(float))
+        return apply(calibration, get_probabilities(table, name, seed))
+
+    def called_by_seed(self, name: str, table: pd.DataFrame) -> dict[int, np.ndarray]:
+        """Return the labels that each training of a classifier calls the patches of `table`."""
+        thresholds = self.metrics[name]["thresholds"]
+        return {
+            seed: call(probabilities, thresholds[str(seed)])
+            for seed, probabilities in self.probabilities_by_seed(name, table).items()
+        }
+
+    def mean_calls(self, name: str, table: pd.DataFrame) -> np.ndarray:
+        """Return the labels that a classifier's mean probabilities call the patches of `table`."""
+        return call(self.mean_probabilities(name, table), None if self.is_multiclass else self.mean_threshold(name))
+
+    def true_probabilities(self, name: str, table: pd.DataFrame) -> np.ndarray:
+        """Return the mean probability of the class that each patch of `table` has."""
+        return probabilities_of(self.mean_probabilities(name, table), table["label"].to_numpy())
 
     def correct_fraction(self, name: str, table: pd.DataFrame) -> pd.Series:
         """Return in what fraction of its trainings a classifier is right about each patch of `table`."""
-        thresholds, is_malignant = self.metrics[name]["thresholds"], table["label"] == 1
-        correct = [
-            (table[column] >= thresholds[str(seed)]) == is_malignant
-            for seed, column in self.probability_columns(name).items()
-        ]
+        correct = [table["label"] == called for called in self.called_by_seed(name, table).values()]
         return pd.concat(correct, axis=1).mean(axis=1)
 
     @property
@@ -127,14 +174,24 @@ class Run(NamedTuple):
         unlisted_names |= {ENSEMBLE, CONTEXT} if unlisted_names & set(self.experiment.ensemble_members) else set()
         return [name for name in self.classifier_names if name in unlisted_names]
 
-    def role_counts(self, role: str) -> dict[str, int]:
-        """Return the numbers of `patients`, `patches` and `positives` (malignant patches) of a role."""
+    def role_counts(self, role: str) -> dict[str, Any]:
+        """Return the numbers of `patients`, `patches` and `positives` (patches not of the first class) of a role."""
         return self.split["counts"][role]
+
+    def class_counts(self, role: str) -> list[int]:
+        """Return the numbers of patches of a role, by label."""
+        counts = self.role_counts(role)
+        if self.is_multiclass:
+            return [counts["by_class"][name] for name in self.class_names]
+        return [counts["patches"] - counts["positives"], counts["positives"]]
 
     def role_summary(self, role: str) -> str:
         """Return a role's counts for captions: `49 test patients, 2,120 patches, 556 malignant`."""
-        counts, name = self.role_counts(role), ROLE_NAMES[role]
-        return f"{counts['patients']} {name} patients, {counts['patches']:,} patches, {counts['positives']:,} malignant"
+        counts, by_class = self.role_counts(role), self.class_counts(role)
+        classes = ", ".join(f"{by_class[label]:,} {self.class_texts[label]}" for label in self.contrasted_labels)
+        if len(self.class_names) > wording.MAX_LISTED_CLASSES:
+            classes = f"{len(self.class_names)} classes"
+        return f"{counts['patients']} {ROLE_NAMES[role]} patients, {counts['patches']:,} patches, {classes}"
 
     def gan_training_summary(self) -> str:
         """Return a sentence for captions: the steps and patches that the GAN was trained with."""
@@ -150,7 +207,7 @@ class Run(NamedTuple):
         )
 
     def layout_correlations(self) -> dict[str, list[float]]:
-        """Return how much the layouts of two patches of a class correlate: {synthetic, real: [benign, malignant]}.
+        """Return how much the layouts of two patches of a class correlate: {synthetic, real: [by label]}.
 
         The real patches are the training patches.
         """
@@ -161,7 +218,7 @@ class Run(NamedTuple):
         }
         correlations = {}
         for kind, (images, labels) in image_sets.items():
-            correlations[kind] = [layout_correlation(images[labels == label]) for label in range(len(CLASSES))]
+            correlations[kind] = [layout_correlation(images[labels == label]) for label in range(len(self.class_names))]
         return correlations
 
     def subset_note(self) -> str:
@@ -193,20 +250,32 @@ class Run(NamedTuple):
     def single_fit_note(self) -> str:
         """Return a sentence on the classifiers whose intervals are not over seeds; empty if there are none."""
         num_seeds = len(self.experiment.classify.seeds)
-        names = [name for name in self.classifier_names if len(self.probability_columns(name)) < num_seeds]
+        names = [name for name in self.classifier_names if len(self.seeds(name)) < num_seeds]
         if not names:
             return ""
         titles = ", ".join(CLASSIFIER_NAMES[name] for name in names)
         return f"Over patients alone: {titles}; each is fitted once, or pools its members' seeds."
 
     def mean_threshold(self, name: str) -> float:
-        """Return the probability from which a classifier calls a patch malignant, mean over the seeds."""
+        """Return the probability from which a classifier calls the second of two classes, mean over the seeds."""
         return float(np.mean(list(self.metrics[name]["thresholds"].values())))
 
     def seeds_text(self) -> str:
         """Return the number of classifier seeds, such as `3 seeds`."""
         count = len(self.experiment.classify.seeds)
         return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def call(probabilities: np.ndarray, threshold: float | None) -> np.ndarray:
+    """Return the labels that patches are called, (n,).
+
+    Args:
+        probabilities: float, of the second of two classes, (n,), or of each class, (n, classes).
+        threshold: From which on a patch is called the second of two classes; the most probable of more is called.
+    """
+    if probabilities.ndim == 2:
+        return probabilities.argmax(1)
+    return (probabilities >= threshold).astype(int)
 
 
 def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
@@ -231,7 +300,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         split=runs.read_json(preprocess / "split.json"),
         audit=runs.read_json(preprocess / "audit.json"),
         faulty_files=pd.read_csv(preprocess / "audit.csv", dtype=str, keep_default_na=False)[["id", "faults"]],
-        properties=_read_properties(features / "properties.csv"),
+        properties=_read_properties(features / "properties.csv", experiment.data.class_names),
         pooled_features=runs.read_arrays(features / "pooled.npz")[COMPARED_BLOCK],
         synthetic=runs.read_arrays(features / "synthetic.npz"),
         synthetic_properties=pd.read_csv(features / "synthetic_properties.csv"),
@@ -270,10 +339,10 @@ def _read_arrays_if_present(path: Path) -> dict[str, np.ndarray]:
     return runs.read_arrays(path) if path.exists() else {}
 
 
-def _read_properties(path: Path) -> pd.DataFrame:
+def _read_properties(path: Path, class_names: tuple[str, ...]) -> pd.DataFrame:
     """Read the image properties of all patches, and add the class's name."""
     properties = pd.read_csv(path, dtype={"id": str, "patient": str}, keep_default_na=False)
-    properties["class"] = np.array(CLASSES)[properties["label"]]
+    properties["class"] = np.array(class_names)[properties["label"]]
     return properties
 
 

@@ -8,16 +8,16 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan import data
-from bcgan.classes import CLASSES
 from bcgan.data.records import UNKNOWN
 from bcgan.preprocess.images import resize_patches
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLORMAP, CLASSIFIER_NAMES, ROLE_NAMES, ReportFigure
+from bcgan.report.style import CLASS_COLORS, CLASSIFIER_NAMES, ROLE_NAMES, ReportFigure, class_colormap
+from bcgan.report.wording import class_noun
 from bcgan.slides.coordinates import parse_slide_names
 
 MAX_SLIDES = 4
 SLIDE_WIDTH_IN = 2.5
-MIN_CLASS_SHARE = 0.1  # of each class, in a slide that is shown
+MIN_CLASS_SHARE = 0.1  # of all classes but the most frequent one, in a slide that is shown
 THUMBNAIL_PATCH_PX = 8  # side of a patch in the picture of the tissue; enough for the printed size of a slide
 TEST_ROLES = ("test", "test_other")
 KINDS = ("tissue", "annotated", "probability", "probability in context", "wrong")
@@ -33,15 +33,16 @@ class SlidePatches(NamedTuple):
 
 
 def select_slides(run: Run) -> list[tuple[str, str]]:
-    """Return the (patient, slide) pairs to show, at most one a patient, each with patches of both classes.
+    """Return the (patient, slide) pairs to show, at most one a patient, each with patches of two classes or more.
 
     Test patients come first, then slides with more patches. Patches of a slide from two sources are shown together.
     """
     table = _held_out_patches(run)
     is_untested = ~table["role"].isin(TEST_ROLES)
     groups = table.groupby([is_untested.rename("untested"), "patient", parse_slide_names(table["id"])])["label"]
-    groups = groups.agg(["size", "mean"]).reset_index(names=["untested", "patient", "slide"])
-    groups = groups[groups["mean"].between(MIN_CLASS_SHARE, 1 - MIN_CLASS_SHARE)]
+    groups = groups.agg(size="size", largest=lambda labels: np.bincount(labels).max())
+    groups = groups.reset_index(names=["untested", "patient", "slide"])
+    groups = groups[groups["largest"] / groups["size"] <= 1 - MIN_CLASS_SHARE]
     groups = groups.sort_values(["untested", "size"], ascending=[True, False], kind="stable")
     slides = groups.drop_duplicates("patient")[["patient", "slide"]].head(MAX_SLIDES)
     return list(slides.itertuples(index=False, name=None))
@@ -54,7 +55,10 @@ def _held_out_patches(run: Run) -> pd.DataFrame:
 
 
 def slide_maps(run: Run) -> ReportFigure:
-    """Draw a row for each slide: tissue (if it may be shown), label, probabilities without and with context, errors."""
+    """Draw a row for each slide: tissue (if it may be shown), label, predictions without and with context, errors.
+
+    Predictions are probabilities of the second of two classes, or which of more classes a patch is called.
+    """
     patch_px = data.coordinate_patch_px(run.experiment.data)
     alone = "ensemble" if "ensemble" in run.metrics else run.classifier_names[0]
     classifiers = {"probability": alone, "probability in context": "ensemble_spatial_context"}
@@ -80,10 +84,14 @@ def slide_maps(run: Run) -> ReportFigure:
     }  # fmt: skip
     for axes, kind in zip(grid[0], kinds, strict=True):
         axes.set_title(titles[kind], fontsize=9.5)
-    color_scale = _color_scale(run.mean_threshold(classifiers[last]))
-    bar = figure.colorbar(color_scale, ax=grid.ravel().tolist(), shrink=0.5, aspect=30)
-    bar.set_ticks([0, color_scale.norm.vcenter, 1], labels=["0", "threshold", "1"])
-    bar.set_label("Probability of malignancy")
+    if run.is_multiclass:
+        handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in run.class_colors.values()]
+        figure.legend(handles, run.class_texts, loc="outside lower center", ncol=min(len(handles), 4))
+    else:
+        color_scale = _color_scale(run.mean_threshold(classifiers[last]))
+        bar = figure.colorbar(color_scale, ax=grid.ravel().tolist(), shrink=0.5, aspect=30)
+        bar.set_ticks([0, color_scale.norm.vcenter, 1], labels=["0", "threshold", "1"])
+        bar.set_label(f"Probability of {class_noun(run.class_names[1])}")
     return ReportFigure(figure, pd.concat(tables), "Slide maps", _caption(run, slides, patch_px, classifiers))
 
 
@@ -104,33 +112,34 @@ def _draw_slide(run: Run, slide: SlidePatches, axes_by_kind: dict, classifiers: 
 
     Args:
         axes_by_kind: Of KINDS.
-        classifiers: Names by kind of probability. Errors are those of the last one.
+        classifiers: Names by kind of prediction. Errors are those of the last one.
     """
     table, last = slide.table, list(classifiers)[-1]
-    probabilities = {kind: run.mean_probabilities(name, table).to_numpy() for kind, name in classifiers.items()}
-    called = probabilities[last] >= run.mean_threshold(classifiers[last])
-    truth = table["label"].to_numpy()
-    values = {
-        "annotated": np.where(truth == 1, 1.0, 0.0),
-        **probabilities,
-        "wrong": np.where(called == truth, np.nan, truth.astype(float)),
+    truth, called = table["label"].to_numpy(), run.mean_calls(classifiers[last], table)
+    shown = {
+        kind: run.mean_calls(name, table) if run.is_multiclass else run.mean_probabilities(name, table)
+        for kind, name in classifiers.items()
     }
+    values = {"annotated": truth.astype(float), **shown, "wrong": np.where(called == truth, np.nan, truth)}
     for kind, axes in axes_by_kind.items():
         if kind == "tissue":
             store_rows = pd.Series(run.store.index.index, run.store.index["id"])[table["id"]]
             picture = _draw_thumbnails(run.store.images[store_rows], slide.cells)
         else:
-            threshold = run.mean_threshold(classifiers.get(kind, classifiers[last]))
-            picture = _draw_values(slide.cells, values[kind], threshold)
+            picture = _draw_values(
+                slide.cells, values[kind], _value_colors(run, classifiers.get(kind, classifiers[last]))
+            )
         axes.imshow(picture, interpolation="none")
         axes.set(xticks=[], yticks=[])
         sns.despine(ax=axes, left=True, bottom=True)
     role = ROLE_NAMES[min(table["role"], key=len)].capitalize()  # the shortest: `test` rather than `test_other`
     text = f"{role}\npatient {slide.patient}\n{len(table):,} patches"
     next(iter(axes_by_kind.values())).set_ylabel(text, fontsize=9, parse_math=False)
+    if run.is_multiclass:
+        shown = {"probability_of_label": run.true_probabilities(classifiers[last], table)}
     return pd.DataFrame({
         "role": table["role"], "patient": slide.patient, "x": table["x"], "y": table["y"], "label": truth,
-        **probabilities, "called": called.astype(int),
+        **shown, "called": called.astype(int),
     })  # fmt: skip
 
 
@@ -141,16 +150,24 @@ def _caption(run: Run, slides: list[SlidePatches], patch_px: int, classifiers: d
     other_source = (
         f" {num_other:,} of the patches are of the other source, which no result counts as test." if num_other else ""
     )
-    thresholds = " and ".join(
-        f"{run.mean_threshold(name):.2f} ({CLASSIFIER_NAMES[name]})" for name in classifiers.values()
-    )
+    if run.is_multiclass:
+        colors = "Annotated, and what is called: in the colour of the class."
+    else:
+        thresholds = " and ".join(
+            f"{run.mean_threshold(name):.2f} ({CLASSIFIER_NAMES[name]})" for name in classifiers.values()
+        )
+        first, second = run.class_texts
+        colors = (
+            f"Annotated: {first} blue, {second} orange. Probabilities turn from blue to orange at the validation "
+            f"thresholds, {thresholds}."
+        )
+    shares = "outside their most frequent class" if run.is_multiclass else "of either class"
     tissue = f"Tissue: the patches, reduced to {THUMBNAIL_PATCH_PX} pixels a side. " if run.patient_images else ""
     caption = (
         f"Slides of {len(slides)} held-out patients, {num_patches:,} patches: of the test patients, then of unlisted "
-        f"ones, the slides with the most patches, at least {MIN_CLASS_SHARE:.0%} of them of either class. Each patch "
+        f"ones, the slides with the most patches, at least {MIN_CLASS_SHARE:.0%} of them {shares}. Each patch "
         f"is a square of {patch_px} pixels at its place in the slide; white is what was not read.{other_source} "
-        f"{tissue}Annotated: {CLASSES[0]} blue, {CLASSES[1]} orange. Probabilities turn from blue to orange at the "
-        f"validation thresholds, {thresholds}. Wrong: what is called wrongly, in the colour of its annotation; what is "
+        f"{tissue}{colors} Wrong: what is called wrongly, in the colour of its annotation; what is "
         "called rightly is grey."
     )
     if run.is_phantom:
@@ -158,14 +175,23 @@ def _caption(run: Run, slides: list[SlidePatches], patch_px: int, classifiers: d
     return f"{caption} Annotations are regions drawn by hand: their edges are in every error."
 
 
-def _color_scale(threshold: float):
-    """Return the color scale of probabilities, which turns from benign to malignant at the threshold."""
+def _value_colors(run: Run, name: str) -> plt.cm.ScalarMappable:
+    """Return the colors of a classifier's probabilities, or of the labels of more than two classes."""
+    if not run.is_multiclass:
+        return _color_scale(run.mean_threshold(name))
+    colors = list(run.class_colors.values())
+    norm = plt.matplotlib.colors.BoundaryNorm(np.arange(len(colors) + 1) - 0.5, len(colors))
+    return plt.cm.ScalarMappable(norm, plt.matplotlib.colors.ListedColormap(colors))
+
+
+def _color_scale(threshold: float) -> plt.cm.ScalarMappable:
+    """Return the color scale of probabilities, which turns from the first class to the second at the threshold."""
     norm = plt.matplotlib.colors.TwoSlopeNorm(np.clip(threshold, 0.01, 0.99), 0, 1)
-    return plt.cm.ScalarMappable(norm, CLASS_COLORMAP)
+    return plt.cm.ScalarMappable(norm, class_colormap(*CLASS_COLORS.values()))
 
 
-def _draw_values(cells: np.ndarray, values: np.ndarray, threshold: float) -> np.ndarray:
-    """Return a picture of one pixel a patch, in the color of its value in [0, 1]; gray if it is NaN.
+def _draw_values(cells: np.ndarray, values: np.ndarray, colors: plt.cm.ScalarMappable) -> np.ndarray:
+    """Return a picture of one pixel a patch, in the color of its value; gray if it is NaN.
 
     Returns:
         RGBA floats, (height, width, 4).
@@ -174,7 +200,7 @@ def _draw_values(cells: np.ndarray, values: np.ndarray, threshold: float) -> np.
     picture = np.full((height, width, 4), BACKGROUND)
     picture[cells[:, 1], cells[:, 0]] = UNMARKED
     has_value = np.isfinite(values)
-    picture[cells[has_value, 1], cells[has_value, 0]] = _color_scale(threshold).to_rgba(values[has_value])
+    picture[cells[has_value, 1], cells[has_value, 0]] = colors.to_rgba(values[has_value])
     return picture
 
 

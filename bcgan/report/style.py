@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,10 @@ from bcgan.classifiers import CLASSIFIERS
 
 # Okabe and Ito's colors, which color-blind readers can distinguish, and more where those are too few. Blue and
 # vermilion are for the classes only.
-CLASS_COLORS = {"benign": "#0072B2", "malignant": "#D55E00"}
+FIRST_CLASS_COLOR, LAST_CLASS_COLOR = "#0072B2", "#D55E00"
+CLASS_COLORS = {"benign": FIRST_CLASS_COLOR, "malignant": LAST_CLASS_COLOR}
+# Of further classes, of no classifier. With the two above they differ to normal and to color-blind eyes.
+FURTHER_CLASS_COLORS = ("#882255", "#E3C800", "#661100", "#FF6F91", "#88CCEE", "#66C2B5")
 CLASSIFIER_COLORS = {name: spec.color for name, spec in CLASSIFIERS.items()} | {
     "color_texture_gbdt": "#7FBC41", "ensemble": "#8C510A", "ensemble_spatial_context": "#7A0177",
 }  # fmt: skip
@@ -51,11 +55,10 @@ INK, MUTED = "#222222", "#777777"
 REAL, SYNTHETIC, TRANSLATED = MUTED, "#9E7BB5", "#CC6677"
 DISCRIMINATOR = CLASSIFIER_COLORS["gan_only"]  # whose features are the discriminator's
 DPI = 200
-CLASS_COLORMAP = (
-    matplotlib.colors.LinearSegmentedColormap.from_list(  # from what supports benign to what supports malignant
-        "classes", [CLASS_COLORS["benign"], "#E4E4E4", CLASS_COLORS["malignant"]]
-    )
-)
+NEUTRAL = "#E4E4E4"  # where a value is for neither side
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue (sRGB, linear)
+MIN_TEXT_CONTRAST = 3.0  # of a class's color with white, as text
+ROWS_OF_CLASSES = 8  # about as many rows of patches has a figure
 # Limits of lossy compression, in gray levels: of the mean, and of the 0.999 quantile (edges of thin lines).
 MAX_MEAN_PIXEL_ERROR = 3.0
 MAX_PIXEL_ERROR = 40
@@ -74,6 +77,50 @@ sns.set_theme(
         "font.family": "DejaVu Sans", "axes.titleweight": "bold", "axes.titlelocation": "left",
     },
 )  # fmt: skip
+
+
+def class_colors(names: Sequence[str]) -> dict[str, str]:
+    """Return the color of each class: blue and vermilion of two, as of benign and malignant among more.
+
+    Of more classes without these names, the first is blue and the last vermilion.
+    """
+    if len(names) == 2:
+        return dict(zip(names, CLASS_COLORS.values(), strict=True))
+    colors = {name: CLASS_COLORS[name] for name in names if name in CLASS_COLORS}
+    for name, color in ((names[0], FIRST_CLASS_COLOR), (names[-1], LAST_CLASS_COLOR)):
+        if color not in colors.values():
+            colors.setdefault(name, color)
+    others = [name for name in names if name not in colors]
+    further = [*FURTHER_CLASS_COLORS, *sns.husl_palette(max(0, len(others) - len(FURTHER_CLASS_COLORS))).as_hex()]
+    colors |= dict(zip(others, further, strict=False))
+    return {name: colors[name] for name in names}
+
+
+def class_colormap(against: str, supporting: str) -> matplotlib.colors.Colormap:
+    """Return the colors from what is against a class to what supports it."""
+    return matplotlib.colors.LinearSegmentedColormap.from_list("classes", [against, NEUTRAL, supporting])
+
+
+def text_color(color: str) -> str:
+    """Return a color, darkened until text in it is legible on white."""
+    rgb = np.array(matplotlib.colors.to_rgb(color))
+    if _contrast_with_white(rgb) >= MIN_TEXT_CONTRAST:
+        return color
+    factors = np.linspace(1, 0, 101)
+    return matplotlib.colors.to_hex(
+        next(rgb * factor for factor in factors if _contrast_with_white(rgb * factor) >= MIN_TEXT_CONTRAST)
+    )
+
+
+def _contrast_with_white(rgb: np.ndarray) -> float:
+    """Return the contrast ratio of a color with white, as WCAG 2 defines it."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return 1.05 / (linear @ LUMINANCE + 0.05)
+
+
+def rows_per_class(num_classes: int, most: int) -> int:
+    """Return how many rows of patches of each class a figure has: `most` of two classes, fewer of many."""
+    return min(most, max(1, ROWS_OF_CLASSES // num_classes))
 
 
 class ReportFigure(NamedTuple):
@@ -161,6 +208,6 @@ def show_patch(axes, patch, label: str = "") -> None:
 def set_group_title(axes, text: str, color: str) -> None:
     """Write a title over several patches, from the first one on, without widening its column."""
     axes.set_title(" ")  # reserves the height
-    axes.annotate(text, (0, 1.06), xycoords="axes fraction", color=color, fontsize=11, fontweight="bold").set_in_layout(
-        False
-    )
+    axes.annotate(
+        text, (0, 1.06), xycoords="axes fraction", color=text_color(color), fontsize=11, fontweight="bold"
+    ).set_in_layout(False)

@@ -7,12 +7,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from bcgan.classes import CLASSES
 from bcgan.evaluate.translations import NUM_PHANTOM_PATCHES
 from bcgan.report.run import Run
 from bcgan.report.style import (
     ARM_NAMES,
-    CLASS_COLORS,
     CLASSIFIER_NAMES,
     DISCRIMINATOR,
     INK,
@@ -21,9 +19,12 @@ from bcgan.report.style import (
     SYNTHETIC,
     TRANSLATED,
     ReportFigure,
+    rows_per_class,
     set_group_title,
     show_patch,
+    text_color,
 )
+from bcgan.report.wording import capitalize, class_text, join_words
 
 ATTRIBUTE_NAMES = {
     "density": "Nuclear density (share of tissue)", "haematoxylin": "Haematoxylin (optical density)",
@@ -49,6 +50,14 @@ ARM_COLORS = {
 }  # fmt: skip
 
 
+class TranslatedClass(NamedTuple):
+    """One of the two classes between which patches are translated."""
+
+    name: str
+    text: str  # the name as part of a sentence
+    color: str
+
+
 class PatchRow(NamedTuple):
     """A row of synthetic patches."""
 
@@ -61,8 +70,11 @@ class PatchRow(NamedTuple):
 def latent_walk(run: Run) -> ReportFigure:
     """Draw synthetic patches on the way from one noise vector to another, for each class."""
     walks = run.latent_walks["walk"]
-    patch_rows = [PatchRow(label, row, walks[label, row], None) for label in (0, 1) for row in range(2)]
-    figure, numbers = _draw_patch_rows(patch_rows)
+    num_rows = rows_per_class(len(walks), walks.shape[1])
+    patch_rows = [
+        PatchRow(label, row, walks[label, row], None) for label in range(len(walks)) for row in range(num_rows)
+    ]
+    figure, numbers = _draw_patch_rows(run, patch_rows)
     caption = (
         "Latent walks: each row goes along the sphere from one random noise vector (left) to another, the class held. "
         "A generator that has learnt single patches by heart jumps from one to the next; one that knows few layouts "
@@ -75,10 +87,12 @@ def latent_walk(run: Run) -> ReportFigure:
 def attribute_sweep(run: Run) -> ReportFigure:
     """Draw synthetic patches of the same noise with increasing nuclear density."""
     sweeps, targets = run.latent_walks["sweep"], run.latent_walks["asked"]
+    num_rows = rows_per_class(len(sweeps), sweeps.shape[1])
     patch_rows = [
-        PatchRow(label, row, sweeps[label, row], targets[label]) for label in (0, 1) for row in range(sweeps.shape[1])
-    ]
-    figure, numbers = _draw_patch_rows(patch_rows)
+        PatchRow(label, row, sweeps[label, row], targets[label])
+        for label in range(len(sweeps)) for row in range(num_rows)
+    ]  # fmt: skip
+    figure, numbers = _draw_patch_rows(run, patch_rows)
     caption = (
         "Attribute sweep: in each row one noise vector is moved along the direction of nuclear density, from the 10th "
         "to the 90th percentile of what the generator makes of that class; what was asked for is under each column. "
@@ -91,24 +105,22 @@ def steering(run: Run) -> ReportFigure:
     """Draw the attributes that were asked for against those measured on the synthetic patches."""
     table = run.steering
     names = [name for name in ATTRIBUTE_NAMES if name in set(table["attribute"])]
-    figure, grid = plt.subplots(1, len(names), figsize=(2.75 * len(names), 3.2), squeeze=False)
+    num_classes = len(run.class_names)
+    height = 3.2 + (0.18 * num_classes if run.is_multiclass else 0)
+    figure, grid = plt.subplots(1, len(names), figsize=(2.75 * len(names), height), squeeze=False)
     rows = []
     for axes, name in zip(grid[0], names, strict=True):
-        for label, kind in enumerate(CLASSES):
+        for label, kind in enumerate(run.class_names):
             of_class = table[(table["attribute"] == name) & (table["class"] == kind)]
             correlation, control = (of_class["asked"].corr(of_class[column]) for column in ("measured", "unasked"))
-            axes.plot(
-                of_class["asked"],
-                of_class["measured"],
-                "o",
-                ms=2,
-                alpha=0.4,
-                color=CLASS_COLORS[kind],
-                rasterized=True,
-            )
             text = f"r = {correlation:.2f}" if np.isfinite(correlation) else "does not vary"
-            axes.annotate(f"{kind}: {text}", (0.03, 0.97 - 0.08 * label), xycoords="axes fraction", va="top",
-                          fontsize=8, color=CLASS_COLORS[kind])  # fmt: skip
+            text, color = f"{run.class_texts[label]}: {text}", run.class_colors[kind]
+            axes.plot(
+                of_class["asked"], of_class["measured"], "o", ms=2, alpha=0.4, color=color, label=text, rasterized=True
+            )
+            if not run.is_multiclass:  # above the dots there is room for two lines
+                axes.annotate(text, (0.03, 0.97 - 0.08 * label), xycoords="axes fraction", va="top",
+                              fontsize=8, color=text_color(color))  # fmt: skip
             rows.append(
                 {"attribute": name, "class": kind, "n": len(of_class), "r_asked": correlation, "r_unasked": control}
             )
@@ -121,9 +133,13 @@ def steering(run: Run) -> ReportFigure:
         axes.set_title(title, fontsize=9.5)
         axes.locator_params(nbins=4)
         axes.ticklabel_format(useOffset=False)
+        if run.is_multiclass:
+            legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8, markerscale=2)
+            for handle in legend.legend_handles:
+                handle.set_alpha(1)
     grid[0, 0].set_ylabel("Measured (same unit)")
     sns.despine(figure)
-    count = len(table) // (len(names) * len(CLASSES))
+    count = len(table) // (len(names) * num_classes)
     caption = (
         f"Steering: {count} fresh noise vectors a class, each moved until a linear fit says what was asked for; then "
         "measured on the patch. Dotted: as asked. r is Pearson's correlation (about 0 for the same noise left where it "
@@ -136,30 +152,41 @@ def steering(run: Run) -> ReportFigure:
 def translations(run: Run) -> ReportFigure:
     """Draw patches, their translations to the other class, and the translations back."""
     kind = "real" if run.patient_images else "synthetic"
-    columns = run.translated_patches[f"{kind}_{CLASSES[0]}"].shape[0]
+    pair = _translated_classes(run)
+    columns = run.translated_patches[f"{kind}_{pair[0].name}"].shape[0]
     figure, grid = plt.subplots(6, columns, figsize=(0.95 * columns + 0.9, 6.6), squeeze=False)
     rows = []
-    for label, name in enumerate(CLASSES):
-        triples = run.translated_patches[f"{kind}_{name}"]
+    for index, (name, text, _) in enumerate(pair):
+        target, triples = pair[1 - index], run.translated_patches[f"{kind}_{name}"]
         for step, step_name in enumerate(("patch", "translated", "and back")):
             for column in range(columns):
-                axes = grid[3 * label + step, column]
+                axes = grid[3 * index + step, column]
                 if column < len(triples):
                     show_patch(axes, triples[column, step])
                     rows.append({"kind": kind, "class": name, "what": step_name, "column": column})
                 else:
                     axes.set_axis_off()
-            grid[3 * label + step, 0].set_ylabel(step_name, fontsize=8)
-        title = f"{name.capitalize()} to {CLASSES[1 - label]}"
-        set_group_title(grid[3 * label, 0], title, CLASS_COLORS[CLASSES[1 - label]])
+            grid[3 * index + step, 0].set_ylabel(step_name, fontsize=8)
+        set_group_title(grid[3 * index, 0], f"{capitalize(text)} to {target.text}", target.color)
     count, steps = sum(row["what"] == "patch" for row in rows), run.experiment.translate.steps
     source = f" of {run.role_summary('test')}" if run.patient_images else ""
     caption = (
-        f"Translations between the classes by the cycle-consistent GAN ({steps:,} steps on "
+        f"Translations between {_pair_text(run)} by the cycle-consistent GAN ({steps:,} steps on "
         f"{run.role_summary('train')}): {count} {kind} patches{source}, drawn at random, what the translator makes of "
         "them, and that translated back."
     )
-    return ReportFigure(figure, pd.DataFrame(rows), "Translations between the classes", caption)
+    return ReportFigure(figure, pd.DataFrame(rows), f"Translations between {_pair_text(run)}", caption)
+
+
+def _translated_classes(run: Run) -> list[TranslatedClass]:
+    """Return the two classes between which patches are translated."""
+    names = [run.class_names[label] for label in run.experiment.translated_labels]
+    return [TranslatedClass(name, class_text(name), run.class_colors[name]) for name in names]
+
+
+def _pair_text(run: Run) -> str:
+    """Return the translated classes for a title: their names, if there are more than two."""
+    return join_words([text for _, text, _ in _translated_classes(run)]) if run.is_multiclass else "the classes"
 
 
 def counterfactuals(run: Run) -> ReportFigure:
@@ -167,9 +194,10 @@ def counterfactuals(run: Run) -> ReportFigure:
     classes = run.translations["classes"]
     figure, (changes, stays) = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=(1.5, 1))
     rows = []
-    for label, name in enumerate(CLASSES):
-        rows += _draw_changes(changes, classes[name], label, run.translations["real_class_difference"])
-        rows += _draw_similarities(stays, classes[name], label)
+    pair = _translated_classes(run)
+    for index, (name, *_) in enumerate(pair):
+        rows += _draw_changes(changes, classes[name], pair, index, run.translations["real_class_difference"])
+        rows += _draw_similarities(stays, classes[name], pair, index)
     changes.set_yticks(range(len(CHANGES)), CHANGES.values())
     changes.axvline(0, color=MUTED, lw=1)
     changes.axvline(1, color=MUTED, lw=1, ls=":")
@@ -183,59 +211,63 @@ def counterfactuals(run: Run) -> ReportFigure:
     handles, names = stays.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncol=2)
     sns.despine(figure)
-    shift = [classes[name]["cielab_shift"]["value"] for name in CLASSES]
+    shift = [classes[name]["cielab_shift"]["value"] for name, *_ in pair]
+    first, second = (text for _, text, _ in pair)
     classifier = CLASSIFIER_NAMES[run.translations["classifier"]]
     caption = (
         f"Counterfactuals: translations of the patches of {run.role_summary('test')}. Left: 1 (dotted) is a change as "
-        f"large as the mean difference between real benign and malignant patches. Right: how often {classifier}, "
+        f"large as the mean difference between real {first} and {second} patches. Right: how often {classifier}, "
         "which called the patch right, calls its translation the other class; correlation of the 5x5 layout of "
-        f"brightness; structural similarity. Mean colour moves by {shift[0]:.1f} (to malignant) and {shift[1]:.1f} "
-        f"(to benign) CIE Lab units. Bars: bootstrap over patients.{_phantom_truth_text(run)}"
+        f"brightness; structural similarity. Mean colour moves by {shift[0]:.1f} (to {second}) and {shift[1]:.1f} "
+        f"(to {first}) CIE Lab units. Bars: bootstrap over patients.{_phantom_truth_text(run)}"
     )
     for quantity, truth in (run.translations.get("phantom_ground_truth") or {}).items():
-        for name in CLASSES:
+        for name, *_ in pair:
             rows.append({
                 "class": name, "figure": quantity, **truth[name], "real_gap": truth["real_class_difference"],
             })  # fmt: skip
     return ReportFigure(figure, pd.DataFrame(rows), "What a translation changes, and what it leaves", caption)
 
 
-def _draw_changes(axes, estimates: dict[str, dict], label: int, real_difference: dict[str, float]) -> list[dict]:
+def _draw_changes(
+    axes, estimates: dict[str, dict], pair: list[TranslatedClass], index: int, real_difference: dict[str, float]
+) -> list[dict]:
     """Draw the changes of image properties by translation of a class, and return the rows of their table.
 
     Args:
         estimates: Of `change_<property>`, {value, low, high}.
-        label: The class that is translated.
-        real_difference: Malignant minus benign real patches, by property.
+        index: Which of the pair is translated.
+        real_difference: Real patches of the second class minus those of the first, by property.
     """
-    color, sign, rows = CLASS_COLORS[CLASSES[1 - label]], 1 if label == 0 else -1, []
+    color, sign, rows = pair[1 - index].color, 1 if index == 0 else -1, []
     for row, name in enumerate(CHANGES):
         estimate, unit = estimates[f"change_{name}"], real_difference[name] or np.nan
         value, low, high = (
             np.nan if estimate[key] is None else sign * estimate[key] / unit for key in ("value", "low", "high")
         )
-        y = row + (0.15 if label else -0.15)
+        y = row + (0.15 if index else -0.15)
         axes.plot([low, high], [y, y], color=color, lw=2)
         axes.plot([value], [y], "o", color=color, ms=5)
         rows.append({
-            "class": CLASSES[label], "figure": f"change_{name}", **estimate, "real_gap": real_difference[name],
+            "class": pair[index].name, "figure": f"change_{name}", **estimate, "real_gap": real_difference[name],
         })  # fmt: skip
     return rows
 
 
-def _draw_similarities(axes, estimates: dict[str, dict], label: int) -> list[dict]:
+def _draw_similarities(axes, estimates: dict[str, dict], pair: list[TranslatedClass], index: int) -> list[dict]:
     """Draw the SIMILARITIES of patches of a class and their translations, and return the rows of their table."""
-    color, rows = CLASS_COLORS[CLASSES[1 - label]], []
+    source, target, rows = pair[index], pair[1 - index], []
+    color = target.color
     for row, name in enumerate(SIMILARITIES):
         estimate = estimates[name]
         if estimate["value"] is None:
             continue
-        y = row + (0.15 if label else -0.15)
+        y = row + (0.15 if index else -0.15)
         if estimate["low"] is not None:
             axes.plot([estimate["low"], estimate["high"]], [y, y], color=color, lw=2)
         axes.plot([estimate["value"]], [y], "o", color=color, ms=5,
-                  label=f"{CLASSES[label]} to {CLASSES[1 - label]}" if row == 0 else None)  # fmt: skip
-        rows.append({"class": CLASSES[label], "figure": name, **estimate, "real_gap": np.nan})
+                  label=f"{source.text} to {target.text}" if row == 0 else None)  # fmt: skip
+        rows.append({"class": source.name, "figure": name, **estimate, "real_gap": np.nan})
     return rows
 
 
@@ -248,15 +280,16 @@ def _phantom_truth_text(run: Run) -> str:
         "nuclear_area_fraction": "the share of the patch that nuclei cover", "nuclear_count": "their number",
         "nuclear_radius_px": "their radius",
     }  # fmt: skip
+    first, second = _translated_classes(run)
     sentences = []
     for quantity, truth in truth_by_quantity.items():
-        to_malignant = truth["benign"]["value"] / truth["real_class_difference"]
-        to_benign = -truth["malignant"]["value"] / truth["real_class_difference"]
-        sentences.append(f"{names[quantity]} by {to_malignant:.2f} and {to_benign:.2f} (R² {truth['r2']:.2f})")
+        to_second = truth[first.name]["value"] / truth["real_class_difference"]
+        to_first = -truth[second.name]["value"] / truth["real_class_difference"]
+        sentences.append(f"{names[quantity]} by {to_second:.2f} and {to_first:.2f} (R² {truth['r2']:.2f})")
     return (
         f" On {2 * NUM_PHANTOM_PATCHES} procedural patches of other patients, whose nuclei are known, translation to "
-        f"malignant and to benign changes {', '.join(sentences)}, where 1 is the classes' true difference; read off "
-        "by regressions on EfficientNet-Lite2's features, whose R² is given."
+        f"{second.text} and to {first.text} changes {', '.join(sentences)}, where 1 is the classes' true difference; "
+        "read off by regressions on EfficientNet-Lite2's features, whose R² is given."
     )
 
 
@@ -340,7 +373,7 @@ def _draw_error_bars(axes, x: np.ndarray, estimates: pd.DataFrame, color: str, n
     axes.errorbar(x, value, lengths, fmt="o", ms=4, color=color, lw=1.5, label=name)
 
 
-def _draw_patch_rows(rows: list[PatchRow]) -> tuple[plt.Figure, pd.DataFrame]:
+def _draw_patch_rows(run: Run, rows: list[PatchRow]) -> tuple[plt.Figure, pd.DataFrame]:
     """Draw rows of patches; return the figure and the table of its numbers.
 
     The numbers of a row are written only below the last row of its class.
@@ -354,7 +387,8 @@ def _draw_patch_rows(rows: list[PatchRow]) -> tuple[plt.Figure, pd.DataFrame]:
             number = None if numbers is None else float(numbers[column])
             text = f"{number:.2f}" if number is not None and is_last_of_class else ""
             show_patch(grid[index, column], patch, text)
-            cells.append({"class": CLASSES[label], "row": row, "column": column, "asked": number})
+            cells.append({"class": run.class_names[label], "row": row, "column": column, "asked": number})
         if row == 0:
-            set_group_title(grid[index, 0], f"{CLASSES[label].capitalize()}, synthetic", CLASS_COLORS[CLASSES[label]])
+            title = f"{capitalize(run.class_texts[label])}, synthetic"
+            set_group_title(grid[index, 0], title, run.class_colors[run.class_names[label]])
     return figure, pd.DataFrame(cells)

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from bcgan.classes import CLASSES
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
 from bcgan.report.run import Run
 from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES, difference_title
+from bcgan.report.wording import capitalize, class_noun
 
 # As printed in the paper's Table 2 and text, and what others published on IDC by patients.
 PUBLISHED = (
@@ -23,6 +23,7 @@ CURVE_METRICS = ("roc_auc", "balanced_accuracy")
 COMPARISON_METRICS = (*CURVE_METRICS, "f1")
 OPTIMISM = ("random_split", "patient_split", "split_optimism")
 RESULT_METRICS = ("roc_auc", "pr_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1")
+CLASS_METRICS = ("roc_auc", "pr_auc", "sensitivity", "specificity", "f1")
 CALIBRATION_METRICS = ("brier", "brier_calibrated", "ece", "ece_calibrated")
 
 
@@ -37,9 +38,22 @@ def results(run: Run, role: str, metrics: tuple[str, ...] = RESULT_METRICS) -> p
     ]
     rows = []
     for name, scores in by_classifier.items():
-        numbers = {METRIC_NAMES[metric]: format_estimate(scores[metric]) for metric in defined}
+        numbers = {run.metric_names[metric]: format_estimate(scores[metric]) for metric in defined}
         rows.append({"Classifier": CLASSIFIER_NAMES[name], **numbers})
     return pd.DataFrame(rows)
+
+
+def per_class(run: Run, names: list[str]) -> pd.DataFrame:
+    """Return a row for each of some classifiers and each class, against the rest, with metrics on the test patches."""
+    return pd.DataFrame([
+        {
+            "Classifier": CLASSIFIER_NAMES[name], "Class": text, "Patches": count,
+            **{METRIC_NAMES[metric]: format_estimate(run.metrics[name]["by_class"]["test"][class_name][metric])
+               for metric in CLASS_METRICS},
+        }
+        for name in names
+        for class_name, text, count in zip(run.class_names, run.class_texts, run.class_counts("test"), strict=True)
+    ])  # fmt: skip
 
 
 def table1_summary() -> tuple[pd.DataFrame, dict[str, int]]:
@@ -66,13 +80,15 @@ def table2_comparison(run: Run) -> pd.DataFrame:
 
 
 def counts(run: Run) -> pd.DataFrame:
-    """Return the numbers of patients, patches and malignant patches of every role."""
+    """Return the numbers of patients and patches of every role, and of patches of the second class, or of each."""
+    labels = run.contrasted_labels
     rows = [
-        (ROLE_NAMES[role].capitalize(), count["patients"], count["patches"], count["positives"])
+        (ROLE_NAMES[role].capitalize(), count["patients"], count["patches"], *(run.class_counts(role)[labels.start :]))
         for role in ROLE_NAMES
         if (count := run.split["counts"].get(role))
     ]
-    return pd.DataFrame(rows, columns=["Role", "Patients", "Patches", "Malignant"])
+    classes = [capitalize(run.class_texts[label]) for label in labels]
+    return pd.DataFrame(rows, columns=["Role", "Patients", "Patches", *classes])
 
 
 def audit(run: Run) -> pd.DataFrame:
@@ -97,7 +113,7 @@ def examples_with_fault(faulty: pd.DataFrame, fault: str) -> list[str]:
 
 REFERENCES = {
     "real_vs_real_same_patients": "same patients",
-    "benign_only": "benign alone",
+    "benign_only": "{first} alone",
     "random_pixels": "random pixels",
 }
 BOUNDS = ("value", "floor", "ceiling")
@@ -129,7 +145,9 @@ def gan_scores(run: Run) -> pd.DataFrame:
         if score["low"] is not None:
             value += f" ({score['low']:.4g} to {score['high']:.4g})"
         references = ", ".join(
-            f"{REFERENCES[key]} {score[key]:.3g}" for key in REFERENCES if score.get(key) is not None
+            f"{REFERENCES[key].format(first=run.class_texts[0])} {score[key]:.3g}"
+            for key in REFERENCES
+            if score.get(key) is not None
         )
         rows.append((title, BETTER.get(name, "higher"), value, real, worst, references, score["samples"]))
     synthetic, real = (f"{np.mean(by_class):.3f}" for by_class in run.layout_correlations().values())
@@ -150,8 +168,8 @@ def quality_filter(run: Run) -> pd.DataFrame:
         "out_of_distribution": "Rejected: far from real patches",
     }
     rows = [
-        (name.capitalize(), *(int(counts.at[label, result]) if result in counts else 0 for result in names))
-        for label, name in enumerate(CLASSES)
+        (capitalize(text), *(int(counts.at[label, result]) if result in counts else 0 for result in names))
+        for label, text in enumerate(run.class_texts)
         if label in counts.index
     ]
     return pd.DataFrame(rows, columns=["Class", *names.values()])
@@ -297,8 +315,12 @@ def slides(run: Run) -> pd.DataFrame:
     for name in run.classifier_names:
         for slide, scores in run.metrics[name].get("whole_slide_metrics", {}).items():
             row = rows.setdefault(
-                slide, {"Slide": slide, "Patches": f"{scores['patches']:,}", "Malignant": f"{scores['malignant']:,}"}
-            )
+                slide,
+                {
+                    "Slide": slide, "Patches": f"{scores['patches']:,}",
+                    capitalize(run.class_texts[1]): f"{scores['malignant']:,}",
+                },
+            )  # fmt: skip
             row[CLASSIFIER_NAMES[name]] = f"{scores['roc_auc']:.3f} / {scores['balanced_accuracy']:.3f}"
     return pd.DataFrame(rows.values())
 
@@ -307,8 +329,12 @@ RULES = {"youden": "Youden's index", "sensitivity_95": "Sensitivity of 0.95", "f
 
 
 def operating_points(run: Run) -> pd.DataFrame:
-    """Return the results on test patients of the threshold that each rule selects on validation patients."""
+    """Return the results on test patients of the threshold that each rule selects on validation patients.
+
+    There are two classes.
+    """
     rows, test = [], run.role_counts("test")
+    first, second = run.class_texts
     for name in run.classifier_names:
         for rule, title in RULES.items():
             point = run.metrics[name]["operating_points"][rule]
@@ -316,9 +342,10 @@ def operating_points(run: Run) -> pd.DataFrame:
             true_positives = point["sensitivity"] * test["positives"]
             true_negatives = point["specificity"] * (test["patches"] - test["positives"])
             confusion = {
-                "Malignant found": f"{true_positives:,.0f}", "missed": f"{test['positives'] - true_positives:,.0f}",
-                "Benign spared": f"{true_negatives:,.0f}",
-                "called malignant": f"{test['patches'] - test['positives'] - true_negatives:,.0f}",
+                f"{capitalize(second)} found": f"{true_positives:,.0f}",
+                "missed": f"{test['positives'] - true_positives:,.0f}",
+                f"{capitalize(first)} spared": f"{true_negatives:,.0f}",
+                f"called {second}": f"{test['patches'] - test['positives'] - true_negatives:,.0f}",
             }  # fmt: skip
             rows.append({"Classifier": CLASSIFIER_NAMES[name], "Chosen for": title, **numbers, **confusion})
     return pd.DataFrame(rows)
@@ -359,16 +386,25 @@ def _cross_validated(run: Run) -> dict[str, dict]:
 
 
 def largest_errors(run: Run, count: int = 10) -> pd.DataFrame:
-    """Return the `count` test patches of each class with the proposed classifier's largest errors, one a patient."""
+    """Return the `count` test patches of each class with the proposed classifier's largest errors, one a patient.
+
+    The last column is the probability of the second of two classes, or that of the true one of more classes; before
+    that, with more classes, is what the patch is called.
+    """
     name, table = run.classifier_names[0], run.test_predictions
-    probabilities = run.mean_probabilities(name, table)
-    is_wrong = (probabilities >= run.mean_threshold(name)) != (table["label"] == 1)
-    table = table.assign(probability=probabilities, distance=(probabilities - table["label"]).abs())[is_wrong]
+    probabilities = run.true_probabilities(name, table) if run.is_multiclass else run.mean_probabilities(name, table)
+    certain = 1 if run.is_multiclass else table["label"]  # the probability without an error
+    errors = np.abs(probabilities - certain)
+    table = table.assign(called=run.mean_calls(name, table), probability=probabilities, distance=errors)
+    table = table[table["called"] != table["label"]]
     table = table.sort_values("distance", ascending=False).groupby(["label", "patient"], sort=False).head(1)
     table = table.groupby("label").head(count).sort_values(["label", "distance"], ascending=[True, False])
+    texts = np.array(run.class_texts)
+    called = {"Called": texts[table["called"]]} if run.is_multiclass else {}
+    of = "the label" if run.is_multiclass else class_noun(run.class_names[1])
     return pd.DataFrame({
-        "Patch": table["id"], "Patient": table["patient"], "Label": np.array(CLASSES)[table["label"]],
-        "Probability of malignancy": table["probability"].round(4),
+        "Patch": table["id"], "Patient": table["patient"], "Label": texts[table["label"]], **called,
+        f"Probability of {of}": table["probability"].round(4),
     })  # fmt: skip
 
 

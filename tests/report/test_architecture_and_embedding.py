@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bcgan.classes import CLASSES
 from bcgan.models.discriminator import discriminator
 from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
 from bcgan.models.resnet_table1 import resnet_table1
@@ -11,9 +12,10 @@ from bcgan.report import architecture_figures, embedding_figure, style
 from bcgan.settings import Classifier, Classify, Gan
 
 
-def make_run(gan: Gan, classify: Classify, size: int = 50) -> SimpleNamespace:
+def make_run(gan: Gan, classify: Classify, size: int = 50, class_names=CLASSES) -> SimpleNamespace:
     """A run of which only its experiment is read."""
-    return SimpleNamespace(experiment=SimpleNamespace(data=SimpleNamespace(size=size), gan=gan, classify=classify))
+    data = SimpleNamespace(size=size, class_names=class_names)
+    return SimpleNamespace(experiment=SimpleNamespace(data=data, gan=gan, classify=classify))
 
 
 RUN = make_run(Gan(base_channels=8), Classify())
@@ -78,3 +80,18 @@ def test_diagrams_show_the_size_of_the_runs_patches():
         judge = drawn.numbers[drawn.numbers["network"] == "discriminator"].set_index("block")
         assert (judge.loc["image", "output"], judge.loc["block2", "output"]) == ("128x128x3", "32x32x8")
         style.plt.close(drawn.figure)
+
+
+@pytest.mark.parametrize(
+    ("class_names", "said"),
+    [
+        (("benign", "malignant"), "Binary head:\nbenign or malignant"),
+        (("benign", "in_situ", "malignant"), "Head:\nbenign, in situ\nor malignant"),
+        (tuple("abcde"), "Head:\none of 5 classes"),
+    ],
+)
+def test_the_head_has_the_classes_of_the_run(class_names, said):
+    drawn = architecture_figures.system(make_run(Gan(base_channels=8), Classify(), class_names=class_names))
+    assert said in {text.get_text() for text in drawn.figure.axes[0].texts}
+    assert ("binary" in drawn.caption) == (len(class_names) == 2)
+    style.plt.close(drawn.figure)

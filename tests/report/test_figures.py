@@ -121,7 +121,7 @@ def _in_words(axes, way: str) -> bool:
 def test_a_colour_means_one_thing():
     """And a figure takes it from the palette, by name."""
     others = (style.REAL, style.SYNTHETIC, style.TRANSLATED)
-    colours = [*CLASS_COLORS.values(), *CLASSIFIER_COLORS.values(), *others]
+    colours = [*CLASS_COLORS.values(), *style.FURTHER_CLASS_COLORS, *CLASSIFIER_COLORS.values(), *others]
     assert len(set(colours)) == len(colours)
     for path in Path(style.__file__).parent.glob("*.py"):
         if path.name != "style.py":
@@ -165,9 +165,9 @@ def test_precision_begins_with_the_first_true_call(run, test_rows):
     axes = classifier_curves.precision_recall(run).figure.axes[0]
     for name, line in zip(run.classifier_names, axes.lines, strict=False):
         found = []
-        for column in run.probability_columns(name).values():
-            best = test_rows.loc[test_rows["label"] == 1, column].max()
-            found.append(precision_score(test_rows["label"], test_rows[column] >= best))
+        for scores in run.probabilities_by_seed(name, test_rows).values():
+            best = scores[test_rows["label"] == 1].max()
+            found.append(precision_score(test_rows["label"], scores >= best))
         assert line.get_ydata()[0] == pytest.approx(np.mean(found))
 
 
@@ -218,10 +218,8 @@ def test_an_operating_points_confusion_holds_every_test_patch(run, test_rows):
     table = tables.operating_points(run)
     cells = table[["Malignant found", "missed", "Benign spared", "called malignant"]].astype(int)
     assert (cells.sum(axis=1) == len(test_rows)).all()
-    (column,) = run.probability_columns(run.classifier_names[0]).values()
-    called = (
-        test_rows[column] >= run.metrics[run.classifier_names[0]]["operating_points"]["sensitivity_95"]["threshold"]
-    )
+    (scores,) = run.probabilities_by_seed(run.classifier_names[0], test_rows).values()
+    called = scores >= run.metrics[run.classifier_names[0]]["operating_points"]["sensitivity_95"]["threshold"]
     row = cells[table["Chosen for"] == tables.RULES["sensitivity_95"]].iloc[0]
     assert row["Malignant found"] == (called & (test_rows["label"] == 1)).sum()
     assert row["called malignant"] == (called & (test_rows["label"] == 0)).sum()
@@ -244,11 +242,11 @@ def test_a_roc_curve_is_the_mean_of_scikit_learns_and_the_legend_says_the_area(r
     axes = drawn.figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("1 - specificity", "Sensitivity")
     assert len(axes.lines) == len(run.classifier_names) + 1  # chance
-    assert len(run.probability_columns("gan_resnet")) == 2
+    assert run.seeds("gan_resnet") == [0, 1]
     said = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
     labels, across = test_rows["label"], np.linspace(0, 1, 201)
     for name, text, line in zip(run.classifier_names, said, axes.lines, strict=False):
-        scores = [second.loc[test_rows.index, column] for column in run.probability_columns(name).values()]
+        scores = run.probabilities_by_seed(name, second.loc[test_rows.index]).values()
         expected = np.mean([np.interp(across, *roc_curve(labels, one)[:2]) for one in scores], axis=0)
         np.testing.assert_allclose(line.get_xdata(), across)
         np.testing.assert_allclose(line.get_ydata(), expected)
@@ -292,9 +290,9 @@ def test_the_proposed_classifier_is_shown_at_every_threshold(run, test_rows):
     name = run.classifier_names[0]
     cells = drawn.numbers[drawn.numbers["classifier"] == name].set_index(["rule", "true", "called"]).sort_index()
     assert set(cells.index.unique("rule")) == set(tables.RULES)
-    (column,) = run.probability_columns(name).values()
+    (scores,) = run.probabilities_by_seed(name, test_rows).values()
     for rule, point in run.metrics[name]["operating_points"].items():
-        called = test_rows[column] >= point["threshold"]
+        called = scores >= point["threshold"]
         assert cells.loc[(rule, "malignant", "malignant"), "patches"] == (called & (test_rows["label"] == 1)).sum()
         assert cells.loc[(rule, "benign", "malignant"), "patches"] == (called & (test_rows["label"] == 0)).sum()
         assert cells.xs(rule)["threshold"].to_numpy() == pytest.approx(point["threshold"])
@@ -320,8 +318,8 @@ def test_every_test_patient_has_a_dot_a_classifier(run, test_rows):
         CLASSIFIER_NAMES[name] for name in run.classifier_names
     ]
     name = run.classifier_names[0]
-    (seed, column), *_ = run.probability_columns(name).items()
-    right = (test_rows[column] >= run.metrics[name]["thresholds"][str(seed)]) == test_rows["label"]
+    (seed, scores), *_ = run.probabilities_by_seed(name, test_rows).items()
+    right = (scores >= run.metrics[name]["thresholds"][str(seed)]) == test_rows["label"]
     assert sorted(dots[0][:, 0]) == pytest.approx(sorted(right.groupby(test_rows["patient"]).mean()))
 
 
@@ -396,9 +394,9 @@ def test_the_decision_curve_is_true_calls_less_false_ones_at_the_odds(run, test_
     shown = drawn.numbers[np.isclose(drawn.numbers["threshold"], threshold)].set_index("classifier")["net_benefit"]
     for name in run.classifier_names:
         benefits = []
-        for seed, column in run.probability_columns(name).items():
+        for seed, scores in run.probabilities_by_seed(name, test_rows).items():
             fitted = Calibration(**run.metrics[name]["calibration"][str(seed)])
-            called = apply(fitted, test_rows[column].to_numpy()) >= threshold
+            called = apply(fitted, scores) >= threshold
             benefits.append(((called & malignant).sum() - (called & ~malignant).sum() / 3) / len(malignant))
         assert shown[name] == pytest.approx(np.mean(benefits))
     assert shown["all"] == pytest.approx(malignant.mean() - (1 - malignant.mean()) / 3)
@@ -418,7 +416,7 @@ def test_reliability_bins_hold_every_patch(run, test_rows):
             np.testing.assert_allclose(line.get_xydata(), points)
             scores = run.mean_probabilities(name, test_rows)
             if title == "After scaling":
-                scaled = [run.calibrated_probabilities(name, seed, test_rows) for seed in run.probability_columns(name)]
+                scaled = [run.calibrated_probabilities(name, seed, test_rows) for seed in run.seeds(name)]
                 scores = np.mean(scaled, axis=0)
             edges = np.percentile(scores, np.arange(10, 100, 10))
             counts = np.bincount(np.searchsorted(edges, scores))
@@ -447,7 +445,8 @@ def test_patches_stand_in_the_order_of_what_is_under_them(run):
 
 def test_a_maps_colour_turns_at_the_threshold():
     place = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
-    picture = slide_figures._draw_values(place, np.array([0.0, 0.19, 0.21, np.nan]), 0.2).reshape(4, 4)
+    colors = slide_figures._color_scale(0.2)
+    picture = slide_figures._draw_values(place, np.array([0.0, 0.19, 0.21, np.nan]), colors).reshape(4, 4)
     benign, below, above, none = picture[:, :3]
     assert below[2] > below[0] and above[0] > above[2]  # blue, then orange
     np.testing.assert_allclose(benign, style.plt.matplotlib.colors.to_rgb(CLASS_COLORS["benign"]), atol=0.01)

@@ -1,0 +1,132 @@
+"""Curves of each class against the rest on the test patients, of more than two classes: ROC, precision-recall,
+reliability.
+
+The curves are the proposed classifier's; of the others the mean area over the classes is drawn.
+"""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_curve
+
+from bcgan.evaluate.intervals import format_estimate
+from bcgan.report.classifier_curves import CURVE_POINTS, CurveFunction, legend_below, mean_curve, recall_precision_curve
+from bcgan.report.run import Run
+from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, ReportFigure, plt
+
+
+def roc(run: Run) -> ReportFigure:
+    """Draw the ROC curve of each class against the rest, and every classifier's mean area."""
+    return _draw_curves(
+        run, "roc_auc", roc_curve, ("1 - specificity", "Sensitivity"), "ROC curves",
+        "ROC curves of each class against the rest; dotted: chance.",
+    )  # fmt: skip
+
+
+def precision_recall(run: Run) -> ReportFigure:
+    """Draw the precision-recall curve of each class against the rest, and every classifier's mean area."""
+    return _draw_curves(
+        run, "pr_auc", recall_precision_curve, ("Recall (sensitivity)", "Precision"), "Precision-recall curves",
+        "Precision-recall curves of each class against the rest; dotted: chance, the share of the class.",
+    )  # fmt: skip
+
+
+def reliability(run: Run) -> ReportFigure:
+    """Draw the observed share of each class against its probability, as predicted and after calibration.
+
+    The ten bins have equal numbers of patches.
+    """
+    test, name = run.test_predictions, run.classifier_names[0]
+    calibrated = np.mean([run.calibrated_probabilities(name, seed, test) for seed in run.seeds(name)], axis=0)
+    panels = {"As it is": run.mean_probabilities(name, test), "After scaling": calibrated}
+    by_class, test_metrics = run.metrics[name]["by_class"]["test"], run.metrics[name]["sets"]["test"]
+    figure, grid = plt.subplots(1, 2, figsize=(8.4, 5.4), sharey=True)
+    rows = []
+    for axes, (title, scores) in zip(grid, panels.items(), strict=True):
+        axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
+        for label, (class_name, text) in enumerate(zip(run.class_names, run.class_texts, strict=True)):
+            observed, predicted = calibration_curve(
+                test["label"] == label, scores[:, label], n_bins=10, strategy="quantile"
+            )
+            axes.plot(
+                predicted, observed, "o-", ms=3.5, color=run.class_colors[class_name],
+                label=f"{text}: {format_estimate(by_class[class_name]['ece'])}" if axes is grid[0] else None,
+            )  # fmt: skip
+            points = zip(predicted, observed, strict=True)
+            rows += [{"probabilities": title, "class": class_name, "predicted": p, "observed": o} for p, o in points]
+        axes.set(xlabel="Mean probability of the class", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
+    grid[0].set_ylabel("Observed share of the class")
+    legend_below(figure, "Expected calibration error, as it is")
+    sns.despine(figure)
+    means = (format_estimate(test_metrics[metric]) for metric in ("ece", "ece_calibrated"))
+    caption = (
+        f"Reliability of {CLASSIFIER_NAMES[name]}, each class against the rest, ten bins of equal size, as "
+        f"predicted and after a temperature and a shift of each class from the validation patients: "
+        f"{run.role_summary('test')}. Dotted: perfect. Mean calibration error over the classes {' and '.join(means)}, "
+        f"over ten equally wide bins, with {run.experiment.evaluate.confidence_level:.0%} intervals by "
+        f"{run.bootstrap_note()}; resampling raises it, so that a small one may lie below its interval. Other "
+        "classifiers: in the table of calibration."
+    )
+    return ReportFigure(figure, pd.DataFrame(rows), "Reliability", caption)
+
+
+def _draw_curves(
+    run: Run, metric: str, curve: CurveFunction, labels: tuple[str, str], title: str, caption: str
+) -> ReportFigure:
+    """Draw the proposed classifier's mean curve of each class over its seeds, and every classifier's mean area.
+
+    Args:
+        metric: The area under the curve.
+        curve: Computes a curve from labels and scores.
+        labels: Of the x and y axes.
+        caption: Its first sentence.
+    """
+    test, first = run.test_predictions, run.classifier_names[0]
+    scores = run.probabilities_by_seed(first, test).values()
+    figure, (axes, areas) = plt.subplots(1, 2, figsize=(9.2, 5.4), width_ratios=(1.25, 1))
+    x, tables = np.linspace(0, 1, CURVE_POINTS), []
+    for label, (name, text) in enumerate(zip(run.class_names, run.class_texts, strict=True)):
+        is_class, color = test["label"] == label, run.class_colors[name]
+        y = np.full(len(x), np.nan)  # of a class without a test patch
+        if is_class.any():
+            y = mean_curve(curve, is_class, [of_seed[:, label] for of_seed in scores], x)
+        area = format_estimate(run.metrics[first]["by_class"]["test"][name][metric])
+        axes.plot(x, y, color=color, lw=1.6, label=f"{text}: {area}")
+        if metric == "pr_auc":
+            axes.axhline(is_class.mean(), ls=":", lw=1, color=color)
+        tables.append(pd.DataFrame({"classifier": first, "class": name, labels[0]: x, labels[1]: y}))
+    if metric == "roc_auc":
+        axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
+    axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(0, 1.01))
+    axes.set_title(CLASSIFIER_NAMES[first], fontsize=10)
+    tables.append(_draw_mean_areas(run, areas, metric))
+    legend_below(figure, f"{METRIC_NAMES[metric]} of each class against the rest")
+    sns.despine(figure)
+    settings = run.experiment.evaluate
+    caption = (
+        f"{caption} {run.role_summary('test')}; each line the mean of {run.seeds_text()} at equal {labels[0].lower()}. "
+        f"Right: every classifier's {METRIC_NAMES[metric]}, mean over the classes, dotted: chance. "
+        f"{settings.confidence_level:.0%} intervals by {run.bootstrap_note()}, "
+        f"{settings.bootstrap_samples:,} resamples."
+    )
+    return ReportFigure(figure, pd.concat(tables, ignore_index=True), title, caption)
+
+
+def _draw_mean_areas(run: Run, axes: plt.Axes, metric: str) -> pd.DataFrame:
+    """Draw every classifier's mean area over the classes with its interval, and return the areas as a table."""
+    rows = []
+    for row, name in enumerate(run.classifier_names):
+        estimate, color = run.metrics[name]["sets"]["test"][metric], CLASSIFIER_COLORS[name]
+        if estimate["low"] is not None:
+            axes.plot([estimate["low"], estimate["high"]], [row, row], color=color, lw=2)
+        if estimate["value"] is not None:
+            axes.plot(estimate["value"], row, "o", ms=5, color=color)
+        value = format_estimate(estimate | {"low": None})
+        axes.annotate(value, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        rows.append({"classifier": name, "class": "mean", **{key: estimate[key] for key in ("value", "low", "high")}})
+    axes.axvline(0.5 if metric == "roc_auc" else 1 / len(run.class_names), color=MUTED, ls=":", lw=1)
+    axes.set_yticks(range(len(rows)), [CLASSIFIER_NAMES[name] for name in run.classifier_names])
+    axes.set(xlabel=f"Mean {METRIC_NAMES[metric]}", ylim=(len(rows) - 0.4, -0.6))
+    axes.set_title("All classifiers, mean over the classes", fontsize=10)
+    return pd.DataFrame(rows)

@@ -1,0 +1,43 @@
+"""Words and phrases that depend on the names of the classes."""
+
+from collections.abc import Sequence
+
+from bcgan.report.style import METRIC_NAMES
+
+NOUNS = {"malignant": "malignancy"}  # of classes that are adjectives, after "probability of"
+MAX_LISTED_CLASSES = 4  # with more, captions give their number, since a list would be longer than the rest
+
+
+def class_text(name: str) -> str:
+    """Return the name of a class as part of a sentence."""
+    return name.replace("_", " ")
+
+
+def class_noun(name: str) -> str:
+    """Return what a class is a probability of, such as `malignancy`."""
+    return NOUNS.get(name, class_text(name))
+
+
+def capitalize(text: str) -> str:
+    """Return a text with an upper-case first letter; the others, such as those of `ductal, DCIS`, stay as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def join_words(words: Sequence[str], last: str = "and") -> str:
+    """Return words as an enumeration, such as `benign, in situ and malignant`."""
+    *others, final = words
+    return f"{', '.join(others)} {last} {final}" if others else final
+
+
+def metric_names(class_names: Sequence[str]) -> dict[str, str]:
+    """Return METRIC_NAMES, where those of patients name the second of two classes, or no class if there are more."""
+    is_multiclass, second = len(class_names) > 2, class_text(class_names[1])
+    return METRIC_NAMES | {
+        "patient_fraction_mae": (
+            "Mean absolute error of the fraction of a class" if is_multiclass
+            else f"Mean absolute error of the {second} fraction"
+        ),
+        "patient_roc_auc": (
+            "ROC AUC, any patch of a class or none" if is_multiclass else f"ROC AUC, any {second} patch or none"
+        ),
+    }  # fmt: skip
