@@ -6,13 +6,17 @@ probabilities of each, (n, classes).
 
 import re
 from collections.abc import Sequence
+from colorsys import hls_to_rgb
 from typing import Any
 
 import numpy as np
 
 CLASSES = ("benign", "malignant")  # labels 0 and 1, if an experiment names no other classes
-# Of Okabe and Ito (2008), distinguishable by color-blind readers: benign, malignant, then of further classes.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000", "#8C564B", "#BCBD22")
+# Blue and vermilion of Okabe and Ito, which color-blind readers can distinguish.
+FIRST_CLASS_COLOR, LAST_CLASS_COLOR = "#0072B2", "#D55E00"
+CLASS_COLORS = {"benign": FIRST_CLASS_COLOR, "malignant": LAST_CLASS_COLOR}
+# Of further classes, of no classifier. With the two above they differ to normal and to color-blind eyes.
+FURTHER_CLASS_COLORS = ("#882255", "#E3C800", "#661100", "#FF6F91", "#88CCEE", "#66C2B5")
 CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # part of names of files and columns
 
 # A class's name and its further names in the data, for each class in the order of the labels. Not a mapping: a
@@ -70,12 +74,22 @@ def class_names(pairs: ClassPairs) -> tuple[str, ...]:
 
 
 def class_colors(names: Sequence[str]) -> dict[str, str]:
-    """Return the color of each class: the first and the last class have those of benign and malignant.
+    """Return the color of each class: blue and vermilion of two, as of benign and malignant among more.
 
-    With more classes than COLORS, colors repeat.
+    Of more classes without these names, the first is blue and the last vermilion.
     """
-    between = [COLORS[2 + index % (len(COLORS) - 2)] for index in range(len(names) - 2)]
-    return dict(zip(names, (COLORS[0], *between, COLORS[1]), strict=True))
+    if len(names) == 2:
+        return dict(zip(names, CLASS_COLORS.values(), strict=True))
+    colors = {name: CLASS_COLORS[name] for name in names if name in CLASS_COLORS}
+    for name, color in ((names[0], FIRST_CLASS_COLOR), (names[-1], LAST_CLASS_COLOR)):
+        if color not in colors.values():
+            colors.setdefault(name, color)
+    others = [name for name in names if name not in colors]
+    num_more = max(0, len(others) - len(FURTHER_CLASS_COLORS))
+    hues = ([round(255 * part) for part in hls_to_rgb(index / num_more, 0.5, 0.6)] for index in range(num_more))
+    further = [*FURTHER_CLASS_COLORS, *("#{:02x}{:02x}{:02x}".format(*hue) for hue in hues)]
+    colors |= dict(zip(others, further, strict=False))
+    return {name: colors[name] for name in names}
 
 
 def count_classes(labels: Any) -> int:

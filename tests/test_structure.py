@@ -19,7 +19,7 @@ ORDER = (
     "explain", "classify", "gan", "models", "preprocess", "data", "slides",
 )  # fmt: skip
 SHARED = (
-    "errors", "sizes", "settings", "classifiers", "renamed", "experiment", "settings_effect", "variation", "progress",
+    "errors", "classes", "sizes", "settings", "classifiers", "renamed", "experiment", "settings_effect", "variation", "progress",
     "machine", "distribute", "runs", "artifacts", "bench",
 )  # fmt: skip
 

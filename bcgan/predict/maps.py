@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from bcgan import machine, runs
-from bcgan.classes import CLASSES, COLORS, class_colors
+from bcgan.classes import CLASS_COLORS, CLASSES, class_colors
 from bcgan.predict.model import ABSTAINED, OUT_OF_DISTRIBUTION, SCORED, VERDICTS, Card, Model, Predictions
 from bcgan.slides.files import printable
 from bcgan.slides.patches import PatchGrid
@@ -22,7 +22,9 @@ from bcgan.slides.patches import PatchGrid
 MAX_PICTURE_PX = 1600  # longer side of a picture
 METHOD_NAMES = {"grad_cam": "Grad-CAM", "integrated_gradients": "Integrated gradients", "occlusion": "Occlusion"}
 PALE = "#F2F2F2"
-COLOR_MAP = LinearSegmentedColormap.from_list("benign to malignant", [COLORS[0], PALE, COLORS[1]])
+COLOR_MAP = LinearSegmentedColormap.from_list(
+    "benign to malignant", [CLASS_COLORS["benign"], PALE, CLASS_COLORS["malignant"]]
+)
 OPACITY = 0.45
 ABSTAIN_REASONS = ("too near the threshold", "no class is probable enough")  # of two classes, and of more
 UNKNOWN_COLOR = (0.5, 0.5, 0.5)

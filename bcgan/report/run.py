@@ -9,7 +9,7 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.artifacts import MANIFEST, PARTIAL
-from bcgan.classes import probabilities_of
+from bcgan.classes import class_colors, probabilities_of
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.classify.pretraining import PATIENTS
 from bcgan.errors import InputError
@@ -21,7 +21,7 @@ from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.gan.watch import layout_correlation
 from bcgan.preprocess import store
 from bcgan.report import wording
-from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, class_colors
+from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
 
 # Published sizes of data sets that are often read only in part.
 ARCHIVE_TOTALS = {"idc": {"patches": 277_524, "patients": 279}}

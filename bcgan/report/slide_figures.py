@@ -8,10 +8,11 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan import data
+from bcgan.classes import CLASS_COLORS
 from bcgan.data.records import UNKNOWN
 from bcgan.preprocess.images import resize_patches
 from bcgan.report.run import Run
-from bcgan.report.style import CLASS_COLORS, CLASSIFIER_NAMES, ROLE_NAMES, ReportFigure, class_colormap
+from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, ReportFigure, class_colormap
 from bcgan.report.wording import class_noun
 from bcgan.slides.coordinates import parse_slide_names
 

@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +20,7 @@ from PIL import Image
 from bcgan.classifiers import CLASSIFIERS
 
 # Okabe and Ito's colors, which color-blind readers can distinguish, and more where those are too few. Blue and
-# vermilion are for the classes only.
-FIRST_CLASS_COLOR, LAST_CLASS_COLOR = "#0072B2", "#D55E00"
-CLASS_COLORS = {"benign": FIRST_CLASS_COLOR, "malignant": LAST_CLASS_COLOR}
-# Of further classes, of no classifier. With the two above they differ to normal and to color-blind eyes.
-FURTHER_CLASS_COLORS = ("#882255", "#E3C800", "#661100", "#FF6F91", "#88CCEE", "#66C2B5")
+# vermilion are for the classes only (`bcgan.classes`).
 CLASSIFIER_COLORS = {name: spec.color for name, spec in CLASSIFIERS.items()} | {
     "color_texture_gbdt": "#7FBC41", "ensemble": "#8C510A", "ensemble_spatial_context": "#7A0177",
 }  # fmt: skip
@@ -77,23 +72,6 @@ sns.set_theme(
         "font.family": "DejaVu Sans", "axes.titleweight": "bold", "axes.titlelocation": "left",
     },
 )  # fmt: skip
-
-
-def class_colors(names: Sequence[str]) -> dict[str, str]:
-    """Return the color of each class: blue and vermilion of two, as of benign and malignant among more.
-
-    Of more classes without these names, the first is blue and the last vermilion.
-    """
-    if len(names) == 2:
-        return dict(zip(names, CLASS_COLORS.values(), strict=True))
-    colors = {name: CLASS_COLORS[name] for name in names if name in CLASS_COLORS}
-    for name, color in ((names[0], FIRST_CLASS_COLOR), (names[-1], LAST_CLASS_COLOR)):
-        if color not in colors.values():
-            colors.setdefault(name, color)
-    others = [name for name in names if name not in colors]
-    further = [*FURTHER_CLASS_COLORS, *sns.husl_palette(max(0, len(others) - len(FURTHER_CLASS_COLORS))).as_hex()]
-    colors |= dict(zip(others, further, strict=False))
-    return {name: colors[name] for name in names}
 
 
 def class_colormap(against: str, supporting: str) -> matplotlib.colors.Colormap:

@@ -55,22 +55,22 @@ def closed():
 
 def test_every_class_has_a_colour_of_its_own():
     """Benign and malignant keep theirs; two classes of other names have them too."""
-    blue, vermilion = style.CLASS_COLORS.values()
-    assert list(style.class_colors(("normal", "tumor")).values()) == [blue, vermilion]
-    found = style.class_colors(("normal", "benign", "in_situ", "invasive"))
+    blue, vermilion = classes.CLASS_COLORS.values()
+    assert list(classes.class_colors(("normal", "tumor")).values()) == [blue, vermilion]
+    found = classes.class_colors(("normal", "benign", "in_situ", "invasive"))
     assert (found["benign"], found["invasive"]) == (blue, vermilion)
-    assert style.class_colors(CLASS_NAMES)["malignant"] == vermilion
+    assert classes.class_colors(CLASS_NAMES)["malignant"] == vermilion
     for count in (3, 8, 12):
         names = tuple(f"class{number}" for number in range(count))
-        colors = style.class_colors(names)
+        colors = classes.class_colors(names)
         assert tuple(colors) == names
         assert len(set(colors.values())) == count
 
 
 def test_text_is_dark_enough_to_be_read():
-    for color in style.CLASS_COLORS.values():
+    for color in classes.CLASS_COLORS.values():
         assert style.text_color(color) == color
-    for color in style.FURTHER_CLASS_COLORS:
+    for color in classes.FURTHER_CLASS_COLORS:
         rgb = np.array(style.matplotlib.colors.to_rgb(style.text_color(color)))
         assert style._contrast_with_white(rgb) >= style.MIN_TEXT_CONTRAST - 0.05
 
