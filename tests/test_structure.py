@@ -19,8 +19,8 @@ ORDER = (
     "explain", "classify", "gan", "models", "preprocess", "data", "slides",
 )  # fmt: skip
 SHARED = (
-    "errors", "classes", "sizes", "settings", "classifiers", "renamed", "experiment", "settings_effect", "variation", "progress",
-    "machine", "distribute", "runs", "artifacts", "bench",
+    "errors", "classes", "sizes", "settings", "classifiers", "renamed", "experiment", "settings_effect", "variation",
+    "progress", "machine", "distribute", "runs", "artifacts", "bench",
 )  # fmt: skip
 
 
