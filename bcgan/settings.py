@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from bcgan import renamed
 from bcgan.classes import ClassPairs, check_classes, class_names, parse_classes
 from bcgan.classifiers import CLASSIFIERS
-from bcgan.sizes import MAX_SIZE, MIN_SIZE
+from bcgan.sizes import MAX_SIZE, MIN_SIZE, MIN_TISSUE_FRACTION
 
 
 def _check_classifier_name(name: str) -> str:
@@ -52,6 +52,14 @@ class Settings(BaseModel):
         return type(self).model_validate(dict(self) | changes)
 
 
+class Tile(Settings):
+    """How labelled images are cut into patches of `data.size` pixels, as `bcgan predict` cuts them."""
+
+    mpp: float | None = Field(None, gt=0, le=100)  # microns per pixel of a patch; None: those of the images
+    stride: int | None = Field(None, ge=1)  # from patch to patch, pixels of a patch; None: data.size, no overlap
+    min_tissue: float = Field(MIN_TISSUE_FRACTION, ge=0, le=1)  # of a patch, or it is left out
+
+
 class Data(Settings):
     """The patches, and how patients are split into training, validation and test."""
 
@@ -72,6 +80,7 @@ class Data(Settings):
     # Classes in the order of their labels, each with the names that the data has for it, besides the class's own name
     # and its label: {normal: [], in_situ: [dcis, lcis], invasive: []}. Empty: benign and malignant.
     classes: Classes = ()
+    tile: Tile | None = None  # cut images into patches; None: an image is a patch, its central square
     labels: Path | None = None  # patient_folder only: table of image, label and patient, instead of folder names
     # whether patients whose names differ only in case, spacing or leading zeros count as different patients
     similar_patients: Literal["refuse", "allow"] = "refuse"
@@ -83,6 +92,11 @@ class Data(Settings):
         except ValueError as error:
             raise ValueError(f"classes: {error}") from error
         return self
+
+    @property
+    def has_images(self) -> bool:
+        """Return whether results are also given by image: several patches are of one, or BreaKHis counts images."""
+        return self.tile is not None or self.name == "breakhis"
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ fewer than 16 or the width itself. At 50 pixels these are the maps 25, 13, 7 and
 """
 
 MIN_SIZE, MAX_SIZE = 32, 256
+MIN_TISSUE_FRACTION = 0.2  # of a patch's pixels that have to be tissue for it to be predicted
 MAX_SMALLEST_MAP = 6
 MIN_CHANNELS = 16
 

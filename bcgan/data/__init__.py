@@ -53,13 +53,18 @@ def records(data: Data, mixed: bool = False) -> list[Record]:
 
 def native_patch_px(data: Data) -> int | None:
     """Return the side of a complete patch of a data set, pixels; `None` if it has images of any size."""
-    if data.name == "idc" and data.mpp:  # cut by `bcgan tile` at another size or scale
+    if data.tile or (data.name == "idc" and data.mpp):  # cut by `bcgan tile` at another size or scale
         return data.size
     return {"histology_phantom": data.size, "idc": 50, "patch_camelyon": 96}.get(data.name)
 
 
 def microns_per_pixel(data: Data) -> float | None:
-    """Return the microns per pixel of a data set's images before they are resized; `None` if unknown."""
+    """Return the microns per pixel of a data set's images before they are resized, or of the patches cut from them.
+
+    `None` if they are unknown.
+    """
+    if data.tile and data.tile.mpp:
+        return data.tile.mpp
     from bcgan.data.breakhis.scan import MICRONS_AT_40
     from bcgan.data.idc.scan import MICRONS
     from bcgan.data.prepared import CAMELYON_MPP

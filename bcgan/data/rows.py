@@ -147,3 +147,33 @@ class ImageRows:
             first += len(part._sources)
         joined._source_of = np.concatenate(source_of)
         return joined
+
+
+class NpyWriter:
+    """A .npy file that grows row by row; `close` writes how many there are."""
+
+    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: type):
+        self._file = path.open("wb")
+        self._row_shape, self._dtype = row_shape, np.dtype(dtype)
+        self._count = 0
+        self._write_header()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Write rows, (n, *row_shape).
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+        self._count += len(rows)
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+    def _write_header(self) -> None:
+        # NumPy pads a header so that the first dimension may grow without a longer header.
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._count, *self._row_shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)

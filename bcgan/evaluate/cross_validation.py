@@ -21,7 +21,7 @@ from bcgan.classify.train import Patches, Recipe
 from bcgan.classify.trainings import inputs_read_by
 from bcgan.data import splits
 from bcgan.errors import InputError
-from bcgan.evaluate import derived, intervals, metrics, trials
+from bcgan.evaluate import derived, images, intervals, metrics, trials
 from bcgan.experiment import Experiment
 from bcgan.models.classifier import build_for_run
 from bcgan.preprocess.store import Store
@@ -96,7 +96,7 @@ def summarize(
         {patches, patients, <split>: {metric: {value, low, high}}, split_optimism: {metric: {value, low, high, p}}}. If
         coordinates are known, NEIGHBORS is another split: the patient split with spatial context.
     """
-    settings, bootstrapped = experiment.evaluate, {}
+    settings, bootstrapped, image_results = experiment.evaluate, {}, {}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
     if context.has_coordinates(index[["x", "y"]].to_numpy()):
         patch_px = data.coordinate_patch_px(experiment.data)
@@ -107,13 +107,18 @@ def summarize(
         predictions = intervals.SeedPredictions({0: scores}, {0: thresholds})
         rng = np.random.default_rng(experiment.seed)
         bootstrapped[split] = intervals.bootstrap_metrics(labels[rows], predictions, weights, rng)
+        if experiment.data.has_images:
+            image_results[split] = images.pooled_image_metrics(
+                index.iloc[rows], scores, thresholds, settings.bootstrap_samples, settings.confidence_level,
+                experiment.seed,
+            )  # fmt: skip
     tested_patients, confidence = patients[rows], settings.confidence_level
     results: dict[str, Any] = {"patches": len(rows), "patients": len(np.unique(tested_patients))}
     for split, by_metric in bootstrapped.items():
         results[split] = {
             name: intervals.percentile_interval(values, tested_patients, confidence)
             for name, values in by_metric.items()
-        }
+        } | image_results.get(split, {})
     by_patient, random = (bootstrapped[split] for split in SPLITS)
     results["split_optimism"] = {
         name: intervals.paired_difference(random[name], by_patient[name], tested_patients, confidence)

@@ -13,6 +13,7 @@ from bcgan.classify import calibration, context, pretraining
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.data.views import center_crop
 from bcgan.evaluate import derived, intervals, leaks, metrics, split_optimism
+from bcgan.evaluate import images as by_image
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.derived import column_name, get_probabilities, seeds_by_classifier
 from bcgan.evaluate.intervals import format_estimate
@@ -79,7 +80,8 @@ def _predict_held_out(
     """
     experiment, context_weights = run.experiment, None
     held_out = np.flatnonzero(store.index["role"].to_numpy() != "train")
-    table = store.index.loc[held_out, ["id", "patient", "x", "y", "label", "role"]].reset_index(drop=True)
+    columns = ["id", "image", "patient", "x", "y", "label", "role"]
+    table = store.index.loc[held_out, columns].reset_index(drop=True)
     class_names = experiment.data.class_names
     _predict(run, center_crop(store.images.select(held_out), experiment.classify.crop_size), table)
     color_texture = derived.predict_from_color_texture(properties, store.role_indices("train"), held_out)
@@ -95,7 +97,9 @@ def _predict_held_out(
 
 def _read_probabilities(folder: Path) -> pd.DataFrame:
     """Read probabilities.csv; ids and patients that look like numbers or NA stay text."""
-    return pd.read_csv(folder / "probabilities.csv", dtype={"id": str, "patient": str}, keep_default_na=False)
+    return pd.read_csv(
+        folder / "probabilities.csv", dtype={"id": str, "image": str, "patient": str}, keep_default_na=False
+    )
 
 
 def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
@@ -161,6 +165,8 @@ def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions
         sets[role] |= by_patient.patient_metrics(
             labels[rows], calibrated.select(rows).probabilities, patients[rows], *bootstrap
         )
+        if experiment.data.has_images:
+            sets[role] |= by_image.image_metrics(table, calibrated.probabilities, role, *bootstrap)
         if not is_binary:
             by_class[role] = {
                 name: intervals.metrics_with_intervals(

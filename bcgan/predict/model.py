@@ -16,8 +16,9 @@ from bcgan.errors import InputError
 from bcgan.gan import quality_filter
 from bcgan.predict import engines
 from bcgan.preprocess.images import resize_patches
+from bcgan.sizes import MIN_TISSUE_FRACTION
 from bcgan.slides.scale import ModelScale
-from bcgan.slides.tissue import MIN_TISSUE_FRACTION, is_colorless, tissue_fraction
+from bcgan.slides.tissue import is_colorless, tissue_fraction
 
 SHIPPED = Path(__file__).parents[1] / "shipped" / "idc_extended"
 CARD = "classifier.json"

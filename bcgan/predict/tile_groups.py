@@ -8,6 +8,7 @@ import numpy as np
 from bcgan.classes import CLASSES
 from bcgan.classify.context import RADII
 from bcgan.predict.model import Model
+from bcgan.sizes import MIN_TISSUE_FRACTION
 from bcgan.slides.coordinates import PLAIN_PATTERN, TileCoordinates, parse_tile_name
 from bcgan.slides.decode import MAX_PIXELS
 from bcgan.slides.files import ImageFile, printable
@@ -25,7 +26,7 @@ from bcgan.slides.tiles import (
     overlap_difference,
     read_tile,
 )
-from bcgan.slides.tissue import MIN_TISSUE_FRACTION, estimate_background, tissue_mask
+from bcgan.slides.tissue import estimate_background, tissue_mask
 
 CLASS_FOLDERS = ("0", "1", *CLASSES)  # folders of a class, as the public archive of IDC has them
 MIN_SPACING_PX = 16  # that the tiles of a slide span at least

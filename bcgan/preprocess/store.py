@@ -18,18 +18,22 @@ from bcgan import data, progress
 from bcgan.classes import count_classes
 from bcgan.data import splits
 from bcgan.data.records import UNKNOWN, Record
-from bcgan.data.rows import ImageRows, NpyFile
+from bcgan.data.rows import ImageRows, NpyFile, NpyWriter
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 from bcgan.preprocess import audit, images, stain
 from bcgan.preprocess.images import resize_patches
 from bcgan.settings import Data, Preprocess
 from bcgan.slides.decode import decode_image
+from bcgan.slides.patches import cut_patches
+from bcgan.slides.reader import open_image
+from bcgan.slides.scale import ModelScale, Mpp
 
-CHUNK = 256
+CHUNK, CHUNK_IMAGES = 256, 8  # patches, and images to be cut, that are decoded by a thread at a time
 MIN_SYNTHETIC = 8  # accepted patches of a class, below which the quality filter's results are not used
 INDEX_COLUMNS = [
     "id",
+    "image",
     "path",
     "source",
     "patient",
@@ -50,7 +54,8 @@ class Store(NamedTuple):
     Attributes:
         images: uint8, (n, size, size, 3), read from the file when they are indexed.
         index: One row for each patch, in the same order, with the columns INDEX_COLUMNS: pixels is the SHA-256 of the
-            decoded image, perceptual a 64-bit hash; x and y are -1 if unknown.
+            decoded image, or of the patch that was cut from it, perceptual a 64-bit hash; x and y are -1 if unknown;
+            image names the image that a patch is or was cut from.
     """
 
     images: ImageRows
@@ -67,7 +72,9 @@ class Store(NamedTuple):
 
 def load(folder: Path) -> Store:
     """Load the store that the stage `preprocess` wrote."""
-    dtypes = dict.fromkeys(("id", "path", "source", "patient", "role", "pixels"), str) | {"perceptual": np.uint64}
+    dtypes = dict.fromkeys(("id", "image", "path", "source", "patient", "role", "pixels"), str) | {
+        "perceptual": np.uint64
+    }
     # Without keep_default_na=False a patient named NA would be missing.
     index = pd.read_csv(folder / "index.csv", dtype=dtypes, keep_default_na=False)
     return Store(ImageRows(NpyFile(folder / "patches.npy")), index)
@@ -127,12 +134,12 @@ def build(experiment: Experiment, folder: Path) -> None:
     Raises:
         InputError: If there are no usable patches.
     """
-    settings, size = experiment.preprocess, experiment.data.size
-    records = data.records(experiment.data)
+    settings = experiment.preprocess
+    records = data.records(experiment.data, mixed=bool(experiment.data.tile and experiment.data.tile.mpp))
     native = data.native_patch_px(experiment.data)
-    progress.log.info("preprocess: %d patches of %d patients", len(records), len({r.patient for r in records}))
-    patches = allocate(folder / "decoding.npy", np.uint8, (len(records), size, size, 3))
-    rows, thumbnails = _decode_all(records, patches, settings, native)
+    unit = "images" if experiment.data.tile else "patches"
+    progress.log.info("preprocess: %d %s of %d patients", len(records), unit, len({r.patient for r in records}))
+    rows, thumbnails = _decode_all(records, experiment, folder / "decoding.npy")
     _check_patch_size(rows, native, experiment.data)
     faults = audit.find_faults(rows, thumbnails, native)
     _write_audit(folder / "audit.csv", rows, faults)
@@ -145,9 +152,9 @@ def build(experiment: Experiment, folder: Path) -> None:
             "change preprocess.audit."
         )
     index = rows[keep].reset_index(drop=True)
-    _warn_of_enlarged(index, native, size)
+    _warn_of_enlarged(index, native, experiment.data.size)
     index["role"] = splits.assign_roles(index, experiment.data, experiment.seed)
-    _write_kept_patches(folder, patches, keep)
+    _write_kept_patches(folder, keep)
     summary["imputed"] = {
         "rule": "an unknown place in the slide is written as -1; an unknown patient is the patch itself",
         "places": int((index["x"] == UNKNOWN).sum()),
@@ -164,69 +171,111 @@ def build(experiment: Experiment, folder: Path) -> None:
         )
 
 
-def _decode_all(
-    records: list[Record], patches: np.ndarray, settings: Preprocess, native: int | None
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Decode all records into `patches`, in threads.
+class _Decoded(NamedTuple):
+    """What was read of a record: an image that is a patch, or the patches of one that was cut.
+
+    Attributes:
+        patches: uint8, (n, size, size, 3); a black one if the record cannot be used.
+        measured: The images that the audit measures; `None` for a record that cannot be used.
+        corners: x and y of each patch; those of the record if it was not cut.
+        reason: Why the record cannot be used; "" if it can.
+    """
+
+    patches: np.ndarray
+    measured: list[np.ndarray | None]
+    corners: np.ndarray
+    reason: str
+
+
+def _decode_all(records: list[Record], experiment: Experiment, path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """Decode all records, in threads, and write their patches to `path`.
 
     Returns:
-        One row for each record, with its measures and why it could not be decoded; and thumbnails, uint8 (n, 16, 16).
+        One row for each patch, with its measures, and for each record that cannot be used, with the reason; and
+        thumbnails, uint8 (n, 16, 16).
     """
-    lock = Lock()
+    lock, size = Lock(), experiment.data.size
+    writer = NpyWriter(path, (size, size, 3), np.uint8)
 
-    def decode_chunk(indices: range) -> list[dict[str, Any]]:
-        decoded = [_decode_record(records[index], settings, native, patches.shape[1]) for index in indices]
+    def decode_chunk(indices: range) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        decoded = [_decode_record(records[index], experiment) for index in indices]
         # The rest is many calls of microseconds, in which threads would mostly wait for each other.
-        rows = []
         with lock:
-            for index, (image, patch, reason) in zip(indices, decoded, strict=True):
-                if patch is not None:
-                    patches[index] = patch
-                rows.append(_index_row(records[index], image, reason))
-            release(patches)
-        return rows
+            rows = [
+                row for index, part in zip(indices, decoded, strict=True) for row in _index_rows(records[index], part)
+            ]
+        return np.concatenate([part.patches for part in decoded]), rows
 
     rows = []
-    with progress.bar(len(records), "preprocess", "patch") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for chunk in _map_in_order(pool, decode_chunk, len(records)):
-            rows += chunk
-            bar.update(len(chunk))
+    chunk = CHUNK if experiment.data.tile is None else CHUNK_IMAGES
+    with progress.bar(len(records), "preprocess", "image") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for patches, chunk_rows in _map_in_order(pool, decode_chunk, len(records), chunk):
+            writer.append(patches)
+            rows += chunk_rows
+            bar.update(min(chunk, len(records) - bar.n))
+    writer.close()
     thumbnails = np.stack([row.pop("thumbnail") for row in rows])
     return pd.DataFrame(rows), thumbnails
 
 
-def _map_in_order(pool: ThreadPoolExecutor, work: Callable[[range], list[Any]], count: int) -> Iterable[list[Any]]:
+def _map_in_order(pool: ThreadPoolExecutor, work: Callable[[range], Any], count: int, chunk: int) -> Iterable[Any]:
     """Yield the results of `work` for chunks of indices, in order.
 
     Only a few chunks are submitted ahead, so that a full disk or Ctrl-C stops the work soon.
     """
-    chunks = (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
-    futures = [pool.submit(work, chunk) for chunk in islice(chunks, 8)]
+    chunks = (range(start, min(start + chunk, count)) for start in range(0, count, chunk))
+    futures = [pool.submit(work, indices) for indices in islice(chunks, 8)]
     while futures:
         yield futures.pop(0).result()
-        futures += [pool.submit(work, chunk) for chunk in islice(chunks, 1)]
+        futures += [pool.submit(work, indices) for indices in islice(chunks, 1)]
 
 
-def _decode_record(
-    record: Record, settings: Preprocess, native: int | None, size: int
-) -> tuple[np.ndarray | None, np.ndarray | None, str]:
-    """Return the decoded image, its patch, both uint8, and ""; or `None`, `None` and why it cannot be decoded."""
+def _decode_record(record: Record, experiment: Experiment) -> _Decoded:
+    """Decode an image, and cut it if the settings say so."""
+    settings, size, corner = experiment.preprocess, experiment.data.size, [[record.x, record.y]]
     try:
+        if experiment.data.tile:
+            return _cut_record(record, experiment)
         image = decode_image(record.read(), record.path)
     except (OSError, ValueError) as error:
-        return None, None, str(error)
-    return image, images.enhance(images.to_square(image, native, size), settings), ""
+        return _Decoded(np.zeros((1, size, size, 3), np.uint8), [None], np.array(corner), str(error))
+    patch = images.to_square(image, data.native_patch_px(experiment.data), size)
+    return _Decoded(images.enhance(patch, settings)[None], [image], np.array(corner), "")
 
 
-def _index_row(record: Record, image: np.ndarray | None, reason: str) -> dict[str, Any]:
-    height, width = (0, 0) if image is None else image.shape[:2]
-    pixels = "" if image is None else hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-    return {
-        "id": record.key, "path": record.path, "source": record.source, "patient": record.patient,
-        "label": record.label, "x": record.x, "y": record.y, "official_split": record.official_split,
-        "height": height, "width": width, "pixels": pixels, "readable": image is not None, "reason": reason,
-        **audit.quality_measures(image),
-    }  # fmt: skip
+def _cut_record(record: Record, experiment: Experiment) -> _Decoded:
+    """Cut an image into patches.
+
+    Raises:
+        OSError, ValueError: If it cannot be read, is smaller than a patch or has no tissue.
+    """
+    size, tile, mpp = experiment.data.size, experiment.data.tile, record.mpp
+    with open_image(record.read(), record.path) as image:
+        if mpp is None and image.mpp is None and tile.mpp:
+            raise ValueError(f"{record.path} states no resolution. Set data.mpp to its microns per pixel")
+        stated = Mpp(mpp, mpp, "data set") if mpp else image.mpp
+        if tile.mpp is None:  # the images' own scale, whatever it is
+            stated = Mpp(1.0, 1.0, "data set")
+        scale = ModelScale(size, tile.mpp or 1.0, None, 1.0)
+        grid = cut_patches(image, scale, stated, tile.stride, tile.min_tissue)
+    if not len(grid.patches):
+        raise ValueError(f"{record.path}: no tissue was found")
+    patches = np.stack([images.enhance(patch, experiment.preprocess) for patch in grid.patches])
+    return _Decoded(patches, list(grid.patches), grid.coords, "")
+
+
+def _index_rows(record: Record, decoded: _Decoded) -> Iterable[dict[str, Any]]:
+    """Yield the row of each patch of a record."""
+    is_cut = decoded.corners.tolist() != [[record.x, record.y]]
+    for image, (x, y) in zip(decoded.measured, decoded.corners.tolist(), strict=True):
+        height, width = (0, 0) if image is None else image.shape[:2]
+        pixels = "" if image is None else hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+        yield {
+            "id": f"{record.key}_x{x}_y{y}" if is_cut else record.key, "image": record.key, "path": record.path,
+            "source": record.source, "patient": record.patient, "label": record.label, "x": x, "y": y,
+            "official_split": record.official_split, "height": height, "width": width, "pixels": pixels,
+            "readable": image is not None, "reason": decoded.reason, **audit.quality_measures(image),
+        }  # fmt: skip
 
 
 def _log_faults(rows: pd.DataFrame, faults: pd.DataFrame, summary: dict[str, Any]) -> None:
@@ -279,21 +328,18 @@ def _write_audit(path: Path, rows: pd.DataFrame, faults: pd.DataFrame) -> None:
     table.to_csv(path, index=False)
 
 
-def _write_kept_patches(folder: Path, patches: np.ndarray, keep: np.ndarray) -> None:
+def _write_kept_patches(folder: Path, keep: np.ndarray) -> None:
     """Write the kept patches to patches.npy: rename decoding.npy if all are kept, else copy them in chunks."""
-    target = folder / "patches.npy"
-    patches.flush()
+    decoded, target = folder / "decoding.npy", folder / "patches.npy"
     if keep.all():
-        (folder / "decoding.npy").rename(target)
+        decoded.rename(target)
         return
-    kept_rows = np.flatnonzero(keep)
-    compact = allocate(target, np.uint8, (len(kept_rows), *patches.shape[1:]))
+    patches, kept_rows = NpyFile(decoded), np.flatnonzero(keep)
+    writer = NpyWriter(target, patches.shape[1:], np.uint8)
     for start in range(0, len(kept_rows), CHUNK):
-        compact[start : start + CHUNK] = patches[kept_rows[start : start + CHUNK]]
-        release(compact)
-        release(patches)
-    compact.flush()
-    (folder / "decoding.npy").unlink()
+        writer.append(patches[kept_rows[start : start + CHUNK]])
+    writer.close()
+    decoded.unlink()
 
 
 def _normalize_stains(folder: Path, index: pd.DataFrame, settings: Preprocess) -> dict[str, Any]:

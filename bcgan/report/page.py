@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from bcgan import progress, runs
 from bcgan.errors import InputError
+from bcgan.evaluate import images as by_image
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.experiment import Experiment
@@ -228,6 +229,8 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "data_card": cards.data_card(run),
         "claim": cards.claim(run),
     }
+    if run.experiment.data.has_images:
+        summary_tables["images"] = tables.results(run, "test", by_image.NAMES)
     if run.is_multiclass:
         first, *others = run.classifier_names
         summary_tables["per_class"] = tables.per_class(run, [first])

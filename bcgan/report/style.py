@@ -35,6 +35,8 @@ METRIC_NAMES = {
     "ece_calibrated": "Calibration error after scaling", "loss": "Log loss",
     "patient_fraction_mae": "Mean absolute error of the malignant fraction",
     "patient_fraction_pearson": "Pearson correlation of the fractions",
+    "image_roc_auc": "ROC AUC by image", "image_balanced_accuracy": "Balanced accuracy by image",
+    "image_recognition_rate": "Image recognition rate", "patient_recognition_rate": "Patient recognition rate",
     "patient_roc_auc": "ROC AUC, any malignant patch or none",
 }  # fmt: skip
 ROLE_NAMES = {

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan.classifiers import CLASSIFIERS
+from bcgan.evaluate import images as by_image
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
 from bcgan.report.run import Run
@@ -371,7 +372,8 @@ def cross_validation(run: Run) -> pd.DataFrame:
         {"Classifier": CLASSIFIER_NAMES[name] + suffix, "Patients": results["patients"], "Patches": results["patches"]}
         | {
             METRIC_NAMES[metric]: format_estimate(results[split][metric.removesuffix("_calibrated")])
-            for metric in (*RESULT_METRICS, "ece_calibrated")  # every fold's probabilities are calibrated
+            for metric in (*RESULT_METRICS, "ece_calibrated", *by_image.NAMES)  # every fold is calibrated
+            if metric.removesuffix("_calibrated") in results[split]
         }
         for name, results in _cross_validated(run).items()
         for split, suffix in split_titles.items()

@@ -7,12 +7,13 @@ import cv2
 import numpy as np
 
 from bcgan import progress
+from bcgan.sizes import MIN_TISSUE_FRACTION
 from bcgan.slides.base import SlideImage
 from bcgan.slides.decode import MAX_PIXELS
 from bcgan.slides.files import ImageFile
 from bcgan.slides.reader import open_image
 from bcgan.slides.scale import MAX_ENLARGEMENT, SINGLE_PATCH_MAX_RATIO, ModelScale, Mpp, Scale, resolve_scale
-from bcgan.slides.tissue import MIN_TISSUE_FRACTION, fill_unscanned, tissue_mask
+from bcgan.slides.tissue import fill_unscanned, tissue_mask
 
 MIN_BLOCKS_FOR_PROGRESS = 4  # from which on reading has a progress bar
 ROUNDING = 1e-6  # pixels
@@ -48,7 +49,13 @@ class PatchGrid(NamedTuple):
         return np.rint(self.coords * (self.scale.x, self.scale.y)).astype(int)
 
 
-def cut_patches(image: SlideImage, model: ModelScale, mpp: Mpp | None = None) -> PatchGrid:
+def cut_patches(
+    image: SlideImage,
+    model: ModelScale,
+    mpp: Mpp | None = None,
+    stride: int | None = None,
+    min_tissue: float = MIN_TISSUE_FRACTION,
+) -> PatchGrid:
     """Cut an image into the patches that contain tissue.
 
     The grid begins at the upper left corner; its last column and row end where the image ends, so that nothing is
@@ -56,6 +63,8 @@ def cut_patches(image: SlideImage, model: ModelScale, mpp: Mpp | None = None) ->
 
     Args:
         mpp: Resolution of the image. Defaults to what the file states.
+        stride: From patch to patch, pixels at the model's scale. Defaults to `None`: the side of a patch.
+        min_tissue: Least fraction of a patch that is tissue. Defaults to MIN_TISSUE_FRACTION.
 
     Raises:
         ValueError: If the image's scale is not known or cannot be true, or if the image is smaller than a patch or too
@@ -67,9 +76,9 @@ def cut_patches(image: SlideImage, model: ModelScale, mpp: Mpp | None = None) ->
     pixels = fill_unscanned(pixels)
     height, width = pixels.shape[:2]
     mask = tissue_mask(pixels)
-    corners = patch_corners(pixels.shape, size, scale.is_single_patch)
+    corners = patch_corners(pixels.shape, size, scale.is_single_patch, stride)
     fraction = np.array([mask[y : y + size, x : x + size].mean() for x, y in corners])
-    corners = corners[fraction >= MIN_TISSUE_FRACTION]
+    corners = corners[fraction >= min_tissue]
     patches = np.empty((len(corners), size, size, 3), np.uint8)
     tissue = np.empty((len(corners), size, size), bool)
     for index, (x, y) in enumerate(corners):
@@ -114,7 +123,9 @@ def _check_patch_size(image: SlideImage, scale: Scale, pixels: np.ndarray, size:
     return pixels
 
 
-def patch_corners(shape: tuple[int, ...], size: int, is_single_patch: bool | None = None) -> np.ndarray:
+def patch_corners(
+    shape: tuple[int, ...], size: int, is_single_patch: bool | None = None, stride: int | None = None
+) -> np.ndarray:
     """Return the upper left corners of the patches of an image: x and y, integers, (n, 2).
 
     Args:
@@ -122,13 +133,14 @@ def patch_corners(shape: tuple[int, ...], size: int, is_single_patch: bool | Non
         size: Side of a patch.
         is_single_patch: Whether the image is one patch, its center. Defaults to whether it is at most
             SINGLE_PATCH_MAX_RATIO patches per side.
+        stride: From patch to patch. Defaults to `None`: the side of a patch.
     """
     height, width = shape[:2]
     if is_single_patch is None:
         is_single_patch = max(height, width) <= SINGLE_PATCH_MAX_RATIO * size
     if is_single_patch:
         return np.array([[(width - size) // 2, (height - size) // 2]])
-    columns, rows = (_patch_starts(side, size) for side in (width, height))
+    columns, rows = (_patch_starts(side, size, stride or size) for side in (width, height))
     return np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
 
 
@@ -238,7 +250,7 @@ def _cubic_weights(distance: np.ndarray) -> np.ndarray:
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
 
 
-def _patch_starts(length: int, size: int) -> np.ndarray:
+def _patch_starts(length: int, size: int, stride: int) -> np.ndarray:
     """Return where patches begin along an axis of this length; the last one ends where the image ends."""
-    starts = np.arange(0, length - size + 1, size)
+    starts = np.arange(0, length - size + 1, stride)
     return starts if starts[-1] + size == length else np.append(starts, length - size)

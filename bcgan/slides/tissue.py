@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 
-MIN_TISSUE_FRACTION = 0.2  # of a patch's pixels that have to be tissue for it to be predicted
 STAIN_RATIO = 1.06  # of the brighter of red and blue to green, relative to the background; glass has 1
 MIN_STAIN = 0.02  # of the background's light that green is darker than red or blue; in black ink only noise differs
 MIN_RED_RATIO = 0.75  # of red to green; green and blue ink absorb so much more red than green, stains do not

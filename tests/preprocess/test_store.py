@@ -67,8 +67,8 @@ def test_faults_are_counted_listed_and_treated(raw, tmp_path):
 def test_a_file_that_goes_away_while_it_runs_is_listed(raw, tmp_path, monkeypatch):
     found = store.data.records
 
-    def then_one_goes(settings):
-        records = found(settings)
+    def then_one_goes(settings, mixed):
+        records = found(settings, mixed)
         first(raw).unlink()
         return records
 

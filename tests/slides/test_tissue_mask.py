@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bcgan.data.histology_phantom.tissue import example_patches
+from bcgan.sizes import MIN_TISSUE_FRACTION
 from bcgan.slides.tissue import (
-    MIN_TISSUE_FRACTION,
     estimate_background,
     fill_unscanned,
     is_colorless,

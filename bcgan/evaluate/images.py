@@ -1,0 +1,103 @@
+"""Metrics with an image as the unit, where images were cut into patches, and the recognition rates of BreaKHis.
+
+An image's probability is the mean of the calibrated probabilities of its patches. The image recognition rate is the
+share of images that are called rightly. The patient recognition rate is the mean over patients of the share of a
+patient's images that are (Spanhol et al. 2016).
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bcgan.evaluate import intervals, metrics
+
+NAMES = ("image_roc_auc", "image_balanced_accuracy", "image_recognition_rate", "patient_recognition_rate")
+
+
+def image_metrics(
+    table: pd.DataFrame,
+    calibrated: dict[int, np.ndarray],
+    role: str,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Return the metrics of NAMES of a role's images, each {value, low, high, seeds}: means over the seeds.
+
+    With two classes, the threshold is that of the largest Youden index on validation images.
+
+    Args:
+        table: Columns image, patient, label, role; one row for each patch.
+        calibrated: {seed: calibrated probabilities, (n,) or (n, classes)}.
+    """
+    images, probabilities = _by_image(table, calibrated)
+    labels, roles = images["label"].to_numpy(), images["role"].to_numpy()
+    validation, rows = roles == "validation", roles == role
+    thresholds = {
+        key: metrics.select_threshold(labels[validation], values[validation]) for key, values in probabilities.items()
+    }
+    predictions = intervals.SeedPredictions(probabilities, thresholds).select(rows)
+    return _measure(labels[rows], predictions, images["patient"].to_numpy()[rows], resamples, confidence, seed)
+
+
+def pooled_image_metrics(
+    table: pd.DataFrame, scores: np.ndarray, thresholds: np.ndarray, resamples: int, confidence: float, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Return the metrics of NAMES of the images of pooled folds.
+
+    Args:
+        table: Columns image, patient and label; one row for each patch.
+        scores: Calibrated probabilities, (n,) or (n, classes).
+        thresholds: Of the patch's fold, (n,). That of an image is the mean over its patches.
+    """
+    images, probabilities = _by_image(table, {0: scores})
+    image_thresholds = _by_image(table, {0: thresholds})[1]
+    predictions = intervals.SeedPredictions(probabilities, image_thresholds)
+    labels, patients = images["label"].to_numpy(), images["patient"].to_numpy()
+    return _measure(labels, predictions, patients, resamples, confidence, seed)
+
+
+def _by_image(table: pd.DataFrame, values: dict[int, np.ndarray]) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
+    """Return the first row of each image, and the means over its patches of values, (n,) or (n, classes)."""
+    codes, _ = pd.factorize(table["image"])
+    first = table.iloc[np.unique(codes, return_index=True)[1]]
+    counts = np.bincount(codes)
+    means = {}
+    for key, rows in values.items():
+        columns = [np.bincount(codes, column) / counts for column in rows.reshape(len(rows), -1).T]
+        means[key] = columns[0] if rows.ndim == 1 else np.stack(columns, 1)
+    return first, means
+
+
+def _measure(
+    labels: np.ndarray,
+    predictions: intervals.SeedPredictions,
+    patients: np.ndarray,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Return the metrics of NAMES; arrays have a row for each image."""
+    measured = intervals.metrics_with_intervals(labels, predictions, patients, resamples, confidence, seed)
+    results = {f"image_{name}": measured[name] for name in ("roc_auc", "balanced_accuracy")}
+    results["image_recognition_rate"] = measured["accuracy"]
+    rates = [
+        _patient_rates(is_right(labels, values, predictions.thresholds[key]), patients)
+        for key, values in predictions.probabilities.items()
+    ]
+    rate = intervals.mean_with_interval(np.mean(rates, axis=0), np.unique(patients), resamples, confidence, seed)
+    results["patient_recognition_rate"] = rate | {"seeds": len(rates)}
+    return results
+
+
+def is_right(labels: np.ndarray, probabilities: np.ndarray, threshold: float | np.ndarray | None) -> np.ndarray:
+    """Return whether images are called rightly, bool, (n,): by a threshold, or the most probable class of several."""
+    called = probabilities.argmax(1) if probabilities.ndim == 2 else probabilities >= threshold
+    return called == labels
+
+
+def _patient_rates(is_right_image: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Return each patient's share of images that are called rightly, sorted by name."""
+    codes = np.unique(patients, return_inverse=True)[1]
+    return np.bincount(codes, is_right_image) / np.bincount(codes)
