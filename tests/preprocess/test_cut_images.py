@@ -93,13 +93,13 @@ def test_images_of_mixed_scales_are_brought_to_one(tmp_path):
     """BreaKHis at 40X and 100X: refused as whole images, and cut at one scale into patches of the same tissue."""
     rng = np.random.default_rng(0)
     for number, (kind, scale) in enumerate((k, s) for k in ("B_A", "M_DC") for s in (40, 100) for _ in range(3)):
-        name = f"SOB_{kind}-14-{100 + number % 3 + 10 * (kind[0] == 'M')}-{scale}-{number:03}.png"
+        name = f"SOB_{kind}-14-{500 + number % 3 + 10 * (kind[0] == 'M')}-{scale}-{number:03}.png"
         style = patient_style(rng)
         write_png(tmp_path / "in" / name, render_patch(style, int(kind[0] == "M"), rng, 140, 0.49 * 40 / scale).image)
     (tmp_path / "x.yaml").write_text(
-        f"name: x\ndata: {{name: breakhis, dir: '{tmp_path / 'in'}', size: 32, num_folds: 3, tile: {{mpp: 0.5, min_tissue: 0}}}}\n"
+        f"name: x\ndata: {{name: breakhis, dir: '{tmp_path / 'in'}', size: 32, num_folds: 3, tile: {{mpp: 0.5}}}}\n"
     )
-    loaded = experiment.load(str(tmp_path / "x.yaml"))
+    loaded = experiment.load(str(tmp_path / "x.yaml"), ("data.tile.min_tissue=0",))
     store.build(loaded, tmp_path)
     counts = store.load(tmp_path).index.groupby("image").size()
     assert counts[counts.index.str.contains("-40-")].unique().tolist() == [25]
