@@ -74,7 +74,7 @@ RULES = (
          "this data set has its own scale", "set data.name=patient_folder, idc or histology_phantom"),
     Rule(("data.classes",), lambda e, _: e.data.name in ("patient_folder", "breakhis", "histology_phantom"),
          "this data set has the classes benign and malignant", "set data.name=patient_folder"),
-    Rule(("data.tile", *_keys("data.tile.", "mpp stride min_tissue")),
+    Rule(_keys("data.tile.", "mpp stride min_tissue"),
          lambda e, _: e.data.name in ("patient_folder", "breakhis"),
          "this data set has patches, not images to be cut", "set data.name=patient_folder or breakhis"),
     Rule(("data.labels",), lambda e, _: e.data.name == "patient_folder",
