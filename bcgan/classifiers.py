@@ -36,7 +36,10 @@ CLASSIFIERS: dict[str, ClassifierSpec] = {
         "ResNet of Table 1", "#CC79A7", "resnet_table1:resnet_table1", has_variants=True,
     ),
     "resnet34": ClassifierSpec(
-        "ResNet-34", "#000000", "resnet34:resnet34", ("shortcut",), has_variants=True,
+        "ResNet-34", "#000000", "resnet34:resnet34", has_variants=True,
+    ),
+    "resnet34_identity": ClassifierSpec(
+        "ResNet-34, padded shortcuts", "#4D4D4D", "resnet34:resnet34_identity", has_variants=True,
     ),
     "resnet50": ClassifierSpec("ResNet-50", "#E69F00", "resnet50:resnet50", ("weights",)),
     "gan_only": ClassifierSpec(

@@ -239,6 +239,15 @@ def export(name, data_dir, overrides, out, all_patients, formats, model, patches
         from bcgan.predict.check import load_check_patches
 
         table = writing.write(classifier.network, formats, load_check_patches(patches, classifier.scale), folder)
+        enhancement = classifier.card.enhancement
+        changed = [f"preprocess.{name}={value}" for name, value in enhancement if value not in (False, "none")]
+        if changed:
+            from bcgan import progress
+
+            progress.log.warning(
+                "export: these files take patches that were changed as by %s, which bcgan predict does itself",
+                " ".join(changed),
+            )
         table.to_csv(folder / writing.TABLE, index=False, float_format="%.6g")
         click.echo(table.to_string(index=False))
     click.echo(folder)

@@ -236,7 +236,6 @@ class Classifier(Settings):
     synthetic_fraction: float = Field(0.0, ge=0, le=0.9)  # of each batch
     filter_synthetic: bool = True  # use only the synthetic patches that the quality filter accepted
     distillation_fraction: float = Field(0.0, ge=0, le=0.9)  # of each batch, labelled by classify.teachers
-    shortcut: Literal["identity", "projection"] = "projection"  # ResNet-34 only
     weights: Literal["none", "imagenet"] = "none"  # ResNet-50 only: initial weights; Keras downloads imagenet's
     # gan_resnet only: maps that join Table 1's network together with the discriminator's
     extra_features: Literal["none", "projected_discriminator", "imagenet"] = "none"
@@ -303,6 +302,8 @@ class Evaluate(Settings):
 
     ensemble_models: tuple[ClassifierName, ...] = ()  # mean of their logits over all seeds; empty: no ensemble
     tta_views: Literal[1, 2, 4, 8] = 4  # flips and rotations averaged at test time
+    test_crops: Literal["center", "ten"] = "center"  # of larger patches than classify.crop_size: the center, or also
+    # the corners, and the mirror image of each, averaged
     bootstrap_samples: int = Field(1000, ge=10)
     confidence_level: float = Field(0.95, gt=0, lt=1)
     probe_seeds: tuple[Seed, ...] = (0, 1, 2)  # one draw of training patients for each; empty: no linear probes

@@ -97,6 +97,8 @@ RULES = (
       for setting, owners in SETTING_OWNERS.items()),
     Rule(("classify.teachers",), lambda e, _: any(model.distillation_fraction for model in e.classify.models.values()),
          "no classifier has a distillation_fraction", "set classify.models.student.distillation_fraction"),
+    Rule(("evaluate.test_crops",), lambda e, _: e.classify.crop_size is not None,
+         "complete patches are scored", "set classify.crop_size"),
     Rule(("evaluate.explained_class",), lambda e, _: e.evaluate.num_explained_patches > 0,
          "evaluate.num_explained_patches is 0", "set evaluate.num_explained_patches"),
     Rule(("learning_curve.synthetic_fraction",),

@@ -16,11 +16,15 @@ from bcgan.data.histology_phantom.canvas import patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
 from bcgan.data.labels import ClassNames, label_known_classes
 from bcgan.data.prepared import phantom_labels, phantom_records
+from bcgan.data.views import center_crop
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, explanations, probes, synthetic, translations
 from bcgan.explain import saliency
+from bcgan.models import weights
 from bcgan.predict import maps, serve
+from bcgan.predict.model import Enhancement
 from bcgan.predict.predict import columns, predict
+from bcgan.preprocess import stain, store
 from bcgan.settings import Data
 from bcgan.slides.decode import decode_image
 from bcgan.slides.files import find_images
@@ -29,7 +33,7 @@ from tests.conftest import made_once, occlude_coarsely, untraced, write_png
 
 NAMES = ("benign", "in_situ", "malignant")
 KINDS = (0, 2, 1)  # the phantom's label of each
-SIZE, PATIENTS, PATCHES = 32, 8, 9
+SIZE, CROP, PATIENTS, PATCHES = 40, 32, 8, 9
 EXPERIMENT = f"""
 name: three
 data:
@@ -40,14 +44,17 @@ data:
   size: {SIZE}
   mpp: 4
   num_folds: 4
+preprocess: {{clahe: true}}
 gan: {{steps: 2, batch_size: 9, base_channels: 4, latent_dim: 8, projected_discriminator_weight: 0}}
 translate: {{steps: 1, batch_size: 4, base_channels: 4, classes: [in_situ, malignant]}}
 features: {{num_synthetic: 30, quality_filter: {{steps: 2}}}}
 classify:
   batch_size: 16
+  crop_size: {CROP}
   models: {{resnet_table1: {{epochs: 1}}, gan_resnet: {{epochs: 1, synthetic_fraction: 0.2}}}}
 evaluate:
   tta_views: 1
+  test_crops: ten
   bootstrap_samples: 20
   num_gan_samples: 21
   probe_seeds: [0]
@@ -197,6 +204,7 @@ def test_every_stage_knows_three_classes(three):
     assert counts["train"]["by_class"] == dict.fromkeys(NAMES, counts["train"]["patches"] // 3)
     with np.load(root / "features/synthetic.npz") as synthetic:
         np.testing.assert_array_equal(synthetic["labels"], np.arange(30) % 3)
+    assert (root / "classify/resnet_table1-seed0.keras").exists()
     assert {path.name for path in (root / "translate").glob("to_*")} == {"to_in_situ.keras", "to_malignant.keras"}
     table = pd.read_csv(root / "evaluate/probabilities.csv")
     for name in ("gan_resnet", "ensemble", derived.CONTEXT, derived.COLOR_TEXTURE):
@@ -247,6 +255,34 @@ def test_a_slide_of_three_classes_is_predicted_with_the_probability_of_each(thre
     assert not shown or set(shown) == {*(f"probability of {name}" for name in NAMES), "uncertainty"}
     row = serve.score_image(model, (tmp_path / "patch.png").read_bytes(), "patch.png", 4.0).rows[0].model_dump()
     assert row["probability_in_situ"] == pytest.approx(single["probability_in_situ"])
+
+
+@pytest.mark.slow
+def test_crop_and_enhancement_are_part_of_the_exported_model(three):
+    """Raw images are predicted as the run's own patches, which were enhanced, are by its networks on their centers."""
+    model = bcgan.load(three / "model", "keras")
+    assert (model.card.size, model.card.enhancement.clahe, model.network.input_shape[1]) == (SIZE, True, SIZE)
+    built = store.load(three / "runs/three/preprocess")
+    raw = np.stack([decode_image((three / "images" / name).read_bytes(), name) for name in built.index["image"][:8]])
+    np.testing.assert_array_equal(model.prepare(raw), built.images[:8])
+    assert (built.images[:8] != raw).mean() > 0.5
+    networks = [weights.load_model(path) for path in sorted((three / "runs/three/classify").glob("*.keras"))]
+    center = center_crop(built.images[:8], CROP).astype(np.float32) / 255
+    expected = np.mean([np.asarray(network(center, training=False)) for network in networks], axis=0)
+    found = np.asarray(model.network(built.images[:8].astype(np.float32) / 255, training=False))
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.ptp(expected) + 1e-3)  # half precision rounds
+
+
+@pytest.mark.slow
+def test_stains_are_normalized_in_an_image_as_a_whole_and_in_single_patches_alone(three):
+    model = bcgan.load(three / "model", "keras")
+    model.card = model.card.model_copy(update={"enhancement": Enhancement(stain_normalization="macenko")})
+    rng = np.random.default_rng(3)
+    style = patient_style(rng)
+    patches = np.stack([render_patch(style, label, rng, SIZE).image for label in (1, 1, 0)])
+    np.testing.assert_array_equal(model.prepare(patches, np.zeros((3, 2))), stain.normalize(patches)[0])
+    alone = np.concatenate([stain.normalize(patch[None])[0] for patch in patches])
+    np.testing.assert_array_equal(model.prepare(patches), alone)
 
 
 @pytest.mark.slow

@@ -77,7 +77,6 @@ CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     **dict.fromkeys(("pretrain.learning_rate", "pretrain.temperature", "pretrain.stain_jitter", "pretrain.color_jitter",
                      "pretrain.min_crop_scale"), (0.5, (SIMCLR, "pretrain.weights=shipped"), PRETRAINS)),
     "classify.models.*.filter_synthetic": (False, ("cnn",), ("cnn", "classify.models.cnn.synthetic_fraction=0.1")),
-    "classify.models.*.shortcut": ("identity", ("resnet50",), ("resnet34",)),
     "classify.models.*.weights": ("imagenet", ("resnet34",), ("resnet50",)),
     "classify.models.*.extra_features": ("projected_discriminator", ("resnet_table1",), ("gan_resnet",)),
     "classify.models.*.input_size": (64, ("resnet34",), ("efficientnet_lite0",)),
@@ -93,6 +92,7 @@ CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "ablation.activation": ("gelu", (), (LEVELS,)),
     "ablation.normalization": ("group", (), (LEVELS,)),
     "ablation.dropout": (0.5, (), (LEVELS,)),
+    "evaluate.test_crops": ("ten", (), ("classify.crop_size=40",)),
     "evaluate.explained_class": ("benign", ("evaluate.num_explained_patches=0",), ()),
     "cross_validation.epochs": (7, (), ("cross_validation.models=[cnn]",)),
 }  # fmt: skip

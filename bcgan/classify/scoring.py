@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from bcgan.data import batches
 from bcgan.data.rows import ImageRows
-from bcgan.data.views import dihedral_view
+from bcgan.data.views import center_crop, dihedral_view, ten_crops
 from bcgan.models import fast
 
 
@@ -25,12 +25,20 @@ def make_predict_fn(network: keras.Model):
     return lambda images: batches.map_in_batches(lambda part: run(tf.constant(part)), images)
 
 
-def predict_probabilities(network: keras.Model, images: np.ndarray | ImageRows, views: int) -> np.ndarray:
-    """Return mean probabilities over the first `views` orientations of uint8 patches, as `make_predict_fn` does."""
-    predict = make_predict_fn(network)
+def predict_probabilities(
+    network: keras.Model, images: np.ndarray | ImageRows, views: int, crops: str = "center"
+) -> np.ndarray:
+    """Return mean probabilities over the first `views` orientations of uint8 patches, as `make_predict_fn` does.
+
+    Args:
+        images: (n, size, size, 3), at least of the network's size.
+        crops: "center", the center of larger patches, or "ten", the mean over `bcgan.data.views.ten_crops` too.
+    """
+    predict, size = make_predict_fn(network), network.input_shape[1]
 
     def predict_views(batch: np.ndarray) -> np.ndarray:
-        oriented = (np.ascontiguousarray(dihedral_view(batch, index)) for index in range(views))
+        parts = ten_crops(batch, size) if crops == "ten" else [center_crop(batch, size)]
+        oriented = (np.ascontiguousarray(dihedral_view(part, index)) for part in parts for index in range(views))
         return np.mean([predict(view) for view in oriented], axis=0)
 
     return batches.map_in_batches(predict_views, images)

@@ -15,6 +15,15 @@ def center_crop(images: np.ndarray | ImageRows, crop: int | None) -> np.ndarray 
     return images[:, start : start + crop, start : start + crop]
 
 
+def ten_crops(images: np.ndarray, crop: int) -> list[np.ndarray]:
+    """Return the crops at the corners and the center, and the mirror image of each (Krizhevsky et al. 2012)."""
+    height, width = images.shape[1:3]
+    corners = [(top, left) for top in (0, height - crop) for left in (0, width - crop)]
+    corners.append(((height - crop) // 2, (width - crop) // 2))
+    crops = [images[:, top : top + crop, left : left + crop] for top, left in corners]
+    return crops + [part[:, :, ::-1] for part in crops]
+
+
 def dihedral_view(images: np.ndarray, index: int) -> np.ndarray:
     """Return all patches in orientation `index`, 0 to 7, as a view; 0 is unchanged.
 

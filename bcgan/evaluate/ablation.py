@@ -29,7 +29,9 @@ from bcgan.variation import diff_configs, with_overrides
 BASELINE = "baseline"
 METRICS = ("roc_auc", "balanced_accuracy", "f1")
 # Prefixes of the settings that a training depends on; the GAN and its patches are those of the run.
-READ_SETTINGS = ("data", "preprocess", "classify", "ablation", *TRAINING, "evaluate.tta_views")
+READ_SETTINGS = (
+    "data", "preprocess", "classify", "ablation", *TRAINING, "evaluate.tta_views", "evaluate.test_crops",
+)  # fmt: skip
 WITH_VARIANTS = tuple(name for name, spec in CLASSIFIERS.items() if spec.has_variants)
 
 VariantTrials = dict[int, dict[str, np.ndarray]]  # the arrays of a variant's trials, by seed
@@ -214,7 +216,7 @@ def _build(run: StageRun, variant: AblationVariant, seed: int, folder: Path) -> 
     network = apply_variant(network, _network_variant(variant))
     real = patch_sets.pop("train")
     trial = trials.Trial(network, real, synthetic, patch_sets, Recipe(experiment.classify, model, seed, xla), arrays)
-    trials.train_trial(trial, experiment.evaluate.tta_views, folder)
+    trials.train_trial(trial, experiment.evaluate, folder)
 
 
 def _prepared_store(run: StageRun, variant: AblationVariant) -> Path:

@@ -174,6 +174,4 @@ def _build(run: StageRun, store: Store, trial: tuple[str, str, int], xla: bool, 
     arrays = {f"{role}_rows": rows_by_role[role] for role in ("test", "validation")}
     real = patch_sets.pop("train")
     recipe = Recipe(experiment.classify, model, experiment.seed, xla)
-    trials.train_trial(
-        trials.Trial(network, real, None, patch_sets, recipe, arrays), experiment.evaluate.tta_views, folder
-    )
+    trials.train_trial(trials.Trial(network, real, None, patch_sets, recipe, arrays), experiment.evaluate, folder)

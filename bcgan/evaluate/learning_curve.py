@@ -170,7 +170,7 @@ def _build(run: StageRun, store: Store, held_out: dict[str, Patches], cell: Cell
     arrays = {"patients": len(np.unique(patients[rows])), "patches": len(rows), "short": used_fallback}
     network = build_classifier(NETWORK, images.shape[1], num_classes=run.experiment.num_classes)
     trial = trials.Trial(network, real, extra, held_out, recipe, arrays)
-    trials.train_trial(trial, run.experiment.evaluate.tta_views, folder)
+    trials.train_trial(trial, run.experiment.evaluate, folder)
 
 
 def _make_extra_patches(context: CellContext) -> tuple[Patches | None, bool]:

@@ -11,7 +11,6 @@ from bcgan.artifacts import StageRun
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify import calibration, context, pretraining
 from bcgan.classify.scoring import predict_probabilities
-from bcgan.data.views import center_crop
 from bcgan.evaluate import derived, intervals, leaks, metrics, split_optimism
 from bcgan.evaluate import images as by_image
 from bcgan.evaluate import patients as by_patient
@@ -83,7 +82,7 @@ def _predict_held_out(
     columns = ["id", "image", "patient", "x", "y", "label", "role"]
     table = store.index.loc[held_out, columns].reset_index(drop=True)
     class_names = experiment.data.class_names
-    _predict(run, center_crop(store.images.select(held_out), experiment.classify.crop_size), table)
+    _predict(run, store.images.select(held_out), table)
     color_texture = derived.predict_from_color_texture(properties, store.role_indices("train"), held_out)
     derived.set_probabilities(table, derived.COLOR_TEXTURE, 0, color_texture, class_names)
     base = derived.ensemble_probabilities(table, experiment.ensemble_members)
@@ -104,21 +103,22 @@ def _read_probabilities(folder: Path) -> pd.DataFrame:
 
 def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
     """Add the probabilities of each trained classifier and seed."""
-    classify, views = run.experiment.classify, run.experiment.evaluate.tta_views
+    classify, settings = run.experiment.classify, run.experiment.evaluate
     trainings = [(name, seed) for name in classify.models for seed in classify.seeds]
-    settings = subset(run.experiment, (*TRAINING, "evaluate.tta_views", "classify.crop_size"))
+    key = subset(run.experiment, (*TRAINING, "evaluate.tta_views", "evaluate.test_crops", "classify.crop_size"))
     store_digests = {file: digest for file, digest in run.inputs.items() if file.startswith("preprocess/")}
 
     def build(name: str, folder: Path) -> None:
         """Write the probabilities of one network."""
         network = weights.load_model(run.root / "classify" / f"{name}.keras")
-        np.save(folder / PROBABILITIES, predict_probabilities(network, images, views))
+        probabilities = predict_probabilities(network, images, settings.tta_views, settings.test_crops)
+        np.save(folder / PROBABILITIES, probabilities)
 
     with progress.bar(len(trainings) * len(images), "evaluate", "patch") as bar:
         for name, seed in trainings:
             column = column_name(name, seed)
             inputs = store_digests | {"network": run.inputs[f"classify/{column}.keras"]}
-            folder = run.cache.get_or_build(column, settings, inputs, partial(build, column))
+            folder = run.cache.get_or_build(column, key, inputs, partial(build, column))
             values = np.load(folder / PROBABILITIES)
             derived.set_probabilities(table, name, seed, values, run.experiment.data.class_names)
             bar.update(len(images))

@@ -24,7 +24,6 @@ from bcgan import data, progress, runs
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.data.histology_phantom.tissue import held_out_patches
 from bcgan.data.prepared import phantom_labels
-from bcgan.data.views import center_crop
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.gan.translation import translate
@@ -170,12 +169,13 @@ def _load_classifier(experiment: Experiment, root: Path, folder: Path) -> Callab
     networks = {
         seed: weights.load_model(root / "classify" / f"{name}-seed{seed}.keras") for seed in experiment.classify.seeds
     }
-    size, crop = experiment.data.size, experiment.classify.crop_size
+    size, settings = experiment.data.size, experiment.evaluate
 
     def predict_labels(images: np.ndarray) -> np.ndarray:
-        cropped = center_crop(resize_patches(images, size), crop)
+        resized = resize_patches(images, size)
         margins = [
-            predict_probabilities(network, cropped, experiment.evaluate.tta_views) - (thresholds[str(seed)] or 0.0)
+            predict_probabilities(network, resized, settings.tta_views, settings.test_crops)
+            - (thresholds[str(seed)] or 0.0)
             for seed, network in networks.items()
         ]
         mean = np.mean(margins, 0)

@@ -11,9 +11,9 @@ from bcgan import runs
 from bcgan.artifacts import PARTIAL, StageRun
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.classify.train import Patches, Recipe, TrainingData, train
-from bcgan.data.views import center_crop
 from bcgan.experiment import SET_BY_STAGE, TRAINING, Experiment, subset
 from bcgan.models import weights
+from bcgan.settings import Evaluate
 
 PREDICTIONS = "predictions.npz"
 # Settings that list all trials of a stage; a single trial does not depend on them.
@@ -36,7 +36,9 @@ class Trial(NamedTuple):
 
 def trial_settings(experiment: Experiment, names: tuple[str, ...]) -> dict[str, Any]:
     """Return the settings that every trial of a stage depends on: those of `names`, and those of every training."""
-    return subset(experiment, (*TRAINING, *names, "evaluate.tta_views"), (*SET_BY_STAGE, *TRIAL_LISTS))
+    return subset(
+        experiment, (*TRAINING, *names, "evaluate.tta_views", "evaluate.test_crops"), (*SET_BY_STAGE, *TRIAL_LISTS)
+    )
 
 
 def get_predictions(
@@ -50,7 +52,7 @@ def get_predictions(
     return runs.read_arrays(run.cache.get_or_build(name, settings, inputs, build) / PREDICTIONS)
 
 
-def train_trial(trial: Trial, tta_views: int, folder: Path) -> None:
+def train_trial(trial: Trial, settings: Evaluate, folder: Path) -> None:
     """Train, predict every role of `trial.held_out`, and write the probabilities and `trial.arrays` to a .npz file.
 
     Probabilities of malignancy are float32, (n,), under the name of their role.
@@ -61,9 +63,9 @@ def train_trial(trial: Trial, tta_views: int, folder: Path) -> None:
     path = folder / f"{folder.name.removesuffix(PARTIAL)}.keras"
     if not path.exists():  # otherwise it was interrupted after it was trained
         train(trial.network, TrainingData(trial.real, trial.extra, trial.held_out["validation"]), trial.recipe, path)
-    network, crop_size = weights.load_model(path), trial.recipe.classify.crop_size
+    network = weights.load_model(path)
     by_role = {
-        role: predict_probabilities(network, center_crop(patches.images, crop_size), tta_views)
+        role: predict_probabilities(network, patches.images, settings.tta_views, settings.test_crops)
         for role, patches in trial.held_out.items()
     }
     np.savez_compressed(folder / PREDICTIONS, **trial.arrays, **by_role)

@@ -57,6 +57,8 @@ def grad_cam(network: keras.Model, images: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: If the network has no map of at least 7x7 positions and 16 channels.
     """
+    if cropping := [layer for layer in network.layers if isinstance(layer, keras.layers.Cropping2D)]:
+        return _grad_cam_of_center(network, cropping[0], images)
     members = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     if len(members) > 1 and not _large_map_layers(network):
         if isinstance(network.layers[-1], ClassLogit):
@@ -73,6 +75,14 @@ def grad_cam(network: keras.Model, images: np.ndarray) -> np.ndarray:
         return np.stack([cv2.resize(heat_map, (side, side), interpolation=cv2.INTER_LINEAR) for heat_map in heat_maps])
 
     return _map_batches(explain_batch, images)
+
+
+def _grad_cam_of_center(network: keras.Model, cropping: keras.Layer, images: np.ndarray) -> np.ndarray:
+    """Explain a network that takes the center of a patch; the map is 0 around it."""
+    inner = keras.Model(cropping.output, network.outputs[0])
+    (top, bottom), (left, right) = cropping.cropping
+    center = images[:, top : images.shape[1] - bottom, left : images.shape[2] - right]
+    return np.pad(grad_cam(inner, center), ((0, 0), (top, bottom), (left, right)))
 
 
 def integrated_gradients(network: keras.Model, images: np.ndarray) -> np.ndarray:

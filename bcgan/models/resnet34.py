@@ -26,6 +26,11 @@ def basic_block(x: keras.KerasTensor, channels: int, stride: int, shortcut: str,
     return layers.ReLU(name=f"{name}_out")(layers.Add(name=f"{name}_add")([x, skip]))
 
 
+def resnet34_identity(size: int = 50) -> keras.Model:
+    """Build `resnet34` with identity shortcuts."""
+    return resnet34(size, "identity")
+
+
 def resnet34(size: int = 50, shortcut: Literal["identity", "projection"] = "projection") -> keras.Model:
     """Build ResNet-34 up to its pooled features.
 

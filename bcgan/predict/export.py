@@ -14,7 +14,7 @@ from bcgan.artifacts import MANIFEST, Cache
 from bcgan.classify import calibration, context
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.classify.train import Patches, Recipe, TrainingData, train
-from bcgan.data.views import center_crop
+from bcgan.data import batches
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, intervals, metrics
 from bcgan.experiment import Experiment
@@ -22,12 +22,10 @@ from bcgan.gan import quality_filter
 from bcgan.models import weights
 from bcgan.models.classifier import build_for_run
 from bcgan.predict import engines, formats
-from bcgan.predict.model import CARD, FILES, Card, ConfidenceThreshold, Model, Predictions, Thresholds
+from bcgan.predict.model import CARD, FILES, Card, ConfidenceThreshold, Enhancement, Model, Predictions, Thresholds
 from bcgan.preprocess import store
-from bcgan.settings import Preprocess
 from bcgan.slides.coordinates import parse_slide_names
 from bcgan.slides.scale import ModelScale
-from bcgan.variation import diff_configs
 
 SPECIFICITY = 0.95  # on validation patients, at the upper end of the abstain range
 ACCURACY = 0.95  # likewise, of the patches that have a label, with more than two classes
@@ -53,15 +51,8 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
             patients. The new networks are cached in runs/<experiment>/export; an interruption loses one epoch.
 
     Raises:
-        InputError: If the folder has other files, or the run was trained on patches that were preprocessed or resized
-            in a way that `bcgan predict` does not repeat.
+        InputError: If the folder has other files, or the run was trained on images of several scales.
     """
-    default_preprocess = Preprocess(audit=experiment.preprocess.audit)
-    if changed := diff_configs(experiment.replace(preprocess=default_preprocess), experiment):
-        raise InputError(
-            f"{experiment.name} was trained on patches that were changed by {', '.join(changed)}, and bcgan predict "
-            "does not change patches. Export a run with the default preprocess.* settings."
-        )
     _check_one_scale(experiment, store.load(root / "preprocess").index)
     part = _make_part_folder(out)
     table = pd.read_csv(
@@ -69,14 +60,15 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
     )
     members = {name: _best_seed(table, name) for name in experiment.ensemble_members}
     paths = [root / "classify" / f"{derived.column_name(name, seed)}.keras" for name, seed in members.items()]
-    weights.save_float16(build_ensemble([weights.load_model(path) for path in paths]), part / "classifier.keras")
+    size = experiment.data.size
+    weights.save_float16(build_ensemble([weights.load_model(path) for path in paths], size), part / "classifier.keras")
     for name in FILES[1:]:
         shutil.copy(root / "features" / name, part)
     card = _build_card(experiment, root, part, members)
     if everyone:
         with runs.lock(root):
             networks, counts = _train_on_all_patients(experiment, root, members)
-        weights.save_float16(build_ensemble(networks), part / "classifier.keras")
+        weights.save_float16(build_ensemble(networks, size), part / "classifier.keras")
         card = card.model_copy(update={"training_data": card.training_data | counts})
     card = card_with_litert(card, part, _validation_patches(experiment, root))
     (part / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
@@ -118,9 +110,10 @@ def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
     write_litert(folder)
     digests = {name: runs.hash_file(folder / name) for name in (*FILES, *engines.LITERT_FILES)}
     fitted_filter = quality_filter.load(folder / "quality_filter.npz")
+    plain = card.model_copy(update={"enhancement": Enhancement()})  # the patches of the run are enhanced already
 
     def predict(engine: str) -> Predictions:
-        return Model(card, engines.select_engine(engine, folder, digests), fitted_filter, folder).predict(images)
+        return Model(plain, engines.select_engine(engine, folder, digests), fitted_filter, folder).predict(images)
 
     expected = predict("keras")
     max_deviation, num_changed = 0.0, 0
@@ -152,11 +145,9 @@ def _is_equivalent(max_deviation: float, num_changed: int, images: np.ndarray) -
 
 
 def _validation_patches(experiment: Experiment, root: Path) -> np.ndarray:
-    """Return the run's validation patches as the classifier takes them, uint8 (n, size, size, 3)."""
+    """Return the run's validation patches, uint8 (n, size, size, 3)."""
     patches = store.load(root / "preprocess")
-    return np.ascontiguousarray(
-        center_crop(patches.images.select(patches.role_indices("validation")), experiment.classify.crop_size)
-    )
+    return patches.images[patches.role_indices("validation")]
 
 
 def write_litert(folder: Path) -> None:
@@ -167,12 +158,20 @@ def write_litert(folder: Path) -> None:
         formats.write_litert(model, folder / name, half=True)
 
 
-def build_ensemble(networks: list[keras.Model]) -> keras.Model:
-    """Build one network whose output is the mean of the networks' logits; its input is an image in [0, 1]."""
-    image = keras.Input(networks[0].input_shape[1:], name="image")
+def build_ensemble(networks: list[keras.Model], size: int | None = None) -> keras.Model:
+    """Build one network whose output is the mean of the networks' logits; its input is an image in [0, 1].
+
+    Args:
+        size: Side of a patch, pixels, of which networks for smaller ones take the center. Defaults to theirs.
+    """
+    own_size = networks[0].input_shape[1]
+    image = x = keras.Input(((size or own_size), (size or own_size), 3), name="image")
+    if margin := (size or own_size) - own_size:
+        cropping = ((margin // 2, margin - margin // 2),) * 2
+        x = keras.layers.Cropping2D(cropping, name="center_crop")(image)
     for index, network in enumerate(networks):
         network.name = f"member{index}_{network.name}"
-    logits = [network(image) for network in networks]
+    logits = [network(x) for network in networks]
     logit = keras.layers.Average(dtype="float32", name="logit")(logits) if len(logits) > 1 else logits[0]
     return keras.Model(image, logit, name="classifier")
 
@@ -228,8 +227,7 @@ def _build_card(experiment: Experiment, root: Path, out: Path, members: dict[str
     """Fit calibration, thresholds and spatial context of the classifier in `out`, measure it, and return its card."""
     patches = store.load(root / "preprocess")
     rows = patches.role_indices("validation")
-    index = patches.index.iloc[rows]
-    images = center_crop(patches.images.select(rows), experiment.classify.crop_size)
+    index, images = patches.index.iloc[rows], patches.images.select(rows)
     labels = index["label"].to_numpy()
     network = weights.cast_to_float32(weights.load_model(out / "classifier.keras"))
     raw = predict_probabilities(network, images, TTA_VIEWS)
@@ -251,6 +249,7 @@ def _build_card(experiment: Experiment, root: Path, out: Path, members: dict[str
         image_size=scale.image_size,
         downsample=scale.downsample,
         reference_cnn_size=experiment.data.size,
+        enhancement=Enhancement(**experiment.preprocess.model_dump(include=set(Enhancement.model_fields))),
         tta_views=TTA_VIEWS,
         calibration=fitted_calibration,
         thresholds=_thresholds(labels, calibrated),
@@ -268,7 +267,9 @@ def _build_card(experiment: Experiment, root: Path, out: Path, members: dict[str
     )  # fmt: skip
     reference_cnn = weights.load_model(out / "reference_cnn.keras")
     fitted_filter = quality_filter.load(out / "quality_filter.npz")
-    ood_scores = Model(draft, engines.keras_engine(network, reference_cnn), fitted_filter, out).ood_scores(images)
+    plain = draft.model_copy(update={"enhancement": Enhancement()})  # the patches of the run are enhanced already
+    fitted_model = Model(plain, engines.keras_engine(network, reference_cnn), fitted_filter, out)
+    ood_scores = batches.map_in_batches(fitted_model.ood_scores, images)
     ood_threshold = float(np.quantile(ood_scores, KNOWN_QUANTILE))
     held_out = _held_out_metrics(experiment, patches, network, draft)
     return draft.model_copy(update={"ood_threshold": ood_threshold, "metrics": held_out})
@@ -356,7 +357,7 @@ def _held_out_metrics(
         labels = index["label"].to_numpy()
         if role.startswith(("train", "validation")) or len(np.unique(labels)) < len(card.classes):
             continue
-        images = center_crop(patches.images.select(index.index), experiment.classify.crop_size)
+        images = patches.images.select(index.index)
         raw = predict_probabilities(network, images, TTA_VIEWS)
         scored = {role: ({0: calibration.apply(card.calibration, raw)}, {0: card.thresholds.limits[1]})}
         if card.spatial_context:

@@ -56,10 +56,10 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
 
     probability, uncertainty, called, verdict, *_ = (values[0] for values in model.predict(patch[None]))
     label, maps = explained_label(model, patch), {}
-    network = saliency.explain_class(model.network, label)
+    network, prepared = saliency.explain_class(model.network, label), model.prepare(patch[None])
     for name, explain in saliency.METHODS.items():
         with contextlib.suppress(ValueError):  # Grad-CAM needs a network with feature maps
-            maps[name] = explain(network, patch[None].astype(np.float32) / 255)[0]
+            maps[name] = explain(network, prepared.astype(np.float32) / 255)[0]
     figure = Figure(figsize=(2.6 * (1 + len(maps)), 3.4), layout="constrained")
     row = figure.subplots(1, 1 + len(maps))
     row[0].imshow(patch, interpolation="none")

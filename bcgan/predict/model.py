@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
@@ -15,7 +15,8 @@ from bcgan.data.views import dihedral_view
 from bcgan.errors import InputError
 from bcgan.gan import quality_filter
 from bcgan.predict import engines
-from bcgan.preprocess.images import resize_patches
+from bcgan.preprocess import stain
+from bcgan.preprocess.images import enhance, resize_patches
 from bcgan.sizes import MIN_TISSUE_FRACTION
 from bcgan.slides.scale import ModelScale
 from bcgan.slides.tissue import is_colorless, tissue_fraction
@@ -55,6 +56,16 @@ class ConfidenceThreshold(BaseModel):
         return -1.0, self.min_confidence, self.min_confidence
 
 
+class Enhancement(BaseModel):
+    """How the patches of the training were changed, and so are those that are predicted: `preprocess` settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    blur: Literal["none", "gaussian", "median"] = "none"
+    clahe: bool = False
+    stain_normalization: Literal["none", "macenko"] = "none"
+
+
 class Card(BaseModel):
     """The model card that `bcgan export` writes next to a classifier."""
 
@@ -67,6 +78,7 @@ class Card(BaseModel):
     image_size: tuple[int, int] | None = None  # width and height of the training images, if all had one size
     downsample: float = 1.0  # pixels of a training image per pixel of the patch
     reference_cnn_size: int = 50  # side of the reference CNN's input, pixels: that of the run's patches before any crop
+    enhancement: Enhancement = Enhancement()  # of every patch before it is predicted
     tta_views: int  # flips and rotations averaged
     calibration: Calibration
     thresholds: Thresholds | ConfidenceThreshold  # of a patch by itself
@@ -178,14 +190,15 @@ class Model:
             return Predictions(*empty, np.zeros((0, len(self.card.classes))))
         if has_tissue is None:
             has_tissue = tissue_fraction(images) >= MIN_TISSUE_FRACTION
-        by_class, deviation, limits = self._probabilities(images, coords, has_tissue)
+        prepared = self.prepare(images, coords)
+        by_class, deviation, limits = self._probabilities(prepared, coords, has_tissue)
         most_probable = by_class.argmax(1)
         is_binary = len(self.card.classes) == 2
         shown = (np.arange(len(images)), np.ones(len(images), int) if is_binary else most_probable)
         probability, uncertainty = by_class[shown], deviation[shown]
         low, threshold, high = limits.T
         verdict = np.where((probability > low) & (probability < high), ABSTAINED, SCORED)
-        verdict[(self.ood_scores(images) > self.card.ood_threshold) | is_colorless(images)] = OUT_OF_DISTRIBUTION
+        verdict[(self._ood_scores(prepared) > self.card.ood_threshold) | is_colorless(images)] = OUT_OF_DISTRIBUTION
         verdict[~has_tissue] = NO_TISSUE
         label = probability >= threshold if is_binary else most_probable
         called = np.where(verdict == SCORED, label, -1).astype(int)
@@ -203,7 +216,7 @@ class Model:
         images, num_classes = self._check_inputs(images, coords), len(self.card.classes)
         by_class = np.zeros((0, num_classes))
         if len(images):
-            by_class = self._probabilities(images, coords, np.ones(len(images), bool))[0]
+            by_class = self._probabilities(self.prepare(images, coords), coords, np.ones(len(images), bool))[0]
         return by_class[:, 1] if num_classes == 2 else by_class
 
     def predict_image(self, source: Path | str | bytes, mpp: float | None = None) -> list[dict]:
@@ -229,6 +242,23 @@ class Model:
         The distance ratio is that of the quality filter (`bcgan.gan.quality_filter.distance_ratio`), where 1 is the
         largest distance of an accepted synthetic patch.
         """
+        return self._ood_scores(self.prepare(images))
+
+    def prepare(self, images: np.ndarray, coords: np.ndarray | None = None) -> np.ndarray:
+        """Return patches as the networks take them: enhanced and normalized as those of the training were.
+
+        Stains are normalized in all patches together if they are of one image, which `coords` means, else in each.
+        """
+        settings = self.card.enhancement
+        if settings == Enhancement():
+            return images
+        images = np.stack([enhance(image, settings) for image in images])
+        if settings.stain_normalization == "macenko":
+            groups = [images] if coords is not None else images[:, None]
+            images = np.concatenate([stain.normalize(group)[0] for group in groups])
+        return images
+
+    def _ood_scores(self, images: np.ndarray) -> np.ndarray:
         features = self._features(resize_patches(images, self.card.reference_cnn_size))
         labels = [np.full(len(images), label) for label in range(len(self.card.classes))]
         return np.min([quality_filter.distance_ratio(self._quality_filter, features, label) for label in labels], 0)

@@ -135,3 +135,18 @@ def test_a_classifier_of_three_classes_learns_them(tmp_path):
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
     assert (probabilities.argmax(1) == labels).all()
     assert progress.read_jsonl(path.with_suffix(".jsonl"))[-1]["validation_roc_auc"] == pytest.approx(1)
+
+
+def test_ten_crops_are_the_corners_the_center_and_their_mirror_images():
+    network = build_classifier("cnn", 32)
+    images = RNG.integers(0, 256, (3, 41, 41, 3), dtype=np.uint8)
+    single = [
+        predict_probabilities(network, np.ascontiguousarray(part), 1)
+        for top, left in ((0, 0), (0, 9), (9, 0), (9, 9), (4, 4))
+        for part in (
+            images[:, top : top + 32, left : left + 32],
+            images[:, top : top + 32, left : left + 32][:, :, ::-1],
+        )
+    ]
+    np.testing.assert_allclose(predict_probabilities(network, images, 1, "ten"), np.mean(single, 0), atol=1e-6)
+    np.testing.assert_allclose(predict_probabilities(network, images, 1), single[8], atol=1e-6)

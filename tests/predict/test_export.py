@@ -87,15 +87,6 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
     assert "validation_roc_auc" not in network.with_suffix(".jsonl").read_text()
 
 
-def test_what_learnt_from_changed_patches_is_not_exported(tmp_path):
-    """`bcgan predict` changes none; what only left patches out is another matter."""
-    asked = experiment.load("phantom", ("preprocess.clahe=true",))
-    with pytest.raises(InputError, match=r"phantom was trained on patches that were changed by preprocess\.clahe=true"):
-        export.export(asked, tmp_path, tmp_path / "out")
-    with pytest.raises(FileNotFoundError):  # goes on, to a run that is not there
-        export.export(experiment.load("phantom", ("preprocess.audit.blank=drop",)), tmp_path, tmp_path / "out")
-
-
 @pytest.mark.parametrize(("size", "microns"), [(50, 4.0), (75, 8 / 3)])
 def test_the_scale_is_that_of_the_patches_as_they_were_learnt(size, microns):
     index = pd.DataFrame({"width": [50, 50], "height": [50, 33]})  # a narrow one, of a slide's edge
