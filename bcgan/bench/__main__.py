@@ -15,6 +15,10 @@ from bcgan.bench.subjects import bench_experiment
 REPEATS = 5
 PROFILE, AGREEMENT = "profile", "agreement"
 LARGER_PATCHES = (96, 128)  # pixels, that the GAN's step is timed on besides 50
+PAPER_NETWORKS, PAPER_CROP = ("resnet34", "resnet50"), 224  # the paper's networks and its crops, pixels
+PAPER_SETTINGS = (
+    "float32, channels last", "bfloat16, channels last", "bfloat16, channels last, compiled",
+)  # fmt: skip
 PRECISIONS = {"mixed_bfloat16": "bfloat16", "float32": "float32"}
 
 
@@ -56,6 +60,17 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
                 for name, tapes in (("bcgan", 1), ("two tapes", 2))
             }
             for size in LARGER_PATCHES
+        },
+        **{
+            f"{network}_{phase}": {
+                f"bcgan {precision}": ("subjects", phase, {"precision": precision, **arguments}),
+            }
+            | {f"pytorch {name}": ("pytorch", phase, {"settings": name, **arguments}) for name in PAPER_SETTINGS}
+            for network in PAPER_NETWORKS
+            for phase, arguments in (
+                ("training", {"network": network, "size": PAPER_CROP, "batch": 16, "steps": 2}),
+                ("inference", {"network": network, "size": PAPER_CROP, "scored": 64}),
+            )
         },
         "input": {
             "reading": ("subjects", "input_pipeline", {"augmented": False}),
@@ -184,6 +199,12 @@ def ratios(
         by_name[f"gan_{size}_step_vs_two_tapes"] = rate_ratios(
             measured, f"gan_{size}", f"bcgan {precision}", f"two tapes {precision}"
         )
+    for network in PAPER_NETWORKS:
+        for phase in ("training", "inference"):
+            group = f"{network}_{phase}"
+            by_name[f"{network}_224_{phase}_vs_pytorch_best"] = rate_ratios(
+                measured, group, best_subject(measured, group, "bcgan"), best_subject(measured, group, "pytorch")
+            )
     percentages = get_rates(measured, "waiting", "Table 1's network")
     shares = percentages and [percentage / 100 for percentage in percentages]
     by_name["waiting_share"] = (shares, "time of a training's steps")

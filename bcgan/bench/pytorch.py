@@ -1,6 +1,7 @@
-"""Subjects for comparison: Table 1's network in PyTorch, with fast settings. They need requirements-bench.txt."""
+"""Subjects for comparison: networks in PyTorch, with fast settings. They need requirements-bench.txt."""
 
-from bcgan.bench.subjects import NUM_SCORED, STEPS, Subject, draw_patches
+from bcgan.bench import pytorch_networks
+from bcgan.bench.subjects import NETWORK, NUM_SCORED, STEPS, Subject, draw_patches
 
 # The candidates for PyTorch's best: precision, whether channels are last, and torch.compile's mode.
 SETTINGS = {
@@ -14,11 +15,13 @@ SETTINGS = {
 GRAPHS = {"bfloat16, channels last, CUDA graphs": ("bfloat16", True, "reduce-overhead")}
 
 
-def training(settings: str, batch: int = 128, device: str = "cpu", steps: int = STEPS) -> Subject:
+def training(
+    settings: str, batch: int = 128, device: str = "cpu", steps: int = STEPS, network: str = NETWORK, size: int = 50
+) -> Subject:
     """Make a subject that runs training steps with AdamW's fused update; weights are float32, under autocast."""
-    torch, model, autocast, to_memory_format = _prepare_model(settings, device)
+    torch, model, autocast, to_memory_format = _prepare_model(settings, device, network)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
-    images, labels = draw_patches(batch)
+    images, labels = draw_patches(batch, size)
     images, labels = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels).float()
     images, labels = images.to(device), labels.to(device)
     model.train()
@@ -37,10 +40,13 @@ def training(settings: str, batch: int = 128, device: str = "cpu", steps: int = 
     return run
 
 
-def inference(settings: str, batch: int = 256, device: str = "cpu", scored: int = NUM_SCORED) -> Subject:
+def inference(
+    settings: str, batch: int = 256, device: str = "cpu", scored: int = NUM_SCORED, network: str = NETWORK,
+    size: int = 50,
+) -> Subject:  # fmt: skip
     """Make a subject that scores patches, with batch normalization folded into the convolutions."""
-    torch, model, autocast, to_memory_format = _prepare_model(settings, device, folded=True)
-    images = draw_patches(scored)[0]
+    torch, model, autocast, to_memory_format = _prepare_model(settings, device, network, folded=True)
+    images = draw_patches(scored, size)[0]
 
     def run() -> int:
         with torch.inference_mode(), autocast():
@@ -52,7 +58,7 @@ def inference(settings: str, batch: int = 256, device: str = "cpu", scored: int 
     return run
 
 
-def _prepare_model(settings: str, device: str, folded: bool = False) -> tuple:
+def _prepare_model(settings: str, device: str, network: str, folded: bool = False) -> tuple:
     """Return torch, the model on the device, an autocast context and a function that sets images' memory format."""
     import torch
 
@@ -60,7 +66,8 @@ def _prepare_model(settings: str, device: str, folded: bool = False) -> tuple:
     if device != "cpu":
         torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow uses
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model = _fold(_network(torch)) if folded else _network(torch)
+    model = pytorch_networks.build(torch, network)
+    model = _fold(model) if folded else model
     model = model.to(device, memory_format=memory_format)
     if mode:
         model = torch.compile(model, mode=mode)
@@ -79,32 +86,3 @@ def _fold(model):
 
     with torch.no_grad():
         return fuse(model.eval())
-
-
-def _network(torch):
-    """Build `bcgan.models.resnet_table1` with its head; the last layers run at 13x13, as in `bcgan.models.fast`."""
-    nn = torch.nn
-
-    class Bottleneck(nn.Module):
-        """A bottleneck block with a shortcut without parameters: zeros fill the added channels."""
-
-        def __init__(self, channels: int):
-            super().__init__()
-            self.channel_factor = 256 // channels
-            self.convolutions = nn.Sequential(
-                nn.Conv2d(channels, 64, 1), nn.BatchNorm2d(64), nn.ReLU(),
-                nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 256, 1),
-            )  # fmt: skip
-
-        def forward(self, x):
-            """Apply the block."""
-            shortcut = (
-                x if self.channel_factor == 1 else torch.cat([x] + [torch.zeros_like(x)] * (self.channel_factor - 1), 1)
-            )
-            return self.convolutions(x) + shortcut
-
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
-        Bottleneck(64), Bottleneck(256), Bottleneck(256), Bottleneck(256),
-        nn.Conv2d(256, 3, 1), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(27, 1000), nn.ReLU(), nn.Linear(1000, 1),
-    )  # fmt: skip

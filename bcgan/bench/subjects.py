@@ -29,7 +29,12 @@ LARGE_IMAGE_PX = 800
 
 
 def training(
-    precision: str, network: str = NETWORK, batch: int = BATCH_SIZE, xla: bool = False, steps: int = STEPS
+    precision: str,
+    network: str = NETWORK,
+    batch: int = BATCH_SIZE,
+    xla: bool = False,
+    steps: int = STEPS,
+    size: int = 50,
 ) -> Subject:
     """Make bcgan's training step of a classifier, with the moving average of weights, without augmentation."""
     configure(precision)
@@ -37,11 +42,11 @@ def training(
 
     from bcgan.classify import train
 
-    settings, model = Classify(batch_size=batch), _classifier(network)
+    settings, model = Classify(batch_size=batch), _classifier(network, size)
     optimizer = train.make_optimizer(model, Classifier(), settings, 1000)
     recipe = train.Recipe(settings, Classifier(), xla=xla, augment=False)
-    step = train.make_step(model, _classifier(network), optimizer, recipe, (1.0, 1.0))
-    images, labels = map(tf.constant, draw_patches(batch))
+    step = train.make_step(model, _classifier(network, size), optimizer, recipe, (1.0, 1.0))
+    images, labels = map(tf.constant, draw_patches(batch, size))
 
     def run() -> int:
         for index in range(steps):
@@ -68,12 +73,12 @@ def keras_fit(network: str = NETWORK) -> Subject:
     return run
 
 
-def inference(precision: str, network: str = NETWORK, scored: int = NUM_SCORED) -> Subject:
+def inference(precision: str, network: str = NETWORK, scored: int = NUM_SCORED, size: int = 50) -> Subject:
     """Make the scoring function that evaluation and prediction use."""
     configure(precision)
     from bcgan.classify.scoring import make_predict_fn
 
-    return _make_scoring_subject(make_predict_fn(_classifier(network)), draw_patches(scored)[0])
+    return _make_scoring_subject(make_predict_fn(_classifier(network, size)), draw_patches(scored, size)[0])
 
 
 def keras_predict(network: str = NETWORK, scored: int = NUM_SCORED) -> Subject:
@@ -328,12 +333,13 @@ def bench_experiment(precision: str = "auto") -> Experiment:
     return Experiment(name="bench", data={"name": "histology_phantom"}, precision=precision)
 
 
-def _classifier(name: str):
+def _classifier(name: str, size: int = 50):
     """Build a classifier with random weights."""
     from bcgan.models.classifier import build_classifier
     from bcgan.models.discriminator import discriminator
 
-    return build_classifier(name, discriminator=discriminator() if CLASSIFIERS[name].uses_discriminator else None)
+    uses_discriminator = CLASSIFIERS[name].uses_discriminator
+    return build_classifier(name, size, discriminator(size=size) if uses_discriminator else None)
 
 
 def _make_scoring_subject(score: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> Subject:
