@@ -146,6 +146,7 @@ class Gan(Settings):
     discriminator_learning_rate: float = Field(4e-4, gt=0)
     spectral_norm: bool = True
     projected_discriminator_weight: float = Field(1.0, ge=0)  # in the generator's loss; 0: the paper's GAN alone
+    layout_loss_weight: float = Field(0.0, ge=0)  # of the similarity of layouts within a class, in the generator's loss
     projected_discriminator_3x3_steps: int = Field(0, ge=0)  # of `steps` the last, with a new one with 3x3 heads
     diff_augment: bool = True  # augment real and synthetic patches alike for the discriminators (Zhao et al. 2020)
     on_mode_collapse: Literal["warn", "stop"] = "warn"

@@ -16,7 +16,7 @@ from bcgan.classes import CLASSES
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
 from bcgan.gan.augment import NUM_SEEDS, augment
-from bcgan.gan.losses import discriminator_loss, generator_loss
+from bcgan.gan.losses import discriminator_loss, generator_loss, layout_loss
 from bcgan.gan.watch import WINDOW, diagnose
 from bcgan.models import fast, weights
 from bcgan.models.discriminator import discriminator
@@ -256,6 +256,10 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
                 )
                 total_loss += settings.projected_discriminator_weight * projected_loss_g
                 projected_metrics = {"projected_discriminator_loss": projected_loss_d}
+            layout_metrics = {}
+            if settings.layout_loss_weight:
+                layout_metrics = {"layout_loss": layout_loss(fake, classes)}
+                total_loss += settings.layout_loss_weight * layout_metrics["layout_loss"]
             scaled_loss = _scale_loss(gan_state, "generator", total_loss)
         _apply_gradient(gan_state, "generator", tape, scaled_loss)
         metrics = {
@@ -267,7 +271,7 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
             "spread": (_spread(fake, classes, num_classes) + SPREAD_EPSILON)
             / (_spread(real, classes, num_classes) + SPREAD_EPSILON),
         }
-        return metrics | projected_metrics
+        return metrics | projected_metrics | layout_metrics
 
     update_everywhere = distribute.run_on_replicas(update)
 

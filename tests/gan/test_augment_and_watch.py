@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,6 +6,7 @@ import tensorflow as tf
 from bcgan.errors import WorkError
 from bcgan.gan import train
 from bcgan.gan.augment import augment
+from bcgan.gan.losses import layout_loss
 from bcgan.gan.watch import WINDOW, brightness_grids, diagnose, layout_correlation
 
 RNG = np.random.default_rng(0)
@@ -120,3 +122,21 @@ def test_patches_are_shifted_by_an_eighth_of_their_side_at_most(size):
     shifts = [np.unravel_index(image.sum(-1).argmax(), image.shape[:2]) for image in shifted]
     largest = np.abs(np.array(shifts) - size // 2).max()
     assert 0.9 * (size // 8) <= largest <= size // 8
+
+
+def test_the_layout_loss_is_zero_for_unrelated_layouts_and_one_for_copies_in_other_colors():
+    rng = np.random.default_rng(0)
+    unrelated = rng.random((16, 50, 50, 3)).astype(np.float32)
+    classes = np.repeat([0, 1], 8)
+    base = cv2.GaussianBlur(rng.random((50, 50, 1)).astype(np.float32), (0, 0), 6)[..., None]
+    copies = np.stack(
+        [scale * base * [1.0, 0.5, 0.8] + shift for scale, shift in zip(rng.uniform(1, 3, 16), rng.random(16))]
+    )
+    assert float(layout_loss(tf.constant(unrelated), classes)) < 0.1
+    assert float(layout_loss(tf.constant(copies, tf.float32), classes)) == pytest.approx(1, abs=1e-3)
+    half = copies.copy()
+    half[8:] = unrelated[8:]
+    assert 0.4 < float(layout_loss(tf.constant(half, tf.float32), classes)) < 0.6  # pairs of each class alone
+    inverted = np.concatenate([copies[:4], 5 - copies[:4]])
+    found = float(layout_loss(tf.constant(inverted, tf.float32), np.zeros(8, int)))
+    assert found == pytest.approx(24 / 56, abs=1e-3)  # an opposite layout is another one
