@@ -27,7 +27,8 @@ preprocess.audit.duplicate preprocess.audit.near_duplicate preprocess.audit.conf
 preprocess.blur preprocess.clahe preprocess.stain_normalization
 gan.steps gan.batch_size gan.latent_dim gan.base_channels gan.loss gan.generator_learning_rate
 gan.discriminator_learning_rate
-gan.spectral_norm gan.layout_loss_weight gan.projected_discriminator_weight gan.projected_discriminator_3x3_steps gan.diff_augment
+gan.spectral_norm gan.layout_loss_weight gan.projected_discriminator_weight gan.projected_discriminator_3x3_steps
+gan.diff_augment
 gan.on_mode_collapse gan.ema_decay gan.latent_std gan.sample_grid_interval gan.checkpoint_interval
 translate.steps
 features.num_synthetic features.quality_filter.steps features.quality_filter.min_confidence
