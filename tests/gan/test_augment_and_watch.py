@@ -129,9 +129,8 @@ def test_the_layout_loss_is_zero_for_unrelated_layouts_and_one_for_copies_in_oth
     unrelated = rng.random((16, 50, 50, 3)).astype(np.float32)
     classes = np.repeat([0, 1], 8)
     base = cv2.GaussianBlur(rng.random((50, 50, 1)).astype(np.float32), (0, 0), 6)[..., None]
-    copies = np.stack(
-        [scale * base * [1.0, 0.5, 0.8] + shift for scale, shift in zip(rng.uniform(1, 3, 16), rng.random(16))]
-    )
+    scales, shifts = rng.uniform(1, 3, (16, 1, 1, 1)), rng.random((16, 1, 1, 1))
+    copies = scales * base * [1.0, 0.5, 0.8] + shifts
     assert float(layout_loss(tf.constant(unrelated), classes)) < 0.1
     assert float(layout_loss(tf.constant(copies, tf.float32), classes)) == pytest.approx(1, abs=1e-3)
     half = copies.copy()
