@@ -132,6 +132,7 @@ class Preprocess(Settings):
     blur: Literal["none", "gaussian", "median"] = "none"  # 3x3 pixels
     clahe: bool = False
     stain_normalization: Literal["none", "macenko"] = "none"
+    write_tfds: bool = False  # also write the patches as a data set that tensorflow-datasets opens
 
 
 class Gan(Settings):

@@ -24,7 +24,7 @@ ALWAYS = re.findall(
 name data.name data.dir data.size data.eval_sources data.max_patches_per_class data.subsample_fraction
 preprocess.audit.unreadable preprocess.audit.wrong_size preprocess.audit.blank preprocess.audit.blurred
 preprocess.audit.duplicate preprocess.audit.near_duplicate preprocess.audit.conflicting_labels
-preprocess.blur preprocess.clahe preprocess.stain_normalization
+preprocess.blur preprocess.clahe preprocess.stain_normalization preprocess.write_tfds
 gan.steps gan.batch_size gan.latent_dim gan.base_channels gan.loss gan.generator_learning_rate
 gan.discriminator_learning_rate
 gan.spectral_norm gan.layout_loss_weight gan.projected_discriminator_weight gan.projected_discriminator_3x3_steps

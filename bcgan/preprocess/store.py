@@ -21,7 +21,7 @@ from bcgan.data.records import UNKNOWN, Record
 from bcgan.data.rows import ImageRows, NpyFile, NpyWriter
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
-from bcgan.preprocess import audit, images, stain
+from bcgan.preprocess import audit, images, stain, tfds_records
 from bcgan.preprocess.images import resize_patches
 from bcgan.settings import Data, Preprocess
 from bcgan.slides.decode import decode_image
@@ -129,7 +129,7 @@ def load_synthetic(folder: Path, size: int, accepted_only: bool) -> tuple[np.nda
 def build(experiment: Experiment, folder: Path) -> None:
     """Run the stage `preprocess`: decode, audit, filter and split the patches of the data set.
 
-    Writes patches.npy, index.csv, audit.csv, audit.json and split.json.
+    Writes patches.npy, index.csv, audit.csv, audit.json, split.json and, if the settings say so, the folder tfds.
 
     Raises:
         InputError: If there are no usable patches.
@@ -161,6 +161,9 @@ def build(experiment: Experiment, folder: Path) -> None:
     }
     summary["stain"] = _normalize_stains(folder, index, settings)
     index[INDEX_COLUMNS].to_csv(folder / "index.csv", index=False)
+    if settings.write_tfds:
+        written = load(folder)
+        tfds_records.write(folder, written.images, written.index, experiment.data.class_names)
     (folder / "audit.json").write_text(json.dumps(summary, indent=1), "utf-8")
     split = splits.describe(index, experiment.data, experiment.seed)
     (folder / "split.json").write_text(json.dumps(split, indent=1), "utf-8")

@@ -8,7 +8,7 @@ import pytest
 
 from bcgan import experiment
 from bcgan.errors import InputError
-from bcgan.preprocess import store
+from bcgan.preprocess import store, tfds_records
 from tests.conftest import PATCHES, PATIENTS, write_png
 
 
@@ -172,3 +172,27 @@ def test_patches_of_another_size_than_the_data_sets_are_refused_with_what_to_set
     with pytest.raises(InputError, match=words):
         build(raw, tmp_path, "data.size=64", "data.mpp=2")
     assert store.load(build(raw, tmp_path, "data.mpp=2")).images.shape[1:] == (50, 50, 3)
+
+
+def test_what_is_written_opens_with_tensorflow_datasets(raw, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds_records, "SHARD_PATCHES", 16)
+    folder = build(raw, tmp_path, "preprocess.write_tfds=true", "preprocess.clahe=true")
+    built = store.load(folder)
+    builder = tfds.builder_from_directory(folder / "tfds")
+    assert builder.info.features["label"].names == ["benign", "malignant"]
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == built.index[
+        "role"
+    ].value_counts().to_dict()
+    assert builder.info.splits["train"].num_shards == 3
+    for role in ("train", "test"):
+        rows = built.role_indices(role)
+        examples = {example["id"].decode(): example for example in tfds.as_numpy(builder.as_dataset(split=role))}
+        assert set(examples) == set(built.index["id"].iloc[rows])
+        for row in rows[:5]:
+            entry = built.index.iloc[row]
+            example = examples[entry["id"]]
+            np.testing.assert_array_equal(example["image"], built.images[row])
+            assert (example["label"], example["x"], example["y"]) == (entry["label"], entry["x"], entry["y"])
+            assert (example["patient"].decode(), example["image_id"].decode()) == (entry["patient"], entry["image"])
