@@ -59,6 +59,7 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
                 f"{name} {precision}": ("subjects", "gan", {"precision": precision, "tapes": tapes, "size": size})
                 for name, tapes in (("bcgan", 1), ("two tapes", 2))
             }
+            | {f"pytorch {name}": ("pytorch_gan", "gan", {"settings": name, "size": size}) for name in PAPER_SETTINGS}
             for size in LARGER_PATCHES
         },
         **{
@@ -198,6 +199,9 @@ def ratios(
     for size in LARGER_PATCHES:
         by_name[f"gan_{size}_step_vs_two_tapes"] = rate_ratios(
             measured, f"gan_{size}", f"bcgan {precision}", f"two tapes {precision}"
+        )
+        by_name[f"gan_{size}_step_vs_pytorch_best"] = rate_ratios(
+            measured, f"gan_{size}", f"bcgan {precision}", best_subject(measured, f"gan_{size}", "pytorch")
         )
     for network in PAPER_NETWORKS:
         for phase in ("training", "inference"):
