@@ -134,7 +134,6 @@ def _generator(settings: Gan, size: int):
 
 def _discriminator(settings: Gan, size: int):
     """Build `bcgan.models.discriminator`."""
-    import torch
     from torch import nn
     from torch.nn import functional
     from torch.nn.utils.parametrizations import spectral_norm
