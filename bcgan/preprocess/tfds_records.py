@@ -2,7 +2,7 @@
 
     tfds.builder_from_directory("runs/<experiment>/preprocess/tfds").as_dataset(split="train")
 
-Training itself reads patches.npy, as this is many times as fast (docs/explanation/speed.md).
+Training itself reads patches.npy, which is faster (docs/explanation/speed.md).
 """
 
 import os
