@@ -35,8 +35,10 @@ def parse_classes(value: Any) -> Any:
     """
     if isinstance(value, dict):
         items = list(value.items())
+    elif isinstance(value, (list, tuple)):
+        items = [item if isinstance(item, (list, tuple)) and len(item) == 2 else (item, ()) for item in value]
     else:
-        items = [(item, ()) if isinstance(item, str) else item for item in (value or ())]
+        raise ValueError(f"{value!r} is no mapping of classes to names; write {{normal: [], tumor: [carcinoma]}}")
     pairs = []
     for name, further in items:
         if isinstance(name, bool) or not CLASS_NAME.fullmatch(str(name)):

@@ -104,6 +104,13 @@ class Data(Settings):
         return class_names(self.classes)
 
     @model_validator(mode="after")
+    def _check_tile(self) -> "Data":
+        is_bare = self.tile is not None and not self.tile.model_fields_set  # `check_effect` refuses its settings
+        if is_bare and self.name not in ("patient_folder", "breakhis"):
+            raise ValueError(f"tile: {self.name} has patches, not images to be cut; leave it out (tile: null)")
+        return self
+
+    @model_validator(mode="after")
     def _check_one_limit(self) -> "Data":
         if self.max_patches_per_class and self.subsample_fraction:
             raise ValueError(
@@ -253,6 +260,16 @@ class Classifier(Settings):
     def extra_fraction(self) -> float:
         """Return the fraction of each batch that is not labelled real patches."""
         return self.synthetic_fraction or self.distillation_fraction
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_shortcut(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "shortcut" in values:
+            raise ValueError(
+                f"shortcut: {values['shortcut']} is no setting any more; name the classifier resnet34_identity for "
+                "identity, or resnet34 for projection"
+            )
+        return values
 
     @model_validator(mode="after")
     def _check_combination(self) -> "Classifier":

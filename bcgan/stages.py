@@ -249,6 +249,7 @@ STAGES = (
 )
 # The settings of `evaluate` that are read by stages with `trained_models`.
 EVALUATE_SETTINGS_OF_TRAINED_MODELS = ("tta_views", "bootstrap_samples", "confidence_level")
+NAMING_CLASSES = ("gan", "translate", "features", "learning_curve")  # stages whose files name the classes
 NAMES = tuple(stage.name for stage in STAGES)
 DEFAULT_LAST_STAGE = "evaluate"  # without --until; a report needs the stages up to here
 
@@ -278,8 +279,13 @@ def stage_settings(stage: Stage, experiment: Experiment) -> dict[str, Any]:
     """Return the settings that the stage's outputs depend on, as nested dicts."""
     exclude = SET_BY_STAGE if stage.trained_models else WITHOUT_EFFECT_ON_OUTPUTS
     settings = subset(experiment, stage.settings, exclude)
+    if stage.name in NAMING_CLASSES and experiment.data.classes:
+        settings |= subset(experiment, ("data.classes",))
     if stage.trained_models:
-        settings["evaluate"] = {name: settings["evaluate"][name] for name in EVALUATE_SETTINGS_OF_TRAINED_MODELS}
+        read = EVALUATE_SETTINGS_OF_TRAINED_MODELS
+        if experiment.classify.crop_size:
+            read = (*read, "test_crops")
+        settings["evaluate"] = {name: settings["evaluate"][name] for name in read}
     if stage.trained_models and "classify" in settings:
         trained = set(stage.trained_models(experiment))
         models = settings["classify"]["models"]

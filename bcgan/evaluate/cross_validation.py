@@ -98,7 +98,7 @@ def summarize(
     """
     settings, bootstrapped, image_results = experiment.evaluate, {}, {}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
-    if context.has_coordinates(index[["x", "y"]].to_numpy()):
+    if context.has_coordinates(index[["x", "y"]].to_numpy()) and not experiment.data.tile:
         patch_px = data.coordinate_patch_px(experiment.data)
         by_split = by_split | {NEIGHBORS: [_refine_by_context(fold, index, patch_px) for fold in by_split[SPLITS[0]]]}
     for split, folds in by_split.items():

@@ -93,7 +93,7 @@ def refine_by_context(table: pd.DataFrame, base: np.ndarray, patch_px: int) -> t
         base: float, (n,) or (n, classes). The probabilities to refine.
         patch_px: Side of a patch, in the pixels of x and y.
     """
-    coords, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + parse_slide_names(table["id"])).to_numpy()
+    coords, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + slide_names(table)).to_numpy()
     validation, labels = (table["role"] == "validation").to_numpy(), table["label"].to_numpy()
     fitted = context.fit(base[validation], coords[validation], slides[validation], labels[validation], patch_px)
     return context.apply(fitted, base, coords, slides, patch_px), fitted
@@ -101,7 +101,14 @@ def refine_by_context(table: pd.DataFrame, base: np.ndarray, patch_px: int) -> t
 
 def slide_keys(table: pd.DataFrame) -> pd.Series:
     """Return `<role>/<slide>` of every patch, from its columns role and id; roles of the other source are merged."""
-    return table["role"].str.removesuffix("_other") + "/" + parse_slide_names(table["id"])
+    return table["role"].str.removesuffix("_other") + "/" + slide_names(table)
+
+
+def slide_names(table: pd.DataFrame) -> np.ndarray:
+    """Return the slide of every patch: the image that it was cut from, or the one that its id names."""
+    if "image" not in table:
+        return np.array(parse_slide_names(table["id"]), object)
+    return np.where(table["image"] != table["id"], table["image"], parse_slide_names(table["id"])).astype(object)
 
 
 def read_properties(folder: Path) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from bcgan import data, runs
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.data.histology_phantom.histology_phantom_dataset_builder import KINDS
 from bcgan.data.histology_phantom.tissue import held_out_patches
+from bcgan.data.prepared import phantom_labels
 from bcgan.data.views import center_crop
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
@@ -55,7 +56,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     results = {}
     for method, explain in tested.items():
         results[method] = _score_perturbations(network, images, explain(network, images), patients, experiment)
-    if experiment.data.name == "histology_phantom" and (experiment.num_classes, label) == (2, 1):
+    if experiment.data.name == "histology_phantom" and _explains_malignant_nuclei(experiment):
         keras.utils.set_random_seed(experiment.seed)
         untrained = build_for_run(name, root, images.shape[1], experiment.classify.models[name])
         for suffix, tested_network in (("", network), ("_untrained", untrained)):
@@ -71,6 +72,16 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
         maps_by_layer = feature_maps(gan_discriminator, network, examples[f"{kind}_images"][first_of_class])
         examples |= {f"{kind}_features_{layer}": maps for layer, maps in maps_by_layer.items()}
     np.savez_compressed(folder / "explanations.npz", **examples)
+
+
+def _explains_malignant_nuclei(experiment: Experiment) -> bool:
+    """Return whether malignant nuclei tell the explained class of phantom tissue from the other one."""
+    kinds = phantom_labels(experiment.data.classes)
+    return (
+        experiment.num_classes == 2
+        and KINDS[kinds[experiment.explained_label]] == "malignant"
+        and "benign" in (KINDS[kind] for kind in kinds)
+    )
 
 
 def feature_maps(gan_discriminator: keras.Model, network: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:

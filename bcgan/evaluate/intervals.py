@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bcgan.classify import calibration
 from bcgan.evaluate import metrics
 
 MIN_PATIENTS = 8  # with fewer, an interval is meaningless
@@ -41,6 +42,22 @@ class SeedPredictions(NamedTuple):
             {seed: scores for seed, (scores, _) in pairs.items()},
             {seed: thresholds for seed, (_, thresholds) in pairs.items()},
         )
+
+
+def calibrate_classes(predictions: SeedPredictions, validation: np.ndarray, labels: np.ndarray) -> SeedPredictions:
+    """Return the calibrated predictions of more than two classes, whose most probable one is called; others unchanged.
+
+    Args:
+        validation: Mask of the patches that the calibration is fitted on.
+        labels: integers, (n,).
+    """
+    calibrated = {}
+    for seed, values in predictions.probabilities.items():
+        if values.ndim == 1:
+            return predictions
+        fitted = calibration.fit(values[validation], np.asarray(labels)[validation])
+        calibrated[seed] = calibration.apply(fitted, values)
+    return predictions._replace(probabilities=calibrated)
 
 
 def bootstrap_metrics(
@@ -133,11 +150,17 @@ def paired_difference(
 def predictions_of_trials(trials: dict[int, dict[str, np.ndarray]], labels: np.ndarray) -> SeedPredictions:
     """Return the test probabilities of trials, with the thresholds of the largest Youden index on validation patches.
 
+    Those of more than two classes are calibrated.
+
     Args:
         trials: {seed: {test, validation: probabilities}}.
         labels: integers, of the validation patches.
     """
-    probabilities = {seed: arrays["test"] for seed, arrays in trials.items()}
+    probabilities = {}
+    for seed, arrays in trials.items():
+        probabilities[seed] = arrays["test"]
+        if arrays["test"].ndim == 2:
+            probabilities[seed] = calibration.apply(calibration.fit(arrays["validation"], labels), arrays["test"])
     thresholds = {seed: metrics.select_threshold(labels, arrays["validation"]) for seed, arrays in trials.items()}
     return SeedPredictions(probabilities, thresholds)
 

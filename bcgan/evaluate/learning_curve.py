@@ -260,6 +260,8 @@ def _get_or_train(
 ) -> Path:
     """Return the folder of a network that arms of a fraction and seed share, trained if it is not cached."""
     cell = context.cell
-    common = subset(context.run.experiment, (*TRAINING, settings_part), SET_BY_STAGE)
+    experiment = context.run.experiment
+    common = subset(experiment, (*TRAINING, settings_part), SET_BY_STAGE)
+    common |= {"class_names": experiment.data.class_names} if experiment.data.classes else {}
     name = f"{cell.fraction:g}-{kind}-seed{cell.seed}"
     return context.run.cache.get_or_build(name, [common, cell.fraction, cell.seed, steps], context.run.inputs, build)

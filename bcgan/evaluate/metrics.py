@@ -63,7 +63,8 @@ def _multiclass_metrics(labels: np.ndarray, scores: np.ndarray, weights: np.ndar
         compute_metrics((labels == label).astype(int), *against_rest(scores, label), weights)
         for label in range(num_classes)
     ]
-    means = {name: np.mean([values[name] for values in by_class], axis=0) for name in NAMES}
+    is_absent = (weights @ np.eye(num_classes)[labels] == 0).any(1)  # then no mean over the classes is defined
+    means = {name: np.where(is_absent, np.nan, np.mean([values[name] for values in by_class], 0)) for name in NAMES}
     true_probabilities = scores[np.arange(len(labels)), labels]
     squared_errors = ((scores - np.eye(num_classes)[labels]) ** 2).sum(1) / 2
     total = weights.sum(1)

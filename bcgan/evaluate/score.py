@@ -88,7 +88,7 @@ def _predict_held_out(
     base = derived.ensemble_probabilities(table, experiment.ensemble_members)
     if experiment.evaluate.ensemble_models:
         derived.set_probabilities(table, derived.ENSEMBLE, 0, base, class_names)
-    if context.has_coordinates(table[["x", "y"]].to_numpy()):
+    if context.has_coordinates(table[["x", "y"]].to_numpy()) and not experiment.data.tile:
         refined, context_weights = derived.refine_by_context(table, base, data.coordinate_patch_px(experiment.data))
         derived.set_probabilities(table, derived.CONTEXT, 0, refined, class_names)
     return table, context_weights
@@ -142,8 +142,9 @@ def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions
     Returns:
         {thresholds, calibration, operating_points, whole_slide_metrics, sets}, where sets is
         {role: {metric: {value, low, high, seeds}}}. Metrics named <metric>_calibrated and patient_<metric> are those of
-        the calibrated probabilities. With more than two classes, by_class is {role: {class: {metric: ...}}}, each class
-        against the rest, and there are no thresholds, operating points or metrics of whole slides.
+        the calibrated probabilities. With more than two classes so are all but ece, brier and loss; by_class is
+        {role: {class: {metric: ...}}}, each class against the rest, and there are no thresholds, operating points or
+        metrics of whole slides.
     """
     settings, labels, patients = experiment.evaluate, table["label"].to_numpy(), table["patient"].to_numpy()
     bootstrap = (settings.bootstrap_samples, settings.confidence_level, experiment.seed)
@@ -161,6 +162,8 @@ def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions
             intervals.metrics_with_intervals(labels[rows], scored.select(rows), patients[rows], *bootstrap)
             for scored in (predictions, calibrated)
         )
+        if not is_binary:  # the most probable class is that after calibration
+            before = after | {name: before[name] for name in CALIBRATED_METRICS}
         sets[role] = before | {f"{name}_calibrated": after[name] for name in CALIBRATED_METRICS}
         sets[role] |= by_patient.patient_metrics(
             labels[rows], calibrated.select(rows).probabilities, patients[rows], *bootstrap
@@ -171,7 +174,7 @@ def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions
             by_class[role] = {
                 name: intervals.metrics_with_intervals(
                     (labels[rows] == label).astype(int),
-                    predictions.select(rows).against_rest(label),
+                    calibrated.select(rows).against_rest(label),
                     patients[rows],
                     *bootstrap,
                 )
@@ -236,12 +239,18 @@ def _compare_classifiers(
     Returns:
         [{classifier, reference, metric, value, low, high, p}].
     """
-    test, settings = (table["role"] == "test").to_numpy(), experiment.evaluate
+    test, validation = ((table["role"] == role).to_numpy() for role in ("test", "validation"))
+    settings = experiment.evaluate
     labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]
     resample_weights = intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed)
     rng = np.random.default_rng(0)
     bootstrapped = {
-        name: intervals.bootstrap_metrics(labels, predictions[name].select(test), resample_weights, rng)
+        name: intervals.bootstrap_metrics(
+            labels,
+            intervals.calibrate_classes(predictions[name], validation, table["label"]).select(test),
+            resample_weights,
+            rng,
+        )  # fmt: skip
         for name in predictions
     }
     proposed = experiment.proposed

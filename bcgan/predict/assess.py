@@ -160,7 +160,7 @@ def _cut_record(model: Model, record: Record, mpp: Mpp | None, bar) -> PatchGrid
     data_set_mpp = Mpp(record.mpp, record.mpp, "data set") if record.mpp and model.card.microns_per_pixel else None
     try:
         with open_image(record.read(), record.path) as image:
-            grid = cut_patches(image, model.scale, mpp or data_set_mpp)
+            grid = cut_patches(image, model.scale, mpp or data_set_mpp, min_tissue=model.card.min_tissue)
     except (OSError, ValueError) as error:
         progress.log.warning("assess: %s", error)
         return None

@@ -24,7 +24,7 @@ from bcgan.models.classifier import build_for_run
 from bcgan.predict import engines, formats
 from bcgan.predict.model import CARD, FILES, Card, ConfidenceThreshold, Enhancement, Model, Predictions, Thresholds
 from bcgan.preprocess import store
-from bcgan.slides.coordinates import parse_slide_names
+from bcgan.sizes import MIN_TISSUE_FRACTION
 from bcgan.slides.scale import ModelScale
 
 SPECIFICITY = 0.95  # on validation patients, at the upper end of the abstain range
@@ -54,6 +54,10 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
         InputError: If the folder has other files, or the run was trained on images of several scales.
     """
     _check_one_scale(experiment, store.load(root / "preprocess").index)
+    if experiment.preprocess.stain_normalization != "none":
+        progress.log.warning(
+            "export: stains were normalized in all patches of a patient together; bcgan predict does so in each image"
+        )
     part = _make_part_folder(out)
     table = pd.read_csv(
         root / "evaluate" / "probabilities.csv", dtype={"patient": str, "id": str}, keep_default_na=False
@@ -235,7 +239,7 @@ def _build_card(experiment: Experiment, root: Path, out: Path, members: dict[str
     calibrated = calibration.apply(fitted_calibration, raw)
     coords, slides, patch_px = _coordinates(index, experiment)
     fitted_context, context_thresholds = None, None
-    if context.has_coordinates(coords):
+    if context.has_coordinates(coords) and not experiment.data.tile:  # images that were cut have one label each
         fitted_context = context.fit(raw, coords, slides, labels, patch_px)
         refined = context.apply(fitted_context, raw, coords, slides, patch_px)
         context_thresholds = _thresholds(labels, refined)
@@ -249,6 +253,7 @@ def _build_card(experiment: Experiment, root: Path, out: Path, members: dict[str
         image_size=scale.image_size,
         downsample=scale.downsample,
         reference_cnn_size=experiment.data.size,
+        min_tissue=experiment.data.tile.min_tissue if experiment.data.tile else MIN_TISSUE_FRACTION,
         enhancement=Enhancement(**experiment.preprocess.model_dump(include=set(Enhancement.model_fields))),
         tta_views=TTA_VIEWS,
         calibration=fitted_calibration,
@@ -376,6 +381,6 @@ def _coordinates(index: pd.DataFrame, experiment: Experiment) -> tuple[np.ndarra
     """Return the coordinates (n, 2) and slides (n,) of patches, and the side of a patch in the same pixels."""
     return (
         index[["x", "y"]].to_numpy(),
-        np.array(parse_slide_names(index["id"])),
+        derived.slide_names(index),
         data.coordinate_patch_px(experiment.data),
     )

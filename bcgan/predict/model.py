@@ -78,6 +78,7 @@ class Card(BaseModel):
     image_size: tuple[int, int] | None = None  # width and height of the training images, if all had one size
     downsample: float = 1.0  # pixels of a training image per pixel of the patch
     reference_cnn_size: int = 50  # side of the reference CNN's input, pixels: that of the run's patches before any crop
+    min_tissue: float = MIN_TISSUE_FRACTION  # fraction of a patch that has to be tissue for it to be predicted
     enhancement: Enhancement = Enhancement()  # of every patch before it is predicted
     tta_views: int  # flips and rotations averaged
     calibration: Calibration
@@ -189,7 +190,7 @@ class Model:
             empty = (np.zeros(0, dtype) for dtype in (float, float, int, int, float))
             return Predictions(*empty, np.zeros((0, len(self.card.classes))))
         if has_tissue is None:
-            has_tissue = tissue_fraction(images) >= MIN_TISSUE_FRACTION
+            has_tissue = tissue_fraction(images) >= self.card.min_tissue
         prepared = self.prepare(images, coords)
         by_class, deviation, limits = self._probabilities(prepared, coords, has_tissue)
         most_probable = by_class.argmax(1)
@@ -250,7 +251,7 @@ class Model:
         Stains are normalized in all patches together if they are of one image, which `coords` means, else in each.
         """
         settings = self.card.enhancement
-        if settings == Enhancement():
+        if settings == Enhancement() or not len(images):
             return images
         images = np.stack([enhance(image, settings) for image in images])
         if settings.stain_normalization == "macenko":

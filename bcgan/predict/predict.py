@@ -122,7 +122,7 @@ def read_grid(model: Model, source: Path | str | bytes, mpp: float | None = None
         ValueError, OSError: If the image cannot be read or its scale is not known.
     """
     with open_image(source, name) as image:
-        return cut_patches(image, model.scale, user_mpp(mpp))
+        return cut_patches(image, model.scale, user_mpp(mpp), min_tissue=model.card.min_tissue)
 
 
 def user_mpp(mpp: float | None) -> Mpp | None:
@@ -257,7 +257,8 @@ class _Predictor:
         """Cut a file into patches; return `None`, with the reason in the log, if it cannot be read."""
         try:
             with open_image(image) as opened:
-                grid = cut_patches(opened, self._model.scale, self._mpp_of(image))
+                mpp, min_tissue = self._mpp_of(image), self._model.card.min_tissue
+                grid = cut_patches(opened, self._model.scale, mpp, min_tissue=min_tissue)
         except (OSError, ValueError, InputError) as error:
             progress.log.warning("predict: %s", error)
             return None

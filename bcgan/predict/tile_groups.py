@@ -8,7 +8,6 @@ import numpy as np
 from bcgan.classes import CLASSES
 from bcgan.classify.context import RADII
 from bcgan.predict.model import Model
-from bcgan.sizes import MIN_TISSUE_FRACTION
 from bcgan.slides.coordinates import PLAIN_PATTERN, TileCoordinates, parse_tile_name
 from bcgan.slides.decode import MAX_PIXELS
 from bcgan.slides.files import ImageFile, printable
@@ -146,7 +145,8 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
         )
     unit = "the tiles' own pixels" if downsample == 1 else f"{downsample:g} pixels for one of a tile's"
     summary = f"{pattern}, which count {unit}{', y before x' if is_transposed else ''}"
-    return _build_slide_tiles(files, model.card.size, downsample * group.coordinates[0].downsample, summary)
+    downsample *= group.coordinates[0].downsample
+    return _build_slide_tiles(files, model.card.size, downsample, summary, model.card.min_tissue)
 
 
 class _TileFiles(NamedTuple):
@@ -195,7 +195,7 @@ def _median_side(images: list[ImageFile]) -> float | None:
     return float(np.median(side_lengths)) if side_lengths else None
 
 
-def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary: str) -> SlideTiles:
+def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary: str, min_tissue: float) -> SlideTiles:
     """Make the patches of the tiles: one of a tile up to the size of a patch, several of a larger tile.
 
     A tile smaller than a patch is completed from the tiles around it.
@@ -203,6 +203,7 @@ def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary:
     Args:
         size: Side of a patch, pixels at the model's scale.
         downsample, summary: As `SlideTiles` has them.
+        min_tissue: Least fraction of a patch that is tissue.
     """
     paths, tiles = list(files.tiles), list(files.tiles.values())
     background = _estimate_background(tiles) if tiles else None
@@ -222,7 +223,7 @@ def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary:
         if is_small[index]:
             parts = [(completed[index], np.zeros(2, int), mask.mean())]
         else:
-            parts = _cut_tile(tile.pixels, mask, size)
+            parts = _cut_tile(tile.pixels, mask, size, min_tissue)
         rows[path] = list(range(len(patches), len(patches) + len(parts)))
         steps = (files.scales[path].x, files.scales[path].y)
         for patch, offset, fraction in parts:
@@ -230,7 +231,7 @@ def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary:
             # The only patch of a tile stands for the whole tile, wherever it lies in the tile.
             corners.append(tile.corner + (offset if len(parts) > 1 else 0))
             offsets.append(tuple(np.rint(offset * steps).astype(int)))
-            has_tissue.append(fraction >= MIN_TISSUE_FRACTION)
+            has_tissue.append(fraction >= min_tissue)
     side_lengths = [min(max(tile.pixels.shape[:2]), size) for tile in tiles]
     return SlideTiles(
         np.stack(patches) if patches else np.empty((0, size, size, 3), np.uint8),
@@ -248,7 +249,9 @@ def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary:
     )
 
 
-def _cut_tile(pixels: np.ndarray, mask: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
+def _cut_tile(
+    pixels: np.ndarray, mask: np.ndarray, size: int, min_tissue: float
+) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """Cut a tile into patches.
 
     Returns:
@@ -260,7 +263,7 @@ def _cut_tile(pixels: np.ndarray, mask: np.ndarray, size: int) -> list[tuple[np.
         parts.append((pixels[window], np.array([x, y]), mask[window].mean()))
     if len(parts) == 1:
         return parts
-    return [part for part in parts if part[2] >= MIN_TISSUE_FRACTION] or parts[:1]
+    return [part for part in parts if part[2] >= min_tissue] or parts[:1]
 
 
 def _estimate_background(tiles: list[Tile]) -> np.ndarray:

@@ -10,6 +10,7 @@ import seaborn as sns
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
+from bcgan.evaluate.derived import get_probabilities
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report.classifier_curves import CURVE_POINTS, CurveFunction, legend_below, mean_curve, recall_precision_curve
 from bcgan.report.run import Run
@@ -38,8 +39,8 @@ def reliability(run: Run) -> ReportFigure:
     The ten bins have equal numbers of patches.
     """
     test, name = run.test_predictions, run.classifier_names[0]
-    calibrated = np.mean([run.calibrated_probabilities(name, seed, test) for seed in run.seeds(name)], axis=0)
-    panels = {"As it is": run.mean_probabilities(name, test), "After scaling": calibrated}
+    raw = np.mean([get_probabilities(test, name, seed) for seed in run.seeds(name)], axis=0)
+    panels = {"As it is": raw, "After scaling": run.mean_probabilities(name, test)}
     by_class, test_metrics = run.metrics[name]["by_class"]["test"], run.metrics[name]["sets"]["test"]
     figure, grid = plt.subplots(1, 2, figsize=(8.4, 5.4), sharey=True)
     rows = []
@@ -57,7 +58,7 @@ def reliability(run: Run) -> ReportFigure:
             rows += [{"probabilities": title, "class": class_name, "predicted": p, "observed": o} for p, o in points]
         axes.set(xlabel="Mean probability of the class", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
     grid[0].set_ylabel("Observed share of the class")
-    legend_below(figure, "Expected calibration error, as it is")
+    legend_below(figure, "Expected calibration error, after scaling")
     sns.despine(figure)
     means = (format_estimate(test_metrics[metric]) for metric in ("ece", "ece_calibrated"))
     caption = (

@@ -307,7 +307,7 @@ def _read_excluded_patches(run: Run, ids: set[str]) -> dict[str, np.ndarray]:
     """Read the patches of some ids from the data, as far as they are readable and still there."""
     settings, patches = run.experiment.data, {}
     try:
-        records = data.records(settings) if ids else []
+        records = data.records(settings) if ids and not settings.tile else []  # patches of cut images are not read
     except InputError:  # the data were moved or deleted
         return patches
     for record in records:

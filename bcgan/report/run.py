@@ -130,7 +130,12 @@ class Run(NamedTuple):
         return seeds_by_classifier(self.probabilities)[name]
 
     def probabilities_by_seed(self, name: str, table: pd.DataFrame) -> dict[int, np.ndarray]:
-        """Return a classifier's probabilities of the patches in `table`: of the second of two classes, or of each."""
+        """Return a classifier's probabilities of the patches in `table`: of the second of two classes, or of each.
+
+        Those of more than two classes are calibrated, as the most probable class is then called.
+        """
+        if self.is_multiclass:
+            return {seed: self.calibrated_probabilities(name, seed, table) for seed in self.seeds(name)}
         return {seed: get_probabilities(table, name, seed) for seed in self.seeds(name)}
 
     def mean_probabilities(self, name: str, table: pd.DataFrame) -> np.ndarray:
@@ -313,7 +318,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         split_optimism=measured["split_optimism"],
         leak_audit=measured["leak_audit"],
         gan_scores=runs.read_json(evaluate / "gan_scores.json"),
-        steering=pd.read_csv(features / "steering.csv"),
+        steering=_read_steering(features / "steering.csv"),
         latent_walks=runs.read_arrays(features / "walks.npz"),
         probes=_read_json_if_present(evaluate / "probes.json"),
         explanations=_read_json_if_present(evaluate / "explanations.json"),
@@ -390,3 +395,10 @@ def _read_training_logs(experiment: Experiment, folder: Path) -> pd.DataFrame:
         for line in progress.read_jsonl(folder / f"{name}-seed{seed}.jsonl")
     ]
     return pd.DataFrame(lines)
+
+
+def _read_steering(path: Path) -> pd.DataFrame:
+    """Read steering.csv; classes that look like numbers or missing values stay text."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    numbers = ["asked", "measured", "unasked"]
+    return table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in numbers})

@@ -10,11 +10,11 @@ import seaborn as sns
 from bcgan import data
 from bcgan.classes import CLASS_COLORS
 from bcgan.data.records import UNKNOWN
+from bcgan.evaluate.derived import slide_names
 from bcgan.preprocess.images import resize_patches
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, ReportFigure, class_colormap
 from bcgan.report.wording import class_noun
-from bcgan.slides.coordinates import parse_slide_names
 
 MAX_SLIDES = 4
 SLIDE_WIDTH_IN = 2.5
@@ -40,7 +40,7 @@ def select_slides(run: Run) -> list[tuple[str, str]]:
     """
     table = _held_out_patches(run)
     is_untested = ~table["role"].isin(TEST_ROLES)
-    groups = table.groupby([is_untested.rename("untested"), "patient", parse_slide_names(table["id"])])["label"]
+    groups = table.groupby([is_untested.rename("untested"), "patient", slide_names(table)])["label"]
     groups = groups.agg(size="size", largest=lambda labels: np.bincount(labels).max())
     groups = groups.reset_index(names=["untested", "patient", "slide"])
     groups = groups[groups["largest"] / groups["size"] <= 1 - MIN_CLASS_SHARE]
@@ -99,7 +99,7 @@ def slide_maps(run: Run) -> ReportFigure:
 def _load_slides(run: Run, patch_px: int) -> list[SlidePatches]:
     """Return the patches of the slides that are shown; coordinates are in pixels, `patch_px` a patch."""
     held_out = _held_out_patches(run)
-    names = np.array(parse_slide_names(held_out["id"]))
+    names = slide_names(held_out)
     slides = []
     for patient, name in select_slides(run):
         table = held_out[(held_out["patient"] == patient) & (names == name)]

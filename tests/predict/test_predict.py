@@ -16,13 +16,14 @@ from bcgan import cli_models
 from bcgan.errors import InputError
 from bcgan.predict import explain, maps, predict
 from bcgan.predict import model as models
+from bcgan.sizes import MIN_TISSUE_FRACTION
 from bcgan.slides.decode import decode_image
 from bcgan.slides.files import find_images, printable
 from bcgan.slides.mpp_table import MppChoice
 from bcgan.slides.patches import PatchGrid, cut_patches
 from bcgan.slides.reader import FlatImage
 from bcgan.slides.scale import ModelScale, Mpp, Scale
-from bcgan.slides.tissue import MIN_TISSUE_FRACTION, is_colorless, tissue_fraction
+from bcgan.slides.tissue import is_colorless, tissue_fraction
 from tests.conftest import write_png
 from tests.predict.conftest import command, find_paths
 
