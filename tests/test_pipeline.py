@@ -107,7 +107,7 @@ def test_only_what_a_change_touches_would_run(workspace, change, expected, capsy
 
 
 def test_a_forced_stage_runs_and_no_other(workspace, seen, monkeypatch):
-    def train(images, labels, settings, seed, folder, xla):
+    def train(images, labels, settings, seed, folder, xla, class_names):
         (folder / "to_benign.keras").write_bytes(b"a translator")
 
     monkeypatch.setattr("bcgan.gan.translation.train", train)

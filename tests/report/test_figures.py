@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import precision_score, roc_auc_score, roc_curve
 
 from bcgan import experiment
-from bcgan.classes import CLASSES
+from bcgan.classes import CLASS_COLORS, CLASSES, FURTHER_CLASS_COLORS
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.evaluate import derived
@@ -30,7 +30,7 @@ from bcgan.report import (
     tables,
 )
 from bcgan.report.run import Run, read
-from bcgan.report.style import CLASS_COLORS, CLASSIFIER_COLORS, CLASSIFIER_NAMES
+from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def _in_words(axes, way: str) -> bool:
 def test_a_colour_means_one_thing():
     """And a figure takes it from the palette, by name."""
     others = (style.REAL, style.SYNTHETIC, style.TRANSLATED)
-    colours = [*CLASS_COLORS.values(), *style.FURTHER_CLASS_COLORS, *CLASSIFIER_COLORS.values(), *others]
+    colours = [*CLASS_COLORS.values(), *FURTHER_CLASS_COLORS, *CLASSIFIER_COLORS.values(), *others]
     assert len(set(colours)) == len(colours)
     for path in Path(style.__file__).parent.glob("*.py"):
         if path.name != "style.py":
