@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from colorsys import hls_to_rgb
 from typing import Any
 
-import numpy as np
-
 CLASSES = ("benign", "malignant")  # labels 0 and 1, if an experiment names no other classes
 # Blue and vermilion of Okabe and Ito, which color-blind readers can distinguish.
 FIRST_CLASS_COLOR, LAST_CLASS_COLOR = "#0072B2", "#D55E00"
@@ -97,18 +95,6 @@ def class_colors(names: Sequence[str]) -> dict[str, str]:
 def count_classes(labels: Any) -> int:
     """Return the number of classes of integer labels, at least two; every class has to occur in them."""
     return max(2, int(max(labels)) + 1)
-
-
-def probabilities_of(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return each patch's probability of its label, (n,).
-
-    Args:
-        probabilities: float, of the second class, (n,), or of each class, (n, classes).
-        labels: integers, (n,).
-    """
-    if probabilities.ndim == 1:
-        return np.where(labels == 1, probabilities, 1 - probabilities)
-    return probabilities[np.arange(len(labels)), labels]
 
 
 def normalize_class(name: str) -> str:

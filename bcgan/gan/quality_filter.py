@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgan import runs
-from bcgan.classes import count_classes, probabilities_of
+from bcgan.classes import count_classes
 
 RESULTS = ("accepted", "low_confidence", "out_of_distribution")
 
@@ -78,6 +78,18 @@ def apply(
     distance = distance_ratio(fitted, features, labels)
     result = np.where(confidence < fitted.confidence, 1, np.where(distance > 1, 2, 0))
     return confidence, distance, result
+
+
+def probabilities_of(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return each patch's probability of its label, (n,).
+
+    Args:
+        probabilities: float, of the second class, (n,), or of each class, (n, classes).
+        labels: integers, (n,).
+    """
+    if probabilities.ndim == 1:
+        return np.where(labels == 1, probabilities, 1 - probabilities)
+    return probabilities[np.arange(len(labels)), labels]
 
 
 def save(fitted: QualityFilter, path: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.artifacts import MANIFEST, PARTIAL
-from bcgan.classes import class_colors, probabilities_of
+from bcgan.classes import class_colors
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.classify.pretraining import PATIENTS
 from bcgan.errors import InputError
@@ -18,6 +18,7 @@ from bcgan.evaluate import score
 from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, get_probabilities, seeds_by_classifier
 from bcgan.experiment import Experiment
 from bcgan.gan.features import COMPARED_BLOCK
+from bcgan.gan.quality_filter import probabilities_of
 from bcgan.gan.watch import layout_correlation
 from bcgan.preprocess import store
 from bcgan.report import wording
