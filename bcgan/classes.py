@@ -1,4 +1,4 @@
-"""The classes of an experiment: their names, in the order of their labels, and the names that the data has for them.
+"""The classes of an experiment: their names, in the order of their labels, in the data, in texts, and their colors.
 
 Everywhere, predictions for two classes are probabilities of the second one, (n,). Predictions for more are
 probabilities of each, (n, classes).
@@ -15,6 +15,7 @@ FIRST_CLASS_COLOR, LAST_CLASS_COLOR = "#0072B2", "#D55E00"
 CLASS_COLORS = {"benign": FIRST_CLASS_COLOR, "malignant": LAST_CLASS_COLOR}
 # Of further classes, of no classifier. With the two above they differ to normal and to color-blind eyes.
 FURTHER_CLASS_COLORS = ("#882255", "#E3C800", "#661100", "#FF6F91", "#88CCEE", "#66C2B5")
+NOUNS = {"benign": "benignity", "malignant": "malignancy"}  # of classes that are adjectives, after "probability of"
 CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # part of names of files and columns
 
 # A class's name and its further names in the data, for each class in the order of the labels. Not a mapping: a
@@ -84,12 +85,27 @@ def class_colors(names: Sequence[str]) -> dict[str, str]:
     for name, color in ((names[0], FIRST_CLASS_COLOR), (names[-1], LAST_CLASS_COLOR)):
         if color not in colors.values():
             colors.setdefault(name, color)
-    others = [name for name in names if name not in colors]
-    num_more = max(0, len(others) - len(FURTHER_CLASS_COLORS))
-    hues = ([round(255 * part) for part in hls_to_rgb(index / num_more, 0.5, 0.6)] for index in range(num_more))
+    uncolored = [name for name in names if name not in colors]
+    num_hues = max(0, len(uncolored) - len(FURTHER_CLASS_COLORS))
+    hues = ([round(255 * part) for part in hls_to_rgb(index / num_hues, 0.5, 0.6)] for index in range(num_hues))
     further = [*FURTHER_CLASS_COLORS, *("#{:02x}{:02x}{:02x}".format(*hue) for hue in hues)]
-    colors |= dict(zip(others, further, strict=False))
+    colors |= dict(zip(uncolored, further, strict=False))
     return {name: colors[name] for name in names}
+
+
+def class_text(name: str) -> str:
+    """Return the name of a class as part of a sentence."""
+    return name.replace("_", " ")
+
+
+def class_noun(name: str) -> str:
+    """Return what a class is a probability of, such as `malignancy`."""
+    return NOUNS.get(name, class_text(name))
+
+
+def capitalize(text: str) -> str:
+    """Return a text with an upper-case first letter; the rest, such as that of `ductal, DCIS`, does not change."""
+    return text[:1].upper() + text[1:]
 
 
 def count_classes(labels: Any) -> int:

@@ -94,7 +94,7 @@ class Data(Settings):
         return self
 
     @property
-    def has_images(self) -> bool:
+    def results_by_image(self) -> bool:
         """Return whether results are also given by image: several patches are of one, or BreaKHis counts images."""
         return self.tile is not None or self.name == "breakhis"
 

@@ -17,7 +17,7 @@ from bcgan.evaluate import score, synthetic
 from bcgan.experiment import Experiment
 from bcgan.models import weights
 from bcgan.preprocess import store
-from bcgan.report import run
+from bcgan.report import run_files
 from tests.conftest import EAGER_BCGAN, EXPERIMENT
 from tests.digest import digest
 
@@ -227,7 +227,7 @@ def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_k
         manifest = {"settings": stages.stage_settings(one, before), "inputs": {}, "outputs": {}}
         runs.write_json(tmp_path / one.name / artifacts.MANIFEST, manifest)
         runs.write_json(tmp_path / one.name / "found.json", "found")
-        kept = run.read_optional_stage(after, tmp_path, one.name, "found.json")
+        kept = run_files.read_optional_stage(after, tmp_path, one.name, "found.json")
         assert kept == (None if one.name in stale else "found")
 
 

@@ -15,14 +15,15 @@ def gan(settings: str, batch: int = 32, steps: int = STEPS, size: int = 50) -> S
     import torch
 
     precision, channels_last, mode = SETTINGS[settings]
-    own = Gan(batch_size=batch)
+    gan_settings = Gan(batch_size=batch)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    generator, average, discriminator = _generator(own, size), _generator(own, size), _discriminator(own, size)
+    generator, average = (_generator(gan_settings, size) for _ in range(2))
+    discriminator = _discriminator(gan_settings, size)
     networks = [network.to(memory_format=memory_format) for network in (generator, average, discriminator)]
     generator, average, discriminator = networks
     if mode:
         generator, discriminator = torch.compile(generator, mode=mode), torch.compile(discriminator, mode=mode)
-    rates = own.generator_learning_rate, own.discriminator_learning_rate
+    rates = gan_settings.generator_learning_rate, gan_settings.discriminator_learning_rate
     optimizers = [
         torch.optim.Adam(network.parameters(), rate, (0.0, 0.99), fused=True)
         for network, rate in zip((generator, discriminator), rates, strict=True)
@@ -38,7 +39,7 @@ def gan(settings: str, batch: int = 32, steps: int = STEPS, size: int = 50) -> S
         optimizer.step()
 
     def step() -> float:
-        noise = torch.randn(batch, own.latent_dim)
+        noise = torch.randn(batch, gan_settings.latent_dim)
         pixel_noise = torch.randn(batch, 1, size, size).contiguous(memory_format=memory_format)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             real = _augment(torch, images.float() / 255)
@@ -49,7 +50,7 @@ def gan(settings: str, batch: int = 32, steps: int = STEPS, size: int = 50) -> S
             loss = softplus(-discriminator(fake, labels).float()).mean()
         update(optimizers[0], loss)
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), 1 - own.ema_decay)
+            torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), 1 - gan_settings.ema_decay)
         return loss.item()
 
     def run() -> int:

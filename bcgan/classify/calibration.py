@@ -81,6 +81,6 @@ def _fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibration:
 
     bounds = [(-MAX_LOG_SCALE, MAX_LOG_SCALE)] * num_classes + [(None, None)] * num_classes
     start = np.zeros(2 * num_classes)
-    found = minimize(loss_and_gradient, start, jac=True, bounds=bounds, options={"ftol": 1e-12, "gtol": 1e-8}).x
-    shift = found[num_classes:]
-    return Calibration(np.exp(-found[:num_classes]).tolist(), (shift - shift.mean()).tolist())
+    options = {"ftol": 1e-12, "gtol": 1e-8}
+    log_scale, shift = np.split(minimize(loss_and_gradient, start, jac=True, bounds=bounds, options=options).x, 2)
+    return Calibration(np.exp(-log_scale).tolist(), (shift - shift.mean()).tolist())

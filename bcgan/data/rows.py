@@ -142,8 +142,8 @@ class ImageRows:
         joined._row_of = np.concatenate([part._row_of for part in parts])
         source_of, first = [], 0
         for part in parts:
-            own = np.zeros(len(part), int) if part._source_of is None else part._source_of
-            source_of.append(own + first)
+            indices = np.zeros(len(part), int) if part._source_of is None else part._source_of
+            source_of.append(indices + first)
             first += len(part._sources)
         joined._source_of = np.concatenate(source_of)
         return joined

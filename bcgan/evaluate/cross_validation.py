@@ -107,7 +107,7 @@ def summarize(
         predictions = intervals.SeedPredictions({0: scores}, {0: thresholds})
         rng = np.random.default_rng(experiment.seed)
         bootstrapped[split] = intervals.bootstrap_metrics(labels[rows], predictions, weights, rng)
-        if experiment.data.has_images:
+        if experiment.data.results_by_image:
             image_results[split] = images.pooled_image_metrics(
                 index.iloc[rows], scores, thresholds, settings.bootstrap_samples, settings.confidence_level,
                 experiment.seed,

@@ -44,7 +44,7 @@ def get_probabilities(table: pd.DataFrame, name: str, seed: int) -> np.ndarray:
     column = column_name(name, seed)
     if column in table.columns:
         return table[column].to_numpy(float)
-    return table[[other for other in table.columns if other.startswith(f"{column}:")]].to_numpy(float)
+    return table[[name for name in table.columns if name.startswith(f"{column}:")]].to_numpy(float)
 
 
 def seeds_by_classifier(table: pd.DataFrame) -> dict[str, list[int]]:

@@ -44,20 +44,27 @@ class SeedPredictions(NamedTuple):
         )
 
 
-def calibrate_classes(predictions: SeedPredictions, validation: np.ndarray, labels: np.ndarray) -> SeedPredictions:
-    """Return the calibrated predictions of more than two classes, whose most probable one is called; others unchanged.
+class CalibratedPredictions(NamedTuple):
+    """A classifier's predictions before and after their calibration."""
 
-    Args:
-        validation: Mask of the patches that the calibration is fitted on.
-        labels: integers, (n,).
-    """
-    calibrated = {}
-    for seed, values in predictions.probabilities.items():
-        if values.ndim == 1:
-            return predictions
-        fitted = calibration.fit(values[validation], np.asarray(labels)[validation])
-        calibrated[seed] = calibration.apply(fitted, values)
-    return predictions._replace(probabilities=calibrated)
+    original: SeedPredictions
+    calibrated: SeedPredictions
+    calibrations: dict[int, calibration.Calibration]  # by seed
+
+    def called(self) -> SeedPredictions:
+        """Return those that classes are called by: calibrated ones of more than two classes, else the original ones."""
+        is_binary = all(values.ndim == 1 for values in self.original.probabilities.values())
+        return self.original if is_binary else self.calibrated
+
+
+def calibrate(predictions: SeedPredictions, validation: np.ndarray, labels: np.ndarray) -> CalibratedPredictions:
+    """Fit a calibration for each seed to the patches of the mask `validation`, and apply it to all."""
+    calibrations = {
+        seed: calibration.fit(values[validation], labels[validation])
+        for seed, values in predictions.probabilities.items()
+    }
+    calibrated = {seed: calibration.apply(calibrations[seed], predictions.probabilities[seed]) for seed in calibrations}
+    return CalibratedPredictions(predictions, predictions._replace(probabilities=calibrated), calibrations)
 
 
 def bootstrap_metrics(

@@ -9,7 +9,7 @@ import pandas as pd
 from bcgan import data, progress, runs
 from bcgan.artifacts import StageRun
 from bcgan.classifiers import CLASSIFIERS
-from bcgan.classify import calibration, context, pretraining
+from bcgan.classify import context, pretraining
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.evaluate import derived, intervals, leaks, metrics, split_optimism
 from bcgan.evaluate import images as by_image
@@ -40,7 +40,7 @@ def evaluate(run: StageRun, store: Store) -> None:
     table, context_weights = _predict_held_out(run, store, properties)
     table.to_csv(folder / "probabilities.csv", index=False, float_format="%.9g")
     table = _read_probabilities(folder)  # rounded, as the report reads them
-    predictions = {name: _select_thresholds(table, name) for name in seeds_by_classifier(table)}
+    predictions = _calibrate_classifiers(table)
     results = {name: _measure_classifier(experiment, table, predictions[name]) for name in predictions}
     if context_weights:
         results[derived.CONTEXT]["context"] = context_weights._asdict()
@@ -124,6 +124,15 @@ def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
             bar.update(len(images))
 
 
+def _calibrate_classifiers(table: pd.DataFrame) -> dict[str, intervals.CalibratedPredictions]:
+    """Return each classifier's held-out predictions, with thresholds and calibrations from the validation patients."""
+    labels, validation = table["label"].to_numpy(), (table["role"] == "validation").to_numpy()
+    return {
+        name: intervals.calibrate(_select_thresholds(table, name), validation, labels)
+        for name in seeds_by_classifier(table)
+    }
+
+
 def _select_thresholds(table: pd.DataFrame, name: str) -> intervals.SeedPredictions:
     """Return a classifier's held-out probabilities, with the thresholds of the largest validation Youden index.
 
@@ -136,7 +145,9 @@ def _select_thresholds(table: pd.DataFrame, name: str) -> intervals.SeedPredicti
     return intervals.SeedPredictions(scores, thresholds)
 
 
-def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions: intervals.SeedPredictions) -> dict:
+def _measure_classifier(
+    experiment: Experiment, table: pd.DataFrame, predictions: intervals.CalibratedPredictions
+) -> dict:
     """Return one classifier's part of metrics.json.
 
     Returns:
@@ -148,19 +159,14 @@ def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions
     """
     settings, labels, patients = experiment.evaluate, table["label"].to_numpy(), table["patient"].to_numpy()
     bootstrap = (settings.bootstrap_samples, settings.confidence_level, experiment.seed)
-    validation = (table["role"] == "validation").to_numpy()
-    fitted, calibrated_by_seed = {}, {}
-    for seed, scores in predictions.probabilities.items():
-        fitted[seed] = calibration.fit(scores[validation], labels[validation])
-        calibrated_by_seed[seed] = calibration.apply(fitted[seed], scores)
-    calibrated = predictions._replace(probabilities=calibrated_by_seed)
+    original, calibrated = predictions.original, predictions.calibrated
     is_binary, class_names = experiment.num_classes == 2, experiment.data.class_names
     sets, by_class = {}, {}
     for role in sorted(table["role"].unique()):
         rows = (table["role"] == role).to_numpy()
         before, after = (
             intervals.metrics_with_intervals(labels[rows], scored.select(rows), patients[rows], *bootstrap)
-            for scored in (predictions, calibrated)
+            for scored in (original, calibrated)
         )
         if not is_binary:  # the most probable class is that after calibration
             before = after | {name: before[name] for name in CALIBRATED_METRICS}
@@ -168,7 +174,7 @@ def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions
         sets[role] |= by_patient.patient_metrics(
             labels[rows], calibrated.select(rows).probabilities, patients[rows], *bootstrap
         )
-        if experiment.data.has_images:
+        if experiment.data.results_by_image:
             sets[role] |= by_image.image_metrics(table, calibrated.probabilities, role, *bootstrap)
         if not is_binary:
             by_class[role] = {
@@ -181,10 +187,10 @@ def _measure_classifier(experiment: Experiment, table: pd.DataFrame, predictions
                 for label, name in enumerate(class_names)
             }
     return {
-        "thresholds": {str(seed): value for seed, value in predictions.thresholds.items()},
-        "calibration": {str(seed): values._asdict() for seed, values in fitted.items()},
-        "operating_points": _measure_operating_points(table, predictions) if is_binary else {},
-        "whole_slide_metrics": _measure_whole_slides(table, predictions) if is_binary else {},
+        "thresholds": {str(seed): value for seed, value in original.thresholds.items()},
+        "calibration": {str(seed): values._asdict() for seed, values in predictions.calibrations.items()},
+        "operating_points": _measure_operating_points(table, original) if is_binary else {},
+        "whole_slide_metrics": _measure_whole_slides(table, original) if is_binary else {},
         "sets": sets,
     } | ({} if is_binary else {"by_class": by_class})
 
@@ -230,7 +236,7 @@ def _measure_whole_slides(table: pd.DataFrame, predictions: intervals.SeedPredic
 
 
 def _compare_classifiers(
-    experiment: Experiment, table: pd.DataFrame, predictions: dict[str, intervals.SeedPredictions]
+    experiment: Experiment, table: pd.DataFrame, predictions: dict[str, intervals.CalibratedPredictions]
 ) -> list[dict]:
     """Compare classifiers on the same test patches and resamples.
 
@@ -239,19 +245,13 @@ def _compare_classifiers(
     Returns:
         [{classifier, reference, metric, value, low, high, p}].
     """
-    test, validation = ((table["role"] == role).to_numpy() for role in ("test", "validation"))
-    settings = experiment.evaluate
+    settings, test = experiment.evaluate, (table["role"] == "test").to_numpy()
     labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]
     resample_weights = intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed)
     rng = np.random.default_rng(0)
     bootstrapped = {
-        name: intervals.bootstrap_metrics(
-            labels,
-            intervals.calibrate_classes(predictions[name], validation, table["label"]).select(test),
-            resample_weights,
-            rng,
-        )  # fmt: skip
-        for name in predictions
+        name: intervals.bootstrap_metrics(labels, values.called().select(test), resample_weights, rng)
+        for name, values in predictions.items()
     }
     proposed = experiment.proposed
     pairs = [(name, proposed) for name in bootstrapped if name != proposed]

@@ -36,8 +36,8 @@ class ClassLogit(keras.layers.Layer):
         """Return the log odds; logits are (batch, 1) or (batch, classes)."""
         if logits.shape[-1] == 1:
             return logits if self.label else -logits
-        others = [logits[:, other : other + 1] for other in range(logits.shape[-1]) if other != self.label]
-        rest = keras.ops.logsumexp(keras.ops.concatenate(others, 1), 1, keepdims=True)
+        rest = [logits[:, label : label + 1] for label in range(logits.shape[-1]) if label != self.label]
+        rest = keras.ops.logsumexp(keras.ops.concatenate(rest, 1), 1, keepdims=True)
         return logits[:, self.label : self.label + 1] - rest
 
 

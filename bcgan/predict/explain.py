@@ -8,10 +8,10 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader
 
 from bcgan import progress
+from bcgan.classes import capitalize
 from bcgan.predict.maps import (
     ABSTAIN_REASONS,
     METHOD_NAMES,
-    capitalize,
     describe_colors,
     describe_test,
     draw_explanation,
@@ -66,7 +66,7 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
 
 def _describe(model: Model, patch) -> dict[str, Any]:
     """Return the prediction for a patch in words and in numbers; the numbers are `None` without a probability."""
-    probability, uncertainty, called, verdict, *_ = (values[0] for values in model.predict(patch[None]))
+    probability, uncertainty, called, verdict, _, by_class = (values[0] for values in model.predict(patch[None]))
     classes = model.card.classes
     calls = {
         "scored": f"Called {classes[called]}",
@@ -78,7 +78,7 @@ def _describe(model: Model, patch) -> dict[str, Any]:
     return {
         "call": calls[VERDICTS[verdict]],
         "probability": float(probability) if has_score else None,
-        "probability_name": capitalize(probability_name(classes, explained_label(model, patch))),
+        "probability_name": capitalize(probability_name(classes, explained_label(model, patch, by_class))),
         "uncertainty": float(uncertainty) if has_score else None,
         "ood_score": float(model.ood_scores(patch[None])[0]),
     }

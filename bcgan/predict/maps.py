@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from bcgan import machine, runs
-from bcgan.classes import CLASS_COLORS, CLASSES, class_colors
+from bcgan.classes import CLASS_COLORS, capitalize, class_colors, class_noun
 from bcgan.predict.model import ABSTAINED, OUT_OF_DISTRIBUTION, SCORED, VERDICTS, Card, Model, Predictions
 from bcgan.slides.files import printable
 from bcgan.slides.patches import PatchGrid
@@ -54,8 +54,8 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
     machine.prepare_environment(tensorflow=True)
     from bcgan.explain import saliency  # needs Keras, which a map does not
 
-    probability, uncertainty, called, verdict, *_ = (values[0] for values in model.predict(patch[None]))
-    label, maps = explained_label(model, patch), {}
+    probability, uncertainty, called, verdict, _, by_class = (values[0] for values in model.predict(patch[None]))
+    label, maps = explained_label(model, patch, by_class), {}
     network, prepared = saliency.explain_class(model.network, label), model.prepare(patch[None])
     for name, explain in saliency.METHODS.items():
         with contextlib.suppress(ValueError):  # Grad-CAM needs a network with feature maps
@@ -79,19 +79,26 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
     figure.savefig(target, dpi=150, format="png")
 
 
-def explained_label(model: Model, patch: np.ndarray) -> int:
-    """Return the label of the class whose pixels are shown: the second of two, or the most probable one of more."""
-    return 1 if len(model.card.classes) == 2 else int(model.probabilities(patch[None])[0].argmax())
+def explained_label(model: Model, patch: np.ndarray, class_probabilities: np.ndarray) -> int:
+    """Return the label of the class whose pixels are shown: the second of two, or the most probable one of more.
+
+    Args:
+        class_probabilities: (classes,). Those that `Model.predict` gave, NaN for a patch that it rejected.
+    """
+    if len(class_probabilities) == 2:
+        return 1
+    if np.isnan(class_probabilities).any():
+        class_probabilities = model.probabilities(patch[None])[0]
+    return int(class_probabilities.argmax())
 
 
 def describe_colors(card: Card, label: int | None = None) -> str:
     """Return in words what the colors of the explanation of a class mean, or those of all patches."""
-    if card.classes == CLASSES:
-        return "orange supports malignancy, violet benignity"
-    if len(card.classes) == 2:
-        return f"orange supports {card.classes[1]}, violet {card.classes[0]}"
-    name = "the most probable class" if label is None else card.classes[label]
-    return f"orange supports {name}, violet the other classes"
+    nouns = [class_noun(name) for name in card.classes]
+    if len(nouns) == 2:
+        return f"orange supports {nouns[1]}, violet {nouns[0]}"
+    noun = "the most probable class" if label is None else nouns[label]
+    return f"orange supports {noun}, violet the other classes"
 
 
 def describe_test(card: Card, method: str) -> str:
@@ -136,12 +143,7 @@ def to_geojson(grid: PatchGrid, predictions: Predictions, card: Card) -> dict:
 
 def probability_name(classes: tuple[str, ...], label: int = 1) -> str:
     """Return the name of the probability of a class, by default the second of two."""
-    return "probability of malignancy" if classes == CLASSES else f"probability of {classes[label]}"
-
-
-def capitalize(text: str) -> str:
-    """Return a text with an initial capital; the rest, such as the name of a class, does not change."""
-    return text[:1].upper() + text[1:]
+    return f"probability of {class_noun(classes[label])}"
 
 
 def patch_colors(predictions: Predictions, classes: tuple[str, ...]) -> list[tuple[float, float, float]]:

@@ -195,8 +195,9 @@ class Model:
         by_class, deviation, limits = self._probabilities(prepared, coords, has_tissue)
         most_probable = by_class.argmax(1)
         is_binary = len(self.card.classes) == 2
-        shown = (np.arange(len(images)), np.ones(len(images), int) if is_binary else most_probable)
-        probability, uncertainty = by_class[shown], deviation[shown]
+        # The class whose probability is given: the second of two, or the most probable one of more.
+        rows_and_classes = np.arange(len(images)), np.ones(len(images), int) if is_binary else most_probable
+        probability, uncertainty = by_class[rows_and_classes], deviation[rows_and_classes]
         low, threshold, high = limits.T
         verdict = np.where((probability > low) & (probability < high), ABSTAINED, SCORED)
         verdict[(self._ood_scores(prepared) > self.card.ood_threshold) | is_colorless(images)] = OUT_OF_DISTRIBUTION

@@ -197,7 +197,7 @@ def _decode_all(records: list[Record], experiment: Experiment, path: Path) -> tu
         One row for each patch, with its measures, and for each record that cannot be used, with the reason; and
         thumbnails, uint8 (n, 16, 16).
     """
-    lock, size = Lock(), experiment.data.size
+    lock, size, is_cut = Lock(), experiment.data.size, experiment.data.tile is not None
     writer = NpyWriter(path, (size, size, 3), np.uint8)
 
     def decode_chunk(indices: range) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -205,7 +205,9 @@ def _decode_all(records: list[Record], experiment: Experiment, path: Path) -> tu
         # The rest is many calls of microseconds, in which threads would mostly wait for each other.
         with lock:
             rows = [
-                row for index, part in zip(indices, decoded, strict=True) for row in _index_rows(records[index], part)
+                row
+                for index, part in zip(indices, decoded, strict=True)
+                for row in _index_rows(records[index], part, is_cut and not part.reason)
             ]
         return np.concatenate([part.patches for part in decoded]), rows
 
@@ -267,9 +269,8 @@ def _cut_record(record: Record, experiment: Experiment) -> _Decoded:
     return _Decoded(patches, list(grid.patches), grid.coords, "")
 
 
-def _index_rows(record: Record, decoded: _Decoded) -> Iterable[dict[str, Any]]:
-    """Yield the row of each patch of a record."""
-    is_cut = decoded.corners.tolist() != [[record.x, record.y]]
+def _index_rows(record: Record, decoded: _Decoded, is_cut: bool) -> Iterable[dict[str, Any]]:
+    """Yield the row of each patch of a record; one of an image that was cut has its corner in its id."""
     for image, (x, y) in zip(decoded.measured, decoded.corners.tolist(), strict=True):
         height, width = (0, 0) if image is None else image.shape[:2]
         pixels = "" if image is None else hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
@@ -314,11 +315,11 @@ def _check_patch_size(rows: pd.DataFrame, native: int | None, settings: Data) ->
 
 def _warn_of_enlarged(index: pd.DataFrame, native: int | None, size: int) -> None:
     """Warn of patches that have fewer pixels than the experiment stores: enlarging them adds no detail."""
-    sides = index[["width", "height"]].min(axis=1) if native is None else pd.Series(native, index.index)
-    if count := int((sides < size).sum()):
+    shorter_sides = index[["width", "height"]].min(axis=1) if native is None else pd.Series(native, index.index)
+    if count := int((shorter_sides < size).sum()):
         progress.log.warning(
             "preprocess: %d of %d patches are smaller than data.size=%d and were enlarged, the smallest from %d "
-            "pixels; set data.size to the size that they have", count, len(index), size, sides.min(),
+            "pixels; set data.size to the size that they have", count, len(index), size, shorter_sides.min(),
         )  # fmt: skip
 
 

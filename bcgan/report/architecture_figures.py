@@ -4,6 +4,7 @@ import keras
 import pandas as pd
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
+from bcgan.classes import class_text
 from bcgan.models.discriminator import discriminator, list_blocks
 from bcgan.models.gan_resnet import gan_resnet, joined_block
 from bcgan.models.generator import generator
@@ -12,7 +13,7 @@ from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import style
 from bcgan.report.run import Run
 from bcgan.report.style import ReportFigure
-from bcgan.report.wording import MAX_LISTED_CLASSES, class_text
+from bcgan.report.wording import MAX_LISTED_CLASSES
 from bcgan.settings import Classifier
 
 COLORS = {

@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 
+from bcgan.classes import class_noun
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.data import microns_per_pixel
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import slide_figures
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
-from bcgan.report.wording import class_noun, join_words
+from bcgan.report.wording import join_words
 
 UNKNOWN = "Unknown"
 NO_PATIENTS = "Unknown: the data name no patient, every patch stands for itself"

@@ -7,12 +7,18 @@ The curves are the proposed classifier's; of the others the mean area over the c
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
 from bcgan.evaluate.derived import get_probabilities
 from bcgan.evaluate.intervals import format_estimate
-from bcgan.report.classifier_curves import CURVE_POINTS, CurveFunction, legend_below, mean_curve, recall_precision_curve
+from bcgan.report.classifier_curves import (
+    CURVE_POINTS,
+    CurveFunction,
+    legend_below,
+    mean_curve,
+    plot_reliability,
+    recall_precision_curve,
+)
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, ReportFigure, plt
 
@@ -47,16 +53,12 @@ def reliability(run: Run) -> ReportFigure:
     for axes, (title, scores) in zip(grid, panels.items(), strict=True):
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
         for label, (class_name, text) in enumerate(zip(run.class_names, run.class_texts, strict=True)):
-            observed, predicted = calibration_curve(
-                test["label"] == label, scores[:, label], n_bins=10, strategy="quantile"
-            )
-            axes.plot(
-                predicted, observed, "o-", ms=3.5, color=run.class_colors[class_name],
+            points = plot_reliability(
+                axes, test["label"] == label, scores[:, label], color=run.class_colors[class_name],
                 label=f"{text}: {format_estimate(by_class[class_name]['ece'])}" if axes is grid[0] else None,
             )  # fmt: skip
-            points = zip(predicted, observed, strict=True)
-            rows += [{"probabilities": title, "class": class_name, "predicted": p, "observed": o} for p, o in points]
-        axes.set(xlabel="Mean probability of the class", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
+            rows += [{"probabilities": title, "class": class_name, **point} for point in points]
+        axes.set(xlabel="Mean probability of the class", title=title)
     grid[0].set_ylabel("Observed share of the class")
     legend_below(figure, "Expected calibration error, after scaling")
     sns.despine(figure)

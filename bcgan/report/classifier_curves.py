@@ -12,10 +12,10 @@ import seaborn as sns
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from bcgan.classes import class_noun
 from bcgan.evaluate.intervals import format_estimate, patient_weights
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, ReportFigure
-from bcgan.report.wording import class_noun
 
 CURVE_POINTS = 201  # along the x axis, at which the curves of the seeds are averaged
 BAND_RESAMPLES = 300  # bootstrap curves that a band is the quantiles of
@@ -65,21 +65,14 @@ def reliability(run: Run) -> ReportFigure:
             if is_calibrated:
                 by_seed = [run.calibrated_probabilities(name, seed, test) for seed in run.seeds(name)]
                 scores = np.mean(by_seed, axis=0)
-            observed, predicted = calibration_curve(test["label"], scores, n_bins=10, strategy="quantile")
             test_metrics = run.metrics[name]["sets"]["test"]
             errors = ", ".join(format_estimate(test_metrics[metric]) for metric in ("ece", "ece_calibrated"))
-            axes.plot(
-                predicted, observed, "o-", ms=3.5, color=CLASSIFIER_COLORS[name], zorder=_line_order(run, name),
+            points = plot_reliability(
+                axes, test["label"], scores, color=CLASSIFIER_COLORS[name], zorder=_line_order(run, name),
                 label=f"{CLASSIFIER_NAMES[name]}: {errors}" if axes is grid[0] else None,
             )  # fmt: skip
-            points = zip(predicted, observed, strict=True)
-            rows += [{"probabilities": title, "classifier": name, "predicted": p, "observed": o} for p, o in points]
-        axes.set(
-            xlabel=f"Mean probability of {class_noun(run.class_names[1])}",
-            xlim=(-0.02, 1.02),
-            ylim=(-0.02, 1.02),
-            title=title,
-        )
+            rows += [{"probabilities": title, "classifier": name, **point} for point in points]
+        axes.set(xlabel=f"Mean probability of {class_noun(run.class_names[1])}", title=title)
     grid[0].set_ylabel(f"Observed share {run.class_texts[1]}")
     legend_below(figure, "Expected calibration error, as it is and after scaling")
     sns.despine(figure)
@@ -90,6 +83,23 @@ def reliability(run: Run) -> ReportFigure:
         "that a small one may lie below its interval."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Reliability", caption)
+
+
+def plot_reliability(axes: plt.Axes, is_class, scores: np.ndarray, **line) -> list[dict[str, float]]:
+    """Draw the observed share of a class against its probability, in ten bins of equal size.
+
+    Args:
+        is_class: (n,). Whether a patch is of the class.
+        scores: (n,). Probabilities of the class.
+        line: Arguments of `Axes.plot`.
+
+    Returns:
+        {predicted, observed} for each bin.
+    """
+    observed, predicted = calibration_curve(is_class, scores, n_bins=10, strategy="quantile")
+    axes.plot(predicted, observed, "o-", ms=3.5, **line)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    return [{"predicted": p, "observed": o} for p, o in zip(predicted, observed, strict=True)]
 
 
 def decision_curve(run: Run) -> ReportFigure:

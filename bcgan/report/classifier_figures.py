@@ -6,6 +6,7 @@ import pandas as pd
 import seaborn as sns
 from sklearn.metrics import confusion_matrix
 
+from bcgan.classes import capitalize
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.evaluate.metrics import operating_points
@@ -20,7 +21,6 @@ from bcgan.report.style import (
     difference_title,
     format_signed,
 )
-from bcgan.report.wording import capitalize
 
 YOUDEN, MOST_PROBABLE = "youden", "most_probable"
 MIN_CELL_IN, MAX_WIDTH_IN = 0.5, 10  # of confusion matrices

@@ -7,14 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from bcgan.classes import CLASSES, class_names, parse_classes
+from bcgan.classes import CLASSES, class_names, class_text, parse_classes
 from bcgan.errors import InputError
 from bcgan.evaluate.intervals import format_estimate
+from bcgan.report.gan_tables import GAN_NAMES
 from bcgan.report.page import load_templates
 from bcgan.report.results import SCHEMA
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
-from bcgan.report.tables import GAN_NAMES
-from bcgan.report.wording import class_text
 
 CLASS_METRICS = ("roc_auc", "sensitivity", "specificity")
 METRICS = ("roc_auc", "balanced_accuracy", "f1", "ece_calibrated")

@@ -9,13 +9,13 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan import data
-from bcgan.classes import CLASSES
+from bcgan.classes import CLASSES, capitalize
 from bcgan.errors import InputError
 from bcgan.preprocess import images, stain
 from bcgan.report import tables
 from bcgan.report.run import Run
 from bcgan.report.style import INK, ROLE_NAMES, ReportFigure, rows_per_class, set_group_title, show_patch
-from bcgan.report.wording import capitalize, join_words
+from bcgan.report.wording import join_words
 from bcgan.slides.decode import decode_image
 
 PROPERTIES = {

@@ -5,10 +5,11 @@ import pandas as pd
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
+from bcgan.classes import class_text
 from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.report.run import Run
 from bcgan.report.style import MUTED, REAL, SYNTHETIC, ReportFigure, plt, sns
-from bcgan.report.wording import MAX_LISTED_CLASSES, class_text
+from bcgan.report.wording import MAX_LISTED_CLASSES
 
 MAX_EXAMPLES = 800  # real patches, and as many synthetic ones
 NUM_COLORED, OTHERS = 5, "others"  # patients with a color of their own: more colors are hard to distinguish

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from bcgan.classes import capitalize, class_noun
 from bcgan.evaluate.explanations import NUM_PHANTOM_PATCHES, PIXEL_FRACTIONS, without_edges
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import tables
@@ -20,7 +21,7 @@ from bcgan.report.style import (
     show_patch,
     text_color,
 )
-from bcgan.report.wording import MAX_LISTED_CLASSES, capitalize, class_noun, join_words
+from bcgan.report.wording import MAX_LISTED_CLASSES, join_words
 
 METHODS = {
     "grad_cam": "Grad-CAM", "integrated_gradients": "Integrated\ngradients", "occlusion": "Occlusion",

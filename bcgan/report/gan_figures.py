@@ -7,9 +7,11 @@ import pandas as pd
 import seaborn as sns
 from sklearn.neighbors import NearestNeighbors
 
+from bcgan.classes import capitalize
 from bcgan.evaluate.synthetic import SMALL_PX, flatten_reduced
 from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.report.data_figures import select_patches
+from bcgan.report.gan_tables import BETTER, GAN_NAMES
 from bcgan.report.run import Run
 from bcgan.report.style import (
     CLASSIFIER_COLORS,
@@ -25,8 +27,7 @@ from bcgan.report.style import (
     show_patch,
     text_color,
 )
-from bcgan.report.tables import BETTER, GAN_NAMES
-from bcgan.report.wording import capitalize, join_words
+from bcgan.report.wording import join_words
 
 COLUMNS = 8
 ROWS = 4  # of each class, at most: of two classes 64 patches of a kind

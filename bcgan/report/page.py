@@ -11,6 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from bcgan import progress, runs
+from bcgan.classes import capitalize
 from bcgan.errors import InputError
 from bcgan.evaluate import images as by_image
 from bcgan.evaluate import patients as by_patient
@@ -27,6 +28,7 @@ from bcgan.report import (
     embedding_figure,
     explanation_figures,
     gan_figures,
+    gan_tables,
     slide_figures,
     style,
     synthesis_figures,
@@ -34,9 +36,10 @@ from bcgan.report import (
 )
 from bcgan.report.alerts import list_alerts, list_limitations
 from bcgan.report.results import collect_results
-from bcgan.report.run import Run, read
+from bcgan.report.run import Run
+from bcgan.report.run_files import read
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
-from bcgan.report.wording import capitalize, join_words
+from bcgan.report.wording import join_words
 
 FIGURES = {
     "networks": {
@@ -218,8 +221,8 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "counts": tables.counts(run),
         "audit": tables.audit(run),
         "leak_audit": tables.leaks(run),
-        "gan_scores_summary": tables.gan_scores(run),
-        "quality_filter": tables.quality_filter(run),
+        "gan_scores_summary": gan_tables.gan_scores(run),
+        "quality_filter": gan_tables.quality_filter(run),
         "comparisons_summary": tables.comparisons(run),
         "split_optimism": tables.split_optimism(run),
         "calibration": tables.results(run, "test", tables.CALIBRATION_METRICS),
@@ -229,7 +232,7 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "data_card": cards.data_card(run),
         "claim": cards.claim(run),
     }
-    if run.experiment.data.has_images:
+    if run.experiment.data.results_by_image:
         summary_tables["images"] = tables.results(run, "test", by_image.NAMES)
     if run.is_multiclass:
         first, *others = run.classifier_names

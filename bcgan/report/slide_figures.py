@@ -8,13 +8,12 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan import data
-from bcgan.classes import CLASS_COLORS
+from bcgan.classes import CLASS_COLORS, class_noun
 from bcgan.data.records import UNKNOWN
 from bcgan.evaluate.derived import slide_names
 from bcgan.preprocess.images import resize_patches
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, ReportFigure, class_colormap
-from bcgan.report.wording import class_noun
 
 MAX_SLIDES = 4
 SLIDE_WIDTH_IN = 2.5

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from bcgan.classes import capitalize, class_text
 from bcgan.evaluate.translations import NUM_PHANTOM_PATCHES
 from bcgan.report.run import Run
 from bcgan.report.style import (
@@ -24,7 +25,7 @@ from bcgan.report.style import (
     show_patch,
     text_color,
 )
-from bcgan.report.wording import capitalize, class_text, join_words
+from bcgan.report.wording import join_words
 
 ATTRIBUTE_NAMES = {
     "density": "Nuclear density (share of tissue)", "haematoxylin": "Haematoxylin (optical density)",

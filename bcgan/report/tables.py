@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 
+from bcgan.classes import capitalize, class_noun
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.evaluate import images as by_image
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
 from bcgan.report.run import Run
 from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES, difference_title
-from bcgan.report.wording import capitalize, class_noun
 
 # As printed in the paper's Table 2 and text, and what others published on IDC by patients.
 PUBLISHED = (
@@ -110,70 +110,6 @@ def examples_with_fault(faulty: pd.DataFrame, fault: str) -> list[str]:
     """Return the ids of the first EXAMPLES_PER_FAULT files that have a fault."""
     has_fault = faulty["faults"].str.split().map(lambda names: fault in names).astype(bool)
     return faulty.loc[has_fault, "id"].tolist()[:EXAMPLES_PER_FAULT]
-
-
-REFERENCES = {
-    "real_vs_real_same_patients": "same patients",
-    "benign_only": "{first} alone",
-    "random_pixels": "random pixels",
-}
-BOUNDS = ("value", "floor", "ceiling")
-GAN_NAMES = {
-    "kid": "KID", "kid_efficientnet_lite2": "KID on EfficientNet-Lite2, ImageNet", "fid": "FID",
-    "fid_efficientnet_lite2": "FID on EfficientNet-Lite2, ImageNet",
-    "precision": "Precision", "recall": "Recall", "density": "Density",
-    "coverage": "Coverage", "class_fidelity": "Class fidelity (balanced accuracy)",
-    "tstr_roc_auc": "Trained on synthetic, tested on real (ROC AUC)",
-    "memorization_rate": "Memorization rate, by features", "memorization_rate_pixels": "Memorization rate, by pixels",
-}  # fmt: skip
-
-
-# Which direction is better; of the scores that are not listed, higher.
-BETTER = {"kid": "lower", "kid_efficientnet_lite2": "lower", "fid": "lower", "fid_efficientnet_lite2": "lower",
-          "memorization_rate": "as real ones",
-          "memorization_rate_pixels": "as real ones"}  # fmt: skip
-# Scores whose ceiling is what real patches reach; of the others it is the worst case.
-WITH_REAL_CEILING = ("class_fidelity", "tstr_roc_auc")
-
-
-def gan_scores(run: Run) -> pd.DataFrame:
-    """Return every score of the synthetic patches, with that of real patches and the worst case."""
-    rows = []
-    for name, title in GAN_NAMES.items():
-        score = run.gan_scores[name]
-        value, *bounds = ("not defined" if score[key] is None else f"{score[key]:.4g}" for key in BOUNDS)
-        real, worst = reversed(bounds) if name in WITH_REAL_CEILING else bounds
-        if score["low"] is not None:
-            value += f" ({score['low']:.4g} to {score['high']:.4g})"
-        references = ", ".join(
-            f"{REFERENCES[key].format(first=run.class_texts[0])} {score[key]:.3g}"
-            for key in REFERENCES
-            if score.get(key) is not None
-        )
-        rows.append((title, BETTER.get(name, "higher"), value, real, worst, references, score["samples"]))
-    synthetic, real = (f"{np.mean(by_class):.3f}" for by_class in run.layout_correlations().values())
-    rows.append((
-        "Correlation of the layouts of two patches of a class", "as real ones", synthetic, real, "1", "",
-        len(run.synthetic["labels"]),
-    ))  # fmt: skip
-    columns = ["Score", "Better is", "Synthetic", "Real patches", "Worst case", "For comparison", "Samples"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def quality_filter(run: Run) -> pd.DataFrame:
-    """Return how many synthetic patches the quality filter accepted, and why it rejected the others."""
-    counts = run.synthetic_properties.groupby("label")["filter_result"].value_counts().unstack(fill_value=0)
-    names = {
-        "accepted": "Accepted",
-        "low_confidence": "Rejected: class not recognised",
-        "out_of_distribution": "Rejected: far from real patches",
-    }
-    rows = [
-        (capitalize(text), *(int(counts.at[label, result]) if result in counts else 0 for result in names))
-        for label, text in enumerate(run.class_texts)
-        if label in counts.index
-    ]
-    return pd.DataFrame(rows, columns=["Class", *names.values()])
 
 
 def comparisons(run: Run) -> pd.DataFrame:

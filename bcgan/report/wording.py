@@ -2,31 +2,16 @@
 
 from collections.abc import Sequence
 
+from bcgan.classes import class_text
 from bcgan.report.style import METRIC_NAMES
 
-NOUNS = {"malignant": "malignancy"}  # of classes that are adjectives, after "probability of"
 MAX_LISTED_CLASSES = 4  # with more, captions give their number, since a list would be longer than the rest
-
-
-def class_text(name: str) -> str:
-    """Return the name of a class as part of a sentence."""
-    return name.replace("_", " ")
-
-
-def class_noun(name: str) -> str:
-    """Return what a class is a probability of, such as `malignancy`."""
-    return NOUNS.get(name, class_text(name))
-
-
-def capitalize(text: str) -> str:
-    """Return a text with an upper-case first letter; the others, such as those of `ductal, DCIS`, stay as they are."""
-    return text[:1].upper() + text[1:]
 
 
 def join_words(words: Sequence[str], last: str = "and") -> str:
     """Return words as an enumeration, such as `benign, in situ and malignant`."""
-    *others, final = words
-    return f"{', '.join(others)} {last} {final}" if others else final
+    *head, final = words
+    return f"{', '.join(head)} {last} {final}" if head else final
 
 
 def metric_names(class_names: Sequence[str]) -> dict[str, str]:

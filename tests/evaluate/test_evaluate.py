@@ -229,7 +229,8 @@ def test_the_ensemble_is_held_against_its_first_member_too(members, first):
     """Against the proposed classifier it is anyway, once."""
     asked = experiment.load("phantom", (f"evaluate.ensemble_models={members}", "evaluate.bootstrap_samples=10"))
     names = ("gan_resnet", "resnet_table1", "cnn", "ensemble")
-    scored = dict.fromkeys(names, intervals.SeedPredictions({0: SCORES}, {0: 0.5}))
+    predictions = intervals.SeedPredictions({0: SCORES}, {0: 0.5})
+    scored = dict.fromkeys(names, intervals.CalibratedPredictions(predictions, predictions, {}))
     table = pd.DataFrame({"role": "test", "label": LABELS, "patient": PATIENTS})
     found = [(one["classifier"], one["reference"]) for one in score._compare_classifiers(asked, table, scored)]
     expected = {(name, "gan_resnet") for name in names[1:]} | ({("ensemble", first)} if first else set())

@@ -10,7 +10,7 @@ from bcgan.errors import InputError
 from bcgan.evaluate import learning_curve
 from bcgan.evaluate.learning_curve import Cell
 from bcgan.report import page
-from bcgan.report.run import read
+from bcgan.report.run_files import read
 from tests.conftest import PATCHES
 
 CURVE = (

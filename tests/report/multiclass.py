@@ -61,8 +61,8 @@ def _probabilities(run: Run, labels: dict[str, int], class_names: tuple[str, ...
 def measure(experiment, probabilities: pd.DataFrame) -> dict[str, dict]:
     """Return the contents of metrics.json."""
     return {
-        name: score._measure_classifier(experiment, probabilities, score._select_thresholds(probabilities, name))
-        for name in derived.seeds_by_classifier(probabilities)
+        name: score._measure_classifier(experiment, probabilities, predictions)
+        for name, predictions in score._calibrate_classifiers(probabilities).items()
     }
 
 

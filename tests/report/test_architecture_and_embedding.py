@@ -58,12 +58,7 @@ def test_the_gan_is_drawn_as_the_run_built_it():
     style.plt.close(drawn.figure)
 
 
-def test_every_test_patch_and_synthetic_one_has_its_place(finished):
-    from bcgan import experiment
-    from bcgan.report.run import read
-
-    root = finished / "runs/tiny"
-    run = read(experiment.load(str(finished / "tiny.yaml")), root, True)
+def test_every_test_patch_and_synthetic_one_has_its_place(run):
     drawn = embedding_figure.embedding(run)
     real = drawn.numbers[drawn.numbers["kind"] == "real"]
     assert len(real) == len(run.store.role_indices("test"))

@@ -1,19 +1,11 @@
 """Cards say what the run says, and unknown where it says nothing; galleries show what their tables name."""
 
 import numpy as np
-import pytest
 
-from bcgan import experiment
 from bcgan.evaluate.explanations import NUM_CHANNELS, _most_varying_channels, feature_maps, without_edges
 from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
 from bcgan.report import cards, data_figures, explanation_figures, gan_figures, page, style, tables
-from bcgan.report.run import Run, read
-
-
-@pytest.fixture(scope="module")
-def run(finished) -> Run:
-    return read(experiment.load(str(finished / "tiny.yaml")), finished / "runs/tiny", True)
 
 
 def answers(table):

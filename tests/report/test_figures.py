@@ -10,15 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.metrics import precision_score, roc_auc_score, roc_curve
 
-from bcgan import experiment
 from bcgan.classes import CLASS_COLORS, CLASSES, FURTHER_CLASS_COLORS
 from bcgan.classifiers import CLASSIFIERS
-from bcgan.classify.calibration import Calibration, apply
 from bcgan.evaluate import derived
 from bcgan.report import (
-    classifier_curves,
     classifier_figures,
     data_figures,
     explanation_figures,
@@ -29,25 +25,13 @@ from bcgan.report import (
     synthesis_figures,
     tables,
 )
-from bcgan.report.run import Run, read
 from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES
-
-
-@pytest.fixture(scope="module")
-def run(finished) -> Run:
-    return read(experiment.load(str(finished / "tiny.yaml")), finished / "runs/tiny", True)
 
 
 def test_every_classifier_has_a_title_and_a_colour():
     """The report leaves out a classifier that has none."""
     names = {*CLASSIFIERS, derived.COLOR_TEXTURE, derived.ENSEMBLE, derived.CONTEXT}
     assert CLASSIFIER_NAMES.keys() == CLASSIFIER_COLORS.keys() == names
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 def test_where_tissue_may_not_be_shown_no_figure_holds_its_pixels(run):
@@ -73,11 +57,6 @@ def test_where_tissue_may_not_be_shown_no_figure_holds_its_pixels(run):
     ):  # fmt: skip
         assert shows(draw, True), draw.__name__
         assert not shows(draw, False), draw.__name__
-
-
-@pytest.fixture(scope="module")
-def test_rows(run):
-    return run.probabilities[run.probabilities["role"] == "test"]
 
 
 def test_every_figure_names_its_axes_its_sample_and_its_numbers(run):
@@ -160,17 +139,6 @@ def test_a_picture_in_an_svg_is_made_smaller_where_that_is_hardly_to_be_seen():
         assert style._pixel_errors(found, whole.convert("RGB")).mean() <= style.MAX_MEAN_PIXEL_ERROR
 
 
-def test_precision_begins_with_the_first_true_call(run, test_rows):
-    """Above the threshold of the best malignant patch there is none, and a curve would fall to 0 there."""
-    axes = classifier_curves.precision_recall(run).figure.axes[0]
-    for name, line in zip(run.classifier_names, axes.lines, strict=False):
-        found = []
-        for scores in run.probabilities_by_seed(name, test_rows).values():
-            best = scores[test_rows["label"] == 1].max()
-            found.append(precision_score(test_rows["label"], scores >= best))
-        assert line.get_ydata()[0] == pytest.approx(np.mean(found))
-
-
 def test_every_patient_has_a_bar_of_both_classes(run):
     drawn = data_figures.patient_balance(run)
     index = run.store.index
@@ -233,46 +201,6 @@ def test_the_bars_of_the_count_plot_are_the_stores_counts(run):
         expected = index[index["label"] == CLASSES.index(kind)]["role"].map(data_figures.ROLE_NAMES).value_counts()
         assert [bar.get_width() for bar in bars] == [expected.get(role, 0) for role in roles]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(CLASSES)
-
-
-def test_a_roc_curve_is_the_mean_of_scikit_learns_and_the_legend_says_the_area(run, test_rows):
-    second = run.probabilities.assign(**{"gan_resnet-seed1": run.probabilities["gan_resnet-seed0"].round(1)})
-    run = run._replace(probabilities=second)
-    drawn = classifier_curves.roc(run)
-    axes = drawn.figure.axes[0]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("1 - specificity", "Sensitivity")
-    assert len(axes.lines) == len(run.classifier_names) + 1  # chance
-    assert run.seeds("gan_resnet") == [0, 1]
-    said = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
-    labels, across = test_rows["label"], np.linspace(0, 1, 201)
-    for name, text, line in zip(run.classifier_names, said, axes.lines, strict=False):
-        scores = run.probabilities_by_seed(name, second.loc[test_rows.index]).values()
-        expected = np.mean([np.interp(across, *roc_curve(labels, one)[:2]) for one in scores], axis=0)
-        np.testing.assert_allclose(line.get_xdata(), across)
-        np.testing.assert_allclose(line.get_ydata(), expected)
-        # Without a single false call those are found that lie above every benign patch.
-        found = np.mean([(one[labels == 1] > one[labels == 0].max()).mean() for one in scores])
-        assert line.get_ydata()[0] == pytest.approx(found)
-        assert line.get_color() == CLASSIFIER_COLORS[name]
-        numbers = drawn.numbers[drawn.numbers["classifier"] == name]
-        np.testing.assert_allclose(numbers[["1 - specificity", "Sensitivity"]], line.get_xydata())
-        if name != "gan_resnet":
-            area = np.mean([roc_auc_score(labels, one) for one in scores])
-            assert text.startswith(f"{CLASSIFIER_NAMES[name]}: {area:.3f}")
-    assert "each line the mean of 1 seed" in drawn.caption
-
-
-@pytest.mark.parametrize("draw", [classifier_curves.roc, classifier_curves.precision_recall])
-def test_the_band_holds_the_curve_of_the_proposed_classifier(run, draw):
-    """Not everywhere: it is a band for every place by itself, and there are few patients here."""
-    drawn = draw(run)
-    table, line = drawn.numbers, drawn.figure.axes[0].lines[0]
-    band = table.dropna()
-    assert set(band["classifier"]) == {run.classifier_names[0]}
-    across = band[drawn.figure.axes[0].get_xlabel()].to_numpy()
-    assert (band["low"] <= band["high"]).all() and band[["low", "high"]].stack().between(0, 1).all()
-    inside = np.interp(across, line.get_xdata(), line.get_ydata())
-    assert ((inside >= band["low"] - 1e-9) & (inside <= band["high"] + 1e-9)).mean() > 0.8
 
 
 def test_every_role_has_its_own_scale(run):
@@ -386,42 +314,6 @@ def test_tissue_lies_at_its_places_and_only_where_it_may_be_shown(run):
     without = slide_figures.slide_maps(run._replace(patient_images=False))
     titles = {axes.get_title(loc="left") for axes in without.figure.axes}
     assert "Annotated" in titles and "Tissue" not in titles and "Tissue" not in without.caption
-
-
-def test_the_decision_curve_is_true_calls_less_false_ones_at_the_odds(run, test_rows):
-    drawn = classifier_curves.decision_curve(run)
-    malignant, threshold = test_rows["label"].to_numpy() == 1, 0.25
-    shown = drawn.numbers[np.isclose(drawn.numbers["threshold"], threshold)].set_index("classifier")["net_benefit"]
-    for name in run.classifier_names:
-        benefits = []
-        for seed, scores in run.probabilities_by_seed(name, test_rows).items():
-            fitted = Calibration(**run.metrics[name]["calibration"][str(seed)])
-            called = apply(fitted, scores) >= threshold
-            benefits.append(((called & malignant).sum() - (called & ~malignant).sum() / 3) / len(malignant))
-        assert shown[name] == pytest.approx(np.mean(benefits))
-    assert shown["all"] == pytest.approx(malignant.mean() - (1 - malignant.mean()) / 3)
-    axes = drawn.figure.axes[0]
-    for name, line in zip(run.classifier_names, axes.lines[2:], strict=True):
-        one = drawn.numbers[drawn.numbers["classifier"] == name]
-        np.testing.assert_allclose(line.get_xydata(), one[["threshold", "net_benefit"]])
-
-
-def test_reliability_bins_hold_every_patch(run, test_rows):
-    """The mean of what was observed in them, each as often as it has patches, is the share of malignant patches."""
-    drawn = classifier_curves.reliability(run)
-    for axes, title in zip(drawn.figure.axes, ("As it is", "After scaling"), strict=True):
-        part = drawn.numbers[drawn.numbers["probabilities"] == title]
-        for name, line in zip(run.classifier_names, axes.lines[1:], strict=True):
-            points = part.loc[part["classifier"] == name, ["predicted", "observed"]].to_numpy()
-            np.testing.assert_allclose(line.get_xydata(), points)
-            scores = run.mean_probabilities(name, test_rows)
-            if title == "After scaling":
-                scaled = [run.calibrated_probabilities(name, seed, test_rows) for seed in run.seeds(name)]
-                scores = np.mean(scaled, axis=0)
-            edges = np.percentile(scores, np.arange(10, 100, 10))
-            counts = np.bincount(np.searchsorted(edges, scores))
-            assert np.average(points[:, 1], weights=counts[counts > 0]) == pytest.approx(test_rows["label"].mean())
-            assert np.average(points[:, 0], weights=counts[counts > 0]) == pytest.approx(np.mean(scores))
 
 
 @pytest.mark.parametrize("draw", [classifier_figures.comparisons, synthesis_figures.probes])

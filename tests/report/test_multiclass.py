@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from bcgan import classes, experiment
+from bcgan import classes
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import (
     alerts,
@@ -20,6 +20,7 @@ from bcgan.report import (
     embedding_figure,
     explanation_figures,
     gan_figures,
+    gan_tables,
     page,
     slide_figures,
     style,
@@ -28,29 +29,13 @@ from bcgan.report import (
     wording,
 )
 from bcgan.report.results import collect_results
-from bcgan.report.run import Run, read
+from bcgan.report.run import Run
 from tests.report.multiclass import CLASS_NAMES, measure, with_classes
 
 
 @pytest.fixture(scope="module")
-def two(finished) -> Run:
-    return read(experiment.load(str(finished / "tiny.yaml")), finished / "runs/tiny", True)
-
-
-@pytest.fixture(scope="module")
-def run(two) -> Run:
-    return with_classes(two)
-
-
-@pytest.fixture
-def test_rows(run) -> pd.DataFrame:
-    return run.test_predictions
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    style.plt.close("all")
+def run(tiny_run) -> Run:
+    return with_classes(tiny_run)
 
 
 def test_every_class_has_a_colour_of_its_own():
@@ -75,15 +60,15 @@ def test_text_is_dark_enough_to_be_read():
         assert style._contrast_with_white(rgb) >= style.MIN_TEXT_CONTRAST - 0.05
 
 
-def test_words_are_of_the_classes(run, two):
+def test_words_are_of_the_classes(run, tiny_run):
     assert wording.join_words(["a", "b", "c"], "or") == "a, b or c"
     assert wording.join_words(["a"]) == "a"
-    assert wording.capitalize("ductal, DCIS") == "Ductal, DCIS"
+    assert classes.capitalize("ductal, DCIS") == "Ductal, DCIS"
     counts = run.split["counts"]["test"]["by_class"]
     assert run.role_summary("test").endswith(
         f"patches, {counts['benign']} benign, {counts['in_situ']} in situ, {counts['malignant']} malignant"
     )
-    assert with_classes(two, tuple("abcde")).role_summary("test").endswith("patches, 5 classes")
+    assert with_classes(tiny_run, tuple("abcde")).role_summary("test").endswith("patches, 5 classes")
     assert wording.metric_names(classes.CLASSES) == style.METRIC_NAMES
 
 
@@ -143,13 +128,13 @@ def test_reliability_bins_of_a_class_hold_every_patch(run, test_rows):
         assert observed == pytest.approx((test_rows["label"] == label).mean())
 
 
-def test_what_is_defined_for_two_classes_is_left_out(run, two):
+def test_what_is_defined_for_two_classes_is_left_out(run, tiny_run):
     figures = {name for drawn in page._select_figures(run).values() for name in drawn}
-    assert {name for drawn in page._select_figures(two).values() for name in drawn} - figures == {"decision_curve"}
+    assert {name for drawn in page._select_figures(tiny_run).values() for name in drawn} - figures == {"decision_curve"}
     summary_tables, _ = page._make_tables(run)
     assert {"per_class", "per_class_others"} <= summary_tables.keys()
     assert not {"operating_points", "slides"} & summary_tables.keys()
-    assert "operating_points" in page._make_tables(two)[0]
+    assert "operating_points" in page._make_tables(tiny_run)[0]
 
 
 def test_the_table_of_classes_has_the_metrics_of_each(run):
@@ -221,15 +206,15 @@ def test_without_patient_images_there_are_synthetic_ones_of_every_class(run, dra
     assert not any(axes.get_title(loc="left") == "Tissue" for axes in drawn.figure.axes)
 
 
-def test_the_explained_class_has_its_colour(two):
+def test_the_explained_class_has_its_colour(tiny_run):
     """The first of two classes may be explained; then its probability is the threshold's opposite."""
-    evaluate = two.experiment.evaluate.replace(explained_class="benign")
-    changed = two._replace(experiment=two.experiment.replace(evaluate=evaluate))
+    evaluate = tiny_run.experiment.evaluate.replace(explained_class="benign")
+    changed = tiny_run._replace(experiment=tiny_run.experiment.replace(evaluate=evaluate))
     drawn = explanation_figures.explanations(changed)
-    assert "blue supports benign, orange against" in drawn.caption
-    kept = explanation_figures.explanations(two)
+    assert "blue supports benignity, orange against" in drawn.caption
+    kept = explanation_figures.explanations(tiny_run)
     assert "orange supports malignancy, blue against" in kept.caption
-    threshold = two.metrics["gan_resnet"]["thresholds"]["0"]
+    threshold = tiny_run.metrics["gan_resnet"]["thresholds"]["0"]
     numbers = drawn.numbers
     expected = (1 - numbers["probability"] >= threshold) == (numbers["label"] == "malignant")
     np.testing.assert_array_equal(numbers["right"], expected)
@@ -255,9 +240,9 @@ def test_a_class_without_a_test_patch_is_not_defined(run):
         assert len(draw(rare).numbers)
 
 
-def test_translations_are_between_the_pair_of_classes(two):
+def test_translations_are_between_the_pair_of_classes(tiny_run):
     names = ("normal", "in_situ", "invasive")
-    run = with_classes(two, names)
+    run = with_classes(tiny_run, names)
     for drawn in (synthesis_figures.translations(run), synthesis_figures.counterfactuals(run)):
         assert set(drawn.numbers["class"]) == {"normal", "invasive"}
         assert "benign" not in drawn.caption
@@ -329,9 +314,9 @@ def test_the_page_has_no_dead_links_and_no_word_of_two_classes(run, tmp_path, mo
     assert results["protocol"]["roles"]["test"]["by_class"] == run.split["counts"]["test"]["by_class"]
 
 
-def test_reports_on_other_classes_are_compared(run, two, tmp_path):
+def test_reports_on_other_classes_are_compared(run, tiny_run, tmp_path):
     names = []
-    for name, of_classes in (("two", two), ("three", run)):
+    for name, of_classes in (("two", tiny_run), ("three", run)):
         (tmp_path / name).mkdir()
         path = tmp_path / name / "results.json"
         path.write_text(json.dumps(collect_results(of_classes, {})))
@@ -348,13 +333,13 @@ def test_reports_on_other_classes_are_compared(run, two, tmp_path):
     assert "Classes" not in pd.read_csv(tmp_path / "same/protocol.csv")["Figure"].tolist()
 
 
-def test_two_classes_of_other_names_are_named(two):
-    run = with_classes(two, ("normal", "tumor"))
+def test_two_classes_of_other_names_are_named(tiny_run):
+    run = with_classes(tiny_run, ("normal", "tumor"))
     assert run.role_summary("test").endswith(f"{run.class_counts('test')[1]} tumor")
     assert tables.counts(run).columns[-1] == "Tumor"
     assert {"Tumor found", "Normal spared", "called tumor"} <= set(tables.operating_points(run))
     assert tables.largest_errors(run).columns[-1] == "Probability of tumor"
-    texts = [*alerts.list_alerts(run), *cards.model_card(run)["Answer"], *tables.gan_scores(run)["For comparison"]]
+    texts = [*alerts.list_alerts(run), *cards.model_card(run)["Answer"], *gan_tables.gan_scores(run)["For comparison"]]
     for draw in (
         data_figures.examples, data_figures.count_plot, data_figures.patient_balance, data_figures.density,
         classifier_figures.confusion, classifier_figures.patient_shares, explanation_figures.error_gallery,

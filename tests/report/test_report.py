@@ -14,8 +14,9 @@ from bcgan.errors import InputError
 from bcgan.evaluate import metrics, synthetic
 from bcgan.gan import watch
 from bcgan.report import alerts, cards, classifier_figures, page, style, tables
-from bcgan.report.run import Run, read
-from bcgan.report.tables import GAN_NAMES
+from bcgan.report.gan_tables import GAN_NAMES
+from bcgan.report.run import Run
+from bcgan.report.run_files import read
 from bcgan.settings import Classifier, Pretrain
 from tests.conftest import draw_coarsely
 
