@@ -126,13 +126,18 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
 @click.argument("names", nargs=-1, required=True, metavar="EXPERIMENT EXPERIMENT...")
 @click.option("--out", type=click.Path(file_okay=False), default="reports/comparison", show_default=True)
 def compare(names: tuple[str, ...], out: str) -> None:
-    """Compare the numbers of several reports on one page, with differences from the first."""
+    """Compare the numbers of several reports on one page, with differences from the first.
+
+    If the runs of the reports are in runs/, the page also has the differences on the test patches of both, with
+    intervals.
+    """
     if len(names) < 2:
         raise InputError(f"{names[0]}: one report cannot be compared. Name two or more.")
     from pathlib import Path
 
-    from bcgan import machine
+    from bcgan import machine, progress
 
+    progress.start_log(None)
     machine.prepare_environment()
     from bcgan.report.compare import render
 

@@ -11,6 +11,7 @@ import numpy as np
 from bcgan.classify import calibration
 from bcgan.evaluate import metrics
 
+COMPARED_METRICS = ("roc_auc", "balanced_accuracy", "f1")
 MIN_PATIENTS = 8  # with fewer, an interval is meaningless
 MIN_DEFINED_FRACTION = 0.9  # of the resamples in which a metric must be defined
 CHUNK_SIZE = 50  # resamples measured at a time, which limits the memory
@@ -32,7 +33,7 @@ class SeedPredictions(NamedTuple):
     thresholds: dict[int, float | np.ndarray | None]
 
     def select(self, rows: np.ndarray) -> "SeedPredictions":
-        """Return the predictions of some patches; `rows` is a mask."""
+        """Return the predictions of some patches; `rows` is a mask or indices."""
         return self._replace(probabilities={seed: values[rows] for seed, values in self.probabilities.items()})
 
     def against_rest(self, label: int) -> "SeedPredictions":
@@ -152,6 +153,22 @@ def paired_difference(
     num_beyond = min((finite <= 0).sum(), (finite >= 0).sum())
     p = min(1.0, 2 * (num_beyond + 1) / (len(finite) + 1))
     return estimate | {"p": float(p) if has_interval else None}
+
+
+def compare_metrics(
+    candidate: dict[str, np.ndarray], reference: dict[str, np.ndarray], patients: np.ndarray, confidence: float
+) -> list[dict[str, Any]]:
+    """Return {metric, value, low, high, p} of candidate minus reference, for each of COMPARED_METRICS.
+
+    Args:
+        candidate, reference: From `bootstrap_metrics`, with the same patches and weights.
+        patients: (n,). The patient of each patch.
+        confidence: In (0, 1).
+    """
+    return [
+        {"metric": metric, **paired_difference(candidate[metric], reference[metric], patients, confidence)}
+        for metric in COMPARED_METRICS
+    ]
 
 
 def predictions_of_trials(trials: dict[int, dict[str, np.ndarray]], labels: np.ndarray) -> SeedPredictions:

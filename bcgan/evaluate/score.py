@@ -39,8 +39,8 @@ def evaluate(run: StageRun, store: Store) -> None:
     properties = derived.read_properties(root / "features")
     table, context_weights = _predict_held_out(run, store, properties)
     table.to_csv(folder / "probabilities.csv", index=False, float_format="%.9g")
-    table = _read_probabilities(folder)  # rounded, as the report reads them
-    predictions = _calibrate_classifiers(table)
+    table = read_probabilities(folder)  # rounded, as the report reads them
+    predictions = calibrate_classifiers(table)
     results = {name: _measure_classifier(experiment, table, predictions[name]) for name in predictions}
     if context_weights:
         results[derived.CONTEXT]["context"] = context_weights._asdict()
@@ -67,7 +67,7 @@ def evaluate(run: StageRun, store: Store) -> None:
 def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
     """Read what `evaluate` wrote: the probabilities, and the contents of its JSON files by name."""
     names = ("metrics", "comparisons", "split_optimism", "leak_audit")
-    return _read_probabilities(folder), {name: runs.read_json(folder / f"{name}.json") for name in names}
+    return read_probabilities(folder), {name: runs.read_json(folder / f"{name}.json") for name in names}
 
 
 def _predict_held_out(
@@ -94,7 +94,7 @@ def _predict_held_out(
     return table, context_weights
 
 
-def _read_probabilities(folder: Path) -> pd.DataFrame:
+def read_probabilities(folder: Path) -> pd.DataFrame:
     """Read probabilities.csv; ids and patients that look like numbers or NA stay text."""
     return pd.read_csv(
         folder / "probabilities.csv", dtype={"id": str, "image": str, "patient": str}, keep_default_na=False
@@ -124,7 +124,7 @@ def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
             bar.update(len(images))
 
 
-def _calibrate_classifiers(table: pd.DataFrame) -> dict[str, intervals.CalibratedPredictions]:
+def calibrate_classifiers(table: pd.DataFrame) -> dict[str, intervals.CalibratedPredictions]:
     """Return each classifier's held-out predictions, with thresholds and calibrations from the validation patients."""
     labels, validation = table["label"].to_numpy(), (table["role"] == "validation").to_numpy()
     return {
@@ -257,15 +257,13 @@ def _compare_classifiers(
     pairs = [(name, proposed) for name in bootstrapped if name != proposed]
     extra_pairs = (*EXTRA_COMPARISONS, (derived.ENSEMBLE, experiment.ensemble_members[0]))
     pairs += [pair for pair in extra_pairs if proposed not in pair and bootstrapped.keys() >= set(pair)]
-    comparisons = []
-    for name, reference in pairs:
-        for metric in ("roc_auc", "balanced_accuracy", "f1"):
-            candidate_values, reference_values = bootstrapped[name][metric], bootstrapped[reference][metric]
-            difference = intervals.paired_difference(
-                candidate_values, reference_values, patients, settings.confidence_level
-            )
-            comparisons.append({"classifier": name, "reference": reference, "metric": metric, **difference})
-    return comparisons
+    return [
+        {"classifier": name, "reference": reference, **difference}
+        for name, reference in pairs
+        for difference in intervals.compare_metrics(
+            bootstrapped[name], bootstrapped[reference], patients, settings.confidence_level
+        )
+    ]
 
 
 def _log_results(results: dict, audit: dict) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 
 import pandas as pd
 
+from bcgan import progress, runs
 from bcgan.classes import CLASSES, class_names, class_text, parse_classes
 from bcgan.errors import InputError
+from bcgan.evaluate import paired
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report.gan_tables import GAN_NAMES
 from bcgan.report.page import load_templates
 from bcgan.report.results import SCHEMA
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
+from bcgan.report.tables import format_difference
 
 CLASS_METRICS = ("roc_auc", "sensitivity", "specificity")
 METRICS = ("roc_auc", "balanced_accuracy", "f1", "ece_calibrated")
@@ -47,6 +50,7 @@ def render(names: list[str], out: Path) -> Path:
     tables = {
         "Protocol": _compare_protocols(reports), "Settings that differ": _compare_settings(reports),
         "Test patients": _compare_classifiers(reports),
+        "Differences on the same test patches": _compare_predictions(reports),
         "Each class against the rest": _compare_classes(reports), "Synthetic patches": _compare_gans(reports),
         "Seconds": _compare_seconds(reports),
     }  # fmt: skip
@@ -156,6 +160,53 @@ def _compare_classifiers(reports: dict[str, dict]) -> pd.DataFrame:
         for metric in METRICS
     }
     return _make_table(reports, getters)
+
+
+def _compare_predictions(reports: dict[str, dict]) -> pd.DataFrame:
+    """Compare each classifier of the further reports with that of the first, on the test patches of both runs.
+
+    A report whose run is not in runs/, or is of other patches, is left out with a warning.
+    """
+    (first, reference), *rest = reports.items()
+    settings = reference["settings"]
+    keys = ("evaluate.bootstrap_samples", "evaluate.confidence_level", "seed")
+    bootstrap = paired.BootstrapSettings(*(settings[key] for key in keys))
+    rows = []
+    for title, report in rest:
+        try:
+            if _class_names(report) != _class_names(reference):
+                raise InputError(f"{title} and {first} have other classes. Compare reports of the same classes.")
+            differences = paired.compare_runs(_find_run(first, reference), _find_run(title, report), bootstrap)
+        except InputError as error:
+            progress.log.warning("compare: %s without differences on the same patches: %s", title, error)
+            continue
+        rows += [
+            {
+                "Classifier": CLASSIFIER_NAMES[row["classifier"]],
+                "Metric": METRIC_NAMES[row["metric"]],
+                f"{title} less {first}": format_difference(row),
+                "Patches": row["patches"],
+                "Patients": row["patients"],
+            }
+            for row in differences
+        ]
+    return pd.DataFrame(rows).fillna("")
+
+
+def _find_run(title: str, report: dict) -> Path:
+    """Return the folder of the stage `evaluate` that a report was rendered from.
+
+    Raises:
+        InputError: If it is not in runs/, or has other numbers than the report.
+    """
+    folder = runs.ROOT / report["experiment"] / "evaluate"
+    if not (folder / "metrics.json").is_file():
+        raise InputError(f"{folder} has no predictions. Train the experiment here")
+    measured = runs.read_json(folder / "metrics.json")
+    for name, of_report in report["classifiers"].items():
+        if name not in measured or measured[name]["sets"]["test"]["roc_auc"] != of_report["test"]["roc_auc"]:
+            raise InputError(f"{folder} is not the run of the report {title}. Render it again")
+    return folder
 
 
 def _compare_classes(reports: dict[str, dict]) -> pd.DataFrame:

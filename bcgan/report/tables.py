@@ -117,7 +117,7 @@ def comparisons(run: Run) -> pd.DataFrame:
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for comparison in run.comparisons:
         row = rows.setdefault((comparison["reference"], comparison["classifier"]), {})
-        row[METRIC_NAMES[comparison["metric"]]] = _format_difference(comparison)
+        row[METRIC_NAMES[comparison["metric"]]] = format_difference(comparison)
     ordered = [
         {"Classifier": CLASSIFIER_NAMES[name], "Reference": CLASSIFIER_NAMES[reference], **rows[reference, name]}
         for reference in dict.fromkeys(pair[0] for pair in rows)
@@ -143,7 +143,7 @@ def components(run: Run) -> pd.DataFrame:
     ]
     rows = []
     for title, base, by_metric in [*_ablated_components(run), *compared]:
-        gains = {difference_title(metric): _format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
+        gains = {difference_title(metric): format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
         rows.append({"Component": title, "Added to": base} | gains)
     return pd.DataFrame(rows)
 
@@ -186,7 +186,7 @@ def _negate(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _format_difference(estimate: dict) -> str:
+def format_difference(estimate: dict) -> str:
     """Return a difference with its interval and, if there is one, its p value."""
     text = format_estimate(estimate)
     return text if estimate["p"] is None else f"{text}, p = {estimate['p']:.2g}"
@@ -198,7 +198,7 @@ def ablation(run: Run) -> pd.DataFrame:
     for variant in run.ablation["variants"]:
         scores = {METRIC_NAMES[metric]: format_estimate(variant["figures"][metric]) for metric in COMPARISON_METRICS}
         differences = {
-            difference_title(metric): _format_difference(difference)
+            difference_title(metric): format_difference(difference)
             for metric, difference in (variant["differences"] or {}).items()
         }
         choice = {"Factor": variant["factor"], "Choice": variant["variant"], "Seeds": variant["seeds"]}
@@ -218,7 +218,7 @@ def learning_curve(run: Run) -> pd.DataFrame:
     }  # fmt: skip
     for difference in run.learning_curve["differences"]:
         rows[difference["train_fraction"], difference["arm"]][difference_title(difference["metric"])] = (
-            _format_difference(difference)
+            format_difference(difference)
         )
     return pd.DataFrame(rows.values())
 
@@ -232,7 +232,7 @@ def learning_curve_verdict(run: Run) -> str:
     largest = max(differences, key=lambda difference: difference["value"])
     texts = [
         f"{ARM_NAMES[difference['arm']]} at {difference['train_fraction']:.0%} of the patients, "
-        f"{METRIC_NAMES[difference['metric']]} {_format_difference(difference)}"
+        f"{METRIC_NAMES[difference['metric']]} {format_difference(difference)}"
         for difference in significant or [largest]
     ]
     if significant:

@@ -62,7 +62,7 @@ def measure(experiment, probabilities: pd.DataFrame) -> dict[str, dict]:
     """Return the contents of metrics.json."""
     return {
         name: score._measure_classifier(experiment, probabilities, predictions)
-        for name, predictions in score._calibrate_classifiers(probabilities).items()
+        for name, predictions in score.calibrate_classifiers(probabilities).items()
     }
 
 

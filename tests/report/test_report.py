@@ -17,6 +17,7 @@ from bcgan.report import alerts, cards, classifier_figures, page, style, tables
 from bcgan.report.gan_tables import GAN_NAMES
 from bcgan.report.run import Run
 from bcgan.report.run_files import read
+from bcgan.report.style import CLASSIFIER_NAMES
 from bcgan.settings import Classifier, Pretrain
 from tests.conftest import draw_coarsely
 
@@ -398,6 +399,27 @@ def test_compare_puts_reports_side_by_side(report, tmp_path, capsys):
     assert [row.partition(",")[0] for row in settings[1:]] == ["classify.batch_size"]
     assert any("unknown" in row for row in rows if row.startswith("GAN alone"))
     assert "research use only" in (tmp_path / "c/index.html").read_text().lower()
+
+
+def test_compare_has_differences_on_the_test_patches_where_the_runs_are_here(report, tmp_path, monkeypatch, capsys):
+    """Only of the run that a report was rendered from: another one may have been trained since."""
+    title = "Differences on the same test patches"
+    monkeypatch.chdir(report.parents[1])
+    other, results = tmp_path / "other", json.loads((report / "results.json").read_text())
+    other.mkdir()
+    for change in (0.0, 0.125):
+        results["classifiers"]["gan_resnet"]["test"]["roc_auc"]["value"] += change
+        (other / "results.json").write_text(json.dumps(results))
+        names = (str(report / "results.json"), str(other / "results.json"))
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["compare", *names, "--out", str(tmp_path / str(change))])
+        assert stop.value.code == 0
+    table = pd.read_csv(tmp_path / "0.0/differences_on_the_same_test_patches.csv", dtype=str)
+    assert set(table["Classifier"]) == {CLASSIFIER_NAMES[name] for name in results["classifiers"]}
+    assert table.iloc[:, 2].str.startswith("0.000").all() and {"ROC AUC", "F1"} <= set(table["Metric"])
+    assert title in (tmp_path / "0.0/index.md").read_text()
+    assert title not in (tmp_path / "0.125/index.md").read_text()
+    assert "is not the run of the report other. Render it again" in capsys.readouterr().err
 
 
 def test_tables_print_the_papers_totals(capsys):

@@ -1,0 +1,77 @@
+"""Two runs compared on the test patches of both."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from bcgan.errors import InputError
+from bcgan.evaluate.paired import BootstrapSettings, compare_runs
+
+SETTINGS = BootstrapSettings(200, 0.95, 0)
+
+
+def make_table(noise: float, seed: int) -> pd.DataFrame:
+    """Return held-out predictions of 12 test and 12 validation patients, 20 patches each, by two classifiers."""
+    count = 480
+    labels = np.arange(count) % 2
+    rng = np.random.default_rng(seed)
+    logits = (2 * labels - 1) + noise * rng.normal(size=(2, count))
+    return pd.DataFrame({
+        "id": [f"patch{number:03d}" for number in range(count)], "image": "",
+        "patient": [f"p{number // 20:02d}" for number in range(count)], "x": -1, "y": -1, "label": labels,
+        "role": np.where(np.arange(count) < count // 2, "validation", "test"),
+        "cnn-seed0": 1 / (1 + np.exp(-logits[0])), "cnn-seed1": 1 / (1 + np.exp(-logits[1])),
+        "resnet34-seed0": 1 / (1 + np.exp(-logits.mean(0))),
+    })  # fmt: skip
+
+
+def write(folder, table: pd.DataFrame):
+    folder.mkdir()
+    table.to_csv(folder / "probabilities.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A noisy run, and a better one: in another order, without some patches, with one that the first does not have."""
+    noisy, better = make_table(4.0, 0), make_table(1.0, 1)
+    extra = better.iloc[-1:].assign(id="extra")
+    better = pd.concat([better, extra]).drop(columns="resnet34-seed0")
+    better = better[~better["id"].isin(["patch300", "patch301"])].sample(frac=1, random_state=0)
+    return noisy, better, write(tmp_path / "noisy", noisy), write(tmp_path / "better", better)
+
+
+def test_a_difference_is_that_of_the_shared_test_patches(runs):
+    noisy, better, reference, candidate = runs
+    found = compare_runs(reference, candidate, SETTINGS)
+    assert [(row["classifier"], row["metric"]) for row in found] == [
+        ("cnn", "roc_auc"), ("cnn", "balanced_accuracy"), ("cnn", "f1")
+    ]  # fmt: skip
+    shared = sorted(set(noisy["id"][noisy["role"] == "test"]) & set(better["id"]))
+    areas = []
+    for table in (noisy, better):
+        rows = table.set_index("id").loc[shared]
+        areas.append(np.mean([roc_auc_score(rows["label"], rows[f"cnn-seed{seed}"]) for seed in (0, 1)]))
+    assert found[0]["value"] == pytest.approx(areas[1] - areas[0])
+    assert 0 < found[0]["low"] < found[0]["value"] < found[0]["high"] and found[0]["p"] < 0.05
+    assert (found[0]["patches"], found[0]["patients"]) == (238, 12)
+    assert compare_runs(candidate, reference, SETTINGS)[0]["value"] == pytest.approx(-found[0]["value"])
+
+
+def test_a_run_does_not_differ_from_itself(runs):
+    _, _, reference, _ = runs
+    for row in compare_runs(reference, reference, SETTINGS):
+        assert row["value"] == 0 and row["low"] <= 0 <= row["high"] and row["p"] > 0.5
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"label": lambda table: 1 - table["label"]}, "has another patient or label in"),
+    ({"patient": lambda table: table["patient"] + "b"}, "has another patient or label in"),
+    ({"id": lambda table: "other" + table["id"]}, "have no test patch in common"),
+    ({"role": "validation"}, "have no test patch in common"),
+])  # fmt: skip
+def test_runs_of_other_data_are_not_compared(runs, tmp_path, change, message):
+    noisy, _, reference, _ = runs
+    with pytest.raises(InputError, match=message):
+        compare_runs(reference, write(tmp_path / "changed", noisy.assign(**change)), SETTINGS)
