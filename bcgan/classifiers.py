@@ -20,6 +20,7 @@ class ClassifierSpec:
     uses_discriminator: bool = False  # whether the function also takes the run's `discriminator`
     reads_unit_range: bool = False  # whether the network takes pixels in [0, 1]; otherwise in [-2, 2]
     pretraining: Literal["none", "imagenet", "simclr"] = "none"  # what its initial weights come from
+    is_frozen: bool = False  # whether only the head is fitted, by logistic regression
     has_variants: bool = False  # whether the ablation may change its activation, normalization and dropout
     compared_with: str | None = None  # the classifier that it extends; the report tests the difference
     adds: str = ""  # to that classifier, for the report
@@ -47,18 +48,22 @@ CLASSIFIERS: dict[str, ClassifierSpec] = {
     ),
     "cnn": ClassifierSpec("Plain CNN", "#999999", "cnn:cnn", has_variants=True),
     "efficientnet_lite0": ClassifierSpec(
-        "EfficientNet-Lite0 (ImageNet)", "#332288", LITE, ("input_size",),
+        "EfficientNet-Lite0 (ImageNet)", "#332288", LITE, ("input_size", "multi_depth"),
         reads_unit_range=True, pretraining="imagenet",
     ),
     "student": ClassifierSpec(
-        "EfficientNet-Lite0 (distilled)", "#01665E", LITE, ("input_size",),
+        "EfficientNet-Lite0 (distilled)", "#01665E", LITE, ("input_size", "multi_depth"),
         reads_unit_range=True, pretraining="imagenet",
         compared_with="efficientnet_lite0", adds="Distillation on unlabelled patients",
     ),
     "efficientnet_lite0_simclr": ClassifierSpec(
-        "EfficientNet-Lite0 (SimCLR)", "#DDAA33", LITE, ("input_size",),
+        "EfficientNet-Lite0 (SimCLR)", "#DDAA33", LITE, ("input_size", "multi_depth"),
         reads_unit_range=True, pretraining="simclr",
         compared_with="efficientnet_lite0", adds="Self-supervised pretraining",
+    ),
+    "simclr_linear": ClassifierSpec(
+        "Logistic regression on SimCLR features", "#AA4499", "efficientnet_lite:frozen_network", ("input_size",),
+        reads_unit_range=True, pretraining="simclr", is_frozen=True,
     ),
 }  # fmt: skip
 

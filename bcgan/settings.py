@@ -250,6 +250,9 @@ class Classifier(Settings):
     extra_features: Literal["none", "projected_discriminator", "imagenet"] = "none"
     finetune_extra_features: bool = False  # train their layers too, all but batch normalization
     input_size: int = Field(100, ge=32, le=224)  # EfficientNet-Lite only: side that patches are resized to, pixels
+    # EfficientNet-Lite only: the head reads the maps of every stage, not the last alone, and starts from a logistic
+    # regression; a lower learning_rate, such as 1e-4, suits it
+    multi_depth: bool = False
 
     @property
     def uses_synthetic(self) -> bool:
@@ -295,6 +298,8 @@ class Classify(Settings):
     teachers: tuple[ClassifierName, ...] = ()  # of `models`; they label patches of patients outside the lists
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     batch_size: int = Field(64, ge=2)
+    # of a patient with n training patches each is drawn n^-patient_balance times as often; 1: patients count alike
+    patient_balance: float = Field(0.0, ge=0, le=1)
     crop_size: int | None = Field(None, ge=32)  # side of crops, random in training, else central; the paper: 224
     # binary cross-entropy, with more than two classes categorical cross-entropy; weighted: classes count alike
     loss: Literal["weighted_bce", "bce", "focal"] = "weighted_bce"

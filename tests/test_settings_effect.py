@@ -34,9 +34,8 @@ translate.steps
 features.num_synthetic features.quality_filter.steps features.quality_filter.min_confidence
 features.quality_filter.distance_quantile features.saved_blocks
 features.nuclear_od_threshold
-classify.models.*.epochs classify.models.*.learning_rate classify.models.*.synthetic_fraction
-classify.models.*.distillation_fraction classify.models.*.finetune_extra_features
-classify.seeds classify.batch_size classify.crop_size classify.loss classify.optimizer
+classify.models.*.epochs classify.models.*.finetune_extra_features
+classify.seeds classify.batch_size classify.patient_balance classify.crop_size classify.loss classify.optimizer
 classify.weight_decay classify.ema_decay classify.stain_jitter classify.color_jitter
 evaluate.ensemble_models evaluate.tta_views evaluate.bootstrap_samples evaluate.confidence_level evaluate.probe_seeds
 evaluate.num_explained_patches
@@ -48,6 +47,8 @@ ablation.variants cross_validation.models report.title report.num_examples seed 
 )
 SIMCLR = 'classify.models={"efficientnet_lite0_simclr": {}}'
 PRETRAINS = (SIMCLR, "pretrain.steps=5")
+TAUGHT = ("classify.models.cnn={}", "classify.teachers=[cnn]")
+LINEAR = ("simclr_linear", "pretrain.weights=shipped")
 LEVELS = 'ablation.variants={"loss": {"focal": {"classify.loss": "focal"}}}'
 REAL = "learning_curve.arms=[real,classic]"
 LISTS = ("data.name=idc", "data.protocol=official")
@@ -77,6 +78,10 @@ CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     **dict.fromkeys(("pretrain.batch_size", "pretrain.checkpoint_interval"), (8, (), PRETRAINS)),
     **dict.fromkeys(("pretrain.learning_rate", "pretrain.temperature", "pretrain.stain_jitter", "pretrain.color_jitter",
                      "pretrain.min_crop_scale"), (0.5, (SIMCLR, "pretrain.weights=shipped"), PRETRAINS)),
+    **dict.fromkeys(("classify.models.*.learning_rate", "classify.models.*.synthetic_fraction"),
+                    (0.5, LINEAR, ("cnn",))),
+    "classify.models.*.distillation_fraction": (0.5, (*LINEAR, *TAUGHT), ("student", *TAUGHT)),
+    "classify.models.*.multi_depth": (True, ("resnet34",), ("efficientnet_lite0",)),
     "classify.models.*.filter_synthetic": (False, ("cnn",), ("cnn", "classify.models.cnn.synthetic_fraction=0.1")),
     "classify.models.*.weights": ("imagenet", ("resnet34",), ("resnet50",)),
     "classify.models.*.extra_features": ("projected_discriminator", ("resnet_table1",), ("gan_resnet",)),

@@ -18,6 +18,7 @@ from bcgan.data.rows import ImageRows
 from bcgan.data.views import center_crop
 from bcgan.errors import WorkError
 from bcgan.models import fast, weights
+from bcgan.preprocess.store import Store
 from bcgan.settings import Classifier, Classify
 
 OPTIMIZERS = {
@@ -33,6 +34,7 @@ class Patches(NamedTuple):
 
     images: np.ndarray | ImageRows  # uint8, (n, size, size, 3)
     labels: np.ndarray  # integers, or soft labels in [0, 1] of distillation, (n,)
+    patients: np.ndarray | None = None  # of each patch, (n,); read if patients are balanced
 
 
 class TrainingData(NamedTuple):
@@ -79,6 +81,26 @@ class Sampling(NamedTuple):
     class_weight: tuple[float, ...]  # of the classes in the loss
 
 
+def select_patches(store: Store, rows: np.ndarray) -> Patches:
+    """Return patches of a store, given by their indices, with their labels and patients."""
+    return Patches(*store.select(rows), store.index["patient"].to_numpy()[rows])
+
+
+def sample_weights(patches: Patches, patient_balance: float) -> np.ndarray:
+    """Return how often each patch is drawn relative to the mean: n^-patient_balance if its patient has n; (n,).
+
+    Raises:
+        ValueError: If patients are balanced and not known.
+    """
+    if not patient_balance:
+        return np.ones(len(patches.labels))
+    if patches.patients is None:
+        raise ValueError(f"patches need patients. Received: patients=None, patient_balance={patient_balance}")
+    _, patient_of, counts = np.unique(patches.patients, return_inverse=True, return_counts=True)
+    relative = counts[patient_of].astype(float) ** -patient_balance
+    return relative / relative.mean()
+
+
 def train(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) -> None:
     """Train a classifier and write `path` (.keras), and next to it a line for each epoch (.jsonl).
 
@@ -106,7 +128,10 @@ def train(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) 
         for epoch in range(start, epochs):
             start_time = time.monotonic()
             steps = range(epoch * epoch_steps, (epoch + 1) * epoch_steps)
-            dataset = batches.make_dataset(*sampling.pool, sampling.sampler, steps, settings.crop_size, recipe.seed)
+            pool = sampling.pool
+            dataset = batches.make_dataset(
+                pool.images, pool.labels, sampling.sampler, steps, settings.crop_size, recipe.seed
+            )
             step_metrics = []
             for step, images, labels in dataset:
                 step_metrics.append([float(value) for value in step_function(step, images, labels)])
@@ -116,7 +141,8 @@ def train(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) 
             if validation:
                 probabilities = predict(center_crop(validation.images, settings.crop_size)).astype(float)
                 _check_finite(probabilities, path.stem, epoch, recipe)
-                validation_metrics = _validate(probabilities, validation.labels)
+                measured = measure(probabilities, validation.labels)
+                validation_metrics = {f"validation_{name}": value for name, value in measured.items()}
             roc_auc = validation_metrics.get("validation_roc_auc", epoch)  # without validation the last epoch is best
             state.keep_if_best(roc_auc)
             mean_loss, accuracy = np.mean(step_metrics, 0)
@@ -181,12 +207,12 @@ def _check_finite(values: list | np.ndarray, name: str, epoch: int, recipe: Reci
         )
 
 
-def _class_fractions(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the fraction of patches of each class; labels of two classes may be soft."""
+def _class_fractions(labels: np.ndarray, num_classes: int, sample_weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the fraction of drawn patches that each class has; labels of two classes may be soft."""
     if num_classes == 2:
-        second_fraction = np.mean(labels)
+        second_fraction = np.average(labels, weights=sample_weights)
         return np.array([1 - second_fraction, second_fraction])
-    return np.bincount(labels, minlength=num_classes) / len(labels)
+    return np.bincount(labels, sample_weights, minlength=num_classes) / len(labels)
 
 
 def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sampling:
@@ -200,7 +226,11 @@ def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sam
     num_real_per_batch = min(batch_size - num_extra_per_batch, num_real)
     sampler = batches.epoch_sampler(np.arange(num_real), num_real_per_batch, seed)
     epoch_steps = recipe.epoch_steps or max(1, num_real // num_real_per_batch)
-    pool, fractions = real, _class_fractions(real.labels, num_classes)
+    of_patch = None
+    if recipe.classify.patient_balance:
+        of_patch = sample_weights(real, recipe.classify.patient_balance)
+        sampler = batches.weighted_sampler(of_patch, num_real_per_batch, seed)
+    pool, fractions = real, _class_fractions(real.labels, num_classes, of_patch)
     if extra and num_extra_per_batch:
         pool = Patches(ImageRows.concatenate([real.images, extra.images]), np.concatenate([real.labels, extra.labels]))
         extra_rows = np.arange(num_real, len(pool.labels))
@@ -210,16 +240,16 @@ def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sam
     return Sampling(pool, sampler, epoch_steps, class_weights(fractions))
 
 
-def _validate(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def measure(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return loss, accuracy and ROC AUC, with more than two classes the mean ROC AUC of each against the rest."""
     clipped, called = np.clip(probabilities, 1e-7, 1 - 1e-7), probabilities > 0.5
     if probabilities.ndim == 2:
         called = probabilities.argmax(1)
         probabilities = clipped = clipped / clipped.sum(1, keepdims=True)
     return {
-        "validation_loss": float(log_loss(labels, clipped)),
-        "validation_accuracy": float(np.mean(called == labels)),
-        "validation_roc_auc": float(roc_auc_score(labels, probabilities, multi_class="ovr")),
+        "loss": float(log_loss(labels, clipped)),
+        "accuracy": float(np.mean(called == labels)),
+        "roc_auc": float(roc_auc_score(labels, probabilities, multi_class="ovr")),
     }
 
 
@@ -257,6 +287,16 @@ def make_optimizer(network: keras.Model, classifier_settings: Classifier, settin
     return optimizer
 
 
+def augment(images: tf.Tensor, step: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+    """Return float32 patches in random orientations, stains and colors, drawn for a step from the seed."""
+    settings = recipe.classify
+    seeds = [tf.stack([tf.constant(recipe.seed + 1, tf.int64), 3 * step + index]) for index in range(3)]
+    images = batches.random_dihedral(images, seeds[0])
+    if settings.stain_jitter:
+        images = batches.stain_jitter(images, seeds[1], settings.stain_jitter)
+    return batches.color_jitter(images, seeds[2], settings.color_jitter) if settings.color_jitter else images
+
+
 def make_step(
     network: keras.Model,
     average: keras.Model,
@@ -270,18 +310,12 @@ def make_step(
         average: A copy of the network, whose weights become the exponential moving averages of the network's.
         class_weight: Of the classes in the loss.
     """
-    settings, seed, augment = recipe.classify, recipe.seed, recipe.augment
-    fused, is_binary = fast.fuse_model(network), network.output_shape[-1] == 1
+    settings, fused, is_binary = recipe.classify, fast.fuse_model(network), network.output_shape[-1] == 1
 
     def update(step, images, labels):
-        seeds = [tf.stack([tf.constant(seed + 1, tf.int64), 3 * step + index]) for index in range(3)]
         images = batches.to_float(images)
-        if augment:
-            images = batches.random_dihedral(images, seeds[0])
-        if augment and settings.stain_jitter:
-            images = batches.stain_jitter(images, seeds[1], settings.stain_jitter)
-        if augment and settings.color_jitter:
-            images = batches.color_jitter(images, seeds[2], settings.color_jitter)
+        if recipe.augment:
+            images = augment(images, step, recipe)
         images, labels = distribute.replica_rows(images), distribute.replica_rows(labels)
         with tf.GradientTape() as tape:
             logits = fused(images, training=True)

@@ -13,8 +13,8 @@ import keras
 from bcgan import distribute, runs
 from bcgan.artifacts import StageRun
 from bcgan.classifiers import CLASSIFIERS
-from bcgan.classify import teaching
-from bcgan.classify.train import Patches, Recipe, TrainingData, train
+from bcgan.classify import linear, teaching
+from bcgan.classify.train import Patches, Recipe, TrainingData, select_patches
 from bcgan.experiment import TRAINING, Experiment, subset
 from bcgan.models.classifier import build_for_run
 from bcgan.preprocess import store
@@ -35,7 +35,7 @@ def train_all(run: StageRun, xla: bool) -> None:
     students = {name for name, model in settings.models.items() if model.distillation_fraction}
     if students:
         teaching.unlisted_rows(run.experiment, patches)  # raises before the teachers are trained
-    real, validation = (Patches(*store.load_role(patches, role)) for role in ("train", "validation"))
+    real, validation = (select_patches(patches, patches.role_indices(role)) for role in ("train", "validation"))
     extra: dict[Any, Patches] = {}  # loaded or labeled once, when the first classifier needs it
 
     def extra_patches(model: Classifier) -> Patches | None:
@@ -55,7 +55,7 @@ def train_all(run: StageRun, xla: bool) -> None:
             network = build_for_run(name, run.root, size, model, run.experiment.num_classes)
             recipe = Recipe(settings, model, seed, xla and distribute.replicas() == 1)
             data = TrainingData(real, extra_patches(model), validation)
-            train(network, data, recipe, folder / f"{name}-seed{seed}.keras")
+            linear.fit(network, data, recipe, folder / f"{name}-seed{seed}.keras")
 
     for name in sorted(settings.models, key=lambda name: name in students):  # teachers first
         for seed in settings.seeds:

@@ -37,6 +37,22 @@ def epoch_sampler(rows: np.ndarray, batch: int, seed: int) -> Sampler:
     return sample
 
 
+def weighted_sampler(sample_weights: np.ndarray, batch: int, seed: int) -> Sampler:
+    """Return a sampler that draws indices with replacement, each as often as its weight says.
+
+    Args:
+        sample_weights: float, (n,). Of the indices from 0 to n - 1, in any unit.
+        batch: Batch size.
+    """
+    cumulative = np.cumsum(sample_weights) / np.sum(sample_weights)
+
+    def sample(step: int) -> np.ndarray:
+        draws = np.random.default_rng((seed, step, 3)).random(batch)
+        return np.minimum(np.searchsorted(cumulative, draws, side="right"), len(cumulative) - 1)
+
+    return sample
+
+
 def class_balanced_sampler(
     rows: np.ndarray, labels: np.ndarray, batch: int, seed: int, num_classes: int = 2
 ) -> Sampler:

@@ -15,7 +15,7 @@ import numpy as np
 from bcgan import machine, progress, runs
 from bcgan.artifacts import MANIFEST, StageRun
 from bcgan.classifiers import CLASSIFIERS
-from bcgan.classify.train import Patches, Recipe
+from bcgan.classify.train import Patches, Recipe, select_patches
 from bcgan.classify.trainings import inputs_read_by
 from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import intervals, trials
@@ -202,7 +202,7 @@ def _build(run: StageRun, variant: AblationVariant, seed: int, folder: Path) -> 
     patches = store.load(_prepared_store(run, variant))
     patch_sets = {}
     for role in ("train", "validation", "test"):
-        patch_sets[role] = Patches(*store.load_role(patches, role))
+        patch_sets[role] = select_patches(patches, patches.role_indices(role))
     synthetic = None
     if model.uses_synthetic:
         features = run.root / "features"

@@ -17,7 +17,7 @@ from bcgan import data, progress, runs
 from bcgan.artifacts import StageRun
 from bcgan.classifiers import with_simclr
 from bcgan.classify import calibration, context, pretraining
-from bcgan.classify.train import Patches, Recipe
+from bcgan.classify.train import Recipe, select_patches
 from bcgan.classify.trainings import inputs_read_by
 from bcgan.data import splits
 from bcgan.errors import InputError
@@ -167,7 +167,7 @@ def _build(run: StageRun, store: Store, trial: tuple[str, str, int], xla: bool, 
     experiment, model = run.experiment, _classifier_settings(run.experiment, name)
     roles = assign_fold_roles(experiment, store.index, split, fold)
     rows_by_role = {role: np.flatnonzero(roles == role) for role in splits.LIST_ROLES}
-    patch_sets = {role: Patches(*store.select(rows)) for role, rows in rows_by_role.items()}
+    patch_sets = {role: select_patches(store, rows) for role, rows in rows_by_role.items()}
     keras.utils.set_random_seed(experiment.seed)
     size = experiment.classify.crop_size or experiment.data.size
     network = build_for_run(name, run.root, size, model, experiment.num_classes)

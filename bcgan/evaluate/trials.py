@@ -9,8 +9,9 @@ import numpy as np
 
 from bcgan import runs
 from bcgan.artifacts import PARTIAL, StageRun
+from bcgan.classify import linear
 from bcgan.classify.scoring import predict_probabilities
-from bcgan.classify.train import Patches, Recipe, TrainingData, train
+from bcgan.classify.train import Patches, Recipe, TrainingData
 from bcgan.experiment import SET_BY_STAGE, TRAINING, Experiment, subset
 from bcgan.models import weights
 from bcgan.settings import Evaluate
@@ -62,7 +63,8 @@ def train_trial(trial: Trial, settings: Evaluate, folder: Path) -> None:
     """
     path = folder / f"{folder.name.removesuffix(PARTIAL)}.keras"
     if not path.exists():  # otherwise it was interrupted after it was trained
-        train(trial.network, TrainingData(trial.real, trial.extra, trial.held_out["validation"]), trial.recipe, path)
+        data = TrainingData(trial.real, trial.extra, trial.held_out["validation"])
+        linear.fit(trial.network, data, trial.recipe, path)
     network = weights.load_model(path)
     by_role = {
         role: predict_probabilities(network, patches.images, settings.tta_views, settings.test_crops)

@@ -38,16 +38,21 @@ DepthwiseConv = functools.partial(layers.DepthwiseConv2D, padding="same", use_bi
 BatchNorm = functools.partial(layers.BatchNormalization, epsilon=1e-3, dtype="float32")
 
 
-def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = True) -> keras.Model:
+def efficientnet_lite(
+    variant: str = "lite2", size: int = 100, weights: bool = True, multi_depth: bool = False
+) -> keras.Model:
     """Build the network up to its pooled features.
 
     Args:
         variant: "lite0" or "lite2". Defaults to "lite2".
         size: Side of the images, pixels. Defaults to 100.
         weights: Whether to load the ImageNet weights of the installed package. Defaults to True.
+        multi_depth: Whether the means of the last maps of every stage stand before those of the last maps. Defaults to
+            False.
 
     Returns:
-        keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280).
+        keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280), or of lite0 with
+        all stages (batch, 2064).
 
     Raises:
         InputError: If the package with the weights is not installed, or its file is not the published one.
@@ -57,15 +62,22 @@ def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = T
 
     x = layers.Rescaling(255 / 128, offset=-127 / 128, dtype="float32", name="centre")(image)
     x = _norm_relu(Conv(32, 3, strides=2, name="_conv_stem")(x), "_bn0")
-    block = 0
+    block, stage_maps = 0, []
     for stage, (kernel, stride, channels, repeats, expansion) in enumerate(STAGES):
         is_scaled = 0 < stage < len(STAGES) - 1
         for repeat in range(math.ceil(repeats * depth) if is_scaled else repeats):
             block_stride = 1 if repeat else stride
             x = _block(x, f"_blocks.{block}", kernel, block_stride, _round_channels(channels * width), expansion)
             block += 1
+        stage_maps.append(x)
     x = _norm_relu(Conv(1280, 1, name="_conv_head")(x), "_bn1")
     x = layers.GlobalAveragePooling2D(name="pool", dtype="float32")(x)
+    if multi_depth:
+        means = [
+            layers.GlobalAveragePooling2D(name=f"stage{stage}_mean", dtype="float32")(maps)
+            for stage, maps in enumerate(stage_maps, 1)
+        ]
+        x = layers.Concatenate(name="all_stages", dtype="float32")([*means, x])
 
     network = keras.Model(image, x, name=f"efficientnet_{variant}")
     if weights:
@@ -73,7 +85,9 @@ def efficientnet_lite(variant: str = "lite2", size: int = 100, weights: bool = T
     return network
 
 
-def transfer_network(size: int = 50, pretrained: bool = True, input_size: int = 100) -> keras.Model:
+def transfer_network(
+    size: int = 50, pretrained: bool = True, input_size: int = 100, multi_depth: bool = False
+) -> keras.Model:
     """Build EfficientNet-Lite0 for fine-tuning on patches that are resized first.
 
     The batch normalizations keep ImageNet's statistics and scales: a training step is almost twice as fast, and no
@@ -83,16 +97,33 @@ def transfer_network(size: int = 50, pretrained: bool = True, input_size: int = 
         size: Side of a patch, pixels. Defaults to 50.
         pretrained: Whether it starts from ImageNet's weights. Defaults to True.
         input_size: Side that patches are resized to, pixels; at 50 its maps would end at 2x2. Defaults to 100.
+        multi_depth: As `efficientnet_lite` takes it.
 
     Returns:
-        keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280).
+        keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280), or (batch, 2064).
     """
-    network = efficientnet_lite("lite0", input_size, pretrained)
+    network = efficientnet_lite("lite0", input_size, pretrained, multi_depth)
     unfreeze_except_batch_norm(network)
     image = keras.Input((size, size, 3), name="image")
     x = resize(image, input_size, "enlarged", "bicubic", "float32")
     x = layers.Dropout(DROPOUT, dtype="float32", name="dropout")(network(x))
     return keras.Model(image, x, name="transferred")
+
+
+def frozen_network(size: int = 50, pretrained: bool = True, input_size: int = 100) -> keras.Model:
+    """Build EfficientNet-Lite0 up to the features of all stages, none of which is trained.
+
+    Args:
+        size, pretrained, input_size: As `transfer_network` takes them.
+
+    Returns:
+        keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 2064).
+    """
+    network = efficientnet_lite("lite0", input_size, pretrained, multi_depth=True)
+    network.trainable = False
+    image = keras.Input((size, size, 3), name="image")
+    x = resize(image, input_size, "enlarged", "bicubic", "float32")
+    return keras.Model(image, network(x), name="frozen")
 
 
 def get_backbone(network: keras.Model) -> keras.Model:

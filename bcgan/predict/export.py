@@ -11,9 +11,9 @@ import pandas as pd
 
 from bcgan import data, machine, progress, runs
 from bcgan.artifacts import MANIFEST, Cache
-from bcgan.classify import calibration, context
+from bcgan.classify import calibration, context, linear
 from bcgan.classify.scoring import predict_probabilities
-from bcgan.classify.train import Patches, Recipe, TrainingData, train
+from bcgan.classify.train import Patches, Recipe, TrainingData, select_patches
 from bcgan.data import batches
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, intervals, metrics
@@ -194,7 +194,7 @@ def _train_on_all_patients(
     xla = machine.configure(experiment)
     patches, settings, cache = store.load(root / "preprocess"), experiment.classify, Cache(root, "export")
     inputs = {"classify": runs.read_json(root / "classify" / MANIFEST)["key"]}
-    real = Patches(patches.images, patches.index["label"].to_numpy())
+    real = select_patches(patches, np.arange(len(patches.index)))
 
     def build(name: str, seed: int, folder: Path) -> None:
         model = settings.models[name]
@@ -206,7 +206,7 @@ def _train_on_all_patients(
             loaded = store.load_synthetic(root / "features", experiment.data.size, model.filter_synthetic)
             synthetic = Patches(*loaded)
         path = folder / f"{derived.column_name(name, seed)}.keras"
-        train(network, TrainingData(real, synthetic), Recipe(settings, model, seed, xla), path)
+        linear.fit(network, TrainingData(real, synthetic), Recipe(settings, model, seed, xla), path)
 
     networks = []
     for name, seed in members.items():

@@ -5,7 +5,7 @@ import pytest
 
 from bcgan import experiment, stages
 from bcgan.artifacts import Cache, StageRun
-from bcgan.classify import calibration, teaching, train, trainings
+from bcgan.classify import calibration, linear, teaching, train
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.data.rows import ImageRows
 from bcgan.errors import InputError
@@ -85,7 +85,7 @@ def test_teachers_are_trained_first(finished, tmp_path, monkeypatch):
         path.write_bytes(b"trained")
         path.with_suffix(".jsonl").touch()
 
-    monkeypatch.setattr(trainings, "train", stand_in)
+    monkeypatch.setattr(linear, "fit", stand_in)
     monkeypatch.setattr(teaching, "distilled_patches", lambda *_: taught)
     monkeypatch.setattr(teaching, "unlisted_rows", lambda *_: np.arange(4))
     monkeypatch.setattr("bcgan.models.efficientnet_lite.transfer_network", lambda size, **_: keras.Sequential(

@@ -1,0 +1,183 @@
+"""Fit the last layer of a classifier by logistic regression, on the features of the layers before it.
+
+That is how a classifier whose other layers are frozen is trained, in minutes. A network that is tuned afterwards starts
+from it too: with a head that was not trained, the first steps would spoil the pretrained features (Kumar et al. 2022).
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.special import expit, softmax
+
+from bcgan import progress
+from bcgan.classify.train import Patches, Recipe, TrainingData, augment, measure, sample_weights, train
+from bcgan.data import batches
+from bcgan.data.views import center_crop
+from bcgan.models import fast, weights
+
+HEAD = "logit"  # name of the last layer
+INVERSE_PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)  # scikit-learn's C; the validation patients select one
+DEFAULT_INVERSE_PENALTY = 3e-3  # without validation patients
+MAX_ITERATIONS = 300
+
+
+def fit(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) -> None:
+    """Train a classifier and write `path` (.keras), and next to it a line for each epoch (.jsonl).
+
+    If all layers but the last are frozen, that one is fitted by logistic regression. With `multi_depth` it is too, and
+    then all layers are trained. An interruption can be resumed by the same call.
+
+    Args:
+        network: As `bcgan.models.classifier` builds it.
+
+    Raises:
+        WorkError: If the loss is NaN or infinite.
+    """
+    if is_frozen(network):
+        train_head(network, data, recipe, path)
+        return
+    if recipe.classifier.multi_depth and not path.with_suffix(".checkpoint.npz").exists():
+        head = _Head(network, data, recipe, path.stem)
+        head.add_pass()
+        head.assign(head.fit().parameters)
+    train(network, data, recipe, path)
+
+
+def is_frozen(network: keras.Model) -> bool:
+    """Return whether the last layer is the only one that training changes."""
+    return not any(map(_is_trained, (layer for layer in network.layers if layer.name != HEAD)))
+
+
+def _is_trained(layer: keras.layers.Layer) -> bool:
+    """Return whether training changes weights or statistics of a layer, or of a layer inside it."""
+    if isinstance(layer, keras.Model):
+        return layer.trainable and any(map(_is_trained, layer.layers))
+    return layer.trainable and bool(layer.weights)
+
+
+def train_head(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) -> None:
+    """Fit the last layer, after each pass over the augmented training patches to the features of all passes.
+
+    Writes `path` and its log as `bcgan.classify.train.train` does; the best pass on the validation patches is kept.
+    """
+    log_path, head = path.with_suffix(".jsonl"), _Head(network, data, recipe, path.stem)
+    log_path.unlink(missing_ok=True)
+    best_parameters, best_auc = None, -1.0
+    for epoch in range(recipe.classifier.epochs):
+        start_time = time.monotonic()
+        head.add_pass()
+        fitted = head.fit()
+        metrics = {f"validation_{name}": value for name, value in fitted.validation_metrics.items()}
+        roc_auc = metrics.get("validation_roc_auc", epoch)  # without validation the last pass is best
+        if roc_auc > best_auc:
+            best_parameters, best_auc = fitted.parameters, roc_auc
+        seconds = round(time.monotonic() - start_time, 2)
+        training = {name: fitted.training_metrics[name] for name in ("loss", "accuracy")}
+        progress.append_jsonl(
+            log_path, epoch=epoch, **training, **metrics, inverse_penalty=fitted.inverse_penalty, seconds=seconds
+        )
+    head.assign(best_parameters)
+    weights.save_model(network, path)
+
+
+class _Fitted(NamedTuple):
+    """A logistic regression."""
+
+    parameters: tuple[np.ndarray, np.ndarray]  # kernel, (features, outputs), and bias, (outputs,)
+    inverse_penalty: float
+    training_metrics: dict[str, float]
+    validation_metrics: dict[str, float]  # empty without validation patches
+
+
+class _Head:
+    """The last layer of a network, and the features that it is fitted to."""
+
+    def __init__(self, network: keras.Model, data: TrainingData, recipe: Recipe, name: str):
+        self._layer, self._recipe, self._name = network.get_layer(HEAD), recipe, name
+        self._real = data.real
+        self._features = _make_feature_function(network, recipe)
+        self._passes: list[np.ndarray] = []
+        self._validation: Patches | None = None
+        if data.validation:
+            images = center_crop(data.validation.images, recipe.classify.crop_size)
+            features = batches.map_in_batches(lambda part: self._features(part, None), images)
+            self._validation = Patches(features, data.validation.labels)
+
+    def add_pass(self) -> None:
+        """Compute the features of every training patch, augmented anew."""
+        settings, seed, count = self._recipe.classify, self._recipe.seed, len(self._real.labels)
+        batch = batches.inference_batch(settings.crop_size or self._real.images.shape[1])
+        steps = -(-count // batch)
+        first = len(self._passes) * steps
+
+        def sample(step: int) -> np.ndarray:
+            start = (step - first) * batch
+            return np.arange(start, min(start + batch, count))
+
+        dataset = batches.make_dataset(
+            self._real.images, self._real.labels, sample, range(first, first + steps), settings.crop_size, seed
+        )
+        features = []
+        with progress.bar(count, f"{self._name}: features", "patch") as bar:
+            for step, images, _ in dataset:
+                features.append(self._features(images, step))
+                bar.update(len(images))
+        self._passes.append(np.concatenate(features))
+
+    def fit(self) -> _Fitted:
+        """Return the logistic regression of the largest ROC AUC on the validation patches."""
+        from sklearn.linear_model import LogisticRegression
+
+        settings, features = self._recipe.classify, np.concatenate(self._passes)
+        num_passes = len(self._passes)
+        labels = np.tile(self._real.labels, num_passes)
+        of_patch = sample_weights(self._real, settings.patient_balance)
+        mean, deviation = features.mean(0), features.std(0) + 1e-6
+        features = (features - mean) / deviation
+        candidates = []
+        for inverse_penalty in INVERSE_PENALTIES if self._validation else (DEFAULT_INVERSE_PENALTY,):
+            model = LogisticRegression(
+                C=inverse_penalty, max_iter=MAX_ITERATIONS, class_weight=None if settings.loss == "bce" else "balanced"
+            )
+            # Divided by the number of passes, so that the penalty does not depend on it.
+            model.fit(features, labels, np.tile(of_patch, num_passes) / num_passes)
+            kernel = (model.coef_ / deviation).T
+            parameters = kernel, model.intercept_ - mean @ kernel
+            probabilities = _to_probabilities(model.decision_function(features))
+            validation_metrics = {}
+            if self._validation:
+                logits = self._validation.images @ kernel + parameters[1]
+                validation_metrics = measure(_to_probabilities(logits), self._validation.labels)
+            candidates.append(_Fitted(parameters, inverse_penalty, measure(probabilities, labels), validation_metrics))
+        return max(candidates, key=lambda fitted: fitted.validation_metrics.get("roc_auc", 0.0))
+
+    def assign(self, parameters: tuple[np.ndarray, np.ndarray]) -> None:
+        """Set the weights of the layer."""
+        self._layer.set_weights(list(parameters))
+
+
+def _make_feature_function(
+    network: keras.Model, recipe: Recipe
+) -> Callable[[np.ndarray, tf.Tensor | None], np.ndarray]:
+    """Return a function from uint8 patches, and the step that they are augmented for or `None`, to float32 features."""
+    features = fast.fuse_model(keras.Model(network.input, network.get_layer(HEAD).input))
+
+    @tf.function(reduce_retracing=True)
+    def run(images, step):
+        images = batches.to_float(images)
+        if step is not None:
+            images = augment(images, step, recipe)
+        return tf.cast(features(images, training=False), tf.float32)
+
+    return lambda images, step: run(tf.convert_to_tensor(images), step).numpy()
+
+
+def _to_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities of the second of two classes, (n,), or of each of more, (n, classes)."""
+    logits = logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
+    return softmax(logits, 1) if logits.ndim == 2 else expit(logits)
