@@ -4,9 +4,9 @@ To add one, write a function in `bcgan/models/` that returns a functional model 
 here. `bcgan/models/classifier.py` adds the rescaling and the binary head.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ClassifierSpec:
 LITE = "efficientnet_lite:transfer_network"
 CLASSIFIERS: dict[str, ClassifierSpec] = {
     "gan_resnet": ClassifierSpec(
-        "GAN+ResNet (proposed)", "#009E73", "gan_resnet:gan_resnet", ("extra_features",),
+        "GAN+ResNet (proposed)", "#009E73", "gan_resnet:gan_resnet", ("extra_features", "multi_depth"),
         uses_discriminator=True, reads_unit_range=True,
         compared_with="resnet_table1", adds="The GAN's maps and patches, as proposed",
     ),
@@ -68,6 +68,14 @@ CLASSIFIERS: dict[str, ClassifierSpec] = {
 }  # fmt: skip
 
 
-def with_simclr(names: Iterable[str]) -> list[str]:
-    """Return those of `names` that start from the weights of the stage `pretrain`."""
-    return [name for name in names if name in CLASSIFIERS and CLASSIFIERS[name].pretraining == "simclr"]
+def with_simclr(models: Mapping[str, Any]) -> list[str]:
+    """Return the names of classifiers that use the weights of the stage `pretrain`.
+
+    Args:
+        models: `bcgan.settings.Classifier` by name.
+    """
+    return [
+        name
+        for name, settings in models.items()
+        if name in CLASSIFIERS and (CLASSIFIERS[name].pretraining == "simclr" or settings.extra_features == "simclr")
+    ]

@@ -75,6 +75,11 @@ class Experiment(Settings):
         return "gan_resnet" if "gan_resnet" in self.classify.models else min(self.classify.models)
 
     @property
+    def all_models(self) -> dict[str, Classifier]:
+        """Return the settings of each classifier that the experiment may train; default ones of those not listed."""
+        return {name: Classifier() for name in self.cross_validation.models} | self.classify.models
+
+    @property
     def num_classes(self) -> int:
         """Return the number of classes."""
         return len(self.data.class_names)
@@ -99,7 +104,7 @@ class Experiment(Settings):
         return tuple(
             name
             for name, model in self.classify.models.items()
-            if model.distillation_fraction or (with_simclr([name]) and simclr_uses_unlisted)
+            if model.distillation_fraction or (with_simclr({name: model}) and simclr_uses_unlisted)
         )
 
     @property
@@ -134,7 +139,7 @@ class Experiment(Settings):
                     f"classify.models.{name}.extra_features: projected_discriminator is not trained with "
                     "gan.projected_discriminator_weight 0; set a weight, or other features"
                 )
-        pretrained = with_simclr([*models, *self.cross_validation.models])
+        pretrained = with_simclr(self.all_models)
         if pretrained and not self.pretrain.is_enabled:
             raise ValueError(f"{pretrained[0]} needs pretrained weights; set pretrain.steps or pretrain.weights")
         return self

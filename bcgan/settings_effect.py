@@ -43,7 +43,7 @@ class Rule(NamedTuple):
 
 def _trains_simclr(experiment: Experiment) -> bool:
     """Return whether a classifier starts from SimCLR weights."""
-    return bool(with_simclr([*experiment.classify.models, *experiment.cross_validation.models]))
+    return bool(with_simclr(experiment.all_models))
 
 
 def _translates(experiment: Experiment) -> bool:

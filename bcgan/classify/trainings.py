@@ -12,7 +12,7 @@ import keras
 
 from bcgan import distribute, runs
 from bcgan.artifacts import StageRun
-from bcgan.classifiers import CLASSIFIERS
+from bcgan.classifiers import CLASSIFIERS, with_simclr
 from bcgan.classify import linear, teaching
 from bcgan.classify.train import Patches, Recipe, TrainingData, select_patches
 from bcgan.experiment import TRAINING, Experiment, subset
@@ -89,5 +89,5 @@ def inputs_read_by(name: str, model: Classifier, inputs: dict[str, str]) -> dict
     spec, stages = CLASSIFIERS[name], {"preprocess"}
     stages |= {"gan"} if spec.uses_discriminator else set()
     stages |= {"features"} if model.uses_synthetic else set()
-    stages |= {"pretrain"} if spec.pretraining == "simclr" else set()
+    stages |= {"pretrain"} if with_simclr({name: model}) else set()
     return {file: digest for file, digest in inputs.items() if file.split("/")[0] in stages}

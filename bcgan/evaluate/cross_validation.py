@@ -41,9 +41,10 @@ def evaluate(run: StageRun, store: Store, xla: bool) -> None:
     experiment, settings = run.experiment, run.experiment.cross_validation
     num_folds = experiment.data.num_folds
     pretraining_patients = pretraining.pretraining_patients(run.root / "pretrain") & set(store.index["patient"])
-    if pretraining_patients and with_simclr(settings.models):
+    pretrained = with_simclr({name: experiment.all_models[name] for name in settings.models})
+    if pretraining_patients and pretrained:
         raise InputError(
-            f"cross_validation.models: {with_simclr(settings.models)[0]} was pretrained on "
+            f"cross_validation.models: {pretrained[0]} was pretrained on "
             f"{len(pretraining_patients)} of these patients (first: {min(pretraining_patients)}) and would be tested "
             "on them. Leave it out."
         )

@@ -9,9 +9,11 @@ from keras import layers
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.errors import InputError
 from bcgan.models.efficientnet_lite import get_backbone, load_backbone_weights, unfreeze_except_batch_norm
-from bcgan.models.projected_discriminator import imagenet_features, projected_features
+from bcgan.models.projected_discriminator import imagenet_features, projected_features, simclr_features
 from bcgan.models.weights import load_model
 from bcgan.settings import Classifier
+
+SIMCLR = Path("pretrain") / "simclr.keras"  # in a run's folder
 
 
 def build_for_run(
@@ -29,23 +31,26 @@ def build_for_run(
     Raises:
         InputError: If the settings use features of the projected discriminator, and the GAN has none.
     """
-    settings, spec, gan = classifier_settings or Classifier(), CLASSIFIERS[name], root / "gan"
-    discriminator = load_model(gan / "discriminator.keras") if spec.uses_discriminator else None
+    settings, spec = classifier_settings or Classifier(), CLASSIFIERS[name]
+    discriminator = load_model(root / "gan" / "discriminator.keras") if spec.uses_discriminator else None
     joins = "extra_features" in spec.own_settings and settings.extra_features != "none"
-    further_maps = _extra_features(name, gan, settings, discriminator.inputs[0].shape[1]) if joins else None
+    further_maps = _extra_features(name, root, settings, discriminator.inputs[0].shape[1]) if joins else None
     network = build_classifier(
         name, size, discriminator, settings, spec.pretraining != "simclr", further_maps, num_classes
     )
     if spec.pretraining == "simclr":
-        load_backbone_weights(get_backbone(network), root / "pretrain" / "simclr.keras")
+        load_backbone_weights(get_backbone(get_backbone(network)), root / SIMCLR)
     return network
 
 
-def _extra_features(name: str, gan: Path, settings: Classifier, size: int) -> keras.Model:
+def _extra_features(name: str, root: Path, settings: Classifier, size: int) -> keras.Model:
     """Return the network, for patches of `size` pixels, whose maps are used in addition to the discriminator's."""
-    further_maps = imagenet_features(size)
+    if settings.extra_features == "simclr":
+        further_maps = simclr_features(size, root / SIMCLR)
+    else:
+        further_maps = imagenet_features(size)
     if settings.extra_features == "projected_discriminator":
-        path = gan / "projected_discriminator.keras"
+        path = root / "gan" / "projected_discriminator.keras"
         if not path.exists():
             raise InputError(f"{path} is missing; {name} needs it. Train the GAN again: bcgan run ... --force gan.")
         further_maps = projected_features(further_maps, load_model(path))

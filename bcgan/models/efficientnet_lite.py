@@ -131,8 +131,8 @@ def get_backbone(network: keras.Model) -> keras.Model:
     return next(layer for layer in network.layers if isinstance(layer, keras.Model))
 
 
-def load_backbone_weights(network: keras.Model, path: Path) -> keras.Model:
-    """Load the weights of the EfficientNet-Lite inside a network of `transfer_network`, and return the network.
+def load_backbone_weights(backbone: keras.Model, path: Path) -> None:
+    """Load the weights of an EfficientNet-Lite that the stage `pretrain` wrote.
 
     Raises:
         InputError: If the file is missing, or has the weights of another network.
@@ -142,17 +142,19 @@ def load_backbone_weights(network: keras.Model, path: Path) -> keras.Model:
             f"{path} is missing; it has the self-supervised weights. Train it: bcgan run ... --force pretrain."
         )
     try:
-        get_backbone(network).set_weights(load_model(path).get_weights())
+        backbone.set_weights(load_model(path).get_weights())
     except ValueError as error:
         raise InputError(f"{path} has the weights of another network. Use a file that bcgan wrote.") from error
-    return network
 
 
 def unfreeze_except_batch_norm(network: keras.Model) -> None:
-    """Make all layers of a network trainable except its batch normalizations."""
+    """Make all layers of a network, and of networks inside it, trainable except the batch normalizations."""
     network.trainable = True
     for layer in network.layers:
-        layer.trainable = not isinstance(layer, layers.BatchNormalization)
+        if isinstance(layer, keras.Model):
+            unfreeze_except_batch_norm(layer)
+        else:
+            layer.trainable = not isinstance(layer, layers.BatchNormalization)
 
 
 def pooled_features(variant: str, images: np.ndarray) -> np.ndarray:

@@ -10,7 +10,9 @@ from bcgan.models.resizing import resize
 from bcgan.models.resnet_table1 import WIDTH, body, stem
 
 
-def gan_resnet(discriminator: keras.Model, size: int = 50, further_maps: keras.Model | None = None) -> keras.Model:
+def gan_resnet(
+    discriminator: keras.Model, size: int = 50, further_maps: keras.Model | None = None, multi_depth: bool = False
+) -> keras.Model:
     """Build the combined network, up to Table 1's 1,000 units.
 
     The discriminator's map passes a projection and a batch normalization, the gate, whose scale starts at zero. So the
@@ -21,15 +23,22 @@ def gan_resnet(discriminator: keras.Model, size: int = 50, further_maps: keras.M
         size: Side of a patch, pixels. Defaults to 50.
         further_maps: Maps patches of the discriminator's size to a list of feature maps that are used too, such as
             `projected_discriminator.projected_features` does. Its trainable weights are trained. Defaults to `None`.
+        multi_depth: Whether the means of the discriminator's maps of all blocks, and of the further maps, stand beside
+            the 1,000 units. Defaults to False.
 
     Returns:
-        keras.Model. (batch, size, size, 3) to (batch, 1000).
+        keras.Model. (batch, size, size, 3) to (batch, 1000), or more with `multi_depth`.
     """
     image = keras.Input((size, size, 3), name="image")
-    patch = _resize_for(discriminator, image)
-    features = _discriminator_maps(discriminator, (joined_block(discriminator),), patch)
-    features += further_maps(patch) if further_maps else []
-    return keras.Model(image, body(_join_features(stem(image), features)), name="gan_resnet")
+    patch, joined = _resize_for(discriminator, image), joined_block(discriminator)
+    blocks = list_blocks(discriminator) if multi_depth else (joined,)
+    discriminator_maps = _discriminator_maps(discriminator, blocks, patch)
+    extra_maps = further_maps(patch) if further_maps else []
+    x = body(_join_features(stem(image), [discriminator_maps[blocks.index(joined)], *extra_maps]))
+    if multi_depth:
+        means = _pooled_means([*discriminator_maps, *extra_maps], "depth")
+        x = layers.Concatenate(name="units_and_means")([layers.ReLU(name="units_relu")(x), *means])
+    return keras.Model(image, x, name="gan_resnet")
 
 
 def joined_block(discriminator: keras.Model) -> str:
@@ -56,6 +65,13 @@ def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
     x = layers.Concatenate(name="features")(pooled)
     x = layers.BatchNormalization(center=False, scale=False, name="standardised")(x)
     return keras.Model(image, x, name="gan_only")
+
+
+def _pooled_means(maps: list[keras.KerasTensor], name: str) -> list[keras.KerasTensor]:
+    """Return the mean of every channel of each map, float32."""
+    return [
+        layers.GlobalAveragePooling2D(name=f"{name}{index}_mean", dtype="float32")(x) for index, x in enumerate(maps, 1)
+    ]
 
 
 def _join_features(x: keras.KerasTensor, features: list) -> keras.KerasTensor:

@@ -4,13 +4,23 @@ The paper's discriminator is trained on a few thousand patches only. Features th
 give the generator better gradients. The classifier can use the projected discriminator's feature maps too.
 """
 
+from pathlib import Path
+
 import keras
 from keras import layers
 
 from bcgan.models.discriminator import conv_block, features_without_spectral_norm
-from bcgan.models.efficientnet_lite import efficientnet_lite
+from bcgan.models.efficientnet_lite import POOLED_SIZE, efficientnet_lite, load_backbone_weights
+from bcgan.models.resizing import resize
 
 TAPS = ("_blocks.2.add", "_blocks.4.add", "_blocks.10.add")  # 13x13x24, 7x7x40 and 4x4x112 at 50 pixels
+
+
+def tap_features(network: keras.Model, name: str) -> keras.Model:
+    """Return the part of an EfficientNet-Lite0 up to three of its feature maps, frozen; it shares the weights."""
+    features = keras.Model(network.inputs[0], [network.get_layer(tap).output for tap in TAPS], name=name)
+    features.trainable = False
+    return features
 
 
 def imagenet_features(size: int = 50, weights: bool = True) -> keras.Model:
@@ -23,10 +33,25 @@ def imagenet_features(size: int = 50, weights: bool = True) -> keras.Model:
     Returns:
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to three float32 maps.
     """
-    network = efficientnet_lite("lite0", size, weights)
-    features = keras.Model(network.inputs[0], [network.get_layer(tap).output for tap in TAPS], name="imagenet_features")
-    features.trainable = False
-    return features
+    return tap_features(efficientnet_lite("lite0", size, weights), "imagenet_features")
+
+
+def simclr_features(size: int, path: Path | None = None) -> keras.Model:
+    """Build the frozen feature extractor with self-supervised weights, for patches that are resized to 100 pixels.
+
+    Args:
+        size: Side of a patch, pixels.
+        path: The weights, which the stage `pretrain` wrote. Defaults to `None`: random weights.
+
+    Returns:
+        keras.Model. float32 in [0, 1], (batch, size, size, 3), to three float32 maps.
+    """
+    network = efficientnet_lite("lite0", POOLED_SIZE, weights=False)
+    if path:
+        load_backbone_weights(network, path)
+    image = keras.Input((size, size, 3), name="image")
+    features = tap_features(network, "simclr_maps")
+    return keras.Model(image, features(resize(image, POOLED_SIZE, "enlarged", "bicubic", "float32")), name="simclr")
 
 
 def projected_discriminator(

@@ -8,7 +8,12 @@ from bcgan.classes import class_text
 from bcgan.models.discriminator import discriminator, list_blocks
 from bcgan.models.gan_resnet import gan_resnet, joined_block
 from bcgan.models.generator import generator
-from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
+from bcgan.models.projected_discriminator import (
+    imagenet_features,
+    projected_discriminator,
+    projected_features,
+    simclr_features,
+)
 from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import style
 from bcgan.report.run import Run
@@ -56,6 +61,7 @@ def system(run: Run) -> ReportFigure:
         "none": "",
         "projected_discriminator": "; the projected\ndiscriminator's",
         "imagenet": "; ImageNet's",
+        "simclr": "; SimCLR's",
     }[classifier_settings.extra_features]
     size = run.experiment.data.size
     gan_discriminator = discriminator(size=size)
@@ -158,12 +164,13 @@ def integration(run: Run) -> ReportFigure:
     gan_discriminator = discriminator(run.experiment.gan.base_channels, size=size)
     joined, all_blocks = joined_block(gan_discriminator), list_blocks(gan_discriminator)
     further_maps = _build_extra_features(classifier_settings, size)
-    joined_network = gan_resnet(gan_discriminator, size, further_maps)
+    joined_network = gan_resnet(gan_discriminator, size, further_maps, classifier_settings.multi_depth)
     discriminator_blocks = blocks(gan_discriminator)
     used_blocks = ["image", "stem", *all_blocks[: all_blocks.index(joined) + 1]]
     discriminator_blocks = discriminator_blocks[discriminator_blocks["block"].isin(used_blocks)]
     joined_blocks = blocks(joined_network)
-    joined_blocks = joined_blocks[~joined_blocks["block"].isin(["discriminator", "image", "imagenet", "projected"])]
+    other_networks = joined_blocks["block"].isin(["discriminator", "image", "imagenet", "projected", "simclr"])
+    joined_blocks = joined_blocks[~other_networks & ~joined_blocks["block"].str.startswith("depth")]
     is_gate, is_stem = joined_blocks["block"] == "features", joined_blocks["block"] == "stem"
     ordered_blocks = pd.concat([joined_blocks[is_stem], joined_blocks[is_gate], joined_blocks[~is_gate & ~is_stem]])
     rows = [
@@ -173,8 +180,10 @@ def integration(run: Run) -> ReportFigure:
             "joins")),
     ]  # fmt: skip
     if further_maps:
-        is_projected = classifier_settings.extra_features == "projected_discriminator"
-        maps = "The projected discriminator's maps" if is_projected else "ImageNet's maps"
+        maps = {
+            "projected_discriminator": "The projected discriminator's maps", "imagenet": "ImageNet's maps",
+            "simclr": "SimCLR's maps",
+        }[classifier_settings.extra_features]  # fmt: skip
         state = "fine-tuned" if classifier_settings.finetune_extra_features else "frozen"
         rows.insert(1, (_map_blocks(further_maps), "projected_discriminator", f"{maps}, {state}: all three join"))
     figure = style.plt.figure(figsize=(10, 2.7 * len(rows)))
@@ -195,6 +204,8 @@ def _build_extra_features(classifier_settings: Classifier, size: int) -> keras.M
     """Build the network whose maps also join, with random weights: only its shapes are used. `None` if none joins."""
     if classifier_settings.extra_features == "none":
         return None
+    if classifier_settings.extra_features == "simclr":
+        return simclr_features(size)
     frozen = imagenet_features(size, weights=False)
     if classifier_settings.extra_features == "projected_discriminator":
         return projected_features(frozen, projected_discriminator(frozen))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan.classes import class_noun
-from bcgan.classifiers import CLASSIFIERS
+from bcgan.classifiers import CLASSIFIERS, with_simclr
 from bcgan.data import microns_per_pixel
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import slide_figures
@@ -225,9 +225,12 @@ def _pretraining_texts(run: Run) -> list[str]:
         count = (
             f"{run.pretraining_patients['patches']:,} patches of {len(run.pretraining_patients['patients'])} patients"
         )
-        sentences.append(
-            f"then, for {CLASSIFIER_NAMES['efficientnet_lite0_simclr']}, what self-supervision on {count} left"
-        )
+        self_supervised = join_words([
+            CLASSIFIER_NAMES[name] if CLASSIFIERS[name].pretraining == "simclr"
+            else f"the layers whose maps join {CLASSIFIER_NAMES[name]}"
+            for name in with_simclr(run.experiment.classify.models)
+        ])  # fmt: skip
+        sentences.append(f"then, for {self_supervised}, what self-supervision on {count} left")
     return sentences
 
 

@@ -3,6 +3,7 @@ import pickle
 import sys
 import types
 
+import keras
 import numpy as np
 import pytest
 
@@ -10,6 +11,8 @@ from bcgan.errors import InputError
 from bcgan.models import classifier, torch_weights
 from bcgan.models import efficientnet_lite as lite
 from bcgan.settings import Classifier
+
+STAGE_CHANNELS = (16, 24, 40, 80, 112, 192, 320)  # of Lite0
 
 
 def write_pth(path, tensors: dict[str, np.ndarray], smuggled=None) -> str:
@@ -144,3 +147,19 @@ def test_settings_of_a_classifier_reach_the_network(tmp_path):
     own = Classifier(input_size=64)
     network = classifier.build_for_run("efficientnet_lite0", tmp_path, 50, own).get_layer("transferred")
     assert network.get_layer("efficientnet_lite0").input_shape == (None, 64, 64, 3)
+
+
+def test_features_of_every_stage_are_the_means_of_its_last_maps():
+    """The last 1,280 are those of the network without them, from the same weights in the same order."""
+    last, every = (lite.efficientnet_lite("lite0", 64, weights=False, multi_depth=depths) for depths in (False, True))
+    every.set_weights(last.get_weights())
+    images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
+    features = np.asarray(every(images))
+    assert features.shape == (2, sum(STAGE_CHANNELS) + 1280)
+    np.testing.assert_allclose(features[:, -1280:], np.asarray(last(images)), atol=1e-6)
+    first = 0
+    for block, channels in zip((0, 2, 4, 7, 10, 14, 15), STAGE_CHANNELS, strict=True):
+        names = [layer.name for layer in last.layers if layer.name.startswith(f"_blocks.{block}.")]
+        maps = np.asarray(keras.Model(last.input, last.get_layer(names[-1]).output)(images))
+        np.testing.assert_allclose(features[:, first : first + channels], maps.mean((1, 2)), atol=1e-6)
+        first += channels

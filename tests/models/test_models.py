@@ -7,7 +7,7 @@ from bcgan.errors import InputError
 from bcgan.models import table1, weights
 from bcgan.models.classifier import build_classifier, build_for_run
 from bcgan.models.discriminator import discriminator, feature_maps, features_without_spectral_norm, list_blocks
-from bcgan.models.efficientnet_lite import has_weights, unfreeze_except_batch_norm
+from bcgan.models.efficientnet_lite import efficientnet_lite, has_weights, unfreeze_except_batch_norm
 from bcgan.models.gan_resnet import gan_resnet
 from bcgan.models.generator import generator, recalibrate_batch_norm, scale_latent_input
 from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
@@ -291,3 +291,44 @@ def test_wrong_names_and_missing_parts():
         build_classifier("vgg")
     with pytest.raises(ValueError, match="discriminator=None"):
         build_classifier("gan_resnet")
+
+
+def test_the_head_of_gan_resnet_may_read_the_means_of_every_depth(tmp_path):
+    """They stand behind the 1,000 units, in the order of the blocks; the units are those of the network without."""
+    judge = discriminator(8)
+    plain, deep = (gan_resnet(judge, multi_depth=depths) for depths in (False, True))
+    for layer in plain.layers:
+        if layer.weights and not isinstance(layer, keras.Model):
+            deep.get_layer(layer.name).set_weights(layer.get_weights())
+    features = check(deep, IMAGES, (2, 1000 + 8 * (1 + 2 + 4 + 8)), tmp_path)
+    units = np.asarray(plain(IMAGES, training=False))
+    np.testing.assert_allclose(features[:, :1000], np.maximum(units, 0), atol=1e-5)
+    blocks = list_blocks(judge)
+    maps = features_without_spectral_norm(judge, blocks)(IMAGES)
+    means = np.concatenate([np.asarray(block).mean((1, 2)) for block in maps], 1)
+    np.testing.assert_allclose(features[:, 1000:], means, atol=1e-5)
+    logit = check(build_classifier("gan_resnet", 50, judge, Classifier(multi_depth=True)), IMAGES, (2, 1), tmp_path)
+    assert np.ptp(logit) > 0
+
+
+@pytest.mark.parametrize("is_tuned", [False, True])
+def test_self_supervised_maps_join_frozen_or_tuned(tmp_path, is_tuned):
+    for name in ("gan", "pretrain"):
+        (tmp_path / name).mkdir()
+    weights.save_model(discriminator(8), tmp_path / "gan" / "discriminator.keras")
+    backbone = efficientnet_lite("lite0", 100, weights=False)
+    weights.save_model(backbone, tmp_path / "pretrain" / "simclr.keras")
+    settings = Classifier(extra_features="simclr", finetune_extra_features=is_tuned, multi_depth=True)
+    network = build_for_run("gan_resnet", tmp_path, classifier_settings=settings)
+    inside = network.get_layer("gan_resnet").get_layer("simclr")
+    taps = (24, 40, 112)
+    assert [maps.shape[-1] for maps in inside.outputs] == list(taps)
+    assert network.get_layer("logit").kernel.shape[0] == 1000 + 8 * 15 + sum(taps)
+    assert inside.outputs[0].shape[1] == 25  # of patches that were enlarged to 100 pixels
+    trained = {variable.path.rsplit("/", 1)[-1] for variable in inside.trainable_variables}
+    assert trained == ({"kernel"} if is_tuned else set())
+    kernel = next(layer for layer in backbone.layers if isinstance(layer, keras.layers.Conv2D)).kernel.numpy()
+    assert any(np.array_equal(kernel, variable.numpy()) for variable in inside.variables)
+    (tmp_path / "pretrain" / "simclr.keras").unlink()
+    with pytest.raises(InputError, match=r"simclr\.keras is missing"):
+        build_for_run("gan_resnet", tmp_path, classifier_settings=settings)

@@ -1,0 +1,144 @@
+"""Heads that are fitted by logistic regression, and patients that are balanced."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from bcgan.classify import linear, train
+from bcgan.classify.scoring import predict_probabilities
+from bcgan.data import batches
+from bcgan.models import weights
+from bcgan.models.classifier import build_classifier
+from bcgan.settings import Classifier, Classify
+
+SIZE, COUNT = 32, 240
+PLAIN = Classify(stain_jitter=0, color_jitter=0, batch_size=32)
+
+
+def draw(seed: int, num_classes: int = 2) -> train.Patches:
+    """Return patches whose classes differ in two colors, with noise, of ten patients."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(COUNT) % num_classes
+    base = 120 + 20 * np.stack([labels, -labels, np.zeros(COUNT)], 1)
+    images = base[:, None, None] + rng.normal(0, 18, (COUNT, 1, 1, 3)) + rng.normal(0, 30, (COUNT, SIZE, SIZE, 3))
+    return train.Patches(images.clip(0, 255).astype(np.uint8), labels, np.arange(COUNT) // 24)
+
+
+def make_network(trainable: bool = False, outputs: int = 1) -> keras.Model:
+    """Return a classifier whose features are means of random convolutions, which may be frozen."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    inner = keras.Sequential([
+        keras.Input((SIZE, SIZE, 3)), keras.layers.Conv2D(12, 3, strides=2), keras.layers.BatchNormalization(),
+        keras.layers.ReLU(), keras.layers.GlobalAveragePooling2D(),
+    ])  # fmt: skip
+    inner.trainable = trainable
+    return keras.Model(image, keras.layers.Dense(outputs, name="logit")(inner(image)))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_a_frozen_network_gets_the_logistic_regression_of_its_features(tmp_path, num_classes):
+    """It is as good as scikit-learn's on the same features, and nothing but the head changes."""
+    keras.utils.set_random_seed(0)
+    network = make_network(outputs=1 if num_classes == 2 else num_classes)
+    before = [variable.numpy() for variable in network.layers[1].variables]
+    data = train.TrainingData(draw(0, num_classes), None, draw(1, num_classes))
+    linear.fit(network, data, train.Recipe(PLAIN, Classifier(epochs=2)), tmp_path / "linear.keras")
+    trained = weights.load_model(tmp_path / "linear.keras")
+    for old, new in zip(before, trained.layers[1].variables, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())
+
+    test = draw(2, num_classes)
+    probabilities = predict_probabilities(trained, test.images, 1)
+    features = keras.Model(network.input, network.layers[1].output)
+    rows = [np.asarray(features(patches.images.astype(np.float32) / 255)) for patches in (data.real, test)]
+    scaled = [(row - rows[0].mean(0)) / (rows[0].std(0) + 1e-6) for row in rows]
+    reference = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000).fit(scaled[0], data.real.labels)
+    expected = reference.predict_proba(scaled[1])
+    area, best = (
+        roc_auc_score(test.labels, scores, multi_class="ovr")
+        for scores in (probabilities, expected[:, 1] if num_classes == 2 else expected)
+    )
+    assert best > 0.7 and area > best - 0.02
+    log = [json.loads(line) for line in (tmp_path / "linear.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in log] == [0, 1]
+    kept = max(row["validation_roc_auc"] for row in log)
+    validation = predict_probabilities(trained, data.validation.images, 1)
+    area = roc_auc_score(data.validation.labels, validation, multi_class="ovr")
+    assert area == pytest.approx(kept, abs=2e-3)
+    assert {row["inverse_penalty"] for row in log} <= set(linear.INVERSE_PENALTIES)
+
+
+def test_without_validation_patches_there_is_no_choice(tmp_path):
+    data = train.TrainingData(draw(0))
+    linear.fit(make_network(), data, train.Recipe(PLAIN, Classifier(epochs=1)), tmp_path / "linear.keras")
+    (row,) = map(json.loads, (tmp_path / "linear.jsonl").read_text().splitlines())
+    assert row["inverse_penalty"] == linear.DEFAULT_INVERSE_PENALTY and "validation_roc_auc" not in row
+    trained = weights.load_model(tmp_path / "linear.keras")
+    assert roc_auc_score(draw(2).labels, predict_probabilities(trained, draw(2).images, 1)) > 0.7
+
+
+def test_training_starts_from_the_regression_where_the_head_reads_several_depths(tmp_path):
+    """After one epoch at a vanishing learning rate it is still there; without, the head has learned nothing."""
+    areas = []
+    for multi_depth in (True, False):
+        keras.utils.set_random_seed(0)
+        settings = Classifier(epochs=1, learning_rate=1e-7, multi_depth=multi_depth)
+        data = train.TrainingData(draw(0), None, draw(1))
+        path = tmp_path / f"{multi_depth}.keras"
+        linear.fit(make_network(trainable=True), data, train.Recipe(PLAIN, settings), path)
+        areas.append(json.loads(path.with_suffix(".jsonl").read_text())["validation_roc_auc"])
+    assert areas[0] > 0.7 and areas[0] > areas[1] + 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "is_frozen"), [("simclr_linear", True), ("efficientnet_lite0", False), ("cnn", False)]
+)
+def test_what_is_frozen_is_seen_inside_nested_networks(name, is_frozen):
+    assert linear.is_frozen(build_classifier(name, pretrained=False)) == is_frozen
+
+
+def test_a_layer_with_statistics_that_move_is_trained():
+    """The GAN alone standardizes its features by batch normalization, whose statistics training sets."""
+    x = keras.Input((4,))
+    normalized = keras.layers.BatchNormalization(center=False, scale=False)(x)
+    assert not linear.is_frozen(keras.Model(x, keras.layers.Dense(1, name="logit")(normalized)))
+
+
+def test_patients_count_alike_where_they_are_balanced():
+    patients = np.repeat(["a", "b", "c"], [1, 4, 16])
+    patches = train.Patches(np.zeros((21, 1, 1, 3), np.uint8), np.zeros(21, int), patients)
+    np.testing.assert_array_equal(train.sample_weights(patches, 0.0), np.ones(21))
+    by_patient = {power: [train.sample_weights(patches, power)[patients == name].sum() for name in "abc"]
+                  for power in (0.5, 1.0)}  # fmt: skip
+    np.testing.assert_allclose(by_patient[1.0], np.full(3, 7))
+    np.testing.assert_allclose(np.divide(by_patient[0.5], by_patient[0.5][0]), [1, 2, 4])
+    with pytest.raises(ValueError, match=r"patches need patients\. Received: patients=None"):
+        train.sample_weights(patches._replace(patients=None), 1.0)
+
+
+def test_patches_are_drawn_as_often_as_their_weights_say():
+    sampler = batches.weighted_sampler(np.array([1.0, 0.0, 3.0]), 50, seed=0)
+    drawn = np.bincount(np.concatenate([sampler(step) for step in range(100)]), minlength=3) / 5000
+    np.testing.assert_allclose(drawn, [0.25, 0, 0.75], atol=0.02)
+    np.testing.assert_array_equal(sampler(7), sampler(7))
+    assert not np.array_equal(sampler(7), sampler(8))
+
+
+def test_training_draws_balanced_patients():
+    """The class weights follow: here one patient has all malignant patches."""
+    labels = np.array([1] * 5 + [0] * 15)
+    patches = train.Patches(np.zeros((20, SIZE, SIZE, 3), np.uint8), labels, labels)
+    balanced, plain = (
+        train._build_sampling(
+            train.TrainingData(patches), train.Recipe(Classify(patient_balance=balance, batch_size=10), Classifier()), 2
+        )
+        for balance in (1.0, 0.0)
+    )
+    drawn = np.concatenate([balanced.sampler(step) for step in range(200)])
+    assert labels[drawn].mean() == pytest.approx(0.5, abs=0.04)
+    assert balanced.class_weight == pytest.approx((1, 1))
+    assert plain.class_weight[1] == pytest.approx(3 * plain.class_weight[0])
