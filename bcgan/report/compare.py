@@ -9,6 +9,7 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.classes import CLASSES, class_names, class_text, parse_classes
+from bcgan.data import microns_per_pixel
 from bcgan.errors import InputError
 from bcgan.evaluate import paired
 from bcgan.evaluate.intervals import format_estimate
@@ -17,6 +18,7 @@ from bcgan.report.page import load_templates
 from bcgan.report.results import SCHEMA
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
 from bcgan.report.tables import format_difference
+from bcgan.settings import Data
 
 CLASS_METRICS = ("roc_auc", "sensitivity", "specificity")
 METRICS = ("roc_auc", "balanced_accuracy", "f1", "ece_calibrated")
@@ -37,7 +39,8 @@ def read(name: str) -> dict[str, Any]:
         if results["schema"] != SCHEMA:
             raise InputError(f"{path} has schema {results['schema']}, not {SCHEMA}. Render the report again.")
         compared = {key: results[key] for key in ("experiment", "protocol", "classifiers", "gan", "seconds")}
-        return compared | {"settings": _flatten(results["settings"])}
+        mpp = microns_per_pixel(Data.model_validate(results["settings"]["data"]))
+        return compared | {"settings": _flatten(results["settings"]), "mpp": mpp}
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist. Render it: bcgan report {name}") from error
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
@@ -176,7 +179,8 @@ def _compare_predictions(reports: dict[str, dict]) -> pd.DataFrame:
         try:
             if _class_names(report) != _class_names(reference):
                 raise InputError(f"{title} and {first} have other classes. Compare reports of the same classes.")
-            differences = paired.compare_runs(_find_run(first, reference), _find_run(title, report), bootstrap)
+            folders = _find_run(first, reference), _find_run(title, report)
+            differences = paired.compare_runs(*folders, bootstrap, (reference["mpp"], report["mpp"]))
         except InputError as error:
             progress.log.warning("compare: %s without differences on the same patches: %s", title, error)
             continue

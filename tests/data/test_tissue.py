@@ -1,10 +1,13 @@
 """The histology phantom: what a patch and its truth promise."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 
 from bcgan.data.histology_phantom.canvas import PatientStyle, patient_style
+from bcgan.data.histology_phantom.histology_phantom_dataset_builder import Builder, PhantomConfig
 from bcgan.data.histology_phantom.tissue import ARCHITECTURES, Patch, render_patch
 
 LAYOUTS = [(label, name) for label in (0, 1) for name in ARCHITECTURES[label]]
@@ -147,3 +150,25 @@ def test_another_scale_shows_the_same_tissue(size, mpp):
         same_nuclei.append(np.isclose(microns[0][:count], microns[1][:count], rtol=1e-4, atol=0.01).all(1).mean())
     assert np.median(correlations) > 0.95
     assert np.median(same_nuclei) == 1
+
+
+@pytest.mark.parametrize("in_situ", [False, True])
+def test_the_data_set_has_the_same_classes_and_tissue_at_every_scale(in_situ):
+    """Patch by patch, though a patch at another scale may need more random numbers than at the default one."""
+    examples = []
+    for size, mpp in ((50, 4.0), (100, 2.0)):
+        config = PhantomConfig(name="few", patients=3, patches=8, size=size, mpp=mpp, in_situ=in_situ)
+        examples.append(dict(Builder._generate_examples(SimpleNamespace(builder_config=config))))
+    coarse, fine = examples
+    assert coarse.keys() == fine.keys() and len(coarse) == 24
+    correlations = []
+    for key, patch in coarse.items():
+        other = fine[key]
+        assert (other["label"], other["patient"], other["architecture"]) == (
+            patch["label"], patch["patient"], patch["architecture"]
+        )  # fmt: skip
+        assert (other["x"], other["y"]) == (2 * patch["x"], 2 * patch["y"])
+        resized = cv2.resize(other["image"], (50, 50), interpolation=cv2.INTER_AREA)
+        correlations.append(np.corrcoef(resized.ravel(), patch["image"].ravel())[0, 1])
+    assert len({patch["label"] for patch in coarse.values()}) == 2 + in_situ
+    assert np.median(correlations) > 0.95

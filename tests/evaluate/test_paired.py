@@ -75,3 +75,19 @@ def test_runs_of_other_data_are_not_compared(runs, tmp_path, change, message):
     noisy, _, reference, _ = runs
     with pytest.raises(InputError, match=message):
         compare_runs(reference, write(tmp_path / "changed", noisy.assign(**change)), SETTINGS)
+
+
+def test_patches_at_two_scales_are_matched_by_their_places(runs, tmp_path):
+    """At half the microns per pixel the coordinates are twice as large, and so are other ids."""
+    noisy, better, _, _ = runs
+    places = {"x": lambda table: 50 * table["id"].str[-3:].astype(int) % 1000, "y": 0}
+    coarse, fine = noisy.assign(**places), better[better["id"] != "extra"].assign(**places)
+    fine = fine.assign(x=4 * fine["x"], id="fine" + fine["id"])
+    folders = write(tmp_path / "coarse", coarse), write(tmp_path / "fine", fine)
+    at_places = compare_runs(*folders, SETTINGS, (4.0, 1.0))
+    same = write(tmp_path / "same", fine.assign(id=fine["id"].str.removeprefix("fine")))
+    by_id = compare_runs(folders[0], same, SETTINGS, (4.0, 4.0))
+    assert [row["value"] for row in at_places] == pytest.approx([row["value"] for row in by_id])
+    assert at_places[0]["patches"] == 238
+    with pytest.raises(InputError, match="Compare runs of the same data"):
+        compare_runs(*folders, SETTINGS, (4.0, 2.0))

@@ -1,13 +1,14 @@
 """TFDS builder of the histology phantom: procedural H&E tissue, made on the spot from a seed, nothing downloaded."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from bcgan.data.builders import patch_info, stable_seed
-from bcgan.data.histology_phantom.canvas import BASE_MPP, patient_style
-from bcgan.data.histology_phantom.tissue import render_patch
+from bcgan.data.histology_phantom.canvas import BASE_MPP, PatientStyle, patient_style
+from bcgan.data.histology_phantom.tissue import Patch, render_patch
 
 PATCHES_PER_ROW = 10
 KINDS = ("benign", "malignant", "in_situ")  # classes, in the order of the labels here; the last is optional
@@ -43,8 +44,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Patches with the truth beside each: nuclei (x, y, radius in pixels, malignant 0 or 1), the share of
     the patch that nuclei cover, the share that is tissue, and the kind of tissue."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.0.0": "First release.",
+        "1.1.0": "A patch has the same class and the same tissue at every size and scale.",
+    }
     BUILDER_CONFIGS = [
         PhantomConfig(name="default"),
         PhantomConfig(name="tiny", patients=10, patches=12),
@@ -79,7 +83,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     label = int(rng.random() < share)
                     if config.in_situ and not label:
                         label = 2 * int(rng.random() < in_situ_share)
-                patch = render_patch(style, label, rng, config.size, config.mpp)
+                patch = _render_at_scale(style, label, rng, config)
                 row, column = divmod(index, PATCHES_PER_ROW)
                 x, y = column * config.size, row * config.size
                 yield (
@@ -97,3 +101,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                         "architecture": patch.architecture,
                     },
                 )
+
+
+def _render_at_scale(style: PatientStyle, label: int, rng: np.random.Generator, config: PhantomConfig) -> Patch:
+    """Render a patch, and draw as many random numbers as at the default size and scale.
+
+    The patches after it, and their classes, are then the same at every scale.
+    """
+    at_scale = copy.deepcopy(rng)
+    patch = render_patch(style, label, rng, PhantomConfig.size, PhantomConfig.mpp)
+    if (config.size, config.mpp) == (PhantomConfig.size, PhantomConfig.mpp):
+        return patch
+    return render_patch(style, label, at_scale, config.size, config.mpp)
