@@ -76,6 +76,18 @@ def _multiclass_metrics(labels: np.ndarray, scores: np.ndarray, weights: np.ndar
     }
 
 
+def call(probabilities: np.ndarray, threshold: float | None) -> np.ndarray:
+    """Return the labels that patches are called, (n,).
+
+    Args:
+        probabilities: float, of the second of two classes, (n,), or of each class, (n, classes).
+        threshold: From which on a patch is called the second of two classes; the most probable of more is called.
+    """
+    if probabilities.ndim == 2:
+        return probabilities.argmax(1)
+    return (probabilities >= threshold).astype(int)
+
+
 def second_or_all(probabilities: np.ndarray) -> np.ndarray:
     """Return scikit-learn's probabilities, (n, classes), as those of the second of two classes, (n,), or of each."""
     return probabilities[:, 1] if probabilities.shape[1] == 2 else probabilities
@@ -108,17 +120,19 @@ def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]
     """Return the threshold that each rule selects. Call it with validation patients.
 
     youden: the largest sensitivity + specificity - 1. sensitivity_95: the largest threshold with a sensitivity of at
-    least 0.95. f1: the largest F1.
+    least 0.95. f1: the largest F1. accuracy: the largest accuracy.
     """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     false_rate, true_rate, thresholds = roc_curve(labels, scores, drop_intermediate=False)
     precision, recall, pr_thresholds = precision_recall_curve(labels, scores)
+    num_positive, num_negative = np.sum(labels == 1), np.sum(labels == 0)
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
     return {
         "youden": float(min(thresholds[np.argmax(true_rate - false_rate)], 1.0)),
         "sensitivity_95": float(thresholds[np.argmax(true_rate >= MIN_SENSITIVITY)]),
         "f1": float(pr_thresholds[np.argmax(f1[:-1])]),
+        "accuracy": float(min(thresholds[np.argmax(true_rate * num_positive - false_rate * num_negative)], 1.0)),
     }
 
 

@@ -11,7 +11,7 @@ from bcgan.artifacts import StageRun
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify import context, pretraining
 from bcgan.classify.scoring import predict_probabilities
-from bcgan.evaluate import derived, intervals, leaks, metrics, split_optimism
+from bcgan.evaluate import borders, derived, intervals, leaks, metrics, split_optimism
 from bcgan.evaluate import images as by_image
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.derived import column_name, get_probabilities, seeds_by_classifier
@@ -89,7 +89,14 @@ def _predict_held_out(
     if experiment.evaluate.ensemble_models:
         derived.set_probabilities(table, derived.ENSEMBLE, 0, base, class_names)
     if context.has_coordinates(table[["x", "y"]].to_numpy()) and not experiment.data.tile:
-        refined, context_weights = derived.refine_by_context(table, base, data.coordinate_patch_px(experiment.data))
+        patch_px = data.coordinate_patch_px(experiment.data)
+        if experiment.data.name != "histology_phantom":  # whose classes are drawn patch by patch: it has no regions
+            at_border = borders.find_border_patches(
+                store.index[["x", "y"]].to_numpy(), store.index["label"].to_numpy(),
+                (store.index["patient"] + "/" + derived.slide_names(store.index)).to_numpy(), patch_px,
+            )  # fmt: skip
+            table[borders.COLUMN] = at_border[held_out].astype(int)
+        refined, context_weights = derived.refine_by_context(table, base, patch_px)
         derived.set_probabilities(table, derived.CONTEXT, 0, refined, class_names)
     return table, context_weights
 
@@ -151,7 +158,7 @@ def _measure_classifier(
     """Return one classifier's part of metrics.json.
 
     Returns:
-        {thresholds, calibration, operating_points, whole_slide_metrics, sets}, where sets is
+        {thresholds, calibration, operating_points, whole_slide_metrics, borders, sets}, where sets is
         {role: {metric: {value, low, high, seeds}}}. Metrics named <metric>_calibrated and patient_<metric> are those of
         the calibrated probabilities. With more than two classes so are all but ece, brier and loss; by_class is
         {role: {class: {metric: ...}}}, each class against the rest, and there are no thresholds, operating points or
@@ -186,11 +193,19 @@ def _measure_classifier(
                 )
                 for label, name in enumerate(class_names)
             }
+    test = (table["role"] == "test").to_numpy()
+    at_borders = None  # without coordinates
+    if borders.COLUMN in table:
+        at_border = table[borders.COLUMN].to_numpy(bool)
+        at_borders = borders.measure(
+            labels[test], predictions.called().select(test), patients[test], at_border[test], bootstrap
+        )
     return {
         "thresholds": {str(seed): value for seed, value in original.thresholds.items()},
         "calibration": {str(seed): values._asdict() for seed, values in predictions.calibrations.items()},
         "operating_points": _measure_operating_points(table, original) if is_binary else {},
         "whole_slide_metrics": _measure_whole_slides(table, original) if is_binary else {},
+        "borders": at_borders,
         "sets": sets,
     } | ({} if is_binary else {"by_class": by_class})
 

@@ -9,9 +9,9 @@ from sklearn.metrics import confusion_matrix
 from bcgan.classes import capitalize
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import format_estimate
-from bcgan.evaluate.metrics import operating_points
+from bcgan.evaluate.metrics import call, operating_points
 from bcgan.report import tables
-from bcgan.report.run import Run, call
+from bcgan.report.run import Run
 from bcgan.report.style import (
     CLASSIFIER_COLORS,
     CLASSIFIER_NAMES,
@@ -57,7 +57,7 @@ def accuracy_loss(run: Run) -> ReportFigure:
 def confusion(run: Run) -> ReportFigure:
     """Draw the confusion matrix of every classifier.
 
-    Of two classes the proposed classifier has three, at three validation thresholds, and the others have one at
+    Of two classes the proposed classifier has one for each rule that selects a threshold, and the others have one at
     Youden's. Of more classes the most probable one is called.
     """
     test, num_classes = run.test_predictions, len(run.class_names)
@@ -105,9 +105,9 @@ def _confusion_caption(run: Run) -> str:
     return (
         f"Confusion of {summary}; share of the true class, and patches (mean over "
         f"{run.seeds_text()}). Upper row: {CLASSIFIER_NAMES[run.classifier_names[0]]} at the thresholds that give "
-        "validation patients the largest Youden index, a sensitivity of at least 0.95, and the largest F1; below: the "
-        "others at that with the largest Youden index. Above each matrix its rule and threshold, all other rules in "
-        "the table of operating points."
+        "validation patients the largest Youden index, a sensitivity of at least 0.95, the largest F1 and the largest "
+        "accuracy; then the others at that with the largest Youden index. Above each matrix its rule and threshold; "
+        "other rules are in the table of operating points."
     )
 
 

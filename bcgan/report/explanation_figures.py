@@ -8,8 +8,9 @@ import seaborn as sns
 from bcgan.classes import capitalize, class_noun
 from bcgan.evaluate.explanations import NUM_PHANTOM_PATCHES, PIXEL_FRACTIONS, without_edges
 from bcgan.evaluate.intervals import format_estimate
+from bcgan.evaluate.metrics import call
 from bcgan.report import tables
-from bcgan.report.run import Run, call
+from bcgan.report.run import Run
 from bcgan.report.style import (
     CLASSIFIER_COLORS,
     CLASSIFIER_NAMES,

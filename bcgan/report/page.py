@@ -232,6 +232,8 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "data_card": cards.data_card(run),
         "claim": cards.claim(run),
     }
+    if run.metrics[run.classifier_names[0]]["borders"]:
+        summary_tables["borders"] = tables.borders(run)
     if run.experiment.data.results_by_image:
         summary_tables["images"] = tables.results(run, "test", by_image.NAMES)
     if run.is_multiclass:

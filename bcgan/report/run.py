@@ -10,6 +10,7 @@ import pandas as pd
 from bcgan.classes import class_colors, class_text
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, get_probabilities, seeds_by_classifier
+from bcgan.evaluate.metrics import call
 from bcgan.experiment import Experiment
 from bcgan.gan.quality_filter import probabilities_of
 from bcgan.gan.watch import layout_correlation
@@ -263,15 +264,3 @@ class Run(NamedTuple):
         """Return the number of classifier seeds, such as `3 seeds`."""
         count = len(self.experiment.classify.seeds)
         return f"{count} seed{'s' if count > 1 else ''}"
-
-
-def call(probabilities: np.ndarray, threshold: float | None) -> np.ndarray:
-    """Return the labels that patches are called, (n,).
-
-    Args:
-        probabilities: float, of the second of two classes, (n,), or of each class, (n, classes).
-        threshold: From which on a patch is called the second of two classes; the most probable of more is called.
-    """
-    if probabilities.ndim == 2:
-        return probabilities.argmax(1)
-    return (probabilities >= threshold).astype(int)

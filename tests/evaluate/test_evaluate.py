@@ -199,6 +199,8 @@ def test_what_is_seen_without_labels_counts_as_training():
 
 def test_every_operating_point_keeps_its_rule():
     points = metrics.operating_points(LABELS, SCORES)
+    accuracies = [reference.accuracy_score(LABELS, threshold <= SCORES) for threshold in SCORES]
+    assert reference.accuracy_score(LABELS, points["accuracy"] <= SCORES) == max(accuracies)
     assert reference.recall_score(LABELS, points["sensitivity_95"] <= SCORES) >= 0.95
     above = min(score for score in SCORES if score > points["sensitivity_95"])
     assert reference.recall_score(LABELS, above <= SCORES) < 0.95

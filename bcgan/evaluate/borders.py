@@ -1,0 +1,78 @@
+"""Errors at the borders of annotated regions, where labels are uncertain.
+
+A patch is at a border if one that touches it, by a side or a corner, has another label. Where only a sample of a
+slide's patches is known, some patches at a border cannot be recognized as such.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from bcgan.data.records import UNKNOWN
+from bcgan.evaluate import intervals, metrics
+
+COLUMN = "at_border"  # of probabilities.csv
+REACH = 1.25  # largest distance along x and y, in patches, at which patches touch; coordinates may be rounded
+
+
+def find_border_patches(coords: np.ndarray, labels: np.ndarray, slides: np.ndarray, patch_px: int) -> np.ndarray:
+    """Return whether each patch touches one of the same slide with another label; bool, (n,).
+
+    Args:
+        coords: integers, (n, 2). x and y of the upper left corners; patches with UNKNOWN touch none.
+        labels: integers, (n,).
+        slides: (n,). The slide of each patch.
+        patch_px: Side of a patch in the pixels of the coordinates.
+    """
+    at_border = np.zeros(len(labels), bool)
+    frame = pd.DataFrame({"slide": slides})[(coords != UNKNOWN).all(axis=1)]
+    for rows in (frame.index[indices].to_numpy() for indices in frame.groupby("slide").indices.values()):
+        pairs = cKDTree(coords[rows]).query_pairs(REACH * patch_px, p=np.inf, output_type="ndarray")
+        differing = pairs[labels[rows[pairs[:, 0]]] != labels[rows[pairs[:, 1]]]]
+        at_border[rows[differing.ravel()]] = True
+    return at_border
+
+
+def measure(
+    labels: np.ndarray,
+    predictions: intervals.SeedPredictions,
+    patients: np.ndarray,
+    at_border: np.ndarray,
+    bootstrap: tuple[int, float, int],
+) -> dict[str, Any]:
+    """Return how many errors are at a border, means over the seeds, and the metrics without the patches there.
+
+    Args:
+        labels, patients, at_border: (n,). Of the patches of one role.
+        bootstrap: resamples, confidence and seed, as `intervals.metrics_with_intervals` takes them.
+
+    Returns:
+        {patches, border_patches, errors, border_errors, roc_auc, roc_auc_off_border}; the last two are estimates.
+    """
+    errors, border_errors = [], []
+    for seed, values in predictions.probabilities.items():
+        is_wrong = metrics.call(values, predictions.thresholds[seed]) != labels
+        errors.append(is_wrong.sum())
+        border_errors.append((is_wrong & at_border).sum())
+    areas = [_roc_auc(labels, predictions, patients, rows, bootstrap) for rows in (np.ones_like(at_border), ~at_border)]
+    return {
+        "patches": len(labels), "border_patches": int(at_border.sum()), "errors": float(np.mean(errors)),
+        "border_errors": float(np.mean(border_errors)), "roc_auc": areas[0], "roc_auc_off_border": areas[1],
+    }  # fmt: skip
+
+
+def _roc_auc(
+    labels: np.ndarray,
+    predictions: intervals.SeedPredictions,
+    patients: np.ndarray,
+    rows: np.ndarray,
+    bootstrap: tuple[int, float, int],
+) -> dict[str, Any]:
+    """Return the estimate of the ROC AUC of the patches of a mask; its value is `None` if a class has none of them."""
+    if len(np.unique(labels[rows])) < len(np.unique(labels)):
+        return {"value": None, "low": None, "high": None, "seeds": len(predictions.probabilities)}
+    return intervals.metrics_with_intervals(labels[rows], predictions.select(rows), patients[rows], *bootstrap)[
+        "roc_auc"
+    ]
