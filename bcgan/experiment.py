@@ -133,6 +133,9 @@ class Experiment(Settings):
             raise ValueError(f"classify.crop_size: {classify.crop_size} is larger than data.size: {self.data.size}")
         if unknown := set(self.evaluate.ensemble_models) - set(models):
             raise ValueError(f"evaluate.ensemble_models: {min(unknown)} is not among classify.models")
+        frozen = [name for name in self.all_models if CLASSIFIERS[name].is_frozen]
+        if frozen and classify.loss == "focal":
+            raise ValueError(f"classify.loss: focal is not a loss of {frozen[0]}; set weighted_bce or bce")
         for name, model in models.items():
             if model.extra_features == "projected_discriminator" and not self.gan.projected_discriminator_weight:
                 raise ValueError(
@@ -170,6 +173,8 @@ class Experiment(Settings):
         models, ablated = self.classify.models, self.ablation.model
         if self.ablation.variants and ablated not in models:
             raise ValueError(f"ablation.model: {ablated} is not among classify.models")
+        if self.ablation.variants and CLASSIFIERS[ablated].is_frozen:
+            raise ValueError(f"ablation.model: {ablated} is not trained but fitted; choose another model")
         if self.ablation.variants and models[ablated].distillation_fraction:
             raise ValueError(f"ablation.model: {ablated} needs teachers; choose a model without")
         for name in self.cross_validation.models:

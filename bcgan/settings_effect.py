@@ -43,7 +43,9 @@ class Rule(NamedTuple):
 
 def _trains_simclr(experiment: Experiment) -> bool:
     """Return whether a classifier starts from SimCLR weights."""
-    return bool(with_simclr(experiment.all_models))
+    variants = experiment.ablation.variants.values()
+    values = [value for by_name in variants for changes in by_name.values() for value in changes.values()]
+    return bool(with_simclr(experiment.all_models)) or "simclr" in values
 
 
 def _translates(experiment: Experiment) -> bool:
@@ -100,6 +102,9 @@ RULES = (
       for setting, owners in SETTING_OWNERS.items()),
     Rule(("classify.teachers",), lambda e, _: any(model.distillation_fraction for model in e.classify.models.values()),
          "no classifier has a distillation_fraction", "set classify.models.student.distillation_fraction"),
+    Rule(_keys("classify.", "batch_size optimizer weight_decay ema_decay"),
+         lambda e, _: not all(CLASSIFIERS[name].is_frozen for name in e.all_models),
+         "every classifier is frozen, and its head is fitted by logistic regression", "add another classifier"),
     Rule(("evaluate.test_crops",), lambda e, _: e.classify.crop_size is not None,
          "complete patches are scored", "set classify.crop_size"),
     Rule(("evaluate.explained_class",), lambda e, _: e.evaluate.num_explained_patches > 0,

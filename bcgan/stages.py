@@ -297,4 +297,8 @@ def _hash_data(data: Data) -> dict[str, str]:
     """Return hashes of what preprocess reads: lists, labels and images, unless tensorflow-datasets makes those."""
     paths = () if data.name in ("histology_phantom", "patch_camelyon") else data.dir
     files = {"lists": data.split_dir, "labels": data.labels}
+    if data.name == "histology_phantom":
+        from bcgan.data.histology_phantom.canvas import VERSION
+
+        return {"tissue": VERSION}
     return {"data": fingerprint(paths)} | {name: fingerprint((path,) if path else ()) for name, path in files.items()}

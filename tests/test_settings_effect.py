@@ -35,8 +35,7 @@ features.num_synthetic features.quality_filter.steps features.quality_filter.min
 features.quality_filter.distance_quantile features.saved_blocks
 features.nuclear_od_threshold
 classify.models.*.epochs classify.models.*.finetune_extra_features
-classify.seeds classify.batch_size classify.patient_balance classify.crop_size classify.loss classify.optimizer
-classify.weight_decay classify.ema_decay classify.stain_jitter classify.color_jitter
+classify.seeds classify.patient_balance classify.crop_size classify.loss classify.stain_jitter classify.color_jitter
 evaluate.ensemble_models evaluate.tta_views evaluate.bootstrap_samples evaluate.confidence_level evaluate.probe_seeds
 evaluate.num_explained_patches
 evaluate.num_gan_samples
@@ -47,6 +46,7 @@ ablation.variants cross_validation.models report.title report.num_examples seed 
 )
 SIMCLR = 'classify.models={"efficientnet_lite0_simclr": {}}'
 PRETRAINS = (SIMCLR, "pretrain.steps=5")
+FROZEN = ("classify.models={simclr_linear: {}}", "pretrain.weights=shipped")
 TAUGHT = ("classify.models.cnn={}", "classify.teachers=[cnn]")
 LINEAR = ("simclr_linear", "pretrain.weights=shipped")
 LEVELS = 'ablation.variants={"loss": {"focal": {"classify.loss": "focal"}}}'
@@ -81,6 +81,9 @@ CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     **dict.fromkeys(("classify.models.*.learning_rate", "classify.models.*.synthetic_fraction"),
                     (0.5, LINEAR, ("cnn",))),
     "classify.models.*.distillation_fraction": (0.5, (*LINEAR, *TAUGHT), ("student", *TAUGHT)),
+    "classify.batch_size": (8, FROZEN, ()),
+    **dict.fromkeys(("classify.weight_decay", "classify.ema_decay"), (0.5, FROZEN, ())),
+    "classify.optimizer": ("sgd", FROZEN, ()),
     "classify.models.*.multi_depth": (True, ("resnet34",), ("efficientnet_lite0",)),
     "classify.models.*.filter_synthetic": (False, ("cnn",), ("cnn", "classify.models.cnn.synthetic_fraction=0.1")),
     "classify.models.*.weights": ("imagenet", ("resnet34",), ("resnet50",)),

@@ -15,7 +15,16 @@ import tensorflow as tf
 from scipy.special import expit, softmax
 
 from bcgan import progress
-from bcgan.classify.train import Patches, Recipe, TrainingData, augment, measure, sample_weights, train
+from bcgan.classify.train import (
+    Patches,
+    Recipe,
+    TrainingData,
+    augment,
+    check_finite,
+    measure,
+    sample_weights,
+    train,
+)
 from bcgan.data import batches
 from bcgan.data.views import center_crop
 from bcgan.models import fast, weights
@@ -30,22 +39,34 @@ def fit(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) ->
     """Train a classifier and write `path` (.keras), and next to it a line for each epoch (.jsonl).
 
     If all layers but the last are frozen, that one is fitted by logistic regression. With `multi_depth` it is too, and
-    then all layers are trained. An interruption can be resumed by the same call.
+    then all layers are trained. After an interruption the same call resumes; a regression starts again.
 
     Args:
         network: As `bcgan.models.classifier` builds it.
 
     Raises:
-        WorkError: If the loss is NaN or infinite.
+        WorkError: If the loss or a feature is NaN or infinite.
     """
     if is_frozen(network):
         train_head(network, data, recipe, path)
         return
     if recipe.classifier.multi_depth and not path.with_suffix(".checkpoint.npz").exists():
-        head = _Head(network, data, recipe, path.stem)
-        head.add_pass()
-        head.assign(head.fit().parameters)
+        _fit_initial_head(network, data, recipe, path.stem)
     train(network, data, recipe, path)
+
+
+def _fit_initial_head(network: keras.Model, data: TrainingData, recipe: Recipe, name: str) -> None:
+    """Fit the last layer once; the features are freed when this returns."""
+    head = _Head(network, data, recipe, name)
+    head.add_pass(0)
+    head.assign(head.fit().parameters)
+
+
+def selected_penalty(log: Path) -> float | None:
+    """Return the inverse penalty of the epoch that was kept, from the log of a training; `None` if it has none."""
+    rows = list(progress.read_jsonl(log)) if log.exists() else []
+    best = max(rows, key=lambda row: row.get("validation_roc_auc", row["epoch"]), default={})
+    return best.get("inverse_penalty")
 
 
 def is_frozen(network: keras.Model) -> bool:
@@ -70,11 +91,11 @@ def train_head(network: keras.Model, data: TrainingData, recipe: Recipe, path: P
     best_parameters, best_auc = None, -1.0
     for epoch in range(recipe.classifier.epochs):
         start_time = time.monotonic()
-        head.add_pass()
+        head.add_pass(epoch)
         fitted = head.fit()
         metrics = {f"validation_{name}": value for name, value in fitted.validation_metrics.items()}
         roc_auc = metrics.get("validation_roc_auc", epoch)  # without validation the last pass is best
-        if roc_auc > best_auc:
+        if best_parameters is None or roc_auc > best_auc:
             best_parameters, best_auc = fitted.parameters, roc_auc
         seconds = round(time.monotonic() - start_time, 2)
         training = {name: fitted.training_metrics[name] for name in ("loss", "accuracy")}
@@ -101,19 +122,23 @@ class _Head:
         self._layer, self._recipe, self._name = network.get_layer(HEAD), recipe, name
         self._real = data.real
         self._features = _make_feature_function(network, recipe)
-        self._passes: list[np.ndarray] = []
+        num_features = network.get_layer(HEAD).input.shape[-1]
+        num_rows = recipe.classifier.epochs * len(data.real.labels) if is_frozen(network) else len(data.real.labels)
+        self._values = np.zeros((num_rows, num_features), np.float32)  # of all passes
+        self._num_filled = 0
         self._validation: Patches | None = None
         if data.validation:
             images = center_crop(data.validation.images, recipe.classify.crop_size)
             features = batches.map_in_batches(lambda part: self._features(part, None), images)
+            check_finite(features, name, 0, recipe)
             self._validation = Patches(features, data.validation.labels)
 
-    def add_pass(self) -> None:
+    def add_pass(self, epoch: int) -> None:
         """Compute the features of every training patch, augmented anew."""
         settings, seed, count = self._recipe.classify, self._recipe.seed, len(self._real.labels)
         batch = batches.inference_batch(settings.crop_size or self._real.images.shape[1])
         steps = -(-count // batch)
-        first = len(self._passes) * steps
+        first = epoch * steps
 
         def sample(step: int) -> np.ndarray:
             start = (step - first) * batch
@@ -122,25 +147,27 @@ class _Head:
         dataset = batches.make_dataset(
             self._real.images, self._real.labels, sample, range(first, first + steps), settings.crop_size, seed
         )
-        features = []
         with progress.bar(count, f"{self._name}: features", "patch") as bar:
             for step, images, _ in dataset:
-                features.append(self._features(images, step))
+                end = self._num_filled + len(images)
+                self._values[self._num_filled : end] = self._features(images, step)
+                self._num_filled = end
                 bar.update(len(images))
-        self._passes.append(np.concatenate(features))
+        check_finite(self._values[self._num_filled - count : self._num_filled], self._name, epoch, self._recipe)
 
     def fit(self) -> _Fitted:
         """Return the logistic regression of the largest ROC AUC on the validation patches."""
         from sklearn.linear_model import LogisticRegression
 
-        settings, features = self._recipe.classify, np.concatenate(self._passes)
-        num_passes = len(self._passes)
+        settings, features = self._recipe.classify, self._values[: self._num_filled]
+        num_passes = len(features) // len(self._real.labels)
         labels = np.tile(self._real.labels, num_passes)
         of_patch = sample_weights(self._real, settings.patient_balance)
         mean, deviation = features.mean(0), features.std(0) + 1e-6
-        features = (features - mean) / deviation
+        features = features - mean
+        features /= deviation
         candidates = []
-        for inverse_penalty in INVERSE_PENALTIES if self._validation else (DEFAULT_INVERSE_PENALTY,):
+        for inverse_penalty in self._inverse_penalties():
             model = LogisticRegression(
                 C=inverse_penalty, max_iter=MAX_ITERATIONS, class_weight=None if settings.loss == "bce" else "balanced"
             )
@@ -156,6 +183,12 @@ class _Head:
             candidates.append(_Fitted(parameters, inverse_penalty, measure(probabilities, labels), validation_metrics))
         return max(candidates, key=lambda fitted: fitted.validation_metrics.get("roc_auc", 0.0))
 
+    def _inverse_penalties(self) -> tuple[float, ...]:
+        """Return those that are tried."""
+        if self._recipe.inverse_penalty:
+            return (self._recipe.inverse_penalty,)
+        return INVERSE_PENALTIES if self._validation else (DEFAULT_INVERSE_PENALTY,)
+
     def assign(self, parameters: tuple[np.ndarray, np.ndarray]) -> None:
         """Set the weights of the layer."""
         self._layer.set_weights(list(parameters))
@@ -170,7 +203,7 @@ def _make_feature_function(
     @tf.function(reduce_retracing=True)
     def run(images, step):
         images = batches.to_float(images)
-        if step is not None:
+        if step is not None and recipe.augment:
             images = augment(images, step, recipe)
         return tf.cast(features(images, training=False), tf.float32)
 

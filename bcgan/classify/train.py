@@ -62,6 +62,8 @@ class Recipe(NamedTuple):
         xla: Whether steps are compiled by XLA.
         epoch_steps: Steps of an epoch. `None` means one pass over the real patches.
         augment: Whether patches get random orientations, stains and colors.
+        inverse_penalty: Of the logistic regression of a frozen network's head. `None` means that the validation patches
+            select it.
     """
 
     classify: Classify
@@ -70,6 +72,7 @@ class Recipe(NamedTuple):
     xla: bool = False
     epoch_steps: int | None = None
     augment: bool = True
+    inverse_penalty: float | None = None
 
 
 class Sampling(NamedTuple):
@@ -136,11 +139,11 @@ def train(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) 
             for step, images, labels in dataset:
                 step_metrics.append([float(value) for value in step_function(step, images, labels)])
                 bar.update()
-            _check_finite(step_metrics, path.stem, epoch, recipe)
+            check_finite(step_metrics, path.stem, epoch, recipe)
             validation_metrics = {}
             if validation:
                 probabilities = predict(center_crop(validation.images, settings.crop_size)).astype(float)
-                _check_finite(probabilities, path.stem, epoch, recipe)
+                check_finite(probabilities, path.stem, epoch, recipe)
                 measured = measure(probabilities, validation.labels)
                 validation_metrics = {f"validation_{name}": value for name, value in measured.items()}
             roc_auc = validation_metrics.get("validation_roc_auc", epoch)  # without validation the last epoch is best
@@ -198,7 +201,7 @@ def _build_state(network: keras.Model, recipe: Recipe, epoch_steps: int) -> _Tra
     return _TrainingState(network, average, best, best_auc, optimizer)
 
 
-def _check_finite(values: list | np.ndarray, name: str, epoch: int, recipe: Recipe) -> None:
+def check_finite(values: list | np.ndarray, name: str, epoch: int, recipe: Recipe) -> None:
     """Raise WorkError if losses or probabilities are NaN or infinite."""
     if not np.isfinite(values).all():
         raise WorkError(
@@ -207,12 +210,12 @@ def _check_finite(values: list | np.ndarray, name: str, epoch: int, recipe: Reci
         )
 
 
-def _class_fractions(labels: np.ndarray, num_classes: int, sample_weights: np.ndarray | None = None) -> np.ndarray:
+def _class_fractions(labels: np.ndarray, num_classes: int, of_patch: np.ndarray | None = None) -> np.ndarray:
     """Return the fraction of drawn patches that each class has; labels of two classes may be soft."""
     if num_classes == 2:
-        second_fraction = np.average(labels, weights=sample_weights)
+        second_fraction = np.average(labels, weights=of_patch)
         return np.array([1 - second_fraction, second_fraction])
-    return np.bincount(labels, sample_weights, minlength=num_classes) / len(labels)
+    return np.bincount(labels, of_patch, minlength=num_classes) / len(labels)
 
 
 def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sampling:

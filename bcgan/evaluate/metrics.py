@@ -10,7 +10,7 @@ plain metric, which the tests compare with scikit-learn's.
 
 import numpy as np
 
-THRESHOLD_METRICS = ("sensitivity", "specificity", "balanced_accuracy", "f1")
+THRESHOLD_METRICS = ("accuracy", "sensitivity", "specificity", "balanced_accuracy", "f1")
 MIN_SENSITIVITY = 0.95  # of the rule sensitivity_95
 CALIBRATION_BINS = 10  # of the expected calibration error, equally wide
 NAMES = (

@@ -6,8 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals, score
+from bcgan.evaluate.derived import slide_names
+
+MAX_SIDE_DIFFERENCE = 0.01  # of the sides of patches at two scales, which may be rounded
 
 
 class BootstrapSettings(NamedTuple):
@@ -18,11 +22,18 @@ class BootstrapSettings(NamedTuple):
     seed: int
 
 
+class Grid(NamedTuple):
+    """The patches of a run."""
+
+    mpp: float  # microns per pixel
+    patch_px: int  # side of a patch, in the pixels of the coordinates
+
+
 def compare_runs(
     reference: Path,
     candidate: Path,
     settings: BootstrapSettings,
-    mpp: tuple[float | None, float | None] = (None, None),
+    grids: tuple[Grid, Grid] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the differences of each classifier that both runs have, candidate minus reference.
 
@@ -30,22 +41,28 @@ def compare_runs(
 
     Args:
         reference, candidate: Folders of the stage `evaluate`.
-        mpp: Microns per pixel of each run's patches. Patches of runs at different scales are matched by their places.
-            Defaults to unknown: they are matched by their ids.
+        grids: Of each run. Patches of runs at different scales are matched by their places. Defaults to `None`: they
+            are matched by their ids.
 
     Returns:
         {classifier, metric, value, low, high, p, patches, patients} for each of COMPARED_METRICS.
 
     Raises:
-        InputError: If no test patch is in both, or a patch has another patient or label.
+        InputError: If no test patch is in both, a patch has another patient or label, or patches at two scales show
+            areas of different sizes or cannot be told apart by their places.
     """
     tables = [score.read_probabilities(folder) for folder in (reference, candidate)]
-    shared = _shared_test_rows(tables, mpp)
+    by_place = grids is not None and grids[0].mpp != grids[1].mpp
+    if by_place:
+        _check_areas(grids, (reference, candidate))
+        tables = [table.assign(place=_places(table, grid)) for table, grid in zip(tables, grids, strict=True)]
+    key = "place" if by_place else "id"
+    shared = _match_test_patches(tables, key)
     if not len(shared):
         raise InputError(f"{reference} and {candidate} have no test patch in common. Compare runs of the same data.")
     is_other = (shared["patient"] != shared["patient_candidate"]) | (shared["label"] != shared["label_candidate"])
     if is_other.any():
-        patch = shared[_key(mpp)][is_other.idxmax()]
+        patch = shared[key][is_other.idxmax()]
         raise InputError(
             f"{patch} has another patient or label in {candidate} than in {reference}. Compare runs of the same data."
         )
@@ -68,22 +85,33 @@ def compare_runs(
     return results
 
 
-def _key(mpp: tuple[float | None, float | None]) -> str:
-    """Return the column by which patches are matched."""
-    return "id" if mpp[0] == mpp[1] or None in mpp else "place"
+def _check_areas(grids: tuple[Grid, Grid], folders: tuple[Path, Path]) -> None:
+    """Raise InputError if patches of two runs show areas of different sizes."""
+    sides = [grid.patch_px * grid.mpp for grid in grids]
+    if abs(sides[0] - sides[1]) > MAX_SIDE_DIFFERENCE * max(sides):
+        raise InputError(
+            f"A patch of {folders[0]} shows {sides[0]:g} microns and one of {folders[1]} {sides[1]:g}. Compare runs "
+            "whose data.size times data.mpp is the same."
+        )
 
 
-def _shared_test_rows(tables: list[pd.DataFrame], mpp: tuple[float | None, float | None]) -> pd.DataFrame:
+def _places(table: pd.DataFrame, grid: Grid) -> pd.Series:
+    """Return the slide of each patch and its corner in whole microns; where the corner is unknown, its id."""
+    corners = (table[["x", "y"]] * grid.mpp).round().astype(int).astype(str)
+    places = table["patient"] + "/" + slide_names(table) + " at " + corners["x"] + ", " + corners["y"] + " microns"
+    return places.where((table[["x", "y"]] != UNKNOWN).all(axis=1), table["id"])
+
+
+def _match_test_patches(tables: list[pd.DataFrame], key: str) -> pd.DataFrame:
     """Return the test patches in both tables: the key, patient, label, row, and those of the second with _candidate.
 
-    A place is a patient and a corner in whole microns.
+    Raises:
+        InputError: If two patches of a table have the same key.
     """
-    key, parts = _key(mpp), []
-    for table, microns in zip(tables, mpp, strict=True):
+    parts = []
+    for table in tables:
         part = table.assign(row=np.arange(len(table)))[table["role"] == "test"]
-        if key == "place":
-            part = part[(part["x"] >= 0) & (part["y"] >= 0)]
-            corners = (part[["x", "y"]] * microns).round().astype(int).astype(str)
-            part = part.assign(place=part["patient"] + " at " + corners["x"] + ", " + corners["y"] + " microns")
+        if (repeated := part[key].duplicated()).any():
+            raise InputError(f"Two test patches are {part[key][repeated].iloc[0]}. Patches cannot be matched by {key}.")
         parts.append(part[[key, "patient", "label", "row"]])
     return pd.merge(*parts, on=key, suffixes=("", "_candidate"))

@@ -36,7 +36,7 @@ def gan_resnet(
     extra_maps = further_maps(patch) if further_maps else []
     x = body(_join_features(stem(image), [discriminator_maps[blocks.index(joined)], *extra_maps]))
     if multi_depth:
-        means = _pooled_means([*discriminator_maps, *extra_maps], "depth")
+        means = _pooled_means([*discriminator_maps, *extra_maps])
         x = layers.Concatenate(name="units_and_means")([layers.ReLU(name="units_relu")(x), *means])
     return keras.Model(image, x, name="gan_resnet")
 
@@ -67,10 +67,10 @@ def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
     return keras.Model(image, x, name="gan_only")
 
 
-def _pooled_means(maps: list[keras.KerasTensor], name: str) -> list[keras.KerasTensor]:
+def _pooled_means(maps: list[keras.KerasTensor]) -> list[keras.KerasTensor]:
     """Return the mean of every channel of each map, float32."""
     return [
-        layers.GlobalAveragePooling2D(name=f"{name}{index}_mean", dtype="float32")(x) for index, x in enumerate(maps, 1)
+        layers.GlobalAveragePooling2D(name=f"depth{index}_mean", dtype="float32")(x) for index, x in enumerate(maps, 1)
     ]
 
 

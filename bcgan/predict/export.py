@@ -206,7 +206,9 @@ def _train_on_all_patients(
             loaded = store.load_synthetic(root / "features", experiment.data.size, model.filter_synthetic)
             synthetic = Patches(*loaded)
         path = folder / f"{derived.column_name(name, seed)}.keras"
-        linear.fit(network, TrainingData(real, synthetic), Recipe(settings, model, seed, xla), path)
+        penalty = linear.selected_penalty(root / "classify" / f"{path.stem}.jsonl")
+        recipe = Recipe(settings, model, seed, xla, inverse_penalty=penalty)
+        linear.fit(network, TrainingData(real, synthetic), recipe, path)
 
     networks = []
     for name, seed in members.items():

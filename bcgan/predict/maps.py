@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from bcgan import machine, runs
-from bcgan.classes import CLASS_COLORS, capitalize, class_colors, class_noun
+from bcgan.classes import CLASS_COLORS, NOUNS, capitalize, class_colors, class_noun
 from bcgan.predict.model import ABSTAINED, OUT_OF_DISTRIBUTION, SCORED, VERDICTS, Card, Model, Predictions
 from bcgan.slides.files import printable
 from bcgan.slides.patches import PatchGrid
@@ -120,7 +120,7 @@ def to_geojson(grid: PatchGrid, predictions: Predictions, card: Card) -> dict:
         has_score = verdict < OUT_OF_DISTRIBUTION
         color = color if verdict == SCORED else UNKNOWN_COLOR
         if len(classes) == 2:
-            measurements = {probability_name(classes): float(probability)}
+            measurements = {f"probability of {NOUNS.get(classes[1], classes[1])}": float(probability)}
         else:
             measurements = {
                 f"probability of {name}": float(value) for name, value in zip(classes, by_class, strict=True)

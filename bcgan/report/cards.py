@@ -11,6 +11,7 @@ from bcgan.report import slide_figures
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
 from bcgan.report.wording import join_words
+from bcgan.settings import Classify
 
 UNKNOWN = "Unknown"
 NO_PATIENTS = "Unknown: the data name no patient, every patch stands for itself"
@@ -84,7 +85,7 @@ def data_card(run: Run) -> pd.DataFrame:
 def model_card(run: Run) -> pd.DataFrame:
     """Return the model card of the proposed classifier: use, training, metrics and failures."""
     name = run.classifier_names[0]
-    classifier_settings, settings = run.experiment.classify.models[name], run.experiment.classify
+    settings = run.experiment.classify
     sets = run.metrics[name]["sets"]
     if run.is_multiclass:
         output, chosen_call = "a probability of each class", "the most probable class is called"
@@ -96,11 +97,7 @@ def model_card(run: Run) -> pd.DataFrame:
         "Task": f"One patch of {settings.crop_size or run.experiment.data.size} pixels to {output}",
         "Intended use": "Research. Not for diagnosis, nor for any decision about a patient",
         "Trained on": run.role_summary("train"),
-        "Training": f"{classifier_settings.epochs} epochs, batches of {settings.batch_size}, {settings.optimizer} at "
-                    f"{classifier_settings.learning_rate:g}, loss {settings.loss.replace('_', ' ')}; "
-                    f"{classifier_settings.synthetic_fraction:.0%} of each batch synthetic"
-                    + (f", {classifier_settings.distillation_fraction:.0%} labelled by teachers"
-                       if classifier_settings.distillation_fraction else ""),
+        "Training": _training_text(settings, name),
         "Chosen by": f"Validation ROC AUC ({run.role_summary('validation')}); {chosen_call}",
         **{f"{METRIC_NAMES[metric]}, test patients": format_estimate(sets["test"][metric]) for metric in METRICS},
         "Other patients": "; ".join(
@@ -111,6 +108,24 @@ def model_card(run: Run) -> pd.DataFrame:
         "Fairness": f"{UNKNOWN}: the data name neither age nor origin",
         "Leak audit": "passed" if run.leak_audit["passed"] else "FAILED",
     })  # fmt: skip
+
+
+def _training_text(settings: Classify, name: str) -> str:
+    """Return how a classifier was trained."""
+    model = settings.models[name]
+    balance = f"; patients are drawn n^-{settings.patient_balance:g} times as often" if settings.patient_balance else ""
+    if CLASSIFIERS[name].is_frozen:
+        return (
+            f"Logistic regression on frozen features of {model.epochs} augmented passes, penalty by validation ROC AUC"
+            + balance
+        )
+    return (
+        f"{model.epochs} epochs, batches of {settings.batch_size}, {settings.optimizer} at {model.learning_rate:g}, "
+        f"loss {settings.loss.replace('_', ' ')}; {model.synthetic_fraction:.0%} of each batch synthetic"
+        + (f", {model.distillation_fraction:.0%} labelled by teachers" if model.distillation_fraction else "")
+        + ("; the head reads several depths, and starts from a logistic regression" if model.multi_depth else "")
+        + balance
+    )
 
 
 def claim(run: Run) -> pd.DataFrame:
@@ -214,7 +229,7 @@ def _labels_text(run: Run) -> str:
 
 def _pretraining_texts(run: Run) -> list[str]:
     """Return phrases on initial weights from ImageNet and from SimCLR; none if neither was used."""
-    joined = {"imagenet": "the layers whose maps join the discriminator's"}
+    joined = dict.fromkeys(("imagenet", "simclr"), "the layers whose maps join the discriminator's")
     pretrained = [name for name in run.trained_names if CLASSIFIERS[name].pretraining != "none"]
     names = [CLASSIFIER_NAMES[name].removesuffix(" (ImageNet)") for name in pretrained]
     names += ["the GAN's projected discriminator"] if run.experiment.gan.projected_discriminator_weight else []
@@ -228,7 +243,7 @@ def _pretraining_texts(run: Run) -> list[str]:
         self_supervised = join_words([
             CLASSIFIER_NAMES[name] if CLASSIFIERS[name].pretraining == "simclr"
             else f"the layers whose maps join {CLASSIFIER_NAMES[name]}"
-            for name in with_simclr(run.experiment.classify.models)
+            for name in with_simclr(run.experiment.all_models)
         ])  # fmt: skip
         sentences.append(f"then, for {self_supervised}, what self-supervision on {count} left")
     return sentences

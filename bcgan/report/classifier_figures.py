@@ -7,6 +7,7 @@ import seaborn as sns
 from sklearn.metrics import confusion_matrix
 
 from bcgan.classes import capitalize
+from bcgan.classifiers import CLASSIFIERS
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.evaluate.metrics import call, operating_points
@@ -21,6 +22,7 @@ from bcgan.report.style import (
     difference_title,
     format_signed,
 )
+from bcgan.report.wording import join_words
 
 YOUDEN, MOST_PROBABLE = "youden", "most_probable"
 MIN_CELL_IN, MAX_WIDTH_IN = 0.5, 10  # of confusion matrices
@@ -51,6 +53,9 @@ def accuracy_loss(run: Run) -> ReportFigure:
         f"augmented, weights of that step, loss {settings.loss.replace('_', ' ')}; validation (solid): averaged "
         f"weights, plain cross-entropy, {run.role_summary('validation')}."
     )
+    frozen = [CLASSIFIER_NAMES[name] for name in names if CLASSIFIERS[name].is_frozen]
+    if frozen:
+        caption += f" {join_words(frozen)}: after each epoch a regression is fitted to the patches of all epochs."
     return ReportFigure(figure, run.training_logs, "Accuracy and loss", caption)
 
 

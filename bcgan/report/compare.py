@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from bcgan import progress, runs
 from bcgan.classes import CLASSES, class_names, class_text, parse_classes
-from bcgan.data import microns_per_pixel
+from bcgan.data import coordinate_patch_px, microns_per_pixel
 from bcgan.errors import InputError
 from bcgan.evaluate import paired
 from bcgan.evaluate.intervals import format_estimate
@@ -39,12 +40,23 @@ def read(name: str) -> dict[str, Any]:
         if results["schema"] != SCHEMA:
             raise InputError(f"{path} has schema {results['schema']}, not {SCHEMA}. Render the report again.")
         compared = {key: results[key] for key in ("experiment", "protocol", "classifiers", "gan", "seconds")}
-        mpp = microns_per_pixel(Data.model_validate(results["settings"]["data"]))
-        return compared | {"settings": _flatten(results["settings"]), "mpp": mpp}
+        return compared | {
+            "settings": _flatten(results["settings"]), "grid": _read_grid(results["settings"]["data"])
+        }  # fmt: skip
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist. Render it: bcgan report {name}") from error
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a results.json of a report ({error}). Render it again.") from error
+
+
+def _read_grid(data_settings: dict[str, Any]) -> paired.Grid | None:
+    """Return the scale and size of a report's patches; `None` if they are unknown, or settings have changed since."""
+    try:
+        data = Data.model_validate(data_settings)
+    except ValidationError:
+        return None
+    mpp = microns_per_pixel(data)
+    return paired.Grid(mpp, coordinate_patch_px(data)) if mpp else None
 
 
 def render(names: list[str], out: Path) -> Path:
@@ -180,7 +192,8 @@ def _compare_predictions(reports: dict[str, dict]) -> pd.DataFrame:
             if _class_names(report) != _class_names(reference):
                 raise InputError(f"{title} and {first} have other classes. Compare reports of the same classes.")
             folders = _find_run(first, reference), _find_run(title, report)
-            differences = paired.compare_runs(*folders, bootstrap, (reference["mpp"], report["mpp"]))
+            grids = reference["grid"], report["grid"]
+            differences = paired.compare_runs(*folders, bootstrap, None if None in grids else grids)
         except InputError as error:
             progress.log.warning("compare: %s without differences on the same patches: %s", title, error)
             continue

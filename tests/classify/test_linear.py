@@ -8,11 +8,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify import linear, train
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.data import batches
+from bcgan.errors import WorkError
 from bcgan.models import weights
 from bcgan.models.classifier import build_classifier
+from bcgan.models.discriminator import discriminator
 from bcgan.settings import Classifier, Classify
 
 SIZE, COUNT = 32, 240
@@ -94,11 +97,35 @@ def test_training_starts_from_the_regression_where_the_head_reads_several_depths
     assert areas[0] > 0.7 and areas[0] > areas[1] + 0.05
 
 
-@pytest.mark.parametrize(
-    ("name", "is_frozen"), [("simclr_linear", True), ("efficientnet_lite0", False), ("cnn", False)]
-)
-def test_what_is_frozen_is_seen_inside_nested_networks(name, is_frozen):
-    assert linear.is_frozen(build_classifier(name, pretrained=False)) == is_frozen
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_is_frozen_if_its_entry_says_so(name):
+    """Which decides which settings it reads, and how it is trained."""
+    judge = discriminator(8) if CLASSIFIERS[name].uses_discriminator else None
+    assert linear.is_frozen(build_classifier(name, 50, judge, pretrained=False)) == CLASSIFIERS[name].is_frozen
+
+
+def test_the_penalty_of_the_kept_epoch_is_used_where_nothing_can_select_one(tmp_path):
+    """As for the exported classifier, which is fitted to all patients with the settings that were measured."""
+    recipe = train.Recipe(PLAIN, Classifier(epochs=3))
+    linear.fit(make_network(), train.TrainingData(draw(0), None, draw(1)), recipe, tmp_path / "selected.keras")
+    rows = [json.loads(line) for line in (tmp_path / "selected.jsonl").read_text().splitlines()]
+    best = max(rows, key=lambda row: row["validation_roc_auc"])
+    penalty = linear.selected_penalty(tmp_path / "selected.jsonl")
+    assert penalty == best["inverse_penalty"]
+    recipe = recipe._replace(inverse_penalty=penalty)
+    linear.fit(make_network(), train.TrainingData(draw(0)), recipe, tmp_path / "everyone.keras")
+    rows = [json.loads(line) for line in (tmp_path / "everyone.jsonl").read_text().splitlines()]
+    assert {row["inverse_penalty"] for row in rows} == {penalty}
+    (tmp_path / "trained.jsonl").write_text('{"epoch": 0, "validation_roc_auc": 0.9}\n')
+    assert linear.selected_penalty(tmp_path / "trained.jsonl") is None
+    assert linear.selected_penalty(tmp_path / "missing.jsonl") is None
+
+
+def test_features_that_are_not_finite_are_named(tmp_path):
+    network, recipe = make_network(), train.Recipe(PLAIN, Classifier(epochs=1))
+    network.layers[1].layers[0].bias.assign(np.full(12, np.inf))
+    with pytest.raises(WorkError, match=r"classify: linear: the loss is NaN or infinite"):
+        linear.fit(network, train.TrainingData(draw(0)), recipe, tmp_path / "linear.keras")
 
 
 def test_a_layer_with_statistics_that_move_is_trained():

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from bcgan.errors import InputError
-from bcgan.evaluate.paired import BootstrapSettings, compare_runs
+from bcgan.evaluate.paired import BootstrapSettings, Grid, compare_runs
 
 SETTINGS = BootstrapSettings(200, 0.95, 0)
 
@@ -77,17 +77,37 @@ def test_runs_of_other_data_are_not_compared(runs, tmp_path, change, message):
         compare_runs(reference, write(tmp_path / "changed", noisy.assign(**change)), SETTINGS)
 
 
-def test_patches_at_two_scales_are_matched_by_their_places(runs, tmp_path):
-    """At half the microns per pixel the coordinates are twice as large, and so are other ids."""
-    noisy, better, _, _ = runs
-    places = {"x": lambda table: 50 * table["id"].str[-3:].astype(int) % 1000, "y": 0}
+def at_two_scales(noisy, better, tmp_path, **places) -> tuple:
+    """Return the folders of a coarse run and a fine one, whose coordinates are four times as large, with other ids."""
     coarse, fine = noisy.assign(**places), better[better["id"] != "extra"].assign(**places)
-    fine = fine.assign(x=4 * fine["x"], id="fine" + fine["id"])
-    folders = write(tmp_path / "coarse", coarse), write(tmp_path / "fine", fine)
-    at_places = compare_runs(*folders, SETTINGS, (4.0, 1.0))
-    same = write(tmp_path / "same", fine.assign(id=fine["id"].str.removeprefix("fine")))
-    by_id = compare_runs(folders[0], same, SETTINGS, (4.0, 4.0))
+    fine = fine.assign(x=4 * fine["x"], y=4 * fine["y"], id="fine" + fine["id"])
+    return write(tmp_path / "coarse", coarse), write(tmp_path / "fine", fine)
+
+
+def test_patches_at_two_scales_are_matched_by_their_places(runs, tmp_path):
+    noisy, better, reference, _ = runs
+    column = noisy["id"].str[-3:].astype(int) % 20
+    folders = at_two_scales(noisy, better, tmp_path, x=50 * column, y=0, image=noisy["patient"])
+    at_places = compare_runs(*folders, SETTINGS, (Grid(4.0, 50), Grid(1.0, 200)))
+    shared = better[better["id"] != "extra"]
+    by_id = compare_runs(reference, write(tmp_path / "same", shared), SETTINGS, (Grid(4.0, 50), Grid(4.0, 50)))
     assert [row["value"] for row in at_places] == pytest.approx([row["value"] for row in by_id])
-    assert at_places[0]["patches"] == 238
-    with pytest.raises(InputError, match="Compare runs of the same data"):
-        compare_runs(*folders, SETTINGS, (4.0, 2.0))
+    assert at_places[0]["patches"] == by_id[0]["patches"] == 238
+    for grid in (Grid(1.0, 128), Grid(2.0, 50)):
+        with pytest.raises(
+            InputError, match=r"shows 200 microns and one of .* (128|100)\. Compare runs whose data\.size"
+        ):
+            compare_runs(*folders, SETTINGS, (Grid(4.0, 50), grid))
+
+
+def test_the_same_corner_of_two_images_of_a_patient_is_two_places(runs, tmp_path):
+    """Every image begins at (0, 0): without the image a patch would be paired with those of all the others."""
+    noisy, better, _, _ = runs
+    grids = Grid(4.0, 50), Grid(1.0, 200)
+    images = noisy["patient"] + "-" + (noisy["id"].str[-3:].astype(int) % 20).astype(str)
+    folders = at_two_scales(noisy, better, tmp_path, x=0, y=0, image=images)
+    assert compare_runs(*folders, SETTINGS, grids)[0]["patches"] == 238
+    (tmp_path / "again").mkdir()
+    folders = at_two_scales(noisy, better, tmp_path / "again", x=0, y=0, image=noisy["patient"])
+    with pytest.raises(InputError, match=r"Two test patches are p12/p12 at 0, 0 microns\. Patches cannot be matched"):
+        compare_runs(*folders, SETTINGS, grids)

@@ -8,6 +8,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+VERSION = "1.1.0"  # of the tissue: raised whenever a patch changes
 BASE_MPP = 4.0  # microns per layout pixel: tissue is laid out at this scale, whatever the scale of the image
 SCALE = 3  # canvas pixels per layout pixel for an image at BASE_MPP, per axis; the textures are drawn for it
 FINE_SCALE = 2  # canvas pixels per image pixel for a finer image

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from bcgan.data.builders import patch_info, stable_seed
-from bcgan.data.histology_phantom.canvas import BASE_MPP, PatientStyle, patient_style
+from bcgan.data.histology_phantom.canvas import BASE_MPP, VERSION, PatientStyle, patient_style
 from bcgan.data.histology_phantom.tissue import Patch, render_patch
 
 PATCHES_PER_ROW = 10
@@ -44,10 +44,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Patches with the truth beside each: nuclei (x, y, radius in pixels, malignant 0 or 1), the share of
     the patch that nuclei cover, the share that is tissue, and the kind of tissue."""
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version(VERSION)
     RELEASE_NOTES = {
         "1.0.0": "First release.",
-        "1.1.0": "A patch has the same class and the same tissue at every size and scale.",
+        "1.1.0": "A patch has the same class at every scale, and the same tissue if it shows as many microns.",
     }
     BUILDER_CONFIGS = [
         PhantomConfig(name="default"),
