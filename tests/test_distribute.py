@@ -52,7 +52,7 @@ with strategy.scope():
     gan.LOG_EVERY = 1
     gan.recalibrate_batch_norm = lambda network, *given, **more: network  # only the log is read
     settings = Gan(steps=3, batch_size=8, base_channels=4, latent_dim=8, projected_discriminator_weight=0)
-    gan.train(*patches, settings, 0, Path("."), False)
+    gan.train(patches.images, patches.labels, settings, 0, Path("."), False)
 """
 
 

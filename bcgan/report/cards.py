@@ -236,14 +236,15 @@ def _pretraining_texts(run: Run) -> list[str]:
     models = run.experiment.classify.models.values()
     names += [joined[model.extra_features] for model in models if model.extra_features in joined]
     sentences = [f"ImageNet's for {' and '.join(names)}"] if names else []
-    if run.pretraining_patients:
+    with_self_supervision = with_simclr(run.experiment.all_models)
+    if run.pretraining_patients and with_self_supervision:
         count = (
             f"{run.pretraining_patients['patches']:,} patches of {len(run.pretraining_patients['patients'])} patients"
         )
         self_supervised = join_words([
             CLASSIFIER_NAMES[name] if CLASSIFIERS[name].pretraining == "simclr"
             else f"the layers whose maps join {CLASSIFIER_NAMES[name]}"
-            for name in with_simclr(run.experiment.all_models)
+            for name in with_self_supervision
         ])  # fmt: skip
         sentences.append(f"then, for {self_supervised}, what self-supervision on {count} left")
     return sentences

@@ -6,8 +6,9 @@ import pytest
 
 from bcgan import artifacts, cli, experiment, runs, variation
 from bcgan.artifacts import Cache, StageRun
+from bcgan.classify import linear
 from bcgan.errors import InputError
-from bcgan.evaluate import ablation, trials
+from bcgan.evaluate import ablation
 from bcgan.variation import with_overrides
 
 LEVELS = {
@@ -70,7 +71,7 @@ def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypat
     shutil.copytree(finished, work)
     monkeypatch.chdir(work)
     more = ["--set", "ablation={model: gan_resnet, epochs: 1, seeds: [0], variants: " + json.dumps(LEVELS) + "}"]
-    monkeypatch.setattr(trials, "train", broken_once(trials.train))
+    monkeypatch.setattr(linear, "fit", broken_once(linear.fit))
     arguments = ["run", "tiny.yaml", *more, "--until", "ablation"]
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)

@@ -6,6 +6,7 @@ from bcgan.evaluate.explanations import NUM_CHANNELS, _most_varying_channels, fe
 from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
 from bcgan.report import cards, data_figures, explanation_figures, gan_figures, page, style, tables
+from bcgan.settings import Classifier
 
 
 def answers(table):
@@ -100,8 +101,17 @@ def test_edges_choose_no_channel_and_no_scale(run):
 
 def test_the_claim_names_the_classifier_that_starts_from_self_supervision(run):
     seen = run._replace(pretraining_patients={"patches": 1200, "patients": ["P1", "P2"]})
-    answers = " ".join(cards.claim(seen)["Answer"])
-    assert "then, for EfficientNet-Lite0 (SimCLR), what self-supervision on 1,200 patches of 2 patients left" in answers
+    assert "self-supervision" not in " ".join(cards.claim(seen)["Answer"])  # no classifier of the run uses it
+    classify = run.experiment.classify
+    models = {"efficientnet_lite0_simclr": Classifier(), "gan_resnet": Classifier(extra_features="simclr")}
+    experiment = run.experiment.replace(
+        classify=classify.replace(models=dict(classify.models) | models),
+        pretrain=run.experiment.pretrain.replace(weights="shipped"),
+    )
+    answers = " ".join(cards.claim(seen._replace(experiment=experiment))["Answer"])
+    assert "then, for " in answers and "EfficientNet-Lite0 (SimCLR)" in answers
+    assert "the layers whose maps join GAN+ResNet (proposed)" in answers
+    assert "what self-supervision on 1,200 patches of 2 patients left" in answers
 
 
 def test_patches_of_ones_own_slides_are_not_called_the_public_archives(run):
