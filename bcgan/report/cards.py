@@ -35,6 +35,8 @@ DATA_SETS = {
         "Annotators": "An expert pathologist; how often two would agree is unknown",
         "Demographics": UNKNOWN,
         "Ethics and de-identification": "Slides carry numbers instead of names; ethics approval: unknown here",
+        "Patients": "the archive has 279 ids, where its papers speak of 162 slides of as many patients. Two ids may be "
+        "of one person; a split by ids cannot exclude that such a person is on both of its sides",
     },
     "tiles": {
         "Source": "Slides of this experiment's author, cut by bcgan tile",
@@ -72,7 +74,7 @@ def data_card(run: Run) -> pd.DataFrame:
         **{name: facts[name] for name in FACTS[:4]},
         "Patches": f"{run.audit['patches']:,} found, {run.audit['kept']:,} kept; {_classes_text(run)}",
         **({"Completeness": run.subset_note()} if run.subset_note() else {}),
-        "Patients": f"{run.store.index['patient'].nunique():,}" if run.has_patient_names else NO_PATIENTS,
+        "Patients": _patients_text(run, facts.get("Patients", "")),
         "Split": f"{run.protocol_text()}; {_roles_text(run)}",
         "Faults found": _faults_text(run),
         "What was unknown": f"{run.audit['imputed']['places']:,} patches without a place in their slide; rule: "
@@ -80,6 +82,14 @@ def data_card(run: Run) -> pd.DataFrame:
         "Preparation": _preparation_text(run),
         **{name: facts[name] for name in FACTS[4:]},
     })  # fmt: skip
+
+
+def _patients_text(run: Run, note: str) -> str:
+    """Return the number of patients, and what is known of their names."""
+    if not run.has_patient_names:
+        return NO_PATIENTS
+    count = f"{run.store.index['patient'].nunique():,}"
+    return f"{count}; {note}" if note else count
 
 
 def model_card(run: Run) -> pd.DataFrame:

@@ -114,6 +114,12 @@ def test_the_claim_names_the_classifier_that_starts_from_self_supervision(run):
     assert "what self-supervision on 1,200 patches of 2 patients left" in answers
 
 
+def test_the_data_card_says_that_ids_may_be_of_one_person(run):
+    card = answers(cards.data_card(run))
+    count = run.store.index["patient"].nunique()
+    assert card["Patients"].startswith(f"{count}; the archive has 279 ids, where its papers speak of 162 slides")
+
+
 def test_patches_of_ones_own_slides_are_not_called_the_public_archives(run):
     """`bcgan tile` writes them under the archive's names, with a hash in place of the slide number 5."""
     archive = answers(cards.data_card(run))
