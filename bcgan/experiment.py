@@ -136,11 +136,12 @@ class Experiment(Settings):
         frozen = [name for name in self.all_models if CLASSIFIERS[name].is_frozen]
         if frozen and classify.loss == "focal":
             raise ValueError(f"classify.loss: focal is not a loss of {frozen[0]}; set weighted_bce or bce")
+        densenet = self.all_models.get("densenet121")
+        if densenet and densenet.weights == "none":
+            raise ValueError("classify.models.densenet121.weights: none are random; set imagenet or histology")
         for name, model in models.items():
             if model.weights == "histology" and name != "densenet121":
                 raise ValueError(f"classify.models.{name}.weights: histology are DenseNet121's; set none or imagenet")
-            if name == "densenet121" and model.weights == "none":
-                raise ValueError("classify.models.densenet121.weights: none are random; set imagenet or histology")
             if model.extra_features == "projected_discriminator" and not self.gan.projected_discriminator_weight:
                 raise ValueError(
                     f"classify.models.{name}.extra_features: projected_discriminator is not trained with "

@@ -42,37 +42,27 @@ def measure(
     at_border: np.ndarray,
     bootstrap: tuple[int, float, int],
 ) -> dict[str, Any]:
-    """Return how many errors are at a border, means over the seeds, and the metrics without the patches there.
+    """Return how many errors are at a border, means over the seeds, and the ROC AUC without the patches there.
 
     Args:
         labels, patients, at_border: (n,). Of the patches of one role.
         bootstrap: resamples, confidence and seed, as `intervals.metrics_with_intervals` takes them.
 
     Returns:
-        {patches, border_patches, errors, border_errors, roc_auc, roc_auc_off_border}; the last two are estimates.
+        {patches, border_patches, errors, border_errors, roc_auc_off_border}; the last one is an estimate, whose value
+        is `None` if a class has no other patches.
     """
     errors, border_errors = [], []
     for seed, values in predictions.probabilities.items():
         is_wrong = metrics.call(values, predictions.thresholds[seed]) != labels
         errors.append(is_wrong.sum())
         border_errors.append((is_wrong & at_border).sum())
-    areas = [_roc_auc(labels, predictions, patients, rows, bootstrap) for rows in (np.ones_like(at_border), ~at_border)]
+    off_border = {"value": None, "low": None, "high": None, "seeds": len(errors)}  # if a class has no patch there
+    if len(np.unique(labels[~at_border])) == len(np.unique(labels)):
+        off_border = intervals.metrics_with_intervals(
+            labels[~at_border], predictions.select(~at_border), patients[~at_border], *bootstrap
+        )["roc_auc"]
     return {
         "patches": len(labels), "border_patches": int(at_border.sum()), "errors": float(np.mean(errors)),
-        "border_errors": float(np.mean(border_errors)), "roc_auc": areas[0], "roc_auc_off_border": areas[1],
+        "border_errors": float(np.mean(border_errors)), "roc_auc_off_border": off_border,
     }  # fmt: skip
-
-
-def _roc_auc(
-    labels: np.ndarray,
-    predictions: intervals.SeedPredictions,
-    patients: np.ndarray,
-    rows: np.ndarray,
-    bootstrap: tuple[int, float, int],
-) -> dict[str, Any]:
-    """Return the estimate of the ROC AUC of the patches of a mask; its value is `None` if a class has none of them."""
-    if len(np.unique(labels[rows])) < len(np.unique(labels)):
-        return {"value": None, "low": None, "high": None, "seeds": len(predictions.probabilities)}
-    return intervals.metrics_with_intervals(labels[rows], predictions.select(rows), patients[rows], *bootstrap)[
-        "roc_auc"
-    ]

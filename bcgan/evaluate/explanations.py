@@ -99,13 +99,13 @@ def feature_maps(gan_discriminator: keras.Model, network: keras.Model, images: n
     by_layer = dict(zip(list_blocks(gan_discriminator), maps, strict=True))
     inner = next((layer for layer in network.layers if isinstance(layer, keras.Model)), None)
     names = {layer.name for layer in inner.layers} if inner else set()
-    shown = [name for name in RESNET_LAYERS if name in names]
-    if shown:
+    layer_names = [name for name in RESNET_LAYERS if name in names]
+    if layer_names:
         x = images.astype(np.float32) / 255
         for layer in network.layers[1 : network.layers.index(inner)]:
             x = layer(x)
-        maps = keras.Model(inner.input, [inner.get_layer(name).output for name in shown])(x, training=False)
-        by_layer |= dict(zip(shown, maps, strict=True))
+        maps = keras.Model(inner.input, [inner.get_layer(name).output for name in layer_names])(x, training=False)
+        by_layer |= dict(zip(layer_names, maps, strict=True))
     return {name: _most_varying_channels(maps) for name, maps in by_layer.items()}
 
 

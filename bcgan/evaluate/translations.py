@@ -68,8 +68,8 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
         table["flip_rate"] = np.where(is_correct, is_flipped.astype(float), np.nan)
         tables.append(table.assign(patient=patients[rows], **{"class": name}))
         rng = np.random.default_rng(experiment.seed)
-        shown = rng.choice(len(rows), min(MAX_EXAMPLES, len(rows)), replace=False)
-        examples[f"real_{name}"] = np.stack([before[shown], after[shown], back[shown]], 1)
+        example_rows = rng.choice(len(rows), min(MAX_EXAMPLES, len(rows)), replace=False)
+        examples[f"real_{name}"] = np.stack([before[example_rows], after[example_rows], back[example_rows]], 1)
         synthetic_patches = synthetic[synthetic_labels == label][:MAX_EXAMPLES]
         examples[f"synthetic_{name}"] = np.stack(translate_cycle(networks, synthetic_patches, index), 1)
         class_means.append(properties.patch_features(before, threshold)[list(PROPERTIES)].mean())

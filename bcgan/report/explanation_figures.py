@@ -89,8 +89,8 @@ def explanations_by_class(run: Run) -> ReportFigure:
     for label, name in enumerate(run.class_names):
         # Of each class the first half are the best, the best one first, and the others the worst, the worst one first.
         patches = np.flatnonzero(labels == label)
-        shown = [patches[0], patches[len(patches) // 2]] if len(patches) else []
-        for first_column, column in zip((0, group + 1), shown, strict=False):
+        best_and_worst = [patches[0], patches[len(patches) // 2]] if len(patches) else []
+        for first_column, column in zip((0, group + 1), best_and_worst, strict=False):
             axes_row = grid[label, first_column : first_column + group]
             probability = float(arrays["probability"][column])
             show_patch(axes_row[0], arrays["images"][column], f"{probability:.2f}")
@@ -136,8 +136,8 @@ def _explained_text(run: Run, kind: str, count: int) -> str:
 def _draw_maps(run: Run, axes_by_method, arrays: dict[str, np.ndarray], methods: list[str], column: int) -> dict:
     """Draw a patch's map of each method, and return how much of it is for and against the explained class."""
     explained = run.class_names[run.experiment.explained_label]
-    others = [color for name, color in run.class_colors.items() if name != explained]
-    against = INK if run.is_multiclass else others[0]
+    other_colors = [color for name, color in run.class_colors.items() if name != explained]
+    against = INK if run.is_multiclass else other_colors[0]
     colors, sums = class_colormap(against, text_color(run.class_colors[explained])), {}
     for axes, method in zip(axes_by_method, methods, strict=True):
         map_values = arrays[method][column]

@@ -237,9 +237,9 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
     if run.experiment.data.results_by_image:
         summary_tables["images"] = tables.results(run, "test", by_image.NAMES)
     if run.is_multiclass:
-        first, *others = run.classifier_names
+        first, *other_names = run.classifier_names
         summary_tables["per_class"] = tables.per_class(run, [first])
-        summary_tables |= {"per_class_others": tables.per_class(run, others)} if others else {}
+        summary_tables |= {"per_class_others": tables.per_class(run, other_names)} if other_names else {}
     else:
         summary_tables["operating_points"] = tables.operating_points(run)
     summary_tables |= {"cross_validation": tables.cross_validation(run)} if run.cross_validation else {}

@@ -274,7 +274,8 @@ def borders(run: Run) -> pd.DataFrame:
             CLASSIFIER_NAMES[name], f"{measured['errors']:,.0f}",
             f"{measured['border_errors'] / max(measured['errors'], 1):.0%}",
             f"{measured['border_patches'] / measured['patches']:.0%}",
-            format_estimate(measured["roc_auc"]), format_estimate(measured["roc_auc_off_border"]),
+            format_estimate(run.metrics[name]["sets"]["test"]["roc_auc"]),
+            format_estimate(measured["roc_auc_off_border"]),
         ))  # fmt: skip
     columns = ["Classifier", "Errors", "of them at a border", "Patches at a border", "ROC AUC", "ROC AUC without them"]
     return pd.DataFrame(rows, columns=columns)

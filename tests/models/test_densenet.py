@@ -94,6 +94,8 @@ def test_a_download_that_fails_is_explained(monkeypatch):
 def test_weights_of_another_network_are_refused(models, message):
     with pytest.raises(InputError, match=message):
         experiment.load("phantom", (f"classify.models={models}",))
+    with pytest.raises(InputError, match=r"densenet121\.weights: none are random"):  # listed nowhere else
+        experiment.load("phantom", ("cross_validation.models=[densenet121]",))
     assert experiment.load("phantom", ("classify.models={densenet121: {weights: histology}}",))
 
 
