@@ -116,11 +116,11 @@ def _draw_slide(run: Run, slide: SlidePatches, axes_by_kind: dict, classifiers: 
     """
     table, last = slide.table, list(classifiers)[-1]
     truth, called = table["label"].to_numpy(), run.mean_calls(classifiers[last], table)
-    probability_columns = {
+    predictions = {
         kind: run.mean_calls(name, table) if run.is_multiclass else run.mean_probabilities(name, table)
         for kind, name in classifiers.items()
     }
-    values = {"annotated": truth.astype(float), **probability_columns, "wrong": np.where(called == truth, np.nan, truth)}
+    values = {"annotated": truth.astype(float), **predictions, "wrong": np.where(called == truth, np.nan, truth)}
     for kind, axes in axes_by_kind.items():
         if kind == "tissue":
             store_rows = pd.Series(run.store.index.index, run.store.index["id"])[table["id"]]
@@ -136,10 +136,10 @@ def _draw_slide(run: Run, slide: SlidePatches, axes_by_kind: dict, classifiers: 
     text = f"{role}\npatient {slide.patient}\n{len(table):,} patches"
     next(iter(axes_by_kind.values())).set_ylabel(text, fontsize=9, parse_math=False)
     if run.is_multiclass:
-        probability_columns = {"probability_of_label": run.true_probabilities(classifiers[last], table)}
+        predictions = {"probability_of_label": run.true_probabilities(classifiers[last], table)}
     return pd.DataFrame({
         "role": table["role"], "patient": slide.patient, "x": table["x"], "y": table["y"], "label": truth,
-        **probability_columns, "called": called.astype(int),
+        **predictions, "called": called.astype(int),
     })  # fmt: skip
 
 
