@@ -1,6 +1,6 @@
 """Breast histopathology with a GAN and a ResNet, evaluated by patient. Research use only."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load(folder: str | None = None, engine: str = "auto", neighbours: bool = True):

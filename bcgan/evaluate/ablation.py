@@ -1,8 +1,9 @@
-"""The stage `ablation`: change one factor at a time, and compare with the experiment as it is.
+"""The stage `ablation`: change one factor at a time, and compare with the experiment as it is on validation patients.
 
 `ablation.variants` lists the changes, each a few settings with other values. Every variant is trained with the same
-seeds. Finished trainings are cached: an interruption loses at most one, and only new variants are trained. A training
-that diverges is reported and left out.
+seeds. Only the variant that gains most on the validation patients is scored on the test patients: if all were scored
+there, the best would look better than it is. Finished trainings are cached: an interruption loses at most one, and only
+new variants are trained. A training that diverges is reported and left out.
 """
 
 from functools import partial
@@ -28,6 +29,8 @@ from bcgan.variation import diff_configs, with_overrides
 
 BASELINE = "baseline"
 METRICS = ("roc_auc", "balanced_accuracy", "f1")
+SELECTION_METRIC = "roc_auc"
+HELD_OUT = ("validation", "test")
 # Prefixes of the settings that a training depends on; the GAN and its patches are those of the run.
 READ_SETTINGS = (
     "data", "preprocess", "classify", "ablation", *TRAINING, "evaluate.tta_views", "evaluate.test_crops",
@@ -114,44 +117,61 @@ def evaluate(run: StageRun) -> None:
 def summarize(
     experiment: Experiment, variants: list[AblationVariant], finished: dict[tuple[str, str], VariantTrials]
 ) -> dict[str, Any]:
-    """Return {model, epochs, variants: [{factor, variant, seeds, figures, differences}]}.
+    """Return {model, epochs, variants, selected}.
 
-    figures: {metric: {value, low, high}}. differences: {metric: {value, low, high, p}} from the experiment as it is, on
-    the same test patches and seeds; `None` if there is no such training.
+    variants: [{factor, variant, seeds, figures, differences}], on the validation patches. figures: {metric: {value,
+    low, high}}. differences: {metric: {value, low, high, p}} from the experiment as it is, on the same patches and
+    seeds; `None` if there is no such training. selected: the variant of the largest gain in SELECTION_METRIC,
+    {factor, variant, baseline, figures, differences}, on the test patches; `None` if no variant gains.
     """
-    confidence, rows = experiment.evaluate.confidence_level, []
-    baseline = finished[BASELINE, ""]
+    rows, baseline = [], finished[BASELINE, ""]
     for variant in variants:
         trials_by_seed = finished[variant.factor, variant.name]
         if not trials_by_seed:
             continue
-        patients = next(iter(trials_by_seed.values()))["test_patients"]
-        bootstrapped = _bootstrap(trials_by_seed, experiment)
         is_baseline = variant.factor == BASELINE
         rows.append({
             "factor": variant.factor, "variant": variant.name, "seeds": len(trials_by_seed),
-            "figures": {
-                name: intervals.percentile_interval(bootstrapped[name], patients, confidence) for name in METRICS
-            },
-            "differences": None if is_baseline else _compare_trials(trials_by_seed, baseline, experiment),
+            "figures": _measure(trials_by_seed, "validation", experiment),
+            "differences": None if is_baseline else _compare(trials_by_seed, baseline, "validation", experiment),
         })  # fmt: skip
-    return {"model": experiment.ablation.model, "epochs": experiment.ablation.epochs, "variants": rows}
+    selected = None
+    gains = [(row["differences"] or {}).get(SELECTION_METRIC, {}).get("value") or 0.0 for row in rows]
+    if max(gains, default=0.0) > 0:
+        best = rows[int(np.argmax(gains))]
+        trials_by_seed = finished[best["factor"], best["variant"]]
+        selected = {
+            "factor": best["factor"], "variant": best["variant"],
+            "baseline": _measure(baseline, "test", experiment),
+            "figures": _measure(trials_by_seed, "test", experiment),
+            "differences": _compare(trials_by_seed, baseline, "test", experiment),
+        }  # fmt: skip
+    ablation = experiment.ablation
+    return {"model": ablation.model, "epochs": ablation.epochs, "variants": rows, "selected": selected}
 
 
-def _compare_trials(
-    trials_by_seed: VariantTrials, baseline: VariantTrials, experiment: Experiment
+def _measure(trials_by_seed: VariantTrials, role: str, experiment: Experiment) -> dict[str, dict[str, float | None]]:
+    """Return METRICS of a variant on the patches of a role, with intervals."""
+    bootstrapped = _bootstrap(trials_by_seed, role, experiment)
+    patients = next(iter(trials_by_seed.values()))[f"{role}_patients"]
+    confidence = experiment.evaluate.confidence_level
+    return {name: intervals.percentile_interval(bootstrapped[name], patients, confidence) for name in METRICS}
+
+
+def _compare(
+    trials_by_seed: VariantTrials, baseline: VariantTrials, role: str, experiment: Experiment
 ) -> dict[str, dict[str, float | None]] | None:
     """Return the paired differences of METRICS over the seeds that both have: trainings of either may have diverged.
 
     Returns:
-        `None` if they share no seed, or were tested on different patches: another audit may drop other patches.
+        `None` if they share no seed, or have different patches of the role: another audit may drop other patches.
     """
     seeds = sorted(trials_by_seed.keys() & baseline.keys())
-    if not seeds or not np.array_equal(baseline[seeds[0]]["test_ids"], trials_by_seed[seeds[0]]["test_ids"]):
+    if not seeds or not np.array_equal(baseline[seeds[0]][f"{role}_ids"], trials_by_seed[seeds[0]][f"{role}_ids"]):
         return None
-    patients = trials_by_seed[seeds[0]]["test_patients"]
+    patients = trials_by_seed[seeds[0]][f"{role}_patients"]
     candidate, reference = (
-        _bootstrap({seed: trials_of_variant[seed] for seed in seeds}, experiment)
+        _bootstrap({seed: trials_of_variant[seed] for seed in seeds}, role, experiment)
         for trials_of_variant in (trials_by_seed, baseline)
     )
     confidence = experiment.evaluate.confidence_level
@@ -160,13 +180,17 @@ def _compare_trials(
     }
 
 
-def _bootstrap(trials_by_seed: VariantTrials, experiment: Experiment) -> dict[str, np.ndarray]:
-    """Return every metric of a variant's test patches and its bootstrap resamples."""
+def _bootstrap(trials_by_seed: VariantTrials, role: str, experiment: Experiment) -> dict[str, np.ndarray]:
+    """Return every metric of a variant on the patches of a role, and its bootstrap resamples.
+
+    Thresholds and calibration come from the validation patches, in their own metrics too.
+    """
     first = next(iter(trials_by_seed.values()))
-    predictions = intervals.predictions_of_trials(trials_by_seed, first["validation_labels"])
-    weights = intervals.patient_weights(first["test_patients"], experiment.evaluate.bootstrap_samples, experiment.seed)
+    predictions = intervals.predictions_of_trials(trials_by_seed, first["validation_labels"], role)
+    patients = first[f"{role}_patients"]
+    weights = intervals.patient_weights(patients, experiment.evaluate.bootstrap_samples, experiment.seed)
     rng = np.random.default_rng(experiment.seed)
-    return intervals.bootstrap_metrics(first["test_labels"], predictions, weights, rng)
+    return intervals.bootstrap_metrics(first[f"{role}_labels"], predictions, weights, rng)
 
 
 def _classifier_settings(variant: AblationVariant) -> Classifier:
@@ -186,8 +210,8 @@ def _trial_settings(variant: AblationVariant) -> dict[str, Any]:
     return settings | {
         "model": variant.experiment.ablation.model,
         "classifier": _classifier_settings(variant).model_dump(mode="json"),
-        "variant": _network_variant(variant)._asdict(),
-    }
+        "variant": _network_variant(variant)._asdict(), "held_out": HELD_OUT,
+    }  # fmt: skip
 
 
 def _inputs(variant: AblationVariant, inputs: dict[str, str]) -> dict[str, str]:
@@ -201,15 +225,17 @@ def _build(run: StageRun, variant: AblationVariant, seed: int, folder: Path) -> 
     xla = machine.configure(experiment)
     patches = store.load(_prepared_store(run, variant))
     patch_sets = {}
-    for role in ("train", "validation", "test"):
+    for role in ("train", *HELD_OUT):
         patch_sets[role] = select_patches(patches, patches.role_indices(role))
     synthetic = None
     if model.uses_synthetic:
         features = run.root / "features"
         synthetic = Patches(*store.load_synthetic(features, experiment.data.size, model.filter_synthetic))
-    test = patches.index.iloc[patches.role_indices("test")]
-    arrays = {f"{role}_labels": patch_sets[role].labels for role in ("validation", "test")}
-    arrays |= {"test_patients": test["patient"].to_numpy(str), "test_ids": test["id"].to_numpy(str)}
+    arrays = {}
+    for role in HELD_OUT:
+        index = patches.index.iloc[patches.role_indices(role)]
+        arrays |= {f"{role}_labels": patch_sets[role].labels, f"{role}_ids": index["id"].to_numpy(str)}
+        arrays |= {f"{role}_patients": index["patient"].to_numpy(str)}
     keras.utils.set_random_seed(seed)
     size = experiment.classify.crop_size or experiment.data.size
     network = build_for_run(experiment.ablation.model, run.root, size, model, experiment.num_classes)

@@ -29,6 +29,7 @@ from bcgan.settings import Classifier
 
 SPLITS = ("patient_split", "random_split")
 NEIGHBORS = "neighbours"  # key of the patient split's results with spatial context
+BEST_ACCURACY = "accuracy_at_accuracy_threshold"  # whose threshold has the largest accuracy on validation patches
 
 
 def evaluate(run: StageRun, store: Store, xla: bool) -> None:
@@ -94,8 +95,9 @@ def summarize(
         index: The store's.
 
     Returns:
-        {patches, patients, <split>: {metric: {value, low, high}}, split_optimism: {metric: {value, low, high, p}}}. If
-        coordinates are known, NEIGHBORS is another split: the patient split with spatial context.
+        {patches, patients, <split>: {metric: {value, low, high}}, split_optimism: {metric: {value, low, high, p}}}.
+        Metrics are at the threshold of the largest Youden index, but for BEST_ACCURACY. If coordinates are known,
+        NEIGHBORS is another split: the patient split with spatial context.
     """
     settings, bootstrapped, image_results = experiment.evaluate, {}, {}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
@@ -103,11 +105,14 @@ def summarize(
         patch_px = data.coordinate_patch_px(experiment.data)
         by_split = by_split | {NEIGHBORS: [_refine_by_context(fold, index, patch_px) for fold in by_split[SPLITS[0]]]}
     for split, folds in by_split.items():
-        rows, scores, thresholds = _pool_folds(folds, labels)
-        weights = intervals.patient_weights(patients[rows], settings.bootstrap_samples, experiment.seed)
-        predictions = intervals.SeedPredictions({0: scores}, {0: thresholds})
-        rng = np.random.default_rng(experiment.seed)
-        bootstrapped[split] = intervals.bootstrap_metrics(labels[rows], predictions, weights, rng)
+        by_rule = {}
+        for rule in ("accuracy", "youden"):
+            rows, scores, thresholds = _pool_folds(folds, labels, rule)
+            weights = intervals.patient_weights(patients[rows], settings.bootstrap_samples, experiment.seed)
+            predictions = intervals.SeedPredictions({0: scores}, {0: thresholds})
+            rng = np.random.default_rng(experiment.seed)
+            by_rule[rule] = intervals.bootstrap_metrics(labels[rows], predictions, weights, rng)
+        bootstrapped[split] = by_rule["youden"] | {BEST_ACCURACY: by_rule["accuracy"]["accuracy"]}
         if experiment.data.results_by_image:
             image_results[split] = images.pooled_image_metrics(
                 index.iloc[rows], scores, thresholds, settings.bootstrap_samples, settings.confidence_level,
@@ -128,17 +133,20 @@ def summarize(
     return results
 
 
-def _pool_folds(folds: list[dict[str, np.ndarray]], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pool_folds(
+    folds: list[dict[str, np.ndarray]], labels: np.ndarray, rule: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the rows of all folds' test patches, their calibrated probabilities and their thresholds, sorted by row.
 
-    Calibration and threshold are those of a patch's fold. All splits have the same rows, in the same order.
+    Calibration and threshold are those of a patch's fold; the threshold is that of a rule of
+    `bcgan.evaluate.metrics.operating_points`. All splits have the same rows, in the same order.
     """
     all_rows, all_scores, all_thresholds = [], [], []
     for fold in folds:
         validation_labels = labels[fold["validation_rows"]]
         fitted = calibration.fit(fold["validation"], validation_labels)
         validation_scores = calibration.apply(fitted, fold["validation"])
-        threshold = metrics.select_threshold(validation_labels, validation_scores)
+        threshold = metrics.select_threshold(validation_labels, validation_scores, rule)
         all_rows.append(fold["test_rows"])
         all_scores.append(calibration.apply(fitted, fold["test"]))
         all_thresholds.append(np.full(len(fold["test_rows"]), np.nan if threshold is None else threshold))

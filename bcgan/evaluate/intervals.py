@@ -171,20 +171,23 @@ def compare_metrics(
     ]
 
 
-def predictions_of_trials(trials: dict[int, dict[str, np.ndarray]], labels: np.ndarray) -> SeedPredictions:
-    """Return the test probabilities of trials, with the thresholds of the largest Youden index on validation patches.
+def predictions_of_trials(
+    trials: dict[int, dict[str, np.ndarray]], labels: np.ndarray, role: str = "test"
+) -> SeedPredictions:
+    """Return the probabilities of trials, with the thresholds of the largest Youden index on validation patches.
 
     Those of more than two classes are calibrated.
 
     Args:
         trials: {seed: {test, validation: probabilities}}.
         labels: integers, of the validation patches.
+        role: Whose probabilities, `test` or `validation`. Defaults to `test`.
     """
     probabilities = {}
     for seed, arrays in trials.items():
-        probabilities[seed] = arrays["test"]
-        if arrays["test"].ndim == 2:
-            probabilities[seed] = calibration.apply(calibration.fit(arrays["validation"], labels), arrays["test"])
+        probabilities[seed] = arrays[role]
+        if arrays[role].ndim == 2:
+            probabilities[seed] = calibration.apply(calibration.fit(arrays["validation"], labels), arrays[role])
     thresholds = {seed: metrics.select_threshold(labels, arrays["validation"]) for seed, arrays in trials.items()}
     return SeedPredictions(probabilities, thresholds)
 

@@ -111,9 +111,9 @@ def against_rest(scores: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray
     return scores[:, label], np.where(called, scores[:, label], np.inf)
 
 
-def select_threshold(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """Return the threshold of the largest Youden index; `None` with more than two classes, which need none."""
-    return operating_points(labels, scores)["youden"] if scores.ndim == 1 else None
+def select_threshold(labels: np.ndarray, scores: np.ndarray, rule: str = "youden") -> float | None:
+    """Return the threshold of a rule of `operating_points`; `None` with more than two classes, which need none."""
+    return operating_points(labels, scores)[rule] if scores.ndim == 1 else None
 
 
 def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:

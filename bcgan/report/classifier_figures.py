@@ -297,7 +297,7 @@ def comparisons(run: Run) -> ReportFigure:
 
 
 def ablation(run: Run) -> ReportFigure:
-    """Draw the difference of every variant of the ablation from the experiment as it is."""
+    """Draw the difference of every variant of the ablation from the experiment as it is, on validation patients."""
     rows = [
         {
             "factor": variant["factor"],
@@ -338,8 +338,8 @@ def ablation(run: Run) -> ReportFigure:
         f"One choice changed at a time, {CLASSIFIER_NAMES[run.ablation['model']]}, {run.ablation['epochs']} epochs, "
         f"{baseline['seeds']} seeds{exceptions}: difference from the experiment as it is (ROC AUC "
         f"{format_estimate(baseline['figures']['roc_auc'])}), right of the line: better. "
-        f"{run.role_summary('test')}; {run.experiment.evaluate.confidence_level:.0%} intervals by a "
+        f"{run.role_summary('validation')}; {run.experiment.evaluate.confidence_level:.0%} intervals by a "
         f"bootstrap of seeds and patients, the same for both; with {len(labels)} choices one in twenty looks like an "
-        "effect by chance."
+        "effect by chance. The epoch and the thresholds of each training come from the same patients."
     )
     return ReportFigure(figure, table, "Ablation", caption)

@@ -244,9 +244,11 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         summary_tables["operating_points"] = tables.operating_points(run)
     summary_tables |= {"cross_validation": tables.cross_validation(run)} if run.cross_validation else {}
     optional = {"slides": tables.slides(run), "components": tables.components(run)}
-    summary_tables |= {name: table for name, table in optional.items() if len(table)}
-    summary_tables |= {"ablation_summary": tables.ablation(run)} if run.ablation else {}
+    if run.ablation:
+        summary_tables["ablation_summary"] = tables.ablation(run)
+        optional["selected_variant"] = tables.selected_variant(run)
     summary_tables |= {"learning_curve_summary": tables.learning_curve(run)} if run.learning_curve else {}
+    summary_tables |= {name: table for name, table in optional.items() if len(table)}
     return summary_tables | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bcgan import progress, runs
+from bcgan import __version__, progress, runs
 from bcgan.artifacts import MANIFEST, PARTIAL
 from bcgan.classify.pretraining import PATIENTS
 from bcgan.errors import InputError
@@ -90,7 +90,8 @@ def read_optional_stage(experiment: Experiment, root: Path, stage: str, file: st
     """Read the results of a stage that runs only with --until.
 
     Returns:
-        The JSON file, or `None` if there is none, or it was made with other settings or from other files.
+        The JSON file, or `None` if there is none, or it was made with other settings, from other files or by another
+        version of bcgan.
     """
     path = root / stage / MANIFEST
     if not path.exists() or not path.with_name(file).exists():
@@ -102,8 +103,10 @@ def read_optional_stage(experiment: Experiment, root: Path, stage: str, file: st
         for output, digest in stage_manifest["outputs"].items()
     }
     same_settings = _is_subset(manifest["settings"], experiment.model_dump(mode="json"))
-    if not same_settings or not manifest["inputs"].items() <= current_digests.items():
-        progress.log.warning("report: %s is left out: it was made with other settings or from other files", path.parent)
+    same_version = manifest["version"] == __version__
+    if not same_version or not same_settings or not manifest["inputs"].items() <= current_digests.items():
+        reason = "with other settings or from other files" if same_version else f"by bcgan {manifest['version']}"
+        progress.log.warning("report: %s is left out: it was made %s. Run it again with --until", path.parent, reason)
         return None
     return runs.read_json(path.with_name(file))
 

@@ -30,6 +30,7 @@ CLASSIFIER_NAMES = {name: spec.title for name, spec in CLASSIFIERS.items()} | {
 }  # fmt: skip
 METRIC_NAMES = {
     "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy",
+    "accuracy_at_accuracy_threshold": "Accuracy, threshold for accuracy",
     "sensitivity": "Sensitivity", "specificity": "Specificity", "f1": "F1", "brier": "Brier score",
     "brier_calibrated": "Brier score after scaling", "ece": "Calibration error",
     "ece_calibrated": "Calibration error after scaling", "loss": "Log loss",

@@ -6,6 +6,7 @@ import pandas as pd
 from bcgan.classes import capitalize, class_noun
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.evaluate import images as by_image
+from bcgan.evaluate.cross_validation import BEST_ACCURACY
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
 from bcgan.report.run import Run
@@ -145,9 +146,11 @@ def components(run: Run) -> pd.DataFrame:
         if (name, base) in differences
     ]
     rows = []
-    for title, base, by_metric in [*_ablated_components(run), *compared]:
-        gains = {difference_title(metric): format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
-        rows.append({"Component": title, "Added to": base} | gains)
+    by_patients = {"validation": _ablated_components(run), "test": compared}
+    for role, differences_of_role in by_patients.items():
+        for title, base, by_metric in differences_of_role:
+            gains = {difference_title(metric): format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
+            rows.append({"Component": title, "Added to": base, "Patients": role} | gains)
     return pd.DataFrame(rows)
 
 
@@ -196,17 +199,37 @@ def format_difference(estimate: dict) -> str:
 
 
 def ablation(run: Run) -> pd.DataFrame:
-    """Return the metrics of every variant of the ablation, and its differences from the experiment as it is."""
+    """Return the metrics of every variant on validation patches, and its differences from the experiment as it is."""
     rows = []
     for variant in run.ablation["variants"]:
-        scores = {METRIC_NAMES[metric]: format_estimate(variant["figures"][metric]) for metric in COMPARISON_METRICS}
-        differences = {
-            difference_title(metric): format_difference(difference)
-            for metric, difference in (variant["differences"] or {}).items()
-        }
         choice = {"Factor": variant["factor"], "Choice": variant["variant"], "Seeds": variant["seeds"]}
-        rows.append(choice | scores | differences)
+        rows.append(choice | _format_scores(variant["figures"]) | _format_differences(variant["differences"]))
     return pd.DataFrame(rows)
+
+
+def selected_variant(run: Run) -> pd.DataFrame:
+    """Return the metrics on test patches of the variant that gains most on validation patches, and of the experiment.
+
+    Empty if no variant gains.
+    """
+    selected = run.ablation["selected"]
+    if not selected:
+        return pd.DataFrame()
+    return pd.DataFrame([
+        {"Factor": "as it is", "Choice": ""} | _format_scores(selected["baseline"]),
+        {"Factor": selected["factor"], "Choice": selected["variant"]} | _format_scores(selected["figures"])
+        | _format_differences(selected["differences"]),
+    ])  # fmt: skip
+
+
+def _format_scores(figures: dict[str, dict]) -> dict[str, str]:
+    """Return COMPARISON_METRICS with their intervals, by title."""
+    return {METRIC_NAMES[metric]: format_estimate(figures[metric]) for metric in COMPARISON_METRICS}
+
+
+def _format_differences(differences: dict[str, dict] | None) -> dict[str, str]:
+    """Return differences with their intervals and p values, by title; empty without any."""
+    return {difference_title(metric): format_difference(value) for metric, value in (differences or {}).items()}
 
 
 def learning_curve(run: Run) -> pd.DataFrame:
@@ -312,12 +335,18 @@ FEATURES = {"color_texture_gbdt": "Boosted trees on colour and texture",
 
 
 def split_optimism(run: Run) -> pd.DataFrame:
-    """Return ROC AUC by a random split and by a split of patients, and their difference."""
-    by_name = {FEATURES[name]: by_split for name, by_split in run.split_optimism.items()}
-    for name, by_split in _cross_validated(run).items():
-        by_name[CLASSIFIER_NAMES[name]] = {key: by_split[key]["roc_auc"] for key in OPTIMISM}
-    rows = [(name, *(format_estimate(by_split[key]) for key in OPTIMISM)) for name, by_split in by_name.items()]
-    return pd.DataFrame(rows, columns=["Model", "Random split", "Split by patient", "Optimism"])
+    """Return ROC AUC and accuracy by a random split of patches and by a split of patients, and their difference."""
+    measured = [(FEATURES[name], "roc_auc", by_split) for name, by_split in run.split_optimism.items()]
+    measured += [
+        (CLASSIFIER_NAMES[name], metric, {key: by_split[key][metric] for key in OPTIMISM})
+        for name, by_split in _cross_validated(run).items()
+        for metric in ("roc_auc", BEST_ACCURACY)
+    ]
+    rows = [
+        (name, METRIC_NAMES[metric], *(format_estimate(by_split[key]) for key in OPTIMISM))
+        for name, metric, by_split in measured
+    ]
+    return pd.DataFrame(rows, columns=["Model", "Metric", "Random split", "Split by patient", "Optimism"])
 
 
 def cross_validation(run: Run) -> pd.DataFrame:
@@ -327,7 +356,7 @@ def cross_validation(run: Run) -> pd.DataFrame:
         {"Classifier": CLASSIFIER_NAMES[name] + suffix, "Patients": results["patients"], "Patches": results["patches"]}
         | {
             METRIC_NAMES[metric]: format_estimate(results[split][metric.removesuffix("_calibrated")])
-            for metric in (*RESULT_METRICS, "ece_calibrated", *by_image.NAMES)  # every fold is calibrated
+            for metric in (*RESULT_METRICS, BEST_ACCURACY, "ece_calibrated", *by_image.NAMES)  # folds are calibrated
             if metric.removesuffix("_calibrated") in results[split]
         }
         for name, results in _cross_validated(run).items()

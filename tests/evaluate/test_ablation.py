@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from bcgan import artifacts, cli, experiment, runs, variation
 from bcgan.artifacts import Cache, StageRun
@@ -99,8 +100,7 @@ def test_only_trainings_of_both_sides_are_compared():
     good, bad = labels + rng.normal(size=80), rng.normal(size=80)
 
     def arrays(scores):
-        by_role = {"test": scores, "test_labels": labels, "validation": scores, "validation_labels": labels}
-        return by_role | {"test_patients": patients, "test_ids": np.arange(80).astype(str)}
+        return trial(labels, patients, scores, scores)
 
     baseline, focal = (ablation.BASELINE, ""), ("loss", "focal")
     alone = ablation.summarize(asked, planned, {baseline: {}, focal: {0: arrays(good)}})["variants"]
@@ -109,6 +109,43 @@ def test_only_trainings_of_both_sides_are_compared():
     found = ablation.summarize(asked, planned, trained)["variants"][1]
     assert found["differences"]["roc_auc"]["value"] == 0.0
     assert found["figures"]["roc_auc"]["value"] > 0.7
+
+
+def trial(labels, patients, validation, test):
+    """Return the arrays of a trial with these probabilities."""
+    arrays = {"validation": validation, "test": test}
+    for role in ablation.HELD_OUT:
+        arrays |= {f"{role}_labels": labels, f"{role}_patients": patients}
+        arrays |= {f"{role}_ids": np.arange(len(labels)).astype(str)}
+    return arrays
+
+
+def test_a_choice_is_selected_on_validation_patients_and_scored_on_test_patients():
+    """What is best on the test patients does not matter, and the others have no figure there."""
+    asked = with_levels({"loss": {"focal": {"classify.loss": "focal"}, "bce": {"classify.loss": "bce"}}})
+    planned = ablation.list_variants(asked)
+    labels, patients = np.tile([0, 1], 40), np.repeat(np.arange(10), 8)
+    rng = np.random.default_rng(0)
+    good, fair, bad = (labels * gain + rng.normal(size=80) for gain in (3, 1, 0))
+
+    def summarize(focal, bce):
+        finished = {
+            (ablation.BASELINE, ""): {0: trial(labels, patients, fair, fair)},
+            ("loss", "focal"): {0: trial(labels, patients, *focal)},
+            ("loss", "bce"): {0: trial(labels, patients, *bce)},
+        }
+        return ablation.summarize(asked, planned, finished)
+
+    summary = summarize((good, bad), (bad, good))
+    assert [round(row["figures"]["roc_auc"]["value"], 6) for row in summary["variants"]] == [
+        round(roc_auc_score(labels, scores), 6) for scores in (fair, good, bad)
+    ]
+    selected = summary["selected"]
+    assert (selected["factor"], selected["variant"]) == ("loss", "focal")
+    expected = [roc_auc_score(labels, scores) for scores in (bad, fair)]
+    assert [selected[key]["roc_auc"]["value"] for key in ("figures", "baseline")] == pytest.approx(expected)
+    assert selected["differences"]["roc_auc"]["value"] == pytest.approx(expected[0] - expected[1])
+    assert summarize((fair, good), (bad, good))["selected"] is None
 
 
 def broken_once(train):

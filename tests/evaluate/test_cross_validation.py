@@ -86,6 +86,13 @@ def test_folds_of_different_scales_are_pooled_by_their_own_calibration():
     plain = cross_validation.metrics.compute_metrics(labels, odds, 0.0, np.ones((1, 800)))["roc_auc"][0]
     assert summary["patient_split"]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
     assert summary["split_optimism"]["roc_auc"]["value"] == 0
+    # The threshold for accuracy is that of the fold's validation patches; calibration changes no order.
+    correct = 0
+    for fold in found:
+        threshold = cross_validation.metrics.operating_points(labels[fold["validation_rows"]], fold["validation"])
+        correct += ((fold["test"] >= threshold["accuracy"]) == labels[fold["test_rows"]]).sum()
+    best_accuracy = summary["patient_split"][cross_validation.BEST_ACCURACY]["value"]
+    assert best_accuracy == pytest.approx(correct / 800)
     assert (summary["patients"], summary["patches"]) == (40, 800)
     assert cross_validation.NEIGHBORS not in summary
     # A region of malignant patches a slide: neighbours know more, unless they are another slide's.

@@ -13,7 +13,7 @@ from bcgan import artifacts, cli, experiment
 from bcgan.errors import InputError
 from bcgan.evaluate import metrics, synthetic
 from bcgan.gan import watch
-from bcgan.report import alerts, cards, classifier_figures, page, style, tables
+from bcgan.report import alerts, cards, page, style
 from bcgan.report.gan_tables import GAN_NAMES
 from bcgan.report.run import Run
 from bcgan.report.run_files import read
@@ -227,77 +227,6 @@ def test_who_tells_synthetic_patches_from_real_ones_is_said(whole, values, said)
     assert text.count("KID") == sum(one is not None for one in values)
 
 
-def test_the_learning_curves_sentence_follows_its_numbers(whole):
-    def at(value, low, high, p=0.2):
-        gain = {"metric": "roc_auc", "reference": "classic", "value": value, "low": low, "high": high, "p": p}
-        return {"train_fraction": 0.05, "arm": "gan", **gain}
-
-    def verdict(*differences):
-        return tables.learning_curve_verdict(whole._replace(learning_curve={"differences": list(differences)}))
-
-    nothing = verdict(at(-0.02, -0.04, -0.01), at(0.01, -0.01, 0.03))
-    assert nothing.startswith("No arm beats classic augmentation at any share: of 2 differences none")
-    assert "+ GAN at 5% of the patients, ROC AUC 0.010 (-0.010 to 0.030), p = 0.2" in nothing
-    some = verdict(at(0.02, 0.01, 0.03, 0.01), at(0.0, -0.01, 0.01))
-    assert some.startswith("Of 2 differences from classic augmentation 1 lie above 0: + GAN")
-    assert "cannot be said" in verdict(at(0.02, None, None, None))
-
-
-def test_ablation_and_learning_curve_are_told_in_numbers(whole):
-    def one(value):
-        return {"value": value, "low": value - 0.1, "high": value + 0.1}
-
-    figures = dict.fromkeys(("roc_auc", "balanced_accuracy", "f1"), one(0.8))
-    gains = {name: one(0.0) | {"p": 0.5} for name in figures}
-    levels = [
-        {"factor": "baseline", "variant": "", "seeds": 2, "figures": figures, "differences": None},
-        {"factor": "loss", "variant": "focal", "seeds": 1, "figures": figures, "differences": gains},
-    ]
-    run = whole._replace(ablation={"model": "gan_resnet", "epochs": 1, "variants": levels})
-    table = tables.ablation(run).fillna("")
-    assert table["Difference in ROC AUC"].tolist() == ["", "0.000 (-0.100 to 0.100), p = 0.5"]
-    assert table["Seeds"].tolist() == [2, 1]
-    drawn = classifier_figures.ablation(run)
-    assert "2 seeds (1 for loss: focal): difference" in drawn.caption
-    style.plt.close(drawn.figure)
-    figures = {name: figure | {"seeds": 3} for name, figure in figures.items()}
-    cells = [{"train_fraction": 0.1, "arm": arm, "patients": 1, "figures": figures} for arm in ("classic", "gan")]
-    difference = {"train_fraction": 0.1, "arm": "gan", "metric": "roc_auc", **gains["roc_auc"]}
-    table = tables.learning_curve(run._replace(learning_curve={"cells": cells, "differences": [difference]}))
-    assert table.fillna("")["Difference in ROC AUC"].tolist() == ["", "0.000 (-0.100 to 0.100), p = 0.5"]
-    assert table["Arm"].tolist() == ["Real + classic", "+ GAN"]
-
-
-def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(whole):
-    def pair(name, other, value):
-        one = {"value": value, "low": value - 0.01, "high": value + 0.02, "p": 0.5}
-        return [
-            {"classifier": name, "reference": other, "metric": metric, **one} for metric in tables.COMPARISON_METRICS
-        ]
-
-    gains = dict.fromkeys(tables.COMPARISON_METRICS, {"value": 0.1, "low": None, "high": None, "p": None})
-    found = [("baseline", "", None), ("loss", "focal", gains), ("rate", "high", gains), ("synthetic", "10 %", gains)]
-    levels = [{"factor": factor, "variant": level, "differences": one} for factor, level, one in found]
-    keys = {
-        "loss": {"focal": {"classify.loss": "focal"}},
-        "rate": {"high": {"classify.models.cnn.learning_rate": 1}},
-        "synthetic": {"10 %": {"classify.models.cnn.synthetic_fraction": 0.1}},
-    }
-    settings = whole.experiment.ablation.replace(variants=keys, model="gan_resnet")
-    run = whole._replace(
-        experiment=whole.experiment.replace(ablation=settings),
-        ablation={"model": "cnn", "epochs": 2, "variants": levels},
-        comparisons=[*pair("resnet_table1", "gan_resnet", 0.3), *pair("student", "efficientnet_lite0", 0.2)],
-    )
-    table = tables.components(run)
-    assert table["Added to"].tolist() == ["Plain CNN, 2 epochs", "ResNet of Table 1", "EfficientNet-Lite0 (ImageNet)"]
-    assert table["Component"][0] == "Synthetic: 10 %"
-    assert table["Difference in balanced accuracy"].tolist() == [
-        "0.100", "-0.300 (-0.320 to -0.290), p = 0.5", "0.200 (0.190 to 0.220), p = 0.5",
-    ]  # fmt: skip
-    assert tables.components(whole._replace(ablation=None, comparisons=[])).empty
-
-
 def test_who_met_patients_on_no_list_is_named_and_what_holds_one_of_them(whole):
     def met(counts, **pretrain):
         settings = {
@@ -366,17 +295,6 @@ def test_a_run_of_an_older_bcgan_is_named(finished, tmp_path, monkeypatch):
     path.write_text(path.read_text().replace("patient_roc_auc", "something_else"))
     with pytest.raises(InputError, match="older bcgan.*bcgan run tiny --force evaluate"):
         read(experiment.load("tiny.yaml"), root, False)
-
-
-def test_cross_validated_networks_stand_beside_the_features(whole):
-    found = {"value": 0.8, "low": 0.7, "high": 0.9}
-    sides = {split: dict.fromkeys(metrics.NAMES, found) for split in tables.OPTIMISM}
-    networks = {"resnet_table1": {"patients": 8, "patches": 80, **sides}}
-    run = whole._replace(cross_validation={"num_folds": 4, "epochs": 1, "models": networks})
-    assert tables.split_optimism(run).iloc[-1].tolist() == ["ResNet of Table 1", *["0.800 (0.700 to 0.900)"] * 3]
-    assert len(tables.split_optimism(run)) == len(tables.split_optimism(whole)) + 1
-    row = tables.cross_validation(run).iloc[0]
-    assert (row["Patients"], row["Patches"], row["ROC AUC"]) == (8, 80, "0.800 (0.700 to 0.900)")
 
 
 def test_compare_puts_reports_side_by_side(report, tmp_path, capsys):

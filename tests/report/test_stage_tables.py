@@ -1,0 +1,114 @@
+"""The tables of the stages that run on request, from made-up results."""
+
+from bcgan.evaluate import metrics
+from bcgan.evaluate.cross_validation import BEST_ACCURACY
+from bcgan.report import classifier_figures, tables
+
+
+def test_the_learning_curves_sentence_follows_its_numbers(run):
+    def at(value, low, high, p=0.2):
+        gain = {"metric": "roc_auc", "reference": "classic", "value": value, "low": low, "high": high, "p": p}
+        return {"train_fraction": 0.05, "arm": "gan", **gain}
+
+    def verdict(*differences):
+        return tables.learning_curve_verdict(run._replace(learning_curve={"differences": list(differences)}))
+
+    nothing = verdict(at(-0.02, -0.04, -0.01), at(0.01, -0.01, 0.03))
+    assert nothing.startswith("No arm beats classic augmentation at any share: of 2 differences none")
+    assert "+ GAN at 5% of the patients, ROC AUC 0.010 (-0.010 to 0.030), p = 0.2" in nothing
+    some = verdict(at(0.02, 0.01, 0.03, 0.01), at(0.0, -0.01, 0.01))
+    assert some.startswith("Of 2 differences from classic augmentation 1 lie above 0: + GAN")
+    assert "cannot be said" in verdict(at(0.02, None, None, None))
+
+
+def estimate(value, half_width=0.1):
+    return {"value": value, "low": value - half_width, "high": value + half_width}
+
+
+FIGURES = dict.fromkeys(("roc_auc", "balanced_accuracy", "f1"), estimate(0.8))
+DIFFERENCES = dict.fromkeys(FIGURES, estimate(0.0) | {"p": 0.5})
+DIFFERENCE_TEXTS = ["", "0.000 (-0.100 to 0.100), p = 0.5"]
+
+
+def test_the_ablation_has_every_choice_on_validation_and_one_on_test_patients(run):
+    variants = [
+        {"factor": "baseline", "variant": "", "seeds": 2, "figures": FIGURES, "differences": None},
+        {"factor": "loss", "variant": "focal", "seeds": 1, "figures": FIGURES, "differences": DIFFERENCES},
+    ]
+    selected = {
+        "factor": "loss", "variant": "focal", "baseline": FIGURES,
+        "figures": dict.fromkeys(FIGURES, estimate(0.7)), "differences": DIFFERENCES,
+    }  # fmt: skip
+    ablation = {"model": "gan_resnet", "epochs": 1, "variants": variants, "selected": selected}
+    ablated = run._replace(ablation=ablation)
+    table = tables.ablation(ablated).fillna("")
+    assert table["Difference in ROC AUC"].tolist() == DIFFERENCE_TEXTS
+    assert table["Seeds"].tolist() == [2, 1]
+    table = tables.selected_variant(ablated).fillna("")
+    assert table["Factor"].tolist() == ["as it is", "loss"]
+    assert table["ROC AUC"].tolist() == ["0.800 (0.700 to 0.900)", "0.700 (0.600 to 0.800)"]
+    assert table["Difference in ROC AUC"].tolist() == DIFFERENCE_TEXTS
+    assert tables.selected_variant(run._replace(ablation=ablation | {"selected": None})).empty
+    drawn = classifier_figures.ablation(ablated)
+    assert "2 seeds (1 for loss: focal): difference" in drawn.caption
+    assert run.role_summary("validation") in drawn.caption
+
+
+def test_the_learning_curve_has_a_row_for_each_arm(run):
+    figures = {name: figure | {"seeds": 3} for name, figure in FIGURES.items()}
+    cells = [{"train_fraction": 0.1, "arm": arm, "patients": 1, "figures": figures} for arm in ("classic", "gan")]
+    difference = {"train_fraction": 0.1, "arm": "gan", "metric": "roc_auc", **DIFFERENCES["roc_auc"]}
+    table = tables.learning_curve(run._replace(learning_curve={"cells": cells, "differences": [difference]}))
+    assert table.fillna("")["Difference in ROC AUC"].tolist() == DIFFERENCE_TEXTS
+    assert table["Arm"].tolist() == ["Real + classic", "+ GAN"]
+
+
+def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(run):
+    def compare(name, reference, value):
+        difference = {"value": value, "low": value - 0.01, "high": value + 0.02, "p": 0.5}
+        return [
+            {"classifier": name, "reference": reference, "metric": metric, **difference}
+            for metric in tables.COMPARISON_METRICS
+        ]
+
+    gains = dict.fromkeys(tables.COMPARISON_METRICS, {"value": 0.1, "low": None, "high": None, "p": None})
+    rows = [
+        ("baseline", "", None), ("loss", "focal", gains), ("learning rate", "high", gains),
+        ("synthetic", "10 %", gains),
+    ]  # fmt: skip
+    changes = {
+        "loss": {"focal": {"classify.loss": "focal"}},
+        "learning rate": {"high": {"classify.models.cnn.learning_rate": 1}},
+        "synthetic": {"10 %": {"classify.models.cnn.synthetic_fraction": 0.1}},
+    }
+    variants = [{"factor": factor, "variant": name, "differences": value} for factor, name, value in rows]
+    settings = run.experiment.ablation.replace(variants=changes, model="gan_resnet")
+    pretrained = compare("efficientnet_lite0_simclr", "efficientnet_lite0", 0.2)
+    table = tables.components(
+        run._replace(
+            experiment=run.experiment.replace(ablation=settings),
+            ablation={"model": "cnn", "epochs": 2, "variants": variants},
+            comparisons=[*compare("resnet_table1", "gan_resnet", 0.3), *pretrained],
+        )
+    )
+    assert table["Added to"].tolist() == ["Plain CNN, 2 epochs", "ResNet of Table 1", "EfficientNet-Lite0 (ImageNet)"]
+    assert table["Component"][0] == "Synthetic: 10 %"
+    assert table["Patients"].tolist() == ["validation", "test", "test"]
+    assert table["Difference in balanced accuracy"].tolist() == [
+        "0.100", "-0.300 (-0.320 to -0.290), p = 0.5", "0.200 (0.190 to 0.220), p = 0.5",
+    ]  # fmt: skip
+    assert tables.components(run._replace(ablation=None, comparisons=[])).empty
+
+
+def test_cross_validated_networks_stand_beside_the_features(run):
+    by_metric = dict.fromkeys((*metrics.NAMES, BEST_ACCURACY), estimate(0.8))
+    by_split = {split: by_metric | {BEST_ACCURACY: estimate(0.9)} for split in tables.OPTIMISM}
+    networks = {"resnet_table1": {"patients": 8, "patches": 80, **by_split}}
+    measured = run._replace(cross_validation={"num_folds": 4, "epochs": 1, "models": networks})
+    added = tables.split_optimism(measured).iloc[len(tables.split_optimism(run)) :]
+    assert added.to_numpy().tolist() == [
+        ["ResNet of Table 1", "ROC AUC", *["0.800 (0.700 to 0.900)"] * 3],
+        ["ResNet of Table 1", "Accuracy, threshold for accuracy", *["0.900 (0.800 to 1.000)"] * 3],
+    ]
+    row = tables.cross_validation(measured).iloc[0]
+    assert (row["Patients"], row["Patches"], row["ROC AUC"]) == (8, 80, "0.800 (0.700 to 0.900)")
