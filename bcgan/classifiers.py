@@ -43,6 +43,11 @@ CLASSIFIERS: dict[str, ClassifierSpec] = {
         "ResNet-34, padded shortcuts", "#4D4D4D", "resnet34:resnet34_identity", has_variants=True,
     ),
     "resnet50": ClassifierSpec("ResNet-50", "#E69F00", "resnet50:resnet50", ("weights",)),
+    "resnet_features": ClassifierSpec(
+        "ResNet of Table 1 with further features", "#7A5195", "gan_resnet:resnet_features",
+        ("extra_features", "multi_depth"), reads_unit_range=True,
+        compared_with="resnet_table1", adds="Further features, without the GAN",
+    ),
     "gan_only": ClassifierSpec(
         "GAN alone", "#56B4E9", "gan_resnet:gan_only", uses_discriminator=True, reads_unit_range=True,
     ),

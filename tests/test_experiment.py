@@ -47,6 +47,13 @@ def test_a_wrong_setting_is_named_with_its_value_and_remedy(override, words):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize("features", ["none", "projected_discriminator"])
+def test_the_control_without_the_gan_needs_features_that_are_not_the_gans(features):
+    with pytest.raises(InputError, match=rf"resnet_features\.extra_features: {features}.*set imagenet or simclr"):
+        experiment.load("phantom", (f"classify.models={{resnet_features: {{extra_features: {features}}}}}",))
+    assert experiment.load("phantom", ("classify.models={resnet_features: {extra_features: imagenet}}",))
+
+
 def test_features_of_an_untrained_discriminator_are_refused():
     with pytest.raises(
         InputError, match="projected_discriminator is not trained with gan.projected_discriminator_weight 0"

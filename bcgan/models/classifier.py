@@ -34,7 +34,8 @@ def build_for_run(
     settings, spec = classifier_settings or Classifier(), CLASSIFIERS[name]
     discriminator = load_model(root / "gan" / "discriminator.keras") if spec.uses_discriminator else None
     joins = "extra_features" in spec.own_settings and settings.extra_features != "none"
-    further_maps = _extra_features(name, root, settings, discriminator.inputs[0].shape[1]) if joins else None
+    input_size = discriminator.inputs[0].shape[1] if discriminator else size
+    further_maps = _extra_features(name, root, settings, input_size) if joins else None
     network = build_classifier(
         name, size, discriminator, settings, spec.pretraining != "simclr", further_maps, num_classes
     )
@@ -76,8 +77,8 @@ def build_classifier(
         discriminator: The GAN's, for classifiers that use it.
         classifier_settings: Defaults to the default settings.
         pretrained: Whether EfficientNet-Lite0 starts from ImageNet's weights. Defaults to True.
-        further_maps: Network whose feature maps `gan_resnet` uses in addition to the discriminator's. Defaults to
-            `None`.
+        further_maps: Network whose feature maps join Table 1's network in `gan_resnet` and `resnet_features`. Defaults
+            to `None`.
         num_classes: Defaults to 2.
 
     Returns:

@@ -1,4 +1,7 @@
-"""The proposed model, GAN+ResNet: the discriminator's feature map is added to Table 1's ResNet after its stem."""
+"""The proposed model, GAN+ResNet: the discriminator's feature map is added to Table 1's ResNet after its stem.
+
+`resnet_features` and `gan_only` have one part of it each.
+"""
 
 from collections.abc import Iterable
 
@@ -36,9 +39,24 @@ def gan_resnet(
     extra_maps = further_maps(patch) if further_maps else []
     x = body(_join_features(stem(image), [discriminator_maps[blocks.index(joined)], *extra_maps]))
     if multi_depth:
-        means = _pooled_means([*discriminator_maps, *extra_maps])
-        x = layers.Concatenate(name="units_and_means")([layers.ReLU(name="units_relu")(x), *means])
+        x = _append_means(x, [*discriminator_maps, *extra_maps])
     return keras.Model(image, x, name="gan_resnet")
+
+
+def resnet_features(size: int = 50, further_maps: keras.Model | None = None, multi_depth: bool = False) -> keras.Model:
+    """Build `gan_resnet` without the discriminator, to measure what that adds.
+
+    Args:
+        size, further_maps, multi_depth: As `gan_resnet` takes them. `further_maps` maps patches of `size` pixels;
+            without any this is Table 1's network.
+
+    Returns:
+        keras.Model. (batch, size, size, 3) to (batch, 1000), or more with `multi_depth`.
+    """
+    image = keras.Input((size, size, 3), name="image")
+    maps = further_maps(image) if further_maps else []
+    x = body(_join_features(stem(image), maps) if maps else stem(image))
+    return keras.Model(image, _append_means(x, maps) if multi_depth else x, name="resnet_features")
 
 
 def joined_block(discriminator: keras.Model) -> str:
@@ -67,11 +85,12 @@ def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
     return keras.Model(image, x, name="gan_only")
 
 
-def _pooled_means(maps: list[keras.KerasTensor]) -> list[keras.KerasTensor]:
-    """Return the mean of every channel of each map, float32."""
-    return [
+def _append_means(units: keras.KerasTensor, maps: list[keras.KerasTensor]) -> keras.KerasTensor:
+    """Return Table 1's units after ReLU, and the mean of every channel of each map, float32."""
+    means = [
         layers.GlobalAveragePooling2D(name=f"depth{index}_mean", dtype="float32")(x) for index, x in enumerate(maps, 1)
     ]
+    return layers.Concatenate(name="units_and_means")([layers.ReLU(name="units_relu")(units), *means])
 
 
 def _join_features(x: keras.KerasTensor, features: list) -> keras.KerasTensor:

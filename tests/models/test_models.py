@@ -8,7 +8,7 @@ from bcgan.models import table1, weights
 from bcgan.models.classifier import build_classifier, build_for_run
 from bcgan.models.discriminator import discriminator, feature_maps, features_without_spectral_norm, list_blocks
 from bcgan.models.efficientnet_lite import efficientnet_lite, has_weights, unfreeze_except_batch_norm
-from bcgan.models.gan_resnet import gan_resnet
+from bcgan.models.gan_resnet import gan_resnet, resnet_features
 from bcgan.models.generator import generator, recalibrate_batch_norm, scale_latent_input
 from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
 from bcgan.models.resnet34 import resnet34
@@ -329,6 +329,24 @@ def test_self_supervised_maps_join_frozen_or_tuned(tmp_path, is_tuned):
     assert trained == ({"kernel"} if is_tuned else set())
     kernel = next(layer for layer in backbone.layers if isinstance(layer, keras.layers.Conv2D)).kernel.numpy()
     assert any(np.array_equal(kernel, variable.numpy()) for variable in inside.variables)
+    (tmp_path / "gan" / "discriminator.keras").unlink()
+    with pytest.raises(InputError, match=r"discriminator\.keras is no network that can be read"):
+        build_for_run("gan_resnet", tmp_path, classifier_settings=settings)
+    control = build_for_run("resnet_features", tmp_path, classifier_settings=settings)  # needs no GAN
+    assert control.get_layer("logit").kernel.shape[0] == 1000 + sum(taps)
     (tmp_path / "pretrain" / "simclr.keras").unlink()
     with pytest.raises(InputError, match=r"simclr\.keras is missing"):
-        build_for_run("gan_resnet", tmp_path, classifier_settings=settings)
+        build_for_run("resnet_features", tmp_path, classifier_settings=settings)
+
+
+def test_without_the_discriminator_the_network_starts_as_table_1s_alone():
+    image = keras.Input((50, 50, 3))
+    further_maps = keras.Model(image, [keras.layers.Conv2D(4, 3, strides=4)(image)])
+    with_features, table1 = resnet_features(further_maps=further_maps), resnet_table1()
+    for layer in table1.layers:
+        if layer.weights:
+            with_features.get_layer(layer.name).set_weights(layer.get_weights())
+    expected = np.asarray(table1(IMAGES, training=False))
+    np.testing.assert_allclose(np.asarray(with_features(IMAGES, training=False)), expected, atol=1e-6)
+    with_features.get_layer("features_gate").gamma.assign(np.ones(64))
+    assert np.abs(np.asarray(with_features(IMAGES, training=False)) - expected).max() > 1e-3
