@@ -56,11 +56,6 @@ CLASSIFIERS: dict[str, ClassifierSpec] = {
         "EfficientNet-Lite0 (ImageNet)", "#332288", LITE, ("input_size", "multi_depth"),
         reads_unit_range=True, pretraining="imagenet",
     ),
-    "student": ClassifierSpec(
-        "EfficientNet-Lite0 (distilled)", "#01665E", LITE, ("input_size", "multi_depth"),
-        reads_unit_range=True, pretraining="imagenet",
-        compared_with="efficientnet_lite0", adds="Distillation on unlabelled patients",
-    ),
     "efficientnet_lite0_simclr": ClassifierSpec(
         "EfficientNet-Lite0 (SimCLR)", "#DDAA33", LITE, ("input_size", "multi_depth"),
         reads_unit_range=True, pretraining="simclr",

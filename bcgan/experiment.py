@@ -40,7 +40,7 @@ WITHOUT_EFFECT_ON_OUTPUTS = (
 SET_BY_STAGE = (
     *WITHOUT_EFFECT_ON_OUTPUTS, "gan.steps", "gan.projected_discriminator_3x3_steps", "gan.sample_grid_interval",
     "translate.steps", "features.num_synthetic", "features.saved_blocks", "features.nuclear_od_threshold",
-    "classify.seeds", "classify.teachers",
+    "classify.seeds",
 )  # fmt: skip
 
 
@@ -102,9 +102,7 @@ class Experiment(Settings):
         """Return the classifiers trained on unlabelled patches of patients outside the official lists."""
         simclr_uses_unlisted = self.pretrain.weights == "shipped" or self.pretrain.include_unlisted
         return tuple(
-            name
-            for name, model in self.classify.models.items()
-            if model.distillation_fraction or (with_simclr({name: model}) and simclr_uses_unlisted)
+            name for name, model in self.classify.models.items() if with_simclr({name: model}) and simclr_uses_unlisted
         )
 
     @property
@@ -171,12 +169,6 @@ class Experiment(Settings):
             raise ValueError(f"translate.classes: {pair[0]} is named twice; name two classes")
         if len(names) > self.gan.batch_size:
             raise ValueError(f"gan.batch_size: {self.gan.batch_size} is less than the {len(names)} classes; raise it")
-        students = [name for name, model in self.classify.models.items() if model.distillation_fraction]
-        if students and len(names) > 2:
-            raise ValueError(
-                f"classify.models.{students[0]}.distillation_fraction: distillation is for two classes, and there are "
-                f"{len(names)}; set it to 0"
-            )
         return self
 
     @model_validator(mode="after")
@@ -186,16 +178,12 @@ class Experiment(Settings):
             raise ValueError(f"ablation.model: {ablated} is not among classify.models")
         if self.ablation.variants and CLASSIFIERS[ablated].is_frozen:
             raise ValueError(f"ablation.model: {ablated} is not trained but fitted; choose another model")
-        if self.ablation.variants and models[ablated].distillation_fraction:
-            raise ValueError(f"ablation.model: {ablated} needs teachers; choose a model without")
         for name in self.cross_validation.models:
             if CLASSIFIERS[name].uses_discriminator:
                 raise ValueError(
                     f"cross_validation.models: {name} contains a discriminator that was trained on patients of every "
                     "fold; choose models without one"
                 )
-            if name in models and models[name].distillation_fraction:
-                raise ValueError(f"cross_validation.models: {name} needs teachers; choose models without")
         return self
 
 
@@ -283,6 +271,8 @@ def format_validation_error(source: Path | str, error: ValidationError) -> str:
         return f"{source}: {key}: {reason}.{value}{others_text}"
     if new := renamed.current_setting_name(key):
         return f"{source}: {key} (value {fault['input']!r}) is now called {new}. Rename it.{others_text}"
+    if note := renamed.removal_note(key):
+        return f"{source}: {key} (value {fault['input']!r}) is no setting any more: {note}.{others_text}"
     model: Any = Experiment
     for part in fault["loc"][:-1]:
         field = getattr(model, "model_fields", {}).get(part)

@@ -31,7 +31,7 @@ SETTINGS = {
     "pretrain.batch": "pretrain.batch_size", "pretrain.rate": "pretrain.learning_rate",
     "pretrain.smallest": "pretrain.min_crop_scale", "*.colour_jitter": "*.color_jitter",
     f"{_MODEL}rate": f"{_MODEL}learning_rate", f"{_MODEL}synthetic": f"{_MODEL}synthetic_fraction",
-    f"{_MODEL}selected": f"{_MODEL}filter_synthetic", f"{_MODEL}taught": f"{_MODEL}distillation_fraction",
+    f"{_MODEL}selected": f"{_MODEL}filter_synthetic",
     f"{_MODEL}beside": f"{_MODEL}extra_features", f"{_MODEL}tuned": f"{_MODEL}finetune_extra_features",
     f"{_MODEL}enlarged": f"{_MODEL}input_size",
     "classify.batch": "classify.batch_size", "classify.crop": "classify.crop_size",
@@ -49,6 +49,17 @@ SETTINGS = {
     "folds.networks": "cross_validation.models", "folds": "cross_validation", "folds.*": "cross_validation.*",
     "report.examples": "report.num_examples",
 }  # fmt: skip
+_WITHOUT_DISTILLATION = "distillation gained nothing and was removed; leave it out"
+REMOVED_SETTINGS = {
+    f"{_MODEL}shortcut": "name the classifier resnet34_identity for identity, or resnet34 for projection",
+    f"{_MODEL}distillation_fraction": _WITHOUT_DISTILLATION, f"{_MODEL}taught": _WITHOUT_DISTILLATION,
+    "classify.teachers": _WITHOUT_DISTILLATION,
+}  # fmt: skip
+
+
+def removal_note(key: str) -> str | None:
+    """Return what to do about a setting of an earlier version that has no successor; `None` if it is none."""
+    return next((note for pattern, note in REMOVED_SETTINGS.items() if fnmatchcase(key, pattern)), None)
 
 
 def current_setting_name(key: str) -> str | None:

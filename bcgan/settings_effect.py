@@ -92,7 +92,7 @@ RULES = (
                             "min_crop_scale checkpoint_interval"),
          lambda e, _: e.pretrain.steps > 0, "nothing is pretrained here",
          "set pretrain.steps and pretrain.weights=none"),
-    Rule(_keys(MODEL, "learning_rate synthetic_fraction distillation_fraction"),
+    Rule(_keys(MODEL, "learning_rate synthetic_fraction"),
          lambda _, name: not CLASSIFIERS[name].is_frozen,
          "only its last layer is fitted, by logistic regression on real patches", "choose another classifier"),
     Rule((f"{MODEL}filter_synthetic",), lambda e, name: e.classify.models[name].uses_synthetic,
@@ -100,8 +100,6 @@ RULES = (
     *(Rule((f"{MODEL}{setting}",), lambda _, name, owners=owners: name in owners,
            f"only {' and '.join(owners)} read it", f"set it for {owners[0]}")
       for setting, owners in SETTING_OWNERS.items()),
-    Rule(("classify.teachers",), lambda e, _: any(model.distillation_fraction for model in e.classify.models.values()),
-         "no classifier has a distillation_fraction", "set classify.models.student.distillation_fraction"),
     Rule(_keys("classify.", "batch_size optimizer weight_decay ema_decay"),
          lambda e, _: not all(CLASSIFIERS[name].is_frozen for name in e.all_models),
          "every classifier is frozen, and its head is fitted by logistic regression", "add another classifier"),

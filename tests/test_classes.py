@@ -185,10 +185,6 @@ def test_kinds_of_phantom_tissue_are_classes(tmp_path, monkeypatch):
         (("translate.classes=[benign,dcis]",), "translate.classes: dcis is none of the classes"),
         (("translate.classes=[benign,benign]",), "benign is named twice"),
         (("gan.batch_size=2",), "gan.batch_size: 2 is less than the 3 classes"),
-        (
-            ("classify.models.resnet_table1.distillation_fraction=0.5", "classify.teachers=[gan_resnet]"),
-            "distillation is for two classes",
-        ),
     ],
 )
 def test_settings_that_contradict_the_classes_are_refused(tmp_path, settings, words):

@@ -47,7 +47,6 @@ ablation.variants cross_validation.models report.title report.num_examples seed 
 SIMCLR = 'classify.models={"efficientnet_lite0_simclr": {}}'
 PRETRAINS = (SIMCLR, "pretrain.steps=5")
 FROZEN = ("classify.models={simclr_linear: {}}", "pretrain.weights=shipped")
-TAUGHT = ("classify.models.cnn={}", "classify.teachers=[cnn]")
 LINEAR = ("simclr_linear", "pretrain.weights=shipped")
 LEVELS = 'ablation.variants={"loss": {"focal": {"classify.loss": "focal"}}}'
 REAL = "learning_curve.arms=[real,classic]"
@@ -80,7 +79,6 @@ CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
                      "pretrain.min_crop_scale"), (0.5, (SIMCLR, "pretrain.weights=shipped"), PRETRAINS)),
     **dict.fromkeys(("classify.models.*.learning_rate", "classify.models.*.synthetic_fraction"),
                     (0.5, LINEAR, ("cnn",))),
-    "classify.models.*.distillation_fraction": (0.5, (*LINEAR, *TAUGHT), ("student", *TAUGHT)),
     "classify.batch_size": (8, FROZEN, ()),
     **dict.fromkeys(("classify.weight_decay", "classify.ema_decay"), (0.5, FROZEN, ())),
     "classify.optimizer": ("sgd", FROZEN, ()),
@@ -89,8 +87,6 @@ CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "classify.models.*.weights": ("imagenet", ("resnet34",), ("resnet50",)),
     "classify.models.*.extra_features": ("projected_discriminator", ("resnet_table1",), ("gan_resnet",)),
     "classify.models.*.input_size": (64, ("resnet34",), ("efficientnet_lite0",)),
-    "classify.teachers": (["cnn"], ("classify.models={cnn: {}}",),
-                          ("classify.models={cnn: {}, student: {distillation_fraction: 0.5}}",)),
     "learning_curve.synthetic_fraction": (0.3, (REAL,), ()),
     "learning_curve.num_synthetic": (64, ("learning_curve.arms=[translation]",), ()),
     "learning_curve.gan_steps": (64, (REAL,), ("learning_curve.arms=[selected]",)),

@@ -21,7 +21,7 @@ def batch_loss(logits: tf.Tensor, labels: tf.Tensor, kind: str, weights: tuple[f
 
     Args:
         logits: float32, (batch,), of the second of two classes, or (batch, classes).
-        labels: (batch,). 0 to 1, as soft labels are, or with more classes integers.
+        labels: integers, (batch,).
         kind: "bce", "weighted_bce", which uses `weights`, or "focal" (Lin et al. 2017).
         weights: Of the classes.
     """

@@ -33,7 +33,7 @@ class Patches(NamedTuple):
     """Labeled patches."""
 
     images: np.ndarray | ImageRows  # uint8, (n, size, size, 3)
-    labels: np.ndarray  # integers, or soft labels in [0, 1] of distillation, (n,)
+    labels: np.ndarray  # integers, (n,)
     patients: np.ndarray | None = None  # of each patch, (n,); read if patients are balanced
 
 
@@ -42,13 +42,12 @@ class TrainingData(NamedTuple):
 
     Attributes:
         real: Labeled training patches.
-        extra: Synthetic or distilled patches, `Classifier.extra_fraction` of every batch. `None` means real patches
-            only.
+        synthetic: Patches that are `Classifier.synthetic_fraction` of every batch. `None` means real patches only.
         validation: Patches that select the epoch. `None` means that the last epoch is kept.
     """
 
     real: Patches
-    extra: Patches | None = None
+    synthetic: Patches | None = None
     validation: Patches | None = None
 
 
@@ -78,7 +77,7 @@ class Recipe(NamedTuple):
 class Sampling(NamedTuple):
     """How batches are drawn."""
 
-    pool: Patches  # real patches, then extra ones
+    pool: Patches  # real patches, then synthetic ones
     sampler: batches.Sampler  # from a step to indices into the pool
     epoch_steps: int
     class_weight: tuple[float, ...]  # of the classes in the loss
@@ -211,22 +210,19 @@ def check_finite(values: list | np.ndarray, name: str, epoch: int, recipe: Recip
 
 
 def _class_fractions(labels: np.ndarray, num_classes: int, of_patch: np.ndarray | None = None) -> np.ndarray:
-    """Return the fraction of drawn patches that each class has; labels of two classes may be soft."""
-    if num_classes == 2:
-        second_fraction = np.average(labels, weights=of_patch)
-        return np.array([1 - second_fraction, second_fraction])
+    """Return the fraction of drawn patches that each class has."""
     return np.bincount(labels, of_patch, minlength=num_classes) / len(labels)
 
 
 def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sampling:
-    """Decide how batches are drawn from the real and the extra patches."""
-    real, extra, _ = data
+    """Decide how batches are drawn from the real and the synthetic patches."""
+    real, synthetic, _ = data
     batch_size, seed = recipe.classify.batch_size, recipe.seed
     num_real = len(real.labels)
-    num_extra_per_batch = 0
-    if extra:
-        num_extra_per_batch = min(round(batch_size * recipe.classifier.extra_fraction), batch_size - 1)
-    num_real_per_batch = min(batch_size - num_extra_per_batch, num_real)
+    num_synthetic_per_batch = 0
+    if synthetic:
+        num_synthetic_per_batch = min(round(batch_size * recipe.classifier.synthetic_fraction), batch_size - 1)
+    num_real_per_batch = min(batch_size - num_synthetic_per_batch, num_real)
     sampler = batches.epoch_sampler(np.arange(num_real), num_real_per_batch, seed)
     epoch_steps = recipe.epoch_steps or max(1, num_real // num_real_per_batch)
     of_patch = None
@@ -234,12 +230,14 @@ def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sam
         of_patch = sample_weights(real, recipe.classify.patient_balance)
         sampler = batches.weighted_sampler(of_patch, num_real_per_batch, seed)
     pool, fractions = real, _class_fractions(real.labels, num_classes, of_patch)
-    if extra and num_extra_per_batch:
-        pool = Patches(ImageRows.concatenate([real.images, extra.images]), np.concatenate([real.labels, extra.labels]))
-        extra_rows = np.arange(num_real, len(pool.labels))
-        extra_fraction = num_extra_per_batch / (num_extra_per_batch + num_real_per_batch)
-        fractions = (1 - extra_fraction) * fractions + extra_fraction * _class_fractions(extra.labels, num_classes)
-        sampler = batches.mixed_sampler(sampler, extra_rows, num_extra_per_batch, seed)
+    if synthetic and num_synthetic_per_batch:
+        pool = Patches(
+            ImageRows.concatenate([real.images, synthetic.images]), np.concatenate([real.labels, synthetic.labels])
+        )
+        synthetic_rows = np.arange(num_real, len(pool.labels))
+        share = num_synthetic_per_batch / (num_synthetic_per_batch + num_real_per_batch)
+        fractions = (1 - share) * fractions + share * _class_fractions(synthetic.labels, num_classes)
+        sampler = batches.mixed_sampler(sampler, synthetic_rows, num_synthetic_per_batch, seed)
     return Sampling(pool, sampler, epoch_steps, class_weights(fractions))
 
 

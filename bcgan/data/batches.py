@@ -91,16 +91,15 @@ def make_dataset(
 
     Args:
         images: uint8, (n, size, size, 3). Only the images of a batch are read.
-        labels: integers or floats, (n,); the dataset returns int32 or float32.
+        labels: integers, (n,).
         steps: Steps to draw batches for.
         crop: Side of a random square crop, another one for each image. Defaults to `None`: complete patches.
         seed: Of the crops.
 
     Returns:
-        Elements are step, int64; images, uint8 (batch, size, size, 3); labels, (batch,).
+        Elements are step, int64; images, uint8 (batch, size, size, 3); labels, int32 (batch,).
     """
     size = crop or images.shape[1]
-    label_dtype = tf.float32 if np.issubdtype(labels.dtype, np.floating) else tf.int32
 
     def read_batch(step: int):
         rows = sampler(int(step))
@@ -110,10 +109,10 @@ def make_dataset(
             corners = rng.integers(0, batch.shape[1] - size + 1, (len(rows), 2))
             pairs = zip(batch, corners, strict=True)
             batch = np.stack([image[top : top + size, left : left + size] for image, (top, left) in pairs])
-        return np.int64(step), batch, labels[rows].astype(label_dtype.as_numpy_dtype)
+        return np.int64(step), batch, labels[rows].astype(np.int32)
 
     def load(step):
-        step, batch, batch_labels = tf.numpy_function(read_batch, [step], (tf.int64, tf.uint8, label_dtype))
+        step, batch, batch_labels = tf.numpy_function(read_batch, [step], (tf.int64, tf.uint8, tf.int32))
         batch.set_shape((None, size, size, 3))
         batch_labels.set_shape((None,))
         step.set_shape(())

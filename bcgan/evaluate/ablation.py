@@ -24,7 +24,7 @@ from bcgan.experiment import TRAINING, Experiment, subset
 from bcgan.models.classifier import build_for_run
 from bcgan.models.variant import Variant, apply_variant
 from bcgan.preprocess import store
-from bcgan.settings import Classifier
+from bcgan.settings import Classifier, CrossValidation
 from bcgan.variation import diff_configs, with_overrides
 
 BASELINE = "baseline"
@@ -64,7 +64,8 @@ def list_variants(experiment: Experiment) -> list[AblationVariant]:
     for factor, choices in experiment.ablation.variants.items():
         for name, changes in choices.items():
             key = f"ablation.variants.{factor}.{name}"
-            variant = AblationVariant(factor, name, with_overrides(experiment, changes, key))
+            trained = _without_frozen(experiment, changes.get("ablation.model"))
+            variant = AblationVariant(factor, name, with_overrides(trained, changes, key))
             _check_changes_training(experiment, variant.experiment, key)
             if variant.cache_name in {earlier.cache_name for earlier in variants}:
                 raise InputError(f"{key}: its files would be another variant's as well. Give it another name.")
@@ -75,13 +76,33 @@ def list_variants(experiment: Experiment) -> list[AblationVariant]:
     return variants
 
 
+def _without_frozen(experiment: Experiment, named: str | None) -> Experiment:
+    """Return the experiment without classifiers that only fit a head, which refuse some settings of a training.
+
+    Args:
+        named: A classifier that stays, to be refused by its name.
+    """
+    models = {
+        name: model
+        for name, model in experiment.classify.models.items()
+        if name == named or not CLASSIFIERS[name].is_frozen
+    }
+    members = tuple(name for name in experiment.evaluate.ensemble_models if name in models)
+    return experiment.replace(
+        classify=experiment.classify.replace(models=models),
+        evaluate=experiment.evaluate.replace(ensemble_models=members),
+        cross_validation=CrossValidation(),
+    )
+
+
 def _check_changes_training(experiment: Experiment, variant: Experiment, key: str) -> None:
     """Refuse a variant with the same trainings as the experiment: the report would state that its change has no effect.
 
     Args:
         key: Of the variant, for the error.
     """
-    changed = [change.partition("=")[0] for change in diff_configs(experiment, variant)]
+    named = variant.ablation.model
+    changed = [change.partition("=")[0] for change in diff_configs(_without_frozen(experiment, named), variant)]
     unread = [name for name in changed if not name.startswith(READ_SETTINGS)]
     if unread:
         reason = f"no training of this stage reads {unread[0]}"

@@ -26,7 +26,7 @@ def audit(
         index: columns patient, role, pixels, perceptual.
         images: uint8, (n, size, size, 3). The patches of the index.
         split: The contents of split.json.
-        unlabelled: Whether patches of unlisted patients are used in training, distilled or without labels.
+        unlabelled: Whether patches of unlisted patients are used in training, without labels.
         num_misfitted: From `count_not_fitted_on_validation`.
         pretraining_patients: Names of the patients of self-supervised pretraining.
 

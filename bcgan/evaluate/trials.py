@@ -29,7 +29,7 @@ class Trial(NamedTuple):
 
     network: keras.Model  # the untrained classifier
     real: Patches  # training patches
-    extra: Patches | None  # patches that join the real ones in every batch
+    synthetic: Patches | None  # patches that join the real ones in every batch
     held_out: dict[str, Patches]  # by role; the role validation selects the epoch
     recipe: Recipe  # how it is trained
     arrays: dict[str, Any]  # more arrays to store with the predictions
@@ -63,7 +63,7 @@ def train_trial(trial: Trial, settings: Evaluate, folder: Path) -> None:
     """
     path = folder / f"{folder.name.removesuffix(PARTIAL)}.keras"
     if not path.exists():  # otherwise it was interrupted after it was trained
-        data = TrainingData(trial.real, trial.extra, trial.held_out["validation"])
+        data = TrainingData(trial.real, trial.synthetic, trial.held_out["validation"])
         linear.fit(trial.network, data, trial.recipe, path)
     network = weights.load_model(path)
     by_role = {

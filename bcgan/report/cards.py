@@ -132,7 +132,6 @@ def _training_text(settings: Classify, name: str) -> str:
     return (
         f"{model.epochs} epochs, batches of {settings.batch_size}, {settings.optimizer} at {model.learning_rate:g}, "
         f"loss {settings.loss.replace('_', ' ')}; {model.synthetic_fraction:.0%} of each batch synthetic"
-        + (f", {model.distillation_fraction:.0%} labelled by teachers" if model.distillation_fraction else "")
         + ("; the head reads several depths, and starts from a logistic regression" if model.multi_depth else "")
         + balance
     )

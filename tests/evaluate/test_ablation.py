@@ -61,6 +61,18 @@ def test_an_unknown_level_is_named(changes, words):
         ablation.list_variants(with_levels({"loss": {"focal": changes}}))
 
 
+def test_a_choice_that_frozen_classifiers_refuse_may_be_another_ones():
+    frozen = "classify.models={simclr_linear: {}, cnn: {}, resnet_table1: {}}"
+    more = ("pretrain.weights=shipped", "evaluate.ensemble_models=[simclr_linear]", "ablation.model=cnn")
+    settings = with_levels({"loss": {"focal": {"classify.loss": "focal"}}}, frozen, *more)
+    _, variant = ablation.list_variants(settings)
+    assert variant.experiment.classify.loss == "focal"
+    assert set(settings.classify.models) == {"simclr_linear", "cnn", "resnet_table1"}
+    settings = with_levels({"network": {"frozen": {"ablation.model": "simclr_linear"}}}, frozen, *more)
+    with pytest.raises(InputError, match="simclr_linear is not trained but fitted"):
+        ablation.list_variants(settings)
+
+
 def test_levels_whose_files_would_be_the_same_are_refused():
     alike = {"focal 1": {"classify.loss": "focal"}, "focal_1": {"classify.loss": "bce"}}
     with pytest.raises(InputError, match=r"loss\.focal_1: its files would be another variant's"):

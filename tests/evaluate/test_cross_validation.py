@@ -59,16 +59,6 @@ def test_so_is_what_met_these_patients_without_labels(tmp_path):
         cross_validation.evaluate(run, patches, False)
 
 
-def test_students_are_refused():
-    settings = (
-        "classify.models={cnn: {}, student: {distillation_fraction: 0.5}}",
-        "classify.teachers=[cnn]",
-        "cross_validation.models=[student]",
-    )
-    with pytest.raises(InputError, match=r"cross_validation\.models: student needs teachers"):
-        experiment.load("phantom", settings)
-
-
 def test_folds_of_different_scales_are_pooled_by_their_own_calibration():
     """Each fold's log odds are shifted and stretched: uncalibrated, the pool would be far from the truth's AUC."""
     rng = np.random.default_rng(0)
@@ -114,7 +104,7 @@ def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, cap
             trained.append("stopped")
             raise WorkError("stopped")
         model = trial.recipe.classifier
-        assert (trial.extra, model.synthetic_fraction, model.epochs) == (None, 0, 2)
+        assert (trial.synthetic, model.synthetic_fraction, model.epochs) == (None, 0, 2)
         assert trial.network.name == "cnn_classifier"
         assert not set(trial.arrays["test_rows"]) & set(trial.arrays["validation_rows"])
         trained.append(folder.name)
