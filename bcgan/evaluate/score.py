@@ -79,7 +79,7 @@ def _predict_held_out(
     """
     experiment, context_weights = run.experiment, None
     held_out = np.flatnonzero(store.index["role"].to_numpy() != "train")
-    columns = ["id", "image", "patient", "x", "y", "label", "role"]
+    columns = ["id", "image", "source", "patient", "x", "y", "label", "role"]
     table = store.index.loc[held_out, columns].reset_index(drop=True)
     class_names = experiment.data.class_names
     _predict(run, store.images.select(held_out), table)
@@ -104,8 +104,9 @@ def _predict_held_out(
 def read_probabilities(folder: Path) -> pd.DataFrame:
     """Read probabilities.csv; ids and patients that look like numbers or NA stay text."""
     return pd.read_csv(
-        folder / "probabilities.csv", dtype={"id": str, "image": str, "patient": str}, keep_default_na=False
-    )
+        folder / "probabilities.csv", dtype=dict.fromkeys(("id", "image", "source", "patient"), str),
+        keep_default_na=False,
+    )  # fmt: skip
 
 
 def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
@@ -158,11 +159,11 @@ def _measure_classifier(
     """Return one classifier's part of metrics.json.
 
     Returns:
-        {thresholds, calibration, operating_points, whole_slide_metrics, borders, sets}, where sets is
-        {role: {metric: {value, low, high, seeds}}}. Metrics named <metric>_calibrated and patient_<metric> are those of
-        the calibrated probabilities. With more than two classes so are all but ece, brier and loss; by_class is
-        {role: {class: {metric: ...}}}, each class against the rest, and there are no thresholds, operating points or
-        metrics of whole slides.
+        {thresholds, calibration, operating_points, whole_slide_metrics, borders, by_source, sets}, where sets is
+        {role: {metric: {value, low, high, seeds}}}, and by_source is as `_measure_sources` returns it. Metrics named
+        <metric>_calibrated and patient_<metric> are those of the calibrated probabilities. With more than two classes
+        so are all but ece, brier and loss; by_class is {role: {class: {metric: ...}}}, each class against the rest, and
+        there are no thresholds, operating points or metrics of whole slides.
     """
     settings, labels, patients = experiment.evaluate, table["label"].to_numpy(), table["patient"].to_numpy()
     bootstrap = (settings.bootstrap_samples, settings.confidence_level, experiment.seed)
@@ -206,6 +207,7 @@ def _measure_classifier(
         "operating_points": _measure_operating_points(table, original) if is_binary else {},
         "whole_slide_metrics": _measure_whole_slides(table, original) if is_binary else {},
         "borders": at_borders,
+        "by_source": _measure_sources(table, predictions.called(), bootstrap),
         "sets": sets,
     } | ({} if is_binary else {"by_class": by_class})
 
@@ -223,6 +225,24 @@ def _measure_operating_points(
             numbers = {name: float(measured[name][0]) for name in metrics.THRESHOLD_METRICS}
             points.setdefault(rule, []).append({"threshold": threshold, **numbers})
     return {rule: pd.DataFrame(rows).mean().to_dict() for rule, rows in points.items()}
+
+
+def _measure_sources(
+    table: pd.DataFrame, predictions: intervals.SeedPredictions, bootstrap: tuple[int, float, int]
+) -> dict[str, dict]:
+    """Return {folder or archive: {patches, patients, <each of COMPARED_METRICS>: estimate}} of the test patches.
+
+    Empty if all test patches are from one. A result on two archives is not comparable with a result on one of them.
+    """
+    sources = table["source"].where(table["role"] == "test")
+    names = sorted(sources.dropna().unique())
+    labels, patients, by_source = table["label"].to_numpy(), table["patient"].to_numpy(), {}
+    for name in names if len(names) > 1 else ():
+        rows = (sources == name).to_numpy()
+        measured = intervals.metrics_with_intervals(labels[rows], predictions.select(rows), patients[rows], *bootstrap)
+        counts = {"patches": int(rows.sum()), "patients": len(np.unique(patients[rows]))}
+        by_source[name] = counts | {metric: measured[metric] for metric in intervals.COMPARED_METRICS}
+    return by_source
 
 
 def _measure_whole_slides(table: pd.DataFrame, predictions: intervals.SeedPredictions) -> dict[str, dict[str, float]]:

@@ -243,7 +243,11 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
     else:
         summary_tables["operating_points"] = tables.operating_points(run)
     summary_tables |= {"cross_validation": tables.cross_validation(run)} if run.cross_validation else {}
-    optional = {"slides": tables.slides(run), "components": tables.components(run)}
+    optional = {
+        "slides": tables.slides(run),
+        "components": tables.components(run),
+        "sources": tables.sources(run),
+    }
     if run.ablation:
         summary_tables["ablation_summary"] = tables.ablation(run)
         optional["selected_variant"] = tables.selected_variant(run)

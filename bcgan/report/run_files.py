@@ -10,7 +10,6 @@ from bcgan import __version__, progress, runs
 from bcgan.artifacts import MANIFEST, PARTIAL
 from bcgan.classify.pretraining import PATIENTS
 from bcgan.errors import InputError
-from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate import score
 from bcgan.experiment import Experiment
 from bcgan.gan.features import COMPARED_BLOCK
@@ -27,13 +26,13 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         patient_images: Whether pictures of patients' tissue may be shown.
 
     Raises:
-        InputError: If an earlier version of bcgan wrote the metrics.
+        InputError: If another version of bcgan evaluated the run.
     """
     evaluate, features, preprocess = root / "evaluate", root / "features", root / "preprocess"
     probabilities, measured = score.load(evaluate)
-    for classifier_metrics in measured["metrics"].values():
-        if not set(by_patient.NAMES) <= classifier_metrics["sets"]["test"].keys():
-            raise InputError(f"{evaluate} was made by an older bcgan: bcgan run {experiment.name} --force evaluate.")
+    version = runs.read_json(evaluate / MANIFEST)["version"]
+    if version != __version__:
+        raise InputError(f"{evaluate} was made by bcgan {version}: bcgan run {experiment.name} --force evaluate.")
     return Run(
         experiment=experiment,
         store=store.load(preprocess),

@@ -304,6 +304,18 @@ def borders(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def sources(run: Run) -> pd.DataFrame:
+    """Return the results of each classifier on the test patches of each folder or archive; empty if there is one."""
+    return pd.DataFrame([
+        {
+            "Classifier": CLASSIFIER_NAMES[name], "Test patches of": source, "Patients": measured["patients"],
+            "Patches": measured["patches"], **_format_scores(measured),
+        }
+        for name in run.classifier_names
+        for source, measured in run.metrics[name]["by_source"].items()
+    ])  # fmt: skip
+
+
 RULES = {"youden": "Youden's index", "sensitivity_95": "Sensitivity of 0.95", "f1": "F1", "accuracy": "Accuracy"}
 
 

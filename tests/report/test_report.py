@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bcgan import artifacts, cli, experiment
+from bcgan import __version__, artifacts, cli, experiment
 from bcgan.errors import InputError
 from bcgan.evaluate import metrics, synthetic
 from bcgan.gan import watch
@@ -288,12 +288,12 @@ def test_an_unfinished_stage_has_no_manifest_in_the_report(finished, whole, tmp_
     assert read(whole.experiment, root, False).manifests == whole.manifests
 
 
-def test_a_run_of_an_older_bcgan_is_named(finished, tmp_path, monkeypatch):
+def test_a_run_of_another_version_is_named(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished)
     root = shutil.copytree(finished / "runs/tiny", tmp_path / "tiny")
-    path = root / "evaluate/metrics.json"
-    path.write_text(path.read_text().replace("patient_roc_auc", "something_else"))
-    with pytest.raises(InputError, match="older bcgan.*bcgan run tiny --force evaluate"):
+    path = root / "evaluate" / artifacts.MANIFEST
+    path.write_text(path.read_text().replace(f'"version": "{__version__}"', '"version": "0.0.9"'))
+    with pytest.raises(InputError, match=r"was made by bcgan 0\.0\.9: bcgan run tiny --force evaluate"):
         read(experiment.load("tiny.yaml"), root, False)
 
 

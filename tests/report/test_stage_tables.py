@@ -1,4 +1,4 @@
-"""The tables of the stages that run on request, from made-up results."""
+"""Tables that the run of the tests has no results for, from made-up ones."""
 
 from bcgan.evaluate import metrics
 from bcgan.evaluate.cross_validation import BEST_ACCURACY
@@ -112,3 +112,13 @@ def test_cross_validated_networks_stand_beside_the_features(run):
     ]
     row = tables.cross_validation(measured).iloc[0]
     assert (row["Patients"], row["Patches"], row["ROC AUC"]) == (8, 80, "0.800 (0.700 to 0.900)")
+
+
+def test_the_report_has_a_row_for_each_classifier_and_archive(run):
+    assert tables.sources(run).empty  # one folder
+    figures = {"patches": 40, "patients": 8, **FIGURES}
+    measured = {name: values | {"by_source": {"a": figures, "b": figures}} for name, values in run.metrics.items()}
+    table = tables.sources(run._replace(metrics=measured))
+    assert len(table) == 2 * len(run.classifier_names)
+    assert table["Test patches of"].tolist()[:2] == ["a", "b"]
+    assert table["F1"][0] == "0.800 (0.700 to 0.900)"
