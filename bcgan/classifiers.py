@@ -31,7 +31,7 @@ CLASSIFIERS: dict[str, ClassifierSpec] = {
     "gan_resnet": ClassifierSpec(
         "GAN+ResNet (proposed)", "#009E73", "gan_resnet:gan_resnet", ("extra_features", "multi_depth"),
         uses_discriminator=True, reads_unit_range=True,
-        compared_with="resnet_table1", adds="The GAN's maps and patches, as proposed",
+        compared_with="resnet_features", adds="The discriminator's maps and synthetic patches, if any",
     ),
     "resnet_table1": ClassifierSpec(
         "ResNet of Table 1", "#CC79A7", "resnet_table1:resnet_table1", has_variants=True,
@@ -44,9 +44,9 @@ CLASSIFIERS: dict[str, ClassifierSpec] = {
     ),
     "resnet50": ClassifierSpec("ResNet-50", "#E69F00", "resnet50:resnet50", ("weights",)),
     "resnet_features": ClassifierSpec(
-        "ResNet of Table 1 with further features", "#7A5195", "gan_resnet:resnet_features",
+        "ResNet of Table 1 with pretrained maps (no GAN)", "#7A5195", "gan_resnet:resnet_features",
         ("extra_features", "multi_depth"), reads_unit_range=True,
-        compared_with="resnet_table1", adds="Further features, without the GAN",
+        compared_with="resnet_table1", adds="Pretrained maps, without the GAN",
     ),
     "gan_only": ClassifierSpec(
         "GAN alone", "#56B4E9", "gan_resnet:gan_only", uses_discriminator=True, reads_unit_range=True,

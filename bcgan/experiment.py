@@ -140,8 +140,8 @@ class Experiment(Settings):
         features = self.all_models.get("resnet_features")
         if features and features.extra_features not in ("imagenet", "simclr"):
             raise ValueError(
-                f"classify.models.resnet_features.extra_features: {features.extra_features} is not without the GAN's "
-                "features, or has none; set imagenet or simclr"
+                f"classify.models.resnet_features.extra_features: {features.extra_features} has no maps for this "
+                "control without the GAN; set imagenet or simclr"
             )
         for name, model in models.items():
             if model.weights == "histology" and name != "densenet121":

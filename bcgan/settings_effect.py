@@ -45,6 +45,7 @@ def _trains_simclr(experiment: Experiment) -> bool:
     """Return whether a classifier starts from SimCLR weights."""
     variants = experiment.ablation.variants.values()
     values = [value for by_name in variants for changes in by_name.values() for value in changes.values()]
+    values += [inner for value in values if isinstance(value, dict) for inner in value.values()]
     return bool(with_simclr(experiment.all_models)) or "simclr" in values
 
 

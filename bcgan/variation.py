@@ -28,6 +28,8 @@ def with_overrides(experiment: Experiment, changes: dict[str, Any], source: str)
         if not isinstance(branch, dict) or last not in branch:
             if new := renamed.current_setting_name(key):
                 raise InputError(f"{source}: {key} is now called {new}. Rename it.")
+            if note := renamed.removal_note(key):
+                raise InputError(f"{source}: {key} is no setting any more: {note}.")
             raise InputError(f"{source}: no setting {key}. Write keys of the experiment, such as classify.loss.")
         branch[last] = value
     try:

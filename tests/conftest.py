@@ -51,7 +51,7 @@ precision: float32
 SLOW_FIXTURES = {"finished", "exported", "report_in_full", "eagerly"}
 SLOW_MODULES = {
     "test_distribute", "test_precision", "test_gan", "test_formats", "test_export", "test_pretraining", "test_models",
-    "test_translation", "test_bench", "test_classify", "test_teaching", "test_fast", "test_hostile", "test_engines",
+    "test_translation", "test_bench", "test_classify", "test_fast", "test_hostile", "test_engines",
     "test_full_disk", "test_cross_validation", "test_learning_curve", "test_probes_and_translations", "test_shortcut",
     "test_efficientnet_lite", "test_saliency", "test_serve_page", "test_one_answer", "test_neighbours", "test_predict",
     "test_sample", "test_augment_and_watch", "test_campaigns", "test_tile_groups", "test_serve", "test_batch",

@@ -76,6 +76,7 @@ def test_features_of_an_untrained_discriminator_are_refused():
         ("translate.checkpoint_every=5", r"is now called translate\.checkpoint_interval"),
         ("folds.networks=[cnn]", r"folds .* is now called cross_validation"),
         ("classify.teachers=[cnn]", r"classify\.teachers .* is no setting any more: distillation gained nothing"),
+        ("classify.models.student={}", "'student' is no classifier any more: distillation gained nothing"),
         ("classify.models.cnn.shortcut=identity", r"is no setting any more: name the classifier resnet34_identity"),
         ("classify.models.simclr={}", "'simclr' is now called efficientnet_lite0_simclr; rename it"),
     ],

@@ -44,6 +44,10 @@ learning_curve.num_validations
 ablation.variants cross_validation.models report.title report.num_examples seed profile precision xla distribute
 """,
 )
+JOINED = (
+    'ablation.variants={"joined": {"SimCLR": {"ablation.model": "gan_resnet", '
+    '"classify.models.gan_resnet": {"extra_features": "simclr"}}}}'
+)
 SIMCLR = 'classify.models={"efficientnet_lite0_simclr": {}}'
 PRETRAINS = (SIMCLR, "pretrain.steps=5")
 FROZEN = ("classify.models={simclr_linear: {}}", "pretrain.weights=shipped")
@@ -147,6 +151,11 @@ def test_a_refusal_names_the_value_and_the_remedy(plain):
         experiment.load(
             plain, ("classify.models={cnn: {finetune_extra_features: true, extra_features: projected_discriminator}}",)
         )
+
+
+def test_a_choice_of_the_ablation_may_be_what_reads_the_pretrained_weights(plain):
+    settings = (JOINED, "classify.models={gan_resnet: {}}", "ablation.model=gan_resnet", "pretrain.weights=shipped")
+    assert experiment.load(plain, settings).pretrain.weights == "shipped"
 
 
 def test_a_classifier_may_be_written_whole(plain):

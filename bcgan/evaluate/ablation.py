@@ -115,7 +115,11 @@ def _check_changes_training(experiment: Experiment, variant: Experiment, key: st
 
 
 def evaluate(run: StageRun) -> None:
-    """Train every variant with every seed, and write ablation.json."""
+    """Train every variant with every seed, and write ablation.json.
+
+    Raises:
+        WorkError: If every training of the experiment as it is diverged.
+    """
     experiment = run.experiment
     variants = list_variants(experiment)
     for variant in variants:
@@ -123,6 +127,11 @@ def evaluate(run: StageRun) -> None:
     finished: dict[tuple[str, str], VariantTrials] = {(variant.factor, variant.name): {} for variant in variants}
     with progress.bar(len(variants) * len(experiment.ablation.seeds), "ablation", "training") as bar:
         for variant in variants:
+            if variant.factor != BASELINE and not finished[BASELINE, ""]:
+                raise WorkError(
+                    "ablation: the experiment as it is diverged with every seed, so that no choice can be compared. "
+                    f"Lower classify.models.{experiment.ablation.model}.learning_rate, or set precision=float32."
+                )
             for seed in experiment.ablation.seeds:
                 try:
                     finished[variant.factor, variant.name][seed] = trials.get_predictions(
@@ -142,8 +151,9 @@ def summarize(
 
     variants: [{factor, variant, seeds, figures, differences}], on the validation patches. figures: {metric: {value,
     low, high}}. differences: {metric: {value, low, high, p}} from the experiment as it is, on the same patches and
-    seeds; `None` if there is no such training. selected: the variant of the largest gain in SELECTION_METRIC,
-    {factor, variant, baseline, figures, differences}, on the test patches; `None` if no variant gains.
+    seeds; `None` if there is no such training. selected: the variant of the largest gain in SELECTION_METRIC among
+    those trained with every seed of the experiment as it is, {factor, variant, seeds, baseline, figures, differences},
+    on the test patches; `None` if none gains.
     """
     rows, baseline = [], finished[BASELINE, ""]
     for variant in variants:
@@ -157,12 +167,16 @@ def summarize(
             "differences": None if is_baseline else _compare(trials_by_seed, baseline, "validation", experiment),
         })  # fmt: skip
     selected = None
-    gains = [(row["differences"] or {}).get(SELECTION_METRIC, {}).get("value") or 0.0 for row in rows]
-    if max(gains, default=0.0) > 0:
-        best = rows[int(np.argmax(gains))]
-        trials_by_seed = finished[best["factor"], best["variant"]]
+    gains = {}
+    for row in rows:
+        key = row["factor"], row["variant"]
+        if row["differences"] and finished[key].keys() >= baseline.keys():
+            gains[key] = row["differences"][SELECTION_METRIC]["value"] or 0.0
+    best = max(gains, key=gains.get, default=None)
+    if best and gains[best] > 0:
+        trials_by_seed = {seed: finished[best][seed] for seed in baseline}
         selected = {
-            "factor": best["factor"], "variant": best["variant"],
+            "factor": best[0], "variant": best[1], "seeds": len(baseline),
             "baseline": _measure(baseline, "test", experiment),
             "figures": _measure(trials_by_seed, "test", experiment),
             "differences": _compare(trials_by_seed, baseline, "test", experiment),
@@ -204,7 +218,7 @@ def _compare(
 def _bootstrap(trials_by_seed: VariantTrials, role: str, experiment: Experiment) -> dict[str, np.ndarray]:
     """Return every metric of a variant on the patches of a role, and its bootstrap resamples.
 
-    Thresholds and calibration come from the validation patches, in their own metrics too.
+    Thresholds and calibration come from the validation patches, also for the metrics on these.
     """
     first = next(iter(trials_by_seed.values()))
     predictions = intervals.predictions_of_trials(trials_by_seed, first["validation_labels"], role)

@@ -96,8 +96,8 @@ def summarize(
 
     Returns:
         {patches, patients, <split>: {metric: {value, low, high}}, split_optimism: {metric: {value, low, high, p}}}.
-        Metrics are at the threshold of the largest Youden index, but for BEST_ACCURACY. If coordinates are known,
-        NEIGHBORS is another split: the patient split with spatial context.
+        Metrics are at the threshold of the largest Youden index, but for BEST_ACCURACY, which two classes have. If
+        coordinates are known, NEIGHBORS is another split: the patient split with spatial context.
     """
     settings, bootstrapped, image_results = experiment.evaluate, {}, {}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
@@ -112,7 +112,9 @@ def summarize(
             predictions = intervals.SeedPredictions({0: scores}, {0: thresholds})
             rng = np.random.default_rng(experiment.seed)
             by_rule[rule] = intervals.bootstrap_metrics(labels[rows], predictions, weights, rng)
-        bootstrapped[split] = by_rule["youden"] | {BEST_ACCURACY: by_rule["accuracy"]["accuracy"]}
+        bootstrapped[split] = by_rule["youden"]
+        if experiment.num_classes == 2:
+            bootstrapped[split][BEST_ACCURACY] = by_rule["accuracy"]["accuracy"]
         if experiment.data.results_by_image:
             image_results[split] = images.pooled_image_metrics(
                 index.iloc[rows], scores, thresholds, settings.bootstrap_samples, settings.confidence_level,

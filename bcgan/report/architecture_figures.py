@@ -88,15 +88,15 @@ def system(run: Run) -> ReportFigure:
     for x, y, text, color in boxes.values():
         _draw_box(axes, x, y, text, COLORS[color])
     links = [("patches", "discriminator"), ("generator", "discriminator"), ("generator", "synthetic"),
-             ("discriminator", "maps"), ("synthetic", "resnet"), ("maps", "resnet"), ("patches", "resnet"),
-             ("resnet", "call")]  # fmt: skip
+             ("discriminator", "maps"), ("maps", "resnet"), ("patches", "resnet"), ("resnet", "call")]  # fmt: skip
+    links += [("synthetic", "resnet")] if classifier_settings.uses_synthetic else []
     for start, end in links:
         _draw_link(axes, boxes[start][:2], boxes[end][:2])
     axes.set(xlim=(-0.1, 12.3), ylim=(0.2, 4.4))
     numbers = pd.DataFrame(links, columns=["from", "to"])
     return ReportFigure(figure, numbers, "System architecture (the paper's Fig. 3)", (
-        "What runs: the GAN learns the training patients' patches; its discriminator's maps join the ResNet, whose "
-        "training its synthetic patches enrich; "
+        "What runs: the GAN learns the training patients' patches; its discriminator's maps join the ResNet"
+        f"{', whose training its synthetic patches enrich' if classifier_settings.uses_synthetic else ''}; "
         f"{'a binary' if len(run.experiment.data.class_names) == 2 else 'a'} head behind the paper's 1,000 units makes "
         "the call."
         + (" The second discriminator is not in the paper."

@@ -238,12 +238,14 @@ def _labels_text(run: Run) -> str:
 
 def _pretraining_texts(run: Run) -> list[str]:
     """Return phrases on initial weights from ImageNet and from SimCLR; none if neither was used."""
-    joined = dict.fromkeys(("imagenet", "simclr"), "the layers whose maps join the discriminator's")
     pretrained = [name for name in run.trained_names if CLASSIFIERS[name].pretraining != "none"]
     names = [CLASSIFIER_NAMES[name].removesuffix(" (ImageNet)") for name in pretrained]
     names += ["the GAN's projected discriminator"] if run.experiment.gan.projected_discriminator_weight else []
-    models = run.experiment.classify.models.values()
-    names += [joined[model.extra_features] for model in models if model.extra_features in joined]
+    names += [
+        f"the layers whose maps join {CLASSIFIER_NAMES[name]}"
+        for name, model in run.experiment.classify.models.items()
+        if model.extra_features in ("imagenet", "simclr")
+    ]
     sentences = [f"ImageNet's for {' and '.join(names)}"] if names else []
     with_self_supervision = with_simclr(run.experiment.all_models)
     if run.pretraining_patients and with_self_supervision:

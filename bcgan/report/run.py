@@ -53,7 +53,7 @@ class Run(NamedTuple):
         str, np.ndarray
     ]  # real_<class> and synthetic_<class>: patch, translation, translation back
     learning_curve: dict[str, Any] | None  # cells, differences
-    ablation: dict[str, Any] | None  # model, epochs, variants
+    ablation: dict[str, Any] | None  # model, epochs, variants, selected
     cross_validation: dict[str, Any] | None  # num_folds, epochs, models
     pretraining_patients: dict[str, Any] | None  # patches, patients: those that SimCLR was trained on
     manifests: dict[str, Any]

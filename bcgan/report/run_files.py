@@ -105,7 +105,10 @@ def read_optional_stage(experiment: Experiment, root: Path, stage: str, file: st
     same_version = manifest["version"] == __version__
     if not same_version or not same_settings or not manifest["inputs"].items() <= current_digests.items():
         reason = "with other settings or from other files" if same_version else f"by bcgan {manifest['version']}"
-        progress.log.warning("report: %s is left out: it was made %s. Run it again with --until", path.parent, reason)
+        progress.log.warning(
+            "report: %s is left out: it was made %s. To make it: bcgan run %s --until %s",
+            path.parent, reason, experiment.name, stage,
+        )  # fmt: skip
         return None
     return runs.read_json(path.with_name(file))
 

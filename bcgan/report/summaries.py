@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bcgan.models.discriminator import discriminator
-from bcgan.models.gan_resnet import gan_resnet
+from bcgan.models.gan_resnet import gan_resnet, resnet_features
 from bcgan.models.generator import generator
 from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator, projected_features
 from bcgan.models.resnet34 import resnet34
@@ -29,6 +29,7 @@ def write_summaries(out: str | None) -> Iterator[str]:
         "resnet34": resnet34(),
         "resnet50": resnet50(),
         "gan_resnet": gan_resnet(gan_discriminator),
+        "resnet_features": resnet_features(further_maps=frozen),
         "gan_resnet_with_projected_discriminator": gan_resnet(
             gan_discriminator, further_maps=projected_features(frozen, projected_discriminator(frozen))
         ),

@@ -11,6 +11,8 @@ from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
 from bcgan.report.run import Run
 from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES, difference_title
+from bcgan.report.wording import join_words
+from bcgan.settings import Classifier
 
 # As printed in the paper's Table 2 and text, and what others published on IDC by patients.
 PUBLISHED = (
@@ -135,7 +137,9 @@ def comparisons(run: Run) -> pd.DataFrame:
 def components(run: Run) -> pd.DataFrame:
     """Return what each component adds: first those of the ablation, then classifiers that extend another one."""
     differences = _differences_by_pair(run)
+    proposed = run.experiment.classify.models.get("gan_resnet")
     extensions = [
+        *([(_added_by_proposed(proposed), "gan_resnet", "resnet_table1")] if proposed else []),
         *((spec.adds, name, spec.compared_with) for name, spec in CLASSIFIERS.items() if spec.compared_with),
         ("An ensemble", "ensemble", run.experiment.ensemble_members[0]),
         ("Neighbouring patches", "ensemble_spatial_context", "ensemble"),
@@ -152,6 +156,18 @@ def components(run: Run) -> pd.DataFrame:
             gains = {difference_title(metric): format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
             rows.append({"Component": title, "Added to": base, "Patients": role} | gains)
     return pd.DataFrame(rows)
+
+
+def _added_by_proposed(settings: Classifier) -> str:
+    """Return what the proposed model adds to Table 1's network."""
+    parts = ["the discriminator's maps"]
+    if settings.extra_features != "none":
+        parts.append({
+            "projected_discriminator": "the projected discriminator's maps", "imagenet": "ImageNet's maps",
+            "simclr": "SimCLR's maps",
+        }[settings.extra_features])  # fmt: skip
+    parts += ["synthetic patches"] if settings.uses_synthetic else []
+    return capitalize(join_words(parts))
 
 
 def _differences_by_pair(run: Run) -> dict[tuple[str, str], dict[str, dict]]:
@@ -216,9 +232,9 @@ def selected_variant(run: Run) -> pd.DataFrame:
     if not selected:
         return pd.DataFrame()
     return pd.DataFrame([
-        {"Factor": "as it is", "Choice": ""} | _format_scores(selected["baseline"]),
-        {"Factor": selected["factor"], "Choice": selected["variant"]} | _format_scores(selected["figures"])
-        | _format_differences(selected["differences"]),
+        {"Factor": "baseline", "Choice": "", "Seeds": selected["seeds"]} | _format_scores(selected["baseline"]),
+        {"Factor": selected["factor"], "Choice": selected["variant"], "Seeds": selected["seeds"]}
+        | _format_scores(selected["figures"]) | _format_differences(selected["differences"]),
     ])  # fmt: skip
 
 
@@ -352,7 +368,7 @@ def split_optimism(run: Run) -> pd.DataFrame:
     measured += [
         (CLASSIFIER_NAMES[name], metric, {key: by_split[key][metric] for key in OPTIMISM})
         for name, by_split in _cross_validated(run).items()
-        for metric in ("roc_auc", BEST_ACCURACY)
+        for metric in ("roc_auc", "accuracy" if run.is_multiclass else BEST_ACCURACY)
     ]
     rows = [
         (name, METRIC_NAMES[metric], *(format_estimate(by_split[key]) for key in OPTIMISM))

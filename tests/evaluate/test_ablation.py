@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from bcgan import artifacts, cli, experiment, runs, variation
 from bcgan.artifacts import Cache, StageRun
 from bcgan.classify import linear
-from bcgan.errors import InputError
+from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import ablation
 from bcgan.variation import with_overrides
 
@@ -104,7 +104,7 @@ def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypat
 
 
 def test_only_trainings_of_both_sides_are_compared():
-    """A seed that diverged on one side is left out of the other; without the experiment as it is, none is compared."""
+    """A seed that diverged on one side is left out of the other."""
     asked = with_levels({"loss": {"focal": {"classify.loss": "focal"}}}, "ablation.seeds=[0,1]")
     planned = ablation.list_variants(asked)
     labels, patients = np.tile([0, 1], 40), np.repeat(np.arange(10), 8)
@@ -115,8 +115,6 @@ def test_only_trainings_of_both_sides_are_compared():
         return trial(labels, patients, scores, scores)
 
     baseline, focal = (ablation.BASELINE, ""), ("loss", "focal")
-    alone = ablation.summarize(asked, planned, {baseline: {}, focal: {0: arrays(good)}})["variants"]
-    assert [variant["differences"] for variant in alone] == [None]
     trained = {baseline: {0: arrays(good), 1: arrays(bad)}, focal: {0: arrays(good)}}
     found = ablation.summarize(asked, planned, trained)["variants"][1]
     assert found["differences"]["roc_auc"]["value"] == 0.0
@@ -160,9 +158,48 @@ def test_a_choice_is_selected_on_validation_patients_and_scored_on_test_patients
     assert summarize((fair, good), (bad, good))["selected"] is None
 
 
-def broken_once(train):
-    from bcgan.errors import WorkError
+def test_a_choice_that_lacks_a_seed_is_not_selected():
+    """Its figure is of fewer trainings, and the best of one is more often good by luck."""
+    asked = with_levels({"loss": {"focal": {"classify.loss": "focal"}, "bce": {"classify.loss": "bce"}}})
+    planned = ablation.list_variants(asked)
+    labels, patients = np.tile([0, 1], 40), np.repeat(np.arange(10), 8)
+    rng = np.random.default_rng(0)
+    best, good, fair = (trial(labels, patients, *[labels * gain + rng.normal(size=80)] * 2) for gain in (9, 2, 1))
+    finished = {
+        (ablation.BASELINE, ""): {0: fair, 1: fair},
+        ("loss", "focal"): {0: best},
+        ("loss", "bce"): {0: good, 1: good},
+    }
+    selected = ablation.summarize(asked, planned, finished)["selected"]
+    assert (selected["variant"], selected["seeds"]) == ("bce", 2)
+    # Of a choice with more seeds than the experiment as it is, those of both count.
+    finished = {(ablation.BASELINE, ""): {0: fair}, ("loss", "focal"): {}, ("loss", "bce"): {0: good, 1: best}}
+    selected = ablation.summarize(asked, planned, finished)["selected"]
+    gains = [selected[key]["roc_auc"]["value"] for key in ("figures", "baseline")]
+    assert selected["differences"]["roc_auc"]["value"] == pytest.approx(gains[0] - gains[1])
 
+
+def test_without_the_experiment_as_it_is_no_choice_is_trained(finished, tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def diverge(network, data, recipe, path):
+        trained.append(path.stem)
+        raise WorkError("it diverged")
+
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(linear, "fit", diverge)
+    settings = "ablation={model: gan_only, epochs: 1, seeds: [0, 1], variants: {loss: {bce: {classify.loss: bce}}}}"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "tiny.yaml", "--set", settings, "--until", "ablation"])
+    assert stop.value.code == 1
+    assert "the experiment as it is diverged with every seed" in capsys.readouterr().err
+    assert len(trained) == 2
+    assert not (work / "runs/tiny/ablation").exists()
+
+
+def broken_once(train):
     def run(network, data, recipe, path):
         if recipe.classify.loss == "focal":
             raise WorkError("it diverged")

@@ -51,6 +51,15 @@ def test_what_joins_beside_the_discriminator_is_drawn_as_the_run_built_it(beside
     style.plt.close(drawn.figure)
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.1])
+def test_synthetic_patches_lead_to_the_resnet_only_where_it_is_trained_on_them(fraction):
+    models = {"gan_resnet": Classifier(synthetic_fraction=fraction)}
+    drawn = architecture_figures.system(make_run(Gan(), Classify(models=models)))
+    is_linked = (drawn.numbers == ["synthetic", "resnet"]).all(axis=1).any()
+    assert is_linked == ("synthetic patches enrich" in drawn.caption) == (fraction > 0)
+    style.plt.close(drawn.figure)
+
+
 def test_the_gan_is_drawn_as_the_run_built_it():
     drawn = architecture_figures.gan(RUN)
     judge = drawn.numbers[drawn.numbers["network"] == "discriminator"].set_index("block")

@@ -103,14 +103,16 @@ def test_the_claim_names_the_classifier_that_starts_from_self_supervision(run):
     seen = run._replace(pretraining_patients={"patches": 1200, "patients": ["P1", "P2"]})
     assert "self-supervision" not in " ".join(cards.claim(seen)["Answer"])  # no classifier of the run uses it
     classify = run.experiment.classify
-    models = {"efficientnet_lite0_simclr": Classifier(), "gan_resnet": Classifier(extra_features="simclr")}
+    joined = Classifier(extra_features="simclr")
+    models = {"efficientnet_lite0_simclr": Classifier(), "gan_resnet": joined, "resnet_features": joined}
     experiment = run.experiment.replace(
         classify=classify.replace(models=dict(classify.models) | models),
         pretrain=run.experiment.pretrain.replace(weights="shipped"),
     )
     answers = " ".join(cards.claim(seen._replace(experiment=experiment))["Answer"])
     assert "then, for " in answers and "EfficientNet-Lite0 (SimCLR)" in answers
-    assert "the layers whose maps join GAN+ResNet (proposed)" in answers
+    assert answers.count("the layers whose maps join GAN+ResNet (proposed)") == 2  # by ImageNet first, then by SimCLR
+    assert answers.count("the layers whose maps join ResNet of Table 1 with pretrained maps") == 2
     assert "what self-supervision on 1,200 patches of 2 patients left" in answers
 
 

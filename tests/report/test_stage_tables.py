@@ -36,7 +36,7 @@ def test_the_ablation_has_every_choice_on_validation_and_one_on_test_patients(ru
         {"factor": "loss", "variant": "focal", "seeds": 1, "figures": FIGURES, "differences": DIFFERENCES},
     ]
     selected = {
-        "factor": "loss", "variant": "focal", "baseline": FIGURES,
+        "factor": "loss", "variant": "focal", "seeds": 1, "baseline": FIGURES,
         "figures": dict.fromkeys(FIGURES, estimate(0.7)), "differences": DIFFERENCES,
     }  # fmt: skip
     ablation = {"model": "gan_resnet", "epochs": 1, "variants": variants, "selected": selected}
@@ -45,7 +45,8 @@ def test_the_ablation_has_every_choice_on_validation_and_one_on_test_patients(ru
     assert table["Difference in ROC AUC"].tolist() == DIFFERENCE_TEXTS
     assert table["Seeds"].tolist() == [2, 1]
     table = tables.selected_variant(ablated).fillna("")
-    assert table["Factor"].tolist() == ["as it is", "loss"]
+    assert table["Factor"].tolist() == ["baseline", "loss"]
+    assert table["Seeds"].tolist() == [1, 1]
     assert table["ROC AUC"].tolist() == ["0.800 (0.700 to 0.900)", "0.700 (0.600 to 0.800)"]
     assert table["Difference in ROC AUC"].tolist() == DIFFERENCE_TEXTS
     assert tables.selected_variant(run._replace(ablation=ablation | {"selected": None})).empty
@@ -88,14 +89,22 @@ def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(run)
         run._replace(
             experiment=run.experiment.replace(ablation=settings),
             ablation={"model": "cnn", "epochs": 2, "variants": variants},
-            comparisons=[*compare("resnet_table1", "gan_resnet", 0.3), *pretrained],
+            comparisons=[
+                *compare("resnet_table1", "gan_resnet", 0.3),
+                *compare("gan_resnet", "resnet_features", 0.1),
+                *pretrained,
+            ],  # fmt: skip
         )
     )
-    assert table["Added to"].tolist() == ["Plain CNN, 2 epochs", "ResNet of Table 1", "EfficientNet-Lite0 (ImageNet)"]
-    assert table["Component"][0] == "Synthetic: 10 %"
-    assert table["Patients"].tolist() == ["validation", "test", "test"]
+    assert table["Added to"].tolist() == [
+        "Plain CNN, 2 epochs", "ResNet of Table 1", "ResNet of Table 1 with pretrained maps (no GAN)",
+        "EfficientNet-Lite0 (ImageNet)",
+    ]  # fmt: skip
+    assert table["Component"].tolist()[:2] == ["Synthetic: 10 %", "The discriminator's maps and synthetic patches"]
+    assert table["Patients"].tolist() == ["validation", "test", "test", "test"]
     assert table["Difference in balanced accuracy"].tolist() == [
-        "0.100", "-0.300 (-0.320 to -0.290), p = 0.5", "0.200 (0.190 to 0.220), p = 0.5",
+        "0.100", "-0.300 (-0.320 to -0.290), p = 0.5", "0.100 (0.090 to 0.120), p = 0.5",
+        "0.200 (0.190 to 0.220), p = 0.5",
     ]  # fmt: skip
     assert tables.components(run._replace(ablation=None, comparisons=[])).empty
 
