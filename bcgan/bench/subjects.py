@@ -191,7 +191,8 @@ def _make_two_tape_step(gan_state, settings: Gan, xla: bool):
         update("discriminator", tape, real_fake_loss)
         with tf.GradientTape() as tape:
             augmented = augment(generate(seeds[4], classes), seeds[3])
-            fake_loss = generator_loss(gan_state.discriminator([augmented, classes], training=True), settings.loss)
+            fake_logits = gan_state.discriminator([augmented, classes], training=True)
+            fake_loss = generator_loss(None, fake_logits, settings.loss)
         update("generator", tape, fake_loss)
         weights.update_ema(gan_state.average.variables, gan_state.generator.variables, 0.999)
         return {"generator_loss": fake_loss}

@@ -25,7 +25,7 @@ from bcgan.classify.reference_cnn import (
 from bcgan.classify.train import Patches, make_predict_fn
 from bcgan.evaluate import intervals, metrics
 from bcgan.experiment import Experiment
-from bcgan.gan import scores
+from bcgan.gan import scores, watch
 from bcgan.models import weights
 from bcgan.models.efficientnet_lite import has_weights, pooled_features
 from bcgan.preprocess.store import Store, load_role, load_synthetic
@@ -39,7 +39,7 @@ MAX_MEMORIZATION_PATCHES = 20_000  # training patches that synthetic ones are co
 IMAGENET = "efficientnet_lite2"
 DISTANCES = (
     "kid", "fid", "coverage", "density", "precision", "recall", "memorization_rate", "memorization_rate_pixels",
-    f"kid_{IMAGENET}", f"fid_{IMAGENET}",
+    "repetition_rate", "repetition_rate_layout", f"kid_{IMAGENET}", f"fid_{IMAGENET}", f"repetition_rate_{IMAGENET}",
 )  # fmt: skip
 
 
@@ -58,7 +58,8 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
         class_fidelity: balanced accuracy, floor chance, ceiling that of real test patches. tstr_roc_auc: trained on
         synthetic, tested on real test patients, ceiling trained on real. memorization_rate: share nearer to a training
         patch than 99 % of training patches are to each other, in features and in pixels, floor that of validation
-        patients.
+        patients. repetition_rate: share nearer to another synthetic patch of the class than 99 % of training patches
+        are to each other, in features and in the brightness of a coarse grid, floor that of validation patients.
     """
     real, validation, test = (Patches(*load_role(store, role)) for role in ("train", "validation", "test"))
     synthetic = Patches(*load_synthetic(features, experiment.data.size, accepted_only=False))
@@ -102,13 +103,20 @@ def _score_distances(
     results["memorization_rate_pixels"] = {
         key: scores.memorization_rate(training_pixels, flatten_reduced(patches[key])) for key in ("value", "floor")
     } | {"ceiling": 1.0}
+    results["repetition_rate"] = _repetition(features, experiment.num_classes)
+    layouts = {key: watch.layouts(patches[key]) for key in ("training", "value", "floor")}
+    results["repetition_rate_layout"] = _repetition(layouts, experiment.num_classes)
     manifolds = {key: scores.prdc(features["training"], features[key]) for key in BOUNDS}
     for name in ("coverage", "density", "precision", "recall"):
         results[name] = {key: manifold[name] for key, manifold in manifolds.items()}
-    imagenet_scores: dict[str, dict] = {"kid": dict.fromkeys(BOUNDS), "fid": dict.fromkeys(BOUNDS)}
+    names = ("kid", "fid", "repetition_rate")
+    imagenet_scores: dict[str, dict] = {name: dict.fromkeys(BOUNDS) for name in names}
     if has_weights("lite2"):
         imagenet_features = _imagenet_features(patches)
-        imagenet_scores = {"kid": _kid(imagenet_features, seed), "fid": _fid(imagenet_features)}
+        repetition = _repetition(imagenet_features, experiment.num_classes)
+        imagenet_scores = dict(
+            zip(names, (_kid(imagenet_features, seed), _fid(imagenet_features), repetition), strict=True)
+        )
     for name, score in imagenet_scores.items():
         results[f"{name}_{IMAGENET}"] = score | {"network": IMAGENET}
     return {name: {**score, "samples": count} for name, score in results.items()}
@@ -148,6 +156,12 @@ def _imagenet_features(patches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     ends = np.cumsum([len(images) for images in patches.values()])
     features = pooled_features("lite2", np.concatenate(list(patches.values())))
     return dict(zip(patches, np.split(features, ends[:-1]), strict=True))
+
+
+def _repetition(features: dict[str, np.ndarray], num_classes: int) -> dict[str, float]:
+    """Return the repetition rate of the synthetic and of the validation patches, held against training patches."""
+    rates = {key: scores.repetition_rate(features["training"], features[key], num_classes) for key in BOUNDS[:2]}
+    return rates | {"ceiling": 1.0}
 
 
 def _fid(features: dict[str, np.ndarray]) -> dict[str, float]:

@@ -82,6 +82,22 @@ def memorization_rate(training: np.ndarray, fake: np.ndarray, quantile: float = 
     return float((to_training <= np.quantile(between_training, quantile)).mean())
 
 
+def repetition_rate(real: np.ndarray, fake: np.ndarray, num_classes: int, quantile: float = 0.01) -> float:
+    """Return the fraction of synthetic samples that are very near to another synthetic one of the same class.
+
+    Very near means: at most the given quantile of the distances of real samples to their nearest other one of the same
+    class. Real patches of other patients give a reference value; it is not always equal to `quantile`.
+
+    Args:
+        real, fake: float, (n, d). As many of each class, sorted by class.
+    """
+    rates = []
+    for real_rows, fake_rows in zip(np.split(real, num_classes), np.split(fake, num_classes), strict=True):
+        limit = np.quantile(_neighbor_distances(real_rows, 1), quantile)
+        rates.append((_neighbor_distances(fake_rows, 1) <= limit).mean())
+    return float(np.mean(rates))
+
+
 def _neighbor_distances(features: np.ndarray, neighbors: int) -> np.ndarray:
     """Return the distance of each sample to its k-th neighbor, not counting itself; (n,)."""
     index = NearestNeighbors(n_neighbors=neighbors + 1).fit(features)

@@ -44,12 +44,24 @@ def layout_correlation(images: np.ndarray) -> float:
     Args:
         images: uint8, (n, height, width, 3).
     """
-    grids = brightness_grids([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in images])
-    grids -= grids.mean(1, keepdims=True)
-    lengths = np.linalg.norm(grids, axis=1)
-    grids = grids[lengths > 0] / lengths[lengths > 0, None]
+    grids = layouts(images)
+    grids = grids[grids.any(1)]
     count = len(grids)
     return float((np.square(grids.sum(0)).sum() - count) / (count * (count - 1))) if count > 1 else np.nan
+
+
+def layouts(images: np.ndarray) -> np.ndarray:
+    """Return the brightness of patches on a coarse grid, less its mean, with a norm of 1: float, (n, cells).
+
+    Of a patch of uniform brightness it is zero.
+
+    Args:
+        images: uint8, (n, height, width, 3).
+    """
+    grids = brightness_grids([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in images])
+    grids -= grids.mean(1, keepdims=True)
+    lengths = np.linalg.norm(grids, axis=1, keepdims=True)
+    return np.divide(grids, lengths, out=np.zeros_like(grids), where=lengths > 0)
 
 
 def brightness_grids(gray: Sequence[np.ndarray]) -> np.ndarray:

@@ -19,13 +19,15 @@ GAN_NAMES = {
     "coverage": "Coverage", "class_fidelity": "Class fidelity (balanced accuracy)",
     "tstr_roc_auc": "Trained on synthetic, tested on real (ROC AUC)",
     "memorization_rate": "Memorization rate, by features", "memorization_rate_pixels": "Memorization rate, by pixels",
+    "repetition_rate": "Repetition rate, by features", "repetition_rate_layout": "Repetition rate, by layout",
+    "repetition_rate_efficientnet_lite2": "Repetition rate on EfficientNet-Lite2, ImageNet",
 }  # fmt: skip
 
 
 # Which direction is better; of the scores that are not listed, higher.
 BETTER = {"kid": "lower", "kid_efficientnet_lite2": "lower", "fid": "lower", "fid_efficientnet_lite2": "lower",
-          "memorization_rate": "as real ones",
-          "memorization_rate_pixels": "as real ones"}  # fmt: skip
+          **dict.fromkeys(("memorization_rate", "memorization_rate_pixels", "repetition_rate", "repetition_rate_layout",
+                           "repetition_rate_efficientnet_lite2"), "as real ones")}  # fmt: skip
 # Scores whose ceiling is what real patches reach; of the others it is the worst case.
 WITH_REAL_CEILING = ("class_fidelity", "tstr_roc_auc")
 

@@ -91,3 +91,25 @@ def test_memorised_by_hand():
     assert scores.memorization_rate(line, made, quantile=0.5) == pytest.approx(3 / 6)
     assert scores.memorization_rate(line, made, quantile=1.0) == pytest.approx(5 / 6)
     assert scores.memorization_rate(line, made, quantile=0.0) == pytest.approx(2 / 6)
+
+
+def test_repetition_by_hand():
+    """Of two classes on a line each: nearest real ones are 1, 1, 2, 4 and 8 away, the middle one 2."""
+    line = np.array([0.0, 1, 3, 7, 15])[:, None]
+    real = np.concatenate([line, line + 100])
+    first, second = np.array([0.0, 2.0, 4.1, 50.0, 60.0])[:, None], np.array([0.0, 0.5, 1.0, 1.5, 9.0])[:, None]
+    fake = np.concatenate([first, second])  # 2, 2, 2.1, 10 and 10 away; four of the others near to one another
+    assert scores.repetition_rate(real, fake, 2, quantile=0.5) == pytest.approx((2 / 5 + 4 / 5) / 2)
+    assert scores.repetition_rate(real, real, 2, quantile=0.5) == pytest.approx(3 / 5)
+    # A patch that another class has too does not repeat within its own.
+    twins = np.concatenate([first, first])
+    assert scores.repetition_rate(real, twins, 2, quantile=0.5) == pytest.approx(2 / 5)
+
+
+def test_a_generator_that_repeats_itself_is_found_and_one_that_does_not_is_not():
+    rng = np.random.default_rng(0)
+    real, fresh = rng.normal(size=(2, 400, 8))
+    repeated = np.concatenate([fresh[:180], fresh[:20] + 1e-3, fresh[200:]])
+    rates = [scores.repetition_rate(real, rows, 2) for rows in (fresh, repeated)]
+    assert rates[0] < 0.03
+    assert rates[1] == pytest.approx(0.1, abs=0.03)  # 40 patches of the first 200, none of the others
