@@ -5,11 +5,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.figure import SubFigure
 from sklearn.neighbors import NearestNeighbors
 
 from bcgan.classes import capitalize
 from bcgan.evaluate.synthetic import SMALL_PX, flatten_reduced
 from bcgan.gan.features import COMPARED_BLOCK
+from bcgan.gan.watch import layouts
 from bcgan.report.data_figures import select_patches
 from bcgan.report.gan_tables import BETTER, GAN_NAMES
 from bcgan.report.run import Run
@@ -266,6 +268,94 @@ def _nearest_training_patches(
         "Synthetic patches": synthetic_distances[:, 0],
     }
     return distances, train_rows[neighbors[:, 0]]
+
+
+def repetition(run: Run) -> ReportFigure:
+    """Draw the distances of patches to the nearest other one of their class: does the generator repeat itself?"""
+    rng, labels = np.random.default_rng(run.experiment.seed), run.store.index["label"].to_numpy()
+    rows_of = {
+        "Training patches": (run.store.role_indices("train"), labels),
+        "Held-out patients": (run.store.role_indices("validation"), labels),
+        "Synthetic patches": (np.arange(len(run.synthetic["labels"])), run.synthetic["labels"]),
+    }
+    # As many of each class and set: among more patches, the nearest is nearer.
+    count = min(NUM_COMPARED, *(np.bincount(labels_of[rows]).min() for rows, labels_of in rows_of.values()))
+    sets = {name: _rows_per_class(rng, *rows, count) for name, rows in rows_of.items()}
+    figure = plt.figure(figsize=(10.5, 6))
+    top, below = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+    table, closest = [], {}
+    for axes, space in zip(top.subplots(1, 2), ("features", "layout"), strict=True):
+        for (name, by_class), color in zip(sets.items(), (INK, REAL, SYNTHETIC), strict=True):
+            nearest = [_nearest_others(_represent(run, name, rows, space)) for rows in by_class]
+            distances = np.concatenate([pairs[0] for pairs in nearest])
+            sns.ecdfplot(distances, ax=axes, color=color, label=name)
+            table += [
+                {"space": space, "side": name, "quantile": quantile, "distance": distance}
+                for quantile, distance in zip(QUANTILES, np.quantile(distances, QUANTILES), strict=True)
+            ]
+        # The last of the sets is the synthetic one.
+        others = np.concatenate([rows[pairs[1]] for rows, pairs in zip(by_class, nearest, strict=True)])
+        closest[space] = _closest_pairs(np.concatenate(by_class), others, distances)
+        unit = "Euclidean, channel means" if space == "features" else "of the brightness of a 5x5 grid, 0 if alike"
+        axes.set(
+            xlabel=f"Distance to the nearest other patch of the class,\n{space} ({unit})", ylabel="Share of patches",
+            xlim=(0, None),
+        )  # fmt: skip
+    top.axes[0].legend(loc="lower right")
+    _draw_pairs(below, run.synthetic["images"], closest)
+    caption = (
+        f"Does the generator repeat itself? Distances of {count:,} synthetic patches of each class to the nearest "
+        "other one of the class, and the same of training patches and of patches of validation patients, as cumulative "
+        f"shares; in the means of the discriminator's {COMPARED_BLOCK}, and between layouts. A curve of synthetic "
+        f"patches left of the others means repetition. Below: the {COLUMNS // 2} pairs of synthetic patches that are "
+        "nearest to each other by features, and by layout."
+    )
+    return ReportFigure(figure, pd.DataFrame(table), "Repetition", caption)
+
+
+def _draw_pairs(figure: SubFigure, images: np.ndarray, pairs: dict[str, list[tuple[int, int]]]) -> None:
+    """Draw pairs of patches, one above the other, by the space in which they are near."""
+    columns = [(space, rank) for space in pairs for rank in range(COLUMNS // 2)]
+    for axes_pair, (space, rank) in zip(figure.subplots(2, COLUMNS).T, columns, strict=True):
+        for axes in axes_pair:
+            axes.axis("off")
+        for axes, row in zip(axes_pair, pairs[space][rank] if rank < len(pairs[space]) else (), strict=False):
+            show_patch(axes, images[row])
+        axes_pair[0].set_title(f"By {space}, pair {rank + 1}", fontsize=8)
+
+
+def _rows_per_class(rng: np.random.Generator, rows: np.ndarray, labels: np.ndarray, count: int) -> list[np.ndarray]:
+    """Return `count` of the rows of each class, drawn at random."""
+    return [rng.permutation(rows[labels[rows] == label])[:count] for label in np.unique(labels[rows])]
+
+
+def _represent(run: Run, name: str, rows: np.ndarray, space: str) -> np.ndarray:
+    """Return the features or the layouts of patches; float, (n, d)."""
+    is_synthetic = name == "Synthetic patches"
+    if space == "layout":
+        return layouts(run.synthetic["images"][rows] if is_synthetic else run.store.images[rows])
+    return run.synthetic[COMPARED_BLOCK][rows] if is_synthetic else run.pooled_features[rows]
+
+
+def _nearest_others(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance of each row to the nearest other one, and the index of that; (n,) each."""
+    values = values.astype(float)  # in float32 identical rows would seem to be apart
+    distances, neighbors = NearestNeighbors(n_neighbors=2).fit(values).kneighbors(values)
+    is_other = neighbors[:, 1] != np.arange(len(values))  # of identical rows either may come first
+    return distances[:, 1], np.where(is_other, neighbors[:, 1], neighbors[:, 0])
+
+
+def _closest_pairs(rows: np.ndarray, others: np.ndarray, distances: np.ndarray) -> list[tuple[int, int]]:
+    """Return the pairs of COLUMNS // 2 different patches with the smallest distances, the nearest first."""
+    pairs, used = [], set()
+    for index in np.argsort(distances):
+        pair = int(rows[index]), int(others[index])
+        if not used & set(pair):
+            pairs.append(pair)
+            used |= set(pair)
+        if len(pairs) == COLUMNS // 2:
+            break
+    return pairs
 
 
 def _subsample(rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:

@@ -61,6 +61,7 @@ FIGURES = {
         "gan_samples": gan_figures.samples,
         "gan_scores": gan_figures.scores,
         "nearest": gan_figures.nearest,
+        "repetition": gan_figures.repetition,
         "gan_evolution": gan_figures.evolution,
         "fig11_convergence": gan_figures.convergence,
     },
@@ -199,7 +200,7 @@ def _select_figures(run: Run) -> dict[str, dict]:
     absent |= set() if any("_features_" in name for name in run.explained_patches) else {"feature_maps"}
     absent |= set() if run.patient_images else {"error_gallery"}
     absent |= set() if run.has_patient_names else {"stain_variation", "patient_balance"}
-    absent |= set() if COMPARED_BLOCK in run.synthetic else {"embedding", "nearest"}
+    absent |= set() if COMPARED_BLOCK in run.synthetic else {"embedding", "nearest", "repetition"}
     absent |= set() if run.ablation else {"ablation"}
     absent |= set() if run.comparisons else {"comparisons"}
     absent |= set() if slide_figures.select_slides(run) else {"slide_maps"}

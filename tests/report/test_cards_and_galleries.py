@@ -1,6 +1,7 @@
 """Cards say what the run says, and unknown where it says nothing; galleries show what their tables name."""
 
 import numpy as np
+import pytest
 
 from bcgan.evaluate.explanations import NUM_CHANNELS, _most_varying_channels, feature_maps, without_edges
 from bcgan.models.classifier import build_classifier
@@ -45,6 +46,27 @@ def test_largest_errors_are_wrong_and_of_different_patients(run):
     shown = [axes.get_xlabel() for axes in drawn.figure.axes if axes.get_xlabel()]
     assert shown == [f"{row.Patient}\n{row[4]:.3f}" for row in drawn.numbers.itertuples()]
     style.plt.close(drawn.figure)
+
+
+def test_a_patch_that_the_generator_repeats_is_found(run):
+    of_class = np.flatnonzero(run.synthetic["labels"] == 0)
+    first, repeated = of_class[0], {name: values.copy() for name, values in run.synthetic.items()}
+    for values in repeated.values():
+        values[of_class] = values[first]
+    drawn = gan_figures.repetition(run._replace(synthetic=repeated))
+    least = drawn.numbers.query("quantile == 0").set_index(["space", "side"])["distance"]
+    assert least["features", "Synthetic patches"] == pytest.approx(0, abs=1e-5)
+    assert least["layout", "Synthetic patches"] == pytest.approx(0, abs=1e-5)
+    assert least["features", "Held-out patients"] > 0.001
+    for space in ("features", "layout"):
+        (top,) = (axes for axes in drawn.figure.axes if axes.get_title("left") == f"By {space}, pair 1")
+        np.testing.assert_array_equal(np.asarray(top.images[0].get_array()), repeated["images"][first])
+    style.plt.close(drawn.figure)
+
+
+def test_pairs_have_no_patch_twice():
+    rows, others = np.array([5, 6, 7, 8]), np.array([6, 5, 5, 7])
+    assert gan_figures._closest_pairs(rows, others, np.array([0.1, 0.1, 0.2, 0.3])) == [(5, 6), (8, 7)]
 
 
 def test_a_copied_patch_is_found(run):

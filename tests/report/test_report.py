@@ -27,7 +27,7 @@ FIGURES = (
     "fig11_convergence", "gan_samples", "gan_evolution", "gan_scores", "confusion_matrix", "roc",
     "precision_recall", "reliability", "per_patient", "latent_walk", "attribute_sweep", "steering", "translations",
     "counterfactuals", "probes", "decision_curve", "comparisons", "slide_maps", "explanations", "explanation_tests",
-    "stain_variation", "nearest", "feature_maps", "patient_shares", "patient_balance",
+    "stain_variation", "nearest", "repetition", "feature_maps", "patient_shares", "patient_balance",
 )  # fmt: skip
 TABLES = (
     "table1_resnet_summary", "table2_comparison", "leak_audit", "audit", "counts", "results_test", "quality_filter",
