@@ -28,6 +28,7 @@ from bcgan.classify.train import (
 from bcgan.data import batches
 from bcgan.data.views import center_crop
 from bcgan.models import fast, weights
+from bcgan.models.gan_resnet import num_random_units
 
 HEAD = "logit"  # name of the last layer
 INVERSE_PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)  # scikit-learn's C; the validation patients select one
@@ -56,10 +57,13 @@ def fit(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) ->
 
 
 def _fit_initial_head(network: keras.Model, data: TrainingData, recipe: Recipe, name: str) -> None:
-    """Fit the last layer once; the features are freed when this returns."""
+    """Fit the last layer once; the features are freed when this returns.
+
+    Weights of units that start random are zero: with the statistics of the first batches they have other values.
+    """
     head = _Head(network, data, recipe, name)
     head.add_pass(0)
-    head.assign(head.fit().parameters)
+    head.assign(head.fit(num_random_units(network)).parameters)
 
 
 def selected_penalty(log: Path) -> float | None:
@@ -155,11 +159,15 @@ class _Head:
                 bar.update(len(images))
         check_finite(self._values[self._num_filled - count : self._num_filled], self._name, epoch, self._recipe)
 
-    def fit(self) -> _Fitted:
-        """Return the logistic regression of the largest ROC AUC on the validation patches."""
+    def fit(self, first: int = 0) -> _Fitted:
+        """Return the logistic regression of the largest ROC AUC on the validation patches.
+
+        Args:
+            first: The first feature that is used; the weights of those before it are zero. Defaults to 0.
+        """
         from sklearn.linear_model import LogisticRegression
 
-        settings, features = self._recipe.classify, self._values[: self._num_filled]
+        settings, features = self._recipe.classify, self._values[: self._num_filled, first:]
         num_passes = len(features) // len(self._real.labels)
         labels = np.tile(self._real.labels, num_passes)
         of_patch = sample_weights(self._real, settings.patient_balance)
@@ -174,11 +182,12 @@ class _Head:
             # Divided by the number of passes, so that the penalty does not depend on it.
             model.fit(features, labels, np.tile(of_patch, num_passes) / num_passes)
             kernel = (model.coef_ / deviation).T
-            parameters = kernel, model.intercept_ - mean @ kernel
+            bias = model.intercept_ - mean @ kernel
+            parameters = np.pad(kernel, ((first, 0), (0, 0))), bias
             probabilities = _to_probabilities(model.decision_function(features))
             validation_metrics = {}
             if self._validation:
-                logits = self._validation.images @ kernel + parameters[1]
+                logits = self._validation.images[:, first:] @ kernel + bias
                 validation_metrics = measure(_to_probabilities(logits), self._validation.labels)
             candidates.append(_Fitted(parameters, inverse_penalty, measure(probabilities, labels), validation_metrics))
         return max(candidates, key=lambda fitted: fitted.validation_metrics.get("roc_auc", 0.0))

@@ -10,7 +10,9 @@ from keras import layers
 
 from bcgan.models.discriminator import features_without_spectral_norm, list_blocks
 from bcgan.models.resizing import resize
-from bcgan.models.resnet_table1 import WIDTH, body, stem
+from bcgan.models.resnet_table1 import UNITS, WIDTH, body, stem
+
+UNITS_AND_MEANS = "units_and_means"  # name of the layer
 
 
 def gan_resnet(
@@ -59,6 +61,15 @@ def resnet_features(size: int = 50, further_maps: keras.Model | None = None, mul
     return keras.Model(image, _append_means(x, maps) if multi_depth else x, name="resnet_features")
 
 
+def num_random_units(network: keras.Model) -> int:
+    """Return how many of the first inputs of a classifier's head are units of Table 1, whose weights start random.
+
+    They are UNITS if means of maps stand behind them, else 0.
+    """
+    inner = [layer for layer in network.layers if isinstance(layer, keras.Model)]
+    return UNITS if any(layer.name == UNITS_AND_MEANS for model in inner for layer in model.layers) else 0
+
+
 def joined_block(discriminator: keras.Model) -> str:
     """Return the block whose map has the size of the stem's output: a quarter of the patch's side, rounded up."""
     side = -(-discriminator.inputs[0].shape[1] // 4)
@@ -90,7 +101,7 @@ def _append_means(units: keras.KerasTensor, maps: list[keras.KerasTensor]) -> ke
     means = [
         layers.GlobalAveragePooling2D(name=f"depth{index}_mean", dtype="float32")(x) for index, x in enumerate(maps, 1)
     ]
-    return layers.Concatenate(name="units_and_means")([layers.ReLU(name="units_relu")(units), *means])
+    return layers.Concatenate(name=UNITS_AND_MEANS)([layers.ReLU(name="units_relu")(units), *means])
 
 
 def _join_features(x: keras.KerasTensor, features: list) -> keras.KerasTensor:

@@ -16,6 +16,7 @@ from bcgan.errors import WorkError
 from bcgan.models import weights
 from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
+from bcgan.models.gan_resnet import num_random_units
 from bcgan.settings import Classifier, Classify
 
 SIZE, COUNT = 32, 240
@@ -95,6 +96,27 @@ def test_training_starts_from_the_regression_where_the_head_reads_several_depths
         linear.fit(make_network(trainable=True), data, train.Recipe(PLAIN, settings), path)
         areas.append(json.loads(path.with_suffix(".jsonl").read_text())["validation_roc_auc"])
     assert areas[0] > 0.7 and areas[0] > areas[1] + 0.05
+
+
+def test_units_that_start_random_have_no_weight_at_first(tmp_path, monkeypatch):
+    """The first steps of GAN+ResNet have the regression's loss, though its statistics are those of a batch."""
+    settings = Classifier(epochs=1, multi_depth=True)
+    network = build_classifier("gan_resnet", 50, discriminator(8), settings)
+    assert num_random_units(network) == 1000
+    assert num_random_units(build_classifier("resnet_table1")) == 0
+    images = np.random.default_rng(0).integers(0, 256, (COUNT, 50, 50, 3), dtype=np.uint8)
+    labels = np.arange(COUNT) % 2
+    images[labels == 1, :, :, 0] //= 2
+    data = train.TrainingData(train.Patches(images, labels), None, train.Patches(images, labels))
+    initial = []
+    monkeypatch.setattr(linear, "train", lambda network, *_: initial.extend(network.get_layer("logit").get_weights()))
+    linear.fit(network, data, train.Recipe(PLAIN, settings), tmp_path / "gan_resnet.keras")
+    kernel, _ = initial
+    assert not kernel[:1000].any() and kernel[1000:].any()
+    batch = images[:64].astype(np.float32) / 255
+    logits = [np.asarray(network(batch, training=training))[:, 0] for training in (False, True)]
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
+    assert roc_auc_score(labels[:64], logits[1]) > 0.9
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
