@@ -51,7 +51,8 @@ with strategy.scope():
     train(build_classifier("resnet_table1"), TrainingData(patches, None, patches), recipe, Path("network.keras"))
     gan.LOG_EVERY = 1
     gan.recalibrate_batch_norm = lambda network, *given, **more: network  # only the log is read
-    settings = Gan(steps=3, batch_size=8, base_channels=4, latent_dim=8, projected_discriminator_weight=0)
+    settings = Gan(steps=3, batch_size=8, base_channels=4, latent_dim=8, projected_discriminator_weight=0,
+                   loss="relativistic", gradient_penalty_weight=1, gradient_penalty_interval=2)
     gan.train(patches.images, patches.labels, settings, 0, Path("."), False)
 """
 

@@ -2,8 +2,8 @@
 
 A plain CNN is trained twice, for as many steps: on as many real training patches as there are synthetic ones (the
 reference CNN), and on all synthetic patches. The first gives the features of the distances and recognizes the classes;
-the second is tested on real patients. If EfficientNet-Lite2's weights are installed, KID and FID are also measured on
-its ImageNet features.
+the second is tested on real patients. If EfficientNet-Lite2's weights are installed, KID, FID and the repetition rate
+are also measured on its ImageNet features.
 """
 
 from pathlib import Path
@@ -35,6 +35,7 @@ SMALL_PX = 25  # side to which patches are reduced where pixels are compared
 INTERVAL_PERCENTILES = (2.5, 97.5)
 BOUNDS = ("value", "floor", "ceiling")
 MIN_SAMPLES = 4 * scores.NUM_NEIGHBORS  # with fewer, nearest neighbors are not near
+MIN_CLASS_SAMPLES = 100  # with fewer of a class, a quantile of 1 % is the distance of one pair
 MAX_MEMORIZATION_PATCHES = 20_000  # training patches that synthetic ones are compared with for memorization
 IMAGENET = "efficientnet_lite2"
 DISTANCES = (
@@ -58,8 +59,9 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
         class_fidelity: balanced accuracy, floor chance, ceiling that of real test patches. tstr_roc_auc: trained on
         synthetic, tested on real test patients, ceiling trained on real. memorization_rate: share nearer to a training
         patch than 99 % of training patches are to each other, in features and in pixels, floor that of validation
-        patients. repetition_rate: share nearer to another synthetic patch of the class than 99 % of training patches
-        are to each other, in features and in the brightness of a coarse grid, floor that of validation patients.
+        patients. repetition_rate: share that is nearer to its nearest synthetic neighbor of the class than 99 % of
+        training patches are to theirs, in features and in the brightness of a coarse grid, floor that of validation
+        patients; `None` with fewer than MIN_CLASS_SAMPLES patches of a class.
     """
     real, validation, test = (Patches(*load_role(store, role)) for role in ("train", "validation", "test"))
     synthetic = Patches(*load_synthetic(features, experiment.data.size, accepted_only=False))
@@ -158,8 +160,10 @@ def _imagenet_features(patches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return dict(zip(patches, np.split(features, ends[:-1]), strict=True))
 
 
-def _repetition(features: dict[str, np.ndarray], num_classes: int) -> dict[str, float]:
+def _repetition(features: dict[str, np.ndarray], num_classes: int) -> dict[str, float | None]:
     """Return the repetition rate of the synthetic and of the validation patches, held against training patches."""
+    if len(features["training"]) < MIN_CLASS_SAMPLES * num_classes:
+        return dict.fromkeys(BOUNDS)
     rates = {key: scores.repetition_rate(features["training"], features[key], num_classes) for key in BOUNDS[:2]}
     return rates | {"ceiling": 1.0}
 

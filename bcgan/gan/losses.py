@@ -42,9 +42,9 @@ def generator_loss(real: tf.Tensor | None, fake: tf.Tensor, kind: str) -> tf.Ten
 
 
 def gradient_penalty(gradient: tf.Tensor) -> tf.Tensor:
-    """Return the mean squared norm of a discriminator's gradients, half of that at real and at synthetic patches each.
+    """Return the mean squared norm of a discriminator's gradients over real and synthetic patches.
 
-    It is half of R1 + R2 (Mescheder et al. 2018; Roth et al. 2017).
+    Times gamma it is gamma / 2 (R1 + R2) (Mescheder et al. 2018; Roth et al. 2017).
 
     Args:
         gradient: float32, (2n, size, size, 3). Of each logit with respect to its patch.

@@ -279,13 +279,14 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool, is_penal
                 total_loss += settings.layout_loss_weight * layout_metrics["layout_loss"]
             scaled_loss = _scale_loss(gan_state, "generator", total_loss)
         _apply_gradient(gan_state, "generator", tape, scaled_loss)
-        # A relativistic logit has no zero: a patch is recognised if it looks more, or less, real than its partner.
-        boundaries = (fake_logits, real_logits) if settings.loss == "relativistic" else (0.0, 0.0)
+        if settings.loss == "relativistic":  # such a logit has no zero
+            recognized = {"pairs_recognised": real_logits > fake_logits}
+        else:
+            recognized = {"real_recognised": real_logits > 0, "fake_recognised": fake_logits < 0}
         metrics = {
             "discriminator_loss": loss_d,
             "generator_loss": loss_g,
-            "real_recognised": tf.reduce_mean(tf.cast(real_logits > boundaries[0], tf.float32)),
-            "fake_recognised": tf.reduce_mean(tf.cast(fake_logits < boundaries[1], tf.float32)),
+            **{name: tf.reduce_mean(tf.cast(values, tf.float32)) for name, values in recognized.items()},
             # With one patch of a class, or copies of one, both spreads are zero and the ratio is one.
             "spread": (_spread(fake, classes, num_classes) + SPREAD_EPSILON)
             / (_spread(real, classes, num_classes) + SPREAD_EPSILON),

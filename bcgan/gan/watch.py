@@ -8,6 +8,7 @@ import numpy as np
 WINDOW = 20  # logged steps that a diagnosis is based on
 MIN_SPREAD = 0.3  # of the variation between synthetic patches, as a fraction of that between real ones
 MAX_RECOGNIZED = 0.99  # fraction of patches that the discriminator classifies correctly
+ROUNDING = 1e-2  # of the brightness of cells, from 0 to 255
 GRID_CELLS = 5  # cells per side of the coarse brightness grid that is the layout of a patch
 
 
@@ -16,8 +17,8 @@ def diagnose(lines: Sequence[dict[str, float]]) -> str | None:
 
     Args:
         lines: One dict for each logged step, oldest first: `spread` (variation between synthetic patches of a class as
-            a fraction of that between real ones), `real_recognised` and `fake_recognised` (fractions that the
-            discriminator classifies correctly).
+            a fraction of that between real ones) and, unless the loss is relativistic, `real_recognised` and
+            `fake_recognised` (fractions that the discriminator classifies correctly).
     """
     if len(lines) < WINDOW:
         return None
@@ -27,7 +28,7 @@ def diagnose(lines: Sequence[dict[str, float]]) -> str | None:
             f"the synthetic patches of a class differ {recent['spread']:.0%} as much as real ones do (collapse); "
             "lower gan.discriminator_learning_rate, or set gan.diff_augment=true"
         )
-    if min(recent["real_recognised"], recent["fake_recognised"]) > MAX_RECOGNIZED:
+    if min(recent.get(name, 0.0) for name in ("real_recognised", "fake_recognised")) > MAX_RECOGNIZED:
         return (
             "the discriminator recognizes nearly every patch, so that the generator cannot learn from it; lower "
             "gan.discriminator_learning_rate, or set gan.spectral_norm=true and gan.diff_augment=true"
@@ -53,7 +54,7 @@ def layout_correlation(images: np.ndarray) -> float:
 def layouts(images: np.ndarray) -> np.ndarray:
     """Return the brightness of patches on a coarse grid, less its mean, with a norm of 1: float, (n, cells).
 
-    Of a patch of uniform brightness it is zero.
+    Of a patch of uniform brightness, whose cells differ by rounding alone, it is zero.
 
     Args:
         images: uint8, (n, height, width, 3).
@@ -61,7 +62,7 @@ def layouts(images: np.ndarray) -> np.ndarray:
     grids = brightness_grids([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in images])
     grids -= grids.mean(1, keepdims=True)
     lengths = np.linalg.norm(grids, axis=1, keepdims=True)
-    return np.divide(grids, lengths, out=np.zeros_like(grids), where=lengths > 0)
+    return np.divide(grids, lengths, out=np.zeros_like(grids), where=lengths > ROUNDING)
 
 
 def brightness_grids(gray: Sequence[np.ndarray]) -> np.ndarray:

@@ -124,19 +124,27 @@ def convergence(run: Run) -> ReportFigure:
         "discriminator_loss": ("Discriminator", DISCRIMINATOR), "generator_loss": ("Generator", SYNTHETIC),
         "projected_discriminator_loss": ("Projected discriminator", CLASSIFIER_COLORS["efficientnet_lite0"]),
     }  # fmt: skip
-    networks = {name: title for name, title in networks.items() if name in log}
+    recognized = {
+        "real_recognised": ("Real patches", REAL), "fake_recognised": ("Synthetic patches", SYNTHETIC),
+        "pairs_recognised": ("Pairs", DISCRIMINATOR),
+    }  # fmt: skip
+    networks, recognized = (
+        {name: title for name, title in titles.items() if name in log} for titles in (networks, recognized)
+    )
+    is_relativistic = run.experiment.gan.loss == "relativistic"
+    chance = 2 if is_relativistic else 4
     for axes, columns in (
         (losses, networks),
-        (shares, {"real_recognised": ("Real patches", REAL), "fake_recognised": ("Synthetic patches", SYNTHETIC)}),
+        (shares, recognized),
     ):
         for column, (name, color) in columns.items():
             axes.plot(log["step"], log[column], color=color, lw=0.5, alpha=0.25)
             axes.plot(log["step"], log[column].rolling(window, min_periods=1).mean(), color=color, label=name)
         axes.set_xlabel("GAN step")
-    losses.axhline(np.log(4), color=INK, lw=1, ls=":", label="ln 4: D cannot tell")
+    losses.axhline(np.log(chance), color=INK, lw=1, ls=":", label=f"ln {chance}: D at chance")
     # The losses of the first steps are so high that they would flatten the rest.
     later_losses = log.loc[log["step"] > log["step"].max() / 20, list(networks)]
-    losses.set(ylabel="Loss (nats)", ylim=(0, 1.1 * max(later_losses.max().max(), np.log(4))))
+    losses.set(ylabel="Loss (nats)", ylim=(0, 1.1 * max(later_losses.max().max(), np.log(chance))))
     losses.set_title("GAN losses")
     shares.axhline(0.5, color=INK, lw=1, ls=":")
     shares.set(ylabel="Share recognised", ylim=(0, 1.02))
@@ -152,8 +160,13 @@ def convergence(run: Run) -> ReportFigure:
     areas.xaxis.get_major_locator().set_params(integer=True)
     sns.despine(figure)
     caption = (
-        f"Convergence. Left: the GAN's losses ({run.experiment.gan.loss.replace('_', '-')}). Middle: share of real and "
-        "synthetic patches that the discriminator D recognises; one half is chance. Thin: single steps, the first of "
+        f"Convergence. Left: the GAN's losses ({run.experiment.gan.loss.replace('_', '-')}). Middle: share of "
+        + (
+            "pairs of which the discriminator D scores the real patch higher"
+            if is_relativistic
+            else "real and synthetic patches that the discriminator D recognises"
+        )
+        + "; one half is chance. Thin: single steps, the first of "
         f"them cut off; thick: their rolling mean. Right: validation ROC AUC, mean over {run.seeds_text()}, "
         f"{run.role_summary('validation')}. {run.gan_training_summary()} The paper's caption repeats Fig. 9's; its "
         "text means this."
@@ -270,6 +283,14 @@ def _nearest_training_patches(
     return distances, train_rows[neighbors[:, 0]]
 
 
+def can_measure_repetition(run: Run) -> bool:
+    """Return whether every set of patches has at least two of each class."""
+    labels = [run.store.index["label"].to_numpy()[run.store.role_indices(role)] for role in ("train", "validation")]
+    return all(
+        np.bincount(part, minlength=len(run.class_names)).min() > 1 for part in (*labels, run.synthetic["labels"])
+    )
+
+
 def repetition(run: Run) -> ReportFigure:
     """Draw the distances of patches to the nearest other one of their class: does the generator repeat itself?"""
     rng, labels = np.random.default_rng(run.experiment.seed), run.store.index["label"].to_numpy()
@@ -306,9 +327,9 @@ def repetition(run: Run) -> ReportFigure:
     caption = (
         f"Does the generator repeat itself? Distances of {count:,} synthetic patches of each class to the nearest "
         "other one of the class, and the same of training patches and of patches of validation patients, as cumulative "
-        f"shares; in the means of the discriminator's {COMPARED_BLOCK}, and between layouts. A curve of synthetic "
-        f"patches left of the others means repetition. Below: the {COLUMNS // 2} pairs of synthetic patches that are "
-        "nearest to each other by features, and by layout."
+        f"shares; in the means of the discriminator's {COMPARED_BLOCK}, and between layouts. A curve that begins far "
+        "left of the others means repetition, one that is left of them as a whole less variety. Below: the "
+        f"{COLUMNS // 2} pairs of synthetic patches that are nearest to each other by features, and by layout."
     )
     return ReportFigure(figure, pd.DataFrame(table), "Repetition", caption)
 

@@ -19,7 +19,8 @@ GAN_NAMES = {
     "coverage": "Coverage", "class_fidelity": "Class fidelity (balanced accuracy)",
     "tstr_roc_auc": "Trained on synthetic, tested on real (ROC AUC)",
     "memorization_rate": "Memorization rate, by features", "memorization_rate_pixels": "Memorization rate, by pixels",
-    "repetition_rate": "Repetition rate, by features", "repetition_rate_layout": "Repetition rate, by layout",
+    "repetition_rate": "Repetition rate, by features of the reference CNN",
+    "repetition_rate_layout": "Repetition rate, by layout",
     "repetition_rate_efficientnet_lite2": "Repetition rate on EfficientNet-Lite2, ImageNet",
 }  # fmt: skip
 

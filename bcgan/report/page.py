@@ -201,6 +201,7 @@ def _select_figures(run: Run) -> dict[str, dict]:
     absent |= set() if run.patient_images else {"error_gallery"}
     absent |= set() if run.has_patient_names else {"stain_variation", "patient_balance"}
     absent |= set() if COMPARED_BLOCK in run.synthetic else {"embedding", "nearest", "repetition"}
+    absent |= set() if gan_figures.can_measure_repetition(run) else {"repetition"}
     absent |= set() if run.ablation else {"ablation"}
     absent |= set() if run.comparisons else {"comparisons"}
     absent |= set() if slide_figures.select_slides(run) else {"slide_maps"}
