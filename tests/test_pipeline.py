@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bcgan import artifacts, cli, execution, experiment, runs, stages
+from bcgan import __version__, artifacts, cli, execution, experiment, runs, stages
 from bcgan.errors import InputError
 from bcgan.evaluate import score, synthetic
 from bcgan.experiment import Experiment
@@ -225,10 +225,11 @@ def test_stages_of_trainings_of_their_own_depend_on_those_alone_and_the_report_k
     for one in asked:
         (tmp_path / one.name).mkdir()
         manifest = {"settings": stages.stage_settings(one, before), "inputs": {}, "outputs": {}}
-        runs.write_json(tmp_path / one.name / artifacts.MANIFEST, manifest)
         runs.write_json(tmp_path / one.name / "found.json", "found")
-        kept = run_files.read_optional_stage(after, tmp_path, one.name, "found.json")
-        assert kept == (None if one.name in stale else "found")
+        for version in (__version__, "0.0.9"):
+            runs.write_json(tmp_path / one.name / artifacts.MANIFEST, manifest | {"version": version})
+            kept = run_files.read_optional_stage(after, tmp_path, one.name, "found.json")
+            assert kept == (None if one.name in stale or version == "0.0.9" else "found")
 
 
 @pytest.mark.parametrize(

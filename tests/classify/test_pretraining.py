@@ -131,7 +131,7 @@ def test_the_classifier_starts_from_what_was_left(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("pretrain.weights=none",), "efficientnet_lite0_simclr needs pretrained weights"),
+        (("pretrain.weights=none",), "gan_resnet needs pretrained weights"),
         (("pretrain.steps=5",), "weights: shipped excludes steps: 5"),
     ],
 )
