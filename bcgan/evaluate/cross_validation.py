@@ -105,16 +105,15 @@ def summarize(
         patch_px = data.coordinate_patch_px(experiment.data)
         by_split = by_split | {NEIGHBORS: [_refine_by_context(fold, index, patch_px) for fold in by_split[SPLITS[0]]]}
     for split, folds in by_split.items():
-        by_rule = {}
-        for rule in ("accuracy", "youden"):
-            rows, scores, thresholds = _pool_folds(folds, labels, rule)
-            weights = intervals.patient_weights(patients[rows], settings.bootstrap_samples, experiment.seed)
-            predictions = intervals.SeedPredictions({0: scores}, {0: thresholds})
-            rng = np.random.default_rng(experiment.seed)
-            by_rule[rule] = intervals.bootstrap_metrics(labels[rows], predictions, weights, rng)
-        bootstrapped[split] = by_rule["youden"]
+        rows, scores, thresholds = _pool_folds(folds, labels, "youden")
+        weights = intervals.patient_weights(patients[rows], settings.bootstrap_samples, experiment.seed)
+        predictions = intervals.SeedPredictions({0: scores}, {0: thresholds})
+        rng = np.random.default_rng(experiment.seed)
+        bootstrapped[split] = intervals.bootstrap_metrics(labels[rows], predictions, weights, rng)
         if experiment.num_classes == 2:
-            bootstrapped[split][BEST_ACCURACY] = by_rule["accuracy"]["accuracy"]
+            is_correct = (scores >= _pool_folds(folds, labels, "accuracy")[2]) == labels[rows]
+            resampled = weights @ is_correct / weights.sum(1)
+            bootstrapped[split][BEST_ACCURACY] = np.concatenate([[is_correct.mean()], resampled])
         if experiment.data.results_by_image:
             image_results[split] = images.pooled_image_metrics(
                 index.iloc[rows], scores, thresholds, settings.bootstrap_samples, settings.confidence_level,

@@ -307,7 +307,7 @@ def repetition(run: Run) -> ReportFigure:
     table, closest = [], {}
     for axes, space in zip(top.subplots(1, 2), ("features", "layout"), strict=True):
         for (name, by_class), color in zip(sets.items(), (INK, REAL, SYNTHETIC), strict=True):
-            nearest = [_nearest_others(_represent(run, name, rows, space)) for rows in by_class]
+            nearest = [_find_neighbors(_represent(run, name, rows, space)) for rows in by_class]
             distances = np.concatenate([pairs[0] for pairs in nearest])
             sns.ecdfplot(distances, ax=axes, color=color, label=name)
             table += [
@@ -315,8 +315,8 @@ def repetition(run: Run) -> ReportFigure:
                 for quantile, distance in zip(QUANTILES, np.quantile(distances, QUANTILES), strict=True)
             ]
         # The last of the sets is the synthetic one.
-        others = np.concatenate([rows[pairs[1]] for rows, pairs in zip(by_class, nearest, strict=True)])
-        closest[space] = _closest_pairs(np.concatenate(by_class), others, distances)
+        neighbors = np.concatenate([rows[pairs[1]] for rows, pairs in zip(by_class, nearest, strict=True)])
+        closest[space] = _closest_pairs(np.concatenate(by_class), neighbors, distances)
         unit = "Euclidean, channel means" if space == "features" else "of the brightness of a 5x5 grid, 0 if alike"
         axes.set(
             xlabel=f"Distance to the nearest other patch of the class,\n{space} ({unit})", ylabel="Share of patches",
@@ -358,7 +358,7 @@ def _represent(run: Run, name: str, rows: np.ndarray, space: str) -> np.ndarray:
     return run.synthetic[COMPARED_BLOCK][rows] if is_synthetic else run.pooled_features[rows]
 
 
-def _nearest_others(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_neighbors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the distance of each row to the nearest other one, and the index of that; (n,) each."""
     values = values.astype(float)  # in float32 identical rows would seem to be apart
     distances, neighbors = NearestNeighbors(n_neighbors=2).fit(values).kneighbors(values)
@@ -366,11 +366,11 @@ def _nearest_others(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return distances[:, 1], np.where(is_other, neighbors[:, 1], neighbors[:, 0])
 
 
-def _closest_pairs(rows: np.ndarray, others: np.ndarray, distances: np.ndarray) -> list[tuple[int, int]]:
+def _closest_pairs(rows: np.ndarray, neighbors: np.ndarray, distances: np.ndarray) -> list[tuple[int, int]]:
     """Return the pairs of COLUMNS // 2 different patches with the smallest distances, the nearest first."""
     pairs, used = [], set()
     for index in np.argsort(distances):
-        pair = int(rows[index]), int(others[index])
+        pair = int(rows[index]), int(neighbors[index])
         if not used & set(pair):
             pairs.append(pair)
             used |= set(pair)

@@ -30,6 +30,7 @@ from bcgan.report import (
     gan_figures,
     gan_tables,
     slide_figures,
+    stage_tables,
     style,
     synthesis_figures,
     tables,
@@ -226,7 +227,7 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "gan_scores_summary": gan_tables.gan_scores(run),
         "quality_filter": gan_tables.quality_filter(run),
         "comparisons_summary": tables.comparisons(run),
-        "split_optimism": tables.split_optimism(run),
+        "split_optimism": stage_tables.split_optimism(run),
         "calibration": tables.results(run, "test", tables.CALIBRATION_METRICS),
         "patients": tables.results(run, "test", by_patient.NAMES),
         "largest_errors": tables.largest_errors(run),
@@ -244,16 +245,16 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         summary_tables |= {"per_class_others": tables.per_class(run, other_names)} if other_names else {}
     else:
         summary_tables["operating_points"] = tables.operating_points(run)
-    summary_tables |= {"cross_validation": tables.cross_validation(run)} if run.cross_validation else {}
+    summary_tables |= {"cross_validation": stage_tables.cross_validation(run)} if run.cross_validation else {}
     optional = {
         "slides": tables.slides(run),
         "components": tables.components(run),
         "sources": tables.sources(run),
     }
     if run.ablation:
-        summary_tables["ablation_summary"] = tables.ablation(run)
-        optional["selected_variant"] = tables.selected_variant(run)
-    summary_tables |= {"learning_curve_summary": tables.learning_curve(run)} if run.learning_curve else {}
+        summary_tables["ablation_summary"] = stage_tables.ablation(run)
+        optional["selected_variant"] = stage_tables.selected_variant(run)
+    summary_tables |= {"learning_curve_summary": stage_tables.learning_curve(run)} if run.learning_curve else {}
     summary_tables |= {name: table for name, table in optional.items() if len(table)}
     return summary_tables | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
@@ -286,7 +287,7 @@ def _template_context(
         ),
         "alerts": list_alerts(run),
         "limits": list_limitations(run),
-        "verdict": tables.learning_curve_verdict(run) if run.learning_curve else "",
+        "verdict": stage_tables.learning_curve_verdict(run) if run.learning_curve else "",
         "sections": sections,
         "tables": summary_tables,
         "results": {

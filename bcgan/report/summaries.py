@@ -29,7 +29,6 @@ def write_summaries(out: str | None) -> Iterator[str]:
         "resnet34": resnet34(),
         "resnet50": resnet50(),
         "gan_resnet": gan_resnet(gan_discriminator),
-        "resnet_features": resnet_features(further_maps=frozen),
         "gan_resnet_with_projected_discriminator": gan_resnet(
             gan_discriminator, further_maps=projected_features(frozen, projected_discriminator(frozen))
         ),
@@ -41,6 +40,7 @@ def write_summaries(out: str | None) -> Iterator[str]:
             f"discriminator_{size}": larger_discriminator,
             f"gan_resnet_{size}": gan_resnet(larger_discriminator, size),
         }
+    networks["resnet_features"] = resnet_features(further_maps=frozen)
     for name, network in networks.items():
         size = next(layer.shape[1] for layer in (*network.inputs, *network.outputs) if len(layer.shape) == 4)
         lines = [f"{name}, for patches of {size} pixels"]

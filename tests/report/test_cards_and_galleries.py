@@ -65,8 +65,8 @@ def test_a_patch_that_the_generator_repeats_is_found(run):
 
 
 def test_pairs_have_no_patch_twice():
-    rows, others = np.array([5, 6, 7, 8]), np.array([6, 5, 5, 7])
-    assert gan_figures._closest_pairs(rows, others, np.array([0.1, 0.1, 0.2, 0.3])) == [(5, 6), (8, 7)]
+    rows, neighbors = np.array([5, 6, 7, 8]), np.array([6, 5, 5, 7])
+    assert gan_figures._closest_pairs(rows, neighbors, np.array([0.1, 0.1, 0.2, 0.3])) == [(5, 6), (8, 7)]
 
 
 def test_a_copied_patch_is_found(run):

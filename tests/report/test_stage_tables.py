@@ -2,7 +2,7 @@
 
 from bcgan.evaluate import metrics
 from bcgan.evaluate.cross_validation import BEST_ACCURACY
-from bcgan.report import classifier_figures, tables
+from bcgan.report import classifier_figures, stage_tables, tables
 
 
 def test_the_learning_curves_sentence_follows_its_numbers(run):
@@ -11,7 +11,7 @@ def test_the_learning_curves_sentence_follows_its_numbers(run):
         return {"train_fraction": 0.05, "arm": "gan", **gain}
 
     def verdict(*differences):
-        return tables.learning_curve_verdict(run._replace(learning_curve={"differences": list(differences)}))
+        return stage_tables.learning_curve_verdict(run._replace(learning_curve={"differences": list(differences)}))
 
     nothing = verdict(at(-0.02, -0.04, -0.01), at(0.01, -0.01, 0.03))
     assert nothing.startswith("No arm beats classic augmentation at any share: of 2 differences none")
@@ -41,15 +41,15 @@ def test_the_ablation_has_every_choice_on_validation_and_one_on_test_patients(ru
     }  # fmt: skip
     ablation = {"model": "gan_resnet", "epochs": 1, "variants": variants, "selected": selected}
     ablated = run._replace(ablation=ablation)
-    table = tables.ablation(ablated).fillna("")
+    table = stage_tables.ablation(ablated).fillna("")
     assert table["Difference in ROC AUC"].tolist() == DIFFERENCE_TEXTS
     assert table["Seeds"].tolist() == [2, 1]
-    table = tables.selected_variant(ablated).fillna("")
+    table = stage_tables.selected_variant(ablated).fillna("")
     assert table["Factor"].tolist() == ["baseline", "loss"]
     assert table["Seeds"].tolist() == [1, 1]
     assert table["ROC AUC"].tolist() == ["0.800 (0.700 to 0.900)", "0.700 (0.600 to 0.800)"]
     assert table["Difference in ROC AUC"].tolist() == DIFFERENCE_TEXTS
-    assert tables.selected_variant(run._replace(ablation=ablation | {"selected": None})).empty
+    assert stage_tables.selected_variant(run._replace(ablation=ablation | {"selected": None})).empty
     drawn = classifier_figures.ablation(ablated)
     assert "2 seeds (1 for loss: focal): difference" in drawn.caption
     assert run.role_summary("validation") in drawn.caption
@@ -59,7 +59,7 @@ def test_the_learning_curve_has_a_row_for_each_arm(run):
     figures = {name: figure | {"seeds": 3} for name, figure in FIGURES.items()}
     cells = [{"train_fraction": 0.1, "arm": arm, "patients": 1, "figures": figures} for arm in ("classic", "gan")]
     difference = {"train_fraction": 0.1, "arm": "gan", "metric": "roc_auc", **DIFFERENCES["roc_auc"]}
-    table = tables.learning_curve(run._replace(learning_curve={"cells": cells, "differences": [difference]}))
+    table = stage_tables.learning_curve(run._replace(learning_curve={"cells": cells, "differences": [difference]}))
     assert table.fillna("")["Difference in ROC AUC"].tolist() == DIFFERENCE_TEXTS
     assert table["Arm"].tolist() == ["Real + classic", "+ GAN"]
 
@@ -111,15 +111,15 @@ def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(run)
 
 def test_cross_validated_networks_stand_beside_the_features(run):
     by_metric = dict.fromkeys((*metrics.NAMES, BEST_ACCURACY), estimate(0.8))
-    by_split = {split: by_metric | {BEST_ACCURACY: estimate(0.9)} for split in tables.OPTIMISM}
+    by_split = {split: by_metric | {BEST_ACCURACY: estimate(0.9)} for split in stage_tables.OPTIMISM}
     networks = {"resnet_table1": {"patients": 8, "patches": 80, **by_split}}
     measured = run._replace(cross_validation={"num_folds": 4, "epochs": 1, "models": networks})
-    added = tables.split_optimism(measured).iloc[len(tables.split_optimism(run)) :]
+    added = stage_tables.split_optimism(measured).iloc[len(stage_tables.split_optimism(run)) :]
     assert added.to_numpy().tolist() == [
         ["ResNet of Table 1", "ROC AUC", *["0.800 (0.700 to 0.900)"] * 3],
         ["ResNet of Table 1", "Accuracy, threshold for accuracy", *["0.900 (0.800 to 1.000)"] * 3],
     ]
-    row = tables.cross_validation(measured).iloc[0]
+    row = stage_tables.cross_validation(measured).iloc[0]
     assert (row["Patients"], row["Patches"], row["ROC AUC"]) == (8, 80, "0.800 (0.700 to 0.900)")
 
 

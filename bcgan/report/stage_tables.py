@@ -1,0 +1,121 @@
+"""The report's tables of the ablation, the learning curve, cross-validation and the split's optimism."""
+
+import pandas as pd
+
+from bcgan.evaluate import images as by_image
+from bcgan.evaluate.cross_validation import BEST_ACCURACY
+from bcgan.evaluate.intervals import format_estimate
+from bcgan.report.run import Run
+from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, difference_title
+from bcgan.report.tables import (
+    CURVE_METRICS,
+    RESULT_METRICS,
+    format_difference,
+    format_differences,
+    format_scores,
+)
+
+OPTIMISM = ("random_split", "patient_split", "split_optimism")
+FEATURES = {"color_texture_gbdt": "Boosted trees on colour and texture",
+            "discriminator_features": "Logistic regression on the discriminator's features"}  # fmt: skip
+
+
+def ablation(run: Run) -> pd.DataFrame:
+    """Return the metrics of every variant on validation patches, and its differences from the experiment as it is."""
+    rows = []
+    for variant in run.ablation["variants"]:
+        choice = {"Factor": variant["factor"], "Choice": variant["variant"], "Seeds": variant["seeds"]}
+        rows.append(choice | format_scores(variant["figures"]) | format_differences(variant["differences"]))
+    return pd.DataFrame(rows)
+
+
+def selected_variant(run: Run) -> pd.DataFrame:
+    """Return the metrics on test patches of the variant that gains most on validation patches, and of the experiment.
+
+    Empty if no variant gains.
+    """
+    selected = run.ablation["selected"]
+    if not selected:
+        return pd.DataFrame()
+    return pd.DataFrame([
+        {"Factor": "baseline", "Choice": "", "Seeds": selected["seeds"]} | format_scores(selected["baseline"]),
+        {"Factor": selected["factor"], "Choice": selected["variant"], "Seeds": selected["seeds"]}
+        | format_scores(selected["figures"]) | format_differences(selected["differences"]),
+    ])  # fmt: skip
+
+
+def learning_curve(run: Run) -> pd.DataFrame:
+    """Return the metrics of every arm at every fraction of patients, and its difference from classic augmentation."""
+    rows = {
+        (cell["train_fraction"], cell["arm"]): {
+            "Share of patients": f"{cell['train_fraction']:.0%}", "Arm": ARM_NAMES[cell["arm"]],
+            "Patients": cell["patients"], "Seeds": cell["figures"]["roc_auc"]["seeds"],
+            **{METRIC_NAMES[name]: format_estimate(cell["figures"][name]) for name in CURVE_METRICS},
+        }
+        for cell in run.learning_curve["cells"]
+    }  # fmt: skip
+    for difference in run.learning_curve["differences"]:
+        rows[difference["train_fraction"], difference["arm"]][difference_title(difference["metric"])] = (
+            format_difference(difference)
+        )
+    return pd.DataFrame(rows.values())
+
+
+def learning_curve_verdict(run: Run) -> str:
+    """Return a sentence: whether any arm beats classic augmentation at any fraction of training patients."""
+    differences = [difference for difference in run.learning_curve["differences"] if difference["low"] is not None]
+    if not differences:
+        return "Whether any arm beats classic augmentation cannot be said: no difference has an interval."
+    significant = [difference for difference in differences if difference["low"] > 0]
+    largest = max(differences, key=lambda difference: difference["value"])
+    texts = [
+        f"{ARM_NAMES[difference['arm']]} at {difference['train_fraction']:.0%} of the patients, "
+        f"{METRIC_NAMES[difference['metric']]} {format_difference(difference)}"
+        for difference in significant or [largest]
+    ]
+    if significant:
+        return (
+            f"Of {len(differences)} differences from classic augmentation {len(significant)} lie above 0: "
+            f"{'; '.join(texts)}."
+        )
+    return (
+        f"No arm beats classic augmentation at any share: of {len(differences)} differences none has an interval above "
+        f"0; the largest is that of {texts[0]}."
+    )
+
+
+def split_optimism(run: Run) -> pd.DataFrame:
+    """Return ROC AUC and accuracy by a random split of patches and by a split of patients, and their difference."""
+    measured = [(FEATURES[name], "roc_auc", by_split) for name, by_split in run.split_optimism.items()]
+    measured += [
+        (CLASSIFIER_NAMES[name], metric, {key: by_split[key][metric] for key in OPTIMISM})
+        for name, by_split in _cross_validated(run).items()
+        for metric in ("roc_auc", "accuracy" if run.is_multiclass else BEST_ACCURACY)
+    ]
+    rows = [
+        (name, METRIC_NAMES[metric], *(format_estimate(by_split[key]) for key in OPTIMISM))
+        for name, metric, by_split in measured
+    ]
+    return pd.DataFrame(rows, columns=["Model", "Metric", "Random split", "Split by patient", "Optimism"])
+
+
+def cross_validation(run: Run) -> pd.DataFrame:
+    """Return the metrics of cross-validated trainings, over all patients pooled."""
+    split_titles = {"patient_split": "", "neighbours": ", with neighbouring patches"}
+    rows = [
+        {"Classifier": CLASSIFIER_NAMES[name] + suffix, "Patients": results["patients"], "Patches": results["patches"]}
+        | {
+            METRIC_NAMES[metric]: format_estimate(results[split][metric.removesuffix("_calibrated")])
+            for metric in (*RESULT_METRICS, BEST_ACCURACY, "ece_calibrated", *by_image.NAMES)  # folds are calibrated
+            if metric.removesuffix("_calibrated") in results[split]
+        }
+        for name, results in _cross_validated(run).items()
+        for split, suffix in split_titles.items()
+        if split in results
+    ]
+    return pd.DataFrame(rows)
+
+
+def _cross_validated(run: Run) -> dict[str, dict]:
+    """Return the results of cross-validation by classifier; empty if it did not run."""
+    return run.cross_validation["models"] if run.cross_validation else {}
