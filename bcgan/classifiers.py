@@ -25,6 +25,12 @@ class ClassifierSpec:
     compared_with: str | None = None  # the classifier that it extends; the report tests the difference
     adds: str = ""  # to that classifier, for the report
 
+    @property
+    def trains_on_patches_alone(self) -> bool:
+        """Return whether it is trained by steps, and needs neither a run's GAN nor its self-supervised weights."""
+        needs_run = self.uses_discriminator or self.pretraining == "simclr" or "extra_features" in self.own_settings
+        return not needs_run and not self.is_frozen
+
 
 LITE = "efficientnet_lite:transfer_network"
 CLASSIFIERS: dict[str, ClassifierSpec] = {

@@ -20,7 +20,7 @@ from bcgan.errors import InputError, WorkError
 COMMAND_GROUPS = {
     "Train and report": ("run", "status", "report", "compare", "tables", "doctor", "clean"),
     "Use a classifier": ("predict", "batch", "explain", "serve", "assess"),
-    "Patches and exports": ("tile", "sample", "export"),
+    "Patches and exports": ("tile", "sample", "release", "export"),
 }
 
 

@@ -60,6 +60,38 @@ def sample(run: str | None, label: str, count: int, density: float | None, seed:
     click.echo(text)
 
 
+@models.command(short_help="Write an audited data set of synthetic patches.")
+@experiment_options
+@click.option("--number", type=click.IntRange(1), default=10_000, show_default=True, help="How many patches.")
+@click.option("--out", type=click.Path(file_okay=False), required=True, help="Folder to write; empty or new.")
+@click.option("--license", "license_name", required=True, help="Licence: an SPDX name such as CC-BY-4.0, or a URL.")
+@click.option("--creator", required=True, help="Who is responsible for the data set.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def release(
+    name: str, data_dir: str | None, overrides, number: int, out: str, license_name: str, creator: str, seed: int
+):
+    """Write a data set of synthetic patches that others can use, if an audit finds that it gives no patient away.
+
+    With the generator of runs/EXPERIMENT. Patches that are too near to a training patch are removed. The rest is
+    attacked, by patients, and networks are trained on it and tested on real patients. If a check fails, nothing is
+    written. The folder has PNG files, a tensorflow-datasets folder, a data card, Croissant metadata and the audit.
+    """
+    settings = experiment.load(name, overrides, data_dir)
+    from pathlib import Path
+
+    prepare_process(tensorflow=True)
+    run_settings, root = execution.load_finished_run(settings, until="features")
+    # What the audit trains is not part of the run, and follows the experiment as it is now.
+    run_settings = run_settings.model_copy(update={"release": settings.release})
+    from bcgan import runs
+    from bcgan.release.release import Request, describe
+    from bcgan.release.release import release as write
+
+    with runs.lock(root):
+        results = write(run_settings, root, Request(number, license_name, creator, seed), Path(out))
+    click.echo(f"{describe(results)}\n{out}")
+
+
 @models.command(short_help="Score images: patches, folders, archives, slides.")
 @click.argument("images", nargs=-1, required=True)
 @model_option

@@ -169,19 +169,21 @@ def _run_in_scratch_copy(stage: stages.Stage, experiment: Experiment, root: Path
         stage.run(StageRun(experiment, scratch, scratch / folder.name, inputs, Cache(scratch, stage.name)))
 
 
-def load_finished_run(experiment: Experiment) -> tuple[Experiment, Path]:
+def load_finished_run(experiment: Experiment, until: str = stages.DEFAULT_LAST_STAGE) -> tuple[Experiment, Path]:
     """Return the settings that a finished run was made with, and its folder.
 
     Args:
         experiment: The experiment as it is now. Its settings may have changed since the run.
+        until: The last stage that has to be finished. Defaults to the last that every run has.
 
     Raises:
         InputError: If a stage has not finished, or was made from other files than those of the stages before it.
     """
     root = runs.ROOT / experiment.name
-    remedy = f"Run: make train EXPERIMENT={experiment.name}"
+    last = "" if until == stages.DEFAULT_LAST_STAGE else f" --until {until}"
+    remedy = f"Run: bcgan run {experiment.name}{last}" if last else f"Run: make train EXPERIMENT={experiment.name}"
     run_settings = experiment.model_dump(mode="json")
-    for name in (stage.name for stage in stages.stages_until()):
+    for name in (stage.name for stage in stages.stages_until(until)):
         if not (root / name / artifacts.MANIFEST).exists():
             raise InputError(f"{root / name}: not finished. {remedy}")
         for key, value in runs.read_json(root / name / artifacts.MANIFEST)["settings"].items():
@@ -197,7 +199,7 @@ def load_finished_run(experiment: Experiment) -> tuple[Experiment, Path]:
         experiment = Experiment.model_validate(run_settings)
     except ValueError as error:
         raise InputError(f"{root}: made with settings that this bcgan does not know. {remedy}") from error
-    for stage in stages.stages_until()[1:]:
+    for stage in stages.stages_until(until)[1:]:
         if reason := artifacts.stale_reason(root / stage.name, stages.stage_key(stage, experiment, root)[0]):
             raise InputError(f"{root / stage.name}: {reason}. {remedy}")
     return experiment, root

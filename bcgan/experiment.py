@@ -23,6 +23,7 @@ from bcgan.settings import (
     LearningCurve,
     Preprocess,
     Pretrain,
+    Release,
     Report,
     Settings,
     Switch,
@@ -59,6 +60,7 @@ class Experiment(Settings):
     learning_curve: LearningCurve = LearningCurve()
     ablation: Ablation = Ablation()
     cross_validation: CrossValidation = CrossValidation()
+    release: Release = Release()
     report: Report = Report()
     seed: int = Field(0, ge=0)
     profile: Literal["repro", "fast"] = "fast"

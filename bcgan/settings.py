@@ -364,6 +364,21 @@ class CrossValidation(Settings):
     epochs: int = Field(3, ge=1)
 
 
+class Release(Settings):
+    """The utility part of `bcgan release`: networks trained on synthetic patches and tested on real patients."""
+
+    networks: tuple[ClassifierName, ...] = Field(("resnet_table1", "resnet34", "efficientnet_lite0"), min_length=1)
+    epochs: int = Field(4, ge=1)  # over the released patches
+    tuning_patients: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 4, 8), min_length=1)  # real, of another group
+
+    @model_validator(mode="after")
+    def _check_networks(self) -> "Release":
+        for name in self.networks:
+            if not CLASSIFIERS[name].trains_on_patches_alone:
+                raise ValueError(f"networks: {name} needs the run's GAN or SimCLR, or is frozen. Choose another.")
+        return self
+
+
 class Report(Settings):
     """The rendered report."""
 

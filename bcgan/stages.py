@@ -93,7 +93,6 @@ def features(run: StageRun) -> None:
     """Save the discriminator's feature maps and synthetic patches, and fit the quality filter."""
     experiment, settings = run.experiment, run.experiment.features
     xla = machine.configure(experiment)
-    from functools import partial
 
     from bcgan.classify import reference_cnn
     from bcgan.gan import quality_filter
@@ -107,7 +106,7 @@ def features(run: StageRun) -> None:
     network = reference_cnn.load_or_train(matched, validation, steps, experiment.seed, path, xla)
     fitted_filter = reference_cnn.fit_quality_filter(network, matched, settings.quality_filter)
     quality_filter.save(fitted_filter, run.folder / "quality_filter.npz")
-    select = partial(reference_cnn.apply_quality_filter, network, fitted_filter)
+    select = reference_cnn.make_filter_fn(network, fitted_filter)
     names = experiment.data.class_names
     export(patches.images, patches.index, run.root / "gan", select, settings, experiment.seed, run.folder, names)
 

@@ -126,3 +126,11 @@ def test_a_copied_experiment_must_be_renamed(tmp_path):
     (tmp_path / "mine.yaml").write_text("name: idc\ndata: {name: idc}\n")
     with pytest.raises(InputError, match="Name it 'mine'"):
         experiment.load(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    "name", ["gan_resnet", "gan_only", "simclr_linear", "efficientnet_lite0_simclr", "resnet_features"]
+)
+def test_a_release_trains_no_network_that_needs_the_run(name):
+    with pytest.raises(InputError, match=f"release: networks: {name} needs the run's GAN or SimCLR, or is frozen"):
+        experiment.load("phantom", (f"release.networks=[{name}]",))

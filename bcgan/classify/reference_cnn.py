@@ -3,6 +3,7 @@
 Synthetic and real patches are compared in its features, and the quality filter uses it to accept synthetic patches.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -57,15 +58,21 @@ def fit_quality_filter(network: keras.Model, real: Patches, settings: FilterSett
     return quality_filter.fit(features, real.labels, settings.distance_quantile, settings.min_confidence)
 
 
-def apply_quality_filter(
-    network: keras.Model, fitted: quality_filter.QualityFilter, images: np.ndarray, labels: np.ndarray
-) -> pd.DataFrame:
-    """Return one row for each synthetic patch: confidence in its label, distance (1 is the limit), filter_result."""
-    confidence, distance, result = quality_filter.apply(
-        fitted, make_feature_fn(network)(images), make_predict_fn(network)(images), labels
-    )
-    names = np.array(quality_filter.RESULTS)[result]
-    return pd.DataFrame({"confidence": confidence, "distance": distance, "filter_result": names})
+def make_filter_fn(
+    network: keras.Model, fitted: quality_filter.QualityFilter
+) -> Callable[[np.ndarray, np.ndarray], pd.DataFrame]:
+    """Return the function that filters synthetic patches, given with their labels.
+
+    It returns one row for each: confidence in its label, distance (1 is the limit), filter_result.
+    """
+    extract, predict = make_feature_fn(network), make_predict_fn(network)
+
+    def apply(images: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+        confidence, distance, result = quality_filter.apply(fitted, extract(images), predict(images), labels)
+        names = np.array(quality_filter.RESULTS)[result]
+        return pd.DataFrame({"confidence": confidence, "distance": distance, "filter_result": names})
+
+    return apply
 
 
 def sample_matching(real: Patches, count: int, seed: int) -> Patches:

@@ -240,7 +240,7 @@ def _filter_patches(context: CellContext, generated: Patches) -> tuple[Patches, 
     network = weights.load_model(folder / file)
     fitted_filter = reference_cnn.fit_quality_filter(network, context.real, settings)
     images, labels = generated.images, generated.labels
-    filtered = reference_cnn.apply_quality_filter(network, fitted_filter, images, labels)
+    filtered = reference_cnn.make_filter_fn(network, fitted_filter)(images, labels)
     is_selected = np.array(filtered["filter_result"] == quality_filter.RESULTS[0])
     used_fallback = False
     for label in range(context.run.experiment.num_classes):

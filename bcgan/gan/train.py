@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import keras
 import numpy as np
 import tensorflow as tf
@@ -23,6 +22,7 @@ from bcgan.models import fast, weights
 from bcgan.models.discriminator import discriminator
 from bcgan.models.generator import generator, num_labels, recalibrate_batch_norm, scale_latent_input
 from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator
+from bcgan.preprocess.images import encode_png
 from bcgan.settings import Gan
 
 GRID_COLUMNS, GRID_ROWS = 8, 2  # of patches, the rows of each class
@@ -203,8 +203,7 @@ def write_grid(path: Path, network: keras.Model, seed: int) -> None:
     rows = patches.reshape(-1, GRID_COLUMNS, *patches.shape[1:])
     sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
     path.parent.mkdir(exist_ok=True)
-    encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
-    path.write_bytes(encoded.tobytes())
+    path.write_bytes(encode_png(sheet))
 
 
 def build_gan_state(settings: Gan, size: int = 50, num_classes: int = 2) -> GanState:

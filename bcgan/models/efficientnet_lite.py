@@ -7,6 +7,7 @@ stage.
 import functools
 import importlib.util
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -159,13 +160,18 @@ def unfreeze_except_batch_norm(network: keras.Model) -> None:
 
 def pooled_features(variant: str, images: np.ndarray) -> np.ndarray:
     """Return the pooled features of uint8 patches, which are resized to POOLED_SIZE first; float64, (n, 1280)."""
+    return make_pooled_feature_fn(variant)(images)
+
+
+def make_pooled_feature_fn(variant: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function of `pooled_features`, which is traced once for all its calls."""
     network = efficientnet_lite(variant, POOLED_SIZE)
 
     @tf.function(reduce_retracing=True)
     def run(patches):
         return network(tf.cast(patches, tf.float32) / 255.0, training=False)
 
-    return batches.map_in_batches(
+    return lambda images: batches.map_in_batches(
         lambda part: run(tf.constant(resize_patches(part, POOLED_SIZE))), images, BATCH
     ).astype(float)
 

@@ -245,7 +245,7 @@ def _build_card(experiment: Experiment, root: Path, out: Path, members: dict[str
         fitted_context = context.fit(raw, coords, slides, labels, patch_px)
         refined = context.apply(fitted_context, raw, coords, slides, patch_px)
         context_thresholds = _thresholds(labels, refined)
-    scale = _model_scale(experiment, patches.index, images.shape[1])
+    scale = model_scale(experiment, patches.index, images.shape[1])
     train_counts = runs.read_json(root / "preprocess" / "split.json")["counts"]["train"]
     draft = Card(
         intended_use="Research use only. Not for diagnosis.",
@@ -297,7 +297,7 @@ def _check_one_scale(experiment: Experiment, index: pd.DataFrame) -> None:
         )
 
 
-def _model_scale(experiment: Experiment, index: pd.DataFrame, patch_size: int) -> ModelScale:
+def model_scale(experiment: Experiment, index: pd.DataFrame, patch_size: int) -> ModelScale:
     """Return the scale of the training patches: central squares of the images, resized to `data.size`."""
     native = data.native_patch_px(experiment.data)
     sizes = index[["width", "height"]].drop_duplicates().to_numpy()

@@ -3,11 +3,12 @@
 The generator is that of a run, or the one bundled with bcgan.
 """
 
+import itertools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import keras
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from bcgan.gan import quality_filter, steering
 from bcgan.gan.train import sample
 from bcgan.models import weights
 from bcgan.preprocess import properties
+from bcgan.preprocess.images import encode_png
 from bcgan.settings import Features
 
 SHIPPED = Path(__file__).parents[1] / "shipped" / "idc"
@@ -112,6 +114,7 @@ def write(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     files: list[dict[str, Any]] = []
+    candidates = iterate_candidates(bundle, label, seed, direction, density)
     refused, tried = dict.fromkeys(quality_filter.RESULTS[1:], 0), 0
     with progress.bar(count, "sample", "patch") as bar:
         while len(files) < count:
@@ -120,8 +123,8 @@ def write(
                     f"Of {tried} candidates {len(files)} were accepted, {count} were requested ({refused}). "
                     "Request fewer, or train the GAN for longer."
                 )
-            images = _generate_candidates(bundle.generator, label, (seed, label, tried), direction, density)
-            for row in _filter_candidates(bundle, images, label).itertuples():
+            images, filtered = next(candidates)
+            for row in filtered.itertuples():
                 if len(files) == count:
                     break
                 tried += 1
@@ -129,8 +132,7 @@ def write(
                     refused[row.filter_result] += 1
                     continue
                 file = f"{bundle.classes[label]}_{len(files) + 1:05d}.png"
-                encoded = cv2.imencode(".png", cv2.cvtColor(images[row.Index], cv2.COLOR_RGB2BGR))[1]
-                (part / file).write_bytes(encoded.tobytes())
+                (part / file).write_bytes(encode_png(images[row.Index]))
                 measured = {key: round(float(getattr(row, key)), 4) for key in ("confidence", "distance", "density")}
                 files.append({"file": file, "candidate": tried - 1, **measured})
                 bar.update()
@@ -167,12 +169,26 @@ def _density_direction(bundle: GeneratorBundle, label: int, density: float, seed
     return direction
 
 
-def _filter_candidates(bundle: GeneratorBundle, images: np.ndarray, label: int) -> pd.DataFrame:
-    """Return one row for each candidate: confidence, distance, filter_result and nuclear density."""
-    labels = np.full(len(images), label)
-    table = reference_cnn.apply_quality_filter(bundle.reference_cnn, bundle.quality_filter, images, labels)
-    table["density"] = properties.patch_features(images, bundle.nuclear_od_threshold)["density"]
-    return table
+def iterate_candidates(
+    bundle: GeneratorBundle,
+    label: int,
+    seed: int,
+    direction: steering.Direction | None = None,
+    density: float | None = None,
+) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
+    """Yield, without end, NUM_CANDIDATES patches of a class and the results of the quality filter, one row each.
+
+    Columns: confidence, distance, filter_result, density.
+
+    Args:
+        direction: Of nuclear density, along which patches are moved to `density`. Defaults to `None`: not steered.
+    """
+    apply_filter = reference_cnn.make_filter_fn(bundle.reference_cnn, bundle.quality_filter)
+    for start in itertools.count(0, NUM_CANDIDATES):
+        images = _generate_candidates(bundle.generator, label, (seed, label, start), direction, density)
+        table = apply_filter(images, np.full(len(images), label))
+        table["density"] = properties.patch_features(images, bundle.nuclear_od_threshold)["density"]
+        yield images, table
 
 
 def _generate_candidates(

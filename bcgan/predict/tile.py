@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import cv2
 import numpy as np
 
 from bcgan import progress
@@ -19,6 +18,7 @@ from bcgan.data.idc.scan import NATIVE_SIZE as SIZE
 from bcgan.data.patients import check_spellings, normalize_patient
 from bcgan.errors import InputError
 from bcgan.predict.slidewise import Slide
+from bcgan.preprocess.images import encode_png
 from bcgan.slides import annotation_table
 from bcgan.slides import annotations as qupath
 from bcgan.slides.annotation_checks import check_contents, check_position
@@ -99,8 +99,7 @@ class TileJob(NamedTuple):
                 if label == EXCLUDED:
                     continue
                 member = f"{patient}/{label}/{patient}_idx{slide_id}_x{x}_y{y}_class{label}.png"
-                encoded = cv2.imencode(".png", cv2.cvtColor(patch, cv2.COLOR_RGB2BGR))[1]
-                archive.writestr(zipfile.ZipInfo(member, ZIP_TIMESTAMP), encoded.tobytes())
+                archive.writestr(zipfile.ZipInfo(member, ZIP_TIMESTAMP), encode_png(patch))
         counts = {name: int((labels == value).sum()) for value, name in enumerate(CLASSES)}
         return counts | {"left_out": int((labels == EXCLUDED).sum())}
 

@@ -1,4 +1,4 @@
-"""Turn a decoded image into a square uint8 patch: pad or crop, resize, filter."""
+"""Turn a decoded image into a square uint8 patch: pad or crop, resize, filter; write it as PNG."""
 
 import cv2
 import numpy as np
@@ -37,6 +37,11 @@ def resize_patches(patches: np.ndarray, size: int) -> np.ndarray:
     if patches.shape[1] == size:
         return patches
     return np.stack([to_square(patch, None, size) for patch in patches])
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Return an RGB image, uint8 (height, width, 3), as a PNG file."""
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def enhance(image: np.ndarray, settings: Preprocess) -> np.ndarray:

@@ -30,6 +30,7 @@ from bcgan.slides.reader import open_image
 from bcgan.slides.scale import ModelScale, Mpp
 
 CHUNK, CHUNK_IMAGES = 256, 8  # patches, and images to be cut, that are decoded by a thread at a time
+TFDS_COLUMNS = {"id": "id", "image_id": "image", "patient": "patient", "x": "x", "y": "y", "path": "path"}
 MIN_SYNTHETIC = 8  # accepted patches of a class, below which the quality filter's results are not used
 INDEX_COLUMNS = [
     "id",
@@ -163,7 +164,8 @@ def build(experiment: Experiment, folder: Path) -> None:
     index[INDEX_COLUMNS].to_csv(folder / "index.csv", index=False)
     if settings.write_tfds:
         written = load(folder)
-        tfds_records.write(folder, written.images, written.index, experiment.data.class_names)
+        class_names = experiment.data.class_names
+        tfds_records.write(folder / tfds_records.FOLDER, written.images, written.index, class_names, TFDS_COLUMNS)
     (folder / "audit.json").write_text(json.dumps(summary, indent=1), "utf-8")
     split = splits.describe(index, experiment.data, experiment.seed)
     (folder / "split.json").write_text(json.dumps(split, indent=1), "utf-8")

@@ -1,4 +1,4 @@
-"""Write the patches of a run as a data set that `tensorflow-datasets` opens, without bcgan and without a builder.
+"""Write patches as a data set that `tensorflow-datasets` opens, without bcgan and without a builder.
 
     tfds.builder_from_directory("runs/<experiment>/preprocess/tfds").as_dataset(split="train")
 
@@ -17,32 +17,37 @@ from bcgan import progress
 from bcgan.data.rows import ImageRows
 
 FOLDER = "tfds"
+Columns = dict[str, str]  # the column of a table, by the name that it gets in the data set
 SHARD_PATCHES = 10_000
 
 
-def write(folder: Path, images: ImageRows, index: pd.DataFrame, class_names: tuple[str, ...]) -> None:
-    """Write the folder `tfds`: a split for each role, with image (PNG), label, id, image_id, patient, x, y and path.
+def write(
+    target: Path, images: ImageRows | np.ndarray, table: pd.DataFrame, class_names: tuple[str, ...], columns: Columns
+) -> None:
+    """Write a folder with a split for each role. Every patch has an image (PNG), its label, and `columns`.
 
     Args:
-        folder: Of the stage `preprocess`.
+        target: The folder; what an interrupted call left there is deleted.
         images: uint8, (n, size, size, 3).
-        index: The store's, one row for each image.
+        table: One row for each image, with `role`, `label` and the columns.
         class_names: In the order of their labels.
+        columns: Text, or integers of 32 bits, by the names that they get.
     """
     import tensorflow_datasets as tfds
 
-    target = folder / FOLDER
-    shutil.rmtree(target, ignore_errors=True)  # of an interrupted stage
+    shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     features = tfds.features.FeaturesDict({
         "image": tfds.features.Image(shape=images.shape[1:], encoding_format="png"),
         "label": tfds.features.ClassLabel(names=class_names),
-        "id": tfds.features.Text(), "image_id": tfds.features.Text(), "patient": tfds.features.Text(),
-        "x": np.int32, "y": np.int32, "path": tfds.features.Text(),
+        **{
+            name: np.int32 if pd.api.types.is_integer_dtype(table[column]) else tfds.features.Text()
+            for name, column in columns.items()
+        },
     })  # fmt: skip
     splits = []
-    with progress.bar(len(index), "tfds", "patch") as bar:
-        for role, rows in index.groupby("role").indices.items():
+    with progress.bar(len(table), "tfds", "patch") as bar:
+        for role, rows in table.groupby("role").indices.items():
             names = tfds.core.ShardedFileTemplate(
                 dataset_name="patches", data_dir=target, split=role, filetype_suffix="tfrecord"
             )
@@ -50,7 +55,7 @@ def write(folder: Path, images: ImageRows, index: pd.DataFrame, class_names: tup
             num_bytes = 0
             for number, shard in enumerate(shards):
                 path = Path(names.sharded_filepath(shard_index=number, num_shards=len(shards)))
-                _write_shard(path, features, images, index, shard, bar)
+                _write_shard(path, features, (images, table, columns), shard, bar)
                 num_bytes += path.stat().st_size
             splits.append(
                 tfds.core.SplitInfo(
@@ -65,17 +70,18 @@ def write(folder: Path, images: ImageRows, index: pd.DataFrame, class_names: tup
         )
 
 
-def _write_shard(path: Path, features, images: ImageRows, index: pd.DataFrame, rows: np.ndarray, bar) -> None:
-    """Write some patches to one file."""
+def _write_shard(path: Path, features, patches: tuple, rows: np.ndarray, bar) -> None:
+    """Write some of the patches (images, table, columns) to one file."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
+    images, table, columns = patches
     serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
 
     def serialize(row: int) -> bytes:
-        entry = index.iloc[row]
-        example = {name: entry[name] for name in ("label", "id", "patient", "x", "y", "path")}
-        example |= {"image": images[row], "image_id": entry["image"]}
+        entry = table.iloc[row]
+        example = {"image": images[row], "label": entry["label"]}
+        example |= {name: entry[column] for name, column in columns.items()}
         return serializer.serialize_example(features.encode_example(example))
 
     with tf.io.TFRecordWriter(str(path)) as writer, ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -18,6 +18,8 @@ from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.experiment import Experiment
 from bcgan.gan.features import COMPARED_BLOCK
+from bcgan.release import tables as release_tables
+from bcgan.release.tables import as_markdown
 from bcgan.report import (
     architecture_figures,
     cards,
@@ -255,6 +257,11 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         summary_tables["ablation_summary"] = stage_tables.ablation(run)
         optional["selected_variant"] = stage_tables.selected_variant(run)
     summary_tables |= {"learning_curve_summary": stage_tables.learning_curve(run)} if run.learning_curve else {}
+    if run.release_audit:
+        optional["release_privacy"] = release_tables.privacy(run.release_audit)
+        if run.release_audit["utility"]:
+            optional["release_utility"] = release_tables.utility(run.release_audit)
+            optional["release_tuning"] = release_tables.tuning(run.release_audit)
     summary_tables |= {name: table for name, table in optional.items() if len(table)}
     return summary_tables | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
@@ -337,13 +344,3 @@ def as_html(table: pd.DataFrame) -> str:
     """Return a table as HTML, with no line breaks within intervals."""
     text = table.to_html(index=False, border=0, na_rep="", classes="numbers")
     return INTERVAL.sub(r"\1 (\2&nbsp;to&nbsp;\3)", text)
-
-
-def as_markdown(table: pd.DataFrame) -> str:
-    """Return a table as Markdown."""
-    rows = [
-        table.columns,
-        ["---"] * len(table.columns),
-        *table.astype(object).where(table.notna(), "").to_numpy(),
-    ]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)

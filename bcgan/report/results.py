@@ -30,6 +30,7 @@ def collect_results(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
             for name, scores in run.metrics.items()
         },
         "gan": run.gan_scores | {"layout_correlation": layout_correlation},
+        "release": run.release_audit,
         "comparisons": run.comparisons,
         "split_optimism": run.split_optimism,
         "probes": run.probes,

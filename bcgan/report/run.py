@@ -43,6 +43,7 @@ class Run(NamedTuple):
     split_optimism: dict[str, Any]  # model: random_split, patient_split, split_optimism
     leak_audit: dict[str, Any]
     gan_scores: dict[str, Any]
+    release_audit: dict[str, Any] | None  # of the last `bcgan release`: number, removed, privacy, utility, passed
     steering: pd.DataFrame  # class, attribute, asked, measured, unasked
     latent_walks: dict[str, np.ndarray]  # walk, sweep, asked
     probes: dict[str, Any] | None

@@ -52,6 +52,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         split_optimism=measured["split_optimism"],
         leak_audit=measured["leak_audit"],
         gan_scores=runs.read_json(evaluate / "gan_scores.json"),
+        release_audit=_read_release_audit(root),
         steering=_read_steering(features / "steering.csv"),
         latent_walks=runs.read_arrays(features / "walks.npz"),
         probes=_read_json_if_present(evaluate / "probes.json"),
@@ -111,6 +112,18 @@ def read_optional_stage(experiment: Experiment, root: Path, stage: str, file: st
         )  # fmt: skip
         return None
     return runs.read_json(path.with_name(file))
+
+
+def _read_release_audit(root: Path) -> dict[str, Any] | None:
+    """Read the audit of the last release, without the patient that it names; `None` if it is of another generator."""
+    path = root / "release" / "audit.json"
+    audit = _read_json_if_present(path)
+    if audit is None:
+        return None
+    if audit["generator"]["generator.keras"] != runs.hash_file(root / "gan" / "generator.keras"):
+        progress.log.warning("report: %s is left out: it is of another generator. Run bcgan release again.", path)
+        return None
+    return {key: value for key, value in audit.items() if key != "most_exposed_patient"}
 
 
 def _read_manifests(root: Path) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""Generate the patches of a release: accepted by the quality filter, and not too near to any training patch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bcgan import progress
+from bcgan.errors import WorkError
+from bcgan.gan.quality_filter import RESULTS
+from bcgan.predict.sample import MAX_TRIES_PER_PATCH, NUM_CANDIDATES, GeneratorBundle, iterate_candidates
+from bcgan.release import privacy
+
+# Of a class: with so many accepted candidates, and this fraction of them too near, the audit cannot pass any more.
+MIN_JUDGED, HOPELESS_FRACTION = 500, 2 * privacy.LIMITS["removed_fraction"]
+PATCHES, TABLE, CANDIDATES = "patches.npz", "patches.csv", "candidates.csv"
+
+
+class SyntheticSet(NamedTuple):
+    """The patches of a release.
+
+    Attributes:
+        images: uint8, (n, size, size, 3), sorted by class.
+        values: The patches by space, from `privacy.represent`.
+        table: One row for each patch: label, candidate (its number among those of its class), confidence, filter
+            distance, and the columns of `privacy.measure_proximity`.
+        candidates: label and the columns of `privacy.measure_proximity`, of every patch that the filter accepted.
+    """
+
+    images: np.ndarray
+    values: dict[str, np.ndarray]
+    table: pd.DataFrame
+    candidates: pd.DataFrame
+
+
+def count_by_class(number: int, num_classes: int) -> list[int]:
+    """Divide a number of patches by the classes; the first get one more if it cannot be divided evenly."""
+    return [number // num_classes + (label < number % num_classes) for label in range(num_classes)]
+
+
+def generate(
+    bundle: GeneratorBundle,
+    counts: list[int],
+    seed: int,
+    sets: privacy.Sets,
+    limits: dict[str, float],
+    extract: Callable[[np.ndarray], np.ndarray],
+) -> SyntheticSet:
+    """Generate patches of every class.
+
+    Args:
+        counts: Number of patches by label.
+        sets: The real patches that they are compared with.
+        limits: From `privacy.fit_proximity`.
+        extract: From `privacy.make_feature_fn`.
+
+    Returns:
+        The set. A class in which too many candidates are too near to training patches has fewer patches than asked for.
+
+    Raises:
+        WorkError: If the quality filter accepts too few.
+    """
+    parts: list[tuple[np.ndarray, dict[str, np.ndarray], pd.DataFrame]] = []
+    candidates: list[pd.DataFrame] = []
+    with progress.bar(sum(counts), "release", "patch") as bar:
+        for label, count in enumerate(counts):
+            missing, num_near, num_judged = count, 0, 0
+            for number, (images, filtered) in enumerate(iterate_candidates(bundle, label, seed)):
+                is_hopeless = num_judged >= MIN_JUDGED and num_near > HOPELESS_FRACTION * num_judged
+                if missing == 0 or is_hopeless:
+                    break
+                if number * NUM_CANDIDATES >= MAX_TRIES_PER_PATCH * max(count, NUM_CANDIDATES):
+                    raise WorkError(
+                        f"The quality filter accepted {num_judged} of {number * NUM_CANDIDATES} candidates of the "
+                        f"class {bundle.classes[label]}, and {count} were asked for. Ask for fewer with --number, or "
+                        "train the GAN for longer."
+                    )
+                accepted = np.flatnonzero(filtered["filter_result"] == RESULTS[0])
+                if not len(accepted):
+                    continue
+                values = privacy.represent(images[accepted], extract)
+                measured = privacy.measure_proximity(sets, values).assign(label=label)
+                candidates.append(measured)
+                is_near = privacy.is_too_near(measured, limits)
+                num_near, num_judged = num_near + is_near.sum(), num_judged + len(is_near)
+                kept = np.flatnonzero(~is_near)[:missing]
+                table = filtered.iloc[accepted[kept]][["confidence", "distance"]].reset_index(drop=True)
+                table = table.join(measured.iloc[kept].reset_index(drop=True))
+                table["candidate"] = number * NUM_CANDIDATES + accepted[kept]
+                parts.append((images[accepted[kept]], {name: rows[kept] for name, rows in values.items()}, table))
+                missing -= len(kept)
+                bar.update(len(kept))
+    images, values, tables = zip(*parts, strict=True)
+    return SyntheticSet(
+        np.concatenate(images),
+        {name: np.concatenate([part[name] for part in values]) for name in values[0]},
+        pd.concat(tables, ignore_index=True),
+        pd.concat(candidates, ignore_index=True),
+    )
+
+
+def save(synthetic: SyntheticSet, folder: Path) -> None:
+    """Write the set to a folder."""
+    np.savez(folder / PATCHES, images=synthetic.images, **synthetic.values)
+    synthetic.table.to_csv(folder / TABLE, index=False)
+    synthetic.candidates.to_csv(folder / CANDIDATES, index=False)
+
+
+def load(folder: Path) -> SyntheticSet:
+    """Read what `save` wrote."""
+    with np.load(folder / PATCHES) as saved:
+        values = {name: saved[name] for name in privacy.SPACES}
+        return SyntheticSet(saved["images"], values, pd.read_csv(folder / TABLE), pd.read_csv(folder / CANDIDATES))

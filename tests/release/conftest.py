@@ -1,0 +1,123 @@
+"""A run with enough patients for the audit, and generators whose patches are known."""
+
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from bcgan import execution, experiment
+from bcgan.data.histology_phantom.canvas import patient_style
+from bcgan.data.histology_phantom.tissue import render_patch
+from bcgan.predict import sample
+from bcgan.release.release import Request, release
+from tests.conftest import EXPERIMENT, made_once, untraced, write_png
+
+PATIENTS, PATCHES, LATENT = 60, 8, 8
+FIRST_NAME = 70_100  # a patient's name, which is no number that a release has
+STRANGERS = 5000  # the first of patients that no run has
+NUMBER = 300
+REQUEST = Request(NUMBER, "CC-BY-4.0", "Pathology, Example Hospital", 0)
+BANK = 300  # patches of a class that a generator of these tests can make
+
+
+def draw(patient: int, count: int) -> list[tuple[int, np.ndarray]]:
+    """Labels and patches of one patient."""
+    rng = np.random.default_rng(patient)
+    style = patient_style(rng)
+    return [(number % 2, render_patch(style, number % 2, rng).image) for number in range(count)]
+
+
+@pytest.fixture(scope="session")
+def patches_of_many(tmp_path_factory) -> Path:
+    """Phantom patches of 60 patients, under the public archive's names."""
+
+    def make(root: Path) -> None:
+        for patient in range(PATIENTS):
+            for number, (label, image) in enumerate(draw(patient, PATCHES)):
+                file = f"{FIRST_NAME + patient}_idx5_x{50 * number + 1}_y51_class{label}.png"
+                write_png(root / str(FIRST_NAME + patient) / str(label) / file, image)
+
+    return made_once(tmp_path_factory, "patches_of_many", make)
+
+
+@pytest.fixture(scope="session")
+def audited_run(tmp_path_factory, patches_of_many) -> Path:
+    """A folder with the first stages of an experiment of 60 patients, runs/audited: 20 for each role."""
+
+    def make(root: Path) -> None:
+        text = EXPERIMENT.format(folder=patches_of_many).replace("num_folds: 4", "num_folds: 3")
+        text += "release: {networks: [cnn], epochs: 1, tuning_patients: [1, 2]}\n"
+        (root / "audited.yaml").write_text(text.replace("name: tiny", "name: audited"), "utf-8")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)
+            with untraced():
+                execution.execute(experiment.load("audited.yaml"), until="features")
+
+    return made_once(tmp_path_factory, "audited", make)
+
+
+def bank_generator(patches: list[np.ndarray]) -> keras.Model:
+    """A generator that knows some patches of each of two classes, and returns one of them as it is.
+
+    Args:
+        patches: uint8, (n, size, size, 3) for each class, as many of each.
+    """
+    size, count = patches[0].shape[1], len(patches[0])
+    noise = keras.Input((LATENT,), name="noise")
+    label = keras.Input((), dtype="int32", name="label")
+    grain = keras.Input((size, size, 1), name="grain")
+    number = keras.ops.cast(keras.ops.abs(noise[:, 0]) * 1e4, "int32") % count + label * count
+    bank = keras.layers.Embedding(2 * count, size * size * 3, name="bank")
+    image = keras.layers.Reshape((size, size, 3))(bank(number))
+    model = keras.Model([noise, label, grain], image + 0 * grain)
+    bank.set_weights([np.concatenate(patches).reshape(2 * count, -1).astype(np.float32) / 255])
+    return model
+
+
+def fresh_patches(first_patient: int, count: int = BANK) -> list[np.ndarray]:
+    """Patches of patients that no run has, for each class."""
+    pairs = [draw(first_patient + index, 2) for index in range(count)]
+    return [np.stack([pair[label][1] for pair in pairs]) for label in (0, 1)]
+
+
+@contextmanager
+def generating(patches: list[np.ndarray]):
+    """Give the run in the current folder a generator of known patches, and a quality filter that accepts everything.
+
+    Yields the run's settings and folder.
+    """
+    load = sample.load
+
+    def load_bank(name: str) -> sample.GeneratorBundle:
+        bundle = load(name)
+        accepts_all = bundle.quality_filter._replace(limits=np.full(2, np.inf), confidence=0.0)
+        return bundle._replace(generator=bank_generator(patches), quality_filter=accepts_all)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "load", load_bank)
+        yield execution.load_finished_run(experiment.load("audited.yaml"), until="features")
+
+
+@pytest.fixture
+def copied(audited_run, tmp_path, monkeypatch) -> Path:
+    """The run's folder, in a copy in the current folder."""
+    shutil.copytree(audited_run, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return Path("runs/audited")
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory, audited_run) -> Path:
+    """A folder with a run, and a release of patches of nobody in it, out/. All workers read it."""
+
+    def make(root: Path) -> None:
+        shutil.copytree(audited_run, root, dirs_exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)
+            with generating(fresh_patches(STRANGERS)) as (settings, run):
+                release(settings, run, REQUEST, Path("out"))
+
+    return made_once(tmp_path_factory, "released", make)

@@ -1,0 +1,131 @@
+"""Attacks on synthetic sets whose answer is known: chance without a leak, success with one."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from bcgan.release import attacks
+from bcgan.release.attacks import Bootstrap, RealPatches
+
+BOOTSTRAP = Bootstrap(200, 0.95, 0)
+PATIENTS, PATCHES, DIMENSIONS = 40, 20, 6
+
+
+def patients_patches(seed: int, patients: int, spread: float = 0.7) -> np.ndarray:
+    """Patches of patients, each patient around a center of its own, (patients * PATCHES, DIMENSIONS)."""
+    rng = np.random.default_rng(seed)
+    centers = np.repeat(rng.normal(size=(patients, DIMENSIONS)), PATCHES, 0)
+    return (centers + spread * rng.normal(size=centers.shape)).astype(np.float32)
+
+
+@pytest.fixture
+def real() -> RealPatches:
+    """The first half of the patients are members."""
+    names = np.repeat([f"p{number:02d}" for number in range(PATIENTS)], PATCHES)
+    return RealPatches(patients_patches(0, PATIENTS), names, names < f"p{PATIENTS // 2:02d}")
+
+
+def scores_of(synthetic: np.ndarray, real: RealPatches) -> np.ndarray:
+    distances = attacks.nearest(real.values, synthetic).distances
+    return attacks.score_membership(distances, real, None, 0)
+
+
+def test_nearest_neighbors_are_those_of_all_distances(monkeypatch):
+    monkeypatch.setattr(attacks, "CHUNK_ROWS", 7)
+    rng = np.random.default_rng(0)
+    queries, references = (rng.normal(size=(count, 5)).astype(np.float32) for count in (30, 20))
+    found, distances = attacks.nearest(queries, references), cdist(queries, references)
+    np.testing.assert_allclose(found.distances, distances.min(1), rtol=1e-5)
+    np.testing.assert_array_equal(found.indices, distances.argmin(1))
+    np.testing.assert_allclose(found.reference_distances, distances.min(0), rtol=1e-5)
+
+
+def test_a_turned_or_mirrored_image_is_at_distance_0():
+    rng = np.random.default_rng(0)
+    images = rng.random((4, 6, 6, 3)).astype(np.float32)
+    views = np.stack([np.rot90(images[0], 1), images[1][:, ::-1], np.rot90(images[2], 3)[::-1], images[3] * 0.5])
+    found = attacks.nearest(views.reshape(4, -1), images.reshape(4, -1), side=6)
+    np.testing.assert_allclose(found.distances[:3], 0, atol=1e-3)
+    assert found.indices[:3].tolist() == [0, 1, 2]
+    assert found.distances[3] > 0.5
+    as_rows = attacks.nearest(views.reshape(4, -1), images.reshape(4, -1))
+    assert (as_rows.distances > 0.5).all()
+
+
+def test_an_exact_copy_is_at_distance_0_far_from_the_origin():
+    rows = 1000 + np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    assert attacks.nearest(rows, rows).distances.max() < 0.01
+
+
+def test_a_set_of_other_people_is_at_chance_on_average():
+    areas, shares = [], []
+    for seed in range(12):
+        names = np.repeat([f"p{number:02d}" for number in range(PATIENTS)], PATCHES)
+        real = RealPatches(patients_patches(100 + seed, PATIENTS), names, names < f"p{PATIENTS // 2:02d}")
+        synthetic = patients_patches(500 + seed, 100)
+        scores = scores_of(synthetic, real)
+        area = attacks.roc_auc(scores, real, BOOTSTRAP)
+        assert area["value"] == pytest.approx(roc_auc_score(real.is_member, scores))
+        areas.append(area)
+        shares.append(attacks.share_nearer_to_members(synthetic, real, None, BOOTSTRAP))
+    for estimates in (areas, shares):
+        assert np.mean([estimate["value"] for estimate in estimates]) == pytest.approx(0.5, abs=0.05)
+        assert np.mean([estimate["low"] < 0.5 < estimate["high"] for estimate in estimates]) >= 0.75
+
+
+def test_a_set_that_follows_its_training_patches_is_found(real):
+    members = real.values[real.is_member]
+    synthetic = members + 0.2 * np.random.default_rng(2).normal(size=members.shape).astype(np.float32)
+    scores = scores_of(synthetic, real)
+    area = attacks.roc_auc(scores, real, BOOTSTRAP)
+    assert area["low"] > 0.9
+    by_patient = attacks.roc_auc(*attacks.average_by_patient(scores, real), BOOTSTRAP)
+    assert by_patient["value"] == 1
+    assert attacks.true_positive_rate(scores, real, BOOTSTRAP)["low"] > 0.3
+    assert attacks.share_nearer_to_members(synthetic, real, None, BOOTSTRAP)["low"] > 0.7
+
+
+@pytest.mark.parametrize("patient", ["p03", "p17"])
+def test_a_leak_of_one_patient_names_that_patient(real, patient):
+    """One in twenty synthetic patches follows a patch of one training patient; by patches that is near chance."""
+    own = real.values[real.patients == patient]
+    others = patients_patches(1, 20)
+    rng = np.random.default_rng(3)
+    leaked = own + 0.1 * rng.normal(size=own.shape).astype(np.float32)
+    scores = scores_of(np.concatenate([others, leaked]), real)
+    linkage = attacks.find_most_exposed_patient(scores, real)
+    assert linkage.patient == patient
+    assert linkage.value > linkage.limit
+    assert attacks.roc_auc(scores, real, BOOTSTRAP)["value"] < 0.6
+
+
+def test_the_most_exposed_of_many_sets_without_a_leak_rarely_exceeds_its_limit():
+    alarms = 0
+    for seed in range(40):
+        names = np.repeat([f"p{number:02d}" for number in range(PATIENTS)], PATCHES)
+        real = RealPatches(patients_patches(100 + seed, PATIENTS), names, names < f"p{PATIENTS // 2:02d}")
+        linkage = attacks.find_most_exposed_patient(scores_of(patients_patches(500 + seed, 60), real), real)
+        alarms += linkage.value > linkage.limit
+    assert alarms <= 5  # 2 are expected
+
+
+def test_the_true_positive_rate_is_that_of_the_roc_curve(real):
+    scores = np.random.default_rng(0).normal(size=len(real.values)) + real.is_member
+    false_rate, true_rate, _ = roc_curve(real.is_member, scores, drop_intermediate=False)
+    expected = true_rate[false_rate <= 0.01].max()
+    assert attacks.true_positive_rate(scores, real, BOOTSTRAP)["value"] == pytest.approx(expected)
+
+
+def test_patients_with_few_patches_are_not_named(real):
+    keep = (real.patients != "p00") | (np.arange(len(real.patients)) < attacks.MIN_PATIENT_PATCHES - 1)
+    few = RealPatches(real.values[keep], real.patients[keep], real.is_member[keep])
+    scores = np.where(few.patients == "p00", 100.0, np.random.default_rng(0).normal(size=len(few.patients)))
+    linkage = attacks.find_most_exposed_patient(scores, few)
+    assert linkage.patient != "p00"
+
+
+def test_an_unknown_linkage_is_none():
+    names = np.repeat(["a", "b", "c", "d"], 10)
+    real = RealPatches(np.zeros((40, 2), np.float32), names, names < "c")
+    assert attacks.find_most_exposed_patient(np.zeros(40), real) == (None, None, None)
