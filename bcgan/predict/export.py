@@ -53,7 +53,7 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
     Raises:
         InputError: If the folder has other files, or the run was trained on images of several scales.
     """
-    _check_one_scale(experiment, store.load(root / "preprocess").index)
+    check_one_scale(experiment, store.load(root / "preprocess").index)
     if experiment.preprocess.stain_normalization != "none":
         progress.log.warning(
             "export: stains were normalized in all patches of a patient together; bcgan predict does so in each image"
@@ -282,7 +282,7 @@ def _build_card(experiment: Experiment, root: Path, out: Path, members: dict[str
     return draft.model_copy(update={"ood_threshold": ood_threshold, "metrics": held_out})
 
 
-def _check_one_scale(experiment: Experiment, index: pd.DataFrame) -> None:
+def check_one_scale(experiment: Experiment, index: pd.DataFrame) -> None:
     """Check that all images were resized by the same factor.
 
     Raises:

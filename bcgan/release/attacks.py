@@ -7,25 +7,32 @@ Attacks by distance follow GAN-Leaks (Chen et al. 2020), calibrated by real patc
 2023): a member's patches are nearer to the synthetic patches than to the patches of other people.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from scipy.stats import norm, t
 
 from bcgan.evaluate import intervals, metrics
 
+# Constants, not settings: an audit that could be loosened would show nothing.
+CONFIDENCE_LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
 CHUNK_ROWS = 2048  # rows of each side whose distances are computed at a time
 FALSE_POSITIVE_RATE = 0.01  # at which the true positive rate is given
-MIN_DISTANCE = 1e-6  # smaller distances count as this
-FAMILY_ERROR = 0.05  # chance that any patient is called recognizable if none is
+ALARM_RATE = 0.01  # chance that the true positive rate exceeds its limit without a leak
+MIN_RATE_LIMIT = 3 * FALSE_POSITIVE_RATE  # which the limit of the true positive rate has at least
+FAMILY_ERROR = 0.05  # chance that any patient stands out, in any space, without a leak
 MIN_PATIENT_PATCHES = 5  # with fewer, a patient's mean score says little
+MIN_DISTANCE = 1e-6  # smaller distances count as this
+NUM_DRAWS = 5  # of equally many patients and patches
 
 
 class RealPatches(NamedTuple):
     """Patches of training patients and of patients that the generator has not seen, in one space.
 
     Attributes:
-        values: float32, (n, d); rows of pixels are images of `Space.side` pixels.
+        values: float32, (n, d).
         patients: (n,). The patient of each patch.
         is_member: bool, (n,). Whether the generator was trained on the patch.
     """
@@ -34,64 +41,101 @@ class RealPatches(NamedTuple):
     patients: np.ndarray
     is_member: np.ndarray
 
+    def select(self, rows: np.ndarray) -> "RealPatches":
+        """Return some of the patches; `rows` is a mask or indices."""
+        return RealPatches(self.values[rows], self.patients[rows], self.is_member[rows])
 
-class Neighbors(NamedTuple):
-    """The nearest neighbors between two sets.
+
+class References(NamedTuple):
+    """Rows that others are compared with, prepared once for many queries.
 
     Attributes:
-        distances: float64, (queries,). Of each query to its nearest reference.
-        indices: integers, (queries,). Of those references.
-        reference_distances: float64, (references,). Of each reference to its nearest query.
+        values: float32, (m, d). Without their mean, as smaller numbers round less.
+        mean: float32, (d,).
+        squared_norms: float64, (m,).
     """
+
+    values: np.ndarray
+    mean: np.ndarray
+    squared_norms: np.ndarray
+
+
+class Neighbors(NamedTuple):
+    """The nearest reference of each query: its distance, float64, and its index; (queries,) each."""
 
     distances: np.ndarray
     indices: np.ndarray
-    reference_distances: np.ndarray
 
 
-def nearest(queries: np.ndarray, references: np.ndarray, side: int | None = None) -> Neighbors:
+def prepare(rows: np.ndarray) -> References:
+    """Prepare rows, float32 (m, d), as references of `nearest`."""
+    mean = rows.mean(0)
+    values = rows - mean
+    return References(values, mean, _squared_norms(values))
+
+
+def nearest(queries: np.ndarray, references: References | np.ndarray, side: int | None = None) -> Neighbors:
     """Find nearest neighbors by Euclidean distance.
 
     Args:
-        queries, references: float32, (n, d) and (m, d).
+        queries: float32, (n, d).
+        references: Rows, float32 (m, d), or what `prepare` made of them.
         side: If rows are RGB images, their side in pixels; a distance is then the smallest over the eight orientations.
             Defaults to `None`: rows are compared as they are.
     """
-    center = references.mean(0)  # smaller numbers round less
-    references = references - center
-    reference_norms = (references.astype(np.float64) ** 2).sum(1)
+    prepared = references if isinstance(references, References) else prepare(references)
     squared, indices = np.full(len(queries), np.inf), np.zeros(len(queries), int)
-    reference_squared = np.full(len(references), np.inf)
-    for view in _orientations(queries, side):
+    for view in orientations(queries, side):
         for start in range(0, len(queries), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            chunk = view[rows] - center
-            norms = (chunk.astype(np.float64) ** 2).sum(1)
-            for column in range(0, len(references), CHUNK_ROWS):
+            chunk = view[rows] - prepared.mean
+            norms = _squared_norms(chunk)
+            for column in range(0, len(prepared.values), CHUNK_ROWS):
                 columns = slice(column, column + CHUNK_ROWS)
-                block = norms[:, None] + reference_norms[columns] - 2.0 * (chunk @ references[columns].T)
+                products = tf.linalg.matmul(chunk, prepared.values[columns], transpose_b=True).numpy()
+                block = norms[:, None] + prepared.squared_norms[columns] - 2.0 * products
                 best = block.argmin(1)
                 lowest = block[np.arange(len(block)), best]
                 indices[rows] = np.where(lowest < squared[rows], best + column, indices[rows])
                 squared[rows] = np.minimum(squared[rows], lowest)
-                reference_squared[columns] = np.minimum(reference_squared[columns], block.min(0))
-    return Neighbors(np.sqrt(np.maximum(squared, 0)), indices, np.sqrt(np.maximum(reference_squared, 0)))
+    return Neighbors(np.sqrt(np.maximum(squared, 0)), indices)
 
 
-def _orientations(rows: np.ndarray, side: int | None) -> list[np.ndarray]:
-    """Return rows of images in their eight orientations, or the rows themselves if they are no images."""
+def orientations(rows: np.ndarray, side: int | None) -> list[np.ndarray]:
+    """Return rows of images in their eight orientations, or the rows themselves if `side` is `None`."""
     if side is None:
         return [rows]
     images = rows.reshape(len(rows), side, side, -1)
-    mirrored = (images, images[:, :, ::-1])
     return [
         np.ascontiguousarray(np.rot90(view, turns, (1, 2))).reshape(rows.shape)
-        for view in mirrored
+        for view in (images, images[:, :, ::-1])
         for turns in range(4)
     ]
 
 
-def score_membership(synthetic_distances: np.ndarray, real: RealPatches, side: int | None, seed: int) -> np.ndarray:
+def _squared_norms(rows: np.ndarray) -> np.ndarray:
+    """Return the squared norm of each row, float64, without a copy of all rows in double precision."""
+    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+
+
+def log_ratio(distances: np.ndarray, reference_distances: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the second distances divided by the first."""
+    return np.log(np.maximum(reference_distances, MIN_DISTANCE) / np.maximum(distances, MIN_DISTANCE))
+
+
+def halve_patients(real: RealPatches) -> np.ndarray:
+    """Divide the patients at random into two halves, members and non-members alike.
+
+    Returns:
+        bool, (n,). Whether a patch's patient is in the first half.
+    """
+    names = np.random.default_rng(SEED).permutation(np.unique(real.patients))
+    is_member = np.isin(names, real.patients[real.is_member])
+    first_half = [name for group in (names[is_member], names[~is_member]) for name in group[: len(group) // 2]]
+    return np.isin(real.patients, first_half)
+
+
+def score_membership(synthetic: np.ndarray, real: RealPatches, side: int | None) -> np.ndarray:
     """Return how much a real patch looks like one that the generator was trained on; float64, (n,).
 
     It is the logarithm of the distance to the nearest real patch of another non-member, divided by the distance to the
@@ -99,45 +143,29 @@ def score_membership(synthetic_distances: np.ndarray, real: RealPatches, side: i
     other, so that members and non-members meet references of the same kind.
 
     Args:
-        synthetic_distances: float, (n,). Of each real patch to its nearest synthetic one.
+        synthetic: float32, (m, d).
         side: As in `nearest`.
-        seed: Of the halves.
     """
-    names = np.random.default_rng(seed).permutation(np.unique(real.patients))
-    member_names = np.unique(real.patients[real.is_member])
-    first_half: set[str] = set()
-    for is_member in (False, True):  # members and non-members are halved alike
-        group = names[np.isin(names, member_names) == is_member]
-        first_half |= set(group[: len(group) // 2])
-    in_first = np.isin(real.patients, list(first_half))
+    distances, in_first = nearest(real.values, synthetic, side).distances, halve_patients(real)
     scores = np.empty(len(real.values))
     for half in (in_first, ~in_first):
         references = real.values[~half & ~real.is_member]
-        reference_distances = nearest(real.values[half], references, side).distances
-        ratio = np.maximum(reference_distances, MIN_DISTANCE) / np.maximum(synthetic_distances[half], MIN_DISTANCE)
-        scores[half] = np.log(ratio)
+        scores[half] = log_ratio(distances[half], nearest(real.values[half], references, side).distances)
     return scores
 
 
-class Bootstrap(NamedTuple):
-    """How intervals are computed: resamples of patients, and the level of confidence in (0, 1)."""
-
-    resamples: int
-    confidence_level: float
-    seed: int
-
-
-def roc_auc(scores: np.ndarray, real: RealPatches, bootstrap: Bootstrap) -> dict[str, float | None]:
+def roc_auc(scores: np.ndarray, real: RealPatches) -> dict[str, float | None]:
     """Return {value, low, high} of the ROC AUC of a membership score, by patches; 0.5 is chance."""
     return _resample(
-        lambda weights: metrics.areas_under_curves(real.is_member, scores, weights)["roc_auc"], real.patients, bootstrap
+        lambda weights: metrics.areas_under_curves(real.is_member, scores, weights)["roc_auc"], real.patients
     )
 
 
-def true_positive_rate(scores: np.ndarray, real: RealPatches, bootstrap: Bootstrap) -> dict[str, float | None]:
-    """Return {value, low, high} of the share of members found where FALSE_POSITIVE_RATE of non-members is suspected.
+def true_positive_rate(scores: np.ndarray, real: RealPatches) -> dict[str, float | None]:
+    """Return {value, low, high, limit} of the share of members where FALSE_POSITIVE_RATE of non-members is suspected.
 
-    Chance is FALSE_POSITIVE_RATE.
+    Chance is FALSE_POSITIVE_RATE. The limit is what as many unseen patients exceed with a probability of ALARM_RATE:
+    the members are not resampled, so that a leak of a few of them is not taken for chance.
     """
     order = np.argsort(-scores, kind="stable")
     is_member = real.is_member[order]
@@ -150,58 +178,76 @@ def true_positive_rate(scores: np.ndarray, real: RealPatches, bootstrap: Bootstr
             allowed = suspected <= FALSE_POSITIVE_RATE * suspected[:, -1:]
             return np.where(allowed, found, 0).max(1) / found[:, -1]
 
-    return _resample(measure, real.patients, bootstrap)
+    estimate = _resample(measure, real.patients)
+    others = real.patients[~real.is_member]
+    is_suspected = scores[~real.is_member] > np.quantile(scores[~real.is_member], 1 - FALSE_POSITIVE_RATE)
+    _, codes, counts = np.unique(others, return_inverse=True, return_counts=True)
+    suspected = np.bincount(codes, is_suspected)
+    num_members = len(np.unique(real.patients[real.is_member]))
+    drawn = np.random.default_rng(SEED).integers(len(counts), size=(RESAMPLES, num_members))
+    rates = suspected[drawn].sum(1) / counts[drawn].sum(1)
+    return estimate | {"limit": max(MIN_RATE_LIMIT, float(np.quantile(rates, 1 - ALARM_RATE)))}
 
 
-def _resample(measure, patients: np.ndarray, bootstrap: Bootstrap) -> dict[str, float | None]:
+def _resample(measure: Callable[[np.ndarray], np.ndarray], patients: np.ndarray) -> dict[str, float | None]:
     """Return {value, low, high} of a measure of weights (resamples, n), over resamples of the patients."""
-    weights = intervals.patient_weights(patients, bootstrap.resamples, bootstrap.seed)
+    weights = intervals.patient_weights(patients, RESAMPLES, SEED)
     weights = np.concatenate([np.ones((1, len(patients)), np.float32), weights])
     values = [
         measure(weights[start : start + intervals.CHUNK_SIZE]) for start in range(0, len(weights), intervals.CHUNK_SIZE)
     ]
-    return intervals.percentile_interval(np.concatenate(values), patients, bootstrap.confidence_level)
+    return intervals.percentile_interval(np.concatenate(values), patients, CONFIDENCE_LEVEL)
 
 
 def average_by_patient(scores: np.ndarray, real: RealPatches) -> tuple[np.ndarray, RealPatches]:
-    """Return the mean score of each patient, and the patients as if each were a patch, with the number as values."""
+    """Return the mean score of each patient, and the patients as if each were a patch, with their number as values."""
     names, codes, counts = np.unique(real.patients, return_inverse=True, return_counts=True)
     means = np.bincount(codes, scores) / counts
     is_member = np.bincount(codes, real.is_member) > 0
     return means, RealPatches(counts[:, None].astype(np.float32), names, is_member)
 
 
-def share_nearer_to_members(
-    synthetic: np.ndarray, real: RealPatches, side: int | None, bootstrap: Bootstrap
-) -> dict[str, float | None]:
+def share_nearer_to_members(synthetic: np.ndarray, real: RealPatches, side: int | None) -> dict[str, float | None]:
     """Return {value, low, high} of the share of synthetic patches that are nearer to a member than to a non-member.
 
-    As many members as non-members are compared. Without memorization it is about 0.5. The interval is over patients.
+    As many patients, and patches of each, are members as non-members; without memorization the share is about 0.5. It
+    is the mean over NUM_DRAWS draws. The interval is over patients, by the jackknife: a bootstrap would leave out a
+    third of the patients, and with them the patches that were copied.
 
     Args:
         synthetic: float32, (n, d).
         side: As in `nearest`.
     """
-    rng = np.random.default_rng(bootstrap.seed)
-    groups = [np.flatnonzero(real.is_member == kind) for kind in (True, False)]
-    count = min(map(len, groups))
-    rows = np.sort(np.concatenate([rng.choice(group, count, replace=False) for group in groups]))
-    names = np.unique(real.patients[rows])
-    by_patient = np.stack([
-        nearest(synthetic, real.values[rows[real.patients[rows] == name]], side).distances for name in names
-    ], 1)  # fmt: skip
-    is_member = np.isin(names, real.patients[real.is_member])
-
-    def measure(chosen: np.ndarray) -> float:
-        members, others = by_patient[:, chosen & is_member], by_patient[:, chosen & ~is_member]
-        return float((members.min(1) < others.min(1)).mean())
-
-    everyone = np.ones(len(names), bool)
-    value, without = measure(everyone), np.array([measure(everyone & (names != name)) for name in names])
-    # The jackknife. A bootstrap would leave out a third of the patients, and with them the patches that were copied.
-    error = np.sqrt((len(names) - 1) / len(names) * ((without - without.mean()) ** 2).sum())
-    margin = norm.ppf((1 + bootstrap.confidence_level) / 2) * error
+    rng = np.random.default_rng(SEED)
+    names = [np.unique(real.patients[real.is_member == kind]) for kind in (True, False)]
+    num_pairs = min(map(len, names))
+    rows_of = {name: np.flatnonzero(real.patients == name) for name in np.concatenate(names)}
+    values, errors = [], []
+    for _ in range(NUM_DRAWS):
+        pairs = zip(*(rng.choice(group, num_pairs, replace=False) for group in names), strict=True)
+        by_pair = []  # distances to the member and to the non-member of each pair
+        for pair in pairs:
+            count = min(len(rows_of[name]) for name in pair)
+            chosen = [rng.choice(rows_of[name], count, replace=False) for name in pair]
+            by_pair.append([nearest(synthetic, real.values[rows], side).distances for rows in chosen])
+        distances = np.array(by_pair)  # (pairs, 2, n)
+        without = np.array([
+            _share_nearer_to_first(np.delete(distances, index, 0)) for index in range(num_pairs)
+        ])  # fmt: skip
+        values.append(_share_nearer_to_first(distances))
+        errors.append(np.sqrt((num_pairs - 1) / num_pairs * ((without - without.mean()) ** 2).sum()))
+    value, margin = float(np.mean(values)), norm.ppf((1 + CONFIDENCE_LEVEL) / 2) * float(np.mean(errors))
     return {"value": value, "low": max(0.0, value - margin), "high": min(1.0, value + margin)}
+
+
+def _share_nearer_to_first(distances: np.ndarray) -> float:
+    """Return the share of queries that are nearer to the first kind; half of those at the same distance count.
+
+    Args:
+        distances: float, (pairs, 2, queries).
+    """
+    first, second = distances.min(0)
+    return float((first < second).mean() + (first == second).mean() / 2)
 
 
 class Linkage(NamedTuple):
@@ -209,26 +255,41 @@ class Linkage(NamedTuple):
 
     Attributes:
         patient: Its name; for the owner of the data alone.
-        value: Its mean membership score, in standard deviations of those of unseen patients; `None` if too few
-            patients have MIN_PATIENT_PATCHES patches.
-        limit: What the largest of as many unseen patients reaches with a probability of FAMILY_ERROR.
+        value: Its mean membership score, in standard deviations of those of unseen patients.
+        limit: What the largest of as many unseen patients exceeds with a probability of FAMILY_ERROR.
     """
 
-    patient: str | None
-    value: float | None
-    limit: float | None
+    patient: str
+    value: float
+    limit: float
 
 
-def find_most_exposed_patient(scores: np.ndarray, real: RealPatches) -> Linkage:
-    """Return the training patient with the highest mean membership score, held against unseen patients."""
+def find_most_exposed_patient(scores: np.ndarray, real: RealPatches, num_tests: int = 1) -> Linkage:
+    """Return the training patient with the highest mean membership score, held against unseen patients.
+
+    A patient's mean varies between patients, and with the number of its patches. Patients with fewer than
+    MIN_PATIENT_PATCHES are left out.
+
+    Args:
+        num_tests: Spaces in which this is tested, all of which share FAMILY_ERROR. Defaults to 1.
+
+    Raises:
+        ValueError: If fewer than two unseen patients, or no member, have enough patches.
+    """
     means, patients = average_by_patient(scores, real)
-    has_enough = patients.values[:, 0] >= MIN_PATIENT_PATCHES
+    counts = patients.values[:, 0]
+    has_enough = counts >= MIN_PATIENT_PATCHES
     members, others = (np.flatnonzero(has_enough & (patients.is_member == kind)) for kind in (True, False))
-    if not len(members) or len(others) < intervals.MIN_PATIENTS:
-        return Linkage(None, None, None)
-    spread = means[others].std(ddof=1)
-    deviations = (means[members] - means[others].mean()) / spread
-    # The prediction limit of a further unseen patient, for the largest of all members (Bonferroni).
-    limit = t.ppf(1 - FAMILY_ERROR / len(members), len(others) - 1) * np.sqrt(1 + 1 / len(others))
-    most = int(deviations.argmax())
-    return Linkage(str(patients.patients[members[most]]), float(deviations[most]), float(limit))
+    if not len(members) or len(others) < 2:
+        raise ValueError(f"too few patients. Received: {len(members)} members and {len(others)} unseen patients")
+    codes = np.searchsorted(patients.patients, real.patients)
+    deviations = (scores - means[codes])[np.isin(codes, others)]
+    within = (deviations**2).sum() / max(1, len(deviations) - len(others))
+    center = means[others].mean()
+    between = max(0.0, means[others].var(ddof=1) - (within / counts[others]).mean())
+    errors = np.sqrt(np.maximum(between + within / counts[members], np.finfo(float).tiny))
+    standardized = (means[members] - center) / errors
+    # The prediction limit of a further unseen patient, for the largest of all members in all spaces (Bonferroni).
+    limit = t.ppf(1 - FAMILY_ERROR / (len(members) * num_tests), len(others) - 1) * np.sqrt(1 + 1 / len(others))
+    most = int(standardized.argmax())
+    return Linkage(str(patients.patients[members[most]]), float(standardized[most]), float(limit))

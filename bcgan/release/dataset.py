@@ -1,7 +1,9 @@
 """Write a released data set: PNG files, tensorflow-datasets, tables, a data card and Croissant metadata."""
 
 import json
+import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +27,7 @@ class Identity(NamedTuple):
     license_name: str  # an SPDX identifier or the address of a licence
     creator: str
     class_names: tuple[str, ...]  # in the order of their labels
-    mpp: float  # microns per pixel
+    mpp: float | None  # microns per pixel, if they are known
     seed: int
     generator: dict[str, str]  # SHA-256 of the generator and of what filtered its patches, by file
 
@@ -41,9 +43,23 @@ def write(out: Path, identity: Identity, synthetic: SyntheticSet, audit: dict[st
     Returns:
         The manifest.
     """
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
+    try:
+        manifest = _write_files(part, identity, synthetic, audit, date)
+        if out.exists():
+            out.rmdir()
+        part.chmod(0o755)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return manifest
+
+
+def _write_files(
+    part: Path, identity: Identity, synthetic: SyntheticSet, audit: dict[str, Any], date: str
+) -> dict[str, Any]:
+    """Write all files and return the manifest."""
     table = _write_images(part, identity, synthetic)
     table.drop(columns="role").to_csv(part / TABLE, index=False, float_format="%.6g")
     columns = {"file": "file", "candidate": "candidate"}
@@ -61,9 +77,6 @@ def write(out: Path, identity: Identity, synthetic: SyntheticSet, audit: dict[st
         "patches": len(table), "size": int(synthetic.images.shape[1]), "mpp": identity.mpp, "files": files,
     }  # fmt: skip
     runs.write_json(part / MANIFEST, manifest)
-    if out.exists():
-        out.rmdir()
-    part.rename(out)
     return manifest
 
 
@@ -94,9 +107,11 @@ def data_card(identity: Identity, table: pd.DataFrame, audit: dict[str, Any], da
     """Return the data card as Markdown, with the header that data hubs read."""
     counts = ", ".join(f"{count:,} {name}" for name, count in table["class"].value_counts(sort=False).items())
     header = (
-        f"---\npretty_name: {json.dumps(identity.name)}\nlicense: {json.dumps(identity.license_name)}\n"
+        f"---\npretty_name: {json.dumps(identity.name)}\n{_hub_license(identity.license_name)}\n"
         "task_categories: [image-classification]\ntags: [histopathology, synthetic, gan, breast]\n---\n"
     )
+    scale = f"{identity.mpp:g} microns per pixel" if identity.mpp else "microns per pixel unknown"
+    num_attempts = len(audit["earlier_attempts"]) + 1
     num_real = next(iter(audit["utility"]["networks"].values()))["real_patches"]
     tuned, tuning_text = tables.tuning(audit), ""
     if len(tuned):
@@ -109,13 +124,14 @@ def data_card(identity: Identity, table: pd.DataFrame, audit: dict[str, Any], da
 # {identity.name}
 
 {len(table):,} synthetic patches of breast tissue stained with haematoxylin and eosin ({counts}), made by a generative
-adversarial network. **No patch is an image of a patient.** {USE}
+adversarial network. Every patch was drawn by a
+network. {USE}
 
 | | |
 |---|---|
 | Made by | {identity.creator}, {date}, with bcgan {__version__}, seed {identity.seed} |
 | Licence | {identity.license_name} |
-| Patches | {audit["size"]} pixels a side, {identity.mpp:g} microns per pixel |
+| Patches | {audit["size"]} pixels a side, {scale} |
 | Labels | The class that the generator was asked for, which a classifier of real patches confirmed |
 | Generator | SHA-256 {identity.generator["generator.keras"]} |
 | Trained on | {audit["members"]["patients"]} patients, {audit["members"]["patches"]:,} patches |
@@ -125,17 +141,19 @@ adversarial network. **No patch is an image of a patient.** {USE}
 
 ## Privacy
 
-{audit["removed"]:,} of {audit["candidates"]:,} candidates were removed, because they came nearer to a training patch
-than 99 % of the patches of patients that the generator has not seen. The rest was attacked with patches of the
-{audit["members"]["patients"]} training patients and of {audit["non_members"]["patients"]} unseen ones. Intervals are
-over patients.
+{audit["removed"]:,} of {audit["candidates"]:,} candidates were removed: relative to the patches of patients that the
+generator has not seen, they came nearer to a training patch than 99 % of those patches do. The rest was attacked with
+patches of the {audit["members"]["patients"]} training patients and of {audit["non_members"]["patients"]} unseen ones.
+Features are those of {audit["features"]}. {audit["confidence_level"]:.0%} intervals are over patients. This is attempt
+number {num_attempts} with this generator.
 
 {tables.as_markdown(tables.privacy(audit))}
 
-0.5 is chance for a ROC AUC, and for patches that are nearer to one set than to another. A result beyond its limit
-passes if chance lies in its interval, and fails if the interval reaches {privacy.MAX_UPPER_END:g}, as a leak cannot be
-excluded then. Rows without a limit are for information; the discriminators are not released. **The audit is evidence,
-not a proof: an attack that is not in it may succeed, and no differential privacy is claimed.**
+0.5 is chance for a ROC AUC, and for patches that are nearer to one set than to another. Such a result fails if it is
+more than {privacy.MAX_SHARE - 0.5:.2f} from 0.5 and 0.5 is not in its interval, or if the interval reaches beyond
+{privacy.MAX_UPPER_END:g}, as a leak cannot be excluded then. Rows without a limit are for information; the
+discriminators are not released. **The audit is evidence, not a proof: an attack that is not in it may succeed, and no
+differential privacy is claimed.**
 
 ## Utility
 
@@ -144,6 +162,14 @@ real test patients.
 
 {tables.as_markdown(tables.utility(audit))}
 {tuning_text}"""
+
+
+def _hub_license(name: str) -> str:
+    """Return the lines of the header for a licence: hubs know SPDX names in lower case, and others by name or link."""
+    if re.fullmatch(r"[A-Za-z]+[A-Za-z0-9.+]*(-[A-Za-z0-9.+]+)+", name):
+        return f"license: {name.lower()}"
+    key = "license_link" if name.startswith("http") else "license_name"
+    return f"license: other\n{key}: {json.dumps(name)}"
 
 
 def croissant(identity: Identity, table: pd.DataFrame, table_path: Path, date: str) -> dict[str, Any]:
@@ -157,7 +183,7 @@ def croissant(identity: Identity, table: pd.DataFrame, table_path: Path, date: s
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "license": identity.license_name,
         "citeAs": f"{identity.creator}: {identity.name}, {date}.",
-        "creator": {"@type": "sc:Person", "name": identity.creator},
+        "creator": {"@type": "sc:Organization", "name": identity.creator},
         "datePublished": date,
         "version": "1.0.0",
         "url": "./",

@@ -1,6 +1,6 @@
 """The privacy audit: what a set of synthetic patches gives away about the patients that the generator was trained on.
 
-Training patients are members; validation and test patients, which the generator has not seen, are not. Patches are
+Training patients are members; all other patients of the run, which the generator has not seen, are not. Patches are
 compared by pixels, by features of a network that was trained on no patient, and by stain.
 
 The audit is evidence, not a proof: an attack that is not in it may succeed.
@@ -19,39 +19,27 @@ from bcgan.classify import reference_cnn
 from bcgan.data import batches
 from bcgan.data.rows import ImageRows
 from bcgan.errors import InputError
-from bcgan.evaluate import intervals
 from bcgan.models import weights
 from bcgan.models.efficientnet_lite import has_weights, make_pooled_feature_fn
 from bcgan.preprocess.stain import optical_density
 from bcgan.preprocess.store import Store
 from bcgan.release import attacks
-from bcgan.release.attacks import Bootstrap, RealPatches
+from bcgan.release.attacks import RealPatches, References
 
 SIDE = 16  # pixels, to which patches are reduced where pixels are compared
 SPACES = {"pixels": SIDE, "features": None, "stain": None}  # the side of rows that are images
 PATCH_SPACES = ("pixels", "features")  # in which single patches are recognized; stain is a patient's
-UNSEEN_ROLES = ("validation", "test")
+EITHER_SPACE = "pixels or features"
+MIN_PATIENTS = 20  # members, and as many others, with MIN_PATIENT_PATCHES patches; fewer give any result by chance
 MAX_PATIENT_PATCHES = 100  # of each patient in the attacks, so that no patient is most of them
-CLOSEST_FRACTION = 0.01  # of unseen patients' patches: their largest distance to a training patch is the limit
+CLOSEST_FRACTION = 0.01  # of unseen patients' patches: those that look most like training patches are the limit
+CHUNK_IMAGES = 256  # represented at a time
 MAX_COMPARED = 2000  # synthetic patches whose nearest real patient is found, patient by patient
-# What each check may reach at most; that of `linkage` depends on the number of patients. A result beyond its limit
-# fails if its interval lies above chance: patients differ, so that a few give any value.
-LIMITS = {
-    "removed_fraction": 0.05,
-    "nearer_to_members": 0.55,
-    "membership_patches": 0.55,
-    "true_positive_rate": 0.05,
-    "membership_patients": 0.55,
-}
-CHANCE = {
-    "nearer_to_members": 0.5,
-    "membership_patches": 0.5,
-    "true_positive_rate": attacks.FALSE_POSITIVE_RATE,
-    "membership_patients": 0.5,
-}
+MAX_REMOVED = 0.1  # of the candidates of a class; of unseen patches, about 0.02 are beyond the limits of two spaces
+MAX_SHARE = 0.55  # of patches nearer to members than to others, and of membership ROC AUCs, where 0.5 is chance
 MAX_UPPER_END = 0.75  # of an interval around 0.5: beyond it there are too few patients to exclude a leak
 TITLES = {
-    "removed_fraction": "Candidates too near to a training patch, and removed",
+    "removed_fraction": "Candidates removed, as too near to a training patch",
     "nearer_than_unseen": "Candidates nearer to training patches than unseen patches are",
     "nearer_to_members": "Patches nearer to a training patch than to an unseen one",
     "membership_patches": "Training patches recognised (ROC AUC)",
@@ -60,19 +48,17 @@ TITLES = {
     "linkage": "Most exposed training patient (standard deviations)",
     "loss_of_roc_auc": "Loss of ROC AUC by training on the release",
 }
+TRAIN_DIFFERENTLY = "Train the generator on more patients, with gan.diff_augment, or for fewer steps."
 REMEDIES = {
-    "removed_fraction": "The generator comes close to training patches too often. Train it on more patients, with "
-    "gan.diff_augment, or for fewer steps.",
-    "nearer_to_members": "Train the generator on more patients, with gan.diff_augment, or for fewer steps.",
-    "membership_patches": "Train the generator on more patients, with gan.diff_augment, or for fewer steps.",
-    "true_positive_rate": "Some training patches can be recognised. Train the generator on more patients, with "
-    "gan.diff_augment, or for fewer steps.",
-    "membership_patients": "Train the generator on more patients, with gan.diff_augment, or for fewer steps. If the "
-    "interval is wide, hold out more patients.",
+    "removed_fraction": f"The generator comes close to training patches too often. {TRAIN_DIFFERENTLY}",
+    "nearer_to_members": f"{TRAIN_DIFFERENTLY} If the interval is wide, hold out more patients.",
+    "membership_patches": f"{TRAIN_DIFFERENTLY} If the interval is wide, hold out more patients.",
+    "true_positive_rate": f"Some training patches can be recognised. {TRAIN_DIFFERENTLY}",
+    "membership_patients": f"{TRAIN_DIFFERENTLY} If the interval is wide, hold out more patients.",
     "loss_of_roc_auc": "Networks learn less from these patches than from real ones. Train the GAN for longer or on "
     "more patients, or release more patches.",
-    "linkage": "One training patient stands out; runs/<experiment>/release/audit.json names it. Train the generator "
-    "without that patient, or on more patients.",
+    "linkage": "One training patient stands out; the run's release/audit.json names it. Train the generator without "
+    "that patient, or on more patients.",
 }
 
 
@@ -80,10 +66,10 @@ class Check(NamedTuple):
     """One result of the audit.
 
     Attributes:
-        name: A key of LIMITS, `linkage`, or the name of a result that is for information.
-        space: A key of SPACES, or the network whose score is attacked.
+        name: A key of TITLES.
+        space: A key of SPACES, EITHER_SPACE, or the network that is attacked or trained.
         value, low, high: The result and its interval over patients, `None` where there is none.
-        limit: Largest value that passes; `None` for information.
+        limit: What the result may reach; `None` for information. Where 0.5 is chance, it holds on both sides.
         passed: `None` for information.
     """
 
@@ -100,18 +86,20 @@ class Sets(NamedTuple):
     """The real patches of the audit.
 
     Attributes:
-        training: Every training patch by space, float32, (n, d).
-        unseen: Every patch of UNSEEN_ROLES by space.
+        training: Every training patch, by space of PATCH_SPACES.
+        training_rows: Their rows in the store.
+        halves: The unseen patches of each half of the patients, by space of PATCH_SPACES.
         real: The patches of the attacks by space, at most MAX_PATIENT_PATCHES of a patient.
-        rows: Rows in the store of those patches.
-        training_rows: Rows in the store of `training`.
+        rows: Their rows in the store.
+        stain_scale: By which the numbers of stain in `real` are divided, (6,).
     """
 
-    training: dict[str, np.ndarray]
-    unseen: dict[str, np.ndarray]
+    training: dict[str, References]
+    training_rows: np.ndarray
+    halves: dict[str, tuple[References, References]]
     real: dict[str, RealPatches]
     rows: np.ndarray
-    training_rows: np.ndarray
+    stain_scale: np.ndarray
 
 
 def check_patients(store: Store) -> None:
@@ -119,12 +107,15 @@ def check_patients(store: Store) -> None:
     index = store.index
     if (index["patient"] == index["id"]).all():
         raise InputError("The data name no patient, and the audit is by patients. Use data that name them.")
-    for role_names, kind in ((("train",), "was trained on"), (UNSEEN_ROLES, "has not seen")):
-        count = index["patient"][index["role"].isin(role_names)].nunique()
-        if count < intervals.MIN_PATIENTS:
+    is_member = index["role"] == "train"
+    for is_chosen, kind in ((is_member, "was trained on"), (~is_member, "has not seen")):
+        counts = index["patient"][is_chosen].value_counts()
+        count = int((counts >= attacks.MIN_PATIENT_PATCHES).sum())
+        if count < MIN_PATIENTS:
             raise InputError(
-                f"There are {count} patients that the generator {kind} ({', '.join(role_names)}). The audit compares "
-                f"patients that it was trained on with others, and needs {intervals.MIN_PATIENTS} of each."
+                f"There are {count} patients with {attacks.MIN_PATIENT_PATCHES} patches or more that the generator "
+                f"{kind}. The audit compares patients that it was trained on with others, and needs {MIN_PATIENTS} of "
+                "each: with fewer any result is chance. Hold out more patients, or train on more."
             )
 
 
@@ -132,12 +123,19 @@ def make_feature_fn(root: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str
     """Return the function from uint8 patches to features, (n, d), and the network's name.
 
     It is EfficientNet-Lite2 as trained on ImageNet. Where that is not installed, it is the run's reference CNN, which
-    was trained on the training patients.
+    was trained on the training patients. Features are means over four turns of a patch: the generator was trained on
+    turned patches, and a turned copy is a copy.
     """
     if has_weights("lite2"):
-        return make_pooled_feature_fn("lite2"), "efficientnet_lite2"
-    network = weights.load_model(root / "features" / "reference_cnn.keras")
-    return reference_cnn.make_feature_fn(network), reference_cnn.NETWORK
+        extract, name = make_pooled_feature_fn("lite2"), "efficientnet_lite2"
+    else:
+        extract = reference_cnn.make_feature_fn(weights.load_model(root / "features" / "reference_cnn.keras"))
+        name = reference_cnn.NETWORK
+
+    def extract_turned(images: np.ndarray) -> np.ndarray:
+        return np.mean([extract(np.ascontiguousarray(np.rot90(images, turns, (1, 2)))) for turns in range(4)], 0)
+
+    return extract_turned, name
 
 
 def represent(images: np.ndarray | ImageRows, extract: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
@@ -147,9 +145,11 @@ def represent(images: np.ndarray | ImageRows, extract: Callable[[np.ndarray], np
         images: uint8, (n, size, size, 3).
         extract: From `make_feature_fn`.
     """
-    features = extract(images).astype(np.float32)
-    pixels = batches.map_in_batches(_reduce, images, 256)
-    return {"pixels": pixels, "features": features, "stain": batches.map_in_batches(_stain, images, 256)}
+    parts = [
+        {"pixels": _reduce(chunk), "features": extract(chunk).astype(np.float32), "stain": _stain(chunk)}
+        for chunk in (images[start : start + CHUNK_IMAGES] for start in range(0, len(images), CHUNK_IMAGES))
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in SPACES}
 
 
 def _reduce(images: np.ndarray) -> np.ndarray:
@@ -164,84 +164,117 @@ def _stain(images: np.ndarray) -> np.ndarray:
     return np.concatenate([density.mean(1), density.std(1)], 1).astype(np.float32)
 
 
-def select_rows(store: Store, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return rows of the store: all of training patients, all of unseen ones, and those that the attacks use."""
+def select_rows(store: Store) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of the store: all of training patients, and at most MAX_PATIENT_PATCHES of each unseen patient."""
     index = store.index
-    training, unseen = (np.flatnonzero(index["role"].isin(names)) for names in (("train",), UNSEEN_ROLES))
-    order = np.random.default_rng(seed).permutation(np.concatenate([training, unseen]))
-    rank = index.iloc[order].groupby("patient", sort=False).cumcount().to_numpy()
-    return training, unseen, np.sort(order[rank < MAX_PATIENT_PATCHES])
+    is_member = (index["role"] == "train").to_numpy()
+    capped = _cap_by_patient(index["patient"], np.flatnonzero(~is_member))
+    return np.flatnonzero(is_member), capped
 
 
-def make_sets(store: Store, values: dict[str, np.ndarray], seed: int) -> Sets:
+def _cap_by_patient(patients: pd.Series, rows: np.ndarray) -> np.ndarray:
+    """Return at most MAX_PATIENT_PATCHES of the rows of each patient, drawn at random, in order."""
+    order = np.random.default_rng(attacks.SEED).permutation(rows)
+    rank = patients.iloc[order].groupby(patients.iloc[order], sort=False).cumcount().to_numpy()
+    return np.sort(order[rank < MAX_PATIENT_PATCHES])
+
+
+def make_sets(store: Store, values: dict[str, np.ndarray]) -> Sets:
     """Collect the real patches of the audit.
 
     Args:
         values: From `represent`, of training patches and then of unseen ones, as `select_rows` orders them.
     """
-    training, unseen, rows = select_rows(store, seed)
-    position = {row: index for index, row in enumerate(np.concatenate([training, unseen]))}
-    selected = np.array([position[row] for row in rows])
-    patients, roles = (store.index[column].to_numpy()[rows] for column in ("patient", "role"))
-    real = {name: RealPatches(space[selected], patients, roles == "train") for name, space in values.items()}
-    first = {name: space[: len(training)] for name, space in values.items()}
-    rest = {name: space[len(training) :] for name, space in values.items()}
-    return Sets(first, rest, real, rows, training)
+    training, unseen = select_rows(store)
+    patients = store.index["patient"]
+    members = _cap_by_patient(patients, training)
+    selected = np.concatenate([np.searchsorted(training, members), len(training) + np.arange(len(unseen))])
+    rows = np.concatenate([members, unseen])
+    is_member = np.arange(len(rows)) < len(members)
+    scale = values["stain"][len(training) :].std(0) + attacks.MIN_DISTANCE  # its numbers vary by different amounts
+    real = {
+        name: RealPatches(space[selected] / (scale if name == "stain" else 1), patients.to_numpy()[rows], is_member)
+        for name, space in values.items()
+    }
+    in_first = attacks.halve_patients(real["stain"])
+    halves = {
+        name: tuple(attacks.prepare(real[name].values[~is_member & half]) for half in (in_first, ~in_first))
+        for name in PATCH_SPACES
+    }
+    references = {name: attacks.prepare(values[name][: len(training)]) for name in PATCH_SPACES}
+    return Sets(references, training, halves, real, rows, scale)
 
 
 class Proximity(NamedTuple):
-    """How near a synthetic patch may be to a training patch."""
+    """How much unseen patients' patches look like training patches, by space of PATCH_SPACES.
 
-    limits: dict[str, float]  # by space of PATCH_SPACES
-    unseen_distances: dict[str, np.ndarray]  # of unseen patients' patches to the nearest training patch
+    Attributes:
+        limits: The score of `measure_proximity` that CLOSEST_FRACTION of them exceed.
+        distances: Of each to the nearest training patch.
+    """
+
+    limits: dict[str, float]
+    distances: dict[str, np.ndarray]
 
 
 def fit_proximity(sets: Sets) -> Proximity:
-    """Return the limits: the distance of the nearest CLOSEST_FRACTION of unseen patients' patches."""
-    distances = {
-        name: attacks.nearest(sets.unseen[name], sets.training[name], SPACES[name]).distances for name in PATCH_SPACES
-    }
-    limits = {name: float(np.quantile(values, CLOSEST_FRACTION)) for name, values in distances.items()}
+    """Measure unseen patients' patches, each half of the patients against the other half."""
+    limits, distances = {}, {}
+    for name in PATCH_SPACES:
+        real, side = sets.real[name], SPACES[name]
+        in_first = attacks.halve_patients(real)
+        scores, found = [], []
+        for half, others in zip((in_first, ~in_first), reversed(sets.halves[name]), strict=True):
+            values = real.values[~real.is_member & half]
+            found.append(attacks.nearest(values, sets.training[name], side).distances)
+            scores.append(attacks.log_ratio(found[-1], attacks.nearest(values, others, side).distances))
+        limits[name] = float(np.quantile(np.concatenate(scores), 1 - CLOSEST_FRACTION))
+        distances[name] = np.concatenate(found)
     return Proximity(limits, distances)
 
 
 def measure_proximity(sets: Sets, synthetic: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Return each synthetic patch's distance to the nearest training patch, and that patch's row in the store.
+    """Measure how near synthetic patches are to training patches.
 
-    Columns: distance_<space> and row_<space> for each of PATCH_SPACES.
+    Returns:
+        A row for each patch. By space of PATCH_SPACES: distance_<space> to the nearest training patch, row_<space>,
+        that patch's row in the store, and score_<space>, the logarithm of the distance to the nearest unseen patch
+        divided by it. Patches alternate between the two halves of the unseen patients.
     """
     columns = {}
     for name in PATCH_SPACES:
-        found = attacks.nearest(synthetic[name], sets.training[name], SPACES[name])
-        columns |= {f"distance_{name}": found.distances, f"row_{name}": sets.training_rows[found.indices]}
+        side = SPACES[name]
+        found = attacks.nearest(synthetic[name], sets.training[name], side)
+        unseen = np.empty(len(synthetic[name]))
+        for first, half in enumerate(sets.halves[name]):
+            unseen[first::2] = attacks.nearest(synthetic[name][first::2], half, side).distances
+        columns |= {
+            f"distance_{name}": found.distances, f"row_{name}": sets.training_rows[found.indices],
+            f"score_{name}": attacks.log_ratio(found.distances, unseen),
+        }  # fmt: skip
     return pd.DataFrame(columns)
 
 
 def is_too_near(measured: pd.DataFrame, limits: dict[str, float]) -> np.ndarray:
-    """Return which patches of `measure_proximity` are removed: nearer than a limit in any space; bool, (n,)."""
-    return np.any([measured[f"distance_{name}"] <= limit for name, limit in limits.items()], 0)
+    """Return which patches of `measure_proximity` are removed: beyond the limit in any space; bool, (n,)."""
+    return np.any([measured[f"score_{name}"] > limit for name, limit in limits.items()], 0)
 
 
 def check_proximity(candidates: pd.DataFrame, proximity: Proximity) -> list[Check]:
-    """Return, by space, how many candidates are too near to a training patch, and how near they are as a whole.
+    """Return how many candidates are too near to a training patch, and by space how near they are as a whole.
 
     The fraction that is too near is that of the class in which it is largest.
 
     Args:
-        candidates: From `measure_proximity`, of all patches that the quality filter accepted.
+        candidates: `label`, and the columns of `measure_proximity`, of all patches that the quality filter accepted.
     """
-    checks = []
-    for name in PATCH_SPACES:
-        is_near = candidates[f"distance_{name}"] <= proximity.limits[name]
-        removed = float(is_near.groupby(candidates["label"]).mean().max())
-        checks += [
-            _check("removed_fraction", name, {"value": removed}),
-            _compare_with_unseen(name, candidates, proximity),
-        ]
-    return checks
+    is_near = pd.Series(is_too_near(candidates, proximity.limits))
+    removed = float(is_near.groupby(candidates["label"].to_numpy()).mean().max())
+    first = Check("removed_fraction", EITHER_SPACE, removed, limit=MAX_REMOVED, passed=removed <= MAX_REMOVED)
+    return [first, *(_compare_with_unseen(name, candidates, proximity) for name in PATCH_SPACES)]
 
 
-def attack(sets: Sets, synthetic: dict[str, np.ndarray], bootstrap: Bootstrap) -> tuple[list[Check], str | None]:
+def attack(sets: Sets, synthetic: dict[str, np.ndarray]) -> tuple[list[Check], str]:
     """Attack a set of synthetic patches.
 
     Args:
@@ -250,48 +283,40 @@ def attack(sets: Sets, synthetic: dict[str, np.ndarray], bootstrap: Bootstrap) -
     Returns:
         The checks, and the training patient that stands out most, for the owner of the data.
     """
-    rng = np.random.default_rng(bootstrap.seed)
+    rng = np.random.default_rng(attacks.SEED)
     compared = rng.permutation(len(synthetic["pixels"]))[:MAX_COMPARED]
     checks: list[Check] = []
-    exposed: tuple[float, str | None] = (-np.inf, None)
+    exposed: list[tuple[float, str]] = []
     for name, side in SPACES.items():
-        real, rows = sets.real[name], synthetic[name]
-        if name == "stain":  # its numbers vary by different amounts
-            scale = real.values[~real.is_member].std(0) + attacks.MIN_DISTANCE
-            real, rows = real._replace(values=real.values / scale), rows / scale
-        distances = attacks.nearest(real.values, rows, side).distances
-        scores = attacks.score_membership(distances, real, side, bootstrap.seed)
+        real, rows = sets.real[name], synthetic[name] / (sets.stain_scale if name == "stain" else 1)
+        scores = attacks.score_membership(rows, real, side)
         if name in PATCH_SPACES:
+            rate = attacks.true_positive_rate(scores, real)
             checks += [
-                _check(
-                    "nearer_to_members", name, attacks.share_nearer_to_members(rows[compared], real, side, bootstrap)
-                ),
-                _check("membership_patches", name, attacks.roc_auc(scores, real, bootstrap)),
-                _check("true_positive_rate", name, attacks.true_positive_rate(scores, real, bootstrap)),
+                _two_sided("nearer_to_members", name, attacks.share_nearer_to_members(rows[compared], real, side)),
+                _two_sided("membership_patches", name, attacks.roc_auc(scores, real)),
+                Check("true_positive_rate", name, **rate, passed=rate["value"] <= rate["limit"]),
             ]
-        by_patient = attacks.roc_auc(*attacks.average_by_patient(scores, real), bootstrap)
-        linkage = attacks.find_most_exposed_patient(scores, real)
-        passed = linkage.value is not None and linkage.value <= linkage.limit
+        by_patient = attacks.roc_auc(*attacks.average_by_patient(scores, real))
+        linkage = attacks.find_most_exposed_patient(scores, real, len(SPACES))
         checks += [
-            _check("membership_patients", name, by_patient),
-            Check("linkage", name, linkage.value, limit=linkage.limit, passed=passed),
+            _two_sided("membership_patients", name, by_patient),
+            Check("linkage", name, linkage.value, limit=linkage.limit, passed=linkage.value <= linkage.limit),
         ]
-        if linkage.value is not None:
-            exposed = max(exposed, (linkage.value - linkage.limit, linkage.patient))
-    return checks, exposed[1]
+        exposed.append((linkage.value - linkage.limit, linkage.patient))
+    return checks, max(exposed)[1]
 
 
-def _check(name: str, space: str, estimate: dict[str, float | None]) -> Check:
-    """Hold a result against its limit."""
-    value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
-    if name not in CHANCE:
-        passed = value is not None and value <= LIMITS[name]
-    elif low is None:  # nothing is known
-        passed = False
-    else:
-        is_leak = value > LIMITS[name] and low > CHANCE[name]
-        passed = not is_leak and (CHANCE[name] < 0.5 or high <= MAX_UPPER_END)
-    return Check(name, space, value, low, high, LIMITS[name], bool(passed))
+def _two_sided(name: str, space: str, estimate: dict[str, float | None]) -> Check:
+    """Hold a result whose chance is 0.5 against MAX_SHARE, on both sides: an attacker may turn the score around.
+
+    A result beyond the limit passes if chance lies in its interval: patients differ, so that a few give any value.
+    """
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    if low is None:  # nothing is known
+        return Check(name, space, value, low, high, MAX_SHARE, passed=False)
+    is_leak = abs(value - 0.5) > MAX_SHARE - 0.5 and not low <= 0.5 <= high
+    return Check(name, space, value, low, high, MAX_SHARE, bool(high <= MAX_UPPER_END and not is_leak))
 
 
 def _compare_with_unseen(name: str, candidates: pd.DataFrame, proximity: Proximity) -> Check:
@@ -301,12 +326,12 @@ def _compare_with_unseen(name: str, candidates: pd.DataFrame, proximity: Proximi
     """
     from scipy.stats import mannwhitneyu
 
-    synthetic, unseen = candidates[f"distance_{name}"], proximity.unseen_distances[name]
+    synthetic, unseen = candidates[f"distance_{name}"], proximity.distances[name]
     larger = mannwhitneyu(unseen, synthetic).statistic / (len(synthetic) * len(unseen))
     return Check("nearer_than_unseen", name, float(larger))
 
 
-def attack_discriminators(root: Path, store: Store, sets: Sets, num_classes: int, bootstrap: Bootstrap) -> list[Check]:
+def attack_discriminators(root: Path, store: Store, sets: Sets, num_classes: int) -> list[Check]:
     """Return what the scores of the GAN's discriminators tell of training patients (LOGAN, Hayes et al. 2019).
 
     The discriminators are not released; these results say what leaks if they were.
@@ -317,13 +342,11 @@ def attack_discriminators(root: Path, store: Store, sets: Sets, num_classes: int
     if path.exists() and has_weights("lite0"):
         images = store.images.select(sets.rows)
         scores["projected_discriminator"] = _projected_scores(weights.load_model(path), images, num_classes)
-    real = sets.real["stain"]
-    checks = []
+    real, checks = sets.real["stain"], []
     for name, values in scores.items():
-        checks.append(Check("membership_patches", name, **attacks.roc_auc(values, real, bootstrap)))
-        checks.append(
-            Check("membership_patients", name, **attacks.roc_auc(*attacks.average_by_patient(values, real), bootstrap))
-        )
+        by_patient = attacks.roc_auc(*attacks.average_by_patient(values, real))
+        checks.append(Check("membership_patches", name, **attacks.roc_auc(values, real)))
+        checks.append(Check("membership_patients", name, **by_patient))
     return checks
 
 
@@ -355,9 +378,9 @@ def describe_failures(checks: list[Check]) -> list[str]:
     for check in checks:
         if check.passed is False:
             value = "not defined" if check.value is None else f"{check.value:.3f}"
-            limit = "not defined" if check.limit is None else f"{check.limit:.3f}"
             interval = "" if check.high is None else f" ({check.low:.3f} to {check.high:.3f})"
             sentences.append(
-                f"{TITLES[check.name]}, by {check.space}: {value}{interval}, at most {limit}. {REMEDIES[check.name]}"
+                f"{TITLES[check.name]}, by {check.space.replace('_', ' ')}: {value}{interval}, at most "
+                f"{check.limit:.3f}. {REMEDIES[check.name]}"
             )
     return sentences

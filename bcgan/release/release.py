@@ -1,12 +1,13 @@
 """`bcgan release`: generate a set of synthetic patches, audit it, and write it only if the audit passes.
 
 runs/<experiment>/release/ has what is for the owner of the data alone: audit.json, which names the training patient
-that stands out most, and pictures of the closest pairs of a synthetic and a training patch.
+that stands out most, pictures of the closest pairs of a synthetic and a training patch, and attempts.json, the result
+of every attempt, so that a set cannot be drawn until one passes without a trace.
 """
 
 import hashlib
+import os
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,17 +19,22 @@ from bcgan.classify.train import Patches
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 from bcgan.predict import sample
-from bcgan.predict.export import model_scale
+from bcgan.predict.export import check_one_scale, model_scale
 from bcgan.preprocess import store
 from bcgan.preprocess.images import encode_png
 from bcgan.progress import log
-from bcgan.release import dataset, privacy, synthesis, utility
-from bcgan.release.attacks import Bootstrap
+from bcgan.release import attacks, dataset, privacy, synthesis, utility
 
 FOLDER = "release"  # in a run's folder
-AUDIT = "audit.json"
+AUDIT, ATTEMPTS = "audit.json", "attempts.json"
 NUM_PAIRS, PAIR_GAP = 16, 2  # closest pairs in a picture, and pixels between them
 MIN_PATCHES = 100  # of each class: with fewer, quantiles of 1 % say nothing
+# Files of the run that a release depends on.
+INPUTS = {
+    "preprocess": ("patches.npy", "index.csv"),
+    "gan": ("generator.keras",),
+    "features": ("reference_cnn.keras", "quality_filter.npz"),
+}
 
 
 class Request(NamedTuple):
@@ -37,7 +43,21 @@ class Request(NamedTuple):
     number: int  # of patches
     license_name: str
     creator: str
-    seed: int
+    seed: int  # of the patches; the audit has its own
+
+
+class Audit(NamedTuple):
+    """The results of an audit.
+
+    Attributes:
+        results: As JSON, without names of patients.
+        exposed_patient: The training patient that stands out most; `None` if the attacks were not made.
+        failures: A sentence for each failed check.
+    """
+
+    results: dict[str, Any]
+    exposed_patient: str | None
+    failures: list[str]
 
 
 def release(experiment: Experiment, root: Path, request: Request, out: Path) -> dict[str, Any]:
@@ -57,61 +77,55 @@ def release(experiment: Experiment, root: Path, request: Request, out: Path) -> 
     """
     out = out.resolve()
     patches = store.load(root / "preprocess")
-    _check(request, out, patches, experiment.num_classes)
+    _check(request, out, patches, experiment)
+    folder = root / FOLDER
+    folder.mkdir(exist_ok=True)
+    (folder / AUDIT).unlink(missing_ok=True)  # of another request
     xla = machine.configure(experiment)
     bundle = sample.load(experiment.name)
-    bootstrap = Bootstrap(experiment.evaluate.bootstrap_samples, experiment.evaluate.confidence_level, request.seed)
-    cache, inputs = Cache(root, FOLDER), _input_digests(root)
+    cache, inputs = Cache(root, FOLDER), input_digests(root)
     extract, network_name = privacy.make_feature_fn(root)
-    log.info("release: %s's features of real patches", network_name)
-    sets = _load_sets(cache, inputs, patches, extract, network_name, request.seed)
+    sets = _load_sets(cache, inputs, patches, extract, network_name)
+    log.info("release: distances of unseen patients' patches")
     proximity = privacy.fit_proximity(sets)
     counts = synthesis.count_by_class(request.number, experiment.num_classes)
     settings = {"counts": counts, "seed": request.seed, "limits": proximity.limits, "features": network_name}
 
-    def generate(folder: Path) -> None:
-        synthesis.save(synthesis.generate(bundle, counts, request.seed, sets, proximity.limits, extract), folder)
+    def generate(target: Path) -> None:
+        made = synthesis.generate(bundle, counts, request.seed, sets, proximity.limits, extract)
+        synthesis.save(made, target)
 
     synthetic = synthesis.load(cache.get_or_build("patches", settings, inputs, generate))
-    folder = root / FOLDER
-    folder.mkdir(exist_ok=True)
     _write_closest_pairs(folder, synthetic, patches)
-    checks, exposed = privacy.check_proximity(synthetic.candidates, proximity), None
-    if len(synthetic.images) == request.number:
-        log.info("release: attacks on %d patches", request.number)
-        attacked, exposed = privacy.attack(sets, synthetic.values, bootstrap)
-        checks += attacked + privacy.attack_discriminators(root, patches, sets, experiment.num_classes, bootstrap)
-    is_removed = privacy.is_too_near(synthetic.candidates, proximity.limits)
-    results: dict[str, Any] = {
-        "bcgan": __version__, "number": request.number, "seed": request.seed, "size": int(synthetic.images.shape[1]),
-        "generator": bundle.digests, "features": network_name, "removed": int(is_removed.sum()),
-        "candidates": len(is_removed), "privacy": privacy.as_json(checks), "utility": None,
+    earlier = _read_attempts(folder, inputs, request)
+    audit = _attack(experiment, root, patches, sets, proximity, synthetic)
+    facts = {
+        "bcgan": __version__, "inputs": inputs, "number": request.number, "seed": request.seed,
+        "size": int(synthetic.images.shape[1]), "generator": bundle.digests, "features": network_name,
+        "confidence_level": attacks.CONFIDENCE_LEVEL, "resamples": attacks.RESAMPLES, "earlier_attempts": earlier,
         **_describe_patients(patches, sets),
     }  # fmt: skip
-    failures = privacy.describe_failures(checks)
-    if not failures:
-        labels = synthetic.table["label"].to_numpy()
-        inputs |= {"release": hashlib.sha256(synthetic.images.tobytes()).hexdigest()}
-        task = utility.Task(experiment, root, patches, cache, inputs, xla)
-        results["utility"] = utility.measure(task, Patches(synthetic.images, labels), bootstrap)
-        usefulness = utility.checks(results["utility"])
-        results["utility"]["checks"] = privacy.as_json(usefulness)
-        failures = privacy.describe_failures(usefulness)
-    results["passed"] = not failures
-    runs.write_json(folder / AUDIT, results | {"most_exposed_patient": exposed})
-    if failures:
+    if not audit.failures:
+        task = utility.Task(experiment, root, patches, cache, inputs | _digest(synthetic.images), xla)
+        audit = _add_utility(audit, task, synthetic)
+    results = facts | audit.results | {"passed": not audit.failures}
+    _append_attempt(folder, inputs, {"number": request.number, "seed": request.seed, "passed": results["passed"]})
+    if results["passed"]:
+        mpp = model_scale(experiment, patches.index, experiment.data.size).mpp
+        identity = dataset.Identity(
+            f"{experiment.name}-synthetic", request.license_name, request.creator, experiment.data.class_names, mpp,
+            request.seed, bundle.digests,
+        )  # fmt: skip
+        dataset.write(out, identity, synthetic, results, time.strftime("%Y-%m-%d"))
+    runs.write_json(folder / AUDIT, results | {"most_exposed_patient": audit.exposed_patient})
+    if audit.failures:
         raise WorkError(
-            f"The audit failed, and {out} was not written. {' '.join(failures)} All results: {folder / AUDIT}"
+            f"The audit failed, and {out} was not written. {' '.join(audit.failures)} All results: {folder / AUDIT}"
         )
-    identity = dataset.Identity(
-        f"{experiment.name}-synthetic", request.license_name, request.creator, experiment.data.class_names,
-        model_scale(experiment, patches.index, experiment.data.size).mpp, request.seed, bundle.digests,
-    )  # fmt: skip
-    dataset.write(out, identity, synthetic, results, time.strftime("%Y-%m-%d"))
     return results
 
 
-def _check(request: Request, out: Path, patches: store.Store, num_classes: int) -> None:
+def _check(request: Request, out: Path, patches: store.Store, experiment: Experiment) -> None:
     """Check a request before anything is generated.
 
     Raises:
@@ -120,6 +134,7 @@ def _check(request: Request, out: Path, patches: store.Store, num_classes: int) 
     for option, text in (("--license", request.license_name), ("--creator", request.creator)):
         if not text.strip() or not text.isprintable():
             raise InputError(f"{option} {text!r} is empty or has a line break. Write one line, such as CC-BY-4.0.")
+    num_classes = experiment.num_classes
     if request.number < MIN_PATCHES * num_classes:
         raise InputError(
             f"--number {request.number}: the audit needs {MIN_PATCHES} patches of each class. Ask for "
@@ -127,71 +142,143 @@ def _check(request: Request, out: Path, patches: store.Store, num_classes: int) 
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder. Choose another with --out.")
+    parent = next(folder for folder in out.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{out} cannot be written: {parent} takes no files from this user. Choose another with --out.")
     privacy.check_patients(patches)
+    check_one_scale(experiment, patches.index)
 
 
-def _input_digests(root: Path) -> dict[str, str]:
+def input_digests(root: Path) -> dict[str, str]:
     """Return the SHA-256 of the files of the run that a release depends on, by name."""
     return {
-        f"{stage}/{file}": digest
-        for stage in ("preprocess", "gan", "features")
-        for file, digest in runs.read_json(root / stage / MANIFEST)["outputs"].items()
-        if file in ("patches.npy", "index.csv", "generator.keras", "reference_cnn.keras", "quality_filter.npz")
+        f"{stage}/{file}": runs.read_json(root / stage / MANIFEST)["outputs"][file]
+        for stage, files in INPUTS.items()
+        for file in files
     }
 
 
-def _load_sets(
-    cache: Cache, inputs: dict[str, str], patches: store.Store, extract, network_name: str, seed: int
-) -> privacy.Sets:
+def _digest(images: np.ndarray) -> dict[str, str]:
+    """Return the SHA-256 of the released patches, as a further input of the networks that are trained on them."""
+    return {"release": hashlib.sha256(images.tobytes()).hexdigest()}
+
+
+def _load_sets(cache: Cache, inputs: dict[str, str], patches: store.Store, extract, network_name: str) -> privacy.Sets:
     """Return the real patches of the audit; their representation is computed once."""
-    training, unseen, _ = privacy.select_rows(patches, seed)
-    rows = np.concatenate([training, unseen])
+    rows = np.concatenate(privacy.select_rows(patches))
 
     def build(folder: Path) -> None:
+        log.info("release: features of %d real patches by %s", len(rows), network_name)
         np.savez(folder / "real.npz", **privacy.represent(patches.images.select(rows), extract))
 
-    settings = {"features": network_name, "side": privacy.SIDE}
+    settings = {"features": network_name, "side": privacy.SIDE, "patient_patches": privacy.MAX_PATIENT_PATCHES}
     folder = cache.get_or_build("real-patches", settings, inputs, build)
-    return privacy.make_sets(patches, runs.read_arrays(folder / "real.npz"), seed)
+    return privacy.make_sets(patches, runs.read_arrays(folder / "real.npz"))
+
+
+def _attack(
+    experiment: Experiment,
+    root: Path,
+    patches: store.Store,
+    sets: privacy.Sets,
+    proximity: privacy.Proximity,
+    synthetic: synthesis.SyntheticSet,
+) -> Audit:
+    """Make the checks of privacy; the attacks only if enough candidates were left."""
+    checks, exposed = privacy.check_proximity(synthetic.candidates, proximity), None
+    if checks[0].passed:
+        log.info("release: attacks on %d patches", len(synthetic.images))
+        attacked, exposed = privacy.attack(sets, synthetic.values)
+        checks += attacked + privacy.attack_discriminators(root, patches, sets, experiment.num_classes)
+    results = {
+        "removed": len(synthetic.removed), "candidates": len(synthetic.candidates),
+        "privacy": privacy.as_json(checks), "utility": None,
+    }  # fmt: skip
+    return Audit(results, exposed, privacy.describe_failures(checks))
+
+
+def _add_utility(audit: Audit, task: utility.Task, synthetic: synthesis.SyntheticSet) -> Audit:
+    """Add what the set is worth to an audit."""
+    measured = utility.measure(task, Patches(synthetic.images, synthetic.table["label"].to_numpy()))
+    checks = utility.checks(measured)
+    results = audit.results | {"utility": measured | {"checks": privacy.as_json(checks)}}
+    return audit._replace(results=results, failures=privacy.describe_failures(checks))
 
 
 def _describe_patients(patches: store.Store, sets: privacy.Sets) -> dict[str, dict[str, int]]:
     """Return the numbers of patients and patches that the generator was trained on, and of those that attacked it."""
     index = patches.index
-    groups = {"members": index["role"] == "train", "non_members": index["role"].isin(privacy.UNSEEN_ROLES)}
-    is_compared = np.isin(np.arange(len(index)), sets.rows)
+    is_member, is_compared = index["role"] == "train", np.isin(np.arange(len(index)), sets.rows)
     return {
         name: {
             "patients": int(index["patient"][chosen].nunique()), "patches": int(chosen.sum()),
             "compared_patches": int((chosen & is_compared).sum()),
         }
-        for name, chosen in groups.items()
+        for name, chosen in (("members", is_member), ("non_members", ~is_member))
     }  # fmt: skip
 
 
+def _read_attempts(folder: Path, inputs: dict[str, str], request: Request) -> list[dict[str, Any]]:
+    """Return number, seed and result of every other attempt with the same files of the run."""
+    this = (request.number, request.seed)
+    return [
+        attempt["request"]
+        for attempt in _read_all_attempts(folder)
+        if attempt["inputs"] == inputs and (attempt["request"]["number"], attempt["request"]["seed"]) != this
+    ]
+
+
+def _append_attempt(folder: Path, inputs: dict[str, str], result: dict[str, Any]) -> None:
+    """Note the result of an attempt, once."""
+    attempts, attempt = _read_all_attempts(folder), {"inputs": inputs, "request": result}
+    if attempt not in attempts:
+        runs.write_json(folder / ATTEMPTS, [*attempts, attempt])
+
+
+def _read_all_attempts(folder: Path) -> list[dict[str, Any]]:
+    """Return the inputs and the result of every attempt."""
+    path = folder / ATTEMPTS
+    return runs.read_json(path) if path.exists() else []
+
+
 def _write_closest_pairs(folder: Path, synthetic: synthesis.SyntheticSet, patches: store.Store) -> None:
-    """Write closest_<space>.png: above, the synthetic patches nearest to a training patch; below, that patch."""
-    if not len(synthetic.images):
-        return
+    """Write closest_<space>.png: above, the patches nearest to a training patch, removed ones first; below, that patch.
+
+    The training patch is turned as it resembles the synthetic one most.
+    """
+    images = np.concatenate([synthetic.removed_images, synthetic.images])
     for space in privacy.PATCH_SPACES:
-        order = np.argsort(synthetic.table[f"distance_{space}"].to_numpy())[:NUM_PAIRS]
-        real = patches.images[synthetic.table[f"row_{space}"].to_numpy()[order]]
-        pad = partial(np.pad, pad_width=((0, 0), (0, PAIR_GAP), (0, PAIR_GAP), (0, 0)), constant_values=255)
-        rows = [np.concatenate(list(pad(images)), 1) for images in (synthetic.images[order], real)]
-        (folder / f"closest_{space}.png").write_bytes(encode_png(np.concatenate(rows, 0)))
+        score, row = (
+            np.concatenate([table[f"{name}_{space}"].to_numpy() for table in (synthetic.removed, synthetic.table)])
+            for name in ("score", "row")
+        )
+        order = np.argsort(-score)[:NUM_PAIRS]
+        pairs = [_pad(np.concatenate(_turn_alike(images[index], patches.images[row[index]]))) for index in order]
+        (folder / f"closest_{space}.png").write_bytes(encode_png(np.concatenate(pairs, 1)))
+
+
+def _turn_alike(image: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a patch with a gap below, and a real patch in the orientation that is most like it."""
+    views = [view.reshape(real.shape) for view in attacks.orientations(real[None].reshape(1, -1), len(real))]
+    differences = [np.abs(view.astype(int) - image).sum() for view in views]
+    return np.pad(image, ((0, PAIR_GAP), (0, 0), (0, 0)), constant_values=255), views[int(np.argmin(differences))]
+
+
+def _pad(image: np.ndarray) -> np.ndarray:
+    """Add a gap on the right."""
+    return np.pad(image, ((0, 0), (0, PAIR_GAP), (0, 0)), constant_values=255)
 
 
 def describe(results: dict[str, Any]) -> str:
-    """Return the audit's results in a few lines."""
-    by_name = {(check["name"], check["space"]): check for check in results["privacy"]}
+    """Return the results of an audit that passed in a few lines."""
     lines = [f"{results['removed']:,} of {results['candidates']:,} candidates were too near to a training patch"]
     for name in ("membership_patches", "membership_patients"):
         texts = [
-            f"{check['value']:.3f} ({check['low']:.3f} to {check['high']:.3f}) by {space}"
-            for (other, space), check in by_name.items()
-            if other == name and check["passed"] is not None
+            f"{check['value']:.3f} ({check['low']:.3f} to {check['high']:.3f}) by {check['space']}"
+            for check in results["privacy"]
+            if check["name"] == name and check["passed"] is not None
         ]
-        lines.append(f"{name.replace('_', ' ')}, ROC AUC (0.5 is chance): {', '.join(texts)}")
+        lines.append(f"{privacy.TITLES[name]}, 0.5 is chance: {', '.join(texts)}")
     for name, network in results["utility"]["networks"].items():
         released, real = (network[kind]["roc_auc"]["value"] for kind in ("released", "real"))
         lines.append(f"{name}, test ROC AUC: trained on the release {released:.3f}, on real patches {real:.3f}")

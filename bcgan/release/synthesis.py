@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from bcgan import progress
+from bcgan import progress, runs
 from bcgan.errors import WorkError
 from bcgan.gan.quality_filter import RESULTS
 from bcgan.predict.sample import MAX_TRIES_PER_PATCH, NUM_CANDIDATES, GeneratorBundle, iterate_candidates
 from bcgan.release import privacy
 
 # Of a class: with so many accepted candidates, and this fraction of them too near, the audit cannot pass any more.
-MIN_JUDGED, HOPELESS_FRACTION = 500, 2 * privacy.LIMITS["removed_fraction"]
+MIN_JUDGED, HOPELESS_FRACTION = 500, 2 * privacy.MAX_REMOVED
 PATCHES, TABLE, CANDIDATES = "patches.npz", "patches.csv", "candidates.csv"
 
 
@@ -26,13 +26,18 @@ class SyntheticSet(NamedTuple):
         values: The patches by space, from `privacy.represent`.
         table: One row for each patch: label, candidate (its number among those of its class), confidence, filter
             distance, and the columns of `privacy.measure_proximity`.
-        candidates: label and the columns of `privacy.measure_proximity`, of every patch that the filter accepted.
+        candidates: label, is_removed and the columns of `privacy.measure_proximity`, of every patch that the quality
+            filter accepted.
+        removed_images: uint8, (n, size, size, 3). Patches that were removed, for the owner of the data.
+        removed: Rows of `candidates` of those patches.
     """
 
     images: np.ndarray
     values: dict[str, np.ndarray]
     table: pd.DataFrame
     candidates: pd.DataFrame
+    removed_images: np.ndarray
+    removed: pd.DataFrame
 
 
 def count_by_class(number: int, num_classes: int) -> list[int]:
@@ -64,6 +69,7 @@ def generate(
     """
     parts: list[tuple[np.ndarray, dict[str, np.ndarray], pd.DataFrame]] = []
     candidates: list[pd.DataFrame] = []
+    removed: list[np.ndarray] = []
     with progress.bar(sum(counts), "release", "patch") as bar:
         for label, count in enumerate(counts):
             missing, num_near, num_judged = count, 0, 0
@@ -82,9 +88,10 @@ def generate(
                     continue
                 values = privacy.represent(images[accepted], extract)
                 measured = privacy.measure_proximity(sets, values).assign(label=label)
-                candidates.append(measured)
                 is_near = privacy.is_too_near(measured, limits)
                 num_near, num_judged = num_near + is_near.sum(), num_judged + len(is_near)
+                removed.append(images[accepted[is_near]])
+                candidates.append(measured.assign(is_removed=is_near))
                 kept = np.flatnonzero(~is_near)[:missing]
                 table = filtered.iloc[accepted[kept]][["confidence", "distance"]].reset_index(drop=True)
                 table = table.join(measured.iloc[kept].reset_index(drop=True))
@@ -93,23 +100,28 @@ def generate(
                 missing -= len(kept)
                 bar.update(len(kept))
     images, values, tables = zip(*parts, strict=True)
+    all_candidates = pd.concat(candidates, ignore_index=True)
     return SyntheticSet(
         np.concatenate(images),
         {name: np.concatenate([part[name] for part in values]) for name in values[0]},
         pd.concat(tables, ignore_index=True),
-        pd.concat(candidates, ignore_index=True),
+        all_candidates,
+        np.concatenate(removed),
+        all_candidates[all_candidates["is_removed"]],
     )
 
 
 def save(synthetic: SyntheticSet, folder: Path) -> None:
     """Write the set to a folder."""
-    np.savez(folder / PATCHES, images=synthetic.images, **synthetic.values)
+    np.savez(folder / PATCHES, images=synthetic.images, removed=synthetic.removed_images, **synthetic.values)
     synthetic.table.to_csv(folder / TABLE, index=False)
     synthetic.candidates.to_csv(folder / CANDIDATES, index=False)
 
 
 def load(folder: Path) -> SyntheticSet:
     """Read what `save` wrote."""
-    with np.load(folder / PATCHES) as saved:
-        values = {name: saved[name] for name in privacy.SPACES}
-        return SyntheticSet(saved["images"], values, pd.read_csv(folder / TABLE), pd.read_csv(folder / CANDIDATES))
+    arrays = runs.read_arrays(folder / PATCHES)
+    candidates = pd.read_csv(folder / CANDIDATES)
+    values = {name: arrays[name] for name in privacy.SPACES}
+    removed = candidates[candidates["is_removed"]]
+    return SyntheticSet(arrays["images"], values, pd.read_csv(folder / TABLE), candidates, arrays["removed"], removed)

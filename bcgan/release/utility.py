@@ -4,6 +4,7 @@ Each is compared with the same network, trained as long on as many real patches.
 a network trained on it and tuned on a few real patients, beside one that starts from its initial weights.
 """
 
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,18 +12,19 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from bcgan import runs
 from bcgan.artifacts import Cache
 from bcgan.classify import reference_cnn
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.classify.train import Patches, Recipe, TrainingData, select_patches, train
 from bcgan.evaluate import intervals, metrics
 from bcgan.evaluate.intervals import CalibratedPredictions, SeedPredictions
-from bcgan.experiment import Experiment
+from bcgan.experiment import TRAINING, Experiment, subset
 from bcgan.models import weights
 from bcgan.models.classifier import build_for_run
 from bcgan.preprocess import store
 from bcgan.preprocess.store import Store
-from bcgan.release.attacks import Bootstrap
+from bcgan.release import attacks
 from bcgan.release.privacy import Check
 from bcgan.settings import Classifier
 
@@ -52,7 +54,7 @@ class Task(NamedTuple):
     xla: bool
 
 
-def measure(task: Task, synthetic: Patches, bootstrap: Bootstrap) -> dict[str, Any]:
+def measure(task: Task, synthetic: Patches) -> dict[str, Any]:
     """Train on the release and on real patches, and test on real patients.
 
     Returns:
@@ -65,17 +67,17 @@ def measure(task: Task, synthetic: Patches, bootstrap: Bootstrap) -> dict[str, A
     networks, starts = {}, []
     num_steps = max(1, len(synthetic.labels) // task.experiment.classify.batch_size)
     training = select_patches(task.store, task.store.role_indices("train"))
-    real = reference_cnn.sample_matching(training, len(synthetic.labels), bootstrap.seed)
+    real = reference_cnn.sample_matching(training, len(synthetic.labels), attacks.SEED)
     for name in task.experiment.release.networks:
         folders = {
             "released": _train_once(task, name, "released", synthetic, num_steps),
             "real": _train_once(task, name, "real", real, num_steps),
         }
         starts.append(folders["released"] / f"{name}-released.keras")
-        networks[name] = _compare(task, folders, bootstrap) | {
+        networks[name] = _compare(task, folders) | {
             "patches": len(synthetic.labels), "real_patches": len(real.labels),
         }  # fmt: skip
-    return {"networks": networks, "tuning": _tune(task, starts[0], bootstrap)}
+    return {"networks": networks, "tuning": _tune(task, starts[0])}
 
 
 def checks(measured: dict[str, Any]) -> list[Check]:
@@ -97,9 +99,8 @@ def _train_once(task: Task, name: str, kind: str, patches: Patches, num_steps: i
         kind: `released` or `real`.
         num_steps: Of each epoch.
     """
-    settings = {
-        "network": name, "kind": kind, "epochs": task.experiment.release.epochs, "seed": task.experiment.seed,
-        "classify": task.experiment.classify.model_dump(mode="json", exclude={"models", "seeds"}),
+    settings = _training_settings(task) | {
+        "network": name, "kind": kind, "epochs": task.experiment.release.epochs, "steps": num_steps,
     }  # fmt: skip
 
     def build(folder: Path) -> None:
@@ -123,6 +124,12 @@ def _train_once(task: Task, name: str, kind: str, patches: Patches, num_steps: i
     return task.cache.get_or_build(f"{name}-{kind}", settings, task.inputs, build)
 
 
+def _training_settings(task: Task) -> dict[str, Any]:
+    """Return the settings that every training and its predictions depend on."""
+    names = (*TRAINING, "classify", "evaluate.tta_views", "evaluate.test_crops")
+    return subset(task.experiment, names, ("classify.models", "classify.seeds"))
+
+
 def _recipe(task: Task, classifier: Classifier, epoch_steps: int) -> Recipe:
     """Return how a network is trained; synthetic patches have no patients to balance."""
     settings = task.experiment.classify.model_copy(update={"patient_balance": 0.0})
@@ -135,12 +142,12 @@ def _build(task: Task, name: str, classifier: Classifier) -> keras.Model:
     return build_for_run(name, task.root, size, classifier, task.experiment.num_classes)
 
 
-def _compare(task: Task, folders: dict[str, Path], bootstrap: Bootstrap) -> dict[str, Any]:
+def _compare(task: Task, folders: dict[str, Path]) -> dict[str, Any]:
     """Return the metrics of two trainings on test patients, and the difference of their ROC AUC."""
     rows = {role: task.store.role_indices(role) for role in ("validation", "test")}
     labels = {role: task.store.index["label"].to_numpy()[indices] for role, indices in rows.items()}
     patients = task.store.index["patient"].to_numpy()[rows["test"]]
-    resampled = intervals.patient_weights(patients, bootstrap.resamples, bootstrap.seed)
+    resampled = intervals.patient_weights(patients, attacks.RESAMPLES, attacks.SEED)
     by_kind, results = {}, {}
     for kind, folder in folders.items():
         with np.load(folder / PREDICTIONS) as saved:
@@ -150,13 +157,13 @@ def _compare(task: Task, folders: dict[str, Path], bootstrap: Bootstrap) -> dict
         predictions = intervals.calibrate(
             SeedPredictions({0: joined}, {0: threshold}), is_validation, np.concatenate(list(labels.values()))
         )
-        by_kind[kind] = _bootstrap(predictions, ~is_validation, labels["test"], resampled, bootstrap)
+        by_kind[kind] = _bootstrap(predictions, ~is_validation, labels["test"], resampled)
         results[kind] = {
-            name: intervals.percentile_interval(values, patients, bootstrap.confidence_level)
+            name: intervals.percentile_interval(values, patients, attacks.CONFIDENCE_LEVEL)
             for name, values in by_kind[kind].items()
         }
     difference = intervals.paired_difference(
-        by_kind["released"]["roc_auc"], by_kind["real"]["roc_auc"], patients, bootstrap.confidence_level
+        by_kind["released"]["roc_auc"], by_kind["real"]["roc_auc"], patients, attacks.CONFIDENCE_LEVEL
     )
     return {**results, "difference": difference}
 
@@ -166,16 +173,15 @@ def _bootstrap(
     rows: np.ndarray,
     labels: np.ndarray,
     resampled: np.ndarray,
-    bootstrap: Bootstrap,
 ) -> dict[str, np.ndarray]:
     """Return the metrics COMPARED on test patches and on every resample; ece is that of calibrated probabilities."""
     measure = partial(intervals.bootstrap_metrics, labels, weights=resampled)
-    called = measure(predictions.called().select(rows), rng=np.random.default_rng(bootstrap.seed))
-    calibrated = measure(predictions.calibrated.select(rows), rng=np.random.default_rng(bootstrap.seed))
+    called = measure(predictions.called().select(rows), rng=np.random.default_rng(attacks.SEED))
+    calibrated = measure(predictions.calibrated.select(rows), rng=np.random.default_rng(attacks.SEED))
     return {name: (calibrated if name == "ece" else called)[name] for name in COMPARED}
 
 
-def _tune(task: Task, start: Path, bootstrap: Bootstrap) -> dict[str, Any] | None:
+def _tune(task: Task, start: Path) -> dict[str, Any] | None:
     """Tune the first network, from where it was trained on the release, on a few real patients; test it on others.
 
     Patients that no list names are both, if there are enough; else validation patients are tuned on and test patients
@@ -186,7 +192,7 @@ def _tune(task: Task, start: Path, bootstrap: Bootstrap) -> dict[str, Any] | Non
     group = "unlisted" if _patients(task, "unlisted") >= most + intervals.MIN_PATIENTS else "validation"
     if _patients(task, group) < most:
         return None
-    order = np.random.default_rng(bootstrap.seed).permutation(np.unique(index["patient"][index["role"] == group]))
+    order = np.random.default_rng(attacks.SEED).permutation(np.unique(index["patient"][index["role"] == group]))
     is_tested = (index["role"] == "test") if group == "validation" else (index["role"] == group)
     tested = np.flatnonzero(is_tested & ~index["patient"].isin(order[:most]))
     rows = []
@@ -199,8 +205,8 @@ def _tune(task: Task, start: Path, bootstrap: Bootstrap) -> dict[str, Any] | Non
             probabilities = _tune_once(task, name, start if kind == "released" else None, patches, tested)
             labels, patients = (index[column].to_numpy()[tested] for column in ("label", "patient"))
             estimate = intervals.metrics_with_intervals(
-                labels, SeedPredictions({0: probabilities}, {0: 0.5}), patients, bootstrap.resamples,
-                bootstrap.confidence_level, bootstrap.seed,
+                labels, SeedPredictions({0: probabilities}, {0: 0.5}), patients, attacks.RESAMPLES,
+                attacks.CONFIDENCE_LEVEL, attacks.SEED,
             )["roc_auc"]  # fmt: skip
             rows.append({"patients": int(count), "patches": len(chosen), "from": kind, "roc_auc": estimate})
     return {"network": name, "group": group, "tested_patients": int(index["patient"].iloc[tested].nunique()),
@@ -218,8 +224,11 @@ def _tune_once(task: Task, name: str, start: Path | None, patches: Patches, test
     Args:
         start: The network that training starts from. `None` means initial weights.
     """
-    settings = {"network": name, "from": "released" if start else "initial", "patients": sorted(set(patches.patients)),
-                "steps": TUNING_STEPS * TUNING_EPOCHS, "seed": task.experiment.seed}  # fmt: skip
+    settings = _training_settings(task) | {
+        "network": name, "from": "released" if start else "initial", "start": start and runs.hash_file(start),
+        "patients": sorted(set(patches.patients)), "steps": TUNING_STEPS * TUNING_EPOCHS,
+        "tested": hashlib.sha256(tested.tobytes()).hexdigest(),
+    }  # fmt: skip
     label = f"{name}-tuned-{len(settings['patients'])}-{settings['from']}"
 
     def build(folder: Path) -> None:

@@ -14,6 +14,7 @@ from bcgan.evaluate import score
 from bcgan.experiment import Experiment
 from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.preprocess import store
+from bcgan.release import release
 from bcgan.report.run import Run
 
 
@@ -115,13 +116,15 @@ def read_optional_stage(experiment: Experiment, root: Path, stage: str, file: st
 
 
 def _read_release_audit(root: Path) -> dict[str, Any] | None:
-    """Read the audit of the last release, without the patient that it names; `None` if it is of another generator."""
-    path = root / "release" / "audit.json"
+    """Read the audit of the last release, without the patient that it names; `None` if it is of other files."""
+    path = root / release.FOLDER / release.AUDIT
     audit = _read_json_if_present(path)
     if audit is None:
         return None
-    if audit["generator"]["generator.keras"] != runs.hash_file(root / "gan" / "generator.keras"):
-        progress.log.warning("report: %s is left out: it is of another generator. Run bcgan release again.", path)
+    if audit.get("bcgan") != __version__ or audit["inputs"] != release.input_digests(root):
+        progress.log.warning(
+            "report: %s is left out: it was made from other files or by another version. Run bcgan release again.", path
+        )
         return None
     return {key: value for key, value in audit.items() if key != "most_exposed_patient"}
 

@@ -11,8 +11,9 @@ import pytest
 from bcgan import cli, execution, runs
 from bcgan.errors import InputError, WorkError
 from bcgan.preprocess import store
-from bcgan.release import privacy, synthesis
+from bcgan.release import dataset, privacy, synthesis, tables
 from bcgan.release.release import release
+from bcgan.report import run_files
 from tests.release.conftest import BANK, NUMBER, REQUEST, STRANGERS, fresh_patches, generating
 
 
@@ -80,8 +81,8 @@ def test_its_card_states_the_audit_and_names_no_patient(released):
         assert f"{network['released']['roc_auc']['value']:.3f}" in card
     patients = set(store.load(root / "preprocess").index["patient"])
     for path in out.rglob("*"):
-        if path.suffix in (".json", ".md", ".csv"):
-            assert not [patient for patient in patients if patient in path.read_text("utf-8")], path
+        text = path.name.encode() + (path.read_bytes() if path.is_file() else b"")
+        assert not [patient for patient in patients if patient.encode() in text], path
     owner = runs.read_json(root / "release" / "audit.json")
     assert owner.pop("most_exposed_patient") in patients
     assert owner == audit
@@ -91,7 +92,7 @@ def test_what_the_owner_sees_stays_in_the_run(released):
     out, root = released / "out", released / "runs" / "audited"
     for space in privacy.PATCH_SPACES:
         sheet = cv2.imread(str(root / "release" / f"closest_{space}.png"))
-        assert sheet.shape == (2 * 52, 16 * 52, 3)
+        assert sheet.shape == (2 * 50 + 2, 16 * 52, 3)
     assert not list(out.rglob("closest*"))
 
 
@@ -99,35 +100,85 @@ def test_the_same_request_gives_the_same_files_and_trains_nothing_again(released
     shutil.copytree(released, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setattr("bcgan.release.utility.train", None)
+    monkeypatch.setattr("time.strftime", lambda _: runs.read_json(Path("out/manifest.json"))["date"])
     with generating(fresh_patches(STRANGERS)) as (settings, root):
         release(settings, root, REQUEST, Path("again"))
     first, second = (runs.read_json(Path(folder, "manifest.json"))["files"] for folder in ("out", "again"))
     assert first == second
 
 
-def test_no_released_patch_is_nearer_than_the_limits(released):
+def test_no_released_patch_is_beyond_the_limits(released):
     folder = next((released / "runs" / "audited" / "cache" / "release").glob("patches-*"))
     synthetic, limits = synthesis.load(folder), runs.read_json(folder / "manifest.json")["settings"]["limits"]
     for space, limit in limits.items():
-        assert synthetic.table[f"distance_{space}"].min() > limit
-    assert len(synthetic.candidates) > len(synthetic.table) == NUMBER
+        assert synthetic.table[f"score_{space}"].max() <= limit
+    assert len(synthetic.candidates) == len(synthetic.candidates["label"]) > len(synthetic.table) == NUMBER
+    assert len(synthetic.removed) == len(synthetic.removed_images) > 0
+
+
+def test_a_cached_training_is_found_by_all_that_it_depends_on(released):
+    manifests = (released / "runs" / "audited" / "cache" / "release").glob("cnn-*/manifest.json")
+    settings = {path.parent.name.rsplit("-", 1)[0]: runs.read_json(path)["settings"] for path in manifests}
+    assert set(settings) == {"cnn-released", "cnn-real", "cnn-tuned-2-released", "cnn-tuned-2-initial"}
+    for used in settings.values():
+        assert {"tta_views", "test_crops"} == set(used["evaluate"])
+        assert {"batch_size", "optimizer", "loss", "crop_size"} < set(used["classify"])
+        assert {"seed", "precision", "steps"} < set(used)
+    network = next((released / "runs" / "audited" / "cache" / "release").glob("cnn-released-*/cnn-released.keras"))
+    assert settings["cnn-tuned-2-released"]["start"] == runs.hash_file(network)
+    assert settings["cnn-tuned-2-initial"]["start"] is None
+    assert settings["cnn-tuned-2-initial"]["tested"]
+
+
+def test_every_attempt_is_kept_and_stated(released, tmp_path, monkeypatch):
+    shutil.copytree(released, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    path = Path("runs/audited/release/attempts.json")
+    (attempt,) = runs.read_json(path)
+    failed = {"inputs": attempt["inputs"], "request": {"number": 400, "seed": 3, "passed": False}}
+    of_other_files = {"inputs": {}, "request": {"number": 400, "seed": 4, "passed": False}}
+    runs.write_json(path, [failed, of_other_files, attempt])
+    with generating(fresh_patches(STRANGERS)) as (settings, root):
+        release(settings, root, REQUEST, Path("again"))
+    assert runs.read_json(Path("again/audit.json"))["earlier_attempts"] == [failed["request"]]
+    assert "number 2 with this generator" in Path("again/README.md").read_text("utf-8")
+    assert len(runs.read_json(path)) == 3
 
 
 def test_a_generator_that_memorized_its_patches_is_refused(copied):
     with (
         generating(training_patches(copied)) as (settings, root),
-        pytest.raises(WorkError, match=r"audit failed, and .*out was not written\. Candidates too near") as error,
+        pytest.raises(WorkError, match=r"audit failed, and .*out was not written\. Candidates removed") as error,
     ):
         release(settings, root, REQUEST, Path("out"))
     assert "gan.diff_augment" in str(error.value)
     assert not Path("out").exists()
     audit = runs.read_json(root / "release" / "audit.json")
     assert not audit["passed"]
-    assert {check["space"]: check["value"] for check in audit["privacy"] if check["passed"] is False}["pixels"] > 0.9
+    assert audit["utility"] is None
+    (removed,) = [check for check in audit["privacy"] if check["passed"] is False]
+    assert (removed["name"], removed["limit"]) == ("removed_fraction", privacy.MAX_REMOVED)
+    assert removed["value"] > 0.9
 
 
-def test_a_leak_of_one_patient_is_refused(copied):
+def failed_checks(root: Path) -> set[tuple[str, str]]:
+    """Names and spaces of the checks that failed."""
+    checks = runs.read_json(root / "release" / "audit.json")["privacy"]
+    return {(check["name"], check["space"]) for check in checks if check["passed"] is False}
+
+
+def test_the_attacks_find_a_generator_that_memorized_where_nothing_is_removed(copied, monkeypatch):
+    monkeypatch.setattr(privacy, "is_too_near", lambda measured, limits: np.zeros(len(measured), bool))
+    with generating(training_patches(copied)) as (settings, root), pytest.raises(WorkError, match="audit failed"):
+        release(settings, root, REQUEST, Path("out"))
+    assert not Path("out").exists()
+    names = {"nearer_to_members", "membership_patches", "membership_patients", "true_positive_rate"}
+    assert failed_checks(root) >= {(name, space) for name in names for space in ("pixels", "features")}
+
+
+def test_the_attacks_find_a_leak_of_one_patient_where_nothing_is_removed(copied, monkeypatch):
     """One patch in five is of one training patient."""
+    monkeypatch.setattr(privacy, "is_too_near", lambda measured, limits: np.zeros(len(measured), bool))
     index = store.load(copied / "preprocess").index
     patient = index["patient"][index["role"] == "train"].iloc[0]
     banks, leaked = fresh_patches(STRANGERS), training_patches(copied, [patient])
@@ -135,7 +186,8 @@ def test_a_leak_of_one_patient_is_refused(copied):
         bank[: BANK // 5] = patches[: BANK // 5]
     with generating(banks) as (settings, root), pytest.raises(WorkError, match="audit failed"):
         release(settings, root, REQUEST, Path("out"))
-    assert not Path("out").exists()
+    assert failed_checks(root) >= {("linkage", "pixels"), ("true_positive_rate", "pixels")}
+    assert runs.read_json(root / "release" / "audit.json")["most_exposed_patient"] == patient
 
 
 def test_a_useless_release_is_refused(released, tmp_path, monkeypatch):
@@ -164,7 +216,7 @@ def change_index(root: Path, **columns) -> None:
 def test_a_run_without_held_out_patients_is_refused(copied, monkeypatch):
     change_index(copied, role="train")
     monkeypatch.setattr(execution.artifacts, "stale_reason", lambda *_: None)
-    refuse(r"There are 0 patients that the generator has not seen \(validation, test\)\..* needs 8 of each")
+    refuse(r"There are 0 patients with 5 patches or more that the generator has not seen\..* needs 20 of each")
 
 
 def test_data_without_patients_are_refused(copied, monkeypatch):
@@ -230,32 +282,80 @@ def test_classes_are_divided_evenly():
 
 def test_a_class_that_is_memorized_cannot_hide_among_others():
     candidates = pd.DataFrame({
-        "label": np.repeat([0, 1], [100, 900]), "distance_pixels": np.repeat([0.0, 2.0], [20, 980]),
-        "distance_features": 2.0,
+        "label": np.repeat([0, 1], [100, 900]), "score_pixels": np.repeat([2.0, 0.0], [20, 980]), "score_features": 0.0,
+        "distance_pixels": 1.0, "distance_features": 1.0,
     })  # fmt: skip
-    proximity = privacy.Proximity(
-        dict.fromkeys(privacy.PATCH_SPACES, 1.0), dict.fromkeys(privacy.PATCH_SPACES, np.ones(5))
-    )
-    checks = {(check.name, check.space): check for check in privacy.check_proximity(candidates, proximity)}
-    assert checks["removed_fraction", "pixels"].value == pytest.approx(0.2)
-    assert checks["removed_fraction", "pixels"].passed is False
-    assert checks["removed_fraction", "features"].passed is True
+    limits, distances = (dict.fromkeys(privacy.PATCH_SPACES, value) for value in (1.0, np.ones(5)))
+    removed, *_ = privacy.check_proximity(candidates, privacy.Proximity(limits, distances))
+    assert removed.value == pytest.approx(0.2)
+    assert removed.passed is False
 
 
 @pytest.mark.parametrize(
-    ("name", "estimate", "passed"),
+    ("estimate", "passed"),
     [
-        ("membership_patients", (0.50, 0.42, 0.58), True),
-        ("membership_patients", (0.58, 0.48, 0.68), True),  # chance lies within
-        ("membership_patients", (0.58, 0.53, 0.63), False),
-        ("membership_patients", (0.52, 0.51, 0.53), True),  # above chance, and harmless
-        ("membership_patients", (0.50, 0.20, 0.80), False),  # too few patients
-        ("membership_patients", (0.50, None, None), False),
-        ("true_positive_rate", (0.06, 0.02, 0.09), False),
-        ("true_positive_rate", (0.06, 0.00, 0.19), True),
-        ("true_positive_rate", (0.02, 0.012, 0.03), True),
-        ("removed_fraction", (0.06, None, None), False),
+        ((0.50, 0.42, 0.58), True),
+        ((0.58, 0.48, 0.68), True),  # chance lies within
+        ((0.58, 0.53, 0.63), False),
+        ((0.42, 0.37, 0.47), False),  # an attacker turns the score around
+        ((0.52, 0.51, 0.53), True),  # beyond chance, and harmless
+        ((0.50, 0.20, 0.80), False),  # too few patients
+        ((0.50, None, None), False),
     ],
 )
-def test_a_check_fails_where_a_leak_is_shown_or_cannot_be_excluded(name, estimate, passed):
-    assert privacy._check(name, "pixels", dict(zip(("value", "low", "high"), estimate, strict=True))).passed is passed
+def test_a_check_fails_where_a_leak_is_shown_or_cannot_be_excluded(estimate, passed):
+    values = dict(zip(("value", "low", "high"), estimate, strict=True))
+    assert privacy._two_sided("membership_patients", "pixels", values).passed is passed
+
+
+def test_data_of_an_unknown_scale_can_be_released(released, tmp_path):
+    folder = next((released / "runs" / "audited" / "cache" / "release").glob("patches-*"))
+    identity = dataset.Identity("x", "https://example.org/terms", "A", ("a", "b"), None, 0, {"generator.keras": "0"})
+    audit = runs.read_json(released / "out" / "audit.json")
+    dataset.write(tmp_path / "out", identity, synthesis.load(folder), audit, "2026-01-02")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "microns per pixel unknown" in card
+    assert 'license: other\nlicense_link: "https://example.org/terms"' in card
+    assert runs.read_json(tmp_path / "out" / "manifest.json")["mpp"] is None
+
+
+def test_an_unfinished_release_leaves_nothing(released, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(dataset, "data_card", fail)
+    folder = next((released / "runs" / "audited" / "cache" / "release").glob("patches-*"))
+    identity = dataset.Identity("x", "CC0-1.0", "A", ("a", "b"), 4.0, 0, {"generator.keras": "0"})
+    audit = runs.read_json(released / "out" / "audit.json")
+    with pytest.raises(OSError, match="disk full"):
+        dataset.write(tmp_path / "out", identity, synthesis.load(folder), audit, "2026-01-02")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_turned_copy_is_as_near_as_a_copy(copied):
+    images = store.load(copied / "preprocess").images[np.arange(12)]
+    extract, name = privacy.make_feature_fn(copied)
+    turned = np.stack([np.rot90(image, 1 + index % 3) for index, image in enumerate(images)])
+    copies, others = extract(turned), extract(images)
+    distances = np.linalg.norm(copies[:, None] - others, axis=2)
+    assert (distances.argmin(1) == np.arange(12)).all()
+    assert np.diag(distances).max() < 0.05 * np.median(distances)
+
+
+def test_the_report_shows_the_audit_of_its_own_files_alone(released, tmp_path, caplog):
+    shutil.copytree(released / "runs" / "audited", tmp_path / "run")
+    audit = run_files._read_release_audit(tmp_path / "run")
+    assert audit["passed"]
+    assert "most_exposed_patient" not in audit
+    path = tmp_path / "run" / "gan" / "manifest.json"
+    manifest = runs.read_json(path)
+    manifest["outputs"]["generator.keras"] = "0"
+    runs.write_json(path, manifest)
+    assert run_files._read_release_audit(tmp_path / "run") is None
+
+
+def test_tables_of_a_failed_audit_have_no_use(released):
+    audit = runs.read_json(released / "out" / "audit.json")
+    assert len(tables.privacy(audit | {"utility": None})) == len(audit["privacy"])
+    assert len(tables.utility(audit)) == 2
+    assert len(tables.tuning(audit)) == 2
