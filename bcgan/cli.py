@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bcgan import __version__, execution, experiment, stages, variation
+from bcgan import __version__, execution, experiment, experiment_files, runs, stages, variation
 from bcgan.cli_models import models
 from bcgan.cli_options import experiment_options
 from bcgan.cli_slides import slide_commands
@@ -18,7 +18,7 @@ from bcgan.errors import InputError, WorkError
 
 # The order of `bcgan --help`.
 COMMAND_GROUPS = {
-    "Train and report": ("run", "status", "report", "compare", "tables", "doctor", "clean"),
+    "Train and report": ("list", "init", "run", "status", "report", "compare", "tables", "doctor", "clean"),
     "Use a classifier": ("predict", "batch", "explain", "serve", "assess"),
     "Patches and exports": ("tile", "sample", "release", "export"),
 }
@@ -41,8 +41,34 @@ class GroupedCommands(click.Group):
 )
 @click.version_option(__version__)
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback where something fails.")
-def cli() -> None:
+@click.option(
+    "--home",
+    envvar="BCGAN_HOME",
+    type=click.Path(file_okay=False),
+    help="Folder of runs/, reports/, models/ and your pipelines/; the current one by default (BCGAN_HOME).",
+)
+def cli(home: str | None) -> None:
     """Group the commands. `main` reads --debug itself."""
+    from pathlib import Path
+
+    runs.set_home(Path(home or ""))
+
+
+@cli.command("list", short_help="List the experiments.")
+def list_command() -> None:
+    """List the experiments: your own in pipelines/, and those that come with bcgan."""
+    files = experiment_files.list_all()
+    width = max(map(len, files))
+    for name, file in files.items():
+        click.echo(f"{name:{width}}  {'(yours) ' if file.is_own else ''}{file.summary}")
+
+
+@cli.command(short_help="Write an experiment to edit.")
+@click.argument("name")
+@click.option("--from", "base", default="folder", show_default=True, help="The experiment that is copied.")
+def init(name: str, base: str) -> None:
+    """Write pipelines/NAME.yaml, a copy of another experiment, to edit."""
+    click.echo(f"{experiment_files.init(name, base)}: edit it, then: bcgan run {name}")
 
 
 @cli.command(short_help="Run or resume an experiment's stages.")
@@ -61,17 +87,17 @@ def cli() -> None:
 def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str, force, dry_run: bool) -> None:
     """Run an experiment's stages; those that are up to date are skipped, an interrupted one resumes.
 
-    EXPERIMENT is a name in pipelines/ or a path to a YAML file; `phantom` by default. The stages preprocess, gan,
-    translate, features, pretrain, classify and evaluate run; ablation, cross_validation and learning_curve only with
-    --until.
+    EXPERIMENT is a name that `bcgan list` shows, or a path to a YAML file; `phantom` by default. The stages preprocess,
+    gan, translate, features, pretrain, classify and evaluate run; ablation, cross_validation and learning_curve only
+    with --until.
     """
     settings = experiment.load(name, overrides, data_dir)
-    from bcgan import machine, progress, runs
+    from bcgan import machine, progress
 
     machine.prepare_environment()
     cluster = machine.cluster() if settings.distribute != "off" else None
     is_first_worker = not (cluster and cluster["index"])
-    progress.start_log(runs.ROOT / settings.name / "log.txt" if is_first_worker and not dry_run else None)
+    progress.start_log(runs.root() / settings.name / "log.txt" if is_first_worker and not dry_run else None)
     execution.execute(settings, force, dry_run, until)
 
 
@@ -90,10 +116,10 @@ def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
 @click.argument("name", metavar="EXPERIMENT")
 def clean(name: str) -> None:
     """Delete a run's cached trainings that its finished stages do not use, and unfinished stages."""
-    from bcgan import artifacts, progress, runs
+    from bcgan import artifacts, progress
 
     progress.start_log(None)
-    root = runs.ROOT / name
+    root = runs.root() / name
     if not root.is_dir():
         raise InputError(f"{root} does not exist. Name an experiment that was run.")
     with runs.lock(root):
@@ -118,14 +144,14 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
     from bcgan.report.page import render
 
     changed = variation.diff_configs(experiment.load(name), run_settings)
-    folder = Path(out or f"reports/{run_settings.name}")
+    folder = Path(out) if out else runs.home() / "reports" / run_settings.name
     click.echo(render(run_settings, root, folder, patient_images, changed))
 
 
 @cli.command(short_help="Compare the numbers of several reports.")
 @click.argument("names", nargs=-1, required=True, metavar="EXPERIMENT EXPERIMENT...")
-@click.option("--out", type=click.Path(file_okay=False), default="reports/comparison", show_default=True)
-def compare(names: tuple[str, ...], out: str) -> None:
+@click.option("--out", type=click.Path(file_okay=False), help="Folder to write; reports/comparison by default.")
+def compare(names: tuple[str, ...], out: str | None) -> None:
     """Compare the numbers of several reports on one page, with differences from the first.
 
     If the runs of the reports are in runs/, the page also has the differences on the test patches of both, with
@@ -141,7 +167,7 @@ def compare(names: tuple[str, ...], out: str) -> None:
     machine.prepare_environment()
     from bcgan.report.compare import render
 
-    click.echo(render(list(names), Path(out)))
+    click.echo(render(list(names), Path(out) if out else runs.home() / "reports" / "comparison"))
 
 
 @cli.command(short_help="Print the networks' summaries and Table 1.")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import click
 
-from bcgan import execution, experiment
+from bcgan import execution, experiment, runs
 from bcgan.cli_options import (
     FORMATS,
     context_option,
@@ -48,10 +48,12 @@ def sample(run: str | None, label: str, count: int, density: float | None, seed:
     prepare_process(tensorflow=True)
     from bcgan.predict import sample as sampling
 
-    out, bundle = out or f"samples/{label}", sampling.load(run)
-    manifest = sampling.write(bundle, sampling.find_label(bundle, label), count, seed, Path(out), density)
+    folder, bundle = Path(out) if out else runs.home() / "samples" / label, sampling.load(run)
+    manifest = sampling.write(bundle, sampling.find_label(bundle, label), count, seed, folder, density)
     refused = ", ".join(f"{num_refused} {reason}" for reason, num_refused in manifest["refused"].items())
-    click.echo(f"{out}: {count} {label} patches of {manifest['tried']} candidates (refused: {refused}), manifest.json")
+    click.echo(
+        f"{folder}: {count} {label} patches of {manifest['tried']} candidates (refused: {refused}), manifest.json"
+    )
     densities = manifest["density"]
     text = f"nuclear density: median {densities['median']:.2f} ({densities['low']:.2f} to {densities['high']:.2f})"
     if density is not None:
@@ -83,7 +85,6 @@ def release(
     run_settings, root = execution.load_finished_run(settings, until="features")
     # What the audit trains is not part of the run, and follows the experiment as it is now.
     run_settings = run_settings.model_copy(update={"release": settings.release})
-    from bcgan import runs
     from bcgan.release.release import Request, describe
     from bcgan.release.release import release as write
 
@@ -260,12 +261,12 @@ def export(name, data_dir, overrides, out, all_patients, formats, model, patches
         prepare_process(tensorflow=True)
         from bcgan.predict.export import export as write
 
-        folder = Path(out or f"models/{run_settings.name}")
+        folder = Path(out) if out else runs.home() / "models" / run_settings.name
         write(run_settings, root, folder, all_patients)
         classifier = load(folder) if formats else None
     else:
         classifier = load(None if model == "shipped" else model)
-        folder = Path(out or "models/formats")
+        folder = Path(out) if out else runs.home() / "models" / "formats"
     if formats:
         from bcgan.predict import formats as writing
         from bcgan.predict.check import load_check_patches

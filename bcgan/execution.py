@@ -42,7 +42,7 @@ def execute(
     Raises:
         InputError, WorkError: From the stage that failed. It can be resumed from the files in its partial folder.
     """
-    experiment, root = _with_previous_data_dir(experiment), runs.ROOT / experiment.name
+    experiment, root = _with_previous_data_dir(experiment), runs.root() / experiment.name
     until = max((until, *force), key=stages.NAMES.index)
     if dry_run:
         for stage, reason in plan(experiment, root, force)[: len(stages.stages_until(until))]:
@@ -101,7 +101,7 @@ def _update_stage(stage: stages.Stage, experiment: Experiment, root: Path, force
 
 def _with_previous_data_dir(experiment: Experiment) -> Experiment:
     """Return the experiment; if it has no data.dir, with the folders that `preprocess` read, if they still exist."""
-    manifest = runs.ROOT / experiment.name / "preprocess" / artifacts.MANIFEST
+    manifest = runs.root() / experiment.name / "preprocess" / artifacts.MANIFEST
     try:
         settings = runs.read_json(manifest)["settings"]["data"]
         folders = tuple(map(Path, settings["dir"]))
@@ -179,7 +179,7 @@ def load_finished_run(experiment: Experiment, until: str = stages.DEFAULT_LAST_S
     Raises:
         InputError: If a stage has not finished, or was made from other files than those of the stages before it.
     """
-    root = runs.ROOT / experiment.name
+    root = runs.root() / experiment.name
     last = "" if until == stages.DEFAULT_LAST_STAGE else f" --until {until}"
     remedy = f"Run: bcgan run {experiment.name}{last}" if last else f"Run: make train EXPERIMENT={experiment.name}"
     run_settings = experiment.model_dump(mode="json")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from bcgan import renamed
+from bcgan import experiment_files, renamed
 from bcgan.classifiers import CLASSIFIERS, with_simclr
 from bcgan.errors import InputError
 from bcgan.settings import (
@@ -31,7 +31,6 @@ from bcgan.settings import (
 )
 from bcgan.settings_effect import check_effect
 
-PIPELINES = Path("pipelines")
 TRAINING = ("seed", "profile", "precision", "xla")  # settings that every training depends on
 # Settings that do not affect the outputs and are therefore left out of the cache key.
 WITHOUT_EFFECT_ON_OUTPUTS = (
@@ -215,16 +214,11 @@ def _name_tree(names: Iterable[str]) -> dict[str, Any]:
     return tree
 
 
-def list_experiments() -> list[str]:
-    """Return the names of the experiments in pipelines/."""
-    return sorted(path.stem for path in PIPELINES.glob("*.yaml"))
-
-
 def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None) -> Experiment:
     """Read an experiment.
 
     Args:
-        name: An experiment in `pipelines/`, or a path to a YAML file.
+        name: An experiment that `bcgan list` shows, or a path to a YAML file.
         overrides: `key.subkey=value` pairs, values written as YAML; null removes what the file sets.
         data_dir: Folders or archives joined by the platform's path separator, instead of `data.dir`.
 
@@ -232,10 +226,7 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
         InputError: If the experiment is unknown, the file is not YAML, a key is unknown or has an earlier version's
             name, a value has the wrong type, or a setting has no effect.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PIPELINES / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(list_experiments()) or "none; run from the repository's top folder"
-        raise InputError(f"No experiment {name!r}: {path} does not exist. Choose one of: {known}.")
+    path = experiment_files.find(name)
     try:
         tree = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:

@@ -12,7 +12,31 @@ from filelock import FileLock, Timeout
 
 from bcgan.errors import InputError
 
-ROOT = Path("runs")
+_home = Path()  # set by `set_home`
+
+
+def home() -> Path:
+    """Return the folder in which runs/, reports/, models/ and the user's pipelines/ lie."""
+    return _home
+
+
+def root() -> Path:
+    """Return the folder of all runs."""
+    return _home / "runs"
+
+
+def set_home(folder: Path) -> None:
+    """Set the folder of runs and reports for this process.
+
+    Raises:
+        InputError: If it does not exist, or files cannot be written to it.
+    """
+    global _home
+    if not folder.is_dir():
+        raise InputError(f"--home {folder} is no folder. Make it, or choose another.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"--home {folder} takes no files from this user. Change its permissions, or choose another.")
+    _home = folder
 
 
 def write_json(path: Path, value: Any) -> None:

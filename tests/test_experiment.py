@@ -1,12 +1,12 @@
 import pytest
 
-from bcgan import experiment, renamed
+from bcgan import experiment, experiment_files, renamed
 from bcgan.errors import InputError
 from tests.settings_tree import leaves
 
 
 def test_every_shipped_experiment_loads():
-    names = experiment.list_experiments()
+    names = experiment_files.list_all()
     assert "phantom" in names
     assert "idc" in names
     for name in names:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bcgan import experiment
+from bcgan import experiment, experiment_files
 from bcgan.errors import InputError
 from bcgan.evaluate import ablation
 from bcgan.experiment import Experiment
@@ -188,8 +188,6 @@ def test_variations_and_levels_are_as_free_as_before():
 
 
 def test_what_ships_sets_nothing_without_effect():
-    for name in experiment.list_experiments():
+    for name in experiment_files.list_all():
         given = dict(given_settings(experiment.load(name)))
-        assert set(yaml.safe_load((experiment.PIPELINES / f"{name}.yaml").read_text())) == {
-            key.split(".")[0] for key in given
-        }
+        assert set(yaml.safe_load(experiment_files.find(name).read_text())) == {key.split(".")[0] for key in given}

@@ -19,7 +19,8 @@ ORDER = (
     "evaluate", "explain", "classify", "gan", "models", "preprocess", "data", "slides",
 )  # fmt: skip
 SHARED = (
-    "errors", "classes", "sizes", "settings", "classifiers", "renamed", "experiment", "settings_effect", "variation",
+    "errors", "classes", "sizes", "settings", "classifiers", "renamed", "experiment",
+    "experiment_files", "settings_effect", "variation",
     "progress", "machine", "distribute", "runs", "artifacts", "bench",
 )  # fmt: skip
 

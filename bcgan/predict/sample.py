@@ -56,7 +56,7 @@ def load(name: str | None) -> GeneratorBundle:
     Raises:
         InputError: If a file is missing.
     """
-    root = runs.ROOT / name if name else SHIPPED
+    root = runs.root() / name if name else SHIPPED
     stage_of = {"generator.keras": "gan", "reference_cnn.keras": "features", "quality_filter.npz": "features"}
     files = {file: (root / stage if name else root) / file for file, stage in stage_of.items()}
     for path in files.values():

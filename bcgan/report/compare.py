@@ -34,7 +34,7 @@ def read(name: str) -> dict[str, Any]:
     Raises:
         InputError: If there is none, it is not a report's, or it has another schema.
     """
-    path = Path(name) if name.endswith(".json") else Path("reports") / name / "results.json"
+    path = Path(name) if name.endswith(".json") else runs.home() / "reports" / name / "results.json"
     try:
         results = json.loads(path.read_text("utf-8"))
         if results["schema"] != SCHEMA:
@@ -216,7 +216,7 @@ def _find_run(title: str, report: dict) -> Path:
     Raises:
         InputError: If it is not in runs/, or has other numbers than the report.
     """
-    folder = runs.ROOT / report["experiment"] / "evaluate"
+    folder = runs.root() / report["experiment"] / "evaluate"
     if not (folder / "metrics.json").is_file():
         raise InputError(f"{folder} has no predictions. Train the experiment here")
     measured = runs.read_json(folder / "metrics.json")

@@ -1,0 +1,109 @@
+"""The YAML files of the experiments: those that come with bcgan, and the user's own in `pipelines/`.
+
+The first are the folder pipelines/ of the repository, which is also part of the installed package.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from bcgan import runs
+from bcgan.errors import InputError
+
+INCLUDED = Path(__file__).parent / "pipelines"  # in the repository a link to its folder
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class ExperimentFile(NamedTuple):
+    """An experiment's file."""
+
+    path: Path
+    is_own: bool  # whether it is the user's
+    summary: str  # the first sentence of the comment at its top
+
+
+def own_folder() -> Path:
+    """Return the folder of the user's own experiments."""
+    return runs.home() / "pipelines"
+
+
+def list_all() -> dict[str, ExperimentFile]:
+    """Return every experiment by its name; the user's own come first.
+
+    Raises:
+        InputError: If two different files have the same name.
+    """
+    files: dict[str, ExperimentFile] = {}
+    has_own = own_folder().resolve() != INCLUDED.resolve()
+    for folder, is_own in ((own_folder(), has_own), (INCLUDED, False)):
+        for path in sorted(folder.glob("*.yaml")):
+            other = files.get(path.stem)
+            if other and other.path.read_bytes() != path.read_bytes():
+                raise InputError(
+                    f"{other.path} has the name of an experiment that comes with bcgan, {path.stem}, and other "
+                    f"settings. Rename it, and `name` in it, or give its path in place of the name."
+                )
+            if not other:
+                files[path.stem] = ExperimentFile(path, is_own, _summary(path))
+    return files
+
+
+def find(name: str) -> Path:
+    """Return the file of an experiment.
+
+    Args:
+        name: Of an experiment, or a path to a YAML file.
+
+    Raises:
+        InputError: If there is none, or two different ones.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"{path} does not exist. Give the path of a YAML file, or a name that bcgan list shows.")
+        return path
+    files = list_all()
+    if name not in files:
+        raise InputError(
+            f"No experiment {name!r} in {own_folder()} or among those that come with bcgan. Choose one of: "
+            f"{', '.join(files)}; or write one: bcgan init {name}."
+        )
+    return files[name].path
+
+
+def init(name: str, base: str) -> Path:
+    """Write a new experiment, a copy of another, to the user's own.
+
+    Args:
+        name: Of the new experiment.
+        base: Name or path of the experiment that is copied.
+
+    Returns:
+        The new file.
+
+    Raises:
+        InputError: If the name is taken or not allowed, or there is no such experiment to copy.
+    """
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r} is no name of an experiment. Use small letters, digits and _, a letter first.")
+    source, files = find(base), list_all()
+    if name in files:
+        raise InputError(f"{name} exists already: {files[name].path}. Choose another name.")
+    text, changed = re.subn(r"^name:.*$", f"name: {name}", source.read_text("utf-8"), count=1, flags=re.MULTILINE)
+    if not changed:
+        raise InputError(f"{source} has no line `name:`. Choose another experiment with --from.")
+    target = own_folder() / f"{name}.yaml"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The base's commands name it: EXPERIMENT=idc.
+    target.write_text(re.sub(rf"(EXPERIMENT=|bcgan run ){source.stem}\b", rf"\g<1>{name}", text), "utf-8")
+    return target
+
+
+def _summary(path: Path) -> str:
+    """Return the first sentence of the comment at the top of a file, or nothing."""
+    lines: list[str] = []
+    for line in path.read_text("utf-8").splitlines():
+        if not line.startswith("# ") or line.startswith("#  "):
+            break
+        lines.append(line.removeprefix("# "))
+    return re.split(r"(?<=[.])\s", " ".join(lines), maxsplit=1)[0].rstrip(".")

@@ -1,0 +1,77 @@
+"""Which file an experiment's name stands for."""
+
+import os
+
+import pytest
+
+from bcgan import experiment, experiment_files, runs
+from bcgan.errors import InputError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_home", tmp_path)
+    return tmp_path
+
+
+def test_a_new_experiment_is_a_copy_that_loads(home):
+    path = experiment_files.init("mine", "idc")
+    assert path == home / "pipelines" / "mine.yaml"
+    mine, idc = experiment.load("mine"), experiment.load("idc")
+    assert mine.model_dump(exclude={"name"}) == idc.model_dump(exclude={"name"})
+    text = path.read_text("utf-8")
+    assert "EXPERIMENT=mine" in text
+    assert "EXPERIMENT=idc" not in text
+    assert experiment_files.list_all()["mine"].is_own
+    assert not experiment_files.list_all()["idc"].is_own
+
+
+@pytest.mark.parametrize("name", ["Mine", "1st", "a b", "../escape", "a.yaml", ""])
+def test_a_name_that_no_experiment_can_have_is_refused(home, name):
+    with pytest.raises(InputError, match="no name of an experiment"):
+        experiment_files.init(name, "folder")
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["idc", "mine"])
+def test_a_name_that_is_taken_is_refused(home, name):
+    experiment_files.init("mine", "folder")
+    with pytest.raises(InputError, match=f"{name} exists already: .*{name}.yaml"):
+        experiment_files.init(name, "folder")
+
+
+def test_two_files_of_one_name_are_refused_where_they_differ(home):
+    (home / "pipelines").mkdir()
+    own, included = home / "pipelines" / "phantom.yaml", experiment_files.INCLUDED / "phantom.yaml"
+    own.write_bytes(included.read_bytes())
+    assert experiment_files.find("phantom") == own
+    own.write_bytes(included.read_bytes() + b"seed: 3\n")
+    with pytest.raises(InputError, match="has the name of an experiment that comes with bcgan, phantom"):
+        experiment_files.find("idc")
+    assert experiment.load(str(own)).seed == 3
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(home):
+    with pytest.raises(InputError, match=r"No experiment 'idk'.* phantom.*bcgan init idk"):
+        experiment_files.find("idk")
+    with pytest.raises(InputError, match="nowhere.yaml does not exist"):
+        experiment_files.find("nowhere.yaml")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_home_that_cannot_be_written_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="takes no files from this user"):
+        runs.set_home(tmp_path)
+
+
+def test_a_home_that_is_no_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no folder"):
+        runs.set_home(tmp_path / "missing")
+    assert runs.home() != tmp_path / "missing"
+
+
+def test_every_summary_is_one_line_that_says_something():
+    for name, file in experiment_files.list_all().items():
+        assert 20 < len(file.summary) < 200, name
+        assert "\n" not in file.summary

@@ -1,0 +1,129 @@
+"""The installed package stands alone: a wheel, from an empty folder, has the experiments, weights and pages."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import bcgan
+from bcgan import runs
+from tests.conftest import draw_patches, made_once
+
+ROOT = Path(bcgan.__file__).parents[1]
+MAX_BYTES = 60 * 10**6
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    if not (ROOT / "pyproject.toml").exists():
+        pytest.skip("installed without its sources")
+
+    def make(folder: Path) -> None:
+        ignored = shutil.ignore_patterns("__pycache__", "shared")
+        for name in ("bcgan", "pipelines"):
+            shutil.copytree(ROOT / name, folder / "source" / name, symlinks=True, ignore=ignored)
+        for path in (
+            *ROOT.glob("requirements*.txt"),
+            *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")),
+        ):
+            shutil.copy(path, folder / "source")
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--wheel-dir",
+            folder,
+            folder / "source",
+        ]
+        built = subprocess.run(command, capture_output=True, text=True)
+        if "No matching distribution found for setuptools" in built.stderr:
+            pytest.skip("pip cannot get setuptools, which builds the wheel")
+        assert built.returncode == 0, built.stderr
+
+    return next(made_once(tmp_path_factory, "wheel", make).glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory, wheel) -> dict[str, str]:
+    """The environment variables of a process that finds the installed package and not the sources."""
+
+    def make(folder: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+
+    folder = made_once(tmp_path_factory, "installed", make)
+    return {**os.environ, "PYTHONPATH": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def run(environment: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    # -P: the current folder is not on Python's path, as it is not with the command bcgan.
+    command = [sys.executable, "-P", "-m", "bcgan", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_the_wheel_has_everything_once_and_is_small(wheel):
+    assert wheel.stat().st_size < MAX_BYTES
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert archive.read("bcgan/pipelines/phantom.yaml") == (ROOT / "pipelines" / "phantom.yaml").read_bytes()
+    assert len(names) == len(set(names))
+    packaged = {name for name in names if ".dist-info/" not in name}
+    assert {name.split("/")[0] for name in packaged} == {"bcgan"}
+    sources = {path for path in (ROOT / "bcgan").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    sources |= {ROOT / "bcgan" / "pipelines" / path.relative_to(ROOT / "pipelines")
+                for path in (ROOT / "pipelines").rglob("*") if path.is_file()}  # fmt: skip
+    assert packaged == {path.relative_to(ROOT).as_posix() for path in sources}
+    metadata = next(name for name in names if name.endswith("/METADATA"))
+    with zipfile.ZipFile(wheel) as archive:
+        text = archive.read(metadata).decode()
+    assert f"Version: {bcgan.__version__}" in text
+    assert "Requires-Dist: tensorflow" in text
+
+
+def test_it_lists_and_runs_experiments_in_an_empty_folder(installed, tmp_path):
+    listed = run(installed, tmp_path, "list")
+    assert listed.returncode == 0
+    assert "\nphantom " in listed.stdout
+    assert "(yours)" not in listed.stdout
+    drawn = run(
+        installed, tmp_path, "run", "phantom", "--until", "preprocess", "--set", "data.max_patches_per_class=2",
+    )  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "runs" / "phantom" / "preprocess" / "patches.npy").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
+def test_an_experiment_of_ones_own_and_a_home(installed, tmp_path, idc_folder):
+    home = tmp_path / "home"
+    home.mkdir()
+    assert run(installed, tmp_path, "--home", str(home), "init", "mine", "--from", "idc").returncode == 0
+    assert "mine " in run(installed, tmp_path, "--home", str(home), "list").stdout
+    assert "no experiment 'mine'" in run(installed, tmp_path, "run", "mine").stderr.lower()
+    arguments = ("run", "mine", "--until", "preprocess", "--data-dir", str(idc_folder), "--set", "data.protocol=kfold",
+                 "--set", "data.eval_sources=null")  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-P", "-m", "bcgan", *arguments], cwd=tmp_path, env={**installed, "BCGAN_HOME": str(home)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert (home / "runs" / "mine" / "preprocess" / "patches.npy").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_it_predicts_and_samples_in_an_empty_folder(installed, tmp_path):
+    draw_patches(tmp_path / "patches")
+    patch = next((tmp_path / "patches").rglob("*.png"))
+    predicted = run(installed, tmp_path, "predict", str(patch))
+    assert predicted.returncode in (0, 3), predicted.stderr  # 3: unlike what the classifier knows
+    assert patch.name in predicted.stdout
+    sampled = run(installed, tmp_path, "sample", "--label", "malignant", "--count", "3")
+    assert sampled.returncode == 0, sampled.stderr
+    manifest = runs.read_json(tmp_path / "samples" / "malignant" / "manifest.json")
+    assert len(manifest["files"]) == 3
