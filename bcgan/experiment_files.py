@@ -28,23 +28,13 @@ def own_folder() -> Path:
 
 
 def list_all() -> dict[str, ExperimentFile]:
-    """Return every experiment by its name; the user's own come first.
-
-    Raises:
-        InputError: If two different files have the same name.
-    """
-    files: dict[str, ExperimentFile] = {}
+    """Return every experiment by its name; the user's own come first, and hide those that have the same name."""
     has_own = own_folder().resolve() != INCLUDED.resolve()
-    for folder, is_own in ((own_folder(), has_own), (INCLUDED, False)):
+    folders = ((own_folder(), True), (INCLUDED, False)) if has_own else ((own_folder(), False),)
+    files: dict[str, ExperimentFile] = {}
+    for folder, is_own in folders:
         for path in sorted(folder.glob("*.yaml")):
-            other = files.get(path.stem)
-            if other and other.path.read_bytes() != path.read_bytes():
-                raise InputError(
-                    f"{other.path} has the name of an experiment that comes with bcgan, {path.stem}, and other "
-                    f"settings. Rename it, and `name` in it, or give its path in place of the name."
-                )
-            if not other:
-                files[path.stem] = ExperimentFile(path, is_own, _summary(path))
+            files.setdefault(path.stem, ExperimentFile(path, is_own, _summary(path)))
     return files
 
 
@@ -62,13 +52,19 @@ def find(name: str) -> Path:
         if not path.is_file():
             raise InputError(f"{path} does not exist. Give the path of a YAML file, or a name that bcgan list shows.")
         return path
-    files = list_all()
+    files, included = list_all(), INCLUDED / f"{name}.yaml"
     if name not in files:
         raise InputError(
             f"No experiment {name!r} in {own_folder()} or among those that come with bcgan. Choose one of: "
             f"{', '.join(files)}; or write one: bcgan init {name}."
         )
-    return files[name].path
+    path = files[name].path
+    if included.is_file() and path.read_bytes() != included.read_bytes():
+        raise InputError(
+            f"{path} has the name of an experiment that comes with bcgan, {name}, and other settings. Rename it, and "
+            "`name` in it, or give its path in place of the name."
+        )
+    return path
 
 
 def init(name: str, base: str) -> Path:

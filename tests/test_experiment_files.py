@@ -47,8 +47,10 @@ def test_two_files_of_one_name_are_refused_where_they_differ(home):
     assert experiment_files.find("phantom") == own
     own.write_bytes(included.read_bytes() + b"seed: 3\n")
     with pytest.raises(InputError, match="has the name of an experiment that comes with bcgan, phantom"):
-        experiment_files.find("idc")
+        experiment_files.find("phantom")
     assert experiment.load(str(own)).seed == 3
+    assert experiment_files.find("idc") == experiment_files.INCLUDED / "idc.yaml"
+    assert experiment_files.list_all()["phantom"].is_own
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(home):
