@@ -178,6 +178,46 @@ def assess(
         context.exit(3)
 
 
+@models.command(short_help="Measure features that somebody else computed.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("--run", help="The experiment whose patches the features are of; found by `ids`.")
+@click.option("--labels", type=click.Path(exists=True, dir_okay=False), help="CSV: slide,x,y,label,patient.")
+@click.option("--out", type=click.Path(dir_okay=False), help="A JSON file with the results.")
+def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str | None) -> None:
+    """Measure the features in FILES (.npz, or .h5 as TRIDENT writes it) by a linear and a nearest-neighbor probe.
+
+    Patients are never on both sides. With --run the run's patients train, select and test, as in its report's table of
+    probes; otherwise every patient is tested once, in five folds.
+    """
+    from pathlib import Path
+
+    prepare_process()
+    from bcgan.evaluate import embeddings, intervals
+    from bcgan.evaluate.paired import BootstrapSettings
+
+    paths = [Path(file) for file in files]
+    table = embeddings.read_table(Path(labels)) if labels else None
+    joined = embeddings.join([embeddings.read(path, table) for path in paths], paths)
+    seeds, bootstrap = (0, 1, 2), BootstrapSettings(1000, 0.95, 0)
+    if run:
+        settings, root = execution.load_finished_run(experiment.load(run), until="preprocess")
+        from bcgan.preprocess import store
+
+        joined = embeddings.match(joined, store.load(root / "preprocess"), run)
+        seeds = settings.evaluate.probe_seeds or seeds
+    results = embeddings.probe(joined, seeds, bootstrap)
+    click.echo(
+        f"{results['dimensions']} dimensions, {results['patches']:,} patches of {results['patients']} patients, "
+        f"{results['tested_patients']} tested"
+    )
+    for name, title in (("linear", "logistic regression"), ("neighbors", "nearest neighbours")):
+        area, accuracy = (intervals.format_estimate(results[name][key]) for key in ("roc_auc", "balanced_accuracy"))
+        click.echo(f"{title}: ROC AUC {area}, balanced accuracy {accuracy}")
+    if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(Path(out), results)
+
+
 @models.command(short_help="Show which pixels support a label.")
 @click.argument("images", nargs=-1, required=True)
 @model_option

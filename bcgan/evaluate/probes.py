@@ -48,7 +48,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
             scores = {}
             for seed in seeds:
                 features = fixed_features.get(name, untrained[seed])
-                train = _resample_patients(patients, labels, rows["train"], seed)
+                train = resample_patients(patients, labels, rows["train"], seed)
                 scores[seed] = fit_and_score_probe(features, labels, train, rows["validation"], test)
                 bar.update()
             estimates = intervals.metrics_with_intervals(
@@ -121,7 +121,7 @@ def _untrained_features(images: np.ndarray, experiment: Experiment, seed: int) -
     return batches.map_in_batches(pool, images)
 
 
-def _resample_patients(patients: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
+def resample_patients(patients: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
     """Return the training rows of patients drawn with replacement; it draws again while a class is missing."""
     groups = pd.Series(train).groupby(patients[train]).apply(np.array)
     for attempt in range(100):

@@ -23,15 +23,15 @@ def test_a_probe_finds_what_is_linear_and_nothing_where_there_is_nothing():
 def test_training_patients_are_drawn_whole():
     patients = np.repeat(["a", "b", "c", "d"], 5)
     labels = np.arange(20) % 2
-    drawn = probes._resample_patients(patients, labels, np.arange(20), seed=1)
+    drawn = probes.resample_patients(patients, labels, np.arange(20), seed=1)
     assert len(drawn) == 20
     counts = pd.Series(drawn).value_counts()
     for patient in "abcd":
         assert len(set(counts.reindex(np.flatnonzero(patients == patient), fill_value=0))) == 1
-    assert not np.array_equal(drawn, probes._resample_patients(patients, labels, np.arange(20), seed=2))
+    assert not np.array_equal(drawn, probes.resample_patients(patients, labels, np.arange(20), seed=2))
     by_patient = np.repeat([0, 0, 0, 1], 5)
     for seed in range(20):
-        assert set(by_patient[probes._resample_patients(patients, by_patient, np.arange(20), seed)]) == {0, 1}
+        assert set(by_patient[probes.resample_patients(patients, by_patient, np.arange(20), seed)]) == {0, 1}
 
 
 def test_nothing_changed_where_nothing_was_changed():

@@ -1,0 +1,190 @@
+"""`bcgan probe`: features of others, measured by patients."""
+
+import json
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from bcgan import cli
+from bcgan.errors import InputError
+from bcgan.evaluate import embeddings
+from bcgan.evaluate.embeddings import Embeddings
+from bcgan.evaluate.paired import BootstrapSettings
+
+BOOTSTRAP = BootstrapSettings(50, 0.95, 0)
+PATIENTS, PATCHES = 12, 10
+
+
+def features_of(signal: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features in which a class is shifted by `signal`, and every patient by as much as patients differ."""
+    rng = np.random.default_rng(seed)
+    patients = np.repeat([f"p{number:02d}" for number in range(PATIENTS)], PATCHES)
+    labels = np.tile([0, 1], len(patients) // 2)
+    shifts = np.repeat(rng.normal(size=(PATIENTS, 6)), PATCHES, 0)
+    features = shifts + rng.normal(size=shifts.shape)
+    features[:, 0] += signal * labels
+    return features.astype(np.float32), labels, patients
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """A function that writes arrays to a file."""
+
+    def write(name: str = "features.npz", **arrays):
+        np.savez(tmp_path / name, **arrays)
+        return tmp_path / name
+
+    return write
+
+
+def probe(arguments: list, capsys) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["probe", *map(str, arguments)])
+    shown = capsys.readouterr()
+    return ended.value.code, shown.out, shown.err
+
+
+def test_features_that_tell_the_classes_apart_score_high_and_noise_does_not(npz, tmp_path, capsys):
+    areas = {}
+    for signal in (0.0, 8.0):
+        features, labels, patients = features_of(signal)
+        path = npz(features=features, labels=labels, patients=patients)
+        code, out, _ = probe([path, "--out", tmp_path / "results.json"], capsys)
+        assert code == 0
+        assert "6 dimensions, 120 patches of 12 patients, 12 tested" in out
+        results = json.loads((tmp_path / "results.json").read_text("utf-8"))
+        areas[signal] = {name: results[name]["roc_auc"]["value"] for name in ("linear", "neighbors")}
+        assert f"{areas[signal]['linear']:.3f}" in out
+    assert all(0.3 < area < 0.7 for area in areas[0.0].values())
+    assert all(area > 0.95 for area in areas[8.0].values())
+
+
+def test_features_that_tell_patients_apart_alone_score_nothing():
+    """Every patient has one class and a place of its own: by patches at random this would be an AUC of 1."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat([f"p{number:02d}" for number in range(40)], PATCHES)
+    labels = np.repeat(rng.permutation([0, 1] * 20), PATCHES)
+    places = np.repeat(10 * rng.normal(size=(40, 5)), PATCHES, 0) + rng.normal(size=(400, 5))
+    results = embeddings.probe(Embeddings(places.astype(np.float32), None, labels, patients, None), (0,), BOOTSTRAP)
+    for name in ("linear", "neighbors"):
+        assert 0.2 < results[name]["roc_auc"]["value"] < 0.8
+
+
+def test_the_order_of_patches_and_the_container_change_nothing(npz, tmp_path):
+    features, labels, patients = features_of(2.0)
+    order = np.random.default_rng(1).permutation(len(labels))
+    plain = embeddings.read(npz(features=features, labels=labels, patients=patients))
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        file["features"], file["labels"] = features[order], labels[order]
+        file["patients"] = [name.encode() for name in patients[order]]
+    shuffled = embeddings.read(tmp_path / "features.h5")
+    first, second = (embeddings.probe(each, (0,), BOOTSTRAP) for each in (plain, shuffled))
+    for name in ("linear", "neighbors"):
+        assert first[name]["roc_auc"]["value"] == pytest.approx(second[name]["roc_auc"]["value"], abs=1e-6)
+
+
+def test_labels_may_be_names_of_the_classes(npz):
+    features, labels, patients = features_of(2.0)
+    named = embeddings.read(npz(features=features, labels=np.array(["Benign", "malignant"])[labels], patients=patients))
+    np.testing.assert_array_equal(named.labels, labels)
+
+
+def test_slides_as_trident_writes_them_are_found_in_a_table_by_place(tmp_path, capsys):
+    features, labels, patients = features_of(8.0)
+    rows, files = [], []
+    for number, name in enumerate(np.unique(patients)):
+        chosen = patients == name
+        coords = np.stack([256 * np.arange(PATCHES), np.full(PATCHES, 512)], 1)
+        path = tmp_path / f"slide{number}.h5"
+        with h5py.File(path, "w") as file:
+            file["features"], file["coords"] = features[chosen][None], coords
+        files.append(path)
+        rows += [(f"slide{number}", x, y, label, name) for (x, y), label in zip(coords, labels[chosen], strict=True)]
+    table = pd.DataFrame(rows, columns=list(embeddings.TABLE_COLUMNS))
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "labels.csv", index=False)
+    code, out, _ = probe([*files, "--labels", tmp_path / "labels.csv"], capsys)
+    assert code == 0
+    assert "120 patches of 12 patients, 12 tested" in out
+    table.iloc[1:].to_csv(tmp_path / "labels.csv", index=False)
+    code, _, error = probe([*files, "--labels", tmp_path / "labels.csv"], capsys)
+    assert code == 2
+    assert "1 of 10 places are not in the table; the first is slide0, 0, 512" in error
+
+
+def test_a_runs_patches_are_found_by_their_ids(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(finished)
+    index = pd.read_csv("runs/tiny/preprocess/index.csv", dtype={"id": str, "patient": str}).sample(
+        frac=1, random_state=0
+    )
+    features = np.random.default_rng(0).normal(size=(len(index), 4)) + 5 * index[["label"]].to_numpy()
+    np.savez(tmp_path / "own.npz", features=features, ids=index["id"].to_numpy(str))
+    code, out, _ = probe([tmp_path / "own.npz", "--run", "tiny.yaml"], capsys)
+    assert code == 0
+    counts = index.groupby("role")["patient"].nunique()
+    used = index[index["role"].isin(embeddings.ROLES)]
+    assert f"{len(used)} patches of {used['patient'].nunique()} patients, {counts['test']} tested" in out
+    assert "ROC AUC 1.000" in out
+    np.savez(tmp_path / "own.npz", features=features, ids=np.char.add(index["id"].to_numpy(str), "x"))
+    code, _, error = probe([tmp_path / "own.npz", "--run", "tiny.yaml"], capsys)
+    assert code == 2
+    assert "None of 80 ids is of a train patch of tiny.yaml" in error
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": None}, "no array `features`"),
+        ({"patients": None}, "come without patients. .*--run"),
+        ({"labels": None}, "come without labels"),
+        ({"features": lambda values: np.where(np.arange(len(values))[:, None] == 7, np.nan, values)},
+         "1 patches are not finite; the first is number 7"),
+        ({"features": lambda values: values[:, 0]}, r"shape \(120,\)"),
+        ({"labels": lambda values: values[:-1]}, "labels has 119 rows and features 120"),
+        ({"labels": lambda values: values * 0}, "All 120 patches have the label 0"),
+        ({"labels": lambda values: values * 2}, r"Labels are \[0, 2\]"),
+        ({"labels": lambda values: np.array(["benign", "ductal"])[values]}, "label 'ductal' is neither"),
+        ({"patients": lambda values: np.where(values < "p06", "a", "b")}, "There are 2 patients"),
+    ],
+)  # fmt: skip
+def test_features_that_cannot_be_measured_are_refused(npz, capsys, change, message):
+    arrays = dict(zip(("features", "labels", "patients"), features_of(1.0), strict=True))
+    for name, how in change.items():
+        arrays[name] = how(arrays[name]) if how else None
+    path = npz(**{name: values for name, values in arrays.items() if values is not None})
+    code, _, error = probe([path], capsys)
+    assert code == 2
+    assert len(error.strip().splitlines()) == 1
+    with pytest.raises(InputError, match=message):
+        raise InputError(error)
+
+
+def test_other_files_are_refused(tmp_path, npz, capsys):
+    features, labels, patients = features_of(1.0)
+    (tmp_path / "features.csv").write_text("1,2", "utf-8")
+    (tmp_path / "broken.h5").write_bytes(b"no HDF5")
+    np.savez(tmp_path / "pickled.npz", features=np.array([{}], object))
+    first = npz("first.npz", features=features, labels=labels, patients=patients)
+    narrow = npz("narrow.npz", features=features[:, :3], labels=labels, patients=patients)
+    by_id = npz("by_id.npz", features=features, ids=np.arange(len(labels)).astype(str))
+    cases = {
+        (tmp_path / "features.csv",): "neither .npz nor .h5",
+        (tmp_path / "broken.h5",): "cannot be read",
+        (tmp_path / "pickled.npz",): "cannot be read",
+        (first, narrow): "3 dimensions and",
+        (first, by_id): "other arrays than",
+    }
+    for files, message in cases.items():
+        code, _, error = probe(list(files), capsys)
+        assert code == 2
+        assert message in error
+
+
+def test_an_id_that_occurs_twice_is_refused(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(finished)
+    index = pd.read_csv("runs/tiny/preprocess/index.csv", dtype={"id": str})
+    np.savez(tmp_path / "own.npz", features=np.zeros((2, 3)), ids=index["id"].to_numpy(str)[[0, 0]])
+    code, _, error = probe([tmp_path / "own.npz", "--run", "tiny.yaml"], capsys)
+    assert code == 2
+    assert "occurs 2 times" in error
