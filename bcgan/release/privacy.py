@@ -360,7 +360,7 @@ def _projected_scores(network: keras.Model, images: ImageRows, num_classes: int)
         maps = extract(batches.to_float(patches), training=False)
         total = np.zeros(len(patches))
         for label in range(num_classes):
-            logits = network([*maps, np.full(len(patches), label, np.int32)], training=False)
+            logits = network([*maps, keras.ops.full((len(patches),), label, "int32")], training=False)
             total += np.mean([np.asarray(keras.ops.mean(values, (1, 2, 3))) for values in logits], 0)
         return total / num_classes
 

@@ -10,6 +10,7 @@ import pytest
 
 from bcgan import cli, execution, runs
 from bcgan.errors import InputError, WorkError
+from bcgan.models import projected_discriminator as networks
 from bcgan.preprocess import store
 from bcgan.release import dataset, privacy, synthesis, tables
 from bcgan.release.release import release
@@ -359,3 +360,16 @@ def test_tables_of_a_failed_audit_have_no_use(released):
     assert len(tables.privacy(audit | {"utility": None})) == len(audit["privacy"])
     assert len(tables.utility(audit)) == 2
     assert len(tables.tuning(audit)) == 2
+
+
+def test_the_projected_discriminators_score_is_the_mean_of_its_logits(copied, monkeypatch):
+    features = networks.imagenet_features(50, weights=False)
+    monkeypatch.setattr(networks, "imagenet_features", lambda size: features)
+    network = networks.projected_discriminator(features, width=4)
+    images = store.load(copied / "preprocess").images.select(np.arange(10))
+    scores = privacy._projected_scores(network, images, 2)
+    maps = [np.asarray(values) for values in features(images[np.arange(10)].astype(np.float32) / 255)]
+    outputs = [network([*maps, np.full(10, label)]) for label in (0, 1)]
+    logits = [[np.asarray(values).mean((1, 2, 3)) for values in by_map] for by_map in outputs]
+    np.testing.assert_allclose(scores, np.mean(logits, (0, 1)), rtol=1e-3, atol=1e-5)
+    assert np.ptp(scores) > 0
