@@ -51,7 +51,8 @@ def cli(home: str | None) -> None:
     """Group the commands. `main` reads --debug itself."""
     from pathlib import Path
 
-    runs.set_home(Path(home or ""))
+    if home:  # the current folder may be read by commands that write nothing there
+        runs.set_home(Path(home))
 
 
 @cli.command("list", short_help="List the experiments.")
@@ -60,7 +61,7 @@ def list_command() -> None:
     files = experiment_files.list_all()
     width = max(map(len, files))
     for name, file in files.items():
-        click.echo(f"{name:{width}}  {'(yours) ' if file.is_own else ''}{file.summary}")
+        click.echo(f"{name:{width}}  {'(yours) ' if file.is_own else ''}{experiment_files.summarize(file.path)}")
 
 
 @cli.command(short_help="Write an experiment to edit.")
@@ -68,7 +69,9 @@ def list_command() -> None:
 @click.option("--from", "base", default="folder", show_default=True, help="The experiment that is copied.")
 def init(name: str, base: str) -> None:
     """Write pipelines/NAME.yaml, a copy of another experiment, to edit."""
-    click.echo(f"{experiment_files.init(name, base)}: edit it, then: bcgan run {name}")
+    path, home = experiment_files.init(name, base), runs.home()
+    option = "" if home.samefile(".") else f" --home {home}"
+    click.echo(f"{path}: edit it, then: bcgan{option} run {name}")
 
 
 @cli.command(short_help="Run or resume an experiment's stages.")

@@ -181,7 +181,11 @@ def assess(
 @models.command(short_help="Measure features that somebody else computed.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("--run", help="The experiment whose patches the features are of; found by `ids`.")
-@click.option("--labels", type=click.Path(exists=True, dir_okay=False), help="CSV: slide,x,y,label,patient.")
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A table: image (the slide), x, y, label, patient.",
+)
 @click.option("--out", type=click.Path(dir_okay=False), help="A JSON file with the results.")
 def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str | None) -> None:
     """Measure the features in FILES (.npz, or .h5 as TRIDENT writes it) by a linear and a nearest-neighbor probe.
@@ -191,28 +195,31 @@ def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str 
     """
     from pathlib import Path
 
-    prepare_process()
+    prepare_process(tensorflow=True)
     from bcgan.evaluate import embeddings, intervals
     from bcgan.evaluate.paired import BootstrapSettings
 
     paths = [Path(file) for file in files]
-    table = embeddings.read_table(Path(labels)) if labels else None
-    joined = embeddings.join([embeddings.read(path, table) for path in paths], paths)
+    places = embeddings.read_places(Path(labels)) if labels else None
+    joined = embeddings.join([embeddings.read(path, places) for path in paths], paths)
     seeds, bootstrap = (0, 1, 2), BootstrapSettings(1000, 0.95, 0)
     if run:
         settings, root = execution.load_finished_run(experiment.load(run), until="preprocess")
         from bcgan.preprocess import store
 
-        joined = embeddings.match(joined, store.load(root / "preprocess"), run)
-        seeds = settings.evaluate.probe_seeds or seeds
+        joined = embeddings.match(joined, store.load(root / "preprocess"), run, settings.seed)
+        evaluate = settings.evaluate
+        seeds = evaluate.probe_seeds or seeds
+        bootstrap = BootstrapSettings(evaluate.bootstrap_samples, evaluate.confidence_level, settings.seed)
     results = embeddings.probe(joined, seeds, bootstrap)
     click.echo(
         f"{results['dimensions']} dimensions, {results['patches']:,} patches of {results['patients']} patients, "
         f"{results['tested_patients']} tested"
     )
     for name, title in (("linear", "logistic regression"), ("neighbors", "nearest neighbours")):
-        area, accuracy = (intervals.format_estimate(results[name][key]) for key in ("roc_auc", "balanced_accuracy"))
-        click.echo(f"{title}: ROC AUC {area}, balanced accuracy {accuracy}")
+        texts = {key: intervals.format_estimate(estimate) for key, estimate in results[name].items()}
+        accuracy = f", balanced accuracy {texts['balanced_accuracy']}" if "balanced_accuracy" in texts else ""
+        click.echo(f"{title}: ROC AUC {texts['roc_auc']}{accuracy}")
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         runs.write_json(Path(out), results)

@@ -181,7 +181,7 @@ def load_finished_run(experiment: Experiment, until: str = stages.DEFAULT_LAST_S
     """
     root = runs.root() / experiment.name
     last = "" if until == stages.DEFAULT_LAST_STAGE else f" --until {until}"
-    remedy = f"Run: bcgan run {experiment.name}{last}" if last else f"Run: make train EXPERIMENT={experiment.name}"
+    remedy = f"Run: bcgan run {experiment.name}{last}"
     run_settings = experiment.model_dump(mode="json")
     for name in (stage.name for stage in stages.stages_until(until)):
         if not (root / name / artifacts.MANIFEST).exists():

@@ -228,7 +228,7 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
     """
     path = experiment_files.find(name)
     try:
-        tree = yaml.safe_load(path.read_text("utf-8"))
+        tree = yaml.safe_load(experiment_files.read_text(path))
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Correct that line.") from error
     if not isinstance(tree, dict):

@@ -19,7 +19,6 @@ class ExperimentFile(NamedTuple):
 
     path: Path
     is_own: bool  # whether it is the user's
-    summary: str  # the first sentence of the comment at its top
 
 
 def own_folder() -> Path:
@@ -33,8 +32,8 @@ def list_all() -> dict[str, ExperimentFile]:
     folders = ((own_folder(), True), (INCLUDED, False)) if has_own else ((own_folder(), False),)
     files: dict[str, ExperimentFile] = {}
     for folder, is_own in folders:
-        for path in sorted(folder.glob("*.yaml")):
-            files.setdefault(path.stem, ExperimentFile(path, is_own, _summary(path)))
+        for path in sorted(path for path in folder.glob("*.yaml") if path.is_file()):
+            files.setdefault(path.stem, ExperimentFile(path, is_own))
     return files
 
 
@@ -52,19 +51,19 @@ def find(name: str) -> Path:
         if not path.is_file():
             raise InputError(f"{path} does not exist. Give the path of a YAML file, or a name that bcgan list shows.")
         return path
-    files, included = list_all(), INCLUDED / f"{name}.yaml"
-    if name not in files:
+    own, included = own_folder() / f"{name}.yaml", INCLUDED / f"{name}.yaml"
+    if own.is_file() and included.is_file() and own.read_bytes() != included.read_bytes():
         raise InputError(
-            f"No experiment {name!r} in {own_folder()} or among those that come with bcgan. Choose one of: "
-            f"{', '.join(files)}; or write one: bcgan init {name}."
-        )
-    path = files[name].path
-    if included.is_file() and path.read_bytes() != included.read_bytes():
-        raise InputError(
-            f"{path} has the name of an experiment that comes with bcgan, {name}, and other settings. Rename it, and "
+            f"{own} has the name of an experiment that comes with bcgan, {name}, and other settings. Rename it, and "
             "`name` in it, or give its path in place of the name."
         )
-    return path
+    if own.is_file() or included.is_file():
+        return own if own.is_file() else included
+    remedy = f"; or write one: bcgan init {name}" if NAME.fullmatch(name) else ""
+    raise InputError(
+        f"No experiment {name!r} in {own_folder()} or among those that come with bcgan. Choose one of: "
+        f"{', '.join(list_all())}{remedy}."
+    )
 
 
 def init(name: str, base: str) -> Path:
@@ -85,7 +84,7 @@ def init(name: str, base: str) -> Path:
     source, files = find(base), list_all()
     if name in files:
         raise InputError(f"{name} exists already: {files[name].path}. Choose another name.")
-    text, changed = re.subn(r"^name:.*$", f"name: {name}", source.read_text("utf-8"), count=1, flags=re.MULTILINE)
+    text, changed = re.subn(r"^name:.*$", f"name: {name}", read_text(source), count=1, flags=re.MULTILINE)
     if not changed:
         raise InputError(f"{source} has no line `name:`. Choose another experiment with --from.")
     target = own_folder() / f"{name}.yaml"
@@ -95,11 +94,27 @@ def init(name: str, base: str) -> Path:
     return target
 
 
-def _summary(path: Path) -> str:
-    """Return the first sentence of the comment at the top of a file, or nothing."""
+def summarize(path: Path) -> str:
+    """Return the first sentence of the comment at the top of a file, or why it cannot be read."""
     lines: list[str] = []
-    for line in path.read_text("utf-8").splitlines():
+    try:
+        text = read_text(path)
+    except InputError as error:
+        return str(error)
+    for line in text.splitlines():
         if not line.startswith("# ") or line.startswith("#  "):
             break
         lines.append(line.removeprefix("# "))
     return re.split(r"(?<=[.])\s", " ".join(lines), maxsplit=1)[0].rstrip(".")
+
+
+def read_text(path: Path) -> str:
+    """Read a YAML file.
+
+    Raises:
+        InputError: If it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Save it as UTF-8.") from error

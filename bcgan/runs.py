@@ -33,9 +33,9 @@ def set_home(folder: Path) -> None:
     """
     global _home
     if not folder.is_dir():
-        raise InputError(f"--home {folder} is no folder. Make it, or choose another.")
+        raise InputError(f"{folder}, of --home or BCGAN_HOME, is no folder. Make it, or name another.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"--home {folder} takes no files from this user. Change its permissions, or choose another.")
+        raise InputError(f"{folder}, of --home or BCGAN_HOME, takes no files from this user. Name another.")
     _home = folder
 
 

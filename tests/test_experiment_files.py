@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from bcgan import experiment, experiment_files, runs
+from bcgan import cli, experiment, experiment_files, runs
 from bcgan.errors import InputError
 
 
@@ -60,11 +60,38 @@ def test_an_unknown_name_is_answered_with_the_known_ones(home):
         experiment_files.find("nowhere.yaml")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_home_that_cannot_be_written_is_refused(tmp_path):
-    tmp_path.chmod(0o500)
+def test_a_home_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(InputError, match="takes no files from this user"):
         runs.set_home(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_may_still_be_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["list"])
+    assert ended.value.code == 0
+    assert "phantom" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_read_concerns_only_those_who_ask_for_it(home, capsys):
+    (home / "pipelines").mkdir()
+    (home / "pipelines" / "latin.yaml").write_bytes(b"# F\374r\nname: latin\n")
+    (home / "pipelines" / "folder_of.yaml").mkdir()
+    (home / "pipelines" / "dangling.yaml").symlink_to(home / "nowhere")
+    assert experiment.load("phantom").name == "phantom"
+    with pytest.raises(SystemExit):
+        cli.main(["list"])
+    shown = capsys.readouterr().out
+    assert "latin" in shown
+    assert "cannot be read" in shown
+    assert "dangling" not in shown
+    for name in ("latin", str(home / "pipelines" / "latin.yaml")):
+        with pytest.raises(InputError, match="latin.yaml cannot be read"):
+            experiment.load(name)
+    with pytest.raises(InputError, match="latin.yaml cannot be read"):
+        experiment_files.init("mine", "latin")
 
 
 def test_a_home_that_is_no_folder_is_refused(tmp_path):
@@ -75,5 +102,6 @@ def test_a_home_that_is_no_folder_is_refused(tmp_path):
 
 def test_every_summary_is_one_line_that_says_something():
     for name, file in experiment_files.list_all().items():
-        assert 20 < len(file.summary) < 200, name
-        assert "\n" not in file.summary
+        summary = experiment_files.summarize(file.path)
+        assert 20 < len(summary) < 200, name
+        assert "\n" not in summary

@@ -8,155 +8,215 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from bcgan.classes import CLASSES
-from bcgan.data.labels import ClassNames
+from bcgan.data import labels as label_table
+from bcgan.data.labels import WHOLE_NUMBER, ClassNames
+from bcgan.data.patients import check_spellings, normalize_patient
+from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals, metrics
 from bcgan.evaluate.paired import BootstrapSettings
-from bcgan.evaluate.probes import fit_and_score_probe, resample_patients
+from bcgan.evaluate.probes import ROLES, fit_and_score_probe, resample_patients, subsample
 from bcgan.preprocess.store import Store
+from bcgan.progress import log
+from bcgan.slides.files import strip_suffixes
 
 ARRAYS = ("features", "ids", "labels", "patients", "coords")
-TABLE_COLUMNS = ("slide", "x", "y", "label", "patient")
 NUM_NEIGHBORS = 20
 NUM_FOLDS = 5
-MIN_PATIENTS = NUM_FOLDS
-ROLES = ("train", "validation", "test")
+MAX_LABEL = 1000  # more classes than that are a mistake
+Places = dict[tuple[str, int, int], label_table.Row]  # rows of a table by slide, x and y
 
 
 class Embeddings(NamedTuple):
     """Features of patches, and what is known of each patch; (n,) or `None` if it is not known."""
 
-    features: np.ndarray  # float32, (n, d)
+    features: np.ndarray  # float64, (n, d)
     ids: np.ndarray | None
     labels: np.ndarray | None  # integers
     patients: np.ndarray | None
     roles: np.ndarray | None  # train, validation or test
 
 
-def read(path: Path, table: pd.DataFrame | None = None) -> Embeddings:
+def read(path: Path, places: Places | None = None) -> Embeddings:
     """Read features from a .npz or .h5 file.
 
     Args:
         path: With the array `features`, (n, d), or (1, n, d) as TRIDENT writes it; and `ids`, or `labels` and
             `patients`, or `coords`, (n, 2).
-        table: Slides, places, labels and patients for a file with `coords`, which is named after its slide; from
-            `read_table`. Defaults to `None`.
+        places: Labels and patients for a file with `coords`, which is named after its slide; from `read_places`.
+            Defaults to `None`.
 
     Raises:
-        InputError: If an array is missing or has another length, a number is not finite, or a place is not in `table`.
+        InputError: If an array is missing or has another shape, a number is not finite, or a place is not in `places`.
     """
     arrays = _read_arrays(path)
-    features = np.asarray(arrays["features"], np.float32)
-    features = features[0] if features.ndim == 3 and len(features) == 1 else features
-    if features.ndim != 2 or not len(features):
-        raise InputError(f"{path}: features has the shape {features.shape}. It has to be (patches, dimensions).")
+    features = _as_rows(arrays["features"], path, "features")
+    if not np.issubdtype(features.dtype, np.number) or np.iscomplexobj(features) or not features.size:
+        raise InputError(f"{path}: features are {features.dtype} of shape {features.shape}. Numbers (n, d) are needed.")
+    features = features.astype(np.float64)
     if (bad := ~np.isfinite(features).all(1)).any():
         raise InputError(
             f"{path}: features of {bad.sum()} patches are not finite; the first is number {int(bad.argmax())}. Compute "
             "them again."
         )
-    for name in ARRAYS[1:]:
-        if name in arrays and len(arrays[name]) != len(features):
-            raise InputError(f"{path}: {name} has {len(arrays[name])} rows and features {len(features)}.")
-    ids, labels, patients = (_as_text(arrays[name]) if name in arrays else None for name in ARRAYS[1:4])
-    if labels is not None:
-        labels = _as_labels(labels, path)
-    if table is not None:
-        if "coords" not in arrays:
-            raise InputError(f"{path} has no coords, by which --labels finds a patch. Leave --labels out.")
-        labels, patients = _look_up(path, np.asarray(arrays["coords"]), table)
+    columns = {name: _as_column(arrays[name], path, name, len(features)) for name in ARRAYS[1:4] if name in arrays}
+    labels = _as_labels(columns["labels"], path) if "labels" in columns else None
+    patients = _as_patients(columns["patients"], path) if "patients" in columns else None
+    ids = columns.get("ids")
+    if places is not None:
+        found = _look_up(path, arrays.get("coords"), len(features), places)
+        _check_same(labels, found[0], path, "labels")
+        _check_same(patients, found[1], path, "patients")
+        labels, patients = found
     return Embeddings(features, ids, labels, patients, None)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read those of ARRAYS that a file has."""
+    suffix = path.suffix.lower()
+    if suffix not in (".npz", ".h5", ".hdf5"):
+        raise InputError(f"{path} is neither .npz nor .h5. Write the features as one of these.")
+    arrays: dict[str, np.ndarray] = {}
     try:
-        if path.suffix == ".npz":
+        if suffix == ".npz":
             with np.load(path, allow_pickle=False) as saved:
                 arrays = {name: saved[name] for name in ARRAYS if name in saved.files}
-        elif path.suffix in (".h5", ".hdf5"):
+        else:
             import h5py
 
             with h5py.File(path, "r") as file:
-                arrays = {name: file[name][()] for name in ARRAYS if name in file}
-        else:
-            raise InputError(f"{path} is neither .npz nor .h5. Write the features as one of these.")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Write it again.") from error
+                arrays = {name: np.asarray(file[name][()]) for name in ARRAYS if name in file}
+    except Exception as error:  # a file that is no such file ends in whatever its reader raises
+        remedy = f"Write it again as {suffix}; an array of objects as text: ids.astype(str)."
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {error}). {remedy}") from error
     if "features" not in arrays:
         raise InputError(f"{path} has no array `features`. Name the features so.")
     return arrays
 
 
-def _as_text(values: np.ndarray) -> np.ndarray:
-    """Return values as text; HDF5 has bytes."""
-    return np.array([value.decode() if isinstance(value, bytes) else str(value) for value in np.asarray(values)])
+def _as_rows(values: np.ndarray, path: Path, name: str) -> np.ndarray:
+    """Return an array (n, d); one that is (1, n, d) loses its first dimension."""
+    rows = values[0] if values.ndim == 3 and len(values) == 1 else values
+    if rows.ndim != 2:
+        raise InputError(f"{path}: {name} has the shape {values.shape}. A row for each patch is needed: (n, d).")
+    return rows
 
 
-def _as_labels(names: np.ndarray, source: Path | str) -> np.ndarray:
-    """Return the labels of names of classes, or of labels.
+def _as_column(values: np.ndarray, path: Path, name: str, count: int) -> np.ndarray:
+    """Return an array (n,) as text; HDF5 has bytes."""
+    if values.shape != (count,):
+        raise InputError(f"{path}: {name} has the shape {values.shape}, and there are {count} features. Give one each.")
+    if values.dtype == bool:
+        values = values.astype(int)
+    try:
+        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {name} has text that is not UTF-8. Write it as UTF-8.") from error
+    if name != "ids" and all(WHOLE_NUMBER.fullmatch(text) for text in texts):  # 8863.0, as floats are written
+        texts = [WHOLE_NUMBER.sub(r"\1", text) for text in texts]
+    return np.array(texts)
+
+
+def _as_patients(names: np.ndarray, path: Path) -> np.ndarray:
+    """Return patients' names in the form that all readers use.
 
     Raises:
-        InputError: If one is neither of two classes nor a label.
+        InputError: If one is empty.
     """
-    if all(name.isdigit() for name in names):
+    patients = np.array([normalize_patient(name) for name in names])
+    if (unknown := np.isin(patients, ("", "nan", "None", "NA"))).any():
+        number = int(unknown.argmax())
+        raise InputError(
+            f"{path}: patient number {number} is {str(names[number])!r}. Name every patient, so that all patches of "
+            "one stay on one side."
+        )
+    return patients
+
+
+def _as_labels(names: np.ndarray, path: Path) -> np.ndarray:
+    """Return the labels of names of two classes, or of labels.
+
+    Raises:
+        InputError: If one is neither.
+    """
+    if all(name.isascii() and name.isdigit() and int(name) <= MAX_LABEL for name in names):
         return names.astype(int)
     known = ClassNames(tuple((name, ()) for name in CLASSES))
     labels = {name: known.label(name) for name in set(names)}
     if None in labels.values():
-        name = next(name for name in labels if labels[name] is None)
-        raise InputError(f"{source}: label {str(name)!r} is neither benign nor malignant, nor a number from 0 on.")
+        name = next(name for name in sorted(labels) if labels[name] is None)
+        raise InputError(
+            f"{path}: label {str(name)!r} is neither benign nor malignant, nor a number. Number the classes from 0 on."
+        )
     return np.array([labels[name] for name in names])
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV file with the columns slide, x, y, label and patient.
+def read_places(path: Path) -> Places:
+    """Read a table of labels with the columns image (the slide), label, patient, x and y.
 
     Raises:
-        InputError: If a column is missing or a value is, or two rows are of one place.
+        InputError: If a row has no place, or two rows are of one place.
     """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if missing := [name for name in TABLE_COLUMNS if name not in table]:
-        raise InputError(f"{path} has no column {missing[0]}. It needs {', '.join(TABLE_COLUMNS)}.")
-    if (empty := (table[list(TABLE_COLUMNS)] == "").any(axis=1)).any():
-        raise InputError(f"{path}: row {int(empty.argmax()) + 2} has an empty value. Fill it, or remove the row.")
-    table["label"] = _as_labels(table["label"].to_numpy(), path)
-    try:
-        table[["x", "y"]] = table[["x", "y"]].astype(float).astype(int)
-    except ValueError as error:
-        raise InputError(f"{path}: x or y is no number ({error}). Give the pixels of the upper left corner.") from error
-    if (repeated := table.duplicated(["slide", "x", "y"])).any():
-        raise InputError(f"{path}: row {int(repeated.argmax()) + 2} is of the same place as one before. Keep one.")
-    return table
+    places: Places = {}
+    for row in label_table.read_labels(path, ClassNames(tuple((name, ()) for name in CLASSES))):
+        place = (strip_suffixes(Path(row.image).name), row.x, row.y)
+        if UNKNOWN in place:
+            raise InputError(f"{path}, row {row.number}: no x or y. Give the corner of the patch, as in its file.")
+        if place in places:
+            raise InputError(f"{path}, row {row.number} is of the place of row {places[place].number}. Keep one.")
+        places[place] = row
+    return places
 
 
-def _look_up(path: Path, coords: np.ndarray, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _look_up(path: Path, coords: np.ndarray | None, count: int, places: Places) -> tuple[np.ndarray, np.ndarray]:
     """Return labels and patients of the places of a slide's patches.
 
     Raises:
-        InputError: If a place is not in the table.
+        InputError: If there are no places, one occurs twice, or one is not in the table.
     """
-    places = pd.DataFrame({"slide": path.stem, "x": coords[:, 0].astype(int), "y": coords[:, 1].astype(int)})
-    found = places.merge(table, "left", ["slide", "x", "y"])
-    if (missing := found["patient"].isna()).any():
-        first = found[missing].iloc[0]
+    if coords is None:
+        raise InputError(f"{path} has no coords, by which --labels finds a patch. Leave --labels out.")
+    corners = _as_rows(coords, path, "coords")
+    if corners.shape != (count, 2) or not (np.asarray(corners) == np.rint(corners)).all():
+        raise InputError(f"{path}: coords has the shape {coords.shape}, and {count} whole numbers x, y are needed.")
+    slide = path.stem
+    keys = [(slide, int(x), int(y)) for x, y in corners]
+    if len(set(keys)) < len(keys):
+        raise InputError(f"{path}: coords has a place twice. Keep one patch of each.")
+    if missing := [key for key in keys if key not in places]:
+        slides = sorted({key[0] for key in places})
+        named = ", ".join(slides[:3]) + (" ..." if len(slides) > 3 else "")
         raise InputError(
-            f"{path}: {missing.sum()} of {len(found)} places are not in the table; the first is {path.stem}, "
-            f"{first['x']}, {first['y']}. Add them, with the slide named as the file."
+            f"{path}: {len(missing)} of {count} places are not in the table; the first is "
+            f"{', '.join(map(str, missing[0]))}. The table's slides are {named}."
         )
-    return found["label"].to_numpy(int), found["patient"].to_numpy(str)
+    rows = [places[key] for key in keys]
+    return np.array([row.label for row in rows]), np.array([row.patient for row in rows])
+
+
+def _check_same(own: np.ndarray | None, found: np.ndarray, source: Path | str, name: str) -> None:
+    """Raise InputError if a file states other labels or patients than those that were found for it."""
+    if own is not None and (differs := own != found).any():
+        number = int(differs.argmax())
+        raise InputError(
+            f"{source}: {name} of {differs.sum()} patches are others than --run or --labels has; the first is number "
+            f"{number}, {own[number]} and {found[number]}. Correct one of them."
+        )
 
 
 def join(parts: list[Embeddings], sources: list[Path]) -> Embeddings:
     """Put the features of several files together.
 
     Raises:
-        InputError: If they have different dimensions, or one knows less of its patches than another.
+        InputError: If a file is given twice, two slides have one name, or files do not belong together.
     """
-    first = parts[0]
+    first, names = parts[0], [source.stem for source in sources]
+    if len({source.resolve() for source in sources}) < len(sources):
+        raise InputError(f"{max(sources, key=sources.count)} is given twice. Give every file once.")
+    if first.ids is None and len(sources) > 1 and len(set(names)) < len(names):
+        raise InputError(f"Two files are called {max(names, key=names.count)}. Rename one: slides are told by name.")
     for part, source in zip(parts, sources, strict=True):
         if part.features.shape[1] != first.features.shape[1]:
             raise InputError(
@@ -169,33 +229,46 @@ def join(parts: list[Embeddings], sources: list[Path]) -> Embeddings:
     return Embeddings(*(None if column[0] is None else np.concatenate(column) for column in columns))
 
 
-def match(embeddings: Embeddings, store: Store, run: str) -> Embeddings:
+def match(embeddings: Embeddings, store: Store, run: str, seed: int) -> Embeddings:
     """Give features the labels, patients and roles of a run's patches, by id.
 
-    Patches of the run without features are left out; of features, those of no role of ROLES.
+    They are those patches of ROLES that the report's probes use. A warning says how many have no features.
 
     Raises:
-        InputError: If there are no ids, one occurs twice, or a role has no patches.
+        InputError: If there are no ids, one occurs twice, labels contradict the run's, or a role has no patches.
     """
     if embeddings.ids is None:
-        raise InputError(f"The file has no `ids`, by which patches of {run} are found. Add them, or leave --run out.")
+        raise InputError(f"The files have no `ids`, by which patches of {run} are found. Add them, or leave --run out.")
     unique, counts = np.unique(embeddings.ids, return_counts=True)
     if (counts > 1).any():
         raise InputError(f"The id {unique[counts.argmax()]} occurs {counts.max()} times. Keep one of them.")
-    index = store.index.set_index("id")[["label", "patient", "role"]]
-    found = index.reindex(embeddings.ids)
-    is_used = found["role"].isin(ROLES).to_numpy()
-    kept = found[is_used]
+    index, position = store.index, {name: number for number, name in enumerate(embeddings.ids)}
+    known = np.isin(embeddings.ids, index["id"].to_numpy(str))
+    if not known.all():
+        log.warning("probe: %d of %d ids are not of %s, and are left out", (~known).sum(), len(known), run)
+    rows, own = [], []
     for role in ROLES:
-        if not (kept["role"] == role).any():
+        of_role = np.sort(subsample(store.role_indices(role), seed))
+        found = np.array([row for row in of_role if index["id"].iat[row] in position], int)
+        if not len(found):
             raise InputError(
-                f"None of {len(embeddings.ids)} ids is of a {role} patch of {run}, whose ids are such as "
-                f"{store.index['id'][0]}. Take the ids from its preprocess/index.csv."
+                f"None of {len(known)} ids is of a {role} patch of {run}, whose ids are such as {index['id'].iat[0]}. "
+                "Take the ids from its preprocess/index.csv."
             )
-    return Embeddings(
-        embeddings.features[is_used], embeddings.ids[is_used], kept["label"].to_numpy(int),
-        kept["patient"].to_numpy(str), kept["role"].to_numpy(str),
-    )  # fmt: skip
+        if len(found) < len(of_role):
+            log.warning(
+                "probe: %d of %d %s patches have no features: the result is not comparable with the report's",
+                len(of_role) - len(found), len(of_role), role,
+            )  # fmt: skip
+        rows.append(found)
+        own += [position[index["id"].iat[row]] for row in found]
+    chosen = index.iloc[np.concatenate(rows)]
+    labels, patients, roles = (chosen[name].to_numpy() for name in ("label", "patient", "role"))
+    if embeddings.labels is not None:
+        _check_same(embeddings.labels[own], labels, "The files", "labels")
+    if embeddings.patients is not None:
+        _check_same(embeddings.patients[own], patients.astype(str), "The files", "patients")
+    return Embeddings(embeddings.features[own], embeddings.ids[own], labels, patients.astype(str), roles.astype(str))
 
 
 def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSettings) -> dict[str, Any]:
@@ -205,7 +278,7 @@ def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSet
     every patient is tested once, in NUM_FOLDS folds of patients: the next fold selects the penalty.
 
     Returns:
-        {dimensions, patches, patients, tested_patients, linear, neighbors}; the last two are estimates of metrics.
+        {dimensions, patches, patients, tested_patients, linear: {roc_auc, balanced_accuracy}, neighbors: {roc_auc}}.
 
     Raises:
         InputError: If labels or patients are unknown, or there are too few of them.
@@ -217,14 +290,16 @@ def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSet
             f"The features come without {missing}. Add the array `{missing}`, or say where to find them: --run for a "
             "run's patches, --labels for slides."
         )
-    if len(np.unique(labels)) < 2:
-        raise InputError(f"All {len(labels)} patches have the label {labels[0]}. Two classes or more are needed.")
-    if set(np.unique(labels)) != set(range(len(np.unique(labels)))):
-        raise InputError(f"Labels are {sorted(set(labels.tolist()))}. Number the classes from 0 on, without a gap.")
-    if embeddings.roles is not None:
-        scores, tested = _probe_roles(embeddings, seeds)
-    else:
-        scores, tested = _probe_folds(embeddings)
+    check_spellings(patients.tolist(), "The features")
+    classes = np.unique(labels)
+    if len(classes) < 2 or classes.tolist() != list(range(len(classes))):
+        raise InputError(
+            f"The labels are {', '.join(map(str, classes))}. Number the classes 0, 1 and so on; two or more are needed."
+        )
+    if (embeddings.features.std(0) == 0).all():
+        raise InputError(f"The features of all {len(labels)} patches are the same. Compute them again.")
+    with_roles = embeddings.roles is not None
+    scores, tested = _probe_roles(embeddings, seeds) if with_roles else _probe_folds(embeddings)
     results = {
         "dimensions": embeddings.features.shape[1], "patches": len(labels), "patients": len(np.unique(patients)),
         "tested_patients": len(np.unique(patients[tested])),
@@ -234,7 +309,9 @@ def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSet
         estimates = intervals.metrics_with_intervals(
             labels[tested], predictions, patients[tested], settings.resamples, settings.confidence_level, settings.seed
         )
-        results[name] = {metric: estimates[metric] for metric in ("roc_auc", "balanced_accuracy")}
+        # Votes have no threshold that balances the classes.
+        measured = ("roc_auc", "balanced_accuracy") if name == "linear" else ("roc_auc",)
+        results[name] = {metric: estimates[metric] for metric in measured}
     return results
 
 
@@ -242,6 +319,8 @@ def _probe_roles(embeddings: Embeddings, seeds: tuple[int, ...]) -> tuple[dict[s
     """Return the probabilities of test patches by probe and seed, and the rows of test patches."""
     features, labels = embeddings.features, embeddings.labels
     rows = {role: np.flatnonzero(embeddings.roles == role) for role in ROLES}
+    for role in ROLES:
+        _check_classes(labels, rows[role], f"The {role} patches")
     linear = {}
     for seed in seeds:
         train = resample_patients(embeddings.patients, labels, rows["train"], seed)
@@ -252,31 +331,43 @@ def _probe_roles(embeddings: Embeddings, seeds: tuple[int, ...]) -> tuple[dict[s
 
 def _probe_folds(embeddings: Embeddings) -> tuple[dict[str, dict[int, np.ndarray]], np.ndarray]:
     """Return the probabilities of all patches by probe, each from a fold of patients, and all rows."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     features, labels, patients = embeddings.features, embeddings.labels, embeddings.patients
-    names = np.unique(patients)
-    if len(names) < MIN_PATIENTS:
-        raise InputError(f"There are {len(names)} patients. {MIN_PATIENTS} or more are needed for folds of patients.")
-    fold_of = dict(zip(np.random.default_rng(0).permutation(names), np.arange(len(names)) % NUM_FOLDS, strict=True))
-    folds = np.array([fold_of[name] for name in patients])
+    for label in np.unique(labels):
+        count = len(np.unique(patients[labels == label]))
+        if count < NUM_FOLDS:
+            raise InputError(
+                f"Label {label} occurs in {count} patients. {NUM_FOLDS} or more are needed for folds of patients."
+            )
+    order = np.lexsort((np.arange(len(labels)), patients))  # the folds do not depend on the order of the files
+    folds = np.empty(len(labels), int)
+    splitter = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=0)
+    for fold, (_, test) in enumerate(splitter.split(features[order], labels[order], patients[order])):
+        folds[order[test]] = fold
     shape = (len(labels),) if labels.max() == 1 else (len(labels), labels.max() + 1)
     linear, neighbors = np.zeros(shape), np.zeros(shape)
     for fold in range(NUM_FOLDS):
         test, validation = (np.flatnonzero(folds == (fold + step) % NUM_FOLDS) for step in (0, 1))
         train = np.flatnonzero((folds != fold) & (folds != (fold + 1) % NUM_FOLDS))
-        for rows, what in ((train, "training"), (validation, "validation")):
-            if len(np.unique(labels[rows])) <= labels.max():
-                raise InputError(
-                    f"The {what} patients of a fold lack a class. Give patches of more patients of each class."
-                )
+        for rows, title in ((train, "The training patients"), (validation, "The validation patients")):
+            _check_classes(labels, rows, f"{title} of a fold")
         linear[test] = fit_and_score_probe(features, labels, train, validation, test)
         neighbors[test] = _vote(features, labels, train, test)
     return {"linear": {0: linear}, "neighbors": {0: neighbors}}, np.arange(len(labels))
 
 
+def _check_classes(labels: np.ndarray, rows: np.ndarray, title: str) -> None:
+    """Raise InputError if some rows lack a class."""
+    if missing := sorted(set(labels.tolist()) - set(labels[rows].tolist())):
+        raise InputError(f"{title} have none of label {missing[0]}. Give features of more patients with it.")
+
+
 def _vote(features: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Return the shares of the classes among the nearest training patches by cosine, weighted by 1 / distance."""
     from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import normalize
 
-    count = min(NUM_NEIGHBORS, len(train))
-    model = KNeighborsClassifier(count, weights="distance", metric="cosine").fit(features[train], labels[train])
-    return metrics.second_or_all(model.predict_proba(features[test]))
+    count, directions = min(NUM_NEIGHBORS, len(train)), normalize(features / np.abs(features).max())
+    model = KNeighborsClassifier(count, weights="distance", metric="cosine").fit(directions[train], labels[train])
+    return metrics.second_or_all(model.predict_proba(directions[test]))

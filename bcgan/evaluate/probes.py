@@ -34,7 +34,7 @@ MAX_PATCHES = 10_000  # of a role: more change a probe little, and a logistic re
 def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> None:
     """Fit and test all probes, and write probes.json: {features: {dimensions, roc_auc: {value, low, high, seeds}}}."""
     index, seeds = store.index, experiment.evaluate.probe_seeds
-    store_rows = np.sort(np.concatenate([_subsample(store.role_indices(role), experiment.seed) for role in ROLES]))
+    store_rows = np.sort(np.concatenate([subsample(store.role_indices(role), experiment.seed) for role in ROLES]))
     index = index.iloc[store_rows].reset_index(drop=True)
     rows = {role: np.flatnonzero(index["role"] == role) for role in ROLES}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
@@ -81,7 +81,7 @@ def fit_and_score_probe(
     return metrics.second_or_all(best.predict_proba(features[test]))
 
 
-def _subsample(rows: np.ndarray, seed: int) -> np.ndarray:
+def subsample(rows: np.ndarray, seed: int) -> np.ndarray:
     """Return the rows, or MAX_PATCHES of them drawn at random if there are more."""
     return rows if len(rows) <= MAX_PATCHES else np.random.default_rng(seed).choice(rows, MAX_PATCHES, replace=False)
 

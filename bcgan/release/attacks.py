@@ -7,7 +7,7 @@ Attacks by distance follow GAN-Leaks (Chen et al. 2020), calibrated by real patc
 2023): a member's patches are nearer to the synthetic patches than to the patches of other people.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -83,8 +83,28 @@ def nearest(queries: np.ndarray, references: References | np.ndarray, side: int 
         side: If rows are RGB images, their side in pixels; a distance is then the smallest over the eight orientations.
             Defaults to `None`: rows are compared as they are.
     """
-    prepared = references if isinstance(references, References) else prepare(references)
     squared, indices = np.full(len(queries), np.inf), np.zeros(len(queries), int)
+    for rows, columns, block in _squared_distances(queries, references, side):
+        best = block.argmin(1)
+        lowest = block[np.arange(len(block)), best]
+        indices[rows] = np.where(lowest < squared[rows], best + columns.start, indices[rows])
+        squared[rows] = np.minimum(squared[rows], lowest)
+    return Neighbors(np.sqrt(np.maximum(squared, 0)), indices)
+
+
+def all_distances(queries: np.ndarray, references: np.ndarray, side: int | None = None) -> np.ndarray:
+    """Return the distance of every query to every reference, float32, (queries, references). Arguments as `nearest`."""
+    squared = np.full((len(queries), len(references)), np.inf, np.float32)
+    for rows, columns, block in _squared_distances(queries, references, side):
+        squared[rows, columns] = np.minimum(squared[rows, columns], block)
+    return np.sqrt(np.maximum(squared, 0))
+
+
+def _squared_distances(
+    queries: np.ndarray, references: References | np.ndarray, side: int | None
+) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """Yield blocks of squared distances, float64, with their rows and columns; once for each orientation."""
+    prepared = references if isinstance(references, References) else prepare(references)
     for view in orientations(queries, side):
         for start in range(0, len(queries), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
@@ -93,12 +113,7 @@ def nearest(queries: np.ndarray, references: References | np.ndarray, side: int 
             for column in range(0, len(prepared.values), CHUNK_ROWS):
                 columns = slice(column, column + CHUNK_ROWS)
                 products = tf.linalg.matmul(chunk, prepared.values[columns], transpose_b=True).numpy()
-                block = norms[:, None] + prepared.squared_norms[columns] - 2.0 * products
-                best = block.argmin(1)
-                lowest = block[np.arange(len(block)), best]
-                indices[rows] = np.where(lowest < squared[rows], best + column, indices[rows])
-                squared[rows] = np.minimum(squared[rows], lowest)
-    return Neighbors(np.sqrt(np.maximum(squared, 0)), indices)
+                yield rows, columns, norms[:, None] + prepared.squared_norms[columns] - 2.0 * products
 
 
 def orientations(rows: np.ndarray, side: int | None) -> list[np.ndarray]:
@@ -222,6 +237,7 @@ def share_nearer_to_members(synthetic: np.ndarray, real: RealPatches, side: int 
     names = [np.unique(real.patients[real.is_member == kind]) for kind in (True, False)]
     num_pairs = min(map(len, names))
     rows_of = {name: np.flatnonzero(real.patients == name) for name in np.concatenate(names)}
+    distances = all_distances(synthetic, real.values, side)
     values, errors = [], []
     for _ in range(NUM_DRAWS):
         pairs = zip(*(rng.choice(group, num_pairs, replace=False) for group in names), strict=True)
@@ -229,12 +245,12 @@ def share_nearer_to_members(synthetic: np.ndarray, real: RealPatches, side: int 
         for pair in pairs:
             count = min(len(rows_of[name]) for name in pair)
             chosen = [rng.choice(rows_of[name], count, replace=False) for name in pair]
-            by_pair.append([nearest(synthetic, real.values[rows], side).distances for rows in chosen])
-        distances = np.array(by_pair)  # (pairs, 2, n)
+            by_pair.append([distances[:, rows].min(1) for rows in chosen])
+        nearest_of_pairs = np.array(by_pair)  # (pairs, 2, n)
         without = np.array([
-            _share_nearer_to_first(np.delete(distances, index, 0)) for index in range(num_pairs)
+            _share_nearer_to_first(np.delete(nearest_of_pairs, index, 0)) for index in range(num_pairs)
         ])  # fmt: skip
-        values.append(_share_nearer_to_first(distances))
+        values.append(_share_nearer_to_first(nearest_of_pairs))
         errors.append(np.sqrt((num_pairs - 1) / num_pairs * ((without - without.mean()) ** 2).sum()))
     value, margin = float(np.mean(values)), norm.ppf((1 + CONFIDENCE_LEVEL) / 2) * float(np.mean(errors))
     return {"value": value, "low": max(0.0, value - margin), "high": min(1.0, value + margin)}

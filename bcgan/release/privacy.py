@@ -1,6 +1,7 @@
 """The privacy audit: what a set of synthetic patches gives away about the patients that the generator was trained on.
 
-Training patients are members; all other patients of the run, which the generator has not seen, are not. Patches are
+Training patients are members; validation and test patients, which the generator has not seen, are not. Patients of
+another group, such as `unlisted`, are left out: they differ from training patients in more than membership. Patches are
 compared by pixels, by features of a network that was trained on no patient, and by stain.
 
 The audit is evidence, not a proof: an attack that is not in it may succeed.
@@ -29,6 +30,7 @@ from bcgan.release.attacks import RealPatches, References
 SIDE = 16  # pixels, to which patches are reduced where pixels are compared
 SPACES = {"pixels": SIDE, "features": None, "stain": None}  # the side of rows that are images
 PATCH_SPACES = ("pixels", "features")  # in which single patches are recognized; stain is a patient's
+UNSEEN_ROLES = ("validation", "validation_other", "test", "test_other")
 EITHER_SPACE = "pixels or features"
 MIN_PATIENTS = 20  # members, and as many others, with MIN_PATIENT_PATCHES patches; fewer give any result by chance
 MAX_PATIENT_PATCHES = 100  # of each patient in the attacks, so that no patient is most of them
@@ -107,9 +109,8 @@ def check_patients(store: Store) -> None:
     index = store.index
     if (index["patient"] == index["id"]).all():
         raise InputError("The data name no patient, and the audit is by patients. Use data that name them.")
-    is_member = index["role"] == "train"
-    for is_chosen, kind in ((is_member, "was trained on"), (~is_member, "has not seen")):
-        counts = index["patient"][is_chosen].value_counts()
+    for roles, kind in ((("train",), "was trained on"), (UNSEEN_ROLES, "has not seen")):
+        counts = index["patient"][index["role"].isin(roles)].value_counts()
         count = int((counts >= attacks.MIN_PATIENT_PATCHES).sum())
         if count < MIN_PATIENTS:
             raise InputError(
@@ -167,9 +168,8 @@ def _stain(images: np.ndarray) -> np.ndarray:
 def select_rows(store: Store) -> tuple[np.ndarray, np.ndarray]:
     """Return rows of the store: all of training patients, and at most MAX_PATIENT_PATCHES of each unseen patient."""
     index = store.index
-    is_member = (index["role"] == "train").to_numpy()
-    capped = _cap_by_patient(index["patient"], np.flatnonzero(~is_member))
-    return np.flatnonzero(is_member), capped
+    training, unseen = (np.flatnonzero(index["role"].isin(roles)) for roles in (("train",), UNSEEN_ROLES))
+    return training, _cap_by_patient(index["patient"], unseen)
 
 
 def _cap_by_patient(patients: pd.Series, rows: np.ndarray) -> np.ndarray:

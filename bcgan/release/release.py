@@ -208,13 +208,14 @@ def _add_utility(audit: Audit, task: utility.Task, synthetic: synthesis.Syntheti
 def _describe_patients(patches: store.Store, sets: privacy.Sets) -> dict[str, dict[str, int]]:
     """Return the numbers of patients and patches that the generator was trained on, and of those that attacked it."""
     index = patches.index
-    is_member, is_compared = index["role"] == "train", np.isin(np.arange(len(index)), sets.rows)
+    groups = {"members": index["role"] == "train", "non_members": index["role"].isin(privacy.UNSEEN_ROLES)}
+    is_compared = np.isin(np.arange(len(index)), sets.rows)
     return {
         name: {
             "patients": int(index["patient"][chosen].nunique()), "patches": int(chosen.sum()),
             "compared_patches": int((chosen & is_compared).sum()),
         }
-        for name, chosen in (("members", is_member), ("non_members", ~is_member))
+        for name, chosen in groups.items()
     }  # fmt: skip
 
 

@@ -101,8 +101,11 @@ def test_slides_as_trident_writes_them_are_found_in_a_table_by_place(tmp_path, c
         with h5py.File(path, "w") as file:
             file["features"], file["coords"] = features[chosen][None], coords
         files.append(path)
-        rows += [(f"slide{number}", x, y, label, name) for (x, y), label in zip(coords, labels[chosen], strict=True)]
-    table = pd.DataFrame(rows, columns=list(embeddings.TABLE_COLUMNS))
+        rows += [
+            (f"scans/slide{number}.svs", x, y, label, name)
+            for (x, y), label in zip(coords, labels[chosen], strict=True)
+        ]
+    table = pd.DataFrame(rows, columns=["image", "x", "y", "label", "patient"])
     table.sample(frac=1, random_state=0).to_csv(tmp_path / "labels.csv", index=False)
     code, out, _ = probe([*files, "--labels", tmp_path / "labels.csv"], capsys)
     assert code == 0
@@ -138,14 +141,22 @@ def test_a_runs_patches_are_found_by_their_ids(finished, tmp_path, monkeypatch, 
         ({"features": None}, "no array `features`"),
         ({"patients": None}, "come without patients. .*--run"),
         ({"labels": None}, "come without labels"),
+        ({"patients": lambda values: np.where(values == "p03", "P01 ", values)}, "'P01' and 'p01' differ in spelling"),
+        ({"patients": lambda values: np.where(values == "p03", "", values)}, "patient number 30 is ''. Name every"),
+        ({"features": lambda values: values[:, :0]}, r"float32 of shape \(120, 0\)"),
+        ({"features": lambda values: values * 0}, "features of all 120 patches are the same"),
+        ({"labels": lambda values: np.array(1)}, r"labels has the shape \(\)"),
+        ({"labels": lambda values: values + 10**6}, "label '1000000' is neither"),
+        ({"labels": lambda values: np.array(["0", "²"])[values]}, "label '²' is neither"),
+        ({"labels": lambda values: values.astype(object)}, r"cannot be read \(ValueError.*astype\(str\)"),
         ({"features": lambda values: np.where(np.arange(len(values))[:, None] == 7, np.nan, values)},
          "1 patches are not finite; the first is number 7"),
         ({"features": lambda values: values[:, 0]}, r"shape \(120,\)"),
-        ({"labels": lambda values: values[:-1]}, "labels has 119 rows and features 120"),
-        ({"labels": lambda values: values * 0}, "All 120 patches have the label 0"),
-        ({"labels": lambda values: values * 2}, r"Labels are \[0, 2\]"),
+        ({"labels": lambda values: values[:-1]}, r"labels has the shape \(119,\), and there are 120 features"),
+        ({"labels": lambda values: values * 0}, r"The labels are 0\. Number"),
+        ({"labels": lambda values: values * 2}, r"The labels are 0, 2\. Number"),
         ({"labels": lambda values: np.array(["benign", "ductal"])[values]}, "label 'ductal' is neither"),
-        ({"patients": lambda values: np.where(values < "p06", "a", "b")}, "There are 2 patients"),
+        ({"patients": lambda values: np.where(values < "p06", "a", "b")}, r"Label 0 occurs in 2 patients\. 5 or more"),
     ],
 )  # fmt: skip
 def test_features_that_cannot_be_measured_are_refused(npz, capsys, change, message):
@@ -168,12 +179,21 @@ def test_other_files_are_refused(tmp_path, npz, capsys):
     first = npz("first.npz", features=features, labels=labels, patients=patients)
     narrow = npz("narrow.npz", features=features[:, :3], labels=labels, patients=patients)
     by_id = npz("by_id.npz", features=features, ids=np.arange(len(labels)).astype(str))
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.save(tmp_path / "array.npy", features)
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with h5py.File(tmp_path / "group.h5", "w") as file:
+        file.create_group("features")
     cases = {
         (tmp_path / "features.csv",): "neither .npz nor .h5",
         (tmp_path / "broken.h5",): "cannot be read",
         (tmp_path / "pickled.npz",): "cannot be read",
         (first, narrow): "3 dimensions and",
         (first, by_id): "other arrays than",
+        (first, first): "is given twice",
+        (tmp_path / "empty.npz",): "cannot be read",
+        (tmp_path / "array.npz",): "cannot be read",
+        (tmp_path / "group.h5",): "cannot be read",
     }
     for files, message in cases.items():
         code, _, error = probe(list(files), capsys)
@@ -188,3 +208,65 @@ def test_an_id_that_occurs_twice_is_refused(finished, tmp_path, monkeypatch, cap
     code, _, error = probe([tmp_path / "own.npz", "--run", "tiny.yaml"], capsys)
     assert code == 2
     assert "occurs 2 times" in error
+
+
+def test_two_slides_of_one_name_are_refused(tmp_path, capsys):
+    features, _, _ = features_of(1.0)
+    files = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        files.append(tmp_path / folder / "slide.h5")
+        with h5py.File(files[-1], "w") as file:
+            file["features"], file["coords"] = features[:4], np.arange(8).reshape(4, 2)
+    pd.DataFrame({"image": "slide", "x": [0, 2, 4, 6], "y": [1, 3, 5, 7], "label": 0, "patient": "a"}).to_csv(
+        tmp_path / "labels.csv", index=False, sep=";"
+    )
+    code, _, error = probe([*files, "--labels", tmp_path / "labels.csv"], capsys)
+    assert code == 2
+    assert "Two files are called slide" in error
+
+
+def test_what_a_file_says_may_not_contradict_the_table(tmp_path, capsys):
+    features, labels, _ = features_of(1.0)
+    with h5py.File(tmp_path / "slide.h5", "w") as file:
+        file["features"], file["coords"] = features[:4], np.arange(8).reshape(4, 2)
+        file["labels"] = 1 - labels[:4]
+    pd.DataFrame({"image": "slide", "x": [0, 2, 4, 6], "y": [1, 3, 5, 7], "label": labels[:4], "patient": "a"}).to_csv(
+        tmp_path / "labels.csv", index=False
+    )
+    code, _, error = probe([tmp_path / "slide.h5", "--labels", tmp_path / "labels.csv"], capsys)
+    assert code == 2
+    assert "labels of 4 patches are others than" in error
+
+
+def test_patches_without_features_are_counted(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(finished)
+    index = pd.read_csv("runs/tiny/preprocess/index.csv", dtype={"id": str, "patient": str})
+    kept = index[(index["role"] != "test") | (index.index % 4 < 2)]
+    features = np.random.default_rng(0).normal(size=(len(kept) + 1, 4))
+    np.savez(tmp_path / "own.npz", features=features, ids=[*kept["id"], "of another run"])
+    code, _, shown = probe([tmp_path / "own.npz", "--run", "tiny.yaml"], capsys)
+    assert code == 0
+    assert "1 of 71 ids are not of tiny.yaml" in shown
+    assert "10 of 20 test patches have no features" in shown
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_scale_of_features_changes_nothing(scale):
+    features, labels, patients = features_of(2.0)
+    plain, scaled = (
+        embeddings.probe(Embeddings(features.astype(float) * factor, None, labels, patients, None), (0,), BOOTSTRAP)
+        for factor in (1.0, scale)
+    )
+    for name in ("linear", "neighbors"):
+        assert plain[name]["roc_auc"]["value"] == pytest.approx(scaled[name]["roc_auc"]["value"], abs=1e-6)
+
+
+def test_patients_of_one_class_each_are_divided_with_both_classes_in_every_fold():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        patients = np.repeat([f"p{number:02d}" for number in range(20)], 5)
+        labels = np.repeat(rng.permutation([0] * 14 + [1] * 6), 5)
+        features = rng.normal(size=(100, 3)) + labels[:, None]
+        results = embeddings.probe(Embeddings(features, None, labels, patients, None), (0,), BOOTSTRAP)
+        assert results["linear"]["roc_auc"]["value"] > 0.6

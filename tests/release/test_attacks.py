@@ -41,6 +41,7 @@ def test_nearest_neighbors_are_those_of_all_distances(monkeypatch):
     found, distances = attacks.nearest(queries, references), cdist(queries, references)
     np.testing.assert_allclose(found.distances, distances.min(1), rtol=1e-5)
     np.testing.assert_array_equal(found.indices, distances.argmin(1))
+    np.testing.assert_allclose(attacks.all_distances(queries, references), distances, rtol=1e-4)
     again = attacks.nearest(queries, attacks.prepare(references))
     np.testing.assert_array_equal(again.distances, found.distances)
 
