@@ -124,8 +124,7 @@ def data_card(identity: Identity, table: pd.DataFrame, audit: dict[str, Any], da
 # {identity.name}
 
 {len(table):,} synthetic patches of breast tissue stained with haematoxylin and eosin ({counts}), made by a generative
-adversarial network. Every patch was drawn by a
-network. {USE}
+adversarial network. Every patch was drawn by a network. {USE}
 
 | | |
 |---|---|
