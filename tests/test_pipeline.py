@@ -217,7 +217,7 @@ def test_a_run_with_settings_that_are_gone_is_named(workspace):
     manifest = runs.read_json(path)
     manifest["settings"]["gan"]["gone"] = 1
     runs.write_json(path, manifest)
-    with pytest.raises(InputError, match="made with settings that this bcgan does not know. Run: make train"):
+    with pytest.raises(InputError, match="made with settings that this bcgan does not know. Run: bcgan run tiny"):
         execution.load_finished_run(experiment.load("tiny.yaml"))
 
 
@@ -269,7 +269,7 @@ def test_clean_frees_what_no_finished_stage_uses(workspace, capsys):
         (["run", "tiny.yaml", "--set", "gan.stepz=1"], ["gan.stepz", "steps"]),
         (["run", "tiny.yaml", "--set", "data.num_folds=9"], ["data.num_folds: 9", "there are 8"]),
         (["run", "nowhere"], ["nowhere"]),
-        (["report", "tiny.yaml"], ["not finished", "make train"]),
+        (["report", "tiny.yaml"], ["not finished", "bcgan run tiny"]),
         (["run", "tiny.yaml", "--until", "lunch"], ["lunch"]),
         (["run", "tiny.yaml", "--set", "precision=mixed_float16"], ["mixed_float16", "precision=auto"]),
     ],
@@ -311,7 +311,8 @@ def test_other_patient_lists_make_preprocess_run_again(workspace, seen, idc_fold
 def test_stages_of_two_runs_make_no_report(workspace, capsys):
     assert bcgan("run", "tiny.yaml", "--until", "preprocess", "--set", "data.max_patches_per_class=4") == 0
     assert bcgan("report", "tiny.yaml") == 2
-    assert "runs/tiny/gan: its settings, its inputs or bcgan's version changed. Run: make" in capsys.readouterr().err
+    error = "runs/tiny/gan: its settings, its inputs or bcgan's version changed. Run: bcgan run tiny"
+    assert error in capsys.readouterr().err
 
 
 def test_a_folder_of_other_files_is_not_overwritten(workspace, capsys):

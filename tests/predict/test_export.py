@@ -91,7 +91,7 @@ def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, 
 def test_the_scale_is_that_of_the_patches_as_they_were_learnt(size, microns):
     index = pd.DataFrame({"width": [50, 50], "height": [50, 33]})  # a narrow one, of a slide's edge
     asked = experiment.load("idc", (f"data.size={size}",), "/nowhere")
-    scale = export._model_scale(asked, index, size)
+    scale = export.model_scale(asked, index, size)
     assert (scale.size, scale.image_size) == (size, (50, 50))
     assert scale.mpp == pytest.approx(microns) == 4 * scale.downsample
 
@@ -140,8 +140,8 @@ def test_the_scale_of_a_users_own_images_is_what_they_say_of_it(tmp_path, sizes,
     for mpp, expected in ((None, None), (0.5, 0.6)):
         asked = prepare_images(tmp_path / str(mpp), sizes, mpp=mpp)
         index = store.load(tmp_path / f"{mpp}/run/preprocess").index
-        export._check_one_scale(asked, index)
-        scale = export._model_scale(asked, index, 50)
+        export.check_one_scale(asked, index)
+        scale = export.model_scale(asked, index, 50)
         assert scale == ModelScale(50, expected and pytest.approx(expected), image_size, 1.2)
 
 
