@@ -72,7 +72,7 @@ def sample(run: str | None, label: str, count: int, density: float | None, seed:
 def release(
     name: str, data_dir: str | None, overrides, number: int, out: str, license_name: str, creator: str, seed: int
 ):
-    """Write a data set of synthetic patches that others can use, if an audit finds that it gives no patient away.
+    """Write a data set of synthetic patches that others can use, if it passes an audit.
 
     With the generator of runs/EXPERIMENT. Patches that are too near to a training patch are removed. The rest is
     attacked, by patients, and networks are trained on it and tested on real patients. If a check fails, nothing is

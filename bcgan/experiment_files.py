@@ -51,14 +51,14 @@ def find(name: str) -> Path:
         if not path.is_file():
             raise InputError(f"{path} does not exist. Give the path of a YAML file, or a name that bcgan list shows.")
         return path
-    own, included = own_folder() / f"{name}.yaml", INCLUDED / f"{name}.yaml"
-    if own.is_file() and included.is_file() and own.read_bytes() != included.read_bytes():
+    own_file, included = own_folder() / f"{name}.yaml", INCLUDED / f"{name}.yaml"
+    if own_file.is_file() and included.is_file() and own_file.read_bytes() != included.read_bytes():
         raise InputError(
-            f"{own} has the name of an experiment that comes with bcgan, {name}, and other settings. Rename it, and "
-            "`name` in it, or give its path in place of the name."
+            f"{own_file} has the name of an experiment that comes with bcgan, {name}, and other settings. Rename it, "
+            "and `name` in it, or give its path in place of the name."
         )
-    if own.is_file() or included.is_file():
-        return own if own.is_file() else included
+    if own_file.is_file() or included.is_file():
+        return own_file if own_file.is_file() else included
     remedy = f"; or write one: bcgan init {name}" if NAME.fullmatch(name) else ""
     raise InputError(
         f"No experiment {name!r} in {own_folder()} or among those that come with bcgan. Choose one of: "

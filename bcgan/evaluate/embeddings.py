@@ -66,10 +66,10 @@ def read(path: Path, places: Places | None = None) -> Embeddings:
     patients = _as_patients(columns["patients"], path) if "patients" in columns else None
     ids = columns.get("ids")
     if places is not None:
-        found = _look_up(path, arrays.get("coords"), len(features), places)
-        _check_same(labels, found[0], path, "labels")
-        _check_same(patients, found[1], path, "patients")
-        labels, patients = found
+        table_labels, table_patients = _look_up(path, arrays.get("coords"), len(features), places)
+        _check_same(labels, table_labels, path, "labels")
+        _check_same(patients, table_patients, path, "patients")
+        labels, patients = table_labels, table_patients
     return Embeddings(features, ids, labels, patients, None)
 
 
@@ -196,13 +196,13 @@ def _look_up(path: Path, coords: np.ndarray | None, count: int, places: Places) 
     return np.array([row.label for row in rows]), np.array([row.patient for row in rows])
 
 
-def _check_same(own: np.ndarray | None, found: np.ndarray, source: Path | str, name: str) -> None:
+def _check_same(stated: np.ndarray | None, expected: np.ndarray, source: Path | str, name: str) -> None:
     """Raise InputError if a file states other labels or patients than those that were found for it."""
-    if own is not None and (differs := own != found).any():
+    if stated is not None and (differs := stated != expected).any():
         number = int(differs.argmax())
         raise InputError(
             f"{source}: {name} of {differs.sum()} patches are others than --run or --labels has; the first is number "
-            f"{number}, {own[number]} and {found[number]}. Correct one of them."
+            f"{number}, {stated[number]} and {expected[number]}. Correct one of them."
         )
 
 
@@ -246,29 +246,31 @@ def match(embeddings: Embeddings, store: Store, run: str, seed: int) -> Embeddin
     known = np.isin(embeddings.ids, index["id"].to_numpy(str))
     if not known.all():
         log.warning("probe: %d of %d ids are not of %s, and are left out", (~known).sum(), len(known), run)
-    rows, own = [], []
+    rows, positions = [], []
     for role in ROLES:
         of_role = np.sort(subsample(store.role_indices(role), seed))
-        found = np.array([row for row in of_role if index["id"].iat[row] in position], int)
-        if not len(found):
+        with_features = np.array([row for row in of_role if index["id"].iat[row] in position], int)
+        if not len(with_features):
             raise InputError(
                 f"None of {len(known)} ids is of a {role} patch of {run}, whose ids are such as {index['id'].iat[0]}. "
                 "Take the ids from its preprocess/index.csv."
             )
-        if len(found) < len(of_role):
+        if len(with_features) < len(of_role):
             log.warning(
                 "probe: %d of %d %s patches have no features: the result is not comparable with the report's",
-                len(of_role) - len(found), len(of_role), role,
+                len(of_role) - len(with_features), len(of_role), role,
             )  # fmt: skip
-        rows.append(found)
-        own += [position[index["id"].iat[row]] for row in found]
+        rows.append(with_features)
+        positions += [position[index["id"].iat[row]] for row in with_features]
     chosen = index.iloc[np.concatenate(rows)]
     labels, patients, roles = (chosen[name].to_numpy() for name in ("label", "patient", "role"))
     if embeddings.labels is not None:
-        _check_same(embeddings.labels[own], labels, "The files", "labels")
+        _check_same(embeddings.labels[positions], labels, "The files", "labels")
     if embeddings.patients is not None:
-        _check_same(embeddings.patients[own], patients.astype(str), "The files", "patients")
-    return Embeddings(embeddings.features[own], embeddings.ids[own], labels, patients.astype(str), roles.astype(str))
+        _check_same(embeddings.patients[positions], patients.astype(str), "The files", "patients")
+    return Embeddings(
+        embeddings.features[positions], embeddings.ids[positions], labels, patients.astype(str), roles.astype(str)
+    )
 
 
 def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSettings) -> dict[str, Any]:

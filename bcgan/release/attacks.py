@@ -187,16 +187,16 @@ def true_positive_rate(scores: np.ndarray, real: RealPatches) -> dict[str, float
 
     def measure(weights: np.ndarray) -> np.ndarray:
         sorted_weights = weights[:, order].astype(np.float64)
-        found = np.cumsum(sorted_weights * is_member, 1)
+        recognized = np.cumsum(sorted_weights * is_member, 1)
         suspected = np.cumsum(sorted_weights * ~is_member, 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             allowed = suspected <= FALSE_POSITIVE_RATE * suspected[:, -1:]
-            return np.where(allowed, found, 0).max(1) / found[:, -1]
+            return np.where(allowed, recognized, 0).max(1) / recognized[:, -1]
 
     estimate = _resample(measure, real.patients)
-    others = real.patients[~real.is_member]
+    unseen_patients = real.patients[~real.is_member]
     is_suspected = scores[~real.is_member] > np.quantile(scores[~real.is_member], 1 - FALSE_POSITIVE_RATE)
-    _, codes, counts = np.unique(others, return_inverse=True, return_counts=True)
+    _, codes, counts = np.unique(unseen_patients, return_inverse=True, return_counts=True)
     suspected = np.bincount(codes, is_suspected)
     num_members = len(np.unique(real.patients[real.is_member]))
     drawn = np.random.default_rng(SEED).integers(len(counts), size=(RESAMPLES, num_members))
@@ -295,17 +295,17 @@ def find_most_exposed_patient(scores: np.ndarray, real: RealPatches, num_tests: 
     means, patients = average_by_patient(scores, real)
     counts = patients.values[:, 0]
     has_enough = counts >= MIN_PATIENT_PATCHES
-    members, others = (np.flatnonzero(has_enough & (patients.is_member == kind)) for kind in (True, False))
-    if not len(members) or len(others) < 2:
-        raise ValueError(f"too few patients. Received: {len(members)} members and {len(others)} unseen patients")
+    members, unseen = (np.flatnonzero(has_enough & (patients.is_member == kind)) for kind in (True, False))
+    if not len(members) or len(unseen) < 2:
+        raise ValueError(f"too few patients. Received: {len(members)} members and {len(unseen)} unseen patients")
     codes = np.searchsorted(patients.patients, real.patients)
-    deviations = (scores - means[codes])[np.isin(codes, others)]
-    within = (deviations**2).sum() / max(1, len(deviations) - len(others))
-    center = means[others].mean()
-    between = max(0.0, means[others].var(ddof=1) - (within / counts[others]).mean())
+    deviations = (scores - means[codes])[np.isin(codes, unseen)]
+    within = (deviations**2).sum() / max(1, len(deviations) - len(unseen))
+    center = means[unseen].mean()
+    between = max(0.0, means[unseen].var(ddof=1) - (within / counts[unseen]).mean())
     errors = np.sqrt(np.maximum(between + within / counts[members], np.finfo(float).tiny))
     standardized = (means[members] - center) / errors
     # The prediction limit of a further unseen patient, for the largest of all members in all spaces (Bonferroni).
-    limit = t.ppf(1 - FAMILY_ERROR / (len(members) * num_tests), len(others) - 1) * np.sqrt(1 + 1 / len(others))
+    limit = t.ppf(1 - FAMILY_ERROR / (len(members) * num_tests), len(unseen) - 1) * np.sqrt(1 + 1 / len(unseen))
     most = int(standardized.argmax())
     return Linkage(str(patients.patients[members[most]]), float(standardized[most]), float(limit))

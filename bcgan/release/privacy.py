@@ -223,13 +223,14 @@ def fit_proximity(sets: Sets) -> Proximity:
     for name in PATCH_SPACES:
         real, side = sets.real[name], SPACES[name]
         in_first = attacks.halve_patients(real)
-        scores, found = [], []
-        for half, others in zip((in_first, ~in_first), reversed(sets.halves[name]), strict=True):
+        scores, training_distances = [], []
+        for half, opposite_half in zip((in_first, ~in_first), reversed(sets.halves[name]), strict=True):
             values = real.values[~real.is_member & half]
-            found.append(attacks.nearest(values, sets.training[name], side).distances)
-            scores.append(attacks.log_ratio(found[-1], attacks.nearest(values, others, side).distances))
+            training_distances.append(attacks.nearest(values, sets.training[name], side).distances)
+            unseen_distances = attacks.nearest(values, opposite_half, side).distances
+            scores.append(attacks.log_ratio(training_distances[-1], unseen_distances))
         limits[name] = float(np.quantile(np.concatenate(scores), 1 - CLOSEST_FRACTION))
-        distances[name] = np.concatenate(found)
+        distances[name] = np.concatenate(training_distances)
     return Proximity(limits, distances)
 
 
@@ -244,13 +245,13 @@ def measure_proximity(sets: Sets, synthetic: dict[str, np.ndarray]) -> pd.DataFr
     columns = {}
     for name in PATCH_SPACES:
         side = SPACES[name]
-        found = attacks.nearest(synthetic[name], sets.training[name], side)
+        neighbors = attacks.nearest(synthetic[name], sets.training[name], side)
         unseen = np.empty(len(synthetic[name]))
         for first, half in enumerate(sets.halves[name]):
             unseen[first::2] = attacks.nearest(synthetic[name][first::2], half, side).distances
         columns |= {
-            f"distance_{name}": found.distances, f"row_{name}": sets.training_rows[found.indices],
-            f"score_{name}": attacks.log_ratio(found.distances, unseen),
+            f"distance_{name}": neighbors.distances, f"row_{name}": sets.training_rows[neighbors.indices],
+            f"score_{name}": attacks.log_ratio(neighbors.distances, unseen),
         }  # fmt: skip
     return pd.DataFrame(columns)
 

@@ -92,8 +92,8 @@ def release(experiment: Experiment, root: Path, request: Request, out: Path) -> 
     settings = {"counts": counts, "seed": request.seed, "limits": proximity.limits, "features": network_name}
 
     def generate(target: Path) -> None:
-        made = synthesis.generate(bundle, counts, request.seed, sets, proximity.limits, extract)
-        synthesis.save(made, target)
+        generated = synthesis.generate(bundle, counts, request.seed, sets, proximity.limits, extract)
+        synthesis.save(generated, target)
 
     synthetic = synthesis.load(cache.get_or_build("patches", settings, inputs, generate))
     _write_closest_pairs(folder, synthetic, patches)
@@ -106,7 +106,8 @@ def release(experiment: Experiment, root: Path, request: Request, out: Path) -> 
         **_describe_patients(patches, sets),
     }  # fmt: skip
     if not audit.failures:
-        task = utility.Task(experiment, root, patches, cache, inputs | _digest(synthetic.images), xla)
+        digest = hashlib.sha256(synthetic.images.tobytes()).hexdigest()
+        task = utility.Task(experiment, root, patches, cache, inputs, digest, xla)
         audit = _add_utility(audit, task, synthetic)
     results = facts | audit.results | {"passed": not audit.failures}
     _append_attempt(folder, inputs, {"number": request.number, "seed": request.seed, "passed": results["passed"]})
@@ -156,11 +157,6 @@ def input_digests(root: Path) -> dict[str, str]:
         for stage, files in INPUTS.items()
         for file in files
     }
-
-
-def _digest(images: np.ndarray) -> dict[str, str]:
-    """Return the SHA-256 of the released patches, as a further input of the networks that are trained on them."""
-    return {"release": hashlib.sha256(images.tobytes()).hexdigest()}
 
 
 def _load_sets(cache: Cache, inputs: dict[str, str], patches: store.Store, extract, network_name: str) -> privacy.Sets:

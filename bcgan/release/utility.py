@@ -42,7 +42,8 @@ class Task(NamedTuple):
         root: The run's folder.
         store: The run's patches.
         cache: Where trainings are kept.
-        inputs: SHA-256 of what they depend on, by name.
+        inputs: SHA-256 of the run's files that they depend on, by name.
+        release_digest: SHA-256 of the released patches; trainings on real patches do not depend on it.
         xla: Whether training steps are compiled by XLA.
     """
 
@@ -51,6 +52,7 @@ class Task(NamedTuple):
     store: Store
     cache: Cache
     inputs: dict[str, str]
+    release_digest: str
     xla: bool
 
 
@@ -61,8 +63,8 @@ def measure(task: Task, synthetic: Patches) -> dict[str, Any]:
         `networks`: {network: {patches, real_patches, released, real: {metric: {value, low, high}}, difference: {value,
         low, high, p}}}, the difference of ROC AUC on test patients, released minus real, paired. ece is that of
         probabilities calibrated on validation patients; sensitivity and specificity at the threshold of the largest
-        Youden index there. `tuning`: {network, patches, patients, tested_patients, group, rows: [{patients, from,
-        roc_auc}]}, or `None` if too few patients were held out.
+        Youden index there. `tuning`: {network, group, tested_patients, tested_patches, rows: [{patients, patches,
+        from, roc_auc}]}, or `None` if too few patients were held out.
     """
     networks, starts = {}, []
     num_steps = max(1, len(synthetic.labels) // task.experiment.classify.batch_size)
@@ -101,7 +103,9 @@ def _train_once(task: Task, name: str, kind: str, patches: Patches, num_steps: i
     """
     settings = _training_settings(task) | {
         "network": name, "kind": kind, "epochs": task.experiment.release.epochs, "steps": num_steps,
+        "patches": len(patches.labels),
     }  # fmt: skip
+    inputs = task.inputs | ({"release": task.release_digest} if kind == "released" else {})
 
     def build(folder: Path) -> None:
         keras.utils.set_random_seed(task.experiment.seed)
@@ -121,7 +125,7 @@ def _train_once(task: Task, name: str, kind: str, patches: Patches, num_steps: i
         }
         np.savez_compressed(folder / PREDICTIONS, **by_role)
 
-    return task.cache.get_or_build(f"{name}-{kind}", settings, task.inputs, build)
+    return task.cache.get_or_build(f"{name}-{kind}", settings, inputs, build)
 
 
 def _training_settings(task: Task) -> dict[str, Any]:
@@ -189,8 +193,8 @@ def _tune(task: Task, start: Path) -> dict[str, Any] | None:
     """
     settings, name = task.experiment.release, task.experiment.release.networks[0]
     index, most = task.store.index, max(settings.tuning_patients)
-    group = "unlisted" if _patients(task, "unlisted") >= most + intervals.MIN_PATIENTS else "validation"
-    if _patients(task, group) < most:
+    group = "unlisted" if _count_patients(task, "unlisted") >= most + intervals.MIN_PATIENTS else "validation"
+    if _count_patients(task, group) < most:
         return None
     order = np.random.default_rng(attacks.SEED).permutation(np.unique(index["patient"][index["role"] == group]))
     is_tested = (index["role"] == "test") if group == "validation" else (index["role"] == group)
@@ -213,7 +217,7 @@ def _tune(task: Task, start: Path) -> dict[str, Any] | None:
             "tested_patches": len(tested), "rows": rows}  # fmt: skip
 
 
-def _patients(task: Task, role: str) -> int:
+def _count_patients(task: Task, role: str) -> int:
     """Return the number of a role's patients."""
     return int(task.store.index["patient"][task.store.index["role"] == role].nunique())
 
