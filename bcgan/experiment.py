@@ -126,8 +126,11 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _check_classifiers(self) -> "Experiment":
         classify, models = self.classify, self.classify.models
-        if len(set(classify.seeds)) < len(classify.seeds):
-            raise ValueError(f"classify.seeds: {list(classify.seeds)} names a seed twice")
+        seeds = {"classify.seeds": classify.seeds}
+        seeds |= {f"classify.models.{name}.seeds": model.seeds or () for name, model in models.items()}
+        for name, values in seeds.items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: {list(values)} names a seed twice")
         if classify.crop_size and classify.crop_size > self.data.size:
             raise ValueError(f"classify.crop_size: {classify.crop_size} is larger than data.size: {self.data.size}")
         if unknown := set(self.evaluate.ensemble_models) - set(models):

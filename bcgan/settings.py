@@ -264,11 +264,16 @@ class Classifier(Settings):
     # (of the latter two: of all maps that join), and starts from a logistic regression; a learning_rate such as 1e-4
     # suits it
     multi_depth: bool = False
+    seeds: tuple[Seed, ...] | None = Field(None, min_length=1)  # one training for each; None: classify.seeds
 
     @property
     def uses_synthetic(self) -> bool:
         """Return whether synthetic patches join the real ones in training."""
         return self.synthetic_fraction > 0
+
+    def training_settings(self) -> dict[str, Any]:
+        """Return the settings that one training depends on, as JSON has them."""
+        return self.model_dump(mode="json", exclude={"seeds"})
 
     @model_validator(mode="after")
     def _check_combination(self) -> "Classifier":
@@ -298,6 +303,14 @@ class Classify(Settings):
     ema_decay: float = Field(0.99, ge=0, lt=1)  # of the moving average of the weights, which is what predicts
     stain_jitter: float = Field(0.15, ge=0)
     color_jitter: float = Field(0.05, ge=0)
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """Return the seeds of a classifier's trainings."""
+        return self.models[name].seeds or self.seeds
+
+    def list_trainings(self) -> list[tuple[str, int]]:
+        """Return the name of the classifier and the seed of each training."""
+        return [(name, seed) for name in self.models for seed in self.seeds_of(name)]
 
 
 class Evaluate(Settings):

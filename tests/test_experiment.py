@@ -31,6 +31,8 @@ def test_overrides_and_data_dir():
         ("steps", ["steps", "key.subkey=value"]),
         ("classify.seeds=[0,", ["classify.seeds", "without spaces"]),
         ("classify.seeds=[1,1]", ["names a seed twice"]),
+        ("classify.models.cnn.seeds=[1,1]", ["classify.models.cnn.seeds", "names a seed twice"]),
+        ("classify.models.cnn.seeds=[]", ["classify.models.cnn.seeds"]),
         ("classify.seeds=[-1]", ["classify.seeds.0", "-1"]),
         (
             "classify.models.gan_resnet.finetune_extra_features=true",

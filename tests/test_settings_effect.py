@@ -35,7 +35,7 @@ translate.steps
 features.num_synthetic features.quality_filter.steps features.quality_filter.min_confidence
 features.quality_filter.distance_quantile features.saved_blocks
 features.nuclear_od_threshold
-classify.models.*.epochs classify.models.*.finetune_extra_features
+classify.models.*.epochs classify.models.*.seeds classify.models.*.finetune_extra_features
 classify.seeds classify.patient_balance classify.crop_size classify.loss classify.stain_jitter classify.color_jitter
 evaluate.ensemble_models evaluate.tta_views evaluate.bootstrap_samples evaluate.confidence_level evaluate.probe_seeds
 evaluate.num_explained_patches

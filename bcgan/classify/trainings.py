@@ -48,20 +48,19 @@ def train_all(run: StageRun, xla: bool) -> None:
             data = TrainingData(real, synthetic, validation)
             linear.fit(network, data, recipe, folder / f"{name}-seed{seed}.keras")
 
-    for name in settings.models:
-        for seed in settings.seeds:
-            artifact = run.cache.get_or_build(
-                f"{name}-seed{seed}", training_settings(run.experiment, name), training_inputs(run, name),
-                partial(build, name, seed),
-            )  # fmt: skip
-            for suffix in (".keras", ".jsonl"):
-                shutil.copy2(artifact / f"{name}-seed{seed}{suffix}", run.folder)
+    for name, seed in settings.list_trainings():
+        artifact = run.cache.get_or_build(
+            f"{name}-seed{seed}", training_settings(run.experiment, name), training_inputs(run, name),
+            partial(build, name, seed),
+        )  # fmt: skip
+        for suffix in (".keras", ".jsonl"):
+            shutil.copy2(artifact / f"{name}-seed{seed}{suffix}", run.folder)
 
 
 def training_settings(experiment: Experiment, name: str) -> dict[str, Any]:
     """Return the settings that the training of a classifier depends on, apart from its seed."""
     exclude = ("classify.models", "classify.seeds")
-    model = experiment.classify.models[name].model_dump(mode="json")
+    model = experiment.classify.models[name].training_settings()
     return subset(experiment, (*TRAINING, "classify"), exclude) | {"model": model}
 
 

@@ -244,7 +244,7 @@ def _trial_settings(variant: AblationVariant) -> dict[str, Any]:
     settings = trials.trial_settings(variant.experiment, ("data", "preprocess", "classify"))
     return settings | {
         "model": variant.experiment.ablation.model,
-        "classifier": _classifier_settings(variant).model_dump(mode="json"),
+        "classifier": _classifier_settings(variant).training_settings(),
         "variant": _network_variant(variant)._asdict(), "held_out": HELD_OUT,
     }  # fmt: skip
 

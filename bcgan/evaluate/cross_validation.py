@@ -54,7 +54,7 @@ def evaluate(run: StageRun, store: Store, xla: bool) -> None:
         for name in settings.models:
             model = _classifier_settings(experiment, name)
             common = trials.trial_settings(experiment, ("data", "classify"))
-            common |= {"classifier": model.model_dump(mode="json")}
+            common |= {"classifier": model.training_settings()}
             inputs = inputs_read_by(name, model, run.inputs)
             for split in SPLITS:
                 for fold in range(num_folds):

@@ -44,7 +44,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     over PIXEL_FRACTIONS, and on phantom patches those of `localization_scores`, also of an untrained network. The NPZ
     file has what the figures show: real and synthetic patches, uint8, their maps, and feature maps of two of them.
     """
-    name, seed = experiment.proposed, experiment.classify.seeds[0]
+    name, seed = experiment.proposed, experiment.classify.seeds_of(experiment.proposed)[0]
     label = experiment.explained_label
     network = saliency.explain_class(weights.load_model(root / "classify" / f"{name}-seed{seed}.keras"), label)
     rng = np.random.default_rng(experiment.seed)

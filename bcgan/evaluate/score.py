@@ -112,7 +112,7 @@ def read_probabilities(folder: Path) -> pd.DataFrame:
 def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
     """Add the probabilities of each trained classifier and seed."""
     classify, settings = run.experiment.classify, run.experiment.evaluate
-    trainings = [(name, seed) for name in classify.models for seed in classify.seeds]
+    trainings = classify.list_trainings()
     key = subset(run.experiment, (*TRAINING, "evaluate.tta_views", "evaluate.test_crops", "classify.crop_size"))
     store_digests = {file: digest for file, digest in run.inputs.items() if file.startswith("preprocess/")}
 

@@ -167,7 +167,8 @@ def _load_classifier(experiment: Experiment, root: Path, folder: Path) -> Callab
     name = experiment.proposed
     thresholds = runs.read_json(folder / "metrics.json")[name]["thresholds"]
     networks = {
-        seed: weights.load_model(root / "classify" / f"{name}-seed{seed}.keras") for seed in experiment.classify.seeds
+        seed: weights.load_model(root / "classify" / f"{name}-seed{seed}.keras")
+        for seed in experiment.classify.seeds_of(name)
     }
     size, settings = experiment.data.size, experiment.evaluate
 

@@ -17,6 +17,7 @@ from bcgan.gan.watch import layout_correlation
 from bcgan.preprocess import store
 from bcgan.report import wording
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
+from bcgan.report.wording import count_text
 
 # Published sizes of data sets that are often read only in part.
 ARCHIVE_TOTALS = {"idc": {"patches": 277_524, "patients": 279}}
@@ -246,22 +247,32 @@ class Run(NamedTuple):
 
     def bootstrap_note(self) -> str:
         """Return what the classifiers' intervals are over, for captions."""
-        return "a bootstrap of patients" + (" and of seeds" if len(self.experiment.classify.seeds) > 1 else "")
+        return "a bootstrap of patients" + (" and of seeds" if max(self._numbers_of_seeds().values()) > 1 else "")
 
     def single_fit_note(self) -> str:
         """Return a sentence on the classifiers whose intervals are not over seeds; empty if there are none."""
-        num_seeds = len(self.experiment.classify.seeds)
-        names = [name for name in self.classifier_names if len(self.seeds(name)) < num_seeds]
-        if not names:
+        names = [name for name in self.classifier_names if len(self.seeds(name)) == 1]
+        if not names or max(self._numbers_of_seeds().values()) == 1:
             return ""
         titles = ", ".join(CLASSIFIER_NAMES[name] for name in names)
-        return f"Over patients alone: {titles}; each is fitted once, or pools its members' seeds."
+        return f"Over patients alone: {titles}; each is trained or fitted once, or pools its members' seeds."
 
     def mean_threshold(self, name: str) -> float:
         """Return the probability from which a classifier calls the second of two classes, mean over the seeds."""
         return float(np.mean(list(self.metrics[name]["thresholds"].values())))
 
     def seeds_text(self) -> str:
-        """Return the number of classifier seeds, such as `3 seeds`."""
-        count = len(self.experiment.classify.seeds)
-        return f"{count} seed{'s' if count > 1 else ''}"
+        """Return the number of seeds of most classifiers, and who has others: `3 seeds (1: Plain CNN)`."""
+        numbers = self._numbers_of_seeds()
+        counts = list(numbers.values())
+        usual = max(set(counts), key=lambda count: (counts.count(count), count))
+        names_by_count: dict[int, list[str]] = {}
+        for name, count in numbers.items():
+            if count != usual:
+                names_by_count.setdefault(count, []).append(CLASSIFIER_NAMES[name])
+        exceptions = "; ".join(f"{count}: {', '.join(names)}" for count, names in sorted(names_by_count.items()))
+        return count_text(usual, "seed") + (f" ({exceptions})" if exceptions else "")
+
+    def _numbers_of_seeds(self) -> dict[str, int]:
+        """Return how many trainings each classifier has."""
+        return {name: len(self.seeds(name)) for name in self.trained_names}

@@ -146,8 +146,7 @@ def _read_training_logs(experiment: Experiment, folder: Path) -> pd.DataFrame:
     """Return the classifiers' training logs as one table, a row an epoch of a training."""
     lines = [
         {"classifier": name, "seed": seed, **line}
-        for name in experiment.classify.models
-        for seed in experiment.classify.seeds
+        for name, seed in experiment.classify.list_trainings()
         for line in progress.read_jsonl(folder / f"{name}-seed{seed}.jsonl")
     ]
     return pd.DataFrame(lines)

@@ -14,6 +14,11 @@ def join_words(words: Sequence[str], last: str = "and") -> str:
     return f"{', '.join(head)} {last} {final}" if head else final
 
 
+def count_text(number: int, noun: str) -> str:
+    """Return a number and its noun, such as `1 seed` or `3 seeds`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def metric_names(class_names: Sequence[str]) -> dict[str, str]:
     """Return METRIC_NAMES, where those of patients name the second of two classes, or no class if there are more."""
     is_multiclass, second = len(class_names) > 2, class_text(class_names[1])

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -163,13 +164,29 @@ def list_children(folder: Path) -> list[Child]:
 
 
 def fingerprint(roots: tuple[Path, ...]) -> str:
-    """Return a hash of the names, sizes and modification times of files and of all files in folders."""
+    """Return a hash of the names, sizes and modification times of files and of all files in folders.
+
+    If a root is a ZIP archive, the names, sizes and checksums of its members are hashed instead, so that a copy of it
+    has the same hash.
+    """
     digest = hashlib.sha256()
     for root in roots:
-        for path, name in _iterate_paths(root, set()):
-            stat = path.stat()
-            digest.update(os.fsencode(f"{name} {stat.st_size} {stat.st_mtime_ns}\n"))
+        lines = _list_members(root) or [
+            f"{name} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path, name in _iterate_paths(root, set())
+        ]
+        digest.update(os.fsencode("".join(f"{line}\n" for line in lines)))
     return digest.hexdigest()
+
+
+def _list_members(path: Path) -> list[str]:
+    """Return name, size and CRC-32 of each member of a ZIP archive; of other and of damaged files, none."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [f"{member.filename} {member.file_size} {member.CRC}" for member in archive.infolist()]
+    except (zipfile.BadZipFile, OSError):
+        return []
 
 
 def _iterate_paths(root: Path, visited: set[Path]) -> Iterator[tuple[Path, Path]]:

@@ -257,6 +257,18 @@ def test_classifiers_of_which_there_is_one_are_named(whole):
     assert "Over patients alone: Colour and texture, With spatial context;" in run.single_fit_note()
 
 
+def test_a_classifier_with_fewer_trainings_is_named_where_trainings_are_counted(whole):
+    scored = whole.probabilities
+    *others, last = whole.trained_names
+    more = {f"{name}-seed1": scored[f"{name}-seed0"] for name in others}
+    run = whole._replace(probabilities=scored.assign(**more))
+    title = CLASSIFIER_NAMES[last]
+    assert run.seeds_text() == f"2 seeds (1: {title})"
+    assert run.bootstrap_note() == "a bootstrap of patients and of seeds"
+    assert title in run.single_fit_note()
+    assert whole.seeds_text() == "1 seed"
+
+
 def test_the_datas_hash_is_of_pixels_wherever_they_lie(whole, report):
     index = whole.store.index
     elsewhere = index.assign(path="elsewhere/" + index["path"]).iloc[::-1]

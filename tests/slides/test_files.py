@@ -150,6 +150,25 @@ def test_links_are_followed_once_and_broken_ones_cannot_be_read(tmp_path):
     assert fingerprint((tmp_path / "data",)) != before
 
 
+def test_a_copied_zip_archive_has_the_hash_of_the_original(tmp_path):
+    def make(path, data, time):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(zipfile.ZipInfo("p1/x.png", (2020, 1, 1, 0, 0, 0)), data)
+        os.utime(path, (time, time))
+        return fingerprint((path,))
+
+    original = make(tmp_path / "a.zip", b"x", 1e9)
+    assert make(tmp_path / "a.zip", b"x", 1.1e9) == make(tmp_path / "b.zip", b"x", 1.2e9) == original
+    assert make(tmp_path / "a.zip", b"y", 1e9) != original  # as large, and of the same time
+    loose = write(tmp_path / "x.png")
+    os.utime(loose, (1e9, 1e9))
+    before = fingerprint((loose,))
+    os.utime(loose, (1.1e9, 1.1e9))
+    assert fingerprint((loose,)) != before
+    damaged = write(tmp_path / "damaged.zip", (tmp_path / "a.zip").read_bytes()[:60])
+    assert fingerprint((damaged,)) != original
+
+
 def test_pipes_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     os.mkfifo(tmp_path / "pipe")
