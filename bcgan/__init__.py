@@ -4,10 +4,10 @@ __version__ = "0.2.0"
 
 
 def load(folder: str | None = None, engine: str = "auto", neighbours: bool = True):
-    """Load a classifier as a `predict.model.Model`: from a folder that `bcgan export` wrote, or the bundled one."""
+    """Load a classifier as a `predict.model.Model`: from a folder, or the bundled one."""
     from bcgan import machine
 
     machine.prepare_environment()
-    from bcgan.predict import model
+    from bcgan.predict import loading
 
-    return model.load(folder, engine, neighbours=neighbours)
+    return loading.load(folder, engine, neighbours=neighbours)

@@ -123,7 +123,7 @@ def predict(
     prepare_process()
     from bcgan import progress
     from bcgan.predict import predict as predicting
-    from bcgan.predict.model import load
+    from bcgan.predict.loading import load
     from bcgan.slides.files import find_images
 
     files = find_images(images, _read_file_list(images))
@@ -158,21 +158,29 @@ def predict(
 @model_option
 @mpp_option
 @click.option("--out", type=click.Path(file_okay=False), default="assessment", show_default=True, help="A folder.")
+@click.option(
+    "--class", "classes", multiple=True, metavar="NAME=LABEL",
+    help="Class of the data set for a class of a network in WSInfer's format; repeatable.",
+)  # fmt: skip
 @context_option
 @engine_option
 @click.pass_context
 def assess(
-    context: click.Context, name: str, data_dir: str | None, overrides, model, mpp, out: str, neighbours: bool, engine
-) -> None:
+    context: click.Context, name: str, data_dir: str | None, overrides, model, mpp, out: str, classes: tuple[str, ...],
+    neighbours: bool, engine,
+) -> None:  # fmt: skip
     """Measure a classifier on the labelled images of EXPERIMENT's data set, by patients; nothing is trained."""
     settings = experiment.load(name, overrides, data_dir)
     from pathlib import Path
 
     prepare_process()
     from bcgan.predict import assess as assessing
-    from bcgan.predict.model import load
+    from bcgan.predict.loading import load
 
-    assessment = assessing.assess(load(model, engine, neighbours=neighbours), settings, mpp, Path(out))
+    if wrong := [pair for pair in classes if "=" not in pair]:
+        raise InputError(f"--class {wrong[0]}: write NAME=LABEL, a class of the network and one of the data set.")
+    labels = dict(pair.split("=", 1) for pair in classes)
+    assessment = assessing.assess(load(model, engine, neighbours=neighbours), settings, mpp, Path(out), labels)
     click.echo(f"{assessing.summarize(assessment)}\n{Path(out) / 'assessment.json'}")
     if assessment["unreadable"]:
         context.exit(3)
@@ -238,7 +246,7 @@ def explain(context: click.Context, images, model, mpp: float | None, mpp_csv: s
 
     prepare_process()
     from bcgan.predict.explain import write
-    from bcgan.predict.model import load
+    from bcgan.predict.loading import load
     from bcgan.slides.files import find_images
 
     files = find_images(images, _read_file_list(images))
@@ -265,7 +273,7 @@ def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
     machine.prepare_environment()
     import uvicorn
 
-    from bcgan.predict.model import load
+    from bcgan.predict.loading import load
     from bcgan.predict.serve import check_free, make_app
 
     check_free(host, port)
@@ -301,7 +309,7 @@ def export(name, data_dir, overrides, out, all_patients, formats, model, patches
     from pathlib import Path
 
     prepare_process()
-    from bcgan.predict.model import load
+    from bcgan.predict.loading import load
 
     if settings:
         run_settings, root = execution.load_finished_run(settings)
@@ -315,10 +323,16 @@ def export(name, data_dir, overrides, out, all_patients, formats, model, patches
         classifier = load(None if model == "shipped" else model)
         folder = Path(out) if out else runs.home() / "models" / "formats"
     if formats:
+        import pandas as pd
+
         from bcgan.predict import formats as writing
         from bcgan.predict.check import load_check_patches
 
-        table = writing.write(classifier.network, formats, load_check_patches(patches, classifier.scale), folder)
+        check_patches = load_check_patches(patches, classifier.scale)
+        tables = [writing.write_wsinfer(classifier, check_patches, folder)] if "wsinfer" in formats else []
+        network_formats = tuple(kind for kind in formats if kind != "wsinfer")
+        tables.append(writing.write(classifier.network, network_formats, check_patches, folder))
+        table = pd.concat(tables)
         enhancement = classifier.card.enhancement
         changed = [f"preprocess.{name}={value}" for name, value in enhancement if value not in (False, "none")]
         if changed:

@@ -4,9 +4,11 @@ import click
 
 ENGINES = ("auto", "openvino", "litert", "keras")
 RUNNERS = ("serial", "pool", "beam")
-FORMATS = ("savedmodel", "litert", "litert-int8", "onnx")
+FORMATS = ("savedmodel", "litert", "litert-int8", "onnx", "wsinfer")
 
-model_option = click.option("--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote.")
+model_option = click.option(
+    "--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote, or one in WSInfer's format."
+)
 mpp_option = click.option(
     "--mpp", type=click.FloatRange(0, min_open=True),
     help="Microns per pixel of all images, in place of what the files state.",

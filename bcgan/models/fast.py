@@ -245,15 +245,18 @@ class _MatrixResizing(layers.Layer):
     def __init__(self, source: layers.Resizing):
         super().__init__(name=source.name, dtype=source.dtype_policy)
         sizes = zip(source.input.shape[1:3], (source.height, source.width), strict=True)
-        self.matrices = [
-            tf.image.resize(tf.eye(old)[:, None], (new, 1), source.interpolation)[:, 0].numpy() for old, new in sizes
-        ]
+        self.matrices = [resizing_matrix(old, new, source.interpolation) for old, new in sizes]
 
     def call(self, x, training=None, mask=None):
         rows, columns = (tf.cast(matrix, x.dtype) for matrix in self.matrices)
         shape = (-1, rows.shape[1], x.shape[2] * x.shape[3])
         x = tf.reshape(rows @ tf.reshape(x, shape), (-1, rows.shape[0], x.shape[2], x.shape[3]))
         return columns @ x
+
+
+def resizing_matrix(old: int, new: int, interpolation: str) -> np.ndarray:
+    """Return the matrix by which TensorFlow's resizing multiplies rows or columns; float32, (new, old)."""
+    return tf.image.resize(tf.eye(old)[:, None], (new, 1), interpolation)[:, 0].numpy()
 
 
 class _Identity(layers.Layer):

@@ -1,6 +1,6 @@
 """`bcgan assess`: measure a classifier on labeled images that it was not trained on, with patient-level intervals."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,24 @@ from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
+from bcgan.predict.foreign import ForeignModel
 from bcgan.predict.model import OUT_OF_DISTRIBUTION, Model
 from bcgan.predict.predict import user_mpp
 from bcgan.slides.coordinates import parse_slide_names
 from bcgan.slides.patches import PatchGrid, cut_patches
 from bcgan.slides.reader import open_image
-from bcgan.slides.scale import Mpp
+from bcgan.slides.scale import MAX_ENLARGEMENT, Mpp
 
 METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1")
 
 
-def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None, folder: Path) -> dict[str, Any]:
+def assess(
+    model: Model,
+    experiment: Experiment,
+    microns_per_pixel: float | None,
+    folder: Path,
+    labels: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Score a labeled data set and write images.csv, one row per image, and assessment.json.
 
     The probability of an image is the mean over its in-distribution patches. An image without any is refused; its
@@ -33,6 +40,7 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
         experiment: Names the data set. Only its `data` and `evaluate` settings are used, and patients of every role
             are scored alike.
         microns_per_pixel: Of the images. Defaults to the value of the data set, else of each file.
+        labels: Class of the data set by class of a network in WSInfer's format, where their names differ.
 
     Returns:
         The content of assessment.json. `judged` covers the images that are not refused, `every` all that are readable
@@ -40,8 +48,13 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
         seeds}}. Intervals are by patient bootstrap.
 
     Raises:
-        InputError: If the data set is missing, has no image or other classes than the classifier.
+        InputError: If the data set is missing, has no image or other classes than the classifier, or is at a scale
+            that the classifier cannot take.
     """
+    if labels and not isinstance(model, ForeignModel):
+        raise InputError("--class names the classes of a network in WSInfer's format. Leave it out for this --model.")
+    if isinstance(model, ForeignModel):
+        model = model.with_labels(labels or {}, experiment.data.class_names)
     if experiment.data.class_names != model.card.classes:
         raise InputError(
             f"data.classes: {', '.join(experiment.data.class_names)} are not the classes of the classifier, "
@@ -53,6 +66,7 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
             "assess: the classifier was trained on %s patients of this data set; if they are the same, it is too good",
             model.card.training_data["patients"],
         )
+    _check_scale(records, model, user_mpp(microns_per_pixel))
     slides: dict[str, list[Record]] = {}
     uses_context = model.card.spatial_context is not None and any(record.x != UNKNOWN for record in records)
     for record, slide in zip(records, parse_slide_names([record.key for record in records]), strict=True):
@@ -80,6 +94,17 @@ def assess(model: Model, experiment: Experiment, microns_per_pixel: float | None
     images.to_csv(folder / "images.csv", index=False, float_format="%.6g")
     runs.write_json(folder / "assessment.json", assessment)
     return assessment
+
+
+def _check_scale(records: list[Record], model: Model, mpp: Mpp | None) -> None:
+    """Raise InputError if all images would have to be enlarged too much to reach the classifier's scale."""
+    known = [mpp.x if mpp else record.mpp for record in records]
+    target = model.card.microns_per_pixel
+    if target and all(known) and min(known) / target > MAX_ENLARGEMENT:
+        raise InputError(
+            f"The images have {min(known):g} microns a pixel or more and the classifier takes {target:g}: they would "
+            f"be enlarged {min(known) / target:.3g} times. Choose a classifier for this scale, or finer images."
+        )
 
 
 def summarize(assessment: dict[str, Any]) -> str:

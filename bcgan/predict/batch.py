@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bcgan import machine
-from bcgan.predict.model import Model, load
+from bcgan.predict.loading import load
+from bcgan.predict.model import Model
 from bcgan.predict.predict import predict
 from bcgan.predict.slidewise import Slide
 from bcgan.slides.mpp_table import MppChoice

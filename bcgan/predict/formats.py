@@ -1,13 +1,14 @@
-"""Write a classifier as SavedModel, LiteRT or ONNX, and compare each file with the Keras network.
+"""Write a classifier as SavedModel, LiteRT, ONNX or for WSInfer, and compare each file with the Keras network.
 
-Every file maps float32 patches in [0, 1], (n, size, size, 3), to a logit, (n, 1). A file counts as faithful if no
-probability differs by more than MAX_DEVIATION on the patches that it is checked with.
+Every file but WSInfer's maps float32 patches in [0, 1], (n, size, size, 3), to a logit, (n, 1). A file counts as
+faithful if no probability differs by more than MAX_DEVIATION on the patches that it is checked with.
 """
 
 import contextlib
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +18,9 @@ import tensorflow as tf
 from bcgan.classify.calibration import from_outputs
 from bcgan.errors import InputError
 from bcgan.models import fast, weights
+from bcgan.predict import wsinfer
 from bcgan.predict.engines import Runner, is_installed, make_litert_runner, make_openvino_runner
+from bcgan.predict.model import Model
 
 # The name classifier.tflite is taken: that file belongs to the export, and the card has its hash.
 FORMAT_FILES = {
@@ -25,6 +28,7 @@ FORMAT_FILES = {
     "litert": "classifier-float32.tflite",
     "litert-int8": "classifier-int8.tflite",
     "onnx": "classifier.onnx",
+    "wsinfer": "wsinfer",
 }
 TABLE = "formats.csv"
 MAX_DEVIATION = 0.01
@@ -38,7 +42,7 @@ def write(network: keras.Model, kinds: tuple[str, ...], patches: np.ndarray, fol
 
     Args:
         network: Maps float32 patches in [0, 1] to a logit.
-        kinds: Keys of FORMAT_FILES.
+        kinds: Keys of FORMAT_FILES, but for `wsinfer`.
         patches: uint8, (n, size, size, 3). For the ranges of int8 and for the comparison.
         folder: Created if missing; files of the same names are replaced.
 
@@ -62,14 +66,33 @@ def write(network: keras.Model, kinds: tuple[str, ...], patches: np.ndarray, fol
         else:
             write_litert(network, path, patches[:NUM_CALIBRATION_PATCHES] if kind == "litert-int8" else None)
             run = read_litert(path)
-        difference = float(np.abs(run(patches) - expected).max())
-        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-        rows.append({
-            "format": kind, "file": path.name, "mebibytes": sum(file.stat().st_size for file in files) / 2**20,
-            "milliseconds_a_patch": 1000 * _median_seconds(run, patches) / len(patches),
-            "largest_difference": difference, "faithful": difference <= MAX_DEVIATION,
-        })  # fmt: skip
+        rows.append(_format_row(kind, path, run(patches) - expected, _median_seconds(run, patches) / len(patches)))
     return pd.DataFrame(rows)
+
+
+def write_wsinfer(model: Model, patches: np.ndarray, folder: Path) -> pd.DataFrame:
+    """Write the classifier for WSInfer and QuPath, with all orientations and verdicts, and compare it with the model.
+
+    Returns:
+        One row, with the columns of `write`.
+
+    Raises:
+        InputError, WorkError: As `wsinfer.write` does.
+    """
+    path = folder / FORMAT_FILES["wsinfer"]
+    probabilities, seconds = wsinfer.write(model, patches, path)
+    differences = probabilities - wsinfer.expected_probabilities(model, patches)
+    return pd.DataFrame([_format_row("wsinfer", path, differences, seconds)])
+
+
+def _format_row(kind: str, path: Path, differences: np.ndarray, seconds: float) -> dict[str, Any]:
+    """Return a format's row: see `write`."""
+    largest = float(np.abs(differences).max())
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return {
+        "format": kind, "file": path.name, "mebibytes": sum(file.stat().st_size for file in files) / 2**20,
+        "milliseconds_a_patch": 1000 * seconds, "largest_difference": largest, "faithful": largest <= MAX_DEVIATION,
+    }  # fmt: skip
 
 
 def write_litert(network: keras.Model, path: Path, sample: np.ndarray | None = None, half: bool = False) -> None:

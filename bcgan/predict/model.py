@@ -26,6 +26,7 @@ CARD = "classifier.json"
 FILES = ("classifier.keras", "reference_cnn.keras", "quality_filter.npz")
 VERDICTS = ("scored", "abstained", "out_of_distribution", "unreadable", "no_tissue")
 SCORED, ABSTAINED, OUT_OF_DISTRIBUTION, UNREADABLE, NO_TISSUE = range(len(VERDICTS))
+REJECTIONS = (VERDICTS[NO_TISSUE], VERDICTS[OUT_OF_DISTRIBUTION])  # classes of its own in WSInfer's format
 DIGITS = 6  # decimals of probabilities and uncertainties
 
 
@@ -155,13 +156,25 @@ class Model:
     @cached_property
     def network(self):
         """Return the keras.Model, which computes in float32; it is read on first use."""
+        return self.load_network(FILES[0])
+
+    def load_network(self, name: str):
+        """Read one of the model's networks, a keras.Model that computes in float32."""
         machine.prepare_environment(tensorflow=True)
         from bcgan.models import weights
 
-        path = self._folder / FILES[0]
-        if runs.hash_file(path) != self.card.sha256[path.name]:
+        return weights.cast_to_float32(weights.load_model(self.checked_file(name)))
+
+    def checked_file(self, name: str) -> Path:
+        """Return the path of one of FILES.
+
+        Raises:
+            InputError: If it was changed after the model was loaded.
+        """
+        path = renamed.model_file(self._folder, name)
+        if runs.hash_file(path) != self.card.sha256[name]:
             raise InputError(f"{path} was changed after it was checked. Load the folder again.")
-        return weights.cast_to_float32(weights.load_model(path))
+        return path
 
     def predict(
         self, images: np.ndarray, coords: np.ndarray | None = None, has_tissue: np.ndarray | None = None

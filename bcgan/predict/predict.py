@@ -160,7 +160,8 @@ def describe_thresholds(thresholds: Thresholds | ConfidenceThreshold, classes: t
     if isinstance(thresholds, ConfidenceThreshold):
         return f"has no label if the most probable class has a probability below {thresholds.min_confidence:.4f}"
     low, high = thresholds.abstain_range
-    return f"is {classes[1]} from {thresholds.malignant:.4f} on, and has no label between {low:.4f} and {high:.4f}"
+    text = f"is {classes[1]} from {thresholds.malignant:.4f} on"
+    return f"{text}, and has no label between {low:.4f} and {high:.4f}" if low < high else text
 
 
 def is_small_job(images: list[ImageFile]) -> bool:
@@ -333,7 +334,7 @@ def _prediction_row(
     row = {
         "path": path, "x": int(corner[0]), "y": int(corner[1]),
         "probability": round(float(probability), DIGITS) if has_score else None,
-        "uncertainty": round(float(uncertainty), DIGITS) if has_score else None,
+        "uncertainty": round(float(uncertainty), DIGITS) if has_score and not np.isnan(uncertainty) else None,
         "label": classes[called] if verdict == SCORED else None, "verdict": VERDICTS[verdict],
     } | _mpp_columns(scale)  # fmt: skip
     further = columns(classes)[len(COLUMNS) :]

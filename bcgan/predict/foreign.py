@@ -1,0 +1,194 @@
+"""Load a classifier in WSInfer's format, such as one of the WSInfer Model Zoo, in place of one that bcgan exported.
+
+A folder has torchscript_model.pt and config.json, by the zoo's model-config schema 1.0. Its network runs with PyTorch.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bcgan import runs
+from bcgan.classify.calibration import Calibration
+from bcgan.errors import InputError
+from bcgan.predict import engines, torch_files
+from bcgan.predict.model import DIGITS, REJECTIONS, Card, ConfidenceThreshold, Model, Thresholds
+from bcgan.slides.scale import MAX_MPP, MIN_MPP
+
+BATCH = 32
+ENGINE = "pytorch"
+
+
+class Transform(BaseModel):
+    """One step from a patch to the network's input."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: Literal["Resize", "ToTensor", "Normalize"]
+    arguments: dict[str, Any] = {}
+
+
+class ZooConfig(BaseModel):
+    """The part of config.json that is read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    class_names: tuple[str, ...] = Field(min_length=2)
+    num_classes: int
+    patch_size_pixels: int = Field(ge=8)
+    spacing_um_px: Annotated[float, Field(ge=MIN_MPP, le=MAX_MPP)]
+    transform: tuple[Transform, ...]
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        if self.num_classes != len(self.class_names):
+            raise ValueError(f"num_classes: {self.num_classes} are not the {len(self.class_names)} of class_names")
+        return self
+
+
+class ForeignModel(Model):
+    """A classifier in WSInfer's format, with what `Model` has but calibration, orientations and spatial context.
+
+    Args:
+        config: Of the network.
+        run_network: From uint8 patches, (n, size, size, 3), to the probability of each of `config.class_names`.
+        labels: By class of the network, the class that it counts as; itself if it is not among them.
+        order: Classes in the order of their labels. Defaults to the network's.
+
+    Raises:
+        InputError: If `labels` names a class that the network does not have, or `order` has others.
+    """
+
+    def __init__(
+        self,
+        config: ZooConfig,
+        run_network: Callable[[np.ndarray], np.ndarray],
+        digest: str,
+        labels: Mapping[str, str] | None = None,
+        order: tuple[str, ...] | None = None,
+    ):
+        labels, names = labels or {}, config.class_names
+        if unknown := set(labels) - set(names):
+            raise InputError(f"--class {min(unknown)}: the classes of the network are {', '.join(names)}.")
+        targets = [None if name in REJECTIONS else labels.get(name, name) for name in names]
+        classes = tuple(dict.fromkeys(target for target in targets if target is not None))
+        if order and set(order) != set(classes):
+            raise InputError(
+                f"The network's classes are {', '.join(classes)}, and the data set's {', '.join(order)}. Say which is "
+                f"which with --class {classes[-1]}={order[-1]}, once for each class."
+            )
+        classes = order or classes
+        if len(classes) < 2:
+            raise InputError(f"All classes of the network count as {classes[0]}. Leave a --class out.")
+        self.config, self._run_network, self._digest = config, run_network, digest
+        self._last = b"", np.zeros(0)  # a hash of patches, and the network's probabilities of them
+        # (network's classes, classes): which probabilities are summed.
+        self._membership = np.array([[target == name for name in classes] for target in targets], float)
+        super().__init__(self._make_card(classes), engines.Engine(ENGINE, None, None), None, Path())
+
+    def with_labels(self, labels: Mapping[str, str], order: tuple[str, ...] | None = None) -> "ForeignModel":
+        """Return the model with other names or another order of its classes; see the class for arguments and errors."""
+        return ForeignModel(self.config, self._run_network, self._digest, labels, order)
+
+    @property
+    def network(self):
+        """Refuse: there is no Keras network."""
+        raise InputError("This network is TorchScript, and explanations need a classifier that bcgan exported.")
+
+    def _make_card(self, classes: tuple[str, ...]) -> Card:
+        size = self.config.patch_size_pixels
+        return Card(
+            intended_use="A classifier that bcgan did not train; see its own description.",
+            classes=classes,
+            size=size,
+            microns_per_pixel=self.config.spacing_um_px,
+            image_size=(size, size),
+            tta_views=1,
+            calibration=Calibration(1.0, 0.0),
+            thresholds=(
+                Thresholds(malignant=0.5, abstain_range=(0.5, 0.5)) if len(classes) == 2
+                else ConfidenceThreshold(min_confidence=0.0)
+            ),
+            spatial_context=None,
+            spatial_context_thresholds=None,
+            ood_threshold=0.5,
+            training_data={},
+            metrics={},
+            sha256={torch_files.TORCHSCRIPT: self._digest},
+        )  # fmt: skip
+
+    def _probabilities(self, images, coords, has_tissue):
+        by_class = self._outputs(images) @ self._membership
+        total = by_class.sum(1, keepdims=True)
+        by_class = np.round(by_class / np.where(total > 0, total, 1), DIGITS)
+        unknown = np.full_like(by_class, np.nan)  # of one orientation there is no deviation
+        return by_class, unknown, np.tile(self.card.thresholds.limits, (len(images), 1))
+
+    def _ood_scores(self, images):
+        """Return the probability of REJECTIONS, which networks that bcgan wrote have among their classes."""
+        rejecting = ~self._membership.any(1)
+        return self._outputs(images)[:, rejecting].sum(1) if rejecting.any() else np.zeros(len(images))
+
+    def _outputs(self, images: np.ndarray) -> np.ndarray:
+        """Return the probability of each of the network's classes; the same patches are not predicted twice."""
+        digest = hashlib.blake2b(np.ascontiguousarray(images)).digest()
+        if self._last[0] != digest:
+            self._last = digest, self._run_network(images)
+        return self._last[1]
+
+
+def is_foreign(folder: Path) -> bool:
+    """Return whether a folder has a classifier in WSInfer's format."""
+    return (folder / torch_files.TORCHSCRIPT).is_file() and (folder / torch_files.CONFIG).is_file()
+
+
+def load(folder: Path) -> ForeignModel:
+    """Load a folder in WSInfer's format.
+
+    Raises:
+        InputError: If PyTorch is not installed, or a file cannot be read.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(f"{folder} needs the package torch. Run: {torch_files.INSTALL}") from error
+    path = folder / torch_files.CONFIG
+    try:
+        config = ZooConfig.model_validate(json.loads(path.read_text("utf-8")))
+    except (ValidationError, ValueError) as error:
+        reason = error.errors()[0] if isinstance(error, ValidationError) else None
+        text = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" if reason else str(error)
+        raise InputError(f"{path} is no configuration of WSInfer ({text}). Compare it with the zoo's.") from error
+    path = folder / torch_files.TORCHSCRIPT
+    try:
+        module = torch.jit.load(str(path), map_location="cpu").eval()
+    except RuntimeError as error:
+        raise InputError(f"{path} is no TorchScript network ({str(error).splitlines()[0]}). Copy it again.") from error
+
+    def run_network(images: np.ndarray) -> np.ndarray:
+        inputs = torch.from_numpy(np.stack([prepare(image, config.transform) for image in images]))
+        with torch.inference_mode():
+            outputs = [torch.softmax(module(part), 1) for part in inputs.split(BATCH)]
+        return torch.cat(outputs).double().numpy()
+
+    return ForeignModel(config, run_network, runs.hash_file(path))
+
+
+def prepare(image: np.ndarray, transforms: tuple[Transform, ...]) -> np.ndarray:
+    """Return a patch, uint8 (size, size, 3), as the network takes it: float32, (3, side, side)."""
+    picture = Image.fromarray(image)
+    mean, deviation = np.zeros(3), np.ones(3)
+    for transform in transforms:
+        if transform.name == "Resize":
+            size = transform.arguments["size"]
+            sides = (size, size) if isinstance(size, int) else tuple(reversed(size))
+            picture = picture.resize(sides, Image.Resampling.BILINEAR)
+        elif transform.name == "Normalize":
+            mean, deviation = (np.array(transform.arguments[name]) for name in ("mean", "std"))
+    scaled = (np.asarray(picture) / 255 - mean) / deviation
+    return scaled.transpose(2, 0, 1).astype(np.float32)

@@ -1,0 +1,23 @@
+"""Load a classifier of either format."""
+
+from pathlib import Path
+
+from bcgan.errors import InputError
+from bcgan.predict import foreign, model
+
+
+def load(
+    folder: str | Path | None = None, engine: str = "auto", small_job: bool = False, neighbours: bool = True
+) -> model.Model:
+    """Load a folder that `bcgan export` wrote, or one in WSInfer's format; by default the classifier within bcgan.
+
+    Arguments are those of `bcgan.predict.model.load`.
+
+    Raises:
+        InputError: If a file is missing or differs from the one that the card names, or the engine is not available.
+    """
+    if folder is None or not foreign.is_foreign(Path(folder)):
+        return model.load(folder, engine, small_job, neighbours)
+    if engine != "auto":
+        raise InputError(f"engine {engine}: the network in {folder} runs with PyTorch alone. Leave --engine out.")
+    return foreign.load(Path(folder))
