@@ -299,10 +299,13 @@ def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
 @click.option(
     "--patches", type=click.Path(exists=True), help="Patches to check the formats on; phantom patches if not given."
 )
-def export(name, data_dir, overrides, out, all_patients, formats, model, patches) -> None:
+@click.option("--license", "license_name", default="", help="For the hub: an SPDX name such as Apache-2.0, or a URL.")
+def export(name, data_dir, overrides, out, all_patients, formats, model, patches, license_name: str) -> None:
     """Write the classifier of a finished run as a folder for `bcgan predict --model`, and for other runtimes."""
     if model and not formats:
         raise InputError("--model is written for another runtime: say which with --format.")
+    if "hub" in formats and not license_name.strip():
+        raise InputError("--format hub needs --license: an SPDX name such as Apache-2.0, or the address of a licence.")
     if model and all_patients:
         raise InputError("--all-patients trains, and --model is trained already. Leave one of them out.")
     settings = None if model else experiment.load(name, overrides, data_dir)
@@ -323,27 +326,15 @@ def export(name, data_dir, overrides, out, all_patients, formats, model, patches
         classifier = load(None if model == "shipped" else model)
         folder = Path(out) if out else runs.home() / "models" / "formats"
     if formats:
-        import pandas as pd
-
         from bcgan.predict import formats as writing
         from bcgan.predict.check import load_check_patches
 
-        check_patches = load_check_patches(patches, classifier.scale)
-        tables = [writing.write_wsinfer(classifier, check_patches, folder)] if "wsinfer" in formats else []
-        network_formats = tuple(kind for kind in formats if kind != "wsinfer")
-        tables.append(writing.write(classifier.network, network_formats, check_patches, folder))
-        table = pd.concat(tables)
-        enhancement = classifier.card.enhancement
-        changed = [f"preprocess.{name}={value}" for name, value in enhancement if value not in (False, "none")]
-        if changed:
-            from bcgan import progress
-
-            progress.log.warning(
-                "export: these files take patches that were changed as by %s, which bcgan predict does itself",
-                " ".join(changed),
-            )
-        table.to_csv(folder / writing.TABLE, index=False, float_format="%.6g")
-        click.echo(table.to_string(index=False))
+        table = writing.write_all(
+            classifier, formats, load_check_patches(patches, classifier.scale), folder, license_name
+        )
+        if len(table):
+            table.to_csv(folder / writing.TABLE, index=False, float_format="%.6g")
+            click.echo(table.to_string(index=False))
     click.echo(folder)
 
 

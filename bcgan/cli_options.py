@@ -4,7 +4,7 @@ import click
 
 ENGINES = ("auto", "openvino", "litert", "keras")
 RUNNERS = ("serial", "pool", "beam")
-FORMATS = ("savedmodel", "litert", "litert-int8", "onnx", "wsinfer")
+FORMATS = ("savedmodel", "litert", "litert-int8", "onnx", "wsinfer", "hub")
 
 model_option = click.option(
     "--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote, or one in WSInfer's format."

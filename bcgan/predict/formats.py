@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from bcgan import progress
 from bcgan.classify.calibration import from_outputs
 from bcgan.errors import InputError
 from bcgan.models import fast, weights
-from bcgan.predict import wsinfer
+from bcgan.predict import hub, wsinfer
 from bcgan.predict.engines import Runner, is_installed, make_litert_runner, make_openvino_runner
 from bcgan.predict.model import Model
 
@@ -29,6 +30,7 @@ FORMAT_FILES = {
     "litert-int8": "classifier-int8.tflite",
     "onnx": "classifier.onnx",
     "wsinfer": "wsinfer",
+    "hub": hub.FOLDER,
 }
 TABLE = "formats.csv"
 MAX_DEVIATION = 0.01
@@ -37,12 +39,39 @@ REPEATS = 5
 ONNX_PACKAGES = "pip install -r requirements-bench.txt"
 
 
+def write_all(
+    model: Model, kinds: tuple[str, ...], patches: np.ndarray, folder: Path, license_name: str
+) -> pd.DataFrame:
+    """Write the classifier in other formats: keys of FORMAT_FILES; for arguments, result and errors see `write`.
+
+    Args:
+        license_name: For the model hub: an SPDX identifier, or the address of a licence.
+    """
+    if "wsinfer" in kinds:
+        wsinfer.check(model)
+    if "hub" in kinds:
+        hub.write(model, folder, license_name)
+    tables = [write_wsinfer(model, patches, folder)] if "wsinfer" in kinds else []
+    network_kinds = tuple(kind for kind in kinds if kind not in ("wsinfer", "hub"))
+    if network_kinds:
+        tables.append(write(model.network, network_kinds, patches, folder))
+        changed = [
+            f"preprocess.{name}={value}" for name, value in model.card.enhancement if value not in (False, "none")
+        ]
+        if changed:
+            progress.log.warning(
+                "export: these files take patches that were changed as by %s, which bcgan predict does itself",
+                " ".join(changed),
+            )
+    return pd.concat(tables) if tables else pd.DataFrame()
+
+
 def write(network: keras.Model, kinds: tuple[str, ...], patches: np.ndarray, folder: Path) -> pd.DataFrame:
     """Write the network in other formats, run each file, and compare it with the network.
 
     Args:
         network: Maps float32 patches in [0, 1] to a logit.
-        kinds: Keys of FORMAT_FILES, but for `wsinfer`.
+        kinds: Keys of FORMAT_FILES, but for `wsinfer` and `hub`.
         patches: uint8, (n, size, size, 3). For the ranges of int8 and for the comparison.
         folder: Created if missing; files of the same names are replaced.
 

@@ -139,13 +139,14 @@ class Model:
     Attributes:
         card: The model card.
         engine: Name of the engine that runs the networks.
+        folder: That it was loaded from.
     """
 
     def __init__(self, card: Card, engine: engines.Engine, fitted_filter: quality_filter.QualityFilter, folder: Path):
         self.card = card
         self.engine, self._score, self._features = engine
         self._quality_filter = fitted_filter
-        self._folder = folder
+        self.folder = folder
 
     @property
     def scale(self) -> ModelScale:
@@ -171,7 +172,7 @@ class Model:
         Raises:
             InputError: If it was changed after the model was loaded.
         """
-        path = renamed.model_file(self._folder, name)
+        path = renamed.model_file(self.folder, name)
         if runs.hash_file(path) != self.card.sha256[name]:
             raise InputError(f"{path} was changed after it was checked. Load the folder again.")
         return path

@@ -1,16 +1,17 @@
 """Write a released data set: PNG files, tensorflow-datasets, tables, a data card and Croissant metadata."""
 
 import json
-import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import yaml
 
 from bcgan import __version__, progress, runs
 from bcgan.classifiers import CLASSIFIERS
+from bcgan.predict.hub import license_fields
 from bcgan.preprocess import tfds_records
 from bcgan.preprocess.images import encode_png
 from bcgan.release import privacy, tables
@@ -107,7 +108,7 @@ def data_card(identity: Identity, table: pd.DataFrame, audit: dict[str, Any], da
     """Return the data card as Markdown, with the header that data hubs read."""
     counts = ", ".join(f"{count:,} {name}" for name, count in table["class"].value_counts(sort=False).items())
     header = (
-        f"---\npretty_name: {json.dumps(identity.name)}\n{_hub_license(identity.license_name)}\n"
+        f"---\npretty_name: {json.dumps(identity.name)}\n{yaml.safe_dump(license_fields(identity.license_name))}"
         "task_categories: [image-classification]\ntags: [histopathology, synthetic, gan, breast]\n---\n"
     )
     scale = f"{identity.mpp:g} microns per pixel" if identity.mpp else "microns per pixel unknown"
@@ -161,14 +162,6 @@ real test patients.
 
 {tables.as_markdown(tables.utility(audit))}
 {tuning_text}"""
-
-
-def _hub_license(name: str) -> str:
-    """Return the lines of the header for a licence: hubs know SPDX names in lower case, and others by name or link."""
-    if re.fullmatch(r"[A-Za-z]+[A-Za-z0-9.+]*(-[A-Za-z0-9.+]+)+", name):
-        return f"license: {name.lower()}"
-    key = "license_link" if name.startswith("http") else "license_name"
-    return f"license: other\n{key}: {json.dumps(name)}"
 
 
 def croissant(identity: Identity, table: pd.DataFrame, table_path: Path, date: str) -> dict[str, Any]:

@@ -316,7 +316,7 @@ def test_data_of_an_unknown_scale_can_be_released(released, tmp_path):
     dataset.write(tmp_path / "out", identity, synthesis.load(folder), audit, "2026-01-02")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "microns per pixel unknown" in card
-    assert 'license: other\nlicense_link: "https://example.org/terms"' in card
+    assert "license: other\nlicense_link: https://example.org/terms" in card
     assert runs.read_json(tmp_path / "out" / "manifest.json")["mpp"] is None
 
 
