@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from bcgan import artifacts, machine, runs, stages
+from bcgan import artifacts, machine, runs, stages, tracking
 from bcgan.artifacts import CACHE, Cache, StageRun
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
@@ -60,9 +60,10 @@ def execute(
     if cluster and cluster["index"]:
         run_secondary_worker(experiment, root, until)
         return
-    with runs.lock(root, timeout_s=10 if cluster else 0):
+    with runs.lock(root, timeout_s=10 if cluster else 0), tracking.tracked(experiment, root) as tracked:
         for stage in stages.stages_until(until):
             _update_stage(stage, experiment, root, stage.name in force)
+            tracked.on_stage(stage.name, root / stage.name)
 
 
 def _update_stage(stage: stages.Stage, experiment: Experiment, root: Path, forced: bool) -> None:

@@ -66,6 +66,7 @@ class Experiment(Settings):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     xla: Switch = "auto"
     distribute: Switch = "auto"  # auto: over the workers of TF_CONFIG, or over several GPUs
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()  # programs that show trainings while they run
 
     @property
     def proposed(self) -> str:

@@ -3,13 +3,14 @@
 import json
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 log = logging.getLogger("bcgan")
+listeners: list[Callable[[Path, dict[str, Any]], None]] = []  # called with each line that a training log gets
 
 
 def bar(total: int, title: str, unit: str = "step", start: int = 0, visible: bool = True) -> tqdm:
@@ -38,6 +39,8 @@ def append_jsonl(path: Path, **values: Any) -> None:
     """Append a line to a training log, which is a file with one JSON object a line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
+    for listener in listeners:
+        listener(path, values)
 
 
 def read_jsonl(path: Path) -> Iterable[dict[str, Any]]:

@@ -15,7 +15,7 @@ SHIPPED = sorted(path for path in (ROOT / "shipped").rglob("*.*") if path.suffix
 MEGABYTE = 10**6
 # A package may import from those after it, and from itself.
 ORDER = (
-    "cli", "cli_models", "cli_slides", "cli_options", "execution", "stages", "report", "release", "predict",
+    "cli", "cli_models", "cli_slides", "cli_options", "execution", "tracking", "stages", "report", "release", "predict",
     "evaluate", "explain", "classify", "gan", "models", "preprocess", "data", "slides",
 )  # fmt: skip
 SHARED = (
