@@ -15,6 +15,7 @@ from bcgan.cli_options import (
     model_option,
     mpp_csv_option,
     mpp_option,
+    patient_option,
     prepare_process,
 )
 from bcgan.errors import InputError
@@ -105,12 +106,17 @@ def release(
 @mpp_option
 @mpp_csv_option
 @click.option("--maps", type=click.Path(file_okay=False), help="Heat maps, overlays, QuPath outlines: a folder.")
+@click.option(
+    "--summary", "summary_path", type=click.Path(dir_okay=False),
+    help="CSV file with a row for each slide: fractions, areas, numbers of patches.",
+)  # fmt: skip
+@patient_option
 @context_option
 @engine_option
 @click.pass_context
 def predict(
     context: click.Context, images, model, out: str | None, as_jsonl: bool, mpp, mpp_csv, maps: str | None,
-    neighbours: bool, engine,
+    summary_path: str | None, patient: str | None, neighbours: bool, engine,
 ) -> None:  # fmt: skip
     """Score IMAGES: files, folders, archives, patterns, or - for a list on standard input.
 
@@ -118,12 +124,17 @@ def predict(
     the resolution that it states or that --mpp gives. Tiles of one slide, named as QuPath and other tools name them,
     are scored together.
     """
+    if patient and not summary_path:
+        raise InputError("--patient makes rows of patients in --summary: name that file.")
+    from collections import Counter
     from pathlib import Path
 
     prepare_process()
     from bcgan import progress
     from bcgan.predict import predict as predicting
+    from bcgan.predict import summary
     from bcgan.predict.loading import load
+    from bcgan.predict.model import VERDICTS
     from bcgan.slides.files import find_images
 
     files = find_images(images, _read_file_list(images))
@@ -133,9 +144,12 @@ def predict(
     Path(out or ".").parent.mkdir(parents=True, exist_ok=True)
     part = f"{out}.part" if out and out != "-" else "-"
     with click.open_file(part, "w", "utf-8") as file:
-        counts = predicting.predict(classifier, files, file, as_jsonl, mpp_choice, Path(maps) if maps else None)
+        by_slide = predicting.predict(classifier, files, file, as_jsonl, mpp_choice, Path(maps) if maps else None)
     if part != "-":
         Path(part).replace(out)
+    if summary_path:
+        summary.write(summary.summarize(by_slide, classifier.card, patient), Path(summary_path))
+    counts = sum(by_slide.values(), Counter())
     for condition, thresholds in (
         ("by itself", classifier.card.thresholds),
         ("among its neighbours", classifier.card.spatial_context_thresholds),
@@ -146,7 +160,7 @@ def predict(
             )
     progress.log.info(
         "predict: %s; %s",
-        ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count),
+        ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]),
         classifier.card.intended_use,
     )
     if counts["unreadable"] or counts["out_of_distribution"] or counts["no_tissue"]:

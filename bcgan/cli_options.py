@@ -9,6 +9,10 @@ FORMATS = ("savedmodel", "litert", "litert-int8", "onnx", "wsinfer", "hub")
 model_option = click.option(
     "--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote, or one in WSInfer's format."
 )
+patient_option = click.option(
+    "--patient", metavar="REGEX",
+    help="Finds the patient in a slide's name, its first group or all that it matches: rows of patients too.",
+)  # fmt: skip
 mpp_option = click.option(
     "--mpp", type=click.FloatRange(0, min_open=True),
     help="Microns per pixel of all images, in place of what the files state.",

@@ -9,6 +9,7 @@ from bcgan.cli_options import (
     engine_option,
     make_mpp_choice,
     model_option,
+    patient_option,
     prepare_process,
     slide_options,
 )
@@ -28,11 +29,13 @@ def slide_commands() -> None:
 @click.option(
     "--maps", is_flag=True, help="Heat maps, overlays and QuPath outlines too: in OUT/maps, a folder a slide."
 )
+@patient_option
 @context_option
 @engine_option
 def batch(
-    sources, mpp, mpp_csv, runner: str, workers: int, options, out: str, model, maps: bool, neighbours: bool, engine
-) -> None:
+    sources, mpp, mpp_csv, runner: str, workers: int, options, out: str, model, maps: bool, patient: str | None,
+    neighbours: bool, engine,
+) -> None:  # fmt: skip
     """Score every slide in SOURCES: each file, and each folder of patches, directly in it.
 
     Every slide gets a file of rows; run it again, and only what is new or changed is scored.
@@ -46,7 +49,18 @@ def batch(
     job = PredictJob(Path(out), model, engine, mpp, mpp_csv and Path(mpp_csv), neighbours, maps)
     slides = slidewise.find_slides(sources, job.folders)
     make_mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
-    _run_slidewise(job, slides, runner, workers, options)
+    code = 0
+    try:
+        _run_slidewise(job, slides, runner, workers, options)
+    except click.exceptions.Exit as stop:  # some were refused: those that were not are summarized
+        code = stop.exit_code
+    if patient:
+        from bcgan.predict import summary
+
+        if rows := job.summarize_patients(slidewise.read_counts(slides, job), patient):  # else all were refused
+            summary.write(rows, job.out / "patients.csv")
+    if code:
+        click.get_current_context().exit(code)
 
 
 @slide_commands.command(short_help="Cut annotated slides into labelled patches.")

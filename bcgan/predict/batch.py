@@ -1,6 +1,7 @@
 """`bcgan batch`: write one CSV file for each slide, with the rows of `bcgan predict`."""
 
 import shutil
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from bcgan.predict.loading import load
 from bcgan.predict.model import Model
 from bcgan.predict.predict import predict
 from bcgan.predict.slidewise import Slide
+from bcgan.predict.summary import measure, summarize
 from bcgan.slides.mpp_table import MppChoice
 
 
@@ -40,16 +42,26 @@ class PredictJob(NamedTuple):
     def settings(self, slide: Slide) -> Any:
         """Return what the file depends on, apart from the slide."""
         model = _load_model(self.model, self.engine, self.neighbours)
-        return [model.card.sha256, model.engine, self._choice().as_json(), self.neighbours, self.maps]
+        return [model.card.sha256, model.engine, self._choice().as_json(), self.neighbours, self.maps, "calls counted"]
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
-        """Write the rows of a slide and return the number of patches by verdict."""
+        """Write the rows of a slide and return the numbers of patches, as `summary.count_row` counts."""
         model = _load_model(self.model, self.engine, self.neighbours)
         map_folder = self.out / "maps" / slide.name
         shutil.rmtree(map_folder, ignore_errors=True)  # maps of an earlier version of the rows
         with path.open("w", encoding="utf-8", newline="") as file:
             maps = map_folder if self.maps else None
-            return predict(model, slide.images(), file, False, self._choice(), maps, progress_bar=False)
+            by_slide = predict(model, slide.images(), file, False, self._choice(), maps, progress_bar=False)
+        return dict(sum(by_slide.values(), Counter()))
+
+    def summary_columns(self, counts: dict[str, int]) -> dict[str, Any]:
+        """Return the columns of a slide in summary.csv."""
+        return measure(counts, 1, _load_model(self.model, self.engine, self.neighbours).card)
+
+    def summarize_patients(self, counts_by_slide: dict[str, dict[str, int]], pattern: str) -> list[dict[str, Any]]:
+        """Return a row for each patient; see `bcgan.predict.summary.summarize`."""
+        rows = summarize(counts_by_slide, _load_model(self.model, self.engine, self.neighbours).card, pattern)
+        return [row for row in rows if not row["slide"]]
 
     def _choice(self) -> MppChoice:
         return MppChoice(self.mpp, self.mpp_table)

@@ -22,6 +22,7 @@ from bcgan.predict.model import (
     Predictions,
     Thresholds,
 )
+from bcgan.predict.summary import count_row
 from bcgan.predict.tile_groups import Group, SlideTiles, find_groups, read_group
 from bcgan.slides.files import ImageFile
 from bcgan.slides.mpp_table import MppChoice
@@ -62,7 +63,7 @@ def predict(
     mpp_of: MppOf | None = None,
     maps: Path | None = None,
     progress_bar: bool = True,
-) -> dict[str, int]:
+) -> dict[str, Counter[str]]:
     """Predict images and write one row for each patch; a file that cannot be read has one row with that verdict.
 
     Rows are in the order of `images`. Tiles of one slide, recognized by their names (`bcgan.slides.coordinates`), are
@@ -76,7 +77,7 @@ def predict(
         progress_bar: Whether to show a progress bar. Defaults to True.
 
     Returns:
-        The number of patches by verdict.
+        By slide, which is a file or the common name of tiles, the numbers of patches as `summary.count_row` counts.
 
     Raises:
         InputError: If the user gives one resolution for images whose names state several magnifications.
@@ -86,10 +87,12 @@ def predict(
     writer = None if as_jsonl else csv.DictWriter(out, columns(model.card.classes), lineterminator="\n")
     if writer:
         writer.writeheader()
-    counts = dict.fromkeys(VERDICTS, 0)
+    counts_by_slide: dict[str, Counter[str]] = {}
     with progress.bar(len(images), "predict", "image", visible=progress_bar) as bar:
-        for row in _Predictor(model, mpp_of, maps, bar).rows(images):
-            counts[row["verdict"]] += 1
+        predictor = _Predictor(model, mpp_of, maps, bar)
+        for row in predictor.rows(images):
+            slide = predictor.slide_names.get(row["path"], row["path"])
+            count_row(counts_by_slide.setdefault(slide, Counter()), row)
             if writer:
                 writer.writerow(row)
             else:
@@ -99,7 +102,7 @@ def predict(
             "predict: %s: no map was drawn: no image is larger than a patch, and no tiles with coordinates were read",
             maps,
         )
-    return counts
+    return counts_by_slide
 
 
 def predict_image(model: Model, source: Path | str | bytes, mpp: float | None = None) -> list[dict[str, Any]]:
@@ -201,6 +204,7 @@ class _Predictor:
         self._warned_of_assumed_scale = False
         self._num_unused_slides = 0  # slides whose tile names cannot be used
         self._used_slides: Counter[str] = Counter()  # by the summary of their tile names
+        self.slide_names: dict[str, str] = {}  # by path, of tiles
 
     def rows(self, images: list[ImageFile]) -> Iterator[dict[str, Any]]:
         """Yield the rows of all images."""
@@ -216,6 +220,7 @@ class _Predictor:
                     yield from self._image_rows(image)
                 continue
             self._used_slides[tiles.summary] += 1
+            self.slide_names |= dict.fromkeys((image.path for image in group.images), group.slide)
             yield from self._flush()
             yield from self._slide_rows(group, tiles, titles[group.images[0].path])
         yield from self._flush()

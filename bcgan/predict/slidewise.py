@@ -62,6 +62,9 @@ class SlideJob(Protocol):
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """Write the result file of a slide and return the number of patches by kind."""
 
+    def summary_columns(self, counts: dict[str, int]) -> dict[str, Any]:
+        """Return the columns of a slide in summary.csv from its numbers of patches."""
+
 
 def find_slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
     """Find the slides that lie directly in the source folders, sorted by name.
@@ -147,6 +150,12 @@ def run_job(
     return {"done": num_done, "skipped": num_skipped, "unreadable": num_unreadable, "refused": num_refused}
 
 
+def read_counts(slides: list[Slide], job: SlideJob) -> dict[str, dict[str, int]]:
+    """Return the numbers of patches by kind of the slides that were processed, by the name of their file."""
+    states = {slide.path.name: _read_state(slide, job) for slide in slides}
+    return {name: state["patches"] for name, state in states.items() if "patches" in state}
+
+
 def _warn_of_leftovers(slides: list[Slide], job: SlideJob) -> None:
     """Warn of results that belong to none of the slides."""
     expected = {f"{slide.name}{job.suffix}" for slide in slides}
@@ -162,12 +171,12 @@ def _write_summary(states: dict[str, dict], job: SlideJob) -> None:
     """Write summary.csv: one row for each slide, with the number of patches by kind, or why it was refused."""
     rows = []
     for name, state in states.items():
-        row = {"slide": name} | state.get("patches", {})
+        row = {"slide": name} | (job.summary_columns(state["patches"]) if "patches" in state else {})
         if "refused" in state:
             row["refused"] = state["refused"]
         rows.append(row)
     part = job.out / "summary.csv.part"
-    pd.DataFrame(rows).to_csv(part, index=False)
+    pd.DataFrame(rows).to_csv(part, index=False, float_format="%.6g")
     part.replace(job.out / "summary.csv")
 
 

@@ -103,6 +103,10 @@ class TileJob(NamedTuple):
         counts = {name: int((labels == value).sum()) for value, name in enumerate(CLASSES)}
         return counts | {"left_out": int((labels == EXCLUDED).sum())}
 
+    def summary_columns(self, counts: dict[str, int]) -> dict[str, int]:
+        """Return the columns of a slide in summary.csv."""
+        return counts
+
 
 def patient_name(slide: Slide, pattern: str | None) -> str:
     """Return the patient of a slide: the pattern's first group that matches, or all that it matches without groups.
@@ -113,10 +117,15 @@ def patient_name(slide: Slide, pattern: str | None) -> str:
     Raises:
         ValueError: The pattern matches nothing.
     """
-    match = re.search(pattern or ".*", printable(strip_suffixes(slide.path.name)))
+    return find_patient(slide.path.name, pattern or ".*")
+
+
+def find_patient(file_name: str, pattern: str) -> str:
+    """Return the patient in the name of a slide's file, whose suffixes are left out; see `patient_name`."""
+    match = re.search(pattern, printable(strip_suffixes(file_name)))
     groups = match.groups() or (match[0],) if match else ()
     if not (name := normalize_patient(next(filter(None, groups), ""))):
-        raise ValueError(f"no patient in {slide.name}: {pattern} matches none. Change --patient.")
+        raise ValueError(f"no patient in {printable(file_name)}: {pattern} matches none. Change --patient.")
     return name
 
 

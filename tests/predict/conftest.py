@@ -7,7 +7,7 @@ import pytest
 
 import bcgan
 from bcgan import cli
-from bcgan.predict.model import Model
+from bcgan.predict.model import VERDICTS, Model
 from bcgan.predict.tile import PATCH_SCALE
 from bcgan.slides.files import find_images
 from bcgan.slides.patches import read_patch
@@ -42,6 +42,11 @@ def read_patches(paths) -> np.ndarray:
 
 def find_paths(folder: Path) -> list[Path]:
     return [image.local for image in find_images([str(folder)])]
+
+
+def count_verdicts(counts_by_slide) -> int:
+    """The number of rows of `bcgan predict`, by what it returns."""
+    return sum(counts[verdict] for counts in counts_by_slide.values() for verdict in VERDICTS)
 
 
 def command(*arguments) -> int:

@@ -12,6 +12,7 @@ import pytest
 from bcgan import cli
 from bcgan.errors import InputError, WorkError
 from bcgan.predict import batch, slidewise
+from bcgan.predict.model import VERDICTS
 from tests.conftest import write_png
 
 SLIDES = 3  # folders of patches; beside them stands one large image
@@ -59,7 +60,7 @@ def test_every_runner_writes_the_same_bytes(exported, source, tmp_path, runner):
     rows = list(csv.DictReader((tmp_path / "other/slides/101.csv").open(encoding="utf-8")))
     assert len(rows) == len(list((source / "101").rglob("*.png")))
     summary = {row["slide"]: row for row in csv.DictReader((tmp_path / "other/summary.csv").open(encoding="utf-8"))}
-    assert sum(int(number) for name, number in summary["101"].items() if name != "slide") == len(rows)
+    assert sum(int(summary["101"][verdict]) for verdict in VERDICTS) == len(rows)
 
 
 def test_maps_lie_in_a_folder_a_slide_where_they_are_asked_for(exported, source, tmp_path):
@@ -109,7 +110,7 @@ def test_a_slide_that_fails_is_named_and_the_others_are_kept(exported, source, t
     monkeypatch.undo()
     assert slidewise.run_job(found, own, "serial", 1) == outcome(1, 3)
     state = json.loads((tmp_path / "out/slides/101.json").read_text())
-    assert sum(state["patches"].values()) == 10
+    assert sum(state["patches"].get(verdict, 0) for verdict in VERDICTS) == 10
 
 
 def test_a_worker_that_dies_is_told_with_the_remedy(exported, source, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,9 @@ MODEL_SCALE = ModelScale(50, MPP, (50, 50), 1.0)
 
 def predict_paths(model, paths, out=None, as_jsonl=False, mpp: float | None = MPP, maps=None) -> dict[str, int]:
     images = find_images(map(str, paths))
-    return predict.predict(model, images, out or io.StringIO(), as_jsonl, MppChoice(mpp), maps)
+    by_slide = predict.predict(model, images, out or io.StringIO(), as_jsonl, MppChoice(mpp), maps)
+    totals = sum(by_slide.values(), Counter())
+    return {verdict: totals[verdict] for verdict in models.VERDICTS}
 
 
 def test_the_classifier_that_comes_with_bcgan_works_and_its_example_runs():

@@ -1,0 +1,105 @@
+"""Summarize the rows of `bcgan predict` and `bcgan batch`: one row for each slide and each patient."""
+
+import csv
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bcgan.data.patients import check_spellings
+from bcgan.errors import InputError
+from bcgan.predict.model import VERDICTS, Card
+
+CALLED = "called_"  # prefix of the number of patches with a label, by class
+
+
+def count_row(counts: Counter[str], row: Mapping[str, Any]) -> None:
+    """Count a row of `bcgan predict` by its verdict and, if it has one, by its label."""
+    counts[row["verdict"]] += 1
+    if row["label"]:
+        counts[CALLED + row["label"]] += 1
+
+
+def summarize(
+    counts_by_slide: Mapping[str, Mapping[str, int]], card: Card, patient: str | None = None
+) -> list[dict[str, Any]]:
+    """Return one row for each slide and, if their names state it, each patient.
+
+    Args:
+        counts_by_slide: As `count_row` counts.
+        card: Of the classifier.
+        patient: Regular expression that finds the patient in a slide's name. Defaults to `None`: no rows of patients.
+
+    Returns:
+        Columns: slide ("" in rows of patients), patient, slides, patches (with a probability), tissue_mm2 (of these
+        patches; `None` if the scale is not known); of the second of two classes, or of each of more, <class>_mm2 (of
+        patches with that label), <class>_fraction (of patches with a label), and <class>_fraction_low and _high, which
+        it would be if no or every patch without a label were of the class; and the number of patches by verdict.
+        Fractions are `None` without patches.
+
+    Raises:
+        InputError: If a slide's name states no patient, or two names look like one patient.
+    """
+    rows = [{"slide": slide, "patient": ""} | measure(counts, 1, card) for slide, counts in counts_by_slide.items()]
+    if patient is None:
+        return rows
+    patients = {slide: _find_patient(slide, patient) for slide in counts_by_slide}
+    check_spellings(patients.values(), "--patient")
+    totals: dict[str, list[Mapping[str, int]]] = {}
+    for slide, counts in counts_by_slide.items():
+        totals.setdefault(patients[slide], []).append(counts)
+    rows = [row | {"patient": patients[row["slide"]]} for row in rows]
+    return rows + [
+        {"slide": "", "patient": name} | measure(sum((Counter(part) for part in parts), Counter()), len(parts), card)
+        for name, parts in totals.items()
+    ]
+
+
+def measure(counts: Mapping[str, int], slides: int, card: Card) -> dict[str, Any]:
+    """Return the columns of `summarize` from `slides` on."""
+    called = {name: counts.get(CALLED + name, 0) for name in card.classes}
+    num_labelled, num_uncertain = sum(called.values()), counts.get("abstained", 0)
+    total = num_labelled + num_uncertain
+    area = (card.size * card.microns_per_pixel / 1000) ** 2 if card.microns_per_pixel else None
+    row: dict[str, Any] = {"slides": slides, "patches": total, "tissue_mm2": _times(total, area)}
+    for name in card.classes[1:] if len(card.classes) == 2 else card.classes:
+        row |= {
+            f"{name}_mm2": _times(called[name], area),
+            f"{name}_fraction": _divide(called[name], num_labelled),
+            f"{name}_fraction_low": _divide(called[name], total),
+            f"{name}_fraction_high": _divide(called[name] + num_uncertain, total),
+        }
+    return row | {verdict: counts.get(verdict, 0) for verdict in VERDICTS}
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write rows of `summarize` as CSV; an earlier file is replaced when it is complete."""
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
+
+
+def _times(number: int, area: float | None) -> float | None:
+    return None if area is None else round(number * area, 6)
+
+
+def _divide(number: int, total: int) -> float | None:
+    return round(number / total, 6) if total else None
+
+
+def _find_patient(slide: str, pattern: str) -> str:
+    """Return the patient in a slide's name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    from bcgan.predict.tile import find_patient  # imports pandas, which takes a second
+
+    try:
+        return find_patient(Path(slide).name, pattern)
+    except ValueError as error:
+        raise InputError(f"{error}") from error

@@ -1,0 +1,98 @@
+"""Rows of slides and patients: counts, fractions with their limits, areas."""
+
+import csv
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bcgan
+from bcgan.errors import InputError
+from bcgan.predict import summary
+from bcgan.predict.model import ConfidenceThreshold
+from tests.conftest import write_png
+from tests.predict.conftest import command
+
+
+@pytest.fixture(scope="module")
+def card():
+    return bcgan.load().card  # patches of 50 pixels at 4 microns: 0.04 square millimetres
+
+
+def read(path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_fractions_are_of_patches_with_a_label_and_limits_of_all(card):
+    counts = Counter({
+        "scored": 8, "abstained": 2, "called_malignant": 2, "called_benign": 6, "out_of_distribution": 3,
+        "no_tissue": 5,
+    })  # fmt: skip
+    row = summary.measure(counts, 1, card)
+    assert (row["patches"], row["tissue_mm2"], row["malignant_mm2"]) == (10, pytest.approx(0.4), pytest.approx(0.08))
+    assert row["malignant_fraction"] == 0.25
+    assert (row["malignant_fraction_low"], row["malignant_fraction_high"]) == (0.2, 0.4)
+    assert (row["abstained"], row["out_of_distribution"], row["no_tissue"], row["unreadable"]) == (2, 3, 5, 0)
+    assert "benign_fraction" not in row
+
+
+def test_without_patches_or_scale_nothing_is_made_up(card):
+    empty = summary.measure(Counter({"unreadable": 1}), 1, card)
+    assert empty["malignant_fraction"] is None
+    assert empty["tissue_mm2"] == 0
+    unscaled = card.model_copy(update={"microns_per_pixel": None})
+    assert summary.measure(Counter({"scored": 1, "called_benign": 1}), 1, unscaled)["tissue_mm2"] is None
+
+
+def test_more_than_two_classes_have_columns_each(card):
+    classes = {"classes": ("a", "b", "c"), "thresholds": ConfidenceThreshold(min_confidence=0.5)}
+    row = summary.measure(Counter({"scored": 4, "called_a": 1, "called_c": 3}), 1, card.model_copy(update=classes))
+    assert [row[f"{name}_fraction"] for name in "abc"] == [0.25, 0, 0.75]
+
+
+def test_slides_of_a_patient_are_added_up(card):
+    counts = {
+        "p1_a.svs": Counter({"scored": 2, "called_malignant": 2}), "p2.svs": Counter({"scored": 1, "called_benign": 1}),
+        "p1_b.svs": Counter({"scored": 6, "called_benign": 6}),
+    }  # fmt: skip
+    table = pd.DataFrame(summary.summarize(counts, card, r"^p\d"))
+    slides, patients = table[table["slide"] != ""], table[table["slide"] == ""]
+    assert slides["patient"].tolist() == ["p1", "p2", "p1"]
+    assert patients[["patient", "slides", "patches"]].to_numpy().tolist() == [["p1", 2, 8], ["p2", 1, 1]]
+    assert patients["malignant_fraction"].tolist() == [0.25, 0]
+    assert len(summary.summarize(counts, card)) == 3
+    with pytest.raises(InputError, match="--patient"):
+        summary.summarize(counts, card, "nobody")
+
+
+def test_predict_writes_the_sums_of_its_rows(model, patches, idc_folder, tmp_path):
+    write_png(tmp_path / "in" / "slide.png", np.concatenate([np.concatenate(patches[i : i + 4], 1) for i in (0, 4)]))
+    out, path = tmp_path / "rows.csv", tmp_path / "summary.csv"
+    arguments = ("--out", out, "--summary", path, "--patient", "^[^_.]+")
+    assert command(tmp_path / "in", idc_folder, "--mpp", "4", *arguments) in (0, 3)
+    rows, lines = pd.read_csv(out), read(path)
+    slides = [line for line in lines if line["slide"]]
+    for verdict in ("scored", "abstained", "out_of_distribution"):
+        assert sum(int(line[verdict]) for line in slides) == (rows["verdict"] == verdict).sum()
+    called = round(sum(float(line["malignant_mm2"]) for line in slides) / 0.04)
+    assert called == (rows["label"] == "malignant").sum()
+    assert {line["patient"] for line in lines if not line["slide"]} == {"slide", *map(str, range(100, 108))}
+    assert command(tmp_path / "in", "--patient", "x", "--out", out) == 2
+
+
+def test_batch_adds_fractions_to_its_summary_and_rows_of_patients(exported, idc_folder, tmp_path):
+    from bcgan import cli
+
+    arguments = ["batch", idc_folder, "--out", tmp_path / "out", "--model", exported, "--patient", "^[0-9]+"]
+    for _ in range(2):  # the second time everything is up to date
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(argument) for argument in arguments])
+        assert stop.value.code in (0, 3)
+        slides, patients = read(tmp_path / "out/summary.csv"), read(tmp_path / "out/patients.csv")
+        assert len(slides) == len(patients) == 8
+        rows = pd.concat([pd.read_csv(path) for path in (tmp_path / "out/slides").glob("*.csv")])
+        malignant = sum(float(line["malignant_mm2"]) for line in patients)
+        assert round(malignant / 0.04) == (rows["label"] == "malignant").sum()
+        assert [line["patches"] for line in slides] == [line["patches"] for line in patients]
