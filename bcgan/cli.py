@@ -18,7 +18,7 @@ from bcgan.errors import InputError, WorkError
 
 # The order of `bcgan --help`.
 COMMAND_GROUPS = {
-    "Train and report": ("list", "init", "run", "status", "report", "compare", "tables", "doctor", "clean"),
+    "Train and report": ("list", "init", "run", "status", "report", "compare", "tune", "tables", "doctor", "clean"),
     "Use a classifier": ("predict", "batch", "explain", "serve", "assess", "probe"),
     "Patches and exports": ("tile", "sample", "release", "export"),
 }

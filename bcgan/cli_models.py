@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import click
 
-from bcgan import execution, experiment, runs
+from bcgan import execution, experiment, runs, stages
 from bcgan.cli_options import (
     FORMATS,
     context_option,
@@ -92,6 +92,27 @@ def release(
     with runs.lock(root):
         results = write(run_settings, root, Request(number, license_name, creator, seed), Path(out))
     click.echo(f"{describe(results)}\n{out}")
+
+
+@models.command(short_help="Search settings of a classifier.")
+@experiment_options
+@click.option("--trials", type=click.IntRange(1), default=20, show_default=True, help="Earlier ones included.")
+def tune(name: str, data_dir: str | None, overrides, trials: int) -> None:
+    """Search the settings of one classifier's training for the best ROC AUC on validation patients.
+
+    In the space `tune` of EXPERIMENT. Run it again to resume an interrupted search, or with more trials.
+    """
+    settings = experiment.load(name, overrides, data_dir)
+
+    prepare_process(tensorflow=True)
+    from bcgan.evaluate import tuning
+
+    run_settings, root = execution.load_finished_run(settings, until=tuning.last_stage(settings.tune.model))
+    run_settings = run_settings.model_copy(update={"tune": settings.tune})
+    inputs = stages.stage_inputs("ablation", run_settings, root)
+    with runs.lock(root):
+        results = tuning.tune(run_settings, root, inputs, trials)
+    click.echo(tuning.describe(results))
 
 
 @models.command(short_help="Score images: patches, folders, archives, slides.")

@@ -28,6 +28,7 @@ from bcgan.settings import (
     Settings,
     Switch,
     Translate,
+    Tune,
 )
 from bcgan.settings_effect import check_effect
 
@@ -60,6 +61,7 @@ class Experiment(Settings):
     ablation: Ablation = Ablation()
     cross_validation: CrossValidation = CrossValidation()
     release: Release = Release()
+    tune: Tune = Tune()
     report: Report = Report()
     seed: int = Field(0, ge=0)
     profile: Literal["repro", "fast"] = "fast"

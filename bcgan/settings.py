@@ -392,6 +392,28 @@ class Release(Settings):
         return self
 
 
+class Tune(Settings):
+    """The space that `bcgan tune` searches, for one classifier; of a pair the ends, of others the choices."""
+
+    model: ClassifierName = "resnet_table1"
+    learning_rate: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1e-4, 3e-3)  # by logarithm
+    epochs: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (2, 6)
+    batch_size: tuple[Annotated[int, Field(ge=2)], ...] = Field((32, 64, 128), min_length=1)
+    stain_jitter: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.0, 0.3)
+    color_jitter: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.0, 0.15)
+    loss: tuple[Literal["weighted_bce", "bce", "focal"], ...] = Field(("weighted_bce", "bce", "focal"), min_length=1)
+
+    @model_validator(mode="after")
+    def _check_ends(self) -> "Tune":
+        for name in ("learning_rate", "epochs", "stain_jitter", "color_jitter"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: {low:g} is above {high:g}; write the lower end first")
+        if CLASSIFIERS[self.model].is_frozen:
+            raise ValueError(f"model: {self.model} only fits a head. Choose another.")
+        return self
+
+
 class Report(Settings):
     """The rendered report."""
 

@@ -274,6 +274,11 @@ def stage_key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, di
     return artifacts.make_key(stage.name, settings, inputs), settings, inputs
 
 
+def stage_inputs(name: str, experiment: Experiment, root: Path) -> dict[str, str]:
+    """Return the SHA-256 of the files that a stage reads, by `<stage>/<file>`."""
+    return stage_key(STAGES[NAMES.index(name)], experiment, root)[2]
+
+
 def stage_settings(stage: Stage, experiment: Experiment) -> dict[str, Any]:
     """Return the settings that the stage's outputs depend on, as nested dicts."""
     exclude = SET_BY_STAGE if stage.trained_models else WITHOUT_EFFECT_ON_OUTPUTS

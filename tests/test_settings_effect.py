@@ -43,7 +43,7 @@ evaluate.num_gan_samples
 learning_curve.train_fractions learning_curve.arms learning_curve.seeds learning_curve.train_steps
 learning_curve.num_validations
 ablation.variants cross_validation.models report.title report.num_examples seed profile precision xla distribute
-track
+track tune.model tune.learning_rate tune.epochs tune.batch_size tune.stain_jitter tune.color_jitter tune.loss
 """,
 )
 JOINED = (

@@ -106,7 +106,7 @@ def _check_changes_training(experiment: Experiment, variant: Experiment, key: st
     unread = [name for name in changed if not name.startswith(READ_SETTINGS)]
     if unread:
         reason = f"no training of this stage reads {unread[0]}"
-    elif _trial_settings(AblationVariant("", "", experiment)) == _trial_settings(AblationVariant("", "", variant)):
+    elif trial_settings(AblationVariant("", "", experiment)) == trial_settings(AblationVariant("", "", variant)):
         reason = "it changes no training of this stage"
     else:
         return
@@ -134,14 +134,23 @@ def evaluate(run: StageRun) -> None:
                 )
             for seed in experiment.ablation.seeds:
                 try:
-                    finished[variant.factor, variant.name][seed] = trials.get_predictions(
-                        run, f"{variant.cache_name}-seed{seed}", [_trial_settings(variant), seed],
-                        _inputs(variant, run.inputs), partial(_build, run, variant, seed),
-                    )  # fmt: skip
+                    finished[variant.factor, variant.name][seed] = train_variant(run, variant, seed)
                 except WorkError as error:
                     progress.log.warning("ablation: %s %s is left out: %s", variant.factor, variant.name, error)
                 bar.update()
     runs.write_json(run.folder / "ablation.json", summarize(experiment, variants, finished))
+
+
+def train_variant(run: StageRun, variant: AblationVariant, seed: int) -> dict[str, np.ndarray]:
+    """Return the arrays of a variant's training with one seed, which is trained if it is not cached.
+
+    Raises:
+        WorkError: If the loss is NaN or infinite.
+    """
+    return trials.get_predictions(
+        run, f"{variant.cache_name}-seed{seed}", [trial_settings(variant), seed], _inputs(variant, run.inputs),
+        partial(_build, run, variant, seed),
+    )  # fmt: skip
 
 
 def summarize(
@@ -239,7 +248,7 @@ def _network_variant(variant: AblationVariant) -> Variant:
     return Variant(**variant.experiment.ablation.model_dump(include=set(Variant._fields)))
 
 
-def _trial_settings(variant: AblationVariant) -> dict[str, Any]:
+def trial_settings(variant: AblationVariant) -> dict[str, Any]:
     """Return the settings that a training of the variant depends on."""
     settings = trials.trial_settings(variant.experiment, ("data", "preprocess", "classify"))
     return settings | {

@@ -253,6 +253,8 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "components": tables.components(run),
         "sources": tables.sources(run),
     }
+    if run.tuning:
+        summary_tables["tuning_summary"] = stage_tables.tuning(run)
     if run.ablation:
         summary_tables["ablation_summary"] = stage_tables.ablation(run)
         optional["selected_variant"] = stage_tables.selected_variant(run)
@@ -283,6 +285,7 @@ def _template_context(
         "run": run,
         "protocol": run.protocol_text(),
         "headline": CLASSIFIER_NAMES[headline],
+        "classifier_titles": CLASSIFIER_NAMES,
         "classes": capitalize(join_words(run.class_texts, "or")),
         "cards": [
             (title, format_estimate(test[metric]))

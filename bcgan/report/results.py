@@ -37,6 +37,7 @@ def collect_results(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
         "explanations": run.explanations,
         "translations": run.translations,
         "learning_curve": run.learning_curve,
+        "tuning": run.tuning,
         "ablation": run.ablation,
         "cross_validation": run.cross_validation,
         "leak_audit": run.leak_audit,

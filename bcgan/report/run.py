@@ -55,6 +55,7 @@ class Run(NamedTuple):
         str, np.ndarray
     ]  # real_<class> and synthetic_<class>: patch, translation, translation back
     learning_curve: dict[str, Any] | None  # cells, differences
+    tuning: dict[str, Any] | None  # of the last `bcgan tune`: model, trials, best, importance, baseline
     ablation: dict[str, Any] | None  # model, epochs, variants, selected
     cross_validation: dict[str, Any] | None  # num_folds, epochs, models
     pretraining_patients: dict[str, Any] | None  # patches, patients: those that SimCLR was trained on

@@ -10,7 +10,7 @@ from bcgan import __version__, progress, runs
 from bcgan.artifacts import MANIFEST, PARTIAL
 from bcgan.classify.pretraining import PATIENTS
 from bcgan.errors import InputError
-from bcgan.evaluate import score
+from bcgan.evaluate import score, tuning
 from bcgan.experiment import Experiment
 from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.preprocess import store
@@ -62,6 +62,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         translations=_read_json_if_present(evaluate / "translations.json"),
         translated_patches=_read_arrays_if_present(evaluate / "translations.npz"),
         learning_curve=read_optional_stage(experiment, root, "learning_curve", "learning_curve.json"),
+        tuning=tuning.read(root),
         ablation=read_optional_stage(experiment, root, "ablation", "ablation.json"),
         cross_validation=read_optional_stage(experiment, root, "cross_validation", "cross_validation.json"),
         pretraining_patients=_read_json_if_present(root / "pretrain" / PATIENTS),

@@ -15,9 +15,25 @@ from bcgan.report.tables import (
     format_scores,
 )
 
+MAX_TRIALS = 15  # of `bcgan tune` in a table
 OPTIMISM = ("random_split", "patient_split", "split_optimism")
 FEATURES = {"color_texture_gbdt": "Boosted trees on colour and texture",
             "discriminator_features": "Logistic regression on the discriminator's features"}  # fmt: skip
+
+
+def tuning(run: Run) -> pd.DataFrame:
+    """Return the trials of `bcgan tune`, the best first, at most MAX_TRIALS of them."""
+    return pd.DataFrame([
+        {"Trial": trial["number"], "ROC AUC, validation": _format_setting(trial["roc_auc"], ".4f")}
+        | {name.replace("_", " ").capitalize(): _format_setting(value) for name, value in trial["settings"].items()}
+        for trial in run.tuning["trials"][:MAX_TRIALS]
+    ])  # fmt: skip
+
+
+def _format_setting(value: float | int | str | None, number_format: str = ".3g") -> str:
+    if value is None:
+        return "diverged"
+    return format(value, number_format) if isinstance(value, float) else str(value).replace("_", " ")
 
 
 def ablation(run: Run) -> pd.DataFrame:

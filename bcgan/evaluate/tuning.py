@@ -1,0 +1,237 @@
+"""`bcgan tune`: search settings of one classifier's training by its ROC AUC on validation patients.
+
+Optuna proposes the settings (tree-structured Parzen estimator: Bergstra et al. 2011). The first trial is the experiment
+as it is. Test patients are not looked at. Trials are kept in the run: a search that is interrupted loses one.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bcgan import __version__, artifacts, progress, runs
+from bcgan.artifacts import Cache, StageRun
+from bcgan.classifiers import CLASSIFIERS
+from bcgan.classify.trainings import inputs_read_by
+from bcgan.errors import InputError, WorkError
+from bcgan.evaluate import ablation, metrics
+from bcgan.experiment import Experiment
+from bcgan.settings import Classifier, Tune
+from bcgan.variation import with_overrides
+
+if TYPE_CHECKING:
+    import optuna
+
+FOLDER, RESULTS = "tune", "tune.json"
+JOURNAL = "journal.log"  # of Optuna: every trial
+MIN_TRIALS_FOR_IMPORTANCE = 4  # with different values
+INSTALL = "pip install -r requirements-tune.txt"
+
+
+def last_stage(model: str) -> str:
+    """Return the last stage that has to be finished before a classifier can be trained."""
+    return "preprocess" if CLASSIFIERS[model].trains_on_patches_alone else "pretrain"
+
+
+def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials: int) -> dict[str, Any]:
+    """Search until there are `num_trials` finished trials, earlier ones included, and write tune/tune.json.
+
+    Args:
+        experiment: With the settings of the finished run, and `tune` as it is now.
+        root: Folder of the run, whose stages up to `last_stage` are finished.
+        inputs: SHA-256 of the files that the stage `ablation` reads, by name.
+
+    Returns:
+        The content of tune.json: {model, space, trials, best, importance, baseline, inputs, bcgan}.
+
+        - trials: [{number, roc_auc, seconds, settings}], the best first; roc_auc is `None` if a trial diverged.
+        - best: Settings to put into the experiment, by their names there.
+        - importance: {setting: share of the variance of roc_auc that it explains}; `None` with fewer than
+          MIN_TRIALS_FOR_IMPORTANCE.
+        - baseline: roc_auc of the experiment as it is; `None` if its settings lie outside the space.
+
+    Raises:
+        InputError: If Optuna is not installed.
+        WorkError: If every trial diverged.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise InputError(f"bcgan tune needs the package optuna. Run: {INSTALL}") from error
+    optuna.logging.set_verbosity(logging.WARNING)
+    space, folder = experiment.tune, root / FOLDER
+    folder.mkdir(exist_ok=True)
+    run = StageRun(experiment, root, folder, _used_inputs(experiment, inputs), Cache(root, FOLDER))
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
+    name = artifacts.make_key("tune", {"space": space.model_dump(mode="json"), "of": _fixed(experiment)}, run.inputs)
+    sampler = optuna.samplers.TPESampler(seed=experiment.seed, n_startup_trials=min(10, max(2, num_trials // 3)))
+    study = optuna.create_study(
+        storage=storage, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
+    )
+    start = _current_settings(experiment)
+    if not study.trials and _is_inside(start, space):
+        study.enqueue_trial(start)
+    _repeat_interrupted(study)
+    num_done = len(_finished(study))
+    with progress.bar(max(num_trials, num_done), "tune", "trial", start=num_done) as bar:
+        while len(_finished(study)) < num_trials:
+            _run_trial(run, study, space)
+            bar.update()
+            if best := _best_value(study):
+                bar.set_postfix(AUC=f"{best:.3f}", refresh=False)
+    results = _summarize(study, experiment) | {"inputs": run.inputs, "bcgan": __version__}
+    runs.write_json(folder / RESULTS, results)
+    return results
+
+
+def read(root: Path) -> dict[str, Any] | None:
+    """Read the results of the last search; `None` if there are none, or they are of other files or another version."""
+    path = root / FOLDER / RESULTS
+    if not path.exists():
+        return None
+    results = runs.read_json(path)
+    manifests = {name: root / name / artifacts.MANIFEST for name in {file.split("/")[0] for file in results["inputs"]}}
+    outputs = {
+        f"{name}/{file}": digest
+        for name, manifest in manifests.items() if manifest.exists()
+        for file, digest in runs.read_json(manifest)["outputs"].items()
+    }  # fmt: skip
+    is_current = all(outputs.get(file) == digest for file, digest in results["inputs"].items())
+    if results.get("bcgan") == __version__ and is_current:
+        return results
+    progress.log.warning("report: %s is left out: it is of other files or another version. Run bcgan tune again.", path)
+    return None
+
+
+def describe(results: dict[str, Any]) -> str:
+    """Return the text that `bcgan tune` prints: the best trial, the experiment as it is, and the settings to set."""
+    best, baseline = results["trials"][0], results["baseline"]
+    as_it_is = "not in the space" if baseline is None else f"{baseline:.4f}"
+    overrides = " ".join(f"{key}={value}" for key, value in results["best"].items())
+    return (
+        f"{len(results['trials'])} trials of {results['model']}: validation ROC AUC {best['roc_auc']:.4f}, the "
+        f"experiment as it is {as_it_is}\nThe best of many is too good on the patients that chose it: train it with "
+        f'other seeds before you believe it.\nSET="{overrides}"'
+    )
+
+
+def _used_inputs(experiment: Experiment, inputs: dict[str, str]) -> dict[str, str]:
+    """Return those of the inputs that the trials read."""
+    model = experiment.classify.models.get(experiment.tune.model, Classifier())
+    return inputs_read_by(experiment.tune.model, model, inputs)
+
+
+def _run_trial(run: StageRun, study: "optuna.Study", space: Tune) -> None:
+    """Train one trial, and tell the study its ROC AUC on the validation patches, or that it diverged."""
+    from optuna.trial import TrialState
+
+    trial, start_time = study.ask(), time.monotonic()
+    variant = _make_variant(run.experiment, _suggest(trial, space))
+    try:
+        arrays = ablation.train_variant(run, variant, run.experiment.seed)
+    except WorkError as error:
+        progress.log.warning("tune: trial %d: %s", trial.number, error)
+        trial.set_user_attr("diverged", True)
+        study.tell(trial, state=TrialState.FAIL)
+        return
+    trial.set_user_attr("seconds", round(time.monotonic() - start_time, 1))
+    study.tell(trial, metrics.macro_roc_auc(arrays["validation_labels"], arrays["validation"]))
+
+
+def _suggest(trial: "optuna.Trial", space: Tune) -> dict[str, Any]:
+    """Return the settings of a trial, by their names in `tune`."""
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", *space.learning_rate, log=True),
+        "epochs": trial.suggest_int("epochs", *space.epochs),
+        "batch_size": trial.suggest_categorical("batch_size", space.batch_size),
+        "stain_jitter": trial.suggest_float("stain_jitter", *space.stain_jitter),
+        "color_jitter": trial.suggest_float("color_jitter", *space.color_jitter),
+        "loss": trial.suggest_categorical("loss", space.loss),
+    }
+
+
+def _setting_names(model: str) -> dict[str, str]:
+    """Return the names of the experiment's settings by those in `tune`."""
+    own = {name: f"classify.models.{model}.{name}" for name in ("learning_rate", "epochs")}
+    return own | {name: f"classify.{name}" for name in ("batch_size", "stain_jitter", "color_jitter", "loss")}
+
+
+def _make_variant(experiment: Experiment, settings: dict[str, Any]) -> ablation.AblationVariant:
+    """Return the experiment with the settings of a trial, named by them."""
+    names = _setting_names(experiment.tune.model)
+    models = experiment.classify.models
+    listed = models if experiment.tune.model in models else models | {experiment.tune.model: Classifier()}
+    base = experiment.replace(classify=experiment.classify.replace(models=listed))
+    changes = {names[name]: value for name, value in settings.items()}
+    changes |= {"ablation.model": experiment.tune.model, "ablation.epochs": settings["epochs"]}
+    return ablation.AblationVariant("trial", "", with_overrides(base, changes, "tune"))
+
+
+def _current_settings(experiment: Experiment) -> dict[str, Any]:
+    """Return the experiment's own settings, by their names in `tune`."""
+    classify = experiment.classify
+    model = classify.models.get(experiment.tune.model, Classifier())
+    shared = {name: getattr(classify, name) for name in ("batch_size", "stain_jitter", "color_jitter", "loss")}
+    return {"learning_rate": model.learning_rate, "epochs": model.epochs, **shared}
+
+
+def _fixed(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings that a trial depends on besides those that are searched."""
+    searched = {name: getattr(experiment.tune, name)[0] for name in _setting_names(experiment.tune.model)}
+    return ablation.trial_settings(_make_variant(experiment, searched))
+
+
+def _is_inside(settings: dict[str, Any], space: Tune) -> bool:
+    """Return whether settings lie in the space."""
+    return all(
+        value in getattr(space, name) if name in ("batch_size", "loss")
+        else getattr(space, name)[0] <= value <= getattr(space, name)[1]
+        for name, value in settings.items()
+    )  # fmt: skip
+
+
+def _finished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+    """Return the trials that were trained, those that diverged included."""
+    from optuna.trial import TrialState
+
+    return [trial for trial in study.trials if trial.state == TrialState.COMPLETE or trial.user_attrs.get("diverged")]
+
+
+def _best_value(study: "optuna.Study") -> float | None:
+    return max((trial.value for trial in study.trials if trial.value is not None), default=None)
+
+
+def _repeat_interrupted(study: "optuna.Study") -> None:
+    """Enqueue trials that an interruption left unfinished once more: their trainings resume."""
+    from optuna.trial import TrialState
+
+    for trial in study.trials:
+        if trial.state == TrialState.RUNNING:
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+
+
+def _summarize(study: "optuna.Study", experiment: Experiment) -> dict[str, Any]:
+    """Return what tune.json says of the trials; see `tune`."""
+    import optuna
+
+    model, names, start = experiment.tune.model, _setting_names(experiment.tune.model), _current_settings(experiment)
+    rows = [
+        {"number": trial.number, "roc_auc": trial.value, "seconds": trial.user_attrs.get("seconds"),
+         "settings": trial.params}
+        for trial in _finished(study)
+    ]  # fmt: skip
+    rows.sort(key=lambda row: -1.0 if row["roc_auc"] is None else row["roc_auc"], reverse=True)
+    if rows[0]["roc_auc"] is None:
+        raise WorkError("tune: every trial diverged. Lower the ends of tune.learning_rate, or set precision=float32.")
+    best = rows[0]["settings"]
+    importance = None
+    if len({row["roc_auc"] for row in rows} - {None}) >= MIN_TRIALS_FOR_IMPORTANCE:
+        importance = optuna.importance.get_param_importances(
+            study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+        )
+    return {
+        "model": model, "space": experiment.tune.model_dump(mode="json", exclude={"model"}), "trials": rows,
+        "best": {names[name]: value for name, value in best.items()}, "importance": importance,
+        "baseline": next((row["roc_auc"] for row in rows if row["settings"] == start), None),
+    }  # fmt: skip
