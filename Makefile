@@ -10,7 +10,7 @@ BCGAN      := $(BIN)/bcgan
 OPTIONS     = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(foreach pair,$(SET),--set "$(pair)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train report test test-fast lint tables ablation bench gpu reliability audit clean
+.PHONY: help setup train report test test-fast lint docs tables ablation bench gpu reliability audit clean
 
 help: ## Show this list
 	@echo 'bcgan: a GAN and a ResNet for breast histopathology patches. Research use only.'; echo
@@ -41,6 +41,10 @@ test-fast: $(STAMP) ## Run the tests that train nothing, in about a minute
 lint: $(STAMP) ## Check the style
 	$(BIN)/ruff check bcgan tests
 	$(BIN)/ruff format --check bcgan tests
+
+docs: $(STAMP) ## Build the documentation as a site: build/site/index.html
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt -c constraints.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 tables: $(STAMP) ## Print every network's summary and compare Table 1 with the paper
 	$(BCGAN) tables --out reports/tables

@@ -1,3 +1,5 @@
+"""`python -m bcgan`: the command line."""
+
 from bcgan.cli import main
 
 if __name__ == "__main__":

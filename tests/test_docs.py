@@ -1,9 +1,16 @@
-"""The README is short, and every link in it and in docs/ leads to a file and a heading that exist."""
+"""The README is short; every link in it and in docs/ leads somewhere, and every command has the options it names."""
 
+import importlib.util
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import click
 import pytest
+
+from bcgan.cli import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -32,3 +39,50 @@ def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text("utf-8")
     assert len(text.encode()) <= 9 * 1024
     assert len(text.splitlines()) <= 200
+
+
+def command_lines(program: str) -> list:
+    """The lines of code blocks, and the commands between backticks, that call a program."""
+    lines = []
+    for page in PAGES:
+        text = re.sub(r" *\\\n +", " ", page.read_text("utf-8"))
+        for line in re.findall(rf"^    (?:\S+=\S+ )?({program} .+)$|`({program} [^`]+)`", text, re.MULTILINE):
+            lines.append(pytest.param("".join(line), id=f"{page.stem}: {''.join(line)[:60]}"))
+    return lines
+
+
+def parse(name: str, arguments: list[str]) -> None:
+    command = cli.commands[name]
+    command.make_parser(click.Context(command)).parse_args(list(arguments))
+
+
+@pytest.mark.parametrize("line", command_lines("bcgan"))
+def test_every_command_has_the_options_that_it_is_given(line):
+    words = shlex.split(re.sub(r"\.\.\.$", "", line), comments=True)[1:]
+    if words[0].startswith("-"):
+        words = words[2:] if words[0] == "--home" else []
+    if not words or words[0] in ("...", "NAME"):
+        return
+    parse(words[0], words[1:])
+
+
+def test_an_option_that_does_not_exist_would_be_found():
+    with pytest.raises(click.NoSuchOption):
+        parse("predict", ["x.png", "--no-such"])
+
+
+@pytest.mark.parametrize("line", command_lines("make"))
+def test_every_make_target_exists(line):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    named = [word for word in shlex.split(line, comments=True)[1:] if re.fullmatch(r"[a-z-]+", word)]
+    assert set(named) <= set(targets)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("mkdocs"), reason="MkDocs is not installed: requirements-docs.txt")
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "index.html").read_text("utf-8")
+    assert "Two commands" in page
+    assert (tmp_path / "site" / "repository/reports/idc/figures/slide_maps.png").exists()

@@ -31,6 +31,7 @@ class MppChoice:
         self._default = Mpp(mpp, mpp, "user") if mpp else None
 
     def __call__(self, image: ImageFile) -> Mpp | None:
+        """Return the resolution that the user gives for an image; `None` if there is none."""
         if self._rows:
             for key in _lookup_keys(image):
                 if key in self._rows:

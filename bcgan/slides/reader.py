@@ -29,6 +29,7 @@ class FlatImage(SlideImage):
         self._pixels = pixels
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Return a region; see `SlideImage.read_region`."""
         return self._pixels[y : y + height, x : x + width]
 
 
@@ -51,9 +52,11 @@ class VendorSlide(SlideImage):
         super().__init__(name, sizes, mpp, (BLOCK_PX, BLOCK_PX))
 
     def downsample(self, level: int) -> tuple[float, float]:
+        """Return OpenSlide's downsample of a level, the same for x and y."""
         return (self._slide.level_downsamples[level],) * 2
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Return a region; see `SlideImage.read_region`."""
         import openslide
 
         downsample = self._slide.level_downsamples[level]
@@ -65,6 +68,7 @@ class VendorSlide(SlideImage):
         return lay_on_white(pixels)
 
     def close(self) -> None:
+        """Close the file."""
         self._resources.close()
 
 

@@ -194,6 +194,7 @@ class TiffSlide(SlideImage):
         return largest_value(self._raw(level, left, top, width, height))
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Return a region; see `SlideImage.read_region`."""
         try:
             return _to_rgb(self._raw(level, x, y, width, height), self._levels[level][0], self._name, self._largest)
         except (OSError, MemoryError):
@@ -270,6 +271,7 @@ class TiffSlide(SlideImage):
         return data
 
     def close(self) -> None:
+        """Close the file and its threads."""
         if self._pool:
             self._pool.shutdown()
         self._tiff.close()

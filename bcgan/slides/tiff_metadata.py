@@ -46,12 +46,15 @@ def series_name(tiff: tifffile.TiffFile, ome: list[dict[str, Any]], index: int) 
 
 
 def is_associated(name: str) -> bool:
+    """Return whether a series is a label or an overview, by its name."""
     return ASSOCIATED_IMAGE.fullmatch(name) is not None
 
 
 def color_channel(name: str) -> int | None:
+    """Return 0, 1 or 2 for a channel named as red, green or blue; else `None`."""
     return COLOR_CHANNELS.get(name.strip().lower())
 
 
 def is_channel_number(name: str) -> bool:
+    """Return whether the name of a channel is nothing but its number."""
     return bool(re.fullmatch(r"(channel|ch|c)?[\s:_-]*(0[:_-])?\d+([:_-]\d+)*", name.strip(), re.IGNORECASE))
