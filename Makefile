@@ -39,8 +39,8 @@ test-fast: $(STAMP) ## Run the tests that train nothing, in about a minute
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 lint: $(STAMP) ## Check the style
-	$(BIN)/ruff check bcgan tests
-	$(BIN)/ruff format --check bcgan tests
+	$(BIN)/ruff check bcgan tests docs
+	$(BIN)/ruff format --check bcgan tests docs
 
 docs: $(STAMP) ## Build the documentation as a site: build/site/index.html
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt -c constraints.txt

@@ -107,7 +107,7 @@ def tune(name: str, data_dir: str | None, overrides, trials: int) -> None:
     prepare_process(tensorflow=True)
     from bcgan.evaluate import tuning
 
-    run_settings, root = execution.load_finished_run(settings, until=tuning.last_stage(settings.tune.model))
+    run_settings, root = execution.load_finished_run(settings, until=tuning.last_stage(settings))
     run_settings = run_settings.model_copy(update={"tune": settings.tune})
     inputs = stages.stage_inputs("ablation", run_settings, root)
     with runs.lock(root):
@@ -160,6 +160,8 @@ def predict(
 
     files = find_images(images, _read_file_list(images))
     mpp_choice = make_mpp_choice(mpp, mpp_csv, files)
+    if patient:
+        summary.find_patients(predicting.list_slides(files), patient)  # raises before anything is predicted
     classifier = load(model, engine, predicting.is_small_job(files), neighbours)
     as_jsonl = as_jsonl or bool(out and out.endswith(".jsonl"))
     Path(out or ".").parent.mkdir(parents=True, exist_ok=True)

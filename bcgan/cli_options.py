@@ -1,6 +1,10 @@
 """Options that several commands share."""
 
+import re
+
 import click
+
+from bcgan.errors import InputError
 
 ENGINES = ("auto", "openvino", "litert", "keras")
 RUNNERS = ("serial", "pool", "beam")
@@ -9,8 +13,20 @@ FORMATS = ("savedmodel", "litert", "litert-int8", "onnx", "wsinfer", "hub")
 model_option = click.option(
     "--model", type=click.Path(file_okay=False), help="A folder that `bcgan export` wrote, or one in WSInfer's format."
 )
+
+
+def _check_pattern(_context, _parameter, pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise InputError(
+            f"--patient: {pattern!r} is no regular expression ({error}). Write one, such as '^[^_]+'."
+        ) from error
+    return pattern
+
+
 patient_option = click.option(
-    "--patient", metavar="REGEX",
+    "--patient", metavar="REGEX", callback=_check_pattern,
     help="Finds the patient in a slide's name, its first group or all that it matches: rows of patients too.",
 )  # fmt: skip
 mpp_option = click.option(

@@ -49,16 +49,19 @@ def batch(
     job = PredictJob(Path(out), model, engine, mpp, mpp_csv and Path(mpp_csv), neighbours, maps)
     slides = slidewise.find_slides(sources, job.folders)
     make_mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
+    patients = job.out / "patients.csv"
+    if patient:
+        from bcgan.predict import summary
+
+        summary.find_patients([str(slide.path) for slide in slides], patient)  # raises before anything is scored
+    patients.unlink(missing_ok=True)  # of an earlier call
     code = 0
     try:
         _run_slidewise(job, slides, runner, workers, options)
     except click.exceptions.Exit as stop:  # some were refused: those that were not are summarized
         code = stop.exit_code
-    if patient:
-        from bcgan.predict import summary
-
-        if rows := job.summarize_patients(slidewise.read_counts(slides, job), patient):  # else all were refused
-            summary.write(rows, job.out / "patients.csv")
+    if patient and (rows := job.summarize_patients(slidewise.read_counts(slides, job), patient)):
+        summary.write(rows, patients)
     if code:
         click.get_current_context().exit(code)
 

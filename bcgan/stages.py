@@ -293,7 +293,11 @@ def stage_settings(stage: Stage, experiment: Experiment) -> dict[str, Any]:
     if stage.trained_models and "classify" in settings:
         trained = set(stage.trained_models(experiment))
         models = settings["classify"]["models"]
-        settings["classify"]["models"] = {name: model for name, model in models.items() if name in trained}
+        # The stage has its own seeds.
+        settings["classify"]["models"] = {
+            name: {key: value for key, value in model.items() if key != "seeds"}
+            for name, model in models.items() if name in trained
+        }  # fmt: skip
     return settings
 
 

@@ -13,6 +13,7 @@ from bcgan.report import run_files
     [
         ("classify.models.cnn.epochs=9", set()),
         ("classify.seeds=[5]", set()),
+        ("classify.models.resnet_table1.seeds=[5]", set()),
         ("evaluate.num_explained_patches=0", set()),
         ("classify.loss=focal", {"ablation", "cross_validation"}),
         ("classify.models.resnet_table1.learning_rate=0.1", {"ablation", "cross_validation"}),

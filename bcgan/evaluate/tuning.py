@@ -6,6 +6,7 @@ as it is. Test patients are not looked at. Trials are kept in the run: a search 
 
 import logging
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,12 @@ MIN_TRIALS_FOR_IMPORTANCE = 4  # with different values
 INSTALL = "pip install -r requirements-tune.txt"
 
 
-def last_stage(model: str) -> str:
-    """Return the last stage that has to be finished before a classifier can be trained."""
-    return "preprocess" if CLASSIFIERS[model].trains_on_patches_alone else "pretrain"
+def last_stage(experiment: Experiment) -> str:
+    """Return the last stage that has to be finished before the classifier of `tune` can be trained."""
+    name = experiment.tune.model
+    if not CLASSIFIERS[name].trains_on_patches_alone:
+        return "pretrain"
+    return "features" if _classifier_settings(experiment).uses_synthetic else "preprocess"
 
 
 def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials: int) -> dict[str, Any]:
@@ -46,9 +50,9 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
 
         - trials: [{number, roc_auc, seconds, settings}], the best first; roc_auc is `None` if a trial diverged.
         - best: Settings to put into the experiment, by their names there.
-        - importance: {setting: share of the variance of roc_auc that it explains}; `None` with fewer than
-          MIN_TRIALS_FOR_IMPORTANCE.
-        - baseline: roc_auc of the experiment as it is; `None` if its settings lie outside the space.
+        - importance: {setting: how much it separates the best trials from the others, PED-ANOVA (Watanabe et al. 2023),
+          as a share of the sum over the settings}; `None` with fewer than MIN_TRIALS_FOR_IMPORTANCE.
+        - baseline: roc_auc of the experiment as it was then; `None` if its settings lie outside the space.
 
     Raises:
         InputError: If Optuna is not installed.
@@ -64,9 +68,10 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
     run = StageRun(experiment, root, folder, _used_inputs(experiment, inputs), Cache(root, FOLDER))
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
     name = artifacts.make_key("tune", {"space": space.model_dump(mode="json"), "of": _fixed(experiment)}, run.inputs)
-    sampler = optuna.samplers.TPESampler(seed=experiment.seed, n_startup_trials=min(10, max(2, num_trials // 3)))
-    study = optuna.create_study(
-        storage=storage, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    study.sampler = optuna.samplers.TPESampler(
+        seed=experiment.seed + len(study.trials),  # a resumed search does not propose the same again
+        n_startup_trials=min(10, max(2, num_trials // 3)),
     )
     start = _current_settings(experiment)
     if not study.trials and _is_inside(start, space):
@@ -117,8 +122,12 @@ def describe(results: dict[str, Any]) -> str:
 
 def _used_inputs(experiment: Experiment, inputs: dict[str, str]) -> dict[str, str]:
     """Return those of the inputs that the trials read."""
-    model = experiment.classify.models.get(experiment.tune.model, Classifier())
-    return inputs_read_by(experiment.tune.model, model, inputs)
+    return inputs_read_by(experiment.tune.model, _classifier_settings(experiment), inputs)
+
+
+def _classifier_settings(experiment: Experiment) -> Classifier:
+    """Return the experiment's settings of the classifier of `tune`; default ones if it is not listed."""
+    return experiment.classify.models.get(experiment.tune.model, Classifier())
 
 
 def _run_trial(run: StageRun, study: "optuna.Study", space: Tune) -> None:
@@ -170,7 +179,7 @@ def _make_variant(experiment: Experiment, settings: dict[str, Any]) -> ablation.
 def _current_settings(experiment: Experiment) -> dict[str, Any]:
     """Return the experiment's own settings, by their names in `tune`."""
     classify = experiment.classify
-    model = classify.models.get(experiment.tune.model, Classifier())
+    model = _classifier_settings(experiment)
     shared = {name: getattr(classify, name) for name in ("batch_size", "stain_jitter", "color_jitter", "loss")}
     return {"learning_rate": model.learning_rate, "epochs": model.epochs, **shared}
 
@@ -227,9 +236,10 @@ def _summarize(study: "optuna.Study", experiment: Experiment) -> dict[str, Any]:
     best = rows[0]["settings"]
     importance = None
     if len({row["roc_auc"] for row in rows} - {None}) >= MIN_TRIALS_FOR_IMPORTANCE:
-        importance = optuna.importance.get_param_importances(
-            study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {
         "model": model, "space": experiment.tune.model_dump(mode="json", exclude={"model"}), "trials": rows,
         "best": {names[name]: value for name, value in best.items()}, "importance": importance,

@@ -98,7 +98,7 @@ class ForeignModel(Model):
     @property
     def network(self):
         """Refuse: there is no Keras network."""
-        raise InputError("This network is TorchScript, and explanations need a classifier that bcgan exported.")
+        raise InputError("This network is TorchScript; what needs a Keras network takes a --model of `bcgan export`.")
 
     def _make_card(self, classes: tuple[str, ...]) -> Card:
         size = self.config.patch_size_pixels
@@ -136,10 +136,10 @@ class ForeignModel(Model):
 
     def _outputs(self, images: np.ndarray) -> np.ndarray:
         """Return the probability of each of the network's classes; the same patches are not predicted twice."""
-        digest = hashlib.blake2b(np.ascontiguousarray(images)).digest()
-        if self._last[0] != digest:
-            self._last = digest, self._run_network(images)
-        return self._last[1]
+        digest, last = hashlib.blake2b(np.ascontiguousarray(images)).digest(), self._last
+        if last[0] != digest:
+            self._last = last = digest, self._run_network(images)
+        return last[1]
 
 
 def is_foreign(folder: Path) -> bool:
@@ -171,9 +171,11 @@ def load(folder: Path) -> ForeignModel:
         raise InputError(f"{path} is no TorchScript network ({str(error).splitlines()[0]}). Copy it again.") from error
 
     def run_network(images: np.ndarray) -> np.ndarray:
-        inputs = torch.from_numpy(np.stack([prepare(image, config.transform) for image in images]))
+        outputs = []
         with torch.inference_mode():
-            outputs = [torch.softmax(module(part), 1) for part in inputs.split(BATCH)]
+            for start in range(0, len(images), BATCH):
+                inputs = [prepare(image, config.transform) for image in images[start : start + BATCH]]
+                outputs.append(torch.softmax(module(torch.from_numpy(np.stack(inputs))), 1))
         return torch.cat(outputs).double().numpy()
 
     return ForeignModel(config, run_network, runs.hash_file(path))

@@ -12,7 +12,8 @@ from bcgan.data.histology_phantom.tissue import example_patches
 from bcgan.errors import InputError
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.predict import engines
-from bcgan.predict.model import CARD, FILES, SHIPPED, ConfidenceThreshold, Model
+from bcgan.predict.model import CARD, FILES, SHIPPED, Model
+from bcgan.predict.predict import describe_thresholds
 from bcgan.preprocess.images import encode_png
 
 FOLDER = "hub"
@@ -32,8 +33,10 @@ def write(model: Model, folder: Path, license_name: str) -> Path:
         The folder that was written.
 
     Raises:
-        InputError: If the folder has other files.
+        InputError: If the folder has other files, or the model is not one that `bcgan export` wrote.
     """
+    if any(name not in model.card.sha256 for name in FILES):
+        raise InputError(f"{model.folder}: --format hub writes classifiers of `bcgan export`. Choose such a --model.")
     out = folder / FOLDER
     files = {name: model.checked_file(name) for name in (*FILES, *engines.LITERT_FILES) if name in model.card.sha256}
     known = {*FILES, *engines.LITERT_FILES, CARD, SHIPPED_CARD, EXAMPLE, "README.md"}
@@ -97,14 +100,7 @@ def _readme(model: Model, license_name: str) -> str:
         for metric, figures in by_metric.items()
     ]
     scale = f"{card.microns_per_pixel:g} microns" if card.microns_per_pixel else "an unknown number of microns"
-    if isinstance(card.thresholds, ConfidenceThreshold):
-        rule = f"The most probable class is called, if its probability is {card.thresholds.min_confidence:.3f} or more."
-    else:
-        low, high = card.thresholds.abstain_range
-        rule = (
-            f"A patch is called {card.classes[1]} from a probability of {card.thresholds.malignant:.3f} on, and has no "
-            f"label between {low:.3f} and {high:.3f}."
-        )
+    rule = f"A patch {describe_thresholds(card.thresholds, card.classes)}."
     patients = training.get("patients", "?")
     networks = ", ".join(training.get("networks", [])) or "unknown"
     return f"""---
@@ -122,7 +118,8 @@ def _readme(model: Model, license_name: str) -> str:
 
 ## Use
 
-    pip install bcgan=={__version__}
+With bcgan {__version__}:
+
     bcgan predict {EXAMPLE} --model .
 
     import bcgan
@@ -133,7 +130,7 @@ def _readme(model: Model, license_name: str) -> str:
 
 ## Held-out patients
 
-Values with 95 % intervals by patient bootstrap, each patch by itself (`_neighbours`: with neighbouring patches).
+Values with intervals by patient bootstrap, each patch by itself (`_neighbours`: with neighbouring patches).
 Thresholds are of validation patients. If the training data name all patients, the values are those of networks that
 had not seen the held-out ones.
 

@@ -125,7 +125,8 @@ def to_geojson(grid: PatchGrid, predictions: Predictions, card: Card) -> dict:
             measurements = {
                 f"probability of {name}": float(value) for name, value in zip(classes, by_class, strict=True)
             }
-        measurements["uncertainty"] = float(uncertainty)
+        if np.isfinite(uncertainty):  # one orientation has none
+            measurements["uncertainty"] = float(uncertainty)
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         features.append({
             "type": "Feature",

@@ -167,6 +167,12 @@ def describe_thresholds(thresholds: Thresholds | ConfidenceThreshold, classes: t
     return f"{text}, and has no label between {low:.4f} and {high:.4f}" if low < high else text
 
 
+def list_slides(images: list[ImageFile]) -> list[str]:
+    """Return the slides of images: files, and the common names of tiles, as far as their names tell."""
+    groups = find_groups(images)
+    return [slide for group in groups for slide in ([group.slide_path] if group.slide else [group.images[0].path])]
+
+
 def is_small_job(images: list[ImageFile]) -> bool:
     """Return whether all files together are so small that the engine's start takes longer than the predictions."""
     return sum(image.size for image in images) < SMALL_JOB
@@ -220,7 +226,7 @@ class _Predictor:
                     yield from self._image_rows(image)
                 continue
             self._used_slides[tiles.summary] += 1
-            self.slide_names |= dict.fromkeys((image.path for image in group.images), group.slide)
+            self.slide_names |= dict.fromkeys((image.path for image in group.images), group.slide_path)
             yield from self._flush()
             yield from self._slide_rows(group, tiles, titles[group.images[0].path])
         yield from self._flush()

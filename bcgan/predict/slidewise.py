@@ -151,9 +151,9 @@ def run_job(
 
 
 def read_counts(slides: list[Slide], job: SlideJob) -> dict[str, dict[str, int]]:
-    """Return the numbers of patches by kind of the slides that were processed, by the name of their file."""
-    states = {slide.path.name: _read_state(slide, job) for slide in slides}
-    return {name: state["patches"] for name, state in states.items() if "patches" in state}
+    """Return the numbers of patches by kind of the slides that were processed, by their path."""
+    states = {str(slide.path): _read_state(slide, job) for slide in slides}
+    return {path: state["patches"] for path, state in states.items() if "patches" in state}
 
 
 def _warn_of_leftovers(slides: list[Slide], job: SlideJob) -> None:
@@ -176,7 +176,7 @@ def _write_summary(states: dict[str, dict], job: SlideJob) -> None:
             row["refused"] = state["refused"]
         rows.append(row)
     part = job.out / "summary.csv.part"
-    pd.DataFrame(rows).to_csv(part, index=False, float_format="%.6g")
+    pd.DataFrame(rows).convert_dtypes().to_csv(part, index=False)
     part.replace(job.out / "summary.csv")
 
 

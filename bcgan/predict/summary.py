@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,7 @@ def summarize(
     rows = [{"slide": slide, "patient": ""} | measure(counts, 1, card) for slide, counts in counts_by_slide.items()]
     if patient is None:
         return rows
-    patients = {slide: _find_patient(slide, patient) for slide in counts_by_slide}
-    check_spellings(patients.values(), "--patient")
+    patients = find_patients(counts_by_slide, patient)
     totals: dict[str, list[Mapping[str, int]]] = {}
     for slide, counts in counts_by_slide.items():
         totals.setdefault(patients[slide], []).append(counts)
@@ -91,15 +90,17 @@ def _divide(number: int, total: int) -> float | None:
     return round(number / total, 6) if total else None
 
 
-def _find_patient(slide: str, pattern: str) -> str:
-    """Return the patient in a slide's name.
+def find_patients(slides: Iterable[str], pattern: str) -> dict[str, str]:
+    """Return the patient of each slide, which a regular expression finds in its name.
 
     Raises:
-        InputError: If there is none.
+        InputError: If a name states none, or two names look like one patient.
     """
     from bcgan.predict.tile import find_patient  # imports pandas, which takes a second
 
     try:
-        return find_patient(Path(slide).name, pattern)
+        patients = {slide: find_patient(slide.replace("!", "/").rpartition("/")[2], pattern) for slide in slides}
     except ValueError as error:
         raise InputError(f"{error}") from error
+    check_spellings(patients.values(), "--patient")
+    return patients

@@ -40,6 +40,7 @@ class Group(NamedTuple):
     slide: str  # name of the slide whose tiles the images are; "" if they are no tiles
     images: list[ImageFile]
     coordinates: list[TileCoordinates]  # as the names state them
+    slide_path: str = ""  # the name with the folder, and the downsample if the names state one; unlike the name unique
 
 
 class SlideTiles(NamedTuple):
@@ -101,7 +102,12 @@ def find_groups(images: list[ImageFile]) -> list[Group]:
     for key, pairs in files.items():
         members, coordinates = [image for image, _ in pairs], [coordinates for _, coordinates in pairs]
         are_tiles = len(members) > 1 and _may_be_pixels(coordinates)
-        groups.append(Group(key[0] if are_tiles else "", members, coordinates))
+        if not are_tiles:
+            groups.append(Group("", members, coordinates))
+            continue
+        slide, root, downsample = key
+        folder, suffix = f"{root}/" if root else "", "" if downsample == 1 else f" 1 in {downsample:g}"
+        groups.append(Group(slide, members, coordinates, f"{folder}{slide}{suffix}"))
     return groups
 
 

@@ -27,7 +27,8 @@ class PatchClassifier(torch.nn.Module):
     """Map patches to the logarithms of the probabilities of the classes, of no tissue and of out of distribution.
 
     It does what `bcgan.predict.model.Model.predict` does to a patch by itself. A softmax of its outputs gives the
-    probabilities: a patch without tissue, and one that is out of distribution, has no other class.
+    probabilities: a patch without tissue, and one that is out of distribution, has no other class. It runs on a
+    processor alone, as tracing keeps the device of Keras's tensors.
 
     Args:
         folder: With the networks, the quality filter and the parameters.

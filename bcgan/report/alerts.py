@@ -5,7 +5,7 @@ import numpy as np
 from bcgan.gan import watch
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES
-from bcgan.report.wording import count_text, join_words
+from bcgan.report.wording import join_words
 
 LAYOUT_CORRELATION_ALERT = 0.2  # by how much more the layouts of synthetic patches correlate; a reader sees that
 MIN_FLIP_RATE = 0.05  # of translations called the other class; with fewer, translation had no effect
@@ -17,7 +17,8 @@ def list_alerts(run: Run) -> list[str]:
     """Return the limitations and warnings that follow from the run's own numbers."""
     test, num_padded = run.role_counts("test"), run.audit["faults"]["wrong_size"]["count"]
     num_excluded = run.audit["patches"] - run.audit["kept"]
-    num_seeds = len(run.seeds(run.experiment.proposed))
+    proposed = run.experiment.proposed
+    num_seeds = len(run.seeds(proposed))
     gan_failure = watch.diagnose(run.gan_log.to_dict("records"))
     unlabelled = ", ".join(CLASSIFIER_NAMES[name] for name in run.trained_on_unlisted())
     failed_checks = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
@@ -31,7 +32,7 @@ def list_alerts(run: Run) -> list[str]:
             test["patients"] < MIN_TEST_PATIENTS,
             f"Only {test['patients']} test patients: read the intervals, not the values.",
         ),
-        (num_seeds < 3, f"{count_text(num_seeds, 'seed')}: how much results vary between trainings is not known."),
+        (num_seeds < 3, f"{run.seeds_text(proposed)}: how much results vary between trainings is not known."),
         (_imbalance_text(run), _imbalance_text(run)),
         (num_excluded, f"{num_excluded:,} patches were excluded by the audit."),
         (num_padded, f"{num_padded:,} patches are narrower than the rest and were padded with white."),

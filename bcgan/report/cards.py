@@ -10,7 +10,7 @@ from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import slide_figures
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
-from bcgan.report.wording import count_text, join_words
+from bcgan.report.wording import join_words
 from bcgan.settings import Classify
 
 UNKNOWN = "Unknown"
@@ -103,7 +103,7 @@ def model_card(run: Run) -> pd.DataFrame:
         output = f"a probability of {class_noun(run.class_names[1])}"
         chosen_call = f"thresholds {', '.join(f'{value:.3f}' for value in run.metrics[name]['thresholds'].values())}"
     return _table("Model", {
-        "Name": f"{CLASSIFIER_NAMES[name]}, {count_text(len(run.seeds(name)), 'seed')}",
+        "Name": f"{CLASSIFIER_NAMES[name]}, {run.seeds_text(name)}",
         "Task": f"One patch of {settings.crop_size or run.experiment.data.size} pixels to {output}",
         "Intended use": "Research. Not for diagnosis, nor for any decision about a patient",
         "Trained on": run.role_summary("train"),

@@ -319,6 +319,12 @@ def provenance(run: Run) -> dict[str, str]:
         if stage["commit"] != manifest["commit"]
     )
     environment, seeds = manifest["environment"], ", ".join(map(str, experiment.classify.seeds))
+    own_seeds = [
+        f"{CLASSIFIER_NAMES[name]}: {', '.join(map(str, model.seeds))}"
+        for name, model in experiment.classify.models.items()
+        if model.seeds
+    ]
+    seeds += f" ({'; '.join(own_seeds)})" if own_seeds else ""
     versions = {"Python": environment["python"], **environment["packages"]}
     processor = environment["processor"]
     return {

@@ -246,9 +246,10 @@ class Run(NamedTuple):
         }
         return texts.get(self.split["policy"], f"whole patients by {self.split['policy'].replace('kfold', 'k-fold')}")
 
-    def bootstrap_note(self) -> str:
-        """Return what the classifiers' intervals are over, for captions."""
-        return "a bootstrap of patients" + (" and of seeds" if max(self._numbers_of_seeds().values()) > 1 else "")
+    def bootstrap_note(self, name: str | None = None) -> str:
+        """Return what the intervals of a classifier, or of all, are over, for captions."""
+        num_seeds = len(self.seeds(name)) if name else max(self._numbers_of_seeds().values())
+        return "a bootstrap of patients" + (" and of seeds" if num_seeds > 1 else "")
 
     def single_fit_note(self) -> str:
         """Return a sentence on the classifiers whose intervals are not over seeds; empty if there are none."""
@@ -262,8 +263,10 @@ class Run(NamedTuple):
         """Return the probability from which a classifier calls the second of two classes, mean over the seeds."""
         return float(np.mean(list(self.metrics[name]["thresholds"].values())))
 
-    def seeds_text(self) -> str:
-        """Return the number of seeds of most classifiers, and who has others: `3 seeds (1: Plain CNN)`."""
+    def seeds_text(self, name: str | None = None) -> str:
+        """Return the number of seeds of a classifier, or of most, and which have others: `3 seeds (1: Plain CNN)`."""
+        if name:
+            return count_text(len(self.seeds(name)), "seed")
         numbers = self._numbers_of_seeds()
         counts = list(numbers.values())
         usual = max(set(counts), key=lambda count: (counts.count(count), count))

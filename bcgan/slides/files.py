@@ -185,7 +185,7 @@ def _list_members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return [f"{member.filename} {member.file_size} {member.CRC}" for member in archive.infolist()]
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return []
 
 

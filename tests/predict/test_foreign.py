@@ -128,6 +128,9 @@ def test_a_folder_is_loaded_and_predicts_from_the_command_line(folder, idc_folde
     rows = list(csv.DictReader(out.open()))
     assert {row["label"] for row in rows} <= {"notumor", "tumor"}
     assert {row["uncertainty"] for row in rows} == {""}
+    assert command(idc_folder, "--model", folder, "--out", out, "--maps", tmp_path / "maps") == 0
+    for outlines in (tmp_path / "maps").glob("*.geojson"):
+        json.loads(outlines.read_text(), parse_constant=pytest.fail)  # NaN is no JSON
     assert bcgan.load(str(folder)).engine == "pytorch"
     with pytest.raises(InputError, match="no Keras|TorchScript"):
         _ = bcgan.load(str(folder)).network

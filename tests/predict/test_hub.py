@@ -1,5 +1,7 @@
 """The folder for a model hub has metadata that hubs read, and is a model of bcgan itself."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import yaml
@@ -27,7 +29,7 @@ def test_the_folder_is_a_model_with_metadata_and_an_example(model, patches, tmp_
     assert read_patch(out / hub.EXAMPLE, model.scale).shape == (50, 50, 3)
     assert command(out / hub.EXAMPLE, "--model", out) in (0, 3)  # the command of README.md; 3: the patch is refused
     text = (out / "README.md").read_text("utf-8")
-    assert "malignant from a probability of" in text
+    assert "A patch is malignant from" in text
     assert all(f"| {group} |" in text for group in model.card.metrics)
 
 
@@ -61,3 +63,12 @@ def test_without_a_licence_nothing_is_written(tmp_path, capsys):
     assert stop.value.code == 2
     assert "--license" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_in_another_format_is_refused(model, tmp_path):
+    foreign = SimpleNamespace(
+        card=model.card.model_copy(update={"sha256": {"torchscript_model.pt": "x"}}), folder="zoo"
+    )
+    with pytest.raises(InputError, match="bcgan export"):
+        hub.write(foreign, tmp_path, "MIT")
+    assert not (tmp_path / "hub").exists()

@@ -9,8 +9,8 @@ import pytest
 
 import bcgan
 from bcgan.errors import InputError
-from bcgan.predict import summary
-from bcgan.predict.model import ConfidenceThreshold
+from bcgan.predict import predict, summary
+from bcgan.predict.model import VERDICTS, ConfidenceThreshold
 from tests.conftest import write_png
 from tests.predict.conftest import command
 
@@ -96,3 +96,28 @@ def test_batch_adds_fractions_to_its_summary_and_rows_of_patients(exported, idc_
         malignant = sum(float(line["malignant_mm2"]) for line in patients)
         assert round(malignant / 0.04) == (rows["label"] == "malignant").sum()
         assert [line["patches"] for line in slides] == [line["patches"] for line in patients]
+
+
+def test_tiles_of_one_name_in_two_folders_are_two_slides(model, patches, tmp_path):
+    for folder, count in (("P01", 4), ("P02", 2)):
+        for index in range(count):
+            write_png(tmp_path / folder / f"core1_x{50 * (index % 2)}_y{50 * (index // 2)}.png", patches[index])
+    path = tmp_path / "summary.csv"
+    arguments = ("--mpp", "4", "--out", tmp_path / "rows.csv", "--summary", path)
+    assert command(tmp_path / "P01", tmp_path / "P02", *arguments) in (0, 3)
+    lines = read(path)
+    assert [line["slide"].rpartition("/")[2] for line in lines] == ["core1", "core1"]
+    counts = [sum(int(line[verdict]) for verdict in VERDICTS) for line in lines]
+    assert counts == [4, 2]
+
+
+def test_patients_are_found_before_anything_is_predicted(model, idc_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "predict", lambda *_: pytest.fail("predicted"))
+    for pattern in ("(", "nobody"):
+        assert command(idc_folder, "--summary", tmp_path / "s.csv", "--patient", pattern) == 2
+        assert "--patient" in capsys.readouterr().err
+
+
+def test_patients_of_files_in_archives_are_found_in_the_files_names():
+    slides = ["data/a.zip!10253_1.png", "data/b.zip!folder/10253_2.png", "10254.svs"]
+    assert list(summary.find_patients(slides, r"^\d+").values()) == ["10253", "10253", "10254"]

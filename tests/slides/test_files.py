@@ -167,6 +167,9 @@ def test_a_copied_zip_archive_has_the_hash_of_the_original(tmp_path):
     assert fingerprint((loose,)) != before
     damaged = write(tmp_path / "damaged.zip", (tmp_path / "a.zip").read_bytes()[:60])
     assert fingerprint((damaged,)) != original
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 6] = 99  # a version that nothing reads
+    fingerprint((write(tmp_path / "future.zip", bytes(data)),))
 
 
 def test_pipes_are_not_waited_for(tmp_path):
