@@ -188,8 +188,8 @@ def prepare(image: np.ndarray, transforms: tuple[Transform, ...]) -> np.ndarray:
     for transform in transforms:
         if transform.name == "Resize":
             size = transform.arguments["size"]
-            sides = (size, size) if isinstance(size, int) else tuple(reversed(size))
-            picture = picture.resize(sides, Image.Resampling.BILINEAR)
+            width_height = (size, size) if isinstance(size, int) else tuple(reversed(size))
+            picture = picture.resize(width_height, Image.Resampling.BILINEAR)
         elif transform.name == "Normalize":
             mean, deviation = (np.array(transform.arguments[name]) for name in ("mean", "std"))
     scaled = (np.asarray(picture) / 255 - mean) / deviation

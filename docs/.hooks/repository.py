@@ -1,4 +1,4 @@
-"""Make the README the home page, and resolve links from the documentation to the rest of the repository.
+"""Make the README the home page and the tutorials pages, and resolve links to the rest of the repository.
 
 Pictures are copied into the site. Of other files the path is shown, as the site has no copy of them. A link to a file
 that does not exist fails.
@@ -19,6 +19,9 @@ def on_files(files, config):
     """Add the README as index.md, and every picture that a page shows from outside of docs/."""
     readme = (ROOT / "README.md").read_text("utf-8")
     files.append(File.generated(config, "index.md", content=LINK.sub(_from_readme, readme)))
+    for path in sorted((ROOT / "docs" / "tutorials").glob("*.py")):
+        page = _from_notebook(path.read_text("utf-8"))
+        files.append(File.generated(config, f"tutorials/{path.stem}.md", content=page))
     pages = [(PurePosixPath("docs") / file.src_uri, file.content_string) for file in files.documentation_pages()]
     for page, text in [*pages, (PurePosixPath("README.md"), readme)]:
         for is_picture, _, target, _ in LINK.findall(text):
@@ -49,12 +52,25 @@ def on_page_markdown(markdown, page, config, files):
     return LINK.sub(replace, markdown)
 
 
+def _from_notebook(text: str) -> str:
+    """Return a notebook in jupytext's percent format as Markdown."""
+    parts = []
+    for kind, cell in re.findall(r"^# %%(.*)\n((?:(?!# %%).*\n?)*)", text, re.MULTILINE):
+        if "markdown" in kind:
+            lines = re.sub(r"^# ?", "", cell.strip(), flags=re.MULTILINE)
+            parts.append(re.sub(r"\((\w+)\.py\)", r"(\1.md)", lines))
+        else:
+            parts.append(f"```python\n{re.sub(r'^# !', '!', cell.strip(), flags=re.MULTILINE)}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
 def _from_readme(match: re.Match) -> str:
     """Return a link of the README as one of index.md, which lies in docs/."""
     is_picture, text, target, anchor = match.groups()
     if is_picture:
         return f"![{text}]({COPIES}/{target})"
     moved = target.removeprefix("docs/") if target.startswith("docs/") else f"../{target}"
+    moved = re.sub(r"^(tutorials/\w+)\.py$", r"\1.md", moved)
     return f"[{text}]({moved}{anchor or ''})"
 
 
