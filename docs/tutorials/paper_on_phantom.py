@@ -56,10 +56,11 @@ print("\n".join(figures))
 # %% [markdown]
 # ## Synthetic patches
 #
-# The generator of the run draws patches of a class. Those that the quality filter refuses are left out and counted.
+# A generator draws patches of a class. Those that the quality filter refuses are left out and counted. Here it is the
+# generator within bcgan, which was trained on breast tissue; `bcgan sample phantom` takes that of your run.
 
 # %%
-# !bcgan sample $EXPERIMENT --label malignant --count 4 --out tutorial_samples
+# !bcgan sample --label malignant --count 4 --out tutorial_samples
 
 # %%
 manifest = json.loads(Path("tutorial_samples/manifest.json").read_text("utf-8"))
