@@ -46,7 +46,7 @@ def test_a_roc_curve_is_the_mean_of_scikit_learns_and_the_legend_says_the_area(r
         if name != "gan_resnet":
             area = np.mean([roc_auc_score(labels, one) for one in scores])
             assert text.startswith(f"{CLASSIFIER_NAMES[name]}: {area:.3f}")
-    assert "each line the mean of 1 seed" in drawn.caption
+    assert "each line the mean of 2 seeds (1: GAN alone)" in drawn.caption
 
 
 @pytest.mark.parametrize("draw", [classifier_curves.roc, classifier_curves.precision_recall])
