@@ -57,7 +57,7 @@ def experiment_options(command):
             "overrides",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Change a setting, such as gan.steps=500 (bcgan/settings.py has all); repeatable.",
+            help="Change a setting, such as gan.steps=500 (all: bcgan/settings.py, study_settings.py); repeatable.",
         ),
     ):
         command = option(command)

@@ -12,25 +12,21 @@ from bcgan import experiment_files, renamed
 from bcgan.classifiers import CLASSIFIERS, with_simclr
 from bcgan.errors import InputError
 from bcgan.settings import (
-    Ablation,
     Classifier,
     Classify,
-    CrossValidation,
     Data,
     Evaluate,
     Features,
     Gan,
-    LearningCurve,
     Preprocess,
     Pretrain,
-    Release,
     Report,
     Settings,
     Switch,
     Translate,
-    Tune,
 )
 from bcgan.settings_effect import check_effect
+from bcgan.study_settings import Ablation, CrossValidation, LearningCurve, Release, Tune
 
 TRAINING = ("seed", "profile", "precision", "xla")  # settings that every training depends on
 # Settings that do not affect the outputs and are therefore left out of the cache key.

@@ -19,7 +19,7 @@ ORDER = (
     "evaluate", "explain", "classify", "gan", "models", "preprocess", "data", "slides",
 )  # fmt: skip
 SHARED = (
-    "errors", "classes", "sizes", "settings", "classifiers", "renamed", "experiment",
+    "errors", "classes", "sizes", "settings", "study_settings", "classifiers", "renamed", "experiment",
     "experiment_files", "settings_effect", "variation",
     "progress", "machine", "distribute", "runs", "artifacts", "bench",
 )  # fmt: skip

@@ -24,7 +24,8 @@ from bcgan.experiment import TRAINING, Experiment, subset
 from bcgan.models.classifier import build_for_run
 from bcgan.models.variant import Variant, apply_variant
 from bcgan.preprocess import store
-from bcgan.settings import Classifier, CrossValidation
+from bcgan.settings import Classifier
+from bcgan.study_settings import CrossValidation
 from bcgan.variation import diff_configs, with_overrides
 
 BASELINE = "baseline"

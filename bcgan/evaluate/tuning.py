@@ -17,7 +17,8 @@ from bcgan.classify.trainings import inputs_read_by
 from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import ablation, metrics
 from bcgan.experiment import Experiment
-from bcgan.settings import Classifier, Tune
+from bcgan.settings import Classifier
+from bcgan.study_settings import Tune
 from bcgan.variation import with_overrides
 
 if TYPE_CHECKING:
@@ -161,8 +162,8 @@ def _suggest(trial: "optuna.Trial", space: Tune) -> dict[str, Any]:
 
 def _setting_names(model: str) -> dict[str, str]:
     """Return the names of the experiment's settings by those in `tune`."""
-    own = {name: f"classify.models.{model}.{name}" for name in ("learning_rate", "epochs")}
-    return own | {name: f"classify.{name}" for name in ("batch_size", "stain_jitter", "color_jitter", "loss")}
+    of_classifier = {name: f"classify.models.{model}.{name}" for name in ("learning_rate", "epochs")}
+    return of_classifier | {name: f"classify.{name}" for name in ("batch_size", "stain_jitter", "color_jitter", "loss")}
 
 
 def _make_variant(experiment: Experiment, settings: dict[str, Any]) -> ablation.AblationVariant:

@@ -43,6 +43,7 @@ class ZooConfig(BaseModel):
     patch_size_pixels: int = Field(ge=8)
     spacing_um_px: Annotated[float, Field(ge=MIN_MPP, le=MAX_MPP)]
     transform: tuple[Transform, ...]
+    apply_softmax: bool = True  # of QuPath's extension; False: the network gives probabilities
 
     @model_validator(mode="after")
     def _check_classes(self) -> Self:
@@ -175,8 +176,15 @@ def load(folder: Path) -> ForeignModel:
         with torch.inference_mode():
             for start in range(0, len(images), BATCH):
                 inputs = [prepare(image, config.transform) for image in images[start : start + BATCH]]
-                outputs.append(torch.softmax(module(torch.from_numpy(np.stack(inputs))), 1))
-        return torch.cat(outputs).double().numpy()
+                output = module(torch.from_numpy(np.stack(inputs)))
+                outputs.append(torch.softmax(output, 1) if config.apply_softmax else output)
+        probabilities = torch.cat(outputs).double().numpy()
+        if probabilities.shape[1:] != (config.num_classes,):
+            raise InputError(
+                f"{path} gives {probabilities.shape[1:]} values a patch, and {torch_files.CONFIG} names "
+                f"{config.num_classes} classes. Compare the two files with the zoo's."
+            )
+        return probabilities
 
     return ForeignModel(config, run_network, runs.hash_file(path))
 

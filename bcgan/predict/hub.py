@@ -102,7 +102,8 @@ def _readme(model: Model, license_name: str) -> str:
     scale = f"{card.microns_per_pixel:g} microns" if card.microns_per_pixel else "an unknown number of microns"
     rule = f"A patch {describe_thresholds(card.thresholds, card.classes)}."
     patients = training.get("patients", "?")
-    networks = ", ".join(training.get("networks", [])) or "unknown"
+    names = training.get("networks", [])
+    networks = (", ".join(names) or "unknown") + ("; their logits are averaged" if len(names) > 1 else "")
     return f"""---
 {head}---
 
@@ -112,7 +113,7 @@ def _readme(model: Model, license_name: str) -> str:
 
 - **Input**: a patch of {card.size} x {card.size} pixels, RGB, {scale} a pixel. `{EXAMPLE}` is one, drawn by a program.
 - **Output**: a calibrated probability of each class, averaged over {card.tta_views} orientations. {rule}
-- **Networks**: {networks}; their logits are averaged.
+- **Networks**: {networks}.
 - **Trained on**: {training.get("data", "?")}, {training.get("patches", "?")} patches of {patients} patients.
 - **Refuses**: glass, and tissue unlike that of the training, by `quality_filter.npz`.
 

@@ -59,11 +59,11 @@ def measure(counts: Mapping[str, int], slides: int, card: Card) -> dict[str, Any
     called = {name: counts.get(CALLED + name, 0) for name in card.classes}
     num_labelled, num_uncertain = sum(called.values()), counts.get("abstained", 0)
     total = num_labelled + num_uncertain
-    area = (card.size * card.microns_per_pixel / 1000) ** 2 if card.microns_per_pixel else None
-    row: dict[str, Any] = {"slides": slides, "patches": total, "tissue_mm2": _times(total, area)}
+    patch_mm2 = (card.size * card.microns_per_pixel / 1000) ** 2 if card.microns_per_pixel else None
+    row: dict[str, Any] = {"slides": slides, "patches": total, "tissue_mm2": _to_mm2(total, patch_mm2)}
     for name in card.classes[1:] if len(card.classes) == 2 else card.classes:
         row |= {
-            f"{name}_mm2": _times(called[name], area),
+            f"{name}_mm2": _to_mm2(called[name], patch_mm2),
             f"{name}_fraction": _divide(called[name], num_labelled),
             f"{name}_fraction_low": _divide(called[name], total),
             f"{name}_fraction_high": _divide(called[name] + num_uncertain, total),
@@ -82,8 +82,8 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
     part.replace(path)
 
 
-def _times(number: int, area: float | None) -> float | None:
-    return None if area is None else round(number * area, 6)
+def _to_mm2(num_patches: int, patch_mm2: float | None) -> float | None:
+    return None if patch_mm2 is None else round(num_patches * patch_mm2, 6)
 
 
 def _divide(number: int, total: int) -> float | None:

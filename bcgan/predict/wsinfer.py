@@ -110,7 +110,7 @@ def _write_parts(model: Model, patches: np.ndarray, work: Path) -> None:
         for layer in network._flatten_layers(include_self=False):
             layer.name = layer.name.replace(".", "_")  # PyTorch's parameters have no dots in their names
         network.save(work / name)
-    np.savez(work / torch_files.MATRICES, **resizing_matrices(classifier))
+    np.savez(work / torch_files.MATRICES, **resizing_matrices(classifier) | resizing_matrices(features))
     shutil.copy2(model.checked_file(FILES[2]), work / torch_files.QUALITY_FILTER)
     np.save(work / torch_files.PATCHES, patches)
     parameters = {

@@ -138,6 +138,28 @@ def test_a_folder_is_loaded_and_predicts_from_the_command_line(folder, idc_folde
         loading.load(folder, "keras")
 
 
+def test_a_network_that_gives_probabilities_gets_no_softmax(folder):
+    import torch
+
+    class Probabilities(torch.nn.Module):
+        def forward(self, x):
+            red = x[:, 0].mean((1, 2))
+            return torch.stack([1 - red, red], 1)
+
+    torch.jit.script(Probabilities()).save(str(folder / "torchscript_model.pt"))
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"apply_softmax": False}))
+    patches = example_patches(3)[0]
+    red = patches[..., 0].mean((1, 2)) / 255
+    np.testing.assert_allclose(loading.load(folder).probabilities(patches), red, atol=1e-5)
+
+
+def test_another_number_of_outputs_than_classes_is_refused(folder):
+    three = {"class_names": ["a", "b", "c"], "num_classes": 3}
+    (folder / "config.json").write_text(json.dumps(CONFIG | three))
+    with pytest.raises(InputError, match="names 3 classes"):
+        loading.load(folder).probabilities(example_patches(1)[0])
+
+
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
