@@ -137,10 +137,10 @@ def metrics_with_intervals(
 def paired_difference(
     candidate: np.ndarray, reference: np.ndarray, patients: np.ndarray, confidence: float
 ) -> dict[str, float | None]:
-    """Return {value, low, high, p} of candidate minus reference: a paired bootstrap test.
+    """Return {value, low, high, p, p_floor} of candidate minus reference: a paired bootstrap test.
 
     p: two-sided, twice the smaller share of resamples at or beyond 0, which inverts the percentile interval; `None`
-    without an interval.
+    without an interval. p_floor: the smallest p that so many resamples can give; at it, p is only known to be below.
 
     Args:
         candidate, reference: A metric from `bootstrap_metrics` with the same weights, (1 + resamples,).
@@ -151,8 +151,9 @@ def paired_difference(
     estimate, finite = percentile_interval(gain, patients, confidence), gain[1:][np.isfinite(gain[1:])]
     has_interval = estimate["low"] is not None
     num_beyond = min((finite <= 0).sum(), (finite >= 0).sum())
-    p = min(1.0, 2 * (num_beyond + 1) / (len(finite) + 1))
-    return estimate | {"p": float(p) if has_interval else None}
+    floor = 2 / (len(finite) + 1)
+    p = min(1.0, floor * (num_beyond + 1))
+    return estimate | {"p": float(p) if has_interval else None, "p_floor": floor if has_interval else None}
 
 
 def compare_metrics(

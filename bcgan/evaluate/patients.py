@@ -10,6 +10,7 @@ import numpy as np
 from bcgan.evaluate import intervals, metrics
 
 NAMES = ("patient_fraction_mae", "patient_fraction_pearson", "patient_roc_auc")
+MIN_PATIENTS_OF_KIND = 5  # with fewer patients with, or without, a class an area under the curve says nothing
 MIN_VARIANCE_PRODUCT = 1e-16  # at or below it, patients differ by rounding errors only
 
 
@@ -40,8 +41,8 @@ def patient_metrics(
 
     patient_fraction_mae: mean absolute error of the estimated malignant fraction. patient_fraction_pearson: Pearson's
     correlation of true and estimated fractions. patient_roc_auc: of patients with a malignant patch against those
-    without, by the estimated fraction; `None` if there are none of one kind. With more than two classes, the last two
-    are means over the classes that they are defined for.
+    without, by the estimated fraction; `None` if there are fewer than MIN_PATIENTS_OF_KIND of one kind. With more than
+    two classes, the last two are means over the classes that they are defined for.
 
     Args:
         calibrated: {seed: calibrated probabilities, (n,) or (n, classes)}.
@@ -74,6 +75,8 @@ def _class_metrics(
     true, estimated, _ = malignant_fractions(labels, scores, patients)
     with np.errstate(invalid="ignore", divide="ignore"):
         area = metrics.areas_under_curves(true > 0, estimated, weights)["roc_auc"]
+    if min((true > 0).sum(), (true == 0).sum()) < MIN_PATIENTS_OF_KIND:
+        area = np.full_like(area, np.nan)
     return {
         "patient_fraction_mae": weights @ np.abs(true - estimated) / weights.sum(1),
         "patient_fraction_pearson": _correlation(true, estimated, weights),

@@ -3,14 +3,13 @@
 import numpy as np
 
 from bcgan.gan import watch
+from bcgan.report.finding import MIN_TEST_PATIENTS, imbalance_text
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES
 from bcgan.report.wording import join_words
 
 LAYOUT_CORRELATION_ALERT = 0.2  # by how much more the layouts of synthetic patches correlate; a reader sees that
 MIN_FLIP_RATE = 0.05  # of translations called the other class; with fewer, translation had no effect
-IMBALANCE_ALERT = 0.15  # difference of a class's share from that of equally frequent classes
-MIN_TEST_PATIENTS = 30  # with fewer, every interval is wide
 
 
 def list_alerts(run: Run) -> list[str]:
@@ -33,7 +32,7 @@ def list_alerts(run: Run) -> list[str]:
             f"Only {test['patients']} test patients: read the intervals, not the values.",
         ),
         (num_seeds < 3, f"{run.seeds_text(proposed)}: how much results vary between trainings is not known."),
-        (_imbalance_text(run), _imbalance_text(run)),
+        (imbalance_text(run), imbalance_text(run)),
         (num_excluded, f"{num_excluded:,} patches were excluded by the audit."),
         (num_padded, f"{num_padded:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs_text(run)}."),
@@ -56,16 +55,6 @@ def list_limitations(run: Run) -> list[str]:
         "Calibration was fitted on validation patients and may not hold for others.",
     ]
     return [text for text in sentences if text]
-
-
-def _imbalance_text(run: Run) -> str:
-    """Return a warning if a class is much more or less frequent than all on average; empty otherwise."""
-    counts, average = run.class_counts("test"), 1 / len(run.class_names)
-    shares = {run.class_texts[label]: counts[label] / sum(counts) for label in run.contrasted_labels}
-    text, share = max(shares.items(), key=lambda item: abs(item[1] - average))
-    if abs(share - average) <= IMBALANCE_ALERT:
-        return ""
-    return f"{share:.0%} of the test patches are {text}: accuracy alone is misleading."
 
 
 def _kid_text(run: Run) -> str:

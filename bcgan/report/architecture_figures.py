@@ -175,9 +175,7 @@ def integration(run: Run) -> ReportFigure:
     ordered_blocks = pd.concat([joined_blocks[is_stem], joined_blocks[is_gate], joined_blocks[~is_gate & ~is_stem]])
     rows = [
         (discriminator_blocks, "discriminator", f"The discriminator, frozen, up to its map {joined}"),
-        (ordered_blocks, "joined", (
-            f"Table 1's ResNet, joined behind its stem: {joined_network.count_params():,} parameters with all that "
-            "joins")),
+        (ordered_blocks, "joined", "Table 1's ResNet, joined behind its stem"),
     ]  # fmt: skip
     if further_maps:
         maps = {
@@ -190,11 +188,12 @@ def integration(run: Run) -> ReportFigure:
     for row, (network_blocks, name, title) in enumerate(rows):
         axes = figure.add_subplot(len(rows), 1, row + 1)
         _draw_blocks(axes, network_blocks, COLORS[name], side_block="features")
-        axes.set_title(title)
+        axes.set_title(f"{title}: {network_blocks['parameters'].sum():,} parameters in these blocks")
     numbers = [network_blocks.assign(network=name) for network_blocks, name, _ in rows]
     return ReportFigure(figure, _shapes_as_text(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
         f"The discriminator's map {joined} joins the ResNet behind its stem: it is projected to as many channels "
         "and added through a gate that starts at zero, so that at the start the network is Table 1's alone. "
+        f"The whole network, with parts that are not drawn, has {joined_network.count_params():,} parameters. "
         + ("Three maps of the projected discriminator, on EfficientNet-Lite0, resized to that size, join too. "
            if classifier_settings.extra_features == "projected_discriminator" else "")
     ).strip())  # fmt: skip

@@ -4,24 +4,41 @@ Those of more classes are in `class_curves`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from bcgan.classes import class_noun
 from bcgan.evaluate.intervals import format_estimate, patient_weights
+from bcgan.evaluate.metrics import CALIBRATION_BINS
 from bcgan.report.run import Run
-from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, ReportFigure
+from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, INK, METRIC_NAMES, MUTED, ReportFigure
 
 CURVE_POINTS = 201  # along the x axis, at which the curves of the seeds are averaged
+NUM_HIGHLIGHTED = 3  # classifiers that curves show in color
+MIN_INSET_AUC = 0.85  # of every highlighted curve; a lower one would cross the inset of the corner
+OTHERS_COLOR = "#BBBBBB"
 BAND_RESAMPLES = 300  # bootstrap curves that a band is the quantiles of
 
 # From labels, scores and `sample_weight` to x, increasing, and y; as scikit-learn's curves.
 CurveFunction = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+class OperatingPoint(NamedTuple):
+    """What a threshold gives."""
+
+    title: str
+    sensitivity: float | None
+    specificity: float | None
+    precision: float | None = None
+
+
+PUBLISHED_POINT_SOURCE = "idc"
+PUBLISHED_POINT = OperatingPoint("Cruz-Roa et al. 2014", 0.7960, 0.8886, 0.6540)
 
 
 def roc(run: Run) -> ReportFigure:
@@ -49,44 +66,76 @@ def recall_precision_curve(labels, scores, sample_weight=None) -> tuple[np.ndarr
     return recall[has_recall][::-1], precision[has_recall][::-1], thresholds
 
 
+def highlighted(run: Run) -> list[str]:
+    """Return the classifiers that curves show in color: the proposed one, its reference and the best of the others."""
+    first, *others = run.classifier_names
+    reference = run.comparisons[0]["reference"] if run.comparisons else None
+    chosen = [first, *(name for name in others if name == reference)]
+    by_auc = sorted(others, key=lambda name: -(run.metrics[name]["sets"]["test"]["roc_auc"]["value"] or 0))
+    return (chosen + [name for name in by_auc if name not in chosen])[:NUM_HIGHLIGHTED]
+
+
+def _draw_lines(run: Run, axes, curves: dict[str, tuple[np.ndarray, np.ndarray]], labels: dict[str, str]) -> None:
+    """Draw a line for each classifier; those that are not highlighted are gray and share one entry of the legend."""
+    shown = highlighted(run)
+    others = [name for name in curves if name not in shown]
+    for name in [*shown, *others]:
+        is_shown = name in shown
+        label = labels[name] if is_shown else f"{len(others)} other classifiers" if name == others[0] else None
+        axes.plot(
+            *curves[name], label=label, color=CLASSIFIER_COLORS[name] if is_shown else OTHERS_COLOR,
+            lw=1.8 if is_shown else 0.9, zorder=4 if name == shown[0] else 3 if is_shown else 2,
+        )  # fmt: skip
+
+
 def reliability(run: Run) -> ReportFigure:
     """Draw the observed share of the second class against the probability, as predicted and after calibration.
 
-    The ten bins have equal numbers of patches.
+    A panel a highlighted classifier. The ten bins are those of the calibration error, equally wide; below is how many
+    patches each has.
     """
-    test = run.test_predictions
-    figure, grid = plt.subplots(1, 2, figsize=(8.4, 5.9), sharey=True)
-    rows = []
-    panels = (("As it is", False), ("After scaling", True))
-    for axes, (title, is_calibrated) in zip(grid, panels, strict=True):
+    test, shown = run.test_predictions, highlighted(run)
+    figure, grid = plt.subplots(
+        2, len(shown), figsize=(3.1 * len(shown) + 0.3, 4.3), sharex=True, sharey="row", height_ratios=(4, 1),
+        squeeze=False,
+    )  # fmt: skip
+    rows, kinds = [], (("As it is", False, "--"), ("After scaling", True, "-"))
+    for column, name in enumerate(shown):
+        axes, bars = grid[:, column]
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
-        for name in run.classifier_names:
-            scores = run.mean_probabilities(name, test)
-            if is_calibrated:
-                by_seed = [run.calibrated_probabilities(name, seed, test) for seed in run.seeds(name)]
-                scores = np.mean(by_seed, axis=0)
-            test_metrics = run.metrics[name]["sets"]["test"]
-            errors = ", ".join(format_estimate(test_metrics[metric]) for metric in ("ece", "ece_calibrated"))
-            points = plot_reliability(
-                axes, test["label"], scores, color=CLASSIFIER_COLORS[name], zorder=_line_order(run, name),
-                label=f"{CLASSIFIER_NAMES[name]}: {errors}" if axes is grid[0] else None,
-            )  # fmt: skip
+        for kind, (title, is_calibrated, style) in enumerate(kinds):
+            by_seed = [
+                run.calibrated_probabilities(name, seed, test) if is_calibrated else scores
+                for seed, scores in run.probabilities_by_seed(name, test).items()
+            ]
+            labels, scores = np.tile(test["label"], len(by_seed)), np.concatenate(by_seed)
+            points = plot_reliability(axes, labels, scores, color=CLASSIFIER_COLORS[name], ls=style, label=title)
+            for point in points:
+                point["patches"] /= len(by_seed)
+            offset = 0.023 * (2 * kind - 1)
+            bars.bar([point["bin"] + 0.05 + offset for point in points], [point["patches"] for point in points],
+                     width=0.044, color=CLASSIFIER_COLORS[name], alpha=1 if is_calibrated else 0.4)  # fmt: skip
             rows += [{"probabilities": title, "classifier": name, **point} for point in points]
-        axes.set(xlabel=f"Mean probability of {class_noun(run.class_names[1])}", title=title)
-    grid[0].set_ylabel(f"Observed share {run.class_texts[1]}")
-    legend_below(figure, "Expected calibration error, as it is and after scaling")
+        test_metrics = run.metrics[name]["sets"]["test"]
+        errors = [format_estimate(test_metrics[metric]) for metric in ("ece", "ece_calibrated")]
+        axes.set_title(f"{CLASSIFIER_NAMES[name]}\nerror {errors[0]},\nscaled {errors[1]}", fontsize=8.5)
+        bars.set(xlabel=f"Probability of {class_noun(run.class_names[1])}", yscale="log")
+    grid[0, 0].set_ylabel(f"Observed share {run.class_texts[1]}")
+    grid[1, 0].set_ylabel("Patches")
+    grid[0, 0].legend(loc="upper left", fontsize=8)
     sns.despine(figure)
     caption = (
-        "Reliability, ten bins of equal size, as the networks say and after temperature and shift from the validation "
-        f"patients: {run.role_summary('test')}. Dotted: perfect. The error is over ten equally wide bins, with "
-        f"{run.experiment.evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}; resampling raises it, so "
-        "that a small one may lie below its interval."
+        "Reliability in the ten equally wide bins of the calibration error, as the networks say (dashed) and after "
+        f"temperature and shift from the validation patients (solid): {run.role_summary('test')}. Dotted: perfect. "
+        "Below: patches in each bin, faint before scaling, mean over seeds. Errors have "
+        f"{run.experiment.evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}; resampling raises an "
+        "error, so that a small one may lie below its interval."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Reliability", caption)
 
 
 def plot_reliability(axes: plt.Axes, is_class, scores: np.ndarray, **line) -> list[dict[str, float]]:
-    """Draw the observed share of a class against its probability, in ten bins of equal size.
+    """Draw the observed share of a class against its probability, in the equally wide bins of the calibration error.
 
     Args:
         is_class: (n,). Whether a patch is of the class.
@@ -94,12 +143,21 @@ def plot_reliability(axes: plt.Axes, is_class, scores: np.ndarray, **line) -> li
         line: Arguments of `Axes.plot`.
 
     Returns:
-        {predicted, observed} for each bin.
+        {bin, predicted, observed, patches} for each bin that has patches; `bin` is its lower edge.
     """
-    observed, predicted = calibration_curve(is_class, scores, n_bins=10, strategy="quantile")
-    axes.plot(predicted, observed, "o-", ms=3.5, **line)
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    filled = np.flatnonzero(counts)
+    predicted, observed = (
+        np.bincount(bins, weights=values, minlength=CALIBRATION_BINS)[filled] / counts[filled]
+        for values in (scores, np.asarray(is_class, float))
+    )
+    axes.plot(predicted, observed, marker="o", ms=3.5, **line)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    return [{"predicted": p, "observed": o} for p, o in zip(predicted, observed, strict=True)]
+    return [
+        {"bin": index / CALIBRATION_BINS, "predicted": p, "observed": o, "patches": int(count)}
+        for index, p, o, count in zip(filled, predicted, observed, counts[filled], strict=True)
+    ]
 
 
 def decision_curve(run: Run) -> ReportFigure:
@@ -120,10 +178,7 @@ def decision_curve(run: Run) -> ReportFigure:
             called = run.calibrated_probabilities(name, seed, test)[:, None] >= thresholds
             benefits.append((called & is_second[:, None]).mean(0) - (called & ~is_second[:, None]).mean(0) * odds)
         curves[name] = np.mean(benefits, axis=0)
-        axes.plot(
-            thresholds, curves[name], color=CLASSIFIER_COLORS[name], label=CLASSIFIER_NAMES[name],
-            zorder=_line_order(run, name),
-        )  # fmt: skip
+    _draw_lines(run, axes, {name: (thresholds, curves[name]) for name in run.classifier_names}, CLASSIFIER_NAMES)
     lowest = min(curves[name].min() for name in run.classifier_names)
     axes.set(xlabel=f"Probability above which a patch is called {second}", ylabel="Net benefit (true calls a patch)",
              xlim=(0, 0.9), ylim=(min(-0.03, lowest - 0.005), share * 1.05))  # fmt: skip
@@ -143,11 +198,6 @@ def legend_below(figure, title: str | None = None) -> None:
     figure.legend(fontsize=7.5, title=title, title_fontsize=8, loc="outside lower center", ncol=1 if title else 2)
 
 
-def _line_order(run: Run, name: str) -> int:
-    """Return the z-order of a classifier's line: the first classifier's is on top of others that nearly coincide."""
-    return 4 if name == run.classifier_names[0] else 3
-
-
 def _draw_curves(
     run: Run, metric: str, curve: CurveFunction, labels: tuple[str, str], title: str, caption: str
 ) -> ReportFigure:
@@ -160,17 +210,30 @@ def _draw_curves(
         caption: Its first sentence.
     """
     test = run.test_predictions
-    figure, axes = plt.subplots(figsize=(4.8, 6.2))
-    x, tables = np.linspace(0, 1, CURVE_POINTS), []
+    figure, axes = plt.subplots(figsize=(4.8, 5.4))
+    x, curves = np.linspace(0, 1, CURVE_POINTS), {}
     for name in run.classifier_names:
         y = mean_curve(curve, test["label"], list(run.probabilities_by_seed(name, test).values()), x)
-        label = f"{CLASSIFIER_NAMES[name]}: {format_estimate(run.metrics[name]['sets']['test'][metric])}"
-        axes.plot(x, y, color=CLASSIFIER_COLORS[name], lw=1.6, label=label, zorder=_line_order(run, name))
-        tables.append(pd.DataFrame({"classifier": name, labels[0]: x, labels[1]: y}))
+        curves[name] = x, y
+    tables = [pd.DataFrame({"classifier": name, labels[0]: x, labels[1]: y}) for name, (_, y) in curves.items()]
+    legend_texts = {
+        name: f"{CLASSIFIER_NAMES[name]}: {format_estimate(run.metrics[name]['sets']['test'][metric])}"
+        for name in curves
+    }
     first = run.classifier_names[0]
     low, high = _bootstrap_band(run, test, first, curve, x)
-    axes.fill_between(x, low, high, color=CLASSIFIER_COLORS[first], alpha=0.18, lw=0, zorder=0)
     tables[0] = tables[0].assign(low=low, high=high)
+    panels = [axes]
+    lowest = min(run.metrics[name]["sets"]["test"][metric]["value"] or 0 for name in highlighted(run))
+    if metric == "roc_auc" and lowest >= MIN_INSET_AUC:
+        panels.append(axes.inset_axes([0.42, 0.1, 0.56, 0.5], xlim=(0, 0.3), ylim=(0.7, 1)))
+    for panel in panels:
+        _draw_lines(run, panel, curves, legend_texts)
+        panel.fill_between(x, low, high, color=CLASSIFIER_COLORS[first], alpha=0.18, lw=0, zorder=0)
+        _draw_points(run, panel, metric)
+    for panel in panels[1:]:
+        panel.tick_params(labelsize=7)
+        panel.set_title("The upper left corner", fontsize=8, fontweight="normal")
     if metric == "roc_auc":
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
     else:
@@ -179,6 +242,9 @@ def _draw_curves(
     legend_below(figure, METRIC_NAMES[metric])
     sns.despine(figure)
     settings = run.experiment.evaluate
+    if run.data_source == PUBLISHED_POINT_SOURCE:
+        caption += f" Cross: {PUBLISHED_POINT.title}, by patients, other test patches."
+    caption += f" Circle: {CLASSIFIER_NAMES[first]} at its threshold from the validation patients."
     caption = (
         f"{caption} {run.role_summary('test')}; each line the mean of {run.seeds_text()} at equal "
         f"{labels[0].lower()}; {settings.confidence_level:.0%} intervals by {run.bootstrap_note()}, "
@@ -186,6 +252,24 @@ def _draw_curves(
         f"{min(BAND_RESAMPLES, settings.bootstrap_samples)}."
     )
     return ReportFigure(figure, pd.concat(tables), title, caption)
+
+
+def _draw_points(run: Run, axes: plt.Axes, metric: str) -> None:
+    """Draw the operating point of the proposed classifier, and the published one of the same data set."""
+    first, test = run.classifier_names[0], run.role_counts("test")
+    scores = run.metrics[first]["sets"]["test"]
+    own = OperatingPoint(CLASSIFIER_NAMES[first], scores["sensitivity"]["value"], scores["specificity"]["value"])
+    points = [(own, "o", CLASSIFIER_COLORS[first])]
+    if run.data_source == PUBLISHED_POINT_SOURCE:
+        points.append((PUBLISHED_POINT, "x", INK))
+    share = test["positives"] / test["patches"]
+    for point, marker, color in points:
+        if point.sensitivity is None or point.specificity is None:
+            continue
+        called = share * point.sensitivity + (1 - share) * (1 - point.specificity)
+        precision = point.precision or (share * point.sensitivity / called if called else np.nan)
+        place = (1 - point.specificity, point.sensitivity) if metric == "roc_auc" else (point.sensitivity, precision)
+        axes.plot(*place, marker, color=color, ms=6, mfc="none", mew=1.6, zorder=5)
 
 
 def mean_curve(curve: CurveFunction, labels, scores: list[np.ndarray], x: np.ndarray, weights=None) -> np.ndarray:

@@ -1,14 +1,14 @@
 """Figures of the classifiers: training, confusion, patients, comparisons, the ablation. Curves: `classifier_curves`."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from sklearn.metrics import confusion_matrix
 
-from bcgan.classes import capitalize
 from bcgan.classifiers import CLASSIFIERS
-from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.evaluate.metrics import call, operating_points
 from bcgan.report import tables
@@ -26,6 +26,9 @@ from bcgan.report.wording import join_words
 
 YOUDEN, MOST_PROBABLE = "youden", "most_probable"
 MIN_CELL_IN, MAX_WIDTH_IN = 0.5, 10  # of confusion matrices
+LABEL_WIDTH = 52  # of the labels of a forest, in characters
+COMPONENTS, CLASSIFIERS_COMPARED = "Contribution of each component", "Each classifier"
+FOREST_METRICS = ("roc_auc", "balanced_accuracy")
 MAX_COUNTED_CLASSES = 4  # whose cells of the confusion matrix have room for two lines
 
 
@@ -60,17 +63,18 @@ def accuracy_loss(run: Run) -> ReportFigure:
 
 
 def confusion(run: Run) -> ReportFigure:
-    """Draw the confusion matrix of every classifier.
+    """Draw the confusion matrix of the proposed classifier at each rule's threshold, or of every classifier.
 
-    Of two classes the proposed classifier has one for each rule that selects a threshold, and the others have one at
-    Youden's. Of more classes the most probable one is called.
+    Of two classes the proposed classifier has one for each rule that selects a threshold. Of more classes the most
+    probable one is called, and every classifier has one.
     """
     test, num_classes = run.test_predictions, len(run.class_names)
-    first, *other_names = run.classifier_names
-    first_rules, other_rule = ([MOST_PROBABLE], MOST_PROBABLE) if run.is_multiclass else (list(tables.RULES), YOUDEN)
-    panels = [(first, rule) for rule in first_rules] + [(name, other_rule) for name in other_names]
-    side = max(2.5, MIN_CELL_IN * num_classes + 0.5)
-    num_columns = max(1, min(len(tables.RULES), int(MAX_WIDTH_IN // side)))
+    panels = (
+        [(name, MOST_PROBABLE) for name in run.classifier_names] if run.is_multiclass
+        else [(run.classifier_names[0], rule) for rule in tables.RULES]
+    )  # fmt: skip
+    side = max(2.3, MIN_CELL_IN * num_classes + 0.5)
+    num_columns = max(1, min(len(panels), int(MAX_WIDTH_IN // side)))
     num_rows = -(-len(panels) // num_columns)
     figure, grid = plt.subplots(
         num_rows, num_columns, figsize=(side * num_columns + 0.5, (side + 0.55) * num_rows), squeeze=False
@@ -79,15 +83,15 @@ def confusion(run: Run) -> ReportFigure:
         axes.set_visible(False)
     rows = []
     for axes, (name, rule) in zip(grid.flat, panels, strict=False):
-        thresholds = None if run.is_multiclass else _thresholds_by_seed(run, name, rule)
-        counts = _mean_confusion(run, name, test, thresholds)
+        thresholds = None if run.is_multiclass else thresholds_by_seed(run, name, rule)
+        counts = mean_confusion(run, name, test, thresholds)
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # 0 of a class without a test patch
         _draw_confusion_matrix(axes, run.class_texts, counts, shares, has_row_labels=axes in grid[:, 0])
         chosen, title = {"classifier": name}, CLASSIFIER_NAMES[name]
         if thresholds is not None:
             threshold = np.mean(list(thresholds.values()))
             chosen |= {"rule": rule, "threshold": threshold}
-            title = f"{title}\n{tables.RULES[rule]}, {threshold:.2f}"
+            title = f"{tables.RULES[rule]}, {threshold:.2f}"
         axes.set_title(title, fontsize=8.5)
         for truth, called in np.ndindex(num_classes, num_classes):
             rows.append({
@@ -107,16 +111,16 @@ def _confusion_caption(run: Run) -> str:
             f"Confusion of {summary}; in each cell the share of the true class and, with few classes, the patches "
             f"(mean over {run.seeds_text()}). The most probable class is called."
         )
+    name = run.classifier_names[0]
     return (
-        f"Confusion of {summary}; share of the true class, and patches (mean over "
-        f"{run.seeds_text()}). Upper row: {CLASSIFIER_NAMES[run.classifier_names[0]]} at the thresholds that give "
-        "validation patients the largest Youden index, a sensitivity of at least 0.95, the largest F1 and the largest "
-        "accuracy; then the others at that with the largest Youden index. Above each matrix its rule and threshold; "
-        "other rules are in the table of operating points."
+        f"Confusion of {summary} by {CLASSIFIER_NAMES[name]}; share of the true class, and patches, which are means "
+        f"over {run.seeds_text(name)} and may have a decimal. The thresholds give validation patients the largest "
+        "Youden index, a sensitivity of at least 0.95, the largest F1 and the largest accuracy. Those of the other "
+        "classifiers are in the table of operating points."
     )
 
 
-def _mean_confusion(run: Run, name: str, test: pd.DataFrame, thresholds: dict[int, float] | None) -> np.ndarray:
+def mean_confusion(run: Run, name: str, test: pd.DataFrame, thresholds: dict[int, float] | None) -> np.ndarray:
     """Return the numbers of patches by true and called class, the mean over a classifier's seeds.
 
     Args:
@@ -138,7 +142,7 @@ def _draw_confusion_matrix(
     """
     has_counts = len(class_texts) <= MAX_COUNTED_CLASSES
     texts = [
-        f"{share:.0%}\n{count:,.0f}" if has_counts else f"{share:.0%}"
+        f"{share:.0%}\n{format_mean_count(count)}" if has_counts else f"{share:.0%}"
         for share, count in zip(shares.flat, counts.flat, strict=True)
     ]
     sns.heatmap(
@@ -154,7 +158,7 @@ def _draw_confusion_matrix(
     axes.tick_params(length=0)
 
 
-def _thresholds_by_seed(run: Run, name: str, rule: str) -> dict[int, float]:
+def thresholds_by_seed(run: Run, name: str, rule: str) -> dict[int, float]:
     """Return the threshold of every seed that a rule selects on the validation patients."""
     validation = run.probabilities[run.probabilities["role"] == "validation"]
     labels = validation["label"].to_numpy()
@@ -164,136 +168,69 @@ def _thresholds_by_seed(run: Run, name: str, rule: str) -> dict[int, float]:
     }
 
 
-def per_patient(run: Run) -> ReportFigure:
-    """Draw the accuracy over each test patient's patches, a dot a patient."""
-    test = run.test_predictions
-    rows = []
-    for name in run.classifier_names:
-        for seed, called in run.called_by_seed(name, test).items():
-            by_patient_table = (called == test["label"]).groupby(test["patient"]).agg(["mean", "size"])
-            rows += [(name, seed, patient, mean, size) for patient, mean, size in by_patient_table.itertuples()]
-    table = pd.DataFrame(rows, columns=["classifier", "seed", "patient", "accuracy", "patches"])
-    mean = table.groupby(["classifier", "patient"], as_index=False)["accuracy"].mean()
-    figure, axes = plt.subplots(figsize=(7, 0.6 * len(run.classifier_names) + 1.2))
-    rng = np.random.default_rng(0)
-    ranges = []
-    for row, name in enumerate(run.classifier_names):
-        values = mean.loc[mean["classifier"] == name, "accuracy"]
-        ranges.append(f"{CLASSIFIER_NAMES[name]} {values.mean():.3f} ({values.min():.3f} to {values.max():.3f})")
-        heights = row + rng.uniform(-0.22, 0.22, len(values))
-        axes.scatter(values, heights, s=22, alpha=0.6, lw=0, color=CLASSIFIER_COLORS[name])
-    axes.invert_yaxis()
-    axes.set_yticks(range(len(run.classifier_names)), [CLASSIFIER_NAMES[name] for name in run.classifier_names])
-    axes.axvspan(0.95, 0.988, color=MUTED, alpha=0.2, lw=0)
-    axes.set(
-        xlabel="Accuracy over a patient's patches",
-        ylabel="",
-        xlim=(min(0.4, mean["accuracy"].min()) - 0.02, 1.02),
-    )
-    axes.annotate("stated by\nthe paper", (0.969, 1.01), xycoords=("data", "axes fraction"), ha="center", va="bottom",
-                  fontsize=8, color=MUTED)  # fmt: skip
-    sns.despine(figure)
-    at_threshold = "" if run.is_multiclass else " at the validation threshold"
-    caption = (
-        f"A dot a patient ({run.role_summary('test')}), up and down at random, so that fewer dots cover each other: "
-        f"accuracy{at_threshold}. Mean (minimum to maximum): {', '.join(ranges)}. "
-        "Grey: the 95.0 to 98.8 % that the paper states without a protocol."
-    )
-    return ReportFigure(figure, table, "Patient by patient", caption)
-
-
-def patient_shares(run: Run) -> ReportFigure:
-    """Draw the fraction of each test patient's patches that is of a class, estimated against annotated.
-
-    Of two classes the second is drawn, of more a panel each.
-    """
-    name = "ensemble" if "ensemble" in run.metrics else run.classifier_names[0]
-    tables_by_label = {label: _patient_fractions(run, name, label) for label in run.contrasted_labels}
-    num_columns = min(len(tables_by_label), 4)
-    num_rows = -(-len(tables_by_label) // num_columns)
-    size = (2.5 * num_columns, 2.9 * num_rows) if run.is_multiclass else (4.8, 4.4)
-    figure, grid = plt.subplots(num_rows, num_columns, figsize=size, squeeze=False)
-    for axes in grid.flat[len(tables_by_label) :]:
-        axes.set_visible(False)
-    for axes, (label, table) in zip(grid.flat, tables_by_label.items(), strict=False):
-        axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
-        axes.scatter(
-            table["annotated"], table["estimated"], s=table["patches"].clip(10, 120), alpha=0.6, lw=0,
-            color=run.class_colors[run.class_names[label]] if run.is_multiclass else CLASSIFIER_COLORS[name],
-        )  # fmt: skip
-        limit = min(1.02, max(table["annotated"].max(), table["estimated"].max()) + 0.05)
-        axes.set(xlim=(-0.02, limit), ylim=(-0.02, limit))
-        axes.set_aspect("equal")
-        if run.is_multiclass:
-            axes.set_title(capitalize(run.class_texts[label]), fontsize=9.5)
-    axis_title = "Share, annotated" if run.is_multiclass else f"Share of {run.class_texts[1]} patches, annotated"
-    for axes in grid[:, 0]:
-        axes.set_ylabel("Estimated")
-    for axes in grid.flat:
-        axes.set_xlabel(axis_title)
-    sns.despine(figure)
-    test_metrics = run.metrics[name]["sets"]["test"]
-    num_patients, subject = len(table), "that class" if run.is_multiclass else run.class_texts[1]
-    over_classes = ", means over the classes" if run.is_multiclass else ""
-    caption = (
-        f"A dot a test patient ({num_patients}), larger with more patches: the mean calibrated probability by "
-        f"{CLASSIFIER_NAMES[name]}, against the share of the patient's patches that are annotated as {subject}. Mean "
-        f"error {format_estimate(test_metrics['patient_fraction_mae'])}, correlation "
-        f"{format_estimate(test_metrics['patient_fraction_pearson'])}{over_classes}; "
-        f"intervals by {run.bootstrap_note()}. {run.role_summary('test')}."
-    )
-    title = "How much of the tissue is of each class" if run.is_multiclass else (
-        f"How much of the tissue is {run.class_texts[1]}"
-    )  # fmt: skip
-    return ReportFigure(figure, pd.concat(tables_by_label.values()), title, caption)
-
-
-def _patient_fractions(run: Run, name: str, label: int) -> pd.DataFrame:
-    """Return the annotated and the estimated fraction of a class for each test patient."""
-    test, estimates = run.test_predictions, []
-    for seed in run.seeds(name):
-        calibrated = run.calibrated_probabilities(name, seed, test)
-        true, estimated, patches = by_patient.malignant_fractions(
-            (test["label"] == label).to_numpy(int), calibrated[:, label] if run.is_multiclass else calibrated,
-            test["patient"].to_numpy(),
-        )  # fmt: skip
-        estimates.append(estimated)
-    return pd.DataFrame(({"class": run.class_names[label]} if run.is_multiclass else {}) | {
-        "patient": np.unique(test["patient"]), "patches": patches, "annotated": true,
-        "estimated": np.mean(estimates, axis=0),
-    })  # fmt: skip
+def format_mean_count(count: float) -> str:
+    """Return a mean of counts: a whole number, or one with a decimal if the counts differ."""
+    return f"{count:,.0f}" if float(count).is_integer() else f"{count:,.1f}"
 
 
 def comparisons(run: Run) -> ReportFigure:
-    """Draw every classifier's differences from the first reference, on the same patches, with intervals."""
-    table = pd.DataFrame(run.comparisons)
-    table = table[table["reference"] == table["reference"].iloc[0]]
-    compared = [name for name in run.classifier_names if name in set(table["classifier"])]
-    metrics = list(table["metric"].unique())
-    figure, grid = plt.subplots(1, len(metrics), figsize=(2.7 * len(metrics) + 1.5, 0.42 * len(compared) + 1.3),
-                                sharey=True, squeeze=False)  # fmt: skip
-    for axes, metric in zip(grid[0], metrics, strict=True):
-        rows = table[table["metric"] == metric].set_index("classifier").loc[compared]
-        for height, (name, row) in enumerate(rows.iterrows()):
-            if pd.notna(row["low"]):
-                axes.plot([row["low"], row["high"]], [height, height], color=CLASSIFIER_COLORS[name], lw=2)
-            axes.plot(row["value"], height, "o", ms=5, color=CLASSIFIER_COLORS[name])
-            text = format_signed(row["value"]) if pd.notna(row["value"]) else "not defined"
-            axes.annotate(text, (1.01, height), xycoords=("axes fraction", "data"), va="center",
-                          fontsize=8)  # fmt: skip
+    """Draw a forest: what each component adds, then every classifier's difference from the first reference."""
+    names, reference = CLASSIFIER_NAMES, run.comparisons[0]["reference"]
+    differences = tables.differences_by_pair(run)
+    rows = [
+        (COMPONENTS, f"{title}, to {base}" + (f" ({role} patients)" if role != "test" else ""), MUTED, by_metric)
+        for title, base, role, by_metric in tables.list_components(run)
+    ]
+    rows += [
+        (CLASSIFIERS_COMPARED, names[name], CLASSIFIER_COLORS[name], differences[name, reference])
+        for name in run.classifier_names if (name, reference) in differences and name != reference
+    ]  # fmt: skip
+    heights = _row_heights([group for group, *_ in rows])
+    figure, grid = plt.subplots(
+        1, len(FOREST_METRICS), figsize=(9.6, 0.34 * max(heights) + 1.3), sharey=True, squeeze=False
+    )
+    numbers = []
+    for axes, metric in zip(grid[0], FOREST_METRICS, strict=True):
+        for height, (group, title, color, by_metric) in zip(heights, rows, strict=True):
+            difference = by_metric[metric]
+            numbers.append({"group": group, "row": title, "metric": metric, **{
+                key: difference[key] for key in ("value", "low", "high", "p")
+            }})  # fmt: skip
+            if difference["low"] is not None:
+                axes.plot([difference["low"], difference["high"]], [height, height], color=color, lw=2)
+            if difference["value"] is not None:
+                axes.plot(difference["value"], height, "o", ms=5, color=color)
+            text = format_signed(difference["value"]) if difference["value"] is not None else "not defined"
+            axes.annotate(text, (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=8)
         axes.axvline(0, color=MUTED, ls=":", lw=1)
         axes.set_xlabel(difference_title(metric))
         axes.locator_params(axis="x", nbins=4)
-    grid[0, 0].set_yticks(range(len(compared)), [CLASSIFIER_NAMES[name] for name in compared])
-    grid[0, 0].invert_yaxis()
+    grid[0, 0].set_yticks(heights, [textwrap.fill(title, LABEL_WIDTH) for _, title, *_ in rows], fontsize=8)
+    grid[0, 0].set_ylim(max(heights) + 0.7, -0.2)
+    for group in dict.fromkeys(group for group, *_ in rows):
+        top = min(height for height, row in zip(heights, rows, strict=True) if row[0] == group) - 0.9
+        title = group if group == COMPONENTS else f"{group} against {names[reference]}"
+        grid[0, 0].annotate(title, (0, top), xycoords=("axes fraction", "data"), fontsize=9, fontweight="bold",
+                            va="center").set_in_layout(False)  # fmt: skip
     sns.despine(figure)
-    first = CLASSIFIER_NAMES[run.comparisons[0]["reference"]]
     caption = (
-        f"Difference from {first}, right of the line: better. {run.role_summary('test')}; means over the "
-        f"seeds, {run.experiment.evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}, the same patients "
+        f"Differences on the same patches, right of the line: better; an interval that contains 0 shows no effect. "
+        f"Above: what each component adds to a network. Below: each classifier against {names[reference]}. "
+        f"{run.role_summary('test')}, unless a row says otherwise; means over the seeds, "
+        f"{run.experiment.evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}, the same patients "
         "for both."
     )
-    return ReportFigure(figure, table, f"Against {first}", caption)
+    return ReportFigure(figure, pd.DataFrame(numbers), "Differences", caption)
+
+
+def _row_heights(groups: list[str]) -> list[float]:
+    """Return the positions of rows from the top, with room for a title above each group."""
+    heights, position, previous = [], 0.0, None
+    for group in groups:
+        position += 1 if group == previous else 1.6 if previous else 1
+        heights.append(position)
+        previous = group
+    return heights
 
 
 def ablation(run: Run) -> ReportFigure:

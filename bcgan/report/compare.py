@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
 from pydantic import ValidationError
 
 from bcgan import progress, runs
@@ -14,10 +16,11 @@ from bcgan.data import coordinate_patch_px, microns_per_pixel
 from bcgan.errors import InputError
 from bcgan.evaluate import paired
 from bcgan.evaluate.intervals import format_estimate
+from bcgan.report import inline_svg, style
 from bcgan.report.gan_tables import GAN_NAMES
 from bcgan.report.page import load_templates
 from bcgan.report.results import SCHEMA
-from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
+from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, REPORT_COLORS, ROLE_NAMES, SHORT_NAMES
 from bcgan.report.tables import format_difference
 from bcgan.settings import Data
 
@@ -41,6 +44,7 @@ def read(name: str) -> dict[str, Any]:
             raise InputError(f"{path} has schema {results['schema']}, not {SCHEMA}. Render the report again.")
         compared = {key: results[key] for key in ("experiment", "protocol", "classifiers", "gan", "seconds")}
         return compared | {
+            "finding": results.get("finding"), "cautions": results.get("cautions", []),  # older reports have none
             "settings": _flatten(results["settings"]), "grid": _read_grid(results["settings"]["data"])
         }  # fmt: skip
     except FileNotFoundError as error:
@@ -71,13 +75,57 @@ def render(names: list[str], out: Path) -> Path:
     }  # fmt: skip
     tables = {title: table for title, table in tables.items() if len(table)}
     out.mkdir(parents=True, exist_ok=True)
-    pages = load_templates()
+    pages, forest = load_templates(), draw_forest(reports)
+    style.save(forest, out, "forest")
+    svg = inline_svg.inline((out / "figures/forest.svg").read_text("utf-8"), "forest", forest.caption, False)
+    context = {
+        "reports": reports, "names": list(reports), "tables": tables, "forest": forest, "svg": svg,
+        "color_variables": {"light": inline_svg.color_variables(False), "dark": inline_svg.color_variables(True)},
+        "file_names": {title: f"{title.lower().replace(' ', '_')}.csv" for title in tables},
+    }  # fmt: skip
     for name in ("html", "md"):
-        text = pages.get_template(f"compare.{name}").render(names=list(reports), tables=tables)
+        text = pages.get_template(f"compare.{name}").render(context)
         (out / f"index.{name}").write_text(text, "utf-8")
     for title, table in tables.items():
         table.to_csv(out / f"{title.lower().replace(' ', '_')}.csv", index=False)
     return out / "index.html"
+
+
+def draw_forest(reports: dict[str, dict[str, Any]]) -> style.ReportFigure:
+    """Draw the test ROC AUC of every classifier with its interval, a color a report; the best of the first on top."""
+    estimates = {
+        name: {title: report["classifiers"][name]["test"]["roc_auc"]
+               for title, report in reports.items() if name in report["classifiers"]}
+        for name in CLASSIFIER_NAMES
+    }  # fmt: skip
+    names = sorted(
+        (name for name, by_report in estimates.items() if by_report),
+        key=lambda name: next(iter(estimates[name].values()))["value"] or 0,
+    )
+    step, rows = 0.7 / len(reports), []
+    figure, axes = plt.subplots(figsize=(6.5, len(names) * (0.14 + 0.13 * len(reports)) + 0.9))
+    for height, name in enumerate(names):
+        for position, (title, color) in enumerate(zip(reports, REPORT_COLORS * len(reports), strict=False)):
+            estimate = estimates[name].get(title)
+            if not estimate or estimate["value"] is None:
+                continue
+            y = height + step * ((len(reports) - 1) / 2 - position)
+            if estimate["low"] is not None:
+                axes.plot([estimate["low"], estimate["high"]], [y, y], color=color, lw=1.8)
+            axes.plot(estimate["value"], y, "o", ms=4.5, color=color)
+            rows.append({"report": title, "classifier": name, **estimate})
+    axes.set_yticks(range(len(names)), [SHORT_NAMES[name] for name in names], fontsize=9)
+    axes.set(xlabel="Test ROC AUC", ylim=(-0.6, len(names) - 0.4))
+    axes.grid(axis="x", color=style.MUTED, alpha=0.25, lw=0.6)
+    handles = [plt.Line2D([], [], marker="o", color=color) for color, _ in
+               zip(REPORT_COLORS * len(reports), reports, strict=False)]  # fmt: skip
+    figure.legend(handles, list(reports), loc="outside upper center", ncol=min(3, len(reports)), fontsize=8.5)
+    sns.despine(figure)
+    caption = (
+        "Test ROC AUC of every classifier with its interval, by report. Two reports have the same test patients only "
+        "where the protocol says so."
+    )
+    return style.ReportFigure(figure, pd.DataFrame(rows), "All classifiers", caption)
 
 
 def _unique_titles(names: list[str]) -> list[str]:

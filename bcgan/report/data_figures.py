@@ -69,24 +69,32 @@ def examples(run: Run) -> ReportFigure:
 def count_plot(run: Run) -> ReportFigure:
     """Draw the numbers of patches by class and role: the paper's Fig. 7."""
     rows = [
-        {"role": ROLE_NAMES[role], "class": name, "patches": count}
+        {"role": ROLE_NAMES[role], "class": name, "patches": count,
+         "share": count / max(sum(run.class_counts(role)), 1), "patients": run.role_counts(role)["patients"]}
         for role in run.split["counts"]
         for name, count in zip(run.class_names, run.class_counts(role), strict=True)
-    ]
+    ]  # fmt: skip
     table = pd.DataFrame(rows)
     order = [name for name in ROLE_NAMES.values() if name in set(table["role"])]
+    patients = table.drop_duplicates("role").set_index("role")["patients"]
     role_height = min(0.31 * len(run.class_names), 1.8)
     figure, axes = plt.subplots(figsize=(7, role_height * len(order) + 1.6))
     sns.barplot(table, y="role", x="patches", hue="class", order=order, palette=run.class_colors, saturation=1, ax=axes)
-    for bars in axes.containers:
-        axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+    for bars, name in zip(axes.containers, run.class_names, strict=True):
+        of_class = table[table["class"] == name].set_index("role").loc[order]
+        texts = [f"{row.patches:,} ({row.share:.0%})" for row in of_class.itertuples()]
+        axes.bar_label(bars, texts, padding=3, fontsize=8)
     axes.set(xlabel="Patches", ylabel="")
-    axes.margins(x=0.12)
+    axes.set_yticks(range(len(order)), [f"{role}\n{patients[role]} patients" for role in order])
+    axes.margins(x=0.16)
     num_columns = min(len(run.class_names), MAX_LEGEND_COLUMNS)
     sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1), ncol=num_columns, title=None)
     for text, class_text in zip(axes.get_legend().get_texts(), run.class_texts, strict=True):
         text.set_text(class_text)
-    caption = f"{_class_counts_text(run)}, of {run.store.index['patient'].nunique()} patients."
+    caption = (
+        f"{_class_counts_text(run)}, of {run.store.index['patient'].nunique()} patients. In brackets the share of the "
+        "role's patches."
+    )
     return ReportFigure(figure, table, "How many patches of each class", caption)
 
 
@@ -252,16 +260,22 @@ def stain_variation(run: Run) -> ReportFigure:
             colors.append(stain.LIGHT * np.exp(-directions))
             mean = run.properties.iloc[store_rows][["red", "green", "blue"]].mean()
             role = run.store.index["role"].iloc[store_rows[0]]
-            rows.append({"patient": patient, "role": role, **dict(zip(STAINS, strengths, strict=True)), **mean})
-    table, colors = pd.DataFrame(rows, columns=["patient", "role", *STAINS, "red", "green", "blue"]), np.array(colors)
+            rows.append({"patient": patient, "role": role, **dict(zip(STAINS, strengths, strict=True)), **mean,
+                         "is_plausible": is_plausible(directions)})  # fmt: skip
+    columns = ["patient", "role", *STAINS, "red", "green", "blue", "is_plausible"]
+    table, colors = pd.DataFrame(rows, columns=columns), np.array(colors)
+    num_shown, num_implausible = min(MAX_SWATCHES, len(table)), int((~table["is_plausible"].astype(bool)).sum())
     figure, (swatches, strengths) = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=(1.5, 1))
     if len(table):
         order = np.argsort(colors[:, 0, 0])  # by the red that the hematoxylin transmits
-        order = order[np.linspace(0, len(order) - 1, min(MAX_SWATCHES, len(order))).astype(int)]
+        order = order[np.linspace(0, len(order) - 1, num_shown).astype(int)]
         swatches.imshow(colors[order].transpose(1, 0, 2).astype(np.uint8), aspect="auto", interpolation="none")
+        for column in np.flatnonzero(~table["is_plausible"].to_numpy(bool)[order]):
+            outline = plt.Rectangle((column - 0.5, -0.5), 1, 2, fill=False, edgecolor=INK, lw=1.5)
+            swatches.add_patch(outline)
         means = table[["red", "green", "blue"]].to_numpy() / 255
         strengths.scatter(*(table[name] for name in STAINS), s=26, c=means, edgecolor=INK, lw=0.4)
-    swatches.set(xticks=[], xlabel=f"Patients ({min(MAX_SWATCHES, len(table))} of {len(table)}), by their haematoxylin")
+    swatches.set(xticks=[], xlabel=f"Patients ({num_shown} of {len(table)}), by their haematoxylin")
     swatches.set_yticks(range(2), [name.capitalize() for name in STAINS])
     swatches.set_title("Stain of each patient")
     sns.despine(ax=swatches, left=True, bottom=True)
@@ -273,10 +287,24 @@ def stain_variation(run: Run) -> ReportFigure:
     normalization = "" if method == "none" else f" What is left after stain normalisation ({method})."
     caption = (
         f"Stains of {len(table)} patients, estimated by Macenko's method from at most {MAX_STAIN_PATCHES} patches of "
-        f"each ({missing} patients show no two stains). Left: the colour of each stain at an optical density of 1. "
+        f"each ({missing} patients show no two stains). Left: the colour of each stain at an optical density of 1, of "
+        f"{num_shown} patients. The fit of {num_implausible} patients is implausible (haematoxylin absorbs less red "
+        "than blue, or eosin not green the most) and outlined. "
         f"Right: amounts of both stains, a dot a patient, in the mean colour of the patient's patches.{normalization}"
     )
     return ReportFigure(figure, table, "How the stain varies between patients", caption)
+
+
+def is_plausible(directions: np.ndarray) -> bool:
+    """Return whether fitted stains look like hematoxylin and eosin.
+
+    Hematoxylin is blue to violet: it absorbs more red than blue. Eosin is pink: it absorbs green the most.
+
+    Args:
+        directions: (2, 3). Optical densities of hematoxylin and eosin in red, green and blue.
+    """
+    hematoxylin, eosin = directions
+    return bool(hematoxylin[0] > hematoxylin[2] and eosin.argmax() == 1)
 
 
 def faulty_patches(run: Run) -> dict[str, list[tuple[str, np.ndarray]]]:

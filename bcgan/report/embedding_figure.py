@@ -26,9 +26,9 @@ def embedding(run: Run) -> ReportFigure:
         "kind": "real", "class": np.array(run.class_names)[index["label"]], "patient": index["patient"].to_numpy(str),
     })  # fmt: skip
     if COMPARED_BLOCK in run.synthetic:
-        count = min(MAX_EXAMPLES, len(run.synthetic["labels"]))
-        features.append(run.synthetic[COMPARED_BLOCK][:count])
-        labels = np.array(run.class_names)[run.synthetic["labels"][:count]]
+        chosen = _with_shares(run.synthetic["labels"], np.bincount(index["label"], minlength=len(run.class_names)))
+        features.append(run.synthetic[COMPARED_BLOCK][chosen])
+        labels = np.array(run.class_names)[run.synthetic["labels"][chosen]]
         table = pd.concat([table, pd.DataFrame({"kind": "synthetic", "class": labels, "patient": ""})])
     values = StandardScaler().fit_transform(np.concatenate(features))
     perplexity = min(30, (len(values) - 1) / 3)
@@ -64,9 +64,23 @@ def embedding(run: Run) -> ReportFigure:
     synthetic_count = len(table) - len(real)
     caption = (
         f"The mean of every channel of the discriminator's {COMPARED_BLOCK}, standardised and laid out by t-SNE: "
-        f"{len(real):,} patches of {len(patches_per_patient)} test patients and {synthetic_count:,} synthetic ones. "
+        f"{len(real):,} patches of {len(patches_per_patient)} test patients and {synthetic_count:,} synthetic ones, "
+        "with the same share of each class. "
         f"{len(colored)} patients, "
         "the first by number of patches, have a colour of their own. Neighbours here are neighbours among the "
         "features; distances between groups mean nothing."
     )
     return ReportFigure(figure, table, "What the discriminator sees as alike", caption)
+
+
+def _with_shares(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the first rows of `labels` that have each class as often as `counts` says, or in proportion, if too few.
+
+    Args:
+        labels: integers, (n,).
+        counts: (classes,). How many patches of each class the other side has.
+    """
+    available = np.bincount(labels, minlength=len(counts))
+    scale = min([1.0, *(have / wanted for have, wanted in zip(available, counts, strict=True) if wanted)])
+    rows = [np.flatnonzero(labels == label)[: int(scale * wanted)] for label, wanted in enumerate(counts)]
+    return np.sort(np.concatenate(rows))

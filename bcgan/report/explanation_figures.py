@@ -37,6 +37,7 @@ LAYERS = {
     "block4": "Discriminator\nblock 4", "stem_pool": "ResNet\nstem", "joint": "Features\njoined",
     "bottleneck1_add": "Bottleneck 1", "bottleneck2_add": "Bottleneck 2", "bottleneck4_add": "Bottleneck 4",
 }  # fmt: skip
+FLAT_MAP = 1e-6  # difference of a map's largest and smallest value below which it explains nothing
 NUM_MAPS = 16  # feature maps of a layer in a row of the figure, of all classes together
 NUM_ERRORS = 8  # patients of each class in the error gallery
 
@@ -51,11 +52,14 @@ def explanations(run: Run) -> ReportFigure:
     rows, name, explained = [], run.explanations["classifier"], run.experiment.explained_label
     threshold = run.metrics[name]["thresholds"][str(run.explanations["seed"])]
     probabilities = arrays["probability"].astype(float)
-    is_right = call(probabilities if explained == 1 else 1 - probabilities, threshold) == labels
+    called = call(probabilities if explained == 1 else 1 - probabilities, threshold)
+    is_right, called_texts = called == labels, [run.class_texts[label] for label in called]
+    verdicts = {True: "right", False: "wrong"}
     for column in range(num_patches):
         probability, label = probabilities[column], run.class_names[labels[column]]
         show_patch(grid[0, column], arrays["images"][column])
-        title = f"{run.class_texts[labels[column]]}\n{probability:.2f}, {'right' if is_right[column] else 'wrong'}"
+        title = f"{run.class_texts[labels[column]]}{'' if kind == 'real' else ' asked'}\n{probability:.2f}, "
+        title += verdicts[bool(is_right[column])] if kind == "real" else f"called\n{called_texts[column]}"
         grid[0, column].set_title(title, fontsize=8, color=run.class_colors[label], loc="center")
         row = {"patch": _explained_id(arrays, column), "label": label,
                "probability": probability, "right": is_right[column]}  # fmt: skip
@@ -65,11 +69,14 @@ def explanations(run: Run) -> ReportFigure:
         axes.set_ylabel(METHODS[method], fontsize=9)
     noun = class_noun(run.class_names[explained])
     supporting, against = ("orange", "blue") if explained == 1 else ("blue", "orange")
+    outcome = "whether the call is right" if kind == "real" else (
+        "what it is called; a synthetic patch has no true class, only one that was asked for,"
+    )  # fmt: skip
     caption = (
         f"Where {CLASSIFIER_NAMES[name]} finds its evidence: {_explained_text(run, kind, num_patches)}, of each class "
         f"the best calls, then the worst. Above each the class, the probability of {noun}, of this one view "
-        f"(elsewhere: of all orientations), and whether the call at {threshold:.3f} is right; {supporting} supports "
-        f"{noun}, {against} against; each map has its own scale."
+        f"(elsewhere: of all orientations), and {outcome} at {threshold:.3f}; {supporting} supports {noun}, {against} "
+        "against; each map has its own scale, and one without a difference is marked as flat."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Explanations", caption)
 
@@ -144,6 +151,8 @@ def _draw_maps(run: Run, axes_by_method, arrays: dict[str, np.ndarray], methods:
         limit = np.abs(map_values).max() or 1.0
         axes.set_axis_on()
         axes.imshow(map_values, cmap=colors, vmin=-limit, vmax=limit, interpolation="none")
+        if np.ptp(map_values) < FLAT_MAP:
+            axes.annotate("flat", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=8)
         axes.set(xticks=[], yticks=[])
         sns.despine(ax=axes, left=True, bottom=True)
         sums |= {f"{method}_for": map_values.clip(0).sum(), f"{method}_against": -map_values.clip(max=0).sum()}

@@ -1,5 +1,7 @@
 """Tables of the synthetic patches: their scores, and what the quality filter accepted."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
@@ -55,6 +57,40 @@ def gan_scores(run: Run) -> pd.DataFrame:
     ))  # fmt: skip
     columns = ["Score", "Better is", "Synthetic", "Real patches", "Worst case", "For comparison", "Samples"]
     return pd.DataFrame(rows, columns=columns)
+
+
+class ScoreBar(NamedTuple):
+    """Where a score lies between the worst case, 0 %, and real patches, 100 %; an interval if there is one."""
+
+    title: str
+    text: str
+    real: str
+    worst: str
+    position: float
+    low: float | None
+    high: float | None
+
+
+def score_bars(run: Run) -> list[ScoreBar]:
+    """Return the scores of the synthetic patches that have a worst case and a value of real patches."""
+    bars = []
+    for name, title in GAN_NAMES.items():
+        score = run.gan_scores[name]
+        if any(score[key] is None for key in BOUNDS) or score["floor"] == score["ceiling"]:
+            continue
+        real, worst = (score["ceiling"], score["floor"]) if name in WITH_REAL_CEILING else (
+            score["floor"], score["ceiling"]
+        )  # fmt: skip
+        ends = [None if score[key] is None else _position(score[key], worst, real) for key in ("low", "high")]
+        low, high = ends if None in ends else sorted(ends)
+        bars.append(ScoreBar(title, f"{score['value']:.3g}", f"{real:.3g}", f"{worst:.3g}",
+                             _position(score["value"], worst, real), low, high))  # fmt: skip
+    return bars
+
+
+def _position(value: float, worst: float, real: float) -> float:
+    """Return where a value lies between the worst case and real patches, in percent, at most 100 and at least 0."""
+    return round(float(np.clip(100 * (value - worst) / (real - worst), 0, 100)), 1)
 
 
 def quality_filter(run: Run) -> pd.DataFrame:

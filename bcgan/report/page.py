@@ -1,21 +1,17 @@
 """The stage `report`: figures, tables, report.html, report.md and results.json from a finished run's files."""
 
-import base64
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from bcgan import progress, runs
-from bcgan.classes import capitalize
 from bcgan.errors import InputError
 from bcgan.evaluate import images as by_image
 from bcgan.evaluate import patients as by_patient
-from bcgan.evaluate.intervals import format_estimate
 from bcgan.experiment import Experiment
 from bcgan.gan.features import COMPARED_BLOCK
 from bcgan.release import tables as release_tables
@@ -29,71 +25,86 @@ from bcgan.report import (
     data_figures,
     embedding_figure,
     explanation_figures,
+    gan_effect_figures,
     gan_figures,
     gan_tables,
+    inline_svg,
+    overview_figures,
+    page_data,
+    patient_figures,
     slide_figures,
     stage_tables,
     style,
     synthesis_figures,
     tables,
 )
-from bcgan.report.alerts import list_alerts, list_limitations
+from bcgan.report.page_context import template_context
 from bcgan.report.results import collect_results
 from bcgan.report.run import Run
 from bcgan.report.run_files import read
-from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
-from bcgan.report.wording import join_words
+from bcgan.report.style import ROLE_NAMES
 
 FIGURES = {
+    "overview": {
+        "forest": overview_figures.forest,
+        "slide_overview": slide_figures.overview,
+        "patient_flow": overview_figures.patient_flow,
+    },
+    "compare": {"comparisons": classifier_figures.comparisons},
+    "threshold": {
+        "confusion_matrix": classifier_figures.confusion,
+        "roc": classifier_curves.roc,
+        "precision_recall": classifier_curves.precision_recall,
+        "decision_curve": classifier_curves.decision_curve,
+        "reliability": classifier_curves.reliability,
+    },
+    "slides": {"slide_maps": slide_figures.slide_maps},
+    "patients": {
+        "per_patient": patient_figures.per_patient,
+        "patient_shares": patient_figures.patient_shares,
+        "error_gallery": explanation_figures.error_gallery,
+    },
+    "gan_effect": {
+        "learning_curve": gan_effect_figures.learning_curve,
+        "probes": gan_effect_figures.probes,
+    },
+    "gan": {
+        "gan_samples": gan_figures.samples,
+        "attribute_sweep": synthesis_figures.attribute_sweep,
+        "steering": synthesis_figures.steering,
+        "translations": synthesis_figures.translations,
+        "counterfactuals": synthesis_figures.counterfactuals,
+    },
+    "data": {
+        "fig07_count_plot": data_figures.count_plot,
+        "fig01_examples": data_figures.examples,
+        "patient_balance": data_figures.patient_balance,
+        "fig08_image_properties": data_figures.image_properties,
+        "fig09_density": data_figures.density,
+        "stain_variation": data_figures.stain_variation,
+        "faults": data_figures.faults,
+    },
     "networks": {
         "fig03_system_architecture": architecture_figures.system,
         "fig04_gan": architecture_figures.gan,
         "fig05_resnet_features": architecture_figures.resnet,
         "fig06_integration": architecture_figures.integration,
     },
-    "data": {
-        "faults": data_figures.faults,
-        "fig01_examples": data_figures.examples,
-        "fig07_count_plot": data_figures.count_plot,
-        "patient_balance": data_figures.patient_balance,
-        "fig08_image_properties": data_figures.image_properties,
-        "fig09_density": data_figures.density,
-        "stain_variation": data_figures.stain_variation,
-    },
-    "gan": {
-        "gan_samples": gan_figures.samples,
+    "training": {
+        "fig10_accuracy_loss": classifier_figures.accuracy_loss,
+        "fig11_convergence": gan_figures.convergence,
+        "ablation": classifier_figures.ablation,
+        "gan_evolution": gan_figures.evolution,
+        "latent_walk": synthesis_figures.latent_walk,
         "gan_scores": gan_figures.scores,
         "nearest": gan_figures.nearest,
         "repetition": gan_figures.repetition,
-        "gan_evolution": gan_figures.evolution,
-        "fig11_convergence": gan_figures.convergence,
-    },
-    "synthesis": {
-        "latent_walk": synthesis_figures.latent_walk,
-        "attribute_sweep": synthesis_figures.attribute_sweep,
-        "steering": synthesis_figures.steering,
-        "translations": synthesis_figures.translations,
-        "counterfactuals": synthesis_figures.counterfactuals,
-        "probes": synthesis_figures.probes,
         "embedding": embedding_figure.embedding,
-        "learning_curve": synthesis_figures.learning_curve,
     },
-    "classifiers": {
-        "fig10_accuracy_loss": classifier_figures.accuracy_loss,
-        "confusion_matrix": classifier_figures.confusion,
-        "roc": classifier_curves.roc,
-        "precision_recall": classifier_curves.precision_recall,
-        "reliability": classifier_curves.reliability,
-        "decision_curve": classifier_curves.decision_curve,
-        "per_patient": classifier_figures.per_patient,
-        "patient_shares": classifier_figures.patient_shares,
-        "comparisons": classifier_figures.comparisons,
-        "ablation": classifier_figures.ablation,
-        "slide_maps": slide_figures.slide_maps,
+    "explanations": {
         "explanations": explanation_figures.explanations,
         "explanation_tests": explanation_figures.tests,
         "feature_maps": explanation_figures.feature_maps,
-        "error_gallery": explanation_figures.error_gallery,
     },
 }
 # Figures of FIGURES that are drawn otherwise with more than two classes, and those that are defined for two only.
@@ -104,27 +115,13 @@ MULTICLASS_FIGURES = {
     "explanations": explanation_figures.explanations_by_class,
 }
 BINARY_FIGURES = {"decision_curve"}
-HEADLINES = {
-    "roc_auc": "Test ROC AUC", "balanced_accuracy": "Balanced accuracy", "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-}  # fmt: skip
-# Of more than two classes sensitivity is the balanced accuracy.
-MULTICLASS_HEADLINES = {
-    "roc_auc": "Test ROC AUC, mean over classes", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy",
-    "f1": "F1, mean over classes",
-}  # fmt: skip
 INTERVAL = re.compile(r"(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\)")  # kept on one line
 MIN_CSS_PX_PER_INCH = 68  # of a figure's width: below it, text is illegible; narrow screens scroll the figure instead
-WEBP_QUALITY = 78  # of the figures in the page, which would be too large as PNG
+NARROW_FIGURE_PX = 640  # two figures up to this width stand side by side on a wide screen
+HEAT_MAPS = {"confusion_matrix", "per_patient"}  # whose colors are values; on the dark page their ground stays white
+NETWORK_DRAWINGS = {"fig03_system_architecture", "fig04_gan", "fig05_resnet_features", "fig06_integration"}
+DRAWN_INTO = ("roc", "precision_recall", "decision_curve", "patient_shares")  # by the page's script
 PAPER_NOTES = "../../docs/explanation/paper.md"  # from reports/<experiment>
-DATA_NAMES = {
-    "histology_phantom": "Histology phantom (procedural tissue)",
-    "idc": "Breast Histopathology Images (invasive ductal carcinoma)",
-    "tiles": "Patches of annotated slides",
-    "breakhis": "BreaKHis",
-    "patch_camelyon": "PatchCamelyon",
-    "patient_folder": "A folder of patches",
-}
 
 
 def render(
@@ -150,16 +147,17 @@ def render(
     shutil.rmtree(out, ignore_errors=True)
     (out / "tables").mkdir(parents=True)
     run = read(experiment, root, patient_images or experiment.data.name == "histology_phantom")
-    sections = _draw_figures(run, out)
+    sections, frames = _draw_figures(run, out)
     summary_tables, totals = _make_tables(run)
     for name, table in summary_tables.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
     runs.write_json(out / "results.json", collect_results(run, totals))
-    context = _template_context(run, sections, summary_tables, totals, changed or [])
+    context = template_context(run, sections, summary_tables, totals, changed or [])
     has_notes = (target / PAPER_NOTES).resolve().exists()  # resolved, as the target may not exist yet
     context["paper"] = PAPER_NOTES if has_notes else ""
+    context["page_data"] = page_data.page_data(run, frames)
+    context["downloads"] = page_data.downloads(run, out / "tables")
     pages = load_templates()
-    pages.filters["picture"] = lambda name: _figure_data_uri(out, name)
     for name in ("report.html", "report.md"):
         (out / name).write_text(pages.get_template(name).render(context), "utf-8")
     shutil.rmtree(target, ignore_errors=True)
@@ -167,29 +165,42 @@ def render(
     return target / "report.html"
 
 
-def _draw_figures(run: Run, out: Path) -> dict[str, list[dict[str, Any]]]:
-    """Draw and save the figures; return what the page needs of each, by section."""
+def _draw_figures(run: Run, out: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[style.Frame]]]:
+    """Draw and save the figures; return what the page needs of each, by section, and the frames of DRAWN_INTO."""
     figures_by_section = _select_figures(run)
     sections: dict[str, list[dict[str, Any]]] = {}
+    frames = {}
     with progress.bar(sum(map(len, figures_by_section.values())), "report", "figure") as bar:
         for section, figures in figures_by_section.items():
             sections[section] = []
             for name, draw in figures.items():
                 drawn = draw(run)
-                style.save(drawn, out, name)
-                min_width_px = round(MIN_CSS_PX_PER_INCH * drawn.figure.get_figwidth())
+                saved = style.save(drawn, out, name)
+                frames |= {name: saved} if name in DRAWN_INTO else {}
                 protocol = "" if section == "networks" else f" Protocol: {run.protocol_text()}."
                 item = {"name": name, "title": drawn.title, "caption": drawn.caption + protocol}
-                sections[section].append(item | {"min_width_px": min_width_px})
+                sections[section].append(item | _inline_figure(out, name, drawn))
                 bar.update()
-    return sections
+    return sections, frames
+
+
+def _inline_figure(out: Path, name: str, drawn: style.ReportFigure) -> dict[str, Any]:
+    """Return a saved figure as the page shows it: its SVG, widths in CSS pixels, and whether its ground stays white."""
+    svg = (out / "figures" / f"{name}.svg").read_text("utf-8")
+    keeps_colors = name in HEAT_MAPS | NETWORK_DRAWINGS
+    inline = inline_svg.inline(svg, name, f"{drawn.title}. {drawn.caption}", keeps_colors)
+    return {
+        "svg": inline.svg, "width_px": inline.width_px, "is_picture": inline.is_picture,
+        "is_narrow": inline.width_px <= NARROW_FIGURE_PX,
+        "min_width_px": round(MIN_CSS_PX_PER_INCH * drawn.figure.get_figwidth()),
+    }  # fmt: skip
 
 
 def load_templates() -> Environment:
     """Return the environment of the page templates, with the filters `html` and `markdown` for tables."""
     options = {"autoescape": select_autoescape(["html"]), "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("bcgan.report"), **options)
-    environment.filters |= {"html": as_html, "markdown": as_markdown}
+    environment.filters |= {"html": as_html, "markdown": as_markdown, "anchor": anchor}
     return environment
 
 
@@ -207,7 +218,7 @@ def _select_figures(run: Run) -> dict[str, dict]:
     absent |= set() if gan_figures.can_measure_repetition(run) else {"repetition"}
     absent |= set() if run.ablation else {"ablation"}
     absent |= set() if run.comparisons else {"comparisons"}
-    absent |= set() if slide_figures.select_slides(run) else {"slide_maps"}
+    absent |= set() if slide_figures.select_slides(run) else {"slide_maps", "slide_overview"}
     absent |= set() if data_figures.faulty_patches(run) else {"faults"}
     otherwise = MULTICLASS_FIGURES if run.is_multiclass else {}
     return {
@@ -268,85 +279,9 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
     return summary_tables | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
 
-def _template_context(
-    run: Run, sections: dict, summary_tables: dict[str, pd.DataFrame], totals: dict, changed: list[str]
-) -> dict[str, Any]:
-    """Return the variables of the page templates."""
-    experiment = run.experiment
-    headline = run.classifier_names[0]
-    test = run.metrics[headline]["sets"]["test"]
-    data_dir = " DATA_DIR=..." if experiment.data.dir else ""
-    overrides = f" SET='{' '.join(changed)}'" if changed else ""
-    make_target = "ablation" if run.ablation or run.cross_validation or run.learning_curve else "train"
-    flags = "" if run.patient_images else " --no-patient-images"
-    return {
-        "experiment": experiment,
-        "title": experiment.report.title or DATA_NAMES[run.data_source],
-        "run": run,
-        "protocol": run.protocol_text(),
-        "headline": CLASSIFIER_NAMES[headline],
-        "classifier_titles": CLASSIFIER_NAMES,
-        "classes": capitalize(join_words(run.class_texts, "or")),
-        "cards": [
-            (title, format_estimate(test[metric]))
-            for metric, title in (MULTICLASS_HEADLINES if run.is_multiclass else HEADLINES).items()
-        ],
-        "others": ", ".join(
-            f"{CLASSIFIER_NAMES[name]} {format_estimate(run.metrics[name]['sets']['test']['roc_auc'])}"
-            for name in run.classifier_names[1:]
-        ),
-        "alerts": list_alerts(run),
-        "limits": list_limitations(run),
-        "verdict": stage_tables.learning_curve_verdict(run) if run.learning_curve else "",
-        "sections": sections,
-        "tables": summary_tables,
-        "results": {
-            ROLE_NAMES[name.removeprefix("results_")]: name for name in summary_tables if name.startswith("results_")
-        },
-        "totals": totals,
-        "provenance": provenance(run),
-        "command": f"make {make_target} EXPERIMENT={experiment.name}{data_dir}{overrides}\n"
-        f"bcgan report {experiment.name}{flags}",
-    }
-
-
-def provenance(run: Run) -> dict[str, str]:
-    """Return the code, machine, versions, seeds, seconds and data of the run, as texts by title."""
-    experiment, manifest = run.experiment, run.manifests["classify"]
-    other_commits = "".join(
-        f"; {name} by {stage['commit'] or 'unknown'}, {stage['finished'][:10]}"
-        for name, stage in run.manifests.items()
-        if stage["commit"] != manifest["commit"]
-    )
-    environment, seeds = manifest["environment"], ", ".join(map(str, experiment.classify.seeds))
-    own_seeds = [
-        f"{CLASSIFIER_NAMES[name]}: {', '.join(map(str, model.seeds))}"
-        for name, model in experiment.classify.models.items()
-        if model.seeds
-    ]
-    seeds += f" ({'; '.join(own_seeds)})" if own_seeds else ""
-    versions = {"Python": environment["python"], **environment["packages"]}
-    processor = environment["processor"]
-    return {
-        "Experiment": f"{experiment.name}, seed {experiment.seed}, classifier seeds {seeds}, profile "
-                      f"{experiment.profile}",
-        "Code": f"bcgan {manifest['version']}, commit {manifest['commit'] or 'unknown'}{other_commits}; rendered by "
-                f"{runs.commit() or 'unknown'}",
-        "Finished": manifest["finished"],
-        "Hardware": f"{processor['name']}, {processor['cores']} cores; peak memory until classifiers were trained "
-                    f"{manifest['peak_memory_mib']} MiB",
-        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "Seconds": ", ".join(f"{name} {stage['seconds']:.0f}" for name, stage in run.manifests.items()),
-        "Split": f"SHA-256 {run.split['sha256']}",
-        "Data": f"SHA-256 {run.data_sha256()} of the sorted hashes of the patches' pixels",
-    }  # fmt: skip
-
-
-def _figure_data_uri(out: Path, name: str) -> str:
-    """Return a saved figure as WebP in a data URI."""
-    picture = cv2.imread(str(out / "figures" / f"{name}.png"))
-    data = cv2.imencode(".webp", picture, (cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY))[1]
-    return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode()}"
+def anchor(text: str) -> str:
+    """Return a heading as an identifier for links."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def as_html(table: pd.DataFrame) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from bcgan.report import finding
 from bcgan.report.run import Run
 
 SCHEMA = 2
@@ -24,6 +25,8 @@ def collect_results(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
             "data_sha256": run.data_sha256(),
             "roles": run.split["counts"],
         },
+        "finding": finding.find(run)._asdict(),
+        "cautions": finding.cautions(run),
         "table1": table1_totals,
         "classifiers": {
             name: {**scores["sets"], **{key: value for key, value in scores.items() if key != "sets"}}

@@ -166,6 +166,11 @@ class Run(NamedTuple):
         correct = [table["label"] == called for called in self.called_by_seed(name, table).values()]
         return pd.concat(correct, axis=1).mean(axis=1)
 
+    def patient_accuracies(self, name: str) -> pd.Series:
+        """Return the share of each test patient's patches that a classifier calls rightly, mean over its seeds."""
+        table = self.test_predictions
+        return self.correct_fraction(name, table).groupby(table["patient"]).mean()
+
     @property
     def test_predictions(self) -> pd.DataFrame:
         """Return the rows of `probabilities` that are test patches."""

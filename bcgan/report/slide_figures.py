@@ -13,7 +13,7 @@ from bcgan.data.records import UNKNOWN
 from bcgan.evaluate.derived import slide_names
 from bcgan.preprocess.images import resize_patches
 from bcgan.report.run import Run
-from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, ReportFigure, class_colormap
+from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, SHORT_NAMES, ReportFigure, class_colormap
 
 MAX_SLIDES = 4
 SLIDE_WIDTH_IN = 2.5
@@ -66,7 +66,7 @@ def slide_maps(run: Run) -> ReportFigure:
     last = list(classifiers)[-1]
     tissue = ("tissue",) if run.patient_images else ()
     kinds = [kind for kind in KINDS if kind in (*tissue, "annotated", "wrong", *classifiers)]
-    slides = _load_slides(run, patch_px)
+    slides = load_slides(run, patch_px)
     sizes = [slide.cells.max(0) + 1 for slide in slides]
     heights = [SLIDE_WIDTH_IN * np.clip(height / width, 0.3, 1.3) for width, height in sizes]
     figure, grid = plt.subplots(
@@ -95,7 +95,40 @@ def slide_maps(run: Run) -> ReportFigure:
     return ReportFigure(figure, pd.concat(tables), "Slide maps", _caption(run, slides, patch_px, classifiers))
 
 
-def _load_slides(run: Run, patch_px: int) -> list[SlidePatches]:
+def overview(run: Run) -> ReportFigure:
+    """Draw the annotation and the last prediction of the first slide, for the first screen."""
+    patch_px = data.coordinate_patch_px(run.experiment.data)
+    slide = load_slides(run, patch_px)[0]
+    name = next(
+        (name for name in ("ensemble_spatial_context", "ensemble") if name in run.metrics), run.classifier_names[0]
+    )
+    predicted = run.mean_calls(name, slide.table) if run.is_multiclass else run.mean_probabilities(name, slide.table)
+    width, height = slide.cells.max(0) + 1
+    figure, grid = plt.subplots(1, 2, figsize=(4.5, np.clip(2.2 * height / width, 0.8, 2.6) + 0.4))
+    panels = {"Annotated": slide.table["label"].to_numpy(float), SHORT_NAMES[name]: predicted}
+    for axes, (title, values) in zip(grid, panels.items(), strict=True):
+        axes.imshow(_draw_values(slide.cells, values, _value_colors(run, name)), interpolation="none")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(title, fontsize=9, fontweight="normal")
+        sns.despine(ax=axes, left=True, bottom=True)
+    role = ROLE_NAMES[min(slide.table["role"], key=len)]
+    first, *_, last = run.class_texts
+    colors = (
+        "In the colours of the classes"
+        if run.is_multiclass
+        else f"Blue: {first}; orange: {last}; gray: at the threshold"
+    )
+    caption = (
+        f"Slide of {role} patient {slide.patient}, {len(slide.table):,} patches: as annotated, and "
+        f"probabilities by {CLASSIFIER_NAMES[name]}. {colors}; white was not read."
+    )
+    numbers = pd.DataFrame({
+        "x": slide.table["x"], "y": slide.table["y"], "label": slide.table["label"], "predicted": predicted,
+    })  # fmt: skip
+    return ReportFigure(figure, numbers, "One slide", caption)
+
+
+def load_slides(run: Run, patch_px: int) -> list[SlidePatches]:
     """Return the patches of the slides that are shown; coordinates are in pixels, `patch_px` a patch."""
     held_out = _held_out_patches(run)
     names = slide_names(held_out)

@@ -17,6 +17,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from PIL import Image
 
+from bcgan.classes import FIRST_CLASS_COLOR, LAST_CLASS_COLOR
 from bcgan.classifiers import CLASSIFIERS
 
 # Okabe and Ito's colors, which color-blind readers can distinguish, and more where those are too few. Blue and
@@ -26,7 +27,14 @@ CLASSIFIER_COLORS = {name: spec.color for name, spec in CLASSIFIERS.items()} | {
 }  # fmt: skip
 CLASSIFIER_NAMES = {name: spec.title for name, spec in CLASSIFIERS.items()} | {
     "color_texture_gbdt": "Colour and texture", "ensemble": "Ensemble",
-    "ensemble_spatial_context": "With spatial context",
+    "ensemble_spatial_context": "Ensemble with neighbours",
+}  # fmt: skip
+SHORT_NAMES = {  # where a line must hold a name and a picture
+    "gan_resnet": "GAN+ResNet", "resnet_table1": "ResNet (Table 1)", "resnet_features": "The same, no GAN",
+    "resnet34": "ResNet-34", "resnet34_identity": "ResNet-34, padded", "resnet50": "ResNet-50", "gan_only": "GAN alone",
+    "cnn": "Plain CNN", "efficientnet_lite0": "Lite0, ImageNet", "efficientnet_lite0_simclr": "Lite0, SimCLR",
+    "densenet121": "DenseNet121, linear", "simclr_linear": "SimCLR, linear", "color_texture_gbdt": "Colour, texture",
+    "ensemble": "Ensemble", "ensemble_spatial_context": "With neighbours",
 }  # fmt: skip
 METRIC_NAMES = {
     "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy",
@@ -45,6 +53,8 @@ ROLE_NAMES = {
     "validation_other": "validation, other source", "test_other": "test, other source",
     "unlisted_other": "unlisted, other source",
 }  # fmt: skip
+# What the name of a role does not say; captions and cautions define it where it first stands.
+ROLE_DEFINITIONS = {"unlisted": "whom none of the official lists names"}
 ARM_NAMES = {
     "real": "Real", "classic": "Real + classic", "gan": "+ GAN", "selected": "+ selected GAN",
     "translation": "+ translation",
@@ -52,7 +62,21 @@ ARM_NAMES = {
 INK, MUTED = "#222222", "#777777"
 REAL, SYNTHETIC, TRANSLATED = MUTED, "#9E7BB5", "#CC6677"
 DISCRIMINATOR = CLASSIFIER_COLORS["gan_only"]  # whose features are the discriminator's
+# Colors that are hard to see on the dark page, and what takes their place there.
+DARK_COLORS = {
+    INK: "#e6e9ec", MUTED: "#a5b0ba", "#ffffff": "#15191d", "#000000": "#d5d9dd", FIRST_CLASS_COLOR: "#56a8e6",
+    LAST_CLASS_COLOR: "#f08a4b", SYNTHETIC: "#c3a6dc", "#009E73": "#2cc99b", "#CC79A7": "#e39cc4",
+    "#4D4D4D": "#b0b4b8", "#7A5195": "#b98fd6", "#332288": "#9d90f5", "#AA4499": "#de7fce", "#44AA99": "#5fd0bd",
+    "#8C510A": "#d69a55", "#7A0177": "#e272dd", "#999999": "#a8adb2", "#882255": "#d76ba0", "#661100": "#d0785f",
+    "#CC6677": "#e58a99",
+}  # fmt: skip
+ROLE_COLORS = {
+    "train": "#6BA292", "validation": "#D9C77E", "test": "#B76E79", "unlisted": "#A9A9B0",
+    "validation_other": "#EBE1B5", "test_other": "#DDB5BB", "unlisted_other": "#D2D2D6",
+}  # fmt: skip
+REPORT_COLORS = ("#1B9E77", "#D95F02", "#7570B3", "#E7298A", "#66A61E", "#E6AB02")  # of reports that are compared
 DPI = 200
+POINTS_PER_INCH = 72  # the unit of an SVG by matplotlib
 NEUTRAL = "#E4E4E4"  # where a value is for neither side
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue (sRGB, linear)
 MIN_TEXT_CONTRAST = 3.0  # of a class's color with white, as text
@@ -70,6 +94,7 @@ sns.set_theme(
     rc={
         "figure.dpi": 100, "savefig.dpi": DPI, "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10,
         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED, "text.color": INK,
+        "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
         "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False,
         "svg.hashsalt": "bcgan", "svg.fonttype": "none", "figure.constrained_layout.use": True,
         "font.family": "DejaVu Sans", "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -113,8 +138,23 @@ class ReportFigure(NamedTuple):
     caption: str
 
 
-def save(report_figure: ReportFigure, folder: Path, name: str) -> None:
-    """Write figures/<name>.png and .svg and tables/<name>.csv; the same run gives the same SVG and CSV bytes."""
+class Frame(NamedTuple):
+    """Where the axes of a figure lie in its SVG, so that the page can draw into them."""
+
+    left: float  # of the plot area, in the units of the SVG's viewBox
+    top: float
+    width: float
+    height: float
+    x: tuple[float, float]  # data limits, left and right
+    y: tuple[float, float]  # bottom and top
+
+
+def save(report_figure: ReportFigure, folder: Path, name: str) -> list[Frame]:
+    """Write figures/<name>.png and .svg and tables/<name>.csv; the same run gives the same SVG and CSV bytes.
+
+    Returns:
+        The frame of each axes of the figure, in the order of their creation.
+    """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     (folder / "tables").mkdir(exist_ok=True)
     png = io.BytesIO()
@@ -128,8 +168,19 @@ def save(report_figure: ReportFigure, folder: Path, name: str) -> None:
     ids: dict[str, str] = {}
     svg = CLIP_IDS.sub(lambda match: match[1] + ids.setdefault(match[2], f"clip{len(ids)}"), svg_file.getvalue())
     (folder / "figures" / f"{name}.svg").write_text(EMBEDDED_PNG.sub(_recompress_picture, svg), "utf-8")
+    frames = [_frame(axes) for axes in report_figure.figure.axes]
     plt.close(report_figure.figure)
     report_figure.numbers.to_csv(folder / "tables" / f"{name}.csv", index=False, float_format="%.6g")
+    return frames
+
+
+def _frame(axes) -> Frame:
+    """Return the frame of axes whose layout is solved."""
+    size = axes.get_figure(root=True).get_size_inches()
+    width, height = (POINTS_PER_INCH * inches for inches in size)
+    box = axes.get_position()
+    plot_area = box.x0 * width, (1 - box.y1) * height, box.width * width, box.height * height
+    return Frame(*plot_area, axes.get_xlim(), axes.get_ylim())
 
 
 def _reduce_colors(picture: Image.Image) -> Image.Image:

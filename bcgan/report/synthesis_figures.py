@@ -9,16 +9,11 @@ import seaborn as sns
 
 from bcgan.classes import capitalize, class_text
 from bcgan.evaluate.translations import NUM_PHANTOM_PATCHES
+from bcgan.preprocess.properties import patch_features
 from bcgan.report.run import Run
 from bcgan.report.style import (
-    ARM_NAMES,
     CLASSIFIER_NAMES,
-    DISCRIMINATOR,
-    INK,
     MUTED,
-    REAL,
-    SYNTHETIC,
-    TRANSLATED,
     ReportFigure,
     rows_per_class,
     set_group_title,
@@ -31,14 +26,7 @@ ATTRIBUTE_NAMES = {
     "density": "Nuclear density (share of tissue)", "haematoxylin": "Haematoxylin (optical density)",
     "coverage": "Tissue coverage (share)", "contrast": "Texture contrast (levels²)",
 }  # fmt: skip
-PROBE_NAMES = {
-    "colour_and_texture": "Colour and texture statistics", "untrained_discriminator": "Untrained discriminator",
-    "discriminator_block1": "Discriminator, block 1", "discriminator_block2": "Discriminator, block 2",
-    "discriminator_block3": "Discriminator, block 3", "discriminator_block4": "Discriminator, block 4",
-    "discriminator_all": "Discriminator, all blocks", "supervised_cnn": "Supervised plain CNN",
-    "discriminator_and_cnn": "Discriminator + plain CNN", "efficientnet_lite2": "EfficientNet-Lite2, ImageNet",
-    "discriminator_and_efficientnet_lite2": "Discriminator + EfficientNet-Lite2",
-}  # fmt: skip
+TRANSLATION_STEPS = ("patch", "translated", "and back")
 CHANGES = {
     "density": "Nuclear density", "haematoxylin": "Haematoxylin", "coverage": "Tissue coverage",
     "contrast": "Texture contrast", "red": "Red", "green": "Green", "blue": "Blue",
@@ -46,9 +34,6 @@ CHANGES = {
 
 
 SIMILARITIES = {"flip_rate": "Called the other class", "layout_correlation": "Layout", "ssim": "Similarity (SSIM)"}
-ARM_COLORS = {
-    "real": REAL, "classic": INK, "gan": "#CDB9DA", "selected": SYNTHETIC, "translation": TRANSLATED,
-}  # fmt: skip
 
 
 class TranslatedClass(NamedTuple):
@@ -65,16 +50,15 @@ class PatchRow(NamedTuple):
     label: int
     row: int  # among those of the class
     patches: np.ndarray
-    numbers: np.ndarray | None  # one for each patch
+    measured: np.ndarray | None = None  # one for each patch
+    asked: np.ndarray | None = None  # one for each patch
 
 
 def latent_walk(run: Run) -> ReportFigure:
     """Draw synthetic patches on the way from one noise vector to another, for each class."""
     walks = run.latent_walks["walk"]
     num_rows = rows_per_class(len(walks), walks.shape[1])
-    patch_rows = [
-        PatchRow(label, row, walks[label, row], None) for label in range(len(walks)) for row in range(num_rows)
-    ]
+    patch_rows = [PatchRow(label, row, walks[label, row]) for label in range(len(walks)) for row in range(num_rows)]
     figure, numbers = _draw_patch_rows(run, patch_rows)
     caption = (
         "Latent walks: each row goes along the sphere from one random noise vector (left) to another, the class held. "
@@ -90,13 +74,14 @@ def attribute_sweep(run: Run) -> ReportFigure:
     sweeps, targets = run.latent_walks["sweep"], run.latent_walks["asked"]
     num_rows = rows_per_class(len(sweeps), sweeps.shape[1])
     patch_rows = [
-        PatchRow(label, row, sweeps[label, row], targets[label])
+        PatchRow(label, row, sweeps[label, row], measure_density(run, sweeps[label, row]), targets[label])
         for label in range(len(sweeps)) for row in range(num_rows)
     ]  # fmt: skip
     figure, numbers = _draw_patch_rows(run, patch_rows)
     caption = (
         "Attribute sweep: in each row one noise vector is moved along the direction of nuclear density, from the 10th "
-        "to the 90th percentile of what the generator makes of that class; what was asked for is under each column. "
+        "to the 90th percentile of what the generator makes of that class. Under each patch is the density that was "
+        "measured on it, and below each class the one that was asked for. "
         f"The grain is drawn anew for every patch. {run.gan_training_summary()}"
     )
     return ReportFigure(figure, numbers, "More and more nuclear density", caption)
@@ -155,28 +140,37 @@ def translations(run: Run) -> ReportFigure:
     kind = "real" if run.patient_images else "synthetic"
     pair = _translated_classes(run)
     columns = run.translated_patches[f"{kind}_{pair[0].name}"].shape[0]
-    figure, grid = plt.subplots(6, columns, figsize=(0.95 * columns + 0.9, 6.6), squeeze=False)
+    figure, grid = plt.subplots(6, columns, figsize=(0.95 * columns + 1, 7.4), squeeze=False)
     rows = []
     for index, (name, text, _) in enumerate(pair):
         target, triples = pair[1 - index], run.translated_patches[f"{kind}_{name}"]
-        for step, step_name in enumerate(("patch", "translated", "and back")):
+        for step, step_name in enumerate((f"patch, {kind}", "translated,\nsynthetic", "and back,\nsynthetic")):
+            densities = measure_density(run, triples[:, step]) if len(triples) else []
             for column in range(columns):
                 axes = grid[3 * index + step, column]
                 if column < len(triples):
-                    show_patch(axes, triples[column, step])
-                    rows.append({"kind": kind, "class": name, "what": step_name, "column": column})
+                    show_patch(axes, triples[column, step], f"{densities[column]:.2f}")
+                    rows.append({
+                        "kind": kind, "class": name, "what": TRANSLATION_STEPS[step], "column": column,
+                        "density": densities[column],
+                    })  # fmt: skip
                 else:
                     axes.set_axis_off()
             grid[3 * index + step, 0].set_ylabel(step_name, fontsize=8)
         set_group_title(grid[3 * index, 0], f"{capitalize(text)} to {target.text}", target.color)
-    count, steps = sum(row["what"] == "patch" for row in rows), run.experiment.translate.steps
+    count, steps = sum(row["what"] == TRANSLATION_STEPS[0] for row in rows), run.experiment.translate.steps
     source = f" of {run.role_summary('test')}" if run.patient_images else ""
     caption = (
         f"Translations between {_pair_text(run)} by the cycle-consistent GAN ({steps:,} steps on "
         f"{run.role_summary('train')}): {count} {kind} patches{source}, drawn at random, what the translator makes of "
-        "them, and that translated back."
+        "them, and that translated back; both are synthetic. Under each patch is its nuclear density."
     )
     return ReportFigure(figure, pd.DataFrame(rows), f"Translations between {_pair_text(run)}", caption)
+
+
+def measure_density(run: Run, patches: np.ndarray) -> np.ndarray:
+    """Return the nuclear density of patches, uint8 (n, side, side, 3), as the stage `features` measures it: (n,)."""
+    return patch_features(patches, run.experiment.features.nuclear_od_threshold)["density"].to_numpy()
 
 
 def _translated_classes(run: Run) -> list[TranslatedClass]:
@@ -294,101 +288,23 @@ def _phantom_truth_text(run: Run) -> str:
     )
 
 
-def probes(run: Run) -> ReportFigure:
-    """Draw linear probes of the discriminator's blocks and of controls."""
-    evaluated = [name for name in PROBE_NAMES if name in run.probes]
-    names = sorted(evaluated, key=lambda name: run.probes[name]["roc_auc"]["value"])
-    figure, axes = plt.subplots(figsize=(8, 0.36 * len(names) + 1.2))
-    rows = []
-    for row, name in enumerate(names):
-        roc_auc = run.probes[name]["roc_auc"]
-        color = DISCRIMINATOR if "discriminator" in name and "untrained" not in name else INK
-        if roc_auc["low"] is not None:
-            axes.plot([roc_auc["low"], roc_auc["high"]], [row, row], color=color, lw=2)
-        axes.plot([roc_auc["value"]], [row], "o", color=color)
-        axes.annotate(f"{roc_auc['value']:.3f}", (1.01, row), xycoords=("axes fraction", "data"), va="center",
-                      fontsize=8)  # fmt: skip
-        rows.append({"features": name, "dimensions": run.probes[name]["dimensions"], **roc_auc})
-    axes.set_yticks(range(len(names)), [f"{PROBE_NAMES[name]} ({run.probes[name]['dimensions']})" for name in names])
-    axes.set(xlabel="Test ROC AUC of a linear probe", ylim=(-0.6, len(names) - 0.4))
-    sns.despine(figure)
-    caption = (
-        "Linear probes (logistic regression on channel means; number of features in brackets; penalty chosen on the "
-        f"validation patients): {run.role_summary('test')}. Mean over {len(run.experiment.evaluate.probe_seeds)} draws "
-        "of the training patients; bars: bootstrap over test patients. Light blue holds features of the trained "
-        "discriminator."
-    )
-    return ReportFigure(figure, pd.DataFrame(rows), "What the discriminator's features know", caption)
-
-
-def learning_curve(run: Run) -> ReportFigure:
-    """Draw the test metrics of every arm at every fraction of training patients, and differences from classic ones."""
-    settings, curve = run.experiment.learning_curve, run.learning_curve
-    figure, (levels, gains) = plt.subplots(1, 2, figsize=(10, 3.8))
-    rows = []
-    for cell in curve["cells"]:
-        description = {key: cell[key] for key in ("train_fraction", "arm", "patients", "patches")}
-        for metric in ("balanced_accuracy", "roc_auc"):
-            rows.append({**description, "metric": metric, **cell["figures"][metric]})
-    table = pd.DataFrame(rows)
-    shares = list(settings.train_fractions)
-    names = list(ARM_NAMES)
-    for arm in settings.arms:
-        values = table[(table["arm"] == arm) & (table["metric"] == "balanced_accuracy")]
-        x = np.arange(len(shares)) + 0.09 * (names.index(arm) - 2)
-        _draw_error_bars(levels, x, values, ARM_COLORS[arm], ARM_NAMES[arm])
-        arm_differences = pd.DataFrame([entry for entry in curve["differences"] if entry["arm"] == arm])
-        if len(arm_differences):
-            values = arm_differences[arm_differences["metric"] == "balanced_accuracy"]
-            _draw_error_bars(gains, x, values, ARM_COLORS[arm], None)
-    patients = [int(table.loc[table["train_fraction"] == share, "patients"].iloc[0]) for share in shares]
-    tick_labels = [f"{share:.0%}\n({count})" for share, count in zip(shares, patients, strict=True)]
-    for axes in (levels, gains):
-        axes.set_xticks(range(len(shares)), tick_labels)
-        axes.set_xlabel("Share (number) of training patients")
-    gains.axhline(0, color=MUTED, lw=1)
-    levels.set(ylabel="Test balanced accuracy")
-    gains.set(ylabel="Difference to real + classic")
-    levels.set_title("Learning curve")
-    gains.set_title("What each arm adds")
-    handles, texts = levels.get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside upper center", ncol=5, fontsize=8)
-    sns.despine(figure)
-    caption = (
-        f"Learning curve: {run.role_summary('test')}. Table 1's ResNet, {settings.train_steps} steps in every cell, "
-        f"mean of {len(settings.seeds)} draws of the patients; what an arm adds is made from the same patients alone, "
-        f"under a projected discriminator on ImageNet features (GAN {settings.gan_steps:,} steps, translation "
-        f"{settings.translate_steps:,}), and is {settings.synthetic_fraction:.0%} of each batch. Right: paired "
-        f"differences. Bars: bootstrap over {curve['ci_over']}."
-    )
-    differences = pd.DataFrame(curve["differences"]).assign(kind="difference")
-    numbers = pd.concat([table.assign(kind="level"), differences], ignore_index=True)
-    return ReportFigure(figure, numbers, "Synthetic patches where patients are few", caption)
-
-
-def _draw_error_bars(axes, x: np.ndarray, estimates: pd.DataFrame, color: str, name: str | None) -> None:
-    """Draw values with their intervals at the positions `x`."""
-    value, low, high = (estimates[key].to_numpy(float) for key in ("value", "low", "high"))
-    # A mean may lie outside the percentiles of its resamples.
-    lengths = np.clip((value - low, high - value), 0, None)
-    axes.errorbar(x, value, lengths, fmt="o", ms=4, color=color, lw=1.5, label=name)
-
-
 def _draw_patch_rows(run: Run, rows: list[PatchRow]) -> tuple[plt.Figure, pd.DataFrame]:
     """Draw rows of patches; return the figure and the table of its numbers.
 
-    The numbers of a row are written only below the last row of its class.
+    Under each patch is what was measured on it; what was asked for only below the last row of a class.
     """
     num_columns = len(rows[0].patches)
     figure, grid = plt.subplots(len(rows), num_columns, figsize=(0.72 * num_columns + 0.2, 0.85 * len(rows) + 0.6))
     cells = []
-    for index, (label, row, patches, numbers) in enumerate(rows):
+    for index, (label, row, patches, measured, asked) in enumerate(rows):
         is_last_of_class = index + 1 == len(rows) or rows[index + 1].label != label
         for column, patch in enumerate(patches):
-            number = None if numbers is None else float(numbers[column])
-            text = f"{number:.2f}" if number is not None and is_last_of_class else ""
+            numbers = {name: None if values is None else float(values[column])
+                       for name, values in (("measured", measured), ("asked", asked))}  # fmt: skip
+            text = "" if measured is None else f"{numbers['measured']:.2f}"
+            text += f"\nasked {numbers['asked']:.2f}" if asked is not None and is_last_of_class else ""
             show_patch(grid[index, column], patch, text)
-            cells.append({"class": run.class_names[label], "row": row, "column": column, "asked": number})
+            cells.append({"class": run.class_names[label], "row": row, "column": column, **numbers})
         if row == 0:
             title = f"{capitalize(run.class_texts[label])}, synthetic"
             set_group_title(grid[index, 0], title, run.class_colors[run.class_names[label]])

@@ -1,5 +1,7 @@
 """The report's tables: results, the paper's Tables 1 and 2 compared with ours, audit, leak audit."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
@@ -9,7 +11,7 @@ from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES, difference_title
-from bcgan.report.wording import join_words
+from bcgan.report.wording import count_text, join_words
 from bcgan.settings import Classifier
 
 # As printed in the paper's Table 2 and text, and what others published on IDC by patients.
@@ -131,9 +133,18 @@ def comparisons(run: Run) -> pd.DataFrame:
     return pd.DataFrame(ordered, columns=columns)
 
 
-def components(run: Run) -> pd.DataFrame:
+class Component(NamedTuple):
+    """What a part of a network adds to another network."""
+
+    title: str
+    base: str  # what it is added to
+    role: str  # of the patients that it is measured on
+    differences: dict[str, dict]  # by metric: {value, low, high, p}
+
+
+def list_components(run: Run) -> list[Component]:
     """Return what each component adds: first those of the ablation, then classifiers that extend another one."""
-    differences = _differences_by_pair(run)
+    differences = differences_by_pair(run)
     proposed = run.experiment.classify.models.get("gan_resnet")
     extensions = [
         *([(_added_by_proposed(proposed), "gan_resnet", "resnet_table1")] if proposed else []),
@@ -142,16 +153,19 @@ def components(run: Run) -> pd.DataFrame:
         ("Neighbouring patches", "ensemble_spatial_context", "ensemble"),
     ]
     compared = [
-        (title, CLASSIFIER_NAMES[base], differences[name, base])
+        Component(title, CLASSIFIER_NAMES[base], "test", differences[name, base])
         for title, name, base in extensions
         if (name, base) in differences
     ]
+    return _ablated_components(run) + compared
+
+
+def components(run: Run) -> pd.DataFrame:
+    """Return `list_components` as a table."""
     rows = []
-    by_patients = {"validation": _ablated_components(run), "test": compared}
-    for role, differences_of_role in by_patients.items():
-        for title, base, by_metric in differences_of_role:
-            gains = {difference_title(metric): format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
-            rows.append({"Component": title, "Added to": base, "Patients": role} | gains)
+    for title, base, role, by_metric in list_components(run):
+        gains = {difference_title(metric): format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
+        rows.append({"Component": title, "Added to": base, "Patients": role} | gains)
     return pd.DataFrame(rows)
 
 
@@ -167,7 +181,7 @@ def _added_by_proposed(settings: Classifier) -> str:
     return capitalize(join_words(parts))
 
 
-def _differences_by_pair(run: Run) -> dict[tuple[str, str], dict[str, dict]]:
+def differences_by_pair(run: Run) -> dict[tuple[str, str], dict[str, dict]]:
     """Return {(classifier, reference): {metric: difference}}, each comparison in both directions."""
     differences: dict[tuple[str, str], dict[str, dict]] = {}
     for comparison in run.comparisons:
@@ -177,20 +191,26 @@ def _differences_by_pair(run: Run) -> dict[tuple[str, str], dict[str, dict]]:
             "low": _negate(comparison["high"]),
             "high": _negate(comparison["low"]),
             "p": comparison["p"],
+            "p_floor": comparison.get("p_floor"),
         }
         differences.setdefault((name, reference), {})[metric] = comparison
         differences.setdefault((reference, name), {})[metric] = reversed_comparison
     return differences
 
 
-def _ablated_components(run: Run) -> list[tuple[str, str, dict]]:
-    """Return (title, base, differences) of the variants that change a classifier in more than its learning rate."""
+def _ablated_components(run: Run) -> list[Component]:
+    """Return the variants of the ablation that change a classifier in more than its learning rate."""
     if not run.ablation:
         return []
-    base = f"{CLASSIFIER_NAMES[run.ablation['model']]}, {run.ablation['epochs']} epochs"
+    base = f"{CLASSIFIER_NAMES[run.ablation['model']]}, {count_text(run.ablation['epochs'], 'epoch')}"
     changes = run.experiment.ablation.variants
     return [
-        (f"{variant['factor'][0].upper()}{variant['factor'][1:]}: {variant['variant']}", base, variant["differences"])
+        Component(
+            f"{variant['factor'][0].upper()}{variant['factor'][1:]}: {variant['variant']}",
+            base,
+            "validation",
+            variant["differences"],
+        )  # fmt: skip
         for variant in run.ablation["variants"]
         if variant["differences"]
         and any(
@@ -207,8 +227,10 @@ def _negate(value: float | None) -> float | None:
 
 def format_difference(estimate: dict) -> str:
     """Return a difference with its interval and, if there is one, its p value."""
-    text = format_estimate(estimate)
-    return text if estimate["p"] is None else f"{text}, p = {estimate['p']:.2g}"
+    text, p, floor = format_estimate(estimate), estimate["p"], estimate.get("p_floor")
+    if p is None:
+        return text
+    return f"{text}, p < {floor:.1g}" if floor is not None and p <= floor else f"{text}, p = {p:.2g}"
 
 
 def format_scores(figures: dict[str, dict]) -> dict[str, str]:

@@ -43,6 +43,14 @@ def test_one_kind_of_patient_has_no_auc():
     assert found["patient_fraction_mae"]["value"] > 0
 
 
+def test_an_auc_of_two_patients_without_cancer_is_not_given():
+    """With 4 of one kind a single patient moves it by a quarter."""
+    for without, is_given in ((4, False), (5, True)):
+        labels = np.where(f"patient{without:02}" > PATIENTS, 0, 1)
+        found = patients.patient_metrics(labels, {0: SCORES}, PATIENTS, 50, 0.95, 0)
+        assert (found["patient_roc_auc"]["value"] is not None) == is_given
+
+
 def test_fractions_of_three_classes_are_means_over_the_classes():
     labels = (LABELS + (PATIENTS > "patient15")).astype(int)
     scores = RNG.dirichlet([1, 1, 1], 600)

@@ -6,7 +6,7 @@ import pytest
 from bcgan.evaluate.explanations import NUM_CHANNELS, _most_varying_channels, feature_maps, without_edges
 from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
-from bcgan.report import cards, data_figures, explanation_figures, gan_figures, page, style, tables
+from bcgan.report import cards, data_figures, explanation_figures, gan_figures, style, tables
 from bcgan.settings import Classifier
 
 
@@ -157,4 +157,4 @@ def test_patches_of_ones_own_slides_are_not_called_the_public_archives(run):
     assert card["Source"] == "Slides of this experiment's author, cut by bcgan tile"
     assert card["Scale"] == "96x96 pixels of 2 microns"
     assert card["Licence"] == cards.UNKNOWN
-    assert page.DATA_NAMES[tiles.data_source] != page.DATA_NAMES[run.data_source]
+    assert page_context.DATA_NAMES[tiles.data_source] != page_context.DATA_NAMES[run.data_source]

@@ -13,13 +13,13 @@ from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES
 
 def test_precision_begins_with_the_first_true_call(run, test_rows):
     """Above the threshold of the best malignant patch there is none, and a curve would fall to 0 there."""
-    axes = classifier_curves.precision_recall(run).figure.axes[0]
-    for name, line in zip(run.classifier_names, axes.lines, strict=False):
+    numbers = classifier_curves.precision_recall(run).numbers
+    for name in run.classifier_names:
         found = []
         for scores in run.probabilities_by_seed(name, test_rows).values():
             best = scores[test_rows["label"] == 1].max()
             found.append(precision_score(test_rows["label"], scores >= best))
-        assert line.get_ydata()[0] == pytest.approx(np.mean(found))
+        assert numbers.loc[numbers["classifier"] == name, "Precision"].iloc[0] == pytest.approx(np.mean(found))
 
 
 def test_a_roc_curve_is_the_mean_of_scikit_learns_and_the_legend_says_the_area(run, test_rows):
@@ -28,24 +28,29 @@ def test_a_roc_curve_is_the_mean_of_scikit_learns_and_the_legend_says_the_area(r
     drawn = classifier_curves.roc(run)
     axes = drawn.figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("1 - specificity", "Sensitivity")
-    assert len(axes.lines) == len(run.classifier_names) + 1  # chance
     assert run.seeds("gan_resnet") == [0, 1]
-    said = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
+    said = {text.get_text() for text in drawn.figure.legends[0].get_texts()}
     labels, across = test_rows["label"], np.linspace(0, 1, 201)
-    for name, text, line in zip(run.classifier_names, said, axes.lines, strict=False):
+    shown = classifier_curves.highlighted(run)
+    colors = [line.get_color() for line in axes.lines if len(line.get_xdata()) == len(across)]
+    assert colors[: len(shown)] == [CLASSIFIER_COLORS[name] for name in shown]
+    assert set(colors[len(shown) :]) == {classifier_curves.OTHERS_COLOR}
+    assert len(colors) == len(run.classifier_names)
+    for name in run.classifier_names:
         scores = run.probabilities_by_seed(name, second.loc[test_rows.index]).values()
         expected = np.mean([np.interp(across, *roc_curve(labels, one)[:2]) for one in scores], axis=0)
-        np.testing.assert_allclose(line.get_xdata(), across)
-        np.testing.assert_allclose(line.get_ydata(), expected)
+        numbers = drawn.numbers[drawn.numbers["classifier"] == name]
+        np.testing.assert_allclose(numbers["1 - specificity"], across)
+        np.testing.assert_allclose(numbers["Sensitivity"], expected)
         # Without a single false call those are found that lie above every benign patch.
         found = np.mean([(one[labels == 1] > one[labels == 0].max()).mean() for one in scores])
-        assert line.get_ydata()[0] == pytest.approx(found)
-        assert line.get_color() == CLASSIFIER_COLORS[name]
-        numbers = drawn.numbers[drawn.numbers["classifier"] == name]
-        np.testing.assert_allclose(numbers[["1 - specificity", "Sensitivity"]], line.get_xydata())
-        if name != "gan_resnet":
+        assert numbers["Sensitivity"].iloc[0] == pytest.approx(found)
+        if name in shown:
+            drawn_lines = [line for line in axes.lines if line.get_color() == CLASSIFIER_COLORS[name]]
+            np.testing.assert_allclose(drawn_lines[0].get_ydata(), expected)
+        if name != "gan_resnet" and name in shown:
             area = np.mean([roc_auc_score(labels, one) for one in scores])
-            assert text.startswith(f"{CLASSIFIER_NAMES[name]}: {area:.3f}")
+            assert any(text.startswith(f"{CLASSIFIER_NAMES[name]}: {area:.3f}") for text in said)
     assert "each line the mean of 2 seeds (1: GAN alone)" in drawn.caption
 
 
@@ -75,24 +80,31 @@ def test_the_decision_curve_is_true_calls_less_false_ones_at_the_odds(run, test_
         assert shown[name] == pytest.approx(np.mean(benefits))
     assert shown["all"] == pytest.approx(malignant.mean() - (1 - malignant.mean()) / 3)
     axes = drawn.figure.axes[0]
-    for name, line in zip(run.classifier_names, axes.lines[2:], strict=True):
+    for name, line in zip(classifier_curves.highlighted(run), axes.lines[2:], strict=False):
         one = drawn.numbers[drawn.numbers["classifier"] == name]
         np.testing.assert_allclose(line.get_xydata(), one[["threshold", "net_benefit"]])
 
 
-def test_reliability_bins_hold_every_patch(run, test_rows):
-    """The mean of what was observed in them, each as often as it has patches, is the share of malignant patches."""
+def test_reliability_has_the_bins_of_the_error(run, test_rows):
+    """Every patch is in one, and the mean distance of both sides is the calibration error of the tables."""
     drawn = classifier_curves.reliability(run)
-    for axes, title in zip(drawn.figure.axes, ("As it is", "After scaling"), strict=True):
-        part = drawn.numbers[drawn.numbers["probabilities"] == title]
-        for name, line in zip(run.classifier_names, axes.lines[1:], strict=True):
-            points = part.loc[part["classifier"] == name, ["predicted", "observed"]].to_numpy()
-            np.testing.assert_allclose(line.get_xydata(), points)
-            scores = run.mean_probabilities(name, test_rows)
-            if title == "After scaling":
-                scaled = [run.calibrated_probabilities(name, seed, test_rows) for seed in run.seeds(name)]
-                scores = np.mean(scaled, axis=0)
-            edges = np.percentile(scores, np.arange(10, 100, 10))
-            counts = np.bincount(np.searchsorted(edges, scores))
-            assert np.average(points[:, 1], weights=counts[counts > 0]) == pytest.approx(test_rows["label"].mean())
-            assert np.average(points[:, 0], weights=counts[counts > 0]) == pytest.approx(np.mean(scores))
+    for name in classifier_curves.highlighted(run):
+        for title, metric in (("As it is", "ece"), ("After scaling", "ece_calibrated")):
+            is_shown = (drawn.numbers["classifier"] == name) & (drawn.numbers["probabilities"] == title)
+            points = drawn.numbers[is_shown]
+            assert points["patches"].sum() == pytest.approx(len(test_rows))
+            assert np.average(points["observed"], weights=points["patches"]) == pytest.approx(test_rows["label"].mean())
+            error = np.average((points["observed"] - points["predicted"]).abs(), weights=points["patches"])
+            if len(run.seeds(name)) == 1:
+                assert error == pytest.approx(run.metrics[name]["sets"]["test"][metric]["value"], abs=1e-6)
+
+
+def test_the_published_point_is_drawn_beside_the_same_data_alone(run):
+    point = classifier_curves.PUBLISHED_POINT
+    assert (point.sensitivity + point.specificity) / 2 == pytest.approx(0.8423, abs=1e-4)  # as published
+    assert 2 * point.precision * point.sensitivity / (point.precision + point.sensitivity) == pytest.approx(
+        0.718, abs=1e-3
+    )
+    assert "Cruz-Roa" in classifier_curves.roc(run).caption
+    other = run._replace(experiment=run.experiment.replace(data=run.experiment.data.replace(name="patient_folder")))
+    assert "Cruz-Roa" not in classifier_curves.roc(other).caption

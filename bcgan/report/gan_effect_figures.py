@@ -1,0 +1,124 @@
+"""Figures of what the GAN is worth to classification: linear probes of its features, and the learning curve."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from bcgan.report.run import Run
+from bcgan.report.style import (
+    ARM_NAMES,
+    DISCRIMINATOR,
+    INK,
+    MUTED,
+    REAL,
+    SYNTHETIC,
+    TRANSLATED,
+    ReportFigure,
+)
+
+PROBE_NAMES = {
+    "colour_and_texture": "Colour and texture statistics", "untrained_discriminator": "Untrained discriminator",
+    "discriminator_block1": "Discriminator, block 1", "discriminator_block2": "Discriminator, block 2",
+    "discriminator_block3": "Discriminator, block 3", "discriminator_block4": "Discriminator, block 4",
+    "discriminator_all": "Discriminator, all blocks", "supervised_cnn": "Supervised plain CNN",
+    "discriminator_and_cnn": "Discriminator + plain CNN", "efficientnet_lite2": "EfficientNet-Lite2, ImageNet",
+    "discriminator_and_efficientnet_lite2": "Discriminator + EfficientNet-Lite2",
+}  # fmt: skip
+DISCRIMINATOR_PROBES = {f"discriminator_{part}" for part in ("block1", "block2", "block3", "block4", "all")}
+COMBINED_PROBES = {"discriminator_and_cnn", "discriminator_and_efficientnet_lite2"}
+ARM_COLORS = {
+    "real": REAL, "classic": INK, "gan": "#CDB9DA", "selected": SYNTHETIC, "translation": TRANSLATED,
+}  # fmt: skip
+
+
+def probes(run: Run) -> ReportFigure:
+    """Draw linear probes of the discriminator's blocks and of controls."""
+    evaluated = [name for name in PROBE_NAMES if name in run.probes]
+    names = sorted(evaluated, key=lambda name: run.probes[name]["roc_auc"]["value"])
+    figure, axes = plt.subplots(figsize=(8, 0.36 * len(names) + 1.2))
+    rows = []
+    for row, name in enumerate(names):
+        roc_auc = run.probes[name]["roc_auc"]
+        color = DISCRIMINATOR if "discriminator" in name and "untrained" not in name else INK
+        if roc_auc["low"] is not None:
+            axes.plot([roc_auc["low"], roc_auc["high"]], [row, row], color=color, lw=2)
+        axes.plot([roc_auc["value"]], [row], "o", color=color)
+        axes.annotate(f"{roc_auc['value']:.3f}", (1.01, row), xycoords=("axes fraction", "data"), va="center",
+                      fontsize=8)  # fmt: skip
+        rows.append({"features": name, "dimensions": run.probes[name]["dimensions"], **roc_auc})
+    axes.set_yticks(range(len(names)), [f"{PROBE_NAMES[name]} ({run.probes[name]['dimensions']})" for name in names])
+    axes.set(xlabel="Test ROC AUC of a linear probe", ylim=(-0.6, len(names) - 0.4))
+    sns.despine(figure)
+    caption = (
+        "Linear probes (logistic regression on channel means; number of features in brackets; penalty chosen on the "
+        f"validation patients): {run.role_summary('test')}. Mean over {len(run.experiment.evaluate.probe_seeds)} draws "
+        "of the training patients; bars: bootstrap over test patients. Light blue holds features of the trained "
+        "discriminator."
+    )
+    title = "What the discriminator's features know"
+    of_discriminator = [name for name in evaluated if name in DISCRIMINATOR_PROBES]
+    of_others = [name for name in evaluated if name not in DISCRIMINATOR_PROBES | COMBINED_PROBES]
+    if of_discriminator and of_others:
+        best_own, best_other = (
+            max(group, key=lambda name: run.probes[name]["roc_auc"]["value"]) for group in (of_discriminator, of_others)
+        )
+        areas = [run.probes[name]["roc_auc"]["value"] for name in (best_own, best_other)]
+        comparison = "more than" if areas[0] > areas[1] else "less than"
+        title += f": {comparison} {PROBE_NAMES[best_other]} ({areas[0]:.3f} against {areas[1]:.3f})"
+    return ReportFigure(figure, pd.DataFrame(rows), title, caption)
+
+
+def learning_curve(run: Run) -> ReportFigure:
+    """Draw the test metrics of every arm at every fraction of training patients, and differences from classic ones."""
+    settings, curve = run.experiment.learning_curve, run.learning_curve
+    figure, (levels, gains) = plt.subplots(1, 2, figsize=(10, 3.8))
+    rows = []
+    for cell in curve["cells"]:
+        description = {key: cell[key] for key in ("train_fraction", "arm", "patients", "patches")}
+        for metric in ("balanced_accuracy", "roc_auc"):
+            rows.append({**description, "metric": metric, **cell["figures"][metric]})
+    table = pd.DataFrame(rows)
+    shares = list(settings.train_fractions)
+    names = list(ARM_NAMES)
+    for arm in settings.arms:
+        values = table[(table["arm"] == arm) & (table["metric"] == "balanced_accuracy")]
+        x = np.arange(len(shares)) + 0.09 * (names.index(arm) - 2)
+        _draw_error_bars(levels, x, values, ARM_COLORS[arm], ARM_NAMES[arm])
+        arm_differences = pd.DataFrame([entry for entry in curve["differences"] if entry["arm"] == arm])
+        if len(arm_differences):
+            values = arm_differences[arm_differences["metric"] == "balanced_accuracy"]
+            _draw_error_bars(gains, x, values, ARM_COLORS[arm], None)
+    patients = [int(table.loc[table["train_fraction"] == share, "patients"].iloc[0]) for share in shares]
+    tick_labels = [f"{share:.0%}\n({count})" for share, count in zip(shares, patients, strict=True)]
+    for axes in (levels, gains):
+        axes.set_xticks(range(len(shares)), tick_labels)
+        axes.set_xlabel("Share (number) of training patients")
+    gains.axhline(0, color=MUTED, lw=1)
+    levels.set(ylabel="Test balanced accuracy")
+    gains.set(ylabel="Difference to real + classic")
+    levels.set_title("Learning curve")
+    gains.set_title("What each arm adds")
+    handles, texts = levels.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper center", ncol=5, fontsize=8)
+    sns.despine(figure)
+    caption = (
+        f"Learning curve: {run.role_summary('test')}. Table 1's ResNet, {settings.train_steps} steps in every cell, "
+        f"mean of {len(settings.seeds)} draws of the patients; what an arm adds is made from the same patients alone, "
+        f"under a projected discriminator on ImageNet features (GAN {settings.gan_steps:,} steps, translation "
+        f"{settings.translate_steps:,}), and is {settings.synthetic_fraction:.0%} of each batch. Right: paired "
+        f"differences. Bars: bootstrap over {curve['ci_over']}."
+    )
+    differences = pd.DataFrame(curve["differences"]).assign(kind="difference")
+    numbers = pd.concat([table.assign(kind="level"), differences], ignore_index=True)
+    is_shown = any(entry["low"] is not None and entry["low"] > 0 for entry in curve["differences"])
+    title = f"Synthetic patches where patients are few: {'a gain at some shares' if is_shown else 'no gain is shown'}"
+    return ReportFigure(figure, numbers, title, caption)
+
+
+def _draw_error_bars(axes, x: np.ndarray, estimates: pd.DataFrame, color: str, name: str | None) -> None:
+    """Draw values with their intervals at the positions `x`."""
+    value, low, high = (estimates[key].to_numpy(float) for key in ("value", "low", "high"))
+    # A mean may lie outside the percentiles of its resamples.
+    lengths = np.clip((value - low, high - value), 0, None)
+    axes.errorbar(x, value, lengths, fmt="o", ms=4, color=color, lw=1.5, label=name)

@@ -1,0 +1,151 @@
+"""What the page needs to move: curves by threshold, maps of slides, patients, and tables to download."""
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bcgan import data
+from bcgan.classes import class_noun
+from bcgan.evaluate.derived import slide_names
+from bcgan.report import slide_figures, tables
+from bcgan.report.inline_svg import variable
+from bcgan.report.patient_figures import ordered_patients
+from bcgan.report.run import Run
+from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, ROLE_NAMES, SHORT_NAMES, Frame
+
+THRESHOLD_STEPS = 1000  # of the slider, from 0 to 1
+PROBABILITY_DECIMALS = 4  # in patches.csv
+MAX_PATCHES_BYTES = 1_200_000  # of patches.csv; with more, only the first classifiers are in it
+SCALE = 65_535  # of shares and probabilities that are stored as 16 bits
+
+
+def page_data(run: Run, frames: dict[str, list[Frame]]) -> dict[str, Any]:
+    """Return what the page's script reads.
+
+    Args:
+        frames: Of the figures that the script draws into, by name.
+    """
+    return {
+        "experiment": run.experiment.name,
+        "classes": list(run.class_texts),
+        "noun": class_noun(run.class_names[-1]),
+        "classColors": [variable(run.class_colors[name]) for name in run.class_names],
+        "classifiers": [
+            {"name": name, "title": CLASSIFIER_NAMES[name], "short": SHORT_NAMES[name],
+             "color": variable(CLASSIFIER_COLORS[name])}
+            for name in run.classifier_names
+        ],
+        "counts": {"patches": run.role_counts("test")["patches"], "positives": run.role_counts("test")["positives"]},
+        "thresholds": {} if run.is_multiclass else {name: _by_threshold(run, name) for name in run.classifier_names},
+        "slides": _slides(run),
+        "patients": ordered_patients(run),
+        "frames": {name: [frame._asdict() for frame in of_figure] for name, of_figure in frames.items()},
+    }  # fmt: skip
+
+
+def _by_threshold(run: Run, name: str) -> dict[str, Any]:
+    """Return sensitivity and specificity at each step of the slider, means over the seeds, and the rules' points.
+
+    At a rule's point each seed has its own threshold, as in results.json.
+    """
+    test = run.test_predictions
+    is_second = test["label"].to_numpy() == 1
+    steps = np.arange(THRESHOLD_STEPS + 1) / THRESHOLD_STEPS
+    shares = []
+    for scores in run.probabilities_by_seed(name, test).values():
+        below = [np.searchsorted(np.sort(scores[mask]), steps, side="left") for mask in (is_second, ~is_second)]
+        totals = [max(mask.sum(), 1) for mask in (is_second, ~is_second)]
+        shares.append([1 - below[0] / totals[0], below[1] / totals[1]])
+    sensitivity, specificity = np.mean(shares, axis=0)
+    return {
+        "sensitivity": _encode(sensitivity), "specificity": _encode(specificity),
+        "marks": [
+            {"rule": rule, "title": title, **run.metrics[name]["operating_points"][rule]}
+            for rule, title in tables.RULES.items()
+        ],
+    }  # fmt: skip
+
+
+def _encode(shares: np.ndarray) -> str:
+    """Return numbers in [0, 1] as base64 of little-endian unsigned 16-bit integers."""
+    return base64.b64encode(np.round(np.asarray(shares) * SCALE).astype("<u2").tobytes()).decode()
+
+
+def _slides(run: Run) -> list[dict[str, Any]]:
+    """Return the slides that the report shows: cells, labels, and every classifier's probabilities or calls."""
+    if not slide_figures.select_slides(run):
+        return []
+    patch_px = data.coordinate_patch_px(run.experiment.data)
+    mpp = data.microns_per_pixel(run.experiment.data)
+    slides = []
+    for slide in slide_figures.load_slides(run, patch_px):
+        table = slide.table
+        values = {
+            name: _encode(run.mean_calls(name, table) / SCALE if run.is_multiclass
+                          else run.mean_probabilities(name, table))
+            for name in run.classifier_names
+        }  # fmt: skip
+        slides.append({
+            "patient": slide.patient, "slide": str(slide_names(table)[0]),
+            "role": ROLE_NAMES[min(table["role"], key=len)], "size": (slide.cells.max(0) + 1).tolist(),
+            "x": table["x"].tolist(), "y": table["y"].tolist(), "cells": slide.cells.ravel().tolist(),
+            "labels": table["label"].tolist(), "values": values,
+            "thresholds": {} if run.is_multiclass else {
+                name: run.mean_threshold(name) for name in run.classifier_names
+            },
+            "micronsPerCell": None if mpp is None else mpp * patch_px,
+        })  # fmt: skip
+    return slides
+
+
+def patches_table(run: Run) -> pd.DataFrame:
+    """Return the test patches with each classifier's probability of the second class, or of the true one of more.
+
+    Probabilities are means over the seeds, not calibrated with two classes. If the table would be too large for the
+    page, only the first classifiers are in it.
+    """
+    test = run.test_predictions
+    columns = {"id": test["id"], "patient": test["patient"], "label": test["label"]}
+    size = sum(len(value) for value in test["id"]) + 12 * len(test)
+    for name in run.classifier_names:
+        size += (PROBABILITY_DECIMALS + 3) * len(test)
+        if size > MAX_PATCHES_BYTES and len(columns) > 3:
+            break
+        values = run.true_probabilities(name, test) if run.is_multiclass else run.mean_probabilities(name, test)
+        columns[name] = np.round(values, PROBABILITY_DECIMALS)
+    return pd.DataFrame(columns)
+
+
+def patients_summary(run: Run) -> list[dict[str, Any]]:
+    """Return each test patient's patches by class, and each classifier's accuracy there, the worst patient first."""
+    test = run.test_predictions
+    accuracies = {name: run.patient_accuracies(name) for name in run.classifier_names}
+    return [
+        {
+            "patient": patient, "patches": int((test["patient"] == patient).sum()),
+            "by_class": {
+                text: int(((test["patient"] == patient) & (test["label"] == label)).sum())
+                for label, text in enumerate(run.class_texts)
+            },
+            "accuracy": {name: round(float(values[patient]), PROBABILITY_DECIMALS)
+                         for name, values in accuracies.items()},
+        }
+        for patient in reversed(ordered_patients(run))
+    ]  # fmt: skip
+
+
+def downloads(run: Run, folder: Path) -> str:
+    """Return every table of the report, the test patches and the patients, by file name: JSON, compressed, in base64.
+
+    Args:
+        folder: With the CSV files of the report's tables.
+    """
+    files = {path.name: path.read_text("utf-8") for path in sorted(folder.glob("*.csv"))}
+    files["patches.csv"] = patches_table(run).to_csv(index=False)
+    files["patients.json"] = json.dumps(patients_summary(run), indent=1)
+    return base64.b64encode(gzip.compress(json.dumps(files).encode(), mtime=0)).decode()

@@ -1,0 +1,150 @@
+"""What the page's script reads: every number is that of results.json, the run's tables or the CSV files."""
+
+import base64
+import gzip
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bcgan.evaluate.metrics import call
+from bcgan.report import inline_svg, page_context, page_data, slide_figures, tables
+from bcgan.report.style import Frame
+
+
+def decoded(text):
+    return np.frombuffer(base64.b64decode(text), "<u2") / page_data.SCALE
+
+
+@pytest.fixture(scope="module")
+def content(tiny_run):
+    return page_data.page_data(tiny_run, {"roc": [Frame(1, 2, 3, 4, (0, 1), (0, 1))]})
+
+
+def test_the_sliders_curves_are_the_shares_at_each_threshold(run, test_rows, content):
+    for name in run.classifier_names:
+        curves = content["thresholds"][name]
+        for step in (0, 137, 500, 731, 1000):
+            called = [scores >= step / 1000 for scores in run.probabilities_by_seed(name, test_rows).values()]
+            for metric, label in (("sensitivity", 1), ("specificity", 0)):
+                expected = np.mean([np.mean(one[test_rows["label"] == label] == label) for one in called])
+                assert decoded(curves[metric])[step] == pytest.approx(expected, abs=1e-4), (name, step, metric)
+
+
+def test_the_marks_are_those_of_the_results(run, content):
+    for name in run.classifier_names:
+        for mark in content["thresholds"][name]["marks"]:
+            assert {key: mark[key] for key in run.metrics[name]["operating_points"][mark["rule"]]} == (
+                run.metrics[name]["operating_points"][mark["rule"]]
+            )
+        assert [mark["rule"] for mark in content["thresholds"][name]["marks"]] == list(tables.RULES)
+
+
+def test_the_youden_mark_has_the_metrics_of_the_first_table(run, content):
+    name = run.classifier_names[0]
+    mark, test = content["thresholds"][name]["marks"][0], run.metrics[name]["sets"]["test"]
+    for metric in ("sensitivity", "specificity", "accuracy"):
+        assert mark[metric] == pytest.approx(test[metric]["value"])
+
+
+def test_maps_have_the_probabilities_of_the_figures_table(run, content):
+    drawn = slide_figures.slide_maps(run).numbers
+    assert content["slides"]
+    for slide in content["slides"]:
+        rows = drawn[drawn["patient"] == slide["patient"]]
+        assert rows[["x", "y"]].to_numpy().tolist() == np.transpose([slide["x"], slide["y"]]).tolist()
+        assert rows["label"].tolist() == slide["labels"]
+        alone = "ensemble" if "ensemble" in run.metrics else run.classifier_names[0]
+        np.testing.assert_allclose(decoded(slide["values"][alone]), rows["probability"], atol=1e-5)
+        assert slide["thresholds"][alone] == run.mean_threshold(alone)
+        cells = np.reshape(slide["cells"], (-1, 2))
+        assert len({tuple(cell) for cell in cells}) == len(rows) and (cells < slide["size"]).all()
+
+
+def test_the_page_holds_every_table_the_patches_and_the_patients(run, test_rows, tmp_path):
+    (tmp_path / "some.csv").write_text("a,b\n1,2\n")
+    files = json.loads(gzip.decompress(base64.b64decode(page_data.downloads(run, tmp_path))))
+    assert files["some.csv"] == "a,b\n1,2\n"
+    patches = pd.read_csv(io.StringIO(files["patches.csv"]), dtype={"id": str, "patient": str})
+    assert patches["id"].tolist() == test_rows["id"].tolist()
+    for name in run.classifier_names:
+        np.testing.assert_allclose(patches[name], run.mean_probabilities(name, test_rows), atol=5.1e-5)
+    people = {person["patient"]: person for person in json.loads(files["patients.json"])}
+    assert set(people) == set(test_rows["patient"])
+    for patient, rows in test_rows.groupby("patient"):
+        assert people[patient]["patches"] == len(rows) == sum(people[patient]["by_class"].values())
+        for name, accuracy in people[patient]["accuracy"].items():
+            assert accuracy == pytest.approx(run.patient_accuracies(name)[patient], abs=1e-4)
+
+
+def test_a_table_that_is_too_large_has_fewer_classifiers(run, monkeypatch):
+    monkeypatch.setattr(page_data, "MAX_PATCHES_BYTES", 1)
+    assert list(page_data.patches_table(run))[3:] == run.classifier_names[:1]
+
+
+def test_bars_lie_where_their_numbers_do(run):
+    groups = page_context.compared_groups(run)
+    assert groups[0]["role"] == "test"
+    column = list(groups[0]["metrics"]).index("roc_auc")
+    bars = [(row["bars"][column]) for group in groups for row in group["rows"]]
+    values, positions = zip(*((bar.value, bar.position) for bar in bars), strict=True)
+    assert np.argsort(values, kind="stable").tolist() == np.argsort(positions, kind="stable").tolist()
+    assert all(0 <= position <= 100 for position in positions)
+    for group in groups:
+        for row, name in zip(group["rows"], run.classifier_names, strict=True):
+            assert row["bars"][column].value == run.metrics[name]["sets"][group["role"]]["roc_auc"]["value"]
+
+
+def test_calls_of_the_page_are_those_of_the_tables(run, test_rows, content):
+    """The script calls a patch of a slide from the classifier's mean threshold on, as the figure does."""
+    for slide in content["slides"]:
+        table = run.probabilities.set_index("id")
+        rows = run.probabilities[run.probabilities["patient"] == slide["patient"]]
+        name = run.classifier_names[0]
+        expected = run.mean_calls(name, rows)
+        called = call(decoded(slide["values"][name]), slide["thresholds"][name])
+        assert len(table) and (called == expected).mean() > 0.99  # 16 bits may move one that lies at the threshold
+
+
+def test_a_chart_follows_the_pages_colors_and_a_picture_keeps_its_own():
+    svg = '<?xml version="1.0"?><svg height="72pt" width="144pt" viewBox="0 0 144 72"><g id="a"><path d="M 1.23456 2" '
+    svg += 'style="fill: #222222; clip-path: url(#b)"/></g></svg>'
+    chart = inline_svg.inline(svg, "roc", 'what "it" shows', False)
+    assert 'id="roc-a"' in chart.svg and "url(#roc-b)" in chart.svg and "var(--c222222)" in chart.svg
+    assert 'aria-label="what &quot;it&quot; shows"' in chart.svg and "M 1.23 2" in chart.svg
+    assert chart.width_px == 192 and not chart.is_picture
+    assert "#222222" in inline_svg.inline(svg, "roc", "", True).svg
+    assert inline_svg.inline(svg.replace("<g", '<image href="x"/><g'), "roc", "", False).is_picture
+
+
+def test_tissue_becomes_smaller_and_maps_stay_exact():
+    from PIL import Image
+
+    def as_svg(pixels):
+        target = io.BytesIO()
+        Image.fromarray(pixels).save(target, format="PNG")
+        data = base64.b64encode(target.getvalue()).decode()
+        return f'<svg height="1pt" width="1pt"><image xlink:href="data:image/png;base64,{data}"/></svg>', len(data)
+
+    def pixels_of(svg):
+        data = svg.partition("base64,")[2].partition('"')[0]
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")), len(data)
+
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(np.cumsum(rng.normal(0, 1, (50, 50, 3)), 0), 1)
+    tissue = np.clip(128 + smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+    svg, size = as_svg(tissue)
+    shown, shown_size = pixels_of(inline_svg.inline(svg, "a", "", False).svg)
+    assert shown_size < size / 2 and np.abs(shown.astype(int) - tissue).mean() < 8
+    classes = np.array([[0, 114, 178], [213, 94, 0]], np.uint8)[rng.integers(0, 2, (30, 40))]
+    shown, _ = pixels_of(inline_svg.inline(as_svg(classes)[0], "a", "", False).svg)
+    np.testing.assert_array_equal(shown, classes)
+
+
+def test_every_color_has_a_variable_for_light_and_for_dark():
+    light, dark = inline_svg.color_variables(False), inline_svg.color_variables(True)
+    for color in inline_svg.DARK_COLORS:
+        name = inline_svg.variable(color).removeprefix("var(").removesuffix(")")
+        assert f"{name}: {color};" in light and f"{name}: {inline_svg.DARK_COLORS[color]};" in dark
