@@ -16,6 +16,7 @@ INDENTATION = re.compile(r"\n\s*")
 GLOBAL_STYLE = re.compile(r"\s*<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)  # the page's CSS has it for all
 METADATA = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
 ID = re.compile(r'\bid="([^"]+)"')
+IMAGE_ID = re.compile(r'(<image\b[^>]*?)\s+id="[^"]*"')  # the same for two equal pictures
 REFERENCE = re.compile(r'(url\(#|xlink:href="#)([^)"]+)')
 SVG_TAG = re.compile(r"<svg [^>]*>")
 SIZE = re.compile(r' (width|height)="([\d.]+)pt"')
@@ -62,6 +63,7 @@ def inline(svg: str, name: str, label: str, is_picture: bool) -> InlineFigure:
     tag = SVG_TAG.match(text)[0]
     width_pt = float(dict(SIZE.findall(tag))["width"])
     text = SIZE.sub("", tag).replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1) + text[len(tag) :]
+    text = IMAGE_ID.sub(r"\1", text)
     text = ID.sub(rf'id="{name}-\1"', text)
     text = REFERENCE.sub(rf"\1{name}-\2", text)
     text = PATH.sub(lambda match: DECIMALS.sub(r"\1", match[0]), text)

@@ -86,15 +86,16 @@ def _slides(run: Run) -> list[dict[str, Any]]:
     for slide in slide_figures.load_slides(run, patch_px):
         table = slide.table
         values = {
-            name: _encode(run.mean_calls(name, table) / SCALE if run.is_multiclass
+            name: _encode(run.true_probabilities(name, table) if run.is_multiclass
                           else run.mean_probabilities(name, table))
             for name in run.classifier_names
         }  # fmt: skip
+        called = {name: run.mean_calls(name, table).tolist() for name in run.classifier_names}
         slides.append({
             "patient": slide.patient, "slide": str(slide_names(table)[0]),
             "role": ROLE_NAMES[min(table["role"], key=len)], "size": (slide.cells.max(0) + 1).tolist(),
             "x": table["x"].tolist(), "y": table["y"].tolist(), "cells": slide.cells.ravel().tolist(),
-            "labels": table["label"].tolist(), "values": values,
+            "labels": table["label"].tolist(), "values": values, "called": called,
             "thresholds": {} if run.is_multiclass else {
                 name: run.mean_threshold(name) for name in run.classifier_names
             },

@@ -43,7 +43,7 @@ def per_patient(run: Run) -> ReportFigure:
     )  # fmt: skip
     axes.tick_params(length=0, labelsize=8)
     axes.tick_params(axis="x", rotation=90, labelsize=7)
-    axes.set(ylabel="", xlabel="" if has_names else f"{mean.shape[1]} test patients")
+    axes.set(ylabel="", xlabel="Test patient" if has_names else f"{mean.shape[1]} test patients")
     at_threshold = "" if run.is_multiclass else " at the validation threshold"
     first = mean.loc[run.classifier_names[0]]
     caption = (

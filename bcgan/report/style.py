@@ -29,12 +29,8 @@ CLASSIFIER_NAMES = {name: spec.title for name, spec in CLASSIFIERS.items()} | {
     "color_texture_gbdt": "Colour and texture", "ensemble": "Ensemble",
     "ensemble_spatial_context": "Ensemble with neighbours",
 }  # fmt: skip
-SHORT_NAMES = {  # where a line must hold a name and a picture
-    "gan_resnet": "GAN+ResNet", "resnet_table1": "ResNet (Table 1)", "resnet_features": "The same, no GAN",
-    "resnet34": "ResNet-34", "resnet34_identity": "ResNet-34, padded", "resnet50": "ResNet-50", "gan_only": "GAN alone",
-    "cnn": "Plain CNN", "efficientnet_lite0": "Lite0, ImageNet", "efficientnet_lite0_simclr": "Lite0, SimCLR",
-    "densenet121": "DenseNet121, linear", "simclr_linear": "SimCLR, linear", "color_texture_gbdt": "Colour, texture",
-    "ensemble": "Ensemble", "ensemble_spatial_context": "With neighbours",
+SHORT_NAMES = {name: spec.short_title or spec.title for name, spec in CLASSIFIERS.items()} | {
+    "color_texture_gbdt": "Colour, texture", "ensemble": "Ensemble", "ensemble_spatial_context": "With neighbours",
 }  # fmt: skip
 METRIC_NAMES = {
     "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy",

@@ -6,7 +6,7 @@ import pytest
 from bcgan.evaluate.explanations import NUM_CHANNELS, _most_varying_channels, feature_maps, without_edges
 from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
-from bcgan.report import cards, data_figures, explanation_figures, gan_figures, style, tables
+from bcgan.report import cards, data_figures, explanation_figures, gan_figures, page_context, style, tables
 from bcgan.settings import Classifier
 
 

@@ -116,12 +116,13 @@ def test_the_markdown_has_the_facts_of_the_page(report):
             assert f" {cell} |" in text, (name, cell)
     for name in FIGURES:
         assert f"](figures/{name}.png)" in text and f"](tables/{name}.csv)" in text
-    for facts in (re.findall(r"<li>(.*?)</li>", page), re.findall(r"<dd>(.*?)</dd>", page)):
+    provenance = page.partition('id="provenance"')[2]
+    for facts in (re.findall(r"<li>(.*?)</li>", page), re.findall(r"<dd>(.*?)</dd>", provenance)):
         assert len(facts) > 3
         for fact in map(html.unescape, facts):
             assert fact in text
     assert "\n    make train EXPERIMENT=tiny DATA_DIR=...\n    bcgan report tiny --no-patient-images\n" in text
-    headings = re.findall(r"<h2 id=[^>]*>(.*?)<a", page)
+    headings = re.findall(r"<h2 id=[^>]*>(.*?) *<a", page)
     assert [
         line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ") and line[3:] in headings
     ] == [heading for heading in headings if f"\n## {heading}\n" in text]

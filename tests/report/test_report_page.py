@@ -173,7 +173,7 @@ def test_a_patient_is_picked_in_the_heat_map(page):
     assert patient and f"Patient {patient}" in page.locator("#patient-told").text_content()
     rows = page.locator("#largest-errors-table tbody tr:visible")
     assert all(row.locator("td").nth(1).text_content() == patient for row in rows.all())
-    assert page.locator("#patient_shares use.is-chosen").count() == 1
+    assert page.locator("#patient_shares .is-chosen").count() == 1
     page.locator("#patient-picker").select_option("")
     assert rows.count() > 0 and page.locator(".is-chosen").count() == 0
 
@@ -208,8 +208,9 @@ def test_own_probabilities_are_drawn_and_stay_here(page, page_file, results):
     assert page.locator("#own-curve").count() == 0
 
 
-def test_a_link_opens_what_it_points_to(opened, page_file):
-    page = opened(f"{page_file.as_uri()}#fig04_gan")
+def test_a_link_opens_what_it_points_to(page):
+    page.evaluate("location.hash = 'fig04_gan'")
+    page.locator("#fig04_gan svg").wait_for(state="visible")
     assert page.locator("#networks").evaluate("one => one.open")
     assert page.locator("#fig04_gan svg").is_visible()
 

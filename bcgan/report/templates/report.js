@@ -42,10 +42,12 @@
     if (!target) return () => {};
     const circle = target.add("circle", { r: 4.5, class: "mark" });
     return (x, y) => {
+      const isInside = Number.isFinite(x + y) && x >= target.frame.x[0] && x <= target.frame.x[1];
+      circle.style.display = isInside ? "" : "none";
+      if (!isInside) return;
       const [left, top] = target.place(x, Math.max(y, target.frame.y[0]));
       circle.setAttribute("cx", left);
       circle.setAttribute("cy", top);
-      circle.style.display = Number.isFinite(x + y) ? "" : "none";
     };
   }
 
@@ -176,7 +178,7 @@
     modelList.value = data.classifiers.at(-1).name;
     let cells = new Map(), side = 8, slide = null, values = null, cursor = null;
 
-    const called = (index) => isBinary ? Number(values[index] >= slide.thresholds[modelList.value]) : Math.round(values[index] * SCALE);
+    const called = (index) => Number(slide.called[modelList.value][index]);
     const color = (index) => {
       const label = slide.labels[index];
       if (!values) return palette[label];
@@ -227,7 +229,7 @@
       const index = cursor ? cells.get(cursor.join(",")) : undefined;
       if (index === undefined) { told.textContent = cursor ? "No patch here." : "Point at a patch, or move with the arrow keys."; return; }
       const parts = [`x ${slide.x[index]}, y ${slide.y[index]}: annotated ${data.classes[slide.labels[index]]}`];
-      if (values && isBinary) parts.push(`probability of ${data.noun} ${values[index].toFixed(3)}`);
+      if (values) parts.push(`probability of ${isBinary ? data.noun : "its label"} ${values[index].toFixed(3)}`);
       if (values) parts.push(`called ${data.classes[called(index)]}`);
       told.textContent = parts.join(", ");
     };
@@ -270,7 +272,8 @@
     fill(list, [["", "All test patients"], ...data.patients.map((name) => [name, name])]);
     const order = [...data.patients].sort(), rows = all("#largest-errors-table tbody tr");
     const cells = all("#per_patient [id^='per_patient-QuadMesh'] path"), width = data.patients.length;
-    const dots = all("#patient_shares [id^='patient_shares-PathCollection'] use");
+    const collection = "#patient_shares [id^='patient_shares-PathCollection']";
+    const dots = all(`${collection} > path, ${collection} use`);
     const choose = (name) => {
       list.value = name;
       dots.forEach((dot, index) => dot.classList.toggle("is-chosen", order[index % order.length] === name));
