@@ -168,7 +168,7 @@ def decision_curve(run: Run) -> ReportFigure:
     odds = thresholds / (1 - thresholds)
     share = is_second.mean()
     benefit_of_all = share - (1 - share) * odds
-    figure, axes = plt.subplots(figsize=(6.2, 4.8))
+    figure, axes = plt.subplots(figsize=(5.2, 5.0))
     axes.plot(thresholds, benefit_of_all, color=MUTED, ls="--", lw=1, label=f"Call every patch {second}")
     axes.axhline(0, color=MUTED, ls=":", lw=1, label="Call none")
     curves = {"all": benefit_of_all}

@@ -22,7 +22,7 @@ from bcgan.report.style import (
     difference_title,
     format_signed,
 )
-from bcgan.report.wording import join_words
+from bcgan.report.wording import count_text, join_words
 
 YOUDEN, MOST_PROBABLE = "youden", "most_probable"
 MIN_CELL_IN, MAX_WIDTH_IN = 0.5, 10  # of confusion matrices
@@ -272,8 +272,8 @@ def ablation(run: Run) -> ReportFigure:
     )
     exceptions = f" ({exceptions})" if exceptions else ""
     caption = (
-        f"One choice changed at a time, {CLASSIFIER_NAMES[run.ablation['model']]}, {run.ablation['epochs']} epochs, "
-        f"{baseline['seeds']} seeds{exceptions}: difference from the experiment as it is (ROC AUC "
+        f"One choice changed at a time, {CLASSIFIER_NAMES[run.ablation['model']]}, "
+        f"{count_text(run.ablation['epochs'], 'epoch')}, {count_text(baseline['seeds'], 'seed')}{exceptions}: difference from the experiment as it is (ROC AUC "
         f"{format_estimate(baseline['figures']['roc_auc'])}), right of the line: better. "
         f"{run.role_summary('validation')}; {run.experiment.evaluate.confidence_level:.0%} intervals by a "
         f"bootstrap of seeds and patients, the same for both; with {len(labels)} choices one in twenty looks like an "

@@ -104,7 +104,8 @@ def evolution(run: Run) -> ReportFigure:
     placement = {"rotation": 0, "ha": "right"} if run.is_multiclass else {"rotation": 90, "ha": "center"}
     for label, (name, text) in enumerate(zip(run.class_names, run.class_texts, strict=True)):
         height = (num_classes - label - 0.5) / num_classes
-        grid[0, 0].annotate(capitalize(text), (-0.08, height), xycoords="axes fraction", va="center", fontsize=9,
+        title = f"{capitalize(text)},\nsynthetic"
+        grid[0, 0].annotate(title, (-0.08, height), xycoords="axes fraction", va="center", fontsize=9,
                             color=text_color(run.class_colors[name]), **placement)  # fmt: skip
     first, second, *_ = run.class_texts
     rows_text = (

@@ -205,7 +205,14 @@ def _caption(run: Run, slides: list[SlidePatches], patch_px: int, classifiers: d
     )
     if run.is_phantom:
         return caption
-    return f"{caption} Annotations are regions drawn by hand: their edges are in every error."
+    borders = run.metrics[list(classifiers.values())[-1]].get("borders")
+    at_border = ""
+    if borders and borders["errors"]:
+        at_border = (
+            f" Of all test patches that are called wrongly, {borders['border_errors'] / borders['errors']:.0%} touch a "
+            "patch with another label."
+        )
+    return f"{caption} Annotations are regions drawn by hand: their edges are in every error.{at_border}"
 
 
 def _value_colors(run: Run, name: str) -> plt.cm.ScalarMappable:

@@ -59,8 +59,9 @@
       return cell.dataset.value === undefined ? cell.textContent.trim() : cell.dataset.value === "" ? null : Number(cell.dataset.value);
     };
     heads.forEach((head, column) => {
-      const button = element("button", { type: "button" }, head.textContent);
-      head.replaceChildren(button);
+      const button = element("button", { type: "button" });
+      button.append(...head.childNodes);
+      head.append(button);
       button.addEventListener("click", () => {
         const rows = all("tr", body), isNumber = typeof key(rows[0], column) !== "string";
         const first = isNumber ? "descending" : "ascending", second = isNumber ? "ascending" : "descending";
