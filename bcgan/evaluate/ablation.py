@@ -160,9 +160,9 @@ def summarize(
     """Return {model, epochs, variants, selected}.
 
     variants: [{factor, variant, seeds, figures, differences}], on the validation patches. figures: {metric: {value,
-    low, high}}. differences: {metric: {value, low, high, p}} from the experiment as it is, on the same patches and
-    seeds; `None` if there is no such training. selected: the variant of the largest gain in SELECTION_METRIC among
-    those trained with every seed of the experiment as it is, {factor, variant, seeds, baseline, figures, differences},
+    low, high}}. differences: {metric: {value, low, high, p, p_floor}} from the experiment as it is, on the same
+    patches and seeds; `None` if there is no such training. selected: the variant of the largest gain in
+    SELECTION_METRIC among those trained with every seed of the experiment as it is, {factor, variant, seeds, baseline, figures, differences},
     on the test patches; `None` if none gains.
     """
     rows, baseline = [], finished[BASELINE, ""]

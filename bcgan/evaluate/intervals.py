@@ -159,7 +159,7 @@ def paired_difference(
 def compare_metrics(
     candidate: dict[str, np.ndarray], reference: dict[str, np.ndarray], patients: np.ndarray, confidence: float
 ) -> list[dict[str, Any]]:
-    """Return {metric, value, low, high, p} of candidate minus reference, for each of COMPARED_METRICS.
+    """Return {metric, value, low, high, p, p_floor} of candidate minus reference, for each of COMPARED_METRICS.
 
     Args:
         candidate, reference: From `bootstrap_metrics`, with the same patches and weights.

@@ -45,7 +45,7 @@ def compare_runs(
             are matched by their ids.
 
     Returns:
-        {classifier, metric, value, low, high, p, patches, patients} for each of COMPARED_METRICS.
+        {classifier, metric, value, low, high, p, p_floor, patches, patients} for each of COMPARED_METRICS.
 
     Raises:
         InputError: If no test patch is in both, a patch has another patient or label, or patches at two scales show

@@ -278,7 +278,7 @@ def _compare_classifiers(
     The pairs are every classifier with the proposed one, EXTRA_COMPARISONS, and the ensemble with its first member.
 
     Returns:
-        [{classifier, reference, metric, value, low, high, p}].
+        [{classifier, reference, metric, value, low, high, p, p_floor}].
     """
     settings, test = experiment.evaluate, (table["role"] == "test").to_numpy()
     labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]

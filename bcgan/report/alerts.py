@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from bcgan.gan import watch
-from bcgan.report.finding import MIN_TEST_PATIENTS, imbalance_text
+from bcgan.report.finding import all_cautions
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES
 from bcgan.report.wording import join_words
@@ -14,25 +13,11 @@ MIN_FLIP_RATE = 0.05  # of translations called the other class; with fewer, tran
 
 def list_alerts(run: Run) -> list[str]:
     """Return the limitations and warnings that follow from the run's own numbers."""
-    test, num_padded = run.role_counts("test"), run.audit["faults"]["wrong_size"]["count"]
+    num_padded = run.audit["faults"]["wrong_size"]["count"]
     num_excluded = run.audit["patches"] - run.audit["kept"]
-    proposed = run.experiment.proposed
-    num_seeds = len(run.seeds(proposed))
-    gan_failure = watch.diagnose(run.gan_log.to_dict("records"))
     unlabelled = ", ".join(CLASSIFIER_NAMES[name] for name in run.trained_on_unlisted())
-    failed_checks = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
     alert_texts = [
-        (failed_checks, f"The leak audit failed: {'; '.join(failed_checks)}. No result below can be trusted."),
-        (gan_failure, f"The GAN failed at the end of its training: {gan_failure}."),
         (run.subset_note(), run.subset_note()),
-        (run.is_phantom, "The tissue is procedural: results show that the pipeline works, and nothing about patients."),
-        (not run.has_patient_names, "The data have no patient names: intervals by patch are too narrow."),
-        (
-            test["patients"] < MIN_TEST_PATIENTS,
-            f"Only {test['patients']} test patients: read the intervals, not the values.",
-        ),
-        (num_seeds < 3, f"{run.seeds_text(proposed)}: how much results vary between trainings is not known."),
-        (imbalance_text(run), imbalance_text(run)),
         (num_excluded, f"{num_excluded:,} patches were excluded by the audit."),
         (num_padded, f"{num_padded:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs_text(run)}."),
@@ -42,14 +27,13 @@ def list_alerts(run: Run) -> list[str]:
         (unlabelled, f"Unlisted patients: {unlabelled} were trained on their images, not their labels."),
         (not run.patient_images, "No images of patients' tissue: synthetic patches are shown instead."),
     ]  # fmt: skip
-    return [text for applies, text in alert_texts if applies]
+    return all_cautions(run) + [text for applies, text in alert_texts if applies]
 
 
 def list_limitations(run: Run) -> list[str]:
     """Return what the report does not show."""
     sentences = [
         "No diagnosis: a patch is classified without its slide, and there is no comparison with pathologists.",
-        "One data set: other laboratories, scanners and stains were not tested.",
         run.subset_note(),
         "" if run.is_phantom else "Labels are used as they are; their errors affect every result.",
         "Calibration was fitted on validation patients and may not hold for others.",

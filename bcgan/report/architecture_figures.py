@@ -193,7 +193,6 @@ def integration(run: Run) -> ReportFigure:
     return ReportFigure(figure, _shapes_as_text(pd.concat(numbers)), "GAN and ResNet joined (the paper's Fig. 6)", (
         f"The discriminator's map {joined} joins the ResNet behind its stem: it is projected to as many channels "
         "and added through a gate that starts at zero, so that at the start the network is Table 1's alone. "
-        f"The whole network, with parts that are not drawn, has {joined_network.count_params():,} parameters. "
         + ("Three maps of the projected discriminator, on EfficientNet-Lite0, resized to that size, join too. "
            if classifier_settings.extra_features == "projected_discriminator" else "")
     ).strip())  # fmt: skip

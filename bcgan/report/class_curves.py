@@ -42,7 +42,7 @@ def precision_recall(run: Run) -> ReportFigure:
 def reliability(run: Run) -> ReportFigure:
     """Draw the observed share of each class against its probability, as predicted and after calibration.
 
-    The ten bins have equal numbers of patches.
+    The ten bins are those of the calibration error, equally wide.
     """
     test, name = run.test_predictions, run.classifier_names[0]
     raw = np.mean([get_probabilities(test, name, seed) for seed in run.seeds(name)], axis=0)
@@ -64,7 +64,7 @@ def reliability(run: Run) -> ReportFigure:
     sns.despine(figure)
     means = (format_estimate(test_metrics[metric]) for metric in ("ece", "ece_calibrated"))
     caption = (
-        f"Reliability of {CLASSIFIER_NAMES[name]}, each class against the rest, ten bins of equal size, as "
+        f"Reliability of {CLASSIFIER_NAMES[name]}, each class against the rest, ten equally wide bins, as "
         f"predicted and after a temperature and a shift of each class from the validation patients: "
         f"{run.role_summary('test')}. Dotted: perfect. Mean calibration error over the classes {' and '.join(means)}, "
         f"over ten equally wide bins, with {run.experiment.evaluate.confidence_level:.0%} intervals by "

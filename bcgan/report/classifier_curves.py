@@ -17,11 +17,12 @@ from bcgan.evaluate.intervals import format_estimate, patient_weights
 from bcgan.evaluate.metrics import CALIBRATION_BINS
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, INK, METRIC_NAMES, MUTED, ReportFigure
+from bcgan.report.wording import count_text
 
 CURVE_POINTS = 201  # along the x axis, at which the curves of the seeds are averaged
 NUM_HIGHLIGHTED = 3  # classifiers that curves show in color
 MIN_INSET_AUC = 0.85  # of every highlighted curve; a lower one would cross the inset of the corner
-OTHERS_COLOR = "#BBBBBB"
+OTHERS_COLOR = "#9C9C9C"
 BAND_RESAMPLES = 300  # bootstrap curves that a band is the quantiles of
 
 # From labels, scores and `sample_weight` to x, increasing, and y; as scikit-learn's curves.
@@ -67,10 +68,12 @@ def recall_precision_curve(labels, scores, sample_weight=None) -> tuple[np.ndarr
 
 
 def highlighted(run: Run) -> list[str]:
-    """Return the classifiers that curves show in color: the proposed one, its reference and the best of the others."""
+    """Return the classifiers that curves show in color: the proposed one, Table 1's network and the best of the others.
+
+    Without Table 1's network it is the two best of the others.
+    """
     first, *others = run.classifier_names
-    reference = run.comparisons[0]["reference"] if run.comparisons else None
-    chosen = [first, *(name for name in others if name == reference)]
+    chosen = [first, *(name for name in others if name == "resnet_table1")]
     by_auc = sorted(others, key=lambda name: -(run.metrics[name]["sets"]["test"]["roc_auc"]["value"] or 0))
     return (chosen + [name for name in by_auc if name not in chosen])[:NUM_HIGHLIGHTED]
 
@@ -81,7 +84,7 @@ def _draw_lines(run: Run, axes, curves: dict[str, tuple[np.ndarray, np.ndarray]]
     others = [name for name in curves if name not in shown]
     for name in [*shown, *others]:
         is_shown = name in shown
-        label = labels[name] if is_shown else f"{len(others)} other classifiers" if name == others[0] else None
+        label = labels[name] if is_shown else count_text(len(others), "other classifier") if name == others[0] else None
         axes.plot(
             *curves[name], label=label, color=CLASSIFIER_COLORS[name] if is_shown else OTHERS_COLOR,
             lw=1.8 if is_shown else 0.9, zorder=4 if name == shown[0] else 3 if is_shown else 2,
@@ -285,6 +288,8 @@ def _bootstrap_band(run: Run, test: pd.DataFrame, name: str, curve: CurveFunctio
     weights = patient_weights(test["patient"].to_numpy(), settings.bootstrap_samples, run.experiment.seed)
     has_both_classes = [np.ptp(labels[row > 0]) > 0 for row in weights]
     weights = weights[has_both_classes][:BAND_RESAMPLES]
+    if not len(weights):
+        return np.full((2, len(x)), np.nan)
     curves = [
         mean_curve(curve, labels[row > 0], [of_seed[row > 0] for of_seed in scores], x, row[row > 0]) for row in weights
     ]

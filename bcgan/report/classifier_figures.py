@@ -22,7 +22,7 @@ from bcgan.report.style import (
     difference_title,
     format_signed,
 )
-from bcgan.report.wording import count_text, join_words
+from bcgan.report.wording import count_text, format_mean_count, join_words
 
 YOUDEN, MOST_PROBABLE = "youden", "most_probable"
 MIN_CELL_IN, MAX_WIDTH_IN = 0.5, 10  # of confusion matrices
@@ -48,7 +48,7 @@ def accuracy_loss(run: Run) -> ReportFigure:
         grid[1, column].set_xlabel("Epoch")
     grid[0, 0].set_ylabel("Accuracy" if run.is_multiclass else "Accuracy at 0.5")
     grid[1, 0].set_ylabel("Loss (nats)")
-    grid[0, 0].legend(loc="lower right")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     sns.despine(figure)
     settings = run.experiment.classify
     caption = (
@@ -168,18 +168,13 @@ def thresholds_by_seed(run: Run, name: str, rule: str) -> dict[int, float]:
     }
 
 
-def format_mean_count(count: float) -> str:
-    """Return a mean of counts: a whole number, or one with a decimal if the counts differ."""
-    return f"{count:,.0f}" if float(count).is_integer() else f"{count:,.1f}"
-
-
 def comparisons(run: Run) -> ReportFigure:
     """Draw a forest: what each component adds, then every classifier's difference from the first reference."""
     names, reference = CLASSIFIER_NAMES, run.comparisons[0]["reference"]
     differences = tables.differences_by_pair(run)
     rows = [
         (COMPONENTS, f"{title}, to {base}" + (f" ({role} patients)" if role != "test" else ""), MUTED, by_metric)
-        for title, base, role, by_metric in tables.list_components(run)
+        for _, title, base, role, by_metric in tables.list_components(run)
     ]
     rows += [
         (CLASSIFIERS_COMPARED, names[name], CLASSIFIER_COLORS[name], differences[name, reference])
@@ -211,7 +206,8 @@ def comparisons(run: Run) -> ReportFigure:
         top = min(height for height, row in zip(heights, rows, strict=True) if row[0] == group) - 0.9
         title = group if group == COMPONENTS else f"{group} against {names[reference]}"
         grid[0, 0].annotate(title, (0, top), xycoords=("axes fraction", "data"), fontsize=9, fontweight="bold",
-                            va="center").set_in_layout(False)  # fmt: skip
+                            va="center", bbox={"facecolor": "#ffffff", "edgecolor": "none", "pad": 1},
+                            ).set_in_layout(False)  # fmt: skip
     sns.despine(figure)
     caption = (
         f"Differences on the same patches, right of the line: better; an interval that contains 0 shows no effect. "
@@ -271,12 +267,14 @@ def ablation(run: Run) -> ReportFigure:
         if row.seeds != baseline["seeds"]
     )
     exceptions = f" ({exceptions})" if exceptions else ""
+    by_chance = f" Of {len(labels)} choices one in twenty looks like an effect by chance." if len(labels) > 9 else ""
     caption = (
         f"One choice changed at a time, {CLASSIFIER_NAMES[run.ablation['model']]}, "
-        f"{count_text(run.ablation['epochs'], 'epoch')}, {count_text(baseline['seeds'], 'seed')}{exceptions}: difference from the experiment as it is (ROC AUC "
+        f"{count_text(run.ablation['epochs'], 'epoch')}, {count_text(baseline['seeds'], 'seed')}{exceptions}: "
+        "difference from the same training as it is (ROC AUC "
         f"{format_estimate(baseline['figures']['roc_auc'])}), right of the line: better. "
         f"{run.role_summary('validation')}; {run.experiment.evaluate.confidence_level:.0%} intervals by a "
-        f"bootstrap of seeds and patients, the same for both; with {len(labels)} choices one in twenty looks like an "
-        "effect by chance. The epoch and the thresholds of each training come from the same patients."
+        f"bootstrap of seeds and patients, the same for both.{by_chance} The epoch and the "
+        "thresholds of each training come from the same patients."
     )
     return ReportFigure(figure, table, "Ablation", caption)

@@ -87,7 +87,7 @@ def render(names: list[str], out: Path) -> Path:
         text = pages.get_template(f"compare.{name}").render(context)
         (out / f"index.{name}").write_text(text, "utf-8")
     for title, table in tables.items():
-        table.to_csv(out / f"{title.lower().replace(' ', '_')}.csv", index=False)
+        table.to_csv(out / context["file_names"][title], index=False)
     return out / "index.html"
 
 

@@ -15,7 +15,7 @@ from bcgan.preprocess import images, stain
 from bcgan.report import tables
 from bcgan.report.run import Run
 from bcgan.report.style import INK, ROLE_NAMES, ReportFigure, rows_per_class, set_group_title, show_patch
-from bcgan.report.wording import join_words
+from bcgan.report.wording import count_text, join_words
 from bcgan.slides.decode import decode_image
 
 PROPERTIES = {
@@ -283,13 +283,16 @@ def stain_variation(run: Run) -> ReportFigure:
     strengths.set(ylabel="Eosin (99th percentile,\noptical density)")
     strengths.set_title("How strong the stains are")
     missing = run.store.index["patient"].nunique() - len(table)
+    implausible = (
+        f" The fit of {count_text(num_implausible, 'patient')} is implausible (haematoxylin absorbs less red than "
+        "blue, or eosin not green the most), which is outlined." if num_implausible else ""
+    )  # fmt: skip
     method = run.experiment.preprocess.stain_normalization
     normalization = "" if method == "none" else f" What is left after stain normalisation ({method})."
     caption = (
         f"Stains of {len(table)} patients, estimated by Macenko's method from at most {MAX_STAIN_PATCHES} patches of "
         f"each ({missing} patients show no two stains). Left: the colour of each stain at an optical density of 1, of "
-        f"{num_shown} patients. The fit of {num_implausible} patients is implausible (haematoxylin absorbs less red "
-        "than blue, or eosin not green the most) and outlined. "
+        f"{num_shown} patients.{implausible} "
         f"Right: amounts of both stains, a dot a patient, in the mean colour of the patient's patches.{normalization}"
     )
     return ReportFigure(figure, table, "How the stain varies between patients", caption)

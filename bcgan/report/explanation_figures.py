@@ -61,8 +61,8 @@ def explanations(run: Run) -> ReportFigure:
         title = f"{run.class_texts[labels[column]]}{'' if kind == 'real' else ' asked'}\n{probability:.2f}, "
         title += verdicts[bool(is_right[column])] if kind == "real" else f"called\n{called_texts[column]}"
         grid[0, column].set_title(title, fontsize=8, color=run.class_colors[label], loc="center")
-        row = {"patch": _explained_id(arrays, column), "label": label,
-               "probability": probability, "right": is_right[column]}  # fmt: skip
+        row = {"patch": _explained_id(arrays, column), "label": label, "probability": probability,
+               "called": run.class_names[called[column]]}  # fmt: skip
         rows.append(row | _draw_maps(run, grid[1:, column], arrays, methods, column))
     grid[0, 0].set_ylabel("Patch", fontsize=9)
     for axes, method in zip(grid[1:, 0], methods, strict=True):
@@ -74,8 +74,8 @@ def explanations(run: Run) -> ReportFigure:
     )  # fmt: skip
     caption = (
         f"Where {CLASSIFIER_NAMES[name]} finds its evidence: {_explained_text(run, kind, num_patches)}, of each class "
-        f"the best calls, then the worst. Above each the class, the probability of {noun}, of this one view "
-        f"(elsewhere: of all orientations), and {outcome} at {threshold:.3f}; {supporting} supports {noun}, {against} "
+        f"the best calls, then the worst. Above each the class, the probability of {noun}, of one training and one "
+        f"view, and {outcome} at {threshold:.3f}; {supporting} supports {noun}, {against} "
         "against; each map has its own scale, and one without a difference is marked as flat."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Explanations", caption)
@@ -105,15 +105,16 @@ def explanations_by_class(run: Run) -> ReportFigure:
             rows.append(row | _draw_maps(run, axes_row[1:], arrays, methods, column))
         text, color = capitalize(run.class_texts[label]).replace(" ", "\n"), text_color(run.class_colors[name])
         grid[label, 0].set_ylabel(text, fontsize=9, color=color)
-    for first_column, title in ((0, "Best"), (group + 1, "Worst")):
+    extremes = ("Best", "Worst") if kind == "real" else ("Most like it", "Least like it")
+    for first_column, title in zip((0, group + 1), extremes, strict=True):
         for axes, text in zip(grid[0, first_column:], [title, *(METHODS[method] for method in methods)], strict=False):
             axes.set_title(text, fontsize=8.5, loc="center")
     noun = class_noun(run.class_names[explained])
     caption = (
         f"Where {CLASSIFIER_NAMES[run.explanations['classifier']]} finds its evidence for or against {noun}: "
         f"{_explained_text(run, kind, len(rows))}, of each class one with the smallest error of the probability of "
-        f"{noun} and one with the largest. Under each that probability, of this one view (elsewhere: of all "
-        f"orientations). What supports {noun} has the colour of the class, what is against it is dark; each map "
+        f"{noun} and one with the largest. Under each that probability, of one training and one view. "
+        f"What supports {noun} has the colour of the class, what is against it is dark; each map "
         "has its own scale."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Explanations", caption)
@@ -300,7 +301,7 @@ def error_gallery(run: Run) -> ReportFigure:
         below_text = f"the probability of {class_noun(run.class_names[1])}"
         rule = f"called {second} from {run.mean_threshold(name):.3f} on"
     caption = (
-        f"The largest errors of {CLASSIFIER_NAMES[name]} on {run.role_summary('test')}: of "
+        f"The {NUM_ERRORS} largest errors of {CLASSIFIER_NAMES[name]} on {run.role_summary('test')}: of "
         f"{'each' if run.is_multiclass else 'either'} class one patch a patient, under it the patient"
         f"{',' if run.is_multiclass else ' and'} {below_text}, mean over {run.seeds_text()}; {rule}. Ids: in the "
         "table of the largest errors."

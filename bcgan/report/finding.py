@@ -4,19 +4,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgan.classes import capitalize
-from bcgan.classifiers import CLASSIFIERS
-from bcgan.evaluate.derived import CONTEXT, ENSEMBLE
+from bcgan.evaluate.derived import ENSEMBLE
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.gan import watch
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_DEFINITIONS, ROLE_NAMES, format_signed
-from bcgan.report.tables import differences_by_pair
+from bcgan.report.tables import differences_by_pair, list_components
+from bcgan.report.wording import join_words
 
 MAX_CAUTIONS = 3
+SHARED_SETTINGS = ("extra_features", "multi_depth")  # of the proposed network and the same without the GAN
 MIN_TEST_PATIENTS = 30  # with fewer, every interval is wide
 WEAK_PATIENT_ACCURACY = 0.7  # a patient is hard if a smaller share of the patches is called rightly
 BORDER_WEIGHT = 0.2  # errors at borders count less than errors in the open: their labels are uncertain
+MIN_SEEDS = 3  # with fewer, nothing is known about how trainings differ
 IMBALANCE_ALERT = 0.15  # difference of a class's share from that of equally frequent classes
 METRIC_TEXTS = {"sensitivity": "sensitivity", "specificity": "specificity", "balanced_accuracy": "balanced accuracy"}
 
@@ -24,7 +25,7 @@ METRIC_TEXTS = {"sensitivity": "sensitivity", "specificity": "specificity", "bal
 class Finding(NamedTuple):
     """What a run shows about the GAN, or, without a comparison, about its proposed classifier."""
 
-    kind: str  # gain, none or loss, of the GAN; level or chance, of a classifier that is compared with none
+    kind: str  # gain, none, loss or unclear, of the GAN; level or chance, of a classifier that is compared with none
     sentence: str
     further: str  # a second sentence; empty if there is nothing to add
 
@@ -45,37 +46,51 @@ class Outcome(NamedTuple):
     color: str
     called: int  # of 100, rightly
     missed: int  # of 100, called another class
+    other: str  # what those are called
 
 
 def find(run: Run) -> Finding:
     """Return the finding of a run, from the interval of the difference that the GAN makes on the test patients."""
     name = run.classifier_names[0]
-    test = run.metrics[name]["sets"]["test"]["roc_auc"]
-    effect = _gan_effect(run)
-    prefix = "On procedural tissue: " if run.is_phantom else ""
+    test, effect = run.metrics[name]["sets"]["test"]["roc_auc"], _gan_effect(run)
+    further = _best_addition(run)
     if effect is None:
-        sentence = _level_sentence(run, name)
-        is_chance = test["low"] is not None and test["low"] <= 0.5
-        return Finding("chance" if is_chance else "level", prefix + _lower_if(prefix, sentence), _best_addition(run))
+        kind = "chance" if test["value"] is None or (test["low"] is not None and test["low"] <= 0.5) else "level"
+        return Finding(kind, _with_source(run, _level_sentence(run, name, kind)), further)
     reference, difference = effect
     before = run.metrics[reference]["sets"]["test"]["roc_auc"]["value"]
-    interval = f"({format_signed(difference['low'])} to {format_signed(difference['high'])})"
-    change = (
-        f"from {before:.3f} to {test['value']:.3f}, a difference of {format_signed(difference['value'])} {interval}"
-    )
-    what = _gan_inputs(run, reference)
-    if difference["low"] > 0:
-        kind, sentence = "gain", f"The GAN helps: {what} raise the test ROC AUC {change}."
-    elif difference["high"] < 0:
-        kind, sentence = "loss", f"The GAN does harm: {what} lower the test ROC AUC {change}."
+    change = f"from {before:.3f} to {test['value']:.3f}, a difference of {format_signed(difference['value'])}"
+    what = _added_inputs(run, reference)
+    is_gan_alone = "pretrained features" not in what
+    subject = "the GAN" if is_gan_alone else "the GAN and pretrained features together"
+    inputs = join_words(what)
+    if difference["low"] is None:
+        patients = run.role_counts("test")["patients"]
+        kind, sentence = "unclear", (
+            f"Whether {subject} helps cannot be said from {patients} test patients: with {inputs} the test ROC AUC "
+            f"goes {change}, without an interval."
+        )  # fmt: skip
     else:
-        kind, sentence = "none", f"No gain from the GAN could be shown: with {what} the test ROC AUC goes {change}."
-    return Finding(kind, prefix + sentence, _best_addition(run))
+        change += f" ({format_signed(difference['low'])} to {format_signed(difference['high'])})"
+        if difference["low"] > 0:
+            kind, sentence = "gain", f"With {subject} the result is better: {inputs} raise the test ROC AUC {change}."
+        elif difference["high"] < 0:
+            kind, sentence = "loss", f"With {subject} the result is worse: {inputs} lower the test ROC AUC {change}."
+        else:
+            kind, sentence = "none", (
+                f"No gain from {subject} could be shown: with {inputs} the test ROC AUC goes {change}."
+            )  # fmt: skip
+    epochs = [run.experiment.classify.models[model].epochs for model in (name, reference)]
+    if epochs[0] != epochs[1]:
+        further = f"The two were trained {epochs[0]} and {epochs[1]} epochs. {further}".strip()
+    if not is_gan_alone:
+        further = f"What the GAN adds to pretrained features was not tested. {further}".strip()
+    return Finding(kind, _with_source(run, sentence), further)
 
 
-def _lower_if(prefix: str, sentence: str) -> str:
-    """Return a sentence that continues a prefix; names of classifiers keep their capitals."""
-    return sentence if not prefix or sentence[1].isupper() else sentence
+def _with_source(run: Run, sentence: str) -> str:
+    """Return a sentence, with its first words if the tissue is procedural."""
+    return f"On procedural tissue: {sentence[0].lower()}{sentence[1:]}" if run.is_phantom else sentence
 
 
 def _gan_effect(run: Run) -> tuple[str, dict] | None:
@@ -83,61 +98,81 @@ def _gan_effect(run: Run) -> tuple[str, dict] | None:
 
     That is the same network without the GAN if the run has it, otherwise the network that the GAN's features join.
     """
-    differences = differences_by_pair(run)
+    differences, models = differences_by_pair(run), run.experiment.classify.models
     for reference in ("resnet_features", "resnet_table1"):
         difference = differences.get(("gan_resnet", reference), {}).get("roc_auc")
-        if difference and difference["low"] is not None:
+        if not difference or difference["value"] is None:
+            continue
+        is_other_network = reference == "resnet_features" and any(
+            getattr(models["gan_resnet"], key) != getattr(models[reference], key) for key in SHARED_SETTINGS
+        )
+        if not is_other_network:
             return reference, difference
     return None
 
 
-def _gan_inputs(run: Run, reference: str) -> str:
-    """Return what of the GAN the proposed network has and the reference has not."""
-    settings = run.experiment.classify.models["gan_resnet"]
+def _added_inputs(run: Run, reference: str) -> list[str]:
+    """Return what the proposed network reads that the reference does not."""
+    models = run.experiment.classify.models
+    settings = models["gan_resnet"]
     parts = ["the discriminator's features"]
-    if reference == "resnet_table1" and settings.extra_features != "none":
+    if reference == "resnet_table1" and settings.extra_features == "projected_discriminator":
+        parts = ["the features of both discriminators"]
+    elif reference == "resnet_table1" and settings.extra_features != "none":
         parts.append("pretrained features")
-    parts += ["synthetic patches"] if settings.uses_synthetic else []
-    return " and ".join(parts)
+    if settings.uses_synthetic and not models[reference].uses_synthetic:
+        parts.append("synthetic patches")
+    return parts
 
 
-def _level_sentence(run: Run, name: str) -> str:
+def _level_sentence(run: Run, name: str, kind: str) -> str:
     """Return how well a classifier separates the classes of patients that it was not trained on."""
     auc, patients = run.metrics[name]["sets"]["test"]["roc_auc"], run.role_counts("test")["patients"]
     first, second = run.class_texts[0], run.class_texts[-1]
     classes = f"the {len(run.class_names)} classes" if run.is_multiclass else f"{second} from {first} patches"
-    return (
-        f"{CLASSIFIER_NAMES[name]} separates {classes} of {patients} test patients with a ROC AUC of "
-        f"{format_estimate(auc)}."
-    )
+    if auc["value"] is None:
+        return f"{CLASSIFIER_NAMES[name]} could not be tested: the test patients' patches have not all classes."
+    verb = "is not shown to separate" if kind == "chance" else "separates"
+    comparison = " better than chance: its ROC AUC is" if kind == "chance" else " with a ROC AUC of"
+    return f"{CLASSIFIER_NAMES[name]} {verb} {classes} of {patients} test patients{comparison} {format_estimate(auc)}."
 
 
 def _best_addition(run: Run) -> str:
     """Return a sentence on the addition with the largest gain on test patients, other than the GAN; or none."""
-    differences, gains = differences_by_pair(run), []
-    additions = {
-        (CONTEXT, ENSEMBLE): "neighbouring patches", (ENSEMBLE, run.experiment.ensemble_members[0]): "an ensemble",
-        **{(name, spec.compared_with): spec.adds[0].lower() + spec.adds[1:]
-           for name, spec in CLASSIFIERS.items() if spec.compared_with and name != "gan_resnet"},
-    }  # fmt: skip
-    for (name, reference), text in additions.items():
-        difference = differences.get((name, reference), {}).get("roc_auc")
-        if difference and difference["low"] is not None and difference["low"] > 0:
-            gains.append((difference["value"], text, difference, name))
+    gains = [
+        (component.differences["roc_auc"], component)
+        for component in list_components(run)
+        if component.role == "test" and component.name != "gan_resnet"
+        and (component.name != ENSEMBLE or _extends_best_member(run))
+    ]  # fmt: skip
+    gains = [pair for pair in gains if pair[0]["low"] is not None and pair[0]["low"] > 0]
     if not gains:
         return ""
-    _, text, difference, name = max(gains)
-    auc = run.metrics[name]["sets"]["test"]["roc_auc"]["value"]
+    difference, component = max(gains, key=lambda pair: pair[0]["value"])
+    auc = run.metrics[component.name]["sets"]["test"]["roc_auc"]["value"]
+    title = component.title[0].lower() + component.title[1:]
+    title = component.title if component.title[1].isupper() else title
     return (
-        f"The largest shown gain comes from {text}: {format_signed(difference['value'])} "
+        f"Of the other additions {title} gains most: {format_signed(difference['value'])} "
         f"({format_signed(difference['low'])} to {format_signed(difference['high'])}), to {auc:.3f}."
     )
 
 
+def _extends_best_member(run: Run) -> bool:
+    """Return whether the member that the ensemble is compared with is its best one on the test patients."""
+    first, *others = run.experiment.ensemble_members
+    areas = {name: run.metrics[name]["sets"]["test"]["roc_auc"]["value"] or 0 for name in (first, *others)}
+    return areas[first] == max(areas.values())
+
+
 def cautions(run: Run) -> list[str]:
     """Return the MAX_CAUTIONS largest cautions, the largest first."""
-    ordered = sorted(_all_cautions(run), key=lambda caution: -caution.size)
-    return [caution.text for caution in ordered[:MAX_CAUTIONS]]
+    return all_cautions(run)[:MAX_CAUTIONS]
+
+
+def all_cautions(run: Run) -> list[str]:
+    """Return every caution that applies to a run, the largest first."""
+    return [caution.text for caution in sorted(_all_cautions(run), key=lambda caution: -caution.size)]
 
 
 def _all_cautions(run: Run) -> list[Caution]:
@@ -150,50 +185,63 @@ def _all_cautions(run: Run) -> list[Caution]:
     if run.is_phantom:
         found.append(Caution(7, "The tissue is procedural: results show that the pipeline works, not how patients do."))
     if not run.has_patient_names:
-        found.append(Caution(6, "The data name no patients: patients may be on both sides, and intervals are narrow."))
+        found.append(Caution(6, "The data name no patients: one may be on both sides, and intervals are too narrow."))
     found += _group_cautions(run, name)
     if test_patients < MIN_TEST_PATIENTS:
         found.append(Caution(0.5, f"Only {test_patients} test patients: read the intervals, not the values."))
-    accuracies = run.patient_accuracies(name)
-    num_weak = int((accuracies < WEAK_PATIENT_ACCURACY).sum())
-    if num_weak:
-        found.append(Caution(num_weak / len(accuracies), (
-            f"In {num_weak} of {len(accuracies)} test patients fewer than {10 * WEAK_PATIENT_ACCURACY:.0f} of 10 "
-            "patches are called rightly."
-        )))  # fmt: skip
+    found += _patient_cautions(run, name) if run.has_patient_names else []
     found += _border_cautions(run, name)
     ece = run.metrics[name]["sets"]["test"]["ece"]["value"]
-    found.append(
-        Caution(ece, f"Probabilities are off by {100 * ece:.0f} points on average before they are calibrated.")
-    )
-    found += _imbalance_cautions(run)
-    if len(run.seeds(name)) < 3:
-        text = f"{capitalize(run.seeds_text(name))} of the proposed network: how much trainings differ is not known."
+    if ece is not None:
+        text = (
+            f"{CLASSIFIER_NAMES[name]}: probabilities are off by {100 * ece:.0f} points on average if not calibrated."
+        )
+        found.append(Caution(ece, text))
+    imbalance = _imbalance_text(run)
+    found += [Caution(0.05, imbalance)] if imbalance else []
+    if len(run.seeds(name)) < MIN_SEEDS:
+        text = f"{run.seeds_text(name)} of the proposed network: how much results vary between trainings is not known."
         found.append(Caution(0.04, text))
     found.append(Caution(0.03, "One data set: other laboratories, scanners and stains were not tested."))
     return found
 
 
 def _group_cautions(run: Run, name: str) -> list[Caution]:
-    """Return cautions on groups of patients where the same threshold does worse than the test interval allows."""
+    """Return the caution on the group of patients whose results lie farthest below the test patients' interval."""
     found, test = [], run.metrics[name]["sets"]["test"]
     metric_names = ("balanced_accuracy",) if run.is_multiclass else ("sensitivity", "specificity")
+    threshold = "" if run.is_multiclass else " at the same threshold"
     for role in ("unlisted", "test_other", "unlisted_other"):
         other = run.metrics[name]["sets"].get(role)
         if not other:
             continue
+        counts, first_role = run.role_counts(role), role.removesuffix("_other")
+        group = f"On {counts['patients']} {ROLE_NAMES[first_role]} patients"
+        if role in ROLE_DEFINITIONS:
+            group += f", {ROLE_DEFINITIONS[role]},"
+        elif role != first_role:
+            group = f"On the {counts['patches']:,} patches of {ROLE_NAMES[first_role]} patients from other archives"
         for metric in metric_names:
             value, low = other[metric]["value"], test[metric]["low"]
             if value is not None and low is not None and value < low:
-                counts = run.role_counts(role)
-                definition = f", {ROLE_DEFINITIONS[role]}," if role in ROLE_DEFINITIONS else ""
-                drop = test[metric]["value"] - value
-                found.append(Caution(1 + drop, (
-                    f"On {counts['patients']} {ROLE_NAMES[role]} patients{definition} {METRIC_TEXTS[metric]} at the "
-                    f"same threshold is {value:.3f}; on test patients it is {format_estimate(test[metric])}."
+                found.append(Caution(1 + test[metric]["value"] - value, (
+                    f"{group} {METRIC_TEXTS[metric]}{threshold} is {value:.3f}; on test patients it is "
+                    f"{format_estimate(test[metric])}."
                 )))  # fmt: skip
     worst = max(found, key=lambda caution: caution.size, default=None)
     return [worst] if worst else []
+
+
+def _patient_cautions(run: Run, name: str) -> list[Caution]:
+    """Return a caution on the patients that are hard for a classifier, if there are any."""
+    accuracies = run.patient_accuracies(name)
+    num_weak = int((accuracies < WEAK_PATIENT_ACCURACY).sum())
+    if not num_weak:
+        return []
+    return [Caution(num_weak / len(accuracies), (
+        f"{CLASSIFIER_NAMES[name]} calls fewer than {10 * WEAK_PATIENT_ACCURACY:.0f} of 10 patches rightly in "
+        f"{num_weak} of {len(accuracies)} test patients."
+    ))]  # fmt: skip
 
 
 def _border_cautions(run: Run, name: str) -> list[Caution]:
@@ -206,13 +254,7 @@ def _border_cautions(run: Run, name: str) -> list[Caution]:
     return [Caution(BORDER_WEIGHT * share, text)]
 
 
-def _imbalance_cautions(run: Run) -> list[Caution]:
-    """Return a caution if a class is much more or less frequent than all on average."""
-    text = imbalance_text(run)
-    return [Caution(0.05, text)] if text else []
-
-
-def imbalance_text(run: Run) -> str:
+def _imbalance_text(run: Run) -> str:
     """Return a warning if a class is much more or less frequent than all on average; empty otherwise."""
     counts, average = run.class_counts("test"), 1 / len(run.class_names)
     shares = {run.class_texts[label]: counts[label] / sum(counts) for label in run.contrasted_labels}
@@ -235,5 +277,7 @@ def outcomes(run: Run) -> list[Outcome]:
             continue
         shares = [np.mean(called[is_class] == label) for called in run.called_by_seed(name, table).values()]
         called = round(100 * float(np.mean(shares)))
-        rows.append(Outcome(run.class_texts[label], run.class_colors[run.class_names[label]], called, 100 - called))
+        other = "another class" if run.is_multiclass else run.class_texts[1 - label]
+        color = run.class_colors[run.class_names[label]]
+        rows.append(Outcome(run.class_texts[label], color, called, 100 - called, other))
     return rows

@@ -25,8 +25,9 @@ PROBE_NAMES = {
     "discriminator_and_cnn": "Discriminator + plain CNN", "efficientnet_lite2": "EfficientNet-Lite2, ImageNet",
     "discriminator_and_efficientnet_lite2": "Discriminator + EfficientNet-Lite2",
 }  # fmt: skip
-DISCRIMINATOR_PROBES = {f"discriminator_{part}" for part in ("block1", "block2", "block3", "block4", "all")}
-COMBINED_PROBES = {"discriminator_and_cnn", "discriminator_and_efficientnet_lite2"}
+TITLE_PROBES = {
+    "discriminator_all": "trained", "untrained_discriminator": "untrained", "supervised_cnn": "of a supervised network",
+}  # fmt: skip
 ARM_COLORS = {
     "real": REAL, "classic": INK, "gan": "#CDB9DA", "selected": SYNTHETIC, "translation": TRANSLATED,
 }  # fmt: skip
@@ -57,15 +58,12 @@ def probes(run: Run) -> ReportFigure:
         "discriminator."
     )
     title = "What the discriminator's features know"
-    of_discriminator = [name for name in evaluated if name in DISCRIMINATOR_PROBES]
-    of_others = [name for name in evaluated if name not in DISCRIMINATOR_PROBES | COMBINED_PROBES]
-    if of_discriminator and of_others:
-        best_own, best_other = (
-            max(group, key=lambda name: run.probes[name]["roc_auc"]["value"]) for group in (of_discriminator, of_others)
-        )
-        areas = [run.probes[name]["roc_auc"]["value"] for name in (best_own, best_other)]
-        comparison = "more than" if areas[0] > areas[1] else "less than"
-        title += f": {comparison} {PROBE_NAMES[best_other]} ({areas[0]:.3f} against {areas[1]:.3f})"
+    areas = [
+        f"{text} {run.probes[name]['roc_auc']['value']:.3f}"
+        for name, text in TITLE_PROBES.items()
+        if name in run.probes
+    ]
+    title += f": ROC AUC {', '.join(areas)}" if areas else ""
     return ReportFigure(figure, pd.DataFrame(rows), title, caption)
 
 
@@ -111,7 +109,10 @@ def learning_curve(run: Run) -> ReportFigure:
     )
     differences = pd.DataFrame(curve["differences"]).assign(kind="difference")
     numbers = pd.concat([table.assign(kind="level"), differences], ignore_index=True)
-    is_shown = any(entry["low"] is not None and entry["low"] > 0 for entry in curve["differences"])
+    shown = [
+        entry for entry in curve["differences"] if entry["arm"] != "real" and entry["metric"] == "balanced_accuracy"
+    ]
+    is_shown = any(entry["low"] is not None and entry["low"] > 0 for entry in shown)
     title = f"Synthetic patches where patients are few: {'a gain at some shares' if is_shown else 'no gain is shown'}"
     return ReportFigure(figure, numbers, title, caption)
 

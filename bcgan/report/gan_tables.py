@@ -72,7 +72,7 @@ class ScoreBar(NamedTuple):
 
 
 def score_bars(run: Run) -> list[ScoreBar]:
-    """Return the scores of the synthetic patches that have a worst case and a value of real patches."""
+    """Return the scores of the synthetic patches for which real patches are better than the worst case."""
     bars = []
     for name, title in GAN_NAMES.items():
         score = run.gan_scores[name]
@@ -81,6 +81,8 @@ def score_bars(run: Run) -> list[ScoreBar]:
         real, worst = (score["ceiling"], score["floor"]) if name in WITH_REAL_CEILING else (
             score["floor"], score["ceiling"]
         )  # fmt: skip
+        if (real > worst) != (BETTER.get(name, "higher") == "higher"):
+            continue  # real patches score worse than the worst case: nothing lies between the two
         ends = [None if score[key] is None else _position(score[key], worst, real) for key in ("low", "high")]
         low, high = ends if None in ends else sorted(ends)
         bars.append(ScoreBar(title, f"{score['value']:.3g}", f"{real:.3g}", f"{worst:.3g}",

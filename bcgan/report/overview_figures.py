@@ -18,6 +18,7 @@ from bcgan.report.style import (
 )
 
 FOREST_ROLES = ("test", "unlisted")
+CHANCE = 0.5  # ROC AUC
 MIN_LABELLED_SHARE = 0.07  # of a bar; a smaller part has its number in the caption's table alone
 
 
@@ -52,6 +53,8 @@ def forest(run: Run) -> ReportFigure:
     axes.set(ylim=(-0.6, len(names) - 0.4), yticks=[], xlabel="ROC AUC")
     axes.grid(axis="x", color=MUTED, alpha=0.25, lw=0.6)
     axes.xaxis.set_major_locator(plt.MaxNLocator(5))
+    if axes.get_xlim()[0] < CHANCE:
+        axes.axvline(CHANCE, color=MUTED, ls=":", lw=1)
     if len(roles) > 1:
         handles = [
             plt.Line2D([], [], marker="o", color=INK, mfc=INK if role == "test" else "#ffffff", ms=5, lw=1.5)
@@ -66,7 +69,7 @@ def forest(run: Run) -> ReportFigure:
     caption = (
         f"ROC AUC of every classifier by patch, mean over {run.seeds_text()}, with "
         f"{run.experiment.evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}. Filled: "
-        f"{run.role_summary('test')}.{defined} Numbers: test patients."
+        f"{run.role_summary('test')}.{defined} Numbers: test patients. Dotted, if drawn: chance."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "All classifiers", caption)
 

@@ -120,7 +120,7 @@ MIN_CSS_PX_PER_INCH = 68  # of a figure's width: below it, text is illegible; na
 NARROW_FIGURE_PX = 640  # two figures up to this width stand side by side on a wide screen
 HEAT_MAPS = {"confusion_matrix", "per_patient"}  # whose colors are values; on the dark page their ground stays white
 NETWORK_DRAWINGS = {"fig03_system_architecture", "fig04_gan", "fig05_resnet_features", "fig06_integration"}
-DRAWN_INTO = ("roc", "precision_recall", "decision_curve", "patient_shares")  # by the page's script
+DRAWN_INTO = ("roc", "precision_recall", "decision_curve")  # by the page's script
 PAPER_NOTES = "../../docs/explanation/paper.md"  # from reports/<experiment>
 
 
@@ -156,7 +156,7 @@ def render(
     has_notes = (target / PAPER_NOTES).resolve().exists()  # resolved, as the target may not exist yet
     context["paper"] = PAPER_NOTES if has_notes else ""
     context["page_data"] = page_data.page_data(run, frames)
-    context["downloads"] = page_data.downloads(run, out / "tables")
+    context["downloads"] = page_data.downloads(run, out)
     pages = load_templates()
     for name in ("report.html", "report.md"):
         (out / name).write_text(pages.get_template(name).render(context), "utf-8")
@@ -213,7 +213,9 @@ def _select_figures(run: Run) -> dict[str, dict]:
     absent |= set() if run.explanations else {"explanations", "explanation_tests"}
     absent |= set() if any("_features_" in name for name in run.explained_patches) else {"feature_maps"}
     absent |= set() if run.patient_images else {"error_gallery"}
-    absent |= set() if run.has_patient_names else {"stain_variation", "patient_balance"}
+    absent |= set() if run.has_patient_names else {
+        "stain_variation", "patient_balance", "per_patient", "patient_shares",
+    }  # fmt: skip
     absent |= set() if COMPARED_BLOCK in run.synthetic else {"embedding", "nearest", "repetition"}
     absent |= set() if gan_figures.can_measure_repetition(run) else {"repetition"}
     absent |= set() if run.ablation else {"ablation"}

@@ -11,6 +11,7 @@ from bcgan.report import (
     finding,
     gan_tables,
     inline_svg,
+    page_data,
     stage_tables,
     style,
 )
@@ -36,6 +37,10 @@ GLOSSARY = {
     "Validation patients": "Those that select the epoch, the threshold and the calibration, and are not tested.",
     "KID, FID": "Distances between the features of synthetic and of real patches; lower is nearer.",
     "Phantom": "Procedural tissue, drawn by a program.",
+}  # fmt: skip
+# What the classes are, where their names do not say it.
+CLASS_NOTES = {
+    "idc": "Malignant: inside a region outlined as invasive ductal carcinoma. Benign: every other patch.",
 }  # fmt: skip
 DATA_NAMES = {
     "histology_phantom": "Histology phantom (procedural tissue)",
@@ -80,15 +85,15 @@ def template_context(
         "verdict": stage_tables.learning_curve_verdict(run) if run.learning_curve else "",
         "sections": sections,
         "tables": summary_tables,
-        "results": {
-            ROLE_NAMES[name.removeprefix("results_")]: name for name in summary_tables if name.startswith("results_")
-        },
+        "class_note": CLASS_NOTES.get(run.data_source, ""),
+        "num_left_out": len(run.classifier_names) - (page_data.patches_table(run).shape[1] - 3),
         "file_names": sorted(
             [
                 *(f"{name}.csv" for name in summary_tables),
                 *(f"{item['name']}.csv" for items in sections.values() for item in items),
                 "patches.csv",
                 "patients.json",
+                "results.json",
             ]
         ),
         "totals": totals,
@@ -102,10 +107,12 @@ def _notes(run: Run) -> dict[str, str]:
     """Return the sentences above tables that depend on the run, by the templates' names of them."""
     quality, folds = run.experiment.features.quality_filter, run.cross_validation
     fractions = (
-        "The fraction of each class, and whether any patch is of it, means over the classes." if run.is_multiclass
-        else f"The {run.class_texts[1]} fraction, and whether any patch is {run.class_texts[1]}."
+        "The fraction of each class, means over the classes." if run.is_multiclass
+        else f"The {run.class_texts[1]} fraction of each patient's patches."
     )  # fmt: skip
+    fractions += " The ROC AUC of any such patch or none needs five patients of either kind."
     at = "" if run.is_multiclass else ", at the threshold of the largest accuracy on validation patients,"
+    measured = f"ROC AUC and accuracy{at}" if folds else "ROC AUC"
     networks = (
         f" Networks, trained {folds['epochs']} epochs in each of {folds['num_folds']} folds: all patients."
         if folds
@@ -124,7 +131,7 @@ def _notes(run: Run) -> dict[str, str]:
             f"those of {quality.distance_quantile:.0%} of the real patches."
         ),
         "optimism_note": (
-            f"ROC AUC and accuracy{at} by cross-validation with patches split at random, and with patients split. "
+            f"{measured} by cross-validation with patches split at random, and with patients split. "
             "Colour and texture: all patients of the protocol. Discriminator features: patients that it was not "
             "trained on."
             f"{networks}"

@@ -11,15 +11,16 @@ import pandas as pd
 
 from bcgan import data
 from bcgan.classes import class_noun
-from bcgan.evaluate.derived import slide_names
+from bcgan.classify.calibration import Calibration, apply
 from bcgan.report import slide_figures, tables
-from bcgan.report.inline_svg import variable
 from bcgan.report.patient_figures import ordered_patients
 from bcgan.report.run import Run
-from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, ROLE_NAMES, SHORT_NAMES, Frame
+from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, Frame
 
 THRESHOLD_STEPS = 1000  # of the slider, from 0 to 1
 PROBABILITY_DECIMALS = 4  # in patches.csv
+MAX_SLIDE_PATCHES = 20_000  # of all slides in the page together; with more, the first slide alone is in it
+MAX_SLIDE_VALUES = 150_000  # probabilities of slides in the page; with more, fewer classifiers are in it
 MAX_PATCHES_BYTES = 1_200_000  # of patches.csv; with more, only the first classifiers are in it
 SCALE = 65_535  # of shares and probabilities that are stored as 16 bits
 
@@ -34,16 +35,12 @@ def page_data(run: Run, frames: dict[str, list[Frame]]) -> dict[str, Any]:
         "experiment": run.experiment.name,
         "classes": list(run.class_texts),
         "noun": class_noun(run.class_names[-1]),
-        "classColors": [variable(run.class_colors[name]) for name in run.class_names],
-        "classifiers": [
-            {"name": name, "title": CLASSIFIER_NAMES[name], "short": SHORT_NAMES[name],
-             "color": variable(CLASSIFIER_COLORS[name])}
-            for name in run.classifier_names
-        ],
+        "classColors": [run.class_colors[name] for name in run.class_names],
+        "classifiers": [{"name": name, "title": CLASSIFIER_NAMES[name]} for name in run.classifier_names],
         "counts": {"patches": run.role_counts("test")["patches"], "positives": run.role_counts("test")["positives"]},
         "thresholds": {} if run.is_multiclass else {name: _by_threshold(run, name) for name in run.classifier_names},
         "slides": _slides(run),
-        "patients": ordered_patients(run),
+        "patients": patients_summary(run)[::-1] if run.has_patient_names else [],
         "frames": {name: [frame._asdict() for frame in of_figure] for name, of_figure in frames.items()},
     }  # fmt: skip
 
@@ -56,6 +53,7 @@ def _by_threshold(run: Run, name: str) -> dict[str, Any]:
     test = run.test_predictions
     is_second = test["label"].to_numpy() == 1
     steps = np.arange(THRESHOLD_STEPS + 1) / THRESHOLD_STEPS
+    calibrations = [Calibration(**fitted) for fitted in run.metrics[name]["calibration"].values()]
     shares = []
     for scores in run.probabilities_by_seed(name, test).values():
         below = [np.searchsorted(np.sort(scores[mask]), steps, side="left") for mask in (is_second, ~is_second)]
@@ -64,6 +62,7 @@ def _by_threshold(run: Run, name: str) -> dict[str, Any]:
     sensitivity, specificity = np.mean(shares, axis=0)
     return {
         "sensitivity": _encode(sensitivity), "specificity": _encode(specificity),
+        "calibrated": _encode(np.mean([apply(fitted, steps) for fitted in calibrations], axis=0)),
         "marks": [
             {"rule": rule, "title": title, **run.metrics[name]["operating_points"][rule]}
             for rule, title in tables.RULES.items()
@@ -76,28 +75,40 @@ def _encode(shares: np.ndarray) -> str:
     return base64.b64encode(np.round(np.asarray(shares) * SCALE).astype("<u2").tobytes()).decode()
 
 
+def _encode_labels(labels: np.ndarray) -> str:
+    """Return labels as base64 of unsigned 8-bit integers."""
+    return base64.b64encode(np.asarray(labels).astype(np.uint8).tobytes()).decode()
+
+
 def _slides(run: Run) -> list[dict[str, Any]]:
-    """Return the slides that the report shows: cells, labels, and every classifier's probabilities or calls."""
+    """Return the slides that the report shows: cells, labels, and classifiers' probabilities and calls.
+
+    If they would be too large for the page, only the last classifiers are in it, with context and as an ensemble.
+    """
     if not slide_figures.select_slides(run):
         return []
     patch_px = data.coordinate_patch_px(run.experiment.data)
     mpp = data.microns_per_pixel(run.experiment.data)
-    slides = []
-    for slide in slide_figures.load_slides(run, patch_px):
+    shown, slides = slide_figures.load_slides(run, patch_px), []
+    while len(shown) > 1 and sum(len(slide.table) for slide in shown) > MAX_SLIDE_PATCHES:
+        shown = shown[:-1]
+    num_patches = sum(len(slide.table) for slide in shown)
+    names = run.classifier_names[-max(1, MAX_SLIDE_VALUES // num_patches) :]
+    for slide in shown:
         table = slide.table
         values = {
             name: _encode(run.true_probabilities(name, table) if run.is_multiclass
                           else run.mean_probabilities(name, table))
-            for name in run.classifier_names
+            for name in names
         }  # fmt: skip
-        called = {name: run.mean_calls(name, table).tolist() for name in run.classifier_names}
+        called = {name: _encode_labels(run.mean_calls(name, table)) for name in names}
         slides.append({
-            "patient": slide.patient, "slide": str(slide_names(table)[0]),
-            "role": ROLE_NAMES[min(table["role"], key=len)], "size": (slide.cells.max(0) + 1).tolist(),
+            "patient": slide.patient, "role": ROLE_NAMES[min(table["role"], key=len)],
+            "size": (slide.cells.max(0) + 1).tolist(),
             "x": table["x"].tolist(), "y": table["y"].tolist(), "cells": slide.cells.ravel().tolist(),
             "labels": table["label"].tolist(), "values": values, "called": called,
             "thresholds": {} if run.is_multiclass else {
-                name: run.mean_threshold(name) for name in run.classifier_names
+                name: run.mean_threshold(name) for name in names
             },
             "micronsPerCell": None if mpp is None else mpp * patch_px,
         })  # fmt: skip
@@ -112,7 +123,7 @@ def patches_table(run: Run) -> pd.DataFrame:
     """
     test = run.test_predictions
     columns = {"id": test["id"], "patient": test["patient"], "label": test["label"]}
-    size = sum(len(value) for value in test["id"]) + 12 * len(test)
+    size = sum(len(text) for column in ("id", "patient") for text in test[column].astype(str)) + 4 * len(test)
     for name in run.classifier_names:
         size += (PROBABILITY_DECIMALS + 3) * len(test)
         if size > MAX_PATCHES_BYTES and len(columns) > 3:
@@ -126,13 +137,11 @@ def patients_summary(run: Run) -> list[dict[str, Any]]:
     """Return each test patient's patches by class, and each classifier's accuracy there, the worst patient first."""
     test = run.test_predictions
     accuracies = {name: run.patient_accuracies(name) for name in run.classifier_names}
+    counts = pd.crosstab(test["patient"], test["label"]).reindex(columns=range(len(run.class_names)), fill_value=0)
     return [
         {
-            "patient": patient, "patches": int((test["patient"] == patient).sum()),
-            "by_class": {
-                text: int(((test["patient"] == patient) & (test["label"] == label)).sum())
-                for label, text in enumerate(run.class_texts)
-            },
+            "patient": patient, "patches": int(counts.loc[patient].sum()),
+            "by_class": dict(zip(run.class_texts, counts.loc[patient].tolist(), strict=True)),
             "accuracy": {name: round(float(values[patient]), PROBABILITY_DECIMALS)
                          for name, values in accuracies.items()},
         }
@@ -144,9 +153,10 @@ def downloads(run: Run, folder: Path) -> str:
     """Return every table of the report, the test patches and the patients, by file name: JSON, compressed, in base64.
 
     Args:
-        folder: With the CSV files of the report's tables.
+        folder: The report's, with results.json and tables/.
     """
-    files = {path.name: path.read_text("utf-8") for path in sorted(folder.glob("*.csv"))}
+    files = {path.name: path.read_text("utf-8") for path in sorted((folder / "tables").glob("*.csv"))}
+    files["results.json"] = (folder / "results.json").read_text("utf-8")
     files["patches.csv"] = patches_table(run).to_csv(index=False)
-    files["patients.json"] = json.dumps(patients_summary(run), indent=1)
+    files["patients.json"] = json.dumps(patients_summary(run) if run.has_patient_names else [], indent=1)
     return base64.b64encode(gzip.compress(json.dumps(files).encode(), mtime=0)).decode()

@@ -18,6 +18,7 @@ from bcgan.report.style import (
     format_signed,
 )
 
+MAX_DRAWN_PATIENTS = 300  # of a heat map whose cells are drawn one by one; of more it is one picture
 MAX_NAMED_PATIENTS = 60  # more names do not fit below a heat map
 LOW_ACCURACY_COLOR = "#A03A4A"
 
@@ -39,8 +40,11 @@ def per_patient(run: Run) -> ReportFigure:
         mean, ax=axes, cmap=sns.light_palette(LOW_ACCURACY_COLOR, reverse=True, as_cmap=True), vmax=1,
         vmin=min(0.5, mean.to_numpy().min()), xticklabels=has_names and list(mean.columns),
         yticklabels=[SHORT_NAMES[name] for name in mean.index], linewidths=0.4,
+        rasterized=mean.shape[1] > MAX_DRAWN_PATIENTS,
         cbar_kws={"label": "Accuracy", "pad": 0.01, "aspect": 12},
     )  # fmt: skip
+    for label in axes.get_xticklabels():
+        label.set_parse_math(False)  # a patient's name may contain dollar signs
     axes.tick_params(length=0, labelsize=8)
     axes.tick_params(axis="x", rotation=90, labelsize=7)
     axes.set(ylabel="", xlabel="Test patient" if has_names else f"{mean.shape[1]} test patients")
@@ -80,8 +84,9 @@ def patient_shares(run: Run) -> ReportFigure:
             table["annotated"], table["estimated"], s=table["patches"].clip(10, 120), alpha=0.6, lw=0,
             color=run.class_colors[run.class_names[label]] if run.is_multiclass else CLASSIFIER_COLORS[name],
         )  # fmt: skip
-        for limit in _limits_of_agreement(table):
-            axes.plot([0, 1], [limit, 1 + limit], ls="--", lw=0.8, color=MUTED)
+        low, high = _limits_of_agreement(table)
+        for offset, width in ((low, 0.8), ((low + high) / 2, 1.2), (high, 0.8)):
+            axes.plot([0, 1], [offset, 1 + offset], ls="--", lw=width, color=MUTED)
         limit = min(1.02, max(table["annotated"].max(), table["estimated"].max()) + 0.05)
         axes.set(xlim=(-0.02, limit), ylim=(-0.02, limit))
         axes.set_aspect("equal")
@@ -104,7 +109,7 @@ def patient_shares(run: Run) -> ReportFigure:
     caption = (
         f"A dot a test patient ({num_patients}), larger with more patches: the mean calibrated probability by "
         f"{CLASSIFIER_NAMES[name]}, against the share of the patient's patches that are annotated as {subject}. Mean "
-        f"error {format_estimate(test_metrics['patient_fraction_mae'])}, correlation "
+        f"absolute error {format_estimate(test_metrics['patient_fraction_mae'])}, correlation "
         f"{format_estimate(test_metrics['patient_fraction_pearson'])}{over_classes}; "
         f"intervals by {run.bootstrap_note()}. {agreement}{run.role_summary('test')}."
     )

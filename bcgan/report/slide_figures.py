@@ -111,6 +111,8 @@ def overview(run: Run) -> ReportFigure:
         axes.set(xticks=[], yticks=[])
         axes.set_title(title, fontsize=9, fontweight="normal")
         sns.despine(ax=axes, left=True, bottom=True)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in run.class_colors.values()]
+    figure.legend(handles, run.class_texts, loc="outside lower center", ncol=min(len(handles), 4), fontsize=8.5)
     role = ROLE_NAMES[min(slide.table["role"], key=len)]
     first, *_, last = run.class_texts
     colors = (
@@ -197,8 +199,8 @@ def _caption(run: Run, slides: list[SlidePatches], patch_px: int, classifiers: d
     shares = "outside their most frequent class" if run.is_multiclass else "of either class"
     tissue = f"Tissue: the patches, reduced to {THUMBNAIL_PATCH_PX} pixels a side. " if run.patient_images else ""
     caption = (
-        f"Slides of {len(slides)} held-out patients, {num_patches:,} patches: of the test patients, then of unlisted "
-        f"ones, the slides with the most patches, at least {MIN_CLASS_SHARE:.0%} of them {shares}. Each patch "
+        f"Slides of {len(slides)} held-out patients, {num_patches:,} patches: of test patients first, and of each "
+        f"group the slides with the most patches, at least {MIN_CLASS_SHARE:.0%} of them {shares}. Each patch "
         f"is a square of {patch_px} pixels at its place in the slide; white is what was not read.{other_source} "
         f"{tissue}{colors} Wrong: what is called wrongly, in the colour of its annotation; what is "
         "called rightly is grey."
@@ -212,7 +214,7 @@ def _caption(run: Run, slides: list[SlidePatches], patch_px: int, classifiers: d
             f" Of all test patches that are called wrongly, {borders['border_errors'] / borders['errors']:.0%} touch a "
             "patch with another label."
         )
-    return f"{caption} Annotations are regions drawn by hand: their edges are in every error.{at_border}"
+    return f"{caption} Annotations are regions drawn by hand, whose edges are uncertain.{at_border}"
 
 
 def _value_colors(run: Run, name: str) -> plt.cm.ScalarMappable:

@@ -60,10 +60,10 @@ REAL, SYNTHETIC, TRANSLATED = MUTED, "#9E7BB5", "#CC6677"
 DISCRIMINATOR = CLASSIFIER_COLORS["gan_only"]  # whose features are the discriminator's
 # Colors that are hard to see on the dark page, and what takes their place there.
 DARK_COLORS = {
-    INK: "#e6e9ec", MUTED: "#a5b0ba", "#ffffff": "#15191d", "#000000": "#d5d9dd", FIRST_CLASS_COLOR: "#56a8e6",
-    LAST_CLASS_COLOR: "#f08a4b", SYNTHETIC: "#c3a6dc", "#009E73": "#2cc99b", "#CC79A7": "#e39cc4",
+    INK: "#e6e9ec", MUTED: "#a5b0ba", "#ffffff": "#15191d", "#000000": "#d5d9dd", FIRST_CLASS_COLOR: "#3f8fdc",
+    LAST_CLASS_COLOR: "#ff8236", SYNTHETIC: "#c3a6dc", "#009E73": "#2cc99b", "#CC79A7": "#e39cc4",
     "#4D4D4D": "#b0b4b8", "#7A5195": "#b98fd6", "#332288": "#9d90f5", "#AA4499": "#de7fce", "#44AA99": "#5fd0bd",
-    "#8C510A": "#d69a55", "#7A0177": "#e272dd", "#999999": "#a8adb2", "#882255": "#d76ba0", "#661100": "#d0785f",
+    "#8C510A": "#b99a78", "#7A0177": "#e272dd", "#999999": "#a8adb2", "#882255": "#d76ba0", "#661100": "#d0785f",
     "#CC6677": "#e58a99",
 }  # fmt: skip
 ROLE_COLORS = {

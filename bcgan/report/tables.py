@@ -1,5 +1,6 @@
 """The report's tables: results, the paper's Tables 1 and 2 compared with ours, audit, leak audit."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES, difference_title
-from bcgan.report.wording import count_text, join_words
+from bcgan.report.wording import count_text, format_mean_count, join_words
 from bcgan.settings import Classifier
 
 # As printed in the paper's Table 2 and text, and what others published on IDC by patients.
@@ -136,10 +137,11 @@ def comparisons(run: Run) -> pd.DataFrame:
 class Component(NamedTuple):
     """What a part of a network adds to another network."""
 
+    name: str  # of the classifier that has it, or of the ablation's variant
     title: str
     base: str  # what it is added to
     role: str  # of the patients that it is measured on
-    differences: dict[str, dict]  # by metric: {value, low, high, p}
+    differences: dict[str, dict]  # by metric: {value, low, high, p, p_floor}
 
 
 def list_components(run: Run) -> list[Component]:
@@ -153,7 +155,7 @@ def list_components(run: Run) -> list[Component]:
         ("Neighbouring patches", "ensemble_spatial_context", "ensemble"),
     ]
     compared = [
-        Component(title, CLASSIFIER_NAMES[base], "test", differences[name, base])
+        Component(name, title, CLASSIFIER_NAMES[base], "test", differences[name, base])
         for title, name, base in extensions
         if (name, base) in differences
     ]
@@ -163,7 +165,7 @@ def list_components(run: Run) -> list[Component]:
 def components(run: Run) -> pd.DataFrame:
     """Return `list_components` as a table."""
     rows = []
-    for title, base, role, by_metric in list_components(run):
+    for _, title, base, role, by_metric in list_components(run):
         gains = {difference_title(metric): format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
         rows.append({"Component": title, "Added to": base, "Patients": role} | gains)
     return pd.DataFrame(rows)
@@ -206,6 +208,7 @@ def _ablated_components(run: Run) -> list[Component]:
     changes = run.experiment.ablation.variants
     return [
         Component(
+            variant["variant"],
             f"{variant['factor'][0].upper()}{variant['factor'][1:]}: {variant['variant']}",
             base,
             "validation",
@@ -230,7 +233,13 @@ def format_difference(estimate: dict) -> str:
     text, p, floor = format_estimate(estimate), estimate["p"], estimate.get("p_floor")
     if p is None:
         return text
-    return f"{text}, p < {floor:.1g}" if floor is not None and p <= floor else f"{text}, p = {p:.2g}"
+    return f"{text}, p < {_round_up(floor):g}" if floor is not None and p <= floor else f"{text}, p = {p:.2g}"
+
+
+def _round_up(value: float) -> float:
+    """Return a positive number rounded up to two digits."""
+    scale = 10 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(round(value / scale, 6)) * scale
 
 
 def format_scores(figures: dict[str, dict]) -> dict[str, str]:
@@ -304,10 +313,10 @@ def operating_points(run: Run) -> pd.DataFrame:
             true_positives = point["sensitivity"] * test["positives"]
             true_negatives = point["specificity"] * (test["patches"] - test["positives"])
             confusion = {
-                f"{capitalize(second)} found": f"{true_positives:,.0f}",
-                "missed": f"{test['positives'] - true_positives:,.0f}",
-                f"{capitalize(first)} spared": f"{true_negatives:,.0f}",
-                f"called {second}": f"{test['patches'] - test['positives'] - true_negatives:,.0f}",
+                f"{capitalize(second)} found": format_mean_count(true_positives),
+                "missed": format_mean_count(test["positives"] - true_positives),
+                f"{capitalize(first)} spared": format_mean_count(true_negatives),
+                f"called {second}": format_mean_count(test["patches"] - test["positives"] - true_negatives),
             }  # fmt: skip
             rows.append({"Classifier": CLASSIFIER_NAMES[name], "Chosen for": title, **numbers, **confusion})
     return pd.DataFrame(rows)

@@ -19,6 +19,12 @@ def count_text(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def format_mean_count(count: float) -> str:
+    """Return a mean of counts: a whole number, or one with a decimal if the counts differ."""
+    rounded = round(float(count), 1)
+    return f"{rounded:,.0f}" if rounded.is_integer() else f"{rounded:,.1f}"
+
+
 def metric_names(class_names: Sequence[str]) -> dict[str, str]:
     """Return METRIC_NAMES, where those of patients name the second of two classes, or no class if there are more."""
     is_multiclass, second = len(class_names) > 2, class_text(class_names[1])

@@ -273,6 +273,13 @@ def test_limits_of_agreement_are_bland_and_altmans():
     assert high - low == pytest.approx(2 * 1.96 * differences.std(ddof=1))
 
 
+def test_a_patients_name_is_no_formula(run):
+    """Matplotlib would set, or refuse, what stands between dollar signs."""
+    named = run.probabilities.assign(patient=run.probabilities["patient"].map(lambda name: f"p$\\frac{name}$"))
+    drawn = patient_figures.per_patient(run._replace(probabilities=named))
+    drawn.figure.canvas.draw()
+
+
 def test_the_forest_has_every_classifier_the_best_on_top(run):
     drawn = overview_figures.forest(run)
     names = [text.get_text() for text in drawn.figure.axes[0].texts]
@@ -308,6 +315,7 @@ def test_a_p_value_at_its_floor_is_a_bound():
     estimate = {"value": 0.1, "low": 0.05, "high": 0.15, "seeds": 1}
     assert tables.format_difference(estimate | {"p": 0.002, "p_floor": 0.002}).endswith("p < 0.002")
     assert tables.format_difference(estimate | {"p": 0.004, "p_floor": 0.002}).endswith("p = 0.004")
+    assert tables.format_difference(estimate | {"p": 2 / 1401, "p_floor": 2 / 1401}).endswith("p < 0.0015")  # not 0.001
     assert tables.format_difference(estimate | {"p": None, "p_floor": None}).endswith(")")
 
 

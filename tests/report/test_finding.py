@@ -7,6 +7,7 @@ import pytest
 
 from bcgan.report import finding
 from bcgan.report.style import CLASSIFIER_NAMES, format_signed
+from bcgan.settings import Classifier
 
 
 @pytest.fixture
@@ -15,7 +16,16 @@ def changed(run):
     return run._replace(metrics=copy.deepcopy(run.metrics), comparisons=copy.deepcopy(run.comparisons))
 
 
-def with_effect(run, value, low, high, reference="resnet_table1"):
+def with_models(run, **models):
+    settings = run.experiment.classify.replace(models=run.experiment.classify.models | models)
+    return run._replace(experiment=run.experiment.replace(classify=settings))
+
+
+def with_effect(run, value, low, high, reference="resnet_table1", **settings):
+    """The run, whose proposed network was also compared with another one."""
+    own = run.experiment.classify.models["gan_resnet"].replace(**settings)
+    other = Classifier(epochs=own.epochs, **(settings if reference == "resnet_features" else {}))
+    run = with_models(run, gan_resnet=own, **{reference: other})
     effect = {"classifier": "gan_resnet", "reference": reference, "metric": "roc_auc", "p": 0.5}
     run.metrics[reference] = copy.deepcopy(run.metrics["gan_only"])
     run.metrics["gan_resnet"]["sets"]["test"]["roc_auc"] = {"value": 0.947, "low": 0.93, "high": 0.96, "seeds": 3}
@@ -26,8 +36,8 @@ def with_effect(run, value, low, high, reference="resnet_table1"):
 @pytest.mark.parametrize(
     ("value", "low", "high", "kind", "words"),
     [
-        (0.012, 0.003, 0.020, "gain", "The GAN helps"),
-        (-0.012, -0.020, -0.003, "loss", "The GAN does harm"),
+        (0.012, 0.003, 0.020, "gain", "With the GAN the result is better"),
+        (-0.012, -0.020, -0.003, "loss", "With the GAN the result is worse"),
         (0.001, -0.003, 0.004, "none", "No gain from the GAN could be shown"),
         (0.010, 0.0, 0.020, "none", "No gain from the GAN could be shown"),
     ],
@@ -42,10 +52,39 @@ def test_the_finding_follows_the_interval_of_the_difference(changed, value, low,
 
 
 def test_the_same_network_without_the_gan_comes_before_table_1(changed):
-    run = with_effect(changed, 0.01, 0.002, 0.02)
-    closer = with_effect(run, 0.0005, -0.001, 0.002, "resnet_features")
+    run = with_effect(changed, 0.01, 0.002, 0.02, extra_features="simclr")
+    closer = with_effect(run, 0.0005, -0.001, 0.002, "resnet_features", extra_features="simclr")
     both = closer._replace(comparisons=run.comparisons + closer.comparisons)
     assert finding.find(both).kind == "none"
+    assert "pretrained" not in finding.find(both).sentence
+
+
+def test_a_network_with_other_features_is_not_the_same_without_the_gan(changed):
+    run = with_effect(changed, 0.01, 0.002, 0.02, extra_features="simclr")
+    closer = with_effect(run, 0.0005, -0.001, 0.002, "resnet_features", extra_features="simclr")
+    other = closer.experiment.classify.models["resnet_features"].replace(extra_features="imagenet")
+    both = with_models(closer._replace(comparisons=run.comparisons + closer.comparisons), resnet_features=other)
+    assert finding.find(both).kind == "gain"
+
+
+def test_what_pretrained_features_bring_is_not_said_to_be_the_gans(changed):
+    found = finding.find(with_effect(changed, 0.01, 0.002, 0.02, extra_features="simclr"))
+    assert found.sentence.startswith("With the GAN and pretrained features together the result is better")
+    assert found.further.startswith("What the GAN adds to pretrained features was not tested.")
+    found = finding.find(with_effect(changed, 0.01, 0.002, 0.02, extra_features="projected_discriminator"))
+    assert "the features of both discriminators and synthetic patches raise" in found.sentence
+
+
+def test_other_lengths_of_training_are_said(changed):
+    run = with_effect(changed, 0.01, 0.002, 0.02)
+    assert "epochs" not in finding.find(run).further
+    longer = run.experiment.classify.models["resnet_table1"].replace(epochs=9)
+    assert "trained 2 and 9 epochs" in finding.find(with_models(run, resnet_table1=longer)).further
+
+
+def test_a_difference_without_an_interval_is_unclear(changed):
+    found = finding.find(with_effect(changed, 0.01, None, None))
+    assert found.kind == "unclear" and "cannot be said from 2 test patients" in found.sentence
 
 
 def test_without_a_comparison_the_finding_is_how_well_the_proposed_network_does(changed):
@@ -56,16 +95,21 @@ def test_without_a_comparison_the_finding_is_how_well_the_proposed_network_does(
     assert found.kind == "level"
     assert CLASSIFIER_NAMES["gan_resnet"] in found.sentence and "0.900 (0.800 to 0.950)" in found.sentence
     auc["low"] = 0.45
-    assert finding.find(run).kind == "chance"
+    found = finding.find(run)
+    assert found.kind == "chance" and "is not shown to separate" in found.sentence
+    auc |= {"value": None, "low": None, "high": None}
+    assert "could not be tested" in finding.find(run).sentence
 
 
 def test_the_largest_shown_gain_of_the_others_is_named(changed):
-    run = with_effect(changed, 0.001, -0.003, 0.004)
+    members = changed.experiment.evaluate.replace(ensemble_models=("gan_resnet", "gan_only"))
+    run = with_effect(changed._replace(experiment=changed.experiment.replace(evaluate=members)), 0.001, -0.003, 0.004)
     pair = {"classifier": "ensemble_spatial_context", "reference": "ensemble", "metric": "roc_auc", "p": 0.001}
     for name in ("ensemble", "ensemble_spatial_context"):
         run.metrics[name] = copy.deepcopy(run.metrics["gan_only"])
     shown = [*run.comparisons, pair | {"value": 0.015, "low": 0.01, "high": 0.02}]
-    assert "neighbouring patches: +0.015 (+0.010 to +0.020)" in finding.find(run._replace(comparisons=shown)).further
+    said = finding.find(run._replace(comparisons=shown)).further
+    assert "Of the other additions neighbouring patches gains most: +0.015 (+0.010 to +0.020)" in said
     unclear = [*run.comparisons, pair | {"value": 0.015, "low": -0.01, "high": 0.02}]
     assert finding.find(run._replace(comparisons=unclear)).further == ""
 
@@ -92,9 +136,23 @@ def test_a_failed_leak_audit_comes_before_everything(changed):
 
 
 def test_three_cautions_the_largest_first(run):
-    everything = sorted(finding._all_cautions(run), key=lambda caution: -caution.size)
-    assert finding.cautions(run) == [caution.text for caution in everything[:3]]
-    assert len(everything) > 3
+    everything = finding._all_cautions(run)
+    sizes = {caution.text: caution.size for caution in everything}
+    said = finding.all_cautions(run)
+    assert finding.cautions(run) == said[:3] and len(said) == len(everything) > 3
+    assert [sizes[text] for text in said] == sorted(sizes.values(), reverse=True)
+
+
+def test_a_class_without_a_test_patch_leaves_cautions_that_are_defined(changed):
+    changed.metrics[changed.classifier_names[0]]["sets"]["test"]["ece"]["value"] = None
+    assert not any("calibrated" in text for text in finding.all_cautions(changed))
+
+
+def test_patches_without_patients_are_not_counted_as_patients(changed):
+    data = changed.experiment.data.model_copy(update={"name": "patch_camelyon"})
+    run = changed._replace(experiment=changed.experiment.model_copy(update={"data": data}))
+    said = finding.all_cautions(run)
+    assert "name no patients" in said[0] and not any("of 10 patches" in text for text in said)
 
 
 def test_of_100_patches_as_many_are_called_as_sensitivity_and_specificity_say(run):

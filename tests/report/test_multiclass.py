@@ -215,8 +215,8 @@ def test_the_explained_class_has_its_colour(tiny_run):
     assert "orange supports malignancy, blue against" in kept.caption
     threshold = tiny_run.metrics["gan_resnet"]["thresholds"]["0"]
     numbers = drawn.numbers
-    expected = (1 - numbers["probability"] >= threshold) == (numbers["label"] == "malignant")
-    np.testing.assert_array_equal(numbers["right"], expected)
+    expected = np.where(1 - numbers["probability"] >= threshold, "malignant", "benign")
+    np.testing.assert_array_equal(numbers["called"], expected)
 
 
 def test_a_class_without_a_test_patch_is_not_defined(run):

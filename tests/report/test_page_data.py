@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bcgan.report import inline_svg, page_context, page_data, slide_figures, tables
+from bcgan.report import gan_tables, inline_svg, page_context, page_data, slide_figures, tables
 from bcgan.report.style import Frame
 
 
@@ -63,9 +63,11 @@ def test_maps_have_the_probabilities_of_the_figures_table(run, content):
 
 
 def test_the_page_holds_every_table_the_patches_and_the_patients(run, test_rows, tmp_path):
-    (tmp_path / "some.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/some.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "results.json").write_text("{}")
     files = json.loads(gzip.decompress(base64.b64decode(page_data.downloads(run, tmp_path))))
-    assert files["some.csv"] == "a,b\n1,2\n"
+    assert (files["some.csv"], files["results.json"]) == ("a,b\n1,2\n", "{}")
     patches = pd.read_csv(io.StringIO(files["patches.csv"]), dtype={"id": str, "patient": str})
     assert patches["id"].tolist() == test_rows["id"].tolist()
     for name in run.classifier_names:
@@ -101,7 +103,45 @@ def test_calls_of_the_page_are_those_of_the_tables(run, content):
     for slide in content["slides"]:
         rows = run.probabilities[run.probabilities["patient"] == slide["patient"]]
         for name in run.classifier_names:
-            assert slide["called"][name] == run.mean_calls(name, rows).tolist()
+            called = np.frombuffer(base64.b64decode(slide["called"][name]), np.uint8)
+            assert called.tolist() == run.mean_calls(name, rows).tolist()
+
+
+def test_large_slides_have_fewer_classifiers_and_then_fewer_slides(run, monkeypatch):
+    monkeypatch.setattr(page_data, "MAX_SLIDE_VALUES", 1)
+    slides = page_data._slides(run)
+    assert all(list(slide["values"]) == run.classifier_names[-1:] == list(slide["called"]) for slide in slides)
+    assert len(slides) > 1
+    monkeypatch.setattr(page_data, "MAX_SLIDE_PATCHES", 1)
+    assert len(page_data._slides(run)) == 1
+
+
+def test_the_circle_of_the_decision_curves_is_on_them(run, content):
+    """The calls at a probability are those at its calibrated value, which is the place on the curve."""
+    from bcgan.report import classifier_curves
+
+    numbers, name = classifier_curves.decision_curve(run).numbers, run.classifier_names[0]
+    curve = numbers[numbers["classifier"] == name]
+    curves, counts = content["thresholds"][name], run.role_counts("test")
+    share = counts["positives"] / counts["patches"]
+    calibrated = decoded(curves["calibrated"])
+    step = int(np.argmin(np.abs(calibrated - 0.3)))
+    odds = calibrated[step] / (1 - calibrated[step])
+    benefit = (
+        share * decoded(curves["sensitivity"])[step] - (1 - share) * (1 - decoded(curves["specificity"])[step]) * odds
+    )
+    assert benefit == pytest.approx(np.interp(calibrated[step], curve["threshold"], curve["net_benefit"]), abs=0.05)
+
+
+def test_a_score_whose_real_patches_are_worse_than_the_worst_case_has_no_bar(run):
+    scores = run.gan_scores | {"tstr_roc_auc": run.gan_scores["tstr_roc_auc"] | {
+        "value": 0.6, "floor": 0.5, "ceiling": 0.9, "low": None, "high": None,
+    }}  # fmt: skip
+    title = gan_tables.GAN_NAMES["tstr_roc_auc"]
+    (bar,) = (bar for bar in gan_tables.score_bars(run._replace(gan_scores=scores)) if bar.title == title)
+    assert bar.position == 25
+    scores["tstr_roc_auc"]["ceiling"] = 0.4
+    assert title not in [bar.title for bar in gan_tables.score_bars(run._replace(gan_scores=scores))]
 
 
 def test_a_chart_follows_the_pages_colors_and_a_picture_keeps_its_own():

@@ -13,6 +13,10 @@
     return Float64Array.from({ length: bytes.length / 2 }, (_, index) => view.getUint16(2 * index, true) / SCALE);
   }
 
+  function decodeLabels(text) {
+    return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  }
+
   function element(name, attributes = {}, text = "") {
     const made = document.createElement(name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -98,47 +102,51 @@
     const prevalence = byId("explorer-prevalence"), { patches, positives } = data.counts, negatives = patches - positives;
     const setters = { roc: marker("roc"), precision_recall: marker("precision_recall"), decision_curve: marker("decision_curve") };
     fill(model, data.classifiers.map((one) => [one.name, one.title]));
-    prevalence.value = (100 * positives / patches).toFixed(0);
-    let curves = null;
+    prevalence.value = (100 * positives / patches).toFixed(1);
+    let curves = null, isOwnShare = false;
 
     const show = (threshold, sensitivity, specificity, mark) => {
       const found = positives * sensitivity, spared = negatives * specificity;
       const alarms = negatives - spared, missed = positives - found;
-      const rate = Math.min(Math.max(Number(prevalence.value) / 100, 0), 1);
-      const positive = rate * sensitivity, wrong = (1 - rate) * (1 - specificity);
-      const odds = threshold / (1 - threshold), calledPositive = found + alarms;
+      const given = prevalence.value === "" ? NaN : Number(prevalence.value) / 100;
+      const rate = isOwnShare ? given : positives / patches, isShare = rate >= 0 && rate <= 1;
+      const positive = rate * sensitivity, wrong = (1 - rate) * (1 - specificity), calledPositive = found + alarms;
+      const calibrated = curves.calibrated[Math.round(threshold * STEPS)];
+      const benefit = calibrated < 1 ? found / patches - alarms / patches * calibrated / (1 - calibrated) : NaN;
       const values = {
         value: share(threshold), sensitivity: share(sensitivity), specificity: share(specificity),
         accuracy: share(mark ? mark.accuracy : (found + spared) / patches),
         balanced: share((sensitivity + specificity) / 2),
-        ppv: positive + wrong > 0 ? share(positive / (positive + wrong)) : "none called",
-        npv: (1 - rate) * specificity + rate * (1 - sensitivity) > 0 ? share((1 - rate) * specificity / ((1 - rate) * specificity + rate * (1 - sensitivity))) : "none spared",
-        benefit: threshold < 1 ? (found / patches - alarms / patches * odds).toFixed(3) : "not defined",
+        ppv: !isShare ? "share 0 to 100 %" : positive + wrong > 0 ? share(positive / (positive + wrong)) : "none called",
+        npv: !isShare ? "share 0 to 100 %" : (1 - rate) * specificity + rate * (1 - sensitivity) > 0 ? share((1 - rate) * specificity / ((1 - rate) * specificity + rate * (1 - sensitivity))) : "none spared",
+        benefit: Number.isFinite(benefit) ? benefit.toFixed(3) : "not defined",
         tp: count(found), fn: count(missed), fp: count(alarms), tn: count(spared),
         "tp-share": `${Math.round(100 * sensitivity)} %`, "fn-share": `${Math.round(100 * (1 - sensitivity))} %`,
         "fp-share": `${Math.round(100 * (1 - specificity))} %`, "tn-share": `${Math.round(100 * specificity)} %`,
-        rule: mark ? `${mark.title}, chosen on validation patients${mark.seeds}: a reported result.` : "Exploration; the reported results use the marks.",
+        rule: mark ? `${mark.title}, chosen on validation patients for each training: a reported result.` : "Exploration; the reported results use the marks.",
       };
       for (const [name, text] of Object.entries(values)) byId(`explorer-${name}`).textContent = text;
       setters.roc(1 - specificity, sensitivity);
       setters.precision_recall(sensitivity, calledPositive > 0 ? found / calledPositive : NaN);
-      setters.decision_curve(threshold, threshold < 1 ? found / patches - alarms / patches * odds : NaN);
+      setters.decision_curve(calibrated, benefit);
       all("button", marks).forEach((button) => button.setAttribute("aria-pressed", String(Boolean(mark) && button.value === mark.rule)));
     };
     let redraw = () => {};
     const explore = () => {
       redraw = () => {
         const step = Number(slider.value);
-        show(step / STEPS, curves.sensitivity[step], curves.specificity[step], null);
+        const mark = data.thresholds[model.value].marks.find((one) => Math.round(one.threshold * STEPS) === step);
+        if (mark) show(mark.threshold, mark.sensitivity, mark.specificity, mark);
+        else show(step / STEPS, curves.sensitivity[step], curves.specificity[step], null);
       };
       redraw();
     };
     const choose = () => {
       const chosen = data.thresholds[model.value];
-      curves = { sensitivity: decode(chosen.sensitivity), specificity: decode(chosen.specificity) };
+      curves = Object.fromEntries(["sensitivity", "specificity", "calibrated"].map((name) => [name, decode(chosen[name])]));
       const useMark = (mark) => {
         slider.value = Math.round(mark.threshold * STEPS);
-        redraw = () => show(mark.threshold, mark.sensitivity, mark.specificity, { ...mark, seeds: "" });
+        redraw = () => show(mark.threshold, mark.sensitivity, mark.specificity, mark);
         redraw();
       };
       marks.replaceChildren(...chosen.marks.map((mark) => {
@@ -149,7 +157,7 @@
       useMark(chosen.marks[0]);
     };
     slider.addEventListener("input", explore);
-    prevalence.addEventListener("input", () => redraw());
+    prevalence.addEventListener("input", () => { isOwnShare = true; redraw(); });
     model.addEventListener("change", choose);
     choose();
   }
@@ -158,14 +166,7 @@
   const mix = (from, to, part) => from.map((value, index) => Math.round(value + (to[index] - value) * part));
   const diverging = (value, threshold) => value < threshold
     ? mix(BLUE, GRAY, value / Math.max(threshold, 1e-6)) : mix(GRAY, ORANGE, (value - threshold) / Math.max(1 - threshold, 1e-6));
-  const styleColor = (variable) => {
-    const probe = element("i");
-    probe.style.color = variable;
-    document.body.append(probe);
-    const numbers = getComputedStyle(probe).color.match(/\d+/g).slice(0, 3).map(Number);
-    probe.remove();
-    return numbers;
-  };
+  const parseColor = (text) => [1, 3, 5].map((start) => parseInt(text.slice(start, start + 2), 16));
 
   function slideMaps() {
     const tool = byId("maps");
@@ -173,13 +174,14 @@
     tool.hidden = false;
     const canvas = byId("maps-canvas"), context = canvas.getContext("2d"), told = byId("maps-told");
     const slideList = byId("maps-slide"), modelList = byId("maps-model"), onlyErrors = byId("maps-errors"), outline = byId("maps-outline");
-    const isBinary = data.classes.length === 2, palette = data.classColors.map(styleColor);
+    const isBinary = data.classes.length === 2, palette = data.classColors.map(parseColor);
     fill(slideList, data.slides.map((slide, index) => [index, `${slide.role} patient ${slide.patient}, ${slide.labels.length.toLocaleString("en")} patches`]));
-    fill(modelList, [["annotated", "Annotation"], ...data.classifiers.map((one) => [one.name, one.title])]);
-    modelList.value = data.classifiers.at(-1).name;
-    let cells = new Map(), side = 8, slide = null, values = null, cursor = null;
+    const shown = data.classifiers.filter((one) => one.name in data.slides[0].values);
+    fill(modelList, [["annotated", "Annotation"], ...shown.map((one) => [one.name, one.title])]);
+    modelList.value = shown.at(-1).name;
+    let cells = new Map(), side = 8, slide = null, values = null, calls = null, cursor = null;
 
-    const called = (index) => Number(slide.called[modelList.value][index]);
+    const called = (index) => calls[index];
     const color = (index) => {
       const label = slide.labels[index];
       if (!values) return palette[label];
@@ -236,8 +238,11 @@
     };
     const load = () => {
       slide = data.slides[Number(slideList.value)];
-      values = modelList.value === "annotated" ? null : decode(slide.values[modelList.value]);
-      side = Math.max(3, Math.min(20, Math.floor(900 / Math.max(...slide.size))));
+      const isAnnotation = modelList.value === "annotated";
+      values = isAnnotation ? null : decode(slide.values[modelList.value]);
+      calls = isAnnotation ? null : decodeLabels(slide.called[modelList.value]);
+      onlyErrors.disabled = isAnnotation;
+      side = Math.max(3, Math.min(24, Math.floor(900 / Math.max(...slide.size))));
       canvas.width = slide.size[0] * side;
       canvas.height = slide.size[1] * side + 24;
       cells = new Map(slide.labels.map((_, index) => [`${slide.cells[2 * index]},${slide.cells[2 * index + 1]}`, index]));
@@ -246,12 +251,13 @@
       draw();
       tell();
     };
-    canvas.addEventListener("pointermove", (event) => {
+    const point = (event) => {
       const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width / side;
       cursor = [Math.floor((event.clientX - box.left) * scale), Math.floor((event.clientY - box.top) * scale)];
       draw();
       tell();
-    });
+    };
+    for (const kind of ["pointermove", "pointerdown"]) canvas.addEventListener(kind, point);
     canvas.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
       if (!step) return;
@@ -268,33 +274,40 @@
 
   function patients() {
     const list = byId("patient-picker");
-    if (!list) return;
+    if (!list || !data.patients.length) return;
     byId("patient-tool").hidden = false;
-    fill(list, [["", "All test patients"], ...data.patients.map((name) => [name, name])]);
-    const order = [...data.patients].sort(), rows = all("#largest-errors-table tbody tr");
-    const cells = all("#per_patient [id^='per_patient-QuadMesh'] path"), width = data.patients.length;
+    const names = data.patients.map((one) => one.patient), known = new Map(data.patients.map((one) => [one.patient, one]));
+    fill(list, [["", "All test patients"], ...names.map((name) => [name, name])]);
+    const order = [...names].sort((one, other) => (one < other ? -1 : one > other ? 1 : 0)), rows = all("#largest-errors-table tbody tr");
+    const cells = all("#per_patient [id^='per_patient-QuadMesh'] path"), width = names.length, proposed = data.classifiers[0];
     const collection = "#patient_shares [id^='patient_shares-PathCollection']";
     const dots = all(`${collection} > path, ${collection} use`);
     const choose = (name) => {
       list.value = name;
       dots.forEach((dot, index) => dot.classList.toggle("is-chosen", order[index % order.length] === name));
-      cells.forEach((cell, index) => cell.classList.toggle("is-chosen", data.patients[index % width] === name));
+      cells.forEach((cell, index) => cell.classList.toggle("is-chosen", names[index % width] === name));
       let shown = 0;
       rows.forEach((row) => {
         const isHidden = Boolean(name) && row.cells[1].textContent !== name;
         row.classList.toggle("is-muted", isHidden);
         shown += !isHidden;
       });
-      byId("patient-told").textContent = name ? `Patient ${name}: ${shown} of the ${rows.length} largest errors below.` : "";
+      const chosen = known.get(name);
+      byId("patient-told").textContent = !chosen ? "" : [
+        `Patient ${name}: ${chosen.patches} patches, ${Object.entries(chosen.by_class).map(([text, number]) => `${number} ${text}`).join(", ")}`,
+        `${proposed.title} calls ${Math.round(100 * chosen.accuracy[proposed.name])} % rightly`,
+        `${shown} of the ${rows.length} largest errors are listed below.`,
+      ].join("; ");
     };
-    cells.forEach((cell, index) => {
-      cell.style.cursor = "pointer";
-      cell.addEventListener("click", () => choose(data.patients[index % width]));
-    });
-    dots.forEach((dot, index) => {
-      dot.style.cursor = "pointer";
-      dot.addEventListener("click", () => choose(order[index % order.length]));
-    });
+    const clickable = (shape, name) => {
+      const title = document.createElementNS(SVG, "title");
+      title.textContent = name;
+      shape.append(title);
+      shape.style.cursor = "pointer";
+      shape.addEventListener("click", () => choose(list.value === name ? "" : name));
+    };
+    cells.forEach((cell, index) => clickable(cell, names[index % width]));
+    dots.forEach((dot, index) => clickable(dot, order[index % order.length]));
     list.addEventListener("change", () => choose(list.value));
   }
 
@@ -313,6 +326,30 @@
     const link = element("a", { href: URL.createObjectURL(new Blob([text], { type: kind })), download: `${data.experiment}_${name}` });
     link.click();
     URL.revokeObjectURL(link.href);
+  }
+
+  // The fields of each line; quoted ones may hold commas, quotes and line breaks.
+  function parseCsv(text) {
+    const rows = [[]];
+    let field = "", isQuoted = false;
+    for (let at = 0; at < text.length; at++) {
+      const letter = text[at];
+      if (isQuoted && letter === '"' && text[at + 1] === '"') { field += '"'; at++; }
+      else if (letter === '"') isQuoted = !isQuoted;
+      else if (!isQuoted && letter === ",") { rows.at(-1).push(field); field = ""; }
+      else if (!isQuoted && letter === "\n") { rows.at(-1).push(field); field = ""; rows.push([]); }
+      else if (isQuoted || letter !== "\r") field += letter;
+    }
+    rows.at(-1).push(field);
+    return rows.filter((row) => row.length > 1);
+  }
+
+  // An id and a number, split at the last separator; a number after a semicolon or a tab may have a decimal comma.
+  function parseLine(line) {
+    const match = line.match(/^(.*)[;\t]\s*(-?[\d.,eE+-]+)\s*$/) || line.match(/^(.*),\s*(-?[\d.eE+-]+)\s*$/);
+    if (!match) return null;
+    const value = Number(match[2].replace(",", "."));
+    return value >= 0 && value <= 1 ? [match[1].trim().replace(/^"|"$/g, "").replaceAll('""', '"'), value] : null;
   }
 
   // One's own probabilities beside ours: they stay in the browser.
@@ -336,20 +373,21 @@
     let drawn = null;
     button.addEventListener("click", async () => {
       const told = byId("own-told");
-      const rows = (await readFiles())["patches.csv"].trim().split(/\r?\n/).slice(1);
-      const labels = new Map(rows.map((row) => { const cells = row.split(","); return [cells[0], Number(cells[2])]; }));
-      const pairs = byId("own-text").value.trim().split(/\r?\n/).map((row) => row.split(/[,;\t]/).map((cell) => cell.trim().replace(/^"|"$/g, "")));
-      const known = new Map(pairs.filter(([id, value]) => labels.has(id) && value !== "" && Number.isFinite(Number(value))).map(([id, value]) => [id, Number(value)]));
+      const rows = parseCsv((await readFiles())["patches.csv"]).slice(1);
+      const labels = new Map(rows.map((cells) => [cells[0], Number(cells[2])]));
+      const lines = byId("own-text").value.split(/\r?\n/).filter((line) => line.trim());
+      if (lines.length && !/\d\s*$/.test(lines[0])) lines.shift();  // a head
+      const known = new Map(lines.map(parseLine).filter((pair) => pair && labels.has(pair[0])));
       const truth = [...known.keys()].map((id) => labels.get(id)), scores = [...known.values()];
       if (drawn) drawn.remove();
       if (new Set(truth).size < 2) {
-        told.textContent = `${known.size} lines name a test patch of this report, not of both classes. Each line: id,probability, with ids as in patches.csv.`;
+        told.textContent = `Nothing was drawn: ${known.size} of ${lines.length} lines have the id of a test patch and a probability from 0 to 1, and a curve needs both classes. Write id,probability with the ids of patches.csv.`;
         return;
       }
       const { points, area } = rocCurve(truth, scores);
       drawn = target.add("polyline", { points: points.map(([x, y]) => target.place(x, y).join(",")).join(" "), fill: "none", stroke: "var(--ink)", "stroke-width": 1.6, "stroke-dasharray": "5 3", id: "own-curve" });
-      const unknown = pairs.length - known.size;
-      told.textContent = `Your ROC AUC is ${share(area)} on ${known.size.toLocaleString("en")} of ${labels.size.toLocaleString("en")} test patches; dashed in the ROC curves. ${unknown ? `${unknown} lines were left out: another id, twice, or no number.` : ""}`;
+      const unknown = lines.length - known.size;
+      told.textContent = `Your ROC AUC is ${share(area)} on ${known.size.toLocaleString("en")} of ${labels.size.toLocaleString("en")} test patches; dashed in the ROC curves. ${unknown ? `${unknown} lines were left out: an unknown id, one that comes twice, or no probability from 0 to 1.` : ""}`;
     });
   }
 
@@ -364,6 +402,11 @@
     update();
     const open = () => {
       const target = location.hash && document.getElementById(location.hash.slice(1));
+      const group = target && target.closest(".group");
+      if (group && group.hidden) {
+        byId("group-picker").value = group.dataset.group;
+        byId("group-picker").dispatchEvent(new Event("change"));
+      }
       for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
       if (target) target.scrollIntoView();
     };
