@@ -162,8 +162,8 @@ def summarize(
     variants: [{factor, variant, seeds, figures, differences}], on the validation patches. figures: {metric: {value,
     low, high}}. differences: {metric: {value, low, high, p, p_floor}} from the experiment as it is, on the same
     patches and seeds; `None` if there is no such training. selected: the variant of the largest gain in
-    SELECTION_METRIC among those trained with every seed of the experiment as it is, {factor, variant, seeds, baseline, figures, differences},
-    on the test patches; `None` if none gains.
+    SELECTION_METRIC among those trained with every seed of the experiment as it is, {factor, variant, seeds, baseline,
+    figures, differences}, on the test patches; `None` if none gains.
     """
     rows, baseline = [], finished[BASELINE, ""]
     for variant in variants:

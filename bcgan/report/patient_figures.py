@@ -38,13 +38,13 @@ def per_patient(run: Run) -> ReportFigure:
     figure, axes = plt.subplots(figsize=(10, 0.24 * len(mean) + (1.6 if has_names else 1.1)))
     sns.heatmap(
         mean, ax=axes, cmap=sns.light_palette(LOW_ACCURACY_COLOR, reverse=True, as_cmap=True), vmax=1,
-        vmin=min(0.5, mean.to_numpy().min()), xticklabels=has_names and list(mean.columns),
+        vmin=min(0.5, mean.to_numpy().min()), xticklabels=False,
         yticklabels=[SHORT_NAMES[name] for name in mean.index], linewidths=0.4,
         rasterized=mean.shape[1] > MAX_DRAWN_PATIENTS,
         cbar_kws={"label": "Accuracy", "pad": 0.01, "aspect": 12},
     )  # fmt: skip
-    for label in axes.get_xticklabels():
-        label.set_parse_math(False)  # a patient's name may contain dollar signs
+    if has_names:  # not by seaborn: a patient's name may contain dollar signs
+        axes.set_xticks(np.arange(mean.shape[1]) + 0.5, mean.columns, parse_math=False)
     axes.tick_params(length=0, labelsize=8)
     axes.tick_params(axis="x", rotation=90, labelsize=7)
     axes.set(ylabel="", xlabel="Test patient" if has_names else f"{mean.shape[1]} test patients")

@@ -18,7 +18,8 @@ def changed(run):
 
 def with_models(run, **models):
     settings = run.experiment.classify.replace(models=run.experiment.classify.models | models)
-    return run._replace(experiment=run.experiment.replace(classify=settings))
+    pretrain = run.experiment.pretrain.replace(weights="shipped")
+    return run._replace(experiment=run.experiment.replace(classify=settings, pretrain=pretrain))
 
 
 def with_effect(run, value, low, high, reference="resnet_table1", **settings):
