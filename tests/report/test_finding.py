@@ -18,8 +18,11 @@ def changed(run):
 
 def with_models(run, **models):
     settings = run.experiment.classify.replace(models=run.experiment.classify.models | models)
-    pretrain = run.experiment.pretrain.replace(weights="shipped")
-    return run._replace(experiment=run.experiment.replace(classify=settings, pretrain=pretrain))
+    needed = {
+        "pretrain": run.experiment.pretrain.replace(weights="shipped"),
+        "gan": run.experiment.gan.replace(projected_discriminator_weight=1.0),
+    }
+    return run._replace(experiment=run.experiment.replace(classify=settings, **needed))
 
 
 def with_effect(run, value, low, high, reference="resnet_table1", **settings):
