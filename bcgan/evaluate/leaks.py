@@ -11,6 +11,8 @@ from bcgan.evaluate import derived, metrics
 from bcgan.evaluate.derived import get_probabilities, seeds_by_classifier
 from bcgan.preprocess import audit as faults
 
+MIN_SIDE_SHARE = 0.25  # of a patch's longer side; a patch with a shorter side is hardly more than padding
+
 
 def audit(
     index: pd.DataFrame,
@@ -23,7 +25,7 @@ def audit(
     """Check a store against its split file.
 
     Args:
-        index: columns patient, role, pixels, perceptual.
+        index: columns patient, role, pixels, perceptual, width, height.
         images: uint8, (n, size, size, 3). The patches of the index.
         split: The contents of split.json.
         unlabelled: Whether patches of unlisted patients are used in training, without labels.
@@ -93,9 +95,15 @@ def count_not_fitted_on_validation(
 
 
 def _count_near_identical(index: pd.DataFrame, images: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> int:
-    """Count the held-out patches with a near duplicate in training. Blank patches are ignored: they all look alike."""
+    """Count the held-out patches with a near duplicate in training.
+
+    Blank patches are ignored, and slivers of a slide's edge, most of which is padding: they all look alike.
+    """
     measured = [faults.quality_measures(image) for image in images]
-    rows = np.flatnonzero([values["deviation"] >= faults.BLANK_DEVIATION for values in measured])
+    is_blank = np.array([values["deviation"] < faults.BLANK_DEVIATION for values in measured])
+    sides = index[["width", "height"]].to_numpy()
+    is_sliver = sides.min(1) < MIN_SIDE_SHARE * sides.max(1)
+    rows = np.flatnonzero(~is_blank & ~is_sliver)
     thumbnails = np.array([measured[row]["thumbnail"] for row in rows], np.uint8)
     pairs = rows[faults.find_near_pairs(index["perceptual"].to_numpy(np.uint64)[rows], thumbnails)]
     directed = np.concatenate([pairs, pairs[:, ::-1]])

@@ -18,6 +18,7 @@ from bcgan.report.style import (
     CLASSIFIER_NAMES,
     INK,
     MUTED,
+    SHORT_NAMES,
     ReportFigure,
     difference_title,
     format_signed,
@@ -204,7 +205,7 @@ def comparisons(run: Run) -> ReportFigure:
     grid[0, 0].set_ylim(max(heights) + 0.7, -0.2)
     for group in dict.fromkeys(group for group, *_ in rows):
         top = min(height for height, row in zip(heights, rows, strict=True) if row[0] == group) - 0.9
-        title = group if group == COMPONENTS else f"{group} against {names[reference]}"
+        title = group if group == COMPONENTS else f"{group} against {SHORT_NAMES[reference]}"
         grid[0, 0].annotate(title, (0, top), xycoords=("axes fraction", "data"), fontsize=9, fontweight="bold",
                             va="center", bbox={"facecolor": "#ffffff", "edgecolor": "none", "pad": 1},
                             ).set_in_layout(False)  # fmt: skip

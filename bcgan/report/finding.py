@@ -153,7 +153,7 @@ def _best_addition(run: Run) -> str:
     title = component.title[0].lower() + component.title[1:]
     title = component.title if component.title[1].isupper() else title
     return (
-        f"Of the other additions {title} gains most: {format_signed(difference['value'])} "
+        f"Of the other additions, the largest gain comes from {title}: {format_signed(difference['value'])} "
         f"({format_signed(difference['low'])} to {format_signed(difference['high'])}), to {auc:.3f}."
     )
 

@@ -34,6 +34,7 @@ from bcgan.report.wording import join_words
 COLUMNS = 8
 ROWS = 4  # of each class, at most: of two classes 64 patches of a kind
 STEPS_SHOWN = 4
+CUMULATIVE_POINTS = 201
 NUM_COMPARED = 4000  # patches of each set whose nearest training patch is searched for
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 SCORES = (
@@ -225,7 +226,7 @@ def nearest(run: Run) -> ReportFigure:
             run, space, train_rows, validation_rows, synthetic_rows
         )
         for (name, values), color in zip(distances.items(), (INK, REAL, SYNTHETIC), strict=True):
-            sns.ecdfplot(values, ax=axes, color=color, label=name)
+            _draw_cumulative(axes, values, color, name)
             quantiles = zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
             rows += [{"space": space, "side": name, "quantile": quantile, "distance": distance}
                      for quantile, distance in quantiles]  # fmt: skip
@@ -256,6 +257,12 @@ def nearest(run: Run) -> ReportFigure:
         f"curves; a steeper curve means less variety.{nearest_text}"
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Nearest training patches", caption)
+
+
+def _draw_cumulative(axes, values: np.ndarray, color: str, label: str) -> None:
+    """Draw cumulative shares of values, at CUMULATIVE_POINTS shares: of thousands of values each could not be seen."""
+    shares = np.linspace(0, 1, min(CUMULATIVE_POINTS, len(values)))
+    axes.plot(np.quantile(values, shares), shares, color=color, label=label)
 
 
 def _nearest_training_patches(
@@ -310,7 +317,7 @@ def repetition(run: Run) -> ReportFigure:
         for (name, by_class), color in zip(sets.items(), (INK, REAL, SYNTHETIC), strict=True):
             nearest = [_find_neighbors(_represent(run, name, rows, space)) for rows in by_class]
             distances = np.concatenate([pairs[0] for pairs in nearest])
-            sns.ecdfplot(distances, ax=axes, color=color, label=name)
+            _draw_cumulative(axes, distances, color, name)
             table += [
                 {"space": space, "side": name, "quantile": quantile, "distance": distance}
                 for quantile, distance in zip(QUANTILES, np.quantile(distances, QUANTILES), strict=True)

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections import Counter
 from html import escape
 from typing import NamedTuple
 
@@ -20,11 +21,20 @@ IMAGE_ID = re.compile(r'(<image\b[^>]*?)\s+id="[^"]*"')  # the same for two equa
 REFERENCE = re.compile(r'(url\(#|xlink:href="#)([^)"]+)')
 SVG_TAG = re.compile(r"<svg [^>]*>")
 SIZE = re.compile(r' (width|height)="([\d.]+)pt"')
-DECIMALS = re.compile(r"(-?\d+\.\d{2})\d+")  # a hundredth of a point is below what a screen shows
+NUMBER = re.compile(r"-?\d+\.\d{2,}")  # in paths and places; a tenth of a point is what a screen shows
+PLACE = re.compile(r'\b(x|y)="([^"]*)"')
+UNROTATED = re.compile(r' transform="rotate\(-?0 [^)]*\)"')
+FONT = re.compile(r"font-family: [^;\"]*; ?")  # the page's CSS has it
+FONT_SHORTHAND = re.compile(r"font: ((?:\w+ )*)([\d.]+)px [^;\"]*")
+STYLE = re.compile(r'(?:clip-path="([^"]*)" )?style="([^"]*)"')
+RECTANGLE = re.compile(r'd="M (\S+) (\S+) L (\S+) \2 L \3 (\S+) L \1 \4 (?:L \1 \2|z)"')
+MIN_REPEATED = 4  # elements with the same style, from which on it is a class
+OWN_IDS = ("QuadMesh", "PathCollection")  # of elements that the page's script looks for
 EMBEDDED_PICTURE = re.compile(r'"data:image/(?:png|jpeg);base64,([^"]+)"')
 MAX_LOSSLESS_RATIO = 1.5  # of the bytes without loss to those with it, up to which a picture is stored without
-WEBP_QUALITY = 85  # of tissue, at its native size
-PATH = re.compile(r'\bd="[^"]*"')
+DOT_COLORS = 32
+WEBP_QUALITY = 75  # of tissue, at its native size
+PATH = re.compile(r'\bd="([^"]*)"')
 CSS_PX_PER_POINT = 4 / 3
 
 
@@ -66,23 +76,61 @@ def inline(svg: str, name: str, label: str, is_picture: bool) -> InlineFigure:
     text = IMAGE_ID.sub(r"\1", text)
     text = ID.sub(rf'id="{name}-\1"', text)
     text = REFERENCE.sub(rf"\1{name}-\2", text)
-    text = PATH.sub(lambda match: DECIMALS.sub(r"\1", match[0]), text)
+    text = _shorten(text, name)
     text = EMBEDDED_PICTURE.sub(_as_webp, text)
     if not is_picture:
         text = COLOR.sub(lambda match: variable(match[0]), text)
     return InlineFigure(text, round(width_pt * CSS_PX_PER_POINT), is_picture)
 
 
+def _shorten(text: str, name: str) -> str:
+    """Return an SVG that looks the same and is shorter: without identifiers that nothing refers to, digits and fonts.
+
+    Styles that occur often become CSS classes, whose names begin with that of the figure.
+    """
+    referenced = {match[1] for match in REFERENCE.findall(text)}
+
+    def keep_id(match: re.Match) -> str:
+        is_kept = match[1] in referenced or any(own in match[1] for own in OWN_IDS)
+        return match[0] if is_kept else ""
+
+    text = ID.sub(keep_id, text).replace("<g >", "<g>")
+    text = PATH.sub(lambda match: f'd="{" ".join(NUMBER.sub(_round, match[1]).split())}"', text)
+    text = PLACE.sub(lambda match: f'{match[1]}="{NUMBER.sub(_round, match[2])}"', text)
+    text = FONT.sub("", UNROTATED.sub("", text))
+    text = FONT_SHORTHAND.sub(r"font-size: \2px; font-weight: \1", text).replace("font-weight: ;", "")
+    counts = Counter(STYLE.findall(text))
+    repeated = (pair for pair in counts if counts[pair] >= MIN_REPEATED)
+    classes = {pair: f"{name}{number}" for number, pair in enumerate(repeated)}
+
+    def as_class(match: re.Match) -> str:
+        class_name = classes.get((match[1] or "", match[2]))
+        return f'class="{class_name}"' if class_name else match[0]
+
+    text = STYLE.sub(as_class, RECTANGLE.sub(r'd="M\1 \2H\3V\4H\1z"', text))
+    rules = "".join(
+        f".{class_name}{{{style}{f';clip-path:{clip}' if clip else ''}}}"
+        for (clip, style), class_name in classes.items()
+    )
+    return text.replace(">", f"><style>{rules}</style>", 1) if rules else text
+
+
+def _round(match: re.Match) -> str:
+    """Return a number with one decimal, or none if that is 0."""
+    return f"{float(match[0]):.1f}".removesuffix(".0")
+
+
 def _as_webp(match: re.Match) -> str:
     """Return the data URI of a picture as WebP, or as it is if that is smaller.
 
-    Maps and pictures with transparent parts are stored without loss; tissue, for which that takes far more, with
-    WEBP_QUALITY.
+    Maps are stored without loss; tissue, for which that takes far more, with WEBP_QUALITY; dots on a transparent ground
+    in DOT_COLORS colors.
     """
     original = base64.b64decode(match[1])
     picture = Image.open(io.BytesIO(original)).convert("RGBA")
     is_opaque = picture.getextrema()[3][0] == 255
-    lossless = _encode(picture.convert("RGB") if is_opaque else picture, lossless=True, quality=100)
+    exact = picture.convert("RGB") if is_opaque else picture.quantize(DOT_COLORS).convert("RGBA")
+    lossless = _encode(exact, lossless=True, quality=100)
     lossy = _encode(picture.convert("RGB"), quality=WEBP_QUALITY) if is_opaque else lossless
     smaller = lossless if len(lossless) <= MAX_LOSSLESS_RATIO * len(lossy) else lossy
     if len(smaller) >= len(original):

@@ -76,15 +76,14 @@ def forest(run: Run) -> ReportFigure:
 
 def patient_flow(run: Run) -> ReportFigure:
     """Draw which share of the patients and of the patches has each role, as two bars."""
-    roles = [role for role in ROLE_NAMES if role in run.split["counts"]]
+    roles = [role for role in ROLE_NAMES if role in run.split["counts"] and not role.endswith("_other")]
+    left_out = sum(counts["patches"] for role, counts in run.split["counts"].items() if role.endswith("_other"))
     figure, axes = plt.subplots(figsize=(4.5, 1.45))
     rows = []
     for y, unit in enumerate(("patients", "patches")):
-        # A patient with patches from two sources is one patient: the bar of patients leaves other sources out.
-        shown = [role for role in roles if unit == "patches" or not role.endswith("_other")]
-        counts = np.array([run.role_counts(role)[unit] for role in shown])
+        counts = np.array([run.role_counts(role)[unit] for role in roles])
         starts = np.cumsum([0, *counts[:-1]]) / counts.sum()
-        for role, count, start in zip(shown, counts, starts, strict=True):
+        for role, count, start in zip(roles, counts, starts, strict=True):
             share = count / counts.sum()
             axes.barh(y, share, left=start, color=ROLE_COLORS[role], height=0.62, edgecolor="#ffffff", lw=1)
             rows.append({"unit": unit, "role": role, "count": count, "share": share})
@@ -100,8 +99,9 @@ def patient_flow(run: Run) -> ReportFigure:
     sns.despine(figure, left=True, bottom=True)
     defined = "".join(f" {ROLE_NAMES[role].capitalize()}: {ROLE_DEFINITIONS[role]}." for role in roles
                       if role in ROLE_DEFINITIONS)  # fmt: skip
+    apart = f" Left out: {left_out:,} patches from archives that the protocol does not score." if left_out else ""
     caption = (
         "Patients and patches by role. Training patients set the weights, validation patients the epoch, the threshold "
-        f"and the calibration; no network or threshold depends on the labels of the others.{defined}"
+        f"and the calibration; no network or threshold depends on the labels of the others.{defined}{apart}"
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Who is in which role", caption)

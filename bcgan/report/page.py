@@ -188,7 +188,7 @@ def _inline_figure(out: Path, name: str, drawn: style.ReportFigure) -> dict[str,
     """Return a saved figure as the page shows it: its SVG, widths in CSS pixels, and whether its ground stays white."""
     svg = (out / "figures" / f"{name}.svg").read_text("utf-8")
     keeps_colors = name in HEAT_MAPS | NETWORK_DRAWINGS
-    inline = inline_svg.inline(svg, name, f"{drawn.title}. {drawn.caption}", keeps_colors)
+    inline = inline_svg.inline(svg, name, drawn.title, keeps_colors)
     return {
         "svg": inline.svg, "width_px": inline.width_px, "is_picture": inline.is_picture,
         "is_narrow": inline.width_px <= NARROW_FIGURE_PX,

@@ -17,10 +17,10 @@ from bcgan.report.patient_figures import ordered_patients
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, Frame
 
-THRESHOLD_STEPS = 1000  # of the slider, from 0 to 1
-PROBABILITY_DECIMALS = 4  # in patches.csv
+THRESHOLD_STEPS = 500  # of the slider, from 0 to 1
+PROBABILITY_DECIMALS = 3  # in patches.csv
 MAX_SLIDE_PATCHES = 20_000  # of all slides in the page together; with more, the first slide alone is in it
-MAX_SLIDE_VALUES = 150_000  # probabilities of slides in the page; with more, fewer classifiers are in it
+MAX_SLIDE_VALUES = 40_000  # probabilities of slides in the page; with more, fewer classifiers are in it
 MAX_PATCHES_BYTES = 1_200_000  # of patches.csv; with more, only the first classifiers are in it
 SCALE = 65_535  # of shares and probabilities that are stored as 16 bits
 
@@ -37,6 +37,7 @@ def page_data(run: Run, frames: dict[str, list[Frame]]) -> dict[str, Any]:
         "noun": class_noun(run.class_names[-1]),
         "classColors": [run.class_colors[name] for name in run.class_names],
         "classifiers": [{"name": name, "title": CLASSIFIER_NAMES[name]} for name in run.classifier_names],
+        "steps": THRESHOLD_STEPS,
         "counts": {"patches": run.role_counts("test")["patches"], "positives": run.role_counts("test")["positives"]},
         "thresholds": {} if run.is_multiclass else {name: _by_threshold(run, name) for name in run.classifier_names},
         "slides": _slides(run),
@@ -83,7 +84,7 @@ def _encode_labels(labels: np.ndarray) -> str:
 def _slides(run: Run) -> list[dict[str, Any]]:
     """Return the slides that the report shows: cells, labels, and classifiers' probabilities and calls.
 
-    If they would be too large for the page, only the last classifiers are in it, with context and as an ensemble.
+    If they would be too large for the page, the proposed classifier is in it and the last ones, as the ensembles are.
     """
     if not slide_figures.select_slides(run):
         return []
@@ -93,7 +94,8 @@ def _slides(run: Run) -> list[dict[str, Any]]:
     while len(shown) > 1 and sum(len(slide.table) for slide in shown) > MAX_SLIDE_PATCHES:
         shown = shown[:-1]
     num_patches = sum(len(slide.table) for slide in shown)
-    names = run.classifier_names[-max(1, MAX_SLIDE_VALUES // num_patches) :]
+    first, *others = run.classifier_names
+    names = [first, *others[max(0, len(others) - MAX_SLIDE_VALUES // num_patches) :]]
     for slide in shown:
         table = slide.table
         values = {

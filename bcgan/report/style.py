@@ -68,7 +68,6 @@ DARK_COLORS = {
 }  # fmt: skip
 ROLE_COLORS = {
     "train": "#6BA292", "validation": "#D9C77E", "test": "#B76E79", "unlisted": "#A9A9B0",
-    "validation_other": "#EBE1B5", "test_other": "#DDB5BB", "unlisted_other": "#D2D2D6",
 }  # fmt: skip
 REPORT_COLORS = ("#1B9E77", "#D95F02", "#7570B3", "#E7298A", "#66A61E", "#E6AB02")  # of reports that are compared
 DPI = 200

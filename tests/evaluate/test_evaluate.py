@@ -108,7 +108,8 @@ def clean_index() -> pd.DataFrame:
         for p, role in enumerate(["train", "validation", "test"])
         for i in range(4)
     ]
-    return pd.DataFrame(rows, columns=["patient", "role", "pixels", "perceptual"])
+    table = pd.DataFrame(rows, columns=["patient", "role", "pixels", "perceptual"])
+    return table.assign(width=50, height=50)
 
 
 SPLIT = {"patients": {"p0": "train", "p1": "validation", "p2": "test"}}
@@ -144,6 +145,19 @@ def test_a_patch_that_was_saved_anew_is_found():
     assert leaks.audit(index, images, SPLIT)["checks"]["near_identical_across_roles"]["count"] == 1
     images[[0, 11]] = 240  # nothing but glass
     assert leaks.audit(index, images, SPLIT)["passed"]
+
+
+def test_slivers_of_edges_do_not_look_like_copies():
+    """One line of pixels on a white square looks like any other, by hash and thumbnail."""
+    index, images = clean_index(), NOISE[:12].copy()
+    images[[0, 11]] = 255
+    images[0, 0], images[11, 0] = 120, 140
+    index.loc[11, "perceptual"] = index.loc[0, "perceptual"]
+    assert leaks.audit(index, images, SPLIT)["checks"]["near_identical_across_roles"]["count"] == 1
+    index.loc[[0, 11], "height"] = 1
+    assert leaks.audit(index, images, SPLIT)["passed"]
+    index.loc[11, "pixels"] = index.loc[0, "pixels"]
+    assert not leaks.audit(index, images, SPLIT)["passed"]  # the same pixels are the same pixels
 
 
 def test_a_threshold_or_a_calibration_of_the_test_patients_is_found():
@@ -191,7 +205,7 @@ def _as_fitted(table: pd.DataFrame) -> dict:
 
 def test_what_is_seen_without_labels_counts_as_training():
     index = clean_index()
-    index.loc[len(index)] = ["p3", "unlisted", "2-0", 77]  # the pixels of a test patch
+    index.loc[len(index)] = ["p3", "unlisted", "2-0", 77, 50, 50]  # the pixels of a test patch
     split = {"patients": {**SPLIT["patients"], "p3": "unlisted"}}
     assert leaks.audit(index, NOISE, split)["passed"]
     assert leaks.audit(index, NOISE, split, unlabelled=True)["checks"]["identical_pixels_across_roles"]["count"] == 1

@@ -113,7 +113,7 @@ def test_the_largest_shown_gain_of_the_others_is_named(changed):
         run.metrics[name] = copy.deepcopy(run.metrics["gan_only"])
     shown = [*run.comparisons, pair | {"value": 0.015, "low": 0.01, "high": 0.02}]
     said = finding.find(run._replace(comparisons=shown)).further
-    assert "Of the other additions neighbouring patches gains most: +0.015 (+0.010 to +0.020)" in said
+    assert "Of the other additions, the largest gain comes from neighbouring patches: +0.015 (+0.010 to +0.020)" in said
     unclear = [*run.comparisons, pair | {"value": 0.015, "low": -0.01, "high": 0.02}]
     assert finding.find(run._replace(comparisons=unclear)).further == ""
 

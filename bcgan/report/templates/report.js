@@ -1,11 +1,11 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("page-data").textContent);
-  const SCALE = 65535, STEPS = 1000, SVG = "http://www.w3.org/2000/svg";
+  const SCALE = 65535, STEPS = data.steps, SVG = "http://www.w3.org/2000/svg";
   const byId = (id) => document.getElementById(id);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const share = (value) => value.toFixed(3);
-  const count = (value) => Number.isInteger(Math.round(value * 10) / 10) ? Math.round(value).toLocaleString("en") : value.toFixed(1);
+  const count = (value) => (Math.round(value * 10) / 10).toLocaleString("en");
 
   function decode(text) {
     const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
