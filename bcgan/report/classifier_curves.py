@@ -22,7 +22,7 @@ from bcgan.report.wording import count_text
 CURVE_POINTS = 201  # along the x axis, at which the curves of the seeds are averaged
 NUM_HIGHLIGHTED = 3  # classifiers that curves show in color
 MIN_INSET_AUC = 0.85  # of every highlighted curve; a lower one would cross the inset of the corner
-OTHERS_COLOR = "#9C9C9C"
+GRAY_LINE_COLOR = "#9C9C9C"
 BAND_RESAMPLES = 300  # bootstrap curves that a band is the quantiles of
 
 # From labels, scores and `sample_weight` to x, increasing, and y; as scikit-learn's curves.
@@ -68,27 +68,27 @@ def recall_precision_curve(labels, scores, sample_weight=None) -> tuple[np.ndarr
 
 
 def highlighted(run: Run) -> list[str]:
-    """Return the classifiers that curves show in color: the proposed one, Table 1's network and the best of the others.
+    """Return the classifiers that curves show in color: the proposed one, Table 1's network and the best of the rest.
 
-    Without Table 1's network it is the two best of the others.
+    Without Table 1's network it is the two best of the rest.
     """
-    first, *others = run.classifier_names
-    chosen = [first, *(name for name in others if name == "resnet_table1")]
-    by_auc = sorted(others, key=lambda name: -(run.metrics[name]["sets"]["test"]["roc_auc"]["value"] or 0))
+    first, *compared_names = run.classifier_names
+    chosen = [first, *(name for name in compared_names if name == "resnet_table1")]
+    by_auc = sorted(compared_names, key=lambda name: -(run.metrics[name]["sets"]["test"]["roc_auc"]["value"] or 0))
     return (chosen + [name for name in by_auc if name not in chosen])[:NUM_HIGHLIGHTED]
 
 
 def _draw_lines(run: Run, axes, curves: dict[str, tuple[np.ndarray, np.ndarray]], labels: dict[str, str]) -> None:
     """Draw a line for each classifier; those that are not highlighted are gray and share one entry of the legend."""
-    shown = highlighted(run)
-    others = [name for name in curves if name not in shown]
-    for name in [*shown, *others]:
-        is_shown = name in shown
-        label = labels[name] if is_shown else count_text(len(others), "other classifier") if name == others[0] else None
+    colored_names = highlighted(run)
+    gray_names = [name for name in curves if name not in colored_names]
+    for order, name in enumerate(colored_names):
         axes.plot(
-            *curves[name], label=label, color=CLASSIFIER_COLORS[name] if is_shown else OTHERS_COLOR,
-            lw=1.8 if is_shown else 0.9, zorder=4 if name == shown[0] else 3 if is_shown else 2,
-        )  # fmt: skip
+            *curves[name], label=labels[name], color=CLASSIFIER_COLORS[name], lw=1.8, zorder=4 if not order else 3
+        )
+    for name in gray_names:
+        label = count_text(len(gray_names), "other classifier") if name == gray_names[0] else None
+        axes.plot(*curves[name], label=label, color=GRAY_LINE_COLOR, lw=0.9, zorder=2)
 
 
 def reliability(run: Run) -> ReportFigure:
@@ -97,13 +97,13 @@ def reliability(run: Run) -> ReportFigure:
     A panel a highlighted classifier. The ten bins are those of the calibration error, equally wide; below is how many
     patches each has.
     """
-    test, shown = run.test_predictions, highlighted(run)
+    test, names = run.test_predictions, highlighted(run)
     figure, grid = plt.subplots(
-        2, len(shown), figsize=(3.1 * len(shown) + 0.3, 4.3), sharex=True, sharey="row", height_ratios=(4, 1),
+        2, len(names), figsize=(3.1 * len(names) + 0.3, 4.3), sharex=True, sharey="row", height_ratios=(4, 1),
         squeeze=False,
     )  # fmt: skip
     rows, kinds = [], (("As it is", False, "--"), ("After scaling", True, "-"))
-    for column, name in enumerate(shown):
+    for column, name in enumerate(names):
         axes, bars = grid[:, column]
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
         for kind, (title, is_calibrated, style) in enumerate(kinds):

@@ -81,6 +81,6 @@ def _with_shares(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
         counts: (classes,). How many patches of each class the other side has.
     """
     available = np.bincount(labels, minlength=len(counts))
-    scale = min([1.0, *(have / wanted for have, wanted in zip(available, counts, strict=True) if wanted)])
-    rows = [np.flatnonzero(labels == label)[: int(scale * wanted)] for label, wanted in enumerate(counts)]
+    scale = min([1.0, *(have / count for have, count in zip(available, counts, strict=True) if count)])
+    rows = [np.flatnonzero(labels == label)[: int(scale * count)] for label, count in enumerate(counts)]
     return np.sort(np.concatenate(rows))

@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     color: str
     called: int  # of 100, rightly
     missed: int  # of 100, called another class
-    other: str  # what those are called
+    mistaken_for: str  # what those are called
 
 
 def find(run: Run) -> Finding:
@@ -160,8 +160,8 @@ def _best_addition(run: Run) -> str:
 
 def _extends_best_member(run: Run) -> bool:
     """Return whether the member that the ensemble is compared with is its best one on the test patients."""
-    first, *others = run.experiment.ensemble_members
-    areas = {name: run.metrics[name]["sets"]["test"]["roc_auc"]["value"] or 0 for name in (first, *others)}
+    first, *further_members = run.experiment.ensemble_members
+    areas = {name: run.metrics[name]["sets"]["test"]["roc_auc"]["value"] or 0 for name in (first, *further_members)}
     return areas[first] == max(areas.values())
 
 
@@ -180,40 +180,42 @@ def _all_cautions(run: Run) -> list[Caution]:
     name, test_patients = run.classifier_names[0], run.role_counts("test")["patients"]
     failed = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
     gan_failure = watch.diagnose(run.gan_log.to_dict("records"))
-    found = [Caution(9, f"The leak audit failed: {'; '.join(failed)}. No result can be trusted.")] if failed else []
-    found += [Caution(8, f"The GAN failed at the end of its training: {gan_failure}.")] if gan_failure else []
+    listed = [Caution(9, f"The leak audit failed: {'; '.join(failed)}. No result can be trusted.")] if failed else []
+    listed += [Caution(8, f"The GAN failed at the end of its training: {gan_failure}.")] if gan_failure else []
     if run.is_phantom:
-        found.append(Caution(7, "The tissue is procedural: results show that the pipeline works, not how patients do."))
+        listed.append(
+            Caution(7, "The tissue is procedural: results show that the pipeline works, not how patients do.")
+        )
     if not run.has_patient_names:
-        found.append(Caution(6, "The data name no patients: one may be on both sides, and intervals are too narrow."))
-    found += _group_cautions(run, name)
+        listed.append(Caution(6, "The data name no patients: one may be on both sides, and intervals are too narrow."))
+    listed += _group_cautions(run, name)
     if test_patients < MIN_TEST_PATIENTS:
-        found.append(Caution(0.5, f"Only {test_patients} test patients: read the intervals, not the values."))
-    found += _patient_cautions(run, name) if run.has_patient_names else []
-    found += _border_cautions(run, name)
+        listed.append(Caution(0.5, f"Only {test_patients} test patients: read the intervals, not the values."))
+    listed += _patient_cautions(run, name) if run.has_patient_names else []
+    listed += _border_cautions(run, name)
     ece = run.metrics[name]["sets"]["test"]["ece"]["value"]
     if ece is not None:
         text = (
             f"{CLASSIFIER_NAMES[name]}: probabilities are off by {100 * ece:.0f} points on average if not calibrated."
         )
-        found.append(Caution(ece, text))
+        listed.append(Caution(ece, text))
     imbalance = _imbalance_text(run)
-    found += [Caution(0.05, imbalance)] if imbalance else []
+    listed += [Caution(0.05, imbalance)] if imbalance else []
     if len(run.seeds(name)) < MIN_SEEDS:
         text = f"{run.seeds_text(name)} of the proposed network: how much results vary between trainings is not known."
-        found.append(Caution(0.04, text))
-    found.append(Caution(0.03, "One data set: other laboratories, scanners and stains were not tested."))
-    return found
+        listed.append(Caution(0.04, text))
+    listed.append(Caution(0.03, "One data set: other laboratories, scanners and stains were not tested."))
+    return listed
 
 
 def _group_cautions(run: Run, name: str) -> list[Caution]:
     """Return the caution on the group of patients whose results lie farthest below the test patients' interval."""
-    found, test = [], run.metrics[name]["sets"]["test"]
+    listed, test = [], run.metrics[name]["sets"]["test"]
     metric_names = ("balanced_accuracy",) if run.is_multiclass else ("sensitivity", "specificity")
     threshold = "" if run.is_multiclass else " at the same threshold"
     for role in ("unlisted", "test_other", "unlisted_other"):
-        other = run.metrics[name]["sets"].get(role)
-        if not other:
+        of_group = run.metrics[name]["sets"].get(role)
+        if not of_group:
             continue
         counts, first_role = run.role_counts(role), role.removesuffix("_other")
         group = f"On {counts['patients']} {ROLE_NAMES[first_role]} patients"
@@ -222,13 +224,13 @@ def _group_cautions(run: Run, name: str) -> list[Caution]:
         elif role != first_role:
             group = f"On the {counts['patches']:,} patches of {ROLE_NAMES[first_role]} patients from other archives"
         for metric in metric_names:
-            value, low = other[metric]["value"], test[metric]["low"]
+            value, low = of_group[metric]["value"], test[metric]["low"]
             if value is not None and low is not None and value < low:
-                found.append(Caution(1 + test[metric]["value"] - value, (
+                listed.append(Caution(1 + test[metric]["value"] - value, (
                     f"{group} {METRIC_TEXTS[metric]}{threshold} is {value:.3f}; on test patients it is "
                     f"{format_estimate(test[metric])}."
                 )))  # fmt: skip
-    worst = max(found, key=lambda caution: caution.size, default=None)
+    worst = max(listed, key=lambda caution: caution.size, default=None)
     return [worst] if worst else []
 
 
@@ -277,7 +279,7 @@ def outcomes(run: Run) -> list[Outcome]:
             continue
         shares = [np.mean(called[is_class] == label) for called in run.called_by_seed(name, table).values()]
         called = round(100 * float(np.mean(shares)))
-        other = "another class" if run.is_multiclass else run.class_texts[1 - label]
+        mistaken_for = "another class" if run.is_multiclass else run.class_texts[1 - label]
         color = run.class_colors[run.class_names[label]]
-        rows.append(Outcome(run.class_texts[label], color, called, 100 - called, other))
+        rows.append(Outcome(run.class_texts[label], color, called, 100 - called, mistaken_for))
     return rows

@@ -99,9 +99,11 @@ def patient_flow(run: Run) -> ReportFigure:
     sns.despine(figure, left=True, bottom=True)
     defined = "".join(f" {ROLE_NAMES[role].capitalize()}: {ROLE_DEFINITIONS[role]}." for role in roles
                       if role in ROLE_DEFINITIONS)  # fmt: skip
-    apart = f" Left out: {left_out:,} patches from archives that the protocol does not score." if left_out else ""
+    left_out_text = (
+        f" Left out: {left_out:,} patches from archives that the protocol does not score." if left_out else ""
+    )
     caption = (
         "Patients and patches by role. Training patients set the weights, validation patients the epoch, the threshold "
-        f"and the calibration; no network or threshold depends on the labels of the others.{defined}{apart}"
+        f"and the calibration; no network or threshold depends on the labels of the others.{defined}{left_out_text}"
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Who is in which role", caption)

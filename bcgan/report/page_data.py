@@ -90,13 +90,13 @@ def _slides(run: Run) -> list[dict[str, Any]]:
         return []
     patch_px = data.coordinate_patch_px(run.experiment.data)
     mpp = data.microns_per_pixel(run.experiment.data)
-    shown, slides = slide_figures.load_slides(run, patch_px), []
-    while len(shown) > 1 and sum(len(slide.table) for slide in shown) > MAX_SLIDE_PATCHES:
-        shown = shown[:-1]
-    num_patches = sum(len(slide.table) for slide in shown)
-    first, *others = run.classifier_names
-    names = [first, *others[max(0, len(others) - MAX_SLIDE_VALUES // num_patches) :]]
-    for slide in shown:
+    loaded, slides = slide_figures.load_slides(run, patch_px), []
+    while len(loaded) > 1 and sum(len(slide.table) for slide in loaded) > MAX_SLIDE_PATCHES:
+        loaded = loaded[:-1]
+    num_patches = sum(len(slide.table) for slide in loaded)
+    first, *further_names = run.classifier_names
+    names = [first, *further_names[max(0, len(further_names) - MAX_SLIDE_VALUES // num_patches) :]]
+    for slide in loaded:
         table = slide.table
         values = {
             name: _encode(run.true_probabilities(name, table) if run.is_multiclass

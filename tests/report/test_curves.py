@@ -34,7 +34,7 @@ def test_a_roc_curve_is_the_mean_of_scikit_learns_and_the_legend_says_the_area(r
     shown = classifier_curves.highlighted(run)
     colors = [line.get_color() for line in axes.lines if len(line.get_xdata()) == len(across)]
     assert colors[: len(shown)] == [CLASSIFIER_COLORS[name] for name in shown]
-    assert set(colors[len(shown) :]) == {classifier_curves.OTHERS_COLOR}
+    assert set(colors[len(shown) :]) == {classifier_curves.GRAY_LINE_COLOR}
     assert len(colors) == len(run.classifier_names)
     for name in run.classifier_names:
         scores = run.probabilities_by_seed(name, second.loc[test_rows.index]).values()
