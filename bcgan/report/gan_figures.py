@@ -32,6 +32,7 @@ from bcgan.report.style import (
 from bcgan.report.wording import join_words
 
 COLUMNS = 8
+GALLERY_ID = "sample"  # of patches in the SVG, which the page's filter looks for
 ROWS = 4  # of each class, at most: of two classes 64 patches of a kind
 STEPS_SHOWN = 4
 CUMULATIVE_POINTS = 201
@@ -80,6 +81,7 @@ def samples(run: Run) -> ReportFigure:
             for index, (patch, patch_id) in enumerate(zip(patches, ids, strict=True)):
                 row, column = first_row + index // COLUMNS, first_column + index % COLUMNS
                 show_patch(grid[row, column], patch)
+                grid[row, column].set_gid(f"{GALLERY_ID}-{kind}-{name}-{index}")
                 rows.append({"kind": kind, "class": name, "row": row, "column": column, "id": patch_id})
             title = f"{capitalize(run.class_texts[label])}, {kind}"
             set_group_title(grid[first_row, first_column], title, run.class_colors[name])

@@ -29,7 +29,7 @@ FONT_SHORTHAND = re.compile(r"font: ((?:\w+ )*)([\d.]+)px [^;\"]*")
 STYLE = re.compile(r'(?:clip-path="([^"]*)" )?style="([^"]*)"')
 RECTANGLE = re.compile(r'd="M (\S+) (\S+) L (\S+) \2 L \3 (\S+) L \1 \4 (?:L \1 \2|z)"')
 MIN_REPEATED = 4  # elements with the same style, from which on it is a class
-OWN_IDS = ("QuadMesh", "PathCollection")  # of elements that the page's script looks for
+OWN_IDS = ("QuadMesh", "PathCollection", "sample-")  # of elements that the page's script looks for
 EMBEDDED_PICTURE = re.compile(r'"data:image/(?:png|jpeg);base64,([^"]+)"')
 MAX_LOSSLESS_RATIO = 1.5  # of the bytes without loss to those with it, up to which a picture is stored without
 DOT_COLORS = 32

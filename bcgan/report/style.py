@@ -70,7 +70,7 @@ ROLE_COLORS = {
     "train": "#6BA292", "validation": "#D9C77E", "test": "#B76E79", "unlisted": "#A9A9B0",
 }  # fmt: skip
 REPORT_COLORS = ("#1B9E77", "#D95F02", "#7570B3", "#E7298A", "#66A61E", "#E6AB02")  # of reports that are compared
-DPI = 200
+DPI = 150  # of the PNG files
 POINTS_PER_INCH = 72  # the unit of an SVG by matplotlib
 NEUTRAL = "#E4E4E4"  # where a value is for neither side
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue (sRGB, linear)

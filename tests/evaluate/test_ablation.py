@@ -96,7 +96,7 @@ def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypat
     ]  # fmt: skip
     assert "loss focal is left out: it diverged" in capsys.readouterr().err
     assert found["variants"][0]["differences"] is None
-    assert set(found["variants"][1]["differences"]["roc_auc"]) == {"value", "low", "high", "p"}
+    assert set(found["variants"][1]["differences"]["roc_auc"]) == {"value", "low", "high", "p", "p_floor"}
     cache = work / "runs/tiny/cache/ablation"
     assert len(list(cache.glob("preprocess-*/patches.npy"))) == 1  # of CLAHE; the others use the run's own
     assert len(list(cache.glob("network-GAN_alone-seed0-*/predictions.npz"))) == 1

@@ -97,7 +97,9 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
     (folder / "manifest.json").unlink()
     assert read(*execution.load_finished_run(experiment.load("tiny.yaml", (CURVE,))), True).learning_curve is None
     assert bcgan(*run) == 0
-    monkeypatch.setattr(page, "FIGURES", {"synthesis": {"learning_curve": page.FIGURES["synthesis"]["learning_curve"]}})
+    monkeypatch.setattr(
+        page, "FIGURES", {"gan_effect": {"learning_curve": page.FIGURES["gan_effect"]["learning_curve"]}}
+    )
     assert bcgan("report", "tiny.yaml", "--set", CURVE) == 0
     results = json.loads((tmp_path / "work/reports/tiny/results.json").read_text())
     assert len(results["learning_curve"]["cells"]) == 3

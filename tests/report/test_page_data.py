@@ -25,8 +25,10 @@ def content(tiny_run):
 def test_the_sliders_curves_are_the_shares_at_each_threshold(run, test_rows, content):
     for name in run.classifier_names:
         curves = content["thresholds"][name]
-        for step in (0, 137, 500, 731, 1000):
-            called = [scores >= step / 1000 for scores in run.probabilities_by_seed(name, test_rows).values()]
+        for step in (0, 137, 250, 365, 500):
+            called = [
+                scores >= step / content["steps"] for scores in run.probabilities_by_seed(name, test_rows).values()
+            ]
             for metric, label in (("sensitivity", 1), ("specificity", 0)):
                 expected = np.mean([np.mean(one[test_rows["label"] == label] == label) for one in called])
                 assert decoded(curves[metric])[step] == pytest.approx(expected, abs=1e-4), (name, step, metric)
@@ -71,13 +73,13 @@ def test_the_page_holds_every_table_the_patches_and_the_patients(run, test_rows,
     patches = pd.read_csv(io.StringIO(files["patches.csv"]), dtype={"id": str, "patient": str})
     assert patches["id"].tolist() == test_rows["id"].tolist()
     for name in run.classifier_names:
-        np.testing.assert_allclose(patches[name], run.mean_probabilities(name, test_rows), atol=5.1e-5)
+        np.testing.assert_allclose(patches[name], run.mean_probabilities(name, test_rows), atol=5.1e-4)
     people = {person["patient"]: person for person in json.loads(files["patients.json"])}
     assert set(people) == set(test_rows["patient"])
     for patient, rows in test_rows.groupby("patient"):
         assert people[patient]["patches"] == len(rows) == sum(people[patient]["by_class"].values())
         for name, accuracy in people[patient]["accuracy"].items():
-            assert accuracy == pytest.approx(run.patient_accuracies(name)[patient], abs=1e-4)
+            assert accuracy == pytest.approx(run.patient_accuracies(name)[patient], abs=1e-3)
 
 
 def test_a_table_that_is_too_large_has_fewer_classifiers(run, monkeypatch):
@@ -110,7 +112,7 @@ def test_calls_of_the_page_are_those_of_the_tables(run, content):
 def test_large_slides_have_fewer_classifiers_and_then_fewer_slides(run, monkeypatch):
     monkeypatch.setattr(page_data, "MAX_SLIDE_VALUES", 1)
     slides = page_data._slides(run)
-    assert all(list(slide["values"]) == run.classifier_names[-1:] == list(slide["called"]) for slide in slides)
+    assert all(list(slide["values"]) == run.classifier_names[:1] == list(slide["called"]) for slide in slides)
     assert len(slides) > 1
     monkeypatch.setattr(page_data, "MAX_SLIDE_PATCHES", 1)
     assert len(page_data._slides(run)) == 1
@@ -148,11 +150,22 @@ def test_a_chart_follows_the_pages_colors_and_a_picture_keeps_its_own():
     svg = '<?xml version="1.0"?><svg height="72pt" width="144pt" viewBox="0 0 144 72"><g id="a"><path d="M 1.23456 2" '
     svg += 'style="fill: #222222; clip-path: url(#b)"/></g></svg>'
     chart = inline_svg.inline(svg, "roc", 'what "it" shows', False)
-    assert 'id="roc-a"' in chart.svg and "url(#roc-b)" in chart.svg and "var(--c222222)" in chart.svg
-    assert 'aria-label="what &quot;it&quot; shows"' in chart.svg and "M 1.23 2" in chart.svg
+    assert "url(#roc-b)" in chart.svg and "var(--c222222)" in chart.svg
+    assert 'aria-label="what &quot;it&quot; shows"' in chart.svg and "M 1.2 2" in chart.svg
+    assert 'id="' not in chart.svg  # nothing refers to the group
     assert chart.width_px == 192 and not chart.is_picture
     assert "#222222" in inline_svg.inline(svg, "roc", "", True).svg
     assert inline_svg.inline(svg.replace("<g", '<image href="x"/><g'), "roc", "", False).is_picture
+
+
+def test_styles_that_occur_often_become_classes_and_rectangles_shorter():
+    corners = "M 1.04 2 \\nL 5 2 \\nL 5 4 \\nL 1.04 4 \\nL 1.04 2".replace("\\n", "\n")
+    cell = f'<path d="{corners}" clip-path="url(#p)" style="fill: #123456"/>'
+    svg = f'<svg height="1pt" width="1pt"><defs><clipPath id="p"/></defs>{cell * 5}<g style="opacity: 0"/></svg>'
+    drawn = inline_svg.inline(svg, "heat", "", True).svg
+    assert drawn.count('<path d="M1 2H5V4H1z" class="heat0"/>') == 5
+    assert "<style>.heat0{fill: #123456;clip-path:url(#heat-p)}</style>" in drawn and 'id="heat-p"' in drawn
+    assert '<g style="opacity: 0"/>' in drawn
 
 
 def test_tissue_becomes_smaller_and_maps_stay_exact():

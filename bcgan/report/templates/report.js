@@ -311,6 +311,18 @@
     list.addEventListener("change", () => choose(list.value));
   }
 
+  function gallery() {
+    const tool = byId("gallery"), patches = all("#gan_samples [id^='gan_samples-sample-']");
+    if (!tool || !patches.length) return;
+    tool.hidden = false;
+    const boxes = all("input", tool);
+    const show = () => {
+      const hidden = boxes.filter((box) => !box.checked).map((box) => box.value);
+      patches.forEach((patch) => { patch.style.visibility = hidden.some((part) => patch.id.includes(part)) ? "hidden" : ""; });
+    };
+    boxes.forEach((box) => box.addEventListener("change", show));
+  }
+
   // Tables in the page, compressed; read at the first download.
   let files = null;
   async function readFiles() {
@@ -425,6 +437,7 @@
   slideMaps();
   patients();
   ownCurve();
+  gallery();
   contents();
   all("button[data-file]").forEach((button) => { button.hidden = false; button.addEventListener("click", () => download(button.dataset.file)); });
   const fileList = byId("file-picker");
