@@ -7,6 +7,7 @@ from collections import Counter
 from html import escape
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from bcgan.report.style import DARK_COLORS
@@ -32,6 +33,7 @@ MIN_REPEATED = 4  # elements with the same style, from which on it is a class
 OWN_IDS = ("QuadMesh", "PathCollection", "sample-")  # of elements that the page's script looks for
 EMBEDDED_PICTURE = re.compile(r'"data:image/(?:png|jpeg);base64,([^"]+)"')
 MAX_LOSSLESS_RATIO = 1.5  # of the bytes without loss to those with it, up to which a picture is stored without
+MAX_MEAN_ERROR = 11.0  # gray levels, of a picture with loss; tissue has less, a map of classes far more
 DOT_COLORS = 32
 WEBP_QUALITY = 75  # of tissue, at its native size
 PATH = re.compile(r'\bd="([^"]*)"')
@@ -123,8 +125,8 @@ def _round(match: re.Match) -> str:
 def _as_webp(match: re.Match) -> str:
     """Return the data URI of a picture as WebP, or as it is if that is smaller.
 
-    Maps are stored without loss; tissue, for which that takes far more, with WEBP_QUALITY; dots on a transparent ground
-    in DOT_COLORS colors.
+    Maps are stored without loss: with it their colors would mix. Tissue, for which that takes far more bytes, has
+    WEBP_QUALITY; dots on a transparent ground have DOT_COLORS colors.
     """
     original = base64.b64decode(match[1])
     picture = Image.open(io.BytesIO(original)).convert("RGBA")
@@ -132,10 +134,16 @@ def _as_webp(match: re.Match) -> str:
     exact = picture.convert("RGB") if is_opaque else picture.quantize(DOT_COLORS).convert("RGBA")
     lossless = _encode(exact, lossless=True, quality=100)
     lossy = _encode(picture.convert("RGB"), quality=WEBP_QUALITY) if is_opaque else lossless
-    smaller = lossless if len(lossless) <= MAX_LOSSLESS_RATIO * len(lossy) else lossy
+    is_cheap = len(lossless) <= MAX_LOSSLESS_RATIO * len(lossy)
+    smaller = lossless if is_cheap or _mean_error(lossy, exact) > MAX_MEAN_ERROR else lossy
     if len(smaller) >= len(original):
         return match[0]
     return f'"data:image/webp;base64,{base64.b64encode(smaller).decode()}"'
+
+
+def _mean_error(data: bytes, picture: Image.Image) -> float:
+    """Return the mean absolute difference of an encoded picture from the picture, in gray levels."""
+    return float(np.abs(np.asarray(Image.open(io.BytesIO(data)), np.int16) - np.asarray(picture, np.int16)).mean())
 
 
 def _encode(picture: Image.Image, **options) -> bytes:

@@ -187,9 +187,12 @@ def test_tissue_becomes_smaller_and_maps_stay_exact():
     svg, size = as_svg(tissue)
     shown, shown_size = pixels_of(inline_svg.inline(svg, "a", "", False).svg)
     assert shown_size < size / 2 and np.abs(shown.astype(int) - tissue).mean() < 8
-    classes = np.array([[0, 114, 178], [213, 94, 0]], np.uint8)[rng.integers(0, 2, (30, 40))]
-    shown, _ = pixels_of(inline_svg.inline(as_svg(classes)[0], "a", "", False).svg)
-    np.testing.assert_array_equal(shown, classes)
+    ends = np.array([[0, 114, 178], [228, 228, 228], [213, 94, 0]])
+    colors = np.stack([np.interp(np.linspace(0, 2, 256), [0, 1, 2], ends[:, band]) for band in range(3)], 1)
+    for size, count in (((30, 40), 2), ((6, 10), 256), ((60, 80), 256), ((2, 48), 256)):  # classes, then probabilities
+        picture = colors[rng.integers(0, count, size) * (255 // (count - 1))].astype(np.uint8)
+        shown, _ = pixels_of(inline_svg.inline(as_svg(picture)[0], "a", "", False).svg)
+        np.testing.assert_array_equal(shown, picture)
 
 
 def test_every_color_has_a_variable_for_light_and_for_dark():
