@@ -89,8 +89,11 @@ def find(run: Run) -> Finding:
 
 
 def _with_source(run: Run, sentence: str) -> str:
-    """Return a sentence, with its first words if the tissue is procedural."""
-    return f"On procedural tissue: {sentence[0].lower()}{sentence[1:]}" if run.is_phantom else sentence
+    """Return a sentence that says if the tissue is procedural. Names of classifiers keep their capitals."""
+    if not run.is_phantom:
+        return sentence
+    is_name = any(sentence.startswith(title) for title in CLASSIFIER_NAMES.values())
+    return f"On procedural tissue: {sentence if is_name else sentence[0].lower() + sentence[1:]}"
 
 
 def _gan_effect(run: Run) -> tuple[str, dict] | None:

@@ -105,6 +105,15 @@ def test_without_a_comparison_the_finding_is_how_well_the_proposed_network_does(
     assert "could not be tested" in finding.find(run).sentence
 
 
+def test_procedural_tissue_is_said_first(changed):
+    data = changed.experiment.data.model_copy(update={"name": "histology_phantom"})
+    run = with_effect(changed, 0.001, -0.003, 0.004)
+    run = run._replace(experiment=run.experiment.model_copy(update={"data": data}))
+    assert finding.find(run).sentence.startswith("On procedural tissue: no gain from the GAN")
+    alone = finding.find(run._replace(comparisons=[])).sentence
+    assert alone.startswith(f"On procedural tissue: {CLASSIFIER_NAMES['gan_resnet']}")
+
+
 def test_the_largest_shown_gain_of_the_others_is_named(changed):
     members = changed.experiment.evaluate.replace(ensemble_models=("gan_resnet", "gan_only"))
     run = with_effect(changed._replace(experiment=changed.experiment.replace(evaluate=members)), 0.001, -0.003, 0.004)
