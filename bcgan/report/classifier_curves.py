@@ -251,8 +251,8 @@ def _draw_curves(
     caption = (
         f"{caption} {run.role_summary('test')}; each line the mean of {run.seeds_text()} at equal "
         f"{labels[0].lower()}; {settings.confidence_level:.0%} intervals by {run.bootstrap_note()}, "
-        f"{settings.bootstrap_samples:,} resamples; band of {CLASSIFIER_NAMES[first]}: patients alone, "
-        f"{min(BAND_RESAMPLES, settings.bootstrap_samples)}."
+        f"{settings.bootstrap_samples:,} resamples; band of {CLASSIFIER_NAMES[first]}: the same, "
+        f"{min(BAND_RESAMPLES, settings.bootstrap_samples)} resamples, each place by itself."
     )
     return ReportFigure(figure, pd.concat(tables), title, caption)
 
@@ -282,16 +282,17 @@ def mean_curve(curve: CurveFunction, labels, scores: list[np.ndarray], x: np.nda
 
 
 def _bootstrap_band(run: Run, test: pd.DataFrame, name: str, curve: CurveFunction, x: np.ndarray) -> np.ndarray:
-    """Return the lower and upper limit of a classifier's mean curve at `x`, by patient bootstrap: (2, len(x))."""
-    settings, scores = run.experiment.evaluate, run.probabilities_by_seed(name, test).values()
+    """Return the limits of a classifier's mean curve at `x`, by a bootstrap of patients and seeds: (2, len(x))."""
+    settings, scores = run.experiment.evaluate, list(run.probabilities_by_seed(name, test).values())
     labels = test["label"].to_numpy()
     weights = patient_weights(test["patient"].to_numpy(), settings.bootstrap_samples, run.experiment.seed)
     has_both_classes = [np.ptp(labels[row > 0]) > 0 for row in weights]
     weights = weights[has_both_classes][:BAND_RESAMPLES]
     if not len(weights):
         return np.full((2, len(x)), np.nan)
-    curves = [
-        mean_curve(curve, labels[row > 0], [of_seed[row > 0] for of_seed in scores], x, row[row > 0]) for row in weights
-    ]
+    rng, curves = np.random.default_rng((run.experiment.seed, 1)), []
+    for row in weights:
+        drawn = [scores[seed][row > 0] for seed in rng.integers(len(scores), size=len(scores))]
+        curves.append(mean_curve(curve, labels[row > 0], drawn, x, row[row > 0]))
     tail = (1 - settings.confidence_level) / 2
     return np.quantile(curves, (tail, 1 - tail), axis=0)

@@ -35,6 +35,7 @@ EMBEDDED_PICTURE = re.compile(r'"data:image/(?:png|jpeg);base64,([^"]+)"')
 MAX_LOSSLESS_RATIO = 1.5  # of the bytes without loss to those with it, up to which a picture is stored without
 MAX_MEAN_ERROR = 11.0  # gray levels, of a picture with loss; tissue has less, a map of classes far more
 DOT_COLORS = 32
+LOSSLESS_EFFORT = 40  # of 100; all of it takes many times as long for a few percent of the bytes
 WEBP_QUALITY = 75  # of tissue, at its native size
 PATH = re.compile(r'\bd="([^"]*)"')
 CSS_PX_PER_POINT = 4 / 3
@@ -132,7 +133,7 @@ def _as_webp(match: re.Match) -> str:
     picture = Image.open(io.BytesIO(original)).convert("RGBA")
     is_opaque = picture.getextrema()[3][0] == 255
     exact = picture.convert("RGB") if is_opaque else picture.quantize(DOT_COLORS).convert("RGBA")
-    lossless = _encode(exact, lossless=True, quality=100)
+    lossless = _encode(exact, lossless=True, quality=LOSSLESS_EFFORT)
     lossy = _encode(picture.convert("RGB"), quality=WEBP_QUALITY) if is_opaque else lossless
     is_cheap = len(lossless) <= MAX_LOSSLESS_RATIO * len(lossy)
     smaller = lossless if is_cheap or _mean_error(lossy, exact) > MAX_MEAN_ERROR else lossy
@@ -149,5 +150,5 @@ def _mean_error(data: bytes, picture: Image.Image) -> float:
 def _encode(picture: Image.Image, **options) -> bytes:
     """Return a picture as WebP."""
     target = io.BytesIO()
-    picture.save(target, format="WEBP", method=6, **options)
+    picture.save(target, format="WEBP", method=4, **options)
     return target.getvalue()
