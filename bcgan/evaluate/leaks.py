@@ -101,8 +101,8 @@ def _count_near_identical(index: pd.DataFrame, images: np.ndarray, training: np.
     """
     measured = [faults.quality_measures(image) for image in images]
     is_blank = np.array([values["deviation"] < faults.BLANK_DEVIATION for values in measured])
-    sides = index[["width", "height"]].to_numpy()
-    is_sliver = sides.min(1) < MIN_SIDE_SHARE * sides.max(1)
+    sizes_px = index[["width", "height"]].to_numpy()
+    is_sliver = sizes_px.min(1) < MIN_SIDE_SHARE * sizes_px.max(1)
     rows = np.flatnonzero(~is_blank & ~is_sliver)
     thumbnails = np.array([measured[row]["thumbnail"] for row in rows], np.uint8)
     pairs = rows[faults.find_near_pairs(index["perceptual"].to_numpy(np.uint64)[rows], thumbnails)]

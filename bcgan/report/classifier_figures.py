@@ -84,8 +84,8 @@ def confusion(run: Run) -> ReportFigure:
         axes.set_visible(False)
     rows = []
     for axes, (name, rule) in zip(grid.flat, panels, strict=False):
-        thresholds = None if run.is_multiclass else thresholds_by_seed(run, name, rule)
-        counts = mean_confusion(run, name, test, thresholds)
+        thresholds = None if run.is_multiclass else _thresholds_by_seed(run, name, rule)
+        counts = _mean_confusion(run, name, test, thresholds)
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # 0 of a class without a test patch
         _draw_confusion_matrix(axes, run.class_texts, counts, shares, has_row_labels=axes in grid[:, 0])
         chosen, title = {"classifier": name}, CLASSIFIER_NAMES[name]
@@ -121,7 +121,7 @@ def _confusion_caption(run: Run) -> str:
     )
 
 
-def mean_confusion(run: Run, name: str, test: pd.DataFrame, thresholds: dict[int, float] | None) -> np.ndarray:
+def _mean_confusion(run: Run, name: str, test: pd.DataFrame, thresholds: dict[int, float] | None) -> np.ndarray:
     """Return the numbers of patches by true and called class, the mean over a classifier's seeds.
 
     Args:
@@ -159,7 +159,7 @@ def _draw_confusion_matrix(
     axes.tick_params(length=0)
 
 
-def thresholds_by_seed(run: Run, name: str, rule: str) -> dict[int, float]:
+def _thresholds_by_seed(run: Run, name: str, rule: str) -> dict[int, float]:
     """Return the threshold of every seed that a rule selects on the validation patients."""
     validation = run.probabilities[run.probabilities["role"] == "validation"]
     labels = validation["label"].to_numpy()

@@ -30,7 +30,7 @@ FONT_SHORTHAND = re.compile(r"font: ((?:\w+ )*)([\d.]+)px [^;\"]*")
 STYLE = re.compile(r'(?:clip-path="([^"]*)" )?style="([^"]*)"')
 RECTANGLE = re.compile(r'd="M (\S+) (\S+) L (\S+) \2 L \3 (\S+) L \1 \4 (?:L \1 \2|z)"')
 MIN_REPEATED = 4  # elements with the same style, from which on it is a class
-OWN_IDS = ("QuadMesh", "PathCollection", "sample-")  # of elements that the page's script looks for
+SCRIPTED_IDS = ("QuadMesh", "PathCollection", "sample-")  # of elements that the page's script looks for
 EMBEDDED_PICTURE = re.compile(r'"data:image/(?:png|jpeg);base64,([^"]+)"')
 MAX_LOSSLESS_RATIO = 1.5  # of the bytes without loss to those with it, up to which a picture is stored without
 MAX_MEAN_ERROR = 11.0  # gray levels, of a picture with loss; tissue has less, a map of classes far more
@@ -94,7 +94,7 @@ def _shorten(text: str, name: str) -> str:
     referenced = {match[1] for match in REFERENCE.findall(text)}
 
     def keep_id(match: re.Match) -> str:
-        is_kept = match[1] in referenced or any(own in match[1] for own in OWN_IDS)
+        is_kept = match[1] in referenced or any(part in match[1] for part in SCRIPTED_IDS)
         return match[0] if is_kept else ""
 
     text = ID.sub(keep_id, text).replace("<g >", "<g>")

@@ -165,7 +165,7 @@ def render(
     return target / "report.html"
 
 
-def _draw_figures(run: Run, out: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[style.Frame]]]:
+def _draw_figures(run: Run, out: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, style.Frame]]:
     """Draw and save the figures; return what the page needs of each, by section, and the frames of DRAWN_INTO."""
     figures_by_section = _select_figures(run)
     sections: dict[str, list[dict[str, Any]]] = {}

@@ -74,7 +74,6 @@ def template_context(
         "finding": finding.find(run),
         "cautions": finding.cautions(run),
         "outcomes": finding.outcomes(run),
-        "level": format_estimate(run.metrics[headline]["sets"]["test"]["roc_auc"]),
         "groups": compared_groups(run),
         "gan_bars": gan_tables.score_bars(run),
         "color_variables": {"light": inline_svg.color_variables(False), "dark": inline_svg.color_variables(True)},
@@ -86,7 +85,7 @@ def template_context(
         "sections": sections,
         "tables": summary_tables,
         "class_note": CLASS_NOTES.get(run.data_source, ""),
-        "num_left_out": len(run.classifier_names) - (page_data.patches_table(run).shape[1] - 3),
+        "num_left_out": len(run.classifier_names) - len(page_data.classifiers_of_patches(run)),
         "file_names": sorted(
             [
                 *(f"{name}.csv" for name in summary_tables),

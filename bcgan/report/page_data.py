@@ -19,13 +19,13 @@ from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, Frame
 
 THRESHOLD_STEPS = 500  # of the slider, from 0 to 1
 PROBABILITY_DECIMALS = 3  # in patches.csv
-MAX_SLIDE_PATCHES = 20_000  # of all slides in the page together; with more, the first slide alone is in it
+MAX_SLIDE_PATCHES = 20_000  # of all slides in the page together; with more, the last slides are left out of it
 MAX_SLIDE_VALUES = 40_000  # probabilities of slides in the page; with more, fewer classifiers are in it
 MAX_PATCHES_BYTES = 1_200_000  # of patches.csv; with more, only the first classifiers are in it
 SCALE = 65_535  # of shares and probabilities that are stored as 16 bits
 
 
-def page_data(run: Run, frames: dict[str, list[Frame]]) -> dict[str, Any]:
+def page_data(run: Run, frames: dict[str, Frame]) -> dict[str, Any]:
     """Return what the page's script reads.
 
     Args:
@@ -42,7 +42,7 @@ def page_data(run: Run, frames: dict[str, list[Frame]]) -> dict[str, Any]:
         "thresholds": {} if run.is_multiclass else {name: _by_threshold(run, name) for name in run.classifier_names},
         "slides": _slides(run),
         "patients": patients_summary(run)[::-1] if run.has_patient_names else [],
-        "frames": {name: [frame._asdict() for frame in of_figure] for name, of_figure in frames.items()},
+        "frames": {name: frame._asdict() for name, frame in frames.items()},
     }  # fmt: skip
 
 
@@ -84,16 +84,17 @@ def _encode_labels(labels: np.ndarray) -> str:
 def _slides(run: Run) -> list[dict[str, Any]]:
     """Return the slides that the report shows: cells, labels, and classifiers' probabilities and calls.
 
-    If they would be too large for the page, the proposed classifier is in it and the last ones, as the ensembles are.
+    If they would be too large for the page, the last slides are left out, and all classifiers but the proposed one and
+    the last ones, as the ensembles are.
     """
     if not slide_figures.select_slides(run):
         return []
     patch_px = data.coordinate_patch_px(run.experiment.data)
     mpp = data.microns_per_pixel(run.experiment.data)
     loaded, slides = slide_figures.load_slides(run, patch_px), []
-    while len(loaded) > 1 and sum(len(slide.table) for slide in loaded) > MAX_SLIDE_PATCHES:
+    while loaded and sum(len(slide.table) for slide in loaded) > MAX_SLIDE_PATCHES:
         loaded = loaded[:-1]
-    num_patches = sum(len(slide.table) for slide in loaded)
+    num_patches = sum(len(slide.table) for slide in loaded) or 1
     first, *further_names = run.classifier_names
     names = [first, *further_names[max(0, len(further_names) - MAX_SLIDE_VALUES // num_patches) :]]
     for slide in loaded:
@@ -117,19 +118,22 @@ def _slides(run: Run) -> list[dict[str, Any]]:
     return slides
 
 
+def classifiers_of_patches(run: Run) -> list[str]:
+    """Return the classifiers that patches.csv has: all, or the first ones if it would be too large for the page."""
+    test = run.test_predictions
+    size = sum(len(text) for column in ("id", "patient") for text in test[column].astype(str)) + 4 * len(test)
+    num_classifiers = (MAX_PATCHES_BYTES - size) // ((PROBABILITY_DECIMALS + 3) * len(test))
+    return run.classifier_names[: max(1, num_classifiers)]
+
+
 def patches_table(run: Run) -> pd.DataFrame:
     """Return the test patches with each classifier's probability of the second class, or of the true one of more.
 
-    Probabilities are means over the seeds, not calibrated with two classes. If the table would be too large for the
-    page, only the first classifiers are in it.
+    Probabilities are means over the seeds, not calibrated with two classes.
     """
     test = run.test_predictions
     columns = {"id": test["id"], "patient": test["patient"], "label": test["label"]}
-    size = sum(len(text) for column in ("id", "patient") for text in test[column].astype(str)) + 4 * len(test)
-    for name in run.classifier_names:
-        size += (PROBABILITY_DECIMALS + 3) * len(test)
-        if size > MAX_PATCHES_BYTES and len(columns) > 3:
-            break
+    for name in classifiers_of_patches(run):
         values = run.true_probabilities(name, test) if run.is_multiclass else run.mean_probabilities(name, test)
         columns[name] = np.round(values, PROBABILITY_DECIMALS)
     return pd.DataFrame(columns)

@@ -32,8 +32,7 @@ def per_patient(run: Run) -> ReportFigure:
             by_patient_table = (called == test["label"]).groupby(test["patient"]).agg(["mean", "size"])
             rows += [(name, seed, patient, mean, size) for patient, mean, size in by_patient_table.itertuples()]
     table = pd.DataFrame(rows, columns=["classifier", "seed", "patient", "accuracy", "patches"])
-    mean = table.pivot_table(index="classifier", columns="patient", values="accuracy", sort=False)
-    mean = mean.loc[run.classifier_names, ordered_patients(run)]
+    mean = pd.DataFrame({name: run.patient_accuracies(name) for name in run.classifier_names}).T[ordered_patients(run)]
     has_names = mean.shape[1] <= MAX_NAMED_PATIENTS
     figure, axes = plt.subplots(figsize=(10, 0.24 * len(mean) + (1.6 if has_names else 1.1)))
     sns.heatmap(

@@ -118,7 +118,7 @@ def overview(run: Run) -> ReportFigure:
     colors = (
         "In the colours of the classes"
         if run.is_multiclass
-        else f"Blue: {first}; orange: {last}; gray: at the threshold"
+        else f"Blue: {first}; orange: {last}; grey: at the threshold"
     )
     caption = (
         f"Slide of {role} patient {slide.patient}, {len(slide.table):,} patches: as annotated, and "

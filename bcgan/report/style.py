@@ -134,7 +134,7 @@ class ReportFigure(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """Where the axes of a figure lie in its SVG, so that the page can draw into them."""
+    """Where axes of a figure lie in its SVG, so that the page can draw into them."""
 
     left: float  # of the plot area, in the units of the SVG's viewBox
     top: float
@@ -144,11 +144,11 @@ class Frame(NamedTuple):
     y: tuple[float, float]  # bottom and top
 
 
-def save(report_figure: ReportFigure, folder: Path, name: str) -> list[Frame]:
+def save(report_figure: ReportFigure, folder: Path, name: str) -> Frame:
     """Write figures/<name>.png and .svg and tables/<name>.csv; the same run gives the same SVG and CSV bytes.
 
     Returns:
-        The frame of each axes of the figure, in the order of their creation.
+        The frame of its first axes.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     (folder / "tables").mkdir(exist_ok=True)
@@ -163,10 +163,10 @@ def save(report_figure: ReportFigure, folder: Path, name: str) -> list[Frame]:
     ids: dict[str, str] = {}
     svg = CLIP_IDS.sub(lambda match: match[1] + ids.setdefault(match[2], f"clip{len(ids)}"), svg_file.getvalue())
     (folder / "figures" / f"{name}.svg").write_text(EMBEDDED_PNG.sub(_recompress_picture, svg), "utf-8")
-    frames = [_frame(axes) for axes in report_figure.figure.axes]
+    frame = _frame(report_figure.figure.axes[0])
     plt.close(report_figure.figure)
     report_figure.numbers.to_csv(folder / "tables" / f"{name}.csv", index=False, float_format="%.6g")
-    return frames
+    return frame
 
 
 def _frame(axes) -> Frame:

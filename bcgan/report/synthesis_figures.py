@@ -50,8 +50,8 @@ class PatchRow(NamedTuple):
     label: int
     row: int  # among those of the class
     patches: np.ndarray
-    measured: np.ndarray | None = None  # one for each patch
-    asked: np.ndarray | None = None  # one for each patch
+    densities: np.ndarray | None = None  # measured on each patch
+    target_densities: np.ndarray | None = None  # asked for, of each patch
 
 
 def latent_walk(run: Run) -> ReportFigure:
@@ -296,13 +296,13 @@ def _draw_patch_rows(run: Run, rows: list[PatchRow]) -> tuple[plt.Figure, pd.Dat
     num_columns = len(rows[0].patches)
     figure, grid = plt.subplots(len(rows), num_columns, figsize=(0.72 * num_columns + 0.2, 0.85 * len(rows) + 0.6))
     cells = []
-    for index, (label, row, patches, measured, asked) in enumerate(rows):
+    for index, (label, row, patches, densities, target_densities) in enumerate(rows):
         is_last_of_class = index + 1 == len(rows) or rows[index + 1].label != label
         for column, patch in enumerate(patches):
             numbers = {name: None if values is None else float(values[column])
-                       for name, values in (("measured", measured), ("asked", asked))}  # fmt: skip
-            text = "" if measured is None else f"{numbers['measured']:.2f}"
-            text += f"\nasked {numbers['asked']:.2f}" if asked is not None and is_last_of_class else ""
+                       for name, values in (("measured", densities), ("asked", target_densities))}  # fmt: skip
+            text = "" if densities is None else f"{numbers['measured']:.2f}"
+            text += f"\nasked {numbers['asked']:.2f}" if target_densities is not None and is_last_of_class else ""
             show_patch(grid[index, column], patch, text)
             cells.append({"class": run.class_names[label], "row": row, "column": column, **numbers})
         if row == 0:

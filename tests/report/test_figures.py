@@ -20,9 +20,7 @@ from bcgan.report import (
     explanation_figures,
     gan_effect_figures,
     gan_figures,
-    overview_figures,
     page,
-    patient_figures,
     slide_figures,
     style,
     synthesis_figures,
@@ -251,52 +249,6 @@ def test_a_mean_of_counts_is_not_rounded():
     ]  # fmt: skip
 
 
-def test_every_test_patient_has_a_cell_a_classifier(run, test_rows):
-    axes = patient_figures.per_patient(run).figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == [
-        style.SHORT_NAMES[name] for name in run.classifier_names
-    ]
-    patients = [label.get_text() for label in axes.get_xticklabels()]
-    assert sorted(patients) == sorted(test_rows["patient"].unique())
-    cells = np.asarray(axes.collections[0].get_array()).reshape(len(run.classifier_names), -1)
-    for row, name in zip(cells, run.classifier_names, strict=True):
-        accuracies = run.patient_accuracies(name)
-        np.testing.assert_allclose(row, [accuracies[patient] for patient in patients])
-    assert (np.diff(cells[0]) <= 1e-12).all()  # the proposed classifier's best patient first
-
-
-def test_limits_of_agreement_are_bland_and_altmans():
-    table = pd.DataFrame({"annotated": [0.1, 0.5, 0.9], "estimated": [0.2, 0.5, 0.7]})
-    low, high = patient_figures._limits_of_agreement(table)
-    differences = np.array([0.1, 0.0, -0.2])
-    assert (low + high) / 2 == pytest.approx(differences.mean())
-    assert high - low == pytest.approx(2 * 1.96 * differences.std(ddof=1))
-
-
-def test_a_patients_name_is_no_formula(run):
-    """Matplotlib would set, or refuse, what stands between dollar signs."""
-    named = run.probabilities.assign(patient=run.probabilities["patient"].map(lambda name: f"p$\\frac{name}$"))
-    drawn = patient_figures.per_patient(run._replace(probabilities=named))
-    drawn.figure.canvas.draw()
-
-
-def test_the_forest_has_every_classifier_the_best_on_top(run):
-    drawn = overview_figures.forest(run)
-    names = [text.get_text() for text in drawn.figure.axes[0].texts]
-    values = [float(text) for text in names if re.fullmatch(r"0\.\d{3}|1\.000", text)]
-    assert values == sorted(values) and len(values) == len(run.classifier_names)  # drawn from below
-    measured = {name: run.metrics[name]["sets"]["test"]["roc_auc"]["value"] for name in run.classifier_names}
-    shown = drawn.numbers[drawn.numbers["role"] == "test"].set_index("classifier")["value"]
-    assert shown.to_dict() == measured
-
-
-def test_the_flow_has_every_patient_and_patch_once(run):
-    table = overview_figures.patient_flow(run).numbers
-    numbers, index = table.pivot_table(index="role", columns="unit", values="count"), run.store.index
-    assert numbers["patients"].sum() == index["patient"].nunique()
-    assert numbers["patches"].sum() == len(index)
-
-
 def test_differences_hold_every_component_and_classifier(run):
     drawn = classifier_figures.comparisons(run)
     groups = drawn.numbers.groupby("group", sort=False)["row"].unique()
@@ -308,15 +260,6 @@ def test_differences_hold_every_component_and_classifier(run):
     for row in drawn.numbers[drawn.numbers["group"] == classifier_figures.CLASSIFIERS_COMPARED].itertuples():
         (name,) = (name for name, title in CLASSIFIER_NAMES.items() if title == row.row)
         assert row.value == differences[name, reference][row.metric]["value"]
-
-
-def test_a_p_value_at_its_floor_is_a_bound():
-    """Of 999 resamples none lies beyond 0: p is below 0.002, and how far below is not known."""
-    estimate = {"value": 0.1, "low": 0.05, "high": 0.15, "seeds": 1}
-    assert tables.format_difference(estimate | {"p": 0.002, "p_floor": 0.002}).endswith("p < 0.002")
-    assert tables.format_difference(estimate | {"p": 0.004, "p_floor": 0.002}).endswith("p = 0.004")
-    assert tables.format_difference(estimate | {"p": 2 / 1401, "p_floor": 2 / 1401}).endswith("p < 0.0015")  # not 0.001
-    assert tables.format_difference(estimate | {"p": None, "p_floor": None}).endswith(")")
 
 
 def test_what_was_measured_stands_under_every_patch_of_a_sweep(run):

@@ -131,3 +131,12 @@ def test_the_report_has_a_row_for_each_classifier_and_archive(run):
     assert len(table) == 2 * len(run.classifier_names)
     assert table["Test patches of"].tolist()[:2] == ["a", "b"]
     assert table["F1"][0] == "0.800 (0.700 to 0.900)"
+
+
+def test_a_p_value_at_its_floor_is_a_bound():
+    """Of 999 resamples none lies beyond 0: p is below 0.002, and how far below is not known."""
+    estimate = {"value": 0.1, "low": 0.05, "high": 0.15, "seeds": 1}
+    assert tables.format_difference(estimate | {"p": 0.002, "p_floor": 0.002}).endswith("p < 0.002")
+    assert tables.format_difference(estimate | {"p": 0.004, "p_floor": 0.002}).endswith("p = 0.004")
+    assert tables.format_difference(estimate | {"p": 2 / 1401, "p_floor": 2 / 1401}).endswith("p < 0.0015")  # not 0.001
+    assert tables.format_difference(estimate | {"p": None, "p_floor": None}).endswith(")")

@@ -26,7 +26,7 @@
 
   // Drawing into a figure: data coordinates to those of its SVG.
   function plot(name) {
-    const svg = document.querySelector(`#${name} svg`), frame = (data.frames[name] || [])[0];
+    const svg = document.querySelector(`#${name} svg`), frame = data.frames[name];
     if (!svg || !frame) return null;
     const place = (x, y) => [
       frame.left + frame.width * (x - frame.x[0]) / (frame.x[1] - frame.x[0]),
@@ -162,10 +162,10 @@
     choose();
   }
 
-  const BLUE = [0, 114, 178], GRAY = [228, 228, 228], ORANGE = [213, 94, 0], NONE = [219, 219, 219];
+  const GRAY = [228, 228, 228], NONE = [219, 219, 219];
   const mix = (from, to, part) => from.map((value, index) => Math.round(value + (to[index] - value) * part));
-  const diverging = (value, threshold) => value < threshold
-    ? mix(BLUE, GRAY, value / Math.max(threshold, 1e-6)) : mix(GRAY, ORANGE, (value - threshold) / Math.max(1 - threshold, 1e-6));
+  const diverging = ([first, second], value, threshold) => value < threshold
+    ? mix(first, GRAY, value / Math.max(threshold, 1e-6)) : mix(GRAY, second, (value - threshold) / Math.max(1 - threshold, 1e-6));
   const parseColor = (text) => [1, 3, 5].map((start) => parseInt(text.slice(start, start + 2), 16));
 
   function slideMaps() {
@@ -181,13 +181,12 @@
     modelList.value = shown.at(-1).name;
     let cells = new Map(), side = 8, slide = null, values = null, calls = null, cursor = null;
 
-    const called = (index) => calls[index];
     const color = (index) => {
       const label = slide.labels[index];
       if (!values) return palette[label];
-      if (onlyErrors.checked && called(index) === label) return NONE;
+      if (onlyErrors.checked && calls[index] === label) return NONE;
       if (onlyErrors.checked) return palette[label];
-      return isBinary ? diverging(values[index], slide.thresholds[modelList.value]) : palette[called(index)];
+      return isBinary ? diverging(palette, values[index], slide.thresholds[modelList.value]) : palette[calls[index]];
     };
     const line = (x0, y0, x1, y1) => { context.moveTo(x0 * side, y0 * side); context.lineTo(x1 * side, y1 * side); };
     const outlines = (differs, style, width) => {
@@ -233,7 +232,7 @@
       if (index === undefined) { told.textContent = cursor ? "No patch here." : "Point at a patch, or move with the arrow keys."; return; }
       const parts = [`x ${slide.x[index]}, y ${slide.y[index]}: annotated ${data.classes[slide.labels[index]]}`];
       if (values) parts.push(`probability of ${isBinary ? data.noun : "its label"} ${values[index].toFixed(3)}`);
-      if (values) parts.push(`called ${data.classes[called(index)]}`);
+      if (values) parts.push(`called ${data.classes[calls[index]]}`);
       told.textContent = parts.join(", ");
     };
     const load = () => {
@@ -246,7 +245,7 @@
       canvas.width = slide.size[0] * side;
       canvas.height = slide.size[1] * side + 24;
       cells = new Map(slide.labels.map((_, index) => [`${slide.cells[2 * index]},${slide.cells[2 * index + 1]}`, index]));
-      const wrong = values ? slide.labels.filter((label, index) => called(index) !== label).length : 0;
+      const wrong = values ? slide.labels.filter((label, index) => calls[index] !== label).length : 0;
       byId("maps-summary").textContent = values ? `${wrong.toLocaleString("en")} of ${slide.labels.length.toLocaleString("en")} patches are called wrongly.` : "";
       draw();
       tell();
