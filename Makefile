@@ -33,7 +33,7 @@ report: $(STAMP) ## Render reports/EXPERIMENT/ from what train left
 	$(BCGAN) report $(EXPERIMENT) $(OPTIONS)
 
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(STAMP) ## Run the tests that train nothing, in about a minute
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
@@ -54,7 +54,7 @@ ablation: $(STAMP) ## Also run EXPERIMENT's ablation, cross-validation and learn
 
 reliability: $(STAMP) ## Kill a run 30 times, fill its disk, load a server for 10 minutes, score 100,000 patches
 	BCGAN_KILLS=30 BCGAN_SOAK=600 BCGAN_PATCHES=100000 BCGAN_FUZZ=10000 $(BIN)/python -m pytest \
-		tests/predict/test_campaigns.py tests/preprocess/test_hostile.py tests/test_full_disk.py tests/test_precision.py
+		tests/predict/test_campaigns.py tests/preprocess/test_hostile.py tests/test_full_disk.py tests/test_precision.py tests/test_installed.py
 
 bench: $(STAMP) ## Measure speed beside PyTorch's, plain Keras's and the machine's limit: reports/bench/
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt -c constraints.txt

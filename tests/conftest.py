@@ -1,5 +1,6 @@
 """Shared fixtures: small patches made on the spot, so that every test runs anywhere."""
 
+import gc
 import os
 import shutil
 import sys
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line has it
+gc.set_threshold(200_000, 50, 1000)  # networks are many small objects: collecting garbage takes a tenth of the time
 
 from bcgan import cli, machine, progress  # noqa: E402
 
@@ -61,11 +63,26 @@ SLOW_MODULES = {
 }  # fmt: skip
 
 
+# Their tests take minutes: they run first, so that no worker is left with one of them at the end.
+LONGEST_MODULES = (
+    "test_pipeline", "test_distribute", "test_tutorials", "test_precision", "test_classes", "test_release",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow tests."""
+    """Mark slow tests, and let their modules run before the others."""
+    slow_paths = set()
     for item in items:
         if item.path.stem in SLOW_MODULES or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+            slow_paths.add(item.path)
+
+    def rank(item: pytest.Item) -> int:
+        if item.path.stem in LONGEST_MODULES:
+            return LONGEST_MODULES.index(item.path.stem)
+        return len(LONGEST_MODULES) + (item.path not in slow_paths)
+
+    items.sort(key=rank)  # stable: tests of a module stay in order
 
 
 # `bcgan` in a process of its own whose training steps are not traced, which takes longer than a few steps do.
@@ -120,7 +137,7 @@ def finished(tmp_path_factory, idc_folder) -> Path:
         (root / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)
-            occlude_coarsely(patch)
+            explain_coarsely(patch)
             with untraced(), pytest.raises(SystemExit) as stop:
                 cli.main(["run", "tiny.yaml"])
         assert stop.value.code == 0
@@ -128,12 +145,16 @@ def finished(tmp_path_factory, idc_folder) -> Path:
     return made_once(tmp_path_factory, "finished", run)
 
 
-def occlude_coarsely(patch: pytest.MonkeyPatch) -> None:
-    """Occlude a few squares of a patch in place of a hundred, which would take most of a run's time."""
+def explain_coarsely(patch: pytest.MonkeyPatch) -> None:
+    """Explain by a few squares, steps and shares of pixels, as all of them would take most of a run's time."""
+    from bcgan.evaluate import explanations
     from bcgan.explain import saliency
 
     patch.setattr(saliency, "OCCLUSION_SQUARE", 1 / 2)
     patch.setattr(saliency, "OCCLUSION_STRIDE", 1 / 2)
+    patch.setattr(saliency, "INTEGRATION_STEPS", 4)
+    patch.setattr(explanations, "PIXEL_FRACTIONS", np.linspace(0, 1, 4))
+    patch.setattr(explanations, "MAX_EXAMPLES", 1)
 
 
 def draw_coarsely(patch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from bcgan.data.labels import ClassNames, label_known_classes
 from bcgan.data.prepared import phantom_labels, phantom_records
 from bcgan.data.views import center_crop
 from bcgan.errors import InputError
-from bcgan.evaluate import derived, explanations, probes, synthetic, translations
+from bcgan.evaluate import derived, probes, synthetic, translations
 from bcgan.explain import saliency
 from bcgan.models import weights
 from bcgan.predict import maps, serve
@@ -29,7 +29,7 @@ from bcgan.settings import Data
 from bcgan.slides.decode import decode_image
 from bcgan.slides.files import find_images
 from bcgan.slides.scale import Mpp
-from tests.conftest import made_once, occlude_coarsely, untraced, write_png
+from tests.conftest import explain_coarsely, made_once, untraced, write_png
 from tests.predict.conftest import count_verdicts
 
 NAMES = ("benign", "in_situ", "malignant")
@@ -100,8 +100,7 @@ def three(tmp_path_factory) -> Path:
         with untraced(), pytest.MonkeyPatch.context() as patch:
             for module in (probes, synthetic, translations):  # whose ImageNet features take half of the time
                 patch.setattr(module, "has_weights", lambda _: False)
-            patch.setattr(explanations, "MAX_EXAMPLES", 1)
-            occlude_coarsely(patch)
+            explain_coarsely(patch)
             assert call(root, "run", "three.yaml") == 0
         assert call(root, "export", "three.yaml", "--out", "model") == 0
 

@@ -11,7 +11,8 @@ import pytest
 
 import bcgan
 from bcgan import runs
-from tests.conftest import draw_patches, made_once
+from tests.conftest import made_once
+from tests.slides import containers
 
 ROOT = Path(bcgan.__file__).parents[1]
 MAX_BYTES = 60 * 10**6
@@ -117,13 +118,29 @@ def test_an_experiment_of_ones_own_and_a_home(installed, tmp_path, idc_folder):
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
-def test_it_predicts_and_samples_in_an_empty_folder(installed, tmp_path):
-    draw_patches(tmp_path / "patches")
-    patch = next((tmp_path / "patches").rglob("*.png"))
-    predicted = run(installed, tmp_path, "predict", str(patch))
+def test_it_predicts_samples_and_exports_in_an_empty_folder(installed, tmp_path):
+    containers.WRITERS["tiles.tif"](tmp_path / "slide.tif", containers.picture(), (4.0, 4.0))
+    predicted = run(installed, tmp_path, "predict", "slide.tif", "--maps", "maps", "--out", "calls.csv")
     assert predicted.returncode in (0, 3), predicted.stderr  # 3: unlike what the classifier knows
-    assert patch.name in predicted.stdout
+    assert len((tmp_path / "calls.csv").read_text("utf-8").splitlines()) == 1 + containers.ROWS * containers.COLUMNS
+    assert list((tmp_path / "maps").rglob("*.geojson"))
     sampled = run(installed, tmp_path, "sample", "--label", "malignant", "--count", "3")
     assert sampled.returncode == 0, sampled.stderr
     manifest = runs.read_json(tmp_path / "samples" / "malignant" / "manifest.json")
     assert len(manifest["files"]) == 3
+    licensed = ("--format", "hub", "--license", "Apache-2.0")
+    exported = run(installed, tmp_path, "export", "--model", "shipped", *licensed, "--out", "hub")
+    assert exported.returncode == 0, exported.stderr
+    assert (tmp_path / "hub" / "hub" / "README.md").exists()
+
+
+@pytest.mark.skipif(not os.environ.get("BCGAN_KILLS"), reason="takes ten minutes; make reliability runs it")
+@pytest.mark.timeout(3600)
+def test_from_an_empty_folder_to_a_report_and_a_model(installed, tmp_path):
+    """The two commands of the README without a clone, then the classifier on a slide."""
+    containers.WRITERS["tiles.tif"](tmp_path / "slide.tif", containers.picture(), (4.0, 4.0))
+    for line in ("run phantom", "report phantom", "export phantom --out model",
+                 "predict slide.tif --model model --maps maps"):  # fmt: skip
+        done = run(installed, tmp_path, *line.split())
+        assert done.returncode in (0, 3), done.stderr
+    assert (tmp_path / "reports" / "phantom" / "report.html").exists()

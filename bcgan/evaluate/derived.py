@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
 
 from bcgan.classify import context
 from bcgan.classify.calibration import to_logits, to_probabilities
@@ -57,6 +58,12 @@ def seeds_by_classifier(table: pd.DataFrame) -> dict[str, list[int]]:
     return seeds_by_name
 
 
+# Boosted trees have thousands of short parallel loops. With two threads they are no faster on an idle machine, and many
+# times as slow beside other work, as each loop waits for the slowest thread.
+one_openmp_thread = threadpool_limits.wrap(limits=1, user_api="openmp")
+
+
+@one_openmp_thread
 def predict_from_color_texture(properties: pd.DataFrame, train: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return probabilities by boosted trees on eight properties of a patch.
 

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bcgan.evaluate import intervals, metrics
-from bcgan.evaluate.derived import make_boosted_trees
+from bcgan.evaluate.derived import make_boosted_trees, one_openmp_thread
 from bcgan.evaluate.probes import COLOR_AND_TEXTURE, MAX_PATCHES
 from bcgan.experiment import Experiment
 from bcgan.gan.features import load_pooled
@@ -87,6 +87,7 @@ def patient_probe(
     return {"balanced_accuracy": float(accuracy), "chance": 1 / num_patients, "patients": num_patients}
 
 
+@one_openmp_thread
 def compare(
     model: ClassifierMixin, features: np.ndarray, labels: np.ndarray, patients: np.ndarray, experiment: Experiment
 ) -> dict[str, dict[str, Any]]:

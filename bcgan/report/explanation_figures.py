@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan.classes import capitalize, class_noun
-from bcgan.evaluate.explanations import NUM_PHANTOM_PATCHES, PIXEL_FRACTIONS, without_edges
+from bcgan.evaluate.explanations import NUM_PHANTOM_PATCHES, without_edges
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.evaluate.metrics import call
 from bcgan.report import tables
@@ -172,9 +172,10 @@ def tests(run: Run) -> ReportFigure:
     for axes, (test, (title, verb)) in zip(grid, CURVES.items(), strict=False):
         for name in methods:
             curve = results[name][test]["curve"]
+            fractions = np.linspace(0, 1, len(curve))
             label = METHODS[name].replace("\n", " ")
-            axes.plot(PIXEL_FRACTIONS, curve, ls=LINE_STYLES[name], lw=1.6, color=colors[name], label=label)
-            points = zip(PIXEL_FRACTIONS, curve, strict=True)
+            axes.plot(fractions, curve, ls=LINE_STYLES[name], lw=1.6, color=colors[name], label=label)
+            points = zip(fractions, curve, strict=True)
             rows += [{"method": name, "test": test, "share": level, "value": value} for level, value in points]
             area = {key: results[name][test][key] for key in ("value", "low", "high")}
             rows.append({"method": name, "test": f"{test}_area", **area})

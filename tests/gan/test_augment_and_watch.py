@@ -70,14 +70,14 @@ def test_trouble_is_named_once_it_lasts(change, words):
 
 
 def test_collapse_stops_a_training_that_asks_for_it_and_stays_stopped(tmp_path, monkeypatch):
-    from tests.gan.test_gan import IMAGES, LABELS, TINY
+    from tests.gan.test_gan import IMAGES, LABELS, SIZE, TINY
 
     settings = TINY.replace(on_mode_collapse="stop")
     monkeypatch.setattr(train, "diagnose", lambda lines: "all alike" if len(lines) else None)
     with pytest.raises(WorkError, match="step 1: all alike"):
         train.train(IMAGES, LABELS, settings, 0, tmp_path, xla=False)
     assert not (tmp_path / "generator.keras").exists()
-    groups = train.build_gan_state(settings).groups()
+    groups = train.build_gan_state(settings, SIZE).groups()
     train.weights.save(tmp_path / "checkpoint.npz", 1, groups)
     with pytest.raises(WorkError, match="step 1: all alike"):
         train.train(IMAGES, LABELS, settings, 0, tmp_path, xla=False)

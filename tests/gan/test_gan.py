@@ -14,7 +14,8 @@ from bcgan.settings import Gan
 from tests.digest import digest
 
 RNG = np.random.default_rng(0)
-IMAGES = RNG.integers(0, 256, (24, 50, 50, 3), dtype=np.uint8)
+SIZE = 32  # the smallest, of which networks are traced soonest
+IMAGES = RNG.integers(0, 256, (24, SIZE, SIZE, 3), dtype=np.uint8)
 LABELS = np.arange(24) % 2
 TINY = Gan(
     steps=6,
@@ -127,7 +128,7 @@ def test_the_papers_loss_and_wider_noise(tmp_path, undisturbed, monkeypatch):
         assert sorted(path.name for path in (folder / "grids").iterdir()) == ["step_000003.png", "step_000006.png"]
     make = weights.load_model(tmp_path / "generator.keras")
     found = gan.sample(make, labels, 1, noise=drawn)
-    assert found.shape == (3, 50, 50, 3)
+    assert found.shape == (3, SIZE, SIZE, 3)
     assert found.dtype == np.uint8
     assert np.abs(found.astype(int) - expected[0]).max() <= 2
     once, again, other = (gan.sample(make, labels, seed) for seed in (1, 1, 2))
@@ -164,7 +165,7 @@ def test_a_nan_leaves_the_last_good_checkpoint_to_go_on_from(tmp_path, monkeypat
     with pytest.raises(WorkError, match=r"NaN or infinite at step 3.*generator_loss': nan.*generator_learning_rate"):
         train(tmp_path / "nan")
     assert not (tmp_path / "nan/generator.keras").exists()
-    groups = gan.build_gan_state(TINY).groups()
+    groups = gan.build_gan_state(TINY, SIZE).groups()
     assert weights.restore(tmp_path / "nan/checkpoint.npz", groups) == 2
     assert all(np.isfinite(np.asarray(variable)).all() for group in groups.values() for variable in group)
 
@@ -175,7 +176,7 @@ def test_a_class_without_patches_is_refused(tmp_path):
 
 
 def test_a_checkpoint_of_other_settings_is_refused_and_left_as_it_was(tmp_path):
-    wide = gan.build_gan_state(TINY.replace(base_channels=8))
+    wide = gan.build_gan_state(TINY.replace(base_channels=8), SIZE)
     weights.save(tmp_path / "checkpoint.npz", 2, wide.groups())
     before = (tmp_path / "checkpoint.npz").read_bytes()
     with pytest.raises(InputError, match="weights of other networks"):

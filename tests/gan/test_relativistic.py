@@ -15,7 +15,8 @@ from bcgan.settings import Gan
 from tests.digest import digest
 
 RNG = np.random.default_rng(0)
-IMAGES = RNG.integers(0, 256, (24, 50, 50, 3), dtype=np.uint8)
+SIZE = 32
+IMAGES = RNG.integers(0, 256, (24, SIZE, SIZE, 3), dtype=np.uint8)
 LABELS = np.arange(24) % 2
 SETTINGS = Gan(
     steps=4, batch_size=8, base_channels=4, latent_dim=8, sample_grid_interval=4, checkpoint_interval=2,
@@ -52,8 +53,8 @@ def test_the_relativistic_loss_compares_pairs():
 
 def test_the_penalty_is_the_squared_slope_of_the_discriminator():
     """Of logit = sum(image * slope): the squared norm of the slope, whatever the images."""
-    slope = RNG.normal(size=(50, 50, 3)).astype(np.float32)
-    images = tf.constant(RNG.random((4, 50, 50, 3), np.float32))
+    slope = RNG.normal(size=(SIZE, SIZE, 3)).astype(np.float32)
+    images = tf.constant(RNG.random((4, SIZE, SIZE, 3), np.float32))
     with tf.GradientTape() as tape:
         tape.watch(images)
         logits = tf.reduce_sum(images * slope, (1, 2, 3))
@@ -69,9 +70,9 @@ def test_the_penalty_flattens_the_discriminator(spectral):
     for weight in (0.0, 100.0):
         keras.utils.set_random_seed(0)
         settings = SETTINGS.replace(spectral_norm=spectral, discriminator_learning_rate=1e-3)
-        state = gan.build_gan_state(settings)
+        state = gan.build_gan_state(settings, SIZE)
         rng = np.random.default_rng(0)
-        real, fake = (tf.constant(rng.random((8, 50, 50, 3), np.float32)) for _ in range(2))
+        real, fake = (tf.constant(rng.random((8, SIZE, SIZE, 3), np.float32)) for _ in range(2))
         classes = tf.constant(LABELS[:8], tf.int32)
         for _ in range(10):
             gan._update_discriminator(state, real, fake + 0.1, classes, "relativistic", weight)
@@ -111,7 +112,7 @@ def test_the_weight_of_a_step_follows_the_interval(monkeypatch):
     monkeypatch.setattr(gan, "_update_discriminator", record)
     for is_penalized in (True, False):
         settings = SETTINGS.replace(gradient_penalty_weight=0.5, gradient_penalty_interval=8)
-        step = gan.make_step(gan.build_gan_state(settings), settings, 0, False, is_penalized)
+        step = gan.make_step(gan.build_gan_state(settings, SIZE), settings, 0, False, is_penalized)
         step(tf.constant(0, tf.int64), tf.constant(IMAGES[:8]), tf.constant(LABELS[:8], tf.int32))
     assert weights_used == [4.0, 0.0]
 
@@ -138,7 +139,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, eag
 
 def test_recognition_is_by_pairs():
     """The alarm of a discriminator that recognizes single patches has no ground here."""
-    state = gan.build_gan_state(SETTINGS)
+    state = gan.build_gan_state(SETTINGS, SIZE)
     step = gan.make_step(state, SETTINGS, 0, False)
     metrics = step(tf.constant(0, tf.int64), tf.constant(IMAGES[:8]), tf.constant(LABELS[:8], tf.int32))
     assert 0 <= float(metrics["pairs_recognised"]) <= 1

@@ -51,7 +51,7 @@ def without_litert(card, folder, patches):
     return card.model_copy(update={"sha256": {name: runs.hash_file(folder / name) for name in models.FILES}})
 
 
-def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, monkeypatch):
+def test_a_classifier_trained_on_everyone_says_so(finished, exported, tmp_path, monkeypatch, eagerly):
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     cache, times = Path("runs/tiny/cache/export"), []
