@@ -51,10 +51,12 @@ SETTINGS = {
     "report.examples": "report.num_examples",
 }  # fmt: skip
 _WITHOUT_DISTILLATION = "distillation gained nothing and was removed; leave it out"
+_WITHOUT_RELATIVISTIC = "the relativistic loss and its penalties repeated patches more and were removed; leave it out"
 REMOVED_SETTINGS = {
     f"{_MODEL}shortcut": "name the classifier resnet34_identity for identity, or resnet34 for projection",
     f"{_MODEL}distillation_fraction": _WITHOUT_DISTILLATION, f"{_MODEL}taught": _WITHOUT_DISTILLATION,
     "classify.teachers": _WITHOUT_DISTILLATION,
+    "gan.gradient_penalty_weight": _WITHOUT_RELATIVISTIC, "gan.gradient_penalty_interval": _WITHOUT_RELATIVISTIC,
 }  # fmt: skip
 
 

@@ -151,13 +151,7 @@ class Gan(Settings):
     batch_size: int = Field(64, ge=2)
     latent_dim: int = Field(96, ge=1)
     base_channels: int = Field(32, ge=4)  # an eighth of the channels of the smallest maps
-    # relativistic: each synthetic patch against a real one of its class; use it with a gradient penalty and
-    # spectral_norm: false
-    loss: Literal["non_saturating", "saturating", "relativistic"] = "non_saturating"
-    # gamma of R3GAN, of the paper's discriminator, at augmented real and synthetic patches; pixels are from 0 to 1, so
-    # that a gamma for pixels from -1 to 1 is four times as large; 0: no penalty
-    gradient_penalty_weight: float = Field(0.0, ge=0)
-    gradient_penalty_interval: int = Field(4, ge=1)  # a penalty every so many steps, multiplied by that number
+    loss: Literal["non_saturating", "saturating"] = "non_saturating"  # both are the paper's binary cross-entropy
     generator_learning_rate: float = Field(2e-4, gt=0)
     discriminator_learning_rate: float = Field(4e-4, gt=0)
     spectral_norm: bool = True

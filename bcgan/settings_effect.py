@@ -84,8 +84,6 @@ RULES = (
          "this data set has labels of its own", "set data.name=patient_folder"),
     Rule(("data.similar_patients",), lambda e, _: e.data.name not in TFDS_DATA_SETS or e.data.split_dir is not None,
          "this data set's patients are not named by hand", "set data.name to another data set"),
-    Rule(("gan.gradient_penalty_interval",), lambda e, _: e.gan.gradient_penalty_weight > 0,
-         "gan.gradient_penalty_weight is 0", "set gan.gradient_penalty_weight"),
     Rule(_keys("translate.", "classes batch_size base_channels learning_rate cycle_loss_weight identity_loss_weight "
                              "ema_decay checkpoint_interval"), lambda e, _: _translates(e),
          "translate.steps is 0", "set translate.steps"),

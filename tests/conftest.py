@@ -57,7 +57,7 @@ SLOW_MODULES = {
     "test_full_disk", "test_cross_validation", "test_learning_curve", "test_probes_and_translations", "test_shortcut",
     "test_efficientnet_lite", "test_saliency", "test_serve_page", "test_one_answer", "test_neighbours", "test_predict",
     "test_sample", "test_release", "test_attacks", "test_augment_and_watch", "test_campaigns", "test_tile_groups",
-    "test_serve", "test_batch", "test_assess", "test_relativistic", "test_explain", "test_machine", "test_variant",
+    "test_serve", "test_batch", "test_assess", "test_explain", "test_machine", "test_variant",
     "test_steering", "test_weights", "test_installed", "test_release_section", "test_wsinfer", "test_foreign",
     "test_hub", "test_summary", "test_tuning", "test_tutorials",
 }  # fmt: skip

@@ -52,8 +52,7 @@ with strategy.scope():
     train(build_classifier("resnet_table1"), TrainingData(patches, None, patches), recipe, Path("network.keras"))
     gan.LOG_EVERY = 1
     gan.recalibrate_batch_norm = lambda network, *given, **more: network  # only the log is read
-    settings = Gan(steps=3, batch_size=8, base_channels=4, latent_dim=8, projected_discriminator_weight=0,
-                   loss="relativistic", gradient_penalty_weight=1, gradient_penalty_interval=1)
+    settings = Gan(steps=3, batch_size=8, base_channels=4, latent_dim=8, projected_discriminator_weight=0)
     gan.train(patches.images[:, :32, :32], patches.labels, settings, 0, Path("."), False)
 """
 

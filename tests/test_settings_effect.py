@@ -26,7 +26,7 @@ preprocess.audit.unreadable preprocess.audit.wrong_size preprocess.audit.blank p
 preprocess.audit.duplicate preprocess.audit.near_duplicate preprocess.audit.conflicting_labels
 preprocess.blur preprocess.clahe preprocess.stain_normalization preprocess.write_tfds
 gan.steps gan.batch_size gan.latent_dim gan.base_channels gan.loss gan.generator_learning_rate
-gan.gradient_penalty_weight release.networks release.epochs release.tuning_patients
+release.networks release.epochs release.tuning_patients
 gan.discriminator_learning_rate
 gan.spectral_norm gan.layout_loss_weight gan.projected_discriminator_weight gan.projected_discriminator_3x3_steps
 gan.diff_augment
@@ -75,7 +75,6 @@ CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
                     (8, (), ("translate.steps=5",))),
     **dict.fromkeys(("translate.learning_rate", "translate.cycle_loss_weight", "translate.identity_loss_weight"),
                     (0.5, (), ("translate.steps=5",))),
-    "gan.gradient_penalty_interval": (2, (), ("gan.gradient_penalty_weight=1",)),
     "translate.classes": (["benign", "malignant"], (), ("translate.steps=5",)),
     "translate.ema_decay": (0.5, (REAL,), ("learning_curve.arms=[real,translation]",)),
     "pretrain.steps": (5, (), (SIMCLR,)),

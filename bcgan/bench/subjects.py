@@ -192,7 +192,7 @@ def _make_two_tape_step(gan_state, settings: Gan, xla: bool):
         with tf.GradientTape() as tape:
             augmented = augment(generate(seeds[4], classes), seeds[3])
             fake_logits = gan_state.discriminator([augmented, classes], training=True)
-            fake_loss = generator_loss(None, fake_logits, settings.loss)
+            fake_loss = generator_loss(fake_logits, settings.loss)
         update("generator", tape, fake_loss)
         weights.update_ema(gan_state.average.variables, gan_state.generator.variables, 0.999)
         return {"generator_loss": fake_loss}

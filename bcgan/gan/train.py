@@ -16,7 +16,7 @@ from bcgan.classes import CLASSES
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
 from bcgan.gan.augment import NUM_SEEDS, augment
-from bcgan.gan.losses import discriminator_loss, generator_loss, gradient_penalty, layout_loss
+from bcgan.gan.losses import discriminator_loss, generator_loss, layout_loss
 from bcgan.gan.watch import WINDOW, diagnose
 from bcgan.models import fast, weights
 from bcgan.models.discriminator import discriminator
@@ -101,8 +101,8 @@ def train(
     states = [gan_state] + ([gan_state.with_3x3_heads()] if gan_state.projected_discriminator_3x3 else [])
 
     @functools.cache
-    def get_step_function(is_3x3: bool, is_penalized: bool):
-        return make_step(states[is_3x3], settings, seed, xla, is_penalized)
+    def get_step_function(is_3x3: bool):
+        return make_step(states[is_3x3], settings, seed, xla)
 
     sampler = batches.class_balanced_sampler(np.arange(len(images)), labels, settings.batch_size, seed, num_classes)
     dataset = batches.make_dataset(images, labels, sampler, range(start, settings.steps))
@@ -113,10 +113,7 @@ def train(
     with progress.bar(settings.steps, "gan", start=start) as bar:
         for step, real, classes in dataset:
             num_done = int(step) + 1
-            step_function = get_step_function(
-                num_done > settings.steps - settings.projected_discriminator_3x3_steps,
-                settings.gradient_penalty_weight > 0 and int(step) % settings.gradient_penalty_interval == 0,
-            )
+            step_function = get_step_function(num_done > settings.steps - settings.projected_discriminator_3x3_steps)
             metrics = {name: float(value) for name, value in step_function(step, real, classes).items()}
             if not np.isfinite(list(metrics.values())).all():
                 raise WorkError(
@@ -234,15 +231,11 @@ def build_gan_state(settings: Gan, size: int = 50, num_classes: int = 2) -> GanS
     return GanState(gan_generator, average, gan_discriminator, features, projected, projected_3x3, optimizers)
 
 
-def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool, is_penalized: bool = False):
+def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
     """Return a function that updates each discriminator, then the generator, on the same synthetic patches.
 
     The function takes the step, real images and their classes, and returns a dict of scalar metrics.
-
-    Args:
-        is_penalized: Whether the paper's discriminator is also updated by its gradient penalty. Defaults to False.
     """
-    penalty_weight = settings.gradient_penalty_weight * settings.gradient_penalty_interval if is_penalized else 0.0
     fused_generator, num_classes = fast.fuse_model(gan_state.generator), num_labels(gan_state.generator)
 
     def update(step, images, classes):
@@ -256,14 +249,9 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool, is_penal
             # Augmented separately, so that no gradient is computed for the real half.
             real_augmented = augment(real, seeds[3]) if settings.diff_augment else real
             fake_augmented = augment(fake, seeds[4]) if settings.diff_augment else fake
-            real_logits, fake_logits, loss_d = _update_discriminator(
-                gan_state, real_augmented, fake_augmented, classes, settings.loss, penalty_weight
-            )
+            real_logits, fake_logits, loss_d = _update_discriminator(gan_state, real_augmented, fake_augmented, classes)
             logits = gan_state.discriminator([fake_augmented, classes], training=False)
-            reference_logits = None
-            if settings.loss == "relativistic":
-                reference_logits = gan_state.discriminator([real_augmented, classes], training=False)
-            loss_g = generator_loss(reference_logits, logits, settings.loss)
+            loss_g = generator_loss(logits, settings.loss)
             total_loss = loss_g
             projected_metrics = {}
             if gan_state.projected_discriminator:
@@ -278,10 +266,7 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool, is_penal
                 total_loss += settings.layout_loss_weight * layout_metrics["layout_loss"]
             scaled_loss = _scale_loss(gan_state, "generator", total_loss)
         _apply_gradient(gan_state, "generator", tape, scaled_loss)
-        if settings.loss == "relativistic":  # such a logit has no zero
-            recognized = {"pairs_recognised": real_logits > fake_logits}
-        else:
-            recognized = {"real_recognised": real_logits > 0, "fake_recognised": fake_logits < 0}
+        recognized = {"real_recognised": real_logits > 0, "fake_recognised": fake_logits < 0}
         metrics = {
             "discriminator_loss": loss_d,
             "generator_loss": loss_g,
@@ -305,25 +290,14 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool, is_penal
 
 
 def _update_discriminator(
-    gan_state: GanState, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor, loss_name: str, penalty_weight: float
+    gan_state: GanState, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Update the paper's discriminator, and return its logits of real and of synthetic patches and its loss.
-
-    The loss that is returned is without the gradient penalty.
-    """
+    """Update the paper's discriminator, and return its logits of real and of synthetic patches and its loss."""
     with tf.GradientTape() as tape:
         images, labels = tf.concat([real, tf.stop_gradient(fake)], 0), tf.concat([classes, classes], 0)
-        penalty = 0.0
-        if penalty_weight:
-            with tf.GradientTape(watch_accessed_variables=False) as image_tape:
-                image_tape.watch(images)
-                logits = gan_state.discriminator([images, labels], training=True)
-            penalty = penalty_weight * gradient_penalty(image_tape.gradient(logits, images))
-        else:
-            logits = gan_state.discriminator([images, labels], training=True)
-        real_logits, fake_logits = tf.split(logits, 2)
-        loss = discriminator_loss(real_logits, fake_logits, loss_name)
-        scaled_loss = _scale_loss(gan_state, "discriminator", loss + penalty)
+        real_logits, fake_logits = tf.split(gan_state.discriminator([images, labels], training=True), 2)
+        loss = discriminator_loss(real_logits, fake_logits)
+        scaled_loss = _scale_loss(gan_state, "discriminator", loss)
     _apply_gradient(gan_state, "discriminator", tape, scaled_loss)
     return real_logits, fake_logits, loss
 
@@ -337,15 +311,11 @@ def _update_projected_discriminator(
     maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]
     with tf.GradientTape() as tape:
         logits = gan_state.projected_discriminator([*maps, tf.concat([classes, classes], 0)], training=True)
-        loss = sum(discriminator_loss(*tf.split(logit, 2), loss_name) for logit in logits)
+        loss = sum(discriminator_loss(*tf.split(logit, 2)) for logit in logits)
         scaled_loss = _scale_loss(gan_state, "projected_discriminator", loss)
     _apply_gradient(gan_state, "projected_discriminator", tape, scaled_loss)
     fake_logits = gan_state.projected_discriminator([*fake_maps, classes], training=False)
-    real_logits = [None] * len(fake_logits)
-    if loss_name == "relativistic":
-        real_logits = gan_state.projected_discriminator([*real_maps, classes], training=False)
-    pairs = zip(real_logits, fake_logits, strict=True)
-    return loss, sum(generator_loss(*pair, loss_name) for pair in pairs)
+    return loss, sum(generator_loss(logit, loss_name) for logit in fake_logits)
 
 
 def _scale_loss(gan_state: GanState, name: str, loss: tf.Tensor) -> tf.Tensor:

@@ -127,7 +127,7 @@ def make_step(state: TranslationState, optimizers: dict, settings: Translate, se
             variables = state.projected_discriminator.trainable_variables
             optimizers["projected_discriminator"].apply(projected_tape.gradient(scaled_loss, variables), variables)
             logits = state.projected_discriminator([*fake_maps, labels], training=False)
-            translator_loss = sum(generator_loss(None, logit, "non_saturating") for logit in logits)
+            translator_loss = sum(generator_loss(logit, "non_saturating") for logit in logits)
             total_loss = translator_loss + settings.cycle_loss_weight * cycle + settings.identity_loss_weight * identity
             scaled_loss = optimizers["translators"].scale_loss(total_loss)
         variables = state.translator_variables()

@@ -17,8 +17,8 @@ def diagnose(lines: Sequence[dict[str, float]]) -> str | None:
 
     Args:
         lines: One dict for each logged step, oldest first: `spread` (variation between synthetic patches of a class as
-            a fraction of that between real ones) and, unless the loss is relativistic, `real_recognised` and
-            `fake_recognised` (fractions that the discriminator classifies correctly).
+            a fraction of that between real ones), `real_recognised` and `fake_recognised` (fractions that the
+            discriminator classifies correctly).
     """
     if len(lines) < WINDOW:
         return None

@@ -128,15 +128,8 @@ def convergence(run: Run) -> ReportFigure:
         "discriminator_loss": ("Discriminator", DISCRIMINATOR), "generator_loss": ("Generator", SYNTHETIC),
         "projected_discriminator_loss": ("Projected discriminator", CLASSIFIER_COLORS["efficientnet_lite0"]),
     }  # fmt: skip
-    recognized = {
-        "real_recognised": ("Real patches", REAL), "fake_recognised": ("Synthetic patches", SYNTHETIC),
-        "pairs_recognised": ("Pairs", DISCRIMINATOR),
-    }  # fmt: skip
-    networks, recognized = (
-        {name: title for name, title in titles.items() if name in log} for titles in (networks, recognized)
-    )
-    is_relativistic = run.experiment.gan.loss == "relativistic"
-    chance = 2 if is_relativistic else 4
+    recognized = {"real_recognised": ("Real patches", REAL), "fake_recognised": ("Synthetic patches", SYNTHETIC)}
+    networks = {name: title for name, title in networks.items() if name in log}
     for axes, columns in (
         (losses, networks),
         (shares, recognized),
@@ -145,10 +138,10 @@ def convergence(run: Run) -> ReportFigure:
             axes.plot(log["step"], log[column], color=color, lw=0.5, alpha=0.25)
             axes.plot(log["step"], log[column].rolling(window, min_periods=1).mean(), color=color, label=name)
         axes.set_xlabel("GAN step")
-    losses.axhline(np.log(chance), color=INK, lw=1, ls=":", label=f"ln {chance}: D at chance")
+    losses.axhline(np.log(4), color=INK, lw=1, ls=":", label="ln 4: D at chance")
     # The losses of the first steps are so high that they would flatten the rest.
     later_losses = log.loc[log["step"] > log["step"].max() / 20, list(networks)]
-    losses.set(ylabel="Loss (nats)", ylim=(0, 1.1 * max(later_losses.max().max(), np.log(chance))))
+    losses.set(ylabel="Loss (nats)", ylim=(0, 1.1 * max(later_losses.max().max(), np.log(4))))
     losses.set_title("GAN losses")
     shares.axhline(0.5, color=INK, lw=1, ls=":")
     shares.set(ylabel="Share recognised", ylim=(0, 1.02))
@@ -165,13 +158,8 @@ def convergence(run: Run) -> ReportFigure:
     sns.despine(figure)
     caption = (
         f"Convergence. Left: the GAN's losses ({run.experiment.gan.loss.replace('_', '-')}). Middle: share of "
-        + (
-            "pairs of which the discriminator D scores the real patch higher"
-            if is_relativistic
-            else "real and synthetic patches that the discriminator D recognises"
-        )
-        + "; one half is chance. Thin: single steps, the first of "
-        f"them cut off; thick: their rolling mean. Right: validation ROC AUC, mean over {run.seeds_text()}, "
+        "real and synthetic patches that the discriminator D recognises; one half is chance. Thin: single steps, the "
+        f"first of them cut off; thick: their rolling mean. Right: validation ROC AUC, mean over {run.seeds_text()}, "
         f"{run.role_summary('validation')}. {run.gan_training_summary()} The paper's caption repeats Fig. 9's; its "
         "text means this."
     )
