@@ -90,12 +90,14 @@ def build(
         state["seconds"] += _seconds_of_attempt(partial)
     runs.write_json(partial / STATE, state)
     if not (partial / MANIFEST).exists():  # otherwise it was interrupted after it was complete
-        start_time = time.monotonic()
+        start_time, start_cpu_time = time.monotonic(), time.process_time()
         more_fields = make(partial) or {}
-        seconds = state["seconds"] + time.monotonic() - start_time
-        runs.write_json(
-            partial / MANIFEST, record | more_fields | _describe(partial, state) | {"seconds": round(seconds, 1)}
-        )
+        seconds = time.monotonic() - start_time
+        times = {
+            "seconds": round(state["seconds"] + seconds, 1),
+            "busy_cores": round((time.process_time() - start_cpu_time) / max(seconds, 1e-9), 2),
+        }
+        runs.write_json(partial / MANIFEST, record | more_fields | _describe(partial, state) | times)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     (folder / STATE).unlink()

@@ -104,15 +104,21 @@ def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str,
     execution.execute(settings, force, dry_run, until)
 
 
-@cli.command(short_help="Show which stages are up to date.")
+@cli.command(short_help="Show which stages are up to date, and their times.")
 @experiment_options
 def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
-    """Show which stages are up to date, which would run, and why."""
+    """Show which stages are up to date, which would run, and why; then the time that each took."""
     settings = experiment.load(name, overrides, data_dir)
-    from bcgan import progress
+    from bcgan import ledger, progress
 
     progress.start_log(None)
     execution.execute(settings, dry_run=True, until=stages.NAMES[-1])
+    entries = ledger.read(runs.root() / settings.name)
+    for entry in entries:
+        title = f"  {entry.training}" if entry.training else entry.stage
+        cores = "" if entry.busy_cores is None else f"{entry.busy_cores:5.1f} cores busy"
+        time_spent, memory = ledger.format_seconds(entry.seconds), f"{entry.peak_memory_mib / 1024:5.1f} GB"
+        progress.log.info("%-34s %12s %s  %s", title, time_spent, memory, cores)
 
 
 @cli.command(short_help="Delete unused cached trainings.")

@@ -17,7 +17,7 @@ SMALL = {
     "features.quality_filter.steps": 2, "pretrain.weights": "none", "classify.batch_size": 16,
     "classify.models": '{"gan_resnet":{"epochs":1},"cnn":{"epochs":1}}', "evaluate.bootstrap_samples": 20,
     "evaluate.num_gan_samples": 20, "evaluate.probe_seeds": "[]", "evaluate.num_explained_patches": 0,
-    "evaluate.tta_views": 1, "precision": "float32",
+    "evaluate.tta_views": 1, "precision": "float32", "data.max_patches_per_class": 5,
 }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_the_papers_pipeline(finished, tmp_path, monkeypatch, capsys):
     assert len(list((tmp_path / "run" / "tutorial_samples").glob("*.png"))) == 4
 
 
-def test_own_patches(tmp_path, monkeypatch, capsys):
+def test_own_patches(tmp_path, monkeypatch, capsys, undrawn):
     options = " ".join(f"--set {key}={value}" for key, value in SMALL.items())
     run_cells("own_patches.py", tmp_path, monkeypatch, BCGAN_TUTORIAL_OPTIONS=options)
     assert (tmp_path / "my_report" / "report.html").exists()

@@ -33,7 +33,10 @@ BEST_ACCURACY = "accuracy_at_accuracy_threshold"  # whose threshold has the larg
 
 
 def evaluate(run: StageRun, store: Store, xla: bool) -> None:
-    """Train every model on every fold of both splits, and write cross_validation.json.
+    """Train every model on every fold of both splits; write cross_validation.json and probabilities.csv.
+
+    The table has the patient split's calibrated probabilities, each of a network that was not trained on the patient,
+    and the threshold of the patch's fold.
 
     Raises:
         InputError: If there are fewer patients than folds, a fold lacks a class, or a model was pretrained on its
@@ -65,6 +68,8 @@ def evaluate(run: StageRun, store: Store, xla: bool) -> None:
                     folds[name][split].append(arrays)
                     bar.update()
     results = {name: summarize(experiment, by_split, store.index) for name, by_split in folds.items()}
+    table = make_table({name: by_split[SPLITS[0]] for name, by_split in folds.items()}, experiment, store.index)
+    table.to_csv(run.folder / "probabilities.csv", index=False)
     runs.write_json(
         run.folder / "cross_validation.json", {"num_folds": num_folds, "epochs": settings.epochs, "models": results}
     )
@@ -82,6 +87,26 @@ def assign_fold_roles(experiment: Experiment, index: pd.DataFrame, split: str, f
         return splits.assign_roles(split_index, fold_settings, experiment.seed).to_numpy()
     except InputError as error:
         raise InputError(f"cross_validation: {split}, fold {fold + 1} of {fold_settings.num_folds}: {error}") from error
+
+
+def make_table(
+    folds: dict[str, list[dict[str, np.ndarray]]], experiment: Experiment, index: pd.DataFrame
+) -> pd.DataFrame:
+    """Return the pooled folds, a row for each patch, as `paired.compare_runs` reads them.
+
+    Args:
+        folds: Of the patient split, by classifier. As `summarize` takes them.
+        index: The store's.
+    """
+    labels, table = index["label"].to_numpy(), pd.DataFrame()
+    for name, of_classifier in folds.items():
+        rows, scores, thresholds = _pool_folds(of_classifier, labels, "youden")
+        if table.empty:
+            columns = ["id", "image", "source", "patient", "x", "y", "label"]
+            table = index.loc[rows, columns].reset_index(drop=True).assign(role="test")
+        derived.set_probabilities(table, name, 0, scores, experiment.data.class_names)
+        table[derived.threshold_column(name)] = thresholds
+    return table
 
 
 def summarize(

@@ -29,6 +29,11 @@ def class_column(name: str, seed: int, class_name: str) -> str:
     return f"{column_name(name, seed)}:{class_name}"
 
 
+def threshold_column(name: str) -> str:
+    """Return the name of the column of a classifier's thresholds, where each patch has that of its fold."""
+    return f"threshold:{name}"
+
+
 def set_probabilities(
     table: pd.DataFrame, name: str, seed: int, values: np.ndarray, class_names: tuple[str, ...]
 ) -> None:

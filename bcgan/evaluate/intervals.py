@@ -34,7 +34,10 @@ class SeedPredictions(NamedTuple):
 
     def select(self, rows: np.ndarray) -> "SeedPredictions":
         """Return the predictions of some patches; `rows` is a mask or indices."""
-        return self._replace(probabilities={seed: values[rows] for seed, values in self.probabilities.items()})
+        return SeedPredictions(
+            {seed: values[rows] for seed, values in self.probabilities.items()},
+            {seed: value[rows] if isinstance(value, np.ndarray) else value for seed, value in self.thresholds.items()},
+        )
 
     def against_rest(self, label: int) -> "SeedPredictions":
         """Return the predictions of a class, of more than two, against the rest."""

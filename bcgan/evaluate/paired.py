@@ -9,7 +9,7 @@ import pandas as pd
 from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals, score
-from bcgan.evaluate.derived import slide_names
+from bcgan.evaluate.derived import get_probabilities, seeds_by_classifier, slide_names, threshold_column
 
 MAX_SIDE_DIFFERENCE = 0.01  # of the sides of patches at two scales, which may be rounded
 
@@ -40,7 +40,8 @@ def compare_runs(
     Thresholds and calibrations are those of each run, from its own validation patients.
 
     Args:
-        reference, candidate: Folders of the stage `evaluate`.
+        reference, candidate: Folders of the stage `evaluate`, or both of the stage `cross_validation`, in which every
+            patient is a test patient once.
         grids: Of each run. Patches of runs at different scales are matched by their places. Defaults to `None`: they
             are matched by their ids.
 
@@ -69,13 +70,13 @@ def compare_runs(
     labels, patients = shared["label"].to_numpy(), shared["patient"].to_numpy()
     weights = intervals.patient_weights(patients, settings.resamples, settings.seed)
     rows = shared[["row", "row_candidate"]].to_numpy().T
-    by_run = [score.calibrate_classifiers(table) for table in tables]
+    by_run = [_predictions(table) for table in tables]
     counts = {"patches": len(labels), "patients": len(np.unique(patients))}
     results = []
     for name in (name for name in by_run[1] if name in by_run[0]):
         rng = np.random.default_rng(settings.seed)
         reference_metrics, candidate_metrics = (
-            intervals.bootstrap_metrics(labels, predictions[name].called().select(run_rows), weights, rng)
+            intervals.bootstrap_metrics(labels, predictions[name].select(run_rows), weights, rng)
             for predictions, run_rows in zip(by_run, rows, strict=True)
         )
         differences = intervals.compare_metrics(
@@ -83,6 +84,19 @@ def compare_runs(
         )
         results += [{"classifier": name, **difference, **counts} for difference in differences]
     return results
+
+
+def _predictions(table: pd.DataFrame) -> dict[str, intervals.SeedPredictions]:
+    """Return the predictions that classes are called by, by classifier."""
+    if "validation" in set(table["role"]):
+        return {name: predictions.called() for name, predictions in score.calibrate_classifiers(table).items()}
+    return {  # pooled folds, each calibrated, with its own threshold
+        name: intervals.SeedPredictions(
+            {seed: get_probabilities(table, name, seed) for seed in seeds},
+            dict.fromkeys(seeds, table[threshold_column(name)].to_numpy(float)),
+        )
+        for name, seeds in seeds_by_classifier(table).items()
+    }
 
 
 def _check_areas(grids: tuple[Grid, Grid], folders: tuple[Path, Path]) -> None:

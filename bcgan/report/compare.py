@@ -45,6 +45,7 @@ def read(name: str) -> dict[str, Any]:
         compared = {key: results[key] for key in ("experiment", "protocol", "classifiers", "gan", "seconds")}
         return compared | {
             "finding": results.get("finding"), "cautions": results.get("cautions", []),  # older reports have none
+            "cross_validation": results.get("cross_validation"),
             "settings": _flatten(results["settings"]), "grid": _read_grid(results["settings"]["data"])
         }  # fmt: skip
     except FileNotFoundError as error:
@@ -69,7 +70,8 @@ def render(names: list[str], out: Path) -> Path:
     tables = {
         "Protocol": _compare_protocols(reports), "Settings that differ": _compare_settings(reports),
         "Test patients": _compare_classifiers(reports),
-        "Differences on the same test patches": _compare_predictions(reports),
+        "Differences on the same test patches": _compare_predictions(reports, "evaluate"),
+        "Differences by cross-validation": _compare_predictions(reports, "cross_validation"),
         "Each class against the rest": _compare_classes(reports), "Synthetic patches": _compare_gans(reports),
         "Seconds": _compare_seconds(reports),
     }  # fmt: skip
@@ -225,10 +227,14 @@ def _compare_classifiers(reports: dict[str, dict]) -> pd.DataFrame:
     return _make_table(reports, getters)
 
 
-def _compare_predictions(reports: dict[str, dict]) -> pd.DataFrame:
+def _compare_predictions(reports: dict[str, dict], stage: str) -> pd.DataFrame:
     """Compare each classifier of the further reports with that of the first, on the test patches of both runs.
 
-    A report whose run is not in runs/, or is of other patches, is left out with a warning.
+    A report whose run is not in runs/, or is of other patches, is left out with a warning, and one without
+    cross-validation without.
+
+    Args:
+        stage: `evaluate`, or `cross_validation`, in which every patch is a test patch once.
     """
     (first, reference), *rest = reports.items()
     settings = reference["settings"]
@@ -236,10 +242,12 @@ def _compare_predictions(reports: dict[str, dict]) -> pd.DataFrame:
     bootstrap = paired.BootstrapSettings(*(settings[key] for key in keys))
     rows = []
     for title, report in rest:
+        if stage == "cross_validation" and not (reference["cross_validation"] and report["cross_validation"]):
+            continue
         try:
             if _class_names(report) != _class_names(reference):
                 raise InputError(f"{title} and {first} have other classes. Compare reports of the same classes.")
-            folders = _find_run(first, reference), _find_run(title, report)
+            folders = _find_run(first, reference, stage), _find_run(title, report, stage)
             grids = reference["grid"], report["grid"]
             differences = paired.compare_runs(*folders, bootstrap, None if None in grids else grids)
         except InputError as error:
@@ -258,8 +266,8 @@ def _compare_predictions(reports: dict[str, dict]) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("")
 
 
-def _find_run(title: str, report: dict) -> Path:
-    """Return the folder of the stage `evaluate` that a report was rendered from.
+def _find_run(title: str, report: dict, stage: str) -> Path:
+    """Return the folder of a stage that a report was rendered from: `evaluate` or `cross_validation`.
 
     Raises:
         InputError: If it is not in runs/, or has other numbers than the report.
@@ -271,6 +279,13 @@ def _find_run(title: str, report: dict) -> Path:
     for name, of_report in report["classifiers"].items():
         if name not in measured or measured[name]["sets"]["test"]["roc_auc"] != of_report["test"]["roc_auc"]:
             raise InputError(f"{folder} is not the run of the report {title}. Render it again")
+    if stage == "evaluate":
+        return folder
+    folder = folder.with_name(stage)
+    if not (folder / "probabilities.csv").is_file():
+        raise InputError(f"{folder} has no predictions. Run this stage again: --force {stage}")
+    if runs.read_json(folder / "cross_validation.json") != report[stage]:
+        raise InputError(f"{folder} is not the run of the report {title}. Render it again")
     return folder
 
 

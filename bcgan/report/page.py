@@ -249,6 +249,7 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "model_card": cards.model_card(run),
         "data_card": cards.data_card(run),
         "claim": cards.claim(run),
+        "times": stage_tables.times(run),
     }
     if run.metrics[run.classifier_names[0]]["borders"]:
         summary_tables["borders"] = tables.borders(run)

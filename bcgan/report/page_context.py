@@ -168,7 +168,6 @@ def provenance(run: Run) -> dict[str, str]:
         "Hardware": f"{processor['name']}, {processor['cores']} cores; peak memory until classifiers were trained "
                     f"{manifest['peak_memory_mib']} MiB",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "Seconds": ", ".join(f"{name} {stage['seconds']:.0f}" for name, stage in run.manifests.items()),
         "Split": f"SHA-256 {run.split['sha256']}",
         "Data": f"SHA-256 {run.data_sha256()} of the sorted hashes of the patches' pixels",
     }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from bcgan import ledger
 from bcgan.classes import class_colors, class_text
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, get_probabilities, seeds_by_classifier
@@ -60,6 +61,7 @@ class Run(NamedTuple):
     cross_validation: dict[str, Any] | None  # num_folds, epochs, models
     pretraining_patients: dict[str, Any] | None  # patches, patients: those that SimCLR was trained on
     manifests: dict[str, Any]
+    times: list[ledger.Entry]
     patient_images: bool  # whether pictures of patients' tissue may be shown
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bcgan import __version__, progress, runs
+from bcgan import __version__, ledger, progress, runs
 from bcgan.artifacts import MANIFEST, PARTIAL
 from bcgan.classify.pretraining import PATIENTS
 from bcgan.errors import InputError
@@ -67,6 +67,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         cross_validation=read_optional_stage(experiment, root, "cross_validation", "cross_validation.json"),
         pretraining_patients=_read_json_if_present(root / "pretrain" / PATIENTS),
         manifests=_read_manifests(root),
+        times=ledger.read(root),
         patient_images=patient_images,
     )
 

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from bcgan import ledger
 from bcgan.evaluate import images as by_image
 from bcgan.evaluate.cross_validation import BEST_ACCURACY
 from bcgan.evaluate.intervals import format_estimate
@@ -113,6 +114,18 @@ def split_optimism(run: Run) -> pd.DataFrame:
         for name, metric, by_split in measured
     ]
     return pd.DataFrame(rows, columns=["Model", "Metric", "Random split", "Split by patient", "Optimism"])
+
+
+def times(run: Run) -> pd.DataFrame:
+    """Return the time of each stage and of its longest trainings."""
+    return pd.DataFrame([
+        {
+            "Stage": entry.stage, "Training": entry.training, "Time": ledger.format_seconds(entry.seconds),
+            "Seconds": entry.seconds, "Cores busy": entry.busy_cores,
+            "Peak memory (MiB)": entry.peak_memory_mib,
+        }
+        for entry in run.times
+    ])  # fmt: skip
 
 
 def cross_validation(run: Run) -> pd.DataFrame:

@@ -131,6 +131,11 @@ def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, cap
     found = json.loads((work / "runs/tiny/cross_validation/cross_validation.json").read_text())
     assert found["models"]["cnn"]["patches"] == len(store.load(work / "runs/tiny/preprocess").index)
     assert found["models"]["cnn"]["patient_split"]["roc_auc"]["value"] == 1
+    table = pd.read_csv(work / "runs/tiny/cross_validation/probabilities.csv")
+    assert sorted(table["id"]) == sorted(store.load(work / "runs/tiny/preprocess").index["id"])
+    assert table["cnn-seed0"][table["label"] == 1].min() > table["cnn-seed0"][table["label"] == 0].max()
+    calls = (table["cnn-seed0"] >= table["threshold:cnn"]).astype(int)
+    assert (calls == table["label"]).all()
 
 
 def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatch, eagerly):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from bcgan.errors import InputError
 from bcgan.evaluate.paired import BootstrapSettings, Grid, compare_runs
@@ -111,3 +111,27 @@ def test_the_same_corner_of_two_images_of_a_patient_is_two_places(runs, tmp_path
     folders = at_two_scales(noisy, better, tmp_path / "again", x=0, y=0, image=noisy["patient"])
     with pytest.raises(InputError, match=r"Two test patches are p12/p12 at 0, 0 microns\. Patches cannot be matched"):
         compare_runs(*folders, SETTINGS, grids)
+
+
+def test_cross_validated_runs_are_compared_with_the_threshold_of_each_fold(tmp_path):
+    """Every patch is a test patch; a threshold that differs by fold decides the balanced accuracy."""
+    rng, tables = np.random.default_rng(0), []
+    labels = np.arange(400) % 2
+    for noise in (3.0, 1.0):
+        scores = 1 / (1 + np.exp(-(2 * labels - 1 + noise * rng.normal(size=400))))
+        tables.append(pd.DataFrame({
+            "id": [f"patch{number:03d}" for number in range(400)], "image": "", "source": "one",
+            "patient": [f"p{number // 20:02d}" for number in range(400)], "x": -1, "y": -1, "label": labels,
+            "role": "test", "cnn-seed0": scores, "threshold:cnn": np.where(np.arange(400) < 200, 0.5, 2.0),
+        }))  # fmt: skip
+    reordered = tables[1].sample(frac=1, random_state=1)
+    folders = write(tmp_path / "reference", tables[0]), write(tmp_path / "candidate", reordered)
+    found = {row["metric"]: row for row in compare_runs(*folders, SETTINGS)}
+    assert set(found) == {"roc_auc", "balanced_accuracy", "f1"}
+    assert (found["roc_auc"]["patches"], found["roc_auc"]["patients"]) == (400, 20)
+    areas = [roc_auc_score(labels, table["cnn-seed0"]) for table in tables]
+    assert found["roc_auc"]["value"] == pytest.approx(areas[1] - areas[0])
+    accuracies = [  # the second half is called benign, whatever the score
+        balanced_accuracy_score(labels, (table["cnn-seed0"] >= table["threshold:cnn"]).astype(int)) for table in tables
+    ]
+    assert found["balanced_accuracy"]["value"] == pytest.approx(accuracies[1] - accuracies[0])

@@ -19,8 +19,8 @@ from bcgan.predict import serve
 from bcgan.slides.decode import decode_image
 from tests.slides import containers
 
-MUTATIONS = 10_000
-POSTED = int(os.environ.get("BCGAN_FUZZ", "500"))  # of them to the server, which takes ten times as long
+MUTATIONS = int(os.environ.get("BCGAN_FUZZ", "4000"))
+POSTED = int(os.environ.get("BCGAN_FUZZ", "500"))  # to the server, which takes ten times as long
 BOUND = 600  # mebibytes that reading all of them may add to the process's peak
 
 
