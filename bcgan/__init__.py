@@ -3,11 +3,11 @@
 __version__ = "0.2.0"
 
 
-def load(folder: str | None = None, engine: str = "auto", neighbours: bool = True):
+def load(folder: str | None = None, engine: str = "auto", neighbours: bool = True, fast: bool = False):
     """Load a classifier as a `predict.model.Model`: from a folder, or the bundled one."""
     from bcgan import machine
 
     machine.prepare_environment()
     from bcgan.predict import loading
 
-    return loading.load(folder, engine, neighbours=neighbours)
+    return loading.load(folder, engine, neighbours=neighbours, fast=fast)

@@ -11,6 +11,7 @@ from bcgan.cli_options import (
     context_option,
     engine_option,
     experiment_options,
+    fast_option,
     make_mpp_choice,
     model_option,
     mpp_csv_option,
@@ -133,11 +134,12 @@ def tune(name: str, data_dir: str | None, overrides, trials: int) -> None:
 )  # fmt: skip
 @patient_option
 @context_option
+@fast_option
 @engine_option
 @click.pass_context
 def predict(
     context: click.Context, images, model, out: str | None, as_jsonl: bool, mpp, mpp_csv, maps: str | None,
-    summary_path: str | None, patient: str | None, neighbours: bool, engine,
+    summary_path: str | None, patient: str | None, neighbours: bool, fast: bool, engine,
 ) -> None:  # fmt: skip
     """Score IMAGES: files, folders, archives, patterns, or - for a list on standard input.
 
@@ -162,7 +164,7 @@ def predict(
     mpp_choice = make_mpp_choice(mpp, mpp_csv, files)
     if patient:
         summary.find_patients(predicting.list_slides(files), patient)  # raises before anything is predicted
-    classifier = load(model, engine, predicting.is_small_job(files), neighbours)
+    classifier = load(model, engine, predicting.is_small_job(files), neighbours, fast)
     as_jsonl = as_jsonl or bool(out and out.endswith(".jsonl"))
     Path(out or ".").parent.mkdir(parents=True, exist_ok=True)
     part = f"{out}.part" if out and out != "-" else "-"

@@ -47,6 +47,12 @@ context_option = click.option(
 )  # fmt: skip
 
 
+fast_option = click.option(
+    "--fast", is_flag=True,
+    help="Average all orientations only of patches whose call they can change: nearly twice as fast.",
+)  # fmt: skip
+
+
 def experiment_options(command):
     """Add the argument EXPERIMENT and the options that change its settings to a command."""
     for option in (

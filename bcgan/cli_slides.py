@@ -7,6 +7,7 @@ import click
 from bcgan.cli_options import (
     context_option,
     engine_option,
+    fast_option,
     make_mpp_choice,
     model_option,
     patient_option,
@@ -31,10 +32,11 @@ def slide_commands() -> None:
 )
 @patient_option
 @context_option
+@fast_option
 @engine_option
 def batch(
     sources, mpp, mpp_csv, runner: str, workers: int, options, out: str, model, maps: bool, patient: str | None,
-    neighbours: bool, engine,
+    neighbours: bool, fast: bool, engine,
 ) -> None:  # fmt: skip
     """Score every slide in SOURCES: each file, and each folder of patches, directly in it.
 
@@ -46,7 +48,7 @@ def batch(
     from bcgan.predict import slidewise
     from bcgan.predict.batch import PredictJob
 
-    job = PredictJob(Path(out), model, engine, mpp, mpp_csv and Path(mpp_csv), neighbours, maps)
+    job = PredictJob(Path(out), model, engine, mpp, mpp_csv and Path(mpp_csv), neighbours, fast, maps)
     slides = slidewise.find_slides(sources, job.folders)
     make_mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
     patients = job.out / "patients.csv"

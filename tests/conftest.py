@@ -59,7 +59,7 @@ SLOW_MODULES = {
     "test_sample", "test_release", "test_attacks", "test_augment_and_watch", "test_campaigns", "test_tile_groups",
     "test_serve", "test_batch", "test_assess", "test_explain", "test_machine", "test_variant",
     "test_steering", "test_weights", "test_installed", "test_release_section", "test_wsinfer", "test_foreign",
-    "test_hub", "test_summary", "test_tuning", "test_tutorials",
+    "test_hub", "test_few_orientations", "test_summary", "test_tuning", "test_tutorials",
 }  # fmt: skip
 
 

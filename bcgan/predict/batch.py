@@ -24,6 +24,7 @@ class PredictJob(NamedTuple):
         engine: One of `bcgan.predict.engines.ENGINES`.
         mpp, mpp_table: Microns per pixel of all slides, or of each by a table. `None` means as the files state.
         neighbours: Whether the predictions of neighboring patches are used.
+        fast: Whether all orientations are averaged only where they can change a call.
         maps: Whether to draw a heat map, an overlay and outlines of each slide into maps/<slide>/.
         name, suffix, folders: As `SlideJob` has them.
     """
@@ -34,6 +35,7 @@ class PredictJob(NamedTuple):
     mpp: float | None = None
     mpp_table: Path | None = None
     neighbours: bool = True
+    fast: bool = False
     maps: bool = False
     name: str = "batch"
     suffix: str = ".csv"
@@ -41,12 +43,13 @@ class PredictJob(NamedTuple):
 
     def settings(self, slide: Slide) -> Any:
         """Return what the file depends on, apart from the slide."""
-        model = _load_model(self.model, self.engine, self.neighbours)
-        return [model.card.sha256, model.engine, self._choice().as_json(), self.neighbours, self.maps, "calls counted"]
+        model = self._load()
+        used = [model.card.sha256, model.engine, self._choice().as_json(), self.neighbours, self.maps, "calls counted"]
+        return [*used, "fast"] if self.fast else used
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """Write the rows of a slide and return the numbers of patches, as `summary.count_row` counts."""
-        model = _load_model(self.model, self.engine, self.neighbours)
+        model = self._load()
         map_folder = self.out / "maps" / slide.name
         shutil.rmtree(map_folder, ignore_errors=True)  # maps of an earlier version of the rows
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -56,18 +59,21 @@ class PredictJob(NamedTuple):
 
     def summary_columns(self, counts: dict[str, int]) -> dict[str, Any]:
         """Return the columns of a slide in summary.csv."""
-        return measure(counts, 1, _load_model(self.model, self.engine, self.neighbours).card)
+        return measure(counts, 1, self._load().card)
 
     def summarize_patients(self, counts_by_slide: dict[str, dict[str, int]], pattern: str) -> list[dict[str, Any]]:
         """Return a row for each patient; see `bcgan.predict.summary.summarize`."""
-        rows = summarize(counts_by_slide, _load_model(self.model, self.engine, self.neighbours).card, pattern)
+        rows = summarize(counts_by_slide, self._load().card, pattern)
         return [row for row in rows if not row["slide"]]
 
     def _choice(self) -> MppChoice:
         return MppChoice(self.mpp, self.mpp_table)
 
+    def _load(self) -> Model:
+        return _load_model(self.model, self.engine, self.neighbours, self.fast)
+
 
 @cache
-def _load_model(folder: str | None, engine: str, neighbours: bool) -> Model:
+def _load_model(folder: str | None, engine: str, neighbours: bool, fast: bool) -> Model:
     machine.prepare_environment()  # worker processes do not run the command's preparation
-    return load(folder, engine, neighbours=neighbours)
+    return load(folder, engine, neighbours=neighbours, fast=fast)

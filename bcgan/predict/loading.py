@@ -7,17 +7,19 @@ from bcgan.predict import foreign, model
 
 
 def load(
-    folder: str | Path | None = None, engine: str = "auto", small_job: bool = False, neighbours: bool = True
-) -> model.Model:
+    folder: str | Path | None = None, engine: str = "auto", small_job: bool = False, neighbours: bool = True,
+    fast: bool = False,
+) -> model.Model:  # fmt: skip
     """Load a folder that `bcgan export` wrote, or one in WSInfer's format; by default the classifier within bcgan.
 
-    Arguments are those of `bcgan.predict.model.load`.
+    Arguments are those of `bcgan.predict.model.load`. A network in WSInfer's format has one orientation: `fast` changes
+    nothing there.
 
     Raises:
         InputError: If a file is missing or differs from the one that the card names, or the engine is not available.
     """
     if folder is None or not foreign.is_foreign(Path(folder)):
-        return model.load(folder, engine, small_job, neighbours)
+        return model.load(folder, engine, small_job, neighbours, fast)
     if engine != "auto":
         raise InputError(f"engine {engine}: the network in {folder} runs with PyTorch alone. Leave --engine out.")
     return foreign.load(Path(folder))

@@ -27,6 +27,9 @@ FILES = ("classifier.keras", "reference_cnn.keras", "quality_filter.npz")
 VERDICTS = ("scored", "abstained", "out_of_distribution", "unreadable", "no_tissue")
 SCORED, ABSTAINED, OUT_OF_DISTRIBUTION, UNREADABLE, NO_TISSUE = range(len(VERDICTS))
 REJECTIONS = (VERDICTS[NO_TISSUE], VERDICTS[OUT_OF_DISTRIBUTION])  # classes of its own in WSInfer's format
+# With `fast`, a patch whose log odds after FAST_VIEWS orientations lie farther than FAST_MARGIN from every threshold
+# gets no more. Chosen on validation patients: no call of a patch by itself changes (docs/explanation/speed.md).
+FAST_VIEWS, FAST_MARGIN = 2, 1.0
 DIGITS = 6  # decimals of probabilities and uncertainties
 
 
@@ -140,10 +143,14 @@ class Model:
         card: The model card.
         engine: Name of the engine that runs the networks.
         folder: That it was loaded from.
+        fast: Whether all orientations are averaged only where they can change a call.
     """
 
-    def __init__(self, card: Card, engine: engines.Engine, fitted_filter: quality_filter.QualityFilter, folder: Path):
-        self.card = card
+    def __init__(
+        self, card: Card, engine: engines.Engine, fitted_filter: quality_filter.QualityFilter, folder: Path,
+        fast: bool = False,
+    ):  # fmt: skip
+        self.card, self.fast = card, fast
         self.engine, self._score, self._features = engine
         self._quality_filter = fitted_filter
         self.folder = folder
@@ -300,10 +307,7 @@ class Model:
         Spatial context applies to patches with neighbors alone. Patches without tissue are no neighbors.
         """
         card = self.card
-        views = [np.ascontiguousarray(dihedral_view(images, index)) for index in range(card.tta_views)]
-        raw = [self._score(view) for view in views]
-        per_view = np.stack([calibration.apply(card.calibration, values) for values in raw])
-        mean = np.mean(raw, axis=0)
+        mean, deviation = self._average_views(images)
         probability = calibration.apply(card.calibration, mean)
         limits = np.tile(card.thresholds.limits, (len(images), 1))
         if coords is not None and card.spatial_context:
@@ -313,23 +317,59 @@ class Model:
             refined = context.apply(card.spatial_context, mean[rows], corners, slides, card.size)
             probability[rows[near]] = refined[near]
             limits[rows[near]] = card.spatial_context_thresholds.limits
-        deviation = per_view.std(axis=0)
         # Rounded as rows are, so that the probability in a row and its label agree.
         probability, deviation = np.round(probability, DIGITS), np.round(deviation, DIGITS)
         if probability.ndim == 1:
             probability, deviation = np.stack([1 - probability, probability], 1), np.stack([deviation, deviation], 1)
         return probability, deviation, limits
 
+    def _average_views(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean probability over the orientations, and the deviation of the calibrated one.
+
+        Both are (n,), or (n, classes) with more than two classes.
+        """
+        num_views = self.card.tta_views
+        raw = self._score_views(images, range(min(num_views, FAST_VIEWS) if self.fast else num_views))
+        mean, deviation = raw.mean(0), self._deviation(raw)
+        rows = np.flatnonzero(self._may_change(mean)) if len(raw) < num_views else []
+        if len(rows):
+            rest = self._score_views(images[rows], range(len(raw), num_views))
+            raw = np.concatenate([raw[:, rows], rest])
+            mean[rows], deviation[rows] = raw.mean(0), self._deviation(raw)
+        return mean, deviation
+
+    def _deviation(self, raw: np.ndarray) -> np.ndarray:
+        """Return the standard deviation over the orientations of calibrated probabilities."""
+        return np.std([calibration.apply(self.card.calibration, values) for values in raw], axis=0)
+
+    def _score_views(self, images: np.ndarray, views: range) -> np.ndarray:
+        """Return the probabilities in some orientations, (views, n) or (views, n, classes)."""
+        return np.stack([self._score(np.ascontiguousarray(dihedral_view(images, index))) for index in views])
+
+    def _may_change(self, mean: np.ndarray) -> np.ndarray:
+        """Return which patches more orientations may call otherwise, bool (n,), from the mean of some orientations."""
+        card, probability = self.card, calibration.apply(self.card.calibration, mean)
+        limits = np.array([value.limits for value in (card.thresholds, card.spatial_context_thresholds) if value])
+        lowest, highest = calibration.to_logits(np.array([limits.min(), limits.max()]))
+        if probability.ndim == 1:
+            log_odds = calibration.to_logits(probability)
+            return (log_odds > lowest - FAST_MARGIN) & (log_odds < highest + FAST_MARGIN)
+        runner_up, best = np.sort(probability, axis=1)[:, -2:].T
+        is_close = np.log(best) - np.log(np.maximum(runner_up, calibration.EPSILON)) < 2 * FAST_MARGIN
+        return is_close | (calibration.to_logits(best) < highest + FAST_MARGIN)
+
 
 def load(
-    folder: str | Path | None = None, engine: str = "auto", small_job: bool = False, neighbours: bool = True
-) -> Model:
+    folder: str | Path | None = None, engine: str = "auto", small_job: bool = False, neighbours: bool = True,
+    fast: bool = False,
+) -> Model:  # fmt: skip
     """Load the classifier in a folder that `bcgan export` wrote.
 
     Args:
         folder: Defaults to `None`: the classifier that is bundled with bcgan.
         engine, small_job: As `bcgan.predict.engines.select_engine` takes them.
         neighbours: Whether the predictions of neighboring patches are used if coordinates are known. Defaults to True.
+        fast: Whether all orientations are averaged only where they can change a call. Defaults to False.
 
     Raises:
         InputError: If a file is missing or differs from the one that the card names, or the engine is not available.
@@ -355,4 +395,4 @@ def load(
         raise InputError(f"engine {engine}: {error}.") from error
     if not neighbours:
         card = card.model_copy(update={"spatial_context": None, "spatial_context_thresholds": None})
-    return Model(card, selected_engine, quality_filter.load(renamed.model_file(root, FILES[2])), root)
+    return Model(card, selected_engine, quality_filter.load(renamed.model_file(root, FILES[2])), root, fast)
