@@ -20,6 +20,7 @@ from bcgan.experiment import Experiment
 from bcgan.progress import log
 
 MANIFEST = "manifest.json"
+CHANGED = "its settings, its inputs or bcgan's version changed"  # why an artifact is stale
 STATE = "unfinished.json"  # in a partial folder: key, commit, seconds of earlier attempts
 CACHE = "cache"
 PARTIAL = ".partial"
@@ -56,7 +57,7 @@ def stale_reason(folder: Path, key: str) -> str | None:
     try:
         manifest = runs.read_json(path)
         if manifest["key"] != key:
-            return "its settings, its inputs or bcgan's version changed"
+            return CHANGED
         for name, digest in manifest["outputs"].items():
             if Path(name).is_absolute() or ".." in Path(name).parts:  # a file outside the folder
                 return "its manifest was not written by bcgan"

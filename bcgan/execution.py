@@ -1,18 +1,20 @@
 """Run the stages that are out of date, in order; on the other workers of a cluster, take part in shared trainings."""
 
+import json
 import shutil
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from bcgan import artifacts, machine, runs, stages, tracking
+from bcgan import artifacts, machine, runs, stages, tracking, variation
 from bcgan.artifacts import CACHE, Cache, StageRun
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 from bcgan.progress import log
 
 POLL_INTERVAL_S = 1.0  # at which a secondary worker checks the progress of the first one
+MAX_CHANGES, MAX_CHANGE_LENGTH = 3, 60  # settings that are named, and characters of each with its value
 FIRST_WORKER_TIMEOUT_S = 60.0  # after which a secondary worker gives up waiting for the first one
 
 
@@ -26,12 +28,26 @@ def plan(experiment: Experiment, root: Path, force: tuple[str, ...] = ()) -> lis
         elif upstream:
             reason = f"{' and '.join(upstream)} will run"
         else:
-            key, _, _ = stages.stage_key(stage, experiment, root)
-            reason = artifacts.stale_reason(root / stage.name, key)
+            key, settings, inputs = stages.stage_key(stage, experiment, root)
+            reason = _explain(artifacts.stale_reason(root / stage.name, key), root / stage.name, settings, inputs)
         if reason:
             stale.add(stage.name)
         planned.append((stage, reason))
     return planned
+
+
+def _explain(reason: str | None, folder: Path, settings: dict, inputs: dict[str, str]) -> str | None:
+    """Return why a stage is stale, with the names of settings that changed since it ran."""
+    if reason != artifacts.CHANGED:
+        return reason
+    manifest = runs.read_json(folder / artifacts.MANIFEST)
+    now = json.loads(json.dumps(settings, default=str))  # as the manifest has them
+    changes = variation.diff_values(manifest.get("settings"), now, "")
+    changes = [change if len(change) <= MAX_CHANGE_LENGTH else change.partition("=")[0] for change in changes]
+    if changes:
+        more = f" and {len(changes) - MAX_CHANGES} more" if len(changes) > MAX_CHANGES else ""
+        return f"other settings than when it ran: {', '.join(changes[:MAX_CHANGES])}{more}"
+    return "its input files changed" if manifest.get("inputs") != inputs else "bcgan's version changed"
 
 
 def execute(
@@ -70,7 +86,7 @@ def _update_stage(stage: stages.Stage, experiment: Experiment, root: Path, force
     """Run a stage, unless it is up to date."""
     folder = root / stage.name
     key, settings, inputs = stages.stage_key(stage, experiment, root)
-    reason = "forced" if forced else artifacts.stale_reason(folder, key)
+    reason = "forced" if forced else _explain(artifacts.stale_reason(folder, key), folder, settings, inputs)
     if reason is None:
         log.info("%s: skipped, up to date", stage.name)
         return

@@ -40,16 +40,16 @@ def with_overrides(experiment: Experiment, changes: dict[str, Any], source: str)
 
 def diff_configs(baseline: Experiment, variant: Experiment) -> list[str]:
     """Return the settings in which `variant` differs, as `key.subkey=value`; data.dir is ignored."""
-    return _diff_values(baseline.model_dump(mode="json"), variant.model_dump(mode="json"), "")
+    return diff_values(baseline.model_dump(mode="json"), variant.model_dump(mode="json"), "")
 
 
-def _diff_values(baseline: Any, variant: Any, key: str) -> list[str]:
+def diff_values(baseline: Any, variant: Any, key: str) -> list[str]:
     """Return the differences between two values of the setting `key`, which may be nested dicts."""
     nested = isinstance(baseline, dict) and isinstance(variant, dict)
     if nested and baseline.keys() <= variant.keys():
         changes = []
         for name, value in variant.items():
-            changes += _diff_values(baseline.get(name, {}), value, f"{key}.{name}".lstrip("."))
+            changes += diff_values(baseline.get(name, {}), value, f"{key}.{name}".lstrip("."))
         return changes
     if baseline == variant or key == "data.dir":
         return []

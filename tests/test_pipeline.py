@@ -73,7 +73,7 @@ def test_every_stage_leaves_what_the_next_reads(finished):
 
 def test_status_names_every_stage_and_what_only_runs_when_asked_for(workspace, seen, capsys):
     assert bcgan("status", "tiny.yaml") == 0
-    lines = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()[: len(stages.NAMES)]  # then come the times
     assert [line.split()[0] for line in lines] == list(stages.NAMES)
     assert all("up to date" in line for line in lines[: stages.NAMES.index(stages.DEFAULT_LAST_STAGE) + 1])
     assert "--until learning_curve" in lines[-1]
@@ -118,7 +118,7 @@ def test_a_dry_run_runs_nothing(workspace, seen, capsys):
     before = sorted(path for path in workspace.rglob("*"))
     assert bcgan("run", "tiny.yaml", "--dry-run", "--set", "gan.steps=5") == 0
     said = capsys.readouterr().err
-    assert "gan              would run: its settings" in said
+    assert "gan              would run: other settings than when it ran: gan.steps=5" in said
     assert "features         would run: gan will run" in said
     assert "preprocess       would be skipped" in said
     assert seen == []
@@ -321,6 +321,25 @@ def test_a_folder_of_other_files_is_not_overwritten(workspace, capsys):
     assert bcgan("report", "tiny.yaml", "--out", "mine") == 2
     assert "contains files of something else" in capsys.readouterr().err
     assert (workspace / "mine/thesis.txt").exists()
+
+
+def test_a_stage_that_would_run_again_names_the_settings_that_changed(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished)
+    for settings, words in (
+        (
+            ("preprocess.clahe=true",),
+            "preprocess would run: other settings than when it ran: preprocess.clahe=true",
+        ),
+        (("gan.latent_dim=9", "gan.steps=5"), "gan.latent_dim=9"),
+        ((), "preprocess would be skipped: up to date"),
+    ):
+        options = [word for setting in settings for word in ("--set", setting)]
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["status", "tiny.yaml", *options])
+        assert stop.value.code == 0
+        said = capsys.readouterr().err
+        assert words in " ".join(said.split())
+        assert "bcgan's version changed" not in said
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """The tutorials run from the first cell to the last in an empty folder, at a small size."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from bcgan import cli
@@ -32,7 +34,7 @@ def run_cells(name: str, folder: Path, monkeypatch, **environment: str) -> dict:
         if "markdown" in kind:
             continue
         for command in re.findall(r"^# !bcgan (.+)$", cell, re.MULTILINE):
-            words = re.sub(r"\$(\w+)", lambda match: str(names[match[1]]), command).split()
+            words = shlex.split(re.sub(r"\$(\w+)", lambda match: str(names[match[1]]), command))
             with untraced(), pytest.raises(SystemExit) as stop:
                 cli.main(words)
             assert stop.value.code in (0, 3), f"bcgan {command}"  # 3: something was refused
@@ -51,11 +53,14 @@ def test_the_papers_pipeline(finished, tmp_path, monkeypatch, capsys):
 
 
 def test_own_patches(tmp_path, monkeypatch, capsys, undrawn):
-    options = " ".join(f"--set {key}={value}" for key, value in SMALL.items())
+    options = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in SMALL.items())
     run_cells("own_patches.py", tmp_path, monkeypatch, BCGAN_TUTORIAL_OPTIONS=options)
     assert (tmp_path / "my_report" / "report.html").exists()
     assert (tmp_path / "my_model" / "classifier.json").exists()
-    assert len((tmp_path / "patients.csv").read_text("utf-8").splitlines()) > 1
+    table = pd.read_csv(tmp_path / "summary.csv")
+    patients = table[table["slide"].isna()]
+    assert list(patients["patient"]) == [f"patient{number:02d}" for number in range(16)]
+    assert patients["slides"].sum() == len(table) - 16
 
 
 def test_a_slide_to_a_map(tmp_path, monkeypatch, capsys):

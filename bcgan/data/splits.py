@@ -166,7 +166,8 @@ def _kfold_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
     patients = index["patient"].nunique()
     if patients < data.num_folds:
         raise InputError(
-            f"data.num_folds: {data.num_folds} folds need as many patients, and there are {patients}. Lower it."
+            f"data.num_folds: {data.num_folds} folds need as many patients, and there are {patients}. "
+            + ("Lower it." if patients >= 3 else "Add patients: training, validation and test take one each.")
         )
     splitter = StratifiedGroupKFold(data.num_folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(index), int)

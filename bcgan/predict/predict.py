@@ -163,8 +163,13 @@ def describe_thresholds(thresholds: Thresholds | ConfidenceThreshold, classes: t
     if isinstance(thresholds, ConfidenceThreshold):
         return f"has no label if the most probable class has a probability below {thresholds.min_confidence:.4f}"
     low, high = thresholds.abstain_range
-    text = f"is {classes[1]} from {thresholds.malignant:.4f} on"
-    return f"{text}, and has no label between {low:.4f} and {high:.4f}" if low < high else text
+    if low >= high:
+        return f"is {classes[1]} from a probability of {thresholds.malignant:.4f} on"
+    lower, upper = min(low, thresholds.malignant), max(high, thresholds.malignant)
+    text = f"is {classes[0]} up to {low:.4f} and {classes[1]} from {high:.4f} on, and has no label in between"
+    if (lower, upper) != (low, high):  # the threshold lies outside the range
+        text = f"is {classes[1]} from {thresholds.malignant:.4f} on, and has no label between {low:.4f} and {high:.4f}"
+    return text
 
 
 def list_slides(images: list[ImageFile]) -> list[str]:

@@ -34,11 +34,12 @@ def summarize(
         Columns: slide ("" in rows of patients), patient, slides, patches (with a probability), tissue_mm2 (of these
         patches; `None` if the scale is not known); of the second of two classes, or of each of more, <class>_mm2 (of
         patches with that label), <class>_fraction (of patches with a label), and <class>_fraction_low and _high, which
-        it would be if no or every patch without a label were of the class; and the number of patches by verdict.
+        it would be if no or every patch of tissue without a label (abstained, out of distribution) were of the class;
+        and the number of patches by verdict.
         Fractions are `None` without patches.
 
     Raises:
-        InputError: If a slide's name states no patient, or two names look like one patient.
+        InputError: As `find_patients`.
     """
     rows = [{"slide": slide, "patient": ""} | measure(counts, 1, card) for slide, counts in counts_by_slide.items()]
     if patient is None:
@@ -59,14 +60,16 @@ def measure(counts: Mapping[str, int], slides: int, card: Card) -> dict[str, Any
     called = {name: counts.get(CALLED + name, 0) for name in card.classes}
     num_labelled, num_uncertain = sum(called.values()), counts.get("abstained", 0)
     total = num_labelled + num_uncertain
+    num_unlabelled = num_uncertain + counts.get("out_of_distribution", 0)
+    num_tissue = num_labelled + num_unlabelled
     patch_mm2 = (card.size * card.microns_per_pixel / 1000) ** 2 if card.microns_per_pixel else None
     row: dict[str, Any] = {"slides": slides, "patches": total, "tissue_mm2": _to_mm2(total, patch_mm2)}
     for name in card.classes[1:] if len(card.classes) == 2 else card.classes:
         row |= {
             f"{name}_mm2": _to_mm2(called[name], patch_mm2),
             f"{name}_fraction": _divide(called[name], num_labelled),
-            f"{name}_fraction_low": _divide(called[name], total),
-            f"{name}_fraction_high": _divide(called[name] + num_uncertain, total),
+            f"{name}_fraction_low": _divide(called[name], num_tissue),
+            f"{name}_fraction_high": _divide(called[name] + num_unlabelled, num_tissue),
         }
     return row | {verdict: counts.get(verdict, 0) for verdict in VERDICTS}
 
@@ -93,13 +96,17 @@ def _divide(number: int, total: int) -> float | None:
 def find_patients(slides: Iterable[str], pattern: str) -> dict[str, str]:
     """Return the patient of each slide, which a regular expression finds in its name.
 
+    A pattern with a slash is searched in the whole path, such as `cohort/([^/]+)/`: its folders may name the patient.
+
     Raises:
         InputError: If a name states none, or two names look like one patient.
     """
     from bcgan.predict.tile import find_patient  # imports pandas, which takes a second
 
     try:
-        patients = {slide: find_patient(slide.replace("!", "/").rpartition("/")[2], pattern) for slide in slides}
+        paths = {slide: slide.replace("!", "/") for slide in slides}
+        names = paths if "/" in pattern else {slide: path.rpartition("/")[2] for slide, path in paths.items()}
+        patients = {slide: find_patient(name, pattern) for slide, name in names.items()}
     except ValueError as error:
         raise InputError(f"{error}") from error
     check_spellings(patients.values(), "--patient")

@@ -125,7 +125,10 @@ def find_patient(file_name: str, pattern: str) -> str:
     match = re.search(pattern, printable(strip_suffixes(file_name)))
     groups = match.groups() or (match[0],) if match else ()
     if not (name := normalize_patient(next(filter(None, groups), ""))):
-        raise ValueError(f"no patient in {printable(file_name)}: {pattern} matches none. Change --patient.")
+        raise ValueError(
+            f"no patient in {printable(file_name)}: {pattern} matches none. Change --patient; of `predict` and `batch` "
+            "a pattern with a slash, such as cohort/([^/]+)/, is searched in the whole path."
+        )
     return name
 
 

@@ -9,4 +9,4 @@ PATCHES = "patches.npy"
 RESULTS = "results.npz"  # by the written file: probabilities of the patches, and seconds for a patch
 TORCHSCRIPT = "torchscript_model.pt"  # by WSInfer's name, and so is
 CONFIG = "config.json"
-INSTALL = "pip install -r requirements-wsinfer.txt"
+INSTALL = 'pip install "bcgan[wsinfer]", or in a clone pip install -r requirements-wsinfer.txt'

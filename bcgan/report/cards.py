@@ -218,6 +218,8 @@ def _data_facts(run: Run) -> dict[str, str]:
     facts, settings = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.data_source, {}), run.experiment.data
     if run.data_source in ("histology_phantom", "tiles"):
         facts["Scale"] = f"{settings.size}x{settings.size} pixels of {microns_per_pixel(settings):g} microns"
+    elif run.data_source == "patient_folder" and settings.mpp:
+        facts["Scale"] = f"images of {settings.mpp:g} microns per pixel, as the settings say"
     facts["Reference standard"] = facts["Reference standard"].format(classes=join_words(run.class_texts, "or"))
     return facts
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgan.evaluate.derived import ENSEMBLE
-from bcgan.evaluate.intervals import format_estimate
+from bcgan.evaluate.intervals import MIN_PATIENTS, format_estimate
 from bcgan.gan import watch
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_DEFINITIONS, ROLE_NAMES, format_signed
@@ -25,7 +25,9 @@ METRIC_TEXTS = {"sensitivity": "sensitivity", "specificity": "specificity", "bal
 class Finding(NamedTuple):
     """What a run shows about the GAN, or, without a comparison, about its proposed classifier."""
 
-    kind: str  # gain, none, loss or unclear, of the GAN; level or chance, of a classifier that is compared with none
+    # gain, none or loss, of the GAN; level or chance, of a classifier that is compared with none; unclear, of either,
+    # without an interval
+    kind: str
     sentence: str
     further: str  # a second sentence; empty if there is nothing to add
 
@@ -55,7 +57,11 @@ def find(run: Run) -> Finding:
     test, effect = run.metrics[name]["sets"]["test"]["roc_auc"], _gan_effect(run)
     further = _best_addition(run)
     if effect is None:
-        kind = "chance" if test["value"] is None or (test["low"] is not None and test["low"] <= 0.5) else "level"
+        kind = "level"
+        if test["value"] is not None and test["low"] is None:
+            kind = "unclear"
+        elif test["value"] is None or test["low"] <= 0.5:
+            kind = "chance"
         return Finding(kind, _with_source(run, _level_sentence(run, name, kind)), further)
     reference, difference = effect
     before = run.metrics[reference]["sets"]["test"]["roc_auc"]["value"]
@@ -135,6 +141,11 @@ def _level_sentence(run: Run, name: str, kind: str) -> str:
     classes = f"the {len(run.class_names)} classes" if run.is_multiclass else f"{second} from {first} patches"
     if auc["value"] is None:
         return f"{CLASSIFIER_NAMES[name]} could not be tested: the test patients' patches have not all classes."
+    if kind == "unclear":
+        return (
+            f"Whether {CLASSIFIER_NAMES[name]} separates {classes} cannot be said from {patients} test patients: its "
+            f"ROC AUC is {auc['value']:.3f}, without an interval, which takes {MIN_PATIENTS} patients."
+        )
     verb = "is not shown to separate" if kind == "chance" else "separates"
     comparison = " better than chance: its ROC AUC is" if kind == "chance" else " with a ROC AUC of"
     return f"{CLASSIFIER_NAMES[name]} {verb} {classes} of {patients} test patients{comparison} {format_estimate(auc)}."
@@ -193,11 +204,20 @@ def _all_cautions(run: Run) -> list[Caution]:
         listed.append(Caution(6, "The data name no patients: one may be on both sides, and intervals are too narrow."))
     listed += _group_cautions(run, name)
     if test_patients < MIN_TEST_PATIENTS:
-        listed.append(Caution(0.5, f"Only {test_patients} test patients: read the intervals, not the values."))
+        advice = "read the intervals, not the values"
+        if test_patients < MIN_PATIENTS:
+            advice = f"too few for intervals, which take {MIN_PATIENTS}"
+        listed.append(Caution(0.5, f"Only {test_patients} test patients: {advice}."))
     listed += _patient_cautions(run, name) if run.has_patient_names else []
     listed += _border_cautions(run, name)
-    ece = run.metrics[name]["sets"]["test"]["ece"]["value"]
-    if ece is not None:
+    ece, calibrated_ece = (run.metrics[name]["sets"]["test"][key]["value"] for key in ("ece", "ece_calibrated"))
+    if ece is not None and calibrated_ece is not None and calibrated_ece > ece:
+        text = (
+            f"{CLASSIFIER_NAMES[name]}: calibration on the validation patients made probabilities worse, off by "
+            f"{100 * calibrated_ece:.0f} points on average in place of {100 * ece:.0f}."
+        )
+        listed.append(Caution(calibrated_ece, text))
+    elif ece is not None:
         text = (
             f"{CLASSIFIER_NAMES[name]}: probabilities are off by {100 * ece:.0f} points on average if not calibrated."
         )

@@ -50,9 +50,10 @@ print(calls[["x", "y", "probability", "label", "verdict"]].head())
 print(pd.read_csv("slides.csv").T)
 
 # %% [markdown]
-# A patch without a label is `abstained` (its probability is too near to the threshold), `out_of_distribution` (it is
-# unlike the tissue that the classifier knows) or `no_tissue`. The classifier learnt from one data set of breast
-# tissue; drawn tissue may be refused.
+# A patch without a label is `abstained` (its probability lies between two limits), `out_of_distribution` (it is unlike
+# the tissue that the classifier knows) or `no_tissue`. The classifier learnt from one data set of breast tissue: of
+# drawn tissue it refuses much, and what it calls may be wrong. Patches of a slide are called with their neighbours
+# (`--no-spatial-context`: without), so that a patch by itself may have another probability.
 
 # %% [markdown]
 # ## Open it in QuPath

@@ -55,6 +55,31 @@ def test_the_finding_follows_the_interval_of_the_difference(changed, value, low,
     assert f"from {0.947 - value:.3f} to 0.947" in found.sentence
 
 
+def test_without_an_interval_nothing_is_said_to_separate(changed):
+    """Of a network that is compared with none; a ROC AUC below one half among few patients is no separation."""
+    for value in (0.343, 0.9):
+        changed.metrics["gan_resnet"]["sets"]["test"]["roc_auc"] = {
+            "value": value,
+            "low": None,
+            "high": None,
+            "seeds": 1,
+        }
+        found = finding.find(changed._replace(comparisons=[]))
+        assert found.kind == "unclear"
+        assert "cannot be said from" in found.sentence and f"{value:.3f}, without an interval" in found.sentence
+        assert "separates malignant" not in found.sentence.replace("Whether GAN+ResNet (proposed) separates", "")
+    few = [text for text in finding.all_cautions(changed) if text.startswith("Only")]
+    assert few and ("too few for intervals" in few[0]) == (changed.role_counts("test")["patients"] < 8)
+
+
+def test_calibration_that_made_probabilities_worse_is_a_caution(changed):
+    test = changed.metrics["gan_resnet"]["sets"]["test"]
+    for before, after, words in ((0.02, 0.34, "off by 34 points on average in place of 2"),
+                                 (0.1, 0.02, "off by 10 points on average if not calibrated")):  # fmt: skip
+        test["ece"]["value"], test["ece_calibrated"]["value"] = before, after
+        assert any(words in text for text in finding.all_cautions(changed))
+
+
 def test_the_same_network_without_the_gan_comes_before_table_1(changed):
     run = with_effect(changed, 0.01, 0.002, 0.02, extra_features="simclr")
     closer = with_effect(run, 0.0005, -0.001, 0.002, "resnet_features", extra_features="simclr")
