@@ -32,13 +32,13 @@ def patches() -> np.ndarray:
 def test_openvino_says_what_keras_says(patches):
     models = [bcgan.load(engine=engine) for engine in ("openvino", "keras")]
     quick, slow = (model.probabilities(patches) for model in models)
-    np.testing.assert_allclose(quick, slow, atol=0.003)
+    np.testing.assert_allclose(quick, slow, atol=0.006)
     assert np.ptp(slow) > 0.05  # or else there is nothing to agree on
     quick, slow = (model.predict(patches) for model in models)
     assert (quick.verdict != slow.verdict).sum() <= 1  # one at an edge may fall to either side
     same = quick.verdict == slow.verdict
     assert np.isfinite(slow.uncertainty[same]).sum() > 30
-    np.testing.assert_allclose(quick.uncertainty[same], slow.uncertainty[same], atol=0.003)
+    np.testing.assert_allclose(quick.uncertainty[same], slow.uncertainty[same], atol=0.006)
 
 
 @openvino

@@ -29,7 +29,7 @@ def test_the_folder_is_a_model_with_metadata_and_an_example(model, patches, tmp_
     assert read_patch(out / hub.EXAMPLE, model.scale).shape == (50, 50, 3)
     assert command(out / hub.EXAMPLE, "--model", out) in (0, 3)  # the command of README.md; 3: the patch is refused
     text = (out / "README.md").read_text("utf-8")
-    assert "A patch is malignant from" in text
+    assert "A patch is benign up to" in text and " and malignant from " in text
     assert all(f"| {group} |" in text for group in model.card.metrics)
 
 
