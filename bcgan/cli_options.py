@@ -27,7 +27,8 @@ def _check_pattern(_context, _parameter, pattern: str | None) -> str | None:
 
 patient_option = click.option(
     "--patient", metavar="REGEX", callback=_check_pattern,
-    help="Finds the patient in a slide's name, its first group or all that it matches: rows of patients too.",
+    help="Finds the patient in a slide's name, its first group or all that it matches: rows of patients too. "
+    "With a slash, in its whole path.",
 )  # fmt: skip
 mpp_option = click.option(
     "--mpp", type=click.FloatRange(0, min_open=True),
@@ -49,7 +50,8 @@ context_option = click.option(
 
 fast_option = click.option(
     "--fast", is_flag=True,
-    help="Average all orientations only of patches whose call they can change: nearly twice as fast.",
+    help="Average all orientations only of patches near a threshold: twice as fast. With neighbours up to 1 % of calls "
+    "differ.",
 )  # fmt: skip
 
 

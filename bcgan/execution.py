@@ -42,7 +42,7 @@ def _explain(reason: str | None, folder: Path, settings: dict, inputs: dict[str,
         return reason
     manifest = runs.read_json(folder / artifacts.MANIFEST)
     now = json.loads(json.dumps(settings, default=str))  # as the manifest has them
-    changes = variation.diff_values(manifest.get("settings"), now, "")
+    changes = variation.list_changes(manifest.get("settings"), now)
     changes = [change if len(change) <= MAX_CHANGE_LENGTH else change.partition("=")[0] for change in changes]
     if changes:
         more = f" and {len(changes) - MAX_CHANGES} more" if len(changes) > MAX_CHANGES else ""

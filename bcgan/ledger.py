@@ -15,7 +15,8 @@ class Entry(NamedTuple):
     stage: str
     training: str  # empty for the stage as a whole
     seconds: float  # with those of interrupted attempts
-    busy_cores: float | None  # mean number of cores at work; `None` if an earlier version wrote it
+    # mean number of cores at work, of this process in the last attempt; `None` if an earlier version wrote the manifest
+    busy_cores: float | None
     peak_memory_mib: int  # of the process until then
 
 
@@ -29,18 +30,29 @@ def read(root: Path) -> list[Entry]:
         root: Folder of the run.
     """
     paths = [path for path in root.glob(f"*/{MANIFEST}") if path.parent.suffix != PARTIAL]
-    manifests = {path.parent.name: runs.read_json(path) for path in paths}
+    manifests = {path.parent.name: manifest for path in paths if (manifest := _read_manifest(path))}
     manifests = dict(sorted(manifests.items(), key=lambda item: item[1]["finished"]))
     total, entries = sum(manifest["seconds"] for manifest in manifests.values()), []
     for stage, manifest in manifests.items():
         entries.append(_entry(stage, "", manifest))
         paths = [root / CACHE / stage / name / MANIFEST for name in manifest.get("cache", [])]
         trainings = [
-            _entry(stage, path.parent.name.rpartition("-")[0], runs.read_json(path)) for path in paths if path.is_file()
+            _entry(stage, path.parent.name.rpartition("-")[0], cached)
+            for path in paths
+            if path.is_file() and (cached := _read_manifest(path))
         ]
         trainings.sort(key=lambda entry: -entry.seconds)
         entries += [entry for entry in trainings if entry.seconds >= MIN_SHARE * total]
     return entries
+
+
+def _read_manifest(path: Path) -> dict | None:
+    """Return a manifest; `None` if it was not written by bcgan, of which its stage's state tells."""
+    try:
+        manifest = runs.read_json(path)
+        return manifest if {"finished", "seconds", "peak_memory_mib"} <= manifest.keys() else None
+    except (ValueError, AttributeError):
+        return None
 
 
 def _entry(stage: str, training: str, manifest: dict) -> Entry:

@@ -40,6 +40,13 @@ Seed = Annotated[int, Field(ge=0)]
 Classes = Annotated[ClassPairs, BeforeValidator(parse_classes)]
 
 
+def _check_gan_loss(name: object) -> object:
+    """Refuse a loss of an earlier version."""
+    if name == "relativistic":
+        raise ValueError("'relativistic' was removed: its patches repeat more. Use non_saturating")
+    return name
+
+
 class Settings(BaseModel):
     """Base of all parts of an experiment."""
 
@@ -151,7 +158,8 @@ class Gan(Settings):
     batch_size: int = Field(64, ge=2)
     latent_dim: int = Field(96, ge=1)
     base_channels: int = Field(32, ge=4)  # an eighth of the channels of the smallest maps
-    loss: Literal["non_saturating", "saturating"] = "non_saturating"  # both are the paper's binary cross-entropy
+    # both are the paper's binary cross-entropy
+    loss: Annotated[Literal["non_saturating", "saturating"], BeforeValidator(_check_gan_loss)] = "non_saturating"
     generator_learning_rate: float = Field(2e-4, gt=0)
     discriminator_learning_rate: float = Field(4e-4, gt=0)
     spectral_norm: bool = True

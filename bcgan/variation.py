@@ -40,17 +40,32 @@ def with_overrides(experiment: Experiment, changes: dict[str, Any], source: str)
 
 def diff_configs(baseline: Experiment, variant: Experiment) -> list[str]:
     """Return the settings in which `variant` differs, as `key.subkey=value`; data.dir is ignored."""
-    return diff_values(baseline.model_dump(mode="json"), variant.model_dump(mode="json"), "")
+    return _diff_values(baseline.model_dump(mode="json"), variant.model_dump(mode="json"), "")
 
 
-def diff_values(baseline: Any, variant: Any, key: str) -> list[str]:
+def _diff_values(baseline: Any, variant: Any, key: str) -> list[str]:
     """Return the differences between two values of the setting `key`, which may be nested dicts."""
     nested = isinstance(baseline, dict) and isinstance(variant, dict)
     if nested and baseline.keys() <= variant.keys():
         changes = []
         for name, value in variant.items():
-            changes += diff_values(baseline.get(name, {}), value, f"{key}.{name}".lstrip("."))
+            changes += _diff_values(baseline.get(name, {}), value, f"{key}.{name}".lstrip("."))
         return changes
     if baseline == variant or key == "data.dir":
         return []
     return [f"{key}={json.dumps(variant, separators=(',', ':'))}"]
+
+
+def list_changes(before: Any, after: Any) -> list[str]:
+    """Return the settings of nested dicts that have another value, as `key.subkey=value`, and those that went."""
+    old, new = _flatten(before), _flatten(after)
+    changed = {key: value for key, value in new.items() if key not in old or old[key] != value}
+    changes = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in changed.items()]
+    return changes + [f"{key} is gone" for key in old if key not in new]
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested dicts by `key.subkey`."""
+    if not isinstance(values, dict):
+        return {prefix.removesuffix("."): values}
+    return {key: value for name, inner in values.items() for key, value in _flatten(inner, f"{prefix}{name}.").items()}

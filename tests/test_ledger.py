@@ -23,6 +23,14 @@ def test_stages_come_as_they_ended_with_their_longest_trainings(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"seconds": 3}'])
+def test_a_manifest_that_bcgan_did_not_write_is_left_out(tmp_path, text):
+    write(tmp_path / "gan", seconds=9.0, finished="2026-01-01")
+    (tmp_path / "classify").mkdir()
+    (tmp_path / "classify/manifest.json").write_text(text, "utf-8")
+    assert [entry.stage for entry in ledger.read(tmp_path)] == ["gan"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.2, "0 s"), (89.4, "89 s"), (90, "2 min"), (3541, "59 min"), (3580, "1 h 0 min"), (5880, "1 h 38 min")],

@@ -105,7 +105,8 @@ def make_table(
             columns = ["id", "image", "source", "patient", "x", "y", "label"]
             table = index.loc[rows, columns].reset_index(drop=True).assign(role="test")
         derived.set_probabilities(table, name, 0, scores, experiment.data.class_names)
-        table[derived.threshold_column(name)] = thresholds
+        if experiment.num_classes == 2:
+            table[derived.threshold_column(name)] = thresholds
     return table
 
 

@@ -37,7 +37,7 @@ def compare_runs(
 ) -> list[dict[str, Any]]:
     """Return the differences of each classifier that both runs have, candidate minus reference.
 
-    Thresholds and calibrations are those of each run, from its own validation patients.
+    Thresholds and calibrations are those of each run, or of each fold, from its own validation patients.
 
     Args:
         reference, candidate: Folders of the stage `evaluate`, or both of the stage `cross_validation`, in which every
@@ -90,13 +90,13 @@ def _predictions(table: pd.DataFrame) -> dict[str, intervals.SeedPredictions]:
     """Return the predictions that classes are called by, by classifier."""
     if "validation" in set(table["role"]):
         return {name: predictions.called() for name, predictions in score.calibrate_classifiers(table).items()}
-    return {  # pooled folds, each calibrated, with its own threshold
-        name: intervals.SeedPredictions(
-            {seed: get_probabilities(table, name, seed) for seed in seeds},
-            dict.fromkeys(seeds, table[threshold_column(name)].to_numpy(float)),
-        )
-        for name, seeds in seeds_by_classifier(table).items()
-    }
+    by_classifier = {}
+    for name, seeds in seeds_by_classifier(table).items():  # pooled folds, each calibrated, with its own threshold
+        column = threshold_column(name)
+        thresholds = table[column].to_numpy(float) if column in table else None  # none with more than two classes
+        probabilities = {seed: get_probabilities(table, name, seed) for seed in seeds}
+        by_classifier[name] = intervals.SeedPredictions(probabilities, dict.fromkeys(seeds, thresholds))
+    return by_classifier
 
 
 def _check_areas(grids: tuple[Grid, Grid], folders: tuple[Path, Path]) -> None:

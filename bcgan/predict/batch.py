@@ -24,7 +24,7 @@ class PredictJob(NamedTuple):
         engine: One of `bcgan.predict.engines.ENGINES`.
         mpp, mpp_table: Microns per pixel of all slides, or of each by a table. `None` means as the files state.
         neighbours: Whether the predictions of neighboring patches are used.
-        fast: Whether all orientations are averaged only where they can change a call.
+        fast: Whether all orientations are averaged only near a threshold.
         maps: Whether to draw a heat map, an overlay and outlines of each slide into maps/<slide>/.
         name, suffix, folders: As `SlideJob` has them.
     """
@@ -45,7 +45,7 @@ class PredictJob(NamedTuple):
         """Return what the file depends on, apart from the slide."""
         model = self._load()
         used = [model.card.sha256, model.engine, self._choice().as_json(), self.neighbours, self.maps, "calls counted"]
-        return [*used, "fast"] if self.fast else used
+        return [*used, "fast"] if model.fast else used
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """Write the rows of a slide and return the numbers of patches, as `summary.count_row` counts."""

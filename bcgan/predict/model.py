@@ -27,8 +27,9 @@ FILES = ("classifier.keras", "reference_cnn.keras", "quality_filter.npz")
 VERDICTS = ("scored", "abstained", "out_of_distribution", "unreadable", "no_tissue")
 SCORED, ABSTAINED, OUT_OF_DISTRIBUTION, UNREADABLE, NO_TISSUE = range(len(VERDICTS))
 REJECTIONS = (VERDICTS[NO_TISSUE], VERDICTS[OUT_OF_DISTRIBUTION])  # classes of its own in WSInfer's format
-# With `fast`, a patch whose log odds after FAST_VIEWS orientations lie farther than FAST_MARGIN from every threshold
-# gets no more. Chosen on validation patients: no call of a patch by itself changes (docs/explanation/speed.md).
+# With `fast`, a patch whose log odds after FAST_VIEWS orientations lie outside the range of all thresholds by more than
+# FAST_MARGIN gets no more; of more than two classes, one whose best class leads by more than twice that. Chosen on
+# validation patients: no call of a patch by itself changes (docs/explanation/speed.md).
 FAST_VIEWS, FAST_MARGIN = 2, 1.0
 DIGITS = 6  # decimals of probabilities and uncertainties
 
@@ -121,7 +122,7 @@ class Predictions(NamedTuple):
     Attributes:
         probability: Calibrated probability of the second of two classes, such as malignant, or of the most probable one
             of more; NaN if the verdict is out_of_distribution or no_tissue.
-        uncertainty: Standard deviation of the probability over the orientations; NaN likewise.
+        uncertainty: Standard deviation of the probability over the orientations that were averaged; NaN likewise.
         called: Predicted label; -1 unless the verdict is scored.
         verdict: Index into VERDICTS.
         threshold: Probability from which on the patch is called the second of two classes, or has a label at all.
@@ -143,14 +144,14 @@ class Model:
         card: The model card.
         engine: Name of the engine that runs the networks.
         folder: That it was loaded from.
-        fast: Whether all orientations are averaged only where they can change a call.
+        fast: Whether all orientations are averaged only near a threshold.
     """
 
     def __init__(
         self, card: Card, engine: engines.Engine, fitted_filter: quality_filter.QualityFilter, folder: Path,
         fast: bool = False,
     ):  # fmt: skip
-        self.card, self.fast = card, fast
+        self.card, self.fast = card, fast and card.tta_views > FAST_VIEWS
         self.engine, self._score, self._features = engine
         self._quality_filter = fitted_filter
         self.folder = folder
@@ -369,7 +370,7 @@ def load(
         folder: Defaults to `None`: the classifier that is bundled with bcgan.
         engine, small_job: As `bcgan.predict.engines.select_engine` takes them.
         neighbours: Whether the predictions of neighboring patches are used if coordinates are known. Defaults to True.
-        fast: Whether all orientations are averaged only where they can change a call. Defaults to False.
+        fast: Whether all orientations are averaged only near a threshold. Defaults to False.
 
     Raises:
         InputError: If a file is missing or differs from the one that the card names, or the engine is not available.

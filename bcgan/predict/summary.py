@@ -1,6 +1,7 @@
 """Summarize the rows of `bcgan predict` and `bcgan batch`: one row for each slide and each patient."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -105,7 +106,8 @@ def find_patients(slides: Iterable[str], pattern: str) -> dict[str, str]:
 
     try:
         paths = {slide: slide.replace("!", "/") for slide in slides}
-        names = paths if "/" in pattern else {slide: path.rpartition("/")[2] for slide, path in paths.items()}
+        has_slash = "/" in re.sub(r"\[[^]]*\]", "", pattern)  # not one that only excludes slashes, as [^_/]
+        names = paths if has_slash else {slide: path.rpartition("/")[2] for slide, path in paths.items()}
         patients = {slide: find_patient(name, pattern) for slide, name in names.items()}
     except ValueError as error:
         raise InputError(f"{error}") from error

@@ -251,7 +251,7 @@ def _compare_predictions(reports: dict[str, dict], stage: str) -> pd.DataFrame:
             grids = reference["grid"], report["grid"]
             differences = paired.compare_runs(*folders, bootstrap, None if None in grids else grids)
         except InputError as error:
-            progress.log.warning("compare: %s without differences on the same patches: %s", title, error)
+            progress.log.warning("compare: %s without differences of the stage %s: %s", title, stage, error)
             continue
         rows += [
             {
@@ -283,7 +283,10 @@ def _find_run(title: str, report: dict, stage: str) -> Path:
         return folder
     folder = folder.with_name(stage)
     if not (folder / "probabilities.csv").is_file():
-        raise InputError(f"{folder} has no predictions. Run this stage again: --force {stage}")
+        raise InputError(
+            f"{folder} has no predictions: an earlier version wrote it. Delete it and run "
+            f"bcgan run {report['experiment']} --until {stage}, which reuses the trainings"
+        )
     if runs.read_json(folder / "cross_validation.json") != report[stage]:
         raise InputError(f"{folder} is not the run of the report {title}. Render it again")
     return folder

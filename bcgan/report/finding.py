@@ -17,6 +17,7 @@ SHARED_SETTINGS = ("extra_features", "multi_depth")  # of the proposed network a
 MIN_TEST_PATIENTS = 30  # with fewer, every interval is wide
 WEAK_PATIENT_ACCURACY = 0.7  # a patient is hard if a smaller share of the patches is called rightly
 BORDER_WEIGHT = 0.2  # errors at borders count less than errors in the open: their labels are uncertain
+MIN_CALIBRATION_LOSS = 0.01  # by which the calibration error grows, for a caution
 MIN_SEEDS = 3  # with fewer, nothing is known about how trainings differ
 IMBALANCE_ALERT = 0.15  # difference of a class's share from that of equally frequent classes
 METRIC_TEXTS = {"sensitivity": "sensitivity", "specificity": "specificity", "balanced_accuracy": "balanced accuracy"}
@@ -142,9 +143,12 @@ def _level_sentence(run: Run, name: str, kind: str) -> str:
     if auc["value"] is None:
         return f"{CLASSIFIER_NAMES[name]} could not be tested: the test patients' patches have not all classes."
     if kind == "unclear":
+        reason = "as too few of them have patches of each class"
+        if patients < MIN_PATIENTS:
+            reason = f"which takes {MIN_PATIENTS} patients"
         return (
             f"Whether {CLASSIFIER_NAMES[name]} separates {classes} cannot be said from {patients} test patients: its "
-            f"ROC AUC is {auc['value']:.3f}, without an interval, which takes {MIN_PATIENTS} patients."
+            f"ROC AUC is {auc['value']:.3f}, without an interval, {reason}."
         )
     verb = "is not shown to separate" if kind == "chance" else "separates"
     comparison = " better than chance: its ROC AUC is" if kind == "chance" else " with a ROC AUC of"
@@ -211,7 +215,7 @@ def _all_cautions(run: Run) -> list[Caution]:
     listed += _patient_cautions(run, name) if run.has_patient_names else []
     listed += _border_cautions(run, name)
     ece, calibrated_ece = (run.metrics[name]["sets"]["test"][key]["value"] for key in ("ece", "ece_calibrated"))
-    if ece is not None and calibrated_ece is not None and calibrated_ece > ece:
+    if ece is not None and calibrated_ece is not None and calibrated_ece > ece + MIN_CALIBRATION_LOSS:
         text = (
             f"{CLASSIFIER_NAMES[name]}: calibration on the validation patients made probabilities worse, off by "
             f"{100 * calibrated_ece:.0f} points on average in place of {100 * ece:.0f}."

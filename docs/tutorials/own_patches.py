@@ -8,10 +8,11 @@
 # # Your own patches, from a folder to a report
 #
 # Patches lie in `<patient>/<class>/<image>`. Here they are drawn, so that you can run this page as it is. With patches
-# of your own, leave out the cell that draws them, and write your folder for `my_patches` after `--data-dir`.
+# of your own, leave out the cell that draws them, put your folder's name in place of `my_patches` behind `--data-dir`,
+# and in the command and the pattern of the last part, and the scale of your files in place of 4.
 #
 # Run the page in Jupyter (`pip install jupytext notebook`, then open it as a notebook), or cell by cell in an editor.
-# Lines that begin with `!` are commands for a terminal.
+# Lines that begin with `!` (in a text editor `# !`) are commands for a terminal.
 
 # %%
 import os
@@ -46,7 +47,8 @@ print(len(list(FOLDER.rglob("*.png"))), "patches of", len(list(FOLDER.iterdir())
 
 # %%
 settings = Path("pipelines/my_patches.yaml")
-settings.write_text(settings.read_text("utf-8").replace("data:\n", "data:\n  mpp: 4\n"), "utf-8")
+if "mpp:" not in settings.read_text("utf-8"):
+    settings.write_text(settings.read_text("utf-8").replace("data:\n", "data:\n  mpp: 4\n"), "utf-8")
 print(settings.read_text("utf-8"))
 
 # %% [markdown]

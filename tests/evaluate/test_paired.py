@@ -135,3 +135,20 @@ def test_cross_validated_runs_are_compared_with_the_threshold_of_each_fold(tmp_p
         balanced_accuracy_score(labels, (table["cnn-seed0"] >= table["threshold:cnn"]).astype(int)) for table in tables
     ]
     assert found["balanced_accuracy"]["value"] == pytest.approx(accuracies[1] - accuracies[0])
+
+
+def test_cross_validated_runs_of_three_classes_have_no_thresholds(tmp_path):
+    rng, tables = np.random.default_rng(0), []
+    labels = np.arange(300) % 3
+    for noise in (2.0, 0.5):
+        logits = np.eye(3)[labels] + noise * rng.normal(size=(300, 3))
+        scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        columns = {f"cnn-seed0:{name}": scores[:, label] for label, name in enumerate("abc")}
+        tables.append(pd.DataFrame({
+            "id": [f"patch{number:03d}" for number in range(300)], "image": "", "source": "one",
+            "patient": [f"p{number // 15:02d}" for number in range(300)], "x": -1, "y": -1, "label": labels,
+            "role": "test", **columns,
+        }))  # fmt: skip
+    folders = write(tmp_path / "reference", tables[0]), write(tmp_path / "candidate", tables[1])
+    found = {row["metric"]: row["value"] for row in compare_runs(*folders, SETTINGS)}
+    assert found["roc_auc"] > 0.1 and found["balanced_accuracy"] > 0.1

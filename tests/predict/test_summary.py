@@ -59,6 +59,8 @@ def test_a_pattern_with_a_slash_finds_the_patient_among_the_folders(card):
     counts = dict.fromkeys(("cohort/p1/benign/a.png", "cohort/p1/malignant/b.png", "cohort.zip!p2/benign/a.png"), one)
     rows = summary.summarize(counts, card, r"cohort(?:\.zip)?/([^/]+)/")
     assert [(row["patient"], row["slides"]) for row in rows if not row["slide"]] == [("p1", 2), ("p2", 1)]
+    in_names = dict.fromkeys(("slides/p1_a.svs", "slides/p2_b.svs"), one)  # a slash that is excluded is none
+    assert set(summary.find_patients(in_names, "^[^_/]+").values()) == {"p1", "p2"}
     with pytest.raises(InputError, match=r"no patient in a.png: p\\d matches none. .*a pattern with a slash"):
         summary.find_patients(counts, r"p\d")
 

@@ -55,26 +55,28 @@ def test_the_finding_follows_the_interval_of_the_difference(changed, value, low,
     assert f"from {0.947 - value:.3f} to 0.947" in found.sentence
 
 
-def test_without_an_interval_nothing_is_said_to_separate(changed):
+@pytest.mark.parametrize(
+    ("patients", "reason"), [(5, "which takes 8 patients"), (30, "as too few of them have patches of each class")]
+)
+@pytest.mark.parametrize("value", [0.343, 0.9])
+def test_without_an_interval_nothing_is_said_to_separate(changed, monkeypatch, value, patients, reason):
     """Of a network that is compared with none; a ROC AUC below one half among few patients is no separation."""
-    for value in (0.343, 0.9):
-        changed.metrics["gan_resnet"]["sets"]["test"]["roc_auc"] = {
-            "value": value,
-            "low": None,
-            "high": None,
-            "seeds": 1,
-        }
-        found = finding.find(changed._replace(comparisons=[]))
-        assert found.kind == "unclear"
-        assert "cannot be said from" in found.sentence and f"{value:.3f}, without an interval" in found.sentence
-        assert "separates malignant" not in found.sentence.replace("Whether GAN+ResNet (proposed) separates", "")
+    counts = changed.role_counts("test") | {"patients": patients}
+    monkeypatch.setattr(type(changed), "role_counts", lambda run, role: counts)
+    estimate = {"value": value, "low": None, "high": None, "seeds": 1}
+    changed.metrics["gan_resnet"]["sets"]["test"]["roc_auc"] = estimate
+    found = finding.find(changed._replace(comparisons=[]))
+    assert found.kind == "unclear"
+    assert f"cannot be said from {patients} test patients" in found.sentence
+    assert f"{value:.3f}, without an interval, {reason}" in found.sentence
     few = [text for text in finding.all_cautions(changed) if text.startswith("Only")]
-    assert few and ("too few for intervals" in few[0]) == (changed.role_counts("test")["patients"] < 8)
+    assert [("too few for intervals" in text) for text in few] == ([True] if patients < 8 else [False] * len(few))
 
 
 def test_calibration_that_made_probabilities_worse_is_a_caution(changed):
     test = changed.metrics["gan_resnet"]["sets"]["test"]
     for before, after, words in ((0.02, 0.34, "off by 34 points on average in place of 2"),
+                                 (0.10, 0.104, "off by 10 points on average if not calibrated"),
                                  (0.1, 0.02, "off by 10 points on average if not calibrated")):  # fmt: skip
         test["ece"]["value"], test["ece_calibrated"]["value"] = before, after
         assert any(words in text for text in finding.all_cautions(changed))

@@ -360,6 +360,36 @@ def test_compare_has_differences_on_the_test_patches_where_the_runs_are_here(rep
     assert "is not the run of the report other. Render it again" in capsys.readouterr().err
 
 
+def test_compare_has_cross_validated_differences_where_both_runs_have_them(report, tmp_path, monkeypatch, capsys):
+    work = shutil.copytree(report.parents[1], tmp_path / "work", symlinks=True)
+    monkeypatch.chdir(work)
+    folder = work / "runs" / "tiny" / "cross_validation"
+    folder.mkdir()
+    measured = {"num_folds": 4, "epochs": 1, "models": {}}
+    (folder / "cross_validation.json").write_text(json.dumps(measured))
+    table = pd.read_csv(work / "runs/tiny/evaluate/probabilities.csv", dtype={"id": str, "patient": str})
+    table = table[["id", "image", "source", "patient", "x", "y", "label", "gan_resnet-seed0"]]
+    results = json.loads((report / "results.json").read_text())
+    names = [tmp_path / f"{name}.json" for name in ("one", "two")]
+    for path in names:
+        path.write_text(json.dumps(results | {"cross_validation": measured}))
+    arguments = ["compare", *map(str, names), "--out", str(tmp_path / "c")]
+    csv = tmp_path / "c/differences_by_cross-validation.csv"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    assert "an earlier version wrote it. Delete it and run bcgan run tiny --until cross_val" in capsys.readouterr().err
+    assert not csv.exists()
+    table.assign(role="test", **{"threshold:gan_resnet": 0.5}).to_csv(folder / "probabilities.csv", index=False)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    differences = pd.read_csv(csv, dtype=str)
+    assert set(differences["Patches"]) == {str(len(table))}
+    assert differences.iloc[:, 2].str.startswith("0.000").all()
+    assert "Every patient is tested once" in (tmp_path / "c/index.html").read_text()
+
+
 def test_tables_print_the_papers_totals(capsys):
     with pytest.raises(SystemExit):
         cli.main(["tables"])
