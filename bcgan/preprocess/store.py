@@ -154,6 +154,8 @@ def build(experiment: Experiment, folder: Path) -> None:
         )
     index = rows[keep].reset_index(drop=True)
     _warn_of_enlarged(index, native, experiment.data.size)
+    if native is None and experiment.data.tile is None:
+        _warn_of_mixed_sizes(index, experiment.data.size)
     index["role"] = splits.assign_roles(index, experiment.data, experiment.seed)
     _write_kept_patches(folder, keep)
     summary["imputed"] = {
@@ -322,6 +324,20 @@ def _warn_of_enlarged(index: pd.DataFrame, native: int | None, size: int) -> Non
         progress.log.warning(
             "preprocess: %d of %d patches are smaller than data.size=%d and were enlarged, the smallest from %d "
             "pixels; set data.size to the size that they have", count, len(index), size, shorter_sides.min(),
+        )  # fmt: skip
+
+
+def _warn_of_mixed_sizes(index: pd.DataFrame, size: int) -> None:
+    """Warn of images whose shorter side is not that of most: resized to one size, they have another scale."""
+    shorter_sides = index[["width", "height"]].min(axis=1)
+    usual = int(shorter_sides.mode()[0])
+    is_other = shorter_sides != usual
+    if is_other.any():
+        first = index[is_other].iloc[0]
+        progress.log.warning(
+            "preprocess: %d of %d images do not have a shorter side of %d pixels, as most have (first: %s, %dx%d): "
+            "resized to data.size=%d, they are at another scale. Bring all to one scale, or cut them with data.tile",
+            is_other.sum(), len(index), usual, first["path"], first["width"], first["height"], size,
         )  # fmt: skip
 
 

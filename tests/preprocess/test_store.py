@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -135,6 +136,33 @@ def test_patches_that_are_enlarged_are_counted(raw, tmp_path, caplog):
         caplog.clear()
         build(raw, tmp_path, f"data.size={size}")
         assert (words in caplog.text) == warned
+
+
+def test_images_of_mixed_sizes_are_counted(tmp_path, caplog):
+    """Each is resized to data.size: those with another shorter side than most are at another scale."""
+    rng = np.random.default_rng(0)
+
+    def write(patient: int, label: int, height: int, width: int) -> None:
+        image = rng.integers(0, 200, (height, width, 3), dtype=np.uint8)
+        write_png(tmp_path / f"own/p{patient}/{label}/{height}x{width}.png", image)
+
+    (tmp_path / "own.yaml").write_text("name: own\ndata: {name: patient_folder, dir: [own], num_folds: 3}\n")
+    settings = ("data.size=50",)
+    for patient in range(4):
+        for label in (0, 1):
+            write(patient, label, 60, 60)
+            write(patient, label, 60, 90)  # the same shorter side, the same scale
+    for extra, words in ((None, None), ((0, 1, 150, 200), "1 of 17 images do not have a shorter side of 60 pixels")):
+        if extra:
+            write(*extra)
+        caplog.clear()
+        folder = tmp_path / f"out{bool(extra)}"
+        folder.mkdir()
+        with contextlib.chdir(tmp_path):
+            store.build(experiment.load(str(tmp_path / "own.yaml"), settings), folder)
+        assert ("shorter side" in caplog.text) == bool(extra)
+        if words:
+            assert words in caplog.text and "150x200.png, 200x150" in caplog.text
 
 
 def test_the_same_settings_give_the_same_files(raw, tmp_path):
