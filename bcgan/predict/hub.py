@@ -131,7 +131,8 @@ With bcgan {__version__}:
 
 ## Held-out patients
 
-Values with intervals by patient bootstrap, each patch by itself (`_neighbours`: with neighbouring patches).
+Values, with intervals by patient bootstrap where there are enough patients, each patch by itself (`_neighbours`: with
+neighbouring patches), averaged over {card.tta_views} orientations; a report of the run may average over fewer.
 Thresholds are of validation patients. If the training data name all patients, the values are those of networks that
 had not seen the held-out ones.
 
