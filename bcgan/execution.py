@@ -45,8 +45,8 @@ def _explain(reason: str | None, folder: Path, settings: dict, inputs: dict[str,
     changes = variation.list_changes(manifest.get("settings"), now)
     changes = [change if len(change) <= MAX_CHANGE_LENGTH else change.partition("=")[0] for change in changes]
     if changes:
-        more = f" and {len(changes) - MAX_CHANGES} more" if len(changes) > MAX_CHANGES else ""
-        return f"other settings than when it ran: {', '.join(changes[:MAX_CHANGES])}{more}"
+        omitted = f" and {len(changes) - MAX_CHANGES} more" if len(changes) > MAX_CHANGES else ""
+        return f"other settings than when it ran: {', '.join(changes[:MAX_CHANGES])}{omitted}"
     return "its input files changed" if manifest.get("inputs") != inputs else "bcgan's version changed"
 
 

@@ -57,7 +57,10 @@ def _diff_values(baseline: Any, variant: Any, key: str) -> list[str]:
 
 
 def list_changes(before: Any, after: Any) -> list[str]:
-    """Return the settings of nested dicts that have another value, as `key.subkey=value`, and those that went."""
+    """Return the settings of nested dicts that have another value, as `key.subkey=value`, and those that went.
+
+    For reading: unlike those of `diff_configs`, they need not make one experiment of the other by `--set`.
+    """
     old, new = _flatten(before), _flatten(after)
     changed = {key: value for key, value in new.items() if key not in old or old[key] != value}
     changes = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in changed.items()]

@@ -1,0 +1,93 @@
+"""`bcgan compare`: the numbers of several reports, and differences where their runs are at hand."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bcgan import cli
+from bcgan.report.style import CLASSIFIER_NAMES
+
+
+@pytest.fixture
+def report(finished, report_in_full, tmp_path) -> Path:
+    """The report's folder, beside its run, in a copy."""
+    folder = shutil.copytree(finished, tmp_path / "here", symlinks=True) / "reports" / "tiny"
+    folder.mkdir(parents=True)
+    shutil.copy(report_in_full / "results.json", folder)
+    return folder
+
+
+def test_compare_puts_reports_side_by_side(report, tmp_path, capsys):
+    other, results = tmp_path / "other", json.loads((report / "results.json").read_text())
+    other.mkdir()
+    results["classifiers"]["gan_resnet"]["test"]["roc_auc"]["value"] += 0.125
+    del results["classifiers"]["gan_only"]
+    assert "dir" not in results["settings"]["data"]  # a place on somebody's machine
+    results["settings"]["classify"]["batch_size"] += 8
+    (other / "results.json").write_text(json.dumps(results))
+    for arguments, code in (((report, other), 0), ((report, tmp_path), 2), ((report,), 2)):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["compare", *(str(place / "results.json") for place in arguments), "--out", str(tmp_path / "c")])
+        assert stop.value.code == code
+    assert "does not exist" in capsys.readouterr().err
+    rows = (tmp_path / "c/test_patients.csv").read_text().splitlines()
+    (area,) = (row for row in rows if row.startswith("GAN+ResNet (proposed): ROC AUC"))
+    assert area.endswith(",+0.125")
+    settings = (tmp_path / "c/settings_that_differ.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in settings[1:]] == ["classify.batch_size"]
+    assert any("unknown" in row for row in rows if row.startswith("GAN alone"))
+    assert "research use only" in (tmp_path / "c/index.html").read_text().lower()
+
+
+def test_compare_has_differences_on_the_test_patches_where_the_runs_are_here(report, tmp_path, monkeypatch, capsys):
+    """Only of the run that a report was rendered from: another one may have been trained since."""
+    title = "Differences on the same test patches"
+    monkeypatch.chdir(report.parents[1])
+    other, results = tmp_path / "other", json.loads((report / "results.json").read_text())
+    other.mkdir()
+    for change in (0.0, 0.125):
+        results["classifiers"]["gan_resnet"]["test"]["roc_auc"]["value"] += change
+        (other / "results.json").write_text(json.dumps(results))
+        names = (str(report / "results.json"), str(other / "results.json"))
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["compare", *names, "--out", str(tmp_path / str(change))])
+        assert stop.value.code == 0
+    table = pd.read_csv(tmp_path / "0.0/differences_on_the_same_test_patches.csv", dtype=str)
+    assert set(table["Classifier"]) == {CLASSIFIER_NAMES[name] for name in results["classifiers"]}
+    assert table.iloc[:, 2].str.startswith("0.000").all() and {"ROC AUC", "F1"} <= set(table["Metric"])
+    assert title in (tmp_path / "0.0/index.md").read_text()
+    assert title not in (tmp_path / "0.125/index.md").read_text()
+    assert "is not the run of the report other. Render it again" in capsys.readouterr().err
+
+
+def test_compare_has_cross_validated_differences_where_both_runs_have_them(report, tmp_path, monkeypatch, capsys):
+    work = shutil.copytree(report.parents[1], tmp_path / "work", symlinks=True)
+    monkeypatch.chdir(work)
+    folder = work / "runs" / "tiny" / "cross_validation"
+    folder.mkdir()
+    measured = {"num_folds": 4, "epochs": 1, "models": {}}
+    (folder / "cross_validation.json").write_text(json.dumps(measured))
+    table = pd.read_csv(work / "runs/tiny/evaluate/probabilities.csv", dtype={"id": str, "patient": str})
+    table = table[["id", "image", "source", "patient", "x", "y", "label", "gan_resnet-seed0"]]
+    results = json.loads((report / "results.json").read_text())
+    names = [tmp_path / f"{name}.json" for name in ("one", "two")]
+    for path in names:
+        path.write_text(json.dumps(results | {"cross_validation": measured}))
+    arguments = ["compare", *map(str, names), "--out", str(tmp_path / "c")]
+    csv = tmp_path / "c/differences_by_cross-validation.csv"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    assert "an earlier version wrote it. Delete it and run bcgan run tiny --until cross_val" in capsys.readouterr().err
+    assert not csv.exists()
+    table.assign(role="test", **{"threshold:gan_resnet": 0.5}).to_csv(folder / "probabilities.csv", index=False)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    differences = pd.read_csv(csv, dtype=str)
+    assert set(differences["Patches"]) == {str(len(table))}
+    assert differences.iloc[:, 2].str.startswith("0.000").all()
+    assert "Every patient is tested once" in (tmp_path / "c/index.html").read_text()
