@@ -12,12 +12,20 @@ from tqdm import tqdm
 log = logging.getLogger("bcgan")
 listeners: list[Callable[[Path, dict[str, Any]], None]] = []  # called with each line that a training log gets
 
+_has_bars = True
+
+
+def hide_bars() -> None:
+    """Show no progress bars in this process, whose output goes to a terminal that other processes write to."""
+    global _has_bars
+    _has_bars = False
+
 
 def bar(total: int, title: str, unit: str = "step", start: int = 0, visible: bool = True) -> tqdm:
     """Return a progress bar; without a terminal it prints at most two lines a minute."""
     interval = 0.5 if sys.stderr.isatty() else 30
     return tqdm(total=total, initial=start, desc=title, unit=unit, mininterval=interval, dynamic_ncols=True,
-                disable=not visible)  # fmt: skip
+                disable=not (visible and _has_bars))  # fmt: skip
 
 
 def start_log(path: Path | None) -> None:

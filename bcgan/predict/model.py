@@ -11,10 +11,9 @@ from bcgan import machine, renamed, runs
 from bcgan.classify import calibration, context
 from bcgan.classify.calibration import Calibration
 from bcgan.classify.context import Context
-from bcgan.data.views import dihedral_view
 from bcgan.errors import InputError
 from bcgan.gan import quality_filter
-from bcgan.predict import engines
+from bcgan.predict import engines, orientations
 from bcgan.preprocess import stain
 from bcgan.preprocess.images import enhance, resize_patches
 from bcgan.sizes import MIN_TISSUE_FRACTION
@@ -27,10 +26,6 @@ FILES = ("classifier.keras", "reference_cnn.keras", "quality_filter.npz")
 VERDICTS = ("scored", "abstained", "out_of_distribution", "unreadable", "no_tissue")
 SCORED, ABSTAINED, OUT_OF_DISTRIBUTION, UNREADABLE, NO_TISSUE = range(len(VERDICTS))
 REJECTIONS = (VERDICTS[NO_TISSUE], VERDICTS[OUT_OF_DISTRIBUTION])  # classes of its own in WSInfer's format
-# With `fast`, a patch whose log odds after FAST_VIEWS orientations lie outside the range of all thresholds by more than
-# FAST_MARGIN gets no more; of more than two classes, one whose best class leads by more than twice that. Chosen on
-# validation patients: no call of a patch by itself changes (docs/explanation/speed.md).
-FAST_VIEWS, FAST_MARGIN = 2, 1.0
 DIGITS = 6  # decimals of probabilities and uncertainties
 
 
@@ -151,7 +146,7 @@ class Model:
         self, card: Card, engine: engines.Engine, fitted_filter: quality_filter.QualityFilter, folder: Path,
         fast: bool = False,
     ):  # fmt: skip
-        self.card, self.fast = card, fast and card.tta_views > FAST_VIEWS
+        self.card, self.fast = card, fast and card.tta_views > orientations.FAST_VIEWS
         self.engine, self._score, self._features = engine
         self._quality_filter = fitted_filter
         self.folder = folder
@@ -308,7 +303,7 @@ class Model:
         Spatial context applies to patches with neighbors alone. Patches without tissue are no neighbors.
         """
         card = self.card
-        mean, deviation = self._average_views(images)
+        mean, deviation = orientations.average(self._score, card, images, self.fast)
         probability = calibration.apply(card.calibration, mean)
         limits = np.tile(card.thresholds.limits, (len(images), 1))
         if coords is not None and card.spatial_context:
@@ -323,41 +318,6 @@ class Model:
         if probability.ndim == 1:
             probability, deviation = np.stack([1 - probability, probability], 1), np.stack([deviation, deviation], 1)
         return probability, deviation, limits
-
-    def _average_views(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean probability over the orientations, and the deviation of the calibrated one.
-
-        Both are (n,), or (n, classes) with more than two classes.
-        """
-        num_views = self.card.tta_views
-        raw = self._score_views(images, range(min(num_views, FAST_VIEWS) if self.fast else num_views))
-        mean, deviation = raw.mean(0), self._deviation(raw)
-        rows = np.flatnonzero(self._may_change(mean)) if len(raw) < num_views else []
-        if len(rows):
-            rest = self._score_views(images[rows], range(len(raw), num_views))
-            raw = np.concatenate([raw[:, rows], rest])
-            mean[rows], deviation[rows] = raw.mean(0), self._deviation(raw)
-        return mean, deviation
-
-    def _deviation(self, raw: np.ndarray) -> np.ndarray:
-        """Return the standard deviation over the orientations of calibrated probabilities."""
-        return np.std([calibration.apply(self.card.calibration, values) for values in raw], axis=0)
-
-    def _score_views(self, images: np.ndarray, views: range) -> np.ndarray:
-        """Return the probabilities in some orientations, (views, n) or (views, n, classes)."""
-        return np.stack([self._score(np.ascontiguousarray(dihedral_view(images, index))) for index in views])
-
-    def _may_change(self, mean: np.ndarray) -> np.ndarray:
-        """Return which patches more orientations may call otherwise, bool (n,), from the mean of some orientations."""
-        card, probability = self.card, calibration.apply(self.card.calibration, mean)
-        limits = np.array([value.limits for value in (card.thresholds, card.spatial_context_thresholds) if value])
-        lowest, highest = calibration.to_logits(np.array([limits.min(), limits.max()]))
-        if probability.ndim == 1:
-            log_odds = calibration.to_logits(probability)
-            return (log_odds > lowest - FAST_MARGIN) & (log_odds < highest + FAST_MARGIN)
-        runner_up, best = np.sort(probability, axis=1)[:, -2:].T
-        is_close = np.log(best) - np.log(np.maximum(runner_up, calibration.EPSILON)) < 2 * FAST_MARGIN
-        return is_close | (calibration.to_logits(best) < highest + FAST_MARGIN)
 
 
 def load(

@@ -235,7 +235,8 @@ def _key(slide: Slide, job: SlideJob) -> str:
 def _run_in_pool(slides: list[Slide], job: SlideJob, workers: int) -> Iterator[str]:
     """Process slides in worker processes, and yield what `process_slide` returns as each one ends."""
     # A forked child would inherit its parent's threads in an unknown state.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=progress.hide_bars) as pool:
         try:
             for future in as_completed([pool.submit(process_slide, slide, job) for slide in slides]):
                 yield future.result()

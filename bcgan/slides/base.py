@@ -13,7 +13,10 @@ class SlideImage:
         sizes: (width, height) of every level, pixels, the largest first.
         mpp: Microns per pixel of the first level, as the file states it. `None` if it does not.
         block: (width, height) that should be read at once for speed, pixels of a level.
+        has_parallel_reads: Whether several threads may call `read_region` at once.
     """
+
+    has_parallel_reads = False
 
     def __init__(self, name: str, sizes: list[tuple[int, int]], mpp: Mpp | None, block: tuple[int, int]):
         self.name, self.sizes, self.mpp, self.block = name, sizes, mpp, block

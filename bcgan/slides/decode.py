@@ -113,10 +113,12 @@ def largest_value(image: np.ndarray) -> int:
 
 def lay_on_white(image: np.ndarray) -> np.ndarray:
     """Composite an image with an alpha channel, uint8 (height, width, 4), on white; (height, width, 3)."""
-    if image[..., 3].min(initial=255) == 255:
-        return np.ascontiguousarray(image[..., :3])
-    alpha = image[..., 3:].astype(np.float32) / 255
-    return np.rint(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    alpha = image[..., 3]
+    if alpha.min(initial=255) == 255:
+        return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
+    alpha = alpha[..., None].astype(np.uint16)
+    # Rounds exactly, as no multiple of 1/255 lies halfway between two integers.
+    return ((image[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def check_size(width: int, height: int, name: str) -> None:

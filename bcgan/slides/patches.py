@@ -1,5 +1,8 @@
 """Resample an image to the model's scale and cut it into patches, in the same way for every format."""
 
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +19,7 @@ from bcgan.slides.scale import MAX_ENLARGEMENT, SINGLE_PATCH_MAX_RATIO, ModelSca
 from bcgan.slides.tissue import fill_unscanned, tissue_mask
 
 MIN_BLOCKS_FOR_PROGRESS = 4  # from which on reading has a progress bar
+MAX_READERS = 8  # threads; a block takes 50 MB while it is read
 ROUNDING = 1e-6  # pixels
 CUBIC = -0.75  # the coefficient of OpenCV's cubic interpolation
 
@@ -166,12 +170,29 @@ def read_at_scale(image: SlideImage, scale: Scale) -> np.ndarray:
     columns, rows = (max(1, int(side / step)) for side, step in zip(image.block, (step_x, step_y), strict=True))
     corners = [(top, left) for top in range(0, height, rows) for left in range(0, width, columns)]
     pixels = np.empty((height, width, 3), np.uint8)
+
+    def fill_block(corner: tuple[int, int]) -> None:
+        top, left = corner
+        bottom, right = min(height, top + rows), min(width, left + columns)
+        pixels[top:bottom, left:right] = _read_block(image, level, (step_x, step_y), (left, top, right, bottom))
+
     with progress.bar(len(corners), image.name, "block", visible=len(corners) >= MIN_BLOCKS_FOR_PROGRESS) as bar:
-        for top, left in corners:
-            bottom, right = min(height, top + rows), min(width, left + columns)
-            pixels[top:bottom, left:right] = _read_block(image, level, (step_x, step_y), (left, top, right, bottom))
+        for _ in _map_in_threads(fill_block, corners, image.has_parallel_reads):
             bar.update()
     return pixels
+
+
+def _map_in_threads(work: Callable[[tuple[int, int]], None], items: list, has_threads: bool) -> Iterator[None]:
+    """Yield the results of `work` in order, computed in threads if there are several items and threads are allowed."""
+    if not has_threads or len(items) == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1)) as pool:
+        try:
+            yield from pool.map(work, items)
+        except BaseException:  # a damaged block or Ctrl-C: the blocks that wait are not read
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _select_level(image: SlideImage, scale: Scale) -> int:

@@ -36,6 +36,8 @@ class FlatImage(SlideImage):
 class VendorSlide(SlideImage):
     """A slide that OpenSlide reads; coordinates begin at the scan's bounds if the format has them, as in QuPath."""
 
+    has_parallel_reads = True
+
     def __init__(self, path: Path, name: str, resources: ExitStack):
         import openslide
 

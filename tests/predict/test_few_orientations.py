@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 
 import bcgan
-from bcgan import cli
+from bcgan import cli, progress
 from bcgan.classify.calibration import Calibration
-from bcgan.predict import model as models
+from bcgan.predict import orientations
 from bcgan.predict.engines import Engine
-from bcgan.predict.model import FAST_VIEWS, ConfidenceThreshold, Model, Thresholds
+from bcgan.predict.model import ConfidenceThreshold, Model, Thresholds
+from bcgan.predict.orientations import FAST_VIEWS
 from tests.conftest import PATCHES, draw_patches
 from tests.predict.conftest import command
 
@@ -79,10 +80,24 @@ def test_patches_that_are_all_far_are_scored_twice(images):
     assert scored == [COUNT] * FAST_VIEWS
 
 
+def test_many_patches_are_scored_in_chunks_with_a_bar_that_moves(images, monkeypatch):
+    model, scored = make_model(False)
+    expected = model.probabilities(images)
+    bars = []
+    make_bar = progress.bar
+    monkeypatch.setattr(progress, "bar", lambda *args, **kwargs: bars.append(make_bar(*args, **kwargs)) or bars[-1])
+    monkeypatch.setattr(orientations, "CHUNK", 64)
+    scored.clear()
+    np.testing.assert_array_equal(model.probabilities(images), expected)
+    assert scored == [size for size in (64, 64, 64, COUNT - 192) for _ in range(VIEWS)]
+    model.probabilities(images[:64])
+    assert [(bar.total, bar.n) for bar in bars] == [(COUNT, COUNT), (64, 0)]  # a hidden bar counts nothing
+
+
 @pytest.fixture
 def none_near(monkeypatch):
     """No patch is near a threshold: the classifier of the tiny run puts all of them there."""
-    monkeypatch.setattr(models, "FAST_MARGIN", -20.0)
+    monkeypatch.setattr(orientations, "FAST_MARGIN", -20.0)
 
 
 def test_the_commands_take_it(exported, tmp_path, monkeypatch, none_near):

@@ -1,6 +1,8 @@
 """How files become pixels: in blocks, from where the scan begins, by the resolution that is stated first."""
 
+import time
 from contextlib import ExitStack
+from threading import Barrier
 
 import numpy as np
 import openslide
@@ -9,6 +11,7 @@ import tifffile
 from PIL import Image
 
 from bcgan.slides import patches, reader, tiff
+from bcgan.slides.base import SlideImage
 from bcgan.slides.decode import decode_image
 from bcgan.slides.patches import cut_patches, read_at_scale
 from bcgan.slides.reader import VendorSlide, open_image
@@ -111,6 +114,40 @@ def test_an_ome_tiff_says_its_resolution(picture, tmp_path, described, expected,
     with open_image(path) as image:
         assert image.mpp.source == expected.source
         assert image.mpp[:2] == pytest.approx(expected[:2])
+
+
+class ThreadedImage(SlideImage):
+    """An image of 4 x 3 blocks, whose blocks are read only while another one is, and one of which can be damaged."""
+
+    has_parallel_reads = True
+
+    def __init__(self, picture: np.ndarray, damaged: bool = False):
+        super().__init__("image", [(picture.shape[1], picture.shape[0])], None, (80, 80))
+        self._picture, self._damaged, self._barrier = picture, damaged, Barrier(2, timeout=30)
+        self.corners: list[tuple[int, int]] = []
+
+    def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        self.corners.append((x, y))
+        if self._damaged:
+            time.sleep(0.05 * (len(self.corners) > 1))  # leaves time to cancel the blocks that wait
+            raise ValueError("image is damaged")
+        self._barrier.wait()
+        return self._picture[y : y + height, x : x + width]
+
+
+def test_blocks_are_read_side_by_side_and_put_in_their_places(picture, monkeypatch):
+    monkeypatch.setattr(patches.os, "cpu_count", lambda: 2)
+    image = ThreadedImage(picture)
+    np.testing.assert_array_equal(read_at_scale(image, Scale(1.0, 1.0, None, "user", False)), picture)
+    assert sorted(image.corners) == [(x, y) for x in (0, 80, 160, 240) for y in (0, 80, 160)]
+
+
+def test_a_damaged_block_stops_the_reading(picture, monkeypatch):
+    monkeypatch.setattr(patches.os, "cpu_count", lambda: 2)
+    image = ThreadedImage(picture, damaged=True)
+    with pytest.raises(ValueError, match="damaged"):
+        read_at_scale(image, Scale(1.0, 1.0, None, "user", False))
+    assert len(image.corners) < 12
 
 
 @pytest.mark.parametrize("name", ["broken.svs", "broken.mrxs", "broken.ome.tif", "broken.dcm", "broken.png"])

@@ -5,6 +5,7 @@ import pytest
 
 from bcgan.data.histology_phantom.tissue import example_patches
 from bcgan.sizes import MIN_TISSUE_FRACTION
+from bcgan.slides.decode import lay_on_white
 from bcgan.slides.tissue import (
     estimate_background,
     fill_unscanned,
@@ -84,6 +85,20 @@ def test_transparent_pixels_are_glass():
     patch = example_patches(1)[0][0]
     clear = np.dstack([patch, np.zeros((50, 50), np.uint8)])
     assert tissue_mask(decode_image(encode("PNG", clear), "clear.png")).mean() == 0
+
+
+def test_transparent_pixels_are_mixed_with_white_exactly():
+    """Every color with every opacity, by exact fractions; opaque and empty images too."""
+    color, alpha = np.meshgrid(np.arange(256), np.arange(256))
+    image = np.stack([color, color, 255 - color, alpha], -1).astype(np.uint8)
+    mixed = lay_on_white(image)
+    for channel, values in enumerate((color, color, 255 - color)):
+        exact = (2 * (values * alpha + 255 * (255 - alpha)) + 255) // 510  # rounded half up; no half occurs
+        np.testing.assert_array_equal(mixed[..., channel], exact)
+    image[..., 3] = 255
+    np.testing.assert_array_equal(lay_on_white(image), image[..., :3])
+    image[..., 3] = 0
+    assert (lay_on_white(image) == 255).all()
 
 
 def test_tinted_glass_is_no_tissue():
