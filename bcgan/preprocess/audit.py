@@ -15,6 +15,7 @@ MAX_HASH_BITS = 3  # of the perceptual hash's 64 that may differ between near du
 MAX_THUMBNAIL_DIFFERENCE = 6.0  # mean absolute difference of 16x16 thumbnails of near duplicates, gray levels
 THUMBNAIL = 16
 MIN_SIDE_PX = 32  # if the data set has images of any size
+COPY_OF = "copy_of"
 FAULTS = ("unreadable", "wrong_size", "blank", "blurred", "duplicate", "near_duplicate", "conflicting_labels")
 
 
@@ -47,7 +48,7 @@ def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) ->
     """Return one boolean column for each fault; a patch can have several.
 
     `duplicate` and `near_duplicate` mark all but the first of several copies, `conflicting_labels` every copy of an
-    image that has two labels.
+    image that has two labels. The column COPY_OF has the position of the other patch of these faults; -1 without one.
 
     Args:
         rows: Columns readable, height, width, deviation, sharpness, pixels (hash), perceptual, label.
@@ -66,8 +67,24 @@ def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) ->
     faults.loc[readable, "duplicate"] = rows[readable].duplicated("pixels")
     candidates = np.flatnonzero(readable & ~faults["blank"] & ~faults["duplicate"])
     pairs = find_near_pairs(rows["perceptual"].to_numpy(np.uint64)[candidates], thumbnails[candidates])
-    faults.iloc[candidates[np.unique(pairs[:, 1])], faults.columns.get_loc("near_duplicate")] = True
+    later, first_pairs = np.unique(pairs[:, 1], return_index=True)
+    faults.iloc[candidates[later], faults.columns.get_loc("near_duplicate")] = True
+    faults[COPY_OF] = _find_copies(rows, faults)
+    faults.iloc[candidates[later], faults.columns.get_loc(COPY_OF)] = candidates[pairs[first_pairs, 0]]
     return faults
+
+
+def _find_copies(rows: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
+    """Return the position of the first patch with the same pixels, of another label if there is one; -1 without."""
+    positions = np.full(len(rows), -1)
+    has_copies = np.flatnonzero(faults["duplicate"] | faults["conflicting_labels"])
+    pixels, labels = rows["pixels"].to_numpy(), rows["label"].to_numpy()
+    same_pixels = pd.Series(np.arange(len(rows))).groupby(pixels).indices if len(has_copies) else {}
+    for position in has_copies:
+        others = same_pixels[pixels[position]]
+        is_other_label = labels[others] != labels[position]
+        positions[position] = others[is_other_label][0] if is_other_label.any() else others[0]
+    return positions
 
 
 def find_near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:

@@ -147,7 +147,7 @@ def build(experiment: Experiment, folder: Path) -> None:
     keep, summary = audit.apply_policy(rows, faults, settings.audit)
     _log_faults(rows, faults, summary["faults"])
     if not keep.any():
-        reason = rows["reason"][0] or ", ".join(name.replace("_", " ") for name in faults.columns[faults.iloc[0]])
+        reason = rows["reason"][0] or ", ".join(name.replace("_", " ") for name in audit.FAULTS if faults[name].iloc[0])
         raise InputError(
             f"None of {len(rows)} patches can be used; the first, {rows['path'][0]}: {reason}. Correct the files, or "
             "change preprocess.audit."
@@ -342,11 +342,13 @@ def _warn_of_mixed_sizes(index: pd.DataFrame, size: int) -> None:
 
 
 def _write_audit(path: Path, rows: pd.DataFrame, faults: pd.DataFrame) -> None:
-    """Write a row for each file with a fault: its faults, its size and why it could not be read."""
-    affected = faults.any(axis=1)
+    """Write a row for each file with a fault: its faults, size, why it could not be read, and what it is a copy of."""
+    names = np.array(audit.FAULTS)
+    affected = faults[names].any(axis=1)
     table = rows.loc[affected, ["id", "path", "patient", "label", "height", "width", "reason"]].copy()
-    names = np.array(faults.columns)
-    table["faults"] = [" ".join(names[row]) for row in faults[affected].to_numpy(bool)]
+    table["faults"] = [" ".join(names[row]) for row in faults.loc[affected, names].to_numpy(bool)]
+    paths = np.append(rows["path"].to_numpy(), "")  # the last one is that of position -1
+    table[audit.COPY_OF] = paths[faults.loc[affected, audit.COPY_OF]]
     table.to_csv(path, index=False)
 
 

@@ -138,7 +138,7 @@ def iterate_images(paths: tuple[Path, ...]) -> Iterator[ImageFile]:
     if not paths:
         raise InputError(
             "data.dir is empty, and this data set is not downloaded for you. "
-            "Give its folder or archive: make train DATA_DIR=/path/to/data (or --data-dir)."
+            "Give its folder or archive: --data-dir /path/to/data (with make: DATA_DIR=/path/to/data)."
         )
     search = _Search.start(strict=True)
     for path in paths:

@@ -38,6 +38,7 @@ def test_each_fault_is_found_and_nothing_else():
         "unreadable": [], "wrong_size": [8], "blank": [7], "blurred": [6], "duplicate": [3, 5],
         "near_duplicate": [1], "conflicting_labels": [4, 5],
     }  # fmt: skip
+    assert found[audit.COPY_OF].tolist() == [-1, 0, -1, 2, 5, 4, -1, -1, -1, -1]
 
 
 def test_near_pairs_are_those_of_a_comparison_of_all_with_all():
@@ -53,6 +54,14 @@ def test_near_pairs_are_those_of_a_comparison_of_all_with_all():
     assert [tuple(pair) for pair in audit.find_near_pairs(hashes, thumbnails)] == brute == [(0, 60), (1, 61), (2, 62)]
     thumbnails[60] = 200
     assert len(audit.find_near_pairs(hashes, thumbnails)) == 2
+
+
+def test_every_copy_names_the_first_one():
+    same, other = textured(), textured()
+    near = np.clip(other.astype(int) + 2, 0, 255).astype(np.uint8)
+    nearer = np.clip(other.astype(int) + 1, 0, 255).astype(np.uint8)
+    faults = audit.find_faults(*rows_of([textured(), same, other, same, near, same, nearer], [0] * 7), 50)
+    assert faults[audit.COPY_OF].tolist() == [-1, -1, -1, 1, 2, 1, 2]
 
 
 def test_policies_keep_drop_and_fail():

@@ -59,6 +59,7 @@ def test_faults_are_counted_listed_and_treated(raw, tmp_path):
         first(raw, 4).stem: "duplicate",
     }
     assert "truncated" in listed["reason"][0]
+    assert listed["copy_of"].fillna("").tolist() == ["", "", "", str(first(raw, 3))]
     built = store.load(folder)
     assert len(built.images) == len(built.index) == summary["kept"]
     narrow = built.images[built.index.index[built.index["height"] == 1][0]]
