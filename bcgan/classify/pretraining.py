@@ -18,7 +18,7 @@ from bcgan.classify.train import warmup_cosine_schedule
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
-from bcgan.models import fast, weights
+from bcgan.models import fast, optimizers, weights
 from bcgan.models.efficientnet_lite import get_backbone, transfer_network
 from bcgan.preprocess.store import Store
 from bcgan.settings import Pretrain
@@ -86,7 +86,7 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
     projector = keras.Model(network.input, layers.Dense(HEAD_UNITS[1], dtype="float32", name="projection")(x))
     batch_size = min(settings.batch_size, len(images))
     schedule = warmup_cosine_schedule(settings.learning_rate, settings.steps, max(1, settings.steps // 100))
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY)
+    optimizer = optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY)
     optimizer.build(projector.trainable_variables)
     groups = {"network": projector.variables, "optimizer": optimizer.variables}
     checkpoint, log_path = folder / "checkpoint.npz", folder / "log.jsonl"

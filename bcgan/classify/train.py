@@ -17,12 +17,12 @@ from bcgan.data import batches
 from bcgan.data.rows import ImageRows
 from bcgan.data.views import center_crop
 from bcgan.errors import WorkError
-from bcgan.models import fast, weights
+from bcgan.models import fast, optimizers, weights
 from bcgan.preprocess.store import Store
 from bcgan.settings import Classifier, Classify
 
 OPTIMIZERS = {
-    "adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam, "nadam": keras.optimizers.Nadam,
+    "adamw": optimizers.AdamW, "adam": optimizers.Adam, "nadam": keras.optimizers.Nadam,
     "sgd": partial(keras.optimizers.SGD, momentum=0.9, nesterov=True), "rmsprop": keras.optimizers.RMSprop,
     "lion": keras.optimizers.Lion,
 }  # fmt: skip

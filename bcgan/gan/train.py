@@ -18,7 +18,7 @@ from bcgan.errors import InputError, WorkError
 from bcgan.gan.augment import NUM_SEEDS, augment
 from bcgan.gan.losses import discriminator_loss, generator_loss, layout_loss
 from bcgan.gan.watch import WINDOW, diagnose
-from bcgan.models import fast, weights
+from bcgan.models import fast, optimizers, weights
 from bcgan.models.discriminator import discriminator
 from bcgan.models.generator import generator, num_labels, recalibrate_batch_norm, scale_latent_input
 from bcgan.models.projected_discriminator import imagenet_features, projected_discriminator
@@ -338,7 +338,7 @@ def _spread(images: tf.Tensor, classes: tf.Tensor, num_classes: int = 2) -> tf.T
 
 def make_adam(learning_rate: float, variables: list, beta_1: float = 0.0) -> keras.optimizers.Optimizer:
     """Return Adam with the momenta of GANs, built for the variables, with loss scaling for mixed_float16."""
-    optimizer = keras.optimizers.Adam(learning_rate, beta_1=beta_1, beta_2=0.99)
+    optimizer = optimizers.Adam(learning_rate, beta_1=beta_1, beta_2=0.99)
     if keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)

@@ -2,6 +2,7 @@
 
 - Batch normalization: Keras makes seven passes over float32 copies, TensorFlow's fused kernel makes one. A frozen batch
   normalization becomes a part of the convolution before it, in training too.
+- A bias before a batch normalization, which subtracts it again, is left out; the moving mean still includes it.
 - Table 1's bottlenecks: the 256 channels are only added up and read by 1x1 convolutions. The kernels of the expanding
   and the reading convolution are multiplied instead, which saves a quarter of the network's multiplications.
 - Table 1's tail: the 1x1 convolution after the upsampling commutes with it, and the average pooling after that makes
@@ -21,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-MAX_DENSE_SIDE = 7  # of maps: up to it, all pairs of pixels cost less than TensorFlow's kernel
+from bcgan.models.kernel_gradients import conv, depthwise_conv
 
 
 def fuse_model(network: keras.Model, concat_inputs: bool | None = None) -> keras.Model:
@@ -74,6 +75,8 @@ def _replace_layer(layer: layers.Layer) -> layers.Layer:
         return _Identity(name=layer.name, dtype=layer.dtype_policy)
     if isinstance(layer, layers.BatchNormalization) and _can_use_fused_kernel(layer):
         return _FusedBatchNorm(layer)
+    if _feeds_norm(layer):
+        return _FastConv(layer)
     # Table 1's tail at 13x13: doubled pixels pooled by eight are the original pixels pooled by four.
     if layer.name == "upsample":
         return _Identity(name=layer.name, dtype=layer.dtype_policy)
@@ -101,11 +104,14 @@ class _FusedPointwiseConv(layers.Layer):
     def __init__(self, convolution: layers.Conv2D, expansions: tuple[layers.Conv2D | None, ...], concat_inputs: bool):
         # Kernels are multiplied in their own precision, and cast afterwards.
         super().__init__(name=convolution.name, dtype=convolution.dtype_policy, autocast=False)
-        self.convolution, self.expansions, self.concat_inputs = convolution, expansions, concat_inputs
+        self.leaves_out_bias = isinstance(convolution, _FastConv)
+        self.convolution = convolution.convolution if self.leaves_out_bias else convolution
+        self.expansions, self.concat_inputs = expansions, concat_inputs
 
     def call(self, maps):
         dtype = self.compute_dtype
-        matrix, bias, kernels = self.convolution.kernel[0, 0], self.convolution.bias, []
+        matrix, kernels = self.convolution.kernel[0, 0], []
+        bias = tf.zeros_like(self.convolution.bias) if self.leaves_out_bias else self.convolution.bias
         for x, expansion in zip(maps, self.expansions, strict=True):
             if expansion is None:
                 kernels.append(matrix[: x.shape[-1]])
@@ -125,18 +131,19 @@ class _FusedBatchNorm(layers.Layer):
     """A batch normalization that is computed by TensorFlow's fused kernel, with the variables of the original."""
 
     def __init__(self, source: layers.BatchNormalization):
-        super().__init__(name=source.name, dtype=source.dtype_policy)
-        self.source = source
+        super().__init__(name=source.name, dtype=source.dtype_policy, autocast=False)  # all but the maps is float32
+        producer = _producer(source)
+        self.source, self.left_out_bias = source, producer.bias if _feeds_norm(producer) else None
 
     def call(self, x, training=None, mask=None):
-        norm = self.source
+        norm, channels, x = self.source, x.shape[-1], tf.cast(x, self.compute_dtype)
+        bias = tf.zeros(channels) if self.left_out_bias is None else tf.convert_to_tensor(self.left_out_bias)
         if training and not norm.trainable:
-            return norm(x, training=False)  # the fused kernel's gradient is slower for a frozen layer
-        channels = x.shape[-1]
-        statistics = (tf.zeros(0), tf.zeros(0)) if training else (norm.moving_mean, norm.moving_variance)
+            return norm(x + tf.cast(bias, x.dtype), training=False)  # the fused kernel is slower for a frozen layer
+        statistics = (tf.zeros(0), tf.zeros(0)) if training else (norm.moving_mean - bias, norm.moving_variance)
         affine = (
             norm.gamma if norm.scale else tf.ones(channels),
-            norm.beta if norm.center else tf.zeros(channels),
+            (norm.beta if norm.center else tf.zeros(channels)) + 0 * bias,  # a gradient of zero for the bias
         )
         scale, offset, *statistics = map(tf.convert_to_tensor, (*affine, *statistics))
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -146,9 +153,21 @@ class _FusedBatchNorm(layers.Layer):
         if training:
             count = tf.cast(tf.size(x) // channels, tf.float32)
             variance *= (count - 1) / count  # the kernel returns the sample variance, Keras averages the population's
-            for moving, value in ((norm.moving_mean, mean), (norm.moving_variance, variance)):
+            for moving, value in ((norm.moving_mean, mean + bias), (norm.moving_variance, variance)):
                 moving.assign(moving * norm.momentum + value * (1 - norm.momentum))
         return y
+
+
+class _FastConv(layers.Layer):
+    """A convolution without its bias, which the batch normalization after it would subtract again."""
+
+    def __init__(self, convolution: layers.Conv2D):
+        super().__init__(name=convolution.name, dtype=convolution.dtype_policy)
+        self.convolution = convolution
+
+    def call(self, x, mask=None):
+        convolution = self.convolution
+        return conv(x, tf.cast(convolution.kernel, x.dtype), convolution.strides, convolution.padding.upper())
 
 
 class _FoldedConvBatchNorm(layers.Layer):
@@ -163,57 +182,9 @@ class _FoldedConvBatchNorm(layers.Layer):
         is_depthwise = isinstance(convolution, layers.DepthwiseConv2D)
         scale = norm.gamma * tf.math.rsqrt(norm.moving_variance + norm.epsilon)
         kernel = convolution.kernel * (scale[:, None] if is_depthwise else scale)
-        convolve = _depthwise_conv if is_depthwise else tf.nn.conv2d
+        convolve = depthwise_conv if is_depthwise else tf.nn.conv2d
         y = convolve(x, kernel, (1, *convolution.strides, 1), convolution.padding.upper())
         return tf.nn.bias_add(y, norm.beta - norm.moving_mean * scale)
-
-
-def _depthwise_conv(x: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, ...], padding: str) -> tf.Tensor:
-    """Apply a depthwise convolution, with a faster gradient of the kernel for small maps."""
-    if padding != "SAME" or max(x.shape[1:3]) > MAX_DENSE_SIDE:
-        return tf.nn.depthwise_conv2d(x, kernel, strides, padding)
-
-    @tf.custom_gradient
-    def convolved(x, kernel):
-        y = tf.nn.depthwise_conv2d(x, kernel, strides, padding)
-
-        def gradient(dy):
-            dx = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
-                input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=strides, padding=padding
-            )
-            return dx, _kernel_gradient(x, dy, kernel.shape, strides)
-
-        return y, gradient
-
-    return convolved(x, kernel)
-
-
-def _kernel_gradient(x: tf.Tensor, dy: tf.Tensor, shape: tf.TensorShape, strides: tuple[int, ...]) -> tf.Tensor:
-    """Return the gradient of a depthwise kernel of this shape.
-
-    For each channel, the products of every input pixel with every gradient pixel are summed over the batch. Each weight
-    of the kernel then sums the pairs of pixels that it connects.
-    """
-    channels = x.shape[3]
-    sizes = zip(x.shape[1:3], dy.shape[1:3], shape[:2], strides[1:3], strict=True)
-    rows, columns = (_tap_indicators(*axis_sizes) for axis_sizes in sizes)
-    connected = np.einsum("pia,qjb->pqijab", rows, columns).reshape(-1, shape[0] * shape[1])
-    input_maps, gradient_maps = (
-        tf.reshape(tf.transpose(maps, (3, 1, 2, 0)), (channels, -1, tf.shape(x)[0])) for maps in (x, dy)
-    )
-    pairs = tf.reshape(tf.matmul(input_maps, gradient_maps, transpose_b=True), (channels, -1))
-    return tf.reshape(tf.transpose(pairs @ tf.cast(connected, x.dtype)), shape)
-
-
-def _tap_indicators(input_size: int, output_size: int, kernel: int, stride: int) -> np.ndarray:
-    """Return which input pixel each weight of a kernel reads for each output pixel, along one axis, padded as "same".
-
-    Returns:
-        float32, (input_size, output_size, kernel), 0 or 1.
-    """
-    padding = max((output_size - 1) * stride + kernel - input_size, 0) // 2
-    inputs, outputs, taps = np.ogrid[:input_size, :output_size, :kernel]
-    return (inputs == outputs * stride + taps - padding).astype(np.float32)
 
 
 class _UpsamplingConv(layers.Layer):
@@ -312,6 +283,15 @@ def _output_operations(network: keras.Model) -> set[int]:
 def _can_use_fused_kernel(layer: layers.BatchNormalization) -> bool:
     """Return whether TensorFlow's fused kernel computes this batch normalization: of maps, on one replica."""
     return len(layer.input.shape) == 4 and not layer.renorm and not layer.synchronized
+
+
+def _feeds_norm(layer: layers.Layer) -> bool:
+    """Return whether a layer is a plain convolution that only a batch normalization reads."""
+    if type(layer) is not layers.Conv2D or _has_activation(layer):
+        return False
+    readers = _consumers(layer)
+    is_plain = max(layer.dilation_rate) == layer.groups == 1 and len(readers) == len(layer._inbound_nodes) == 1
+    return is_plain and isinstance(readers[0], layers.BatchNormalization) and _can_use_fused_kernel(readers[0])
 
 
 def _following_frozen_norm(layer: layers.Layer) -> layers.BatchNormalization | None:

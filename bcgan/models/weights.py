@@ -67,7 +67,7 @@ def update_ema(average: list, current: list, decay: keras.KerasTensor | float) -
     """Assign decay * average + (1 - decay) * current to every averaged variable, except integers (random states)."""
     for mean, variable in zip(average, current, strict=True):
         if keras.backend.is_float_dtype(mean.dtype):
-            mean.assign(mean + (1 - decay) * (keras.ops.cast(variable, mean.dtype) - mean))
+            mean.value.assign_sub((1 - decay) * (mean.value - keras.ops.cast(variable, mean.dtype)))
 
 
 def save_model(model: keras.Model, path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Average a network's predictions over the orientations of each patch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bcgan import progress
+from bcgan.classify import calibration
+from bcgan.data.views import dihedral_view
+
+if TYPE_CHECKING:
+    from bcgan.predict.engines import Runner
+    from bcgan.predict.model import Card
+
+# With `fast`, a patch whose log odds after FAST_VIEWS orientations lie outside the range of all thresholds by more than
+# FAST_MARGIN gets no more; of more than two classes, one whose best class leads by more than twice that. Chosen on
+# validation patients: no call of a patch by itself changes (docs/explanation/speed.md).
+FAST_VIEWS, FAST_MARGIN = 2, 1.0
+CHUNK = 512  # patches of which all orientations are predicted before the next ones, so that the progress bar moves
+
+
+def average(score: Runner, card: Card, images: np.ndarray, fast: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean probability over the orientations of each patch, and the deviation of the calibrated one.
+
+    Args:
+        score: Maps patches to probabilities, (n,), or (n, classes) of more than two classes.
+        card: Its tta_views is the number of orientations.
+        images: uint8, (n, size, size, 3), n at least 1.
+        fast: Whether patches that more orientations hardly call otherwise get FAST_VIEWS alone.
+
+    Returns:
+        Two arrays, each (n,) or (n, classes).
+    """
+    parts = []
+    with progress.bar(len(images), "predict", "patch", visible=len(images) > CHUNK) as bar:
+        for start in range(0, len(images), CHUNK):
+            parts.append(_average_chunk(score, card, images[start : start + CHUNK], fast))
+            bar.update(len(parts[-1][0]))
+    means, deviations = zip(*parts, strict=True)
+    return np.concatenate(means), np.concatenate(deviations)
+
+
+def _average_chunk(score: Runner, card: Card, images: np.ndarray, fast: bool) -> tuple[np.ndarray, np.ndarray]:
+    num_views = card.tta_views
+    raw = _score_views(score, images, range(min(num_views, FAST_VIEWS) if fast else num_views))
+    mean, deviation = raw.mean(0), _deviation(card, raw)
+    rows = np.flatnonzero(_may_change(card, mean)) if len(raw) < num_views else []
+    if len(rows):
+        rest = _score_views(score, images[rows], range(len(raw), num_views))
+        raw = np.concatenate([raw[:, rows], rest])
+        mean[rows], deviation[rows] = raw.mean(0), _deviation(card, raw)
+    return mean, deviation
+
+
+def _deviation(card: Card, raw: np.ndarray) -> np.ndarray:
+    """Return the standard deviation over the orientations of calibrated probabilities."""
+    return np.std([calibration.apply(card.calibration, values) for values in raw], axis=0)
+
+
+def _score_views(score: Runner, images: np.ndarray, views: range) -> np.ndarray:
+    """Return the probabilities in some orientations, (views, n) or (views, n, classes)."""
+    return np.stack([score(np.ascontiguousarray(dihedral_view(images, index))) for index in views])
+
+
+def _may_change(card: Card, mean: np.ndarray) -> np.ndarray:
+    """Return which patches more orientations may call otherwise, bool (n,), from the mean of some orientations."""
+    probability = calibration.apply(card.calibration, mean)
+    limits = np.array([value.limits for value in (card.thresholds, card.spatial_context_thresholds) if value])
+    lowest, highest = calibration.to_logits(np.array([limits.min(), limits.max()]))
+    if probability.ndim == 1:
+        log_odds = calibration.to_logits(probability)
+        return (log_odds > lowest - FAST_MARGIN) & (log_odds < highest + FAST_MARGIN)
+    runner_up, best = np.sort(probability, axis=1)[:, -2:].T
+    is_close = np.log(best) - np.log(np.maximum(runner_up, calibration.EPSILON)) < 2 * FAST_MARGIN
+    return is_close | (calibration.to_logits(best) < highest + FAST_MARGIN)
