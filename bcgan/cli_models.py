@@ -148,7 +148,9 @@ def predict(
     are scored together.
     """
     if patient and not summary_path:
-        raise InputError("--patient makes rows of patients in --summary: name that file.")
+        raise InputError(
+            "--patient adds rows to the table of --summary, which is missing. Add it, such as --summary slides.csv."
+        )
     from collections import Counter
     from pathlib import Path
 
@@ -342,7 +344,9 @@ def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
 def export(name, data_dir, overrides, out, all_patients, formats, model, patches, license_name: str) -> None:
     """Write the classifier of a finished run as a folder for `bcgan predict --model`, and for other runtimes."""
     if model and not formats:
-        raise InputError("--model is written for another runtime: say which with --format.")
+        raise InputError(
+            f"--model {model} is exported already; it can only be converted. Add --format, such as --format litert."
+        )
     if "hub" in formats and not license_name.strip():
         raise InputError("--format hub needs --license: an SPDX name such as Apache-2.0, or the address of a licence.")
     if model and all_patients:

@@ -38,9 +38,9 @@ def batch(
     sources, mpp, mpp_csv, runner: str, workers: int, options, out: str, model, maps: bool, patient: str | None,
     neighbours: bool, fast: bool, engine,
 ) -> None:  # fmt: skip
-    """Score every slide in SOURCES: each file, and each folder of patches, directly in it.
+    """Score slides: each file and each subfolder of the folders SOURCES is one slide.
 
-    Every slide gets a file of rows; run it again, and only what is new or changed is scored.
+    Every slide gets a file of rows. Run it again, and only new or changed slides are scored.
     """
     from pathlib import Path
 

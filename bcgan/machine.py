@@ -138,10 +138,16 @@ def cluster() -> dict[str, Any] | None:
 
 
 def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
-    """Return what trains gan and classify, and the reason: "one" device, "mirrored <n>" GPUs here, or "workers".
+    """Choose which devices train the GAN and the classifiers.
+
+    Args:
+        gpus: Number of GPUs of this machine.
+
+    Returns:
+        "one" device, "mirrored <n>" for n GPUs here, or "workers", which are those in TF_CONFIG; and the reason.
 
     Raises:
-        InputError: If `distribute` is on, and there is no other device or worker.
+        InputError: If `distribute` is on, but there is no TF_CONFIG and no two GPUs can share the batches.
     """
     if experiment.distribute == "off":
         return "one", "the experiment says so"
@@ -151,7 +157,7 @@ def choose_distribution(experiment: Experiment, gpus: int) -> tuple[str, str]:
     usable = [n for n in range(2, gpus + 1) if all(can_share_batch(batch, n) for batch in batches)]
     count = max(usable, default=1)
     if count > 1:
-        return f"mirrored {count}", f"of {gpus} GPUs as many as divide the batches of gan and classify"
+        return f"mirrored {count}", f"{count} of {gpus} GPUs can share the batches of gan and classify equally"
     if experiment.distribute == "on":
         raise InputError(
             "distribute: on, but there is no TF_CONFIG, and no two GPUs that could share the batches of gan and "

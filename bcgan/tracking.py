@@ -170,7 +170,7 @@ class _Run:
                 self._send(name, "image", "grid", int(path.stem.rpartition("_")[2]), path)
 
     def on_stage(self, name: str, folder: Path) -> None:
-        """Send the settings and the metrics of a finished `evaluate`."""
+        """Send the settings and the metrics when the stage `evaluate` has finished; ignore other stages."""
         if not self._trackers or name != "evaluate":
             return
         settings = yaml.safe_dump(self._experiment.model_dump(mode="json"), sort_keys=False)
@@ -196,7 +196,11 @@ class _Run:
                     trainings[tracker] = TRACKERS[tracker](self._experiment, self._root, name)
                 getattr(trainings[tracker], method)(*arguments)
             except Exception as error:  # whatever it is, hours of training are worth more
-                progress.log.warning("track: %s gets nothing more of this run (%s)", tracker, error)
+                progress.log.warning(
+                    "track: %s failed (%s) and gets no more data of this run, which goes on; its own logs are complete",
+                    tracker,
+                    error,
+                )
                 self._trackers.remove(tracker)
 
 

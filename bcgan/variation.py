@@ -44,7 +44,13 @@ def diff_configs(baseline: Experiment, variant: Experiment) -> list[str]:
 
 
 def _diff_values(baseline: Any, variant: Any, key: str) -> list[str]:
-    """Return the differences between two values of the setting `key`, which may be nested dicts."""
+    """Return the differences between two values of a setting, as texts `key.subkey=<JSON>`.
+
+    Args:
+        baseline, variant: Values, which may be nested dicts.
+        key: Name of the setting; "" for the complete experiment.
+    """
+    # If a setting is missing in the variant, the complete dict is one difference.
     nested = isinstance(baseline, dict) and isinstance(variant, dict)
     if nested and baseline.keys() <= variant.keys():
         changes = []

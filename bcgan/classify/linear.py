@@ -86,9 +86,14 @@ def _is_trained(layer: keras.layers.Layer) -> bool:
 
 
 def train_head(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) -> None:
-    """Fit the last layer, after each pass over the augmented training patches to the features of all passes.
+    """Train a classifier whose other layers are frozen: fit its last layer by logistic regression.
 
-    Writes `path` and its log as `bcgan.classify.train.train` does; the best pass on the validation patches is kept.
+    Each epoch augments the training patches anew, adds their features to those of the epochs before, and fits the layer
+    to all of them. The fit with the largest ROC AUC on the validation patches is kept; without validation patches, the
+    last one.
+
+    Args:
+        path: The .keras file to write. Its log, with the suffix .jsonl, gets a line for each epoch.
     """
     log_path, head = path.with_suffix(".jsonl"), _Head(network, data, recipe, path.stem)
     log_path.unlink(missing_ok=True)

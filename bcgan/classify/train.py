@@ -191,11 +191,16 @@ class _TrainingState(NamedTuple):
 
 
 def _build_state(network: keras.Model, recipe: Recipe, epoch_steps: int) -> _TrainingState:
+    """Return the state of a new training: the averaged and the best weights start as the network's.
+
+    Args:
+        epoch_steps: Steps of an epoch, for the schedule of the learning rate.
+    """
     average = keras.models.clone_model(network)
     average.set_weights(network.get_weights())
     distribute.synchronize_batch_norm(network)
     best = [keras.Variable(variable) for variable in average.variables]
-    best_auc = keras.Variable(-1.0, dtype="float32")
+    best_auc = keras.Variable(-1.0, dtype="float32")  # below any, so that the first epoch is kept
     optimizer = make_optimizer(network, recipe.classifier, recipe.classify, epoch_steps)
     return _TrainingState(network, average, best, best_auc, optimizer)
 

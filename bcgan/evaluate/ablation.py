@@ -157,13 +157,22 @@ def train_variant(run: StageRun, variant: AblationVariant, seed: int) -> dict[st
 def summarize(
     experiment: Experiment, variants: list[AblationVariant], finished: dict[tuple[str, str], VariantTrials]
 ) -> dict[str, Any]:
-    """Return {model, epochs, variants, selected}.
+    """Return the content of ablation.json.
 
-    variants: [{factor, variant, seeds, figures, differences}], on the validation patches. figures: {metric: {value,
-    low, high}}. differences: {metric: {value, low, high, p, p_floor}} from the experiment as it is, on the same
-    patches and seeds; `None` if there is no such training. selected: the variant of the largest gain in
-    SELECTION_METRIC among those trained with every seed of the experiment as it is, {factor, variant, seeds, baseline,
-    figures, differences}, on the test patches; `None` if none gains.
+    Args:
+        variants: The unchanged experiment (BASELINE), then every variant.
+        finished: Trials by (factor, name of the variant), then by seed; empty if every training diverged.
+
+    Returns:
+        model, epochs: Of `experiment.ablation`.
+        variants: [{factor, variant, seeds, figures, differences}], on the validation patches. seeds is the number of
+            trainings; figures are {metric: {value, low, high}}; differences are the variant's figures less the
+            baseline's, on the same patches and seeds, {metric: {value, low, high, p, p_floor}}, where p_floor is the
+            smallest p that the resamples can give. differences is `None` for the baseline, and if no seed or not the
+            same patches are shared.
+        selected: The variant with the largest gain in SELECTION_METRIC on validation patients, measured on test
+            patients: {factor, variant, seeds, baseline, figures, differences}. Only variants with every seed of the
+            baseline count. `None` if none gains.
     """
     rows, baseline = [], finished[BASELINE, ""]
     for variant in variants:

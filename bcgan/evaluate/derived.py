@@ -37,7 +37,12 @@ def threshold_column(name: str) -> str:
 def set_probabilities(
     table: pd.DataFrame, name: str, seed: int, values: np.ndarray, class_names: tuple[str, ...]
 ) -> None:
-    """Add a classifier's probabilities to the table: one column, or one of each class if there are more than two."""
+    """Write a classifier's probabilities into columns of the table, in place.
+
+    Args:
+        values: float. Probabilities of the second of two classes, (n,), for one column; or of each of more classes,
+            (n, classes), for one column each.
+    """
     if values.ndim == 1:
         table[column_name(name, seed)] = values
     else:

@@ -165,7 +165,9 @@ def read_places(path: Path) -> Places:
         if UNKNOWN in place:
             raise InputError(f"{path}, row {row.number}: no x or y. Give the corner of the patch, as in its file.")
         if place in places:
-            raise InputError(f"{path}, row {row.number} is of the place of row {places[place].number}. Keep one.")
+            raise InputError(
+                f"{path}: rows {places[place].number} and {row.number} are of the same patch, {row.image}. Keep one."
+            )
         places[place] = row
     return places
 
@@ -201,8 +203,8 @@ def _check_same(stated: np.ndarray | None, expected: np.ndarray, source: Path | 
     if stated is not None and (differs := stated != expected).any():
         number = int(differs.argmax())
         raise InputError(
-            f"{source}: {name} of {differs.sum()} patches are others than --run or --labels has; the first is number "
-            f"{number}, {stated[number]} and {expected[number]}. Correct one of them."
+            f"{source}: {name} of {differs.sum()} patches differ from those of --run or --labels. The first is patch "
+            f"{number}, counted from 0: {stated[number]} here and {expected[number]} there. Correct one of them."
         )
 
 

@@ -137,7 +137,18 @@ def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]
 
 
 def areas_under_curves(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return `roc_auc`, and `pr_auc` as average precision; tied scores count as one threshold."""
+    """Return the ROC AUC and the PR AUC (average precision) of every resample.
+
+    Patches with equal scores form one threshold.
+
+    Args:
+        positive: bool, (n,).
+        scores: float, (n,).
+        weights: float, (resamples, n).
+
+    Returns:
+        Two arrays, (resamples,); NaN where a resample has no positive patch, and of the ROC AUC no negative one.
+    """
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     true_positives = np.cumsum(weights[:, order] * positive[order], 1)[:, ends]

@@ -126,6 +126,9 @@ def _match_test_patches(tables: list[pd.DataFrame], key: str) -> pd.DataFrame:
     for table in tables:
         part = table.assign(row=np.arange(len(table)))[table["role"] == "test"]
         if (repeated := part[key].duplicated()).any():
-            raise InputError(f"Two test patches are {part[key][repeated].iloc[0]}. Patches cannot be matched by {key}.")
+            raise InputError(
+                f"Two test patches of a run have the same {key}, {part[key][repeated].iloc[0]}, so that the patches of "
+                "two runs cannot be matched"
+            )
         parts.append(part[[key, "patient", "label", "row"]])
     return pd.merge(*parts, on=key, suffixes=("", "_candidate"))

@@ -106,7 +106,7 @@ def _score_distances(
         key: scores.memorization_rate(training_pixels, flatten_reduced(patches[key])) for key in ("value", "floor")
     } | {"ceiling": 1.0}
     results["repetition_rate"] = _repetition(features, experiment.num_classes)
-    layouts = {key: watch.layouts(patches[key]) for key in ("training", "value", "floor")}
+    layouts = {key: watch.compute_layouts(patches[key]) for key in ("training", "value", "floor")}
     results["repetition_rate_layout"] = _repetition(layouts, experiment.num_classes)
     manifolds = {key: scores.prdc(features["training"], features[key]) for key in BOUNDS}
     for name in ("coverage", "density", "precision", "recall"):

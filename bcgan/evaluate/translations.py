@@ -195,7 +195,7 @@ def measure_changes(before: np.ndarray, after: np.ndarray, threshold: float) -> 
 
     Args:
         before, after: uint8, (n, side, side, 3).
-        threshold: Of the hematoxylin optical density of nuclei.
+        threshold: Optical density of hematoxylin from which on a pixel belongs to a nucleus.
     """
     properties_before, properties_after = (properties.patch_features(images, threshold) for images in (before, after))
     table = (properties_after - properties_before)[list(PROPERTIES)].add_prefix("change_")

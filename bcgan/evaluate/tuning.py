@@ -90,8 +90,14 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
     return results
 
 
-def read(root: Path) -> dict[str, Any] | None:
-    """Read the results of the last search; `None` if there are none, or they are of other files or another version."""
+def read_results(root: Path) -> dict[str, Any] | None:
+    """Return the results of the last `bcgan tune`; `None` if there are none, or, with a warning, if they are outdated.
+
+    They are outdated if an output of a stage that the search read has changed, or another version of bcgan wrote them.
+
+    Args:
+        root: Folder of the run.
+    """
     path = root / FOLDER / RESULTS
     if not path.exists():
         return None
@@ -105,7 +111,11 @@ def read(root: Path) -> dict[str, Any] | None:
     is_current = all(outputs.get(file) == digest for file, digest in results["inputs"].items())
     if results.get("bcgan") == __version__ and is_current:
         return results
-    progress.log.warning("report: %s is left out: it is of other files or another version. Run bcgan tune again.", path)
+    progress.log.warning(
+        "report: %s is left out: it was made from other files or by another version. Run: bcgan tune %s",
+        path,
+        root.name,
+    )
     return None
 
 

@@ -65,13 +65,14 @@ def apply(
     """Filter synthetic patches.
 
     Args:
+        fitted: From `fit`.
         features: float, (n, d). Of the network that the filter was fitted on.
         probabilities: float, by the same network: of malignancy, (n,), or of each class, (n, classes).
         labels: integers, (n,). The class that each patch was generated for.
 
     Returns:
-        Confidence in the intended class; distance, where 1 is the limit; result, an index into RESULTS: low confidence
-        if both limits are exceeded. (n,) each.
+        Three arrays, (n,): the probability of the intended class; the distance ratio, where 1 is the limit; and the
+        result, an index into RESULTS. A patch that fails both tests counts as low_confidence.
     """
     labels = np.asarray(labels)
     confidence = probabilities_of(probabilities, labels)

@@ -194,7 +194,10 @@ def sample(network: keras.Model, labels: np.ndarray, seed: int, noise: np.ndarra
 
 
 def write_grid(path: Path, network: keras.Model, seed: int) -> None:
-    """Write a picture of GRID_ROWS rows of patches of each class; the same seed gives the same noise."""
+    """Write a PNG of synthetic patches: GRID_ROWS rows of GRID_COLUMNS patches of each class.
+
+    The same seed gives the same noise, so that grids of different steps can be compared.
+    """
     labels = np.repeat(np.arange(num_labels(network), dtype=np.int32), GRID_ROWS * GRID_COLUMNS)
     patches = sample(network, labels, seed)
     rows = patches.reshape(-1, GRID_COLUMNS, *patches.shape[1:])

@@ -98,13 +98,19 @@ def train(
 def make_step(state: TranslationState, optimizers: dict, settings: Translate, seed: int, xla: bool):
     """Return a function that updates the discriminator, then both translators, on the same translations.
 
-    The function takes the step and images, half of the first class and then half of the second, and returns a dict of
-    scalar losses.
+    Args:
+        optimizers: By "projected_discriminator" and "translators".
+        xla: Whether the step is compiled.
+
+    Returns:
+        A function of the step, an integer, and images, uint8 (n, size, size, 3), of which the first half is of the
+        first class. It returns a dict of scalar losses.
     """
     to_first, to_second = state.translators
 
     @tf.function(jit_compile=xla)
     def step_function(step, images):
+        # Three streams of random numbers: orientations, augmentation of translations and of real patches.
         seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + NUM_SEEDS * index]) for index in range(3)]
         real = batches.random_dihedral(batches.to_float(images), seeds[0])
         first, second = tf.split(real, 2)

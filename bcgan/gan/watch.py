@@ -45,19 +45,22 @@ def layout_correlation(images: np.ndarray) -> float:
     Args:
         images: uint8, (n, height, width, 3).
     """
-    grids = layouts(images)
+    grids = compute_layouts(images)
     grids = grids[grids.any(1)]
     count = len(grids)
     return float((np.square(grids.sum(0)).sum() - count) / (count * (count - 1))) if count > 1 else np.nan
 
 
-def layouts(images: np.ndarray) -> np.ndarray:
-    """Return the brightness of patches on a coarse grid, less its mean, with a norm of 1: float, (n, cells).
+def compute_layouts(images: np.ndarray) -> np.ndarray:
+    """Return the layout of each patch: the mean brightness of its cells, less the mean of all, with a norm of 1.
 
-    Of a patch of uniform brightness, whose cells differ by rounding alone, it is zero.
+    The dot product of two layouts is their correlation. A patch of uniform brightness has a layout of zeros.
 
     Args:
         images: uint8, (n, height, width, 3).
+
+    Returns:
+        float32, (n, cells).
     """
     grids = brightness_grids([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in images])
     grids -= grids.mean(1, keepdims=True)

@@ -53,7 +53,7 @@ def _extra_features(name: str, root: Path, settings: Classifier, size: int) -> k
     if settings.extra_features == "projected_discriminator":
         path = root / "gan" / "projected_discriminator.keras"
         if not path.exists():
-            raise InputError(f"{path} is missing; {name} needs it. Train the GAN again: bcgan run ... --force gan.")
+            raise InputError(f"{path} is missing, and {name} needs it. Run: bcgan run {root.name} --force gan.")
         further_maps = projected_features(further_maps, load_model(path))
     if settings.finetune_extra_features:
         unfreeze_except_batch_norm(further_maps)

@@ -140,7 +140,7 @@ def load_backbone_weights(backbone: keras.Model, path: Path) -> None:
     """
     if not path.exists():
         raise InputError(
-            f"{path} is missing; it has the self-supervised weights. Train it: bcgan run ... --force pretrain."
+            f"{path}, the self-supervised weights, is missing. Run: bcgan run EXPERIMENT --force pretrain."
         )
     try:
         backbone.set_weights(load_model(path).get_weights())

@@ -31,7 +31,9 @@ def read_tensors(path: Path, sha256: str) -> dict[str, np.ndarray]:
             _, _ = _Tensors(file).load(), _Tensors(file).load()  # protocol, sizes of the writer's types
             tensors, keys = _Tensors(file).load(), _Tensors(file).load()
         except (pickle.UnpicklingError, EOFError, AttributeError) as error:
-            raise InputError(f"{path} contains more than tensors ({error}); it is not read.") from error
+            raise InputError(
+                f"{path} contains more than tensors ({error}); it is not read. Install its package again."
+            ) from error
         dtypes = {tensor.key: tensor.dtype for tensor in tensors.values()}
         storages = {}
         for key in keys:
@@ -51,7 +53,10 @@ class _Tensor(collections.namedtuple("_Tensor", ["dtype", "key", "offset", "shap
         """
         last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
         if min(self.shape, default=1) < 1 or not 0 <= self.offset <= last < len(storage):
-            raise InputError(f"A tensor of shape {self.shape} reaches beyond its storage; the file is not read.")
+            raise InputError(
+                f"A tensor of shape {self.shape} is larger than its data; the weights are damaged. Install their "
+                "package again."
+            )
         strides = [stride * storage.itemsize for stride in self.strides]
         return np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides).copy()
 

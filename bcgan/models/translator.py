@@ -17,7 +17,7 @@ EPSILON = 1e-3
 def translator(width: int = 24, name: str = "translator", size: int = 50) -> keras.Model:
     """Build the translator: a U-Net, at 50 pixels 50 -> 25 -> 13 -> 25 -> 50, whose output changes the patch's stains.
 
-    It halves the maps twice less often than the discriminator (`bcgan.sizes`), to 12 to 24 pixels.
+    It halves the maps two times fewer than the discriminator (`bcgan.sizes`), to 12 to 24 pixels.
 
     The output is a change of the amounts of hematoxylin and eosin at every pixel, in optical density. If it could
     change colors freely, it would learn to recolor tissue, even to colors that no stain has, instead of changing its

@@ -11,7 +11,7 @@ from bcgan.predict.loading import load
 from bcgan.predict.model import Model
 from bcgan.predict.predict import predict
 from bcgan.predict.slidewise import Slide
-from bcgan.predict.summary import measure, summarize
+from bcgan.predict.summary import summarize, summary_columns
 from bcgan.slides.mpp_table import MppChoice
 
 
@@ -59,7 +59,7 @@ class PredictJob(NamedTuple):
 
     def summary_columns(self, counts: dict[str, int]) -> dict[str, Any]:
         """Return the columns of a slide in summary.csv."""
-        return measure(counts, 1, self._load().card)
+        return summary_columns(counts, 1, self._load().card)
 
     def summarize_patients(self, counts_by_slide: dict[str, dict[str, int]], pattern: str) -> list[dict[str, Any]]:
         """Return a row for each patient; see `bcgan.predict.summary.summarize`."""

@@ -150,7 +150,10 @@ def make_litert_runner(path: Path) -> Runner:
 
 
 def _in_batches(run: Runner) -> Runner:
-    """Return a thread-safe function of uint8 patches that calls `run` on batches of float32 patches in [0, 1]."""
+    """Return a function that calls `run` on batches of float32 patches in [0, 1] and joins the results, (n, ...).
+
+    It takes uint8 patches, (n, size, size, 3). Only one thread at a time calls `run`.
+    """
     lock = threading.Lock()
 
     def run_batch(images: np.ndarray) -> np.ndarray:

@@ -126,12 +126,17 @@ def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
         deviation, changed = _max_deviation(predict(runtime), expected)
         max_deviation, num_changed = max(max_deviation, deviation), max(num_changed, changed)
     if not runtimes:
-        max_deviation = np.inf  # nothing can check the files
-    if not _is_equivalent(max_deviation, num_changed, images):
         progress.log.warning(
-            "export: LiteRT's probabilities differ by up to %.3f and %d of %d verdicts change: its files are left out; "
-            "Keras will run the network", max_deviation, num_changed, len(images),
+            "export: the LiteRT files are left out, as neither LiteRT nor OpenVINO is installed to check them; Keras "
+            "will run the network. To get them: pip install ai-edge-litert, then export again"
+        )
+    elif not _is_equivalent(max_deviation, num_changed, images):
+        progress.log.warning(
+            "export: LiteRT's probabilities differ from Keras's by up to %.3f, and %d of %d verdicts change. The "
+            "LiteRT "
+            "files are left out; Keras will run the network", max_deviation, num_changed, len(images),
         )  # fmt: skip
+    if not runtimes or not _is_equivalent(max_deviation, num_changed, images):
         for name in engines.LITERT_FILES:
             (folder / name).unlink()
         return card.model_copy(update={"sha256": {name: digests[name] for name in FILES}, "litert_max_abs_error": None})

@@ -99,7 +99,10 @@ class ForeignModel(Model):
     @property
     def network(self):
         """Refuse: there is no Keras network."""
-        raise InputError("This network is TorchScript; what needs a Keras network takes a --model of `bcgan export`.")
+        raise InputError(
+            "This command needs a Keras network, and --model is a TorchScript network. Give a folder that bcgan "
+            "export wrote."
+        )
 
     def _make_card(self, classes: tuple[str, ...]) -> Card:
         size = self.config.patch_size_pixels

@@ -60,7 +60,9 @@ def write_all(
         ]
         if changed:
             progress.log.warning(
-                "export: these files take patches that were changed as by %s, which bcgan predict does itself",
+                "export: the exported networks expect enhanced patches (%s). bcgan predict enhances them; elsewhere "
+                "do it "
+                "before you call the network",
                 " ".join(changed),
             )
     return pd.concat(tables) if tables else pd.DataFrame()

@@ -237,12 +237,15 @@ class _Predictor:
         yield from self._flush()
         for summary, count in self._used_slides.items():
             progress.log.info(
-                "predict: tiles of %d slides by their names (%s)%s", count, summary,
+                "predict: %d slides are put together from tiles, by the coordinates in the files' names "
+                "(%s)%s", count, summary,
                 "; the predictions of neighbouring tiles are used" if self._model.card.spatial_context else "",
             )  # fmt: skip
         if self._num_unused_slides > 1:
             progress.log.warning(
-                "predict: the names of %d more slides are not used likewise", self._num_unused_slides - 1
+                "predict: the coordinates in the files' names of %d more slides cannot be used either; their files are "
+                "predicted by themselves",
+                self._num_unused_slides - 1,
             )
 
     def _count_unused(self, reason: str) -> None:

@@ -42,7 +42,9 @@ def summarize(
     Raises:
         InputError: As `find_patients`.
     """
-    rows = [{"slide": slide, "patient": ""} | measure(counts, 1, card) for slide, counts in counts_by_slide.items()]
+    rows = [
+        {"slide": slide, "patient": ""} | summary_columns(counts, 1, card) for slide, counts in counts_by_slide.items()
+    ]
     if patient is None:
         return rows
     patients = find_patients(counts_by_slide, patient)
@@ -51,13 +53,20 @@ def summarize(
         totals.setdefault(patients[slide], []).append(counts)
     rows = [row | {"patient": patients[row["slide"]]} for row in rows]
     return rows + [
-        {"slide": "", "patient": name} | measure(sum((Counter(part) for part in parts), Counter()), len(parts), card)
+        {"slide": "", "patient": name}
+        | summary_columns(sum((Counter(part) for part in parts), Counter()), len(parts), card)
         for name, parts in totals.items()
     ]
 
 
-def measure(counts: Mapping[str, int], slides: int, card: Card) -> dict[str, Any]:
-    """Return the columns of `summarize` from `slides` on."""
+def summary_columns(counts: Mapping[str, int], slides: int, card: Card) -> dict[str, Any]:
+    """Return a row of the summary without its first two columns: from `slides` to the number of patches by verdict.
+
+    Args:
+        counts: Patches by verdict, and by label as called_<class>, from `count_row`.
+        slides: Number of slides that the counts cover.
+        card: Of the classifier, with its classes and the size and scale of a patch.
+    """
     called = {name: counts.get(CALLED + name, 0) for name in card.classes}
     num_labelled, num_uncertain = sum(called.values()), counts.get("abstained", 0)
     total = num_labelled + num_uncertain

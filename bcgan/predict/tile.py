@@ -21,7 +21,7 @@ from bcgan.predict.slidewise import Slide
 from bcgan.preprocess.images import encode_png
 from bcgan.slides import annotation_table
 from bcgan.slides import annotations as qupath
-from bcgan.slides.annotation_checks import check_contents, check_position
+from bcgan.slides.annotation_checks import check_contents, count_polygons_outside
 from bcgan.slides.annotations import AnnotationFile, Decisions
 from bcgan.slides.files import fingerprint, printable, strip_suffixes
 from bcgan.slides.mpp_table import MppChoice
@@ -87,8 +87,11 @@ class TileJob(NamedTuple):
         patient = escaped_patient(slide, self.patient)
         annotations = read_annotations(slide, self)
         with open_image(slide.image or slide.path) as image:
-            if num_outside := check_position(annotations, image.size):
-                progress.log.warning("tile: %s: %d polygons lie outside of the image", slide.name, num_outside)
+            if num_outside := count_polygons_outside(annotations, image.size):
+                progress.log.warning(
+                    "tile: %s: %d polygons lie outside of the image and label nothing. Check that the annotations were "
+                    "drawn on this slide", slide.name, num_outside,
+                )  # fmt: skip
             mpp = MppChoice(self.mpp, self.mpp_table)(slide.image) if slide.image else None
             grid = cut_patches(image, self.scale, mpp)
         downsample = (grid.scale.x, grid.scale.y)

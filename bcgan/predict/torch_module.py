@@ -158,13 +158,15 @@ def _orient(images: torch.Tensor, index: int) -> torch.Tensor:
 
 
 def _load_network(path: Path, matrices: dict[str, torch.Tensor]) -> keras.Model:
-    """Load a network for tracing.
+    """Load a Keras network, with PyTorch's backend, and prepare it for tracing.
 
-    Its resizing layers multiply by the given matrices, as TensorFlow resizes, and its batch normalizations are one
-    operation each, which `torch.jit.freeze` folds into convolutions.
+    Two kinds of layers are replaced. Resizing layers multiply by the given matrices, so that they give TensorFlow's
+    pixels. Batch normalizations of maps become one operation, which `torch.jit.freeze` folds into the convolution
+    before it.
 
     Args:
-        matrices: From `bcgan.predict.wsinfer.resizing_matrices`.
+        path: A .keras file.
+        matrices: By `<old side>-<new side>-<interpolation>`, from `bcgan.predict.wsinfer.resizing_matrices`.
     """
     network = keras.models.load_model(path, compile=False)
     network.trainable = False

@@ -293,7 +293,8 @@ def _log_faults(rows: pd.DataFrame, faults: pd.DataFrame, summary: dict[str, Any
             row = rows.loc[faults[name].idxmax()]
             detail = row["reason"] or f"{row['path']}, {row['width']}x{row['height']} pixels"
             progress.log.warning(
-                "preprocess: %d %s (first: %s): policy %s; all in audit.csv, preprocess.audit.%s changes it",
+                "preprocess: %d patches have the fault '%s' (first: %s); policy: %s. All are listed in the run's "
+                "preprocess/audit.csv; preprocess.audit.%s changes the policy",
                 fault["count"], name.replace("_", " "), detail, fault["policy"], name,
             )  # fmt: skip
 
@@ -383,5 +384,8 @@ def _normalize_stains(folder: Path, index: pd.DataFrame, settings: Preprocess) -
             fallbacks.append(str(patient))
     patches.flush()
     if fallbacks:
-        progress.log.warning("preprocess: %d patients show no two stains and are not normalized", len(fallbacks))
+        progress.log.warning(
+            "preprocess: the stains of %d patients (first: %s) were not normalized: hematoxylin and eosin could not be "
+            "separated in their patches", len(fallbacks), fallbacks[0],
+        )  # fmt: skip
     return {"method": settings.stain_normalization, "patients": len(groups), "fallbacks": fallbacks}

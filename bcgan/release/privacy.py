@@ -108,7 +108,10 @@ def check_patients(store: Store) -> None:
     """Raise InputError if the audit is impossible: patients are unknown, or too few were held out."""
     index = store.index
     if (index["patient"] == index["id"]).all():
-        raise InputError("The data name no patient, and the audit is by patients. Use data that name them.")
+        raise InputError(
+            "The data set names no patients, and the privacy audit compares patients. Use data with patients, such as "
+            "files <patient>/<class>/<image> (data.name=patient_folder)."
+        )
     for roles, kind in ((("train",), "was trained on"), (UNSEEN_ROLES, "has not seen")):
         counts = index["patient"][index["role"].isin(roles)].value_counts()
         count = int((counts >= attacks.MIN_PATIENT_PATCHES).sum())

@@ -114,7 +114,7 @@ def model_card(run: Run) -> pd.DataFrame:
             f"{ROLE_NAMES[role]}: ROC AUC {format_estimate(sets[role]['roc_auc'])}" for role in sets
             if role not in ("train", "validation", "test")
         ) or "None were scored",
-        "Where it fails": _failures_text(run, name) if run.has_patient_names else UNKNOWN,
+        "Where it fails": _patient_accuracy_text(run, name) if run.has_patient_names else UNKNOWN,
         "Fairness": f"{UNKNOWN}: the data name neither age nor origin",
         "Leak audit": "passed" if run.leak_audit["passed"] else "FAILED",
     })  # fmt: skip
@@ -298,8 +298,8 @@ def _preparation_text(run: Run) -> str:
     )
 
 
-def _failures_text(run: Run, name: str) -> str:
-    """Return the range of a classifier's accuracy over test patients, and the worst patient."""
+def _patient_accuracy_text(run: Run, name: str) -> str:
+    """Return a sentence with the lowest accuracy on one test patient, the patient, and the highest accuracy."""
     table = run.test_predictions
     accuracy = run.correct_fraction(name, table).groupby(table["patient"]).mean()
     return (

@@ -247,11 +247,11 @@ def _compare_predictions(reports: dict[str, dict], stage: str) -> pd.DataFrame:
         try:
             if _class_names(report) != _class_names(reference):
                 raise InputError(f"{title} and {first} have other classes. Compare reports of the same classes.")
-            folders = _find_run(first, reference, stage), _find_run(title, report, stage)
+            folders = _find_stage_folder(first, reference, stage), _find_stage_folder(title, report, stage)
             grids = reference["grid"], report["grid"]
             differences = paired.compare_runs(*folders, bootstrap, None if None in grids else grids)
         except InputError as error:
-            progress.log.warning("compare: %s without differences of the stage %s: %s", title, stage, error)
+            progress.log.warning("compare: %s: no paired differences of the stage %s: %s", title, stage, error)
             continue
         rows += [
             {
@@ -266,19 +266,24 @@ def _compare_predictions(reports: dict[str, dict], stage: str) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("")
 
 
-def _find_run(title: str, report: dict, stage: str) -> Path:
-    """Return the folder of a stage that a report was rendered from: `evaluate` or `cross_validation`.
+def _find_stage_folder(title: str, report: dict, stage: str) -> Path:
+    """Return the folder of a stage in the run that a report describes.
+
+    Args:
+        title: Of the report, for errors.
+        report: The content of its results.json.
+        stage: "evaluate" or "cross_validation".
 
     Raises:
-        InputError: If it is not in runs/, or has other numbers than the report.
+        InputError: If the folder is missing, or its results differ from the report's, as after another run.
     """
     folder = runs.root() / report["experiment"] / "evaluate"
     if not (folder / "metrics.json").is_file():
-        raise InputError(f"{folder} has no predictions. Train the experiment here")
+        raise InputError(f"{folder / 'metrics.json'} does not exist. Run: bcgan run {report['experiment']}")
     measured = runs.read_json(folder / "metrics.json")
     for name, of_report in report["classifiers"].items():
         if name not in measured or measured[name]["sets"]["test"]["roc_auc"] != of_report["test"]["roc_auc"]:
-            raise InputError(f"{folder} is not the run of the report {title}. Render it again")
+            raise InputError(_outdated_text(folder, title, report))
     if stage == "evaluate":
         return folder
     folder = folder.with_name(stage)
@@ -288,7 +293,7 @@ def _find_run(title: str, report: dict, stage: str) -> Path:
             f"bcgan run {report['experiment']} --until {stage}, which reuses the trainings"
         )
     if runs.read_json(folder / "cross_validation.json") != report[stage]:
-        raise InputError(f"{folder} is not the run of the report {title}. Render it again")
+        raise InputError(_outdated_text(folder, title, report))
     return folder
 
 
@@ -331,3 +336,7 @@ def _compare_seconds(reports: dict[str, dict]) -> pd.DataFrame:
     return _make_table(
         reports, {stage.capitalize(): lambda report, stage=stage: report["seconds"].get(stage) for stage in stages}
     )
+
+
+def _outdated_text(folder: Path, title: str, report: dict) -> str:
+    return f"{folder} has other results than the report {title}. Render it again: bcgan report {report['experiment']}"

@@ -26,7 +26,7 @@ def embedding(run: Run) -> ReportFigure:
         "kind": "real", "class": np.array(run.class_names)[index["label"]], "patient": index["patient"].to_numpy(str),
     })  # fmt: skip
     if COMPARED_BLOCK in run.synthetic:
-        chosen = _with_shares(run.synthetic["labels"], np.bincount(index["label"], minlength=len(run.class_names)))
+        chosen = _select_by_counts(run.synthetic["labels"], np.bincount(index["label"], minlength=len(run.class_names)))
         features.append(run.synthetic[COMPARED_BLOCK][chosen])
         labels = np.array(run.class_names)[run.synthetic["labels"][chosen]]
         table = pd.concat([table, pd.DataFrame({"kind": "synthetic", "class": labels, "patient": ""})])
@@ -73,12 +73,14 @@ def embedding(run: Run) -> ReportFigure:
     return ReportFigure(figure, table, "What the discriminator sees as alike", caption)
 
 
-def _with_shares(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the first rows of `labels` that have each class as often as `counts` says, or in proportion, if too few.
+def _select_by_counts(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return rows of `labels` that contain each class as often as `counts` says: its first rows, in order.
+
+    If a class has too few rows, all counts are scaled down by the same factor.
 
     Args:
-        labels: integers, (n,).
-        counts: (classes,). How many patches of each class the other side has.
+        labels: Integers, (n,). The classes of the synthetic patches.
+        counts: Integers, (classes,). The number of real patches of each class in the figure.
     """
     available = np.bincount(labels, minlength=len(counts))
     scale = min([1.0, *(have / count for have, count in zip(available, counts, strict=True) if count)])

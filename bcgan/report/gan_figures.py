@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 from bcgan.classes import capitalize
 from bcgan.evaluate.synthetic import SMALL_PX, flatten_reduced
 from bcgan.gan.features import COMPARED_BLOCK
-from bcgan.gan.watch import layouts
+from bcgan.gan.watch import compute_layouts
 from bcgan.report.data_figures import select_patches
 from bcgan.report.gan_tables import BETTER, GAN_NAMES
 from bcgan.report.run import Run
@@ -352,7 +352,7 @@ def _represent(run: Run, name: str, rows: np.ndarray, space: str) -> np.ndarray:
     """Return the features or the layouts of patches; float, (n, d)."""
     is_synthetic = name == "Synthetic patches"
     if space == "layout":
-        return layouts(run.synthetic["images"][rows] if is_synthetic else run.store.images[rows])
+        return compute_layouts(run.synthetic["images"][rows] if is_synthetic else run.store.images[rows])
     return run.synthetic[COMPARED_BLOCK][rows] if is_synthetic else run.pooled_features[rows]
 
 

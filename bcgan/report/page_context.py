@@ -184,9 +184,11 @@ class Bar(NamedTuple):
 
 
 def compared_groups(run: Run) -> list[dict[str, Any]]:
-    """Return, for each group of patients, every classifier's metrics as bars, on one scale a metric for all groups.
+    """Return what the report's comparison of classifiers draws: a dict for each group of patients, test patients first.
 
-    The test patients come first.
+    The keys are role; title, summary and definition, which are texts; metrics, {metric: title}; and rows, one for each
+    classifier: {title, bars}, with a `Bar` for each metric. The axis of a metric is the same in every group, from the
+    smallest to the largest value or end of an interval.
     """
     roles = [role for role in run.split["counts"] if role != "train"]
     roles.sort(key=lambda role: (not role.startswith("test"), role.endswith("_other"), list(ROLE_NAMES).index(role)))

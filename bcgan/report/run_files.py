@@ -62,7 +62,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         translations=_read_json_if_present(evaluate / "translations.json"),
         translated_patches=_read_arrays_if_present(evaluate / "translations.npz"),
         learning_curve=read_optional_stage(experiment, root, "learning_curve", "learning_curve.json"),
-        tuning=tuning.read(root),
+        tuning=tuning.read_results(root),
         ablation=read_optional_stage(experiment, root, "ablation", "ablation.json"),
         cross_validation=read_optional_stage(experiment, root, "cross_validation", "cross_validation.json"),
         pretraining_patients=_read_json_if_present(root / "pretrain" / PATIENTS),

@@ -117,7 +117,7 @@ def split_optimism(run: Run) -> pd.DataFrame:
 
 
 def times(run: Run) -> pd.DataFrame:
-    """Return the time of each stage and of its longest trainings."""
+    """Return the report's table of times: a row for each stage, and rows for its longest trainings."""
     return pd.DataFrame([
         {
             "Stage": entry.stage, "Training": entry.training, "Time": ledger.format_seconds(entry.seconds),

@@ -32,9 +32,11 @@ CALIBRATION_METRICS = ("brier", "brier_calibrated", "ece", "ece_calibrated")
 
 
 def results(run: Run, role: str, metrics: tuple[str, ...] = RESULT_METRICS) -> pd.DataFrame:
-    """Return a row for each classifier, with metrics and their intervals on the patches of a role.
+    """Return a table with a row for each classifier and a column for each metric, of texts "value (low to high)".
 
-    Metrics that are undefined for every classifier are left out.
+    Args:
+        role: The patients that are scored, such as "test" or "validation".
+        metrics: Names of metrics. Those that no classifier has are left out.
     """
     by_classifier = {name: run.metrics[name]["sets"][role] for name in run.classifier_names}
     defined = [

@@ -30,11 +30,14 @@ def check_contents(annotations: AnnotationFile, decisions: Decisions) -> None:
             )
 
 
-def check_position(annotations: AnnotationFile, size: tuple[int, int]) -> int:
-    """Count the polygons that lie outside of an image of this (width, height), slide pixels.
+def count_polygons_outside(annotations: AnnotationFile, size: tuple[int, int]) -> int:
+    """Return how many polygons lie completely outside of the image.
+
+    Args:
+        size: (width, height) of the image, pixels of the slide.
 
     Raises:
-        ValueError: All of them do.
+        ValueError: If all polygons do: they belong to another image or scale.
     """
     corners = [(polygon.rings[0].min(0), polygon.rings[0].max(0)) for polygon in annotations.polygons]
     outside = sum((low >= size).any() or (high <= 0).any() for low, high in corners)

@@ -92,7 +92,7 @@ def check_decided(rows: list[ClassSummary]) -> None:
         )
     name = escape_name(undecided[0].name.split(":")[0].strip())
     raise InputError(
-        f"Nobody decided what these annotation classes mean: {'; '.join(texts)}. Decide each of them, such as by "
+        f"These annotation classes have no label: {'; '.join(texts)}. Give each one an option: "
         f'--class "{name}=benign", --class "{name}=malignant" or --ignore "{name}".'
     )
 

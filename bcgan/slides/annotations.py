@@ -124,7 +124,7 @@ def decide(
     labels: dict[str, str] = {}
     for option, name, label in requests:
         if not (key := class_key(name)):
-            raise InputError(f"{option}: {name!r} names no class. Name one as the annotations do.")
+            raise InputError(f"{option}: {name!r} is an empty name. Give a class as QuPath shows it, such as Tumor.")
         if labels.setdefault(key, label) != label:
             raise InputError(f"{option}: {name!r} is decided twice, {labels[key]} and {label}. Decide it once.")
     return Decisions(tuple(sorted((DEFAULTS | labels).items())), outside, tuple(sorted(labels)))
@@ -199,7 +199,10 @@ def check_areas(annotations: AnnotationFile, decisions: Decisions) -> None:
         key, label = decisions.resolve(name)
         if label == MALIGNANT and key not in with_area:
             where = printable(str(annotations.path))
-            raise InputError(f"{where}: a {kind} of a malignant class is no area. Remove it, or draw one.")
+            raise InputError(
+                f"{where}: the malignant class {escape_name(name)} has only a {kind}, which encloses no tissue. Draw a "
+                f'polygon of that class, or leave the class out: --ignore "{escape_name(name)}".'
+            )
 
 
 def escape_name(name: str) -> str:
@@ -292,11 +295,20 @@ def _parts(geometry: dict | None) -> Iterator[tuple[str, Any]]:
 
 
 def _polygon(name: str, coordinates: list) -> Polygon:
-    rings = [np.array([(x, y) for x, y, *_ in ring], float) for ring in coordinates]  # without a height
+    """Return a polygon of the class `name`, with its area: the outer ring less the holes, square pixels of the slide.
+
+    Args:
+        coordinates: Of a GeoJSON Polygon: the outer ring, then the holes; each a list of [x, y] or [x, y, z], in pixels
+            of the slide.
+
+    Raises:
+        ValueError: If a ring has fewer than three points, or a coordinate is too large for a slide.
+    """
+    rings = [np.array([(x, y) for x, y, *_ in ring], float) for ring in coordinates]  # z is left out
     if not all(len(ring) > 2 for ring in rings):
         raise ValueError("a ring needs three points")
     if not all((np.abs(ring) < MAX_COORDINATE).all() for ring in rings):
-        raise ValueError("a coordinate is no number of pixels")
+        raise ValueError(f"a coordinate is {MAX_COORDINATE:,} pixels or more")
     outer, *holes = map(_ring_area, rings)
     return Polygon(name, rings, max(0.0, outer - sum(holes)))
 

@@ -36,7 +36,11 @@ class TileCoordinates(NamedTuple):
 
 
 def parse_tile_name(name: str) -> TileCoordinates | None:
-    """Return the coordinates that a file name states, with or without its suffix; `None` if it states none."""
+    """Return the coordinates that a tile's file name states, with or without its suffix; `None` if it states none.
+
+    Only QuPath's names state the downsample, so that only their coordinates are converted to pixels of the tile. For
+    other names `downsample` is 1 and the unit is open: `bcgan.slides.tiles.find_downsample` infers it.
+    """
     name = strip_suffixes(name)
     if match := QUPATH.fullmatch(name):
         downsample = float(match["downsample"] or 1)

@@ -84,13 +84,16 @@ def decode_flat(data: bytes, name: str) -> np.ndarray:
 
 
 def to_uint8(image: np.ndarray, name: str, largest: int | None = None) -> np.ndarray:
-    """Scale 16-bit pixels to 8 bits.
+    """Return an image with 8 bits; of 16 bits the upper 8 are kept.
 
     Args:
-        largest: `largest_value` of the complete image if `image` is a part of it. Defaults to that of the part.
+        image: uint8 or uint16, of any shape.
+        name: For errors.
+        largest: `largest_value` of the complete image, if `image` is a region of it. Defaults to that of `image`.
 
     Raises:
-        ValueError: If the pixels are neither 8 nor 16 bits, or 16 bits of which fewer than FULL_BITS are used.
+        ValueError: If the type is another one, or the brightest of 16-bit pixels use fewer than FULL_BITS bits, so that
+            the result would be too dark.
     """
     if image.dtype == np.uint8:
         return image

@@ -211,7 +211,7 @@ def _named_images(path: Path, search: _Search) -> Iterator[ImageFile]:
         archives.list_members((path,))  # raises InputError: a named archive has to be readable, even if not strict
         yield from _archive_images((path,), search)
     else:
-        yield _make_image(path.absolute().parent, path, path.name)
+        yield _make_image_file(path.absolute().parent, path, path.name)
 
 
 def _pattern_images(pattern: str, search: _Search) -> list[ImageFile]:
@@ -252,7 +252,7 @@ def _iterate_children(root: Path, folder: Path, search: _Search) -> Iterator[Chi
         return
     mirax_data = mirax_folders([entry.name for entry in entries])
     kinds = {entry.name: _entry_kind(root, entry, mirax_data) for entry in entries}
-    images = [_make_image(root, Path(entry.path)) for entry in entries if kinds[entry.name] == "image"]
+    images = [_make_image_file(root, Path(entry.path)) for entry in entries if kinds[entry.name] == "image"]
     grouped = {image.local.name: image for image in group_files(images)}
     parts = {part.name for image in grouped.values() for part in image.parts}
     for entry in entries:
@@ -305,12 +305,19 @@ def _read_head(path: Path) -> bytes:
         return file.read(HEAD)
 
 
-def _make_image(root: Path, path: Path, name: str | None = None) -> ImageFile:
+def _make_image_file(root: Path, path: Path, name: str | None = None) -> ImageFile:
+    """Return the entry of an image file on disk, which is not opened.
+
+    Args:
+        root: The searched folder.
+        path: The file, below `root`.
+        name: For display. Defaults to the path relative to `root`.
+    """
     name = printable(plain_path(name or path.relative_to(root).as_posix()))
     try:
         size = path.stat().st_size
     except OSError:
-        size = 0
+        size = 0  # a broken link, or a file that vanished: reading it says why
     source = printable(root.name or root.resolve().name)
     return ImageFile(name, printable(str(path)), source, path, size, partial(_read_file, path))
 

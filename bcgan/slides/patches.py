@@ -111,10 +111,15 @@ def read_patch(source: ImageFile | Path | str | bytes, model: ModelScale, mpp: M
 
 
 def _check_patch_size(image: SlideImage, scale: Scale, pixels: np.ndarray, size: int) -> np.ndarray:
-    """Return the resampled pixels of an image unchanged, if they are at least a patch.
+    """Return the pixels of an image unchanged, if both sides have at least `size` pixels.
+
+    Args:
+        image, scale: For the error message.
+        pixels: uint8, (height, width, 3). The image at the model's scale.
+        size: Side of a patch, pixels.
 
     Raises:
-        ValueError: If one side is smaller than that of a patch.
+        ValueError: If a side is shorter than that of a patch.
     """
     height, width = pixels.shape[:2]
     if min(height, width) < size:

@@ -62,6 +62,7 @@ class VendorSlide(SlideImage):
         import openslide
 
         downsample = self._slide.level_downsamples[level]
+        # OpenSlide takes the corner in pixels of the first level; the scan begins at (self._x, self._y).
         corner = self._x + round(x * downsample), self._y + round(y * downsample)
         try:
             pixels = np.asarray(self._slide.read_region(corner, level, (width, height)))

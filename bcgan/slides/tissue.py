@@ -79,10 +79,13 @@ def fill_unscanned(image: np.ndarray) -> np.ndarray:
     """Fill areas that were not scanned, which some formats leave black, with the color of empty glass.
 
     Args:
-        image: uint8 RGB, (height, width, 3); changed in place if it is writable.
+        image: uint8 RGB, (height, width, 3).
+
+    Returns:
+        The filled image: `image` itself, or a copy if it is read-only.
     """
     dark = (image.max(-1) < MAX_UNSCANNED_LEVEL).astype(np.uint8)
-    if dark.any():
+    if dark.any():  # only large areas: small dark spots are tissue or ink
         kernel = np.ones((UNSCANNED_PX, UNSCANNED_PX), np.uint8)
         areas = cv2.morphologyEx(dark, cv2.MORPH_OPEN, kernel, borderType=cv2.BORDER_REPLICATE).astype(bool)
         if areas.any() and not areas.all():

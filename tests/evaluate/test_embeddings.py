@@ -236,7 +236,7 @@ def test_what_a_file_says_may_not_contradict_the_table(tmp_path, capsys):
     )
     code, _, error = probe([tmp_path / "slide.h5", "--labels", tmp_path / "labels.csv"], capsys)
     assert code == 2
-    assert "labels of 4 patches are others than" in error
+    assert "labels of 4 patches differ from" in error
 
 
 def test_patches_without_features_are_counted(finished, tmp_path, monkeypatch, capsys):

@@ -109,7 +109,7 @@ def test_the_same_corner_of_two_images_of_a_patient_is_two_places(runs, tmp_path
     assert compare_runs(*folders, SETTINGS, grids)[0]["patches"] == 238
     (tmp_path / "again").mkdir()
     folders = at_two_scales(noisy, better, tmp_path / "again", x=0, y=0, image=noisy["patient"])
-    with pytest.raises(InputError, match=r"Two test patches are p12/p12 at 0, 0 microns\. Patches cannot be matched"):
+    with pytest.raises(InputError, match=r"Two test patches of a run have the same place, p12/p12 at 0, 0 microns"):
         compare_runs(*folders, SETTINGS, grids)
 
 

@@ -135,9 +135,9 @@ def test_a_search_of_a_run_is_kept_and_reported(finished, tmp_path, monkeypatch,
     root = tmp_path / "run" / "runs" / "tiny"
     results = runs.read_json(root / "tune" / "tune.json")
     assert len(results["trials"]) == 2
-    assert tuning.read(root)["best"] == results["best"]
+    assert tuning.read_results(root)["best"] == results["best"]
     runs.write_json(root / "tune" / "tune.json", results | {"inputs": {"preprocess/patches.npy": "other"}})
-    assert tuning.read(root) is None
+    assert tuning.read_results(root) is None
     runs.write_json(root / "tune" / "tune.json", results)
     with pytest.raises(SystemExit) as stop:
         cli.main(["report", "tiny.yaml", "--out", "report"])

@@ -335,7 +335,7 @@ def test_self_supervised_maps_join_frozen_or_tuned(tmp_path, is_tuned):
     control = build_for_run("resnet_features", tmp_path, classifier_settings=settings)  # needs no GAN
     assert control.get_layer("logit").kernel.shape[0] == 1000 + sum(taps)
     (tmp_path / "pretrain" / "simclr.keras").unlink()
-    with pytest.raises(InputError, match=r"simclr\.keras is missing"):
+    with pytest.raises(InputError, match=r"simclr\.keras, the self-supervised weights, is missing"):
         build_for_run("resnet_features", tmp_path, classifier_settings=settings)
 
 

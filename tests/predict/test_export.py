@@ -42,8 +42,11 @@ def test_the_cards_figures_are_those_of_the_exported_network(finished, model):
     for name, (probability, threshold) in said.items():
         figures = {metric: one["value"] for metric, one in model.card.metrics[name].items()}
         assert figures["roc_auc"] == pytest.approx(roc_auc_score(labels, probability), abs=0.05)  # 5 of 100 pairs
+        # The run scored in bfloat16, so that patches at the threshold may fall on its other side.
+        at_threshold = np.abs(probability - threshold) < 0.02
+        allowed = 0.5 * sum((at_threshold & (labels == label)).sum() / (labels == label).sum() for label in (0, 1))
         assert figures["balanced_accuracy"] == pytest.approx(
-            balanced_accuracy_score(labels, probability >= threshold), abs=0.06
+            balanced_accuracy_score(labels, probability >= threshold), abs=allowed + 1e-6
         )
 
 

@@ -30,7 +30,7 @@ def test_fractions_are_of_patches_with_a_label_and_limits_of_all(card):
         "scored": 8, "abstained": 2, "called_malignant": 2, "called_benign": 6, "out_of_distribution": 3,
         "no_tissue": 5,
     })  # fmt: skip
-    row = summary.measure(counts, 1, card)
+    row = summary.summary_columns(counts, 1, card)
     assert (row["patches"], row["tissue_mm2"], row["malignant_mm2"]) == (10, pytest.approx(0.4), pytest.approx(0.08))
     assert row["malignant_fraction"] == 0.25
     assert (row["malignant_fraction_low"], row["malignant_fraction_high"]) == (
@@ -41,16 +41,17 @@ def test_fractions_are_of_patches_with_a_label_and_limits_of_all(card):
 
 
 def test_without_patches_or_scale_nothing_is_made_up(card):
-    empty = summary.measure(Counter({"unreadable": 1}), 1, card)
+    empty = summary.summary_columns(Counter({"unreadable": 1}), 1, card)
     assert empty["malignant_fraction"] is None
     assert empty["tissue_mm2"] == 0
     unscaled = card.model_copy(update={"microns_per_pixel": None})
-    assert summary.measure(Counter({"scored": 1, "called_benign": 1}), 1, unscaled)["tissue_mm2"] is None
+    assert summary.summary_columns(Counter({"scored": 1, "called_benign": 1}), 1, unscaled)["tissue_mm2"] is None
 
 
 def test_more_than_two_classes_have_columns_each(card):
     classes = {"classes": ("a", "b", "c"), "thresholds": ConfidenceThreshold(min_confidence=0.5)}
-    row = summary.measure(Counter({"scored": 4, "called_a": 1, "called_c": 3}), 1, card.model_copy(update=classes))
+    classes_of_card = card.model_copy(update=classes)
+    row = summary.summary_columns(Counter({"scored": 4, "called_a": 1, "called_c": 3}), 1, classes_of_card)
     assert [row[f"{name}_fraction"] for name in "abc"] == [0.25, 0, 0.75]
 
 

@@ -130,7 +130,7 @@ def test_the_scale_is_the_patches_own(source):
         (lambda root: (root / "annotations/P1_b.geojson").unlink(), "has no P1_b.png.geojson"),
         (lambda root: (root / "annotations/P1_b.geojson").write_text("[{]"), "no GeoJSON"),
         (lambda root: (root / "annotations/P1_b.geojson").write_text(json.dumps([feature("Tumor", 3, "Point")])),
-         "a Point of a malignant class is no area"),
+         "has only a Point, which encloses no tissue"),
         (lambda root: (root / "slides/P1_b.png").write_bytes(b"no image"), "P1_b.png"),
         (lambda root: (root / "slides/P1_b.png").rename(root / "slides/_.png"), "no patient in _.png"),
         (lambda root: (root / "annotations/P1_b.geojson").write_text(json.dumps([feature("Tumor", [[]])])),

@@ -223,7 +223,7 @@ def test_a_run_without_held_out_patients_is_refused(copied, monkeypatch):
 def test_data_without_patients_are_refused(copied, monkeypatch):
     change_index(copied, patient=lambda index: index["id"])
     monkeypatch.setattr(execution.artifacts, "stale_reason", lambda *_: None)
-    refuse("name no patient")
+    refuse("names no patients")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_compare_has_differences_on_the_test_patches_where_the_runs_are_here(rep
     assert table.iloc[:, 2].str.startswith("0.000").all() and {"ROC AUC", "F1"} <= set(table["Metric"])
     assert title in (tmp_path / "0.0/index.md").read_text()
     assert title not in (tmp_path / "0.125/index.md").read_text()
-    assert "is not the run of the report other. Render it again" in capsys.readouterr().err
+    assert "has other results than the report other. Render it again: bcgan report" in capsys.readouterr().err
 
 
 def test_compare_has_cross_validated_differences_where_both_runs_have_them(report, tmp_path, monkeypatch, capsys):

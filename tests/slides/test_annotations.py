@@ -6,7 +6,7 @@ import pytest
 from bcgan.errors import InputError
 from bcgan.slides import annotation_table
 from bcgan.slides import annotations as qupath
-from bcgan.slides.annotation_checks import check_contents, check_position
+from bcgan.slides.annotation_checks import check_contents, count_polygons_outside
 from bcgan.slides.annotations import BENIGN, IGNORED, MALIGNANT, REGION, UNDECIDED
 
 RING = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]
@@ -76,8 +76,8 @@ def test_decide_goes_before_defaults():
     [
         ({"classes": ["Tumor"]}, "--class: 'Tumor' is not NAME=benign or NAME=malignant"),
         ({"classes": ["Tumor=bad"]}, "--class: 'Tumor=bad'"),
-        ({"classes": ["=benign"]}, "--class: '' names no class"),
-        ({"ignore": [" "]}, "--ignore: ' ' names no class"),
+        ({"classes": ["=benign"]}, "--class: '' is an empty name"),
+        ({"ignore": [" "]}, "--ignore: ' ' is an empty name"),
         ({"classes": ["A=benign", " a =malignant"]}, "'a' is decided twice, benign and malignant"),
         ({"classes": ["A=benign"], "ignore": ["a"]}, "--ignore: 'a' is decided twice, benign and ignored"),
         ({"malignant": ["A"], "region": ["A"]}, "--region: 'A' is decided twice, malignant and region"),
@@ -188,7 +188,7 @@ def test_check_areas_malignant_class_needs_a_polygon(read):
     qupath.check_areas(read([feature("Tumor"), feature("tumor", POINT), feature("Tumor: Positive", POINT)]), decisions)
     for features in ([feature("Tumor", line)], [feature("Tumor"), feature("Tumor: In situ", line)]):
         with pytest.raises(
-            InputError, match=r"slide\.geojson: a LineString of a malignant class is no area\. Remove it"
+            InputError, match=r"slide\.geojson: the malignant class .* has only a LineString, .*\. Draw a polygon"
         ):
             qupath.check_areas(read(features), decisions)
 
@@ -264,10 +264,10 @@ def box(low: int, high: int) -> dict:
 def test_polygons_of_another_scale_are_refused(read):
     annotations = read([feature({"name": "Tumor"}, box(2000, 3000))])
     with pytest.raises(ValueError, match=r"all 1 polygons lie outside of the image of 800x800 pixels, x from 2,000"):
-        check_position(annotations, (800, 800))
+        count_polygons_outside(annotations, (800, 800))
     both = read([feature({"name": "Tumor"}, box(2000, 3000)), feature({"name": "Tumor"})])
-    assert check_position(both, (800, 800)) == 1
-    assert check_position(read([]), (800, 800)) == 0
+    assert count_polygons_outside(both, (800, 800)) == 1
+    assert count_polygons_outside(read([]), (800, 800)) == 0
 
 
 def test_a_file_that_annotates_nothing_is_refused_and_an_empty_one_is_not(read):

@@ -27,7 +27,7 @@ class PhantomConfig(tfds.core.BuilderConfig):
 
 
 def config_for(size: int, mpp: float, in_situ: bool = False) -> PhantomConfig | None:
-    """Return the configuration of patches of a size and scale; `None`, the default one, for two classes at 50 px, 4 um.
+    """Return the configuration of a size and scale; `None`, the default one, for two classes at 50 px and 4 um a pixel.
 
     Args:
         size: Side of a patch, pixels.
