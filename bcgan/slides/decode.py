@@ -109,13 +109,24 @@ def to_uint8(image: np.ndarray, name: str, largest: int | None = None) -> np.nda
 
 
 def largest_value(image: np.ndarray) -> int:
-    """Return the BRIGHT_PERCENTILE of an image, estimated from every n-th pixel; 0 if it is empty."""
+    """Return the BRIGHT_PERCENTILE of the values of an image, estimated from every n-th pixel; 0 if it is empty.
+
+    Args:
+        image: uint16, (height, width) or (height, width, channels).
+    """
     step = max(1, image.shape[0] // 512)
     return int(np.percentile(image[::step, :: max(1, image.shape[1] // 512)], BRIGHT_PERCENTILE)) if image.size else 0
 
 
 def lay_on_white(image: np.ndarray) -> np.ndarray:
-    """Composite an image with an alpha channel, uint8 (height, width, 4), on white; (height, width, 3)."""
+    """Composite an image with an alpha channel on white.
+
+    Args:
+        image: uint8, (height, width, 4). The alpha channel is the last; the order of the colors does not matter.
+
+    Returns:
+        uint8, (height, width, 3), the colors in the order of `image`.
+    """
     alpha = image[..., 3]
     if alpha.min(initial=255) == 255:
         return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
@@ -148,13 +159,14 @@ def embedded_pixels(data: bytes) -> int:
 
 
 def _jpeg_pixels(data: bytes) -> int:
-    """Return the pixels that a JPEG's frame header claims. Bytes that are no marker are skipped, as libjpeg does."""
-    position = 2
+    """Return the pixels that a JPEG's frame header claims, 0 without one; other bytes are skipped, as by libjpeg."""
+    position = 2  # after the start-of-image marker
     while 0 <= (position := data.find(b"\xff", position)) < len(data) - 9:
         marker = data[position + 1]
         if marker in (0x00, 0xFF):  # no marker, or a fill byte
             position += 1
         elif marker in JPEG_FRAMES:
+            # A frame header has its marker (2 bytes), length (2), bits per sample (1), height (2) and width (2).
             height, width = struct.unpack(">HH", data[position + 5 : position + 9])
             return width * height
         elif 0xD0 <= marker <= 0xD9 or marker == 0x01:  # markers without a length
@@ -166,7 +178,7 @@ def _jpeg_pixels(data: bytes) -> int:
 
 def _is_complete_png(data: bytes) -> bool:
     """Return whether all chunks of a PNG lie inside the file, including the last one."""
-    offset = 8
+    offset = 8  # after the signature; a chunk has its length (4 bytes), type (4), content and checksum (4)
     while offset + 12 <= len(data):
         length, chunk_type = struct.unpack(">I4s", data[offset : offset + 8])
         offset += 12 + length
@@ -176,7 +188,11 @@ def _is_complete_png(data: bytes) -> bool:
 
 
 def _claimed_pixels(data: bytes, name: str) -> int:
-    """Return the pixels that a header claims; Pillow reads only the header."""
+    """Return the width times the height that an image's header claims; Pillow reads only the header.
+
+    Raises:
+        ValueError: If the header cannot be read.
+    """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as header:
             return math.prod(header.size)
@@ -185,7 +201,13 @@ def _claimed_pixels(data: bytes, name: str) -> int:
 
 
 def _check_claim(pixels: int, data: bytes, name: str) -> None:
-    """Raise ValueError if a header claims no pixels or more than the file can contain or than can be decoded."""
+    """Raise ValueError if a header claims no pixels, more than the file can contain, or more than can be decoded.
+
+    Args:
+        pixels: Width times height that the header claims.
+        data: The file's content, of which only the length counts.
+        name: For errors.
+    """
     if not 0 < pixels <= MAX_PIXELS_PER_BYTE * len(data):
         raise ValueError(f"{name} claims more than a file of {len(data)} bytes can contain, {pixels} pixels, or none")
     check_size(pixels, 1, name)

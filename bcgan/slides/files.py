@@ -74,7 +74,7 @@ class _SkippedFiles:
 
 
 class _Search(NamedTuple):
-    """The state of one search through folders and archives."""
+    """The state of one search through folders and archives; its collections change while it runs."""
 
     strict: bool  # whether an unreadable archive is an error; otherwise it is returned as an unreadable image
     skipped: _SkippedFiles
@@ -268,7 +268,8 @@ def _iterate_children(root: Path, folder: Path, search: _Search) -> Iterator[Chi
 def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
     """Return "image", "archive", "folder", "other", or "" for a folder that is not searched.
 
-    Folders that are not searched are the data folders of MIRAX slides, and links back to the search.
+    Folders that are not searched are the data folders of MIRAX slides, named in `mirax_data`, and links that lead back
+    into the search.
     """
     try:
         if entry.is_dir():
