@@ -41,8 +41,7 @@ def class_table(
     Args:
         decisions: What the classes mean; gives each row its label.
         patch_areas: Area of one patch, square pixels of the slide's first level, by the path of the annotations' file;
-            only
-            of slides whose scale is known.
+            only of slides whose scale is known.
     """
     patch_areas = patch_areas or {}
     rows: dict[str, ClassSummary] = {}

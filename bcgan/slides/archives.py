@@ -221,7 +221,7 @@ def _decode_name(entry: zipfile.ZipInfo) -> str:
 
 
 def _get_archive(chain: Chain) -> _Zip | _Tar:
-    """Return the open archive of a chain, from the cache unless the file on disk modified.
+    """Return the open archive of a chain, from the cache unless the file on disk changed.
 
     Raises:
         InputError: If the file or an archive in the chain cannot be read.
