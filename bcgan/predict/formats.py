@@ -117,7 +117,12 @@ def write_wsinfer(model: Model, patches: np.ndarray, folder: Path) -> pd.DataFra
 
 
 def _format_row(kind: str, path: Path, differences: np.ndarray, seconds: float) -> dict[str, Any]:
-    """Return a format's row: see `write`."""
+    """Return a format's row of the table; see `write` for the columns.
+
+    Args:
+        differences: Probabilities by the file less those by the model, of any shape.
+        seconds: For one patch.
+    """
     largest = float(np.abs(differences).max())
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     return {
@@ -219,6 +224,7 @@ def _to_float(images: np.ndarray) -> np.ndarray:
 
 
 def _median_seconds(run: Runner, patches: np.ndarray) -> float:
+    """Return the median time of REPEATS runs on all patches, seconds."""
     times = []
     for _ in range(REPEATS):
         start_time = time.perf_counter()

@@ -86,6 +86,7 @@ def metadata(model: Model, license_name: str) -> dict[str, Any]:
 
 
 def _metric_text(metric: str, figures: dict[str, Any]) -> str:
+    """Return a metric's name and its value with interval, such as "ROC AUC, 0.946 (0.932 to 0.959)"."""
     name = METRIC_NAMES.get(metric, metric.replace("_", " ").capitalize())
     return f"{name}, {format_estimate(figures)}"
 

@@ -96,6 +96,7 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def _to_mm2(num_patches: int, patch_mm2: float | None) -> float | None:
+    """Return the area of patches, mm2; `None` if the area of one is not known."""
     return None if patch_mm2 is None else round(num_patches * patch_mm2, 6)
 
 
