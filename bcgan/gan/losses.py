@@ -8,7 +8,7 @@ from bcgan.gan.watch import GRID_CELLS
 def discriminator_loss(real: tf.Tensor, fake: tf.Tensor) -> tf.Tensor:
     """Return the loss of the discriminator from the logits of real and synthetic patches.
 
-    At chance it is ln 4.
+    It is ln 4 if all logits are 0.
 
     Args:
         real, fake: float32, of any shape.

@@ -43,7 +43,8 @@ def fid(real: np.ndarray, fake: np.ndarray) -> float:
     """Return the Frechet distance of two Gaussians fitted to the features (Heusel et al. 2017)."""
     real_mean, real_factor = _mean_and_factor(real)
     fake_mean, fake_factor = _mean_and_factor(fake)
-    # The trace of the square root of the product of the covariances.
+    # The trace of the square root of the product of the covariances: the singular values are the square roots of
+    # the eigenvalues of that product.
     trace = svdvals(real_factor @ fake_factor.T).sum()
     return float(((real_mean - fake_mean) ** 2).sum() + (real_factor**2).sum() + (fake_factor**2).sum() - 2 * trace)
 
@@ -58,8 +59,12 @@ def prdc(real: np.ndarray, fake: np.ndarray, neighbors: int = NUM_NEIGHBORS) -> 
     """Return improved precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     Coverage is the fraction of real samples with a synthetic one at most as far away as their own k-th real neighbor.
+
+    Returns:
+        The four values by the keys precision, recall, density and coverage.
     """
     real_radius, fake_radius = (_neighbor_distances(features, neighbors) for features in (real, fake))
+    # (real, fake), by |x|^2 + |y|^2 - 2 x.y, which needs less memory than the differences.
     distances = np.sqrt(np.maximum((real**2).sum(1)[:, None] + (fake**2).sum(1) - 2 * real @ fake.T, 0))
     is_in_real_ball = distances <= real_radius[:, None]
     return {

@@ -26,13 +26,18 @@ SWEEP_ROWS, SWEEP_STEPS, WALK_STEPS = 3, 9, 12
 class Direction(NamedTuple):
     """A linear model of an attribute: value = noise @ slope + offset."""
 
-    slope: np.ndarray
+    slope: np.ndarray  # float, (latent,)
     offset: float
     low: float  # smallest and largest target
     high: float
 
     def move(self, noise: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Return the noise (n, latent) with the smallest change that makes `noise @ slope + offset` the target (n,)."""
+        """Return the noise with the smallest change that makes `noise @ slope + offset` the target.
+
+        Args:
+            noise: float, (n, latent).
+            target: float, (n,). Values of the attribute.
+        """
         difference = target - (noise @ self.slope + self.offset)
         return noise + (difference / max(self.slope @ self.slope, 1e-12))[:, None] * self.slope
 
@@ -113,6 +118,7 @@ def latent_walk(network: keras.Model, seed: int, rows: int = 2) -> np.ndarray:
     sheets = []
     for label in range(num_labels(network)):
         starts, ends = (_draw_noise(network, rows, (seed, label, stream)) for stream in (4, 5))
+        # Independent normal vectors: cos^2 + sin^2 = 1 keeps the variance of the noise along the path.
         angles = np.linspace(0, np.pi / 2, WALK_STEPS)[None, :, None]
         path = np.cos(angles) * starts[:, None] + np.sin(angles) * ends[:, None]
         synthetic = sample(network, _repeat_label(label, rows * WALK_STEPS), seed, path.reshape(-1, starts.shape[1]))
