@@ -45,7 +45,12 @@ def discriminator(width: int = 32, classes: int = 2, spectral: bool = True, size
 
 
 def conv_block(x: keras.KerasTensor, channels: int, kernel: int, stride: int, name: str, spectral: bool = True):
-    """Apply a convolution and a leaky ReLU; the activation layer has the name of the block."""
+    """Apply a convolution and a leaky ReLU; the activation layer has the name of the block.
+
+    Args:
+        kernel: Side of the kernel, pixels.
+        spectral: Whether the convolution has spectral normalization. Defaults to True.
+    """
     convolution = layers.Conv2D(channels, kernel, strides=stride, padding="same", name=f"{name}_conv")
     if spectral:
         convolution = layers.SpectralNormalization(convolution, name=f"{name}_spectral")
@@ -63,9 +68,12 @@ def list_blocks(network: keras.Model) -> list[str]:
 
 
 def feature_maps(network: keras.Model, blocks: Iterable[str] | None = None) -> keras.Model:
-    """Return the part of a discriminator from its inputs, without the label, to the feature maps of the named blocks.
+    """Return the part of a discriminator from its inputs, without the label, to the feature maps of some blocks.
 
-    Without names it is all blocks. It shares the discriminator's weights.
+    It shares the discriminator's weights.
+
+    Args:
+        blocks: Their names. Defaults to all blocks.
     """
     *inputs, _label = network.inputs
     outputs = [network.get_layer(block).output for block in blocks or list_blocks(network)]

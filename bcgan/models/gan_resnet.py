@@ -105,7 +105,11 @@ def _append_means(units: keras.KerasTensor, maps: list[keras.KerasTensor]) -> ke
 
 
 def _join_features(x: keras.KerasTensor, features: list) -> keras.KerasTensor:
-    """Add feature maps, resized and projected, to `x` through the gate."""
+    """Add feature maps, resized and projected, to `x` through the gate.
+
+    Args:
+        features: Maps of any sides and channels.
+    """
     features = [
         maps if maps.shape[1:3] == x.shape[1:3] else resize(maps, x.shape[1], f"features_resized{index}")
         for index, maps in enumerate(features)
@@ -122,6 +126,7 @@ def _resize_for(discriminator: keras.Model, image: keras.KerasTensor) -> keras.K
 
 
 def _discriminator_maps(discriminator: keras.Model, blocks: Iterable[str], image: keras.KerasTensor) -> list:
+    """Return the maps of some blocks for an image, by a frozen copy of the discriminator."""
     features = features_without_spectral_norm(discriminator, blocks)
     features.trainable = False
     maps = features(image)

@@ -65,6 +65,11 @@ class _Tensors(pickle.Unpickler):
     """An unpickler that builds `_Tensor`s and refuses all other classes."""
 
     def find_class(self, module: str, name: str):
+        """Return what stands for a class that the pickle names.
+
+        Raises:
+            pickle.UnpicklingError: If it is none of a tensor's classes.
+        """
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -74,5 +79,6 @@ class _Tensors(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
     def persistent_load(self, identity: tuple):
+        """Return the dtype and the key of a storage, which the pickle names as ("storage", class, key, ...)."""
         _, kind, key, *_ = identity
         return DTYPES[kind], key

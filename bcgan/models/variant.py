@@ -27,6 +27,7 @@ def apply_variant(classifier: keras.Model, variant: Variant) -> keras.Model:
         return classifier
 
     def clone(layer):
+        """Return what replaces a layer: one of another class, or a new one of the same configuration."""
         name = layer.name
         if isinstance(layer, layers.ReLU) and variant.activation != "relu":
             return layers.Activation(variant.activation, name=name)
