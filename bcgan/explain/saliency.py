@@ -36,13 +36,18 @@ class ClassLogit(keras.layers.Layer):
         """Return the log odds; logits are (batch, 1) or (batch, classes)."""
         if logits.shape[-1] == 1:
             return logits if self.label else -logits
-        rest = [logits[:, label : label + 1] for label in range(logits.shape[-1]) if label != self.label]
-        rest = keras.ops.logsumexp(keras.ops.concatenate(rest, 1), 1, keepdims=True)
-        return logits[:, self.label : self.label + 1] - rest
+        other_logits = [logits[:, label : label + 1] for label in range(logits.shape[-1]) if label != self.label]
+        other_logits = keras.ops.logsumexp(keras.ops.concatenate(other_logits, 1), 1, keepdims=True)
+        return logits[:, self.label : self.label + 1] - other_logits
 
 
 def explain_class(network: keras.Model, label: int) -> keras.Model:
-    """Return the network whose logit is that of a class against the rest, to be explained; it shares the weights."""
+    """Return the network whose logit is that of a class against the rest, to be explained; it shares the weights.
+
+    Args:
+        network: With one logit of the second of two classes, or one of each class.
+        label: The class to explain.
+    """
     if network.output_shape[-1] == 1 and label == 1:
         return network
     logit = ClassLogit(label, name="class_logit")(network.outputs[0])
@@ -94,7 +99,8 @@ def integrated_gradients(network: keras.Model, images: np.ndarray) -> np.ndarray
 
     @tf.function(reduce_retracing=True)
     def explain_patch(image):
-        """Return the map of one patch."""
+        """Return the map of one patch, (side, side)."""
+        # From white, 1.0, to the patch: the middles of INTEGRATION_STEPS equal steps.
         path = 1.0 + points[:, None, None, None] * (image - 1.0)
         with tf.GradientTape() as tape:
             tape.watch(path)
@@ -140,7 +146,11 @@ def logits(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _map_batches(function, images: np.ndarray) -> np.ndarray:
-    """Return a function's results on all patches, computed in batches."""
+    """Return a function's results on all patches, computed in batches.
+
+    Args:
+        function: From a batch, float32 tensor, to an array with one entry for each patch.
+    """
     return batches.map_in_batches(lambda batch: function(tf.constant(batch)), images, BATCH_SIZE)
 
 
