@@ -16,6 +16,11 @@ class NpyFile:
     """
 
     def __init__(self, path: Path):
+        """Open the file and read its header.
+
+        Raises:
+            ValueError: If the array is in Fortran's order, or has Python objects.
+        """
         self._file = path.open("rb", buffering=0)
         version = np.lib.format.read_magic(self._file)
         is_first = version == (1, 0)
@@ -32,7 +37,7 @@ class NpyFile:
         return self.shape[0]
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Read rows; neighbors in the file are read together."""
+        """Read rows, given as integers, (n,); neighbors in the file are read together."""
         if self._map is not None:
             return self._map[rows]
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
@@ -46,6 +51,11 @@ class NpyFile:
         return out
 
     def _read_into(self, target: memoryview, position: int) -> None:
+        """Fill `target` with the bytes of the file from `position` on.
+
+        Raises:
+            OSError: If the file ends before.
+        """
         done = 0
         while done < len(target):  # one call reads 2 GiB at most
             part = os.pread(self._file.fileno(), min(len(target) - done, 2**30), position + done)
@@ -106,6 +116,7 @@ class ImageRows:
         if self._source_of is None:
             images = np.asarray(self._sources[0][rows])
         else:
+            # One read for each source; the rows keep the order of the index.
             images, source_of = np.empty((len(rows), *self._size), self.dtype), self._source_of[chosen]
             for number in np.unique(source_of):
                 is_part = source_of == number

@@ -107,6 +107,7 @@ def absent_patients(index: pd.DataFrame, data: Data) -> list[str]:
 
 
 def _log_absent(absent: list[str], data: Data) -> None:
+    """Log the patients of the lists who have no image."""
     if absent:
         names = ", ".join(absent[:MAX_LISTED]) + (", ..." if len(absent) > MAX_LISTED else "")
         # Expected with the bundled lists: a sample of the public archive lacks some of their patients.
@@ -138,7 +139,10 @@ def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
     """Return the split as it is written to split.json.
 
     Returns:
-        Policy, seed, counts, every patient's role and their hash; `absent` names the lists' patients without data.
+        policy, seed: The protocol, and the seed of its folds.
+        counts: By role, the numbers of patients, patches, positives (label above 0), and by_class.
+        sha256, patients: The role of every patient, and the hash of that.
+        absent: Patients of the lists without data.
     """
     by_patient = index.assign(role=index["role"].str.removesuffix("_other")).groupby("patient")["role"].first()
     patients = {str(patient): role for patient, role in by_patient.sort_index().items()}
@@ -160,7 +164,11 @@ def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
 
 
 def _kfold_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
-    """Return the roles of the protocol `kfold`."""
+    """Return the roles of the protocol `kfold`, as `assign_roles` does.
+
+    Raises:
+        InputError: If there are fewer patients than folds.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     patients = index["patient"].nunique()
