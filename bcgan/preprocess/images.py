@@ -33,7 +33,7 @@ def to_square(image: np.ndarray, native: int | None, size: int) -> np.ndarray:
 
 
 def resize_patches(patches: np.ndarray, size: int) -> np.ndarray:
-    """Resize patches to size x size pixels; without a copy if they have that size."""
+    """Resize patches, uint8 (n, side, side, 3), to size x size pixels; without a copy if they have that size."""
     if patches.shape[1] == size:
         return patches
     return np.stack([to_square(patch, None, size) for patch in patches])
@@ -45,7 +45,11 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def enhance(image: np.ndarray, settings: Preprocess) -> np.ndarray:
-    """Apply the filters of the settings: 3x3 smoothing, and histogram equalization (CLAHE) of the lightness."""
+    """Apply the filters of the settings: 3x3 smoothing, and histogram equalization (CLAHE) of the lightness.
+
+    Args:
+        image: uint8 RGB, (height, width, 3).
+    """
     if settings.blur == "gaussian":
         image = cv2.GaussianBlur(image, (3, 3), 0)
     elif settings.blur == "median":

@@ -71,7 +71,14 @@ def write(
 
 
 def _write_shard(path: Path, features, patches: tuple, rows: np.ndarray, bar) -> None:
-    """Write some of the patches (images, table, columns) to one file."""
+    """Write some of the patches to one TFRecord file.
+
+    Args:
+        features: tfds.features.FeaturesDict of the data set.
+        patches: (images, table, columns), as `write` takes them.
+        rows: Positions of the patches to write.
+        bar: Progress bar, moved on by each patch.
+    """
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
