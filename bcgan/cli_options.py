@@ -16,6 +16,11 @@ model_option = click.option(
 
 
 def _check_pattern(_context, _parameter, pattern: str | None) -> str | None:
+    """Return the value of --patient unchanged, if it is a regular expression; click calls this.
+
+    Raises:
+        InputError: If it is not.
+    """
     try:
         re.compile(pattern or "")
     except re.error as error:

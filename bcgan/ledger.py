@@ -47,7 +47,7 @@ def read(root: Path) -> list[Entry]:
 
 
 def _read_manifest(path: Path) -> dict | None:
-    """Return a manifest; `None` if it was not written by bcgan, of which its stage's state tells."""
+    """Return a manifest; `None` if it is no JSON object or lacks the fields that bcgan writes."""
     try:
         manifest = runs.read_json(path)
         return manifest if {"finished", "seconds", "peak_memory_mib"} <= manifest.keys() else None

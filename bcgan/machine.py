@@ -63,7 +63,10 @@ def suppress_loading_messages() -> Iterator[None]:
 
 
 def processor() -> dict[str, Any]:
-    """Return the processor's `name`, its number of `cores`, and its `bfloat16` instructions."""
+    """Return the processor's `name`, its number of `cores`, and its `bfloat16` instructions, [] if it has none.
+
+    Cores are those that this process may use. Instructions are known only where /proc/cpuinfo lists them.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:

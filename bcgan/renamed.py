@@ -103,7 +103,7 @@ def model_file(folder: Path, name: str) -> Path:
 
 
 def upgrade_card(card: dict[str, Any]) -> dict[str, Any]:
-    """Return a model card with today's names; one that has them already comes back as it is."""
+    """Return a model card with today's names; one that has them already comes back unchanged."""
     upgraded = {CARD.get(key, key): value for key, value in card.items() if key != "bfloat16"}
     for key in ("thresholds", "spatial_context_thresholds"):
         if isinstance(values := upgraded.get(key), dict):
