@@ -207,7 +207,11 @@ def subset(experiment: Experiment, include: Iterable[str], exclude: Iterable[str
 
 
 def _name_tree(names: Iterable[str]) -> dict[str, Any]:
-    """Return dotted names as the nested dicts that pydantic's `include` and `exclude` take."""
+    """Return dotted names as the nested dicts that pydantic's `include` and `exclude` take: {"gan": {"steps": True}}.
+
+    Raises:
+        KeyError: If a name is not a setting.
+    """
     tree: dict[str, Any] = {}
     for name in names:
         branch, model = tree, Experiment

@@ -225,7 +225,13 @@ def configure(experiment: Experiment) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions of Python and packages, and the hardware, for manifests and the report."""
+    """Return the versions of Python and packages, and the hardware, for manifests and the report.
+
+    Returns:
+        python, system: Texts.
+        processor: As `processor` returns it.
+        packages: Version by name; `None` for a package that is not installed.
+    """
     packages = ("tensorflow", "keras", "numpy", "opencv-python", "scikit-learn", "pandas", "matplotlib")
     return {
         "python": platform.python_version(),

@@ -166,7 +166,11 @@ class _Run:
         self._sent_images: set[Path] = set()
 
     def on_line(self, log_path: Path, line: dict[str, Any]) -> None:
-        """Send a line of a training log, after all before it if it is the first of this process; then new grids."""
+        """Send a line of a training log; `progress.append_jsonl` calls this.
+
+        If it is the first line in this process, all earlier lines of the log are sent before it. New sample grids are
+        sent too.
+        """
         name = training_name(self._root, log_path)
         if name is None:
             return

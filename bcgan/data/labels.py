@@ -222,7 +222,11 @@ def _normalize_class(name: str) -> str:
 
 
 def _undo_float_patients(rows: list[dict[str, str]]) -> None:
-    """Change patients such as 8863.0 to 8863, as spreadsheets write a column of numbers with a gap as floats."""
+    """Change patients such as 8863.0 to 8863, in place, as spreadsheets write a column of numbers with a gap as floats.
+
+    Args:
+        rows: Cells by column.
+    """
     patients = [row["patient"] for row in rows if row.get("patient")]
     if patients and all(WHOLE_NUMBER.fullmatch(patient) for patient in patients):
         for row in rows:

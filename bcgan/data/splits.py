@@ -27,6 +27,9 @@ def read_lists(folder: Path) -> dict[str, str]:
     Byte order marks, line ends of any system, quotes and commas of spreadsheets, and lines that begin with "# " are
     ignored.
 
+    Returns:
+        "train", "validation" or "test", by patient.
+
     Raises:
         InputError: If a list is missing or no text, or a patient is on two of them.
     """
@@ -81,6 +84,10 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
 def _mark_other_sources(roles: pd.Series, index: pd.DataFrame, data: Data) -> pd.Series:
     """Return the roles with `_other` appended for held-out patches that are not from `data.eval_sources`.
 
+    Args:
+        roles: Of each patch, in the order of `index`.
+        index: As `assign_roles` takes it.
+
     Raises:
         InputError: If no path matches, and there are several sources.
     """
@@ -117,6 +124,11 @@ def _log_absent(absent: list[str], data: Data) -> None:
 
 def check_roles(index: pd.DataFrame, roles: pd.Series, class_names: tuple[str, ...]) -> None:
     """Check that training, validation and test have every class, and that no patient has two roles.
+
+    Args:
+        index: A row for each patch, with the columns patient and label.
+        roles: The role of each patch.
+        class_names: In the order of their labels.
 
     Raises:
         InputError: If they do not.

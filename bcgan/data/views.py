@@ -6,7 +6,7 @@ from bcgan.data.rows import ImageRows
 
 
 def center_crop(images: np.ndarray | ImageRows, crop: int | None) -> np.ndarray | ImageRows:
-    """Return the central crop x crop square of each patch, without a copy; all of it if `crop` is `None`."""
+    """Return the central crop x crop square of each patch, (n, size, size, 3), without a copy; all of it for `None`."""
     if not crop:
         return images
     if isinstance(images, ImageRows):

@@ -72,7 +72,7 @@ def grad_cam(network: keras.Model, images: np.ndarray) -> np.ndarray:
     compute_map_and_logit, side = _make_map_and_logit_fn(network), images.shape[1]
 
     def explain_batch(batch: tf.Tensor) -> np.ndarray:
-        """Return the maps of a batch, enlarged to the patches' size."""
+        """Return the maps of a batch, enlarged to the patches' size, (batch, side, side)."""
         with tf.GradientTape() as tape:
             maps, logit = compute_map_and_logit(batch)
         weights = tf.reduce_mean(tape.gradient(logit, maps), (1, 2), keepdims=True)
@@ -83,7 +83,11 @@ def grad_cam(network: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def _grad_cam_of_center(network: keras.Model, cropping: keras.Layer, images: np.ndarray) -> np.ndarray:
-    """Explain a network that takes the center of a patch; the map is 0 around it."""
+    """Explain a network that takes the center of a patch; the map, (n, side, side), is 0 around the center.
+
+    Args:
+        cropping: The network's layer that takes the center.
+    """
     inner = keras.Model(cropping.output, network.outputs[0])
     (top, bottom), (left, right) = cropping.cropping
     center = images[:, top : images.shape[1] - bottom, left : images.shape[2] - right]

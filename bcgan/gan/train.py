@@ -291,6 +291,7 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
 
     @tf.function(jit_compile=xla)
     def step_function(step, images, classes):
+        """Update all networks of the GAN by one step, compiled; see `make_step`."""
         metrics, count = update_everywhere(step, images, classes), tf.cast(step, tf.float32)
         # A shorter average at first, so that it forgets the untrained weights.
         decay = tf.minimum(settings.ema_decay, (1 + count) / (10 + count))

@@ -164,7 +164,10 @@ def pooled_features(variant: str, images: np.ndarray) -> np.ndarray:
 
 
 def make_pooled_feature_fn(variant: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function of `pooled_features`, which is traced once for all its calls."""
+    """Return the function of `pooled_features`, from uint8 patches, (n, side, side, 3), to float64, (n, 1280).
+
+    It is traced once for all its calls.
+    """
     network = efficientnet_lite(variant, POOLED_SIZE)
 
     @tf.function(reduce_retracing=True)

@@ -97,7 +97,12 @@ def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
 
 
 def _append_means(units: keras.KerasTensor, maps: list[keras.KerasTensor]) -> keras.KerasTensor:
-    """Return Table 1's units after ReLU, and the mean of every channel of each map, float32."""
+    """Return Table 1's units after ReLU, followed by the mean of every channel of each map: (batch, features).
+
+    Args:
+        units: (batch, 1000).
+        maps: (batch, height, width, channels) each.
+    """
     means = [
         layers.GlobalAveragePooling2D(name=f"depth{index}_mean", dtype="float32")(x) for index, x in enumerate(maps, 1)
     ]

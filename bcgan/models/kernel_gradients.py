@@ -97,10 +97,16 @@ def depthwise_conv(x: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, ...], pa
 def _depthwise_kernel_gradient(
     x: tf.Tensor, dy: tf.Tensor, shape: tf.TensorShape, strides: tuple[int, ...]
 ) -> tf.Tensor:
-    """Return the gradient of a depthwise kernel of this shape.
+    """Return the gradient of a depthwise kernel, padded as "same".
 
     For each channel, the products of every input pixel with every gradient pixel are summed over the batch. Each weight
     of the kernel then sums the pairs of pixels that it connects.
+
+    Args:
+        x: The maps, (n, height, width, channels).
+        dy: The gradient of the result, (n, height, width, channels) of that.
+        shape: Of the kernel, (side, side, channels, 1).
+        strides: Of all four axes.
     """
     channels = x.shape[3]
     sizes = zip(x.shape[1:3], dy.shape[1:3], shape[:2], strides[1:3], strict=True)

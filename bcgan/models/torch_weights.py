@@ -43,7 +43,14 @@ def read_tensors(path: Path, sha256: str) -> dict[str, np.ndarray]:
 
 
 class _Tensor(collections.namedtuple("_Tensor", ["dtype", "key", "offset", "shape", "strides"])):
-    """The position of a tensor in its storage."""
+    """The position of a tensor in its storage.
+
+    Attributes:
+        dtype: Of the storage.
+        key: Of the storage.
+        offset, strides: In values of the storage, as PyTorch has them.
+        shape: Of the tensor.
+    """
 
     def to_array(self, storage: np.ndarray) -> np.ndarray:
         """Copy the tensor from its storage.

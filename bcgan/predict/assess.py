@@ -108,7 +108,11 @@ def _check_scale(records: list[Record], model: Model, mpp: Mpp | None) -> None:
 
 
 def summarize(assessment: dict[str, Any]) -> str:
-    """Return the text that `bcgan assess` prints: one line for each set of images."""
+    """Return the text that `bcgan assess` prints: one line for each set of images.
+
+    Args:
+        assessment: As `assess` returns it.
+    """
     lines = [f"{assessment['images']} images, {assessment['unreadable']} unreadable or without tissue"]
     for name in ("judged", "every"):
         subset = assessment[name]

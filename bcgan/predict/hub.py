@@ -62,7 +62,12 @@ def license_fields(name: str) -> dict[str, str]:
 
 
 def metadata(model: Model, license_name: str) -> dict[str, Any]:
-    """Return the metadata at the head of README.md, with the metrics of each group of held-out patients."""
+    """Return the metadata at the head of README.md, with the metrics of each group of held-out patients.
+
+    Returns:
+        Keys that model hubs know: license, library_name, pipeline_tag, tags and model-index, whose results have a row
+            for each metric.
+    """
     card = model.card
     data_name = str(card.training_data.get("data", "unknown"))
     results = [

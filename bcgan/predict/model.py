@@ -291,7 +291,7 @@ class Model:
         return np.min([quality_filter.distance_ratio(self._quality_filter, features, label) for label in labels], 0)
 
     def _check_inputs(self, images: np.ndarray, coords: np.ndarray | None) -> np.ndarray:
-        """Return the images as an array.
+        """Return the images as an array, uint8, (n, size, size, 3).
 
         Raises:
             ValueError: If the images or the coordinates have another shape or type.

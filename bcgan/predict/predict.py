@@ -147,7 +147,7 @@ def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
 def prediction_rows(
     path: str, grid: PatchGrid, predictions: Predictions, classes: tuple[str, ...]
 ) -> Iterator[dict[str, Any]]:
-    """Yield one row for each patch of an image; x and y are in pixels of the image."""
+    """Yield one row for each patch of an image, as `columns` names its values; x and y are in pixels of the image."""
     for index, (x, y) in enumerate(grid.image_coords):
         yield _prediction_row(path, (x, y), predictions, index, grid.scale, classes)
 

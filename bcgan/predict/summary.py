@@ -109,6 +109,9 @@ def find_patients(slides: Iterable[str], pattern: str) -> dict[str, str]:
 
     A pattern with a slash is searched in the whole path, such as `cohort/([^/]+)/`: its folders may name the patient.
 
+    Args:
+        slides: Paths.
+
     Raises:
         InputError: If a name states none, or two names look like one patient.
     """

@@ -219,7 +219,7 @@ def read_all_annotations(slides: Iterable[Slide], job: TileJob) -> list[Annotati
 
 
 def patch_areas(slides: Iterable[Slide], job: TileJob) -> dict[Path, float]:
-    """Return the area of one patch in slide pixels, by annotation file, for slides whose scale is known."""
+    """Return the area of one patch, square pixels of the slide, by annotation file, for slides whose scale is known."""
     areas, choice = {}, MppChoice(job.mpp, job.mpp_table)
     for slide in slides:
         path = qupath.find_annotation(job.annotations, slide.path.name)

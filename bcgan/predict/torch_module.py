@@ -153,7 +153,7 @@ def _estimate_background(levels: torch.Tensor) -> torch.Tensor:
 
 
 def _orient(images: torch.Tensor, index: int) -> torch.Tensor:
-    """Return all patches in orientation `index`, as `bcgan.data.views.dihedral_view` does."""
+    """Return all patches, (n, height, width, 3), in orientation `index`, as `bcgan.data.views.dihedral_view` does."""
     if index & 4:
         images = images.transpose(1, 2)
     axes = [axis for bit, axis in ((1, 1), (2, 2)) if index & bit]

@@ -205,6 +205,7 @@ def _decode_all(records: list[Record], experiment: Experiment, path: Path) -> tu
     writer = NpyWriter(path, (size, size, 3), np.uint8)
 
     def decode_chunk(indices: range) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Return the patches of some records, uint8 (n, size, size, 3), and their rows."""
         decoded = [_decode_record(records[index], experiment) for index in indices]
         # The rest is many calls of microseconds, in which threads would mostly wait for each other.
         with lock:
@@ -274,11 +275,12 @@ def _cut_record(record: Record, experiment: Experiment) -> _Decoded:
 
 
 def _index_rows(record: Record, decoded: _Decoded, is_cut: bool) -> Iterable[dict[str, Any]]:
-    """Yield the row of each patch of a record; one of an image that was cut has its corner in its id."""
+    """Yield the index row of each patch of a record, with the measures of the audit."""
     for image, (x, y) in zip(decoded.measured, decoded.corners.tolist(), strict=True):
         height, width = (0, 0) if image is None else image.shape[:2]
         pixels = "" if image is None else hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
         yield {
+            # A patch that was cut has its corner in its id.
             "id": f"{record.key}_x{x}_y{y}" if is_cut else record.key, "image": record.key, "path": record.path,
             "source": record.source, "patient": record.patient, "label": record.label, "x": x, "y": y,
             "official_split": record.official_split, "height": height, "width": width, "pixels": pixels,
@@ -301,6 +303,9 @@ def _log_faults(rows: pd.DataFrame, faults: pd.DataFrame, summary: dict[str, Any
 
 def _check_patch_size(rows: pd.DataFrame, native: int | None, settings: Data) -> None:
     """Check that most patches of a data set have the size that its patches are said to have.
+
+    Args:
+        native: That size, pixels; `None` if images may have any.
 
     Raises:
         InputError: If more than half of the readable ones have another size: they would be cropped or padded.
@@ -354,7 +359,11 @@ def _write_audit(path: Path, rows: pd.DataFrame, faults: pd.DataFrame) -> None:
 
 
 def _write_kept_patches(folder: Path, keep: np.ndarray) -> None:
-    """Write the kept patches to patches.npy: rename decoding.npy if all are kept, else copy them in chunks."""
+    """Write the kept patches to patches.npy: rename decoding.npy if all are kept, else copy them in chunks.
+
+    Args:
+        keep: bool, (n,).
+    """
     decoded, target = folder / "decoding.npy", folder / "patches.npy"
     if keep.all():
         decoded.rename(target)

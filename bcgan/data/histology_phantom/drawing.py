@@ -285,7 +285,7 @@ def add_filled_ducts(canvas, rng, kind, centres, radii, spacing, *, holes=0, nec
 
 
 def add_fat(canvas: Canvas, rng: np.random.Generator, spared: np.ndarray) -> None:
-    """Draw fat vacuoles, 20 to 34 px wide, between thin membranes, outside the region ``spared``.
+    """Draw fat vacuoles, 20 to 34 px wide, between thin membranes, outside the region ``spared``, bool (side, side).
 
     A vacuole is a Voronoi cell. Membranes are where the nearest two centers are equally far.
     """

@@ -58,6 +58,10 @@ class Patch:
     architecture: str
 
 
+# The parts of a `Layout`: each draws on the canvas. ``mask`` is the region to draw in, bool (side, side), and ``angle``
+# the direction of the stroma's fibers, radians; those of a part that are not used begin with an underscore.
+
+
 def _add_lymphocytes(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
     """Draw lymphocytes in ``mask`` where there is tissue without nuclei."""
     free = mask & (canvas.nuclear[..., 2] == 0) & (canvas.ground[..., 2] > 0.5)
