@@ -118,12 +118,7 @@ def build(
 
 
 def _describe(partial: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a manifest that do not depend on the kind of artifact.
-
-    Args:
-        partial: Folder of the complete artifact.
-        state: As `read_unfinished_state` returns it.
-    """
+    """Return the fields of a manifest that do not depend on the kind of artifact; `partial` is its complete folder."""
     return {
         "key": state["key"],
         "version": __version__,

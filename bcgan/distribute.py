@@ -124,11 +124,7 @@ def replicas() -> int:
 
 
 def replica_rows(values: tf.Tensor) -> tf.Tensor:
-    """Return this replica's rows of a global batch: every n-th, so that a batch sorted by class is divided evenly.
-
-    Args:
-        values: (batch, ...), the same on all replicas.
-    """
+    """Return this replica's rows of a global batch: every n-th, so that a batch sorted by class is divided evenly."""
     count = replicas()
     if count == 1:
         return values

@@ -37,13 +37,7 @@ def plan(experiment: Experiment, root: Path, force: tuple[str, ...] = ()) -> lis
 
 
 def _explain(reason: str | None, folder: Path, settings: dict, inputs: dict[str, str]) -> str | None:
-    """Return why a stage is stale, with the names of settings that changed since it ran; `None` if it is not.
-
-    Args:
-        reason: As `artifacts.stale_reason` returns it.
-        folder: The stage's folder.
-        settings, inputs: What the stage depends on now.
-    """
+    """Return why a stage is stale, with the names of settings that changed since it ran; `None` if it is up to date."""
     if reason != artifacts.CHANGED:
         return reason
     manifest = runs.read_json(folder / artifacts.MANIFEST)

@@ -207,11 +207,7 @@ def subset(experiment: Experiment, include: Iterable[str], exclude: Iterable[str
 
 
 def _name_tree(names: Iterable[str]) -> dict[str, Any]:
-    """Return dotted names as the nested dicts that pydantic's `include` and `exclude` take: {"gan": {"steps": True}}.
-
-    Raises:
-        KeyError: If a name is not a setting.
-    """
+    """Return dotted names as nested dicts, as pydantic's `include` and `exclude` take: {"gan": {"steps": True}}."""
     tree: dict[str, Any] = {}
     for name in names:
         branch, model = tree, Experiment
@@ -285,11 +281,7 @@ def format_validation_error(source: Path | str, error: ValidationError) -> str:
 
 
 def _override(tree: dict[str, Any], pair: str) -> None:
-    """Apply a `key.subkey=value` pair to nested settings, in place.
-
-    Raises:
-        InputError: If it is no such pair, or a parent key has no settings of its own.
-    """
+    """Apply a `key.subkey=value` pair to nested settings, in place."""
     keys, equals, value = pair.partition("=")
     if not equals:
         raise InputError(f"{pair!r} is not a setting. Write key.subkey=value, such as gan.steps=500.")

@@ -15,7 +15,7 @@ class Entry(NamedTuple):
     stage: str
     training: str  # empty for the stage as a whole
     seconds: float  # with those of interrupted attempts
-    # mean number of cores at work, of this process in the last attempt; `None` if an earlier version wrote the manifest
+    # mean number of cores that the last attempt kept busy; `None` if an earlier version wrote the manifest
     busy_cores: float | None
     peak_memory_mib: int  # of the process until then
 

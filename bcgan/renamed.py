@@ -61,7 +61,7 @@ REMOVED_SETTINGS = {
 
 
 def removal_note(key: str) -> str | None:
-    """Return what to do about a setting of an earlier version that has no successor; `None` if it is none."""
+    """Return what to do about a setting that an earlier version had and this one lacks; `None` for other settings."""
     return next((note for pattern, note in REMOVED_SETTINGS.items() if fnmatchcase(key, pattern)), None)
 
 

@@ -298,7 +298,7 @@ class Classify(Settings):
     }
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     batch_size: int = Field(64, ge=2)
-    # of a patient with n training patches each is drawn n^-patient_balance times as often; 1: patients count alike
+    # a patch of a patient with n training patches is drawn with weight n^-patient_balance; 1: patients count alike
     patient_balance: float = Field(0.0, ge=0, le=1)
     crop_size: int | None = Field(None, ge=32)  # side of crops, random in training, else central; the paper: 224
     # binary cross-entropy, with more than two classes categorical cross-entropy; weighted: classes count alike

@@ -156,23 +156,14 @@ def find_rule(key: str) -> Rule | None:
 
 
 def given_settings(settings: BaseModel, parent: str = "") -> Iterator[tuple[str, Any]]:
-    """Iterate over the key and value of each setting that was given, in the order of the fields.
-
-    Args:
-        settings: A part of an experiment, or all of it; pydantic records which of its settings were given.
-        parent: Prefix of the keys, such as "gan."; "" for a complete experiment.
-    """
+    """Iterate over the key, after the prefix `parent`, and value of each setting that was given, in their order."""
     for name in type(settings).model_fields:
         if name in settings.model_fields_set:
             yield from _settings_in(getattr(settings, name), f"{parent}{name}")
 
 
 def _settings_in(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Iterate over the settings that were given within one value, which may be a group or a dict of groups.
-
-    Args:
-        key: Name of the setting that has the value.
-    """
+    """Iterate over the settings that were given within the value of one, which may be a group or a dict of groups."""
     if isinstance(value, BaseModel):
         yield from given_settings(value, f"{key}.")
     elif isinstance(value, dict) and any(isinstance(inner, BaseModel) for inner in value.values()):

@@ -201,13 +201,7 @@ class _Run:
         self._trainings.clear()
 
     def _send(self, name: str, method: str, *arguments: Any) -> None:
-        """Call a method of a training for each tracker. A tracker that fails gets no more data, and the run goes on.
-
-        Args:
-            name: Of the training, as `training_name` returns it.
-            method: Name of a method of `Training`.
-            arguments: Of the method.
-        """
+        """Call a method of a training for each tracker; one that fails gets no more data, and the run goes on."""
         trainings = self._trainings.setdefault(name, {})
         for tracker in list(self._trackers):
             try:
@@ -227,11 +221,11 @@ def training_name(root: Path, log_path: Path) -> str | None:
     """Return the name of a training by its log: `gan`, `classify/cnn-seed0`; `None` if it lies outside the run."""
     if not log_path.is_relative_to(root):
         return None
-    first, *rest = log_path.relative_to(root).parts
-    stage = rest[0] if first == "cache" else first.removesuffix(".partial")
+    first, *inner_parts = log_path.relative_to(root).parts
+    stage = inner_parts[0] if first == "cache" else first.removesuffix(".partial")
     if log_path.stem != "log":
         return f"{stage}/{log_path.stem}"
-    return f"{stage}/{rest[1].removesuffix('.partial').rpartition('-')[0]}" if first == "cache" else stage
+    return f"{stage}/{inner_parts[1].removesuffix('.partial').rpartition('-')[0]}" if first == "cache" else stage
 
 
 def split_line(line: dict[str, Any]) -> tuple[int, dict[str, float]]:

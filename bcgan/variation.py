@@ -74,11 +74,7 @@ def list_changes(before: Any, after: Any) -> list[str]:
 
 
 def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested dicts by `key.subkey`.
-
-    Args:
-        prefix: Of the keys, with a dot at its end; "" for the outermost dict.
-    """
+    """Return the values of nested dicts by `key.subkey`, each key after `prefix`."""
     if not isinstance(values, dict):
         return {prefix.removesuffix("."): values}
     return {key: value for name, inner in values.items() for key, value in _flatten(inner, f"{prefix}{name}.").items()}

@@ -38,7 +38,7 @@ def epoch_sampler(rows: np.ndarray, batch: int, seed: int) -> Sampler:
 
 
 def weighted_sampler(sample_weights: np.ndarray, batch: int, seed: int) -> Sampler:
-    """Return a sampler that draws indices with replacement, each as often as its weight says.
+    """Return a sampler that draws indices with replacement, with probabilities proportional to weights.
 
     Args:
         sample_weights: float, (n,). Of the indices from 0 to n - 1, in any unit.
@@ -215,12 +215,7 @@ def stain_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tens
 
 
 def color_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """Change the brightness and contrast of each patch at random.
-
-    Args:
-        images: float32 in [0, 1], (batch, size, size, 3).
-        strength: Standard deviation of the factor on the contrast, and of the change of the brightness.
-    """
+    """Change brightness and contrast of patches, float32 (batch, size, size, 3), each with this standard deviation."""
     draws = tf.random.stateless_normal((2, tf.shape(images)[0], 1, 1, 1), seed)
     mean = tf.reduce_mean(images, (1, 2, 3), keepdims=True)
     images = (images - mean) * (1 + strength * draws[0]) + mean + strength * draws[1]

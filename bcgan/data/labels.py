@@ -38,16 +38,12 @@ class Row(NamedTuple):
 class ClassNames:
     """The names that images may have for the classes, whatever their case and spacing.
 
-    They are the names and labels of the classes, and their further names in `data.classes`. Labels are no names if a
-    further name is a number: it may be the label of another class.
+    They are the names of the classes and their further names in `data.classes`. The labels 0, 1 and so on are accepted
+    too, unless one of these names is a number, which could be meant as the label of another class.
     """
 
     def __init__(self, classes: ClassPairs):
-        """Index the names of the classes.
-
-        Args:
-            classes: The setting `data.classes`; empty for benign and malignant.
-        """
+        """Index the names in the setting `data.classes`, which is empty for benign and malignant."""
         self.names = class_names(classes)
         self.configured = {_normalize_class(name): name for _, further in classes for name in further}
         self.label_of = {}
@@ -222,11 +218,7 @@ def _normalize_class(name: str) -> str:
 
 
 def _undo_float_patients(rows: list[dict[str, str]]) -> None:
-    """Change patients such as 8863.0 to 8863, in place, as spreadsheets write a column of numbers with a gap as floats.
-
-    Args:
-        rows: Cells by column.
-    """
+    """Change patients such as 8863.0 to 8863 in place, as spreadsheets write numbers in a column with gaps."""
     patients = [row["patient"] for row in rows if row.get("patient")]
     if patients and all(WHOLE_NUMBER.fullmatch(patient) for patient in patients):
         for row in rows:
@@ -234,15 +226,7 @@ def _undo_float_patients(rows: list[dict[str, str]]) -> None:
 
 
 def _parse_coordinate(text: str, axis: str, path: Path, number: int) -> int:
-    """Return a coordinate, whole pixels; UNKNOWN for an empty cell.
-
-    Args:
-        text: Such as "120" or, as spreadsheets write it, "120.0".
-        axis, path, number: The column, table and row, for errors.
-
-    Raises:
-        InputError: If it is no number.
-    """
+    """Return a coordinate in whole pixels, UNKNOWN for an empty cell; the other arguments are for the InputError."""
     if not text:
         return UNKNOWN
     if not re.fullmatch(r"\d{1,9}(\.\d*)?", text):
@@ -261,11 +245,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_workbook(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number, from 1 on, and the cells of each row of a workbook's first sheet.
-
-    Raises:
-        InputError: If openpyxl is not installed, or the workbook cannot be read.
-    """
+    """Yield the number, from 1 on, and the cells of each row of a workbook's first sheet."""
     import pandas as pd
 
     try:

@@ -16,11 +16,7 @@ class NpyFile:
     """
 
     def __init__(self, path: Path):
-        """Open the file and read its header.
-
-        Raises:
-            ValueError: If the array is in Fortran's order, or has Python objects.
-        """
+        """Open the file and read its header; raise ValueError for an array in Fortran order or of Python objects."""
         self._file = path.open("rb", buffering=0)
         version = np.lib.format.read_magic(self._file)
         is_first = version == (1, 0)
@@ -51,11 +47,7 @@ class NpyFile:
         return out
 
     def _read_into(self, target: memoryview, position: int) -> None:
-        """Fill `target` with the bytes of the file from `position` on.
-
-        Raises:
-            OSError: If the file ends before.
-        """
+        """Fill `target` with the bytes from `position` on; raise OSError if the file ends before."""
         done = 0
         while done < len(target):  # one call reads 2 GiB at most
             part = os.pread(self._file.fileno(), min(len(target) - done, 2**30), position + done)

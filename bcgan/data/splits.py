@@ -84,10 +84,6 @@ def assign_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
 def _mark_other_sources(roles: pd.Series, index: pd.DataFrame, data: Data) -> pd.Series:
     """Return the roles with `_other` appended for held-out patches that are not from `data.eval_sources`.
 
-    Args:
-        roles: Of each patch, in the order of `index`.
-        index: As `assign_roles` takes it.
-
     Raises:
         InputError: If no path matches, and there are several sources.
     """
@@ -176,11 +172,7 @@ def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
 
 
 def _kfold_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
-    """Return the roles of the protocol `kfold`, as `assign_roles` does.
-
-    Raises:
-        InputError: If there are fewer patients than folds.
-    """
+    """Return the roles of the protocol `kfold`; arguments, result and errors are those of `assign_roles`."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     patients = index["patient"].nunique()

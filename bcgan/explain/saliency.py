@@ -42,12 +42,7 @@ class ClassLogit(keras.layers.Layer):
 
 
 def explain_class(network: keras.Model, label: int) -> keras.Model:
-    """Return the network whose logit is that of a class against the rest, to be explained; it shares the weights.
-
-    Args:
-        network: With one logit of the second of two classes, or one of each class.
-        label: The class to explain.
-    """
+    """Return the network whose logit is that of a class against the rest, to be explained; it shares the weights."""
     if network.output_shape[-1] == 1 and label == 1:
         return network
     logit = ClassLogit(label, name="class_logit")(network.outputs[0])
@@ -83,11 +78,7 @@ def grad_cam(network: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def _grad_cam_of_center(network: keras.Model, cropping: keras.Layer, images: np.ndarray) -> np.ndarray:
-    """Explain a network that takes the center of a patch; the map, (n, side, side), is 0 around the center.
-
-    Args:
-        cropping: The network's layer that takes the center.
-    """
+    """Explain a network that crops patches to their center; the map, (n, side, side), is 0 around it."""
     inner = keras.Model(cropping.output, network.outputs[0])
     (top, bottom), (left, right) = cropping.cropping
     center = images[:, top : images.shape[1] - bottom, left : images.shape[2] - right]
@@ -150,11 +141,7 @@ def logits(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _map_batches(function, images: np.ndarray) -> np.ndarray:
-    """Return a function's results on all patches, computed in batches.
-
-    Args:
-        function: From a batch, float32 tensor, to an array with one entry for each patch.
-    """
+    """Return a function's results on all patches, computed in batches, which it gets as float32 tensors."""
     return batches.map_in_batches(lambda batch: function(tf.constant(batch)), images, BATCH_SIZE)
 
 

@@ -80,11 +80,7 @@ def export(
 
 
 def load_pooled(folder: Path) -> dict[str, np.ndarray]:
-    """Load the pooled features of every patch of the store from the folder of the stage `features`.
-
-    Returns:
-        For each block, float32, (n, channels): the mean of every channel.
-    """
+    """Load the mean of every channel, float32 (n, channels) by block, of all patches from the folder of `features`."""
     with np.load(folder / "pooled.npz") as saved:
         return {block: saved[block] for block in select_blocks(saved.files)}
 
@@ -127,11 +123,7 @@ def _write_synthetic(
 def _write_steering(
     gan_generator: keras.Model, threshold: float, seed: int, folder: Path, class_names: tuple[str, ...]
 ) -> None:
-    """Write steering.csv, how measured attributes follow their targets, and walks.npz, latent walks and sweeps.
-
-    Args:
-        threshold: Hematoxylin optical density above which a pixel counts as nucleus.
-    """
+    """Write steering.csv, how measured attributes follow their targets, and walks.npz, latent walks and sweeps."""
     directions = [
         steering.fit_latent_directions(gan_generator, label, threshold, seed) for label in range(len(class_names))
     ]
@@ -145,16 +137,9 @@ def _write_steering(
 def _write_maps(
     gan_discriminator: keras.Model, images: np.ndarray, settings: Features, folder: Path
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Write the feature maps of `saved_blocks`, and return the pooled features and scores of all patches.
+    """Write the feature maps of `saved_blocks`, and return pooled features by block and the discriminator's scores.
 
-    Args:
-        images: uint8, (n, size, size, 3).
-
-    Returns:
-        The mean of every channel by block, float32, (n, channels), and the discriminator's scores, (n,).
-
-    Raises:
-        InputError: If the discriminator lacks a block of the settings.
+    Pooled features are the mean of every channel, float32 (n, channels). Scores are float32, (n,).
     """
     blocks = list_blocks(gan_discriminator)
     saved_blocks = [blocks[-1] if block == "last" else block for block in settings.saved_blocks]

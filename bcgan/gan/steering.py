@@ -32,12 +32,7 @@ class Direction(NamedTuple):
     high: float
 
     def move(self, noise: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Return the noise with the smallest change that makes `noise @ slope + offset` the target.
-
-        Args:
-            noise: float, (n, latent).
-            target: float, (n,). Values of the attribute.
-        """
+        """Return the noise (n, latent) with the smallest change that makes `noise @ slope + offset` the target (n,)."""
         difference = target - (noise @ self.slope + self.offset)
         return noise + (difference / max(self.slope @ self.slope, 1e-12))[:, None] * self.slope
 

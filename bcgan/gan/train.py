@@ -353,11 +353,7 @@ def _apply_gradient(gan_state: GanState, name: str, tape: tf.GradientTape, scale
 
 
 def _spread(images: tf.Tensor, classes: tf.Tensor, num_classes: int = 2) -> tf.Tensor:
-    """Return how much patches of a class vary: the standard deviation of thumbnails, the smallest of all classes.
-
-    Args:
-        images: float32, (batch, size, size, 3). A pixel of a thumbnail is the mean of 10x10 pixels.
-    """
+    """Return how much patches of a class vary: the deviation of means of 10x10 pixels, the smallest of all classes."""
     coarse = tf.nn.avg_pool2d(images, 10, 10, "VALID")
     deviations = [tf.reduce_mean(tf.math.reduce_std(coarse[classes == label], 0)) for label in range(num_classes)]
     return tf.reduce_min(deviations)

@@ -154,11 +154,7 @@ def make_step(state: TranslationState, optimizers: dict, settings: Translate, se
 
 
 def translate(network: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Translate patches to the other class; uint8, (n, size, size, 3), to the same.
-
-    Args:
-        network: A translator, whose target is the other class.
-    """
+    """Translate patches, uint8 (n, size, size, 3), to the class of the translator `network`; the same shape."""
     translated = batches.map_in_batches(lambda part: network(batches.to_float(part), training=False), images)
     return np.rint(translated * 255).astype(np.uint8)
 

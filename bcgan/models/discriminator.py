@@ -45,12 +45,7 @@ def discriminator(width: int = 32, classes: int = 2, spectral: bool = True, size
 
 
 def conv_block(x: keras.KerasTensor, channels: int, kernel: int, stride: int, name: str, spectral: bool = True):
-    """Apply a convolution and a leaky ReLU; the activation layer has the name of the block.
-
-    Args:
-        kernel: Side of the kernel, pixels.
-        spectral: Whether the convolution has spectral normalization. Defaults to True.
-    """
+    """Apply a convolution and a leaky ReLU; the activation layer has the name of the block."""
     convolution = layers.Conv2D(channels, kernel, strides=stride, padding="same", name=f"{name}_conv")
     if spectral:
         convolution = layers.SpectralNormalization(convolution, name=f"{name}_spectral")

@@ -48,8 +48,7 @@ def efficientnet_lite(
         variant: "lite0" or "lite2". Defaults to "lite2".
         size: Side of the images, pixels. Defaults to 100.
         weights: Whether to load the ImageNet weights of the installed package. Defaults to True.
-        multi_depth: Whether the means of the last maps of every stage stand before those of the last maps. Defaults to
-            False.
+        multi_depth: Whether the features begin with the means of the last map of every stage. Defaults to False.
 
     Returns:
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280), or of lite0 with
@@ -231,11 +230,7 @@ def _weights_file(variant: str) -> Path:
 
 
 def _assign_weights(network: keras.Model, tensors: dict) -> None:
-    """Assign PyTorch's tensors to the layers of the same names, with axes in Keras's order.
-
-    Args:
-        tensors: Arrays by <layer>.<parameter>, as `torch_weights.read_tensors` returns them.
-    """
+    """Assign PyTorch's tensors, by <layer>.<parameter>, to the layers of these names, with axes in Keras's order."""
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
             parts = ("weight", "bias", "running_mean", "running_var")

@@ -102,13 +102,7 @@ class _FusedPointwiseConv(layers.Layer):
     """A 1x1 convolution of a `_LazySum`: each term is convolved by the product of the expanding and this kernel."""
 
     def __init__(self, convolution: layers.Conv2D, expansions: tuple[layers.Conv2D | None, ...], concat_inputs: bool):
-        """Take over the variables of the layers.
-
-        Args:
-            convolution: The 1x1 convolution that reads the sum.
-            expansions: For each term, the convolution that expands it; `None` for a term that is added as it is.
-            concat_inputs: As `fuse_model` takes it.
-        """
+        """Take over the layers' variables; `expansions` has the convolution that expands each term, or `None`."""
         # Kernels are multiplied in their own precision, and cast afterwards.
         super().__init__(name=convolution.name, dtype=convolution.dtype_policy, autocast=False)
         self.leaves_out_bias = isinstance(convolution, _FastConv)

@@ -11,13 +11,7 @@ STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
 
 
 def basic_block(x: keras.KerasTensor, channels: int, stride: int, shortcut: str, name: str) -> keras.KerasTensor:
-    """Apply two 3x3 convolutions and a shortcut, which is padded or projected if the shapes differ.
-
-    Args:
-        stride: Of the first convolution.
-        shortcut: "identity" or "projection", as `resnet34` takes it.
-        name: Prefix of the layers' names.
-    """
+    """Apply two 3x3 convolutions and a shortcut, which is padded or projected if the shapes differ."""
     skip = x
     if stride > 1 or x.shape[-1] != channels:
         if shortcut == "identity":

@@ -34,11 +34,7 @@ def bottleneck(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def body(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Apply four bottlenecks and rows 7-11: upsampling, three 1x1 channels, average pooling, flatten, 1,000 units.
-
-    Returns:
-        (batch, 1000), linear.
-    """
+    """Apply four bottlenecks and rows 7-11: upsampling, three 1x1 channels, average pooling, flatten, 1,000 units."""
     for block in range(1, BLOCK_COUNT + 1):
         x = bottleneck(x, f"bottleneck{block}")
     x = layers.UpSampling2D(2, name="upsample")(x)

@@ -72,11 +72,7 @@ class _Tensors(pickle.Unpickler):
     """An unpickler that builds `_Tensor`s and refuses all other classes."""
 
     def find_class(self, module: str, name: str):
-        """Return what stands for a class that the pickle names.
-
-        Raises:
-            pickle.UnpicklingError: If it is none of a tensor's classes.
-        """
+        """Return what stands for a class that the pickle names; refuse all but a tensor's classes."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):

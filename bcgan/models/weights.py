@@ -34,11 +34,7 @@ def save(path: Path, step: int, groups: Groups) -> None:
 
 
 def _check_finite(path: Path, arrays: Iterable[np.ndarray]) -> None:
-    """Raise WorkError if a weight is NaN or infinite.
-
-    Args:
-        path: The file that is not written then, for the message.
-    """
+    """Raise WorkError if a weight is NaN or infinite; `path` is the file that is then not written."""
     # NumPy has no bfloat16, hence the cast.
     if not all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
         raise WorkError(

@@ -108,11 +108,7 @@ def _check_scale(records: list[Record], model: Model, mpp: Mpp | None) -> None:
 
 
 def summarize(assessment: dict[str, Any]) -> str:
-    """Return the text that `bcgan assess` prints: one line for each set of images.
-
-    Args:
-        assessment: As `assess` returns it.
-    """
+    """Return the text that `bcgan assess` prints: one line for each set of images."""
     lines = [f"{assessment['images']} images, {assessment['unreadable']} unreadable or without tissue"]
     for name in ("judged", "every"):
         subset = assessment[name]
@@ -128,11 +124,7 @@ def summarize(assessment: dict[str, Any]) -> str:
 
 
 def _count_words(subset: dict[str, Any]) -> str:
-    """Return in words how many images are of the second of two classes, or of each of more: "12 malignant".
-
-    Args:
-        subset: As `_metrics` returns it.
-    """
+    """Return the number of images of the second of two classes, or of each of more, in words: "12 malignant"."""
     counts = [f"{count} {name}" for name, count in subset["by_class"].items()]
     return ", ".join(counts[1:] if len(counts) == 2 else counts)
 

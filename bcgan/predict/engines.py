@@ -102,11 +102,7 @@ def is_installed(runtime: str) -> bool:
 
 
 def keras_engine(network, reference_cnn) -> Engine:
-    """Return an engine that runs the classifier and the reference CNN in Keras.
-
-    Args:
-        network, reference_cnn: keras.Model.
-    """
+    """Return an engine that runs the classifier and the reference CNN, both keras.Model, in Keras."""
     from bcgan.classify.reference_cnn import make_feature_fn
     from bcgan.classify.scoring import make_predict_fn
 

@@ -53,14 +53,14 @@ class ZooConfig(BaseModel):
 
 
 class ForeignModel(Model):
-    """A classifier in WSInfer's format, with what `Model` has but calibration, orientations and spatial context.
+    """A classifier in WSInfer's format: a `Model` without calibration, orientations and spatial context.
 
     Args:
         config: Of the network.
         run_network: From uint8 patches, (n, size, size, 3), to the probability of each of `config.class_names`,
             float, (n, classes).
         digest: SHA-256 of the network's file.
-        labels: By class of the network, the class that it counts as; itself if it is not among them.
+        labels: The class that a class of the network counts as; a class that is missing here counts as itself.
         order: Classes in the order of their labels. Defaults to the network's.
 
     Raises:

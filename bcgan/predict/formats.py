@@ -117,12 +117,7 @@ def write_wsinfer(model: Model, patches: np.ndarray, folder: Path) -> pd.DataFra
 
 
 def _format_row(kind: str, path: Path, differences: np.ndarray, seconds: float) -> dict[str, Any]:
-    """Return a format's row of the table; see `write` for the columns.
-
-    Args:
-        differences: Probabilities by the file less those by the model, of any shape.
-        seconds: For one patch.
-    """
+    """Return a format's row: see `write`; `differences` are of probabilities, `seconds` for one patch."""
     largest = float(np.abs(differences).max())
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     return {

@@ -46,12 +46,7 @@ def write_maps(folder: Path, name: str, grid: PatchGrid, predictions: Prediction
 
 
 def describe_call(card: Card, called: int, verdict: int) -> str:
-    """Return the predicted class, or the verdict in words if there is none.
-
-    Args:
-        called: Label, -1 without one.
-        verdict: Index into VERDICTS.
-    """
+    """Return the predicted class, or the verdict, an index into VERDICTS, in words if there is none."""
     return card.classes[called] if verdict == SCORED else VERDICTS[verdict].replace("_", " ")
 
 

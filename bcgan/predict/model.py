@@ -48,7 +48,7 @@ class ConfidenceThreshold(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_confidence: float  # no label below this probability of the most probable class, which else is the label
+    min_confidence: float  # least probability of the most probable class with which it becomes the label
 
     @property
     def limits(self) -> tuple[float, float, float]:
@@ -57,7 +57,7 @@ class ConfidenceThreshold(BaseModel):
 
 
 class Enhancement(BaseModel):
-    """How the patches of the training were changed, and so are those that are predicted: `preprocess` settings."""
+    """The `preprocess` settings that changed the training patches; other patches are changed likewise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -29,7 +29,7 @@ def average(score: Runner, card: Card, images: np.ndarray, fast: bool) -> tuple[
         score: Maps patches to probabilities, (n,), or (n, classes) of more than two classes.
         card: Its tta_views is the number of orientations.
         images: uint8, (n, size, size, 3), n at least 1.
-        fast: Whether patches that more orientations hardly call otherwise get FAST_VIEWS alone.
+        fast: Whether patches whose label more orientations would hardly change get only FAST_VIEWS of them.
 
     Returns:
         Two arrays, each (n,) or (n, classes).
@@ -57,11 +57,7 @@ def _average_chunk(score: Runner, card: Card, images: np.ndarray, fast: bool) ->
 
 
 def _deviation(card: Card, raw: np.ndarray) -> np.ndarray:
-    """Return the standard deviation over the orientations of calibrated probabilities.
-
-    Args:
-        raw: Probabilities before calibration, (views, n) or (views, n, classes).
-    """
+    """Return the standard deviation of calibrated probabilities over the orientations, the first axis of `raw`."""
     return np.std([calibration.apply(card.calibration, values) for values in raw], axis=0)
 
 

@@ -173,7 +173,7 @@ def describe_thresholds(thresholds: Thresholds | ConfidenceThreshold, classes: t
 
 
 def list_slides(images: list[ImageFile]) -> list[str]:
-    """Return the slides of images: files, and the common names of tiles, as far as their names tell."""
+    """Return the slide of each group of images: the common name of its tiles, else the file. Only names are read."""
     groups = find_groups(images)
     return [slide for group in groups for slide in ([group.slide_path] if group.slide else [group.images[0].path])]
 
@@ -253,11 +253,7 @@ class _Predictor:
             )
 
     def _count_unused(self, reason: str) -> None:
-        """Log why the coordinates in names of tiles cannot be used, for the first such slide, and count such slides.
-
-        Args:
-            reason: "" for images that are not tiles, which are not counted.
-        """
+        """Count slides whose tile names cannot be used, and log the first reason, which is "" for other images."""
         if reason and not self._num_unused_slides:
             progress.log.warning("predict: %s", reason)
         self._num_unused_slides += bool(reason)
@@ -344,11 +340,7 @@ class _Predictor:
 
 
 def _unique_names(names: list[str], images: list[ImageFile]) -> dict[str, str]:
-    """Return the names of the map files, by path of the image.
-
-    Args:
-        names: One for each image; a name that occurs twice gets the image's index in front.
-    """
+    """Return the map files' names by path of the image; a name that occurs twice gets the image's index in front."""
     counts = Counter(names)
     return {
         image.path: name if counts[name] == 1 else f"{index:04d}-{name}"
@@ -379,10 +371,7 @@ def _prediction_row(
 
 
 def _mpp_columns(scale: Scale | None) -> dict[str, Any]:
-    """Return the columns mpp and mpp_source of a row.
-
-    mpp is microns per pixel along x, six digits. If it differs along y, mpp_source has that value in its text.
-    """
+    """Return the columns mpp, along x, and mpp_source, which also has the value along y if that differs."""
     if scale is None or scale.mpp is None:
         return {"mpp": None, "mpp_source": scale and scale.source}
     x, y = (float(f"{mpp:.6g}") for mpp in scale.mpp)

@@ -204,14 +204,7 @@ def _generate_candidates(
     direction: steering.Direction | None,
     density: float | None,
 ) -> np.ndarray:
-    """Return NUM_CANDIDATES patches of a class, moved along `direction` to `density` if these are given.
-
-    Args:
-        seed: Of the random numbers; other entries give other patches.
-
-    Returns:
-        uint8, (NUM_CANDIDATES, size, size, 3).
-    """
+    """Return NUM_CANDIDATES patches of a class, uint8, moved along `direction` to `density` if these are given."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((NUM_CANDIDATES, network.inputs[0].shape[-1]))
     if direction:

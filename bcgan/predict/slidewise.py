@@ -168,11 +168,7 @@ def _warn_of_leftovers(slides: list[Slide], job: SlideJob) -> None:
 
 
 def _write_summary(states: dict[str, dict], job: SlideJob) -> None:
-    """Write summary.csv: one row for each slide, with the job's columns, or why it was refused.
-
-    Args:
-        states: By name of the slide, as `_read_state` returns them.
-    """
+    """Write summary.csv from the slides' states: a row each, with the job's columns, or why it was refused."""
     rows = []
     for name, state in states.items():
         row = {"slide": name} | (job.summary_columns(state["patches"]) if "patches" in state else {})
@@ -244,11 +240,7 @@ def _hash_inputs(slide: Slide, job: SlideJob) -> str:
 
 
 def _run_in_pool(slides: list[Slide], job: SlideJob, workers: int) -> Iterator[str]:
-    """Process slides in worker processes, and yield what `process_slide` returns, in the order in which slides end.
-
-    Raises:
-        WorkError: If a worker process dies.
-    """
+    """Process slides in worker processes, and yield what `process_slide` returns as each one ends."""
     # A forked child would inherit its parent's threads in an unknown state.
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=progress.hide_bars) as pool:

@@ -184,11 +184,7 @@ def _load_network(path: Path, matrices: dict[str, torch.Tensor]) -> keras.Model:
 
 
 def _make_resize(layer: keras.layers.Resizing, matrices: dict[str, torch.Tensor]):
-    """Return a replacement of a layer's `call`: a product with an interpolation matrix along each axis of the maps.
-
-    Args:
-        matrices: As `_load_network` takes them, (new side, old side) each.
-    """
+    """Return a replacement of a layer's `call`: a product with an interpolation matrix, (new, old), along each axis."""
 
     def resize(x, training=None):
         """Return the resized maps, (n, height, width, channels)."""

@@ -127,10 +127,7 @@ def _write_parts(model: Model, patches: np.ndarray, work: Path) -> None:
 
 
 def resizing_matrices(network: keras.Model) -> dict[str, np.ndarray]:
-    """Return the matrices of the network's resizing layers, float32, (new side, old side).
-
-    They are stored by `<old side>-<new side>-<interpolation>`, one for each axis of a layer.
-    """
+    """Return the network's resizing matrices, float32 (new, old), by `<old side>-<new side>-<interpolation>`."""
     matrices = {}
     for layer in network._flatten_layers():
         if isinstance(layer, keras.layers.Resizing):

@@ -79,16 +79,7 @@ def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) ->
 
 
 def _find_copies(rows: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
-    """Return the position of the first other patch with the same pixels, for patches that have one; -1 for others.
-
-    A patch of another label goes before one of the same.
-
-    Args:
-        rows, faults: As in `find_faults`.
-
-    Returns:
-        Integers, (n,).
-    """
+    """Return for each patch the position of another one with the same pixels, if possible of another label; else -1."""
     positions = np.full(len(rows), -1)
     has_copies = np.flatnonzero(faults["duplicate"] | faults["conflicting_labels"])
     pixels, labels = rows["pixels"].to_numpy(), rows["label"].to_numpy()

@@ -45,11 +45,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def enhance(image: np.ndarray, settings: Preprocess) -> np.ndarray:
-    """Apply the filters of the settings: 3x3 smoothing, and histogram equalization (CLAHE) of the lightness.
-
-    Args:
-        image: uint8 RGB, (height, width, 3).
-    """
+    """Apply the filters of the settings: 3x3 smoothing, and histogram equalization (CLAHE) of the lightness."""
     if settings.blur == "gaussian":
         image = cv2.GaussianBlur(image, (3, 3), 0)
     elif settings.blur == "median":

@@ -26,11 +26,7 @@ def haematoxylin(images: np.ndarray) -> np.ndarray:
 
 
 def tissue_mask(images: np.ndarray) -> np.ndarray:
-    """Return whether each pixel is stained tissue, not glass or fat; bool, (n, height, width).
-
-    Args:
-        images: uint8 or float in [0, 1], (n, height, width, 3).
-    """
+    """Return whether each pixel of RGB images, (n, height, width, 3), is stained tissue, not glass or fat; bool."""
     hsv = rgb2hsv(images)
     return (hsv[..., 1] > TISSUE_SATURATION) | (hsv[..., 2] < TISSUE_VALUE)
 

@@ -62,10 +62,5 @@ def normalize(images: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _concentrations(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """Return the amount of each stain, float, (pixels, 2), by least squares.
-
-    Args:
-        density: Optical density, (pixels, 3).
-        stains: Directions of the stains, (2, 3).
-    """
+    """Return the amount of each of two stains, (pixels, 2), from optical densities, (pixels, 3), by least squares."""
     return density @ np.linalg.pinv(stains)

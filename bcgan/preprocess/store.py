@@ -211,10 +211,10 @@ def _decode_all(records: list[Record], experiment: Experiment, path: Path) -> tu
         with lock:
             rows = [
                 row
-                for index, part in zip(indices, decoded, strict=True)
-                for row in _index_rows(records[index], part, is_cut and not part.reason)
+                for index, decoded_record in zip(indices, decoded, strict=True)
+                for row in _index_rows(records[index], decoded_record, is_cut and not decoded_record.reason)
             ]
-        return np.concatenate([part.patches for part in decoded]), rows
+        return np.concatenate([decoded_record.patches for decoded_record in decoded]), rows
 
     rows = []
     chunk = CHUNK if experiment.data.tile is None else CHUNK_IMAGES
@@ -359,11 +359,7 @@ def _write_audit(path: Path, rows: pd.DataFrame, faults: pd.DataFrame) -> None:
 
 
 def _write_kept_patches(folder: Path, keep: np.ndarray) -> None:
-    """Write the kept patches to patches.npy: rename decoding.npy if all are kept, else copy them in chunks.
-
-    Args:
-        keep: bool, (n,).
-    """
+    """Write the kept patches to patches.npy: rename decoding.npy if all are kept, else copy them in chunks."""
     decoded, target = folder / "decoding.npy", folder / "patches.npy"
     if keep.all():
         decoded.rename(target)

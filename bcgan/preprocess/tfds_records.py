@@ -71,14 +71,7 @@ def write(
 
 
 def _write_shard(path: Path, features, patches: tuple, rows: np.ndarray, bar) -> None:
-    """Write some of the patches to one TFRecord file.
-
-    Args:
-        features: tfds.features.FeaturesDict of the data set.
-        patches: (images, table, columns), as `write` takes them.
-        rows: Positions of the patches to write.
-        bar: Progress bar, moved on by each patch.
-    """
+    """Write the patches `rows` of (images, table, columns), as `write` takes these, to one TFRecord file."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 

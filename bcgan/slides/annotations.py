@@ -336,10 +336,6 @@ def _make_polygon(name: str, coordinates: list) -> Polygon:
 
 
 def _ring_area(ring: np.ndarray) -> float:
-    """Return the area inside a closed ring, by the shoelace formula.
-
-    Args:
-        ring: float64, (points, 2), x and y.
-    """
+    """Return the area inside a closed ring, float64 (points, 2), by the shoelace formula."""
     x, y = (ring - ring[0]).T  # near the origin, as large coordinates would lose digits in the products
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

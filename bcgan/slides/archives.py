@@ -221,11 +221,7 @@ def _decode_name(entry: zipfile.ZipInfo) -> str:
 
 
 def _get_archive(chain: Chain) -> _Zip | _Tar:
-    """Return the open archive of a chain, from the cache unless the file on disk changed.
-
-    Raises:
-        InputError: If the file or an archive in the chain cannot be read.
-    """
+    """Return the open archive of a chain, from the cache unless the file on disk changed."""
     path = Path(chain[0])
     try:
         modified = path.stat().st_mtime_ns

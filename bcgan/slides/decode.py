@@ -109,24 +109,13 @@ def to_uint8(image: np.ndarray, name: str, largest: int | None = None) -> np.nda
 
 
 def largest_value(image: np.ndarray) -> int:
-    """Return the BRIGHT_PERCENTILE of the values of an image, estimated from every n-th pixel; 0 if it is empty.
-
-    Args:
-        image: uint16, (height, width) or (height, width, channels).
-    """
+    """Return the BRIGHT_PERCENTILE of a uint16 image's values, estimated from every n-th pixel; 0 if it is empty."""
     step = max(1, image.shape[0] // 512)
     return int(np.percentile(image[::step, :: max(1, image.shape[1] // 512)], BRIGHT_PERCENTILE)) if image.size else 0
 
 
 def lay_on_white(image: np.ndarray) -> np.ndarray:
-    """Composite an image with an alpha channel on white.
-
-    Args:
-        image: uint8, (height, width, 4). The alpha channel is the last; the order of the colors does not matter.
-
-    Returns:
-        uint8, (height, width, 3), the colors in the order of `image`.
-    """
+    """Composite an image, uint8 (height, width, 4) with alpha last, on white: (height, width, 3), same color order."""
     alpha = image[..., 3]
     if alpha.min(initial=255) == 255:
         return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
@@ -188,11 +177,7 @@ def _is_complete_png(data: bytes) -> bool:
 
 
 def _claimed_pixels(data: bytes, name: str) -> int:
-    """Return the width times the height that an image's header claims; Pillow reads only the header.
-
-    Raises:
-        ValueError: If the header cannot be read.
-    """
+    """Return the width times height that a header claims; Pillow reads only the header."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as header:
             return math.prod(header.size)
@@ -201,13 +186,7 @@ def _claimed_pixels(data: bytes, name: str) -> int:
 
 
 def _check_claim(pixels: int, data: bytes, name: str) -> None:
-    """Raise ValueError if a header claims no pixels, more than the file can contain, or more than can be decoded.
-
-    Args:
-        pixels: Width times height that the header claims.
-        data: The file's content, of which only the length counts.
-        name: For errors.
-    """
+    """Raise ValueError if a header claims no pixels or more than the file can contain or than can be decoded."""
     if not 0 < pixels <= MAX_PIXELS_PER_BYTE * len(data):
         raise ValueError(f"{name} claims more than a file of {len(data)} bytes can contain, {pixels} pixels, or none")
     check_size(pixels, 1, name)

@@ -179,7 +179,7 @@ def fingerprint(roots: tuple[Path, ...]) -> str:
 
 
 def _list_members(path: Path) -> list[str]:
-    """Return name, size and CRC-32 of each member of a ZIP archive; of other and of damaged files, none."""
+    """Return name, size and CRC-32 of each member of a ZIP archive; [] for other and for damaged files."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return []
     try:

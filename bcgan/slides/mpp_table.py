@@ -24,15 +24,7 @@ class MppChoice:
     """
 
     def __init__(self, mpp: float | None = None, table: Path | None = None):
-        """Read the table, if there is one.
-
-        Args:
-            mpp: Microns per pixel of images that the table lacks; `None` if the user gives none.
-            table: The CSV file of --mpp-csv.
-
-        Raises:
-            InputError: If `mpp` is not positive, or the table cannot be read.
-        """
+        """Read the table of --mpp-csv, if there is one; `mpp`, microns per pixel, is for images that it lacks."""
         if mpp is not None and not 0 < mpp < math.inf:
             raise InputError(f"--mpp: {mpp} is no number of microns. Give a positive one.")
         self.mpp, self._table = mpp, table

@@ -293,14 +293,6 @@ def _cubic_weights(distance: np.ndarray) -> np.ndarray:
 
 
 def _patch_starts(length: int, size: int, stride: int) -> np.ndarray:
-    """Return where patches begin along an axis of `length` pixels; the last one ends where the image ends.
-
-    Args:
-        size: Side of a patch, pixels; at most `length`.
-        stride: Pixels from one patch to the next.
-
-    Returns:
-        Integers, (n,), ascending.
-    """
+    """Return where patches of `size` pixels begin along an axis, integers (n,); the last ends where the image ends."""
     starts = np.arange(0, length - size + 1, stride)
     return starts if starts[-1] + size == length else np.append(starts, length - size)

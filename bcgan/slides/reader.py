@@ -39,11 +39,7 @@ class VendorSlide(SlideImage):
     has_parallel_reads = True
 
     def __init__(self, path: Path, name: str, resources: ExitStack):
-        """Open the slide and read its sizes and resolution.
-
-        Args:
-            resources: Takes the open slide, and is closed with this image; may have a temporary file.
-        """
+        """Open the slide; `resources`, which may have a temporary file, are closed with it."""
         import openslide
 
         self._resources = resources
@@ -158,14 +154,7 @@ def _detect_vendor(path: Path) -> str | None:
 
 
 def _open_vendor(path: Path, name: str, resources: ExitStack) -> SlideImage:
-    """Open a slide by OpenSlide.
-
-    Args:
-        resources: Closed with the slide; here, if it cannot be opened.
-
-    Raises:
-        ValueError: If it does not exist, or OpenSlide cannot read it.
-    """
+    """Open a slide by OpenSlide; `resources` are closed with it. Raise ValueError if it cannot be read."""
     import openslide
 
     try:

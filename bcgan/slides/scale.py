@@ -185,11 +185,5 @@ def resolve_scale(size: tuple[int, int], stated: Mpp | None, model: ModelScale, 
 
 
 def _is_cut(size: tuple[int, int], x: float, y: float, patch_size: int) -> bool:
-    """Return whether an image is larger than a single patch, so that it is cut into several.
-
-    Args:
-        size: (width, height) of the image, pixels.
-        x, y: Pixels of the image for one of the model's.
-        patch_size: Side of a patch, pixels.
-    """
+    """Return whether an image is larger than a single patch; x and y are pixels of the image for one of the model's."""
     return max(round(size[0] / x), round(size[1] / y)) > SINGLE_PATCH_MAX_RATIO * patch_size

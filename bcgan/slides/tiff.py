@@ -48,11 +48,7 @@ class TiffSlide(SlideImage):
     """A TIFF file; see `bcgan.slides.base.SlideImage`."""
 
     def __init__(self, file: Path | BinaryIO, name: str, file_size: int):
-        """Read the file's metadata; pixels are read later.
-
-        Args:
-            file_size: Bytes, against which claimed sizes are checked.
-        """
+        """Read the file's metadata; `file_size`, bytes, limits the sizes that it may claim."""
         self._tiff = tifffile.TiffFile(file)
         _check_pages(self._tiff)
         self._name, self._file_size = name, file_size

@@ -32,14 +32,7 @@ def read_ome_images(tiff: tifffile.TiffFile) -> list[dict[str, Any]]:
 
 
 def find_main_series(tiff: tifffile.TiffFile, ome: list[dict[str, Any]]) -> int:
-    """Return the index of the series that is the scan: the first of the largest that are not a label or an overview.
-
-    Args:
-        ome: As `read_ome_images` returns it.
-
-    Raises:
-        ValueError: If the file has no image.
-    """
+    """Return the index of the series that is the scan: the first of the largest that are not a label or an overview."""
 
     def rank(index: int) -> tuple[bool, int, int]:
         keyframe = tiff.series[index].pages[0].keyframe

@@ -87,11 +87,7 @@ def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float, ne
 
 
 def _is_grid(offsets: np.ndarray) -> bool:
-    """Return whether tiles lie on a grid, and most of them next to another one.
-
-    Args:
-        offsets: float, (n, 2). Corners relative to the first one, in steps of the grid.
-    """
+    """Return whether corners, (n, 2) in steps of a grid, lie on it, and most have a neighbor one step away."""
     cells = np.rint(offsets).astype(int)
     if np.abs(offsets - cells).max() >= TOLERANCE:
         return False
@@ -118,11 +114,7 @@ def overlap_difference(tiles: list[Tile]) -> float:
 
 
 def _crop(tile: Tile, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Return the part of a tile between two corners, which lie inside it.
-
-    Args:
-        begin, end: integers, (2,). x and y in the slide, pixels at the model's scale; `end` is exclusive.
-    """
+    """Return the pixels of a tile between two corners inside it, (2,) x and y in the slide."""
     (left, top), (right, bottom) = begin - tile.corner, end - tile.corner
     return tile.pixels[top:bottom, left:right]
 

@@ -127,12 +127,7 @@ def _add_cords(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, angl
 
 
 def _filled_ducts(holes: int = 0, necrosis: tuple[float, float] = (0.0, 0.0)):
-    """Return a part of a `Layout` that fills one to four ducts with tumor cells.
-
-    Args:
-        holes: As `add_filled_ducts` takes it.
-        necrosis: Smallest and largest value of what `add_filled_ducts` takes.
-    """
+    """Return a part that fills one to four ducts with tumor cells; of the range `necrosis` a value is drawn."""
 
     def add(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, _angle: float) -> None:
         """Draw the ducts nearest to the center of a lattice."""
