@@ -73,7 +73,7 @@ def _describe(model: Model, patch) -> dict[str, Any]:
     Returns:
         call: In words.
         probability, uncertainty: `None` if the patch was rejected.
-        probability_name: In words, such as "Probability of malignant tissue".
+        probability_name: In words, such as "Probability of malignancy".
         ood_score: See `Model.ood_scores`.
     """
     probability, uncertainty, called, verdict, _, by_class = (values[0] for values in model.predict(patch[None]))

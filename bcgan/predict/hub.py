@@ -65,8 +65,7 @@ def metadata(model: Model, license_name: str) -> dict[str, Any]:
     """Return the metadata at the head of README.md, with the metrics of each group of held-out patients.
 
     Returns:
-        Keys that model hubs know: license, library_name, pipeline_tag, tags and model-index, whose results have a row
-            for each metric.
+        The keys of model hubs, license, library_name, pipeline_tag, tags and model-index, which has all metrics.
     """
     card = model.card
     data_name = str(card.training_data.get("data", "unknown"))

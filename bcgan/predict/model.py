@@ -149,7 +149,7 @@ class Model:
         """Take the parts of an exported classifier; `load` reads them from a folder.
 
         Args:
-            fitted_filter: The quality filter, whose distance ratio tells patches that are out of distribution.
+            fitted_filter: The quality filter, whose distance ratio decides which patches are out of distribution.
             fast: Ignored if the card has no more than FAST_VIEWS orientations.
         """
         self.card, self.fast = card, fast and card.tta_views > orientations.FAST_VIEWS
