@@ -4,7 +4,7 @@ __version__ = "0.2.0"
 
 
 def load(folder: str | None = None, engine: str = "auto", neighbours: bool = True, fast: bool = False):
-    """Load a classifier as a `predict.model.Model`: from a folder, or the bundled one."""
+    """Load a classifier as a `predict.model.Model`; arguments and errors are those of `predict.loading.load`."""
     from bcgan import machine
 
     machine.prepare_environment()

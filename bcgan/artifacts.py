@@ -28,7 +28,13 @@ KEY_LENGTH = 16  # characters of a key in the name of a cached artifact's folder
 
 
 def make_key(kind: str, settings: Any, inputs: dict[str, str]) -> str:
-    """Return the hash of what an artifact depends on: its settings, its inputs' hashes and bcgan's version."""
+    """Return the SHA-256 of what an artifact depends on: its settings, its inputs and bcgan's version.
+
+    Args:
+        kind: Name of the stage, or of the artifact within it.
+        settings: Serializable as JSON.
+        inputs: SHA-256 of files, by name.
+    """
     parts = {"stage": kind, "settings": settings, "inputs": inputs, "version": __version__}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -39,7 +45,14 @@ def partial_folder(folder: Path) -> Path:
 
 
 def read_unfinished_state(folder: Path) -> dict[str, Any]:
-    """Return the state of an artifact's unfinished build: key, commit, restarted, seconds; empty if there is none."""
+    """Return the state of an artifact's unfinished build; {} if there is none.
+
+    Returns:
+        key: Of the artifact that is built.
+        commit: Of the checkout that started to build it; `None` outside a checkout.
+        restarted: Whether the build was started by a forced run.
+        seconds: Of earlier attempts.
+    """
     try:
         state = runs.read_json(partial_folder(folder) / STATE)
         return state if isinstance(state, dict) else {}
@@ -105,7 +118,7 @@ def build(
 
 
 def _describe(partial: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a manifest that do not depend on the kind of artifact."""
+    """Return the fields of a manifest that do not depend on the kind of artifact; `partial` is its complete folder."""
     return {
         "key": state["key"],
         "version": __version__,
@@ -138,7 +151,9 @@ def _seconds_of_attempt(partial: Path) -> float:
 class Cache:
     """The artifacts of one stage: trainings and predictions that are reused when other settings change.
 
-    used: names of the folders that `get_or_build` returned.
+    Attributes:
+        folder: runs/<experiment>/cache/<stage>.
+        used: Names of the folders that `get_or_build` returned.
     """
 
     def __init__(self, root: Path, stage: str):
@@ -190,11 +205,12 @@ def prune(root: Path) -> int:
 class StageRun(NamedTuple):
     """The settings, folders and inputs of one run of a stage.
 
-    experiment: the settings.
-    root: the run's folder, with the outputs of the stages before.
-    folder: where the stage writes.
-    inputs: SHA-256 of the files that it reads, by `<stage>/<file>`.
-    cache: the stage's cached artifacts.
+    Attributes:
+        experiment: The settings.
+        root: The run's folder, with the outputs of the stages before.
+        folder: Where the stage writes.
+        inputs: SHA-256 of the files that it reads, by `<stage>/<file>`.
+        cache: The stage's cached artifacts.
     """
 
     experiment: Experiment

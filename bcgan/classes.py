@@ -75,9 +75,10 @@ def class_names(pairs: ClassPairs) -> tuple[str, ...]:
 
 
 def class_colors(names: Sequence[str]) -> dict[str, str]:
-    """Return the color of each class: blue and vermilion of two, as of benign and malignant among more.
+    """Return the color of each class, as "#rrggbb".
 
-    Of more classes without these names, the first is blue and the last vermilion.
+    Of two classes, the first is blue and the second vermilion. Of more, benign is blue and malignant vermilion; without
+    these names, the first is blue and the last vermilion. The others get FURTHER_CLASS_COLORS, then other hues.
     """
     if len(names) == 2:
         return dict(zip(names, CLASS_COLORS.values(), strict=True))

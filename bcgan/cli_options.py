@@ -16,6 +16,7 @@ model_option = click.option(
 
 
 def _check_pattern(_context, _parameter, pattern: str | None) -> str | None:
+    """Return the value of --patient, for click; raise InputError if it is no regular expression."""
     try:
         re.compile(pattern or "")
     except re.error as error:

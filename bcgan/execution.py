@@ -37,7 +37,7 @@ def plan(experiment: Experiment, root: Path, force: tuple[str, ...] = ()) -> lis
 
 
 def _explain(reason: str | None, folder: Path, settings: dict, inputs: dict[str, str]) -> str | None:
-    """Return why a stage is stale, with the names of settings that changed since it ran."""
+    """Return why a stage is stale, with the names of settings that changed since it ran; `None` if it is up to date."""
     if reason != artifacts.CHANGED:
         return reason
     manifest = runs.read_json(folder / artifacts.MANIFEST)
@@ -83,7 +83,14 @@ def execute(
 
 
 def _update_stage(stage: stages.Stage, experiment: Experiment, root: Path, forced: bool) -> None:
-    """Run a stage, unless it is up to date."""
+    """Run a stage, unless it is up to date.
+
+    Args:
+        forced: Whether it runs even so. Its cached trainings are deleted then, unless a forced run was interrupted.
+
+    Raises:
+        WorkError: If memory runs out. Other errors of the stage are raised as they are.
+    """
     folder = root / stage.name
     key, settings, inputs = stages.stage_key(stage, experiment, root)
     reason = "forced" if forced else _explain(artifacts.stale_reason(folder, key), folder, settings, inputs)

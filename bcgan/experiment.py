@@ -112,6 +112,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _check_split(self) -> "Experiment":
+        """Check that the protocol has patient lists if it needs them, and that the test fold exists."""
         data = self.data
         if data.protocol in ("official", "extended") and not (data.split_dir or data.name in ("idc", "patch_camelyon")):
             raise ValueError(
@@ -124,6 +125,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _check_classifiers(self) -> "Experiment":
+        """Check that seeds, sizes, losses, weights and features of the classifiers fit each other and other parts."""
         classify, models = self.classify, self.classify.models
         seeds = {"classify.seeds": classify.seeds}
         seeds |= {f"classify.models.{name}.seeds": model.seeds or () for name, model in models.items()}
@@ -161,6 +163,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _check_class_names(self) -> "Experiment":
+        """Check that the settings which name classes name those of the data, and that a GAN's batch has each."""
         names, pair = self.data.class_names, self.translate.classes or ()
         for key, name in (
             ("evaluate.explained_class", self.evaluate.explained_class),
@@ -176,6 +179,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _check_comparisons(self) -> "Experiment":
+        """Check that the ablation and the cross-validation can train the classifiers that they name."""
         models, ablated = self.classify.models, self.ablation.model
         if self.ablation.variants and ablated not in models:
             raise ValueError(f"ablation.model: {ablated} is not among classify.models")
@@ -203,7 +207,7 @@ def subset(experiment: Experiment, include: Iterable[str], exclude: Iterable[str
 
 
 def _name_tree(names: Iterable[str]) -> dict[str, Any]:
-    """Return dotted names as the nested dicts that pydantic's `include` and `exclude` take."""
+    """Return dotted names as nested dicts, as pydantic's `include` and `exclude` take: {"gan": {"steps": True}}."""
     tree: dict[str, Any] = {}
     for name in names:
         branch, model = tree, Experiment

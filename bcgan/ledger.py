@@ -15,7 +15,7 @@ class Entry(NamedTuple):
     stage: str
     training: str  # empty for the stage as a whole
     seconds: float  # with those of interrupted attempts
-    # mean number of cores at work, of this process in the last attempt; `None` if an earlier version wrote the manifest
+    # mean number of cores that the last attempt kept busy; `None` if an earlier version wrote the manifest
     busy_cores: float | None
     peak_memory_mib: int  # of the process until then
 
@@ -47,7 +47,7 @@ def read(root: Path) -> list[Entry]:
 
 
 def _read_manifest(path: Path) -> dict | None:
-    """Return a manifest; `None` if it was not written by bcgan, of which its stage's state tells."""
+    """Return a manifest; `None` if it is no JSON object or lacks the fields that bcgan writes."""
     try:
         manifest = runs.read_json(path)
         return manifest if {"finished", "seconds", "peak_memory_mib"} <= manifest.keys() else None

@@ -63,7 +63,10 @@ def suppress_loading_messages() -> Iterator[None]:
 
 
 def processor() -> dict[str, Any]:
-    """Return the processor's `name`, its number of `cores`, and its `bfloat16` instructions."""
+    """Return the processor's `name`, its number of `cores`, and its `bfloat16` instructions, [] if it has none.
+
+    Cores are those that this process may use. Instructions are known only where /proc/cpuinfo lists them.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
@@ -222,7 +225,13 @@ def configure(experiment: Experiment) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions of Python and packages, and the hardware, for manifests and the report."""
+    """Return the versions of Python and packages, and the hardware, for manifests and the report.
+
+    Returns:
+        python, system: Texts.
+        processor: As `processor` returns it.
+        packages: Version by name; `None` for a package that is not installed.
+    """
     packages = ("tensorflow", "keras", "numpy", "opencv-python", "scikit-learn", "pandas", "matplotlib")
     return {
         "python": platform.python_version(),

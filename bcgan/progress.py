@@ -63,7 +63,7 @@ def read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
 
 
 def truncate_jsonl(path: Path, key: str, below: int) -> None:
-    """Keep only the lines whose `key` is below `below`: a resumed training writes the others again."""
+    """Keep only lines of a training log whose `key` is less than `below`: resuming writes the others again."""
     lines = [line for line in read_jsonl(path) if line[key] < below]
     part = path.with_name(path.name + ".part")
     part.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")

@@ -61,7 +61,7 @@ REMOVED_SETTINGS = {
 
 
 def removal_note(key: str) -> str | None:
-    """Return what to do about a setting of an earlier version that has no successor; `None` if it is none."""
+    """Return what to do about a setting that an earlier version had and this one lacks; `None` for other settings."""
     return next((note for pattern, note in REMOVED_SETTINGS.items() if fnmatchcase(key, pattern)), None)
 
 
@@ -103,7 +103,7 @@ def model_file(folder: Path, name: str) -> Path:
 
 
 def upgrade_card(card: dict[str, Any]) -> dict[str, Any]:
-    """Return a model card with today's names; one that has them already comes back as it is."""
+    """Return a model card with today's names; one that has them already comes back unchanged."""
     upgraded = {CARD.get(key, key): value for key, value in card.items() if key != "bfloat16"}
     for key in ("thresholds", "spatial_context_thresholds"):
         if isinstance(values := upgraded.get(key), dict):

@@ -96,6 +96,7 @@ class Data(Settings):
 
     @model_validator(mode="after")
     def _check_classes(self) -> "Data":
+        """Refuse classes that `check_classes` refuses, with the name of the setting in the message."""
         try:
             check_classes(self.classes)
         except ValueError as error:
@@ -121,6 +122,7 @@ class Data(Settings):
 
     @model_validator(mode="after")
     def _check_one_limit(self) -> "Data":
+        """Check that at most one of the two settings limits the number of patches."""
         if self.max_patches_per_class and self.subsample_fraction:
             raise ValueError(
                 f"max_patches_per_class: {self.max_patches_per_class} excludes subsample_fraction: "
@@ -175,6 +177,7 @@ class Gan(Settings):
 
     @model_validator(mode="after")
     def _check_3x3_steps(self) -> "Gan":
+        """Check that the steps with 3x3 heads are fewer than all steps, and that there is a projected discriminator."""
         late_steps = self.projected_discriminator_3x3_steps
         if late_steps and not late_steps < self.steps:
             raise ValueError(
@@ -295,7 +298,7 @@ class Classify(Settings):
     }
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     batch_size: int = Field(64, ge=2)
-    # of a patient with n training patches each is drawn n^-patient_balance times as often; 1: patients count alike
+    # a patch of a patient with n training patches is drawn with weight n^-patient_balance; 1: patients count alike
     patient_balance: float = Field(0.0, ge=0, le=1)
     crop_size: int | None = Field(None, ge=32)  # side of crops, random in training, else central; the paper: 224
     # binary cross-entropy, with more than two classes categorical cross-entropy; weighted: classes count alike

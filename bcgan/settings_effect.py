@@ -29,10 +29,12 @@ for _name, _spec in CLASSIFIERS.items():
 class Rule(NamedTuple):
     """The condition under which settings are read, and the words of the error if they are not.
 
-    keys: of the settings, `*` standing for a classifier's name.
-    read: whether an experiment reads them; its second argument is the classifier's name, "" for other settings.
-    reason: why they are not read.
-    remedy: how to make them have an effect.
+    Attributes:
+        keys: Of the settings, such as `gan.steps`; `*` stands for a classifier's name.
+        read: Returns whether an experiment reads them; its second argument is the classifier's name, "" for settings
+            that are not a classifier's.
+        reason: Why they are not read.
+        remedy: How to make them have an effect.
     """
 
     keys: tuple[str, ...]
@@ -154,7 +156,7 @@ def find_rule(key: str) -> Rule | None:
 
 
 def given_settings(settings: BaseModel, parent: str = "") -> Iterator[tuple[str, Any]]:
-    """Iterate over the key and value of each setting that was given, in the order of the fields."""
+    """Iterate over the key, after the prefix `parent`, and value of each setting that was given, in their order."""
     for name in type(settings).model_fields:
         if name in settings.model_fields_set:
             yield from _settings_in(getattr(settings, name), f"{parent}{name}")
@@ -172,7 +174,7 @@ def _settings_in(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _classifier_default(experiment: Experiment, key: str) -> Any:
-    """Return the default of a classifier's setting."""
+    """Return the default of a classifier's setting, given its key, such as `classify.models.cnn.epochs`."""
     _, _, model, name = key.split(".")
     return type(experiment.classify.models[model]).model_fields[name].default
 

@@ -259,7 +259,12 @@ def stages_until(until: str = DEFAULT_LAST_STAGE) -> tuple[Stage, ...]:
 
 
 def stage_key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """Return the stage's cache key, and the settings and inputs that it is made of."""
+    """Return the stage's cache key, and the settings and inputs that it is made of.
+
+    Returns:
+        The key as `artifacts.make_key` makes it; the settings as nested dicts; and the SHA-256 of each file that the
+        stage reads, by `<stage>/<file>`, or of the data set for the first stage.
+    """
     settings = stage_settings(stage, experiment)
     if not stage.inputs:
         inputs = _hash_data(experiment.data)
@@ -302,7 +307,10 @@ def stage_settings(stage: Stage, experiment: Experiment) -> dict[str, Any]:
 
 
 def _hash_data(data: Data) -> dict[str, str]:
-    """Return hashes of what preprocess reads: lists, labels and images, unless tensorflow-datasets makes those."""
+    """Return hashes of what `preprocess` reads, by data, lists and labels; for the phantom, the version of its tissue.
+
+    Images that tensorflow-datasets downloads are not hashed.
+    """
     paths = () if data.name in ("histology_phantom", "patch_camelyon") else data.dir
     files = {"lists": data.split_dir, "labels": data.labels}
     if data.name == "histology_phantom":

@@ -25,6 +25,7 @@ class LearningCurve(Settings):
 
     @model_validator(mode="after")
     def _check_steps(self) -> "LearningCurve":
+        """Check that validations can be evenly spaced over the steps."""
         if self.train_steps % self.num_validations:
             raise ValueError(
                 f"train_steps: {self.train_steps} is not a multiple of num_validations: {self.num_validations}"
@@ -85,6 +86,7 @@ class Tune(Settings):
 
     @model_validator(mode="after")
     def _check_ends(self) -> "Tune":
+        """Check that the lower end of each range comes first, and that the classifier is trained by steps."""
         for name in ("learning_rate", "epochs", "stain_jitter", "color_jitter"):
             low, high = getattr(self, name)
             if low > high:

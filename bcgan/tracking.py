@@ -38,7 +38,10 @@ class Training(Protocol):
 
 
 class _TensorBoard:
+    """A training in TensorBoard: a folder of event files below FOLDER."""
+
     def __init__(self, experiment: Experiment, root: Path, name: str):
+        """Open the folder of the training `name`, without the files of earlier attempts."""
         import tensorflow as tf
 
         self._tf, folder = tf, root / FOLDER / name
@@ -66,7 +69,10 @@ class _TensorBoard:
 
 
 class _Mlflow:
+    """A training in MLflow: a run of its own, in an experiment with the name of bcgan's."""
+
     def __init__(self, experiment: Experiment, root: Path, name: str):
+        """Create the run of the training `name`, and delete those of earlier attempts, which have the same tag."""
         import mlflow
 
         self._client = mlflow.MlflowClient()
@@ -92,7 +98,10 @@ class _Mlflow:
 
 
 class _Wandb:
+    """A training in Weights & Biases: a run of its own, in a group with the name of the experiment."""
+
     def __init__(self, experiment: Experiment, root: Path, name: str):
+        """Open the run of the training `name`, or resume it: its id depends on the run's folder and the name alone."""
         import wandb
 
         self._wandb = wandb
@@ -157,7 +166,11 @@ class _Run:
         self._sent_images: set[Path] = set()
 
     def on_line(self, log_path: Path, line: dict[str, Any]) -> None:
-        """Send a line of a training log, after all before it if it is the first of this process; then new grids."""
+        """Send a line of a training log; `progress.append_jsonl` calls this.
+
+        If it is the first line in this process, all earlier lines of the log are sent before it. New sample grids are
+        sent too.
+        """
         name = training_name(self._root, log_path)
         if name is None:
             return
@@ -188,7 +201,7 @@ class _Run:
         self._trainings.clear()
 
     def _send(self, name: str, method: str, *arguments: Any) -> None:
-        """Call a method of a training for each tracker; one that fails gets nothing more, and the run goes on."""
+        """Call a method of a training for each tracker; one that fails gets no more data, and the run goes on."""
         trainings = self._trainings.setdefault(name, {})
         for tracker in list(self._trackers):
             try:
@@ -208,15 +221,15 @@ def training_name(root: Path, log_path: Path) -> str | None:
     """Return the name of a training by its log: `gan`, `classify/cnn-seed0`; `None` if it lies outside the run."""
     if not log_path.is_relative_to(root):
         return None
-    first, *rest = log_path.relative_to(root).parts
-    stage = rest[0] if first == "cache" else first.removesuffix(".partial")
+    first, *inner_parts = log_path.relative_to(root).parts
+    stage = inner_parts[0] if first == "cache" else first.removesuffix(".partial")
     if log_path.stem != "log":
         return f"{stage}/{log_path.stem}"
-    return f"{stage}/{rest[1].removesuffix('.partial').rpartition('-')[0]}" if first == "cache" else stage
+    return f"{stage}/{inner_parts[1].removesuffix('.partial').rpartition('-')[0]}" if first == "cache" else stage
 
 
 def split_line(line: dict[str, Any]) -> tuple[int, dict[str, float]]:
-    """Return the step or epoch of a line of a training log, and its other numbers."""
+    """Return the step or epoch of a line of a training log, and its other numbers by name."""
     step = next(int(line[key]) for key in STEP_KEYS if key in line)
     return step, {
         key: float(value) for key, value in line.items() if key not in STEP_KEYS and isinstance(value, int | float)

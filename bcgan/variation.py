@@ -74,7 +74,7 @@ def list_changes(before: Any, after: Any) -> list[str]:
 
 
 def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested dicts by `key.subkey`."""
+    """Return the values of nested dicts by `key.subkey`, each key after `prefix`."""
     if not isinstance(values, dict):
         return {prefix.removesuffix("."): values}
     return {key: value for name, inner in values.items() for key, value in _flatten(inner, f"{prefix}{name}.").items()}

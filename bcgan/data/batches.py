@@ -38,7 +38,7 @@ def epoch_sampler(rows: np.ndarray, batch: int, seed: int) -> Sampler:
 
 
 def weighted_sampler(sample_weights: np.ndarray, batch: int, seed: int) -> Sampler:
-    """Return a sampler that draws indices with replacement, each as often as its weight says.
+    """Return a sampler that draws indices with replacement, with probabilities proportional to weights.
 
     Args:
         sample_weights: float, (n,). Of the indices from 0 to n - 1, in any unit.
@@ -47,6 +47,7 @@ def weighted_sampler(sample_weights: np.ndarray, batch: int, seed: int) -> Sampl
     cumulative = np.cumsum(sample_weights) / np.sum(sample_weights)
 
     def sample(step: int) -> np.ndarray:
+        # The last number separates random streams: 1 is that of crops, 2 that of `mixed_sampler`.
         draws = np.random.default_rng((seed, step, 3)).random(batch)
         return np.minimum(np.searchsorted(cumulative, draws, side="right"), len(cumulative) - 1)
 
@@ -59,6 +60,11 @@ def class_balanced_sampler(
     """Return a sampler that draws as many of every batch from each class, the first class first, with replacement.
 
     If the batch size is not a multiple of the number of classes, the first classes get one more.
+
+    Args:
+        rows: int64. Indices to draw from.
+        labels: integers, (n,). Of all patches, also of those that are not in `rows`.
+        batch: Batch size.
     """
     groups = [rows[labels[rows] == label] for label in range(num_classes)]
     counts = [(batch + num_classes - 1 - label) // num_classes for label in range(num_classes)]
@@ -71,7 +77,7 @@ def class_balanced_sampler(
 
 
 def mixed_sampler(sampler: Sampler, extra: np.ndarray, count: int, seed: int) -> Sampler:
-    """Return a sampler of another sampler's indices and `count` of `extra`, drawn with replacement."""
+    """Return a sampler of another sampler's indices, followed by `count` of `extra`, drawn with replacement."""
 
     def sample(step: int) -> np.ndarray:
         return np.concatenate([sampler(step), np.random.default_rng((seed, step, 2)).choice(extra, count)])
@@ -102,6 +108,7 @@ def make_dataset(
     size = crop or images.shape[1]
 
     def read_batch(step: int):
+        """Read the batch of a step; arrays as the elements of the dataset."""
         rows = sampler(int(step))
         batch = images[rows]
         if size < batch.shape[1]:
@@ -112,6 +119,7 @@ def make_dataset(
         return np.int64(step), batch, labels[rows].astype(np.int32)
 
     def load(step):
+        """Read the batch of a step, and state its shape, which TensorFlow does not know of a NumPy function."""
         step, batch, batch_labels = tf.numpy_function(read_batch, [step], (tf.int64, tf.uint8, tf.int32))
         batch.set_shape((None, size, size, 3))
         batch_labels.set_shape((None,))
@@ -141,6 +149,7 @@ def random_resized_crop(images: tf.Tensor, seed: tf.Tensor, min_fraction: float)
         positions = (size - 1) * (start * (1 - fraction) + fraction * grid)
         return tf.nn.relu(1 - tf.abs(positions[:, :, None] - tf.range(float(size))))
 
+    # Along the rows, then along the columns: i, l are pixels of the crop, j, k of the patch.
     down, across = interpolation_weights(draws[1]), interpolation_weights(draws[2])
     return tf.einsum("nij,njkc,nlk->nilc", down, images, across)
 
@@ -171,11 +180,15 @@ def to_float(images: tf.Tensor) -> tf.Tensor:
 
 
 def random_dihedral(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Turn each patch to one of its eight orientations at random; any type, (batch, size, size, 3).
+    """Turn each patch to one of its eight orientations at random.
 
     Pixels are gathered by index, which is six times as fast as reversing and transposing batches.
+
+    Args:
+        images: Of any type, (batch, size, size, 3).
     """
     shape, size = tf.shape(images), images.shape[1]
+    # Three random bits of each patch are the number of its orientation.
     draws = tf.random.stateless_uniform((3, shape[0], 1, 1, 1), seed) < 0.5
     orientations = tf.reduce_sum(tf.cast(draws[:, :, 0, 0, 0], tf.int32) * [[1], [2], [4]], 0)
     grid = np.arange(size * size, dtype=np.int32).reshape(1, size, size, 1)
@@ -202,7 +215,7 @@ def stain_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tens
 
 
 def color_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """Change the brightness and contrast of each patch at random, each with this standard deviation."""
+    """Change brightness and contrast of patches, float32 (batch, size, size, 3), each with this standard deviation."""
     draws = tf.random.stateless_normal((2, tf.shape(images)[0], 1, 1, 1), seed)
     mean = tf.reduce_mean(images, (1, 2, 3), keepdims=True)
     images = (images - mean) * (1 + strength * draws[0]) + mean + strength * draws[1]

@@ -67,6 +67,7 @@ def patch_examples(records: Iterable[Record]) -> Iterator[tuple[str, dict[str, A
 
 
 def _image(record: Record) -> io.BytesIO | np.ndarray:
+    """Return an image as TFDS stores it: the content of a plain PNG, or a decoded array, uint8 (height, width, 3)."""
     data = record.read()
     is_plain = data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24:26] == bytes((8, RGB))
     is_plain = is_plain and b"tRNS" not in data.partition(b"IDAT")[0]  # one color may be transparent without alpha

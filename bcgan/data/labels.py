@@ -38,11 +38,12 @@ class Row(NamedTuple):
 class ClassNames:
     """The names that images may have for the classes, whatever their case and spacing.
 
-    They are the names and labels of the classes, and their further names in `data.classes`. Labels are no names if a
-    further name is a number: it may be the label of another class.
+    They are the names of the classes and their further names in `data.classes`. The labels 0, 1 and so on are accepted
+    too, unless one of these names is a number, which could be meant as the label of another class.
     """
 
     def __init__(self, classes: ClassPairs):
+        """Index the names in the setting `data.classes`, which is empty for benign and malignant."""
         self.names = class_names(classes)
         self.configured = {_normalize_class(name): name for _, further in classes for name in further}
         self.label_of = {}
@@ -149,6 +150,13 @@ def read_labels(path: Path, classes: ClassNames) -> list[Row]:
 def match_images(rows: list[Row], files: list[ImageFile], path: Path) -> list[tuple[ImageFile, Row]]:
     """Find the image of each row, by its path below the data's folder or archive, or by its file name if unique.
 
+    Args:
+        files: All images of the data set.
+        path: The table, for errors.
+
+    Returns:
+        Pairs of an image and its row; each image once, images without a row are left out.
+
     Raises:
         InputError: If an image is missing, its name is that of several files, or two rows contradict each other.
     """
@@ -184,7 +192,11 @@ def match_images(rows: list[Row], files: list[ImageFile], path: Path) -> list[tu
 
 
 def _index_by_name(files: list[ImageFile]) -> dict[str, list[ImageFile]]:
-    """Index files by their path below the source, with the source, in full, and by their name if it is no such path."""
+    """Return files by every name that a table may use for them.
+
+    The names are the path below the source, with and without the source, the full path, and the file's name. A path
+    goes before a file's name.
+    """
     paths: dict[str, list[ImageFile]] = {}
     names: dict[str, list[ImageFile]] = {}
     for file in files:
@@ -206,7 +218,7 @@ def _normalize_class(name: str) -> str:
 
 
 def _undo_float_patients(rows: list[dict[str, str]]) -> None:
-    """Change patients such as 8863.0 to 8863, as spreadsheets write a column of numbers with a gap as floats."""
+    """Change patients such as 8863.0 to 8863 in place, as spreadsheets write numbers in a column with gaps."""
     patients = [row["patient"] for row in rows if row.get("patient")]
     if patients and all(WHOLE_NUMBER.fullmatch(patient) for patient in patients):
         for row in rows:
@@ -214,6 +226,7 @@ def _undo_float_patients(rows: list[dict[str, str]]) -> None:
 
 
 def _parse_coordinate(text: str, axis: str, path: Path, number: int) -> int:
+    """Return a coordinate in whole pixels, UNKNOWN for an empty cell; the other arguments are for the InputError."""
     if not text:
         return UNKNOWN
     if not re.fullmatch(r"\d{1,9}(\.\d*)?", text):
@@ -222,6 +235,7 @@ def _parse_coordinate(text: str, axis: str, path: Path, number: int) -> int:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of each line; the first one that is not empty decides on the delimiter."""
     text = read_text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(DELIMITERS, key=first.count)
@@ -231,6 +245,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_workbook(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number, from 1 on, and the cells of each row of a workbook's first sheet."""
     import pandas as pd
 
     try:

@@ -93,10 +93,11 @@ def _spelling(name: str) -> tuple[str, ...]:
     name = "".join(
         "-" if unicodedata.category(letter) == "Pd" or letter == MINUS else letter
         for letter in name
-        if unicodedata.category(letter) != "Cf"
+        if unicodedata.category(letter) != "Cf"  # invisible formatting characters; Pd are dashes
     )
     name = re.sub(r"(?<=\d)\.0+$", "", re.sub(r"\.gif$", "", strip_suffixes(name.rstrip(" ,;"))))
     parts: list[str] = []
+    # Numbers, words, and single other characters but hyphens. What lies between two numbers is joined.
     for part in re.findall(r"\d+|[^\W\d_]+|[^\w\s-]", name):
         if part.isdecimal():
             parts.append(str(int(part)))  # digits of any script

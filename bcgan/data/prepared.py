@@ -41,7 +41,10 @@ def phantom_records(paths: tuple[Path, ...], size: int, mpp: float, classes: Cla
 
 
 def phantom_labels(classes: ClassPairs) -> list[int]:
-    """Return for each class of an experiment the label that the phantom's tissue is drawn with: its first kind's."""
+    """Return for each class of an experiment the label that the phantom draws its tissue with, an index into KINDS.
+
+    A class of several kinds of tissue is drawn as the first of them.
+    """
     from bcgan.data.histology_phantom.histology_phantom_dataset_builder import KINDS
 
     label_of = label_known_classes(classes, KINDS, "histology_phantom")

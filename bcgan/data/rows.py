@@ -16,6 +16,7 @@ class NpyFile:
     """
 
     def __init__(self, path: Path):
+        """Open the file and read its header; raise ValueError for an array in Fortran order or of Python objects."""
         self._file = path.open("rb", buffering=0)
         version = np.lib.format.read_magic(self._file)
         is_first = version == (1, 0)
@@ -32,7 +33,7 @@ class NpyFile:
         return self.shape[0]
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Read rows; neighbors in the file are read together."""
+        """Read rows, given as integers, (n,); neighbors in the file are read together."""
         if self._map is not None:
             return self._map[rows]
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
@@ -46,6 +47,7 @@ class NpyFile:
         return out
 
     def _read_into(self, target: memoryview, position: int) -> None:
+        """Fill `target` with the bytes from `position` on; raise OSError if the file ends before."""
         done = 0
         while done < len(target):  # one call reads 2 GiB at most
             part = os.pread(self._file.fileno(), min(len(target) - done, 2**30), position + done)
@@ -106,6 +108,7 @@ class ImageRows:
         if self._source_of is None:
             images = np.asarray(self._sources[0][rows])
         else:
+            # One read for each source; the rows keep the order of the index.
             images, source_of = np.empty((len(rows), *self._size), self.dtype), self._source_of[chosen]
             for number in np.unique(source_of):
                 is_part = source_of == number

@@ -27,6 +27,9 @@ def read_lists(folder: Path) -> dict[str, str]:
     Byte order marks, line ends of any system, quotes and commas of spreadsheets, and lines that begin with "# " are
     ignored.
 
+    Returns:
+        "train", "validation" or "test", by patient.
+
     Raises:
         InputError: If a list is missing or no text, or a patient is on two of them.
     """
@@ -107,6 +110,7 @@ def absent_patients(index: pd.DataFrame, data: Data) -> list[str]:
 
 
 def _log_absent(absent: list[str], data: Data) -> None:
+    """Log the patients of the lists who have no image."""
     if absent:
         names = ", ".join(absent[:MAX_LISTED]) + (", ..." if len(absent) > MAX_LISTED else "")
         # Expected with the bundled lists: a sample of the public archive lacks some of their patients.
@@ -116,6 +120,11 @@ def _log_absent(absent: list[str], data: Data) -> None:
 
 def check_roles(index: pd.DataFrame, roles: pd.Series, class_names: tuple[str, ...]) -> None:
     """Check that training, validation and test have every class, and that no patient has two roles.
+
+    Args:
+        index: A row for each patch, with the columns patient and label.
+        roles: The role of each patch.
+        class_names: In the order of their labels.
 
     Raises:
         InputError: If they do not.
@@ -138,7 +147,10 @@ def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
     """Return the split as it is written to split.json.
 
     Returns:
-        Policy, seed, counts, every patient's role and their hash; `absent` names the lists' patients without data.
+        policy, seed: The protocol, and the seed of its folds.
+        counts: By role, the numbers of patients, patches, positives (label above 0), and by_class.
+        sha256, patients: The role of every patient, and the hash of that.
+        absent: Patients of the lists without data.
     """
     by_patient = index.assign(role=index["role"].str.removesuffix("_other")).groupby("patient")["role"].first()
     patients = {str(patient): role for patient, role in by_patient.sort_index().items()}
@@ -160,7 +172,7 @@ def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
 
 
 def _kfold_roles(index: pd.DataFrame, data: Data, seed: int) -> pd.Series:
-    """Return the roles of the protocol `kfold`."""
+    """Return the roles of the protocol `kfold`; arguments, result and errors are those of `assign_roles`."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     patients = index["patient"].nunique()

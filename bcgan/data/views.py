@@ -6,7 +6,7 @@ from bcgan.data.rows import ImageRows
 
 
 def center_crop(images: np.ndarray | ImageRows, crop: int | None) -> np.ndarray | ImageRows:
-    """Return the central crop x crop square of each patch, without a copy; all of it if `crop` is `None`."""
+    """Return the central crop x crop square of each patch, (n, size, size, 3), without a copy; all of it for `None`."""
     if not crop:
         return images
     if isinstance(images, ImageRows):
@@ -16,12 +16,12 @@ def center_crop(images: np.ndarray | ImageRows, crop: int | None) -> np.ndarray 
 
 
 def ten_crops(images: np.ndarray, crop: int) -> list[np.ndarray]:
-    """Return the crops at the corners and the center, and the mirror image of each (Krizhevsky et al. 2012)."""
+    """Return ten views, (n, crop, crop, 3): corners, center, and mirror images of these (Krizhevsky et al. 2012)."""
     height, width = images.shape[1:3]
     corners = [(top, left) for top in (0, height - crop) for left in (0, width - crop)]
     corners.append(((height - crop) // 2, (width - crop) // 2))
     crops = [images[:, top : top + crop, left : left + crop] for top, left in corners]
-    return crops + [part[:, :, ::-1] for part in crops]
+    return crops + [view[:, :, ::-1] for view in crops]
 
 
 def dihedral_view(images: np.ndarray, index: int) -> np.ndarray:

@@ -36,9 +36,9 @@ class ClassLogit(keras.layers.Layer):
         """Return the log odds; logits are (batch, 1) or (batch, classes)."""
         if logits.shape[-1] == 1:
             return logits if self.label else -logits
-        rest = [logits[:, label : label + 1] for label in range(logits.shape[-1]) if label != self.label]
-        rest = keras.ops.logsumexp(keras.ops.concatenate(rest, 1), 1, keepdims=True)
-        return logits[:, self.label : self.label + 1] - rest
+        other_logits = [logits[:, label : label + 1] for label in range(logits.shape[-1]) if label != self.label]
+        other_logits = keras.ops.logsumexp(keras.ops.concatenate(other_logits, 1), 1, keepdims=True)
+        return logits[:, self.label : self.label + 1] - other_logits
 
 
 def explain_class(network: keras.Model, label: int) -> keras.Model:
@@ -67,7 +67,7 @@ def grad_cam(network: keras.Model, images: np.ndarray) -> np.ndarray:
     compute_map_and_logit, side = _make_map_and_logit_fn(network), images.shape[1]
 
     def explain_batch(batch: tf.Tensor) -> np.ndarray:
-        """Return the maps of a batch, enlarged to the patches' size."""
+        """Return the maps of a batch, enlarged to the patches' size, (batch, side, side)."""
         with tf.GradientTape() as tape:
             maps, logit = compute_map_and_logit(batch)
         weights = tf.reduce_mean(tape.gradient(logit, maps), (1, 2), keepdims=True)
@@ -78,7 +78,7 @@ def grad_cam(network: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def _grad_cam_of_center(network: keras.Model, cropping: keras.Layer, images: np.ndarray) -> np.ndarray:
-    """Explain a network that takes the center of a patch; the map is 0 around it."""
+    """Explain a network that crops patches to their center; the map, (n, side, side), is 0 around it."""
     inner = keras.Model(cropping.output, network.outputs[0])
     (top, bottom), (left, right) = cropping.cropping
     center = images[:, top : images.shape[1] - bottom, left : images.shape[2] - right]
@@ -94,7 +94,8 @@ def integrated_gradients(network: keras.Model, images: np.ndarray) -> np.ndarray
 
     @tf.function(reduce_retracing=True)
     def explain_patch(image):
-        """Return the map of one patch."""
+        """Return the map of one patch, (side, side)."""
+        # From white, 1.0, to the patch: the middles of INTEGRATION_STEPS equal steps.
         path = 1.0 + points[:, None, None, None] * (image - 1.0)
         with tf.GradientTape() as tape:
             tape.watch(path)
@@ -140,7 +141,7 @@ def logits(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _map_batches(function, images: np.ndarray) -> np.ndarray:
-    """Return a function's results on all patches, computed in batches."""
+    """Return a function's results on all patches, computed in batches, which it gets as float32 tensors."""
     return batches.map_in_batches(lambda batch: function(tf.constant(batch)), images, BATCH_SIZE)
 
 

@@ -28,10 +28,12 @@ def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     seeds = [seed + tf.constant([0, offset], tf.int64) for offset in range(NUM_SEEDS)]
     shift = distribute.replica_rows(tf.random.stateless_uniform((batch, 2), seeds[0], 0, 2 * max_shift + 1, tf.int32))
     is_fixed = distribute.replica_rows(tf.random.stateless_uniform((batch, 1), seeds[1])) < 0.5
+    # For each patch, the rows and columns of the padded patch to take; max_shift is the middle, without a shift.
     pixels = tf.where(is_fixed, max_shift, shift)[:, :, None] + tf.range(size)
     padded = tf.pad(images, ((0, 0), (max_shift, max_shift), (max_shift, max_shift), (0, 0)), mode="REFLECT")
     shifted_rows = tf.gather(padded, pixels[:, 0], batch_dims=1, axis=1)
     shifted = tf.gather(shifted_rows, pixels[:, 1], batch_dims=1, axis=2)
+    # The first number of a patch changes its contrast, the other three its red, green and blue.
     draws = distribute.replica_rows(tf.random.stateless_normal((batch, 1, 1, 4), seeds[2]))
     mean = tf.reduce_mean(shifted, (1, 2), keepdims=True)
     return (shifted - mean) * (1 + CONTRAST_STDDEV * draws[..., :1]) + mean + COLOR_STDDEV * draws[..., 1:]

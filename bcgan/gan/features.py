@@ -80,7 +80,7 @@ def export(
 
 
 def load_pooled(folder: Path) -> dict[str, np.ndarray]:
-    """Load the pooled features of every patch of the store, by block, from the folder of the stage `features`."""
+    """Load the mean of every channel, float32 (n, channels) by block, of all patches from the folder of `features`."""
     with np.load(folder / "pooled.npz") as saved:
         return {block: saved[block] for block in select_blocks(saved.files)}
 
@@ -137,7 +137,10 @@ def _write_steering(
 def _write_maps(
     gan_discriminator: keras.Model, images: np.ndarray, settings: Features, folder: Path
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Write the feature maps of `saved_blocks`, and return pooled features by block and the discriminator's scores."""
+    """Write the feature maps of `saved_blocks`, and return pooled features by block and the discriminator's scores.
+
+    Pooled features are the mean of every channel, float32 (n, channels). Scores are float32, (n,).
+    """
     blocks = list_blocks(gan_discriminator)
     saved_blocks = [blocks[-1] if block == "last" else block for block in settings.saved_blocks]
     if missing := set(saved_blocks) - set(blocks):
@@ -170,15 +173,16 @@ def _write_maps(
 
 
 def _score_batches(discriminator: keras.Model, extract: keras.Model, images: np.ndarray) -> Iterator[tuple]:
-    """Yield for each batch the discriminator's scores and the feature maps of `extract`.
+    """Yield for each batch the discriminator's scores, (batch,), and the feature maps of `extract`, float32.
 
-    The score is the mean of the logits for all labels.
+    The score is the mean of the logits for all labels. The maps do not depend on the label.
     """
     combined = keras.Model(discriminator.inputs, [discriminator.output, *extract.outputs])
     num_classes = num_labels(discriminator)
 
     @tf.function(reduce_retracing=True)
     def run(patches):
+        """Return the scores and the maps of one batch, uint8; `combined` computes the maps and the logit of label 0."""
         patches = batches.to_float(patches)
         zeros = tf.zeros(tf.shape(patches)[:1], tf.int32)
         total, *maps = combined([patches, zeros], training=False)

@@ -8,7 +8,7 @@ from bcgan.gan.watch import GRID_CELLS
 def discriminator_loss(real: tf.Tensor, fake: tf.Tensor) -> tf.Tensor:
     """Return the loss of the discriminator from the logits of real and synthetic patches.
 
-    At chance it is ln 4.
+    It is ln 4 if all logits are 0.
 
     Args:
         real, fake: float32, of any shape.
@@ -49,6 +49,6 @@ def layout_loss(images: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     cells = tf.nn.avg_pool2d(tf.reduce_mean(images, 3, keepdims=True), cell, cell, "VALID")
     layouts = tf.reshape(cells, (tf.shape(images)[0], -1))
     layouts = tf.math.l2_normalize(layouts - tf.reduce_mean(layouts, 1, keepdims=True), 1)
-    same = tf.cast(classes[:, None] == classes, tf.float32) * (1 - tf.eye(tf.shape(classes)[0]))
+    is_same_class = tf.cast(classes[:, None] == classes, tf.float32) * (1 - tf.eye(tf.shape(classes)[0]))
     similarity = tf.nn.relu(tf.matmul(layouts, layouts, transpose_b=True)) ** 2
-    return tf.reduce_sum(same * similarity) / tf.maximum(tf.reduce_sum(same), 1.0)
+    return tf.reduce_sum(is_same_class * similarity) / tf.maximum(tf.reduce_sum(is_same_class), 1.0)

@@ -19,6 +19,10 @@ def kid(real: np.ndarray, fake: np.ndarray, subset_size: int, seed: int, subsets
     It is the unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3. Subsets are drawn without
     replacement.
 
+    Args:
+        real, fake: float, (n, d).
+        subset_size: Samples of each in a subset.
+
     Raises:
         ValueError: If there are fewer than `subset_size` real or synthetic samples.
     """
@@ -40,10 +44,11 @@ def kid(real: np.ndarray, fake: np.ndarray, subset_size: int, seed: int, subsets
 
 
 def fid(real: np.ndarray, fake: np.ndarray) -> float:
-    """Return the Frechet distance of two Gaussians fitted to the features (Heusel et al. 2017)."""
+    """Return the Frechet distance of two Gaussians fitted to features, (n, d) each (Heusel et al. 2017)."""
     real_mean, real_factor = _mean_and_factor(real)
     fake_mean, fake_factor = _mean_and_factor(fake)
-    # The trace of the square root of the product of the covariances.
+    # The trace of the square root of the product of the covariances: the singular values are the square roots of
+    # the eigenvalues of that product.
     trace = svdvals(real_factor @ fake_factor.T).sum()
     return float(((real_mean - fake_mean) ** 2).sum() + (real_factor**2).sum() + (fake_factor**2).sum() - 2 * trace)
 
@@ -58,8 +63,12 @@ def prdc(real: np.ndarray, fake: np.ndarray, neighbors: int = NUM_NEIGHBORS) -> 
     """Return improved precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     Coverage is the fraction of real samples with a synthetic one at most as far away as their own k-th real neighbor.
+
+    Returns:
+        The four values by the keys precision, recall, density and coverage.
     """
     real_radius, fake_radius = (_neighbor_distances(features, neighbors) for features in (real, fake))
+    # (real, fake), by |x|^2 + |y|^2 - 2 x.y, which needs less memory than the differences.
     distances = np.sqrt(np.maximum((real**2).sum(1)[:, None] + (fake**2).sum(1) - 2 * real @ fake.T, 0))
     is_in_real_ball = distances <= real_radius[:, None]
     return {
@@ -74,7 +83,10 @@ def memorization_rate(training: np.ndarray, fake: np.ndarray, quantile: float = 
     """Return the fraction of synthetic samples that are very near to a training sample, as copies would be.
 
     Very near means: at most the given quantile of the distances of training samples to their nearest other one. Real
-    patches of other patients, which are no copies, give a reference value; it is not always equal to `quantile`.
+    patches of other patients, which are not copies, give a reference value; it is not always equal to `quantile`.
+
+    Args:
+        training, fake: float, (n, d).
     """
     index = NearestNeighbors(n_neighbors=2).fit(training)
     between_training = index.kneighbors(training)[0][:, 1]

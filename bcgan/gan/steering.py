@@ -26,7 +26,7 @@ SWEEP_ROWS, SWEEP_STEPS, WALK_STEPS = 3, 9, 12
 class Direction(NamedTuple):
     """A linear model of an attribute: value = noise @ slope + offset."""
 
-    slope: np.ndarray
+    slope: np.ndarray  # float, (latent,)
     offset: float
     low: float  # smallest and largest target
     high: float
@@ -113,6 +113,7 @@ def latent_walk(network: keras.Model, seed: int, rows: int = 2) -> np.ndarray:
     sheets = []
     for label in range(num_labels(network)):
         starts, ends = (_draw_noise(network, rows, (seed, label, stream)) for stream in (4, 5))
+        # Independent normal vectors: cos^2 + sin^2 = 1 keeps the variance of the noise along the path.
         angles = np.linspace(0, np.pi / 2, WALK_STEPS)[None, :, None]
         path = np.cos(angles) * starts[:, None] + np.sin(angles) * ends[:, None]
         synthetic = sample(network, _repeat_label(label, rows * WALK_STEPS), seed, path.reshape(-1, starts.shape[1]))

@@ -59,7 +59,7 @@ class GanState(NamedTuple):
         return variables | {f"{name}_optimizer": optimizer.variables for name, optimizer in self.optimizers.items()}
 
     def with_3x3_heads(self) -> "GanState":
-        """Return the state in which the 3x3 projected discriminator replaces the other one."""
+        """Return the state in which the 3x3 projected discriminator and its optimizer replace the other ones."""
         optimizers = self.optimizers | {"projected_discriminator": self.optimizers["projected_discriminator_3x3"]}
         return self._replace(projected_discriminator=self.projected_discriminator_3x3, optimizers=optimizers)
 
@@ -102,6 +102,7 @@ def train(
 
     @functools.cache
     def get_step_function(is_3x3: bool):
+        """Return the compiled step of the training, or of its last steps with the 3x3 projected discriminator."""
         return make_step(states[is_3x3], settings, seed, xla)
 
     sampler = batches.class_balanced_sampler(np.arange(len(images)), labels, settings.batch_size, seed, num_classes)
@@ -147,6 +148,7 @@ class _FailureMonitor:
     """Watches the last logged steps for failures of the GAN, and warns of each kind once or stops the training."""
 
     def __init__(self, logged: Iterable[dict[str, float]], settings: Gan):
+        """Start with the steps that an interrupted training logged."""
         self._recent = deque(logged, maxlen=WINDOW)
         self._stops = settings.on_mode_collapse == "stop"
         self._warned: set[str] = set()
@@ -237,11 +239,16 @@ def build_gan_state(settings: Gan, size: int = 50, num_classes: int = 2) -> GanS
 def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
     """Return a function that updates each discriminator, then the generator, on the same synthetic patches.
 
-    The function takes the step, real images and their classes, and returns a dict of scalar metrics.
+    The function takes the step, int64, uint8 images, (batch, size, size, 3), and their classes, int32, (batch,). It
+    returns scalars by name: discriminator_loss, generator_loss, real_recognised and fake_recognised (fractions of
+    patches that the discriminator classifies correctly), spread (variation of synthetic patches relative to real ones)
+    and, if the settings ask for them, projected_discriminator_loss and layout_loss.
     """
     fused_generator, num_classes = fast.fuse_model(gan_state.generator), num_labels(gan_state.generator)
 
     def update(step, images, classes):
+        """Update the networks of one replica, except the averaged generator, and return the metrics."""
+        # Five streams of random numbers, of NUM_SEEDS seeds each; a step has 16 seeds.
         seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + NUM_SEEDS * index]) for index in range(5)]
         batch, classes = tf.shape(images)[0], distribute.replica_rows(classes)
         real = distribute.replica_rows(batches.random_dihedral(batches.to_float(images), seeds[0]))
@@ -284,7 +291,9 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
 
     @tf.function(jit_compile=xla)
     def step_function(step, images, classes):
+        """Update all networks of the GAN by one step, compiled; see `make_step`."""
         metrics, count = update_everywhere(step, images, classes), tf.cast(step, tf.float32)
+        # A shorter average at first, so that it forgets the untrained weights.
         decay = tf.minimum(settings.ema_decay, (1 + count) / (10 + count))
         weights.update_ema(gan_state.average.variables, gan_state.generator.variables, decay)
         return metrics
@@ -295,7 +304,12 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
 def _update_discriminator(
     gan_state: GanState, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Update the paper's discriminator, and return its logits of real and of synthetic patches and its loss."""
+    """Update the paper's discriminator, and return its logits of real and of synthetic patches and its loss.
+
+    Args:
+        real, fake: float32, (batch, size, size, 3).
+        classes: int32, (batch,), of both.
+    """
     with tf.GradientTape() as tape:
         images, labels = tf.concat([real, tf.stop_gradient(fake)], 0), tf.concat([classes, classes], 0)
         real_logits, fake_logits = tf.split(gan_state.discriminator([images, labels], training=True), 2)
@@ -308,7 +322,13 @@ def _update_discriminator(
 def _update_projected_discriminator(
     gan_state: GanState, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor, loss_name: str
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Update the projected discriminator, and return its loss and the loss that it gives the generator."""
+    """Update the projected discriminator, and return its loss and the loss that it gives the generator.
+
+    Args:
+        real, fake: float32, (batch, size, size, 3).
+        classes: int32, (batch,), of both.
+        loss_name: As `bcgan.gan.losses.generator_loss` takes it.
+    """
     real_maps = gan_state.features(real, training=False)
     fake_maps = gan_state.features(fake, training=False)
     maps = [tf.concat([x, tf.stop_gradient(y)], 0) for x, y in zip(real_maps, fake_maps, strict=True)]
@@ -333,14 +353,17 @@ def _apply_gradient(gan_state: GanState, name: str, tape: tf.GradientTape, scale
 
 
 def _spread(images: tf.Tensor, classes: tf.Tensor, num_classes: int = 2) -> tf.Tensor:
-    """Return how much patches of a class vary: the standard deviation of thumbnails, the smallest of all classes."""
+    """Return how much patches of a class vary: the deviation of means of 10x10 pixels, the smallest of all classes."""
     coarse = tf.nn.avg_pool2d(images, 10, 10, "VALID")
     deviations = [tf.reduce_mean(tf.math.reduce_std(coarse[classes == label], 0)) for label in range(num_classes)]
     return tf.reduce_min(deviations)
 
 
 def make_adam(learning_rate: float, variables: list, beta_1: float = 0.0) -> keras.optimizers.Optimizer:
-    """Return Adam with the momenta of GANs, built for the variables, with loss scaling for mixed_float16."""
+    """Return Adam as is usual for GANs, without a first moment by default, built for the variables.
+
+    With the policy mixed_float16 its loss is scaled.
+    """
     optimizer = optimizers.Adam(learning_rate, beta_1=beta_1, beta_2=0.99)
     if keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)

@@ -110,12 +110,14 @@ def make_step(state: TranslationState, optimizers: dict, settings: Translate, se
 
     @tf.function(jit_compile=xla)
     def step_function(step, images):
+        """Update all networks on one batch; see `make_step`."""
         # Three streams of random numbers: orientations, augmentation of translations and of real patches.
         seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + NUM_SEEDS * index]) for index in range(3)]
         real = batches.random_dihedral(batches.to_float(images), seeds[0])
         first, second = tf.split(real, 2)
         labels = tf.repeat(tf.constant([0, 1]), tf.shape(first)[0])
         with tf.GradientTape() as tape:
+            # `real` is the first class, then the second: each half is translated by one network and kept by the other.
             # A translator should not change patches of its target class (identity loss); computed in the same call.
             new_second, same_second = tf.split(to_second(real, training=True), 2)
             same_first, new_first = tf.split(to_first(real, training=True), 2)
@@ -139,6 +141,7 @@ def make_step(state: TranslationState, optimizers: dict, settings: Translate, se
         variables = state.translator_variables()
         optimizers["translators"].apply(tape.gradient(scaled_loss, variables), variables)
         count = tf.cast(step, tf.float32)
+        # A shorter average at first, so that it forgets the untrained weights.
         decay = tf.minimum(settings.ema_decay, (1 + count) / (10 + count))
         for average, network in zip(state.averages, state.translators, strict=True):
             weights.update_ema(average.variables, network.variables, decay)
@@ -151,12 +154,13 @@ def make_step(state: TranslationState, optimizers: dict, settings: Translate, se
 
 
 def translate(network: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Translate patches to the other class; uint8 (n, size, size, 3) to the same."""
+    """Translate patches, uint8 (n, size, size, 3), to the class of the translator `network`; the same shape."""
     translated = batches.map_in_batches(lambda part: network(batches.to_float(part), training=False), images)
     return np.rint(translated * 255).astype(np.uint8)
 
 
 def _build_optimizers(state: TranslationState, learning_rate: float) -> dict[str, keras.optimizers.Optimizer]:
+    """Return Adam for both translators together, and for the projected discriminator, by these names."""
     discriminator_variables = state.projected_discriminator.trainable_variables
     return {
         "translators": make_adam(learning_rate, state.translator_variables(), 0.5),

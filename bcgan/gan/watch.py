@@ -48,6 +48,7 @@ def layout_correlation(images: np.ndarray) -> float:
     grids = compute_layouts(images)
     grids = grids[grids.any(1)]
     count = len(grids)
+    # The squared length of a sum of unit vectors is their number plus the dot products of all ordered pairs.
     return float((np.square(grids.sum(0)).sum() - count) / (count * (count - 1))) if count > 1 else np.nan
 
 

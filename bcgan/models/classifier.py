@@ -33,9 +33,9 @@ def build_for_run(
     """
     settings, spec = classifier_settings or Classifier(), CLASSIFIERS[name]
     discriminator = load_model(root / "gan" / "discriminator.keras") if spec.uses_discriminator else None
-    joins = "extra_features" in spec.own_settings and settings.extra_features != "none"
+    uses_extra_features = "extra_features" in spec.own_settings and settings.extra_features != "none"
     input_size = discriminator.inputs[0].shape[1] if discriminator else size
-    further_maps = _extra_features(name, root, settings, input_size) if joins else None
+    further_maps = _extra_features(name, root, settings, input_size) if uses_extra_features else None
     network = build_classifier(
         name, size, discriminator, settings, spec.pretraining != "simclr", further_maps, num_classes
     )
@@ -103,9 +103,10 @@ def build_classifier(
     network = getattr(import_module(f"bcgan.models.{module}"), function)(size=size, **arguments)
 
     image = keras.Input((size, size, 3), name="image")
+    # Other networks take values in [-2, 2].
     unit_range = spec.reads_unit_range or (settings.weights != "none" and "weights" in spec.own_settings)
     x = network(image if unit_range else layers.Rescaling(4.0, offset=-2.0, name="centre")(image))
-    if network.output_shape[-1] == 1000:
+    if network.output_shape[-1] == 1000:  # Table 1's units, which are linear
         x = layers.ReLU(name="units_relu")(x)
     logit = layers.Dense(1 if num_classes == 2 else num_classes, dtype="float32", name="logit")(x)
     return keras.Model(image, logit, name=f"{name}_classifier")

@@ -87,7 +87,7 @@ def has_weights() -> bool:
 
 
 def _build(size: int, weights: str | None) -> keras.Model:
-    """Build Keras's DenseNet121 without its head."""
+    """Build Keras's DenseNet121 without its head; `size` is the side of its input, `weights` None for random ones."""
     try:
         return keras.applications.DenseNet121(include_top=False, weights=weights, input_shape=(size, size, 3))
     except Exception as error:  # Keras has no exception class of its own for a failed download

@@ -63,9 +63,12 @@ def list_blocks(network: keras.Model) -> list[str]:
 
 
 def feature_maps(network: keras.Model, blocks: Iterable[str] | None = None) -> keras.Model:
-    """Return the part of a discriminator from its inputs, without the label, to the feature maps of the named blocks.
+    """Return the part of a discriminator from its inputs, without the label, to the feature maps of some blocks.
 
-    Without names it is all blocks. It shares the discriminator's weights.
+    It shares the discriminator's weights.
+
+    Args:
+        blocks: Their names. Defaults to all blocks.
     """
     *inputs, _label = network.inputs
     outputs = [network.get_layer(block).output for block in blocks or list_blocks(network)]

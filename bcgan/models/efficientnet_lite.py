@@ -48,8 +48,7 @@ def efficientnet_lite(
         variant: "lite0" or "lite2". Defaults to "lite2".
         size: Side of the images, pixels. Defaults to 100.
         weights: Whether to load the ImageNet weights of the installed package. Defaults to True.
-        multi_depth: Whether the means of the last maps of every stage stand before those of the last maps. Defaults to
-            False.
+        multi_depth: Whether the features begin with the means of the last map of every stage. Defaults to False.
 
     Returns:
         keras.Model. float32 in [0, 1], (batch, size, size, 3), to float32 features, (batch, 1280), or of lite0 with
@@ -164,11 +163,15 @@ def pooled_features(variant: str, images: np.ndarray) -> np.ndarray:
 
 
 def make_pooled_feature_fn(variant: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function of `pooled_features`, which is traced once for all its calls."""
+    """Return the function of `pooled_features`, from uint8 patches, (n, side, side, 3), to float64, (n, 1280).
+
+    It is traced once for all its calls.
+    """
     network = efficientnet_lite(variant, POOLED_SIZE)
 
     @tf.function(reduce_retracing=True)
     def run(patches):
+        """Return the features of resized uint8 patches."""
         return network(tf.cast(patches, tf.float32) / 255.0, training=False)
 
     return lambda images: batches.map_in_batches(
@@ -182,7 +185,14 @@ def has_weights(variant: str) -> bool:
 
 
 def _block(x, name: str, kernel: int, stride: int, channels: int, expansion: int) -> keras.KerasTensor:
-    """Apply an inverted bottleneck: expansion, depthwise convolution, projection, and a shortcut if shapes agree."""
+    """Apply an inverted bottleneck: expansion, depthwise convolution, projection, and a shortcut if shapes agree.
+
+    Args:
+        name: Prefix of the layers' names, which are those of PyTorch's weights.
+        kernel, stride: Of the depthwise convolution.
+        channels: Of the result.
+        expansion: Factor on the channels of x before the depthwise convolution.
+    """
     shortcut = x
     if expansion > 1:
         x = Conv(x.shape[-1] * expansion, 1, name=f"{name}._expand_conv")(x)
@@ -200,7 +210,7 @@ def _norm_relu(x, name: str) -> keras.KerasTensor:
 
 
 def _round_channels(channels: float) -> int:
-    """Round a number of channels to a multiple of eight that is at most 10 % smaller."""
+    """Round a number of channels to the nearest multiple of eight, or the next one if that is over 10 % smaller."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
@@ -220,7 +230,7 @@ def _weights_file(variant: str) -> Path:
 
 
 def _assign_weights(network: keras.Model, tensors: dict) -> None:
-    """Assign PyTorch's tensors to the layers of the same names, with axes in Keras's order."""
+    """Assign PyTorch's tensors, by <layer>.<parameter>, to the layers of these names, with axes in Keras's order."""
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
             parts = ("weight", "bias", "running_mean", "running_var")

@@ -102,6 +102,7 @@ class _FusedPointwiseConv(layers.Layer):
     """A 1x1 convolution of a `_LazySum`: each term is convolved by the product of the expanding and this kernel."""
 
     def __init__(self, convolution: layers.Conv2D, expansions: tuple[layers.Conv2D | None, ...], concat_inputs: bool):
+        """Take over the layers' variables; `expansions` has the convolution that expands each term, or `None`."""
         # Kernels are multiplied in their own precision, and cast afterwards.
         super().__init__(name=convolution.name, dtype=convolution.dtype_policy, autocast=False)
         self.leaves_out_bias = isinstance(convolution, _FastConv)
@@ -109,12 +110,13 @@ class _FusedPointwiseConv(layers.Layer):
         self.expansions, self.concat_inputs = expansions, concat_inputs
 
     def call(self, maps):
+        """Return the convolution of the sum of `maps`, each (batch, height, width, channels) before its expansion."""
         dtype = self.compute_dtype
         matrix, kernels = self.convolution.kernel[0, 0], []
         bias = tf.zeros_like(self.convolution.bias) if self.leaves_out_bias else self.convolution.bias
         for x, expansion in zip(maps, self.expansions, strict=True):
             if expansion is None:
-                kernels.append(matrix[: x.shape[-1]])
+                kernels.append(matrix[: x.shape[-1]])  # the other rows read the zero channels
             else:
                 kernels.append(expansion.kernel[0, 0] @ matrix)
                 bias = bias + tf.linalg.matvec(matrix, expansion.bias, transpose_a=True)
@@ -136,6 +138,7 @@ class _FusedBatchNorm(layers.Layer):
         self.source, self.left_out_bias = source, producer.bias if _feeds_norm(producer) else None
 
     def call(self, x, training=None, mask=None):
+        """Return the normalized maps; in training, update the moving statistics as Keras does."""
         norm, channels, x = self.source, x.shape[-1], tf.cast(x, self.compute_dtype)
         bias = tf.zeros(channels) if self.left_out_bias is None else tf.convert_to_tensor(self.left_out_bias)
         if training and not norm.trainable:
@@ -178,6 +181,7 @@ class _FoldedConvBatchNorm(layers.Layer):
         self.convolution, self.norm = convolution, norm
 
     def call(self, x, mask=None):
+        """Return the convolution by the scaled kernel, shifted; arguments as of the original layer."""
         convolution, norm = self.convolution, self.norm
         is_depthwise = isinstance(convolution, layers.DepthwiseConv2D)
         scale = norm.gamma * tf.math.rsqrt(norm.moving_variance + norm.epsilon)
@@ -199,7 +203,9 @@ class _UpsamplingConv(layers.Layer):
         self.convolution, self.output_size = convolution, convolution.output.shape[1:]
 
     def call(self, x, mask=None):
+        """Return the convolution of the maps with doubled pixels; `x` are the maps before doubling."""
         convolution, dtype = self.convolution, self.compute_dtype
+        # Along one axis, row i says which of the three weights of the 3x3 kernel make weight i of the 4x4 kernel.
         # Each weight of the 4x4 kernel is the sum of one, two or four weights of the 3x3 kernel.
         summands = [[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]
         sums = tf.constant(np.kron(summands, summands), convolution.kernel.dtype)

@@ -28,8 +28,8 @@ def gan_resnet(
         size: Side of a patch, pixels. Defaults to 50.
         further_maps: Maps patches of the discriminator's size to a list of feature maps that are used too, such as
             `projected_discriminator.projected_features` does. Its trainable weights are trained. Defaults to `None`.
-        multi_depth: Whether the means of the discriminator's maps of all blocks, and of the further maps, stand beside
-            the 1,000 units. Defaults to False.
+        multi_depth: Whether the means of the discriminator's maps of all blocks, and of the further maps, follow the
+            1,000 units. Defaults to False.
 
     Returns:
         keras.Model. (batch, size, size, 3) to (batch, 1000), or more with `multi_depth`.
@@ -64,7 +64,7 @@ def resnet_features(size: int = 50, further_maps: keras.Model | None = None, mul
 def num_random_units(network: keras.Model) -> int:
     """Return how many of the first inputs of a classifier's head are units of Table 1, whose weights start random.
 
-    They are UNITS if means of maps stand behind them, else 0.
+    They are UNITS if the head also reads means of maps, which follow them, else 0.
     """
     inner = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     return UNITS if any(layer.name == UNITS_AND_MEANS for model in inner for layer in model.layers) else 0
@@ -97,7 +97,7 @@ def gan_only(discriminator: keras.Model, size: int = 50) -> keras.Model:
 
 
 def _append_means(units: keras.KerasTensor, maps: list[keras.KerasTensor]) -> keras.KerasTensor:
-    """Return Table 1's units after ReLU, and the mean of every channel of each map, float32."""
+    """Return Table 1's units after ReLU, and the mean of every channel of each map: float32, (batch, features)."""
     means = [
         layers.GlobalAveragePooling2D(name=f"depth{index}_mean", dtype="float32")(x) for index, x in enumerate(maps, 1)
     ]
@@ -105,7 +105,7 @@ def _append_means(units: keras.KerasTensor, maps: list[keras.KerasTensor]) -> ke
 
 
 def _join_features(x: keras.KerasTensor, features: list) -> keras.KerasTensor:
-    """Add feature maps, resized and projected, to `x` through the gate."""
+    """Add feature maps of any size, resized and projected, to `x` through the gate."""
     features = [
         maps if maps.shape[1:3] == x.shape[1:3] else resize(maps, x.shape[1], f"features_resized{index}")
         for index, maps in enumerate(features)
@@ -122,6 +122,7 @@ def _resize_for(discriminator: keras.Model, image: keras.KerasTensor) -> keras.K
 
 
 def _discriminator_maps(discriminator: keras.Model, blocks: Iterable[str], image: keras.KerasTensor) -> list:
+    """Return the maps of some blocks for an image, by a frozen copy of the discriminator."""
     features = features_without_spectral_norm(discriminator, blocks)
     features.trainable = False
     maps = features(image)

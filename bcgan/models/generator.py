@@ -119,7 +119,7 @@ def scale_latent_input(network: keras.Model, factor: float) -> None:
 
 
 def _modulate(x: keras.KerasTensor, code: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """Apply a batch normalization whose scale and shift are computed from the code, then a leaky ReLU."""
+    """Normalize `x` by batch, with scale and shift computed from the code, (batch, CODE_DIM); then leaky ReLU."""
     channels = x.shape[-1]
     x = layers.BatchNormalization(center=False, scale=False, momentum=BATCH_NORM_MOMENTUM, name=f"{name}_bn")(x)
     scale = layers.Reshape((1, 1, channels))(layers.Dense(channels, name=f"{name}_scale")(code))

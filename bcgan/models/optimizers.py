@@ -27,6 +27,7 @@ class _OneKernelUpdate:
         )  # fmt: skip
 
     def _apply_weight_decay(self, variables):
+        """Reduce each weight by the learning rate times the weight decay times itself, in one kernel."""
         if self.weight_decay is None or _is_distributed():
             super()._apply_weight_decay(variables)
             return

@@ -17,7 +17,7 @@ TAPS = ("_blocks.2.add", "_blocks.4.add", "_blocks.10.add")  # 13x13x24, 7x7x40 
 
 
 def tap_features(network: keras.Model, name: str) -> keras.Model:
-    """Return the part of an EfficientNet-Lite0 up to three of its feature maps, frozen; it shares the weights."""
+    """Return the part of an EfficientNet-Lite0 up to its feature maps TAPS, frozen; it shares the weights."""
     features = keras.Model(network.inputs[0], [network.get_layer(tap).output for tap in TAPS], name=name)
     features.trainable = False
     return features

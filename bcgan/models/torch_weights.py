@@ -43,7 +43,14 @@ def read_tensors(path: Path, sha256: str) -> dict[str, np.ndarray]:
 
 
 class _Tensor(collections.namedtuple("_Tensor", ["dtype", "key", "offset", "shape", "strides"])):
-    """The position of a tensor in its storage."""
+    """The position of a tensor in its storage.
+
+    Attributes:
+        dtype: Of the storage.
+        key: Of the storage.
+        offset, strides: In values of the storage, as PyTorch has them.
+        shape: Of the tensor.
+    """
 
     def to_array(self, storage: np.ndarray) -> np.ndarray:
         """Copy the tensor from its storage.
@@ -65,6 +72,7 @@ class _Tensors(pickle.Unpickler):
     """An unpickler that builds `_Tensor`s and refuses all other classes."""
 
     def find_class(self, module: str, name: str):
+        """Return what stands for a class that the pickle names; refuse all but a tensor's classes."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -74,5 +82,6 @@ class _Tensors(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
     def persistent_load(self, identity: tuple):
+        """Return the dtype and the key of a storage, which the pickle names as ("storage", class, key, ...)."""
         _, kind, key, *_ = identity
         return DTYPES[kind], key

@@ -62,6 +62,7 @@ def translator(width: int = 24, name: str = "translator", size: int = 50) -> ker
 
 
 def _conv_block(x: keras.KerasTensor, channels: int, stride: int, name: str) -> keras.KerasTensor:
+    """Apply a 3x3 convolution, a normalization of each channel of each patch, and a leaky ReLU."""
     x = layers.Conv2D(channels, 3, strides=stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
     x = layers.GroupNormalization(-1, epsilon=EPSILON, name=f"{name}_norm")(x)
     return layers.LeakyReLU(0.2, name=name)(x)

@@ -27,6 +27,7 @@ def apply_variant(classifier: keras.Model, variant: Variant) -> keras.Model:
         return classifier
 
     def clone(layer):
+        """Return what replaces a layer: one of another class, or a new one of the same configuration."""
         name = layer.name
         if isinstance(layer, layers.ReLU) and variant.activation != "relu":
             return layers.Activation(variant.activation, name=name)
@@ -35,9 +36,8 @@ def apply_variant(classifier: keras.Model, variant: Variant) -> keras.Model:
         return layer.__class__.from_config(layer.get_config())
 
     def call(layer, *inputs, mask=None, **options):
-        return layer(
-            *inputs, **options
-        )  # batch normalization is called with a mask, and group normalization knows none
+        # Keras calls batch normalizations with a mask, which group normalizations do not take.
+        return layer(*inputs, **options)
 
     varied = keras.models.clone_model(classifier, clone_function=clone, call_function=call, recursive=True)
     head = varied.get_layer("logit")

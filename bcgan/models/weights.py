@@ -34,7 +34,7 @@ def save(path: Path, step: int, groups: Groups) -> None:
 
 
 def _check_finite(path: Path, arrays: Iterable[np.ndarray]) -> None:
-    """Raise WorkError if a weight is NaN or infinite."""
+    """Raise WorkError if a weight is NaN or infinite; `path` is the file that is then not written."""
     # NumPy has no bfloat16, hence the cast.
     if not all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
         raise WorkError(
@@ -118,7 +118,7 @@ def cast_to_float32(model: keras.Model) -> keras.Model:
 
 
 def _cast(model: keras.Model, dtype: str) -> keras.Model:
-    """Return a copy of a model whose layers have this dtype."""
+    """Return a copy of a model whose layers have this dtype, with the same weights; names lose leading underscores."""
 
     def clone(layer):
         config = layer.get_config()

@@ -124,13 +124,22 @@ def summarize(assessment: dict[str, Any]) -> str:
 
 
 def _count_words(subset: dict[str, Any]) -> str:
-    """Return in words how many images are of the second of two classes, or of each of more."""
+    """Return the number of images of the second of two classes, or of each of more, in words: "12 malignant"."""
     counts = [f"{count} {name}" for name, count in subset["by_class"].items()]
     return ", ".join(counts[1:] if len(counts) == 2 else counts)
 
 
 def _image_rows(model: Model, slide: list[Record], mpp: Mpp | None, bar) -> Iterator[dict[str, Any]]:
-    """Yield one row for each image of a slide; an image without coordinates is a slide of its own."""
+    """Yield one row for each image of a slide.
+
+    Args:
+        slide: Images of one slide; an image without coordinates is a slide of its own.
+        bar: Progress bar, moved on by each image.
+
+    Yields:
+        Dicts with the columns of images.csv: image, patient, label, the probability columns (absent values are `None`),
+        refused and patches (their number).
+    """
     grids = [_cut_record(model, record, mpp, bar) for record in slide]
     readable = [(record, grid) for record, grid in zip(slide, grids, strict=True) if grid is not None]
     predictions = iter(_predict_images(model, readable))
@@ -154,14 +163,19 @@ def _probability_columns(classes: tuple[str, ...]) -> list[str]:
 
 
 def _predict_images(model: Model, images: list[tuple[Record, PatchGrid]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the probabilities and verdicts of the patches of each image; all images are of one slide."""
+    """Return the probabilities and verdicts of the patches of each image; all images are of one slide.
+
+    Returns:
+        A pair for each image, float, (patches,), or (patches, classes) of more than two, and integers, (patches,),
+        which are indices into VERDICTS.
+    """
     if not images:
         return []
     patches, coords = np.concatenate([grid.patches for _, grid in images]), None
     first_record, first_grid = images[0]
     if first_record.x != UNKNOWN:
         coords = np.concatenate([_slide_coords(record, grid) for record, grid in images])
-    elif len(patches) > 1:
+    elif len(patches) > 1:  # one image without coordinates: its patches are each other's neighbors
         coords = first_grid.coords
     probability = model.probabilities(patches, coords)
     verdict = model.predict(patches, coords, np.ones(len(patches), bool)).verdict
@@ -196,7 +210,17 @@ def _cut_record(model: Model, record: Record, mpp: Mpp | None, bar) -> PatchGrid
 
 
 def _metrics(threshold: float, experiment: Experiment, table: pd.DataFrame) -> dict[str, Any]:
-    """Return the counts of a set of scored images and its metrics with intervals."""
+    """Return the counts of a set of scored images and its metrics with intervals.
+
+    Args:
+        threshold: Probability from which on an image is of the second of two classes.
+        table: Rows of `_image_rows`.
+
+    Returns:
+        images, patients: Their numbers.
+        by_class: Number of images by the name of the class; that of the second of two classes also by its own key.
+        figures: {metric: {value, low, high, seeds}}; {} without images.
+    """
     labels, patients = table["label"].to_numpy(), table["patient"].to_numpy()
     names = experiment.data.class_names
     by_class = {name: int((labels == label).sum()) for label, name in enumerate(names)}

@@ -42,10 +42,20 @@ class PredictJob(NamedTuple):
     folders: bool = True
 
     def settings(self, slide: Slide) -> Any:
-        """Return what the file depends on, apart from the slide."""
+        """Return what the file depends on, apart from the slide, as a JSON list.
+
+        Changing the constant text "calls counted" makes all results stale.
+        """
         model = self._load()
-        used = [model.card.sha256, model.engine, self._choice().as_json(), self.neighbours, self.maps, "calls counted"]
-        return [*used, "fast"] if model.fast else used
+        key_parts = [
+            model.card.sha256,
+            model.engine,
+            self._make_mpp_choice().as_json(),
+            self.neighbours,
+            self.maps,
+            "calls counted",
+        ]
+        return [*key_parts, "fast"] if model.fast else key_parts
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """Write the rows of a slide and return the numbers of patches, as `summary.count_row` counts."""
@@ -54,7 +64,7 @@ class PredictJob(NamedTuple):
         shutil.rmtree(map_folder, ignore_errors=True)  # maps of an earlier version of the rows
         with path.open("w", encoding="utf-8", newline="") as file:
             maps = map_folder if self.maps else None
-            by_slide = predict(model, slide.images(), file, False, self._choice(), maps, progress_bar=False)
+            by_slide = predict(model, slide.images(), file, False, self._make_mpp_choice(), maps, progress_bar=False)
         return dict(sum(by_slide.values(), Counter()))
 
     def summary_columns(self, counts: dict[str, int]) -> dict[str, Any]:
@@ -66,7 +76,7 @@ class PredictJob(NamedTuple):
         rows = summarize(counts_by_slide, self._load().card, pattern)
         return [row for row in rows if not row["slide"]]
 
-    def _choice(self) -> MppChoice:
+    def _make_mpp_choice(self) -> MppChoice:
         return MppChoice(self.mpp, self.mpp_table)
 
     def _load(self) -> Model:
@@ -75,5 +85,6 @@ class PredictJob(NamedTuple):
 
 @cache
 def _load_model(folder: str | None, engine: str, neighbours: bool, fast: bool) -> Model:
+    """Load a classifier once per process; arguments as of `bcgan.predict.loading.load`."""
     machine.prepare_environment()  # worker processes do not run the command's preparation
     return load(folder, engine, neighbours=neighbours, fast=fast)

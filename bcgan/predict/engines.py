@@ -102,7 +102,7 @@ def is_installed(runtime: str) -> bool:
 
 
 def keras_engine(network, reference_cnn) -> Engine:
-    """Return an engine that runs the classifier and the reference CNN in Keras."""
+    """Return an engine that runs the classifier and the reference CNN, both keras.Model, in Keras."""
     from bcgan.classify.reference_cnn import make_feature_fn
     from bcgan.classify.scoring import make_predict_fn
 
@@ -139,6 +139,7 @@ def make_litert_runner(path: Path) -> Runner:
     (input_details,), (output_details,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(images: np.ndarray) -> np.ndarray:
+        """Run the network on one batch, float32, (n, size, size, 3); the last batch may be smaller than the others."""
         if tuple(interpreter.get_input_details()[0]["shape"]) != images.shape:
             interpreter.resize_tensor_input(input_details["index"], images.shape)
             interpreter.allocate_tensors()
@@ -150,9 +151,10 @@ def make_litert_runner(path: Path) -> Runner:
 
 
 def _in_batches(run: Runner) -> Runner:
-    """Return a function that calls `run` on batches of float32 patches in [0, 1] and joins the results, (n, ...).
+    """Wrap a function of float32 patches in [0, 1] so that it takes any number of uint8 patches, (n, size, size, 3).
 
-    It takes uint8 patches, (n, size, size, 3). Only one thread at a time calls `run`.
+    The wrapped function calls `run` on batches of BATCH patches, only one thread at a time, and joins the results along
+    their first axis.
     """
     lock = threading.Lock()
 

@@ -65,7 +65,17 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
 
 
 def _describe(model: Model, patch) -> dict[str, Any]:
-    """Return the prediction for a patch in words and in numbers; the numbers are `None` without a probability."""
+    """Return the prediction for a patch in words and in numbers, for the page.
+
+    Args:
+        patch: uint8, (size, size, 3).
+
+    Returns:
+        call: In words.
+        probability, uncertainty: `None` if the patch was rejected.
+        probability_name: In words, such as "Probability of malignancy".
+        ood_score: See `Model.ood_scores`.
+    """
     probability, uncertainty, called, verdict, _, by_class = (values[0] for values in model.predict(patch[None]))
     classes = model.card.classes
     calls = {

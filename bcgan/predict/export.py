@@ -144,17 +144,18 @@ def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
 
 
 def _max_deviation(candidate: Predictions, expected: Predictions) -> tuple[float, int]:
-    """Return the largest difference of a probability, and the number of verdicts that differ."""
+    """Return the largest difference of a probability that both have, and the number of verdicts that differ."""
     difference = np.nanmax(np.abs(candidate.class_probabilities - expected.class_probabilities), initial=0)
     return float(difference), int((candidate.verdict != expected.verdict).sum())
 
 
 def _is_equivalent(max_deviation: float, num_changed: int, images: np.ndarray) -> bool:
+    """Return whether the largest difference and the number of changed verdicts allow to use the .tflite files."""
     return max_deviation <= formats.MAX_DEVIATION and num_changed <= max(1, MAX_CHANGED_FRACTION * len(images))
 
 
 def _validation_patches(experiment: Experiment, root: Path) -> np.ndarray:
-    """Return the run's validation patches, uint8 (n, size, size, 3)."""
+    """Return the run's validation patches, uint8, (n, size, size, 3)."""
     patches = store.load(root / "preprocess")
     return patches.images[patches.role_indices("validation")]
 
@@ -202,6 +203,7 @@ def _train_on_all_patients(
     real = select_patches(patches, np.arange(len(patches.index)))
 
     def build(name: str, seed: int, folder: Path) -> None:
+        """Train one member and write it into `folder` as <name>-seed<seed>.keras."""
         model = settings.models[name]
         keras.utils.set_random_seed(seed)
         size = settings.crop_size or experiment.data.size
@@ -225,7 +227,7 @@ def _train_on_all_patients(
 
 
 def _best_seed(table: pd.DataFrame, name: str) -> int:
-    """Return the seed of a classifier with the best ROC AUC on validation patches."""
+    """Return the seed of a classifier with the best ROC AUC on the validation patches of probabilities.csv."""
     rows = table[table["role"] == "validation"]
     labels = rows["label"].to_numpy()
     return max(
@@ -337,16 +339,16 @@ def _explanation_tests(experiment: Experiment, root: Path) -> dict[str, Any]:
 
 
 def _thresholds(labels: np.ndarray, probabilities: np.ndarray) -> Thresholds | ConfidenceThreshold:
-    """Return the thresholds, selected on validation patches.
+    """Return the thresholds, selected on validation patches by calibrated probabilities, (n,) or (n, classes).
 
-    The abstain range of two classes is from 95 % sensitivity to 95 % specificity. With more, patches are left without a
-    label until ACCURACY of the others are called rightly, but at most half of them.
+    The abstain range of two classes is from 95 % sensitivity to 95 % specificity. With more classes, the least
+    confident patches get no label, as few as leave ACCURACY among the others, and at most half of all.
     """
     if probabilities.ndim == 2:
         confidence, is_right = probabilities.max(1), probabilities.argmax(1) == labels
         order = np.argsort(-confidence)
         accuracy = np.cumsum(is_right[order]) / np.arange(1, len(labels) + 1)
-        accurate = np.flatnonzero(accuracy >= ACCURACY)
+        accurate = np.flatnonzero(accuracy >= ACCURACY)  # numbers of labeled patches, less one, that reach it
         count = max(len(labels) // 2, accurate[-1] + 1 if len(accurate) else 0)
         return ConfidenceThreshold(min_confidence=float(confidence[order][count - 1]))
     points = metrics.operating_points(labels, probabilities)
@@ -385,7 +387,7 @@ def _held_out_metrics(
 
 
 def _coordinates(index: pd.DataFrame, experiment: Experiment) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the coordinates (n, 2) and slides (n,) of patches, and the side of a patch in the same pixels."""
+    """Return x and y of patches, (n, 2), their slides, (n,), and the side of a patch in the pixels of x and y."""
     return (
         index[["x", "y"]].to_numpy(),
         derived.slide_names(index),

@@ -53,12 +53,14 @@ class ZooConfig(BaseModel):
 
 
 class ForeignModel(Model):
-    """A classifier in WSInfer's format, with what `Model` has but calibration, orientations and spatial context.
+    """A classifier in WSInfer's format: a `Model` without calibration, orientations and spatial context.
 
     Args:
         config: Of the network.
-        run_network: From uint8 patches, (n, size, size, 3), to the probability of each of `config.class_names`.
-        labels: By class of the network, the class that it counts as; itself if it is not among them.
+        run_network: From uint8 patches, (n, size, size, 3), to the probability of each of `config.class_names`,
+            float, (n, classes).
+        digest: SHA-256 of the network's file.
+        labels: The class that a class of the network counts as; a class that is missing here counts as itself.
         order: Classes in the order of their labels. Defaults to the network's.
 
     Raises:
@@ -73,6 +75,7 @@ class ForeignModel(Model):
         labels: Mapping[str, str] | None = None,
         order: tuple[str, ...] | None = None,
     ):
+        """Combine the network's classes as `labels` and `order` say; see the class for arguments and errors."""
         labels, names = labels or {}, config.class_names
         if unknown := set(labels) - set(names):
             raise InputError(f"--class {min(unknown)}: the classes of the network are {', '.join(names)}.")
@@ -88,7 +91,7 @@ class ForeignModel(Model):
             raise InputError(f"All classes of the network count as {classes[0]}. Leave a --class out.")
         self.config, self._run_network, self._digest = config, run_network, digest
         self._last = b"", np.zeros(0)  # a hash of patches, and the network's probabilities of them
-        # (network's classes, classes): which probabilities are summed.
+        # (network's classes, classes), 1 where a class of the network counts as a class; rejections have a row of 0.
         self._membership = np.array([[target == name for name in classes] for target in targets], float)
         super().__init__(self._make_card(classes), engines.Engine(ENGINE, None, None), None, Path())
 
@@ -105,6 +108,7 @@ class ForeignModel(Model):
         )
 
     def _make_card(self, classes: tuple[str, ...]) -> Card:
+        """Return a card for the network: not calibrated, one orientation, and the most probable class as the label."""
         size = self.config.patch_size_pixels
         return Card(
             intended_use="A classifier that bcgan did not train; see its own description.",
@@ -127,6 +131,7 @@ class ForeignModel(Model):
         )  # fmt: skip
 
     def _probabilities(self, images, coords, has_tissue):
+        """Return probabilities without rejections, NaN as deviations, and limits; see `Model._probabilities`."""
         by_class = self._outputs(images) @ self._membership
         total = by_class.sum(1, keepdims=True)
         by_class = np.round(by_class / np.where(total > 0, total, 1), DIGITS)
@@ -139,7 +144,10 @@ class ForeignModel(Model):
         return self._outputs(images)[:, rejecting].sum(1) if rejecting.any() else np.zeros(len(images))
 
     def _outputs(self, images: np.ndarray) -> np.ndarray:
-        """Return the probability of each of the network's classes; the same patches are not predicted twice."""
+        """Return the probability of each of the network's classes, (n, classes), once for the same patches.
+
+        One prediction asks twice, for the probabilities and for the rejections, so the last result is kept.
+        """
         digest, last = hashlib.blake2b(np.ascontiguousarray(images)).digest(), self._last
         if last[0] != digest:
             self._last = last = digest, self._run_network(images)
@@ -175,6 +183,7 @@ def load(folder: Path) -> ForeignModel:
         raise InputError(f"{path} is no TorchScript network ({str(error).splitlines()[0]}). Copy it again.") from error
 
     def run_network(images: np.ndarray) -> np.ndarray:
+        """Return the network's probabilities for uint8 patches, (n, size, size, 3): float64, (n, classes)."""
         outputs = []
         with torch.inference_mode():
             for start in range(0, len(images), BATCH):
@@ -193,7 +202,12 @@ def load(folder: Path) -> ForeignModel:
 
 
 def prepare(image: np.ndarray, transforms: tuple[Transform, ...]) -> np.ndarray:
-    """Return a patch, uint8 (size, size, 3), as the network takes it: float32, (3, side, side)."""
+    """Return a patch as the network takes it: float32, (3, side, side).
+
+    Args:
+        image: uint8, (size, size, 3).
+        transforms: Steps of config.json: resizing, and normalization of values in [0, 1] by mean and deviation.
+    """
     picture = Image.fromarray(image)
     mean, deviation = np.zeros(3), np.ones(3)
     for transform in transforms:

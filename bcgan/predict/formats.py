@@ -117,7 +117,7 @@ def write_wsinfer(model: Model, patches: np.ndarray, folder: Path) -> pd.DataFra
 
 
 def _format_row(kind: str, path: Path, differences: np.ndarray, seconds: float) -> dict[str, Any]:
-    """Return a format's row: see `write`."""
+    """Return a format's row: see `write`; `differences` are of probabilities, `seconds` for one patch."""
     largest = float(np.abs(differences).max())
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     return {
@@ -219,6 +219,7 @@ def _to_float(images: np.ndarray) -> np.ndarray:
 
 
 def _median_seconds(run: Runner, patches: np.ndarray) -> float:
+    """Return the median time of REPEATS runs on all patches, seconds."""
     times = []
     for _ in range(REPEATS):
         start_time = time.perf_counter()

@@ -62,7 +62,11 @@ def license_fields(name: str) -> dict[str, str]:
 
 
 def metadata(model: Model, license_name: str) -> dict[str, Any]:
-    """Return the metadata at the head of README.md, with the metrics of each group of held-out patients."""
+    """Return the metadata at the head of README.md, with the metrics of each group of held-out patients.
+
+    Returns:
+        The keys of model hubs, license, library_name, pipeline_tag, tags and model-index, which has all metrics.
+    """
     card = model.card
     data_name = str(card.training_data.get("data", "unknown"))
     results = [
@@ -86,6 +90,7 @@ def metadata(model: Model, license_name: str) -> dict[str, Any]:
 
 
 def _metric_text(metric: str, figures: dict[str, Any]) -> str:
+    """Return a metric's name and its value with interval, such as "ROC AUC, 0.946 (0.932 to 0.959)"."""
     name = METRIC_NAMES.get(metric, metric.replace("_", " ").capitalize())
     return f"{name}, {format_estimate(figures)}"
 

@@ -34,7 +34,11 @@ SCALE_BARS = np.outer([1, 10, 100, 1000, 10000], [1, 2, 5]).ravel()  # lengths t
 
 
 def write_maps(folder: Path, name: str, grid: PatchGrid, predictions: Predictions, card: Card) -> None:
-    """Write <name>.map.png, over the image, <name>.heat.png, the map alone, and <name>.geojson into the folder."""
+    """Write three files into the folder: <name>.map.png, <name>.heat.png and <name>.geojson.
+
+    The first is the heat map over the image, the second the heat map alone, the third outlines of the patches for
+    QuPath.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / f"{name}.geojson", to_geojson(grid, predictions, card))
     draw_map(folder / f"{name}.map.png", name, grid, predictions, card)
@@ -42,14 +46,19 @@ def write_maps(folder: Path, name: str, grid: PatchGrid, predictions: Prediction
 
 
 def describe_call(card: Card, called: int, verdict: int) -> str:
-    """Return the predicted class, or the verdict in words if there is none."""
+    """Return the predicted class, or the verdict, an index into VERDICTS, in words if there is none."""
     return card.classes[called] if verdict == SCORED else VERDICTS[verdict].replace("_", " ")
 
 
 def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, model: Model) -> None:
-    """Draw a patch with its prediction, and for each explanation method which pixels support a class, as a PNG.
+    """Draw a patch and its explanations as a PNG.
 
-    The class is the second of two, or the most probable one of more.
+    The first panel has the prediction. One panel for each explanation method shows which pixels support a class: the
+    second of two, or the most probable one of more.
+
+    Args:
+        target: File or buffer to write.
+        patch: uint8, (size, size, 3).
     """
     machine.prepare_environment(tensorflow=True)
     from bcgan.explain import saliency  # needs Keras, which a map does not
@@ -148,17 +157,17 @@ def probability_name(classes: tuple[str, ...], label: int = 1) -> str:
 
 
 def patch_colors(predictions: Predictions, classes: tuple[str, ...]) -> list[tuple[float, float, float]]:
-    """Return the color of each patch that has a probability.
+    """Return a color for each patch, RGB in [0, 1].
 
     With two classes it depends on the probability, and is pale at the threshold. With more it is that of the most
-    probable class, the paler the less probable.
+    probable class, the paler the less probable. Colors of patches without a probability have no meaning.
     """
     if len(classes) == 2:
         pairs = zip(predictions.probability, predictions.threshold, strict=True)
         return [COLOR_MAP(threshold_norm(threshold)(float(probability)))[:3] for probability, threshold in pairs]
     palette = np.array([to_rgb(color) for color in class_colors(classes).values()])
     labels = np.nan_to_num(predictions.class_probabilities).argmax(1)
-    # At the probability that no class can be below, which is that of a guess, a patch is pale.
+    # The most probable of n classes has at least 1 / n; a patch with that probability is pale.
     chance = 1 / len(classes)
     strength = np.clip((np.nan_to_num(predictions.probability) - chance) / (1 - chance), 0, 1)[:, None]
     return list(map(tuple, strength * palette[labels] + (1 - strength) * np.array(to_rgb(PALE))))
@@ -196,7 +205,12 @@ def draw_map(
 
 
 def _draw_scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:
-    """Draw a scale bar of about a quarter of the picture's width; `mpp` is microns per pixel of the picture."""
+    """Draw a scale bar of at most a quarter of the picture's width, except if no length is short enough.
+
+    Args:
+        width, height: Of the picture, pixels.
+        mpp: Microns per pixel of the picture.
+    """
     length = SCALE_BARS[max(0, np.searchsorted(SCALE_BARS, width * mpp / 4) - 1)]
     white_edge = {"path_effects": [withStroke(linewidth=6, foreground="white")]}  # visible on dark tissue too
     axes.plot([0.03 * width, 0.03 * width + length / mpp], [0.97 * height] * 2, color="black", lw=4, **white_edge)
@@ -220,7 +234,7 @@ def _draw_legend(figure: Figure, predictions: Predictions, classes: tuple[str, .
 
 
 def threshold_norm(threshold: float) -> TwoSlopeNorm:
-    """Return the norm that maps probabilities to colors: pale at the threshold."""
+    """Return the norm that maps probabilities to the color map, whose pale middle is at the threshold."""
     return TwoSlopeNorm(np.clip(threshold, 0.01, 0.99), 0, 1)
 
 
@@ -246,7 +260,7 @@ def heatmap_overlay(
         RGBA, float in [0, 1], (*shape, 4); transparent where there is no patch.
     """
     picture, step = np.zeros((*shape, 4)), grid.thumbnail_scale * zoom
-    width = max(2, round(grid.tile_px * step / 8))
+    width = max(2, round(grid.tile_px * step / 8))  # of a stripe, an eighth of a patch's side
     rows, columns = np.indices(shape)
     stripes = np.array(STRIPES)[(rows + columns) // width % 2]
     hatch = (rows - columns) % (2 * width) < max(1, width // 2)

@@ -48,7 +48,7 @@ class ConfidenceThreshold(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_confidence: float  # no label below this probability of the most probable class, which else is the label
+    min_confidence: float  # least probability of the most probable class with which it becomes the label
 
     @property
     def limits(self) -> tuple[float, float, float]:
@@ -57,7 +57,7 @@ class ConfidenceThreshold(BaseModel):
 
 
 class Enhancement(BaseModel):
-    """How the patches of the training were changed, and so are those that are predicted: `preprocess` settings."""
+    """The `preprocess` settings that changed the training patches; other patches are changed likewise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -146,6 +146,12 @@ class Model:
         self, card: Card, engine: engines.Engine, fitted_filter: quality_filter.QualityFilter, folder: Path,
         fast: bool = False,
     ):  # fmt: skip
+        """Take the parts of an exported classifier; `load` reads them from a folder.
+
+        Args:
+            fitted_filter: The quality filter, whose distance ratio decides which patches are out of distribution.
+            fast: Ignored if the card has no more than FAST_VIEWS orientations.
+        """
         self.card, self.fast = card, fast and card.tta_views > orientations.FAST_VIEWS
         self.engine, self._score, self._features = engine
         self._quality_filter = fitted_filter
@@ -256,7 +262,7 @@ class Model:
         return predict_image(self, source, mpp)
 
     def ood_scores(self, images: np.ndarray) -> np.ndarray:
-        """Return out-of-distribution scores, float (n,): the distance ratio to the nearest class of real patches.
+        """Return out-of-distribution scores, float, (n,): the distance ratio to the nearest class of real patches.
 
         The distance ratio is that of the quality filter (`bcgan.gan.quality_filter.distance_ratio`), where 1 is the
         largest distance of an accepted synthetic patch.
@@ -264,9 +270,10 @@ class Model:
         return self._ood_scores(self.prepare(images))
 
     def prepare(self, images: np.ndarray, coords: np.ndarray | None = None) -> np.ndarray:
-        """Return patches as the networks take them: enhanced and normalized as those of the training were.
+        """Return patches as the networks take them, uint8, (n, size, size, 3), enhanced as those of the training were.
 
-        Stains are normalized in all patches together if they are of one image, which `coords` means, else in each.
+        Stains are normalized in all patches together if `coords` is given, as they are then of one image; else in each
+        alone.
         """
         settings = self.card.enhancement
         if settings == Enhancement() or not len(images):
@@ -278,12 +285,13 @@ class Model:
         return images
 
     def _ood_scores(self, images: np.ndarray) -> np.ndarray:
+        """Return `ood_scores` of prepared patches."""
         features = self._features(resize_patches(images, self.card.reference_cnn_size))
         labels = [np.full(len(images), label) for label in range(len(self.card.classes))]
         return np.min([quality_filter.distance_ratio(self._quality_filter, features, label) for label in labels], 0)
 
     def _check_inputs(self, images: np.ndarray, coords: np.ndarray | None) -> np.ndarray:
-        """Return the images as an array.
+        """Return the images as an array, uint8, (n, size, size, 3).
 
         Raises:
             ValueError: If the images or the coordinates have another shape or type.
@@ -298,9 +306,13 @@ class Model:
     def _probabilities(
         self, images: np.ndarray, coords: np.ndarray | None, has_tissue: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the probabilities and their deviations, (n, classes), and the `limits` of each patch, (n, 3).
+        """Return calibrated probabilities of prepared patches.
 
-        Spatial context applies to patches with neighbors alone. Patches without tissue are no neighbors.
+        Spatial context changes only patches that have neighbors. Patches without tissue do not count as neighbors.
+
+        Returns:
+            Probabilities and their deviations over the orientations, (n, classes) each, and the limits that hold for
+            each patch as `Thresholds.limits` has them, (n, 3).
         """
         card = self.card
         mean, deviation = orientations.average(self._score, card, images, self.fast)

@@ -134,7 +134,7 @@ def user_mpp(mpp: float | None) -> Mpp | None:
 
 
 def predict_grid(model: Model, grid: PatchGrid) -> Predictions:
-    """Predict the patches of one image, which all have tissue."""
+    """Predict the patches of one image as neighbors of each other; all of them have tissue."""
     coords = None if grid.is_single_patch else grid.coords
     return model.predict(grid.patches, coords, np.ones(len(grid.patches), bool))
 
@@ -147,7 +147,7 @@ def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
 def prediction_rows(
     path: str, grid: PatchGrid, predictions: Predictions, classes: tuple[str, ...]
 ) -> Iterator[dict[str, Any]]:
-    """Yield one row for each patch of an image; x and y are in pixels of the image."""
+    """Yield one row for each patch of an image, as `columns` names its values; x and y are in pixels of the image."""
     for index, (x, y) in enumerate(grid.image_coords):
         yield _prediction_row(path, (x, y), predictions, index, grid.scale, classes)
 
@@ -173,7 +173,7 @@ def describe_thresholds(thresholds: Thresholds | ConfidenceThreshold, classes: t
 
 
 def list_slides(images: list[ImageFile]) -> list[str]:
-    """Return the slides of images: files, and the common names of tiles, as far as their names tell."""
+    """Return the slide of each group of images: the common name of its tiles, else the file. Only names are read."""
     groups = find_groups(images)
     return [slide for group in groups for slide in ([group.slide_path] if group.slide else [group.images[0].path])]
 
@@ -206,9 +206,13 @@ def check_magnifications(images: list[ImageFile], mpp_of: MppOf) -> None:
 
 
 class _Predictor:
-    """One call of `predict`: single patches wait until a batch is full, tiles of a slide are predicted together."""
+    """The state of one call of `predict`.
+
+    Single patches are collected until a batch is full. Tiles of a slide are predicted together.
+    """
 
     def __init__(self, model: Model, mpp_of: MppOf, maps: Path | None, bar):
+        """Start without waiting patches; arguments as of `predict`, `bar` is its progress bar."""
         self._model, self._mpp_of, self._maps, self._bar = model, mpp_of, maps, bar
         self._classes = model.card.classes
         self._waiting: list[SinglePatch] = []
@@ -218,7 +222,7 @@ class _Predictor:
         self.slide_names: dict[str, str] = {}  # by path, of tiles
 
     def rows(self, images: list[ImageFile]) -> Iterator[dict[str, Any]]:
-        """Yield the rows of all images."""
+        """Yield the rows of all images, with the columns that `columns` returns."""
         groups = find_groups(images)
         self._map_names = _unique_names([image.name.rsplit("/", 1)[-1] for image in images], images)
         slides = [group for group in groups if group.slide]
@@ -249,7 +253,7 @@ class _Predictor:
             )
 
     def _count_unused(self, reason: str) -> None:
-        """Log why the names of a slide's tiles cannot be used, for the first such slide; count the others."""
+        """Count slides whose tile names cannot be used, and log the first reason, which is "" for other images."""
         if reason and not self._num_unused_slides:
             progress.log.warning("predict: %s", reason)
         self._num_unused_slides += bool(reason)
@@ -336,7 +340,7 @@ class _Predictor:
 
 
 def _unique_names(names: list[str], images: list[ImageFile]) -> dict[str, str]:
-    """Return the names of the map files, by path of the image; names that occur twice get a number in front."""
+    """Return the map files' names by path of the image; a name that occurs twice gets the image's index in front."""
     counts = Counter(names)
     return {
         image.path: name if counts[name] == 1 else f"{index:04d}-{name}"
@@ -347,7 +351,12 @@ def _unique_names(names: list[str], images: list[ImageFile]) -> dict[str, str]:
 def _prediction_row(
     path: str, corner, predictions: Predictions, index: int, scale: Scale | None, classes: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the row of patch `index`; `corner` is its (x, y) in pixels of the image."""
+    """Return the row of patch `index`, with the columns that `columns` returns.
+
+    Args:
+        corner: (x, y) of the patch, pixels of the image.
+        scale: Scale of the image; `None` if not known.
+    """
     probability, uncertainty, called, verdict, _, by_class = (values[index] for values in predictions)
     has_score = verdict < OUT_OF_DISTRIBUTION
     row = {
@@ -356,9 +365,9 @@ def _prediction_row(
         "uncertainty": round(float(uncertainty), DIGITS) if has_score and not np.isnan(uncertainty) else None,
         "label": classes[called] if verdict == SCORED else None, "verdict": VERDICTS[verdict],
     } | _mpp_columns(scale)  # fmt: skip
-    further = columns(classes)[len(COLUMNS) :]
+    class_columns = columns(classes)[len(COLUMNS) :]
     values = (round(float(value), DIGITS) if has_score else None for value in by_class)
-    return row | (dict(zip(further, values, strict=True)) if further else {})
+    return row | (dict(zip(class_columns, values, strict=True)) if class_columns else {})
 
 
 def _mpp_columns(scale: Scale | None) -> dict[str, Any]:

@@ -156,6 +156,10 @@ def write(
 def _density_direction(bundle: GeneratorBundle, label: int, density: float, seed: int) -> steering.Direction:
     """Return the latent direction of nuclear density for a class.
 
+    Args:
+        density: Target, share of the tissue that is nuclei.
+        seed: Of the noise from which the direction is fitted.
+
     Raises:
         InputError: If the generator cannot reach the density.
     """
@@ -176,12 +180,14 @@ def iterate_candidates(
     direction: steering.Direction | None = None,
     density: float | None = None,
 ) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
-    """Yield, without end, NUM_CANDIDATES patches of a class and the results of the quality filter, one row each.
-
-    Columns: confidence, distance, filter_result, density.
+    """Yield, without end, NUM_CANDIDATES patches of a class and the results of the quality filter.
 
     Args:
         direction: Of nuclear density, along which patches are moved to `density`. Defaults to `None`: not steered.
+
+    Yields:
+        uint8 patches, (NUM_CANDIDATES, size, size, 3), and a table with a row for each: confidence, distance,
+        filter_result (one of `quality_filter.RESULTS`) and density (share of the tissue that is nuclei).
     """
     apply_filter = reference_cnn.make_filter_fn(bundle.reference_cnn, bundle.quality_filter)
     for start in itertools.count(0, NUM_CANDIDATES):
@@ -198,7 +204,7 @@ def _generate_candidates(
     direction: steering.Direction | None,
     density: float | None,
 ) -> np.ndarray:
-    """Generate NUM_CANDIDATES patches of a class, moved along `direction` to `density` if these are given."""
+    """Return NUM_CANDIDATES patches of a class, uint8, moved along `direction` to `density` if these are given."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((NUM_CANDIDATES, network.inputs[0].shape[-1]))
     if direction:

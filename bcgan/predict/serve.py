@@ -95,6 +95,7 @@ def make_app(model: Model, concurrent: int = 2) -> FastAPI:
 
     @app.middleware("http")
     async def guard(request: Request, call_next):
+        """Add security headers to every response: a content policy, and no guessing of content types."""
         response = await call_next(request)
         response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"

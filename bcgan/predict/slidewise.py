@@ -118,7 +118,7 @@ def run_job(
         WorkError: If slides failed; the results of the others are kept.
     """
     (job.out / "slides").mkdir(parents=True, exist_ok=True)
-    stale = [slide for slide in slides if _read_state(slide, job).get("key") != _key(slide, job)]
+    stale = [slide for slide in slides if _read_state(slide, job).get("key") != _hash_inputs(slide, job)]
     if stale and runner == "beam":
         _run_on_beam(stale, job, workers, options)
     elif stale:
@@ -168,7 +168,7 @@ def _warn_of_leftovers(slides: list[Slide], job: SlideJob) -> None:
 
 
 def _write_summary(states: dict[str, dict], job: SlideJob) -> None:
-    """Write summary.csv: one row for each slide, with the number of patches by kind, or why it was refused."""
+    """Write summary.csv from the slides' states: a row each, with the job's columns, or why it was refused."""
     rows = []
     for name, state in states.items():
         row = {"slide": name} | (job.summary_columns(state["patches"]) if "patches" in state else {})
@@ -189,12 +189,13 @@ def process_slide(slide: Slide, job: SlideJob) -> str:
     Returns:
         The slide's name and the error; "" if there was none.
     """
-    result, state = _paths(slide, job)
+    result, state = _result_and_state_paths(slide, job)
     part = result.with_name(f".{result.name}.{os.getpid()}.part")
     try:
         for outdated in (state, result):
             outdated.unlink(missing_ok=True)
-        key = _key(slide, job)  # computed before the work: if the slide changes meanwhile, it is processed again
+        # Computed before the work: if the slide changes meanwhile, it is processed again.
+        key = _hash_inputs(slide, job)
         try:
             outcome, reason = {"patches": job.write(slide, part)}, ""
             part.replace(result)
@@ -209,14 +210,20 @@ def process_slide(slide: Slide, job: SlideJob) -> str:
     return f"{slide.name}: {reason}" if reason else ""
 
 
-def _paths(slide: Slide, job: SlideJob) -> tuple[Path, Path]:
-    """Return the paths of a slide's result and of its state."""
+def _result_and_state_paths(slide: Slide, job: SlideJob) -> tuple[Path, Path]:
+    """Return the paths of a slide's result, <slide><suffix>, and of its state, <slide>.json."""
     return tuple(job.out / "slides" / f"{slide.name}{suffix}" for suffix in (job.suffix, ".json"))
 
 
 def _read_state(slide: Slide, job: SlideJob) -> dict:
-    """Return the state of a slide's result; empty if neither a result nor a refusal is complete."""
-    result, path = _paths(slide, job)
+    """Return the state of a slide's result; {} if neither a result nor a refusal is complete.
+
+    Returns:
+        key: Hash of all that the result depends on.
+        patches: Numbers of patches by kind, as the job counts them; or
+        refused: Why the slide cannot be processed.
+    """
+    result, path = _result_and_state_paths(slide, job)
     try:
         state = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -224,8 +231,8 @@ def _read_state(slide: Slide, job: SlideJob) -> dict:
     return state if result.exists() or "refused" in state else {}
 
 
-def _key(slide: Slide, job: SlideJob) -> str:
-    """Return a hash of all that the result of a slide depends on."""
+def _hash_inputs(slide: Slide, job: SlideJob) -> str:
+    """Return a hash of all that the result of a slide depends on: its files, the settings and bcgan's version."""
     files = (slide.path, *slide.image.parts) if slide.image else (slide.path,)
     source = [str(slide.path), fingerprint(files)]
     content = json.dumps([__version__, source, job.settings(slide)], sort_keys=True)

@@ -96,6 +96,7 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def _to_mm2(num_patches: int, patch_mm2: float | None) -> float | None:
+    """Return the area of patches, mm2; `None` if the area of one is not known."""
     return None if patch_mm2 is None else round(num_patches * patch_mm2, 6)
 
 
@@ -107,6 +108,9 @@ def find_patients(slides: Iterable[str], pattern: str) -> dict[str, str]:
     """Return the patient of each slide, which a regular expression finds in its name.
 
     A pattern with a slash is searched in the whole path, such as `cohort/([^/]+)/`: its folders may name the patient.
+
+    Args:
+        slides: Paths.
 
     Raises:
         InputError: If a name states none, or two names look like one patient.

@@ -107,7 +107,7 @@ class TileJob(NamedTuple):
         return counts | {"left_out": int((labels == EXCLUDED).sum())}
 
     def summary_columns(self, counts: dict[str, int]) -> dict[str, int]:
-        """Return the columns of a slide in summary.csv."""
+        """Return the columns of a slide in summary.csv: the counts that `write` returned."""
         return counts
 
 
@@ -219,7 +219,7 @@ def read_all_annotations(slides: Iterable[Slide], job: TileJob) -> list[Annotati
 
 
 def patch_areas(slides: Iterable[Slide], job: TileJob) -> dict[Path, float]:
-    """Return the area of one patch in slide pixels, by annotation file, for slides whose scale is known."""
+    """Return the area of one patch, square pixels of the slide, by annotation file, for slides whose scale is known."""
     areas, choice = {}, MppChoice(job.mpp, job.mpp_table)
     for slide in slides:
         path = qupath.find_annotation(job.annotations, slide.path.name)
@@ -327,12 +327,14 @@ def fill_polygon(mask: np.ndarray, rings: list[np.ndarray], value: int) -> None:
     # Rows whose centers an edge crosses; a horizontal edge crosses none.
     first = np.clip(np.ceil(np.minimum(y, end_y) - 0.5), top, bottom).astype(int)
     last = np.clip(np.ceil(np.maximum(y, end_y) - 0.5), top, bottom).astype(int)
+    # One entry for each row that an edge crosses, edge by edge: where the edge crosses the centers of that row.
     lengths = last - first
     edges = np.repeat(np.arange(len(starts)), lengths)
     rows = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths) + first[edges]
     slopes = (end_x - x)[edges] / (end_y - y)[edges]
     crossings = x[edges] + (rows + 0.5 - y[edges]) * slopes
     columns = np.clip(np.ceil(crossings - 0.5), left, right).astype(int)
+    # Along a row, each crossing switches between outside and inside: the exclusive or of all crossings to the left.
     toggles = np.zeros((bottom - top, right - left + 1), np.uint8)  # the last column takes crossings further right
     np.bitwise_xor.at(toggles, (rows - top, columns - left), 1)
     mask[top:bottom, left:right][np.bitwise_xor.accumulate(toggles, axis=1)[:, :-1] == 1] = value

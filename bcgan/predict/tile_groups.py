@@ -92,7 +92,7 @@ def find_groups(images: list[ImageFile]) -> list[Group]:
     for index, image in enumerate(images):
         folder, _, name = image.path.replace("!", "/").rpartition("/")
         coordinates = parse_tile_name(name)
-        key: Any = index
+        key: Any = index  # an image that is no tile is a group of its own
         if coordinates:
             parent, _, folder_name = folder.rpartition("/")
             root = parent if folder_name.lower() in CLASS_FOLDERS else folder
@@ -122,13 +122,16 @@ def _may_be_pixels(coordinates: list[TileCoordinates]) -> bool:
 def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | None]) -> SlideTiles | str:
     """Read the tiles of one slide.
 
+    Args:
+        mpp_of: Returns the resolution that the user gives for an image; `None` if there is none.
+
     Returns:
         The tiles. If the coordinates in the names cannot be used, a string with the reason: the images are then
         predicted separately.
     """
     coordinates = np.array([(corner.x, corner.y) for corner in group.coordinates])
-    step = max(1, len(group.images) // NUM_SAMPLED)
-    side = _median_side(group.images[::step])
+    sample_step = max(1, len(group.images) // NUM_SAMPLED)
+    side = _median_side(group.images[::sample_step])
     name, pattern = printable(group.slide), group.coordinates[0].pattern
     is_plain = pattern == PLAIN_PATTERN
     can_be_tiles = side and side**2 <= MAX_PIXELS
@@ -204,7 +207,8 @@ def _median_side(images: list[ImageFile]) -> float | None:
 def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary: str, min_tissue: float) -> SlideTiles:
     """Make the patches of the tiles: one of a tile up to the size of a patch, several of a larger tile.
 
-    A tile smaller than a patch is completed from the tiles around it.
+    A tile smaller than a patch is completed from the tiles around it. If these cover too little of the patch, the
+    reason is added to `files.reasons`.
 
     Args:
         size: Side of a patch, pixels at the model's scale.
@@ -260,6 +264,10 @@ def _cut_tile(
 ) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """Cut a tile into patches.
 
+    Args:
+        pixels: uint8, (height, width, 3), at least as large as a patch.
+        mask: bool, (height, width), the pixels with tissue.
+
     Returns:
         Patch, (x, y) in the tile and tissue fraction. If there are several, only those with tissue, but at least one.
     """
@@ -273,7 +281,7 @@ def _cut_tile(
 
 
 def _estimate_background(tiles: list[Tile]) -> np.ndarray:
-    """Estimate the color of the background of a slide from a sample of its tiles, cut to the same width."""
+    """Estimate the color of empty glass, float32, (3,), from a sample of a slide's tiles, cut to the same width."""
     sample = tiles[:: max(1, len(tiles) // NUM_BACKGROUND_TILES)]
     width = min(tile.pixels.shape[1] for tile in sample)
     return estimate_background(np.concatenate([tile.pixels[:, :width] for tile in sample]))

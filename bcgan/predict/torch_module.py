@@ -35,6 +35,7 @@ class PatchClassifier(torch.nn.Module):
     """
 
     def __init__(self, folder: Path):
+        """Load the networks, and the numbers of the card and of the quality filter."""
         super().__init__()
         parameters = json.loads((folder / torch_files.PARAMETERS).read_text("utf-8"))
         with np.load(folder / torch_files.MATRICES) as matrices:
@@ -132,6 +133,7 @@ def _estimate_background(levels: torch.Tensor) -> torch.Tensor:
     """Return the color of empty glass in each patch, as `bcgan.slides.tissue.estimate_background` does; (n, 3)."""
     weights = torch.tensor([9798.0, 19235.0, 3735.0])  # OpenCV's, of which the sum is 2 to the power of 15
     gray = torch.floor(((levels * weights).sum(-1) + 2**14) / 2**15)[:, None]
+    # The largest and the smallest gray level in the 5x5 pixels around each pixel.
     highest, lowest = (sign * torch.nn.functional.max_pool2d(sign * gray, 5, 1, 2)[:, 0] for sign in (1, -1))
     darkest, brightest = levels.amin(-1), levels.amax(-1)
     red, green, blue = (levels.clamp(min=1) / 255).unbind(-1)
@@ -141,6 +143,7 @@ def _estimate_background(levels: torch.Tensor) -> torch.Tensor:
     is_empty = glass.float().mean((1, 2), keepdim=True) >= tissue.EMPTY_FRACTION
     glass = glass & (is_pale | is_empty)
     count = glass.sum((1, 2))
+    # The median of the glass pixels of each patch: other pixels are infinite, so that they come last when sorted.
     values = torch.where(glass[..., None], levels, torch.full_like(levels, torch.inf)).flatten(1, 2).sort(1).values
     middle = torch.stack([(count - 1).clamp(min=0) // 2, count // 2], 1)[..., None].expand(-1, -1, 3)
     median = values.gather(1, middle).mean(1)
@@ -150,7 +153,7 @@ def _estimate_background(levels: torch.Tensor) -> torch.Tensor:
 
 
 def _orient(images: torch.Tensor, index: int) -> torch.Tensor:
-    """Return all patches in orientation `index`, as `bcgan.data.views.dihedral_view` does."""
+    """Return all patches, (n, height, width, 3), in orientation `index`, as `bcgan.data.views.dihedral_view` does."""
     if index & 4:
         images = images.transpose(1, 2)
     axes = [axis for bit, axis in ((1, 1), (2, 2)) if index & bit]
@@ -181,7 +184,10 @@ def _load_network(path: Path, matrices: dict[str, torch.Tensor]) -> keras.Model:
 
 
 def _make_resize(layer: keras.layers.Resizing, matrices: dict[str, torch.Tensor]):
+    """Return a replacement of a layer's `call`: a product with an interpolation matrix, (new, old), along each axis."""
+
     def resize(x, training=None):
+        """Return the resized maps, (n, height, width, channels)."""
         rows, columns = (
             matrices[f"{old}-{new}-{layer.interpolation}"]
             for old, new in zip(x.shape[1:3], (layer.height, layer.width), strict=True)
@@ -192,6 +198,7 @@ def _make_resize(layer: keras.layers.Resizing, matrices: dict[str, torch.Tensor]
 
 
 def _make_batch_norm(layer: keras.layers.BatchNormalization):
+    """Return a replacement of a layer's `call` for inference: one operation of PyTorch, which has channels second."""
     mean, variance = layer.moving_mean.value, layer.moving_variance.value
     scale = layer.gamma.value if layer.scale else None
     shift = layer.beta.value if layer.center else None

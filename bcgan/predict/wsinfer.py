@@ -102,7 +102,12 @@ def expected_probabilities(model: Model, patches: np.ndarray) -> np.ndarray:
 
 
 def _write_parts(model: Model, patches: np.ndarray, work: Path) -> None:
-    """Write what `bcgan.predict.torch_module` reads."""
+    """Write what `bcgan.predict.torch_module` reads: networks, matrices, quality filter, parameters and patches.
+
+    Args:
+        patches: uint8, (n, size, size, 3).
+        work: The folder that both processes use.
+    """
     card = model.card
     classifier, reference_cnn = (model.load_network(name) for name in FILES[:2])  # for this alone: layers are renamed
     features = keras.Model(reference_cnn.inputs, reference_cnn.get_layer("logit").input, name="features")
@@ -122,7 +127,7 @@ def _write_parts(model: Model, patches: np.ndarray, work: Path) -> None:
 
 
 def resizing_matrices(network: keras.Model) -> dict[str, np.ndarray]:
-    """Return the matrices of the network's resizing layers, by `<old side>-<new side>-<interpolation>`."""
+    """Return the network's resizing matrices, float32 (new, old), by `<old side>-<new side>-<interpolation>`."""
     matrices = {}
     for layer in network._flatten_layers():
         if isinstance(layer, keras.layers.Resizing):

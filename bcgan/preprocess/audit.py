@@ -20,12 +20,16 @@ FAULTS = ("unreadable", "wrong_size", "blank", "blurred", "duplicate", "near_dup
 
 
 def quality_measures(image: np.ndarray | None) -> dict[str, Any]:
-    """Return the deviation of gray levels, sharpness, perceptual hash and 16x16 thumbnail of an image.
-
-    The hash has 64 bits, one for each low DCT frequency above the median.
+    """Return the measures of an image that `find_faults` uses.
 
     Args:
         image: uint8, (height, width, 3). `None` for an unreadable image, whose measures are all 0.
+
+    Returns:
+        deviation: Standard deviation of gray levels.
+        sharpness: Variance of the Laplacian.
+        perceptual: Hash, uint64: a bit for each of the 64 lowest DCT frequencies, set if it is above their median.
+        thumbnail: uint8, (16, 16), gray.
     """
     if image is None:
         thumbnail = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
@@ -75,7 +79,7 @@ def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) ->
 
 
 def _find_copies(rows: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
-    """Return the position of the first patch with the same pixels, of another label if there is one; -1 without."""
+    """Return for each patch the position of another one with the same pixels, if possible of another label; else -1."""
     positions = np.full(len(rows), -1)
     has_copies = np.flatnonzero(faults["duplicate"] | faults["conflicting_labels"])
     pixels, labels = rows["pixels"].to_numpy(), rows["label"].to_numpy()

@@ -33,7 +33,7 @@ def to_square(image: np.ndarray, native: int | None, size: int) -> np.ndarray:
 
 
 def resize_patches(patches: np.ndarray, size: int) -> np.ndarray:
-    """Resize patches to size x size pixels; without a copy if they have that size."""
+    """Resize patches, uint8 (n, side, side, 3), to size x size pixels; without a copy if they have that size."""
     if patches.shape[1] == size:
         return patches
     return np.stack([to_square(patch, None, size) for patch in patches])

@@ -26,7 +26,7 @@ def haematoxylin(images: np.ndarray) -> np.ndarray:
 
 
 def tissue_mask(images: np.ndarray) -> np.ndarray:
-    """Return whether each pixel is stained tissue, not glass or fat; bool, (n, height, width)."""
+    """Return whether each pixel of RGB images, (n, height, width, 3), is stained tissue, not glass or fat; bool."""
     hsv = rgb2hsv(images)
     return (hsv[..., 1] > TISSUE_SATURATION) | (hsv[..., 2] < TISSUE_VALUE)
 
@@ -65,10 +65,11 @@ def patch_features(images: np.ndarray, threshold: float) -> pd.DataFrame:
 
 
 def _chunk_features(images: np.ndarray, threshold: float) -> pd.DataFrame:
+    """Return what `patch_features` does, of some of the patches."""
     images = np.asarray(images)
     tissue = tissue_mask(images)
     optical_density = haematoxylin(images)
-    num_tissue = np.maximum(tissue.sum((1, 2)), 1)
+    num_tissue = np.maximum(tissue.sum((1, 2)), 1)  # 1 avoids a division by 0: sums over no tissue are 0
     contrast, homogeneity = co_occurrence(images)
     colors = images.mean((1, 2))
     sharpness = [cv2.Laplacian(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var() for image in images]

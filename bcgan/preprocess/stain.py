@@ -28,8 +28,10 @@ def fit_stains(images: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     density = density[(density > TISSUE_DENSITY).all(1)]
     if len(density) < MIN_TISSUE_PIXELS:
         return None
+    # The plane of the two main directions of the densities, turned so that densities lie on its positive side.
     plane = np.linalg.eigh(np.cov(density.T))[1][:, [2, 1]]
     plane *= np.where(plane.sum(0) < 0, -1, 1)
+    # Mixtures lie between the pure stains, which are the extreme angles in that plane.
     angles = np.arctan2(*(density @ plane).T[::-1])
     low, high = np.percentile(angles, (1, 99))
     if high - low < MIN_STAIN_ANGLE:
@@ -60,4 +62,5 @@ def normalize(images: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _concentrations(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
+    """Return the amount of each of two stains, (pixels, 2), from optical densities, (pixels, 3), by least squares."""
     return density @ np.linalg.pinv(stains)

@@ -205,15 +205,16 @@ def _decode_all(records: list[Record], experiment: Experiment, path: Path) -> tu
     writer = NpyWriter(path, (size, size, 3), np.uint8)
 
     def decode_chunk(indices: range) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Return the patches of some records, uint8 (n, size, size, 3), and their rows."""
         decoded = [_decode_record(records[index], experiment) for index in indices]
         # The rest is many calls of microseconds, in which threads would mostly wait for each other.
         with lock:
             rows = [
                 row
-                for index, part in zip(indices, decoded, strict=True)
-                for row in _index_rows(records[index], part, is_cut and not part.reason)
+                for index, decoded_record in zip(indices, decoded, strict=True)
+                for row in _index_rows(records[index], decoded_record, is_cut and not decoded_record.reason)
             ]
-        return np.concatenate([part.patches for part in decoded]), rows
+        return np.concatenate([decoded_record.patches for decoded_record in decoded]), rows
 
     rows = []
     chunk = CHUNK if experiment.data.tile is None else CHUNK_IMAGES
@@ -274,11 +275,12 @@ def _cut_record(record: Record, experiment: Experiment) -> _Decoded:
 
 
 def _index_rows(record: Record, decoded: _Decoded, is_cut: bool) -> Iterable[dict[str, Any]]:
-    """Yield the row of each patch of a record; one of an image that was cut has its corner in its id."""
+    """Yield the index row of each patch of a record, with the measures of the audit."""
     for image, (x, y) in zip(decoded.measured, decoded.corners.tolist(), strict=True):
         height, width = (0, 0) if image is None else image.shape[:2]
         pixels = "" if image is None else hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
         yield {
+            # A patch that was cut has its corner in its id.
             "id": f"{record.key}_x{x}_y{y}" if is_cut else record.key, "image": record.key, "path": record.path,
             "source": record.source, "patient": record.patient, "label": record.label, "x": x, "y": y,
             "official_split": record.official_split, "height": height, "width": width, "pixels": pixels,
@@ -301,6 +303,9 @@ def _log_faults(rows: pd.DataFrame, faults: pd.DataFrame, summary: dict[str, Any
 
 def _check_patch_size(rows: pd.DataFrame, native: int | None, settings: Data) -> None:
     """Check that most patches of a data set have the size that its patches are said to have.
+
+    Args:
+        native: That size, pixels; `None` if images may have any.
 
     Raises:
         InputError: If more than half of the readable ones have another size: they would be cropped or padded.

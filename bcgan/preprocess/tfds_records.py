@@ -71,7 +71,7 @@ def write(
 
 
 def _write_shard(path: Path, features, patches: tuple, rows: np.ndarray, bar) -> None:
-    """Write some of the patches (images, table, columns) to one file."""
+    """Write the patches `rows` of (images, table, columns), as `write` takes these, to one TFRecord file."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 

@@ -39,7 +39,9 @@ def class_table(
     """Summarize every class over all files, sorted by name.
 
     Args:
-        patch_areas: Slide pixels of one patch, by the annotations' file, where the slide's scale is known.
+        decisions: What the classes mean; gives each row its label.
+        patch_areas: Area of one patch, square pixels of the slide's first level, by the path of the annotations' file;
+            only of slides whose scale is known.
     """
     patch_areas = patch_areas or {}
     rows: dict[str, ClassSummary] = {}
@@ -98,7 +100,10 @@ def check_decided(rows: list[ClassSummary]) -> None:
 
 
 def find_unused_decisions(rows: list[ClassSummary], decisions: Decisions) -> list[str]:
-    """Return the names that the user decided and that no file contains."""
+    """Return the names that the user decided and that no file contains, sorted.
+
+    A name is used if a file has the class itself or a class derived from it, such as `Tumor: Positive` of `Tumor`.
+    """
     used = set()
     for row in rows:
         parts = class_key(row.name).split(": ")

@@ -131,7 +131,7 @@ def decide(
 
 
 def class_key(name: str) -> str:
-    """Return a class name in the form in which names are compared."""
+    """Return a class name in the form in which names are compared: ` TUMOR:Positive` becomes `tumor: positive`."""
     parts = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).split(":")
     return ": ".join(filter(None, map(str.strip, parts)))
 
@@ -142,8 +142,8 @@ def find_annotation(folder: Path, slide_name: str) -> Path | None:
     Raises:
         InputError: Several files fit.
     """
-    listing = _listing(folder, folder.stat().st_mtime_ns)
-    paths = [path for stem in _stems(slide_name) for path in listing.get(stem, ())]
+    listing = _list_annotation_files(folder, folder.stat().st_mtime_ns)
+    paths = [path for stem in _possible_stems(slide_name) for path in listing.get(stem, ())]
     if len(paths) > 1:
         first, second = (printable(str(path)) for path in paths[:2])
         raise InputError(f"{printable(slide_name)}: {first} and {second} both fit. Remove or rename one of them.")
@@ -151,9 +151,9 @@ def find_annotation(folder: Path, slide_name: str) -> Path | None:
 
 
 def find_orphans(folder: Path, slide_names: Iterable[str]) -> list[Path]:
-    """Return the annotation files that belong to none of the slides."""
-    stems = {stem for name in slide_names for stem in _stems(name)}
-    listing = _listing(folder, folder.stat().st_mtime_ns)
+    """Return the annotation files in a folder that belong to none of the slides."""
+    stems = {stem for name in slide_names for stem in _possible_stems(name)}
+    listing = _list_annotation_files(folder, folder.stat().st_mtime_ns)
     return [path for stem, paths in listing.items() if stem not in stems for path in paths]
 
 
@@ -165,7 +165,7 @@ def read_annotations(path: Path) -> AnnotationFile:
     """
     annotations = AnnotationFile(path, [], Counter(), 0, Counter())
     try:
-        for feature in _features(json.loads(path.read_bytes())):  # a byte order mark tells its encoding
+        for feature in _iterate_features(json.loads(path.read_bytes())):  # a byte order mark tells its encoding
             annotations = _add_feature(annotations, feature)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(
@@ -211,8 +211,13 @@ def escape_name(name: str) -> str:
 
 
 @lru_cache(8)
-def _listing(folder: Path, modified: int) -> dict[str, tuple[Path, ...]]:
-    """Return the annotation files of a folder by their name without its suffix."""
+def _list_annotation_files(folder: Path, modified: int) -> dict[str, tuple[Path, ...]]:
+    """Return the annotation files of a folder by their name without its suffix; several if only the suffix differs.
+
+    Args:
+        modified: Modification time of the folder, ns; only a key of the cache, so that a changed folder is listed
+            again.
+    """
     paths: dict[str, tuple[Path, ...]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
@@ -221,18 +226,25 @@ def _listing(folder: Path, modified: int) -> dict[str, tuple[Path, ...]]:
     return paths
 
 
-def _stems(slide_name: str) -> list[str]:
+def _possible_stems(slide_name: str) -> list[str]:
     """Return the names that an annotation file of a slide may have, without its suffix."""
     name = unicodedata.normalize("NFC", slide_name)
     return list(dict.fromkeys((name, Path(name).stem, strip_suffixes(name))))
 
 
-def _features(node: Any) -> Iterator[dict]:
+def _iterate_features(node: Any) -> Iterator[dict]:
+    """Yield the GeoJSON features in a decoded JSON value, which may be nested lists and collections.
+
+    A geometry without a feature around it is yielded as a feature without properties.
+
+    Raises:
+        ValueError: If an object is neither a feature nor a geometry.
+    """
     if isinstance(node, list):
         for item in node:
-            yield from _features(item)
+            yield from _iterate_features(item)
     elif "features" in node:
-        yield from _features(node["features"])
+        yield from _iterate_features(node["features"])
     elif "geometry" in node or node.get("type") == "Feature":
         yield node
     elif node.get("type") in GEOMETRIES:
@@ -242,17 +254,17 @@ def _features(node: Any) -> Iterator[dict]:
 
 
 def _add_feature(annotations: AnnotationFile, feature: dict) -> AnnotationFile:
-    """Return the annotations with those of a feature; counters and lists change in place."""
+    """Return the annotations with one more feature; the lists and counters in `annotations` change in place."""
     properties = feature.get("properties") or {}
     if (kind := _object_type(feature, properties)) in COMPUTED_TYPES:
         annotations.skipped[kind] += 1
         return annotations
-    parts = list(_parts(feature.get("geometry")))
+    parts = list(_iterate_geometries(feature.get("geometry")))
     if not parts:
         annotations.skipped["without a geometry"] += 1
         return annotations
     name = _class_name(properties)
-    polygons = [_polygon(name, coordinates) for kind, coordinates in parts if kind == "Polygon"]
+    polygons = [_make_polygon(name, coordinates) for kind, coordinates in parts if kind == "Polygon"]
     if not name:
         return annotations._replace(unclassified=annotations.unclassified + 1)
     annotations.polygons.extend(polygons)
@@ -275,14 +287,24 @@ def _class_name(properties: dict) -> str:
     return (names if isinstance(names, str) else ": ".join(map(str.strip, names))).strip()
 
 
-def _parts(geometry: dict | None) -> Iterator[tuple[str, Any]]:
-    """Yield the type and coordinates of each part of a geometry; a multipolygon is several polygons."""
+def _iterate_geometries(geometry: dict | None) -> Iterator[tuple[str, Any]]:
+    """Yield the type and coordinates of each part of a geometry; a multipolygon is several polygons.
+
+    Args:
+        geometry: A GeoJSON geometry, or a collection of them.
+
+    Yields:
+        "Polygon" and its rings, [[[x, y], ...], ...], pixels of the slide; or a type of SHAPES_WITHOUT_AREA and `None`.
+
+    Raises:
+        ValueError: If the geometry has another type.
+    """
     if not geometry:
         return
     kind = geometry["type"]
     if kind == "GeometryCollection":
         for part in geometry["geometries"]:
-            yield from _parts(part)
+            yield from _iterate_geometries(part)
     elif kind in ("Polygon", "MultiPolygon"):
         coordinates = geometry["coordinates"]
         for polygon in [coordinates] if kind == "Polygon" else coordinates:
@@ -294,7 +316,7 @@ def _parts(geometry: dict | None) -> Iterator[tuple[str, Any]]:
         raise ValueError(f"unknown geometry {kind!r}")
 
 
-def _polygon(name: str, coordinates: list) -> Polygon:
+def _make_polygon(name: str, coordinates: list) -> Polygon:
     """Return a polygon of the class `name`, with its area: the outer ring less the holes, square pixels of the slide.
 
     Args:
@@ -314,5 +336,6 @@ def _polygon(name: str, coordinates: list) -> Polygon:
 
 
 def _ring_area(ring: np.ndarray) -> float:
-    x, y = (ring - ring[0]).T  # the shoelace formula, near the origin for accuracy; the ring is closed by it
+    """Return the area inside a closed ring, float64 (points, 2), by the shoelace formula."""
+    x, y = (ring - ring[0]).T  # near the origin, as large coordinates would lose digits in the products
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

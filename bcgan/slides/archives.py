@@ -41,7 +41,11 @@ _LOCK = threading.RLock()
 
 
 class _Zip:
-    """An open zip archive; `members` maps a plain path to its entry, the last one if a name occurs twice."""
+    """An open zip archive.
+
+    Attributes:
+        members: Entries of files by their plain path; the last one if a name occurs twice.
+    """
 
     def __init__(self, file: BinaryIO):
         self.archive = zipfile.ZipFile(file)
@@ -49,11 +53,16 @@ class _Zip:
         self.members = {plain_path(_decode_name(entry)): entry for entry in files}
 
     def size(self, name: str) -> int:
+        """Return the size of a member, bytes, unpacked, as the table of contents states it."""
         return self.members[name].file_size
 
     def check(self, name: str) -> None:
+        """Raise ValueError if a member is encrypted or compressed by a method that Python does not read.
+
+        The message lacks its subject: callers put the member's path in front.
+        """
         entry = self.members[name]
-        if entry.compress_type in METHODS and entry.compress_type != 99:
+        if entry.compress_type in METHODS and entry.compress_type != 99:  # 99 is encrypted, which is reported below
             method = METHODS[entry.compress_type]
             raise ValueError(
                 f"is compressed with {method}, which Python does not read; repack it as Deflate or unpack it"
@@ -72,7 +81,7 @@ class _Tar:
         self.archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115, closed with the cache's entry
         files = (entry for entry in self.archive.getmembers() if entry.isreg() or entry.islnk())
         self.members = {plain_path(entry.name): entry for entry in files}
-        self.turn = threading.Lock()
+        self.read_lock = threading.Lock()
 
     def size(self, name: str) -> int:
         return self.members[name].size
@@ -81,16 +90,17 @@ class _Tar:
         """Do nothing: members of a tar are neither compressed nor encrypted by themselves."""
 
     def open(self, name: str) -> BinaryIO:
-        with self.turn:
+        """Open a member; several may be open and read in different threads."""
+        with self.read_lock:
             source = self.archive.extractfile(self.members[name])
-        return io.BufferedReader(_LockedReader(source, self.turn), COPY_CHUNK_BYTES)
+        return io.BufferedReader(_LockedReader(source, self.read_lock), COPY_CHUNK_BYTES)
 
 
 class _LockedReader(io.RawIOBase):
     """A member of a tar archive that is read under a lock, as all members share one position in the file."""
 
-    def __init__(self, source: BinaryIO, turn: threading.Lock):
-        self.source, self.turn = source, turn
+    def __init__(self, source: BinaryIO, read_lock: threading.Lock):
+        self.source, self.read_lock = source, read_lock
 
     def readable(self) -> bool:
         return True
@@ -102,7 +112,8 @@ class _LockedReader(io.RawIOBase):
         return self.source.seek(offset, whence)
 
     def readinto(self, buffer) -> int:
-        with self.turn:
+        """Fill `buffer` with the next bytes of the member and return their number, 0 at its end."""
+        with self.read_lock:
             content = self.source.read(len(buffer))
         buffer[: len(content)] = content
         return len(content)
@@ -210,19 +221,23 @@ def _decode_name(entry: zipfile.ZipInfo) -> str:
 
 
 def _get_archive(chain: Chain) -> _Zip | _Tar:
-    """Return the open archive of a chain, from the cache unless the file changed."""
+    """Return the open archive of a chain, from the cache unless the file on disk changed."""
     path = Path(chain[0])
     try:
-        changed = path.stat().st_mtime_ns
+        modified = path.stat().st_mtime_ns
     except OSError as error:
         raise InputError(f"{display_path(chain)} cannot be read ({error}). Give an archive that can be.") from error
     with _LOCK:  # two threads would unpack the same archive twice
-        return _open_archive(chain, changed)
+        return _open_archive(chain, modified)
 
 
 @lru_cache(32)
-def _open_archive(chain: Chain, changed: int) -> _Zip | _Tar:
-    """Open an archive. The cache is small, as a process can have only a limited number of open files."""
+def _open_archive(chain: Chain, modified: int) -> _Zip | _Tar:
+    """Open an archive. The cache is small, as a process can have only a limited number of open files.
+
+    Args:
+        modified: Modification time of the file on disk, ns; only a key of the cache.
+    """
     path, name, head = display_path(chain), str(chain[-1]), b""
     try:
         file = Path(chain[0]).open("rb") if len(chain) == 1 else _unpack_member(chain)  # noqa: SIM115, as is this one
@@ -247,7 +262,14 @@ def _unpack_member(chain: Chain) -> BinaryIO:
 
 
 def _copy_to_temporary_file(source: BinaryIO, path: str) -> BinaryIO:
-    """Copy a stream to a temporary file, which is deleted when it is closed or the process ends."""
+    """Copy a stream to a temporary file, which is deleted when it is closed or the process ends.
+
+    Args:
+        path: Of the stream's archive, for errors.
+
+    Raises:
+        InputError: If the copy needs more than MAX_ARCHIVE_BYTES, or would leave less than MIN_FREE_BYTES on the disk.
+    """
     target = tempfile.TemporaryFile()  # noqa: SIM115, closed with the cache's entry
     max_bytes = min(MAX_ARCHIVE_BYTES, shutil.disk_usage(tempfile.gettempdir()).free - MIN_FREE_BYTES)
     while content := source.read(COPY_CHUNK_BYTES):
@@ -266,7 +288,13 @@ def _open_decompressor(kind: str, file: BinaryIO) -> BinaryIO:
 
 
 def _describe_open_error(path: str, name: str, head: bytes, error: Exception) -> str:
-    """Return a message with the reason why an archive cannot be opened and the remedy."""
+    """Return a message with the reason why an archive cannot be opened and the remedy.
+
+    Args:
+        path: The archive's path for display.
+        name: Its file name, whose suffix decides the type if `head` does not.
+        head: Its first HEAD bytes; empty if it could not be read.
+    """
     for signature, kind in UNSUPPORTED_ARCHIVES:
         if head.startswith(signature):
             return f"{path} is a {kind} archive, which is not read. Repack it as zip or tar, or unpack it."

@@ -27,7 +27,7 @@ class SlideImage:
         return self.sizes[0]
 
     def downsample(self, level: int) -> tuple[float, float]:
-        """Return the pixels of the first level for one of this level's, along x and y."""
+        """Return how many pixels of the first level are one pixel of this level, along x and y."""
         return self.size[0] / self.sizes[level][0], self.size[1] / self.sizes[level][1]
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:

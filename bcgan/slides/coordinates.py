@@ -55,7 +55,7 @@ def parse_tile_name(name: str) -> TileCoordinates | None:
 
 
 def parse_slide_names(keys: Iterable[str]) -> list[str]:
-    """Return the slide of each patch, which is its key up to the coordinates, or the complete key without any."""
+    """Return the slide of each patch of a data set: its key up to `_x<x>_y<y>`, or the complete key without that."""
     names = []
     for key in keys:
         match = NAMED.fullmatch(key)

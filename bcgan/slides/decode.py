@@ -109,13 +109,13 @@ def to_uint8(image: np.ndarray, name: str, largest: int | None = None) -> np.nda
 
 
 def largest_value(image: np.ndarray) -> int:
-    """Return the BRIGHT_PERCENTILE of an image, estimated from every n-th pixel; 0 if it is empty."""
+    """Return the BRIGHT_PERCENTILE of a uint16 image's values, estimated from every n-th pixel; 0 if it is empty."""
     step = max(1, image.shape[0] // 512)
     return int(np.percentile(image[::step, :: max(1, image.shape[1] // 512)], BRIGHT_PERCENTILE)) if image.size else 0
 
 
 def lay_on_white(image: np.ndarray) -> np.ndarray:
-    """Composite an image with an alpha channel, uint8 (height, width, 4), on white; (height, width, 3)."""
+    """Composite an image, uint8 (height, width, 4) with alpha last, on white: (height, width, 3), same color order."""
     alpha = image[..., 3]
     if alpha.min(initial=255) == 255:
         return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
@@ -148,13 +148,14 @@ def embedded_pixels(data: bytes) -> int:
 
 
 def _jpeg_pixels(data: bytes) -> int:
-    """Return the pixels that a JPEG's frame header claims. Bytes that are no marker are skipped, as libjpeg does."""
-    position = 2
+    """Return the pixels that a JPEG's frame header claims, 0 without one; other bytes are skipped, as by libjpeg."""
+    position = 2  # after the start-of-image marker
     while 0 <= (position := data.find(b"\xff", position)) < len(data) - 9:
         marker = data[position + 1]
         if marker in (0x00, 0xFF):  # no marker, or a fill byte
             position += 1
         elif marker in JPEG_FRAMES:
+            # A frame header has its marker (2 bytes), length (2), bits per sample (1), height (2) and width (2).
             height, width = struct.unpack(">HH", data[position + 5 : position + 9])
             return width * height
         elif 0xD0 <= marker <= 0xD9 or marker == 0x01:  # markers without a length
@@ -166,7 +167,7 @@ def _jpeg_pixels(data: bytes) -> int:
 
 def _is_complete_png(data: bytes) -> bool:
     """Return whether all chunks of a PNG lie inside the file, including the last one."""
-    offset = 8
+    offset = 8  # after the signature; a chunk has its length (4 bytes), type (4), content and checksum (4)
     while offset + 12 <= len(data):
         length, chunk_type = struct.unpack(">I4s", data[offset : offset + 8])
         offset += 12 + length
@@ -176,7 +177,7 @@ def _is_complete_png(data: bytes) -> bool:
 
 
 def _claimed_pixels(data: bytes, name: str) -> int:
-    """Return the pixels that a header claims; Pillow reads only the header."""
+    """Return the width times height that a header claims; Pillow reads only the header."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as header:
             return math.prod(header.size)

@@ -74,7 +74,7 @@ class _SkippedFiles:
 
 
 class _Search(NamedTuple):
-    """The state of one search through folders and archives."""
+    """The state of one search through folders and archives; its collections change while it runs."""
 
     strict: bool  # whether an unreadable archive is an error; otherwise it is returned as an unreadable image
     skipped: _SkippedFiles
@@ -179,7 +179,7 @@ def fingerprint(roots: tuple[Path, ...]) -> str:
 
 
 def _list_members(path: Path) -> list[str]:
-    """Return name, size and CRC-32 of each member of a ZIP archive; of other and of damaged files, none."""
+    """Return name, size and CRC-32 of each member of a ZIP archive; [] for other and for damaged files."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return []
     try:
@@ -268,7 +268,8 @@ def _iterate_children(root: Path, folder: Path, search: _Search) -> Iterator[Chi
 def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
     """Return "image", "archive", "folder", "other", or "" for a folder that is not searched.
 
-    Folders that are not searched are the data folders of MIRAX slides, and links back to the search.
+    Folders that are not searched are the data folders of MIRAX slides, named in `mirax_data`, and links that lead back
+    into the search.
     """
     try:
         if entry.is_dir():

@@ -24,6 +24,7 @@ class MppChoice:
     """
 
     def __init__(self, mpp: float | None = None, table: Path | None = None):
+        """Read the table of --mpp-csv, if there is one; `mpp`, microns per pixel, is for images that it lacks."""
         if mpp is not None and not 0 < mpp < math.inf:
             raise InputError(f"--mpp: {mpp} is no number of microns. Give a positive one.")
         self.mpp, self._table = mpp, table
@@ -39,7 +40,7 @@ class MppChoice:
         return self._default
 
     def as_json(self) -> object:
-        """Return all values, for the keys of resumable work."""
+        """Return all values as JSON: [default mpp, {file: [mpp_x, mpp_y]}], on which finished work depends."""
         return [self.mpp, {key: [mpp.x, mpp.y] for key, mpp in self._rows.items()}]
 
     def report_unused(self, images: list[ImageFile]) -> None:
@@ -60,8 +61,12 @@ class MppChoice:
 
 
 def read_table(path: Path) -> dict[str, Mpp]:
-    """Read a CSV of `file,mpp`, with a header or without; with a header it may have other columns, and `mpp_y` for
-    pixels that are not square.
+    """Read a CSV table of `file,mpp`, with a header or without.
+
+    With a header it may have other columns, and `mpp_y` for pixels that are not square.
+
+    Returns:
+        The resolution by file, as `_normalize_path` writes it.
 
     Raises:
         InputError: If it cannot be read, a row has no positive number or too many cells, or a file has two resolutions.
@@ -111,7 +116,12 @@ def _find_columns(header: list[str], path: Path) -> tuple[int, int, int | None]:
 
 
 def _read_row(cells: list[str], columns: tuple[int, int, int | None], delimiter: str, where: str) -> Mpp:
-    """Return the resolution of one row; `where` is for errors.
+    """Return the resolution of one row.
+
+    Args:
+        columns: Indices of the columns file, mpp and mpp_y (`None` without one).
+        delimiter: Of the table's cells.
+        where: File and line, for errors.
 
     Raises:
         InputError: If it has no positive number.
@@ -138,7 +148,7 @@ def _normalize_path(name: str) -> str:
 
 
 def _lookup_keys(image: ImageFile) -> list[str]:
-    """Return the names that a row may have for an image, the most exact first."""
+    """Return the names that a row may have for an image, the most specific first."""
     name = image.path.rsplit("/", 1)[-1].rsplit("!", 1)[-1]
     absolute = [os.path.abspath(image.local)] if image.local else []  # noqa: PTH100, links are not followed
     return [_normalize_path(key) for key in (image.path, *absolute, image.name, name, strip_suffixes(name))]

@@ -177,6 +177,7 @@ def read_at_scale(image: SlideImage, scale: Scale) -> np.ndarray:
     pixels = np.empty((height, width, 3), np.uint8)
 
     def fill_block(corner: tuple[int, int]) -> None:
+        """Read the block at (top, left), pixels at the model's scale, into `pixels`."""
         top, left = corner
         bottom, right = min(height, top + rows), min(width, left + columns)
         pixels[top:bottom, left:right] = _read_block(image, level, (step_x, step_y), (left, top, right, bottom))
@@ -188,7 +189,11 @@ def read_at_scale(image: SlideImage, scale: Scale) -> np.ndarray:
 
 
 def _map_in_threads(work: Callable[[tuple[int, int]], None], items: list, has_threads: bool) -> Iterator[None]:
-    """Yield the results of `work` in order, computed in threads if there are several items and threads are allowed."""
+    """Apply `work` to every item, in threads if there are several items and threads are allowed.
+
+    Yields:
+        The result of each item (`None`), in order, so that the caller can count finished ones.
+    """
     if not has_threads or len(items) == 1:
         yield from map(work, items)
         return
@@ -215,6 +220,9 @@ def _read_block(
     Args:
         steps: Pixels of the level for one of the model's, along x and y.
         block: left, top, right, bottom, pixels at the model's scale.
+
+    Returns:
+        uint8, (bottom - top, right - left, 3).
     """
     left, top, right, bottom = block
     axes = [_Axis(*limits) for limits in zip(steps, (left, top), (right, bottom), image.sizes[level], strict=True)]
@@ -225,6 +233,7 @@ def _read_block(
     if across.is_whole and down.is_whole:
         return cv2.resize(region, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
     height, width = region.shape[:2]
+    # Interpolation is separable: resample along y, then along x, each as a product with a sparse matrix.
     rows = down.weights() @ region.reshape(height, width * 3).astype(np.float32)
     transposed = np.ascontiguousarray(rows.reshape(-1, width, 3).swapaxes(0, 1)).reshape(width, -1)
     result = (across.weights() @ transposed).reshape(right - left, bottom - top, 3).swapaxes(0, 1)
@@ -235,14 +244,21 @@ class _Axis:
     """Resampling along one axis: area means if the image shrinks, cubic interpolation if it is enlarged.
 
     Attributes:
-        start, length: Range of the pixels that are read.
+        start, length: Range of the level's pixels that are read.
         is_whole: Whether each pixel of the result is the mean of a whole number of pixels.
         is_copy: Whether each pixel of the result is one pixel.
     """
 
     def __init__(self, step: float, begin: int, end: int, size: int):
+        """Find the range of pixels that a part of the result needs.
+
+        Args:
+            step: Pixels of the level for one of the result.
+            begin, end: Range of the result's pixels.
+            size: Pixels of the level along the axis.
+        """
         self._step, self._begin, self._end = step, begin, end
-        margin = 2 if step < 1 else 0
+        margin = 2 if step < 1 else 0  # cubic interpolation uses two pixels on either side
         self.start = max(0, min(size - 1, int(np.floor(begin * step + ROUNDING)) - margin))
         stop = min(size, int(np.ceil(end * step - ROUNDING)) + margin)
         self.length = max(1, stop - self.start)
@@ -250,17 +266,17 @@ class _Axis:
         self.is_copy = self.is_whole and step == 1
 
     def weights(self):
-        """Return the weight of each pixel read for each pixel of the result; sparse float32, (result, length)."""
+        """Return the weight of each pixel read for each pixel of the result: sparse float32, (end - begin, length)."""
         from scipy.sparse import csr_matrix
 
         outputs = np.arange(self._begin, self._end)[:, None]
-        if self._step >= 1:
+        if self._step >= 1:  # the weight of a pixel is the length of its overlap with [first, last)
             first, last = outputs * self._step, (outputs + 1) * self._step
             sources = np.floor(first + ROUNDING).astype(int) + np.arange(int(np.ceil(self._step)) + 1)
             values = (np.minimum(last, sources + 1) - np.maximum(first, sources)).clip(0)
             values[sources >= self.start + self.length] = 0  # beyond the image's edge
         else:
-            centres = (outputs + 0.5) * self._step - 0.5
+            centres = (outputs + 0.5) * self._step - 0.5  # pixel i covers [i, i + 1), its center is at i + 0.5
             sources = np.floor(centres).astype(int) + np.arange(-1, 3)
             values = _cubic_weights(np.abs(centres - sources))
         values = (values / values.sum(1, keepdims=True)).astype(np.float32)
@@ -270,13 +286,13 @@ class _Axis:
 
 
 def _cubic_weights(distance: np.ndarray) -> np.ndarray:
-    """Return the weights of cubic interpolation at distances in pixels."""
+    """Return the weights of cubic interpolation at distances in pixels; the same shape, 0 from 2 pixels on."""
     near = (CUBIC + 2) * distance**3 - (CUBIC + 3) * distance**2 + 1
     far = CUBIC * distance**3 - 5 * CUBIC * distance**2 + 8 * CUBIC * distance - 4 * CUBIC
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
 
 
 def _patch_starts(length: int, size: int, stride: int) -> np.ndarray:
-    """Return where patches begin along an axis of this length; the last one ends where the image ends."""
+    """Return where patches of `size` pixels begin along an axis, integers (n,); the last ends where the image ends."""
     starts = np.arange(0, length - size + 1, stride)
     return starts if starts[-1] + size == length else np.append(starts, length - size)

@@ -39,6 +39,7 @@ class VendorSlide(SlideImage):
     has_parallel_reads = True
 
     def __init__(self, path: Path, name: str, resources: ExitStack):
+        """Open the slide; `resources`, which may have a temporary file, are closed with it."""
         import openslide
 
         self._resources = resources
@@ -153,6 +154,7 @@ def _detect_vendor(path: Path) -> str | None:
 
 
 def _open_vendor(path: Path, name: str, resources: ExitStack) -> SlideImage:
+    """Open a slide by OpenSlide; `resources` are closed with it. Raise ValueError if it cannot be read."""
     import openslide
 
     try:
@@ -165,7 +167,14 @@ def _open_vendor(path: Path, name: str, resources: ExitStack) -> SlideImage:
 
 
 def _open_dicom(file: Any, name: str) -> SlideImage:
-    """Open a DICOM file that is no whole slide but one color image."""
+    """Open a DICOM file that is not a whole slide but a single color image.
+
+    Args:
+        file: A path or an open file.
+
+    Raises:
+        ValueError: If it is damaged, too large, has several frames, or is not of 8-bit colors.
+    """
     import pydicom
     from pydicom.pixels import pixel_array
 
@@ -186,5 +195,6 @@ def _open_dicom(file: Any, name: str) -> SlideImage:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"{name} is a DICOM image of {pixels.dtype} {pixels.shape}, not of 8-bit colors")
     stated = "PixelSpacing=" + "\\".join(map(str, spacing))
+    # PixelSpacing is in mm, between rows (y) first, then between columns (x).
     mpp = make_mpp(spacing[1] * 1e3, spacing[0] * 1e3, "DICOM", stated) if len(spacing) == 2 else None
     return FlatImage(np.ascontiguousarray(pixels), name, mpp)

@@ -65,7 +65,11 @@ def make_mpp(x: object, y: object, source: str, stated: str = "") -> Mpp | None:
 
 
 def ome_mpp(attributes: dict[str, str]) -> Mpp | None:
-    """Return the resolution that the attributes of an OME Pixels element state."""
+    """Return the resolution that the attributes of an OME Pixels element state; `None` without a readable one.
+
+    Args:
+        attributes: Such as {"PhysicalSizeX": "0.25", "PhysicalSizeXUnit": "µm"}; the unit defaults to µm.
+    """
     units = [OME_UNITS.get(attributes.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
     if None in units or "PhysicalSizeX" not in attributes:
         return None
@@ -78,7 +82,12 @@ def ome_mpp(attributes: dict[str, str]) -> Mpp | None:
 
 
 def tiff_mpp(x_resolution: float, y_resolution: float, unit: int) -> Mpp | None:
-    """Return the resolution that a TIFF's XResolution, YResolution and ResolutionUnit state."""
+    """Return the resolution that a TIFF's XResolution, YResolution and ResolutionUnit state; `None` without a unit.
+
+    Args:
+        x_resolution, y_resolution: Pixels per unit; 0 if the tag is missing. A missing y is equal to x.
+        unit: 2 for inches, 3 for centimeters; any other is none.
+    """
     if unit not in TIFF_UNITS or not x_resolution > 0:
         return None
     microns, name = TIFF_UNITS[unit]
@@ -87,10 +96,16 @@ def tiff_mpp(x_resolution: float, y_resolution: float, unit: int) -> Mpp | None:
 
 
 def imagej_mpp(metadata: dict, x_resolution: float, y_resolution: float) -> Mpp | None:
-    """Return the resolution that ImageJ's unit and a TIFF's XResolution and YResolution state."""
+    """Return the resolution that ImageJ's unit and a TIFF's XResolution and YResolution state; `None` if not readable.
+
+    Args:
+        metadata: As tifffile returns it, with the key unit, and yunit if it differs.
+        x_resolution, y_resolution: Pixels per unit; 0 if the tag is missing. A missing y is equal to x.
+    """
     units = []
     for key in ("unit", "yunit"):
         text = str(metadata.get(key, metadata.get("unit", ""))).strip()
+        # ImageJ writes the micro sign as an escape, \u00B5.
         text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
         units.append(IMAGEJ_UNITS.get(text) or IMAGEJ_UNITS.get(text.lower()))
     if None in units or not x_resolution > 0:
@@ -101,7 +116,12 @@ def imagej_mpp(metadata: dict, x_resolution: float, y_resolution: float) -> Mpp 
 
 
 def check_believable(mpp: Mpp, name: str, model_mpp: float | None = None) -> None:
-    """Raise ValueError if the resolution that a file states cannot be true, such as a program's default."""
+    """Raise ValueError if the resolution that a file states cannot be true, such as a program's default.
+
+    Args:
+        name: Of the image, for the message.
+        model_mpp: Microns per pixel of the model; `None` if not known. An image much coarser than that is rejected.
+    """
     max_enlargement = MAX_ENLARGEMENT_BY_TAGS if mpp.source == "TIFF" else MAX_ENLARGEMENT
     max_mpp = MAX_MPP if model_mpp is None else min(MAX_MPP, max_enlargement * model_mpp)
     if min(mpp.x, mpp.y) >= MIN_MPP and max(mpp.x, mpp.y) <= max_mpp:
@@ -165,5 +185,5 @@ def resolve_scale(size: tuple[int, int], stated: Mpp | None, model: ModelScale, 
 
 
 def _is_cut(size: tuple[int, int], x: float, y: float, patch_size: int) -> bool:
-    """Return whether an image of this size and scale is larger than a single patch."""
+    """Return whether an image is larger than a single patch; x and y are pixels of the image for one of the model's."""
     return max(round(size[0] / x), round(size[1] / y)) > SINGLE_PATCH_MAX_RATIO * patch_size

@@ -129,7 +129,7 @@ def _is_dicom(file: ImageFile) -> bool:
 
 
 def _named_parts(file: ImageFile) -> tuple[tuple[Path, ...], set[str]]:
-    """Return the files on disk that a VMS file names, and their names."""
+    """Return the files on disk that a VMS file names, and all the names that it contains."""
     if file.size > MAX_INDEX_BYTES:
         return (), set()
     try:

@@ -48,6 +48,7 @@ class TiffSlide(SlideImage):
     """A TIFF file; see `bcgan.slides.base.SlideImage`."""
 
     def __init__(self, file: Path | BinaryIO, name: str, file_size: int):
+        """Read the file's metadata; `file_size`, bytes, limits the sizes that it may claim."""
         self._tiff = tifffile.TiffFile(file)
         _check_pages(self._tiff)
         self._name, self._file_size = name, file_size
@@ -57,16 +58,16 @@ class TiffSlide(SlideImage):
         index = find_main_series(self._tiff, ome)
         self._image = ome[index] if index < len(ome) else {}
         self._levels = self._find_levels(self._tiff.series[index])
-        self._report_others(index, ome)
+        self._warn_of_other_images(index, ome)
         sizes = [(pages[0].imagewidth, pages[0].imagelength) for pages in self._levels]
         first = self._levels[0][0]
-        super().__init__(name, sizes, self._resolution(first), _block_size(first))
+        super().__init__(name, sizes, self._find_mpp(first), _block_size(first))
         self._check_layout(first)
         self._largest = self._largest_value() if first.dtype == np.uint16 else None
 
     def _find_levels(self, series: tifffile.TiffPageSeries) -> list[list[tifffile.TiffPage]]:
         """Return the pages of every level: one page, or one for each of three color planes."""
-        levels = [self._planes(level) for level in series.levels]
+        levels = [self._find_planes(level) for level in series.levels]
         first = levels[0][0]
         if len(levels) == 1 and len(levels[0]) == 1:  # libvips writes pyramids as pages that are marked as reduced
             for page in self._tiff.pages[first.index + 1 :] if isinstance(first.index, int) else ():
@@ -82,7 +83,7 @@ class TiffSlide(SlideImage):
                     levels.append([page])
         return sorted(levels, key=lambda pages: -pages[0].imagewidth)
 
-    def _report_others(self, index: int, ome: list[dict[str, Any]]) -> None:
+    def _warn_of_other_images(self, index: int, ome: list[dict[str, Any]]) -> None:
         """Warn if the file has other images that are not read, apart from labels, overviews and levels of this one."""
         read_offsets = {page.offset for pages in self._levels for page in pages}
         unread = [
@@ -96,7 +97,7 @@ class TiffSlide(SlideImage):
         if unread:
             logging.getLogger("bcgan").warning("%s has %d more images; the largest is read", self._name, len(unread))
 
-    def _planes(self, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
+    def _find_planes(self, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
         """Return the pages of a level: one, or its red, green and blue plane.
 
         Raises:
@@ -144,7 +145,8 @@ class TiffSlide(SlideImage):
             return [colors.index(color) for color in range(3)]
         return [0, 1, 2]
 
-    def _resolution(self, page: tifffile.TiffPage) -> Mpp | None:
+    def _find_mpp(self, page: tifffile.TiffPage) -> Mpp | None:
+        """Return the resolution that the first page states: by OME, Aperio, ImageJ or TIFF tags, in this order."""
         if mpp := ome_mpp(self._image.get("pixels", {})):
             return mpp
         if match := APERIO_MPP.search(page.description or ""):
@@ -153,7 +155,7 @@ class TiffSlide(SlideImage):
         metadata = self._tiff.imagej_metadata if self._tiff.is_imagej else None
         if metadata and "unit" in metadata:
             return imagej_mpp(metadata, x_resolution, y_resolution)
-        unit = page.tags.valueof(296)
+        unit = page.tags.valueof(296)  # ResolutionUnit
         if unit is None:  # inches, by the standard; a program that writes 1 without a unit states nothing
             unit = 2 if x_resolution > 1 else 1
         return tiff_mpp(x_resolution, y_resolution, int(unit))
@@ -191,12 +193,14 @@ class TiffSlide(SlideImage):
         level_width, level_height = self.sizes[level]
         width, height = min(level_width, 2048), min(level_height, 2048)
         left, top = (level_width - width) // 2, (level_height - height) // 2
-        return largest_value(self._raw(level, left, top, width, height))
+        return largest_value(self._read_samples(level, left, top, width, height))
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Return a region; see `SlideImage.read_region`."""
         try:
-            return _to_rgb(self._raw(level, x, y, width, height), self._levels[level][0], self._name, self._largest)
+            return _to_rgb(
+                self._read_samples(level, x, y, width, height), self._levels[level][0], self._name, self._largest
+            )
         except (OSError, MemoryError):
             raise
         except Exception as error:  # a damaged strip ends in whatever its codec raises
@@ -204,14 +208,17 @@ class TiffSlide(SlideImage):
                 raise
             raise ValueError(f"{self._name} is damaged ({type(error).__name__}: {error})") from error
 
-    def _raw(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+    def _read_samples(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Return a region of a level as stored, (height, width, samples); separate color planes become samples."""
         parts = [self._read_page(page, x, y, width, height) for page in self._levels[level]]
         return parts[0] if len(parts) == 1 else np.concatenate([part[..., :1] for part in parts], axis=2)
 
     def _read_page(self, page: tifffile.TiffPage, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Return a region of a page, put together from its strips or tiles: (height, width, samples), as stored."""
         separate, depth, length, across, contiguous = page.shaped
         high, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, length), across)
         rows, columns = -(-length // high), -(-across // wide)
+        # Empty strips and tiles are white.
         fill = 255 if page.dtype == np.uint8 else np.iinfo(np.uint16).max if page.dtype == np.uint16 else True
         if page.photometric in (0, 3):  # 0 is white, or an index
             fill = 0
@@ -223,10 +230,10 @@ class TiffSlide(SlideImage):
             for column in range(x // wide, min(columns, -(-(x + width) // wide)))
         ]
         numbers = [(plane * depth * rows + row) * columns + column for plane, row, column in jobs]
-        for (plane, row, column), segment in zip(jobs, self._segments(page, numbers), strict=True):
+        for (plane, row, column), segment in zip(jobs, self._get_segments(page, numbers), strict=True):
             if segment is None:
                 continue
-            top, left = row * high, column * wide
+            top, left = row * high, column * wide  # of the segment, in the page; its overlap with the region is copied
             inner = segment[max(0, y - top) : y + height - top, max(0, x - left) : x + width - left]
             down, right = max(0, top - y), max(0, left - x)
             inner = inner[: height - down, : width - right]
@@ -234,11 +241,18 @@ class TiffSlide(SlideImage):
             region[down : down + inner.shape[0], right : right + inner.shape[1], samples] = inner
         return region
 
-    def _segments(self, page: tifffile.TiffPage, numbers: list[int]) -> list[np.ndarray | None]:
-        """Return decoded strips or tiles, (length, width, samples) each; `None` for an empty one."""
+    def _get_segments(self, page: tifffile.TiffPage, numbers: list[int]) -> list[np.ndarray | None]:
+        """Return decoded strips or tiles, from the cache if they are in it.
+
+        Args:
+            numbers: Indices into the page's list of strips or tiles.
+
+        Returns:
+            Arrays, (height, width, samples) each; `None` for an empty one.
+        """
         segments = {number: self._cache.get((page.index, page.offset, number)) for number in numbers}
         missing = [number for number in segments if segments[number] is None]
-        encoded = [self._encoded(page, number) for number in missing]
+        encoded = [self._read_segment_bytes(page, number) for number in missing]
         if len(missing) > 1:
             self._pool = self._pool or ThreadPoolExecutor(min(4, os.cpu_count() or 1))
             decoded = list(self._pool.map(lambda pair: _decode(page, *pair), zip(encoded, missing, strict=True)))
@@ -252,7 +266,7 @@ class TiffSlide(SlideImage):
             self._cache.popitem(last=False)
         return [segments[number] for number in numbers]
 
-    def _encoded(self, page: tifffile.TiffPage, number: int) -> bytes | None:
+    def _read_segment_bytes(self, page: tifffile.TiffPage, number: int) -> bytes | None:
         """Return the encoded bytes of a strip or tile; `None` if it is empty.
 
         Raises:
@@ -341,7 +355,14 @@ def _decode(page: tifffile.TiffPage, data: bytes | None, number: int) -> np.ndar
 
 
 def _to_rgb(pixels: np.ndarray, page: tifffile.TiffPage, name: str, largest: int | None) -> np.ndarray:
-    """Convert decoded pixels of any photometric interpretation to uint8 RGB."""
+    """Convert decoded pixels of any photometric interpretation to uint8 RGB, (height, width, 3).
+
+    Args:
+        pixels: bool, uint8 or uint16, (height, width, samples).
+        page: States what the samples mean.
+        name: For errors.
+        largest: Largest value of a 16-bit image; see `bcgan.slides.decode.to_uint8`.
+    """
     kind = getattr(page.photometric, "name", "")
     if kind == "PALETTE":
         palette = page.colormap.T
@@ -356,6 +377,7 @@ def _to_rgb(pixels: np.ndarray, page: tifffile.TiffPage, name: str, largest: int
     if kind == "YCBCR" and getattr(page.compression, "name", "") not in IMAGE_CODECS:  # these decode to RGB
         return cv2.cvtColor(np.ascontiguousarray(pixels[..., (0, 2, 1)]), cv2.COLOR_YCrCb2RGB)
     if kind == "SEPARATED" and samples == 4:
+        # Samples are cyan, magenta, yellow and black; `ink` is the light that each leaves.
         ink = 1 - pixels.astype(np.float32) / 255
         return np.rint(255 * ink[..., :3] * ink[..., 3:]).astype(np.uint8)
     if samples == 4:
@@ -366,6 +388,7 @@ def _to_rgb(pixels: np.ndarray, page: tifffile.TiffPage, name: str, largest: int
 
 
 def _to_float(value: Any) -> float:
+    """Return the value of a TIFF tag, a number or a pair (numerator, denominator); 0 if it is missing or invalid."""
     with suppress(TypeError, ZeroDivisionError, ValueError):
         return value[0] / value[1] if isinstance(value, tuple) else float(value)
     return 0.0

@@ -13,7 +13,11 @@ COLOR_CHANNELS = {"r": 0, "red": 0, "g": 1, "green": 1, "b": 2, "blue": 2}
 
 
 def read_ome_images(tiff: tifffile.TiffFile) -> list[dict[str, Any]]:
-    """Return name, attributes of Pixels, and channel names of every image that the OME metadata describe."""
+    """Return what the OME metadata state of every image; [] without them.
+
+    Returns:
+        Dicts with the keys name, pixels (attributes of the Pixels element) and channels (names; "" for one without).
+    """
     if not tiff.is_ome:
         return []
     with suppress(ET.ParseError, ValueError):
@@ -28,7 +32,7 @@ def read_ome_images(tiff: tifffile.TiffFile) -> list[dict[str, Any]]:
 
 
 def find_main_series(tiff: tifffile.TiffFile, ome: list[dict[str, Any]]) -> int:
-    """Return the index of the series that is the scan: the first of the largest that are no label or overview."""
+    """Return the index of the series that is the scan: the first of the largest that are not a label or an overview."""
 
     def rank(index: int) -> tuple[bool, int, int]:
         keyframe = tiff.series[index].pages[0].keyframe

@@ -34,7 +34,12 @@ class Tile(NamedTuple):
 
 
 def read_tile(image: SlideImage, scale: Scale, coordinates: TileCoordinates) -> Tile:
-    """Read a small tile at the model's scale. Corners are rounded so that adjacent tiles remain adjacent."""
+    """Read a small tile at the model's scale. Corners are rounded so that adjacent tiles remain adjacent.
+
+    Args:
+        scale: Pixels of the tile for one of the model's.
+        coordinates: Its upper left corner in the slide, pixels of the tile.
+    """
     pixels = image.read_region(0, 0, 0, *image.size)
     steps = np.array([scale.x, scale.y])
     first = np.array([coordinates.x, coordinates.y])
@@ -63,6 +68,7 @@ def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float, ne
     unique = np.unique(coordinates, axis=0)
     if len(unique) < 2:
         return None
+    # The step of the grid: the typical distance to the nearest other tile, the larger one of its x and y.
     step = float(np.median(cKDTree(unique).query(unique, 2, p=np.inf)[0][:, 1]))
     offsets = unique - unique.min(axis=0)
     if (widest := offsets.max()) > step:
@@ -70,6 +76,7 @@ def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float, ne
     num_sides = round(step / side)
     if num_sides >= 2 and abs(step / side - num_sides) < WHOLE_TOLERANCE and _is_grid(offsets / step):
         return step / side
+    # A sample of a grid lacks neighbors, but its offsets still have the step as a common divisor.
     common = np.gcd.reduce(offsets.ravel())
     if needs_grid and common < MIN_SPACING * side:
         return None
@@ -80,7 +87,7 @@ def find_downsample(coordinates: np.ndarray, side: float, max_spacing: float, ne
 
 
 def _is_grid(offsets: np.ndarray) -> bool:
-    """Return whether offsets, in steps, are whole numbers, and most have a neighbor one step away along an axis."""
+    """Return whether corners, (n, 2) in steps of a grid, lie on it, and most have a neighbor one step away."""
     cells = np.rint(offsets).astype(int)
     if np.abs(offsets - cells).max() >= TOLERANCE:
         return False
@@ -100,13 +107,14 @@ def overlap_difference(tiles: list[Tile]) -> float:
         begin = np.maximum(left.corner, right.corner)
         end = np.minimum(*(tile.corner + tile.pixels.shape[1::-1] for tile in (left, right)))
         if (end > begin).all():
-            first_part, second_part = (_window(tile, begin, end) for tile in (left, right))
+            first_part, second_part = (_crop(tile, begin, end) for tile in (left, right))
             total += np.abs(first_part.astype(int) - second_part).sum()
             num_values += first_part.size
     return total / max(num_values, 1)
 
 
-def _window(tile: Tile, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+def _crop(tile: Tile, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Return the pixels of a tile between two corners inside it, (2,) x and y in the slide."""
     (left, top), (right, bottom) = begin - tile.corner, end - tile.corner
     return tile.pixels[top:bottom, left:right]
 

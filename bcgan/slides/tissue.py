@@ -104,26 +104,32 @@ def tissue_fraction(patches: np.ndarray) -> np.ndarray:
 
 
 def _thumbnail_step(image: np.ndarray) -> int:
+    """Return n so that every n-th pixel of an image makes a thumbnail of about THUMBNAIL_PX."""
     return max(1, max(image.shape[:2]) // THUMBNAIL_PX)
 
 
 def _stain_ratio(image: np.ndarray, background: np.ndarray) -> np.ndarray:
-    red, green, blue = _relative(image, background)
+    """Return the brighter of red and blue to green, each relative to the background; float, (height, width)."""
+    red, green, blue = _relative_intensities(image, background)
     return np.maximum(red, blue) / green
 
 
-def _relative(image: np.ndarray, background: np.ndarray) -> list[np.ndarray]:
+def _relative_intensities(image: np.ndarray, background: np.ndarray) -> list[np.ndarray]:
+    """Return red, green and blue as fractions of the background's, 1 for glass; float, (height, width) each."""
     return [np.maximum(image[..., channel], 1) / background[channel] for channel in range(3)]
 
 
 def _is_stained(image: np.ndarray, background: np.ndarray) -> np.ndarray:
-    red, green, blue = _relative(image, background)
+    """Return where an image shows stained tissue and not ink; arguments and result as of `tissue_mask`."""
+    red, green, blue = _relative_intensities(image, background)
     stained = np.maximum(red, blue) >= np.maximum(STAIN_RATIO * green, green + MIN_STAIN)
+    # Red ink absorbs nearly all green and as much blue; the stains absorb less blue than green.
     red_pen = (red - green > 0.4) & (blue - green < 0.1 * (red - green)) & (green < 0.4)
     return stained & (red >= MIN_RED_RATIO * green) & ~red_pen
 
 
 def _is_dark(image: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Return where a gray image is darker than its background; arguments and result as of `tissue_mask`."""
     return (image / background).min(-1) < DARK_RATIO
 
 

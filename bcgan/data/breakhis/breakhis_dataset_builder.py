@@ -30,6 +30,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
+        """Return the features of the data set."""
         return patch_info(
             self,
             "https://web.inf.ufpr.br/vri/databases/breast-cancer-histopathological-database-breakhis/",
@@ -43,6 +44,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(records)}
 
     def _generate_examples(self, records):
+        """Yield the (key, example) pairs of TFDS, with magnification and tumor type."""
         for key, example in patch_examples(records):
             fields = scan.parse_name(f"{key}.png")
             yield (

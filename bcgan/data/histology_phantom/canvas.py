@@ -84,6 +84,7 @@ def patient_style(rng: np.random.Generator) -> PatientStyle:
     """
 
     def direction(base):
+        """Draw a unit direction near ``base``, float32 (3,)."""
         vector = np.clip(np.asarray(base) + rng.normal(0.0, 0.035, 3), 0.02, None)
         return (vector / np.linalg.norm(vector)).astype(np.float32)
 
@@ -109,6 +110,7 @@ def render(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     channels of ground and nuclear are; those of stain are haematoxylin and eosin.
     """
     style, ground, nuclear = canvas.style, canvas.ground, canvas.nuclear
+    # Both stains vary over the tissue. Nuclei cover most of what lies under them; chromatin makes them uneven.
     mottle = 1.0 + 0.16 * noise_window(rng, canvas, "fine") + 0.10 * noise_window(rng, canvas, "coarse")
     covered = nuclear[..., 2]
     stain = np.empty((canvas.side, canvas.side, 2), np.float32)
@@ -117,6 +119,7 @@ def render(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     stain[..., 1] = ground[..., 1] * mottle * (1.0 - 0.55 * covered) + 0.16 * covered
     stain = _blur_section(np.maximum(stain, 0.0), canvas.zoom)
     vectors = np.stack([style.haematoxylin * style.haematoxylin_strength, style.eosin * style.eosin_strength])
+    # Optical density is decadic, hence ln(10).
     absorbed = (stain.reshape(-1, 2) @ (vectors * -np.log(10.0)).astype(np.float32)).reshape(ground.shape)
     light = cv2.resize(cv2.exp(absorbed), (canvas.pixels, canvas.pixels), interpolation=cv2.INTER_AREA)
     light = cv2.GaussianBlur(light, (5, 5), style.blur)
@@ -126,15 +129,16 @@ def render(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
 
 
 def _blur_section(stain: np.ndarray, zoom: float) -> np.ndarray:
-    """Soften edges, as the thickness of the section does."""
+    """Soften edges, as the thickness of the section does; float32 (side, side, 2) to the same."""
     return cv2.GaussianBlur(stain, (5, 5) if zoom == 1 else (0, 0), 0.9 * zoom)
 
 
 @lru_cache(maxsize=1)
 def _textures() -> dict[str, np.ndarray]:
-    """Periodic unit-variance Gaussian noise, float32 (_TILE, _TILE), by name; filtered in Fourier space."""
+    """Return periodic unit-variance Gaussian noise, float32 (_TILE, _TILE), by name; filtered in Fourier space."""
     rng = np.random.default_rng(20010823)  # fixed: every patch cuts its noise out of the same sheets
     fy, fx = np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None, :]
+    # Standard deviation of the Gaussian filter along y and x, canvas px at BASE_MPP.
     sigmas = {"fine": (1.3, 1.3), "coarse": (5.0, 5.0), "region": (20.0, 20.0), "fibre": (1.7, 22.0)}
     sheets = {}
     for name, (sy, sx) in sigmas.items():
@@ -160,13 +164,14 @@ def noise_window(rng: np.random.Generator, canvas: Canvas, name: str) -> np.ndar
 
 
 def fiber_texture(rng: np.random.Generator, canvas: Canvas, angle: float) -> np.ndarray:
-    """Wavy fiber texture along ``angle`` (radians), float32 (side, side), unit variance."""
+    """Return a wavy fiber texture along ``angle`` (radians), float32 (side, side), unit variance."""
     steps = np.arange(canvas.side, dtype=np.float32)
     if canvas.zoom != 1:
         steps = ((steps + 0.5) / canvas.zoom - 0.5).astype(np.float32)
     x, y = steps[None, :], steps[:, None]
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     oy, ox, phase = rng.uniform(0, _TILE), rng.uniform(0, _TILE), rng.uniform(0, 2 * np.pi)
+    # Look up a texture of horizontal fibers in turned coordinates, bent by a wave and by smooth noise.
     along = x * cos + y * sin
     bend = np.sin(along * np.float32(2 * np.pi / rng.uniform(45, 110)) + np.float32(phase))
     across = y * cos - x * sin + np.float32(rng.uniform(1.5, 6)) * bend
@@ -176,7 +181,7 @@ def fiber_texture(rng: np.random.Generator, canvas: Canvas, angle: float) -> np.
 
 
 def to_fixed_point(canvas: Canvas, points: np.ndarray) -> np.ndarray:
-    """Convert layout coordinates to OpenCV's fixed-point canvas coordinates (int32)."""
+    """Convert layout coordinates, (..., 2) x and y, to OpenCV's fixed-point canvas coordinates (int32)."""
     return np.rint((points * canvas.scale - 0.5) * (1 << FIXED_POINT_BITS)).astype(np.int32)
 
 

@@ -43,7 +43,11 @@ LYMPHOCYTE = NucleusType(1.60, 0.07, 1.10, 0.03, 1.05)
 
 
 def _random_outlines(rng: np.random.Generator, count: int, irregular: float, corners: int) -> tuple[np.ndarray, ...]:
-    """Draw angles (corners,) and relative radii (count, corners) of closed outlines with two to four lobes."""
+    """Draw closed outlines with two to four lobes.
+
+    Returns:
+        The angles of their corners, radians, (corners,), and the radii there, relative to a circle's, (count, corners).
+    """
     turn = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     lobes = np.arange(2, 5)
     gain = irregular * rng.normal(0, 1, (count, 3, 1)) / np.sqrt(lobes - 1)[:, None]
@@ -52,7 +56,12 @@ def _random_outlines(rng: np.random.Generator, count: int, irregular: float, cor
 
 
 def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: NucleusType, xy: np.ndarray, angle=None) -> None:
-    """Draw one nucleus of ``kind`` at each row of ``xy`` (n, 2); ``angle`` (n,) or scalar aligns them."""
+    """Draw one nucleus of ``kind`` at each row of ``xy``, and add those inside the patch to ``canvas.listed``.
+
+    Args:
+        xy: Centers, float (n, 2), layout px.
+        angle: Direction of the long axes, radians, (n,) or scalar. Defaults to random ones.
+    """
     angle = rng.uniform(0, np.pi, len(xy)) if angle is None else np.broadcast_to(angle, len(xy))
     near = ((xy > -_MARGIN) & (xy < canvas.size + _MARGIN)).all(axis=1)
     xy, angle = xy[near], angle[near]
@@ -63,6 +72,7 @@ def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: NucleusType, xy: 
     stretch = np.sqrt(1.0 + (kind.elongation - 1.0) * rng.uniform(0.5, 1.5, n))
     turn, lobes = _random_outlines(rng, n, kind.irregular, 14)
     drawn = radius - 0.12 / canvas.zoom  # OpenCV also fills the canvas pixels on the outline
+    # Outlines along the long and the short axis, then turned by the angle; the area does not depend on the elongation.
     u = lobes * np.cos(turn) * (drawn * stretch)[:, None]
     v = lobes * np.sin(turn) * (drawn / stretch)[:, None]
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
@@ -125,7 +135,7 @@ def tumor_nuclei(canvas: Canvas, rng: np.random.Generator, cytoplasm: float = 0.
 
 
 def hexagonal_lattice(canvas, rng, spacing: float, jitter: float, margin: float = _MARGIN) -> np.ndarray:
-    """Randomly turned hexagonal lattice over the patch and ``margin`` px round it, float (n, 2) px.
+    """Return a randomly turned hexagonal lattice over the patch and ``margin`` px around it, float (n, 2), layout px.
 
     ``jitter`` is the standard deviation of each coordinate in units of the spacing.
     """
@@ -140,7 +150,10 @@ def hexagonal_lattice(canvas, rng, spacing: float, jitter: float, margin: float 
 
 
 def add_stroma(canvas: Canvas, rng: np.random.Generator, cleft: float) -> float:
-    """Collagen with spindle or plump (reactive) fibroblasts; returns the direction of its fibers, radians."""
+    """Draw collagen with spindle or plump (reactive) fibroblasts, and return the direction of its fibers, radians.
+
+    ``cleft`` is the value of the fiber texture, of unit variance, below which there is no tissue.
+    """
     angle = rng.uniform(0, np.pi)
     fibres = fiber_texture(rng, canvas, angle)
     tissue = np.clip((fibres - cleft) * 4.0, 0, 1)  # clefts open between bundles
@@ -158,13 +171,21 @@ def add_stroma(canvas: Canvas, rng: np.random.Generator, cleft: float) -> float:
 
 
 def draw_region(canvas: Canvas, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """Smooth random region over a share of the patch between ``low`` and ``high``; bool (side, side)."""
+    """Return a smooth random region over a share of the patch between ``low`` and ``high``; bool (side, side)."""
     height = noise_window(rng, canvas, "region")
     return height > np.quantile(height[::4, ::4], 1.0 - rng.uniform(low, high))
 
 
 def add_sheet(canvas, rng, kind, mask, spacing, jitter, *, halo=0.0, slits=0) -> None:
-    """Fill ``mask`` with epithelium; ``halo`` px of patchy retraction, ``slits`` small lumens at most."""
+    """Fill ``mask`` with epithelium.
+
+    Args:
+        kind: The nuclei.
+        mask: bool (side, side).
+        spacing, jitter: Of the nuclei, as `hexagonal_lattice` takes them.
+        halo: Width of patchy retraction around the mask, layout px.
+        slits: Largest number of small lumens.
+    """
     if halo:
         width = 2 * int(halo * canvas.scale) + 1
         near = cv2.dilate(mask.astype(np.uint8), np.ones((width, width), np.uint8)) > 0
@@ -185,9 +206,15 @@ def add_sheet(canvas, rng, kind, mask, spacing, jitter, *, halo=0.0, slits=0) ->
 
 
 def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=1) -> None:
-    """Rings of nuclei round lumens; benign ones have myoepithelium and a basement membrane.
+    """Draw rings of nuclei around lumens; benign ones have myoepithelium and a basement membrane.
 
-    ``centers`` (n, 2) and ``radii`` (n,) in px reach to the membrane; ``lumen`` is the open share of it.
+    Args:
+        kind: The nuclei of the epithelium.
+        centres: (n, 2), layout px.
+        radii: (n,), layout px, up to the membrane.
+        lumen: Open share of the radius.
+        wobble: Relative amplitude of the walls' lobes.
+        layers: Rings of epithelial nuclei.
     """
     n, benign = len(centres), not kind.malignant
     turn, lobes = _random_outlines(rng, n, wobble, 40)
@@ -206,6 +233,7 @@ def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=
             cv2.polylines(canvas.ground, [wall], True, _MEMBRANE, scale_length(canvas, 2), 8, FIXED_POINT_BITS)
     _unlist_erased_nuclei(canvas)
     disorder = 0.07 if benign else 0.20
+    # Each ring: the nuclei, their distance from the center, their spacing along the ring, and their tilt.
     rows = [(_MYOEPITHELIAL, radii - 1.3, 8.0, np.pi / 2)] if benign else []
     depth = (radii * (1 - lumen) - (2.0 if benign else 0.5)) / layers
     rows += [(kind, radii * lumen + depth * (k + 0.5), 2.45 * kind.radius, 0.0) for k in range(layers)]
@@ -223,8 +251,12 @@ def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=
 def add_filled_ducts(canvas, rng, kind, centres, radii, spacing, *, holes=0, necrosis=0.0) -> None:
     """Draw ducts that crowded tumor nuclei fill, within their myoepithelium and basement membrane.
 
-    ``radii`` (n,) in px reach to the membrane.  ``holes`` is the largest number of round lumens in a duct, and
-    ``necrosis`` the share of a duct's radius that is dead, eosinophilic and without nuclei.
+    Args:
+        kind, spacing: The tumor nuclei, and their spacing, layout px.
+        centres: (n, 2), layout px.
+        radii: (n,), layout px, up to the membrane.
+        holes: Largest number of round lumens in a duct.
+        necrosis: Share of a duct's radius that is dead: eosinophilic and without nuclei.
     """
     turn, lobes = _random_outlines(rng, len(centres), 0.08, 40)
     compass = np.stack([np.cos(turn), np.sin(turn)], axis=1)
@@ -253,7 +285,7 @@ def add_filled_ducts(canvas, rng, kind, centres, radii, spacing, *, holes=0, nec
 
 
 def add_fat(canvas: Canvas, rng: np.random.Generator, spared: np.ndarray) -> None:
-    """Draw fat vacuoles, 20 to 34 px wide, between thin membranes, outside the region ``spared``.
+    """Draw fat vacuoles, 20 to 34 px wide, between thin membranes, outside the region ``spared``, bool (side, side).
 
     A vacuole is a Voronoi cell. Membranes are where the nearest two centers are equally far.
     """
@@ -261,6 +293,7 @@ def add_fat(canvas: Canvas, rng: np.random.Generator, spared: np.ndarray) -> Non
         canvas, rng, rng.uniform(20, 34), 0.16, margin=40.0
     )  # a margin: its cells border on those inside
     axis = ((np.arange(canvas.pixels) + 0.5) * (canvas.size / canvas.pixels)).astype(np.float32)
+    # (pixels, pixels, cells): the distance of each pixel from each center; then the smallest two of them.
     gap = np.hypot(axis[None, :, None] - cells[:, 0], axis[:, None, None] - cells[:, 1]).astype(np.float32)
     gap = np.partition(gap, 1, axis=2)
     rounding = 1.6 * canvas.pixels / canvas.size

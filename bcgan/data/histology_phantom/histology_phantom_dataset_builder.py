@@ -55,6 +55,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
+        """Return the features of the data set."""
         return patch_info(
             self,
             "https://www.tensorflow.org/datasets",
@@ -70,6 +71,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self):
+        """Yield the (key, example) pairs of TFDS, patient by patient."""
         config = self.builder_config
         for number in range(config.patients):
             patient = f"P{number:03d}"

@@ -58,7 +58,12 @@ class Patch:
     architecture: str
 
 
+# The parts of a `Layout`: each draws on the canvas. ``mask`` is the region to draw in, bool (side, side), and ``angle``
+# the direction of the stroma's fibers, radians; those of a part that are not used begin with an underscore.
+
+
 def _add_lymphocytes(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
+    """Draw lymphocytes in ``mask`` where there is tissue without nuclei."""
     free = mask & (canvas.nuclear[..., 2] == 0) & (canvas.ground[..., 2] > 0.5)
     add_nuclei(
         canvas,
@@ -69,6 +74,7 @@ def _add_lymphocytes(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray,
 
 
 def _add_duct(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, _angle: float) -> None:
+    """Draw one benign duct around the middle of the patch."""
     radius, layers = rng.uniform(11, 21), rng.integers(1, 3)
     centre = canvas.size / 2 + rng.uniform(-0.32, 0.32, (1, 2)) * canvas.size
     lumen = max(0.1, 1 - (2.5 + layers * rng.uniform(4, 5.5)) / radius)
@@ -77,6 +83,7 @@ def _add_duct(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, _angl
 
 
 def _add_acini(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
+    """Draw small benign glands in ``mask``."""
     radius = rng.uniform(5.8, 8.2)
     centres = points_in_mask(canvas, mask, hexagonal_lattice(canvas, rng, radius * rng.uniform(2.0, 2.5), 0.05))
     radii = radius * rng.uniform(0.85, 1.08, len(centres))
@@ -84,24 +91,27 @@ def _add_acini(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angl
 
 
 def _add_hyperplasia(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
+    """Fill ``mask`` with a sheet of benign epithelium."""
     kind = replace(epithelial_nuclei(rng), radius=rng.uniform(1.95, 2.65), spread=rng.uniform(0.08, 0.17))
     add_sheet(canvas, rng, kind, mask, kind.radius * rng.uniform(2.2, 2.7), rng.uniform(0.08, 0.18), slits=3)
 
 
 def _add_tumour_sheet(canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, _angle: float) -> None:
+    """Fill ``mask`` with a sheet of tumor cells."""
     kind, halo = tumor_nuclei(canvas, rng), float(rng.choice([0.0, 0.7, 1.3]))
     spacing, jitter = kind.radius * rng.uniform(2.1, 2.9), rng.uniform(0.14, 0.26)
     add_sheet(canvas, rng, kind, mask, spacing, jitter, halo=halo)
 
 
 def _add_tubules(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, _angle: float) -> None:
+    """Draw tumor glands over the patch."""
     centres = hexagonal_lattice(canvas, rng, rng.uniform(17, 26), 0.16)
     radii, kind = rng.uniform(6.5, 11.0, len(centres)), tumor_nuclei(canvas, rng)
     add_glands(canvas, rng, kind, centres, radii, rng.uniform(0.15, 0.5), wobble=0.15)
 
 
 def _add_cords(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, angle: float) -> None:
-    """Up to six broken files of tumor cells that wander along ``angle``, and one to four single cells."""
+    """Draw up to six broken files of tumor cells that wander along ``angle``, and one to four single cells."""
     kind, size = tumor_nuclei(canvas, rng, cytoplasm=rng.uniform(1.2, 1.7)), canvas.size
     count, step = rng.integers(0, 7), kind.radius * rng.uniform(2.0, 2.6)
     along = np.arange(-0.7 * size, 0.7 * size, step) + rng.normal(0, 0.15 * step, (count, 1))
@@ -117,9 +127,10 @@ def _add_cords(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, angl
 
 
 def _filled_ducts(holes: int = 0, necrosis: tuple[float, float] = (0.0, 0.0)):
-    """Return a part that fills one to four ducts with tumor cells; arguments as in `add_filled_ducts`, a range."""
+    """Return a part that fills one to four ducts with tumor cells; of the range `necrosis` a value is drawn."""
 
     def add(canvas: Canvas, rng: np.random.Generator, _mask: np.ndarray, _angle: float) -> None:
+        """Draw the ducts nearest to the center of a lattice."""
         kind, radius = tumor_nuclei(canvas, rng), rng.uniform(9.0, 17.0)
         lattice = hexagonal_lattice(canvas, rng, radius * rng.uniform(2.3, 3.2), 0.08, margin=radius)
         nearest = np.argsort(np.hypot(*(lattice - canvas.size / 2).T))
@@ -136,7 +147,8 @@ class Layout:
     """One architecture: its share of the label's patches and what is painted on the stroma."""
 
     share: float
-    parts: tuple[Callable[[Canvas, np.random.Generator, np.ndarray, float], None], ...] = ()  # one is drawn
+    # One is drawn: a function of the canvas, random numbers, the region, bool (side, side), and the fibers' angle.
+    parts: tuple[Callable[[Canvas, np.random.Generator, np.ndarray, float], None], ...] = ()
     low: float = 0.0  # the part's region covers a share of the patch between low and high
     high: float = 1.0
     fat: bool = False  # vacuoles outside that region
@@ -168,7 +180,7 @@ ARCHITECTURES: dict[int, dict[str, Layout]] = {  # by label, 0 benign, 1 maligna
 
 
 def _paint(canvas: Canvas, rng: np.random.Generator, layout: Layout) -> None:
-    """Stroma first, then fat, the layout's part and stray lymphocytes, each over what lies there."""
+    """Draw stroma, then fat, the layout's part and stray lymphocytes, each over what lies there."""
     angle = add_stroma(canvas, rng, cleft=-4.0 if layout.fat else rng.uniform(-2.6, -1.9))
     region = draw_region(canvas, rng, layout.low, layout.high)
     if layout.fat:

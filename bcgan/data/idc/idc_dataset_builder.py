@@ -26,6 +26,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return patch_info(self, "https://doi.org/10.1117/12.2043872", None, source=tfds.features.Text())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        """Return the examples of each role of the official lists; other patients are `unlisted`."""
         records = scan.records((Path(dl_manager.manual_dir),))
         role_of = splits.read_lists(scan.OFFICIAL_LISTS)
         roles = np.array([role_of.get(record.patient, "unlisted") for record in records])

@@ -51,7 +51,7 @@ def records(
 
 
 def _from_folders(paths: tuple[Path, ...], names: ClassNames) -> list[tuple]:
-    """Return file, patient, label, x and y of every image, by the names of its folders."""
+    """Return (file, patient, label, x, y) of every image, by the names of its folders; x and y are UNKNOWN."""
     rows, unknown, class_names = [], {}, set()
     for file in iterate_images(paths):
         parts = file.name.split("/")
