@@ -36,7 +36,11 @@ class Trial(NamedTuple):
 
 
 def trial_settings(experiment: Experiment, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings that every trial of a stage depends on: those of `names`, and those of every training."""
+    """Return the settings that every trial of a stage depends on, for its cache key.
+
+    Args:
+        names: Of settings or their parts that the stage reads, besides those of every training.
+    """
     return subset(
         experiment, (*TRAINING, *names, "evaluate.tta_views", "evaluate.test_crops"), (*SET_BY_STAGE, *TRIAL_LISTS)
     )
@@ -54,9 +58,10 @@ def get_predictions(
 
 
 def train_trial(trial: Trial, settings: Evaluate, folder: Path) -> None:
-    """Train, predict every role of `trial.held_out`, and write the probabilities and `trial.arrays` to a .npz file.
+    """Train, predict every role of `trial.held_out`, and write the predictions into `folder`.
 
-    Probabilities of malignancy are float32, (n,), under the name of their role.
+    The .npz file PREDICTIONS has `trial.arrays`, and each role's probabilities under its name: float32, of the second
+    of two classes, (n,), or of each class, (n, classes).
 
     Raises:
         WorkError: If the loss is NaN or infinite.
