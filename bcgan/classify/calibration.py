@@ -31,7 +31,7 @@ def to_logits(probabilities: np.ndarray) -> np.ndarray:
 
 
 def to_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the probabilities of logits; the inverse of `to_logits`."""
+    """Return the probabilities of logits, (n,) or (n, classes); the inverse of `to_logits`."""
     return softmax(logits, 1) if np.ndim(logits) == 2 else expit(logits)
 
 
@@ -66,13 +66,19 @@ def apply(calibration: Calibration, probabilities: np.ndarray) -> np.ndarray:
 
 
 def _fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Fit a positive scale and a shift of each class's logit, by the least mean cross-entropy."""
+    """Fit a positive scale and a shift of each class's logit, by the least mean cross-entropy.
+
+    Args:
+        logits: float64, (n, classes).
+        labels: integers, (n,).
+    """
     from scipy.optimize import minimize  # likewise
 
     rows, num_classes = np.arange(len(labels)), logits.shape[1]
     targets = np.eye(num_classes)[labels]
 
     def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the loss and its gradient; the parameters are the logarithms of the scales, then the shifts."""
         scale, shift = np.exp(parameters[:num_classes]), parameters[num_classes:]
         scaled = logits * scale + shift
         error = (softmax(scaled, 1) - targets) / len(labels)
@@ -83,4 +89,5 @@ def _fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     start = np.zeros(2 * num_classes)
     options = {"ftol": 1e-12, "gtol": 1e-8}
     log_scale, shift = np.split(minimize(loss_and_gradient, start, jac=True, bounds=bounds, options=options).x, 2)
+    # A temperature is the inverse of a scale. The same shift of all classes changes no probability: their mean is 0.
     return Calibration(np.exp(-log_scale).tolist(), (shift - shift.mean()).tolist())
