@@ -22,7 +22,7 @@ class Calibration(NamedTuple):
 
 
 def to_logits(probabilities: np.ndarray) -> np.ndarray:
-    """Return logits, float64: log odds of (n,), and of (n, classes) logarithms, minus their mean over classes."""
+    """Return logits, float64: the log odds of (n,), or the logarithms of (n, classes) less their mean over classes."""
     clipped = np.clip(np.asarray(probabilities, np.float64), EPSILON, 1 - EPSILON)
     if clipped.ndim == 1:
         return logit(clipped)
@@ -36,7 +36,7 @@ def to_probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def from_outputs(outputs: np.ndarray) -> np.ndarray:
-    """Return the probabilities of a network's outputs: (n,) of (n, 1) logits, or (n, classes) of as many."""
+    """Return the probabilities of a network's logits: (n,) for outputs (n, 1), else (n, classes)."""
     return to_probabilities(outputs[:, 0] if outputs.shape[1] == 1 else outputs)
 
 

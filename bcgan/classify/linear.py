@@ -129,11 +129,7 @@ class _Head:
     """The last layer of a network, and the features that it is fitted to."""
 
     def __init__(self, network: keras.Model, data: TrainingData, recipe: Recipe, name: str):
-        """Compute the features of the validation patches, and allocate those of all passes over the training patches.
-
-        Args:
-            name: Of the training, for messages.
-        """
+        """Compute the features of the validation patches; `name` is the training's, for messages."""
         self._layer, self._recipe, self._name = network.get_layer(HEAD), recipe, name
         self._real = data.real
         self._features = _make_feature_function(network, recipe)
@@ -149,11 +145,7 @@ class _Head:
             self._validation = Patches(features, data.validation.labels)
 
     def add_pass(self, epoch: int) -> None:
-        """Compute the features of every training patch, augmented anew, and add them to those of earlier passes.
-
-        Args:
-            epoch: Number of the pass, from 0 on, which the augmentation is drawn for.
-        """
+        """Compute the features of every training patch, augmented anew for the pass number `epoch`, and append them."""
         settings, seed, count = self._recipe.classify, self._recipe.seed, len(self._real.labels)
         batch = batches.inference_batch(settings.crop_size or self._real.images.shape[1])
         steps = -(-count // batch)  # rounded up

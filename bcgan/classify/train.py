@@ -219,12 +219,7 @@ def check_finite(values: list | np.ndarray, name: str, epoch: int, recipe: Recip
 
 
 def _class_fractions(labels: np.ndarray, num_classes: int, patch_weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the fraction of drawn patches that each class has, float, (num_classes,).
-
-    Args:
-        labels: integers, (n,).
-        patch_weights: How often each patch is drawn, (n,), with a mean of 1. `None` for equally often.
-    """
+    """Return the fraction of drawn patches that each class has; `patch_weights` are those of `sample_weights`."""
     return np.bincount(labels, patch_weights, minlength=num_classes) / len(labels)
 
 
@@ -259,11 +254,9 @@ def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sam
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return {loss, accuracy, roc_auc}; with more than two classes, roc_auc is the mean of each class against the rest.
+    """Return {loss, accuracy, roc_auc} of probabilities, (n,) or (n, classes).
 
-    Args:
-        probabilities: Of the second of two classes, (n,), or of each class, (n, classes).
-        labels: integers, (n,).
+    With more than two classes, roc_auc is the mean ROC AUC of each class against the rest.
     """
     clipped, called = np.clip(probabilities, 1e-7, 1 - 1e-7), probabilities > 0.5
     if probabilities.ndim == 2:
@@ -311,7 +304,7 @@ def make_optimizer(network: keras.Model, classifier_settings: Classifier, settin
 
 
 def augment(images: tf.Tensor, step: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-    """Return float32 patches in random orientations, stains and colors, drawn for a step from the seed."""
+    """Return patches, float32 in [0, 1], in random orientations, stains and colors, which seed and step determine."""
     settings = recipe.classify
     seeds = [tf.stack([tf.constant(recipe.seed + 1, tf.int64), 3 * step + index]) for index in range(3)]
     images = batches.random_dihedral(images, seeds[0])
@@ -359,6 +352,7 @@ def make_step(
 
     @tf.function(jit_compile=recipe.xla)
     def step_function(step, images, labels):
+        """Update the network and the averages, and return loss and accuracy."""
         metrics, count = update_everywhere(step, images, labels), tf.cast(step, tf.float32)
         # Averages over fewer steps at the start, so that the initial weights are soon forgotten.
         decay = tf.minimum(settings.ema_decay, (1 + count) / (10 + count))

@@ -214,11 +214,7 @@ def summarize(
 
 
 def _measure(trials_by_seed: VariantTrials, role: str, experiment: Experiment) -> dict[str, dict[str, float | None]]:
-    """Return {metric: {value, low, high}} of METRICS, means over a variant's seeds.
-
-    Args:
-        role: Whose patches are measured, a name of HELD_OUT.
-    """
+    """Return {metric: {value, low, high}} of METRICS on the patches of a role, means over a variant's seeds."""
     bootstrapped = _bootstrap(trials_by_seed, role, experiment)
     patients = next(iter(trials_by_seed.values()))[f"{role}_patients"]
     confidence = experiment.evaluate.confidence_level

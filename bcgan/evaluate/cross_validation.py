@@ -208,20 +208,13 @@ def _refine_by_context(fold: dict[str, np.ndarray], index: pd.DataFrame, patch_p
 
 
 def _classifier_settings(experiment: Experiment, name: str) -> Classifier:
-    """Return a classifier's settings with the epochs of cross-validation and without synthetic patches.
-
-    The GAN that made the synthetic patches was trained on patients of every fold.
-    """
+    """Return a classifier's settings with the stage's epochs, without synthetic patches: the GAN saw all folds."""
     classifier_settings = experiment.classify.models.get(name, Classifier())
     return classifier_settings.replace(epochs=experiment.cross_validation.epochs, synthetic_fraction=0.0)
 
 
 def _build(run: StageRun, store: Store, trial: tuple[str, str, int], xla: bool, folder: Path) -> None:
-    """Train a classifier on a fold, and write what `summarize` takes of it into `folder`.
-
-    Args:
-        trial: Classifier, split and fold.
-    """
+    """Train a classifier on a fold of a split, `trial`, and write what `summarize` takes of it into `folder`."""
     name, split, fold = trial
     experiment, model = run.experiment, _classifier_settings(run.experiment, name)
     roles = assign_fold_roles(experiment, store.index, split, fold)

@@ -51,7 +51,7 @@ def set_probabilities(
 
 
 def get_probabilities(table: pd.DataFrame, name: str, seed: int) -> np.ndarray:
-    """Return a classifier's probabilities, float: of the second of two classes, (n,), or of each, (n, classes)."""
+    """Return a classifier's probabilities in a table: of the second of two classes, (n,), or of each, (n, classes)."""
     column = column_name(name, seed)
     if column in table.columns:
         return table[column].to_numpy(float)
@@ -75,14 +75,11 @@ one_openmp_thread = threadpool_limits.wrap(limits=1, user_api="openmp")
 
 @one_openmp_thread
 def predict_from_color_texture(properties: pd.DataFrame, train: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return probabilities of some patches by boosted trees on eight properties of a patch.
+    """Return probabilities, float, (n,) or (n, classes), by boosted trees on eight properties of a patch.
 
     Args:
         properties: Columns COLOR_AND_TEXTURE and label, one row per patch.
         train, rows: Row numbers of the training patches, and of the n patches to predict.
-
-    Returns:
-        float, of the second of two classes, (n,), or of each class, (n, classes).
     """
     features = properties[list(COLOR_AND_TEXTURE)].to_numpy(np.float32)
     trees = make_boosted_trees().fit(features[train], properties["label"].to_numpy()[train])
@@ -96,15 +93,7 @@ def make_boosted_trees() -> HistGradientBoostingClassifier:
 
 
 def ensemble_probabilities(table: pd.DataFrame, members: tuple[str, ...]) -> np.ndarray:
-    """Return the ensemble's probabilities, from the mean of the logits of all members and their seeds.
-
-    Args:
-        table: Columns of probabilities of the members, one row per patch.
-        members: Names of classifiers.
-
-    Returns:
-        float, of the second of two classes, (n,), or of each class, (n, classes).
-    """
+    """Return the ensemble's probabilities, (n,) or (n, classes), from the mean logits of all members and seeds."""
     seeds = seeds_by_classifier(table)
     logits = [to_logits(get_probabilities(table, name, seed)) for name in members for seed in seeds[name]]
     return to_probabilities(np.mean(logits, axis=0))
@@ -128,11 +117,7 @@ def refine_by_context(table: pd.DataFrame, base: np.ndarray, patch_px: int) -> t
 
 
 def slide_keys(table: pd.DataFrame) -> pd.Series:
-    """Return `<role>/<slide>` of every patch, where the role has no suffix `_other`: all sources of a slide are one.
-
-    Args:
-        table: Columns id and role, and image if it is known.
-    """
+    """Return `<role>/<slide>` of every patch, where the role has no suffix `_other`: sources of a slide are merged."""
     return table["role"].str.removesuffix("_other") + "/" + slide_names(table)
 
 
@@ -144,5 +129,5 @@ def slide_names(table: pd.DataFrame) -> np.ndarray:
 
 
 def read_properties(folder: Path) -> pd.DataFrame:
-    """Read the color, texture and label of every patch that the stage `features` wrote, in the store's order."""
+    """Read COLOR_AND_TEXTURE and label of every patch from properties.csv of the stage `features`, in store order."""
     return pd.read_csv(folder / "properties.csv", usecols=[*COLOR_AND_TEXTURE, "label"])

@@ -196,10 +196,10 @@ def _look_up_places(path: Path, coords: np.ndarray | None, count: int, places: P
         raise InputError(f"{path}: coords has a place twice. Keep one patch of each.")
     if missing := [key for key in keys if key not in places]:
         slides = sorted({key[0] for key in places})
-        named = ", ".join(slides[:3]) + (" ..." if len(slides) > 3 else "")
+        listed = ", ".join(slides[:3]) + (" ..." if len(slides) > 3 else "")
         raise InputError(
             f"{path}: {len(missing)} of {count} places are not in the table; the first is "
-            f"{', '.join(map(str, missing[0]))}. The table's slides are {named}."
+            f"{', '.join(map(str, missing[0]))}. The table's slides are {listed}."
         )
     rows = [places[key] for key in keys]
     return np.array([row.label for row in rows]), np.array([row.patient for row in rows])

@@ -75,7 +75,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
 
 
 def _explains_malignant_nuclei(experiment: Experiment) -> bool:
-    """Return whether malignant phantom tissue, which only its nuclei tell from benign tissue, is explained."""
+    """Return whether the classes are benign and malignant phantom tissue, and malignant is the explained one."""
     kinds = phantom_labels(experiment.data.classes)
     return (
         experiment.num_classes == 2

@@ -18,11 +18,7 @@ CHUNK_SIZE = 50  # resamples measured at a time, which limits the memory
 
 
 def patient_weights(patients: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each patch counts in each bootstrap resample of the patients: float32, (resamples, n).
-
-    Args:
-        patients: (n,). The patient of each patch.
-    """
+    """Return how often each patch, whose patient `patients` has, counts in each resample: float32, (resamples, n)."""
     codes = np.unique(patients, return_inverse=True)[1]
     count = codes.max() + 1
     # Drawing as many patients with replacement is one draw of a multinomial distribution of their counts.
@@ -67,12 +63,7 @@ class CalibratedPredictions(NamedTuple):
 
 
 def calibrate(predictions: SeedPredictions, validation: np.ndarray, labels: np.ndarray) -> CalibratedPredictions:
-    """Fit a calibration for each seed to the validation patches, and apply it to all patches.
-
-    Args:
-        validation: bool, (n,). Which patches are validation patches.
-        labels: integers, (n,).
-    """
+    """Fit a calibration for each seed to the patches of the mask `validation`, bool, (n,), and apply it to all."""
     calibrations = {
         seed: calibration.fit(values[validation], labels[validation])
         for seed, values in predictions.probabilities.items()
@@ -213,12 +204,7 @@ def predictions_of_trials(
 def mean_with_interval(
     values: np.ndarray, patients: np.ndarray, resamples: int, confidence: float, seed: int
 ) -> dict[str, float | None]:
-    """Return {value, low, high} of the mean of `values`, float, (n,), over the patches where they are finite.
-
-    Args:
-        patients: (n,). The patient of each patch; patients are resampled.
-        confidence: In (0, 1).
-    """
+    """Return {value, low, high} of the mean of `values`, (n,), over the patches where they are finite."""
     finite = np.isfinite(values)
     weights = np.concatenate([np.ones((1, len(values))), patient_weights(patients, resamples, seed)])
     with np.errstate(invalid="ignore"):

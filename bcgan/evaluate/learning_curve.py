@@ -63,7 +63,7 @@ class CellContext(NamedTuple):
 
 
 def evaluate(run: StageRun, store: Store, xla: bool) -> None:
-    """Train every cell, and write learning_curve.csv and learning_curve.json."""
+    """Train every cell (patients, arm and seed), and write learning_curve.csv and learning_curve.json."""
     experiment, settings = run.experiment, run.experiment.learning_curve
     cells = [
         Cell(fraction, arm, seed)

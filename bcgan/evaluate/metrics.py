@@ -177,11 +177,6 @@ def _calibration_error(positive: np.ndarray, scores: np.ndarray, weights: np.nda
     """Return the expected calibration error of each resample, (resamples,) (Naeini et al. 2015).
 
     It is the mean over CALIBRATION_BINS bins of |observed share - mean probability|, weighted by the patches in a bin.
-
-    Args:
-        positive: bool, (n,).
-        scores: float, (n,).
-        weights: float, (resamples, n).
     """
     bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     # (n, bins): the difference of each patch in the column of its bin; sums over a bin need no counts.

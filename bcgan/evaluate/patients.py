@@ -17,16 +17,13 @@ MIN_VARIANCE_PRODUCT = 1e-16  # at or below it, patients differ by rounding erro
 def malignant_fractions(
     labels: np.ndarray, scores: np.ndarray, patients: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return true and estimated fractions of malignant patches and numbers of patches, of each patient; sorted by name.
+    """Return each patient's true and estimated fraction of malignant patches and number of patches, sorted by name.
 
     Args:
         labels: integers 0 or 1, (n,).
         scores: float, calibrated probabilities of malignancy, (n,). Their mean estimates the fraction; the share of
             patches called malignant would be biased towards a half.
         patients: (n,). The patient of each patch.
-
-    Returns:
-        Three arrays, (patients,).
     """
     codes = np.unique(patients, return_inverse=True)[1]
     count = np.bincount(codes)
@@ -103,12 +100,7 @@ def _mean_of_defined(values: np.ndarray) -> np.ndarray:
 
 
 def _correlation(left: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return Pearson's correlation under each row of weights, (resamples,); NaN if an array does not vary.
-
-    Args:
-        left, right: float, (patients,).
-        weights: float, (resamples, patients).
-    """
+    """Return Pearson's correlation of two arrays, (patients,), under each row of weights; NaN if one does not vary."""
     weights = weights / weights.sum(1, keepdims=True)
     covariance = weights @ (left * right) - (weights @ left) * (weights @ right)
     variances = [weights @ values**2 - (weights @ values) ** 2 for values in (left, right)]

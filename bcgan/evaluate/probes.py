@@ -90,11 +90,6 @@ def _seed_independent_features(images: np.ndarray, store_rows: np.ndarray, root:
     """Return {name: float, (n, d)}: the features that are the same for every seed of the probes.
 
     They are those of each block of the discriminator and of all together, of the controls, and of both concatenated.
-
-    Args:
-        images: uint8, (n, size, size, 3).
-        store_rows: (n,). The rows of `images` in the store.
-        root: The run's folder.
     """
     pooled = load_pooled(root / "features")
     blocks = {f"discriminator_{block}": features[store_rows] for block, features in pooled.items()}

@@ -65,12 +65,7 @@ def evaluate(run: StageRun, store: Store) -> None:
 
 
 def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
-    """Read what `evaluate` wrote.
-
-    Returns:
-        The table of probabilities, and {metrics, comparisons, split_optimism, leak_audit}, the contents of these JSON
-        files.
-    """
+    """Read what `evaluate` wrote: the probabilities, and {metrics, comparisons, split_optimism, leak_audit}."""
     names = ("metrics", "comparisons", "split_optimism", "leak_audit")
     return read_probabilities(folder), {name: runs.read_json(folder / f"{name}.json") for name in names}
 
@@ -118,18 +113,14 @@ def read_probabilities(folder: Path) -> pd.DataFrame:
 
 
 def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
-    """Add to `table` the probabilities of each trained classifier and seed, in place. Predictions are cached.
-
-    Args:
-        images: uint8, (n, size, size, 3). The patches of the table's rows.
-    """
+    """Add the probabilities of each trained classifier and seed to `table`, whose rows are those of `images`."""
     classify, settings = run.experiment.classify, run.experiment.evaluate
     trainings = classify.list_trainings()
     key = subset(run.experiment, (*TRAINING, "evaluate.tta_views", "evaluate.test_crops", "classify.crop_size"))
     store_digests = {file: digest for file, digest in run.inputs.items() if file.startswith("preprocess/")}
 
     def build(name: str, folder: Path) -> None:
-        """Write the probabilities of one network."""
+        """Predict the patches with a trained network, and write the probabilities into `folder`."""
         network = weights.load_model(run.root / "classify" / f"{name}.keras")
         probabilities = predict_probabilities(network, images, settings.tta_views, settings.test_crops)
         np.save(folder / PROBABILITIES, probabilities)
@@ -145,7 +136,7 @@ def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
 
 
 def calibrate_classifiers(table: pd.DataFrame) -> dict[str, intervals.CalibratedPredictions]:
-    """Return each classifier's held-out predictions, with thresholds and calibrations from the validation patients."""
+    """Return {classifier: predictions before and after calibration}, which is fitted on the validation patches."""
     labels, validation = table["label"].to_numpy(), (table["role"] == "validation").to_numpy()
     return {
         name: intervals.calibrate(_select_thresholds(table, name), validation, labels)
@@ -229,10 +220,7 @@ def _measure_classifier(
 def _measure_operating_points(
     table: pd.DataFrame, predictions: intervals.SeedPredictions
 ) -> dict[str, dict[str, float]]:
-    """Return {rule: {threshold, <each of THRESHOLD_METRICS>}} on the test patches, means over the seeds.
-
-    Each rule of `metrics.operating_points` selects the threshold of a seed on the validation patches.
-    """
+    """Return {rule: {threshold, <each of THRESHOLD_METRICS>}} on the test patches, means over the seeds."""
     labels, roles = table["label"].to_numpy(), table["role"].to_numpy()
     validation, test = roles == "validation", roles == "test"
     unit_weights, points = np.ones((1, int(test.sum()))), {}

@@ -74,10 +74,6 @@ def patient_probe(
     Its features are the GAN's, color and texture. It is fitted on half of the training patches and tested on the other
     half. It is not a check of the split: on real stains it would mostly miss a patient under two names.
 
-    Args:
-        properties: Columns COLOR_AND_TEXTURE; a row for each patch of the store.
-        features: Folder of the stage `features`.
-
     Returns:
         {balanced_accuracy, chance, patients}, or `None` with fewer than two patients of MIN_PATIENT_PATCHES.
     """

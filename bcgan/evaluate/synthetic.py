@@ -180,10 +180,7 @@ def _imagenet_features(patches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _repetition_rates(features: dict[str, np.ndarray], num_classes: int) -> dict[str, float | None]:
     """Return {value, floor, ceiling}: the repetition rates of synthetic and validation patches, and 1.
 
-    Each is `None` with fewer than MIN_CLASS_SAMPLES patches of a class.
-
-    Args:
-        features: float, (n, d), by set as `_sample_patch_sets` names them, sorted by class.
+    Each is `None` with fewer than MIN_CLASS_SAMPLES patches of a class. Features, (n, d), are sorted by class.
     """
     if len(features["training"]) < MIN_CLASS_SAMPLES * num_classes:
         return dict.fromkeys(BOUNDS)
@@ -214,8 +211,7 @@ def _score_class_fidelity(
 ) -> dict[str, Any]:
     """Return {value, floor, ceiling, samples} of the reference CNN's balanced accuracy on synthetic patches.
 
-    The floor is chance, the ceiling the balanced accuracy on real test patches. The threshold is from validation
-    patches.
+    The floor is chance, the ceiling that on real test patches. The threshold is selected on validation patches.
     """
     predict = make_predict_fn(network)
     threshold = metrics.select_threshold(validation.labels, predict(validation.images))

@@ -36,11 +36,7 @@ class Trial(NamedTuple):
 
 
 def trial_settings(experiment: Experiment, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings that every trial of a stage depends on, for its cache key.
-
-    Args:
-        names: Of settings or their parts that the stage reads, besides those of every training.
-    """
+    """Return the settings that every trial of a stage depends on: those of `names`, and those of every training."""
     return subset(
         experiment, (*TRAINING, *names, "evaluate.tta_views", "evaluate.test_crops"), (*SET_BY_STAGE, *TRIAL_LISTS)
     )

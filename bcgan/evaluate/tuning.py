@@ -120,11 +120,7 @@ def read_results(root: Path) -> dict[str, Any] | None:
 
 
 def describe(results: dict[str, Any]) -> str:
-    """Return the text that `bcgan tune` prints: the best trial, the unchanged experiment, and the settings to set.
-
-    Args:
-        results: From `tune`.
-    """
+    """Return the text that `bcgan tune` prints: the best trial, the unchanged experiment, and the settings to set."""
     best, baseline = results["trials"][0], results["baseline"]
     as_it_is = "not in the space" if baseline is None else f"{baseline:.4f}"
     overrides = " ".join(f"{key}={value}" for key, value in results["best"].items())
@@ -136,7 +132,7 @@ def describe(results: dict[str, Any]) -> str:
 
 
 def _used_inputs(experiment: Experiment, inputs: dict[str, str]) -> dict[str, str]:
-    """Return those of the inputs, {file: SHA-256}, that the trials read."""
+    """Return those of the inputs that the trials read."""
     return inputs_read_by(experiment.tune.model, _classifier_settings(experiment), inputs)
 
 
@@ -181,11 +177,7 @@ def _setting_names(model: str) -> dict[str, str]:
 
 
 def _make_variant(experiment: Experiment, settings: dict[str, Any]) -> ablation.AblationVariant:
-    """Return the experiment as a variant with the settings of a trial.
-
-    Args:
-        settings: {name in `tune`: value}, from `_suggest_settings`.
-    """
+    """Return the experiment as a variant with the settings of a trial, which are by their names in `tune`."""
     names = _setting_names(experiment.tune.model)
     models = experiment.classify.models
     listed = models if experiment.tune.model in models else models | {experiment.tune.model: Classifier()}
@@ -244,11 +236,7 @@ def _repeat_interrupted(study: "optuna.Study") -> None:
 
 
 def _summarize(study: "optuna.Study", experiment: Experiment) -> dict[str, Any]:
-    """Return what tune.json says of the trials: all keys that `tune` documents but inputs and bcgan.
-
-    Raises:
-        WorkError: If every trial diverged.
-    """
+    """Return what tune.json says of the trials: all keys that `tune` documents but inputs and bcgan."""
     import optuna
 
     model, names, start = experiment.tune.model, _setting_names(experiment.tune.model), _current_settings(experiment)
