@@ -59,7 +59,7 @@ def pooled_image_metrics(
 
 
 def _average_by_image(table: pd.DataFrame, values: dict[int, np.ndarray]) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
-    """Average numbers of patches, (n,) or (n, classes), over the patches of each image.
+    """Average arrays with a row for each patch, (n,) or (n, classes), over the patches of each image.
 
     Returns:
         The first row of each image, and the means by the keys of `values`, (images,) or (images, classes).

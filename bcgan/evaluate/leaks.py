@@ -84,6 +84,7 @@ def count_not_fitted_on_validation(
             if scores.ndim == 1:
                 expected += [metrics.select_threshold(labels, scores)]
                 used = [*used, metrics_by_name[name]["thresholds"][str(seed)]]
+            # Numbers with two classes, lists of a number for each class with more: joined to one array.
             count += not np.allclose(np.hstack([*used]), np.hstack(expected), rtol=1e-6)
     if used := metrics_by_name.get(derived.CONTEXT, {}).get("context"):
         validation_table = table[validation].reset_index(drop=True)

@@ -77,8 +77,8 @@ def _predict_held_out(
 
     Returns:
         The table of probabilities.csv: id, image, source, patient, x, y, label, role, at_border if borders are known,
-        and a column of probabilities for each classifier and seed, with more than two classes one for each class too.
-        And the weights of the spatial context, `None` if coordinates are unknown.
+        and each classifier's probabilities by seed, as `derived.set_probabilities` names the columns. Also the weights
+        of the spatial context, `None` if coordinates are unknown.
     """
     experiment, context_weights = run.experiment, None
     held_out = np.flatnonzero(store.index["role"].to_numpy() != "train")

@@ -229,6 +229,7 @@ def fit_proximity(sets: Sets) -> Proximity:
         real, side = sets.real[name], SPACES[name]
         in_first = attacks.halve_patients(real)
         scores, training_distances = [], []
+        # Each half of the unseen patients is compared with the other one.
         for half, opposite_half in zip((in_first, ~in_first), reversed(sets.halves[name]), strict=True):
             values = real.values[~real.is_member & half]
             training_distances.append(attacks.nearest(values, sets.training[name], side).distances)

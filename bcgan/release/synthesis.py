@@ -92,13 +92,13 @@ def generate(
                 num_near, num_judged = num_near + is_near.sum(), num_judged + len(is_near)
                 removed.append(images[accepted[is_near]])
                 candidates.append(measured.assign(is_removed=is_near))
-                used = np.flatnonzero(~is_near)[:missing]
-                table = filtered.iloc[accepted[used]][["confidence", "distance"]].reset_index(drop=True)
-                table = table.join(measured.iloc[used].reset_index(drop=True))
-                table["candidate"] = number * NUM_CANDIDATES + accepted[used]
-                parts.append((images[accepted[used]], {name: rows[used] for name, rows in values.items()}, table))
-                missing -= len(used)
-                bar.update(len(used))
+                passed = np.flatnonzero(~is_near)[:missing]
+                table = filtered.iloc[accepted[passed]][["confidence", "distance"]].reset_index(drop=True)
+                table = table.join(measured.iloc[passed].reset_index(drop=True))
+                table["candidate"] = number * NUM_CANDIDATES + accepted[passed]
+                parts.append((images[accepted[passed]], {name: rows[passed] for name, rows in values.items()}, table))
+                missing -= len(passed)
+                bar.update(len(passed))
     images, values, tables = zip(*parts, strict=True)
     all_candidates = pd.concat(candidates, ignore_index=True)
     return SyntheticSet(

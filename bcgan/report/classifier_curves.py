@@ -68,7 +68,7 @@ def recall_precision_curve(labels, scores, sample_weight=None) -> tuple[np.ndarr
 
 
 def highlighted(run: Run) -> list[str]:
-    """Return the NUM_HIGHLIGHTED classifiers that curves show in color, of which the others are gray.
+    """Return the NUM_HIGHLIGHTED classifiers that curves show in color; the others are gray.
 
     They are the proposed one, Table 1's network if the run has it, and the best of the rest by test ROC AUC.
     """

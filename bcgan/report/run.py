@@ -104,7 +104,7 @@ class Run(NamedTuple):
 
     @property
     def contrasted_labels(self) -> range:
-        """Return the labels that are measured against the rest: the second of two, or each of more."""
+        """Return the labels that are measured against the rest: the second of two classes, or each of more."""
         return range(0 if self.is_multiclass else 1, len(self.class_names))
 
     @property
@@ -256,12 +256,12 @@ class Run(NamedTuple):
         return texts.get(self.split["policy"], f"whole patients by {self.split['policy'].replace('kfold', 'k-fold')}")
 
     def bootstrap_note(self, name: str | None = None) -> str:
-        """Return for captions what the intervals of a classifier, or of all, are over: patients, or seeds too."""
+        """Return for captions what the intervals of a classifier, or of all, are over: patients, or also seeds."""
         num_seeds = len(self.seeds(name)) if name else max(self._numbers_of_seeds().values())
         return "a bootstrap of patients" + (" and of seeds" if num_seeds > 1 else "")
 
     def single_fit_note(self) -> str:
-        """Return a sentence on classifiers with one training, whose intervals are over patients alone; may be empty."""
+        """Return a sentence on classifiers with one training, whose intervals are over patients only; or nothing."""
         names = [name for name in self.classifier_names if len(self.seeds(name)) == 1]
         if not names or max(self._numbers_of_seeds().values()) == 1:
             return ""
