@@ -283,7 +283,7 @@ def _patient_cautions(run: Run, name: str) -> list[Caution]:
 
 
 def _border_cautions(run: Run, name: str) -> list[Caution]:
-    """Return the caution on errors at borders of annotated regions; empty if they were not measured."""
+    """Return the caution on errors at borders of annotated regions; empty without errors, or if not measured."""
     borders = run.metrics[name].get("borders")
     if not borders or not borders["errors"]:
         return []
