@@ -22,7 +22,7 @@ class Calibration(NamedTuple):
 
 
 def to_logits(probabilities: np.ndarray) -> np.ndarray:
-    """Return logits, float64: log odds of (n,), and of (n, classes) logarithms, minus their mean over classes."""
+    """Return logits, float64: the log odds of (n,), or the logarithms of (n, classes) less their mean over classes."""
     clipped = np.clip(np.asarray(probabilities, np.float64), EPSILON, 1 - EPSILON)
     if clipped.ndim == 1:
         return logit(clipped)
@@ -31,12 +31,12 @@ def to_logits(probabilities: np.ndarray) -> np.ndarray:
 
 
 def to_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the probabilities of logits; the inverse of `to_logits`."""
+    """Return the probabilities of logits, (n,) or (n, classes); the inverse of `to_logits`."""
     return softmax(logits, 1) if np.ndim(logits) == 2 else expit(logits)
 
 
 def from_outputs(outputs: np.ndarray) -> np.ndarray:
-    """Return the probabilities of a network's outputs: (n,) of (n, 1) logits, or (n, classes) of as many."""
+    """Return the probabilities of a network's logits: (n,) for outputs (n, 1), else (n, classes)."""
     return to_probabilities(outputs[:, 0] if outputs.shape[1] == 1 else outputs)
 
 
@@ -66,13 +66,19 @@ def apply(calibration: Calibration, probabilities: np.ndarray) -> np.ndarray:
 
 
 def _fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Fit a positive scale and a shift of each class's logit, by the least mean cross-entropy."""
+    """Fit a positive scale and a shift of each class's logit, by the least mean cross-entropy.
+
+    Args:
+        logits: float64, (n, classes).
+        labels: integers, (n,).
+    """
     from scipy.optimize import minimize  # likewise
 
     rows, num_classes = np.arange(len(labels)), logits.shape[1]
     targets = np.eye(num_classes)[labels]
 
     def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the loss and its gradient; the parameters are the logarithms of the scales, then the shifts."""
         scale, shift = np.exp(parameters[:num_classes]), parameters[num_classes:]
         scaled = logits * scale + shift
         error = (softmax(scaled, 1) - targets) / len(labels)
@@ -83,4 +89,5 @@ def _fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     start = np.zeros(2 * num_classes)
     options = {"ftol": 1e-12, "gtol": 1e-8}
     log_scale, shift = np.split(minimize(loss_and_gradient, start, jac=True, bounds=bounds, options=options).x, 2)
+    # A temperature is the inverse of a scale. The same shift of all classes changes no probability: their mean is 0.
     return Calibration(np.exp(-log_scale).tolist(), (shift - shift.mean()).tolist())

@@ -69,6 +69,7 @@ def has_neighbors(coords: np.ndarray, patch_px: int) -> np.ndarray:
     """Return whether each patch of a slide has another within the largest radius; bool, (n,). Arguments as in `fit`."""
     if len(coords) < 2:
         return np.zeros(len(coords), bool)
+    # The nearest patch of each patch is itself; the second one is its neighbor.
     distance = cKDTree(coords).query(coords, 2)[0][:, 1]
     return distance <= RADII[-1] * patch_px
 

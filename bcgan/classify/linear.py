@@ -57,9 +57,10 @@ def fit(network: keras.Model, data: TrainingData, recipe: Recipe, path: Path) ->
 
 
 def _fit_initial_head(network: keras.Model, data: TrainingData, recipe: Recipe, name: str) -> None:
-    """Fit the last layer once; the features are freed when this returns.
+    """Fit the last layer once, with which the training of all layers starts; the features are freed afterwards.
 
-    Weights of units that start random are zero: with the statistics of the first batches they have other values.
+    Units that start from random weights get the weight zero: the batch normalization statistics of the first batches
+    change their values.
     """
     head = _Head(network, data, recipe, name)
     head.add_pass(0)
@@ -128,6 +129,7 @@ class _Head:
     """The last layer of a network, and the features that it is fitted to."""
 
     def __init__(self, network: keras.Model, data: TrainingData, recipe: Recipe, name: str):
+        """Compute the features of the validation patches; `name` is the training's, for messages."""
         self._layer, self._recipe, self._name = network.get_layer(HEAD), recipe, name
         self._real = data.real
         self._features = _make_feature_function(network, recipe)
@@ -143,10 +145,10 @@ class _Head:
             self._validation = Patches(features, data.validation.labels)
 
     def add_pass(self, epoch: int) -> None:
-        """Compute the features of every training patch, augmented anew."""
+        """Compute the features of every training patch, augmented anew for the pass number `epoch`, and append them."""
         settings, seed, count = self._recipe.classify, self._recipe.seed, len(self._real.labels)
         batch = batches.inference_batch(settings.crop_size or self._real.images.shape[1])
-        steps = -(-count // batch)
+        steps = -(-count // batch)  # rounded up
         first = epoch * steps
 
         def sample(step: int) -> np.ndarray:
@@ -175,8 +177,8 @@ class _Head:
         settings, features = self._recipe.classify, self._values[: self._num_filled, first:]
         num_passes = len(features) // len(self._real.labels)
         labels = np.tile(self._real.labels, num_passes)
-        of_patch = sample_weights(self._real, settings.patient_balance)
-        mean, deviation = features.mean(0), features.std(0) + 1e-6
+        patch_weights = sample_weights(self._real, settings.patient_balance)
+        mean, deviation = features.mean(0), features.std(0) + 1e-6  # a constant feature has no deviation
         features = features - mean
         features /= deviation
         candidates = []
@@ -185,7 +187,8 @@ class _Head:
                 C=inverse_penalty, max_iter=MAX_ITERATIONS, class_weight=None if settings.loss == "bce" else "balanced"
             )
             # Divided by the number of passes, so that the penalty does not depend on it.
-            model.fit(features, labels, np.tile(of_patch, num_passes) / num_passes)
+            model.fit(features, labels, np.tile(patch_weights, num_passes) / num_passes)
+            # The layer reads features that are not standardized, so that its weights include the standardization.
             kernel = (model.coef_ / deviation).T
             bias = model.intercept_ - mean @ kernel
             parameters = np.pad(kernel, ((first, 0), (0, 0))), bias
@@ -198,7 +201,7 @@ class _Head:
         return max(candidates, key=lambda fitted: fitted.validation_metrics.get("roc_auc", 0.0))
 
     def _inverse_penalties(self) -> tuple[float, ...]:
-        """Return those that are tried."""
+        """Return the inverse penalties of which `fit` selects one: that of the recipe, if it names one."""
         if self._recipe.inverse_penalty:
             return (self._recipe.inverse_penalty,)
         return INVERSE_PENALTIES if self._validation else (DEFAULT_INVERSE_PENALTY,)
@@ -211,7 +214,12 @@ class _Head:
 def _make_feature_function(
     network: keras.Model, recipe: Recipe
 ) -> Callable[[np.ndarray, tf.Tensor | None], np.ndarray]:
-    """Return a function from uint8 patches, and the step that they are augmented for or `None`, to float32 features."""
+    """Return a function from patches to the input of the last layer.
+
+    Returns:
+        A function of patches, uint8, (n, size, size, 3), and the step that their augmentation is drawn for, `None` for
+        none. It returns float32, (n, features).
+    """
     features = fast.fuse_model(keras.Model(network.input, network.get_layer(HEAD).input))
 
     @tf.function(reduce_retracing=True)
@@ -225,6 +233,6 @@ def _make_feature_function(
 
 
 def _to_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities of the second of two classes, (n,), or of each of more, (n, classes)."""
+    """Return the probabilities of logits, (n,) or (n, 1), of the second of two classes, or (n, classes), of each."""
     logits = logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
     return softmax(logits, 1) if logits.ndim == 2 else expit(logits)

@@ -8,10 +8,10 @@ FOCAL_GAMMA = 2.0  # gamma of the focal loss (Lin et al. 2017)
 
 
 def class_weights(fractions: Sequence[float]) -> tuple[float, ...]:
-    """Return the weights that balance the classes and have a mean of one over the patches.
+    """Return a weight for each class that balances the classes, with a mean of one over the patches.
 
     Args:
-        fractions: Of the patches of each class in the batches.
+        fractions: The share of each class among the patches of the batches.
     """
     return tuple(1 / len(fractions) / float(fraction) for fraction in fractions)
 

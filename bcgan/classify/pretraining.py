@@ -120,14 +120,20 @@ def train(images: np.ndarray, settings: Pretrain, seed: int, folder: Path, xla: 
 
 
 def make_step(projector: keras.Model, optimizer, settings: Pretrain, seed: int, xla: bool):
-    """Return a function that updates the network on two random views of every patch, and returns loss and accuracy.
+    """Return a function that updates the network on two random views of every patch.
 
     Args:
         projector: The network with its projection head.
+        xla: Whether the function is compiled by XLA.
+
+    Returns:
+        A function of the step, an integer, and patches, uint8, (n, size, size, 3). It returns the scalars loss and
+        accuracy.
     """
     fused = fast.fuse_model(projector)
 
     def random_view(images, first_seed):
+        """Return a random augmentation of patches, float32 in [0, 1]; it uses the seeds from `first_seed` to + 3."""
         seeds = [tf.stack([tf.constant(seed + 2, tf.int64), first_seed + offset]) for offset in range(4)]
         images = batches.random_dihedral(images, seeds[0])
         images = batches.stain_jitter(images, seeds[1], settings.stain_jitter)
@@ -136,7 +142,9 @@ def make_step(projector: keras.Model, optimizer, settings: Pretrain, seed: int, 
 
     @tf.function(jit_compile=xla)
     def step_function(step, images):
+        """Update the network on a batch, and return loss and accuracy."""
         images = batches.to_float(images)
+        # Eight seeds a step: four for each view.
         views = tf.concat([random_view(images, 8 * step), random_view(images, 8 * step + 4)], 0)
         with tf.GradientTape() as tape:
             loss, accuracy = nt_xent_loss(fused(views, training=True), settings.temperature)

@@ -43,7 +43,7 @@ def load_or_train(patches: Patches, validation: Patches, steps: int, seed: int, 
 
 
 def make_feature_fn(network: keras.Model):
-    """Return a function from uint8 patches to the input of the head, float64 (n, features)."""
+    """Return a function from uint8 patches, (n, size, size, 3), to the input of the head, float64, (n, features)."""
     extract = keras.Model(network.inputs, network.get_layer("logit").input)
 
     def extract_batch(images: np.ndarray) -> np.ndarray:
@@ -53,7 +53,10 @@ def make_feature_fn(network: keras.Model):
 
 
 def fit_quality_filter(network: keras.Model, real: Patches, settings: FilterSettings) -> quality_filter.QualityFilter:
-    """Fit the quality filter on the network's features of real training patches."""
+    """Fit the quality filter on the network's features of real training patches.
+
+    The filter accepts a synthetic patch by its distance to real patches of its class, and by its predicted probability.
+    """
     features = make_feature_fn(network)(real.images)
     return quality_filter.fit(features, real.labels, settings.distance_quantile, settings.min_confidence)
 
@@ -61,9 +64,10 @@ def fit_quality_filter(network: keras.Model, real: Patches, settings: FilterSett
 def make_filter_fn(
     network: keras.Model, fitted: quality_filter.QualityFilter
 ) -> Callable[[np.ndarray, np.ndarray], pd.DataFrame]:
-    """Return the function that filters synthetic patches, given with their labels.
+    """Return the function that applies the quality filter to synthetic patches, uint8, given with their labels.
 
-    It returns one row for each: confidence in its label, distance (1 is the limit), filter_result.
+    It returns a table with a row for each patch: confidence, the probability of its label; distance to real patches of
+    its class, where 1 is the limit; and filter_result, a name of `quality_filter.RESULTS`.
     """
     extract, predict = make_feature_fn(network), make_predict_fn(network)
 

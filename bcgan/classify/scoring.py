@@ -28,10 +28,11 @@ def make_predict_fn(network: keras.Model):
 def predict_probabilities(
     network: keras.Model, images: np.ndarray | ImageRows, views: int, crops: str = "center"
 ) -> np.ndarray:
-    """Return mean probabilities over the first `views` orientations of uint8 patches, as `make_predict_fn` does.
+    """Return probabilities, float32, as `make_predict_fn` does: means over the first `views` orientations of a patch.
 
     Args:
-        images: (n, size, size, 3), at least of the network's size.
+        images: uint8, (n, size, size, 3), at least of the network's size.
+        views: Number of orientations, 1 to 8; see `bcgan.data.views.dihedral_view`.
         crops: "center", the center of larger patches, or "ten", the mean over `bcgan.data.views.ten_crops` too.
     """
     predict, size = make_predict_fn(network), network.input_shape[1]

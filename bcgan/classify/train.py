@@ -89,7 +89,11 @@ def select_patches(store: Store, rows: np.ndarray) -> Patches:
 
 
 def sample_weights(patches: Patches, patient_balance: float) -> np.ndarray:
-    """Return how often each patch is drawn relative to the mean: n^-patient_balance if its patient has n; (n,).
+    """Return how often each patch is drawn relative to the mean, float, (n,).
+
+    Args:
+        patient_balance: A patch of a patient with n patches is drawn n^-patient_balance times as often: 0 draws all
+            patches equally often, 1 all patients.
 
     Raises:
         ValueError: If patients are balanced and not known.
@@ -214,13 +218,16 @@ def check_finite(values: list | np.ndarray, name: str, epoch: int, recipe: Recip
         )
 
 
-def _class_fractions(labels: np.ndarray, num_classes: int, of_patch: np.ndarray | None = None) -> np.ndarray:
-    """Return the fraction of drawn patches that each class has."""
-    return np.bincount(labels, of_patch, minlength=num_classes) / len(labels)
+def _class_fractions(labels: np.ndarray, num_classes: int, patch_weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the fraction of drawn patches that each class has; `patch_weights` are those of `sample_weights`."""
+    return np.bincount(labels, patch_weights, minlength=num_classes) / len(labels)
 
 
 def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sampling:
-    """Decide how batches are drawn from the real and the synthetic patches."""
+    """Decide how batches are drawn from the real and the synthetic patches, and weight the classes in the loss.
+
+    Synthetic patches are `Classifier.synthetic_fraction` of every batch, and at least one patch is real.
+    """
     real, synthetic, _ = data
     batch_size, seed = recipe.classify.batch_size, recipe.seed
     num_real = len(real.labels)
@@ -230,11 +237,11 @@ def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sam
     num_real_per_batch = min(batch_size - num_synthetic_per_batch, num_real)
     sampler = batches.epoch_sampler(np.arange(num_real), num_real_per_batch, seed)
     epoch_steps = recipe.epoch_steps or max(1, num_real // num_real_per_batch)
-    of_patch = None
+    patch_weights = None
     if recipe.classify.patient_balance:
-        of_patch = sample_weights(real, recipe.classify.patient_balance)
-        sampler = batches.weighted_sampler(of_patch, num_real_per_batch, seed)
-    pool, fractions = real, _class_fractions(real.labels, num_classes, of_patch)
+        patch_weights = sample_weights(real, recipe.classify.patient_balance)
+        sampler = batches.weighted_sampler(patch_weights, num_real_per_batch, seed)
+    pool, fractions = real, _class_fractions(real.labels, num_classes, patch_weights)
     if synthetic and num_synthetic_per_batch:
         pool = Patches(
             ImageRows.concatenate([real.images, synthetic.images]), np.concatenate([real.labels, synthetic.labels])
@@ -247,7 +254,10 @@ def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sam
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return loss, accuracy and ROC AUC, with more than two classes the mean ROC AUC of each against the rest."""
+    """Return {loss, accuracy, roc_auc} of probabilities, (n,) or (n, classes).
+
+    With more than two classes, roc_auc is the mean ROC AUC of each class against the rest.
+    """
     clipped, called = np.clip(probabilities, 1e-7, 1 - 1e-7), probabilities > 0.5
     if probabilities.ndim == 2:
         called = probabilities.argmax(1)
@@ -294,7 +304,7 @@ def make_optimizer(network: keras.Model, classifier_settings: Classifier, settin
 
 
 def augment(images: tf.Tensor, step: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-    """Return float32 patches in random orientations, stains and colors, drawn for a step from the seed."""
+    """Return patches, float32 in [0, 1], in random orientations, stains and colors, which seed and step determine."""
     settings = recipe.classify
     seeds = [tf.stack([tf.constant(recipe.seed + 1, tf.int64), 3 * step + index]) for index in range(3)]
     images = batches.random_dihedral(images, seeds[0])
@@ -310,15 +320,20 @@ def make_step(
     recipe: Recipe,
     class_weight: tuple[float, ...],
 ):
-    """Return a function that updates the network and its average from a batch, and returns loss and accuracy.
+    """Return a function that updates the network and its average from a batch.
 
     Args:
         average: A copy of the network, whose weights become the exponential moving averages of the network's.
         class_weight: Of the classes in the loss.
+
+    Returns:
+        A function of the step, an integer, patches, uint8, (n, size, size, 3), and labels, integers, (n,). It returns
+        the scalars loss and accuracy.
     """
     settings, fused, is_binary = recipe.classify, fast.fuse_model(network), network.output_shape[-1] == 1
 
     def update(step, images, labels):
+        """Update the network on this replica's part of a batch, and return loss and accuracy of that part."""
         images = batches.to_float(images)
         if recipe.augment:
             images = augment(images, step, recipe)
@@ -337,7 +352,9 @@ def make_step(
 
     @tf.function(jit_compile=recipe.xla)
     def step_function(step, images, labels):
+        """Update the network and the averages, and return loss and accuracy."""
         metrics, count = update_everywhere(step, images, labels), tf.cast(step, tf.float32)
+        # Averages over fewer steps at the start, so that the initial weights are soon forgotten.
         decay = tf.minimum(settings.ema_decay, (1 + count) / (10 + count))
         weights.update_ema(average.variables, network.variables, decay)
         return metrics

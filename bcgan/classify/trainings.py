@@ -39,6 +39,7 @@ def train_all(run: StageRun, xla: bool) -> None:
         return Patches(*store.load_synthetic(run.root / "features", run.experiment.data.size, is_filtered))
 
     def build(name: str, seed: int, folder: Path) -> None:
+        """Train a classifier with one seed, and write it and its log into `folder`."""
         model, size = settings.models[name], settings.crop_size or run.experiment.data.size
         keras.utils.set_random_seed(seed)
         with distribute.scope(run.experiment):
@@ -70,7 +71,7 @@ def training_inputs(run: StageRun, name: str) -> dict[str, str]:
 
 
 def inputs_read_by(name: str, model: Classifier, inputs: dict[str, str]) -> dict[str, str]:
-    """Return those of a stage's inputs that the training of a classifier reads."""
+    """Return those of a stage's inputs, {<stage>/<file>: SHA-256}, that the training of a classifier reads."""
     spec, stages = CLASSIFIERS[name], {"preprocess"}
     stages |= {"gan"} if spec.uses_discriminator else set()
     stages |= {"features"} if model.uses_synthetic else set()

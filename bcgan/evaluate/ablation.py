@@ -38,7 +38,7 @@ READ_SETTINGS = (
 )  # fmt: skip
 WITH_VARIANTS = tuple(name for name, spec in CLASSIFIERS.items() if spec.has_variants)
 
-VariantTrials = dict[int, dict[str, np.ndarray]]  # the arrays of a variant's trials, by seed
+VariantTrials = dict[int, dict[str, np.ndarray]]  # by seed: what `train_variant` returns
 
 
 class AblationVariant(NamedTuple):
@@ -55,18 +55,19 @@ class AblationVariant(NamedTuple):
 
 
 def list_variants(experiment: Experiment) -> list[AblationVariant]:
-    """Return the experiment as it is, then every variant of every factor.
+    """Return the unchanged experiment, whose factor is BASELINE, then every variant of every factor.
 
     Raises:
         InputError: If a variant changes an unknown setting or one that no training reads, sets a value of the wrong
-            type, varies a network that starts from weights, or has the same cache name as another.
+            type, changes the layers of a network that starts from pretrained weights, or has the same cache name as
+            another.
     """
     variants = [AblationVariant(BASELINE, "", experiment)]
     for factor, choices in experiment.ablation.variants.items():
         for name, changes in choices.items():
             key = f"ablation.variants.{factor}.{name}"
-            trained = _without_frozen(experiment, changes.get("ablation.model"))
-            variant = AblationVariant(factor, name, with_overrides(trained, changes, key))
+            base_experiment = _without_frozen(experiment, changes.get("ablation.model"))
+            variant = AblationVariant(factor, name, with_overrides(base_experiment, changes, key))
             _check_changes_training(experiment, variant.experiment, key)
             if variant.cache_name in {earlier.cache_name for earlier in variants}:
                 raise InputError(f"{key}: its files would be another variant's as well. Give it another name.")
@@ -77,16 +78,18 @@ def list_variants(experiment: Experiment) -> list[AblationVariant]:
     return variants
 
 
-def _without_frozen(experiment: Experiment, named: str | None) -> Experiment:
-    """Return the experiment without classifiers that only fit a head, which refuse some settings of a training.
+def _without_frozen(experiment: Experiment, kept_model: str | None) -> Experiment:
+    """Return the experiment without the classifiers of which only the head is fitted, and without cross-validation.
+
+    Those classifiers refuse some settings that a variant may change: the variant would not be a valid experiment.
 
     Args:
-        named: A classifier that stays, to be refused by its name.
+        kept_model: A classifier that stays all the same, so that the error names it; `None` for none.
     """
     models = {
         name: model
         for name, model in experiment.classify.models.items()
-        if name == named or not CLASSIFIERS[name].is_frozen
+        if name == kept_model or not CLASSIFIERS[name].is_frozen
     }
     members = tuple(name for name in experiment.evaluate.ensemble_models if name in models)
     return experiment.replace(
@@ -97,13 +100,15 @@ def _without_frozen(experiment: Experiment, named: str | None) -> Experiment:
 
 
 def _check_changes_training(experiment: Experiment, variant: Experiment, key: str) -> None:
-    """Refuse a variant with the same trainings as the experiment: the report would state that its change has no effect.
+    """Raise InputError if a variant would be trained exactly as the experiment is.
+
+    The report would otherwise state that its change has no effect.
 
     Args:
-        key: Of the variant, for the error.
+        key: Name of the variant's setting, for the error.
     """
-    named = variant.ablation.model
-    changed = [change.partition("=")[0] for change in diff_configs(_without_frozen(experiment, named), variant)]
+    model_name = variant.ablation.model
+    changed = [change.partition("=")[0] for change in diff_configs(_without_frozen(experiment, model_name), variant)]
     unread = [name for name in changed if not name.startswith(READ_SETTINGS)]
     if unread:
         reason = f"no training of this stage reads {unread[0]}"
@@ -143,7 +148,11 @@ def evaluate(run: StageRun) -> None:
 
 
 def train_variant(run: StageRun, variant: AblationVariant, seed: int) -> dict[str, np.ndarray]:
-    """Return the arrays of a variant's training with one seed, which is trained if it is not cached.
+    """Train a variant with one seed, or read its results from the cache, and return them.
+
+    Returns:
+        For each role of HELD_OUT, with n patches: <role>, float32 probabilities, (n,) or (n, classes); <role>_labels,
+        integers; <role>_ids and <role>_patients, text, (n,) each.
 
     Raises:
         WorkError: If the loss is NaN or infinite.
@@ -205,7 +214,7 @@ def summarize(
 
 
 def _measure(trials_by_seed: VariantTrials, role: str, experiment: Experiment) -> dict[str, dict[str, float | None]]:
-    """Return METRICS of a variant on the patches of a role, with intervals."""
+    """Return {metric: {value, low, high}} of METRICS on the patches of a role, means over a variant's seeds."""
     bootstrapped = _bootstrap(trials_by_seed, role, experiment)
     patients = next(iter(trials_by_seed.values()))[f"{role}_patients"]
     confidence = experiment.evaluate.confidence_level
@@ -215,7 +224,9 @@ def _measure(trials_by_seed: VariantTrials, role: str, experiment: Experiment) -
 def _compare(
     trials_by_seed: VariantTrials, baseline: VariantTrials, role: str, experiment: Experiment
 ) -> dict[str, dict[str, float | None]] | None:
-    """Return the paired differences of METRICS over the seeds that both have: trainings of either may have diverged.
+    """Return {metric: {value, low, high, p, p_floor}}: a variant's METRICS minus the baseline's, paired.
+
+    Only seeds that both have are compared, as trainings of either may have diverged.
 
     Returns:
         `None` if they share no seed, or have different patches of the role: another audit may drop other patches.
@@ -235,9 +246,9 @@ def _compare(
 
 
 def _bootstrap(trials_by_seed: VariantTrials, role: str, experiment: Experiment) -> dict[str, np.ndarray]:
-    """Return every metric of a variant on the patches of a role, and its bootstrap resamples.
+    """Return each metric of a variant on a role's patches, and on the bootstrap resamples: float, (1 + resamples,).
 
-    Thresholds and calibration come from the validation patches, also for the metrics on these.
+    Thresholds and calibration come from the validation patches, also if these are measured.
     """
     first = next(iter(trials_by_seed.values()))
     predictions = intervals.predictions_of_trials(trials_by_seed, first["validation_labels"], role)
@@ -259,7 +270,7 @@ def _network_variant(variant: AblationVariant) -> Variant:
 
 
 def trial_settings(variant: AblationVariant) -> dict[str, Any]:
-    """Return the settings that a training of the variant depends on."""
+    """Return the settings that a training of the variant depends on, apart from the seed, for its cache key."""
     settings = trials.trial_settings(variant.experiment, ("data", "preprocess", "classify"))
     return settings | {
         "model": variant.experiment.ablation.model,
@@ -269,12 +280,12 @@ def trial_settings(variant: AblationVariant) -> dict[str, Any]:
 
 
 def _inputs(variant: AblationVariant, inputs: dict[str, str]) -> dict[str, str]:
-    """Return those of the stage's inputs that a training of the variant reads."""
+    """Return those of the stage's inputs, {file: SHA-256}, that a training of the variant reads."""
     return inputs_read_by(variant.experiment.ablation.model, _classifier_settings(variant), inputs)
 
 
 def _build(run: StageRun, variant: AblationVariant, seed: int, folder: Path) -> None:
-    """Train a variant with one seed, and write its predictions."""
+    """Train a variant with one seed, and write what `train_variant` returns into `folder`."""
     experiment, model = variant.experiment, _classifier_settings(variant)
     xla = machine.configure(experiment)
     patches = store.load(_prepared_store(run, variant))
@@ -300,7 +311,7 @@ def _build(run: StageRun, variant: AblationVariant, seed: int, folder: Path) -> 
 
 
 def _prepared_store(run: StageRun, variant: AblationVariant) -> Path:
-    """Return the folder of the variant's patches: the run's own, or one built for other settings."""
+    """Return the folder of the variant's patch store: the run's, or a cached one for changed data settings."""
     settings = subset(variant.experiment, ("data", "preprocess", "seed"))
     manifest = runs.read_json(run.root / "preprocess" / MANIFEST)
     if settings == manifest["settings"]:

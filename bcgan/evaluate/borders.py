@@ -29,6 +29,7 @@ def find_border_patches(coords: np.ndarray, labels: np.ndarray, slides: np.ndarr
     at_border = np.zeros(len(labels), bool)
     frame = pd.DataFrame({"slide": slides})[(coords != UNKNOWN).all(axis=1)]
     for rows in (frame.index[indices].to_numpy() for indices in frame.groupby("slide").indices.values()):
+        # p=np.inf is the larger of the distances along x and y: patches touch by a side or by a corner.
         pairs = cKDTree(coords[rows]).query_pairs(REACH * patch_px, p=np.inf, output_type="ndarray")
         differing = pairs[labels[rows[pairs[:, 0]]] != labels[rows[pairs[:, 1]]]]
         at_border[rows[differing.ravel()]] = True
@@ -42,15 +43,18 @@ def measure(
     at_border: np.ndarray,
     bootstrap: tuple[int, float, int],
 ) -> dict[str, Any]:
-    """Return how many errors are at a border, means over the seeds, and the ROC AUC without the patches there.
+    """Count the errors at borders, means over the seeds, and measure the ROC AUC without border patches.
 
     Args:
-        labels, patients, at_border: (n,). Of the patches of one role.
+        labels: integers, (n,). Of the patches of one role.
+        predictions: Of the same patches, with the thresholds at which they are called.
+        patients: (n,). The patient of each patch.
+        at_border: bool, (n,). From `find_border_patches`.
         bootstrap: resamples, confidence and seed, as `intervals.metrics_with_intervals` takes them.
 
     Returns:
-        {patches, border_patches, errors, border_errors, roc_auc_off_border}; the last one is an estimate, whose value
-        is `None` if a class has no other patches.
+        {patches, border_patches, errors, border_errors, roc_auc_off_border}. The last one is {value, low, high, seeds},
+        whose value is `None` if a class has no patch off the borders.
     """
     errors, border_errors = [], []
     for seed, values in predictions.probabilities.items():

@@ -76,7 +76,10 @@ def evaluate(run: StageRun, store: Store, xla: bool) -> None:
 
 
 def assign_fold_roles(experiment: Experiment, index: pd.DataFrame, split: str, fold: int) -> np.ndarray:
-    """Return a role for every patch of the store: `fold` is for test, the next one for validation, others for training.
+    """Return the role of every patch of the store in one fold, text, (n,).
+
+    `fold` is the test set, the next fold the validation set, the others train. Held-out patches from sources other than
+    `data.eval_sources` get the suffix `_other`.
 
     Args:
         split: `patient_split`, or `random_split`, which treats every patch as a patient.
@@ -92,15 +95,19 @@ def assign_fold_roles(experiment: Experiment, index: pd.DataFrame, split: str, f
 def make_table(
     folds: dict[str, list[dict[str, np.ndarray]]], experiment: Experiment, index: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return the pooled folds, a row for each patch, as `paired.compare_runs` reads them.
+    """Return the predictions of all folds as one table, which `paired.compare_runs` reads.
 
     Args:
-        folds: Of the patient split, by classifier. As `summarize` takes them.
+        folds: {classifier: folds of the patient split, as `summarize` takes them}.
         index: The store's.
+
+    Returns:
+        A row for each patch: id, image, source, patient, x, y, label, role (always test), calibrated probabilities of
+        each classifier and, with two classes, the threshold of the patch's fold.
     """
     labels, table = index["label"].to_numpy(), pd.DataFrame()
-    for name, of_classifier in folds.items():
-        rows, scores, thresholds = _pool_folds(of_classifier, labels, "youden")
+    for name, classifier_folds in folds.items():
+        rows, scores, thresholds = _pool_folds(classifier_folds, labels, "youden")
         if table.empty:
             columns = ["id", "image", "source", "patient", "x", "y", "label"]
             table = index.loc[rows, columns].reset_index(drop=True).assign(role="test")
@@ -113,17 +120,18 @@ def make_table(
 def summarize(
     experiment: Experiment, by_split: dict[str, list[dict[str, np.ndarray]]], index: pd.DataFrame
 ) -> dict[str, Any]:
-    """Return the metrics of the pooled folds, by split.
+    """Return one classifier's part of cross_validation.json: the metrics of the pooled folds, by split.
 
     Args:
-        by_split: {split: [{test_rows, validation_rows, test, validation} of each fold]}; the latter two are
-            probabilities.
+        by_split: {split: [{test_rows, validation_rows, test, validation} of each fold]}. The rows are indices into the
+            store; test and validation are probabilities, (n,) or (n, classes).
         index: The store's.
 
     Returns:
-        {patches, patients, <split>: {metric: {value, low, high}}, split_optimism: {metric: {value, low, high, p}}}.
-        Metrics are at the threshold of the largest Youden index, but for BEST_ACCURACY, which two classes have. If
-        coordinates are known, NEIGHBORS is another split: the patient split with spatial context.
+        {patches, patients, <split>: {metric: {value, low, high}}, split_optimism: {metric: {value, low, high, p,
+        p_floor}}}. Optimism is the random split minus the patient split. Metrics are at the threshold of the largest
+        Youden index, except BEST_ACCURACY, which only two classes have. If coordinates are known, NEIGHBORS is one more
+        split: the patient split refined by spatial context.
     """
     settings, bootstrapped, image_results = experiment.evaluate, {}, {}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
@@ -145,6 +153,7 @@ def summarize(
                 index.iloc[rows], scores, thresholds, settings.bootstrap_samples, settings.confidence_level,
                 experiment.seed,
             )  # fmt: skip
+    # `rows` is of the last split; every split tests the same patches.
     tested_patients, confidence = patients[rows], settings.confidence_level
     results: dict[str, Any] = {"patches": len(rows), "patients": len(np.unique(tested_patients))}
     for split, by_metric in bootstrapped.items():
@@ -163,10 +172,17 @@ def summarize(
 def _pool_folds(
     folds: list[dict[str, np.ndarray]], labels: np.ndarray, rule: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows of all folds' test patches, their calibrated probabilities and their thresholds, sorted by row.
+    """Return the test patches of all folds as one set, sorted by their row in the store.
 
-    Calibration and threshold are those of a patch's fold; the threshold is that of a rule of
-    `bcgan.evaluate.metrics.operating_points`. All splits have the same rows, in the same order.
+    Calibration and threshold of a patch are fitted on the validation patches of its fold.
+
+    Args:
+        folds: Of one split, as in `summarize`.
+        labels: integers. Of every patch of the store.
+        rule: That selects the threshold, of `bcgan.evaluate.metrics.operating_points`.
+
+    Returns:
+        Rows in the store, calibrated probabilities, and thresholds, NaN with more than two classes.
     """
     all_rows, all_scores, all_thresholds = [], [], []
     for fold in folds:
@@ -183,7 +199,7 @@ def _pool_folds(
 
 
 def _refine_by_context(fold: dict[str, np.ndarray], index: pd.DataFrame, patch_px: int) -> dict[str, np.ndarray]:
-    """Return the fold with probabilities refined by spatial context, fitted on its validation patients."""
+    """Return a fold, as in `summarize`, with probabilities refined by context, fitted on its validation patients."""
     num_validation, num_test = len(fold["validation"]), len(fold["test"])
     rows = np.concatenate([fold["validation_rows"], fold["test_rows"]])
     table = index.iloc[rows].assign(role=["validation"] * num_validation + ["test"] * num_test)
@@ -192,13 +208,13 @@ def _refine_by_context(fold: dict[str, np.ndarray], index: pd.DataFrame, patch_p
 
 
 def _classifier_settings(experiment: Experiment, name: str) -> Classifier:
-    """Return a classifier's settings here: the stage's epochs, and no synthetic patches, which show every patient."""
+    """Return a classifier's settings with the stage's epochs, without synthetic patches: the GAN saw all folds."""
     classifier_settings = experiment.classify.models.get(name, Classifier())
     return classifier_settings.replace(epochs=experiment.cross_validation.epochs, synthetic_fraction=0.0)
 
 
 def _build(run: StageRun, store: Store, trial: tuple[str, str, int], xla: bool, folder: Path) -> None:
-    """Train a model on a fold and write its predictions."""
+    """Train a classifier on a fold of a split, `trial`, and write what `summarize` takes of it into `folder`."""
     name, split, fold = trial
     experiment, model = run.experiment, _classifier_settings(run.experiment, name)
     roles = assign_fold_roles(experiment, store.index, split, fold)

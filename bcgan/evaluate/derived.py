@@ -20,17 +20,17 @@ COLOR_TEXTURE, ENSEMBLE, CONTEXT = "color_texture_gbdt", "ensemble", "ensemble_s
 
 
 def column_name(name: str, seed: int) -> str:
-    """Return the name of a classifier's training: of its files, and of its column of probabilities for two classes."""
+    """Return `<classifier>-seed<k>`, the name of a training's files and, of two classes, of its probabilities."""
     return f"{name}-seed{seed}"
 
 
 def class_column(name: str, seed: int, class_name: str) -> str:
-    """Return the name of a classifier's column of probabilities of a class, of more than two."""
+    """Return `<classifier>-seed<k>:<class>`, the column of a class's probabilities, of more than two classes."""
     return f"{column_name(name, seed)}:{class_name}"
 
 
 def threshold_column(name: str) -> str:
-    """Return the name of the column of a classifier's thresholds, where each patch has that of its fold."""
+    """Return `threshold:<classifier>`, the column with the threshold of each patch's fold of cross-validation."""
     return f"threshold:{name}"
 
 
@@ -51,7 +51,7 @@ def set_probabilities(
 
 
 def get_probabilities(table: pd.DataFrame, name: str, seed: int) -> np.ndarray:
-    """Return a classifier's probabilities, float: of the second of two classes, (n,), or of each, (n, classes)."""
+    """Return a classifier's probabilities in a table: of the second of two classes, (n,), or of each, (n, classes)."""
     column = column_name(name, seed)
     if column in table.columns:
         return table[column].to_numpy(float)
@@ -59,7 +59,7 @@ def get_probabilities(table: pd.DataFrame, name: str, seed: int) -> np.ndarray:
 
 
 def seeds_by_classifier(table: pd.DataFrame) -> dict[str, list[int]]:
-    """Return the seeds of every classifier with columns in the table of probabilities."""
+    """Return {classifier: seeds} of the columns of probabilities in a table, which `column_name` names."""
     seeds_by_name: dict[str, list[int]] = {}
     for column in table.columns:
         name, separator, seed = column.partition(":")[0].rpartition("-seed")
@@ -75,11 +75,11 @@ one_openmp_thread = threadpool_limits.wrap(limits=1, user_api="openmp")
 
 @one_openmp_thread
 def predict_from_color_texture(properties: pd.DataFrame, train: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return probabilities by boosted trees on eight properties of a patch.
+    """Return probabilities, float, (n,) or (n, classes), by boosted trees on eight properties of a patch.
 
     Args:
-        properties: columns COLOR_AND_TEXTURE and label, one row per patch.
-        train, rows: Indices of the training patches, and of those to predict.
+        properties: Columns COLOR_AND_TEXTURE and label, one row per patch.
+        train, rows: Row numbers of the training patches, and of the n patches to predict.
     """
     features = properties[list(COLOR_AND_TEXTURE)].to_numpy(np.float32)
     trees = make_boosted_trees().fit(features[train], properties["label"].to_numpy()[train])
@@ -87,13 +87,13 @@ def predict_from_color_texture(properties: pd.DataFrame, train: np.ndarray, rows
 
 
 def make_boosted_trees() -> HistGradientBoostingClassifier:
-    """Return untrained boosted trees with fixed hyperparameters."""
+    """Return boosted trees, not yet fitted, with fixed hyperparameters."""
     # Early stopping, the default, would validate on patches of training patients.
     return HistGradientBoostingClassifier(class_weight="balanced", early_stopping=False, random_state=0)
 
 
 def ensemble_probabilities(table: pd.DataFrame, members: tuple[str, ...]) -> np.ndarray:
-    """Return the probabilities of the members' mean logits over all their seeds; float, (n,) or (n, classes)."""
+    """Return the ensemble's probabilities, (n,) or (n, classes), from the mean logits of all members and seeds."""
     seeds = seeds_by_classifier(table)
     logits = [to_logits(get_probabilities(table, name, seed)) for name in members for seed in seeds[name]]
     return to_probabilities(np.mean(logits, axis=0))
@@ -102,11 +102,11 @@ def ensemble_probabilities(table: pd.DataFrame, members: tuple[str, ...]) -> np.
 def refine_by_context(table: pd.DataFrame, base: np.ndarray, patch_px: int) -> tuple[np.ndarray, context.Context]:
     """Return probabilities refined by the predictions of neighboring patches, and the fitted weights.
 
-    Neighbors are of the same slide and role: the weights are applied to neighborhoods like those that they were fitted
-    on. Including neighbors from the other source did not improve ROC AUC on validation patients.
+    Only patches of the same slide and role are neighbors, so that the weights are applied to neighborhoods like those
+    that they were fitted on. Neighbors from the other source did not improve the ROC AUC on validation patients.
 
     Args:
-        table: columns id, role, x, y, label; one row per held-out patch. Patches of role validation fit the weights.
+        table: Columns id, role, x, y, label; one row per held-out patch. Patches of role validation fit the weights.
         base: float, (n,) or (n, classes). The probabilities to refine.
         patch_px: Side of a patch, in the pixels of x and y.
     """
@@ -117,17 +117,17 @@ def refine_by_context(table: pd.DataFrame, base: np.ndarray, patch_px: int) -> t
 
 
 def slide_keys(table: pd.DataFrame) -> pd.Series:
-    """Return `<role>/<slide>` of every patch, from its columns role and id; roles of the other source are merged."""
+    """Return `<role>/<slide>` of every patch, where the role has no suffix `_other`: sources of a slide are merged."""
     return table["role"].str.removesuffix("_other") + "/" + slide_names(table)
 
 
 def slide_names(table: pd.DataFrame) -> np.ndarray:
-    """Return the slide of every patch: the image that it was cut from, or the one that its id names."""
+    """Return the slide of every patch, (n,): the image that it was cut from, or the one that its id names."""
     if "image" not in table:
         return np.array(parse_slide_names(table["id"]), object)
     return np.where(table["image"] != table["id"], table["image"], parse_slide_names(table["id"])).astype(object)
 
 
 def read_properties(folder: Path) -> pd.DataFrame:
-    """Read the color, texture and label of every patch that the stage `features` wrote, in the store's order."""
+    """Read COLOR_AND_TEXTURE and label of every patch from properties.csv of the stage `features`, in store order."""
     return pd.read_csv(folder / "properties.csv", usecols=[*COLOR_AND_TEXTURE, "label"])

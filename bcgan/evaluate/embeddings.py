@@ -66,7 +66,7 @@ def read(path: Path, places: Places | None = None) -> Embeddings:
     patients = _as_patients(columns["patients"], path) if "patients" in columns else None
     ids = columns.get("ids")
     if places is not None:
-        table_labels, table_patients = _look_up(path, arrays.get("coords"), len(features), places)
+        table_labels, table_patients = _look_up_places(path, arrays.get("coords"), len(features), places)
         _check_same(labels, table_labels, path, "labels")
         _check_same(patients, table_patients, path, "patients")
         labels, patients = table_labels, table_patients
@@ -74,7 +74,7 @@ def read(path: Path, places: Places | None = None) -> Embeddings:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read those of ARRAYS that a file has."""
+    """Return {name: array} for those of ARRAYS that a .npz or .h5 file has; features are required."""
     suffix = path.suffix.lower()
     if suffix not in (".npz", ".h5", ".hdf5"):
         raise InputError(f"{path} is neither .npz nor .h5. Write the features as one of these.")
@@ -97,7 +97,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _as_rows(values: np.ndarray, path: Path, name: str) -> np.ndarray:
-    """Return an array (n, d); one that is (1, n, d) loses its first dimension."""
+    """Return an array as (n, d); one that is (1, n, d), as TRIDENT writes it, loses its first dimension."""
     rows = values[0] if values.ndim == 3 and len(values) == 1 else values
     if rows.ndim != 2:
         raise InputError(f"{path}: {name} has the shape {values.shape}. A row for each patch is needed: (n, d).")
@@ -105,7 +105,10 @@ def _as_rows(values: np.ndarray, path: Path, name: str) -> np.ndarray:
 
 
 def _as_column(values: np.ndarray, path: Path, name: str, count: int) -> np.ndarray:
-    """Return an array (n,) as text; HDF5 has bytes."""
+    """Return the values of `count` patches as an array of text, (count,).
+
+    Text of HDF5 is decoded from bytes. Whole numbers written as floats, such as 8863.0, become 8863, except in ids.
+    """
     if values.shape != (count,):
         raise InputError(f"{path}: {name} has the shape {values.shape}, and there are {count} features. Give one each.")
     if values.dtype == bool:
@@ -120,10 +123,10 @@ def _as_column(values: np.ndarray, path: Path, name: str, count: int) -> np.ndar
 
 
 def _as_patients(names: np.ndarray, path: Path) -> np.ndarray:
-    """Return patients' names in the form that all readers use.
+    """Return patients' names, text, (n,), normalized as in all other tables of bcgan.
 
     Raises:
-        InputError: If one is empty.
+        InputError: If a name is empty.
     """
     patients = np.array([normalize_patient(name) for name in names])
     if (unknown := np.isin(patients, ("", "nan", "None", "NA"))).any():
@@ -136,10 +139,10 @@ def _as_patients(names: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _as_labels(names: np.ndarray, path: Path) -> np.ndarray:
-    """Return the labels of names of two classes, or of labels.
+    """Return the labels, integers, (n,), of texts that are all numbers, or all names of the two classes.
 
     Raises:
-        InputError: If one is neither.
+        InputError: If a text is neither.
     """
     if all(name.isascii() and name.isdigit() and int(name) <= MAX_LABEL for name in names):
         return names.astype(int)
@@ -172,11 +175,15 @@ def read_places(path: Path) -> Places:
     return places
 
 
-def _look_up(path: Path, coords: np.ndarray | None, count: int, places: Places) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and patients of the places of a slide's patches.
+def _look_up_places(path: Path, coords: np.ndarray | None, count: int, places: Places) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels and the patients, (count,) each, of a slide's patches, found by their coordinates.
+
+    Args:
+        path: The file of features; its name without the suffix is the slide.
+        coords: (count, 2). x and y of each patch, in the pixels of the table. `None` if the file has none.
 
     Raises:
-        InputError: If there are no places, one occurs twice, or one is not in the table.
+        InputError: If there are no coordinates, one patch occurs twice, or one is not in the table.
     """
     if coords is None:
         raise InputError(f"{path} has no coords, by which --labels finds a patch. Leave --labels out.")
@@ -189,17 +196,17 @@ def _look_up(path: Path, coords: np.ndarray | None, count: int, places: Places) 
         raise InputError(f"{path}: coords has a place twice. Keep one patch of each.")
     if missing := [key for key in keys if key not in places]:
         slides = sorted({key[0] for key in places})
-        named = ", ".join(slides[:3]) + (" ..." if len(slides) > 3 else "")
+        listed = ", ".join(slides[:3]) + (" ..." if len(slides) > 3 else "")
         raise InputError(
             f"{path}: {len(missing)} of {count} places are not in the table; the first is "
-            f"{', '.join(map(str, missing[0]))}. The table's slides are {named}."
+            f"{', '.join(map(str, missing[0]))}. The table's slides are {listed}."
         )
     rows = [places[key] for key in keys]
     return np.array([row.label for row in rows]), np.array([row.patient for row in rows])
 
 
 def _check_same(stated: np.ndarray | None, expected: np.ndarray, source: Path | str, name: str) -> None:
-    """Raise InputError if a file states other labels or patients than those that were found for it."""
+    """Raise InputError if a file states other labels or patients, (n,), than those that were found for it."""
     if stated is not None and (differs := stated != expected).any():
         number = int(differs.argmax())
         raise InputError(
@@ -245,27 +252,27 @@ def match(embeddings: Embeddings, store: Store, run: str, seed: int) -> Embeddin
     if (counts > 1).any():
         raise InputError(f"The id {unique[counts.argmax()]} occurs {counts.max()} times. Keep one of them.")
     index, position = store.index, {name: number for number, name in enumerate(embeddings.ids)}
-    known = np.isin(embeddings.ids, index["id"].to_numpy(str))
-    if not known.all():
-        log.warning("probe: %d of %d ids are not of %s, and are left out", (~known).sum(), len(known), run)
+    in_run = np.isin(embeddings.ids, index["id"].to_numpy(str))
+    if not in_run.all():
+        log.warning("probe: %d of %d ids are not of %s, and are left out", (~in_run).sum(), len(in_run), run)
     rows, positions = [], []
     for role in ROLES:
-        of_role = np.sort(subsample(store.role_indices(role), seed))
-        with_features = np.array([row for row in of_role if index["id"].iat[row] in position], int)
+        role_rows = np.sort(subsample(store.role_indices(role), seed))
+        with_features = np.array([row for row in role_rows if index["id"].iat[row] in position], int)
         if not len(with_features):
             raise InputError(
-                f"None of {len(known)} ids is of a {role} patch of {run}, whose ids are such as {index['id'].iat[0]}. "
+                f"None of {len(in_run)} ids is of a {role} patch of {run}, whose ids are such as {index['id'].iat[0]}. "
                 "Take the ids from its preprocess/index.csv."
             )
-        if len(with_features) < len(of_role):
+        if len(with_features) < len(role_rows):
             log.warning(
                 "probe: %d of %d %s patches have no features: the result is not comparable with the report's",
-                len(of_role) - len(with_features), len(of_role), role,
+                len(role_rows) - len(with_features), len(role_rows), role,
             )  # fmt: skip
         rows.append(with_features)
         positions += [position[index["id"].iat[row]] for row in with_features]
-    chosen = index.iloc[np.concatenate(rows)]
-    labels, patients, roles = (chosen[name].to_numpy() for name in ("label", "patient", "role"))
+    matched_rows = index.iloc[np.concatenate(rows)]
+    labels, patients, roles = (matched_rows[name].to_numpy() for name in ("label", "patient", "role"))
     if embeddings.labels is not None:
         _check_same(embeddings.labels[positions], labels, "The files", "labels")
     if embeddings.patients is not None:
@@ -283,6 +290,7 @@ def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSet
 
     Returns:
         {dimensions, patches, patients, tested_patients, linear: {roc_auc, balanced_accuracy}, neighbors: {roc_auc}}.
+        The metrics are {value, low, high, seeds}.
 
     Raises:
         InputError: If labels or patients are unknown, or there are too few of them.
@@ -320,7 +328,11 @@ def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSet
 
 
 def _probe_roles(embeddings: Embeddings, seeds: tuple[int, ...]) -> tuple[dict[str, dict[int, np.ndarray]], np.ndarray]:
-    """Return the probabilities of test patches by probe and seed, and the rows of test patches."""
+    """Fit the probes on training patches and test them on test patches.
+
+    Returns:
+        {probe: {seed: probabilities, (m,) or (m, classes)}} of the test patches, and their row numbers, (m,).
+    """
     features, labels = embeddings.features, embeddings.labels
     rows = {role: np.flatnonzero(embeddings.roles == role) for role in ROLES}
     for role in ROLES:
@@ -334,7 +346,11 @@ def _probe_roles(embeddings: Embeddings, seeds: tuple[int, ...]) -> tuple[dict[s
 
 
 def _probe_folds(embeddings: Embeddings) -> tuple[dict[str, dict[int, np.ndarray]], np.ndarray]:
-    """Return the probabilities of all patches by probe, each from a fold of patients, and all rows."""
+    """Cross-validate the probes over NUM_FOLDS folds of patients.
+
+    Returns:
+        {probe: {0: probabilities, (n,) or (n, classes)}} of all patches, and their row numbers, (n,).
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     features, labels, patients = embeddings.features, embeddings.labels, embeddings.patients
@@ -362,16 +378,22 @@ def _probe_folds(embeddings: Embeddings) -> tuple[dict[str, dict[int, np.ndarray
 
 
 def _check_classes(labels: np.ndarray, rows: np.ndarray, title: str) -> None:
-    """Raise InputError if some rows lack a class."""
+    """Raise InputError if some rows lack a class; `title` names them in the error."""
     if missing := sorted(set(labels.tolist()) - set(labels[rows].tolist())):
         raise InputError(f"{title} have none of label {missing[0]}. Give features of more patients with it.")
 
 
 def _vote(features: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Return the shares of the classes among the nearest training patches by cosine, weighted by 1 / distance."""
+    """Return test patches' probabilities by their nearest training patches in cosine distance, weighted by 1/distance.
+
+    Args:
+        features: float64, (n, d).
+        train, test: Row numbers.
+    """
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import normalize
 
+    # Divided by the largest number first, whose square might overflow.
     count, directions = min(NUM_NEIGHBORS, len(train)), normalize(features / np.abs(features).max())
     model = KNeighborsClassifier(count, weights="distance", metric="cosine").fit(directions[train], labels[train])
     return metrics.second_or_all(model.predict_proba(directions[test]))

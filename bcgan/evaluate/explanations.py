@@ -51,7 +51,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     rows = rng.permutation(store.role_indices("test"))[: experiment.evaluate.num_explained_patches]
     images = center_crop(store.images[rows], experiment.classify.crop_size).astype(np.float32) / 255
     patients = store.index["patient"].to_numpy()[rows]
-    methods = _methods(network)
+    methods = _applicable_methods(network)
     tested = methods | {CHANCE: lambda _, images: rng.random(images.shape[:3]).astype(np.float32)}
     results = {}
     for method, explain in tested.items():
@@ -75,7 +75,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
 
 
 def _explains_malignant_nuclei(experiment: Experiment) -> bool:
-    """Return whether malignant nuclei tell the explained class of phantom tissue from the other one."""
+    """Return whether the classes are benign and malignant phantom tissue, and malignant is the explained one."""
     kinds = phantom_labels(experiment.data.classes)
     return (
         experiment.num_classes == 2
@@ -101,6 +101,7 @@ def feature_maps(gan_discriminator: keras.Model, network: keras.Model, images: n
     names = {layer.name for layer in inner.layers} if inner else set()
     layer_names = [name for name in RESNET_LAYERS if name in names]
     if layer_names:
+        # The layers in front of the inner network, which may crop or resize, are applied first.
         x = images.astype(np.float32) / 255
         for layer in network.layers[1 : network.layers.index(inner)]:
             x = layer(x)
@@ -110,7 +111,14 @@ def feature_maps(gan_discriminator: keras.Model, network: keras.Model, images: n
 
 
 def _most_varying_channels(maps: keras.KerasTensor) -> np.ndarray:
-    """Return the NUM_CHANNELS channels of maps (n, height, width, channels) that vary most, as (channels, n, ...)."""
+    """Return the NUM_CHANNELS channels with the largest spread within a patch, mean over patches, the largest first.
+
+    Args:
+        maps: float, (n, height, width, channels).
+
+    Returns:
+        float16, (NUM_CHANNELS or fewer, n, height, width).
+    """
     maps = keras.ops.convert_to_numpy(keras.ops.cast(maps, "float32"))
     maps = maps.transpose(3, 0, 1, 2)
     variation = without_edges(maps).std((2, 3)).mean(1)
@@ -132,8 +140,9 @@ def perturbation_curve(
     Removed pixels are replaced by the patch's mean color.
 
     Args:
+        compute_logits: From images to logits of the explained class, (n,).
         images: float32, (n, side, side, 3), in [0, 1].
-        maps: (n, side, side). The explanations.
+        maps: float32, (n, side, side). The explanations, positive where a pixel supports the explained class.
         insert: Whether to show these pixels alone instead.
 
     Returns:
@@ -141,11 +150,12 @@ def perturbation_curve(
     """
     baseline = compute_logits(images)
     support = maps * np.where(baseline > 0, 1, -1)[:, None, None]
+    # The rank of each pixel of a patch, 0 for the one that supports the prediction most.
     ranks = support.reshape(len(maps), -1).argsort(1)[:, ::-1].argsort(1).reshape(maps.shape)
     mean, curve = images.mean((1, 2), keepdims=True), []
     for fraction in PIXEL_FRACTIONS:
-        is_first = (ranks < fraction * maps[0].size)[..., None]
-        changed = compute_logits(np.where(is_first != insert, mean, images).astype(np.float32))
+        is_in_fraction = (ranks < fraction * maps[0].size)[..., None]
+        changed = compute_logits(np.where(is_in_fraction != insert, mean, images).astype(np.float32))
         curve.append(expit(np.where(baseline > 0, changed, -changed)))
     return np.stack(curve)
 
@@ -158,6 +168,10 @@ def localization_scores(
     top5_hit_rate: the share of the TOP_FRACTION highest pixels on malignant nuclei. energy_pointing_game: the share of
     the positive values on them (Wang et al. 2020). From both, the share of all pixels on them is subtracted: 0 is
     chance.
+
+    Args:
+        methods: Functions from the network and images to maps, by name.
+        size: Side of a patch, pixels.
 
     Returns:
         {method: {score: {value, low, high}}}.
@@ -183,18 +197,24 @@ def localization_scores(
 
 
 def phantom_patches(count: int, size: int, seed: int, mpp: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return malignant phantom patches, float32 in [0, 1], masks of their malignant nuclei, and their patients."""
+    """Render malignant phantom patches of patients outside every split, of `size` pixels a side.
+
+    Returns:
+        Patches, float32 in [0, 1], (count, size, size, 3); masks of their malignant nuclei, bool, (count, size, size);
+        and the numbers of their patients, (count,).
+    """
     patches, patients = held_out_patches(count, size, KINDS.index("malignant"), seed, mpp=mpp)
     ys, xs = np.mgrid[:size, :size]
     masks = []
     for patch in patches:
+        # One axis for nuclei, then two that broadcast against the grid of pixels.
         x, y, radius, malignant = patch.nuclei.T[:, :, None, None]
         masks.append((((xs - x) ** 2 + (ys - y) ** 2 <= radius**2) & (malignant > 0.5)).any(0))
     return np.stack([patch.image for patch in patches]).astype(np.float32) / 255, np.stack(masks), patients
 
 
-def _methods(network: keras.Model) -> dict:
-    """Return the methods that can explain the network, by name: Grad-CAM needs a large feature map."""
+def _applicable_methods(network: keras.Model) -> dict:
+    """Return the explanation methods that work for the network, by name: Grad-CAM needs a large feature map."""
     methods = dict(saliency.METHODS)
     try:
         saliency.grad_cam(network, np.zeros((1, *network.input_shape[1:]), np.float32))
@@ -204,7 +224,12 @@ def _methods(network: keras.Model) -> dict:
 
 
 def _score_perturbations(network, images, maps, patients, experiment: Experiment) -> dict[str, Any]:
-    """Return the areas under the deletion and insertion curves, with intervals, and the mean curves."""
+    """Measure deletion and insertion of pixels of `images`, float32 in [0, 1], (n, side, side, 3), in order of `maps`.
+
+    Returns:
+        {deletion, insertion: {value, low, high, curve}}. value is the mean area under the curves, and curve their mean
+        height at PIXEL_FRACTIONS.
+    """
     compute_logits, results = saliency.logits(network), {}
     for test in ("deletion", "insertion"):
         curves = perturbation_curve(compute_logits, images, maps, insert=test == "insertion")
@@ -214,7 +239,7 @@ def _score_perturbations(network, images, maps, patients, experiment: Experiment
 
 
 def _mean_with_interval(values: np.ndarray, patients: np.ndarray, experiment: Experiment) -> dict[str, float | None]:
-    """Return {value, low, high} of a mean over patches, by patient bootstrap."""
+    """Return {value, low, high} of the mean over patches of `values`, (n,), by a bootstrap of patients."""
     settings = experiment.evaluate
     return intervals.mean_with_interval(
         values, patients, settings.bootstrap_samples, settings.confidence_level, experiment.seed
@@ -224,9 +249,13 @@ def _mean_with_interval(values: np.ndarray, patients: np.ndarray, experiment: Ex
 def _explain_examples(
     experiment: Experiment, store: Store, root: Path, network: keras.Model, methods: dict
 ) -> dict[str, np.ndarray]:
-    """Return test and synthetic patches with their maps: of each class the best predictions, then the worst ones.
+    """Explain the patches of the report's figure: of each class the best predictions first, then the worst ones.
 
-    Probabilities are those of the explained class.
+    There are as many real patches, of test patients, as synthetic ones, at most MAX_EXAMPLES of each class.
+
+    Returns:
+        labels, integers, (n,), and real_id, text, (n,). For <kind> real and synthetic: <kind>_images, uint8;
+        <kind>_probability of the explained class, (n,); and <kind>_<method>, float32 maps, (n, side, side).
     """
     explained, num_classes = experiment.explained_label, experiment.num_classes
     rows = store.role_indices("test")
@@ -255,6 +284,6 @@ def _explain_examples(
 
 
 def _best_and_worst(errors: np.ndarray, is_class: np.ndarray, count: int) -> np.ndarray:
-    """Return the indices of `count` patches of a class: half with the smallest errors, then those with the largest."""
+    """Return row numbers of `count` patches of a class: half with the smallest errors, then those with the largest."""
     order = np.flatnonzero(is_class)[np.argsort(errors[is_class])]
     return np.concatenate([order[: count // 2], order[::-1][: count - count // 2]])

@@ -1,7 +1,7 @@
 """Metrics with an image as the unit, where images were cut into patches, and the recognition rates of BreaKHis.
 
 An image's probability is the mean of the calibrated probabilities of its patches. The image recognition rate is the
-share of images that are called rightly. The patient recognition rate is the mean over patients of the share of a
+share of images that are classified correctly. The patient recognition rate is the mean over patients of the share of a
 patient's images that are (Spanhol et al. 2016).
 """
 
@@ -31,7 +31,7 @@ def image_metrics(
         table: Columns image, patient, label, role; one row for each patch.
         calibrated: {seed: calibrated probabilities, (n,) or (n, classes)}.
     """
-    images, probabilities = _by_image(table, calibrated)
+    images, probabilities = _average_by_image(table, calibrated)
     labels, roles = images["label"].to_numpy(), images["role"].to_numpy()
     validation, rows = roles == "validation", roles == role
     thresholds = {
@@ -51,15 +51,19 @@ def pooled_image_metrics(
         scores: Calibrated probabilities, (n,) or (n, classes).
         thresholds: Of the patch's fold, (n,). That of an image is the mean over its patches.
     """
-    images, probabilities = _by_image(table, {0: scores})
-    image_thresholds = _by_image(table, {0: thresholds})[1]
+    images, probabilities = _average_by_image(table, {0: scores})
+    image_thresholds = _average_by_image(table, {0: thresholds})[1]
     predictions = intervals.SeedPredictions(probabilities, image_thresholds)
     labels, patients = images["label"].to_numpy(), images["patient"].to_numpy()
     return _measure(labels, predictions, patients, resamples, confidence, seed)
 
 
-def _by_image(table: pd.DataFrame, values: dict[int, np.ndarray]) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
-    """Return the first row of each image, and the means over its patches of values, (n,) or (n, classes)."""
+def _average_by_image(table: pd.DataFrame, values: dict[int, np.ndarray]) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
+    """Average arrays with a row for each patch, (n,) or (n, classes), over the patches of each image.
+
+    Returns:
+        The first row of each image, and the means by the keys of `values`, (images,) or (images, classes).
+    """
     codes, _ = pd.factorize(table["image"])
     first = table.iloc[np.unique(codes, return_index=True)[1]]
     counts = np.bincount(codes)
@@ -78,7 +82,7 @@ def _measure(
     confidence: float,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """Return the metrics of NAMES; arrays have a row for each image."""
+    """Return {metric: {value, low, high, seeds}} for NAMES. All arrays have an element for each image, not patch."""
     measured = intervals.metrics_with_intervals(labels, predictions, patients, resamples, confidence, seed)
     results = {f"image_{name}": measured[name] for name in ("roc_auc", "balanced_accuracy")}
     results["image_recognition_rate"] = measured["accuracy"]
@@ -92,12 +96,17 @@ def _measure(
 
 
 def is_right(labels: np.ndarray, probabilities: np.ndarray, threshold: float | np.ndarray | None) -> np.ndarray:
-    """Return whether images are called rightly, bool, (n,): by a threshold, or the most probable class of several."""
+    """Return whether images are classified correctly, bool, (n,).
+
+    Args:
+        probabilities: Of the second of two classes, (n,), or of each class, (n, classes).
+        threshold: From which on the second of two classes is called, one or (n,).
+    """
     called = probabilities.argmax(1) if probabilities.ndim == 2 else probabilities >= threshold
     return called == labels
 
 
 def _patient_rates(is_right_image: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """Return each patient's share of images that are called rightly, sorted by name."""
+    """Return each patient's share of images that are classified correctly, (patients,), sorted by name."""
     codes = np.unique(patients, return_inverse=True)[1]
     return np.bincount(codes, is_right_image) / np.bincount(codes)

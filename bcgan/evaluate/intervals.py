@@ -18,9 +18,10 @@ CHUNK_SIZE = 50  # resamples measured at a time, which limits the memory
 
 
 def patient_weights(patients: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each patch counts in each bootstrap resample of the patients: float32, (resamples, n)."""
+    """Return how often each patch, whose patient `patients` has, counts in each resample: float32, (resamples, n)."""
     codes = np.unique(patients, return_inverse=True)[1]
     count = codes.max() + 1
+    # Drawing as many patients with replacement is one draw of a multinomial distribution of their counts.
     counts = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     return counts[:, codes].astype(np.float32)
 
@@ -40,7 +41,7 @@ class SeedPredictions(NamedTuple):
         )
 
     def against_rest(self, label: int) -> "SeedPredictions":
-        """Return the predictions of a class, of more than two, against the rest."""
+        """Return the predictions of one of more than two classes against the rest, with a threshold for each patch."""
         pairs = {seed: metrics.against_rest(values, label) for seed, values in self.probabilities.items()}
         return SeedPredictions(
             {seed: scores for seed, (scores, _) in pairs.items()},
@@ -56,13 +57,13 @@ class CalibratedPredictions(NamedTuple):
     calibrations: dict[int, calibration.Calibration]  # by seed
 
     def called(self) -> SeedPredictions:
-        """Return those that classes are called by: calibrated ones of more than two classes, else the original ones."""
+        """Return the predictions that decide the class: original ones of two classes, calibrated ones of more."""
         is_binary = all(values.ndim == 1 for values in self.original.probabilities.values())
         return self.original if is_binary else self.calibrated
 
 
 def calibrate(predictions: SeedPredictions, validation: np.ndarray, labels: np.ndarray) -> CalibratedPredictions:
-    """Fit a calibration for each seed to the patches of the mask `validation`, and apply it to all."""
+    """Fit a calibration for each seed to the patches of the mask `validation`, bool, (n,), and apply it to all."""
     calibrations = {
         seed: calibration.fit(values[validation], labels[validation])
         for seed, values in predictions.probabilities.items()
@@ -74,12 +75,15 @@ def calibrate(predictions: SeedPredictions, validation: np.ndarray, labels: np.n
 def bootstrap_metrics(
     labels: np.ndarray, predictions: SeedPredictions, weights: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Return every metric on the observed patches, then on each resample of patients and seeds: (1 + resamples,).
+    """Return each metric of `metrics.NAMES` on the observed patches, then on each resample of patients and seeds.
 
     Args:
         labels: integers, (n,).
-        weights: From `patient_weights`.
+        weights: From `patient_weights`, (resamples, n).
         rng: Draws the seeds.
+
+    Returns:
+        {metric: float, (1 + resamples,)}; element 0 is the observed metric. All are means over the seeds.
     """
     weights = np.concatenate([np.ones((1, len(labels)), np.float32), weights])
     chunks = [weights[start : start + CHUNK_SIZE] for start in range(0, len(weights), CHUNK_SIZE)]
@@ -107,6 +111,7 @@ def average_over_seeds(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
         values: float, (seeds, 1 + resamples). Element 0 is the observed metric.
         counts: From `draw_seed_counts`.
     """
+    # Where a seed is not drawn, 0 replaces a metric that may be NaN.
     resampled = np.where(counts.T > 0, values[:, 1:] * counts.T, 0).sum(0) / counts.sum(1)
     return np.concatenate([[values[:, 0].mean()], resampled])
 
@@ -151,10 +156,10 @@ def paired_difference(
         confidence: In (0, 1).
     """
     gain = candidate - reference
-    estimate, finite = percentile_interval(gain, patients, confidence), gain[1:][np.isfinite(gain[1:])]
+    estimate, defined_gains = percentile_interval(gain, patients, confidence), gain[1:][np.isfinite(gain[1:])]
     has_interval = estimate["low"] is not None
-    num_beyond = min((finite <= 0).sum(), (finite >= 0).sum())
-    floor = 2 / (len(finite) + 1)
+    num_beyond = min((defined_gains <= 0).sum(), (defined_gains >= 0).sum())
+    floor = 2 / (len(defined_gains) + 1)
     p = min(1.0, floor * (num_beyond + 1))
     return estimate | {"p": float(p) if has_interval else None, "p_floor": floor if has_interval else None}
 
@@ -199,7 +204,7 @@ def predictions_of_trials(
 def mean_with_interval(
     values: np.ndarray, patients: np.ndarray, resamples: int, confidence: float, seed: int
 ) -> dict[str, float | None]:
-    """Return {value, low, high} of the mean over patches of `values`, (n,), without those that are NaN or infinite."""
+    """Return {value, low, high} of the mean of `values`, (n,), over the patches where they are finite."""
     finite = np.isfinite(values)
     weights = np.concatenate([np.ones((1, len(values))), patient_weights(patients, resamples, seed)])
     with np.errstate(invalid="ignore"):
@@ -208,10 +213,15 @@ def mean_with_interval(
 
 
 def percentile_interval(values: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:
-    """Return {value, low, high} of a metric and its resamples, (1 + resamples,).
+    """Return {value, low, high} of a metric with a percentile interval from its bootstrap resamples.
 
-    An undefined value is `None`. So are low and high with fewer than MIN_PATIENTS patients, or if the metric is
-    defined in MIN_DEFINED_FRACTION of the resamples or fewer.
+    An undefined value is `None`. So are low and high with fewer than MIN_PATIENTS patients, or if the metric is defined
+    in MIN_DEFINED_FRACTION of the resamples or fewer.
+
+    Args:
+        values: float, (1 + resamples,). Element 0 is the observed metric.
+        patients: (n,). The patient of each patch.
+        confidence: In (0, 1).
     """
     value, samples = values[0], values[1:]
     finite, low, high = np.isfinite(samples), np.nan, np.nan

@@ -84,6 +84,7 @@ def count_not_fitted_on_validation(
             if scores.ndim == 1:
                 expected += [metrics.select_threshold(labels, scores)]
                 used = [*used, metrics_by_name[name]["thresholds"][str(seed)]]
+            # Numbers with two classes, lists of a number for each class with more: joined to one array.
             count += not np.allclose(np.hstack([*used]), np.hstack(expected), rtol=1e-6)
     if used := metrics_by_name.get(derived.CONTEXT, {}).get("context"):
         validation_table = table[validation].reset_index(drop=True)
@@ -95,9 +96,14 @@ def count_not_fitted_on_validation(
 
 
 def _count_near_identical(index: pd.DataFrame, images: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> int:
-    """Count the held-out patches with a near duplicate in training.
+    """Count the held-out patches that have a near duplicate among the training patches.
 
     Blank patches are ignored, and slivers of a slide's edge, most of which is padding: they all look alike.
+
+    Args:
+        index: Columns perceptual (uint64 hash), width and height; one row for each patch.
+        images: uint8, (n, size, size, 3).
+        training, held_out: bool, (n,).
     """
     measured = [faults.quality_measures(image) for image in images]
     is_blank = np.array([values["deviation"] < faults.BLANK_DEVIATION for values in measured])
@@ -106,11 +112,12 @@ def _count_near_identical(index: pd.DataFrame, images: np.ndarray, training: np.
     rows = np.flatnonzero(~is_blank & ~is_sliver)
     thumbnails = np.array([measured[row]["thumbnail"] for row in rows], np.uint8)
     pairs = rows[faults.find_near_pairs(index["perceptual"].to_numpy(np.uint64)[rows], thumbnails)]
+    # Each pair in both directions, as either patch may be the held-out one.
     directed = np.concatenate([pairs, pairs[:, ::-1]])
     crosses_split = held_out[directed[:, 0]] & training[directed[:, 1]]
     return len(np.unique(directed[crosses_split, 0]))
 
 
 def _count_shared(values: pd.Series, training: pd.Series, held_out: pd.Series) -> int:
-    """Count the held-out values that also occur in training."""
+    """Count the held-out patches whose value, such as a hash, also occurs among the training patches."""
     return int(np.isin(values[held_out], values[training].unique()).sum())

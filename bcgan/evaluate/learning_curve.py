@@ -43,7 +43,7 @@ class Cell(NamedTuple):
     """A training of the learning curve."""
 
     fraction: float  # of the training patients
-    arm: str
+    arm: str  # what is added to real patches: nothing (real), augmentation (classic), or synthetic patches as well
     seed: int  # draws the patients
 
     @property
@@ -63,7 +63,7 @@ class CellContext(NamedTuple):
 
 
 def evaluate(run: StageRun, store: Store, xla: bool) -> None:
-    """Train every cell, and write learning_curve.csv and learning_curve.json."""
+    """Train every cell (patients, arm and seed), and write learning_curve.csv and learning_curve.json."""
     experiment, settings = run.experiment, run.experiment.learning_curve
     cells = [
         Cell(fraction, arm, seed)
@@ -89,10 +89,13 @@ def evaluate(run: StageRun, store: Store, xla: bool) -> None:
 
 
 def draw_patients(patients: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Return the rows of a random fraction of the patients, at least one.
+    """Return the row numbers of the patches of a random fraction of the patients, at least one patient.
 
     It draws again until every class has MIN_PATCHES_PER_CLASS patches. With the same seed, a smaller fraction is a
     subset of a larger one, if the first draw of each has every class.
+
+    Args:
+        patients, labels: (n,). Of each patch.
 
     Raises:
         InputError: If none of a hundred draws has every class.
@@ -116,11 +119,21 @@ def summarize(
     labels: dict[str, np.ndarray],
     patients: np.ndarray,
 ) -> dict[str, Any]:
-    """Return {network, ci_over, cells, differences}.
+    """Return the content of learning_curve.json.
 
-    ci_over: what the intervals are over. cells: [{train_fraction, arm, patients, patches, num_filter_fallbacks,
-    figures: {metric: {value, low, high, seeds}}}]. differences: [{train_fraction, arm, reference, metric, value, low,
-    high}], paired patch by patch and resample by resample.
+    Args:
+        results: By cell: probabilities `validation` and `test`, and the scalars patients, patches, and short, whether
+            the quality filter accepted no patch of a class.
+        labels: By role, of the validation and test patches.
+        patients: (n,). The patient of each test patch.
+
+    Returns:
+        network: The classifier of all cells.
+        ci_over: What the intervals are over, text.
+        cells: [{train_fraction, arm, patients, patches, num_filter_fallbacks, figures: {metric: {value, low, high,
+            seeds}}}]. patches is a mean over the seeds, num_filter_fallbacks the number of seeds with `short`.
+        differences: [{train_fraction, arm, reference, metric, value, low, high, p, p_floor}], arm minus reference,
+            paired patch by patch and resample by resample.
     """
     settings, confidence = experiment.learning_curve, experiment.evaluate.confidence_level
     patient_weights = intervals.patient_weights(patients, experiment.evaluate.bootstrap_samples, experiment.seed)
@@ -154,7 +167,7 @@ def summarize(
 
 
 def _build(run: StageRun, store: Store, held_out: dict[str, Patches], cell: Cell, xla: bool, folder: Path) -> None:
-    """Train a cell and write its predictions."""
+    """Train a cell, and write what `summarize` takes of it into `folder`; `held_out` is by role."""
     settings = run.experiment.learning_curve
     patients = store.index["patient"].to_numpy()[store.role_indices("train")]
     images, labels = load_role(store, "train")
@@ -174,9 +187,10 @@ def _build(run: StageRun, store: Store, held_out: dict[str, Patches], cell: Cell
 
 
 def _make_extra_patches(context: CellContext) -> tuple[Patches | None, bool]:
-    """Return the patches that an arm adds, and whether the quality filter accepted none of a class.
+    """Return the synthetic patches that an arm adds, and whether the quality filter accepted none of a class.
 
-    In that case, the tenth of that class that is nearest to real patches is used instead.
+    In that case, the tenth of that class that is nearest to real patches is used instead. Arms without synthetic
+    patches have `None`.
     """
     arm = context.cell.arm
     if arm in ("real", BASELINE):
@@ -188,7 +202,7 @@ def _make_extra_patches(context: CellContext) -> tuple[Patches | None, bool]:
 
 
 def _translate_patches(context: CellContext) -> Patches:
-    """Return the translations of the cell's real patches to the other class, by translators trained on them."""
+    """Return the cell's real patches, translated to the other class by translators trained on them, with that label."""
     experiment, seed = context.run.experiment, context.cell.seed
     settings, pair = experiment.learning_curve, experiment.translated_labels
     names = tuple(experiment.data.class_names[label] for label in pair)
@@ -209,7 +223,7 @@ def _translate_patches(context: CellContext) -> Patches:
 
 
 def _generate_patches(context: CellContext) -> Patches:
-    """Return synthetic patches, as many of each class, by a GAN trained on the cell's real patches."""
+    """Return `learning_curve.num_synthetic` patches, as many of each class, by a GAN trained on the cell's patches."""
     settings, real, seed = context.run.experiment.learning_curve, context.real, context.cell.seed
 
     def train_generator(folder: Path) -> None:
@@ -226,18 +240,18 @@ def _generate_patches(context: CellContext) -> Patches:
 def _filter_patches(context: CellContext, generated: Patches) -> tuple[Patches, bool]:
     """Return the patches that the quality filter accepts, and whether it accepted none of a class.
 
-    Reference CNN and filter are fitted on the cell's real patches. See `_make_extra_patches` for the fallback.
+    The filter is fitted on the cell's real patches. See `_make_extra_patches` for a class without an accepted patch.
     """
     settings, cell = context.run.experiment.features.quality_filter, context.cell
     steps = min(settings.steps, context.run.experiment.learning_curve.train_steps)
-    file = "reference_cnn.keras"
+    file_name = "reference_cnn.keras"
 
     def train_reference_cnn(folder: Path) -> None:
         """Train the reference CNN and write it."""
-        reference_cnn.load_or_train(context.real, context.validation, steps, cell.seed, folder / file, context.xla)
+        reference_cnn.load_or_train(context.real, context.validation, steps, cell.seed, folder / file_name, context.xla)
 
     folder = _get_or_train(context, "reference_cnn", "features", steps, train_reference_cnn)
-    network = weights.load_model(folder / file)
+    network = weights.load_model(folder / file_name)
     fitted_filter = reference_cnn.fit_quality_filter(network, context.real, settings)
     images, labels = generated.images, generated.labels
     filtered = reference_cnn.make_filter_fn(network, fitted_filter)(images, labels)
@@ -258,7 +272,13 @@ def _filter_patches(context: CellContext, generated: Patches) -> tuple[Patches, 
 def _get_or_train(
     context: CellContext, kind: str, settings_part: str, steps: int, build: Callable[[Path], None]
 ) -> Path:
-    """Return the folder of a network that arms of a fraction and seed share, trained if it is not cached."""
+    """Return the folder of a network that several arms share, and train it if it is not cached.
+
+    Args:
+        kind: Of network, for its name in the cache.
+        settings_part: The part of the experiment's settings that it depends on, such as `gan`.
+        build: Trains it and writes it into the given folder.
+    """
     cell = context.cell
     experiment = context.run.experiment
     common = subset(experiment, (*TRAINING, settings_part), SET_BY_STAGE)

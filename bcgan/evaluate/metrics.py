@@ -57,7 +57,10 @@ def compute_metrics(
 
 
 def _multiclass_metrics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the metrics of more than two classes. Arguments as in `compute_metrics`."""
+    """Return {metric: (resamples,)} for more than two classes. Arguments as in `compute_metrics`.
+
+    Most are means over the classes, each against the rest. NaN in resamples that lack a class.
+    """
     num_classes = scores.shape[1]
     by_class = [
         compute_metrics((labels == label).astype(int), *against_rest(scores, label), weights)
@@ -104,6 +107,8 @@ def macro_roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
 def against_rest(scores: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray]:
     """Return each patch's probability of a class, and the threshold at which it is called that class; (n,) each.
 
+    The threshold is infinite if another class is more probable.
+
     Args:
         scores: float, probabilities of each class, (n, classes).
     """
@@ -117,10 +122,14 @@ def select_threshold(labels: np.ndarray, scores: np.ndarray, rule: str = "youden
 
 
 def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Return the threshold that each rule selects. Call it with validation patients.
+    """Return {rule: threshold} for two classes. Call it with validation patients.
 
     youden: the largest sensitivity + specificity - 1. sensitivity_95: the largest threshold with a sensitivity of at
-    least 0.95. f1: the largest F1. accuracy: the largest accuracy.
+    least MIN_SENSITIVITY. f1: the largest F1. accuracy: the largest accuracy.
+
+    Args:
+        labels: 0 or 1, (n,).
+        scores: float, probabilities of the second class, (n,).
     """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -128,6 +137,7 @@ def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]
     precision, recall, pr_thresholds = precision_recall_curve(labels, scores)
     num_positive, num_negative = np.sum(labels == 1), np.sum(labels == 0)
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    # The first threshold of `roc_curve` is infinite. The last point of `precision_recall_curve` has no threshold.
     return {
         "youden": float(min(thresholds[np.argmax(true_rate - false_rate)], 1.0)),
         "sensitivity_95": float(thresholds[np.argmax(true_rate >= MIN_SENSITIVITY)]),
@@ -150,11 +160,13 @@ def areas_under_curves(positive: np.ndarray, scores: np.ndarray, weights: np.nda
         Two arrays, (resamples,); NaN where a resample has no positive patch, and of the ROC AUC no negative one.
     """
     order = np.argsort(-scores, kind="stable")
+    # The last patch of each group of equal scores: only there is a threshold.
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     true_positives = np.cumsum(weights[:, order] * positive[order], 1)[:, ends]
     false_positives = np.cumsum(weights[:, order] * ~positive[order], 1)[:, ends]
     true_steps = np.diff(true_positives, axis=1, prepend=0)
     false_steps = np.diff(false_positives, axis=1, prepend=0)
+    # Areas of trapezoids under the ROC curve, in patches squared.
     trapezoids = false_steps * (true_positives - true_steps / 2)
     roc_auc = trapezoids.sum(1) / (true_positives[:, -1] * false_positives[:, -1])
     precision = true_positives / np.maximum(true_positives + false_positives, np.finfo(float).tiny)
@@ -162,7 +174,11 @@ def areas_under_curves(positive: np.ndarray, scores: np.ndarray, weights: np.nda
 
 
 def _calibration_error(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the mean over bins of |observed share - mean probability|, weighted by patches (Naeini et al. 2015)."""
+    """Return the expected calibration error of each resample, (resamples,) (Naeini et al. 2015).
+
+    It is the mean over CALIBRATION_BINS bins of |observed share - mean probability|, weighted by the patches in a bin.
+    """
     bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    # (n, bins): the difference of each patch in the column of its bin; sums over a bin need no counts.
     gaps = (positive - scores)[:, None] * (bins[:, None] == np.arange(CALIBRATION_BINS))
     return np.abs(weights @ gaps).sum(1) / weights.sum(1)

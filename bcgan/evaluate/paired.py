@@ -23,7 +23,7 @@ class BootstrapSettings(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The patches of a run."""
+    """Scale and size of a run's patches, with which patches of runs at different scales are matched."""
 
     mpp: float  # microns per pixel
     patch_px: int  # side of a patch, in the pixels of the coordinates
@@ -56,7 +56,7 @@ def compare_runs(
     by_place = grids is not None and grids[0].mpp != grids[1].mpp
     if by_place:
         _check_areas(grids, (reference, candidate))
-        tables = [table.assign(place=_places(table, grid)) for table, grid in zip(tables, grids, strict=True)]
+        tables = [table.assign(place=_describe_places(table, grid)) for table, grid in zip(tables, grids, strict=True)]
     key = "place" if by_place else "id"
     shared = _match_test_patches(tables, key)
     if not len(shared):
@@ -70,7 +70,7 @@ def compare_runs(
     labels, patients = shared["label"].to_numpy(), shared["patient"].to_numpy()
     weights = intervals.patient_weights(patients, settings.resamples, settings.seed)
     rows = shared[["row", "row_candidate"]].to_numpy().T
-    by_run = [_predictions(table) for table in tables]
+    by_run = [_predictions_by_classifier(table) for table in tables]
     counts = {"patches": len(labels), "patients": len(np.unique(patients))}
     results = []
     for name in (name for name in by_run[1] if name in by_run[0]):
@@ -86,8 +86,13 @@ def compare_runs(
     return results
 
 
-def _predictions(table: pd.DataFrame) -> dict[str, intervals.SeedPredictions]:
-    """Return the predictions that classes are called by, by classifier."""
+def _predictions_by_classifier(table: pd.DataFrame) -> dict[str, intervals.SeedPredictions]:
+    """Return {classifier: predictions of all rows of a table}, with the thresholds that decide the class.
+
+    Args:
+        table: probabilities.csv of the stage `evaluate`, whose validation patches select thresholds; or of
+            `cross_validation`, which has test patches only, calibrated, and the threshold of each patch's fold.
+    """
     if "validation" in set(table["role"]):
         return {name: predictions.called() for name, predictions in score.calibrate_classifiers(table).items()}
     by_classifier = {}
@@ -100,7 +105,7 @@ def _predictions(table: pd.DataFrame) -> dict[str, intervals.SeedPredictions]:
 
 
 def _check_areas(grids: tuple[Grid, Grid], folders: tuple[Path, Path]) -> None:
-    """Raise InputError if patches of two runs show areas of different sizes."""
+    """Raise InputError if patches of two runs show areas whose sides, in microns, differ by more than rounding."""
     sides = [grid.patch_px * grid.mpp for grid in grids]
     if abs(sides[0] - sides[1]) > MAX_SIDE_DIFFERENCE * max(sides):
         raise InputError(
@@ -109,26 +114,33 @@ def _check_areas(grids: tuple[Grid, Grid], folders: tuple[Path, Path]) -> None:
         )
 
 
-def _places(table: pd.DataFrame, grid: Grid) -> pd.Series:
-    """Return the slide of each patch and its corner in whole microns; where the corner is unknown, its id."""
+def _describe_places(table: pd.DataFrame, grid: Grid) -> pd.Series:
+    """Return a text for each patch that names its place: patient, slide, and corner in whole microns.
+
+    Where the corner is unknown, it is the patch's id. Patches of two runs are the same if their texts are.
+    """
     corners = (table[["x", "y"]] * grid.mpp).round().astype(int).astype(str)
     places = table["patient"] + "/" + slide_names(table) + " at " + corners["x"] + ", " + corners["y"] + " microns"
     return places.where((table[["x", "y"]] != UNKNOWN).all(axis=1), table["id"])
 
 
 def _match_test_patches(tables: list[pd.DataFrame], key: str) -> pd.DataFrame:
-    """Return the test patches in both tables: the key, patient, label, row, and those of the second with _candidate.
+    """Return the test patches that are in both tables, matched by the column `key`.
+
+    Returns:
+        Columns <key>, patient, label and row, the row number in the first table; and patient_candidate, label_candidate
+        and row_candidate of the second one.
 
     Raises:
         InputError: If two patches of a table have the same key.
     """
-    parts = []
+    rows_by_table = []
     for table in tables:
-        part = table.assign(row=np.arange(len(table)))[table["role"] == "test"]
-        if (repeated := part[key].duplicated()).any():
+        rows = table.assign(row=np.arange(len(table)))[table["role"] == "test"]
+        if (repeated := rows[key].duplicated()).any():
             raise InputError(
-                f"Two test patches of a run have the same {key}, {part[key][repeated].iloc[0]}, so that the patches of "
+                f"Two test patches of a run have the same {key}, {rows[key][repeated].iloc[0]}, so that the patches of "
                 "two runs cannot be matched"
             )
-        parts.append(part[[key, "patient", "label", "row"]])
-    return pd.merge(*parts, on=key, suffixes=("", "_candidate"))
+        rows_by_table.append(rows[[key, "patient", "label", "row"]])
+    return pd.merge(*rows_by_table, on=key, suffixes=("", "_candidate"))

@@ -23,6 +23,7 @@ def malignant_fractions(
         labels: integers 0 or 1, (n,).
         scores: float, calibrated probabilities of malignancy, (n,). Their mean estimates the fraction; the share of
             patches called malignant would be biased towards a half.
+        patients: (n,). The patient of each patch.
     """
     codes = np.unique(patients, return_inverse=True)[1]
     count = np.bincount(codes)
@@ -71,7 +72,14 @@ def patient_metrics(
 def _class_metrics(
     labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return the metrics of NAMES of one class under each row of weights of the patients."""
+    """Return {metric: (resamples,)} of NAMES for one class.
+
+    Args:
+        labels: (n,). 1 or True for patches of the class.
+        scores: float, (n,). Calibrated probabilities of the class.
+        patients: (n,). The patient of each patch.
+        weights: float, (resamples, patients). How often each patient counts, in the order of their sorted names.
+    """
     true, estimated, _ = malignant_fractions(labels, scores, patients)
     with np.errstate(invalid="ignore", divide="ignore"):
         area = metrics.areas_under_curves(true > 0, estimated, weights)["roc_auc"]
@@ -85,14 +93,14 @@ def _class_metrics(
 
 
 def _mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Return the means over the first axis of the values that are not NaN; NaN if all are."""
+    """Return the means over the first axis of the values that are finite; NaN where none is."""
     defined = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.where(defined, values, 0).sum(0) / defined.sum(0)
 
 
 def _correlation(left: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return Pearson's correlation under each row of weights; NaN if an array does not vary."""
+    """Return Pearson's correlation of two arrays, (patients,), under each row of weights; NaN if one does not vary."""
     weights = weights / weights.sum(1, keepdims=True)
     covariance = weights @ (left * right) - (weights @ left) * (weights @ right)
     variances = [weights @ values**2 - (weights @ values) ** 2 for values in (left, right)]

@@ -69,7 +69,7 @@ def fit_and_score_probe(
         labels: integers, (n,).
         train, validation, test: Row indices; no patient is in two of them.
     """
-    best, best_area = None, -1.0
+    best_model, best_area = None, -1.0
     for inverse_penalty in INVERSE_PENALTIES:
         model = make_pipeline(
             StandardScaler(), LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=300)
@@ -77,17 +77,20 @@ def fit_and_score_probe(
         model.fit(features[train], labels[train])
         area = metrics.macro_roc_auc(labels[validation], model.decision_function(features[validation]))
         if area > best_area:
-            best, best_area = model, area
-    return metrics.second_or_all(best.predict_proba(features[test]))
+            best_model, best_area = model, area
+    return metrics.second_or_all(best_model.predict_proba(features[test]))
 
 
 def subsample(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Return the rows, or MAX_PATCHES of them drawn at random if there are more."""
+    """Return row numbers, or MAX_PATCHES of them drawn at random, in random order, if there are more."""
     return rows if len(rows) <= MAX_PATCHES else np.random.default_rng(seed).choice(rows, MAX_PATCHES, replace=False)
 
 
 def _seed_independent_features(images: np.ndarray, store_rows: np.ndarray, root: Path) -> dict[str, np.ndarray]:
-    """Return the features that are the same for every seed: each block, all blocks, controls, and concatenations."""
+    """Return {name: float, (n, d)}: the features that are the same for every seed of the probes.
+
+    They are those of each block of the discriminator and of all together, of the controls, and of both concatenated.
+    """
     pooled = load_pooled(root / "features")
     blocks = {f"discriminator_{block}": features[store_rows] for block, features in pooled.items()}
     discriminator_features = np.concatenate(list(blocks.values()), 1)
@@ -108,7 +111,7 @@ def _seed_independent_features(images: np.ndarray, store_rows: np.ndarray, root:
 
 
 def _untrained_features(images: np.ndarray, experiment: Experiment, seed: int) -> np.ndarray:
-    """Return the channel means of all blocks of a discriminator with random weights: float, (n, channels)."""
+    """Return the channel means of all blocks of a discriminator with random weights: float32, (n, channels)."""
     keras.utils.set_random_seed(seed)
     gan = experiment.gan
     maps = feature_maps(discriminator(gan.base_channels, spectral=gan.spectral_norm, size=images.shape[1]))
@@ -122,7 +125,14 @@ def _untrained_features(images: np.ndarray, experiment: Experiment, seed: int) -
 
 
 def resample_patients(patients: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
-    """Return the training rows of patients drawn with replacement; it draws again while a class is missing."""
+    """Return the training rows of patients drawn with replacement, so that a patient's rows may occur several times.
+
+    It draws again while a class is missing, a hundred times at most; then all training rows are returned once.
+
+    Args:
+        patients, labels: (n,). Of each patch.
+        train: Row numbers of the training patches.
+    """
     groups = pd.Series(train).groupby(patients[train]).apply(np.array)
     for attempt in range(100):
         group_indices = np.random.default_rng((seed, attempt)).integers(0, len(groups), len(groups))

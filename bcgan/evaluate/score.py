@@ -65,7 +65,7 @@ def evaluate(run: StageRun, store: Store) -> None:
 
 
 def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
-    """Read what `evaluate` wrote: the probabilities, and the contents of its JSON files by name."""
+    """Read what `evaluate` wrote: the probabilities, and {metrics, comparisons, split_optimism, leak_audit}."""
     names = ("metrics", "comparisons", "split_optimism", "leak_audit")
     return read_probabilities(folder), {name: runs.read_json(folder / f"{name}.json") for name in names}
 
@@ -73,9 +73,12 @@ def load(folder: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
 def _predict_held_out(
     run: StageRun, store: Store, properties: pd.DataFrame
 ) -> tuple[pd.DataFrame, context.Context | None]:
-    """Return the held-out patches with a column of probabilities for each classifier and seed.
+    """Predict every patch that is not a training patch by every classifier.
 
-    Also returns the weights of the spatial context, or `None` if coordinates are unknown.
+    Returns:
+        The table of probabilities.csv: id, image, source, patient, x, y, label, role, at_border if borders are known,
+        and each classifier's probabilities by seed, as `derived.set_probabilities` names the columns. Also the weights
+        of the spatial context, `None` if coordinates are unknown.
     """
     experiment, context_weights = run.experiment, None
     held_out = np.flatnonzero(store.index["role"].to_numpy() != "train")
@@ -110,14 +113,14 @@ def read_probabilities(folder: Path) -> pd.DataFrame:
 
 
 def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
-    """Add the probabilities of each trained classifier and seed."""
+    """Add the probabilities of each trained classifier and seed to `table`, whose rows are those of `images`."""
     classify, settings = run.experiment.classify, run.experiment.evaluate
     trainings = classify.list_trainings()
     key = subset(run.experiment, (*TRAINING, "evaluate.tta_views", "evaluate.test_crops", "classify.crop_size"))
     store_digests = {file: digest for file, digest in run.inputs.items() if file.startswith("preprocess/")}
 
     def build(name: str, folder: Path) -> None:
-        """Write the probabilities of one network."""
+        """Predict the patches with a trained network, and write the probabilities into `folder`."""
         network = weights.load_model(run.root / "classify" / f"{name}.keras")
         probabilities = predict_probabilities(network, images, settings.tta_views, settings.test_crops)
         np.save(folder / PROBABILITIES, probabilities)
@@ -133,7 +136,7 @@ def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
 
 
 def calibrate_classifiers(table: pd.DataFrame) -> dict[str, intervals.CalibratedPredictions]:
-    """Return each classifier's held-out predictions, with thresholds and calibrations from the validation patients."""
+    """Return {classifier: predictions before and after calibration}, which is fitted on the validation patches."""
     labels, validation = table["label"].to_numpy(), (table["role"] == "validation").to_numpy()
     return {
         name: intervals.calibrate(_select_thresholds(table, name), validation, labels)
@@ -142,9 +145,10 @@ def calibrate_classifiers(table: pd.DataFrame) -> dict[str, intervals.Calibrated
 
 
 def _select_thresholds(table: pd.DataFrame, name: str) -> intervals.SeedPredictions:
-    """Return a classifier's held-out probabilities, with the thresholds of the largest validation Youden index.
+    """Return a classifier's probabilities, with the thresholds of the largest Youden index on validation patches.
 
-    With more than two classes there are no thresholds.
+    Args:
+        table: Of probabilities, a row for each held-out patch. With more than two classes thresholds are `None`.
     """
     validation = (table["role"] == "validation").to_numpy()
     labels = table["label"].to_numpy()[validation]
@@ -159,11 +163,12 @@ def _measure_classifier(
     """Return one classifier's part of metrics.json.
 
     Returns:
-        {thresholds, calibration, operating_points, whole_slide_metrics, borders, by_source, sets}, where sets is
-        {role: {metric: {value, low, high, seeds}}}, and by_source is as `_measure_sources` returns it. Metrics named
-        <metric>_calibrated and patient_<metric> are those of the calibrated probabilities. With more than two classes
-        so are all but ece, brier and loss; by_class is {role: {class: {metric: ...}}}, each class against the rest, and
-        there are no thresholds, operating points or metrics of whole slides.
+        thresholds, calibration: By seed. Thresholds are `None` with more than two classes.
+        operating_points, whole_slide_metrics, borders, by_source: As the functions of these parts return them; the
+            first two are empty with more than two classes, borders is `None` without coordinates.
+        sets: {role: {metric: {value, low, high, seeds}}}. <metric>_calibrated and patient_<metric> are of calibrated
+            probabilities; with more than two classes all are, but for ece, brier and loss.
+        by_class: With more than two classes only, {role: {class: {metric: ...}}}, each class against the rest.
     """
     settings, labels, patients = experiment.evaluate, table["label"].to_numpy(), table["patient"].to_numpy()
     bootstrap = (settings.bootstrap_samples, settings.confidence_level, experiment.seed)
@@ -215,7 +220,7 @@ def _measure_classifier(
 def _measure_operating_points(
     table: pd.DataFrame, predictions: intervals.SeedPredictions
 ) -> dict[str, dict[str, float]]:
-    """Return {rule: {threshold, <each of THRESHOLD_METRICS>}} on the test patients, means over seeds."""
+    """Return {rule: {threshold, <each of THRESHOLD_METRICS>}} on the test patches, means over the seeds."""
     labels, roles = table["label"].to_numpy(), table["role"].to_numpy()
     validation, test = roles == "validation", roles == "test"
     unit_weights, points = np.ones((1, int(test.sum()))), {}
@@ -232,7 +237,11 @@ def _measure_sources(
 ) -> dict[str, dict]:
     """Return {folder or archive: {patches, patients, <each of COMPARED_METRICS>: estimate}} of the test patches.
 
-    Empty if all test patches are from one. A result on two archives is not comparable with a result on one of them.
+    An estimate is {value, low, high, seeds}. Empty if all test patches are from one source. A result on two archives is
+    not comparable with a result on one of them.
+
+    Args:
+        bootstrap: resamples, confidence and seed, as `intervals.metrics_with_intervals` takes them.
     """
     sources = table["source"].where(table["role"] == "test")
     names = sorted(sources.dropna().unique())
@@ -251,7 +260,8 @@ def _measure_whole_slides(table: pd.DataFrame, predictions: intervals.SeedPredic
     There are no intervals, since a slide is of one patient.
 
     Returns:
-        {slide: {patches, malignant, roc_auc, balanced_accuracy}}.
+        {slide: {patches, malignant, roc_auc, balanced_accuracy}}; malignant is the number of patches of the second
+        class.
     """
     labels, by_slide = table["label"].to_numpy(), {}
     for slide, rows in table.groupby(derived.slide_keys(table)).indices.items():

@@ -31,11 +31,18 @@ MIN_PATIENT_PATCHES = 20  # of a patient that the patient probe is to recognize
 def measure(
     experiment: Experiment, store: Store, properties: pd.DataFrame, features: Path
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return {model: {random_split, patient_split, split_optimism: {value, low, high}}}, ROC AUC by cross-validation.
+    """Cross-validate models over random folds of patches and over folds of patients, and compare their ROC AUC.
 
-    Over all patches with a role in the protocol, at most MAX_PATCHES of them. The discriminator's features are measured
-    on held-out patients only, because it was trained on the labels of the others. A model is left out if there are
-    fewer patients than folds.
+    At most MAX_PATCHES patches of the training, validation and test patients are used. The discriminator's features are
+    measured on held-out patches only, because it was trained on the labels of the others.
+
+    Args:
+        properties: Columns COLOR_AND_TEXTURE; a row for each patch of the store.
+        features: Folder of the stage `features`.
+
+    Returns:
+        {model: {random_split, patient_split, split_optimism}}, each {value, low, high}; the last one, the difference,
+        also has p and p_floor. A model is left out if there are fewer patients than FOLDS.
     """
     has_role = store.index["role"].isin(["train", "validation", "test"]).to_numpy()
     rows = np.flatnonzero(has_role)
@@ -51,10 +58,10 @@ def measure(
         return results
     pooled = load_pooled(features)
     discriminator_features = np.concatenate([values[rows[is_held_out]] for values in pooled.values()], 1)
-    linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=300))
+    linear_model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=300))
     return results | {
         "discriminator_features": compare(
-            linear, discriminator_features, labels[is_held_out], patients[is_held_out], experiment
+            linear_model, discriminator_features, labels[is_held_out], patients[is_held_out], experiment
         )
     }
 
@@ -91,7 +98,15 @@ def patient_probe(
 def compare(
     model: ClassifierMixin, features: np.ndarray, labels: np.ndarray, patients: np.ndarray, experiment: Experiment
 ) -> dict[str, dict[str, Any]]:
-    """Return a model's cross-validated ROC AUC by each split, and their paired difference, `split_optimism`."""
+    """Return a model's cross-validated ROC AUC by each split, and their paired difference.
+
+    Args:
+        features: float, (n, d).
+        labels, patients: (n,).
+
+    Returns:
+        {random_split, patient_split: {value, low, high}, split_optimism: {value, low, high, p, p_floor}}.
+    """
     settings = experiment.evaluate
     weights = intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed)
     splits = {

@@ -50,18 +50,25 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
     Args:
         features: Folder of the stage `features`.
         folder: Where the network trained on synthetic patches is written, so that an interrupted stage reuses it.
+        xla: Whether training steps are compiled by XLA.
 
     Returns:
-        {score: {value, low, high, floor, ceiling, samples, network}}. kid, fid: floor training against validation
-        patients, ceiling blurred training patches; also real_vs_real_same_patients (training patches against others of
-        the same patients), random_pixels and benign_only (validation patients' patches of the first class alone).
-        coverage, density: floor is what validation patients reach.
-        class_fidelity: balanced accuracy, floor chance, ceiling that of real test patches. tstr_roc_auc: trained on
-        synthetic, tested on real test patients, ceiling trained on real. memorization_rate: share nearer to a training
-        patch than 99 % of training patches are to each other, in features and in pixels, floor that of validation
-        patients. repetition_rate: share that is nearer to its nearest synthetic neighbor of the class than 99 % of
-        training patches are to theirs, in features and in the brightness of a coarse grid, floor that of validation
-        patients; `None` with fewer than MIN_CLASS_SAMPLES patches of a class.
+        {score: {value, low, high, floor, ceiling, samples, network}}; floor and ceiling are two references on the same
+        scale.
+
+        - kid, fid: floor training against validation patients, ceiling blurred training patches; also
+          real_vs_real_same_patients (training patches against others of the same patients), random_pixels and
+          benign_only (validation patients' patches of the first class alone).
+        - coverage, density, precision, recall: floor is what validation patients reach, ceiling blurred training
+          patches.
+        - class_fidelity: balanced accuracy of the reference CNN on synthetic patches; floor chance, ceiling that of
+          real test patches.
+        - tstr_roc_auc: trained on synthetic, tested on real test patients; floor chance, ceiling trained on real.
+        - memorization_rate: share nearer to a training patch than 99 % of training patches are to each other, in
+          features and in pixels; floor that of validation patients, ceiling 1.
+        - repetition_rate: share nearer to its nearest synthetic neighbor of the class than 99 % of training patches are
+          to theirs, in features and in the brightness of a coarse grid; floor that of validation patients, ceiling 1;
+          `None` with fewer than MIN_CLASS_SAMPLES patches of a class.
     """
     real, validation, test = (Patches(*load_role(store, role)) for role in ("train", "validation", "test"))
     synthetic = Patches(*load_synthetic(features, experiment.data.size, accepted_only=False))
@@ -82,7 +89,13 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
 def _score_distances(
     experiment: Experiment, network: keras.Model, real: Patches, validation: Patches, synthetic: Patches
 ) -> dict[str, dict[str, Any]]:
-    """Return the scores of DISTANCES; their values are `None` with fewer than MIN_SAMPLES patches of a set."""
+    """Return {score: {value, floor, ceiling, samples, ...}} for DISTANCES; see `evaluate`.
+
+    The values are `None` if a set has fewer than MIN_SAMPLES patches.
+
+    Args:
+        network: The reference CNN, whose features are compared.
+    """
     count = min(
         experiment.evaluate.num_gan_samples,
         max_balanced_size(real) // 2,
@@ -105,9 +118,9 @@ def _score_distances(
     results["memorization_rate_pixels"] = {
         key: scores.memorization_rate(training_pixels, flatten_reduced(patches[key])) for key in ("value", "floor")
     } | {"ceiling": 1.0}
-    results["repetition_rate"] = _repetition(features, experiment.num_classes)
+    results["repetition_rate"] = _repetition_rates(features, experiment.num_classes)
     layouts = {key: watch.compute_layouts(patches[key]) for key in ("training", "value", "floor")}
-    results["repetition_rate_layout"] = _repetition(layouts, experiment.num_classes)
+    results["repetition_rate_layout"] = _repetition_rates(layouts, experiment.num_classes)
     manifolds = {key: scores.prdc(features["training"], features[key]) for key in BOUNDS}
     for name in ("coverage", "density", "precision", "recall"):
         results[name] = {key: manifold[name] for key, manifold in manifolds.items()}
@@ -115,7 +128,7 @@ def _score_distances(
     imagenet_scores: dict[str, dict] = {name: dict.fromkeys(BOUNDS) for name in names}
     if has_weights("lite2"):
         imagenet_features = _imagenet_features(patches)
-        repetition = _repetition(imagenet_features, experiment.num_classes)
+        repetition = _repetition_rates(imagenet_features, experiment.num_classes)
         imagenet_scores = dict(
             zip(names, (_kid(imagenet_features, seed), _fid(imagenet_features), repetition), strict=True)
         )
@@ -127,13 +140,17 @@ def _score_distances(
 def _sample_patch_sets(
     real: Patches, validation: Patches, synthetic: Patches, count: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Return `training` and the sets that are compared with it, each of `count` patches, as many of each class.
+    """Return the training patches and the sets that are compared with them, by name.
 
-    benign_only has patches of the first class only, and may have fewer.
+    Returns:
+        {training, value, floor, real_vs_real_same_patients, ceiling, random_pixels, benign_only}: uint8, (count, size,
+        size, 3), as many of each class, sorted by class. value are synthetic patches, floor validation patients',
+        ceiling blurred training patches. benign_only has patches of the first class only, and may have fewer.
     """
     rng = np.random.default_rng(seed)
     # One draw, sorted by class, that is divided into two sets without a common patch.
     double = sample_class_balanced(real, 2 * count, rng).images
+    # (classes, 2, count / classes, size, size, 3): of each class, two halves.
     halves = double.reshape(count_classes(real.labels), 2, -1, *double.shape[1:])
     training, other_training = (halves[:, half].reshape(-1, *double.shape[1:]) for half in (0, 1))
     return {
@@ -154,14 +171,17 @@ def flatten_reduced(images: np.ndarray) -> np.ndarray:
 
 
 def _imagenet_features(patches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return EfficientNet-Lite2's pooled features of every set of patches."""
+    """Return EfficientNet-Lite2's pooled features, (n, d), of every set of patches, by the same names."""
     ends = np.cumsum([len(images) for images in patches.values()])
     features = pooled_features("lite2", np.concatenate(list(patches.values())))
     return dict(zip(patches, np.split(features, ends[:-1]), strict=True))
 
 
-def _repetition(features: dict[str, np.ndarray], num_classes: int) -> dict[str, float | None]:
-    """Return the repetition rate of the synthetic and of the validation patches, held against training patches."""
+def _repetition_rates(features: dict[str, np.ndarray], num_classes: int) -> dict[str, float | None]:
+    """Return {value, floor, ceiling}: the repetition rates of synthetic and validation patches, and 1.
+
+    Each is `None` with fewer than MIN_CLASS_SAMPLES patches of a class. Features, (n, d), are sorted by class.
+    """
     if len(features["training"]) < MIN_CLASS_SAMPLES * num_classes:
         return dict.fromkeys(BOUNDS)
     rates = {key: scores.repetition_rate(features["training"], features[key], num_classes) for key in BOUNDS[:2]}
@@ -169,12 +189,15 @@ def _repetition(features: dict[str, np.ndarray], num_classes: int) -> dict[str, 
 
 
 def _fid(features: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the FID of every set to `training`."""
+    """Return {set: FID of its features, (n, d), from those of the set `training`}."""
     return {name: scores.fid(features["training"], rows) for name, rows in features.items() if name != "training"}
 
 
 def _kid(features: dict[str, np.ndarray], seed: int) -> dict[str, float]:
-    """Return the KID of every set to `training`, and `low` and `high`, percentiles over subsets of `value`."""
+    """Return {set: KID of its features, (n, d), from those of the set `training`}, and low and high.
+
+    low and high are INTERVAL_PERCENTILES of the KID over random subsets of the set `value`.
+    """
     real = features["training"]
     subsets = {
         name: scores.kid(real, rows, len(real) // 2, seed) for name, rows in features.items() if name != "training"
@@ -186,14 +209,17 @@ def _kid(features: dict[str, np.ndarray], seed: int) -> dict[str, float]:
 def _score_class_fidelity(
     network: keras.Model, validation: Patches, test: Patches, synthetic: Patches
 ) -> dict[str, Any]:
-    """Return the reference CNN's balanced accuracy on synthetic patches; the ceiling is that on real test patches."""
-    score = make_predict_fn(network)
-    threshold = metrics.select_threshold(validation.labels, score(validation.images))
+    """Return {value, floor, ceiling, samples} of the reference CNN's balanced accuracy on synthetic patches.
+
+    The floor is chance, the ceiling that on real test patches. The threshold is selected on validation patches.
+    """
+    predict = make_predict_fn(network)
+    threshold = metrics.select_threshold(validation.labels, predict(validation.images))
 
     def balanced_accuracy(patches: Patches) -> float:
         """Return the balanced accuracy on some patches."""
         unit_weights = np.ones((1, len(patches.labels)))
-        measured = metrics.compute_metrics(patches.labels, score(patches.images), threshold, unit_weights)
+        measured = metrics.compute_metrics(patches.labels, predict(patches.images), threshold, unit_weights)
         return float(measured["balanced_accuracy"][0])
 
     value, ceiling = balanced_accuracy(synthetic), balanced_accuracy(test)
@@ -204,10 +230,13 @@ def _score_class_fidelity(
 def _score_train_synthetic_test_real(
     experiment: Experiment, networks: dict[str, keras.Model], test: Patches, patients: np.ndarray
 ) -> dict[str, Any]:
-    """Return ROC AUC on real test patches by training on synthetic patches; the ceiling is by training on real ones.
+    """Return {value, low, high, floor, ceiling, samples}: ROC AUC on real test patches by training on synthetic ones.
+
+    The floor is chance, the ceiling the ROC AUC by training on real patches.
 
     Args:
-        networks: The CNNs, by `real` and `synthetic`.
+        networks: The CNNs, by `real` and `synthetic`: the patches that they were trained on.
+        patients: (n,). The patient of each test patch.
     """
     settings, areas = experiment.evaluate, {}
     for name, network in networks.items():

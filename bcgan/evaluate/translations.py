@@ -91,10 +91,11 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
 
 
 def translate_cycle(networks: list, images: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return patches of a class, their translations to the other class, and these translated back.
+    """Return patches of a class, their translations to the other class, and these translated back; uint8, as `images`.
 
     Args:
-        networks: The translators to both classes.
+        networks: The translators to the first and to the second class.
+        images: uint8, (n, side, side, 3).
         label: 0 for patches of the first class, 1 for the second.
     """
     after = translate(networks[1 - label], images)
@@ -146,7 +147,14 @@ def measure_phantom_nuclei(networks: list, experiment: Experiment) -> dict[str, 
 
 
 def _render_phantom_patches(label: int, first: int, experiment: Experiment) -> tuple[np.ndarray, pd.DataFrame]:
-    """Return phantom patches of a class, from patient `first` on, and the NUCLEAR_QUANTITIES of each."""
+    """Render NUM_PHANTOM_PATCHES phantom patches of a class, of patients outside every split.
+
+    Args:
+        first: Number of the first patient.
+
+    Returns:
+        Patches, uint8, (n, size, size, 3), and a row for each: NUCLEAR_QUANTITIES, class and patient.
+    """
     size, mpp = experiment.data.size, data.microns_per_pixel(experiment.data)
     kind = phantom_labels(experiment.data.classes)[label]
     patches, patients = held_out_patches(NUM_PHANTOM_PATCHES, size, kind, experiment.seed, first, mpp)
@@ -173,6 +181,7 @@ def _load_classifier(experiment: Experiment, root: Path, folder: Path) -> Callab
     size, settings = experiment.data.size, experiment.evaluate
 
     def predict_labels(images: np.ndarray) -> np.ndarray:
+        """Return the predicted labels, integers, (n,), of uint8 patches, (n, side, side, 3)."""
         resized = resize_patches(images, size)
         margins = [
             predict_probabilities(network, resized, settings.tta_views, settings.test_crops)
@@ -186,7 +195,7 @@ def _load_classifier(experiment: Experiment, root: Path, folder: Path) -> Callab
 
 
 def _percent(share: float | None) -> str:
-    """Return a share as a percentage, or `none`."""
+    """Return a share in [0, 1] as a percentage, or `none`."""
     return "none" if share is None else f"{share:.0%}"
 
 
@@ -212,7 +221,11 @@ def measure_changes(before: np.ndarray, after: np.ndarray, threshold: float) -> 
 
 
 def summarize(table: pd.DataFrame, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
-    """Return {class: {column: {value, low, high}}}: means over patches, with intervals over resampled patients."""
+    """Return {class: {column: {value, low, high}}}: means over patches, with intervals over resampled patients.
+
+    Args:
+        table: Columns class and patient, and columns of numbers, which may be NaN; a row for each patch.
+    """
     results = {}
     for name, rows in table.groupby("class"):
         patients = rows["patient"].to_numpy()

@@ -54,9 +54,10 @@ def get_predictions(
 
 
 def train_trial(trial: Trial, settings: Evaluate, folder: Path) -> None:
-    """Train, predict every role of `trial.held_out`, and write the probabilities and `trial.arrays` to a .npz file.
+    """Train, predict every role of `trial.held_out`, and write the predictions into `folder`.
 
-    Probabilities of malignancy are float32, (n,), under the name of their role.
+    The .npz file PREDICTIONS has `trial.arrays`, and each role's probabilities under its name: float32, of the second
+    of two classes, (n,), or of each class, (n, classes).
 
     Raises:
         WorkError: If the loss is NaN or infinite.

@@ -75,12 +75,12 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
         n_startup_trials=min(10, max(2, num_trials // 3)),
     )
     start = _current_settings(experiment)
-    if not study.trials and _is_inside(start, space):
+    if not study.trials and _is_in_space(start, space):
         study.enqueue_trial(start)
     _repeat_interrupted(study)
-    num_done = len(_finished(study))
+    num_done = len(_finished_trials(study))
     with progress.bar(max(num_trials, num_done), "tune", "trial", start=num_done) as bar:
-        while len(_finished(study)) < num_trials:
+        while len(_finished_trials(study)) < num_trials:
             _run_trial(run, study, space)
             bar.update()
             if best := _best_value(study):
@@ -120,7 +120,7 @@ def read_results(root: Path) -> dict[str, Any] | None:
 
 
 def describe(results: dict[str, Any]) -> str:
-    """Return the text that `bcgan tune` prints: the best trial, the experiment as it is, and the settings to set."""
+    """Return the text that `bcgan tune` prints: the best trial, the unchanged experiment, and the settings to set."""
     best, baseline = results["trials"][0], results["baseline"]
     as_it_is = "not in the space" if baseline is None else f"{baseline:.4f}"
     overrides = " ".join(f"{key}={value}" for key, value in results["best"].items())
@@ -146,7 +146,7 @@ def _run_trial(run: StageRun, study: "optuna.Study", space: Tune) -> None:
     from optuna.trial import TrialState
 
     trial, start_time = study.ask(), time.monotonic()
-    variant = _make_variant(run.experiment, _suggest(trial, space))
+    variant = _make_variant(run.experiment, _suggest_settings(trial, space))
     try:
         arrays = ablation.train_variant(run, variant, run.experiment.seed)
     except WorkError as error:
@@ -158,8 +158,8 @@ def _run_trial(run: StageRun, study: "optuna.Study", space: Tune) -> None:
     study.tell(trial, metrics.macro_roc_auc(arrays["validation_labels"], arrays["validation"]))
 
 
-def _suggest(trial: "optuna.Trial", space: Tune) -> dict[str, Any]:
-    """Return the settings of a trial, by their names in `tune`."""
+def _suggest_settings(trial: "optuna.Trial", space: Tune) -> dict[str, Any]:
+    """Let Optuna choose the settings of a trial from the space; {name in `tune`: value}."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", *space.learning_rate, log=True),
         "epochs": trial.suggest_int("epochs", *space.epochs),
@@ -171,13 +171,13 @@ def _suggest(trial: "optuna.Trial", space: Tune) -> dict[str, Any]:
 
 
 def _setting_names(model: str) -> dict[str, str]:
-    """Return the names of the experiment's settings by those in `tune`."""
+    """Return {name in `tune`: name of the experiment's setting}, such as `classify.batch_size`."""
     of_classifier = {name: f"classify.models.{model}.{name}" for name in ("learning_rate", "epochs")}
     return of_classifier | {name: f"classify.{name}" for name in ("batch_size", "stain_jitter", "color_jitter", "loss")}
 
 
 def _make_variant(experiment: Experiment, settings: dict[str, Any]) -> ablation.AblationVariant:
-    """Return the experiment with the settings of a trial, named by them."""
+    """Return the experiment as a variant with the settings of a trial, which are by their names in `tune`."""
     names = _setting_names(experiment.tune.model)
     models = experiment.classify.models
     listed = models if experiment.tune.model in models else models | {experiment.tune.model: Classifier()}
@@ -188,7 +188,7 @@ def _make_variant(experiment: Experiment, settings: dict[str, Any]) -> ablation.
 
 
 def _current_settings(experiment: Experiment) -> dict[str, Any]:
-    """Return the experiment's own settings, by their names in `tune`."""
+    """Return the experiment's present values of the settings that are searched, by their names in `tune`."""
     classify = experiment.classify
     model = _classifier_settings(experiment)
     shared = {name: getattr(classify, name) for name in ("batch_size", "stain_jitter", "color_jitter", "loss")}
@@ -196,13 +196,16 @@ def _current_settings(experiment: Experiment) -> dict[str, Any]:
 
 
 def _fixed(experiment: Experiment) -> dict[str, Any]:
-    """Return the settings that a trial depends on besides those that are searched."""
+    """Return the settings that a trial depends on besides those that are searched, to name the study by.
+
+    Those that are searched get the first value of the space, so that the experiment's own values do not matter.
+    """
     searched = {name: getattr(experiment.tune, name)[0] for name in _setting_names(experiment.tune.model)}
     return ablation.trial_settings(_make_variant(experiment, searched))
 
 
-def _is_inside(settings: dict[str, Any], space: Tune) -> bool:
-    """Return whether settings lie in the space."""
+def _is_in_space(settings: dict[str, Any], space: Tune) -> bool:
+    """Return whether settings, by their names in `tune`, lie in the space that is searched."""
     return all(
         value in getattr(space, name) if name in ("batch_size", "loss")
         else getattr(space, name)[0] <= value <= getattr(space, name)[1]
@@ -210,19 +213,20 @@ def _is_inside(settings: dict[str, Any], space: Tune) -> bool:
     )  # fmt: skip
 
 
-def _finished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
-    """Return the trials that were trained, those that diverged included."""
+def _finished_trials(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+    """Return the trials that were trained to the end, and those that diverged."""
     from optuna.trial import TrialState
 
     return [trial for trial in study.trials if trial.state == TrialState.COMPLETE or trial.user_attrs.get("diverged")]
 
 
 def _best_value(study: "optuna.Study") -> float | None:
+    """Return the largest validation ROC AUC of the trials; `None` if none has one."""
     return max((trial.value for trial in study.trials if trial.value is not None), default=None)
 
 
 def _repeat_interrupted(study: "optuna.Study") -> None:
-    """Enqueue trials that an interruption left unfinished once more: their trainings resume."""
+    """Mark trials that an interruption left running as failed, and enqueue their settings: their trainings resume."""
     from optuna.trial import TrialState
 
     for trial in study.trials:
@@ -232,14 +236,14 @@ def _repeat_interrupted(study: "optuna.Study") -> None:
 
 
 def _summarize(study: "optuna.Study", experiment: Experiment) -> dict[str, Any]:
-    """Return what tune.json says of the trials; see `tune`."""
+    """Return what tune.json says of the trials: all keys that `tune` documents but inputs and bcgan."""
     import optuna
 
     model, names, start = experiment.tune.model, _setting_names(experiment.tune.model), _current_settings(experiment)
     rows = [
         {"number": trial.number, "roc_auc": trial.value, "seconds": trial.user_attrs.get("seconds"),
          "settings": trial.params}
-        for trial in _finished(study)
+        for trial in _finished_trials(study)
     ]  # fmt: skip
     rows.sort(key=lambda row: -1.0 if row["roc_auc"] is None else row["roc_auc"], reverse=True)
     if rows[0]["roc_auc"] is None:

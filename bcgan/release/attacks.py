@@ -103,7 +103,7 @@ def all_distances(queries: np.ndarray, references: np.ndarray, side: int | None 
 def _squared_distances(
     queries: np.ndarray, references: References | np.ndarray, side: int | None
 ) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """Yield blocks of squared distances, float64, with their rows and columns; once for each orientation."""
+    """Yield (rows, columns, squared distances, float64) of blocks, once for each orientation of the queries."""
     prepared = references if isinstance(references, References) else prepare(references)
     for view in orientations(queries, side):
         for start in range(0, len(queries), CHUNK_ROWS):
@@ -117,7 +117,7 @@ def _squared_distances(
 
 
 def orientations(rows: np.ndarray, side: int | None) -> list[np.ndarray]:
-    """Return rows of images in their eight orientations, or the rows themselves if `side` is `None`."""
+    """Return image rows, (n, side * side * channels), in their eight orientations, or alone if `side` is `None`."""
     if side is None:
         return [rows]
     images = rows.reshape(len(rows), side, side, -1)
@@ -134,7 +134,7 @@ def _squared_norms(rows: np.ndarray) -> np.ndarray:
 
 
 def log_ratio(distances: np.ndarray, reference_distances: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the second distances divided by the first."""
+    """Return log(reference distance / distance), (n,): large where the reference is farther away."""
     return np.log(np.maximum(reference_distances, MIN_DISTANCE) / np.maximum(distances, MIN_DISTANCE))
 
 
@@ -170,8 +170,8 @@ def score_membership(synthetic: np.ndarray, real: RealPatches, side: int | None)
 
 
 def roc_auc(scores: np.ndarray, real: RealPatches) -> dict[str, float | None]:
-    """Return {value, low, high} of the ROC AUC of a membership score, by patches; 0.5 is chance."""
-    return _resample(
+    """Return {value, low, high} of the ROC AUC of a membership score, (n,), by patches; 0.5 is chance."""
+    return _bootstrap(
         lambda weights: metrics.areas_under_curves(real.is_member, scores, weights)["roc_auc"], real.patients
     )
 
@@ -186,6 +186,8 @@ def true_positive_rate(scores: np.ndarray, real: RealPatches) -> dict[str, float
     is_member = real.is_member[order]
 
     def measure(weights: np.ndarray) -> np.ndarray:
+        """Return the rate under each row of weights, (resamples,)."""
+        # Of the patches from the most suspected one down: members and non-members so far.
         sorted_weights = weights[:, order].astype(np.float64)
         recognized = np.cumsum(sorted_weights * is_member, 1)
         suspected = np.cumsum(sorted_weights * ~is_member, 1)
@@ -193,7 +195,8 @@ def true_positive_rate(scores: np.ndarray, real: RealPatches) -> dict[str, float
             allowed = suspected <= FALSE_POSITIVE_RATE * suspected[:, -1:]
             return np.where(allowed, recognized, 0).max(1) / recognized[:, -1]
 
-    estimate = _resample(measure, real.patients)
+    estimate = _bootstrap(measure, real.patients)
+    # The limit: the rates of unseen patients, drawn with replacement, as many as there are members.
     unseen_patients = real.patients[~real.is_member]
     is_suspected = scores[~real.is_member] > np.quantile(scores[~real.is_member], 1 - FALSE_POSITIVE_RATE)
     _, codes, counts = np.unique(unseen_patients, return_inverse=True, return_counts=True)
@@ -204,8 +207,8 @@ def true_positive_rate(scores: np.ndarray, real: RealPatches) -> dict[str, float
     return estimate | {"limit": max(MIN_RATE_LIMIT, float(np.quantile(rates, 1 - ALARM_RATE)))}
 
 
-def _resample(measure: Callable[[np.ndarray], np.ndarray], patients: np.ndarray) -> dict[str, float | None]:
-    """Return {value, low, high} of a measure of weights (resamples, n), over resamples of the patients."""
+def _bootstrap(measure: Callable[[np.ndarray], np.ndarray], patients: np.ndarray) -> dict[str, float | None]:
+    """Return {value, low, high} of a measure of weights, (resamples, n), over bootstrap resamples of the patients."""
     weights = intervals.patient_weights(patients, RESAMPLES, SEED)
     weights = np.concatenate([np.ones((1, len(patients)), np.float32), weights])
     values = [
@@ -215,7 +218,12 @@ def _resample(measure: Callable[[np.ndarray], np.ndarray], patients: np.ndarray)
 
 
 def average_by_patient(scores: np.ndarray, real: RealPatches) -> tuple[np.ndarray, RealPatches]:
-    """Return the mean score of each patient, and the patients as if each were a patch, with their number as values."""
+    """Average a membership score over the patches of each patient.
+
+    Returns:
+        The mean scores, (patients,), sorted by name; and the patients in the form of patches, whose only value is a
+        patient's number of patches, (patients, 1).
+    """
     names, codes, counts = np.unique(real.patients, return_inverse=True, return_counts=True)
     means = np.bincount(codes, scores) / counts
     is_member = np.bincount(codes, real.is_member) > 0
@@ -234,7 +242,7 @@ def share_nearer_to_members(synthetic: np.ndarray, real: RealPatches, side: int 
         side: As in `nearest`.
     """
     rng = np.random.default_rng(SEED)
-    names = [np.unique(real.patients[real.is_member == kind]) for kind in (True, False)]
+    names = [np.unique(real.patients[real.is_member == is_member]) for is_member in (True, False)]
     num_pairs = min(map(len, names))
     rows_of = {name: np.flatnonzero(real.patients == name) for name in np.concatenate(names)}
     distances = all_distances(synthetic, real.values, side)
@@ -244,9 +252,10 @@ def share_nearer_to_members(synthetic: np.ndarray, real: RealPatches, side: int 
         by_pair = []  # distances to the member and to the non-member of each pair
         for pair in pairs:
             count = min(len(rows_of[name]) for name in pair)
-            chosen = [rng.choice(rows_of[name], count, replace=False) for name in pair]
-            by_pair.append([distances[:, rows].min(1) for rows in chosen])
+            pair_rows = [rng.choice(rows_of[name], count, replace=False) for name in pair]
+            by_pair.append([distances[:, rows].min(1) for rows in pair_rows])
         nearest_of_pairs = np.array(by_pair)  # (pairs, 2, n)
+        # The jackknife: the share without each pair.
         without = np.array([
             _share_nearer_to_first(np.delete(nearest_of_pairs, index, 0)) for index in range(num_pairs)
         ])  # fmt: skip
@@ -295,11 +304,12 @@ def find_most_exposed_patient(scores: np.ndarray, real: RealPatches, num_tests: 
     means, patients = average_by_patient(scores, real)
     counts = patients.values[:, 0]
     has_enough = counts >= MIN_PATIENT_PATCHES
-    members, unseen = (np.flatnonzero(has_enough & (patients.is_member == kind)) for kind in (True, False))
+    members, unseen = (np.flatnonzero(has_enough & (patients.is_member == is_member)) for is_member in (True, False))
     if not len(members) or len(unseen) < 2:
         raise ValueError(f"too few patients. Received: {len(members)} members and {len(unseen)} unseen patients")
     codes = np.searchsorted(patients.patients, real.patients)
     deviations = (scores - means[codes])[np.isin(codes, unseen)]
+    # The variance of a mean: that between patients, and that of patches within a patient divided by their number.
     within = (deviations**2).sum() / max(1, len(deviations) - len(unseen))
     center = means[unseen].mean()
     between = max(0.0, means[unseen].var(ddof=1) - (within / counts[unseen]).mean())
@@ -307,5 +317,5 @@ def find_most_exposed_patient(scores: np.ndarray, real: RealPatches, num_tests: 
     standardized = (means[members] - center) / errors
     # The prediction limit of a further unseen patient, for the largest of all members in all spaces (Bonferroni).
     limit = t.ppf(1 - FAMILY_ERROR / (len(members) * num_tests), len(unseen) - 1) * np.sqrt(1 + 1 / len(unseen))
-    most = int(standardized.argmax())
-    return Linkage(str(patients.patients[members[most]]), float(standardized[most]), float(limit))
+    most_exposed = int(standardized.argmax())
+    return Linkage(str(patients.patients[members[most_exposed]]), float(standardized[most_exposed]), float(limit))

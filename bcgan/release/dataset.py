@@ -60,7 +60,7 @@ def write(out: Path, identity: Identity, synthetic: SyntheticSet, audit: dict[st
 def _write_files(
     part: Path, identity: Identity, synthetic: SyntheticSet, audit: dict[str, Any], date: str
 ) -> dict[str, Any]:
-    """Write all files and return the manifest."""
+    """Write all files of a release into the folder `part`; return the manifest, the content of manifest.json."""
     table = _write_images(part, identity, synthetic)
     table.drop(columns="role").to_csv(part / TABLE, index=False, float_format="%.6g")
     columns = {"file": "file", "candidate": "candidate"}
@@ -85,7 +85,7 @@ def _write_images(folder: Path, identity: Identity, synthetic: SyntheticSet) -> 
     """Write images/<class>/<class>_<n>.png.
 
     Returns:
-        One row for each: file, class, label, candidate, confidence, sha256, and the role `train`.
+        A row for each file: file, class, label, candidate, confidence, sha256, and role, which is `train`.
     """
     rows, number = [], dict.fromkeys(range(len(identity.class_names)), 0)
     with progress.bar(len(synthetic.images), "png", "patch") as bar:
@@ -105,7 +105,7 @@ def _write_images(folder: Path, identity: Identity, synthetic: SyntheticSet) -> 
 
 
 def data_card(identity: Identity, table: pd.DataFrame, audit: dict[str, Any], date: str) -> str:
-    """Return the data card as Markdown, with the header that data hubs read."""
+    """Return the data card as Markdown, with the YAML header that data hubs read; `table` is from `_write_images`."""
     counts = ", ".join(f"{count:,} {name}" for name, count in table["class"].value_counts(sort=False).items())
     header = (
         f"---\npretty_name: {json.dumps(identity.name)}\n{yaml.safe_dump(license_fields(identity.license_name))}"

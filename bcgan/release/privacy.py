@@ -137,6 +137,7 @@ def make_feature_fn(root: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str
         name = reference_cnn.NETWORK
 
     def extract_turned(images: np.ndarray) -> np.ndarray:
+        """Return the mean features over four turns of patches, (n, d)."""
         return np.mean([extract(np.ascontiguousarray(np.rot90(images, turns, (1, 2)))) for turns in range(4)], 0)
 
     return extract_turned, name
@@ -149,20 +150,20 @@ def represent(images: np.ndarray | ImageRows, extract: Callable[[np.ndarray], np
         images: uint8, (n, size, size, 3).
         extract: From `make_feature_fn`.
     """
-    parts = [
-        {"pixels": _reduce(chunk), "features": extract(chunk).astype(np.float32), "stain": _stain(chunk)}
+    chunks = [
+        {"pixels": _reduce_pixels(chunk), "features": extract(chunk).astype(np.float32), "stain": _stain_moments(chunk)}
         for chunk in (images[start : start + CHUNK_IMAGES] for start in range(0, len(images), CHUNK_IMAGES))
     ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in SPACES}
+    return {name: np.concatenate([values[name] for values in chunks]) for name in SPACES}
 
 
-def _reduce(images: np.ndarray) -> np.ndarray:
+def _reduce_pixels(images: np.ndarray) -> np.ndarray:
     """Return patches reduced to SIDE pixels, float32 in [0, 1], (n, SIDE * SIDE * 3)."""
     small = [cv2.resize(patch, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for patch in images]
     return np.stack(small).reshape(len(images), -1).astype(np.float32) / 255
 
 
-def _stain(images: np.ndarray) -> np.ndarray:
+def _stain_moments(images: np.ndarray) -> np.ndarray:
     """Return the mean and the standard deviation of the optical density of each channel, float32, (n, 6)."""
     density = optical_density(images).reshape(len(images), -1, 3)
     return np.concatenate([density.mean(1), density.std(1)], 1).astype(np.float32)
@@ -176,8 +177,9 @@ def select_rows(store: Store) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cap_by_patient(patients: pd.Series, rows: np.ndarray) -> np.ndarray:
-    """Return at most MAX_PATIENT_PATCHES of the rows of each patient, drawn at random, in order."""
+    """Return at most MAX_PATIENT_PATCHES of the rows of each patient, drawn at random, sorted by row number."""
     order = np.random.default_rng(attacks.SEED).permutation(rows)
+    # The number of each row among those of its patient, in random order.
     rank = patients.iloc[order].groupby(patients.iloc[order], sort=False).cumcount().to_numpy()
     return np.sort(order[rank < MAX_PATIENT_PATCHES])
 
@@ -221,12 +223,13 @@ class Proximity(NamedTuple):
 
 
 def fit_proximity(sets: Sets) -> Proximity:
-    """Measure unseen patients' patches, each half of the patients against the other half."""
+    """Return how near unseen patients' patches are to training patches, relative to the other half of such patients."""
     limits, distances = {}, {}
     for name in PATCH_SPACES:
         real, side = sets.real[name], SPACES[name]
         in_first = attacks.halve_patients(real)
         scores, training_distances = [], []
+        # Each half of the unseen patients is compared with the other one.
         for half, opposite_half in zip((in_first, ~in_first), reversed(sets.halves[name]), strict=True):
             values = real.values[~real.is_member & half]
             training_distances.append(attacks.nearest(values, sets.training[name], side).distances)
@@ -361,6 +364,7 @@ def _projected_scores(network: keras.Model, images: ImageRows, num_classes: int)
     extract = imagenet_features(images.shape[1])
 
     def score(patches: np.ndarray) -> np.ndarray:
+        """Return the scores of a batch of patches, (n,)."""
         maps = extract(batches.to_float(patches), training=False)
         total = np.zeros(len(patches))
         for label in range(num_classes):
@@ -372,7 +376,7 @@ def _projected_scores(network: keras.Model, images: ImageRows, num_classes: int)
 
 
 def as_json(checks: list[Check]) -> list[dict[str, Any]]:
-    """Return the checks as JSON."""
+    """Return the checks as dicts with the fields of `Check`."""
     return [check._asdict() for check in checks]
 
 

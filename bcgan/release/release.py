@@ -77,7 +77,7 @@ def release(experiment: Experiment, root: Path, request: Request, out: Path) -> 
     """
     out = out.resolve()
     patches = store.load(root / "preprocess")
-    _check(request, out, patches, experiment)
+    _check_request(request, out, patches, experiment)
     folder = root / FOLDER
     folder.mkdir(exist_ok=True)
     (folder / AUDIT).unlink(missing_ok=True)  # of another request
@@ -98,7 +98,7 @@ def release(experiment: Experiment, root: Path, request: Request, out: Path) -> 
     synthetic = synthesis.load(cache.get_or_build("patches", settings, inputs, generate))
     _write_closest_pairs(folder, synthetic, patches)
     earlier = _read_attempts(folder, inputs, request)
-    audit = _attack(experiment, root, patches, sets, proximity, synthetic)
+    audit = _audit_privacy(experiment, root, patches, sets, proximity, synthetic)
     facts = {
         "bcgan": __version__, "inputs": inputs, "number": request.number, "seed": request.seed,
         "size": int(synthetic.images.shape[1]), "generator": bundle.digests, "features": network_name,
@@ -126,7 +126,7 @@ def release(experiment: Experiment, root: Path, request: Request, out: Path) -> 
     return results
 
 
-def _check(request: Request, out: Path, patches: store.Store, experiment: Experiment) -> None:
+def _check_request(request: Request, out: Path, patches: store.Store, experiment: Experiment) -> None:
     """Check a request before anything is generated.
 
     Raises:
@@ -160,10 +160,15 @@ def input_digests(root: Path) -> dict[str, str]:
 
 
 def _load_sets(cache: Cache, inputs: dict[str, str], patches: store.Store, extract, network_name: str) -> privacy.Sets:
-    """Return the real patches of the audit; their representation is computed once."""
+    """Return the real patches of the audit; their representation in every space is cached.
+
+    Args:
+        extract: From `privacy.make_feature_fn`, as is `network_name`.
+    """
     rows = np.concatenate(privacy.select_rows(patches))
 
     def build(folder: Path) -> None:
+        """Write the representations of the real patches."""
         log.info("release: features of %d real patches by %s", len(rows), network_name)
         np.savez(folder / "real.npz", **privacy.represent(patches.images.select(rows), extract))
 
@@ -172,7 +177,7 @@ def _load_sets(cache: Cache, inputs: dict[str, str], patches: store.Store, extra
     return privacy.make_sets(patches, runs.read_arrays(folder / "real.npz"))
 
 
-def _attack(
+def _audit_privacy(
     experiment: Experiment,
     root: Path,
     patches: store.Store,
@@ -180,7 +185,7 @@ def _attack(
     proximity: privacy.Proximity,
     synthetic: synthesis.SyntheticSet,
 ) -> Audit:
-    """Make the checks of privacy; the attacks only if enough candidates were left."""
+    """Make the privacy checks; attack the patches only if not too many candidates were removed."""
     checks, exposed = privacy.check_proximity(synthetic.candidates, proximity), None
     if checks[0].passed:
         log.info("release: attacks on %d patches", len(synthetic.images))
@@ -194,7 +199,7 @@ def _attack(
 
 
 def _add_utility(audit: Audit, task: utility.Task, synthetic: synthesis.SyntheticSet) -> Audit:
-    """Add what the set is worth to an audit."""
+    """Return the audit with what the set is worth: networks trained on it, and checks of their loss of ROC AUC."""
     measured = utility.measure(task, Patches(synthetic.images, synthetic.table["label"].to_numpy()))
     checks = utility.checks(measured)
     results = audit.results | {"utility": measured | {"checks": privacy.as_json(checks)}}
@@ -202,46 +207,51 @@ def _add_utility(audit: Audit, task: utility.Task, synthetic: synthesis.Syntheti
 
 
 def _describe_patients(patches: store.Store, sets: privacy.Sets) -> dict[str, dict[str, int]]:
-    """Return the numbers of patients and patches that the generator was trained on, and of those that attacked it."""
+    """Return {members, non_members: {patients, patches, compared_patches}}, numbers.
+
+    Members are training patients, non-members those that the generator has not seen; compared patches are in the
+    attacks.
+    """
     index = patches.index
     groups = {"members": index["role"] == "train", "non_members": index["role"].isin(privacy.UNSEEN_ROLES)}
     is_compared = np.isin(np.arange(len(index)), sets.rows)
     return {
         name: {
-            "patients": int(index["patient"][chosen].nunique()), "patches": int(chosen.sum()),
-            "compared_patches": int((chosen & is_compared).sum()),
+            "patients": int(index["patient"][is_in_group].nunique()), "patches": int(is_in_group.sum()),
+            "compared_patches": int((is_in_group & is_compared).sum()),
         }
-        for name, chosen in groups.items()
+        for name, is_in_group in groups.items()
     }  # fmt: skip
 
 
 def _read_attempts(folder: Path, inputs: dict[str, str], request: Request) -> list[dict[str, Any]]:
-    """Return number, seed and result of every other attempt with the same files of the run."""
-    this = (request.number, request.seed)
+    """Return [{number, seed, passed}] of all other attempts with the same files of the run."""
+    current_request = (request.number, request.seed)
     return [
         attempt["request"]
         for attempt in _read_all_attempts(folder)
-        if attempt["inputs"] == inputs and (attempt["request"]["number"], attempt["request"]["seed"]) != this
+        if attempt["inputs"] == inputs and (attempt["request"]["number"], attempt["request"]["seed"]) != current_request
     ]
 
 
 def _append_attempt(folder: Path, inputs: dict[str, str], result: dict[str, Any]) -> None:
-    """Note the result of an attempt, once."""
+    """Add an attempt, {number, seed, passed}, to attempts.json, unless it is there."""
     attempts, attempt = _read_all_attempts(folder), {"inputs": inputs, "request": result}
     if attempt not in attempts:
         runs.write_json(folder / ATTEMPTS, [*attempts, attempt])
 
 
 def _read_all_attempts(folder: Path) -> list[dict[str, Any]]:
-    """Return the inputs and the result of every attempt."""
+    """Return [{inputs, request: {number, seed, passed}}] of all attempts; empty if there are none."""
     path = folder / ATTEMPTS
     return runs.read_json(path) if path.exists() else []
 
 
 def _write_closest_pairs(folder: Path, synthetic: synthesis.SyntheticSet, patches: store.Store) -> None:
-    """Write closest_<space>.png: above, the patches nearest to a training patch, removed ones first; below, that patch.
+    """Write closest_<space>.png, a picture of the NUM_PAIRS synthetic patches that are most like a training patch.
 
-    The training patch is turned as it resembles the synthetic one most.
+    Above are the synthetic patches with the highest scores of `privacy.measure_proximity`, removed ones included. Below
+    each is its nearest training patch, in the orientation in which it resembles the synthetic one most.
     """
     images = np.concatenate([synthetic.removed_images, synthetic.images])
     for space in privacy.PATCH_SPACES:
@@ -250,24 +260,24 @@ def _write_closest_pairs(folder: Path, synthetic: synthesis.SyntheticSet, patche
             for name in ("score", "row")
         )
         order = np.argsort(-score)[:NUM_PAIRS]
-        pairs = [_pad(np.concatenate(_turn_alike(images[index], patches.images[row[index]]))) for index in order]
+        pairs = [_pad_right(np.concatenate(_turn_alike(images[index], patches.images[row[index]]))) for index in order]
         (folder / f"closest_{space}.png").write_bytes(encode_png(np.concatenate(pairs, 1)))
 
 
 def _turn_alike(image: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a patch with a gap below, and a real patch in the orientation that is most like it."""
+    """Return a synthetic patch with a gap below, and a real one in the orientation with the least difference."""
     views = [view.reshape(real.shape) for view in attacks.orientations(real[None].reshape(1, -1), len(real))]
     differences = [np.abs(view.astype(int) - image).sum() for view in views]
     return np.pad(image, ((0, PAIR_GAP), (0, 0), (0, 0)), constant_values=255), views[int(np.argmin(differences))]
 
 
-def _pad(image: np.ndarray) -> np.ndarray:
-    """Add a gap on the right."""
+def _pad_right(image: np.ndarray) -> np.ndarray:
+    """Return an image with PAIR_GAP white pixels added on the right."""
     return np.pad(image, ((0, 0), (0, PAIR_GAP), (0, 0)), constant_values=255)
 
 
 def describe(results: dict[str, Any]) -> str:
-    """Return the results of an audit that passed in a few lines."""
+    """Return the results of an audit that passed as text, a few lines."""
     lines = [f"{results['removed']:,} of {results['candidates']:,} candidates were too near to a training patch"]
     for name in ("membership_patches", "membership_patients"):
         texts = [

@@ -41,7 +41,7 @@ class SyntheticSet(NamedTuple):
 
 
 def count_by_class(number: int, num_classes: int) -> list[int]:
-    """Divide a number of patches by the classes; the first get one more if it cannot be divided evenly."""
+    """Return the number of patches of each class, of `number` in all; the first classes have one more if necessary."""
     return [number // num_classes + (label < number % num_classes) for label in range(num_classes)]
 
 
@@ -92,13 +92,13 @@ def generate(
                 num_near, num_judged = num_near + is_near.sum(), num_judged + len(is_near)
                 removed.append(images[accepted[is_near]])
                 candidates.append(measured.assign(is_removed=is_near))
-                kept = np.flatnonzero(~is_near)[:missing]
-                table = filtered.iloc[accepted[kept]][["confidence", "distance"]].reset_index(drop=True)
-                table = table.join(measured.iloc[kept].reset_index(drop=True))
-                table["candidate"] = number * NUM_CANDIDATES + accepted[kept]
-                parts.append((images[accepted[kept]], {name: rows[kept] for name, rows in values.items()}, table))
-                missing -= len(kept)
-                bar.update(len(kept))
+                passed = np.flatnonzero(~is_near)[:missing]
+                table = filtered.iloc[accepted[passed]][["confidence", "distance"]].reset_index(drop=True)
+                table = table.join(measured.iloc[passed].reset_index(drop=True))
+                table["candidate"] = number * NUM_CANDIDATES + accepted[passed]
+                parts.append((images[accepted[passed]], {name: rows[passed] for name, rows in values.items()}, table))
+                missing -= len(passed)
+                bar.update(len(passed))
     images, values, tables = zip(*parts, strict=True)
     all_candidates = pd.concat(candidates, ignore_index=True)
     return SyntheticSet(
@@ -112,7 +112,7 @@ def generate(
 
 
 def save(synthetic: SyntheticSet, folder: Path) -> None:
-    """Write the set to a folder."""
+    """Write the set to a folder: its arrays to PATCHES, its tables to TABLE and CANDIDATES."""
     np.savez(folder / PATCHES, images=synthetic.images, removed=synthetic.removed_images, **synthetic.values)
     synthetic.table.to_csv(folder / TABLE, index=False)
     synthetic.candidates.to_csv(folder / CANDIDATES, index=False)

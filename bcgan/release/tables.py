@@ -13,7 +13,7 @@ PASSED = {True: "yes", False: "no", None: ""}
 
 
 def privacy(audit: dict[str, Any]) -> pd.DataFrame:
-    """Return the checks of what a release gives away."""
+    """Return the privacy checks of a release as a table, a row each; `audit` is the content of its audit.json."""
     rows = [
         (
             TITLES[check["name"]], check["space"].replace("_", " "), format_estimate(check),
@@ -25,7 +25,7 @@ def privacy(audit: dict[str, Any]) -> pd.DataFrame:
 
 
 def utility(audit: dict[str, Any]) -> pd.DataFrame:
-    """Return the results on test patients of networks trained on a release, and on real patches."""
+    """Return the test results of networks trained on a release and on real patches; `audit` as in `privacy`."""
     rows = []
     for name, network in audit["utility"]["networks"].items():
         for kind, text in (("released", "the release"), ("real", "real patches")):

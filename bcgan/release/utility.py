@@ -60,11 +60,12 @@ def measure(task: Task, synthetic: Patches) -> dict[str, Any]:
     """Train on the release and on real patches, and test on real patients.
 
     Returns:
-        `networks`: {network: {patches, real_patches, released, real: {metric: {value, low, high}}, difference: {value,
-        low, high, p}}}, the difference of ROC AUC on test patients, released minus real, paired. ece is that of
-        probabilities calibrated on validation patients; sensitivity and specificity at the threshold of the largest
-        Youden index there. `tuning`: {network, group, tested_patients, tested_patches, rows: [{patients, patches,
-        from, roc_auc}]}, or `None` if too few patients were held out.
+        networks: {network: {patches, real_patches, released, real: {metric: {value, low, high}}, difference: {value,
+            low, high, p, p_floor}}}. difference is that of the ROC AUC on test patients, released minus real, paired.
+            ece is that of probabilities calibrated on validation patients; sensitivity and specificity are at the
+            threshold of the largest Youden index there.
+        tuning: {network, group, tested_patients, tested_patches, rows: [{patients, patches, from, roc_auc}]}, or `None`
+            if too few patients were held out.
     """
     networks, starts = {}, []
     num_steps = max(1, len(synthetic.labels) // task.experiment.classify.batch_size)
@@ -95,11 +96,14 @@ def checks(measured: dict[str, Any]) -> list[Check]:
 
 
 def _train_once(task: Task, name: str, kind: str, patches: Patches, num_steps: int) -> Path:
-    """Return the folder with the network and its predictions, trained if it is not cached.
+    """Train a network on synthetic or real patches, or find it in the cache.
 
     Args:
-        kind: `released` or `real`.
+        kind: `released` or `real`: the patches that it is trained on.
         num_steps: Of each epoch.
+
+    Returns:
+        The folder with <name>-<kind>.keras and PREDICTIONS: probabilities of the validation and of the test patches.
     """
     settings = _training_settings(task) | {
         "network": name, "kind": kind, "epochs": task.experiment.release.epochs, "steps": num_steps,
@@ -108,6 +112,7 @@ def _train_once(task: Task, name: str, kind: str, patches: Patches, num_steps: i
     inputs = task.inputs | ({"release": task.release_digest} if kind == "released" else {})
 
     def build(folder: Path) -> None:
+        """Train the network, and write it and its predictions into `folder`."""
         keras.utils.set_random_seed(task.experiment.seed)
         classifier = Classifier(epochs=task.experiment.release.epochs)
         network = _build(task, name, classifier)
@@ -135,7 +140,7 @@ def _training_settings(task: Task) -> dict[str, Any]:
 
 
 def _recipe(task: Task, classifier: Classifier, epoch_steps: int) -> Recipe:
-    """Return how a network is trained; synthetic patches have no patients to balance."""
+    """Return how a network is trained; patients are not balanced, as synthetic patches have none."""
     settings = task.experiment.classify.model_copy(update={"patient_balance": 0.0})
     return Recipe(settings, classifier, task.experiment.seed, task.xla, epoch_steps)
 
@@ -147,7 +152,10 @@ def _build(task: Task, name: str, classifier: Classifier) -> keras.Model:
 
 
 def _compare(task: Task, folders: dict[str, Path]) -> dict[str, Any]:
-    """Return the metrics of two trainings on test patients, and the difference of their ROC AUC."""
+    """Return {released, real: {metric of COMPARED: {value, low, high}}, difference} of two trainings on test patients.
+
+    difference is that of the ROC AUC, released minus real: {value, low, high, p, p_floor}.
+    """
     rows = {role: task.store.role_indices(role) for role in ("validation", "test")}
     labels = {role: task.store.index["label"].to_numpy()[indices] for role, indices in rows.items()}
     patients = task.store.index["patient"].to_numpy()[rows["test"]]
@@ -155,11 +163,11 @@ def _compare(task: Task, folders: dict[str, Path]) -> dict[str, Any]:
     by_kind, results = {}, {}
     for kind, folder in folders.items():
         with np.load(folder / PREDICTIONS) as saved:
-            joined = np.concatenate([saved["validation"], saved["test"]])
-        threshold = metrics.select_threshold(labels["validation"], joined[: len(rows["validation"])])
-        is_validation = np.arange(len(joined)) < len(rows["validation"])
+            probabilities = np.concatenate([saved["validation"], saved["test"]])
+        threshold = metrics.select_threshold(labels["validation"], probabilities[: len(rows["validation"])])
+        is_validation = np.arange(len(probabilities)) < len(rows["validation"])
         predictions = intervals.calibrate(
-            SeedPredictions({0: joined}, {0: threshold}), is_validation, np.concatenate(list(labels.values()))
+            SeedPredictions({0: probabilities}, {0: threshold}), is_validation, np.concatenate(list(labels.values()))
         )
         by_kind[kind] = _bootstrap(predictions, ~is_validation, labels["test"], resampled)
         results[kind] = {
@@ -178,7 +186,10 @@ def _bootstrap(
     labels: np.ndarray,
     resampled: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Return the metrics COMPARED on test patches and on every resample; ece is that of calibrated probabilities."""
+    """Return {metric of COMPARED: float, (1 + resamples,)} on test patches; element 0 is the observed metric.
+
+    ece is that of calibrated probabilities. `rows` selects the test patches of `predictions`.
+    """
     measure = partial(intervals.bootstrap_metrics, labels, weights=resampled)
     called = measure(predictions.called().select(rows), rng=np.random.default_rng(attacks.SEED))
     calibrated = measure(predictions.calibrated.select(rows), rng=np.random.default_rng(attacks.SEED))
@@ -186,23 +197,29 @@ def _bootstrap(
 
 
 def _tune(task: Task, start: Path) -> dict[str, Any] | None:
-    """Tune the first network, from where it was trained on the release, on a few real patients; test it on others.
+    """Tune the first network on a few real patients, from the release and from initial weights, and test it on others.
 
-    Patients that no list names are both, if there are enough; else validation patients are tuned on and test patients
-    tested.
+    If there are enough unlisted patients, it is tuned on some of them and tested on the others. Otherwise it is tuned
+    on validation patients and tested on test patients.
+
+    Args:
+        start: The network that was trained on the release.
+
+    Returns:
+        As `tuning` in `measure`.
     """
     settings, name = task.experiment.release, task.experiment.release.networks[0]
-    index, most = task.store.index, max(settings.tuning_patients)
-    group = "unlisted" if _count_patients(task, "unlisted") >= most + intervals.MIN_PATIENTS else "validation"
-    if _count_patients(task, group) < most:
+    index, max_patients = task.store.index, max(settings.tuning_patients)
+    group = "unlisted" if _count_patients(task, "unlisted") >= max_patients + intervals.MIN_PATIENTS else "validation"
+    if _count_patients(task, group) < max_patients:
         return None
     order = np.random.default_rng(attacks.SEED).permutation(np.unique(index["patient"][index["role"] == group]))
     is_tested = (index["role"] == "test") if group == "validation" else (index["role"] == group)
-    tested = np.flatnonzero(is_tested & ~index["patient"].isin(order[:most]))
+    tested = np.flatnonzero(is_tested & ~index["patient"].isin(order[:max_patients]))
     rows = []
     for count in settings.tuning_patients:
-        chosen = np.flatnonzero((index["role"] == group) & index["patient"].isin(order[:count]))
-        patches = select_patches(task.store, chosen)
+        tuning_rows = np.flatnonzero((index["role"] == group) & index["patient"].isin(order[:count]))
+        patches = select_patches(task.store, tuning_rows)
         if len(np.unique(patches.labels)) < task.experiment.num_classes:
             continue  # a network cannot learn a class that these patients do not have
         for kind in ("released", "initial"):
@@ -212,7 +229,7 @@ def _tune(task: Task, start: Path) -> dict[str, Any] | None:
                 labels, SeedPredictions({0: probabilities}, {0: 0.5}), patients, attacks.RESAMPLES,
                 attacks.CONFIDENCE_LEVEL, attacks.SEED,
             )["roc_auc"]  # fmt: skip
-            rows.append({"patients": int(count), "patches": len(chosen), "from": kind, "roc_auc": estimate})
+            rows.append({"patients": int(count), "patches": len(tuning_rows), "from": kind, "roc_auc": estimate})
     return {"network": name, "group": group, "tested_patients": int(index["patient"].iloc[tested].nunique()),
             "tested_patches": len(tested), "rows": rows}  # fmt: skip
 
@@ -223,10 +240,11 @@ def _count_patients(task: Task, role: str) -> int:
 
 
 def _tune_once(task: Task, name: str, start: Path | None, patches: Patches, tested: np.ndarray) -> np.ndarray:
-    """Train on a few real patients and return the probabilities of the tested patches.
+    """Train on a few real patients, and return the probabilities of the tested patches, (n,) or (n, classes).
 
     Args:
         start: The network that training starts from. `None` means initial weights.
+        tested: integers, (n,). Rows of the store.
     """
     settings = _training_settings(task) | {
         "network": name, "from": "released" if start else "initial", "start": start and runs.hash_file(start),
@@ -236,6 +254,7 @@ def _tune_once(task: Task, name: str, start: Path | None, patches: Patches, test
     label = f"{name}-tuned-{len(settings['patients'])}-{settings['from']}"
 
     def build(folder: Path) -> None:
+        """Train the network, and write its predictions into `folder`."""
         keras.utils.set_random_seed(task.experiment.seed)
         classifier = Classifier(epochs=TUNING_EPOCHS)
         network = _build(task, name, classifier)

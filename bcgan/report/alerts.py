@@ -12,10 +12,14 @@ MIN_FLIP_RATE = 0.05  # of translations called the other class; with fewer, tran
 
 
 def list_alerts(run: Run) -> list[str]:
-    """Return the limitations and warnings that follow from the run's own numbers."""
+    """Return the limitations and warnings that follow from the run's own numbers, as sentences.
+
+    The cautions of `finding.all_cautions` come first, the largest of them on top.
+    """
     num_padded = run.audit["faults"]["wrong_size"]["count"]
     num_excluded = run.audit["patches"] - run.audit["kept"]
     unlabelled = ", ".join(CLASSIFIER_NAMES[name] for name in run.trained_on_unlisted())
+    # Whether a sentence applies (true, not empty or not 0), and the sentence.
     alert_texts = [
         (run.subset_note(), run.subset_note()),
         (num_excluded, f"{num_excluded:,} patches were excluded by the audit."),
@@ -31,7 +35,7 @@ def list_alerts(run: Run) -> list[str]:
 
 
 def list_limitations(run: Run) -> list[str]:
-    """Return what the report does not show."""
+    """Return sentences on what the report does not show."""
     sentences = [
         "No diagnosis: a patch is classified without its slide, and there is no comparison with pathologists.",
         run.subset_note(),
@@ -42,7 +46,7 @@ def list_limitations(run: Run) -> list[str]:
 
 
 def _kid_text(run: Run) -> str:
-    """Return whether synthetic patches are farther from real ones, by KID, than real patients are from each other."""
+    """Return a sentence: whether synthetic patches are farther from real ones, by KID, than real patients are apart."""
     networks = {"kid": "a network trained on such patches", "kid_efficientnet_lite2": "EfficientNet-Lite2 on ImageNet"}
     sentences = []
     for name, network in networks.items():

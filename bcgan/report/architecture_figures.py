@@ -40,9 +40,11 @@ TITLES = {
 
 
 def blocks(network: keras.Model) -> pd.DataFrame:
-    """Return a network's blocks: layers whose names have the same first part.
+    """Return a network's blocks: layers whose names have the same first part, up to the underscore.
 
-    Columns: block, output (shape, of the block's last layer) and parameters.
+    Returns:
+        A row for each block, in the order of its first layer: block, its name; output, the shape of its last layer
+        without the batch, a tuple; and parameters, a number.
     """
     rows: dict[str, dict] = {}
     for layer in network.layers:
@@ -105,7 +107,7 @@ def system(run: Run) -> ReportFigure:
 
 
 def _head_text(class_names: tuple[str, ...]) -> str:
-    """Return what the box of the classifier's head says."""
+    """Return the text in the box of the classifier's head."""
     if len(class_names) > MAX_LISTED_CLASSES:
         return f"Head:\none of {len(class_names)} classes"
     title = "Binary head" if len(class_names) == 2 else "Head"
@@ -211,7 +213,11 @@ def _build_extra_features(classifier_settings: Classifier, size: int) -> keras.M
 
 
 def _map_blocks(network: keras.Model) -> pd.DataFrame:
-    """Return the patch and each map that joins, as `blocks` does; parameters are those that the map adds."""
+    """Return the patch and each map that joins, a row each, with the columns of `blocks`.
+
+    Parameters are those that a map needs beyond the maps before it: layers of the frozen network up to it, and its
+    head.
+    """
     frozen = imagenet_features(network.input.shape[1], weights=False)
     submodels = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     rows, previous_count = [("image", tuple(network.input.shape[1:]), 0)], 0
@@ -225,7 +231,7 @@ def _map_blocks(network: keras.Model) -> pd.DataFrame:
 
 
 def _draw_box(axes, x: float, y: float, text: str, color: str) -> None:
-    """Draw a rounded box with text; (x, y) is the middle of its left edge."""
+    """Draw a rounded box, 1.8 wide and 0.9 high, with text; (x, y) is the middle of its left edge."""
     axes.add_patch(
         FancyBboxPatch((x, y - 0.45), 1.8, 0.9, boxstyle="round,pad=0.05", facecolor=color, edgecolor="none")
     )
@@ -233,7 +239,7 @@ def _draw_box(axes, x: float, y: float, text: str, color: str) -> None:
 
 
 def _draw_link(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Draw an arrow between two boxes: from the right or, within a column, the bottom or top, to the nearest side."""
+    """Draw an arrow between two boxes, given by their left ends: from the right or, within a column, up or down."""
     half_height = 0.5 * ((start[1] > end[1]) - (start[1] < end[1]))  # 0 if the boxes are level, negative upwards
     tail = (start[0] + 0.9, start[1] - half_height) if start[0] == end[0] else (start[0] + 1.85, start[1])
     tip = (end[0] + 0.9, end[1] + half_height) if half_height else (end[0] - 0.05, end[1])
@@ -246,6 +252,7 @@ def _draw_blocks(axes, network_blocks: pd.DataFrame, color: str, side_block: str
     """Draw a row of boxes, as high as their maps, with the name above and the shape and parameters below.
 
     Args:
+        network_blocks: From `blocks`.
         side_block: The block whose input comes from the row above; the block before it is connected past it.
     """
     axes.axis("off")
@@ -255,7 +262,7 @@ def _draw_blocks(axes, network_blocks: pd.DataFrame, color: str, side_block: str
         axes.add_patch(Rectangle((x - 0.28, -height / 2), 0.56, height, facecolor=color, edgecolor=style.INK, lw=0.6))
         shape = "x".join(map(str, row.output)) or "scalar"
         fontsize = 8 if len(network_blocks) < 11 else 7
-        axes.text(x, 0.58, _title(row.block), ha="center", va="bottom", fontsize=fontsize)
+        axes.text(x, 0.58, _block_title(row.block), ha="center", va="bottom", fontsize=fontsize)
         axes.text(x, -0.58, f"{shape}\n{row.parameters:,}", ha="center", va="top", fontsize=7, color=style.MUTED)
         if row.block == side_block:
             _draw_arrow(axes, (x, 0.55), (x, height / 2))
@@ -271,7 +278,7 @@ def _draw_arrow(axes, start: tuple[float, float], end: tuple[float, float], curv
     axes.add_patch(FancyArrowPatch(start, end, **options))
 
 
-def _title(block: str) -> str:
+def _block_title(block: str) -> str:
     """Return a block's title: from TITLES, or its name with the number apart, such as `block 1`."""
     name = block.rstrip("0123456789")
     return TITLES.get(block, f"{name} {block[len(name) :]}".strip())

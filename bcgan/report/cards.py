@@ -68,9 +68,9 @@ METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "
 
 
 def data_card(run: Run) -> pd.DataFrame:
-    """Return the data card: source, preparation, split and patients of the patches."""
+    """Return the data card, columns Data and Answer: source, preparation, split and patients of the patches."""
     facts = _data_facts(run)
-    return _table("Data", {
+    return _make_card("Data", {
         **{name: facts[name] for name in FACTS[:4]},
         "Patches": f"{run.audit['patches']:,} found, {run.audit['kept']:,} kept; {_classes_text(run)}",
         **({"Completeness": run.subset_note()} if run.subset_note() else {}),
@@ -85,7 +85,7 @@ def data_card(run: Run) -> pd.DataFrame:
 
 
 def _patients_text(run: Run, note: str) -> str:
-    """Return the number of patients, and what is known of their names."""
+    """Return the number of patients, and `note`, what the data set's authors say of them."""
     if not run.has_patient_names:
         return NO_PATIENTS
     count = f"{run.store.index['patient'].nunique():,}"
@@ -93,7 +93,7 @@ def _patients_text(run: Run, note: str) -> str:
 
 
 def model_card(run: Run) -> pd.DataFrame:
-    """Return the model card of the proposed classifier: use, training, metrics and failures."""
+    """Return the model card of the proposed classifier, columns Model and Answer: use, training, metrics, failures."""
     name = run.classifier_names[0]
     settings = run.experiment.classify
     sets = run.metrics[name]["sets"]
@@ -102,7 +102,7 @@ def model_card(run: Run) -> pd.DataFrame:
     else:
         output = f"a probability of {class_noun(run.class_names[1])}"
         chosen_call = f"thresholds {', '.join(f'{value:.3f}' for value in run.metrics[name]['thresholds'].values())}"
-    return _table("Model", {
+    return _make_card("Model", {
         "Name": f"{CLASSIFIER_NAMES[name]}, {run.seeds_text(name)}",
         "Task": f"One patch of {settings.crop_size or run.experiment.data.size} pixels to {output}",
         "Intended use": "Research. Not for diagnosis, nor for any decision about a patient",
@@ -121,7 +121,7 @@ def model_card(run: Run) -> pd.DataFrame:
 
 
 def _training_text(settings: Classify, name: str) -> str:
-    """Return how a classifier was trained."""
+    """Return for the model card how a classifier was trained."""
     model = settings.models[name]
     balance = f"; patients are drawn n^-{settings.patient_balance:g} times as often" if settings.patient_balance else ""
     if CLASSIFIERS[name].is_frozen:
@@ -138,7 +138,10 @@ def _training_text(settings: Classify, name: str) -> str:
 
 
 def claim(run: Run) -> pd.DataFrame:
-    """Return the Checklist for Artificial Intelligence in Medical Imaging (CLAIM, Mongan et al. 2020), filled in."""
+    """Return the Checklist for Artificial Intelligence in Medical Imaging (CLAIM, Mongan et al. 2020), filled in.
+
+    The columns are No., CLAIM item and Answer.
+    """
     facts = _data_facts(run)
     evaluate, data = run.experiment.evaluate, run.experiment.data
     packages = ", ".join(
@@ -208,8 +211,8 @@ def claim(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["No.", "CLAIM item", "Answer"])
 
 
-def _table(title: str, answers: dict[str, str]) -> pd.DataFrame:
-    """Return a table of two columns, `title` and Answer."""
+def _make_card(title: str, answers: dict[str, str]) -> pd.DataFrame:
+    """Return a table of the columns `title`, with the questions, and Answer."""
     return pd.DataFrame(answers.items(), columns=[title, "Answer"])
 
 
@@ -225,7 +228,7 @@ def _data_facts(run: Run) -> dict[str, str]:
 
 
 def _classes_text(run: Run) -> str:
-    """Return the number and share of patches of the second class, or of each of more."""
+    """Return as text the number and share of patches of the second of two classes, or of each of more."""
     counts = np.bincount(run.store.index["label"], minlength=len(run.class_names))
     return ", ".join(
         f"{counts[label]:,} {run.class_texts[label]} ({counts[label] / counts.sum():.1%})"
@@ -234,12 +237,12 @@ def _classes_text(run: Run) -> str:
 
 
 def _labels_text(run: Run) -> str:
-    """Return the labels with the names of their classes."""
+    """Return the labels with the names of their classes, such as `0 benign and 1 malignant`."""
     return join_words([f"{label} {text}" for label, text in enumerate(run.class_texts)])
 
 
 def _pretraining_texts(run: Run) -> list[str]:
-    """Return phrases on initial weights from ImageNet and from SimCLR; none if neither was used."""
+    """Return phrases on weights from ImageNet and from SimCLR that trainings started from; none if neither was used."""
     pretrained = [name for name in run.trained_names if CLASSIFIERS[name].pretraining != "none"]
     names = [CLASSIFIER_NAMES[name].removesuffix(" (ImageNet)") for name in pretrained]
     names += ["the GAN's projected discriminator"] if run.experiment.gan.projected_discriminator_weight else []
@@ -264,7 +267,7 @@ def _pretraining_texts(run: Run) -> list[str]:
 
 
 def _roles_text(run: Run) -> str:
-    """Return the patients and patches of every role."""
+    """Return the numbers of patients and patches of every role (training, validation, test and others)."""
     counts = run.split["counts"]
     return "; ".join(
         f"{ROLE_NAMES[role]} {counts[role]['patients']} patients, {counts[role]['patches']:,} patches"
@@ -281,7 +284,7 @@ def _sources_text(run: Run) -> str:
 
 
 def _faults_text(run: Run) -> str:
-    """Return the faults that the audit found, with numbers of files and policies."""
+    """Return the faults that the audit of the data found, with numbers of files and what was done with them."""
     faults = {name: fault for name, fault in run.audit["faults"].items() if fault["count"]}
     descriptions = (
         f"{fault['count']:,} {name.replace('_', ' ')} ({fault['policy']})" for name, fault in faults.items()
@@ -290,7 +293,7 @@ def _faults_text(run: Run) -> str:
 
 
 def _preparation_text(run: Run) -> str:
-    """Return how patches were prepared."""
+    """Return the size of the patches and the steps of their preparation."""
     settings = run.experiment.preprocess
     return (
         f"{run.experiment.data.size}x{run.experiment.data.size} pixels, smoothing {settings.blur}, CLAHE "

@@ -80,10 +80,14 @@ def _draw_curves(
     """Draw the proposed classifier's mean curve of each class over its seeds, and every classifier's mean area.
 
     Args:
-        metric: The area under the curve.
+        metric: The area under the curve, roc_auc or pr_auc.
         curve: Computes a curve from labels and scores.
         labels: Of the x and y axes.
         caption: Its first sentence.
+
+    Returns:
+        The figure. Its table has the classifier, class, x and y of every curve, and the mean areas, in rows of class
+        `mean`.
     """
     test, first = run.test_predictions, run.classifier_names[0]
     scores = run.probabilities_by_seed(first, test).values()
@@ -117,7 +121,7 @@ def _draw_curves(
 
 
 def _draw_mean_areas(run: Run, axes: plt.Axes, metric: str) -> pd.DataFrame:
-    """Draw every classifier's mean area over the classes with its interval, and return the areas as a table."""
+    """Draw every classifier's mean area over the classes with its interval, and return the areas, a row for each."""
     rows = []
     for row, name in enumerate(run.classifier_names):
         estimate, color = run.metrics[name]["sets"]["test"][metric], CLASSIFIER_COLORS[name]

@@ -61,25 +61,25 @@ def precision_recall(run: Run) -> ReportFigure:
 
 
 def recall_precision_curve(labels, scores, sample_weight=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return recall, increasing, precision and thresholds."""
+    """Return recall, increasing, precision and thresholds of a precision-recall curve; arguments as scikit-learn's."""
     precision, recall, thresholds = precision_recall_curve(labels, scores, sample_weight=sample_weight)
     has_recall = recall > 0  # without a true positive, precision is 0 or, by convention, 1
     return recall[has_recall][::-1], precision[has_recall][::-1], thresholds
 
 
 def highlighted(run: Run) -> list[str]:
-    """Return the classifiers that curves show in color: the proposed one, Table 1's network and the best of the rest.
+    """Return the NUM_HIGHLIGHTED classifiers that curves show in color; the others are gray.
 
-    Without Table 1's network it is the two best of the rest.
+    They are the proposed one, Table 1's network if the run has it, and the best of the rest by test ROC AUC.
     """
     first, *compared_names = run.classifier_names
-    chosen = [first, *(name for name in compared_names if name == "resnet_table1")]
+    colored = [first, *(name for name in compared_names if name == "resnet_table1")]
     by_auc = sorted(compared_names, key=lambda name: -(run.metrics[name]["sets"]["test"]["roc_auc"]["value"] or 0))
-    return (chosen + [name for name in by_auc if name not in chosen])[:NUM_HIGHLIGHTED]
+    return (colored + [name for name in by_auc if name not in colored])[:NUM_HIGHLIGHTED]
 
 
 def _draw_lines(run: Run, axes, curves: dict[str, tuple[np.ndarray, np.ndarray]], labels: dict[str, str]) -> None:
-    """Draw a line for each classifier; those that are not highlighted are gray and share one entry of the legend."""
+    """Draw each classifier's (x, y) of `curves`; those not highlighted are gray and share one entry of the legend."""
     colored_names = highlighted(run)
     gray_names = [name for name in curves if name not in colored_names]
     for order, name in enumerate(colored_names):
@@ -94,8 +94,8 @@ def _draw_lines(run: Run, axes, curves: dict[str, tuple[np.ndarray, np.ndarray]]
 def reliability(run: Run) -> ReportFigure:
     """Draw the observed share of the second class against the probability, as predicted and after calibration.
 
-    A panel a highlighted classifier. The ten bins are those of the calibration error, equally wide; below is how many
-    patches each has.
+    There is a panel for each highlighted classifier. The ten bins are those of the calibration error, equally wide;
+    below is how many patches each has.
     """
     test, names = run.test_predictions, highlighted(run)
     figure, grid = plt.subplots(
@@ -164,7 +164,10 @@ def plot_reliability(axes: plt.Axes, is_class, scores: np.ndarray, **line) -> li
 
 
 def decision_curve(run: Run) -> ReportFigure:
-    """Draw the net benefit of acting on the calibrated probability, on all patches and on none (Vickers 2006)."""
+    """Draw the net benefit of acting on the calibrated probability, on all patches and on none (Vickers 2006).
+
+    It is the share of true calls minus the share of false calls times the odds of the threshold.
+    """
     test = run.test_predictions
     is_second, second = test["label"].to_numpy() == 1, run.class_texts[1]
     thresholds = np.linspace(0.01, 0.9, 90)
@@ -258,11 +261,11 @@ def _draw_curves(
 
 
 def _draw_points(run: Run, axes: plt.Axes, metric: str) -> None:
-    """Draw the operating point of the proposed classifier, and the published one of the same data set."""
+    """Draw the operating point of the proposed classifier, and the published one if the data set is the same."""
     first, test = run.classifier_names[0], run.role_counts("test")
     scores = run.metrics[first]["sets"]["test"]
-    own = OperatingPoint(CLASSIFIER_NAMES[first], scores["sensitivity"]["value"], scores["specificity"]["value"])
-    points = [(own, "o", CLASSIFIER_COLORS[first])]
+    proposed = OperatingPoint(CLASSIFIER_NAMES[first], scores["sensitivity"]["value"], scores["specificity"]["value"])
+    points = [(proposed, "o", CLASSIFIER_COLORS[first])]
     if run.data_source == PUBLISHED_POINT_SOURCE:
         points.append((PUBLISHED_POINT, "x", INK))
     share = test["positives"] / test["patches"]
@@ -276,7 +279,14 @@ def _draw_points(run: Run, axes: plt.Axes, metric: str) -> None:
 
 
 def mean_curve(curve: CurveFunction, labels, scores: list[np.ndarray], x: np.ndarray, weights=None) -> np.ndarray:
-    """Return a curve's height at `x`, the mean over the seeds; `scores` has probabilities of each seed."""
+    """Return the heights of a curve at `x`, means over the seeds, (len(x),).
+
+    Args:
+        labels: Whether each patch is of the class, (n,).
+        scores: Probabilities of the class, (n,), by each seed.
+        x: Increasing.
+        weights: Of the patches, (n,). Defaults to `None`: equal ones.
+    """
     curves = [curve(labels, of_seed, sample_weight=weights)[:2] for of_seed in scores]
     return np.mean([np.interp(x, *points) for points in curves], axis=0)
 
@@ -286,6 +296,7 @@ def _bootstrap_band(run: Run, test: pd.DataFrame, name: str, curve: CurveFunctio
     settings, scores = run.experiment.evaluate, list(run.probabilities_by_seed(name, test).values())
     labels = test["label"].to_numpy()
     weights = patient_weights(test["patient"].to_numpy(), settings.bootstrap_samples, run.experiment.seed)
+    # A curve is defined only where the patches drawn are of both classes.
     has_both_classes = [np.ptp(labels[row > 0]) > 0 for row in weights]
     weights = weights[has_both_classes][:BAND_RESAMPLES]
     if not len(weights):

@@ -64,10 +64,10 @@ def accuracy_loss(run: Run) -> ReportFigure:
 
 
 def confusion(run: Run) -> ReportFigure:
-    """Draw the confusion matrix of the proposed classifier at each rule's threshold, or of every classifier.
+    """Draw confusion matrices on test patches, means over the seeds.
 
-    Of two classes the proposed classifier has one for each rule that selects a threshold. Of more classes the most
-    probable one is called, and every classifier has one.
+    Of two classes the proposed classifier has one for each rule that selects a threshold on validation patches. Of more
+    classes the most probable one is called, and every classifier has one.
     """
     test, num_classes = run.test_predictions, len(run.class_names)
     panels = (
@@ -88,15 +88,15 @@ def confusion(run: Run) -> ReportFigure:
         counts = _mean_confusion(run, name, test, thresholds)
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # 0 of a class without a test patch
         _draw_confusion_matrix(axes, run.class_texts, counts, shares, has_row_labels=axes in grid[:, 0])
-        chosen, title = {"classifier": name}, CLASSIFIER_NAMES[name]
+        panel, title = {"classifier": name}, CLASSIFIER_NAMES[name]
         if thresholds is not None:
             threshold = np.mean(list(thresholds.values()))
-            chosen |= {"rule": rule, "threshold": threshold}
+            panel |= {"rule": rule, "threshold": threshold}
             title = f"{tables.RULES[rule]}, {threshold:.2f}"
         axes.set_title(title, fontsize=8.5)
         for truth, called in np.ndindex(num_classes, num_classes):
             rows.append({
-                **chosen, "true": run.class_names[truth], "called": run.class_names[called],
+                **panel, "true": run.class_names[truth], "called": run.class_names[called],
                 "patches": counts[truth, called], "share": shares[truth, called],
             })  # fmt: skip
     for axes in grid[:, 0]:
@@ -122,7 +122,7 @@ def _confusion_caption(run: Run) -> str:
 
 
 def _mean_confusion(run: Run, name: str, test: pd.DataFrame, thresholds: dict[int, float] | None) -> np.ndarray:
-    """Return the numbers of patches by true and called class, the mean over a classifier's seeds.
+    """Return numbers of patches by true and called class, float, (classes, classes), means over a classifier's seeds.
 
     Args:
         thresholds: By seed, from which on a patch is called the second of two classes; `None` with more classes.
@@ -137,9 +137,12 @@ def _mean_confusion(run: Run, name: str, test: pd.DataFrame, thresholds: dict[in
 def _draw_confusion_matrix(
     axes, class_texts: list[str], counts: np.ndarray, shares: np.ndarray, has_row_labels: bool
 ) -> None:
-    """Draw a confusion matrix, (true, called), with the share of the true class and the patches in each cell.
+    """Draw a confusion matrix with the share of the true class and the number of patches in each cell.
 
-    Of many classes the cells have the share alone.
+    Of more than MAX_COUNTED_CLASSES classes the cells have the share alone.
+
+    Args:
+        counts, shares: float, (classes, classes): rows are true classes, columns called ones.
     """
     has_counts = len(class_texts) <= MAX_COUNTED_CLASSES
     texts = [
@@ -160,7 +163,7 @@ def _draw_confusion_matrix(
 
 
 def _thresholds_by_seed(run: Run, name: str, rule: str) -> dict[int, float]:
-    """Return the threshold of every seed that a rule selects on the validation patients."""
+    """Return {seed: threshold} that a rule of `metrics.operating_points` selects on the validation patients."""
     validation = run.probabilities[run.probabilities["role"] == "validation"]
     labels = validation["label"].to_numpy()
     return {
@@ -170,7 +173,10 @@ def _thresholds_by_seed(run: Run, name: str, rule: str) -> dict[int, float]:
 
 
 def comparisons(run: Run) -> ReportFigure:
-    """Draw a forest: what each component adds, then every classifier's difference from the first reference."""
+    """Draw differences with intervals as a forest plot.
+
+    Above: what each component adds to a network. Below: every classifier against the reference of the first comparison.
+    """
     names, reference = CLASSIFIER_NAMES, run.comparisons[0]["reference"]
     differences = tables.differences_by_pair(run)
     rows = [
@@ -221,7 +227,7 @@ def comparisons(run: Run) -> ReportFigure:
 
 
 def _row_heights(groups: list[str]) -> list[float]:
-    """Return the positions of rows from the top, with room for a title above each group."""
+    """Return the position of each row from the top, with more room above the first row of a group, for a title."""
     heights, position, previous = [], 0.0, None
     for group in groups:
         position += 1 if group == previous else 1.6 if previous else 1
@@ -231,7 +237,7 @@ def _row_heights(groups: list[str]) -> list[float]:
 
 
 def ablation(run: Run) -> ReportFigure:
-    """Draw the difference of every variant of the ablation from the experiment as it is, on validation patients."""
+    """Draw the difference of every variant of the ablation from the unchanged experiment, on validation patients."""
     rows = [
         {
             "factor": variant["factor"],

@@ -34,6 +34,11 @@ def read(name: str) -> dict[str, Any]:
     Args:
         name: An experiment whose report is in reports/, or a path to a results.json.
 
+    Returns:
+        experiment, protocol, classifiers, gan, seconds, finding, cautions, cross_validation: As in results.json.
+        settings: {key.subkey: value}.
+        grid: Scale and size of the patches, for paired comparisons; `None` if they are unknown.
+
     Raises:
         InputError: If there is none, it is not a report's, or it has another schema.
     """
@@ -94,7 +99,10 @@ def render(names: list[str], out: Path) -> Path:
 
 
 def draw_forest(reports: dict[str, dict[str, Any]]) -> style.ReportFigure:
-    """Draw the test ROC AUC of every classifier with its interval, a color a report; the best of the first on top."""
+    """Draw the test ROC AUC of every classifier with its interval, a color for each report.
+
+    Classifiers are ordered by the first report that has them, the best on top.
+    """
     estimates = {
         name: {title: report["classifiers"][name]["test"]["roc_auc"]
                for title, report in reports.items() if name in report["classifiers"]}
@@ -137,10 +145,10 @@ def _unique_titles(names: list[str]) -> list[str]:
 
 
 def _make_table(reports: dict[str, dict], getters: dict[str, Callable[[dict], Any]]) -> pd.DataFrame:
-    """Make a table with a column for each report, and its differences from the first one.
+    """Make a table with a column for each report, and one for each further report's difference from the first.
 
     Args:
-        getters: For each row, by title: a function from a report to an estimate, a number, a text or `None`.
+        getters: {title of a row: function from a report to an estimate {value, low, high}, a number, a text or `None`}.
     """
     first, rows = next(iter(reports)), []
     for title, get in getters.items():
@@ -166,13 +174,14 @@ def _format_value(value: Any) -> str:
 
 
 def _compare_protocols(reports: dict[str, dict]) -> pd.DataFrame:
-    """Compare classes, unless all are benign and malignant, split, data and sizes of roles."""
+    """Return a table of the split, the data and sizes of roles, and of the classes if they are not the usual two."""
     roles = [role for role in ROLE_NAMES if any(role in report["protocol"]["roles"] for report in reports.values())]
     getters: dict[str, Any] = {}
     if any(_class_names(report) != CLASSES for report in reports.values()):
         getters["Classes"] = lambda report: ", ".join(map(class_text, _class_names(report)))
     getters["Split"] = lambda report: report["protocol"]["name"]
     for title, key in (("Patients' roles, SHA-256", "split_sha256"), ("Patches, SHA-256", "data_sha256")):
+        # key=key: the function keeps this value of the loop variable, as do others below.
         getters[title] = lambda report, key=key: report["protocol"].get(key, "unknown")[:12]
     for role in roles:
         for unit in ("patients", "patches"):
@@ -199,7 +208,7 @@ def _flatten(tree: dict[str, Any], parent: str = "") -> dict[str, Any]:
 
 
 def _compare_settings(reports: dict[str, dict]) -> pd.DataFrame:
-    """List the settings that are not the same in all reports."""
+    """Return a table of the settings that are not the same in all reports."""
     all_settings = [report["settings"] for report in reports.values()]
     keys = sorted(
         {
@@ -215,7 +224,7 @@ def _compare_settings(reports: dict[str, dict]) -> pd.DataFrame:
 
 
 def _compare_classifiers(reports: dict[str, dict]) -> pd.DataFrame:
-    """Compare METRICS of every classifier on test patients."""
+    """Return a table of METRICS of every classifier on test patients."""
     names = [name for name in CLASSIFIER_NAMES if any(name in report["classifiers"] for report in reports.values())]
     getters = {
         f"{CLASSIFIER_NAMES[name]}: {METRIC_NAMES[metric]}": (
@@ -228,20 +237,20 @@ def _compare_classifiers(reports: dict[str, dict]) -> pd.DataFrame:
 
 
 def _compare_predictions(reports: dict[str, dict], stage: str) -> pd.DataFrame:
-    """Compare each classifier of the further reports with that of the first, on the test patches of both runs.
+    """Return a table of paired differences of classifiers from those of the first report, on test patches of both.
 
-    A report whose run is not in runs/, or is of other patches, is left out with a warning, and one without
-    cross-validation without.
+    A report is left out with a warning if its run is not in runs/ or has other patches, and without one if it has no
+    cross-validation.
 
     Args:
         stage: `evaluate`, or `cross_validation`, in which every patch is a test patch once.
     """
-    (first, reference), *rest = reports.items()
+    (first, reference), *further_reports = reports.items()
     settings = reference["settings"]
     keys = ("evaluate.bootstrap_samples", "evaluate.confidence_level", "seed")
     bootstrap = paired.BootstrapSettings(*(settings[key] for key in keys))
     rows = []
-    for title, report in rest:
+    for title, report in further_reports:
         if stage == "cross_validation" and not (reference["cross_validation"] and report["cross_validation"]):
             continue
         try:
@@ -281,8 +290,8 @@ def _find_stage_folder(title: str, report: dict, stage: str) -> Path:
     if not (folder / "metrics.json").is_file():
         raise InputError(f"{folder / 'metrics.json'} does not exist. Run: bcgan run {report['experiment']}")
     measured = runs.read_json(folder / "metrics.json")
-    for name, of_report in report["classifiers"].items():
-        if name not in measured or measured[name]["sets"]["test"]["roc_auc"] != of_report["test"]["roc_auc"]:
+    for name, reported in report["classifiers"].items():
+        if name not in measured or measured[name]["sets"]["test"]["roc_auc"] != reported["test"]["roc_auc"]:
             raise InputError(_outdated_text(folder, title, report))
     if stage == "evaluate":
         return folder
@@ -298,7 +307,7 @@ def _find_stage_folder(title: str, report: dict, stage: str) -> Path:
 
 
 def _compare_classes(reports: dict[str, dict]) -> pd.DataFrame:
-    """Compare CLASS_METRICS of every classifier and class against the rest, of reports on more than two classes."""
+    """Return a table of CLASS_METRICS of each class against the rest, of reports on more than two classes."""
 
     def get_by_class(report: dict, name: str) -> dict[str, dict]:
         """Return a classifier's metrics by class on test patients; empty with two classes."""
@@ -322,7 +331,7 @@ def _compare_classes(reports: dict[str, dict]) -> pd.DataFrame:
 
 
 def _compare_gans(reports: dict[str, dict]) -> pd.DataFrame:
-    """Compare the scores of synthetic patches."""
+    """Return a table of the scores of synthetic patches."""
     getters = {
         title: (lambda report, name=name: report["gan"][name]["value"] if name in report["gan"] else None)
         for name, title in GAN_NAMES.items()
@@ -331,7 +340,7 @@ def _compare_gans(reports: dict[str, dict]) -> pd.DataFrame:
 
 
 def _compare_seconds(reports: dict[str, dict]) -> pd.DataFrame:
-    """Compare the seconds that each stage took."""
+    """Return a table of the seconds that each stage took."""
     stages = list(dict.fromkeys(stage for report in reports.values() for stage in report["seconds"]))
     return _make_table(
         reports, {stage.capitalize(): lambda report, stage=stage: report["seconds"].get(stage) for stage in stages}

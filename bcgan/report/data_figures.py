@@ -81,8 +81,8 @@ def count_plot(run: Run) -> ReportFigure:
     figure, axes = plt.subplots(figsize=(7, role_height * len(order) + 1.6))
     sns.barplot(table, y="role", x="patches", hue="class", order=order, palette=run.class_colors, saturation=1, ax=axes)
     for bars, name in zip(axes.containers, run.class_names, strict=True):
-        of_class = table[table["class"] == name].set_index("role").loc[order]
-        texts = [f"{row.patches:,} ({row.share:.0%})" for row in of_class.itertuples()]
+        class_rows = table[table["class"] == name].set_index("role").loc[order]
+        texts = [f"{row.patches:,} ({row.share:.0%})" for row in class_rows.itertuples()]
         axes.bar_label(bars, texts, padding=3, fontsize=8)
     axes.set(xlabel="Patches", ylabel="")
     axes.set_yticks(range(len(order)), [f"{role}\n{patients[role]} patients" for role in order])
@@ -99,7 +99,7 @@ def count_plot(run: Run) -> ReportFigure:
 
 
 def _class_counts_text(run: Run) -> str:
-    """Return the numbers of patches of each class, for the caption of the count plot."""
+    """Return the numbers and shares of patches of each class, for the caption of the count plot."""
     index = run.store.index
     counts = np.bincount(index["label"], minlength=len(run.class_names))
     shares = counts / len(index)
@@ -194,7 +194,7 @@ def image_properties(run: Run) -> ReportFigure:
 
 
 def _histogram_style(run: Run) -> dict[str, Any]:
-    """Return whether the histograms of the classes are filled, and how opaque they are."""
+    """Return {fill, alpha}, whether the histograms of the classes are filled and how opaque, for `sns.histplot`."""
     is_filled = len(run.class_names) <= MAX_FILLED
     return {"fill": is_filled, "alpha": 0.15 if is_filled else 0.9}
 
@@ -237,7 +237,7 @@ def density(run: Run) -> ReportFigure:
 
 
 def _sorted_patches(run: Run, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return patches at equal steps of the order by a property, and their values of it.
+    """Return `count` patches at equal steps of the order by a property, and their values of it, (count,).
 
     They are training patches, or synthetic ones if patients' tissue may not be shown.
     """
@@ -251,8 +251,9 @@ def _sorted_patches(run: Run, name: str, count: int) -> tuple[np.ndarray, np.nda
 
 
 def stain_variation(run: Run) -> ReportFigure:
-    """Draw the two stains of every patient, and their strengths."""
+    """Draw the colors of every patient's two stains, hematoxylin and eosin, and their strengths."""
     colors, rows = [], []
+    # The color of a stain at an optical density of 1 is light * exp(-density), by the law of Beer and Lambert.
     for patient, store_rows in run.store.index.groupby("patient", sort=True).indices.items():
         fitted = stain.fit_stains(run.store.images[store_rows[:MAX_STAIN_PATCHES]])
         if fitted is not None:
@@ -335,7 +336,7 @@ def faulty_patches(run: Run) -> dict[str, list[tuple[str, np.ndarray]]]:
 
 
 def _read_excluded_patches(run: Run, ids: set[str]) -> dict[str, np.ndarray]:
-    """Read the patches of some ids from the data, as far as they are readable and still there."""
+    """Return {id: patch, uint8, (size, size, 3)}, read from the data, of those ids that can still be read."""
     settings, patches = run.experiment.data, {}
     try:
         records = data.records(settings) if ids and not settings.tile else []  # patches of cut images are not read

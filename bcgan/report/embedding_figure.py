@@ -26,9 +26,9 @@ def embedding(run: Run) -> ReportFigure:
         "kind": "real", "class": np.array(run.class_names)[index["label"]], "patient": index["patient"].to_numpy(str),
     })  # fmt: skip
     if COMPARED_BLOCK in run.synthetic:
-        chosen = _select_by_counts(run.synthetic["labels"], np.bincount(index["label"], minlength=len(run.class_names)))
-        features.append(run.synthetic[COMPARED_BLOCK][chosen])
-        labels = np.array(run.class_names)[run.synthetic["labels"][chosen]]
+        drawn = _select_by_counts(run.synthetic["labels"], np.bincount(index["label"], minlength=len(run.class_names)))
+        features.append(run.synthetic[COMPARED_BLOCK][drawn])
+        labels = np.array(run.class_names)[run.synthetic["labels"][drawn]]
         table = pd.concat([table, pd.DataFrame({"kind": "synthetic", "class": labels, "patient": ""})])
     values = StandardScaler().fit_transform(np.concatenate(features))
     perplexity = min(30, (len(values) - 1) / 3)

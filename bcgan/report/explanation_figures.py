@@ -43,7 +43,7 @@ NUM_ERRORS = 8  # patients of each class in the error gallery
 
 
 def explanations(run: Run) -> ReportFigure:
-    """Draw one column per patch of two classes, and one row per method."""
+    """Draw the explanations of patches of two classes, a column for each patch and a row for each method."""
     kind, arrays, methods = _explained_arrays(run)
     labels, num_patches = run.explained_patches["labels"], len(arrays["images"])
     figure, grid = plt.subplots(
@@ -82,7 +82,7 @@ def explanations(run: Run) -> ReportFigure:
 
 
 def explanations_by_class(run: Run) -> ReportFigure:
-    """Draw one row per class, of more than two: its best patch, then its worst, each with a column per method."""
+    """Draw the explanations of the best and the worst patch of each of more than two classes, a row for each class."""
     kind, arrays, methods = _explained_arrays(run)
     labels, explained = run.explained_patches["labels"], run.experiment.explained_label
     group = 1 + len(methods)
@@ -121,7 +121,12 @@ def explanations_by_class(run: Run) -> ReportFigure:
 
 
 def _explained_arrays(run: Run) -> tuple[str, dict[str, np.ndarray], list[str]]:
-    """Return `real` or `synthetic`, the arrays of such patches without that prefix, and the methods among them."""
+    """Return what the explanation figures show: real patches or, if these may not be shown, synthetic ones.
+
+    Returns:
+        `real` or `synthetic`; their arrays of `explanations.npz` by name without that prefix: images, probability and a
+        map for each method; and the names of the methods.
+    """
     kind = "real" if run.patient_images else "synthetic"
     arrays = {
         name.removeprefix(f"{kind}_"): value for name, value in run.explained_patches.items() if name.startswith(kind)
@@ -130,7 +135,7 @@ def _explained_arrays(run: Run) -> tuple[str, dict[str, np.ndarray], list[str]]:
 
 
 def _explained_id(arrays: dict[str, np.ndarray], column: int) -> str:
-    """Return the id of an explained patch."""
+    """Return the id of the explained patch number `column`; synthetic patches have none but their number."""
     return str(arrays["id"][column]) if "id" in arrays else f"synthetic {column}"
 
 
@@ -142,7 +147,17 @@ def _explained_text(run: Run, kind: str, count: int) -> str:
 
 
 def _draw_maps(run: Run, axes_by_method, arrays: dict[str, np.ndarray], methods: list[str], column: int) -> dict:
-    """Draw a patch's map of each method, and return how much of it is for and against the explained class."""
+    """Draw a patch's map of each method.
+
+    Args:
+        axes_by_method: Axes, one for each of `methods`.
+        arrays: From `_explained_arrays`.
+        column: Number of the patch.
+
+    Returns:
+        {<method>_for, <method>_against}: the sums of the positive and of the negative values, without sign: how much of
+        the map supports the explained class and how much is against it.
+    """
     explained = run.class_names[run.experiment.explained_label]
     other_colors = [color for name, color in run.class_colors.items() if name != explained]
     against = INK if run.is_multiclass else other_colors[0]
@@ -231,7 +246,10 @@ def _draw_localization(axes, results: dict, test: str, colors: dict[str, str]) -
 
 
 def feature_maps(run: Run) -> ReportFigure:
-    """Draw feature maps of a patch of each class, from left to right, a row for each layer."""
+    """Draw feature maps of a patch of each class, from left to right, a row for each layer.
+
+    The table has a row for each map that is drawn: layer, class, channel, height, width, mean and deviation.
+    """
     kind = "real" if run.patient_images else "synthetic"
     labels, num_classes = run.explained_patches["labels"], len(run.class_names)
     by_layer = {layer: run.explained_patches[f"{kind}_features_{layer}"][: max(2, NUM_MAPS // num_classes)]
@@ -252,8 +270,8 @@ def feature_maps(run: Run) -> ReportFigure:
         grid[0, first_column].set_title(title, fontsize=10 if num_classes <= 4 else 7.5, color=color)
         for axes_row, (layer, maps) in zip(grid, by_layer.items(), strict=True):
             maps = without_edges(maps.astype(np.float32))  # values at the edges would dominate the color scale
-            for channel, (of_classes, axes) in enumerate(zip(maps, axes_row[first_column + 1 :], strict=False)):
-                values, limits = of_classes[label], {"vmin": of_classes.min(), "vmax": of_classes.max()}
+            for channel, (channel_maps, axes) in enumerate(zip(maps, axes_row[first_column + 1 :], strict=False)):
+                values, limits = channel_maps[label], {"vmin": channel_maps.min(), "vmax": channel_maps.max()}
                 axes.imshow(values, cmap="viridis", **limits, interpolation="none")
                 shape = {"height": values.shape[0], "width": values.shape[1]}
                 row = {"layer": layer, "class": name, "channel": channel, **shape}
@@ -277,7 +295,7 @@ def feature_maps(run: Run) -> ReportFigure:
 
 
 def error_gallery(run: Run) -> ReportFigure:
-    """Draw a row of each class, with its patches that were called another class."""
+    """Draw a row for each class, with its patches that were called another class, the largest errors first."""
     table = tables.largest_errors(run, NUM_ERRORS)
     store_rows = pd.Series(run.store.index.index, run.store.index["id"])
     second = run.class_texts[1]

@@ -17,7 +17,7 @@ SHARED_SETTINGS = ("extra_features", "multi_depth")  # of the proposed network a
 MIN_TEST_PATIENTS = 30  # with fewer, every interval is wide
 WEAK_PATIENT_ACCURACY = 0.7  # a patient is hard if a smaller share of the patches is called rightly
 BORDER_WEIGHT = 0.2  # errors at borders count less than errors in the open: their labels are uncertain
-MIN_CALIBRATION_LOSS = 0.01  # by which the calibration error grows, for a caution
+MIN_CALIBRATION_LOSS = 0.01  # growth of the calibration error by calibrating from which on a caution says so
 MIN_SEEDS = 3  # with fewer, nothing is known about how trainings differ
 IMBALANCE_ALERT = 0.15  # difference of a class's share from that of equally frequent classes
 METRIC_TEXTS = {"sensitivity": "sensitivity", "specificity": "specificity", "balanced_accuracy": "balanced accuracy"}
@@ -36,9 +36,7 @@ class Finding(NamedTuple):
 class Caution(NamedTuple):
     """A limit of the results."""
 
-    size: (
-        float  # what cautions are ordered by, about the share of patches or patients that it is about; 1 or more first
-    )
+    size: float  # cautions are sorted by it: about the share of patches or patients concerned; 1 or more for grave ones
     text: str
 
 
@@ -53,7 +51,7 @@ class Outcome(NamedTuple):
 
 
 def find(run: Run) -> Finding:
-    """Return the finding of a run, from the interval of the difference that the GAN makes on the test patients."""
+    """Return the finding: whether the GAN gains, by the interval of the difference that it makes on test patients."""
     name = run.classifier_names[0]
     test, effect = run.metrics[name]["sets"]["test"]["roc_auc"], _gan_effect(run)
     further = _best_addition(run)
@@ -67,10 +65,10 @@ def find(run: Run) -> Finding:
     reference, difference = effect
     before = run.metrics[reference]["sets"]["test"]["roc_auc"]["value"]
     change = f"from {before:.3f} to {test['value']:.3f}, a difference of {format_signed(difference['value'])}"
-    what = _added_inputs(run, reference)
-    is_gan_alone = "pretrained features" not in what
+    added_inputs = _added_inputs(run, reference)
+    is_gan_alone = "pretrained features" not in added_inputs
     subject = "the GAN" if is_gan_alone else "the GAN and pretrained features together"
-    inputs = join_words(what)
+    inputs = join_words(added_inputs)
     if difference["low"] is None:
         patients = run.role_counts("test")["patients"]
         kind, sentence = "unclear", (
@@ -96,7 +94,7 @@ def find(run: Run) -> Finding:
 
 
 def _with_source(run: Run, sentence: str) -> str:
-    """Return a sentence that says if the tissue is procedural. Names of classifiers keep their capitals."""
+    """Return the sentence, after "On procedural tissue" if the tissue is; names of classifiers keep their capitals."""
     if not run.is_phantom:
         return sentence
     is_name = any(sentence.startswith(title) for title in CLASSIFIER_NAMES.values())
@@ -104,9 +102,13 @@ def _with_source(run: Run, sentence: str) -> str:
 
 
 def _gan_effect(run: Run) -> tuple[str, dict] | None:
-    """Return what the proposed network is compared with, and the difference of the ROC AUC; `None` without one.
+    """Return what the proposed network is compared with to tell what the GAN adds.
 
-    That is the same network without the GAN if the run has it, otherwise the network that the GAN's features join.
+    It is the same network without the GAN if the run has it, otherwise the network that the GAN's features join.
+
+    Returns:
+        The reference's name, and the difference of the test ROC AUC, {value, low, high, p, p_floor}; `None` if it is
+        compared with neither.
     """
     differences, models = differences_by_pair(run), run.experiment.classify.models
     for reference in ("resnet_features", "resnet_table1"):
@@ -122,21 +124,25 @@ def _gan_effect(run: Run) -> tuple[str, dict] | None:
 
 
 def _added_inputs(run: Run, reference: str) -> list[str]:
-    """Return what the proposed network reads that the reference does not."""
+    """Return phrases for what the proposed network reads, or is trained on, that the reference is not."""
     models = run.experiment.classify.models
     settings = models["gan_resnet"]
-    parts = ["the discriminator's features"]
+    inputs = ["the discriminator's features"]
     if reference == "resnet_table1" and settings.extra_features == "projected_discriminator":
-        parts = ["the features of both discriminators"]
+        inputs = ["the features of both discriminators"]
     elif reference == "resnet_table1" and settings.extra_features != "none":
-        parts.append("pretrained features")
+        inputs.append("pretrained features")
     if settings.uses_synthetic and not models[reference].uses_synthetic:
-        parts.append("synthetic patches")
-    return parts
+        inputs.append("synthetic patches")
+    return inputs
 
 
 def _level_sentence(run: Run, name: str, kind: str) -> str:
-    """Return how well a classifier separates the classes of patients that it was not trained on."""
+    """Return a sentence: how well a classifier separates the classes of test patients.
+
+    Args:
+        kind: level, chance or unclear, as in `Finding`.
+    """
     auc, patients = run.metrics[name]["sets"]["test"]["roc_auc"], run.role_counts("test")["patients"]
     first, second = run.class_texts[0], run.class_texts[-1]
     classes = f"the {len(run.class_names)} classes" if run.is_multiclass else f"{second} from {first} patches"
@@ -156,7 +162,7 @@ def _level_sentence(run: Run, name: str, kind: str) -> str:
 
 
 def _best_addition(run: Run) -> str:
-    """Return a sentence on the addition with the largest gain on test patients, other than the GAN; or none."""
+    """Return a sentence on the addition, the GAN apart, with the largest gain on test patients; empty if none gains."""
     gains = [
         (component.differences["roc_auc"], component)
         for component in list_components(run)
@@ -194,7 +200,7 @@ def all_cautions(run: Run) -> list[str]:
 
 
 def _all_cautions(run: Run) -> list[Caution]:
-    """Return every caution that applies to a run."""
+    """Return every caution that applies to a run, in no particular order."""
     name, test_patients = run.classifier_names[0], run.role_counts("test")["patients"]
     failed = [check["meaning"] for check in run.leak_audit["checks"].values() if not check["passed"]]
     gan_failure = watch.diagnose(run.gan_log.to_dict("records"))
@@ -236,13 +242,16 @@ def _all_cautions(run: Run) -> list[Caution]:
 
 
 def _group_cautions(run: Run, name: str) -> list[Caution]:
-    """Return the caution on the group of patients whose results lie farthest below the test patients' interval."""
+    """Return the caution on the group of patients whose results lie farthest below the test patients' interval.
+
+    Groups are unlisted patients and patches from other sources. Empty if no result lies below the interval.
+    """
     listed, test = [], run.metrics[name]["sets"]["test"]
     metric_names = ("balanced_accuracy",) if run.is_multiclass else ("sensitivity", "specificity")
     threshold = "" if run.is_multiclass else " at the same threshold"
     for role in ("unlisted", "test_other", "unlisted_other"):
-        of_group = run.metrics[name]["sets"].get(role)
-        if not of_group:
+        group_metrics = run.metrics[name]["sets"].get(role)
+        if not group_metrics:
             continue
         counts, first_role = run.role_counts(role), role.removesuffix("_other")
         group = f"On {counts['patients']} {ROLE_NAMES[first_role]} patients"
@@ -251,7 +260,7 @@ def _group_cautions(run: Run, name: str) -> list[Caution]:
         elif role != first_role:
             group = f"On the {counts['patches']:,} patches of {ROLE_NAMES[first_role]} patients from other archives"
         for metric in metric_names:
-            value, low = of_group[metric]["value"], test[metric]["low"]
+            value, low = group_metrics[metric]["value"], test[metric]["low"]
             if value is not None and low is not None and value < low:
                 listed.append(Caution(1 + test[metric]["value"] - value, (
                     f"{group} {METRIC_TEXTS[metric]}{threshold} is {value:.3f}; on test patients it is "
@@ -262,7 +271,7 @@ def _group_cautions(run: Run, name: str) -> list[Caution]:
 
 
 def _patient_cautions(run: Run, name: str) -> list[Caution]:
-    """Return a caution on the patients that are hard for a classifier, if there are any."""
+    """Return the caution on patients of whom a classifier gets many patches wrong; empty if there are none."""
     accuracies = run.patient_accuracies(name)
     num_weak = int((accuracies < WEAK_PATIENT_ACCURACY).sum())
     if not num_weak:
@@ -274,7 +283,7 @@ def _patient_cautions(run: Run, name: str) -> list[Caution]:
 
 
 def _border_cautions(run: Run, name: str) -> list[Caution]:
-    """Return a caution on errors at the borders of annotated regions, if those were measured."""
+    """Return the caution on errors at borders of annotated regions; empty without errors, or if not measured."""
     borders = run.metrics[name].get("borders")
     if not borders or not borders["errors"]:
         return []
@@ -284,7 +293,7 @@ def _border_cautions(run: Run, name: str) -> list[Caution]:
 
 
 def _imbalance_text(run: Run) -> str:
-    """Return a warning if a class is much more or less frequent than all on average; empty otherwise."""
+    """Return a warning if a class is much more or less frequent than classes of equal frequency; empty otherwise."""
     counts, average = run.class_counts("test"), 1 / len(run.class_names)
     shares = {run.class_texts[label]: counts[label] / sum(counts) for label in run.contrasted_labels}
     text, share = max(shares.items(), key=lambda item: abs(item[1] - average))

@@ -34,7 +34,7 @@ ARM_COLORS = {
 
 
 def probes(run: Run) -> ReportFigure:
-    """Draw linear probes of the discriminator's blocks and of controls."""
+    """Draw the test ROC AUC of linear probes on the discriminator's blocks and on controls."""
     evaluated = [name for name in PROBE_NAMES if name in run.probes]
     names = sorted(evaluated, key=lambda name: run.probes[name]["roc_auc"]["value"])
     figure, axes = plt.subplots(figsize=(8, 0.36 * len(names) + 1.2))
@@ -68,7 +68,11 @@ def probes(run: Run) -> ReportFigure:
 
 
 def learning_curve(run: Run) -> ReportFigure:
-    """Draw the test metrics of every arm at every fraction of training patients, and differences from classic ones."""
+    """Draw the test metrics of every arm at every fraction of training patients, and its gain over the arm `classic`.
+
+    An arm is a kind of patches that training adds to the real ones. The table has rows of kind `level`, the metrics,
+    and `difference`, the gains.
+    """
     settings, curve = run.experiment.learning_curve, run.learning_curve
     figure, (levels, gains) = plt.subplots(1, 2, figsize=(10, 3.8))
     rows = []
@@ -109,16 +113,16 @@ def learning_curve(run: Run) -> ReportFigure:
     )
     differences = pd.DataFrame(curve["differences"]).assign(kind="difference")
     numbers = pd.concat([table.assign(kind="level"), differences], ignore_index=True)
-    shown = [
+    shown_differences = [
         entry for entry in curve["differences"] if entry["arm"] != "real" and entry["metric"] == "balanced_accuracy"
     ]
-    is_shown = any(entry["low"] is not None and entry["low"] > 0 for entry in shown)
-    title = f"Synthetic patches where patients are few: {'a gain at some shares' if is_shown else 'no gain is shown'}"
+    has_gain = any(entry["low"] is not None and entry["low"] > 0 for entry in shown_differences)
+    title = f"Synthetic patches where patients are few: {'a gain at some shares' if has_gain else 'no gain is shown'}"
     return ReportFigure(figure, numbers, title, caption)
 
 
 def _draw_error_bars(axes, x: np.ndarray, estimates: pd.DataFrame, color: str, name: str | None) -> None:
-    """Draw values with their intervals at the positions `x`."""
+    """Draw the rows of `estimates` (value, low, high) with their intervals at the positions `x`."""
     value, low, high = (estimates[key].to_numpy(float) for key in ("value", "low", "high"))
     # A mean may lie outside the percentiles of its resamples.
     lengths = np.clip((value - low, high - value), 0, None)

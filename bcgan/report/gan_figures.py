@@ -250,7 +250,7 @@ def nearest(run: Run) -> ReportFigure:
 
 
 def _draw_cumulative(axes, values: np.ndarray, color: str, label: str) -> None:
-    """Draw cumulative shares of values, at CUMULATIVE_POINTS shares: of thousands of values each could not be seen."""
+    """Draw cumulative shares of values, at CUMULATIVE_POINTS of them: single steps of thousands could not be seen."""
     shares = np.linspace(0, 1, min(CUMULATIVE_POINTS, len(values)))
     axes.plot(np.quantile(values, shares), shares, color=color, label=label)
 
@@ -333,7 +333,7 @@ def repetition(run: Run) -> ReportFigure:
 
 
 def _draw_pairs(figure: SubFigure, images: np.ndarray, pairs: dict[str, list[tuple[int, int]]]) -> None:
-    """Draw pairs of patches, one above the other, by the space in which they are near."""
+    """Draw pairs of patches, one above the other; `pairs` are row numbers by the space in which they are near."""
     columns = [(space, rank) for space in pairs for rank in range(COLUMNS // 2)]
     for axes_pair, (space, rank) in zip(figure.subplots(2, COLUMNS).T, columns, strict=True):
         for axes in axes_pair:
@@ -344,12 +344,18 @@ def _draw_pairs(figure: SubFigure, images: np.ndarray, pairs: dict[str, list[tup
 
 
 def _rows_per_class(rng: np.random.Generator, rows: np.ndarray, labels: np.ndarray, count: int) -> list[np.ndarray]:
-    """Return `count` of the rows of each class, drawn at random."""
+    """Return `count` of `rows`, indices of patches, for each class, drawn at random; `labels` are of all patches."""
     return [rng.permutation(rows[labels[rows] == label])[:count] for label in np.unique(labels[rows])]
 
 
 def _represent(run: Run, name: str, rows: np.ndarray, space: str) -> np.ndarray:
-    """Return the features or the layouts of patches; float, (n, d)."""
+    """Return the features or the layouts of patches; float, (n, d).
+
+    Args:
+        name: Of the set of patches; the synthetic ones are not in the store.
+        rows: Of the store, or of the synthetic patches.
+        space: `features` or `layout`.
+    """
     is_synthetic = name == "Synthetic patches"
     if space == "layout":
         return compute_layouts(run.synthetic["images"][rows] if is_synthetic else run.store.images[rows])
@@ -365,7 +371,12 @@ def _find_neighbors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _closest_pairs(rows: np.ndarray, neighbors: np.ndarray, distances: np.ndarray) -> list[tuple[int, int]]:
-    """Return the pairs of COLUMNS // 2 different patches with the smallest distances, the nearest first."""
+    """Return the pairs of COLUMNS // 2 different patches with the smallest distances, the nearest first.
+
+    Args:
+        rows, neighbors: Numbers of patches, (n,), and of the nearest other one of each.
+        distances: float, (n,). Between the two.
+    """
     pairs, used = [], set()
     for index in np.argsort(distances):
         pair = int(rows[index]), int(neighbors[index])

@@ -36,7 +36,7 @@ WITH_REAL_CEILING = ("class_fidelity", "tstr_roc_auc")
 
 
 def gan_scores(run: Run) -> pd.DataFrame:
-    """Return every score of the synthetic patches, with that of real patches and the worst case."""
+    """Return a table with a row for each score of the synthetic patches, beside real patches and the worst case."""
     rows = []
     for name, title in GAN_NAMES.items():
         score = run.gan_scores[name]
@@ -60,7 +60,14 @@ def gan_scores(run: Run) -> pd.DataFrame:
 
 
 class ScoreBar(NamedTuple):
-    """Where a score lies between the worst case, 0 %, and real patches, 100 %; an interval if there is one."""
+    """A score on a scale from the worst case, 0 %, to real patches, 100 %.
+
+    Attributes:
+        title: Of the score.
+        text, real, worst: The score of synthetic patches, of real patches and of the worst case, as text.
+        position, low, high: The score and its interval on the scale, percent; low and high are `None` without an
+            interval.
+    """
 
     title: str
     text: str
@@ -96,7 +103,7 @@ def _position(value: float, worst: float, real: float) -> float:
 
 
 def quality_filter(run: Run) -> pd.DataFrame:
-    """Return how many synthetic patches the quality filter accepted, and why it rejected the others."""
+    """Return a table of how many synthetic patches of each class were accepted, or rejected for which reason."""
     counts = run.synthetic_properties.groupby("label")["filter_result"].value_counts().unstack(fill_value=0)
     names = {
         "accepted": "Accepted",

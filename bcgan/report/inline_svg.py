@@ -50,13 +50,13 @@ class InlineFigure(NamedTuple):
 
 
 def variable(color: str) -> str:
-    """Return the CSS variable of a color, or the color itself if it is the same on the dark page."""
+    """Return the CSS variable of a color, such as `var(--c222222)`, or the color if it is the same on the dark page."""
     by_lower = {light.lower(): light for light in DARK_COLORS}
     return f"var(--c{color[1:].lower()})" if color.lower() in by_lower else color
 
 
 def color_variables(is_dark: bool) -> str:
-    """Return the CSS declarations of the colors of figures."""
+    """Return CSS declarations of the variables that `variable` names, with the colors of the dark or the light page."""
     colors = ((light, dark if is_dark else light) for light, dark in DARK_COLORS.items())
     return " ".join(f"--c{light[1:].lower()}: {color};" for light, color in colors)
 
@@ -73,7 +73,7 @@ def inline(svg: str, name: str, label: str, is_picture: bool) -> InlineFigure:
     is_picture = is_picture or "<image" in svg
     text = METADATA.sub("", PROLOG.sub("<svg ", svg, count=1), count=1)
     text = INDENTATION.sub("\n", GLOBAL_STYLE.sub("", text, count=1))
-    tag = SVG_TAG.match(text)[0]
+    tag = SVG_TAG.match(text)[0]  # the opening tag, which has the size
     width_pt = float(dict(SIZE.findall(tag))["width"])
     text = SIZE.sub("", tag).replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1) + text[len(tag) :]
     text = IMAGE_ID.sub(r"\1", text)
@@ -87,13 +87,14 @@ def inline(svg: str, name: str, label: str, is_picture: bool) -> InlineFigure:
 
 
 def _shorten(text: str, name: str) -> str:
-    """Return an SVG that looks the same and is shorter: without identifiers that nothing refers to, digits and fonts.
+    """Return an SVG that looks the same and is shorter: without unused identifiers, needless digits and fonts.
 
     Styles that occur often become CSS classes, whose names begin with that of the figure.
     """
     referenced = {match[1] for match in REFERENCE.findall(text)}
 
     def keep_id(match: re.Match) -> str:
+        """Return the attribute `id`, or nothing if neither the SVG nor the page's script refers to it."""
         is_kept = match[1] in referenced or any(part in match[1] for part in SCRIPTED_IDS)
         return match[0] if is_kept else ""
 
@@ -107,6 +108,7 @@ def _shorten(text: str, name: str) -> str:
     classes = {pair: f"{name}{number}" for number, pair in enumerate(repeated)}
 
     def as_class(match: re.Match) -> str:
+        """Return the class that replaces a style, or the style itself if it has none."""
         class_name = classes.get((match[1] or "", match[2]))
         return f'class="{class_name}"' if class_name else match[0]
 
@@ -148,7 +150,7 @@ def _mean_error(data: bytes, picture: Image.Image) -> float:
 
 
 def _encode(picture: Image.Image, **options) -> bytes:
-    """Return a picture as WebP."""
+    """Return a picture as WebP; `options` are those of `Image.save`."""
     target = io.BytesIO()
     picture.save(target, format="WEBP", method=4, **options)
     return target.getvalue()

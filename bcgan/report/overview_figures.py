@@ -23,7 +23,10 @@ MIN_LABELLED_SHARE = 0.07  # of a bar; a smaller part has its number in the capt
 
 
 def forest(run: Run) -> ReportFigure:
-    """Draw the ROC AUC of every classifier with its interval, on test patients and on unlisted ones, best first."""
+    """Draw the ROC AUC of every classifier with its interval, on test patients and on unlisted ones, best first.
+
+    Unlisted patients are those of the archive whom none of the official lists of patients names.
+    """
     roles = [role for role in FOREST_ROLES if role in run.split["counts"]]
     estimates = {
         name: {role: run.metrics[name]["sets"][role]["roc_auc"] for role in roles} for name in run.classifier_names
@@ -35,6 +38,7 @@ def forest(run: Run) -> ReportFigure:
         color = CLASSIFIER_COLORS[name]
         for role in roles:
             estimate, is_test = estimates[name][role], role == "test"
+            # With two roles, one above and one below the classifier's row.
             y = row + (0.16 if is_test else -0.2) * (len(roles) - 1)
             rows.append({"classifier": name, "role": role, **estimate})
             if estimate["value"] is None:

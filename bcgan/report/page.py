@@ -166,7 +166,12 @@ def render(
 
 
 def _draw_figures(run: Run, out: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, style.Frame]]:
-    """Draw and save the figures; return what the page needs of each, by section, and the frames of DRAWN_INTO."""
+    """Draw and save the figures.
+
+    Returns:
+        For each section a list of dicts, as the templates read them: name, title, caption, and those of
+        `_inline_figure`. And where the axes of the figures DRAWN_INTO lie, by name.
+    """
     figures_by_section = _select_figures(run)
     sections: dict[str, list[dict[str, Any]]] = {}
     frames = {}
@@ -185,7 +190,12 @@ def _draw_figures(run: Run, out: Path) -> tuple[dict[str, list[dict[str, Any]]],
 
 
 def _inline_figure(out: Path, name: str, drawn: style.ReportFigure) -> dict[str, Any]:
-    """Return a saved figure as the page shows it: its SVG, widths in CSS pixels, and whether its ground stays white."""
+    """Return a saved figure as the page shows it.
+
+    Returns:
+        {svg, width_px, is_picture, is_narrow, min_width_px}. Widths are CSS pixels; a picture keeps its white ground on
+        the dark page.
+    """
     svg = (out / "figures" / f"{name}.svg").read_text("utf-8")
     keeps_colors = name in HEAT_MAPS | NETWORK_DRAWINGS
     inline = inline_svg.inline(svg, name, drawn.title, keeps_colors)
@@ -205,7 +215,10 @@ def load_templates() -> Environment:
 
 
 def _select_figures(run: Run) -> dict[str, dict]:
-    """Return FIGURES, those of this run's number of classes, without those that it has no measurements for."""
+    """Return {section: {name: function that draws}}: FIGURES as this run has them.
+
+    Figures without measurements in the run are left out. With more than two classes, some are drawn by other functions.
+    """
     absent = BINARY_FIGURES if run.is_multiclass else set()
     absent = absent | (set() if run.translations else {"translations", "counterfactuals"})
     absent |= set() if run.probes else {"probes"}
@@ -222,15 +235,15 @@ def _select_figures(run: Run) -> dict[str, dict]:
     absent |= set() if run.comparisons else {"comparisons"}
     absent |= set() if slide_figures.select_slides(run) else {"slide_maps", "slide_overview"}
     absent |= set() if data_figures.faulty_patches(run) else {"faults"}
-    otherwise = MULTICLASS_FIGURES if run.is_multiclass else {}
+    replacements = MULTICLASS_FIGURES if run.is_multiclass else {}
     return {
-        section: {name: otherwise.get(name, draw) for name, draw in figures.items() if name not in absent}
+        section: {name: replacements.get(name, draw) for name, draw in figures.items() if name not in absent}
         for section, figures in FIGURES.items()
     }
 
 
 def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
-    """Make the tables that belong to no figure, by name; also return the totals of the paper's Table 1."""
+    """Return the tables that belong to no figure, by name, and the totals of the paper's Table 1."""
     table1, totals = tables.table1_summary()
     roles = [role for role in ROLE_NAMES if role in run.split["counts"] and role != "train"]
     summary_tables = {
@@ -283,11 +296,11 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
 
 
 def anchor(text: str) -> str:
-    """Return a heading as an identifier for links."""
+    """Return a heading as an identifier for links, such as `largest-errors`."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def as_html(table: pd.DataFrame) -> str:
-    """Return a table as HTML, with no line breaks within intervals."""
+    """Return a table as HTML, with no line breaks within intervals such as `0.9 (0.8 to 1.0)`."""
     text = table.to_html(index=False, border=0, na_rep="", classes="numbers")
     return INTERVAL.sub(r"\1 (\2&nbsp;to&nbsp;\3)", text)

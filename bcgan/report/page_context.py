@@ -55,7 +55,14 @@ DATA_NAMES = {
 def template_context(
     run: Run, sections: dict, summary_tables: dict[str, pd.DataFrame], totals: dict, changed: list[str]
 ) -> dict[str, Any]:
-    """Return the variables of the page templates."""
+    """Return the variables of the page templates, by name.
+
+    Args:
+        sections: From `page._draw_figures`: a dict for each figure, by section.
+        summary_tables: The tables that belong to no figure, by name.
+        totals: Of the paper's Table 1.
+        changed: Settings, as key=value, in which the run differs from its YAML file.
+    """
     experiment = run.experiment
     headline = run.classifier_names[0]
     data_dir = " DATA_DIR=..." if experiment.data.dir else ""
@@ -103,7 +110,7 @@ def template_context(
 
 
 def _notes(run: Run) -> dict[str, str]:
-    """Return the sentences above tables that depend on the run, by the templates' names of them."""
+    """Return the sentences above some tables, by the templates' names of them."""
     quality, folds = run.experiment.features.quality_filter, run.cross_validation
     fractions = (
         "The fraction of each class, means over the classes." if run.is_multiclass
@@ -211,7 +218,7 @@ def compared_groups(run: Run) -> list[dict[str, Any]]:
             "metrics": {metric: run.metric_names[metric] for metric in metrics},
             "rows": [
                 {"title": CLASSIFIER_NAMES[name],
-                 "bars": [_bar(by_name[name][metric], *limits[metric]) for metric in metrics]}
+                 "bars": [_make_bar(by_name[name][metric], *limits[metric]) for metric in metrics]}
                 for name in run.classifier_names
             ],
         }
@@ -219,8 +226,8 @@ def compared_groups(run: Run) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _bar(estimate: dict, low: float, high: float) -> Bar:
-    """Return an estimate as a bar on a scale from `low` to `high`."""
+def _make_bar(estimate: dict, low: float, high: float) -> Bar:
+    """Return an estimate, {value, low, high}, as a bar on a scale from `low` to `high`."""
     low_end, high_end, position = (
         None if estimate[key] is None else round(100 * (estimate[key] - low) / (high - low), 1)
         for key in ("low", "high", "value")

@@ -26,7 +26,7 @@ SCALE = 65_535  # of shares and probabilities that are stored as 16 bits
 
 
 def page_data(run: Run, frames: dict[str, Frame]) -> dict[str, Any]:
-    """Return what the page's script reads.
+    """Return what the page's script, report.js, reads; it is written into the page as JSON.
 
     Args:
         frames: Of the figures that the script draws into, by name.
@@ -47,9 +47,13 @@ def page_data(run: Run, frames: dict[str, Frame]) -> dict[str, Any]:
 
 
 def _by_threshold(run: Run, name: str) -> dict[str, Any]:
-    """Return sensitivity and specificity at each step of the slider, means over the seeds, and the rules' points.
+    """Return a classifier's numbers on test patches at each step of the threshold's slider, for two classes.
 
-    At a rule's point each seed has its own threshold, as in results.json.
+    Returns:
+        sensitivity, specificity, calibrated: At THRESHOLD_STEPS + 1 thresholds from 0 to 1, encoded by `_encode`. Means
+            over the seeds; calibrated is the threshold after calibration.
+        marks: A dict for each rule: rule, title, threshold, and the metrics at it. Each seed has its own threshold
+            there, as in results.json.
     """
     test = run.test_predictions
     is_second = test["label"].to_numpy() == 1
@@ -57,6 +61,7 @@ def _by_threshold(run: Run, name: str) -> dict[str, Any]:
     calibrations = [Calibration(**fitted) for fitted in run.metrics[name]["calibration"].values()]
     shares = []
     for scores in run.probabilities_by_seed(name, test).values():
+        # How many patches of each class have a probability below each step.
         below = [np.searchsorted(np.sort(scores[mask]), steps, side="left") for mask in (is_second, ~is_second)]
         totals = [max(mask.sum(), 1) for mask in (is_second, ~is_second)]
         shares.append([1 - below[0] / totals[0], below[1] / totals[1]])
@@ -82,7 +87,7 @@ def _encode_labels(labels: np.ndarray) -> str:
 
 
 def _slides(run: Run) -> list[dict[str, Any]]:
-    """Return the slides that the report shows: cells, labels, and classifiers' probabilities and calls.
+    """Return a dict for each slide that the report shows: coordinates, labels, classifiers' probabilities and calls.
 
     If they would be too large for the page, the last slides are left out, and all classifiers but the proposed one and
     the last ones, as the ensembles are.
@@ -127,9 +132,10 @@ def classifiers_of_patches(run: Run) -> list[str]:
 
 
 def patches_table(run: Run) -> pd.DataFrame:
-    """Return the test patches with each classifier's probability of the second class, or of the true one of more.
+    """Return the content of patches.csv: id, patient, label and a column for each classifier; a row per test patch.
 
-    Probabilities are means over the seeds, not calibrated with two classes.
+    A classifier's column is the probability of the second class, or that of the true class if there are more than two:
+    the mean over the seeds, not calibrated with two classes.
     """
     test = run.test_predictions
     columns = {"id": test["id"], "patient": test["patient"], "label": test["label"]}
@@ -140,7 +146,10 @@ def patches_table(run: Run) -> pd.DataFrame:
 
 
 def patients_summary(run: Run) -> list[dict[str, Any]]:
-    """Return each test patient's patches by class, and each classifier's accuracy there, the worst patient first."""
+    """Return the content of patients.json: a dict for each test patient, the worst first by the proposed classifier.
+
+    The keys are patient, patches, by_class (numbers of patches) and accuracy (by classifier).
+    """
     test = run.test_predictions
     accuracies = {name: run.patient_accuracies(name) for name in run.classifier_names}
     counts = pd.crosstab(test["patient"], test["label"]).reindex(columns=range(len(run.class_names)), fill_value=0)

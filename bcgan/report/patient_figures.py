@@ -24,7 +24,10 @@ LOW_ACCURACY_COLOR = "#A03A4A"
 
 
 def per_patient(run: Run) -> ReportFigure:
-    """Draw a heat map: the accuracy over each test patient's patches, of every classifier."""
+    """Draw a heat map of the accuracy over each test patient's patches, a row for each classifier.
+
+    The table has the accuracy by classifier, seed and patient, and the number of patches.
+    """
     test = run.test_predictions
     rows = []
     for name in run.classifier_names:
@@ -119,14 +122,19 @@ def patient_shares(run: Run) -> ReportFigure:
 
 
 def _limits_of_agreement(table: pd.DataFrame) -> tuple[float, float]:
-    """Return the mean difference of estimated from annotated fractions, less and plus 1.96 standard deviations."""
+    """Return the mean of estimated minus annotated fractions, less and plus 1.96 standard deviations."""
     differences = table["estimated"] - table["annotated"]
     spread = 1.96 * differences.std() if len(differences) > 1 else 0.0
     return differences.mean() - spread, differences.mean() + spread
 
 
 def _patient_fractions(run: Run, name: str, label: int) -> pd.DataFrame:
-    """Return the annotated and the estimated fraction of a class for each test patient."""
+    """Return the annotated and the estimated fraction of a class for each test patient.
+
+    Returns:
+        A row for each patient: patient, patches, annotated, estimated (mean calibrated probability, mean over the
+        seeds), and class if there are more than two.
+    """
     test, estimates = run.test_predictions, []
     for seed in run.seeds(name):
         calibrated = run.calibrated_probabilities(name, seed, test)

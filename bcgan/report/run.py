@@ -29,22 +29,22 @@ class Run(NamedTuple):
 
     experiment: Experiment
     store: store.Store
-    split: dict[str, Any]
-    audit: dict[str, Any]
+    split: dict[str, Any]  # split.json: policy, seed, counts by role, sha256, patients (their roles)
+    audit: dict[str, Any]  # audit.json: numbers of patches found and kept, faults, what was unknown
     faulty_files: pd.DataFrame  # id, faults: files in which the audit found a fault
-    properties: pd.DataFrame
+    properties: pd.DataFrame  # of each patch of the store: id, class, role, density, coverage, colors, ...
     pooled_features: np.ndarray  # (patches of the store, channels): means over the discriminator's map COMPARED_BLOCK
-    synthetic: dict[str, np.ndarray]
-    synthetic_properties: pd.DataFrame
-    sample_grids: list[Path]
-    gan_log: pd.DataFrame
+    synthetic: dict[str, np.ndarray]  # images (uint8), labels, accepted, COMPARED_BLOCK (its channel means)
+    synthetic_properties: pd.DataFrame  # of each synthetic patch, with filter_result
+    sample_grids: list[Path]  # pictures of synthetic patches, by GAN step
+    gan_log: pd.DataFrame  # a row for each logged step
     training_logs: pd.DataFrame  # classifier, seed, epoch, loss, accuracy, validation_*
-    probabilities: pd.DataFrame
-    metrics: dict[str, Any]
-    comparisons: list[dict[str, Any]]  # classifier, against, metric, value, low, high, p
+    probabilities: pd.DataFrame  # of each held-out patch: id, patient, label, role and each training's probability
+    metrics: dict[str, Any]  # metrics.json, by classifier: thresholds, calibration, sets ({role: {metric: estimate}})
+    comparisons: list[dict[str, Any]]  # classifier, reference, metric, value, low, high, p
     split_optimism: dict[str, Any]  # model: random_split, patient_split, split_optimism
-    leak_audit: dict[str, Any]
-    gan_scores: dict[str, Any]
+    leak_audit: dict[str, Any]  # passed, checks
+    gan_scores: dict[str, Any]  # score: value, low, high, floor, ceiling, samples, network
     release_audit: dict[str, Any] | None  # of the last `bcgan release`: number, removed, privacy, utility, passed
     steering: pd.DataFrame  # class, attribute, asked, measured, unasked
     latent_walks: dict[str, np.ndarray]  # walk, sweep, asked
@@ -52,16 +52,14 @@ class Run(NamedTuple):
     explanations: dict[str, Any] | None  # classifier, seed, patches, and each method's tests
     explained_patches: dict[str, np.ndarray]  # real_<what> and synthetic_<what>: images, probability, a map a method
     translations: dict[str, Any] | None  # classes (the pair), real_class_difference, classifier, phantom_ground_truth
-    translated_patches: dict[
-        str, np.ndarray
-    ]  # real_<class> and synthetic_<class>: patch, translation, translation back
+    translated_patches: dict[str, np.ndarray]  # real_<class>, synthetic_<class>: patch, translation, translation back
     learning_curve: dict[str, Any] | None  # cells, differences
     tuning: dict[str, Any] | None  # of the last `bcgan tune`: model, trials, best, importance, baseline
     ablation: dict[str, Any] | None  # model, epochs, variants, selected
     cross_validation: dict[str, Any] | None  # num_folds, epochs, models
     pretraining_patients: dict[str, Any] | None  # patches, patients: those that SimCLR was trained on
-    manifests: dict[str, Any]
-    times: list[ledger.Entry]
+    manifests: dict[str, Any]  # of each finished stage: version, commit, environment, seconds, outputs, ...
+    times: list[ledger.Entry]  # of the stages and their longest trainings
     patient_images: bool  # whether pictures of patients' tissue may be shown
 
     @property
@@ -106,7 +104,7 @@ class Run(NamedTuple):
 
     @property
     def contrasted_labels(self) -> range:
-        """Return the labels that are measured against the rest: the second of two, or each of more."""
+        """Return the labels that are measured against the rest: the second of two classes, or each of more."""
         return range(0 if self.is_multiclass else 1, len(self.class_names))
 
     @property
@@ -130,9 +128,13 @@ class Run(NamedTuple):
         return seeds_by_classifier(self.probabilities)[name]
 
     def probabilities_by_seed(self, name: str, table: pd.DataFrame) -> dict[int, np.ndarray]:
-        """Return a classifier's probabilities of the patches in `table`: of the second of two classes, or of each.
+        """Return {seed: a classifier's probabilities of the n patches in `table`}.
 
-        Those of more than two classes are calibrated, as the most probable class is then called.
+        They are of the second of two classes, (n,), or of each class, (n, classes). Those of more than two classes are
+        calibrated, as the most probable class is then called.
+
+        Args:
+            table: Rows of `probabilities`.
         """
         if self.is_multiclass:
             return {seed: self.calibrated_probabilities(name, seed, table) for seed in self.seeds(name)}
@@ -143,12 +145,12 @@ class Run(NamedTuple):
         return np.mean(list(self.probabilities_by_seed(name, table).values()), axis=0)
 
     def calibrated_probabilities(self, name: str, seed: int, table: pd.DataFrame) -> np.ndarray:
-        """Return the probabilities of one training after calibration by temperature and shift."""
+        """Return the calibrated probabilities of one training, (n,) or (n, classes), for the n patches in `table`."""
         calibration = Calibration(**self.metrics[name]["calibration"][str(seed)])
         return apply(calibration, get_probabilities(table, name, seed))
 
     def called_by_seed(self, name: str, table: pd.DataFrame) -> dict[int, np.ndarray]:
-        """Return the labels that each training of a classifier calls the patches of `table`."""
+        """Return {seed: the labels that a training of a classifier calls the patches of `table`, (n,)}."""
         thresholds = self.metrics[name]["thresholds"]
         return {
             seed: call(probabilities, thresholds[str(seed)])
@@ -156,20 +158,20 @@ class Run(NamedTuple):
         }
 
     def mean_calls(self, name: str, table: pd.DataFrame) -> np.ndarray:
-        """Return the labels that a classifier's mean probabilities call the patches of `table`."""
+        """Return the labels, (n,), that a classifier calls the patches of `table` by the mean over its seeds."""
         return call(self.mean_probabilities(name, table), None if self.is_multiclass else self.mean_threshold(name))
 
     def true_probabilities(self, name: str, table: pd.DataFrame) -> np.ndarray:
-        """Return the mean probability of the class that each patch of `table` has."""
+        """Return a classifier's mean probability of the true class of each patch of `table`, (n,)."""
         return probabilities_of(self.mean_probabilities(name, table), table["label"].to_numpy())
 
     def correct_fraction(self, name: str, table: pd.DataFrame) -> pd.Series:
-        """Return in what fraction of its trainings a classifier is right about each patch of `table`."""
+        """Return, by the index of `table`, the fraction of its trainings that classify each patch correctly."""
         correct = [table["label"] == called for called in self.called_by_seed(name, table).values()]
         return pd.concat(correct, axis=1).mean(axis=1)
 
     def patient_accuracies(self, name: str) -> pd.Series:
-        """Return the share of each test patient's patches that a classifier calls rightly, mean over its seeds."""
+        """Return the share of each test patient's patches that a classifier gets right, mean over seeds; by patient."""
         table = self.test_predictions
         return self.correct_fraction(name, table).groupby(table["patient"]).mean()
 
@@ -219,7 +221,7 @@ class Run(NamedTuple):
     def layout_correlations(self) -> dict[str, list[float]]:
         """Return how much the layouts of two patches of a class correlate: {synthetic, real: [by label]}.
 
-        The real patches are the training patches.
+        A layout is the brightness on a coarse grid. The real patches are the training patches.
         """
         index = self.store.index[self.store.index["role"] == "train"]
         image_sets = {
@@ -254,12 +256,12 @@ class Run(NamedTuple):
         return texts.get(self.split["policy"], f"whole patients by {self.split['policy'].replace('kfold', 'k-fold')}")
 
     def bootstrap_note(self, name: str | None = None) -> str:
-        """Return what the intervals of a classifier, or of all, are over, for captions."""
+        """Return for captions what the intervals of a classifier, or of all, are over: patients, or also seeds."""
         num_seeds = len(self.seeds(name)) if name else max(self._numbers_of_seeds().values())
         return "a bootstrap of patients" + (" and of seeds" if num_seeds > 1 else "")
 
     def single_fit_note(self) -> str:
-        """Return a sentence on the classifiers whose intervals are not over seeds; empty if there are none."""
+        """Return a sentence on classifiers with one training, whose intervals are over patients only; or nothing."""
         names = [name for name in self.classifier_names if len(self.seeds(name)) == 1]
         if not names or max(self._numbers_of_seeds().values()) == 1:
             return ""
@@ -267,7 +269,7 @@ class Run(NamedTuple):
         return f"Over patients alone: {titles}; each is trained or fitted once, or pools its members' seeds."
 
     def mean_threshold(self, name: str) -> float:
-        """Return the probability from which a classifier calls the second of two classes, mean over the seeds."""
+        """Return the probability from which on a classifier calls the second of two classes, mean over the seeds."""
         return float(np.mean(list(self.metrics[name]["thresholds"].values())))
 
     def seeds_text(self, name: str | None = None) -> str:

@@ -83,7 +83,7 @@ def _read_arrays_if_present(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_properties(path: Path, class_names: tuple[str, ...]) -> pd.DataFrame:
-    """Read the image properties of all patches, and add the class's name."""
+    """Read the image properties of all patches of the store, and add the column class, the name of the class."""
     properties = pd.read_csv(path, dtype={"id": str, "patient": str}, keep_default_na=False)
     properties["class"] = np.array(class_names)[properties["label"]]
     return properties
@@ -118,7 +118,7 @@ def read_optional_stage(experiment: Experiment, root: Path, stage: str, file: st
 
 
 def _read_release_audit(root: Path) -> dict[str, Any] | None:
-    """Read the audit of the last release, without the patient that it names; `None` if it is of other files."""
+    """Read the last release's audit, without the patient that it names; `None` if there is none, or of other files."""
     path = root / release.FOLDER / release.AUDIT
     audit = _read_json_if_present(path)
     if audit is None:
@@ -138,14 +138,14 @@ def _read_manifests(root: Path) -> dict[str, Any]:
 
 
 def _is_subset(settings: Any, all_settings: Any) -> bool:
-    """Return whether nested settings have the same values within others, which may have more keys."""
+    """Return whether all of some nested settings have the same values in others, which may have more keys."""
     if isinstance(settings, dict) and isinstance(all_settings, dict):
         return all(key in all_settings and _is_subset(value, all_settings[key]) for key, value in settings.items())
     return settings == all_settings
 
 
 def _read_training_logs(experiment: Experiment, folder: Path) -> pd.DataFrame:
-    """Return the classifiers' training logs as one table, a row an epoch of a training."""
+    """Return the logs of all trainings as one table: classifier, seed, epoch and metrics; a row for each epoch."""
     lines = [
         {"classifier": name, "seed": seed, **line}
         for name, seed in experiment.classify.list_trainings()

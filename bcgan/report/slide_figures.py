@@ -40,6 +40,7 @@ def select_slides(run: Run) -> list[tuple[str, str]]:
     table = _held_out_patches(run)
     is_untested = ~table["role"].isin(TEST_ROLES)
     groups = table.groupby([is_untested.rename("untested"), "patient", slide_names(table)])["label"]
+    # Of each slide: its patches, and those of its most frequent class.
     groups = groups.agg(size="size", largest=lambda labels: np.bincount(labels).max())
     groups = groups.reset_index(names=["untested", "patient", "slide"])
     groups = groups[groups["largest"] / groups["size"] <= 1 - MIN_CLASS_SHARE]
@@ -92,7 +93,7 @@ def slide_maps(run: Run) -> ReportFigure:
         bar = figure.colorbar(color_scale, ax=grid.ravel().tolist(), shrink=0.5, aspect=30)
         bar.set_ticks([0, color_scale.norm.vcenter, 1], labels=["0", "threshold", "1"])
         bar.set_label(f"Probability of {class_noun(run.class_names[1])}")
-    return ReportFigure(figure, pd.concat(tables), "Slide maps", _caption(run, slides, patch_px, classifiers))
+    return ReportFigure(figure, pd.concat(tables), "Slide maps", _maps_caption(run, slides, patch_px, classifiers))
 
 
 def overview(run: Run) -> ReportFigure:
@@ -131,7 +132,7 @@ def overview(run: Run) -> ReportFigure:
 
 
 def load_slides(run: Run, patch_px: int) -> list[SlidePatches]:
-    """Return the patches of the slides that are shown; coordinates are in pixels, `patch_px` a patch."""
+    """Return the patches of the slides that are shown; `patch_px` is a patch's side in the pixels of coordinates."""
     held_out = _held_out_patches(run)
     names = slide_names(held_out)
     slides = []
@@ -143,11 +144,15 @@ def load_slides(run: Run, patch_px: int) -> list[SlidePatches]:
 
 
 def _draw_slide(run: Run, slide: SlidePatches, axes_by_kind: dict, classifiers: dict[str, str]) -> pd.DataFrame:
-    """Draw the maps of one slide, and return its numbers.
+    """Draw the maps of one slide.
 
     Args:
-        axes_by_kind: Of KINDS.
+        axes_by_kind: Axes by name of KINDS.
         classifiers: Names by kind of prediction. Errors are those of the last one.
+
+    Returns:
+        A row for each patch: role, patient, x, y, label, what each kind of prediction gives, and called, the label by
+        the last one.
     """
     table, last = slide.table, list(classifiers)[-1]
     truth, called = table["label"].to_numpy(), run.mean_calls(classifiers[last], table)
@@ -178,7 +183,7 @@ def _draw_slide(run: Run, slide: SlidePatches, axes_by_kind: dict, classifiers: 
     })  # fmt: skip
 
 
-def _caption(run: Run, slides: list[SlidePatches], patch_px: int, classifiers: dict[str, str]) -> str:
+def _maps_caption(run: Run, slides: list[SlidePatches], patch_px: int, classifiers: dict[str, str]) -> str:
     """Return the caption of the slide maps."""
     num_patches = sum(len(slide.table) for slide in slides)
     num_other = sum(int(slide.table["role"].str.endswith("_other").sum()) for slide in slides)
@@ -218,7 +223,7 @@ def _caption(run: Run, slides: list[SlidePatches], patch_px: int, classifiers: d
 
 
 def _value_colors(run: Run, name: str) -> plt.cm.ScalarMappable:
-    """Return the colors of a classifier's probabilities, or of the labels of more than two classes."""
+    """Return a map from values to colors: of a classifier's probabilities or, of more than two classes, of labels."""
     if not run.is_multiclass:
         return _color_scale(run.mean_threshold(name))
     colors = list(run.class_colors.values())
@@ -234,6 +239,10 @@ def _color_scale(threshold: float) -> plt.cm.ScalarMappable:
 
 def _draw_values(cells: np.ndarray, values: np.ndarray, colors: plt.cm.ScalarMappable) -> np.ndarray:
     """Return a picture of one pixel a patch, in the color of its value; gray if it is NaN.
+
+    Args:
+        cells: integers, (n, 2). Column and row of each patch.
+        values: float, (n,).
 
     Returns:
         RGBA floats, (height, width, 4).
@@ -254,6 +263,7 @@ def _draw_thumbnails(patches: np.ndarray, cells: np.ndarray) -> np.ndarray:
         cells: integers, (n, 2). Column and row.
     """
     width, height = cells.max(0) + 1
+    # Rows and columns of cells have axes of their own, so that one assignment places all patches.
     picture = np.full((height, THUMBNAIL_PATCH_PX, width, THUMBNAIL_PATCH_PX, 3), 255, np.uint8)
     picture[cells[:, 1], :, cells[:, 0]] = resize_patches(patches, THUMBNAIL_PATCH_PX)
     return picture.reshape(height * THUMBNAIL_PATCH_PX, width * THUMBNAIL_PATCH_PX, 3)

@@ -32,13 +32,14 @@ def tuning(run: Run) -> pd.DataFrame:
 
 
 def _format_setting(value: float | int | str | None, number_format: str = ".3g") -> str:
+    """Return a setting or a ROC AUC of a trial as text; `None` means that the trial diverged."""
     if value is None:
         return "diverged"
     return format(value, number_format) if isinstance(value, float) else str(value).replace("_", " ")
 
 
 def ablation(run: Run) -> pd.DataFrame:
-    """Return the metrics of every variant on validation patches, and its differences from the experiment as it is."""
+    """Return the metrics of every variant on validation patches, and its differences from the unchanged experiment."""
     rows = []
     for variant in run.ablation["variants"]:
         choice = {"Factor": variant["factor"], "Choice": variant["variant"], "Seeds": variant["seeds"]}
@@ -47,9 +48,9 @@ def ablation(run: Run) -> pd.DataFrame:
 
 
 def selected_variant(run: Run) -> pd.DataFrame:
-    """Return the metrics on test patches of the variant that gains most on validation patches, and of the experiment.
+    """Return the test metrics of the ablation's best variant, below those of the unchanged experiment.
 
-    Empty if no variant gains.
+    The best variant is the one that gains most on validation patches; the table is empty if none gains.
     """
     selected = run.ablation["selected"]
     if not selected:
@@ -62,7 +63,10 @@ def selected_variant(run: Run) -> pd.DataFrame:
 
 
 def learning_curve(run: Run) -> pd.DataFrame:
-    """Return the metrics of every arm at every fraction of patients, and its difference from classic augmentation."""
+    """Return the metrics of every arm at every fraction of patients, and its difference from classic augmentation.
+
+    An arm is a kind of patches that training adds to the real ones.
+    """
     rows = {
         (cell["train_fraction"], cell["arm"]): {
             "Share of patients": f"{cell['train_fraction']:.0%}", "Arm": ARM_NAMES[cell["arm"]],
@@ -129,7 +133,7 @@ def times(run: Run) -> pd.DataFrame:
 
 
 def cross_validation(run: Run) -> pd.DataFrame:
-    """Return the metrics of cross-validated trainings, over all patients pooled."""
+    """Return cross-validated classifiers' metrics on all patients, a row each, and one with neighboring patches."""
     split_titles = {"patient_split": "", "neighbours": ", with neighbouring patches"}
     rows = [
         {"Classifier": CLASSIFIER_NAMES[name] + suffix, "Patients": results["patients"], "Patches": results["patches"]}

@@ -98,7 +98,7 @@ sns.set_theme(
 
 
 def class_colormap(against: str, supporting: str) -> matplotlib.colors.Colormap:
-    """Return the colors from what is against a class to what supports it."""
+    """Return the colormap from the color `against`, for evidence against a class, over gray to `supporting`."""
     return matplotlib.colors.LinearSegmentedColormap.from_list("classes", [against, NEUTRAL, supporting])
 
 
@@ -114,7 +114,7 @@ def text_color(color: str) -> str:
 
 
 def _contrast_with_white(rgb: np.ndarray) -> float:
-    """Return the contrast ratio of a color with white, as WCAG 2 defines it."""
+    """Return the contrast ratio, as WCAG 2 defines it, of a color with white; `rgb` is in [0, 1], sRGB."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return 1.05 / (linear @ LUMINANCE + 0.05)
 
@@ -163,14 +163,14 @@ def save(report_figure: ReportFigure, folder: Path, name: str) -> Frame:
     ids: dict[str, str] = {}
     svg = CLIP_IDS.sub(lambda match: match[1] + ids.setdefault(match[2], f"clip{len(ids)}"), svg_file.getvalue())
     (folder / "figures" / f"{name}.svg").write_text(EMBEDDED_PNG.sub(_recompress_picture, svg), "utf-8")
-    frame = _frame(report_figure.figure.axes[0])
+    frame = _find_frame(report_figure.figure.axes[0])
     plt.close(report_figure.figure)
     report_figure.numbers.to_csv(folder / "tables" / f"{name}.csv", index=False, float_format="%.6g")
     return frame
 
 
-def _frame(axes) -> Frame:
-    """Return the frame of axes whose layout is solved."""
+def _find_frame(axes) -> Frame:
+    """Return where axes lie in the SVG of their figure, whose layout is solved; the SVG counts from the top."""
     size = axes.get_figure(root=True).get_size_inches()
     width, height = (POINTS_PER_INCH * inches for inches in size)
     box = axes.get_position()
@@ -188,7 +188,7 @@ def _reduce_colors(picture: Image.Image) -> Image.Image:
 
 
 def _pixel_errors(compressed: Image.Image, original: Image.Image) -> np.ndarray:
-    """Return the absolute differences of RGB values, in gray levels; `original` is RGB."""
+    """Return the absolute differences of RGB values, in gray levels, (height, width, 3); `original` is RGB."""
     return np.abs(np.asarray(compressed.convert("RGB"), np.int16) - np.asarray(original, np.int16))
 
 
@@ -222,7 +222,7 @@ def format_signed(value: float) -> str:
 
 
 def show_patch(axes, patch, label: str = "") -> None:
-    """Draw a patch without ticks and frame, with a label below."""
+    """Draw a patch, uint8, (side, side, 3), without ticks and frame, with a label below."""
     axes.set_axis_on()
     axes.imshow(patch, interpolation="none")  # looks like "nearest", and the SVG stores the original pixels
     axes.set_xticks([])

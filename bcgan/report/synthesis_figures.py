@@ -88,7 +88,11 @@ def attribute_sweep(run: Run) -> ReportFigure:
 
 
 def steering(run: Run) -> ReportFigure:
-    """Draw the attributes that were asked for against those measured on the synthetic patches."""
+    """Draw the attributes that were asked for against those measured on the synthetic patches.
+
+    The table has a row for each attribute and class: the number of patches, and the correlations with what was asked
+    for of the steered patches (r_asked) and of the same noise left as it was (r_unasked).
+    """
     table = run.steering
     names = [name for name in ATTRIBUTE_NAMES if name in set(table["attribute"])]
     num_classes = len(run.class_names)
@@ -185,7 +189,10 @@ def _pair_text(run: Run) -> str:
 
 
 def counterfactuals(run: Run) -> ReportFigure:
-    """Draw what translations change, in units of the real classes' difference, and how often the prediction flips."""
+    """Draw what translations change, in units of the real classes' difference, and how often the prediction flips.
+
+    The table has a row for each class and quantity: value, low, high, and real_gap, the difference of the real classes.
+    """
     classes = run.translations["classes"]
     figure, (changes, stays) = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=(1.5, 1))
     rows = []
@@ -230,13 +237,15 @@ def _draw_changes(
     """Draw the changes of image properties by translation of a class, and return the rows of their table.
 
     Args:
-        estimates: Of `change_<property>`, {value, low, high}.
+        estimates: {change_<property>: {value, low, high}}.
+        pair: The two classes that are translated into each other.
         index: Which of the pair is translated.
         real_difference: Real patches of the second class minus those of the first, by property.
     """
     color, sign, rows = pair[1 - index].color, 1 if index == 0 else -1, []
     for row, name in enumerate(CHANGES):
         estimate, unit = estimates[f"change_{name}"], real_difference[name] or np.nan
+        # In units of the difference in the direction of the translation: 1 is as much as the classes differ.
         value, low, high = (
             np.nan if estimate[key] is None else sign * estimate[key] / unit for key in ("value", "low", "high")
         )
@@ -250,7 +259,10 @@ def _draw_changes(
 
 
 def _draw_similarities(axes, estimates: dict[str, dict], pair: list[TranslatedClass], index: int) -> list[dict]:
-    """Draw the SIMILARITIES of patches of a class and their translations, and return the rows of their table."""
+    """Draw the SIMILARITIES of patches of a class and their translations, and return the rows of their table.
+
+    Arguments are those of `_draw_changes`, with estimates by name of SIMILARITIES.
+    """
     source, target, rows = pair[index], pair[1 - index], []
     color = target.color
     for row, name in enumerate(SIMILARITIES):

@@ -73,23 +73,23 @@ def table1_summary() -> tuple[pd.DataFrame, dict[str, int]]:
 
 
 def table2_comparison(run: Run) -> pd.DataFrame:
-    """Return the paper's Table 2: published numbers, then ours."""
+    """Return the paper's Table 2: published results, then those of this run on test patients."""
     columns = ["Method", "Data", "Protocol", "Accuracy", "Balanced accuracy", "F1", "Accuracy, threshold for accuracy"]
-    own_rows = []
+    run_rows = []
     for name in run.classifier_names:
         scores = run.metrics[name]["sets"]["test"]
         numbers = [format_estimate(scores[metric]) for metric in ("accuracy", "balanced_accuracy", "f1")]
         at_best_accuracy = run.metrics[name]["operating_points"].get("accuracy")  # of two classes
         numbers.append(f"{at_best_accuracy['accuracy']:.3f}" if at_best_accuracy else "")
-        own_rows.append(
+        run_rows.append(
             (f"{CLASSIFIER_NAMES[name]}, this run", run.experiment.data.name, run.protocol_text(), *numbers)
         )
-    table = pd.DataFrame([*((*row, "") for row in PUBLISHED), *own_rows], columns=columns)
+    table = pd.DataFrame([*((*row, "") for row in PUBLISHED), *run_rows], columns=columns)
     return table.drop(columns=columns[-1]) if run.is_multiclass else table
 
 
 def counts(run: Run) -> pd.DataFrame:
-    """Return the numbers of patients and patches of every role, and of patches of the second class, or of each."""
+    """Return numbers of patients and patches of every role, and of patches of the second of two classes or of each."""
     labels = run.contrasted_labels
     rows = [
         (ROLE_NAMES[role].capitalize(), count["patients"], count["patches"], *(run.class_counts(role)[labels.start :]))
@@ -121,7 +121,7 @@ def examples_with_fault(faulty: pd.DataFrame, fault: str) -> list[str]:
 
 
 def comparisons(run: Run) -> pd.DataFrame:
-    """Return each classifier's differences from another on the same test patches, with intervals and p values."""
+    """Return each classifier's differences from a reference on the same test patches, with intervals and p values."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for comparison in run.comparisons:
         row = rows.setdefault((comparison["reference"], comparison["classifier"]), {})
@@ -147,7 +147,7 @@ class Component(NamedTuple):
 
 
 def list_components(run: Run) -> list[Component]:
-    """Return what each component adds: first those of the ablation, then classifiers that extend another one."""
+    """Return what each component adds: first variants of the ablation, then classifiers that extend another one."""
     differences = differences_by_pair(run)
     proposed = run.experiment.classify.models.get("gan_resnet")
     extensions = [
@@ -165,7 +165,7 @@ def list_components(run: Run) -> list[Component]:
 
 
 def components(run: Run) -> pd.DataFrame:
-    """Return `list_components` as a table."""
+    """Return `list_components` as a table: Component, Added to, Patients (their role), and a column for each metric."""
     rows = []
     for _, title, base, role, by_metric in list_components(run):
         gains = {difference_title(metric): format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
@@ -174,19 +174,22 @@ def components(run: Run) -> pd.DataFrame:
 
 
 def _added_by_proposed(settings: Classifier) -> str:
-    """Return what the proposed model adds to Table 1's network."""
-    parts = ["the discriminator's maps"]
+    """Return a phrase for what the proposed network adds to Table 1's network."""
+    additions = ["the discriminator's maps"]
     if settings.extra_features != "none":
-        parts.append({
+        additions.append({
             "projected_discriminator": "the projected discriminator's maps", "imagenet": "ImageNet's maps",
             "simclr": "SimCLR's maps",
         }[settings.extra_features])  # fmt: skip
-    parts += ["synthetic patches"] if settings.uses_synthetic else []
-    return capitalize(join_words(parts))
+    additions += ["synthetic patches"] if settings.uses_synthetic else []
+    return capitalize(join_words(additions))
 
 
 def differences_by_pair(run: Run) -> dict[tuple[str, str], dict[str, dict]]:
-    """Return {(classifier, reference): {metric: difference}}, each comparison in both directions."""
+    """Return {(classifier, reference): {metric: difference}}, each comparison in both directions.
+
+    A difference is {value, low, high, p, p_floor} on test patches, classifier minus reference.
+    """
     differences: dict[tuple[str, str], dict[str, dict]] = {}
     for comparison in run.comparisons:
         name, reference, metric = (comparison[key] for key in ("classifier", "reference", "metric"))
@@ -239,23 +242,23 @@ def format_difference(estimate: dict) -> str:
 
 
 def _round_up(value: float) -> float:
-    """Return a positive number rounded up to two digits."""
+    """Return a positive number rounded up to two significant digits."""
     scale = 10 ** (math.floor(math.log10(value)) - 1)
     return math.ceil(round(value / scale, 6)) * scale
 
 
 def format_scores(figures: dict[str, dict]) -> dict[str, str]:
-    """Return COMPARISON_METRICS with their intervals, by title."""
+    """Return {title of a metric: text} of COMPARISON_METRICS, such as `0.928 (0.901 to 0.950)`."""
     return {METRIC_NAMES[metric]: format_estimate(figures[metric]) for metric in COMPARISON_METRICS}
 
 
 def format_differences(differences: dict[str, dict] | None) -> dict[str, str]:
-    """Return differences with their intervals and p values, by title; empty without any."""
+    """Return {title: text} of differences with their intervals and p values; empty without any."""
     return {difference_title(metric): format_difference(value) for metric, value in (differences or {}).items()}
 
 
 def slides(run: Run) -> pd.DataFrame:
-    """Return ROC AUC and balanced accuracy of each complete test slide, means over seeds."""
+    """Return "ROC AUC / balanced accuracy" of each classifier on each complete test slide, means over seeds."""
     rows: dict[str, dict[str, str]] = {}
     for name in run.classifier_names:
         for slide, scores in run.metrics[name].get("whole_slide_metrics", {}).items():
@@ -271,7 +274,7 @@ def slides(run: Run) -> pd.DataFrame:
 
 
 def borders(run: Run) -> pd.DataFrame:
-    """Return how many errors of each classifier are at borders of annotated regions, and the ROC AUC without those."""
+    """Return each classifier's errors at borders of annotated regions, and its ROC AUC without the patches there."""
     rows = []
     for name in run.classifier_names:
         measured = run.metrics[name]["borders"]
@@ -302,9 +305,9 @@ RULES = {"youden": "Youden's index", "sensitivity_95": "Sensitivity of 0.95", "f
 
 
 def operating_points(run: Run) -> pd.DataFrame:
-    """Return the results on test patients of the threshold that each rule selects on validation patients.
+    """Return the results on test patients at the threshold that each rule selects on validation patients (two classes).
 
-    There are two classes.
+    The last columns are numbers of patches, means over the seeds: found, missed, spared and called wrongly.
     """
     rows, test = [], run.role_counts("test")
     first, second = run.class_texts
