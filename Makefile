@@ -10,7 +10,7 @@ BCGAN      := $(BIN)/bcgan
 OPTIONS     = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(foreach pair,$(SET),--set "$(pair)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train report test test-fast lint docs tables ablation bench gpu reliability audit clean
+.PHONY: help setup train report test test-fast lint docs tables ablation bench bench-slides gpu reliability audit clean
 
 help: ## Show this list
 	@echo 'bcgan: a GAN and a ResNet for breast histopathology patches. Research use only.'; echo
@@ -59,6 +59,15 @@ reliability: $(STAMP) ## Kill a run 30 times, fill its disk, load a server for 1
 bench: $(STAMP) ## Measure speed beside PyTorch's, plain Keras's and the machine's limit: reports/bench/
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt -c constraints.txt
 	$(BIN)/python -m bcgan.bench
+
+bench-slides: $(STAMP) ## Time predictions of slides beside WSInfer and TIAToolbox: reports/bench/slides/
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-wsinfer.txt -c constraints.txt
+	for peer in wsinfer tiatoolbox; do \
+		test -x build/$$peer/bin/pip || $(PYTHON) -m venv build/$$peer; \
+		build/$$peer/bin/pip install --quiet --disable-pip-version-check -r requirements-bench-$$peer.txt || exit 1; \
+	done
+	$(BIN)/python -m bcgan.bench.slides --wsinfer "$(CURDIR)/build/wsinfer/bin/python" \
+		--tiatoolbox "$(CURDIR)/build/tiatoolbox/bin/python"
 
 gpu: $(STAMP) ## The same on a GPU, which needs tensorflow[and-cuda] in .venv: reports/bench/gpu/
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt -c constraints.txt

@@ -190,11 +190,12 @@ def compare(reference: dict[tuple[int, int], float], other: dict[tuple[int, int]
 @click.option("--slide", "names", type=click.Choice([*SLIDES]), multiple=True, default=[*SLIDES], show_default=True)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("reports/bench/slides"))
 def main(repeats: int, wsinfer: str, tiatoolbox: str, names: tuple[str, ...], out: Path) -> None:
-    """Measure, and write slides.json and README.md."""
+    """Measure, and write slides.json and README.md; earlier results of other slides are kept."""
     machine.prepare_environment()
     progress.start_log(None)
     out.mkdir(parents=True, exist_ok=True)
-    by_slide: dict[str, dict[str, Any]] = {}
+    path = out / "slides.json"
+    by_slide: dict[str, dict[str, Any]] = runs.read_json(path)["slides"] if path.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         models = {name: root / name for name in ("equal", "resnet18")}
@@ -205,8 +206,8 @@ def main(repeats: int, wsinfer: str, tiatoolbox: str, names: tuple[str, ...], ou
             write_slide(slide, SLIDES[name], patches)
             by_slide[name] = _measure_slide(name, subjects(slide, models, wsinfer, tiatoolbox), repeats, root)
             slide.unlink()
-    results = {"slides": by_slide, "machine": machine.processor(), "repeats": repeats}
-    runs.write_json(out / "slides.json", results)
+    results = {"slides": {name: by_slide[name] for name in SLIDES if name in by_slide}, "machine": machine.processor()}
+    runs.write_json(path, results)
     (out / "README.md").write_text(format_page(results), "utf-8")
     progress.log.info("%s", out)
 
@@ -271,7 +272,7 @@ def format_page(results: dict[str, Any]) -> str:
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     model = results["machine"]
-    return "\n".join([*lines, f"{model['name']}, {model['cores']} cores, {results['repeats']} repeats.", ""])
+    return "\n".join([*lines, f"{model['name']}, {model['cores']} cores.", ""])
 
 
 if __name__ == "__main__":
