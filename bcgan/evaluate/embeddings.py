@@ -132,8 +132,8 @@ def _as_patients(names: np.ndarray, path: Path) -> np.ndarray:
     if (unknown := np.isin(patients, ("", "nan", "None", "NA"))).any():
         number = int(unknown.argmax())
         raise InputError(
-            f"{path}: patient number {number} is {str(names[number])!r}. Name every patient, so that all patches of "
-            "one stay on one side."
+            f"{path}: the patient of patch {number}, counted from 0, is {str(names[number])!r}. Name every patient, "
+            "so that all patches of one stay on one side."
         )
     return patients
 
