@@ -3,10 +3,12 @@
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from bcgan import machine, progress, runs
+from bcgan import ledger, machine, progress, runs
+from bcgan.artifacts import MANIFEST
 from bcgan.bench import report
 from bcgan.bench.measure import best_subject, get_rates, measure_group, rate_ratios, summarize_rates
 from bcgan.bench.pytorch import SETTINGS
@@ -134,6 +136,7 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
         "operations": operations,
         "machine": machine.processor(),
         "choices": {name: value for name, (value, _) in settings.items()},
+        "whole_job": read_whole_job(),
         # A package that is not installed now was installed when the groups that are kept were measured.
         "versions": earlier_versions | {
             name: version for name, version in versions.items() if version or name not in earlier_versions
@@ -214,6 +217,18 @@ def ratios(
     by_name["waiting_share"] = (shares, "time of a training's steps")
     by_name["gan_resnet_training_vs_keras_fit"] = rate_ratios(measured, "gan_resnet", "bcgan training", "keras fit")
     return by_name
+
+
+def read_whole_job() -> dict[str, dict[str, Any]]:
+    """Return the time of every finished run below runs/, by name: its patches, and seconds and busy cores by stage."""
+    by_run: dict[str, dict[str, Any]] = {}
+    for root in sorted(path for path in runs.root().glob("*") if (path / "evaluate" / MANIFEST).exists()):
+        entries = [entry for entry in ledger.read(root) if not entry.training]
+        by_run[root.name] = {
+            "patches": runs.read_json(root / "preprocess" / "audit.json")["kept"],
+            "stages": {entry.stage: {"seconds": entry.seconds, "busy_cores": entry.busy_cores} for entry in entries},
+        }
+    return by_run
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from bcgan import runs
+from bcgan import ledger, runs
 
 TARGETS = {
     "training_vs_pytorch_best": 1.3, "training_vs_keras_fit": 2.0, "inference_vs_pytorch_best": 1.5,
     "gan_step_vs_two_tapes": 1.5, "gan_96_step_vs_two_tapes": 1.5, "gan_128_step_vs_two_tapes": 1.5,
     "training_of_limit": 0.6, "inference_of_limit": 0.7, "waiting_share": "below 0.03",
 }  # fmt: skip
+ARCHIVE_PATCHES = 277_524  # of the Breast Histopathology Images
+STEPWISE_STAGES = ("gan", "translate", "pretrain")  # whose settings state steps, whatever the number of patches
 UNITS = {"start_up": "runs a second", "waiting": "percent of the time"}  # others: patches a second
 PROFILE_KINDS = {"before": "keras", "after": "fused", "gan_two_tapes": "two_tapes", "gan": "gan"}
 BCGAN_COLOR, OTHERS_COLOR, LIMIT_COLOR = "#009E73", "#888888", "#CC79A7"
@@ -142,10 +144,37 @@ def _page(results: dict[str, Any], caption: str) -> str:
     lines += ["", "![Patches a second](figures/rates.png)", "", caption]
     if results["agreement"]:
         lines += _agreement_section(results["agreement"])
+    if results.get("whole_job"):
+        lines += _whole_job_section(results["whole_job"])
     lines += rate_tables(results["rates"])
     if results["profile"]:
         lines += _profile_section(results["profile"])
     return "\n".join(lines) + "\n"
+
+
+def _whole_job_section(by_run: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the section on the time of complete runs, as lines of Markdown.
+
+    For IDC the time of the whole archive is extrapolated: stages that read every patch take as many times longer.
+    """
+    lines = ["", "## The whole job", "", "Finished runs on this machine; `bcgan status` lists their trainings too.", ""]
+    lines += [
+        "| run | patches | stage | time | busy cores | the whole archive, extrapolated |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, run in by_run.items():
+        factor = ARCHIVE_PATCHES / run["patches"] if name.startswith("idc") else None
+        totals = [0.0, 0.0]
+        for stage, entry in run["stages"].items():
+            archive_seconds = entry["seconds"] * (1 if stage in STEPWISE_STAGES else factor or 0)
+            totals = [totals[0] + entry["seconds"], totals[1] + archive_seconds]
+            cores = "" if entry["busy_cores"] is None else f"{entry['busy_cores']:.1f}"
+            cells = (name, f"{run['patches']:,}", stage, ledger.format_seconds(entry["seconds"]), cores)
+            extrapolated = ledger.format_seconds(archive_seconds) if factor else ""
+            lines.append(f"| {' | '.join(cells)} | {extrapolated} |")
+        times = [ledger.format_seconds(seconds) for seconds in totals]
+        lines.append(f"| {name} | {run['patches']:,} | all | {times[0]} | | {times[1] if factor else ''} |")
+    return lines
 
 
 def _agreement_section(agreement: dict[str, dict[str, Any]]) -> list[str]:

@@ -7,9 +7,28 @@ import os
 import numpy as np
 import pytest
 
+from bcgan.artifacts import MANIFEST
 from bcgan.bench import __main__ as bench
 from bcgan.bench import agreement, measure, report, subjects
 from bcgan.bench.worker import Worker
+
+
+def test_the_whole_job_is_listed_and_extrapolated_for_the_archive(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stages = {"preprocess": 60, "gan": 600, "evaluate": 1200}
+    for number, (stage, seconds) in enumerate(stages.items()):
+        folder = tmp_path / "runs" / "idc" / stage
+        folder.mkdir(parents=True)
+        manifest = {"finished": f"2026-01-0{number + 1}", "seconds": seconds, "peak_memory_mib": 1, "busy_cores": 1.5}
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / "runs/idc/preprocess/audit.json").write_text(json.dumps({"kept": 27_752}))
+    whole_job = bench.read_whole_job()
+    assert whole_job["idc"]["stages"]["gan"] == {"seconds": 600, "busy_cores": 1.5}
+    lines = report._whole_job_section(whole_job)
+    assert "| idc | 27,752 | gan | 10 min | 1.5 | 10 min |" in lines
+    assert "| idc | 27,752 | evaluate | 20 min | 1.5 | 3 h 20 min |" in lines
+    assert lines[-1] == "| idc | 27,752 | all | 31 min | | 3 h 40 min |"
+    assert "| phantom | 27,752 | gan | 10 min | 1.5 |  |" in report._whole_job_section({"phantom": whole_job["idc"]})
 
 
 def rates(*values: float) -> dict:
