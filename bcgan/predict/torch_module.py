@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bcgan.classify.calibration import EPSILON
-from bcgan.predict import torch_files
+from bcgan.predict import torch_enhance, torch_files
 from bcgan.slides import tissue
 
 BATCH = 64
@@ -50,6 +50,9 @@ class PatchClassifier(torch.nn.Module):
         self.num_views: int = parameters["tta_views"]
         self.min_tissue: float = parameters["min_tissue"]
         self.ood_threshold: float = parameters["ood_threshold"]
+        self.blur: str = parameters["blur"]
+        self.clahe: bool = parameters["clahe"]
+        self.normalizes_stains: bool = parameters["stain_normalization"] == "macenko"
         for name in ("temperature", "shift"):
             self.register_buffer(name, torch.tensor(parameters[name], dtype=torch.float32))
 
@@ -59,7 +62,8 @@ class PatchClassifier(torch.nn.Module):
         Patches may have any side: they are resized by the mean over the area of each pixel, as slides are read.
         """
         levels = torch.round(resize_area(images, self.size).permute(0, 2, 3, 1) * 255)
-        images = levels / 255
+        enhanced = torch_enhance.enhance(levels, self.blur, self.clahe)
+        images = (torch_enhance.normalize_stains(enhanced) if self.normalizes_stains else enhanced) / 255
         views = torch.cat([_orient(images, index) for index in range(self.num_views)])  # one graph for all of them
         by_class = self._calibrate(self._probabilities(views).unflatten(0, (self.num_views, -1)).mean(0))
         colorless = is_colorless(levels)

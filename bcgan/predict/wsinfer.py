@@ -20,7 +20,7 @@ from bcgan import runs
 from bcgan.errors import InputError, WorkError
 from bcgan.models.fast import resizing_matrix
 from bcgan.predict import torch_files
-from bcgan.predict.model import FILES, NO_TISSUE, OUT_OF_DISTRIBUTION, REJECTIONS, Enhancement, Model
+from bcgan.predict.model import FILES, NO_TISSUE, OUT_OF_DISTRIBUTION, REJECTIONS, Model
 
 
 def write(model: Model, patches: np.ndarray, folder: Path) -> tuple[np.ndarray, float]:
@@ -37,7 +37,7 @@ def write(model: Model, patches: np.ndarray, folder: Path) -> tuple[np.ndarray, 
         The probabilities by the file, float (n, classes + 2), and the seconds that it took for a patch.
 
     Raises:
-        InputError: If PyTorch is not installed, or the classifier needs what these programs do not do.
+        InputError: As `check`.
         WorkError: If the conversion fails.
     """
     check(model)
@@ -56,7 +56,7 @@ def check(model: Model) -> None:
     """Check that the classifier can be written for WSInfer.
 
     Raises:
-        InputError: If PyTorch is not installed, the scale of the patches is not known, or patches have to be enhanced.
+        InputError: If PyTorch is not installed, the scale of the patches is not known, or the networks differ in size.
     """
     card = model.card
     if importlib.util.find_spec("torch") is None:
@@ -65,12 +65,6 @@ def check(model: Model) -> None:
         raise InputError(
             "WSInfer needs the scale of the patches, and this classifier's card has none. Set data.mpp, train and "
             "export again."
-        )
-    changed = [name for name, value in card.enhancement if value != Enhancement.model_fields[name].default]
-    if changed:
-        raise InputError(
-            f"This classifier was trained with preprocess.{changed[0]}, and WSInfer passes patches as they were "
-            "scanned. Train one without it, or use bcgan predict."
         )
     if card.reference_cnn_size != card.size:
         raise InputError(
@@ -121,7 +115,7 @@ def _write_parts(model: Model, patches: np.ndarray, work: Path) -> None:
     parameters = {
         "size": card.size, "tta_views": card.tta_views, "min_tissue": card.min_tissue,
         "ood_threshold": card.ood_threshold,
-        **card.calibration._asdict(),
+        **card.calibration._asdict(), **card.enhancement.model_dump(),
     }  # fmt: skip
     (work / torch_files.PARAMETERS).write_text(json.dumps(parameters), "utf-8")
 

@@ -108,13 +108,10 @@ def test_probabilities_are_calibrated_as_predict_does(torch_module, parameters, 
     [
         ({"microns_per_pixel": None}, ["scale", "data.mpp"]),
         ({"reference_cnn_size": 64}, ["64", "bcgan predict"]),
-        ({"enhancement": {"stain_normalization": "macenko"}}, ["preprocess.stain_normalization", "bcgan predict"]),
     ],
 )
 def test_what_these_programs_cannot_do_is_refused(model, monkeypatch, change, words):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    if "enhancement" in change:
-        change = {"enhancement": model.card.enhancement.model_copy(update=change["enhancement"])}
     with pytest.raises(InputError) as error:
         wsinfer.check(SimpleNamespace(card=model.card.model_copy(update=change)))
     assert all(word in str(error.value) for word in words)
