@@ -62,19 +62,11 @@ def gan(settings: str, batch: int = 32, steps: int = STEPS, size: int = 50) -> S
 
 
 def _augment(torch, images):
-    """Return images with random shifts by whole pixels, contrast and color, as `bcgan.gan.augment` does."""
-    batch, _, size, _ = images.shape
-    margin = size // 8
-    padded = torch.nn.functional.pad(images, (margin,) * 4, mode="reflect")
-    shifts = torch.randint(0, 2 * margin + 1, (batch, 2))
-    shifts = torch.where(torch.rand(batch, 1) < 0.5, margin, shifts)
-    places = shifts[:, :, None] + torch.arange(size)
-    rows = torch.arange(batch)[:, None, None]
-    shifted = padded.permute(0, 2, 3, 1)[rows, places[:, 0, :, None], places[:, 1, None]].permute(0, 3, 1, 2)
-    draws = torch.randn(4, batch, 1, 1, 1)
-    mean = shifted.mean((2, 3), keepdim=True)
+    """Return images with random contrast and color, as `bcgan.gan.augment` does."""
+    draws = torch.randn(4, len(images), 1, 1, 1)
+    mean = images.mean((2, 3), keepdim=True)
     color = 0.05 * draws[1:, :, 0].permute(1, 0, 2, 3)
-    return (shifted - mean) * (1 + 0.1 * draws[0]) + mean + color
+    return (images - mean) * (1 + 0.1 * draws[0]) + mean + color
 
 
 def _generator(settings: Gan, size: int):

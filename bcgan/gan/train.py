@@ -15,7 +15,7 @@ from bcgan import distribute, progress
 from bcgan.classes import CLASSES
 from bcgan.data import batches
 from bcgan.errors import InputError, WorkError
-from bcgan.gan.augment import NUM_SEEDS, augment
+from bcgan.gan.augment import augment
 from bcgan.gan.losses import discriminator_loss, generator_loss, layout_loss
 from bcgan.gan.watch import WINDOW, diagnose
 from bcgan.models import fast, optimizers, weights
@@ -248,8 +248,8 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
 
     def update(step, images, classes):
         """Update the networks of one replica, except the averaged generator, and return the metrics."""
-        # Five streams of random numbers, of NUM_SEEDS seeds each; a step has 16 seeds.
-        seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + NUM_SEEDS * index]) for index in range(5)]
+        # Five streams of random numbers; a step has 16 seeds.
+        seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + index]) for index in range(5)]
         batch, classes = tf.shape(images)[0], distribute.replica_rows(classes)
         real = distribute.replica_rows(batches.random_dihedral(batches.to_float(images), seeds[0]))
         noise = distribute.replica_rows(tf.random.stateless_normal((batch, settings.latent_dim), seeds[1]))

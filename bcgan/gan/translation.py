@@ -12,7 +12,7 @@ from bcgan import progress
 from bcgan.classes import CLASSES
 from bcgan.data import batches
 from bcgan.errors import WorkError
-from bcgan.gan.augment import NUM_SEEDS, augment
+from bcgan.gan.augment import augment
 from bcgan.gan.losses import discriminator_loss, generator_loss
 from bcgan.gan.train import LOG_EVERY, make_adam
 from bcgan.models import fast, weights
@@ -112,7 +112,7 @@ def make_step(state: TranslationState, optimizers: dict, settings: Translate, se
     def step_function(step, images):
         """Update all networks on one batch; see `make_step`."""
         # Three streams of random numbers: orientations, augmentation of translations and of real patches.
-        seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + NUM_SEEDS * index]) for index in range(3)]
+        seeds = [tf.stack([tf.constant(seed, tf.int64), 16 * step + index]) for index in range(3)]
         real = batches.random_dihedral(batches.to_float(images), seeds[0])
         first, second = tf.split(real, 2)
         labels = tf.repeat(tf.constant([0, 1]), tf.shape(first)[0])

@@ -25,23 +25,19 @@ def test_augmentation_is_a_function_of_the_seed_and_keeps_shapes():
     assert np.abs(once - other).mean() > 0.01
 
 
-def test_each_patch_is_moved_by_whole_pixels_at_most_so_far():
-    """Up to contrast and tint, which are linear, an augmented patch is a shifted copy with mirrored edges."""
-    made = augment(IMAGES, seed(3)).numpy()
-    padded = np.pad(IMAGES, ((0, 0), (6, 6), (6, 6), (0, 0)), mode="reflect")
-    shifts = []
-    for patch, source in zip(made, padded, strict=True):
-        found = [
-            (np.corrcoef(patch[..., 0].ravel(), source[top : top + 50, left : left + 50, 0].ravel())[0, 1], top, left)
-            for top in range(2 * 6 + 1)
-            for left in range(2 * 6 + 1)
-        ]
-        best = max(found)
-        assert best[0] > 0.9999
-        shifts.append(best[1:])
-    still = sum(shift == (6, 6) for shift in shifts)
-    assert 2 <= still <= 14
-    assert len(set(shifts)) > 3
+def test_contrast_and_color_of_each_patch_change_and_nothing_else():
+    """Each channel of an augmented patch is the patch's times one contrast, plus one color."""
+    augmented = augment(IMAGES, seed(3)).numpy()
+    contrasts, colors = [], []
+    for patch, source in zip(augmented, IMAGES, strict=True):
+        slopes = [np.polyfit(source[..., channel].ravel(), patch[..., channel].ravel(), 1)[0] for channel in range(3)]
+        np.testing.assert_allclose(slopes, slopes[0], atol=1e-3)
+        residual = (patch - slopes[0] * source).reshape(-1, 3)
+        assert residual.std(0).max() < 1e-4
+        contrasts.append(slopes[0])
+        colors.append(patch.mean((0, 1)) - source.mean((0, 1)))
+    assert 0.04 < np.std(contrasts) < 0.2 and abs(np.mean(contrasts) - 1) < 0.1
+    assert 0.02 < np.std(colors) < 0.1 and np.std(colors, axis=1).min() > 0.001
 
 
 def test_gradients_flow_back_to_the_patch():
@@ -111,17 +107,6 @@ def test_a_layout_is_the_brightness_of_a_fifth_of_the_side(size):
     (grid,) = brightness_grids([ramp])
     expected = np.interp((np.arange(5) + 0.5) / 5 * size - 0.5, np.arange(size), ramp[0])
     np.testing.assert_allclose(grid.reshape(5, 5), np.repeat(expected[None], 5, 0), atol=0.01)
-
-
-@pytest.mark.parametrize("size", [50, 96, 225])
-def test_patches_are_shifted_by_an_eighth_of_their_side_at_most(size):
-    """One bright pixel in the middle shows by how much."""
-    images = np.zeros((256, size, size, 3), np.float32)
-    images[:, size // 2, size // 2] = 100
-    shifted = np.asarray(augment(tf.constant(images), tf.constant([0, 0], tf.int64)))
-    shifts = [np.unravel_index(image.sum(-1).argmax(), image.shape[:2]) for image in shifted]
-    largest = np.abs(np.array(shifts) - size // 2).max()
-    assert 0.9 * (size // 8) <= largest <= size // 8
 
 
 def test_the_layout_loss_is_zero_for_unrelated_layouts_and_one_for_copies_in_other_colors():
