@@ -10,31 +10,31 @@ from bcgan.data.records import UNKNOWN
 RNG = np.random.default_rng(0)
 
 
-def test_calibration_finds_what_was_done_to_the_odds():
+def test_calibration_recovers_the_scale_and_shift_of_distorted_odds():
     odds = RNG.normal(-1, 2, 20_000)
     labels = (RNG.random(20_000) < calibration.to_probabilities(odds)).astype(int)
-    distorted = calibration.to_probabilities((odds - 0.7) * 3)  # some of them beyond what is told apart
-    found = calibration.fit(distorted, labels)
-    assert found.temperature == pytest.approx(3, rel=0.05)
-    assert found.shift == pytest.approx(0.7, abs=0.05)
-    mended = calibration.apply(found, distorted)
-    assert np.abs(mended - calibration.to_probabilities(odds)).max() < 0.03
-    assert roc_auc_score(labels, mended) == pytest.approx(roc_auc_score(labels, distorted), abs=1e-3)
+    distorted = calibration.to_probabilities((odds - 0.7) * 3)  # some are beyond the limits of to_logits
+    fitted = calibration.fit(distorted, labels)
+    assert fitted.temperature == pytest.approx(3, rel=0.05)
+    assert fitted.shift == pytest.approx(0.7, abs=0.05)
+    calibrated = calibration.apply(fitted, distorted)
+    assert np.abs(calibrated - calibration.to_probabilities(odds)).max() < 0.03
+    assert roc_auc_score(labels, calibrated) == pytest.approx(roc_auc_score(labels, distorted), abs=1e-3)
 
 
-def test_calibration_leaves_probabilities_that_point_the_wrong_way():
+def test_calibration_does_not_change_probabilities_that_fall_with_the_label():
     labels = np.repeat([0, 1], 50)
     assert calibration.fit(1 - labels * 0.8 - 0.1, labels) == calibration.Calibration(1.0, 0.0)
 
 
 def field(noise: float):
-    """A slide of 20 x 20 patches whose right half is malignant, judged with noise."""
+    """A slide of 20 x 20 patches whose right half is malignant, with noisy probabilities."""
     places = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2) * 50
     labels = (places[:, 0] >= 500).astype(int)
     return places, labels, calibration.to_probabilities(labels * 2 - 1 + RNG.normal(0, noise, 400))
 
 
-def test_neighbours_help_where_patches_are_judged_with_noise():
+def test_neighbours_improve_noisy_probabilities():
     places, labels, alone = field(2.0)
     fitted = context.fit(alone, places, np.zeros(400), labels, 50)
     places, labels, alone = field(2.0)
@@ -42,7 +42,7 @@ def test_neighbours_help_where_patches_are_judged_with_noise():
     assert roc_auc_score(labels, refined) > roc_auc_score(labels, alone) + 0.1
 
 
-def test_only_the_own_slide_counts_and_an_unknown_place_has_no_neighbours():
+def test_neighbours_are_of_the_same_slide_and_patches_at_unknown_places_have_none():
     places, _, alone = field(1.0)
     features = context.context_features(alone, places, np.arange(400), 50)
     assert (features[:, 1:] == 0).all()
@@ -51,7 +51,7 @@ def test_only_the_own_slide_counts_and_an_unknown_place_has_no_neighbours():
     assert not context.has_coordinates(np.full((4, 2), UNKNOWN))
 
 
-def test_an_average_is_the_weighted_mean_by_hand(monkeypatch):
+def test_the_average_of_neighbours_is_the_weighted_mean_computed_by_hand(monkeypatch):
     places, slides = np.array([[0, 0], [50, 0], [0, 100]]), np.zeros(3)
     probabilities = np.array([0.5, 0.8, 0.3])
     odds = calibration.to_logits(probabilities)
@@ -59,9 +59,9 @@ def test_an_average_is_the_weighted_mean_by_hand(monkeypatch):
     near, far = np.exp(-1 / reach), np.exp(-2 / reach)
     expected = (near * odds[1] + far * odds[2]) / (near + far + context.SHRINKAGE)
     assert context.context_features(probabilities, places, slides, 50)[0, 1] == pytest.approx(expected)
-    whole = context.context_features(probabilities, places, slides, 50)
+    in_one_chunk = context.context_features(probabilities, places, slides, 50)
     monkeypatch.setattr(context, "CHUNK_PATCHES", 1)
-    np.testing.assert_allclose(context.context_features(probabilities, places, slides, 50), whole)
+    np.testing.assert_allclose(context.context_features(probabilities, places, slides, 50), in_one_chunk)
 
 
 def test_vector_scaling_recovers_distorted_probabilities_of_three_classes():
@@ -80,7 +80,7 @@ def test_vector_scaling_recovers_distorted_probabilities_of_three_classes():
     np.testing.assert_allclose(calibration.from_outputs(logits[:, :1]), 1 / (1 + np.exp(-logits[:, 0])))
 
 
-def test_neighbors_help_three_classes_and_two_columns_are_no_other_answer():
+def test_neighbors_improve_three_classes_and_the_fit_survives_json():
     places = 50 * np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2)
     labels = (places[:, 0] // 350).clip(0, 2)
     noisy = calibration.to_probabilities(1.5 * np.eye(3)[labels] + RNG.normal(0, 2, (400, 3)))
@@ -89,5 +89,5 @@ def test_neighbors_help_three_classes_and_two_columns_are_no_other_answer():
     refined = context.apply(fitted, noisy, places, slides, 50)
     assert (refined.argmax(1) == labels).mean() > (noisy.argmax(1) == labels).mean() + 0.2
     np.testing.assert_allclose(refined.sum(1), 1)
-    again = context.Context(*json.loads(json.dumps(fitted)))
-    np.testing.assert_array_equal(context.apply(again, noisy, places, slides, 50), refined)
+    read_back = context.Context(*json.loads(json.dumps(fitted)))
+    np.testing.assert_array_equal(context.apply(read_back, noisy, places, slides, 50), refined)

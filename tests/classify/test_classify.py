@@ -16,33 +16,33 @@ from tests.digest import digest
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(48) % 2
-# A class that can be learned: malignant patches are darker on one side.
+# The classes can be learned: malignant patches are darker on one side.
 IMAGES = RNG.integers(100, 200, (48, 32, 32, 3), dtype=np.uint8)
 IMAGES[LABELS == 1, :, :16] //= 3
 REAL = classify.Patches(IMAGES, LABELS)
 SYNTHETIC = classify.Patches(IMAGES[::-1].copy(), LABELS[::-1].copy())
-SETTINGS, OWN = Classify(batch_size=8, ema_decay=0.5), Classifier(epochs=3, learning_rate=3e-3)
+SETTINGS, MODEL = Classify(batch_size=8, ema_decay=0.5), Classifier(epochs=3, learning_rate=3e-3)
 
 
-def train(path, synthetic=None, settings=SETTINGS, own=OWN):
+def train(path, synthetic=None, settings=SETTINGS, model=MODEL):
     path.parent.mkdir(exist_ok=True)
     machine.configure(experiment.load("phantom", ("profile=repro",)))
     keras.utils.set_random_seed(1)
     data = classify.TrainingData(REAL, synthetic, REAL)
-    classify.train(build_classifier("cnn", 32), data, classify.Recipe(settings, own, seed=1), path)
+    classify.train(build_classifier("cnn", 32), data, classify.Recipe(settings, model, seed=1), path)
     return weights.load_model(path)
 
 
 def record_rows(monkeypatch) -> list[np.ndarray]:
-    """The rows that each epoch of a training draws."""
-    seen, stream = [], batches.make_dataset
+    """A list to which each epoch of a training appends the rows that it draws."""
+    epoch_rows, stream = [], batches.make_dataset
 
-    def spy(images, labels, sampler, steps, *more):
-        seen.append(np.concatenate([sampler(step) for step in steps]))
-        return stream(images, labels, sampler, steps, *more)
+    def spy(images, labels, sampler, steps, *rest):
+        epoch_rows.append(np.concatenate([sampler(step) for step in steps]))
+        return stream(images, labels, sampler, steps, *rest)
 
     monkeypatch.setattr(batches, "make_dataset", spy)
-    return seen
+    return epoch_rows
 
 
 def test_losses_against_their_definitions():
@@ -54,12 +54,12 @@ def test_losses_against_their_definitions():
     weighted = each * np.where(labels, malignant, benign)
     focal = each * np.where(labels, 1 - p, p) ** 2
     for kind, expected in (("bce", each), ("weighted_bce", weighted), ("focal", focal)):
-        found = losses.batch_loss(tf.constant(logits), tf.constant(labels), kind, (benign, malignant))
-        assert float(found) == pytest.approx(expected.mean(), rel=1e-5)
+        loss = losses.batch_loss(tf.constant(logits), tf.constant(labels), kind, (benign, malignant))
+        assert float(loss) == pytest.approx(expected.mean(), rel=1e-5)
 
 
-def test_it_learns_and_keeps_the_best_epoch(tmp_path):
-    network = train(tmp_path / "cnn-seed1.keras", own=Classifier(epochs=8, learning_rate=3e-3))
+def test_a_training_learns_and_keeps_the_best_epoch(tmp_path):
+    network = train(tmp_path / "cnn-seed1.keras", model=Classifier(epochs=8, learning_rate=3e-3))
     lines = progress.read_jsonl(tmp_path / "cnn-seed1.jsonl")
     best = max(line["validation_roc_auc"] for line in lines)
     assert best > 0.9
@@ -70,20 +70,20 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, eagerly, share):
-    own = OWN.replace(synthetic_fraction=share)
-    whole = digest(train(tmp_path / "a" / "cnn.keras", SYNTHETIC, own=own).variables)
+    model = MODEL.replace(synthetic_fraction=share)
+    expected = digest(train(tmp_path / "a" / "cnn.keras", SYNTHETIC, model=model).variables)
     with killed(2):
-        train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own)
-    assert digest(train(tmp_path / "b" / "cnn.keras", SYNTHETIC, own=own).variables) == whole
+        train(tmp_path / "b" / "cnn.keras", SYNTHETIC, model=model)
+    assert digest(train(tmp_path / "b" / "cnn.keras", SYNTHETIC, model=model).variables) == expected
     assert [start > 0 for start in starts] == [False, False, True]
     assert [line["epoch"] for line in progress.read_jsonl(tmp_path / "b" / "cnn.jsonl")] == [0, 1, 2]
 
 
 def test_a_small_batch_keeps_a_real_patch(tmp_path):
-    """Nine tenths of four patches are four."""
-    own = OWN.replace(synthetic_fraction=0.9, epochs=1)
+    """Nine tenths of four patches, rounded, would be four."""
+    model = MODEL.replace(synthetic_fraction=0.9, epochs=1)
     settings = SETTINGS.replace(batch_size=4)
-    assert train(tmp_path / "cnn.keras", SYNTHETIC, settings, own).name == "cnn_classifier"
+    assert train(tmp_path / "cnn.keras", SYNTHETIC, settings, model).name == "cnn_classifier"
 
 
 def test_a_diverging_loss_is_named(tmp_path, monkeypatch):
@@ -93,18 +93,18 @@ def test_a_diverging_loss_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "cnn.keras").exists()
 
 
-def test_a_network_that_says_no_number_is_named(tmp_path, monkeypatch):
-    """The losses of an epoch are from before its last update."""
+def test_a_network_with_nan_outputs_is_named(tmp_path, monkeypatch):
+    """The losses of an epoch do not show it: they are from before its last update."""
     monkeypatch.setattr(classify, "make_predict_fn", lambda network: lambda images: np.full(len(images), np.nan))
     with pytest.raises(WorkError, match=r"cnn.*NaN or infinite in epoch 1.*rate"):
         train(tmp_path / "cnn.keras")
 
 
 def test_a_step_is_traced_once(tmp_path, monkeypatch):
-    made, original = [], classify.make_step
-    monkeypatch.setattr(classify, "make_step", lambda *given: made.append(original(*given)) or made[-1])
-    train(tmp_path / "cnn-seed1.keras", SYNTHETIC, own=Classifier(epochs=2, synthetic_fraction=0.25))
-    assert [step.experimental_get_tracing_count() for step in made] == [1]
+    steps, original = [], classify.make_step
+    monkeypatch.setattr(classify, "make_step", lambda *arguments: steps.append(original(*arguments)) or steps[-1])
+    train(tmp_path / "cnn-seed1.keras", SYNTHETIC, model=Classifier(epochs=2, synthetic_fraction=0.25))
+    assert [step.experimental_get_tracing_count() for step in steps] == [1]
 
 
 def test_losses_of_three_classes_against_their_definitions():
@@ -116,8 +116,8 @@ def test_losses_of_three_classes_against_their_definitions():
     for kind, expected in (
         ("bce", each), ("weighted_bce", each * np.array(weights)[labels]), ("focal", each * (1 - np.exp(-each)) ** 2),
     ):  # fmt: skip
-        found = losses.batch_loss(tf.constant(logits), tf.constant(labels), kind, weights)
-        assert float(found) == pytest.approx(expected.mean(), rel=1e-5)
+        loss = losses.batch_loss(tf.constant(logits), tf.constant(labels), kind, weights)
+        assert float(loss) == pytest.approx(expected.mean(), rel=1e-5)
 
 
 def test_a_classifier_of_three_classes_learns_them(tmp_path):

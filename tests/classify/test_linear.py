@@ -1,4 +1,4 @@
-"""Heads that are fitted by logistic regression, and patients that are balanced."""
+"""Heads that are fitted by logistic regression, and balanced patients."""
 
 import json
 
@@ -62,21 +62,21 @@ def test_a_frozen_network_gets_the_logistic_regression_of_its_features(tmp_path,
     scaled = [(row - rows[0].mean(0)) / (rows[0].std(0) + 1e-6) for row in rows]
     reference = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000).fit(scaled[0], data.real.labels)
     expected = reference.predict_proba(scaled[1])
-    area, best = (
+    area, expected_area = (
         roc_auc_score(test.labels, scores, multi_class="ovr")
         for scores in (probabilities, expected[:, 1] if num_classes == 2 else expected)
     )
-    assert best > 0.7 and area > best - 0.02
+    assert expected_area > 0.7 and area > expected_area - 0.02
     log = [json.loads(line) for line in (tmp_path / "linear.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in log] == [0, 1]
-    kept = max(row["validation_roc_auc"] for row in log)
+    best_logged = max(row["validation_roc_auc"] for row in log)
     validation = predict_probabilities(trained, data.validation.images, 1)
     area = roc_auc_score(data.validation.labels, validation, multi_class="ovr")
-    assert area == pytest.approx(kept, abs=2e-3)
+    assert area == pytest.approx(best_logged, abs=2e-3)
     assert {row["inverse_penalty"] for row in log} <= set(linear.INVERSE_PENALTIES)
 
 
-def test_without_validation_patches_there_is_no_choice(tmp_path):
+def test_without_validation_patches_the_default_penalty_is_used(tmp_path):
     data = train.TrainingData(draw(0))
     linear.fit(make_network(), data, train.Recipe(PLAIN, Classifier(epochs=1)), tmp_path / "linear.keras")
     (row,) = map(json.loads, (tmp_path / "linear.jsonl").read_text().splitlines())
@@ -86,7 +86,7 @@ def test_without_validation_patches_there_is_no_choice(tmp_path):
 
 
 def test_training_starts_from_the_regression_where_the_head_reads_several_depths(tmp_path):
-    """After one epoch at a vanishing learning rate it is still there; without, the head has learned nothing."""
+    """One epoch at a tiny learning rate changes nothing: only the head that starts from the regression separates."""
     areas = []
     for multi_depth in (True, False):
         keras.utils.set_random_seed(0)
@@ -121,13 +121,15 @@ def test_units_that_start_random_have_no_weight_at_first(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_classifier_is_frozen_if_its_entry_says_so(name):
-    """Which decides which settings it reads, and how it is trained."""
-    judge = discriminator(8) if CLASSIFIERS[name].uses_discriminator else None
-    assert linear.is_frozen(build_classifier(name, 50, judge, pretrained=False)) == CLASSIFIERS[name].is_frozen
+    """This decides which settings it reads, and how it is trained."""
+    gan_discriminator = discriminator(8) if CLASSIFIERS[name].uses_discriminator else None
+    assert (
+        linear.is_frozen(build_classifier(name, 50, gan_discriminator, pretrained=False)) == CLASSIFIERS[name].is_frozen
+    )
 
 
 def test_the_penalty_of_the_kept_epoch_is_used_where_nothing_can_select_one(tmp_path):
-    """As for the exported classifier, which is fitted to all patients with the settings that were measured."""
+    """This is so for the exported classifier, which is fitted to all patients with the measured settings."""
     recipe = train.Recipe(PLAIN, Classifier(epochs=3))
     linear.fit(make_network(), train.TrainingData(draw(0), None, draw(1)), recipe, tmp_path / "selected.keras")
     rows = [json.loads(line) for line in (tmp_path / "selected.jsonl").read_text().splitlines()]
@@ -157,7 +159,7 @@ def test_a_layer_with_statistics_that_move_is_trained():
     assert not linear.is_frozen(keras.Model(x, keras.layers.Dense(1, name="logit")(normalized)))
 
 
-def test_patients_count_alike_where_they_are_balanced():
+def test_balanced_patients_have_equal_weights():
     patients = np.repeat(["a", "b", "c"], [1, 4, 16])
     patches = train.Patches(np.zeros((21, 1, 1, 3), np.uint8), np.zeros(21, int), patients)
     np.testing.assert_array_equal(train.sample_weights(patches, 0.0), np.ones(21))
@@ -169,7 +171,7 @@ def test_patients_count_alike_where_they_are_balanced():
         train.sample_weights(patches._replace(patients=None), 1.0)
 
 
-def test_patches_are_drawn_as_often_as_their_weights_say():
+def test_patches_are_drawn_in_proportion_to_their_weights():
     sampler = batches.weighted_sampler(np.array([1.0, 0.0, 3.0]), 50, seed=0)
     drawn = np.bincount(np.concatenate([sampler(step) for step in range(100)]), minlength=3) / 5000
     np.testing.assert_allclose(drawn, [0.25, 0, 0.75], atol=0.02)
@@ -178,7 +180,7 @@ def test_patches_are_drawn_as_often_as_their_weights_say():
 
 
 def test_training_draws_balanced_patients():
-    """The class weights follow: here one patient has all malignant patches."""
+    """The class weights are those of the balanced patches: here one patient has all malignant ones."""
     labels = np.array([1] * 5 + [0] * 15)
     patches = train.Patches(np.zeros((20, SIZE, SIZE, 3), np.uint8), labels, labels)
     balanced, plain = (

@@ -32,13 +32,13 @@ def settings(**changes):
     return experiment.load("idc", (f"pretrain={changes}",))
 
 
-def test_the_loss_is_small_where_partners_are_alike_and_others_are_not():
-    one = tf.constant(RNG.normal(size=(6, 8)), tf.float32)
-    loss, found = pretraining.nt_xent_loss(tf.concat([one, 3 * one], 0), 0.05)
-    assert float(found) == 1
+def test_the_loss_is_small_where_views_of_a_patch_are_similar_and_other_views_are_not():
+    views = tf.constant(RNG.normal(size=(6, 8)), tf.float32)
+    loss, accuracy = pretraining.nt_xent_loss(tf.concat([views, 3 * views], 0), 0.05)
+    assert float(accuracy) == 1
     assert float(loss) < 0.05
-    loss, found = pretraining.nt_xent_loss(tf.concat([one, one[::-1]], 0), 0.05)
-    assert float(found) == 0
+    loss, accuracy = pretraining.nt_xent_loss(tf.concat([views, views[::-1]], 0), 0.05)
+    assert float(accuracy) == 0
     assert float(loss) > 1
 
 
@@ -49,32 +49,37 @@ def test_the_loss_is_that_of_its_definition():
     for row in range(6):
         odds = np.exp(unit @ unit[row] / 0.2)
         expected.append(-np.log(odds[(row + 3) % 6] / (odds.sum() - odds[row])))
-    found = pretraining.nt_xent_loss(tf.constant(rows, tf.float32), 0.2)[0]
-    np.testing.assert_allclose(float(found), np.mean(expected), rtol=1e-5)
+    loss = pretraining.nt_xent_loss(tf.constant(rows, tf.float32), 0.2)[0]
+    np.testing.assert_allclose(float(loss), np.mean(expected), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("unlisted", "expected"), [(False, {"0", "1"}), (True, {"0", "1", "4", "5"})])
-def test_it_never_sees_a_patch_of_a_validation_or_test_patient(tmp_path, monkeypatch, unlisted, expected):
-    given = []
-    monkeypatch.setattr(pretraining, "train", lambda images, *rest: given.append(images))
+def test_pretraining_reads_no_patch_of_a_validation_or_test_patient(tmp_path, monkeypatch, unlisted, expected):
+    trained_on = []
+    monkeypatch.setattr(pretraining, "train", lambda images, *arguments: trained_on.append(images))
     pretraining.pretrain(settings(steps=1, include_unlisted=unlisted), store_of(), tmp_path, False)
-    seen = [row for row in range(12) if str(row % 6) in expected]
-    np.testing.assert_array_equal(given[0], IMAGES[seen])
+    rows = [row for row in range(12) if str(row % 6) in expected]
+    np.testing.assert_array_equal(trained_on[0], IMAGES[rows])
     assert runs.read_json(tmp_path / "pretraining_patients.json") == {
-        "patches": len(seen),
+        "patches": len(rows),
         "patients": sorted(expected),
     }
     assert pretraining.pretraining_patients(tmp_path) == expected
 
 
-def test_weights_that_have_met_a_test_patient_are_refused(tmp_path):
-    met = runs.read_json(pretraining.SHIPPED / "pretraining_patients.json")["patients"]
-    strangers = [*met[:2], "none", "other", *met[2:4]]
-    pretraining.pretrain(settings(weights="shipped"), store_of(strangers), tmp_path, False)
+def test_weights_pretrained_on_a_test_patient_are_refused(tmp_path):
+    pretrained = runs.read_json(pretraining.SHIPPED / "pretraining_patients.json")["patients"]
+    patients = [*pretrained[:2], "none", "other", *pretrained[2:4]]
+    pretraining.pretrain(settings(weights="shipped"), store_of(patients), tmp_path, False)
     assert (tmp_path / "simclr.keras").read_bytes() == (pretraining.SHIPPED / "simclr.keras").read_bytes()
-    with pytest.raises(InputError, match=rf"was trained on 1 patients \(first: {met[5]}\).*pretrain.weights=none"):
+    with pytest.raises(
+        InputError, match=rf"was trained on 1 patients \(first: {pretrained[5]}\).*pretrain.weights=none"
+    ):
         pretraining.pretrain(
-            settings(weights="shipped"), store_of([*met[:2], "none", met[5], *met[2:4]]), tmp_path, False
+            settings(weights="shipped"),
+            store_of([*pretrained[:2], "none", pretrained[5], *pretrained[2:4]]),
+            tmp_path,
+            False,
         )
 
 
@@ -86,16 +91,16 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, 
         pretraining.train(IMAGES, TINY, 5, folder, False)
         return digest(weights.load_model(folder / "simclr.keras").variables)
 
-    whole = train(tmp_path / "whole")
+    expected = train(tmp_path / "whole")
     with killed(2):
         train(tmp_path / "killed")
-    assert train(tmp_path / "killed") == whole
+    assert train(tmp_path / "killed") == expected
     assert starts == [0, 0, 2]
     assert [line["step"] for line in progress.read_jsonl(tmp_path / "killed/log.jsonl")] == [0, 3]
 
 
 @with_weights
-def test_it_learns_to_find_the_other_view(tmp_path):
+def test_pretraining_learns_to_find_the_other_view(tmp_path):
     colours = RNG.integers(40, 256, (12, 1, 1, 3))
     images = np.clip(colours + RNG.normal(0, 10, IMAGES.shape), 0, 255).astype(np.uint8)
     pretraining.train(images, Pretrain(steps=14, batch_size=12, stain_jitter=0.1), 0, tmp_path, False)
@@ -106,23 +111,23 @@ def test_it_learns_to_find_the_other_view(tmp_path):
 @with_weights
 def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):
     nonsense = (float("nan"), 0.0)
-    monkeypatch.setattr(pretraining, "make_step", lambda *given: lambda step, images: nonsense)
+    monkeypatch.setattr(pretraining, "make_step", lambda *arguments: lambda step, images: nonsense)
     with pytest.raises(WorkError, match=r"NaN or infinite at step 1.*pretrain\.learning_rate"):
         pretraining.train(IMAGES, TINY, 5, tmp_path, False)
     assert not list(tmp_path.glob("*.keras"))
 
 
 @with_weights
-def test_the_classifier_starts_from_what_was_left(tmp_path):
+def test_the_classifier_starts_from_the_pretrained_weights(tmp_path):
     (tmp_path / "pretrain").mkdir()
     with pytest.raises(InputError, match="simclr.keras is missing"):
         build_for_run("efficientnet_lite0_simclr", tmp_path)
     keras.utils.set_random_seed(3)
-    left = efficientnet_lite("lite0", weights=False)
-    weights.save_float16(left, tmp_path / "pretrain" / "simclr.keras")
-    found = get_backbone(get_backbone(build_for_run("efficientnet_lite0_simclr", tmp_path)))
-    for one, other in zip(found.get_weights(), left.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-3, rtol=1e-3)
+    pretrained = efficientnet_lite("lite0", weights=False)
+    weights.save_float16(pretrained, tmp_path / "pretrain" / "simclr.keras")
+    backbone = get_backbone(get_backbone(build_for_run("efficientnet_lite0_simclr", tmp_path)))
+    for values, expected in zip(backbone.get_weights(), pretrained.get_weights(), strict=True):
+        np.testing.assert_allclose(values, expected, atol=1e-3, rtol=1e-3)
     weights.save_float16(efficientnet_lite("lite2", weights=False), tmp_path / "pretrain" / "simclr.keras")
     with pytest.raises(InputError, match="has the weights of another network"):
         build_for_run("efficientnet_lite0_simclr", tmp_path)
@@ -140,7 +145,7 @@ def test_settings_that_do_not_fit_are_refused(overrides, message):
         experiment.load("idc", overrides)
 
 
-def test_left_out_where_it_is_not_asked_for(tmp_path):
+def test_the_stage_writes_nothing_where_pretraining_is_off(tmp_path):
     (tmp_path / "pretrain").mkdir()
     cache = Cache(tmp_path, "pretrain")
     stages.pretrain(StageRun(experiment.load("phantom"), tmp_path, tmp_path / "pretrain", {}, cache))

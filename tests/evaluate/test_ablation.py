@@ -20,8 +20,8 @@ LEVELS = {
 }
 
 
-def with_levels(levels, *more):
-    return experiment.load("phantom", (f"ablation.variants={json.dumps(levels)}", *more))
+def with_levels(levels, *overrides):
+    return experiment.load("phantom", (f"ablation.variants={json.dumps(levels)}", *overrides))
 
 
 def test_levels_change_what_they_name_and_nothing_else():
@@ -61,52 +61,52 @@ def test_an_unknown_level_is_named(changes, words):
         ablation.list_variants(with_levels({"loss": {"focal": changes}}))
 
 
-def test_a_choice_that_frozen_classifiers_refuse_may_be_another_ones():
+def test_a_setting_that_frozen_classifiers_refuse_is_allowed_for_other_classifiers():
     frozen = "classify.models={simclr_linear: {}, cnn: {}, resnet_table1: {}}"
-    more = ("pretrain.weights=shipped", "evaluate.ensemble_models=[simclr_linear]", "ablation.model=cnn")
-    settings = with_levels({"loss": {"focal": {"classify.loss": "focal"}}}, frozen, *more)
+    overrides = ("pretrain.weights=shipped", "evaluate.ensemble_models=[simclr_linear]", "ablation.model=cnn")
+    settings = with_levels({"loss": {"focal": {"classify.loss": "focal"}}}, frozen, *overrides)
     _, variant = ablation.list_variants(settings)
     assert variant.experiment.classify.loss == "focal"
     assert set(settings.classify.models) == {"simclr_linear", "cnn", "resnet_table1"}
-    settings = with_levels({"network": {"frozen": {"ablation.model": "simclr_linear"}}}, frozen, *more)
+    settings = with_levels({"network": {"frozen": {"ablation.model": "simclr_linear"}}}, frozen, *overrides)
     with pytest.raises(InputError, match="simclr_linear is not trained but fitted"):
         ablation.list_variants(settings)
 
 
 def test_levels_whose_files_would_be_the_same_are_refused():
-    alike = {"focal 1": {"classify.loss": "focal"}, "focal_1": {"classify.loss": "bce"}}
+    variants = {"focal 1": {"classify.loss": "focal"}, "focal_1": {"classify.loss": "bce"}}
     with pytest.raises(InputError, match=r"loss\.focal_1: its files would be another variant's"):
-        ablation.list_variants(with_levels({"loss": alike}))
+        ablation.list_variants(with_levels({"loss": variants}))
 
 
 def test_every_choice_is_trained_once_and_compared(finished, tmp_path, monkeypatch, capsys, eagerly):
     work = tmp_path / "work"
     shutil.copytree(finished, work)
     monkeypatch.chdir(work)
-    more = ["--set", "ablation={model: gan_resnet, epochs: 1, seeds: [0], variants: " + json.dumps(LEVELS) + "}"]
-    monkeypatch.setattr(linear, "fit", broken_once(linear.fit))
-    arguments = ["run", "tiny.yaml", *more, "--until", "ablation"]
+    options = ["--set", "ablation={model: gan_resnet, epochs: 1, seeds: [0], variants: " + json.dumps(LEVELS) + "}"]
+    monkeypatch.setattr(linear, "fit", diverge_with_focal_loss(linear.fit))
+    arguments = ["run", "tiny.yaml", *options, "--until", "ablation"]
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 0
-    found = json.loads((work / "runs/tiny/ablation/ablation.json").read_text())
-    # The one that diverged is named and left out; the others are kept.
-    assert [(one["factor"], one["variant"]) for one in found["variants"]] == [
+    summary = json.loads((work / "runs/tiny/ablation/ablation.json").read_text())
+    # The variant that diverged is named and left out; the others are kept.
+    assert [(row["factor"], row["variant"]) for row in summary["variants"]] == [
         (ablation.BASELINE, ""), ("CLAHE", "on"), ("network", "GAN alone"), ("dropout", "half"),
     ]  # fmt: skip
     assert "loss focal is left out: it diverged" in capsys.readouterr().err
-    assert found["variants"][0]["differences"] is None
-    assert set(found["variants"][1]["differences"]["roc_auc"]) == {"value", "low", "high", "p", "p_floor"}
+    assert summary["variants"][0]["differences"] is None
+    assert set(summary["variants"][1]["differences"]["roc_auc"]) == {"value", "low", "high", "p", "p_floor"}
     cache = work / "runs/tiny/cache/ablation"
     assert len(list(cache.glob("preprocess-*/patches.npy"))) == 1  # of CLAHE; the others use the run's own
     assert len(list(cache.glob("network-GAN_alone-seed0-*/predictions.npz"))) == 1
     assert not list(cache.glob("loss-focal-seed0-*/predictions.npz"))
 
 
-def test_only_trainings_of_both_sides_are_compared():
-    """A seed that diverged on one side is left out of the other."""
-    asked = with_levels({"loss": {"focal": {"classify.loss": "focal"}}}, "ablation.seeds=[0,1]")
-    planned = ablation.list_variants(asked)
+def test_only_seeds_that_both_variants_have_are_compared():
+    """A seed that diverged with one variant is left out of the other."""
+    settings = with_levels({"loss": {"focal": {"classify.loss": "focal"}}}, "ablation.seeds=[0,1]")
+    planned = ablation.list_variants(settings)
     labels, patients = np.tile([0, 1], 40), np.repeat(np.arange(10), 8)
     rng = np.random.default_rng(0)
     good, bad = labels + rng.normal(size=80), rng.normal(size=80)
@@ -116,9 +116,9 @@ def test_only_trainings_of_both_sides_are_compared():
 
     baseline, focal = (ablation.BASELINE, ""), ("loss", "focal")
     trained = {baseline: {0: arrays(good), 1: arrays(bad)}, focal: {0: arrays(good)}}
-    found = ablation.summarize(asked, planned, trained)["variants"][1]
-    assert found["differences"]["roc_auc"]["value"] == 0.0
-    assert found["figures"]["roc_auc"]["value"] > 0.7
+    row = ablation.summarize(settings, planned, trained)["variants"][1]
+    assert row["differences"]["roc_auc"]["value"] == 0.0
+    assert row["figures"]["roc_auc"]["value"] > 0.7
 
 
 def trial(labels, patients, validation, test):
@@ -131,9 +131,9 @@ def trial(labels, patients, validation, test):
 
 
 def test_a_choice_is_selected_on_validation_patients_and_scored_on_test_patients():
-    """What is best on the test patients does not matter, and the others have no figure there."""
-    asked = with_levels({"loss": {"focal": {"classify.loss": "focal"}, "bce": {"classify.loss": "bce"}}})
-    planned = ablation.list_variants(asked)
+    """The scores on test patients do not affect the choice, and only the selected variant has them."""
+    settings = with_levels({"loss": {"focal": {"classify.loss": "focal"}, "bce": {"classify.loss": "bce"}}})
+    planned = ablation.list_variants(settings)
     labels, patients = np.tile([0, 1], 40), np.repeat(np.arange(10), 8)
     rng = np.random.default_rng(0)
     good, fair, bad = (labels * gain + rng.normal(size=80) for gain in (3, 1, 0))
@@ -144,7 +144,7 @@ def test_a_choice_is_selected_on_validation_patients_and_scored_on_test_patients
             ("loss", "focal"): {0: trial(labels, patients, *focal)},
             ("loss", "bce"): {0: trial(labels, patients, *bce)},
         }
-        return ablation.summarize(asked, planned, finished)
+        return ablation.summarize(settings, planned, finished)
 
     summary = summarize((good, bad), (bad, good))
     assert [round(row["figures"]["roc_auc"]["value"], 6) for row in summary["variants"]] == [
@@ -159,9 +159,9 @@ def test_a_choice_is_selected_on_validation_patients_and_scored_on_test_patients
 
 
 def test_a_choice_that_lacks_a_seed_is_not_selected():
-    """Its figure is of fewer trainings, and the best of one is more often good by luck."""
-    asked = with_levels({"loss": {"focal": {"classify.loss": "focal"}, "bce": {"classify.loss": "bce"}}})
-    planned = ablation.list_variants(asked)
+    """Its score is a mean of fewer trainings, and the best score of one training is more often good by chance."""
+    settings = with_levels({"loss": {"focal": {"classify.loss": "focal"}, "bce": {"classify.loss": "bce"}}})
+    planned = ablation.list_variants(settings)
     labels, patients = np.tile([0, 1], 40), np.repeat(np.arange(10), 8)
     rng = np.random.default_rng(0)
     best, good, fair = (trial(labels, patients, *[labels * gain + rng.normal(size=80)] * 2) for gain in (9, 2, 1))
@@ -170,16 +170,16 @@ def test_a_choice_that_lacks_a_seed_is_not_selected():
         ("loss", "focal"): {0: best},
         ("loss", "bce"): {0: good, 1: good},
     }
-    selected = ablation.summarize(asked, planned, finished)["selected"]
+    selected = ablation.summarize(settings, planned, finished)["selected"]
     assert (selected["variant"], selected["seeds"]) == ("bce", 2)
-    # Of a choice with more seeds than the experiment as it is, those of both count.
+    # If a variant has more seeds than the baseline, the seeds of both are compared.
     finished = {(ablation.BASELINE, ""): {0: fair}, ("loss", "focal"): {}, ("loss", "bce"): {0: good, 1: best}}
-    selected = ablation.summarize(asked, planned, finished)["selected"]
+    selected = ablation.summarize(settings, planned, finished)["selected"]
     gains = [selected[key]["roc_auc"]["value"] for key in ("figures", "baseline")]
     assert selected["differences"]["roc_auc"]["value"] == pytest.approx(gains[0] - gains[1])
 
 
-def test_without_the_experiment_as_it_is_no_choice_is_trained(finished, tmp_path, monkeypatch, capsys):
+def test_without_a_baseline_no_variant_is_trained(finished, tmp_path, monkeypatch, capsys):
     trained = []
 
     def diverge(network, data, recipe, path):
@@ -199,7 +199,7 @@ def test_without_the_experiment_as_it_is_no_choice_is_trained(finished, tmp_path
     assert not (work / "runs/tiny/ablation").exists()
 
 
-def broken_once(train):
+def diverge_with_focal_loss(train):
     def run(network, data, recipe, path):
         if recipe.classify.loss == "focal":
             raise WorkError("it diverged")
@@ -209,7 +209,7 @@ def broken_once(train):
 
 
 def test_a_variant_s_store_depends_on_the_raw_data(tmp_path, monkeypatch):
-    """Other files under the same path are other patches, whatever the settings."""
+    """Different files under the same path are different patches, whatever the settings."""
     built, baseline = [], with_levels({})
     monkeypatch.setattr(ablation.store, "build", lambda experiment, folder: built.append(1))
     variant = ablation.AblationVariant("CLAHE", "on", with_overrides(baseline, {"preprocess.clahe": True}, "here"))

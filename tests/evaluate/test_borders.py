@@ -28,16 +28,16 @@ def test_patches_on_both_sides_of_a_border_are_found():
     np.testing.assert_array_equal(finer, expected)
 
 
-def test_a_corner_counts_and_another_slide_or_an_unknown_place_does_not():
+def test_patches_that_touch_at_a_corner_count_but_not_across_slides_or_at_unknown_places():
     coords, labels = np.array([[0, 0], [50, 50], [150, 50]]), np.array([0, 1, 0])
-    found = borders.find_border_patches(coords, labels, np.array(["a", "a", "a"]), PATCH)
-    np.testing.assert_array_equal(found, [True, True, False])
+    at_border = borders.find_border_patches(coords, labels, np.array(["a", "a", "a"]), PATCH)
+    np.testing.assert_array_equal(at_border, [True, True, False])
     assert not borders.find_border_patches(coords, labels, np.array(["a", "b", "a"]), PATCH).any()
     coords[1] = UNKNOWN
     assert not borders.find_border_patches(coords, labels, np.array(["a", "a", "a"]), PATCH).any()
 
 
-def test_errors_are_counted_by_their_places():
+def test_errors_are_counted_at_borders_and_elsewhere():
     """Half of the patches at the border have the other label's probability; elsewhere one is wrong, in one seed."""
     coords, labels = make_slide()
     at_border = borders.find_border_patches(coords, labels, np.full(len(labels), "a"), PATCH)
@@ -57,8 +57,8 @@ def test_errors_are_counted_by_their_places():
     assert everywhere < 0.95 < measured["roc_auc_off_border"]["low"]
 
 
-def test_where_every_patch_is_at_a_border_there_is_no_area_without_them():
-    """As where the classes alternate."""
+def test_where_every_patch_is_at_a_border_the_roc_auc_off_borders_is_null():
+    """Here the classes alternate, as on a chessboard."""
     coords, _ = make_slide()
     labels = (coords.sum(1) // PATCH) % 2
     at_border = borders.find_border_patches(coords, labels, np.full(len(labels), "a"), PATCH)

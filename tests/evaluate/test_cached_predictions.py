@@ -1,4 +1,4 @@
-"""The stage evaluate predicts again only with networks, patches or settings that changed."""
+"""The stage evaluate repeats only predictions whose network, patches or settings changed."""
 
 import keras
 import numpy as np

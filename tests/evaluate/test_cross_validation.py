@@ -25,14 +25,14 @@ def index_of(patients: int, patches: int) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def test_every_patch_is_tested_once_and_only_the_random_split_tears_patients():
+def test_every_patch_is_tested_once_and_only_the_random_split_divides_patients():
     index = index_of(12, 6)
-    for split, torn in (("patient_split", False), ("random_split", True)):
-        dealt = np.array([cross_validation.assign_fold_roles(SETTINGS, index, split, fold) for fold in range(4)])
-        assert ((dealt == "test").sum(0) == 1).all()
-        assert ((dealt == "validation").sum(0) == 1).all()
-        apart = index.groupby(pd.Series(dealt[0]).where(dealt[0] == "test", "other"))["patient"].unique()
-        assert bool(set(apart["test"]) & set(apart["other"])) is torn
+    for split, splits_patients in (("patient_split", False), ("random_split", True)):
+        roles = np.array([cross_validation.assign_fold_roles(SETTINGS, index, split, fold) for fold in range(4)])
+        assert ((roles == "test").sum(0) == 1).all()
+        assert ((roles == "validation").sum(0) == 1).all()
+        patients_by_role = index.groupby(pd.Series(roles[0]).where(roles[0] == "test", "other"))["patient"].unique()
+        assert bool(set(patients_by_role["test"]) & set(patients_by_role["other"])) is splits_patients
 
 
 def test_fewer_patients_than_folds_name_the_fold():
@@ -42,12 +42,12 @@ def test_fewer_patients_than_folds_name_the_fold():
         cross_validation.assign_fold_roles(SETTINGS, index_of(3, 6), "patient_split", 0)
 
 
-def test_networks_that_met_every_fold_are_refused():
+def test_networks_trained_on_every_fold_are_refused():
     with pytest.raises(InputError, match="gan_resnet contains a discriminator that was trained on patients of every"):
         experiment.load("phantom", ("cross_validation.models=[gan_resnet]",))
 
 
-def test_so_is_what_met_these_patients_without_labels(tmp_path):
+def test_weights_pretrained_on_these_patients_are_refused(tmp_path):
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / "pretraining_patients.json").write_text('{"patches": 9, "patients": ["3", "none"]}')
     settings = experiment.load(
@@ -60,25 +60,28 @@ def test_so_is_what_met_these_patients_without_labels(tmp_path):
 
 
 def test_folds_of_different_scales_are_pooled_by_their_own_calibration():
-    """Each fold's log odds are shifted and stretched: uncalibrated, the pool would be far from the truth's AUC."""
+    """Each fold's log odds are shifted and scaled: pooled without calibration, their ROC AUC would be far off."""
     rng = np.random.default_rng(0)
     labels, patients = (rng.random(800) < 0.25).astype(int), np.repeat(np.arange(40), 20).astype(str)
     odds = 2 * labels - 1 + rng.normal(0, 1, 800)
-    dealt, found = np.arange(800) % 4, []
+    fold_numbers, folds = np.arange(800) % 4, []
     for fold in range(4):
-        rows, chosen = np.flatnonzero(dealt == fold), np.flatnonzero(dealt == (fold + 1) % 4)
+        test_rows, validation_rows = (
+            np.flatnonzero(fold_numbers == fold),
+            np.flatnonzero(fold_numbers == (fold + 1) % 4),
+        )
         scale, shift = (0.5, 1, 2, 3)[fold], (-6, 4, 0, 3)[fold]
-        said = {name: 1 / (1 + np.exp(-(scale * odds[one] + shift))) for name, one in
-                (("test", rows), ("validation", chosen))}  # fmt: skip
-        found.append(said | {"test_rows": rows, "validation_rows": chosen})
+        predictions = {name: 1 / (1 + np.exp(-(scale * odds[chosen] + shift))) for name, chosen in
+                (("test", test_rows), ("validation", validation_rows))}  # fmt: skip
+        folds.append(predictions | {"test_rows": test_rows, "validation_rows": validation_rows})
     index = pd.DataFrame({"id": "patch", "patient": patients, "label": labels, "x": UNKNOWN, "y": UNKNOWN})
-    summary = cross_validation.summarize(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), index)
+    summary = cross_validation.summarize(SETTINGS, dict.fromkeys(cross_validation.SPLITS, folds), index)
     plain = cross_validation.metrics.compute_metrics(labels, odds, 0.0, np.ones((1, 800)))["roc_auc"][0]
     assert summary["patient_split"]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
     assert summary["split_optimism"]["roc_auc"]["value"] == 0
     # The threshold for accuracy is that of the fold's validation patches; calibration changes no order.
     correct = 0
-    for fold in found:
+    for fold in folds:
         threshold = cross_validation.metrics.operating_points(labels[fold["validation_rows"]], fold["validation"])
         correct += ((fold["test"] >= threshold["accuracy"]) == labels[fold["test_rows"]]).sum()
     best_accuracy = summary["patient_split"][cross_validation.BEST_ACCURACY]["value"]
@@ -86,18 +89,18 @@ def test_folds_of_different_scales_are_pooled_by_their_own_calibration():
     assert best_accuracy > summary["patient_split"]["accuracy"]["value"] + 0.01
     assert (summary["patients"], summary["patches"]) == (40, 800)
     assert cross_validation.NEIGHBORS not in summary
-    # A region of malignant patches a slide: neighbours know more, unless they are another slide's.
+    # Each slide has a region of malignant patches: neighbours help, unless they are of another slide.
     index = index.assign(id=[f"{patient}_x0_y0_" for patient in patients], x=50 * np.arange(800), y=labels * 1000)
-    near = cross_validation.summarize(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), index)
-    assert near["patient_split"] == summary["patient_split"]
-    assert near[cross_validation.NEIGHBORS]["roc_auc"]["value"] > plain + 0.02
-    apart = index.assign(id=[f"{number}_x0_y0_" for number in range(800)])
-    apart = cross_validation.summarize(SETTINGS, dict.fromkeys(cross_validation.SPLITS, found), apart)
-    assert apart[cross_validation.NEIGHBORS]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
+    adjacent = cross_validation.summarize(SETTINGS, dict.fromkeys(cross_validation.SPLITS, folds), index)
+    assert adjacent["patient_split"] == summary["patient_split"]
+    assert adjacent[cross_validation.NEIGHBORS]["roc_auc"]["value"] > plain + 0.02
+    one_slide_per_patch = index.assign(id=[f"{number}_x0_y0_" for number in range(800)])
+    scattered = cross_validation.summarize(SETTINGS, dict.fromkeys(cross_validation.SPLITS, folds), one_slide_per_patch)
+    assert scattered[cross_validation.NEIGHBORS]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
 
 
 def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, capsys):
-    """Trainings are replaced: the tests of `ablation` run real ones."""
+    """Trainings are replaced here; the tests of `ablation` run real ones."""
     work, trained = tmp_path / "work", []
 
     def stand_in(trial, tta_views, folder):
@@ -128,9 +131,9 @@ def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, cap
         assert stop.value.code == code
     assert len(trained) == 2 * 4 + 1  # two splits of four folds, each once, and the stop
     assert "cross_validation: skipped, up to date" in capsys.readouterr().err
-    found = json.loads((work / "runs/tiny/cross_validation/cross_validation.json").read_text())
-    assert found["models"]["cnn"]["patches"] == len(store.load(work / "runs/tiny/preprocess").index)
-    assert found["models"]["cnn"]["patient_split"]["roc_auc"]["value"] == 1
+    results = json.loads((work / "runs/tiny/cross_validation/cross_validation.json").read_text())
+    assert results["models"]["cnn"]["patches"] == len(store.load(work / "runs/tiny/preprocess").index)
+    assert results["models"]["cnn"]["patient_split"]["roc_auc"]["value"] == 1
     table = pd.read_csv(work / "runs/tiny/cross_validation/probabilities.csv")
     assert sorted(table["id"]) == sorted(store.load(work / "runs/tiny/preprocess").index["id"])
     assert table["cnn-seed0"][table["label"] == 1].min() > table["cnn-seed0"][table["label"] == 0].max()
@@ -138,8 +141,8 @@ def test_a_stopped_cross_validation_goes_on(finished, tmp_path, monkeypatch, cap
     assert (calls == table["label"]).all()
 
 
-def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatch, eagerly):
-    """What the stage left is kept where a trial's own settings and files are the same, and only there."""
+def test_an_added_network_is_the_only_one_that_is_trained(finished, tmp_path, monkeypatch, eagerly):
+    """The result of a trial is reused if, and only if, its settings and files are the same."""
     work, trained = tmp_path / "work", []
 
     def stand_in(trial, tta_views, folder):
@@ -149,19 +152,19 @@ def test_a_network_more_trains_that_network_alone(finished, tmp_path, monkeypatc
     shutil.copytree(finished, work)
     monkeypatch.chdir(work)
     monkeypatch.setattr(cross_validation.trials, "train_trial", stand_in)
-    both = {"cnn_classifier", "resnet_table1_classifier"}
-    for networks, epochs, more, expected in (
+    both_networks = {"cnn_classifier", "resnet_table1_classifier"}
+    for networks, epochs, options, expected in (
         ("cnn", 2, [], {"cnn_classifier"}),
         ("cnn,resnet_table1", 2, [], {"resnet_table1_classifier"}),
-        ("cnn,resnet_table1", 2, ["--force", "cross_validation"], both),
-        ("resnet_table1,cnn", 3, [], both),
-        ("cnn", 2, [], set()),  # of three settings ago
+        ("cnn,resnet_table1", 2, ["--force", "cross_validation"], both_networks),
+        ("resnet_table1,cnn", 3, [], both_networks),
+        ("cnn", 2, [], set()),  # trained before, three settings ago
         ("cnn", 4, ["--force", "cross_validation"], {"cnn_classifier"}),
     ):
         trained.clear()
         settings = f"cross_validation={{models: [{networks}], epochs: {epochs}}}"
         with pytest.raises(SystemExit) as stop:
-            cli.main(["run", "tiny.yaml", "--set", settings, "--until", "cross_validation", *more])
+            cli.main(["run", "tiny.yaml", "--set", settings, "--until", "cross_validation", *options])
         assert stop.value.code == 0
         assert set(trained) == expected
         assert len(trained) == 2 * 4 * len(expected)

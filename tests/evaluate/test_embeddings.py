@@ -1,4 +1,4 @@
-"""`bcgan probe`: features of others, measured by patients."""
+"""`bcgan probe`: features of any model, scored on held-out patients."""
 
 import json
 
@@ -18,7 +18,7 @@ PATIENTS, PATCHES = 12, 10
 
 
 def features_of(signal: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features in which a class is shifted by `signal`, and every patient by as much as patients differ."""
+    """Features in which a class is shifted by `signal`, and every patient by a random vector."""
     rng = np.random.default_rng(seed)
     patients = np.repeat([f"p{number:02d}" for number in range(PATIENTS)], PATCHES)
     labels = np.tile([0, 1], len(patients) // 2)
@@ -42,8 +42,8 @@ def npz(tmp_path):
 def probe(arguments: list, capsys) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
         cli.main(["probe", *map(str, arguments)])
-    shown = capsys.readouterr()
-    return ended.value.code, shown.out, shown.err
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
 
 
 def test_features_that_tell_the_classes_apart_score_high_and_noise_does_not(npz, tmp_path, capsys):
@@ -61,8 +61,8 @@ def test_features_that_tell_the_classes_apart_score_high_and_noise_does_not(npz,
     assert all(area > 0.95 for area in areas[8.0].values())
 
 
-def test_features_that_tell_patients_apart_alone_score_nothing():
-    """Every patient has one class and a place of its own: by patches at random this would be an AUC of 1."""
+def test_features_that_only_identify_patients_score_at_chance():
+    """Every patient has one class and a cluster: with a split by patches this would be an AUC of 1."""
     rng = np.random.default_rng(0)
     patients = np.repeat([f"p{number:02d}" for number in range(40)], PATCHES)
     labels = np.repeat(rng.permutation([0, 1] * 20), PATCHES)
@@ -91,7 +91,7 @@ def test_labels_may_be_names_of_the_classes(npz):
     np.testing.assert_array_equal(named.labels, labels)
 
 
-def test_slides_as_trident_writes_them_are_found_in_a_table_by_place(tmp_path, capsys):
+def test_patches_of_tridents_slides_are_found_in_a_table_by_their_coordinates(tmp_path, capsys):
     features, labels, patients = features_of(8.0)
     rows, files = [], []
     for number, name in enumerate(np.unique(patients)):
@@ -161,8 +161,8 @@ def test_a_runs_patches_are_found_by_their_ids(finished, tmp_path, monkeypatch, 
 )  # fmt: skip
 def test_features_that_cannot_be_measured_are_refused(npz, capsys, change, message):
     arrays = dict(zip(("features", "labels", "patients"), features_of(1.0), strict=True))
-    for name, how in change.items():
-        arrays[name] = how(arrays[name]) if how else None
+    for name, modify in change.items():
+        arrays[name] = modify(arrays[name]) if modify else None
     path = npz(**{name: values for name, values in arrays.items() if values is not None})
     code, _, error = probe([path], capsys)
     assert code == 2
@@ -171,7 +171,7 @@ def test_features_that_cannot_be_measured_are_refused(npz, capsys, change, messa
         raise InputError(error)
 
 
-def test_other_files_are_refused(tmp_path, npz, capsys):
+def test_files_that_cannot_be_read_or_combined_are_refused(tmp_path, npz, capsys):
     features, labels, patients = features_of(1.0)
     (tmp_path / "features.csv").write_text("1,2", "utf-8")
     (tmp_path / "broken.h5").write_bytes(b"no HDF5")
@@ -226,7 +226,7 @@ def test_two_slides_of_one_name_are_refused(tmp_path, capsys):
     assert "Two files are called slide" in error
 
 
-def test_what_a_file_says_may_not_contradict_the_table(tmp_path, capsys):
+def test_a_file_that_contradicts_the_table_is_refused(tmp_path, capsys):
     features, labels, _ = features_of(1.0)
     with h5py.File(tmp_path / "slide.h5", "w") as file:
         file["features"], file["coords"] = features[:4], np.arange(8).reshape(4, 2)
@@ -242,13 +242,13 @@ def test_what_a_file_says_may_not_contradict_the_table(tmp_path, capsys):
 def test_patches_without_features_are_counted(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(finished)
     index = pd.read_csv("runs/tiny/preprocess/index.csv", dtype={"id": str, "patient": str})
-    kept = index[(index["role"] != "test") | (index.index % 4 < 2)]
-    features = np.random.default_rng(0).normal(size=(len(kept) + 1, 4))
-    np.savez(tmp_path / "own.npz", features=features, ids=[*kept["id"], "of another run"])
-    code, _, shown = probe([tmp_path / "own.npz", "--run", "tiny.yaml"], capsys)
+    rows = index[(index["role"] != "test") | (index.index % 4 < 2)]
+    features = np.random.default_rng(0).normal(size=(len(rows) + 1, 4))
+    np.savez(tmp_path / "own.npz", features=features, ids=[*rows["id"], "of another run"])
+    code, _, warnings = probe([tmp_path / "own.npz", "--run", "tiny.yaml"], capsys)
     assert code == 0
-    assert "1 of 71 ids are not of tiny.yaml" in shown
-    assert "10 of 20 test patches have no features" in shown
+    assert "1 of 71 ids are not of tiny.yaml" in warnings
+    assert "10 of 20 test patches have no features" in warnings
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])

@@ -9,12 +9,12 @@ from bcgan.evaluate import derived, intervals, leaks, metrics, score
 
 RNG = np.random.default_rng(0)
 LABELS = (RNG.random(400) < 0.3).astype(int)
-SCORES = np.round(np.clip(RNG.normal(0.35 + 0.25 * LABELS, 0.2), 0, 1), 2)  # rounded: with ties
+SCORES = np.round(np.clip(RNG.normal(0.35 + 0.25 * LABELS, 0.2), 0, 1), 2)  # rounded, so that there are ties
 PATIENTS = RNG.integers(0, 20, 400)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_every_figure_is_scikit_learns(weighted):
+def test_every_metric_is_that_of_scikit_learn(weighted):
     weights = RNG.integers(0, 4, 400).astype(float) if weighted else np.ones(400)
     called = SCORES >= 0.5
     expected = {
@@ -28,17 +28,17 @@ def test_every_figure_is_scikit_learns(weighted):
         "brier": reference.brier_score_loss(LABELS, SCORES, sample_weight=weights),
         "loss": reference.log_loss(LABELS, np.clip(SCORES, 1e-7, 1 - 1e-7), sample_weight=weights),
     }
-    found = metrics.compute_metrics(LABELS, SCORES, 0.5, weights[None])
+    computed = metrics.compute_metrics(LABELS, SCORES, 0.5, weights[None])
     for name, value in expected.items():
-        assert found[name][0] == pytest.approx(value), name
+        assert computed[name][0] == pytest.approx(value), name
 
 
 def test_calibration_error_of_known_cases():
     scores = np.repeat([0.05, 0.95], 100)
     labels = np.concatenate([np.arange(100) < 5, np.arange(100) < 95]).astype(int)
-    ones = np.ones((1, 200))
-    assert metrics.compute_metrics(labels, scores, 0.5, ones)["ece"][0] == pytest.approx(0, abs=1e-9)
-    assert metrics.compute_metrics(1 - labels, scores, 0.5, ones)["ece"][0] == pytest.approx(0.9)
+    weights = np.ones((1, 200))
+    assert metrics.compute_metrics(labels, scores, 0.5, weights)["ece"][0] == pytest.approx(0, abs=1e-9)
+    assert metrics.compute_metrics(1 - labels, scores, 0.5, weights)["ece"][0] == pytest.approx(0.9)
 
 
 def test_youden_threshold_is_the_best_one():
@@ -61,8 +61,8 @@ def test_intervals_hold_the_value_and_widen_with_clustering():
     scored = intervals.SeedPredictions({0: SCORES, 1: SCORES[::-1]}, {0: 0.5, 1: 0.5})
 
     def width(patients):
-        found = intervals.metrics_with_intervals(LABELS, scored, patients, 300, 0.95, 0)
-        auc = found["roc_auc"]
+        estimates = intervals.metrics_with_intervals(LABELS, scored, patients, 300, 0.95, 0)
+        auc = estimates["roc_auc"]
         assert auc["low"] <= auc["value"] <= auc["high"]
         assert auc["seeds"] == 2
         return auc["high"] - auc["low"]
@@ -72,34 +72,34 @@ def test_intervals_hold_the_value_and_widen_with_clustering():
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 8])
-def test_trainings_vary_as_the_mean_of_so_few_does(seeds):
+def test_the_resampled_mean_of_seeds_has_the_variance_of_a_mean(seeds):
     values = np.random.default_rng(1).normal(size=(seeds, 1)).repeat(4001, axis=1)
-    found = intervals.average_over_seeds(values, intervals.draw_seed_counts(seeds, 4000, np.random.default_rng(0)))
-    assert found[0] == pytest.approx(values[:, 0].mean())
+    means = intervals.average_over_seeds(values, intervals.draw_seed_counts(seeds, 4000, np.random.default_rng(0)))
+    assert means[0] == pytest.approx(values[:, 0].mean())
     expected = values[:, 0].var(ddof=1) / seeds if seeds > 1 else 0.0
-    assert found[1:].var() == pytest.approx(expected, rel=0.1, abs=1e-12)
+    assert means[1:].var() == pytest.approx(expected, rel=0.1, abs=1e-12)
 
 
 def test_a_training_that_was_not_drawn_may_be_undefined():
-    found = intervals.average_over_seeds(np.array([[1.0, np.nan, np.nan], [3.0, 5.0, 5.0]]), np.array([[0, 1], [1, 0]]))
-    assert found[:2].tolist() == [2.0, 5.0]
-    assert np.isnan(found[2])
+    means = intervals.average_over_seeds(np.array([[1.0, np.nan, np.nan], [3.0, 5.0, 5.0]]), np.array([[0, 1], [1, 0]]))
+    assert means[:2].tolist() == [2.0, 5.0]
+    assert np.isnan(means[2])
 
 
 def test_too_few_patients_have_no_interval():
-    found = intervals.metrics_with_intervals(
+    estimates = intervals.metrics_with_intervals(
         LABELS, intervals.SeedPredictions({0: SCORES}, {0: 0.5}), PATIENTS % 3, 50, 0.95, 0
     )
-    assert found["roc_auc"]["value"] is not None
-    assert found["roc_auc"]["low"] is found["roc_auc"]["high"] is None
+    assert estimates["roc_auc"]["value"] is not None
+    assert estimates["roc_auc"]["low"] is estimates["roc_auc"]["high"] is None
 
 
-def test_one_class_alone_gives_null_not_an_invention():
-    found = intervals.metrics_with_intervals(
+def test_one_class_alone_has_no_roc_auc():
+    estimates = intervals.metrics_with_intervals(
         np.zeros(10, int), intervals.SeedPredictions({0: np.linspace(0, 1, 10)}, {0: 0.5}), np.arange(10), 20, 0.95, 0
     )
-    assert found["roc_auc"]["value"] is None
-    assert found["specificity"]["value"] == 0.5
+    assert estimates["roc_auc"]["value"] is None
+    assert estimates["specificity"]["value"] == 0.5
 
 
 def clean_index() -> pd.DataFrame:
@@ -133,9 +133,9 @@ def test_a_clean_split_passes():
 def test_every_check_can_fail(column, value, check):
     index = clean_index()
     index.loc[11, column] = value
-    found = leaks.audit(index, NOISE[:12], SPLIT)
-    assert not found["passed"]
-    assert not found["checks"][check]["passed"]
+    audit = leaks.audit(index, NOISE[:12], SPLIT)
+    assert not audit["passed"]
+    assert not audit["checks"][check]["passed"]
 
 
 def test_a_patch_that_was_saved_anew_is_found():
@@ -143,11 +143,11 @@ def test_a_patch_that_was_saved_anew_is_found():
     images[11] = np.clip(images[0] + np.int16(2), 0, 255)
     index.loc[11, "perceptual"] = index.loc[0, "perceptual"] ^ 5
     assert leaks.audit(index, images, SPLIT)["checks"]["near_identical_across_roles"]["count"] == 1
-    images[[0, 11]] = 240  # nothing but glass
+    images[[0, 11]] = 240  # only glass
     assert leaks.audit(index, images, SPLIT)["passed"]
 
 
-def test_slivers_of_edges_do_not_look_like_copies():
+def test_thin_patches_at_edges_are_not_called_copies():
     """One line of pixels on a white square looks like any other, by hash and thumbnail."""
     index, images = clean_index(), NOISE[:12].copy()
     images[[0, 11]] = 255
@@ -157,17 +157,17 @@ def test_slivers_of_edges_do_not_look_like_copies():
     index.loc[[0, 11], "height"] = 1
     assert leaks.audit(index, images, SPLIT)["passed"]
     index.loc[11, "pixels"] = index.loc[0, "pixels"]
-    assert not leaks.audit(index, images, SPLIT)["passed"]  # the same pixels are the same pixels
+    assert not leaks.audit(index, images, SPLIT)["passed"]  # identical pixels are found whatever the height
 
 
-def test_a_threshold_or_a_calibration_of_the_test_patients_is_found():
+def test_a_threshold_or_a_calibration_fitted_on_test_patients_is_found():
     table = pd.DataFrame({"role": ["validation", "test"] * 200, "label": LABELS[:400], "cnn-seed0": SCORES[:400]})
 
     def fitted(role: str) -> tuple[float, dict]:
-        side = table[table["role"] == role]
-        scores = side["cnn-seed0"].to_numpy()
-        return metrics.operating_points(side["label"], scores)["youden"], calibration.fit(
-            scores, side["label"]
+        rows = table[table["role"] == role]
+        scores = rows["cnn-seed0"].to_numpy()
+        return metrics.operating_points(rows["label"], scores)["youden"], calibration.fit(
+            scores, rows["label"]
         )._asdict()
 
     for threshold, calibrated, count in (
@@ -175,13 +175,15 @@ def test_a_threshold_or_a_calibration_of_the_test_patients_is_found():
         ("test", "validation", 1),
         ("validation", "test", 1),
     ):
-        found = {"cnn": {"thresholds": {"0": fitted(threshold)[0]}, "calibration": {"0": fitted(calibrated)[1]}}}
-        assert leaks.count_not_fitted_on_validation(table, found) == count
+        metrics_by_name = {
+            "cnn": {"thresholds": {"0": fitted(threshold)[0]}, "calibration": {"0": fitted(calibrated)[1]}}
+        }
+        assert leaks.count_not_fitted_on_validation(table, metrics_by_name) == count
     assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, num_misfitted=1)["passed"]
     assert not leaks.audit(clean_index(), NOISE[:12], SPLIT, pretraining_patients=["p2"])["passed"]
 
 
-def test_weights_of_neighbours_that_fit_the_test_patients_are_found():
+def test_spatial_context_fitted_on_test_patients_is_found():
     table = pd.DataFrame({
         "id": [f"{n % 20}_idx5_x{50 * n}_y0_class0.png" for n in range(400)], "role": ["validation", "test"] * 200,
         "label": LABELS, "x": 50 * np.arange(400), "y": 0, "cnn-seed0": SCORES,
@@ -192,18 +194,21 @@ def test_weights_of_neighbours_that_fit_the_test_patients_are_found():
     )
     for roles, count in ((table["role"], 0), (turned, 1)):
         fitted = derived.refine_by_context(table.assign(role=roles), base, 50)[1]
-        found = {"ensemble_spatial_context": {"context": fitted._asdict()}}
-        assert leaks.count_not_fitted_on_validation(table, found | {"cnn": _as_fitted(table)}, ("cnn",), 50) == count
+        metrics_by_name = {"ensemble_spatial_context": {"context": fitted._asdict()}}
+        assert (
+            leaks.count_not_fitted_on_validation(table, metrics_by_name | {"cnn": _as_fitted(table)}, ("cnn",), 50)
+            == count
+        )
 
 
 def _as_fitted(table: pd.DataFrame) -> dict:
-    side = table[table["role"] == "validation"]
-    threshold = metrics.operating_points(side["label"], side["cnn-seed0"].to_numpy())["youden"]
-    fitted = calibration.fit(side["cnn-seed0"].to_numpy(), side["label"])._asdict()
+    rows = table[table["role"] == "validation"]
+    threshold = metrics.operating_points(rows["label"], rows["cnn-seed0"].to_numpy())["youden"]
+    fitted = calibration.fit(rows["cnn-seed0"].to_numpy(), rows["label"])._asdict()
     return {"thresholds": {"0": threshold}, "calibration": {"0": fitted}}
 
 
-def test_what_is_seen_without_labels_counts_as_training():
+def test_patches_used_without_labels_count_as_training():
     index = clean_index()
     index.loc[len(index)] = ["p3", "unlisted", "2-0", 77, 50, 50]  # the pixels of a test patch
     split = {"patients": {**SPLIT["patients"], "p3": "unlisted"}}
@@ -222,36 +227,36 @@ def test_every_operating_point_keeps_its_rule():
     assert reference.f1_score(LABELS, points["f1"] <= SCORES) == pytest.approx(best)
 
 
-def test_a_paired_difference_is_narrower_than_its_parts_and_knows_its_sign():
-    better = np.where(LABELS == 1, SCORES + 0.05, SCORES)
+def test_a_paired_difference_has_a_sign_and_is_narrower_than_its_parts():
+    better_scores = np.where(LABELS == 1, SCORES + 0.05, SCORES)
     drawn = intervals.patient_weights(PATIENTS, 400, 0)
-    one, other = (
+    better_areas, areas = (
         intervals.bootstrap_metrics(
             LABELS, intervals.SeedPredictions({0: scores}, {0: 0.5}), drawn, np.random.default_rng(0)
         )["roc_auc"]
-        for scores in (better, SCORES)
+        for scores in (better_scores, SCORES)
     )
-    found = intervals.paired_difference(one, other, PATIENTS, 0.95)
-    alone = intervals.percentile_interval(one, PATIENTS, 0.95)
-    assert 0 < found["low"] < found["value"] < found["high"]
-    assert found["high"] - found["low"] < alone["high"] - alone["low"]
-    assert found["p"] == pytest.approx(2 / 401)  # with 400 resamples no smaller one can be told
-    assert intervals.paired_difference(one, one, PATIENTS, 0.95)["p"] == 1.0
-    assert intervals.paired_difference(other, one, PATIENTS, 0.95)["value"] == -found["value"]
+    difference = intervals.paired_difference(better_areas, areas, PATIENTS, 0.95)
+    alone = intervals.percentile_interval(better_areas, PATIENTS, 0.95)
+    assert 0 < difference["low"] < difference["value"] < difference["high"]
+    assert difference["high"] - difference["low"] < alone["high"] - alone["low"]
+    assert difference["p"] == pytest.approx(2 / 401)  # the smallest p that 400 resamples can give
+    assert intervals.paired_difference(better_areas, better_areas, PATIENTS, 0.95)["p"] == 1.0
+    assert intervals.paired_difference(areas, better_areas, PATIENTS, 0.95)["value"] == -difference["value"]
 
 
 @pytest.mark.parametrize(("members", "first"), [("[cnn,resnet_table1]", "cnn"), ("[gan_resnet]", None)])
-def test_the_ensemble_is_held_against_its_first_member_too(members, first):
-    """Against the proposed classifier it is anyway, once."""
-    asked = experiment.load("phantom", (f"evaluate.ensemble_models={members}", "evaluate.bootstrap_samples=10"))
+def test_the_ensemble_is_compared_with_its_first_member_too(members, first):
+    """With the proposed classifier it is always compared, once."""
+    settings = experiment.load("phantom", (f"evaluate.ensemble_models={members}", "evaluate.bootstrap_samples=10"))
     names = ("gan_resnet", "resnet_table1", "cnn", "ensemble")
     predictions = intervals.SeedPredictions({0: SCORES}, {0: 0.5})
     scored = dict.fromkeys(names, intervals.CalibratedPredictions(predictions, predictions, {}))
     table = pd.DataFrame({"role": "test", "label": LABELS, "patient": PATIENTS})
-    found = [(one["classifier"], one["reference"]) for one in score._compare_classifiers(asked, table, scored)]
+    pairs = [(row["classifier"], row["reference"]) for row in score._compare_classifiers(settings, table, scored)]
     expected = {(name, "gan_resnet") for name in names[1:]} | ({("ensemble", first)} if first else set())
-    assert set(found) == expected
-    assert len(found) == 3 * len(expected)  # metrics
+    assert set(pairs) == expected
+    assert len(pairs) == 3 * len(expected)  # metrics
 
 
 THREE_LABELS = np.random.default_rng(8).integers(0, 3, 240)
@@ -260,7 +265,7 @@ THREE_SCORES /= THREE_SCORES.sum(1, keepdims=True)
 
 
 def test_metrics_of_three_classes_are_those_of_scikit_learn():
-    found = metrics.compute_metrics(THREE_LABELS, THREE_SCORES, None, np.ones((1, 240)))
+    computed = metrics.compute_metrics(THREE_LABELS, THREE_SCORES, None, np.ones((1, 240)))
     called = THREE_SCORES.argmax(1)
     expected = {
         "roc_auc": reference.roc_auc_score(THREE_LABELS, THREE_SCORES, multi_class="ovr"),
@@ -271,20 +276,20 @@ def test_metrics_of_three_classes_are_those_of_scikit_learn():
         "loss": reference.log_loss(THREE_LABELS, THREE_SCORES),
         "brier": ((THREE_SCORES - np.eye(3)[THREE_LABELS]) ** 2).sum(1).mean() / 2,
     }
-    assert set(found) == set(metrics.NAMES)
+    assert set(computed) == set(metrics.NAMES)
     for name, value in expected.items():
-        assert found[name][0] == pytest.approx(value, rel=1e-6), name
+        assert computed[name][0] == pytest.approx(value, rel=1e-6), name
     assert metrics.macro_roc_auc(THREE_LABELS, THREE_SCORES) == pytest.approx(expected["roc_auc"])
 
 
 def test_two_classes_have_the_same_metrics_as_two_columns():
     """The definitions for more classes agree with those for two, at the threshold of one half."""
     weights = np.random.default_rng(0).integers(0, 3, (5, len(LABELS))).astype(float)
-    scores = SCORES * 0.999  # none is one half
-    one = metrics.compute_metrics(LABELS, scores, 0.5, weights)
-    two = metrics.compute_metrics(LABELS, np.stack([1 - scores, scores], 1), None, weights)
+    scores = SCORES * 0.999  # no score is 0.5
+    by_score = metrics.compute_metrics(LABELS, scores, 0.5, weights)
+    by_columns = metrics.compute_metrics(LABELS, np.stack([1 - scores, scores], 1), None, weights)
     for name in ("roc_auc", "balanced_accuracy", "accuracy", "brier", "loss"):
-        np.testing.assert_allclose(two[name], one[name], rtol=1e-6)
+        np.testing.assert_allclose(by_columns[name], by_score[name], rtol=1e-6)
 
 
 def test_a_class_against_the_rest_is_called_where_it_is_the_most_probable():

@@ -22,10 +22,10 @@ CURVE = (
 def test_drawn_patients_are_whole_nested_and_hold_both_classes():
     patients = np.repeat(np.arange(20), 6)
     labels = np.tile([0, 0, 0, 0, 1, 1], 20)
-    few, more = (learning_curve.draw_patients(patients, labels, share, 3) for share in (0.1, 0.5))
+    few, many = (learning_curve.draw_patients(patients, labels, share, 3) for share in (0.1, 0.5))
     assert len(few) == 12
-    assert len(more) == 60
-    assert set(few) <= set(more)
+    assert len(many) == 60
+    assert set(few) <= set(many)
     assert not np.array_equal(few, learning_curve.draw_patients(patients, labels, 0.1, 4))
     rare = np.where(patients < 2, labels, 0)
     assert set(patients[learning_curve.draw_patients(patients, rare, 0.1, 0)]) & {0, 1}
@@ -34,7 +34,7 @@ def test_drawn_patients_are_whole_nested_and_hold_both_classes():
 
 
 def test_differences_are_paired():
-    """Two arms that err on other patches of the same hard patients: the difference is surer than either level."""
+    """Both arms err on the same hard patients: the interval of the difference is narrower than that of either arm."""
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(40), 20)
     labels = np.tile([0, 1], 400)
@@ -54,8 +54,8 @@ def test_differences_are_paired():
     settings = experiment.load(
         "phantom", ("learning_curve={train_fractions: [1.0], arms: [classic, gan], seeds: [0]}",)
     )
-    found = {Cell(1.0, "classic", 0): arm(0.0), Cell(1.0, "gan", 0): arm(0.1)}
-    summary = learning_curve.summarize(settings, found, {"validation": labels, "test": labels}, patients)
+    predictions = {Cell(1.0, "classic", 0): arm(0.0), Cell(1.0, "gan", 0): arm(0.1)}
+    summary = learning_curve.summarize(settings, predictions, {"validation": labels, "test": labels}, patients)
     gain = next(d for d in summary["differences"] if d["metric"] == "roc_auc")
     levels = {cell["arm"]: cell["figures"]["roc_auc"] for cell in summary["cells"]}
     assert gain["value"] == pytest.approx(levels["gan"]["value"] - levels["classic"]["value"])
@@ -72,13 +72,13 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
             cli.main([*arguments])
         return stop.value.code
 
-    met = []
+    patch_counts = []
 
     def stand_in(stage: str):
-        """A training that leaves the run's own networks: what matters here is which patches it is given."""
+        """A training that copies the run's networks: only the number of its patches is tested."""
 
         def train(images, labels, settings, seed, folder, xla, class_names):
-            met.append(len(images))
+            patch_counts.append(len(images))
             for path in (finished / "runs/tiny" / stage).glob("*.keras"):
                 shutil.copy(path, folder)
 
@@ -103,5 +103,5 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
     assert bcgan("report", "tiny.yaml", "--set", CURVE) == 0
     results = json.loads((tmp_path / "work/reports/tiny/results.json").read_text())
     assert len(results["learning_curve"]["cells"]) == 3
-    assert met == [2 * PATCHES, 2 * PATCHES]  # those of the share's patients, once
+    assert patch_counts == [2 * PATCHES, 2 * PATCHES]  # the patches of the drawn patients, once a stage
     assert (tmp_path / "work/reports/tiny/figures/learning_curve.png").stat().st_size > 5000

@@ -1,4 +1,4 @@
-"""Two runs compared on the test patches of both."""
+"""Two runs are compared on the test patches that both have."""
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ def write(folder, table: pd.DataFrame):
 
 @pytest.fixture
 def runs(tmp_path):
-    """A noisy run, and a better one: in another order, without some patches, with one that the first does not have."""
+    """A noisy run, and a better one in another order, without two of its patches and with one additional patch."""
     noisy, better = make_table(4.0, 0), make_table(1.0, 1)
     extra = better.iloc[-1:].assign(id="extra")
     better = pd.concat([better, extra]).drop(columns="resnet34-seed0")
@@ -44,8 +44,8 @@ def runs(tmp_path):
 
 def test_a_difference_is_that_of_the_shared_test_patches(runs):
     noisy, better, reference, candidate = runs
-    found = compare_runs(reference, candidate, SETTINGS)
-    assert [(row["classifier"], row["metric"]) for row in found] == [
+    differences = compare_runs(reference, candidate, SETTINGS)
+    assert [(row["classifier"], row["metric"]) for row in differences] == [
         ("cnn", "roc_auc"), ("cnn", "balanced_accuracy"), ("cnn", "f1")
     ]  # fmt: skip
     shared = sorted(set(noisy["id"][noisy["role"] == "test"]) & set(better["id"]))
@@ -53,10 +53,10 @@ def test_a_difference_is_that_of_the_shared_test_patches(runs):
     for table in (noisy, better):
         rows = table.set_index("id").loc[shared]
         areas.append(np.mean([roc_auc_score(rows["label"], rows[f"cnn-seed{seed}"]) for seed in (0, 1)]))
-    assert found[0]["value"] == pytest.approx(areas[1] - areas[0])
-    assert 0 < found[0]["low"] < found[0]["value"] < found[0]["high"] and found[0]["p"] < 0.05
-    assert (found[0]["patches"], found[0]["patients"]) == (238, 12)
-    assert compare_runs(candidate, reference, SETTINGS)[0]["value"] == pytest.approx(-found[0]["value"])
+    assert differences[0]["value"] == pytest.approx(areas[1] - areas[0])
+    assert 0 < differences[0]["low"] < differences[0]["value"] < differences[0]["high"] and differences[0]["p"] < 0.05
+    assert (differences[0]["patches"], differences[0]["patients"]) == (238, 12)
+    assert compare_runs(candidate, reference, SETTINGS)[0]["value"] == pytest.approx(-differences[0]["value"])
 
 
 def test_a_run_does_not_differ_from_itself(runs):
@@ -101,7 +101,7 @@ def test_patches_at_two_scales_are_matched_by_their_places(runs, tmp_path):
 
 
 def test_the_same_corner_of_two_images_of_a_patient_is_two_places(runs, tmp_path):
-    """Every image begins at (0, 0): without the image a patch would be paired with those of all the others."""
+    """Every image begins at (0, 0): by coordinates alone a patch would match patches of all images."""
     noisy, better, _, _ = runs
     grids = Grid(4.0, 50), Grid(1.0, 200)
     images = noisy["patient"] + "-" + (noisy["id"].str[-3:].astype(int) % 20).astype(str)
@@ -126,15 +126,15 @@ def test_cross_validated_runs_are_compared_with_the_threshold_of_each_fold(tmp_p
         }))  # fmt: skip
     reordered = tables[1].sample(frac=1, random_state=1)
     folders = write(tmp_path / "reference", tables[0]), write(tmp_path / "candidate", reordered)
-    found = {row["metric"]: row for row in compare_runs(*folders, SETTINGS)}
-    assert set(found) == {"roc_auc", "balanced_accuracy", "f1"}
-    assert (found["roc_auc"]["patches"], found["roc_auc"]["patients"]) == (400, 20)
+    differences = {row["metric"]: row for row in compare_runs(*folders, SETTINGS)}
+    assert set(differences) == {"roc_auc", "balanced_accuracy", "f1"}
+    assert (differences["roc_auc"]["patches"], differences["roc_auc"]["patients"]) == (400, 20)
     areas = [roc_auc_score(labels, table["cnn-seed0"]) for table in tables]
-    assert found["roc_auc"]["value"] == pytest.approx(areas[1] - areas[0])
-    accuracies = [  # the second half is called benign, whatever the score
+    assert differences["roc_auc"]["value"] == pytest.approx(areas[1] - areas[0])
+    accuracies = [  # the threshold of the second half is above every score
         balanced_accuracy_score(labels, (table["cnn-seed0"] >= table["threshold:cnn"]).astype(int)) for table in tables
     ]
-    assert found["balanced_accuracy"]["value"] == pytest.approx(accuracies[1] - accuracies[0])
+    assert differences["balanced_accuracy"]["value"] == pytest.approx(accuracies[1] - accuracies[0])
 
 
 def test_cross_validated_runs_of_three_classes_have_no_thresholds(tmp_path):
@@ -150,5 +150,5 @@ def test_cross_validated_runs_of_three_classes_have_no_thresholds(tmp_path):
             "role": "test", **columns,
         }))  # fmt: skip
     folders = write(tmp_path / "reference", tables[0]), write(tmp_path / "candidate", tables[1])
-    found = {row["metric"]: row["value"] for row in compare_runs(*folders, SETTINGS)}
-    assert found["roc_auc"] > 0.1 and found["balanced_accuracy"] > 0.1
+    differences = {row["metric"]: row["value"] for row in compare_runs(*folders, SETTINGS)}
+    assert differences["roc_auc"] > 0.1 and differences["balanced_accuracy"] > 0.1

@@ -12,52 +12,52 @@ LABELS = (RNG.random(600) < np.repeat(SHARES, 20)).astype(int)
 SCORES = np.clip(np.repeat(SHARES, 20) * 0.6 + LABELS * 0.3 + RNG.normal(0, 0.05, 600), 0, 1)
 
 
-def test_figures_are_scipys_and_scikit_learns():
+def test_metrics_of_patients_are_those_of_scipy_and_scikit_learn():
     true, estimated, count = patients.malignant_fractions(LABELS, SCORES, PATIENTS)
     assert count.tolist() == [20] * 30
     assert estimated[3] == pytest.approx(SCORES[PATIENTS == "patient03"].mean())
-    found = patients.patient_metrics(LABELS, {0: SCORES}, PATIENTS, 200, 0.95, 0)
-    assert found["patient_fraction_mae"]["value"] == pytest.approx(np.abs(true - estimated).mean())
-    assert found["patient_fraction_pearson"]["value"] == pytest.approx(stats.pearsonr(true, estimated).statistic)
-    assert found["patient_roc_auc"]["value"] == pytest.approx(roc_auc_score(true > 0, estimated))
-    for figures in found.values():
+    computed = patients.patient_metrics(LABELS, {0: SCORES}, PATIENTS, 200, 0.95, 0)
+    assert computed["patient_fraction_mae"]["value"] == pytest.approx(np.abs(true - estimated).mean())
+    assert computed["patient_fraction_pearson"]["value"] == pytest.approx(stats.pearsonr(true, estimated).statistic)
+    assert computed["patient_roc_auc"]["value"] == pytest.approx(roc_auc_score(true > 0, estimated))
+    for figures in computed.values():
         assert figures["low"] <= figures["value"] <= figures["high"]
 
 
-def test_intervals_are_those_of_whole_patients():
-    """Every patch a hundred times over tells no more about the patients."""
-    once, often = (
+def test_intervals_are_by_patient():
+    """Repeating every patch a hundred times does not change the intervals."""
+    single, repeated = (
         patients.patient_metrics(
-            *(np.repeat(side, times) if isinstance(side, np.ndarray) else {0: np.repeat(SCORES, times)}
-                           for side in (LABELS, None, PATIENTS)), 200, 0.95, 0)["patient_fraction_mae"]
+            *(np.repeat(values, times) if isinstance(values, np.ndarray) else {0: np.repeat(SCORES, times)}
+                           for values in (LABELS, None, PATIENTS)), 200, 0.95, 0)["patient_fraction_mae"]
         for times in (1, 100)
     )  # fmt: skip
-    assert once["low"] == pytest.approx(often["low"])
-    assert once["high"] == pytest.approx(often["high"])
+    assert single["low"] == pytest.approx(repeated["low"])
+    assert single["high"] == pytest.approx(repeated["high"])
 
 
-def test_one_kind_of_patient_has_no_auc():
-    found = patients.patient_metrics(np.ones_like(LABELS), {0: SCORES}, PATIENTS, 50, 0.95, 0)
-    assert found["patient_roc_auc"]["value"] is None
-    assert found["patient_fraction_pearson"]["value"] is None
-    assert found["patient_fraction_mae"]["value"] > 0
+def test_patients_of_one_class_have_no_auc():
+    computed = patients.patient_metrics(np.ones_like(LABELS), {0: SCORES}, PATIENTS, 50, 0.95, 0)
+    assert computed["patient_roc_auc"]["value"] is None
+    assert computed["patient_fraction_pearson"]["value"] is None
+    assert computed["patient_fraction_mae"]["value"] > 0
 
 
-def test_an_auc_of_two_patients_without_cancer_is_not_given():
-    """With 4 of one kind a single patient moves it by a quarter."""
+def test_an_auc_of_fewer_than_five_patients_of_a_class_is_null():
+    """With 4 patients of a class, a single one changes it by up to a quarter."""
     for without, is_given in ((4, False), (5, True)):
         labels = np.where(f"patient{without:02}" > PATIENTS, 0, 1)
-        found = patients.patient_metrics(labels, {0: SCORES}, PATIENTS, 50, 0.95, 0)
-        assert (found["patient_roc_auc"]["value"] is not None) == is_given
+        computed = patients.patient_metrics(labels, {0: SCORES}, PATIENTS, 50, 0.95, 0)
+        assert (computed["patient_roc_auc"]["value"] is not None) == is_given
 
 
 def test_fractions_of_three_classes_are_means_over_the_classes():
     labels = (LABELS + (PATIENTS > "patient15")).astype(int)
     scores = RNG.dirichlet([1, 1, 1], 600)
-    found = patients.patient_metrics(labels, {0: scores}, PATIENTS, 20, 0.95, 0)
+    computed = patients.patient_metrics(labels, {0: scores}, PATIENTS, 20, 0.95, 0)
     errors = [
         np.abs(np.subtract(*patients.malignant_fractions(labels == label, scores[:, label], PATIENTS)[:2])).mean()
         for label in range(3)
     ]
-    assert found["patient_fraction_mae"]["value"] == pytest.approx(np.mean(errors))
-    assert found["patient_roc_auc"]["value"] is not None
+    assert computed["patient_fraction_mae"]["value"] == pytest.approx(np.mean(errors))
+    assert computed["patient_roc_auc"]["value"] is not None

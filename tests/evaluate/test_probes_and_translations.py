@@ -11,16 +11,16 @@ RNG = np.random.default_rng(0)
 PATCHES = RNG.integers(90, 200, (12, 50, 50, 3)).astype(np.uint8)
 
 
-def test_a_probe_finds_what_is_linear_and_nothing_where_there_is_nothing():
+def test_a_probe_separates_classes_that_differ_linearly_and_is_at_chance_on_noise():
     labels = RNG.integers(0, 2, 900)
     rows = np.arange(300), np.arange(300, 600), np.arange(600, 900)
-    told = RNG.normal(size=(900, 20)) + 2 * labels[:, None] * (np.arange(20) == 3)
-    silent = RNG.normal(size=(900, 20))
-    assert roc_auc_score(labels[600:], probes.fit_and_score_probe(told, labels, *rows)) > 0.85
-    assert abs(roc_auc_score(labels[600:], probes.fit_and_score_probe(silent, labels, *rows)) - 0.5) < 0.12
+    separable = RNG.normal(size=(900, 20)) + 2 * labels[:, None] * (np.arange(20) == 3)
+    noise = RNG.normal(size=(900, 20))
+    assert roc_auc_score(labels[600:], probes.fit_and_score_probe(separable, labels, *rows)) > 0.85
+    assert abs(roc_auc_score(labels[600:], probes.fit_and_score_probe(noise, labels, *rows)) - 0.5) < 0.12
 
 
-def test_training_patients_are_drawn_whole():
+def test_training_patients_are_resampled_with_all_their_patches():
     patients = np.repeat(["a", "b", "c", "d"], 5)
     labels = np.arange(20) % 2
     drawn = probes.resample_patients(patients, labels, np.arange(20), seed=1)
@@ -34,7 +34,7 @@ def test_training_patients_are_drawn_whole():
         assert set(by_patient[probes.resample_patients(patients, by_patient, np.arange(20), seed)]) == {0, 1}
 
 
-def test_nothing_changed_where_nothing_was_changed():
+def test_identical_patches_have_no_changes():
     table = translations.measure_changes(PATCHES, PATCHES, 0.15)
     assert (table[[f"change_{name}" for name in translations.PROPERTIES]] == 0).all(axis=None)
     np.testing.assert_allclose(table["cielab_shift"], 0)
@@ -56,38 +56,40 @@ def test_intervals_are_by_patient_and_unknown_flips_do_not_count():
     table = pd.DataFrame(
         {"class": "benign", "patient": np.repeat(np.arange(10), 4), "flip_rate": np.tile([1, 0, np.nan, np.nan], 10)}
     )
-    found = translations.summarize(table, 200, 0.95, 0)["benign"]["flip_rate"]
-    assert found == {"value": 0.5, "low": pytest.approx(0.5), "high": pytest.approx(0.5)}
-    few = translations.summarize(table[table["patient"] < 3], 200, 0.95, 0)["benign"]["flip_rate"]
-    assert few == {"value": 0.5, "low": None, "high": None}
+    estimate = translations.summarize(table, 200, 0.95, 0)["benign"]["flip_rate"]
+    assert estimate == {"value": 0.5, "low": pytest.approx(0.5), "high": pytest.approx(0.5)}
+    few_patients = translations.summarize(table[table["patient"] < 3], 200, 0.95, 0)["benign"]["flip_rate"]
+    assert few_patients == {"value": 0.5, "low": None, "high": None}
 
 
 @pytest.mark.skipif(not has_weights("lite2"), reason="needs the package of EfficientNet-Lite2's weights")
-def test_the_truth_of_the_phantom_tells_a_translator_from_none(monkeypatch):
-    """One that gives the patch back changes nothing; one that gives a patch of the other class, of the same patient,
-    moves nuclei most of the way."""
+def test_phantom_nuclei_distinguish_a_translator_from_the_identity(monkeypatch):
+    """The identity changes nothing. A translator that returns a patch of the other class, of the same patient, changes
+    the nuclei by most of the difference of the classes."""
     monkeypatch.setattr(translations, "NUM_PHANTOM_PATCHES", 96)
-    seen, pooled = {}, translations.pooled_features
+    cached, pooled_features = {}, translations.pooled_features
 
-    def once(variant, images):
+    def pooled_once(variant, images):
         """Each patch goes through the network once."""
-        if new := {one.tobytes(): one for one in images if one.tobytes() not in seen}:
-            seen.update(zip(new, pooled(variant, np.stack(list(new.values()))), strict=True))
-        return np.stack([seen[one.tobytes()] for one in images])
+        if missing := {patch.tobytes(): patch for patch in images if patch.tobytes() not in cached}:
+            cached.update(zip(missing, pooled_features(variant, np.stack(list(missing.values()))), strict=True))
+        return np.stack([cached[patch.tobytes()] for patch in images])
 
-    monkeypatch.setattr(translations, "pooled_features", once)
+    monkeypatch.setattr(translations, "pooled_features", pooled_once)
     settings = experiment.load("phantom", ("evaluate.bootstrap_samples=50",))
-    others = [
+    patches_by_class = [
         translations._render_phantom_patches(label, translations.NUM_PHANTOM_PATCHES, settings)[0] for label in (0, 1)
     ]
     monkeypatch.setattr(translations, "translate", lambda network, images: images)
-    none = translations.measure_phantom_nuclei(["none", "none"], settings)
-    monkeypatch.setattr(translations, "translate", lambda label, images: others[label])
-    whole = translations.measure_phantom_nuclei([0, 1], settings)
-    for what, found in whole.items():
-        assert found["r2"] > 0.2
+    unchanged = translations.measure_phantom_nuclei(["none", "none"], settings)
+    monkeypatch.setattr(translations, "translate", lambda label, images: patches_by_class[label])
+    exchanged = translations.measure_phantom_nuclei([0, 1], settings)
+    for quantity, measured in exchanged.items():
+        assert measured["r2"] > 0.2
         for sign, name in ((1, "benign"), (-1, "malignant")):
-            assert none[what][name]["value"] == pytest.approx(0, abs=1e-6 * abs(found["real_class_difference"]))
-            assert 0.2 < sign * found[name]["value"] / found["real_class_difference"] < 1.5, (what, name)
+            assert unchanged[quantity][name]["value"] == pytest.approx(
+                0, abs=1e-6 * abs(measured["real_class_difference"])
+            )
+            assert 0.2 < sign * measured[name]["value"] / measured["real_class_difference"] < 1.5, (quantity, name)
     monkeypatch.setattr(translations, "has_weights", lambda variant: False)
     assert translations.measure_phantom_nuclei([0, 1], settings) is None

@@ -25,7 +25,7 @@ def predict(table: pd.DataFrame) -> intervals.SeedPredictions:
     return intervals.SeedPredictions({0: table["scores"].to_numpy()}, {0: 0.5})
 
 
-def test_each_archive_has_the_figures_of_its_own_test_patches():
+def test_each_archive_has_the_metrics_of_its_own_test_patches():
     table = make_table()
     by_source = score._measure_sources(table, predict(table), BOOTSTRAP)
     assert list(by_source) == ["first.zip", "second.zip"]
@@ -37,7 +37,7 @@ def test_each_archive_has_the_figures_of_its_own_test_patches():
 
 
 def test_one_archive_is_not_listed_by_itself():
-    """The other one may have validation patches."""
+    """The other archive may have validation patches."""
     table = make_table()
     table.loc[table["role"] == "test", "source"] = "first.zip"
     assert score._measure_sources(table, predict(table), BOOTSTRAP) == {}

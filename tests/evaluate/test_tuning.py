@@ -1,4 +1,4 @@
-"""The search: what it tries, that it resumes, what it reports, and that it never looks at test patients."""
+"""The search of settings: its trials, that it resumes, what it reports, and that it never reads test patients."""
 
 import shutil
 
@@ -34,7 +34,7 @@ def load(*overrides):
     return experiment.load("phantom", (SPACE, *overrides))
 
 
-def test_it_stays_in_the_space_and_finds_what_matters(trained, tmp_path):
+def test_the_search_stays_in_its_space_and_finds_the_important_setting(trained, tmp_path):
     results = tuning.tune(load(), tmp_path, {}, 12)
     assert results["baseline"] is None  # its 8 epochs are not in the space
     assert len(trained) == len(results["trials"]) == 12
@@ -67,7 +67,7 @@ def test_the_first_trial_is_the_experiment_if_the_space_has_it(trained, tmp_path
 def test_more_trials_continue_a_search_and_another_space_begins_a_new_one(trained, tmp_path):
     tuning.tune(load(), tmp_path, {}, 3)
     tuning.tune(load(), tmp_path, {}, 5)
-    assert len(trained) == len(set(trained)) == 5  # a resumed search proposes others
+    assert len(trained) == len(set(trained)) == 5  # a resumed search proposes new settings
     assert len(tuning.tune(load(), tmp_path, {}, 2)["trials"]) == 5  # nothing is left to do
     assert len(trained) == 5
     tuning.tune(load("tune.epochs=[1,2]"), tmp_path, {}, 2)
@@ -151,7 +151,7 @@ def test_a_search_of_a_run_is_kept_and_reported(finished, tmp_path, monkeypatch,
     assert reported["best"] == results["best"]
 
 
-def test_what_has_to_be_finished_follows_from_the_classifier():
+def test_the_stage_that_must_be_finished_follows_from_the_classifier():
     assert tuning.last_stage(load()) == "preprocess"
     assert tuning.last_stage(load("classify.models.cnn.synthetic_fraction=0.1")) == "features"
     assert tuning.last_stage(load("tune.model=gan_resnet")) == "pretrain"

@@ -19,7 +19,7 @@ IMAGES = RNG.uniform(0.2, 0.8, (4, 50, 50, 3)).astype(np.float32)
 
 
 def redness(place: slice) -> keras.Model:
-    """A linear 'classifier' whose logit is the redness of one corner, through maps that Grad-CAM can take."""
+    """A linear classifier whose logit is the redness of one corner, with maps that Grad-CAM can use."""
     image = keras.Input((50, 50, 3))
     weights = np.zeros((1, 1, 3, 16), np.float32)
     weights[0, 0, 0] = 1
@@ -35,12 +35,12 @@ def redness(place: slice) -> keras.Model:
 @pytest.mark.parametrize("method", saliency.METHODS)
 def test_the_evidence_is_found_where_it_lies(method):
     images = IMAGES.copy()
-    images[:, 5:10, 5:10, 0] = 1.0  # red speaks for it, more than the patch's mean and than white glass
+    images[:, 5:10, 5:10, 0] = 1.0  # red raises the logit, above the patch's mean and above white glass
     images[:, :20, :20, 1:] = 0.0
     maps = np.abs(saliency.METHODS[method](redness(slice(0, 20)), images))
     assert maps.shape == (4, 50, 50)
     share = maps[:, :20, :20].sum((1, 2)) / maps.sum((1, 2))
-    assert (share > {"grad_cam": 0.1}.get(method, 0.75)).all()  # Grad-CAM's weights have no place
+    assert (share > {"grad_cam": 0.1}.get(method, 0.75)).all()  # Grad-CAM's weights do not depend on the place
 
 
 def test_integrated_gradients_add_up_to_the_logit():
@@ -50,7 +50,7 @@ def test_integrated_gradients_add_up_to_the_logit():
     np.testing.assert_allclose(maps.sum((1, 2)), run(IMAGES) - run(np.ones_like(IMAGES)), rtol=1e-3)
 
 
-def test_occlusion_of_what_does_not_matter_is_nothing():
+def test_occlusion_of_irrelevant_pixels_has_no_effect():
     maps = saliency.occlusion(redness(slice(0, 10)), IMAGES)
     assert np.abs(maps[:, 25:, 25:]).max() < 1e-5
     assert np.abs(maps[:, :10, :10]).max() > 1e-3
@@ -62,13 +62,13 @@ def test_grad_cam_reaches_into_networks_within_networks(name):
     assert saliency.grad_cam(network, IMAGES).shape == (4, 50, 50)
 
 
-def test_joined_networks_share_a_map():
+def test_the_map_of_an_ensemble_is_the_mean_of_its_members():
     members = [build_classifier("cnn"), build_classifier("resnet_table1")]
     expected = np.mean([saliency.grad_cam(member, IMAGES) for member in members], axis=0)
     np.testing.assert_allclose(saliency.grad_cam(build_ensemble(members), IMAGES), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_what_has_no_map_is_named():
+def test_a_network_without_maps_is_named():
     with pytest.raises(ValueError, match="gan_only"):
         saliency.grad_cam(build_classifier("gan_only", discriminator=discriminator(8)), IMAGES)
 
@@ -79,15 +79,15 @@ def test_a_good_map_deletes_faster_and_inserts_faster_than_its_opposite():
     images[:, :20, :20, 0] = 1.0
     run, good = saliency.logits(network), np.zeros((4, 50, 50), np.float32)
     good[:, :20, :20] = 1
-    centred = lambda x: run(x) / 20 - 6.5  # noqa: E731, so that the decision turns on the way
-    deleted = [explanations.perturbation_curve(centred, images, one) for one in (good, -good)]
+    centred = lambda x: run(x) / 20 - 6.5  # noqa: E731, so that the decision changes along the curve
+    deleted = [explanations.perturbation_curve(centred, images, scores) for scores in (good, -good)]
     assert (deleted[0].mean(0) < deleted[1].mean(0)).all()
-    np.testing.assert_allclose(deleted[0][[0, -1]], deleted[1][[0, -1]], atol=1e-5)  # nothing and all wiped out
-    inserted = [explanations.perturbation_curve(centred, images, one, insert=True) for one in (good, -good)]
+    np.testing.assert_allclose(deleted[0][[0, -1]], deleted[1][[0, -1]], atol=1e-5)  # no pixels and all pixels deleted
+    inserted = [explanations.perturbation_curve(centred, images, scores, insert=True) for scores in (good, -good)]
     assert (inserted[0].mean(0) > inserted[1].mean(0)).all()
 
 
-def test_a_map_that_knows_the_nuclei_points_and_noise_does_not():
+def test_a_map_of_the_nuclei_localizes_them_and_noise_does_not():
     settings = experiment.load("phantom", ("evaluate.bootstrap_samples=100",))
     images, masks, _ = explanations.phantom_patches(explanations.NUM_PHANTOM_PATCHES, 50, settings.seed, 4.0)
     assert 0.02 < masks.mean() < 0.6
@@ -96,19 +96,19 @@ def test_a_map_that_knows_the_nuclei_points_and_noise_does_not():
         "knows": lambda network, images: masks.astype(np.float32),
         "noise": lambda network, images: RNG.random(images.shape[:3]),
     }
-    found = explanations.localization_scores(None, methods, 50, settings)
+    localization = explanations.localization_scores(None, methods, 50, settings)
     for kind in ("top5_hit_rate", "energy_pointing_game"):
-        assert found["knows"][kind]["low"] > 0.3
-        assert abs(found["noise"][kind]["value"]) < 0.03
+        assert localization["knows"][kind]["low"] > 0.3
+        assert abs(localization["noise"][kind]["value"]) < 0.03
 
 
 def test_a_classifier_of_crops_is_explained_on_crops(finished, tmp_path):
-    """The paper's own setting trains on crops: what a network is asked about has its size."""
+    """The paper trains on crops: explained patches have the size of the network's input."""
     root = tmp_path / "tiny"
     shutil.copytree(finished / "runs/tiny", root)
-    asked = experiment.load(str(finished / "tiny.yaml"), ("classify.crop_size=40",))
-    weights.save_model(build_classifier("cnn", 40), root / f"classify/{asked.proposed}-seed0.keras")
-    explanations.evaluate(asked, store.load(root / "preprocess"), root, tmp_path)
-    with np.load(tmp_path / "explanations.npz") as found:
-        assert found["real_images"].shape[1:] == found["synthetic_images"].shape[1:] == (40, 40, 3)
-        assert found["real_occlusion"].shape[1:] == (40, 40)
+    settings = experiment.load(str(finished / "tiny.yaml"), ("classify.crop_size=40",))
+    weights.save_model(build_classifier("cnn", 40), root / f"classify/{settings.proposed}-seed0.keras")
+    explanations.evaluate(settings, store.load(root / "preprocess"), root, tmp_path)
+    with np.load(tmp_path / "explanations.npz") as saved:
+        assert saved["real_images"].shape[1:] == saved["synthetic_images"].shape[1:] == (40, 40, 3)
+        assert saved["real_occlusion"].shape[1:] == (40, 40)

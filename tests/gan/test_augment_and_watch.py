@@ -19,10 +19,10 @@ def seed(number):
 
 
 def test_augmentation_is_a_function_of_the_seed_and_keeps_shapes():
-    once, again, other = (augment(IMAGES, seed(n)).numpy() for n in (1, 1, 2))
+    once, again, other_seed = (augment(IMAGES, seed(n)).numpy() for n in (1, 1, 2))
     assert once.shape == IMAGES.shape
     np.testing.assert_array_equal(once, again)
-    assert np.abs(once - other).mean() > 0.01
+    assert np.abs(once - other_seed).mean() > 0.01
 
 
 def test_contrast_and_color_of_each_patch_change_and_nothing_else():
@@ -57,7 +57,7 @@ def test_gradients_flow_back_to_the_patch():
         ({"real_recognised": 1.0, "fake_recognised": 1.0}, "cannot learn from it"),
     ],
 )
-def test_trouble_is_named_once_it_lasts(change, words):
+def test_a_problem_is_named_only_if_it_lasts(change, words):
     bad = FINE | change
     assert diagnose([FINE] * 3 * WINDOW) is None
     assert diagnose([bad] * (WINDOW - 1)) is None
@@ -79,14 +79,14 @@ def test_collapse_stops_a_training_that_asks_for_it_and_stays_stopped(tmp_path, 
         train.train(IMAGES, LABELS, settings, 0, tmp_path, xla=False)
 
 
-def test_the_spread_of_a_batch_is_that_of_its_poorer_class():
+def test_the_spread_of_a_batch_is_that_of_its_less_varied_class():
     classes = np.repeat([0, 1], 8).astype(np.int32)
     images = np.concatenate([IMAGES[:8], np.repeat(IMAGES[:1], 8, 0)])
     assert float(train._spread(IMAGES, classes)) > 0.01
     assert float(train._spread(images, classes)) == pytest.approx(0, abs=1e-6)
 
 
-def test_patches_of_one_layout_are_alike_and_those_of_many_are_not():
+def test_the_layout_correlation_is_high_for_one_layout_and_zero_for_many():
     rng = np.random.default_rng(0)
     coarse = rng.integers(60, 200, (200, 5, 5, 1))
     many = np.broadcast_to(coarse.repeat(10, 1).repeat(10, 2), (200, 50, 50, 3)).astype(np.uint8)
@@ -102,7 +102,7 @@ def test_patches_of_one_layout_are_alike_and_those_of_many_are_not():
 
 
 @pytest.mark.parametrize("size", [50, 96, 128])
-def test_a_layout_is_the_brightness_of_a_fifth_of_the_side(size):
+def test_a_layout_is_the_brightness_of_a_5_by_5_grid(size):
     ramp = np.repeat(np.linspace(0, 1, size, dtype=np.float32)[None], size, 0)
     (grid,) = brightness_grids([ramp])
     expected = np.interp((np.arange(5) + 0.5) / 5 * size - 0.5, np.arange(size), ramp[0])
@@ -120,7 +120,7 @@ def test_the_layout_loss_is_zero_for_unrelated_layouts_and_one_for_copies_in_oth
     assert float(layout_loss(tf.constant(copies, tf.float32), classes)) == pytest.approx(1, abs=1e-3)
     half = copies.copy()
     half[8:] = unrelated[8:]
-    assert 0.4 < float(layout_loss(tf.constant(half, tf.float32), classes)) < 0.6  # pairs of each class alone
+    assert 0.4 < float(layout_loss(tf.constant(half, tf.float32), classes)) < 0.6  # only pairs within a class
     inverted = np.concatenate([copies[:4], 5 - copies[:4]])
-    found = float(layout_loss(tf.constant(inverted, tf.float32), np.zeros(8, int)))
-    assert found == pytest.approx(24 / 56, abs=1e-3)  # an opposite layout is another one
+    loss = float(layout_loss(tf.constant(inverted, tf.float32), np.zeros(8, int)))
+    assert loss == pytest.approx(24 / 56, abs=1e-3)  # an inverted layout is not the same layout

@@ -14,7 +14,7 @@ from bcgan.settings import Gan
 from tests.digest import digest
 
 RNG = np.random.default_rng(0)
-SIZE = 32  # the smallest, of which networks are traced soonest
+SIZE = 32  # the smallest, whose networks are traced in the shortest time
 IMAGES = RNG.integers(0, 256, (24, SIZE, SIZE, 3), dtype=np.uint8)
 LABELS = np.arange(24) % 2
 TINY = Gan(
@@ -29,8 +29,8 @@ TINY = Gan(
 
 
 @pytest.fixture(autouse=True)
-def soon_settled(monkeypatch):
-    """Of fewer patches than what is written needs; `undisturbed` is made before."""
+def recalibrate_on_few_patches(monkeypatch):
+    """Recalibrate on fewer patches than a real training does. `uninterrupted`, of the module, is trained before."""
     monkeypatch.setattr(
         gan,
         "recalibrate_batch_norm",
@@ -58,13 +58,13 @@ def train(folder, settings=TINY):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """A training of TINY's, once for all who only read it: its folder, and the step functions that were made."""
-    folder, made, original = tmp_path_factory.mktemp("undisturbed"), [], gan.make_step
+def uninterrupted(tmp_path_factory):
+    """One training with TINY, shared by tests that only read it: its folder, and the step functions that were made."""
+    folder, steps, original = tmp_path_factory.mktemp("uninterrupted"), [], gan.make_step
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gan, "make_step", lambda *given: made.append(original(*given)) or made[-1])
+        patch.setattr(gan, "make_step", lambda *arguments: steps.append(original(*arguments)) or steps[-1])
         train(folder)
-    return folder, made
+    return folder, steps
 
 
 def networks(folder):
@@ -73,12 +73,12 @@ def networks(folder):
 
 @pytest.mark.skipif(not has_weights("lite0"), reason="the package with EfficientNet-Lite0's weights is not installed")
 def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, starts, eagerly):
-    """With a critic, and a new one behind step 2: the old one, which is written, stays as it is from there on."""
+    """With a projected discriminator, and a new one after step 2: the old one, which is saved, stays constant then."""
     settings, stop_at = (
         TINY.replace(projected_discriminator_weight=1.0, projected_discriminator_3x3_steps=2, steps=4),
         3,
     )
-    whole = train(tmp_path / "whole", settings)
+    expected = train(tmp_path / "whole", settings)
     steps = []
 
     class Killed(Exception):
@@ -103,44 +103,44 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch, sta
         count = sum(name.startswith("projected_discriminator/") for name in saved)
         assert (
             digest([saved[f"projected_discriminator/{number}"] for number in range(count)])
-            == whole["projected_discriminator.keras"]
+            == expected["projected_discriminator.keras"]
         )
     assert not (tmp_path / "killed/generator.keras").exists()
-    assert train(tmp_path / "killed", settings) == whole
+    assert train(tmp_path / "killed", settings) == expected
     assert starts == [0, 0, 2]
     assert not (tmp_path / "killed/checkpoint.npz").exists()
     logged = [line["step"] for line in progress.read_jsonl(tmp_path / "killed/log.jsonl")]
     assert logged == [line["step"] for line in progress.read_jsonl(tmp_path / "whole/log.jsonl")]
 
 
-def test_the_papers_loss_and_wider_noise(tmp_path, undisturbed, monkeypatch):
-    """Training leaves grids, and a generator that takes its noise for so many times as large."""
+def test_training_with_the_papers_loss_and_wider_noise(tmp_path, uninterrupted, monkeypatch):
+    """Training writes grids, and a generator that scales its noise by `latent_std`."""
     labels, drawn = np.array([0, 1, 1], np.int32), RNG.standard_normal((3, TINY.latent_dim))
     expected, widen = [], gan.scale_latent_input
 
-    def widened(network, spread):
+    def record_and_widen(network, spread):
         expected.append(gan.sample(network, labels, 1, noise=spread * drawn).astype(int))
         widen(network, spread)
 
-    monkeypatch.setattr(gan, "scale_latent_input", widened)
+    monkeypatch.setattr(gan, "scale_latent_input", record_and_widen)
     train(tmp_path, TINY.replace(loss="saturating", latent_std=1.5))
-    for folder in (tmp_path, undisturbed[0]):
+    for folder in (tmp_path, uninterrupted[0]):
         assert sorted(path.name for path in (folder / "grids").iterdir()) == ["step_000003.png", "step_000006.png"]
     make = weights.load_model(tmp_path / "generator.keras")
-    found = gan.sample(make, labels, 1, noise=drawn)
-    assert found.shape == (3, SIZE, SIZE, 3)
-    assert found.dtype == np.uint8
-    assert np.abs(found.astype(int) - expected[0]).max() <= 2
-    once, again, other = (gan.sample(make, labels, seed) for seed in (1, 1, 2))
+    images = gan.sample(make, labels, 1, noise=drawn)
+    assert images.shape == (3, SIZE, SIZE, 3)
+    assert images.dtype == np.uint8
+    assert np.abs(images.astype(int) - expected[0]).max() <= 2
+    once, again, other_seed = (gan.sample(make, labels, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(once, again)
-    assert not np.array_equal(once, other)
+    assert not np.array_equal(once, other_seed)
 
 
-def test_the_generator_that_is_written_has_statistics_of_its_own(undisturbed):
-    make = weights.load_model(undisturbed[0] / "generator.keras")
-    again = recalibrate_batch_norm(make, 5, batches=16)
-    for stored, own in zip(make.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_allclose(stored, own, rtol=1e-3, atol=1e-4)
+def test_the_saved_generator_has_recalibrated_statistics(uninterrupted):
+    make = weights.load_model(uninterrupted[0] / "generator.keras")
+    recalibrated = recalibrate_batch_norm(make, 5, batches=16)
+    for stored, recomputed in zip(make.get_weights(), recalibrated.get_weights(), strict=True):
+        np.testing.assert_allclose(stored, recomputed, rtol=1e-3, atol=1e-4)
 
 
 def test_a_nan_stops_with_the_remedy_and_no_model_is_written(tmp_path, monkeypatch):
@@ -152,15 +152,15 @@ def test_a_nan_stops_with_the_remedy_and_no_model_is_written(tmp_path, monkeypat
     assert not (folder / "generator.keras").exists()
 
 
-def test_a_nan_leaves_the_last_good_checkpoint_to_go_on_from(tmp_path, monkeypatch):
-    """The generator's loss, and so its weights, are spoilt once the first checkpoint is written."""
+def test_a_nan_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    """After the first checkpoint the generator's loss, and so its weights, become NaN."""
     spoilt, original, save = tf.Variable(0.0), gan.generator_loss, weights.save
 
-    def save_then_spoil(*given):
-        save(*given)
+    def save_then_spoil(*arguments):
+        save(*arguments)
         spoilt.assign(float("nan"))
 
-    monkeypatch.setattr(gan, "generator_loss", lambda *given: original(*given) + spoilt)
+    monkeypatch.setattr(gan, "generator_loss", lambda *arguments: original(*arguments) + spoilt)
     monkeypatch.setattr(weights, "save", save_then_spoil)
     with pytest.raises(WorkError, match=r"NaN or infinite at step 3.*generator_loss': nan.*generator_learning_rate"):
         train(tmp_path / "nan")
@@ -185,19 +185,19 @@ def test_a_checkpoint_of_other_settings_is_refused_and_left_as_it_was(tmp_path):
 
 
 def test_one_patch_a_class_is_no_failure(tmp_path):
-    """A batch of two has no spread within a class; that is not a loss gone wrong."""
+    """A batch of two has no spread within a class, which is no error."""
     train(tmp_path / "two", TINY.replace(batch_size=2, steps=2))
     spreads = [line["spread"] for line in progress.read_jsonl(tmp_path / "two/log.jsonl")]
     assert spreads == pytest.approx([1, 1])
 
 
-def test_a_step_is_traced_once(undisturbed):
-    assert [step.experimental_get_tracing_count() for step in undisturbed[1]] == [1]
+def test_a_step_is_traced_once(uninterrupted):
+    assert [step.experimental_get_tracing_count() for step in uninterrupted[1]] == [1]
 
 
 @pytest.mark.parametrize("size", [33, 96])
 def test_patches_of_another_size_are_trained_on_at_that_size(tmp_path, eagerly, size):
-    """The generator's patches, the discriminator and the grid have it; the same seed gives the same networks."""
+    """The generator's patches, the discriminator and the grid have that size; the same seed gives the same networks."""
     images = RNG.integers(0, 256, (24, size, size, 3), dtype=np.uint8)
     settings = TINY.replace(steps=2, projected_discriminator_weight=1.0 if has_weights("lite0") else 0.0)
     digests = []
@@ -209,7 +209,7 @@ def test_patches_of_another_size_are_trained_on_at_that_size(tmp_path, eagerly, 
     assert digests[0] == digests[-1]
     make = weights.load_model(tmp_path / "whole/generator.keras")
     assert gan.sample(make, np.array([0, 1, 1], np.int32), 1).shape == (3, size, size, 3)
-    judge = weights.load_model(tmp_path / "whole/discriminator.keras")
-    assert judge.inputs[0].shape[1:] == (size, size, 3)
+    network = weights.load_model(tmp_path / "whole/discriminator.keras")
+    assert network.inputs[0].shape[1:] == (size, size, 3)
     grid = cv2.imread(str(tmp_path / "whole/grids/step_000002.png"))
     assert grid.shape == (4 * size, gan.GRID_COLUMNS * size, 3)

@@ -10,14 +10,14 @@ FEATURES = RNG.normal(size=(800, 3)) * (1, 2, 0.5) + LABELS[:, None] * 10.0
 SELECTOR = quality_filter.fit(FEATURES, LABELS, quantile=0.9, confidence=0.6)
 
 
-def test_distances_are_mahalanobis_as_a_share_of_the_limit():
+def test_distances_are_mahalanobis_distances_divided_by_the_limit():
     for label, sample in ((0, FEATURES[3]), (1, FEATURES[-3])):
         expected = mahalanobis(sample, SELECTOR.means[label], SELECTOR.precisions[label]) ** 2 / SELECTOR.limits[label]
-        found = quality_filter.distance_ratio(SELECTOR, sample[None], np.array([label]))
-        assert found[0] == pytest.approx(expected)
+        ratio = quality_filter.distance_ratio(SELECTOR, sample[None], np.array([label]))
+        assert ratio[0] == pytest.approx(expected)
 
 
-def test_the_limit_lets_the_stated_share_of_real_patches_through():
+def test_the_limit_accepts_the_set_fraction_of_real_patches():
     assert (quality_filter.distance_ratio(SELECTOR, FEATURES, LABELS) <= 1).mean() == pytest.approx(0.9, abs=0.005)
 
 
@@ -32,8 +32,8 @@ def test_verdicts_and_their_order():
     np.testing.assert_allclose(confidence, [0.9, 0.1, 0.9, 0.55, 0.9])
 
 
-def test_a_selector_is_the_same_after_saving(tmp_path):
+def test_a_filter_is_the_same_after_saving(tmp_path):
     quality_filter.save(SELECTOR, tmp_path / "quality_filter.npz")
-    again = quality_filter.load(tmp_path / "quality_filter.npz")
-    for one, other in zip(SELECTOR, again, strict=True):
-        np.testing.assert_array_equal(one, other)
+    loaded = quality_filter.load(tmp_path / "quality_filter.npz")
+    for values, loaded_values in zip(SELECTOR, loaded, strict=True):
+        np.testing.assert_array_equal(values, loaded_values)

@@ -6,10 +6,10 @@ from sklearn.neighbors import NearestNeighbors
 from bcgan.gan import scores
 
 RNG = np.random.default_rng(0)
-REAL, OTHER, FAR = RNG.normal(size=(300, 6)), RNG.normal(size=(300, 6)), RNG.normal(2, 1, (300, 6))
+REAL, RESAMPLED, FAR = RNG.normal(size=(300, 6)), RNG.normal(size=(300, 6)), RNG.normal(2, 1, (300, 6))
 
 
-def test_kid_of_whole_sets_is_the_unbiased_estimate_by_its_definition():
+def test_kid_of_complete_sets_is_the_unbiased_estimate_of_its_definition():
     x, y = REAL[:40], FAR[:40]
     k = [[(a @ b.T / 6 + 1) ** 3 for b in (x, y)] for a in (x, y)]
     off = ~np.eye(40, dtype=bool)
@@ -18,11 +18,11 @@ def test_kid_of_whole_sets_is_the_unbiased_estimate_by_its_definition():
 
 
 def test_kid_is_about_zero_for_one_distribution_and_large_for_two():
-    same, different = scores.kid(REAL, OTHER, 100, 0), scores.kid(REAL, FAR, 100, 0)
+    same, different = scores.kid(REAL, RESAMPLED, 100, 0), scores.kid(REAL, FAR, 100, 0)
     assert abs(same.mean()) < 3 * same.std()
     assert different.mean() > 20 * abs(same.mean())
     with pytest.raises(ValueError, match="size=400"):
-        scores.kid(REAL, OTHER, 400, 0)
+        scores.kid(REAL, RESAMPLED, 400, 0)
 
 
 def test_fid_of_gaussians_and_against_scipys_root():
@@ -39,8 +39,8 @@ def test_fid_survives_more_features_than_samples():
     assert scores.fid(wide, wide) == pytest.approx(0, abs=1e-9)
 
 
-def test_manifold_of_the_same_of_collapsed_and_of_distant_samples():
-    same = scores.prdc(REAL, OTHER)
+def test_precision_and_coverage_of_similar_collapsed_and_distant_samples():
+    same = scores.prdc(REAL, RESAMPLED)
     assert min(same["precision"], same["recall"], same["coverage"]) > 0.8
     assert same["density"] == pytest.approx(1, abs=0.2)
     collapsed = scores.prdc(REAL, np.repeat(REAL[:1], 300, 0) + 1e-6)
@@ -49,61 +49,61 @@ def test_manifold_of_the_same_of_collapsed_and_of_distant_samples():
     assert scores.prdc(REAL, REAL + 50)["coverage"] == 0
 
 
-def test_copies_are_called_memorised():
+def test_copies_are_counted_as_memorised():
     assert scores.memorization_rate(REAL, REAL[:100] + 1e-9) == 1
-    assert scores.memorization_rate(REAL, OTHER) < 0.05
-    half = np.concatenate([REAL[:50], OTHER[:50]])
+    assert scores.memorization_rate(REAL, RESAMPLED) < 0.05
+    half = np.concatenate([REAL[:50], RESAMPLED[:50]])
     assert scores.memorization_rate(REAL, half) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("neighbours", [1, 3, 5])
-def test_manifold_is_what_the_papers_count(neighbours):
-    """Ball by ball (Kynkaanniemi et al. 2019; Naeem et al. 2020), between sets that overlap in part."""
-    real, made = REAL[:60], np.concatenate([OTHER[:20] + 0.5, FAR[:20]])
+def test_precision_recall_density_and_coverage_are_those_of_their_papers(neighbours):
+    """Counted ball by ball (Kynkaanniemi et al. 2019; Naeem et al. 2020), for sets that overlap in part."""
+    real, fake = REAL[:60], np.concatenate([RESAMPLED[:20] + 0.5, FAR[:20]])
 
-    def balls(side):
-        """Around each sample, as far as its k-th neighbour; its nearest is the sample itself."""
-        return NearestNeighbors(n_neighbors=neighbours + 1).fit(side).kneighbors(side)[0][:, neighbours]
+    def balls(samples):
+        """The radius of each sample, its distance to its k-th neighbour; the nearest is the sample itself."""
+        return NearestNeighbors(n_neighbors=neighbours + 1).fit(samples).kneighbors(samples)[0][:, neighbours]
 
-    def held(points, centres):
-        """Whether a point lies in a centre's ball, one by one."""
+    def in_balls(points, centres):
+        """Whether each point lies in the ball of each centre."""
         return np.array(
             [[np.linalg.norm(point - centre) <= radius for centre, radius in zip(centres, balls(centres), strict=True)]
              for point in points]
         )  # fmt: skip
 
-    in_real, in_made = held(made, real), held(real, made)
+    in_real, in_fake = in_balls(fake, real), in_balls(real, fake)
     expected = {
         "precision": np.mean([row.any() for row in in_real]),
-        "recall": np.mean([row.any() for row in in_made]),
-        "density": sum(row.sum() for row in in_real) / (neighbours * len(made)),
+        "recall": np.mean([row.any() for row in in_fake]),
+        "density": sum(row.sum() for row in in_real) / (neighbours * len(fake)),
         "coverage": np.mean([column.any() for column in in_real.T]),
     }
-    found = scores.prdc(real, made, neighbours)
-    assert found == pytest.approx(expected)
-    assert all(0 < value < 1 for value in found.values())
+    computed = scores.prdc(real, fake, neighbours)
+    assert computed == pytest.approx(expected)
+    assert all(0 < value < 1 for value in computed.values())
 
 
-def test_memorised_by_hand():
-    """Training samples on a line: their nearest are 1, 1, 2, 4 and 8 away, the middle one 2."""
+def test_the_memorisation_rate_is_that_computed_by_hand():
+    """Training samples on a line: the distances to their nearest are 1, 1, 2, 4 and 8, with a median of 2."""
     line = np.array([0.0, 1, 3, 7, 15])[:, None]
-    made = np.array([15.5, 9.0, 9.1, 17.1, 30.0, -1.0])[:, None]  # 0.5, 2, 2.1, 2.1, 15 and 1 away
-    assert scores.memorization_rate(line, made, quantile=0.5) == pytest.approx(3 / 6)
-    assert scores.memorization_rate(line, made, quantile=1.0) == pytest.approx(5 / 6)
-    assert scores.memorization_rate(line, made, quantile=0.0) == pytest.approx(2 / 6)
+    fake = np.array([15.5, 9.0, 9.1, 17.1, 30.0, -1.0])[:, None]  # 0.5, 2, 2.1, 2.1, 15 and 1 away
+    assert scores.memorization_rate(line, fake, quantile=0.5) == pytest.approx(3 / 6)
+    assert scores.memorization_rate(line, fake, quantile=1.0) == pytest.approx(5 / 6)
+    assert scores.memorization_rate(line, fake, quantile=0.0) == pytest.approx(2 / 6)
 
 
-def test_repetition_by_hand():
-    """Of two classes on a line each: nearest real ones are 1, 1, 2, 4 and 8 away, the middle one 2."""
+def test_the_repetition_rate_is_that_computed_by_hand():
+    """Two classes, each on a line: distances to the nearest real sample are 1, 1, 2, 4 and 8, with a median of 2."""
     line = np.array([0.0, 1, 3, 7, 15])[:, None]
     real = np.concatenate([line, line + 100])
     first, second = np.array([0.0, 2.0, 4.1, 50.0, 60.0])[:, None], np.array([0.0, 0.5, 1.0, 1.5, 9.0])[:, None]
-    fake = np.concatenate([first, second])  # 2, 2, 2.1, 10 and 10 away; four of the others near to one another
+    fake = np.concatenate([first, second])  # first: 2, 2, 2.1, 10 and 10 away; four of second are close together
     assert scores.repetition_rate(real, fake, 2, quantile=0.5) == pytest.approx((2 / 5 + 4 / 5) / 2)
     assert scores.repetition_rate(real, real, 2, quantile=0.5) == pytest.approx(3 / 5)
-    # A patch that another class has too does not repeat within its own.
-    twins = np.concatenate([first, first])
-    assert scores.repetition_rate(real, twins, 2, quantile=0.5) == pytest.approx(2 / 5)
+    # Repetition is counted within a class: the same patch in both classes is none.
+    shared = np.concatenate([first, first])
+    assert scores.repetition_rate(real, shared, 2, quantile=0.5) == pytest.approx(2 / 5)
 
 
 def test_a_generator_that_repeats_itself_is_found_and_one_that_does_not_is_not():
@@ -112,10 +112,10 @@ def test_a_generator_that_repeats_itself_is_found_and_one_that_does_not_is_not()
     repeated = np.concatenate([fresh[:180], fresh[:20] + 1e-3, fresh[200:]])
     rates = [scores.repetition_rate(real, rows, 2) for rows in (fresh, repeated)]
     assert rates[0] < 0.03
-    assert rates[1] == pytest.approx(0.1, abs=0.03)  # 40 patches of the first 200, none of the others
+    assert rates[1] == pytest.approx(0.1, abs=0.03)  # 40 patches of the first 200, and none after them
 
 
-# By torch-fidelity 0.4.0 on the features of the test below. Installed beside these tests it would hide their package.
+# From torch-fidelity 0.4.0 on the features of the test below. If installed, it would hide the package `tests`.
 TORCH_FIDELITY = {
     6: {"kid": 0.43930534362116314, "fid": 0.8503124352367291, "precision": 0.8075, "recall": 0.9925},
     200: {"kid": 0.13895416412413342, "fid": 93.66314848401771, "precision": 0.0, "recall": 1.0},
@@ -124,7 +124,7 @@ TORCH_FIDELITY = {
 
 @pytest.mark.parametrize("dimensions", TORCH_FIDELITY)
 def test_scores_are_those_of_torch_fidelity(dimensions):
-    """To rounding: KID of whole sets, FID, precision and recall of five neighbors."""
+    """KID of complete sets, FID, and precision and recall of five neighbors agree up to rounding."""
     rng = np.random.default_rng(1)
     real, fake = rng.normal(size=(400, dimensions)), rng.normal(0.2, 1.3, (400, dimensions))
     expected, quality = TORCH_FIDELITY[dimensions], scores.prdc(real, fake)

@@ -16,16 +16,18 @@ def dark_by_first_number() -> keras.Model:
     return keras.Model([noise, label, grain], colour)
 
 
-def test_what_is_asked_for_is_what_is_measured(dark_by_first_number):
-    ways = [steering.fit_latent_directions(dark_by_first_number, label, threshold=0.15, seed=0) for label in (0, 1)]
-    table = steering.measure_control(dark_by_first_number, ways, threshold=0.15, seed=0)
+def test_measured_attributes_follow_the_requested_values(dark_by_first_number):
+    directions = [
+        steering.fit_latent_directions(dark_by_first_number, label, threshold=0.15, seed=0) for label in (0, 1)
+    ]
+    table = steering.measure_control(dark_by_first_number, directions, threshold=0.15, seed=0)
     stained = table[table["attribute"] == "haematoxylin"]
     assert set(stained["class"]) == {"benign", "malignant"}
     assert stained["asked"].corr(stained["measured"]) > 0.98
     assert abs(stained["asked"].corr(stained["unasked"])) < 0.2
 
 
-def test_a_direction_moves_noise_to_what_was_asked():
+def test_a_direction_moves_noise_to_the_requested_value():
     direction = steering.Direction(np.array([2.0, 0.0]), 1.0, 0.0, 9.0)
     moved = direction.move(np.array([[0.0, 5.0], [3.0, -1.0]]), np.array([5.0, 1.0]))
     np.testing.assert_allclose(moved, [[2.0, 5.0], [0.0, -1.0]])
@@ -33,9 +35,9 @@ def test_a_direction_moves_noise_to_what_was_asked():
 
 def test_sweeps_and_walks_have_their_shapes():
     make = generator(8, 4)
-    images, asked = steering.attribute_sweep(make, [steering.Direction(np.ones(8), 0.0, 0.0, 1.0)] * 2, seed=0)
+    images, requested = steering.attribute_sweep(make, [steering.Direction(np.ones(8), 0.0, 0.0, 1.0)] * 2, seed=0)
     assert images.shape == (2, steering.SWEEP_ROWS, steering.SWEEP_STEPS, 50, 50, 3)
-    assert asked.shape == (2, steering.SWEEP_STEPS)
+    assert requested.shape == (2, steering.SWEEP_STEPS)
     walk = steering.latent_walk(make, seed=0)
     assert walk.shape == (2, 2, steering.WALK_STEPS, 50, 50, 3)
     assert walk.dtype == np.uint8

@@ -28,16 +28,16 @@ def train(folder, settings=TINY):
 
 
 def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed, starts, eagerly):
-    whole = train(tmp_path / "whole")
+    expected = train(tmp_path / "whole")
     with killed(2):
         train(tmp_path / "killed")
-    assert train(tmp_path / "killed") == whole
+    assert train(tmp_path / "killed") == expected
     assert starts == [0, 0, 2]
     logged = [line["step"] for line in progress.read_jsonl(tmp_path / "killed/log.jsonl")]
     assert logged == [0, 3]
 
 
-def test_it_learns_which_stain_makes_the_other_class(tmp_path):
+def test_the_translator_learns_which_stain_makes_the_other_class(tmp_path):
     train(
         tmp_path / "colours",
         Translate(
@@ -52,18 +52,18 @@ def test_it_learns_which_stain_makes_the_other_class(tmp_path):
     )
     to_malignant = weights.load_model(tmp_path / "colours/to_malignant.keras")
     benign = IMAGES[LABELS == 0]
-    made = translation.translate(to_malignant, benign)
-    assert made.shape == benign.shape
-    assert made.dtype == np.uint8
-    more_stained = [properties.haematoxylin(side).mean() for side in (benign, made)]
-    assert more_stained[1] > more_stained[0] + 0.05
+    translated = translation.translate(to_malignant, benign)
+    assert translated.shape == benign.shape
+    assert translated.dtype == np.uint8
+    haematoxylin = [properties.haematoxylin(patches).mean() for patches in (benign, translated)]
+    assert haematoxylin[1] > haematoxylin[0] + 0.05
 
 
 def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):
     nonsense = dict.fromkeys(
         ("projected_discriminator_loss", "translator_loss", "cycle_loss", "identity_loss"), float("nan")
     )
-    monkeypatch.setattr(translation, "make_step", lambda *given: lambda step, images: nonsense)
+    monkeypatch.setattr(translation, "make_step", lambda *arguments: lambda step, images: nonsense)
     with pytest.raises(WorkError, match=r"NaN or infinite at step 1.*translate\.learning_rate"):
         translation.train(IMAGES, LABELS, TINY, seed=5, folder=tmp_path, xla=False)
     assert not list(tmp_path.glob("*.keras"))

@@ -40,7 +40,7 @@ def write_archive(path, network: keras.Model) -> str:
 
 @pytest.fixture(scope="module")
 def networks() -> tuple[keras.Model, keras.Model]:
-    """Two networks with other weights, the first one's statistics of its batch normalizations too."""
+    """Two networks with different weights. The first one's batch normalizations have random statistics too."""
     keras.utils.set_random_seed(0)
     first, second = densenet._build(64, None), densenet._build(64, None)
     for layer in first.layers:

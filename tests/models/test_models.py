@@ -56,9 +56,9 @@ def test_transfer_leaves_imagenets_statistics_as_they_are(tmp_path):
     assert trained == {"kernel", "bias"}
     before = [np.asarray(variable) for variable in network.non_trainable_variables]
     network(IMAGES, training=True)
-    for one, other in zip(before, network.non_trainable_variables, strict=True):
-        if keras.backend.is_float_dtype(other.dtype):  # dropout's random state moves
-            np.testing.assert_array_equal(one, other)
+    for values, variable in zip(before, network.non_trainable_variables, strict=True):
+        if keras.backend.is_float_dtype(variable.dtype):  # dropout's random state moves
+            np.testing.assert_array_equal(values, variable)
 
 
 def test_generator(policy, tmp_path):
@@ -67,31 +67,33 @@ def test_generator(policy, tmp_path):
     assert images.max() <= 1
 
 
-def test_generator_answers_to_noise_to_the_label_and_to_the_grain():
+def test_the_generator_depends_on_noise_label_and_grain():
     make = generator(16, 8)
     base = np.asarray(make([NOISE, LABELS, GRAIN]))
-    for other in ([NOISE[::-1], LABELS, GRAIN], [NOISE, 1 - LABELS, GRAIN], [NOISE, LABELS, GRAIN[::-1]]):
-        assert np.abs(base - np.asarray(make(other))).mean() > 1e-3
+    for changed_inputs in ([NOISE[::-1], LABELS, GRAIN], [NOISE, 1 - LABELS, GRAIN], [NOISE, LABELS, GRAIN[::-1]]):
+        assert np.abs(base - np.asarray(make(changed_inputs))).mean() > 1e-3
 
 
-def test_a_settled_generator_makes_what_the_statistics_of_its_own_batches_make():
+def test_a_recalibrated_generator_makes_nearly_what_batch_statistics_make():
     keras.utils.set_random_seed(0)
     network, count = generator(16, 8), 256
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(count, 16)), np.arange(count) % 2, rng.normal(size=(count, 50, 50, 1))
-    network.get_layer("grow2_bn").moving_variance.assign(np.full(32, 9.0))  # as of other weights, whose maps vary more
+    network.get_layer("grow2_bn").moving_variance.assign(
+        np.full(32, 9.0)
+    )  # as if from other weights, whose maps vary more
     before = [np.array(weight) for weight in network.get_weights()]
-    found = recalibrate_batch_norm(network, 0, batches=16)
+    recalibrated = recalibrate_batch_norm(network, 0, batches=16)
     for old, now in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
-    assert {layer.momentum for layer in found.layers if hasattr(layer, "momentum")} == {0.9}
-    made, flat = np.asarray(found(inputs)), np.asarray(network(inputs))
-    own = np.asarray(network(inputs, training=True))
-    assert np.abs(made - own).mean() < np.abs(flat - own).mean() / 4
-    assert made.std() > flat.std()
+    assert {layer.momentum for layer in recalibrated.layers if hasattr(layer, "momentum")} == {0.9}
+    recalibrated_images, stored_images = np.asarray(recalibrated(inputs)), np.asarray(network(inputs))
+    batch_images = np.asarray(network(inputs, training=True))
+    assert np.abs(recalibrated_images - batch_images).mean() < np.abs(stored_images - batch_images).mean() / 4
+    assert recalibrated_images.std() > stored_images.std()
 
 
-def test_a_widened_generator_is_the_same_for_noise_of_that_size():
+def test_scaling_the_latent_input_equals_scaling_the_noise():
     network = generator(width=8)
     rng = np.random.default_rng(0)
     noise, label, grain = rng.normal(size=(4, 96)), np.array([0, 1, 0, 1]), rng.normal(size=(4, 50, 50, 1))
@@ -100,15 +102,16 @@ def test_a_widened_generator_is_the_same_for_noise_of_that_size():
     np.testing.assert_allclose(np.asarray(network([noise, label, grain])), before, atol=1e-5)
 
 
-def test_critic_judges_every_place_of_three_maps(policy, tmp_path):
+def test_the_projected_discriminator_scores_every_place_of_three_maps(policy, tmp_path):
     features = imagenet_features(weights=False)
     assert not features.trainable_variables
     maps = [np.asarray(x) for x in features(IMAGES)]
-    judge = projected_discriminator(features, width=8)
-    logits = judge([*maps, LABELS])
+    network = projected_discriminator(features, width=8)
+    logits = network([*maps, LABELS])
     assert [tuple(x.shape) for x in logits] == [(2, 13, 13, 1), (2, 7, 7, 1), (2, 4, 4, 1)]
     assert any(
-        np.abs(np.asarray(x) - np.asarray(y)).max() > 0 for x, y in zip(logits, judge([*maps, 1 - LABELS]), strict=True)
+        np.abs(np.asarray(x) - np.asarray(y)).max() > 0
+        for x, y in zip(logits, network([*maps, 1 - LABELS]), strict=True)
     )
 
 
@@ -119,12 +122,12 @@ def test_a_new_translator_leaves_patches_as_they_are(policy, tmp_path):
 
 
 def test_discriminator_and_its_maps(policy, tmp_path):
-    judge = discriminator(8)
-    check(judge, [IMAGES, LABELS], (2, 1), tmp_path)
-    shapes = [tuple(output.shape[1:]) for output in feature_maps(judge).outputs]
+    network = discriminator(8)
+    check(network, [IMAGES, LABELS], (2, 1), tmp_path)
+    shapes = [tuple(output.shape[1:]) for output in feature_maps(network).outputs]
     assert shapes == [(25, 25, 8), (13, 13, 16), (7, 7, 32), (4, 4, 64)]
-    for block in list_blocks(judge):
-        assert feature_maps(judge, (block,))(IMAGES) is not None
+    for block in list_blocks(network):
+        assert feature_maps(network, (block,))(IMAGES) is not None
 
 
 def test_table_1_totals_are_the_papers():
@@ -145,8 +148,8 @@ def test_every_listed_row_of_table_1():
 
 def test_the_comparison_sees_a_difference():
     image = keras.Input((50, 50, 3), name="image")
-    other = keras.Model(image, keras.layers.Conv2D(32, 7, strides=2, padding="same", name="stem_conv")(image))
-    table, totals = table1.compare(other)
+    network = keras.Model(image, keras.layers.Conv2D(32, 7, strides=2, padding="same", name="stem_conv")(image))
+    table, totals = table1.compare(network)
     assert table["verdict"].tolist()[-1] == "differs"
     assert totals["rows_matching"] == 0
 
@@ -161,42 +164,42 @@ def test_resnet34_refuses_another_shortcut():
         resnet34(shortcut="dense")
 
 
-@pytest.mark.parametrize("beside", ["none", "projected_discriminator", "imagenet"])
-def test_the_gate_starts_closed(beside):
-    """With the gate at zero the merged network is Table 1's network, whatever the GAN's judges see."""
-    merged, plain = gan_resnet(discriminator(8), further_maps=joining(beside)), resnet_table1()
+@pytest.mark.parametrize("source", ["none", "projected_discriminator", "imagenet"])
+def test_the_gate_starts_closed(source):
+    """With the gate at zero the merged network is Table 1's network, whatever the maps of the discriminators are."""
+    merged, plain = gan_resnet(discriminator(8), further_maps=build_further_maps(source)), resnet_table1()
     for layer in plain.layers:
         layer.set_weights(merged.get_layer(layer.name).get_weights())
     np.testing.assert_allclose(np.asarray(merged(IMAGES)), np.asarray(plain(IMAGES)), atol=1e-5)
 
 
-@pytest.mark.parametrize("beside", ["none", "projected_discriminator", "imagenet"])
-def test_the_judges_inside_stay_frozen(beside):
-    merged, alone = gan_resnet(discriminator(8), further_maps=joining(beside)), resnet_table1()
-    inside = [layer for layer in merged.layers if isinstance(layer, keras.Model)]
-    before = [digest(network.variables) for network in inside]
+@pytest.mark.parametrize("source", ["none", "projected_discriminator", "imagenet"])
+def test_the_discriminators_inside_stay_frozen(source):
+    merged, alone = gan_resnet(discriminator(8), further_maps=build_further_maps(source)), resnet_table1()
+    inner_networks = [layer for layer in merged.layers if isinstance(layer, keras.Model)]
+    before = [digest(network.variables) for network in inner_networks]
     merged(IMAGES, training=True)
-    assert [digest(network.variables) for network in inside] == before
-    own = {weight.path for weight in merged.trainable_weights} - {weight.path for weight in alone.trainable_weights}
-    assert own == {"features_projection/kernel", "features_gate/gamma", "features_gate/beta"}
+    assert [digest(network.variables) for network in inner_networks] == before
+    added = {weight.path for weight in merged.trainable_weights} - {weight.path for weight in alone.trainable_weights}
+    assert added == {"features_projection/kernel", "features_gate/gamma", "features_gate/beta"}
 
 
-def test_resnet50_asks_for_imagenets_weights_and_gives_them_what_they_expect(monkeypatch, tmp_path):
-    """The real path but for the download: random weights stand for ImageNet's."""
-    asked, build = [], keras.applications.ResNet50
+def test_resnet50_loads_imagenets_weights_and_preprocesses_patches_for_them(monkeypatch, tmp_path):
+    """Only the download is replaced: random weights stand for ImageNet's."""
+    requested, build = [], keras.applications.ResNet50
 
-    def downloaded(weights, **more):
-        asked.append(weights)
-        return build(weights=None, **more)
+    def downloaded(weights, **options):
+        requested.append(weights)
+        return build(weights=None, **options)
 
     monkeypatch.setattr(keras.applications, "ResNet50", downloaded)
     network = build_classifier("resnet50", classifier_settings=Classifier(weights="imagenet"))
-    assert asked == ["imagenet"]
-    found = check(network, IMAGES, (2, 1), tmp_path)
-    inside = network.get_layer("transferred_resnet50").get_layer("resnet50")
-    expected = inside(keras.applications.resnet50.preprocess_input(255 * IMAGES), training=False)
+    assert requested == ["imagenet"]
+    logits = check(network, IMAGES, (2, 1), tmp_path)
+    backbone = network.get_layer("transferred_resnet50").get_layer("resnet50")
+    expected = backbone(keras.applications.resnet50.preprocess_input(255 * IMAGES), training=False)
     expected = network.get_layer("logit")(expected)
-    np.testing.assert_allclose(found, np.asarray(expected), atol=1e-4)
+    np.testing.assert_allclose(logits, np.asarray(expected), atol=1e-4)
 
 
 def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
@@ -208,78 +211,82 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
         build_classifier("resnet50", classifier_settings=Classifier(weights="imagenet"))
 
 
-def test_what_joins_can_be_tuned_but_for_its_normalisations():
-    seen = joining("projected_discriminator")
-    unfreeze_except_batch_norm(seen)
-    merged = gan_resnet(discriminator(8), further_maps=seen)
-    inside = {weight.path for weight in merged.trainable_weights if "_blocks" in weight.path or "second" in weight.path}
-    assert any("_blocks.10._project_conv/kernel" in path for path in inside)
-    assert any("second3" in path for path in inside)
-    assert not any(path.endswith(("gamma", "beta")) for path in inside)
+def test_further_maps_can_be_tuned_except_their_normalisations():
+    further_maps = build_further_maps("projected_discriminator")
+    unfreeze_except_batch_norm(further_maps)
+    merged = gan_resnet(discriminator(8), further_maps=further_maps)
+    trainable_paths = {
+        weight.path for weight in merged.trainable_weights if "_blocks" in weight.path or "second" in weight.path
+    }
+    assert any("_blocks.10._project_conv/kernel" in path for path in trainable_paths)
+    assert any("second3" in path for path in trainable_paths)
+    assert not any(path.endswith(("gamma", "beta")) for path in trainable_paths)
 
 
-def test_the_critic_s_maps_are_what_it_judges_by():
-    seen = imagenet_features(weights=False)
-    judge = trained_discriminator(seen)
-    maps = keras.Model(judge.inputs[:-1], [judge.get_layer(f"second{number}").output for number in (1, 2, 3)])
-    for one, other in zip(projected_features(seen, judge)(IMAGES), maps(seen(IMAGES)), strict=True):
-        np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
+def test_projected_features_are_the_maps_that_the_projected_discriminator_scores():
+    backbone = imagenet_features(weights=False)
+    network = trained_discriminator(backbone)
+    maps = keras.Model(network.inputs[:-1], [network.get_layer(f"second{number}").output for number in (1, 2, 3)])
+    for computed, expected in zip(projected_features(backbone, network)(IMAGES), maps(backbone(IMAGES)), strict=True):
+        np.testing.assert_allclose(np.asarray(computed), np.asarray(expected), atol=1e-5)
 
 
-def test_a_gan_that_left_no_critic_is_named(tmp_path):
+def test_a_gan_without_a_projected_discriminator_is_named(tmp_path):
     (tmp_path / "gan").mkdir()
     discriminator(8).save(tmp_path / "gan" / "discriminator.keras")
     with pytest.raises(InputError, match=r"projected_discriminator\.keras is missing.* --force gan"):
         build_for_run("gan_resnet", tmp_path, classifier_settings=Classifier(extra_features="projected_discriminator"))
 
 
-def test_a_run_s_critic_joins_and_is_tuned(tmp_path):
+def test_a_runs_projected_discriminator_joins_and_is_tuned(tmp_path):
     if not has_weights("lite0"):
         pytest.skip("the package with EfficientNet-Lite0's weights is not installed")
-    judge = trained_discriminator(imagenet_features())
+    projected = trained_discriminator(imagenet_features())
     (tmp_path / "gan").mkdir()
-    for name, network in (("discriminator", discriminator(8)), ("projected_discriminator", judge)):
+    for name, network in (("discriminator", discriminator(8)), ("projected_discriminator", projected)):
         weights.save_model(network, tmp_path / "gan" / f"{name}.keras")
-    own = Classifier(extra_features="projected_discriminator", finetune_extra_features=True)
-    inside = (
-        build_for_run("gan_resnet", tmp_path, classifier_settings=own)
+    settings = Classifier(extra_features="projected_discriminator", finetune_extra_features=True)
+    further_maps = (
+        build_for_run("gan_resnet", tmp_path, classifier_settings=settings)
         .get_layer("gan_resnet")
         .get_layer("projected_features")
     )
-    kernel = judge.get_layer("second3_spectral").layer.kernel
-    (copy,) = (weight for weight in inside.trainable_weights if weight.path.endswith("second3_conv/kernel"))
+    kernel = projected.get_layer("second3_spectral").layer.kernel
+    (copy,) = (weight for weight in further_maps.trainable_weights if weight.path.endswith("second3_conv/kernel"))
     np.testing.assert_array_equal(copy.numpy(), kernel.numpy())
 
 
-def trained_discriminator(seen: keras.Model) -> keras.Model:
-    judge = projected_discriminator(seen, 8)
-    judge([*seen(IMAGES), keras.ops.convert_to_tensor(LABELS)], training=True)  # its spectral norms move
-    return judge
+def trained_discriminator(backbone: keras.Model) -> keras.Model:
+    network = projected_discriminator(backbone, 8)
+    network([*backbone(IMAGES), keras.ops.convert_to_tensor(LABELS)], training=True)  # updates its spectral norms
+    return network
 
 
-def joining(beside: str) -> keras.Model | None:
-    seen = imagenet_features(weights=False)
+def build_further_maps(source: str) -> keras.Model | None:
+    backbone = imagenet_features(weights=False)
     return {
         "none": None,
-        "imagenet": seen,
-        "projected_discriminator": projected_features(seen, trained_discriminator(seen)),
-    }[beside]
+        "imagenet": backbone,
+        "projected_discriminator": projected_features(backbone, trained_discriminator(backbone)),
+    }[source]
 
 
 def test_the_copy_without_spectral_normalisation_gives_the_same_maps():
-    judge = discriminator(8)
-    judge([IMAGES, LABELS], training=True)
-    for one, other in zip(feature_maps(judge)(IMAGES), features_without_spectral_norm(judge)(IMAGES), strict=True):
-        np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
+    network = discriminator(8)
+    network([IMAGES, LABELS], training=True)
+    for expected, computed in zip(
+        feature_maps(network)(IMAGES), features_without_spectral_norm(network)(IMAGES), strict=True
+    ):
+        np.testing.assert_allclose(np.asarray(expected), np.asarray(computed), atol=1e-5)
 
 
-def test_larger_patches_join_too():
+def test_gan_resnet_takes_larger_patches():
     assert build_classifier("gan_resnet", 224, discriminator(8)).output_shape == (None, 1)
 
 
 @pytest.mark.parametrize("name", ["gan_resnet", "gan_only", "efficientnet_lite0"])
-def test_a_call_that_says_nothing_of_training_is_none(name):
-    """What resizes inside must not put the layers behind it into training."""
+def test_a_call_without_a_training_argument_is_inference(name):
+    """A layer that resizes inside must not put the layers after it into training."""
     network = build_classifier(name, 60, discriminator(8), pretrained=False)
     images = RNG.random((2, 60, 60, 3), np.float32)
     expected = np.asarray(network(images, training=False))
@@ -294,20 +301,22 @@ def test_wrong_names_and_missing_parts():
 
 
 def test_the_head_of_gan_resnet_may_read_the_means_of_every_depth(tmp_path):
-    """They stand behind the 1,000 units, in the order of the blocks; the units are those of the network without."""
-    judge = discriminator(8)
-    plain, deep = (gan_resnet(judge, multi_depth=depths) for depths in (False, True))
+    """The means follow the 1,000 units, in the order of the blocks. The units are those of the network without them."""
+    gan_discriminator = discriminator(8)
+    plain, deep = (gan_resnet(gan_discriminator, multi_depth=depths) for depths in (False, True))
     for layer in plain.layers:
         if layer.weights and not isinstance(layer, keras.Model):
             deep.get_layer(layer.name).set_weights(layer.get_weights())
     features = check(deep, IMAGES, (2, 1000 + 8 * (1 + 2 + 4 + 8)), tmp_path)
     units = np.asarray(plain(IMAGES, training=False))
     np.testing.assert_allclose(features[:, :1000], np.maximum(units, 0), atol=1e-5)
-    blocks = list_blocks(judge)
-    maps = features_without_spectral_norm(judge, blocks)(IMAGES)
+    blocks = list_blocks(gan_discriminator)
+    maps = features_without_spectral_norm(gan_discriminator, blocks)(IMAGES)
     means = np.concatenate([np.asarray(block).mean((1, 2)) for block in maps], 1)
     np.testing.assert_allclose(features[:, 1000:], means, atol=1e-5)
-    logit = check(build_classifier("gan_resnet", 50, judge, Classifier(multi_depth=True)), IMAGES, (2, 1), tmp_path)
+    logit = check(
+        build_classifier("gan_resnet", 50, gan_discriminator, Classifier(multi_depth=True)), IMAGES, (2, 1), tmp_path
+    )
     assert np.ptp(logit) > 0
 
 

@@ -1,4 +1,4 @@
-"""Adam and AdamW by one kernel learn what Keras's do."""
+"""Adam and AdamW with one kernel per update give the weights and moments of Keras's optimizers."""
 
 import keras
 import numpy as np
@@ -44,13 +44,13 @@ def test_weights_and_moments_are_those_of_keras(name, options, sparse):
         train(lambda schedule, source=source: getattr(source, name)(schedule, **options), sparse)
         for source in (optimizers, keras.optimizers)
     )
-    for value, other in zip(weights, expected, strict=True):
-        # 1 - beta_2 is rounded before the kernel multiplies by it, which moves an update by 2e-5 of it.
-        np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-4)
+    for value, expected_value in zip(weights, expected, strict=True):
+        # 1 - beta_2 is rounded before the kernel multiplies by it, which changes an update by a fraction of 2e-5.
+        np.testing.assert_allclose(value, expected_value, rtol=1e-4, atol=1e-4)
     names, expected_names = ([path.split("/")[-1] for path in paths] for paths in (variables, expected_variables))
     assert names == expected_names
-    for value, other in zip(variables.values(), expected_variables.values(), strict=True):
-        np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-6)
+    for value, expected_value in zip(variables.values(), expected_variables.values(), strict=True):
+        np.testing.assert_allclose(value, expected_value, rtol=1e-4, atol=1e-6)
 
 
 def test_one_kernel_updates_a_variable():

@@ -1,4 +1,4 @@
-"""TensorFlow with oneDNN ends the process on one pattern; the networks avoid it."""
+"""TensorFlow with oneDNN crashes on one pattern of layers; the networks avoid it."""
 
 import subprocess
 import sys
@@ -22,9 +22,9 @@ print(keras.Model(x, y).predict(np.zeros((4, 13, 13, 64), "float32"), verbose=0)
 
 def test_widening_by_concatenation_survives_onednn():
     code = CASE.format(shortcut="pad_channels(x, 256)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-500:]
-    assert "(4, 13, 13, 256)" in done.stdout
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-500:]
+    assert "(4, 13, 13, 256)" in process.stdout
 
 
 def test_widening_appends_zeros():

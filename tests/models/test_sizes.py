@@ -1,4 +1,4 @@
-"""The GAN's networks at every side of a patch: the rule, and that it gives Table 1's networks at 50 pixels."""
+"""The GAN's networks at every size of a patch: the rule for their maps, which gives the paper's at 50 pixels."""
 
 import numpy as np
 import pytest
@@ -24,9 +24,9 @@ def test_at_50_pixels_the_rule_gives_the_papers_networks():
 
 @pytest.mark.parametrize("size", range(MIN_SIZE, MAX_SIZE + 1))
 def test_maps_are_halved_to_4_to_6_pixels_and_channels_doubled(size):
-    sides, channels = map_sizes(size), map_channels(size, 32)
-    assert 4 <= sides[-1] <= 6
-    for larger, smaller in zip((size, *sides), sides, strict=False):
+    map_sides, channels = map_sizes(size), map_channels(size, 32)
+    assert 4 <= map_sides[-1] <= 6
+    for larger, smaller in zip((size, *map_sides), map_sides, strict=False):
         assert smaller == (larger + 1) // 2
     assert channels[-1] == 256
     assert min(channels) >= 16
@@ -43,15 +43,17 @@ def test_a_size_without_a_rule_is_refused(size):
 @pytest.mark.parametrize("size", SIZES)
 def test_networks_take_and_make_patches_of_that_size(size):
     rng, labels = np.random.default_rng(size), np.array([0, 1], np.int32)
-    make, judge = generator(latent=8, width=4, size=size), discriminator(width=4, size=size)
+    make, gan_discriminator = generator(latent=8, width=4, size=size), discriminator(width=4, size=size)
     noise = rng.standard_normal((2, 8), np.float32), labels, rng.standard_normal((2, size, size, 1), np.float32)
     images = np.asarray(make(noise))
     assert images.shape == (2, size, size, 3)
-    assert judge([images, labels]).shape == (2, 1)
-    assert [judge.get_layer(block).output.shape[1] for block in list_blocks(judge)] == list(map_sizes(size))
+    assert gan_discriminator([images, labels]).shape == (2, 1)
+    assert [gan_discriminator.get_layer(block).output.shape[1] for block in list_blocks(gan_discriminator)] == list(
+        map_sizes(size)
+    )
     np.testing.assert_allclose(translator(4, size=size)(images), images, atol=1 / 255)  # untrained: unchanged
-    assert gan_resnet(judge, size)(images).shape == (2, 1000)
-    assert gan_only(judge, size)(images).shape == (2, sum(map_channels(size, 4)))
+    assert gan_resnet(gan_discriminator, size)(images).shape == (2, 1000)
+    assert gan_only(gan_discriminator, size)(images).shape == (2, sum(map_channels(size, 4)))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -70,8 +72,8 @@ def test_every_pixel_of_the_noise_reaches_a_pixel_of_its_own(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_joined_map_has_the_size_of_the_stems(size):
-    judge = discriminator(width=4, size=size)
-    network = gan_resnet(judge, size)
+    gan_discriminator = discriminator(width=4, size=size)
+    network = gan_resnet(gan_discriminator, size)
     stem = network.get_layer("stem_pool").output.shape[1]
-    assert judge.get_layer(joined_block(judge)).output.shape[1] == stem
+    assert gan_discriminator.get_layer(joined_block(gan_discriminator)).output.shape[1] == stem
     assert not any(layer.name.startswith("features_resized") for layer in network.layers)

@@ -14,11 +14,11 @@ def variables(seed: int, shape=(2, 3)) -> list:
 
 
 def test_round_trip(tmp_path):
-    path, groups, other = tmp_path / "c.npz", {"a": variables(0)}, {"a": variables(1)}
+    path, groups, restored = tmp_path / "c.npz", {"a": variables(0)}, {"a": variables(1)}
     assert weights.restore(path, groups) == 0
     weights.save(path, 7, groups)
-    assert weights.restore(path, other) == 7
-    assert digest(other["a"]) == digest(groups["a"])
+    assert weights.restore(path, restored) == 7
+    assert digest(restored["a"]) == digest(groups["a"])
 
 
 def test_a_network_that_brings_code_is_refused_and_not_run(tmp_path):
@@ -45,7 +45,7 @@ def test_weights_that_are_no_number_are_not_written(tmp_path):
         weights.save(path, 2, groups)
     assert weights.restore(path, {"a": variables(1)}) == 1
     network = build_classifier("cnn", 32)
-    network.set_weights([np.full_like(one, np.inf) for one in network.get_weights()])
+    network.set_weights([np.full_like(values, np.inf) for values in network.get_weights()])
     with pytest.raises(WorkError, match="NaN or infinite"):
         weights.save_model(network, tmp_path / "cnn.keras")
     assert not (tmp_path / "cnn.keras").exists()

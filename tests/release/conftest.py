@@ -17,8 +17,8 @@ from bcgan.release.release import Request, release
 from tests.conftest import EXPERIMENT, made_once, untraced, write_png
 
 PATIENTS, PATCHES, LATENT = 60, 8, 8
-FIRST_NAME = 70_100  # a patient's name, which is no number that a release has
-STRANGERS = 5000  # the first of patients that no run has
+FIRST_NAME = 70_100  # patients' names are numbers that do not occur in a release
+STRANGERS = 5000  # the first number of patients that are in no run
 NUMBER = 300
 REQUEST = Request(NUMBER, "CC-BY-4.0", "Pathology, Example Hospital", 0)
 BANK = 300  # patches of a class that a generator of these tests can make
@@ -86,7 +86,7 @@ def fresh_patches(first_patient: int, count: int = BANK) -> list[np.ndarray]:
 
 @contextmanager
 def generating(patches: list[np.ndarray]):
-    """Give the run in the current folder a generator of known patches, a filter that accepts all, and quick features.
+    """Give the run in the current folder a generator of known patches, a filter that accepts all, and fast features.
 
     Yields the run's settings and folder.
     """
@@ -99,7 +99,7 @@ def generating(patches: list[np.ndarray]):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample, "load", load_bank)
-        patch.setattr(privacy, "has_weights", lambda _: False)  # the reference CNN is quicker than EfficientNet-Lite2
+        patch.setattr(privacy, "has_weights", lambda _: False)  # the reference CNN is faster than EfficientNet-Lite2
         yield execution.load_finished_run(experiment.load("audited.yaml"), until="features")
 
 

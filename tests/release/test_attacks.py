@@ -1,4 +1,4 @@
-"""Attacks on synthetic sets whose answer is known: chance without a leak, success with one."""
+"""Attacks on synthetic sets with known results: at chance without a leak, successful with one."""
 
 import numpy as np
 import pytest
@@ -38,22 +38,22 @@ def test_nearest_neighbors_are_those_of_all_distances(monkeypatch):
     monkeypatch.setattr(attacks, "CHUNK_ROWS", 7)
     rng = np.random.default_rng(0)
     queries, references = (rng.normal(size=(count, 5)).astype(np.float32) for count in (30, 20))
-    found, distances = attacks.nearest(queries, references), cdist(queries, references)
-    np.testing.assert_allclose(found.distances, distances.min(1), rtol=1e-5)
-    np.testing.assert_array_equal(found.indices, distances.argmin(1))
+    neighbors, distances = attacks.nearest(queries, references), cdist(queries, references)
+    np.testing.assert_allclose(neighbors.distances, distances.min(1), rtol=1e-5)
+    np.testing.assert_array_equal(neighbors.indices, distances.argmin(1))
     np.testing.assert_allclose(attacks.all_distances(queries, references), distances, rtol=1e-4)
     again = attacks.nearest(queries, attacks.prepare(references))
-    np.testing.assert_array_equal(again.distances, found.distances)
+    np.testing.assert_array_equal(again.distances, neighbors.distances)
 
 
 def test_a_turned_or_mirrored_image_is_at_distance_0():
     rng = np.random.default_rng(0)
     images = rng.random((4, 6, 6, 3)).astype(np.float32)
     views = np.stack([np.rot90(images[0], 1), images[1][:, ::-1], np.rot90(images[2], 3)[::-1], images[3] * 0.5])
-    found = attacks.nearest(views.reshape(4, -1), images.reshape(4, -1), side=6)
-    np.testing.assert_allclose(found.distances[:3], 0, atol=1e-3)
-    assert found.indices[:3].tolist() == [0, 1, 2]
-    assert found.distances[3] > 0.5
+    neighbors = attacks.nearest(views.reshape(4, -1), images.reshape(4, -1), side=6)
+    np.testing.assert_allclose(neighbors.distances[:3], 0, atol=1e-3)
+    assert neighbors.indices[:3].tolist() == [0, 1, 2]
+    assert neighbors.distances[3] > 0.5
     as_rows = attacks.nearest(views.reshape(4, -1), images.reshape(4, -1))
     assert (as_rows.distances > 0.5).all()
 
@@ -94,19 +94,19 @@ def test_a_set_that_follows_its_training_patches_is_found(real):
 
 @pytest.mark.parametrize("patient", ["p03", "p17"])
 def test_a_leak_of_one_patient_names_that_patient(real, patient):
-    """One in twenty synthetic patches follows a patch of one training patient; by patches that is near chance."""
-    own = real.values[real.patients == patient]
-    others = patients_patches(1, 20)
+    """One in 21 synthetic patches is near a patch of one training patient; the ROC AUC of patches is near chance."""
+    patient_values = real.values[real.patients == patient]
+    other_patients = patients_patches(1, 20)
     rng = np.random.default_rng(3)
-    leaked = own + 0.1 * rng.normal(size=own.shape).astype(np.float32)
-    scores = scores_of(np.concatenate([others, leaked]), real)
+    leaked = patient_values + 0.1 * rng.normal(size=patient_values.shape).astype(np.float32)
+    scores = scores_of(np.concatenate([other_patients, leaked]), real)
     linkage = attacks.find_most_exposed_patient(scores, real)
     assert linkage.patient == patient
     assert linkage.value > linkage.limit
     assert attacks.roc_auc(scores, real)["value"] < 0.6
 
 
-def world(seed: int, member_counts: list[int], other_counts: list[int]) -> RealPatches:
+def draw_patients(seed: int, member_counts: list[int], other_counts: list[int]) -> RealPatches:
     """Patients with given numbers of patches."""
     rng = np.random.default_rng(seed)
     counts = [*member_counts, *other_counts]
@@ -117,14 +117,14 @@ def world(seed: int, member_counts: list[int], other_counts: list[int]) -> RealP
 
 
 @pytest.mark.parametrize(
-    ("members", "others"),
+    ("member_counts", "other_counts"),
     [([20] * 20, [20] * 20), ([5] * 15 + [60] * 15, [60] * 30), ([20] * 15, [5] * 20 + [40] * 20)],
     ids=["alike", "members with few patches", "others with few patches"],
 )
-def test_without_a_leak_alarms_are_rare(members, others):
+def test_without_a_leak_few_limits_are_exceeded(member_counts, other_counts):
     linkages = rates = 0
     for seed in range(20):
-        real = world(seed, members, others)
+        real = draw_patients(seed, member_counts, other_counts)
         scores = scores_of(patients_patches(500 + seed, 60), real)
         linkage, rate = attacks.find_most_exposed_patient(scores, real), attacks.true_positive_rate(scores, real)
         linkages += linkage.value > linkage.limit
@@ -137,22 +137,22 @@ def test_without_a_leak_alarms_are_rare(members, others):
 def test_more_patients_on_one_side_are_not_a_leak(num_members, num_others):
     shares = []
     for seed in range(8):
-        real = world(seed, [20] * num_members, [20] * num_others)
+        real = draw_patients(seed, [20] * num_members, [20] * num_others)
         shares.append(attacks.share_nearer_to_members(patients_patches(500 + seed, 30), real, None)["value"])
     assert np.mean(shares) == pytest.approx(0.5, abs=0.04)
 
 
 def test_a_leak_of_a_few_patients_is_found_by_the_rate_of_recognised_patches():
-    """Of three in twenty training patients 60 % of the patches are copied; areas under curves hardly change."""
-    found = 0
+    """60 % of the patches of three in twenty training patients are copied, which hardly changes the ROC AUC."""
+    num_detected = 0
     for seed in range(6):
-        real, rng = world(seed, [20] * 20, [20] * 20), np.random.default_rng(seed)
+        real, rng = draw_patients(seed, [20] * 20, [20] * 20), np.random.default_rng(seed)
         leaked = real.values[(real.patients < "p003") & (rng.random(len(real.values)) < 0.6)]
         leaked = leaked + 0.15 * rng.normal(size=leaked.shape).astype(np.float32)
         scores = scores_of(np.concatenate([patients_patches(500 + seed, 100), leaked]), real)
         rate = attacks.true_positive_rate(scores, real)
-        found += rate["value"] > rate["limit"]
-    assert found == 6
+        num_detected += rate["value"] > rate["limit"]
+    assert num_detected == 6
 
 
 def test_the_true_positive_rate_is_that_of_the_roc_curve(real):

@@ -1,4 +1,4 @@
-"""`bcgan release`: what it writes, what it refuses, and that a generator that gives patients away is caught."""
+"""`bcgan release`: what it writes, what it refuses, and that a generator that reveals patients is detected."""
 
 import shutil
 from pathlib import Path
@@ -238,7 +238,7 @@ def test_a_request_without_what_it_needs_is_refused(copied, request_, message):
     refuse(message, request_)
 
 
-def test_a_folder_with_something_in_it_is_left_alone(copied):
+def test_a_folder_that_is_not_empty_is_not_changed(copied):
     Path("out").mkdir()
     Path("out/notes.txt").write_text("mine", "utf-8")
     refuse("not an empty folder")
@@ -298,7 +298,7 @@ def test_a_class_that_is_memorized_cannot_hide_among_others():
         ((0.50, 0.42, 0.58), True),
         ((0.58, 0.48, 0.68), True),  # chance lies within
         ((0.58, 0.53, 0.63), False),
-        ((0.42, 0.37, 0.47), False),  # an attacker turns the score around
+        ((0.42, 0.37, 0.47), False),  # an attacker can reverse the score
         ((0.52, 0.51, 0.53), True),  # beyond chance, and harmless
         ((0.50, 0.20, 0.80), False),  # too few patients
         ((0.50, None, None), False),
@@ -333,12 +333,12 @@ def test_an_unfinished_release_leaves_nothing(released, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_turned_copy_is_as_near_as_a_copy(copied):
+def test_a_turned_copy_has_nearly_the_features_of_its_original(copied):
     images = store.load(copied / "preprocess").images[np.arange(12)]
     extract, name = privacy.make_feature_fn(copied)
     turned = np.stack([np.rot90(image, 1 + index % 3) for index, image in enumerate(images)])
-    copies, others = extract(turned), extract(images)
-    distances = np.linalg.norm(copies[:, None] - others, axis=2)
+    turned_features, original_features = extract(turned), extract(images)
+    distances = np.linalg.norm(turned_features[:, None] - original_features, axis=2)
     assert (distances.argmin(1) == np.arange(12)).all()
     assert np.diag(distances).max() < 0.05 * np.median(distances)
 
@@ -355,7 +355,7 @@ def test_the_report_shows_the_audit_of_its_own_files_alone(released, tmp_path, c
     assert run_files._read_release_audit(tmp_path / "run") is None
 
 
-def test_tables_of_a_failed_audit_have_no_use(released):
+def test_an_audit_has_tables_of_privacy_utility_and_tuning(released):
     audit = runs.read_json(released / "out" / "audit.json")
     assert len(tables.privacy(audit | {"utility": None})) == len(audit["privacy"])
     assert len(tables.utility(audit)) == 2

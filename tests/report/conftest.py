@@ -1,4 +1,4 @@
-"""What the tests of the report share: the finished run, read once."""
+"""Fixtures of the tests of the report: the finished run, read once."""
 
 import matplotlib.pyplot as plt
 import pandas as pd

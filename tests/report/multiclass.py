@@ -1,4 +1,4 @@
-"""A finished run of two classes, made one of more classes: the files of a training with them, without training."""
+"""Turn a finished run of two classes into one of more classes: the contents of its files, without training."""
 
 import numpy as np
 import pandas as pd

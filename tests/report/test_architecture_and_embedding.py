@@ -1,4 +1,4 @@
-"""The paper's diagrams hold what the networks have, and the embedding every patch that it says."""
+"""The paper's diagrams show the blocks of the networks, and the embedding every test patch."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from bcgan.settings import Classifier, Classify, Gan
 
 
 def make_run(gan: Gan, classify: Classify, size: int = 50, class_names=CLASSES) -> SimpleNamespace:
-    """A run of which only its experiment is read."""
+    """A run that has an experiment only, which is all that the diagrams read."""
     data = SimpleNamespace(size=size, class_names=class_names)
     return SimpleNamespace(experiment=SimpleNamespace(data=data, gan=gan, classify=classify))
 
@@ -28,27 +28,31 @@ def test_blocks_hold_every_parameter():
 
 
 @pytest.mark.parametrize("draw", ["system", "gan", "resnet", "integration"])
-def test_diagrams_say_what_the_table_says(draw):
+def test_diagrams_have_the_sizes_and_parameters_of_their_tables(draw):
     drawn = getattr(architecture_figures, draw)(RUN)
-    said = {text.get_text() for axes in drawn.figure.axes for text in axes.texts}
+    texts = {text.get_text() for axes in drawn.figure.axes for text in axes.texts}
     if draw != "system":
         for row in drawn.numbers.itertuples():
-            assert f"{row.output}\n{row.parameters:,}" in said
+            assert f"{row.output}\n{row.parameters:,}" in texts
     assert drawn.title
     assert drawn.caption.endswith(".")
     style.plt.close(drawn.figure)
 
 
-@pytest.mark.parametrize(("beside", "shape"), [("projected_discriminator", "7x7x64"), ("imagenet", "7x7x40")])
-def test_what_joins_beside_the_discriminator_is_drawn_as_the_run_built_it(beside, shape):
-    models = {"gan_resnet": Classifier(extra_features=beside, finetune_extra_features=True)}
+@pytest.mark.parametrize(("extra_features", "shape"), [("projected_discriminator", "7x7x64"), ("imagenet", "7x7x40")])
+def test_extra_features_are_drawn_as_the_run_built_them(extra_features, shape):
+    models = {"gan_resnet": Classifier(extra_features=extra_features, finetune_extra_features=True)}
     drawn = architecture_figures.integration(make_run(Gan(), Classify(models=models)))
-    joined = drawn.numbers[drawn.numbers["network"] == "projected_discriminator"].set_index("block")
-    assert joined.loc["map2", "output"] == shape
+    blocks = drawn.numbers[drawn.numbers["network"] == "projected_discriminator"].set_index("block")
+    assert blocks.loc["map2", "output"] == shape
     assert "tuned" in drawn.figure.axes[1].get_title("left")
-    seen = imagenet_features(weights=False)
-    network = projected_features(seen, projected_discriminator(seen)) if beside == "projected_discriminator" else seen
-    assert joined["parameters"].sum() == network.count_params()
+    backbone = imagenet_features(weights=False)
+    network = (
+        projected_features(backbone, projected_discriminator(backbone))
+        if extra_features == "projected_discriminator"
+        else backbone
+    )
+    assert blocks["parameters"].sum() == network.count_params()
     style.plt.close(drawn.figure)
 
 
@@ -63,8 +67,8 @@ def test_synthetic_patches_lead_to_the_resnet_only_where_it_is_trained_on_them(f
 
 def test_the_gan_is_drawn_as_the_run_built_it():
     drawn = architecture_figures.gan(RUN)
-    judge = drawn.numbers[drawn.numbers["network"] == "discriminator"].set_index("block")
-    assert judge.loc["block2", "output"] == "13x13x16"
+    blocks = drawn.numbers[drawn.numbers["network"] == "discriminator"].set_index("block")
+    assert blocks.loc["block2", "output"] == "13x13x16"
     style.plt.close(drawn.figure)
 
 
@@ -83,21 +87,21 @@ def test_diagrams_show_the_size_of_the_runs_patches():
     run = make_run(Gan(base_channels=8), Classify(), size=128)
     for draw in (architecture_figures.gan, architecture_figures.integration):
         drawn = draw(run)
-        judge = drawn.numbers[drawn.numbers["network"] == "discriminator"].set_index("block")
-        assert (judge.loc["image", "output"], judge.loc["block2", "output"]) == ("128x128x3", "32x32x8")
+        blocks = drawn.numbers[drawn.numbers["network"] == "discriminator"].set_index("block")
+        assert (blocks.loc["image", "output"], blocks.loc["block2", "output"]) == ("128x128x3", "32x32x8")
         style.plt.close(drawn.figure)
 
 
 @pytest.mark.parametrize(
-    ("class_names", "said"),
+    ("class_names", "head_text"),
     [
         (("benign", "malignant"), "Binary head:\nbenign or malignant"),
         (("benign", "in_situ", "malignant"), "Head:\nbenign, in situ\nor malignant"),
         (tuple("abcde"), "Head:\none of 5 classes"),
     ],
 )
-def test_the_head_has_the_classes_of_the_run(class_names, said):
+def test_the_head_has_the_classes_of_the_run(class_names, head_text):
     drawn = architecture_figures.system(make_run(Gan(base_channels=8), Classify(), class_names=class_names))
-    assert said in {text.get_text() for text in drawn.figure.axes[0].texts}
+    assert head_text in {text.get_text() for text in drawn.figure.axes[0].texts}
     assert ("binary" in drawn.caption) == (len(class_names) == 2)
     style.plt.close(drawn.figure)

@@ -1,4 +1,4 @@
-"""Cards say what the run says, and unknown where it says nothing; galleries show what their tables name."""
+"""Cards have the run's values, or unknown where it has none; galleries show the patches of their tables."""
 
 import numpy as np
 import pytest
@@ -23,16 +23,16 @@ def test_cards_hold_the_runs_numbers(run):
     assert data["Demographics"] == cards.UNKNOWN
 
 
-def test_claim_answers_every_item_and_invents_nothing(run):
+def test_claim_answers_every_item_or_says_that_it_is_unknown(run):
     table = cards.claim(run)
     assert table["No."].tolist() == list(range(1, 43))  # the checklist of 2020 has 42 items
     assert table["Answer"].str.len().min() > 0
-    found = answers(table)
-    assert found["Funding"] == found["Variability between raters"] == cards.UNKNOWN
-    assert "a bootstrap of patients, 50 resamples" in found["Uncertainty"]
+    by_item = answers(table)
+    assert by_item["Funding"] == by_item["Variability between raters"] == cards.UNKNOWN
+    assert "a bootstrap of patients, 50 resamples" in by_item["Uncertainty"]
     data = run.experiment.data.replace(name="patient_folder")
-    stranger = run._replace(experiment=run.experiment.replace(data=data))
-    assert answers(cards.claim(stranger))["Data sources"] == cards.UNKNOWN
+    other_data = run._replace(experiment=run.experiment.replace(data=data))
+    assert answers(cards.claim(other_data))["Data sources"] == cards.UNKNOWN
 
 
 def test_largest_errors_are_wrong_and_of_different_patients(run):
@@ -43,8 +43,8 @@ def test_largest_errors_are_wrong_and_of_different_patients(run):
         assert rows["Patient"].is_unique
         assert ((rows["Probability of malignancy"] >= threshold) == (name == "benign")).all()
     drawn = explanation_figures.error_gallery(run)
-    shown = [axes.get_xlabel() for axes in drawn.figure.axes if axes.get_xlabel()]
-    assert shown == [f"{row.Patient}\n{row[4]:.3f}" for row in drawn.numbers.itertuples()]
+    labels = [axes.get_xlabel() for axes in drawn.figure.axes if axes.get_xlabel()]
+    assert labels == [f"{row.Patient}\n{row[4]:.3f}" for row in drawn.numbers.itertuples()]
     style.plt.close(drawn.figure)
 
 
@@ -91,39 +91,46 @@ def test_the_stain_of_every_patient_is_drawn(run):
 
 
 def test_feature_maps_are_those_of_the_layers():
-    judge = discriminator(width=8)
-    network = build_classifier("gan_resnet", discriminator=judge)
+    gan_discriminator = discriminator(width=8)
+    network = build_classifier("gan_resnet", discriminator=gan_discriminator)
     images = np.random.default_rng(0).integers(0, 256, (2, 50, 50, 3), np.uint8)
-    found = feature_maps(judge, network, images)
-    assert found["block2"].shape == (NUM_CHANNELS, 2, 13, 13)
-    assert set(found) >= {"block1", "block4", "joint", "bottleneck4_add"}
+    maps = feature_maps(gan_discriminator, network, images)
+    assert maps["block2"].shape == (NUM_CHANNELS, 2, 13, 13)
+    assert set(maps) >= {"block1", "block4", "joint", "bottleneck4_add"}
     stem = network.get_layer("gan_resnet").get_layer("stem_pool")
-    whole = stem.output.shape[-1]
-    assert whole > NUM_CHANNELS == len(found["stem_pool"])
-    # Where the gate is shut, as at the start, the joint holds the stem's maps.
-    np.testing.assert_array_equal(found["joint"], found["stem_pool"])
-    assert set(feature_maps(judge, build_classifier("cnn"), images)) == {"block1", "block2", "block3", "block4"}
+    num_maps = stem.output.shape[-1]
+    assert num_maps > NUM_CHANNELS == len(maps["stem_pool"])
+    # While the gate is zero, as at the start, the joint maps are the stem's.
+    np.testing.assert_array_equal(maps["joint"], maps["stem_pool"])
+    assert set(feature_maps(gan_discriminator, build_classifier("cnn"), images)) == {
+        "block1",
+        "block2",
+        "block3",
+        "block4",
+    }
 
 
-def test_edges_choose_no_channel_and_no_scale(run):
-    """What differs at its edges alone, by its padding, comes after what differs inside."""
+def test_edges_of_maps_affect_neither_the_choice_of_channels_nor_the_scale(run):
+    """A channel that varies only at its edges, because of padding, ranks below one that varies inside."""
     maps = np.zeros((2, 13, 13, 2), np.float32)
     maps[:, 0, :, 0] = 100
     maps[:, 6, :, 1] = 1
     np.testing.assert_array_equal(_most_varying_channels(maps)[0], maps[..., 1])
     assert [without_edges(np.zeros((side, side))).shape[0] for side in (25, 13, 7, 4, 1)] == [19, 9, 5, 4, 1]
-    explained = {name: one.copy() if "_features_" in name else one for name, one in run.explained_patches.items()}
+    explained = {
+        name: arrays.copy() if "_features_" in name else arrays for name, arrays in run.explained_patches.items()
+    }
     explained["real_features_block1"][..., 0, :] = 1000
     drawn = explanation_figures.feature_maps(run._replace(explained_patches=explained))
-    shown = [axes.images[0].get_array() for axes in drawn.figure.axes if axes.images]
-    assert max(float(picture.max()) for picture in shown) < 1000
+    pictures = [axes.images[0].get_array() for axes in drawn.figure.axes if axes.images]
+    assert max(float(picture.max()) for picture in pictures) < 1000
     assert drawn.numbers.loc[drawn.numbers["layer"] == "block1", "height"].eq(19).all()
     style.plt.close(drawn.figure)
 
 
-def test_the_claim_names_the_classifier_that_starts_from_self_supervision(run):
-    seen = run._replace(pretraining_patients={"patches": 1200, "patients": ["P1", "P2"]})
-    assert "self-supervision" not in " ".join(cards.claim(seen)["Answer"])  # no classifier of the run uses it
+def test_the_claim_names_the_classifiers_with_self_supervised_weights(run):
+    pretrained = run._replace(pretraining_patients={"patches": 1200, "patients": ["P1", "P2"]})
+    assert "self-supervision" not in " ".join(cards.claim(pretrained)["Answer"])  # no classifier of the run uses it
     classify = run.experiment.classify
     joined = Classifier(extra_features="simclr")
     models = {"efficientnet_lite0_simclr": Classifier(), "gan_resnet": joined, "resnet_features": joined}
@@ -131,7 +138,7 @@ def test_the_claim_names_the_classifier_that_starts_from_self_supervision(run):
         classify=classify.replace(models=dict(classify.models) | models),
         pretrain=run.experiment.pretrain.replace(weights="shipped"),
     )
-    answers = " ".join(cards.claim(seen._replace(experiment=experiment))["Answer"])
+    answers = " ".join(cards.claim(pretrained._replace(experiment=experiment))["Answer"])
     assert "then, for " in answers and "EfficientNet-Lite0 (SimCLR)" in answers
     assert answers.count("the layers whose maps join GAN+ResNet (proposed)") == 2  # by ImageNet first, then by SimCLR
     assert answers.count("the layers whose maps join ResNet of Table 1 with pretrained maps") == 2
@@ -144,7 +151,7 @@ def test_the_data_card_says_that_ids_may_be_of_one_person(run):
     assert card["Patients"].startswith(f"{count}; the archive has 279 ids, where its papers speak of 162 slides")
 
 
-def test_patches_of_ones_own_slides_are_not_called_the_public_archives(run):
+def test_patches_of_other_slides_are_not_called_the_public_archive(run):
     """`bcgan tile` writes them under the archive's names, with a hash in place of the slide number 5."""
     archive = answers(cards.data_card(run))
     assert "Breast Histopathology Images" in archive["Source"]

@@ -1,4 +1,4 @@
-"""`bcgan compare`: the numbers of several reports, and differences where their runs are at hand."""
+"""`bcgan compare`: the numbers of several reports, and differences where their runs are available."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from bcgan.report.style import CLASSIFIER_NAMES
 
 @pytest.fixture
 def report(finished, report_in_full, tmp_path) -> Path:
-    """The report's folder, beside its run, in a copy."""
+    """A copy of the report's folder, next to a copy of its run."""
     folder = shutil.copytree(finished, tmp_path / "here", symlinks=True) / "reports" / "tiny"
     folder.mkdir(parents=True)
     shutil.copy(report_in_full / "results.json", folder)
@@ -21,14 +21,14 @@ def report(finished, report_in_full, tmp_path) -> Path:
 
 
 def test_compare_puts_reports_side_by_side(report, tmp_path, capsys):
-    other, results = tmp_path / "other", json.loads((report / "results.json").read_text())
-    other.mkdir()
+    changed_report, results = tmp_path / "other", json.loads((report / "results.json").read_text())
+    changed_report.mkdir()
     results["classifiers"]["gan_resnet"]["test"]["roc_auc"]["value"] += 0.125
     del results["classifiers"]["gan_only"]
-    assert "dir" not in results["settings"]["data"]  # a place on somebody's machine
+    assert "dir" not in results["settings"]["data"]  # a path on somebody's machine
     results["settings"]["classify"]["batch_size"] += 8
-    (other / "results.json").write_text(json.dumps(results))
-    for arguments, code in (((report, other), 0), ((report, tmp_path), 2), ((report,), 2)):
+    (changed_report / "results.json").write_text(json.dumps(results))
+    for arguments, code in (((report, changed_report), 0), ((report, tmp_path), 2), ((report,), 2)):
         with pytest.raises(SystemExit) as stop:
             cli.main(["compare", *(str(place / "results.json") for place in arguments), "--out", str(tmp_path / "c")])
         assert stop.value.code == code
@@ -43,15 +43,15 @@ def test_compare_puts_reports_side_by_side(report, tmp_path, capsys):
 
 
 def test_compare_has_differences_on_the_test_patches_where_the_runs_are_here(report, tmp_path, monkeypatch, capsys):
-    """Only of the run that a report was rendered from: another one may have been trained since."""
+    """Only if the run still has the results of its report: it may have been trained again since."""
     title = "Differences on the same test patches"
     monkeypatch.chdir(report.parents[1])
-    other, results = tmp_path / "other", json.loads((report / "results.json").read_text())
-    other.mkdir()
+    changed_report, results = tmp_path / "other", json.loads((report / "results.json").read_text())
+    changed_report.mkdir()
     for change in (0.0, 0.125):
         results["classifiers"]["gan_resnet"]["test"]["roc_auc"]["value"] += change
-        (other / "results.json").write_text(json.dumps(results))
-        names = (str(report / "results.json"), str(other / "results.json"))
+        (changed_report / "results.json").write_text(json.dumps(results))
+        names = (str(report / "results.json"), str(changed_report / "results.json"))
         with pytest.raises(SystemExit) as stop:
             cli.main(["compare", *names, "--out", str(tmp_path / str(change))])
         assert stop.value.code == 0

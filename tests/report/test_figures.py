@@ -1,4 +1,4 @@
-"""What is drawn is what was measured: axes, legends and numbers of the figures against the run's own tables."""
+"""Figures show what was measured: their axes, legends and numbers against the run's tables."""
 
 import base64
 import io
@@ -39,7 +39,7 @@ def test_where_tissue_may_not_be_shown_no_figure_holds_its_pixels(run):
     def marked(pixels: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.array((0, 255, 0), pixels.dtype), pixels.shape).copy()
 
-    real = {name: marked(one) for name, one in run.translated_patches.items() if name.startswith("real")}
+    real = {name: marked(pixels) for name, pixels in run.translated_patches.items() if name.startswith("real")}
     explained = run.explained_patches | {"real_images": marked(run.explained_patches["real_images"])}
     changed = run._replace(
         store=run.store._replace(images=marked(run.store.images)),
@@ -49,8 +49,8 @@ def test_where_tissue_may_not_be_shown_no_figure_holds_its_pixels(run):
 
     def shows(draw, allowed: bool) -> bool:
         axes = draw(changed._replace(patient_images=allowed)).figure.axes
-        pictures = [np.asarray(image.get_array()) for one in axes for image in one.images]
-        return any(one.ndim == 3 and (one[..., :3] == (0, 255, 0)).all(-1).any() for one in pictures)
+        pictures = [np.asarray(image.get_array()) for panel in axes for image in panel.images]
+        return any(picture.ndim == 3 and (picture[..., :3] == (0, 255, 0)).all(-1).any() for picture in pictures)
 
     for draw in (
         data_figures.examples, data_figures.density, gan_figures.samples, gan_figures.nearest,
@@ -66,49 +66,52 @@ def test_every_figure_names_its_axes_its_sample_and_its_numbers(run):
             drawn = draw(run)
             assert len(drawn.numbers), name
             assert drawn.title and drawn.caption.endswith("."), name
-            counted = re.search(r"[\d,]+ ([\w-]+ )*(patches|patients|steps)", drawn.caption)
-            assert counted or name in page.FIGURES["networks"], name
+            sample_size = re.search(r"[\d,]+ ([\w-]+ )*(patches|patients|steps)", drawn.caption)
+            assert sample_size or name in page.FIGURES["networks"], name
             for axes in drawn.figure.axes:
-                drawn_there = [*axes.lines, *axes.patches, *axes.collections]
-                if not (axes.get_visible() and axes.axison and drawn_there and not axes.images):
+                artists = [*axes.lines, *axes.patches, *axes.collections]
+                if not (axes.get_visible() and axes.axison and artists and not axes.images):
                     continue
-                for way in "xy":
-                    assert _is_named(axes, way), (name, axes.get_title(loc="left"), f"{way} axis without a name")
+                for axis in "xy":
+                    assert _is_named(axes, axis), (name, axes.get_title(loc="left"), f"{axis} axis without a name")
                 legend = axes.get_legend()
                 texts = [text.get_text() for text in legend.get_texts()] if legend else []
                 assert len(texts) == len(set(texts)) and not any(text.startswith("_") for text in texts), name
             plt.close(drawn.figure)
 
 
-def _is_named(axes, way: str) -> bool:
-    """By its own label, by one in the same column or row, by ticks that are words; y also by a title."""
-    span, own = {"x": "colspan", "y": "rowspan"}[way], axes.get_subplotspec()
-    places = [(one, one.get_subplotspec()) for one in axes.figure.axes]
-    shared = [axes, *(one for one, place in places if own and place and getattr(place, span) == getattr(own, span))]
+def _is_named(axes, axis: str) -> bool:
+    """Whether an axis has a label, or one in its column or row has, or has words as ticks; for y also a title."""
+    span, position = {"x": "colspan", "y": "rowspan"}[axis], axes.get_subplotspec()
+    places = [(panel, panel.get_subplotspec()) for panel in axes.figure.axes]
+    shared = [
+        axes,
+        *(panel for panel, place in places if position and place and getattr(place, span) == getattr(position, span)),
+    ]
     titled = any(axes.get_title(loc=place) for place in ("left", "center", "right"))
     return (
-        any(getattr(one, f"get_{way}label")() or _in_words(one, way) for one in shared)
-        or (titled and way == "y")
-        or not len(getattr(axes, f"get_{way}ticks")())
+        any(getattr(panel, f"get_{axis}label")() or _in_words(panel, axis) for panel in shared)
+        or (titled and axis == "y")
+        or not len(getattr(axes, f"get_{axis}ticks")())
     )
 
 
-def _in_words(axes, way: str) -> bool:
-    ticks = [text.get_text() for text in getattr(axes, f"get_{way}ticklabels")()]
+def _in_words(axes, axis: str) -> bool:
+    ticks = [text.get_text() for text in getattr(axes, f"get_{axis}ticklabels")()]
     return bool(ticks) and all(tick and not tick.lstrip("−-").replace(".", "").isdigit() for tick in ticks)
 
 
 def test_a_colour_means_one_thing():
-    """And a figure takes it from the palette, by name."""
-    others = (style.REAL, style.SYNTHETIC, style.TRANSLATED, *style.ROLE_COLORS.values(), *style.REPORT_COLORS)
-    colours = [*CLASS_COLORS.values(), *FURTHER_CLASS_COLORS, *CLASSIFIER_COLORS.values(), *others]
+    """Figures take their colours from the palette, by name."""
+    other_colours = (style.REAL, style.SYNTHETIC, style.TRANSLATED, *style.ROLE_COLORS.values(), *style.REPORT_COLORS)
+    colours = [*CLASS_COLORS.values(), *FURTHER_CLASS_COLORS, *CLASSIFIER_COLORS.values(), *other_colours]
     assert len(set(colours)) == len(colours)
     for path in Path(style.__file__).parent.glob("*.py"):
         if path.name != "style.py":
             assert not set(re.findall(r"#[0-9A-Fa-f]{6}", path.read_text("utf-8"))) & set(colours), path.name
 
 
-def test_few_colours_are_taken_where_they_are_hardly_to_be_seen():
+def test_a_picture_gets_a_palette_where_the_error_is_hardly_visible():
     rng = np.random.default_rng(0)
     tissue = np.linspace((255, 240, 250), (90, 40, 120), 250 * 250).reshape(250, 250, 3) + rng.normal(
         0, 4, (250, 250, 3)
@@ -118,7 +121,7 @@ def test_few_colours_are_taken_where_they_are_hardly_to_be_seen():
         assert style._reduce_colors(Image.fromarray(picture.clip(0, 255).astype(np.uint8))).mode == mode
 
 
-def test_a_picture_in_an_svg_is_made_smaller_where_that_is_hardly_to_be_seen():
+def test_a_picture_in_an_svg_is_recompressed_where_the_error_is_hardly_visible():
     rng = np.random.default_rng(0)
     spots = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
     smooth = np.asarray(spots.resize((64, 64), Image.Resampling.BICUBIC)).astype(float)
@@ -128,16 +131,16 @@ def test_a_picture_in_an_svg_is_made_smaller_where_that_is_hardly_to_be_seen():
     for picture, mode, kind in (
         (smooth, "RGB", "JPEG"), (textured, "P", "PNG"), (clear, "RGBA", "PNG"), (flat, "P", "PNG"),
     ):  # fmt: skip
-        whole, data = Image.fromarray(picture.clip(0, 255).astype(np.uint8)), io.BytesIO()
-        whole.save(data, format="PNG")
-        given = f'"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"'
-        made = style.EMBEDDED_PNG.sub(style._recompress_picture, given)
-        said, encoded = re.fullmatch(r'"data:image/(\w+);base64,(.*)"', made).groups()
-        found = Image.open(io.BytesIO(base64.b64decode(encoded)))
-        assert (found.mode, found.format, said) == (mode, kind, kind.lower())
-        assert (made == given) == (mode == "RGBA")
-        assert len(made) <= len(given)
-        assert style._pixel_errors(found, whole.convert("RGB")).mean() <= style.MAX_MEAN_PIXEL_ERROR
+        original, data = Image.fromarray(picture.clip(0, 255).astype(np.uint8)), io.BytesIO()
+        original.save(data, format="PNG")
+        embedded = f'"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"'
+        recompressed = style.EMBEDDED_PNG.sub(style._recompress_picture, embedded)
+        media_type, encoded = re.fullmatch(r'"data:image/(\w+);base64,(.*)"', recompressed).groups()
+        decoded = Image.open(io.BytesIO(base64.b64decode(encoded)))
+        assert (decoded.mode, decoded.format, media_type) == (mode, kind, kind.lower())
+        assert (recompressed == embedded) == (mode == "RGBA")
+        assert len(recompressed) <= len(embedded)
+        assert style._pixel_errors(decoded, original.convert("RGB")).mean() <= style.MAX_MEAN_PIXEL_ERROR
 
 
 def test_every_patient_has_a_bar_of_both_classes(run):
@@ -146,10 +149,10 @@ def test_every_patient_has_a_bar_of_both_classes(run):
     assert (
         drawn.numbers.set_index("patient")["malignant"].to_dict() == index.groupby("patient")["label"].sum().to_dict()
     )
-    shown = [axes for axes in drawn.figure.axes if axes.get_visible()]
-    assert [axes.get_title(loc="left") for axes in shown] == ["Training", "Validation", "Test"]
+    panels = [axes for axes in drawn.figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in panels] == ["Training", "Validation", "Test"]
     assert f"{index['patient'].nunique()} patients" in drawn.caption
-    for axes, role in zip(shown, ("train", "validation", "test"), strict=True):
+    for axes, role in zip(panels, ("train", "validation", "test"), strict=True):
         heights = sum(bar.get_height() for bars in axes.containers for bar in bars)
         assert heights == (index["role"] == role).sum()
 
@@ -163,8 +166,8 @@ def test_faults_are_named_by_the_first_files_that_have_them(run):
     assert set(tables.audit(run._replace(faulty_files=faulty.iloc[:0]))["For example"]) == {""}
 
 
-def test_faults_are_pictured_where_there_are_any_and_where_they_may_be(run):
-    """What was kept from the store, what was left out from its file; by the ids that the table names."""
+def test_faults_are_shown_where_there_are_any_and_patient_images_are_allowed(run):
+    """Kept patches come from the store, dropped ones from their files; the ids are those of the table."""
     ids, faults = run.store.index["id"], dict(run.audit["faults"])
     faulty = pd.DataFrame({
         "id": [*ids[:4], ids.iloc[7], "gone"],
@@ -174,9 +177,9 @@ def test_faults_are_pictured_where_there_are_any_and_where_they_may_be(run):
     shorter = run.store._replace(images=run.store.images[:7], index=run.store.index.iloc[:7])
     faulted = run._replace(faulty_files=faulty, audit=run.audit | {"faults": faults}, store=shorter)
     drawn = data_figures.faults(faulted)
-    shown = {axes.get_xlabel(): axes.images[0].get_array() for axes in drawn.figure.axes if axes.images}
-    assert list(shown) == [*ids[:3], ids.iloc[7]] == drawn.numbers["id"].tolist()
-    for number, picture in zip((0, 1, 2, 7), shown.values(), strict=True):
+    pictures = {axes.get_xlabel(): axes.images[0].get_array() for axes in drawn.figure.axes if axes.images}
+    assert list(pictures) == [*ids[:3], ids.iloc[7]] == drawn.numbers["id"].tolist()
+    for number, picture in zip((0, 1, 2, 7), pictures.values(), strict=True):
         np.testing.assert_array_equal(picture, run.store.images[number])
     assert "faults" in page._select_figures(faulted)["data"]
     for without in (run, faulted._replace(patient_images=False)):
@@ -209,9 +212,9 @@ def test_the_bars_of_the_count_plot_are_the_stores_counts(run):
 
 
 def test_every_role_has_its_own_scale(run):
-    """Where the patients of one have many more patches, those of the others could not be read."""
-    more = run.store.index[run.store.index["role"] == "train"]
-    index = pd.concat([run.store.index, *[more] * 9], ignore_index=True)
+    """If one role has many more patches, the bars of the others would be too short to read."""
+    train_rows = run.store.index[run.store.index["role"] == "train"]
+    index = pd.concat([run.store.index, *[train_rows] * 9], ignore_index=True)
     drawn = data_figures.patient_balance(run._replace(store=run.store._replace(index=index)))
     highest = {axes.get_title(loc="left"): axes.get_ylim()[1] for axes in drawn.figure.axes}
     assert highest["Training"] > 5 * highest["Test"]
@@ -237,9 +240,9 @@ def test_a_confusion_matrix_holds_every_test_patch_once(run, test_rows):
     for name, cells in drawn.numbers.groupby(["classifier", "rule"]):
         assert cells["patches"].sum() == pytest.approx(len(test_rows)), name
         assert cells.groupby("true")["share"].sum().to_numpy() == pytest.approx(1)
-    shown = [text.get_text() for axes in drawn.figure.axes for text in axes.texts]
+    texts = [text.get_text() for axes in drawn.figure.axes for text in axes.texts]
     expected = [f"{row.share:.0%}\n{row.patches:,.0f}" for row in drawn.numbers.itertuples()]
-    assert sorted(shown) == sorted(expected)
+    assert sorted(texts) == sorted(expected)
 
 
 def test_a_mean_of_counts_is_not_rounded():
@@ -262,7 +265,7 @@ def test_differences_hold_every_component_and_classifier(run):
         assert row.value == differences[name, reference][row.metric]["value"]
 
 
-def test_what_was_measured_stands_under_every_patch_of_a_sweep(run):
+def test_the_label_of_every_patch_of_a_sweep_is_its_measured_value(run):
     drawn = synthesis_figures.attribute_sweep(run)
     sweep = run.latent_walks["sweep"]
     for row in drawn.numbers.itertuples():
@@ -274,7 +277,7 @@ def test_what_was_measured_stands_under_every_patch_of_a_sweep(run):
 
 
 def test_a_synthetic_patch_is_not_called_wrong(run):
-    """It has no true class, only one that was asked for."""
+    """It has no true class, only the requested one."""
     for allowed in (True, False):
         drawn = explanation_figures.explanations(run._replace(patient_images=allowed))
         titles = " ".join(axes.get_title(loc="center") for axes in drawn.figure.axes)
@@ -284,7 +287,7 @@ def test_a_synthetic_patch_is_not_called_wrong(run):
 
 def test_a_map_without_a_difference_is_marked_as_flat(run):
     flat = {
-        name: np.zeros_like(one) if name.endswith("grad_cam") else one for name, one in run.explained_patches.items()
+        name: np.zeros_like(maps) if name.endswith("grad_cam") else maps for name, maps in run.explained_patches.items()
     }
     drawn = explanation_figures.explanations(run._replace(explained_patches=flat))
     marked = [text for axes in drawn.figure.axes for text in axes.texts if text.get_text() == "flat"]
@@ -311,9 +314,10 @@ def test_epochs_are_drawn_as_they_were_logged(run):
 def test_scores_lie_between_their_floor_and_ceiling_as_measured(run):
     drawn = gan_figures.scores(run)
     for row in drawn.numbers.itertuples():
-        found = run.gan_scores[row.score]
+        measured = run.gan_scores[row.score]
         assert (row.value, row.floor, row.ceiling) == pytest.approx(
-            tuple(np.nan if found[key] is None else found[key] for key in ("value", "floor", "ceiling")), nan_ok=True
+            tuple(np.nan if measured[key] is None else measured[key] for key in ("value", "floor", "ceiling")),
+            nan_ok=True,
         )
 
 
@@ -328,26 +332,26 @@ def test_slide_maps_show_the_held_out_patches_of_one_slide_each(run):
 
 
 def test_slides_of_test_patients_come_first_and_whole(run):
-    """Whatever source their patches come from; others fill up where test patients are too few."""
+    """From whatever source their patches are. Where there are too few test patients, others follow."""
     test = sorted(set(run.probabilities.loc[run.probabilities["role"] == "test", "patient"]))
-    other = next(patient for patient in run.probabilities["patient"] if patient not in test)
-    role = run.probabilities["role"].where(run.probabilities["patient"] != other, "unlisted_other")
+    other_patient = next(patient for patient in run.probabilities["patient"] if patient not in test)
+    role = run.probabilities["role"].where(run.probabilities["patient"] != other_patient, "unlisted_other")
     first = run.probabilities["patient"] == test[0]
     role = role.mask(first & (run.probabilities["x"] > 200), "test_other")
     held = pd.concat([run.probabilities.assign(role=role)] * 2, ignore_index=True)  # more patches than any test slide
-    held = held[(held["patient"] == other) | ~held.duplicated()]
-    shown = run._replace(probabilities=held)
-    assert [patient for patient, _ in slide_figures.select_slides(shown)] == [*test, other]
-    drawn = slide_figures.slide_maps(shown)
+    held = held[(held["patient"] == other_patient) | ~held.duplicated()]
+    changed = run._replace(probabilities=held)
+    assert [patient for patient, _ in slide_figures.select_slides(changed)] == [*test, other_patient]
+    drawn = slide_figures.slide_maps(changed)
     assert drawn.numbers.loc[drawn.numbers["patient"] == test[0], "role"].unique().tolist() == ["test", "test_other"]
-    said = [axes.get_ylabel() for axes in drawn.figure.axes if axes.get_ylabel().count("\n")]
-    count, apart = int(first.sum()), int(drawn.numbers["role"].str.endswith("_other").sum())
-    assert f"{apart} of the patches are of the other source" in drawn.caption
-    assert said[0] == f"Test\npatient {test[0]}\n{count} patches"
-    assert said[-1].startswith(f"Unlisted, other source\npatient {other}")
+    labels = [axes.get_ylabel() for axes in drawn.figure.axes if axes.get_ylabel().count("\n")]
+    count, num_other_source = int(first.sum()), int(drawn.numbers["role"].str.endswith("_other").sum())
+    assert f"{num_other_source} of the patches are of the other source" in drawn.caption
+    assert labels[0] == f"Test\npatient {test[0]}\n{count} patches"
+    assert labels[-1].startswith(f"Unlisted, other source\npatient {other_patient}")
 
 
-def test_tissue_lies_at_its_places_and_only_where_it_may_be_shown(run):
+def test_tissue_is_drawn_at_its_coordinates_and_only_where_patient_images_are_allowed(run):
     drawn = slide_figures.slide_maps(run)
     (axes,) = (axes for axes in drawn.figure.axes if axes.get_title(loc="left") == "Tissue")
     picture, side = np.asarray(axes.images[0].get_array()), slide_figures.THUMBNAIL_PATCH_PX
@@ -356,27 +360,27 @@ def test_tissue_lies_at_its_places_and_only_where_it_may_be_shown(run):
     assert picture.shape == (side, side * len(rows), 3)  # the patches of a patient lie in one row
     for number, x in enumerate(sorted(rows["x"])):
         patch = run.store.images[run.store.index.index[run.store.index["id"] == index.loc[(x, 51), "id"]][0]]
-        shown = picture[:, side * number : side * (number + 1)]
-        np.testing.assert_allclose(shown.mean((0, 1)), patch.mean((0, 1)), atol=1)
+        drawn_patch = picture[:, side * number : side * (number + 1)]
+        np.testing.assert_allclose(drawn_patch.mean((0, 1)), patch.mean((0, 1)), atol=1)
     without = slide_figures.slide_maps(run._replace(patient_images=False))
     titles = {axes.get_title(loc="left") for axes in without.figure.axes}
     assert "Annotated" in titles and "Tissue" not in titles and "Tissue" not in without.caption
 
 
 @pytest.mark.parametrize("draw", [classifier_figures.comparisons, gan_effect_figures.probes])
-def test_every_dot_is_a_number_of_its_table_between_its_ends(run, draw):
+def test_every_dot_and_its_text_is_a_value_of_the_table(run, draw):
     drawn = draw(run)
     dots = [line.get_xdata()[0] for axes in drawn.figure.axes for line in axes.lines if line.get_marker() == "o"]
     assert sorted(dots) == pytest.approx(sorted(drawn.numbers["value"]))
-    said = [text.get_text() for axes in drawn.figure.axes for text in axes.texts]
-    numbers = [float(text) for text in said if re.fullmatch(r"[+-]?\d\.\d+", text)]
+    texts = [text.get_text() for axes in drawn.figure.axes for text in axes.texts]
+    numbers = [float(text) for text in texts if re.fullmatch(r"[+-]?\d\.\d+", text)]
     assert sorted(numbers) == pytest.approx(sorted(drawn.numbers["value"]), abs=6e-4)
 
 
-def test_patches_stand_in_the_order_of_what_is_under_them(run):
+def test_patches_are_sorted_by_the_values_under_them(run):
     drawn = data_figures.density(run)
-    under = [float(axes.get_xlabel()) for axes in drawn.figure.axes if axes.images]
-    rows = np.reshape(under, (len(data_figures.ORDERS), -1))
+    values = [float(axes.get_xlabel()) for axes in drawn.figure.axes if axes.images]
+    rows = np.reshape(values, (len(data_figures.ORDERS), -1))
     train = run.properties[run.properties["role"] == "train"]
     for name, row in zip(data_figures.ORDERS, rows, strict=True):
         assert (np.diff(row) >= 0).all()
@@ -384,9 +388,9 @@ def test_patches_stand_in_the_order_of_what_is_under_them(run):
 
 
 def test_a_maps_colour_turns_at_the_threshold():
-    place = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+    places = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
     colors = slide_figures._color_scale(0.2)
-    picture = slide_figures._draw_values(place, np.array([0.0, 0.19, 0.21, np.nan]), colors).reshape(4, 4)
+    picture = slide_figures._draw_values(places, np.array([0.0, 0.19, 0.21, np.nan]), colors).reshape(4, 4)
     benign, below, above, none = picture[:, :3]
     assert below[2] > below[0] and above[0] > above[2]  # blue, then orange
     np.testing.assert_allclose(benign, style.plt.matplotlib.colors.to_rgb(CLASS_COLORS["benign"]), atol=0.01)

@@ -1,4 +1,4 @@
-"""The first screen's sentences: what a run shows, the largest cautions, and what becomes of 100 patches."""
+"""The first screen's sentences: the finding, the largest cautions, and how many of 100 patches are called right."""
 
 import copy
 
@@ -26,10 +26,10 @@ def with_models(run, **models):
 
 
 def with_effect(run, value, low, high, reference="resnet_table1", **settings):
-    """The run, whose proposed network was also compared with another one."""
-    own = run.experiment.classify.models["gan_resnet"].replace(**settings)
-    other = Classifier(epochs=own.epochs, **(settings if reference == "resnet_features" else {}))
-    run = with_models(run, gan_resnet=own, **{reference: other})
+    """The run, with a comparison of its proposed network and another one."""
+    proposed = run.experiment.classify.models["gan_resnet"].replace(**settings)
+    reference_settings = Classifier(epochs=proposed.epochs, **(settings if reference == "resnet_features" else {}))
+    run = with_models(run, gan_resnet=proposed, **{reference: reference_settings})
     effect = {"classifier": "gan_resnet", "reference": reference, "metric": "roc_auc", "p": 0.5}
     run.metrics[reference] = copy.deepcopy(run.metrics["gan_only"])
     run.metrics["gan_resnet"]["sets"]["test"]["roc_auc"] = {"value": 0.947, "low": 0.93, "high": 0.96, "seeds": 3}
@@ -47,28 +47,28 @@ def with_effect(run, value, low, high, reference="resnet_table1", **settings):
     ],
 )
 def test_the_finding_follows_the_interval_of_the_difference(changed, value, low, high, kind, words):
-    found = finding.find(with_effect(changed, value, low, high))
-    assert found.kind == kind
-    assert words in found.sentence
+    result = finding.find(with_effect(changed, value, low, high))
+    assert result.kind == kind
+    assert words in result.sentence
     for number in (value, low, high):
-        assert format_signed(number) in found.sentence
-    assert f"from {0.947 - value:.3f} to 0.947" in found.sentence
+        assert format_signed(number) in result.sentence
+    assert f"from {0.947 - value:.3f} to 0.947" in result.sentence
 
 
 @pytest.mark.parametrize(
     ("patients", "reason"), [(5, "which takes 8 patients"), (30, "as too few of them have patches of each class")]
 )
 @pytest.mark.parametrize("value", [0.343, 0.9])
-def test_without_an_interval_nothing_is_said_to_separate(changed, monkeypatch, value, patients, reason):
-    """Of a network that is compared with none; a ROC AUC below one half among few patients is no separation."""
+def test_without_an_interval_the_finding_is_unclear(changed, monkeypatch, value, patients, reason):
+    """The network has no comparison; with few patients neither a high nor a low ROC AUC is a finding."""
     counts = changed.role_counts("test") | {"patients": patients}
     monkeypatch.setattr(type(changed), "role_counts", lambda run, role: counts)
     estimate = {"value": value, "low": None, "high": None, "seeds": 1}
     changed.metrics["gan_resnet"]["sets"]["test"]["roc_auc"] = estimate
-    found = finding.find(changed._replace(comparisons=[]))
-    assert found.kind == "unclear"
-    assert f"cannot be said from {patients} test patients" in found.sentence
-    assert f"{value:.3f}, without an interval, {reason}" in found.sentence
+    result = finding.find(changed._replace(comparisons=[]))
+    assert result.kind == "unclear"
+    assert f"cannot be said from {patients} test patients" in result.sentence
+    assert f"{value:.3f}, without an interval, {reason}" in result.sentence
     few = [text for text in finding.all_cautions(changed) if text.startswith("Only")]
     assert [("too few for intervals" in text) for text in few] == ([True] if patients < 8 else [False] * len(few))
 
@@ -93,20 +93,22 @@ def test_the_same_network_without_the_gan_comes_before_table_1(changed):
 def test_a_network_with_other_features_is_not_the_same_without_the_gan(changed):
     run = with_effect(changed, 0.01, 0.002, 0.02, extra_features="simclr")
     closer = with_effect(run, 0.0005, -0.001, 0.002, "resnet_features", extra_features="simclr")
-    other = closer.experiment.classify.models["resnet_features"].replace(extra_features="imagenet")
-    both = with_models(closer._replace(comparisons=run.comparisons + closer.comparisons), resnet_features=other)
+    other_features = closer.experiment.classify.models["resnet_features"].replace(extra_features="imagenet")
+    both = with_models(
+        closer._replace(comparisons=run.comparisons + closer.comparisons), resnet_features=other_features
+    )
     assert finding.find(both).kind == "gain"
 
 
-def test_what_pretrained_features_bring_is_not_said_to_be_the_gans(changed):
-    found = finding.find(with_effect(changed, 0.01, 0.002, 0.02, extra_features="simclr"))
-    assert found.sentence.startswith("With the GAN and pretrained features together the result is better")
-    assert found.further.startswith("What the GAN adds to pretrained features was not tested.")
-    found = finding.find(with_effect(changed, 0.01, 0.002, 0.02, extra_features="projected_discriminator"))
-    assert "the features of both discriminators and synthetic patches raise" in found.sentence
+def test_a_gain_with_pretrained_features_is_not_attributed_to_the_gan_alone(changed):
+    result = finding.find(with_effect(changed, 0.01, 0.002, 0.02, extra_features="simclr"))
+    assert result.sentence.startswith("With the GAN and pretrained features together the result is better")
+    assert result.further.startswith("What the GAN adds to pretrained features was not tested.")
+    result = finding.find(with_effect(changed, 0.01, 0.002, 0.02, extra_features="projected_discriminator"))
+    assert "the features of both discriminators and synthetic patches raise" in result.sentence
 
 
-def test_other_lengths_of_training_are_said(changed):
+def test_different_numbers_of_epochs_are_stated(changed):
     run = with_effect(changed, 0.01, 0.002, 0.02)
     assert "epochs" not in finding.find(run).further
     longer = run.experiment.classify.models["resnet_table1"].replace(epochs=9)
@@ -114,25 +116,25 @@ def test_other_lengths_of_training_are_said(changed):
 
 
 def test_a_difference_without_an_interval_is_unclear(changed):
-    found = finding.find(with_effect(changed, 0.01, None, None))
-    assert found.kind == "unclear" and "cannot be said from 2 test patients" in found.sentence
+    result = finding.find(with_effect(changed, 0.01, None, None))
+    assert result.kind == "unclear" and "cannot be said from 2 test patients" in result.sentence
 
 
 def test_without_a_comparison_the_finding_is_how_well_the_proposed_network_does(changed):
     run = changed._replace(comparisons=[])
     auc = run.metrics["gan_resnet"]["sets"]["test"]["roc_auc"]
     auc |= {"value": 0.9, "low": 0.8, "high": 0.95}
-    found = finding.find(run)
-    assert found.kind == "level"
-    assert CLASSIFIER_NAMES["gan_resnet"] in found.sentence and "0.900 (0.800 to 0.950)" in found.sentence
+    result = finding.find(run)
+    assert result.kind == "level"
+    assert CLASSIFIER_NAMES["gan_resnet"] in result.sentence and "0.900 (0.800 to 0.950)" in result.sentence
     auc["low"] = 0.45
-    found = finding.find(run)
-    assert found.kind == "chance" and "is not shown to separate" in found.sentence
+    result = finding.find(run)
+    assert result.kind == "chance" and "is not shown to separate" in result.sentence
     auc |= {"value": None, "low": None, "high": None}
     assert "could not be tested" in finding.find(run).sentence
 
 
-def test_procedural_tissue_is_said_first(changed):
+def test_procedural_tissue_is_stated_first(changed):
     data = changed.experiment.data.model_copy(update={"name": "histology_phantom"})
     run = with_effect(changed, 0.001, -0.003, 0.004)
     run = run._replace(experiment=run.experiment.model_copy(update={"data": data}))
@@ -141,20 +143,22 @@ def test_procedural_tissue_is_said_first(changed):
     assert alone.startswith(f"On procedural tissue: {CLASSIFIER_NAMES['gan_resnet']}")
 
 
-def test_the_largest_shown_gain_of_the_others_is_named(changed):
+def test_the_largest_significant_gain_of_the_other_additions_is_named(changed):
     members = changed.experiment.evaluate.replace(ensemble_models=("gan_resnet", "gan_only"))
     run = with_effect(changed._replace(experiment=changed.experiment.replace(evaluate=members)), 0.001, -0.003, 0.004)
     pair = {"classifier": "ensemble_spatial_context", "reference": "ensemble", "metric": "roc_auc", "p": 0.001}
     for name in ("ensemble", "ensemble_spatial_context"):
         run.metrics[name] = copy.deepcopy(run.metrics["gan_only"])
-    shown = [*run.comparisons, pair | {"value": 0.015, "low": 0.01, "high": 0.02}]
-    said = finding.find(run._replace(comparisons=shown)).further
-    assert "Of the other additions, the largest gain comes from neighbouring patches: +0.015 (+0.010 to +0.020)" in said
+    comparisons = [*run.comparisons, pair | {"value": 0.015, "low": 0.01, "high": 0.02}]
+    further = finding.find(run._replace(comparisons=comparisons)).further
+    assert (
+        "Of the other additions, the largest gain comes from neighbouring patches: +0.015 (+0.010 to +0.020)" in further
+    )
     unclear = [*run.comparisons, pair | {"value": 0.015, "low": -0.01, "high": 0.02}]
     assert finding.find(run._replace(comparisons=unclear)).further == ""
 
 
-def test_a_group_below_the_test_interval_is_the_first_caution(changed):
+def test_a_group_with_a_result_below_the_test_interval_is_the_first_caution(changed):
     name = changed.classifier_names[0]
     counts = changed.split["counts"]
     run = changed._replace(split=changed.split | {"counts": counts | {"unlisted": counts["test"]}})
@@ -175,15 +179,15 @@ def test_a_failed_leak_audit_comes_before_everything(changed):
     assert "patches on both sides" in finding.cautions(run)[0]
 
 
-def test_three_cautions_the_largest_first(run):
+def test_the_three_largest_cautions_are_shown_in_order(run):
     everything = finding._all_cautions(run)
     sizes = {caution.text: caution.size for caution in everything}
-    said = finding.all_cautions(run)
-    assert finding.cautions(run) == said[:3] and len(said) == len(everything) > 3
-    assert [sizes[text] for text in said] == sorted(sizes.values(), reverse=True)
+    texts = finding.all_cautions(run)
+    assert finding.cautions(run) == texts[:3] and len(texts) == len(everything) > 3
+    assert [sizes[text] for text in texts] == sorted(sizes.values(), reverse=True)
 
 
-def test_a_class_without_a_test_patch_leaves_cautions_that_are_defined(changed):
+def test_an_undefined_calibration_error_is_no_caution(changed):
     changed.metrics[changed.classifier_names[0]]["sets"]["test"]["ece"]["value"] = None
     assert not any("calibrated" in text for text in finding.all_cautions(changed))
 
@@ -191,11 +195,11 @@ def test_a_class_without_a_test_patch_leaves_cautions_that_are_defined(changed):
 def test_patches_without_patients_are_not_counted_as_patients(changed):
     data = changed.experiment.data.model_copy(update={"name": "patch_camelyon"})
     run = changed._replace(experiment=changed.experiment.model_copy(update={"data": data}))
-    said = finding.all_cautions(run)
-    assert "name no patients" in said[0] and not any("of 10 patches" in text for text in said)
+    texts = finding.all_cautions(run)
+    assert "name no patients" in texts[0] and not any("of 10 patches" in text for text in texts)
 
 
-def test_of_100_patches_as_many_are_called_as_sensitivity_and_specificity_say(run):
+def test_the_outcomes_of_100_patches_are_those_of_sensitivity_and_specificity(run):
     by_class = {outcome.text: outcome for outcome in finding.outcomes(run)}
     test = run.metrics[run.classifier_names[0]]["sets"]["test"]
     assert list(by_class) == ["malignant", "benign"]

@@ -1,4 +1,4 @@
-"""The figures of the first screen and of the patients against the run's own tables."""
+"""The figures of the first screen and of the patients against the run's tables."""
 
 import re
 
@@ -31,8 +31,8 @@ def test_limits_of_agreement_are_bland_and_altmans():
     assert high - low == pytest.approx(2 * 1.96 * differences.std(ddof=1))
 
 
-def test_a_patients_name_is_no_formula(run):
-    """Matplotlib would set, or refuse, what stands between dollar signs."""
+def test_a_patients_name_is_not_read_as_a_formula(run):
+    """Matplotlib reads text between dollar signs as a formula, and raises if it is none."""
     named = run.probabilities.assign(patient=run.probabilities["patient"].map(lambda name: f"p$\\frac{name}$"))
     drawn = patient_figures.per_patient(run._replace(probabilities=named))
     drawn.figure.canvas.draw()
@@ -44,8 +44,8 @@ def test_the_forest_has_every_classifier_the_best_on_top(run):
     values = [float(text) for text in names if re.fullmatch(r"0\.\d{3}|1\.000", text)]
     assert values == sorted(values) and len(values) == len(run.classifier_names)  # drawn from below
     measured = {name: run.metrics[name]["sets"]["test"]["roc_auc"]["value"] for name in run.classifier_names}
-    shown = drawn.numbers[drawn.numbers["role"] == "test"].set_index("classifier")["value"]
-    assert shown.to_dict() == measured
+    drawn_values = drawn.numbers[drawn.numbers["role"] == "test"].set_index("classifier")["value"]
+    assert drawn_values.to_dict() == measured
 
 
 def test_the_flow_has_every_patient_and_patch_once(run):

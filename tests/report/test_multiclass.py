@@ -1,4 +1,4 @@
-"""Reports on more than two classes: figures, tables and words against the run's own numbers."""
+"""Reports on more than two classes: figures, tables and texts against the run's numbers."""
 
 import json
 import re
@@ -43,8 +43,8 @@ def test_every_class_has_a_colour_of_its_own():
     """Benign and malignant keep theirs; two classes of other names have them too."""
     blue, vermilion = classes.CLASS_COLORS.values()
     assert list(classes.class_colors(("normal", "tumor")).values()) == [blue, vermilion]
-    found = classes.class_colors(("normal", "benign", "in_situ", "invasive"))
-    assert (found["benign"], found["invasive"]) == (blue, vermilion)
+    colors = classes.class_colors(("normal", "benign", "in_situ", "invasive"))
+    assert (colors["benign"], colors["invasive"]) == (blue, vermilion)
     assert classes.class_colors(CLASS_NAMES)["malignant"] == vermilion
     for count in (3, 8, 12):
         names = tuple(f"class{number}" for number in range(count))
@@ -61,7 +61,7 @@ def test_text_is_dark_enough_to_be_read():
         assert style._contrast_with_white(rgb) >= style.MIN_TEXT_CONTRAST - 0.05
 
 
-def test_words_are_of_the_classes(run, tiny_run):
+def test_texts_name_the_classes(run, tiny_run):
     assert wording.join_words(["a", "b", "c"], "or") == "a, b or c"
     assert wording.join_words(["a"]) == "a"
     assert classes.capitalize("ductal, DCIS") == "Ductal, DCIS"
@@ -99,9 +99,9 @@ def test_a_curve_a_class_and_the_mean_area_of_every_classifier(run, test_rows, d
     drawn = draw(run)
     metric = "roc_auc" if draw is class_curves.roc else "pr_auc"
     name, axes = run.classifier_names[0], drawn.figure.axes[0]
-    said = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
+    legend_texts = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
     by_class = run.metrics[name]["by_class"]["test"]
-    assert said == [
+    assert legend_texts == [
         f"{text}: {format_estimate(by_class[class_name][metric])}"
         for class_name, text in zip(CLASS_NAMES, run.class_texts, strict=True)
     ]
@@ -109,7 +109,7 @@ def test_a_curve_a_class_and_the_mean_area_of_every_classifier(run, test_rows, d
     assert [line.get_color() for line in lines] == list(run.class_colors.values())
     means = drawn.numbers[drawn.numbers["class"] == "mean"].set_index("classifier")["value"]
     assert means.to_dict() == pytest.approx(
-        {other: run.metrics[other]["sets"]["test"][metric]["value"] for other in run.classifier_names}
+        {classifier: run.metrics[classifier]["sets"]["test"][metric]["value"] for classifier in run.classifier_names}
     )
     if metric == "roc_auc":
         (scores,) = run.probabilities_by_seed(name, test_rows).values()
@@ -127,7 +127,7 @@ def test_reliability_bins_of_a_class_hold_every_patch(run, test_rows):
         assert observed == pytest.approx((test_rows["label"] == label).mean())
 
 
-def test_what_is_defined_for_two_classes_is_left_out(run, tiny_run):
+def test_figures_and_tables_that_need_two_classes_are_left_out(run, tiny_run):
     figures = {name for drawn in page._select_figures(run).values() for name in drawn}
     assert {name for drawn in page._select_figures(tiny_run).values() for name in drawn} - figures == {"decision_curve"}
     summary_tables, _ = page._make_tables(run)
@@ -151,9 +151,9 @@ def test_the_table_of_classes_has_the_metrics_of_each(run):
 def test_a_panel_a_class_has_every_patients_share(run, test_rows):
     drawn = patient_figures.patient_shares(run)
     for label, name in enumerate(CLASS_NAMES):
-        shown = drawn.numbers[drawn.numbers["class"] == name].set_index("patient")["annotated"]
+        annotated = drawn.numbers[drawn.numbers["class"] == name].set_index("patient")["annotated"]
         expected = (test_rows["label"] == label).groupby(test_rows["patient"]).mean()
-        assert shown.to_dict() == pytest.approx(expected.to_dict())
+        assert annotated.to_dict() == pytest.approx(expected.to_dict())
     estimated = drawn.numbers.groupby("patient")["estimated"].sum()
     assert estimated.to_numpy() == pytest.approx(1)
     titles = [axes.get_title(loc="left") for axes in drawn.figure.axes]
@@ -187,8 +187,8 @@ def test_counts_and_shares_are_of_every_class(run):
 def test_every_class_is_shown(run, draw):
     drawn = draw(run)
     column = {data_figures.density: None, explanation_figures.explanations_by_class: "label"}.get(draw, "class")
-    shown = drawn.numbers[column].unique() if column else drawn.numbers.columns
-    assert set(CLASS_NAMES) <= set(shown)
+    drawn_classes = drawn.numbers[column].unique() if column else drawn.numbers.columns
+    assert set(CLASS_NAMES) <= set(drawn_classes)
 
 
 @pytest.mark.parametrize(
@@ -206,13 +206,13 @@ def test_without_patient_images_there_are_synthetic_ones_of_every_class(run, dra
 
 
 def test_the_explained_class_has_its_colour(tiny_run):
-    """The first of two classes may be explained; then its probability is the threshold's opposite."""
+    """The first of two classes may be explained; it is called above one minus the threshold."""
     evaluate = tiny_run.experiment.evaluate.replace(explained_class="benign")
     changed = tiny_run._replace(experiment=tiny_run.experiment.replace(evaluate=evaluate))
     drawn = explanation_figures.explanations(changed)
     assert "blue supports benignity, orange against" in drawn.caption
-    kept = explanation_figures.explanations(tiny_run)
-    assert "orange supports malignancy, blue against" in kept.caption
+    unchanged = explanation_figures.explanations(tiny_run)
+    assert "orange supports malignancy, blue against" in unchanged.caption
     threshold = tiny_run.metrics["gan_resnet"]["thresholds"]["0"]
     numbers = drawn.numbers
     expected = np.where(1 - numbers["probability"] >= threshold, "malignant", "benign")
@@ -220,7 +220,7 @@ def test_the_explained_class_has_its_colour(tiny_run):
 
 
 def test_a_class_without_a_test_patch_is_not_defined(run):
-    """Few patients have a rare class, and none of them may be for testing."""
+    """Few patients have a rare class, and perhaps none of the test patients."""
     table = run.probabilities
     table = table[(table["role"] != "test") | (table["label"] != 1)].reset_index(drop=True)
     counts = run.split["counts"]["test"]["by_class"] | {"in_situ": 0}
@@ -248,7 +248,7 @@ def test_translations_are_between_the_pair_of_classes(tiny_run):
     assert synthesis_figures.translations(run).title == "Translations between normal and invasive"
 
 
-def test_slide_maps_show_what_is_called(run):
+def test_slide_maps_show_the_called_classes(run):
     drawn = slide_figures.slide_maps(run)
     table = drawn.numbers
     held_out = run.probabilities.set_index(["role", "patient", "x", "y"]).loc[
@@ -258,8 +258,10 @@ def test_slide_maps_show_what_is_called(run):
     np.testing.assert_array_equal(table["called"], run.mean_calls(name, held_out))
     np.testing.assert_allclose(table["probability_of_label"], run.true_probabilities(name, held_out))
     (axes, *_) = (axes for axes in drawn.figure.axes if axes.get_title(loc="left") == "Annotated")
-    shown = {style.matplotlib.colors.to_hex(color) for color in np.asarray(axes.images[0].get_array()).reshape(-1, 4)}
-    assert shown <= {color.lower() for color in run.class_colors.values()} | {"#ffffff"}
+    drawn_colors = {
+        style.matplotlib.colors.to_hex(color) for color in np.asarray(axes.images[0].get_array()).reshape(-1, 4)
+    }
+    assert drawn_colors <= {color.lower() for color in run.class_colors.values()} | {"#ffffff"}
     assert [text.get_text() for text in drawn.figure.legends[0].get_texts()] == run.class_texts
 
 
@@ -276,8 +278,8 @@ def test_the_largest_errors_are_the_least_probable_labels(run, test_rows):
         assert of_class["Probability of the label"].is_monotonic_increasing
         assert of_class["Patient"].is_unique
     drawn = explanation_figures.error_gallery(run)
-    shown = [axes.get_xlabel().split("\n")[1] for axes in drawn.figure.axes if axes.get_xlabel()]
-    assert shown == drawn.numbers["Called"].tolist()
+    labels = [axes.get_xlabel().split("\n")[1] for axes in drawn.figure.axes if axes.get_xlabel()]
+    assert labels == drawn.numbers["Called"].tolist()
 
 
 def test_cards_and_alerts_name_the_classes(run):
@@ -290,11 +292,11 @@ def test_cards_and_alerts_name_the_classes(run):
     assert not any("misleading" in text for text in alerts.list_alerts(run))
     counts = run.split["counts"]
     rare = counts["test"] | {"by_class": {"benign": 50, "in_situ": 2, "malignant": 48}}
-    said = alerts.list_alerts(run._replace(split=run.split | {"counts": counts | {"test": rare}}))
-    assert "2% of the test patches are in situ: accuracy alone is misleading." in said
+    messages = alerts.list_alerts(run._replace(split=run.split | {"counts": counts | {"test": rare}}))
+    assert "2% of the test patches are in situ: accuracy alone is misleading." in messages
 
 
-def test_the_page_has_no_dead_links_and_no_word_of_two_classes(run, tmp_path, monkeypatch):
+def test_the_page_has_no_dead_links_and_no_text_for_two_classes(run, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "FIGURES", {section: {} for section in page.FIGURES})
     monkeypatch.setattr(page, "read", lambda *_: run)
     rendered = page.render(run.experiment, tmp_path / "run", tmp_path / "report", True)

@@ -1,4 +1,4 @@
-"""What the page's script reads: every number is that of results.json, the run's tables or the CSV files."""
+"""The data of the page's script: every number is that of results.json, the run's tables or the CSV files."""
 
 import base64
 import gzip
@@ -30,7 +30,7 @@ def test_the_sliders_curves_are_the_shares_at_each_threshold(run, test_rows, con
                 scores >= step / content["steps"] for scores in run.probabilities_by_seed(name, test_rows).values()
             ]
             for metric, label in (("sensitivity", 1), ("specificity", 0)):
-                expected = np.mean([np.mean(one[test_rows["label"] == label] == label) for one in called])
+                expected = np.mean([np.mean(seed_calls[test_rows["label"] == label] == label) for seed_calls in called])
                 assert decoded(curves[metric])[step] == pytest.approx(expected, abs=1e-4), (name, step, metric)
 
 
@@ -101,7 +101,7 @@ def test_bars_lie_where_their_numbers_do(run):
 
 
 def test_calls_of_the_page_are_those_of_the_tables(run, content):
-    """The rounded probabilities would call some patches at the threshold otherwise."""
+    """Rounded probabilities would call some patches at the threshold differently."""
     for slide in content["slides"]:
         rows = run.probabilities[run.probabilities["patient"] == slide["patient"]]
         for name in run.classifier_names:
@@ -119,7 +119,7 @@ def test_large_slides_have_fewer_classifiers_and_then_fewer_slides(run, monkeypa
 
 
 def test_the_circle_of_the_decision_curves_is_on_them(run, content):
-    """The calls at a probability are those at its calibrated value, which is the place on the curve."""
+    """The calls at a probability are those at its calibrated value, where the circle is drawn."""
     from bcgan.report import classifier_curves
 
     numbers, name = classifier_curves.decision_curve(run).numbers, run.classifier_names[0]
@@ -185,14 +185,14 @@ def test_tissue_becomes_smaller_and_maps_stay_exact():
     smooth = np.cumsum(np.cumsum(rng.normal(0, 1, (50, 50, 3)), 0), 1)
     tissue = np.clip(128 + smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
     svg, size = as_svg(tissue)
-    shown, shown_size = pixels_of(inline_svg.inline(svg, "a", "", False).svg)
-    assert shown_size < size / 2 and np.abs(shown.astype(int) - tissue).mean() < 8
+    inlined, inlined_size = pixels_of(inline_svg.inline(svg, "a", "", False).svg)
+    assert inlined_size < size / 2 and np.abs(inlined.astype(int) - tissue).mean() < 8
     ends = np.array([[0, 114, 178], [228, 228, 228], [213, 94, 0]])
     colors = np.stack([np.interp(np.linspace(0, 2, 256), [0, 1, 2], ends[:, band]) for band in range(3)], 1)
     for size, count in (((30, 40), 2), ((6, 10), 256), ((60, 80), 256), ((2, 48), 256)):  # classes, then probabilities
         picture = colors[rng.integers(0, count, size) * (255 // (count - 1))].astype(np.uint8)
-        shown, _ = pixels_of(inline_svg.inline(as_svg(picture)[0], "a", "", False).svg)
-        np.testing.assert_array_equal(shown, picture)
+        inlined, _ = pixels_of(inline_svg.inline(as_svg(picture)[0], "a", "", False).svg)
+        np.testing.assert_array_equal(inlined, picture)
 
 
 def test_every_color_has_a_variable_for_light_and_for_dark():

@@ -52,23 +52,23 @@ def render(finished, tmp_path, monkeypatch, undrawn):
     return report
 
 
-def test_an_audit_that_passed_is_shown_with_what_the_patches_are_worth(render):
+def test_an_audit_that_passed_is_shown_with_the_utility_of_the_patches(render):
     page, text, results = render(True)
-    for shown in (page, text):
-        assert "Release of 1,234 synthetic patches: the audit passed" in shown
+    for document in (page, text):
+        assert "Release of 1,234 synthetic patches: the audit passed" in document
         for number in ("0.457", "0.679", "-0.043", "1,234", "987"):
-            assert number in shown
-        assert "the-patient" not in shown
+            assert number in document
+        assert "the-patient" not in document
     assert results["release"]["passed"]
     assert "most_exposed_patient" not in results["release"]
     assert "0.679" in Path("report/tables/release_privacy.csv").read_text("utf-8")
 
 
-def test_an_audit_that_failed_is_shown_without_a_use(render):
+def test_an_audit_that_failed_is_shown_without_utility(render):
     page, text, results = render(False)
-    for shown in (page, text):
-        assert "Release of 1,234 synthetic patches: the audit FAILED" in shown
-        assert "0.012" in shown
+    for document in (page, text):
+        assert "Release of 1,234 synthetic patches: the audit FAILED" in document
+        assert "0.012" in document
     assert results["release"]["utility"] is None
     assert not Path("report/tables/release_utility.csv").exists()
 

@@ -1,4 +1,4 @@
-"""The report of a small run: the contract's names, honest nulls, no patients' tissue where it may not be."""
+"""The report of a small run: its files, null for unknown values, no patients' tissue where it is not allowed."""
 
 import html
 import json
@@ -40,7 +40,7 @@ OF_TISSUE = {  # figures that show patients' tissue where they may
     "fig01_examples", "fig09_density", "gan_samples", "nearest", "translations", "slide_maps", "explanations",
     "feature_maps",
 }  # fmt: skip
-# Of `evaluate`: explanations and linear probes, a minute of its time.
+# Leave out the explanations and linear probes of `evaluate`, which take a minute.
 WITHOUT_SLOW_PARTS = ("--set", "evaluate.num_explained_patches=0", "--set", "evaluate.probe_seeds=[]")
 PROTOCOL = "whole patients by k-fold, fold 0 of 4"
 
@@ -62,11 +62,12 @@ def report(finished, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(finished) -> Run:
+def imageless_run(finished) -> Run:
+    """The finished run, read for a report without patients' images."""
     return read(experiment.load(str(finished / "tiny.yaml")), finished / "runs/tiny", False)
 
 
-def test_every_name_of_the_contract_is_there(report):
+def test_every_figure_and_table_is_written(report):
     for name in FIGURES:
         for path in (f"figures/{name}.png", f"figures/{name}.svg"):
             assert (report / path).stat().st_size > 1000
@@ -75,7 +76,7 @@ def test_every_name_of_the_contract_is_there(report):
         assert (report / f"tables/{name}.csv").stat().st_size > 50
 
 
-def test_the_page_is_self_contained_small_and_alive(report):
+def test_the_page_is_small_and_self_contained_and_its_links_work(report):
     page = (report / "report.html").read_text()
     assert len(page) < 2_500_000
     assert not re.search(r'(src|href)="https?:', page)
@@ -98,7 +99,7 @@ def test_the_page_is_self_contained_small_and_alive(report):
 
 
 def test_every_figure_of_data_names_the_protocol(report):
-    """And so does the first screen."""
+    """The first screen names it too."""
     page = (report / "report.html").read_text()
     assert PROTOCOL in page.partition("<section")[0]
     captions = re.findall(r'<figure id="(\w+)".*?<figcaption>(.*?)</figcaption>', page, re.S)
@@ -131,7 +132,7 @@ def test_the_markdown_has_the_facts_of_the_page(report):
     assert {"Compare", "Threshold", "Slides", "Patients", "GAN", "Data", "Limits", "Appendix"} <= set(headings)
 
 
-def test_results_hold_the_contracts_keys_and_invent_nothing(report):
+def test_results_have_their_documented_keys(report):
     results = json.loads((report / "results.json").read_text())
     assert set(results) >= {"schema", "experiment", "protocol", "table1", "classifiers", "gan", "leak_audit", "seconds"}
     assert results["table1"]["parameters"] == 308_323
@@ -145,9 +146,9 @@ def test_results_hold_the_contracts_keys_and_invent_nothing(report):
     assert results["gan"]["tstr_roc_auc"]["samples"] == 20
 
 
-def test_what_is_unknown_is_null_and_the_run_counts_not_the_file(finished, tmp_path, monkeypatch, undrawn):
-    """Without the package of ImageNet weights their score is unknown, and the report says so. It tells of the run's
-    settings, which the file need not have."""
+def test_unknown_scores_are_null_and_settings_are_those_of_the_run(finished, tmp_path, monkeypatch, undrawn):
+    """Without the package of ImageNet weights their score is null. The report has the settings of the run, which may
+    differ from those of the file."""
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setattr(synthetic, "has_weights", lambda variant: False)
@@ -169,56 +170,60 @@ def test_without_patient_images_only_synthetic_patches_are_shown(report):
     assert "No images of patients" in (report / "report.html").read_text()
 
 
-def test_with_them_real_ones_are(report, report_in_full):
+def test_with_patient_images_real_patches_are_shown(report, report_in_full):
     assert "_class1" in (report_in_full / "tables/fig01_examples.csv").read_text()
     assert (report_in_full / "figures/error_gallery.png").exists()
     assert not (report / "figures/error_gallery.png").exists()
     assert "No images of patients" not in (report_in_full / "report.html").read_text()
 
 
-def test_the_same_run_renders_the_same_bytes(whole, report, report_in_full, tmp_path, monkeypatch):
-    """Beside the report with patients' tissue, and once more what differs there."""
+def test_the_same_run_renders_the_same_bytes(imageless_run, report, report_in_full, tmp_path, monkeypatch):
+    """As in the report with patients' tissue; figures with tissue, which differ there, are rendered twice."""
     draw_coarsely(monkeypatch)
     tables, figures = [*report.rglob("*.csv")], [*report.rglob("*.svg")]
     for path in tables + figures:
         if path.stem not in OF_TISSUE:
             assert (report_in_full / path.relative_to(report)).read_bytes() == path.read_bytes(), path.name
-    for drawn in page._select_figures(whole).values():
+    for drawn in page._select_figures(imageless_run).values():
         for name in OF_TISSUE & drawn.keys():
-            style.save(drawn[name](whole), tmp_path, name)
+            style.save(drawn[name](imageless_run), tmp_path, name)
             for file in (f"figures/{name}.svg", f"tables/{name}.csv"):
                 assert (tmp_path / file).read_bytes() == (report / file).read_bytes(), file
 
 
 def test_the_patients_of_the_figure_are_those_of_the_probabilities(finished, report):
-    shown = pd.read_csv(report / "tables/patient_shares.csv", dtype={"patient": str}).set_index("patient")
+    shares = pd.read_csv(report / "tables/patient_shares.csv", dtype={"patient": str}).set_index("patient")
     scored = pd.read_csv(finished / "runs/tiny/evaluate/probabilities.csv", dtype={"patient": str})
     test = scored[scored["role"] == "test"].groupby("patient")["label"].agg(["mean", "size"])
-    np.testing.assert_allclose(shown["annotated"], test["mean"])
-    assert (shown["patches"] == test["size"]).all()
-    assert shown["estimated"].between(0, 1).all()
+    np.testing.assert_allclose(shares["annotated"], test["mean"])
+    assert (shares["patches"] == test["size"]).all()
+    assert shares["estimated"].between(0, 1).all()
 
 
-def test_what_was_read_of_the_archive_is_said(whole):
-    said = "80 of the public archive's 277,524 patches were read, of 8 of its 279 patients"
-    for texts in (alerts.list_alerts(whole), alerts.list_limitations(whole), cards.data_card(whole)["Answer"]):
-        assert sum(said in text for text in texts) == 1
-    complete = whole._replace(audit=whole.audit | {"patches": 277_524})
-    other = whole.experiment.data.replace(name="patient_folder")
-    other = whole._replace(experiment=whole.experiment.replace(data=other))
-    for run in (complete, other):
+def test_the_part_of_the_archive_that_was_read_is_stated(imageless_run):
+    sentence = "80 of the public archive's 277,524 patches were read, of 8 of its 279 patients"
+    for texts in (
+        alerts.list_alerts(imageless_run),
+        alerts.list_limitations(imageless_run),
+        cards.data_card(imageless_run)["Answer"],
+    ):
+        assert sum(sentence in text for text in texts) == 1
+    complete = imageless_run._replace(audit=imageless_run.audit | {"patches": 277_524})
+    other_settings = imageless_run.experiment.data.replace(name="patient_folder")
+    other_data = imageless_run._replace(experiment=imageless_run.experiment.replace(data=other_settings))
+    for run in (complete, other_data):
         assert not any("archive" in text for text in (*alerts.list_alerts(run), *alerts.list_limitations(run)))
 
 
-def test_a_collapse_is_said(whole):
+def test_a_mode_collapse_is_stated(imageless_run):
     lines = [{"spread": 0.1, "real_recognised": 0.6, "fake_recognised": 0.6}] * watch.WINDOW
     for spread, count in ((0.1, 1), (0.9, 0)):
         log = pd.DataFrame([line | {"spread": spread} for line in lines])
-        assert sum("collapse" in text for text in alerts.list_alerts(whole._replace(gan_log=log))) == count
+        assert sum("collapse" in text for text in alerts.list_alerts(imageless_run._replace(gan_log=log))) == count
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "statements"),
     [
         ((0.03, 0.03), ["trained on such patches distinguishes", "Lite2 on ImageNet distinguishes"]),
         ((0.02, 0.03), ["trained on such patches does not distinguish", "Lite2 on ImageNet distinguishes"]),
@@ -227,67 +232,82 @@ def test_a_collapse_is_said(whole):
         ((None, None), ["were not scored"]),
     ],
 )
-def test_who_tells_synthetic_patches_from_real_ones_is_said(whole, values, said):
+def test_the_networks_that_distinguish_synthetic_from_real_patches_are_stated(imageless_run, values, statements):
     scored = zip(("kid", "kid_efficientnet_lite2"), values, strict=True)
-    scores = whole.gan_scores | {name: whole.gan_scores[name] | {"value": one, "floor": 0.02} for name, one in scored}
-    (text,) = (one for one in alerts.list_alerts(whole._replace(gan_scores=scores)) if "KID" in one or "scored" in one)
-    assert all(words in text for words in said)
-    assert text.count("KID") == sum(one is not None for one in values)
+    scores = imageless_run.gan_scores | {
+        name: imageless_run.gan_scores[name] | {"value": value, "floor": 0.02} for name, value in scored
+    }
+    (text,) = (
+        alert
+        for alert in alerts.list_alerts(imageless_run._replace(gan_scores=scores))
+        if "KID" in alert or "scored" in alert
+    )
+    assert all(words in text for words in statements)
+    assert text.count("KID") == sum(value is not None for value in values)
 
 
-def test_who_met_patients_on_no_list_is_named_and_what_holds_one_of_them(whole):
-    def met(counts, **pretrain):
+def test_classifiers_trained_on_unlisted_patients_are_named_and_their_ensembles_too(imageless_run):
+    def trained_on_unlisted(counts, **pretrain):
         settings = {
-            "classify": whole.experiment.classify.replace(models={"efficientnet_lite0_simclr": Classifier()}),
-            "evaluate": whole.experiment.evaluate.replace(ensemble_models=("efficientnet_lite0_simclr",)),
+            "classify": imageless_run.experiment.classify.replace(models={"efficientnet_lite0_simclr": Classifier()}),
+            "evaluate": imageless_run.experiment.evaluate.replace(ensemble_models=("efficientnet_lite0_simclr",)),
             "pretrain": Pretrain(**pretrain),
         }
         names = dict.fromkeys(
             ("efficientnet_lite0_simclr", "resnet_table1", "ensemble", "ensemble_spatial_context"), {}
         )
-        changed = whole.experiment.model_copy(update=settings)
-        return whole._replace(experiment=changed, metrics=names, split={"counts": counts}).trained_on_unlisted()
+        changed = imageless_run.experiment.model_copy(update=settings)
+        return imageless_run._replace(experiment=changed, metrics=names, split={"counts": counts}).trained_on_unlisted()
 
     assert (
-        met({"unlisted": {}}, weights="shipped")
-        == met({"unlisted": {}}, steps=5)
+        trained_on_unlisted({"unlisted": {}}, weights="shipped")
+        == trained_on_unlisted({"unlisted": {}}, steps=5)
         == ["efficientnet_lite0_simclr", "ensemble", "ensemble_spatial_context"]
     )
-    assert met({"unlisted": {}}, steps=5, include_unlisted=False) == met({"test": {}}, steps=5) == []
+    assert (
+        trained_on_unlisted({"unlisted": {}}, steps=5, include_unlisted=False)
+        == trained_on_unlisted({"test": {}}, steps=5)
+        == []
+    )
 
 
-def test_classifiers_of_which_there_is_one_are_named(whole):
-    assert whole.single_fit_note() == ""  # one seed: none has an interval over seeds
-    settings = whole.experiment.classify.replace(seeds=(0, 1))
-    scored = whole.probabilities
-    more = {f"{name}-seed1": scored[f"{name}-seed0"] for name in whole.trained_names}
-    run = whole._replace(experiment=whole.experiment.replace(classify=settings), probabilities=scored.assign(**more))
+def test_classifiers_that_are_fitted_once_are_named(imageless_run):
+    assert imageless_run.single_fit_note() == ""  # one seed: none has an interval over seeds
+    settings = imageless_run.experiment.classify.replace(seeds=(0, 1))
+    scored = imageless_run.probabilities
+    second_seeds = {f"{name}-seed1": scored[f"{name}-seed0"] for name in imageless_run.trained_names}
+    run = imageless_run._replace(
+        experiment=imageless_run.experiment.replace(classify=settings), probabilities=scored.assign(**second_seeds)
+    )
     assert "Over patients alone: Colour and texture, Ensemble with neighbours;" in run.single_fit_note()
 
 
-def test_a_classifier_with_fewer_trainings_is_named_where_trainings_are_counted(whole):
-    scored = whole.probabilities
-    *others, last = whole.trained_names
-    more = {f"{name}-seed1": scored[f"{name}-seed0"] for name in others}
-    run = whole._replace(probabilities=scored.assign(**more))
-    title = CLASSIFIER_NAMES[last]
+def test_a_classifier_with_fewer_trainings_is_named_where_trainings_are_counted(imageless_run):
+    scored = imageless_run.probabilities
+    *trained_twice, trained_once = imageless_run.trained_names
+    second_seeds = {f"{name}-seed1": scored[f"{name}-seed0"] for name in trained_twice}
+    run = imageless_run._replace(probabilities=scored.assign(**second_seeds))
+    title = CLASSIFIER_NAMES[trained_once]
     assert run.seeds_text() == f"2 seeds (1: {title})"
     assert run.bootstrap_note() == "a bootstrap of patients and of seeds"
     assert title in run.single_fit_note()
-    assert whole.seeds_text() == "1 seed"
+    assert imageless_run.seeds_text() == "1 seed"
 
 
-def test_the_datas_hash_is_of_pixels_wherever_they_lie(whole, report):
-    index = whole.store.index
-    elsewhere = index.assign(path="elsewhere/" + index["path"]).iloc[::-1]
-    other = index.assign(pixels=["0" * 64, *index["pixels"][1:]])
-    hashes = [whole._replace(store=whole.store._replace(index=one)).data_sha256() for one in (index, elsewhere, other)]
+def test_the_hash_of_the_data_depends_on_pixels_and_not_on_paths(imageless_run, report):
+    index = imageless_run.store.index
+    moved = index.assign(path="elsewhere/" + index["path"]).iloc[::-1]
+    changed = index.assign(pixels=["0" * 64, *index["pixels"][1:]])
+    hashes = [
+        imageless_run._replace(store=imageless_run.store._replace(index=rows)).data_sha256()
+        for rows in (index, moved, changed)
+    ]
     assert hashes[0] == hashes[1] != hashes[2]
     assert hashes[0] in (report / "report.html").read_text()
     assert json.loads((report / "results.json").read_text())["protocol"]["data_sha256"] == hashes[0]
 
 
-def test_the_page_on_the_paper_is_linked_where_it_lies_beside_the_reports(
+def test_the_page_on_the_paper_is_linked_where_it_exists_next_to_the_reports(
     finished, report, tmp_path, monkeypatch, undrawn
 ):
     assert 'docs/explanation/paper.md"' not in (report / "report.html").read_text()
@@ -302,10 +322,10 @@ def test_the_page_on_the_paper_is_linked_where_it_lies_beside_the_reports(
     assert all((rendered / link).read_text() == "The paper" for link in links)
 
 
-def test_an_unfinished_stage_has_no_manifest_in_the_report(finished, whole, tmp_path):
+def test_an_unfinished_stage_has_no_manifest_in_the_report(finished, imageless_run, tmp_path):
     root = shutil.copytree(finished / "runs/tiny", tmp_path / "tiny")
     shutil.copytree(root / "gan", artifacts.partial_folder(root / "gan"))
-    assert read(whole.experiment, root, False).manifests == whole.manifests
+    assert read(imageless_run.experiment, root, False).manifests == imageless_run.manifests
 
 
 def test_a_run_of_another_version_is_named(finished, tmp_path, monkeypatch):
@@ -325,7 +345,7 @@ def test_tables_print_the_papers_totals(capsys):
     assert "11 of the 11 listed rows agree" in printed
 
 
-def test_doctor_gives_reasons(capsys):
+def test_doctor_gives_the_reason_for_the_precision(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["doctor", "phantom", "--set", "precision=float32"])
     assert stop.value.code == 0

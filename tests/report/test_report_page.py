@@ -1,4 +1,4 @@
-"""The report's page in a browser: on a phone and on a desk, light and dark, by mouse, by keyboard, without scripts."""
+"""The report's page in a browser: on a phone and a desktop, light and dark, by mouse and keyboard, without scripts."""
 
 import json
 import re
@@ -34,12 +34,12 @@ def number(page, name):
 
 
 @pytest.mark.parametrize(("width", "colours"), [(PHONE, "light"), (DESK, "dark")])
-def test_the_page_opens_whole_and_readable(opened, page_file, width, colours):
+def test_the_page_is_complete_and_readable(opened, page_file, width, colours):
     page = opened(page_file.as_uri(), width, colours)
     assert "bcgan report" in page.title()
     assert page.locator("figure svg").count() > 20
     for closed in page.locator("details").all():
-        closed.evaluate("one => one.open = true")
+        closed.evaluate("element => element.open = true")
     check(page, width)
 
 
@@ -55,9 +55,9 @@ def test_the_first_screen_has_the_finding_the_forest_and_the_cautions(opened, pa
         assert page.locator(".cautions").bounding_box()["y"] < height
 
 
-def test_on_a_phone_a_broad_figure_is_moved_rather_than_shrunk(opened, page_file):
+def test_on_a_phone_a_wide_figure_scrolls_and_is_not_shrunk(opened, page_file):
     page = opened(page_file.as_uri(), PHONE)
-    page.locator("#networks").evaluate("one => one.open = true")
+    page.locator("#networks").evaluate("element => element.open = true")
     assert page.locator("#fig04_gan svg").bounding_box()["width"] > 600  # ten inches
     assert page.locator("#roc svg").bounding_box()["width"] < PHONE
 
@@ -67,7 +67,7 @@ def test_it_prints_on_few_pages_without_cutting_a_figure(opened, page_file, tmp_
     page.emulate_media(media="print")
     assert page.locator("nav").is_hidden() and page.locator("#explorer").is_hidden()
     assert page.evaluate("document.documentElement.scrollWidth") <= A4
-    assert page.locator("figure").first.evaluate("one => getComputedStyle(one).breakInside") == "avoid"
+    assert page.locator("figure").first.evaluate("element => getComputedStyle(element).breakInside") == "avoid"
     printed = page.pdf(format="A4")
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) <= MAX_PRINTED_PAGES
 
@@ -146,31 +146,31 @@ def test_a_table_sorts_and_a_group_is_picked(page, results):
     assert page.locator(".group:visible").get_attribute("data-group") == "validation"
 
 
-def test_the_map_says_what_the_table_has(page, page_file):
+def test_the_readout_of_the_map_has_the_values_of_the_table(page, page_file):
     table = pd.read_csv(page_file.with_name("tables") / "slide_maps.csv", dtype={"patient": str})
     first = table[table["patient"] == table["patient"].iloc[0]]
     kind = "probability in context" if "probability in context" in table else "probability"
-    canvas, told = page.locator("#maps-canvas"), page.locator("#maps-told")
+    canvas, readout = page.locator("#maps-canvas"), page.locator("#maps-told")
     canvas.scroll_into_view_if_needed()
-    box, size = canvas.bounding_box(), canvas.evaluate("one => [one.width, one.height]")
+    box, size = canvas.bounding_box(), canvas.evaluate("element => [element.width, element.height]")
     steps = (first[["x", "y"]] - first[["x", "y"]].min()) / 50
     side = (size[0]) / (steps["x"].max() + 1)
     for (_, row), (column, line) in zip(first.head(3).iterrows(), steps.head(3).to_numpy(), strict=True):
         scale = box["width"] / size[0] * side
         page.mouse.move(box["x"] + (column + 0.5) * scale, box["y"] + (line + 0.5) * scale)
-        text = told.text_content()
+        text = readout.text_content()
         assert f"x {row['x']}, y {row['y']}: annotated {('benign', 'malignant')[row['label']]}" in text
         assert f"{row[kind]:.3f}" in text
         assert f"called {('benign', 'malignant')[row['called']]}" in text
     page.locator("#maps-model").select_option("annotated")
     canvas.focus()
     page.keyboard.press("ArrowRight")
-    assert "annotated" in told.text_content() and "probability" not in told.text_content()
+    assert "annotated" in readout.text_content() and "probability" not in readout.text_content()
 
 
 def test_a_patient_is_picked_in_the_heat_map(page):
     cell = page.locator("#per_patient [id^=per_patient-QuadMesh] path").last  # the patient with the most errors
-    cell.evaluate("one => one.dispatchEvent(new MouseEvent('click', {bubbles: true}))")
+    cell.evaluate("element => element.dispatchEvent(new MouseEvent('click', {bubbles: true}))")
     patient = page.locator("#patient-picker").input_value()
     assert patient and f"Patient {patient}: " in page.locator("#patient-told").text_content()
     rows = page.locator("#largest-errors-table tbody tr:visible")
@@ -182,7 +182,7 @@ def test_a_patient_is_picked_in_the_heat_map(page):
     assert rows.count() > 0 and page.locator(".is-chosen").count() == 0
 
 
-def test_the_gallery_shows_what_is_ticked(page):
+def test_the_gallery_shows_the_ticked_kinds(page):
     synthetic = page.locator("#gan_samples [id*='-sample-synthetic-']")
     real = page.locator("#gan_samples [id*='-sample-real-']")
     assert synthetic.count() == real.count() > 8
@@ -206,25 +206,27 @@ def test_a_table_is_downloaded_from_the_page_itself(page, page_file):
     assert started.value.path().read_text().startswith("id,patient,label,")
 
 
-def test_own_probabilities_are_drawn_and_stay_here(page, page_file, results):
+def test_pasted_probabilities_are_drawn_in_the_page(page, page_file, results):
     with page.expect_download() as started:
         page.locator("#file-download").click()
-    ours = pd.read_csv(started.value.path())
-    lines = [f"{row.id},{row.gan_resnet}" for row in ours.itertuples()]
+    patches = pd.read_csv(started.value.path())
+    lines = [f"{row.id},{row.gan_resnet}" for row in patches.itertuples()]
     page.locator("#own-text").fill("\n".join(["id,probability", *lines]))
     page.locator("#own-draw").click()
     page.locator("#own-curve").wait_for(state="attached")
     from sklearn.metrics import roc_auc_score
 
-    told = page.locator("#own-told").text_content()
-    assert f"{roc_auc_score(ours['label'], ours['gan_resnet']):.3f} on {len(ours)} of {len(ours)}" in told
-    assert "left out" not in told  # the head is none of the lines
+    message = page.locator("#own-told").text_content()
+    assert (
+        f"{roc_auc_score(patches['label'], patches['gan_resnet']):.3f} on {len(patches)} of {len(patches)}" in message
+    )
+    assert "left out" not in message  # the header is not counted as a line
     page.locator("#own-text").fill(
         "\n".join(line.replace(",", ";").replace(".", ",") for line in [*lines, "other;2,5"])
     )
     page.locator("#own-draw").click()
     page.locator("#own-told", has_text="1 lines were left out").wait_for()
-    assert f"{roc_auc_score(ours['label'], ours['gan_resnet']):.3f}" in page.locator("#own-told").text_content()
+    assert f"{roc_auc_score(patches['label'], patches['gan_resnet']):.3f}" in page.locator("#own-told").text_content()
     page.locator("#own-text").fill("nothing,0.5")
     page.locator("#own-draw").click()
     page.locator("#own-told", has_text="Nothing was drawn").wait_for()
@@ -234,7 +236,7 @@ def test_own_probabilities_are_drawn_and_stay_here(page, page_file, results):
 def test_a_link_opens_what_it_points_to(page):
     page.evaluate("location.hash = 'fig04_gan'")
     page.locator("#fig04_gan svg").wait_for(state="visible")
-    assert page.locator("#networks").evaluate("one => one.open")
+    assert page.locator("#networks").evaluate("element => element.open")
     assert page.locator("#fig04_gan svg").is_visible()
     page.evaluate("location.hash = 'patients-validation'")
     page.locator("#group-picker").wait_for()

@@ -1,4 +1,4 @@
-"""Tables that the run of the tests has no results for, from made-up ones."""
+"""Tables of stages that the run of the tests does not have, from made-up results."""
 
 from bcgan.evaluate import metrics
 from bcgan.evaluate.cross_validation import BEST_ACCURACY
@@ -13,11 +13,11 @@ def test_the_learning_curves_sentence_follows_its_numbers(run):
     def verdict(*differences):
         return stage_tables.learning_curve_verdict(run._replace(learning_curve={"differences": list(differences)}))
 
-    nothing = verdict(at(-0.02, -0.04, -0.01), at(0.01, -0.01, 0.03))
-    assert nothing.startswith("No arm beats classic augmentation at any share: of 2 differences none")
-    assert "+ GAN at 5% of the patients, ROC AUC 0.010 (-0.010 to 0.030), p = 0.2" in nothing
-    some = verdict(at(0.02, 0.01, 0.03, 0.01), at(0.0, -0.01, 0.01))
-    assert some.startswith("Of 2 differences from classic augmentation 1 lie above 0: + GAN")
+    without_gain = verdict(at(-0.02, -0.04, -0.01), at(0.01, -0.01, 0.03))
+    assert without_gain.startswith("No arm beats classic augmentation at any share: of 2 differences none")
+    assert "+ GAN at 5% of the patients, ROC AUC 0.010 (-0.010 to 0.030), p = 0.2" in without_gain
+    with_gain = verdict(at(0.02, 0.01, 0.03, 0.01), at(0.0, -0.01, 0.01))
+    assert with_gain.startswith("Of 2 differences from classic augmentation 1 lie above 0: + GAN")
     assert "cannot be said" in verdict(at(0.02, None, None, None))
 
 
@@ -109,7 +109,7 @@ def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(run)
     assert tables.components(run._replace(ablation=None, comparisons=[])).empty
 
 
-def test_cross_validated_networks_stand_beside_the_features(run):
+def test_cross_validated_networks_are_listed_after_the_features(run):
     by_metric = dict.fromkeys((*metrics.NAMES, BEST_ACCURACY), estimate(0.8))
     by_split = {split: by_metric | {BEST_ACCURACY: estimate(0.9)} for split in stage_tables.OPTIMISM}
     networks = {"resnet_table1": {"patients": 8, "patches": 80, **by_split}}
