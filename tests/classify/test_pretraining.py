@@ -120,7 +120,7 @@ def test_a_nan_stops_with_the_remedy(tmp_path, monkeypatch):
 @with_weights
 def test_the_classifier_starts_from_the_pretrained_weights(tmp_path):
     (tmp_path / "pretrain").mkdir()
-    with pytest.raises(InputError, match="simclr.keras is missing"):
+    with pytest.raises(InputError, match="simclr.keras, the self-supervised weights, is missing"):
         build_for_run("efficientnet_lite0_simclr", tmp_path)
     keras.utils.set_random_seed(3)
     pretrained = efficientnet_lite("lite0", weights=False)
