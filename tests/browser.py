@@ -1,4 +1,4 @@
-"""Pages in a real browser: what loads, what fits, what axe and the console say."""
+"""Pages in a real browser: they load, they fit the screen, and axe and the console report nothing."""
 
 import shutil
 
@@ -17,23 +17,23 @@ def browser():
     if path is None:
         pytest.skip("no Chromium here (Debian: apt install chromium)")
     with driver.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield opened
-        opened.close()
+        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
 def opened(browser):
-    """Opens (address, width, colours) and gives the page; at the end nothing may have been complained about, and
-    nothing been asked of another server."""
-    complaints, asked, contexts = [], set(), []
+    """A function (address, width, colours) that opens a page. At the end it checks that the console has no error and
+    that no other server was contacted."""
+    complaints, requested, contexts = [], set(), []
 
     def open_page(address: str, width: int = DESK, colours: str = "light"):
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=colours))
         page = contexts[-1].new_page()
-        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: asked.add(request.url))
+        page.on("request", lambda request: requested.add(request.url))
         page.goto(address, wait_until="load")
         return page
 
@@ -41,18 +41,19 @@ def opened(browser):
     allowed = {context.pages[0].url.partition("#")[0] for context in contexts}
     for context in contexts:
         context.close()
-    assert not [text for text in complaints if "status of 422" not in text]  # that is a refusal, not a fault
-    assert not [url for url in asked if not url.startswith(("data:", *allowed))]
+    assert not [text for text in complaints if "status of 422" not in text]  # a refused upload is no error
+    assert not [url for url in requested if not url.startswith(("data:", *allowed))]
 
 
 def check(page, width: int) -> None:
-    """Every picture is there, nothing runs over the edge, axe finds nothing."""
+    """Check that every picture is loaded, that nothing is wider than the page and that axe finds no violation."""
     from axe_playwright_python.sync_playwright import Axe
 
-    # not wait_for_function: the page's policy forbids the eval that it looks again by
-    page.evaluate("Promise.all([...document.images].filter(one => !one.hidden).map(one => one.decode()))")
-    assert page.evaluate("[...document.images].every(one => one.hidden || one.naturalWidth > 0)")
+    # not wait_for_function: it uses eval, which the page's policy forbids
+    page.evaluate("Promise.all([...document.images].filter(image => !image.hidden).map(image => image.decode()))")
+    assert page.evaluate("[...document.images].every(image => image.hidden || image.naturalWidth > 0)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("[...document.images].every(one => one.alt || one.hidden)")
-    found = Axe().run(page).response["violations"]
-    assert not found, [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found]
+    assert page.evaluate("[...document.images].every(image => image.alt || image.hidden)")
+    violations = Axe().run(page).response["violations"]
+    nodes = {violation["id"]: [node["html"][:120] for node in violation["nodes"][:3]] for violation in violations}
+    assert not violations, nodes

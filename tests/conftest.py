@@ -1,4 +1,4 @@
-"""Shared fixtures: small patches made on the spot, so that every test runs anywhere."""
+"""Shared fixtures: small patches that are drawn by the tests, so that every test runs on any machine."""
 
 import gc
 import os
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line has it
-gc.set_threshold(200_000, 50, 1000)  # networks are many small objects: collecting garbage takes a tenth of the time
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets it
+gc.set_threshold(200_000, 50, 1000)  # networks have many small objects: garbage collection takes a tenth of the time
 
 from bcgan import cli, machine, progress  # noqa: E402
 
@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)  # stable: tests of a module stay in order
 
 
-# `bcgan` in a process of its own whose training steps are not traced, which takes longer than a few steps do.
+# `bcgan` in a separate process that does not trace training steps: tracing takes longer than a few steps.
 EAGER_BCGAN = (
     sys.executable,
     "-c",
@@ -100,9 +100,9 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
 
 def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that one of the workers makes for all of them."""
-    own = tmp_path_factory.getbasetemp()
-    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    """Return a folder that one pytest worker makes and all workers share."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with FileLock(f"{root}.lock"):
         if not root.exists():
             part = root.with_name(f"{name}.part")
@@ -131,7 +131,7 @@ def draw_patches(root: Path) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, idc_folder) -> Path:
-    """A folder in which every stage of EXPERIMENT has run. All workers read it: whoever writes takes a copy."""
+    """A folder in which every stage of EXPERIMENT has run. All workers read it; a test that writes uses a copy."""
 
     def run(root: Path) -> None:
         (root / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
@@ -146,7 +146,7 @@ def finished(tmp_path_factory, idc_folder) -> Path:
 
 
 def explain_coarsely(patch: pytest.MonkeyPatch) -> None:
-    """Explain by a few squares, steps and shares of pixels, as all of them would take most of a run's time."""
+    """Compute explanations from few squares, steps and fractions of pixels: the full number takes most of a run."""
     from bcgan.evaluate import explanations
     from bcgan.explain import saliency
 
@@ -191,7 +191,7 @@ def undrawn(monkeypatch) -> None:
 
 @contextmanager
 def untraced():
-    """Run training steps without tracing them, which takes longer than a few steps do."""
+    """Run training steps without tracing them: tracing takes longer than a few steps."""
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
@@ -208,17 +208,20 @@ def eagerly():
 
 @pytest.fixture
 def starts(monkeypatch) -> list[int]:
-    """The step at which each training begins: 0, or a later one where it goes on."""
-    found, bar = [], progress.bar
-    monkeypatch.setattr(
-        progress, "bar", lambda *given, start=0, **more: found.append(start) or bar(*given, start=start, **more)
-    )
-    return found
+    """The first step of each training: 0, or a later one if the training is resumed."""
+    first_steps, bar = [], progress.bar
+
+    def watched_bar(*arguments, start=0, **options):
+        first_steps.append(start)
+        return bar(*arguments, start=start, **options)
+
+    monkeypatch.setattr(progress, "bar", watched_bar)
+    return first_steps
 
 
 @pytest.fixture
 def killed(monkeypatch) -> Callable:
-    """`with killed(4):` a training that dies once it has saved the checkpoint of step, or epoch, 4."""
+    """`with killed(4):` a training that is killed after it has saved the checkpoint of step (or epoch) 4."""
 
     @contextmanager
     def dying(at: int):
@@ -241,15 +244,15 @@ def killed(monkeypatch) -> Callable:
 
 @pytest.fixture
 def in_folder(tmp_path, monkeypatch) -> Path:
-    """Work in an empty folder: runs/ and reports/ of the test lie there."""
+    """Work in an empty folder, which gets the runs/ and reports/ of the test."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture(scope="session")
 def real_idc() -> Path:
-    """Real patches, where this machine has some: BCGAN_IDC names their folder."""
-    place = Path(os.environ.get("BCGAN_IDC", Path(__file__).parents[2] / "shared/data/idc"))
-    if not place.exists():
+    """The folder of real patches, if this machine has them: BCGAN_IDC names it."""
+    folder = Path(os.environ.get("BCGAN_IDC", Path(__file__).parents[2] / "shared/data/idc"))
+    if not folder.exists():
         pytest.skip("no real IDC patches here; set BCGAN_IDC to their folder")
-    return place
+    return folder

@@ -1,4 +1,4 @@
-"""To tell whether two trainings ended the same."""
+"""Hashes of weights, to compare the results of two trainings."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def digest(variables: list) -> str:
-    """One hash of all values."""
+    """Return one hash of all values and shapes."""
     total = hashlib.sha256(json.dumps([list(variable.shape) for variable in variables]).encode())
     for variable in variables:
         total.update(np.ascontiguousarray(variable).tobytes())

@@ -1,4 +1,4 @@
-"""Artifacts are found by their key, checked, resumed and never half there."""
+"""Artifacts are found by their key, checked and resumed; an incomplete artifact is never used."""
 
 import os
 import time
@@ -49,10 +49,10 @@ def test_an_artifact_is_up_to_date_until_something_changes(finished):
 
 @pytest.mark.parametrize("outside", ["../other.txt", "{}/other.txt"])
 def test_a_manifest_cannot_name_files_outside_its_folder(finished, outside):
-    other = finished.parent / "other.txt"
-    other.write_text("numbers")
+    outside_file = finished.parent / "other.txt"
+    outside_file.write_text("numbers")
     manifest = runs.read_json(finished / "manifest.json")
-    manifest["outputs"][outside.format(finished.parent)] = runs.hash_file(other)
+    manifest["outputs"][outside.format(finished.parent)] = runs.hash_file(outside_file)
     runs.write_json(finished / "manifest.json", manifest)
     assert artifacts.stale_reason(finished, KEY) == "its manifest was not written by bcgan"
 
@@ -73,7 +73,7 @@ def test_damage_is_noticed(finished, damage, word):
 
 
 def test_a_clock_that_is_set_back_changes_nothing(tmp_path, monkeypatch):
-    """Files of tomorrow, a build that ends years before it began: only content and key count."""
+    """File times in the future and a build that ends before it began: only content and key count."""
     folder = tmp_path / "stage"
 
     def make(part):
@@ -90,15 +90,15 @@ def test_a_clock_that_is_set_back_changes_nothing(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_build_resumes_for_the_same_key_only(tmp_path):
-    folder, found = tmp_path / "stage", []
+    folder, had_checkpoint = tmp_path / "stage", []
     interrupt(folder, "one")
     assert not folder.exists()
     assert artifacts.stale_reason(folder, "one") == "resumes"
     assert artifacts.stale_reason(folder, "two") == "has not run yet"
-    artifacts.build(folder, "one", lambda part: found.append((part / "checkpoint").exists()), {})
+    artifacts.build(folder, "one", lambda part: had_checkpoint.append((part / "checkpoint").exists()), {})
     interrupt(folder, "one", restart=True)
-    artifacts.build(folder, "two", lambda part: found.append((part / "checkpoint").exists()), {})
-    assert found == [True, False]
+    artifacts.build(folder, "two", lambda part: had_checkpoint.append((part / "checkpoint").exists()), {})
+    assert had_checkpoint == [True, False]
 
 
 def test_the_seconds_are_those_of_every_attempt(tmp_path):
@@ -113,17 +113,17 @@ def test_the_seconds_are_those_of_every_attempt(tmp_path):
 
 
 def test_a_restart_drops_an_unfinished_build_once(tmp_path):
-    folder, found = tmp_path / "stage", []
+    folder, had_checkpoint = tmp_path / "stage", []
     for restart in (False, True, True, False):
 
         def make(part):
-            found.append((part / "checkpoint").exists())
+            had_checkpoint.append((part / "checkpoint").exists())
             write(part, "half", "checkpoint")
             raise Killed
 
         with pytest.raises(Killed):
             artifacts.build(folder, "one", make, {}, restart)
-    assert found == [False, False, True, True]
+    assert had_checkpoint == [False, False, True, True]
 
 
 def test_finished_files_stay_until_the_next_ones_are_complete(finished):
@@ -136,10 +136,10 @@ def test_finished_files_stay_until_the_next_ones_are_complete(finished):
 
 
 def test_a_complete_build_that_was_not_renamed_is_not_made_again(tmp_path, monkeypatch):
-    folder, made, rename = tmp_path / "stage", [], Path.rename
+    folder, builds, rename = tmp_path / "stage", [], Path.rename
 
     def make(part):
-        made.append(1)
+        builds.append(1)
         write(part)
 
     def killed(self, target):
@@ -151,7 +151,7 @@ def test_a_complete_build_that_was_not_renamed_is_not_made_again(tmp_path, monke
     monkeypatch.setattr(Path, "rename", rename)
     assert artifacts.stale_reason(folder, KEY) == "resumes"
     artifacts.build(folder, KEY, make, {})
-    assert made == [1]
+    assert builds == [1]
     assert artifacts.stale_reason(folder, KEY) is None
 
 
@@ -177,9 +177,9 @@ def test_a_cached_artifact_is_built_once_for_its_settings_and_inputs(tmp_path):
     first = get({"a": 1}, {})
     assert get({"a": 1}, {}) == first == get({"a": 1}, {}, Cache(tmp_path, "stage"))
     assert len(built) == 1
-    others = {get({"a": 2}, {}), get({"a": 1}, {"file": "hash"})}
-    assert len(built) == 3 and first not in others
-    assert get({"a": 1}, {}) == first and len(built) == 3  # not one step back only
+    different = {get({"a": 2}, {}), get({"a": 1}, {"file": "hash"})}
+    assert len(built) == 3 and first not in different
+    assert get({"a": 1}, {}) == first and len(built) == 3  # more than one earlier artifact is kept
     (first / "out.txt").write_text("damaged")
     assert (get({"a": 1}, {}) / "out.txt").read_text() == "numbers" and len(built) == 4
     cache.clear()

@@ -1,4 +1,4 @@
-"""Two or more classes: how they are named, and a run of three from the images to the prediction of a slide."""
+"""Two or more classes: their names, and a run with three classes from the images to the prediction of a slide."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ from tests.conftest import explain_coarsely, made_once, untraced, write_png
 from tests.predict.conftest import count_verdicts
 
 NAMES = ("benign", "in_situ", "malignant")
-KINDS = (0, 2, 1)  # the phantom's label of each
+KINDS = (0, 2, 1)  # the phantom's label of each class
 SIZE, CROP, PATIENTS, PATCHES = 40, 32, 8, 9
 EXPERIMENT = f"""
 name: three
@@ -67,7 +67,7 @@ precision: float32
 
 
 def draw(root: Path) -> None:
-    """Write patches of three classes, and a table that has the classes under other names."""
+    """Write patches of three classes, and a table that names the classes differently."""
     with (root / "labels.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "label", "patient", "x", "y"])
@@ -98,7 +98,7 @@ def three(tmp_path_factory) -> Path:
     def run(root: Path) -> None:
         draw(root)
         with untraced(), pytest.MonkeyPatch.context() as patch:
-            for module in (probes, synthetic, translations):  # whose ImageNet features take half of the time
+            for module in (probes, synthetic, translations):  # their ImageNet features take half of the time
                 patch.setattr(module, "has_weights", lambda _: False)
             explain_coarsely(patch)
             assert call(root, "run", "three.yaml") == 0
@@ -111,10 +111,10 @@ def test_classes_keep_their_order_also_in_a_manifest():
     data = Data(name="patient_folder", classes={"b": None, "a": ["x", 7], "c": "y"})
     assert data.class_names == ("b", "a", "c")
     assert data.classes == (("b", ()), ("a", ("x", "7")), ("c", ("y",)))
-    again = Data.model_validate(json.loads(json.dumps(data.model_dump(mode="json"), sort_keys=True)))
-    assert again == data and again != data.replace(classes=["a", "b", "c"])
-    for two in ({}, {"malignant": ["tumor"]}, {"malignant": [], "benign": ["normal"]}, ["malignant", "benign"]):
-        assert Data(name="patient_folder", classes=two).class_names == classes.CLASSES
+    reloaded = Data.model_validate(json.loads(json.dumps(data.model_dump(mode="json"), sort_keys=True)))
+    assert reloaded == data and reloaded != data.replace(classes=["a", "b", "c"])
+    for binary in ({}, {"malignant": ["tumor"]}, {"malignant": [], "benign": ["normal"]}, ["malignant", "benign"]):
+        assert Data(name="patient_folder", classes=binary).class_names == classes.CLASSES
 
 
 @pytest.mark.parametrize(
@@ -128,12 +128,12 @@ def test_classes_keep_their_order_also_in_a_manifest():
         ({True: [], "yes": []}, "True is no name of a class"),
     ],
 )
-def test_classes_that_cannot_be_are_refused_with_the_name(value, words):
+def test_invalid_classes_are_refused_by_name(value, words):
     with pytest.raises(ValueError, match=words):
         Data(name="patient_folder", classes=value)
 
 
-def test_labels_are_names_of_classes_unless_a_further_name_is_a_number():
+def test_a_number_is_a_class_index_unless_it_names_a_class():
     assert [ClassNames((("a", ()), ("b", ()), ("c", ()))).label(name) for name in ("0", "B ", "2.0", "3")] == [
         0,
         1,
@@ -153,7 +153,7 @@ def test_tumor_types_of_breakhis_are_classes(tmp_path):
         return [record.label for record in breakhis.records((tmp_path,), 40, classes=pairs)]
 
     assert labels() == [0, 0, 1, 1]
-    assert labels(("ductal_carcinoma", ()), ("fibroadenoma", ())) == [1, 0]  # the others are left out
+    assert labels(("ductal_carcinoma", ()), ("fibroadenoma", ())) == [1, 0]  # other tumor types are left out
     assert labels(("benign", ()), ("lobular", ("lobular_carcinoma",)), ("other", ("malignant",))) == [0, 0, 2, 1]
     with pytest.raises(InputError, match="'dcis' is no class of BreaKHis"):
         labels(("benign", ()), ("dcis", ()))
@@ -167,10 +167,10 @@ def test_kinds_of_phantom_tissue_are_classes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builder, "config_for", small_config)
     pairs = (("benign", ()), ("carcinoma", ("in_situ", "malignant")))
-    found = phantom_records((tmp_path,), 32, 4.0, pairs)
-    assert len(found) == 16 and {record.label for record in found} == {0, 1}
+    records = phantom_records((tmp_path,), 32, 4.0, pairs)
+    assert len(records) == 16 and {record.label for record in records} == {0, 1}
     three = phantom_records((tmp_path,), 32, 4.0, (("benign", ()), ("in_situ", ()), ("malignant", ())))
-    assert [min(1, record.label) for record in three] == [record.label for record in found]
+    assert [min(1, record.label) for record in three] == [record.label for record in records]
     assert {record.label for record in three} == {0, 1, 2}
     without = phantom_records((tmp_path,), 32, 4.0, (("benign", ()), ("in_situ", ())))
     assert len(without) == sum(record.label < 2 for record in three)
@@ -194,7 +194,7 @@ def test_settings_that_contradict_the_classes_are_refused(tmp_path, settings, wo
 
 
 @pytest.mark.slow
-def test_every_stage_knows_three_classes(three):
+def test_every_stage_handles_three_classes(three):
     root = three / "runs/three"
     counts = json.loads((root / "preprocess/split.json").read_text())["counts"]
     assert counts["train"]["by_class"] == dict.fromkeys(NAMES, counts["train"]["patches"] // 3)
@@ -237,7 +237,10 @@ def test_a_slide_of_three_classes_is_predicted_with_the_probability_of_each(thre
     np.testing.assert_allclose(table["probability"][has_score], by_class[has_score].max(1))
     scored = table["verdict"] == "scored"
     assert (table["label"][scored] == np.array(NAMES)[by_class[scored].argmax(1)]).all()
-    limits = [model.card.thresholds, model.card.spatial_context_thresholds]  # of the patch, and of those of the slide
+    limits = [
+        model.card.thresholds,
+        model.card.spatial_context_thresholds,
+    ]  # of single patches, and of patches of a slide
     lowest = np.array([value.min_confidence for value in limits])[table["path"].str.endswith("slide.png").astype(int)]
     assert (table["verdict"][has_score] == "scored").equals(table["probability"][has_score] >= lowest[has_score])
     single = table[table["path"].str.endswith("patch.png")].iloc[0]
@@ -247,15 +250,15 @@ def test_a_slide_of_three_classes_is_predicted_with_the_probability_of_each(thre
         atol=1e-6,
     )
     squares = json.loads((tmp_path / "maps/slide.png.geojson").read_text())["features"]
-    shown = squares[0]["properties"]["measurements"]
-    assert not shown or set(shown) == {*(f"probability of {name}" for name in NAMES), "uncertainty"}
+    measurements = squares[0]["properties"]["measurements"]
+    assert not measurements or set(measurements) == {*(f"probability of {name}" for name in NAMES), "uncertainty"}
     row = serve.score_image(model, (tmp_path / "patch.png").read_bytes(), "patch.png", 4.0).rows[0].model_dump()
     assert row["probability_in_situ"] == pytest.approx(single["probability_in_situ"])
 
 
 @pytest.mark.slow
 def test_crop_and_enhancement_are_part_of_the_exported_model(three):
-    """Raw images are predicted as the run's own patches, which were enhanced, are by its networks on their centers."""
+    """The model enhances raw images as the run did, and gives what the run's networks give for cropped patches."""
     model = bcgan.load(three / "model", "keras")
     assert (model.card.size, model.card.enhancement.clahe, model.network.input_shape[1]) == (SIZE, True, SIZE)
     built = store.load(three / "runs/three/preprocess")
@@ -265,12 +268,12 @@ def test_crop_and_enhancement_are_part_of_the_exported_model(three):
     networks = [weights.load_model(path) for path in sorted((three / "runs/three/classify").glob("*.keras"))]
     center = center_crop(built.images[:8], CROP).astype(np.float32) / 255
     expected = np.mean([np.asarray(network(center, training=False)) for network in networks], axis=0)
-    found = np.asarray(model.network(built.images[:8].astype(np.float32) / 255, training=False))
-    np.testing.assert_allclose(found, expected, atol=0.02 * np.ptp(expected) + 1e-3)  # half precision rounds
+    computed = np.asarray(model.network(built.images[:8].astype(np.float32) / 255, training=False))
+    np.testing.assert_allclose(computed, expected, atol=0.02 * np.ptp(expected) + 1e-3)  # half precision rounds
 
 
 @pytest.mark.slow
-def test_stains_are_normalized_in_an_image_as_a_whole_and_in_single_patches_alone(three):
+def test_stains_are_normalized_per_image_or_per_single_patch(three):
     model = bcgan.load(three / "model", "keras")
     model.card = model.card.model_copy(update={"enhancement": Enhancement(stain_normalization="macenko")})
     rng = np.random.default_rng(3)
@@ -306,8 +309,8 @@ def test_synthetic_patches_and_labelled_images_of_three_classes(three, tmp_path,
     assert call(three, "sample", "three", "--label", "dcis", "--out", str(tmp_path / "a")) == 2
     assert "--label dcis: this generator's classes are benign, in_situ, malignant" in capsys.readouterr().err
     assert call(three, "assess", "three.yaml", "--model", "model", "--out", str(tmp_path / "b")) == 0
-    found = json.loads((tmp_path / "b/assessment.json").read_text())["every"]
-    assert found["by_class"] == dict.fromkeys(NAMES, PATIENTS * PATCHES // 3)
+    results = json.loads((tmp_path / "b/assessment.json").read_text())["every"]
+    assert results["by_class"] == dict.fromkeys(NAMES, PATIENTS * PATCHES // 3)
     settings = ("--set", "data.classes=[malignant, in_situ, benign]")
     assert call(three, "assess", "three.yaml", "--model", "model", *settings, "--out", str(tmp_path / "c")) == 2
     assert "malignant, in_situ, benign are not the classes of the classifier" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Several devices train as one does: the same losses at the same batch, over a kill; one sentence where it fails."""
+"""Several devices train like one: the same losses at the same batch, also after a kill; failures are one sentence."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.conftest import EXPERIMENT
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 STEPS = 30
-# On 1 device, on 2 of one machine, or as one of 2 workers: losses of every step.
+# Logs the losses of every step: on 1 device, on 2 devices of one machine, or as one of 2 workers.
 SHARED = """
 import sys, json
 from bcgan import machine
@@ -35,7 +35,7 @@ if kind == "devices":
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     shares = strategy.experimental_local_results(strategy.run(lambda: distribute.replica_rows(tf.range(8))))
-    assert [list(map(int, one)) for one in shares] == [[0, 2, 4, 6], [1, 3, 5, 7]], shares
+    assert [list(map(int, share)) for share in shares] == [[0, 2, 4, 6], [1, 3, 5, 7]], shares
 else:
     strategy = distribute.make_strategy(kind)
 from pathlib import Path
@@ -47,11 +47,11 @@ from bcgan.models.classifier import build_classifier
 patches = Patches(*example_patches(32))
 keras.utils.set_random_seed(0)
 with strategy.scope():
-    own = Classifier(epochs=2, learning_rate=0.01)
-    recipe = Recipe(Classify(batch_size=16, optimizer="sgd"), own)
+    classifier = Classifier(epochs=2, learning_rate=0.01)
+    recipe = Recipe(Classify(batch_size=16, optimizer="sgd"), classifier)
     train(build_classifier("resnet_table1"), TrainingData(patches, None, patches), recipe, Path("network.keras"))
     gan.LOG_EVERY = 1
-    gan.recalibrate_batch_norm = lambda network, *given, **more: network  # only the log is read
+    gan.recalibrate_batch_norm = lambda network, *arguments, **options: network  # only the log is read
     settings = Gan(steps=3, batch_size=8, base_channels=4, latent_dim=8, projected_discriminator_weight=0)
     gan.train(patches.images[:, :32, :32], patches.labels, settings, 0, Path("."), False)
 """
@@ -63,15 +63,15 @@ def settings_of(port: int, index: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def start(folder: Path, port: int, index: int) -> subprocess.Popen:
     settings = (f"gan.steps={STEPS}", f"gan.sample_grid_interval={STEPS}", "gan.checkpoint_interval=10")
     command = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", "--until", "gan"]
-    command += [f"--set={one}" for one in settings]
+    command += [f"--set={setting}" for setting in settings]
     return subprocess.Popen(
         command, cwd=folder, env=os.environ | settings_of(port, index), stderr=subprocess.PIPE, text=True
     )  # fmt: skip
@@ -88,29 +88,29 @@ def alone(tmp_path_factory) -> Path:
     """The logs of both trainings on one device."""
     folder = tmp_path_factory.mktemp("alone") / "one"
     process = share(folder, "one", {})
-    said = process.communicate()[1]
-    assert process.returncode == 0, said
+    stderr = process.communicate()[1]
+    assert process.returncode == 0, stderr
     return folder
 
 
 @pytest.mark.parametrize("kind", ["devices", "workers"])
 def test_two_devices_have_the_losses_of_one(tmp_path, alone, kind):
-    """Both in one process, or one in each of two."""
+    """Both devices in one process, or each in its own process."""
     port = free_port()
     environments = [settings_of(port, index) for index in (0, 1)] if kind == "workers" else [{}]
-    processes = [share(tmp_path / str(index), kind, one) for index, one in enumerate(environments)]
-    said = [process.communicate()[1] for process in processes]
-    assert not any(process.returncode for process in processes), said
+    processes = [share(tmp_path / str(index), kind, environment) for index, environment in enumerate(environments)]
+    stderr = [process.communicate()[1] for process in processes]
+    assert not any(process.returncode for process in processes), stderr
     for log, names in (
         ("network.jsonl", ["loss", "validation_loss"]),
         ("log.jsonl", ["discriminator_loss", "generator_loss"]),
     ):
         expected = progress.read_jsonl(alone / log)
         for index in range(len(processes)):
-            found = progress.read_jsonl(tmp_path / str(index) / log)
-            assert len(found) == len(expected) > 1
+            computed = progress.read_jsonl(tmp_path / str(index) / log)
+            assert len(computed) == len(expected) > 1
             for name in names:
-                np.testing.assert_allclose([x[name] for x in found], [x[name] for x in expected], rtol=2e-3)
+                np.testing.assert_allclose([row[name] for row in computed], [row[name] for row in expected], rtol=2e-3)
 
 
 def test_two_workers_go_on_after_one_was_killed(tmp_path, idc_folder):
@@ -126,11 +126,11 @@ def test_two_workers_go_on_after_one_was_killed(tmp_path, idc_folder):
     assert not (gan / "manifest.json").exists()
     port = free_port()
     workers = [start(tmp_path, port, index) for index in (0, 1)]
-    said = [worker.communicate(timeout=300)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], said
+    stderr = [worker.communicate(timeout=300)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], stderr
     assert (gan / "manifest.json").exists()
-    assert "resuming from step" in said[0]
-    assert "takes part" in said[1]
+    assert "resuming from step" in stderr[0]
+    assert "takes part" in stderr[1]
     steps = [line["step"] for line in progress.read_jsonl(gan / "log.jsonl")]
     assert steps == sorted({*range(0, STEPS, 10), STEPS - 1})
     assert {path.name for path in gan.iterdir()} >= {"generator.keras", "discriminator.keras", "grids"}
@@ -142,21 +142,21 @@ def test_two_workers_go_on_after_one_was_killed(tmp_path, idc_folder):
      '{"cluster": {"worker": ["a"]}, "task": {"index": 0}}',
      '{"cluster": {"worker": ["a:1"], "chief": ["b:1"]}, "task": {"type": "chief", "index": 0}}'],
 )  # fmt: skip
-def test_a_cluster_that_does_not_parse_is_one_sentence(monkeypatch, text):
+def test_an_invalid_cluster_is_reported_in_one_sentence(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(InputError, match="TF_CONFIG is .* Write "):
         machine.cluster()
 
 
-def test_a_worker_that_is_not_there_is_named():
-    port, other = free_port(), free_port()
-    with pytest.raises(WorkError, match=f"worker 1 at localhost:{other} did not answer"):
-        distribute.wait_for_workers([f"localhost:{port}", f"localhost:{other}"], 0, timeout_s=0.5)
+def test_a_missing_worker_is_named():
+    port, absent_port = free_port(), free_port()
+    with pytest.raises(WorkError, match=f"worker 1 at localhost:{absent_port} did not answer"):
+        distribute.wait_for_workers([f"localhost:{port}", f"localhost:{absent_port}"], 0, timeout_s=0.5)
     with socket.create_server(("", port)), pytest.raises(WorkError, match=f"port {port}"):
-        distribute.wait_for_workers([f"localhost:{port}", f"localhost:{other}"], 0, timeout_s=0.5)
+        distribute.wait_for_workers([f"localhost:{port}", f"localhost:{absent_port}"], 0, timeout_s=0.5)
 
 
-def test_what_shares_the_work_is_chosen_with_a_reason(monkeypatch):
+def test_the_distribution_is_chosen_with_a_reason(monkeypatch):
     tiny = {"name": "a", "data": {"name": "histology_phantom"}}
     monkeypatch.delenv("TF_CONFIG", raising=False)
     assert machine.choose_distribution(Experiment(**tiny), 0)[0] == "one"
@@ -182,8 +182,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, batch):
         distribute.prepare(tiny)
 
 
-def test_a_worker_that_waits_in_vain_says_so(tmp_path, monkeypatch, idc_folder):
-    """The first worker does not run; or it runs, and is past this stage with other settings."""
+def test_a_second_worker_stops_if_the_first_is_absent_or_ahead(tmp_path, monkeypatch, idc_folder):
+    """The first worker does not run, or it runs and has passed this stage with other settings."""
     monkeypatch.setattr(execution, "FIRST_WORKER_TIMEOUT_S", 0.2)
     monkeypatch.setattr(execution, "POLL_INTERVAL_S", 0.05)
     tiny, root = Experiment(name="a", data={"name": "idc", "dir": [idc_folder]}), tmp_path / "a"
@@ -210,23 +210,24 @@ def test_slurm_names_every_node(tmp_path):
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/bcgan").write_text('#!/bin/bash\necho "$TF_CONFIG"; echo "$@"\n')
     (tmp_path / ".venv/bin/bcgan").chmod(0o755)
-    said = subprocess.run(
+    output = subprocess.run(
         ["bash", PIPELINES / "cluster/slurm.sh"], cwd=tmp_path, capture_output=True, text=True, check=True,
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "n[1-2]", "EXPERIMENT": "idc"},
     ).stdout.splitlines()  # fmt: skip
-    assert json.loads(said[0])["cluster"]["worker"] == ["n1:29500", "n2:29500"]
-    assert json.loads(said[0])["task"]["index"] == 1
-    assert said[1] == "run idc"
+    assert json.loads(output[0])["cluster"]["worker"] == ["n1:29500", "n2:29500"]
+    assert json.loads(output[0])["task"]["index"] == 1
+    assert output[1] == "run idc"
 
 
 def test_kubernetes_starts_as_many_workers_as_it_names():
     service, job = yaml.safe_load_all((PIPELINES / "cluster/kubernetes.yaml").read_text())
     container = job["spec"]["template"]["spec"]["containers"][0]
-    named = {one["name"]: one["value"] for one in container["env"]}
-    assert job["spec"]["completions"] == job["spec"]["parallelism"] == int(named["WORKERS"])
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == int(environment["WORKERS"])
     script = container["args"][0].replace("exec .venv/bin/bcgan", 'echo "$TF_CONFIG"; true')
-    given = {**named, "JOB_COMPLETION_INDEX": "1", "PATH": os.environ["PATH"]}
-    said = subprocess.run(["bash", "-c", script], env=given, capture_output=True, text=True, check=True)
-    workers = json.loads(said.stdout)["cluster"]["worker"]
+    worker_environment = {**environment, "JOB_COMPLETION_INDEX": "1", "PATH": os.environ["PATH"]}
+    command = ["bash", "-c", script]
+    completed = subprocess.run(command, env=worker_environment, capture_output=True, text=True, check=True)
+    workers = json.loads(completed.stdout)["cluster"]["worker"]
     name = service["metadata"]["name"]
     assert workers == [f"{job['metadata']['name']}-{number}.{name}:29500" for number in range(2)]

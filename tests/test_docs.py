@@ -1,4 +1,4 @@
-"""The README is short; every link in it and in docs/ leads somewhere, and every command has the options it names."""
+"""The README is short; every link in it and in docs/ has a target, and every command has existing options."""
 
 import importlib.util
 import re
@@ -57,7 +57,7 @@ def parse(name: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("line", command_lines("bcgan"))
-def test_every_command_has_the_options_that_it_is_given(line):
+def test_every_command_in_the_docs_has_its_options(line):
     words = shlex.split(re.sub(r"\.\.\.$", "", line), comments=True)[1:]
     if words[0].startswith("-"):
         words = words[2:] if words[0] == "--home" else []
@@ -66,7 +66,7 @@ def test_every_command_has_the_options_that_it_is_given(line):
     parse(words[0], words[1:])
 
 
-def test_an_option_that_does_not_exist_would_be_found():
+def test_the_parser_rejects_an_unknown_option():
     with pytest.raises(click.NoSuchOption):
         parse("predict", ["x.png", "--no-such"])
 
@@ -74,15 +74,15 @@ def test_an_option_that_does_not_exist_would_be_found():
 @pytest.mark.parametrize("line", command_lines("make"))
 def test_every_make_target_exists(line):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    named = [word for word in shlex.split(line, comments=True)[1:] if re.fullmatch(r"[a-z-]+", word)]
-    assert set(named) <= set(targets)
+    used_targets = [word for word in shlex.split(line, comments=True)[1:] if re.fullmatch(r"[a-z-]+", word)]
+    assert set(used_targets) <= set(targets)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("mkdocs"), reason="MkDocs is not installed: requirements-docs.txt")
 def test_the_site_builds_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
     page = (tmp_path / "site" / "index.html").read_text("utf-8")
     assert "Two commands" in page
     assert (tmp_path / "site" / "repository/reports/idc/figures/slide_maps.png").exists()

@@ -1,4 +1,4 @@
-"""The commands of README and docs are run, literally, in a folder that has what they name."""
+"""The commands of README and docs are run unchanged, in a folder that has the files they name."""
 
 import json
 import shlex
@@ -15,13 +15,13 @@ from tests.conftest import EXPERIMENT, draw_patches, explain_coarsely, untraced,
 from tests.slides import containers
 from tests.test_docs import command_lines
 
-# `tests/test_docs.py` parses all commands. These need a server, a cluster, another data set or hours, or are run by
-# tests of their own.
+# `tests/test_docs.py` parses all commands. These need a server, a cluster, another data set or hours, or have
+# their own tests.
 NOT_RUN = (
     "serve", "--runner beam", "breakhis", "ucsb", "/shared/", "--trials", "...", "FOLDER", "EXPERIMENT", "init mine",
     "idc_extended", "--format wsinfer", "--format litert", "release my_experiment", "--force gan", "--no-spatial",
 )  # fmt: skip
-EXPERIMENTS = ("idc", "phantom", "my_experiment")  # in the commands, for which `mine` is run here
+EXPERIMENTS = ("idc", "phantom", "my_experiment")  # named in the commands; `mine` is run instead
 MPP = 2.0
 
 
@@ -54,7 +54,7 @@ def folder(finished, idc_folder, tmp_path_factory) -> Path:
 
 
 def _write_features(root: Path) -> None:
-    """Write the features of other encoders that `bcgan probe` is shown with."""
+    """Write features of other encoders, for the commands of `bcgan probe`."""
     index = (root / "runs/mine/preprocess/index.csv").read_text("utf-8").splitlines()
     ids = [line.split(",")[index[0].split(",").index("id")] for line in index[1:]]
     rng = np.random.default_rng(0)

@@ -83,12 +83,12 @@ def test_features_of_an_untrained_discriminator_are_refused():
         ("classify.models.simclr={}", "'simclr' is now called efficientnet_lite0_simclr; rename it"),
     ],
 )
-def test_an_earlier_name_is_refused_with_the_one_of_today(override, words):
+def test_a_former_name_is_refused_with_the_current_one(override, words):
     with pytest.raises(InputError, match=words):
         experiment.load("phantom", (override,))
 
 
-def test_every_name_of_today_is_a_setting():
+def test_every_current_name_in_the_table_is_a_setting():
     """The new names in the table exist, and no old one does."""
     keys = set(leaves(experiment.Experiment)) | {"ablation", "cross_validation", "features.quality_filter"}
     for old, new in renamed.SETTINGS.items():
@@ -108,7 +108,7 @@ def test_official_lists_need_a_data_set_that_has_them():
         experiment.load("phantom", ("data.protocol=official",))
 
 
-def test_switches_and_single_places_are_taken_as_people_write_them(tmp_path):
+def test_on_and_a_single_data_dir_are_accepted(tmp_path):
     settings = experiment.load("phantom", ("xla=on", "data.dir=~/patches"))
     assert settings.xla == "on"
     assert settings.data.dir[0].is_absolute()

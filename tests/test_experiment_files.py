@@ -1,4 +1,4 @@
-"""Which file an experiment's name stands for."""
+"""The file that belongs to the name of an experiment."""
 
 import os
 
@@ -27,7 +27,7 @@ def test_a_new_experiment_is_a_copy_that_loads(home):
 
 
 @pytest.mark.parametrize("name", ["Mine", "1st", "a b", "../escape", "a.yaml", ""])
-def test_a_name_that_no_experiment_can_have_is_refused(home, name):
+def test_an_invalid_name_is_refused(home, name):
     with pytest.raises(InputError, match="no name of an experiment"):
         experiment_files.init(name, "folder")
     assert list(home.iterdir()) == []
@@ -40,15 +40,15 @@ def test_a_name_that_is_taken_is_refused(home, name):
         experiment_files.init(name, "folder")
 
 
-def test_two_files_of_one_name_are_refused_where_they_differ(home):
+def test_a_user_file_with_an_included_name_must_be_identical(home):
     (home / "pipelines").mkdir()
-    own, included = home / "pipelines" / "phantom.yaml", experiment_files.INCLUDED / "phantom.yaml"
-    own.write_bytes(included.read_bytes())
-    assert experiment_files.find("phantom") == own
-    own.write_bytes(included.read_bytes() + b"seed: 3\n")
+    user_file, included = home / "pipelines" / "phantom.yaml", experiment_files.INCLUDED / "phantom.yaml"
+    user_file.write_bytes(included.read_bytes())
+    assert experiment_files.find("phantom") == user_file
+    user_file.write_bytes(included.read_bytes() + b"seed: 3\n")
     with pytest.raises(InputError, match="has the name of an experiment that comes with bcgan, phantom"):
         experiment_files.find("phantom")
-    assert experiment.load(str(own)).seed == 3
+    assert experiment.load(str(user_file)).seed == 3
     assert experiment_files.find("idc") == experiment_files.INCLUDED / "idc.yaml"
     assert experiment_files.list_all()["phantom"].is_own
 
@@ -66,16 +66,16 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         runs.set_home(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_may_still_be_read(tmp_path, monkeypatch, capsys):
+def test_experiments_are_listed_without_write_permission(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stop:
         cli.main(["list"])
-    assert ended.value.code == 0
+    assert stop.value.code == 0
     assert "phantom" in capsys.readouterr().out
 
 
-def test_a_file_that_cannot_be_read_concerns_only_those_who_ask_for_it(home, capsys):
+def test_an_unreadable_file_fails_only_commands_that_load_it(home, capsys):
     (home / "pipelines").mkdir()
     (home / "pipelines" / "latin.yaml").write_bytes(b"# F\374r\nname: latin\n")
     (home / "pipelines" / "folder_of.yaml").mkdir()
@@ -83,10 +83,10 @@ def test_a_file_that_cannot_be_read_concerns_only_those_who_ask_for_it(home, cap
     assert experiment.load("phantom").name == "phantom"
     with pytest.raises(SystemExit):
         cli.main(["list"])
-    shown = capsys.readouterr().out
-    assert "latin" in shown
-    assert "cannot be read" in shown
-    assert "dangling" not in shown
+    listing = capsys.readouterr().out
+    assert "latin" in listing
+    assert "cannot be read" in listing
+    assert "dangling" not in listing
     for name in ("latin", str(home / "pipelines" / "latin.yaml")):
         with pytest.raises(InputError, match="latin.yaml cannot be read"):
             experiment.load(name)
@@ -100,7 +100,7 @@ def test_a_home_that_is_no_folder_is_refused(tmp_path):
     assert runs.home() != tmp_path / "missing"
 
 
-def test_every_summary_is_one_line_that_says_something():
+def test_every_summary_is_one_line_of_20_to_200_characters():
     for name, file in experiment_files.list_all().items():
         summary = experiment_files.summarize(file.path)
         assert 20 < len(summary) < 200, name

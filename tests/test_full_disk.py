@@ -1,5 +1,5 @@
-"""A disk that fills up in the middle of a stage: one sentence, nothing that looks finished, and the same command goes
-on once there is room. The disk is a small file system in memory, which only its own process sees."""
+"""A disk that fills up during a stage: the run reports it in one sentence and leaves no manifest, and the same command
+resumes once there is room. The disk is a small file system in memory that only the tested process sees."""
 
 import os
 import shutil
@@ -44,12 +44,12 @@ def test_a_disk_that_fills_up_in_a_stage_is_named_and_the_stage_is_done_when_the
     run, left = small_disk / "run", small_disk / "left"
     shutil.copytree(finished, run, dirs_exist_ok=True)
     later = STAGES[STAGES.index(stage) :]
-    own = _size(run / "runs/tiny" / stage)
+    stage_bytes = _size(run / "runs/tiny" / stage)
     for name in later:
         shutil.rmtree(run / "runs/tiny" / name)
         shutil.rmtree(run / "runs/tiny/cache" / name, ignore_errors=True)
     command = (*EAGER_BCGAN, "run", "tiny.yaml", "--until", stage)
-    ended = _on_a_small_disk(small_disk, _size(run) + own // 2, left, *command)
+    ended = _on_a_small_disk(small_disk, _size(run) + stage_bytes // 2, left, *command)
 
     assert ended.returncode == 1, ended.stderr[-2000:]
     assert "No space left on device" in ended.stderr.splitlines()[-1], ended.stderr[-2000:]
@@ -58,10 +58,10 @@ def test_a_disk_that_fills_up_in_a_stage_is_named_and_the_stage_is_done_when_the
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", "tiny.yaml", "--until", stage])
     assert stop.value.code == 0
-    outputs, whole = (
+    outputs, finished_outputs = (
         runs.read_json(root / "runs/tiny" / stage / artifacts.MANIFEST)["outputs"] for root in (Path(), finished)
     )
-    assert outputs.keys() == whole.keys()
+    assert outputs.keys() == finished_outputs.keys()
     assert all(Path("runs/tiny", stage, name).stat().st_size for name in outputs)
 
 

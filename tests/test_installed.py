@@ -1,4 +1,4 @@
-"""The installed package stands alone: a wheel, from an empty folder, has the experiments, weights and pages."""
+"""The installed package works without its sources: a wheel has the experiments, weights and pages."""
 
 import os
 import shutil
@@ -69,7 +69,7 @@ def run(environment: dict[str, str], folder: Path, *arguments: str) -> subproces
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_the_wheel_has_everything_once_and_is_small(wheel):
+def test_the_wheel_has_every_file_once_and_is_small(wheel):
     assert wheel.stat().st_size < MAX_BYTES
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -93,15 +93,15 @@ def test_it_lists_and_runs_experiments_in_an_empty_folder(installed, tmp_path):
     assert listed.returncode == 0
     assert "\nphantom " in listed.stdout
     assert "(yours)" not in listed.stdout
-    drawn = run(
+    preprocessed = run(
         installed, tmp_path, "run", "phantom", "--until", "preprocess", "--set", "data.max_patches_per_class=2",
     )  # fmt: skip
-    assert drawn.returncode == 0, drawn.stderr
+    assert preprocessed.returncode == 0, preprocessed.stderr
     assert (tmp_path / "runs" / "phantom" / "preprocess" / "patches.npy").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
-def test_an_experiment_of_ones_own_and_a_home(installed, tmp_path, idc_folder):
+def test_a_user_experiment_in_a_home_folder(installed, tmp_path, idc_folder):
     home = tmp_path / "home"
     home.mkdir()
     assert run(installed, tmp_path, "--home", str(home), "init", "mine", "--from", "idc").returncode == 0
@@ -109,11 +109,11 @@ def test_an_experiment_of_ones_own_and_a_home(installed, tmp_path, idc_folder):
     assert "no experiment 'mine'" in run(installed, tmp_path, "run", "mine").stderr.lower()
     arguments = ("run", "mine", "--until", "preprocess", "--data-dir", str(idc_folder), "--set", "data.protocol=kfold",
                  "--set", "data.eval_sources=null")  # fmt: skip
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-P", "-m", "bcgan", *arguments], cwd=tmp_path, env={**installed, "BCGAN_HOME": str(home)},
         capture_output=True, text=True,
     )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    assert completed.returncode == 0, completed.stderr
     assert (home / "runs" / "mine" / "preprocess" / "patches.npy").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
@@ -121,7 +121,7 @@ def test_an_experiment_of_ones_own_and_a_home(installed, tmp_path, idc_folder):
 def test_it_predicts_samples_and_exports_in_an_empty_folder(installed, tmp_path):
     containers.WRITERS["tiles.tif"](tmp_path / "slide.tif", containers.picture(), (4.0, 4.0))
     predicted = run(installed, tmp_path, "predict", "slide.tif", "--maps", "maps", "--out", "calls.csv")
-    assert predicted.returncode in (0, 3), predicted.stderr  # 3: unlike what the classifier knows
+    assert predicted.returncode in (0, 3), predicted.stderr  # 3: patches are out of distribution
     assert len((tmp_path / "calls.csv").read_text("utf-8").splitlines()) == 1 + containers.ROWS * containers.COLUMNS
     assert list((tmp_path / "maps").rglob("*.geojson"))
     sampled = run(installed, tmp_path, "sample", "--label", "malignant", "--count", "3")
@@ -141,6 +141,6 @@ def test_from_an_empty_folder_to_a_report_and_a_model(installed, tmp_path):
     containers.WRITERS["tiles.tif"](tmp_path / "slide.tif", containers.picture(), (4.0, 4.0))
     for line in ("run phantom", "report phantom", "export phantom --out model",
                  "predict slide.tif --model model --maps maps"):  # fmt: skip
-        done = run(installed, tmp_path, *line.split())
-        assert done.returncode in (0, 3), done.stderr
+        completed = run(installed, tmp_path, *line.split())
+        assert completed.returncode in (0, 3), completed.stderr
     assert (tmp_path / "reports" / "phantom" / "report.html").exists()

@@ -1,4 +1,4 @@
-"""Where the time of a run went."""
+"""The time that each stage and training of a run took."""
 
 import pytest
 
@@ -11,10 +11,10 @@ def write(folder, **fields):
     runs.write_json(folder / "manifest.json", {"peak_memory_mib": 100, "busy_cores": 1.5, **fields})
 
 
-def test_stages_come_as_they_ended_with_their_longest_trainings(tmp_path):
+def test_stages_are_listed_in_order_of_completion_with_their_longest_trainings(tmp_path):
     write(tmp_path / "classify", seconds=90.0, finished="2026-01-02", cache=["short-k1", "long-k2", "gone-k3"])
     write(tmp_path / "gan", seconds=9.0, finished="2026-01-01")
-    write(tmp_path / "evaluate.partial", seconds=500.0, finished="2026-01-03")  # at work: not counted
+    write(tmp_path / "evaluate.partial", seconds=500.0, finished="2026-01-03")  # still running: not counted
     write(tmp_path / "cache/classify/short-k1", seconds=1.0, finished="2026-01-01")  # less than 2 % of 99 seconds
     write(tmp_path / "cache/classify/long-k2", seconds=60.0, finished="2026-01-01")
     assert ledger.read(tmp_path) == [
@@ -35,11 +35,11 @@ def test_a_manifest_that_bcgan_did_not_write_is_left_out(tmp_path, text):
     ("seconds", "text"),
     [(0.2, "0 s"), (89.4, "89 s"), (90, "2 min"), (3541, "59 min"), (3580, "1 h 0 min"), (5880, "1 h 38 min")],
 )  # fmt: skip
-def test_durations_are_read_by_people(seconds, text):
+def test_durations_are_formatted_for_people(seconds, text):
     assert ledger.format_seconds(seconds) == text
 
 
-def test_status_says_how_long_each_stage_took(finished, monkeypatch, capsys):
+def test_status_shows_how_long_each_stage_took(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished)
     entries = {entry.stage: entry for entry in ledger.read(finished / "runs/tiny") if not entry.training}
     assert list(entries) == ["preprocess", "gan", "translate", "features", "pretrain", "classify", "evaluate"]
@@ -47,6 +47,6 @@ def test_status_says_how_long_each_stage_took(finished, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["status", "tiny.yaml"])
     assert stop.value.code == 0
-    said = capsys.readouterr().err
-    assert "up to date" in said
-    assert f"{entries['evaluate'].busy_cores:.1f} cores busy" in said
+    output = capsys.readouterr().err
+    assert "up to date" in output
+    assert f"{entries['evaluate'].busy_cores:.1f} cores busy" in output

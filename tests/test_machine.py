@@ -1,5 +1,5 @@
-"""What TensorFlow and LiteRT write while they load is left out, and nothing else is; a precision that this machine
-lacks is refused."""
+"""Messages that TensorFlow and LiteRT write while they load are suppressed, and no others; a precision that this
+machine lacks is refused."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from bcgan import machine
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 
-SAID = (
+STDERR_LINES = (
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
     "I0000 00:00:1795616974.470062   28071 port.cc:153] oneDNN custom operations are on.",
     "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",
@@ -21,52 +21,53 @@ SAID = (
 )
 
 
-def heard(code: str, level: str | None) -> tuple[int, list[str]]:
+def run_code(code: str, level: str | None) -> tuple[int, list[str]]:
     environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": level} if level else {}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     return done.returncode, done.stderr.splitlines()
 
 
-@pytest.mark.parametrize(("level", "expected"), [(None, SAID[3:]), ("0", SAID)])
-def test_chatter_alone_is_left_out_and_an_abort_hides_nothing(level, expected):
+@pytest.mark.parametrize(("level", "expected"), [(None, STDERR_LINES[3:]), ("0", STDERR_LINES)])
+def test_only_loading_messages_are_suppressed_also_before_an_abort(level, expected):
+    written = "\n".join((*STDERR_LINES, "")).encode()
     code = (
         "import os; from bcgan import machine; machine.prepare_environment()\n"
-        f"with machine.suppress_loading_messages():\n  os.write(2, {chr(10).join((*SAID, '')).encode()!r}); os.abort()"
+        f"with machine.suppress_loading_messages():\n  os.write(2, {written!r}); os.abort()"
     )
-    found, lines = heard(code, level)
-    assert found < 0
+    exit_code, lines = run_code(code, level)
+    assert exit_code < 0
     assert lines == list(expected)
 
 
-def test_afterwards_standard_error_is_as_it_was():
+def test_standard_error_is_restored_afterwards():
     code = (
         "import sys; from bcgan import machine; machine.prepare_environment()\n"
         "try:\n  with machine.suppress_loading_messages(): raise OSError\n"
-        f"except OSError: print({SAID[1]!r}, file=sys.stderr)"
+        f"except OSError: print({STDERR_LINES[1]!r}, file=sys.stderr)"
     )
-    assert heard(code, None) == (0, [SAID[1]])
+    assert run_code(code, None) == (0, [STDERR_LINES[1]])
 
 
 @pytest.mark.slow
-def test_tensorflow_loads_without_a_word():
-    assert heard("from bcgan import machine; machine.prepare_environment(tensorflow=True)", None) == (0, [])
+def test_tensorflow_loads_without_output():
+    assert run_code("from bcgan import machine; machine.prepare_environment(tensorflow=True)", None) == (0, [])
 
 
-@pytest.mark.parametrize(("asked", "threads"), [(None, 1), ("2", 2)])
-def test_numpy_has_one_thread_by_the_command_line_unless_told_otherwise(monkeypatch, asked, threads):
+@pytest.mark.parametrize(("requested", "threads"), [(None, 1), ("2", 2)])
+def test_the_command_line_gives_numpy_one_thread_by_default(monkeypatch, requested, threads):
     if "openblas" not in {pool["internal_api"] for pool in threadpool_info()} or machine.processor()["cores"] < 2:
         pytest.skip("NumPy has no OpenBLAS here, or this process has one core")
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
-    if asked:
-        monkeypatch.setenv("OPENBLAS_NUM_THREADS", asked)
+    if requested:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", requested)
     code = (
         "from bcgan import cli\ntry: cli.main(['--version'])\nexcept SystemExit: import numpy, threadpoolctl\n"
         "print({pool['num_threads'] for pool in threadpoolctl.threadpool_info() if pool['internal_api'] == 'openblas'})"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    assert said.endswith(f"{{{threads}}}\n"), said
-    assert machine.choose_settings(trial())["blas"][0] == (asked or "every core")
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert output.endswith(f"{{{threads}}}\n"), output
+    assert machine.choose_settings(trial())["blas"][0] == (requested or "every core")
 
 
 def with_flags(monkeypatch, *flags: str) -> None:
@@ -86,7 +87,7 @@ def test_bfloat16_is_chosen_only_where_the_processor_has_it(monkeypatch):
     assert machine.choose_precision(trial(profile="repro"), 0)[0] == "float32"
 
 
-def test_a_precision_that_the_machine_lacks_is_refused_with_the_remedy(monkeypatch):
+def test_a_precision_the_machine_lacks_is_refused_with_the_remedy(monkeypatch):
     with_flags(monkeypatch)
     for precision in ("mixed_bfloat16", "mixed_float16"):
         with pytest.raises(InputError, match=f"^precision: {precision} needs .* Set precision=auto.$"):
@@ -99,7 +100,8 @@ def test_a_precision_that_the_machine_lacks_is_refused_with_the_remedy(monkeypat
         machine.check_precision("mixed_float16", 0)
 
 
-def test_xla_is_for_gpus_and_not_where_the_same_weights_are_asked_for():
-    chosen = [machine.choose_xla(trial(**own), gpus)[0] for own, gpus in (({}, 1), ({}, 0), ({"profile": "repro"}, 1))]
+def test_xla_is_chosen_on_gpus_except_in_the_repro_profile():
+    cases = (({}, 1), ({}, 0), ({"profile": "repro"}, 1))
+    chosen = [machine.choose_xla(trial(**settings), gpus)[0] for settings, gpus in cases]
     assert chosen == [True, False, False]
     assert machine.choose_xla(trial(profile="repro", xla="on"), 0) == (True, "the experiment says so")

@@ -1,4 +1,4 @@
-"""All stages on small patches, through the command line: what is skipped, what resumes, what is refused."""
+"""All stages on small patches, through the command line: stages that are skipped, resumed or refused."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def workspace(finished, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def seen(monkeypatch):
+def stages_run(monkeypatch):
     """The stages that run, in order."""
     names = []
     watched = tuple(
@@ -46,16 +46,16 @@ def seen(monkeypatch):
     return names
 
 
-def stopped(error: BaseException):
-    """In place of what a stage does."""
+def raising(error: BaseException):
+    """Return a replacement for the work of a stage, which raises `error`."""
 
-    def work(*given):
+    def work(*arguments):
         raise error
 
     return work
 
 
-def test_every_stage_leaves_what_the_next_reads(finished):
+def test_every_stage_writes_what_the_next_reads(finished):
     root = finished / "runs/tiny"
     for stage in stages.stages_until():
         name, manifest = stage.name, json.loads((root / stage.name / "manifest.json").read_text())
@@ -63,31 +63,33 @@ def test_every_stage_leaves_what_the_next_reads(finished):
         assert manifest["outputs"] or name == "pretrain"
         for output, sha256 in manifest["outputs"].items():
             assert runs.hash_file(root / name / output) == sha256
-    table, found = score.load(root / "evaluate")
+    table, results = score.load(root / "evaluate")
     assert set(table["role"]) == {"validation", "test"}
-    assert set(found["metrics"]) == {"gan_resnet", "gan_only", "color_texture_gbdt", "ensemble_spatial_context"}
-    assert {row["classifier"] for row in found["comparisons"]} == set(found["metrics"]) - {"gan_resnet"}
-    assert found["leak_audit"]["passed"]
+    assert set(results["metrics"]) == {"gan_resnet", "gan_only", "color_texture_gbdt", "ensemble_spatial_context"}
+    assert {row["classifier"] for row in results["comparisons"]} == set(results["metrics"]) - {"gan_resnet"}
+    assert results["leak_audit"]["passed"]
     assert (root / "log.txt").read_text().count("done in") == len(stages.stages_until())
 
 
-def test_status_names_every_stage_and_what_only_runs_when_asked_for(workspace, seen, capsys):
+def test_status_lists_every_stage_and_how_to_run_optional_ones(workspace, stages_run, capsys):
     assert bcgan("status", "tiny.yaml") == 0
-    lines = capsys.readouterr().err.splitlines()[: len(stages.NAMES)]  # then come the times
+    lines = capsys.readouterr().err.splitlines()[: len(stages.NAMES)]  # the times follow
     assert [line.split()[0] for line in lines] == list(stages.NAMES)
     assert all("up to date" in line for line in lines[: stages.NAMES.index(stages.DEFAULT_LAST_STAGE) + 1])
     assert "--until learning_curve" in lines[-1]
-    assert seen == []
+    assert stages_run == []
 
 
-def test_what_is_current_is_skipped_and_says_so(workspace, seen, capsys, idc_folder):
+def test_current_stages_are_skipped_and_reported(workspace, stages_run, capsys, idc_folder):
     assert bcgan("run", "tiny.yaml") == 0
-    assert seen == []
+    assert stages_run == []
     assert capsys.readouterr().err.count("skipped, up to date") == len(stages.stages_until())
     settings = Path("tiny.yaml").read_text()
-    Path("tiny.yaml").write_text(settings.replace(f'dir: ["{idc_folder}"], ', ""))  # nor does the command say it
+    Path("tiny.yaml").write_text(
+        settings.replace(f'dir: ["{idc_folder}"], ', "")
+    )  # and the command does not name it either
     assert bcgan("run", "tiny.yaml") == 0
-    assert seen == []
+    assert stages_run == []
     assert f"data.dir: as before, {idc_folder}" in capsys.readouterr().err
 
 
@@ -99,35 +101,35 @@ def test_what_is_current_is_skipped_and_says_so(workspace, seen, capsys, idc_fol
         (["--force", "evaluate"], ["evaluate"]),
     ],
 )
-def test_only_what_a_change_touches_would_run(workspace, change, expected, capsys):
+def test_only_stages_affected_by_a_change_would_run(workspace, change, expected, capsys):
     assert bcgan("run", "tiny.yaml", "--dry-run", *change) == 0
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in lines if "would run" in line] == expected
 
 
-def test_a_forced_stage_runs_and_no_other(workspace, seen, monkeypatch):
+def test_a_forced_stage_runs_and_no_other(workspace, stages_run, monkeypatch):
     def train(images, labels, settings, seed, folder, xla, class_names):
         (folder / "to_benign.keras").write_bytes(b"a translator")
 
     monkeypatch.setattr("bcgan.gan.translation.train", train)
     assert bcgan("run", "tiny.yaml", "--force", "translate", "--until", "translate") == 0
-    assert seen == ["translate"]
+    assert stages_run == ["translate"]
 
 
-def test_a_dry_run_runs_nothing(workspace, seen, capsys):
+def test_a_dry_run_runs_nothing(workspace, stages_run, capsys):
     before = sorted(path for path in workspace.rglob("*"))
     assert bcgan("run", "tiny.yaml", "--dry-run", "--set", "gan.steps=5") == 0
-    said = capsys.readouterr().err
-    assert "gan              would run: other settings than when it ran: gan.steps=5" in said
-    assert "features         would run: gan will run" in said
-    assert "preprocess       would be skipped" in said
-    assert seen == []
+    stderr = capsys.readouterr().err
+    assert "gan              would run: other settings than when it ran: gan.steps=5" in stderr
+    assert "features         would run: gan will run" in stderr
+    assert "preprocess       would be skipped" in stderr
+    assert stages_run == []
     assert sorted(path for path in workspace.rglob("*")) == before
 
 
-def test_a_failed_stage_leaves_no_manifest_and_goes_on_later(workspace, monkeypatch, seen, capsys):
+def test_a_failed_stage_leaves_no_manifest_and_resumes_later(workspace, monkeypatch, stages_run, capsys):
     run, build = ("run", "tiny.yaml", "--until", "preprocess", "--set", "data.max_patches_per_class=4"), store.build
-    monkeypatch.setattr(store, "build", stopped(KeyboardInterrupt()))
+    monkeypatch.setattr(store, "build", raising(KeyboardInterrupt()))
     assert bcgan(*run) == 130
     assert "run the same command again" in capsys.readouterr().err
     left = [path.name for path in (workspace / "runs/tiny/preprocess.partial").iterdir()]
@@ -135,35 +137,35 @@ def test_a_failed_stage_leaves_no_manifest_and_goes_on_later(workspace, monkeypa
     monkeypatch.setattr(store, "build", build)
     assert bcgan(*run) == 0
     assert "preprocess: runs, resumes" in capsys.readouterr().err
-    assert seen == ["preprocess", "preprocess"]
+    assert stages_run == ["preprocess", "preprocess"]
 
 
-def test_an_interrupted_run_with_other_settings_costs_nothing(workspace, monkeypatch, seen, capsys):
-    monkeypatch.setattr(synthetic, "evaluate", stopped(KeyboardInterrupt()))
+def test_an_interrupted_run_with_other_settings_costs_nothing(workspace, monkeypatch, stages_run, capsys):
+    monkeypatch.setattr(synthetic, "evaluate", raising(KeyboardInterrupt()))
     for views in (1, 4):
         assert bcgan("run", "tiny.yaml", "--set", f"evaluate.tta_views={views}") == 130
-    assert seen == ["evaluate", "evaluate"]
+    assert stages_run == ["evaluate", "evaluate"]
     assert bcgan("run", "tiny.yaml") == 0
     assert "evaluate: skipped, up to date" in capsys.readouterr().err
-    assert seen == ["evaluate", "evaluate"]
+    assert stages_run == ["evaluate", "evaluate"]
 
 
-def test_a_place_that_may_not_be_written_is_named(workspace, monkeypatch, capsys):
+def test_a_path_that_cannot_be_written_is_named(workspace, monkeypatch, capsys):
     def refuse(path, *rest):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(runs, "write_json", refuse)
     assert bcgan("run", "tiny.yaml", "--set", "evaluate.tta_views=1") == 1
-    said = capsys.readouterr().err
-    assert "bcgan: runs/tiny/evaluate.partial/" in said
-    assert "Permission denied. Check the disk and its permissions." in said
-    assert "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert "bcgan: runs/tiny/evaluate.partial/" in stderr
+    assert "Permission denied. Check the disk and its permissions." in stderr
+    assert "Traceback" not in stderr
 
 
-def test_out_of_a_read_only_folder_nothing_is_lost(workspace, monkeypatch, capsys):
-    """The report's folder cannot be made: the run stays whole."""
+def test_a_report_folder_that_is_read_only_leaves_the_run_intact(workspace, monkeypatch, capsys):
+    """The folder of the report cannot be made."""
 
-    def refuse(path, *rest, **more):
+    def refuse(path, *rest, **options):
         raise OSError(30, "Read-only file system", str(path))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
@@ -184,13 +186,13 @@ def _exhausted() -> Exception:
 @pytest.mark.parametrize("error", [MemoryError, _exhausted])
 def test_out_of_memory_names_the_setting_to_lower(workspace, monkeypatch, capsys, error):
     root = workspace / "runs/tiny"
-    monkeypatch.setattr(synthetic, "evaluate", stopped(error()))
+    monkeypatch.setattr(synthetic, "evaluate", raising(error()))
     assert bcgan("run", "tiny.yaml", "--set", "evaluate.tta_views=1") == 1
     assert "bcgan: evaluate: out of memory. Lower evaluate.num_gan_samples," in capsys.readouterr().err
-    assert (root / "evaluate/manifest.json").exists()  # what was there stays
+    assert (root / "evaluate/manifest.json").exists()  # the earlier outputs stay
 
 
-def test_every_stage_names_a_setting_of_its_own_to_lower():
+def test_every_stage_has_its_own_memory_setting():
     tree = Experiment(name="a", data={"name": "histology_phantom"}).model_dump()
     for stage in stages.STAGES:
         part, key = stage.memory_setting.split(".")
@@ -205,14 +207,14 @@ def test_every_stage_names_a_setting_of_its_own_to_lower():
         ("cross_validation", {"cross_validation": {"gone": 1}}),
     ],
 )
-def test_a_stage_asked_for_with_settings_that_no_longer_fit_is_left_out(workspace, stage, settings):
+def test_optional_stages_with_outdated_settings_are_left_out(workspace, stage, settings):
     (workspace / f"runs/tiny/{stage}").mkdir()
     runs.write_json(workspace / f"runs/tiny/{stage}" / artifacts.MANIFEST, {"settings": settings})
-    ran, _ = execution.load_finished_run(experiment.load("tiny.yaml"))
-    assert (ran.ablation.variants, ran.cross_validation.models) == ({}, ())
+    loaded, _ = execution.load_finished_run(experiment.load("tiny.yaml"))
+    assert (loaded.ablation.variants, loaded.cross_validation.models) == ({}, ())
 
 
-def test_a_run_with_settings_that_are_gone_is_named(workspace):
+def test_a_run_with_removed_settings_is_named(workspace):
     path = workspace / "runs/tiny/gan" / artifacts.MANIFEST
     manifest = runs.read_json(path)
     manifest["settings"]["gan"]["gone"] = 1
@@ -224,8 +226,8 @@ def test_a_run_with_settings_that_are_gone_is_named(workspace):
 @pytest.mark.parametrize(
     "change", ["gan.checkpoint_interval=7", "gan.on_mode_collapse=stop", "translate.checkpoint_interval=7"]
 )
-def test_what_changes_nothing_that_comes_out_makes_no_stage_stale(change):
-    before, after = (experiment.load("phantom", more) for more in ((), (change,)))
+def test_settings_without_effect_on_outputs_make_no_stage_stale(change):
+    before, after = (experiment.load("phantom", overrides) for overrides in ((), (change,)))
     assert before != after
     assert all(stages.stage_settings(stage, before) == stages.stage_settings(stage, after) for stage in stages.STAGES)
 
@@ -245,11 +247,11 @@ def test_an_added_classifier_is_the_only_one_that_is_trained(workspace, capsys):
     root = workspace / "runs/tiny/classify"
     before = {path.name: path.read_bytes() for path in root.glob("*.keras")}
     assert bcgan("run", "tiny.yaml", "--until", "classify", "--set", "classify.models.cnn.epochs=1") == 0
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in root.glob("*.keras")}.items() > before.items()
     assert (root / "cnn-seed0.keras").exists()
     for name in before:
-        assert f"{name.removesuffix('.keras')} is reused" in said
+        assert f"{name.removesuffix('.keras')} is reused" in stderr
 
 
 def test_clean_frees_what_no_finished_stage_uses(workspace, capsys):
@@ -277,10 +279,10 @@ def test_clean_frees_what_no_finished_stage_uses(workspace, capsys):
 def test_wrong_use_ends_with_2_and_one_sentence(in_folder, idc_folder, capsys, arguments, words):
     (in_folder / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
     assert bcgan(*arguments) == 2
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     for word in words:
-        assert word in said
-    assert "Traceback" not in said
+        assert word in stderr
+    assert "Traceback" not in stderr
     assert not list(in_folder.glob("runs/*/*/manifest.json")) or "mixed" in arguments[-1]
 
 
@@ -294,7 +296,7 @@ def test_wrong_input_leaves_a_finished_run_as_it_was(workspace, undrawn, wrong):
     assert bcgan("report", "tiny.yaml") == 0
 
 
-def test_other_patient_lists_make_preprocess_run_again(workspace, seen, idc_folder):
+def test_other_patient_lists_make_preprocess_run_again(workspace, stages_run, idc_folder):
     lists = workspace / "lists"
     lists.mkdir()
     for role, patients in {"train": "100 101 102", "validation": "103 104", "test": "105 106 107"}.items():
@@ -305,10 +307,10 @@ def test_other_patient_lists_make_preprocess_run_again(workspace, seen, idc_fold
     assert bcgan("run", "tiny.yaml", *options) == 0
     (lists / "test.txt").write_text("105\n106\n")
     assert bcgan("run", "tiny.yaml", *options) == 0
-    assert seen == ["preprocess", "preprocess"]
+    assert stages_run == ["preprocess", "preprocess"]
 
 
-def test_stages_of_two_runs_make_no_report(workspace, capsys):
+def test_a_report_refuses_stages_of_different_settings(workspace, capsys):
     assert bcgan("run", "tiny.yaml", "--until", "preprocess", "--set", "data.max_patches_per_class=4") == 0
     assert bcgan("report", "tiny.yaml") == 2
     error = "runs/tiny/gan: its settings, its inputs or bcgan's version changed. Run: bcgan run tiny"
@@ -337,54 +339,58 @@ def test_a_stage_that_would_run_again_names_the_settings_that_changed(finished, 
         with pytest.raises(SystemExit) as stop:
             cli.main(["status", "tiny.yaml", *options])
         assert stop.value.code == 0
-        said = capsys.readouterr().err
-        assert words in " ".join(said.split())
-        assert "bcgan's version changed" not in said
+        stderr = capsys.readouterr().err
+        assert words in " ".join(stderr.split())
+        assert "bcgan's version changed" not in stderr
 
 
 @pytest.mark.slow
-def test_stopped_and_killed_in_the_gan_it_ends_with_the_same_weights(tmp_path, idc_folder):
-    """Ctrl-C, then SIGKILL, each once there is a checkpoint more; the same command goes on. Profile repro."""
+def test_a_run_interrupted_and_killed_in_the_gan_ends_with_the_same_weights(tmp_path, idc_folder):
+    """Ctrl-C, then SIGKILL, each after a new checkpoint; the same command resumes. In the profile repro."""
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
-    own = ("profile=repro", "gan.steps=12", "gan.checkpoint_interval=2", "gan.sample_grid_interval=12")
-    settings = ("--until", "gan", *(f"--set={one}" for one in own))
+    overrides = ("profile=repro", "gan.steps=12", "gan.checkpoint_interval=2", "gan.sample_grid_interval=12")
+    settings = ("--until", "gan", *(f"--set={override}" for override in overrides))
     command, gan = [*EAGER_BCGAN, "run", "tiny.yaml", *settings], tmp_path / "runs/tiny/gan"
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # not so in what a script starts with &
+    restore_interrupt = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # background processes of a script ignore SIGINT
 
     def saved() -> int:
         checkpoint = tmp_path / "runs/tiny/gan.partial/checkpoint.npz"
         return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
 
     def run(stop: int | None = None) -> tuple[int, str]:
-        """Its exit code and its words."""
+        """Return its exit code and its stderr."""
         before = saved()
-        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as running:
+        with subprocess.Popen(
+            command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=restore_interrupt
+        ) as running:
             while stop and saved() == before:
                 assert running.poll() is None, running.stderr.read()
                 time.sleep(0.02)
             if stop:
                 running.send_signal(stop)
-            said = running.communicate(timeout=240)[1]
-        return running.returncode, said
+            stderr = running.communicate(timeout=240)[1]
+        return running.returncode, stderr
 
     def networks() -> list[str]:
         return [digest(weights.load_model(gan / f"{name}.keras").variables) for name in ("generator", "discriminator")]
 
     assert run()[0] == 0
-    whole = networks()
+    expected = networks()
     shutil.rmtree(gan)
-    code, said = run(signal.SIGINT)
+    code, stderr = run(signal.SIGINT)
     assert code == 130
-    assert "bcgan: interrupted; run the same command again to resume." in said
-    assert "Traceback" not in said
+    assert "bcgan: interrupted; run the same command again to resume." in stderr
+    assert "Traceback" not in stderr
     assert not (gan / "manifest.json").exists()
     assert run(signal.SIGKILL)[0] == -signal.SIGKILL
     assert not (gan / "manifest.json").exists()
-    code, said = run()
-    assert code == 0, said[-800:]
-    assert "preprocess: skipped, up to date" in said
-    assert "gan: resuming from step" in said
-    assert networks() == whole
+    code, stderr = run()
+    assert code == 0, stderr[-800:]
+    assert "preprocess: skipped, up to date" in stderr
+    assert "gan: resuming from step" in stderr
+    assert networks() == expected
 
 
 def test_the_index_keeps_patient_names_as_text(finished):

@@ -1,5 +1,5 @@
-"""Half precision learns as float32 does, and compiled by XLA as uncompiled; float16, which only a GPU makes quick,
-with its loss scaled."""
+"""Training in half precision matches float32, and training compiled by XLA matches uncompiled training; float16, which
+is fast on GPUs only, scales its loss."""
 
 import os
 from functools import cache
@@ -27,27 +27,27 @@ IMAGES[LABELS == 1, :, :25] //= 3
 
 @pytest.fixture(autouse=True)
 def only_logs_are_read(monkeypatch):
-    monkeypatch.setattr(gan, "recalibrate_batch_norm", lambda network, *given, **more: network)
+    monkeypatch.setattr(gan, "recalibrate_batch_norm", lambda network, *arguments, **options: network)
     yield
     keras.mixed_precision.set_global_policy("float32")
 
 
 def start(precision: str) -> None:
     machine.configure(experiment.load("phantom", ("precision=float32",)))
-    keras.mixed_precision.set_global_policy(precision)  # `start` refuses float16 where there is no GPU
+    keras.mixed_precision.set_global_policy(precision)  # `machine.configure` refuses float16 without a GPU
     keras.utils.set_random_seed(0)
 
 
-def classified(precision: str, folder: Path, xla: bool = False) -> list[dict]:
+def train_classifier(precision: str, folder: Path, xla: bool = False) -> list[dict]:
     start(precision)
     path = folder / f"{precision}-{xla}.keras"
-    patches, own = classify.Patches(IMAGES, LABELS), Classifier(epochs=4, learning_rate=3e-3)
-    recipe = classify.Recipe(Classify(batch_size=8), own, xla=xla)
+    patches, settings = classify.Patches(IMAGES, LABELS), Classifier(epochs=4, learning_rate=3e-3)
+    recipe = classify.Recipe(Classify(batch_size=8), settings, xla=xla)
     classify.train(build_classifier("cnn"), classify.TrainingData(patches, None, patches), recipe, path)
     return progress.read_jsonl(path.with_suffix(".jsonl"))
 
 
-def played(precision: str, folder: Path, xla: bool = False) -> list[dict]:
+def train_gan(precision: str, folder: Path, xla: bool = False) -> list[dict]:
     start(precision)
     folder = folder / f"{precision}-{xla}"
     folder.mkdir()
@@ -66,49 +66,49 @@ def played(precision: str, folder: Path, xla: bool = False) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def in_float32(tmp_path_factory):
-    """The log of a training in float32, uncompiled, by what it trains and what draws its fractions: each done once."""
+    """The log of an uncompiled training in float32, by network and by source of random numbers; each runs once."""
     return cache(lambda run, _drawn_by: run("float32", tmp_path_factory.mktemp("float32")))
 
 
 @pytest.mark.parametrize("half", HALVES)
 def test_a_classifier_learns_as_in_float32(tmp_path, in_float32, half):
-    full, found = in_float32(classified, "TensorFlow"), classified(half, tmp_path)
-    assert full[-1]["loss"] < 0.5 * full[0]["loss"]
-    for one, other in zip(full, found, strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], abs=0.1)
-    assert found[-1]["validation_roc_auc"] == pytest.approx(full[-1]["validation_roc_auc"], abs=0.02)
+    full_log, half_log = in_float32(train_classifier, "TensorFlow"), train_classifier(half, tmp_path)
+    assert full_log[-1]["loss"] < 0.5 * full_log[0]["loss"]
+    for full_row, half_row in zip(full_log, half_log, strict=True):
+        assert half_row["loss"] == pytest.approx(full_row["loss"], abs=0.1)
+    assert half_log[-1]["validation_roc_auc"] == pytest.approx(full_log[-1]["validation_roc_auc"], abs=0.02)
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_a_gan_plays_as_in_float32(tmp_path, in_float32, half):
-    full, found = in_float32(played, "TensorFlow"), played(half, tmp_path)
-    for one, other in zip(full, found, strict=True):
+def test_a_gan_trains_as_in_float32(tmp_path, in_float32, half):
+    full_log, half_log = in_float32(train_gan, "TensorFlow"), train_gan(half, tmp_path)
+    for full_row, half_row in zip(full_log, half_log, strict=True):
         for name in ("discriminator_loss", "generator_loss", "spread"):
-            assert other[name] == pytest.approx(one[name], abs=0.1), (name, one["step"])
+            assert half_row[name] == pytest.approx(full_row[name], abs=0.1), (name, full_row["step"])
 
 
 @pytest.mark.parametrize(
     ("precision", "scales"), [("float32", False), ("mixed_bfloat16", False), ("mixed_float16", True)]
 )
-def test_float16_alone_scales_its_loss(precision, scales):
+def test_only_float16_scales_its_loss(precision, scales):
     start(precision)
-    players = gan.build_gan_state(Gan(base_channels=4, latent_dim=4, projected_discriminator_weight=0))
+    state = gan.build_gan_state(Gan(base_channels=4, latent_dim=4, projected_discriminator_weight=0))
     optimizers = [
-        *players.optimizers.values(),
+        *state.optimizers.values(),
         classify.make_optimizer(build_classifier("cnn"), Classifier(), Classify(), 1),
     ]
-    assert {isinstance(one, keras.optimizers.LossScaleOptimizer) for one in optimizers} == {scales}
+    assert {isinstance(optimizer, keras.optimizers.LossScaleOptimizer) for optimizer in optimizers} == {scales}
 
 
 @pytest.fixture
-def as_quick_as_it_goes():
-    """Determinism, which tests of the repro profile leave on, has no gradient of max pooling under XLA."""
+def without_determinism():
+    """Tests of the repro profile leave determinism on, which has no gradient of max pooling under XLA."""
     disable_op_determinism()
 
 
 @pytest.fixture
 def same_draws(monkeypatch):
-    """XLA draws other fractions from a seed than TensorFlow does, but the same integers: make fractions of those."""
+    """From a seed XLA draws other floats than TensorFlow, but the same integers: compute the floats from integers."""
     drawn, parts = tf.random.stateless_uniform, 2**23
 
     def uniform(shape, seed, minval=0, maxval=1, dtype=tf.float32):
@@ -125,13 +125,16 @@ def same_draws(monkeypatch):
 
 @pytest.fixture
 def steps(monkeypatch) -> list:
-    """Every step function that is made, so that its traces can be counted."""
-    made = []
+    """Every step function, so that its traces can be counted."""
+    functions = []
     for module in (classify, gan):
-        monkeypatch.setattr(
-            module, "make_step", lambda *given, make=module.make_step: made.append(make(*given)) or made[-1]
-        )
-    return made
+
+        def watched_make_step(*arguments, make=module.make_step):
+            functions.append(make(*arguments))
+            return functions[-1]
+
+        monkeypatch.setattr(module, "make_step", watched_make_step)
+    return functions
 
 
 def compilations(folder: Path) -> int:
@@ -150,15 +153,15 @@ def compilations(folder: Path) -> int:
 @pytest.mark.parametrize(
     ("run", "precision", "tolerance"),
     [
-        (classified, "float32", 0.005),
-        (played, "float32", 0.005),
-        *((classified, half, 0.1) for half in HALVES),
+        (train_classifier, "float32", 0.005),
+        (train_gan, "float32", 0.005),
+        *((train_classifier, half, 0.1) for half in HALVES),
         # A minute; `make reliability` runs it.
-        *((played, half, 0.1) for half in HALVES if os.environ.get("BCGAN_KILLS")),
+        *((train_gan, half, 0.1) for half in HALVES if os.environ.get("BCGAN_KILLS")),
     ],
 )
-def test_compiled_it_learns_as_uncompiled_in_float32(
-    tmp_path, as_quick_as_it_goes, same_draws, in_float32, steps, run, precision, tolerance
+def test_compiled_training_matches_uncompiled_float32(
+    tmp_path, without_determinism, same_draws, in_float32, steps, run, precision, tolerance
 ):
     plain = in_float32(run, "same_draws")
     steps.clear()
@@ -166,6 +169,6 @@ def test_compiled_it_learns_as_uncompiled_in_float32(
         compiled = run(precision, tmp_path, xla=True)
     assert [step.experimental_get_tracing_count() for step in steps] == [1]
     assert compilations(tmp_path / "profile") == 1
-    for one, other in zip(plain, compiled, strict=True):
-        for name in one.keys() & {"loss", "discriminator_loss", "generator_loss", "spread"}:
-            assert other[name] == pytest.approx(one[name], rel=tolerance, abs=tolerance), name
+    for plain_row, compiled_row in zip(plain, compiled, strict=True):
+        for name in plain_row.keys() & {"loss", "discriminator_loss", "generator_loss", "spread"}:
+            assert compiled_row[name] == pytest.approx(plain_row[name], rel=tolerance, abs=tolerance), name

@@ -1,4 +1,4 @@
-"""No setting without effect: each is read by every experiment, or refused where nothing reads it."""
+"""No setting is without effect: each is read by every experiment, or refused if nothing reads it."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from bcgan.settings_effect import MODEL, RULES, find_rule, given_settings
 from bcgan.variation import with_overrides
 from tests.settings_tree import leaves
 
-# Settings that every run reads, or the stage of its own that they belong to. `finetune_extra_features` needs
+# Settings that every run reads, or that belong to an optional stage. `finetune_extra_features` needs
 # `extra_features`, which has a rule.
 ALWAYS = re.findall(
     r"\S+",
@@ -57,7 +57,7 @@ LINEAR = ("simclr_linear", "pretrain.weights=shipped")
 LEVELS = 'ablation.variants={"loss": {"focal": {"classify.loss": "focal"}}}'
 REAL = "learning_curve.arms=[real,classic]"
 LISTS = ("data.name=idc", "data.protocol=official")
-# By setting: a value that is not its default, what makes it unread, and what makes it read.
+# By setting: a value that is not its default, settings under which it is unread, and settings under which it is read.
 CASES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "data.protocol": ("extended", ("data.name=patch_camelyon",), ("data.name=idc",)),
     "data.num_folds": (7, LISTS, (*LISTS, "cross_validation.models=[cnn]")),
@@ -125,7 +125,7 @@ def load(path: str, key: str, value: Any, settings: tuple[str, ...]) -> Experime
     return experiment.load(path, (*settings, f"{key}={json.dumps(value)}"))
 
 
-def test_every_setting_is_read_always_or_refused_where_it_is_not(plain):
+def test_every_setting_is_read_or_refused(plain):
     keys = leaves(Experiment)
     assert len(keys) == len(set(keys)) > 100
     assert set(keys) == {*ALWAYS, *CASES}
@@ -135,8 +135,8 @@ def test_every_setting_is_read_always_or_refused_where_it_is_not(plain):
     for key, (value, unread, read) in CASES.items():
         with pytest.raises(InputError) as error:
             load(plain, key, value, unread)
-        shown = key.replace("*", unread[0]) if key.startswith(MODEL) else key
-        for words in (f"{plain}: {shown}: ", "has no effect: ", f"Leave it out ({shown}=null), or "):
+        full_key = key.replace("*", unread[0]) if key.startswith(MODEL) else key
+        for words in (f"{plain}: {full_key}: ", "has no effect: ", f"Leave it out ({full_key}=null), or "):
             assert words in str(error.value), key
         setting = dict(given_settings(load(plain, key, value, read)))
         assert setting[key.replace("*", read[0]) if key.startswith(MODEL) else key] is not None
@@ -155,17 +155,18 @@ def test_a_refusal_names_the_value_and_the_remedy(plain):
         )
 
 
-def test_a_choice_of_the_ablation_may_be_what_reads_the_pretrained_weights(plain):
+def test_pretrained_weights_may_be_read_by_an_ablation_variant_alone(plain):
     settings = (JOINED, "classify.models={gan_resnet: {}}", "ablation.model=gan_resnet", "pretrain.weights=shipped")
     assert experiment.load(plain, settings).pretrain.weights == "shipped"
 
 
-def test_a_classifier_may_be_written_whole(plain):
-    whole = json.dumps(Classifier().model_dump(mode="json"))
-    assert experiment.load(plain, (f"classify.models={{cnn: {whole}}}",)).classify.models == {"cnn": Classifier()}
+def test_a_classifier_may_be_given_with_all_its_settings(plain):
+    default_settings = json.dumps(Classifier().model_dump(mode="json"))
+    loaded = experiment.load(plain, (f"classify.models={{cnn: {default_settings}}}",))
+    assert loaded.classify.models == {"cnn": Classifier()}
 
 
-def test_null_takes_back_what_the_file_sets(tmp_path):
+def test_null_resets_a_setting_of_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
         "name: mine\ndata: {name: idc, num_folds: 4, eval_sources: a*}\ntranslate: {steps: 5, base_channels: 8}\n"
@@ -181,13 +182,13 @@ def test_null_takes_back_what_the_file_sets(tmp_path):
         experiment.load(str(path), ("data.foldz=null",))
 
 
-def test_variations_and_levels_are_as_free_as_before():
+def test_variants_and_overrides_are_accepted():
     idc = experiment.load("idc")
     assert len(ablation.list_variants(idc)) == 1 + sum(map(len, idc.ablation.variants.values()))
     assert with_overrides(idc, {"data.protocol": "kfold"}, "here").data.protocol == "kfold"
 
 
-def test_what_ships_sets_nothing_without_effect():
+def test_shipped_experiments_set_nothing_without_effect():
     for name in experiment_files.list_all():
-        given = dict(given_settings(experiment.load(name)))
-        assert set(yaml.safe_load(experiment_files.find(name).read_text())) == {key.split(".")[0] for key in given}
+        settings = dict(given_settings(experiment.load(name)))
+        assert set(yaml.safe_load(experiment_files.find(name).read_text())) == {key.split(".")[0] for key in settings}

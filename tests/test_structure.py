@@ -1,4 +1,4 @@
-"""The arrows point one way, and nothing heavy is loaded before it is needed."""
+"""Packages import in one direction only, and heavy packages are loaded only when they are needed."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ import bcgan
 ROOT = Path(bcgan.__file__).parent
 SHIPPED = sorted(path for path in (ROOT / "shipped").rglob("*.*") if path.suffix != ".md")
 MEGABYTE = 10**6
-# A package may import from those after it, and from itself.
+# A package may import from itself and from the packages after it.
 ORDER = (
     "cli", "cli_models", "cli_slides", "cli_options", "execution", "tracking", "stages", "report", "release", "predict",
     "evaluate", "explain", "classify", "gan", "models", "preprocess", "data", "slides",
@@ -26,21 +26,22 @@ SHARED = (
 
 
 def imports(path: Path) -> set[str]:
-    found = set()
+    packages = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bcgan"):
             parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {name.name for name in node.names}
-    return found
+            packages |= {parts[1]} if len(parts) > 1 else {name.name for name in node.names}
+    return packages
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_imports_upward(path):
-    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    if own in SHARED or own not in ORDER:
-        allowed = set(SHARED) | {"__version__"} | (set(ORDER) if own in ("bench", "__main__", "__init__") else set())
+    package = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    if package in SHARED or package not in ORDER:
+        may_import_all = package in ("bench", "__main__", "__init__")
+        allowed = set(SHARED) | {"__version__"} | (set(ORDER) if may_import_all else set())
     else:
-        allowed = {*ORDER[ORDER.index(own) :], *SHARED, "__version__"}
+        allowed = {*ORDER[ORDER.index(package) :], *SHARED, "__version__"}
     assert imports(path) <= allowed
 
 
@@ -76,21 +77,21 @@ def test_documented_arguments_are_arguments():
     assert not wrong
 
 
-def test_every_promise_names_a_test_that_exists():
-    """docs/reference/guarantees.md: `file::test` or, behind one of the same file, `test` alone."""
+def test_every_guarantee_names_an_existing_test():
+    """docs/reference/guarantees.md names `file::test` or, after a test of the same file, only `test`."""
     tests = ROOT.parent / "tests"
     if not tests.exists():
         pytest.skip("installed without its tests")
     page = (ROOT.parent / "docs" / "reference" / "guarantees.md").read_text("utf-8")
-    named = re.findall(r"`(?:(tests/[\w/]+\.py)(?:::)?)?(test_\w+)?`", page)
-    assert len(named) > 20
+    references = re.findall(r"`(?:(tests/[\w/]+\.py)(?:::)?)?(test_\w+)?`", page)
+    assert len(references) > 20
     path = None
-    for file, name in named:
+    for file, name in references:
         path = file or path
         if name:
             assert f"def {name}(" in (ROOT.parent / path).read_text("utf-8"), f"{path}::{name}"
 
 
-def test_what_is_shipped_is_small():
+def test_shipped_files_are_small():
     assert {path.suffix for path in SHIPPED} >= {".keras", ".tflite"}
     assert not [path.name for path in SHIPPED if path.stat().st_size >= 8 * MEGABYTE]

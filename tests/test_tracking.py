@@ -1,4 +1,4 @@
-"""What trackers show is what the training logs have, also after a training was resumed."""
+"""Trackers show what the training logs contain, also after a resumed training."""
 
 import json
 import sys
@@ -50,10 +50,10 @@ def test_a_resumed_training_shows_each_step_once(tmp_path):
     with tracking.tracked(make_experiment("tensorboard"), tmp_path):
         for step in (20, 30, 40):
             progress.append_jsonl(log, step=step, loss=step / 10)
-    shown = scalars(tmp_path / "tensorboard" / "gan")
-    assert shown == {"loss": [(10, 0.1), (20, 2.0), (30, 3.0), (40, 4.0)]}
-    progress.append_jsonl(log, step=50, loss=1)  # after the block nothing is sent
-    assert scalars(tmp_path / "tensorboard" / "gan") == shown
+    logged = scalars(tmp_path / "tensorboard" / "gan")
+    assert logged == {"loss": [(10, 0.1), (20, 2.0), (30, 3.0), (40, 4.0)]}
+    progress.append_jsonl(log, step=50, loss=1)  # nothing is sent after the block
+    assert scalars(tmp_path / "tensorboard" / "gan") == logged
 
 
 @needs_tensorboard
@@ -98,7 +98,7 @@ def test_trainings_are_named_by_their_logs(tmp_path, path, name):
     assert tracking.training_name(tmp_path / "run", (tmp_path / "run" / path).resolve()) == name
 
 
-def test_nothing_is_sent_unless_it_is_asked_for(tmp_path):
+def test_nothing_is_sent_by_default(tmp_path):
     with tracking.tracked(experiment.load("phantom"), tmp_path) as tracked:
         progress.append_jsonl(tmp_path / "log.jsonl", step=1, loss=1.0)
         tracked.on_stage("evaluate", tmp_path)

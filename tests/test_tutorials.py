@@ -1,4 +1,4 @@
-"""The tutorials run from the first cell to the last in an empty folder, at a small size."""
+"""The tutorials run from the first cell to the last in an empty folder, with small settings."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The bench's arithmetic on made-up rates, and its processes on a subject that takes no time."""
+"""The arithmetic of the bench on made-up rates, and its processes on a fast subject."""
 
 import json
 import logging
@@ -49,53 +49,53 @@ MEASURED = {
 
 
 def test_ratios_are_of_the_same_repeat_and_of_the_best():
-    found = bench.ratios(MEASURED, "mixed_bfloat16", {"training": 300_000, "inference": 100_000})
+    ratios = bench.ratios(MEASURED, "mixed_bfloat16", {"training": 300_000, "inference": 100_000})
     best = "bcgan mixed_bfloat16 / pytorch bfloat16, channels last"
-    assert found["training_vs_pytorch_best"] == ([2.0, 3.0], best)
-    assert found["training_vs_keras_fit"][0] == [4.0, 3.0]
-    assert found["training_float32_vs_pytorch_float32"][0] == [4.0, 2.0]
-    assert found["training_of_limit"][0] == pytest.approx([200 * 0.3 / 120, 100 * 0.3 / 120])
+    assert ratios["training_vs_pytorch_best"] == ([2.0, 3.0], best)
+    assert ratios["training_vs_keras_fit"][0] == [4.0, 3.0]
+    assert ratios["training_float32_vs_pytorch_float32"][0] == [4.0, 2.0]
+    assert ratios["training_of_limit"][0] == pytest.approx([200 * 0.3 / 120, 100 * 0.3 / 120])
 
 
-def test_best_against_best_counts_what_is_faithful_alone():
+def test_best_against_best_counts_only_faithful_engines():
     rate = {"bcgan mixed_bfloat16": 300.0, "openvino float32": 200.0, "litert int8": 400.0, "pytorch bfloat16": 100.0}
     measured = {"inference": {name: rates(value) for name, value in rate.items()}}
     work = {"training": 1, "inference": 1}
-    found = bench.ratios(measured, "mixed_bfloat16", work, ["openvino float32"])
-    assert found["inference_vs_pytorch_best"] == ([2.0], "openvino float32 / pytorch bfloat16")
-    assert found["inference_tensorflow_vs_pytorch_best"] == ([3.0], "bcgan mixed_bfloat16 / pytorch bfloat16")
+    ratios = bench.ratios(measured, "mixed_bfloat16", work, ["openvino float32"])
+    assert ratios["inference_vs_pytorch_best"] == ([2.0], "openvino float32 / pytorch bfloat16")
+    assert ratios["inference_tensorflow_vs_pytorch_best"] == ([3.0], "bcgan mixed_bfloat16 / pytorch bfloat16")
     assert bench.ratios(measured, "mixed_bfloat16", work)["inference_vs_pytorch_best"] == (None, "")
 
 
 @pytest.mark.slow
-def test_a_way_of_scoring_is_faithful_where_it_says_what_keras_says(monkeypatch):
+def test_an_engine_is_faithful_if_it_agrees_with_keras(monkeypatch):
     monkeypatch.setattr(agreement, "NUM_TRAIN", 64)
     monkeypatch.setattr(agreement, "NUM_TEST", 32)
     monkeypatch.setattr(agreement, "EPOCHS", 1)
-    found = agreement.measure_agreement()
-    assert found["bcgan float32"]["largest_difference"] < 1e-5
-    assert set(found) <= set(bench.groups("mixed_bfloat16")["inference"])
-    for name, one in found.items():
-        assert one["faithful"] or "float32" not in name
+    measured = agreement.measure_agreement()
+    assert measured["bcgan float32"]["largest_difference"] < 1e-5
+    assert set(measured) <= set(bench.groups("mixed_bfloat16")["inference"])
+    for name, entry in measured.items():
+        assert entry["faithful"] or "float32" not in name
 
 
-def test_what_was_not_measured_is_unknown():
-    found = bench.ratios(MEASURED, "mixed_bfloat16", {"training": 1, "inference": 1})
-    assert found["inference_vs_pytorch_best"] == (None, "")
-    assert found["gan_step_vs_two_tapes"] == (None, "")
+def test_ratios_without_measurements_are_unknown():
+    ratios = bench.ratios(MEASURED, "mixed_bfloat16", {"training": 1, "inference": 1})
+    assert ratios["inference_vs_pytorch_best"] == (None, "")
+    assert ratios["gan_step_vs_two_tapes"] == (None, "")
 
 
-def test_operations_of_table_1():
+def test_operations_of_table_1_match_a_count_by_hand():
     """By hand: a 7x7 stem at 25x25, four bottlenecks at 13x13, three channels, 1,000 units, a head."""
     stem, places = 25 * 25 * 64 * 3 * 49, 13 * 13
     inner = 9 * 64 * 64 + 64 * 256
     blocks = places * (64 * 64 + 3 * 256 * 64 + 4 * inner)
     expected = 2 * (stem + blocks + places * 256 * 3 + 27 * 1000 + 1000)
-    found = report.count_operations()
-    assert found == {"inference": expected, "training": 3 * expected - 2 * stem}
+    operations = report.count_operations()
+    assert operations == {"inference": expected, "training": 3 * expected - 2 * stem}
 
 
-def test_a_process_answers_with_what_it_did():
+def test_a_worker_reports_its_count_and_seconds():
     worker = Worker("subjects", "start_up", {})
     try:
         answer = worker.run_once()
@@ -106,7 +106,7 @@ def test_a_process_answers_with_what_it_did():
     assert answer["seconds"] > 0
 
 
-def test_a_subject_that_fails_is_named_and_the_others_go_on():
+def test_a_subject_that_fails_is_named_and_not_run_again():
     worker = Worker("subjects", "training", {"precision": "float32", "network": "nowhere"})
     assert worker.run_once() is None
     worker.close()
@@ -115,22 +115,22 @@ def test_a_subject_that_fails_is_named_and_the_others_go_on():
 
 
 @pytest.mark.parametrize(("error", "advised"), [("ModuleNotFoundError", True), ("RuntimeError", False)])
-def test_where_pytorch_is_absent_the_rest_is_measured(tmp_path, monkeypatch, caplog, error, advised):
-    """A torch that fails: missing, or at its work. It says more than a pipe holds, and nothing waits for it."""
+def test_without_pytorch_the_rest_is_measured(tmp_path, monkeypatch, caplog, error, advised):
+    """A torch package that is missing or fails. It writes more than a pipe holds, which must not block."""
     text = f"import sys\nprint('a line of many' * 9999, file=sys.stderr)\nraise {error}(\"No module named 'torch'\")\n"
     (tmp_path / "torch.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setattr(measure.progress.log, "propagate", True)
     group = {"pytorch float32": ("pytorch", "training", {"settings": "float32"}), "help": ("subjects", "start_up", {})}
     with caplog.at_level(logging.WARNING, "bcgan"):
-        found = measure.measure_group("training", group, 1)
-    assert found["pytorch float32"]["failure"] == f"{error}: No module named 'torch'"
-    assert len(found["help"]["rates"]) == 1
+        results = measure.measure_group("training", group, 1)
+    assert results["pytorch float32"]["failure"] == f"{error}: No module named 'torch'"
+    assert len(results["help"]["rates"]) == 1
     assert (measure.INSTALL_COMMAND in caplog.text) == advised
 
 
-def test_memory_of_a_command_is_its_own():
-    """The process that starts it has numpy, OpenCV and tissue to draw; the command loads none of those."""
+def test_memory_of_a_command_excludes_its_parent():
+    """The process that starts it loads numpy, OpenCV and the phantom; the command does not."""
     worker = Worker("subjects", "start_up", {})
     try:
         peak = worker.run_once()["peak_mebibytes"]
@@ -143,7 +143,7 @@ def test_memory_of_preparing_is_no_part_of_the_peak(monkeypatch):
     monkeypatch.setattr(subjects, "NUM_FILES", 30)
     subject = subjects.preprocess()
     assert subject() == 30
-    assert not [one for one in subject.__closure__ if isinstance(one.cell_contents, np.ndarray)]
+    assert not [cell for cell in subject.__closure__ if isinstance(cell.cell_contents, np.ndarray)]
 
 
 @pytest.mark.slow
@@ -156,12 +156,12 @@ def test_waiting_is_a_share_of_the_time():
     assert worker.failure is None
     assert 0 < answer["count"] / answer["seconds"] < 100
     measured = {"waiting": {"Table 1's network": rates(1.0, 4.0)}}
-    found = bench.ratios(measured, "float32", {"training": 1, "inference": 1})
-    assert found["waiting_share"][0] == [0.01, 0.04]
+    ratios = bench.ratios(measured, "float32", {"training": 1, "inference": 1})
+    assert ratios["waiting_share"][0] == [0.01, 0.04]
 
 
-def test_page_and_figure_hold_what_was_measured(tmp_path):
-    found = {
+def test_page_and_figure_have_the_measurements(tmp_path):
+    results = {
         "ratios": {"training_vs_pytorch_best": 2.5, "gan_step_vs_two_tapes": None},
         "spread": {"training_vs_pytorch_best": [2.0, 3.0], "gan_step_vs_two_tapes": None},
         "of": {"training_vs_pytorch_best": "ours / theirs"},
@@ -172,7 +172,7 @@ def test_page_and_figure_hold_what_was_measured(tmp_path):
         "machine": {"cores": 2, "name": "a processor", "bfloat16": []},
         "versions": {"tensorflow": "2", "torch": None, "openvino": "3"},
     }
-    report.write(found, tmp_path)
+    report.write(results, tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "| training_vs_pytorch_best | 2.50 | 2.00 to 3.00 | 1.3 | ours / theirs |" in page
     assert "| openvino bfloat16 | 7.6e-03 | 0.8800 | yes |" in page

@@ -1,4 +1,4 @@
-"""The bench of a GPU as far as a machine without one can test it: its subjects' arguments, its arithmetic, its page."""
+"""The GPU bench, as far as it runs without a GPU: arguments of its subjects, its arithmetic and its page."""
 
 import importlib
 import inspect
@@ -31,36 +31,36 @@ MEASURED = {
 def test_every_subject_takes_its_arguments():
     for group in gpu.groups().values():
         for module, maker, arguments in group.values():
-            made = getattr(importlib.import_module(f"bcgan.bench.{module}"), maker)
-            inspect.signature(made).bind(**arguments)
+            make_subject = getattr(importlib.import_module(f"bcgan.bench.{module}"), maker)
+            inspect.signature(make_subject).bind(**arguments)
 
 
 def test_ratios_are_of_the_same_repeat_and_of_the_best():
-    found = gpu.ratios(MEASURED, {"training": 200_000, "inference": 1})
-    assert found["training_vs_pytorch_best"][0] == [2.0, 3.0]
-    assert found["training_xla_vs_not"][0] == [10.0, 10.0]
-    assert found["training_bfloat16_vs_float32"][0] == [1.25, 2.0]
-    assert found["training_of_limit_bfloat16"][0] == [0.1, 0.12]
-    assert found["gan_step_vs_two_tapes"][0] == [1.5]
-    assert found["training_batch_64_vs_pytorch"] == ([2.0], "bcgan, batch 64 / pytorch, CUDA graphs, batch 64")
-    assert found["inference_vs_pytorch_best"] == (None, "")
+    ratios = gpu.ratios(MEASURED, {"training": 200_000, "inference": 1})
+    assert ratios["training_vs_pytorch_best"][0] == [2.0, 3.0]
+    assert ratios["training_xla_vs_not"][0] == [10.0, 10.0]
+    assert ratios["training_bfloat16_vs_float32"][0] == [1.25, 2.0]
+    assert ratios["training_of_limit_bfloat16"][0] == [0.1, 0.12]
+    assert ratios["gan_step_vs_two_tapes"][0] == [1.5]
+    assert ratios["training_batch_64_vs_pytorch"] == ([2.0], "bcgan, batch 64 / pytorch, CUDA graphs, batch 64")
+    assert ratios["inference_vs_pytorch_best"] == (None, "")
 
 
-def test_the_page_holds_what_was_measured():
-    found = {
+def test_the_page_has_the_measurements():
+    results = {
         "rates": {name: measure.summarize_rates(group) for name, group in MEASURED.items()},
         "ratios": {"training_vs_pytorch_best": {"median": 2.5, "low": 2.0, "high": 3.0, "of": "ours / theirs"}},
         "device": "a GPU, 80 GB",
         "versions": {"tensorflow": "2", "torch": None},
     }
-    page = gpu.format_page(found)
+    page = gpu.format_page(results)
     assert "a GPU, 80 GB; TensorFlow 2, PyTorch absent." in page
     assert "| training_vs_pytorch_best | 2.50 | 2.00 to 3.00 | ours / theirs |" in page
     assert "| pytorch float32 | left out: no compiler |" in page
     assert "| bcgan mixed_bfloat16, XLA | 550.0 | 500.0 to 600.0 | 1 |" in page
 
 
-def test_without_a_gpu_it_says_what_is_missing(monkeypatch):
+def test_without_a_gpu_the_bench_names_what_is_missing(monkeypatch):
     monkeypatch.setattr(gpu.machine, "choose_settings", lambda experiment: {"gpus": (0, "none")})
     with pytest.raises(InputError, match=r"no GPU here. Install tensorflow\[and-cuda\]"):
         CliRunner().invoke(gpu.main, [], catch_exceptions=False)

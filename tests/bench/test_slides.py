@@ -1,4 +1,4 @@
-"""`make bench-slides`: its slides are what they are said to be, and its figures are those of the commands."""
+"""`make bench-slides`: its slides have the stated patches, and its figures are those of the commands."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ def test_a_slide_has_the_patches_at_the_models_scale(patches, tmp_path):
         finest = image.read_region(0, 1600, 1200, 400, 400)
         grid = cut_patches(image, ModelScale(slides.PATCH_PX, slides.PATCH_MPP, None, 1.0))
     assert len(grid.patches) > 20 and (grid.coords % slides.PATCH_PX == 0).all()
-    for patch in grid.patches:  # compressed
+    for patch in grid.patches:  # JPEG compression changes pixels
         assert np.abs(patches.astype(int) - patch).mean((1, 2, 3)).min() < 6
     means = finest.reshape(50, 8, 50, 8, 3).mean((1, 3))
     assert np.abs(patches - means).mean((1, 2, 3)).min() < 6
@@ -47,8 +47,8 @@ def test_a_command_is_measured_in_its_own_folder(tmp_path):
 
 
 def test_probabilities_are_compared_where_both_engines_have_a_patch():
-    reference, other = {(0, 0): 0.5, (8, 0): 0.25, (16, 0): 1.0}, {(0, 0): 0.5, (8, 0): 0.5, (24, 0): 0.1}
-    assert slides.compare(reference, other) == {"shared": 2, "median": 0.125, "largest": 0.25}
+    reference, predicted = {(0, 0): 0.5, (8, 0): 0.25, (16, 0): 1.0}, {(0, 0): 0.5, (8, 0): 0.5, (24, 0): 0.1}
+    assert slides.compare(reference, predicted) == {"shared": 2, "median": 0.125, "largest": 0.25}
     assert np.isnan(slides.compare(reference, {})["largest"])
 
 

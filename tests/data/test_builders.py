@@ -1,4 +1,4 @@
-"""The TFDS builders, by TFDS's own test case on dummy data that the tests make."""
+"""The TFDS builders on small data sets that the tests write."""
 
 import types
 
@@ -58,7 +58,7 @@ def test_breakhis_configurations_are_magnifications(tmp_path):
     assert builder.info.features["tumour"].int2str(example["tumour"]) == "adenosis"
 
 
-def test_any_folder(tmp_path):
+def test_a_patient_folder_is_read(tmp_path):
     write_png(tmp_path / "raw/p/malignant/a.png", noise(20, 30))
     (example,) = tfds.as_numpy(load(patient_folder, tmp_path / "raw", tmp_path).as_dataset(split="train"))
     assert example["label"] == 1
@@ -74,21 +74,21 @@ def test_every_type_of_image_is_read_back(tmp_path, kind):
         pixels = np.asarray(picture.convert("RGB"))
         picture.save(path)
     else:
-        given = {"16 bits": pixels.astype(np.uint16) * 257, "grey": pixels[..., 0],
+        arrays = {"16 bits": pixels.astype(np.uint16) * 257, "grey": pixels[..., 0],
                  "alpha": np.dstack([pixels[..., ::-1], np.full((64, 70), 255, np.uint8)])}  # fmt: skip
         lossless = {"webp": [cv2.IMWRITE_WEBP_QUALITY, 101], "jp2": [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]}
-        array = given.get(kind, pixels[..., ::-1])
+        array = arrays.get(kind, pixels[..., ::-1])
         array = array[..., ::-1] if kind == "16 bits" else array
         path.write_bytes(cv2.imencode(path.suffix, array, lossless.get(kind, []))[1].tobytes())
         pixels = np.repeat(pixels[..., :1], 3, 2) if kind == "grey" else pixels
     (example,) = tfds.as_numpy(load(patient_folder, tmp_path / "raw", tmp_path).as_dataset(split="train"))
-    # JPEG keeps noise badly; what it decodes to is the truth.
+    # JPEG is lossy: the decoded file is the reference.
     expected = decode_image(path.read_bytes(), path.name) if kind == "jpg" else pixels
     np.testing.assert_array_equal(example["image"], expected)
 
 
-def test_a_transparent_colour_is_laid_on_white_as_everywhere(tmp_path):
-    """A PNG of type RGB may name one colour that is transparent, which TFDS's own decoder does not follow."""
+def test_a_transparent_colour_becomes_white(tmp_path):
+    """A PNG of type RGB may declare one colour transparent, which the decoder of TFDS ignores."""
     path = tmp_path / "raw/p/malignant/a.png"
     path.parent.mkdir(parents=True)
     pixels = noise(20, 30)
@@ -99,25 +99,25 @@ def test_a_transparent_colour_is_laid_on_white_as_everywhere(tmp_path):
     np.testing.assert_array_equal(example["image"], decode_image(path.read_bytes(), path.name))
 
 
-def test_the_phantom_is_the_same_each_time_and_knows_its_truth(tmp_path):
+def test_the_phantom_is_reproducible_and_has_ground_truth(tmp_path):
     once, again = (
         list(tfds.as_numpy(load(phantom, None, tmp_path / name, "tiny").as_dataset(split="train", shuffle_files=False)))
         for name in ("once", "again")
     )
     assert len(once) == 120
-    for one, other in zip(once, again, strict=True):
-        np.testing.assert_array_equal(one["image"], other["image"])
-        assert one["nuclei"].shape[1] == 4
-        assert 0 <= one["density"] <= 1
+    for first, second in zip(once, again, strict=True):
+        np.testing.assert_array_equal(first["image"], second["image"])
+        assert first["nuclei"].shape[1] == 4
+        assert 0 <= first["density"] <= 1
     assert len({example["patient"] for example in once}) == 10
 
 
-def test_prepared_data_sets_give_their_bytes_when_asked(tmp_path, monkeypatch):
+def test_records_of_prepared_data_sets_read_their_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(phantom.Builder, "BUILDER_CONFIGS", [phantom.PhantomConfig(name="two", patients=2, patches=3)])
-    found = prepared.phantom_records((tmp_path,), 50, 4.0)
-    assert len({record.key for record in found}) == 6
-    assert found[-1].read()[:4] == b"\x89PNG"
-    assert found[0].read() != found[-1].read()
+    records = prepared.phantom_records((tmp_path,), 50, 4.0)
+    assert len({record.key for record in records}) == 6
+    assert records[-1].read()[:4] == b"\x89PNG"
+    assert records[0].read() != records[-1].read()
 
 
 @pytest.mark.parametrize("module", [idc, breakhis, phantom, patient_folder])
@@ -129,7 +129,7 @@ def test_builders_describe_and_cite_themselves(module, tmp_path):
 
 
 class FakePatchCamelyon:
-    """What the adapter asks of TFDS's builder; its download of 7 GB stays out of the tests."""
+    """The parts of the TFDS builder that the adapter uses, without its download of 7 GB."""
 
     name = "patch_camelyon"
     info = types.SimpleNamespace(splits={"test": None, "train": None, "validation": None})
@@ -141,9 +141,9 @@ class FakePatchCamelyon:
         return [{"id": f"{split}-{n}".encode(), "label": n, "image": b"png"} for n in range(2) if self.prepared]
 
 
-def test_patch_camelyon_keeps_its_authors_split_and_names_no_patient(monkeypatch):
+def test_patch_camelyon_keeps_its_official_split_and_has_no_patients(monkeypatch):
     monkeypatch.setattr(tfds, "builder", lambda name, **kwargs: FakePatchCamelyon())
-    found = prepared.patch_camelyon_records(())
-    assert [record.official_split for record in found] == ["test"] * 2 + ["train"] * 2 + ["validation"] * 2
-    assert all(record.patient == record.key for record in found)
-    assert found[0].read() == b"png"
+    records = prepared.patch_camelyon_records(())
+    assert [record.official_split for record in records] == ["test"] * 2 + ["train"] * 2 + ["validation"] * 2
+    assert all(record.patient == record.key for record in records)
+    assert records[0].read() == b"png"

@@ -1,4 +1,4 @@
-"""Classes by folders' names and by tables, magnifications, and what a data set knows of its scale."""
+"""Classes from names of folders and from tables, magnifications, and the scale of a data set."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def labelled(root, table, **settings) -> dict[str, tuple[str, int]]:
     return {record.key: (record.patient, record.label) for record in data.records(settings)}
 
 
-def test_folders_of_other_names_are_classes_where_they_are_mapped(tmp_path, caplog):
+def test_folders_of_other_names_are_classes_if_they_are_mapped(tmp_path, caplog):
     folder_of(tmp_path, "a/Normal/x.png", "a/benign/x.png", "b/InSitu/x.png", "b/IN SITU/y.png", "c/1/x.png")
     settings = Data(name="patient_folder", dir=tmp_path, classes=BACH)
     with caplog.at_level("WARNING", "bcgan"):
@@ -43,7 +43,7 @@ def test_folders_of_other_names_are_classes_where_they_are_mapped(tmp_path, capl
     assert "Normal" not in caplog.text
 
 
-def test_a_folder_that_is_no_class_is_named_with_all_that_were_seen(tmp_path):
+def test_a_folder_that_is_no_class_is_named_with_all_folder_labels(tmp_path):
     folder_of(tmp_path, "a/Normal/x.png", "b/InSitu/x.png", "c/1/x.png")
     with pytest.raises(InputError) as error:
         data.records(Data(name="patient_folder", dir=tmp_path))
@@ -53,7 +53,7 @@ def test_a_folder_that_is_no_class_is_named_with_all_that_were_seen(tmp_path):
     assert [record.label for record in data.records(settings)] == [0, 1, 0]  # remapped
 
 
-def test_a_name_of_both_classes_is_refused():
+def test_a_name_mapped_to_both_classes_is_refused():
     with pytest.raises(InputError, match="'normal' is benign and malignant"):
         experiment.load("folder", ("data.classes={benign: [Normal], malignant: [normal ]}",))
 
@@ -69,7 +69,7 @@ def test_a_table_names_classes_and_patients(tmp_path, encoding, delimiter, end):
     assert labelled(root, table) == {"s/a.png": ("007", 1), "s/t/b.png": ("Zoé", 0), "é.png": ("007", 1)}
 
 
-def test_a_workbook_names_them_too(tmp_path):
+def test_a_workbook_names_classes_and_patients(tmp_path):
     root = folder_of(tmp_path / "data", "a.png", "b.png", "c.png")
     for patients in ([8863, "007", "8863"], [8863.0, 1.5, 8863]):
         frame = pd.DataFrame({"Image": ["a.png", "b.png", "c.png"], "Label": [0, 1, "malignant"], "PATIENT": patients})
@@ -79,7 +79,7 @@ def test_a_workbook_names_them_too(tmp_path):
         assert labelled(root, root / "labels.xlsx") == expected
 
 
-def test_numbers_that_a_spreadsheet_made_are_numbers_again(tmp_path):
+def test_decimals_that_a_spreadsheet_added_are_removed(tmp_path):
     root = folder_of(tmp_path / "data", "a.png", "b.png")
     table = table_of(tmp_path / "t.csv", "image,label,patient\na.png,0.0,8863.0\nb.png,1.0,0012.0\n")
     assert labelled(root, table) == {"a.png": ("8863", 0), "b.png": ("0012", 1)}
@@ -88,7 +88,7 @@ def test_numbers_that_a_spreadsheet_made_are_numbers_again(tmp_path):
         labelled(root, table)
 
 
-def test_places_images_without_a_row_and_classes_of_a_table(tmp_path, caplog):
+def test_a_table_gives_coordinates_and_classes_and_leaves_out_images_without_a_row(tmp_path, caplog):
     root = folder_of(tmp_path / "data", "a.png", "b.png", "c.png", "d.png")
     text = "image,label,patient,x,y\na.png,InSitu,1,100,50.0\nb.png,normal,2,,\n"
     settings = Data(name="patient_folder", dir=root, labels=table_of(tmp_path / "t.csv", text), classes=BACH, mpp=0.5)
@@ -118,7 +118,7 @@ def test_a_table_that_does_not_fit_names_the_row(tmp_path, rows, words):
         labelled(root, table)
 
 
-def test_a_table_without_a_column_or_that_is_not_there_is_named(tmp_path):
+def test_a_table_that_is_missing_or_lacks_a_column_is_named(tmp_path):
     root = folder_of(tmp_path / "data", "a.png")
     with pytest.raises(InputError, match=r"no column patient; its columns: image, label, case"):
         labelled(root, table_of(tmp_path / "t.csv", "image,label,case\na.png,0,p\n"))
@@ -135,7 +135,7 @@ def test_an_image_on_two_rows_that_agree_counts_once(tmp_path):
     assert labelled(root, table) == {"s/a.png": ("p", 0), "t/b.png": ("p", 1)}
 
 
-def test_magnifications_are_not_mixed_at_one_scale(tmp_path):
+def test_mixed_magnifications_are_refused_unless_allowed(tmp_path):
     for scale, count in ((40, 2), (400, 1)):
         for number in range(count):
             write_png(tmp_path / f"SOB_B_A-14-22549AB-{scale}-00{number}.png", PATCH)
@@ -147,7 +147,7 @@ def test_magnifications_are_not_mixed_at_one_scale(tmp_path):
     assert [record.mpp for record in breakhis.records((tmp_path,), 400)] == [pytest.approx(0.049)]
 
 
-def test_data_sets_know_their_microns_per_pixel(tmp_path, idc_folder):
+def test_records_have_the_microns_per_pixel_of_their_data_set(tmp_path, idc_folder):
     assert {record.mpp for record in data.records(Data(name="idc", dir=idc_folder))} == {4.0}
     folder_of(tmp_path, "p/0/x.png")
     assert data.records(Data(name="patient_folder", dir=tmp_path))[0].mpp is None

@@ -1,4 +1,4 @@
-"""One patient under any spelling, in any archive and list, is one patient; or the two spellings are named."""
+"""Spellings of a patient in archives and lists are recognized as one patient, or both spellings are named."""
 
 import json
 import unicodedata
@@ -90,19 +90,21 @@ def test_spellings_that_are_mixed_in_one_data_set_are_one_patient_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ("P1", "p1"), ("P1", "P 1"), ("P1", "P_1"), ("P1", "P-1"), ("P1", "P01"), ("P001", "P001.tif"),
         ("8863", "8863.0"), ("8863", "08863"), ("P1", "Ｐ１"), ("P 1", "P\u00a01"), ("P1", "P\u200b1"),
         ("straße", "STRASSE"), ("A B", "AB"), ("P1.ome.tif", "p-01"),
     ],
 )  # fmt: skip
-def test_two_spellings_of_what_may_be_one_patient_are_both_named(tmp_path, one, other):
-    for names in ([one, other], [other, one, "Q7"]):
+def test_two_similar_spellings_are_refused_and_both_named(tmp_path, first, second):
+    for names in ([first, second], [second, first, "Q7"]):
         with pytest.raises(InputError) as error:
             check_spellings(names, "here")
-        assert all(word in str(error.value) for word in (repr(one), repr(other), "here", "data.similar_patients=allow"))
-    path = place_of(tmp_path, "folder", {f"{name}/{label}/x.png": b"" for name in (one, other) for label in (0, 1)})
+        assert all(
+            word in str(error.value) for word in (repr(first), repr(second), "here", "data.similar_patients=allow")
+        )
+    path = place_of(tmp_path, "folder", {f"{name}/{label}/x.png": b"" for name in (first, second) for label in (0, 1)})
     with pytest.raises(InputError, match=r"data\.similar_patients=allow"):
         data.records(Data(name="patient_folder", dir=path))
     assert len({record.patient for record in data.records(
@@ -118,7 +120,7 @@ def test_different_patients_are_not_confused(names):
     check_spellings(names, "here")
 
 
-def test_a_list_that_spells_a_patient_otherwise_names_both(tmp_path):
+def test_a_list_with_another_spelling_is_refused_and_both_are_named(tmp_path):
     path = place_of(tmp_path, "folder", files_of("composed"))
     lists = write_lists(tmp_path / "lists", "utf-8", "\n", str.upper)
     settings = Data(name="patient_folder", dir=path, protocol="official", split_dir=lists)
@@ -135,7 +137,7 @@ def test_a_list_that_spells_a_patient_otherwise_names_both(tmp_path):
         ("p\\xff", "p\\xff"), ("0012", "0012"), ("P  1", "P  1"), ("\t", ""),
     ],
 )  # fmt: skip
-def test_one_form_of_a_name(text, name):
+def test_names_are_normalized(text, name):
     assert normalize_patient(text) == name
     assert normalize_patient(name) == name
 
@@ -172,7 +174,7 @@ def test_a_patient_in_several_archives_and_classes_counts_once(tmp_path):
     assert {record.patient for record in every} == {"P1"}
 
 
-def test_patients_of_the_public_archives_names_may_hold_anything(tmp_path):
+def test_patient_names_of_the_public_archive_may_hold_any_character(tmp_path):
     names = ["P_1", "Q_1", "Zoe\u0301", "1-11"]
     path = place_of(tmp_path, "data.zip", {f"{name}/0/{name}_idx5_x1_y51_class0.png": b"" for name in names})
     every = data.records(Data(name="idc", dir=path))
@@ -191,7 +193,7 @@ CASES = Path(__file__).parents[3] / "shared/cases"
         ("idc_plain.zip", ["data.protocol=official", f"data.split_dir={CASES}/lists_bom"], [8, 2, 2]),
     ],
 )  # fmt: skip
-def test_cases(in_folder, place, settings, counts):
+def test_shared_cases_are_preprocessed(in_folder, place, settings, counts):
     (in_folder / "idc.yaml").write_text("name: idc\ndata: {name: idc}\n")
     options = [word for setting in settings for word in ("--set", setting)]
     with pytest.raises(SystemExit) as stop:
@@ -209,12 +211,12 @@ def test_cases(in_folder, place, settings, counts):
     [("P-1", "P\u20131"), ("P-1", "P\u20111"), ("P-1", "P\u22121"), ("8863", "8863.00"), ("P01", "P01.gif"),
      ("P01", "P01,"), ("P1", "P\u0661")],
 )  # fmt: skip
-def test_what_office_programs_write_is_one_spelling(left, right):
+def test_variants_that_office_programs_write_are_similar_spellings(left, right):
     with pytest.raises(InputError, match="differ in spelling alone"):
         check_spellings([left, right], "here")
 
 
 @pytest.mark.parametrize("text", ["'8863", '="8863"', "\ufeff8863 ", "8863\r"])
-def test_text_around_a_number_is_not_a_name(text):
+def test_quotes_and_marks_around_a_number_are_removed(text):
     assert normalize_patient(text) == "8863"
     assert normalize_patient("O'Brien") == "O'Brien"

@@ -9,7 +9,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 6, 3), dtype=np.uint8
 
 @pytest.fixture(params=["array", "file", "several"])
 def rows(request, tmp_path) -> ImageRows:
-    """The images from memory, from a file, and from a file and memory."""
+    """The images from memory, from a file, or from both."""
     np.save(tmp_path / "images.npy", IMAGES)
     file = NpyFile(tmp_path / "images.npy")
     if request.param == "several":
@@ -23,7 +23,7 @@ def rows(request, tmp_path) -> ImageRows:
     "key",
     [3, -1, slice(4, 9), slice(None), np.array([7, 8, 9, 2, 2, 29]), np.arange(30) % 3 == 0, np.array([], int), [1]],
 )
-def test_indexing_reads_what_indexing_an_array_does(rows, key):
+def test_indexing_gives_the_rows_of_an_array(rows, key):
     assert (rows.shape, rows.ndim, len(rows), rows.dtype) == (IMAGES.shape, 4, 30, IMAGES.dtype)
     np.testing.assert_array_equal(rows[key], IMAGES[key])
     np.testing.assert_array_equal(np.asarray(rows), IMAGES)

@@ -1,4 +1,4 @@
-"""Reading the public archives' layouts."""
+"""Data sets are read from the layouts of the public archives."""
 
 import zipfile
 from collections import Counter
@@ -23,7 +23,7 @@ PATCH = np.full((50, 50, 3), 200, np.uint8)
 
 @pytest.fixture
 def archive(tmp_path, idc_folder):
-    """The public archive: everything twice, the second copy nested, and a Mac's leftovers."""
+    """An archive like the public one: every file twice, the second copy in a folder, and a file of macOS."""
     path = tmp_path / "archive.zip"
     with zipfile.ZipFile(path, "w") as file:
         for image in sorted(idc_folder.rglob("*.png")):
@@ -37,18 +37,18 @@ def archive(tmp_path, idc_folder):
 def test_folder_and_archive_hold_the_same_patches(idc_folder, archive):
     from_folder, from_archive = idc.records((idc_folder,)), idc.records((archive,))
     assert len(from_folder) == len(from_archive) == PATIENTS * PATCHES
-    for one, other in zip(from_folder, from_archive, strict=True):
-        assert one[:1] + one[3:8] == other[:1] + other[3:8]
-        assert one.read() == other.read()
+    for loose, archived in zip(from_folder, from_archive, strict=True):
+        assert loose[:1] + loose[3:8] == archived[:1] + archived[3:8]
+        assert loose.read() == archived.read()
     assert from_archive[0].source == "archive.zip"
     assert "archive.zip!" in from_archive[0].path
 
 
-def test_an_archive_inside_a_folder_and_several_places_count_each_patch_once(idc_folder, archive):
+def test_a_patch_in_several_archives_and_folders_counts_once(idc_folder, archive):
     assert len(idc.records((archive.parent, idc_folder))) == PATIENTS * PATCHES
 
 
-def test_names_give_patient_place_and_label(idc_folder):
+def test_names_give_patient_coordinates_and_label(idc_folder):
     places = {record[3:7] for record in idc.records((idc_folder,))}
     assert ("100", 0, 1, 51) in places
     assert ("107", 1, 451, 51) in places
@@ -61,7 +61,7 @@ def test_a_label_outside_0_and_1_is_named(tmp_path, label):
         idc.records((tmp_path,))
 
 
-def test_missing_empty_and_foreign_places(tmp_path):
+def test_missing_empty_and_foreign_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         idc.records((tmp_path / "nowhere",))
     with pytest.raises(InputError, match="DATA_DIR"):
@@ -75,7 +75,7 @@ def test_missing_empty_and_foreign_places(tmp_path):
 
 @pytest.mark.parametrize("name", ["../../100_idx5_x1_y1_class0.png", "/100_idx5_x1_y1_class0.png"])
 def test_an_archive_is_read_and_never_unpacked(tmp_path, idc_folder, name):
-    """A member's name may point anywhere: nothing is written by it."""
+    """The name of a member may be a path outside the folder: nothing is written there."""
     image = next(idc_folder.rglob("*.png")).read_bytes()
     place = tmp_path / "a/b"
     place.mkdir(parents=True)
@@ -88,12 +88,12 @@ def test_an_archive_is_read_and_never_unpacked(tmp_path, idc_folder, name):
 
 
 def test_a_damaged_member_of_an_archive_is_an_error_of_that_file_alone(archive):
-    whole = bytearray(archive.read_bytes())
+    archive_bytes = bytearray(archive.read_bytes())
     with zipfile.ZipFile(archive) as file:
         member = next(info for info in file.infolist() if info.filename.endswith(".png"))
     start = member.header_offset + 30 + len(member.filename)
-    whole[start : start + 64] = b"\xff" * 64
-    archive.write_bytes(whole)
+    archive_bytes[start : start + 64] = b"\xff" * 64
+    archive.write_bytes(archive_bytes)
     broken = [record for record in idc.records((archive,)) if record.path.endswith(member.filename)]
     with pytest.raises((OSError, ValueError)):
         broken[0].read()
@@ -104,16 +104,16 @@ def test_breakhis_names_carry_class_tumour_patient_and_magnification(tmp_path):
     write_png(folder / "malignant/SOB/ductal_carcinoma/SOB_M_DC_14-13412/40X/SOB_M_DC-14-13412-40-001.png", PATCH)
     write_png(folder / "malignant/SOB/lobular_carcinoma/SOB_M_LC_14-13412/100X/SOB_M_LC-14-13412-100-002.png", PATCH)
     write_png(folder / "benign/SOB/adenosis/SOB_B_A_14-22549CD/40X/SOB_B_A-14-22549CD-40-003.png", PATCH)
-    found = breakhis.records((tmp_path,))
-    assert [record.label for record in found] == [0, 1, 1]
-    assert {record.patient for record in found} == {"13412", "22549"}
-    assert found[0].x == UNKNOWN
+    records = breakhis.records((tmp_path,))
+    assert [record.label for record in records] == [0, 1, 1]
+    assert {record.patient for record in records} == {"13412", "22549"}
+    assert records[0].x == UNKNOWN
     assert len(breakhis.records((tmp_path,), 100)) == 1
     with pytest.raises(InputError, match="at 400X"):
         breakhis.records((tmp_path,), 400)
 
 
-def test_any_folder_by_patient_and_class(tmp_path):
+def test_a_folder_by_patient_and_class_is_read(tmp_path):
     write_png(tmp_path / "p1/benign/a.png", PATCH)
     write_png(tmp_path / "p2/1/a.png", PATCH)
     assert [(r.patient, r.label) for r in patient_folder.records((tmp_path,))] == [("p1", 0), ("p2", 1)]
@@ -122,7 +122,7 @@ def test_any_folder_by_patient_and_class(tmp_path):
         patient_folder.records((tmp_path,))
 
 
-def test_patches_of_one_name_in_folders_of_one_name_are_all_there(tmp_path):
+def test_patches_of_the_same_name_in_several_folders_are_all_read(tmp_path):
     places = [tmp_path / part / "patches" for part in "abc"]
     for place in places:
         write_png(place / "p1/0/a.png", PATCH)
@@ -138,13 +138,13 @@ def test_patches_of_one_name_in_folders_of_one_name_are_all_there(tmp_path):
 )  # fmt: skip
 def test_subset_is_by_patient_and_class(idc_folder, setting, count):
     every = data.records(Data(name="idc", dir=(idc_folder,)))
-    found = data.records(Data(name="idc", dir=(idc_folder,), **setting))
-    assert set(Counter((record.patient, record.label) for record in found).values()) == {count}
-    assert len(found) == PATIENTS * 2 * count
-    assert [record.key for record in found] == sorted(record.key for record in found)
+    subset = data.records(Data(name="idc", dir=(idc_folder,), **setting))
+    assert set(Counter((record.patient, record.label) for record in subset).values()) == {count}
+    assert len(subset) == PATIENTS * 2 * count
+    assert [record.key for record in subset] == sorted(record.key for record in subset)
     groups = pd.DataFrame(every).groupby(["patient", "label"])["key"]
     first = set(groups.head(count))
-    assert ({record.key for record in found} == first) == (count == 5)  # drawn: names go by place
+    assert ({record.key for record in subset} == first) == (count == 5)  # a random draw, not the first names
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,6 @@ def test_impossible_subsets_are_refused(settings, words):
 
 
 def test_real_archives(real_idc):
-    found = data.records(Data(name="idc", dir=(real_idc,)))
-    assert len(found) == 31_469
-    assert len({record.patient for record in found}) == 254
+    records = data.records(Data(name="idc", dir=(real_idc,)))
+    assert len(records) == 31_469
+    assert len({record.patient for record in records}) == 254

@@ -27,7 +27,7 @@ def test_official_lists_are_84_29_49_patients():
 
 
 @pytest.mark.parametrize("fold", range(4))
-def test_kfold_keeps_patients_whole_and_repeats(fold):
+def test_kfold_keeps_patients_together_and_is_repeatable(fold):
     index, settings = make_index(), Data(name="idc", num_folds=4, test_fold=fold)
     roles = splits.assign_roles(index, settings, seed=1)
     assert roles.groupby(index["patient"]).nunique().max() == 1
@@ -44,12 +44,12 @@ def test_every_patient_is_tested_in_exactly_one_fold():
     assert sorted(patient for fold in tested for patient in fold) == sorted(index["patient"].unique())
 
 
-def test_fewer_patients_than_folds():
+def test_fewer_patients_than_folds_are_refused():
     with pytest.raises(InputError, match=r"data\.num_folds: 5.*there are 3"):
         splits.assign_roles(make_index(3), Data(name="idc", num_folds=5), 0)
 
 
-def test_lists_and_patients_on_none(tmp_path):
+def test_patients_on_no_list_are_unlisted_or_trained_on(tmp_path):
     lists = write_lists(tmp_path, ["p0", "p1"], ["p2"], ["p3"])
     index = make_index(6)
     official = splits.assign_roles(index, Data(name="idc", protocol="official", split_dir=lists), 0)
@@ -79,7 +79,7 @@ def test_held_out_patches_of_another_source_are_set_apart(tmp_path):
         splits.assign_roles(index, settings.replace(eval_sources="other*"), 0)
 
 
-def test_where_the_data_lie_sets_nothing_apart(tmp_path):
+def test_eval_sources_ignore_the_folder_of_the_data(tmp_path):
     lists = write_lists(tmp_path, ["p0"], ["p1"], ["p2"])
     index = pd.concat([make_index(3, source="sample.zip"), make_index(3, source="dense.zip")], ignore_index=True)
     index["path"] = "/samples" + index["path"]

@@ -1,4 +1,4 @@
-"""TFDS's own test case for its builders: registration, checksums, tags, features, splits, on dummy data."""
+"""The TFDS test case for builders on dummy data: registration, checksums, tags, features and splits."""
 
 from pathlib import Path
 

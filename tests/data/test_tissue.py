@@ -1,4 +1,4 @@
-"""The histology phantom: what a patch and its truth promise."""
+"""The histology phantom: properties of its patches and of their ground truth."""
 
 from types import SimpleNamespace
 
@@ -42,10 +42,10 @@ def disc(patch: Patch, shrink: float) -> np.ndarray:
 
 
 def test_style_is_deterministic_and_differs_between_patients():
-    first, again, other = (patient_style(np.random.default_rng(seed)) for seed in (3, 3, 4))
+    first, again, different = (patient_style(np.random.default_rng(seed)) for seed in (3, 3, 4))
     for name in PatientStyle.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-        assert not np.array_equal(getattr(first, name), getattr(other, name))
+        assert not np.array_equal(getattr(first, name), getattr(different, name))
     for vector in (first.haematoxylin, first.eosin):
         assert vector.dtype == np.float32 and vector.shape == (3,)
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
@@ -53,12 +53,12 @@ def test_style_is_deterministic_and_differs_between_patients():
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_patch_is_deterministic(label):
-    (_, first), (_, again), (_, other) = (render(label, seed) for seed in (7, 7, 8))
+    (_, first), (_, again), (_, different) = (render(label, seed) for seed in (7, 7, 8))
     np.testing.assert_array_equal(first.image, again.image)
     np.testing.assert_array_equal(first.nuclei, again.nuclei)
     for name in ("density", "tissue", "architecture"):
         assert getattr(first, name) == getattr(again, name)
-    assert not np.array_equal(first.image, other.image)
+    assert not np.array_equal(first.image, different.image)
 
 
 @pytest.mark.parametrize("size", [32, 50, 96])
@@ -129,22 +129,22 @@ def test_each_architecture_survives_many_patients(monkeypatch, label, name):
 
 @pytest.mark.parametrize(("size", "mpp"), [(100, 2.0), (200, 1.0), (25, 8.0)])
 def test_another_scale_shows_the_same_tissue(size, mpp):
-    """As many microns from the same generator state. A nucleus on the edge of a region may be drawn at one scale only,
-    and what is drawn after it then differs."""
+    """The same number of microns from the same generator state. A nucleus on the edge of a region may be drawn at one
+    scale only; everything drawn after it then differs."""
     correlations, same_nuclei = [], []
     for seed in range(24):
-        seen = []
+        rendered = []
         for side, scale in ((50, 4.0), (size, mpp)):
             rng = np.random.default_rng(seed)
-            seen.append(render_patch(patient_style(rng), seed % 2, rng, side, scale))
-        coarse, other = seen
-        assert other.image.shape == (size, size, 3)
-        assert other.architecture == coarse.architecture
-        resized = cv2.resize(other.image, (50, 50), interpolation=cv2.INTER_AREA)
+            rendered.append(render_patch(patient_style(rng), seed % 2, rng, side, scale))
+        coarse, rescaled = rendered
+        assert rescaled.image.shape == (size, size, 3)
+        assert rescaled.architecture == coarse.architecture
+        resized = cv2.resize(rescaled.image, (50, 50), interpolation=cv2.INTER_AREA)
         correlations.append(np.corrcoef(resized.ravel(), coarse.image.ravel())[0, 1])
         microns = [
             np.column_stack([(patch.nuclei[:, :2] + 0.5) * scale, patch.nuclei[:, 2] * scale])
-            for patch, scale in ((coarse, 4.0), (other, mpp))
+            for patch, scale in ((coarse, 4.0), (rescaled, mpp))
         ]
         count = min(map(len, microns))
         same_nuclei.append(np.isclose(microns[0][:count], microns[1][:count], rtol=1e-4, atol=0.01).all(1).mean())
@@ -163,12 +163,12 @@ def test_the_data_set_has_the_same_classes_and_tissue_at_every_scale(in_situ):
     assert coarse.keys() == fine.keys() and len(coarse) == 24
     correlations = []
     for key, patch in coarse.items():
-        other = fine[key]
-        assert (other["label"], other["patient"], other["architecture"]) == (
+        rescaled = fine[key]
+        assert (rescaled["label"], rescaled["patient"], rescaled["architecture"]) == (
             patch["label"], patch["patient"], patch["architecture"]
         )  # fmt: skip
-        assert (other["x"], other["y"]) == (2 * patch["x"], 2 * patch["y"])
-        resized = cv2.resize(other["image"], (50, 50), interpolation=cv2.INTER_AREA)
+        assert (rescaled["x"], rescaled["y"]) == (2 * patch["x"], 2 * patch["y"])
+        resized = cv2.resize(rescaled["image"], (50, 50), interpolation=cv2.INTER_AREA)
         correlations.append(np.corrcoef(resized.ravel(), patch["image"].ravel())[0, 1])
     assert len({patch["label"] for patch in coarse.values()}) == 2 + in_situ
     assert np.median(correlations) > 0.95

@@ -48,7 +48,7 @@ def find_paths(folder: Path) -> list[Path]:
 
 
 def count_verdicts(counts_by_slide) -> int:
-    """The number of rows of `bcgan predict`, by what it returns."""
+    """Return the number of rows of `bcgan predict` from the counts that it returns."""
     return sum(counts[verdict] for counts in counts_by_slide.values() for verdict in VERDICTS)
 
 

@@ -22,7 +22,7 @@ def shipped():
 
 @pytest.fixture
 def labelled(tmp_path, patches_of):
-    """Eight patients' patches, a file that is no image and a picture of nothing but noise."""
+    """Patches of eight patients, a file that is no image and an image of noise."""
     folder, rng = tmp_path / "labelled", np.random.default_rng(0)
     for number, patch in enumerate(patches_of):
         place = folder / f"p{number % 8}" / str(number % 2)
@@ -43,20 +43,20 @@ def settings(folder):
 
 
 def test_figures_are_those_of_the_rows(shipped, labelled, tmp_path):
-    found = assess.assess(shipped, settings(labelled), None, tmp_path / "out")
+    assessment = assess.assess(shipped, settings(labelled), None, tmp_path / "out")
     rows = pd.read_csv(tmp_path / "out/images.csv")
     read = rows[rows["patches"] > 0]
-    assert (found["images"], found["unreadable"], found["every"]["images"]) == (26, 1, 25)
+    assert (assessment["images"], assessment["unreadable"], assessment["every"]["images"]) == (26, 1, 25)
     assert rows.loc[rows["image"] == "p1/1/noise.png", "refused"].item()
-    judged = read[~read["refused"].astype(bool)]
-    for name, table in (("every", read), ("judged", judged)):
+    accepted = read[~read["refused"].astype(bool)]
+    for name, table in (("every", read), ("judged", accepted)):
         patches = np.stack([read_patch(labelled / image, PATCH_SCALE) for image in table["image"]])
         expected = roc_auc_score(table["label"], shipped.probabilities(patches))
-        assert found[name]["figures"]["roc_auc"]["value"] == pytest.approx(expected, abs=1e-6)
-    assert rows.loc[rows["probability"].notna(), "image"].tolist() == judged["image"].tolist()
-    assert found["judged"]["images"] == len(judged)
-    assert found["judged"]["malignant"] == judged["label"].sum()
-    assert json.loads((tmp_path / "out/assessment.json").read_text()) == found
+        assert assessment[name]["figures"]["roc_auc"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert rows.loc[rows["probability"].notna(), "image"].tolist() == accepted["image"].tolist()
+    assert assessment["judged"]["images"] == len(accepted)
+    assert assessment["judged"]["malignant"] == accepted["label"].sum()
+    assert json.loads((tmp_path / "out/assessment.json").read_text()) == assessment
 
 
 def test_an_image_s_probability_is_the_mean_over_its_patches(shipped, patches_of, tmp_path):
@@ -65,31 +65,31 @@ def test_an_image_s_probability_is_the_mean_over_its_patches(shipped, patches_of
     write_png(
         folder / "four.png", np.concatenate([np.concatenate(patches_of[:2], 1), np.concatenate(patches_of[2:4], 1)])
     )
-    places = np.array([[0, 0], [50, 0], [0, 50], [50, 50]])  # the patches are neighbours, as bcgan predict has them
+    places = np.array([[0, 0], [50, 0], [0, 50], [50, 50]])  # the patches are neighbours, as in bcgan predict
     predictions = shipped.predict(np.stack(patches_of[:4]), places)
     known = predictions.verdict != OUT_OF_DISTRIBUTION
     assert known.any()
     for mpp, count in ((4.0, 4), (None, 0)):
         assess.assess(shipped, settings(tmp_path / "large"), mpp, tmp_path / "out")
         row = pd.read_csv(tmp_path / "out/images.csv").iloc[0]
-        assert row["patches"] == count  # none where nobody states the scale of what would be cut
+        assert row["patches"] == count  # no patch if the scale of the image is unknown
         if count:
             assert row["probability"] == pytest.approx(predictions.probability[known].mean(), abs=1e-4)
 
 
-def test_neighbours_have_a_say_where_the_data_set_knows_places(shipped, idc_folder, tmp_path, caplog):
-    """And that the classifier has learnt from that data set is told."""
+def test_neighbours_count_where_the_data_set_has_coordinates(shipped, idc_folder, tmp_path, caplog):
+    """A warning says that the classifier was trained on patients of that data set."""
     patches = idc_folder / "100"
-    asked = experiment.load("idc", (), str(patches))
+    idc = experiment.load("idc", (), str(patches))
     for model, threshold in (
         (shipped, shipped.card.spatial_context_thresholds),
         (bcgan.load(neighbours=False), shipped.card.thresholds),
     ):
         with caplog.at_level("WARNING", logger="bcgan"):
-            found = assess.assess(model, asked, None, tmp_path)
+            assessment = assess.assess(model, idc, None, tmp_path)
         assert "was trained on 254 patients of this data set" in caplog.text
-        assert found["neighbours"] == (model is shipped)
-        assert found["threshold"] == threshold.malignant
+        assert assessment["neighbours"] == (model is shipped)
+        assert assessment["threshold"] == threshold.malignant
         rows = pd.read_csv(tmp_path / "images.csv")
         paths = [next(patches.rglob(f"{key}.png")) for key in rows["image"]]
         places = rows["image"].str.extract(r"_x(\d+)_y(\d+)_").to_numpy(int)
@@ -98,7 +98,7 @@ def test_neighbours_have_a_say_where_the_data_set_knows_places(shipped, idc_fold
         np.testing.assert_allclose(rows["probability"], expected.probability, atol=1e-5)
 
 
-def test_the_command_says_what_was_unreadable(labelled, tmp_path, capsys):
+def test_the_command_reports_unreadable_images(labelled, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["assess", "breakhis", "--set", "data.name=patient_folder", "--set", "data.magnification=null",
                   "--data-dir", str(labelled), "--out", str(tmp_path / "out")])  # fmt: skip

@@ -15,8 +15,8 @@ from bcgan.predict import batch, slidewise
 from bcgan.predict.model import VERDICTS
 from tests.conftest import write_png
 
-SLIDES = 3  # folders of patches; beside them stands one large image
-MPP = 4.0  # of all of them: the large image does not state it
+SLIDES = 3  # folders of patches; the source also has one large image
+MPP = 4.0  # of all slides: the large image does not state it
 
 
 @pytest.fixture
@@ -51,10 +51,10 @@ def runners():
 
 @pytest.mark.parametrize("runner", runners())
 def test_every_runner_writes_the_same_bytes(exported, source, tmp_path, runner):
-    found = slidewise.find_slides([str(source)])
-    assert [slide.name for slide in found] == ["100", "101", "102", "large.png"]
-    assert slidewise.run_job(found, job(exported, tmp_path / "one"), "serial", 1) == outcome(4)
-    assert slidewise.run_job(found, job(exported, tmp_path / "other"), runner, 2) == outcome(4)
+    slides = slidewise.find_slides([str(source)])
+    assert [slide.name for slide in slides] == ["100", "101", "102", "large.png"]
+    assert slidewise.run_job(slides, job(exported, tmp_path / "one"), "serial", 1) == outcome(4)
+    assert slidewise.run_job(slides, job(exported, tmp_path / "other"), runner, 2) == outcome(4)
     assert written(tmp_path / "one") == written(tmp_path / "other")
     assert not list(tmp_path.rglob("*.part"))
     rows = list(csv.DictReader((tmp_path / "other/slides/101.csv").open(encoding="utf-8")))
@@ -63,57 +63,57 @@ def test_every_runner_writes_the_same_bytes(exported, source, tmp_path, runner):
     assert sum(int(summary["101"][verdict]) for verdict in VERDICTS) == len(rows)
 
 
-def test_maps_lie_in_a_folder_a_slide_where_they_are_asked_for(exported, source, tmp_path):
-    def drawn(*asked) -> set[str]:
-        given = ["batch", str(source), "--model", str(exported), "--out", str(tmp_path / "out"), "--mpp", str(MPP)]
+def test_maps_are_written_to_one_folder_per_slide_on_request(exported, source, tmp_path):
+    def list_maps(*options) -> set[str]:
+        arguments = ["batch", str(source), "--model", str(exported), "--out", str(tmp_path / "out"), "--mpp", str(MPP)]
         with pytest.raises(SystemExit) as stop:
-            cli.main([*given, *asked])
+            cli.main([*arguments, *options])
         assert stop.value.code == 0
         maps = tmp_path / "out/maps"
         return {str(path.relative_to(maps)) for path in maps.rglob("*.map.png")}
 
     for name in ("100", "101"):
         shutil.rmtree(source / name)
-    assert drawn() == set()
-    assert drawn("--maps") == {"102/102_idx5.map.png", "large.png/large.png.map.png"}
+    assert list_maps() == set()
+    assert list_maps("--maps") == {"102/102_idx5.map.png", "large.png/large.png.map.png"}
     for path in (source / "102").rglob("*.png"):
         path.rename(path.with_name(path.name.replace("_idx5", "_idx6")))
-    assert drawn("--maps") == {"102/102_idx6.map.png", "large.png/large.png.map.png"}
+    assert list_maps("--maps") == {"102/102_idx6.map.png", "large.png/large.png.map.png"}
 
 
-def test_only_what_changed_is_judged_again(exported, source, tmp_path):
-    own, found = job(exported, tmp_path / "out"), slidewise.find_slides([str(source)])
-    slidewise.run_job(found, own, "serial", 1)
+def test_only_changed_slides_are_predicted_again(exported, source, tmp_path):
+    predict_job, slides = job(exported, tmp_path / "out"), slidewise.find_slides([str(source)])
+    slidewise.run_job(slides, predict_job, "serial", 1)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/slides").glob("*.csv")}
-    assert slidewise.run_job(found, own, "serial", 1) == outcome(0, 4)
+    assert slidewise.run_job(slides, predict_job, "serial", 1) == outcome(0, 4)
     os.utime(next((source / "100").rglob("*.png")), (0, 0))
     (tmp_path / "out/slides/101.csv").unlink()
     (tmp_path / "out/slides/102.json").write_text("{")
-    assert slidewise.run_job(found, own, "serial", 1) == outcome(3, 1)
+    assert slidewise.run_job(slides, predict_job, "serial", 1) == outcome(3, 1)
     same = [path.name for path, time in before.items() if path.stat().st_mtime_ns == time]
     assert same == ["large.png.csv"]
-    assert slidewise.run_job(found, own._replace(mpp=2.0), "serial", 1)["done"] == 4
+    assert slidewise.run_job(slides, predict_job._replace(mpp=2.0), "serial", 1)["done"] == 4
 
 
 def test_a_slide_that_fails_is_named_and_the_others_are_kept(exported, source, tmp_path, monkeypatch):
     predict = batch.predict
 
-    def failing(model, images, *rest, **more):
+    def failing(model, images, *rest, **options):
         if images[0].local.parts[-3] == "101":
             raise MemoryError
-        return predict(model, images, *rest, **more)
+        return predict(model, images, *rest, **options)
 
-    own, found = job(exported, tmp_path / "out"), slidewise.find_slides([str(source)])
+    predict_job, slides = job(exported, tmp_path / "out"), slidewise.find_slides([str(source)])
     monkeypatch.setattr(batch, "predict", failing)
     with pytest.raises(WorkError, match="1 of 4 slides failed, first 101"):
-        slidewise.run_job(found, own, "serial", 1)
+        slidewise.run_job(slides, predict_job, "serial", 1)
     monkeypatch.undo()
-    assert slidewise.run_job(found, own, "serial", 1) == outcome(1, 3)
+    assert slidewise.run_job(slides, predict_job, "serial", 1) == outcome(1, 3)
     state = json.loads((tmp_path / "out/slides/101.json").read_text())
     assert sum(state["patches"].get(verdict, 0) for verdict in VERDICTS) == 10
 
 
-def test_a_worker_that_dies_is_told_with_the_remedy(exported, source, tmp_path, monkeypatch):
+def test_a_dead_worker_is_reported_with_the_remedy(exported, source, tmp_path, monkeypatch):
     class Dead(list):
         def __enter__(self):
             return self
@@ -140,10 +140,10 @@ def test_wrong_sources_are_named(tmp_path, source):
         slidewise.find_slides([str(tmp_path / "empty")])
 
 
-def test_the_command_says_what_it_did(exported, source, tmp_path, capsys, monkeypatch):
+def test_the_command_reports_what_it_did(exported, source, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "apache_beam", None)
     out = ["--model", str(exported), "--out", str(tmp_path / "out"), "--mpp", str(MPP)]
-    for more, code, words in (
+    for options, code, words in (
         (["--runner", "beam"], 2, "pip install -r requirements-beam.txt"),
         ([], 0, "4 slides done, 0 were up to date"),
         ([], 0, "0 slides done, 4 were up to date"),
@@ -152,17 +152,17 @@ def test_the_command_says_what_it_did(exported, source, tmp_path, capsys, monkey
         (None, 3, "1 slides have patches that could not be read, 0 slides were refused"),
         ([], 3, "1 slides have patches that could not be read, 0 slides were refused"),
     ):
-        if more is None:
+        if options is None:
             next((source / "100").rglob("*.png")).write_bytes(b"no image")
-            more = []
+            options = []
         with pytest.raises(SystemExit) as stop:
-            cli.main(["batch", str(source), *out, *more])
+            cli.main(["batch", str(source), *out, *options])
         assert stop.value.code == code
         assert words in capsys.readouterr().err
 
 
-def test_a_slide_that_cannot_be_done_as_it_is_is_refused_once_with_its_reason(exported, source, tmp_path, capsys):
-    """One resolution is given for images of two magnifications. It is not tried again until it changes."""
+def test_a_slide_that_cannot_be_predicted_is_refused_once_with_its_reason(exported, source, tmp_path, capsys):
+    """One resolution is given for images of two magnifications. The slide is not tried again until it changes."""
     names = [f"SOB_M_DC-14-2523-{magnification}-001.png" for magnification in (40, 400)]
     for name in names:
         write_png(source / "mixed" / name, np.full((50, 50, 3), (150, 80, 140), np.uint8))

@@ -1,4 +1,4 @@
-"""Long trials, `make reliability`: kills at random moments of a whole run, and a server at its limit for minutes."""
+"""Long tests of `make reliability`: kills at random moments of a run, and a server at its limit for minutes."""
 
 import io
 import json
@@ -31,38 +31,38 @@ GROWTH = 150  # mebibytes that a server, or a prediction, may grow by once it is
 
 
 def _outcome(root: Path) -> dict[str, str]:
-    """What must not depend on kills: the weights of every network, and the metrics."""
-    found = {
+    """The results that must not depend on kills: the weights of every network, and the metrics."""
+    digests = {
         str(path.relative_to(root)): digest(weights.load_model(path).variables)
         for path in sorted(root.glob("*/*.keras"))
     }
-    return found | {"metrics": json.dumps(runs.read_json(root / "evaluate" / "metrics.json"), sort_keys=True)}
+    return digests | {"metrics": json.dumps(runs.read_json(root / "evaluate" / "metrics.json"), sort_keys=True)}
 
 
 def _damaged(root: Path) -> list[str]:
-    """Stages that look finished and are not."""
-    found = []
+    """Stages with a manifest whose outputs do not match it."""
+    damaged = []
     for manifest in root.glob("*/manifest.json"):
         outputs = json.loads(manifest.read_text())["outputs"]
         if any(runs.hash_file(manifest.parent / name) != digest for name, digest in outputs.items()):
-            found.append(manifest.parent.name)
-    return found
+            damaged.append(manifest.parent.name)
+    return damaged
 
 
 @pytest.mark.skipif(not KILLS, reason="takes many minutes; BCGAN_KILLS=30 says how many kills")
 @pytest.mark.timeout(0)
-def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, idc_folder):
+def test_a_run_killed_at_random_moments_ends_with_the_same_results(tmp_path, idc_folder):
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder) + "profile: repro\n", "utf-8")
     command, root = [sys.executable, "-m", "bcgan", "run", "tiny.yaml"], tmp_path / "runs/tiny"
     began = time.monotonic()
     subprocess.run(command, check=True, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    whole, expected, draw = time.monotonic() - began, _outcome(root), random.Random(0)
+    duration, expected, draw = time.monotonic() - began, _outcome(root), random.Random(0)
     shutil.rmtree(root)
     kills, resumed_in = 0, set()
     while kills < KILLS:
         with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:
             try:
-                messages = running.communicate(timeout=draw.uniform(0, whole / 2))[1]
+                messages = running.communicate(timeout=draw.uniform(0, duration / 2))[1]
             except subprocess.TimeoutExpired:
                 running.kill()
                 kills += 1
@@ -81,8 +81,8 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, idc
 
 @pytest.mark.skipif(not SOAK_SECONDS, reason="takes many minutes; BCGAN_SOAK=600 says how many seconds")
 @pytest.mark.timeout(0)
-def test_a_server_at_its_limit_stays_as_it_is(model, idc_folder):
-    """As many clients as slots get the offline answers, one more is told to come again; memory is flat once warm."""
+def test_a_server_at_its_limit_answers_correctly_in_flat_memory(model, idc_folder):
+    """As many clients as slots get the offline probabilities, one more is told to retry; memory stays flat."""
     from fastapi.testclient import TestClient
 
     from bcgan.predict import serve
@@ -115,12 +115,12 @@ def test_a_server_at_its_limit_stays_as_it_is(model, idc_folder):
 
 @pytest.mark.skipif(not PATCHES, reason="takes many minutes; BCGAN_PATCHES=100000 says how many patches")
 @pytest.mark.timeout(0)
-def test_a_hundred_thousand_patches_are_judged_in_flat_memory(model, idc_folder):
-    """The same files over and over: each has the same row every time, and the last tenth needs no more memory."""
+def test_a_hundred_thousand_patches_are_predicted_in_flat_memory(model, idc_folder):
+    """The same files again and again have the same rows, and the last tenth needs no more memory."""
     files, peaks, rows = find_images([str(idc_folder)]), [], {}
 
     class Rows(io.StringIO):
-        """Keeps no line: checks it against the file's first one."""
+        """Discards every line after a comparison with the first line of the same file."""
 
         def write(self, line: str) -> int:
             row = json.loads(line)

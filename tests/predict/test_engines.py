@@ -1,4 +1,4 @@
-"""Whatever runs the classifier that comes with bcgan, it says what Keras says; what cannot be had says so."""
+"""Every engine gives the probabilities of Keras for the shipped classifier; a missing engine is reported."""
 
 import csv
 import io
@@ -25,20 +25,20 @@ CLASSIFIER = model.SHIPPED / "classifier.tflite"
 
 @pytest.fixture(scope="module")
 def patches() -> np.ndarray:
-    return example_patches(70)[0]  # a whole batch and a part
+    return example_patches(70)[0]  # a full batch and a part of one
 
 
 @openvino
-def test_openvino_says_what_keras_says(patches):
+def test_openvino_gives_the_probabilities_of_keras(patches):
     models = [bcgan.load(engine=engine) for engine in ("openvino", "keras")]
-    quick, slow = (model.probabilities(patches) for model in models)
-    np.testing.assert_allclose(quick, slow, atol=0.006)
-    assert np.ptp(slow) > 0.05  # or else there is nothing to agree on
-    quick, slow = (model.predict(patches) for model in models)
-    assert (quick.verdict != slow.verdict).sum() <= 1  # one at an edge may fall to either side
-    same = quick.verdict == slow.verdict
-    assert np.isfinite(slow.uncertainty[same]).sum() > 30
-    np.testing.assert_allclose(quick.uncertainty[same], slow.uncertainty[same], atol=0.006)
+    by_openvino, by_keras = (model.probabilities(patches) for model in models)
+    np.testing.assert_allclose(by_openvino, by_keras, atol=0.006)
+    assert np.ptp(by_keras) > 0.05  # otherwise agreement means nothing
+    by_openvino, by_keras = (model.predict(patches) for model in models)
+    assert (by_openvino.verdict != by_keras.verdict).sum() <= 1  # a patch at a threshold may get either verdict
+    same = by_openvino.verdict == by_keras.verdict
+    assert np.isfinite(by_keras.uncertainty[same]).sum() > 30
+    np.testing.assert_allclose(by_openvino.uncertainty[same], by_keras.uncertainty[same], atol=0.006)
 
 
 @openvino
@@ -51,37 +51,38 @@ def test_openvino_takes_any_number_of_patches(patches, count):
 
 @openvino
 def test_openvino_answers_several_threads(patches):
-    run, found = engines.make_openvino_runner(CLASSIFIER), {}
+    run, answers = engines.make_openvino_runner(CLASSIFIER), {}
     expected = run(patches)
 
     def ask(number: int) -> None:
         for _ in range(4):
-            found[number] = run(patches[number : number + 20 + number])
+            answers[number] = run(patches[number : number + 20 + number])
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     for number in range(4):
-        np.testing.assert_allclose(found[number], expected[number : number + 20 + number], atol=1e-5)
+        np.testing.assert_allclose(answers[number], expected[number : number + 20 + number], atol=1e-5)
 
 
 @openvino
-def test_openvino_tells_nobody(tmp_path):
+def test_openvino_sends_no_telemetry(tmp_path):
     code = "import bcgan, sys; bcgan.load(engine='openvino'); sys.exit(sys.modules['openvino_telemetry'] is not None)"
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"HOME": str(tmp_path)}, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    environment = os.environ | {"HOME": str(tmp_path)}
+    completed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert completed.returncode == 0, completed.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("engine", "package"), [("openvino", "openvino"), ("litert", "ai-edge-litert")])
-def test_what_is_not_installed_is_named_with_a_remedy(engine, package, monkeypatch):
+def test_a_missing_package_is_named_with_a_remedy(engine, package, monkeypatch):
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=rf"engine {engine}: .* is not installed: pip install {package}, or use"):
         bcgan.load(engine=engine)
 
 
 @pytest.mark.parametrize(
-    ("found", "processor", "many", "few"),
+    ("installed", "processor", "for_large_job", "for_small_job"),
     [
         (("openvino", "ai_edge_litert"), "x86_64", "openvino", "litert"),
         (("openvino", "ai_edge_litert"), "aarch64", "litert", "litert"),
@@ -91,14 +92,16 @@ def test_what_is_not_installed_is_named_with_a_remedy(engine, package, monkeypat
         ((), "x86_64", "keras", "keras"),
     ],
 )
-def test_the_quickest_is_chosen_for_the_processor_and_the_work(monkeypatch, found, processor, many, few):
-    monkeypatch.setattr(engines, "find_spec", lambda name: name in found or None)
+def test_the_fastest_engine_is_chosen_for_the_processor_and_the_job(
+    monkeypatch, installed, processor, for_large_job, for_small_job
+):
+    monkeypatch.setattr(engines, "find_spec", lambda name: name in installed or None)
     monkeypatch.setattr(engines.platform, "machine", lambda: processor)
-    assert engines.fastest_engine() == many
-    assert engines.fastest_engine(small_job=True) == few
+    assert engines.fastest_engine() == for_large_job
+    assert engines.fastest_engine(small_job=True) == for_small_job
 
 
-def test_a_patch_is_little_work_and_a_slide_is_not(tmp_path):
+def test_one_patch_is_a_small_job_and_a_slide_is_not(tmp_path):
     write_png(tmp_path / "patch.png", example_patches(1)[0][0])
     noise = np.random.default_rng(0).integers(0, 255, (600, 600, 3), dtype=np.uint8)
     write_png(tmp_path / "slide.png", noise)
@@ -107,21 +110,21 @@ def test_a_patch_is_little_work_and_a_slide_is_not(tmp_path):
     assert not is_small_job(find_images([patch, slide]))
 
 
-def test_an_engine_can_be_asked_for_by_name(tmp_path, capsys, monkeypatch):
+def test_an_engine_can_be_chosen_by_name(tmp_path, capsys, monkeypatch):
     write_png(tmp_path / "patch.png", example_patches(1)[0][0])
-    rows, loaded, load = set(), [], model.load
-    monkeypatch.setattr(model, "load", lambda *given: loaded.append(load(*given)) or loaded[-1])
+    verdicts, loaded, load = set(), [], model.load
+    monkeypatch.setattr(model, "load", lambda *arguments: loaded.append(load(*arguments)) or loaded[-1])
     for name in filter(engines.is_installed, engines.RUNTIMES):
         with pytest.raises(SystemExit) as stop:
             cli.main(["predict", str(tmp_path / "patch.png"), "--engine", name])
         assert stop.value.code in (0, 3)
         assert loaded.pop().engine == name
-        rows |= {row["verdict"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
-    assert len(rows) == 1
-    assert cli_options.ENGINES == engines.ENGINES  # which --help must not import
+        verdicts |= {row["verdict"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert len(verdicts) == 1
+    assert cli_options.ENGINES == engines.ENGINES  # a copy, because --help must not import engines
     assert tuple(formats.FORMAT_FILES) == cli_options.FORMATS
 
 
-def test_a_folder_without_their_files_says_how_to_get_them(tmp_path):
+def test_a_folder_without_engine_files_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"has no classifier.tflite; export it again"):
         engines.select_engine("openvino", tmp_path, {})

@@ -21,22 +21,27 @@ def test_explanations_are_drawn_and_a_slide_is_refused(exported, model, idc_fold
     assert "slide.png has 200x200 pixels" in capsys.readouterr().err
     assert (tmp_path / f"out/0001-{path.stem}.png").stat().st_size > 10_000
     page = (tmp_path / "out/index.html").read_text()
-    found = model.predict(read_patches([path]))
-    for words in (f'src="0001-{path.stem}.png"', f"{found.probability[0]:.3f}", "Research use only", "200x200 pixels"):
+    predictions = model.predict(read_patches([path]))
+    for words in (
+        f'src="0001-{path.stem}.png"',
+        f"{predictions.probability[0]:.3f}",
+        "Research use only",
+        "200x200 pixels",
+    ):
         assert words in page
     assert "<b>" not in page
 
 
-def test_a_patch_at_another_scale_is_explained_where_that_is_said(exported, model, idc_folder, tmp_path, capsys):
+def test_a_patch_at_another_scale_is_explained_when_its_scale_is_given(exported, model, idc_folder, tmp_path, capsys):
     card = model.card.model_copy(update={"microns_per_pixel": 4.0})
     folder, patch = shutil.copytree(exported, tmp_path / "model"), find_paths(idc_folder)[0]
     (folder / models.CARD).write_text(card.model_dump_json(), "utf-8")
     write_png(tmp_path / "large" / patch.name, read_patches([patch])[0].repeat(4, 0).repeat(4, 1))
 
-    def page(file: Path, *said) -> str:
+    def page(file: Path, *options) -> str:
         with pytest.raises(SystemExit) as stop:
-            cli.main(["explain", str(file), "--model", str(folder), "--out", str(tmp_path / "out"), *said])
-        assert stop.value.code == (0 if file == patch or said == ("--mpp", "1") else 3)
+            cli.main(["explain", str(file), "--model", str(folder), "--out", str(tmp_path / "out"), *options])
+        assert stop.value.code == (0 if file == patch or options == ("--mpp", "1") else 3)
         return (tmp_path / "out/index.html").read_text().replace(str(file), "") if not stop.value.code else ""
 
     large = tmp_path / "large" / patch.name

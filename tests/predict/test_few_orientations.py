@@ -1,4 +1,4 @@
-"""`--fast`: all orientations are averaged only of patches whose call they can change."""
+"""`--fast`: all orientations are averaged only for patches whose call they can change."""
 
 import shutil
 from pathlib import Path
@@ -22,10 +22,10 @@ COUNT = 200
 
 
 def make_model(fast: bool, num_classes: int = 2) -> tuple[Model, list[int]]:
-    """Return a model that reads probabilities off the patches, and the number of patches in each call of its network.
+    """Return a model that computes probabilities from brightness, and the patches in each call of its network.
 
-    A patch's brightness is its log odds, times 10, plus 128; its first pixel, another one in each orientation, adds up
-    to 0.5 to the log odds.
+    The brightness at a patch's centre is its log odds, times 10, plus 128. Its first pixel, which differs between
+    orientations, adds up to 0.5 to the log odds.
     """
     scored: list[int] = []
 
@@ -53,8 +53,8 @@ def images() -> np.ndarray:
 
 
 def test_patches_near_the_threshold_get_all_orientations_and_others_the_same_call(images):
-    (whole, all_scored), (fast, few_scored) = make_model(False), make_model(True)
-    expected, probabilities = whole.probabilities(images), fast.probabilities(images)
+    (full, all_scored), (fast, few_scored) = make_model(False), make_model(True)
+    expected, probabilities = full.probabilities(images), fast.probabilities(images)
     assert all_scored == [COUNT] * VIEWS
     near = few_scored[-1]
     assert few_scored == [COUNT] * FAST_VIEWS + [near] * (VIEWS - FAST_VIEWS)
@@ -67,13 +67,13 @@ def test_patches_near_the_threshold_get_all_orientations_and_others_the_same_cal
     assert (~is_equal).sum() > COUNT / 4
 
 
-def test_a_patch_has_the_same_probability_whatever_lies_beside_it(images):
+def test_a_patch_has_the_same_probability_in_any_batch(images):
     fast, _ = make_model(True)
     together = fast.probabilities(images)
     np.testing.assert_array_equal(together, [fast.probabilities(image[None])[0] for image in images])
 
 
-def test_patches_that_are_all_far_are_scored_twice(images):
+def test_patches_far_from_the_threshold_are_scored_twice(images):
     images[:, 3:5, 3:5] = 20
     fast, scored = make_model(True)
     assert (fast.probabilities(images) < 0.01).all()
@@ -96,11 +96,11 @@ def test_many_patches_are_scored_in_chunks_with_a_bar_that_moves(images, monkeyp
 
 @pytest.fixture
 def none_near(monkeypatch):
-    """No patch is near a threshold: the classifier of the tiny run puts all of them there."""
+    """No patch counts as near a threshold: with the classifier of the tiny run all of them would."""
     monkeypatch.setattr(orientations, "FAST_MARGIN", -20.0)
 
 
-def test_the_commands_take_it(exported, tmp_path, monkeypatch, none_near):
+def test_predict_and_load_accept_fast(exported, tmp_path, monkeypatch, none_near):
     monkeypatch.chdir(tmp_path)
     draw_patches(tmp_path / "patches")
     for name, options in (("all", ()), ("few", ("--fast",))):
@@ -111,7 +111,7 @@ def test_the_commands_take_it(exported, tmp_path, monkeypatch, none_near):
     assert bcgan.load(str(exported), fast=True).fast
 
 
-def test_a_slide_is_scored_again_with_it(exported, tmp_path, monkeypatch, none_near):
+def test_a_slide_is_scored_again_when_fast_is_set(exported, tmp_path, monkeypatch, none_near):
     monkeypatch.chdir(tmp_path)
     draw_patches(tmp_path / "slides")
     shutil.rmtree(tmp_path / "slides" / "101")
@@ -126,12 +126,12 @@ def test_a_slide_is_scored_again_with_it(exported, tmp_path, monkeypatch, none_n
     assert files[1] == files[2]
 
 
-def test_of_three_classes_those_that_are_close_get_all_orientations(images):
-    (whole, _), (fast, scored) = make_model(False, 3), make_model(True, 3)
+def test_close_calls_of_three_classes_get_all_orientations(images):
+    (full, _), (fast, scored) = make_model(False, 3), make_model(True, 3)
     limit = ConfidenceThreshold(min_confidence=0.45)
-    for model in (whole, fast):
+    for model in (full, fast):
         model.card = model.card.model_copy(update={"thresholds": limit, "calibration": Calibration([1] * 3, [0] * 3)})
-    expected, probabilities = whole.probabilities(images), fast.probabilities(images)
+    expected, probabilities = full.probabilities(images), fast.probabilities(images)
     assert 0 < scored[-1] < COUNT
     np.testing.assert_array_equal(probabilities.argmax(1), expected.argmax(1))
     np.testing.assert_array_equal(probabilities.max(1) >= 0.45, expected.max(1) >= 0.45)

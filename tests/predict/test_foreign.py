@@ -1,4 +1,4 @@
-"""A classifier in WSInfer's format is run, named and measured like one of bcgan, or refused with the reason."""
+"""A classifier in WSInfer's format is run and assessed like one of bcgan, or refused with the reason."""
 
 import csv
 import json
@@ -153,7 +153,7 @@ def test_a_network_that_gives_probabilities_gets_no_softmax(folder):
     np.testing.assert_allclose(loading.load(folder).probabilities(patches), red, atol=1e-5)
 
 
-def test_another_number_of_outputs_than_classes_is_refused(folder):
+def test_a_number_of_outputs_unlike_the_number_of_classes_is_refused(folder):
     three = {"class_names": ["a", "b", "c"], "num_classes": 3}
     (folder / "config.json").write_text(json.dumps(CONFIG | three))
     with pytest.raises(InputError, match="names 3 classes"):

@@ -1,4 +1,4 @@
-"""Other runtimes give the network's probabilities, and what does not is named."""
+"""Exported formats give the network's probabilities, or are marked as not faithful."""
 
 from importlib.util import find_spec
 
@@ -27,7 +27,7 @@ def network() -> keras.Model:
     return network
 
 
-def test_each_format_is_run_and_held_against_the_network(network, tmp_path):
+def test_each_format_is_run_and_compared_with_the_network(network, tmp_path):
     table = formats.write(network, ("savedmodel", "litert", "litert-int8"), example_patches(32)[0], tmp_path)
     assert list(table["format"]) == ["savedmodel", "litert", "litert-int8"]
     exact = table.set_index("format")["largest_difference"]
@@ -42,8 +42,8 @@ def test_a_saved_model_serves_by_signature(network, tmp_path):
     formats.write(network, ("savedmodel",), example_patches(4)[0], tmp_path)
     served = tf.saved_model.load(tmp_path / "savedmodel").signatures["serving_default"]
     images = example_patches(4)[0].astype(np.float32) / 255
-    (found,) = served(tf.constant(images)).values()
-    np.testing.assert_allclose(found, network(images, training=False), atol=1e-4)
+    (outputs,) = served(tf.constant(images)).values()
+    np.testing.assert_allclose(outputs, network(images, training=False), atol=1e-4)
 
 
 def test_litert_takes_any_number_of_patches(network, tmp_path):
@@ -52,7 +52,7 @@ def test_litert_takes_any_number_of_patches(network, tmp_path):
     np.testing.assert_allclose(run(patches)[:2], run(patches[:2]), atol=1e-5)
 
 
-def test_onnx_gives_the_same_or_says_what_to_install(network, tmp_path):
+def test_onnx_gives_the_same_or_names_the_missing_packages(network, tmp_path):
     try:
         import onnxruntime  # noqa: F401
         import tf2onnx  # noqa: F401
@@ -63,18 +63,20 @@ def test_onnx_gives_the_same_or_says_what_to_install(network, tmp_path):
         assert formats.write(network, ("onnx",), example_patches(8)[0], tmp_path)["faithful"].all()
 
 
-def test_maps_that_are_resized_inside_are_written_too(tmp_path):
+def test_networks_that_resize_feature_maps_are_converted_too(tmp_path):
     """ONNX rounds the side of a resized map down, 13 to 12: the fused model knows no such layer."""
     keras.utils.set_random_seed(0)
     network = build_classifier(
         "gan_resnet", discriminator=discriminator(8), further_maps=imagenet_features(weights=False)
     )
-    network.get_layer("gan_resnet").get_layer("features_gate").gamma.assign(np.full(64, 50.0))  # they must count
+    network.get_layer("gan_resnet").get_layer("features_gate").gamma.assign(
+        np.full(64, 50.0)
+    )  # large, so that the resized maps have an effect
     kinds = ("litert", "onnx") if find_spec("tf2onnx") else ("litert",)
     assert formats.write(network, kinds, example_patches(8)[0], tmp_path)["faithful"].all()
 
 
-def test_what_comes_with_bcgan_is_written_without_a_run(tmp_path, capsys, monkeypatch):
+def test_the_shipped_classifier_is_exported_without_a_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(check, "CHECK_PATCHES", 16)
     with pytest.raises(SystemExit) as stop:
         cli.main(["export", "--model", "shipped", "--format", "litert", "--out", str(tmp_path / "out")])

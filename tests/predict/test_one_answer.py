@@ -1,4 +1,4 @@
-"""One picture of tissue in every container: the same rows from every command and from Python."""
+"""The same image in every container format gets the same rows from every command and from Python."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from tests.slides import containers
 from tests.slides.containers import COLUMNS, FLAT, LOSSY, ROWS, SIZE, STATES_MPP
 
 MPP = 2.0
-STEP = 2  # pixels of the image for one of the model's
+STEP = 2  # pixels of the image for one pixel at the model's scale
 COORDS = [(x * SIZE * STEP, y * SIZE * STEP) for y in range(ROWS) for x in range(COLUMNS)]
 LOSSY_TOLERANCE = 0.05  # of a probability
 
@@ -54,7 +54,7 @@ def expected(model, cohort) -> dict[tuple[int, int], dict]:
 
 
 def assert_same(rows: list[dict], expected: dict, name: str) -> None:
-    """The same places, labels and probabilities, but for what a lossy format changes."""
+    """The coordinates, labels and probabilities are equal, except for the changes of a lossy format."""
     assert [(int(row["x"]), int(row["y"])) for row in rows] == COORDS
     tolerance = LOSSY_TOLERANCE if name in LOSSY else 1e-6
     for row in rows:
@@ -126,7 +126,7 @@ def test_an_archive_is_read_as_a_folder_is(model, cohort, expected, tmp_path):
 @pytest.mark.parametrize("name", ["flat.png", "tiles.tif", "ome_strips.ome.tif"])
 @pytest.mark.parametrize("colour", [255, 214, 0])
 def test_an_image_without_tissue_has_no_call_anywhere(model, tmp_path, name, colour):
-    """Alone and in a large image, by the command, from Python and through the server."""
+    """As a single patch and as a large image; by the command, from Python and through the server."""
     for side in (SIZE, 4 * SIZE):
         image = np.full((side, side, 3), colour, np.uint8)
         path = containers.write(tmp_path / str(side) / name, image, (4.0, 4.0))
@@ -145,7 +145,7 @@ def test_an_image_without_tissue_has_no_call_anywhere(model, tmp_path, name, col
     assert (predictions.called == -1).all() and np.isnan(predictions.probability).all()
 
 
-def test_every_command_refuses_what_has_no_scale(model, cohort, exported, tmp_path, capsys):
+def test_every_command_refuses_an_image_without_a_scale(model, cohort, exported, tmp_path, capsys):
     path = cohort / "slides" / "flat.png"
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "flat.png").write_bytes(path.read_bytes())
@@ -157,9 +157,9 @@ def test_every_command_refuses_what_has_no_scale(model, cohort, exported, tmp_pa
     ):
         with pytest.raises(SystemExit) as stop:
             cli.main(arguments)
-        said = capsys.readouterr().err
-        assert stop.value.code == 3 and words in said and "--mpp" in said
-        assert "again" not in said
+        message = capsys.readouterr().err
+        assert stop.value.code == 3 and words in message and "--mpp" in message
+        assert "again" not in message
     with pytest.raises(ValueError, match=words):
         model.predict_image(path)
     with pytest.raises(SystemExit) as stop:

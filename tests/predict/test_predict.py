@@ -39,10 +39,10 @@ def predict_paths(model, paths, out=None, as_jsonl=False, mpp: float | None = MP
     return {verdict: totals[verdict] for verdict in models.VERDICTS}
 
 
-def test_the_classifier_that_comes_with_bcgan_works_and_its_example_runs():
-    judge = bcgan.load()
+def test_the_shipped_classifier_and_its_doctest_work():
+    model = bcgan.load()
     noise = np.random.default_rng(0).integers(0, 255, (3, 50, 50, 3), dtype=np.uint8)
-    assert (judge.predict(noise).verdict == models.VERDICTS.index("out_of_distribution")).all()
+    assert (model.predict(noise).verdict == models.VERDICTS.index("out_of_distribution")).all()
     assert doctest.testmod(models).attempted > 0
     assert doctest.testmod(models).failed == 0
 
@@ -57,7 +57,7 @@ def test_an_image_of_empty_glass_has_a_verdict(model, tmp_path, side):
     assert (row["mpp"], row["mpp_source"]) == (4.0, "user")
 
 
-def test_what_is_not_scored_has_neither_class_nor_probability(model, patches):
+def test_patches_that_are_not_scored_have_neither_class_nor_probability(model, patches):
     noise = np.random.default_rng(0).integers(0, 255, (1, 50, 50, 3), dtype=np.uint8)
     glass = np.full((1, 50, 50, 3), 240, np.uint8)
     predictions = model.predict(np.concatenate([patches, noise, glass]))
@@ -72,8 +72,8 @@ def test_what_is_not_scored_has_neither_class_nor_probability(model, patches):
     assert (predictions.threshold == model.card.thresholds.malignant).all()
 
 
-def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(models.engines, "select_engine", lambda *given: pytest.fail("a network was loaded"))
+def test_the_card_is_checked_before_anything_is_loaded(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(models.engines, "select_engine", lambda *arguments: pytest.fail("a network was loaded"))
     for name, change in (
         ("classifier.keras", lambda path: path.write_bytes(path.read_bytes() + b" ")),
         ("classifier.tflite", lambda path: path.write_bytes(path.read_bytes() + b" ")),
@@ -100,8 +100,8 @@ def test_the_side_car_is_checked_before_anything_is_loaded(exported, tmp_path, m
         (50, 50, 32.0, "enlarged 8 times .* at most 4 times are read"), (50, 50, 16.0, None), (50, 50, None, None),
     ],
 )  # fmt: skip
-def test_what_is_too_small_to_judge_is_refused(patches, height, width, mpp, words):
-    """Not filled up with glass and called benign."""
+def test_images_smaller_than_a_patch_are_refused(patches, height, width, mpp, words):
+    """It is not padded with glass and called benign."""
     image = FlatImage(np.resize(patches[0], (height, width, 3)), "image.png")
     stated = mpp and Mpp(mpp, mpp, "user")
     if words is None:
@@ -111,8 +111,8 @@ def test_what_is_too_small_to_judge_is_refused(patches, height, width, mpp, word
         cut_patches(image, MODEL_SCALE, stated)
 
 
-def test_what_has_no_colour_is_no_stained_tissue(patches):
-    """Grey tissue would be called benign beyond doubt; glass is white on any slide."""
+def test_grey_tissue_is_out_of_distribution(patches):
+    """Grey tissue would be called benign with high probability; glass is white on any slide."""
     model = bcgan.load()
     grey = patches.mean(-1, keepdims=True).astype(np.uint8).repeat(3, -1)
     strange = models.VERDICTS.index("out_of_distribution")
@@ -131,11 +131,11 @@ def test_patches_of_another_size_are_refused(model):
         model.predict(np.zeros((1, 32, 32, 3), np.uint8))
 
 
-def test_what_was_there_stays_until_all_is_judged(exported, idc_folder, tmp_path, monkeypatch):
+def test_an_earlier_output_stays_until_the_new_one_is_complete(exported, idc_folder, tmp_path, monkeypatch):
     out = tmp_path / "calls.csv"
     out.write_text("of yesterday")
 
-    def stopped(judge, paths, file, *_):
+    def stopped(model, paths, file, *_):
         file.write("half")
         raise KeyboardInterrupt
 
@@ -145,7 +145,7 @@ def test_what_was_there_stays_until_all_is_judged(exported, idc_folder, tmp_path
 
 
 def test_a_large_image_is_tiled_where_it_holds_tissue():
-    """The last row and column end where the image ends."""
+    """The last row and column of tiles end at the border of the image."""
     image = np.full((130, 220, 3), 255, np.uint8)
     image[:100, 50:150] = (150, 80, 140)
     grid = cut_patches(FlatImage(image, "slide"), MODEL_SCALE, Mpp(4.0, 4.0, "user"))
@@ -178,7 +178,7 @@ def test_every_file_has_its_verdict(model, idc_folder, tmp_path, exported, capsy
     assert "broken.png is a truncated PNG" in capsys.readouterr().err
 
 
-def test_a_slide_that_cannot_be_read_here_is_told_and_the_others_go_on(model, idc_folder, tmp_path):
+def test_an_unreadable_slide_is_reported_and_the_others_are_predicted(model, idc_folder, tmp_path):
     real, out = [find_paths(idc_folder / patient)[0] for patient in ("100", "101")], io.StringIO()
     names = [tmp_path / name for name in ("slide.svs", "slide.mrxs", "slide.czi", "slide.dcm", "slide.ome.tif")]
     for path in names:
@@ -198,16 +198,16 @@ def test_a_list_may_name_files_in_any_bytes(monkeypatch):
     assert cli_models._read_file_list(("a.png",)) == ()
 
 
-def test_json_lines_say_the_same(model, idc_folder):
+def test_json_lines_and_csv_have_the_same_rows(model, idc_folder):
     paths = find_paths(idc_folder)[:2]
     lines, table = io.StringIO(), io.StringIO()
     predict_paths(model, paths, lines, True)
     predict_paths(model, paths, table, False)
-    one = [json.loads(line) for line in lines.getvalue().splitlines()]
-    other = list(csv.DictReader(io.StringIO(table.getvalue())))
-    assert [row["probability"] for row in one] == [float(row["probability"]) for row in other]
-    assert [[str(value) if value is not None else "" for value in row.values()] for row in one] == [
-        list(row.values()) for row in other
+    json_rows = [json.loads(line) for line in lines.getvalue().splitlines()]
+    csv_rows = list(csv.DictReader(io.StringIO(table.getvalue())))
+    assert [row["probability"] for row in json_rows] == [float(row["probability"]) for row in csv_rows]
+    assert [[str(value) if value is not None else "" for value in row.values()] for row in json_rows] == [
+        list(row.values()) for row in csv_rows
     ]
 
 
@@ -215,22 +215,22 @@ def test_a_slide_gets_a_map_and_outlines(model, patches, tmp_path):
     slide = patches[:12].reshape(3, 4, 50, 50, 3).swapaxes(1, 2).reshape(150, 200, 3)
     write_png(tmp_path / "slide.png", slide)
     counts = predict_paths(model, [tmp_path / "slide.png"], maps=tmp_path / "maps")
-    found = json.loads((tmp_path / "maps/slide.png.geojson").read_text())
-    assert len(found["features"]) == sum(counts.values()) == 12
-    ring = np.array(found["features"][5]["geometry"]["coordinates"][0])
+    outlines = json.loads((tmp_path / "maps/slide.png.geojson").read_text())
+    assert len(outlines["features"]) == sum(counts.values()) == 12
+    ring = np.array(outlines["features"][5]["geometry"]["coordinates"][0])
     assert ring.min(0).tolist() == [50, 50] and ring.max(0).tolist() == [100, 100]
     for kind in ("map", "heat"):
         assert decode_image((tmp_path / f"maps/slide.png.{kind}.png").read_bytes(), kind).ndim == 3
     assert set(maps.SCALE_BARS) >= {1, 50, 200, 1000}
 
 
-def set_of(pixels: np.ndarray) -> set[tuple]:
+def color_set(pixels: np.ndarray) -> set[tuple]:
     return set(map(tuple, pixels.reshape(-1, 4)))
 
 
 @pytest.mark.parametrize("tissue", [True, False])
 def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tissue):
-    """Magenta is no colour of the map; the third square is of a patch that the model does not know."""
+    """Magenta is no colour of the map; the third square belongs to a patch that is out of distribution."""
     card = models.Card.model_validate_json((models.SHIPPED / models.CARD).read_text("utf-8"))
     image = np.zeros((50, 150, 3), np.uint8) + np.array([255, 0, 255], np.uint8)
     places = np.array([[0, 0], [50, 0], [100, 0]])
@@ -247,15 +247,15 @@ def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tiss
     picture = maps.heatmap_overlay(grid, predictions, colors, 1.0, (50, 150), 1.0)
     colours = maps.COLOR_MAP(maps.threshold_norm(0.3)([0.1, 0.9]))
     np.testing.assert_allclose(picture[:, :50] - colours[0], 0, atol=1e-9)
-    assert set_of(picture[:, 50:100]) == {tuple(colours[1]), maps.HATCH}  # lines over the colour: no call
-    assert set_of(picture[:, 100:]) == set(maps.STRIPES)
+    assert color_set(picture[:, 50:100]) == {tuple(colours[1]), maps.HATCH}  # lines over the colour: abstained
+    assert color_set(picture[:, 100:]) == set(maps.STRIPES)
     target = io.BytesIO()
     maps.draw_map(target, "slide", grid, predictions, card, tissue)
     red, green, blue = decode_image(target.getvalue(), "map").astype(int).reshape(-1, 3).T
     assert ((red > 100) & (blue > 100) & (np.minimum(red, blue) - green > 60)).any() == tissue
 
 
-def test_what_is_not_a_model_is_named(tmp_path, capsys):
+def test_a_folder_without_a_model_is_named(tmp_path, capsys):
     assert command("nowhere.png", "--model", tmp_path) == 2
     assert "nowhere.png" in capsys.readouterr().err
     write_png(tmp_path / "patch.png", np.zeros((50, 50, 3), np.uint8))
@@ -265,7 +265,7 @@ def test_what_is_not_a_model_is_named(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", [r"$\frac$ <i>.png", os.fsdecode(b"no\xfftext.png"), "two\nlines.png"])
 def test_names_may_hold_anything_in_pictures_too(model, patches, tmp_path, name):
-    """Matplotlib would read dollars as mathematics, and refuses what is no text."""
+    """Matplotlib would read dollars as mathematics, and refuses bytes that are no text."""
     write_png(tmp_path / "a" / name, np.concatenate(list(patches[:4])))
     write_png(tmp_path / "b" / name, patches[0])
     out = io.StringIO()
@@ -273,13 +273,13 @@ def test_names_may_hold_anything_in_pictures_too(model, patches, tmp_path, name)
     assert {json.loads(line)["path"] for line in out.getvalue().splitlines()} == {printable(str(tmp_path / "a" / name))}
     assert out.getvalue().encode("utf-8")
     (image,) = find_images([str(tmp_path / "b" / name)])
-    shown = Path(image.name).name  # a backslash separates folders, and bytes that are no text are escaped
-    assert (tmp_path / f"maps/{shown}.map.png").stat().st_size > 10_000
+    printed_name = Path(image.name).name  # a backslash separates folders, and bytes that are no text are escaped
+    assert (tmp_path / f"maps/{printed_name}.map.png").stat().st_size > 10_000
     assert explain.write(model, [image], tmp_path / "out") == 0
-    assert (tmp_path / f"out/0000-{Path(shown).stem}.png").stat().st_size > 10_000
+    assert (tmp_path / f"out/0000-{Path(printed_name).stem}.png").stat().st_size > 10_000
 
 
-def test_slides_of_one_name_have_maps_of_their_own(model, patches, tmp_path):
+def test_slides_of_the_same_name_have_separate_maps(model, patches, tmp_path):
     paths = [tmp_path / "a/slide.png", tmp_path / "b/slide.png", tmp_path / "b/other.png"]
     for path in paths:
         write_png(path, np.concatenate(list(patches[:2])))
@@ -299,25 +299,25 @@ def test_a_maps_squares_are_as_large_as_the_tiles():
     assert (picture[:, :32, 3] == 1).all() and (picture[:, 32:, 3] == 0).all()
 
 
-def test_litert_says_what_keras_says(exported, model, patches):
+def test_litert_gives_the_probabilities_of_keras(exported, model, patches):
     models_by_engine = [bcgan.load(exported, engine) for engine in ("litert", "keras")]
-    quick, slow = (model.probabilities(patches) for model in models_by_engine)
+    by_litert, by_keras = (model.probabilities(patches) for model in models_by_engine)
     assert 0 < model.card.litert_max_abs_error < 0.01
-    np.testing.assert_allclose(quick, slow, atol=0.01)
-    near = (np.abs(slow[:, None] - model.card.thresholds.limits) < 0.01).any(1)
+    np.testing.assert_allclose(by_litert, by_keras, atol=0.01)
+    near = (np.abs(by_keras[:, None] - model.card.thresholds.limits) < 0.01).any(1)
     calls = [model.predict(patches).called for model in models_by_engine]
     assert not near.all()
     np.testing.assert_array_equal(calls[0][~near], calls[1][~near])
-    # OpenVINO and LiteRT read the same file and add up in another order.
-    np.testing.assert_allclose(model.probabilities(patches[:1]), quick[:1], atol=1e-4)
+    # OpenVINO and LiteRT read the same file and sum in a different order.
+    np.testing.assert_allclose(model.probabilities(patches[:1]), by_litert[:1], atol=1e-4)
 
 
 def test_a_network_that_was_changed_after_it_was_checked_is_not_loaded(exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "copy")
-    found = models.load(folder, "litert")
+    loaded = models.load(folder, "litert")
     (folder / "classifier.keras").write_bytes(b"another one")
     with pytest.raises(InputError, match="was changed after it was checked"):
-        _ = found.network
+        _ = loaded.network
 
 
 def test_an_older_export_has_keras_alone(exported, tmp_path):
@@ -330,13 +330,13 @@ def test_an_older_export_has_keras_alone(exported, tmp_path):
         bcgan.load(folder, "litert")
 
 
-def test_a_patch_is_judged_without_tensorflow(exported, idc_folder):
+def test_a_patch_is_predicted_without_tensorflow(exported, idc_folder):
     code = (
         "import sys; from bcgan.cli import main\n"
         f"try: main(['predict', {str(next(idc_folder.rglob('*.png')))!r}, '--model', {str(exported)!r}])\n"
         "except SystemExit as stop: assert stop.code in (0, 3), stop.code\n"
         "sys.exit(bool({'tensorflow', 'keras', 'sklearn', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("path,x,y,probability")
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.startswith("path,x,y,probability")

@@ -23,7 +23,7 @@ def _with_limits(source: sampling.GeneratorBundle, limits: np.ndarray) -> sampli
 
 @pytest.fixture
 def workspace(finished, tmp_path, monkeypatch):
-    """The tiny run, whose GAN of four steps pleases a referee without limits only."""
+    """The tiny run without limits of the quality filter, which would reject a GAN of four steps."""
     work = shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(work)
     load = sampling.load
@@ -48,22 +48,22 @@ def test_patches_of_a_run_with_their_manifest(workspace, capsys):
     assert len({picture.tobytes() for picture in pictures}) == 5
 
 
-def test_the_density_that_is_asked_for_steers(workspace, monkeypatch):
-    way, drawn, sample = steering.Direction(np.ones(8), 0.05, 0.2, 0.4), [], sampling.sample
+def test_the_requested_density_steers_the_latents(workspace, monkeypatch):
+    direction, drawn, sample = steering.Direction(np.ones(8), 0.05, 0.2, 0.4), [], sampling.sample
 
     def watched(network, labels, seed, noise):
         drawn.append(noise)
         return sample(network, labels, seed, noise)
 
-    monkeypatch.setattr(steering, "fit_latent_directions", lambda *given: {"density": way})
+    monkeypatch.setattr(steering, "fit_latent_directions", lambda *arguments: {"density": direction})
     monkeypatch.setattr(sampling, "sample", watched)
     manifest = sampling.write(sampling.load("tiny"), 0, 1, 0, workspace / "out/f", 0.3)
     assert (manifest["density"]["asked"], manifest["density"]["range"]) == (0.3, [0.2, 0.4])
     assert manifest["density"]["median"] == manifest["files"][0]["density"]
-    np.testing.assert_allclose(drawn[0] @ way.slope + way.offset, 0.3)
+    np.testing.assert_allclose(drawn[0] @ direction.slope + direction.offset, 0.3)
 
 
-def test_an_empty_folder_may_be_the_one_that_one_is_in(workspace, tmp_path, monkeypatch):
+def test_the_current_folder_may_be_the_output_folder_if_empty(workspace, tmp_path, monkeypatch):
     source = sampling.load("tiny")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
@@ -74,9 +74,9 @@ def test_an_empty_folder_may_be_the_one_that_one_is_in(workspace, tmp_path, monk
 def test_the_same_seed_gives_the_same_patches(workspace):
     for out, seed in (("b", 3), ("c", 3), ("d", 4)):
         assert bcgan("sample", "tiny", "--label", "malignant", "--count", 2, "--seed", seed, "--out", f"out/{out}") == 0
-    first, again, other = ((workspace / f"out/{out}/malignant_00001.png").read_bytes() for out in "bcd")
+    first, again, different = ((workspace / f"out/{out}/malignant_00001.png").read_bytes() for out in "bcd")
     assert first == again
-    assert first != other
+    assert first != different
 
 
 @pytest.mark.parametrize(
@@ -91,16 +91,16 @@ def test_the_same_seed_gives_the_same_patches(workspace):
         (["tiny", "--label", "stroma"], ["stroma"]),
     ],
 )
-def test_wrong_use_is_told_in_one_sentence(workspace, capsys, monkeypatch, arguments, words):
+def test_wrong_use_is_reported_in_one_sentence(workspace, capsys, monkeypatch, arguments, words):
     reach = {"density": steering.Direction(np.ones(8), 0.0, 0.2, 0.4)}
     monkeypatch.setattr(steering, "fit_latent_directions", lambda *arguments: reach)
     assert bcgan("sample", *arguments) == 2
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for word in words:
-        assert word in said
+        assert word in message
 
 
-def test_too_few_let_through_is_a_failure_that_names_the_counts(workspace, capsys, monkeypatch):
+def test_too_few_accepted_patches_fail_with_the_counts(workspace, capsys, monkeypatch):
     strict = _with_limits(sampling.load("tiny"), np.full(2, 1e-9))
     monkeypatch.setattr(sampling, "load", lambda name: strict)
     monkeypatch.setattr(sampling, "MAX_TRIES_PER_PATCH", 1)
@@ -109,7 +109,7 @@ def test_too_few_let_through_is_a_failure_that_names_the_counts(workspace, capsy
     assert not (workspace / "out/f/manifest.json").exists()
 
 
-def test_the_generator_that_comes_with_bcgan_needs_no_training(in_folder):
+def test_the_shipped_generator_needs_no_training(in_folder):
     assert bcgan("sample", "--label", "malignant", "--count", 12, "--out", "shipped") == 0
     manifest = json.loads((in_folder / "shipped/manifest.json").read_text())
     assert manifest["tried"] < 40
@@ -117,5 +117,5 @@ def test_the_generator_that_comes_with_bcgan_needs_no_training(in_folder):
     assert all(entry["confidence"] >= 0.6 and entry["distance"] <= 1 for entry in manifest["files"])
     pictures = np.stack([cv2.imread(str(in_folder / "shipped" / entry["file"])) for entry in manifest["files"]])
     assert pictures.astype(float).std((1, 2, 3)).min() > 10
-    # Malignant patches are stained as such: blue above green.
+    # Malignant patches are stained with haematoxylin: blue above green.
     assert pictures[..., 0].mean() > pictures[..., 1].mean()

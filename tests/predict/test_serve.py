@@ -25,7 +25,7 @@ def patch(idc_folder) -> bytes:
     return find_paths(idc_folder)[0].read_bytes()
 
 
-def test_a_patch_is_judged_and_explained(client, model, patch, idc_folder):
+def test_a_patch_is_predicted_and_explained(client, model, patch, idc_folder):
     answer = client.post("/predict", params={"name": "a.png"}, content=patch).json()
     (row,) = answer["rows"]
     alone = model.predict(read_patches(find_paths(idc_folder)[:1]))
@@ -79,7 +79,7 @@ def test_a_patch_of_a_large_image_is_explained(client, model, tmp_path, monkeypa
     [(b"", {}, 422), (b"no image", {}, 422), (b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, {}, 422), (b"x", {"mpp": -1}, 422),
      (b"x" * (serve.MAX_UPLOAD_BYTES + 1), {}, 413)],
 )  # fmt: skip
-def test_what_cannot_be_judged_is_refused(client, data, query, code):
+def test_uploads_that_cannot_be_predicted_are_refused(client, data, query, code):
     response = client.post("/predict", params=query, content=data)
     assert response.status_code == code
     assert response.json()["detail"]
@@ -113,14 +113,14 @@ def test_names_cannot_become_markup(client):
     assert "innerHTML" not in client.get("/").text
 
 
-def test_beyond_its_slots_it_says_come_again(client, patch, monkeypatch):
+def test_a_request_beyond_the_slots_is_told_when_to_retry(client, patch, monkeypatch):
     entered, go_on = threading.Event(), threading.Event()
-    judge = serve.score_image
+    score = serve.score_image
 
     def slow(*arguments):
         entered.set()
         assert go_on.wait(60)
-        return judge(*arguments)
+        return score(*arguments)
 
     monkeypatch.setattr(serve, "score_image", slow)
     answers = []
@@ -147,7 +147,7 @@ def test_an_upload_that_does_not_arrive_gives_its_slot_back(client, patch, monke
     assert client.post("/predict", content=patch).status_code == 200
 
 
-def test_it_describes_itself_and_loads_nothing_from_elsewhere(client):
+def test_the_server_describes_itself_and_loads_nothing_from_elsewhere(client):
     description = client.get("/openapi.json").json()
     assert set(description["paths"]) == {"/card", "/explain", "/predict"}
     page = client.get("/").text
@@ -157,22 +157,22 @@ def test_it_describes_itself_and_loads_nothing_from_elsewhere(client):
         assert client.get(path).status_code == 404
 
 
-def test_this_machine_alone_may_ask_unless_told_otherwise(monkeypatch, exported):
-    asked = {}
+def test_only_this_machine_may_connect_by_default(monkeypatch, exported):
+    server_options = {}
     monkeypatch.setattr(serve, "check_free", lambda host, port: None)
-    monkeypatch.setattr("uvicorn.run", lambda app, **more: asked.update(more))
-    for more, host in (([], "127.0.0.1"), (["--host", "0.0.0.0"], "0.0.0.0")):
+    monkeypatch.setattr("uvicorn.run", lambda app, **options: server_options.update(options))
+    for arguments, host in (([], "127.0.0.1"), (["--host", "0.0.0.0"], "0.0.0.0")):
         with pytest.raises(SystemExit) as stop:
-            cli.main(["serve", "--model", str(exported), *more])
+            cli.main(["serve", "--model", str(exported), *arguments])
         assert stop.value.code == 0
-        assert (asked["host"], asked["port"]) == (host, 8000)
+        assert (server_options["host"], server_options["port"]) == (host, 8000)
 
 
-def test_a_port_that_is_taken_is_one_sentence(exported, capsys):
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
+def test_a_port_in_use_is_reported_in_one_sentence(exported, capsys):
+    with socket.socket() as occupant:
+        occupant.bind(("127.0.0.1", 0))
+        occupant.listen()
+        port = occupant.getsockname()[1]
         with pytest.raises(SystemExit) as stop:
             cli.main(["serve", "--model", str(exported), "--port", str(port)])
         assert f"127.0.0.1:{port}: Address already in use. Choose others" in capsys.readouterr().err

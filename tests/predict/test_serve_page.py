@@ -31,20 +31,20 @@ def address(model):
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("width", [PHONE, DESK])
-def test_a_patch_that_is_dropped_is_judged_and_explained(opened, address, idc_folder, model, width, colours):
+def test_a_dropped_patch_is_predicted_and_explained(opened, address, idc_folder, model, width, colours):
     path = next(idc_folder.rglob("*.png"))
-    found = model.predict(read_patches([path]))
+    predictions = model.predict(read_patches([path]))
     page = opened(address, width, colours)
     page.set_input_files("#file", path)
     page.wait_for_selector("#picture:not([hidden])")
-    assert f"{found.probability[0]:.3f}" in page.inner_text("#rows")
+    assert f"{predictions.probability[0]:.3f}" in page.inner_text("#rows")
     assert "Research use only" in page.inner_text("main")
     assert "patients" in page.inner_text("#card")
     check(page, width)
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
-def test_a_patch_of_a_large_image_is_explained_where_one_asks(opened, address, tmp_path, width):
+def test_a_patch_of_a_large_image_is_explained_on_request(opened, address, tmp_path, width):
     tissue = np.random.default_rng(0).integers(90, 200, (150, 200, 3), dtype=np.uint8)
     write_png(tmp_path / "slide.png", tissue)
     page = opened(address, width)
@@ -72,10 +72,10 @@ def test_a_large_image_is_scored_again_when_its_scale_is_entered(opened, address
         expect(page.locator("#rows tbody tr")).to_have_count(count)
     page.fill("#mpp", "0")
     page.press("#mpp", "Enter")
-    assert page.locator("#rows tbody tr").count() == 48  # what is no scale changes nothing
+    assert page.locator("#rows tbody tr").count() == 48  # an invalid scale changes nothing
 
 
-def test_what_is_no_image_is_refused_in_words(opened, address, tmp_path):
+def test_a_file_that_is_no_image_is_refused_in_words(opened, address, tmp_path):
     from playwright.sync_api import expect
 
     (tmp_path / "<b>notes.txt").write_text("no image")

@@ -1,4 +1,4 @@
-"""Rows of slides and patients: counts, fractions with their limits, areas."""
+"""Summary rows of slides and patients: counts, fractions with their bounds, and areas."""
 
 import csv
 from collections import Counter
@@ -40,7 +40,7 @@ def test_fractions_are_of_patches_with_a_label_and_limits_of_all(card):
     assert "benign_fraction" not in row
 
 
-def test_without_patches_or_scale_nothing_is_made_up(card):
+def test_fraction_and_area_are_empty_without_patches_or_scale(card):
     empty = summary.summary_columns(Counter({"unreadable": 1}), 1, card)
     assert empty["malignant_fraction"] is None
     assert empty["tissue_mm2"] == 0
@@ -56,11 +56,14 @@ def test_more_than_two_classes_have_columns_each(card):
 
 
 def test_a_pattern_with_a_slash_finds_the_patient_among_the_folders(card):
-    one = Counter({"scored": 1, "called_benign": 1})
-    counts = dict.fromkeys(("cohort/p1/benign/a.png", "cohort/p1/malignant/b.png", "cohort.zip!p2/benign/a.png"), one)
+    benign_patch = Counter({"scored": 1, "called_benign": 1})
+    names = ("cohort/p1/benign/a.png", "cohort/p1/malignant/b.png", "cohort.zip!p2/benign/a.png")
+    counts = dict.fromkeys(names, benign_patch)
     rows = summary.summarize(counts, card, r"cohort(?:\.zip)?/([^/]+)/")
     assert [(row["patient"], row["slides"]) for row in rows if not row["slide"]] == [("p1", 2), ("p2", 1)]
-    in_names = dict.fromkeys(("slides/p1_a.svs", "slides/p2_b.svs"), one)  # a slash that is excluded is none
+    in_names = dict.fromkeys(
+        ("slides/p1_a.svs", "slides/p2_b.svs"), benign_patch
+    )  # an excluded slash does not count as a slash
     assert set(summary.find_patients(in_names, "^[^_/]+").values()) == {"p1", "p2"}
     with pytest.raises(InputError, match=r"no patient in a.png: p\\d matches none. .*a pattern with a slash"):
         summary.find_patients(counts, r"p\d")

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -30,7 +31,7 @@ def feature(kind: str, rings, geometry: str = "Polygon") -> dict:
 
 @pytest.fixture
 def source(tmp_path):
-    """Two slides of one patient and one of another: tissue all over, a malignant ring, nothing, and no class."""
+    """Two slides of one patient and one of another, all tissue: with a malignant ring, no annotation, and no class."""
     rng = np.random.default_rng(0)
     for name, features in (
         ("P1_a.png", [feature("Tumor", [OUTER, HOLE]), feature("Stroma", [HOLE])]),
@@ -45,8 +46,8 @@ def source(tmp_path):
     return tmp_path
 
 
-def job(source, out="out", mpp=4.0, **more) -> tile.TileJob:
-    return tile.TileJob(source / out, source / "annotations", patient="^[^_]+", mpp=mpp, **more)
+def job(source, out="out", mpp=4.0, **options) -> tile.TileJob:
+    return tile.TileJob(source / out, source / "annotations", patient="^[^_]+", mpp=mpp, **options)
 
 
 def outcome(done: int, skipped: int = 0, refused: int = 0) -> dict[str, int]:
@@ -60,42 +61,44 @@ def runners():
 
 
 @pytest.mark.parametrize("runner", runners())
-def test_every_runner_writes_the_same_bytes_and_what_is_current_is_skipped(source, runner):
-    found = slidewise.find_slides([str(source / "slides")])
-    assert slidewise.run_job(found, job(source), "serial", 1) == outcome(3)
-    assert slidewise.run_job(found, job(source, "other"), runner, 2) == outcome(3)
-    one, other = ({p.name: p.read_bytes() for p in (source / out / "slides").glob("*.zip")} for out in ("out", "other"))
-    assert one == other and len(one) == 3
-    assert slidewise.run_job(found, job(source), runner, 2) == outcome(0, 3)
+def test_every_runner_writes_the_same_bytes_and_current_slides_are_skipped(source, runner):
+    slides = slidewise.find_slides([str(source / "slides")])
+    assert slidewise.run_job(slides, job(source), "serial", 1) == outcome(3)
+    assert slidewise.run_job(slides, job(source, "other"), runner, 2) == outcome(3)
+    serial_files, runner_files = (
+        {path.name: path.read_bytes() for path in (source / out / "slides").glob("*.zip")} for out in ("out", "other")
+    )
+    assert serial_files == runner_files and len(serial_files) == 3
+    assert slidewise.run_job(slides, job(source), runner, 2) == outcome(0, 3)
     os.utime(source / "annotations/P2_a.geojson", (0, 0))
-    assert slidewise.run_job(found, job(source), "serial", 1) == outcome(1, 2)
+    assert slidewise.run_job(slides, job(source), "serial", 1) == outcome(1, 2)
     for decisions in (
         qupath.decide(classes=["Stroma=malignant"]), qupath.decide(ignore=["Stroma"]),
         qupath.decide(region=["Stroma"]), qupath.decide(outside=qupath.IGNORED), qupath.decide(),
     ):  # fmt: skip
-        assert slidewise.run_job(found, job(source, decisions=decisions), "serial", 1)["done"] == 3, decisions
-    assert (
-        slidewise.run_job(found, job(source, decisions=qupath.decide(malignant=["tumor"])), "serial", 1)["skipped"] == 3
-    )
+        assert slidewise.run_job(slides, job(source, decisions=decisions), "serial", 1)["done"] == 3, decisions
+    same_decisions = qupath.decide(malignant=["tumor"])
+    assert slidewise.run_job(slides, job(source, decisions=same_decisions), "serial", 1)["skipped"] == 3
 
 
-def test_patches_are_labelled_by_where_they_lie_and_can_be_trained_on(source, monkeypatch):
+def test_patches_are_labelled_by_polygons_and_read_as_records(source, monkeypatch):
     slidewise.run_job(slidewise.find_slides([str(source / "slides")]), job(source), "serial", 1)
     rows = records((source / "out",))
-    ringed = {(one.x, one.y) for one in rows if one.patient == "P1" and one.label}
+    ringed = {(record.x, record.y) for record in rows if record.patient == "P1" and record.label}
     inside = {(x, y) for x in range(100, 400, 50) for y in range(100, 400, 50)}
     assert ringed == inside - {(x, y) for x in (200, 250) for y in (200, 250)}
-    assert {(one.x, one.y) for one in rows if one.patient == "P2" and one.label} == inside | {(450, 450), (470, 450)}
+    malignant = {(record.x, record.y) for record in rows if record.patient == "P2" and record.label}
+    assert malignant == inside | {(450, 450), (470, 450)}
     # 10 rows of 11: the last column ends where the image ends, and overlaps its neighbour.
-    assert {one.patient: sum(other.patient == one.patient for other in rows) for one in rows} == {"P1": 220, "P2": 110}
+    assert Counter(record.patient for record in rows) == {"P1": 220, "P2": 110}
     summary = (source / "out/summary.csv").read_text().splitlines()
     assert summary == [
         "slide,benign,malignant,left_out", "P1_a.png,78,32,0", "P1_b.png,110,0,0", "P2_a.png,72,38,0",
     ]  # fmt: skip
 
 
-def test_the_experiment_trains_on_them(source):
-    """As the README has it; slides of one patient stay on one side, and none lies on top of another."""
+def test_the_tiled_experiment_trains_on_the_patches(source):
+    """As in the README: slides of one patient have one role, and no two patches have the same coordinates."""
     for patient in range(3, 9):
         for kind, suffix in (("slides", "png"), ("annotations", "geojson")):
             shutil.copy(source / kind / f"P1_a.{suffix}", source / kind / f"P{patient}_a.{suffix}")
@@ -112,10 +115,10 @@ def test_the_experiment_trains_on_them(source):
     assert not slides.duplicated(["slide", "x", "y"]).any()
 
 
-def test_the_scale_is_the_patches_own(source):
-    """At twice the microns per pixel a patch covers four times the tissue."""
-    found = slidewise.find_slides([str(source / "slides")])
-    slidewise.run_job(found, job(source, mpp=2.0), "serial", 1)
+def test_patches_are_cut_at_the_scale_that_is_given(source):
+    """A slide with half the microns per pixel has a quarter of the patches."""
+    slides = slidewise.find_slides([str(source / "slides")])
+    slidewise.run_job(slides, job(source, mpp=2.0), "serial", 1)
     with zipfile.ZipFile(source / "out/slides/P1_a.png.zip") as archive:
         names = archive.namelist()
     assert len(names) == 5 * 6
@@ -137,9 +140,12 @@ def test_the_scale_is_the_patches_own(source):
          "no GeoJSON"),
     ],
 )  # fmt: skip
-def test_a_slide_that_cannot_be_cut_is_named_and_the_others_are(source, capsys, spoil, words):
+def test_a_slide_that_cannot_be_cut_is_named_and_the_others_are_cut(source, capsys, spoil, words):
     spoil(source)
-    for counts in ("2 slides done, 0 were up to date", "0 slides done, 2 were up to date"):  # none can succeed as it is
+    for counts in (
+        "2 slides done, 0 were up to date",
+        "0 slides done, 2 were up to date",
+    ):  # the refused slide is not tried again
         assert run_tile(source, "--patient", "^[^_]+") == 3
         messages = capsys.readouterr().err
         assert "1 slides were refused" in messages and counts in messages
@@ -149,8 +155,8 @@ def test_a_slide_that_cannot_be_cut_is_named_and_the_others_are(source, capsys, 
     assert not list(source.rglob("*.part"))
 
 
-def test_what_no_longer_belongs_there_is_gone_or_named(source, capsys):
-    """Else the tissue of a slide whose name was mended would stand under two patients."""
+def test_outputs_of_removed_slides_are_deleted_or_named(source, capsys):
+    """Otherwise the tissue of a slide that was renamed would belong to two patients."""
 
     def run() -> tuple[int, str]:
         return run_tile(source), capsys.readouterr().err
@@ -161,12 +167,12 @@ def test_what_no_longer_belongs_there_is_gone_or_named(source, capsys):
     assert {path.name for path in source.rglob("*.zip")} == {"P1_a.png.zip", "P2_a.png.zip"}
     for kind, suffix in (("slides", "png"), ("annotations", "geojson")):
         (source / kind / f"P2_a.{suffix}").rename(source / kind / f"P3_a.{suffix}")
-    code, said = run()
-    assert code == 3 and "P2_a.png.zip belongs to no slide of the sources (1 such files" in said
+    code, message = run()
+    assert code == 3 and "P2_a.png.zip belongs to no slide of the sources (1 such files" in message
 
 
 def test_an_image_larger_than_a_patch_and_a_half_is_cut_and_empty_glass_is_left_out(source):
-    """The label is that of the pixels in the patch; a height in the coordinates changes nothing."""
+    """The label is that of the pixels in the patch; a third coordinate of the polygons changes nothing."""
     image = np.full((80, 80, 3), 255, np.uint8)
     write_png(source / "slides/glass.png", image)
     image[:, :60] = (150, 80, 140)
@@ -175,8 +181,8 @@ def test_an_image_larger_than_a_patch_and_a_half_is_cut_and_empty_glass_is_left_
     half = [[0, 0, 7.5], [30, 0, 7.5], [30, 80, 7.5], [0, 80, 7.5]]
     for name in ("glass", "small", "single"):
         (source / f"annotations/{name}.geojson").write_text(json.dumps(feature("tumor", [half])))
-    found = slidewise.find_slides([str(source / "slides")])
-    slidewise.run_job(found, job(source)._replace(patient=None), "serial", 1)
+    slides = slidewise.find_slides([str(source / "slides")])
+    slidewise.run_job(slides, job(source)._replace(patient=None), "serial", 1)
     with zipfile.ZipFile(source / "out/slides/small.png.zip") as archive:
         assert [name.split("_x")[1] for name in archive.namelist()] == [
             "0_y0_class1.png", "30_y0_class0.png", "0_y30_class1.png", "30_y30_class0.png",
@@ -215,7 +221,7 @@ def test_the_folder_of_a_mirax_slide_is_no_slide(tmp_path):
     assert [slide.name for slide in slidewise.find_slides([str(tmp_path)], folders=False)] == ["one.mrxs"]
 
 
-def test_a_wrong_pattern_is_one_sentence_and_leaves_what_there_is(source, capsys):
+def test_a_wrong_pattern_is_one_sentence_and_keeps_the_outputs(source, capsys):
     for pattern, code, words in (
         ("^[^_]+", 0, "3 slides done"),
         ("(", 2, "--patient: '(' is not a regular expression"),
@@ -227,9 +233,10 @@ def test_a_wrong_pattern_is_one_sentence_and_leaves_what_there_is(source, capsys
 
 
 def run_tile(source, *options: str) -> int:
-    given = ["tile", str(source / "slides"), "--annotations", str(source / "annotations"), "--out", str(source / "out")]
+    folders = [str(source / name) for name in ("slides", "annotations", "out")]
+    arguments = ["tile", folders[0], "--annotations", folders[1], "--out", folders[2], "--mpp", "4"]
     with pytest.raises(SystemExit) as stop:
-        cli.main([*given, "--mpp", "4", *options])
+        cli.main([*arguments, *options])
     return stop.value.code
 
 
@@ -283,7 +290,7 @@ def test_tile_malignant_option_adds_to_the_defaults(source, capsys):
     assert "'dcis' is decided twice, benign and malignant" in capsys.readouterr().err
 
 
-def test_tile_reports_what_decides_nothing(source, capsys):
+def test_tile_reports_objects_that_decide_nothing(source, capsys):
     plain = feature("", [HOLE])
     plain["properties"]["classification"] = None
     cell = feature("Tumor", [OUTER])
@@ -326,12 +333,12 @@ def test_tile_slides_of_a_patient_with_and_without_a_further_part_are_of_one_pat
 
 
 @pytest.mark.parametrize(("size", "patch_mpp"), [(100, 2.0), (64, 4.0), (224, 0.5)])
-def test_patches_of_any_size_and_scale_are_trained_on_as_they_are(source, size, patch_mpp):
-    """Slides at 0.5 or 2 microns; the patches are stored without resizing one of them."""
+def test_patches_of_any_size_and_scale_are_read_without_resizing(source, size, patch_mpp):
+    """Slides at 0.5 or 2 microns; no patch is resized after it was cut."""
     slide_mpp = min(patch_mpp, 2.0)
-    made = job(source, mpp=slide_mpp, size=size, patch_mpp=patch_mpp, decisions=qupath.decide(ignore=["Stroma"]))
+    tile_job = job(source, mpp=slide_mpp, size=size, patch_mpp=patch_mpp, decisions=qupath.decide(ignore=["Stroma"]))
     slides = slidewise.find_slides([str(source / "slides")])
-    assert slidewise.run_job(slides, made, "serial", 1)["done"] == 3
+    assert slidewise.run_job(slides, tile_job, "serial", 1)["done"] == 3
     (source / "x.yaml").write_text(
         f"name: x\ndata: {{name: idc, dir: ['{source / 'out/slides'}'], size: {size}, mpp: {patch_mpp}}}\n"
         "preprocess: {audit: {duplicate: keep, blurred: keep}}\n"
@@ -346,9 +353,9 @@ def test_patches_of_any_size_and_scale_are_trained_on_as_they_are(source, size, 
         for start, length in ((record.x, 520), (record.y, 500)):  # the last patch ends at the edge
             assert start % size == 0 or abs(start + size - length * slide_mpp / patch_mpp) <= 1
     if patch_mpp == slide_mpp:  # the pixels are the slide's
-        whole = cv2.cvtColor(cv2.imread(str(source / "slides/P2_a.png")), cv2.COLOR_BGR2RGB)
+        slide_pixels = cv2.cvtColor(cv2.imread(str(source / "slides/P2_a.png")), cv2.COLOR_BGR2RGB)
         for record in (record for record in records if record.patient == "P2"):
-            part = whole[record.y : record.y + size, record.x : record.x + size]
+            part = slide_pixels[record.y : record.y + size, record.x : record.x + size]
             np.testing.assert_array_equal(read_patch_bytes(record.read())[: len(part), : part.shape[1]], part)
 
 

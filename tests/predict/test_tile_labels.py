@@ -1,4 +1,4 @@
-"""How patches get their labels from polygons."""
+"""The labels that patches get from polygons."""
 
 import json
 
@@ -38,7 +38,7 @@ def labels_of(annotations, corners, downsample=(1.0, 1.0), tissue=None, decision
 
 
 def test_label_patches_innermost_polygon_decides(tmp_path):
-    """Tumor around stroma around tumor, in whatever order the file has them."""
+    """Tumor around stroma around tumor, in any order of the file."""
     features = [
         feature("Tumor", square(20, 0, 30, 10)), feature("Stroma", square(10, 0, 40, 10)),
         feature("Tumor", square(0, 0, 50, 10)),
@@ -57,14 +57,14 @@ def test_label_patches_hole_shows_what_lies_beneath(tmp_path):
 
 
 def test_label_patches_multipolygon_part_inside_another_class_decides(tmp_path):
-    """Each part is a polygon by itself: the small one lies on top of the stroma that the large one lies beneath."""
+    """Each part is its own polygon: the small part lies on the stroma."""
     parts = [square(0, 0, 100, 10), square(120, 0, 130, 10)]
     features = [feature("Tumor", parts, "MultiPolygon"), feature("Stroma", square(110, 0, 150, 10))]
     assert labels_of(annotation_file(tmp_path, *features), grid(15, 1)) == [1] * 10 + [0, 0, 1, 0, 0]
 
 
 def test_label_patches_ignored_tissue_is_left_out_and_does_not_vote(tmp_path):
-    """Columns: half ignored; less than half, and malignant mostly in what is left; the same with less of it."""
+    """Columns: half ignored; less than half ignored and the rest mostly malignant; the rest mostly benign."""
     features = [
         feature("Ignore*", square(0, 0, 5, 10)), feature("Tumor", square(5, 0, 10, 10)),
         feature("Ignore*", square(10, 0, 14, 10)), feature("Tumor", square(14, 0, 17, 10)),

@@ -1,4 +1,4 @@
-"""The folder for WSInfer and QuPath gives what `bcgan predict` gives to a patch by itself, and refuses the rest."""
+"""The folder for WSInfer and QuPath gives the probabilities of `bcgan predict` for single patches."""
 
 import importlib.util
 import json
@@ -25,8 +25,8 @@ def odd_patches() -> np.ndarray:
         patch[:, column:] = (240, 238, 243)
     plain = [np.full((50, 50, 3), color, np.uint8) for color in ((245,) * 3, (235, 225, 238), (0,) * 3, (30, 90, 40))]
     gray = np.repeat(patches[:1].mean(-1, keepdims=True).astype(np.uint8), 3, -1)
-    others = [gray, RNG.integers(0, 256, gray.shape, dtype=np.uint8), 255 - patches[:1], patches[:1] // 2 + 127]
-    return np.concatenate([patches, partly_glass, np.stack(plain), *others])
+    foreign = [gray, RNG.integers(0, 256, gray.shape, dtype=np.uint8), 255 - patches[:1], patches[:1] // 2 + 127]
+    return np.concatenate([patches, partly_glass, np.stack(plain), *foreign])
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,13 @@ def torch_module():
     return torch_module
 
 
-def test_the_file_gives_what_predict_gives_glass_and_foreign_patches_included(model, torch_module, tmp_path):
+def test_the_file_gives_the_probabilities_of_predict_also_for_glass_and_foreign_patches(model, torch_module, tmp_path):
     patches = odd_patches()
     probabilities, seconds = wsinfer.write(model, patches, tmp_path)
     expected = wsinfer.expected_probabilities(model, patches)
-    np.testing.assert_allclose(probabilities, expected, atol=0.003)  # the engine's weights are in half precision
+    np.testing.assert_allclose(probabilities, expected, atol=0.003)  # the weights of the engine are in half precision
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    assert (expected[:, 2].sum() >= 2) and expected[:8, :2].sum(1).min() == 1  # glass is among them, and tissue
+    assert (expected[:, 2].sum() >= 2) and expected[:8, :2].sum(1).min() == 1  # the patches include glass and tissue
     assert seconds > 0
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["class_names"] == ["benign", "malignant", "no_tissue", "out_of_distribution"]
@@ -99,8 +99,8 @@ def test_probabilities_are_calibrated_as_predict_does(torch_module, parameters, 
     expected = calibration.apply(parameters, probabilities)
     if probabilities.ndim == 1:
         probabilities, expected = (np.stack([1 - values, values], 1) for values in (probabilities, expected))
-    got = torch_module.PatchClassifier._calibrate(tensors, torch.tensor(probabilities))
-    np.testing.assert_allclose(got, expected, atol=1e-6)
+    calibrated = torch_module.PatchClassifier._calibrate(tensors, torch.tensor(probabilities))
+    np.testing.assert_allclose(calibrated, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_probabilities_are_calibrated_as_predict_does(torch_module, parameters, 
         ({"reference_cnn_size": 64}, ["64", "bcgan predict"]),
     ],
 )
-def test_what_these_programs_cannot_do_is_refused(model, monkeypatch, change, words):
+def test_models_that_wsinfer_cannot_run_are_refused(model, monkeypatch, change, words):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(InputError) as error:
         wsinfer.check(SimpleNamespace(card=model.card.model_copy(update=change)))
     assert all(word in str(error.value) for word in words)
 
 
-def test_without_pytorch_what_to_install_is_said(model, monkeypatch):
+def test_without_pytorch_the_install_command_is_named(model, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install -r requirements-wsinfer.txt"):
         wsinfer.check(model)

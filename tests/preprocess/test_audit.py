@@ -32,35 +32,37 @@ def test_each_fault_is_found_and_nothing_else():
     blank = np.full((50, 50, 3), 255, np.uint8)
     images = [good, near, copied, copied, conflicting, conflicting, blurred, blank, textured()[:1], textured()]
     rows, thumbnails = rows_of(images, [0, 0, 0, 0, 0, 1, 0, 0, 0, 0])
-    found = audit.find_faults(rows, thumbnails, 50)
-    where = {fault: np.flatnonzero(found[fault]).tolist() for fault in audit.FAULTS}
+    faults = audit.find_faults(rows, thumbnails, 50)
+    where = {fault: np.flatnonzero(faults[fault]).tolist() for fault in audit.FAULTS}
     assert where == {
         "unreadable": [], "wrong_size": [8], "blank": [7], "blurred": [6], "duplicate": [3, 5],
         "near_duplicate": [1], "conflicting_labels": [4, 5],
     }  # fmt: skip
-    assert found[audit.COPY_OF].tolist() == [-1, 0, -1, 2, 5, 4, -1, -1, -1, -1]
+    assert faults[audit.COPY_OF].tolist() == [-1, 0, -1, 2, 5, 4, -1, -1, -1, -1]
 
 
-def test_near_pairs_are_those_of_a_comparison_of_all_with_all():
+def test_near_pairs_are_those_of_a_full_comparison():
     base = RNG.integers(0, 2**63, 60, dtype=np.uint64)
     flips = [np.uint64(sum(1 << int(bit) for bit in RNG.choice(64, count, replace=False))) for count in (1, 2, 3, 4, 9)]
     hashes = np.concatenate([base, base[:5] ^ np.array(flips)])
     thumbnails = np.zeros((len(hashes), 16, 16), np.uint8)
-    brute = [
+    expected = [
         (i, j)
         for i, j in itertools.combinations(range(len(hashes)), 2)
         if bin(int(hashes[i] ^ hashes[j])).count("1") <= audit.MAX_HASH_BITS
     ]
-    assert [tuple(pair) for pair in audit.find_near_pairs(hashes, thumbnails)] == brute == [(0, 60), (1, 61), (2, 62)]
+    assert (
+        [tuple(pair) for pair in audit.find_near_pairs(hashes, thumbnails)] == expected == [(0, 60), (1, 61), (2, 62)]
+    )
     thumbnails[60] = 200
     assert len(audit.find_near_pairs(hashes, thumbnails)) == 2
 
 
 def test_every_copy_names_the_first_one():
-    same, other = textured(), textured()
-    near = np.clip(other.astype(int) + 2, 0, 255).astype(np.uint8)
-    nearer = np.clip(other.astype(int) + 1, 0, 255).astype(np.uint8)
-    faults = audit.find_faults(*rows_of([textured(), same, other, same, near, same, nearer], [0] * 7), 50)
+    same, original = textured(), textured()
+    near = np.clip(original.astype(int) + 2, 0, 255).astype(np.uint8)
+    nearer = np.clip(original.astype(int) + 1, 0, 255).astype(np.uint8)
+    faults = audit.find_faults(*rows_of([textured(), same, original, same, near, same, nearer], [0] * 7), 50)
     assert faults[audit.COPY_OF].tolist() == [-1, -1, -1, 1, 2, 1, 2]
 
 

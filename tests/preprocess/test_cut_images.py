@@ -45,7 +45,7 @@ def build(tmp_path, folder, *overrides):
     return store.load(out)
 
 
-def test_patches_are_those_that_predict_cuts(tmp_path, folder):
+def test_patches_are_cut_as_predict_cuts_them(tmp_path, folder):
     built = build(tmp_path, folder)
     path = folder / "p3/malignant/malignant.png"
     with open_image(path) as image:
@@ -67,11 +67,11 @@ def test_stride_scale_and_tissue_are_settings(tmp_path, folder):
         return index.loc[index["image"] == image, ["x", "y"]].to_numpy().tolist()
 
     assert corners("data.tile.stride=16")[:4] == [[0, 0], [16, 0], [32, 0], [40, 0]]
-    assert corners("data.tile.mpp=null")[-1] == [144 - SIZE, 100 - SIZE]  # as many pixels as the image has
-    whole = cv2.imread(str(folder / image))[..., ::-1]
+    assert corners("data.tile.mpp=null")[-1] == [144 - SIZE, 100 - SIZE]  # at the resolution of the image
+    pixels = cv2.imread(str(folder / image))[..., ::-1]
     built = build(tmp_path, folder, "data.tile.mpp=null", "data.mpp=null", "data.tile.min_tissue=0")
     row = built.index.index[(built.index["image"] == image) & (built.index["x"] == 64) & (built.index["y"] == 32)][0]
-    np.testing.assert_array_equal(built.images[row], whole[32:64, 64:96])
+    np.testing.assert_array_equal(built.images[row], pixels[32:64, 64:96])
 
 
 def test_images_that_cannot_be_cut_are_named_and_the_others_used(tmp_path, folder, caplog):
@@ -89,7 +89,7 @@ def test_images_that_cannot_be_cut_are_named_and_the_others_used(tmp_path, folde
         build(tmp_path, copy, "data.mpp=null")
 
 
-def test_images_of_mixed_scales_are_brought_to_one(tmp_path):
+def test_images_of_mixed_scales_are_cut_at_one_scale(tmp_path):
     """BreaKHis at 40X and 100X: refused as whole images, and cut at one scale into patches of the same tissue."""
     rng = np.random.default_rng(0)
     for number, (kind, scale) in enumerate((k, s) for k in ("B_A", "M_DC") for s in (40, 100) for _ in range(3)):
@@ -108,20 +108,20 @@ def test_images_of_mixed_scales_are_brought_to_one(tmp_path):
         store.build(experiment.load(str(tmp_path / "x.yaml"), ("data.tile=null",)), tmp_path)
 
 
-def test_an_image_is_the_mean_of_its_patches():
+def test_the_score_of_an_image_is_the_mean_of_its_patches():
     table = pd.DataFrame({
         "image": list("aabbccddeeff"), "patient": list("ppppqqqqrrrr"), "label": [0, 0, 1, 1] * 3,
         "role": ["test"] * 8 + ["validation"] * 4,
     })  # fmt: skip
     scores = np.array([0.1, 0.9, 0.8, 0.6, 0.2, 0.2, 0.9, 0.1, 0.1, 0.1, 0.5, 0.5])
-    found = by_image.image_metrics(table, {0: scores}, "test", 20, 0.95, 0)
-    # Means 0.5, 0.7 of patient p and 0.2, 0.5 of q; the threshold is 0.5, of the validation images.
-    assert found["image_recognition_rate"]["value"] == pytest.approx(3 / 4)
-    assert found["patient_recognition_rate"]["value"] == pytest.approx((1 / 2 + 2 / 2) / 2)
-    assert found["image_roc_auc"]["value"] == pytest.approx(3.5 / 4)
+    metrics = by_image.image_metrics(table, {0: scores}, "test", 20, 0.95, 0)
+    # The means are 0.5 and 0.7 for patient p, 0.2 and 0.5 for q; the threshold of the validation images is 0.5.
+    assert metrics["image_recognition_rate"]["value"] == pytest.approx(3 / 4)
+    assert metrics["patient_recognition_rate"]["value"] == pytest.approx((1 / 2 + 2 / 2) / 2)
+    assert metrics["image_roc_auc"]["value"] == pytest.approx(3.5 / 4)
     three = np.eye(3)[[0, 0, 1, 2, 2, 2, 1, 1, 0, 0, 1, 1]] * 0.8 + 0.1 * np.arange(3)
     labels = table.assign(label=[0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 1, 1])
-    found = by_image.image_metrics(labels, {0: three}, "test", 20, 0.95, 0)
-    # b is 1 and 2 in turn, and 2 has the larger mean.
-    assert found["image_recognition_rate"]["value"] == pytest.approx(2 / 4)
-    assert json.dumps(found)
+    metrics = by_image.image_metrics(labels, {0: three}, "test", 20, 0.95, 0)
+    # The patches of image b score highest for 1 and for 2; class 2 has the larger mean.
+    assert metrics["image_recognition_rate"]["value"] == pytest.approx(2 / 4)
+    assert json.dumps(metrics)

@@ -1,4 +1,4 @@
-"""Files that mean harm or are merely odd: each is read or refused by name, and nothing crashes, hangs or bloats."""
+"""Malicious and odd files are read or refused by name, without a crash, a hang or unbounded memory."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from tests.slides import containers
 
 MUTATIONS = int(os.environ.get("BCGAN_FUZZ", "4000"))
 POSTED = int(os.environ.get("BCGAN_FUZZ", "500"))  # to the server, which takes ten times as long
-BOUND = 600  # mebibytes that reading all of them may add to the process's peak
+BOUND = 600  # mebibytes that all files may add to the peak memory of the process
 
 
 def _png_that_claims(width: int, height: int) -> bytes:
@@ -40,14 +40,14 @@ def _encoded(kind: str, image: Image.Image, **options) -> bytes:
 
 PATCH = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8))
 PIXELS = np.asarray(PATCH)
-WHOLE = {
+VALID = {
     "PNG": _encoded("PNG", PATCH),
     "JPEG": _encoded("JPEG", PATCH),
     "TIFF": _encoded("TIFF", PATCH),
     "compressed TIFF": _encoded("TIFF", PATCH, compression="tiff_lzw"),
 }
 READABLE = {
-    **WHOLE,
+    **VALID,
     "grey": _encoded("PNG", PATCH.convert("L")),
     "palette": _encoded("PNG", PATCH.convert("P")),
     "alpha": _encoded("PNG", PATCH.convert("RGBA")),
@@ -78,7 +78,7 @@ def _dicom() -> bytes:
 
 
 PLANES = np.moveaxis(PIXELS, -1, 0)
-LAYOUTS = {  # that are read in parts, by tifffile, pydicom and OpenSlide
+LAYOUTS = {  # files that tifffile, pydicom and OpenSlide read in parts
     "deflated tiles": _tiff(compression="zlib"),
     "JPEG tiles": _tiff(compression="jpeg"),
     "JPEG 2000 tiles": _tiff(compression="jpeg2000"),
@@ -92,7 +92,7 @@ LAYOUTS = {  # that are read in parts, by tifffile, pydicom and OpenSlide
 
 
 def _with_tags(data: bytes, **tags: int) -> bytes:
-    """A little-endian TIFF whose first page has other values in these tags."""
+    """Return a little-endian TIFF with other values in these tags of its first page."""
     changed, (start,) = bytearray(data), struct.unpack_from("<I", data, 4)
     for entry in range(struct.unpack_from("<H", data, start)[0]):
         position = start + 2 + 12 * entry
@@ -103,7 +103,7 @@ def _with_tags(data: bytes, **tags: int) -> bytes:
 
 
 def _circle_of_pages() -> bytes:
-    """A TIFF whose first page says that it is the next one too."""
+    """Return a TIFF whose first page names itself as the next page."""
     data = bytearray(_tiff())
     (start,) = struct.unpack_from("<I", data, 4)
     struct.pack_into("<I", data, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], start)
@@ -111,7 +111,7 @@ def _circle_of_pages() -> bytes:
 
 
 def _tile_that_claims(width: int, height: int) -> bytes:
-    """A JPEG in a TIFF whose own header claims more than the TIFF's."""
+    """Return a TIFF with a JPEG tile whose header claims a larger size than the TIFF."""
     data = bytearray(_tiff(tile=(64, 64), compression="jpeg"))
     frame = data.index(b"\xff\xc0")
     struct.pack_into(">HH", data, frame + 5, height, width)
@@ -121,11 +121,11 @@ def _tile_that_claims(width: int, height: int) -> bytes:
 REFUSED = {
     "nothing": b"",
     "text": b"<script>alert(1)</script>",
-    "wrong magic": b"\x89PNG\r\n\x1a\n" + WHOLE["JPEG"],
-    "truncated PNG": WHOLE["PNG"][:-400],
+    "wrong magic": b"\x89PNG\r\n\x1a\n" + VALID["JPEG"],
+    "truncated PNG": VALID["PNG"][:-400],
     "vast PNG": _png_that_claims(2**31 - 1, 2**31 - 1),
     "large PNG": _png_that_claims(60_000, 60_000),
-    "vast chunk": WHOLE["PNG"][:33] + b"\xff\xff\xff\xfftEXt" + WHOLE["PNG"][33:],
+    "vast chunk": VALID["PNG"][:33] + b"\xff\xff\xff\xfftEXt" + VALID["PNG"][33:],
     "no pixels": _png_that_claims(0, 50),
     "vast strips": _with_tags(_tiff(tile=None), ImageWidth=60_000, ImageLength=60_000, RowsPerStrip=60_000),
     "many tiles": _with_tags(_tiff(), ImageWidth=60_000, ImageLength=60_000),
@@ -140,20 +140,20 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", [*READABLE, *LAYOUTS])
-def test_what_can_be_read_becomes_rgb(name):
+def test_readable_files_become_rgb(name):
     image = decode_image((READABLE | LAYOUTS)[name], name)
     assert image.dtype == np.uint8
     assert image.shape == (50, 50, 3)
 
 
-def test_a_mark_that_turns_the_picture_is_not_followed():
-    mark = Image.Exif()
-    mark[0x0112] = 6  # to be turned by 90 degrees
-    assert decode_image(_encoded("JPEG", PATCH.crop((0, 0, 50, 30)), exif=mark), "turned").shape == (30, 50, 3)
+def test_the_orientation_mark_is_not_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    assert decode_image(_encoded("JPEG", PATCH.crop((0, 0, 50, 30)), exif=exif), "turned").shape == (30, 50, 3)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_is_refused_by_name(name):
+def test_unreadable_files_are_refused_by_name(name):
     before = _peak()
     with pytest.raises(ValueError, match=f"^{name} "):
         decode_image(REFUSED[name], name)
@@ -165,7 +165,7 @@ def _peak() -> float:
 
 
 def _mutations(count: int, files: list[bytes]):
-    """Whole files with bytes changed, cut out, doubled or cut off."""
+    """Yield the files with bytes changed, removed or repeated."""
     rng = np.random.default_rng(0)
     for number in range(count):
         data = bytearray(files[number % len(files)])
@@ -184,7 +184,7 @@ def _mutations(count: int, files: list[bytes]):
         yield bytes(data)
 
 
-@pytest.mark.parametrize("files", [WHOLE, LAYOUTS], ids=["flat", "in parts"])
+@pytest.mark.parametrize("files", [VALID, LAYOUTS], ids=["flat", "in parts"])
 def test_mutated_files_have_a_verdict_and_memory_is_bounded(files):
     before, messages, count = _peak(), [], 0
     for data in _mutations(MUTATIONS, list(files.values())):
@@ -203,9 +203,9 @@ def test_mutated_files_have_a_verdict_and_memory_is_bounded(files):
 
 
 def test_the_server_answers_every_mutated_file(monkeypatch):
-    """What stands behind the decoding is left out: it costs a second an image, and sees pixels alone."""
+    """Scoring is left out: it takes a second per image, and gets decoded pixels only."""
 
-    def judge(model, data, name, microns):
+    def score(model, data, name, microns):
         decode_image(data, name)
         return serve.Answer(rows=[], explained=False, picture="", scale="", use="Research use only")
 
@@ -215,7 +215,7 @@ def test_the_server_answers_every_mutated_file(monkeypatch):
         class card:  # noqa: N801
             intended_use = "Research use only"
 
-    monkeypatch.setattr(serve, "score_image", judge)
-    client, files = TestClient(serve.make_app(Stub())), [*WHOLE.values(), *LAYOUTS.values()]
+    monkeypatch.setattr(serve, "score_image", score)
+    client, files = TestClient(serve.make_app(Stub())), [*VALID.values(), *LAYOUTS.values()]
     codes = {client.post("/predict", content=data).status_code for data in _mutations(POSTED, files)}
     assert codes == {200, 422}

@@ -37,19 +37,19 @@ def test_grey_16_bit_and_transparent_images_become_rgb():
         (b"\x89PNG\r\n\x1a\n", "claims more than"),
     ],
 )
-def test_what_is_no_image_is_named(data, words):
+def test_a_file_that_is_no_image_is_named(data, words):
     with pytest.raises(ValueError, match=f"file.png.*{words}"):
         decode_image(data, "file.png")
 
 
-def test_what_is_too_large_is_told_by_how_much(monkeypatch):
+def test_an_image_that_is_too_large_is_refused_with_both_sizes(monkeypatch):
     monkeypatch.setattr(decode, "MAX_PIXELS", 2_000)
     with pytest.raises(ValueError, match=r"file.png has 2,500 pixels, and 2,000 are read at once\. Cut it"):
         decode_image(encode(PATCH), "file.png")
 
 
 @pytest.mark.parametrize("shape", [(1, 50), (50, 1), (33, 50), (50, 50)])
-def test_narrow_patches_are_padded_with_white_where_they_are(shape):
+def test_narrow_patches_are_padded_with_white_at_the_right_and_below(shape):
     patch = PATCH[: shape[0], : shape[1]]
     fitted = images.to_square(patch, 50, 50)
     assert fitted.shape == (50, 50, 3)

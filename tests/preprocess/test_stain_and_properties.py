@@ -17,8 +17,8 @@ def test_normalised_patients_are_closer_in_colour():
     before = [np.stack([p.image for p in patches(seed)]) for seed in range(4)]
     after = []
     for images in before:
-        normal, worked = stain.normalize(images)
-        assert worked
+        normal, is_normalized = stain.normalize(images)
+        assert is_normalized
         assert normal.dtype == np.uint8
         after.append(normal)
 
@@ -29,14 +29,14 @@ def test_normalised_patients_are_closer_in_colour():
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_flat_patches_come_back_as_they_were(level):
+def test_flat_patches_are_returned_unchanged(level):
     flat = np.full((3, 50, 50, 3), level, np.uint8)
-    same, worked = stain.normalize(flat)
-    assert not worked
+    same, is_normalized = stain.normalize(flat)
+    assert not is_normalized
     np.testing.assert_array_equal(same, flat)
 
 
-def test_texture_is_that_of_the_co_occurrence_matrix():
+def test_texture_matches_the_co_occurrence_matrix():
     images = np.stack([patch.image for patch in patches(0, 3)])
     contrast, homogeneity = properties.co_occurrence(images)
     for number, image in enumerate(images):
@@ -48,9 +48,9 @@ def test_texture_is_that_of_the_co_occurrence_matrix():
 
 
 def test_measured_density_follows_the_phantoms_true_density():
-    made = [patch for seed in range(6) for patch in patches(seed)]
-    table = properties.patch_features(np.stack([patch.image for patch in made]), 0.15)
-    assert np.corrcoef(table["density"], [patch.density for patch in made])[0, 1] > 0.6
+    rendered = [patch for seed in range(6) for patch in patches(seed)]
+    table = properties.patch_features(np.stack([patch.image for patch in rendered]), 0.15)
+    assert np.corrcoef(table["density"], [patch.density for patch in rendered])[0, 1] > 0.6
     assert table[["coverage", "density"]].to_numpy().min() >= 0
     assert table[["coverage", "density"]].to_numpy().max() <= 1
 

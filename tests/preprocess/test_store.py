@@ -30,7 +30,7 @@ def first(raw, number=0):
     return sorted(raw.rglob("*.png"))[number]
 
 
-def test_every_patch_stands_in_the_row_of_its_index(raw, tmp_path):
+def test_every_patch_is_stored_in_its_index_row(raw, tmp_path):
     built = store.load(build(raw, tmp_path))
     assert built.images.shape == (PATIENTS * PATCHES, 50, 50, 3)
     path = first(raw, 7)
@@ -66,16 +66,16 @@ def test_faults_are_counted_listed_and_treated(raw, tmp_path):
     assert (narrow[1:] == 255).all()
 
 
-def test_a_file_that_goes_away_while_it_runs_is_listed(raw, tmp_path, monkeypatch):
-    found = store.data.records
+def test_a_file_that_disappears_during_the_run_is_listed(raw, tmp_path, monkeypatch):
+    read_records = store.data.records
 
-    def then_one_goes(settings, mixed):
-        records = found(settings, mixed)
+    def read_records_and_delete_a_file(settings, mixed):
+        records = read_records(settings, mixed)
         first(raw).unlink()
         return records
 
     gone = first(raw)
-    monkeypatch.setattr(store.data, "records", then_one_goes)
+    monkeypatch.setattr(store.data, "records", read_records_and_delete_a_file)
     folder = build(raw, tmp_path)
     listed = pd.read_csv(folder / "audit.csv", dtype=str)
     assert listed["id"].tolist() == [gone.stem]
@@ -84,7 +84,7 @@ def test_a_file_that_goes_away_while_it_runs_is_listed(raw, tmp_path, monkeypatc
 
 
 def test_names_may_hold_any_bytes(tmp_path):
-    """Line breaks, and bytes that are no UTF-8, which a table on disk could not hold."""
+    """Such as line breaks and bytes that are no UTF-8, which a table on disk cannot contain."""
     for number, patient in enumerate((b"p\xff", b"p 2", b"p\n3", b"p4")):
         for label in (0, 1):
             for name in (b"a\xfe.png", b"a\n.png"):
@@ -106,7 +106,7 @@ def test_an_unreadable_file_can_stop_the_run(raw, tmp_path):
         build(raw, tmp_path, "preprocess.audit.unreadable=fail")
 
 
-def test_where_no_patch_is_left_the_fault_is_named(tmp_path):
+def test_if_no_patch_is_left_the_fault_is_named(tmp_path):
     write_png(tmp_path / "glass/1/0/1_idx5_x1_y1_class0.png", np.full((50, 50, 3), 255, np.uint8))
     with pytest.raises(InputError, match=r"None of 1 patches can be used; .*class0\.png: blank\. Correct the files"):
         build(tmp_path / "glass", tmp_path, "preprocess.audit.blank=drop")
@@ -126,7 +126,7 @@ def test_stain_normalisation_counts_patients_without_two_stains(raw, tmp_path):
     assert json.loads((folder / "audit.json").read_text())["stain"]["fallbacks"] == ["100"]
 
 
-def test_the_papers_256_pixels(raw, tmp_path):
+def test_patches_can_be_enlarged_to_256_pixels(raw, tmp_path):
     assert store.load(build(raw, tmp_path, "data.size=256")).images.shape[1:] == (256, 256, 3)
 
 
@@ -140,7 +140,7 @@ def test_patches_that_are_enlarged_are_counted(raw, tmp_path, caplog):
 
 
 def test_images_of_mixed_sizes_are_counted(tmp_path, caplog):
-    """Each is resized to data.size: those with another shorter side than most are at another scale."""
+    """Each is resized to data.size: images whose shorter side differs from most get another scale."""
     rng = np.random.default_rng(0)
 
     def write(patient: int, label: int, height: int, width: int) -> None:
@@ -182,28 +182,28 @@ def test_synthetic_patches_selected_all_or_too_few(tmp_path, caplog):
         return store.load_synthetic(tmp_path, 50, selected)
 
     assert len(load(enough, False)[1]) == 40
-    chosen, kept = load(enough, True)
+    chosen, chosen_labels = load(enough, True)
     assert chosen[:, 0, 0, 0].tolist() == list(range(20))
-    assert np.bincount(kept).tolist() == [10, 10]
+    assert np.bincount(chosen_labels).tolist() == [10, 10]
     assert len(load(few, True)[1]) == 40
 
 
-def test_where_no_file_can_be_read_the_first_reason_is_named(raw, tmp_path):
+def test_if_no_file_can_be_read_the_first_reason_is_named(raw, tmp_path):
     for path in raw.rglob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(InputError, match="None of 80 patches can be used; the first, .*png"):
         build(raw, tmp_path)
 
 
-def test_patches_of_another_size_than_the_data_sets_are_refused_with_what_to_set(raw, tmp_path):
-    """They would be cropped or padded: 50 pixels of the public archive's are said to have 64."""
+def test_patches_of_an_undeclared_size_are_refused_with_the_remedy(raw, tmp_path):
+    """They would be cropped or padded: the settings declare 64 pixels for patches of 50."""
     words = "80 of 80 patches do not have 64x64 pixels, the first, .* has 50x50. Set data.size and data.mpp as --size"
     with pytest.raises(InputError, match=words):
         build(raw, tmp_path, "data.size=64", "data.mpp=2")
     assert store.load(build(raw, tmp_path, "data.mpp=2")).images.shape[1:] == (50, 50, 3)
 
 
-def test_what_is_written_opens_with_tensorflow_datasets(raw, tmp_path, monkeypatch):
+def test_written_data_sets_open_with_tensorflow_datasets(raw, tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds_records, "SHARD_PATCHES", 16)

@@ -1,4 +1,4 @@
-"""One picture of tissue in every container that is read, at any resolution."""
+"""Writers of one picture of tissue in every container format that bcgan reads, at any resolution."""
 
 import io
 import zipfile
@@ -29,12 +29,12 @@ def picture(rows: int = ROWS, columns: int = COLUMNS, seed: int = 0) -> np.ndarr
 
 
 def enlarge(image: np.ndarray, across: int, down: int) -> np.ndarray:
-    """Every pixel repeated, so that means over the repeats give the image again."""
+    """Repeat every pixel, so that means over the repeats give the image again."""
     return image.repeat(down, 0).repeat(across, 1)
 
 
 def write(path: Path, image: np.ndarray, mpp: tuple[float, float]) -> Path:
-    """Write the image in the container that the file's name says, stating its resolution where the container can."""
+    """Write the image in the container of the file's name, with its resolution if the container can state it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     WRITERS[path.name](path, image, mpp)
     return path
@@ -98,7 +98,7 @@ def _ome(planes: bool = False, dots: bool = True, **options) -> Callable:
             pixels = image.transpose(2, 0, 1)
         if planes:
             metadata["axes"] = "CYX"
-        # Dots of a screen, as programs write that know no better: the OME metadata count.
+        # The resolution of a screen, a default of many programs: the OME metadata take precedence.
         screen = {"resolution": (72, 72), "resolutionunit": "INCH"} if dots else {}
         tifffile.imwrite(path, pixels, photometric=kind, ome=True, metadata=metadata, **screen, **options)
 
@@ -151,14 +151,14 @@ def _dicom(path: Path, image: np.ndarray, mpp: tuple[float, float]) -> None:
 
 
 def zipped(path: Path, member: str, data: bytes) -> Path:
-    """An archive with one member."""
+    """Write an archive with one member."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(member, data)
     return path
 
 
 def encode(name: str, image: np.ndarray) -> bytes:
-    """A PNG in memory."""
+    """Return the image as an encoded file; `name` is the format, such as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, name)
     return buffer.getvalue()

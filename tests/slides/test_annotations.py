@@ -83,7 +83,7 @@ def test_decide_goes_before_defaults():
         ({"malignant": ["A"], "region": ["A"]}, "--region: 'A' is decided twice, malignant and region"),
     ],
 )
-def test_decide_refuses_what_it_cannot_follow(options, words):
+def test_decide_refuses_invalid_options(options, words):
     with pytest.raises(InputError, match=words):
         qupath.decide(**options)
 
@@ -144,7 +144,7 @@ def test_read_geometries(read):
     assert annotations.skipped == {"without a geometry": 2}
 
 
-def test_read_skips_objects_that_nobody_drew(read):
+def test_read_skips_objects_that_are_no_annotations(read):
     kinds = ["annotation", None, "unknown", "Detection", "cell", "cell", "tile", "tmaCore", "tma_core"]
     features = [feature({"name": "Tumor"}, objectType=kind) for kind in kinds]
     old = [
@@ -168,13 +168,13 @@ def test_read_skips_objects_that_nobody_drew(read):
         feature("a", {**POLYGON, "coordinates": [[[0], [1], [1]]]}), feature("a", {**POLYGON, "coordinates": RING}),
     ],
 )  # fmt: skip
-def test_read_refuses_what_is_no_geojson(read, content):
+def test_read_refuses_invalid_geojson(read, content):
     with pytest.raises(ValueError, match=r"slide\.geojson is no GeoJSON of polygons as QuPath writes it"):
         read(content)
 
 
 @pytest.mark.parametrize("content", [b"", b"[{]", b"\xff\xfe\xfd", b"[" * 100_000])
-def test_read_refuses_what_is_no_json(tmp_path, content):
+def test_read_refuses_invalid_json(tmp_path, content):
     path = tmp_path / "slide.geojson"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"slide\.geojson is no GeoJSON"):
@@ -203,8 +203,8 @@ def test_check_areas_malignant_class_needs_a_polygon(read):
 )  # fmt: skip
 def test_find_annotation(tmp_path, slide, name):
     assert qupath.find_annotation(tmp_path, slide) is None
-    for other in (name, "T.geojson", "S.1.2.geojson", "._S.geojson", "S.txt"):
-        (tmp_path / other).write_text("[]")
+    for file_name in (name, "T.geojson", "S.1.2.geojson", "._S.geojson", "S.txt"):
+        (tmp_path / file_name).write_text("[]")
     assert qupath.find_annotation(tmp_path, slide) == tmp_path / name
     assert qupath.find_orphans(tmp_path, [slide]) == [tmp_path / "S.1.2.geojson", tmp_path / "T.geojson"]
 
@@ -239,9 +239,9 @@ def test_class_table_sums_over_files(read):
         annotation_table.check_decided(annotation_table.class_table([first, second], qupath.Decisions()))
 
 
-def test_class_table_escapes_what_cannot_be_printed(tmp_path):
+def test_class_table_escapes_unprintable_characters(tmp_path):
     path = tmp_path / "slide.geojson"
-    path.write_text(json.dumps([feature({"name": "a\nb\ud800"})]))  # as \ud800, which is no character
+    path.write_text(json.dumps([feature({"name": "a\nb\ud800"})]))  # \ud800 is no character
     text = annotation_table.format_table(
         annotation_table.class_table([qupath.read_annotations(path)], qupath.Decisions())
     )

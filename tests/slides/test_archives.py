@@ -1,4 +1,4 @@
-"""Archives of every kind give the same members, and say why they cannot be read."""
+"""Archives of every kind give the same members, or are refused with the reason."""
 
 import bz2
 import io
@@ -31,7 +31,7 @@ def zipped(files: dict[str, bytes], separator: str = "/", **options) -> bytes:
 
 
 def without_flag(data: bytes) -> bytes:
-    """Clear the flag that says that names are UTF-8, as Info-ZIP and macOS leave it."""
+    """Clear the flag that marks names as UTF-8, which Info-ZIP and macOS do not set."""
     data = bytearray(data)
     for signature, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
         place = data.find(signature)
@@ -85,7 +85,7 @@ def test_every_kind_of_archive_gives_the_same_files(tmp_path, name):
     assert content_of(path) == FILES
     assert {image.source for image in iterate_images((path,))} == {name}
     assert {image.local for image in iterate_images((path,))} == {None}
-    assert content_of(tmp_path) == FILES  # found in its folder, whatever its suffix
+    assert content_of(tmp_path) == FILES  # found in its folder, with any suffix
     assert next(iter(iterate_images((path,)))).path == f"{path}!p0/0/é0.png"
 
 
@@ -117,13 +117,13 @@ def test_members_are_read_in_any_order_by_several_threads_and_by_another_process
 def test_a_compressed_tar_is_unpacked_once(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tar.gz", ARCHIVES["packed.tar.gz"])
     copies, copy = [], archives._copy_to_temporary_file
-    monkeypatch.setattr(archives, "_copy_to_temporary_file", lambda *given: copies.append(1) or copy(*given))
+    monkeypatch.setattr(archives, "_copy_to_temporary_file", lambda *arguments: copies.append(1) or copy(*arguments))
     assert content_of(path) == FILES
     assert content_of(path) == FILES
     assert len(copies) == 1
 
 
-def test_the_last_member_of_a_name_counts_as_on_unpacking(tmp_path):
+def test_of_members_with_the_same_name_the_last_counts(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a/x.png", b"old")
         archive.writestr("a\\x.png", b"new")
@@ -149,7 +149,7 @@ def altered(data: bytes, field: int, value: int) -> bytes:
         (0, 1, "is encrypted; unpack it with its password"),
     ],
 )
-def test_members_that_cannot_be_unpacked_say_why(tmp_path, field, value, reason):
+def test_members_that_cannot_be_unpacked_are_refused_with_the_reason(tmp_path, field, value, reason):
     path = write(tmp_path / "a.zip", altered(zipped({"x.png": b"x" * 100}), field, value))
     (image,) = iterate_images((path,))
     with pytest.raises(ValueError, match=rf"a\.zip!x\.png {reason}"):
@@ -178,7 +178,7 @@ def test_a_truncated_archive_is_refused_with_the_reason(tmp_path, name):
         ("a.png", b"\x89PNG\r\n\x1a\n", "is a png file and no archive"),
     ],
 )
-def test_what_is_no_archive_says_what_it_is(tmp_path, name, data, reason):
+def test_a_file_that_is_no_archive_is_refused_by_its_kind(tmp_path, name, data, reason):
     with pytest.raises(InputError, match=rf"{name} {reason}"):
         list(iterate_images((write(tmp_path / name, data),)))
 
@@ -196,7 +196,7 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
             list(iterate_images((write(tmp_path / name, data),)))
 
 
-def test_a_member_that_is_larger_than_its_archive_says_is_an_error(tmp_path):
+def test_a_member_larger_than_its_stated_size_is_an_error(tmp_path):
     data = bytearray(zipped({"x.png": bytes(5000)}))
     place = data.find(b"PK\1\2")
     data[place + 24 : place + 28] = struct.pack("<I", 100)

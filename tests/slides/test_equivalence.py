@@ -1,4 +1,4 @@
-"""The same tissue has the same patches, whatever its container, its resolution and what lies around it."""
+"""The same tissue gives the same patches in every container, at every resolution and on every background."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def assert_same(grid, expected: np.ndarray, tolerance: float) -> None:
 @pytest.mark.parametrize("mpp", [(0.25, 0.25), (0.5, 0.5), (1.0, 1.0), (2.0, 2.0), (4.0, 4.0), (1.0, 2.0), (4.0, 0.5)])
 @pytest.mark.parametrize("name", [*STATES_MPP, *FLAT])
 def test_every_container_gives_the_same_patches(tissue, tmp_path, name, mpp):
-    """At 0.25 to 4 microns a pixel, equal and unequal along x and y; flat formats by the user's resolution."""
+    """At 0.25 to 4 microns a pixel, equal or unequal along x and y; flat formats get the user's resolution."""
     steps = [round(4 / side) for side in mpp]
     path = containers.write(tmp_path / name, containers.enlarge(tissue, *steps), mpp)
     grid = cut(path, Mpp(*mpp, "user") if name in FLAT else None)
@@ -47,7 +47,7 @@ def test_every_container_gives_the_same_patches(tissue, tmp_path, name, mpp):
 
 @pytest.mark.parametrize("step", [1.0, 1.25, 2.5, 3.96, 7.9, 0.5, 0.7])
 def test_blocks_leave_no_seam_at_any_scale(tissue, tmp_path, step):
-    """What is read in small blocks is what is read at once."""
+    """Pixels read in small blocks equal those read at once."""
     image = containers.enlarge(tissue, 4, 4)
     scale = Scale(step, step, None, "user", False)
     with open_image(containers.write(tmp_path / "flat.png", image, (1, 1))) as flat:
@@ -60,7 +60,7 @@ def test_blocks_leave_no_seam_at_any_scale(tissue, tmp_path, step):
 
 
 def test_shrinking_is_the_mean_by_area():
-    """Of pixels that a step covers in part, their part counts."""
+    """A pixel that a step covers in part counts by that part."""
     row = np.array([0, 100, 200, 250, 50], np.uint8)
     image = np.broadcast_to(row[None, :, None], (5, 5, 3)).copy()
     with open_image(containers.encode("PNG", image)) as opened:
@@ -72,7 +72,7 @@ def test_shrinking_is_the_mean_by_area():
 @pytest.mark.parametrize("margin", [(0, 0), (50, 100), (75, 20)])
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_the_background_changes_no_row(tissue, tmp_path, background, margin):
-    """Tissue on glass of any colour, and where nothing was scanned: the same places, within a patch at the border."""
+    """On glass of any colour and beside unscanned areas the coordinates are the same, except in border patches."""
     right, below = margin
     height, width = tissue.shape[:2]
     image = np.empty((height + below, width + right, 3), np.uint8)
@@ -94,7 +94,7 @@ def test_the_background_changes_no_row(tissue, tmp_path, background, margin):
     ("width", "starts"), [(100, [0, 50]), (101, [0, 50, 51]), (149, [0, 50, 99]), (150, [0, 50, 100])]
 )
 def test_the_last_column_ends_where_the_image_ends(tissue, tmp_path, width, starts):
-    """Nothing is padded: every pixel of a patch is one of the image."""
+    """Nothing is padded: every pixel of a patch is a pixel of the image."""
     path = containers.write(tmp_path / "tiles.tif", tissue[:50, :width], (4.0, 4.0))
     grid = cut(path)
     assert [x for x, _ in grid.coords] == starts
@@ -115,7 +115,7 @@ def test_an_image_of_about_a_patch_is_one_patch_in_every_container(tissue, tmp_p
 
 @pytest.mark.parametrize("name", ["flat.png", "tiles.tif", "photo.dcm", "ome_strips.ome.tif"])
 @pytest.mark.parametrize("shape", [(49, 50), (50, 49), (1, 50), (20, 20), (49, 120)])
-def test_what_is_smaller_than_a_patch_is_refused_in_every_container(tissue, tmp_path, name, shape):
+def test_an_image_smaller_than_a_patch_is_refused_in_every_container(tissue, tmp_path, name, shape):
     path = containers.write(tmp_path / name, tissue[: shape[0], : shape[1]], (4.0, 4.0))
     with pytest.raises(ValueError, match=f"{name} is smaller than a patch"):
         cut(path, Mpp(4.0, 4.0, "user") if name in FLAT else None)

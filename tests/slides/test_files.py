@@ -1,4 +1,4 @@
-"""What arguments, folders and archives hold: one entry an image or slide."""
+"""The images in arguments, folders and archives: one entry per image or slide."""
 
 import io
 import os
@@ -100,7 +100,7 @@ def test_a_folder_is_searched_by_suffix_and_by_content(tmp_path, caplog):
     assert names(iterate_images((tmp_path,))) == names(images)
 
 
-def test_what_is_named_is_taken_whatever_it_holds(tmp_path, monkeypatch):
+def test_a_file_that_is_named_as_argument_is_always_taken(tmp_path, monkeypatch):
     write(tmp_path / "notes.txt")
     write(tmp_path / "four [x].png")
     with zipfile.ZipFile(tmp_path / "table.xlsx", "w") as document:
@@ -159,7 +159,7 @@ def test_a_copied_zip_archive_has_the_hash_of_the_original(tmp_path):
 
     original = make(tmp_path / "a.zip", b"x", 1e9)
     assert make(tmp_path / "a.zip", b"x", 1.1e9) == make(tmp_path / "b.zip", b"x", 1.2e9) == original
-    assert make(tmp_path / "a.zip", b"y", 1e9) != original  # as large, and of the same time
+    assert make(tmp_path / "a.zip", b"y", 1e9) != original  # the same size and time
     loose = write(tmp_path / "x.png")
     os.utime(loose, (1e9, 1e9))
     before = fingerprint((loose,))
@@ -168,7 +168,7 @@ def test_a_copied_zip_archive_has_the_hash_of_the_original(tmp_path):
     damaged = write(tmp_path / "damaged.zip", (tmp_path / "a.zip").read_bytes()[:60])
     assert fingerprint((damaged,)) != original
     data = bytearray((tmp_path / "a.zip").read_bytes())
-    data[data.rindex(b"PK\x01\x02") + 6] = 99  # a version that nothing reads
+    data[data.rindex(b"PK\x01\x02") + 6] = 99  # a version that no program reads
     fingerprint((write(tmp_path / "future.zip", bytes(data)),))
 
 
@@ -197,7 +197,7 @@ def test_a_dicom_series_in_a_folder_is_one_slide(tmp_path):
     dicom(tmp_path / "s/e.dcm", "1.2.4", 50)
     dicom(tmp_path / "t/a.dcm", "1.2.3", 50)
     write(tmp_path / "s/f.dcm", b"no DICOM")
-    for number in (1, 2):  # photographs of one series are images of their own
+    for number in (1, 2):  # photographs of one series are separate images
         dicom(tmp_path / f"u/{number}.dcm", "1.2.5", 0, sop_class="1.2.840.10008.5.1.4.1.1.77.1.2")
     images = find_images([str(tmp_path)])
     assert names(images) == ["s/b", "s/e.dcm", "s/f.dcm", "t/a.dcm", "u/1.dcm", "u/2.dcm"]
@@ -245,8 +245,8 @@ def test_children_of_a_folder_are_images_folders_and_archives(tmp_path):
     write(tmp_path / "scan", encoded(".png"))
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         archive.writestr("x.png", b"")
-    found = [(child.name, child.path, child.kind) for child in list_children(tmp_path)]
-    assert found == [
+    children = [(child.name, child.path, child.kind) for child in list_children(tmp_path)]
+    assert children == [
         ("a", tmp_path / "a", "folder"), ("b.svs", tmp_path / "b.svs", "image"),
         ("c.zip", tmp_path / "c.zip", "archive"), ("scan", tmp_path / "scan", "image"),
     ]  # fmt: skip
@@ -262,7 +262,7 @@ def test_a_file_that_is_too_large_to_read_at_once_is_refused(tmp_path, monkeypat
         image.read()
 
 
-def test_pixels_of_an_image_without_a_suffix_are_those_that_were_written(tmp_path):
+def test_an_image_without_a_suffix_is_read_unchanged(tmp_path):
     write(tmp_path / "scan", encoded(".png"))
     (image,) = find_images([str(tmp_path)])
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(image.read())))[..., ::-1], PIXELS)

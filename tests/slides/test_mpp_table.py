@@ -1,4 +1,4 @@
-"""Tables of resolutions: read by their header's names, or refused."""
+"""Tables of resolutions are read by the names in their header, or refused."""
 
 from pathlib import Path
 
@@ -40,18 +40,18 @@ def test_a_table_is_read_by_its_header(tmp_path, text, expected, encoding):
         ("file,mpp,mpp\na.tif,1,2\n", "2 columns mpp"),
     ],
 )  # fmt: skip
-def test_what_could_be_misread_is_refused(tmp_path, text, words):
+def test_ambiguous_or_invalid_tables_are_refused(tmp_path, text, words):
     (tmp_path / "t.csv").write_text(text, "utf-8")
     with pytest.raises(InputError, match=words):
         read_table(tmp_path / "t.csv")
 
 
-def test_composed_names_are_found_by_either_form(tmp_path):
+def test_names_are_found_in_composed_and_decomposed_unicode(tmp_path):
     (tmp_path / "t.csv").write_text("Mu\u0308ller.tif,0.5\n", "utf-8")
     assert MppChoice(table=tmp_path / "t.csv")(image("M\u00fcller.tif")).x == 0.5
 
 
-def test_one_value_is_for_all_that_the_table_leaves_out(tmp_path, caplog):
+def test_a_single_value_applies_to_images_that_are_not_in_the_table(tmp_path, caplog):
     (tmp_path / "t.csv").write_text("a.tif,0.5\nz.tif,1\n", "utf-8")
     choice = MppChoice(4.0, tmp_path / "t.csv")
     assert [choice(image(name)).x for name in ("a.tif", "b.tif")] == [0.5, 4.0]
@@ -60,6 +60,6 @@ def test_one_value_is_for_all_that_the_table_leaves_out(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("mpp", [float("nan"), float("inf")])
-def test_what_is_no_number_of_microns_is_refused(mpp):
+def test_a_resolution_that_is_no_finite_number_is_refused(mpp):
     with pytest.raises(InputError, match="--mpp"):
         MppChoice(mpp)

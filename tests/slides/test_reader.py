@@ -1,4 +1,4 @@
-"""How files become pixels: in blocks, from where the scan begins, by the resolution that is stated first."""
+"""Slides are read in blocks, from the corner of the scan, at the resolution that takes precedence."""
 
 import time
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ from tests.slides import containers
 
 RNG = np.random.default_rng(0)
 MODEL = ModelScale(50, 4.0, (50, 50), 1.0)
-SCALE = 4  # pixels of the slide for one of the model's
+SCALE = 4  # pixels of the slide for one pixel at the model's scale
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def picture() -> np.ndarray:
 
 
 def watch_regions(image, monkeypatch) -> list[tuple[int, int]]:
-    """(width, height) of every region that is read from then on."""
+    """Return a list that gets the (width, height) of every region that is read from now on."""
     sizes, read_region = [], image.read_region
 
     def watched(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -62,9 +62,9 @@ def test_a_slide_is_read_in_blocks_at_the_models_scale(picture, tmp_path, monkey
 
 
 def test_a_scan_that_begins_within_the_slide_is_read_from_there(picture, monkeypatch):
-    """As MIRAX and Leica files have it: pixels are counted from the scan's corner, and the rest is not read."""
-    whole = np.full((900, 1300, 4), 255, np.uint8)
-    whole[70 : 70 + 200, 40 : 40 + 300, :3] = picture
+    """As in MIRAX and Leica files: coordinates start at the corner of the scan, and only the scan is read."""
+    slide_pixels = np.full((900, 1300, 4), 255, np.uint8)
+    slide_pixels[70 : 70 + 200, 40 : 40 + 300, :3] = picture
 
     class Slide:
         dimensions, level_downsamples = (1300, 900), (1.0,)
@@ -81,7 +81,7 @@ def test_a_scan_that_begins_within_the_slide_is_read_from_there(picture, monkeyp
             pass
 
         def read_region(self, corner, level, size):
-            return whole[corner[1] : corner[1] + size[1], corner[0] : corner[0] + size[0]]
+            return slide_pixels[corner[1] : corner[1] + size[1], corner[0] : corner[0] + size[0]]
 
     monkeypatch.setattr(openslide, "OpenSlide", Slide)
     monkeypatch.setattr(reader, "BLOCK_PX", 128)
@@ -106,8 +106,8 @@ def test_a_scan_that_begins_within_the_slide_is_read_from_there(picture, monkeyp
     ],
 )
 @pytest.mark.parametrize("tile", [(256, 256), None])
-def test_an_ome_tiff_says_its_resolution(picture, tmp_path, described, expected, tile):
-    """Before a TIFF's dots per inch, which are those of a screen, as programs write that know no better."""
+def test_an_ome_tiff_states_its_resolution(picture, tmp_path, described, expected, tile):
+    """It takes precedence over the dots per inch of the TIFF, which many programs set to those of a screen."""
     dots = {"resolution": (72, 72), "resolutionunit": "INCH"}
     path = tmp_path / "slide.ome.tif"
     tifffile.imwrite(path, picture, tile=tile, photometric="rgb", ome=True, metadata=described, **dots)
@@ -117,7 +117,7 @@ def test_an_ome_tiff_says_its_resolution(picture, tmp_path, described, expected,
 
 
 class ThreadedImage(SlideImage):
-    """An image of 4 x 3 blocks, whose blocks are read only while another one is, and one of which can be damaged."""
+    """An image of 4 x 3 blocks: a block is returned only while another one is read. All blocks can be damaged."""
 
     has_parallel_reads = True
 
@@ -152,7 +152,7 @@ def test_a_damaged_block_stops_the_reading(picture, monkeypatch):
 
 @pytest.mark.parametrize("name", ["broken.svs", "broken.mrxs", "broken.ome.tif", "broken.dcm", "broken.png"])
 @pytest.mark.parametrize("data", [b"nothing of the kind", b"II*\0 nor this", bytes(128) + b"DICM or that", b""])
-def test_what_is_no_slide_is_named(tmp_path, name, data):
+def test_a_file_that_is_no_slide_is_named(tmp_path, name, data):
     path = tmp_path / name
     path.write_bytes(data)
     for source in (path, data):
@@ -174,7 +174,7 @@ def test_a_reduced_page_of_another_image_is_no_level(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", ["P1_label_free.svs", "Overview scan", "macrometastasis"])
-def test_a_scan_whose_name_contains_such_a_word_is_the_scan(tmp_path, name):
+def test_a_scan_whose_name_contains_label_or_macro_is_still_read(tmp_path, name):
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
         tiff.write(np.zeros((40, 40, 3), np.uint8), photometric="rgb", metadata={"axes": "YXS"})
         tiff.write(np.zeros((90, 80, 3), np.uint8), photometric="rgb", metadata={"axes": "YXS", "Name": name})
@@ -190,7 +190,7 @@ def test_uncompressed_ycbcr_becomes_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [10, 12, 13, 14, 15])
-def test_fewer_bits_than_16_are_named(tmp_path, bits):
+def test_16_bit_images_of_fewer_used_bits_are_refused(tmp_path, bits):
     pixels = RNG.integers(0, 2**bits, (60, 70, 3)).astype(np.uint16)
     pixels[3, 3] = 65535  # a hot pixel
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", metadata=None)

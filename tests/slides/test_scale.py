@@ -1,4 +1,4 @@
-"""What resolution an image states, whether it is believed, and what happens where none is known."""
+"""The resolution that an image states, whether it is plausible, and images without a resolution."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_units_of_imagej(unit, per_pixel):
 
 
 @pytest.mark.parametrize("name", ["strips.tif", "ome_strips.ome.tif", "imagej.tif", "photo.dcm", "tiles.tif"])
-def test_where_a_resolution_comes_from_is_said(tmp_path, name):
+def test_the_source_of_a_resolution_is_stated(tmp_path, name):
     path = containers.write(tmp_path / name, containers.picture(1, 1), (2.0, 1.0))
     with open_image(path) as image:
         source = {"ome": "OME", "ima": "ImageJ", "pho": "DICOM"}.get(name[:3], "TIFF")
@@ -65,8 +65,8 @@ def test_where_a_resolution_comes_from_is_said(tmp_path, name):
 
 @pytest.mark.parametrize("dots", [25.4, 72, 96, 150, 300, 600, 1200])
 @pytest.mark.parametrize("side", [50, 64, 200])
-def test_what_programs_write_by_default_is_not_believed(tmp_path, dots, side):
-    """Dots of a screen or a printer, 10 pixels a centimetre: refused, with the value, its place and the remedy."""
+def test_default_resolutions_of_programs_are_refused(tmp_path, dots, side):
+    """Resolutions of a screen or a printer are refused with the value, its source and the remedy."""
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, containers.picture(4, 4)[:side, :side], resolution=(dots, dots), resolutionunit="INCH")
     with open_image(path) as image:
@@ -82,7 +82,7 @@ def test_what_programs_write_by_default_is_not_believed(tmp_path, dots, side):
         (Mpp(2.0, 352.8, "TIFF"), "cannot be true"), (Mpp(40.0, 40.0, "user"), "enlarged 10 times"),
     ],
 )  # fmt: skip
-def test_what_would_be_enlarged_many_times_is_refused(mpp, words):
+def test_impossible_resolutions_are_refused(mpp, words):
     with pytest.raises(ValueError, match=f"a.tif.*{words}"):
         resolve_scale((500, 500), mpp, MODEL, "a.tif")
 
@@ -95,7 +95,7 @@ def test_an_image_that_would_be_cut_needs_a_scale():
     assert assumed == (1, 1, (4.0, 4.0), "assumed", True)
 
 
-def test_unequal_pixels_are_honoured():
+def test_pixels_may_differ_in_width_and_height():
     scale = resolve_scale((800, 600), Mpp(0.5, 1.0, "OME"), MODEL, "a")
     assert (scale.x, scale.y, scale.mpp) == (8, 4, (0.5, 1.0))
 
@@ -121,7 +121,7 @@ def test_a_model_that_was_trained_on_larger_images_takes_one_as_one_patch():
         assert not cut_patches(image, model, Mpp(0.98, 0.98, "user")).is_single_patch
 
 
-def test_numbers_that_are_none_state_nothing():
+def test_invalid_numbers_give_no_resolution():
     assert [make_mpp(value, None, "vendor") for value in (None, "", "0", "nan", "-2", "inf")] == [None] * 6
     assert make_mpp("0.25", "0.5", "vendor") == Mpp(0.25, 0.5, "vendor")
     assert scales.MAX_ENLARGEMENT * MODEL.mpp < 25_400 / 1200

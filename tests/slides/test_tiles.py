@@ -1,4 +1,4 @@
-"""Where tiles lie by their names, and what lies around each."""
+"""The coordinates of tiles from their names, and the completion of tiles with the tiles around them."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from bcgan.slides.tiles import (
     ["_x0_y0", "s_x99999999999999999999_y0", "s", "s [d=0,x=1,y=1,w=9,h=9]", "[x=1,y=1,w=9,h=9]", "s [x=1,y=1]",
      "s_512", "_512_0", "512_0", "s_512_0_b"],
 )  # fmt: skip
-def test_what_says_no_place_is_of_no_slide(name):
+def test_names_without_coordinates_are_no_tiles(name):
     assert parse_tile_name(name) is None
 
 
@@ -44,11 +44,11 @@ def test_what_says_no_place_is_of_no_slide(name):
         ("s\n_x2_y3", (2, 3, "s\n", 1)),
     ],
 )  # fmt: skip
-def test_names_of_the_usual_tools_say_places(name, place):
+def test_names_of_common_tools_give_slide_and_coordinates(name, place):
     assert parse_tile_name(name)[:4] == place
 
 
-def test_the_slide_of_a_patch_is_its_key_up_to_the_place():
+def test_the_slide_of_a_patch_is_its_key_up_to_the_coordinates():
     keys = ["10253_idx5_x1001_y751_class0", "10253_idx5_x51_y1_class1", "10253_idx6_x51_y1_class1", "P1/0/a", "b_1_2"]
     assert parse_slide_names(keys) == ["10253_idx5", "10253_idx5", "10253_idx6", "P1/0/a", "b_1_2"]
 
@@ -64,12 +64,12 @@ def grid(columns: int, rows: int, step: float) -> np.ndarray:
         (grid(4, 3, 24), None), (grid(9, 9, 1), None), (grid(4, 3, 1250), None), (grid(1, 1, 0), None),
         (grid(4, 3, 400), 4.0), (grid(4, 3, 1600), 16.0), (grid(40, 30, 400.02), 4.0), (grid(3, 1, 400), 1.0),
         (grid(4, 3, 400) + 7, 4.0), (np.delete(grid(6, 6, 400), [7, 14, 21], 0), 4.0),
-        (np.array([(0, 0), (400, 0), (0, 1200), (800, 2400), (2400, 800), (2000, 0)]), 1.0),  # a sample of tiles
+        (np.array([(0, 0), (400, 0), (0, 1200), (800, 2400), (2400, 800), (2000, 0)]), 1.0),  # some of the tiles only
         (grid(20, 20, 401), 4.01), (grid(20, 20, 100)[::7], 1.0), (grid(20, 20, 400)[::7], 4.0),
         (np.concatenate([grid(4, 3, 400), [(130, 0)]]), 1.0),
     ],
 )  # fmt: skip
-def test_names_on_a_regular_grid_of_whole_sides_count_pixels_of_another_resolution(coordinates, downsample):
+def test_names_on_a_grid_of_whole_tiles_count_pixels_of_another_resolution(coordinates, downsample):
     assert find_downsample(coordinates, 100.0, 12.0) == (downsample and pytest.approx(downsample, rel=1e-3))
 
 
@@ -85,13 +85,13 @@ def test_tiles_side_by_side_leave_no_gap_at_any_scale(scale):
     np.testing.assert_allclose(complete_tiles(tiles, 50)[1], tiles[0].pixels.shape[0] / 50)
 
 
-def test_pixels_that_are_no_squares_become_squares():
+def test_pixels_that_are_not_square_become_square():
     image = FlatImage(np.zeros((60, 60, 3), np.uint8), "tile")
     tile = read_tile(image, Scale(2.0, 3.0, None, "user", True), parse_tile_name("s_x120_y120"))
     assert tile.pixels.shape == (20, 30, 3) and tile.corner.tolist() == [60, 40]
 
 
-def test_a_tile_keeps_its_own_pixels_and_what_is_unknown_is_glass():
+def test_a_tile_keeps_its_pixels_and_unknown_areas_become_glass():
     corners = ((0, 0), (15, 0), (15, 0))
     tiles = [Tile(np.full((20, 20, 3), 10 * number, np.uint8), np.array(corner))
              for number, corner in enumerate(corners, 1)]  # fmt: skip
@@ -104,7 +104,7 @@ def test_a_tile_keeps_its_own_pixels_and_what_is_unknown_is_glass():
 
 
 @pytest.mark.parametrize("far", [1, 100])
-def test_patches_are_put_together_where_they_lie(far):
+def test_a_mosaic_has_each_patch_at_its_corner(far):
     patches, corners = example_patches(2)[0], np.array([[0, 0], [200, 100]]) * far
     image, zoom = draw_mosaic(patches, corners)
     assert max(image.shape[:2]) <= MAX_MOSAIC_PX + 1

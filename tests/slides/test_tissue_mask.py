@@ -1,4 +1,4 @@
-"""What is tissue: not glass of any colour, not pen, not the edge of a coverslip, not what was never scanned."""
+"""Tissue is neither glass of any colour nor pen, the edge of a coverslip or an unscanned area."""
 
 import numpy as np
 import pytest
@@ -65,14 +65,14 @@ def test_a_smooth_pink_field_is_tissue():
 
 
 @pytest.mark.parametrize("colour", ["white", "grey", "cream", "bluish"])
-def test_the_background_is_that_of_the_image(colour):
+def test_the_background_is_estimated_from_the_image(colour):
     image = flat(GLASS[colour], 1, 200)
     image[:100, :100] = example_patches(4)[0].reshape(2, 2, 50, 50, 3).swapaxes(1, 2).reshape(100, 100, 3)
     np.testing.assert_allclose(estimate_background(image), GLASS[colour], atol=2)
 
 
 def test_a_grey_image_is_masked_by_its_darkness():
-    """It has no stain, which the model refuses to score, but it is not empty."""
+    """The model refuses to score it, as it has no stain, but it is not empty."""
     grey = example_patches(4)[0].mean(-1, keepdims=True).astype(np.uint8).repeat(3, -1)
     assert is_colorless(grey).all()
     assert (tissue_fraction(grey) > MIN_TISSUE_FRACTION).all()
@@ -102,7 +102,7 @@ def test_transparent_pixels_are_mixed_with_white_exactly():
 
 
 def test_tinted_glass_is_no_tissue():
-    """Pinkish glass beside tissue, and an image that shows nothing, whatever its tint."""
+    """Pinkish glass beside tissue, and an empty image with a tint."""
     image = flat((240, 215, 230), 0.5, 200)
     image[:100, :100] = example_patches(4)[0].reshape(2, 2, 50, 50, 3).swapaxes(1, 2).reshape(100, 100, 3)
     mask = tissue_mask(image)
@@ -110,7 +110,7 @@ def test_tinted_glass_is_no_tissue():
     assert tissue_mask(flat((230, 190, 215), 0.5)).mean() < 0.02
 
 
-def test_what_was_not_scanned_becomes_glass():
+def test_unscanned_areas_become_glass():
     image = flat((243, 242, 244), 1, 120)
     image[:60, :60] = example_patches(4)[0].reshape(2, 2, 50, 50, 3).swapaxes(1, 2).reshape(100, 100, 3)[:60, :60]
     black = image.copy()
