@@ -7,7 +7,6 @@ from bcgan import experiment, machine, progress
 from bcgan.classify import losses
 from bcgan.classify import train as classify
 from bcgan.classify.scoring import predict_probabilities
-from bcgan.data import batches
 from bcgan.errors import WorkError
 from bcgan.models import weights
 from bcgan.models.classifier import build_classifier
@@ -31,18 +30,6 @@ def train(path, synthetic=None, settings=SETTINGS, model=MODEL):
     data = classify.TrainingData(REAL, synthetic, REAL)
     classify.train(build_classifier("cnn", 32), data, classify.Recipe(settings, model, seed=1), path)
     return weights.load_model(path)
-
-
-def record_rows(monkeypatch) -> list[np.ndarray]:
-    """A list to which each epoch of a training appends the rows that it draws."""
-    epoch_rows, stream = [], batches.make_dataset
-
-    def spy(images, labels, sampler, steps, *rest):
-        epoch_rows.append(np.concatenate([sampler(step) for step in steps]))
-        return stream(images, labels, sampler, steps, *rest)
-
-    monkeypatch.setattr(batches, "make_dataset", spy)
-    return epoch_rows
 
 
 def test_losses_against_their_definitions():
