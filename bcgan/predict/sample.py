@@ -64,7 +64,7 @@ def load(name: str | None) -> GeneratorBundle:
             remedy = f"Run: bcgan run {name} --until features" if name else "Install bcgan again"
             raise InputError(f"{path} does not exist. {remedy}.")
     digests = {file: runs.hash_file(path) for file, path in files.items()}
-    # The bundled generator's weights are in half precision, which changes a gray level by one at most.
+    # The bundled generator's weights are in half precision, which changes a gray level by two at most.
     networks = [
         weights.cast_to_float32(weights.load_model(files[file])) for file in ("generator.keras", "reference_cnn.keras")
     ]
