@@ -367,7 +367,7 @@ def _to_rgb(pixels: np.ndarray, page: tifffile.TiffPage, name: str, largest: int
     if kind == "PALETTE":
         palette = page.colormap.T
         palette = (palette >> 8 if palette.max() > 255 else palette).astype(np.uint8)
-        return palette[pixels[..., 0]]
+        return palette[pixels[..., 0].astype(np.intp)]  # pixels of one bit would select rows as a mask
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     pixels = to_uint8(pixels, name, largest)

@@ -205,3 +205,18 @@ def test_a_stack_of_three_is_no_colour_image(tmp_path, axes, caplog):
     with open_image(tmp_path / "a.ome.tif") as image:
         np.testing.assert_array_equal(image.read_region(0, 0, 0, 70, 60)[..., 1], planes[0])
     assert "the first is read" in caplog.text
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+def test_a_palette_of_any_number_of_bits_gives_its_colors(tmp_path, bits):
+    """Pixels of one bit are truth values, which must not select rows of the palette as a mask does."""
+    colors = np.array([[60000, 65535], [10000, 64000], [40000, 65000]], np.uint16)
+    path, indices = tmp_path / "palette.tif", RNG.integers(0, 2, (64, 72), dtype=np.uint8)
+    palette = np.pad(colors, ((0, 0), (0, 2**bits - 2)))
+    tags = [(320, "H", palette.size, palette.ravel().tolist(), True)]
+    tifffile.imwrite(path, indices.astype(bool if bits == 1 else np.uint8), photometric="minisblack", extratags=tags)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["PhotometricInterpretation"].overwrite(3)
+    with open_image(path) as image:
+        pixels = image.read_region(0, 0, 0, 72, 64)
+    np.testing.assert_array_equal(pixels, (colors >> 8).T.astype(np.uint8)[indices])
