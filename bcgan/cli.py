@@ -182,7 +182,7 @@ def compare(names: tuple[str, ...], out: str | None) -> None:
 @cli.command(short_help="Print the networks' summaries and Table 1.")
 @click.option("--out", type=click.Path(file_okay=False), help="Also write the summaries into this folder.")
 def tables(out: str | None) -> None:
-    """Print every network's summary and compare Table 1 with the paper, row by row."""
+    """Print the summaries of the GAN's networks and of the ResNets, and compare Table 1 with the paper, row by row."""
     from bcgan import machine
 
     machine.prepare_environment(tensorflow=True)

@@ -86,7 +86,9 @@ def _update_stage(stage: stages.Stage, experiment: Experiment, root: Path, force
     """Run a stage, unless it is up to date.
 
     Args:
-        forced: Whether it runs even so. Its cached trainings are deleted then, unless a forced run was interrupted.
+        root: The run's folder, which has a folder for each stage.
+        forced: Whether it runs even so. Its cached trainings are deleted then, unless it resumes an interrupted forced
+            run with the same key.
 
     Raises:
         WorkError: If memory runs out. Other errors of the stage are raised as they are.

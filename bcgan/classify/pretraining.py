@@ -36,9 +36,14 @@ def pretraining_roles(settings: Pretrain) -> tuple[str, ...]:
 
 
 def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> None:
-    """Write simclr.keras, the network up to its pooled features, and pretraining_patients.json, its training patients.
+    """Write simclr.keras, EfficientNet-Lite0 pretrained without labels, and pretraining_patients.json.
 
-    With `pretrain.weights: shipped` both are copies of the files bundled with bcgan.
+    The network ends at its pooled features. The JSON file has the number of patches and the patients that it was
+    trained on. With `pretrain.weights: shipped` both are copies of the files bundled with bcgan.
+
+    Args:
+        folder: Of the stage, for both files.
+        xla: Whether training steps are compiled by XLA.
 
     Raises:
         InputError: If the weights in bcgan were trained on patients who are validation or test patients here.
@@ -46,6 +51,7 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
     """
     settings, index = experiment.pretrain, store.index
     if settings.weights == "shipped":
+        # Held-out patches of sources other than data.eval_sources have the suffix _other.
         held_out = index["patient"][index["role"].str.removesuffix("_other").isin(["validation", "test"])]
         if known_patients := sorted(pretraining_patients(SHIPPED) & set(held_out)):
             raise InputError(

@@ -65,19 +65,19 @@ class ClassNames:
         if unused:
             log.warning("data.classes: no image of %s has the class %s", sources, ", ".join(map(repr, unused)))
 
-    def refuse(self, unknown: Mapping[str, str], names: Iterable[str]) -> InputError:
-        """Return an error about the first unknown class name, with its path and all names that occur.
+    def unknown_class_error(self, unknown: Mapping[str, str], names: Iterable[str]) -> InputError:
+        """Return the error about the first unknown class name, with its place and all names that occur.
 
         Args:
-            unknown: The first path with each unknown name.
-            names: All names.
+            unknown: {unknown name: where it first occurs}, a path or `data.labels: <path>, row <number>`.
+            names: All class names that occur, the known ones too; they may repeat.
         """
         name, path = next(iter(unknown.items()))
         example = ", ".join(f"{name}: [...]" for name in self.names)
         return InputError(
             f"{path}: label {name!r} is none of {', '.join(self.label_of)}; class names seen: "
-            f"{', '.join(sorted(set(names)))}. Map them (data.classes={{{example}}}), or rename or remove that file, "
-            "or its folder."
+            f"{', '.join(sorted(set(names)))}. Map them (data.classes={{{example}}}), or correct the row, "
+            "file or folder that is named."
         )
 
 
@@ -143,7 +143,7 @@ def read_labels(path: Path, classes: ClassNames) -> list[Row]:
         x, y = (_parse_coordinate(row.get(axis, ""), axis, path, number) for axis in "xy")
         rows.append(Row(number, row["image"], label, normalize_patient(row["patient"]), x, y))
     if unknown:
-        raise classes.refuse(unknown, class_names)
+        raise classes.unknown_class_error(unknown, class_names)
     return rows
 
 

@@ -100,14 +100,15 @@ def _without_frozen(experiment: Experiment, kept_model: str | None) -> Experimen
 
 
 def _check_changes_training(experiment: Experiment, variant: Experiment, key: str) -> None:
-    """Raise InputError if a variant would be trained exactly as the experiment is.
+    """Raise InputError if a variant changes a setting that no training reads, or changes no training at all.
 
-    The report would otherwise state that its change has no effect.
+    The report would otherwise state that such a change has no effect.
 
     Args:
-        key: Name of the variant's setting, for the error.
+        key: Of the variant, `ablation.variants.<factor>.<name>`, for the error.
     """
     model_name = variant.ablation.model
+    # The variant was made without the frozen classifiers, which is no change of its own.
     changed = [change.partition("=")[0] for change in diff_configs(_without_frozen(experiment, model_name), variant)]
     unread = [name for name in changed if not name.startswith(READ_SETTINGS)]
     if unread:

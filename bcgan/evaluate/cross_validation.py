@@ -214,7 +214,14 @@ def _classifier_settings(experiment: Experiment, name: str) -> Classifier:
 
 
 def _build(run: StageRun, store: Store, trial: tuple[str, str, int], xla: bool, folder: Path) -> None:
-    """Train a classifier on a fold of a split, `trial`, and write what `summarize` takes of it into `folder`."""
+    """Train a classifier on a fold of a split, and write predictions.npz into `folder`.
+
+    It has the probabilities of the fold's validation and test patches, and their rows in the store.
+
+    Args:
+        trial: Classifier, split (patient_split or random_split) and fold.
+        xla: Whether training steps are compiled by XLA.
+    """
     name, split, fold = trial
     experiment, model = run.experiment, _classifier_settings(run.experiment, name)
     roles = assign_fold_roles(experiment, store.index, split, fold)

@@ -330,8 +330,12 @@ def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSet
 def _probe_roles(embeddings: Embeddings, seeds: tuple[int, ...]) -> tuple[dict[str, dict[int, np.ndarray]], np.ndarray]:
     """Fit the probes on training patches and test them on test patches.
 
+    The logistic regression is fitted for each seed on patients drawn with replacement; validation patches select its
+    penalty. Nearest neighbors are found once, among all training patches, as seed 0.
+
     Returns:
-        {probe: {seed: probabilities, (m,) or (m, classes)}} of the test patches, and their row numbers, (m,).
+        {probe: {seed: probabilities}} of the m test patches, of the second of two classes, (m,), or of each class,
+        (m, classes); and their row numbers, (m,).
     """
     features, labels = embeddings.features, embeddings.labels
     rows = {role: np.flatnonzero(embeddings.roles == role) for role in ROLES}

@@ -46,11 +46,12 @@ def compare_runs(
             are matched by their ids.
 
     Returns:
-        {classifier, metric, value, low, high, p, p_floor, patches, patients} for each of COMPARED_METRICS.
+        {classifier, metric, value, low, high, p, p_floor, patches, patients} for each of COMPARED_METRICS. p_floor is
+        the smallest p that so many resamples can give.
 
     Raises:
-        InputError: If no test patch is in both, a patch has another patient or label, or patches at two scales show
-            areas of different sizes or cannot be told apart by their places.
+        InputError: If no test patch is in both, two test patches of a run have the same id or place, a patch has
+            another patient or label, or patches at two scales show areas of different sizes.
     """
     tables = [score.read_probabilities(folder) for folder in (reference, candidate)]
     by_place = grids is not None and grids[0].mpp != grids[1].mpp

@@ -177,7 +177,11 @@ def _setting_names(model: str) -> dict[str, str]:
 
 
 def _make_variant(experiment: Experiment, settings: dict[str, Any]) -> ablation.AblationVariant:
-    """Return the experiment as a variant with the settings of a trial, which are by their names in `tune`."""
+    """Return the experiment with the settings of a trial, as a variant that `ablation.train_variant` trains.
+
+    Args:
+        settings: {name in `tune`: value}, as from `_suggest_settings`.
+    """
     names = _setting_names(experiment.tune.model)
     models = experiment.classify.models
     listed = models if experiment.tune.model in models else models | {experiment.tune.model: Classifier()}

@@ -173,9 +173,14 @@ def _write_maps(
 
 
 def _score_batches(discriminator: keras.Model, extract: keras.Model, images: np.ndarray) -> Iterator[tuple]:
-    """Yield for each batch the discriminator's scores, (batch,), and the feature maps of `extract`, float32.
+    """Yield for each batch the discriminator's scores, (batch,), and a list of the maps of `extract`, float32.
 
     The score is the mean of the logits for all labels. The maps do not depend on the label.
+
+    Args:
+        extract: A `feature_maps` of this discriminator, whose layers it shares. Maps are (batch, height, width,
+            channels).
+        images: uint8, (n, size, size, 3).
     """
     combined = keras.Model(discriminator.inputs, [discriminator.output, *extract.outputs])
     num_classes = num_labels(discriminator)

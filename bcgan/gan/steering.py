@@ -88,10 +88,16 @@ def measure_control(
 
 
 def attribute_sweep(network: keras.Model, directions: list[Direction], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Generate patches from the same noise, moved step by step along the direction of one attribute in each class.
+    """Generate patches whose noise is moved step by step along the direction of one attribute; a row has one noise.
+
+    Args:
+        network: A generator.
+        directions: Of the attribute, for each class.
+        seed: Of the noise and the patches.
 
     Returns:
-        Patches, uint8 (classes, SWEEP_ROWS, SWEEP_STEPS, size, size, 3), and the targets, (classes, SWEEP_STEPS).
+        Patches, uint8 (classes, SWEEP_ROWS, SWEEP_STEPS, size, size, 3); and the targets, (classes, SWEEP_STEPS), which
+        are values of the attribute from the direction's low to high.
     """
     sheets, targets = [], []
     for label, direction in enumerate(directions):

@@ -219,7 +219,11 @@ def read_all_annotations(slides: Iterable[Slide], job: TileJob) -> list[Annotati
 
 
 def patch_areas(slides: Iterable[Slide], job: TileJob) -> dict[Path, float]:
-    """Return the area of one patch, square pixels of the slide, by annotation file, for slides whose scale is known."""
+    """Return the area of one patch by annotation file, square pixels of the slide's first level.
+
+    It tells how many patches the annotated areas hold. Slides that cannot be opened, of unknown scale, or without an
+    annotation file are left out.
+    """
     areas, choice = {}, MppChoice(job.mpp, job.mpp_table)
     for slide in slides:
         path = qupath.find_annotation(job.annotations, slide.path.name)

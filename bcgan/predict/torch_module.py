@@ -57,9 +57,13 @@ class PatchClassifier(torch.nn.Module):
             self.register_buffer(name, torch.tensor(parameters[name], dtype=torch.float32))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return log probabilities, (n, classes + 2), of patches in [0, 1], float32 (n, 3, height, width).
+        """Return log probabilities, float32 (n, classes + 2): of each class, of no tissue and of out of distribution.
 
-        Patches may have any side: they are resized by the mean over the area of each pixel, as slides are read.
+        A patch of the last two kinds has MIN_PROBABILITY for every class.
+
+        Args:
+            images: RGB in [0, 1], float32 (n, 3, height, width), of any side: patches are resized by the mean over the
+                area of each pixel, as slides are read.
         """
         levels = torch.round(resize_area(images, self.size).permute(0, 2, 3, 1) * 255)
         enhanced = torch_enhance.enhance(levels, self.blur, self.clahe)

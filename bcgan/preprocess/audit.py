@@ -55,7 +55,8 @@ def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) ->
     image that has two labels. The column COPY_OF has the position of the other patch of these faults; -1 without one.
 
     Args:
-        rows: Columns readable, height, width, deviation, sharpness, pixels (hash), perceptual, label.
+        rows: Columns readable, height, width, label, pixels (hash of the decoded image), and those of
+            `quality_measures`: deviation, sharpness, perceptual.
         thumbnails: uint8, (patches, 16, 16).
         size: Side of a complete patch, pixels. `None` means that any size from MIN_SIDE_PX on is correct.
     """

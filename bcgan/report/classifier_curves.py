@@ -261,7 +261,11 @@ def _draw_curves(
 
 
 def _draw_points(run: Run, axes: plt.Axes, metric: str) -> None:
-    """Draw the operating point of the proposed classifier, and the published one if the data set is the same."""
+    """Draw the first classifier's operating point and, on the data set that it was published for, PUBLISHED_POINT.
+
+    Args:
+        metric: `roc_auc` for the axes of the ROC curve, `pr_auc` for recall and precision.
+    """
     first, test = run.classifier_names[0], run.role_counts("test")
     scores = run.metrics[first]["sets"]["test"]
     proposed = OperatingPoint(CLASSIFIER_NAMES[first], scores["sensitivity"]["value"], scores["specificity"]["value"])
@@ -272,6 +276,7 @@ def _draw_points(run: Run, axes: plt.Axes, metric: str) -> None:
     for point, marker, color in points:
         if point.sensitivity is None or point.specificity is None:
             continue
+        # Share of all test patches that are called positive; precision follows, unless it was published.
         called = share * point.sensitivity + (1 - share) * (1 - point.specificity)
         precision = point.precision or (share * point.sensitivity / called if called else np.nan)
         place = (1 - point.specificity, point.sensitivity) if metric == "roc_auc" else (point.sensitivity, precision)

@@ -1,4 +1,4 @@
-"""The output of `make tables`: every network's `model.summary()`, and Table 1 compared with the paper."""
+"""The output of `make tables`: summaries of the GAN's networks and the ResNets; Table 1 compared with the paper."""
 
 from collections.abc import Iterator
 from pathlib import Path

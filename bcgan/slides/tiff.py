@@ -355,13 +355,16 @@ def _decode(page: tifffile.TiffPage, data: bytes | None, number: int) -> np.ndar
 
 
 def _to_rgb(pixels: np.ndarray, page: tifffile.TiffPage, name: str, largest: int | None) -> np.ndarray:
-    """Convert decoded pixels of any photometric interpretation to uint8 RGB, (height, width, 3).
+    """Convert decoded pixels to uint8 RGB, (height, width, 3), by the photometric interpretations of `_check_layout`.
 
     Args:
         pixels: bool, uint8 or uint16, (height, width, samples).
         page: States what the samples mean.
         name: For errors.
-        largest: Largest value of a 16-bit image; see `bcgan.slides.decode.to_uint8`.
+        largest: Largest value of the complete image, if it has 16 bits; see `bcgan.slides.decode.to_uint8`.
+
+    Raises:
+        ValueError: If 16-bit pixels use too few bits.
     """
     kind = getattr(page.photometric, "name", "")
     if kind == "PALETTE":

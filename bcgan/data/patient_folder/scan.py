@@ -63,5 +63,5 @@ def _from_folders(paths: tuple[Path, ...], names: ClassNames) -> list[tuple]:
             unknown.setdefault(parts[-2], file.path)
         rows.append((file, normalize_patient(parts[-3]), label, UNKNOWN, UNKNOWN))
     if unknown:
-        raise names.refuse(unknown, class_names)
+        raise names.unknown_class_error(unknown, class_names)
     return rows
