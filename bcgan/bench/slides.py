@@ -176,10 +176,10 @@ def _by_corner(x, y, probabilities) -> dict[tuple[int, int], float]:
     return {(int(left), int(top)): float(value) for left, top, value in zip(x, y, probabilities, strict=True)}
 
 
-def compare(reference: dict[tuple[int, int], float], other: dict[tuple[int, int], float]) -> dict[str, float | int]:
+def compare(reference: dict[tuple[int, int], float], candidate: dict[tuple[int, int], float]) -> dict[str, float | int]:
     """Return the number of corners in both, and the median and largest difference of their probabilities there."""
-    shared = reference.keys() & other.keys()
-    differences = [abs(reference[corner] - other[corner]) for corner in shared] or [float("nan")]
+    shared = reference.keys() & candidate.keys()
+    differences = [abs(reference[corner] - candidate[corner]) for corner in shared] or [float("nan")]
     return {"shared": len(shared), "median": statistics.median(differences), "largest": max(differences)}
 
 

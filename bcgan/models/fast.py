@@ -15,6 +15,7 @@
 What is trained, averaged and saved is the original network, which is as the paper's table has it.
 """
 
+from collections.abc import Callable
 from functools import reduce
 
 import keras
@@ -146,7 +147,7 @@ class _FusedBatchNorm(layers.Layer):
         statistics = (tf.zeros(0), tf.zeros(0)) if training else (norm.moving_mean - bias, norm.moving_variance)
         affine = (
             norm.gamma if norm.scale else tf.ones(channels),
-            (norm.beta if norm.center else tf.zeros(channels)) + 0 * bias,  # a gradient of zero for the bias
+            (norm.beta if norm.center else tf.zeros(channels)) + _zeros_of(bias),
         )
         scale, offset, *statistics = map(tf.convert_to_tensor, (*affine, *statistics))
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -161,6 +162,12 @@ class _FusedBatchNorm(layers.Layer):
         return y
 
 
+@tf.custom_gradient
+def _zeros_of(bias: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """Return zeros, (channels,), and their gradient to a bias that is left out: zeros, where it would have none."""
+    return tf.zeros_like(bias), tf.zeros_like
+
+
 class _FastConv(layers.Layer):
     """A convolution without its bias, which the batch normalization after it would subtract again."""
 
@@ -169,6 +176,7 @@ class _FastConv(layers.Layer):
         self.convolution = convolution
 
     def call(self, x, mask=None):
+        """Return the convolution, in the precision of `x`."""
         convolution = self.convolution
         return conv(x, tf.cast(convolution.kernel, x.dtype), convolution.strides, convolution.padding.upper())
 

@@ -147,7 +147,7 @@ def test_the_penalty_of_the_kept_epoch_is_used_where_nothing_can_select_one(tmp_
 
 def test_features_that_are_not_finite_are_named(tmp_path):
     network, recipe = make_network(), train.Recipe(PLAIN, Classifier(epochs=1))
-    network.layers[1].layers[1].beta.assign(np.full(12, np.inf))
+    network.layers[1].layers[0].bias.assign(np.full(12, np.inf))
     with pytest.raises(WorkError, match=r"classify: linear: the loss is NaN or infinite"):
         linear.fit(network, train.TrainingData(draw(0)), recipe, tmp_path / "linear.keras")
 
