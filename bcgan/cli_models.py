@@ -245,7 +245,7 @@ def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str 
     from pathlib import Path
 
     prepare_process(tensorflow=True)
-    from bcgan.evaluate import embeddings, intervals
+    from bcgan.evaluate import embedding_probes, embeddings, intervals
     from bcgan.evaluate.paired import BootstrapSettings
 
     paths = [Path(file) for file in files]
@@ -260,7 +260,7 @@ def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str 
         evaluate = settings.evaluate
         seeds = evaluate.probe_seeds or seeds
         bootstrap = BootstrapSettings(evaluate.bootstrap_samples, evaluate.confidence_level, settings.seed)
-    results = embeddings.probe(joined, seeds, bootstrap)
+    results = embedding_probes.probe(joined, seeds, bootstrap)
     click.echo(
         f"{results['dimensions']} dimensions, {results['patches']:,} patches of {results['patients']} patients, "
         f"{results['tested_patients']} tested"

@@ -9,7 +9,7 @@ import pytest
 
 from bcgan import cli
 from bcgan.errors import InputError
-from bcgan.evaluate import embeddings
+from bcgan.evaluate import embedding_probes, embeddings
 from bcgan.evaluate.embeddings import Embeddings
 from bcgan.evaluate.paired import BootstrapSettings
 
@@ -67,7 +67,9 @@ def test_features_that_only_identify_patients_score_at_chance():
     patients = np.repeat([f"p{number:02d}" for number in range(40)], PATCHES)
     labels = np.repeat(rng.permutation([0, 1] * 20), PATCHES)
     places = np.repeat(10 * rng.normal(size=(40, 5)), PATCHES, 0) + rng.normal(size=(400, 5))
-    results = embeddings.probe(Embeddings(places.astype(np.float32), None, labels, patients, None), (0,), BOOTSTRAP)
+    results = embedding_probes.probe(
+        Embeddings(places.astype(np.float32), None, labels, patients, None), (0,), BOOTSTRAP
+    )
     for name in ("linear", "neighbors"):
         assert 0.2 < results[name]["roc_auc"]["value"] < 0.8
 
@@ -80,7 +82,7 @@ def test_the_order_of_patches_and_the_container_change_nothing(npz, tmp_path):
         file["features"], file["labels"] = features[order], labels[order]
         file["patients"] = [name.encode() for name in patients[order]]
     shuffled = embeddings.read(tmp_path / "features.h5")
-    first, second = (embeddings.probe(each, (0,), BOOTSTRAP) for each in (plain, shuffled))
+    first, second = (embedding_probes.probe(each, (0,), BOOTSTRAP) for each in (plain, shuffled))
     for name in ("linear", "neighbors"):
         assert first[name]["roc_auc"]["value"] == pytest.approx(second[name]["roc_auc"]["value"], abs=1e-6)
 
@@ -255,7 +257,9 @@ def test_patches_without_features_are_counted(finished, tmp_path, monkeypatch, c
 def test_the_scale_of_features_changes_nothing(scale):
     features, labels, patients = features_of(2.0)
     plain, scaled = (
-        embeddings.probe(Embeddings(features.astype(float) * factor, None, labels, patients, None), (0,), BOOTSTRAP)
+        embedding_probes.probe(
+            Embeddings(features.astype(float) * factor, None, labels, patients, None), (0,), BOOTSTRAP
+        )
         for factor in (1.0, scale)
     )
     for name in ("linear", "neighbors"):
@@ -268,5 +272,5 @@ def test_patients_of_one_class_each_are_divided_with_both_classes_in_every_fold(
         patients = np.repeat([f"p{number:02d}" for number in range(20)], 5)
         labels = np.repeat(rng.permutation([0] * 14 + [1] * 6), 5)
         features = rng.normal(size=(100, 3)) + labels[:, None]
-        results = embeddings.probe(Embeddings(features, None, labels, patients, None), (0,), BOOTSTRAP)
+        results = embedding_probes.probe(Embeddings(features, None, labels, patients, None), (0,), BOOTSTRAP)
         assert results["linear"]["roc_auc"]["value"] > 0.6
