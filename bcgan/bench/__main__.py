@@ -12,12 +12,11 @@ from bcgan.artifacts import MANIFEST
 from bcgan.bench import report
 from bcgan.bench.measure import best_subject, get_rates, measure_group, rate_ratios, summarize_rates
 from bcgan.bench.pytorch import SETTINGS
-from bcgan.bench.subjects import bench_experiment
+from bcgan.bench.subjects import PAPER_CROP, PAPER_NETWORKS, bench_experiment
 
 REPEATS = 5
 PROFILE, AGREEMENT = "profile", "agreement"
 LARGER_PATCHES = (96, 128)  # pixels, that the GAN's step is timed on besides 50
-PAPER_NETWORKS, PAPER_CROP = ("resnet34", "resnet50"), 224  # the paper's networks and its crops, pixels
 PAPER_SETTINGS = (
     "float32, channels last", "bfloat16, channels last", "bfloat16, channels last, compiled",
 )  # fmt: skip

@@ -11,12 +11,14 @@ from bcgan import machine, progress, runs
 from bcgan.bench import report
 from bcgan.bench.measure import best_subject, measure_group, rate_ratios, summarize_rates
 from bcgan.bench.pytorch import GRAPHS, SETTINGS
-from bcgan.bench.subjects import bench_experiment
+from bcgan.bench.subjects import PAPER_CROP, PAPER_NETWORKS, bench_experiment
 from bcgan.errors import InputError
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STEPS, NUM_SCORED = 100, 16_384
 BATCH_SIZES = (64, 256, 1024)
+PAPER_BATCH, PAPER_STEPS, PAPER_SCORED = 64, 20, 2048  # of the paper's networks on its crops
+COMPILED = "bfloat16, channels last, compiled"
 MATMUL_SIZE = {"side": 8192, "times": 20}
 
 
@@ -28,6 +30,9 @@ def groups() -> dict[str, dict[str, tuple]]:
     steps = {"steps": STEPS}
     on_gpu, fastest = {"device": "cuda"} | steps, {"precision": "mixed_bfloat16", "xla": True} | steps
     pytorch = list(SETTINGS | GRAPHS)
+    paper_training, paper_inference = {"batch": PAPER_BATCH, "steps": PAPER_STEPS}, {"scored": PAPER_SCORED}
+    in_bcgan = {"training": paper_training | {"xla": True}, "inference": paper_inference}
+    in_pytorch = {"training": paper_training, "inference": paper_inference | {"batch": PAPER_BATCH}}
     return {
         "training": {f"bcgan {name}": ("subjects", "training", options | steps) for name, options in variants.items()}
         | {f"pytorch {name}": ("pytorch", "training", {"settings": name} | on_gpu) for name in pytorch}
@@ -42,7 +47,11 @@ def groups() -> dict[str, dict[str, tuple]]:
             f"two tapes {name}": ("subjects", "gan", options | steps | {"tapes": 2})
             for name, options in variants.items() if "bfloat16" in name
         }
-        | {"bcgan, two discriminators": ("subjects", "gan", fastest | {"tapes": 1, "projected_weight": 1.0})},
+        | {"bcgan, two discriminators": ("subjects", "gan", fastest | {"tapes": 1, "projected_weight": 1.0})}
+        | {
+            f"pytorch {name}": ("pytorch_gan", "gan", {"settings": name} | on_gpu)
+            for name in ("float32, channels last", COMPILED)
+        },
         "batch": {
             f"{name} {size}": (module, "training", options | {"batch": size})
             for size in BATCH_SIZES
@@ -62,13 +71,25 @@ def groups() -> dict[str, dict[str, tuple]]:
             f"pytorch {name}": ("pytorch", "inference", {"settings": name, "device": "cuda", "scored": NUM_SCORED})
             for name in pytorch
         },
+        **{
+            f"{network}_{phase}": {
+                "bcgan mixed_bfloat16": ("subjects", phase, {"precision": "mixed_bfloat16"} | in_bcgan[phase] | paper),
+            }
+            | {
+                f"pytorch {name}": ("pytorch", phase, in_pytorch[phase] | paper | {"settings": name, "device": "cuda"})
+                for name in (COMPILED, *GRAPHS)
+            }
+            for network in PAPER_NETWORKS
+            for phase in ("training", "inference")
+            for paper in ({"network": network, "size": PAPER_CROP},)
+        },
         "waiting": {"Table 1's network": ("subjects", "input_wait", {"precision": "mixed_bfloat16", "xla": True})},
     }  # fmt: skip
 
 
 @click.command(help=__doc__)
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--only", multiple=True, help="Measure only this group; repeatable.")
+@click.option("--only", multiple=True, help="Measure this group again, and keep the others; repeatable.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("reports/bench/gpu"))
 def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
     """Run the benchmark on the GPU and write its report."""
@@ -77,12 +98,18 @@ def main(repeats: int, only: tuple[str, ...], out: Path) -> None:
     progress.start_log(None)
     if not machine.choose_settings(bench_experiment())["gpus"][0]:
         raise InputError("bench: TensorFlow finds no GPU here. Install tensorflow[and-cuda], or run `make bench`.")
-    measured = {}
     out.mkdir(parents=True, exist_ok=True)
+    path = out / "measured.json"
+    measured = runs.read_json(path) if only and path.exists() else {}
     for name, group in groups().items():
         if name in only or not only:
             measured[name] = measure_group(name, group, repeats, prepare_together=True)
-            runs.write_json(out / "measured.json", measured)
+            runs.write_json(path, measured)
+    write_report(out, measured)
+
+
+def write_report(out: Path, measured: dict) -> None:
+    """Write results.json and README.md of what `measure_group` returned, by group."""
     results = {
         "rates": {name: summarize_rates(group) for name, group in measured.items()},
         "ratios": {
@@ -116,7 +143,14 @@ def ratios(measured: dict, operations: dict[str, int]) -> dict[str, tuple[list[f
         )
         for size in BATCH_SIZES
     }  # fmt: skip
-    return by_name | {
+    paper = {
+        f"{name}_vs_pytorch": rate_ratios(
+            measured, name, best_subject(measured, name, "bcgan"), best_subject(measured, name, "pytorch")
+        )
+        for name in (f"{network}_{phase}" for network in PAPER_NETWORKS for phase in ("training", "inference"))
+    }
+    return by_name | paper | {
+        "gan_step_vs_pytorch_best": rate_ratios(measured, "gan", one_tape, best_subject(measured, "gan", "pytorch")),
         "training_bfloat16_vs_float32": rate_ratios(
             measured, "training", "bcgan mixed_bfloat16, XLA", "bcgan float32, XLA"
         ),

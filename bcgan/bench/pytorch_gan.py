@@ -1,25 +1,26 @@
 """The GAN of the benchmark in PyTorch: bcgan's generator, discriminator, augmentation and training step."""
 
-from bcgan.bench.pytorch import SETTINGS
+from bcgan.bench.pytorch import GRAPHS, SETTINGS
 from bcgan.bench.subjects import STEPS, Subject, draw_patches
-from bcgan.models.discriminator import STEM
-from bcgan.models.generator import CODE_DIM
 from bcgan.settings import Gan
 from bcgan.sizes import map_channels, map_sizes
 
 SLOPE = 0.2  # of the leaky ReLUs
 
 
-def gan(settings: str, batch: int = 32, steps: int = STEPS, size: int = 50) -> Subject:
+def gan(settings: str, batch: int = 32, steps: int = STEPS, size: int = 50, device: str = "cpu") -> Subject:
     """Make a GAN training step that generates once for both networks; weights are float32, under autocast."""
     import torch
+    import torch._dynamo  # it loads Triton, which crashes if TensorFlow was loaded before it
 
-    precision, channels_last, mode = SETTINGS[settings]
+    precision, channels_last, mode = (SETTINGS | GRAPHS)[settings]
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow uses
     gan_settings = Gan(batch_size=batch)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     generator, average = (_generator(gan_settings, size) for _ in range(2))
     discriminator = _discriminator(gan_settings, size)
-    networks = [network.to(memory_format=memory_format) for network in (generator, average, discriminator)]
+    networks = [network.to(device, memory_format=memory_format) for network in (generator, average, discriminator)]
     generator, average, discriminator = networks
     if mode:
         generator, discriminator = torch.compile(generator, mode=mode), torch.compile(discriminator, mode=mode)
@@ -29,8 +30,8 @@ def gan(settings: str, batch: int = 32, steps: int = STEPS, size: int = 50) -> S
         for network, rate in zip((generator, discriminator), rates, strict=True)
     ]
     images, labels = draw_patches(batch, size)
-    images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
-    labels = torch.from_numpy(labels).long()
+    images = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+    labels = torch.from_numpy(labels).long().to(device)
     softplus = torch.nn.functional.softplus
 
     def update(optimizer, loss) -> None:
@@ -38,24 +39,25 @@ def gan(settings: str, batch: int = 32, steps: int = STEPS, size: int = 50) -> S
         loss.backward()
         optimizer.step()
 
-    def step() -> float:
-        noise = torch.randn(batch, gan_settings.latent_dim)
-        pixel_noise = torch.randn(batch, 1, size, size).contiguous(memory_format=memory_format)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+    def step():
+        noise = torch.randn(batch, gan_settings.latent_dim, device=device)
+        pixel_noise = torch.randn(batch, 1, size, size, device=device).contiguous(memory_format=memory_format)
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
             real = _augment(torch, images.float() / 255)
             fake = _augment(torch, generator(noise, labels, pixel_noise))
             logits = discriminator(torch.cat([real, fake.detach()]), torch.cat([labels, labels])).float()
         update(optimizers[1], softplus(-logits[:batch]).mean() + softplus(logits[batch:]).mean())
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
             loss = softplus(-discriminator(fake, labels).float()).mean()
         update(optimizers[0], loss)
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), 1 - gan_settings.ema_decay)
-        return loss.item()
+        return loss
 
     def run() -> int:
         for _ in range(steps):
-            step()
+            loss = step()
+        loss.item()
         return steps * batch
 
     return run
@@ -63,7 +65,7 @@ def gan(settings: str, batch: int = 32, steps: int = STEPS, size: int = 50) -> S
 
 def _augment(torch, images):
     """Return images with random contrast and color, as `bcgan.gan.augment` does."""
-    draws = torch.randn(4, len(images), 1, 1, 1)
+    draws = torch.randn(4, len(images), 1, 1, 1, device=images.device)
     mean = images.mean((2, 3), keepdim=True)
     color = 0.05 * draws[1:, :, 0].permute(1, 0, 2, 3)
     return (images - mean) * (1 + 0.1 * draws[0]) + mean + color
@@ -74,6 +76,8 @@ def _generator(settings: Gan, size: int):
     import torch
     from torch import nn
     from torch.nn import functional
+
+    from bcgan.models.generator import CODE_DIM
 
     class Modulation(nn.Module):
         """Batch normalization whose scale and shift are computed from the code, then a leaky ReLU."""
@@ -130,6 +134,8 @@ def _discriminator(settings: Gan, size: int):
     from torch import nn
     from torch.nn import functional
     from torch.nn.utils.parametrizations import spectral_norm
+
+    from bcgan.models.discriminator import STEM
 
     class Discriminator(nn.Module):
         """From images and labels to logits."""

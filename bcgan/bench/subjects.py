@@ -26,6 +26,7 @@ BATCH_SIZE = 128
 NUM_SCORED = 1024  # patches, in one repeat of inference
 NUM_FILES = 2_000  # PNG files of the subject `preprocess`
 LARGE_IMAGE_PX = 800
+PAPER_NETWORKS, PAPER_CROP = ("resnet34", "resnet50"), 224  # the paper's networks and its crops, pixels
 
 
 def training(
