@@ -50,6 +50,8 @@ class Stage:
     memory_setting: str = "classify.batch_size"  # the setting to lower if memory runs out
     # The classifiers that the stage trains itself; settings of the others do not affect its key.
     trained_models: Callable[[Experiment], Iterable[str]] | None = None
+    # Files of the package that it reads.
+    package_files: Callable[[Experiment], Iterable[Path]] = lambda _: ()
 
 
 def preprocess(run: StageRun) -> None:
@@ -184,6 +186,7 @@ def learning_curve(run: StageRun) -> None:
     learning_curve.evaluate(run, store.load(run.root / "preprocess"), xla)
 
 
+SHIPPED_SIMCLR = Path(__file__).parent / "shipped" / "simclr" / "simclr.keras"
 STORE_FILES = ("preprocess/patches.npy", "preprocess/index.csv")
 DISCRIMINATORS = ("gan/discriminator.keras", "gan/projected_discriminator.keras")
 SYNTHETIC, PRETRAINED = "features/synthetic.npz", "pretrain/*.keras"
@@ -198,7 +201,14 @@ STAGES = (
         features,
         memory_setting="features.num_synthetic",
     ),
-    Stage("pretrain", ("pretrain", *TRAINING), STORE_FILES, pretrain, memory_setting="pretrain.batch_size"),
+    Stage(
+        "pretrain",
+        ("pretrain", *TRAINING),
+        STORE_FILES,
+        pretrain,
+        memory_setting="pretrain.batch_size",
+        package_files=lambda experiment: (SHIPPED_SIMCLR,) if experiment.pretrain.weights == "shipped" else (),
+    ),
     Stage(
         "classify",
         ("classify", *TRAINING),
@@ -263,7 +273,7 @@ def stage_key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, di
 
     Returns:
         The key as `artifacts.make_key` makes it; the settings as nested dicts; and the SHA-256 of each file that the
-        stage reads, by `<stage>/<file>`, or of the data set for the first stage.
+        stage reads, by `<stage>/<file>` or, of the package, `bcgan/<file>`; of the data set for the first stage.
     """
     settings = stage_settings(stage, experiment)
     if not stage.inputs:
@@ -276,6 +286,7 @@ def stage_key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, di
             for output, digest in runs.read_json(manifest)["outputs"].items()
             if any(fnmatch(f"{name}/{output}", pattern) for pattern in stage.inputs)
         }
+    inputs |= {f"bcgan/{path.name}": runs.hash_file(path) for path in stage.package_files(experiment)}
     return artifacts.make_key(stage.name, settings, inputs), settings, inputs
 
 

@@ -44,3 +44,15 @@ def test_optional_stages_depend_on_their_own_settings_and_the_report_skips_stale
             runs.write_json(tmp_path / stage.name / artifacts.MANIFEST, manifest | {"version": version})
             content = run_files.read_optional_stage(after, tmp_path, stage.name, "found.json")
             assert content == (None if stage.name in stale or version == "0.0.9" else "found")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_stale"),
+    [(("pretrain.weights=shipped",), True), (("pretrain.weights=none", "pretrain.steps=2"), False)],
+)
+def test_other_weights_in_the_package_make_the_stage_that_copies_them_stale(overrides, is_stale, tmp_path, monkeypatch):
+    stage, loaded = stages.STAGES[stages.NAMES.index("pretrain")], experiment.load("idc", overrides)
+    key_before = stages.stage_key(stage, loaded, tmp_path)[0]
+    (tmp_path / "simclr.keras").write_bytes(b"of a later version")
+    monkeypatch.setattr(stages, "SHIPPED_SIMCLR", tmp_path / "simclr.keras")
+    assert (stages.stage_key(stage, loaded, tmp_path)[0] != key_before) == is_stale
