@@ -155,11 +155,9 @@ def predict(
     from pathlib import Path
 
     prepare_process()
-    from bcgan import progress
     from bcgan.predict import predict as predicting
     from bcgan.predict import summary
     from bcgan.predict.loading import load
-    from bcgan.predict.model import VERDICTS
     from bcgan.slides.files import find_images
 
     files = find_images(images, _read_file_list(images))
@@ -177,19 +175,7 @@ def predict(
     if summary_path:
         summary.write(summary.summarize(by_slide, classifier.card, patient), Path(summary_path))
     counts = sum(by_slide.values(), Counter())
-    for condition, thresholds in (
-        ("by itself", classifier.card.thresholds),
-        ("among its neighbours", classifier.card.spatial_context_thresholds),
-    ):
-        if thresholds:
-            progress.log.info(
-                "predict: a patch %s %s", condition, predicting.describe_thresholds(thresholds, classifier.card.classes)
-            )
-    progress.log.info(
-        "predict: %s; %s",
-        ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]),
-        classifier.card.intended_use,
-    )
+    predicting.log_totals("predict", counts, classifier.card)
     if counts["unreadable"] or counts["out_of_distribution"] or counts["no_tissue"]:
         context.exit(3)
 

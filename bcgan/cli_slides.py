@@ -62,7 +62,9 @@ def batch(
         _run_slidewise(job, slides, runner, workers, options)
     except click.exceptions.Exit as stop:  # some were refused: those that were not are summarized
         code = stop.exit_code
-    if patient and (rows := job.summarize_patients(slidewise.read_counts(slides, job), patient)):
+    if counts_by_slide := slidewise.read_counts(slides, job):
+        job.log_totals(counts_by_slide)
+    if patient and (rows := job.summarize_patients(counts_by_slide, patient)):
         summary.write(rows, patients)
     if code:
         click.get_current_context().exit(code)

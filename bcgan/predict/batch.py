@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bcgan import machine
 from bcgan.predict.loading import load
 from bcgan.predict.model import Model
-from bcgan.predict.predict import predict
+from bcgan.predict.predict import log_totals, predict
 from bcgan.predict.slidewise import Slide
 from bcgan.predict.summary import summarize, summary_columns
 from bcgan.slides.mpp_table import MppChoice
@@ -75,6 +75,10 @@ class PredictJob(NamedTuple):
         """Return a row for each patient; see `bcgan.predict.summary.summarize`."""
         rows = summarize(counts_by_slide, self._load().card, pattern)
         return [row for row in rows if not row["slide"]]
+
+    def log_totals(self, counts_by_slide: dict[str, dict[str, int]]) -> None:
+        """Log the thresholds, and how many patches of all slides have each verdict."""
+        log_totals(self.name, sum(map(Counter, counts_by_slide.values()), Counter()), self._load().card)
 
     def _make_mpp_choice(self) -> MppChoice:
         return MppChoice(self.mpp, self.mpp_table)

@@ -17,6 +17,7 @@ from bcgan.predict.model import (
     OUT_OF_DISTRIBUTION,
     SCORED,
     VERDICTS,
+    Card,
     ConfidenceThreshold,
     Model,
     Predictions,
@@ -170,6 +171,18 @@ def describe_thresholds(thresholds: Thresholds | ConfidenceThreshold, classes: t
     if (lower, upper) != (low, high):  # the threshold lies outside the range
         text = f"is {classes[1]} from {thresholds.malignant:.4f} on, and has no label between {low:.4f} and {high:.4f}"
     return text
+
+
+def log_totals(command: str, counts: Counter[str], card: Card) -> None:
+    """Log the thresholds of a classifier, and how many patches have each verdict, as `summary.count_row` counts."""
+    for condition, thresholds in (
+        ("by itself", card.thresholds),
+        ("among its neighbours", card.spatial_context_thresholds),
+    ):
+        if thresholds:
+            progress.log.info("%s: a patch %s %s", command, condition, describe_thresholds(thresholds, card.classes))
+    totals = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    progress.log.info("%s: %s; %s", command, totals, card.intended_use)
 
 
 def list_slides(images: list[ImageFile]) -> list[str]:

@@ -158,7 +158,14 @@ def test_the_command_reports_what_it_did(exported, source, tmp_path, capsys, mon
         with pytest.raises(SystemExit) as stop:
             cli.main(["batch", str(source), *out, *options])
         assert stop.value.code == code
-        assert words in capsys.readouterr().err
+        messages = capsys.readouterr().err
+        assert words in messages
+        if code != 2:
+            assert "batch: a patch by itself is " in messages
+            rows = [row for path in (tmp_path / "out/slides").glob("*.csv") for row in csv.DictReader(path.open())]
+            assert ("1 unreadable; Research use only" in messages) == (code == 3)
+            num_scored = sum(row["verdict"] == "scored" for row in rows)
+            assert f"batch: {num_scored} scored" in messages or not num_scored
 
 
 def test_a_slide_that_cannot_be_predicted_is_refused_once_with_its_reason(exported, source, tmp_path, capsys):
