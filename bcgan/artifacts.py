@@ -111,14 +111,19 @@ def build(
             "seconds": round(state["seconds"] + seconds, 1),
             "busy_cores": round((time.process_time() - start_cpu_time) / max(seconds, 1e-9), 2),
         }
-        runs.write_json(partial / MANIFEST, record | more_fields | _describe(partial, state) | times)
+        runs.write_json(partial / MANIFEST, record | more_fields | _common_fields(partial, state) | times)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     (folder / STATE).unlink()
 
 
-def _describe(partial: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a manifest that do not depend on the kind of artifact; `partial` is its complete folder."""
+def _common_fields(partial: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that the manifests of all artifacts have, such as the SHA-256 of every file.
+
+    Args:
+        partial: Folder with all files of the artifact, before it is renamed.
+        state: Of the build, from STATE: the artifact's key and the commit of bcgan.
+    """
     return {
         "key": state["key"],
         "version": __version__,
@@ -130,7 +135,7 @@ def _describe(partial: Path, state: dict[str, Any]) -> dict[str, Any]:
             if path.is_file() and path.name not in (MANIFEST, STATE)
         },
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        // (2**20 if sys.platform == "darwin" else 2**10),
+        // (2**20 if sys.platform == "darwin" else 2**10),  # bytes on macOS, KiB on Linux
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

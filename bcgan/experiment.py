@@ -256,7 +256,9 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
 
 
 def format_validation_error(source: Path | str, error: ValidationError) -> str:
-    """Return the first fault in one sentence, with the known keys of that part, or the new name of a renamed key.
+    """Return a message on the first fault of the settings, and the number of others.
+
+    Of an unknown key it gives the new name if the key was renamed, else the keys that are known there.
 
     Args:
         source: The file or setting that the faulty values come from.
@@ -272,6 +274,7 @@ def format_validation_error(source: Path | str, error: ValidationError) -> str:
         return f"{source}: {key} (value {fault['input']!r}) is now called {new}. Rename it.{others_text}"
     if note := renamed.removal_note(key):
         return f"{source}: {key} (value {fault['input']!r}) is no setting any more: {note}.{others_text}"
+    # Find the settings class that lacks the key; a part that is no field is the name of a classifier.
     model: Any = Experiment
     for part in fault["loc"][:-1]:
         field = getattr(model, "model_fields", {}).get(part)

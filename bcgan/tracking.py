@@ -140,7 +140,13 @@ def check(experiment: Experiment) -> None:
 
 @contextlib.contextmanager
 def tracked(experiment: Experiment, root: Path) -> Iterator["_Run"]:
-    """Send what the stages log to the trackers of `track`, until the block ends.
+    """Send what the stages log to the trackers of the setting `track`, such as TensorBoard, until the block ends.
+
+    Args:
+        root: Folder of the run.
+
+    Yields:
+        The trackers, whose `on_stage` is to be called after each stage.
 
     Raises:
         InputError: If a tracker's package is missing.

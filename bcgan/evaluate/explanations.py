@@ -75,7 +75,10 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
 
 
 def _explains_malignant_nuclei(experiment: Experiment) -> bool:
-    """Return whether the classes are benign and malignant phantom tissue, and malignant is the explained one."""
+    """Return whether the classes are benign and malignant phantom tissue, and malignant is the explained one.
+
+    Only then is it known which pixels support the explained class: those of the phantom's malignant nuclei.
+    """
     kinds = phantom_labels(experiment.data.classes)
     return (
         experiment.num_classes == 2

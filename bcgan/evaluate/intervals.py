@@ -41,7 +41,11 @@ class SeedPredictions(NamedTuple):
         )
 
     def against_rest(self, label: int) -> "SeedPredictions":
-        """Return the predictions of one of more than two classes against the rest, with a threshold for each patch."""
+        """Return the predictions of one of more than two classes against the rest, {seed: (n,)}.
+
+        A patch is called the class if no other is more probable. So each patch has its own threshold: its probability
+        of the class if it is called that, else infinity.
+        """
         pairs = {seed: metrics.against_rest(values, label) for seed, values in self.probabilities.items()}
         return SeedPredictions(
             {seed: scores for seed, (scores, _) in pairs.items()},
@@ -124,15 +128,18 @@ def metrics_with_intervals(
     confidence: float,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """Return the mean over the seeds of every metric, with an interval over patients and seeds.
+    """Return every metric, averaged over the training seeds, with a bootstrap interval over patients and seeds.
 
     Args:
         labels: integers, (n,).
         patients: (n,). The patient of each patch.
+        resamples: Number of bootstrap resamples.
+        confidence: Of the interval, in (0, 1).
+        seed: Of the resampling.
 
     Returns:
-        {metric: {value, low, high, seeds}}, as `percentile_interval` gives them; `None` for undefined values, such as
-        ROC AUC of patches of one class.
+        {metric: {value, low, high, seeds}}. value, low, high: float, or `None` if undefined, such as ROC AUC of patches
+        of one class. seeds: number of trainings.
     """
     weights = patient_weights(patients, resamples, seed)
     by_metric = bootstrap_metrics(labels, predictions, weights, np.random.default_rng((seed, 1)))

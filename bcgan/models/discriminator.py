@@ -12,7 +12,7 @@ STEM = 16  # channels of the first convolution, which sees fine texture at full 
 
 
 def discriminator(width: int = 32, classes: int = 2, spectral: bool = True, size: int = 50) -> keras.Model:
-    """Build the discriminator, whose maps follow the side of the patch (`bcgan.sizes`).
+    """Build the discriminator: strided convolutions that halve the map until its side is at most 6 pixels.
 
     The label enters after the last block, by projection (Miyato and Koyama 2018), so the feature maps of a patch do not
     depend on its label, and a classifier can use them.
@@ -25,8 +25,8 @@ def discriminator(width: int = 32, classes: int = 2, spectral: bool = True, size
 
     Returns:
         keras.Model. Inputs `image` (float32 in [0, 1], (batch, size, size, 3)) and `label` (int32, (batch,));
-        output `logit` (float32, (batch, 1)), large for patches that look real. At 50 pixels the blocks `block1`
-        to `block4` have shapes (25, 25, width), (13, 13, 2 width), (7, 7, 4 width) and (4, 4, 8 width).
+        output `logit` (float32, (batch, 1)), large for patches that look real. The layers `block1`, `block2`, ... have
+        the feature maps: at 50 pixels (25, 25, width), (13, 13, 2 width), (7, 7, 4 width) and (4, 4, 8 width).
     """
     image = keras.Input((size, size, 3), name="image")
     label = keras.Input((), dtype="int32", name="label")
@@ -44,8 +44,13 @@ def discriminator(width: int = 32, classes: int = 2, spectral: bool = True, size
     return keras.Model([image, label], logit, name="discriminator")
 
 
-def conv_block(x: keras.KerasTensor, channels: int, kernel: int, stride: int, name: str, spectral: bool = True):
-    """Apply a convolution and a leaky ReLU; the activation layer has the name of the block."""
+def conv_block(
+    x: keras.KerasTensor, channels: int, kernel: int, stride: int, name: str, spectral: bool = True
+) -> keras.KerasTensor:
+    """Apply a convolution, with spectral normalization by default, and a leaky ReLU.
+
+    The layer `name` is the leaky ReLU, so that the block's feature map is found by that name.
+    """
     convolution = layers.Conv2D(channels, kernel, strides=stride, padding="same", name=f"{name}_conv")
     if spectral:
         convolution = layers.SpectralNormalization(convolution, name=f"{name}_spectral")

@@ -63,11 +63,16 @@ def fuse_model(network: keras.Model, concat_inputs: bool | None = None) -> keras
 
 
 def _replace_layer(layer: layers.Layer) -> layers.Layer:
-    """Return the faster layer that replaces a layer in the fused model, or the layer itself."""
+    """Return the layer of the fused model for a layer of the original: a faster one with the same output, or itself.
+
+    This is the `clone_function` of `keras.models.clone_model`. If a layer is merged into another one, an identity takes
+    its place.
+    """
     if isinstance(layer, layers.InputLayer):
         return layers.InputLayer.from_config(layer.get_config())
     if _reads_doubled_pixels(layer):
         return _UpsamplingConv(layer)
+    # The upsampling before it, and the padding between the two.
     if any(_reads_doubled_pixels(reader) for reader in _consumers(layer, through=layers.ZeroPadding2D)):
         return _Identity(name=layer.name, dtype=layer.dtype_policy)
     if norm := _following_frozen_norm(layer):

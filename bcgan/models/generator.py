@@ -107,14 +107,15 @@ def num_labels(network: keras.Model) -> int:
 
 
 def scale_latent_input(network: keras.Model, factor: float) -> None:
-    """Multiply the noise input of a trained generator by a factor, in its weights.
+    """Multiply the weights that read a trained generator's noise by a factor, as if the noise were multiplied by it.
 
     A factor above one makes patches more varied and less typical: the opposite of truncation (Brock et al. 2019).
     """
-    latent = network.inputs[0].shape[1]
+    latent_dim = network.inputs[0].shape[1]
     for name in ("code_dense", "seed"):
         kernel = network.get_layer(name).kernel
-        scale = np.where(np.arange(kernel.shape[0]) < latent, factor, 1.0)  # the rows of the label are not scaled
+        # The first rows read the noise; those after it read the label and are not scaled.
+        scale = np.where(np.arange(kernel.shape[0]) < latent_dim, factor, 1.0)
         kernel.assign(kernel * scale[:, None].astype(np.float32))
 
 

@@ -3,6 +3,8 @@
 The formula is Keras's, and so are the names of the variables: a checkpoint of one can be read by the other.
 """
 
+from collections.abc import Iterable
+
 import keras
 import tensorflow as tf
 
@@ -26,8 +28,8 @@ class _OneKernelUpdate:
             epsilon=self.epsilon, grad=tf.cast(gradient, dtype),
         )  # fmt: skip
 
-    def _apply_weight_decay(self, variables):
-        """Reduce each weight by the learning rate times the weight decay times itself, in one kernel."""
+    def _apply_weight_decay(self, variables: Iterable[keras.Variable]) -> None:
+        """Subtract weight * learning rate * weight decay from each weight, in one kernel; replaces Keras's method."""
         if self.weight_decay is None or _is_distributed():
             super()._apply_weight_decay(variables)
             return

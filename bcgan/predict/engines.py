@@ -12,12 +12,15 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bcgan import machine, renamed
 from bcgan.classify.calibration import from_outputs
+
+if TYPE_CHECKING:
+    import keras
 
 NETWORKS = ("classifier", "reference_cnn")  # <name>.keras and <name>.tflite in an exported folder
 LITERT_FILES = tuple(f"{name}.tflite" for name in NETWORKS)
@@ -101,8 +104,8 @@ def is_installed(runtime: str) -> bool:
     return find_spec(RUNTIMES[runtime].module) is not None
 
 
-def keras_engine(network, reference_cnn) -> Engine:
-    """Return an engine that runs the classifier and the reference CNN, both keras.Model, in Keras."""
+def keras_engine(network: "keras.Model", reference_cnn: "keras.Model") -> Engine:
+    """Return an engine that runs a classifier, and the reference CNN of its quality filter, in Keras."""
     from bcgan.classify.reference_cnn import make_feature_fn
     from bcgan.classify.scoring import make_predict_fn
 

@@ -197,10 +197,13 @@ def is_small_job(images: list[ImageFile]) -> bool:
 
 
 def check_magnifications(images: list[ImageFile], mpp_of: MppOf) -> None:
-    """Check that images of BreaKHis with different magnifications in their names are not given one resolution.
+    """Check that --mpp does not give images of several magnifications one resolution: patches would have wrong scales.
+
+    Args:
+        mpp_of: Returns the resolution that the user gives for an image; `None` if there is none.
 
     Raises:
-        InputError: If they are.
+        InputError: If it does. Only names of BreaKHis, which state the magnification, are checked.
     """
     magnifications: dict[float, dict[str, str]] = {}
     for image in images:

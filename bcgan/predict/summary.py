@@ -60,24 +60,29 @@ def summarize(
 
 
 def summary_columns(counts: Mapping[str, int], slides: int, card: Card) -> dict[str, Any]:
-    """Return a row of the summary without its first two columns: from `slides` to the number of patches by verdict.
+    """Return a row of the summary without its first two columns, slide and patient.
 
     Args:
-        counts: Patches by verdict, and by label as called_<class>, from `count_row`.
+        counts: Numbers of patches: {verdict: n} and, by label, {called_<class>: n}, from `count_row`.
         slides: Number of slides that the counts cover.
-        card: Of the classifier, with its classes and the size and scale of a patch.
+        card: Of the classifier: its classes, and the size and scale of a patch.
+
+    Returns:
+        slides, patches (with a probability), tissue_mm2; for the second of two classes, or each of more, <class>_mm2,
+        <class>_fraction and its bounds _low and _high; and the number of patches by verdict. See `summarize`.
     """
     called = {name: counts.get(CALLED + name, 0) for name in card.classes}
     num_labelled, num_uncertain = sum(called.values()), counts.get("abstained", 0)
-    total = num_labelled + num_uncertain
+    num_scored = num_labelled + num_uncertain
     num_unlabelled = num_uncertain + counts.get("out_of_distribution", 0)
     num_tissue = num_labelled + num_unlabelled
     patch_mm2 = (card.size * card.microns_per_pixel / 1000) ** 2 if card.microns_per_pixel else None
-    row: dict[str, Any] = {"slides": slides, "patches": total, "tissue_mm2": _to_mm2(total, patch_mm2)}
+    row: dict[str, Any] = {"slides": slides, "patches": num_scored, "tissue_mm2": _to_mm2(num_scored, patch_mm2)}
     for name in card.classes[1:] if len(card.classes) == 2 else card.classes:
         row |= {
             f"{name}_mm2": _to_mm2(called[name], patch_mm2),
             f"{name}_fraction": _divide(called[name], num_labelled),
+            # The bounds: if none of the unlabelled patches of tissue were of the class, and if all were.
             f"{name}_fraction_low": _divide(called[name], num_tissue),
             f"{name}_fraction_high": _divide(called[name] + num_unlabelled, num_tissue),
         }

@@ -131,18 +131,19 @@ def _find_tiles(side: int, tile: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rgb_to_lab(levels: torch.Tensor) -> torch.Tensor:
-    """Return CIELAB colors as OpenCV's 8-bit levels, by its integer arithmetic.
+    """Convert RGB, (..., 3), to CIELAB as OpenCV does for 8-bit images: L, a and b, float levels from 0 to 255.
 
-    A level of lightness more or less would move the equalized one by several.
+    The integer arithmetic is OpenCV's, because CLAHE turns a difference of one level of lightness into several.
     """
     gamma, cube_root = (torch.tensor(table) for table in _lab_tables())
-    weights = torch.tensor([[round(2**SHIFT * value / white) for value in row]
-                            for row, white in zip(TO_XYZ, WHITE, strict=True)])  # fmt: skip
+    to_xyz = torch.tensor([[round(2**SHIFT * value / white) for value in row]
+                           for row, white in zip(TO_XYZ, WHITE, strict=True)])  # fmt: skip
     linear = gamma[levels.long()]
-    scaled = _divide((linear[..., None, :] * weights).sum(-1), SHIFT)
-    x, y, z = cube_root[scaled].unbind(-1)
-    middle, shift = 128 * 2**ROOT_SHIFT, (16 * 255 * 2**ROOT_SHIFT + 50) // 100
-    lab = torch.stack([296 * y - shift, 500 * (x - y) + middle, 200 * (y - z) + middle], -1)
+    xyz = _divide((linear[..., None, :] * to_xyz).sum(-1), SHIFT)
+    x, y, z = cube_root[xyz].unbind(-1)
+    # L = 116 y - 16, stretched from 0..100 to 0..255; a and b are shifted by 128.
+    lightness_shift, color_shift = (16 * 255 * 2**ROOT_SHIFT + 50) // 100, 128 * 2**ROOT_SHIFT
+    lab = torch.stack([296 * y - lightness_shift, 500 * (x - y) + color_shift, 200 * (y - z) + color_shift], -1)
     return _divide(lab, ROOT_SHIFT).clamp(0, 255).float()
 
 

@@ -49,11 +49,11 @@ def co_occurrence(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def patch_features(images: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Return one row of features for each patch.
+    """Return one row of image properties for each patch.
 
     Columns: coverage (fraction of tissue), density (fraction of the tissue that is nuclei, 0 without tissue),
-    haematoxylin (mean optical density over tissue), red, green and blue (means, 0 to 255), contrast, homogeneity,
-    sharpness (variance of the Laplacian).
+    haematoxylin (mean optical density over tissue), red, green and blue (means, 0 to 255), contrast and homogeneity (of
+    the gray-level co-occurrence matrix), sharpness (variance of the Laplacian).
 
     Args:
         images: uint8, (n, height, width, 3); may be `bcgan.data.rows.ImageRows`.

@@ -254,7 +254,7 @@ def _decode_record(record: Record, experiment: Experiment) -> _Decoded:
 
 
 def _cut_record(record: Record, experiment: Experiment) -> _Decoded:
-    """Cut an image into patches.
+    """Cut an image into patches at the scale `data.tile.mpp`, and enhance them.
 
     Raises:
         OSError, ValueError: If it cannot be read, is smaller than a patch or has no tissue.
@@ -263,11 +263,11 @@ def _cut_record(record: Record, experiment: Experiment) -> _Decoded:
     with open_image(record.read(), record.path) as image:
         if mpp is None and image.mpp is None and tile.mpp:
             raise ValueError(f"{record.path} states no resolution. Set data.mpp to its microns per pixel")
-        stated = Mpp(mpp, mpp, "data set") if mpp else image.mpp
-        if tile.mpp is None:  # the images' own scale, whatever it is
-            stated = Mpp(1.0, 1.0, "data set")
+        image_mpp = Mpp(mpp, mpp, "data set") if mpp else image.mpp
+        if tile.mpp is None:  # keep the image's own scale: equal resolutions are not resampled
+            image_mpp = Mpp(1.0, 1.0, "data set")
         scale = ModelScale(size, tile.mpp or 1.0, None, 1.0)
-        grid = cut_patches(image, scale, stated, tile.stride, tile.min_tissue)
+        grid = cut_patches(image, scale, image_mpp, tile.stride, tile.min_tissue)
     if not len(grid.patches):
         raise ValueError(f"{record.path}: no tissue was found")
     patches = np.stack([images.enhance(patch, experiment.preprocess) for patch in grid.patches])

@@ -208,8 +208,14 @@ def true_positive_rate(scores: np.ndarray, real: RealPatches) -> dict[str, float
 
 
 def _bootstrap(measure: Callable[[np.ndarray], np.ndarray], patients: np.ndarray) -> dict[str, float | None]:
-    """Return {value, low, high} of a measure of weights, (resamples, n), over bootstrap resamples of the patients."""
+    """Return {value, low, high} of a metric, with an interval by bootstrap of the patients.
+
+    Args:
+        measure: Maps how often each patch counts, float32 (resamples, n), to the metric of each resample, (resamples,).
+        patients: (n,). The patient of each patch.
+    """
     weights = intervals.patient_weights(patients, RESAMPLES, SEED)
+    # The first row is the observed set: every patch counts once.
     weights = np.concatenate([np.ones((1, len(patients)), np.float32), weights])
     values = [
         measure(weights[start : start + intervals.CHUNK_SIZE]) for start in range(0, len(weights), intervals.CHUNK_SIZE)

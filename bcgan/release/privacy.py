@@ -185,21 +185,23 @@ def _cap_by_patient(patients: pd.Series, rows: np.ndarray) -> np.ndarray:
 
 
 def make_sets(store: Store, values: dict[str, np.ndarray]) -> Sets:
-    """Collect the real patches of the audit.
+    """Collect the real patches that the attacks compare with the synthetic ones.
 
     Args:
-        values: From `represent`, of training patches and then of unseen ones, as `select_rows` orders them.
+        values: {space: float32, (n, d)} from `represent`, of the patches of `select_rows`: all training ones, then all
+            unseen ones.
     """
     training, unseen = select_rows(store)
     patients = store.index["patient"]
     members = _cap_by_patient(patients, training)
-    selected = np.concatenate([np.searchsorted(training, members), len(training) + np.arange(len(unseen))])
-    rows = np.concatenate([members, unseen])
+    rows = np.concatenate([members, unseen])  # of the store; `value_rows` are the same patches in `values`
+    value_rows = np.concatenate([np.searchsorted(training, members), len(training) + np.arange(len(unseen))])
     is_member = np.arange(len(rows)) < len(members)
-    scale = values["stain"][len(training) :].std(0) + attacks.MIN_DISTANCE  # its numbers vary by different amounts
+    # Stain moments vary by different amounts: each is divided by its standard deviation.
+    stain_scale = values["stain"][len(training) :].std(0) + attacks.MIN_DISTANCE
+    scaled = values | {"stain": values["stain"] / stain_scale}
     real = {
-        name: RealPatches(space[selected] / (scale if name == "stain" else 1), patients.to_numpy()[rows], is_member)
-        for name, space in values.items()
+        name: RealPatches(space[value_rows], patients.to_numpy()[rows], is_member) for name, space in scaled.items()
     }
     in_first = attacks.halve_patients(real["stain"])
     halves = {
@@ -207,7 +209,7 @@ def make_sets(store: Store, values: dict[str, np.ndarray]) -> Sets:
         for name in PATCH_SPACES
     }
     references = {name: attacks.prepare(values[name][: len(training)]) for name in PATCH_SPACES}
-    return Sets(references, training, halves, real, rows, scale)
+    return Sets(references, training, halves, real, rows, stain_scale)
 
 
 class Proximity(NamedTuple):

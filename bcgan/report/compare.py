@@ -99,9 +99,12 @@ def render(names: list[str], out: Path) -> Path:
 
 
 def draw_forest(reports: dict[str, dict[str, Any]]) -> style.ReportFigure:
-    """Draw the test ROC AUC of every classifier with its interval, a color for each report.
+    """Draw a forest plot: the test ROC AUC of every classifier with its interval, a color for each report.
 
-    Classifiers are ordered by the first report that has them, the best on top.
+    Classifiers are ordered by their ROC AUC in the first report that has them, the best on top.
+
+    Args:
+        reports: {title: what `read` returns}, with {value, low, high} at classifiers/<name>/test/roc_auc.
     """
     estimates = {
         name: {title: report["classifiers"][name]["test"]["roc_auc"]
@@ -112,14 +115,14 @@ def draw_forest(reports: dict[str, dict[str, Any]]) -> style.ReportFigure:
         (name for name, by_report in estimates.items() if by_report),
         key=lambda name: next(iter(estimates[name].values()))["value"] or 0,
     )
-    step, rows = 0.7 / len(reports), []
+    spacing, rows = 0.7 / len(reports), []  # of the reports, if classifiers are 1 apart
     figure, axes = plt.subplots(figsize=(6.5, len(names) * (0.14 + 0.13 * len(reports)) + 0.9))
-    for height, name in enumerate(names):
+    for classifier_y, name in enumerate(names):
         for position, (title, color) in enumerate(zip(reports, REPORT_COLORS * len(reports), strict=False)):
             estimate = estimates[name].get(title)
             if not estimate or estimate["value"] is None:
                 continue
-            y = height + step * ((len(reports) - 1) / 2 - position)
+            y = classifier_y + spacing * ((len(reports) - 1) / 2 - position)
             if estimate["low"] is not None:
                 axes.plot([estimate["low"], estimate["high"]], [y, y], color=color, lw=1.8)
             axes.plot(estimate["value"], y, "o", ms=4.5, color=color)

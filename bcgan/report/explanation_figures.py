@@ -82,13 +82,18 @@ def explanations(run: Run) -> ReportFigure:
 
 
 def explanations_by_class(run: Run) -> ReportFigure:
-    """Draw the explanations of the best and the worst patch of each of more than two classes, a row for each class."""
+    """Draw the saliency maps of two patches of each of more than two classes, a row for each class.
+
+    The two are the best and the worst predicted patch, by the error of the explained class's probability. Each is
+    followed by its map of every method.
+    """
     kind, arrays, methods = _explained_arrays(run)
     labels, explained = run.explained_patches["labels"], run.experiment.explained_label
-    group = 1 + len(methods)
+    num_columns = 1 + len(methods)  # a patch and its maps
     figure, grid = plt.subplots(
-        len(run.class_names), 2 * group + 1, figsize=(1.2 * 2 * group + 0.7, 1.3 * len(run.class_names) + 0.4),
-        width_ratios=(*[1] * group, 0.2, *[1] * group), squeeze=False,
+        len(run.class_names), 2 * num_columns + 1,
+        figsize=(1.2 * 2 * num_columns + 0.7, 1.3 * len(run.class_names) + 0.4),
+        width_ratios=(*[1] * num_columns, 0.2, *[1] * num_columns), squeeze=False,
     )  # fmt: skip
     for axes in grid.flat:
         axes.set_axis_off()
@@ -97,16 +102,16 @@ def explanations_by_class(run: Run) -> ReportFigure:
         # Of each class the first half are the best, the best one first, and the others the worst, the worst one first.
         patches = np.flatnonzero(labels == label)
         best_and_worst = [patches[0], patches[len(patches) // 2]] if len(patches) else []
-        for first_column, column in zip((0, group + 1), best_and_worst, strict=False):
-            axes_row = grid[label, first_column : first_column + group]
-            probability = float(arrays["probability"][column])
-            show_patch(axes_row[0], arrays["images"][column], f"{probability:.2f}")
-            row = {"patch": _explained_id(arrays, column), "label": name, "probability": probability}
-            rows.append(row | _draw_maps(run, axes_row[1:], arrays, methods, column))
+        for first_column, patch in zip((0, num_columns + 1), best_and_worst, strict=False):
+            axes_row = grid[label, first_column : first_column + num_columns]
+            probability = float(arrays["probability"][patch])
+            show_patch(axes_row[0], arrays["images"][patch], f"{probability:.2f}")
+            row = {"patch": _explained_id(arrays, patch), "label": name, "probability": probability}
+            rows.append(row | _draw_maps(run, axes_row[1:], arrays, methods, patch))
         text, color = capitalize(run.class_texts[label]).replace(" ", "\n"), text_color(run.class_colors[name])
         grid[label, 0].set_ylabel(text, fontsize=9, color=color)
     extremes = ("Best", "Worst") if kind == "real" else ("Most like it", "Least like it")
-    for first_column, title in zip((0, group + 1), extremes, strict=True):
+    for first_column, title in zip((0, num_columns + 1), extremes, strict=True):
         for axes, text in zip(grid[0, first_column:], [title, *(METHODS[method] for method in methods)], strict=False):
             axes.set_title(text, fontsize=8.5, loc="center")
     noun = class_noun(run.class_names[explained])

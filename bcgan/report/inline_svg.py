@@ -126,10 +126,14 @@ def _round(match: re.Match) -> str:
 
 
 def _as_webp(match: re.Match) -> str:
-    """Return the data URI of a picture as WebP, or as it is if that is smaller.
+    """Return the quoted data URI of a picture as WebP, or unchanged if that is not smaller.
 
-    Maps are stored without loss: with it their colors would mix. Tissue, for which that takes far more bytes, has
-    WEBP_QUALITY; dots on a transparent ground have DOT_COLORS colors.
+    Heat maps are stored lossless, as lossy compression would mix their colors. Tissue is stored lossy, with
+    WEBP_QUALITY, as lossless compression takes far more bytes. Transparent pictures, which are dots of a scatter plot,
+    are reduced to DOT_COLORS colors.
+
+    Args:
+        match: Of EMBEDDED_PICTURE. Its group is the PNG or JPEG in base64.
     """
     original = base64.b64decode(match[1])
     picture = Image.open(io.BytesIO(original)).convert("RGBA")
@@ -137,11 +141,11 @@ def _as_webp(match: re.Match) -> str:
     exact = picture.convert("RGB") if is_opaque else picture.quantize(DOT_COLORS).convert("RGBA")
     lossless = _encode(exact, lossless=True, quality=LOSSLESS_EFFORT)
     lossy = _encode(picture.convert("RGB"), quality=WEBP_QUALITY) if is_opaque else lossless
-    is_cheap = len(lossless) <= MAX_LOSSLESS_RATIO * len(lossy)
-    smaller = lossless if is_cheap or _mean_error(lossy, exact) > MAX_MEAN_ERROR else lossy
-    if len(smaller) >= len(original):
+    is_lossless_small = len(lossless) <= MAX_LOSSLESS_RATIO * len(lossy)
+    webp = lossless if is_lossless_small or _mean_error(lossy, exact) > MAX_MEAN_ERROR else lossy
+    if len(webp) >= len(original):
         return match[0]
-    return f'"data:image/webp;base64,{base64.b64encode(smaller).decode()}"'
+    return f'"data:image/webp;base64,{base64.b64encode(webp).decode()}"'
 
 
 def _mean_error(data: bytes, picture: Image.Image) -> float:

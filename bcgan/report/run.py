@@ -128,13 +128,15 @@ class Run(NamedTuple):
         return seeds_by_classifier(self.probabilities)[name]
 
     def probabilities_by_seed(self, name: str, table: pd.DataFrame) -> dict[int, np.ndarray]:
-        """Return {seed: a classifier's probabilities of the n patches in `table`}.
-
-        They are of the second of two classes, (n,), or of each class, (n, classes). Those of more than two classes are
-        calibrated, as the most probable class is then called.
+        """Return {training seed: the probabilities that decide which class a patch is called}.
 
         Args:
-            table: Rows of `probabilities`.
+            name: Of the classifier.
+            table: Rows of `probabilities`, one for each of n patches.
+
+        Returns:
+            Two classes: of the second class, (n,), not calibrated, as the threshold is one of such probabilities.
+            More: of each class, (n, classes), calibrated, as the class with the highest one is called.
         """
         if self.is_multiclass:
             return {seed: self.calibrated_probabilities(name, seed, table) for seed in self.seeds(name)}

@@ -262,10 +262,14 @@ def _unpack_member(chain: Chain) -> BinaryIO:
 
 
 def _copy_to_temporary_file(source: BinaryIO, path: str) -> BinaryIO:
-    """Copy a stream to a temporary file, which is deleted when it is closed or the process ends.
+    """Copy a stream to a temporary file, so that any position can be read fast.
 
     Args:
-        path: Of the stream's archive, for errors.
+        source: Decompressed archive, read from its current position to the end.
+        path: Of the archive, for errors.
+
+    Returns:
+        The copy, at its beginning. It is deleted when it is closed or the process ends.
 
     Raises:
         InputError: If the copy needs more than MAX_ARCHIVE_BYTES, or would leave less than MIN_FREE_BYTES on the disk.
@@ -305,7 +309,7 @@ def _describe_open_error(path: str, name: str, head: bytes, error: Exception) ->
         return f"{path} is a {kind} file and no archive. Give the folder or archive that contains it."
     if kind in ("gzip", "bzip2", "xz") and isinstance(error, tarfile.ReadError) and "end of data" not in str(error):
         return f"{path} is compressed with {kind}, but contains no tar archive. Unpack it and give its content."
-    if isinstance(error, ValueError) and str(error).startswith("is "):
+    if isinstance(error, ValueError) and str(error).startswith("is "):  # a predicate, such as "is encrypted"
         return f"{path} {error}."
     archive_type = "zip" if kind == "zip" or (kind is None and name.lower().endswith(".zip")) else "tar"
     reason = _describe_error(error)

@@ -190,10 +190,11 @@ def _list_members(path: Path) -> list[str]:
 
 
 def _iterate_paths(root: Path, visited: set[Path]) -> Iterator[tuple[Path, Path]]:
-    """Yield a file, or all that a folder contains, with relative paths; links to other folders are followed once."""
-    paths = [root] if root.is_file() else []
-    if root.is_dir():
-        paths = sorted(root.rglob("*"))
+    """Yield each path below a folder, or a file itself, and its path relative to `root`.
+
+    Links to folders outside are followed once, with paths relative to their targets; `visited` gets these folders.
+    """
+    paths = [root] if root.is_file() else sorted(root.rglob("*")) if root.is_dir() else []
     visited.add(root.resolve())
     for path in paths:
         if not path.exists():  # a broken link

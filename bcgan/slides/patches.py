@@ -60,12 +60,13 @@ def cut_patches(
     stride: int | None = None,
     min_tissue: float = MIN_TISSUE_FRACTION,
 ) -> PatchGrid:
-    """Cut an image into the patches that contain tissue.
+    """Resample an image to the model's scale, and cut it into the patches that contain tissue.
 
     The grid begins at the upper left corner; its last column and row end where the image ends, so that nothing is
     padded. An image of at most SINGLE_PATCH_MAX_RATIO patches per side is one patch, its center.
 
     Args:
+        model: Side of a patch, and its microns per pixel.
         mpp: Resolution of the image. Defaults to what the file states.
         stride: From patch to patch, pixels at the model's scale. Defaults to `None`: the side of a patch.
         min_tissue: Least fraction of a patch that is tissue. Defaults to MIN_TISSUE_FRACTION.
@@ -78,11 +79,10 @@ def cut_patches(
     size = model.size
     pixels = _check_patch_size(image, scale, read_at_scale(image, scale), size)
     pixels = fill_unscanned(pixels)
-    height, width = pixels.shape[:2]
     mask = tissue_mask(pixels)
     corners = patch_corners(pixels.shape, size, scale.is_single_patch, stride)
-    fraction = np.array([mask[y : y + size, x : x + size].mean() for x, y in corners])
-    corners = corners[fraction >= min_tissue]
+    tissue_fraction = np.array([mask[y : y + size, x : x + size].mean() for x, y in corners])
+    corners = corners[tissue_fraction >= min_tissue]
     patches = np.empty((len(corners), size, size, 3), np.uint8)
     tissue = np.empty((len(corners), size, size), bool)
     for index, (x, y) in enumerate(corners):

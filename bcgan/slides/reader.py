@@ -59,7 +59,11 @@ class VendorSlide(SlideImage):
         return (self._slide.level_downsamples[level],) * 2
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Return a region; see `SlideImage.read_region`."""
+        """Return a region, given in pixels of the level, as uint8 RGB, (height, width, 3).
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
         import openslide
 
         downsample = self._slide.level_downsamples[level]

@@ -30,7 +30,7 @@ class _Instance(NamedTuple):
 
 
 def group_files(files: list[ImageFile]) -> list[ImageFile]:
-    """Return one file for each slide, with the slide's other files on disk as its `parts`.
+    """Return one file for each slide, with the slide's other files on disk as its `parts` (DICOM, MIRAX, VMS, VMU).
 
     Args:
         files: Of any folders; only files in the same folder are grouped.
@@ -39,13 +39,13 @@ def group_files(files: list[ImageFile]) -> list[ImageFile]:
         The files in their order, without those that belong to another one.
     """
     files = group_series(files)
-    owners = {}
+    owners = {}  # by path: its parts on disk, and the names of files that are not images of their own
     for file in files:
         suffix = Path(file.path).suffix.lower()
         if suffix in (".vms", ".vmu"):
             owners[file.path] = _named_parts(file)
-        elif suffix == ".mrxs" and file.local and (data := file.local.with_suffix("")).is_dir():
-            owners[file.path] = tuple(sorted(path for path in data.rglob("*") if path.is_file())), set()
+        elif suffix == ".mrxs" and file.local and (folder := file.local.with_suffix("")).is_dir():
+            owners[file.path] = tuple(sorted(path for path in folder.rglob("*") if path.is_file())), set()
     hidden = {(_folder(file), name) for file in files if file.path in owners for name in owners[file.path][1]}
     visible = (file for file in files if file.path in owners or (_folder(file), _base_name(file)) not in hidden)
     return [file._replace(parts=owners[file.path][0]) if file.path in owners else file for file in visible]

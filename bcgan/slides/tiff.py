@@ -139,7 +139,7 @@ class TiffSlide(SlideImage):
         return are_colors or all(map(is_channel_number, names))
 
     def _channel_order(self) -> list[int]:
-        """Return the indices of the red, green and blue channel."""
+        """Return the indices of the red, green and blue channel by their OME names; without such names 0, 1 and 2."""
         colors = [color_channel(name) for name in self._image.get("channels", [])]
         if sorted(map(str, colors)) == ["0", "1", "2"]:
             return [colors.index(color) for color in range(3)]
@@ -188,7 +188,7 @@ class TiffSlide(SlideImage):
             raise ValueError(f"{self._name} has {page.dtype} pixels; only 8 and 16 bits are read. Convert it to 8 bits")
 
     def _largest_value(self) -> int:
-        """Return `largest_value` of a 16-bit image, from the center of its smallest level."""
+        """Estimate the brightest value of a 16-bit image, which tells how many bits are used, at its smallest level."""
         level = len(self.sizes) - 1
         level_width, level_height = self.sizes[level]
         width, height = min(level_width, 2048), min(level_height, 2048)
@@ -196,7 +196,7 @@ class TiffSlide(SlideImage):
         return largest_value(self._read_samples(level, left, top, width, height))
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Return a region; see `SlideImage.read_region`."""
+        """Return a region, given in pixels of the level, as uint8 RGB, (height, width, 3); ValueError if damaged."""
         try:
             return _to_rgb(
                 self._read_samples(level, x, y, width, height), self._levels[level][0], self._name, self._largest

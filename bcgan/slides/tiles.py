@@ -98,7 +98,10 @@ def _is_grid(offsets: np.ndarray) -> bool:
 
 
 def overlap_difference(tiles: list[Tile]) -> float:
-    """Return the mean absolute difference of overlapping tiles, gray levels; 0 if none overlap."""
+    """Return the mean absolute difference of the RGB values where tiles overlap, gray levels; 0 if none overlap.
+
+    It is large if the coordinates of the tiles are wrong.
+    """
     corners = np.array([tile.corner for tile in tiles])
     max_side = max(max(tile.pixels.shape[:2]) for tile in tiles)
     total, num_values = 0, 0
@@ -189,7 +192,8 @@ def draw_mosaic(tiles: Iterable[np.ndarray], corners: np.ndarray) -> tuple[np.nd
         corners: integers, (n, 2). x and y, pixels at the tiles' scale.
 
     Returns:
-        The image, at most MAX_MOSAIC_PX per side, and its pixels for one of the tiles'.
+        The image, uint8, (height, width, 3), reduced to about MAX_MOSAIC_PX per side if it is larger; and its zoom, at
+        most 1: pixels of the image for one pixel of a tile.
     """
     tiles = list(tiles)
     width, height = (corners + [tile.shape[1::-1] for tile in tiles]).max(0)
