@@ -20,11 +20,13 @@ STAINS /= np.linalg.norm(STAINS, axis=1, keepdims=True)
 
 
 def epoch_sampler(rows: np.ndarray, batch: int, seed: int) -> Sampler:
-    """Return a sampler that draws every index once in an epoch, in a new order; the last, smaller batch is dropped.
+    """Return a sampler that goes through the indices in a new random order in each epoch.
+
+    The indices at the end of an epoch that do not fill a batch are left out.
 
     Args:
-        rows: int64. Indices to draw from.
-        batch: Batch size; at most the number of indices is used.
+        rows: int64, (n,). Indices to draw from.
+        batch: Batch size. If it is more than n, n is used.
     """
     batch = min(batch, len(rows))
     epoch_steps = len(rows) // batch
@@ -41,7 +43,7 @@ def weighted_sampler(sample_weights: np.ndarray, batch: int, seed: int) -> Sampl
     """Return a sampler that draws indices with replacement, with probabilities proportional to weights.
 
     Args:
-        sample_weights: float, (n,). Of the indices from 0 to n - 1, in any unit.
+        sample_weights: float >= 0, (n,). Weights of the indices 0 to n - 1. Their sum does not matter.
         batch: Batch size.
     """
     cumulative = np.cumsum(sample_weights) / np.sum(sample_weights)
@@ -133,10 +135,11 @@ def make_dataset(
 def random_resized_crop(images: tf.Tensor, seed: tf.Tensor, min_fraction: float) -> tf.Tensor:
     """Crop a random square of each patch and resize it bilinearly to the size of the patch.
 
-    The crop is two matrix products, which XLA can compile.
+    Cropping and resizing are one matrix product along each axis, which XLA can compile.
 
     Args:
         images: float32, (batch, size, size, 3).
+        seed: Two integers, as for `tf.random.stateless_uniform`.
         min_fraction: Smallest side of the crop, as a fraction of the patch's.
     """
     size = images.shape[1]
@@ -144,14 +147,17 @@ def random_resized_crop(images: tf.Tensor, seed: tf.Tensor, min_fraction: float)
     fraction = min_fraction + (1 - min_fraction) * draws[0]
     grid = tf.linspace(0.0, 1.0, size)
 
-    def interpolation_weights(start):
-        """Return the weights of every pixel of the patch, last axis, for each pixel of the crop along an axis."""
+    def interpolation_weights(start: tf.Tensor) -> tf.Tensor:
+        """Return bilinear weights along one axis, float32, (batch, crop pixels, patch pixels).
+
+        `start`, (batch, 1), is the place of the crop: from 0, at the first pixel, to 1, at the last.
+        """
         positions = (size - 1) * (start * (1 - fraction) + fraction * grid)
         return tf.nn.relu(1 - tf.abs(positions[:, :, None] - tf.range(float(size))))
 
-    # Along the rows, then along the columns: i, l are pixels of the crop, j, k of the patch.
-    down, across = interpolation_weights(draws[1]), interpolation_weights(draws[2])
-    return tf.einsum("nij,njkc,nlk->nilc", down, images, across)
+    # The weights of the rows, then those of the columns: i, l are pixels of the crop, j, k of the patch.
+    row_weights, column_weights = interpolation_weights(draws[1]), interpolation_weights(draws[2])
+    return tf.einsum("nij,njkc,nlk->nilc", row_weights, images, column_weights)
 
 
 def inference_batch(size: int) -> int:
@@ -180,22 +186,24 @@ def to_float(images: tf.Tensor) -> tf.Tensor:
 
 
 def random_dihedral(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Turn each patch to one of its eight orientations at random.
+    """Turn each patch to one of its eight orientations (flips and turns by 90 degrees) at random.
 
     Pixels are gathered by index, which is six times as fast as reversing and transposing batches.
 
     Args:
         images: Of any type, (batch, size, size, 3).
+        seed: Two integers, as for `tf.random.stateless_uniform`.
     """
     shape, size = tf.shape(images), images.shape[1]
-    # Three random bits of each patch are the number of its orientation.
-    draws = tf.random.stateless_uniform((3, shape[0], 1, 1, 1), seed) < 0.5
-    orientations = tf.reduce_sum(tf.cast(draws[:, :, 0, 0, 0], tf.int32) * [[1], [2], [4]], 0)
+    # Three random bits for each patch: a vertical flip (1), a horizontal flip (2), and a transposition after them (4).
+    bits = tf.random.stateless_uniform((3, shape[0], 1, 1, 1), seed) < 0.5
+    orientations = tf.reduce_sum(tf.cast(bits[:, :, 0, 0, 0], tf.int32) * [[1], [2], [4]], 0)
     grid = np.arange(size * size, dtype=np.int32).reshape(1, size, size, 1)
-    # Flips first, then the transposition; `dihedral_view` has the other order.
-    sources = np.stack([dihedral_view(dihedral_view(grid, index & 3), index & 4).ravel() for index in range(8)])
+    # (8, size * size): for each orientation, the index of the pixel that goes to each place. Two calls, as one call of
+    # `dihedral_view` transposes before it flips.
+    source_pixels = np.stack([dihedral_view(dihedral_view(grid, index & 3), index & 4).ravel() for index in range(8)])
     pixels = tf.reshape(images, (shape[0], size * size, images.shape[3]))
-    return tf.reshape(tf.gather(pixels, tf.gather(sources, orientations), batch_dims=1), shape)
+    return tf.reshape(tf.gather(pixels, tf.gather(source_pixels, orientations), batch_dims=1), shape)
 
 
 def stain_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:

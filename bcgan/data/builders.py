@@ -67,11 +67,12 @@ def patch_examples(records: Iterable[Record]) -> Iterator[tuple[str, dict[str, A
 
 
 def _image(record: Record) -> io.BytesIO | np.ndarray:
-    """Return an image as TFDS stores it: the content of a plain PNG, or a decoded array, uint8 (height, width, 3)."""
+    """Return the encoded file of an opaque 8-bit RGB PNG, else the decoded image, uint8 (height, width, 3)."""
     data = record.read()
-    is_plain = data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24:26] == bytes((8, RGB))
-    is_plain = is_plain and b"tRNS" not in data.partition(b"IDAT")[0]  # one color may be transparent without alpha
-    return io.BytesIO(data) if is_plain else decode_image(data, record.path)
+    is_opaque_rgb = data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24:26] == bytes((8, RGB))
+    # With a chunk tRNS one color is transparent.
+    is_opaque_rgb = is_opaque_rgb and b"tRNS" not in data.partition(b"IDAT")[0]
+    return io.BytesIO(data) if is_opaque_rgb else decode_image(data, record.path)
 
 
 def stable_seed(*parts: object) -> int:

@@ -82,10 +82,13 @@ class ClassNames:
 
 
 def label_known_classes(classes: ClassPairs, known: Iterable[str], data_set: str) -> dict[str, int]:
-    """Return the label of each class of a data set with classes of its own; those without a label are left out.
+    """Return {class of the data set: label} for a data set with classes of its own, such as BreaKHis's tumor types.
+
+    Classes of the data set that the setting does not name are left out.
 
     Args:
-        classes: The setting `data.classes`.
+        classes: The setting `data.classes`: by label, a class's name and the data set's classes that belong to it. A
+            class without any is one of the data set's itself.
         known: The names of the data set's own classes.
         data_set: Its name, for the message.
 
@@ -218,7 +221,10 @@ def _normalize_class(name: str) -> str:
 
 
 def _undo_float_patients(rows: list[dict[str, str]]) -> None:
-    """Change patients such as 8863.0 to 8863 in place, as spreadsheets write numbers in a column with gaps."""
+    """Change patients such as 8863.0 to 8863 in place, if all patients are such numbers.
+
+    Spreadsheets write the integers of a column with empty cells as floats. Each row is {column: cell}.
+    """
     patients = [row["patient"] for row in rows if row.get("patient")]
     if patients and all(WHOLE_NUMBER.fullmatch(patient) for patient in patients):
         for row in rows:

@@ -57,11 +57,11 @@ def phantom_labels(classes: ClassPairs) -> list[int]:
 def patch_camelyon_records(paths: tuple[Path, ...]) -> list[Record]:
     """Return the records of PatchCamelyon, which TFDS downloads.
 
-    It has no patients, so each patch counts as a patient: intervals are by patch. Only the split of its authors is by
-    slide.
+    It names no patients, so each patch counts as a patient, and confidence intervals are over patches. Its official
+    split, which the records keep, is by slide.
 
     Args:
-        paths: The folder of the downloaded data, if any; else that of TFDS.
+        paths: The folder of TFDS's data, or empty for the default one.
     """
     import tensorflow_datasets as tfds
 

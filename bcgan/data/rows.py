@@ -50,11 +50,11 @@ class NpyFile:
         """Fill `target` with the bytes from `position` on; raise OSError if the file ends before."""
         done = 0
         while done < len(target):  # one call reads 2 GiB at most
-            part = os.pread(self._file.fileno(), min(len(target) - done, 2**30), position + done)
-            if not part:
+            chunk = os.pread(self._file.fileno(), min(len(target) - done, 2**30), position + done)
+            if not chunk:
                 raise OSError(f"{self._file.name} ends too early. Run the stage that wrote it again (--force).")
-            target[done : done + len(part)] = part
-            done += len(part)
+            target[done : done + len(chunk)] = chunk
+            done += len(chunk)
 
 
 class ImageRows:
@@ -138,16 +138,19 @@ class ImageRows:
 
     @classmethod
     def concatenate(cls, parts: Iterable[Any]) -> Self:
-        """Return the images of several arrays or `ImageRows`, one after the other."""
+        """Return the images of several arrays or `ImageRows`, one after the other.
+
+        Cropped `ImageRows` are read into memory; the others are only referred to.
+        """
         parts = [part if isinstance(part, cls) and not part._crop else cls(np.asarray(part)) for part in parts]
         joined = parts[0]._copy()
         joined._sources = [source for part in parts for source in part._sources]
         joined._row_of = np.concatenate([part._row_of for part in parts])
-        source_of, first = [], 0
+        source_of, first_source = [], 0
         for part in parts:
             indices = np.zeros(len(part), int) if part._source_of is None else part._source_of
-            source_of.append(indices + first)
-            first += len(part._sources)
+            source_of.append(indices + first_source)
+            first_source += len(part._sources)
         joined._source_of = np.concatenate(source_of)
         return joined
 

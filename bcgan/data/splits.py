@@ -146,11 +146,14 @@ def check_roles(index: pd.DataFrame, roles: pd.Series, class_names: tuple[str, .
 def describe(index: pd.DataFrame, data: Data, seed: int) -> dict[str, Any]:
     """Return the split as it is written to split.json.
 
+    Args:
+        index: Columns patient, role, label and official_split; a row for each patch.
+
     Returns:
         policy, seed: The protocol, and the seed of its folds.
         counts: By role, the numbers of patients, patches, positives (label above 0), and by_class.
-        sha256, patients: The role of every patient, and the hash of that.
-        absent: Patients of the lists without data.
+        patients, sha256: {patient: role}, and its hash, by which splits are compared.
+        absent: Patients of the lists who have no patch.
     """
     by_patient = index.assign(role=index["role"].str.removesuffix("_other")).groupby("patient")["role"].first()
     patients = {str(patient): role for patient, role in by_patient.sort_index().items()}

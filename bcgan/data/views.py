@@ -16,7 +16,10 @@ def center_crop(images: np.ndarray | ImageRows, crop: int | None) -> np.ndarray 
 
 
 def ten_crops(images: np.ndarray, crop: int) -> list[np.ndarray]:
-    """Return ten views, (n, crop, crop, 3): corners, center, and mirror images of these (Krizhevsky et al. 2012)."""
+    """Return the ten crops of Krizhevsky et al. 2012 for test-time augmentation, as views, (n, crop, crop, 3) each.
+
+    They are the four corners and the center of `images`, (n, height, width, 3), then their mirror images.
+    """
     height, width = images.shape[1:3]
     corners = [(top, left) for top in (0, height - crop) for left in (0, width - crop)]
     corners.append(((height - crop) // 2, (width - crop) // 2))

@@ -296,32 +296,33 @@ class Linkage(NamedTuple):
 
 
 def find_most_exposed_patient(scores: np.ndarray, real: RealPatches, num_tests: int = 1) -> Linkage:
-    """Return the training patient with the highest mean membership score, held against unseen patients.
+    """Return the training patient with the highest mean membership score, relative to the scores of unseen patients.
 
-    A patient's mean varies between patients, and with the number of its patches. Patients with fewer than
-    MIN_PATIENT_PATCHES are left out.
+    Averages over all patients hide a single patient whose patches the generator memorized. A patient's mean varies
+    between patients, and with the number of its patches. Patients with fewer than MIN_PATIENT_PATCHES are left out.
 
     Args:
+        scores: float, (n,). Membership score of each real patch.
         num_tests: Spaces in which this is tested, all of which share FAMILY_ERROR. Defaults to 1.
 
     Raises:
         ValueError: If fewer than two unseen patients, or no member, have enough patches.
     """
-    means, patients = average_by_patient(scores, real)
-    counts = patients.values[:, 0]
+    means, by_patient = average_by_patient(scores, real)
+    counts = by_patient.values[:, 0]
     has_enough = counts >= MIN_PATIENT_PATCHES
-    members, unseen = (np.flatnonzero(has_enough & (patients.is_member == is_member)) for is_member in (True, False))
+    members, unseen = (np.flatnonzero(has_enough & (by_patient.is_member == is_member)) for is_member in (True, False))
     if not len(members) or len(unseen) < 2:
         raise ValueError(f"too few patients. Received: {len(members)} members and {len(unseen)} unseen patients")
-    codes = np.searchsorted(patients.patients, real.patients)
-    deviations = (scores - means[codes])[np.isin(codes, unseen)]
+    patient_of_patch = np.searchsorted(by_patient.patients, real.patients)
+    deviations = (scores - means[patient_of_patch])[np.isin(patient_of_patch, unseen)]
     # The variance of a mean: that between patients, and that of patches within a patient divided by their number.
-    within = (deviations**2).sum() / max(1, len(deviations) - len(unseen))
-    center = means[unseen].mean()
-    between = max(0.0, means[unseen].var(ddof=1) - (within / counts[unseen]).mean())
-    errors = np.sqrt(np.maximum(between + within / counts[members], np.finfo(float).tiny))
-    standardized = (means[members] - center) / errors
+    within_variance = (deviations**2).sum() / max(1, len(deviations) - len(unseen))
+    unseen_mean = means[unseen].mean()
+    between_variance = max(0.0, means[unseen].var(ddof=1) - (within_variance / counts[unseen]).mean())
+    errors = np.sqrt(np.maximum(between_variance + within_variance / counts[members], np.finfo(float).tiny))
+    standardized = (means[members] - unseen_mean) / errors
     # The prediction limit of a further unseen patient, for the largest of all members in all spaces (Bonferroni).
     limit = t.ppf(1 - FAMILY_ERROR / (len(members) * num_tests), len(unseen) - 1) * np.sqrt(1 + 1 / len(unseen))
     most_exposed = int(standardized.argmax())
-    return Linkage(str(patients.patients[members[most_exposed]]), float(standardized[most_exposed]), float(limit))
+    return Linkage(str(by_patient.patients[members[most_exposed]]), float(standardized[most_exposed]), float(limit))

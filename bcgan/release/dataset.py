@@ -58,18 +58,25 @@ def write(out: Path, identity: Identity, synthetic: SyntheticSet, audit: dict[st
 
 
 def _write_files(
-    part: Path, identity: Identity, synthetic: SyntheticSet, audit: dict[str, Any], date: str
+    folder: Path, identity: Identity, synthetic: SyntheticSet, audit: dict[str, Any], date: str
 ) -> dict[str, Any]:
-    """Write all files of a release into the folder `part`; return the manifest, the content of manifest.json."""
-    table = _write_images(part, identity, synthetic)
-    table.drop(columns="role").to_csv(part / TABLE, index=False, float_format="%.6g")
-    columns = {"file": "file", "candidate": "candidate"}
-    tfds_records.write(part / "tfds", synthetic.images, table, identity.class_names, columns)
-    runs.write_json(part / AUDIT, audit)
-    (part / CARD).write_text(data_card(identity, table, audit, date), "utf-8")
-    (part / CROISSANT).write_text(json.dumps(croissant(identity, table, part / TABLE, date), indent=1), "utf-8")
+    """Write all files of a release; return the manifest, which is the content of manifest.json.
+
+    Args:
+        audit: The results of the audit, without names of patients.
+        date: ISO 8601, of the release.
+    """
+    table = _write_images(folder, identity, synthetic)
+    table.drop(columns="role").to_csv(folder / TABLE, index=False, float_format="%.6g")
+    columns = {"file": "file", "candidate": "candidate"}  # TFDS feature: column of the table
+    tfds_records.write(folder / "tfds", synthetic.images, table, identity.class_names, columns)
+    runs.write_json(folder / AUDIT, audit)
+    (folder / CARD).write_text(data_card(identity, table, audit, date), "utf-8")
+    (folder / CROISSANT).write_text(json.dumps(croissant(identity, table, folder / TABLE, date), indent=1), "utf-8")
     files = {
-        path.relative_to(part).as_posix(): runs.hash_file(path) for path in sorted(part.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): runs.hash_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
     manifest = {
         "what": "synthetic patches of tissue, made by a GAN", "use": USE, "name": identity.name,
@@ -77,7 +84,7 @@ def _write_files(
         "seed": identity.seed, "generator": identity.generator, "classes": list(identity.class_names),
         "patches": len(table), "size": int(synthetic.images.shape[1]), "mpp": identity.mpp, "files": files,
     }  # fmt: skip
-    runs.write_json(part / MANIFEST, manifest)
+    runs.write_json(folder / MANIFEST, manifest)
     return manifest
 
 
@@ -85,7 +92,7 @@ def _write_images(folder: Path, identity: Identity, synthetic: SyntheticSet) -> 
     """Write images/<class>/<class>_<n>.png.
 
     Returns:
-        A row for each file: file, class, label, candidate, confidence, sha256, and role, which is `train`.
+        A row for each file: file, class, label, candidate, confidence, sha256, and role, the split of TFDS: `train`.
     """
     rows, number = [], dict.fromkeys(range(len(identity.class_names)), 0)
     with progress.bar(len(synthetic.images), "png", "patch") as bar:

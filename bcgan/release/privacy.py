@@ -317,12 +317,12 @@ def attack(sets: Sets, synthetic: dict[str, np.ndarray]) -> tuple[list[Check], s
 
 
 def _two_sided(name: str, space: str, estimate: dict[str, float | None]) -> Check:
-    """Hold a result whose chance is 0.5 against MAX_SHARE, on both sides: an attacker may turn the score around.
+    """Check that a result, {value, low, high}, is near 0.5, which is chance. Below 0.5 an attacker inverts the score.
 
-    A result beyond the limit passes if chance lies in its interval: patients differ, so that a few give any value.
+    A result beyond MAX_SHARE passes if its interval contains 0.5: with few patients any value occurs by chance.
     """
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
-    if low is None:  # nothing is known
+    if low is None:  # no interval: leakage cannot be excluded
         return Check(name, space, value, low, high, MAX_SHARE, passed=False)
     is_leak = abs(value - 0.5) > MAX_SHARE - 0.5 and not low <= 0.5 <= high
     return Check(name, space, value, low, high, MAX_SHARE, bool(high <= MAX_UPPER_END and not is_leak))

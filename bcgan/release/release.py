@@ -8,6 +8,7 @@ of every attempt, so that a set cannot be drawn until one passes without a trace
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,11 +160,19 @@ def input_digests(root: Path) -> dict[str, str]:
     }
 
 
-def _load_sets(cache: Cache, inputs: dict[str, str], patches: store.Store, extract, network_name: str) -> privacy.Sets:
+def _load_sets(
+    cache: Cache,
+    inputs: dict[str, str],
+    patches: store.Store,
+    extract: Callable[[np.ndarray], np.ndarray],
+    network_name: str,
+) -> privacy.Sets:
     """Return the real patches of the audit; their representation in every space is cached.
 
     Args:
-        extract: From `privacy.make_feature_fn`, as is `network_name`.
+        inputs: SHA-256 of the run's files that they depend on, by name.
+        extract: Maps patches, uint8 (n, size, size, 3), to features, (n, d).
+        network_name: Of the network that computes the features.
     """
     rows = np.concatenate(privacy.select_rows(patches))
 
@@ -185,9 +194,12 @@ def _audit_privacy(
     proximity: privacy.Proximity,
     synthetic: synthesis.SyntheticSet,
 ) -> Audit:
-    """Make the privacy checks; attack the patches only if not too many candidates were removed."""
+    """Make the privacy checks.
+
+    If too many candidates were too near to training patches, the audit has failed, and the attacks are skipped.
+    """
     checks, exposed = privacy.check_proximity(synthetic.candidates, proximity), None
-    if checks[0].passed:
+    if checks[0].passed:  # removed_fraction
         log.info("release: attacks on %d patches", len(synthetic.images))
         attacked, exposed = privacy.attack(sets, synthetic.values)
         checks += attacked + privacy.attack_discriminators(root, patches, sets, experiment.num_classes)
@@ -250,17 +262,20 @@ def _read_all_attempts(folder: Path) -> list[dict[str, Any]]:
 def _write_closest_pairs(folder: Path, synthetic: synthesis.SyntheticSet, patches: store.Store) -> None:
     """Write closest_<space>.png, a picture of the NUM_PAIRS synthetic patches that are most like a training patch.
 
-    Above are the synthetic patches with the highest scores of `privacy.measure_proximity`, removed ones included. Below
-    each is its nearest training patch, in the orientation in which it resembles the synthetic one most.
+    Above are the synthetic patches, removed ones included, with the highest scores: the log ratio of the distance to
+    the nearest unseen patch and that to the nearest training patch. Below each is that training patch, in the
+    orientation in which it resembles the synthetic one most.
     """
     images = np.concatenate([synthetic.removed_images, synthetic.images])
     for space in privacy.PATCH_SPACES:
-        score, row = (
+        scores, training_rows = (
             np.concatenate([table[f"{name}_{space}"].to_numpy() for table in (synthetic.removed, synthetic.table)])
             for name in ("score", "row")
         )
-        order = np.argsort(-score)[:NUM_PAIRS]
-        pairs = [_pad_right(np.concatenate(_turn_alike(images[index], patches.images[row[index]]))) for index in order]
+        pairs = [
+            _pad_right(np.concatenate(_turn_alike(images[index], patches.images[training_rows[index]])))
+            for index in np.argsort(-scores)[:NUM_PAIRS]
+        ]
         (folder / f"closest_{space}.png").write_bytes(encode_png(np.concatenate(pairs, 1)))
 
 

@@ -230,7 +230,7 @@ def _map_blocks(network: keras.Model) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["block", "output", "parameters"])
 
 
-def _draw_box(axes, x: float, y: float, text: str, color: str) -> None:
+def _draw_box(axes: style.plt.Axes, x: float, y: float, text: str, color: str) -> None:
     """Draw a rounded box, 1.8 wide and 0.9 high, with text; (x, y) is the middle of its left edge."""
     axes.add_patch(
         FancyBboxPatch((x, y - 0.45), 1.8, 0.9, boxstyle="round,pad=0.05", facecolor=color, edgecolor="none")

@@ -121,7 +121,14 @@ def _draw_curves(
 
 
 def _draw_mean_areas(run: Run, axes: plt.Axes, metric: str) -> pd.DataFrame:
-    """Draw every classifier's mean area over the classes with its interval, and return the areas, a row for each."""
+    """Draw every classifier's mean area under the curves of the classes, with its interval.
+
+    Args:
+        metric: `roc_auc` or `pr_auc`.
+
+    Returns:
+        A row for each classifier: classifier, class (`mean`), value, low, high.
+    """
     rows = []
     for row, name in enumerate(run.classifier_names):
         estimate, color = run.metrics[name]["sets"]["test"][metric], CLASSIFIER_COLORS[name]
@@ -129,8 +136,8 @@ def _draw_mean_areas(run: Run, axes: plt.Axes, metric: str) -> pd.DataFrame:
             axes.plot([estimate["low"], estimate["high"]], [row, row], color=color, lw=2)
         if estimate["value"] is not None:
             axes.plot(estimate["value"], row, "o", ms=5, color=color)
-        value = format_estimate(estimate | {"low": None})
-        axes.annotate(value, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        text = format_estimate(estimate | {"low": None})  # the value alone
+        axes.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
         rows.append({"classifier": name, "class": "mean", **{key: estimate[key] for key in ("value", "low", "high")}})
     axes.axvline(0.5 if metric == "roc_auc" else 1 / len(run.class_names), color=MUTED, ls=":", lw=1)
     axes.set_yticks(range(len(rows)), [CLASSIFIER_NAMES[name] for name in run.classifier_names])

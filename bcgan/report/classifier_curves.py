@@ -297,18 +297,27 @@ def mean_curve(curve: CurveFunction, labels, scores: list[np.ndarray], x: np.nda
 
 
 def _bootstrap_band(run: Run, test: pd.DataFrame, name: str, curve: CurveFunction, x: np.ndarray) -> np.ndarray:
-    """Return the limits of a classifier's mean curve at `x`, by a bootstrap of patients and seeds: (2, len(x))."""
-    settings, scores = run.experiment.evaluate, list(run.probabilities_by_seed(name, test).values())
+    """Return the confidence limits of a classifier's mean curve by a bootstrap of patients and seeds: (2, len(x)).
+
+    Args:
+        test: Predictions of the test patches.
+        x: Increasing places on the x axis, where the limits are computed.
+
+    Returns:
+        The lower limits, then the upper ones; NaN if no resample has both classes.
+    """
+    settings, scores_by_seed = run.experiment.evaluate, list(run.probabilities_by_seed(name, test).values())
     labels = test["label"].to_numpy()
     weights = patient_weights(test["patient"].to_numpy(), settings.bootstrap_samples, run.experiment.seed)
-    # A curve is defined only where the patches drawn are of both classes.
-    has_both_classes = [np.ptp(labels[row > 0]) > 0 for row in weights]
+    # A resample's weights say how often each patch is drawn. A curve needs patches of both classes.
+    has_both_classes = [np.ptp(labels[resample > 0]) > 0 for resample in weights]
     weights = weights[has_both_classes][:BAND_RESAMPLES]
     if not len(weights):
         return np.full((2, len(x)), np.nan)
     rng, curves = np.random.default_rng((run.experiment.seed, 1)), []
-    for row in weights:
-        drawn = [scores[seed][row > 0] for seed in rng.integers(len(scores), size=len(scores))]
-        curves.append(mean_curve(curve, labels[row > 0], drawn, x, row[row > 0]))
+    for resample in weights:
+        is_drawn, seeds = resample > 0, rng.integers(len(scores_by_seed), size=len(scores_by_seed))
+        drawn_scores = [scores_by_seed[seed][is_drawn] for seed in seeds]
+        curves.append(mean_curve(curve, labels[is_drawn], drawn_scores, x, resample[is_drawn]))
     tail = (1 - settings.confidence_level) / 2
     return np.quantile(curves, (tail, 1 - tail), axis=0)

@@ -135,14 +135,16 @@ def _mean_confusion(run: Run, name: str, test: pd.DataFrame, thresholds: dict[in
 
 
 def _draw_confusion_matrix(
-    axes, class_texts: list[str], counts: np.ndarray, shares: np.ndarray, has_row_labels: bool
+    axes: plt.Axes, class_texts: list[str], counts: np.ndarray, shares: np.ndarray, has_row_labels: bool
 ) -> None:
     """Draw a confusion matrix with the share of the true class and the number of patches in each cell.
 
-    Of more than MAX_COUNTED_CLASSES classes the cells have the share alone.
+    With more than MAX_COUNTED_CLASSES classes the cells have the share alone.
 
     Args:
-        counts, shares: float, (classes, classes): rows are true classes, columns called ones.
+        class_texts: Names of the classes, in the order of their labels.
+        counts, shares: Patches, and fractions of the row; float, (classes, classes), rows true, columns predicted.
+        has_row_labels: Whether to write the names of the true classes.
     """
     has_counts = len(class_texts) <= MAX_COUNTED_CLASSES
     texts = [
@@ -163,7 +165,11 @@ def _draw_confusion_matrix(
 
 
 def _thresholds_by_seed(run: Run, name: str, rule: str) -> dict[int, float]:
-    """Return {seed: threshold} that a rule of `metrics.operating_points` selects on the validation patients."""
+    """Return {seed: threshold} that a rule selects on the validation patients for each training of a classifier.
+
+    Args:
+        rule: What the threshold is best for: `youden`, `sensitivity_95`, `f1` or `accuracy`.
+    """
     validation = run.probabilities[run.probabilities["role"] == "validation"]
     labels = validation["label"].to_numpy()
     return {

@@ -70,7 +70,11 @@ def _read_grid(data_settings: dict[str, Any]) -> paired.Grid | None:
 
 
 def render(names: list[str], out: Path) -> Path:
-    """Write index.html, index.md and a CSV for each table into `out`; return the path of index.html."""
+    """Write index.html, index.md and a CSV for each table into the folder `out`; return the path of index.html.
+
+    Args:
+        names: Experiments whose reports are in reports/, or paths to files results.json.
+    """
     reports = dict(zip(_unique_titles(names), map(read, names), strict=True))
     tables = {
         "Protocol": _compare_protocols(reports), "Settings that differ": _compare_settings(reports),
@@ -82,7 +86,7 @@ def render(names: list[str], out: Path) -> Path:
     }  # fmt: skip
     tables = {title: table for title, table in tables.items() if len(table)}
     out.mkdir(parents=True, exist_ok=True)
-    pages, forest = load_templates(), draw_forest(reports)
+    templates, forest = load_templates(), draw_forest(reports)
     style.save(forest, out, "forest")
     svg = inline_svg.inline((out / "figures/forest.svg").read_text("utf-8"), "forest", forest.caption, False)
     context = {
@@ -91,7 +95,7 @@ def render(names: list[str], out: Path) -> Path:
         "file_names": {title: f"{title.lower().replace(' ', '_')}.csv" for title in tables},
     }  # fmt: skip
     for name in ("html", "md"):
-        text = pages.get_template(f"compare.{name}").render(context)
+        text = templates.get_template(f"compare.{name}").render(context)
         (out / f"index.{name}").write_text(text, "utf-8")
     for title, table in tables.items():
         table.to_csv(out / context["file_names"][title], index=False)

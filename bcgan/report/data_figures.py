@@ -312,7 +312,7 @@ def is_plausible(directions: np.ndarray) -> bool:
 
 
 def faulty_patches(run: Run) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """Return the (id, patch) pairs of the first files with each fault; none if patients' tissue may not be shown.
+    """Return {fault: (id, patch) of its first files}, uint8 RGB; empty if patients' tissue may not be shown.
 
     A patch that was excluded is read from the data again, and left out if the data are no longer there.
     """
@@ -321,7 +321,7 @@ def faulty_patches(run: Run) -> dict[str, list[tuple[str, np.ndarray]]]:
     ids_by_fault = {
         fault: tables.examples_with_fault(run.faulty_files, fault)
         for fault in run.audit["faults"]
-        if fault != "unreadable"
+        if fault != "unreadable"  # such files have no picture
     }
     store_rows = pd.Series(run.store.index.index, run.store.index["id"])
     all_ids = {patch_id for ids in ids_by_fault.values() for patch_id in ids}
@@ -339,7 +339,7 @@ def _read_excluded_patches(run: Run, ids: set[str]) -> dict[str, np.ndarray]:
     """Return {id: patch, uint8, (size, size, 3)}, read from the data, of those ids that can still be read."""
     settings, patches = run.experiment.data, {}
     try:
-        records = data.records(settings) if ids and not settings.tile else []  # patches of cut images are not read
+        records = data.records(settings) if ids and not settings.tile else []  # with data.tile: whole images
     except InputError:  # the data were moved or deleted
         return patches
     for record in records:
@@ -377,15 +377,16 @@ def faults(run: Run) -> ReportFigure:
 def select_patches(run: Run, label: int, count: int) -> tuple[np.ndarray, list[str]]:
     """Return `count` training patches of a class and their ids, drawn by the seed from as many patients as possible.
 
-    If patients' tissue may not be shown, they are synthetic: the last ones, as the figure `gan_samples` has the first.
+    If patients' tissue may not be shown, they are the last synthetic ones: the figure `gan_samples` shows the first.
     """
     rng = np.random.default_rng(run.experiment.seed)
     if not run.patient_images:
         rows = np.flatnonzero(run.synthetic["labels"] == label)[-count:]
         return run.synthetic["images"][rows], [f"synthetic {row}" for row in rows]
     index = run.store.index
-    unpadded = (index["height"] == index["width"]) | (data.native_patch_px(run.experiment.data) is None)
-    rows = index[(index["role"] == "train") & (index["label"] == label) & unpadded]
+    # Smaller patches, from the border of a slide, were padded with white.
+    is_complete = (index["height"] == index["width"]) | (data.native_patch_px(run.experiment.data) is None)
+    rows = index[(index["role"] == "train") & (index["label"] == label) & is_complete]
     rows = rows.sample(frac=1, random_state=int(rng.integers(2**31)))
     # First one patch of each patient, then a second one, and so on.
     rows = rows.iloc[rows.groupby("patient").cumcount().argsort(kind="stable")].index[:count]

@@ -151,13 +151,15 @@ def _explained_text(run: Run, kind: str, count: int) -> str:
     return f"{count} synthetic patches (none of a patient may be shown here)"
 
 
-def _draw_maps(run: Run, axes_by_method, arrays: dict[str, np.ndarray], methods: list[str], column: int) -> dict:
+def _draw_maps(
+    run: Run, axes_by_method: np.ndarray, arrays: dict[str, np.ndarray], methods: list[str], patch: int
+) -> dict[str, float]:
     """Draw a patch's map of each method.
 
     Args:
         axes_by_method: Axes, one for each of `methods`.
-        arrays: From `_explained_arrays`.
-        column: Number of the patch.
+        arrays: {method: float, (patches, height, width)}; positive values support the explained class.
+        patch: Number of the patch.
 
     Returns:
         {<method>_for, <method>_against}: the sums of the positive and of the negative values, without sign: how much of
@@ -168,7 +170,7 @@ def _draw_maps(run: Run, axes_by_method, arrays: dict[str, np.ndarray], methods:
     against = INK if run.is_multiclass else other_colors[0]
     colors, sums = class_colormap(against, text_color(run.class_colors[explained])), {}
     for axes, method in zip(axes_by_method, methods, strict=True):
-        map_values = arrays[method][column]
+        map_values = arrays[method][patch]
         limit = np.abs(map_values).max() or 1.0
         axes.set_axis_on()
         axes.imshow(map_values, cmap=colors, vmin=-limit, vmax=limit, interpolation="none")

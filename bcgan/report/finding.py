@@ -102,9 +102,10 @@ def _with_source(run: Run, sentence: str) -> str:
 
 
 def _gan_effect(run: Run) -> tuple[str, dict] | None:
-    """Return what the proposed network is compared with to tell what the GAN adds.
+    """Return the classifier that the proposed network is compared with to tell what the GAN adds, and the difference.
 
-    It is the same network without the GAN if the run has it, otherwise the network that the GAN's features join.
+    It is `resnet_features`, the same network without the GAN, if both have the same SHARED_SETTINGS. Otherwise it is
+    `resnet_table1`, the network to which the GAN's features are added.
 
     Returns:
         The reference's name, and the difference of the test ROC AUC, {value, low, high, p, p_floor}; `None` if it is
@@ -115,10 +116,10 @@ def _gan_effect(run: Run) -> tuple[str, dict] | None:
         difference = differences.get(("gan_resnet", reference), {}).get("roc_auc")
         if not difference or difference["value"] is None:
             continue
-        is_other_network = reference == "resnet_features" and any(
+        has_other_settings = reference == "resnet_features" and any(
             getattr(models["gan_resnet"], key) != getattr(models[reference], key) for key in SHARED_SETTINGS
         )
-        if not is_other_network:
+        if not has_other_settings:
             return reference, difference
     return None
 

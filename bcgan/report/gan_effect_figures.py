@@ -121,9 +121,12 @@ def learning_curve(run: Run) -> ReportFigure:
     return ReportFigure(figure, numbers, title, caption)
 
 
-def _draw_error_bars(axes, x: np.ndarray, estimates: pd.DataFrame, color: str, name: str | None) -> None:
-    """Draw the rows of `estimates` (value, low, high) with their intervals at the positions `x`."""
+def _draw_error_bars(axes: plt.Axes, x: np.ndarray, estimates: pd.DataFrame, color: str, label: str | None) -> None:
+    """Draw the rows of `estimates` (value, low, high) with their intervals at the positions `x`.
+
+    `label` is for the legend; `None` leaves them out of it.
+    """
     value, low, high = (estimates[key].to_numpy(float) for key in ("value", "low", "high"))
     # A mean may lie outside the percentiles of its resamples.
     lengths = np.clip((value - low, high - value), 0, None)
-    axes.errorbar(x, value, lengths, fmt="o", ms=4, color=color, lw=1.5, label=name)
+    axes.errorbar(x, value, lengths, fmt="o", ms=4, color=color, lw=1.5, label=label)

@@ -221,14 +221,14 @@ def nearest(run: Run) -> ReportFigure:
             rows += [{"space": space, "side": name, "quantile": quantile, "distance": distance}
                      for quantile, distance in quantiles]  # fmt: skip
         if space == "features":
-            order = np.argsort(distances["Synthetic patches"])[:COLUMNS]
+            closest = np.argsort(distances["Synthetic patches"])[:COLUMNS]  # those that are shown below
         unit = "channel means" if space == "features" else "brightness 0 to 1"
         axes.set(xlabel=f"Distance to the nearest training patch, {space}\n(Euclidean, {unit})",
                  ylabel="Share of patches", xlim=(0, None))  # fmt: skip
     top.axes[0].legend(loc="lower right")
     for subfigure in below:
-        pictures = {"Synthetic": run.synthetic["images"][synthetic_rows[order]]} | {
-            f"Nearest\nby {space}": run.store.images[indices[order]] for space, indices in nearest_rows.items()
+        pictures = {"Synthetic": run.synthetic["images"][synthetic_rows[closest]]} | {
+            f"Nearest\nby {space}": run.store.images[indices[closest]] for space, indices in nearest_rows.items()
         }
         grid = subfigure.subplots(len(pictures), COLUMNS)
         for axes_row, (name, patches) in zip(grid, pictures.items(), strict=True):
@@ -236,7 +236,7 @@ def nearest(run: Run) -> ReportFigure:
                 show_patch(axes, patch)
             axes_row[0].set_ylabel(name, fontsize=9)
     nearest_text = (
-        f" Below: the {len(order)} synthetic patches that come nearest to a training patch by features, and those."
+        f" Below: the {len(closest)} synthetic patches that come nearest to a training patch by features, and those."
         if below else ""
     )  # fmt: skip
     caption = (
@@ -258,12 +258,12 @@ def _draw_cumulative(axes, values: np.ndarray, color: str, label: str) -> None:
 def _nearest_training_patches(
     run: Run, space: str, train_rows: np.ndarray, validation_rows: np.ndarray, synthetic_rows: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the distances of patches to the nearest training patch, by set, and the row of each synthetic one's.
+    """Return {set: distances to the nearest training patch}, and that of each synthetic patch as a row of the store.
 
     Args:
         space: `features` or `pixels`, in which distances are Euclidean.
-        train_rows, validation_rows: Of the store.
-        synthetic_rows: Of the synthetic patches.
+        train_rows, validation_rows: Rows of the store.
+        synthetic_rows: Indices of synthetic patches.
     """
     if space == "features":
         train, validation = run.pooled_features[train_rows], run.pooled_features[validation_rows]
@@ -333,7 +333,7 @@ def repetition(run: Run) -> ReportFigure:
 
 
 def _draw_pairs(figure: SubFigure, images: np.ndarray, pairs: dict[str, list[tuple[int, int]]]) -> None:
-    """Draw pairs of patches, one above the other; `pairs` are row numbers by the space in which they are near."""
+    """Draw pairs of patches, one above the other; `pairs` are {space in which they are near: rows of `images`}."""
     columns = [(space, rank) for space in pairs for rank in range(COLUMNS // 2)]
     for axes_pair, (space, rank) in zip(figure.subplots(2, COLUMNS).T, columns, strict=True):
         for axes in axes_pair:

@@ -62,12 +62,14 @@ def color_variables(is_dark: bool) -> str:
 
 
 def inline(svg: str, name: str, label: str, is_picture: bool) -> InlineFigure:
-    """Return a figure's SVG as an element of the page.
+    """Return a figure's SVG as an element of the HTML page, with unique identifiers and fewer bytes.
+
+    Colors become CSS variables, so that they follow the page's light or dark scheme.
 
     Args:
         svg: As matplotlib writes it.
-        name: Of the figure. Identifiers in the SVG are made unique with it.
-        label: For readers who do not see the figure.
+        name: Of the figure. It begins all identifiers, as those of all figures share the page.
+        label: Text for screen readers (aria-label).
         is_picture: Whether to keep all colors; a figure that contains a picture always does.
     """
     is_picture = is_picture or "<image" in svg

@@ -221,9 +221,10 @@ class Run(NamedTuple):
         )
 
     def layout_correlations(self) -> dict[str, list[float]]:
-        """Return how much the layouts of two patches of a class correlate: {synthetic, real: [by label]}.
+        """Return the mean correlation of the layouts of two patches of a class: {synthetic, real: [by label]}.
 
-        A layout is the brightness on a coarse grid. The real patches are the training patches.
+        A layout is the brightness on a coarse grid. Synthetic patches that correlate more than real ones, which are the
+        training patches, are a sign of mode collapse.
         """
         index = self.store.index[self.store.index["role"] == "train"]
         image_sets = {
@@ -275,7 +276,10 @@ class Run(NamedTuple):
         return float(np.mean(list(self.metrics[name]["thresholds"].values())))
 
     def seeds_text(self, name: str | None = None) -> str:
-        """Return the number of seeds of a classifier, or of most, and which have others: `3 seeds (1: Plain CNN)`."""
+        """Return a classifier's number of seeds, such as `3 seeds`.
+
+        Without a name: the most frequent number, and the classifiers with others, such as `3 seeds (1: Plain CNN)`.
+        """
         if name:
             return count_text(len(self.seeds(name)), "seed")
         numbers = self._numbers_of_seeds()

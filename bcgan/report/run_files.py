@@ -118,7 +118,10 @@ def read_optional_stage(experiment: Experiment, root: Path, stage: str, file: st
 
 
 def _read_release_audit(root: Path) -> dict[str, Any] | None:
-    """Read the last release's audit, without the patient that it names; `None` if there is none, or of other files."""
+    """Read the audit of the last `bcgan release`, without the name of the most exposed patient.
+
+    `None` if there is none, or if it was made from other files or by another version.
+    """
     path = root / release.FOLDER / release.AUDIT
     audit = _read_json_if_present(path)
     if audit is None:
@@ -145,7 +148,10 @@ def _is_subset(settings: Any, all_settings: Any) -> bool:
 
 
 def _read_training_logs(experiment: Experiment, folder: Path) -> pd.DataFrame:
-    """Return the logs of all trainings as one table: classifier, seed, epoch and metrics; a row for each epoch."""
+    """Return the logs of all trainings as one table: classifier, seed, epoch and metrics; a row for each epoch.
+
+    `folder` is that of the stage `classify`, with a log for each training.
+    """
     lines = [
         {"classifier": name, "seed": seed, **line}
         for name, seed in experiment.classify.list_trainings()

@@ -33,9 +33,10 @@ class SlidePatches(NamedTuple):
 
 
 def select_slides(run: Run) -> list[tuple[str, str]]:
-    """Return the (patient, slide) pairs to show, at most one a patient, each with patches of two classes or more.
+    """Return the (patient, slide) pairs to show, at most one a patient, MAX_SLIDES in all.
 
-    Test patients come first, then slides with more patches. Patches of a slide from two sources are shown together.
+    At least MIN_CLASS_SHARE of a slide's patches are not of its most frequent class. Test patients come first, then
+    slides with more patches. Patches of a slide from two sources are shown together.
     """
     table = _held_out_patches(run)
     is_untested = ~table["role"].isin(TEST_ROLES)
@@ -143,16 +144,18 @@ def load_slides(run: Run, patch_px: int) -> list[SlidePatches]:
     return slides
 
 
-def _draw_slide(run: Run, slide: SlidePatches, axes_by_kind: dict, classifiers: dict[str, str]) -> pd.DataFrame:
+def _draw_slide(
+    run: Run, slide: SlidePatches, axes_by_kind: dict[str, plt.Axes], classifiers: dict[str, str]
+) -> pd.DataFrame:
     """Draw the maps of one slide.
 
     Args:
-        axes_by_kind: Axes by name of KINDS.
-        classifiers: Names by kind of prediction. Errors are those of the last one.
+        axes_by_kind: Axes by kind of map, one of KINDS.
+        classifiers: {kind of map that shows predictions: classifier}. Errors are those of the last one.
 
     Returns:
-        A row for each patch: role, patient, x, y, label, what each kind of prediction gives, and called, the label by
-        the last one.
+        A row for each patch: role, patient, x, y, label, the predictions of each classifier, and called, the label that
+        the last one predicts.
     """
     table, last = slide.table, list(classifiers)[-1]
     truth, called = table["label"].to_numpy(), run.mean_calls(classifiers[last], table)

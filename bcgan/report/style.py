@@ -169,7 +169,7 @@ def save(report_figure: ReportFigure, folder: Path, name: str) -> Frame:
     return frame
 
 
-def _find_frame(axes) -> Frame:
+def _find_frame(axes: plt.Axes) -> Frame:
     """Return where axes lie in the SVG of their figure, whose layout is solved; the SVG counts from the top."""
     size = axes.get_figure(root=True).get_size_inches()
     width, height = (POINTS_PER_INCH * inches for inches in size)
@@ -221,7 +221,7 @@ def format_signed(value: float) -> str:
     return "0.000" if text in ("+0.000", "-0.000") else text
 
 
-def show_patch(axes, patch, label: str = "") -> None:
+def show_patch(axes: plt.Axes, patch: np.ndarray, label: str = "") -> None:
     """Draw a patch, uint8, (side, side, 3), without ticks and frame, with a label below."""
     axes.set_axis_on()
     axes.imshow(patch, interpolation="none")  # looks like "nearest", and the SVG stores the original pixels

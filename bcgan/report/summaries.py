@@ -19,7 +19,7 @@ OTHER_SIZES = (96, 224)  # pixels, besides the 50 of Table 1
 def write_summaries(out: str | None) -> Iterator[str]:
     """Yield the summaries as text; with `out`, also write each into a file in that folder.
 
-    The networks are those for patches of 50 pixels, whose numbers Table 1 has; the GAN's follow for OTHER_SIZES.
+    The networks are for patches of 50 pixels, as in the paper's Table 1. Those of the GAN follow for OTHER_SIZES.
     """
     gan_discriminator, frozen = discriminator(), imagenet_features(weights=False)
     networks = {
@@ -42,7 +42,8 @@ def write_summaries(out: str | None) -> Iterator[str]:
         }
     networks["resnet_features"] = resnet_features(further_maps=frozen)
     for name, network in networks.items():
-        size = next(layer.shape[1] for layer in (*network.inputs, *network.outputs) if len(layer.shape) == 4)
+        # The generator has images as its output, the others as an input.
+        size = next(tensor.shape[1] for tensor in (*network.inputs, *network.outputs) if len(tensor.shape) == 4)
         lines = [f"{name}, for patches of {size} pixels"]
         network.summary(line_length=WIDTH, print_fn=lambda text, lines=lines: lines.append(text))
         yield _write(out, f"{name}.txt", "\n".join(lines))

@@ -232,15 +232,19 @@ def counterfactuals(run: Run) -> ReportFigure:
 
 
 def _draw_changes(
-    axes, estimates: dict[str, dict], pair: list[TranslatedClass], index: int, real_difference: dict[str, float]
+    axes: plt.Axes,
+    estimates: dict[str, dict[str, float | None]],
+    pair: list[TranslatedClass],
+    index: int,
+    real_difference: dict[str, float],
 ) -> list[dict]:
-    """Draw the changes of image properties by translation of a class, and return the rows of their table.
+    """Draw how translation changes the image properties of a class's patches, and return rows for the figure's table.
 
     Args:
-        estimates: {change_<property>: {value, low, high}}.
+        estimates: {change_<property>: {value, low, high}}, for the properties in CHANGES.
         pair: The two classes that are translated into each other.
-        index: Which of the pair is translated.
-        real_difference: Real patches of the second class minus those of the first, by property.
+        index: Which of the pair is translated, 0 or 1.
+        real_difference: By property, the mean of real patches of the second class minus that of the first.
     """
     color, sign, rows = pair[1 - index].color, 1 if index == 0 else -1, []
     for row, name in enumerate(CHANGES):
@@ -258,7 +262,9 @@ def _draw_changes(
     return rows
 
 
-def _draw_similarities(axes, estimates: dict[str, dict], pair: list[TranslatedClass], index: int) -> list[dict]:
+def _draw_similarities(
+    axes: plt.Axes, estimates: dict[str, dict[str, float | None]], pair: list[TranslatedClass], index: int
+) -> list[dict]:
     """Draw the SIMILARITIES of patches of a class and their translations, and return the rows of their table.
 
     Arguments are those of `_draw_changes`, with estimates by name of SIMILARITIES.

@@ -89,7 +89,7 @@ def table2_comparison(run: Run) -> pd.DataFrame:
 
 
 def counts(run: Run) -> pd.DataFrame:
-    """Return numbers of patients and patches of every role, and of patches of the second of two classes or of each."""
+    """Return a row for each role: patients, patches, and patches of the second class, or of each of more than two."""
     labels = run.contrasted_labels
     rows = [
         (ROLE_NAMES[role].capitalize(), count["patients"], count["patches"], *(run.class_counts(role)[labels.start :]))
@@ -290,7 +290,7 @@ def borders(run: Run) -> pd.DataFrame:
 
 
 def sources(run: Run) -> pd.DataFrame:
-    """Return the results of each classifier on the test patches of each folder or archive; empty if there is one."""
+    """Return the results of each classifier on the test patches of each folder or archive; empty with only one."""
     return pd.DataFrame([
         {
             "Classifier": CLASSIFIER_NAMES[name], "Test patches of": source, "Patients": measured["patients"],

@@ -26,7 +26,7 @@ def format_mean_count(count: float) -> str:
 
 
 def metric_names(class_names: Sequence[str]) -> dict[str, str]:
-    """Return METRIC_NAMES, where those of patients name the second of two classes, or no class if there are more."""
+    """Return {metric: title}. Titles of metrics by patient name the second of two classes, or no class of more."""
     is_multiclass, second = len(class_names) > 2, class_text(class_names[1])
     return METRIC_NAMES | {
         "patient_fraction_mae": (

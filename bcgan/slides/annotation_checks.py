@@ -39,10 +39,10 @@ def count_polygons_outside(annotations: AnnotationFile, size: tuple[int, int]) -
     Raises:
         ValueError: If all polygons do: they belong to another image or scale.
     """
-    corners = [(polygon.rings[0].min(0), polygon.rings[0].max(0)) for polygon in annotations.polygons]
-    outside = sum((low >= size).any() or (high <= 0).any() for low, high in corners)
-    if outside and outside == len(corners):
-        low, high = np.min([low for low, _ in corners], 0), np.max([high for _, high in corners], 0)
+    boxes = [(polygon.rings[0].min(0), polygon.rings[0].max(0)) for polygon in annotations.polygons]
+    outside = sum((low >= size).any() or (high <= 0).any() for low, high in boxes)
+    if outside and outside == len(boxes):
+        low, high = np.min([low for low, _ in boxes], 0), np.max([high for _, high in boxes], 0)
         raise ValueError(
             f"{printable(str(annotations.path))}: all {outside} polygons lie outside of the image of "
             f"{size[0]}x{size[1]} pixels, x from {low[0]:,.0f} to {high[0]:,.0f} and y from {low[1]:,.0f} to "

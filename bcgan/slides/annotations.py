@@ -161,7 +161,7 @@ def read_annotations(path: Path) -> AnnotationFile:
     """Read a GeoJSON file: a feature collection, a feature, a geometry, or a list of these.
 
     Raises:
-        ValueError: It is no GeoJSON, or a polygon in it is none.
+        ValueError: It is no GeoJSON, or has an invalid polygon.
     """
     annotations = AnnotationFile(path, [], Counter(), 0, Counter())
     try:
@@ -256,19 +256,19 @@ def _iterate_features(node: Any) -> Iterator[dict]:
 def _add_feature(annotations: AnnotationFile, feature: dict) -> AnnotationFile:
     """Return the annotations with one more feature; the lists and counters in `annotations` change in place."""
     properties = feature.get("properties") or {}
-    if (kind := _object_type(feature, properties)) in COMPUTED_TYPES:
-        annotations.skipped[kind] += 1
+    if (object_type := _object_type(feature, properties)) in COMPUTED_TYPES:
+        annotations.skipped[object_type] += 1
         return annotations
-    parts = list(_iterate_geometries(feature.get("geometry")))
-    if not parts:
+    geometries = list(_iterate_geometries(feature.get("geometry")))
+    if not geometries:
         annotations.skipped["without a geometry"] += 1
         return annotations
     name = _class_name(properties)
-    polygons = [_make_polygon(name, coordinates) for kind, coordinates in parts if kind == "Polygon"]
+    polygons = [_make_polygon(name, coordinates) for shape, coordinates in geometries if shape == "Polygon"]
     if not name:
         return annotations._replace(unclassified=annotations.unclassified + 1)
     annotations.polygons.extend(polygons)
-    annotations.shapes.update((name, kind) for kind, _ in parts if kind != "Polygon")
+    annotations.shapes.update((name, shape) for shape, _ in geometries if shape != "Polygon")
     return annotations
 
 
@@ -279,7 +279,10 @@ def _object_type(feature: dict, properties: dict) -> str:
 
 
 def _class_name(properties: dict) -> str:
-    """Return the class of an annotation, "" without one; names lists a base class and what is derived from it."""
+    """Return the class of an annotation, "" without one.
+
+    QuPath writes a derived class such as `Tumor: Positive` as a list `names`: the base class, then what is derived.
+    """
     classification = properties.get("classification") or {}
     if isinstance(classification, str):
         return classification.strip()

@@ -146,7 +146,7 @@ def is_archive(name: str, head: Callable[[], bytes], source: Callable[[], Binary
 
 
 def list_members(chain: Chain) -> list[tuple[str, int]]:
-    """Return the plain path and size in bytes of an archive's files, sorted by path.
+    """Return (path, size in bytes) of each file of an archive, sorted; the paths are relative and have no `..`.
 
     Raises:
         InputError: If the archive cannot be read; the message has the reason.

@@ -177,7 +177,7 @@ def _is_complete_png(data: bytes) -> bool:
 
 
 def _claimed_pixels(data: bytes, name: str) -> int:
-    """Return the width times height that a header claims; Pillow reads only the header."""
+    """Return the width times height that a header claims, to be checked before decoding; Pillow reads only headers."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as header:
             return math.prod(header.size)

@@ -164,7 +164,7 @@ def list_children(folder: Path) -> list[Child]:
 
 
 def fingerprint(roots: tuple[Path, ...]) -> str:
-    """Return a hash of the names, sizes and modification times of files and of all files in folders.
+    """Return a hash of the names, sizes and modification times of files and of all files in folders, to detect changes.
 
     If a root is a ZIP archive, the names, sizes and checksums of its members are hashed instead, so that a copy of it
     has the same hash.
@@ -218,11 +218,11 @@ def _named_images(path: Path, search: _Search) -> Iterator[ImageFile]:
 def _pattern_images(pattern: str, search: _Search) -> list[ImageFile]:
     """Return the images that match a glob pattern, and those in matching folders and archives."""
     paths = sorted(map(Path, glob.iglob(pattern, recursive=True)))  # noqa: PTH207, Path.glob knows no absolute pattern
-    data = mirax_folders([str(path) for path in paths])
+    data_folders = mirax_folders([str(path) for path in paths])
     images: list[ImageFile] = []
     for path in paths:
         # A pattern with ** matches the files inside folders directly.
-        if not path.is_dir() or ("**" not in pattern and str(path) not in data):
+        if not path.is_dir() or ("**" not in pattern and str(path) not in data_folders):
             images += _named_images(path, search)
     return group_files(images)
 
@@ -360,8 +360,8 @@ def _archive_images(chain: Chain, search: _Search) -> Iterator[ImageFile]:
             search.skipped.add(path)
 
 
-def _member_kind(chain: Chain, name: str) -> str:
-    """Return "image", "archive" or "other" for a member of an archive."""
+def _member_kind(chain: Chain, name: str) -> Literal["image", "archive", "other"]:
+    """Return what a member of an archive is, by its suffix, else by its content; "other" if it cannot be read."""
     if has_known_suffix(name):
         return "image"
     try:

@@ -102,8 +102,16 @@ def read_table(path: Path) -> dict[str, Mpp]:
 
 
 def _find_columns(header: list[str], path: Path) -> tuple[int, int, int | None]:
-    """Return the column indices of the file, of its microns per pixel, and of those along y if there are any."""
-    indices = {}
+    """Return the column indices of the file, of its microns per pixel, and of those along y if there are any.
+
+    Args:
+        header: The names of the columns, in lower case.
+        path: The table, for errors.
+
+    Raises:
+        InputError: If there is not exactly one column for the file, or for the microns per pixel.
+    """
+    indices: dict[str, list[int]] = {}
     for column, names in COLUMNS.items():
         indices[column] = [index for index, cell in enumerate(header) if cell in names]
     for column in ("file", "mpp"):

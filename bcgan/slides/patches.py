@@ -135,14 +135,14 @@ def _check_patch_size(image: SlideImage, scale: Scale, pixels: np.ndarray, size:
 def patch_corners(
     shape: tuple[int, ...], size: int, is_single_patch: bool | None = None, stride: int | None = None
 ) -> np.ndarray:
-    """Return the upper left corners of the patches of an image: x and y, integers, (n, 2).
+    """Return the upper left corners of the patches of an image: x and y, integers, (n, 2), pixels of that image.
 
     Args:
         shape: (height, width, ...) of the image.
-        size: Side of a patch.
+        size: Side of a patch, pixels.
         is_single_patch: Whether the image is one patch, its center. Defaults to whether it is at most
             SINGLE_PATCH_MAX_RATIO patches per side.
-        stride: From patch to patch. Defaults to `None`: the side of a patch.
+        stride: From patch to patch, pixels. Defaults to `None`: the side of a patch.
     """
     height, width = shape[:2]
     if is_single_patch is None:

@@ -87,10 +87,10 @@ def group_series(files: list[ImageFile]) -> list[ImageFile]:
 
 
 def mirax_folders(names: list[str]) -> set[str]:
-    """Return the folders with the data of MIRAX slides, which are named as an .mrxs file next to them.
+    """Return the data folders of the MIRAX slides among some files: `slide.mrxs` has its data in the folder `slide`.
 
     Args:
-        names: Names or relative paths of files.
+        names: Names or paths of files.
     """
     return {name[: -len(".mrxs")] for name in names if name.lower().endswith(".mrxs")}
 

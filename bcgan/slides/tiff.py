@@ -151,7 +151,7 @@ class TiffSlide(SlideImage):
             return mpp
         if match := APERIO_MPP.search(page.description or ""):
             return make_mpp(match[1], None, "vendor", match[0])
-        x_resolution, y_resolution = (_to_float(page.tags.valueof(tag)) for tag in (282, 283))
+        x_resolution, y_resolution = (_to_float(page.tags.valueof(tag)) for tag in (282, 283))  # X- and YResolution
         metadata = self._tiff.imagej_metadata if self._tiff.is_imagej else None
         if metadata and "unit" in metadata:
             return imagej_mpp(metadata, x_resolution, y_resolution)
@@ -292,7 +292,7 @@ class TiffSlide(SlideImage):
 
 
 def open_tiff(file: Path | BinaryIO, name: str, file_size: int) -> TiffSlide:
-    """Open a TIFF file.
+    """Open a TIFF file. `name` is for messages; `file_size`, bytes, limits the image sizes that the file may claim.
 
     Raises:
         ValueError: If it is damaged or has a layout that is not read.

@@ -134,11 +134,14 @@ def _is_dark(image: np.ndarray, background: np.ndarray) -> np.ndarray:
 
 
 def is_colorless(images: np.ndarray) -> np.ndarray:
-    """Return whether all that is no glass is gray, as no stain is, in each image; bool, (n,).
+    """Return which images are grayscale, so that they show no stain; bool, (n,).
+
+    In these, the pixels that are neither glass nor unscanned have nearly equal channels. An image without such pixels
+    is not one of them.
 
     Args:
         images: uint8 RGB, (n, height, width, 3).
     """
-    visible = (images.min(-1) < MIN_GLASS_LEVEL) & (images.max(-1) >= MAX_UNSCANNED_LEVEL)
-    spread = (np.ptp(images, -1) * visible).sum((1, 2), dtype=np.int64)
-    return visible.any((1, 2)) & (spread < MIN_COLOR_RANGE * visible.sum((1, 2)))
+    has_content = (images.min(-1) < MIN_GLASS_LEVEL) & (images.max(-1) >= MAX_UNSCANNED_LEVEL)
+    summed_range = (np.ptp(images, -1) * has_content).sum((1, 2), dtype=np.int64)  # of the channels, over the pixels
+    return has_content.any((1, 2)) & (summed_range < MIN_COLOR_RANGE * has_content.sum((1, 2)))

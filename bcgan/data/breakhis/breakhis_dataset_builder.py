@@ -1,13 +1,16 @@
 """TFDS builder of BreaKHis: import this module, then `tfds.load("breakhis/40x")`."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from bcgan.data.breakhis import scan
 from bcgan.data.builders import patch_examples, patch_info
+from bcgan.data.records import Record
 
 
 @dataclasses.dataclass
@@ -43,8 +46,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         records = scan.records((Path(dl_manager.manual_dir),), self.builder_config.magnification)
         return {"train": self._generate_examples(records)}
 
-    def _generate_examples(self, records):
-        """Yield the (key, example) pairs of TFDS, with magnification and tumor type."""
+    def _generate_examples(self, records: list[Record]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the (key, example) pairs of TFDS, with magnification and tumor type, which only the keys state."""
         for key, example in patch_examples(records):
             fields = scan.parse_name(f"{key}.png")
             yield (

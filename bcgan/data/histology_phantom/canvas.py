@@ -83,7 +83,7 @@ def patient_style(rng: np.random.Generator) -> PatientStyle:
     The stain directions scatter round Ruifrok & Johnston (2001), as they do between laboratories.
     """
 
-    def direction(base):
+    def direction(base: np.ndarray | tuple[float, ...]) -> np.ndarray:
         """Draw a unit direction near ``base``, float32 (3,)."""
         vector = np.clip(np.asarray(base) + rng.normal(0.0, 0.035, 3), 0.02, None)
         return (vector / np.linalg.norm(vector)).astype(np.float32)
@@ -164,19 +164,19 @@ def noise_window(rng: np.random.Generator, canvas: Canvas, name: str) -> np.ndar
 
 
 def fiber_texture(rng: np.random.Generator, canvas: Canvas, angle: float) -> np.ndarray:
-    """Return a wavy fiber texture along ``angle`` (radians), float32 (side, side), unit variance."""
-    steps = np.arange(canvas.side, dtype=np.float32)
-    if canvas.zoom != 1:
-        steps = ((steps + 0.5) / canvas.zoom - 0.5).astype(np.float32)
-    x, y = steps[None, :], steps[:, None]
+    """Return a wavy fiber texture along ``angle`` (radians): float32 (side, side), about mean 0 and variance 1."""
+    positions = np.arange(canvas.side, dtype=np.float32)
+    if canvas.zoom != 1:  # textures are made for a zoom of 1
+        positions = ((positions + 0.5) / canvas.zoom - 0.5).astype(np.float32)
+    x, y = positions[None, :], positions[:, None]
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    oy, ox, phase = rng.uniform(0, _TILE), rng.uniform(0, _TILE), rng.uniform(0, 2 * np.pi)
+    offset_y, offset_x, phase = rng.uniform(0, _TILE), rng.uniform(0, _TILE), rng.uniform(0, 2 * np.pi)
     # Look up a texture of horizontal fibers in turned coordinates, bent by a wave and by smooth noise.
     along = x * cos + y * sin
     bend = np.sin(along * np.float32(2 * np.pi / rng.uniform(45, 110)) + np.float32(phase))
     across = y * cos - x * sin + np.float32(rng.uniform(1.5, 6)) * bend
     across += np.float32(5.0) * noise_window(rng, canvas, "region")
-    along, across = along + np.float32(ox), across + np.float32(oy)
+    along, across = along + np.float32(offset_x), across + np.float32(offset_y)
     return cv2.remap(_textures()["fibre"], along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 

@@ -1,4 +1,8 @@
-"""What tissue is made of: fibers, fat, glands and nuclei, drawn on a canvas."""
+"""What tissue is made of: fibers, fat, glands and nuclei, drawn on a canvas.
+
+Lengths are in layout px of 4 microns. The channels of ``canvas.ground`` are haematoxylin, eosin and tissue share, those
+of ``canvas.nuclear`` haematoxylin, chromatin amplitude and coverage.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +59,9 @@ def _random_outlines(rng: np.random.Generator, count: int, irregular: float, cor
     return turn, np.clip(1.0 + (gain * waves).sum(axis=1), 0.5, 1.6)
 
 
-def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: NucleusType, xy: np.ndarray, angle=None) -> None:
+def add_nuclei(
+    canvas: Canvas, rng: np.random.Generator, kind: NucleusType, xy: np.ndarray, angle: np.ndarray | float | None = None
+) -> None:
     """Draw one nucleus of ``kind`` at each row of ``xy``, and add those inside the patch to ``canvas.listed``.
 
     Args:
@@ -70,21 +76,21 @@ def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: NucleusType, xy: 
         return
     radius = kind.radius * canvas.style.nuclear_scale * np.exp(rng.normal(0, kind.spread, n))
     stretch = np.sqrt(1.0 + (kind.elongation - 1.0) * rng.uniform(0.5, 1.5, n))
-    turn, lobes = _random_outlines(rng, n, kind.irregular, 14)
-    drawn = radius - 0.12 / canvas.zoom  # OpenCV also fills the canvas pixels on the outline
+    corner_angles, corner_radii = _random_outlines(rng, n, kind.irregular, 14)
+    drawn_radius = radius - 0.12 / canvas.zoom  # OpenCV also fills the canvas pixels on the outline
     # Outlines along the long and the short axis, then turned by the angle; the area does not depend on the elongation.
-    u = lobes * np.cos(turn) * (drawn * stretch)[:, None]
-    v = lobes * np.sin(turn) * (drawn / stretch)[:, None]
+    u = corner_radii * np.cos(corner_angles) * (drawn_radius * stretch)[:, None]
+    v = corner_radii * np.sin(corner_angles) * (drawn_radius / stretch)[:, None]
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
-    shape = np.stack([u * cos - v * sin, u * sin + v * cos], axis=-1)
+    outline = np.stack([u * cos - v * sin, u * sin + v * cos], axis=-1)  # around (0, 0), (n, corners, 2)
     centre = xy[:, None, :]
     if kind.cytoplasm:
-        level = (rng.uniform(0.06, 0.16), rng.uniform(0.22, 0.44), 1.0)
-        for cell in to_fixed_point(canvas, centre + kind.cytoplasm * shape):
-            cv2.fillConvexPoly(canvas.ground, cell, level, 8, FIXED_POINT_BITS)
+        cytoplasm = (rng.uniform(0.06, 0.16), rng.uniform(0.22, 0.44), 1.0)
+        for cell in to_fixed_point(canvas, centre + kind.cytoplasm * outline):
+            cv2.fillConvexPoly(canvas.ground, cell, cytoplasm, 8, FIXED_POINT_BITS)
     od = kind.od * np.exp(rng.normal(0, kind.od_spread, n))
     vesicular = (rng.random(n) < kind.vesicular).tolist()
-    outer, inner = to_fixed_point(canvas, centre + shape), to_fixed_point(canvas, centre + 0.70 * shape)
+    outer, inner = to_fixed_point(canvas, centre + outline), to_fixed_point(canvas, centre + 0.70 * outline)
     nucleoli = to_fixed_point(canvas, xy + rng.normal(0, 0.2, (n, 2)) * radius[:, None]).tolist()
     for i, level in enumerate(od.tolist()):
         cv2.fillConvexPoly(canvas.nuclear, outer[i], (level, kind.chromatin, 1.0), 8, FIXED_POINT_BITS)
@@ -93,8 +99,8 @@ def add_nuclei(canvas: Canvas, rng: np.random.Generator, kind: NucleusType, xy: 
             cv2.circle(
                 canvas.nuclear, nucleoli[i], scale_length(canvas, 18), (1.25 * level, 0.0, 1.0), -1, 8, FIXED_POINT_BITS
             )
-    rows = np.column_stack([xy, radius, np.full(n, kind.malignant)])
-    canvas.listed.append(rows[((xy >= 0) & (xy < canvas.size)).all(axis=1)])
+    nuclei = np.column_stack([xy, radius, np.full(n, kind.malignant)])
+    canvas.listed.append(nuclei[((xy >= 0) & (xy < canvas.size)).all(axis=1)])
 
 
 def _unlist_erased_nuclei(canvas: Canvas) -> None:
@@ -205,24 +211,25 @@ def add_sheet(canvas, rng, kind, mask, spacing, jitter, *, halo=0.0, slits=0) ->
     add_nuclei(canvas, rng, kind, points)
 
 
-def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=1) -> None:
+def add_glands(
+    canvas: Canvas, rng: np.random.Generator, kind: NucleusType, centres: np.ndarray, radii: np.ndarray, lumen: float,
+    *, wobble: float = 0.06, layers: int = 1,
+) -> None:  # fmt: skip
     """Draw rings of nuclei around lumens; benign ones have myoepithelium and a basement membrane.
 
     Args:
         kind: The nuclei of the epithelium.
         centres: (n, 2), layout px.
         radii: (n,), layout px, up to the membrane.
-        lumen: Open share of the radius.
+        lumen: Radius of the lumen, as a fraction of the gland's.
         wobble: Relative amplitude of the walls' lobes.
         layers: Rings of epithelial nuclei.
     """
     n, benign = len(centres), not kind.malignant
-    turn, lobes = _random_outlines(rng, n, wobble, 40)
-    compass = np.stack([np.cos(turn), np.sin(turn)], axis=1) * lobes[..., None] * radii[:, None, None]
-    walls, holes = (
-        to_fixed_point(canvas, centres[:, None] + compass),
-        to_fixed_point(canvas, centres[:, None] + lumen * compass),
-    )
+    corner_angles, lobes = _random_outlines(rng, n, wobble, 40)
+    circle = np.stack([np.cos(corner_angles), np.sin(corner_angles)], axis=1)
+    outline = circle * lobes[..., None] * radii[:, None, None]  # around (0, 0), (n, 40, 2)
+    walls, holes = (to_fixed_point(canvas, centres[:, None] + factor * outline) for factor in (1.0, lumen))
     body = (rng.uniform(0.06, 0.14), rng.uniform(0.20, 0.38), 1.0)
     content = (0.02, 0.22, 1.0) if rng.random() < 0.25 else (0.0, 0.02, 0.0)  # secretion or empty
     for wall, hole in zip(walls, holes, strict=True):
@@ -234,18 +241,18 @@ def add_glands(canvas, rng, kind, centres, radii, lumen, *, wobble=0.06, layers=
     _unlist_erased_nuclei(canvas)
     disorder = 0.07 if benign else 0.20
     # Each ring: the nuclei, their distance from the center, their spacing along the ring, and their tilt.
-    rows = [(_MYOEPITHELIAL, radii - 1.3, 8.0, np.pi / 2)] if benign else []
+    rings = [(_MYOEPITHELIAL, radii - 1.3, 8.0, np.pi / 2)] if benign else []
     depth = (radii * (1 - lumen) - (2.0 if benign else 0.5)) / layers
-    rows += [(kind, radii * lumen + depth * (k + 0.5), 2.45 * kind.radius, 0.0) for k in range(layers)]
-    for row_kind, at, spacing, tilt in rows:
-        count = np.maximum(np.rint(2 * np.pi * at * np.sqrt(canvas.style.density) / spacing), 3).astype(int)
-        gland = np.repeat(np.arange(n), count)
+    rings += [(kind, radii * lumen + depth * (k + 0.5), 2.45 * kind.radius, 0.0) for k in range(layers)]
+    for ring_kind, ring_radii, spacing, tilt in rings:
+        count = np.maximum(np.rint(2 * np.pi * ring_radii * np.sqrt(canvas.style.density) / spacing), 3).astype(int)
+        gland = np.repeat(np.arange(n), count)  # of each nucleus
         step = np.arange(len(gland)) + rng.normal(0, disorder, len(gland)) + rng.uniform(size=n)[gland]
-        where = (step * 2 * np.pi / count[gland]) % (2 * np.pi)
-        reach = at[gland] * lobes[gland, (where * 40 / (2 * np.pi)).astype(int) % 40]
-        reach += rng.normal(0, disorder, len(gland)) * kind.radius
-        xy = centres[gland] + reach[:, None] * np.stack([np.cos(where), np.sin(where)], axis=1)
-        add_nuclei(canvas, rng, row_kind, xy, where + tilt + rng.normal(0, disorder, len(gland)))
+        angle = (step * 2 * np.pi / count[gland]) % (2 * np.pi)
+        distance = ring_radii[gland] * lobes[gland, (angle * 40 / (2 * np.pi)).astype(int) % 40]
+        distance += rng.normal(0, disorder, len(gland)) * kind.radius
+        xy = centres[gland] + distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        add_nuclei(canvas, rng, ring_kind, xy, angle + tilt + rng.normal(0, disorder, len(gland)))
 
 
 def add_filled_ducts(canvas, rng, kind, centres, radii, spacing, *, holes=0, necrosis=0.0) -> None:

@@ -242,7 +242,7 @@ MAX_RENDERED = 256  # by `example_patches`, which varies these if more are reque
 def example_patches(count: int, size: int = 50) -> tuple[np.ndarray, np.ndarray]:
     """Render tissue of ten patients, for benchmarks and checks without images; the result is always the same.
 
-    If more than MAX_RENDERED are requested, patches are repeated with another brightness and one other pixel.
+    Rendering is slow: beyond MAX_RENDERED, the same patches are repeated with other colors and one other pixel.
 
     Returns:
         uint8, (count, size, size, 3), and labels, int32, (count,), 0 and 1 in turn.

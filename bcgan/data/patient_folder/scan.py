@@ -8,7 +8,7 @@ from bcgan.data.labels import ClassNames, match_images, read_labels
 from bcgan.data.patients import normalize_patient
 from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
-from bcgan.slides.files import iterate_images
+from bcgan.slides.files import ImageFile, iterate_images
 
 
 def records(
@@ -50,18 +50,23 @@ def records(
     return [by_key[key] for key in sorted(by_key)]
 
 
-def _from_folders(paths: tuple[Path, ...], names: ClassNames) -> list[tuple]:
-    """Return (file, patient, label, x, y) of every image, by the names of its folders; x and y are UNKNOWN."""
+def _from_folders(paths: tuple[Path, ...], names: ClassNames) -> list[tuple[ImageFile, str, int, int, int]]:
+    """Return (file, patient, label, x, y) of every image, by the names of its folders; x and y are UNKNOWN.
+
+    Raises:
+        InputError: If an image is not in <patient>/<class>/, or a class has no label.
+    """
     rows, unknown, class_names = [], {}, set()
     for file in iterate_images(paths):
         parts = file.name.split("/")
         if len(parts) < 3:
             raise InputError(f"{file.path}: not in <patient>/<class>/. Move it there or take it out of data.dir.")
-        label = names.label(parts[-2])
-        class_names.add(parts[-2])
+        patient, class_name = parts[-3:-1]
+        label = names.label(class_name)
+        class_names.add(class_name)
         if label is None:
-            unknown.setdefault(parts[-2], file.path)
-        rows.append((file, normalize_patient(parts[-3]), label, UNKNOWN, UNKNOWN))
+            unknown.setdefault(class_name, file.path)
+        rows.append((file, normalize_patient(patient), label, UNKNOWN, UNKNOWN))
     if unknown:
         raise names.unknown_class_error(unknown, class_names)
     return rows
