@@ -61,7 +61,11 @@ def read_unfinished_state(folder: Path) -> dict[str, Any]:
 
 
 def stale_reason(folder: Path, key: str) -> str | None:
-    """Return why an artifact has to be built, or `None` if it is complete and up to date."""
+    """Return why an artifact has to be built, as text for messages; `None` if it is complete and up to date.
+
+    Args:
+        key: From `make_key`, of the present settings and inputs.
+    """
     if read_unfinished_state(folder).get("key") == key:
         return "resumes"
     path = folder / MANIFEST
@@ -122,7 +126,7 @@ def _common_fields(partial: Path, state: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         partial: Folder with all files of the artifact, before it is renamed.
-        state: Of the build, from STATE: the artifact's key and the commit of bcgan.
+        state: What the file STATE holds: the artifact's key, and bcgan's commit when the build was started.
     """
     return {
         "key": state["key"],

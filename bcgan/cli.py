@@ -48,10 +48,10 @@ class GroupedCommands(click.Group):
     help="Folder of runs/, reports/, models/ and your pipelines/; the current one by default (BCGAN_HOME).",
 )
 def cli(home: str | None) -> None:
-    """Group the commands. `main` reads --debug itself."""
+    """Group the commands, and set the folder of --home. `main` reads --debug itself."""
     from pathlib import Path
 
-    if home:  # the current folder may be read by commands that write nothing there
+    if home:  # the default, the current folder, may be read-only: some commands write nothing there
         runs.set_home(Path(home))
 
 

@@ -267,7 +267,9 @@ def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str 
 @mpp_csv_option
 @click.option("--out", type=click.Path(file_okay=False), default="explanations", show_default=True, help="A folder.")
 @click.pass_context
-def explain(context: click.Context, images, model, mpp: float | None, mpp_csv: str | None, out: str) -> None:
+def explain(
+    context: click.Context, images: tuple[str, ...], model: str | None, mpp: float | None, mpp_csv: str | None, out: str
+) -> None:
     """Show which pixels of each patch in IMAGES support its label, by three methods, as pictures and one page."""
     from pathlib import Path
 
@@ -368,9 +370,9 @@ def export(name, data_dir, overrides, out, all_patients, formats, model, patches
 
 
 def _read_file_list(images: tuple[str, ...]) -> Iterable[str]:
-    """Return the lines of standard input if `-` is among `images`; file names in it may contain any bytes."""
+    """Return the lines of standard input, paths of images, if `-` is among the arguments `images`; else nothing."""
     if "-" not in images:
         return ()
     if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")
+        sys.stdin.reconfigure(errors="surrogateescape")  # names of files may be no valid UTF-8
     return sys.stdin

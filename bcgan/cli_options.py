@@ -1,10 +1,15 @@
 """Options that several commands share."""
 
 import re
+from typing import TYPE_CHECKING
 
 import click
 
 from bcgan.errors import InputError
+
+if TYPE_CHECKING:
+    from bcgan.slides.files import ImageFile
+    from bcgan.slides.mpp_table import MppChoice
 
 ENGINES = ("auto", "openvino", "litert", "keras")
 RUNNERS = ("serial", "pool", "beam")
@@ -105,8 +110,13 @@ def prepare_process(tensorflow: bool = False) -> None:
     progress.start_log(None)
 
 
-def make_mpp_choice(mpp: float | None, mpp_csv: str | None, images: list):
-    """Return the resolutions that the user gives, and warn of rows of the table without an image."""
+def make_mpp_choice(mpp: float | None, mpp_csv: str | None, images: "list[ImageFile]") -> "MppChoice":
+    """Return a function from an image to the resolution that the user gives; warn of rows and images without a match.
+
+    Args:
+        mpp: Value of --mpp, microns per pixel of all images.
+        mpp_csv: Path of the table of --mpp-csv, which has the microns per pixel of each image.
+    """
     from pathlib import Path
 
     from bcgan.slides.mpp_table import MppChoice

@@ -180,19 +180,23 @@ def _any_started_after(start_time: float, later_stages: tuple[stages.Stage, ...]
 
 
 def _run_in_scratch_copy(stage: stages.Stage, experiment: Experiment, root: Path) -> None:
-    """Run a stage in a scratch copy of the run. Its own files are copied, other stages' outputs only linked."""
+    """Run a stage in a scratch copy of the run: a secondary worker takes part in a training, but writes nothing.
+
+    The stage's unfinished build and its cache are copied, so that it resumes where the first worker does. The outputs
+    of other stages are linked.
+    """
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
-        folder, cache = artifacts.partial_folder(root / stage.name), Cache(root, stage.name)
+        unfinished, cache = artifacts.partial_folder(root / stage.name), Cache(root, stage.name)
         for path in root.iterdir():
-            if path.is_dir() and path.name not in (folder.name, CACHE):
+            if path.is_dir() and path.name not in (unfinished.name, CACHE):
                 (scratch / path.name).symlink_to(path.resolve())
-        copies = {folder: scratch / folder.name, cache.folder: scratch / CACHE / stage.name}
+        copies = {unfinished: scratch / unfinished.name, cache.folder: scratch / CACHE / stage.name}
         for source, target in copies.items():
             if source.exists():
                 shutil.copytree(source, target)
         inputs = stages.stage_key(stage, experiment, root)[2]
-        stage.run(StageRun(experiment, scratch, scratch / folder.name, inputs, Cache(scratch, stage.name)))
+        stage.run(StageRun(experiment, scratch, scratch / unfinished.name, inputs, Cache(scratch, stage.name)))
 
 
 def load_finished_run(experiment: Experiment, until: str = stages.DEFAULT_LAST_STAGE) -> tuple[Experiment, Path]:

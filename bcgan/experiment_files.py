@@ -41,10 +41,10 @@ def find(name: str) -> Path:
     """Return the file of an experiment.
 
     Args:
-        name: Of an experiment, or a path to a YAML file.
+        name: Name of an experiment, or path of a YAML file.
 
     Raises:
-        InputError: If there is none, or two different ones.
+        InputError: If there is no such file, or the user's own and bcgan's of that name differ.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def append_jsonl(path: Path, **values: Any) -> None:
         listener(path, values)
 
 
-def read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a training log as dicts, without a last line that an interruption left incomplete."""
     lines = []
     for line in path.read_text("utf-8").splitlines() if path.exists() else ():

@@ -149,14 +149,16 @@ class _Head:
         settings, seed, count = self._recipe.classify, self._recipe.seed, len(self._real.labels)
         batch = batches.inference_batch(settings.crop_size or self._real.images.shape[1])
         steps = -(-count // batch)  # rounded up
-        first = epoch * steps
+        # Steps are counted over all passes: crops and augmentation are drawn from the number of the step.
+        first_step = epoch * steps
 
-        def sample(step: int) -> np.ndarray:
-            start = (step - first) * batch
+        def rows_of_step(step: int) -> np.ndarray:
+            start = (step - first_step) * batch
             return np.arange(start, min(start + batch, count))
 
+        step_range = range(first_step, first_step + steps)
         dataset = batches.make_dataset(
-            self._real.images, self._real.labels, sample, range(first, first + steps), settings.crop_size, seed
+            self._real.images, self._real.labels, rows_of_step, step_range, settings.crop_size, seed
         )
         with progress.bar(count, f"{self._name}: features", "patch") as bar:
             for step, images, _ in dataset:

@@ -28,18 +28,21 @@ def make_predict_fn(network: keras.Model):
 def predict_probabilities(
     network: keras.Model, images: np.ndarray | ImageRows, views: int, crops: str = "center"
 ) -> np.ndarray:
-    """Return probabilities, float32, as `make_predict_fn` does: means over the first `views` orientations of a patch.
+    """Return probabilities, means over several views of each patch (test-time augmentation).
 
     Args:
         images: uint8, (n, size, size, 3), at least of the network's size.
-        views: Number of orientations, 1 to 8; see `bcgan.data.views.dihedral_view`.
-        crops: "center", the center of larger patches, or "ten", the mean over `bcgan.data.views.ten_crops` too.
+        views: Number of orientations (flips and rotations), 1 to 8; the first is the patch as it is.
+        crops: Of larger patches: "center", or "ten": corners and center, and their mirror images.
+
+    Returns:
+        float32, of the second of two classes, (n,), or of each class, (n, classes).
     """
     predict, size = make_predict_fn(network), network.input_shape[1]
 
     def predict_views(batch: np.ndarray) -> np.ndarray:
-        parts = ten_crops(batch, size) if crops == "ten" else [center_crop(batch, size)]
-        oriented = (np.ascontiguousarray(dihedral_view(part, index)) for part in parts for index in range(views))
+        cropped = ten_crops(batch, size) if crops == "ten" else [center_crop(batch, size)]
+        oriented = (np.ascontiguousarray(dihedral_view(crop, index)) for crop in cropped for index in range(views))
         return np.mean([predict(view) for view in oriented], axis=0)
 
     return batches.map_in_batches(predict_views, images)

@@ -84,7 +84,8 @@ def _without_frozen(experiment: Experiment, kept_model: str | None) -> Experimen
     Those classifiers refuse some settings that a variant may change: the variant would not be a valid experiment.
 
     Args:
-        kept_model: A classifier that stays all the same, so that the error names it; `None` for none.
+        kept_model: A classifier that is kept even if it is frozen, so that validation reports it as one that is not
+            trained, not as missing; `None` for none.
     """
     models = {
         name: model

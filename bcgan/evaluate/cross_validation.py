@@ -38,6 +38,9 @@ def evaluate(run: StageRun, store: Store, xla: bool) -> None:
     The table has the patient split's calibrated probabilities, each of a network that was not trained on the patient,
     and the threshold of the patch's fold.
 
+    Args:
+        xla: Whether training steps are compiled by XLA.
+
     Raises:
         InputError: If there are fewer patients than folds, a fold lacks a class, or a model was pretrained on its
             patients.
@@ -56,13 +59,13 @@ def evaluate(run: StageRun, store: Store, xla: bool) -> None:
     with progress.bar(len(settings.models) * len(SPLITS) * num_folds, "cross_validation", "training") as bar:
         for name in settings.models:
             model = _classifier_settings(experiment, name)
-            common = trials.trial_settings(experiment, ("data", "classify"))
-            common |= {"classifier": model.training_settings()}
+            key_settings = trials.trial_settings(experiment, ("data", "classify"))
+            key_settings |= {"classifier": model.training_settings()}
             inputs = inputs_read_by(name, model, run.inputs)
             for split in SPLITS:
                 for fold in range(num_folds):
                     arrays = trials.get_predictions(
-                        run, f"{name}-{split}-fold{fold}", [common, name, split, fold], inputs,
+                        run, f"{name}-{split}-fold{fold}", [key_settings, name, split, fold], inputs,
                         partial(_build, run, store, (name, split, fold), xla),
                     )  # fmt: skip
                     folds[name][split].append(arrays)

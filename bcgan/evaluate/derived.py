@@ -75,11 +75,14 @@ one_openmp_thread = threadpool_limits.wrap(limits=1, user_api="openmp")
 
 @one_openmp_thread
 def predict_from_color_texture(properties: pd.DataFrame, train: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return probabilities, float, (n,) or (n, classes), by boosted trees on eight properties of a patch.
+    """Return probabilities by boosted trees on a patch's color, texture, sharpness, and share of nuclei and of tissue.
 
     Args:
         properties: Columns COLOR_AND_TEXTURE and label, one row per patch.
         train, rows: Row numbers of the training patches, and of the n patches to predict.
+
+    Returns:
+        float, of the second of two classes, (n,), or of each class, (n, classes).
     """
     features = properties[list(COLOR_AND_TEXTURE)].to_numpy(np.float32)
     trees = make_boosted_trees().fit(features[train], properties["label"].to_numpy()[train])

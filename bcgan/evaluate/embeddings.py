@@ -197,18 +197,28 @@ def _look_up_places(path: Path, coords: np.ndarray | None, count: int, places: P
     return np.array([row.label for row in rows]), np.array([row.patient for row in rows])
 
 
-def _check_same(stated: np.ndarray | None, expected: np.ndarray, source: Path | str, name: str) -> None:
-    """Raise InputError if a file states other labels or patients, (n,), than those that were found for it."""
-    if stated is not None and (differs := stated != expected).any():
+def _check_same(from_file: np.ndarray | None, reference: np.ndarray, source: Path | str, name: str) -> None:
+    """Raise InputError if the labels or patients in a file differ from those of the run or the table of labels.
+
+    Args:
+        from_file: (n,). `None` if the file has none.
+        reference: (n,). Those of the same patches in the run or the table.
+        source, name: The file, and "labels" or "patients", for the error.
+    """
+    if from_file is not None and (differs := from_file != reference).any():
         number = int(differs.argmax())
         raise InputError(
             f"{source}: {name} of {differs.sum()} patches differ from those of --run or --labels. The first is patch "
-            f"{number}, counted from 0: {stated[number]} here and {expected[number]} there. Correct one of them."
+            f"{number}, counted from 0: {from_file[number]} here and {reference[number]} there. Correct one of them."
         )
 
 
 def join(parts: list[Embeddings], sources: list[Path]) -> Embeddings:
-    """Put the features of several files together.
+    """Concatenate the features of several files, such as those of one slide each.
+
+    Args:
+        parts: What `read` returns for each file.
+        sources: Paths of the files, in the same order.
 
     Raises:
         InputError: If a file is given twice, two slides have one name, or files do not belong together.
@@ -226,8 +236,8 @@ def join(parts: list[Embeddings], sources: list[Path]) -> Embeddings:
             )
         if [field is None for field in part] != [field is None for field in first]:
             raise InputError(f"{source} has other arrays than {sources[0]}. Give files of one kind.")
-    columns = zip(*parts, strict=True)
-    return Embeddings(*(None if column[0] is None else np.concatenate(column) for column in columns))
+    arrays_by_field = zip(*parts, strict=True)
+    return Embeddings(*(None if arrays[0] is None else np.concatenate(arrays) for arrays in arrays_by_field))
 
 
 def match(embeddings: Embeddings, store: Store, run: str, seed: int) -> Embeddings:

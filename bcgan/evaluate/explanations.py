@@ -114,7 +114,7 @@ def feature_maps(gan_discriminator: keras.Model, network: keras.Model, images: n
 
 
 def _most_varying_channels(maps: keras.KerasTensor) -> np.ndarray:
-    """Return the NUM_CHANNELS channels with the largest spread within a patch, mean over patches, the largest first.
+    """Return the NUM_CHANNELS channels that vary most within a patch, as a mean over the patches, the largest first.
 
     Args:
         maps: float, (n, height, width, channels).
@@ -122,10 +122,9 @@ def _most_varying_channels(maps: keras.KerasTensor) -> np.ndarray:
     Returns:
         float16, (NUM_CHANNELS or fewer, n, height, width).
     """
-    maps = keras.ops.convert_to_numpy(keras.ops.cast(maps, "float32"))
-    maps = maps.transpose(3, 0, 1, 2)
-    variation = without_edges(maps).std((2, 3)).mean(1)
-    return maps[np.argsort(variation)[::-1][:NUM_CHANNELS]].astype(np.float16)
+    channels = keras.ops.convert_to_numpy(keras.ops.cast(maps, "float32")).transpose(3, 0, 1, 2)
+    variation = without_edges(channels).std((2, 3)).mean(1)
+    return channels[np.argsort(variation)[::-1][:NUM_CHANNELS]].astype(np.float16)
 
 
 def without_edges(maps: np.ndarray) -> np.ndarray:
@@ -200,7 +199,11 @@ def localization_scores(
 
 
 def phantom_patches(count: int, size: int, seed: int, mpp: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Render malignant phantom patches of patients outside every split, of `size` pixels a side.
+    """Render malignant phantom patches, of patients outside every split, with masks of their malignant nuclei.
+
+    Args:
+        size: Side of a patch, pixels.
+        mpp: Microns per pixel.
 
     Returns:
         Patches, float32 in [0, 1], (count, size, size, 3); masks of their malignant nuclei, bool, (count, size, size);
@@ -211,8 +214,8 @@ def phantom_patches(count: int, size: int, seed: int, mpp: float) -> tuple[np.nd
     masks = []
     for patch in patches:
         # One axis for nuclei, then two that broadcast against the grid of pixels.
-        x, y, radius, malignant = patch.nuclei.T[:, :, None, None]
-        masks.append((((xs - x) ** 2 + (ys - y) ** 2 <= radius**2) & (malignant > 0.5)).any(0))
+        x, y, radius, is_malignant = patch.nuclei.T[:, :, None, None]
+        masks.append((((xs - x) ** 2 + (ys - y) ** 2 <= radius**2) & (is_malignant > 0.5)).any(0))
     return np.stack([patch.image for patch in patches]).astype(np.float32) / 255, np.stack(masks), patients
 
 

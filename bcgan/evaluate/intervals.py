@@ -67,7 +67,12 @@ class CalibratedPredictions(NamedTuple):
 
 
 def calibrate(predictions: SeedPredictions, validation: np.ndarray, labels: np.ndarray) -> CalibratedPredictions:
-    """Fit a calibration for each seed to the patches of the mask `validation`, bool, (n,), and apply it to all."""
+    """Fit a calibration of each seed's probabilities on validation patches, and apply it to all patches.
+
+    Args:
+        validation: bool, (n,). Whether a patch is a validation patch.
+        labels: integers, (n,).
+    """
     calibrations = {
         seed: calibration.fit(values[validation], labels[validation])
         for seed, values in predictions.probabilities.items()
@@ -211,7 +216,15 @@ def predictions_of_trials(
 def mean_with_interval(
     values: np.ndarray, patients: np.ndarray, resamples: int, confidence: float, seed: int
 ) -> dict[str, float | None]:
-    """Return {value, low, high} of the mean of `values`, (n,), over the patches where they are finite."""
+    """Return {value, low, high}: the mean of the finite `values`, with a bootstrap interval over patients.
+
+    Args:
+        values: float, (n,). A value for each patch; NaN if it is not defined.
+        patients: (n,). The patient of each patch.
+        resamples: Number of bootstrap resamples.
+        confidence: Of the interval, in (0, 1).
+        seed: Of the resampling.
+    """
     finite = np.isfinite(values)
     weights = np.concatenate([np.ones((1, len(values))), patient_weights(patients, resamples, seed)])
     with np.errstate(invalid="ignore"):

@@ -202,22 +202,27 @@ def _make_extra_patches(context: CellContext) -> tuple[Patches | None, bool]:
 
 
 def _translate_patches(context: CellContext) -> Patches:
-    """Return the cell's real patches, translated to the other class by translators trained on them, with that label."""
+    """Translate the cell's real patches to the other class, and return them with its label.
+
+    The translators are trained on the same real patches.
+    """
     experiment, seed = context.run.experiment, context.cell.seed
     settings, pair = experiment.learning_curve, experiment.translated_labels
     names = tuple(experiment.data.class_names[label] for label in pair)
-    groups = [context.real.images[context.real.labels == label] for label in pair]
+    images_by_class = [context.real.images[context.real.labels == label] for label in pair]
 
     def train_translators(folder: Path) -> None:
-        """Train the translators and write them."""
+        """Train both translators, and write to_<class>.keras into `folder`."""
         keras.utils.set_random_seed(seed)
         translate = experiment.translate.replace(steps=settings.translate_steps)
-        labels = np.repeat([0, 1], [len(images) for images in groups])
-        translation.train(np.concatenate(groups), labels, translate, seed, folder, context.xla, names)
+        labels = np.repeat([0, 1], [len(images) for images in images_by_class])  # positions in `names`
+        translation.train(np.concatenate(images_by_class), labels, translate, seed, folder, context.xla, names)
 
     folder = _get_or_train(context, "translation", "translate", settings.translate_steps, train_translators)
     networks = [weights.load_model(folder / f"to_{name}.keras") for name in names]
-    synthetic = [translation.translate(network, images) for network, images in zip(networks[::-1], groups, strict=True)]
+    # Reversed: patches of the first class are translated to the second, and the other way round.
+    pairs = zip(networks[::-1], images_by_class, strict=True)
+    synthetic = [translation.translate(network, images) for network, images in pairs]
     labels = np.repeat(pair[::-1], [len(images) for images in synthetic])
     return Patches(np.concatenate(synthetic), labels)
 
@@ -227,8 +232,9 @@ def _generate_patches(context: CellContext) -> Patches:
     settings, real, seed = context.run.experiment.learning_curve, context.real, context.cell.seed
 
     def train_generator(folder: Path) -> None:
-        """Train the GAN and write it."""
+        """Train the GAN, and write generator.keras and its other files into `folder`."""
         keras.utils.set_random_seed(seed)
+        # No last phase with 3x3 heads: the experiment's may be longer than `gan_steps`.
         gan = context.run.experiment.gan.replace(steps=settings.gan_steps, projected_discriminator_3x3_steps=0)
         train_gan(real.images, real.labels, gan, seed, folder, context.xla, context.run.experiment.data.class_names)
 

@@ -4,8 +4,8 @@ With more than two classes a patch is called the most probable one. Metrics are 
 against the rest; accuracy, the Brier score and the loss are those of all classes together. For two classes these
 definitions agree with the usual ones.
 
-Every function takes weights of shape (resamples, n) and returns values of shape (resamples,). A row of ones gives the
-plain metric, which the tests compare with scikit-learn's.
+Functions that take weights, (resamples, n), return values of shape (resamples,). A row of ones gives the plain metric,
+which the tests compare with scikit-learn's.
 """
 
 import numpy as np
@@ -97,10 +97,17 @@ def second_or_all(probabilities: np.ndarray) -> np.ndarray:
 
 
 def macro_roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Return the ROC AUC of scores (n,), or the mean ROC AUC of each class against the rest, of scores (n, classes)."""
+    """Return the ROC AUC; with more than two classes, the mean over the classes, each against the rest.
+
+    Args:
+        labels: integers, (n,).
+        scores: float, larger for a more likely class: of the second of two, (n,), or of each, (n, classes).
+    """
     unit_weights, scores = np.ones((1, len(labels))), np.asarray(scores)
-    columns = {1: scores} if scores.ndim == 1 else dict(enumerate(scores.T))
-    areas = [areas_under_curves(labels == label, column, unit_weights)["roc_auc"] for label, column in columns.items()]
+    by_label = {1: scores} if scores.ndim == 1 else dict(enumerate(scores.T))
+    areas = [
+        areas_under_curves(labels == label, of_class, unit_weights)["roc_auc"] for label, of_class in by_label.items()
+    ]
     return float(np.mean(areas))
 
 

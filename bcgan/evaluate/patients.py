@@ -38,19 +38,22 @@ def patient_metrics(
     confidence: float,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """Return the metrics of NAMES, each {value, low, high, seeds}: the mean over the seeds.
+    """Return {metric: {value, low, high, seeds}} for NAMES: means over the training seeds, with bootstrap intervals.
 
     patient_fraction_mae: mean absolute error of the estimated malignant fraction. patient_fraction_pearson: Pearson's
-    correlation of true and estimated fractions. patient_roc_auc: of patients with a malignant patch against those
-    without, by the estimated fraction; `None` if there are fewer than MIN_PATIENTS_OF_KIND of one kind. With more than
-    two classes, the last two are means over the classes that they are defined for.
+    correlation of true and estimated fractions. patient_roc_auc: how well the estimated fraction separates patients
+    with a malignant patch from those without; `None` if there are fewer than MIN_PATIENTS_OF_KIND of either. With more
+    than two classes, each metric is the mean over the classes that it is defined for.
 
     Args:
-        calibrated: {seed: calibrated probabilities, (n,) or (n, classes)}.
+        labels: integers, (n,).
+        calibrated: {training seed: calibrated probabilities, (n,) or (n, classes)}.
+        patients: (n,). The patient of each patch.
+        resamples, confidence, seed: Of the bootstrap: number of resamples, confidence in (0, 1), and random seed.
     """
-    names = np.unique(patients)
-    weights = intervals.patient_weights(names, resamples, seed)
-    weights = np.concatenate([np.ones((1, len(names))), weights])
+    patient_names = np.unique(patients)
+    weights = intervals.patient_weights(patient_names, resamples, seed)
+    weights = np.concatenate([np.ones((1, len(patient_names))), weights])
     by_name: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for scores in calibrated.values():
         if scores.ndim == 1:

@@ -133,10 +133,11 @@ def resample_patients(patients: np.ndarray, labels: np.ndarray, train: np.ndarra
         patients, labels: (n,). Of each patch.
         train: Row numbers of the training patches.
     """
-    groups = pd.Series(train).groupby(patients[train]).apply(np.array)
+    rows_by_patient = pd.Series(train).groupby(patients[train]).apply(np.array)
+    count = len(rows_by_patient)
     for attempt in range(100):
-        group_indices = np.random.default_rng((seed, attempt)).integers(0, len(groups), len(groups))
-        rows = np.concatenate([groups.iloc[index] for index in group_indices])
+        drawn_patients = np.random.default_rng((seed, attempt)).integers(0, count, count)
+        rows = np.concatenate([rows_by_patient.iloc[index] for index in drawn_patients])
         if len(np.unique(labels[rows])) == len(np.unique(labels)):
             return rows
     return train

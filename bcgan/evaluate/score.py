@@ -136,7 +136,11 @@ def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
 
 
 def calibrate_classifiers(table: pd.DataFrame) -> dict[str, intervals.CalibratedPredictions]:
-    """Return {classifier: predictions before and after calibration}, which is fitted on the validation patches."""
+    """Calibrate each classifier on the validation patches: {classifier: predictions before and after}.
+
+    Args:
+        table: A row for each held-out patch: label, role, and the classifiers' probabilities by seed.
+    """
     labels, validation = table["label"].to_numpy(), (table["role"] == "validation").to_numpy()
     return {
         name: intervals.calibrate(_select_thresholds(table, name), validation, labels)
@@ -235,13 +239,15 @@ def _measure_operating_points(
 def _measure_sources(
     table: pd.DataFrame, predictions: intervals.SeedPredictions, bootstrap: tuple[int, float, int]
 ) -> dict[str, dict]:
-    """Return {folder or archive: {patches, patients, <each of COMPARED_METRICS>: estimate}} of the test patches.
+    """Return {source: {patches, patients, <each of COMPARED_METRICS>: {value, low, high, seeds}}} of the test patches.
 
-    An estimate is {value, low, high, seeds}. Empty if all test patches are from one source. A result on two archives is
-    not comparable with a result on one of them.
+    A source is a folder or archive of images. A result on two of them is not comparable with a result on one. Empty if
+    all test patches are from one source.
 
     Args:
-        bootstrap: resamples, confidence and seed, as `intervals.metrics_with_intervals` takes them.
+        table: A row for each held-out patch: source, role, label and patient.
+        predictions: Of one classifier, for the rows of `table`.
+        bootstrap: Number of resamples, confidence of the intervals in (0, 1), and random seed.
     """
     sources = table["source"].where(table["role"] == "test")
     names = sorted(sources.dropna().unique())
@@ -287,6 +293,10 @@ def _compare_classifiers(
 
     The pairs are every classifier with the proposed one, EXTRA_COMPARISONS, and the ensemble with its first member.
 
+    Args:
+        table: A row for each held-out patch: role, label and patient.
+        predictions: By classifier, for the rows of `table`.
+
     Returns:
         [{classifier, reference, metric, value, low, high, p, p_floor}].
     """
@@ -295,8 +305,8 @@ def _compare_classifiers(
     resample_weights = intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed)
     rng = np.random.default_rng(0)
     bootstrapped = {
-        name: intervals.bootstrap_metrics(labels, values.called().select(test), resample_weights, rng)
-        for name, values in predictions.items()
+        name: intervals.bootstrap_metrics(labels, calibrated.called().select(test), resample_weights, rng)
+        for name, calibrated in predictions.items()
     }
     proposed = experiment.proposed
     pairs = [(name, proposed) for name in bootstrapped if name != proposed]

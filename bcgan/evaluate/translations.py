@@ -91,16 +91,18 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
         )  # fmt: skip
 
 
-def translate_cycle(networks: list, images: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return patches of a class, their translations to the other class, and these translated back; uint8, as `images`.
+def translate_cycle(
+    networks: list[keras.Model], images: np.ndarray, label: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return patches of a class, their translations to the other class, and these translated back.
 
     Args:
         networks: The translators to the first and to the second class.
-        images: uint8, (n, side, side, 3).
+        images: uint8, (n, side, side, 3). All results are of this type and shape.
         label: 0 for patches of the first class, 1 for the second.
     """
-    after = translate(networks[1 - label], images)
-    return images, after, translate(networks[label], after)
+    translated = translate(networks[1 - label], images)
+    return images, translated, translate(networks[label], translated)
 
 
 def measure_phantom_nuclei(networks: list[keras.Model], experiment: Experiment) -> dict[str, dict[str, Any]] | None:

@@ -68,7 +68,7 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
     folder.mkdir(exist_ok=True)
     run = StageRun(experiment, root, folder, _used_inputs(experiment, inputs), Cache(root, FOLDER))
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
-    name = artifacts.make_key("tune", {"space": space.model_dump(mode="json"), "of": _fixed(experiment)}, run.inputs)
+    name = _study_name(experiment, run.inputs)
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     study.sampler = optuna.samplers.TPESampler(
         seed=experiment.seed + len(study.trials),  # a resumed search does not propose the same again
@@ -199,13 +199,19 @@ def _current_settings(experiment: Experiment) -> dict[str, Any]:
     return {"learning_rate": model.learning_rate, "epochs": model.epochs, **shared}
 
 
-def _fixed(experiment: Experiment) -> dict[str, Any]:
-    """Return the settings that a trial depends on besides those that are searched, to name the study by.
+def _study_name(experiment: Experiment, inputs: dict[str, str]) -> str:
+    """Return the name of the study, a hash of the search space, the settings that all trials share, and the inputs.
 
-    Those that are searched get the first value of the space, so that the experiment's own values do not matter.
+    The searched settings are hashed with the first value of their space, not with the experiment's own: a change of
+    these values must not start another study.
+
+    Args:
+        inputs: SHA-256 of the files that a trial reads, by name.
     """
     searched = {name: getattr(experiment.tune, name)[0] for name in _setting_names(experiment.tune.model)}
-    return ablation.trial_settings(_make_variant(experiment, searched))
+    shared_settings = ablation.trial_settings(_make_variant(experiment, searched))
+    space = experiment.tune.model_dump(mode="json")
+    return artifacts.make_key("tune", {"space": space, "of": shared_settings}, inputs)
 
 
 def _is_in_space(settings: dict[str, Any], space: Tune) -> bool:

@@ -195,8 +195,11 @@ def _score_batches(discriminator: keras.Model, extract: keras.Model, images: np.
     num_classes = num_labels(discriminator)
 
     @tf.function(reduce_retracing=True)
-    def run(patches):
-        """Return the scores and the maps of one batch, uint8; `combined` computes the maps and the logit of label 0."""
+    def score_and_map(patches: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Return the scores, (batch,), and the maps of uint8 patches.
+
+        `combined` computes the maps with the logit of label 0; the loop adds the logits of the other labels.
+        """
         patches = batches.to_float(patches)
         zeros = tf.zeros(tf.shape(patches)[:1], tf.int32)
         total, *maps = combined([patches, zeros], training=False)
@@ -206,5 +209,5 @@ def _score_batches(discriminator: keras.Model, extract: keras.Model, images: np.
 
     batch = batches.inference_batch(images.shape[1])
     for start in range(0, len(images), batch):
-        score, maps = run(tf.constant(images[start : start + batch]))
+        score, maps = score_and_map(tf.constant(images[start : start + batch]))
         yield score.numpy(), [values.numpy() for values in maps]

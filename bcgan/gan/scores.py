@@ -95,14 +95,14 @@ def memorization_rate(training: np.ndarray, fake: np.ndarray, quantile: float = 
 
 
 def repetition_rate(real: np.ndarray, fake: np.ndarray, num_classes: int, quantile: float = 0.01) -> float:
-    """Return the fraction of synthetic samples that are as near to another one of their class as few real ones are.
+    """Return the fraction of synthetic samples that are very near to another synthetic sample of their class.
 
-    The limit is the given quantile of the distances of real samples to their nearest other one of the same class. Both
-    repeats and a low variety as a whole raise the fraction. Real patches of other patients give a reference value; it
-    is not always equal to `quantile`.
+    Very near means: at most the given quantile of the distances of real samples to their nearest other one of the same
+    class. Repeated samples raise the fraction, and so does a low variety as a whole. Real patches of other patients
+    give a reference value; it is not always equal to `quantile`.
 
     Args:
-        real, fake: float, (n, d). As many of each class, sorted by class.
+        real, fake: float, (n, d). Sorted by class, with the same number of samples of each class.
     """
     rates = []
     for real_rows, fake_rows in zip(np.split(real, num_classes), np.split(fake, num_classes), strict=True):

@@ -367,10 +367,10 @@ def _spread(images: tf.Tensor, classes: tf.Tensor, num_classes: int = 2) -> tf.T
     return tf.reduce_min(deviations)
 
 
-def make_adam(learning_rate: float, variables: list, beta_1: float = 0.0) -> keras.optimizers.Optimizer:
+def make_adam(learning_rate: float, variables: list[keras.Variable], beta_1: float = 0.0) -> keras.optimizers.Optimizer:
     """Return Adam as is usual for GANs, without a first moment by default, built for the variables.
 
-    With the policy mixed_float16 its loss is scaled.
+    With the policy mixed_float16 it scales the loss, so that small gradients do not become zero.
     """
     optimizer = optimizers.Adam(learning_rate, beta_1=beta_1, beta_2=0.99)
     if keras.mixed_precision.global_policy().name == "mixed_float16":

@@ -95,12 +95,15 @@ def train(
     checkpoint.unlink(missing_ok=True)
 
 
-def make_step(state: TranslationState, optimizers: dict, settings: Translate, seed: int, xla: bool):
+def make_step(
+    state: TranslationState, optimizers: dict[str, keras.Optimizer], settings: Translate, seed: int, xla: bool
+):
     """Return a function that updates the discriminator, then both translators, on the same translations.
 
     Args:
         optimizers: By "projected_discriminator" and "translators".
-        xla: Whether the step is compiled.
+        seed: Of the orientations and the augmentation.
+        xla: Whether the step is compiled by XLA.
 
     Returns:
         A function of the step, an integer, and images, uint8 (n, size, size, 3), of which the first half is of the

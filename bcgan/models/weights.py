@@ -9,7 +9,7 @@ import numpy as np
 
 from bcgan.errors import InputError, WorkError
 
-Groups = dict[str, list]
+Groups = dict[str, list[keras.Variable]]  # variables of models and optimizers, by name
 
 
 def save(path: Path, step: int, groups: Groups) -> None:
@@ -44,7 +44,7 @@ def _check_finite(path: Path, arrays: Iterable[np.ndarray]) -> None:
 
 
 def restore(path: Path, groups: Groups) -> int:
-    """Assign the variables of a checkpoint and return its step; 0 if there is no checkpoint.
+    """Read a checkpoint into the variables of `groups`, and return its step; 0 if there is no checkpoint.
 
     Raises:
         InputError: If the checkpoint is of other networks.
@@ -52,8 +52,8 @@ def restore(path: Path, groups: Groups) -> int:
     if not path.exists():
         return 0
     with np.load(path, allow_pickle=False) as saved:
-        for name, group in groups.items():
-            for i, variable in enumerate(group):
+        for name, variables in groups.items():
+            for i, variable in enumerate(variables):
                 key = f"{name}/{i}"
                 if key not in saved or saved[key].shape != tuple(variable.shape):
                     raise InputError(

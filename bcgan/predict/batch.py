@@ -58,7 +58,7 @@ class PredictJob(NamedTuple):
         return [*key_parts, "fast"] if model.fast else key_parts
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
-        """Write the rows of a slide and return the numbers of patches, as `summary.count_row` counts."""
+        """Write the rows and maps of a slide, and return {verdict: number of patches} and {called_<class>: number}."""
         model = self._load()
         map_folder = self.out / "maps" / slide.name
         shutil.rmtree(map_folder, ignore_errors=True)  # maps of an earlier version of the rows

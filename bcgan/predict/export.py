@@ -161,7 +161,7 @@ def _validation_patches(experiment: Experiment, root: Path) -> np.ndarray:
 
 
 def write_litert(folder: Path) -> None:
-    """Write .tflite files of the folder's classifier, and of its reference CNN without the head."""
+    """Write .tflite files with float16 weights: the folder's classifier, and its reference CNN up to the features."""
     network, reference_cnn = (weights.load_model(folder / f"{name}.keras") for name in engines.NETWORKS)
     features = keras.Model(reference_cnn.inputs, reference_cnn.get_layer("logit").input, name="features")
     for model, name in zip((network, features), engines.LITERT_FILES, strict=True):
@@ -290,7 +290,7 @@ def _build_card(experiment: Experiment, root: Path, out: Path, members: dict[str
 
 
 def check_one_scale(experiment: Experiment, index: pd.DataFrame) -> None:
-    """Check that all images were resized by the same factor.
+    """Check that all images, whose height and width in pixels `index` has, were resized by the same factor.
 
     Raises:
         InputError: If images of several sizes were resized to one, so that their scales differ.

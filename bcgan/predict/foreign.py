@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
 import numpy as np
 from PIL import Image
@@ -100,8 +100,8 @@ class ForeignModel(Model):
         return ForeignModel(self.config, self._run_network, self._digest, labels, order)
 
     @property
-    def network(self):
-        """Refuse: there is no Keras network."""
+    def network(self) -> NoReturn:
+        """Raise InputError: commands that need the Keras network cannot use this model."""
         raise InputError(
             "This command needs a Keras network, and --model is a TorchScript network. Give a folder that bcgan "
             "export wrote."
@@ -130,8 +130,17 @@ class ForeignModel(Model):
             sha256={torch_files.TORCHSCRIPT: self._digest},
         )  # fmt: skip
 
-    def _probabilities(self, images, coords, has_tissue):
-        """Return probabilities without rejections, NaN as deviations, and limits; see `Model._probabilities`."""
+    def _probabilities(
+        self, images: np.ndarray, coords: np.ndarray | None, has_tissue: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return probabilities of uint8 patches, (n, size, size, 3), of which neighbors are not used.
+
+        The network's rejections, such as no tissue, are left out; the other probabilities are scaled to a sum of 1.
+
+        Returns:
+            Probabilities and their deviations over orientations, which are NaN, (n, classes) each; and for each patch
+            the lower end of the abstain range, the threshold and the upper end, (n, 3).
+        """
         by_class = self._outputs(images) @ self._membership
         total = by_class.sum(1, keepdims=True)
         by_class = np.round(by_class / np.where(total > 0, total, 1), DIGITS)

@@ -186,7 +186,7 @@ def read_openvino(path: Path, precision: str) -> Runner:
     """Return a function from uint8 patches to probabilities by OpenVINO on all cores, from a .tflite file.
 
     Args:
-        precision: As `bcgan.predict.engines.make_openvino_runner` takes it.
+        precision: Of multiplications: "f32" or, less exactly, "bf16".
     """
     run = make_openvino_runner(path, precision)
     return lambda images: from_outputs(run(images))

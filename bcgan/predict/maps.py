@@ -70,21 +70,23 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
         with contextlib.suppress(ValueError):  # Grad-CAM needs a network with feature maps
             maps[name] = explain(network, prepared.astype(np.float32) / 255)[0]
     figure = Figure(figsize=(2.6 * (1 + len(maps)), 3.4), layout="constrained")
-    row = figure.subplots(1, 1 + len(maps))
-    row[0].imshow(patch, interpolation="none")
+    panels = figure.subplots(1, 1 + len(maps))
+    panels[0].imshow(patch, interpolation="none")
     call = describe_call(model.card, called, verdict)
     has_score = verdict < OUT_OF_DISTRIBUTION
-    row[0].set_title(f"{call}: {probability:.2f} ± {uncertainty:.2f}" if has_score else call, fontsize=10, loc="left")
-    for axes, (name, values) in zip(row[1:], maps.items(), strict=True):
-        limit = np.abs(values).max() or 1.0
+    panels[0].set_title(
+        f"{call}: {probability:.2f} ± {uncertainty:.2f}" if has_score else call, fontsize=10, loc="left"
+    )
+    for axes, (name, saliency_map) in zip(panels[1:], maps.items(), strict=True):
+        limit = np.abs(saliency_map).max() or 1.0
         axes.imshow(patch.mean(-1), cmap="gray", vmin=0, vmax=255)
-        axes.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=0.65, interpolation="none")
+        axes.imshow(saliency_map, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=0.65, interpolation="none")
         axes.set_title(f"{METHOD_NAMES[name]}\n{describe_test(model.card, name)}", fontsize=9, loc="left")
-    for axes in row:
+    for axes in panels:
         axes.set(xticks=[], yticks=[])
     figure.suptitle(printable(title), fontsize=10, x=0.01, ha="left", parse_math=False)
-    row[0].set_xlabel("Research use only", fontsize=8)
-    row[-1].set_xlabel(describe_colors(model.card, label), fontsize=8)
+    panels[0].set_xlabel("Research use only", fontsize=8)
+    panels[-1].set_xlabel(describe_colors(model.card, label), fontsize=8)
     figure.savefig(target, dpi=150, format="png")
 
 
@@ -179,7 +181,8 @@ def draw_map(
     """Draw the probabilities of an image's patches as a PNG, with a scale bar where the scale is known.
 
     Args:
-        tissue: Whether the image is drawn below them. Defaults to True.
+        target: File or buffer to write.
+        tissue: Whether the image is drawn below the probabilities, which are opaque without it. Defaults to True.
     """
     zoom = min(1.0, MAX_PICTURE_PX / max(grid.thumbnail.shape[:2]))
     height, width = (max(1, round(side * zoom)) for side in grid.thumbnail.shape[:2])

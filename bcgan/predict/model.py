@@ -311,8 +311,8 @@ class Model:
         Spatial context changes only patches that have neighbors. Patches without tissue do not count as neighbors.
 
         Returns:
-            Probabilities and their deviations over the orientations, (n, classes) each, and the limits that hold for
-            each patch as `Thresholds.limits` has them, (n, 3).
+            Probabilities and their deviations over the orientations, (n, classes) each; and for each patch the lower
+            end of the abstain range, the threshold and the upper end, (n, 3).
         """
         card = self.card
         mean, deviation = orientations.average(self._score, card, images, self.fast)

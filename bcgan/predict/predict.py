@@ -107,7 +107,11 @@ def predict(
 
 
 def predict_image(model: Model, source: Path | str | bytes, mpp: float | None = None) -> list[dict[str, Any]]:
-    """Predict one image; arguments, result and errors are those of `bcgan.predict.model.Model.predict_image`."""
+    """Return one row for each patch of an image, with the columns of `bcgan predict`.
+
+    `source` is a path or the bytes of an image file, `mpp` the microns per pixel; `None` means what the file states.
+    ValueError or OSError is raised if the image cannot be read or its scale is not known.
+    """
     grid = read_grid(model, source, mpp)
     name = "image" if isinstance(source, bytes) else str(source)
     if not len(grid.patches):
@@ -316,7 +320,7 @@ class _Predictor:
         """Predict the single patches that wait, and yield their rows."""
         patches = [single.patch for single in self._waiting if single.patch is not None]
         if patches:
-            predictions = self._model.predict(np.stack(patches), None, np.ones(len(patches), bool))
+            predictions = self._model.predict(np.stack(patches), None, np.ones(len(patches), bool))  # have tissue
         index = 0
         for single in self._waiting:
             if single.patch is None:

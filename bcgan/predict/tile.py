@@ -145,22 +145,25 @@ def escaped_patient(slide: Slide, pattern: str | None) -> str:
 
 
 def check_patients(slides: Iterable[Slide], pattern: str | None) -> None:
-    """Check the patients of all slides before anything is written.
+    """Check, before anything is written, that the names of the slides state patients.
+
+    Args:
+        pattern: Regular expression that finds the patient in a slide's name; `None` means all of the name.
 
     Raises:
         InputError: The pattern matches no slide, or two names look like one patient.
     """
-    slides, names = list(slides), []
+    slides, patients = list(slides), []
     for slide in slides:
         try:
-            names.append(patient_name(slide, pattern))
+            patients.append(patient_name(slide, pattern))
         except ValueError:  # reported when this slide is processed
             continue
-    if not names:
+    if not patients:
         raise InputError(
             f"--patient: {pattern!r} matches none of {len(slides)} slides, such as {slides[0].name}. Change it."
         )
-    check_spellings(names, "--patient")
+    check_spellings(patients, "--patient")
 
 
 def read_annotations(slide: Slide, job: TileJob) -> AnnotationFile:

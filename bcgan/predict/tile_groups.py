@@ -76,11 +76,14 @@ class SlideTiles(NamedTuple):
     summary: str
 
     def to_grid(self) -> PatchGrid:
-        """Return the tiles as the patches of one slide, for its map."""
+        """Return the tiles as the patches of one image, their mosaic, of which `bcgan.predict.maps` draws a map."""
         image, zoom = draw_mosaic([tile.pixels for tile in self.tiles], np.array([tile.corner for tile in self.tiles]))
         first = self.scales[0]
-        scale = Scale(first.x * self.downsample, first.y * self.downsample, first.mpp, first.source, False)
-        return PatchGrid(self.patches, self.corners, scale, self.has_tissue, image, zoom, False, self.tile_px)
+        x, y = first.x * self.downsample, first.y * self.downsample  # pixels of the slide for one of the model's
+        scale = Scale(x, y, first.mpp, first.source, is_single_patch=False)
+        return PatchGrid(
+            self.patches, self.corners, scale, self.has_tissue, image, zoom, is_single_patch=False, tile_px=self.tile_px
+        )
 
 
 def find_groups(images: list[ImageFile]) -> list[Group]:
@@ -112,10 +115,14 @@ def find_groups(images: list[ImageFile]) -> list[Group]:
 
 
 def _may_be_pixels(coordinates: list[TileCoordinates]) -> bool:
-    """Return whether the numbers in names can be pixels; counters and dates, as in `slide-40-001`, cannot."""
+    """Return whether the two numbers in the names of a slide's tiles can be pixel coordinates.
+
+    Only names that end in two plain numbers are in doubt: these may be counters or dates, as in `slide-40-001`, and
+    have to span MIN_SPACING_PX.
+    """
     if coordinates[0].pattern != PLAIN_PATTERN:
         return True
-    x, y = np.array([(corner.x, corner.y) for corner in coordinates]).T
+    x, y = np.array([(tile.x, tile.y) for tile in coordinates]).T
     return max(np.ptp(x), np.ptp(y)) >= MIN_SPACING_PX
 
 

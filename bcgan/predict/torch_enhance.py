@@ -94,7 +94,7 @@ def equalize_lightness(lightness: torch.Tensor) -> torch.Tensor:
     padded = torch.nn.functional.pad(lightness[:, None], (0, extra[1], 0, extra[0]), mode="reflect")[:, 0]
     tile_height, tile_width = padded.shape[1] // TILES, padded.shape[2] // TILES
     tiles = padded.unflatten(1, (TILES, tile_height)).unflatten(3, (TILES, tile_width)).transpose(2, 3).flatten(3)
-    tables = _make_tables(tiles.flatten(0, 2).long(), tile_height * tile_width).unflatten(0, (count, TILES, TILES))
+    tables = _clahe_tables(tiles.flatten(0, 2).long(), tile_height * tile_width).unflatten(0, (count, TILES, TILES))
     rows, row_weights = _find_tiles(height, tile_height)
     columns, column_weights = _find_tiles(width, tile_width)
     index, equalized = lightness.long(), torch.zeros_like(lightness)
@@ -106,14 +106,19 @@ def equalize_lightness(lightness: torch.Tensor) -> torch.Tensor:
     return torch.round(equalized)
 
 
-def _make_tables(tiles: torch.Tensor, area: int) -> torch.Tensor:
-    """Return the equalized level of each level, float (tiles, BINS), for the levels of each tile, (tiles, area)."""
+def _clahe_tables(tiles: torch.Tensor, area: int) -> torch.Tensor:
+    """Return for each tile a table from gray level to equalized level, by its clipped histogram; float, (tiles, BINS).
+
+    Args:
+        tiles: Gray levels of the pixels of each tile, int64, (tiles, area).
+        area: Pixels of a tile.
+    """
     histogram = torch.zeros((tiles.shape[0], BINS)).scatter_add(1, tiles, torch.ones(tiles.shape))
     limit = max(int(CLIP_LIMIT * area / BINS), 1)
     excess = (histogram - limit).clamp(min=0).sum(1, keepdim=True)
     share = torch.floor(excess / BINS)
     remainder = excess - share * BINS
-    # What cannot be shared equally goes to every step-th level, one for each.
+    # Clipped counts are shared equally by all bins. As in OpenCV, every step-th bin gets one of the remaining ones.
     step = torch.floor(BINS / remainder.clamp(min=1)).clamp(min=1)
     bins = torch.arange(BINS)[None]
     gets_one = (bins % step == 0) & (torch.floor(bins / step) < remainder)
@@ -162,11 +167,11 @@ def _lab_tables() -> tuple[list[int], list[int]]:
 
 
 def lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
-    """Return the gray levels of CIELAB colors in OpenCV's 8-bit levels."""
+    """Convert CIELAB in OpenCV's 8-bit levels, (..., 3), to RGB, whole levels from 0 to 255."""
     lightness, a, b = lab.unbind(-1)
     y = (lightness / 2.55 + 16) / 116
-    cubes = torch.stack([y + (a - 128) / 500, y, y - (b - 128) / 200], -1)
-    scaled = torch.where(cubes > 0.206893, cubes**3, (cubes - 16 / 116) / 7.787) * torch.tensor(WHITE)
-    linear = (scaled @ torch.linalg.inv(torch.tensor(TO_XYZ)).T).clamp(0, 1)
-    values = torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055)
-    return torch.round(values * 255).clamp(0, 255)
+    cube_roots = torch.stack([y + (a - 128) / 500, y, y - (b - 128) / 200], -1)
+    xyz = torch.where(cube_roots > 0.206893, cube_roots**3, (cube_roots - 16 / 116) / 7.787) * torch.tensor(WHITE)
+    linear = (xyz @ torch.linalg.inv(torch.tensor(TO_XYZ)).T).clamp(0, 1)
+    srgb = torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055)
+    return torch.round(srgb * 255).clamp(0, 255)

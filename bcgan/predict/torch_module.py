@@ -85,11 +85,11 @@ class PatchClassifier(torch.nn.Module):
         return torch.softmax(logits, 1)
 
     def _calibrate(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Return calibrated probabilities, (n, classes), as `bcgan.classify.calibration.apply` does."""
+        """Calibrate probabilities, (n, classes): logits are divided by the temperature, and the shift is added."""
         logs = probabilities.clamp(EPSILON, 1 - EPSILON).log()
         if probabilities.shape[1] == 2:
-            scaled = (logs[:, 1:] - logs[:, :1]) / self.temperature + self.shift
-            return torch.softmax(torch.cat([torch.zeros_like(scaled), scaled], 1), 1)
+            logit = (logs[:, 1:] - logs[:, :1]) / self.temperature + self.shift
+            return torch.softmax(torch.cat([torch.zeros_like(logit), logit], 1), 1)
         return torch.softmax((logs - logs.mean(1, keepdim=True)) / self.temperature + self.shift, 1)
 
     def _ood_scores(self, images: torch.Tensor) -> torch.Tensor:
@@ -130,7 +130,11 @@ def tissue_fraction(levels: torch.Tensor, colorless: torch.Tensor) -> torch.Tens
 
 
 def is_colorless(levels: torch.Tensor) -> torch.Tensor:
-    """Return whether all that is no glass is gray, as `bcgan.slides.tissue.is_colorless` does; bool, (n,)."""
+    """Return whether each patch is gray apart from glass and unscanned area, as one without stain is; bool, (n,).
+
+    Args:
+        levels: Gray levels 0 to 255, float (n, height, width, 3).
+    """
     darkest, brightest = levels.amin(-1), levels.amax(-1)
     visible = (darkest < tissue.MIN_GLASS_LEVEL) & (brightest >= tissue.MAX_UNSCANNED_LEVEL)
     spread = ((brightest - darkest) * visible).sum((1, 2))

@@ -121,7 +121,11 @@ def _write_parts(model: Model, patches: np.ndarray, work: Path) -> None:
 
 
 def resizing_matrices(network: keras.Model) -> dict[str, np.ndarray]:
-    """Return the network's resizing matrices, float32 (new, old), by `<old side>-<new side>-<interpolation>`."""
+    """Return the matrices by which PyTorch resizes as TensorFlow does, for all resizing layers of a network.
+
+    Returns:
+        {`<old side>-<new side>-<interpolation>`: float32, (new, old)}. Rows and columns of a map are multiplied by one.
+    """
     matrices = {}
     for layer in network._flatten_layers():
         if isinstance(layer, keras.layers.Resizing):

@@ -52,7 +52,8 @@ def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) ->
     """Return one boolean column for each fault; a patch can have several.
 
     `duplicate` and `near_duplicate` mark all but the first of several copies, `conflicting_labels` every copy of an
-    image that has two labels. The column COPY_OF has the position of the other patch of these faults; -1 without one.
+    image that has two labels. The column COPY_OF has the row number of another patch with the same or nearly the same
+    image, for patches with one of these faults; else -1.
 
     Args:
         rows: Columns readable, height, width, label, pixels (hash of the decoded image), and those of

@@ -31,7 +31,7 @@ def write(
         images: uint8, (n, size, size, 3).
         table: One row for each image, with `role`, `label` and the columns.
         class_names: In the order of their labels.
-        columns: Text, or integers of 32 bits, by the names that they get.
+        columns: {name in the data set: column of `table`}. They are written as text or as int32.
     """
     import tensorflow_datasets as tfds
 
@@ -48,13 +48,13 @@ def write(
     splits = []
     with progress.bar(len(table), "tfds", "patch") as bar:
         for role, rows in table.groupby("role").indices.items():
-            names = tfds.core.ShardedFileTemplate(
+            file_names = tfds.core.ShardedFileTemplate(
                 dataset_name="patches", data_dir=target, split=role, filetype_suffix="tfrecord"
             )
             shards = np.array_split(rows, -(-len(rows) // SHARD_PATCHES))
             num_bytes = 0
             for number, shard in enumerate(shards):
-                path = Path(names.sharded_filepath(shard_index=number, num_shards=len(shards)))
+                path = Path(file_names.sharded_filepath(shard_index=number, num_shards=len(shards)))
                 _write_shard(path, features, (images, table, columns), shard, bar)
                 num_bytes += path.stat().st_size
             splits.append(
@@ -62,7 +62,7 @@ def write(
                     name=role,
                     shard_lengths=[len(shard) for shard in shards],
                     num_bytes=num_bytes,
-                    filename_template=names,
+                    filename_template=file_names,
                 )  # fmt: skip
             )
         tfds.folder_dataset.write_metadata(
