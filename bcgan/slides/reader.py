@@ -165,9 +165,11 @@ def _open_vendor(path: Path, name: str, resources: ExitStack) -> SlideImage:
         if not path.exists():
             raise ValueError(f"{name} does not exist")
         return VendorSlide(path, name, resources)
-    except openslide.OpenSlideError as error:
+    except Exception as error:
         resources.close()
-        raise ValueError(f"{name} cannot be read by OpenSlide ({error})") from error
+        if isinstance(error, openslide.OpenSlideError):
+            raise ValueError(f"{name} cannot be read by OpenSlide ({error})") from error
+        raise
 
 
 def _open_dicom(file: Any, name: str) -> SlideImage:
