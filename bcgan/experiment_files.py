@@ -116,5 +116,7 @@ def read_text(path: Path) -> str:
     """
     try:
         return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}). Check its path and its permissions.") from error
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read ({error}). Save it as UTF-8.") from error

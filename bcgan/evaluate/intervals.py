@@ -113,15 +113,15 @@ def draw_seed_counts(seeds: int, resamples: int, rng: np.random.Generator) -> np
     return rng.multinomial(max(1, seeds - 1), np.full(seeds, 1 / seeds), size=resamples)
 
 
-def average_over_seeds(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def average_over_seeds(values: np.ndarray, seed_counts: np.ndarray) -> np.ndarray:
     """Return a metric's mean over the seeds, then in each resample its mean over the drawn seeds: (1 + resamples,).
 
     Args:
-        values: float, (seeds, 1 + resamples). Element 0 is the observed metric.
-        counts: From `draw_seed_counts`.
+        values: float, (seeds, 1 + resamples). Column 0 is the observed metric of each seed.
+        seed_counts: integers, (resamples, seeds). How often each resample drew each seed.
     """
     # Where a seed is not drawn, 0 replaces a metric that may be NaN.
-    resampled = np.where(counts.T > 0, values[:, 1:] * counts.T, 0).sum(0) / counts.sum(1)
+    resampled = np.where(seed_counts.T > 0, values[:, 1:] * seed_counts.T, 0).sum(0) / seed_counts.sum(1)
     return np.concatenate([[values[:, 0].mean()], resampled])
 
 

@@ -139,7 +139,9 @@ def log_ratio(distances: np.ndarray, reference_distances: np.ndarray) -> np.ndar
 
 
 def halve_patients(real: RealPatches) -> np.ndarray:
-    """Divide the patients at random into two halves, members and non-members alike.
+    """Divide the patients at random into two halves, members and non-members each by themselves.
+
+    The non-members of one half are the reference patches for the other half (`score_membership`).
 
     Returns:
         bool, (n,). Whether a patch's patient is in the first half.

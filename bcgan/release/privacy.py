@@ -350,7 +350,9 @@ def attack_discriminators(root: Path, store: Store, sets: Sets, num_classes: int
     path = root / "gan" / "projected_discriminator.keras"
     if path.exists() and has_weights("lite0"):
         images = store.images.select(sets.rows)
-        scores["projected_discriminator"] = _projected_scores(weights.load_model(path), images, num_classes)
+        scores["projected_discriminator"] = _score_by_projected_discriminator(
+            weights.load_model(path), images, num_classes
+        )
     real, checks = sets.real["stain"], []
     for name, values in scores.items():
         by_patient = attacks.roc_auc(*attacks.average_by_patient(values, real))
@@ -359,8 +361,11 @@ def attack_discriminators(root: Path, store: Store, sets: Sets, num_classes: int
     return checks
 
 
-def _projected_scores(network: keras.Model, images: ImageRows, num_classes: int) -> np.ndarray:
-    """Return the projected discriminator's mean logit over maps, places and labels, (n,)."""
+def _score_by_projected_discriminator(network: keras.Model, images: ImageRows, num_classes: int) -> np.ndarray:
+    """Return a membership score of each patch, (n,), as a discriminator may have memorized its training patches.
+
+    It is the projected discriminator's mean logit over its feature maps, their positions and all labels.
+    """
     from bcgan.models.projected_discriminator import imagenet_features
 
     extract = imagenet_features(images.shape[1])

@@ -104,7 +104,7 @@ def release(experiment: Experiment, root: Path, request: Request, out: Path) -> 
         "bcgan": __version__, "inputs": inputs, "number": request.number, "seed": request.seed,
         "size": int(synthetic.images.shape[1]), "generator": bundle.digests, "features": network_name,
         "confidence_level": attacks.CONFIDENCE_LEVEL, "resamples": attacks.RESAMPLES, "earlier_attempts": earlier,
-        **_describe_patients(patches, sets),
+        **_count_members(patches, sets),
     }  # fmt: skip
     if not audit.failures:
         digest = hashlib.sha256(synthetic.images.tobytes()).hexdigest()
@@ -218,11 +218,14 @@ def _add_utility(audit: Audit, task: utility.Task, synthetic: synthesis.Syntheti
     return audit._replace(results=results, failures=privacy.describe_failures(checks))
 
 
-def _describe_patients(patches: store.Store, sets: privacy.Sets) -> dict[str, dict[str, int]]:
-    """Return {members, non_members: {patients, patches, compared_patches}}, numbers.
+def _count_members(patches: store.Store, sets: privacy.Sets) -> dict[str, dict[str, int]]:
+    """Count the patients and patches of members, who are training patients, and of non-members, whom the GAN never saw.
 
-    Members are training patients, non-members those that the generator has not seen; compared patches are in the
-    attacks.
+    Args:
+        sets: The audit's patches. Its `rows` are those that the attacks use, the compared patches.
+
+    Returns:
+        {"members" or "non_members": {"patients", "patches", "compared_patches"}}.
     """
     index = patches.index
     groups = {"members": index["role"] == "train", "non_members": index["role"].isin(privacy.UNSEEN_ROLES)}

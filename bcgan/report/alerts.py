@@ -78,7 +78,10 @@ def _mode_collapse_text(run: Run) -> str:
 
 
 def _weak_translation_text(run: Run) -> str:
-    """Return a warning if hardly any translation is called the other class; empty otherwise."""
+    """Return a warning if the GAN's translations from one class to the other hardly change a patch; else "".
+
+    That is so if the proposed classifier gives the other class to few of the translated patches.
+    """
     by_class = run.translations["classes"] if run.translations else {}
     flip_rates = [estimates["flip_rate"]["value"] or 0.0 for estimates in by_class.values()]
     if not flip_rates or max(flip_rates) >= MIN_FLIP_RATE:

@@ -1,4 +1,4 @@
-"""What the page needs to move: curves by threshold, maps of slides, patients, and tables to download."""
+"""The data of the page's interactive parts: curves by threshold, maps of slides, patients, and tables to download."""
 
 import base64
 import gzip
@@ -89,8 +89,9 @@ def _encode_labels(labels: np.ndarray) -> str:
 def _slides(run: Run) -> list[dict[str, Any]]:
     """Return a dict for each slide that the report shows: coordinates, labels, classifiers' probabilities and calls.
 
-    If they would be too large for the page, the last slides are left out, and all classifiers but the proposed one and
-    the last ones, as the ensembles are.
+    The last slides are left out until at most MAX_SLIDE_PATCHES patches remain. If these have more than
+    MAX_SLIDE_VALUES probabilities, only the first classifier, which is the proposed one, and as many of the last as fit
+    are kept: the ensembles come last.
     """
     if not slide_figures.select_slides(run):
         return []

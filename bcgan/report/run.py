@@ -264,7 +264,11 @@ class Run(NamedTuple):
         return "a bootstrap of patients" + (" and of seeds" if num_seeds > 1 else "")
 
     def single_fit_note(self) -> str:
-        """Return a sentence on classifiers with one training, whose intervals are over patients only; or nothing."""
+        """Return a sentence that names the classifiers whose intervals are over patients only, not over seeds.
+
+        They are trained once, or are ensembles, which pool their members' seeds. "" if there are none, or if no
+        classifier has several seeds.
+        """
         names = [name for name in self.classifier_names if len(self.seeds(name)) == 1]
         if not names or max(self._numbers_of_seeds().values()) == 1:
             return ""

@@ -1,4 +1,4 @@
-"""The report's tables of the ablation, the learning curve, cross-validation and the split's optimism."""
+"""The report's tables of the ablation, the learning curve, cross-validation, the split's optimism and the search."""
 
 import pandas as pd
 

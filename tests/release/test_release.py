@@ -367,7 +367,7 @@ def test_the_projected_discriminators_score_is_the_mean_of_its_logits(copied, mo
     monkeypatch.setattr(networks, "imagenet_features", lambda size: features)
     network = networks.projected_discriminator(features, width=4)
     images = store.load(copied / "preprocess").images.select(np.arange(10))
-    scores = privacy._projected_scores(network, images, 2)
+    scores = privacy._score_by_projected_discriminator(network, images, 2)
     maps = [np.asarray(values) for values in features(images[np.arange(10)].astype(np.float32) / 255)]
     outputs = [network([*maps, np.full(10, label)]) for label in (0, 1)]
     logits = [[np.asarray(values).mean((1, 2, 3)) for values in by_map] for by_map in outputs]
