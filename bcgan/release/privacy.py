@@ -372,8 +372,7 @@ def _score_by_projected_discriminator(network: keras.Model, images: ImageRows, n
 
     def score(patches: np.ndarray) -> np.ndarray:
         """Return the scores of a batch of patches, (n,)."""
-        maps = extract(batches.to_float(patches), training=False)
-        total = np.zeros(len(patches))
+        maps, total = extract(batches.to_float(patches), training=False), np.zeros(len(patches))
         for label in range(num_classes):
             logits = network([*maps, keras.ops.full((len(patches),), label, "int32")], training=False)
             total += np.mean([np.asarray(keras.ops.mean(values, (1, 2, 3))) for values in logits], 0)
