@@ -226,7 +226,7 @@ def input_pipeline(augmented: bool, batch: int = 64) -> Subject:
     return run
 
 
-def input_wait(precision: str, batch: int = BATCH_SIZE, xla: bool = False) -> Subject:
+def input_wait(precision: str, batch: int = BATCH_SIZE, xla: bool = False, patches: int = 4096) -> Subject:
     """Make a training of Table 1's network, in the middle of an epoch, that measures the waiting time for batches.
 
     It returns hundredths of seconds, so that the rate is the percentage of the time.
@@ -240,9 +240,9 @@ def input_wait(precision: str, batch: int = BATCH_SIZE, xla: bool = False) -> Su
     step = train.make_step(
         model, _classifier(NETWORK), optimizer, train.Recipe(settings, Classifier(), xla=xla), (1.0, 1.0)
     )
-    images, labels = draw_patches(4096)
+    images, labels = draw_patches(patches)
     iterator = iter(
-        batches.make_dataset(images, labels, batches.epoch_sampler(np.arange(4096), batch, 0), range(10**6))
+        batches.make_dataset(images, labels, batches.epoch_sampler(np.arange(patches), batch, 0), range(10**6))
     )
 
     def run() -> float:

@@ -148,7 +148,7 @@ def test_memory_of_preparing_is_no_part_of_the_peak(monkeypatch):
 
 @pytest.mark.slow
 def test_waiting_is_a_share_of_the_time():
-    worker = Worker("subjects", "input_wait", {"precision": "float32", "batch": 8})
+    worker = Worker("subjects", "input_wait", {"precision": "float32", "batch": 8, "patches": 256})
     try:
         answer = worker.run_once()
     finally:
