@@ -81,8 +81,9 @@ class SlideTiles(NamedTuple):
         first = self.scales[0]
         x, y = first.x * self.downsample, first.y * self.downsample  # pixels of the slide for one of the model's
         scale = Scale(x, y, first.mpp, first.source, is_single_patch=False)
+        tissue = np.broadcast_to(self.has_tissue[:, None, None], self.patches.shape[:3])  # of a tile all or nothing
         return PatchGrid(
-            self.patches, self.corners, scale, self.has_tissue, image, zoom, is_single_patch=False, tile_px=self.tile_px
+            self.patches, self.corners, scale, tissue, image, zoom, is_single_patch=False, tile_px=self.tile_px
         )
 
 
