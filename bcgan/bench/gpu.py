@@ -57,7 +57,7 @@ def groups() -> dict[str, dict[str, tuple]]:
             for size in BATCH_SIZES
             for name, module, options in (
                 ("bcgan, batch", "subjects", fastest),
-                ("pytorch, batch", "pytorch", {"settings": "bfloat16, channels last, compiled"} | on_gpu),
+                ("pytorch, batch", "pytorch", {"settings": COMPILED} | on_gpu),
                 ("pytorch, CUDA graphs, batch", "pytorch", {"settings": next(iter(GRAPHS))} | on_gpu),
             )
         },
