@@ -224,6 +224,9 @@ class Features(Settings):
     nuclear_od_threshold: float = Field(0.15, gt=0)  # hematoxylin optical density above which a pixel is a nucleus
 
 
+SHIPPED_SIMCLR = Path(__file__).parent / "shipped" / "simclr"  # what `pretrain.weights: shipped` copies
+
+
 class Pretrain(Settings):
     """SimCLR pretraining of EfficientNet-Lite0; with steps 0 and weights none it is left out."""
 

@@ -34,7 +34,7 @@ from bcgan import artifacts, machine, runs
 from bcgan.artifacts import StageRun
 from bcgan.experiment import SET_BY_STAGE, TRAINING, WITHOUT_EFFECT_ON_OUTPUTS, Experiment, subset
 from bcgan.progress import log
-from bcgan.settings import Data
+from bcgan.settings import SHIPPED_SIMCLR, Data
 from bcgan.slides.files import fingerprint
 
 
@@ -186,7 +186,6 @@ def learning_curve(run: StageRun) -> None:
     learning_curve.evaluate(run, store.load(run.root / "preprocess"), xla)
 
 
-SHIPPED_SIMCLR = Path(__file__).parent / "shipped" / "simclr" / "simclr.keras"
 STORE_FILES = ("preprocess/patches.npy", "preprocess/index.csv")
 DISCRIMINATORS = ("gan/discriminator.keras", "gan/projected_discriminator.keras")
 SYNTHETIC, PRETRAINED = "features/synthetic.npz", "pretrain/*.keras"
@@ -207,7 +206,11 @@ STAGES = (
         STORE_FILES,
         pretrain,
         memory_setting="pretrain.batch_size",
-        package_files=lambda experiment: (SHIPPED_SIMCLR,) if experiment.pretrain.weights == "shipped" else (),
+        package_files=lambda experiment: (
+            [SHIPPED_SIMCLR / name for name in ("simclr.keras", "pretraining_patients.json")]
+            if experiment.pretrain.weights == "shipped"
+            else ()
+        ),
     ),
     Stage(
         "classify",

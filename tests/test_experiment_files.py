@@ -75,6 +75,14 @@ def test_experiments_are_listed_without_write_permission(tmp_path, monkeypatch, 
     assert "phantom" in capsys.readouterr().out
 
 
+def test_a_file_that_cannot_be_read_is_named_with_the_cause(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("name: Gewebeprobe für Ärzte".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin\.yaml cannot be read .*Save it as UTF-8"):
+        experiment_files.read_text(tmp_path / "latin.yaml")
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)\. Check its path and its permissions"):
+        experiment_files.read_text(tmp_path)
+
+
 def test_an_unreadable_file_fails_only_commands_that_load_it(home, capsys):
     (home / "pipelines").mkdir()
     (home / "pipelines" / "latin.yaml").write_bytes(b"# F\374r\nname: latin\n")

@@ -53,6 +53,7 @@ def test_optional_stages_depend_on_their_own_settings_and_the_report_skips_stale
 def test_other_weights_in_the_package_make_the_stage_that_copies_them_stale(overrides, is_stale, tmp_path, monkeypatch):
     stage, loaded = stages.STAGES[stages.NAMES.index("pretrain")], experiment.load("idc", overrides)
     key_before = stages.stage_key(stage, loaded, tmp_path)[0]
-    (tmp_path / "simclr.keras").write_bytes(b"of a later version")
-    monkeypatch.setattr(stages, "SHIPPED_SIMCLR", tmp_path / "simclr.keras")
+    for name in ("simclr.keras", "pretraining_patients.json"):
+        (tmp_path / name).write_bytes(b"of a later version")
+    monkeypatch.setattr(stages, "SHIPPED_SIMCLR", tmp_path)
     assert (stages.stage_key(stage, loaded, tmp_path)[0] != key_before) == is_stale

@@ -21,10 +21,9 @@ from bcgan.experiment import Experiment
 from bcgan.models import fast, optimizers, weights
 from bcgan.models.efficientnet_lite import get_backbone, transfer_network
 from bcgan.preprocess.store import Store
-from bcgan.settings import Pretrain
+from bcgan.settings import SHIPPED_SIMCLR, Pretrain
 
 NETWORK, PATIENTS = "simclr.keras", "pretraining_patients.json"
-SHIPPED = Path(__file__).parents[1] / "shipped" / "simclr"
 LOG_EVERY = 10
 HEAD_UNITS = (512, 128)  # of the projection head on the pooled features, which is discarded after training
 WEIGHT_DECAY = 1e-4
@@ -53,14 +52,14 @@ def pretrain(experiment: Experiment, store: Store, folder: Path, xla: bool) -> N
     if settings.weights == "shipped":
         # Held-out patches of sources other than data.eval_sources have the suffix _other.
         held_out = index["patient"][index["role"].str.removesuffix("_other").isin(["validation", "test"])]
-        if known_patients := sorted(pretraining_patients(SHIPPED) & set(held_out)):
+        if known_patients := sorted(pretraining_patients(SHIPPED_SIMCLR) & set(held_out)):
             raise InputError(
                 f"pretrain.weights: shipped was trained on {len(known_patients)} patients (first: {known_patients[0]}) "
                 "who are validation or test patients here. Train on this split instead: pretrain.weights=none, "
                 "pretrain.steps=2250. If they are other patients with the same names, rename them."
             )
         for name in (PATIENTS, NETWORK):
-            shutil.copyfile(SHIPPED / name, folder / name)
+            shutil.copyfile(SHIPPED_SIMCLR / name, folder / name)
         return
     rows = np.flatnonzero(index["role"].isin(pretraining_roles(settings)))
     train(store.images.select(rows), settings, experiment.seed, folder, xla)

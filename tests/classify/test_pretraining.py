@@ -68,10 +68,10 @@ def test_pretraining_reads_no_patch_of_a_validation_or_test_patient(tmp_path, mo
 
 
 def test_weights_pretrained_on_a_test_patient_are_refused(tmp_path):
-    pretrained = runs.read_json(pretraining.SHIPPED / "pretraining_patients.json")["patients"]
+    pretrained = runs.read_json(pretraining.SHIPPED_SIMCLR / "pretraining_patients.json")["patients"]
     patients = [*pretrained[:2], "none", "other", *pretrained[2:4]]
     pretraining.pretrain(settings(weights="shipped"), store_of(patients), tmp_path, False)
-    assert (tmp_path / "simclr.keras").read_bytes() == (pretraining.SHIPPED / "simclr.keras").read_bytes()
+    assert (tmp_path / "simclr.keras").read_bytes() == (pretraining.SHIPPED_SIMCLR / "simclr.keras").read_bytes()
     with pytest.raises(
         InputError, match=rf"was trained on 1 patients \(first: {pretrained[5]}\).*pretrain.weights=none"
     ):
