@@ -82,7 +82,8 @@ def _write_shard(path: Path, features, patches: tuple, rows: np.ndarray, bar) ->
         entry = table.iloc[row]
         example = {"image": images[row], "label": entry["label"]}
         example |= {name: entry[column] for name, column in columns.items()}
-        return serializer.serialize_example(features.encode_example(example))
+        record = serializer.get_tf_example(features.encode_example(example))
+        return record.SerializeToString(deterministic=True)  # otherwise the order of the fields changes by process
 
     with tf.io.TFRecordWriter(str(path)) as writer, ThreadPoolExecutor(os.cpu_count()) as pool:
         for record in pool.map(serialize, map(int, rows)):

@@ -149,8 +149,10 @@ adversarial network. Every patch was drawn by a network. {USE}
 ## Privacy
 
 {audit["removed"]:,} of {audit["candidates"]:,} candidates were removed: relative to the patches of patients that the
-generator has not seen, they came nearer to a training patch than 99 % of those patches do. The rest was attacked with
-patches of the {audit["members"]["patients"]} training patients and of {audit["non_members"]["patients"]} unseen ones.
+generator has not seen, they came nearer to a training patch than 99 % of those patches do. {audit["repeats"]:,} more
+were left out because they repeat another one: they are nearer to it than 99 % of as many training patches of the class
+are to one another. The rest was attacked with patches of the {audit["members"]["patients"]} training patients and of
+{audit["non_members"]["patients"]} unseen ones.
 Features are those of {audit["features"]}. {audit["confidence_level"]:.0%} intervals are over patients. This is attempt
 number {num_attempts} with this generator.
 

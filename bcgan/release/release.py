@@ -24,7 +24,7 @@ from bcgan.predict.export import check_one_scale, model_scale
 from bcgan.preprocess import store
 from bcgan.preprocess.images import encode_png
 from bcgan.progress import log
-from bcgan.release import attacks, dataset, privacy, synthesis, utility
+from bcgan.release import attacks, dataset, privacy, repeats, synthesis, utility
 
 FOLDER = "release"  # in a run's folder
 AUDIT, ATTEMPTS = "audit.json", "attempts.json"
@@ -90,10 +90,11 @@ def release(experiment: Experiment, root: Path, request: Request, out: Path) -> 
     log.info("release: distances of unseen patients' patches")
     proximity = privacy.fit_proximity(sets)
     counts = synthesis.count_by_class(request.number, experiment.num_classes)
-    settings = {"counts": counts, "seed": request.seed, "limits": proximity.limits, "features": network_name}
+    limits = synthesis.Limits(proximity.limits, repeats.fit_limits(sets, patches.index["label"].to_numpy(), counts))
+    settings = {"counts": counts, "seed": request.seed, "limits": limits._asdict(), "features": network_name}
 
     def generate(target: Path) -> None:
-        generated = synthesis.generate(bundle, counts, request.seed, sets, proximity.limits, extract)
+        generated = synthesis.generate(bundle, counts, request.seed, sets, limits, extract)
         synthesis.save(generated, target)
 
     synthetic = synthesis.load(cache.get_or_build("patches", settings, inputs, generate))
@@ -204,8 +205,8 @@ def _audit_privacy(
         attacked, exposed = privacy.attack(sets, synthetic.values)
         checks += attacked + privacy.attack_discriminators(root, patches, sets, experiment.num_classes)
     results = {
-        "removed": len(synthetic.removed), "candidates": len(synthetic.candidates),
-        "privacy": privacy.as_json(checks), "utility": None,
+        "removed": len(synthetic.removed), "repeats": int(synthetic.candidates["is_repeat"].sum()),
+        "candidates": len(synthetic.candidates), "privacy": privacy.as_json(checks), "utility": None,
     }  # fmt: skip
     return Audit(results, exposed, privacy.describe_failures(checks))
 
@@ -296,7 +297,10 @@ def _pad_right(image: np.ndarray) -> np.ndarray:
 
 def describe(results: dict[str, Any]) -> str:
     """Return the results of an audit that passed as text, a few lines."""
-    lines = [f"{results['removed']:,} of {results['candidates']:,} candidates were too near to a training patch"]
+    lines = [
+        f"Of {results['candidates']:,} candidates, {results['removed']:,} were too near to a training patch and "
+        f"{results['repeats']:,} repeated another one"
+    ]
     for name in ("membership_patches", "membership_patients"):
         texts = [
             f"{check['value']:.3f} ({check['low']:.3f} to {check['high']:.3f}) by {check['space']}"

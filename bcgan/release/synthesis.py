@@ -1,4 +1,7 @@
-"""Generate the patches of a release: accepted by the quality filter, and not too near to any training patch."""
+"""Generate the patches of a release.
+
+The quality filter accepts them, they are not too near to any training patch, and they repeat no other one.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +15,23 @@ from bcgan.errors import WorkError
 from bcgan.gan.quality_filter import RESULTS
 from bcgan.predict.sample import MAX_TRIES_PER_PATCH, NUM_CANDIDATES, GeneratorBundle, iterate_candidates
 from bcgan.release import privacy
+from bcgan.release.repeats import RepeatFilter
 
 # Of a class: with so many accepted candidates, and this fraction of them too near, the audit cannot pass any more.
 MIN_JUDGED, HOPELESS_FRACTION = 500, 2 * privacy.MAX_REMOVED
 PATCHES, TABLE, CANDIDATES = "patches.npz", "patches.csv", "candidates.csv"
+
+
+class Limits(NamedTuple):
+    """Which patches are not released, by space of `privacy.PATCH_SPACES`.
+
+    Attributes:
+        proximity: The largest score of `privacy.measure_proximity`.
+        repeat_distances: For each label, the distance up to which a patch repeats another one.
+    """
+
+    proximity: dict[str, float]
+    repeat_distances: list[dict[str, float]]
 
 
 class SyntheticSet(NamedTuple):
@@ -26,9 +42,9 @@ class SyntheticSet(NamedTuple):
         values: The patches by space, from `privacy.represent`.
         table: One row for each patch: label, candidate (its number among those of its class), confidence, filter
             distance, and the columns of `privacy.measure_proximity`.
-        candidates: label, is_removed and the columns of `privacy.measure_proximity`, of every patch that the quality
-            filter accepted.
-        removed_images: uint8, (n, size, size, 3). Patches that were removed, for the owner of the data.
+        candidates: label, is_removed (too near to a training patch), is_repeat (of an earlier patch) and the columns of
+            `privacy.measure_proximity`, of every patch that the quality filter accepted.
+        removed_images: uint8, (n, size, size, 3). Patches too near to a training patch, for the owner of the data.
         removed: Rows of `candidates` of those patches.
     """
 
@@ -50,7 +66,7 @@ def generate(
     counts: list[int],
     seed: int,
     sets: privacy.Sets,
-    limits: dict[str, float],
+    limits: Limits,
     extract: Callable[[np.ndarray], np.ndarray],
 ) -> SyntheticSet:
     """Generate patches of every class.
@@ -58,7 +74,7 @@ def generate(
     Args:
         counts: Number of patches by label.
         sets: The real patches that they are compared with.
-        limits: From `privacy.fit_proximity`.
+        limits: What a patch is compared with.
         extract: From `privacy.make_feature_fn`.
 
     Returns:
@@ -72,7 +88,8 @@ def generate(
     removed: list[np.ndarray] = []
     with progress.bar(sum(counts), "release", "patch") as bar:
         for label, count in enumerate(counts):
-            missing, num_near, num_judged = count, 0, 0
+            missing, num_near, num_judged, num_repeats = count, 0, 0, 0
+            repeat_filter = RepeatFilter(limits.repeat_distances[label])
             for number, (images, filtered) in enumerate(iterate_candidates(bundle, label, seed)):
                 is_hopeless = num_judged >= MIN_JUDGED and num_near > HOPELESS_FRACTION * num_judged
                 if missing == 0 or is_hopeless:
@@ -80,19 +97,22 @@ def generate(
                 if number * NUM_CANDIDATES >= MAX_TRIES_PER_PATCH * max(count, NUM_CANDIDATES):
                     raise WorkError(
                         f"The quality filter accepted {num_judged} of {number * NUM_CANDIDATES} candidates of the "
-                        f"class {bundle.classes[label]}, and {count} were asked for. Ask for fewer with --number, or "
-                        "train the GAN for longer."
+                        f"class {bundle.classes[label]}, {num_repeats} of these repeat others, and {count} were asked "
+                        "for. Ask for fewer with --number, or train the GAN for longer."
                     )
                 accepted = np.flatnonzero(filtered["filter_result"] == RESULTS[0])
                 if not len(accepted):
                     continue
                 values = privacy.represent(images[accepted], extract)
                 measured = privacy.measure_proximity(sets, values).assign(label=label)
-                is_near = privacy.is_too_near(measured, limits)
+                is_near = privacy.is_too_near(measured, limits.proximity)
+                is_repeat = np.zeros_like(is_near)
+                is_repeat[~is_near] = repeat_filter.find({name: rows[~is_near] for name, rows in values.items()})
                 num_near, num_judged = num_near + is_near.sum(), num_judged + len(is_near)
+                num_repeats += is_repeat.sum()
                 removed.append(images[accepted[is_near]])
-                candidates.append(measured.assign(is_removed=is_near))
-                passed = np.flatnonzero(~is_near)[:missing]
+                candidates.append(measured.assign(is_removed=is_near, is_repeat=is_repeat))
+                passed = np.flatnonzero(~is_near & ~is_repeat)[:missing]
                 table = filtered.iloc[accepted[passed]][["confidence", "distance"]].reset_index(drop=True)
                 table = table.join(measured.iloc[passed].reset_index(drop=True))
                 table["candidate"] = number * NUM_CANDIDATES + accepted[passed]

@@ -204,6 +204,7 @@ def test_patches_of_an_undeclared_size_are_refused_with_the_remedy(raw, tmp_path
 
 
 def test_written_data_sets_open_with_tensorflow_datasets(raw, tmp_path, monkeypatch):
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds_records, "SHARD_PATCHES", 16)
@@ -215,6 +216,10 @@ def test_written_data_sets_open_with_tensorflow_datasets(raw, tmp_path, monkeypa
         "role"
     ].value_counts().to_dict()
     assert builder.info.splits["train"].num_shards == 3
+    for file in (folder / "tfds").glob("*.tfrecord-*"):
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            # The same bytes in every process, as the order of the fields is that of their names.
+            assert tf.train.Example.FromString(record).SerializeToString(deterministic=True) == record
     for role in ("train", "test"):
         rows = built.role_indices(role)
         examples = {example["id"].decode(): example for example in tfds.as_numpy(builder.as_dataset(split=role))}

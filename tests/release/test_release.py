@@ -12,7 +12,7 @@ from bcgan import cli, execution, runs
 from bcgan.errors import InputError, WorkError
 from bcgan.models import projected_discriminator as networks
 from bcgan.preprocess import store
-from bcgan.release import dataset, privacy, synthesis, tables
+from bcgan.release import attacks, dataset, privacy, repeats, synthesis, tables
 from bcgan.release.release import release
 from bcgan.report import run_files
 from tests.release.conftest import BANK, NUMBER, REQUEST, STRANGERS, fresh_patches, generating
@@ -111,10 +111,18 @@ def test_the_same_request_gives_the_same_files_and_trains_nothing_again(released
 def test_no_released_patch_is_beyond_the_limits(released):
     folder = next((released / "runs" / "audited" / "cache" / "release").glob("patches-*"))
     synthetic, limits = synthesis.load(folder), runs.read_json(folder / "manifest.json")["settings"]["limits"]
-    for space, limit in limits.items():
+    for space, limit in limits["proximity"].items():
         assert synthetic.table[f"score_{space}"].max() <= limit
     assert len(synthetic.candidates) == len(synthetic.candidates["label"]) > len(synthetic.table) == NUMBER
     assert len(synthetic.removed) == len(synthetic.removed_images) > 0
+    for label, distances in enumerate(limits["repeat_distances"]):
+        rows = synthetic.table["label"].to_numpy() == label
+        for space, limit in distances.items():
+            between = attacks.all_distances(*2 * [synthetic.values[space][rows]], privacy.SPACES[space])
+            assert between[~np.eye(len(between), dtype=bool)].min() > limit > 0
+    # The generator has 300 patches of a class, of which it draws with replacement.
+    assert runs.read_json(released / "out" / "audit.json")["repeats"] == synthetic.candidates["is_repeat"].sum() > 10
+    assert not (synthetic.candidates["is_repeat"] & synthetic.candidates["is_removed"]).any()
 
 
 def test_a_cached_training_is_found_by_all_that_it_depends_on(released):
@@ -168,8 +176,14 @@ def failed_checks(root: Path) -> set[tuple[str, str]]:
     return {(check["name"], check["space"]) for check in checks if check["passed"] is False}
 
 
-def test_the_attacks_find_a_generator_that_memorized_where_nothing_is_removed(copied, monkeypatch):
+def remove_nothing(monkeypatch) -> None:
+    """Release patches that are too near to training patches, and repeated ones."""
     monkeypatch.setattr(privacy, "is_too_near", lambda measured, limits: np.zeros(len(measured), bool))
+    monkeypatch.setattr(repeats.RepeatFilter, "find", lambda self, values: np.zeros(len(values["pixels"]), bool))
+
+
+def test_the_attacks_find_a_generator_that_memorized_where_nothing_is_removed(copied, monkeypatch):
+    remove_nothing(monkeypatch)
     with generating(training_patches(copied)) as (settings, root), pytest.raises(WorkError, match="audit failed"):
         release(settings, root, REQUEST, Path("out"))
     assert not Path("out").exists()
@@ -179,7 +193,7 @@ def test_the_attacks_find_a_generator_that_memorized_where_nothing_is_removed(co
 
 def test_the_attacks_find_a_leak_of_one_patient_where_nothing_is_removed(copied, monkeypatch):
     """One patch in five is of one training patient."""
-    monkeypatch.setattr(privacy, "is_too_near", lambda measured, limits: np.zeros(len(measured), bool))
+    remove_nothing(monkeypatch)
     index = store.load(copied / "preprocess").index
     patient = index["patient"][index["role"] == "train"].iloc[0]
     banks, leaked = fresh_patches(STRANGERS), training_patches(copied, [patient])
@@ -254,7 +268,14 @@ def test_too_few_accepted_candidates_are_an_error(copied, monkeypatch):
 
     monkeypatch.setattr(synthesis, "iterate_candidates", refuse_all)
     monkeypatch.setattr(synthesis, "MAX_TRIES_PER_PATCH", 2)
-    message = r"accepted 0 of 384 candidates of the class benign, and 150 were asked for"
+    message = r"accepted 0 of 384 candidates of the class benign, 0 of these repeat others, and 150 were asked for"
+    with generating(fresh_patches(STRANGERS, 4)) as (settings, root), pytest.raises(WorkError, match=message):
+        release(settings, root, REQUEST, Path("out"))
+    assert not Path("out").exists()
+
+
+def test_a_generator_of_few_patches_cannot_fill_a_release(copied):
+    message = r"class benign, \d\d+ of these repeat others, and 150 were asked for"
     with generating(fresh_patches(STRANGERS, 4)) as (settings, root), pytest.raises(WorkError, match=message):
         release(settings, root, REQUEST, Path("out"))
     assert not Path("out").exists()

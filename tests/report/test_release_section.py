@@ -25,7 +25,8 @@ def write_audit(root: Path, passed: bool, **changes) -> None:
     }
     network = kinds | {"difference": ESTIMATE | {"value": -0.0432}, "patches": 1234, "real_patches": 987}
     audit = {
-        "bcgan": __version__, "inputs": release.input_digests(root), "number": 1234, "removed": 17, "candidates": 1251,
+        "bcgan": __version__, "inputs": release.input_digests(root), "number": 1234, "removed": 17, "repeats": 5,
+        "candidates": 1251,
         "members": {"patients": 21}, "non_members": {"patients": 22}, "privacy": privacy.as_json(checks),
         "utility": {"networks": {"resnet34": network}, "tuning": None} if passed else None, "passed": passed,
         "most_exposed_patient": "the-patient",
