@@ -27,8 +27,7 @@ class PatchClassifier(torch.nn.Module):
     """Map patches to the logarithms of the probabilities of the classes, of no tissue and of out of distribution.
 
     It does what `bcgan.predict.model.Model.predict` does to a patch by itself. A softmax of its outputs gives the
-    probabilities: a patch without tissue, and one that is out of distribution, has no other class. It runs on a
-    processor alone, as tracing keeps the device of Keras's tensors.
+    probabilities: a patch without tissue, and one that is out of distribution, has no other class.
 
     Args:
         folder: With the networks, the quality filter and the parameters.
@@ -238,6 +237,27 @@ def _simplify(graph: torch.Graph) -> None:
             node.destroy()
 
 
+def _follow_device(graph: torch.Graph) -> None:
+    """Compute on the device of the images: tracing and freezing keep the device on which they were made.
+
+    Constant tensors are moved to it in every call. Those without dimensions stay: operations take them from any device,
+    and sizes are computed from them.
+    """
+    images = list(graph.inputs())[1]  # the first is the module itself
+    with graph.insert_point_guard(next(graph.nodes())):
+        device = graph.insert("prim::device", [images])
+        none, false = graph.insertConstant(None), graph.insertConstant(False)
+    for constant in graph.findAllNodes("prim::Constant"):
+        value = constant.output()
+        if isinstance(value.toIValue(), torch.device):
+            value.replaceAllUsesWith(device)
+        elif isinstance(value.toIValue(), torch.Tensor) and value.toIValue().ndim:
+            moved = graph.create("aten::to", [value, device, none, false, false], 1).insertAfter(constant)
+            moved.output().setType(value.type())
+            value.replaceAllUsesWith(moved.output())
+            moved.replaceInput(0, value)  # the line above replaced it too
+
+
 def _replace(node: torch.Node, value: torch.Value) -> None:
     node.output().replaceAllUsesWith(value)
     node.destroy()
@@ -258,6 +278,7 @@ def main(folder: Path) -> None:
         frozen = torch.jit.freeze(traced)
         _simplify(frozen.graph)
         torch.jit.run_frozen_optimizations(frozen)
+        _follow_device(frozen.graph)
         frozen.save(str(folder / torch_files.TORCHSCRIPT))
         module = torch.jit.load(str(folder / torch_files.TORCHSCRIPT))
         probabilities = _predict(module, patches)  # the first pass also optimizes the graph

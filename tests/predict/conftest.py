@@ -1,5 +1,7 @@
 """The tiny run's classifier, exported once."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +58,14 @@ def command(*arguments) -> int:
     with pytest.raises(SystemExit) as stop:
         cli.main(["predict", *map(str, arguments)])
     return stop.value.code
+
+
+def check_that_it_follows_the_device(path):
+    """Compute on PyTorch's device without memory, which refuses operations with tensors of another device."""
+    script = (
+        "import sys, torch; module, images = torch.jit.load(sys.argv[1]), torch.zeros(3, 3, 70, 70, device='meta')\n"
+        "try: images + torch.zeros(3, 3, 70, 70)\n"
+        "except RuntimeError: print(tuple(module(images).shape), module(images).device)"
+    )  # in a process of its own: PyTorch loads Triton for this, which crashes after TensorFlow
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, path], capture_output=True, text=True)
+    assert done.stdout == "(3, 4) meta\n", done.stderr

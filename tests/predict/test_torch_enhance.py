@@ -11,6 +11,7 @@ from bcgan.predict import wsinfer
 from bcgan.predict.model import Enhancement
 from bcgan.preprocess import stain
 from bcgan.preprocess.images import enhance
+from tests.predict.conftest import check_that_it_follows_the_device
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: requirements-wsinfer.txt")
 from bcgan.predict import torch_enhance  # noqa: E402, needs PyTorch
@@ -71,3 +72,4 @@ def test_the_file_enhances_patches_as_predict_does(model, tmp_path, settings):
     np.testing.assert_allclose(probabilities, expected, atol=0.02 if settings.clahe else 0.003)
     plain = wsinfer.expected_probabilities(model, patches)
     assert np.abs(expected - plain).max() > 0.002
+    check_that_it_follows_the_device(tmp_path / "torchscript_model.pt")

@@ -13,6 +13,7 @@ from bcgan.data.histology_phantom.tissue import example_patches
 from bcgan.errors import InputError, WorkError
 from bcgan.predict import wsinfer
 from bcgan.slides import tissue
+from tests.predict.conftest import check_that_it_follows_the_device
 
 RNG = np.random.default_rng(0)
 
@@ -58,6 +59,7 @@ def test_the_file_gives_the_probabilities_of_predict_also_for_glass_and_foreign_
     with torch.no_grad():
         outputs = module(torch.tensor(enlarged).permute(0, 3, 1, 2).float() / 255)
     np.testing.assert_allclose(torch.softmax(outputs, 1), probabilities, atol=1e-4)  # a patch at eight times the scale
+    check_that_it_follows_the_device(tmp_path / "torchscript_model.pt")
 
 
 def test_tissue_and_color_are_found_as_in_slides(torch_module):
