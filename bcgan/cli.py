@@ -148,7 +148,7 @@ def report(name: str, data_dir: str | None, overrides, patient_images: bool, out
     from bcgan import machine, progress
 
     progress.start_log(None)
-    run_settings, root = execution.load_finished_run(settings)
+    run_settings, root = execution.load_finished_run(settings, overrides=overrides)
     machine.prepare_environment(tensorflow=True)
     from bcgan.report.page import render
 

@@ -1,11 +1,13 @@
 """The commands that use a classifier or a generator: on images and slides, as files, a page or an export."""
 
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import click
 
-from bcgan import execution, experiment, runs, stages
+from bcgan import execution, experiment, outputs, runs, stages
 from bcgan.cli_options import (
     FORMATS,
     context_option,
@@ -20,6 +22,11 @@ from bcgan.cli_options import (
     prepare_process,
 )
 from bcgan.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bcgan.slides.files import ImageFile
 
 
 @click.group()
@@ -84,7 +91,7 @@ def release(
     from pathlib import Path
 
     prepare_process(tensorflow=True)
-    run_settings, root = execution.load_finished_run(settings, until="features")
+    run_settings, root = execution.load_finished_run(settings, "features", overrides)
     # What the audit trains is not part of the run, and follows the experiment as it is now.
     run_settings = run_settings.model_copy(update={"release": settings.release})
     from bcgan.release.release import Request, describe
@@ -108,7 +115,7 @@ def tune(name: str, data_dir: str | None, overrides, trials: int) -> None:
     prepare_process(tensorflow=True)
     from bcgan.evaluate import tuning
 
-    run_settings, root = execution.load_finished_run(settings, until=tuning.last_stage(settings))
+    run_settings, root = execution.load_finished_run(settings, tuning.last_stage(settings), overrides)
     run_settings = run_settings.model_copy(update={"tune": settings.tune})
     inputs = stages.stage_inputs("ablation", run_settings, root)
     with runs.lock(root):
@@ -161,17 +168,15 @@ def predict(
     from bcgan.slides.files import find_images
 
     files = find_images(images, _read_file_list(images))
+    tables = [Path(mpp_csv)] if mpp_csv else []
+    outputs.check({"--out": out, "--summary": summary_path}, [*tables, *_list_files(files)])
     mpp_choice = make_mpp_choice(mpp, mpp_csv, files)
     if patient:
         summary.find_patients(predicting.list_slides(files), patient)  # raises before anything is predicted
     classifier = load(model, engine, predicting.is_small_job(files), neighbours, fast)
     as_jsonl = as_jsonl or bool(out and out.endswith(".jsonl"))
-    Path(out or ".").parent.mkdir(parents=True, exist_ok=True)
-    part = f"{out}.part" if out and out != "-" else "-"
-    with click.open_file(part, "w", "utf-8") as file:
+    with outputs.open_text(out) as file:
         by_slide = predicting.predict(classifier, files, file, as_jsonl, mpp_choice, Path(maps) if maps else None)
-    if part != "-":
-        Path(part).replace(out)
     if summary_path:
         summary.write(summary.summarize(by_slide, classifier.card, patient), Path(summary_path))
     counts = sum(by_slide.values(), Counter())
@@ -235,6 +240,7 @@ def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str 
     from bcgan.evaluate.paired import BootstrapSettings
 
     paths = [Path(file) for file in files]
+    outputs.check({"--out": out}, [*paths, *([Path(labels)] if labels else ())])
     places = embeddings.read_places(Path(labels)) if labels else None
     joined = embeddings.join([embeddings.read(path, places) for path in paths], paths)
     seeds, bootstrap = (0, 1, 2), BootstrapSettings(1000, 0.95, 0)
@@ -256,8 +262,8 @@ def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str 
         accuracy = f", balanced accuracy {texts['balanced_accuracy']}" if "balanced_accuracy" in texts else ""
         click.echo(f"{title}: ROC AUC {texts['roc_auc']}{accuracy}")
     if out:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        runs.write_json(Path(out), results)
+        with outputs.open_text(out) as file:
+            file.write(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
 
 @models.command(short_help="Show which pixels support a label.")
@@ -346,7 +352,7 @@ def export(name, data_dir, overrides, out, all_patients, formats, model, patches
     from bcgan.predict.loading import load
 
     if settings:
-        run_settings, root = execution.load_finished_run(settings)
+        run_settings, root = execution.load_finished_run(settings, overrides=overrides)
         prepare_process(tensorflow=True)
         from bcgan.predict.export import export as write
 
@@ -367,6 +373,16 @@ def export(name, data_dir, overrides, out, all_patients, formats, model, patches
             table.to_csv(folder / writing.TABLE, index=False, float_format="%.6g")
             click.echo(table.to_string(index=False))
     click.echo(folder)
+
+
+def _list_files(images: Iterable["ImageFile"]) -> Iterator["Path"]:
+    """Yield the files on disk that images are read from; of a member of an archive, the outer archive."""
+    from pathlib import Path
+
+    for image in images:
+        yield from (image.local, *image.parts) if image.local else ()
+        parts = image.path.split("!")  # names of archives may have exclamation marks too
+        yield from (path for end in range(1, len(parts)) if (path := Path("!".join(parts[:end]))).is_file())
 
 
 def _read_file_list(images: tuple[str, ...]) -> Iterable[str]:

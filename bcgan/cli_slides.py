@@ -49,8 +49,8 @@ def batch(
     from bcgan.predict.batch import PredictJob
 
     job = PredictJob(Path(out), model, engine, mpp, mpp_csv and Path(mpp_csv), neighbours, fast, maps)
-    slides = slidewise.find_slides(sources, job.folders)
-    make_mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
+    slides = slidewise.find_slides(sources, job.folders, job.out)
+    make_mpp_choice(mpp, mpp_csv, slidewise.list_images(slides))
     patients = job.out / "patients.csv"
     if patient:
         from bcgan.predict import summary
@@ -137,8 +137,8 @@ def tile(
     job = tiling.TileJob(
         Path(out), Path(annotations), decisions, patient, mpp, mpp_csv and Path(mpp_csv), size, patch_mpp
     )
-    slides = slidewise.find_slides(sources, job.folders)
-    make_mpp_choice(mpp, mpp_csv, [image for slide in slides for image in slide.images()])
+    slides = slidewise.find_slides(sources, job.folders, job.out)
+    make_mpp_choice(mpp, mpp_csv, slidewise.list_images(slides))
     tiling.check_patients(slides, patient)  # before archives of an earlier run are replaced
     files = tiling.read_all_annotations(slides, job)
     table = annotation_table.class_table(files, decisions, tiling.patch_areas(slides, job))

@@ -6,6 +6,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bcgan import artifacts, machine, runs, stages, tracking, variation
 from bcgan.artifacts import CACHE, Cache, StageRun
@@ -41,13 +42,21 @@ def _explain(reason: str | None, folder: Path, settings: dict, inputs: dict[str,
     if reason != artifacts.CHANGED:
         return reason
     manifest = runs.read_json(folder / artifacts.MANIFEST)
-    now = json.loads(json.dumps(settings, default=str))  # as the manifest has them
-    changes = variation.list_changes(manifest.get("settings"), now)
-    changes = [change if len(change) <= MAX_CHANGE_LENGTH else change.partition("=")[0] for change in changes]
-    if changes:
-        omitted = f" and {len(changes) - MAX_CHANGES} more" if len(changes) > MAX_CHANGES else ""
-        return f"other settings than when it ran: {', '.join(changes[:MAX_CHANGES])}{omitted}"
+    if changes := _list_changes(manifest.get("settings"), settings):
+        return f"other settings than when it ran: {_shorten(changes)}"
     return "its input files changed" if manifest.get("inputs") != inputs else "bcgan's version changed"
+
+
+def _list_changes(before: Any, settings: dict[str, Any]) -> list[str]:
+    """Return the settings that differ from those of a manifest, `before`, as `key.subkey=value`."""
+    return variation.list_changes(before, json.loads(json.dumps(settings, default=str)))  # as the manifest has them
+
+
+def _shorten(changes: list[str]) -> str:
+    """Return the first changes as text, without the value of those that are long."""
+    texts = [change if len(change) <= MAX_CHANGE_LENGTH else change.partition("=")[0] for change in changes]
+    omitted = f" and {len(changes) - MAX_CHANGES} more" if len(changes) > MAX_CHANGES else ""
+    return f"{', '.join(texts[:MAX_CHANGES])}{omitted}"
 
 
 def execute(
@@ -199,24 +208,30 @@ def _run_in_scratch_copy(stage: stages.Stage, experiment: Experiment, root: Path
         stage.run(StageRun(experiment, scratch, scratch / unfinished.name, inputs, Cache(scratch, stage.name)))
 
 
-def load_finished_run(experiment: Experiment, until: str = stages.DEFAULT_LAST_STAGE) -> tuple[Experiment, Path]:
+def load_finished_run(
+    experiment: Experiment, until: str = stages.DEFAULT_LAST_STAGE, overrides: tuple[str, ...] = ()
+) -> tuple[Experiment, Path]:
     """Return the settings that a finished run was made with, and its folder.
 
     Args:
-        experiment: The experiment as it is now. Its settings may have changed since the run.
+        experiment: The experiment as it is now. Settings that changed since the run are logged, and do not count.
         until: The last stage that has to be finished. Defaults to the last that every run has.
+        overrides: The `key.subkey=value` pairs of the command, which have to be those of the run.
 
     Raises:
-        InputError: If a stage has not finished, or was made from other files than those of the stages before it.
+        InputError: If a stage has not finished, or was made from other files than those of the stages before it, or
+            with another value of a setting in `overrides`.
     """
     root = runs.root() / experiment.name
     last = "" if until == stages.DEFAULT_LAST_STAGE else f" --until {until}"
     remedy = f"Run: bcgan run {experiment.name}{last}"
-    run_settings = experiment.model_dump(mode="json")
-    for name in (stage.name for stage in stages.stages_until(until)):
-        if not (root / name / artifacts.MANIFEST).exists():
-            raise InputError(f"{root / name}: not finished. {remedy}")
-        for key, value in runs.read_json(root / name / artifacts.MANIFEST)["settings"].items():
+    run_settings, changes = experiment.model_dump(mode="json"), {}
+    for stage in stages.stages_until(until):
+        if not (root / stage.name / artifacts.MANIFEST).exists():
+            raise InputError(f"{root / stage.name}: not finished. {remedy}")
+        settings_of_stage = runs.read_json(root / stage.name / artifacts.MANIFEST)["settings"]
+        changes |= dict.fromkeys(_list_changes(settings_of_stage, stages.stage_settings(stage, experiment)))
+        for key, value in settings_of_stage.items():
             # A manifest lacks WITHOUT_EFFECT_ON_OUTPUTS: those keep the experiment's values.
             run_settings[key] = run_settings[key] | value if isinstance(value, dict) else value
     for name in ("ablation", "cross_validation", "learning_curve"):
@@ -225,6 +240,7 @@ def load_finished_run(experiment: Experiment, until: str = stages.DEFAULT_LAST_S
             with suppress(ValueError):  # if its settings no longer fit the others, the report leaves the stage out
                 Experiment.model_validate(with_stage)
                 run_settings = with_stage
+    _report_changes(root, list(changes), overrides, remedy)
     try:
         experiment = Experiment.model_validate(run_settings)
     except ValueError as error:
@@ -233,3 +249,22 @@ def load_finished_run(experiment: Experiment, until: str = stages.DEFAULT_LAST_S
         if reason := artifacts.stale_reason(root / stage.name, stages.stage_key(stage, experiment, root)[0]):
             raise InputError(f"{root / stage.name}: {reason}. {remedy}")
     return experiment, root
+
+
+def _report_changes(root: Path, changes: list[str], overrides: tuple[str, ...], remedy: str) -> None:
+    """Log which settings changed since a run, of which the experiment's values do not count.
+
+    Args:
+        root: The run's folder.
+        changes: `key.subkey=value`, with the value that does not count.
+
+    Raises:
+        InputError: If one of them is among the overrides.
+    """
+    changes = [change for change in changes if not change.startswith("data.dir")]  # data may have moved
+    for pair in overrides:
+        key = pair.partition("=")[0].strip()
+        if any(change == pair or change.startswith((f"{key}=", f"{key}.", f"{key} ")) for change in changes):
+            raise InputError(f"{pair} has no effect: {root} was made with another value. {remedy} --set {pair}")
+    if changes:
+        log.warning("%s was made with other settings, which count: now %s", root, _shorten(changes))

@@ -48,7 +48,7 @@ class PredictJob(NamedTuple):
         """
         model = self._load()
         key_parts = [
-            model.card.sha256,
+            model.card.model_dump(mode="json"),  # thresholds, calibration and scale too, and checksums of the networks
             model.engine,
             self._make_mpp_choice().as_json(),
             self.neighbours,

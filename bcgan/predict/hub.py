@@ -69,10 +69,11 @@ def metadata(model: Model, license_name: str) -> dict[str, Any]:
     """
     card = model.card
     data_name = str(card.training_data.get("data", "unknown"))
+    measured = ", by earlier networks that had not seen them" if _is_trained_on_all(model) else ""
     results = [
         {
             "task": {"type": "image-classification"},
-            "dataset": {"name": f"{data_name}, {group} patients", "type": data_name, "split": group},
+            "dataset": {"name": f"{data_name}, {group} patients{measured}", "type": data_name, "split": group},
             "metrics": [
                 {"type": metric, "value": round(figures["value"], 4), "name": _metric_text(metric, figures)}
                 for metric, figures in by_metric.items()
@@ -87,6 +88,11 @@ def metadata(model: Model, license_name: str) -> dict[str, Any]:
         "tags": ["histopathology", "breast-cancer", "keras", "medical-imaging", "research-use-only"],
         "model-index": [{"name": name, "results": results}],
     }  # fmt: skip
+
+
+def _is_trained_on_all(model: Model) -> bool:
+    """Return whether the files were trained on held-out patients too, so that the card's metrics are of others."""
+    return "calibrated" in model.card.training_data
 
 
 def _metric_text(metric: str, figures: dict[str, Any]) -> str:
@@ -105,6 +111,11 @@ def _readme(model: Model, license_name: str) -> str:
         for metric, figures in by_metric.items()
     ]
     scale = f"{card.microns_per_pixel:g} microns" if card.microns_per_pixel else "an unknown number of microns"
+    measured = (
+        "The values are of networks that had not seen the held-out patients; these files were trained on them too."
+        if _is_trained_on_all(model)
+        else "These files were not trained on them."
+    )
     rule = f"A patch {describe_thresholds(card.thresholds, card.classes)}."
     patients = training.get("patients", "?")
     names = training.get("networks", [])
@@ -138,8 +149,7 @@ With bcgan {__version__}:
 
 Values, with intervals by patient bootstrap where there are enough patients, each patch by itself (`_neighbours`: with
 neighbouring patches), averaged over {card.tta_views} orientations; a report of the run may average over fewer.
-Thresholds are of validation patients. If the training data name all patients, the values are those of networks that
-had not seen the held-out ones.
+Thresholds are of validation patients. {measured}
 
 | patients | metric | |
 |---|---|---|

@@ -1,6 +1,8 @@
 """Draw predictions: a heat map over the image, outlines for QuPath, and explanations of single patches."""
 
 import contextlib
+import hashlib
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +28,7 @@ COLOR_MAP = LinearSegmentedColormap.from_list(
     "benign to malignant", [CLASS_COLORS["benign"], PALE, CLASS_COLORS["malignant"]]
 )
 OPACITY = 0.45
+MAX_NAME_BYTES = 240  # of 255 that a file's name may have, with the longest suffix
 ABSTAIN_REASONS = ("too near the threshold", "no class is probable enough")  # of two classes, and of more
 UNKNOWN_COLOR = (0.5, 0.5, 0.5)
 STRIPES = ((0.15, 0.15, 0.15, 0.8), (1.0, 1.0, 1.0, 0.8))  # dark and light, to be visible on any tissue
@@ -37,12 +40,15 @@ def write_maps(folder: Path, name: str, grid: PatchGrid, predictions: Prediction
     """Write three files into the folder: <name>.map.png, <name>.heat.png and <name>.geojson.
 
     The first is the heat map over the image, the second the heat map alone, the third outlines of the patches for
-    QuPath.
+    QuPath. Of a name of more than MAX_NAME_BYTES the end is replaced by a hash.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / f"{name}.geojson", to_geojson(grid, predictions, card))
-    draw_map(folder / f"{name}.map.png", name, grid, predictions, card)
-    draw_map(folder / f"{name}.heat.png", name, grid, predictions, card, tissue=False)
+    encoded, file_name = os.fsencode(name), name
+    if len(encoded) > MAX_NAME_BYTES:
+        file_name = f"{encoded[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:8]}"
+    runs.write_json(folder / f"{file_name}.geojson", to_geojson(grid, predictions, card))
+    draw_map(folder / f"{file_name}.map.png", name, grid, predictions, card)
+    draw_map(folder / f"{file_name}.heat.png", name, grid, predictions, card, tissue=False)
 
 
 def describe_call(card: Card, called: int, verdict: int) -> str:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -66,13 +67,14 @@ class SlideJob(Protocol):
         """Return the columns of a slide in summary.csv from its numbers of patches."""
 
 
-def find_slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
+def find_slides(sources: Iterable[str], folders: bool = True, out: Path | None = None) -> list[Slide]:
     """Find the slides that lie directly in the source folders, sorted by name.
 
     The files of one DICOM series are one slide, and the data folder of a MIRAX slide is none.
 
     Args:
         folders: Whether folders and archives of patches count as slides.
+        out: The folder of the results, which is no slide where it lies in a source.
 
     Raises:
         InputError: If a source is no folder, there is no slide, or two slides have the same name.
@@ -82,6 +84,8 @@ def find_slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
         if not Path(source).is_dir():
             raise InputError(f"{source} is no folder. Give folders that contain slides, or one folder for each slide.")
         for child in list_children(Path(source)):
+            if out and child.path.resolve() == out.resolve():
+                continue
             if child.kind != "image" and not folders:
                 if child.kind == "archive":
                     progress.log.warning("%s: archives are not read as slides here and are left out", child.path)
@@ -95,6 +99,15 @@ def find_slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
             f"{' '.join(sources)}: no slide there. Give folders that contain slides, or one folder for each slide."
         )
     return [by_name[name] for name in sorted(by_name)]
+
+
+def list_images(slides: Iterable[Slide]) -> list[ImageFile]:
+    """Return the images of all slides; those of a folder that has none, which is refused later, are left out."""
+    images: list[ImageFile] = []
+    for slide in slides:
+        with suppress(InputError):
+            images += slide.images()
+    return images
 
 
 def run_job(
@@ -190,7 +203,8 @@ def process_slide(slide: Slide, job: SlideJob) -> str:
         The slide's name and the error; "" if there was none.
     """
     result, state = _result_and_state_paths(slide, job)
-    part = result.with_name(f".{result.name}.{os.getpid()}.part")
+    name_hash = hashlib.sha256(os.fsencode(result.name)).hexdigest()[:16]  # a longer name may be too long for a file
+    part = result.with_name(f".{name_hash}.{os.getpid()}.part")
     try:
         for outdated in (state, result):
             outdated.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bcgan import outputs
 from bcgan.data.patients import check_spellings
 from bcgan.errors import InputError
 from bcgan.predict.model import VERDICTS, Card
@@ -91,13 +92,10 @@ def summary_columns(counts: Mapping[str, int], slides: int, card: Card) -> dict[
 
 def write(rows: list[dict[str, Any]], path: Path) -> None:
     """Write rows of `summarize` as CSV; an earlier file is replaced when it is complete."""
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8", newline="") as file:
+    with outputs.open_text(path) as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    part.replace(path)
 
 
 def _to_mm2(num_patches: int, patch_mm2: float | None) -> float | None:

@@ -95,6 +95,54 @@ def test_only_changed_slides_are_predicted_again(exported, source, tmp_path):
     assert slidewise.run_job(slides, predict_job._replace(mpp=2.0), "serial", 1)["done"] == 4
 
 
+@pytest.mark.parametrize("change", [
+    {"microns_per_pixel": 2.0}, {"min_tissue": 0.5}, {"ood_threshold": 0.1}, {"thresholds": {"malignant": 0.99}},
+    {"calibration": {"temperature": 3.0}},
+])  # fmt: skip
+def test_another_card_makes_all_rows_stale(exported, source, tmp_path, change):
+    """The networks are the same; the calibration, a threshold or the scale is not."""
+    model = shutil.copytree(exported, tmp_path / "model")
+    slides = slidewise.find_slides([str(source)])
+    assert slidewise.run_job(slides, job(model, tmp_path / "out"), "serial", 1) == outcome(4)
+    card = json.loads((model / "classifier.json").read_text("utf-8"))
+    for key, value in change.items():
+        card[key] = card[key] | value if isinstance(value, dict) else value
+    (model / "classifier.json").write_text(json.dumps(card), "utf-8")
+    batch._load_model.cache_clear()
+    assert slidewise.run_job(slides, job(model, tmp_path / "out"), "serial", 1) == outcome(4)
+    assert slidewise.run_job(slides, job(model, tmp_path / "fresh"), "serial", 1) == outcome(4)
+    assert written(tmp_path / "out") == written(tmp_path / "fresh")
+
+
+def test_results_beside_the_slides_are_no_slide(exported, source, monkeypatch, capsys):
+    """Nor is a folder without images the end of all others: it is refused, and they are scored."""
+    monkeypatch.chdir(source)
+    (source / "empty").mkdir()
+    for done in (4, 0):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["batch", ".", "--model", str(exported), "--mpp", str(MPP), "--maps"])
+        assert stop.value.code == 3
+        messages = capsys.readouterr().err
+        assert f"{done} slides done, {4 - done} were up to date" in messages
+        assert "empty: no image there" in messages
+    rows = list(csv.DictReader((source / "scores/summary.csv").open(encoding="utf-8")))
+    assert [row["slide"] for row in rows] == ["100", "101", "102", "empty", "large.png"]
+    assert list((source / "scores/maps").glob("*"))
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(exported, source, tmp_path):
+    image = source / f"{'é' * 120}slide.png"  # 249 bytes; results have a longer suffix, and maps a much longer one
+    (source / "large.png").rename(image)
+    for name in ("100", "101", "102"):
+        shutil.rmtree(source / name)
+    predict_job = job(exported, tmp_path / "out")._replace(maps=True)
+    assert slidewise.run_job(slidewise.find_slides([str(source)]), predict_job, "serial", 1) == outcome(1)
+    assert (tmp_path / "out/slides" / f"{image.name}.csv").read_text("utf-8").count("\n") == 7
+    names = sorted(path.name for path in (tmp_path / "out/maps").rglob("*.*") if path.is_file())
+    assert [name[-8:] for name in names] == [".geojson", "heat.png", ".map.png"]
+    assert len({name.split(".")[0] for name in names}) == 1
+
+
 def test_a_slide_that_fails_is_named_and_the_others_are_kept(exported, source, tmp_path, monkeypatch):
     predict = batch.predict
 

@@ -33,6 +33,19 @@ def test_the_folder_is_a_model_with_metadata_and_an_example(model, patches, tmp_
     assert all(f"| {group} |" in text for group in model.card.metrics)
 
 
+def test_figures_of_other_networks_are_not_given_as_those_of_the_files(model, tmp_path):
+    """The classifier that comes with bcgan was trained on the held-out patients of its figures too."""
+    for classifier, is_trained_on_all in ((model, False), (bcgan.load(), True)):
+        names = [result["dataset"]["name"] for result in hub.metadata(classifier, "MIT")["model-index"][0]["results"]]
+        assert [name.endswith("by earlier networks that had not seen them") for name in names] == [
+            is_trained_on_all
+        ] * len(names)
+        text = hub._readme(classifier, "MIT")
+        assert ("these files were trained on them too" in text, "were not trained on them" in text) == (
+            is_trained_on_all, not is_trained_on_all,
+        )  # fmt: skip
+
+
 def test_it_is_written_again_but_other_files_stay(model, tmp_path):
     out = hub.write(model, tmp_path, "MIT")
     (out / "README.md").write_text("")

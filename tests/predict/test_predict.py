@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -142,6 +143,25 @@ def test_an_earlier_output_stays_until_the_new_one_is_complete(exported, idc_fol
     monkeypatch.setattr(predict, "predict", stopped)
     assert command(idc_folder, "--model", exported, "--out", out) == 130
     assert out.read_text() == "of yesterday"
+
+
+@pytest.mark.parametrize("options", [
+    ("--out", "{image}"), ("--summary", "{image}"), ("--out", "{table}"), ("--out", "{archive}"),
+    ("--out", "both.csv", "--summary", "both.csv"),
+])  # fmt: skip
+def test_no_file_that_is_read_is_written(exported, idc_folder, tmp_path, monkeypatch, capsys, options):
+    """The image, the archive, the table of scales, and the other output."""
+    monkeypatch.chdir(tmp_path)
+    image, archive, table = tmp_path / "slide.png", tmp_path / "more!.zip", tmp_path / "scales.csv"
+    shutil.copy2(find_paths(idc_folder)[0], image)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(image, "inside.png")
+    table.write_text("slide.png,4\ninside.png,4\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    options = [option.format(image=image, table=table, archive=archive) for option in options]
+    assert command(image, archive, "--model", exported, "--mpp-csv", table, *options) == 2
+    assert "Name another file." in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_large_image_is_tiled_where_it_holds_tissue():
