@@ -29,9 +29,11 @@ from bcgan.settings_effect import check_effect
 from bcgan.study_settings import Ablation, CrossValidation, LearningCurve, Release, Tune
 
 TRAINING = ("seed", "profile", "precision", "xla")  # settings that every training depends on
-# Settings that do not affect the outputs and are therefore left out of the cache key.
+# Settings that do not affect the outputs and are therefore left out of the cache key. Of `inception_graph` the content
+# of the file is in the key.
 WITHOUT_EFFECT_ON_OUTPUTS = (
     "gan.checkpoint_interval", "gan.on_mode_collapse", "translate.checkpoint_interval", "pretrain.checkpoint_interval",
+    "evaluate.inception_graph",
 )  # fmt: skip
 # Settings that the trainings of `ablation`, `cross_validation` and `learning_curve` ignore, or set themselves.
 SET_BY_STAGE = (

@@ -334,6 +334,8 @@ class Evaluate(Settings):
     num_explained_patches: int = Field(96, ge=0)  # at most, of test patches; 0: no explanations
     explained_class: str | None = None  # whose pixels explanations show; None: the last of the classes
     num_gan_samples: int = Field(1000, ge=20)  # real and synthetic patches compared, as many of each class
+    # classify_image_graph_def.pb, the network of the published FID; None: no distances by its features
+    inception_graph: Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())] | None = None
 
 
 class Report(Settings):

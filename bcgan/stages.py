@@ -32,6 +32,7 @@ from typing import Any
 
 from bcgan import artifacts, machine, runs
 from bcgan.artifacts import StageRun
+from bcgan.errors import InputError
 from bcgan.experiment import SET_BY_STAGE, TRAINING, WITHOUT_EFFECT_ON_OUTPUTS, Experiment, subset
 from bcgan.progress import log
 from bcgan.settings import SHIPPED_SIMCLR, Data
@@ -50,8 +51,8 @@ class Stage:
     memory_setting: str = "classify.batch_size"  # the setting to lower if memory runs out
     # The classifiers that the stage trains itself; settings of the others do not affect its key.
     trained_models: Callable[[Experiment], Iterable[str]] | None = None
-    # Files of the package that it reads.
-    package_files: Callable[[Experiment], Iterable[Path]] = lambda _: ()
+    # Files outside of the run that it reads, by a name.
+    outside_files: Callable[[Experiment], dict[str, Path]] = lambda _: {}
 
 
 def preprocess(run: StageRun) -> None:
@@ -206,10 +207,10 @@ STAGES = (
         STORE_FILES,
         pretrain,
         memory_setting="pretrain.batch_size",
-        package_files=lambda experiment: (
-            [SHIPPED_SIMCLR / name for name in ("simclr.keras", "pretraining_patients.json")]
+        outside_files=lambda experiment: (
+            {f"bcgan/{name}": SHIPPED_SIMCLR / name for name in ("simclr.keras", "pretraining_patients.json")}
             if experiment.pretrain.weights == "shipped"
-            else ()
+            else {}
         ),
     ),
     Stage(
@@ -235,6 +236,9 @@ STAGES = (
         ),
         evaluate,
         memory_setting="evaluate.num_gan_samples",
+        outside_files=lambda experiment: (
+            {"inception_graph": experiment.evaluate.inception_graph} if experiment.evaluate.inception_graph else {}
+        ),
     ),
     Stage(
         "ablation",
@@ -276,7 +280,11 @@ def stage_key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, di
 
     Returns:
         The key as `artifacts.make_key` makes it; the settings as nested dicts; and the SHA-256 of each file that the
-        stage reads, by `<stage>/<file>` or, of the package, `bcgan/<file>`; of the data set for the first stage.
+        stage reads, by `<stage>/<file>` or, outside of the run, the names of `outside_files`; of the data set for the
+        first stage.
+
+    Raises:
+        InputError: If a file outside of the run is missing.
     """
     settings = stage_settings(stage, experiment)
     if not stage.inputs:
@@ -289,7 +297,10 @@ def stage_key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, di
             for output, digest in runs.read_json(manifest)["outputs"].items()
             if any(fnmatch(f"{name}/{output}", pattern) for pattern in stage.inputs)
         }
-    inputs |= {f"bcgan/{path.name}": runs.hash_file(path) for path in stage.package_files(experiment)}
+    for name, path in stage.outside_files(experiment).items():
+        if not path.is_file():
+            raise InputError(f"{name}: {path} is no file. Name another one, or leave the setting out.")
+        inputs[name] = runs.hash_file(path)
     return artifacts.make_key(stage.name, settings, inputs), settings, inputs
 
 

@@ -39,7 +39,7 @@ classify.models.*.epochs classify.models.*.seeds classify.models.*.finetune_extr
 classify.seeds classify.patient_balance classify.crop_size classify.loss classify.stain_jitter classify.color_jitter
 evaluate.ensemble_models evaluate.tta_views evaluate.bootstrap_samples evaluate.confidence_level evaluate.probe_seeds
 evaluate.num_explained_patches
-evaluate.num_gan_samples
+evaluate.num_gan_samples evaluate.inception_graph
 learning_curve.train_fractions learning_curve.arms learning_curve.seeds learning_curve.train_steps
 learning_curve.num_validations
 ablation.variants cross_validation.models report.title report.num_examples seed profile precision xla distribute

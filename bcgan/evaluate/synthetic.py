@@ -3,7 +3,8 @@
 A plain CNN is trained twice, for as many steps: on as many real training patches as there are synthetic ones (the
 reference CNN), and on all synthetic patches. The first gives the features of the distances and recognizes the classes;
 the second is tested on real patients. If EfficientNet-Lite2's weights are installed, KID, FID and the repetition rate
-are also measured on its ImageNet features.
+are also measured on its ImageNet features; so are KID and FID on those of the published FID's network, if the user
+provides it.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ from bcgan.classify.reference_cnn import (
     sample_class_balanced,
 )
 from bcgan.classify.train import Patches, make_predict_fn
-from bcgan.evaluate import intervals, metrics
+from bcgan.evaluate import inception, intervals, metrics
 from bcgan.experiment import Experiment
 from bcgan.gan import scores, watch
 from bcgan.models import weights
@@ -134,6 +135,11 @@ def _score_distances(
         )
     for name, score in imagenet_scores.items():
         results[f"{name}_{IMAGENET}"] = score | {"network": IMAGENET}
+    if path := experiment.evaluate.inception_graph:
+        extract = inception.make_feature_fn(path)
+        features = {name: extract(patches[name]) for name in ("training", *BOUNDS)}
+        for name, score in (("kid", _kid(features, seed)), ("fid", _fid(features))):
+            results[f"{name}_{inception.NETWORK}"] = score | {"network": inception.NETWORK}
     return {name: {**score, "samples": count} for name, score in results.items()}
 
 

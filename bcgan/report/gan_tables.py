@@ -17,6 +17,7 @@ BOUNDS = ("value", "floor", "ceiling")
 GAN_NAMES = {
     "kid": "KID", "kid_efficientnet_lite2": "KID on EfficientNet-Lite2, ImageNet", "fid": "FID",
     "fid_efficientnet_lite2": "FID on EfficientNet-Lite2, ImageNet",
+    "kid_inception_2015": "KID on Inception, 2015-12-05", "fid_inception_2015": "FID on Inception, 2015-12-05",
     "precision": "Precision", "recall": "Recall", "density": "Density",
     "coverage": "Coverage", "class_fidelity": "Class fidelity (balanced accuracy)",
     "tstr_roc_auc": "Trained on synthetic, tested on real (ROC AUC)",
@@ -28,17 +29,22 @@ GAN_NAMES = {
 
 
 # Which direction is better; of the scores that are not listed, higher.
-BETTER = {"kid": "lower", "kid_efficientnet_lite2": "lower", "fid": "lower", "fid_efficientnet_lite2": "lower",
+BETTER = {**{name: "lower" for name in GAN_NAMES if name.startswith(("kid", "fid"))},
           **dict.fromkeys(("memorization_rate", "memorization_rate_pixels", "repetition_rate", "repetition_rate_layout",
                            "repetition_rate_efficientnet_lite2"), "as real ones")}  # fmt: skip
 # Scores whose ceiling is what real patches reach; of the others it is the worst case.
 WITH_REAL_CEILING = ("class_fidelity", "tstr_roc_auc")
 
 
+def _list_scores(run: Run) -> list[tuple[str, str]]:
+    """Return name and title of the scores that a run has; those on Inception's features need a file of the user's."""
+    return [(name, title) for name, title in GAN_NAMES.items() if name in run.gan_scores]
+
+
 def gan_scores(run: Run) -> pd.DataFrame:
     """Return a table with a row for each score of the synthetic patches, beside real patches and the worst case."""
     rows = []
-    for name, title in GAN_NAMES.items():
+    for name, title in _list_scores(run):
         score = run.gan_scores[name]
         value, *bounds = ("not defined" if score[key] is None else f"{score[key]:.4g}" for key in BOUNDS)
         real, worst = reversed(bounds) if name in WITH_REAL_CEILING else bounds
@@ -81,7 +87,7 @@ class ScoreBar(NamedTuple):
 def score_bars(run: Run) -> list[ScoreBar]:
     """Return the scores of the synthetic patches for which real patches are better than the worst case."""
     bars = []
-    for name, title in GAN_NAMES.items():
+    for name, title in _list_scores(run):
         score = run.gan_scores[name]
         if any(score[key] is None for key in BOUNDS) or score["floor"] == score["ceiling"]:
             continue
