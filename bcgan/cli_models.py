@@ -243,9 +243,7 @@ def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str 
         from bcgan.preprocess import store
 
         joined = embeddings.match(joined, store.load(root / "preprocess"), run, settings.seed)
-        evaluate = settings.evaluate
-        seeds = evaluate.probe_seeds or seeds
-        bootstrap = BootstrapSettings(evaluate.bootstrap_samples, evaluate.confidence_level, settings.seed)
+        seeds, bootstrap = settings.evaluate.probe_seeds or seeds, BootstrapSettings(*settings.bootstrap)
     results = embedding_probes.probe(joined, seeds, bootstrap)
     click.echo(
         f"{results['dimensions']} dimensions, {results['patches']:,} patches of {results['patients']} patients, "

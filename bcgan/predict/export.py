@@ -366,7 +366,7 @@ def _held_out_metrics(
         {role: {metric: {value, low, high, seeds}}}, of each patch by itself; and, if coordinates are known, the same
         with spatial context, as `<role>_neighbours`.
     """
-    by_role, settings = {}, experiment.evaluate
+    by_role = {}
     for role, index in patches.index.groupby("role"):
         labels = index["label"].to_numpy()
         if role.startswith(("train", "validation")) or len(np.unique(labels)) < len(card.classes):
@@ -379,9 +379,8 @@ def _held_out_metrics(
             scored[f"{role}_neighbours"] = {0: refined}, {0: card.spatial_context_thresholds.limits[1]}
         for name, predictions in scored.items():
             figures = intervals.metrics_with_intervals(
-                labels, intervals.SeedPredictions(*predictions), index["patient"].to_numpy(),
-                settings.bootstrap_samples, settings.confidence_level, experiment.seed,
-            )  # fmt: skip
+                labels, intervals.SeedPredictions(*predictions), index["patient"].to_numpy(), *experiment.bootstrap
+            )
             by_role[name] = {metric: figures[metric] for metric in CARD_METRICS} | {"ece_calibrated": figures["ece"]}
     return by_role
 
