@@ -282,12 +282,9 @@ def stage_key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, di
     if not stage.inputs:
         inputs = _hash_data(experiment.data)
     else:
+        outputs = artifacts.list_outputs(root, NAMES[: NAMES.index(stage.name)])
         inputs = {
-            f"{name}/{output}": digest
-            for name in NAMES[: NAMES.index(stage.name)]
-            if (manifest := root / name / artifacts.MANIFEST).exists()
-            for output, digest in runs.read_json(manifest)["outputs"].items()
-            if any(fnmatch(f"{name}/{output}", pattern) for pattern in stage.inputs)
+            file: digest for file, digest in outputs.items() if any(fnmatch(file, pattern) for pattern in stage.inputs)
         }
     inputs |= {f"bcgan/{path.name}": runs.hash_file(path) for path in stage.package_files(experiment)}
     return artifacts.make_key(stage.name, settings, inputs), settings, inputs

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import optuna
 
 FOLDER, RESULTS = "tune", "tune.json"
+# Names of the searched settings, of one classifier and of all.
+OF_CLASSIFIER, OF_ALL_CLASSIFIERS = ("learning_rate", "epochs"), ("batch_size", "stain_jitter", "color_jitter", "loss")
 JOURNAL = "journal.log"  # of Optuna: every trial
 MIN_TRIALS_FOR_IMPORTANCE = 4  # with different values
 INSTALL = "pip install -r requirements-tune.txt"
@@ -102,14 +104,8 @@ def read_results(root: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     results = runs.read_json(path)
-    manifests = {name: root / name / artifacts.MANIFEST for name in {file.split("/")[0] for file in results["inputs"]}}
-    outputs = {
-        f"{name}/{file}": digest
-        for name, manifest in manifests.items() if manifest.exists()
-        for file, digest in runs.read_json(manifest)["outputs"].items()
-    }  # fmt: skip
-    is_current = all(outputs.get(file) == digest for file, digest in results["inputs"].items())
-    if results.get("bcgan") == __version__ and is_current:
+    outputs = artifacts.list_outputs(root, {file.split("/")[0] for file in results["inputs"]})
+    if results.get("bcgan") == __version__ and results["inputs"].items() <= outputs.items():
         return results
     progress.log.warning(
         "report: %s is left out: it was made from other files or by another version. Run: bcgan tune %s",
@@ -172,8 +168,8 @@ def _suggest_settings(trial: "optuna.Trial", space: Tune) -> dict[str, Any]:
 
 def _setting_names(model: str) -> dict[str, str]:
     """Return {name in `tune`: name of the experiment's setting}, such as `classify.batch_size`."""
-    of_classifier = {name: f"classify.models.{model}.{name}" for name in ("learning_rate", "epochs")}
-    return of_classifier | {name: f"classify.{name}" for name in ("batch_size", "stain_jitter", "color_jitter", "loss")}
+    of_classifier = {name: f"classify.models.{model}.{name}" for name in OF_CLASSIFIER}
+    return of_classifier | {name: f"classify.{name}" for name in OF_ALL_CLASSIFIERS}
 
 
 def _make_variant(experiment: Experiment, settings: dict[str, Any]) -> ablation.AblationVariant:
@@ -193,10 +189,9 @@ def _make_variant(experiment: Experiment, settings: dict[str, Any]) -> ablation.
 
 def _current_settings(experiment: Experiment) -> dict[str, Any]:
     """Return the experiment's present values of the settings that are searched, by their names in `tune`."""
-    classify = experiment.classify
-    model = _classifier_settings(experiment)
-    shared = {name: getattr(classify, name) for name in ("batch_size", "stain_jitter", "color_jitter", "loss")}
-    return {"learning_rate": model.learning_rate, "epochs": model.epochs, **shared}
+    model, classify = _classifier_settings(experiment), experiment.classify
+    of_classifier = {name: getattr(model, name) for name in OF_CLASSIFIER}
+    return of_classifier | {name: getattr(classify, name) for name in OF_ALL_CLASSIFIERS}
 
 
 def _study_name(experiment: Experiment, inputs: dict[str, str]) -> str:
