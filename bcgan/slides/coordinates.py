@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from bcgan.slides.files import strip_suffixes
 
-NUMBER = r"(-?\d{1,9})"
 # `<slide> [d=2,x=512,y=0,w=256,h=256,z=1]`: QuPath; pixels of the slide, `d` of them for one of the tile's.
 QUPATH = re.compile(
     r"(?P<slide>.+?) ?\[(?:d=(?P<downsample>\d{1,4}(?:\.\d+)?),)?x=(?P<x>-?\d{1,9}),y=(?P<y>-?\d{1,9}),w=\d+,h=\d+"
