@@ -21,6 +21,7 @@ from bcgan.report.style import (
     SHORT_NAMES,
     ReportFigure,
     difference_title,
+    draw_estimate,
     format_signed,
 )
 from bcgan.report.wording import count_text, format_mean_count, join_words
@@ -204,10 +205,7 @@ def comparisons(run: Run) -> ReportFigure:
             numbers.append({"group": group, "row": title, "metric": metric, **{
                 key: difference[key] for key in ("value", "low", "high", "p")
             }})  # fmt: skip
-            if difference["low"] is not None:
-                axes.plot([difference["low"], difference["high"]], [height, height], color=color, lw=2)
-            if difference["value"] is not None:
-                axes.plot(difference["value"], height, "o", ms=5, color=color)
+            draw_estimate(axes, difference, height, color)
             text = format_signed(difference["value"]) if difference["value"] is not None else "not defined"
             axes.annotate(text, (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=8)
         axes.axvline(0, color=MUTED, ls=":", lw=1)

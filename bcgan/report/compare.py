@@ -126,9 +126,7 @@ def draw_forest(reports: dict[str, dict[str, Any]]) -> style.ReportFigure:
             if not estimate or estimate["value"] is None:
                 continue
             y = classifier_y + spacing * ((len(reports) - 1) / 2 - position)
-            if estimate["low"] is not None:
-                axes.plot([estimate["low"], estimate["high"]], [y, y], color=color, lw=1.8)
-            axes.plot(estimate["value"], y, "o", ms=4.5, color=color)
+            style.draw_estimate(axes, estimate, y, color, lw=1.8, ms=4.5)
             rows.append({"report": title, "classifier": name, **estimate})
     axes.set_yticks(range(len(names)), [SHORT_NAMES[name] for name in names], fontsize=9)
     axes.set(xlabel="Test ROC AUC", ylim=(-0.6, len(names) - 0.4))

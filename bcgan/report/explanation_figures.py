@@ -18,6 +18,7 @@ from bcgan.report.style import (
     MUTED,
     ReportFigure,
     class_colormap,
+    draw_estimate,
     set_group_title,
     show_patch,
     text_color,
@@ -172,12 +173,9 @@ def _draw_maps(
     for axes, method in zip(axes_by_method, methods, strict=True):
         map_values = arrays[method][patch]
         limit = np.abs(map_values).max() or 1.0
-        axes.set_axis_on()
-        axes.imshow(map_values, cmap=colors, vmin=-limit, vmax=limit, interpolation="none")
+        show_patch(axes, map_values, cmap=colors, vmin=-limit, vmax=limit)
         if np.ptp(map_values) < FLAT_MAP:
             axes.annotate("flat", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=8)
-        axes.set(xticks=[], yticks=[])
-        sns.despine(ax=axes, left=True, bottom=True)
         sums |= {f"{method}_for": map_values.clip(0).sum(), f"{method}_against": -map_values.clip(max=0).sum()}
     return sums
 
@@ -243,9 +241,7 @@ def _draw_localization(axes, results: dict, test: str, colors: dict[str, str]) -
     for row, (name, color) in enumerate(colors.items()):
         for suffix, height, face in (("", row - 0.16, color), ("_untrained", row + 0.16, "none")):
             estimate = results[name][f"{test}{suffix}"]
-            if estimate["low"] is not None:
-                axes.plot([estimate["low"], estimate["high"]], [height, height], color=color, lw=1.6)
-            axes.plot(estimate["value"], height, "o", ms=5, color=color, mfc=face)
+            draw_estimate(axes, estimate, height, color, lw=1.6, mfc=face)
             rows.append({"method": name, "test": f"{test}{suffix}", **estimate})
     axes.axvline(0, color=MUTED, ls=":", lw=1)
     axes.set_xlabel("Share on malignant nuclei,\nless their share of all pixels")

@@ -15,6 +15,7 @@ from bcgan.report.style import (
     SYNTHETIC,
     TRANSLATED,
     ReportFigure,
+    draw_estimate,
 )
 
 PROBE_NAMES = {
@@ -42,9 +43,7 @@ def probes(run: Run) -> ReportFigure:
     for row, name in enumerate(names):
         roc_auc = run.probes[name]["roc_auc"]
         color = DISCRIMINATOR if "discriminator" in name and "untrained" not in name else INK
-        if roc_auc["low"] is not None:
-            axes.plot([roc_auc["low"], roc_auc["high"]], [row, row], color=color, lw=2)
-        axes.plot([roc_auc["value"]], [row], "o", color=color)
+        draw_estimate(axes, roc_auc, row, color, ms=None)
         axes.annotate(f"{roc_auc['value']:.3f}", (1.01, row), xycoords=("axes fraction", "data"), va="center",
                       fontsize=8)  # fmt: skip
         rows.append({"features": name, "dimensions": run.probes[name]["dimensions"], **roc_auc})

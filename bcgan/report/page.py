@@ -107,14 +107,13 @@ FIGURES = {
         "feature_maps": explanation_figures.feature_maps,
     },
 }
-# Figures of FIGURES that are drawn otherwise with more than two classes, and those that are defined for two only.
+# Figures of FIGURES that are drawn otherwise with more than two classes.
 MULTICLASS_FIGURES = {
     "roc": class_curves.roc,
     "precision_recall": class_curves.precision_recall,
     "reliability": class_curves.reliability,
     "explanations": explanation_figures.explanations_by_class,
 }
-BINARY_FIGURES = {"decision_curve"}
 INTERVAL = re.compile(r"(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\)")  # kept on one line
 MIN_CSS_PX_PER_INCH = 68  # of a figure's width: below it, text is illegible; narrow screens scroll the figure instead
 NARROW_FIGURE_PX = 640  # two figures up to this width stand side by side on a wide screen
@@ -199,11 +198,8 @@ def _inline_figure(out: Path, name: str, drawn: style.ReportFigure) -> dict[str,
     svg = (out / "figures" / f"{name}.svg").read_text("utf-8")
     keeps_colors = name in HEAT_MAPS | NETWORK_DRAWINGS
     inline = inline_svg.inline(svg, name, drawn.title, keeps_colors)
-    return {
-        "svg": inline.svg, "width_px": inline.width_px, "is_picture": inline.is_picture,
-        "is_narrow": inline.width_px <= NARROW_FIGURE_PX,
-        "min_width_px": round(MIN_CSS_PX_PER_INCH * drawn.figure.get_figwidth()),
-    }  # fmt: skip
+    min_width_px = round(MIN_CSS_PX_PER_INCH * drawn.figure.get_figwidth())
+    return inline._asdict() | {"is_narrow": inline.width_px <= NARROW_FIGURE_PX, "min_width_px": min_width_px}
 
 
 def load_templates() -> Environment:
@@ -219,25 +215,26 @@ def _select_figures(run: Run) -> dict[str, dict]:
 
     Figures without measurements in the run are left out. With more than two classes, some are drawn by other functions.
     """
-    absent = BINARY_FIGURES if run.is_multiclass else set()
-    absent = absent | (set() if run.translations else {"translations", "counterfactuals"})
-    absent |= set() if run.probes else {"probes"}
-    absent |= set() if run.learning_curve else {"learning_curve"}
-    absent |= set() if run.explanations else {"explanations", "explanation_tests"}
-    absent |= set() if any("_features_" in name for name in run.explained_patches) else {"feature_maps"}
-    absent |= set() if run.patient_images else {"error_gallery"}
-    absent |= set() if run.has_patient_names else {
-        "stain_variation", "patient_balance", "per_patient", "patient_shares",
-    }  # fmt: skip
-    absent |= set() if COMPARED_BLOCK in run.synthetic else {"embedding", "nearest", "repetition"}
-    absent |= set() if gan_figures.can_measure_repetition(run) else {"repetition"}
-    absent |= set() if run.ablation else {"ablation"}
-    absent |= set() if run.comparisons else {"comparisons"}
-    absent |= set() if slide_figures.select_slides(run) else {"slide_maps", "slide_overview"}
-    absent |= set() if data_figures.faulty_patches(run) else {"faults"}
+    has_features = COMPARED_BLOCK in run.synthetic
+    measured = {
+        "decision_curve": not run.is_multiclass,  # is defined for two classes only
+        **dict.fromkeys(("translations", "counterfactuals"), run.translations),
+        "probes": run.probes,
+        "learning_curve": run.learning_curve,
+        **dict.fromkeys(("explanations", "explanation_tests"), run.explanations),
+        "feature_maps": any("_features_" in name for name in run.explained_patches),
+        "error_gallery": run.patient_images,
+        **dict.fromkeys(("stain_variation", "patient_balance", "per_patient", "patient_shares"), run.has_patient_names),
+        **dict.fromkeys(("embedding", "nearest"), has_features),
+        "repetition": has_features and gan_figures.can_measure_repetition(run),
+        "ablation": run.ablation,
+        "comparisons": run.comparisons,
+        **dict.fromkeys(("slide_maps", "slide_overview"), slide_figures.select_slides(run)),
+        "faults": data_figures.faulty_patches(run),
+    }
     replacements = MULTICLASS_FIGURES if run.is_multiclass else {}
     return {
-        section: {name: replacements.get(name, draw) for name, draw in figures.items() if name not in absent}
+        section: {name: replacements.get(name, draw) for name, draw in figures.items() if measured.get(name, True)}
         for section, figures in FIGURES.items()
     }
 

@@ -15,6 +15,7 @@ from bcgan.report.style import (
     CLASSIFIER_NAMES,
     MUTED,
     ReportFigure,
+    draw_estimate,
     rows_per_class,
     set_group_title,
     show_patch,
@@ -270,16 +271,12 @@ def _draw_similarities(
     Arguments are those of `_draw_changes`, with estimates by name of SIMILARITIES.
     """
     source, target, rows = pair[index], pair[1 - index], []
-    color = target.color
     for row, name in enumerate(SIMILARITIES):
         estimate = estimates[name]
         if estimate["value"] is None:
             continue
-        y = row + (0.15 if index else -0.15)
-        if estimate["low"] is not None:
-            axes.plot([estimate["low"], estimate["high"]], [y, y], color=color, lw=2)
-        axes.plot([estimate["value"]], [y], "o", color=color, ms=5,
-                  label=f"{source.text} to {target.text}" if row == 0 else None)  # fmt: skip
+        label = f"{source.text} to {target.text}" if row == 0 else None
+        draw_estimate(axes, estimate, row + (0.15 if index else -0.15), target.color, label=label)
         rows.append({"class": source.name, "figure": name, **estimate, "real_gap": np.nan})
     return rows
 
