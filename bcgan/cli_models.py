@@ -1,11 +1,13 @@
 """The commands that use a classifier or a generator: on images and slides, as files, a page or an export."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import click
 
-from bcgan import execution, experiment, runs, stages
+from bcgan import execution, experiment, machine, runs, stages
 from bcgan.cli_options import (
     FORMATS,
     context_option,
@@ -45,8 +47,6 @@ def sample(run: str | None, label: str, count: int, density: float | None, seed:
 
     With the generator of runs/EXPERIMENT, or with the one bundled with bcgan, trained on IDC.
     """
-    from pathlib import Path
-
     prepare_process(tensorflow=True)
     from bcgan.predict import sample as sampling
 
@@ -81,8 +81,6 @@ def release(
     written. The folder has PNG files, a tensorflow-datasets folder, a data card, Croissant metadata and the audit.
     """
     settings = experiment.load(name, overrides, data_dir)
-    from pathlib import Path
-
     prepare_process(tensorflow=True)
     run_settings, root = execution.load_finished_run(settings, until="features")
     # What the audit trains is not part of the run, and follows the experiment as it is now.
@@ -151,9 +149,6 @@ def predict(
         raise InputError(
             "--patient adds rows to the table of --summary, which is missing. Add it, such as --summary slides.csv."
         )
-    from collections import Counter
-    from pathlib import Path
-
     prepare_process()
     from bcgan.predict import predict as predicting
     from bcgan.predict import summary
@@ -198,8 +193,6 @@ def assess(
 ) -> None:  # fmt: skip
     """Measure a classifier on the labelled images of EXPERIMENT's data set, by patients; nothing is trained."""
     settings = experiment.load(name, overrides, data_dir)
-    from pathlib import Path
-
     prepare_process()
     from bcgan.predict import assess as assessing
     from bcgan.predict.loading import load
@@ -228,8 +221,6 @@ def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str 
     Patients are never on both sides. With --run the run's patients train, select and test, as in its report's table of
     probes; otherwise every patient is tested once, in five folds.
     """
-    from pathlib import Path
-
     prepare_process(tensorflow=True)
     from bcgan.evaluate import embedding_probes, embeddings, intervals
     from bcgan.evaluate.paired import BootstrapSettings
@@ -269,8 +260,6 @@ def explain(
     context: click.Context, images: tuple[str, ...], model: str | None, mpp: float | None, mpp_csv: str | None, out: str
 ) -> None:
     """Show which pixels of each patch in IMAGES support its label, by three methods, as pictures and one page."""
-    from pathlib import Path
-
     prepare_process()
     from bcgan.predict.explain import write
     from bcgan.predict.loading import load
@@ -295,8 +284,6 @@ def explain(
 @click.option("--concurrent", type=click.IntRange(1), default=2, show_default=True, help="Images scored at a time.")
 def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
     """Open a local page and an HTTP API that score an image. Nothing that is sent is stored."""
-    from bcgan import machine
-
     machine.prepare_environment()
     import uvicorn
 
@@ -338,8 +325,6 @@ def export(name, data_dir, overrides, out, all_patients, formats, model, patches
     if model and all_patients:
         raise InputError("--all-patients trains, and --model is trained already. Leave one of them out.")
     settings = None if model else experiment.load(name, overrides, data_dir)
-    from pathlib import Path
-
     prepare_process()
     from bcgan.predict.loading import load
 

@@ -84,9 +84,10 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     contents = {"classes": results, "real_class_difference": class_difference, "phantom_ground_truth": truth}
     runs.write_json(folder / "translations.json", contents | {"classifier": experiment.proposed})
     for name, estimates in results.items():
+        flip_rate = estimates["flip_rate"]["value"]
         progress.log.info(
             "evaluate: translations of %s patches: %s called the other class, density %+.3f (real classes differ %.3f)",
-            name, _percent(estimates["flip_rate"]["value"]), estimates["change_density"]["value"],
+            name, "none" if flip_rate is None else f"{flip_rate:.0%}", estimates["change_density"]["value"],
             class_difference["density"],
         )  # fmt: skip
 
@@ -196,11 +197,6 @@ def _load_classifier(experiment: Experiment, root: Path, folder: Path) -> Callab
         return (mean >= 0).astype(int) if mean.ndim == 1 else mean.argmax(1)
 
     return predict_labels
-
-
-def _percent(share: float | None) -> str:
-    """Return a share in [0, 1] as a percentage, or `none`."""
-    return "none" if share is None else f"{share:.0%}"
 
 
 def measure_changes(before: np.ndarray, after: np.ndarray, threshold: float) -> pd.DataFrame:

@@ -68,7 +68,8 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
     optuna.logging.set_verbosity(logging.WARNING)
     space, folder = experiment.tune, root / FOLDER
     folder.mkdir(exist_ok=True)
-    run = StageRun(experiment, root, folder, _used_inputs(experiment, inputs), Cache(root, FOLDER))
+    used_inputs = inputs_read_by(space.model, _classifier_settings(experiment), inputs)
+    run = StageRun(experiment, root, folder, used_inputs, Cache(root, FOLDER))
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
     name = _study_name(experiment, run.inputs)
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
@@ -85,7 +86,7 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
         while len(_finished_trials(study)) < num_trials:
             _run_trial(run, study, space)
             bar.update()
-            if best := _best_value(study):
+            if best := max((trial.value for trial in study.trials if trial.value is not None), default=None):
                 bar.set_postfix(AUC=f"{best:.3f}", refresh=False)
     results = _summarize(study, experiment) | {"inputs": run.inputs, "bcgan": __version__}
     runs.write_json(folder / RESULTS, results)
@@ -125,11 +126,6 @@ def describe(results: dict[str, Any]) -> str:
         f"experiment as it is {as_it_is}\nThe best of many is too good on the patients that chose it: train it with "
         f'other seeds before you believe it.\nSET="{overrides}"'
     )
-
-
-def _used_inputs(experiment: Experiment, inputs: dict[str, str]) -> dict[str, str]:
-    """Return those of the inputs that the trials read."""
-    return inputs_read_by(experiment.tune.model, _classifier_settings(experiment), inputs)
 
 
 def _classifier_settings(experiment: Experiment) -> Classifier:
@@ -223,11 +219,6 @@ def _finished_trials(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
     from optuna.trial import TrialState
 
     return [trial for trial in study.trials if trial.state == TrialState.COMPLETE or trial.user_attrs.get("diverged")]
-
-
-def _best_value(study: "optuna.Study") -> float | None:
-    """Return the largest validation ROC AUC of the trials; `None` if none has one."""
-    return max((trial.value for trial in study.trials if trial.value is not None), default=None)
 
 
 def _repeat_interrupted(study: "optuna.Study") -> None:

@@ -143,11 +143,9 @@ def _named_parts(file: ImageFile) -> tuple[tuple[Path, ...], set[str]]:
 
 
 def _folder(file: ImageFile) -> str:
-    return str(file.local.parent) if file.local else file.path.rpartition("/" if "/" in _member_name(file) else "!")[0]
-
-
-def _member_name(file: ImageFile) -> str:
-    return file.path.rpartition("!")[2]
+    if file.local:
+        return str(file.local.parent)
+    return file.path.rpartition("/" if "/" in file.path.rpartition("!")[2] else "!")[0]
 
 
 def _base_name(file: ImageFile) -> str:
