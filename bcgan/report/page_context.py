@@ -7,14 +7,7 @@ import pandas as pd
 from bcgan import runs
 from bcgan.classes import capitalize
 from bcgan.evaluate.intervals import format_estimate
-from bcgan.report import (
-    finding,
-    gan_tables,
-    inline_svg,
-    page_data,
-    stage_tables,
-    style,
-)
+from bcgan.report import finding, gan_tables, inline_svg, page_data, stage_tables, style
 from bcgan.report.alerts import list_alerts, list_limitations
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES

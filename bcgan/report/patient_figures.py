@@ -9,14 +9,7 @@ from bcgan.classes import capitalize
 from bcgan.evaluate import patients as by_patient
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report.run import Run
-from bcgan.report.style import (
-    CLASSIFIER_COLORS,
-    CLASSIFIER_NAMES,
-    MUTED,
-    SHORT_NAMES,
-    ReportFigure,
-    format_signed,
-)
+from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, MUTED, SHORT_NAMES, ReportFigure, format_signed
 
 MAX_DRAWN_PATIENTS = 300  # of a heat map whose cells are drawn one by one; of more it is one picture
 MAX_NAMED_PATIENTS = 60  # more names do not fit below a heat map

@@ -8,13 +8,7 @@ from bcgan.evaluate.cross_validation import BEST_ACCURACY
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report.run import Run
 from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, difference_title
-from bcgan.report.tables import (
-    CURVE_METRICS,
-    RESULT_METRICS,
-    format_difference,
-    format_differences,
-    format_scores,
-)
+from bcgan.report.tables import CURVE_METRICS, RESULT_METRICS, format_difference, format_differences, format_scores
 
 MAX_TRIALS = 15  # of `bcgan tune` in a table
 OPTIMISM = ("random_split", "patient_split", "split_optimism")
