@@ -55,8 +55,4 @@ def parse_tile_name(name: str) -> TileCoordinates | None:
 
 def parse_slide_names(keys: Iterable[str]) -> list[str]:
     """Return the slide of each patch of a data set: its key up to `_x<x>_y<y>`, or the complete key without that."""
-    names = []
-    for key in keys:
-        match = NAMED.fullmatch(key)
-        names.append(match["slide"] if match else key)
-    return names
+    return [match["slide"] if (match := NAMED.fullmatch(key)) else key for key in keys]
