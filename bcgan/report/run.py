@@ -231,10 +231,11 @@ class Run(NamedTuple):
             "synthetic": (self.synthetic["images"], self.synthetic["labels"]),
             "real": (self.store.images[index.index], index["label"].to_numpy()),
         }
-        correlations = {}
-        for kind, (images, labels) in image_sets.items():
-            correlations[kind] = [layout_correlation(images[labels == label]) for label in range(len(self.class_names))]
-        return correlations
+        all_labels = range(len(self.class_names))
+        return {
+            kind: [layout_correlation(images[labels == label]) for label in all_labels]
+            for kind, (images, labels) in image_sets.items()
+        }
 
     def subset_note(self) -> str:
         """Return a sentence on how much of the public archive was read; empty if that is unknown, or all was read."""
