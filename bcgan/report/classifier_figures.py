@@ -243,16 +243,9 @@ def _row_heights(groups: list[str]) -> list[float]:
 def ablation(run: Run) -> ReportFigure:
     """Draw the difference of every variant of the ablation from the unchanged experiment, on validation patients."""
     rows = [
-        {
-            "factor": variant["factor"],
-            "variant": variant["variant"],
-            "seeds": variant["seeds"],
-            "metric": metric,
-            **difference,
-        }
+        {key: variant[key] for key in ("factor", "variant", "seeds")} | {"metric": metric, **difference}
         for variant in run.ablation["variants"]
-        if variant["differences"]
-        for metric, difference in variant["differences"].items()
+        for metric, difference in (variant["differences"] or {}).items()
     ]
     table = pd.DataFrame(rows, columns=["factor", "variant", "seeds", "metric", "value", "low", "high", "p"])
     labels = list(dict.fromkeys(zip(table["factor"], table["variant"], strict=True)))
@@ -260,11 +253,9 @@ def ablation(run: Run) -> ReportFigure:
     figure, grid = plt.subplots(1, len(metrics), figsize=(3.2 * len(metrics) + 2, 0.3 * len(labels) + 1.3), sharey=True)
     color = CLASSIFIER_COLORS[run.ablation["model"]]
     for axes, metric in zip(grid, metrics, strict=True):
-        metric_rows = table[table["metric"] == metric]
-        for height, row in enumerate(metric_rows.itertuples()):
-            if pd.notna(row.low):
-                axes.plot([row.low, row.high], [height, height], color=color, lw=2)
-            axes.plot(row.value, height, "o", ms=4.5, color=color)
+        metric_rows = [row for row in rows if row["metric"] == metric]
+        for height, row in enumerate(metric_rows):
+            draw_estimate(axes, row, height, color, ms=4.5)
         axes.axvline(0, color=MUTED, ls=":", lw=1)
         axes.set_xlabel(difference_title(metric))
         axes.locator_params(axis="x", nbins=5)
@@ -273,9 +264,9 @@ def ablation(run: Run) -> ReportFigure:
     sns.despine(figure)
     baseline = run.ablation["variants"][0]
     exceptions = ", ".join(
-        f"{row.seeds} for {row.factor}: {row.variant}"
-        for row in metric_rows.itertuples()
-        if row.seeds != baseline["seeds"]
+        f"{row['seeds']} for {row['factor']}: {row['variant']}"
+        for row in metric_rows
+        if row["seeds"] != baseline["seeds"]
     )
     exceptions = f" ({exceptions})" if exceptions else ""
     by_chance = f" Of {len(labels)} choices one in twenty looks like an effect by chance." if len(labels) > 9 else ""

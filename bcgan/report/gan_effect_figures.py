@@ -74,12 +74,12 @@ def learning_curve(run: Run) -> ReportFigure:
     """
     settings, curve = run.experiment.learning_curve, run.learning_curve
     figure, (levels, gains) = plt.subplots(1, 2, figsize=(10, 3.8))
-    rows = []
-    for cell in curve["cells"]:
-        description = {key: cell[key] for key in ("train_fraction", "arm", "patients", "patches")}
-        for metric in ("balanced_accuracy", "roc_auc"):
-            rows.append({**description, "metric": metric, **cell["figures"][metric]})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([
+        {key: cell[key] for key in ("train_fraction", "arm", "patients", "patches")}
+        | {"metric": metric, **cell["figures"][metric]}
+        for cell in curve["cells"]
+        for metric in ("balanced_accuracy", "roc_auc")
+    ])  # fmt: skip
     shares = list(settings.train_fractions)
     names = list(ARM_NAMES)
     for arm in settings.arms:

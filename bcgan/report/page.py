@@ -261,34 +261,30 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "claim": cards.claim(run),
         "times": stage_tables.times(run),
     }
-    if run.metrics[run.classifier_names[0]]["borders"]:
-        summary_tables["borders"] = tables.borders(run)
-    if run.experiment.data.results_by_image:
-        summary_tables["images"] = tables.results(run, "test", by_image.NAMES)
-    if run.is_multiclass:
-        first, *other_names = run.classifier_names
-        summary_tables["per_class"] = tables.per_class(run, [first])
-        summary_tables |= {"per_class_others": tables.per_class(run, other_names)} if other_names else {}
-    else:
-        summary_tables["operating_points"] = tables.operating_points(run)
-    summary_tables |= {"cross_validation": stage_tables.cross_validation(run)} if run.cross_validation else {}
+    first, *other_names = run.classifier_names
+    release = run.release_audit
+    # A table of what the run does not have is left out, and so is an empty one.
     optional = {
+        "borders": run.metrics[first]["borders"] and tables.borders(run),
+        "images": run.experiment.data.results_by_image and tables.results(run, "test", by_image.NAMES),
+        "per_class": run.is_multiclass and tables.per_class(run, [first]),
+        "per_class_others": run.is_multiclass and tables.per_class(run, other_names),
+        "operating_points": not run.is_multiclass and tables.operating_points(run),
         "slides": tables.slides(run),
         "components": tables.components(run),
         "sources": tables.sources(run),
+        "cross_validation": run.cross_validation and stage_tables.cross_validation(run),
+        "tuning_summary": run.tuning and stage_tables.tuning(run),
+        "ablation_summary": run.ablation and stage_tables.ablation(run),
+        "selected_variant": run.ablation and stage_tables.selected_variant(run),
+        "learning_curve_summary": run.learning_curve and stage_tables.learning_curve(run),
+        "release_privacy": release and release_tables.privacy(release),
+        "release_utility": release and release["utility"] and release_tables.utility(release),
+        "release_tuning": release and release["utility"] and release_tables.tuning(release),
     }
-    if run.tuning:
-        summary_tables["tuning_summary"] = stage_tables.tuning(run)
-    if run.ablation:
-        summary_tables["ablation_summary"] = stage_tables.ablation(run)
-        optional["selected_variant"] = stage_tables.selected_variant(run)
-    summary_tables |= {"learning_curve_summary": stage_tables.learning_curve(run)} if run.learning_curve else {}
-    if run.release_audit:
-        optional["release_privacy"] = release_tables.privacy(run.release_audit)
-        if run.release_audit["utility"]:
-            optional["release_utility"] = release_tables.utility(run.release_audit)
-            optional["release_tuning"] = release_tables.tuning(run.release_audit)
-    summary_tables |= {name: table for name, table in optional.items() if len(table)}
+    summary_tables |= {
+        name: table for name, table in optional.items() if isinstance(table, pd.DataFrame) and len(table)
+    }
     return summary_tables | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
 

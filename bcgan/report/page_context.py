@@ -86,20 +86,16 @@ def template_context(
         "tables": summary_tables,
         "class_note": CLASS_NOTES.get(run.data_source, ""),
         "num_left_out": len(run.classifier_names) - len(page_data.classifiers_of_patches(run)),
-        "file_names": sorted(
-            [
-                *(f"{name}.csv" for name in summary_tables),
-                *(f"{item['name']}.csv" for items in sections.values() for item in items),
-                "patches.csv",
-                "patients.json",
-                "results.json",
-            ]
-        ),
+        "file_names": sorted([
+            *(f"{name}.csv" for name in summary_tables),
+            *(f"{item['name']}.csv" for items in sections.values() for item in items),
+            "patches.csv", "patients.json", "results.json",
+        ]),
         "totals": totals,
         "provenance": provenance(run),
         "command": f"make {make_target} EXPERIMENT={experiment.name}{data_dir}{overrides}\n"
         f"bcgan report {experiment.name}{flags}",
-    }
+    }  # fmt: skip
 
 
 def _notes(run: Run) -> dict[str, str]:
