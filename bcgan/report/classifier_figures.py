@@ -23,6 +23,7 @@ from bcgan.report.style import (
     difference_title,
     draw_estimate,
     format_signed,
+    panel_grid,
 )
 from bcgan.report.wording import count_text, format_mean_count, join_words
 
@@ -77,12 +78,7 @@ def confusion(run: Run) -> ReportFigure:
     )  # fmt: skip
     side = max(2.3, MIN_CELL_IN * num_classes + 0.5)
     num_columns = max(1, min(len(panels), int(MAX_WIDTH_IN // side)))
-    num_rows = -(-len(panels) // num_columns)
-    figure, grid = plt.subplots(
-        num_rows, num_columns, figsize=(side * num_columns + 0.5, (side + 0.55) * num_rows), squeeze=False
-    )
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
+    figure, grid = panel_grid(len(panels), num_columns, side * num_columns + 0.5, side + 0.55)
     rows = []
     for axes, (name, rule) in zip(grid.flat, panels, strict=False):
         thresholds = None if run.is_multiclass else _thresholds_by_seed(run, name, rule)

@@ -24,6 +24,7 @@ from bcgan.report.style import (
     REAL,
     SYNTHETIC,
     ReportFigure,
+    blank_grid,
     rows_per_class,
     set_group_title,
     show_patch,
@@ -59,12 +60,8 @@ def samples(run: Run) -> ReportFigure:
     widths = [1] * COLUMNS + ([0.4] + [1] * COLUMNS) * (len(kinds) - 1)  # a gap between the kinds
     class_rows = rows_per_class(len(run.class_names), ROWS)
     num_rows = class_rows * len(run.class_names)
-    figure, grid = plt.subplots(
-        num_rows, len(widths), squeeze=False, width_ratios=widths,
-        figsize=(0.72 * COLUMNS * len(kinds) + 0.4, 0.8375 * num_rows),
-    )  # fmt: skip
-    for axes in grid.flat:
-        axes.set_axis_off()
+    size = 0.72 * COLUMNS * len(kinds) + 0.4, 0.8375 * num_rows
+    figure, grid = blank_grid(num_rows, len(widths), size, width_ratios=widths)
     rows = []
     for label, name in enumerate(run.class_names):
         for kind_index, kind in enumerate(kinds):

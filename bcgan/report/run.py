@@ -259,10 +259,9 @@ class Run(NamedTuple):
         }
         return texts.get(self.split["policy"], f"whole patients by {self.split['policy'].replace('kfold', 'k-fold')}")
 
-    def bootstrap_note(self, name: str | None = None) -> str:
-        """Return for captions what the intervals of a classifier, or of all, are over: patients, or also seeds."""
-        num_seeds = len(self.seeds(name)) if name else max(self._numbers_of_seeds().values())
-        return "a bootstrap of patients" + (" and of seeds" if num_seeds > 1 else "")
+    def bootstrap_note(self) -> str:
+        """Return for captions what the intervals of all classifiers are over: patients, or also seeds."""
+        return "a bootstrap of patients" + (" and of seeds" if max(self._numbers_of_seeds().values()) > 1 else "")
 
     def single_fit_note(self) -> str:
         """Return a sentence that names the classifiers whose intervals are over patients only, not over seeds.

@@ -48,10 +48,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         gan_log=pd.DataFrame(progress.read_jsonl(root / "gan" / "log.jsonl")),
         training_logs=_read_training_logs(experiment, root / "classify"),
         probabilities=probabilities,
-        metrics=measured["metrics"],
-        comparisons=measured["comparisons"],
-        split_optimism=measured["split_optimism"],
-        leak_audit=measured["leak_audit"],
+        **measured,  # metrics, comparisons, split_optimism and leak_audit
         gan_scores=runs.read_json(evaluate / "gan_scores.json"),
         release_audit=_read_release_audit(root),
         steering=_read_steering(features / "steering.csv"),

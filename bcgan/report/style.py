@@ -221,6 +221,35 @@ def format_signed(value: float) -> str:
     return "0.000" if text in ("+0.000", "-0.000") else text
 
 
+def blank_grid(num_rows: int, num_columns: int, figsize: tuple[float, float], **options) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes, (num_rows, num_columns), which are blank until something is shown in them.
+
+    Args:
+        figsize: Width and height, inches.
+        options: More arguments of `plt.subplots`.
+    """
+    figure, grid = plt.subplots(num_rows, num_columns, figsize=figsize, squeeze=False, **options)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure, grid
+
+
+def panel_grid(
+    count: int, num_columns: int, width: float, row_height: float, margin: float = 0
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes, (rows, num_columns), for `count` panels; those that are left over are hidden.
+
+    Args:
+        width, row_height: Of the figure, and of a row, inches.
+        margin: Added to the height of the rows, inches. Defaults to 0.
+    """
+    num_rows = -(-count // num_columns)
+    figure, grid = plt.subplots(num_rows, num_columns, figsize=(width, row_height * num_rows + margin), squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return figure, grid
+
+
 def draw_estimate(
     axes: plt.Axes, estimate: dict, y: float, color: str, lw: float = 2, ms: float | None = 5, **dot
 ) -> None:
