@@ -11,7 +11,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +58,17 @@ def read_unfinished_state(folder: Path) -> dict[str, Any]:
         return state if isinstance(state, dict) else {}
     except (OSError, ValueError):
         return {}
+
+
+def list_outputs(root: Path, stages: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of the files that finished stages of a run wrote, by `<stage>/<file>`."""
+    paths = {stage: root / stage / MANIFEST for stage in stages}
+    return {
+        f"{stage}/{file}": digest
+        for stage, path in paths.items()
+        if path.exists()
+        for file, digest in runs.read_json(path)["outputs"].items()
+    }
 
 
 def stale_reason(folder: Path, key: str) -> str | None:

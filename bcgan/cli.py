@@ -6,15 +6,18 @@ Exit codes: 0 done, 1 the work failed, 2 wrong use or input, 3 some inputs were 
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from bcgan import __version__, execution, experiment, experiment_files, runs, stages, variation
+from bcgan import __version__, execution, experiment, experiment_files, ledger, machine, progress, runs, stages
+from bcgan.artifacts import prune
 from bcgan.cli_models import models
 from bcgan.cli_options import experiment_options
 from bcgan.cli_slides import slide_commands
 from bcgan.errors import InputError, WorkError
+from bcgan.variation import diff_configs
 
 # The order of `bcgan --help`.
 COMMAND_GROUPS = {
@@ -49,8 +52,6 @@ class GroupedCommands(click.Group):
 )
 def cli(home: str | None) -> None:
     """Group the commands, and set the folder of --home. `main` reads --debug itself."""
-    from pathlib import Path
-
     if home:  # the default, the current folder, may be read-only: some commands write nothing there
         runs.set_home(Path(home))
 
@@ -95,8 +96,6 @@ def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str,
     with --until.
     """
     settings = experiment.load(name, overrides, data_dir)
-    from bcgan import machine, progress
-
     machine.prepare_environment()
     cluster = machine.cluster() if settings.distribute != "off" else None
     is_first_worker = not (cluster and cluster["index"])
@@ -109,8 +108,6 @@ def run(name: str, data_dir: str | None, overrides: tuple[str, ...], until: str,
 def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
     """Show which stages are up to date, which would run, and why; then the time that each took."""
     settings = experiment.load(name, overrides, data_dir)
-    from bcgan import ledger, progress
-
     progress.start_log(None)
     execution.execute(settings, dry_run=True, until=stages.NAMES[-1])
     entries = ledger.read(runs.root() / settings.name)
@@ -125,14 +122,12 @@ def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
 @click.argument("name", metavar="EXPERIMENT")
 def clean(name: str) -> None:
     """Delete a run's cached trainings that its finished stages do not use, and unfinished stages."""
-    from bcgan import artifacts, progress
-
     progress.start_log(None)
     root = runs.root() / name
     if not root.is_dir():
         raise InputError(f"{root} does not exist. Name an experiment that was run.")
     with runs.lock(root):
-        freed = artifacts.prune(root)
+        freed = prune(root)
     progress.log.info("clean: %.1f MB freed in %s", freed / 1e6, root)
 
 
@@ -143,16 +138,12 @@ def clean(name: str) -> None:
 def report(name: str, data_dir: str | None, overrides, patient_images: bool, out: str | None) -> None:
     """Render figures, tables, report.html, report.md and results.json."""
     settings = experiment.load(name, overrides, data_dir)
-    from pathlib import Path
-
-    from bcgan import machine, progress
-
     progress.start_log(None)
     run_settings, root = execution.load_finished_run(settings, overrides=overrides)
     machine.prepare_environment(tensorflow=True)
     from bcgan.report.page import render
 
-    changed = variation.diff_configs(experiment.load(name), run_settings)
+    changed = diff_configs(experiment.load(name), run_settings)
     folder = Path(out) if out else runs.home() / "reports" / run_settings.name
     click.echo(render(run_settings, root, folder, patient_images, changed))
 
@@ -168,10 +159,6 @@ def compare(names: tuple[str, ...], out: str | None) -> None:
     """
     if len(names) < 2:
         raise InputError(f"{names[0]}: one report cannot be compared. Name two or more.")
-    from pathlib import Path
-
-    from bcgan import machine, progress
-
     progress.start_log(None)
     machine.prepare_environment()
     from bcgan.report.compare import render
@@ -183,8 +170,6 @@ def compare(names: tuple[str, ...], out: str | None) -> None:
 @click.option("--out", type=click.Path(file_okay=False), help="Also write the summaries into this folder.")
 def tables(out: str | None) -> None:
     """Print the summaries of the GAN's networks and of the ResNets, and compare Table 1 with the paper, row by row."""
-    from bcgan import machine
-
     machine.prepare_environment(tensorflow=True)
     from bcgan.report.summaries import write_summaries
 
@@ -197,8 +182,6 @@ def tables(out: str | None) -> None:
 def doctor(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
     """Show devices, threads and precision that an experiment would use here, with the reasons."""
     settings = experiment.load(name, overrides, data_dir)
-    from bcgan import machine
-
     for key, value in machine.environment().items():
         click.echo(f"{key}: {value}")
     for key, (value, reason) in machine.choose_settings(settings).items():

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from bcgan import execution, experiment, outputs, runs, stages
+from bcgan import execution, experiment, machine, outputs, runs, stages
 from bcgan.cli_options import (
     FORMATS,
     context_option,
@@ -24,8 +26,6 @@ from bcgan.cli_options import (
 from bcgan.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bcgan.slides.files import ImageFile
 
 
@@ -52,8 +52,6 @@ def sample(run: str | None, label: str, count: int, density: float | None, seed:
 
     With the generator of runs/EXPERIMENT, or with the one bundled with bcgan, trained on IDC.
     """
-    from pathlib import Path
-
     prepare_process(tensorflow=True)
     from bcgan.predict import sample as sampling
 
@@ -88,8 +86,6 @@ def release(
     written. The folder has PNG files, a tensorflow-datasets folder, a data card, Croissant metadata and the audit.
     """
     settings = experiment.load(name, overrides, data_dir)
-    from pathlib import Path
-
     prepare_process(tensorflow=True)
     run_settings, root = execution.load_finished_run(settings, "features", overrides)
     # What the audit trains is not part of the run, and follows the experiment as it is now.
@@ -158,9 +154,6 @@ def predict(
         raise InputError(
             "--patient adds rows to the table of --summary, which is missing. Add it, such as --summary slides.csv."
         )
-    from collections import Counter
-    from pathlib import Path
-
     prepare_process()
     from bcgan.predict import predict as predicting
     from bcgan.predict import summary
@@ -203,8 +196,6 @@ def assess(
 ) -> None:  # fmt: skip
     """Measure a classifier on the labelled images of EXPERIMENT's data set, by patients; nothing is trained."""
     settings = experiment.load(name, overrides, data_dir)
-    from pathlib import Path
-
     prepare_process()
     from bcgan.predict import assess as assessing
     from bcgan.predict.loading import load
@@ -233,8 +224,6 @@ def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str 
     Patients are never on both sides. With --run the run's patients train, select and test, as in its report's table of
     probes; otherwise every patient is tested once, in five folds.
     """
-    from pathlib import Path
-
     prepare_process(tensorflow=True)
     from bcgan.evaluate import embedding_probes, embeddings, intervals
     from bcgan.evaluate.paired import BootstrapSettings
@@ -249,9 +238,7 @@ def probe(files: tuple[str, ...], run: str | None, labels: str | None, out: str 
         from bcgan.preprocess import store
 
         joined = embeddings.match(joined, store.load(root / "preprocess"), run, settings.seed)
-        evaluate = settings.evaluate
-        seeds = evaluate.probe_seeds or seeds
-        bootstrap = BootstrapSettings(evaluate.bootstrap_samples, evaluate.confidence_level, settings.seed)
+        seeds, bootstrap = settings.evaluate.probe_seeds or seeds, BootstrapSettings(*settings.bootstrap)
     results = embedding_probes.probe(joined, seeds, bootstrap)
     click.echo(
         f"{results['dimensions']} dimensions, {results['patches']:,} patches of {results['patients']} patients, "
@@ -277,8 +264,6 @@ def explain(
     context: click.Context, images: tuple[str, ...], model: str | None, mpp: float | None, mpp_csv: str | None, out: str
 ) -> None:
     """Show which pixels of each patch in IMAGES support its label, by three methods, as pictures and one page."""
-    from pathlib import Path
-
     prepare_process()
     from bcgan.predict.explain import write
     from bcgan.predict.loading import load
@@ -303,8 +288,6 @@ def explain(
 @click.option("--concurrent", type=click.IntRange(1), default=2, show_default=True, help="Images scored at a time.")
 def serve(model: str | None, host: str, port: int, concurrent: int) -> None:
     """Open a local page and an HTTP API that score an image. Nothing that is sent is stored."""
-    from bcgan import machine
-
     machine.prepare_environment()
     import uvicorn
 
@@ -346,8 +329,6 @@ def export(name, data_dir, overrides, out, all_patients, formats, model, patches
     if model and all_patients:
         raise InputError("--all-patients trains, and --model is trained already. Leave one of them out.")
     settings = None if model else experiment.load(name, overrides, data_dir)
-    from pathlib import Path
-
     prepare_process()
     from bcgan.predict.loading import load
 
@@ -375,10 +356,8 @@ def export(name, data_dir, overrides, out, all_patients, formats, model, patches
     click.echo(folder)
 
 
-def _list_files(images: Iterable["ImageFile"]) -> Iterator["Path"]:
+def _list_files(images: Iterable["ImageFile"]) -> Iterator[Path]:
     """Yield the files on disk that images are read from; of a member of an archive, the outer archive."""
-    from pathlib import Path
-
     for image in images:
         yield from (image.local, *image.parts) if image.local else ()
         parts = image.path.split("!")  # names of archives may have exclamation marks too

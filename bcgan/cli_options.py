@@ -1,15 +1,14 @@
 """Options that several commands share."""
 
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 
+from bcgan import machine, progress
 from bcgan.errors import InputError
-
-if TYPE_CHECKING:
-    from bcgan.slides.files import ImageFile
-    from bcgan.slides.mpp_table import MppChoice
+from bcgan.slides.files import ImageFile
+from bcgan.slides.mpp_table import MppChoice
 
 ENGINES = ("auto", "openvino", "litert", "keras")
 RUNNERS = ("serial", "pool", "beam")
@@ -104,23 +103,17 @@ def slide_options(command):
 
 def prepare_process(tensorflow: bool = False) -> None:
     """Set environment variables and start the log. Call it before heavy imports."""
-    from bcgan import machine, progress
-
     machine.prepare_environment(tensorflow=tensorflow)
     progress.start_log(None)
 
 
-def make_mpp_choice(mpp: float | None, mpp_csv: str | None, images: "list[ImageFile]") -> "MppChoice":
+def make_mpp_choice(mpp: float | None, mpp_csv: str | None, images: list[ImageFile]) -> MppChoice:
     """Return a function from an image to the resolution that the user gives; warn of rows and images without a match.
 
     Args:
         mpp: Value of --mpp, microns per pixel of all images.
         mpp_csv: Path of the table of --mpp-csv, which has the microns per pixel of each image.
     """
-    from pathlib import Path
-
-    from bcgan.slides.mpp_table import MppChoice
-
     choice = MppChoice(mpp, mpp_csv and Path(mpp_csv))
     choice.report_unused(images)
     return choice

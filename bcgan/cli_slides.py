@@ -1,9 +1,11 @@
 """The commands that work slide by slide, resumable and on several processes: `batch` scores, `tile` cuts patches."""
 
 import re
+from pathlib import Path
 
 import click
 
+from bcgan import progress
 from bcgan.cli_options import (
     context_option,
     engine_option,
@@ -42,8 +44,6 @@ def batch(
 
     Every slide gets a file of rows. Run it again, and only new or changed slides are scored.
     """
-    from pathlib import Path
-
     prepare_process()
     from bcgan.predict import slidewise
     from bcgan.predict.batch import PredictJob
@@ -119,14 +119,11 @@ def tile(
     nobody decided stops the command. Every slide gets an archive; run it again, and only what is new or changed is
     cut.
     """
-    from pathlib import Path
-
     try:
         re.compile(patient or "")
     except re.error as error:
         raise InputError(f"--patient: {patient!r} is not a regular expression ({error}).") from error
     prepare_process()
-    from bcgan import progress
     from bcgan.predict import slidewise
     from bcgan.predict import tile as tiling
     from bcgan.slides import annotation_table
@@ -155,7 +152,6 @@ def tile(
 
 def _run_slidewise(job, slides: list, runner: str, workers: int, options: tuple[str, ...]) -> None:
     """Run a job on every slide, log the counts, and exit with code 3 if something was refused."""
-    from bcgan import progress
     from bcgan.predict import slidewise
 
     counts = slidewise.run_job(slides, job, runner, workers, tuple(f"--{option}" for option in options))

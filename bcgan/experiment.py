@@ -112,6 +112,11 @@ class Experiment(Settings):
         """Return the classifiers whose mean logit is refined by spatial context and exported."""
         return self.evaluate.ensemble_models or (self.proposed,)
 
+    @property
+    def bootstrap(self) -> tuple[int, float, int]:
+        """Return how intervals are computed: number of resamples, confidence in (0, 1), and random seed."""
+        return self.evaluate.bootstrap_samples, self.evaluate.confidence_level, self.seed
+
     @model_validator(mode="after")
     def _check_split(self) -> "Experiment":
         """Check that the protocol has patient lists if it needs them, and that the test fold exists."""

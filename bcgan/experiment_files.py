@@ -3,6 +3,7 @@
 The first are the folder pipelines/ of the repository, which is also part of the installed package.
 """
 
+import itertools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -96,15 +97,12 @@ def init(name: str, base: str) -> Path:
 
 def summarize(path: Path) -> str:
     """Return the first sentence of the comment at the top of a file, or why it cannot be read."""
-    lines: list[str] = []
     try:
         text = read_text(path)
     except InputError as error:
         return str(error)
-    for line in text.splitlines():
-        if not line.startswith("# ") or line.startswith("#  "):
-            break
-        lines.append(line.removeprefix("# "))
+    comment = itertools.takewhile(re.compile("# (?! )").match, text.splitlines())
+    lines = (line.removeprefix("# ") for line in comment)
     return re.split(r"(?<=[.])\s", " ".join(lines), maxsplit=1)[0].rstrip(".")
 
 

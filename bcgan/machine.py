@@ -184,10 +184,7 @@ def choose_settings(experiment: Experiment) -> dict[str, tuple[Any, str]]:
         "precision": choose_precision(experiment, gpus),
         "xla": choose_xla(experiment, gpus),
         "distribute": choose_distribution(experiment, gpus),
-        "onednn": (
-            os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1",
-            "TF_ENABLE_ONEDNN_OPTS, before TensorFlow loads",
-        ),
+        "onednn": (os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1", "TF_ENABLE_ONEDNN_OPTS, before TensorFlow loads"),
         "gpus": (gpus, "found by TensorFlow"),
         "threads": (processor()["cores"], "every core that this process may use; taskset allows fewer"),
         "blas": (

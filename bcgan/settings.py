@@ -48,7 +48,7 @@ def _check_gan_loss(name: object) -> object:
 
 
 class Settings(BaseModel):
-    """Base of all parts of an experiment."""
+    """Base of all parts of an experiment, and of model cards: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

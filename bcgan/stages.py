@@ -187,6 +187,18 @@ def learning_curve(run: StageRun) -> None:
     learning_curve.evaluate(run, store.load(run.root / "preprocess"), xla)
 
 
+def shipped_weights(experiment: Experiment) -> dict[str, Path]:
+    """Return the package's SimCLR files if the experiment takes its weights from them."""
+    names = ("simclr.keras", "pretraining_patients.json") if experiment.pretrain.weights == "shipped" else ()
+    return {f"bcgan/{name}": SHIPPED_SIMCLR / name for name in names}
+
+
+def inception_graph(experiment: Experiment) -> dict[str, Path]:
+    """Return the user's file of the network of the published FID, if there is one."""
+    path = experiment.evaluate.inception_graph
+    return {"inception_graph": path} if path else {}
+
+
 STORE_FILES = ("preprocess/patches.npy", "preprocess/index.csv")
 DISCRIMINATORS = ("gan/discriminator.keras", "gan/projected_discriminator.keras")
 SYNTHETIC, PRETRAINED = "features/synthetic.npz", "pretrain/*.keras"
@@ -195,74 +207,40 @@ STAGES = (
     Stage("gan", ("gan", *TRAINING), STORE_FILES, gan, distributed=True, memory_setting="gan.batch_size"),
     Stage("translate", ("translate", *TRAINING), STORE_FILES, translate, memory_setting="translate.batch_size"),
     Stage(
-        "features",
-        ("features", *TRAINING),
-        (*STORE_FILES, "gan/*.keras"),
-        features,
+        "features", ("features", *TRAINING), (*STORE_FILES, "gan/*.keras"), features,
         memory_setting="features.num_synthetic",
     ),
     Stage(
-        "pretrain",
-        ("pretrain", *TRAINING),
-        STORE_FILES,
-        pretrain,
-        memory_setting="pretrain.batch_size",
-        outside_files=lambda experiment: (
-            {f"bcgan/{name}": SHIPPED_SIMCLR / name for name in ("simclr.keras", "pretraining_patients.json")}
-            if experiment.pretrain.weights == "shipped"
-            else {}
-        ),
+        "pretrain", ("pretrain", *TRAINING), STORE_FILES, pretrain, memory_setting="pretrain.batch_size",
+        outside_files=shipped_weights,
     ),
     Stage(
-        "classify",
-        ("classify", *TRAINING),
-        (*STORE_FILES, *DISCRIMINATORS, SYNTHETIC, PRETRAINED),
-        classify,
+        "classify", ("classify", *TRAINING), (*STORE_FILES, *DISCRIMINATORS, SYNTHETIC, PRETRAINED), classify,
         distributed=True,
     ),
     Stage(
-        "evaluate",
-        ("evaluate", "classify", "translate", "features", *TRAINING),
+        "evaluate", ("evaluate", "classify", "translate", "features", *TRAINING),
         (
-            *STORE_FILES,
-            "preprocess/split.json",
-            *DISCRIMINATORS,
-            "translate/*.keras",
-            "features/reference_cnn.keras",
-            "features/properties.csv",
-            "features/*.npz",
-            "pretrain/pretraining_patients.json",
-            "classify/*.keras",
+            *STORE_FILES, "preprocess/split.json", *DISCRIMINATORS, "translate/*.keras", "features/reference_cnn.keras",
+            "features/properties.csv", "features/*.npz", "pretrain/pretraining_patients.json", "classify/*.keras",
         ),
-        evaluate,
-        memory_setting="evaluate.num_gan_samples",
-        outside_files=lambda experiment: (
-            {"inception_graph": experiment.evaluate.inception_graph} if experiment.evaluate.inception_graph else {}
-        ),
+        evaluate, memory_setting="evaluate.num_gan_samples", outside_files=inception_graph,
     ),
     Stage(
-        "ablation",
-        ("ablation", "data", "preprocess", "classify", "evaluate", *TRAINING),
-        (*STORE_FILES, *DISCRIMINATORS, SYNTHETIC, PRETRAINED),
-        ablation,
+        "ablation", ("ablation", "data", "preprocess", "classify", "evaluate", *TRAINING),
+        (*STORE_FILES, *DISCRIMINATORS, SYNTHETIC, PRETRAINED), ablation,
         trained_models=lambda experiment: experiment.ablation.models,
     ),
     Stage(
-        "cross_validation",
-        ("cross_validation", "data", "classify", "evaluate", *TRAINING),
-        (*STORE_FILES, PRETRAINED),
-        cross_validation,
+        "cross_validation", ("cross_validation", "data", "classify", "evaluate", *TRAINING),
+        (*STORE_FILES, PRETRAINED), cross_validation,
         trained_models=lambda experiment: experiment.cross_validation.models,
     ),
     Stage(
-        "learning_curve",
-        ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING),
-        STORE_FILES,
-        learning_curve,
-        memory_setting="gan.batch_size",
-        trained_models=lambda _: (),
+        "learning_curve", ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING), STORE_FILES,
+        learning_curve, memory_setting="gan.batch_size", trained_models=lambda _: (),
     ),
-)
+)  # fmt: skip
 # The settings of `evaluate` that are read by stages with `trained_models`.
 EVALUATE_SETTINGS_OF_TRAINED_MODELS = ("tta_views", "bootstrap_samples", "confidence_level")
 NAMING_CLASSES = ("gan", "translate", "features", "learning_curve")  # stages whose files name the classes
@@ -290,12 +268,9 @@ def stage_key(stage: Stage, experiment: Experiment, root: Path) -> tuple[str, di
     if not stage.inputs:
         inputs = _hash_data(experiment.data)
     else:
+        outputs = artifacts.list_outputs(root, NAMES[: NAMES.index(stage.name)])
         inputs = {
-            f"{name}/{output}": digest
-            for name in NAMES[: NAMES.index(stage.name)]
-            if (manifest := root / name / artifacts.MANIFEST).exists()
-            for output, digest in runs.read_json(manifest)["outputs"].items()
-            if any(fnmatch(f"{name}/{output}", pattern) for pattern in stage.inputs)
+            file: digest for file, digest in outputs.items() if any(fnmatch(file, pattern) for pattern in stage.inputs)
         }
     for name, path in stage.outside_files(experiment).items():
         if not path.is_file():

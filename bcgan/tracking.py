@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
@@ -19,22 +19,6 @@ from bcgan.experiment import Experiment
 
 FOLDER = "tensorboard"  # in the folder of the run
 STEP_KEYS = ("step", "epoch")
-
-
-class Training(Protocol):
-    """What a tracker shows of one training."""
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Send the values of a step."""
-
-    def image(self, name: str, step: int, path: Path) -> None:
-        """Send a PNG file."""
-
-    def text(self, name: str, text: str) -> None:
-        """Send a text in Markdown."""
-
-    def close(self) -> None:
-        """Send what is left."""
 
 
 class _TensorBoard:
@@ -124,6 +108,7 @@ class _Wandb:
         self._run.finish()
 
 
+# Classes with the same methods: log(step, {name: number}), image(name, step, PNG file), text(name, Markdown), close().
 TRACKERS = {"tensorboard": _TensorBoard, "mlflow": _Mlflow, "wandb": _Wandb}
 
 
@@ -168,7 +153,7 @@ class _Run:
 
     def __init__(self, experiment: Experiment, root: Path):
         self._experiment, self._root, self._trackers = experiment, root, list(experiment.track)
-        self._trainings: dict[str, dict[str, Training]] = {}  # by name, then by tracker
+        self._trainings: dict[str, dict[str, Any]] = {}  # by name, then by tracker
         self._sent_images: set[Path] = set()
 
     def on_line(self, log_path: Path, line: dict[str, Any]) -> None:

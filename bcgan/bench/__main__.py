@@ -10,7 +10,7 @@ import click
 from bcgan import ledger, machine, progress, runs
 from bcgan.artifacts import MANIFEST
 from bcgan.bench import report
-from bcgan.bench.measure import best_subject, get_rates, measure_group, rate_ratios, summarize_rates
+from bcgan.bench.measure import best_ratios, get_rates, measure_group, rate_ratios, summarize_rates
 from bcgan.bench.pytorch import SETTINGS
 from bcgan.bench.subjects import PAPER_CROP, PAPER_NETWORKS, bench_experiment
 
@@ -164,53 +164,34 @@ def ratios(
         operations: From `report.count_operations`.
         faithful: Names of subjects that agree with Keras in float32.
     """
-    by_name, torch = {}, best_subject(measured, "inference", "pytorch")
-    ours = best_subject(measured, "inference", *faithful)
-    by_name["inference_vs_pytorch_best"] = rate_ratios(measured, "inference", ours, torch)
-    by_name["inference_vs_keras_predict"] = rate_ratios(measured, "inference", ours, "keras predict")
+    faithful, millions = tuple(faithful), {phase: count / 1e6 for phase, count in operations.items()}
+    rows: dict[str, tuple] = {  # by the ratio's name: the arguments of `best_ratios`
+        "inference_vs_pytorch_best": ("inference", faithful, "pytorch"),
+        "inference_vs_keras_predict": ("inference", faithful, "keras predict"),
+    }
     for kind in PRECISIONS.values():
         name = f"inference_openvino_{kind}_vs_pytorch_{kind}"
-        by_name[name] = rate_ratios(
-            measured, "inference", f"openvino {kind}", best_subject(measured, "inference", f"pytorch {kind}")
-        )
+        rows[name] = ("inference", f"openvino {kind}", f"pytorch {kind}")
     for phase, prefix, theirs in (("training", "training", "fit"), ("inference", "inference_tensorflow", "predict")):
-        by_name[f"{prefix}_vs_pytorch_best"] = rate_ratios(
-            measured, phase, best_subject(measured, phase, "bcgan"), best_subject(measured, phase, "pytorch")
-        )
-        by_name[f"{prefix}_vs_keras_{theirs}"] = rate_ratios(
-            measured, phase, best_subject(measured, phase, "bcgan"), f"keras {theirs}"
-        )
+        rows[f"{prefix}_vs_pytorch_best"] = (phase, "bcgan", "pytorch")
+        rows[f"{prefix}_vs_keras_{theirs}"] = (phase, "bcgan", f"keras {theirs}")
         for kind, short in PRECISIONS.items():
-            name = f"{prefix}_{short}_vs_pytorch_{short}"
-            by_name[name] = rate_ratios(
-                measured, phase, f"bcgan {kind}", best_subject(measured, phase, f"pytorch {short}")
-            )
-        millions = operations[phase] / 1e6
-        by_name[f"{prefix}_of_limit"] = rate_ratios(measured, phase, "bcgan float32", "limit float32", millions)
-        by_name[f"{prefix}_of_limit_bfloat16"] = rate_ratios(
-            measured, phase, "bcgan mixed_bfloat16", "limit mixed_bfloat16", millions
-        )
-    for short, suffix in (("float32", ""), ("bfloat16", "_bfloat16")):
-        ours = best_subject(measured, "inference", *(name for name in faithful if name.endswith(short)))
-        limit = f"limit {'mixed_' if suffix else ''}{short}"
-        by_name[f"inference_of_limit{suffix}"] = rate_ratios(
-            measured, "inference", ours, limit, operations["inference"] / 1e6
-        )
-    by_name["inference_int8_vs_pytorch_best"] = rate_ratios(measured, "inference", "litert int8", torch)
-    by_name["gan_step_vs_two_tapes"] = rate_ratios(measured, "gan", f"bcgan {precision}", f"two tapes {precision}")
+            rows[f"{prefix}_{short}_vs_pytorch_{short}"] = (phase, f"bcgan {kind}", f"pytorch {short}")
+        rows[f"{prefix}_of_limit"] = (phase, "bcgan float32", "limit float32", millions[phase])
+        rows[f"{prefix}_of_limit_bfloat16"] = (phase, "bcgan mixed_bfloat16", "limit mixed_bfloat16", millions[phase])
+    for kind, suffix in (("float32", ""), ("mixed_bfloat16", "_bfloat16")):
+        ours = tuple(name for name in faithful if name.endswith(PRECISIONS[kind]))
+        rows[f"inference_of_limit{suffix}"] = ("inference", ours, f"limit {kind}", millions["inference"])
+    rows["inference_int8_vs_pytorch_best"] = ("inference", "litert int8", "pytorch")
+    rows["gan_step_vs_two_tapes"] = ("gan", f"bcgan {precision}", f"two tapes {precision}")
     for size in LARGER_PATCHES:
-        by_name[f"gan_{size}_step_vs_two_tapes"] = rate_ratios(
-            measured, f"gan_{size}", f"bcgan {precision}", f"two tapes {precision}"
-        )
-        by_name[f"gan_{size}_step_vs_pytorch_best"] = rate_ratios(
-            measured, f"gan_{size}", f"bcgan {precision}", best_subject(measured, f"gan_{size}", "pytorch")
-        )
+        group, ours = f"gan_{size}", f"bcgan {precision}"
+        rows[f"{group}_step_vs_two_tapes"] = (group, ours, f"two tapes {precision}")
+        rows[f"{group}_step_vs_pytorch_best"] = (group, ours, "pytorch")
     for network in PAPER_NETWORKS:
         for phase in ("training", "inference"):
-            group = f"{network}_{phase}"
-            by_name[f"{network}_224_{phase}_vs_pytorch_best"] = rate_ratios(
-                measured, group, best_subject(measured, group, "bcgan"), best_subject(measured, group, "pytorch")
-            )
+            rows[f"{network}_224_{phase}_vs_pytorch_best"] = (f"{network}_{phase}", "bcgan", "pytorch")
+    by_name = {name: best_ratios(measured, *row) for name, row in rows.items()}
     percentages = get_rates(measured, "waiting", "Table 1's network")
     shares = percentages and [percentage / 100 for percentage in percentages]
     by_name["waiting_share"] = (shares, "time of a training's steps")

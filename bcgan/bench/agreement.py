@@ -83,13 +83,8 @@ def _train_network(folder: Path):
 
     keras.utils.set_random_seed(0)
     path, real = folder / "network.keras", Patches(*_draw_patches(1, NUM_TRAIN))
-    classifier_settings = Classifier(epochs=EPOCHS)
-    train(
-        build_classifier("resnet_table1"),
-        TrainingData(real),
-        Recipe(Classify(batch_size=64), classifier_settings),
-        path,
-    )
+    recipe = Recipe(Classify(batch_size=64), Classifier(epochs=EPOCHS))
+    train(build_classifier("resnet_table1"), TrainingData(real), recipe, path)
     return weights.load_model(path)
 
 

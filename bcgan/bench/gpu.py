@@ -9,7 +9,7 @@ import click
 
 from bcgan import machine, progress, runs
 from bcgan.bench import report
-from bcgan.bench.measure import best_subject, measure_group, rate_ratios, summarize_rates
+from bcgan.bench.measure import best_ratios, measure_group, rate_ratios, summarize_rates
 from bcgan.bench.pytorch import GRAPHS, SETTINGS
 from bcgan.bench.subjects import PAPER_CROP, PAPER_NETWORKS, bench_experiment
 from bcgan.errors import InputError
@@ -127,41 +127,23 @@ def write_report(out: Path, measured: dict) -> None:
 
 def ratios(measured: dict, operations: dict[str, int]) -> dict[str, tuple[list[float] | None, str]]:
     """Return every ratio, for each repeat, and its two subjects: the best, if the name has no setting."""
-    one_tape = best_subject(measured, "gan", "bcgan mixed_bfloat16")
-    two_tapes = best_subject(measured, "gan", "two tapes")
-    millions = operations["training"] / 1e6
-    by_name = {
-        f"{phase}_vs_pytorch_best": rate_ratios(
-            measured, phase, best_subject(measured, phase, "bcgan"), best_subject(measured, phase, "pytorch")
-        )
-        for phase in ("training", "inference")
-    } | {
-        f"training_batch_{size}_vs_pytorch": rate_ratios(
-            measured, "batch", f"bcgan, batch {size}", best_subject(measured, "batch", *(
-                f"pytorch{variant}, batch {size}" for variant in ("", ", CUDA graphs")
-            ))
-        )
-        for size in BATCH_SIZES
-    }  # fmt: skip
-    paper = {
-        f"{name}_vs_pytorch": rate_ratios(
-            measured, name, best_subject(measured, name, "bcgan"), best_subject(measured, name, "pytorch")
-        )
-        for name in (f"{network}_{phase}" for network in PAPER_NETWORKS for phase in ("training", "inference"))
+    phases = ("training", "inference")
+    by_name = {f"{phase}_vs_pytorch_best": best_ratios(measured, phase, "bcgan", "pytorch") for phase in phases}
+    for size in BATCH_SIZES:
+        theirs = tuple(f"pytorch{variant}, batch {size}" for variant in ("", ", CUDA graphs"))
+        by_name[f"training_batch_{size}_vs_pytorch"] = best_ratios(measured, "batch", f"bcgan, batch {size}", theirs)
+    for group in (f"{network}_{phase}" for network in PAPER_NETWORKS for phase in phases):
+        by_name[f"{group}_vs_pytorch"] = best_ratios(measured, group, "bcgan", "pytorch")
+    compiled, millions = "bcgan mixed_bfloat16, XLA", operations["training"] / 1e6
+    return by_name | {
+        "gan_step_vs_pytorch_best": best_ratios(measured, "gan", "bcgan mixed_bfloat16", "pytorch"),
+        "training_bfloat16_vs_float32": rate_ratios(measured, "training", compiled, "bcgan float32, XLA"),
+        "training_xla_vs_not": rate_ratios(measured, "training", compiled, "bcgan mixed_bfloat16"),
+        "training_of_limit_bfloat16": rate_ratios(measured, "training", compiled, "limit bfloat16", millions),
+        "gan_step_vs_two_tapes": best_ratios(measured, "gan", "bcgan mixed_bfloat16", "two tapes"),
+        "gan_step_bfloat16_vs_float32": rate_ratios(measured, "gan", compiled, "bcgan float32, XLA"),
+        "gan_step_xla_vs_not": rate_ratios(measured, "gan", compiled, "bcgan mixed_bfloat16"),
     }
-    return by_name | paper | {
-        "gan_step_vs_pytorch_best": rate_ratios(measured, "gan", one_tape, best_subject(measured, "gan", "pytorch")),
-        "training_bfloat16_vs_float32": rate_ratios(
-            measured, "training", "bcgan mixed_bfloat16, XLA", "bcgan float32, XLA"
-        ),
-        "training_xla_vs_not": rate_ratios(measured, "training", "bcgan mixed_bfloat16, XLA", "bcgan mixed_bfloat16"),
-        "training_of_limit_bfloat16": rate_ratios(
-            measured, "training", "bcgan mixed_bfloat16, XLA", "limit bfloat16", millions
-        ),
-        "gan_step_vs_two_tapes": rate_ratios(measured, "gan", one_tape, two_tapes),
-        "gan_step_bfloat16_vs_float32": rate_ratios(measured, "gan", "bcgan mixed_bfloat16, XLA", "bcgan float32, XLA"),
-        "gan_step_xla_vs_not": rate_ratios(measured, "gan", "bcgan mixed_bfloat16, XLA", "bcgan mixed_bfloat16"),
-    }  # fmt: skip
 
 
 def device_name() -> str:

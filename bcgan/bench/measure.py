@@ -80,7 +80,7 @@ def get_rates(measured: dict, group: str, subject: str) -> list[float] | None:
     return measured.get(group, {}).get(subject, {}).get("rates") or None
 
 
-def best_subject(measured: dict, group: str, *prefixes: str) -> str:
+def best_subject(measured: dict, group: str, prefixes: str | tuple[str, ...]) -> str:
     """Return the subject with the highest median rate, of those whose names start with a prefix; empty if none."""
     names = [name for name in measured.get(group, {}) if name.startswith(prefixes) and get_rates(measured, group, name)]
     return max(names, key=lambda name: statistics.median(get_rates(measured, group, name)), default="")
@@ -95,3 +95,11 @@ def rate_ratios(
         return None, ""
     pairs = zip(numerators, denominators, strict=False)  # a subject that failed later has fewer rates
     return [factor * above / below for above, below in pairs], f"{numerator} / {denominator}"
+
+
+def best_ratios(
+    measured: dict, group: str, ours: str | tuple[str, ...], theirs: str | tuple[str, ...], factor: float = 1.0
+) -> tuple[list[float] | None, str]:
+    """Return the ratios of the best of our and the best of their subjects; both are given by prefixes of names."""
+    numerator, denominator = (best_subject(measured, group, prefixes) for prefixes in (ours, theirs))
+    return rate_ratios(measured, group, numerator, denominator, factor)

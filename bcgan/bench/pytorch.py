@@ -1,5 +1,7 @@
 """Subjects for comparison: networks in PyTorch, with fast settings. They need requirements-bench.txt."""
 
+from functools import partial
+
 from bcgan.bench import pytorch_networks
 from bcgan.bench.subjects import NETWORK, NUM_SCORED, STEPS, Subject, draw_patches
 
@@ -58,24 +60,28 @@ def inference(
     return run
 
 
+def apply_settings(torch, settings: str, device: str) -> tuple:
+    """Return the memory format of images, the mode of torch.compile or `None`, and a function that begins autocasting.
+
+    On a GPU, products in float32 are set to TF32, as TensorFlow uses.
+    """
+    precision, channels_last, mode = (SETTINGS | GRAPHS)[settings]
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return memory_format, mode, partial(torch.autocast, device, torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def _prepare_model(settings: str, device: str, network: str, folded: bool = False) -> tuple:
     """Return torch, the model on the device, an autocast context and a function that sets images' memory format."""
     import torch
 
-    precision, channels_last, mode = (SETTINGS | GRAPHS)[settings]
-    if device != "cpu":
-        torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow uses
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    memory_format, mode, autocast = apply_settings(torch, settings, device)
     model = pytorch_networks.build(torch, network)
     model = _fold(model) if folded else model
     model = model.to(device, memory_format=memory_format)
     if mode:
         model = torch.compile(model, mode=mode)
-
-    def autocast():
-        """Return the context of the precision."""
-        return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
-
     return torch, model, autocast, lambda images: images.contiguous(memory_format=memory_format)
 
 

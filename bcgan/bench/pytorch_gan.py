@@ -1,6 +1,6 @@
 """The GAN of the benchmark in PyTorch: bcgan's generator, discriminator, augmentation and training step."""
 
-from bcgan.bench.pytorch import GRAPHS, SETTINGS
+from bcgan.bench.pytorch import apply_settings
 from bcgan.bench.subjects import STEPS, Subject, draw_patches
 from bcgan.settings import Gan
 from bcgan.sizes import map_channels, map_sizes
@@ -13,11 +13,8 @@ def gan(settings: str, batch: int = 32, steps: int = STEPS, size: int = 50, devi
     import torch
     import torch._dynamo  # it loads Triton, which crashes if TensorFlow was loaded before it
 
-    precision, channels_last, mode = (SETTINGS | GRAPHS)[settings]
-    if device != "cpu":
-        torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow uses
+    memory_format, mode, autocast = apply_settings(torch, settings, device)
     gan_settings = Gan(batch_size=batch)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     generator, average = (_generator(gan_settings, size) for _ in range(2))
     discriminator = _discriminator(gan_settings, size)
     networks = [network.to(device, memory_format=memory_format) for network in (generator, average, discriminator)]
@@ -42,12 +39,12 @@ def gan(settings: str, batch: int = 32, steps: int = STEPS, size: int = 50, devi
     def step():
         noise = torch.randn(batch, gan_settings.latent_dim, device=device)
         pixel_noise = torch.randn(batch, 1, size, size, device=device).contiguous(memory_format=memory_format)
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+        with autocast():
             real = _augment(torch, images.float() / 255)
             fake = _augment(torch, generator(noise, labels, pixel_noise))
             logits = discriminator(torch.cat([real, fake.detach()]), torch.cat([labels, labels])).float()
         update(optimizers[1], softplus(-logits[:batch]).mean() + softplus(logits[batch:]).mean())
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+        with autocast():
             loss = softplus(-discriminator(fake, labels).float()).mean()
         update(optimizers[0], loss)
         with torch.no_grad():

@@ -15,16 +15,7 @@ import tensorflow as tf
 from scipy.special import expit, softmax
 
 from bcgan import progress
-from bcgan.classify.train import (
-    Patches,
-    Recipe,
-    TrainingData,
-    augment,
-    check_finite,
-    measure,
-    sample_weights,
-    train,
-)
+from bcgan.classify.train import Patches, Recipe, TrainingData, augment, check_finite, measure, sample_weights, train
 from bcgan.data import batches
 from bcgan.data.views import center_crop
 from bcgan.models import fast, weights

@@ -153,9 +153,8 @@ def summarize(
             bootstrapped[split][BEST_ACCURACY] = np.concatenate([[is_correct.mean()], resampled])
         if experiment.data.results_by_image:
             image_results[split] = images.pooled_image_metrics(
-                index.iloc[rows], scores, thresholds, settings.bootstrap_samples, settings.confidence_level,
-                experiment.seed,
-            )  # fmt: skip
+                index.iloc[rows], scores, thresholds, *experiment.bootstrap
+            )
     # `rows` is of the last split; every split tests the same patches.
     tested_patients, confidence = patients[rows], settings.confidence_level
     results: dict[str, Any] = {"patches": len(rows), "patients": len(np.unique(tested_patients))}

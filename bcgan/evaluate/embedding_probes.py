@@ -55,9 +55,7 @@ def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSet
     }  # fmt: skip
     for name, by_seed in scores.items():
         predictions = intervals.SeedPredictions(by_seed, dict.fromkeys(by_seed, 0.5))
-        estimates = intervals.metrics_with_intervals(
-            labels[tested], predictions, patients[tested], settings.resamples, settings.confidence_level, settings.seed
-        )
+        estimates = intervals.metrics_with_intervals(labels[tested], predictions, patients[tested], *settings)
         # Votes have no threshold that balances the classes.
         measured = ("roc_auc", "balanced_accuracy") if name == "linear" else ("roc_auc",)
         results[name] = {metric: estimates[metric] for metric in measured}

@@ -193,7 +193,8 @@ def localization_scores(
             "energy_pointing_game": (positive * masks).sum(1) / total,
         }
         by_method[method] = {
-            name: _mean_with_interval(values - masks.mean(1), patients, experiment) for name, values in scores.items()
+            name: intervals.mean_with_interval(values - masks.mean(1), patients, *experiment.bootstrap)
+            for name, values in scores.items()
         }
     return by_method
 
@@ -240,16 +241,10 @@ def _score_perturbations(network, images, maps, patients, experiment: Experiment
     for test in ("deletion", "insertion"):
         curves = perturbation_curve(compute_logits, images, maps, insert=test == "insertion")
         area = np.trapezoid(curves, PIXEL_FRACTIONS, axis=0)
-        results[test] = _mean_with_interval(area, patients, experiment) | {"curve": curves.mean(1).tolist()}
+        results[test] = intervals.mean_with_interval(area, patients, *experiment.bootstrap) | {
+            "curve": curves.mean(1).tolist()
+        }
     return results
-
-
-def _mean_with_interval(values: np.ndarray, patients: np.ndarray, experiment: Experiment) -> dict[str, float | None]:
-    """Return {value, low, high} of the mean over patches of `values`, (n,), by a bootstrap of patients."""
-    settings = experiment.evaluate
-    return intervals.mean_with_interval(
-        values, patients, settings.bootstrap_samples, settings.confidence_level, experiment.seed
-    )
 
 
 def _explain_examples(

@@ -38,7 +38,7 @@ def image_metrics(
         key: metrics.select_threshold(labels[validation], values[validation]) for key, values in probabilities.items()
     }
     predictions = intervals.SeedPredictions(probabilities, thresholds).select(rows)
-    return _measure(labels[rows], predictions, images["patient"].to_numpy()[rows], resamples, confidence, seed)
+    return _measure(labels[rows], predictions, images["patient"].to_numpy()[rows], (resamples, confidence, seed))
 
 
 def pooled_image_metrics(
@@ -55,7 +55,7 @@ def pooled_image_metrics(
     image_thresholds = _average_by_image(table, {0: thresholds})[1]
     predictions = intervals.SeedPredictions(probabilities, image_thresholds)
     labels, patients = images["label"].to_numpy(), images["patient"].to_numpy()
-    return _measure(labels, predictions, patients, resamples, confidence, seed)
+    return _measure(labels, predictions, patients, (resamples, confidence, seed))
 
 
 def _average_by_image(table: pd.DataFrame, values: dict[int, np.ndarray]) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
@@ -75,22 +75,20 @@ def _average_by_image(table: pd.DataFrame, values: dict[int, np.ndarray]) -> tup
 
 
 def _measure(
-    labels: np.ndarray,
-    predictions: intervals.SeedPredictions,
-    patients: np.ndarray,
-    resamples: int,
-    confidence: float,
-    seed: int,
+    labels: np.ndarray, predictions: intervals.SeedPredictions, patients: np.ndarray, bootstrap: tuple[int, float, int]
 ) -> dict[str, dict[str, Any]]:
-    """Return {metric: {value, low, high, seeds}} for NAMES. All arrays have an element for each image, not patch."""
-    measured = intervals.metrics_with_intervals(labels, predictions, patients, resamples, confidence, seed)
+    """Return {metric: {value, low, high, seeds}} for NAMES. All arrays have an element for each image, not patch.
+
+    `bootstrap` are resamples, confidence and seed, as `intervals.metrics_with_intervals` takes them.
+    """
+    measured = intervals.metrics_with_intervals(labels, predictions, patients, *bootstrap)
     results = {f"image_{name}": measured[name] for name in ("roc_auc", "balanced_accuracy")}
     results["image_recognition_rate"] = measured["accuracy"]
     rates = [
         _patient_rates(is_right(labels, values, predictions.thresholds[key]), patients)
         for key, values in predictions.probabilities.items()
     ]
-    rate = intervals.mean_with_interval(np.mean(rates, axis=0), np.unique(patients), resamples, confidence, seed)
+    rate = intervals.mean_with_interval(np.mean(rates, axis=0), np.unique(patients), *bootstrap)
     results["patient_recognition_rate"] = rate | {"seeds": len(rates)}
     return results
 

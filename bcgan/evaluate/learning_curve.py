@@ -8,6 +8,7 @@ ImageNet. All arms of a fraction and seed train the same network for as many ste
 the same test patients.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -65,12 +66,8 @@ class CellContext(NamedTuple):
 def evaluate(run: StageRun, store: Store, xla: bool) -> None:
     """Train every cell (patients, arm and seed), and write learning_curve.csv and learning_curve.json."""
     experiment, settings = run.experiment, run.experiment.learning_curve
-    cells = [
-        Cell(fraction, arm, seed)
-        for fraction in settings.train_fractions
-        for seed in settings.seeds
-        for arm in settings.arms
-    ]
+    choices = itertools.product(settings.train_fractions, settings.seeds, settings.arms)
+    cells = [Cell(fraction, arm, seed) for fraction, seed, arm in choices]
     held_out = {role: Patches(*load_role(store, role)) for role in ("validation", "test")}
     common, results = trials.trial_settings(experiment, READ_SETTINGS), {}
     with progress.bar(len(cells), "learning_curve", "cell") as bar:
@@ -81,9 +78,9 @@ def evaluate(run: StageRun, store: Store, xla: bool) -> None:
     patients = store.index["patient"].to_numpy()[store.role_indices("test")]
     labels = {role: patches.labels for role, patches in held_out.items()}
     summary = summarize(experiment, results, labels, patients)
-    rows = []
-    for entry in summary["cells"]:
-        rows.append({key: value for key, value in entry.items() if key != "figures"} | entry["figures"])
+    rows = [
+        {key: value for key, value in cell.items() if key != "figures"} | cell["figures"] for cell in summary["cells"]
+    ]
     pd.json_normalize(rows).to_csv(run.folder / "learning_curve.csv", index=False, float_format="%.6g")
     runs.write_json(run.folder / "learning_curve.json", summary)
 

@@ -41,7 +41,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     images = store.images[store_rows]
     fixed_features = _seed_independent_features(images, store_rows, root)
     untrained = {seed: _untrained_features(images, experiment, seed) for seed in seeds}
-    test, settings, results = rows["test"], experiment.evaluate, {}
+    test, results = rows["test"], {}
     names = [*fixed_features, "untrained_discriminator"]
     with progress.bar(len(names) * len(seeds), "probes", "probe") as bar:
         for name in names:
@@ -51,10 +51,10 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
                 train = resample_patients(patients, labels, rows["train"], seed)
                 scores[seed] = fit_and_score_probe(features, labels, train, rows["validation"], test)
                 bar.update()
+            predictions = intervals.SeedPredictions(scores, dict.fromkeys(seeds, 0.5))
             estimates = intervals.metrics_with_intervals(
-                labels[test], intervals.SeedPredictions(scores, dict.fromkeys(seeds, 0.5)), patients[test],
-                settings.bootstrap_samples, settings.confidence_level, experiment.seed,
-            )  # fmt: skip
+                labels[test], predictions, patients[test], *experiment.bootstrap
+            )
             results[name] = {"dimensions": features.shape[1], "roc_auc": estimates["roc_auc"]}
     runs.write_json(folder / "probes.json", results)
 

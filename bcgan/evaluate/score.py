@@ -136,29 +136,23 @@ def _predict(run: StageRun, images: np.ndarray, table: pd.DataFrame) -> None:
 
 
 def calibrate_classifiers(table: pd.DataFrame) -> dict[str, intervals.CalibratedPredictions]:
-    """Calibrate each classifier on the validation patches: {classifier: predictions before and after}.
+    """Select thresholds and calibrate on the validation patches: {classifier: predictions before and after}.
+
+    Thresholds are those of the largest Youden index; `None` with more than two classes.
 
     Args:
         table: A row for each held-out patch: label, role, and the classifiers' probabilities by seed.
     """
     labels, validation = table["label"].to_numpy(), (table["role"] == "validation").to_numpy()
-    return {
-        name: intervals.calibrate(_select_thresholds(table, name), validation, labels)
-        for name in seeds_by_classifier(table)
-    }
-
-
-def _select_thresholds(table: pd.DataFrame, name: str) -> intervals.SeedPredictions:
-    """Return a classifier's probabilities, with the thresholds of the largest Youden index on validation patches.
-
-    Args:
-        table: Of probabilities, a row for each held-out patch. With more than two classes thresholds are `None`.
-    """
-    validation = (table["role"] == "validation").to_numpy()
-    labels = table["label"].to_numpy()[validation]
-    scores = {seed: get_probabilities(table, name, seed) for seed in seeds_by_classifier(table)[name]}
-    thresholds = {seed: metrics.select_threshold(labels, values[validation]) for seed, values in scores.items()}
-    return intervals.SeedPredictions(scores, thresholds)
+    by_classifier = {}
+    for name, seeds in seeds_by_classifier(table).items():
+        scores = {seed: get_probabilities(table, name, seed) for seed in seeds}
+        thresholds = {
+            seed: metrics.select_threshold(labels[validation], values[validation]) for seed, values in scores.items()
+        }
+        predictions = intervals.SeedPredictions(scores, thresholds)
+        by_classifier[name] = intervals.calibrate(predictions, validation, labels)
+    return by_classifier
 
 
 def _measure_classifier(
@@ -174,8 +168,7 @@ def _measure_classifier(
             probabilities; with more than two classes all are, but for ece, brier and loss.
         by_class: With more than two classes only, {role: {class: {metric: ...}}}, each class against the rest.
     """
-    settings, labels, patients = experiment.evaluate, table["label"].to_numpy(), table["patient"].to_numpy()
-    bootstrap = (settings.bootstrap_samples, settings.confidence_level, experiment.seed)
+    labels, patients, bootstrap = table["label"].to_numpy(), table["patient"].to_numpy(), experiment.bootstrap
     original, calibrated = predictions.original, predictions.calibrated
     is_binary, class_names = experiment.num_classes == 2, experiment.data.class_names
     sets, by_class = {}, {}

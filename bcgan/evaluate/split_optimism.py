@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from bcgan.evaluate import intervals, metrics
 from bcgan.evaluate.derived import make_boosted_trees, one_openmp_thread
-from bcgan.evaluate.probes import COLOR_AND_TEXTURE, MAX_PATCHES
+from bcgan.evaluate.probes import COLOR_AND_TEXTURE, subsample
 from bcgan.experiment import Experiment
 from bcgan.gan.features import load_pooled
 from bcgan.preprocess.store import Store
@@ -33,8 +33,8 @@ def measure(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Cross-validate models over random folds of patches and over folds of patients, and compare their ROC AUC.
 
-    At most MAX_PATCHES patches of the training, validation and test patients are used. The discriminator's features are
-    measured on held-out patches only, because it was trained on the labels of the others.
+    At most `probes.MAX_PATCHES` patches of the training, validation and test patients are used. The discriminator's
+    features are measured on held-out patches only, because it was trained on the labels of the others.
 
     Args:
         properties: Columns COLOR_AND_TEXTURE; a row for each patch of the store.
@@ -45,9 +45,7 @@ def measure(
         also has p and p_floor. A model is left out if there are fewer patients than FOLDS.
     """
     has_role = store.index["role"].isin(["train", "validation", "test"]).to_numpy()
-    rows = np.flatnonzero(has_role)
-    if len(rows) > MAX_PATCHES:
-        rows = np.sort(np.random.default_rng(experiment.seed).choice(rows, MAX_PATCHES, replace=False))
+    rows = np.sort(subsample(np.flatnonzero(has_role), experiment.seed))
     labels, patients = store.index["label"].to_numpy()[rows], store.index["patient"].to_numpy()[rows]
     if len(np.unique(patients)) < FOLDS:
         return {}

@@ -244,12 +244,11 @@ def _score_train_synthetic_test_real(
         networks: The CNNs, by `real` and `synthetic`: the patches that they were trained on.
         patients: (n,). The patient of each test patch.
     """
-    settings, areas = experiment.evaluate, {}
+    areas = {}
     for name, network in networks.items():
         predictions = intervals.SeedPredictions({0: make_predict_fn(network)(test.images)}, {0: 0.5})
-        areas[name] = intervals.metrics_with_intervals(
-            test.labels, predictions, patients, settings.bootstrap_samples, settings.confidence_level, experiment.seed
-        )["roc_auc"]
+        measured = intervals.metrics_with_intervals(test.labels, predictions, patients, *experiment.bootstrap)
+        areas[name] = measured["roc_auc"]
     estimate = {key: areas["synthetic"][key] for key in ("value", "low", "high")}
     return {**estimate, "floor": 0.5, "ceiling": areas["real"]["value"], "samples": len(test.labels)}
 

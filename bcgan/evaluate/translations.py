@@ -50,7 +50,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     intervals over resampled patients; `real_class_difference`, malignant minus benign real patches; and
     `phantom_ground_truth`, from `measure_phantom_nuclei`. translations.npz has the patches of the figures.
     """
-    settings, predict_labels = experiment.evaluate, _load_classifier(experiment, root, folder)
+    predict_labels = _load_classifier(experiment, root, folder)
     images, labels = load_role(store, "test")
     patients = store.index["patient"].to_numpy()[store.role_indices("test")]
     pair = experiment.translated_labels
@@ -77,16 +77,17 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(folder / "translations.csv", index=False, float_format="%.6g")
     np.savez_compressed(folder / "translations.npz", **examples)
-    results = summarize(table, settings.bootstrap_samples, settings.confidence_level, experiment.seed)
+    results = summarize(table, *experiment.bootstrap)
     class_difference = (class_means[1] - class_means[0]).to_dict()
     is_phantom = experiment.data.name == "histology_phantom"
     truth = measure_phantom_nuclei(networks, experiment) if is_phantom else None
     contents = {"classes": results, "real_class_difference": class_difference, "phantom_ground_truth": truth}
     runs.write_json(folder / "translations.json", contents | {"classifier": experiment.proposed})
     for name, estimates in results.items():
+        flip_rate = estimates["flip_rate"]["value"]
         progress.log.info(
             "evaluate: translations of %s patches: %s called the other class, density %+.3f (real classes differ %.3f)",
-            name, _percent(estimates["flip_rate"]["value"]), estimates["change_density"]["value"],
+            name, "none" if flip_rate is None else f"{flip_rate:.0%}", estimates["change_density"]["value"],
             class_difference["density"],
         )  # fmt: skip
 
@@ -144,9 +145,7 @@ def measure_phantom_nuclei(networks: list[keras.Model], experiment: Experiment) 
         means = test_truth.groupby("class")[quantity].mean()
         r2 = r2_score(test_truth.loc[in_test, quantity], regression.predict(before[in_test]))
         results[quantity] = {"real_class_difference": float(means[names[1]] - means[names[0]]), "r2": float(r2)}
-    settings = experiment.evaluate
-    summary = summarize(changes, settings.bootstrap_samples, settings.confidence_level, experiment.seed)
-    for name, estimates in summary.items():
+    for name, estimates in summarize(changes, *experiment.bootstrap).items():
         for quantity, estimate in estimates.items():
             results[quantity][name] = estimate
     return results
@@ -198,11 +197,6 @@ def _load_classifier(experiment: Experiment, root: Path, folder: Path) -> Callab
         return (mean >= 0).astype(int) if mean.ndim == 1 else mean.argmax(1)
 
     return predict_labels
-
-
-def _percent(share: float | None) -> str:
-    """Return a share in [0, 1] as a percentage, or `none`."""
-    return "none" if share is None else f"{share:.0%}"
 
 
 def measure_changes(before: np.ndarray, after: np.ndarray, threshold: float) -> pd.DataFrame:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import optuna
 
 FOLDER, RESULTS = "tune", "tune.json"
+# Names of the searched settings, of one classifier and of all.
+OF_CLASSIFIER, OF_ALL_CLASSIFIERS = ("learning_rate", "epochs"), ("batch_size", "stain_jitter", "color_jitter", "loss")
 JOURNAL = "journal.log"  # of Optuna: every trial
 MIN_TRIALS_FOR_IMPORTANCE = 4  # with different values
 INSTALL = "pip install -r requirements-tune.txt"
@@ -66,7 +68,8 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
     optuna.logging.set_verbosity(logging.WARNING)
     space, folder = experiment.tune, root / FOLDER
     folder.mkdir(exist_ok=True)
-    run = StageRun(experiment, root, folder, _used_inputs(experiment, inputs), Cache(root, FOLDER))
+    used_inputs = inputs_read_by(space.model, _classifier_settings(experiment), inputs)
+    run = StageRun(experiment, root, folder, used_inputs, Cache(root, FOLDER))
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
     name = _study_name(experiment, run.inputs)
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
@@ -83,7 +86,7 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
         while len(_finished_trials(study)) < num_trials:
             _run_trial(run, study, space)
             bar.update()
-            if best := _best_value(study):
+            if best := max((trial.value for trial in study.trials if trial.value is not None), default=None):
                 bar.set_postfix(AUC=f"{best:.3f}", refresh=False)
     results = _summarize(study, experiment) | {"inputs": run.inputs, "bcgan": __version__}
     runs.write_json(folder / RESULTS, results)
@@ -102,14 +105,8 @@ def read_results(root: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     results = runs.read_json(path)
-    manifests = {name: root / name / artifacts.MANIFEST for name in {file.split("/")[0] for file in results["inputs"]}}
-    outputs = {
-        f"{name}/{file}": digest
-        for name, manifest in manifests.items() if manifest.exists()
-        for file, digest in runs.read_json(manifest)["outputs"].items()
-    }  # fmt: skip
-    is_current = all(outputs.get(file) == digest for file, digest in results["inputs"].items())
-    if results.get("bcgan") == __version__ and is_current:
+    outputs = artifacts.list_outputs(root, {file.split("/")[0] for file in results["inputs"]})
+    if results.get("bcgan") == __version__ and results["inputs"].items() <= outputs.items():
         return results
     progress.log.warning(
         "report: %s is left out: it was made from other files or by another version. Run: bcgan tune %s",
@@ -129,11 +126,6 @@ def describe(results: dict[str, Any]) -> str:
         f"experiment as it is {as_it_is}\nThe best of many is too good on the patients that chose it: train it with "
         f'other seeds before you believe it.\nSET="{overrides}"'
     )
-
-
-def _used_inputs(experiment: Experiment, inputs: dict[str, str]) -> dict[str, str]:
-    """Return those of the inputs that the trials read."""
-    return inputs_read_by(experiment.tune.model, _classifier_settings(experiment), inputs)
 
 
 def _classifier_settings(experiment: Experiment) -> Classifier:
@@ -172,8 +164,8 @@ def _suggest_settings(trial: "optuna.Trial", space: Tune) -> dict[str, Any]:
 
 def _setting_names(model: str) -> dict[str, str]:
     """Return {name in `tune`: name of the experiment's setting}, such as `classify.batch_size`."""
-    of_classifier = {name: f"classify.models.{model}.{name}" for name in ("learning_rate", "epochs")}
-    return of_classifier | {name: f"classify.{name}" for name in ("batch_size", "stain_jitter", "color_jitter", "loss")}
+    of_classifier = {name: f"classify.models.{model}.{name}" for name in OF_CLASSIFIER}
+    return of_classifier | {name: f"classify.{name}" for name in OF_ALL_CLASSIFIERS}
 
 
 def _make_variant(experiment: Experiment, settings: dict[str, Any]) -> ablation.AblationVariant:
@@ -193,10 +185,9 @@ def _make_variant(experiment: Experiment, settings: dict[str, Any]) -> ablation.
 
 def _current_settings(experiment: Experiment) -> dict[str, Any]:
     """Return the experiment's present values of the settings that are searched, by their names in `tune`."""
-    classify = experiment.classify
-    model = _classifier_settings(experiment)
-    shared = {name: getattr(classify, name) for name in ("batch_size", "stain_jitter", "color_jitter", "loss")}
-    return {"learning_rate": model.learning_rate, "epochs": model.epochs, **shared}
+    model, classify = _classifier_settings(experiment), experiment.classify
+    of_classifier = {name: getattr(model, name) for name in OF_CLASSIFIER}
+    return of_classifier | {name: getattr(classify, name) for name in OF_ALL_CLASSIFIERS}
 
 
 def _study_name(experiment: Experiment, inputs: dict[str, str]) -> str:
@@ -228,11 +219,6 @@ def _finished_trials(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
     from optuna.trial import TrialState
 
     return [trial for trial in study.trials if trial.state == TrialState.COMPLETE or trial.user_attrs.get("diverged")]
-
-
-def _best_value(study: "optuna.Study") -> float | None:
-    """Return the largest validation ROC AUC of the trials; `None` if none has one."""
-    return max((trial.value for trial in study.trials if trial.value is not None), default=None)
 
 
 def _repeat_interrupted(study: "optuna.Study") -> None:

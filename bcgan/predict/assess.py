@@ -231,8 +231,4 @@ def _metrics(threshold: float, experiment: Experiment, table: pd.DataFrame) -> d
     probabilities = table[_probability_columns(names)].to_numpy(float)
     probabilities = probabilities[:, 0] if len(names) == 2 else probabilities
     scored = intervals.SeedPredictions({0: probabilities}, {0: threshold})
-    settings = experiment.evaluate
-    figures = intervals.metrics_with_intervals(
-        labels, scored, patients, settings.bootstrap_samples, settings.confidence_level, experiment.seed
-    )
-    return counts | {"figures": figures}
+    return counts | {"figures": intervals.metrics_with_intervals(labels, scored, patients, *experiment.bootstrap)}

@@ -47,15 +47,10 @@ class PredictJob(NamedTuple):
         Changing the constant text "calls counted" makes all results stale.
         """
         model = self._load()
-        key_parts = [
-            model.card.model_dump(mode="json"),  # thresholds, calibration and scale too, and checksums of the networks
-            model.engine,
-            self._make_mpp_choice().as_json(),
-            self.neighbours,
-            self.maps,
-            "calls counted",
-        ]
-        return [*key_parts, "fast"] if model.fast else key_parts
+        # The card has thresholds, calibration and scale, and checksums of the networks.
+        card = model.card.model_dump(mode="json")
+        parts = [card, model.engine, self._make_mpp_choice().as_json(), self.neighbours, self.maps]
+        return [*parts, "calls counted", *(["fast"] if model.fast else [])]
 
     def write(self, slide: Slide, path: Path) -> dict[str, int]:
         """Write the rows and maps of a slide, and return {verdict: number of patches} and {called_<class>: number}."""

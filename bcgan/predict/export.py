@@ -53,7 +53,8 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
     Raises:
         InputError: If the folder has other files, or the run was trained on images of several scales.
     """
-    check_one_scale(experiment, store.load(root / "preprocess").index)
+    patches = store.load(root / "preprocess")
+    check_one_scale(experiment, patches.index)
     if experiment.preprocess.stain_normalization != "none":
         progress.log.warning(
             "export: stains were normalized in all patches of a patient together; bcgan predict does so in each image"
@@ -74,7 +75,7 @@ def export(experiment: Experiment, root: Path, out: Path, everyone: bool = False
             networks, counts = _train_on_all_patients(experiment, root, members)
         weights.save_float16(build_ensemble(networks, size), part / "classifier.keras")
         card = card.model_copy(update={"training_data": card.training_data | counts})
-    card = card_with_litert(card, part, _validation_patches(experiment, root))
+    card = card_with_litert(card, part, patches.images[patches.role_indices("validation")])
     (part / CARD).write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
     _move_into_place(part, out)
     return card
@@ -119,24 +120,22 @@ def card_with_litert(card: Card, folder: Path, images: np.ndarray) -> Card:
     def predict(engine: str) -> Predictions:
         return Model(plain, engines.select_engine(engine, folder, digests), fitted_filter, folder).predict(images)
 
-    expected = predict("keras")
-    max_deviation, num_changed = 0.0, 0
-    runtimes = [name for name in engines.RUNTIMES if engines.is_installed(name)]
-    for runtime in runtimes:
-        deviation, changed = _max_deviation(predict(runtime), expected)
-        max_deviation, num_changed = max(max_deviation, deviation), max(num_changed, changed)
+    expected, runtimes = predict("keras"), [name for name in engines.RUNTIMES if engines.is_installed(name)]
+    deviations = [_max_deviation(predict(runtime), expected) for runtime in runtimes]
+    max_deviation, num_changed = map(max, zip((0.0, 0), *deviations, strict=True))
+    max_changed = max(1, MAX_CHANGED_FRACTION * len(images))
+    is_equivalent = bool(runtimes) and max_deviation <= formats.MAX_DEVIATION and num_changed <= max_changed
     if not runtimes:
         progress.log.warning(
             "export: the LiteRT files are left out, as neither LiteRT nor OpenVINO is installed to check them; Keras "
             "will run the network. To get them: pip install ai-edge-litert, then export again"
         )
-    elif not _is_equivalent(max_deviation, num_changed, images):
+    elif not is_equivalent:
         progress.log.warning(
             "export: LiteRT's probabilities differ from Keras's by up to %.3f, and %d of %d verdicts change. The "
-            "LiteRT "
-            "files are left out; Keras will run the network", max_deviation, num_changed, len(images),
+            "LiteRT files are left out; Keras will run the network", max_deviation, num_changed, len(images),
         )  # fmt: skip
-    if not runtimes or not _is_equivalent(max_deviation, num_changed, images):
+    if not is_equivalent:
         for name in engines.LITERT_FILES:
             (folder / name).unlink()
         return card.model_copy(update={"sha256": {name: digests[name] for name in FILES}, "litert_max_abs_error": None})
@@ -147,17 +146,6 @@ def _max_deviation(candidate: Predictions, expected: Predictions) -> tuple[float
     """Return the largest difference of a probability that both have, and the number of verdicts that differ."""
     difference = np.nanmax(np.abs(candidate.class_probabilities - expected.class_probabilities), initial=0)
     return float(difference), int((candidate.verdict != expected.verdict).sum())
-
-
-def _is_equivalent(max_deviation: float, num_changed: int, images: np.ndarray) -> bool:
-    """Return whether the largest difference and the number of changed verdicts allow to use the .tflite files."""
-    return max_deviation <= formats.MAX_DEVIATION and num_changed <= max(1, MAX_CHANGED_FRACTION * len(images))
-
-
-def _validation_patches(experiment: Experiment, root: Path) -> np.ndarray:
-    """Return the run's validation patches, uint8, (n, size, size, 3)."""
-    patches = store.load(root / "preprocess")
-    return patches.images[patches.role_indices("validation")]
 
 
 def write_litert(folder: Path) -> None:
@@ -366,7 +354,7 @@ def _held_out_metrics(
         {role: {metric: {value, low, high, seeds}}}, of each patch by itself; and, if coordinates are known, the same
         with spatial context, as `<role>_neighbours`.
     """
-    by_role, settings = {}, experiment.evaluate
+    by_role = {}
     for role, index in patches.index.groupby("role"):
         labels = index["label"].to_numpy()
         if role.startswith(("train", "validation")) or len(np.unique(labels)) < len(card.classes):
@@ -379,17 +367,12 @@ def _held_out_metrics(
             scored[f"{role}_neighbours"] = {0: refined}, {0: card.spatial_context_thresholds.limits[1]}
         for name, predictions in scored.items():
             figures = intervals.metrics_with_intervals(
-                labels, intervals.SeedPredictions(*predictions), index["patient"].to_numpy(),
-                settings.bootstrap_samples, settings.confidence_level, experiment.seed,
-            )  # fmt: skip
+                labels, intervals.SeedPredictions(*predictions), index["patient"].to_numpy(), *experiment.bootstrap
+            )
             by_role[name] = {metric: figures[metric] for metric in CARD_METRICS} | {"ece_calibrated": figures["ece"]}
     return by_role
 
 
 def _coordinates(index: pd.DataFrame, experiment: Experiment) -> tuple[np.ndarray, np.ndarray, int]:
     """Return x and y of patches, (n, 2), their slides, (n,), and the side of a patch in the pixels of x and y."""
-    return (
-        index[["x", "y"]].to_numpy(),
-        derived.slide_names(index),
-        data.coordinate_patch_px(experiment.data),
-    )
+    return index[["x", "y"]].to_numpy(), derived.slide_names(index), data.coordinate_patch_px(experiment.data)

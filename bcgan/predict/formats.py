@@ -61,10 +61,8 @@ def write_all(
         if changed:
             progress.log.warning(
                 "export: the exported networks expect enhanced patches (%s). bcgan predict enhances them; elsewhere "
-                "do it "
-                "before you call the network",
-                " ".join(changed),
-            )
+                "do it before you call the network", " ".join(changed),
+            )  # fmt: skip
     return pd.concat(tables) if tables else pd.DataFrame()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
+from pydantic import Field, ValidationError, field_serializer, model_validator
 
 from bcgan import machine, renamed, runs
 from bcgan.classify import calibration, context
@@ -16,6 +16,7 @@ from bcgan.gan import quality_filter
 from bcgan.predict import engines, orientations
 from bcgan.preprocess import stain
 from bcgan.preprocess.images import enhance, resize_patches
+from bcgan.settings import Settings
 from bcgan.sizes import MIN_TISSUE_FRACTION
 from bcgan.slides.scale import ModelScale
 from bcgan.slides.tissue import is_colorless, tissue_fraction
@@ -29,10 +30,8 @@ REJECTIONS = (VERDICTS[NO_TISSUE], VERDICTS[OUT_OF_DISTRIBUTION])  # classes of 
 DIGITS = 6  # decimals of probabilities and uncertainties
 
 
-class Thresholds(BaseModel):
+class Thresholds(Settings):
     """The thresholds that turn a calibrated probability of the second of two classes into a label."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     malignant: float  # a patch with at least this probability is of the second class
     abstain_range: tuple[float, float]  # no label between these probabilities
@@ -43,10 +42,8 @@ class Thresholds(BaseModel):
         return self.abstain_range[0], self.malignant, self.abstain_range[1]
 
 
-class ConfidenceThreshold(BaseModel):
+class ConfidenceThreshold(Settings):
     """The threshold that turns calibrated probabilities of more than two classes into a label."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_confidence: float  # least probability of the most probable class with which it becomes the label
 
@@ -56,20 +53,16 @@ class ConfidenceThreshold(BaseModel):
         return -1.0, self.min_confidence, self.min_confidence
 
 
-class Enhancement(BaseModel):
+class Enhancement(Settings):
     """The `preprocess` settings that changed the training patches; other patches are changed likewise."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     blur: Literal["none", "gaussian", "median"] = "none"
     clahe: bool = False
     stain_normalization: Literal["none", "macenko"] = "none"
 
 
-class Card(BaseModel):
+class Card(Settings):
     """The model card that `bcgan export` writes next to a classifier."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     intended_use: str
     classes: tuple[str, ...] = Field(min_length=2)  # in the order of their labels

@@ -190,23 +190,13 @@ def iterate_candidates(
         filter_result (one of `quality_filter.RESULTS`) and density (share of the tissue that is nuclei).
     """
     apply_filter = reference_cnn.make_filter_fn(bundle.reference_cnn, bundle.quality_filter)
+    labels, latent_dim = np.full(NUM_CANDIDATES, label, np.int32), bundle.generator.inputs[0].shape[-1]
     for start in itertools.count(0, NUM_CANDIDATES):
-        images = _generate_candidates(bundle.generator, label, (seed, label, start), direction, density)
+        rng = np.random.default_rng((seed, label, start))
+        noise = rng.standard_normal((NUM_CANDIDATES, latent_dim))
+        if direction:
+            noise = direction.move(noise, np.full(NUM_CANDIDATES, density))
+        images = sample(bundle.generator, labels, int(rng.integers(2**31)), noise)
         table = apply_filter(images, np.full(len(images), label))
         table["density"] = properties.patch_features(images, bundle.nuclear_od_threshold)["density"]
         yield images, table
-
-
-def _generate_candidates(
-    network: keras.Model,
-    label: int,
-    seed: tuple[int, ...],
-    direction: steering.Direction | None,
-    density: float | None,
-) -> np.ndarray:
-    """Return NUM_CANDIDATES patches of a class, uint8, moved along `direction` to `density` if these are given."""
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((NUM_CANDIDATES, network.inputs[0].shape[-1]))
-    if direction:
-        noise = direction.move(noise, np.full(NUM_CANDIDATES, density))
-    return sample(network, np.full(NUM_CANDIDATES, label, np.int32), int(rng.integers(2**31)), noise)

@@ -111,20 +111,17 @@ class TileJob(NamedTuple):
         return counts
 
 
-def patient_name(slide: Slide, pattern: str | None) -> str:
+def find_patient(file_name: str, pattern: str | None) -> str:
     """Return the patient of a slide: the pattern's first group that matches, or all that it matches without groups.
 
     Args:
-        pattern: Regular expression for the slide's name without its suffixes. `None` means all of the name.
+        file_name: Name of the slide's file, whose suffixes are left out.
+        pattern: Regular expression. `None` means all of the name.
 
     Raises:
         ValueError: The pattern matches nothing.
     """
-    return find_patient(slide.path.name, pattern or ".*")
-
-
-def find_patient(file_name: str, pattern: str) -> str:
-    """Return the patient in the name of a slide's file, whose suffixes are left out; see `patient_name`."""
+    pattern = pattern or ".*"
     match = re.search(pattern, printable(strip_suffixes(file_name)))
     groups = match.groups() or (match[0],) if match else ()
     if not (name := normalize_patient(next(filter(None, groups), ""))):
@@ -141,7 +138,7 @@ def escaped_patient(slide: Slide, pattern: str | None) -> str:
     Raises:
         ValueError: The pattern matches nothing.
     """
-    return quote(patient_name(slide, pattern), safe="").replace("_", "%5F")
+    return quote(find_patient(slide.path.name, pattern), safe="").replace("_", "%5F")
 
 
 def check_patients(slides: Iterable[Slide], pattern: str | None) -> None:
@@ -156,7 +153,7 @@ def check_patients(slides: Iterable[Slide], pattern: str | None) -> None:
     slides, patients = list(slides), []
     for slide in slides:
         try:
-            patients.append(patient_name(slide, pattern))
+            patients.append(find_patient(slide.path.name, pattern))
         except ValueError:  # reported when this slide is processed
             continue
     if not patients:
@@ -245,7 +242,7 @@ def find_failures(slides: Iterable[Slide], job: TileJob) -> list[str]:
     failures = []
     for slide in slides:
         try:
-            patient_name(slide, job.patient)
+            find_patient(slide.path.name, job.patient)
             read_annotations(slide, job)
         except (InputError, OSError, ValueError) as error:
             failures.append(f"{slide.name}: {error}")

@@ -33,20 +33,8 @@ CHUNK, CHUNK_IMAGES = 256, 8  # patches, and images to be cut, that are decoded 
 TFDS_COLUMNS = {"id": "id", "image_id": "image", "patient": "patient", "x": "x", "y": "y", "path": "path"}
 MIN_SYNTHETIC = 8  # accepted patches of a class, below which the quality filter's results are not used
 INDEX_COLUMNS = [
-    "id",
-    "image",
-    "path",
-    "source",
-    "patient",
-    "label",
-    "x",
-    "y",
-    "role",
-    "height",
-    "width",
-    "pixels",
-    "perceptual",
-]
+    "id", "image", "path", "source", "patient", "label", "x", "y", "role", "height", "width", "pixels", "perceptual",
+]  # fmt: skip
 
 
 class Store(NamedTuple):
@@ -73,9 +61,8 @@ class Store(NamedTuple):
 
 def load(folder: Path) -> Store:
     """Load the store that the stage `preprocess` wrote."""
-    dtypes = dict.fromkeys(("id", "image", "path", "source", "patient", "role", "pixels"), str) | {
-        "perceptual": np.uint64
-    }
+    texts = ("id", "image", "path", "source", "patient", "role", "pixels")
+    dtypes = dict.fromkeys(texts, str) | {"perceptual": np.uint64}
     # Without keep_default_na=False a patient named NA would be missing.
     index = pd.read_csv(folder / "index.csv", dtype=dtypes, keep_default_na=False)
     return Store(ImageRows(NpyFile(folder / "patches.npy")), index)

@@ -4,7 +4,7 @@ import keras
 import pandas as pd
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from bcgan.classes import class_text
+from bcgan.classes import capitalize, class_text
 from bcgan.models.discriminator import discriminator, list_blocks
 from bcgan.models.gan_resnet import gan_resnet, joined_block
 from bcgan.models.generator import generator
@@ -18,7 +18,7 @@ from bcgan.models.resnet_table1 import resnet_table1
 from bcgan.report import style
 from bcgan.report.run import Run
 from bcgan.report.style import ReportFigure
-from bcgan.report.wording import MAX_LISTED_CLASSES
+from bcgan.report.wording import EXTRA_MAPS, MAX_LISTED_CLASSES
 from bcgan.settings import Classifier
 
 COLORS = {
@@ -59,12 +59,8 @@ def blocks(network: keras.Model) -> pd.DataFrame:
 def system(run: Run) -> ReportFigure:
     """Draw how the GAN and the classifier work together: the paper's Fig. 3."""
     classifier_settings = run.experiment.classify.models.get("gan_resnet", Classifier())
-    joined_maps = {
-        "none": "",
-        "projected_discriminator": "; the projected\ndiscriminator's",
-        "imagenet": "; ImageNet's",
-        "simclr": "; SimCLR's",
-    }[classifier_settings.extra_features]
+    extra_maps = EXTRA_MAPS.get(classifier_settings.extra_features, "").removesuffix(" maps")
+    joined_maps = f"; {extra_maps}".replace("projected ", "projected\n") if extra_maps else ""
     size = run.experiment.data.size
     gan_discriminator = discriminator(size=size)
     joined_network = gan_resnet(gan_discriminator, size)
@@ -180,10 +176,7 @@ def integration(run: Run) -> ReportFigure:
         (ordered_blocks, "joined", "Table 1's ResNet, joined behind its stem"),
     ]  # fmt: skip
     if further_maps:
-        maps = {
-            "projected_discriminator": "The projected discriminator's maps", "imagenet": "ImageNet's maps",
-            "simclr": "SimCLR's maps",
-        }[classifier_settings.extra_features]  # fmt: skip
+        maps = capitalize(EXTRA_MAPS[classifier_settings.extra_features])
         state = "fine-tuned" if classifier_settings.finetune_extra_features else "frozen"
         rows.insert(1, (_map_blocks(further_maps), "projected_discriminator", f"{maps}, {state}: all three join"))
     figure = style.plt.figure(figsize=(10, 2.7 * len(rows)))

@@ -303,8 +303,7 @@ def _preparation_text(run: Run) -> str:
 
 def _patient_accuracy_text(run: Run, name: str) -> str:
     """Return a sentence with the lowest accuracy on one test patient, the patient, and the highest accuracy."""
-    table = run.test_predictions
-    accuracy = run.correct_fraction(name, table).groupby(table["patient"]).mean()
+    accuracy = run.patient_accuracies(name)
     return (
         f"Accuracy on single test patients: {accuracy.min():.3f} (patient {accuracy.idxmin()}) to {accuracy.max():.3f}"
     )

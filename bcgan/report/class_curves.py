@@ -20,7 +20,15 @@ from bcgan.report.classifier_curves import (
     recall_precision_curve,
 )
 from bcgan.report.run import Run
-from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, METRIC_NAMES, MUTED, ReportFigure, plt
+from bcgan.report.style import (
+    CLASSIFIER_COLORS,
+    CLASSIFIER_NAMES,
+    METRIC_NAMES,
+    MUTED,
+    ReportFigure,
+    draw_estimate,
+    plt,
+)  # fmt: skip
 
 
 def roc(run: Run) -> ReportFigure:
@@ -132,10 +140,7 @@ def _draw_mean_areas(run: Run, axes: plt.Axes, metric: str) -> pd.DataFrame:
     rows = []
     for row, name in enumerate(run.classifier_names):
         estimate, color = run.metrics[name]["sets"]["test"][metric], CLASSIFIER_COLORS[name]
-        if estimate["low"] is not None:
-            axes.plot([estimate["low"], estimate["high"]], [row, row], color=color, lw=2)
-        if estimate["value"] is not None:
-            axes.plot(estimate["value"], row, "o", ms=5, color=color)
+        draw_estimate(axes, estimate, row, color)
         text = format_estimate(estimate | {"low": None})  # the value alone
         axes.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
         rows.append({"classifier": name, "class": "mean", **{key: estimate[key] for key in ("value", "low", "high")}})

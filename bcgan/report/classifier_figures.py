@@ -21,7 +21,9 @@ from bcgan.report.style import (
     SHORT_NAMES,
     ReportFigure,
     difference_title,
+    draw_estimate,
     format_signed,
+    panel_grid,
 )
 from bcgan.report.wording import count_text, format_mean_count, join_words
 
@@ -76,12 +78,7 @@ def confusion(run: Run) -> ReportFigure:
     )  # fmt: skip
     side = max(2.3, MIN_CELL_IN * num_classes + 0.5)
     num_columns = max(1, min(len(panels), int(MAX_WIDTH_IN // side)))
-    num_rows = -(-len(panels) // num_columns)
-    figure, grid = plt.subplots(
-        num_rows, num_columns, figsize=(side * num_columns + 0.5, (side + 0.55) * num_rows), squeeze=False
-    )
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
+    figure, grid = panel_grid(len(panels), num_columns, side * num_columns + 0.5, side + 0.55)
     rows = []
     for axes, (name, rule) in zip(grid.flat, panels, strict=False):
         thresholds = None if run.is_multiclass else _thresholds_by_seed(run, name, rule)
@@ -204,10 +201,7 @@ def comparisons(run: Run) -> ReportFigure:
             numbers.append({"group": group, "row": title, "metric": metric, **{
                 key: difference[key] for key in ("value", "low", "high", "p")
             }})  # fmt: skip
-            if difference["low"] is not None:
-                axes.plot([difference["low"], difference["high"]], [height, height], color=color, lw=2)
-            if difference["value"] is not None:
-                axes.plot(difference["value"], height, "o", ms=5, color=color)
+            draw_estimate(axes, difference, height, color)
             text = format_signed(difference["value"]) if difference["value"] is not None else "not defined"
             axes.annotate(text, (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=8)
         axes.axvline(0, color=MUTED, ls=":", lw=1)
@@ -245,16 +239,9 @@ def _row_heights(groups: list[str]) -> list[float]:
 def ablation(run: Run) -> ReportFigure:
     """Draw the difference of every variant of the ablation from the unchanged experiment, on validation patients."""
     rows = [
-        {
-            "factor": variant["factor"],
-            "variant": variant["variant"],
-            "seeds": variant["seeds"],
-            "metric": metric,
-            **difference,
-        }
+        {key: variant[key] for key in ("factor", "variant", "seeds")} | {"metric": metric, **difference}
         for variant in run.ablation["variants"]
-        if variant["differences"]
-        for metric, difference in variant["differences"].items()
+        for metric, difference in (variant["differences"] or {}).items()
     ]
     table = pd.DataFrame(rows, columns=["factor", "variant", "seeds", "metric", "value", "low", "high", "p"])
     labels = list(dict.fromkeys(zip(table["factor"], table["variant"], strict=True)))
@@ -262,11 +249,9 @@ def ablation(run: Run) -> ReportFigure:
     figure, grid = plt.subplots(1, len(metrics), figsize=(3.2 * len(metrics) + 2, 0.3 * len(labels) + 1.3), sharey=True)
     color = CLASSIFIER_COLORS[run.ablation["model"]]
     for axes, metric in zip(grid, metrics, strict=True):
-        metric_rows = table[table["metric"] == metric]
-        for height, row in enumerate(metric_rows.itertuples()):
-            if pd.notna(row.low):
-                axes.plot([row.low, row.high], [height, height], color=color, lw=2)
-            axes.plot(row.value, height, "o", ms=4.5, color=color)
+        metric_rows = [row for row in rows if row["metric"] == metric]
+        for height, row in enumerate(metric_rows):
+            draw_estimate(axes, row, height, color, ms=4.5)
         axes.axvline(0, color=MUTED, ls=":", lw=1)
         axes.set_xlabel(difference_title(metric))
         axes.locator_params(axis="x", nbins=5)
@@ -275,9 +260,9 @@ def ablation(run: Run) -> ReportFigure:
     sns.despine(figure)
     baseline = run.ablation["variants"][0]
     exceptions = ", ".join(
-        f"{row.seeds} for {row.factor}: {row.variant}"
-        for row in metric_rows.itertuples()
-        if row.seeds != baseline["seeds"]
+        f"{row['seeds']} for {row['factor']}: {row['variant']}"
+        for row in metric_rows
+        if row["seeds"] != baseline["seeds"]
     )
     exceptions = f" ({exceptions})" if exceptions else ""
     by_chance = f" Of {len(labels)} choices one in twenty looks like an effect by chance." if len(labels) > 9 else ""

@@ -1,7 +1,6 @@
 """`bcgan compare`: the numbers of several reports side by side, on one page."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +126,7 @@ def draw_forest(reports: dict[str, dict[str, Any]]) -> style.ReportFigure:
             if not estimate or estimate["value"] is None:
                 continue
             y = classifier_y + spacing * ((len(reports) - 1) / 2 - position)
-            if estimate["low"] is not None:
-                axes.plot([estimate["low"], estimate["high"]], [y, y], color=color, lw=1.8)
-            axes.plot(estimate["value"], y, "o", ms=4.5, color=color)
+            style.draw_estimate(axes, estimate, y, color, lw=1.8, ms=4.5)
             rows.append({"report": title, "classifier": name, **estimate})
     axes.set_yticks(range(len(names)), [SHORT_NAMES[name] for name in names], fontsize=9)
     axes.set(xlabel="Test ROC AUC", ylim=(-0.6, len(names) - 0.4))
@@ -151,15 +148,14 @@ def _unique_titles(names: list[str]) -> list[str]:
     return [f"{title} ({position})" if titles.count(title) > 1 else title for position, title in enumerate(titles, 1)]
 
 
-def _make_table(reports: dict[str, dict], getters: dict[str, Callable[[dict], Any]]) -> pd.DataFrame:
+def _make_table(reports: dict[str, dict], values: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Make a table with a column for each report, and one for each further report's difference from the first.
 
     Args:
-        getters: {title of a row: function from a report to an estimate {value, low, high}, a number, a text or `None`}.
+        values: {title of a row: {title of a report: an estimate {value, low, high}, a number, a text or `None`}}.
     """
     first, rows = next(iter(reports)), []
-    for title, get in getters.items():
-        by_report = {name: get(report) for name, report in reports.items()}
+    for title, by_report in values.items():
         row = {"Figure": title, **{name: _format_value(value) for name, value in by_report.items()}}
         for name, value in by_report.items():
             numbers = [entry["value"] if isinstance(entry, dict) else entry for entry in (value, by_report[first])]
@@ -167,6 +163,17 @@ def _make_table(reports: dict[str, dict], getters: dict[str, Callable[[dict], An
                 row[f"{name} less {first}"] = f"{numbers[0] - numbers[1]:+.4g}"
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
+
+
+def _look_up(reports: dict[str, dict], *keys: str, default: Any = None) -> dict[str, Any]:
+    """Return what each report has below nested keys, by its title; `default` if it lacks one of them."""
+    values = {}
+    for title, report in reports.items():
+        value: Any = report
+        for key in keys:
+            value = value.get(key, {})
+        values[title] = default if value == {} else value
+    return values
 
 
 def _format_value(value: Any) -> str:
@@ -182,20 +189,20 @@ def _format_value(value: Any) -> str:
 
 def _compare_protocols(reports: dict[str, dict]) -> pd.DataFrame:
     """Return a table of the split, the data and sizes of roles, and of the classes if they are not the usual two."""
-    roles = [role for role in ROLE_NAMES if any(role in report["protocol"]["roles"] for report in reports.values())]
-    getters: dict[str, Any] = {}
-    if any(_class_names(report) != CLASSES for report in reports.values()):
-        getters["Classes"] = lambda report: ", ".join(map(class_text, _class_names(report)))
-    getters["Split"] = lambda report: report["protocol"]["name"]
-    for title, key in (("Patients' roles, SHA-256", "split_sha256"), ("Patches, SHA-256", "data_sha256")):
-        # key=key: the function keeps this value of the loop variable, as do others below.
-        getters[title] = lambda report, key=key: report["protocol"].get(key, "unknown")[:12]
-    for role in roles:
+    values: dict[str, dict[str, Any]] = {}
+    names = {title: _class_names(report) for title, report in reports.items()}
+    if any(class_tuple != CLASSES for class_tuple in names.values()):
+        values["Classes"] = {title: ", ".join(map(class_text, class_tuple)) for title, class_tuple in names.items()}
+    values["Split"] = _look_up(reports, "protocol", "name")
+    for row, key in (("Patients' roles, SHA-256", "split_sha256"), ("Patches, SHA-256", "data_sha256")):
+        digests = _look_up(reports, "protocol", key, default="unknown")
+        values[row] = {title: digest[:12] for title, digest in digests.items()}
+    for role in (
+        role for role in ROLE_NAMES if any(role in report["protocol"]["roles"] for report in reports.values())
+    ):
         for unit in ("patients", "patches"):
-            getters[f"{ROLE_NAMES[role].capitalize()}: {unit}"] = lambda report, role=role, unit=unit: (
-                report["protocol"]["roles"].get(role, {}).get(unit)
-            )
-    return _make_table(reports, getters)
+            values[f"{ROLE_NAMES[role].capitalize()}: {unit}"] = _look_up(reports, "protocol", "roles", role, unit)
+    return _make_table(reports, values)
 
 
 def _class_names(report: dict) -> tuple[str, ...]:
@@ -225,22 +232,21 @@ def _compare_settings(reports: dict[str, dict]) -> pd.DataFrame:
             if any(settings[key] != other_settings.get(key) for other_settings in all_settings)
         }
     )
-    return _make_table(
-        reports, {key: lambda report, key=key: str(report["settings"].get(key, "unknown")) for key in keys}
-    )
+    values = {}
+    for key in keys:
+        values[key] = {title: str(report["settings"].get(key, "unknown")) for title, report in reports.items()}
+    return _make_table(reports, values)
 
 
 def _compare_classifiers(reports: dict[str, dict]) -> pd.DataFrame:
     """Return a table of METRICS of every classifier on test patients."""
-    names = [name for name in CLASSIFIER_NAMES if any(name in report["classifiers"] for report in reports.values())]
-    getters = {
-        f"{CLASSIFIER_NAMES[name]}: {METRIC_NAMES[metric]}": (
-            lambda report, name=name, metric=metric: report["classifiers"].get(name, {}).get("test", {}).get(metric)
-        )
-        for name in names
+    values = {
+        f"{CLASSIFIER_NAMES[name]}: {METRIC_NAMES[metric]}": _look_up(reports, "classifiers", name, "test", metric)
+        for name in CLASSIFIER_NAMES
+        if any(name in report["classifiers"] for report in reports.values())
         for metric in METRICS
     }
-    return _make_table(reports, getters)
+    return _make_table(reports, values)
 
 
 def _compare_predictions(reports: dict[str, dict], stage: str) -> pd.DataFrame:
@@ -315,43 +321,28 @@ def _find_stage_folder(title: str, report: dict, stage: str) -> Path:
 
 def _compare_classes(reports: dict[str, dict]) -> pd.DataFrame:
     """Return a table of CLASS_METRICS of each class against the rest, of reports on more than two classes."""
-
-    def get_by_class(report: dict, name: str) -> dict[str, dict]:
-        """Return a classifier's metrics by class on test patients; empty with two classes."""
-        return report["classifiers"].get(name, {}).get("by_class", {}).get("test", {})
-
-    getters = {
-        f"{CLASSIFIER_NAMES[name]}, {class_text(class_name)}: {METRIC_NAMES[metric]}": (
-            lambda report, name=name, class_name=class_name, metric=metric: (
-                get_by_class(report, name).get(class_name, {}).get(metric)
-            )
-        )
-        for name in CLASSIFIER_NAMES
-        for class_name in dict.fromkeys(
-            class_name
-            for report in reports.values() for class_name in _class_names(report)
-            if class_name in get_by_class(report, name)
-        )
-        for metric in CLASS_METRICS
-    }  # fmt: skip
-    return _make_table(reports, getters)
+    class_names_of_reports = dict.fromkeys(name for report in reports.values() for name in _class_names(report))
+    values = {}
+    for name in CLASSIFIER_NAMES:
+        for class_name in class_names_of_reports:
+            keys = ("classifiers", name, "by_class", "test", class_name)
+            if any(_look_up(reports, *keys).values()):
+                for metric in CLASS_METRICS:
+                    title = f"{CLASSIFIER_NAMES[name]}, {class_text(class_name)}: {METRIC_NAMES[metric]}"
+                    values[title] = _look_up(reports, *keys, metric)
+    return _make_table(reports, values)
 
 
 def _compare_gans(reports: dict[str, dict]) -> pd.DataFrame:
     """Return a table of the scores of synthetic patches."""
-    getters = {
-        title: (lambda report, name=name: report["gan"][name]["value"] if name in report["gan"] else None)
-        for name, title in GAN_NAMES.items()
-    }
-    return _make_table(reports, getters)
+    values = {title: _look_up(reports, "gan", name, "value") for name, title in GAN_NAMES.items()}
+    return _make_table(reports, values)
 
 
 def _compare_seconds(reports: dict[str, dict]) -> pd.DataFrame:
     """Return a table of the seconds that each stage took."""
-    stages = list(dict.fromkeys(stage for report in reports.values() for stage in report["seconds"]))
-    return _make_table(
-        reports, {stage.capitalize(): lambda report, stage=stage: report["seconds"].get(stage) for stage in stages}
-    )
+    stages = dict.fromkeys(stage for report in reports.values() for stage in report["seconds"])
+    return _make_table(reports, {stage.capitalize(): _look_up(reports, "seconds", stage) for stage in stages})
 
 
 def _outdated_text(folder: Path, title: str, report: dict) -> str:

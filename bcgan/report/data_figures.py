@@ -14,7 +14,16 @@ from bcgan.errors import InputError
 from bcgan.preprocess import images, stain
 from bcgan.report import tables
 from bcgan.report.run import Run
-from bcgan.report.style import INK, ROLE_NAMES, ReportFigure, rows_per_class, set_group_title, show_patch
+from bcgan.report.style import (
+    INK,
+    ROLE_NAMES,
+    ReportFigure,
+    blank_grid,
+    panel_grid,
+    rows_per_class,
+    set_group_title,
+    show_patch,
+)
 from bcgan.report.wording import count_text, join_words
 from bcgan.slides.decode import decode_image
 
@@ -40,12 +49,8 @@ def examples(run: Run) -> ReportFigure:
     num_columns = run.experiment.report.num_examples
     num_rows = rows_per_class(len(run.class_names), 2)  # of each class
     kind = "real" if run.patient_images else "synthetic"
-    figure, grid = plt.subplots(
-        num_rows * len(run.class_names), num_columns, squeeze=False,
-        figsize=(num_columns * 0.95, 1.1 * num_rows * len(run.class_names)),
-    )  # fmt: skip
-    for axes in grid.flat:
-        axes.set_axis_off()
+    grid_rows = num_rows * len(run.class_names)
+    figure, grid = blank_grid(grid_rows, num_columns, (num_columns * 0.95, 1.1 * grid_rows))
     rows = []
     for label, name in enumerate(run.class_names):
         patches, ids = select_patches(run, label, num_rows * num_columns)
@@ -128,10 +133,7 @@ def patient_balance(run: Run) -> ReportFigure:
     table = table.sort_values(["role", "share", "patches"], ascending=[True, False, False], kind="stable")
     roles = [role for role in ROLE_NAMES if role in set(table["role"])]
     num_columns = min(len(roles), 4)
-    num_rows = -(-len(roles) // num_columns)
-    figure, grid = plt.subplots(num_rows, num_columns, figsize=(10, 2.6 * num_rows + 0.4), squeeze=False)
-    for axes in grid.flat[len(roles) :]:
-        axes.set_visible(False)
+    figure, grid = panel_grid(len(roles), num_columns, 10, 2.6, 0.4)
     for axes, role in zip(grid.flat, roles, strict=False):
         patients = table[table["role"] == role]
         bottom = np.zeros(len(patients))
@@ -165,9 +167,7 @@ def image_properties(run: Run) -> ReportFigure:
     table["area"] = (run.store.index["height"] * run.store.index["width"]).to_numpy()
     table["brightness"] = table[["red", "green", "blue"]].mean(axis=1)
     varying = {name: label for name, label in PROPERTIES.items() if table[name].nunique() > 1}
-    figure, grid = plt.subplots(2, -(-len(varying) // 2), figsize=(9, 5))
-    for axes in grid.flat[len(varying) :]:
-        axes.set_visible(False)
+    figure, grid = panel_grid(len(varying), -(-len(varying) // 2), 9, 2.5)
     for axes, (name, label) in zip(grid.flat, varying.items(), strict=False):
         low = 0 if name == "area" else table[name].min()
         sns.histplot(
@@ -353,11 +353,7 @@ def _read_excluded_patches(run: Run, ids: set[str]) -> dict[str, np.ndarray]:
 def faults(run: Run) -> ReportFigure:
     """Draw a row for each fault that the audit found, with the first patches that have it."""
     by_fault = faulty_patches(run)
-    figure, grid = plt.subplots(
-        len(by_fault), tables.EXAMPLES_PER_FAULT, figsize=(6.6, 1.35 * len(by_fault) + 0.2), squeeze=False
-    )
-    for axes in grid.flat:
-        axes.set_axis_off()
+    figure, grid = blank_grid(len(by_fault), tables.EXAMPLES_PER_FAULT, (6.6, 1.35 * len(by_fault) + 0.2))
     rows = []
     for axes_row, (fault, examples) in zip(grid, by_fault.items(), strict=True):
         summary, name = run.audit["faults"][fault], fault.replace("_", " ")

@@ -17,7 +17,9 @@ from bcgan.report.style import (
     INK,
     MUTED,
     ReportFigure,
+    blank_grid,
     class_colormap,
+    draw_estimate,
     set_group_title,
     show_patch,
     text_color,
@@ -90,13 +92,8 @@ def explanations_by_class(run: Run) -> ReportFigure:
     kind, arrays, methods = _explained_arrays(run)
     labels, explained = run.explained_patches["labels"], run.experiment.explained_label
     num_columns = 1 + len(methods)  # a patch and its maps
-    figure, grid = plt.subplots(
-        len(run.class_names), 2 * num_columns + 1,
-        figsize=(1.2 * 2 * num_columns + 0.7, 1.3 * len(run.class_names) + 0.4),
-        width_ratios=(*[1] * num_columns, 0.2, *[1] * num_columns), squeeze=False,
-    )  # fmt: skip
-    for axes in grid.flat:
-        axes.set_axis_off()
+    size, widths = (2.4 * num_columns + 0.7, 1.3 * len(run.class_names) + 0.4), [1] * num_columns
+    figure, grid = blank_grid(len(run.class_names), 2 * num_columns + 1, size, width_ratios=(*widths, 0.2, *widths))
     rows = []
     for label, name in enumerate(run.class_names):
         # Of each class the first half are the best, the best one first, and the others the worst, the worst one first.
@@ -172,12 +169,9 @@ def _draw_maps(
     for axes, method in zip(axes_by_method, methods, strict=True):
         map_values = arrays[method][patch]
         limit = np.abs(map_values).max() or 1.0
-        axes.set_axis_on()
-        axes.imshow(map_values, cmap=colors, vmin=-limit, vmax=limit, interpolation="none")
+        show_patch(axes, map_values, cmap=colors, vmin=-limit, vmax=limit)
         if np.ptp(map_values) < FLAT_MAP:
             axes.annotate("flat", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=8)
-        axes.set(xticks=[], yticks=[])
-        sns.despine(ax=axes, left=True, bottom=True)
         sums |= {f"{method}_for": map_values.clip(0).sum(), f"{method}_against": -map_values.clip(max=0).sum()}
     return sums
 
@@ -243,9 +237,7 @@ def _draw_localization(axes, results: dict, test: str, colors: dict[str, str]) -
     for row, (name, color) in enumerate(colors.items()):
         for suffix, height, face in (("", row - 0.16, color), ("_untrained", row + 0.16, "none")):
             estimate = results[name][f"{test}{suffix}"]
-            if estimate["low"] is not None:
-                axes.plot([estimate["low"], estimate["high"]], [height, height], color=color, lw=1.6)
-            axes.plot(estimate["value"], height, "o", ms=5, color=color, mfc=face)
+            draw_estimate(axes, estimate, height, color, lw=1.6, mfc=face)
             rows.append({"method": name, "test": f"{test}{suffix}", **estimate})
     axes.axvline(0, color=MUTED, ls=":", lw=1)
     axes.set_xlabel("Share on malignant nuclei,\nless their share of all pixels")
@@ -262,12 +254,8 @@ def feature_maps(run: Run) -> ReportFigure:
     by_layer = {layer: run.explained_patches[f"{kind}_features_{layer}"][: max(2, NUM_MAPS // num_classes)]
                 for layer in LAYERS if f"{kind}_features_{layer}" in run.explained_patches}  # fmt: skip
     channels = max(len(maps) for maps in by_layer.values())
-    figure, grid = plt.subplots(
-        len(by_layer), num_classes * (channels + 1), figsize=(10.5, 0.82 * len(by_layer) + 0.5), squeeze=False,
-        width_ratios=num_classes * (1.3, *[1] * channels),
-    )  # fmt: skip
-    for axes in grid.flat:
-        axes.set_axis_off()
+    widths, size = num_classes * (1.3, *[1] * channels), (10.5, 0.82 * len(by_layer) + 0.5)
+    figure, grid = blank_grid(len(by_layer), len(widths), size, width_ratios=widths)
     rows = []
     for label, name in enumerate(run.class_names):
         first_column, patch_index = label * (channels + 1), int(np.flatnonzero(labels == label)[0])
@@ -308,11 +296,7 @@ def error_gallery(run: Run) -> ReportFigure:
     second = run.class_texts[1]
     num_classes, name = len(run.class_names), run.classifier_names[0]
     row_height = 2.05 if run.is_multiclass else 1.8
-    figure, grid = plt.subplots(
-        num_classes, NUM_ERRORS, figsize=(1.25 * NUM_ERRORS, row_height * num_classes), squeeze=False
-    )
-    for axes in grid.flat:
-        axes.set_axis_off()
+    figure, grid = blank_grid(num_classes, NUM_ERRORS, (1.25 * NUM_ERRORS, row_height * num_classes))
     titles = ["not recognised"] * num_classes if run.is_multiclass else [f"called {second}", "missed"]
     for axes_row, text, title, color in zip(grid, run.class_texts, titles, run.class_colors.values(), strict=True):
         errors = table[table["Label"] == text]

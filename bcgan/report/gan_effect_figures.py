@@ -15,6 +15,7 @@ from bcgan.report.style import (
     SYNTHETIC,
     TRANSLATED,
     ReportFigure,
+    draw_estimate,
 )
 
 PROBE_NAMES = {
@@ -42,9 +43,7 @@ def probes(run: Run) -> ReportFigure:
     for row, name in enumerate(names):
         roc_auc = run.probes[name]["roc_auc"]
         color = DISCRIMINATOR if "discriminator" in name and "untrained" not in name else INK
-        if roc_auc["low"] is not None:
-            axes.plot([roc_auc["low"], roc_auc["high"]], [row, row], color=color, lw=2)
-        axes.plot([roc_auc["value"]], [row], "o", color=color)
+        draw_estimate(axes, roc_auc, row, color, ms=None)
         axes.annotate(f"{roc_auc['value']:.3f}", (1.01, row), xycoords=("axes fraction", "data"), va="center",
                       fontsize=8)  # fmt: skip
         rows.append({"features": name, "dimensions": run.probes[name]["dimensions"], **roc_auc})
@@ -75,12 +74,12 @@ def learning_curve(run: Run) -> ReportFigure:
     """
     settings, curve = run.experiment.learning_curve, run.learning_curve
     figure, (levels, gains) = plt.subplots(1, 2, figsize=(10, 3.8))
-    rows = []
-    for cell in curve["cells"]:
-        description = {key: cell[key] for key in ("train_fraction", "arm", "patients", "patches")}
-        for metric in ("balanced_accuracy", "roc_auc"):
-            rows.append({**description, "metric": metric, **cell["figures"][metric]})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([
+        {key: cell[key] for key in ("train_fraction", "arm", "patients", "patches")}
+        | {"metric": metric, **cell["figures"][metric]}
+        for cell in curve["cells"]
+        for metric in ("balanced_accuracy", "roc_auc")
+    ])  # fmt: skip
     shares = list(settings.train_fractions)
     names = list(ARM_NAMES)
     for arm in settings.arms:

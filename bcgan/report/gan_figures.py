@@ -24,6 +24,7 @@ from bcgan.report.style import (
     REAL,
     SYNTHETIC,
     ReportFigure,
+    blank_grid,
     rows_per_class,
     set_group_title,
     show_patch,
@@ -38,16 +39,11 @@ STEPS_SHOWN = 4
 CUMULATIVE_POINTS = 201
 NUM_COMPARED = 4000  # patches of each set whose nearest training patch is searched for
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+SETS = {"Training patches": INK, "Held-out patients": REAL, "Synthetic patches": SYNTHETIC}  # colors of their curves
 SCORES = (
-    "kid",
-    "fid",
-    "coverage",
-    "density",
-    "class_fidelity",
-    "tstr_roc_auc",
-    "memorization_rate",
+    "kid", "fid", "coverage", "density", "class_fidelity", "tstr_roc_auc", "memorization_rate",
     "kid_efficientnet_lite2",
-)
+)  # fmt: skip
 # What a score's floor and ceiling are, where they are not real patients compared with each other and blurred patches.
 REFERENCE_NAMES = {
     "class_fidelity": ("chance", "real"),
@@ -64,12 +60,8 @@ def samples(run: Run) -> ReportFigure:
     widths = [1] * COLUMNS + ([0.4] + [1] * COLUMNS) * (len(kinds) - 1)  # a gap between the kinds
     class_rows = rows_per_class(len(run.class_names), ROWS)
     num_rows = class_rows * len(run.class_names)
-    figure, grid = plt.subplots(
-        num_rows, len(widths), squeeze=False, width_ratios=widths,
-        figsize=(0.72 * COLUMNS * len(kinds) + 0.4, 0.8375 * num_rows),
-    )  # fmt: skip
-    for axes in grid.flat:
-        axes.set_axis_off()
+    size = 0.72 * COLUMNS * len(kinds) + 0.4, 0.8375 * num_rows
+    figure, grid = blank_grid(num_rows, len(widths), size, width_ratios=widths)
     rows = []
     for label, name in enumerate(run.class_names):
         for kind_index, kind in enumerate(kinds):
@@ -207,19 +199,15 @@ def nearest(run: Run) -> ReportFigure:
     rng = np.random.default_rng(run.experiment.seed)
     train_rows, validation_rows = (_subsample(rng, run.store.role_indices(role)) for role in ("train", "validation"))
     synthetic_rows = _subsample(rng, np.arange(len(run.synthetic["labels"])))
+    sets = dict(zip(SETS, (train_rows, validation_rows, synthetic_rows), strict=True))
     heights = (1, 1.1) if run.patient_images else (1,)
     figure = plt.figure(figsize=(10.5, 3 * sum(heights)))
     top, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     rows, nearest_rows = [], {}
     for axes, space in zip(top.subplots(1, 2), ("features", "pixels"), strict=True):
-        distances, nearest_rows[space] = _nearest_training_patches(
-            run, space, train_rows, validation_rows, synthetic_rows
-        )
-        for (name, values), color in zip(distances.items(), (INK, REAL, SYNTHETIC), strict=True):
-            _draw_cumulative(axes, values, color, name)
-            quantiles = zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
-            rows += [{"space": space, "side": name, "quantile": quantile, "distance": distance}
-                     for quantile, distance in quantiles]  # fmt: skip
+        distances, nearest_rows[space] = _nearest_training_patches(run, space, sets)
+        for name, values in distances.items():
+            rows += _draw_cumulative(axes, space, name, values)
         if space == "features":
             closest = np.argsort(distances["Synthetic patches"])[:COLUMNS]  # those that are shown below
         unit = "channel means" if space == "features" else "brightness 0 to 1"
@@ -249,36 +237,34 @@ def nearest(run: Run) -> ReportFigure:
     return ReportFigure(figure, pd.DataFrame(rows), "Nearest training patches", caption)
 
 
-def _draw_cumulative(axes, values: np.ndarray, color: str, label: str) -> None:
-    """Draw cumulative shares of values, at CUMULATIVE_POINTS of them: single steps of thousands could not be seen."""
+def _draw_cumulative(axes, space: str, name: str, values: np.ndarray) -> list[dict]:
+    """Draw cumulative shares of a set's distances, and return their QUANTILES as rows of the figure's table.
+
+    The shares are drawn at CUMULATIVE_POINTS: single steps of thousands could not be seen.
+    """
     shares = np.linspace(0, 1, min(CUMULATIVE_POINTS, len(values)))
-    axes.plot(np.quantile(values, shares), shares, color=color, label=label)
+    axes.plot(np.quantile(values, shares), shares, color=SETS[name], label=name)
+    return [
+        {"space": space, "side": name, "quantile": quantile, "distance": distance}
+        for quantile, distance in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
+    ]
 
 
 def _nearest_training_patches(
-    run: Run, space: str, train_rows: np.ndarray, validation_rows: np.ndarray, synthetic_rows: np.ndarray
+    run: Run, space: str, sets: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return {set: distances to the nearest training patch}, and that of each synthetic patch as a row of the store.
 
     Args:
         space: `features` or `pixels`, in which distances are Euclidean.
-        train_rows, validation_rows: Rows of the store.
-        synthetic_rows: Indices of synthetic patches.
+        sets: Rows of the store by name of SETS, or indices of synthetic patches.
     """
-    if space == "features":
-        train, validation = run.pooled_features[train_rows], run.pooled_features[validation_rows]
-        synthetic = run.synthetic[COMPARED_BLOCK][synthetic_rows]
-    else:
-        real = (run.store.images[rows] for rows in (train_rows, validation_rows))
-        train, validation, synthetic = map(flatten_reduced, (*real, run.synthetic["images"][synthetic_rows]))
+    train, validation, synthetic = (_represent(run, name, rows, space) for name, rows in sets.items())
     index = NearestNeighbors(n_neighbors=2).fit(train)
     synthetic_distances, neighbors = index.kneighbors(synthetic, 1)
-    distances = {
-        "Training patches": index.kneighbors(train)[0][:, 1],  # 0 is the patch itself
-        "Held-out patients": index.kneighbors(validation, 1)[0][:, 0],
-        "Synthetic patches": synthetic_distances[:, 0],
-    }
-    return distances, train_rows[neighbors[:, 0]]
+    # Of a training patch, the nearest one is the patch itself.
+    distances = index.kneighbors(train)[0][:, 1], index.kneighbors(validation, 1)[0][:, 0], synthetic_distances[:, 0]
+    return dict(zip(SETS, distances, strict=True)), next(iter(sets.values()))[neighbors[:, 0]]
 
 
 def can_measure_repetition(run: Run) -> bool:
@@ -304,14 +290,10 @@ def repetition(run: Run) -> ReportFigure:
     top, below = figure.subfigures(2, 1, height_ratios=(1.3, 1))
     table, closest = [], {}
     for axes, space in zip(top.subplots(1, 2), ("features", "layout"), strict=True):
-        for (name, by_class), color in zip(sets.items(), (INK, REAL, SYNTHETIC), strict=True):
+        for name, by_class in sets.items():
             nearest = [_find_neighbors(_represent(run, name, rows, space)) for rows in by_class]
             distances = np.concatenate([pairs[0] for pairs in nearest])
-            _draw_cumulative(axes, distances, color, name)
-            table += [
-                {"space": space, "side": name, "quantile": quantile, "distance": distance}
-                for quantile, distance in zip(QUANTILES, np.quantile(distances, QUANTILES), strict=True)
-            ]
+            table += _draw_cumulative(axes, space, name, distances)
         # The last of the sets is the synthetic one.
         neighbors = np.concatenate([rows[pairs[1]] for rows, pairs in zip(by_class, nearest, strict=True)])
         closest[space] = _closest_pairs(np.concatenate(by_class), neighbors, distances)
@@ -349,17 +331,18 @@ def _rows_per_class(rng: np.random.Generator, rows: np.ndarray, labels: np.ndarr
 
 
 def _represent(run: Run, name: str, rows: np.ndarray, space: str) -> np.ndarray:
-    """Return the features or the layouts of patches; float, (n, d).
+    """Return the features, layouts or reduced pixels of patches; float, (n, d).
 
     Args:
-        name: Of the set of patches; the synthetic ones are not in the store.
+        name: Of the set of patches, of SETS; the synthetic ones are not in the store.
         rows: Of the store, or of the synthetic patches.
-        space: `features` or `layout`.
+        space: `features`, `layout` or `pixels`.
     """
     is_synthetic = name == "Synthetic patches"
-    if space == "layout":
-        return compute_layouts(run.synthetic["images"][rows] if is_synthetic else run.store.images[rows])
-    return run.synthetic[COMPARED_BLOCK][rows] if is_synthetic else run.pooled_features[rows]
+    if space == "features":
+        return run.synthetic[COMPARED_BLOCK][rows] if is_synthetic else run.pooled_features[rows]
+    images = run.synthetic["images"][rows] if is_synthetic else run.store.images[rows]
+    return compute_layouts(images) if space == "layout" else flatten_reduced(images)
 
 
 def _find_neighbors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

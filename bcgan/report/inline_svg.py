@@ -51,8 +51,7 @@ class InlineFigure(NamedTuple):
 
 def variable(color: str) -> str:
     """Return the CSS variable of a color, such as `var(--c222222)`, or the color if it is the same on the dark page."""
-    by_lower = {light.lower(): light for light in DARK_COLORS}
-    return f"var(--c{color[1:].lower()})" if color.lower() in by_lower else color
+    return f"var(--c{color[1:].lower()})" if color.lower() in map(str.lower, DARK_COLORS) else color
 
 
 def color_variables(is_dark: bool) -> str:

@@ -15,6 +15,7 @@ from bcgan.report.style import (
     ROLE_NAMES,
     SHORT_NAMES,
     ReportFigure,
+    draw_estimate,
 )
 
 FOREST_ROLES = ("test", "unlisted")
@@ -41,12 +42,8 @@ def forest(run: Run) -> ReportFigure:
             # With two roles, one above and one below the classifier's row.
             y = row + (0.16 if is_test else -0.2) * (len(roles) - 1)
             rows.append({"classifier": name, "role": role, **estimate})
-            if estimate["value"] is None:
-                continue
-            if estimate["low"] is not None:
-                axes.plot([estimate["low"], estimate["high"]], [y, y], color=color, lw=2 if is_test else 1, zorder=2)
-            face = color if is_test else "#ffffff"
-            axes.plot(estimate["value"], y, "o", ms=5 if is_test else 4, mfc=face, mec=color, mew=1, zorder=3)
+            sizes = {"lw": 2, "ms": 5, "mfc": color} if is_test else {"lw": 1, "ms": 4, "mfc": "#ffffff"}
+            draw_estimate(axes, estimate, y, color, **sizes, mec=color, mew=1, zorder=3)
         value = estimates[name]["test"]["value"]
         weight = "bold" if name == run.classifier_names[0] else "normal"
         if value is not None:

@@ -107,14 +107,13 @@ FIGURES = {
         "feature_maps": explanation_figures.feature_maps,
     },
 }
-# Figures of FIGURES that are drawn otherwise with more than two classes, and those that are defined for two only.
+# Figures of FIGURES that are drawn otherwise with more than two classes.
 MULTICLASS_FIGURES = {
     "roc": class_curves.roc,
     "precision_recall": class_curves.precision_recall,
     "reliability": class_curves.reliability,
     "explanations": explanation_figures.explanations_by_class,
 }
-BINARY_FIGURES = {"decision_curve"}
 INTERVAL = re.compile(r"(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\)")  # kept on one line
 MIN_CSS_PX_PER_INCH = 68  # of a figure's width: below it, text is illegible; narrow screens scroll the figure instead
 NARROW_FIGURE_PX = 640  # two figures up to this width stand side by side on a wide screen
@@ -199,11 +198,8 @@ def _inline_figure(out: Path, name: str, drawn: style.ReportFigure) -> dict[str,
     svg = (out / "figures" / f"{name}.svg").read_text("utf-8")
     keeps_colors = name in HEAT_MAPS | NETWORK_DRAWINGS
     inline = inline_svg.inline(svg, name, drawn.title, keeps_colors)
-    return {
-        "svg": inline.svg, "width_px": inline.width_px, "is_picture": inline.is_picture,
-        "is_narrow": inline.width_px <= NARROW_FIGURE_PX,
-        "min_width_px": round(MIN_CSS_PX_PER_INCH * drawn.figure.get_figwidth()),
-    }  # fmt: skip
+    min_width_px = round(MIN_CSS_PX_PER_INCH * drawn.figure.get_figwidth())
+    return inline._asdict() | {"is_narrow": inline.width_px <= NARROW_FIGURE_PX, "min_width_px": min_width_px}
 
 
 def load_templates() -> Environment:
@@ -219,25 +215,26 @@ def _select_figures(run: Run) -> dict[str, dict]:
 
     Figures without measurements in the run are left out. With more than two classes, some are drawn by other functions.
     """
-    absent = BINARY_FIGURES if run.is_multiclass else set()
-    absent = absent | (set() if run.translations else {"translations", "counterfactuals"})
-    absent |= set() if run.probes else {"probes"}
-    absent |= set() if run.learning_curve else {"learning_curve"}
-    absent |= set() if run.explanations else {"explanations", "explanation_tests"}
-    absent |= set() if any("_features_" in name for name in run.explained_patches) else {"feature_maps"}
-    absent |= set() if run.patient_images else {"error_gallery"}
-    absent |= set() if run.has_patient_names else {
-        "stain_variation", "patient_balance", "per_patient", "patient_shares",
-    }  # fmt: skip
-    absent |= set() if COMPARED_BLOCK in run.synthetic else {"embedding", "nearest", "repetition"}
-    absent |= set() if gan_figures.can_measure_repetition(run) else {"repetition"}
-    absent |= set() if run.ablation else {"ablation"}
-    absent |= set() if run.comparisons else {"comparisons"}
-    absent |= set() if slide_figures.select_slides(run) else {"slide_maps", "slide_overview"}
-    absent |= set() if data_figures.faulty_patches(run) else {"faults"}
+    has_features = COMPARED_BLOCK in run.synthetic
+    measured = {
+        "decision_curve": not run.is_multiclass,  # is defined for two classes only
+        **dict.fromkeys(("translations", "counterfactuals"), run.translations),
+        "probes": run.probes,
+        "learning_curve": run.learning_curve,
+        **dict.fromkeys(("explanations", "explanation_tests"), run.explanations),
+        "feature_maps": any("_features_" in name for name in run.explained_patches),
+        "error_gallery": run.patient_images,
+        **dict.fromkeys(("stain_variation", "patient_balance", "per_patient", "patient_shares"), run.has_patient_names),
+        **dict.fromkeys(("embedding", "nearest"), has_features),
+        "repetition": has_features and gan_figures.can_measure_repetition(run),
+        "ablation": run.ablation,
+        "comparisons": run.comparisons,
+        **dict.fromkeys(("slide_maps", "slide_overview"), slide_figures.select_slides(run)),
+        "faults": data_figures.faulty_patches(run),
+    }
     replacements = MULTICLASS_FIGURES if run.is_multiclass else {}
     return {
-        section: {name: replacements.get(name, draw) for name, draw in figures.items() if name not in absent}
+        section: {name: replacements.get(name, draw) for name, draw in figures.items() if measured.get(name, True)}
         for section, figures in FIGURES.items()
     }
 
@@ -264,34 +261,30 @@ def _make_tables(run: Run) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
         "claim": cards.claim(run),
         "times": stage_tables.times(run),
     }
-    if run.metrics[run.classifier_names[0]]["borders"]:
-        summary_tables["borders"] = tables.borders(run)
-    if run.experiment.data.results_by_image:
-        summary_tables["images"] = tables.results(run, "test", by_image.NAMES)
-    if run.is_multiclass:
-        first, *other_names = run.classifier_names
-        summary_tables["per_class"] = tables.per_class(run, [first])
-        summary_tables |= {"per_class_others": tables.per_class(run, other_names)} if other_names else {}
-    else:
-        summary_tables["operating_points"] = tables.operating_points(run)
-    summary_tables |= {"cross_validation": stage_tables.cross_validation(run)} if run.cross_validation else {}
+    first, *other_names = run.classifier_names
+    release = run.release_audit
+    # A table of what the run does not have is left out, and so is an empty one.
     optional = {
+        "borders": run.metrics[first]["borders"] and tables.borders(run),
+        "images": run.experiment.data.results_by_image and tables.results(run, "test", by_image.NAMES),
+        "per_class": run.is_multiclass and tables.per_class(run, [first]),
+        "per_class_others": run.is_multiclass and tables.per_class(run, other_names),
+        "operating_points": not run.is_multiclass and tables.operating_points(run),
         "slides": tables.slides(run),
         "components": tables.components(run),
         "sources": tables.sources(run),
+        "cross_validation": run.cross_validation and stage_tables.cross_validation(run),
+        "tuning_summary": run.tuning and stage_tables.tuning(run),
+        "ablation_summary": run.ablation and stage_tables.ablation(run),
+        "selected_variant": run.ablation and stage_tables.selected_variant(run),
+        "learning_curve_summary": run.learning_curve and stage_tables.learning_curve(run),
+        "release_privacy": release and release_tables.privacy(release),
+        "release_utility": release and release["utility"] and release_tables.utility(release),
+        "release_tuning": release and release["utility"] and release_tables.tuning(release),
     }
-    if run.tuning:
-        summary_tables["tuning_summary"] = stage_tables.tuning(run)
-    if run.ablation:
-        summary_tables["ablation_summary"] = stage_tables.ablation(run)
-        optional["selected_variant"] = stage_tables.selected_variant(run)
-    summary_tables |= {"learning_curve_summary": stage_tables.learning_curve(run)} if run.learning_curve else {}
-    if run.release_audit:
-        optional["release_privacy"] = release_tables.privacy(run.release_audit)
-        if run.release_audit["utility"]:
-            optional["release_utility"] = release_tables.utility(run.release_audit)
-            optional["release_tuning"] = release_tables.tuning(run.release_audit)
-    summary_tables |= {name: table for name, table in optional.items() if len(table)}
+    summary_tables |= {
+        name: table for name, table in optional.items() if isinstance(table, pd.DataFrame) and len(table)
+    }
     return summary_tables | {f"results_{role}": tables.results(run, role) for role in roles}, totals
 
 

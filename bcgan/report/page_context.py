@@ -7,14 +7,7 @@ import pandas as pd
 from bcgan import runs
 from bcgan.classes import capitalize
 from bcgan.evaluate.intervals import format_estimate
-from bcgan.report import (
-    finding,
-    gan_tables,
-    inline_svg,
-    page_data,
-    stage_tables,
-    style,
-)
+from bcgan.report import finding, gan_tables, inline_svg, page_data, stage_tables, style
 from bcgan.report.alerts import list_alerts, list_limitations
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
@@ -93,20 +86,16 @@ def template_context(
         "tables": summary_tables,
         "class_note": CLASS_NOTES.get(run.data_source, ""),
         "num_left_out": len(run.classifier_names) - len(page_data.classifiers_of_patches(run)),
-        "file_names": sorted(
-            [
-                *(f"{name}.csv" for name in summary_tables),
-                *(f"{item['name']}.csv" for items in sections.values() for item in items),
-                "patches.csv",
-                "patients.json",
-                "results.json",
-            ]
-        ),
+        "file_names": sorted([
+            *(f"{name}.csv" for name in summary_tables),
+            *(f"{item['name']}.csv" for items in sections.values() for item in items),
+            "patches.csv", "patients.json", "results.json",
+        ]),
         "totals": totals,
         "provenance": provenance(run),
         "command": f"make {make_target} EXPERIMENT={experiment.name}{data_dir}{overrides}\n"
         f"bcgan report {experiment.name}{flags}",
-    }
+    }  # fmt: skip
 
 
 def _notes(run: Run) -> dict[str, str]:

@@ -16,6 +16,7 @@ from bcgan.report.style import (
     SHORT_NAMES,
     ReportFigure,
     format_signed,
+    panel_grid,
 )
 
 MAX_DRAWN_PATIENTS = 300  # of a heat map whose cells are drawn one by one; of more it is one picture
@@ -75,11 +76,8 @@ def patient_shares(run: Run) -> ReportFigure:
     name = "ensemble" if "ensemble" in run.metrics else run.classifier_names[0]
     tables_by_label = {label: _patient_fractions(run, name, label) for label in run.contrasted_labels}
     num_columns = min(len(tables_by_label), 4)
-    num_rows = -(-len(tables_by_label) // num_columns)
-    size = (2.5 * num_columns, 2.9 * num_rows) if run.is_multiclass else (4.8, 4.4)
-    figure, grid = plt.subplots(num_rows, num_columns, figsize=size, squeeze=False)
-    for axes in grid.flat[len(tables_by_label) :]:
-        axes.set_visible(False)
+    size = (2.5 * num_columns, 2.9) if run.is_multiclass else (4.8, 4.4)
+    figure, grid = panel_grid(len(tables_by_label), num_columns, *size)
     for axes, (label, table) in zip(grid.flat, tables_by_label.items(), strict=False):
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
         axes.scatter(

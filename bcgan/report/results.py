@@ -8,6 +8,10 @@ from bcgan.report import finding
 from bcgan.report.run import Run
 
 SCHEMA = 2
+COPIED = (  # fields of `Run` that results.json has unchanged, under the same names
+    "comparisons", "split_optimism", "probes", "explanations", "translations", "learning_curve", "tuning", "ablation",
+    "cross_validation", "leak_audit",
+)  # fmt: skip
 
 
 def collect_results(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
@@ -34,16 +38,7 @@ def collect_results(run: Run, table1_totals: dict[str, int]) -> dict[str, Any]:
         },
         "gan": run.gan_scores | {"layout_correlation": layout_correlation},
         "release": run.release_audit,
-        "comparisons": run.comparisons,
-        "split_optimism": run.split_optimism,
-        "probes": run.probes,
-        "explanations": run.explanations,
-        "translations": run.translations,
-        "learning_curve": run.learning_curve,
-        "tuning": run.tuning,
-        "ablation": run.ablation,
-        "cross_validation": run.cross_validation,
-        "leak_audit": run.leak_audit,
+        **{name: getattr(run, name) for name in COPIED},
         "environment": run.manifests["classify"]["environment"],
         "seconds": {name: manifest["seconds"] for name, manifest in run.manifests.items()},
     }

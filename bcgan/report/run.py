@@ -231,10 +231,11 @@ class Run(NamedTuple):
             "synthetic": (self.synthetic["images"], self.synthetic["labels"]),
             "real": (self.store.images[index.index], index["label"].to_numpy()),
         }
-        correlations = {}
-        for kind, (images, labels) in image_sets.items():
-            correlations[kind] = [layout_correlation(images[labels == label]) for label in range(len(self.class_names))]
-        return correlations
+        all_labels = range(len(self.class_names))
+        return {
+            kind: [layout_correlation(images[labels == label]) for label in all_labels]
+            for kind, (images, labels) in image_sets.items()
+        }
 
     def subset_note(self) -> str:
         """Return a sentence on how much of the public archive was read; empty if that is unknown, or all was read."""
@@ -258,10 +259,9 @@ class Run(NamedTuple):
         }
         return texts.get(self.split["policy"], f"whole patients by {self.split['policy'].replace('kfold', 'k-fold')}")
 
-    def bootstrap_note(self, name: str | None = None) -> str:
-        """Return for captions what the intervals of a classifier, or of all, are over: patients, or also seeds."""
-        num_seeds = len(self.seeds(name)) if name else max(self._numbers_of_seeds().values())
-        return "a bootstrap of patients" + (" and of seeds" if num_seeds > 1 else "")
+    def bootstrap_note(self) -> str:
+        """Return for captions what the intervals of all classifiers are over: patients, or also seeds."""
+        return "a bootstrap of patients" + (" and of seeds" if max(self._numbers_of_seeds().values()) > 1 else "")
 
     def single_fit_note(self) -> str:
         """Return a sentence that names the classifiers whose intervals are over patients only, not over seeds.

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan import __version__, ledger, progress, runs
-from bcgan.artifacts import MANIFEST, PARTIAL
+from bcgan.artifacts import MANIFEST, PARTIAL, list_outputs
 from bcgan.classify.pretraining import PATIENTS
 from bcgan.errors import InputError
 from bcgan.evaluate import score, tuning
@@ -48,10 +48,7 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         gan_log=pd.DataFrame(progress.read_jsonl(root / "gan" / "log.jsonl")),
         training_logs=_read_training_logs(experiment, root / "classify"),
         probabilities=probabilities,
-        metrics=measured["metrics"],
-        comparisons=measured["comparisons"],
-        split_optimism=measured["split_optimism"],
-        leak_audit=measured["leak_audit"],
+        **measured,  # metrics, comparisons, split_optimism and leak_audit
         gan_scores=runs.read_json(evaluate / "gan_scores.json"),
         release_audit=_read_release_audit(root),
         steering=_read_steering(features / "steering.csv"),
@@ -100,11 +97,7 @@ def read_optional_stage(experiment: Experiment, root: Path, stage: str, file: st
     if not path.exists() or not path.with_name(file).exists():
         return None
     manifest = runs.read_json(path)
-    current_digests = {
-        f"{name}/{output}": digest
-        for name, stage_manifest in _read_manifests(root).items()
-        for output, digest in stage_manifest["outputs"].items()
-    }
+    current_digests = list_outputs(root, _read_manifests(root))
     same_settings = _is_subset(manifest["settings"], experiment.model_dump(mode="json"))
     same_version = manifest["version"] == __version__
     if not same_version or not same_settings or not manifest["inputs"].items() <= current_digests.items():

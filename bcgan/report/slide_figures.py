@@ -5,7 +5,6 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from bcgan import data
 from bcgan.classes import CLASS_COLORS, class_noun
@@ -13,7 +12,7 @@ from bcgan.data.records import UNKNOWN
 from bcgan.evaluate.derived import slide_names
 from bcgan.preprocess.images import resize_patches
 from bcgan.report.run import Run
-from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, SHORT_NAMES, ReportFigure, class_colormap
+from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, SHORT_NAMES, ReportFigure, class_colormap, show_patch
 
 MAX_SLIDES = 4
 SLIDE_WIDTH_IN = 2.5
@@ -109,10 +108,8 @@ def overview(run: Run) -> ReportFigure:
     figure, grid = plt.subplots(1, 2, figsize=(4.5, np.clip(2.2 * height / width, 0.8, 2.6) + 0.4))
     panels = {"Annotated": slide.table["label"].to_numpy(float), SHORT_NAMES[name]: predicted}
     for axes, (title, values) in zip(grid, panels.items(), strict=True):
-        axes.imshow(_draw_values(slide.cells, values, _value_colors(run, name)), interpolation="none")
-        axes.set(xticks=[], yticks=[])
+        show_patch(axes, _draw_values(slide.cells, values, _value_colors(run, name)))
         axes.set_title(title, fontsize=9, fontweight="normal")
-        sns.despine(ax=axes, left=True, bottom=True)
     handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in run.class_colors.values()]
     figure.legend(handles, run.class_texts, loc="outside lower center", ncol=min(len(handles), 4), fontsize=8.5)
     role = ROLE_NAMES[min(slide.table["role"], key=len)]
@@ -172,9 +169,7 @@ def _draw_slide(
             picture = _draw_values(
                 slide.cells, values[kind], _value_colors(run, classifiers.get(kind, classifiers[last]))
             )
-        axes.imshow(picture, interpolation="none")
-        axes.set(xticks=[], yticks=[])
-        sns.despine(ax=axes, left=True, bottom=True)
+        show_patch(axes, picture)
     role = ROLE_NAMES[min(table["role"], key=len)].capitalize()  # the shortest: `test` rather than `test_other`
     text = f"{role}\npatient {slide.patient}\n{len(table):,} patches"
     next(iter(axes_by_kind.values())).set_ylabel(text, fontsize=9, parse_math=False)

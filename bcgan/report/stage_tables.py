@@ -8,13 +8,7 @@ from bcgan.evaluate.cross_validation import BEST_ACCURACY
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report.run import Run
 from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, difference_title
-from bcgan.report.tables import (
-    CURVE_METRICS,
-    RESULT_METRICS,
-    format_difference,
-    format_differences,
-    format_scores,
-)
+from bcgan.report.tables import CURVE_METRICS, RESULT_METRICS, format_difference, format_differences, format_scores
 
 MAX_TRIALS = 15  # of `bcgan tune` in a table
 OPTIMISM = ("random_split", "patient_split", "split_optimism")
@@ -40,11 +34,13 @@ def _format_setting(value: float | int | str | None, number_format: str = ".3g")
 
 def ablation(run: Run) -> pd.DataFrame:
     """Return the metrics of every variant on validation patches, and its differences from the unchanged experiment."""
-    rows = []
-    for variant in run.ablation["variants"]:
-        choice = {"Factor": variant["factor"], "Choice": variant["variant"], "Seeds": variant["seeds"]}
-        rows.append(choice | format_scores(variant["figures"]) | format_differences(variant["differences"]))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(map(_variant_row, run.ablation["variants"]))
+
+
+def _variant_row(variant: dict) -> dict[str, str | int]:
+    """Return what was changed, and how the variant scores and differs from the unchanged experiment."""
+    choice = {"Factor": variant["factor"], "Choice": variant["variant"], "Seeds": variant["seeds"]}
+    return choice | format_scores(variant["figures"]) | format_differences(variant["differences"])
 
 
 def selected_variant(run: Run) -> pd.DataFrame:
@@ -57,8 +53,7 @@ def selected_variant(run: Run) -> pd.DataFrame:
         return pd.DataFrame()
     return pd.DataFrame([
         {"Factor": "baseline", "Choice": "", "Seeds": selected["seeds"]} | format_scores(selected["baseline"]),
-        {"Factor": selected["factor"], "Choice": selected["variant"], "Seeds": selected["seeds"]}
-        | format_scores(selected["figures"]) | format_differences(selected["differences"]),
+        _variant_row(selected),
     ])  # fmt: skip
 
 

@@ -221,10 +221,58 @@ def format_signed(value: float) -> str:
     return "0.000" if text in ("+0.000", "-0.000") else text
 
 
-def show_patch(axes: plt.Axes, patch: np.ndarray, label: str = "") -> None:
-    """Draw a patch, uint8, (side, side, 3), without ticks and frame, with a label below."""
+def blank_grid(num_rows: int, num_columns: int, figsize: tuple[float, float], **options) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes, (num_rows, num_columns), which are blank until something is shown in them.
+
+    Args:
+        figsize: Width and height, inches.
+        options: More arguments of `plt.subplots`.
+    """
+    figure, grid = plt.subplots(num_rows, num_columns, figsize=figsize, squeeze=False, **options)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure, grid
+
+
+def panel_grid(
+    count: int, num_columns: int, width: float, row_height: float, margin: float = 0
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes, (rows, num_columns), for `count` panels; those that are left over are hidden.
+
+    Args:
+        width, row_height: Of the figure, and of a row, inches.
+        margin: Added to the height of the rows, inches. Defaults to 0.
+    """
+    num_rows = -(-count // num_columns)
+    figure, grid = plt.subplots(num_rows, num_columns, figsize=(width, row_height * num_rows + margin), squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return figure, grid
+
+
+def draw_estimate(
+    axes: plt.Axes, estimate: dict, y: float, color: str, lw: float = 2, ms: float | None = 5, **dot
+) -> None:
+    """Draw an estimate, {value, low, high}, as a dot on a line over its interval; what is `None` is left out.
+
+    Args:
+        y: Height of the line and the dot, in the data's units.
+        lw, ms: Width of the line and size of the dot, points.
+        dot: More arguments of `Axes.plot` for the dot.
+    """
+    if estimate["low"] is not None:
+        axes.plot([estimate["low"], estimate["high"]], [y, y], color=color, lw=lw)
+    if estimate["value"] is not None:
+        axes.plot(estimate["value"], y, "o", ms=ms, color=color, **dot)
+
+
+def show_patch(axes: plt.Axes, patch: np.ndarray, label: str = "", **options) -> None:
+    """Draw a patch, uint8, (side, side, 3), or a map, (height, width), without ticks and frame, with a label below.
+
+    `options` are those of `Axes.imshow`.
+    """
     axes.set_axis_on()
-    axes.imshow(patch, interpolation="none")  # looks like "nearest", and the SVG stores the original pixels
+    axes.imshow(patch, interpolation="none", **options)  # looks like "nearest", and the SVG stores the original pixels
     axes.set_xticks([])
     axes.set_yticks([])
     sns.despine(ax=axes, left=True, bottom=True)

@@ -15,6 +15,7 @@ from bcgan.report.style import (
     CLASSIFIER_NAMES,
     MUTED,
     ReportFigure,
+    draw_estimate,
     rows_per_class,
     set_group_title,
     show_patch,
@@ -44,22 +45,10 @@ class TranslatedClass(NamedTuple):
     color: str
 
 
-class PatchRow(NamedTuple):
-    """A row of synthetic patches."""
-
-    label: int
-    row: int  # among those of the class
-    patches: np.ndarray
-    densities: np.ndarray | None = None  # measured on each patch
-    target_densities: np.ndarray | None = None  # asked for, of each patch
-
-
 def latent_walk(run: Run) -> ReportFigure:
     """Draw synthetic patches on the way from one noise vector to another, for each class."""
     walks = run.latent_walks["walk"]
-    num_rows = rows_per_class(len(walks), walks.shape[1])
-    patch_rows = [PatchRow(label, row, walks[label, row]) for label in range(len(walks)) for row in range(num_rows)]
-    figure, numbers = _draw_patch_rows(run, patch_rows)
+    figure, numbers = _draw_patch_rows(run, walks[:, : rows_per_class(len(walks), walks.shape[1])])
     caption = (
         "Latent walks: each row goes along the sphere from one random noise vector (left) to another, the class held. "
         "A generator that has learnt single patches by heart jumps from one to the next; one that knows few layouts "
@@ -72,12 +61,9 @@ def latent_walk(run: Run) -> ReportFigure:
 def attribute_sweep(run: Run) -> ReportFigure:
     """Draw synthetic patches of the same noise with increasing nuclear density."""
     sweeps, targets = run.latent_walks["sweep"], run.latent_walks["asked"]
-    num_rows = rows_per_class(len(sweeps), sweeps.shape[1])
-    patch_rows = [
-        PatchRow(label, row, sweeps[label, row], measure_density(run, sweeps[label, row]), targets[label])
-        for label in range(len(sweeps)) for row in range(num_rows)
-    ]  # fmt: skip
-    figure, numbers = _draw_patch_rows(run, patch_rows)
+    sweeps = sweeps[:, : rows_per_class(len(sweeps), sweeps.shape[1])]
+    densities = np.array([[measure_density(run, row) for row in rows] for rows in sweeps])
+    figure, numbers = _draw_patch_rows(run, sweeps, densities, targets)
     caption = (
         "Attribute sweep: in each row one noise vector is moved along the direction of nuclear density, from the 10th "
         "to the 90th percentile of what the generator makes of that class. Under each patch is the density that was "
@@ -270,16 +256,12 @@ def _draw_similarities(
     Arguments are those of `_draw_changes`, with estimates by name of SIMILARITIES.
     """
     source, target, rows = pair[index], pair[1 - index], []
-    color = target.color
     for row, name in enumerate(SIMILARITIES):
         estimate = estimates[name]
         if estimate["value"] is None:
             continue
-        y = row + (0.15 if index else -0.15)
-        if estimate["low"] is not None:
-            axes.plot([estimate["low"], estimate["high"]], [y, y], color=color, lw=2)
-        axes.plot([estimate["value"]], [y], "o", color=color, ms=5,
-                  label=f"{source.text} to {target.text}" if row == 0 else None)  # fmt: skip
+        label = f"{source.text} to {target.text}" if row == 0 else None
+        draw_estimate(axes, estimate, row + (0.15 if index else -0.15), target.color, label=label)
         rows.append({"class": source.name, "figure": name, **estimate, "real_gap": np.nan})
     return rows
 
@@ -306,24 +288,28 @@ def _phantom_truth_text(run: Run) -> str:
     )
 
 
-def _draw_patch_rows(run: Run, rows: list[PatchRow]) -> tuple[plt.Figure, pd.DataFrame]:
-    """Draw rows of patches; return the figure and the table of its numbers.
+def _draw_patch_rows(
+    run: Run, patches: np.ndarray, measured: np.ndarray | None = None, asked: np.ndarray | None = None
+) -> tuple[plt.Figure, pd.DataFrame]:
+    """Draw rows of synthetic patches of each class; return the figure and the table of its numbers.
 
-    Under each patch is what was measured on it; what was asked for only below the last row of a class.
+    Args:
+        patches: uint8, (classes, rows, columns, side, side, 3).
+        measured: (classes, rows, columns). Written under each patch. Defaults to `None`: nothing.
+        asked: (classes, columns). Written below the last row of each class. Defaults to `None`: nothing.
     """
-    num_columns = len(rows[0].patches)
-    figure, grid = plt.subplots(len(rows), num_columns, figsize=(0.72 * num_columns + 0.2, 0.85 * len(rows) + 0.6))
+    num_classes, num_rows, num_columns = patches.shape[:3]
+    size = 0.72 * num_columns + 0.2, 0.85 * num_classes * num_rows + 0.6
+    figure, grid = plt.subplots(num_classes * num_rows, num_columns, figsize=size)
     cells = []
-    for index, (label, row, patches, densities, target_densities) in enumerate(rows):
-        is_last_of_class = index + 1 == len(rows) or rows[index + 1].label != label
-        for column, patch in enumerate(patches):
-            numbers = {name: None if values is None else float(values[column])
-                       for name, values in (("measured", densities), ("asked", target_densities))}  # fmt: skip
-            text = "" if densities is None else f"{numbers['measured']:.2f}"
-            text += f"\nasked {numbers['asked']:.2f}" if target_densities is not None and is_last_of_class else ""
-            show_patch(grid[index, column], patch, text)
-            cells.append({"class": run.class_names[label], "row": row, "column": column, **numbers})
-        if row == 0:
-            title = f"{capitalize(run.class_texts[label])}, synthetic"
-            set_group_title(grid[index, 0], title, run.class_colors[run.class_names[label]])
+    for label, row, column in np.ndindex(num_classes, num_rows, num_columns):
+        value = None if measured is None else float(measured[label, row, column])
+        target = None if asked is None else float(asked[label, column])
+        text = "" if value is None else f"{value:.2f}"
+        text += f"\nasked {target:.2f}" if target is not None and row == num_rows - 1 else ""
+        axes, name = grid[label * num_rows + row, column], run.class_names[label]
+        show_patch(axes, patches[label, row, column], text)
+        cells.append({"class": name, "row": row, "column": column, "measured": value, "asked": target})
+        if row == column == 0:
+            set_group_title(axes, f"{capitalize(run.class_texts[label])}, synthetic", run.class_colors[name])
     return figure, pd.DataFrame(cells)

@@ -12,7 +12,7 @@ from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES, difference_title
-from bcgan.report.wording import count_text, format_mean_count, join_words
+from bcgan.report.wording import EXTRA_MAPS, count_text, format_mean_count, join_words
 from bcgan.settings import Classifier
 
 # As printed in the paper's Table 2 and text, and what others published on IDC by patients.
@@ -42,11 +42,11 @@ def results(run: Run, role: str, metrics: tuple[str, ...] = RESULT_METRICS) -> p
     defined = [
         metric for metric in metrics if any(scores[metric]["value"] is not None for scores in by_classifier.values())
     ]
-    rows = []
-    for name, scores in by_classifier.items():
-        numbers = {run.metric_names[metric]: format_estimate(scores[metric]) for metric in defined}
-        rows.append({"Classifier": CLASSIFIER_NAMES[name], **numbers})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([
+        {"Classifier": CLASSIFIER_NAMES[name]}
+        | {run.metric_names[metric]: format_estimate(scores[metric]) for metric in defined}
+        for name, scores in by_classifier.items()
+    ])  # fmt: skip
 
 
 def per_class(run: Run, names: list[str]) -> pd.DataFrame:
@@ -102,16 +102,13 @@ def counts(run: Run) -> pd.DataFrame:
 
 def audit(run: Run) -> pd.DataFrame:
     """Return the faults that the audit found: number of files, policy, and the first files with the fault."""
-    rows = [
-        (
-            name.replace("_", " ").capitalize(),
-            fault["count"],
-            fault["policy"],
-            ", ".join(examples_with_fault(run.faulty_files, name)),
-        )
+    return pd.DataFrame([
+        {
+            "Fault": name.replace("_", " ").capitalize(), "Files": fault["count"], "Policy": fault["policy"],
+            "For example": ", ".join(examples_with_fault(run.faulty_files, name)),
+        }
         for name, fault in run.audit["faults"].items()
-    ]
-    return pd.DataFrame(rows, columns=["Fault", "Files", "Policy", "For example"])
+    ])  # fmt: skip
 
 
 def examples_with_fault(faulty: pd.DataFrame, fault: str) -> list[str]:
@@ -177,10 +174,7 @@ def _added_by_proposed(settings: Classifier) -> str:
     """Return a phrase for what the proposed network adds to Table 1's network."""
     additions = ["the discriminator's maps"]
     if settings.extra_features != "none":
-        additions.append({
-            "projected_discriminator": "the projected discriminator's maps", "imagenet": "ImageNet's maps",
-            "simclr": "SimCLR's maps",
-        }[settings.extra_features])  # fmt: skip
+        additions.append(EXTRA_MAPS[settings.extra_features])
     additions += ["synthetic patches"] if settings.uses_synthetic else []
     return capitalize(join_words(additions))
 
@@ -193,15 +187,9 @@ def differences_by_pair(run: Run) -> dict[tuple[str, str], dict[str, dict]]:
     differences: dict[tuple[str, str], dict[str, dict]] = {}
     for comparison in run.comparisons:
         name, reference, metric = (comparison[key] for key in ("classifier", "reference", "metric"))
-        reversed_comparison = {
-            "value": _negate(comparison["value"]),
-            "low": _negate(comparison["high"]),
-            "high": _negate(comparison["low"]),
-            "p": comparison["p"],
-            "p_floor": comparison.get("p_floor"),
-        }
+        negated = {key: _negate(comparison[end]) for key, end in (("value", "value"), ("low", "high"), ("high", "low"))}
         differences.setdefault((name, reference), {})[metric] = comparison
-        differences.setdefault((reference, name), {})[metric] = reversed_comparison
+        differences.setdefault((reference, name), {})[metric] = comparison | negated
     return differences
 
 

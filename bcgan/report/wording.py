@@ -5,6 +5,11 @@ from collections.abc import Sequence
 from bcgan.classes import class_text
 from bcgan.report.style import METRIC_NAMES
 
+# Maps that join a classifier's, by the setting `extra_features`.
+EXTRA_MAPS = {
+    "projected_discriminator": "the projected discriminator's maps", "imagenet": "ImageNet's maps",
+    "simclr": "SimCLR's maps",
+}  # fmt: skip
 MAX_LISTED_CLASSES = 4  # with more, captions give their number, since a list would be longer than the rest
 
 

@@ -115,12 +115,9 @@ def decide(
         if label.lower() not in (BENIGN, MALIGNANT):
             raise InputError(f"--class: {text!r} is not NAME=benign or NAME=malignant. Write it so.")
         requests.append(("--class", name, label.lower()))
-    for option, names, label in (
-        ("--ignore", ignore, IGNORED),
-        ("--malignant", malignant, MALIGNANT),
-        ("--region", region, REGION),
-    ):
-        requests += [(option, name, label) for name in names]
+    requests += [("--ignore", name, IGNORED) for name in ignore]
+    requests += [("--malignant", name, MALIGNANT) for name in malignant]
+    requests += [("--region", name, REGION) for name in region]
     labels: dict[str, str] = {}
     for option, name, label in requests:
         if not (key := class_key(name)):

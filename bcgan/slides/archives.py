@@ -49,7 +49,8 @@ class _Zip:
 
     def __init__(self, file: BinaryIO):
         self.archive = zipfile.ZipFile(file)
-        files = (entry for entry in self.archive.infolist() if not (_is_folder(entry) or _is_link(entry)))
+        entries = [entry for entry in self.archive.infolist() if not entry.filename.endswith(("/", "\\"))]  # no folders
+        files = (entry for entry in entries if not stat.S_ISLNK(entry.external_attr >> 16))
         self.members = {plain_path(_decode_name(entry)): entry for entry in files}
 
     def size(self, name: str) -> int:
@@ -200,14 +201,6 @@ def open_member(chain: Chain, name: str) -> BinaryIO:
 def display_path(chain: Chain) -> str:
     """Return `archive.zip!folder/b.zip!member.png` for display."""
     return "!".join(printable(str(part)) for part in chain)
-
-
-def _is_folder(entry: zipfile.ZipInfo) -> bool:
-    return entry.filename.endswith(("/", "\\"))
-
-
-def _is_link(entry: zipfile.ZipInfo) -> bool:
-    return stat.S_ISLNK(entry.external_attr >> 16)
 
 
 def _decode_name(entry: zipfile.ZipInfo) -> str:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from bcgan.slides.files import strip_suffixes
 
-NUMBER = r"(-?\d{1,9})"
 # `<slide> [d=2,x=512,y=0,w=256,h=256,z=1]`: QuPath; pixels of the slide, `d` of them for one of the tile's.
 QUPATH = re.compile(
     r"(?P<slide>.+?) ?\[(?:d=(?P<downsample>\d{1,4}(?:\.\d+)?),)?x=(?P<x>-?\d{1,9}),y=(?P<y>-?\d{1,9}),w=\d+,h=\d+"
@@ -56,8 +55,4 @@ def parse_tile_name(name: str) -> TileCoordinates | None:
 
 def parse_slide_names(keys: Iterable[str]) -> list[str]:
     """Return the slide of each patch of a data set: its key up to `_x<x>_y<y>`, or the complete key without that."""
-    names = []
-    for key in keys:
-        match = NAMED.fullmatch(key)
-        names.append(match["slide"] if match else key)
-    return names
+    return [match["slide"] if (match := NAMED.fullmatch(key)) else key for key in keys]

@@ -24,7 +24,6 @@ JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD,
 JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{34})", re.DOTALL)
 FULL_BITS = 16  # that 16-bit pixels have to use: glass is bright in any slide, so fewer bits mean a smaller range
 BRIGHT_PERCENTILE = 99.9  # used as the largest value, so that single hot pixels do not count
-FLAT_KINDS = ("png", "jpeg", "bmp", "webp", "jp2")
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:

@@ -57,34 +57,24 @@ class Child(NamedTuple):
     image: ImageFile | None = None  # `None` for a folder or an archive
 
 
-class _SkippedFiles:
-    """Counts the files that are neither images nor archives, for one line in the log."""
+class _Search:
+    """The state of one search through folders and archives."""
 
-    def __init__(self) -> None:
-        self.first, self.count = "", 0
+    def __init__(self, strict: bool) -> None:
+        """Start a search; `strict`: an unreadable archive is an error, otherwise it is returned as unreadable image."""
+        self.strict = strict
+        self.visited: set[tuple[int, int]] = set()  # device and inode of searched folders: links may lead in circles
+        self.num_nested = 0  # archives inside archives
+        self.num_skipped, self.first_skipped = 0, ""  # files that are neither images nor archives
 
-    def add(self, path: str) -> None:
-        self.first = self.first or path
-        self.count += 1
+    def skip(self, path: str) -> None:
+        self.first_skipped = self.first_skipped or path
+        self.num_skipped += 1
 
-    def report(self) -> None:
-        """Log the number of files and the first one."""
-        if self.count:
-            log.info("%d files are no images and are left out, the first: %s", self.count, self.first)
-
-
-class _Search(NamedTuple):
-    """The state of one search through folders and archives; its collections change while it runs."""
-
-    strict: bool  # whether an unreadable archive is an error; otherwise it is returned as an unreadable image
-    skipped: _SkippedFiles
-    visited: set[tuple[int, int]]  # device and inode of searched folders, so that links cannot lead in circles
-    nested: list[Chain]  # archives inside archives
-
-    @classmethod
-    def start(cls, strict: bool) -> "_Search":
-        """Return the state of a new search."""
-        return cls(strict, _SkippedFiles(), set(), [])
+    def report_skipped(self) -> None:
+        """Log the number of skipped files and the first one."""
+        if self.num_skipped:
+            log.info("%d files are no images and are left out, the first: %s", self.num_skipped, self.first_skipped)
 
 
 def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[ImageFile]:
@@ -101,7 +91,7 @@ def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Im
     Raises:
         InputError: If an argument names nothing, or a named archive cannot be read.
     """
-    search, images = _Search.start(strict=False), []
+    search, images = _Search(strict=False), []
     for argument in arguments:
         search.visited.clear()  # a folder can be named twice, or be inside another one
         if argument == "-":
@@ -118,7 +108,7 @@ def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Im
             raise InputError(f"{argument}: no image there. Give files ({', '.join(KNOWN_SUFFIXES)}), folders, archives "
                              "or patterns.")  # fmt: skip
         images += named
-    search.skipped.report()
+    search.report_skipped()
     if not images:
         raise InputError("No image was named. Give files, folders or patterns, or - for a list on standard input.")
     unique: dict[str, ImageFile] = {}
@@ -140,7 +130,7 @@ def iterate_images(paths: tuple[Path, ...]) -> Iterator[ImageFile]:
             "data.dir is empty, and this data set is not downloaded for you. "
             "Give its folder or archive: --data-dir /path/to/data (with make: DATA_DIR=/path/to/data)."
         )
-    search = _Search.start(strict=True)
+    search = _Search(strict=True)
     for path in paths:
         if not path.exists():
             raise InputError(f"data.dir: {path} does not exist. Give an existing folder or archive.")
@@ -149,7 +139,7 @@ def iterate_images(paths: tuple[Path, ...]) -> Iterator[ImageFile]:
             yield from _folder_images(path, path, search)
         else:
             yield from _archive_images((path,), search)
-    search.skipped.report()
+    search.report_skipped()
 
 
 def list_children(folder: Path) -> list[Child]:
@@ -157,9 +147,9 @@ def list_children(folder: Path) -> list[Child]:
 
     Files of one slide are one image; the data folder of a MIRAX slide is left out.
     """
-    search = _Search.start(strict=False)
+    search = _Search(strict=False)
     listing = list(_iterate_children(folder, folder, search))
-    search.skipped.report()
+    search.report_skipped()
     return listing
 
 
@@ -263,7 +253,7 @@ def _iterate_children(root: Path, folder: Path, search: _Search) -> Iterator[Chi
         elif kind in ("folder", "archive"):
             yield Child(entry.name, Path(entry.path), kind)
         elif kind == "other" and entry.name not in parts:
-            search.skipped.add(printable(entry.path))
+            search.skip(printable(entry.path))
 
 
 def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
@@ -357,7 +347,7 @@ def _archive_images(chain: Chain, search: _Search) -> Iterator[ImageFile]:
         elif kinds[name] == "archive" and _may_open_nested(chain, path, search):
             yield from _archive_images((*chain, name), search)
         elif kinds[name] != "image":
-            search.skipped.add(path)
+            search.skip(path)
 
 
 def _member_kind(chain: Chain, name: str) -> Literal["image", "archive", "other"]:
@@ -382,8 +372,8 @@ def _may_open_nested(chain: Chain, path: str, search: _Search) -> bool:
     if len(chain) >= archives.MAX_DEPTH:
         log.warning("%s lies inside %d archives and is left out. Unpack the outer ones.", path, len(chain))
         return False
-    search.nested.append(chain)
-    if len(search.nested) > MAX_NESTED_ARCHIVES:
+    search.num_nested += 1
+    if search.num_nested > MAX_NESTED_ARCHIVES:
         raise InputError(f"{display_path(chain[:1])} has more than {MAX_NESTED_ARCHIVES} archives inside. Unpack it.")
     return True
 

@@ -111,9 +111,9 @@ def _find_columns(header: list[str], path: Path) -> tuple[int, int, int | None]:
     Raises:
         InputError: If there is not exactly one column for the file, or for the microns per pixel.
     """
-    indices: dict[str, list[int]] = {}
-    for column, names in COLUMNS.items():
-        indices[column] = [index for index, cell in enumerate(header) if cell in names]
+    indices = {
+        column: [index for index, cell in enumerate(header) if cell in names] for column, names in COLUMNS.items()
+    }
     for column in ("file", "mpp"):
         if len(indices[column]) != 1:
             raise InputError(

@@ -70,19 +70,16 @@ def group_series(files: list[ImageFile]) -> list[ImageFile]:
     representatives: dict[str, ImageFile] = {}
     merged: set[str] = set()
     for instances in series.values():
-        ranked = sorted(instances, key=lambda pair: (not pair[0].volume, -pair[0].pixels, pair[1].path))
-        ranked_files = [file for _, file in ranked]
-        first = ranked_files[0]
-        parts = sorted({file.local for file in ranked_files if file.local} - {first.local})
-        merged |= {file.path for file in ranked_files}
+        _, first = min(instances, key=lambda pair: (not pair[0].volume, -pair[0].pixels, pair[1].path))
+        parts = sorted({file.local for _, file in instances if file.local} - {first.local})
+        merged |= {file.path for _, file in instances}
         representatives[first.path] = first._replace(parts=tuple(parts))
-    result, added = [], set()
+    result = []
     for file in files:
         if file.path not in merged:
             result.append(file)
-        elif file.path in representatives and file.path not in added:
-            added.add(file.path)
-            result.append(representatives[file.path])
+        elif file.path in representatives:
+            result.append(representatives.pop(file.path))  # once, if a file is named twice
     return result
 
 
@@ -143,11 +140,9 @@ def _named_parts(file: ImageFile) -> tuple[tuple[Path, ...], set[str]]:
 
 
 def _folder(file: ImageFile) -> str:
-    return str(file.local.parent) if file.local else file.path.rpartition("/" if "/" in _member_name(file) else "!")[0]
-
-
-def _member_name(file: ImageFile) -> str:
-    return file.path.rpartition("!")[2]
+    if file.local:
+        return str(file.local.parent)
+    return file.path.rpartition("/" if "/" in file.path.rpartition("!")[2] else "!")[0]
 
 
 def _base_name(file: ImageFile) -> str:

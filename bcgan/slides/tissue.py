@@ -16,9 +16,7 @@ FLAT_RANGE = 6  # gray levels within 5x5 pixels of glass
 MIN_BACKGROUND_FRACTION = 0.002  # of an image's pixels from which the background is estimated
 UNSCANNED_PX = 9  # side of the smallest area that was not scanned; nothing in tissue is so black and so large
 MAX_UNSCANNED_LEVEL = 30  # gray level of the brightest channel where nothing was scanned
-MIN_COLOR_RANGE = (
-    1.0  # gray levels between a pixel's channels, mean of what is no glass; stained patches have 1.6 and more
-)
+MIN_COLOR_RANGE = 1.0  # gray levels between a pixel's channels, mean of what is no glass; stained patches have 1.6
 MIN_GLASS_LEVEL = 220  # gray level of the darkest channel above which a pixel is glass where color is measured
 THUMBNAIL_PX = 1024  # longer side of what the background is estimated on, pixels
 CHUNK_ROWS = 1024  # of an image that are masked at once
@@ -40,10 +38,9 @@ def estimate_background(image: np.ndarray) -> np.ndarray:
     kernel = np.ones((5, 5), np.uint8)
     flat = cv2.subtract(cv2.dilate(grey, kernel), cv2.erode(grey, kernel)) <= FLAT_RANGE
     darkest, brightest = image.min(-1), image.max(-1)
-    ratio = _stain_ratio(image, WHITE)
-    pale = (brightest - darkest <= MAX_BACKGROUND_CHROMA) & (
-        ratio < np.where(darkest >= MIN_TINTED_LEVEL, TINT_RATIO, STAIN_RATIO)
-    )
+    red, green, blue = _relative_intensities(image, WHITE)
+    max_ratio = np.where(darkest >= MIN_TINTED_LEVEL, TINT_RATIO, STAIN_RATIO)
+    pale = (brightest - darkest <= MAX_BACKGROUND_CHROMA) & (np.maximum(red, blue) / green < max_ratio)
     glass = flat & (darkest >= MIN_BACKGROUND)
     if glass.mean() < EMPTY_FRACTION:  # else nothing is on it, whatever its tint
         glass &= pale
@@ -106,12 +103,6 @@ def tissue_fraction(patches: np.ndarray) -> np.ndarray:
 def _thumbnail_step(image: np.ndarray) -> int:
     """Return n so that every n-th pixel of an image makes a thumbnail of about THUMBNAIL_PX."""
     return max(1, max(image.shape[:2]) // THUMBNAIL_PX)
-
-
-def _stain_ratio(image: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Return the brighter of red and blue to green, each relative to the background; float, (height, width)."""
-    red, green, blue = _relative_intensities(image, background)
-    return np.maximum(red, blue) / green
 
 
 def _relative_intensities(image: np.ndarray, background: np.ndarray) -> list[np.ndarray]:
