@@ -20,7 +20,6 @@ from bcgan.models.projected_discriminator import imagenet_features, projected_di
 from bcgan.models.translator import translator
 from bcgan.settings import Translate
 
-BATCH = 256
 
 
 class TranslationState(NamedTuple):

