@@ -21,7 +21,6 @@ from bcgan.models.translator import translator
 from bcgan.settings import Translate
 
 
-
 class TranslationState(NamedTuple):
     """The networks of a cycle-consistent GAN."""
 
