@@ -1,5 +1,6 @@
 """Read regions of TIFF files of any layout with tifffile: strips, tiles, planes, pyramids, BigTIFF, OME and ImageJ."""
 
+import io
 import logging
 import math
 import os
@@ -19,6 +20,8 @@ from bcgan.slides.scale import Mpp, imagej_mpp, make_mpp, ome_mpp, tiff_mpp
 from bcgan.slides.tiff_metadata import (
     color_channel,
     find_main_series,
+    find_ome_image,
+    first_page,
     is_associated,
     is_channel_number,
     read_ome_images,
@@ -33,11 +36,22 @@ BLOCK_PX = 2048
 MAX_PAGES = 20_000
 
 
+class _OneFile(io.FileIO):
+    """A file whose siblings tifffile does not open, as it would beside any file with a number.
+
+    Each file of a set is an image by itself, with the same pixels whether the others are there, and in an archive.
+    """
+
+    def fileno(self) -> int:
+        raise OSError("its number is not used")
+
+
 class TiffSlide(SlideImage):
     """A TIFF file; see `bcgan.slides.base.SlideImage`."""
 
-    def __init__(self, file: Path | BinaryIO, name: str, file_size: int):
+    def __init__(self, file: BinaryIO, name: str, file_size: int):
         """Read the file's metadata; `file_size`, bytes, limits the sizes that it may claim."""
+        self._file = file
         self._tiff = tifffile.TiffFile(file)
         _check_pages(self._tiff)
         self._name = name
@@ -45,7 +59,7 @@ class TiffSlide(SlideImage):
         self._pool: ThreadPoolExecutor | None = None
         ome = read_ome_images(self._tiff)
         index = find_main_series(self._tiff, ome)
-        self._image = ome[index] if index < len(ome) else {}
+        self._image = find_ome_image(self._tiff, ome, index)
         self._levels = self._find_levels(self._tiff.series[index])
         self._warn_of_other_images(index, ome)
         sizes = [(pages[0].imagewidth, pages[0].imagelength) for pages in self._levels]
@@ -93,7 +107,7 @@ class TiffSlide(SlideImage):
         Raises:
             ValueError: If its channels are not red, green and blue.
         """
-        page = series.pages[0].aspage()
+        page = first_page(series)
         channels = dict(zip(series.axes, series.shape, strict=True))
         count = channels.get("C", 1) if page.samplesperpixel == 1 else 1
         leading = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXS"]
@@ -252,6 +266,7 @@ class TiffSlide(SlideImage):
         if self._pool:
             self._pool.shutdown()
         self._tiff.close()
+        self._file.close()
 
 
 def open_tiff(file: Path | BinaryIO, name: str, file_size: int) -> TiffSlide:
@@ -261,12 +276,12 @@ def open_tiff(file: Path | BinaryIO, name: str, file_size: int) -> TiffSlide:
         ValueError: If it is damaged or has a layout that is not read.
         OSError: If it cannot be read.
     """
+    stream = io.BufferedReader(_OneFile(os.fspath(file))) if isinstance(file, Path) else file
     try:
-        return TiffSlide(file, name, file_size)
-    except (OSError, MemoryError):
-        raise
+        return TiffSlide(stream, name, file_size)
     except Exception as error:  # a broken header ends in whatever its reader raises
-        if isinstance(error, ValueError) and str(error).startswith(name):
+        stream.close()
+        if isinstance(error, OSError | MemoryError) or (isinstance(error, ValueError) and str(error).startswith(name)):
             raise
         raise ValueError(f"{name} is not a TIFF that can be read ({type(error).__name__}: {error})") from error
 
