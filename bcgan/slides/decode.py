@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from bcgan.slides.damage import find_damage
 from bcgan.slides.kinds import HEAD, sniff
 
 # Errors are raised here with the file name, so OpenCV need not log them. OpenCV 4 and 5 name this function differently.
@@ -66,12 +67,13 @@ def decode_flat(data: bytes, name: str) -> np.ndarray:
     if kind not in FLAT_KINDS and data[:2] != b"BM":  # OpenCV reads more, some of it at the wrong brightness
         raise ValueError(f"{name} is not an image of a format that is read here. Save it as PNG or TIFF")
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        _check_claim(math.prod(struct.unpack(">II", data[16:24])) if len(data) >= 24 else 0, data, name)
-        # OpenCV fills missing parts with black, reports nothing, and allocates any length that a chunk claims.
-        if not _is_complete_png(data):
-            raise ValueError(f"{name} is a truncated PNG")
+        pixels = math.prod(struct.unpack(">II", data[16:24])) if len(data) >= 24 else 0
     else:
-        _check_claim(_claimed_pixels(data, name), data, name)
+        pixels = _claimed_pixels(data, name)
+    _check_claim(pixels, data, name)
+    # OpenCV fills missing parts, reports nothing, and allocates any length that a chunk of a PNG claims.
+    if damage := find_damage(data, pixels):
+        raise ValueError(f"{name} is truncated or damaged: {damage}. Download or export it again")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -184,17 +186,6 @@ def _jpeg_pixels(data: bytes) -> int:
         else:
             position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
     return 0
-
-
-def _is_complete_png(data: bytes) -> bool:
-    """Return whether all chunks of a PNG lie inside the file, including the last one."""
-    offset = 8  # after the signature; a chunk has its length (4 bytes), type (4), content and checksum (4)
-    while offset + 12 <= len(data):
-        length, chunk_type = struct.unpack(">I4s", data[offset : offset + 8])
-        offset += 12 + length
-        if chunk_type == b"IEND":
-            return offset <= len(data)
-    return False
 
 
 def _claimed_pixels(data: bytes, name: str) -> int:

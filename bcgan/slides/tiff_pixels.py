@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import tifffile
 
+from bcgan.slides.damage import find_damage
 from bcgan.slides.decode import MAX_PIXELS, MAX_PIXELS_PER_BYTE, embedded_pixels, largest_value, lay_on_white, to_uint8
 
 # PLAIN_CODECS decode to the size that the TIFF states. IMAGE_CODECS have their own headers, which are checked first.
@@ -52,7 +53,7 @@ def decode_segment(page: tifffile.TiffPage, data: bytes | None, number: int) -> 
     """Decode strip or tile `number` of a page; `None` if it is empty.
 
     Raises:
-        ValueError: If its own header claims many more pixels than the TIFF states.
+        ValueError: If its own header claims many more pixels than the TIFF states, or a part of it is missing.
     """
     if data is None:
         return None
@@ -63,6 +64,8 @@ def decode_segment(page: tifffile.TiffPage, data: bytes | None, number: int) -> 
         claimed = max(embedded_pixels(part) for part in (data, page.jpegtables, page.jpegheader) if part)
         if claimed > MAX_CLAIM_RATIO * high * wide:
             raise ValueError(f"a strip or tile of {high}x{wide} pixels claims {claimed:,}")
+        if page.compression != 6 and (damage := find_damage(data, high * wide)):  # old JPEG often has no end
+            raise ValueError(f"a strip or tile is not whole: {damage}")
     segment, _, shape = page.decode(data, number, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
     if segment is None:
         return None
