@@ -16,6 +16,7 @@ import numpy as np
 import tifffile
 
 from bcgan.slides.base import SlideImage
+from bcgan.slides.levels import is_same_picture
 from bcgan.slides.scale import Mpp, imagej_mpp, make_mpp, ome_mpp, tiff_mpp
 from bcgan.slides.tiff_metadata import (
     color_channel,
@@ -61,12 +62,13 @@ class TiffSlide(SlideImage):
         index = find_main_series(self._tiff, ome)
         self._image = find_ome_image(self._tiff, ome, index)
         self._levels = self._find_levels(self._tiff.series[index])
-        self._warn_of_other_images(index, ome)
         sizes = [(pages[0].imagewidth, pages[0].imagelength) for pages in self._levels]
         first = self._levels[0][0]
         super().__init__(name, sizes, self._find_mpp(first), _block_size(first))
         for page in (page for pages in self._levels for page in pages):
             check_layout(page, name, file_size)
+        self._largest = None
+        self._warn_of_other_images(index, ome, self._remove_other_pictures())
         self._largest = self._largest_value() if first.dtype == np.uint16 else None
 
     def _find_levels(self, series: tifffile.TiffPageSeries) -> list[list[tifffile.TiffPage]]:
@@ -87,8 +89,27 @@ class TiffSlide(SlideImage):
                     levels.append([page])
         return sorted(levels, key=lambda pages: -pages[0].imagewidth)
 
-    def _warn_of_other_images(self, index: int, ome: list[dict[str, Any]]) -> None:
-        """Warn if the file has other images that are not read, apart from labels, overviews and levels of this one."""
+    def _remove_other_pictures(self) -> int:
+        """Remove levels that are not marked as reduced and show another picture; return how many they were.
+
+        tifffile takes any page of half the sides for a level.
+        """
+        level, removed = 1, 0
+        while level < len(self.sizes):
+            if self._levels[level][0].is_reduced or is_same_picture(self, level):
+                level += 1
+            else:
+                del self.sizes[level], self._levels[level]
+                removed += 1
+        return removed
+
+    def _warn_of_other_images(self, index: int, ome: list[dict[str, Any]], removed: int) -> None:
+        """Warn if the file has other images that are not read, apart from labels, overviews and levels of this one.
+
+        Args:
+            index: Of the series that is read.
+            removed: Number of images in this series that turned out to be others.
+        """
         read_offsets = {page.offset for pages in self._levels for page in pages}
         unread = [
             other
@@ -98,8 +119,8 @@ class TiffSlide(SlideImage):
             and series.keyframe.offset not in read_offsets
             and not series.keyframe.is_reduced
         ]
-        if unread:
-            logging.getLogger("bcgan").warning("%s has %d more images; the largest is read", self._name, len(unread))
+        if count := len(unread) + removed:
+            logging.getLogger("bcgan").warning("%s has %d more images; the largest is read", self._name, count)
 
     def _find_planes(self, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
         """Return the pages of a level: one, or its red, green and blue plane.
