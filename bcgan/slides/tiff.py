@@ -19,12 +19,13 @@ from bcgan.slides.base import SlideImage
 from bcgan.slides.levels import is_same_picture
 from bcgan.slides.scale import Mpp, imagej_mpp, make_mpp, ome_mpp, tiff_mpp
 from bcgan.slides.tiff_metadata import (
+    are_color_channels,
     color_channel,
     find_main_series,
     find_ome_image,
     first_page,
     is_associated,
-    is_channel_number,
+    read_imagej_channels,
     read_ome_images,
     series_name,
 )
@@ -61,6 +62,7 @@ class TiffSlide(SlideImage):
         ome = read_ome_images(self._tiff)
         index = find_main_series(self._tiff, ome)
         self._image = find_ome_image(self._tiff, ome, index)
+        self._channels = self._image.get("channels") or read_imagej_channels(self._tiff)
         self._levels = self._find_levels(self._tiff.series[index])
         sizes = [(pages[0].imagewidth, pages[0].imagelength) for pages in self._levels]
         first = self._levels[0][0]
@@ -143,7 +145,7 @@ class TiffSlide(SlideImage):
             )  # fmt: skip
         if count == 1:
             return [page]
-        if count != 3 or not self._has_color_channels():
+        if count != 3 or not are_color_channels(self._channels):
             raise ValueError(
                 f"{self._name} has {count} channels that are not red, green and blue. Give a bright-field image in RGB"
             )
@@ -157,15 +159,9 @@ class TiffSlide(SlideImage):
             pages.append(series.pages[index].aspage())
         return pages
 
-    def _has_color_channels(self) -> bool:
-        """Return whether the channels can be red, green and blue: by their names, or if they have only numbers."""
-        names = [name for name in self._image.get("channels", []) if name]
-        are_colors = all(color_channel(name) is not None for name in names)
-        return are_colors or all(map(is_channel_number, names))
-
     def _channel_order(self) -> list[int]:
-        """Return the indices of the red, green and blue channel by their OME names; without such names 0, 1 and 2."""
-        colors = [color_channel(name) for name in self._image.get("channels", [])]
+        """Return the indices of the red, green and blue channel by their names; without such names 0, 1 and 2."""
+        colors = [color_channel(name) for name in self._channels]
         if sorted(map(str, colors)) == ["0", "1", "2"]:
             return [colors.index(color) for color in range(3)]
         return [0, 1, 2]

@@ -28,11 +28,21 @@ def read_ome_images(tiff: tifffile.TiffFile) -> list[dict[str, Any]]:
         for image in root.findall("{*}Image"):
             pixels = image.find("{*}Pixels")
             if pixels is not None:
-                channels = [channel.get("Name", "") for channel in pixels.findall("{*}Channel")]
+                channels = _name_channels(pixels.findall("{*}Channel"))
                 image = {"name": image.get("Name", ""), "pixels": dict(pixels.attrib), "channels": channels}
                 images.append({**image, "pages": _find_own_pages(root, pixels, tiff)})
         return images
     return []
+
+
+def _name_channels(channels: list[ET.Element]) -> list[str]:
+    """Return the names of OME channels; if none has one but a number, the colors in which they are shown."""
+    names = [channel.get("Name", "") for channel in channels]
+    colors = [(int(channel.get("Color", 0)) & 0xFFFFFFFF).to_bytes(4, "big") for channel in channels]
+    has_names = any(name and not is_channel_number(name) for name in names)
+    if has_names or not all(color[3] for color in colors):  # without opacity it is none, or of old files in other order
+        return names
+    return [_name_color(list(color[:3])) or name for name, color in zip(names, colors, strict=True)]
 
 
 def _find_own_pages(root: ET.Element, pixels: ET.Element, tiff: tifffile.TiffFile) -> list[range] | None:
@@ -87,6 +97,41 @@ def series_name(tiff: tifffile.TiffFile, ome: list[dict[str, Any]], index: int) 
 def is_associated(name: str) -> bool:
     """Return whether a series is a label or an overview, by its name."""
     return ASSOCIATED_IMAGE.fullmatch(name) is not None
+
+
+def read_imagej_channels(tiff: tifffile.TiffFile) -> list[str]:
+    """Return the names of the channels that ImageJ's metadata state; [] without them.
+
+    Labels are names if they tell the channels apart. Without such, the colors in which the channels are shown are
+    their names; gray is none.
+    """
+    metadata = tiff.imagej_metadata if tiff.is_imagej else None
+    count = int((metadata or {}).get("channels", 1))
+    if count < 2:
+        return []
+    # `c:1/3 z:1/5 - slide.tif` is the number of a channel.
+    labels = [re.sub(r"/\d+.*", "", str(label)).strip() for label in metadata.get("Labels", [])[:count]]
+    if len(set(labels)) > 1:
+        return labels
+    if metadata.get("mode") == "grayscale":
+        return []
+    return [_name_color([int(values[-1]) for values in table]) for table in metadata.get("LUTs", [])[:count]]
+
+
+def _name_color(color: list[int]) -> str:
+    """Return red, green or blue for a pure color, (red, green, blue), "" for a gray one, else "another color"."""
+    if len(set(color)) == 1:
+        return ""
+    names = [name for name, value in zip(("red", "green", "blue"), color, strict=True) if value]
+    return names[0] if len(names) == 1 else "another color"
+
+
+def are_color_channels(names: list[str]) -> bool:
+    """Return whether channels can be red, green and blue: each is named as one, or they have numbers or no names."""
+    colors = [color_channel(name) for name in names]
+    if any(color is not None for color in colors):
+        return sorted(map(str, colors)) == ["0", "1", "2"]
+    return all(is_channel_number(name) for name in names if name)
 
 
 def color_channel(name: str) -> int | None:
