@@ -249,6 +249,7 @@ class Model:
 
         Raises:
             ValueError, OSError: If the image cannot be read or its scale is not known.
+            InputError: If `mpp` is not a positive number.
         """
         from bcgan.predict.predict import predict_image
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,14 +129,24 @@ def read_grid(model: Model, source: Path | str | bytes, mpp: float | None = None
 
     Raises:
         ValueError, OSError: If the image cannot be read or its scale is not known.
+        InputError: If `mpp` is not a positive number.
     """
+    given = user_mpp(mpp)
     with open_image(source, name) as image:
-        return cut_patches(image, model.scale, user_mpp(mpp), min_tissue=model.card.min_tissue)
+        return cut_patches(image, model.scale, given, min_tissue=model.card.min_tissue)
 
 
 def user_mpp(mpp: float | None) -> Mpp | None:
-    """Return the resolution that a user gives, the same for x and y; `None` if there is none."""
-    return Mpp(mpp, mpp, "user") if mpp else None
+    """Return the resolution that a user gives, the same for x and y; `None` for `None`, which means none.
+
+    Raises:
+        InputError: If it is not a positive number.
+    """
+    if mpp is None:
+        return None
+    if not 0 < mpp < math.inf:
+        raise InputError(f"mpp: {mpp} is no number of microns per pixel. Give a positive one, or none.")
+    return Mpp(mpp, mpp, "user")
 
 
 def predict_grid(model: Model, grid: PatchGrid) -> Predictions:

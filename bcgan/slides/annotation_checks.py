@@ -22,12 +22,30 @@ def check_contents(annotations: AnnotationFile, decisions: Decisions) -> None:
     labels: dict[bytes, tuple[str, str]] = {}
     for polygon in annotations.polygons:
         label = decisions.resolve(polygon.name)[1]
-        name, known_label = labels.setdefault(polygon.rings[0].round(3).tobytes(), (polygon.name, label))
+        name, known_label = labels.setdefault(_ring_key(polygon.rings[0]), (polygon.name, label))
         if known_label != label and REGION not in (known_label, label):
             raise ValueError(
                 f"{printable(str(annotations.path))} has the same polygon as {escape_name(name)} ({known_label}) and "
                 f"as {escape_name(polygon.name)} ({label}). Remove one of them."
             )
+
+
+def _ring_key(ring: np.ndarray) -> bytes:
+    """Return the same bytes for rings of the same corners, wherever they start and whichever way they go round.
+
+    Args:
+        ring: float64 (points, 2), closed or not.
+    """
+    points = ring.round(3) + 0.0  # which makes -0 0
+    points = points[(points != np.roll(points, 1, 0)).any(1)]  # the end is the start, or a point is repeated
+    onward, back = points - np.roll(points, 1, 0), np.roll(points, -1, 0) - points
+    is_corner = onward[:, 0] * back[:, 1] != onward[:, 1] * back[:, 0]
+    points = points[is_corner] if is_corner.any() else points
+    ways = []
+    for way in (points, points[::-1]) if len(points) else ():
+        first = way[np.lexsort(way.T)[0]]
+        ways += [np.roll(way, -start, 0).tobytes() for start in np.flatnonzero((way == first).all(1))]
+    return min(ways, default=ring.tobytes())
 
 
 def count_polygons_outside(annotations: AnnotationFile, size: tuple[int, int]) -> int:

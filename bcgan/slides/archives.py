@@ -15,7 +15,7 @@ import tempfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +36,7 @@ METHODS = {
 UNSUPPORTED_ARCHIVES = ((b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!", "RAR"), (b"\x28\xb5\x2f\xfd", "Zstandard"))
 READ_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
+Entry = zipfile.ZipInfo | tarfile.TarInfo
 Chain = tuple[Path | str, ...]
 _LOCK = threading.RLock()
 
@@ -49,9 +50,8 @@ class _Zip:
 
     def __init__(self, file: BinaryIO):
         self.archive = zipfile.ZipFile(file)
-        entries = [entry for entry in self.archive.infolist() if not entry.filename.endswith(("/", "\\"))]  # no folders
-        files = (entry for entry in entries if not stat.S_ISLNK(entry.external_attr >> 16))
-        self.members = {plain_path(_decode_name(entry)): entry for entry in files}
+        files = (entry for entry in self.archive.infolist() if not (_is_folder(entry) or _is_link(entry)))
+        self.members = _by_path((_decode_name(entry), entry) for entry in files)
 
     def size(self, name: str) -> int:
         """Return the size of a member, bytes, unpacked, as the table of contents states it."""
@@ -81,7 +81,7 @@ class _Tar:
     def __init__(self, file: BinaryIO):
         self.archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115, closed with the cache's entry
         files = (entry for entry in self.archive.getmembers() if entry.isreg() or entry.islnk())
-        self.members = {plain_path(entry.name): entry for entry in files}
+        self.members = _by_path((entry.name, entry) for entry in files)
         self.read_lock = threading.Lock()
 
     def size(self, name: str) -> int:
@@ -201,6 +201,33 @@ def open_member(chain: Chain, name: str) -> BinaryIO:
 def display_path(chain: Chain) -> str:
     """Return `archive.zip!folder/b.zip!member.png` for display."""
     return "!".join(printable(str(part)) for part in chain)
+
+
+def _by_path(entries: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
+    """Return an archive's entries by their plain path; the last one if a name occurs twice, as when unpacking.
+
+    Raises:
+        ValueError: If names that are not the same have one path, such as a.png and ./a.png: one image would be lost.
+    """
+    members, names = {}, {}
+    for name, entry in entries:
+        path = plain_path(name)
+        first = names.setdefault(path, name)
+        if first != name:
+            raise ValueError(
+                f"is ambiguous: {printable(first)} and {printable(name)} are the same path, and only one of them would "
+                "be read; rename one and pack it again"
+            )
+        members[path] = entry
+    return members
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return entry.filename.endswith(("/", "\\"))
+
+
+def _is_link(entry: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(entry.external_attr >> 16)
 
 
 def _decode_name(entry: zipfile.ZipInfo) -> str:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from bcgan.slides.damage import find_damage
 from bcgan.slides.kinds import HEAD, sniff
 
 # Errors are raised here with the file name, so OpenCV need not log them. OpenCV 4 and 5 name this function differently.
@@ -23,6 +24,7 @@ CZI_MAGIC = b"ZISRAWFILE"
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7)  # SOF markers
 JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{34})", re.DOTALL)
 FULL_BITS = 16  # that 16-bit pixels have to use: glass is bright in any slide, so fewer bits mean a smaller range
+WHITE_16 = 0xFF00  # least 16-bit value that is white in 8 bits
 BRIGHT_PERCENTILE = 99.9  # used as the largest value, so that single hot pixels do not count
 
 
@@ -61,34 +63,41 @@ def decode_flat(data: bytes, name: str) -> np.ndarray:
     kind = sniff(data[:HEAD])
     if kind in ("gif", "zip", "gzip", "bzip2", "xz", "tar"):
         raise ValueError(f"{name} is a {kind.upper()} file, which is no image format that is read here")
+    if kind not in FLAT_KINDS and data[:2] != b"BM":  # OpenCV reads more, some of it at the wrong brightness
+        raise ValueError(f"{name} is not an image of a format that is read here. Save it as PNG or TIFF")
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        _check_claim(math.prod(struct.unpack(">II", data[16:24])) if len(data) >= 24 else 0, data, name)
-        # OpenCV fills missing parts with black, reports nothing, and allocates any length that a chunk claims.
-        if not _is_complete_png(data):
-            raise ValueError(f"{name} is a truncated PNG")
+        pixels = math.prod(struct.unpack(">II", data[16:24])) if len(data) >= 24 else 0
     else:
-        _check_claim(_claimed_pixels(data, name), data, name)
+        pixels = _claimed_pixels(data, name)
+    _check_claim(pixels, data, name)
+    # OpenCV fills missing parts, reports nothing, and allocates any length that a chunk of a PNG claims.
+    if damage := find_damage(data, pixels):
+        raise ValueError(f"{name} is truncated or damaged: {damage}. Download or export it again")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ValueError(f"{name} cannot be decoded ({error.err})") from error
     if image is None:
         raise ValueError(f"{name} is not an image that OpenCV can decode")
-    image = to_uint8(image, name)
+    has_alpha = image.ndim == 3 and image.shape[2] == 4
+    largest = None
+    if image.dtype == np.uint16:
+        largest = largest_value(image[..., :3], image[..., 3]) if has_alpha else largest_value(image)
+    image = to_uint8(image, name, largest)
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    if image.shape[2] == 4:
+    if has_alpha:
         return cv2.cvtColor(lay_on_white(image), cv2.COLOR_BGR2RGB)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def to_uint8(image: np.ndarray, name: str, largest: int | None = None) -> np.ndarray:
+def to_uint8(image: np.ndarray, name: str, largest: int | None) -> np.ndarray:
     """Return an image with 8 bits; of 16 bits the upper 8 are kept.
 
     Args:
         image: uint8 or uint16, of any shape.
         name: For errors.
-        largest: `largest_value` of the complete image, if `image` is a region of it. Defaults to that of `image`.
+        largest: `largest_value` of the complete image, if it is uint16.
 
     Raises:
         ValueError: If the type is another one, or the brightest of 16-bit pixels use fewer than FULL_BITS bits, so that
@@ -98,19 +107,33 @@ def to_uint8(image: np.ndarray, name: str, largest: int | None = None) -> np.nda
         return image
     if image.dtype != np.uint16:
         raise ValueError(f"{name} has {image.dtype} pixels; only 8 and 16 bits are read. Convert it to 8 bits")
-    bits = (largest_value(image) if largest is None else largest).bit_length()
-    if bits < FULL_BITS:
+    if largest is not None and largest.bit_length() < FULL_BITS:
         raise ValueError(
-            f"{name} has 16-bit pixels of which {bits} bits are used, so that it would be read too dark. Convert it to "
-            "8 bits, or scale it to all 16"
+            f"{name} has 16-bit pixels of which {largest.bit_length()} bits are used, so that it would be read too "
+            "dark. Convert it to 8 bits, or scale it to all 16"
         )
     return (image >> 8).astype(np.uint8)
 
 
-def largest_value(image: np.ndarray) -> int:
-    """Return the BRIGHT_PERCENTILE of a uint16 image's values, estimated from every n-th pixel; 0 if it is empty."""
-    step = max(1, image.shape[0] // 512)
-    return int(np.percentile(image[::step, :: max(1, image.shape[1] // 512)], BRIGHT_PERCENTILE)) if image.size else 0
+def largest_value(image: np.ndarray, alpha: np.ndarray | None = None) -> int | None:
+    """Estimate the largest value of a uint16 image, its BRIGHT_PERCENTILE, from every n-th pixel.
+
+    Values that are black or white in 8 bits do not count: frames, backgrounds and labels have them whatever bits the
+    picture uses. Nor do transparent pixels.
+
+    Args:
+        image: Colors, (height, width) or (height, width, channels).
+        alpha: Opacity, (height, width). Defaults to `None`: all is opaque.
+
+    Returns:
+        The value; `None` if none is left.
+    """
+    step = max(1, image.shape[0] // 512), max(1, image.shape[1] // 512)
+    values = image[:: step[0], :: step[1]]
+    if alpha is not None:
+        values = values[alpha[:: step[0], :: step[1]] > 0]
+    values = values[(values > 0) & (values < WHITE_16)]
+    return int(np.percentile(values, BRIGHT_PERCENTILE)) if values.size else None
 
 
 def lay_on_white(image: np.ndarray) -> np.ndarray:
@@ -162,17 +185,6 @@ def _jpeg_pixels(data: bytes) -> int:
         else:
             position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
     return 0
-
-
-def _is_complete_png(data: bytes) -> bool:
-    """Return whether all chunks of a PNG lie inside the file, including the last one."""
-    offset = 8  # after the signature; a chunk has its length (4 bytes), type (4), content and checksum (4)
-    while offset + 12 <= len(data):
-        length, chunk_type = struct.unpack(">I4s", data[offset : offset + 8])
-        offset += 12 + length
-        if chunk_type == b"IEND":
-            return offset <= len(data)
-    return False
 
 
 def _claimed_pixels(data: bytes, name: str) -> int:

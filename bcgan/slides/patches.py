@@ -77,8 +77,8 @@ def cut_patches(
     """
     scale = resolve_scale(image.size, mpp or image.mpp, model, image.name)
     size = model.size
-    pixels = _check_patch_size(image, scale, read_at_scale(image, scale), size)
-    pixels = fill_unscanned(pixels)
+    _check_patch_size(image, scale, size)
+    pixels = fill_unscanned(read_at_scale(image, scale))
     mask = tissue_mask(pixels)
     corners = patch_corners(pixels.shape, size, scale.is_single_patch, stride)
     tissue_fraction = np.array([mask[y : y + size, x : x + size].mean() for x, y in corners])
@@ -105,23 +105,25 @@ def read_patch(source: ImageFile | Path | str | bytes, model: ModelScale, mpp: M
                 f"{image.name} has {image.size[0]}x{image.size[1]} pixels, and a patch {width}x{height}. Check its "
                 "microns per pixel, cut it, or use bcgan predict"
             )
-        pixels = _check_patch_size(image, scale, read_at_scale(image, scale), model.size)
+        _check_patch_size(image, scale, model.size)
+        pixels = read_at_scale(image, scale)
     top, left = ((side - model.size) // 2 for side in pixels.shape[:2])
     return pixels[top : top + model.size, left : left + model.size]
 
 
-def _check_patch_size(image: SlideImage, scale: Scale, pixels: np.ndarray, size: int) -> np.ndarray:
-    """Return the pixels of an image unchanged, if both sides have at least `size` pixels.
+def _scaled_size(image: SlideImage, scale: Scale) -> tuple[int, int]:
+    """Return (width, height) of an image at the model's scale, pixels."""
+    width, height = (max(1, round(side / step)) for side, step in zip(image.size, (scale.x, scale.y), strict=True))
+    return width, height
 
-    Args:
-        image, scale: For the error message.
-        pixels: uint8, (height, width, 3). The image at the model's scale.
-        size: Side of a patch, pixels.
+
+def _check_patch_size(image: SlideImage, scale: Scale, size: int) -> None:
+    """Check that an image, which need not be read for this, has at least `size` pixels a side at the model's scale.
 
     Raises:
         ValueError: If a side is shorter than that of a patch.
     """
-    height, width = pixels.shape[:2]
+    width, height = _scaled_size(image, scale)
     if min(height, width) < size:
         resolution = f"at {scale.mpp[0]:.4g} microns a pixel ({scale.source}) " if scale.mpp else ""
         raise ValueError(
@@ -129,7 +131,6 @@ def _check_patch_size(image: SlideImage, scale: Scale, pixels: np.ndarray, size:
             f"{width}x{height} at the model's scale, and a patch has {size}x{size}. Check its microns per pixel, or "
             "give larger images"
         )
-    return pixels
 
 
 def patch_corners(
@@ -162,7 +163,7 @@ def read_at_scale(image: SlideImage, scale: Scale) -> np.ndarray:
     Raises:
         ValueError: If the result is larger than MAX_PIXELS.
     """
-    width, height = (max(1, round(side / step)) for side, step in zip(image.size, (scale.x, scale.y), strict=True))
+    width, height = _scaled_size(image, scale)
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"{image.name} has {width}x{height} pixels at the model's scale, more than {MAX_PIXELS:,}. Check its "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bcgan.slides.base import SlideImage
+from bcgan.slides.damage import find_damage
 from bcgan.slides.decode import MAX_PIXELS, TIFF_MAGIC, decode_flat, is_container, lay_on_white
 from bcgan.slides.files import ImageFile, printable, sniff
 from bcgan.slides.scale import Mpp, make_mpp
@@ -182,13 +183,19 @@ def _open_dicom(file: Any, name: str) -> SlideImage:
         ValueError: If it is damaged, too large, has several frames, or is not of 8-bit colors.
     """
     import pydicom
+    from pydicom.encaps import generate_frames
     from pydicom.pixels import pixel_array
 
     try:
         dataset = pydicom.dcmread(file)
-        pixels_claimed = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames", 1) or 1)
+        frames = int(dataset.get("NumberOfFrames", 1) or 1)
+        pixels_claimed = int(dataset.Rows) * int(dataset.Columns) * frames
         if pixels_claimed > MAX_PIXELS:
             raise ValueError(f"{pixels_claimed:,} pixels in all frames, more than {MAX_PIXELS:,}")
+        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            for frame in generate_frames(dataset.PixelData, number_of_frames=frames):
+                if damage := find_damage(frame, pixels_claimed // frames):
+                    raise ValueError(damage)
         pixels = pixel_array(dataset)
         spacing = dataset.get("PixelSpacing") or dataset.get("NominalScannedPixelSpacing") or ()
         spacing = [float(side) for side in spacing]

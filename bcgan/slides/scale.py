@@ -68,7 +68,8 @@ def ome_mpp(attributes: dict[str, str]) -> Mpp | None:
     """Return the resolution that the attributes of an OME Pixels element state; `None` without a readable one.
 
     Args:
-        attributes: Such as {"PhysicalSizeX": "0.25", "PhysicalSizeXUnit": "µm"}; the unit defaults to µm.
+        attributes: Such as {"PhysicalSizeX": "0.25", "PhysicalSizeXUnit": "µm"}; each unit defaults to µm, by the
+            schema.
     """
     units = [OME_UNITS.get(attributes.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
     if None in units or "PhysicalSizeX" not in attributes:
@@ -78,7 +79,12 @@ def ome_mpp(attributes: dict[str, str]) -> Mpp | None:
         y = float(attributes["PhysicalSizeY"]) * units[1] if "PhysicalSizeY" in attributes else x
     except ValueError:
         return None
-    return make_mpp(x, y, "OME", f"PhysicalSizeX={attributes['PhysicalSizeX']}")
+    stated = [  # each with its unit, as a missing one is micrometres whatever the other is
+        f"PhysicalSize{axis}={attributes[f'PhysicalSize{axis}']} {attributes.get(f'PhysicalSize{axis}Unit', 'µm')}"
+        for axis in "XY"
+        if f"PhysicalSize{axis}" in attributes
+    ]
+    return make_mpp(x, y, "OME", ", ".join(stated))
 
 
 def tiff_mpp(x_resolution: float, y_resolution: float, unit: int) -> Mpp | None:
@@ -127,8 +133,9 @@ def check_believable(mpp: Mpp, name: str, model_mpp: float | None = None) -> Non
     if min(mpp.x, mpp.y) >= MIN_MPP and max(mpp.x, mpp.y) <= max_mpp:
         return
     stated = f" ({mpp.stated})" if mpp.stated else ""
+    wrong = min(mpp.x, mpp.y) if min(mpp.x, mpp.y) < MIN_MPP else max(mpp.x, mpp.y)
     raise ValueError(
-        f"{name} states {max(mpp.x, mpp.y):.4g} microns a pixel in its {mpp.source} metadata{stated}, which cannot be "
+        f"{name} states {wrong:.4g} microns a pixel in its {mpp.source} metadata{stated}, which cannot be "
         f"true: programs write such values by default. {REMEDY}"
     )
 

@@ -1,5 +1,6 @@
 """Read regions of TIFF files of any layout with tifffile: strips, tiles, planes, pyramids, BigTIFF, OME and ImageJ."""
 
+import io
 import logging
 import math
 import os
@@ -11,58 +12,65 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 import tifffile
 
 from bcgan.slides.base import SlideImage
-from bcgan.slides.decode import MAX_PIXELS, MAX_PIXELS_PER_BYTE, embedded_pixels, largest_value, lay_on_white, to_uint8
+from bcgan.slides.levels import is_same_picture
 from bcgan.slides.scale import Mpp, imagej_mpp, make_mpp, ome_mpp, tiff_mpp
 from bcgan.slides.tiff_metadata import (
+    are_color_channels,
     color_channel,
     find_main_series,
+    find_ome_image,
+    first_page,
     is_associated,
-    is_channel_number,
+    read_imagej_channels,
     read_ome_images,
     series_name,
 )
+from bcgan.slides.tiff_pixels import check_layout, decode_segment, largest_color, to_rgb
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is raised here with the file's name
 APERIO_MPP = re.compile(r"\bMPP\s*=\s*([\d.]+)")
 CACHE_BYTES = 2**27  # of decoded strips and tiles
 BLOCK_PX = 2048
-# PLAIN_CODECS decode to the size that the TIFF states. IMAGE_CODECS have their own headers, which are checked first.
-PLAIN_CODECS = (
-    "NONE", "CCITTRLE", "CCITT_T4", "CCITT_T6", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "ZSTD",
-    "ZSTD_DEPRECATED",
-)  # fmt: skip
-IMAGE_CODECS = (
-    "OJPEG", "JPEG", "ALT_JPEG", "JPEG_LOSSY", "JPEG2000", "JPEG_2000_LOSSY", "APERIO_JP2000_YCBC",
-    "APERIO_JP2000_RGB", "PNG", "WEBP", "WEBP_DEPRECATED",
-)  # fmt: skip
 MAX_PAGES = 20_000
-MAX_CLAIM_RATIO = 2  # pixels that a strip's or a tile's own header may claim, for one that the TIFF states
+
+
+class _OneFile(io.FileIO):
+    """A file whose siblings tifffile does not open, as it would beside any file with a number.
+
+    Each file of a set is an image by itself, with the same pixels whether the others are there, and in an archive.
+    """
+
+    def fileno(self) -> int:
+        raise OSError("its number is not used")
 
 
 class TiffSlide(SlideImage):
     """A TIFF file; see `bcgan.slides.base.SlideImage`."""
 
-    def __init__(self, file: Path | BinaryIO, name: str, file_size: int):
+    def __init__(self, file: BinaryIO, name: str, file_size: int):
         """Read the file's metadata; `file_size`, bytes, limits the sizes that it may claim."""
+        self._file = file
         self._tiff = tifffile.TiffFile(file)
         _check_pages(self._tiff)
-        self._name, self._file_size = name, file_size
+        self._name = name
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._pool: ThreadPoolExecutor | None = None
         ome = read_ome_images(self._tiff)
         index = find_main_series(self._tiff, ome)
-        self._image = ome[index] if index < len(ome) else {}
+        self._image = find_ome_image(self._tiff, ome, index)
+        self._channels = self._image.get("channels") or read_imagej_channels(self._tiff)
         self._levels = self._find_levels(self._tiff.series[index])
-        self._warn_of_other_images(index, ome)
         sizes = [(pages[0].imagewidth, pages[0].imagelength) for pages in self._levels]
         first = self._levels[0][0]
         super().__init__(name, sizes, self._find_mpp(first), _block_size(first))
-        self._check_layout(first)
+        for page in (page for pages in self._levels for page in pages):
+            check_layout(page, name, file_size)
+        self._largest = None
+        self._warn_of_other_images(index, ome, self._remove_other_pictures())
         self._largest = self._largest_value() if first.dtype == np.uint16 else None
 
     def _find_levels(self, series: tifffile.TiffPageSeries) -> list[list[tifffile.TiffPage]]:
@@ -83,8 +91,27 @@ class TiffSlide(SlideImage):
                     levels.append([page])
         return sorted(levels, key=lambda pages: -pages[0].imagewidth)
 
-    def _warn_of_other_images(self, index: int, ome: list[dict[str, Any]]) -> None:
-        """Warn if the file has other images that are not read, apart from labels, overviews and levels of this one."""
+    def _remove_other_pictures(self) -> int:
+        """Remove levels that are not marked as reduced and show another picture; return how many they were.
+
+        tifffile takes any page of half the sides for a level.
+        """
+        level, removed = 1, 0
+        while level < len(self.sizes):
+            if self._levels[level][0].is_reduced or is_same_picture(self, level):
+                level += 1
+            else:
+                del self.sizes[level], self._levels[level]
+                removed += 1
+        return removed
+
+    def _warn_of_other_images(self, index: int, ome: list[dict[str, Any]], removed: int) -> None:
+        """Warn if the file has other images that are not read, apart from labels, overviews and levels of this one.
+
+        Args:
+            index: Of the series that is read.
+            removed: Number of images in this series that turned out to be others.
+        """
         read_offsets = {page.offset for pages in self._levels for page in pages}
         unread = [
             other
@@ -94,8 +121,8 @@ class TiffSlide(SlideImage):
             and series.keyframe.offset not in read_offsets
             and not series.keyframe.is_reduced
         ]
-        if unread:
-            logging.getLogger("bcgan").warning("%s has %d more images; the largest is read", self._name, len(unread))
+        if count := len(unread) + removed:
+            logging.getLogger("bcgan").warning("%s has %d more images; the largest is read", self._name, count)
 
     def _find_planes(self, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
         """Return the pages of a level: one, or its red, green and blue plane.
@@ -103,7 +130,7 @@ class TiffSlide(SlideImage):
         Raises:
             ValueError: If its channels are not red, green and blue.
         """
-        page = series.pages[0].aspage()
+        page = first_page(series)
         channels = dict(zip(series.axes, series.shape, strict=True))
         count = channels.get("C", 1) if page.samplesperpixel == 1 else 1
         leading = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXS"]
@@ -118,7 +145,7 @@ class TiffSlide(SlideImage):
             )  # fmt: skip
         if count == 1:
             return [page]
-        if count != 3 or not self._has_color_channels():
+        if count != 3 or not are_color_channels(self._channels):
             raise ValueError(
                 f"{self._name} has {count} channels that are not red, green and blue. Give a bright-field image in RGB"
             )
@@ -132,15 +159,9 @@ class TiffSlide(SlideImage):
             pages.append(series.pages[index].aspage())
         return pages
 
-    def _has_color_channels(self) -> bool:
-        """Return whether the channels can be red, green and blue: by their names, or if they have only numbers."""
-        names = [name for name in self._image.get("channels", []) if name]
-        are_colors = all(color_channel(name) is not None for name in names)
-        return are_colors or all(map(is_channel_number, names))
-
     def _channel_order(self) -> list[int]:
-        """Return the indices of the red, green and blue channel by their OME names; without such names 0, 1 and 2."""
-        colors = [color_channel(name) for name in self._image.get("channels", [])]
+        """Return the indices of the red, green and blue channel by their names; without such names 0, 1 and 2."""
+        colors = [color_channel(name) for name in self._channels]
         if sorted(map(str, colors)) == ["0", "1", "2"]:
             return [colors.index(color) for color in range(3)]
         return [0, 1, 2]
@@ -160,45 +181,18 @@ class TiffSlide(SlideImage):
             unit = 2 if x_resolution > 1 else 1
         return tiff_mpp(x_resolution, y_resolution, int(unit))
 
-    def _check_layout(self, page: tifffile.TiffPage) -> None:
-        """Check that the pixels can be read correctly, and that headers do not claim more than the file can contain.
-
-        Raises:
-            ValueError: If they cannot, or do.
-        """
-        chunk = math.prod(page.chunks)
-        if chunk > 4 * MAX_PIXELS or page.imagewidth * page.imagelength <= 0:
-            raise ValueError(f"{self._name} has strips or tiles of {chunk:,} values, too many to be read at once")
-        if not page.is_tiled and page.imagewidth * page.imagelength > MAX_PIXELS_PER_BYTE * self._file_size:
-            raise ValueError(f"{self._name} claims more pixels than a file of {self._file_size} bytes can contain")
-        kind = page.photometric
-        readable = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "YCBCR", "SEPARATED")
-        if getattr(kind, "name", str(kind)) not in readable or page.samplesperpixel not in (1, 2, 3, 4):
-            raise ValueError(
-                f"{self._name} is a TIFF of {getattr(kind, 'name', kind)} pixels with {page.samplesperpixel} samples. "
-                "Save it as RGB"
-            )
-        codec = getattr(page.compression, "name", str(page.compression))
-        if codec not in PLAIN_CODECS + IMAGE_CODECS:
-            raise ValueError(f"{self._name} has {codec} compression, which is not read. Save it with JPEG or Deflate")
-        subsampling = tuple(page.tags.valueof(530, default=(1, 1)))
-        if kind == 6 and subsampling != (1, 1) and getattr(page.compression, "name", "") not in IMAGE_CODECS:
-            raise ValueError(f"{self._name} has subsampled YCbCr pixels without JPEG compression. Save it as RGB")
-        if page.dtype not in (np.uint8, np.uint16, np.bool_):
-            raise ValueError(f"{self._name} has {page.dtype} pixels; only 8 and 16 bits are read. Convert it to 8 bits")
-
-    def _largest_value(self) -> int:
-        """Estimate the brightest value of a 16-bit image, which tells how many bits are used, at its smallest level."""
+    def _largest_value(self) -> int | None:
+        """Estimate the brightest color of a 16-bit image, which tells how many bits are used, at its smallest level."""
         level = len(self.sizes) - 1
         level_width, level_height = self.sizes[level]
         width, height = min(level_width, 2048), min(level_height, 2048)
         left, top = (level_width - width) // 2, (level_height - height) // 2
-        return largest_value(self._read_samples(level, left, top, width, height))
+        return largest_color(self._read_samples(level, left, top, width, height), self._levels[level][0])
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Return a region, given in pixels of the level, as uint8 RGB, (height, width, 3); ValueError if damaged."""
         try:
-            return _to_rgb(
+            return to_rgb(
                 self._read_samples(level, x, y, width, height), self._levels[level][0], self._name, self._largest
             )
         except (OSError, MemoryError):
@@ -220,7 +214,7 @@ class TiffSlide(SlideImage):
         rows, columns = -(-length // high), -(-across // wide)
         # Empty strips and tiles are white.
         fill = 255 if page.dtype == np.uint8 else np.iinfo(np.uint16).max if page.dtype == np.uint16 else True
-        if page.photometric in (0, 3):  # 0 is white, or an index
+        if page.photometric in (0, 3, 5):  # 0 is white, an index, or no ink
             fill = 0
         region = np.full((height, width, separate * contiguous), fill, page.dtype)
         jobs = [
@@ -255,9 +249,9 @@ class TiffSlide(SlideImage):
         encoded = [self._read_segment_bytes(page, number) for number in missing]
         if len(missing) > 1:
             self._pool = self._pool or ThreadPoolExecutor(min(4, os.cpu_count() or 1))
-            decoded = list(self._pool.map(lambda pair: _decode(page, *pair), zip(encoded, missing, strict=True)))
+            decoded = list(self._pool.map(lambda pair: decode_segment(page, *pair), zip(encoded, missing, strict=True)))
         else:
-            decoded = [_decode(page, data, number) for data, number in zip(encoded, missing, strict=True)]
+            decoded = [decode_segment(page, data, number) for data, number in zip(encoded, missing, strict=True)]
         for number, segment in zip(missing, decoded, strict=True):
             segments[number] = segment
             if segment is not None:
@@ -289,6 +283,7 @@ class TiffSlide(SlideImage):
         if self._pool:
             self._pool.shutdown()
         self._tiff.close()
+        self._file.close()
 
 
 def open_tiff(file: Path | BinaryIO, name: str, file_size: int) -> TiffSlide:
@@ -298,12 +293,12 @@ def open_tiff(file: Path | BinaryIO, name: str, file_size: int) -> TiffSlide:
         ValueError: If it is damaged or has a layout that is not read.
         OSError: If it cannot be read.
     """
+    stream = io.BufferedReader(_OneFile(os.fspath(file))) if isinstance(file, Path) else file
     try:
-        return TiffSlide(file, name, file_size)
-    except (OSError, MemoryError):
-        raise
+        return TiffSlide(stream, name, file_size)
     except Exception as error:  # a broken header ends in whatever its reader raises
-        if isinstance(error, ValueError) and str(error).startswith(name):
+        stream.close()
+        if isinstance(error, OSError | MemoryError) or (isinstance(error, ValueError) and str(error).startswith(name)):
             raise
         raise ValueError(f"{name} is not a TIFF that can be read ({type(error).__name__}: {error})") from error
 
@@ -331,63 +326,6 @@ def _check_pages(tiff: tifffile.TiffFile) -> None:
             (offset,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
         except (struct.error, OSError):  # tifffile treats this as the last page too
             break
-
-
-def _decode(page: tifffile.TiffPage, data: bytes | None, number: int) -> np.ndarray | None:
-    """Decode strip or tile `number` of a page; `None` if it is empty.
-
-    Raises:
-        ValueError: If its own header claims many more pixels than the TIFF states.
-    """
-    if data is None:
-        return None
-    if getattr(page.compression, "name", "") in IMAGE_CODECS:
-        high, wide = page.tilelength, page.tilewidth
-        if not page.is_tiled:
-            high, wide = min(page.rowsperstrip, page.imagelength), page.imagewidth
-        claimed = max(embedded_pixels(part) for part in (data, page.jpegtables, page.jpegheader) if part)
-        if claimed > MAX_CLAIM_RATIO * high * wide:
-            raise ValueError(f"a strip or tile of {high}x{wide} pixels claims {claimed:,}")
-    segment, _, shape = page.decode(data, number, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
-    if segment is None:
-        return None
-    return segment.reshape(shape)[0]
-
-
-def _to_rgb(pixels: np.ndarray, page: tifffile.TiffPage, name: str, largest: int | None) -> np.ndarray:
-    """Convert decoded pixels to uint8 RGB, (height, width, 3), by the photometric interpretations of `_check_layout`.
-
-    Args:
-        pixels: bool, uint8 or uint16, (height, width, samples).
-        page: States what the samples mean.
-        name: For errors.
-        largest: Largest value of the complete image, if it has 16 bits; see `bcgan.slides.decode.to_uint8`.
-
-    Raises:
-        ValueError: If 16-bit pixels use too few bits.
-    """
-    kind = getattr(page.photometric, "name", "")
-    if kind == "PALETTE":
-        palette = page.colormap.T
-        palette = (palette >> 8 if palette.max() > 255 else palette).astype(np.uint8)
-        return palette[pixels[..., 0].astype(np.intp)]  # pixels of one bit would select rows as a mask
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * 255
-    pixels = to_uint8(pixels, name, largest)
-    if kind == "MINISWHITE":
-        pixels = 255 - pixels
-    samples = pixels.shape[2]
-    if kind == "YCBCR" and getattr(page.compression, "name", "") not in IMAGE_CODECS:  # these decode to RGB
-        return cv2.cvtColor(np.ascontiguousarray(pixels[..., (0, 2, 1)]), cv2.COLOR_YCrCb2RGB)
-    if kind == "SEPARATED" and samples == 4:
-        # Samples are cyan, magenta, yellow and black; `ink` is the light that each leaves.
-        ink = 1 - pixels.astype(np.float32) / 255
-        return np.rint(255 * ink[..., :3] * ink[..., 3:]).astype(np.uint8)
-    if samples == 4:
-        return lay_on_white(pixels) if page.extrasamples else np.ascontiguousarray(pixels[..., :3])
-    if samples <= 2:
-        return np.repeat(pixels[..., :1], 3, axis=2)
-    return np.ascontiguousarray(pixels)
 
 
 def _to_float(value: Any) -> float:

@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from bcgan import cli
+from bcgan.errors import InputError
 from bcgan.predict import serve, slidewise
 from bcgan.predict.batch import PredictJob
 from bcgan.predict.predict import predict
@@ -143,6 +144,14 @@ def test_an_image_without_tissue_has_no_call_anywhere(model, tmp_path, name, col
     patches = np.full((2, SIZE, SIZE, 3), colour, np.uint8)
     predictions = model.predict(patches)
     assert (predictions.called == -1).all() and np.isnan(predictions.probability).all()
+
+
+@pytest.mark.parametrize("mpp", [0, 0.0, -1, float("nan"), float("inf")])
+def test_a_resolution_that_is_no_positive_number_is_refused(model, cohort, mpp):
+    """Zero is not the same as none given."""
+    with pytest.raises(InputError) as error:
+        model.predict_image(cohort / "slides" / "tiles.tif", mpp)
+    assert str(error.value) == f"mpp: {mpp} is no number of microns per pixel. Give a positive one, or none."
 
 
 def test_every_command_refuses_an_image_without_a_scale(model, cohort, exported, tmp_path, capsys):

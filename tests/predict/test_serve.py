@@ -103,6 +103,8 @@ def test_an_image_that_its_scale_makes_huge_is_refused(client, tmp_path):
     write_png(tmp_path / "slide.png", np.full((400, 300, 3), 150, np.uint8))
     answer = client.post("/predict?mpp=100", content=(tmp_path / "slide.png").read_bytes())
     assert (answer.status_code, "microns per pixel" in answer.json()["detail"]) == (422, True)
+    answer = client.post("/predict?mpp=1e-9", content=(tmp_path / "slide.png").read_bytes())
+    assert (answer.status_code, "smaller than a patch" in answer.json()["detail"]) == (422, True)
 
 
 def test_names_cannot_become_markup(client):

@@ -281,3 +281,34 @@ def test_a_polygon_of_two_labels_is_refused(read):
     with pytest.raises(ValueError, match=r"the same polygon as Tumor \(malignant\) and as Stroma \(benign\)"):
         check_contents(read(features), qupath.Decisions())
     check_contents(read([features[0], features[0]]), qupath.Decisions())
+
+
+L_SHAPE = [[0, 0], [9, 0], [9, 4], [5, 4], [5, 8], [0, 8]]
+SAME_RINGS = {
+    "another start": [*L_SHAPE[2:], *L_SHAPE[:2], L_SHAPE[2]], "reversed": [*L_SHAPE[::-1], L_SHAPE[-1]],
+    "reversed, another start": [*L_SHAPE[3::-1], *L_SHAPE[:3:-1], L_SHAPE[3]],
+    "not closed": L_SHAPE, "a repeated point": [*L_SHAPE[:2], *L_SHAPE[1:], L_SHAPE[0]],
+    "a point on an edge": [[0, 0], [3, 0], *L_SHAPE[1:], [0, 0]], "rounded": [[x + 1e-5, y - 1e-5] for x, y in L_SHAPE],
+}  # fmt: skip
+OTHER_RINGS = {
+    "a corner moved": [*L_SHAPE[:-1], [0, 9]], "other order": [L_SHAPE[0], L_SHAPE[2], L_SHAPE[1], *L_SHAPE[3:]],
+    "mirrored": [[y, x] for x, y in L_SHAPE],
+}  # fmt: skip
+
+
+def ring_features(ring: list, other: list) -> list[dict]:
+    rings = {"Tumor": [*ring, ring[0]], "Stroma": other}
+    return [feature({"name": name}, {"type": "Polygon", "coordinates": [points]}) for name, points in rings.items()]
+
+
+@pytest.mark.parametrize("other", SAME_RINGS)
+def test_a_ring_of_two_labels_is_refused_however_it_is_drawn(read, other):
+    features = ring_features(L_SHAPE, SAME_RINGS[other])
+    for order in (features, features[::-1]):
+        with pytest.raises(ValueError, match=r"has the same polygon as .* and as .*Remove one of them"):
+            check_contents(read(order), qupath.Decisions())
+
+
+@pytest.mark.parametrize("other", OTHER_RINGS)
+def test_another_ring_of_the_same_corners_may_have_another_label(read, other):
+    check_contents(read(ring_features(L_SHAPE, OTHER_RINGS[other])), qupath.Decisions())

@@ -123,11 +123,28 @@ def test_a_compressed_tar_is_unpacked_once(tmp_path, monkeypatch):
     assert len(copies) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_of_members_with_the_same_name_the_last_counts(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a/x.png", b"old")
-        archive.writestr("a\\x.png", b"new")
+        archive.writestr("a/x.png", b"new")
     assert content_of(tmp_path / "a.zip") == {"a/x.png": b"new"}
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+@pytest.mark.parametrize("other", ["./a/x.png", "/a/x.png", "a\\x.png", "C:/a/x.png", "a//x.png"])
+def test_names_that_are_one_path_are_refused(tmp_path, pack, other):
+    """One of two images would be lost."""
+    path = write(tmp_path / "packed", pack({"a/x.png": b"one", "b.png": b"more", other: b"other"}))
+    with pytest.raises(InputError) as error:
+        content_of(path)
+    assert str(error.value) == (
+        f"{path} is ambiguous: a/x.png and {other} are the same path, and only one of them would be read; rename one "
+        "and pack it again."
+    )
+    (image,) = find_images([str(tmp_path)])
+    with pytest.raises(ValueError, match="is ambiguous"):
+        image.read()
 
 
 def altered(data: bytes, field: int, value: int) -> bytes:

@@ -1,5 +1,7 @@
 """The resolution that an image states, whether it is plausible, and images without a resolution."""
 
+import re
+
 import numpy as np
 import pytest
 import tifffile
@@ -85,6 +87,37 @@ def test_default_resolutions_of_programs_are_refused(tmp_path, dots, side):
 def test_impossible_resolutions_are_refused(mpp, words):
     with pytest.raises(ValueError, match=f"a.tif.*{words}"):
         resolve_scale((500, 500), mpp, MODEL, "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        (
+            {"PhysicalSizeX": "500", "PhysicalSizeXUnit": "nm", "PhysicalSizeY": "500"},
+            "states 500 microns a pixel in its OME metadata (PhysicalSizeX=500 nm, PhysicalSizeY=500 µm), which",
+        ),
+        (
+            {"PhysicalSizeX": "0.001", "PhysicalSizeY": "0.5"},
+            "states 0.001 microns a pixel in its OME metadata (PhysicalSizeX=0.001 µm, PhysicalSizeY=0.5 µm), which",
+        ),
+        ({"PhysicalSizeX": "90"}, "states 90 microns a pixel in its OME metadata (PhysicalSizeX=90 µm), which"),
+    ],
+)
+def test_a_refused_resolution_is_named_with_the_unit_of_each_side(attributes, words):
+    """A missing unit is micrometres, whatever the other is."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        resolve_scale((500, 500), ome_mpp(attributes), MODEL, "a.tif")
+
+
+@pytest.mark.parametrize("mpp", [1e-3, 1e-9, 1e-300])
+def test_an_image_that_its_scale_makes_tiny_is_refused_before_it_is_read(monkeypatch, mpp):
+    """Weights of as many pixels of the model's as its scale states would not fit into memory."""
+    monkeypatch.setattr("bcgan.slides.patches.read_at_scale", None)
+    with (
+        open_image(containers.encode("PNG", containers.picture(4, 4)), "a.png") as image,
+        pytest.raises(ValueError, match=r"a.png is smaller than a patch: 200x200 pixels .* are 1x1 at"),
+    ):
+        cut_patches(image, MODEL, Mpp(mpp, mpp, "user"))
 
 
 def test_an_image_that_would_be_cut_needs_a_scale():
