@@ -18,7 +18,7 @@ from bcgan.predict.predict import user_mpp
 from bcgan.slides.coordinates import parse_slide_names
 from bcgan.slides.patches import PatchGrid, cut_patches
 from bcgan.slides.reader import open_image
-from bcgan.slides.scale import MAX_ENLARGEMENT, Mpp
+from bcgan.slides.scale import MAX_ENLARGEMENT, Mpp, contradicts
 
 METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1")
 
@@ -194,11 +194,19 @@ def _cut_record(model: Model, record: Record, mpp: Mpp | None, bar) -> PatchGrid
 
     Returns:
         The patches; `None`, with the reason in the log, if the image cannot be read or has no tissue.
+
+    Raises:
+        InputError: If the file states another resolution than the data set has.
     """
     bar.update()
     data_set_mpp = Mpp(record.mpp, record.mpp, "data set") if record.mpp and model.card.microns_per_pixel else None
     try:
         with open_image(record.read(), record.path) as image:
+            if mpp is None and data_set_mpp and contradicts(image.mpp, record.mpp):
+                raise InputError(
+                    f"{record.path} states {image.mpp.x:.4g} microns a pixel, and the data set has {record.mpp:.4g}. "
+                    "Correct data.mpp or leave it out, or give the true one with --mpp."
+                )
             grid = cut_patches(image, model.scale, mpp or data_set_mpp, min_tissue=model.card.min_tissue)
     except (OSError, ValueError) as error:
         progress.log.warning("assess: %s", error)

@@ -102,7 +102,7 @@ class TileJob(NamedTuple):
                 if label == EXCLUDED:
                     continue
                 member = f"{patient}/{label}/{patient}_idx{slide_id}_x{x}_y{y}_class{label}.png"
-                archive.writestr(zipfile.ZipInfo(member, ZIP_TIMESTAMP), encode_png(patch))
+                archive.writestr(zipfile.ZipInfo(member, ZIP_TIMESTAMP), encode_png(patch, self.patch_mpp))
         counts = {name: int((labels == value).sum()) for value, name in enumerate(CLASSES)}
         return counts | {"left_out": int((labels == EXCLUDED).sum())}
 

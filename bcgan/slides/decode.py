@@ -5,12 +5,14 @@ import math
 import re
 import struct
 import warnings
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from bcgan.slides.kinds import HEAD, sniff
+from bcgan.slides.scale import Mpp, png_mpp
 
 # Errors are raised here with the file name, so OpenCV need not log them. OpenCV 4 and 5 name this function differently.
 (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
@@ -20,6 +22,7 @@ MAX_PIXELS_PER_BYTE = 2_000  # no format compresses plain white more; a small fi
 WHITE = (255, 255, 255)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 CZI_MAGIC = b"ZISRAWFILE"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7)  # SOF markers
 JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{34})", re.DOTALL)
 FULL_BITS = 16  # that 16-bit pixels have to use: glass is bright in any slide, so fewer bits mean a smaller range
@@ -41,13 +44,30 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     Raises:
         ValueError: If it is not an image, is damaged, or claims more than MAX_PIXELS pixels.
     """
+    return read_image(data, name)[0]
+
+
+def read_image(data: bytes, name: str) -> tuple[np.ndarray, Mpp | None]:
+    """Return the pixels of an image, and the resolution that it states; see `decode_image`."""
     if not is_container(data):
-        return decode_flat(data, name)
+        return decode_flat(data, name), flat_mpp(data)
     from bcgan.slides.reader import open_image
 
     with open_image(data, name) as image:
         check_size(*image.size, name)
-        return image.read_region(0, 0, 0, *image.size)
+        return image.read_region(0, 0, 0, *image.size), image.mpp
+
+
+def flat_mpp(data: bytes) -> Mpp | None:
+    """Return the resolution that a PNG states, if it can be that of a microscope; `None` for other flat formats."""
+    if data[:8] != PNG_MAGIC:
+        return None
+    for kind, content in _png_chunks(data):
+        if kind == b"IDAT":  # pHYs comes before the pixels
+            break
+        if kind == b"pHYs" and len(content) == 9:
+            return png_mpp(*struct.unpack(">IIB", content))
+    return None
 
 
 def is_container(data: bytes) -> bool:
@@ -62,7 +82,7 @@ def decode_flat(data: bytes, name: str) -> np.ndarray:
     kind = sniff(data[:HEAD])
     if kind in ("gif", "zip", "gzip", "bzip2", "xz", "tar"):
         raise ValueError(f"{name} is a {kind.upper()} file, which is no image format that is read here")
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
+    if data[:8] == PNG_MAGIC:
         _check_claim(math.prod(struct.unpack(">II", data[16:24])) if len(data) >= 24 else 0, data, name)
         # OpenCV fills missing parts with black, reports nothing, and allocates any length that a chunk claims.
         if not _is_complete_png(data):
@@ -167,13 +187,18 @@ def _jpeg_pixels(data: bytes) -> int:
 
 def _is_complete_png(data: bytes) -> bool:
     """Return whether all chunks of a PNG lie inside the file, including the last one."""
-    offset = 8  # after the signature; a chunk has its length (4 bytes), type (4), content and checksum (4)
+    return any(kind == b"IEND" for kind, _ in _png_chunks(data))
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the type and the content of each chunk of a PNG that lies inside the file."""
+    offset, view = 8, memoryview(data)  # after the signature; a chunk has its length (4 bytes), type (4), checksum (4)
     while offset + 12 <= len(data):
-        length, chunk_type = struct.unpack(">I4s", data[offset : offset + 8])
+        length, kind = struct.unpack(">I4s", data[offset : offset + 8])
+        if offset + 12 + length > len(data):
+            return
+        yield kind, view[offset + 8 : offset + 8 + length]
         offset += 12 + length
-        if chunk_type == b"IEND":
-            return offset <= len(data)
-    return False
 
 
 def _claimed_pixels(data: bytes, name: str) -> int:

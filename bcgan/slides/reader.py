@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bcgan.slides.base import SlideImage
-from bcgan.slides.decode import MAX_PIXELS, TIFF_MAGIC, decode_flat, is_container, lay_on_white
+from bcgan.slides.decode import MAX_PIXELS, TIFF_MAGIC, decode_flat, flat_mpp, is_container, lay_on_white
 from bcgan.slides.files import ImageFile, printable, sniff
 from bcgan.slides.scale import Mpp, make_mpp
 
@@ -111,7 +111,7 @@ def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideI
                     raise ValueError(f"{name} has {size:,} bytes, more than {MAX_FLAT_BYTES:,} that are read at once")
                 data = head + file.read()
     if not is_container(head):
-        return FlatImage(decode_flat(data, name), name)
+        return FlatImage(decode_flat(data, name), name, flat_mpp(data))
     with ExitStack() as resources:
         if path is None:
             path = _to_temporary_file(data, resources) if _needs_path(data, head) else None

@@ -7,9 +7,11 @@ from sklearn.metrics import roc_auc_score
 
 import bcgan
 from bcgan import cli, experiment
+from bcgan.errors import InputError
 from bcgan.predict import assess
 from bcgan.predict.model import OUT_OF_DISTRIBUTION
 from bcgan.predict.tile import PATCH_SCALE
+from bcgan.preprocess.images import encode_png
 from bcgan.slides.patches import read_patch
 from tests.conftest import write_png
 from tests.predict.conftest import find_paths, read_patches
@@ -96,6 +98,20 @@ def test_neighbours_count_where_the_data_set_has_coordinates(shipped, idc_folder
         read = read_patches(paths)
         expected = model.predict(read, places if model is shipped else None)
         np.testing.assert_allclose(rows["probability"], expected.probability, atol=1e-5)
+
+
+def test_a_data_set_that_contradicts_its_files_is_refused_unless_the_user_decides(shipped, patches_of, tmp_path):
+    for number, patch in enumerate(patches_of[:2]):
+        path = tmp_path / f"in/p{number}/{number}/a.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encode_png(patch, 4.0))
+    for mpp in (None, 4):
+        with_mpp = experiment.load("folder", () if mpp is None else (f"data.mpp={mpp}",), str(tmp_path / "in"))
+        assert assess.assess(shipped, with_mpp, None, tmp_path / "out")["images"] == 2
+    wrong = experiment.load("folder", ("data.mpp=2",), str(tmp_path / "in"))
+    with pytest.raises(InputError, match=r"a\.png states 4 microns a pixel, and the data set has 2\. Correct"):
+        assess.assess(shipped, wrong, None, tmp_path / "out")
+    assert assess.assess(shipped, wrong, 4.0, tmp_path / "out")["unreadable"] == 0
 
 
 def test_the_command_reports_unreadable_images(labelled, tmp_path, capsys):
