@@ -23,7 +23,8 @@ from bcgan.slides import annotation_table
 from bcgan.slides import annotations as qupath
 from bcgan.slides.annotation_checks import check_contents, count_polygons_outside
 from bcgan.slides.annotations import AnnotationFile, Decisions
-from bcgan.slides.files import fingerprint, printable, strip_suffixes
+from bcgan.slides.files import printable, strip_suffixes
+from bcgan.slides.fingerprints import fingerprint
 from bcgan.slides.mpp_table import MppChoice
 from bcgan.slides.patches import cut_patches
 from bcgan.slides.reader import open_image

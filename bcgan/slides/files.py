@@ -1,9 +1,7 @@
 """Find the images and slides that arguments, folders and archives contain; nothing is decoded."""
 
 import glob
-import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,7 +29,7 @@ from bcgan.slides.series import group_files, group_series, mirax_folders
 
 __all__ = [
     "ARCHIVE_SUFFIXES", "IMAGE_SUFFIXES", "KNOWN_SUFFIXES", "SLIDE_SUFFIXES", "Child", "ImageFile", "find_images",
-    "fingerprint", "iterate_images", "list_children", "printable", "sniff", "strip_suffixes",
+    "iterate_images", "list_children", "printable", "sniff", "strip_suffixes",
 ]  # fmt: skip
 MAX_NESTED_ARCHIVES = 10_000  # archives inside one archive
 
@@ -46,6 +44,7 @@ class ImageFile(NamedTuple):
     size: int  # bytes
     read: Callable[[], bytes]  # returns the content; raises OSError or ValueError with the reason
     parts: tuple[Path, ...] = ()  # other files on disk of the same slide (DICOM series, MIRAX folder, VMS)
+    crc: int | None = None  # CRC-32 of the content, as a ZIP archive states it
 
 
 class Child(NamedTuple):
@@ -163,47 +162,6 @@ def list_children(folder: Path) -> list[Child]:
     return listing
 
 
-def fingerprint(roots: tuple[Path, ...]) -> str:
-    """Return a hash of the names, sizes and modification times of files and of all files in folders, to detect changes.
-
-    If a root is a ZIP archive, the names, sizes and checksums of its members are hashed instead, so that a copy of it
-    has the same hash.
-    """
-    digest = hashlib.sha256()
-    for root in roots:
-        lines = _list_members(root) or [
-            f"{name} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path, name in _iterate_paths(root, set())
-        ]
-        digest.update(os.fsencode("".join(f"{line}\n" for line in lines)))
-    return digest.hexdigest()
-
-
-def _list_members(path: Path) -> list[str]:
-    """Return name, size and CRC-32 of each member of a ZIP archive; [] for other and for damaged files."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [f"{member.filename} {member.file_size} {member.CRC}" for member in archive.infolist()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return []
-
-
-def _iterate_paths(root: Path, visited: set[Path]) -> Iterator[tuple[Path, Path]]:
-    """Yield each path below a folder, or a file itself, and its path relative to `root`.
-
-    Links to folders outside are followed once, with paths relative to their targets; `visited` gets these folders.
-    """
-    paths = [root] if root.is_file() else sorted(root.rglob("*")) if root.is_dir() else []
-    visited.add(root.resolve())
-    for path in paths:
-        if not path.exists():  # a broken link
-            continue
-        yield path, path.relative_to(root)
-        if path.is_symlink() and path.is_dir() and not _leads_back(root, path) and path.resolve() not in visited:
-            yield from _iterate_paths(path.resolve(), visited)
-
-
 def _named_images(path: Path, search: _Search) -> Iterator[ImageFile]:
     """Yield the images of a named folder or archive; any other path is returned as an image."""
     if path.is_dir():
@@ -274,7 +232,7 @@ def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
     """
     try:
         if entry.is_dir():
-            is_link_back = entry.is_symlink() and _leads_back(root, Path(entry.path))
+            is_link_back = entry.is_symlink() and leads_back(root, Path(entry.path))
             return "" if entry.name in mirax_data or is_link_back else "folder"
         if has_known_suffix(entry.name):
             # A broken link is an image that cannot be read. Reading a pipe or a socket would block.
@@ -289,7 +247,7 @@ def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
         return "image" if has_known_suffix(entry.name) else "other"
 
 
-def _leads_back(root: Path, link: Path) -> bool:
+def leads_back(root: Path, link: Path) -> bool:
     """Return whether a link leads into the searched folder, or to a folder that contains it."""
     target, top = link.resolve(), root.resolve()
     return target.is_relative_to(top) or top.is_relative_to(target)
@@ -348,7 +306,8 @@ def _archive_images(chain: Chain, search: _Search) -> Iterator[ImageFile]:
     mirax_data = tuple(f"{folder}/" for folder in mirax_folders([name for name, _ in members]))
     members = [(name, size) for name, size in members if not name.startswith(mirax_data)]
     kinds = {name: _member_kind(chain, name) for name, _ in members}
-    images = [_make_member(chain, name, size) for name, size in members if kinds[name] == "image"]
+    crcs = archives.list_checksums(chain)
+    images = [_make_member(chain, name, size, crcs.get(name)) for name, size in members if kinds[name] == "image"]
     grouped = {image.path: image for image in group_files(images)}
     for name, _ in members:
         path = display_path((*chain, name))
@@ -388,10 +347,10 @@ def _may_open_nested(chain: Chain, path: str, search: _Search) -> bool:
     return True
 
 
-def _make_member(chain: Chain, name: str, size: int) -> ImageFile:
+def _make_member(chain: Chain, name: str, size: int, crc: int | None) -> ImageFile:
     source = plain_path(str(chain[-1])).rpartition("/")[2]
     read = partial(archives.read_member, chain, name)
-    return ImageFile(printable(name), display_path((*chain, name)), printable(source), None, size, read)
+    return ImageFile(printable(name), display_path((*chain, name)), printable(source), None, size, read, crc=crc)
 
 
 def _raise_unreadable(reason: str) -> bytes:

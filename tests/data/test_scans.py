@@ -14,7 +14,9 @@ from bcgan.data.idc import scan as idc
 from bcgan.data.patient_folder import scan as patient_folder
 from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
+from bcgan.preprocess.images import encode_png
 from bcgan.settings import Data
+from bcgan.slides import archives
 from bcgan.slides.files import iterate_images
 from tests.conftest import PATCHES, PATIENTS, write_png
 
@@ -46,6 +48,56 @@ def test_folder_and_archive_hold_the_same_patches(idc_folder, archive):
 
 def test_a_patch_in_several_archives_and_folders_counts_once(idc_folder, archive):
     assert len(idc.records((archive.parent, idc_folder))) == PATIENTS * PATCHES
+
+
+def write_archive(path, **images: bytes):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, image in images.items():
+            file.writestr(f"7/0/{name}.png", image)
+    return path
+
+
+def test_different_images_of_one_name_are_refused_and_copies_count_once(tmp_path):
+    """As two outputs of `bcgan tile` from cohorts with the same names of slides."""
+    name, dark = "7_idx5_x1_y1_class0", PATCH // 2
+    write_png(tmp_path / f"a/7/0/{name}.png", PATCH)
+    write_png(tmp_path / f"b/7/0/{name}.png", dark)
+    bright = (tmp_path / f"a/7/0/{name}.png").read_bytes()
+    first = write_archive(tmp_path / "first.zip", **{name: bright})
+    second = write_archive(tmp_path / "second.zip", **{name: (tmp_path / f"b/7/0/{name}.png").read_bytes()})
+    for sources in ((tmp_path / "a", tmp_path / "b"), (first, second), (tmp_path / "a", second)):
+        with pytest.raises(InputError) as error:
+            idc.records(sources)
+        assert f"{name}.png and " in str(error.value)
+        assert str(sources[0]) in str(error.value) and str(sources[1]) in str(error.value)
+    third = write_archive(tmp_path / "third.zip", **{name: encode_png(PATCH, 4.0)})  # other bytes of the same pixels
+    for sources in ((first, tmp_path / "a"), (first, third), (third, tmp_path / "a")):
+        assert len(idc.records(sources)) == 1
+
+
+def test_checksums_of_archives_spare_reading_copies(archive, monkeypatch):
+    monkeypatch.setattr(archives, "read_member", lambda *arguments: pytest.fail("a copy was read"))
+    assert len(idc.records((archive,))) == PATIENTS * PATCHES
+
+
+def test_breakhis_images_of_one_name_have_to_be_copies(tmp_path):
+    for part in "ab":
+        write_png(tmp_path / part / "SOB_B_A-14-22549CD-40-003.png", PATCH)
+    assert len(breakhis.records((tmp_path,))) == 1
+    write_png(tmp_path / "b/SOB_B_A-14-22549CD-40-003.png", PATCH // 2)
+    with pytest.raises(InputError, match="are different images of one name"):
+        breakhis.records((tmp_path,))
+
+
+def test_a_patch_in_the_folder_of_another_class_is_refused(tmp_path):
+    write_png(tmp_path / "8/1/8_idx5_x1_y1_class1.png", PATCH)
+    write_png(tmp_path / "1/1_idx5_x1_y1_class0.png", PATCH)  # the folder is the patient's
+    write_png(tmp_path / "other/2_idx5_x1_y1_class0.png", PATCH)
+    assert [record.label for record in idc.records((tmp_path,))] == [0, 0, 1]
+    write_png(tmp_path / "8/1/8_idx5_x51_y1_class0.png", PATCH)
+    write_png(tmp_path / "1/1/1_idx5_x51_y1_class0.png", PATCH)
+    with pytest.raises(InputError, match=r"1/1/1_idx5_x51_y1_class0\.png: its folder names another .* of 2 patches"):
+        idc.records((tmp_path,))
 
 
 def test_names_give_patient_coordinates_and_label(idc_folder):

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from bcgan.errors import InputError
-from bcgan.slides.files import find_images, fingerprint, iterate_images, list_children, printable, sniff, strip_suffixes
+from bcgan.slides.files import find_images, iterate_images, list_children, printable, sniff, strip_suffixes
+from bcgan.slides.fingerprints import fingerprint
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
