@@ -15,7 +15,7 @@ from bcgan import progress
 from bcgan.classes import CLASSES
 from bcgan.data.idc.scan import MICRONS
 from bcgan.data.idc.scan import NATIVE_SIZE as SIZE
-from bcgan.data.patients import check_spellings, normalize_patient
+from bcgan.data.patients import PATIENT_REMEDY, check_spellings, normalize_patient
 from bcgan.errors import InputError
 from bcgan.predict.slidewise import Slide
 from bcgan.preprocess.images import encode_png
@@ -164,7 +164,7 @@ def check_patients(slides: Iterable[Slide], pattern: str | None) -> None:
         raise InputError(
             f"--patient: {pattern!r} matches none of {len(slides)} slides, such as {slides[0].name}. Change it."
         )
-    check_spellings(patients, "--patient")
+    check_spellings(patients, "--patient", PATIENT_REMEDY)
 
 
 def read_annotations(slide: Slide, job: TileJob) -> AnnotationFile:

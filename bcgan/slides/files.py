@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from bcgan import runs
 from bcgan.errors import InputError
 from bcgan.progress import log
 from bcgan.slides import archives
@@ -17,9 +18,11 @@ from bcgan.slides.kinds import (
     IMAGE_KINDS,
     IMAGE_SUFFIXES,
     KNOWN_SUFFIXES,
+    MANIFEST,
     SLIDE_SUFFIXES,
     has_known_suffix,
     is_hidden,
+    is_synthetic,
     plain_path,
     printable,
     sniff,
@@ -31,6 +34,7 @@ __all__ = [
     "ARCHIVE_SUFFIXES", "IMAGE_SUFFIXES", "KNOWN_SUFFIXES", "SLIDE_SUFFIXES", "Child", "ImageFile", "find_images",
     "iterate_images", "list_children", "printable", "sniff", "strip_suffixes",
 ]  # fmt: skip
+BYTE_ORDER_MARK = "\ufeff"  # that programs of Windows write at the start of a list
 MAX_NESTED_ARCHIVES = 10_000  # archives inside one archive
 
 
@@ -75,15 +79,18 @@ class _SkippedFiles:
 class _Search(NamedTuple):
     """The state of one search through folders and archives; its collections change while it runs."""
 
-    strict: bool  # whether an unreadable archive is an error; otherwise it is returned as an unreadable image
+    # whether it is of a data set: an unreadable archive is an error (otherwise it is returned as an unreadable image),
+    # and folders that bcgan writes and synthetic patches are left out
+    strict: bool
     skipped: _SkippedFiles
     visited: set[tuple[int, int]]  # device and inode of searched folders, so that links cannot lead in circles
     nested: list[Chain]  # archives inside archives
+    left_out: list[str]  # folders of a data set with synthetic patches
 
     @classmethod
     def start(cls, strict: bool) -> "_Search":
         """Return the state of a new search."""
-        return cls(strict, _SkippedFiles(), set(), [])
+        return cls(strict, _SkippedFiles(), set(), [], [])
 
 
 def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[ImageFile]:
@@ -106,7 +113,7 @@ def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Im
         if argument == "-":
             for line in listed:
                 if line.strip():
-                    images += _named_images(Path(line.rstrip("\r\n")), search)
+                    images += _named_images(Path(line.rstrip("\r\n").removeprefix(BYTE_ORDER_MARK)), search)
             continue
         path = Path(argument)
         if path.is_dir() or os.path.lexists(path):
@@ -131,6 +138,8 @@ def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Im
 def iterate_images(paths: tuple[Path, ...]) -> Iterator[ImageFile]:
     """Yield the images of a data set's folders and archives, and of archives inside folders, in name order.
 
+    Left out are folders that bcgan writes below its home, and, with a warning, synthetic patches that it made.
+
     Raises:
         InputError: If there is no path, one does not exist, or an archive cannot be opened.
     """
@@ -149,6 +158,11 @@ def iterate_images(paths: tuple[Path, ...]) -> Iterator[ImageFile]:
         else:
             yield from _archive_images((path,), search)
     search.skipped.report()
+    if search.left_out:
+        log.warning(
+            "data.dir: %d folders of synthetic patches, which are of no patient, are left out, the first: %s",
+            len(search.left_out), search.left_out[0],
+        )  # fmt: skip
 
 
 def list_children(folder: Path) -> list[Child]:
@@ -191,11 +205,17 @@ def _folder_images(root: Path, folder: Path, search: _Search) -> Iterator[ImageF
     if (stat.st_dev, stat.st_ino) in search.visited:
         return
     search.visited.add((stat.st_dev, stat.st_ino))
+    manifest = folder / MANIFEST
+    if search.strict and manifest.is_file() and is_synthetic(manifest.read_bytes):
+        search.left_out.append(printable(str(folder)))
+        return
     for child in _iterate_children(root, folder, search):
         if child.kind == "image":
             yield child.image
         elif child.kind == "archive":
             yield from _archive_images((child.path,), search)
+        elif search.strict and child.name in runs.OUTPUTS and child.path.resolve() in runs.output_folders():
+            log.warning("data.dir: %s is a folder that bcgan writes, and is left out", printable(str(child.path)))
         else:
             yield from _folder_images(root, child.path, search)
 
@@ -303,8 +323,12 @@ def _archive_images(chain: Chain, search: _Search) -> Iterator[ImageFile]:
         name = printable(plain_path(str(chain[-1])).rpartition("/")[2])
         yield ImageFile(name, display_path(chain), name, None, 0, partial(_raise_unreadable, str(error)))
         return
-    mirax_data = tuple(f"{folder}/" for folder in mirax_folders([name for name, _ in members]))
-    members = [(name, size) for name, size in members if not name.startswith(mirax_data)]
+    left_out = [f"{folder}/" for folder in mirax_folders([name for name, _ in members])]
+    if search.strict:
+        synthetic = [name for name, _ in members if _is_manifest(chain, name)]
+        search.left_out.extend(display_path((*chain, name)) for name in synthetic)
+        left_out += [name.removesuffix(MANIFEST) for name in synthetic]
+    members = [(name, size) for name, size in members if not name.startswith(tuple(left_out))]
     kinds = {name: _member_kind(chain, name) for name, _ in members}
     crcs = archives.list_checksums(chain)
     images = [_make_member(chain, name, size, crcs.get(name)) for name, size in members if kinds[name] == "image"]
@@ -317,6 +341,11 @@ def _archive_images(chain: Chain, search: _Search) -> Iterator[ImageFile]:
             yield from _archive_images((*chain, name), search)
         elif kinds[name] != "image":
             search.skipped.add(path)
+
+
+def _is_manifest(chain: Chain, name: str) -> bool:
+    """Return whether a member of an archive is the manifest of synthetic patches."""
+    return name.rpartition("/")[2] == MANIFEST and is_synthetic(partial(archives.read_member, chain, name))
 
 
 def _member_kind(chain: Chain, name: str) -> Literal["image", "archive", "other"]:

@@ -6,12 +6,14 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from bcgan import runs
 from bcgan.slides.files import leads_back
 
 
 def fingerprint(roots: tuple[Path, ...]) -> str:
     """Return a hash of the names, sizes and modification times of files and of all files in folders, to detect changes.
 
+    The folders that bcgan writes, runs/ and the like, are left out, so that a run does not change its own data set.
     If a root is a ZIP archive, the names, sizes and checksums of its members are hashed instead, so that a copy of it
     has the same hash.
     """
@@ -42,9 +44,13 @@ def _iterate_paths(root: Path, visited: set[Path]) -> Iterator[tuple[Path, Path]
     """
     paths = [root] if root.is_file() else sorted(root.rglob("*")) if root.is_dir() else []
     visited.add(root.resolve())
+    top = root.resolve()
+    outputs = [root / folder.relative_to(top) for folder in runs.output_folders() if top in folder.parents]
+    above = {parent for folder in outputs for parent in folder.parents}  # their times change as an output is made
+    outputs = [folder for folder in outputs if folder.exists()]
     for path in paths:
-        if not path.exists():  # a broken link
-            continue
+        if path in above or any(path.is_relative_to(folder) for folder in outputs) or not path.exists():
+            continue  # what does not exist is a broken link
         yield path, path.relative_to(root)
         if path.is_symlink() and path.is_dir() and not leads_back(root, path) and path.resolve() not in visited:
             yield from _iterate_paths(path.resolve(), visited)

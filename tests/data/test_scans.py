@@ -1,5 +1,9 @@
 """Data sets are read from the layouts of the public archives."""
 
+import inspect
+import json
+import re
+import shutil
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -14,10 +18,13 @@ from bcgan.data.idc import scan as idc
 from bcgan.data.patient_folder import scan as patient_folder
 from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
+from bcgan.predict import sample
 from bcgan.preprocess.images import encode_png
+from bcgan.release import dataset
 from bcgan.settings import Data
 from bcgan.slides import archives
 from bcgan.slides.files import iterate_images
+from bcgan.slides.kinds import is_synthetic
 from tests.conftest import PATCHES, PATIENTS, write_png
 
 PATCH = np.full((50, 50, 3), 200, np.uint8)
@@ -172,6 +179,32 @@ def test_a_folder_by_patient_and_class_is_read(tmp_path):
     write_png(tmp_path / "p2/unsure/a.png", PATCH)
     with pytest.raises(InputError, match="label 'unsure'"):
         patient_folder.records((tmp_path,))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_synthetic_patches_are_no_patients(tmp_path, packed, caplog):
+    """As `bcgan sample` writes them, samples/<class>/, which looks like <patient>/<class>/ from the folder above."""
+    write_png(tmp_path / "data/p1/benign/a.png", PATCH)
+    (tmp_path / "data/p1/benign/manifest.json").write_text('{"what": "a list of patches"}')
+    for label in ("benign", "malignant"):
+        write_png(tmp_path / f"data/samples/{label}/{label}_00001.png", PATCH)
+        (tmp_path / f"data/samples/{label}/manifest.json").write_text('{"what": "synthetic patches of tissue"}')
+    source = tmp_path / "data"
+    if packed:
+        source = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "data"))
+    with caplog.at_level("WARNING", "bcgan"):
+        assert [record.patient for record in patient_folder.records((source,))] == ["p1"]
+    assert "2 folders of synthetic patches, which are of no patient, are left out, the first: " in caplog.text
+    with pytest.raises(InputError, match="has no image"):
+        patient_folder.records((tmp_path / "data/samples",))
+
+
+def test_the_manifests_that_bcgan_writes_are_recognised():
+    for module in (sample, dataset):
+        (text,) = re.findall(r'"what": "([^"]+)"', inspect.getsource(module))
+        assert is_synthetic(lambda text=text: json.dumps({"what": text}).encode())
+    for content in (b"", b"[]", b"{}", b'{"what": 1}', b"\xff", b"[" * 100_000):
+        assert not is_synthetic(lambda content=content: content)
 
 
 def test_patches_of_the_same_name_in_several_folders_are_all_read(tmp_path):

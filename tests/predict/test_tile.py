@@ -323,6 +323,7 @@ def test_tile_two_spellings_of_a_patient_are_refused(source, capsys):
     assert run_tile(source, "--patient", "^[^_]+") == 2
     message = capsys.readouterr().err
     assert "P1" in message and "p1" in message
+    assert "or change --patient" in message and "data.similar_patients" not in message  # a setting it does not have
     assert not (source / "out").exists()
 
 
