@@ -95,13 +95,14 @@ def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideI
         path = Path(source)
         source = ImageFile(path.name, printable(str(path)), "", path, path.stat().st_size, path.read_bytes)
     if isinstance(source, bytes):
-        path, size, name = None, len(source), name or "image"
+        path, size, name = None, 0, name or "image"
     else:
         path, size, name = source.local, source.size, name or source.path
     if path is not None and path.suffix.lower() in NAMED_FORMATS:
         return _open_vendor(path, name, ExitStack())
     if path is None:
         data = source if isinstance(source, bytes) else source.read()
+        size = len(data)
         head = data[:HEAD_BYTES]
     else:
         with path.open("rb") as file:
@@ -124,6 +125,18 @@ def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideI
         from bcgan.slides.tiff import open_tiff
 
         return open_tiff(path if path is not None else io.BytesIO(data), name, size)
+
+
+def stated_mpp(data: bytes, name: str) -> Mpp | None:
+    """Return the resolution that an encoded image states; its pixels are not decoded.
+
+    Raises:
+        ValueError: If it is no image that can be read.
+    """
+    if not is_container(data):
+        return flat_mpp(data)
+    with open_image(data, name) as image:
+        return image.mpp
 
 
 def _needs_path(data: bytes, head: bytes) -> bool:
