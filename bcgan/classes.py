@@ -42,7 +42,7 @@ def parse_classes(value: Any) -> Any:
     for name, further in items:
         if isinstance(name, bool) or not CLASS_NAME.fullmatch(str(name)):
             raise ValueError(
-                f"{name!r} is no name of a class; use letters, digits, - and _, and quote a word such as no or yes"
+                f"{name!r} is no name of a class; use letters, digits, - and _, and quote a word such as true"
             )
         further = () if further is None else further if isinstance(further, (list, tuple)) else (further,)
         pairs.append((str(name), tuple(map(str, further))))

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from bcgan import experiment_files, renamed
@@ -27,6 +26,7 @@ from bcgan.settings import (
 )
 from bcgan.settings_effect import check_effect
 from bcgan.study_settings import Ablation, CrossValidation, LearningCurve, Release, Tune
+from bcgan.yaml_text import read_yaml
 
 TRAINING = ("seed", "profile", "precision", "xla")  # settings that every training depends on
 # Settings that do not affect the outputs and are therefore left out of the cache key. Of `inception_graph` the content
@@ -236,21 +236,21 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
         data_dir: Folders or archives joined by the platform's path separator, instead of `data.dir`.
 
     Raises:
-        InputError: If the experiment is unknown, the file is not YAML, a key is unknown or has an earlier version's
-            name, a value has the wrong type, or a setting has no effect.
+        InputError: If the experiment is unknown, the file is not YAML, a key is there twice, is unknown or has an
+            earlier version's name, a value has the wrong type, or a setting has no effect.
     """
     path = experiment_files.find(name)
-    try:
-        tree = yaml.safe_load(experiment_files.read_text(path))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Correct that line.") from error
+    tree = read_yaml(experiment_files.read_text(path), str(path), "Correct that line.")
     if not isinstance(tree, dict):
         raise InputError(f"{path} contains {tree!r} instead of settings. Start with `name:` and `data:`.")
     if tree.get("name") != path.stem:
         raise InputError(
             f"{path}: name is {tree.get('name')!r}; its runs would mix with that experiment's. Name it {path.stem!r}."
         )
-    for pair in overrides:
+    keys = [pair.partition("=")[0].strip() for pair in overrides]
+    for key, pair in zip(keys, overrides, strict=True):
+        if keys.count(key) > 1:
+            raise InputError(f"{pair!r}: {key} is set {keys.count(key)} times. Set it once.")
         _override(tree, pair)
     if data_dir and isinstance(tree.get("data"), dict):
         tree["data"]["dir"] = [part for part in data_dir.split(os.pathsep) if part]
@@ -300,10 +300,7 @@ def _override(tree: dict[str, Any], pair: str) -> None:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
             raise InputError(f"{pair!r}: {key} has no settings of its own. Write key.subkey=value.")
-    try:
-        setting = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"{pair!r}: not a YAML value. Write lists without spaces: classify.seeds=[0,1].") from error
+    setting = read_yaml(value, f"{pair!r}", "Write lists without spaces: classify.seeds=[0,1].")
     if setting is None and last in tree:
         del tree[last]
     else:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from bcgan.errors import InputError
 
+OUTPUTS = ("runs", "reports", "models")  # folders that bcgan writes, below `home()`
 _home = Path()  # set by `set_home`
 
 
@@ -23,6 +24,11 @@ def home() -> Path:
 def root() -> Path:
     """Return the folder of all runs."""
     return _home / "runs"
+
+
+def output_folders() -> list[Path]:
+    """Return the folders that bcgan writes, with links resolved; they are no part of a data set around them."""
+    return [(_home / name).resolve() for name in OUTPUTS]
 
 
 def set_home(folder: Path) -> None:

@@ -28,7 +28,7 @@ def _check_classifier_name(name: str) -> str:
 
 ClassifierName = Annotated[str, AfterValidator(_check_classifier_name)]
 Policy = Literal["keep", "drop", "fail"]
-# YAML reads on and off as true and false.
+# In YAML 1.2 on and off are text; true and false are accepted as well.
 Switch = Annotated[
     Literal["auto", "on", "off"], BeforeValidator(lambda v: ("off", "on")[v] if isinstance(v, bool) else v)
 ]

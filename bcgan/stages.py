@@ -36,7 +36,7 @@ from bcgan.errors import InputError
 from bcgan.experiment import SET_BY_STAGE, TRAINING, WITHOUT_EFFECT_ON_OUTPUTS, Experiment, subset
 from bcgan.progress import log
 from bcgan.settings import SHIPPED_SIMCLR, Data
-from bcgan.slides.files import fingerprint
+from bcgan.slides.fingerprints import fingerprint
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ import pytest
 
 from bcgan import experiment, experiment_files, renamed
 from bcgan.errors import InputError
+from bcgan.yaml_text import read_yaml
 from tests.settings_tree import leaves
 
 
@@ -136,3 +137,53 @@ def test_a_copied_experiment_must_be_renamed(tmp_path):
 def test_a_release_trains_no_network_that_needs_the_run(name):
     with pytest.raises(InputError, match=f"release: networks: {name} needs the run's GAN or SimCLR, or is frozen"):
         experiment.load("phantom", (f"release.networks=[{name}]",))
+
+
+def write_settings(folder, body: str):
+    path = folder / "mine.yaml"
+    path.write_text(f"name: mine\n{body}", "utf-8")
+    return str(path)
+
+
+def test_a_key_that_is_there_twice_is_refused_with_its_line(tmp_path):
+    path = write_settings(tmp_path, "data: {name: patient_folder}\ngan: {steps: 5}\ndata: {name: patient_folder}\n")
+    with pytest.raises(InputError, match=r"mine\.yaml, line 4: data is there twice"):
+        experiment.load(path)
+    path = write_settings(tmp_path, "data:\n  name: patient_folder\n  classes: {1: [a], other: [b],\n    01: [c]}\n")
+    with pytest.raises(InputError, match=r"line 5: 1 is there twice"):
+        experiment.load(path)
+    with pytest.raises(InputError, match=r"gan=.*line 1: steps is there twice"):
+        experiment.load("phantom", ("gan={steps: 5, batch_size: 16, steps: 6}",))
+    with pytest.raises(InputError, match=r"gan\.steps is set 2 times"):
+        experiment.load("phantom", ("gan.steps=5", "seed=1", " gan.steps=6"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10), ("0o10", 8), ("0x1F", 31), ("-7", -7), ("1e3", 1000.0), ("1.5", 1.5), (".5", 0.5), ("true", True),
+        ("FALSE", False), ("null", None), ("~", None), ("", None), ("4:30", "4:30"), ("no", "no"), ("yes", "yes"),
+        ("on", "on"), ("0b11", "0b11"), ("1_000", "1_000"), ("2020-01-31", "2020-01-31"), ("'010'", "010"),
+        ("{<<: {a: 1, b: 2}, a: 3}", {"a": 3, "b": 2}),
+    ],
+)  # fmt: skip
+def test_plain_values_are_read_by_yaml_1_2(text, value):
+    read = read_yaml(text, "here", "Correct it.")
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_words_and_numbers_of_yaml_1_1_are_what_they_look_like(tmp_path):
+    path = write_settings(
+        tmp_path,
+        "data: {name: patient_folder, dir: d, num_folds: 010, classes: {no: [n, off], yes: [y]}}\n"
+        "xla: on\ndistribute: off\ngan: {spectral_norm: no}\n",
+    )
+    settings = experiment.load(path)
+    assert settings.data.num_folds == 10
+    assert settings.data.classes == (("no", ("n", "off")), ("yes", ("y",)))
+    assert (settings.xla, settings.distribute, settings.gan.spectral_norm) == ("on", "off", False)
+    with pytest.raises(InputError, match=r"data\.num_folds: .*'4:30'"):
+        experiment.load(path, ("data.num_folds=4:30",))
+    with pytest.raises(InputError, match=r"seed=!!int x.* is not valid YAML"):
+        experiment.load(path, ("seed=!!int x",))

@@ -21,7 +21,7 @@ ORDER = (
 SHARED = (
     "errors", "classes", "sizes", "settings", "study_settings", "classifiers", "renamed", "experiment",
     "experiment_files", "settings_effect", "variation",
-    "progress", "machine", "distribute", "outputs", "runs", "artifacts", "ledger", "bench",
+    "yaml_text", "progress", "machine", "distribute", "outputs", "runs", "artifacts", "ledger", "bench",
 )  # fmt: skip
 
 

@@ -1,24 +1,23 @@
 """Read the labels of images from a table of images, labels and patients, and interpret the names of classes."""
 
-import csv
-import io
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from bcgan.classes import CLASSES, ClassPairs, class_names, normalize_class
-from bcgan.data.patients import normalize_patient, read_text
+from bcgan.data.patients import normalize_patient
 from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
 from bcgan.progress import log
 from bcgan.slides.files import ImageFile
 from bcgan.slides.kinds import plain_path
+from bcgan.slides.tables import check_columns, check_row, read_csv
 
 COLUMNS = ("image", "label", "patient")
-DELIMITERS = (",", ";", "\t")
+AXES = ("x", "y")
 WORKBOOKS = (".xlsx", ".xlsm")
 MAX_LISTED = 5  # images that a message lists
 WHOLE_NUMBER = re.compile(r"(\d+)\.0+")  # a whole number as spreadsheets write it in a column of floats
@@ -118,36 +117,50 @@ def read_labels(path: Path, classes: ClassNames) -> list[Row]:
         classes: The names of the classes.
 
     Raises:
-        InputError: If a column is missing, a row has no image or patient, or a label is no class.
+        InputError: If a column is missing or there twice, a row has no image or patient or more cells than columns, or
+            a label is no class.
     """
     if not path.is_file():
         raise InputError(f"data.labels: {path} does not exist. Give a table with columns {', '.join(COLUMNS)}.")
-    lines = _read_workbook(path) if path.suffix.lower() in WORKBOOKS else _read_csv(path)
-    lines = [(number, [cell.strip() for cell in line]) for number, line in lines]
-    lines = [(number, line) for number, line in lines if any(line)]
-    header = [normalize_patient(cell).casefold() for cell in lines[0][1]] if lines else []
-    if missing := [name for name in COLUMNS if name not in header]:
-        raise InputError(
-            f"data.labels: {path} has no column {missing[0]}; its columns: {', '.join(header) or 'none'}. "
-            f"Name them {', '.join(COLUMNS)}, and x and y if the coordinates are known."
-        )
-    cells = [(number, dict(zip(header, line, strict=False))) for number, line in lines[1:]]
+    cells = _read_cells(path)
     _undo_float_patients([row for _, row in cells])
     rows, unknown, class_names = [], {}, []
     for number, row in cells:
         for name in COLUMNS:
             if not row.get(name):
                 raise InputError(f"data.labels: {path}, row {number}: no {name}. Fill it in or remove the row.")
+            if "\n" in row[name]:
+                raise InputError(f"data.labels: {path}, row {number}: its {name} has a line break. Remove it.")
         label = classes.label(row["label"])
         class_names.append(row["label"])
         if label is None:
             unknown.setdefault(row["label"], f"data.labels: {path}, row {number}")
             continue
-        x, y = (_parse_coordinate(row.get(axis, ""), axis, path, number) for axis in "xy")
+        x, y = (_parse_coordinate(row.get(axis, ""), axis, path, number) for axis in AXES)
         rows.append(Row(number, row["image"], label, normalize_patient(row["patient"]), x, y))
     if unknown:
         raise classes.unknown_class_error(unknown, class_names)
     return rows
+
+
+def _read_cells(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the number and {column: cell} of each row of a table; see `read_labels`."""
+    lines = _read_workbook(path) if path.suffix.lower() in WORKBOOKS else read_csv(path, "data.labels")[1]
+    header = [normalize_patient(cell).casefold() for cell in lines[0][1]] if lines else []
+    while header and not header[-1]:
+        header.pop()
+    if missing := [name for name in COLUMNS if name not in header]:
+        raise InputError(
+            f"data.labels: {path} has no column {missing[0]}; its columns: {', '.join(header) or 'none'}. "
+            f"Name them {', '.join(COLUMNS)}, and x and y if the coordinates are known."
+        )
+    check_columns(header, (*COLUMNS, *AXES), f"data.labels: {path}")
+    for number, line in lines[1:]:
+        remedy = "Put a cell that contains the delimiter in quotation marks, or name the columns."
+        check_row(line, len(header), f"data.labels: {path}, row {number}", remedy)
+    if len(lines) == 1:
+        raise InputError(f"data.labels: {path} has a header and no row. Write a row for each image.")
+    return [(number, dict(zip(header, line, strict=False))) for number, line in lines[1:]]
 
 
 def match_images(rows: list[Row], files: list[ImageFile], path: Path) -> list[tuple[ImageFile, Row]]:
@@ -240,18 +253,8 @@ def _parse_coordinate(text: str, axis: str, path: Path, number: int) -> int:
     return int(float(text))
 
 
-def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the cells of each line; the first one that is not empty decides on the delimiter."""
-    text = read_text(path)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(DELIMITERS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter)
-    for line in reader:
-        yield reader.line_num, line
-
-
-def _read_workbook(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number, from 1 on, and the cells of each row of a workbook's first sheet."""
+def _read_workbook(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the number, from 1 on, and the cells of each row of a workbook's first sheet that is not empty."""
     import pandas as pd
 
     try:
@@ -260,5 +263,5 @@ def _read_workbook(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path} needs openpyxl: pip install openpyxl, or save it as CSV.") from error
     except Exception as error:  # a damaged workbook ends in whatever its parts' readers raise
         raise InputError(f"{path} is no readable workbook ({error}). Save it again, or as CSV.") from error
-    for number, line in enumerate(table.itertuples(index=False), 1):
-        yield number, [str(cell) for cell in line]
+    rows = ([str(cell).strip() for cell in line] for line in table.itertuples(index=False))
+    return [(number, cells) for number, cells in enumerate(rows, 1) if any(cells)]

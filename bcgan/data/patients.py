@@ -3,7 +3,6 @@
 import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 
 from bcgan.errors import InputError
 from bcgan.slides.files import strip_suffixes
@@ -12,10 +11,8 @@ INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\0"  # zero-width characters, a byte 
 EXCEL_TEXT = re.compile(r"""^(?:="(.*)"|'(?=\d)(.*))$""", re.DOTALL)
 SEPARATOR = re.compile(r"\\(?!x[0-9a-f]{2})")  # a backslash, unless it escapes a byte that is not UTF-8
 MINUS = "\u2212"
-BYTE_ORDER_MARKS = (
-    (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
-    (b"\xef\xbb\xbf", "utf-8-sig"),
-)  # fmt: skip
+ALLOW = "Rename one, or, if they are two patients, set data.similar_patients=allow."
+PATIENT_REMEDY = "Rename one, or change --patient: one name for one patient, names that differ in more for two."
 
 
 def normalize_patient(text: str) -> str:
@@ -36,12 +33,13 @@ def _excel_content(match: re.Match) -> str:
     return match[1] if match[1] is not None else match[2]
 
 
-def check_spellings(names: Iterable[str], source: str) -> None:
+def check_spellings(names: Iterable[str], source: str, remedy: str = ALLOW) -> None:
     """Check that no two names differ only in case, spacing, leading zeros, character width or a file's suffix.
 
     Args:
         names: Patients' names, as `normalize_patient` returns them.
         source: Where the names are from, for the error.
+        remedy: What to do, for the error. Defaults to ALLOW, for what reads the settings `data`.
 
     Raises:
         InputError: If two names may be one patient.
@@ -54,34 +52,8 @@ def check_spellings(names: Iterable[str], source: str) -> None:
         further = f" ({len(similar) - 1} further such pairs)" if len(similar) > 1 else ""
         raise InputError(
             f"{source}: patients {similar[0][0]!r} and {similar[0][1]!r} differ in spelling alone{further}, and a "
-            "patient under two names could be on both sides of a split. Rename one, or, if they are two patients, "
-            "set data.similar_patients=allow."
+            f"patient under two names would count as two. {remedy}"
         )
-
-
-def read_text(path: Path) -> str:
-    """Read a text file in UTF-8 or, with a byte order mark, UTF-16 or UTF-32.
-
-    Raises:
-        InputError: If it cannot be read or is in another encoding.
-    """
-    try:
-        return decode_text(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as text ({error}). Save it as UTF-8.") from error
-
-
-def decode_text(data: bytes) -> str:
-    """Decode UTF-8 or, with a byte order mark, UTF-16 or UTF-32.
-
-    Raises:
-        ValueError: If it is in another encoding.
-    """
-    encoding = next((encoding for mark, encoding in BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
-    text = data.decode(encoding)
-    if "\0" in text:
-        raise ValueError("it has zero bytes, as UTF-16 without a byte order mark does")
-    return text
 
 
 def _spelling(name: str) -> tuple[str, ...]:

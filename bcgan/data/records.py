@@ -6,6 +6,7 @@ from typing import NamedTuple
 from bcgan.errors import InputError
 
 UNKNOWN = -1  # x and y of a patch without coordinates
+LABELS = {"0": 0, "benign": 0, "1": 1, "malignant": 1}
 
 
 class Record(NamedTuple):
@@ -29,7 +30,7 @@ def parse_label(text: str, path: str) -> int:
     Raises:
         InputError: If the name is no class.
     """
-    label = {"0": 0, "benign": 0, "1": 1, "malignant": 1}.get(text.lower())
+    label = LABELS.get(text.lower())
     if label is None:
         raise InputError(
             f"{path}: label {text!r} is none of 0, 1, benign, malignant. Rename or remove that file, or its folder."

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from bcgan.data.idc.scan import OFFICIAL_LISTS
-from bcgan.data.patients import check_spellings, normalize_patient, read_text
+from bcgan.data.patients import check_spellings, normalize_patient
 from bcgan.errors import InputError
 from bcgan.settings import Data
+from bcgan.slides.tables import read_text
 
 LIST_ROLES = ("train", "validation", "test")
 MAX_LISTED = 10  # patients that a message lists

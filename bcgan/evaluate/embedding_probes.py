@@ -39,7 +39,7 @@ def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSet
             f"The features come without {missing}. Add the array `{missing}`, or say where to find them: --run for a "
             "run's patches, --labels for slides."
         )
-    check_spellings(patients.tolist(), "The features")
+    check_spellings(patients.tolist(), "The features", "Rename one of them in the file or the table of labels.")
     classes = np.unique(labels)
     if len(classes) < 2 or classes.tolist() != list(range(len(classes))):
         raise InputError(

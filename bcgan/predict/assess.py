@@ -1,6 +1,6 @@
 """`bcgan assess`: measure a classifier on labeled images that it was not trained on, with patient-level intervals."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +8,21 @@ import numpy as np
 import pandas as pd
 
 from bcgan import data, progress, runs
+from bcgan.data.idc.scan import OFFICIAL_LISTS
 from bcgan.data.records import UNKNOWN, Record
+from bcgan.data.splits import read_lists
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.predict.foreign import ForeignModel
 from bcgan.predict.model import OUT_OF_DISTRIBUTION, Model
 from bcgan.predict.predict import user_mpp
+from bcgan.predict.tile_groups import SlideTiles, find_groups, read_group
 from bcgan.slides.coordinates import parse_slide_names
+from bcgan.slides.files import ImageFile
 from bcgan.slides.patches import PatchGrid, cut_patches
-from bcgan.slides.reader import open_image
-from bcgan.slides.scale import MAX_ENLARGEMENT, Mpp
+from bcgan.slides.reader import open_image, stated_mpp
+from bcgan.slides.scale import MAX_ENLARGEMENT, Mpp, contradicts
 
 METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1")
 
@@ -33,8 +37,8 @@ def assess(
     """Score a labeled data set and write images.csv, one row per image, and assessment.json.
 
     The probability of an image is the mean over its in-distribution patches. An image without any is refused; its
-    probability is then the mean over all patches and is left out of images.csv. If the data set has the coordinates of
-    its images in slides, the predictions of neighboring patches are used.
+    probability is then the mean over all patches and is left out of images.csv. Files whose names state places in a
+    slide are scored together, as `bcgan predict` scores them, and so are images whose places the data set has.
 
     Args:
         experiment: Names the data set. Only its `data` and `evaluate` settings are used, and patients of every role
@@ -61,28 +65,22 @@ def assess(
             f"{', '.join(model.card.classes)}, in their order. Set data.classes to these, or choose another --model."
         )
     records = data.records(experiment.data, mixed=microns_per_pixel is None)
-    if model.card.training_data.get("data") == experiment.data.name:
-        progress.log.warning(
-            "assess: the classifier was trained on %s patients of this data set; if they are the same, it is too good",
-            model.card.training_data["patients"],
-        )
-    _check_scale(records, model, user_mpp(microns_per_pixel))
-    slides: dict[str, list[Record]] = {}
-    uses_context = model.card.spatial_context is not None and any(record.x != UNKNOWN for record in records)
-    for record, slide in zip(records, parse_slide_names([record.key for record in records]), strict=True):
-        slides.setdefault(slide if record.x != UNKNOWN else record.key, []).append(record)
-    rows = []
+    _warn_of_training_patients(records, model.card.training_data, experiment.data.name)
+    mpp = user_mpp(microns_per_pixel)
+    _check_scale(records, model, mpp)
+    if mpp is None and model.card.microns_per_pixel:
+        _check_stated_scales(records)
     with progress.bar(len(records), "assess", "image") as bar:
-        for slide_records in slides.values():
-            rows += _image_rows(model, slide_records, user_mpp(microns_per_pixel), bar)
+        rows, num_with_neighbours = _score_images(model, records, mpp, bar)
     table = pd.DataFrame(rows)
-    thresholds = model.card.spatial_context_thresholds if uses_context else model.card.thresholds
+    thresholds = model.card.spatial_context_thresholds if num_with_neighbours else model.card.thresholds
     probability_columns = _probability_columns(model.card.classes)
     readable = table[table[probability_columns[0]].notna()]
     accepted = readable[~readable["refused"].astype(bool)]
     assessment = {
         "data": experiment.data.name, "microns_per_pixel": microns_per_pixel,
-        "patches_at": model.card.microns_per_pixel, "neighbours": uses_context,
+        "patches_at": model.card.microns_per_pixel, "neighbours": num_with_neighbours > 0,
+        "images_with_neighbours": num_with_neighbours,
         "threshold": thresholds.limits[1], "images": len(table),
         "unreadable": len(table) - len(readable),
         "judged": _metrics(thresholds.limits[1], experiment, accepted),
@@ -107,9 +105,52 @@ def _check_scale(records: list[Record], model: Model, mpp: Mpp | None) -> None:
         )
 
 
+def _check_stated_scales(records: list[Record]) -> None:
+    """Raise InputError if a file states another resolution than the data set has, which would be used."""
+    for record in records:
+        try:
+            stated = stated_mpp(record.read(), record.path) if record.mpp else None
+        except (OSError, ValueError):
+            continue  # reported when the image is read
+        if stated and contradicts(stated, record.mpp):
+            raise InputError(
+                f"{record.path} states {stated.x:.4g} microns a pixel, and the data set has {record.mpp:.4g}. Correct "
+                "data.mpp or leave it out, or give the true one with --mpp."
+            )
+
+
+def _warn_of_training_patients(records: list[Record], training_data: dict[str, Any], data_name: str) -> None:
+    """Warn if the classifier may have been trained on patients of the data.
+
+    A card has no names of patients. They are known where the run that trained the classifier lies in runs/, and of the
+    public archive of IDC from its official lists.
+    """
+    has_all = "calibrated" in training_data  # trained again on the patients of every role
+    roles = read_lists(OFFICIAL_LISTS) if training_data.get("data") == "idc" else {}
+    index = runs.root() / str(training_data.get("experiment")) / "preprocess" / "index.csv"
+    if index.is_file():
+        table = pd.read_csv(index, usecols=["patient", "role"], dtype=str, keep_default_na=False)
+        roles |= dict(zip(table["patient"], table["role"], strict=True))
+    known = {name for name, role in roles.items() if has_all or role == "train"}
+    patients = {record.patient for record in records}
+    if training_data.get("data") == data_name:
+        progress.log.warning(
+            "assess: the classifier was trained on %s patients of this data set; if they are the same, it is too good",
+            training_data["patients"],
+        )
+    elif common := sorted(patients & known):
+        progress.log.warning(
+            "assess: at least %d of %d patients (first: %s) have names of patients that the classifier may have been "
+            "trained on; if they are the same, it is too good", len(common), len(patients), common[0],
+        )  # fmt: skip
+
+
 def summarize(assessment: dict[str, Any]) -> str:
     """Return the text that `bcgan assess` prints: one line for each set of images."""
-    lines = [f"{assessment['images']} images, {assessment['unreadable']} unreadable or without tissue"]
+    lines = [
+        f"{assessment['images']} images, {assessment['unreadable']} unreadable or without tissue; of "
+        f"{assessment['images_with_neighbours']} the neighbours in their slide are used"
+    ]
     for name in ("judged", "every"):
         subset = assessment[name]
         metrics = "nothing to measure"
@@ -129,32 +170,95 @@ def _count_words(subset: dict[str, Any]) -> str:
     return ", ".join(counts[1:] if len(counts) == 2 else counts)
 
 
-def _image_rows(model: Model, slide: list[Record], mpp: Mpp | None, bar) -> Iterator[dict[str, Any]]:
-    """Yield one row for each image of a slide.
+def _score_images(model: Model, records: list[Record], mpp: Mpp | None, bar) -> tuple[list[dict[str, Any]], int]:
+    """Return a row for each image, and the number of images of which neighbors in their slide are used.
 
     Args:
-        slide: Images of one slide; an image without coordinates is a slide of its own.
+        mpp: The resolution that the user gives; `None` if there is none.
         bar: Progress bar, moved on by each image.
-
-    Yields:
-        Dicts with the columns of images.csv: image, patient, label, the probability columns (absent values are `None`),
-        refused and patches (their number).
     """
+    by_path = {record.path: record for record in records}
+    rows: dict[str, dict[str, Any]] = {}
+    slides: dict[str, list[Record]] = {}  # images without places in their names
+    num_together, reason = 0, ""
+
+    def mpp_of(image: ImageFile) -> Mpp | None:
+        return mpp or _data_set_mpp(model, by_path[image.path])
+
+    for group in find_groups([_as_file(record) for record in records]):
+        tiles = read_group(group, model, mpp_of) if group.slide else ""
+        members = [by_path[image.path] for image in group.images]
+        if isinstance(tiles, SlideTiles):
+            rows |= _tile_rows(model, members, tiles, mpp, bar)
+            num_together += len(members)
+            continue
+        reason = reason or tiles
+        for record, place in zip(members, group.coordinates, strict=True):
+            has_place = place is None and record.x != UNKNOWN
+            (slide,) = parse_slide_names([record.key]) if has_place else (record.key,)
+            slides.setdefault(slide, []).append(record)
+    if reason:
+        progress.log.warning("assess: %s", reason)
+    for slide in slides.values():
+        rows |= _slide_rows(model, slide, mpp, bar)
+        num_together += len(slide) if len(slide) > 1 else 0
+    return [rows[record.key] for record in records], num_together if model.card.spatial_context else 0
+
+
+def _as_file(record: Record) -> ImageFile:
+    """Return the file of a record, as `bcgan predict` would find it."""
+    return ImageFile(record.key, record.path, record.source, None, 0, record.read)
+
+
+def _tile_rows(
+    model: Model, records: list[Record], tiles: SlideTiles, mpp: Mpp | None, bar
+) -> dict[str, dict[str, Any]]:
+    """Return {key: row} of the tiles of one slide, scored together as `bcgan predict` scores them."""
+    kept = np.flatnonzero(tiles.has_tissue)
+    probability, verdict = _predict(model, tiles.patches[kept], tiles.corners[kept])
+    rows: dict[str, dict[str, Any]] = {}
+    for record in records:
+        if record.path in tiles.larger:
+            rows |= _slide_rows(model, [record], mpp, bar)
+            continue
+        bar.update()
+        own = np.isin(kept, tiles.rows.get(record.path, []))
+        if not own.any():
+            reason = tiles.reasons.get(record.path, f"{record.path}: no tissue was found")
+            progress.log.warning("assess: %s", reason)
+        rows[record.key] = _image_row(model, record, probability[own], verdict[own])
+    return rows
+
+
+def _slide_rows(model: Model, slide: list[Record], mpp: Mpp | None, bar) -> dict[str, dict[str, Any]]:
+    """Return {key: row} of the images of a slide; an image without a place is a slide of its own."""
     grids = [_cut_record(model, record, mpp, bar) for record in slide]
     readable = [(record, grid) for record, grid in zip(slide, grids, strict=True) if grid is not None]
     predictions = iter(_predict_images(model, readable))
+    rows = {}
     for record, grid in zip(slide, grids, strict=True):
-        row = {"image": record.key, "patient": record.patient, "label": record.label}
-        names = _probability_columns(model.card.classes)
-        if grid is None:
-            yield row | dict.fromkeys(names) | {"refused": True, "patches": 0}
-            continue
-        probability, verdict = next(predictions)
-        in_distribution = verdict != OUT_OF_DISTRIBUTION
-        refused = not in_distribution.any()
-        means = np.atleast_1d((probability if refused else probability[in_distribution]).mean(0))
-        means = dict(zip(names, map(float, means), strict=True))
-        yield row | means | {"refused": refused, "patches": len(verdict)}
+        scores = (np.zeros(0), np.zeros(0)) if grid is None else next(predictions)
+        rows[record.key] = _image_row(model, record, *scores)
+    return rows
+
+
+def _image_row(model: Model, record: Record, probability: np.ndarray, verdict: np.ndarray) -> dict[str, Any]:
+    """Return the row of an image with the columns of images.csv.
+
+    Args:
+        probability, verdict: Of its patches, as `_predict_images` returns them; of length 0 if it has none.
+
+    Returns:
+        image, patient, label, the probability columns (absent values are `None`), refused and patches (their number).
+    """
+    row = {"image": record.key, "patient": record.patient, "label": record.label}
+    names = _probability_columns(model.card.classes)
+    if not len(verdict):
+        return row | dict.fromkeys(names) | {"refused": True, "patches": 0}
+    in_distribution = verdict != OUT_OF_DISTRIBUTION
+    refused = not in_distribution.any()
+    means = np.atleast_1d((probability if refused else probability[in_distribution]).mean(0))
+    return row | dict(zip(names, map(float, means), strict=True)) | {"refused": refused, "patches": len(verdict)}
 
 
 def _probability_columns(classes: tuple[str, ...]) -> list[str]:
@@ -172,15 +276,19 @@ def _predict_images(model: Model, images: list[tuple[Record, PatchGrid]]) -> lis
     if not images:
         return []
     patches, coords = np.concatenate([grid.patches for _, grid in images]), None
-    first_record, first_grid = images[0]
-    if first_record.x != UNKNOWN:
+    if len(images) > 1:  # places that the data set has
         coords = np.concatenate([_slide_coords(record, grid) for record, grid in images])
     elif len(patches) > 1:  # one image without coordinates: its patches are each other's neighbors
-        coords = first_grid.coords
-    probability = model.probabilities(patches, coords)
-    verdict = model.predict(patches, coords, np.ones(len(patches), bool)).verdict
+        coords = images[0][1].coords
+    probability, verdict = _predict(model, patches, coords)
     ends = np.cumsum([len(grid.patches) for _, grid in images])[:-1]
     return list(zip(np.split(probability, ends), np.split(verdict, ends), strict=True))
+
+
+def _predict(model: Model, patches: np.ndarray, coords: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities, also of rejected patches, and the verdicts of patches that have tissue."""
+    verdict = model.predict(patches, coords, np.ones(len(patches), bool)).verdict
+    return model.probabilities(patches, coords), verdict
 
 
 def _slide_coords(record: Record, grid: PatchGrid) -> np.ndarray:
@@ -196,10 +304,10 @@ def _cut_record(model: Model, record: Record, mpp: Mpp | None, bar) -> PatchGrid
         The patches; `None`, with the reason in the log, if the image cannot be read or has no tissue.
     """
     bar.update()
-    data_set_mpp = Mpp(record.mpp, record.mpp, "data set") if record.mpp and model.card.microns_per_pixel else None
+    mpp = mpp or _data_set_mpp(model, record)
     try:
         with open_image(record.read(), record.path) as image:
-            grid = cut_patches(image, model.scale, mpp or data_set_mpp, min_tissue=model.card.min_tissue)
+            grid = cut_patches(image, model.scale, mpp, min_tissue=model.card.min_tissue)
     except (OSError, ValueError) as error:
         progress.log.warning("assess: %s", error)
         return None
@@ -207,6 +315,12 @@ def _cut_record(model: Model, record: Record, mpp: Mpp | None, bar) -> PatchGrid
         progress.log.warning("assess: %s: no tissue was found", record.path)
         return None
     return grid
+
+
+def _data_set_mpp(model: Model, record: Record) -> Mpp | None:
+    """Return the resolution that the data set has for an image; `None` if none, or if the model has no scale."""
+    has_scale = record.mpp is not None and model.card.microns_per_pixel is not None
+    return Mpp(record.mpp, record.mpp, "data set") if has_scale else None
 
 
 def _metrics(threshold: float, experiment: Experiment, table: pd.DataFrame) -> dict[str, Any]:

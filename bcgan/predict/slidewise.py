@@ -21,7 +21,8 @@ import pandas as pd
 
 from bcgan import __version__, progress
 from bcgan.errors import InputError, WorkError
-from bcgan.slides.files import ImageFile, find_images, fingerprint, list_children, printable
+from bcgan.slides.files import ImageFile, find_images, list_children, printable
+from bcgan.slides.fingerprints import fingerprint
 
 
 class Slide(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bcgan import outputs
-from bcgan.data.patients import check_spellings
+from bcgan.data.patients import PATIENT_REMEDY, check_spellings
 from bcgan.errors import InputError
 from bcgan.predict.model import VERDICTS, Card
 
@@ -127,5 +127,5 @@ def find_patients(slides: Iterable[str], pattern: str) -> dict[str, str]:
         patients = {slide: find_patient(name, pattern) for slide, name in names.items()}
     except ValueError as error:
         raise InputError(f"{error}") from error
-    check_spellings(patients.values(), "--patient")
+    check_spellings(patients.values(), "--patient", PATIENT_REMEDY)
     return patients

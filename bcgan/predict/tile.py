@@ -15,7 +15,7 @@ from bcgan import progress
 from bcgan.classes import CLASSES
 from bcgan.data.idc.scan import MICRONS
 from bcgan.data.idc.scan import NATIVE_SIZE as SIZE
-from bcgan.data.patients import check_spellings, normalize_patient
+from bcgan.data.patients import PATIENT_REMEDY, check_spellings, normalize_patient
 from bcgan.errors import InputError
 from bcgan.predict.slidewise import Slide
 from bcgan.preprocess.images import encode_png
@@ -23,7 +23,8 @@ from bcgan.slides import annotation_table
 from bcgan.slides import annotations as qupath
 from bcgan.slides.annotation_checks import check_contents, count_polygons_outside
 from bcgan.slides.annotations import AnnotationFile, Decisions
-from bcgan.slides.files import fingerprint, printable, strip_suffixes
+from bcgan.slides.files import printable, strip_suffixes
+from bcgan.slides.fingerprints import fingerprint
 from bcgan.slides.mpp_table import MppChoice
 from bcgan.slides.patches import cut_patches
 from bcgan.slides.reader import open_image
@@ -102,7 +103,7 @@ class TileJob(NamedTuple):
                 if label == EXCLUDED:
                     continue
                 member = f"{patient}/{label}/{patient}_idx{slide_id}_x{x}_y{y}_class{label}.png"
-                archive.writestr(zipfile.ZipInfo(member, ZIP_TIMESTAMP), encode_png(patch))
+                archive.writestr(zipfile.ZipInfo(member, ZIP_TIMESTAMP), encode_png(patch, self.patch_mpp))
         counts = {name: int((labels == value).sum()) for value, name in enumerate(CLASSES)}
         return counts | {"left_out": int((labels == EXCLUDED).sum())}
 
@@ -160,7 +161,7 @@ def check_patients(slides: Iterable[Slide], pattern: str | None) -> None:
         raise InputError(
             f"--patient: {pattern!r} matches none of {len(slides)} slides, such as {slides[0].name}. Change it."
         )
-    check_spellings(patients, "--patient")
+    check_spellings(patients, "--patient", PATIENT_REMEDY)
 
 
 def read_annotations(slide: Slide, job: TileJob) -> AnnotationFile:

@@ -1,10 +1,15 @@
 """Turn a decoded image into a square uint8 patch: pad or crop, resize, filter; write it as PNG."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 
 from bcgan.settings import Preprocess
 from bcgan.slides.decode import WHITE
+
+PNG_HEADER = 33  # bytes of a PNG's signature and its first chunk, IHDR
 
 
 def to_square(image: np.ndarray, native: int | None, size: int) -> np.ndarray:
@@ -39,9 +44,13 @@ def resize_patches(patches: np.ndarray, size: int) -> np.ndarray:
     return np.stack([to_square(patch, None, size) for patch in patches])
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """Return an RGB image, uint8 (height, width, 3), as a PNG file."""
-    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+def encode_png(image: np.ndarray, mpp: float | None = None) -> bytes:
+    """Return an RGB image, uint8 (height, width, 3), as a PNG file that states `mpp`, microns per pixel, if given."""
+    data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+    if mpp is None:
+        return data
+    chunk = b"pHYs" + struct.pack(">IIB", *[round(1e6 / mpp)] * 2, 1)  # pixels a meter
+    return data[:PNG_HEADER] + struct.pack(">I", 9) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[PNG_HEADER:]
 
 
 def enhance(image: np.ndarray, settings: Preprocess) -> np.ndarray:

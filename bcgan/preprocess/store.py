@@ -1,14 +1,9 @@
 """The patch store: every patch, decoded once, in one uint8 array, with an index of patients, labels and roles."""
 
-import hashlib
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,19 +12,15 @@ import pandas as pd
 from bcgan import data, progress
 from bcgan.classes import count_classes
 from bcgan.data import splits
-from bcgan.data.records import UNKNOWN, Record
+from bcgan.data.records import UNKNOWN
 from bcgan.data.rows import ImageRows, NpyFile, NpyWriter
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
-from bcgan.preprocess import audit, images, stain, tfds_records
+from bcgan.preprocess import audit, checks, stain, tfds_records
+from bcgan.preprocess.decoding import CHUNK, decode_all
 from bcgan.preprocess.images import resize_patches
-from bcgan.settings import Data, Preprocess
-from bcgan.slides.decode import decode_image
-from bcgan.slides.patches import cut_patches
-from bcgan.slides.reader import open_image
-from bcgan.slides.scale import ModelScale, Mpp
+from bcgan.settings import Preprocess
 
-CHUNK, CHUNK_IMAGES = 256, 8  # patches, and images to be cut, that are decoded by a thread at a time
 TFDS_COLUMNS = {"id": "id", "image_id": "image", "patient": "patient", "x": "x", "y": "y", "path": "path"}
 MIN_SYNTHETIC = 8  # accepted patches of a class, below which the quality filter's results are not used
 INDEX_COLUMNS = [
@@ -120,15 +111,16 @@ def build(experiment: Experiment, folder: Path) -> None:
     Writes patches.npy, index.csv, audit.csv, audit.json, split.json and, if the settings say so, the folder tfds.
 
     Raises:
-        InputError: If there are no usable patches.
+        InputError: If there are no usable patches, or they have another size or scale than the settings say.
     """
     settings = experiment.preprocess
     records = data.records(experiment.data, mixed=bool(experiment.data.tile and experiment.data.tile.mpp))
     native = data.native_patch_px(experiment.data)
     unit = "images" if experiment.data.tile else "patches"
     progress.log.info("preprocess: %d %s of %d patients", len(records), unit, len({r.patient for r in records}))
-    rows, thumbnails = _decode_all(records, experiment, folder / "decoding.npy")
-    _check_patch_size(rows, native, experiment.data)
+    rows, thumbnails = decode_all(records, experiment, folder / "decoding.npy")
+    checks.check_patch_size(rows, native, experiment.data)
+    checks.check_scales(rows, experiment.data)
     faults = audit.find_faults(rows, thumbnails, native)
     _write_audit(folder / "audit.csv", rows, faults)
     keep, summary = audit.apply_policy(rows, faults, settings.audit)
@@ -140,9 +132,9 @@ def build(experiment: Experiment, folder: Path) -> None:
             "change preprocess.audit."
         )
     index = rows[keep].reset_index(drop=True)
-    _warn_of_enlarged(index, native, experiment.data.size)
+    checks.warn_of_enlarged(index, native, experiment.data.size)
     if native is None and experiment.data.tile is None:
-        _warn_of_mixed_sizes(index, experiment.data.size)
+        checks.warn_of_mixed_sizes(index, experiment.data.size)
     index["role"] = splits.assign_roles(index, experiment.data, experiment.seed)
     _write_kept_patches(folder, keep)
     summary["imputed"] = {
@@ -165,116 +157,6 @@ def build(experiment: Experiment, folder: Path) -> None:
         )
 
 
-class _Decoded(NamedTuple):
-    """What was read of a record: an image that is a patch, or the patches of one that was cut.
-
-    Attributes:
-        patches: uint8, (n, size, size, 3); a black one if the record cannot be used.
-        measured: The images that the audit measures; `None` for a record that cannot be used.
-        corners: x and y of each patch; those of the record if it was not cut.
-        reason: Why the record cannot be used; "" if it can.
-    """
-
-    patches: np.ndarray
-    measured: list[np.ndarray | None]
-    corners: np.ndarray
-    reason: str
-
-
-def _decode_all(records: list[Record], experiment: Experiment, path: Path) -> tuple[pd.DataFrame, np.ndarray]:
-    """Decode all records, in threads, and write their patches to `path`.
-
-    Returns:
-        One row for each patch, with its measures, and for each record that cannot be used, with the reason; and
-        thumbnails, uint8 (n, 16, 16).
-    """
-    lock, size, is_cut = Lock(), experiment.data.size, experiment.data.tile is not None
-    writer = NpyWriter(path, (size, size, 3), np.uint8)
-
-    def decode_chunk(indices: range) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        """Return the patches of some records, uint8 (n, size, size, 3), and their rows."""
-        decoded = [_decode_record(records[index], experiment) for index in indices]
-        # The rest is many calls of microseconds, in which threads would mostly wait for each other.
-        with lock:
-            rows = [
-                row
-                for index, decoded_record in zip(indices, decoded, strict=True)
-                for row in _index_rows(records[index], decoded_record, is_cut and not decoded_record.reason)
-            ]
-        return np.concatenate([decoded_record.patches for decoded_record in decoded]), rows
-
-    rows = []
-    chunk = CHUNK if experiment.data.tile is None else CHUNK_IMAGES
-    with progress.bar(len(records), "preprocess", "image") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for patches, chunk_rows in _map_in_order(pool, decode_chunk, len(records), chunk):
-            writer.append(patches)
-            rows += chunk_rows
-            bar.update(min(chunk, len(records) - bar.n))
-    writer.close()
-    thumbnails = np.stack([row.pop("thumbnail") for row in rows])
-    return pd.DataFrame(rows), thumbnails
-
-
-def _map_in_order(pool: ThreadPoolExecutor, work: Callable[[range], Any], count: int, chunk: int) -> Iterable[Any]:
-    """Yield the results of `work` for chunks of indices, in order.
-
-    Only a few chunks are submitted ahead, so that a full disk or Ctrl-C stops the work soon.
-    """
-    chunks = (range(start, min(start + chunk, count)) for start in range(0, count, chunk))
-    futures = [pool.submit(work, indices) for indices in islice(chunks, 8)]
-    while futures:
-        yield futures.pop(0).result()
-        futures += [pool.submit(work, indices) for indices in islice(chunks, 1)]
-
-
-def _decode_record(record: Record, experiment: Experiment) -> _Decoded:
-    """Decode an image, and cut it if the settings say so."""
-    settings, size, corner = experiment.preprocess, experiment.data.size, [[record.x, record.y]]
-    try:
-        if experiment.data.tile:
-            return _cut_record(record, experiment)
-        image = decode_image(record.read(), record.path)
-    except (OSError, ValueError) as error:
-        return _Decoded(np.zeros((1, size, size, 3), np.uint8), [None], np.array(corner), str(error))
-    patch = images.to_square(image, data.native_patch_px(experiment.data), size)
-    return _Decoded(images.enhance(patch, settings)[None], [image], np.array(corner), "")
-
-
-def _cut_record(record: Record, experiment: Experiment) -> _Decoded:
-    """Cut an image into patches at the scale `data.tile.mpp`, and enhance them.
-
-    Raises:
-        OSError, ValueError: If it cannot be read, is smaller than a patch or has no tissue.
-    """
-    size, tile, mpp = experiment.data.size, experiment.data.tile, record.mpp
-    with open_image(record.read(), record.path) as image:
-        if mpp is None and image.mpp is None and tile.mpp:
-            raise ValueError(f"{record.path} states no resolution. Set data.mpp to its microns per pixel")
-        image_mpp = Mpp(mpp, mpp, "data set") if mpp else image.mpp
-        if tile.mpp is None:  # keep the image's own scale: equal resolutions are not resampled
-            image_mpp = Mpp(1.0, 1.0, "data set")
-        scale = ModelScale(size, tile.mpp or 1.0, None, 1.0)
-        grid = cut_patches(image, scale, image_mpp, tile.stride, tile.min_tissue)
-    if not len(grid.patches):
-        raise ValueError(f"{record.path}: no tissue was found")
-    patches = np.stack([images.enhance(patch, experiment.preprocess) for patch in grid.patches])
-    return _Decoded(patches, list(grid.patches), grid.coords, "")
-
-
-def _index_rows(record: Record, decoded: _Decoded, is_cut: bool) -> Iterable[dict[str, Any]]:
-    """Yield the index row of each patch of a record, with the measures of the audit."""
-    for image, (x, y) in zip(decoded.measured, decoded.corners.tolist(), strict=True):
-        height, width = (0, 0) if image is None else image.shape[:2]
-        pixels = "" if image is None else hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-        yield {
-            # A patch that was cut has its corner in its id.
-            "id": f"{record.key}_x{x}_y{y}" if is_cut else record.key, "image": record.key, "path": record.path,
-            "source": record.source, "patient": record.patient, "label": record.label, "x": x, "y": y,
-            "official_split": record.official_split, "height": height, "width": width, "pixels": pixels,
-            "readable": image is not None, "reason": decoded.reason, **audit.quality_measures(image),
-        }  # fmt: skip
-
-
 def _log_faults(rows: pd.DataFrame, faults: pd.DataFrame, summary: dict[str, Any]) -> None:
     """Warn of each fault that occurs, with its count, the first file and the policy."""
     for name, fault in summary.items():
@@ -286,52 +168,6 @@ def _log_faults(rows: pd.DataFrame, faults: pd.DataFrame, summary: dict[str, Any
                 "preprocess/audit.csv; preprocess.audit.%s changes the policy",
                 fault["count"], name.replace("_", " "), detail, fault["policy"], name,
             )  # fmt: skip
-
-
-def _check_patch_size(rows: pd.DataFrame, native: int | None, settings: Data) -> None:
-    """Check that most patches of a data set have the size that its patches are said to have.
-
-    Args:
-        native: That size, pixels; `None` if images may have any.
-
-    Raises:
-        InputError: If more than half of the readable ones have another size: they would be cropped or padded.
-    """
-    readable = rows[rows["reason"] == ""]
-    is_other = (readable[["width", "height"]] != native).all(axis=1)
-    if native is None or is_other.sum() <= len(readable) / 2:
-        return
-    first = readable[is_other].iloc[0]
-    remedy = "Set data.size and data.mpp as --size and --patch-mpp of the bcgan tile that cut them."
-    raise InputError(
-        f"data.dir: {is_other.sum()} of {len(readable)} patches do not have {native}x{native} pixels, the first, "
-        f"{first['path']}, has {first['width']}x{first['height']}. "
-        + (remedy if settings.name == "idc" else f"Give the data set {settings.name}, or set data.name.")
-    )
-
-
-def _warn_of_enlarged(index: pd.DataFrame, native: int | None, size: int) -> None:
-    """Warn of patches that have fewer pixels than the experiment stores: enlarging them adds no detail."""
-    shorter_sides = index[["width", "height"]].min(axis=1) if native is None else pd.Series(native, index.index)
-    if count := int((shorter_sides < size).sum()):
-        progress.log.warning(
-            "preprocess: %d of %d patches are smaller than data.size=%d and were enlarged, the smallest from %d "
-            "pixels; set data.size to the size that they have", count, len(index), size, shorter_sides.min(),
-        )  # fmt: skip
-
-
-def _warn_of_mixed_sizes(index: pd.DataFrame, size: int) -> None:
-    """Warn of images whose shorter side is not that of most: resized to one size, they have another scale."""
-    shorter_sides = index[["width", "height"]].min(axis=1)
-    usual = int(shorter_sides.mode()[0])
-    is_other = shorter_sides != usual
-    if is_other.any():
-        first = index[is_other].iloc[0]
-        progress.log.warning(
-            "preprocess: %d of %d images do not have a shorter side of %d pixels, as most have (first: %s, %dx%d): "
-            "resized to data.size=%d, they are at another scale. Bring all to one scale, or cut them with data.tile",
-            is_other.sum(), len(index), usual, first["path"], first["width"], first["height"], size,
-        )  # fmt: skip
 
 
 def _write_audit(path: Path, rows: pd.DataFrame, faults: pd.DataFrame) -> None:

@@ -156,6 +156,12 @@ def list_members(chain: Chain) -> list[tuple[str, int]]:
     return sorted((name, archive.size(name)) for name in archive.members)
 
 
+def list_checksums(chain: Chain) -> dict[str, int]:
+    """Return the CRC-32 of each file of a ZIP archive, by path, as the archive states it; {} for a tar archive."""
+    archive = _get_archive(chain)
+    return {name: entry.CRC for name, entry in archive.members.items()} if isinstance(archive, _Zip) else {}
+
+
 def read_member(chain: Chain, name: str, limit: int | None = None) -> bytes:
     """Read a file of an archive.
 

@@ -2,7 +2,9 @@
 
 import re
 import struct
+from collections.abc import Iterator
 
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # ends with the marker's number; these others have no length
 START_OF_SCAN, HUFFMAN_CODES, WITHOUT_LENGTH = 0xDA, 0xC4, (0x01, 0xD8, 0xD9)
 SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), 0xC2  # frames that are cosines and have Huffman codes
@@ -28,7 +30,7 @@ def find_damage(data: bytes, pixels: int) -> str | None:
     """
     if data[:2] == b"\xff\xd8":
         return _find_jpeg_damage(data, pixels)
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
+    if data[:8] == PNG_MAGIC:
         return None if _is_complete_png(data) else "its end is missing"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _find_webp_damage(data, pixels)
@@ -91,10 +93,15 @@ def _find_webp_damage(data: bytes, pixels: int) -> str | None:
 
 def _is_complete_png(data: bytes) -> bool:
     """Return whether all chunks of a PNG lie inside the file, including the last one."""
-    offset = 8  # after the signature; a chunk has its length (4 bytes), type (4), content and checksum (4)
+    return any(kind == b"IEND" for kind, _ in png_chunks(data))
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the type and the content of each chunk of a PNG that lies inside the file."""
+    offset, view = 8, memoryview(data)  # after the signature; a chunk has its length (4 bytes), type (4), checksum (4)
     while offset + 12 <= len(data):
-        length, chunk_type = struct.unpack(">I4s", data[offset : offset + 8])
+        length, kind = struct.unpack(">I4s", data[offset : offset + 8])
+        if offset + 12 + length > len(data):
+            return
+        yield kind, view[offset + 8 : offset + 8 + length]
         offset += 12 + length
-        if chunk_type == b"IEND":
-            return offset <= len(data)
-    return False

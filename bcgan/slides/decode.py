@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from bcgan.slides.damage import find_damage
+from bcgan.slides.damage import PNG_MAGIC, find_damage, png_chunks
 from bcgan.slides.kinds import HEAD, sniff
+from bcgan.slides.scale import Mpp, png_mpp
 
 # Errors are raised here with the file name, so OpenCV need not log them. OpenCV 4 and 5 name this function differently.
 (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
 
+FLAT_KINDS = ("png", "jpeg", "bmp", "webp", "jp2")
 MAX_PIXELS = 2**26  # of an image that is decoded at once
 MAX_PIXELS_PER_BYTE = 2_000  # no format compresses plain white more; a small file can claim gigabytes
 WHITE = (255, 255, 255)
@@ -42,13 +44,30 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     Raises:
         ValueError: If it is not an image, is damaged, or claims more than MAX_PIXELS pixels.
     """
+    return read_image(data, name)[0]
+
+
+def read_image(data: bytes, name: str) -> tuple[np.ndarray, Mpp | None]:
+    """Return the pixels of an image, and the resolution that it states; see `decode_image`."""
     if not is_container(data):
-        return decode_flat(data, name)
+        return decode_flat(data, name), flat_mpp(data)
     from bcgan.slides.reader import open_image
 
     with open_image(data, name) as image:
         check_size(*image.size, name)
-        return image.read_region(0, 0, 0, *image.size)
+        return image.read_region(0, 0, 0, *image.size), image.mpp
+
+
+def flat_mpp(data: bytes) -> Mpp | None:
+    """Return the resolution that a PNG states, if it can be that of a microscope; `None` for other flat formats."""
+    if data[:8] != PNG_MAGIC:
+        return None
+    for kind, content in png_chunks(data):
+        if kind == b"IDAT":  # pHYs comes before the pixels
+            break
+        if kind == b"pHYs" and len(content) == 9:
+            return png_mpp(*struct.unpack(">IIB", content))
+    return None
 
 
 def is_container(data: bytes) -> bool:
@@ -65,7 +84,7 @@ def decode_flat(data: bytes, name: str) -> np.ndarray:
         raise ValueError(f"{name} is a {kind.upper()} file, which is no image format that is read here")
     if kind not in FLAT_KINDS and data[:2] != b"BM":  # OpenCV reads more, some of it at the wrong brightness
         raise ValueError(f"{name} is not an image of a format that is read here. Save it as PNG or TIFF")
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
+    if data[:8] == PNG_MAGIC:
         pixels = math.prod(struct.unpack(">II", data[16:24])) if len(data) >= 24 else 0
     else:
         pixels = _claimed_pixels(data, name)

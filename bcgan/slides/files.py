@@ -1,14 +1,13 @@
 """Find the images and slides that arguments, folders and archives contain; nothing is decoded."""
 
 import glob
-import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from bcgan import runs
 from bcgan.errors import InputError
 from bcgan.progress import log
 from bcgan.slides import archives
@@ -19,9 +18,11 @@ from bcgan.slides.kinds import (
     IMAGE_KINDS,
     IMAGE_SUFFIXES,
     KNOWN_SUFFIXES,
+    MANIFEST,
     SLIDE_SUFFIXES,
     has_known_suffix,
     is_hidden,
+    is_synthetic,
     plain_path,
     printable,
     sniff,
@@ -31,8 +32,9 @@ from bcgan.slides.series import group_files, group_series, mirax_folders
 
 __all__ = [
     "ARCHIVE_SUFFIXES", "IMAGE_SUFFIXES", "KNOWN_SUFFIXES", "SLIDE_SUFFIXES", "Child", "ImageFile", "find_images",
-    "fingerprint", "iterate_images", "list_children", "printable", "sniff", "strip_suffixes",
+    "iterate_images", "list_children", "printable", "sniff", "strip_suffixes",
 ]  # fmt: skip
+BYTE_ORDER_MARK = "\ufeff"  # that programs of Windows write at the start of a list
 MAX_NESTED_ARCHIVES = 10_000  # archives inside one archive
 
 
@@ -46,6 +48,7 @@ class ImageFile(NamedTuple):
     size: int  # bytes
     read: Callable[[], bytes]  # returns the content; raises OSError or ValueError with the reason
     parts: tuple[Path, ...] = ()  # other files on disk of the same slide (DICOM series, MIRAX folder, VMS)
+    crc: int | None = None  # CRC-32 of the content, as a ZIP archive states it
 
 
 class Child(NamedTuple):
@@ -61,8 +64,14 @@ class _Search:
     """The state of one search through folders and archives."""
 
     def __init__(self, strict: bool) -> None:
-        """Start a search; `strict`: an unreadable archive is an error, otherwise it is returned as unreadable image."""
+        """Start a search.
+
+        Args:
+            strict: Whether it is of a data set: an unreadable archive is an error (otherwise it is returned as an
+                unreadable image), and folders that bcgan writes and synthetic patches are left out.
+        """
         self.strict = strict
+        self.left_out: list[str] = []  # folders of a data set with synthetic patches
         self.visited: set[tuple[int, int]] = set()  # device and inode of searched folders: links may lead in circles
         self.num_nested = 0  # archives inside archives
         self.num_skipped, self.first_skipped = 0, ""  # files that are neither images nor archives
@@ -72,9 +81,14 @@ class _Search:
         self.num_skipped += 1
 
     def report_skipped(self) -> None:
-        """Log the number of skipped files and the first one."""
+        """Log the number of skipped files and the first one, and warn of synthetic patches that were left out."""
         if self.num_skipped:
             log.info("%d files are no images and are left out, the first: %s", self.num_skipped, self.first_skipped)
+        if self.left_out:
+            log.warning(
+                "data.dir: %d folders of synthetic patches, which are of no patient, are left out, the first: %s",
+                len(self.left_out), self.left_out[0],
+            )  # fmt: skip
 
 
 def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[ImageFile]:
@@ -97,7 +111,7 @@ def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Im
         if argument == "-":
             for line in listed:
                 if line.strip():
-                    images += _named_images(Path(line.rstrip("\r\n")), search)
+                    images += _named_images(Path(line.rstrip("\r\n").removeprefix(BYTE_ORDER_MARK)), search)
             continue
         path = Path(argument)
         if path.is_dir() or os.path.lexists(path):
@@ -121,6 +135,8 @@ def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[Im
 
 def iterate_images(paths: tuple[Path, ...]) -> Iterator[ImageFile]:
     """Yield the images of a data set's folders and archives, and of archives inside folders, in name order.
+
+    Left out are folders that bcgan writes below its home, and, with a warning, synthetic patches that it made.
 
     Raises:
         InputError: If there is no path, one does not exist, or an archive cannot be opened.
@@ -153,47 +169,6 @@ def list_children(folder: Path) -> list[Child]:
     return listing
 
 
-def fingerprint(roots: tuple[Path, ...]) -> str:
-    """Return a hash of the names, sizes and modification times of files and of all files in folders, to detect changes.
-
-    If a root is a ZIP archive, the names, sizes and checksums of its members are hashed instead, so that a copy of it
-    has the same hash.
-    """
-    digest = hashlib.sha256()
-    for root in roots:
-        lines = _list_members(root) or [
-            f"{name} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path, name in _iterate_paths(root, set())
-        ]
-        digest.update(os.fsencode("".join(f"{line}\n" for line in lines)))
-    return digest.hexdigest()
-
-
-def _list_members(path: Path) -> list[str]:
-    """Return name, size and CRC-32 of each member of a ZIP archive; [] for other and for damaged files."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [f"{member.filename} {member.file_size} {member.CRC}" for member in archive.infolist()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return []
-
-
-def _iterate_paths(root: Path, visited: set[Path]) -> Iterator[tuple[Path, Path]]:
-    """Yield each path below a folder, or a file itself, and its path relative to `root`.
-
-    Links to folders outside are followed once, with paths relative to their targets; `visited` gets these folders.
-    """
-    paths = [root] if root.is_file() else sorted(root.rglob("*")) if root.is_dir() else []
-    visited.add(root.resolve())
-    for path in paths:
-        if not path.exists():  # a broken link
-            continue
-        yield path, path.relative_to(root)
-        if path.is_symlink() and path.is_dir() and not _leads_back(root, path) and path.resolve() not in visited:
-            yield from _iterate_paths(path.resolve(), visited)
-
-
 def _named_images(path: Path, search: _Search) -> Iterator[ImageFile]:
     """Yield the images of a named folder or archive; any other path is returned as an image."""
     if path.is_dir():
@@ -223,11 +198,17 @@ def _folder_images(root: Path, folder: Path, search: _Search) -> Iterator[ImageF
     if (stat.st_dev, stat.st_ino) in search.visited:
         return
     search.visited.add((stat.st_dev, stat.st_ino))
+    manifest = folder / MANIFEST
+    if search.strict and manifest.is_file() and is_synthetic(manifest.read_bytes):
+        search.left_out.append(printable(str(folder)))
+        return
     for child in _iterate_children(root, folder, search):
         if child.kind == "image":
             yield child.image
         elif child.kind == "archive":
             yield from _archive_images((child.path,), search)
+        elif search.strict and child.name in runs.OUTPUTS and child.path.resolve() in runs.output_folders():
+            log.warning("data.dir: %s is a folder that bcgan writes, and is left out", printable(str(child.path)))
         else:
             yield from _folder_images(root, child.path, search)
 
@@ -264,7 +245,7 @@ def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
     """
     try:
         if entry.is_dir():
-            is_link_back = entry.is_symlink() and _leads_back(root, Path(entry.path))
+            is_link_back = entry.is_symlink() and leads_back(root, Path(entry.path))
             return "" if entry.name in mirax_data or is_link_back else "folder"
         if has_known_suffix(entry.name):
             # A broken link is an image that cannot be read. Reading a pipe or a socket would block.
@@ -279,7 +260,7 @@ def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
         return "image" if has_known_suffix(entry.name) else "other"
 
 
-def _leads_back(root: Path, link: Path) -> bool:
+def leads_back(root: Path, link: Path) -> bool:
     """Return whether a link leads into the searched folder, or to a folder that contains it."""
     target, top = link.resolve(), root.resolve()
     return target.is_relative_to(top) or top.is_relative_to(target)
@@ -335,10 +316,15 @@ def _archive_images(chain: Chain, search: _Search) -> Iterator[ImageFile]:
         name = printable(plain_path(str(chain[-1])).rpartition("/")[2])
         yield ImageFile(name, display_path(chain), name, None, 0, partial(_raise_unreadable, str(error)))
         return
-    mirax_data = tuple(f"{folder}/" for folder in mirax_folders([name for name, _ in members]))
-    members = [(name, size) for name, size in members if not name.startswith(mirax_data)]
+    left_out = [f"{folder}/" for folder in mirax_folders([name for name, _ in members])]
+    if search.strict:
+        synthetic = [name for name, _ in members if _is_manifest(chain, name)]
+        search.left_out.extend(display_path((*chain, name)) for name in synthetic)
+        left_out += [name.removesuffix(MANIFEST) for name in synthetic]
+    members = [(name, size) for name, size in members if not name.startswith(tuple(left_out))]
     kinds = {name: _member_kind(chain, name) for name, _ in members}
-    images = [_make_member(chain, name, size) for name, size in members if kinds[name] == "image"]
+    crcs = archives.list_checksums(chain)
+    images = [_make_member(chain, name, size, crcs.get(name)) for name, size in members if kinds[name] == "image"]
     grouped = {image.path: image for image in group_files(images)}
     for name, _ in members:
         path = display_path((*chain, name))
@@ -348,6 +334,11 @@ def _archive_images(chain: Chain, search: _Search) -> Iterator[ImageFile]:
             yield from _archive_images((*chain, name), search)
         elif kinds[name] != "image":
             search.skip(path)
+
+
+def _is_manifest(chain: Chain, name: str) -> bool:
+    """Return whether a member of an archive is the manifest of synthetic patches."""
+    return name.rpartition("/")[2] == MANIFEST and is_synthetic(partial(archives.read_member, chain, name))
 
 
 def _member_kind(chain: Chain, name: str) -> Literal["image", "archive", "other"]:
@@ -378,10 +369,10 @@ def _may_open_nested(chain: Chain, path: str, search: _Search) -> bool:
     return True
 
 
-def _make_member(chain: Chain, name: str, size: int) -> ImageFile:
+def _make_member(chain: Chain, name: str, size: int, crc: int | None) -> ImageFile:
     source = plain_path(str(chain[-1])).rpartition("/")[2]
     read = partial(archives.read_member, chain, name)
-    return ImageFile(printable(name), display_path((*chain, name)), printable(source), None, size, read)
+    return ImageFile(printable(name), display_path((*chain, name)), printable(source), None, size, read, crc=crc)
 
 
 def _raise_unreadable(reason: str) -> bytes:

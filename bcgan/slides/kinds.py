@@ -1,7 +1,9 @@
 """File types: the suffixes that name them, the bytes that identify them, and file names for display."""
 
+import json
 import os
 import re
+from collections.abc import Callable
 
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".jp2", ".j2k", ".j2c", ".jpc",
@@ -17,6 +19,8 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tar.gz", 
 IMAGE_KINDS = ("png", "jpeg", "tiff", "bmp", "webp", "jp2", "dicom")
 ARCHIVE_KINDS = ("zip", "gzip", "bzip2", "xz", "tar")
 HEAD = 512  # bytes of a file that `sniff` needs
+# `bcgan sample` and `bcgan release` write a file of this name, whose `what` begins so, beside synthetic patches.
+MANIFEST, SYNTHETIC = "manifest.json", "synthetic patches of"
 HIDDEN = ("__macosx", "thumbs.db", "desktop.ini")
 
 SIGNATURES = (
@@ -79,6 +83,14 @@ def is_hidden(name: str) -> bool:
     """Return whether a relative path leads to or through what systems hide: `.x`, `__MACOSX/`, `Thumbs.db`."""
     parts = name.replace("\\", "/").split("/")
     return any((part.startswith(".") and part.strip(".")) or part.lower() in HIDDEN for part in parts)
+
+
+def is_synthetic(read: Callable[[], bytes]) -> bool:
+    """Return whether a manifest says that the patches beside and below it are synthetic; `read` returns its content."""
+    try:
+        return str(json.loads(read())["what"]).startswith(SYNTHETIC)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # another program's, or of a run
+        return False
 
 
 def plain_path(name: str) -> str:

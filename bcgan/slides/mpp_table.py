@@ -1,7 +1,5 @@
 """Read a table with the microns per pixel of each file, for images of different resolutions."""
 
-import csv
-import io
 import math
 import os
 import unicodedata
@@ -11,10 +9,10 @@ from bcgan import progress
 from bcgan.errors import InputError
 from bcgan.slides.files import ImageFile, strip_suffixes
 from bcgan.slides.scale import Mpp
+from bcgan.slides.tables import check_columns, check_row, read_csv
 
 FILE_COLUMNS = ("file", "path", "image", "name", "slide")
 COLUMNS = {"file": FILE_COLUMNS, "mpp": ("mpp", "mpp_x", "microns_per_pixel"), "mpp_y": ("mpp_y",)}
-ENCODINGS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8-sig"))
 
 
 class MppChoice:
@@ -71,28 +69,16 @@ def read_table(path: Path) -> dict[str, Mpp]:
     Raises:
         InputError: If it cannot be read, a row has no positive number or too many cells, or a file has two resolutions.
     """
-    try:
-        data = path.read_bytes()
-        encoding = next(name for mark, name in ENCODINGS if data.startswith(mark))
-        text = data.decode(encoding).lstrip("\ufeff")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--mpp-csv: {path} cannot be read ({error}). Give a CSV of file,mpp in UTF-8.") from error
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)]
-    header = [cell.lower() for cell in lines[0]] if lines else []
+    delimiter, lines = read_csv(path, "--mpp-csv")
+    header = [cell.lower() for cell in lines[0][1]] if lines else []
     has_header = any(name in FILE_COLUMNS for name in header)
     columns = _find_columns(header, path) if has_header else (0, 1, None)
     rows: dict[str, Mpp] = {}
-    for number, cells in enumerate(lines[has_header:], 1 + has_header):
-        if not any(cells):
-            continue
-        if len(cells) > (len(header) if has_header else 2):
-            raise InputError(
-                f"--mpp-csv: {path}, line {number}: {cells} has more cells than columns. Write file,mpp (and decimal "
-                "points, not commas), or a header."
-            )
-        mpp = _read_row(cells, columns, delimiter, f"--mpp-csv: {path}, line {number}")
+    for number, cells in lines[has_header:]:
+        where = f"--mpp-csv: {path}, line {number}"
+        remedy = "Write file,mpp (and decimal points, not commas), or a header."
+        check_row(cells, len(header) if has_header else 2, where, remedy)
+        mpp = _read_row(cells, columns, delimiter, where)
         key = _normalize_path(cells[columns[0]])
         if rows.setdefault(key, mpp) != mpp:
             raise InputError(f"--mpp-csv: {path}: {key} has two resolutions. Keep one of them.")
@@ -109,11 +95,12 @@ def _find_columns(header: list[str], path: Path) -> tuple[int, int, int | None]:
         path: The table, for errors.
 
     Raises:
-        InputError: If there is not exactly one column for the file, or for the microns per pixel.
+        InputError: If there is not exactly one column for the file, or for the microns per pixel, or several mpp_y.
     """
     indices = {
         column: [index for index, cell in enumerate(header) if cell in names] for column, names in COLUMNS.items()
     }
+    check_columns(header, COLUMNS["mpp_y"], f"--mpp-csv: {path}")
     for column in ("file", "mpp"):
         if len(indices[column]) != 1:
             raise InputError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from bcgan.slides.base import SlideImage
 from bcgan.slides.damage import find_damage
-from bcgan.slides.decode import MAX_PIXELS, TIFF_MAGIC, decode_flat, is_container, lay_on_white
+from bcgan.slides.decode import MAX_PIXELS, TIFF_MAGIC, decode_flat, flat_mpp, is_container, lay_on_white
 from bcgan.slides.files import ImageFile, printable, sniff
 from bcgan.slides.scale import Mpp, make_mpp
 
@@ -96,13 +96,14 @@ def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideI
         path = Path(source)
         source = ImageFile(path.name, printable(str(path)), "", path, path.stat().st_size, path.read_bytes)
     if isinstance(source, bytes):
-        path, size, name = None, len(source), name or "image"
+        path, size, name = None, 0, name or "image"
     else:
         path, size, name = source.local, source.size, name or source.path
     if path is not None and path.suffix.lower() in NAMED_FORMATS:
         return _open_vendor(path, name, ExitStack())
     if path is None:
         data = source if isinstance(source, bytes) else source.read()
+        size = len(data)
         head = data[:HEAD_BYTES]
     else:
         with path.open("rb") as file:
@@ -112,7 +113,7 @@ def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideI
                     raise ValueError(f"{name} has {size:,} bytes, more than {MAX_FLAT_BYTES:,} that are read at once")
                 data = head + file.read()
     if not is_container(head):
-        return FlatImage(decode_flat(data, name), name)
+        return FlatImage(decode_flat(data, name), name, flat_mpp(data))
     with ExitStack() as resources:
         if path is None:
             path = _to_temporary_file(data, resources) if _needs_path(data, head) else None
@@ -125,6 +126,18 @@ def open_image(source: ImageFile | Path | str | bytes, name: str = "") -> SlideI
         from bcgan.slides.tiff import open_tiff
 
         return open_tiff(path if path is not None else io.BytesIO(data), name, size)
+
+
+def stated_mpp(data: bytes, name: str) -> Mpp | None:
+    """Return the resolution that an encoded image states; its pixels are not decoded.
+
+    Raises:
+        ValueError: If it is no image that can be read.
+    """
+    if not is_container(data):
+        return flat_mpp(data)
+    with open_image(data, name) as image:
+        return image.mpp
 
 
 def _needs_path(data: bytes, head: bytes) -> bool:

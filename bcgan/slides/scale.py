@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 MIN_MPP, MAX_MPP = 0.02, 20.0  # microns a pixel that a microscope's or a scanner's image can have
 MAX_ENLARGEMENT = 4.0  # times that an image may be enlarged to reach the model's scale
-MAX_ENLARGEMENT_BY_TAGS = 2.0  # the same for TIFF tags, which are less reliable, as they can be meant for printing
+MAX_ENLARGEMENT_BY_TAGS = 2.0  # the same for tags of TIFF and PNG, which can be meant for printing
 SINGLE_PATCH_MAX_RATIO = 1.5  # largest side of a single patch, in patches; a larger image is cut
 SAME_SCALE = 1.1  # ratio of two scales up to which they are the same
 OME_UNITS = {
@@ -30,7 +30,7 @@ class Mpp(NamedTuple):
 
     x: float
     y: float
-    source: str  # "user", "data set", "OME", "vendor", "DICOM", "ImageJ" or "TIFF"
+    source: str  # "user", "data set", "OME", "vendor", "DICOM", "ImageJ", "TIFF" or "PNG"
     stated: str = ""  # the value as the file has it, for messages
 
 
@@ -101,6 +101,14 @@ def tiff_mpp(x_resolution: float, y_resolution: float, unit: int) -> Mpp | None:
     return make_mpp(microns / x_resolution, microns / y_resolution, "TIFF", f"{x_resolution:g} {name}")
 
 
+def png_mpp(x_per_meter: int, y_per_meter: int, unit: int) -> Mpp | None:
+    """Return the resolution that a PNG's chunk pHYs states; `None` without a unit, or if it is meant for printing."""
+    if unit != 1 or not x_per_meter or not y_per_meter:
+        return None
+    mpp = Mpp(1e6 / x_per_meter, 1e6 / y_per_meter, "PNG", f"{x_per_meter} pixels a meter")
+    return mpp if is_plausible(mpp) else None
+
+
 def imagej_mpp(metadata: dict, x_resolution: float, y_resolution: float) -> Mpp | None:
     """Return the resolution that ImageJ's unit and a TIFF's XResolution and YResolution state; `None` if not readable.
 
@@ -121,6 +129,18 @@ def imagej_mpp(metadata: dict, x_resolution: float, y_resolution: float) -> Mpp 
     return make_mpp(units[0] / x_resolution, units[1] / y_resolution, "ImageJ", stated)
 
 
+def is_plausible(mpp: Mpp) -> bool:
+    """Return whether an image of a microscope or a scanner can have a resolution; those meant for printing cannot."""
+    return min(mpp.x, mpp.y) >= MIN_MPP and max(mpp.x, mpp.y) <= MAX_MPP
+
+
+def contradicts(stated: Mpp | None, mpp: float) -> bool:
+    """Return whether a file states a resolution that can be true and is not `mpp`, microns per pixel."""
+    if stated is None or not is_plausible(stated):
+        return False
+    return max(abs(math.log(side / mpp)) for side in (stated.x, stated.y)) > math.log(SAME_SCALE)
+
+
 def check_believable(mpp: Mpp, name: str, model_mpp: float | None = None) -> None:
     """Raise ValueError if the resolution that a file states cannot be true, such as a program's default.
 
@@ -128,7 +148,7 @@ def check_believable(mpp: Mpp, name: str, model_mpp: float | None = None) -> Non
         name: Of the image, for the message.
         model_mpp: Microns per pixel of the model; `None` if not known. An image much coarser than that is rejected.
     """
-    max_enlargement = MAX_ENLARGEMENT_BY_TAGS if mpp.source == "TIFF" else MAX_ENLARGEMENT
+    max_enlargement = MAX_ENLARGEMENT_BY_TAGS if mpp.source in ("TIFF", "PNG") else MAX_ENLARGEMENT
     max_mpp = MAX_MPP if model_mpp is None else min(MAX_MPP, max_enlargement * model_mpp)
     if min(mpp.x, mpp.y) >= MIN_MPP and max(mpp.x, mpp.y) <= max_mpp:
         return

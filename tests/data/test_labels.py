@@ -129,6 +129,43 @@ def test_a_table_that_is_missing_or_lacks_a_column_is_named(tmp_path):
         labelled(root, tmp_path / "t.xlsx")
 
 
+HEADER = "image,label,patient"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{HEADER},Label\na.png,0,p,1\n", "has 2 columns label"),
+        (f"{HEADER},IMAGE\na.png,0,p,b.png\n", "has 2 columns image"),
+        (f"{HEADER},x,y,X\na.png,0,p,1,2,3\n", "has 2 columns x"),
+        (f"{HEADER}\na.png,0,Doe, John\nb.png,1,Doe, Jane\n", "row 2: a.png, 0, Doe, John has more cells"),
+        (f"{HEADER},,\na.png,0,p,,\nb.png,1,Doe, Jane,\n", "row 3: b.png, 1, Doe, Jane,  has more cells"),
+        (f'{HEADER}\na.png,0,"p\nb.png,1,q\n', "line 2: a quotation mark is not closed"),
+        (f'{HEADER}\na.png,0,p\nb.png,1,"q"r\n', "line 3: a quotation mark"),
+        (f'{HEADER}\na.png,0,"p\nb.png,1,q"\n', "row 2: its patient has a line break"),
+        (f"{HEADER}\n\n,,\n", "has a header and no row"),
+    ],
+)
+def test_a_table_that_can_be_misread_is_refused(tmp_path, text, words):
+    root = folder_of(tmp_path / "data", "a.png", "b.png")
+    with pytest.raises(InputError, match=re.escape(words)):
+        labelled(root, table_of(tmp_path / "t.csv", text))
+
+
+def test_a_workbook_with_cells_beyond_its_header_is_refused(tmp_path):
+    root = folder_of(tmp_path / "data", "a.png")
+    table = pd.DataFrame([["image", "label", "patient"], ["a.png", "0", "Doe", "John"]])
+    table.to_excel(tmp_path / "t.xlsx", index=False, header=False)
+    with pytest.raises(InputError, match="row 2: a.png, 0, Doe, John has more cells than columns"):
+        labelled(root, tmp_path / "t.xlsx")
+
+
+def test_quoted_cells_other_columns_and_empty_cells_at_the_end_are_read(tmp_path):
+    root = folder_of(tmp_path / "data", "a.png", "b.png")
+    text = f',{HEADER},note,note\n0,a.png,0,"Doe, John","two\nlines",,,\n1,b.png,1,"Doe, Jane"\n'
+    assert labelled(root, table_of(tmp_path / "t.csv", text)) == {"a.png": ("Doe, John", 0), "b.png": ("Doe, Jane", 1)}
+
+
 def test_an_image_on_two_rows_that_agree_counts_once(tmp_path):
     root = folder_of(tmp_path / "data", "s/a.png", "t/b.png")
     table = table_of(tmp_path / "t.csv", "image,label,patient\ns/a.png,0,p\na.png,benign,p\nb.png,1,p\n")

@@ -1,5 +1,9 @@
 """Data sets are read from the layouts of the public archives."""
 
+import inspect
+import json
+import re
+import shutil
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -14,8 +18,13 @@ from bcgan.data.idc import scan as idc
 from bcgan.data.patient_folder import scan as patient_folder
 from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
+from bcgan.predict import sample
+from bcgan.preprocess.images import encode_png
+from bcgan.release import dataset
 from bcgan.settings import Data
+from bcgan.slides import archives
 from bcgan.slides.files import iterate_images
+from bcgan.slides.kinds import is_synthetic
 from tests.conftest import PATCHES, PATIENTS, write_png
 
 PATCH = np.full((50, 50, 3), 200, np.uint8)
@@ -46,6 +55,56 @@ def test_folder_and_archive_hold_the_same_patches(idc_folder, archive):
 
 def test_a_patch_in_several_archives_and_folders_counts_once(idc_folder, archive):
     assert len(idc.records((archive.parent, idc_folder))) == PATIENTS * PATCHES
+
+
+def write_archive(path, **images: bytes):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, image in images.items():
+            file.writestr(f"7/0/{name}.png", image)
+    return path
+
+
+def test_different_images_of_one_name_are_refused_and_copies_count_once(tmp_path):
+    """As two outputs of `bcgan tile` from cohorts with the same names of slides."""
+    name, dark = "7_idx5_x1_y1_class0", PATCH // 2
+    write_png(tmp_path / f"a/7/0/{name}.png", PATCH)
+    write_png(tmp_path / f"b/7/0/{name}.png", dark)
+    bright = (tmp_path / f"a/7/0/{name}.png").read_bytes()
+    first = write_archive(tmp_path / "first.zip", **{name: bright})
+    second = write_archive(tmp_path / "second.zip", **{name: (tmp_path / f"b/7/0/{name}.png").read_bytes()})
+    for sources in ((tmp_path / "a", tmp_path / "b"), (first, second), (tmp_path / "a", second)):
+        with pytest.raises(InputError) as error:
+            idc.records(sources)
+        assert f"{name}.png and " in str(error.value)
+        assert str(sources[0]) in str(error.value) and str(sources[1]) in str(error.value)
+    third = write_archive(tmp_path / "third.zip", **{name: encode_png(PATCH, 4.0)})  # other bytes of the same pixels
+    for sources in ((first, tmp_path / "a"), (first, third), (third, tmp_path / "a")):
+        assert len(idc.records(sources)) == 1
+
+
+def test_checksums_of_archives_spare_reading_copies(archive, monkeypatch):
+    monkeypatch.setattr(archives, "read_member", lambda *arguments: pytest.fail("a copy was read"))
+    assert len(idc.records((archive,))) == PATIENTS * PATCHES
+
+
+def test_breakhis_images_of_one_name_have_to_be_copies(tmp_path):
+    for part in "ab":
+        write_png(tmp_path / part / "SOB_B_A-14-22549CD-40-003.png", PATCH)
+    assert len(breakhis.records((tmp_path,))) == 1
+    write_png(tmp_path / "b/SOB_B_A-14-22549CD-40-003.png", PATCH // 2)
+    with pytest.raises(InputError, match="are different images of one name"):
+        breakhis.records((tmp_path,))
+
+
+def test_a_patch_in_the_folder_of_another_class_is_refused(tmp_path):
+    write_png(tmp_path / "8/1/8_idx5_x1_y1_class1.png", PATCH)
+    write_png(tmp_path / "1/1_idx5_x1_y1_class0.png", PATCH)  # the folder is the patient's
+    write_png(tmp_path / "other/2_idx5_x1_y1_class0.png", PATCH)
+    assert [record.label for record in idc.records((tmp_path,))] == [0, 0, 1]
+    write_png(tmp_path / "8/1/8_idx5_x51_y1_class0.png", PATCH)
+    write_png(tmp_path / "1/1/1_idx5_x51_y1_class0.png", PATCH)
+    with pytest.raises(InputError, match=r"1/1/1_idx5_x51_y1_class0\.png: its folder names another .* of 2 patches"):
+        idc.records((tmp_path,))
 
 
 def test_names_give_patient_coordinates_and_label(idc_folder):
@@ -120,6 +179,32 @@ def test_a_folder_by_patient_and_class_is_read(tmp_path):
     write_png(tmp_path / "p2/unsure/a.png", PATCH)
     with pytest.raises(InputError, match="label 'unsure'"):
         patient_folder.records((tmp_path,))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_synthetic_patches_are_no_patients(tmp_path, packed, caplog):
+    """As `bcgan sample` writes them, samples/<class>/, which looks like <patient>/<class>/ from the folder above."""
+    write_png(tmp_path / "data/p1/benign/a.png", PATCH)
+    (tmp_path / "data/p1/benign/manifest.json").write_text('{"what": "a list of patches"}')
+    for label in ("benign", "malignant"):
+        write_png(tmp_path / f"data/samples/{label}/{label}_00001.png", PATCH)
+        (tmp_path / f"data/samples/{label}/manifest.json").write_text('{"what": "synthetic patches of tissue"}')
+    source = tmp_path / "data"
+    if packed:
+        source = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "data"))
+    with caplog.at_level("WARNING", "bcgan"):
+        assert [record.patient for record in patient_folder.records((source,))] == ["p1"]
+    assert "2 folders of synthetic patches, which are of no patient, are left out, the first: " in caplog.text
+    with pytest.raises(InputError, match="has no image"):
+        patient_folder.records((tmp_path / "data/samples",))
+
+
+def test_the_manifests_that_bcgan_writes_are_recognised():
+    for module in (sample, dataset):
+        (text,) = re.findall(r'"what": "([^"]+)"', inspect.getsource(module))
+        assert is_synthetic(lambda text=text: json.dumps({"what": text}).encode())
+    for content in (b"", b"[]", b"{}", b'{"what": 1}', b"\xff", b"[" * 100_000):
+        assert not is_synthetic(lambda content=content: content)
 
 
 def test_patches_of_the_same_name_in_several_folders_are_all_read(tmp_path):

@@ -1,4 +1,6 @@
+import io
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -6,10 +8,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import bcgan
-from bcgan import cli, experiment
-from bcgan.predict import assess
+from bcgan import cli, experiment, runs
+from bcgan.errors import InputError
+from bcgan.predict import assess, predict
 from bcgan.predict.model import OUT_OF_DISTRIBUTION
 from bcgan.predict.tile import PATCH_SCALE
+from bcgan.preprocess.images import encode_png
+from bcgan.slides.files import find_images
 from bcgan.slides.patches import read_patch
 from tests.conftest import write_png
 from tests.predict.conftest import find_paths, read_patches
@@ -96,6 +101,78 @@ def test_neighbours_count_where_the_data_set_has_coordinates(shipped, idc_folder
         read = read_patches(paths)
         expected = model.predict(read, places if model is shipped else None)
         np.testing.assert_allclose(rows["probability"], expected.probability, atol=1e-5)
+
+
+def probabilities_of_predict(model, folder) -> dict[str, float | None]:
+    """Return the probability of each file, as `bcgan predict` writes it; `None` without one."""
+    out = io.StringIO()
+    predict.predict(model, find_images([str(folder)]), out, as_jsonl=True, progress_bar=False)
+    rows = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert len({row["path"] for row in rows}) == len(rows)
+    return {row["path"].removeprefix(f"{folder}/"): row["probability"] for row in rows}
+
+
+@pytest.mark.parametrize("name", ["folder", "idc"])
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_the_figures_are_of_what_predict_says(idc_folder, tmp_path, name, neighbours):
+    """Of files whose names state places, one of them narrower than a patch, in a layout that predict sees as well."""
+    model = bcgan.load(neighbours=neighbours)
+    folder = shutil.copytree(idc_folder / "103", tmp_path / "in/103").parent
+    shutil.copytree(idc_folder / "104", folder / "104")
+    cut = folder / "103/0/103_idx5_x201_y51_class0.png"
+    write_png(cut, read_patches([cut])[0][:42])
+    write_png(folder / "104/1/elsewhere.png", read_patches([folder / "104/1/104_idx5_x51_y51_class1.png"])[0])
+    said = probabilities_of_predict(model, folder)
+    assessment = assess.assess(model, experiment.load(name, (), str(folder)), None, tmp_path / "out")
+    rows = pd.read_csv(tmp_path / "out/images.csv")
+    paths = {path.stem: path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+    names = rows["image"] if name == "folder" else rows["image"].map(paths)
+    assert len(rows) == (21 if name == "folder" else 20)
+    expected = np.array([said[name] for name in names], float)  # NaN for `None`
+    np.testing.assert_allclose(rows["probability"], expected, atol=2e-4)
+    assert rows["probability"].notna().sum() > 10
+    assert assessment["images_with_neighbours"] == (20 if neighbours else 0)
+    assert assessment["neighbours"] == neighbours
+    text = f"of {20 if neighbours else 0} the neighbours in their slide are used"
+    assert text in assess.summarize(assessment)
+
+
+def test_patients_that_the_classifier_may_have_met_are_named(shipped, labelled, tmp_path, monkeypatch, caplog):
+    """From the official lists of the public archive and from the run that trained the classifier, if it is there."""
+
+    def warnings(folder, model) -> str:
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="bcgan"):
+            assess.assess(model, settings(folder), None, tmp_path / "out")
+        return caplog.text
+
+    assert "may have been trained" not in warnings(labelled, shipped)
+    shutil.copytree(labelled / "p2", labelled / "8864")
+    text = "at least 1 of 9 patients (first: 8864) have names of patients that the classifier may have been trained on"
+    assert text in warnings(labelled, shipped)
+    monkeypatch.setattr(runs, "_home", tmp_path)
+    index = tmp_path / "runs/mine/preprocess/index.csv"
+    index.parent.mkdir(parents=True)
+    index.write_text("id,patient,role\n1,p3,train\n2,p4,test\n3,p5,train\n")
+    trained = shipped.card.training_data | {"experiment": "mine", "data": "breakhis"}
+    split = {key: value for key, value in trained.items() if key != "calibrated"}  # not trained again on all
+    for counts, text in ((trained, "3 of 9 patients (first: p3)"), (split, "2 of 9 patients (first: p3)")):
+        monkeypatch.setattr(shipped, "card", shipped.card.model_copy(update={"training_data": counts}))
+        assert text in warnings(labelled, shipped)
+
+
+def test_a_data_set_that_contradicts_its_files_is_refused_unless_the_user_decides(shipped, patches_of, tmp_path):
+    for number, patch in enumerate(patches_of[:2]):
+        path = tmp_path / f"in/p{number}/{number}/a.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encode_png(patch, 4.0))
+    for mpp in (None, 4):
+        with_mpp = experiment.load("folder", () if mpp is None else (f"data.mpp={mpp}",), str(tmp_path / "in"))
+        assert assess.assess(shipped, with_mpp, None, tmp_path / "out")["images"] == 2
+    wrong = experiment.load("folder", ("data.mpp=2",), str(tmp_path / "in"))
+    with pytest.raises(InputError, match=r"a\.png states 4 microns a pixel, and the data set has 2\. Correct"):
+        assess.assess(shipped, wrong, None, tmp_path / "out")
+    assert assess.assess(shipped, wrong, 4.0, tmp_path / "out")["unreadable"] == 0
 
 
 def test_the_command_reports_unreadable_images(labelled, tmp_path, capsys):

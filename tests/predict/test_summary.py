@@ -138,3 +138,8 @@ def test_patients_are_found_before_anything_is_predicted(model, idc_folder, tmp_
 def test_patients_of_files_in_archives_are_found_in_the_files_names():
     slides = ["data/a.zip!10253_1.png", "data/b.zip!folder/10253_2.png", "10254.svs"]
     assert list(summary.find_patients(slides, r"^\d+").values()) == ["10253", "10253", "10254"]
+
+
+def test_two_spellings_of_a_patient_are_refused_with_a_remedy_that_the_command_has():
+    with pytest.raises(InputError, match=r"'P07' and 'P7' .*or change --patient: one name for one patient"):
+        summary.find_patients(["P7_a.svs", "P07_b.svs"], "^[^_]+")

@@ -12,10 +12,14 @@ import pytest
 
 from bcgan import cli, data, experiment
 from bcgan.data.idc.scan import records
+from bcgan.errors import InputError
 from bcgan.predict import slidewise, tile
 from bcgan.preprocess import store
 from bcgan.slides import annotations as qupath
 from bcgan.slides.coordinates import parse_slide_names
+from bcgan.slides.patches import read_patch
+from bcgan.slides.reader import open_image
+from bcgan.slides.scale import ModelScale, resolve_scale
 from tests.conftest import write_png
 
 OUTER = [[100, 100], [400, 100], [400, 400], [100, 400], [100, 100]]
@@ -319,6 +323,7 @@ def test_tile_two_spellings_of_a_patient_are_refused(source, capsys):
     assert run_tile(source, "--patient", "^[^_]+") == 2
     message = capsys.readouterr().err
     assert "P1" in message and "p1" in message
+    assert "or change --patient" in message and "data.similar_patients" not in message  # a setting it does not have
     assert not (source / "out").exists()
 
 
@@ -357,6 +362,24 @@ def test_patches_of_any_size_and_scale_are_read_without_resizing(source, size, p
         for record in (record for record in records if record.patient == "P2"):
             part = slide_pixels[record.y : record.y + size, record.x : record.x + size]
             np.testing.assert_array_equal(read_patch_bytes(record.read())[: len(part), : part.shape[1]], part)
+
+
+def test_patches_state_their_scale_to_training_and_to_predict(source):
+    """Training without data.mpp is refused, and predict takes a patch at the scale that its file states."""
+    slides = slidewise.find_slides([str(source / "slides")])
+    slidewise.run_job(slides, job(source, "small", mpp=2.0, patch_mpp=2.0), "serial", 1)
+    (source / "store").mkdir()
+    with pytest.raises(InputError, match=r"states 2 microns a pixel, and the scale of idc is 4 .*Set data\.mpp=2\."):
+        store.build(experiment.load("tiled", (), str(source / "small")), source / "store")
+    slidewise.run_job(slides, job(source, mpp=2.0, size=100, patch_mpp=2.0), "serial", 1)
+    encoded = records((source / "out",))[0].read()
+    fine, coarse = (ModelScale(100, 2.0, (100, 100), 1.0), ModelScale(50, 4.0, (50, 50), 1.0))
+    pixels = read_patch_bytes(encoded)
+    np.testing.assert_array_equal(read_patch(encoded, fine), pixels)
+    np.testing.assert_array_equal(read_patch(encoded, coarse), cv2.resize(pixels, (50, 50), None, 0, 0, cv2.INTER_AREA))
+    with open_image(encoded) as image:
+        scale = resolve_scale(image.size, image.mpp, coarse, "a.png")
+    assert (scale.mpp, scale.source, scale.is_single_patch) == ((2.0, 2.0), "PNG", True)
 
 
 def read_patch_bytes(encoded: bytes) -> np.ndarray:

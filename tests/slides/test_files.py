@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bcgan import runs
 from bcgan.errors import InputError
-from bcgan.slides.files import find_images, fingerprint, iterate_images, list_children, printable, sniff, strip_suffixes
+from bcgan.slides.files import find_images, iterate_images, list_children, printable, sniff, strip_suffixes
+from bcgan.slides.fingerprints import fingerprint
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -170,6 +173,34 @@ def test_a_copied_zip_archive_has_the_hash_of_the_original(tmp_path):
     data = bytearray((tmp_path / "a.zip").read_bytes())
     data[data.rindex(b"PK\x01\x02") + 6] = 99  # a version that no program reads
     fingerprint((write(tmp_path / "future.zip", bytes(data)),))
+
+
+def test_folders_that_bcgan_writes_are_no_part_of_a_data_set_around_them(tmp_path, monkeypatch, caplog):
+    """A run with --data-dir . must not make its own data new, nor read its own pictures."""
+    monkeypatch.setattr(runs, "_home", tmp_path / "home")
+    write(tmp_path / "home/p1/0/x.png")
+    write(tmp_path / "home/p1/runs/0/x.png")  # another folder of that name
+    for root in (tmp_path, tmp_path / "home"):
+        before = fingerprint((root,))
+        for folder in ("runs/x/gan", "reports/x", "models/x"):
+            write(tmp_path / "home" / folder / "picture.png")
+        assert fingerprint((root,)) == before
+        with caplog.at_level("WARNING", "bcgan"):
+            read = [image.path for image in iterate_images((root,))]
+        assert read == [f"{tmp_path}/home/p1/0/x.png", f"{tmp_path}/home/p1/runs/0/x.png"]
+        assert "home/reports is a folder that bcgan writes, and is left out" in caplog.text
+        write(tmp_path / "home/p1/0/x.png", b"changed")
+        assert fingerprint((root,)) != before
+        shutil.rmtree(tmp_path / "home/runs")
+    assert names(iterate_images((tmp_path / "home/reports",))) == ["x/picture.png"]  # named by the user
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png")
+    assert names(find_images(["-"], ["\ufeffa.png\r\n", "b.png\r\n"])) == ["a.png", "b.png"]
+    assert find_images(["-"], ["\ufeffa.png\n"])[0].read() == (tmp_path / "a.png").read_bytes()
 
 
 def test_pipes_are_not_waited_for(tmp_path):

@@ -37,7 +37,8 @@ def test_a_table_is_read_by_its_header(tmp_path, text, expected, encoding):
         ("a.tif,nan\n", "no positive"),
         ("a.tif,inf\n", "no positive"), ("a.tif,-1\n", "no positive"), ("a.tif,x\n", "microns per pixel"),
         ("file,resolution\na.tif,1\n", "0 columns mpp"), ("a.tif,1\na.tif,2\n", "two resolutions"), ("", "no row"),
-        ("file,mpp,mpp\na.tif,1,2\n", "2 columns mpp"),
+        ("file,mpp,mpp\na.tif,1,2\n", "2 columns mpp"), ("file,mpp,mpp_y,MPP_Y\na.tif,1,2,3\n", "2 columns mpp_y"),
+        ('file,mpp\n"a.tif,1\nb.tif,2\n', "line 2: a quotation mark is not closed"),
     ],
 )  # fmt: skip
 def test_ambiguous_or_invalid_tables_are_refused(tmp_path, text, words):

@@ -9,12 +9,13 @@ from collections import Counter
 from pathlib import Path
 
 from bcgan.classes import CLASSES, ClassPairs
+from bcgan.data.copies import check_copy
 from bcgan.data.labels import label_known_classes
 from bcgan.data.patients import normalize_patient
 from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
 from bcgan.progress import log
-from bcgan.slides.files import iterate_images
+from bcgan.slides.files import ImageFile, iterate_images
 
 NAME = re.compile(
     r"(?P<key>SOB_(?P<label>[BM])_(?P<tumour>[A-Z]+)-(?P<year>\d+)-(?P<slide>[0-9A-Z]+)-"
@@ -54,20 +55,25 @@ def records(
             of types that are in no class are left out. Defaults to benign and malignant.
 
     Raises:
-        InputError: If there is no image of that magnification, several magnifications that must not be mixed, or a
-            class that is no tumor type.
+        InputError: If there is no image of that magnification, several magnifications that must not be mixed, a class
+            that is no tumor type, or two images of one name.
     """
     label_of = label_known_classes(classes, (*CLASSES, *TUMOR_TYPES.values()), "BreaKHis")
     num_left_out = 0
     by_key: dict[str, Record] = {}
+    files: dict[str, ImageFile] = {}
     counts: Counter[int] = Counter()
     for file in iterate_images(paths):
         fields = parse_name(file.name)
-        if not fields or fields["key"] in by_key:
+        if not fields:
             continue
         scale = int(fields["magnification"])
         if magnification not in (None, scale):
             continue
+        if fields["key"] in files:
+            check_copy(file, files[fields["key"]])
+            continue
+        files[fields["key"]] = file
         group = CLASSES[fields["label"] == "M"]
         label = label_of.get(TUMOR_TYPES.get(fields["tumour"], ""), label_of.get(group))
         if label is None:

@@ -2,7 +2,8 @@
 
 `<patient>/<class>/<patient>_idx5_x<x>_y<y>_class<class>.png`, in folders, in zip archives, or in several of them.
 The public archive contains every file twice: the copy below `IDC_regular_ps50_idx5/` has the same file names. Of
-files with the same name, in one archive or in several, only the first in the order of names is used.
+files with the same name, in one archive or in several, only the first in the order of names is used; they have to be
+copies.
 """
 
 import logging
@@ -10,10 +11,11 @@ import re
 import unicodedata
 from pathlib import Path
 
+from bcgan.data.copies import check_copy
 from bcgan.data.patients import normalize_patient
-from bcgan.data.records import Record, parse_label
+from bcgan.data.records import LABELS, Record, parse_label
 from bcgan.errors import InputError
-from bcgan.slides.files import iterate_images
+from bcgan.slides.files import ImageFile, iterate_images
 
 NATIVE_SIZE = 50
 MICRONS = 4.0  # per pixel, approximately: 10x, downsampled by four
@@ -33,9 +35,11 @@ def records(paths: tuple[Path, ...], mpp: float = MICRONS) -> list[Record]:
         mpp: Microns per pixel; the public archive's by default.
 
     Raises:
-        InputError: If there is no patch, or a label is neither 0 nor 1.
+        InputError: If there is no patch, a label is neither 0 nor 1 or not that of the folder, or two images have one
+            name.
     """
-    by_key: dict[str, Record] = {}
+    by_key: dict[str, tuple[ImageFile, Record]] = {}
+    misplaced: list[str] = []
     num_copies = num_others = 0
     for file in iterate_images(paths):
         match = NAME.search(unicodedata.normalize("NFC", file.name))
@@ -44,20 +48,18 @@ def records(paths: tuple[Path, ...], mpp: float = MICRONS) -> list[Record]:
             continue
         key = match["key"]
         if key in by_key:
+            check_copy(file, by_key[key][0])
             num_copies += 1
             continue
-        label = parse_label(match["label"], file.path)
-        by_key[key] = Record(
-            key,
-            file.path,
-            file.source,
-            normalize_patient(match["patient"]),
-            label,
-            int(match["x"]),
-            int(match["y"]),
-            "",
-            file.read,
-            mpp,
+        patient, label = normalize_patient(match["patient"]), parse_label(match["label"], file.path)
+        if _folder_label(file.name, match["patient"]) not in (None, label):
+            misplaced.append(file.path)
+        places = int(match["x"]), int(match["y"])
+        by_key[key] = file, Record(key, file.path, file.source, patient, label, *places, "", file.read, mpp)
+    if misplaced:
+        raise InputError(
+            f"{misplaced[0]}: its folder names another class than its file name, as those of {len(misplaced)} patches "
+            "do. Move or rename them, or leave them out."
         )
     if num_copies:
         log.info("idc: %d files are copies, with the name of an earlier file: left out", num_copies)
@@ -69,4 +71,12 @@ def records(paths: tuple[Path, ...], mpp: float = MICRONS) -> list[Record]:
             f"data.dir: {sources} has no file named <patient>_idx5_x<x>_y<y>_class<c>.png. "
             "Give the folder or archive of the Breast Histopathology Images."
         )
-    return [by_key[key] for key in sorted(by_key)]
+    return [by_key[key][1] for key in sorted(by_key)]
+
+
+def _folder_label(name: str, patient: str) -> int | None:
+    """Return the label that the folder of a file names; `None` if it names none, or may be that of the patient."""
+    folders = name.split("/")[:-1]
+    if not folders or (folders[-1] == patient and folders[-2:-1] != [patient]):
+        return None
+    return LABELS.get(folders[-1].lower())

@@ -1,0 +1,104 @@
+"""Read text and CSV tables as spreadsheets and editors write them; a table that can be misread is refused."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from bcgan.errors import InputError
+
+DELIMITERS = (",", ";", "\t")
+BYTE_ORDER_MARKS = (
+    (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+)  # fmt: skip
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8 or, with a byte order mark, UTF-16 or UTF-32.
+
+    Raises:
+        InputError: If it cannot be read or is in another encoding.
+    """
+    try:
+        return decode_text(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as text ({error}). Save it as UTF-8.") from error
+
+
+def decode_text(data: bytes) -> str:
+    """Decode UTF-8 or, with a byte order mark, UTF-16 or UTF-32.
+
+    Raises:
+        ValueError: If it is in another encoding.
+    """
+    encoding = next((encoding for mark, encoding in BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
+    text = data.decode(encoding).lstrip("\ufeff")
+    if "\0" in text:
+        raise ValueError("it has zero bytes, as UTF-16 without a byte order mark does")
+    return text
+
+
+def read_csv(path: Path, source: str) -> tuple[str, list[tuple[int, list[str]]]]:
+    """Read a CSV table; empty lines are left out, and spaces around cells.
+
+    Args:
+        source: The option or setting that names the table, for the error.
+
+    Returns:
+        The delimiter, which the first line that is not empty decides, and the number of each line and its cells.
+
+    Raises:
+        InputError: If it is no text, or a quote is not closed.
+    """
+    text = read_text(path)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = max(DELIMITERS, key=first.count)
+    # Without `strict` a quote that is not closed takes all lines after it into its cell.
+    reader = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter, strict=True)
+    lines, number = [], 1
+    try:
+        for line in reader:
+            cells = [cell.strip() for cell in line]
+            if any(cells):
+                lines.append((number, cells))
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{source}: {path}, line {number}: a quotation mark is not closed, or is followed by text ({error}). "
+            "Correct the quotation marks, or save the table again."
+        ) from error
+    return delimiter, lines
+
+
+def check_columns(header: Sequence[str], names: Sequence[str], table: str) -> None:
+    """Check that no column that is read is there twice.
+
+    Args:
+        header: The columns, in one case.
+        names: The columns that are read.
+        table: The setting and the file, for the error.
+
+    Raises:
+        InputError: If a name is that of two columns.
+    """
+    for name in names:
+        if header.count(name) > 1:
+            raise InputError(
+                f"{table} has {header.count(name)} columns {name} (whatever their case); its columns: "
+                f"{', '.join(header)}. Keep one {name}."
+            )
+
+
+def check_row(cells: Sequence[str], num_columns: int, row: str, remedy: str) -> None:
+    """Check that a row has no more cells than the table has columns; empty cells at its end do not count.
+
+    Args:
+        row: The setting, the file and the row's number, for the error.
+        remedy: What to do, for the error.
+
+    Raises:
+        InputError: If it has more.
+    """
+    if any(cells[num_columns:]):
+        raise InputError(f"{row}: {', '.join(cells)} has more cells than columns ({num_columns}). {remedy}")
