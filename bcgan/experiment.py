@@ -232,7 +232,8 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
 
     Args:
         name: An experiment that `bcgan list` shows, or a path to a YAML file.
-        overrides: `key.subkey=value` pairs, values written as YAML; null removes what the file sets.
+        overrides: `key.subkey=value` pairs, values written as YAML; null removes what the file sets. Of two for one key
+            the last counts, as on other command lines.
         data_dir: Folders or archives joined by the platform's path separator, instead of `data.dir`.
 
     Raises:
@@ -247,10 +248,7 @@ def load(name: str, overrides: tuple[str, ...] = (), data_dir: str | None = None
         raise InputError(
             f"{path}: name is {tree.get('name')!r}; its runs would mix with that experiment's. Name it {path.stem!r}."
         )
-    keys = [pair.partition("=")[0].strip() for pair in overrides]
-    for key, pair in zip(keys, overrides, strict=True):
-        if keys.count(key) > 1:
-            raise InputError(f"{pair!r}: {key} is set {keys.count(key)} times. Set it once.")
+    for pair in overrides:
         _override(tree, pair)
     if data_dir and isinstance(tree.get("data"), dict):
         tree["data"]["dir"] = [part for part in data_dir.split(os.pathsep) if part]

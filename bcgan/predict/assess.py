@@ -16,13 +16,12 @@ from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.predict.foreign import ForeignModel
 from bcgan.predict.model import OUT_OF_DISTRIBUTION, Model
-from bcgan.predict.predict import user_mpp
 from bcgan.predict.tile_groups import SlideTiles, find_groups, read_group
 from bcgan.slides.coordinates import parse_slide_names
 from bcgan.slides.files import ImageFile
 from bcgan.slides.patches import PatchGrid, cut_patches
 from bcgan.slides.reader import open_image, stated_mpp
-from bcgan.slides.scale import MAX_ENLARGEMENT, Mpp, contradicts
+from bcgan.slides.scale import MAX_ENLARGEMENT, Mpp, contradicts, user_mpp
 
 METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1")
 

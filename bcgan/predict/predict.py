@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ from bcgan.slides.files import ImageFile
 from bcgan.slides.mpp_table import MppChoice
 from bcgan.slides.patches import PatchGrid, cut_patches
 from bcgan.slides.reader import open_image
-from bcgan.slides.scale import Mpp, Scale
+from bcgan.slides.scale import Mpp, Scale, user_mpp
 
 COLUMNS = ("path", "x", "y", "probability", "uncertainty", "label", "verdict", "mpp", "mpp_source")
 BATCH = 512  # patches predicted together, from several files if these are single patches
@@ -134,19 +133,6 @@ def read_grid(model: Model, source: Path | str | bytes, mpp: float | None = None
     given = user_mpp(mpp)
     with open_image(source, name) as image:
         return cut_patches(image, model.scale, given, min_tissue=model.card.min_tissue)
-
-
-def user_mpp(mpp: float | None) -> Mpp | None:
-    """Return the resolution that a user gives, the same for x and y; `None` for `None`, which means none.
-
-    Raises:
-        InputError: If it is not a positive number.
-    """
-    if mpp is None:
-        return None
-    if not 0 < mpp < math.inf:
-        raise InputError(f"mpp: {mpp} is no number of microns per pixel. Give a positive one, or none.")
-    return Mpp(mpp, mpp, "user")
 
 
 def predict_grid(model: Model, grid: PatchGrid) -> Predictions:

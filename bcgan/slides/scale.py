@@ -7,6 +7,8 @@ import math
 import re
 from typing import NamedTuple
 
+from bcgan.errors import InputError
+
 MIN_MPP, MAX_MPP = 0.02, 20.0  # microns a pixel that a microscope's or a scanner's image can have
 MAX_ENLARGEMENT = 4.0  # times that an image may be enlarged to reach the model's scale
 MAX_ENLARGEMENT_BY_TAGS = 2.0  # the same for tags of TIFF and PNG, which can be meant for printing
@@ -214,3 +216,16 @@ def resolve_scale(size: tuple[int, int], stated: Mpp | None, model: ModelScale, 
 def _is_cut(size: tuple[int, int], x: float, y: float, patch_size: int) -> bool:
     """Return whether an image is larger than a single patch; x and y are pixels of the image for one of the model's."""
     return max(round(size[0] / x), round(size[1] / y)) > SINGLE_PATCH_MAX_RATIO * patch_size
+
+
+def user_mpp(mpp: float | None) -> Mpp | None:
+    """Return the resolution that a user gives, the same for x and y; `None` for `None`, which means none.
+
+    Raises:
+        InputError: If it is not a positive number.
+    """
+    if mpp is None:
+        return None
+    if not 0 < mpp < math.inf:
+        raise InputError(f"mpp: {mpp} is no number of microns per pixel. Give a positive one, or none.")
+    return Mpp(mpp, mpp, "user")
