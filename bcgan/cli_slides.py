@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bcgan import progress
+from bcgan import outputs, progress
 from bcgan.cli_options import (
     context_option,
     engine_option,
@@ -49,13 +49,14 @@ def batch(
     from bcgan.predict.batch import PredictJob
 
     job = PredictJob(Path(out), model, engine, mpp, mpp_csv and Path(mpp_csv), neighbours, fast, maps)
-    slides = slidewise.find_slides(sources, job.folders, job.out)
+    slides = slidewise.find_slides(sources, job.folders)
     make_mpp_choice(mpp, mpp_csv, slidewise.list_images(slides))
     patients = job.out / "patients.csv"
     if patient:
         from bcgan.predict import summary
 
         summary.find_patients([str(slide.path) for slide in slides], patient)  # raises before anything is scored
+    outputs.make_folder(job.out)
     patients.unlink(missing_ok=True)  # of an earlier call
     code = 0
     try:
@@ -134,7 +135,7 @@ def tile(
     job = tiling.TileJob(
         Path(out), Path(annotations), decisions, patient, mpp, mpp_csv and Path(mpp_csv), size, patch_mpp
     )
-    slides = slidewise.find_slides(sources, job.folders, job.out)
+    slides = slidewise.find_slides(sources, job.folders)
     make_mpp_choice(mpp, mpp_csv, slidewise.list_images(slides))
     tiling.check_patients(slides, patient)  # before archives of an earlier run are replaced
     files = tiling.read_all_annotations(slides, job)

@@ -11,6 +11,13 @@ import click
 from bcgan.errors import InputError
 
 STDOUT = "-"
+MARKER = ".bcgan-output"  # in folders of pictures that bcgan drew, which searches for images leave out
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder for pictures that bcgan draws, if it is missing, and mark it: its pictures are no data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).write_text("bcgan drew the pictures in this folder. It does not read them as images.\n", "utf-8")
 
 
 def check(outputs: Mapping[str, str | None], inputs: Iterable[Path]) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
 
-from bcgan import progress
+from bcgan import outputs, progress
 from bcgan.classes import capitalize
 from bcgan.predict.maps import (
     ABSTAIN_REASONS,
@@ -34,7 +34,7 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
     Returns:
         The number of files that could not be explained; the page has their reasons.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    outputs.make_folder(out)
     explained, refused = [], []
     with progress.bar(len(images), "explain", "patch") as bar:
         for index, image in enumerate(images):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from bcgan import machine, runs
+from bcgan import machine, outputs, runs
 from bcgan.classes import CLASS_COLORS, NOUNS, capitalize, class_colors, class_noun
 from bcgan.predict.model import ABSTAINED, OUT_OF_DISTRIBUTION, SCORED, VERDICTS, Card, Model, Predictions
 from bcgan.slides.files import printable
@@ -42,7 +42,7 @@ def write_maps(folder: Path, name: str, grid: PatchGrid, predictions: Prediction
     The first is the heat map over the image, the second the heat map alone, the third outlines of the patches for
     QuPath. Of a name of more than MAX_NAME_BYTES the end is replaced by a hash.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    outputs.make_folder(folder)
     encoded, file_name = os.fsencode(name), name
     if len(encoded) > MAX_NAME_BYTES:
         file_name = f"{encoded[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:8]}"

@@ -68,14 +68,13 @@ class SlideJob(Protocol):
         """Return the columns of a slide in summary.csv from its numbers of patches."""
 
 
-def find_slides(sources: Iterable[str], folders: bool = True, out: Path | None = None) -> list[Slide]:
+def find_slides(sources: Iterable[str], folders: bool = True) -> list[Slide]:
     """Find the slides that lie directly in the source folders, sorted by name.
 
     The files of one DICOM series are one slide, and the data folder of a MIRAX slide is none.
 
     Args:
         folders: Whether folders and archives of patches count as slides.
-        out: The folder of the results, which is no slide where it lies in a source.
 
     Raises:
         InputError: If a source is no folder, there is no slide, or two slides have the same name.
@@ -85,8 +84,6 @@ def find_slides(sources: Iterable[str], folders: bool = True, out: Path | None =
         if not Path(source).is_dir():
             raise InputError(f"{source} is no folder. Give folders that contain slides, or one folder for each slide.")
         for child in list_children(Path(source)):
-            if out and child.path.resolve() == out.resolve():
-                continue
             if child.kind != "image" and not folders:
                 if child.kind == "archive":
                     progress.log.warning("%s: archives are not read as slides here and are left out", child.path)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bcgan import runs
+from bcgan import outputs, runs
 from bcgan.errors import InputError
 from bcgan.progress import log
 from bcgan.slides import archives
@@ -207,8 +207,6 @@ def _folder_images(root: Path, folder: Path, search: _Search) -> Iterator[ImageF
             yield child.image
         elif child.kind == "archive":
             yield from _archive_images((child.path,), search)
-        elif search.strict and child.name in runs.OUTPUTS and child.path.resolve() in runs.output_folders():
-            log.warning("data.dir: %s is a folder that bcgan writes, and is left out", printable(str(child.path)))
         else:
             yield from _folder_images(root, child.path, search)
 
@@ -240,11 +238,14 @@ def _iterate_children(root: Path, folder: Path, search: _Search) -> Iterator[Chi
 def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
     """Return "image", "archive", "folder", "other", or "" for a folder that is not searched.
 
-    Folders that are not searched are the data folders of MIRAX slides, named in `mirax_data`, and links that lead back
-    into the search.
+    Folders that are not searched are the data folders of MIRAX slides, named in `mirax_data`, links that lead back into
+    the search and, with a warning, folders that bcgan writes.
     """
     try:
         if entry.is_dir():
+            if _is_output(Path(entry.path)):
+                log.warning("%s was written by bcgan and is left out; name it to read it", printable(entry.path))
+                return ""
             is_link_back = entry.is_symlink() and leads_back(root, Path(entry.path))
             return "" if entry.name in mirax_data or is_link_back else "folder"
         if has_known_suffix(entry.name):
@@ -258,6 +259,12 @@ def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
         return "archive" if _is_archive(path) else "other"
     except OSError:
         return "image" if has_known_suffix(entry.name) else "other"
+
+
+def _is_output(folder: Path) -> bool:
+    """Return whether bcgan writes a folder: runs, reports, models, and those of pictures that it draws."""
+    is_below_home = folder.name in runs.OUTPUTS and folder.resolve() in runs.output_folders()
+    return is_below_home or (folder / outputs.MARKER).exists()
 
 
 def leads_back(root: Path, link: Path) -> bool:

@@ -164,6 +164,20 @@ def test_no_file_that_is_read_is_written(exported, idc_folder, tmp_path, monkeyp
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_pictures_that_were_drawn_are_not_read(exported, idc_folder, tmp_path, monkeypatch, capsys):
+    """Maps and explanations beside the images are left out, until they are named."""
+    monkeypatch.chdir(tmp_path)
+    patch = decode_image(find_paths(idc_folder)[0].read_bytes(), "")
+    write_png(tmp_path / "slide.png", np.tile(patch, (3, 3, 1)))
+    options = ("--model", exported, "--mpp", MPP)
+    for out in ("first.csv", "second.csv"):
+        assert command(".", *options, "--maps", "maps", "--out", out) in (0, 3)
+    assert Path("first.csv").read_text() == Path("second.csv").read_text()
+    assert "maps was written by bcgan and is left out; name it to read it" in capsys.readouterr().err
+    assert [image.name for image in find_images(["."])] == ["slide.png"]
+    assert [image.name for image in find_images(["maps"])] == ["slide.png.heat.png", "slide.png.map.png"]
+
+
 def test_a_large_image_is_tiled_where_it_holds_tissue():
     """The last row and column of tiles end at the border of the image."""
     image = np.full((130, 220, 3), 255, np.uint8)

@@ -188,7 +188,7 @@ def test_folders_that_bcgan_writes_are_no_part_of_a_data_set_around_them(tmp_pat
         with caplog.at_level("WARNING", "bcgan"):
             read = [image.path for image in iterate_images((root,))]
         assert read == [f"{tmp_path}/home/p1/0/x.png", f"{tmp_path}/home/p1/runs/0/x.png"]
-        assert "home/reports is a folder that bcgan writes, and is left out" in caplog.text
+        assert "home/reports was written by bcgan and is left out; name it to read it" in caplog.text
         write(tmp_path / "home/p1/0/x.png", b"changed")
         assert fingerprint((root,)) != before
         shutil.rmtree(tmp_path / "home/runs")
