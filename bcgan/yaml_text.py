@@ -68,5 +68,5 @@ def read_yaml(text: str, source: str, remedy: str) -> Any:
         raise InputError(
             f"{source}, line {line}: {key} is there twice, and only one can count. Join them, or remove one."
         ) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: `!!int x`
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: `!!int x`
         raise InputError(f"{source} is not valid YAML: {' '.join(str(error).split())}. {remedy}") from error
