@@ -213,19 +213,19 @@ def _tile_rows(
     model: Model, records: list[Record], tiles: SlideTiles, mpp: Mpp | None, bar
 ) -> dict[str, dict[str, Any]]:
     """Return {key: row} of the tiles of one slide, scored together as `bcgan predict` scores them."""
-    kept = np.flatnonzero(tiles.has_tissue)
-    probability, verdict = _predict(model, tiles.patches[kept], tiles.corners[kept])
+    tissue_rows = np.flatnonzero(tiles.has_tissue)
+    probability, verdict = _predict(model, tiles.patches[tissue_rows], tiles.corners[tissue_rows])
     rows: dict[str, dict[str, Any]] = {}
     for record in records:
         if record.path in tiles.larger:
             rows |= _slide_rows(model, [record], mpp, bar)
             continue
         bar.update()
-        own = np.isin(kept, tiles.rows.get(record.path, []))
-        if not own.any():
+        is_of_record = np.isin(tissue_rows, tiles.rows.get(record.path, []))
+        if not is_of_record.any():
             reason = tiles.reasons.get(record.path, f"{record.path}: no tissue was found")
             progress.log.warning("assess: %s", reason)
-        rows[record.key] = _image_row(model, record, probability[own], verdict[own])
+        rows[record.key] = _image_row(model, record, probability[is_of_record], verdict[is_of_record])
     return rows
 
 

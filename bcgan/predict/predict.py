@@ -130,9 +130,9 @@ def read_grid(model: Model, source: Path | str | bytes, mpp: float | None = None
         ValueError, OSError: If the image cannot be read or its scale is not known.
         InputError: If `mpp` is not a positive number.
     """
-    given = user_mpp(mpp)
+    stated_by_user = user_mpp(mpp)
     with open_image(source, name) as image:
-        return cut_patches(image, model.scale, given, min_tissue=model.card.min_tissue)
+        return cut_patches(image, model.scale, stated_by_user, min_tissue=model.card.min_tissue)
 
 
 def predict_grid(model: Model, grid: PatchGrid) -> Predictions:

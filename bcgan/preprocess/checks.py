@@ -51,11 +51,11 @@ def check_scales(rows: pd.DataFrame, settings: Data) -> None:
     is_other = np.abs(np.log(stated / expected)).max(axis=1) > np.log(SAME_SCALE)
     if not is_other.any():
         return
-    other = stating[is_other].iloc[0]
+    outlier = stating[is_other].iloc[0]
     coarsest = f"{stated.max():.4g}"
-    if np.isnan(other["mpp"]):
+    if np.isnan(outlier["mpp"]):
         raise InputError(
-            f"data.dir: {other['path']} states {_mpp_text(other)} microns a pixel, {stating['path'].iloc[0]} "
+            f"data.dir: {outlier['path']} states {_mpp_text(outlier)} microns a pixel, {stating['path'].iloc[0]} "
             f"{_mpp_text(stating.iloc[0])}, and {is_other.sum()} of {len(stating)} differ so: they would be mixed. "
             f"Bring all to one scale (data.tile={{mpp: {coarsest}}} cuts larger images), or leave one of them out."
         )
@@ -63,12 +63,12 @@ def check_scales(rows: pd.DataFrame, settings: Data) -> None:
     is_uniform = np.abs(np.log(stated / stated[0])).max() <= np.log(SAME_SCALE)
     remedy = "Leave out what has another scale, or correct what it states"
     if is_uniform and settings.name in ("idc", "patient_folder"):
-        remedy = f"Set data.mpp={_mpp_text(other)}"
+        remedy = f"Set data.mpp={_mpp_text(outlier)}"
     if settings.name == "patient_folder":
         remedy += f", or leave data.mpp out and set data.tile={{mpp: {coarsest}}}, which rescales each"
     raise InputError(
-        f"data.dir: {other['path']} states {_mpp_text(other)} microns a pixel, and {source} is {other['mpp']:.4g} "
-        f"({is_other.sum()} of {len(stating)} files differ so). {remedy}."
+        f"data.dir: {outlier['path']} states {_mpp_text(outlier)} microns a pixel, and {source} is "
+        f"{outlier['mpp']:.4g} ({is_other.sum()} of {len(stating)} files differ so). {remedy}."
     )
 
 
