@@ -134,11 +134,6 @@ class Experiment(Settings):
     def _check_classifiers(self) -> "Experiment":
         """Check that seeds, sizes, losses, weights and features of the classifiers fit each other and other parts."""
         classify, models = self.classify, self.classify.models
-        seeds = {"classify.seeds": classify.seeds}
-        seeds |= {f"classify.models.{name}.seeds": model.seeds or () for name, model in models.items()}
-        for name, values in seeds.items():
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name}: {list(values)} names a seed twice")
         if classify.crop_size and classify.crop_size > self.data.size:
             raise ValueError(f"classify.crop_size: {classify.crop_size} is larger than data.size: {self.data.size}")
         if unknown := set(self.evaluate.ensemble_models) - set(models):

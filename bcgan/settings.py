@@ -36,7 +36,18 @@ Paths = Annotated[
     tuple[Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())], ...],
     BeforeValidator(lambda v: (v,) if isinstance(v, (str, Path)) else v),
 ]
-Seed = Annotated[int, Field(ge=0)]
+
+
+def _check_distinct(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """Refuse a list with a value that is there twice: it would count twice, in means and intervals too."""
+    for value in values or ():
+        if values.count(value) > 1:
+            raise ValueError(f"{value!r} is there twice; name it once")
+    return values
+
+
+Distinct = AfterValidator(_check_distinct)
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct]
 Classes = Annotated[ClassPairs, BeforeValidator(parse_classes)]
 
 
@@ -272,7 +283,7 @@ class Classifier(Settings):
     # (of the latter two: of all maps that join), and starts from a logistic regression; a learning_rate such as 1e-4
     # suits it
     multi_depth: bool = False
-    seeds: tuple[Seed, ...] | None = Field(None, min_length=1)  # one training for each; None: classify.seeds
+    seeds: Seeds | None = Field(None, min_length=1)  # one training for each; None: classify.seeds
 
     @property
     def uses_synthetic(self) -> bool:
@@ -293,13 +304,13 @@ class Classifier(Settings):
 class Classify(Settings):
     """The classifiers, and how they are trained."""
 
-    models: dict[ClassifierName, Classifier] = {
+    models: Annotated[dict[ClassifierName, Classifier], Field(min_length=1)] = {
         "gan_resnet": Classifier(synthetic_fraction=0.1),
         "resnet_table1": Classifier(),
         "resnet50": Classifier(epochs=2),
         "gan_only": Classifier(epochs=3),
     }
-    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    seeds: Seeds = Field((0,), min_length=1)
     batch_size: int = Field(64, ge=2)
     # a patch of a patient with n training patches is drawn with weight n^-patient_balance; 1: patients count alike
     patient_balance: float = Field(0.0, ge=0, le=1)
@@ -324,13 +335,15 @@ class Classify(Settings):
 class Evaluate(Settings):
     """How trained classifiers and the GAN are measured."""
 
-    ensemble_models: tuple[ClassifierName, ...] = ()  # mean of their logits over all seeds; empty: no ensemble
+    ensemble_models: Annotated[
+        tuple[ClassifierName, ...], Distinct
+    ] = ()  # mean of their logits over all seeds; empty: no ensemble
     tta_views: Literal[1, 2, 4, 8] = 4  # flips and rotations averaged at test time
     test_crops: Literal["center", "ten"] = "center"  # of larger patches than classify.crop_size: the center, or also
     # the corners, and the mirror image of each, averaged
     bootstrap_samples: int = Field(1000, ge=10)
     confidence_level: float = Field(0.95, gt=0, lt=1)
-    probe_seeds: tuple[Seed, ...] = (0, 1, 2)  # one draw of training patients for each; empty: no linear probes
+    probe_seeds: Seeds = (0, 1, 2)  # one draw of training patients for each; empty: no linear probes
     num_explained_patches: int = Field(96, ge=0)  # at most, of test patches; 0: no explanations
     explained_class: str | None = None  # whose pixels explanations show; None: the last of the classes
     num_gan_samples: int = Field(1000, ge=20)  # real and synthetic patches compared, as many of each class

@@ -5,17 +5,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from bcgan.classifiers import CLASSIFIERS
-from bcgan.settings import ClassifierName, Seed, Settings
+from bcgan.settings import ClassifierName, Distinct, Seeds, Settings
 
 
 class LearningCurve(Settings):
     """The stage `learning_curve`: fractions of the training patients, times arms, times seeds."""
 
-    train_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05, 0.1, 0.25, 1.0)
-    arms: tuple[Literal["real", "classic", "gan", "selected", "translation"], ...] = (
+    train_fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Distinct] = (0.01, 0.05, 0.1, 0.25, 1.0)
+    arms: Annotated[tuple[Literal["real", "classic", "gan", "selected", "translation"], ...], Distinct] = (
         "real", "classic", "gan", "selected", "translation",
     )  # fmt: skip
-    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
+    seeds: Seeds = Field((0, 1, 2), min_length=1)
     train_steps: int = Field(300, ge=1)  # of every classifier
     num_validations: int = Field(6, ge=1)  # during training, evenly spaced; the best weights are kept
     synthetic_fraction: float = Field(0.5, gt=0, le=0.9)  # of each batch, in the arms that add patches
@@ -38,7 +38,7 @@ class Ablation(Settings):
 
     model: ClassifierName = "resnet_table1"
     epochs: int = Field(3, ge=1)
-    seeds: tuple[Seed, ...] = Field((0, 1), min_length=1)
+    seeds: Seeds = Field((0, 1), min_length=1)
     activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "relu"
     normalization: Literal["batch", "group"] = "batch"
     dropout: float = Field(0.0, ge=0, lt=1)  # before the head
@@ -54,16 +54,22 @@ class Ablation(Settings):
 class CrossValidation(Settings):
     """The stage `cross_validation`: over `data.num_folds` folds of patients and, to compare, of patches."""
 
-    models: tuple[ClassifierName, ...] = ()  # none that uses the GAN, which saw patients of every fold
+    models: Annotated[
+        tuple[ClassifierName, ...], Distinct
+    ] = ()  # none that uses the GAN, which saw patients of every fold
     epochs: int = Field(3, ge=1)
 
 
 class Release(Settings):
     """The utility part of `bcgan release`: networks trained on synthetic patches and tested on real patients."""
 
-    networks: tuple[ClassifierName, ...] = Field(("resnet_table1", "resnet34", "efficientnet_lite0"), min_length=1)
+    networks: Annotated[tuple[ClassifierName, ...], Distinct] = Field(
+        ("resnet_table1", "resnet34", "efficientnet_lite0"), min_length=1
+    )
     epochs: int = Field(4, ge=1)  # over the released patches
-    tuning_patients: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 4, 8), min_length=1)  # real, of another group
+    tuning_patients: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Distinct] = Field(
+        (1, 4, 8), min_length=1
+    )  # real, of another group
 
     @model_validator(mode="after")
     def _check_networks(self) -> "Release":
@@ -79,10 +85,12 @@ class Tune(Settings):
     model: ClassifierName = "resnet_table1"
     learning_rate: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1e-4, 3e-3)  # by logarithm
     epochs: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (2, 6)
-    batch_size: tuple[Annotated[int, Field(ge=2)], ...] = Field((32, 64, 128), min_length=1)
+    batch_size: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Distinct] = Field((32, 64, 128), min_length=1)
     stain_jitter: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.0, 0.3)
     color_jitter: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.0, 0.15)
-    loss: tuple[Literal["weighted_bce", "bce", "focal"], ...] = Field(("weighted_bce", "bce", "focal"), min_length=1)
+    loss: Annotated[tuple[Literal["weighted_bce", "bce", "focal"], ...], Distinct] = Field(
+        ("weighted_bce", "bce", "focal"), min_length=1
+    )
 
     @model_validator(mode="after")
     def _check_ends(self) -> "Tune":

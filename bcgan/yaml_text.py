@@ -52,7 +52,7 @@ _Loader.add_constructor(f"{PREFIX}int", _construct_int)
 
 
 def read_yaml(text: str, source: str, remedy: str) -> Any:
-    """Return what a YAML text contains.
+    """Return what a YAML text contains. Parts that an alias (`*name`) repeats are copies, which change apart.
 
     Args:
         source: The file or setting that the text is of, for the error.
@@ -62,7 +62,7 @@ def read_yaml(text: str, source: str, remedy: str) -> Any:
         InputError: If it is not YAML, or a key is there twice.
     """
     try:
-        return yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
+        return _without_aliases(yaml.load(text, _Loader))  # noqa: S506, a SafeLoader
     except _RepeatedKey as error:
         key, line = error.args
         raise InputError(
@@ -70,3 +70,10 @@ def read_yaml(text: str, source: str, remedy: str) -> Any:
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: `!!int x`
         raise InputError(f"{source} is not valid YAML: {' '.join(str(error).split())}. {remedy}") from error
+
+
+def _without_aliases(value: Any) -> Any:
+    """Return a copy in which no part is there twice, as PyYAML's objects of an anchor and of its aliases are one."""
+    if isinstance(value, dict):
+        return {key: _without_aliases(item) for key, item in value.items()}
+    return [_without_aliases(item) for item in value] if isinstance(value, list) else value

@@ -31,8 +31,18 @@ def test_overrides_and_data_dir():
         ("data.test_fold=9", ["fold", "9"]),
         ("steps", ["steps", "key.subkey=value"]),
         ("classify.seeds=[0,", ["classify.seeds", "without spaces"]),
-        ("classify.seeds=[1,1]", ["names a seed twice"]),
-        ("classify.models.cnn.seeds=[1,1]", ["classify.models.cnn.seeds", "names a seed twice"]),
+        ("classify.seeds=[1,0,1]", ["classify.seeds: 1 is there twice; name it once"]),
+        ("classify.models.cnn.seeds=[1,1]", ["classify.models.cnn.seeds", "1 is there twice"]),
+        ("evaluate.probe_seeds=[2,2]", ["evaluate.probe_seeds", "2 is there twice"]),
+        ("evaluate.ensemble_models=[gan_only,gan_resnet,gan_only]", ["ensemble_models", "'gan_only' is there twice"]),
+        ("cross_validation.models=[cnn,cnn]", ["cross_validation.models", "'cnn' is there twice"]),
+        ("ablation.seeds=[0,0]", ["ablation.seeds", "0 is there twice"]),
+        ("learning_curve.seeds=[0,0]", ["learning_curve.seeds", "0 is there twice"]),
+        ("learning_curve.train_fractions=[0.5,1,0.5]", ["learning_curve.train_fractions", "0.5 is there twice"]),
+        ("learning_curve.arms=[real,gan,real]", ["learning_curve.arms", "'real' is there twice"]),
+        ("release.networks=[cnn,cnn]", ["release.networks", "'cnn' is there twice"]),
+        ("tune.loss=[bce,bce]", ["tune.loss", "'bce' is there twice"]),
+        ("classify.models={}", ["classify.models", "at least 1"]),
         ("classify.models.cnn.seeds=[]", ["classify.models.cnn.seeds"]),
         ("classify.seeds=[-1]", ["classify.seeds.0", "-1"]),
         (
@@ -186,3 +196,18 @@ def test_words_and_numbers_of_yaml_1_1_are_what_they_look_like(tmp_path):
         experiment.load(path, ("data.num_folds=4:30",))
     with pytest.raises(InputError, match=r"seed=!!int x.* is not valid YAML"):
         experiment.load(path, ("seed=!!int x",))
+
+
+def test_an_override_changes_the_classifier_that_it_names_alone():
+    """`idc` gives the settings of one classifier to another one by an alias."""
+    before = experiment.load("idc").classify.models
+    assert before["gan_resnet"] == before["resnet_features"]
+    overrides = ("classify.models.gan_resnet.learning_rate=0.003", "classify.models.resnet_features.epochs=9")
+    models = experiment.load("idc", overrides).classify.models
+    assert models == before | {
+        "gan_resnet": before["gan_resnet"].replace(learning_rate=0.003),
+        "resnet_features": before["resnet_features"].replace(epochs=9),
+    }
+    assert experiment.load("idc", ("classify.models.gan_resnet.multi_depth=null",)).classify.models == before | {
+        "gan_resnet": before["gan_resnet"].replace(multi_depth=False)
+    }
