@@ -20,6 +20,7 @@ from tests.test_docs import command_lines
 NOT_RUN = (
     "serve", "--runner beam", "breakhis", "ucsb", "/shared/", "--trials", "...", "FOLDER", "EXPERIMENT", "init mine",
     "idc_extended", "--format wsinfer", "--format litert", "release my_experiment", "--force gan", "--no-spatial",
+    "inception_graph",
 )  # fmt: skip
 EXPERIMENTS = ("idc", "phantom", "my_experiment")  # named in the commands; `mine` is run instead
 MPP = 2.0

@@ -133,7 +133,11 @@ def test_a_slide_of_patches_gets_a_map_at_the_coordinates_in_its_names(model, pa
     for patch, (x, y) in zip(patches, places, strict=False):
         write_png(tmp_path / f"slide_x{x}_y{y}.png", patch.repeat(2, 0).repeat(2, 1))
     rows_of(model, find_paths(tmp_path), model.card.microns_per_pixel / 2, tmp_path / "maps")
-    assert {path.name for path in (tmp_path / "maps").iterdir()} == {"slide.geojson", "slide.map.png", "slide.heat.png"}
+    assert {path.name for path in (tmp_path / "maps").glob("[!.]*")} == {
+        "slide.geojson",
+        "slide.map.png",
+        "slide.heat.png",
+    }
     features = json.loads((tmp_path / "maps/slide.geojson").read_text())["features"]
     corners = [np.min(feature["geometry"]["coordinates"][0], 0) for feature in features]
     np.testing.assert_allclose(sorted(map(tuple, corners)), sorted(places), atol=1)
