@@ -1,6 +1,7 @@
 """An experiment: the settings of every part, read from one YAML file; unknown keys are refused."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from bcgan.settings_effect import check_effect
 from bcgan.study_settings import Ablation, CrossValidation, LearningCurve, Release, Tune
 from bcgan.yaml_text import read_yaml
 
+NAME = re.compile(r"^[a-z][a-z0-9_]*$")  # of an experiment, which is that of its folder
 TRAINING = ("seed", "profile", "precision", "xla")  # settings that every training depends on
 # Settings that do not affect the outputs and are therefore left out of the cache key. Of `inception_graph` the content
 # of the file is in the key.
@@ -46,7 +48,7 @@ SET_BY_STAGE = (
 class Experiment(Settings):
     """One experiment. Each stage reads its own part, and the settings at the end, which apply to all stages."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=NAME.pattern)
     data: Data
     preprocess: Preprocess = Preprocess()
     gan: Gan = Gan()

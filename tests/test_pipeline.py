@@ -282,7 +282,9 @@ def test_clean_frees_what_no_finished_stage_uses(workspace, capsys):
     assert bcgan("clean", "tiny") == 0
     assert "MB freed" in capsys.readouterr().err
     assert len(list((workspace / "runs/tiny/cache/classify").iterdir())) == 2
-    assert bcgan("clean", "nowhere") == 2
+    assert bcgan("clean", workspace / "tiny.yaml") == 0
+    for name in ("nowhere", "..", "runs", "."):
+        assert bcgan("clean", name) == 2
 
 
 @pytest.mark.parametrize(
