@@ -123,8 +123,9 @@ def status(name: str, data_dir: str | None, overrides: tuple[str, ...]) -> None:
 def clean(name: str) -> None:
     """Delete a run's cached trainings that its finished stages do not use, and unfinished stages."""
     progress.start_log(None)
-    root = runs.root() / Path(name).stem  # also of a YAML file, as other commands take it
-    if not experiment.NAME.fullmatch(root.name) or not root.is_dir():
+    stem = Path(name).stem  # also of a YAML file, as other commands take it
+    root = runs.root() / stem
+    if not experiment.NAME.fullmatch(stem) or not root.is_dir():
         raise InputError(f"{root} does not exist. Name an experiment that was run.")
     with runs.lock(root):
         freed = prune(root)
