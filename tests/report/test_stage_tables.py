@@ -3,6 +3,7 @@
 from bcgan.evaluate import metrics
 from bcgan.evaluate.cross_validation import BEST_ACCURACY
 from bcgan.report import classifier_figures, stage_tables, tables
+from bcgan.settings import Classifier
 
 
 def test_the_learning_curves_sentence_follows_its_numbers(run):
@@ -102,11 +103,42 @@ def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(run)
     ]  # fmt: skip
     assert table["Component"].tolist()[:2] == ["Synthetic: 10 %", "The discriminator's maps and synthetic patches"]
     assert table["Patients"].tolist() == ["validation", "test", "test", "test"]
+    assert table["Also differs in"].tolist() == ["", "", "", ""]
     assert table["Difference in balanced accuracy"].tolist() == [
         "0.100", "-0.300 (-0.320 to -0.290), p = 0.5", "0.100 (0.090 to 0.120), p = 0.5",
         "0.200 (0.190 to 0.220), p = 0.5",
     ]  # fmt: skip
     assert tables.components(run._replace(ablation=None, comparisons=[])).empty
+
+
+def test_a_component_names_the_settings_that_differ_as_well(run):
+    """The networks of `idc` with and without self-supervised pretraining."""
+    differences = [
+        {"classifier": name, "reference": reference, "metric": metric, **estimate(0.1), "p": 0.5}
+        for name, reference in (("efficientnet_lite0_simclr", "efficientnet_lite0"), ("ensemble", "gan_resnet"))
+        for metric in tables.COMPARISON_METRICS
+    ]
+    models = {
+        "gan_resnet": Classifier(),
+        "efficientnet_lite0": Classifier(epochs=3, seeds=(0,)),
+        "efficientnet_lite0_simclr": Classifier(epochs=2, learning_rate=0.0001, multi_depth=True, seeds=(0,)),
+    }
+    settings = run.experiment.model_copy(
+        update={
+            "classify": run.experiment.classify.replace(models=models),
+            "evaluate": run.experiment.evaluate.replace(ensemble_models=("gan_resnet", "efficientnet_lite0")),
+        }
+    )
+    different = run._replace(experiment=settings, comparisons=differences, ablation=None)
+    assert tables.components(different)["Also differs in"].tolist() == [
+        "epochs 2 for 3, learning_rate 0.0001 for 0.001, multi_depth", ""
+    ]  # fmt: skip
+    drawn = classifier_figures.comparisons(different)
+    assert "*: the two also differ in other settings" in drawn.caption
+    rows = set(drawn.numbers["row"])
+    assert "Self-supervised pretraining, to EfficientNet-Lite0 (ImageNet) *" in rows
+    assert sum(row.endswith("*") for row in rows) == 1
+    assert "*" not in classifier_figures.comparisons(run).caption
 
 
 def test_cross_validated_networks_are_listed_after_the_features(run):
