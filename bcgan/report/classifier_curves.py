@@ -249,21 +249,25 @@ def _draw_curves(
     axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(0, 1.01))
     legend_below(figure, METRIC_NAMES[metric])
     sns.despine(figure)
-    settings = run.experiment.evaluate
     if run.data_source == PUBLISHED_POINT_SOURCE:
         caption += f" Cross: {PUBLISHED_POINT.title}, by patients, other test patches."
     caption += f" Circle: {CLASSIFIER_NAMES[first]} at its threshold from the validation patients."
     caption = (
         f"{caption} {run.role_summary('test')}; each line the mean of {run.seeds_text()} at equal "
-        f"{labels[0].lower()}; {run.interval_text()}"
+        f"{labels[0].lower()}; {_intervals_and_band_text(run, has_band)}."
     )
-    if run.has_intervals:
-        caption += f", {settings.bootstrap_samples:,} resamples"
-    if has_band:
-        resamples = min(BAND_RESAMPLES, settings.bootstrap_samples)
-        caption += f"; band of {CLASSIFIER_NAMES[first]}: the same, {resamples} resamples, each place by itself"
-    caption += "."
     return ReportFigure(figure, pd.concat(tables), title, caption)
+
+
+def _intervals_and_band_text(run: Run, has_band: bool) -> str:
+    """Return for captions what the intervals are, with their resamples, and what the band is, if there is one."""
+    text, samples = run.interval_text(), run.experiment.evaluate.bootstrap_samples
+    if run.has_intervals:
+        text += f", {samples:,} resamples"
+    if has_band:
+        title, resamples = CLASSIFIER_NAMES[run.classifier_names[0]], min(BAND_RESAMPLES, samples)
+        text += f"; band of {title}: the same, {resamples} resamples, each place by itself"
+    return text
 
 
 def _draw_points(run: Run, axes: plt.Axes, metric: str) -> None:
