@@ -2,7 +2,7 @@
 
 from bcgan.evaluate import metrics
 from bcgan.evaluate.cross_validation import BEST_ACCURACY
-from bcgan.report import classifier_figures, stage_tables, tables
+from bcgan.report import classifier_figures, gan_effect_figures, stage_tables, tables
 from bcgan.settings import Classifier
 
 
@@ -63,6 +63,32 @@ def test_the_learning_curve_has_a_row_for_each_arm(run):
     table = stage_tables.learning_curve(run._replace(learning_curve={"cells": cells, "differences": [difference]}))
     assert table.fillna("")["Difference in ROC AUC"].tolist() == DIFFERENCE_TEXTS
     assert table["Arm"].tolist() == ["Real + classic", "+ GAN"]
+
+
+def test_the_learning_curves_caption_names_what_makes_the_added_patches(run):
+    def caption(weight, *arms):
+        curve = run.experiment.learning_curve.replace(arms=arms, train_fractions=(0.1,), gan_steps=900)
+        gan = run.experiment.gan.replace(projected_discriminator_weight=weight)
+        drawn_run = run._replace(
+            experiment=run.experiment.replace(learning_curve=curve, gan=gan),
+            learning_curve={
+                "cells": [
+                    {"train_fraction": 0.1, "arm": arm, "patients": 9, "patches": 90, "figures": FIGURES}
+                    for arm in arms
+                ],
+                "differences": [
+                    {"train_fraction": 0.1, "arm": arms[-1], "metric": metric, **estimate(0)} for metric in FIGURES
+                ],
+                "ci_over": "test patients and draws",
+            },
+        )
+        return gan_effect_figures.learning_curve(drawn_run).caption
+
+    assert "by a GAN of 900 steps with a projected discriminator on ImageNet features, and" in caption(1, "real", "gan")
+    assert "by a GAN of 900 steps, and is 50% of each batch" in caption(0, "real", "classic", "selected")
+    both = caption(0, "real", "gan", "translation")
+    assert "by a GAN of 900 steps and translators of 500 steps with a projected discriminator" in both
+    assert "made from" not in caption(1, "real", "classic")
 
 
 def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(run):
