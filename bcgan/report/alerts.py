@@ -46,20 +46,26 @@ def list_limitations(run: Run) -> list[str]:
 
 
 def _kid_text(run: Run) -> str:
-    """Return a sentence: whether synthetic patches are farther from real ones, by KID, than real patients are apart."""
+    """Return sentences: whether synthetic patches are farther from training patches, by KID, than other patients' are.
+
+    Other patients are the validation patients.
+    """
     networks = {"kid": "a network trained on such patches", "kid_efficientnet_lite2": "EfficientNet-Lite2 on ImageNet"}
     sentences = []
     for name, network in networks.items():
         kid = run.gan_scores[name]
         if kid["value"] is not None:
-            verb = "distinguishes" if kid["value"] > kid["floor"] else "does not distinguish"
+            distance = "farther" if kid["value"] > kid["floor"] else "no farther"
             sentences.append(
-                f"{network} {verb} them from real ones (KID {kid['value']:.3f}, between real patients "
-                f"{kid['floor']:.3f})"
+                f"by features of {network} {distance} from training patches than other patients' patches are "
+                f"(KID {kid['value']:.3f}, other patients' {kid['floor']:.3f})"
             )
     if not sentences:
         return "The synthetic patches were not scored."
-    return f"Synthetic patches: {'; '.join(sentences)}. An expert may."
+    return (
+        f"Synthetic patches are on average {'; '.join(sentences)}. An expert or a classifier may still tell them from "
+        "real ones."
+    )
 
 
 def _mode_collapse_text(run: Run) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from bcgan.classes import class_noun
+from bcgan.classes import capitalize, class_noun
 from bcgan.classifiers import CLASSIFIERS, with_simclr
 from bcgan.data import microns_per_pixel
 from bcgan.evaluate.intervals import format_estimate
@@ -188,8 +188,9 @@ def claim(run: Run) -> pd.DataFrame:
         ("Ensembles", f"Mean of {' and '.join(CLASSIFIER_NAMES[name] for name in evaluate.ensemble_models)}"
                       if evaluate.ensemble_models else "None"),
         ("Metrics", ", ".join(run.metric_names.values()) + macro),
-        ("Uncertainty", f"{evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}, "
-                        f"{evaluate.bootstrap_samples:,} resamples; {run.seeds_text()}"),
+        ("Uncertainty", capitalize(run.interval_text()) +
+                        (f", {evaluate.bootstrap_samples:,} resamples" if run.has_intervals else "") +
+                        f"; {run.seeds_text()}"),
         ("Robustness", "Ablation" if run.ablation else f"Spread over {run.seeds_text()}; no ablation in this run"),
         ("Explainability", f"{explained}, with tests" if explained else "Not in this run"),
         ("External test data", f"None of another institution; beside the test patients: {', '.join(other_roles)}"

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from sklearn.metrics import roc_curve
 
+from bcgan.classes import capitalize
 from bcgan.evaluate.derived import get_probabilities
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report.classifier_curves import (
@@ -75,9 +76,9 @@ def reliability(run: Run) -> ReportFigure:
         f"Reliability of {CLASSIFIER_NAMES[name]}, each class against the rest, ten equally wide bins, as "
         f"predicted and after a temperature and a shift of each class from the validation patients: "
         f"{run.role_summary('test')}. Dotted: perfect. Mean calibration error over the classes {' and '.join(means)}, "
-        f"over ten equally wide bins, with {run.experiment.evaluate.confidence_level:.0%} intervals by "
-        f"{run.bootstrap_note()}; resampling raises it, so that a small one may lie below its interval. Other "
-        "classifiers: in the table of calibration."
+        f"over ten equally wide bins, with {run.interval_text()}"
+        f"{'; resampling raises it, so that a small one may lie below its interval' if run.has_intervals else ''}. "
+        "Other classifiers: in the table of calibration."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Reliability", caption)
 
@@ -118,12 +119,11 @@ def _draw_curves(
     tables.append(_draw_mean_areas(run, areas, metric))
     legend_below(figure, f"{METRIC_NAMES[metric]} of each class against the rest")
     sns.despine(figure)
-    settings = run.experiment.evaluate
+    resamples = f", {run.experiment.evaluate.bootstrap_samples:,} resamples" if run.has_intervals else ""
     caption = (
         f"{caption} {run.role_summary('test')}; each line the mean of {run.seeds_text()} at equal {labels[0].lower()}. "
         f"Right: every classifier's {METRIC_NAMES[metric]}, mean over the classes, dotted: chance. "
-        f"{settings.confidence_level:.0%} intervals by {run.bootstrap_note()}, "
-        f"{settings.bootstrap_samples:,} resamples."
+        f"{capitalize(run.interval_text())}{resamples}."
     )
     return ReportFigure(figure, pd.concat(tables, ignore_index=True), title, caption)
 

@@ -13,7 +13,7 @@ import seaborn as sns
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from bcgan.classes import class_noun
-from bcgan.evaluate.intervals import format_estimate, patient_weights
+from bcgan.evaluate.intervals import draw_seed_counts, format_estimate, patient_weights
 from bcgan.evaluate.metrics import CALIBRATION_BINS
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, INK, METRIC_NAMES, MUTED, ReportFigure
@@ -127,12 +127,13 @@ def reliability(run: Run) -> ReportFigure:
     grid[1, 0].set_ylabel("Patches")
     grid[0, 0].legend(loc="upper left", fontsize=8)
     sns.despine(figure)
+    resampling = "; resampling raises an error, so that a small one may lie below its interval"
+    resampling = resampling if run.has_intervals else ""
     caption = (
         "Reliability in the ten equally wide bins of the calibration error, as the networks say (dashed) and after "
         f"temperature and shift from the validation patients (solid): {run.role_summary('test')}. Dotted: perfect. "
-        "Below: patches in each bin, faint before scaling, mean over seeds. Errors have "
-        f"{run.experiment.evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}; resampling raises an "
-        "error, so that a small one may lie below its interval."
+        f"Below: patches in each bin, faint before scaling, mean over seeds. Errors have {run.interval_text()}"
+        f"{resampling}."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Reliability", caption)
 
@@ -228,14 +229,15 @@ def _draw_curves(
     }
     first = run.classifier_names[0]
     low, high = _bootstrap_band(run, test, first, curve, x)
-    tables[0] = tables[0].assign(low=low, high=high)
+    tables[0], has_band = tables[0].assign(low=low, high=high), bool(np.isfinite(low).any())
     panels = [axes]
     lowest = min(run.metrics[name]["sets"]["test"][metric]["value"] or 0 for name in highlighted(run))
     if metric == "roc_auc" and lowest >= MIN_INSET_AUC:
         panels.append(axes.inset_axes([0.42, 0.1, 0.56, 0.5], xlim=(0, 0.3), ylim=(0.7, 1)))
     for panel in panels:
         _draw_lines(run, panel, curves, legend_texts)
-        panel.fill_between(x, low, high, color=CLASSIFIER_COLORS[first], alpha=0.18, lw=0, zorder=0)
+        if has_band:
+            panel.fill_between(x, low, high, color=CLASSIFIER_COLORS[first], alpha=0.18, lw=0, zorder=0)
         _draw_points(run, panel, metric)
     for panel in panels[1:]:
         panel.tick_params(labelsize=7)
@@ -247,17 +249,25 @@ def _draw_curves(
     axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(0, 1.01))
     legend_below(figure, METRIC_NAMES[metric])
     sns.despine(figure)
-    settings = run.experiment.evaluate
     if run.data_source == PUBLISHED_POINT_SOURCE:
         caption += f" Cross: {PUBLISHED_POINT.title}, by patients, other test patches."
     caption += f" Circle: {CLASSIFIER_NAMES[first]} at its threshold from the validation patients."
     caption = (
         f"{caption} {run.role_summary('test')}; each line the mean of {run.seeds_text()} at equal "
-        f"{labels[0].lower()}; {settings.confidence_level:.0%} intervals by {run.bootstrap_note()}, "
-        f"{settings.bootstrap_samples:,} resamples; band of {CLASSIFIER_NAMES[first]}: the same, "
-        f"{min(BAND_RESAMPLES, settings.bootstrap_samples)} resamples, each place by itself."
+        f"{labels[0].lower()}; {_intervals_and_band_text(run, has_band)}."
     )
     return ReportFigure(figure, pd.concat(tables), title, caption)
+
+
+def _intervals_and_band_text(run: Run, has_band: bool) -> str:
+    """Return for captions what the intervals are, with their resamples, and what the band is, if there is one."""
+    text, samples = run.interval_text(), run.experiment.evaluate.bootstrap_samples
+    if run.has_intervals:
+        text += f", {samples:,} resamples"
+    if has_band:
+        title, resamples = CLASSIFIER_NAMES[run.classifier_names[0]], min(BAND_RESAMPLES, samples)
+        text += f"; band of {title}: the same, {resamples} resamples, each place by itself"
+    return text
 
 
 def _draw_points(run: Run, axes: plt.Axes, metric: str) -> None:
@@ -304,8 +314,10 @@ def _bootstrap_band(run: Run, test: pd.DataFrame, name: str, curve: CurveFunctio
         x: Increasing places on the x axis, where the limits are computed.
 
     Returns:
-        The lower limits, then the upper ones; NaN if no resample has both classes.
+        The lower limits, then the upper ones; NaN with too few patients, or if no resample has both classes.
     """
+    if not run.has_intervals:
+        return np.full((2, len(x)), np.nan)
     settings, scores_by_seed = run.experiment.evaluate, list(run.probabilities_by_seed(name, test).values())
     labels = test["label"].to_numpy()
     weights = patient_weights(test["patient"].to_numpy(), settings.bootstrap_samples, run.experiment.seed)
@@ -315,9 +327,9 @@ def _bootstrap_band(run: Run, test: pd.DataFrame, name: str, curve: CurveFunctio
     if not len(weights):
         return np.full((2, len(x)), np.nan)
     rng, curves = np.random.default_rng((run.experiment.seed, 1)), []
-    for resample in weights:
-        is_drawn, seeds = resample > 0, rng.integers(len(scores_by_seed), size=len(scores_by_seed))
-        drawn_scores = [scores_by_seed[seed][is_drawn] for seed in seeds]
+    for resample, seed_counts in zip(weights, draw_seed_counts(len(scores_by_seed), len(weights), rng), strict=True):
+        is_drawn = resample > 0
+        drawn_scores = [scores_by_seed[seed][is_drawn] for seed in np.repeat(np.arange(len(seed_counts)), seed_counts)]
         curves.append(mean_curve(curve, labels[is_drawn], drawn_scores, x, resample[is_drawn]))
     tail = (1 - settings.confidence_level) / 2
     return np.quantile(curves, (tail, 1 - tail), axis=0)

@@ -182,10 +182,8 @@ def comparisons(run: Run) -> ReportFigure:
     """
     names, reference = CLASSIFIER_NAMES, run.comparisons[0]["reference"]
     differences = tables.differences_by_pair(run)
-    rows = [
-        (COMPONENTS, f"{title}, to {base}" + (f" ({role} patients)" if role != "test" else ""), MUTED, by_metric)
-        for _, title, base, role, by_metric in tables.list_components(run)
-    ]
+    components = tables.list_components(run)
+    rows = [(COMPONENTS, _component_text(component), MUTED, component.differences) for component in components]
     rows += [
         (CLASSIFIERS_COMPARED, names[name], CLASSIFIER_COLORS[name], differences[name, reference])
         for name in run.classifier_names if (name, reference) in differences and name != reference
@@ -216,14 +214,22 @@ def comparisons(run: Run) -> ReportFigure:
                             va="center", bbox={"facecolor": "#ffffff", "edgecolor": "none", "pad": 1},
                             ).set_in_layout(False)  # fmt: skip
     sns.despine(figure)
+    is_marked = any(component.other_settings for component in components)
+    mark = "; *: the two also differ in other settings, which the table of components names" if is_marked else ""
     caption = (
         f"Differences on the same patches, right of the line: better; an interval that contains 0 shows no effect. "
-        f"Above: what each component adds to a network. Below: each classifier against {names[reference]}. "
-        f"{run.role_summary('test')}, unless a row says otherwise; means over the seeds, "
-        f"{run.experiment.evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}, the same patients "
-        "for both."
+        f"Above: what each component adds to a network{mark}. Below: each classifier against {names[reference]}. "
+        f"{run.role_summary('test')}, unless a row says otherwise; means over the seeds, {run.interval_text()}"
+        f"{', the same patients for both' if run.has_intervals else ''}."
     )
     return ReportFigure(figure, pd.DataFrame(numbers), "Differences", caption)
+
+
+def _component_text(component: tables.Component) -> str:
+    """Return the label of a component's row, with a star if other settings differ as well."""
+    star = " *" if component.other_settings else ""
+    patients = f" ({component.role} patients)" if component.role != "test" else ""
+    return f"{component.title}, to {component.base}{star}{patients}"
 
 
 def _row_heights(groups: list[str]) -> list[float]:

@@ -7,7 +7,7 @@ import seaborn as sns
 
 from bcgan.classes import capitalize, class_noun
 from bcgan.evaluate.explanations import NUM_PHANTOM_PATCHES, without_edges
-from bcgan.evaluate.intervals import format_estimate
+from bcgan.evaluate.intervals import MIN_PATIENTS, format_estimate
 from bcgan.evaluate.metrics import call
 from bcgan.report import tables
 from bcgan.report.run import Run
@@ -217,11 +217,12 @@ def tests(run: Run) -> ReportFigure:
         if gains else ""
     )  # fmt: skip
     calls = f", {class_noun(explained)} or the rest," if run.is_multiclass else ""
+    interval_note = f", with {run.experiment.evaluate.confidence_level:.0%} intervals by patient bootstrap"
+    interval_note = interval_note if results["patients"] >= MIN_PATIENTS else ""
     caption = (
         f"Can the maps be believed? {results['patches']} test patches of {results['patients']} patients: the mean "
         f"probability of the call{calls} while the pixels that support it most are removed (a good map falls fast) and "
-        "while they alone are shown (a good map rises fast). Areas under the two, with "
-        f"{run.experiment.evaluate.confidence_level:.0%} intervals by patient bootstrap: {areas}.{truth}"
+        f"while they alone are shown (a good map rises fast). Areas under the two{interval_note}: {areas}.{truth}"
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Tests of the explanations", caption)
 

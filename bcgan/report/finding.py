@@ -7,13 +7,15 @@ import numpy as np
 from bcgan.evaluate.derived import ENSEMBLE
 from bcgan.evaluate.intervals import MIN_PATIENTS, format_estimate
 from bcgan.gan import watch
+from bcgan.report.other_settings import list_other_settings
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_DEFINITIONS, ROLE_NAMES, format_signed
 from bcgan.report.tables import differences_by_pair, list_components
 from bcgan.report.wording import join_words
 
 MAX_CAUTIONS = 3
-SHARED_SETTINGS = ("extra_features", "multi_depth")  # of the proposed network and the same without the GAN
+# Without these in common the proposed network and `resnet_features` are not the same but for the GAN.
+SHARED_SETTINGS = ("extra_features", "multi_depth")
 MIN_TEST_PATIENTS = 30  # with fewer, every interval is wide
 WEAK_PATIENT_ACCURACY = 0.7  # a patient is hard if a smaller share of the patches is called rightly
 BORDER_WEIGHT = 0.2  # errors at borders count less than errors in the open: their labels are uncertain
@@ -66,13 +68,17 @@ def find(run: Run) -> Finding:
     before = run.metrics[reference]["sets"]["test"]["roc_auc"]["value"]
     change = f"from {before:.3f} to {test['value']:.3f}, a difference of {format_signed(difference['value'])}"
     added_inputs = _added_inputs(run, reference)
-    is_gan_alone = "pretrained features" not in added_inputs
-    subject = "the GAN" if is_gan_alone else "the GAN and pretrained features together"
-    inputs = join_words(added_inputs)
+    other_settings = list_other_settings(run, name, reference)
+    subjects = ["the GAN"] + (["pretrained features"] if "pretrained features" in added_inputs else [])
+    if other_settings:
+        subjects.append("other settings")
+        added_inputs.append(f"other settings ({', '.join(other_settings)})")
+    is_gan_alone, inputs = len(subjects) == 1, join_words(added_inputs)
+    subject, verb = ("the GAN", "helps") if is_gan_alone else (f"{join_words(subjects)} together", "help")
     if difference["low"] is None:
         patients = run.role_counts("test")["patients"]
         kind, sentence = "unclear", (
-            f"Whether {subject} helps cannot be said from {patients} test patients: with {inputs} the test ROC AUC "
+            f"Whether {subject} {verb} cannot be said from {patients} test patients: with {inputs} the test ROC AUC "
             f"goes {change}, without an interval."
         )  # fmt: skip
     else:
@@ -85,11 +91,10 @@ def find(run: Run) -> Finding:
             kind, sentence = "none", (
                 f"No gain from {subject} could be shown: with {inputs} the test ROC AUC goes {change}."
             )  # fmt: skip
-    epochs = [run.experiment.classify.models[model].epochs for model in (name, reference)]
-    if epochs[0] != epochs[1]:
-        further = f"The two were trained {epochs[0]} and {epochs[1]} epochs. {further}".strip()
-    if not is_gan_alone:
+    if "pretrained features" in subjects:
         further = f"What the GAN adds to pretrained features was not tested. {further}".strip()
+    elif other_settings:
+        further = f"What the GAN adds with the same settings was not tested. {further}".strip()
     return Finding(kind, _with_source(run, sentence), further)
 
 
@@ -105,7 +110,8 @@ def _gan_effect(run: Run) -> tuple[str, dict] | None:
     """Return the classifier that the proposed network is compared with to tell what the GAN adds, and the difference.
 
     It is `resnet_features`, the same network without the GAN, if both have the same SHARED_SETTINGS. Otherwise it is
-    `resnet_table1`, the network to which the GAN's features are added.
+    `resnet_table1`, the network to which the GAN's features are added. Other settings that differ are named in the
+    finding.
 
     Returns:
         The reference's name, and the difference of the test ROC AUC, {value, low, high, p, p_floor}; `None` if it is
@@ -177,6 +183,8 @@ def _best_addition(run: Run) -> str:
     auc = run.metrics[component.name]["sets"]["test"]["roc_auc"]["value"]
     title = component.title[0].lower() + component.title[1:]
     title = component.title if component.title[1].isupper() else title
+    if component.other_settings:
+        title += f" together with other settings ({component.other_settings})"
     return (
         f"Of the other additions, the largest gain comes from {title}: {format_signed(difference['value'])} "
         f"({format_signed(difference['low'])} to {format_signed(difference['high'])}), to {auc:.3f}."

@@ -17,6 +17,7 @@ from bcgan.report.style import (
     ReportFigure,
     draw_estimate,
 )
+from bcgan.report.wording import join_words
 
 PROBE_NAMES = {
     "colour_and_texture": "Colour and texture statistics", "untrained_discriminator": "Untrained discriminator",
@@ -53,8 +54,8 @@ def probes(run: Run) -> ReportFigure:
     caption = (
         "Linear probes (logistic regression on channel means; number of features in brackets; penalty chosen on the "
         f"validation patients): {run.role_summary('test')}. Mean over {len(run.experiment.evaluate.probe_seeds)} draws "
-        "of the training patients; bars: bootstrap over test patients. Light blue holds features of the trained "
-        "discriminator."
+        "of the training patients; bars, if drawn: bootstrap over test patients. Light blue holds features of the "
+        "trained discriminator."
     )
     title = "What the discriminator's features know"
     areas = [
@@ -81,10 +82,9 @@ def learning_curve(run: Run) -> ReportFigure:
         for metric in ("balanced_accuracy", "roc_auc")
     ])  # fmt: skip
     shares = list(settings.train_fractions)
-    names = list(ARM_NAMES)
     for arm in settings.arms:
         values = table[(table["arm"] == arm) & (table["metric"] == "balanced_accuracy")]
-        x = np.arange(len(shares)) + 0.09 * (names.index(arm) - 2)
+        x = np.arange(len(shares)) + 0.09 * (list(ARM_NAMES).index(arm) - 2)
         _draw_error_bars(levels, x, values, ARM_COLORS[arm], ARM_NAMES[arm])
         arm_differences = pd.DataFrame([entry for entry in curve["differences"] if entry["arm"] == arm])
         if len(arm_differences):
@@ -105,10 +105,8 @@ def learning_curve(run: Run) -> ReportFigure:
     sns.despine(figure)
     caption = (
         f"Learning curve: {run.role_summary('test')}. Table 1's ResNet, {settings.train_steps} steps in every cell, "
-        f"mean of {len(settings.seeds)} draws of the patients; what an arm adds is made from the same patients alone, "
-        f"under a projected discriminator on ImageNet features (GAN {settings.gan_steps:,} steps, translation "
-        f"{settings.translate_steps:,}), and is {settings.synthetic_fraction:.0%} of each batch. Right: paired "
-        f"differences. Bars: bootstrap over {curve['ci_over']}."
+        f"mean of {len(settings.seeds)} draws of the patients{_added_patches_text(run)}. Right: paired differences. "
+        f"Bars, if drawn: bootstrap over {curve['ci_over']}."
     )
     differences = pd.DataFrame(curve["differences"]).assign(kind="difference")
     numbers = pd.concat([table.assign(kind="level"), differences], ignore_index=True)
@@ -118,6 +116,24 @@ def learning_curve(run: Run) -> ReportFigure:
     has_gain = any(entry["low"] is not None and entry["low"] > 0 for entry in shown_differences)
     title = f"Synthetic patches where patients are few: {'a gain at some shares' if has_gain else 'no gain is shown'}"
     return ReportFigure(figure, numbers, title, caption)
+
+
+def _added_patches_text(run: Run) -> str:
+    """Return a clause on what makes the patches that arms add; empty if no arm adds any."""
+    settings, generated = run.experiment.learning_curve, {"gan", "selected"}
+    projected = " with a projected discriminator on ImageNet features"
+    trainings = []
+    if generated & set(settings.arms):
+        has_projected = run.experiment.gan.projected_discriminator_weight > 0
+        trainings.append(f"a GAN of {settings.gan_steps:,} steps{projected if has_projected else ''}")
+    if "translation" in settings.arms:  # whose projected discriminator has no setting
+        trainings.append(f"translators of {settings.translate_steps:,} steps{projected}")
+    if not trainings:
+        return ""
+    return (
+        f"; what an arm adds is made from the same patients alone, by {join_words(trainings)}, and is "
+        f"{settings.synthetic_fraction:.0%} of each batch"
+    )
 
 
 def _draw_error_bars(axes: plt.Axes, x: np.ndarray, estimates: pd.DataFrame, color: str, label: str | None) -> None:

@@ -189,7 +189,7 @@ def scores(run: Run) -> ReportFigure:
         "class). Real, held-out: training against validation patients; blurred: training patches that lost their "
         "texture; class fidelity and train synthetic, test real: between chance and what real patches reach. Arrows: "
         "which way is better; memorization_rate: near held-out patches is right. KID and FID are not comparable with "
-        "values on Inception's features. Bars: percentiles of subsets (KID), patient bootstrap (ROC AUC)."
+        "values on Inception's features. Bars, if drawn: percentiles of subsets (KID), patient bootstrap (ROC AUC)."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Scores of the synthetic patches", caption)
 

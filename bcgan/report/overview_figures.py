@@ -68,8 +68,7 @@ def forest(run: Run) -> ReportFigure:
         f" Hollow: {run.role_summary(role)}, {ROLE_DEFINITIONS[role]}." for role in roles if role in ROLE_DEFINITIONS
     )
     caption = (
-        f"ROC AUC of every classifier by patch, mean over {run.seeds_text()}, with "
-        f"{run.experiment.evaluate.confidence_level:.0%} intervals by {run.bootstrap_note()}. Filled: "
+        f"ROC AUC of every classifier by patch, mean over {run.seeds_text()}, with {run.interval_text()}. Filled: "
         f"{run.role_summary('test')}.{defined} Numbers: test patients. Dotted, if drawn: chance."
     )
     return ReportFigure(figure, pd.DataFrame(rows), "All classifiers", caption)

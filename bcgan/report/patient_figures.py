@@ -111,7 +111,7 @@ def patient_shares(run: Run) -> ReportFigure:
         f"{CLASSIFIER_NAMES[name]}, against the share of the patient's patches that are annotated as {subject}. Mean "
         f"absolute error {format_estimate(test_metrics['patient_fraction_mae'])}, correlation "
         f"{format_estimate(test_metrics['patient_fraction_pearson'])}{over_classes}; "
-        f"intervals by {run.bootstrap_note()}. {agreement}{run.role_summary('test')}."
+        f"{run.interval_text()}. {agreement}{run.role_summary('test')}."
     )
     title = "How much of the tissue is of each class" if run.is_multiclass else (
         f"How much of the tissue is {run.class_texts[1]}"

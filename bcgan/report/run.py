@@ -11,6 +11,7 @@ from bcgan import ledger
 from bcgan.classes import class_colors, class_text
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, get_probabilities, seeds_by_classifier
+from bcgan.evaluate.intervals import MIN_PATIENTS
 from bcgan.evaluate.metrics import call
 from bcgan.experiment import Experiment
 from bcgan.gan.quality_filter import probabilities_of
@@ -262,6 +263,17 @@ class Run(NamedTuple):
     def bootstrap_note(self) -> str:
         """Return for captions what the intervals of all classifiers are over: patients, or also seeds."""
         return "a bootstrap of patients" + (" and of seeds" if max(self._numbers_of_seeds().values()) > 1 else "")
+
+    @property
+    def has_intervals(self) -> bool:
+        """Return whether the test patients are enough for intervals."""
+        return self.test_predictions["patient"].nunique() >= MIN_PATIENTS
+
+    def interval_text(self) -> str:
+        """Return for captions what the test patients' intervals are, or that there are none."""
+        if not self.has_intervals:
+            return f"no intervals, as there are fewer than {MIN_PATIENTS} test patients"
+        return f"{self.experiment.evaluate.confidence_level:.0%} intervals by {self.bootstrap_note()}"
 
     def single_fit_note(self) -> str:
         """Return a sentence that names the classifiers whose intervals are over patients only, not over seeds.

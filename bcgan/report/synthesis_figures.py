@@ -207,7 +207,7 @@ def counterfactuals(run: Run) -> ReportFigure:
         f"large as the mean difference between real {first} and {second} patches. Right: how often {classifier}, "
         "which called the patch right, calls its translation the other class; correlation of the 5x5 layout of "
         f"brightness; structural similarity. Mean colour moves by {shift[0]:.1f} (to {second}) and {shift[1]:.1f} "
-        f"(to {first}) CIE Lab units. Bars: bootstrap over patients.{_phantom_truth_text(run)}"
+        f"(to {first}) CIE Lab units. Bars, if drawn: bootstrap over patients.{_phantom_truth_text(run)}"
     )
     for quantity, truth in (run.translations.get("phantom_ground_truth") or {}).items():
         for name, *_ in pair:

@@ -1,7 +1,7 @@
 """The report's tables: results, the paper's Tables 1 and 2 compared with ours, audit, leak audit."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from bcgan.classes import capitalize, class_noun
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
+from bcgan.report.other_settings import difference_text, list_other_settings
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES, difference_title
 from bcgan.report.wording import EXTRA_MAPS, count_text, format_mean_count, join_words
@@ -141,6 +142,7 @@ class Component(NamedTuple):
     base: str  # what it is added to
     role: str  # of the patients that it is measured on
     differences: dict[str, dict]  # by metric: {value, low, high, p, p_floor}
+    other_settings: str  # in which the two networks differ as well, such as `epochs 2 for 3`; empty if in none
 
 
 def list_components(run: Run) -> list[Component]:
@@ -154,7 +156,14 @@ def list_components(run: Run) -> list[Component]:
         ("Neighbouring patches", "ensemble_spatial_context", "ensemble"),
     ]
     compared = [
-        Component(name, title, CLASSIFIER_NAMES[base], "test", differences[name, base])
+        Component(
+            name,
+            title,
+            CLASSIFIER_NAMES[base],
+            "test",
+            differences[name, base],
+            ", ".join(list_other_settings(run, name, base)),
+        )  # fmt: skip
         for title, name, base in extensions
         if (name, base) in differences
     ]
@@ -162,11 +171,15 @@ def list_components(run: Run) -> list[Component]:
 
 
 def components(run: Run) -> pd.DataFrame:
-    """Return `list_components` as a table: Component, Added to, Patients (their role), and a column for each metric."""
+    """Return `list_components` as a table.
+
+    Columns: Component, Added to, Also differs in (other settings), Patients (their role), and one for each metric.
+    """
     rows = []
-    for _, title, base, role, by_metric in list_components(run):
+    for _, title, base, role, by_metric, other_settings in list_components(run):
         gains = {difference_title(metric): format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
-        rows.append({"Component": title, "Added to": base, "Patients": role} | gains)
+        row = {"Component": title, "Added to": base, "Also differs in": other_settings, "Patients": role}
+        rows.append(row | gains)
     return pd.DataFrame(rows)
 
 
@@ -206,6 +219,7 @@ def _ablated_components(run: Run) -> list[Component]:
             base,
             "validation",
             variant["differences"],
+            _learning_rate_change(run, changes[variant["factor"]][variant["variant"]]),
         )  # fmt: skip
         for variant in run.ablation["variants"]
         if variant["differences"]
@@ -214,6 +228,20 @@ def _ablated_components(run: Run) -> list[Component]:
             for key in changes[variant["factor"]][variant["variant"]]
         )
     ]
+
+
+def _learning_rate_change(run: Run, changes: dict[str, Any]) -> str:
+    """Return the learning rate that a variant of the ablation sets, if it is not that of the ablated classifier.
+
+    Args:
+        changes: The variant's settings by their paths.
+    """
+    ablated = run.experiment.classify.models.get(run.ablation["model"])
+    rates = [value for key, value in changes.items() if key.endswith(".learning_rate")]
+    rates += [Classifier(**value).learning_rate for value in changes.values() if isinstance(value, dict)]
+    if not ablated or not rates or rates[0] == ablated.learning_rate:
+        return ""
+    return difference_text("learning_rate", rates[0], ablated.learning_rate)
 
 
 def _negate(value: float | None) -> float | None:

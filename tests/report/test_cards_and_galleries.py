@@ -29,7 +29,7 @@ def test_claim_answers_every_item_or_says_that_it_is_unknown(run):
     assert table["Answer"].str.len().min() > 0
     by_item = answers(table)
     assert by_item["Funding"] == by_item["Variability between raters"] == cards.UNKNOWN
-    assert "a bootstrap of patients, 50 resamples" in by_item["Uncertainty"]
+    assert "No intervals, as there are fewer than 8 test patients; 1 seed" in by_item["Uncertainty"]
     data = run.experiment.data.replace(name="patient_folder")
     other_data = run._replace(experiment=run.experiment.replace(data=data))
     assert answers(cards.claim(other_data))["Data sources"] == cards.UNKNOWN

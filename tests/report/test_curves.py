@@ -56,10 +56,47 @@ def test_a_roc_curve_is_the_mean_of_scikit_learns_and_the_legend_says_the_area(r
     assert "each line the mean of 2 seeds (1: GAN alone)" in drawn.caption
 
 
+@pytest.fixture
+def ten_patients(run):
+    """The run, as if its test patches were of ten patients, each with patches of both classes."""
+    probabilities = run.probabilities.copy()
+    is_test = probabilities["role"] == "test"
+    places = probabilities[is_test].groupby("label").cumcount()
+    probabilities.loc[is_test, "patient"] = [f"patient{place % 10}" for place in places]
+    return run._replace(probabilities=probabilities)
+
+
+def test_two_test_patients_give_no_band(run):
+    assert run.test_predictions["patient"].nunique() == 2
+    for draw in (classifier_curves.roc, classifier_curves.precision_recall):
+        drawn = draw(run)
+        assert drawn.numbers[["low", "high"]].isna().all(axis=None)
+        assert not drawn.figure.axes[0].collections
+        assert "no intervals, as there are fewer than 8 test patients." in drawn.caption
+        assert "bootstrap" not in drawn.caption and "band" not in drawn.caption
+
+
+def test_the_band_draws_one_training_fewer_than_there_are(ten_patients):
+    """Of two trainings one is drawn: with as many as there are, half of the resamples would average both."""
+    name, right = "gan_resnet", ten_patients.probabilities["label"] * 0.8 + 0.1
+    scores = {f"{name}-seed0": right, f"{name}-seed1": 1 - right}
+    evaluate = ten_patients.experiment.evaluate.replace(confidence_level=0.4)  # from 30 % to 70 % of the resamples
+    run = ten_patients._replace(
+        probabilities=ten_patients.probabilities.assign(**scores),
+        experiment=ten_patients.experiment.replace(evaluate=evaluate),
+    )
+    band = classifier_curves.roc(run).numbers.query("classifier == @name").iloc[1:-1]
+    np.testing.assert_allclose(band["Sensitivity"], 0.5)
+    np.testing.assert_allclose(band["low"], 0, atol=1e-9)
+    np.testing.assert_allclose(band["high"], 1)
+
+
 @pytest.mark.parametrize("draw", [classifier_curves.roc, classifier_curves.precision_recall])
-def test_the_band_holds_the_curve_of_the_proposed_classifier(run, draw):
-    """Not everywhere: the band is pointwise, and this run has few patients."""
+def test_the_band_holds_the_curve_of_the_proposed_classifier(ten_patients, draw):
+    """Not everywhere: the band is pointwise, and this run has few patches."""
+    run = ten_patients
     drawn = draw(run)
+    assert "intervals by a bootstrap of patients, 50 resamples; band of GAN+ResNet" in drawn.caption
     table, line = drawn.numbers, drawn.figure.axes[0].lines[0]
     band = table.dropna()
     assert set(band["classifier"]) == {run.classifier_names[0]}

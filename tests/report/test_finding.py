@@ -110,9 +110,40 @@ def test_a_gain_with_pretrained_features_is_not_attributed_to_the_gan_alone(chan
 
 def test_different_numbers_of_epochs_are_stated(changed):
     run = with_effect(changed, 0.01, 0.002, 0.02)
-    assert "epochs" not in finding.find(run).further
+    assert "other settings" not in finding.find(run).sentence
     longer = run.experiment.classify.models["resnet_table1"].replace(epochs=9)
-    assert "trained 2 and 9 epochs" in finding.find(with_models(run, resnet_table1=longer)).further
+    result = finding.find(with_models(run, resnet_table1=longer))
+    assert result.sentence.startswith("With the GAN and other settings together the result is better")
+    assert "synthetic patches and other settings (epochs 2 for 9) raise the test ROC AUC" in result.sentence
+    assert result.further.startswith("What the GAN adds with the same settings was not tested.")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"learning_rate": 0.01}, "learning_rate 0.001 for 0.01"),
+        ({"finetune_extra_features": True}, "no finetune_extra_features"),
+        ({"seeds": (0, 1, 2)}, "1 seed for 3"),
+        ({"seeds": (5,)}, "other seeds"),
+        ({"synthetic_fraction": 0.5}, "synthetic_fraction 0.25 for 0.5"),
+        ({"synthetic_fraction": 0.25, "filter_synthetic": False}, "filter_synthetic"),
+        ({"filter_synthetic": False}, ""),  # without synthetic patches it changes nothing
+    ],
+)
+def test_no_difference_from_another_setting_is_attributed_to_the_gan(changed, setting, words):
+    run = with_effect(changed, 0.01, 0.002, 0.02, "resnet_features", extra_features="simclr")
+    models = run.experiment.classify.models
+    reference = models["resnet_features"].replace(**setting)
+    sentence = finding.find(with_models(run, resnet_features=reference)).sentence
+    assert "from 0.937 to 0.947" in sentence
+    assert (f"other settings ({words})" in sentence) if words else ("other settings" not in sentence)
+
+
+def test_a_head_that_reads_every_depth_is_another_setting_than_the_gan(changed):
+    run = with_effect(changed, 0.01, 0.002, 0.02, extra_features="simclr", multi_depth=True)
+    sentence = finding.find(run).sentence
+    assert sentence.startswith("With the GAN, pretrained features and other settings together the result is better")
+    assert "(multi_depth)" in sentence
 
 
 def test_a_difference_without_an_interval_is_unclear(changed):

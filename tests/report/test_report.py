@@ -225,14 +225,17 @@ def test_a_mode_collapse_is_stated(imageless_run):
 @pytest.mark.parametrize(
     ("values", "statements"),
     [
-        ((0.03, 0.03), ["trained on such patches distinguishes", "Lite2 on ImageNet distinguishes"]),
-        ((0.02, 0.03), ["trained on such patches does not distinguish", "Lite2 on ImageNet distinguishes"]),
-        ((0.01, 0.01), ["trained on such patches does not distinguish", "Lite2 on ImageNet does not distinguish"]),
-        ((0.01, None), ["trained on such patches does not distinguish them from real ones (KID 0.010"]),
+        ((0.03, 0.03), ["trained on such patches farther", "Lite2 on ImageNet farther"]),
+        ((0.02, 0.03), ["trained on such patches no farther", "Lite2 on ImageNet farther"]),
+        ((0.01, 0.01), ["trained on such patches no farther", "Lite2 on ImageNet no farther"]),
+        (
+            (0.01, None),
+            ["no farther from training patches than other patients' patches are (KID 0.010, other patients' 0.020)"],
+        ),
         ((None, None), ["were not scored"]),
     ],
 )
-def test_the_networks_that_distinguish_synthetic_from_real_patches_are_stated(imageless_run, values, statements):
+def test_whether_synthetic_patches_are_farther_than_other_patients_is_stated(imageless_run, values, statements):
     scored = zip(("kid", "kid_efficientnet_lite2"), values, strict=True)
     scores = imageless_run.gan_scores | {
         name: imageless_run.gan_scores[name] | {"value": value, "floor": 0.02} for name, value in scored

@@ -2,7 +2,8 @@
 
 from bcgan.evaluate import metrics
 from bcgan.evaluate.cross_validation import BEST_ACCURACY
-from bcgan.report import classifier_figures, stage_tables, tables
+from bcgan.report import classifier_figures, gan_effect_figures, stage_tables, tables
+from bcgan.settings import Classifier
 
 
 def test_the_learning_curves_sentence_follows_its_numbers(run):
@@ -64,6 +65,32 @@ def test_the_learning_curve_has_a_row_for_each_arm(run):
     assert table["Arm"].tolist() == ["Real + classic", "+ GAN"]
 
 
+def test_the_learning_curves_caption_names_what_makes_the_added_patches(run):
+    def caption(weight, *arms):
+        curve = run.experiment.learning_curve.replace(arms=arms, train_fractions=(0.1,), gan_steps=900)
+        gan = run.experiment.gan.replace(projected_discriminator_weight=weight)
+        drawn_run = run._replace(
+            experiment=run.experiment.replace(learning_curve=curve, gan=gan),
+            learning_curve={
+                "cells": [
+                    {"train_fraction": 0.1, "arm": arm, "patients": 9, "patches": 90, "figures": FIGURES}
+                    for arm in arms
+                ],
+                "differences": [
+                    {"train_fraction": 0.1, "arm": arms[-1], "metric": metric, **estimate(0)} for metric in FIGURES
+                ],
+                "ci_over": "test patients and draws",
+            },
+        )
+        return gan_effect_figures.learning_curve(drawn_run).caption
+
+    assert "by a GAN of 900 steps with a projected discriminator on ImageNet features, and" in caption(1, "real", "gan")
+    assert "by a GAN of 900 steps, and is 50% of each batch" in caption(0, "real", "classic", "selected")
+    both = caption(0, "real", "gan", "translation")
+    assert "by a GAN of 900 steps and translators of 500 steps with a projected discriminator" in both
+    assert "made from" not in caption(1, "real", "classic")
+
+
 def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(run):
     def compare(name, reference, value):
         difference = {"value": value, "low": value - 0.01, "high": value + 0.02, "p": 0.5}
@@ -102,11 +129,42 @@ def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(run)
     ]  # fmt: skip
     assert table["Component"].tolist()[:2] == ["Synthetic: 10 %", "The discriminator's maps and synthetic patches"]
     assert table["Patients"].tolist() == ["validation", "test", "test", "test"]
+    assert table["Also differs in"].tolist() == ["", "", "", ""]
     assert table["Difference in balanced accuracy"].tolist() == [
         "0.100", "-0.300 (-0.320 to -0.290), p = 0.5", "0.100 (0.090 to 0.120), p = 0.5",
         "0.200 (0.190 to 0.220), p = 0.5",
     ]  # fmt: skip
     assert tables.components(run._replace(ablation=None, comparisons=[])).empty
+
+
+def test_a_component_names_the_settings_that_differ_as_well(run):
+    """The networks of `idc` with and without self-supervised pretraining."""
+    differences = [
+        {"classifier": name, "reference": reference, "metric": metric, **estimate(0.1), "p": 0.5}
+        for name, reference in (("efficientnet_lite0_simclr", "efficientnet_lite0"), ("ensemble", "gan_resnet"))
+        for metric in tables.COMPARISON_METRICS
+    ]
+    models = {
+        "gan_resnet": Classifier(),
+        "efficientnet_lite0": Classifier(epochs=3, seeds=(0,)),
+        "efficientnet_lite0_simclr": Classifier(epochs=2, learning_rate=0.0001, multi_depth=True, seeds=(0,)),
+    }
+    settings = run.experiment.model_copy(
+        update={
+            "classify": run.experiment.classify.replace(models=models),
+            "evaluate": run.experiment.evaluate.replace(ensemble_models=("gan_resnet", "efficientnet_lite0")),
+        }
+    )
+    different = run._replace(experiment=settings, comparisons=differences, ablation=None)
+    assert tables.components(different)["Also differs in"].tolist() == [
+        "epochs 2 for 3, learning_rate 0.0001 for 0.001, multi_depth", ""
+    ]  # fmt: skip
+    drawn = classifier_figures.comparisons(different)
+    assert "*: the two also differ in other settings" in drawn.caption
+    rows = set(drawn.numbers["row"])
+    assert "Self-supervised pretraining, to EfficientNet-Lite0 (ImageNet) *" in rows
+    assert sum(row.endswith("*") for row in rows) == 1
+    assert "*" not in classifier_figures.comparisons(run).caption
 
 
 def test_cross_validated_networks_are_listed_after_the_features(run):
