@@ -145,6 +145,14 @@ def finished(tmp_path_factory, idc_folder) -> Path:
     return made_once(tmp_path_factory, "finished", run)
 
 
+@pytest.fixture
+def workspace(finished, tmp_path, monkeypatch) -> Path:
+    """The folder of `finished`, in a copy in the current folder."""
+    shutil.copytree(finished, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
 def explain_coarsely(patch: pytest.MonkeyPatch) -> None:
     """Compute explanations from few squares, steps and fractions of pixels: the full number takes most of a run."""
     from bcgan.evaluate import explanations
