@@ -57,15 +57,12 @@ def _kid_text(run: Run) -> str:
         if kid["value"] is not None:
             distance = "farther" if kid["value"] > kid["floor"] else "no farther"
             sentences.append(
-                f"by features of {network} {distance} from training patches than other patients' patches are "
-                f"(KID {kid['value']:.3f}, other patients' {kid['floor']:.3f})"
+                f"By features of {network}, synthetic patches are on average {distance} from training patches than "
+                f"other patients' patches are (KID {kid['value']:.3f}, other patients' {kid['floor']:.3f})."
             )
     if not sentences:
         return "The synthetic patches were not scored."
-    return (
-        f"Synthetic patches are on average {'; '.join(sentences)}. An expert or a classifier may still tell them from "
-        "real ones."
-    )
+    return " ".join([*sentences, "An expert or a classifier may still tell them from real ones."])
 
 
 def _mode_collapse_text(run: Run) -> str:

@@ -225,9 +225,27 @@ def test_a_mode_collapse_is_stated(imageless_run):
 @pytest.mark.parametrize(
     ("values", "statements"),
     [
-        ((0.03, 0.03), ["trained on such patches farther", "Lite2 on ImageNet farther"]),
-        ((0.02, 0.03), ["trained on such patches no farther", "Lite2 on ImageNet farther"]),
-        ((0.01, 0.01), ["trained on such patches no farther", "Lite2 on ImageNet no farther"]),
+        (
+            (0.03, 0.03),
+            [
+                "trained on such patches, synthetic patches are on average farther ",
+                "Lite2 on ImageNet, synthetic patches are on average farther ",
+            ],
+        ),
+        (
+            (0.02, 0.03),
+            [
+                "trained on such patches, synthetic patches are on average no farther ",
+                "Lite2 on ImageNet, synthetic patches are on average farther ",
+            ],
+        ),
+        (
+            (0.01, 0.01),
+            [
+                "trained on such patches, synthetic patches are on average no farther ",
+                "Lite2 on ImageNet, synthetic patches are on average no farther ",
+            ],
+        ),
         (
             (0.01, None),
             ["no farther from training patches than other patients' patches are (KID 0.010, other patients' 0.020)"],
