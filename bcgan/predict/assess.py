@@ -15,7 +15,7 @@ from bcgan.errors import InputError
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.predict.foreign import ForeignModel
-from bcgan.predict.model import OUT_OF_DISTRIBUTION, Model
+from bcgan.predict.model import OUT_OF_DISTRIBUTION, Card, Model
 from bcgan.predict.tile_groups import SlideTiles, find_groups, read_group
 from bcgan.slides.coordinates import parse_slide_names
 from bcgan.slides.files import ImageFile
@@ -64,7 +64,7 @@ def assess(
             f"{', '.join(model.card.classes)}, in their order. Set data.classes to these, or choose another --model."
         )
     records = data.records(experiment.data, mixed=microns_per_pixel is None)
-    _warn_of_training_patients(records, model.card.training_data, experiment.data.name)
+    _warn_of_training_patients(records, model.card, experiment.data.name)
     mpp = user_mpp(microns_per_pixel)
     _check_scale(records, model, mpp)
     if mpp is None and model.card.microns_per_pixel:
@@ -118,19 +118,19 @@ def _check_stated_scales(records: list[Record]) -> None:
             )
 
 
-def _warn_of_training_patients(records: list[Record], training_data: dict[str, Any], data_name: str) -> None:
+def _warn_of_training_patients(records: list[Record], card: Card, data_name: str) -> None:
     """Warn if the classifier may have been trained on patients of the data.
 
     A card has no names of patients. They are known where the run that trained the classifier lies in runs/, and of the
     public archive of IDC from its official lists.
     """
-    has_all = "calibrated" in training_data  # trained again on the patients of every role
+    training_data = card.training_data
     roles = read_lists(OFFICIAL_LISTS) if training_data.get("data") == "idc" else {}
     index = runs.root() / str(training_data.get("experiment")) / "preprocess" / "index.csv"
     if index.is_file():
         table = pd.read_csv(index, usecols=["patient", "role"], dtype=str, keep_default_na=False)
         roles |= dict(zip(table["patient"], table["role"], strict=True))
-    known = {name for name, role in roles.items() if has_all or role == "train"}
+    known = {name for name, role in roles.items() if card.is_trained_on_all or role == "train"}
     patients = {record.patient for record in records}
     if training_data.get("data") == data_name:
         progress.log.warning(

@@ -69,7 +69,7 @@ def metadata(model: Model, license_name: str) -> dict[str, Any]:
     """
     card = model.card
     data_name = str(card.training_data.get("data", "unknown"))
-    measured = ", by earlier networks that had not seen them" if _is_trained_on_all(model) else ""
+    measured = ", by earlier networks that had not seen them" if card.is_trained_on_all else ""
     results = [
         {
             "task": {"type": "image-classification"},
@@ -90,11 +90,6 @@ def metadata(model: Model, license_name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _is_trained_on_all(model: Model) -> bool:
-    """Return whether the files were trained on held-out patients too, so that the card's metrics are of others."""
-    return "calibrated" in model.card.training_data
-
-
 def _metric_text(metric: str, figures: dict[str, Any]) -> str:
     """Return a metric's name and its value with interval, such as "ROC AUC, 0.946 (0.932 to 0.959)"."""
     name = METRIC_NAMES.get(metric, metric.replace("_", " ").capitalize())
@@ -113,7 +108,7 @@ def _readme(model: Model, license_name: str) -> str:
     scale = f"{card.microns_per_pixel:g} microns" if card.microns_per_pixel else "an unknown number of microns"
     measured = (
         "The values are of networks that had not seen the held-out patients; these files were trained on them too."
-        if _is_trained_on_all(model)
+        if card.is_trained_on_all
         else "These files were not trained on them."
     )
     rule = f"A patch {describe_thresholds(card.thresholds, card.classes)}."

@@ -103,6 +103,11 @@ class Card(Settings):
     def _by_name(self, value: Calibration | Context | None) -> dict | None:
         return value and value._asdict()
 
+    @property
+    def is_trained_on_all(self) -> bool:
+        """Return whether the networks were trained on held-out patients too, so that `metrics` are those of others."""
+        return "calibrated" in self.training_data
+
 
 class Predictions(NamedTuple):
     """The predictions of n patches; arrays of shape (n,), but for the last.
