@@ -21,7 +21,7 @@ from bcgan.experiment import Experiment
 from tests.conftest import EXPERIMENT
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
-STEPS = 30
+STEPS = 12
 # Logs the losses of every step: on 1 device, on 2 devices of one machine, or as one of 2 workers.
 SHARED = """
 import sys, json
@@ -49,7 +49,7 @@ keras.utils.set_random_seed(0)
 with strategy.scope():
     classifier = Classifier(epochs=2, learning_rate=0.01)
     recipe = Recipe(Classify(batch_size=16, optimizer="sgd"), classifier)
-    train(build_classifier("resnet_table1"), TrainingData(patches, None, patches), recipe, Path("network.keras"))
+    train(build_classifier("cnn"), TrainingData(patches, None, patches), recipe, Path("network.keras"))
     gan.LOG_EVERY = 1
     gan.recalibrate_batch_norm = lambda network, *arguments, **options: network  # only the log is read
     settings = Gan(steps=3, batch_size=8, base_channels=4, latent_dim=8, projected_discriminator_weight=0)
@@ -69,7 +69,7 @@ def free_port() -> int:
 
 
 def start(folder: Path, port: int, index: int) -> subprocess.Popen:
-    settings = (f"gan.steps={STEPS}", f"gan.sample_grid_interval={STEPS}", "gan.checkpoint_interval=10")
+    settings = (f"gan.steps={STEPS}", f"gan.sample_grid_interval={STEPS}", "gan.checkpoint_interval=4", "data.size=32")
     command = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", "--until", "gan"]
     command += [f"--set={setting}" for setting in settings]
     return subprocess.Popen(
