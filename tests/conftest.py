@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets it
@@ -90,7 +91,8 @@ EAGER_BCGAN = (
     sys.executable,
     "-c",
     "from bcgan import machine; machine.prepare_environment(); import tensorflow as tf; "
-    "tf.config.run_functions_eagerly(True); from bcgan import cli; cli.main()",
+    "tf.config.run_functions_eagerly(True); from functools import partial; from bcgan.gan import train; "
+    "train.recalibrate_batch_norm = partial(train.recalibrate_batch_norm, batch=16); from bcgan import cli; cli.main()",
 )
 
 
@@ -137,7 +139,7 @@ def finished(tmp_path_factory, idc_folder) -> Path:
         (root / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)
-            explain_coarsely(patch)
+            use_few_samples(patch)
             with untraced(), pytest.raises(SystemExit) as stop:
                 cli.main(["run", "tiny.yaml"])
         assert stop.value.code == 0
@@ -153,16 +155,20 @@ def workspace(finished, tmp_path, monkeypatch) -> Path:
     return tmp_path / "work"
 
 
-def explain_coarsely(patch: pytest.MonkeyPatch) -> None:
-    """Compute explanations from few squares, steps and fractions of pixels: the full number takes most of a run."""
+def use_few_samples(patch: pytest.MonkeyPatch) -> None:
+    """Compute explanations, steering and a generator's statistics from few samples: thousands take most of a run."""
     from bcgan.evaluate import explanations
     from bcgan.explain import saliency
+    from bcgan.gan import steering, train
 
     patch.setattr(saliency, "OCCLUSION_SQUARE", 1 / 2)
     patch.setattr(saliency, "OCCLUSION_STRIDE", 1 / 2)
     patch.setattr(saliency, "INTEGRATION_STEPS", 4)
     patch.setattr(explanations, "PIXEL_FRACTIONS", np.linspace(0, 1, 4))
     patch.setattr(explanations, "MAX_EXAMPLES", 1)
+    patch.setattr(steering, "NUM_FIT_PATCHES", 64)
+    patch.setattr(steering, "NUM_TEST_PATCHES", 32)
+    patch.setattr(train, "recalibrate_batch_norm", partial(train.recalibrate_batch_norm, batch=18))
 
 
 def draw_coarsely(patch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from bcgan.settings import Data
 from bcgan.slides.decode import decode_image
 from bcgan.slides.files import find_images
 from bcgan.slides.scale import Mpp
-from tests.conftest import explain_coarsely, made_once, untraced, write_png
+from tests.conftest import use_few_samples, made_once, untraced, write_png
 from tests.predict.conftest import count_verdicts
 
 NAMES = ("benign", "in_situ", "malignant")
@@ -100,7 +100,7 @@ def three(tmp_path_factory) -> Path:
         with untraced(), pytest.MonkeyPatch.context() as patch:
             for module in (probes, synthetic, translations):  # their ImageNet features take half of the time
                 patch.setattr(module, "has_weights", lambda _: False)
-            explain_coarsely(patch)
+            use_few_samples(patch)
             assert call(root, "run", "three.yaml") == 0
         assert call(root, "export", "three.yaml", "--out", "model") == 0
 

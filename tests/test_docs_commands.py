@@ -11,7 +11,7 @@ import pytest
 
 from bcgan import cli
 from bcgan.data.histology_phantom.tissue import example_patches
-from tests.conftest import EXPERIMENT, draw_patches, explain_coarsely, untraced, write_png
+from tests.conftest import EXPERIMENT, draw_patches, use_few_samples, untraced, write_png
 from tests.slides import containers
 from tests.test_docs import command_lines
 
@@ -81,7 +81,7 @@ def test_a_command_of_the_docs_runs(line, folder, monkeypatch, capsys, undrawn):
     monkeypatch.chdir(folder)
     words = ["mine" if word in EXPERIMENTS else word for word in shlex.split(line)[1:]]
     words = [str(name) for word in words for name in (sorted(Path().glob(word)) if "*" in word else [word])]
-    explain_coarsely(monkeypatch)
+    use_few_samples(monkeypatch)
     with untraced(), pytest.raises(SystemExit) as stop:
         cli.main(words)
     assert stop.value.code in (0, 3), capsys.readouterr().err  # 3: something was refused

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bcgan import cli
-from tests.conftest import draw_coarsely, untraced
+from tests.conftest import draw_coarsely, untraced, use_few_samples
 
 FOLDER = Path(__file__).parents[1] / "docs" / "tutorials"
 SMALL = {
@@ -27,6 +27,7 @@ def run_cells(name: str, folder: Path, monkeypatch, **environment: str) -> dict:
     """Run a tutorial in a folder: its Python and, of lines that begin with `# !`, its commands; return its names."""
     monkeypatch.chdir(folder)
     draw_coarsely(monkeypatch)
+    use_few_samples(monkeypatch)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     names: dict = {"__name__": "__main__"}

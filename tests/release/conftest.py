@@ -12,12 +12,12 @@ from bcgan import execution, experiment
 from bcgan.data.histology_phantom.canvas import patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
 from bcgan.predict import sample
-from bcgan.release import privacy
+from bcgan.release import privacy, utility
 from bcgan.release.release import Request, release
-from tests.conftest import EXPERIMENT, made_once, untraced, write_png
+from tests.conftest import EXPERIMENT, made_once, untraced, use_few_samples, write_png
 
 PATIENTS, PATCHES, LATENT = 60, 8, 8
-FIRST_NAME = 70_100  # patients' names are numbers that do not occur in a release
+FIRST_NAME = 7_010_010_000  # patients' names are numbers so long that no other number of a release has their digits
 STRANGERS = 5000  # the first number of patients that are in no run
 NUMBER = 300
 REQUEST = Request(NUMBER, "CC-BY-4.0", "Pathology, Example Hospital", 0)
@@ -50,10 +50,12 @@ def audited_run(tmp_path_factory, patches_of_many) -> Path:
 
     def make(root: Path) -> None:
         text = EXPERIMENT.format(folder=patches_of_many).replace("num_folds: 4", "num_folds: 3")
+        text = text.replace("translate: {steps: 2, batch_size: 4, base_channels: 4}\n", "")
         text += "release: {networks: [cnn], epochs: 1, tuning_patients: [2]}\n"
         (root / "audited.yaml").write_text(text.replace("name: tiny", "name: audited"), "utf-8")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)
+            use_few_samples(patch)
             with untraced():
                 execution.execute(experiment.load("audited.yaml"), until="features")
 
@@ -86,7 +88,8 @@ def fresh_patches(first_patient: int, count: int = BANK) -> list[np.ndarray]:
 
 @contextmanager
 def generating(patches: list[np.ndarray]):
-    """Give the run in the current folder a generator of known patches, a filter that accepts all, and fast features.
+    """Give the run in the current folder a generator of known patches, a filter that accepts all, fast features
+    and a short tuning.
 
     Yields the run's settings and folder.
     """
@@ -97,7 +100,8 @@ def generating(patches: list[np.ndarray]):
         accepts_all = bundle.quality_filter._replace(limits=np.full(2, np.inf), confidence=0.0)
         return bundle._replace(generator=bank_generator(patches), quality_filter=accepts_all)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with untraced(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utility, "TUNING_STEPS", 2)
         patch.setattr(sample, "load", load_bank)
         patch.setattr(privacy, "has_weights", lambda _: False)  # the reference CNN is faster than EfficientNet-Lite2
         yield execution.load_finished_run(experiment.load("audited.yaml"), until="features")

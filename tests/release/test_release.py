@@ -274,7 +274,8 @@ def test_too_few_accepted_candidates_are_an_error(copied, monkeypatch):
     assert not Path("out").exists()
 
 
-def test_a_generator_of_few_patches_cannot_fill_a_release(copied):
+def test_a_generator_of_few_patches_cannot_fill_a_release(copied, monkeypatch):
+    monkeypatch.setattr(synthesis, "MAX_TRIES_PER_PATCH", 4)
     message = r"class benign, \d\d+ of these repeat others, and 150 were asked for"
     with generating(fresh_patches(STRANGERS, 4)) as (settings, root), pytest.raises(WorkError, match=message):
         release(settings, root, REQUEST, Path("out"))
