@@ -40,8 +40,7 @@ WITHOUT_EFFECT_ON_OUTPUTS = (
 # Settings that the trainings of `ablation`, `cross_validation` and `learning_curve` ignore, or set themselves.
 SET_BY_STAGE = (
     *WITHOUT_EFFECT_ON_OUTPUTS, "gan.steps", "gan.projected_discriminator_3x3_steps", "gan.sample_grid_interval",
-    "translate.steps", "features.num_synthetic", "features.saved_blocks", "features.nuclear_od_threshold",
-    "classify.seeds",
+    "features.num_synthetic", "features.saved_blocks", "features.nuclear_od_threshold", "classify.seeds",
 )  # fmt: skip
 
 

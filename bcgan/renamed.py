@@ -56,6 +56,7 @@ REMOVED_SETTINGS = {
     f"{_MODEL}shortcut": "name the classifier resnet34_identity for identity, or resnet34 for projection",
     f"{_MODEL}distillation_fraction": _WITHOUT_DISTILLATION, f"{_MODEL}taught": _WITHOUT_DISTILLATION,
     "classify.teachers": _WITHOUT_DISTILLATION,
+    "learning_curve.translate_steps": "translations as augmentation did harm and were removed; leave it out",
     "gan.gradient_penalty_weight": _WITHOUT_RELATIVISTIC, "gan.gradient_penalty_interval": _WITHOUT_RELATIVISTIC,
 }  # fmt: skip
 

@@ -51,14 +51,6 @@ def _trains_simclr(experiment: Experiment) -> bool:
     return bool(with_simclr(experiment.all_models)) or "simclr" in values
 
 
-def _translates(experiment: Experiment) -> bool:
-    """Return whether a stage trains the translators: `translate`, or an arm of `learning_curve`."""
-    in_learning_curve = (
-        "learning_curve" in experiment.model_fields_set and "translation" in experiment.learning_curve.arms
-    )
-    return experiment.translate.steps > 0 or in_learning_curve
-
-
 def _keys(parent: str, names: str) -> tuple[str, ...]:
     """Return the full keys of settings: `parent` before each of the space-separated `names`."""
     return tuple(f"{parent}{name}" for name in names.split())
@@ -87,7 +79,7 @@ RULES = (
     Rule(("data.similar_patients",), lambda e, _: e.data.name not in TFDS_DATA_SETS or e.data.split_dir is not None,
          "this data set's patients are not named by hand", "set data.name to another data set"),
     Rule(_keys("translate.", "classes batch_size base_channels learning_rate cycle_loss_weight identity_loss_weight "
-                             "ema_decay checkpoint_interval"), lambda e, _: _translates(e),
+                             "ema_decay checkpoint_interval"), lambda e, _: e.translate.steps > 0,
          "translate.steps is 0", "set translate.steps"),
     Rule(("pretrain.steps", "pretrain.weights"), lambda e, _: _trains_simclr(e) or not e.pretrain.is_enabled,
          "no classifier starts from it", "add efficientnet_lite0_simclr to classify.models or cross_validation.models"),
@@ -110,14 +102,9 @@ RULES = (
          "complete patches are scored", "set classify.crop_size"),
     Rule(("evaluate.explained_class",), lambda e, _: e.evaluate.num_explained_patches > 0,
          "evaluate.num_explained_patches is 0", "set evaluate.num_explained_patches"),
-    Rule(("learning_curve.synthetic_fraction",),
-         lambda e, _: bool({"gan", "selected", "translation"} & set(e.learning_curve.arms)),
-         "no arm adds synthetic patches", "add gan, selected or translation to learning_curve.arms"),
-    Rule(("learning_curve.gan_steps", "learning_curve.num_synthetic"),
+    Rule(_keys("learning_curve.", "synthetic_fraction gan_steps num_synthetic"),
          lambda e, _: bool({"gan", "selected"} & set(e.learning_curve.arms)),
          "no arm trains a GAN", "add gan or selected to learning_curve.arms"),
-    Rule(("learning_curve.translate_steps",), lambda e, _: "translation" in e.learning_curve.arms,
-         "no arm translates", "add translation to learning_curve.arms"),
     Rule(_keys("ablation.", "model epochs seeds activation normalization dropout"),
          lambda e, _: bool(e.ablation.variants), "ablation.variants is empty", "set ablation.variants"),
     Rule(("cross_validation.epochs",), lambda e, _: bool(e.cross_validation.models),

@@ -237,7 +237,7 @@ STAGES = (
         trained_models=lambda experiment: experiment.cross_validation.models,
     ),
     Stage(
-        "learning_curve", ("learning_curve", "gan", "translate", "features", "evaluate", *TRAINING), STORE_FILES,
+        "learning_curve", ("learning_curve", "gan", "features", "evaluate", *TRAINING), STORE_FILES,
         learning_curve, memory_setting="gan.batch_size", trained_models=lambda _: (),
     ),
 )  # fmt: skip

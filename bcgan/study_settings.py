@@ -12,8 +12,8 @@ class LearningCurve(Settings):
     """The stage `learning_curve`: fractions of the training patients, times arms, times seeds."""
 
     train_fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Distinct] = (0.01, 0.05, 0.1, 0.25, 1.0)
-    arms: Annotated[tuple[Literal["real", "classic", "gan", "selected", "translation"], ...], Distinct] = (
-        "real", "classic", "gan", "selected", "translation",
+    arms: Annotated[tuple[Literal["real", "classic", "gan", "selected"], ...], Distinct] = (
+        "real", "classic", "gan", "selected",
     )  # fmt: skip
     seeds: Seeds = Field((0, 1, 2), min_length=1)
     train_steps: int = Field(300, ge=1)  # of every classifier
@@ -21,7 +21,6 @@ class LearningCurve(Settings):
     synthetic_fraction: float = Field(0.5, gt=0, le=0.9)  # of each batch, in the arms that add patches
     num_synthetic: int = Field(2048, ge=2)  # as many of each class
     gan_steps: int = Field(1000, ge=1)
-    translate_steps: int = Field(500, ge=1)
 
     @model_validator(mode="after")
     def _check_steps(self) -> "LearningCurve":

@@ -29,7 +29,7 @@ from bcgan.settings import Data
 from bcgan.slides.decode import decode_image
 from bcgan.slides.files import find_images
 from bcgan.slides.scale import Mpp
-from tests.conftest import use_few_samples, made_once, untraced, write_png
+from tests.conftest import made_once, untraced, use_few_samples, write_png
 from tests.predict.conftest import count_verdicts
 
 NAMES = ("benign", "in_situ", "malignant")

@@ -11,7 +11,7 @@ import pytest
 
 from bcgan import cli
 from bcgan.data.histology_phantom.tissue import example_patches
-from tests.conftest import EXPERIMENT, draw_patches, use_few_samples, untraced, write_png
+from tests.conftest import EXPERIMENT, draw_patches, untraced, use_few_samples, write_png
 from tests.slides import containers
 from tests.test_docs import command_lines
 

@@ -319,7 +319,9 @@ def test_a_stage_that_would_run_again_names_the_settings_that_changed(finished, 
 def test_a_run_interrupted_and_killed_in_the_gan_ends_with_the_same_weights(tmp_path, idc_folder):
     """Ctrl-C, then SIGKILL, each after a new checkpoint; the same command resumes. In the profile repro."""
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT.format(folder=idc_folder), "utf-8")
-    overrides = ("profile=repro", "gan.steps=12", "gan.checkpoint_interval=2", "gan.sample_grid_interval=12", "data.size=32")
+    overrides = (
+        "profile=repro", "gan.steps=12", "gan.checkpoint_interval=2", "gan.sample_grid_interval=12", "data.size=32",
+    )  # fmt: skip
     settings = ("--until", "gan", *(f"--set={override}" for override in overrides))
     command, gan = [*EAGER_BCGAN, "run", "tiny.yaml", *settings], tmp_path / "runs/tiny/gan"
     restore_interrupt = partial(

@@ -1,9 +1,9 @@
 """The stage `learning_curve`: what synthetic patches add when there are few training patients.
 
-A cell is a fraction of the training patients, an arm and a seed. The seed draws the patients. The GAN, the translators
-and the reference CNN of a cell are trained on the patches of those patients alone. Two things come from outside: the
+A cell is a fraction of the training patients, an arm and a seed. The seed draws the patients. The GAN and the
+reference CNN of a cell are trained on the patches of those patients alone. Two things come from outside: the
 validation patients, which select the weights in every arm, and ImageNet, on whose frozen features the projected
-discriminators work (`gan.projected_discriminator_weight`); the arms without synthetic patches use neither GAN nor
+discriminator works (`gan.projected_discriminator_weight`); the arms without synthetic patches use neither GAN nor
 ImageNet. All arms of a fraction and seed train the same network for as many steps, and are compared patch by patch on
 the same test patients.
 """
@@ -26,7 +26,7 @@ from bcgan.classify.train import Patches, Recipe
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals, trials
 from bcgan.experiment import SET_BY_STAGE, TRAINING, Experiment, subset
-from bcgan.gan import quality_filter, translation
+from bcgan.gan import quality_filter
 from bcgan.gan.train import sample
 from bcgan.gan.train import train as train_gan
 from bcgan.models import weights
@@ -36,7 +36,7 @@ from bcgan.settings import Classifier, Classify
 
 NETWORK = "resnet_table1"
 BASELINE = "classic"
-READ_SETTINGS = ("learning_curve", "gan", "translate", "features")  # that a cell depends on
+READ_SETTINGS = ("learning_curve", "gan", "features")  # that a cell depends on
 MIN_PATCHES_PER_CLASS = 2  # in a draw of patients; a GAN cannot be trained with fewer
 
 
@@ -192,36 +192,8 @@ def _make_extra_patches(context: CellContext) -> tuple[Patches | None, bool]:
     arm = context.cell.arm
     if arm in ("real", BASELINE):
         return None, False
-    if arm == "translation":
-        return _translate_patches(context), False
     generated = _generate_patches(context)
     return (generated, False) if arm == "gan" else _filter_patches(context, generated)
-
-
-def _translate_patches(context: CellContext) -> Patches:
-    """Translate the cell's real patches to the other class, and return them with its label.
-
-    The translators are trained on the same real patches.
-    """
-    experiment, seed = context.run.experiment, context.cell.seed
-    settings, pair = experiment.learning_curve, experiment.translated_labels
-    names = tuple(experiment.data.class_names[label] for label in pair)
-    images_by_class = [context.real.images[context.real.labels == label] for label in pair]
-
-    def train_translators(folder: Path) -> None:
-        """Train both translators, and write to_<class>.keras into `folder`."""
-        keras.utils.set_random_seed(seed)
-        translate = experiment.translate.replace(steps=settings.translate_steps)
-        labels = np.repeat([0, 1], [len(images) for images in images_by_class])  # positions in `names`
-        translation.train(np.concatenate(images_by_class), labels, translate, seed, folder, context.xla, names)
-
-    folder = _get_or_train(context, "translation", "translate", settings.translate_steps, train_translators)
-    networks = [weights.load_model(folder / f"to_{name}.keras") for name in names]
-    # Reversed: patches of the first class are translated to the second, and the other way round.
-    pairs = zip(networks[::-1], images_by_class, strict=True)
-    synthetic = [translation.translate(network, images) for network, images in pairs]
-    labels = np.repeat(pair[::-1], [len(images) for images in synthetic])
-    return Patches(np.concatenate(synthetic), labels)
 
 
 def _generate_patches(context: CellContext) -> Patches:

@@ -13,11 +13,9 @@ from bcgan.report.style import (
     MUTED,
     REAL,
     SYNTHETIC,
-    TRANSLATED,
     ReportFigure,
     draw_estimate,
 )
-from bcgan.report.wording import join_words
 
 PROBE_NAMES = {
     "colour_and_texture": "Colour and texture statistics", "untrained_discriminator": "Untrained discriminator",
@@ -30,9 +28,7 @@ PROBE_NAMES = {
 TITLE_PROBES = {
     "discriminator_all": "trained", "untrained_discriminator": "untrained", "supervised_cnn": "of a supervised network",
 }  # fmt: skip
-ARM_COLORS = {
-    "real": REAL, "classic": INK, "gan": "#CDB9DA", "selected": SYNTHETIC, "translation": TRANSLATED,
-}  # fmt: skip
+ARM_COLORS = {"real": REAL, "classic": INK, "gan": "#CDB9DA", "selected": SYNTHETIC}
 
 
 def probes(run: Run) -> ReportFigure:
@@ -120,19 +116,14 @@ def learning_curve(run: Run) -> ReportFigure:
 
 def _added_patches_text(run: Run) -> str:
     """Return a clause on what makes the patches that arms add; empty if no arm adds any."""
-    settings, generated = run.experiment.learning_curve, {"gan", "selected"}
-    projected = " with a projected discriminator on ImageNet features"
-    trainings = []
-    if generated & set(settings.arms):
-        has_projected = run.experiment.gan.projected_discriminator_weight > 0
-        trainings.append(f"a GAN of {settings.gan_steps:,} steps{projected if has_projected else ''}")
-    if "translation" in settings.arms:  # whose projected discriminator has no setting
-        trainings.append(f"translators of {settings.translate_steps:,} steps{projected}")
-    if not trainings:
+    settings = run.experiment.learning_curve
+    if not {"gan", "selected"} & set(settings.arms):
         return ""
+    has_projected = run.experiment.gan.projected_discriminator_weight > 0
+    projected = " with a projected discriminator on ImageNet features" if has_projected else ""
     return (
-        f"; what an arm adds is made from the same patients alone, by {join_words(trainings)}, and is "
-        f"{settings.synthetic_fraction:.0%} of each batch"
+        f"; what an arm adds is made from the same patients alone, by a GAN of {settings.gan_steps:,} steps"
+        f"{projected}, and is {settings.synthetic_fraction:.0%} of each batch"
     )
 
 

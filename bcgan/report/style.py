@@ -51,12 +51,9 @@ ROLE_NAMES = {
 }  # fmt: skip
 # What the name of a role does not say; captions and cautions define it where it first stands.
 ROLE_DEFINITIONS = {"unlisted": "whom none of the official lists names"}
-ARM_NAMES = {
-    "real": "Real", "classic": "Real + classic", "gan": "+ GAN", "selected": "+ selected GAN",
-    "translation": "+ translation",
-}  # fmt: skip
+ARM_NAMES = {"real": "Real", "classic": "Real + classic", "gan": "+ GAN", "selected": "+ selected GAN"}
 INK, MUTED = "#222222", "#777777"
-REAL, SYNTHETIC, TRANSLATED = MUTED, "#9E7BB5", "#CC6677"
+REAL, SYNTHETIC = MUTED, "#9E7BB5"
 DISCRIMINATOR = CLASSIFIER_COLORS["gan_only"]  # whose features are the discriminator's
 # Colors that are hard to see on the dark page, and what takes their place there.
 DARK_COLORS = {

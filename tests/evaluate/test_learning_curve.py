@@ -14,8 +14,8 @@ from bcgan.report.run_files import read
 from tests.conftest import PATCHES
 
 CURVE = (
-    "learning_curve={train_fractions: [0.5], arms: [classic, selected, translation], seeds: [0], train_steps: 2, "
-    "num_validations: 1, num_synthetic: 40, gan_steps: 2, translate_steps: 2}"
+    "learning_curve={train_fractions: [0.5], arms: [classic, gan, selected], seeds: [0], train_steps: 2, "
+    "num_validations: 1, num_synthetic: 40, gan_steps: 2}"
 )
 
 
@@ -74,25 +74,20 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
 
     patch_counts = []
 
-    def stand_in(stage: str):
-        """A training that copies the run's networks: only the number of its patches is tested."""
+    def copy_gan(images, labels, settings, seed, folder, xla, class_names):
+        """Copy the run's networks instead of training: only the number of patches is tested."""
+        patch_counts.append(len(images))
+        for path in (finished / "runs/tiny/gan").glob("*.keras"):
+            shutil.copy(path, folder)
 
-        def train(images, labels, settings, seed, folder, xla, class_names):
-            patch_counts.append(len(images))
-            for path in (finished / "runs/tiny" / stage).glob("*.keras"):
-                shutil.copy(path, folder)
-
-        return train
-
-    monkeypatch.setattr(learning_curve, "train_gan", stand_in("gan"))
-    monkeypatch.setattr(learning_curve.translation, "train", stand_in("translate"))
+    monkeypatch.setattr(learning_curve, "train_gan", copy_gan)
     run = ("run", "tiny.yaml", "--set", CURVE, "--until", "learning_curve")
     assert bcgan(*run) == 0
     folder = tmp_path / "work/runs/tiny/learning_curve"
     cells = sorted(path.parent.name[:-17] for path in folder.parent.glob("cache/learning_curve/*/predictions.npz"))
-    assert cells == ["0.5-classic-seed0", "0.5-selected-seed0", "0.5-translation-seed0"]
+    assert cells == ["0.5-classic-seed0", "0.5-gan-seed0", "0.5-selected-seed0"]
     table = pd.read_csv(folder / "learning_curve.csv")
-    assert list(table["arm"]) == ["classic", "selected", "translation"]
+    assert list(table["arm"]) == ["classic", "gan", "selected"]
     assert set(table["patients"]) == {2}
     (folder / "manifest.json").unlink()
     assert read(*execution.load_finished_run(experiment.load("tiny.yaml", (CURVE,))), True).learning_curve is None
@@ -103,5 +98,5 @@ def test_the_stage_runs_cell_by_cell_and_reaches_the_report(finished, tmp_path, 
     assert bcgan("report", "tiny.yaml", "--set", CURVE) == 0
     results = json.loads((tmp_path / "work/reports/tiny/results.json").read_text())
     assert len(results["learning_curve"]["cells"]) == 3
-    assert patch_counts == [2 * PATCHES, 2 * PATCHES]  # the patches of the drawn patients, once a stage
+    assert patch_counts == [2 * PATCHES]  # the patches of the drawn patients; the two arms share a GAN
     assert (tmp_path / "work/reports/tiny/figures/learning_curve.png").stat().st_size > 5000

@@ -103,7 +103,7 @@ def _in_words(axes, axis: str) -> bool:
 
 def test_a_colour_means_one_thing():
     """Figures take their colours from the palette, by name."""
-    other_colours = (style.REAL, style.SYNTHETIC, style.TRANSLATED, *style.ROLE_COLORS.values(), *style.REPORT_COLORS)
+    other_colours = (style.REAL, style.SYNTHETIC, *style.ROLE_COLORS.values(), *style.REPORT_COLORS)
     colours = [*CLASS_COLORS.values(), *FURTHER_CLASS_COLORS, *CLASSIFIER_COLORS.values(), *other_colours]
     assert len(set(colours)) == len(colours)
     for path in Path(style.__file__).parent.glob("*.py"):
