@@ -243,7 +243,7 @@ def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
     """
     try:
         if entry.is_dir():
-            if _is_output(Path(entry.path)):
+            if is_output(Path(entry.path)):
                 log.warning("%s was written by bcgan and is left out; name it to read it", printable(entry.path))
                 return ""
             is_link_back = entry.is_symlink() and leads_back(root, Path(entry.path))
@@ -261,7 +261,7 @@ def _entry_kind(root: Path, entry: os.DirEntry, mirax_data: set[str]) -> str:
         return "image" if has_known_suffix(entry.name) else "other"
 
 
-def _is_output(folder: Path) -> bool:
+def is_output(folder: Path) -> bool:
     """Return whether bcgan writes a folder: runs, reports, models, and those of pictures that it draws."""
     is_below_home = folder.name in runs.OUTPUTS and folder.resolve() in runs.output_folders()
     return is_below_home or (folder / outputs.MARKER).exists()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bcgan import runs
+from bcgan import outputs, runs
 from bcgan.errors import InputError
 from bcgan.slides.files import find_images, iterate_images, list_children, printable, sniff, strip_suffixes
 from bcgan.slides.fingerprints import fingerprint
@@ -184,6 +184,8 @@ def test_folders_that_bcgan_writes_are_no_part_of_a_data_set_around_them(tmp_pat
         before = fingerprint((root,))
         for folder in ("runs/x/gan", "reports/x", "models/x"):
             write(tmp_path / "home" / folder / "picture.png")
+        outputs.make_folder(tmp_path / "home/p1/maps")
+        write(tmp_path / "home/p1/maps/map.png")
         assert fingerprint((root,)) == before
         with caplog.at_level("WARNING", "bcgan"):
             read = [image.path for image in iterate_images((root,))]
@@ -192,6 +194,7 @@ def test_folders_that_bcgan_writes_are_no_part_of_a_data_set_around_them(tmp_pat
         write(tmp_path / "home/p1/0/x.png", b"changed")
         assert fingerprint((root,)) != before
         shutil.rmtree(tmp_path / "home/runs")
+        shutil.rmtree(tmp_path / "home/p1/maps")
     assert names(iterate_images((tmp_path / "home/reports",))) == ["x/picture.png"]  # named by the user
 
 
