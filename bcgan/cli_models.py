@@ -42,8 +42,8 @@ def models() -> None:
     "--nuclear-density",
     "density",
     type=click.FloatRange(0, 1),
-    help="Share of tissue that nuclei cover, to steer towards. Half of IDC's patches: 0.02 to 0.25 "
-    "(benign), 0.30 to 0.76 (malignant).",
+    help="Share of tissue that nuclei cover, to steer towards. Half of IDC's patches: 0.02 to 0.23 "
+    "(benign), 0.27 to 0.74 (malignant).",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=click.Path(file_okay=False), help="Folder to write; samples/LABEL by default.")

@@ -29,7 +29,7 @@ class Finding(NamedTuple):
     """What a run shows about the GAN, or, without a comparison, about its proposed classifier."""
 
     # gain, none or loss, of the GAN; level or chance, of a classifier that is compared with none; unclear, of either,
-    # without an interval
+    # without an interval, or of the GAN from one training
     kind: str
     sentence: str
     further: str  # a second sentence; empty if there is nothing to add
@@ -83,7 +83,13 @@ def find(run: Run) -> Finding:
         )  # fmt: skip
     else:
         change += f" ({format_signed(difference['low'])} to {format_signed(difference['high'])})"
-        if difference["low"] > 0:
+        once = [CLASSIFIER_NAMES[classifier] for classifier in (name, reference) if run.is_trained_once(classifier)]
+        if once and not difference["low"] <= 0 <= difference["high"]:
+            kind, sentence = "unclear", (
+                f"Whether {subject} {verb} cannot be said from one training of {join_words(once)}: with {inputs} the "
+                f"test ROC AUC goes {change} over patients alone, and trainings of one network differ too."
+            )  # fmt: skip
+        elif difference["low"] > 0:
             kind, sentence = "gain", f"With {subject} the result is better: {inputs} raise the test ROC AUC {change}."
         elif difference["high"] < 0:
             kind, sentence = "loss", f"With {subject} the result is worse: {inputs} lower the test ROC AUC {change}."
@@ -169,14 +175,21 @@ def _level_sentence(run: Run, name: str, kind: str) -> str:
 
 
 def _best_addition(run: Run) -> str:
-    """Return a sentence on the addition, the GAN apart, with the largest gain on test patients; empty if none gains."""
+    """Return a sentence on the addition, the GAN apart, with the largest gain on test patients; empty if none gains.
+
+    Gains of networks that were trained once do not count.
+    """
     gains = [
         (component.differences["roc_auc"], component)
         for component in list_components(run)
         if component.role == "test" and component.name != "gan_resnet"
         and (component.name != ENSEMBLE or _extends_best_member(run))
     ]  # fmt: skip
-    gains = [pair for pair in gains if pair[0]["low"] is not None and pair[0]["low"] > 0]
+    gains = [
+        (difference, component)
+        for difference, component in gains
+        if not component.is_trained_once and difference["low"] is not None and difference["low"] > 0
+    ]
     if not gains:
         return ""
     difference, component = max(gains, key=lambda pair: pair[0]["value"])

@@ -275,15 +275,29 @@ class Run(NamedTuple):
             return f"no intervals, as there are fewer than {MIN_PATIENTS} test patients"
         return f"{self.experiment.evaluate.confidence_level:.0%} intervals by {self.bootstrap_note()}"
 
+    def is_trained_once(self, name: str) -> bool:
+        """Return whether a classifier is, or pools, a network that was trained once.
+
+        Its intervals do not cover how trainings of that network differ.
+        """
+        members = self.experiment.ensemble_members if name in (ENSEMBLE, CONTEXT) else (name,)
+        return any(len(self.seeds(member)) == 1 for member in members if member in self.trained_names)
+
+    def trainings_text(self, name: str) -> str:
+        """Return a classifier's number of trainings, of an ensemble those of its members, such as `3+1`."""
+        members = self.experiment.ensemble_members if name in (ENSEMBLE, CONTEXT) else (name,)
+        return "+".join(str(len(self.seeds(member))) for member in members)
+
     def single_fit_note(self) -> str:
         """Return a sentence that names the classifiers whose intervals are over patients only, not over seeds.
 
-        They are trained once, or are ensembles, which pool their members' seeds. "" if there are none, or if no
-        classifier has several seeds.
+        They are trained once, or are ensembles, which pool their members' seeds. "" if there are none.
         """
         names = [name for name in self.classifier_names if len(self.seeds(name)) == 1]
-        if not names or max(self._numbers_of_seeds().values()) == 1:
+        if not names:
             return ""
+        if max(self._numbers_of_seeds().values()) == 1:
+            return "Each network was trained once: the intervals do not cover how trainings of a network differ."
         titles = ", ".join(CLASSIFIER_NAMES[name] for name in names)
         return f"Over patients alone: {titles}; each is trained or fitted once, or pools its members' seeds."
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from bcgan.classes import capitalize, class_noun
 from bcgan.classifiers import CLASSIFIERS
+from bcgan.evaluate.derived import CONTEXT, ENSEMBLE
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.models import table1
 from bcgan.report.other_settings import difference_text, list_other_settings
@@ -143,6 +144,8 @@ class Component(NamedTuple):
     role: str  # of the patients that it is measured on
     differences: dict[str, dict]  # by metric: {value, low, high, p, p_floor}
     other_settings: str  # in which the two networks differ as well, such as `epochs 2 for 3`; empty if in none
+    trainings: str  # of the network that has it and of the other, such as `3 and 1`
+    is_trained_once: bool  # one of the two, so that the intervals do not cover how trainings differ
 
 
 def list_components(run: Run) -> list[Component]:
@@ -163,23 +166,37 @@ def list_components(run: Run) -> list[Component]:
             "test",
             differences[name, base],
             ", ".join(list_other_settings(run, name, base)),
-        )  # fmt: skip
+            *_describe_trainings(run, name, base),
+        )
         for title, name, base in extensions
         if (name, base) in differences
     ]
     return _ablated_components(run) + compared
 
 
+def _describe_trainings(run: Run, name: str, base: str) -> tuple[str, bool]:
+    """Return the fields `trainings` and `is_trained_once` of a component of two classifiers."""
+    if (name, base) == (CONTEXT, ENSEMBLE):
+        return "the same", False
+    is_trained_once = run.is_trained_once(name) or run.is_trained_once(base)
+    return f"{run.trainings_text(name)} and {run.trainings_text(base)}", is_trained_once
+
+
 def components(run: Run) -> pd.DataFrame:
     """Return `list_components` as a table.
 
-    Columns: Component, Added to, Also differs in (other settings), Patients (their role), and one for each metric.
+    Columns: Component, Added to, Also differs in (other settings), Trainings (how many), Patients (their role), and one
+    for each metric.
     """
     rows = []
-    for _, title, base, role, by_metric, other_settings in list_components(run):
-        gains = {difference_title(metric): format_difference(by_metric[metric]) for metric in COMPARISON_METRICS}
-        row = {"Component": title, "Added to": base, "Also differs in": other_settings, "Patients": role}
-        rows.append(row | gains)
+    for part in list_components(run):
+        row = {
+            "Component": part.title, "Added to": part.base, "Also differs in": part.other_settings,
+            "Trainings": part.trainings, "Patients": part.role,
+        }  # fmt: skip
+        for metric in COMPARISON_METRICS:
+            row[difference_title(metric)] = format_difference(part.differences[metric])
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -211,7 +228,7 @@ def _ablated_components(run: Run) -> list[Component]:
     if not run.ablation:
         return []
     base = f"{CLASSIFIER_NAMES[run.ablation['model']]}, {count_text(run.ablation['epochs'], 'epoch')}"
-    changes = run.experiment.ablation.variants
+    changes, base_seeds = run.experiment.ablation.variants, run.ablation["variants"][0]["seeds"]
     return [
         Component(
             variant["variant"],
@@ -220,7 +237,9 @@ def _ablated_components(run: Run) -> list[Component]:
             "validation",
             variant["differences"],
             _learning_rate_change(run, changes[variant["factor"]][variant["variant"]]),
-        )  # fmt: skip
+            f"{variant['seeds']} and {base_seeds}",
+            min(variant["seeds"], base_seeds) == 1,
+        )
         for variant in run.ablation["variants"]
         if variant["differences"]
         and any(

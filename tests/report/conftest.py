@@ -20,6 +20,14 @@ def run(tiny_run) -> Run:
     return tiny_run
 
 
+def with_trainings(run: Run, **counts: int) -> Run:
+    """Return the run with so many trainings of some classifiers, which all predict the same."""
+    others = [column for column in run.probabilities if column.rpartition("-seed")[0] not in counts]
+    values = run.probabilities["gan_resnet-seed0"]
+    columns = {f"{name}-seed{seed}": values for name, count in counts.items() for seed in range(count)}
+    return run._replace(probabilities=run.probabilities[others].assign(**columns))
+
+
 @pytest.fixture
 def test_rows(run) -> pd.DataFrame:
     return run.test_predictions

@@ -8,6 +8,7 @@ import pytest
 from bcgan.report import finding
 from bcgan.report.style import CLASSIFIER_NAMES, format_signed
 from bcgan.settings import Classifier
+from tests.report.conftest import with_trainings
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def with_models(run, **models):
 
 
 def with_effect(run, value, low, high, reference="resnet_table1", **settings):
-    """The run, with a comparison of its proposed network and another one."""
+    """The run, with a comparison of its proposed network and another one, each trained three times."""
     proposed = run.experiment.classify.models["gan_resnet"].replace(**settings)
     reference_settings = Classifier(epochs=proposed.epochs, **(settings if reference == "resnet_features" else {}))
     run = with_models(run, gan_resnet=proposed, **{reference: reference_settings})
@@ -34,6 +35,7 @@ def with_effect(run, value, low, high, reference="resnet_table1", **settings):
     run.metrics[reference] = copy.deepcopy(run.metrics["gan_only"])
     run.metrics["gan_resnet"]["sets"]["test"]["roc_auc"] = {"value": 0.947, "low": 0.93, "high": 0.96, "seeds": 3}
     run.metrics[reference]["sets"]["test"]["roc_auc"] = {"value": 0.947 - value, "low": 0.9, "high": 0.95, "seeds": 3}
+    run = with_trainings(run, **{"gan_resnet": 3, reference: 3})
     return run._replace(comparisons=[effect | {"value": value, "low": low, "high": high}])
 
 
@@ -53,6 +55,22 @@ def test_the_finding_follows_the_interval_of_the_difference(changed, value, low,
     for number in (value, low, high):
         assert format_signed(number) in result.sentence
     assert f"from {0.947 - value:.3f} to 0.947" in result.sentence
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(0.012, 0.003, 0.020), (-0.012, -0.020, -0.003)])
+def test_one_training_shows_neither_a_gain_nor_a_loss(changed, value, low, high):
+    """By a bootstrap of patients alone, trainings of one recipe often differ."""
+    run = with_effect(changed, value, low, high)
+    for counts, once in (
+        ({"gan_resnet": 1, "resnet_table1": 3}, "GAN+ResNet (proposed)"),
+        ({"gan_resnet": 3, "resnet_table1": 1}, "ResNet of Table 1"),
+        ({"gan_resnet": 1, "resnet_table1": 1}, "GAN+ResNet (proposed) and ResNet of Table 1"),
+    ):
+        result = finding.find(with_trainings(run, **counts))
+        assert result.kind == "unclear"
+        assert f"Whether the GAN helps cannot be said from one training of {once}:" in result.sentence
+        assert f"{format_signed(low)} to {format_signed(high)}) over patients alone" in result.sentence
+    assert finding.find(run).kind != "unclear"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from bcgan.evaluate import metrics
 from bcgan.evaluate.cross_validation import BEST_ACCURACY
 from bcgan.report import classifier_figures, gan_effect_figures, stage_tables, tables
 from bcgan.settings import Classifier
+from tests.report.conftest import with_trainings
 
 
 def test_the_learning_curves_sentence_follows_its_numbers(run):
@@ -107,11 +108,13 @@ def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(run)
         "learning rate": {"high": {"classify.models.cnn.learning_rate": 1}},
         "synthetic": {"10 %": {"classify.models.cnn.synthetic_fraction": 0.1}},
     }
-    variants = [{"factor": factor, "variant": name, "differences": value} for factor, name, value in rows]
+    variants = [{"factor": factor, "variant": name, "seeds": 2, "differences": value} for factor, name, value in rows]
     settings = run.experiment.ablation.replace(variants=changes, model="gan_resnet")
     pretrained = compare("efficientnet_lite0_simclr", "efficientnet_lite0", 0.2)
+    trained = {"gan_resnet": 3, "resnet_table1": 3, "resnet_features": 2}
+    trained |= {"efficientnet_lite0_simclr": 1, "efficientnet_lite0": 3}
     table = tables.components(
-        run._replace(
+        with_trainings(run, **trained)._replace(
             experiment=run.experiment.replace(ablation=settings),
             ablation={"model": "cnn", "epochs": 2, "variants": variants},
             comparisons=[
@@ -128,6 +131,7 @@ def test_the_contribution_of_components_comes_from_both_kinds_of_comparison(run)
     assert table["Component"].tolist()[:2] == ["Synthetic: 10 %", "The discriminator's maps and synthetic patches"]
     assert table["Patients"].tolist() == ["validation", "test", "test", "test"]
     assert table["Also differs in"].tolist() == ["", "", "", ""]
+    assert table["Trainings"].tolist() == ["2 and 2", "3 and 3", "3 and 2", "1 and 3"]
     assert table["Difference in balanced accuracy"].tolist() == [
         "0.100", "-0.300 (-0.320 to -0.290), p = 0.5", "0.100 (0.090 to 0.120), p = 0.5",
         "0.200 (0.190 to 0.220), p = 0.5",
@@ -153,7 +157,12 @@ def test_a_component_names_the_settings_that_differ_as_well(run):
             "evaluate": run.experiment.evaluate.replace(ensemble_models=("gan_resnet", "efficientnet_lite0")),
         }
     )
-    different = run._replace(experiment=settings, comparisons=differences, ablation=None)
+    different = run._replace(experiment=settings, metrics=dict.fromkeys(models, {}))
+    different = with_trainings(different, gan_resnet=3, efficientnet_lite0=1, efficientnet_lite0_simclr=1)
+    different = different._replace(comparisons=differences, ablation=None)
+    assert [(part.trainings, part.is_trained_once) for part in tables.list_components(different)] == [
+        ("1 and 1", True), ("3+1 and 3", True)
+    ]  # fmt: skip
     assert tables.components(different)["Also differs in"].tolist() == [
         "epochs 2 for 3, learning_rate 0.0001 for 0.001, multi_depth", ""
     ]  # fmt: skip
