@@ -7,6 +7,7 @@ are also measured on its ImageNet features; so are KID and FID on those of the p
 provides it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,15 @@ from bcgan.classify.reference_cnn import (
 from bcgan.classify.train import Patches, make_predict_fn
 from bcgan.evaluate import inception, intervals, metrics
 from bcgan.experiment import Experiment
-from bcgan.gan import scores, watch
+from bcgan.gan import distances, scores, watch
 from bcgan.models import weights
-from bcgan.models.efficientnet_lite import has_weights, pooled_features
+from bcgan.models.efficientnet_lite import has_weights, make_pooled_feature_fn
 from bcgan.preprocess.store import Store, load_role, load_synthetic
 
 BLUR_SIGMA = 0.04  # of the side, 2 of 50 pixels: of the real patches without texture that give the ceiling
-SMALL_PX = 25  # side to which patches are reduced where pixels are compared
 INTERVAL_PERCENTILES = (2.5, 97.5)
 BOUNDS = ("value", "floor", "ceiling")
+COMPARED_SETS = ("training", "value", "floor")  # of `_sample_patch_sets`, among which copies are counted
 MIN_SAMPLES = 4 * scores.NUM_NEIGHBORS  # with fewer, nearest neighbors are not near
 MIN_CLASS_SAMPLES = 100  # with fewer of a class, a quantile of 1 % is the distance of one pair
 MAX_MEMORIZATION_PATCHES = 20_000  # training patches that synthetic ones are compared with for memorization
@@ -66,10 +67,10 @@ def evaluate(experiment: Experiment, store: Store, features: Path, folder: Path,
           real test patches.
         - tstr_roc_auc: trained on synthetic, tested on real test patients; floor chance, ceiling trained on real.
         - memorization_rate: share nearer to a training patch than 99 % of training patches are to each other, in
-          features and in pixels; floor that of validation patients, ceiling 1.
+          features and in pixels, in any orientation; floor that of validation patients, ceiling 1.
         - repetition_rate: share nearer to its nearest synthetic neighbor of the class than 99 % of training patches are
-          to theirs, in features and in the brightness of a coarse grid; floor that of validation patients, ceiling 1;
-          `None` with fewer than MIN_CLASS_SAMPLES patches of a class.
+          to theirs, in features and in the brightness of a coarse grid, in any orientation; floor that of validation
+          patients, ceiling 1; `None` with fewer than MIN_CLASS_SAMPLES patches of a class.
     """
     real, validation, test = (Patches(*load_role(store, role)) for role in ("train", "validation", "test"))
     synthetic = Patches(*load_synthetic(features, experiment.data.size, accepted_only=False))
@@ -111,25 +112,20 @@ def _score_distances(
     features = {name: extract(images) for name, images in patches.items()}
     order = np.random.default_rng(seed).permutation(len(real.images))
     training = real.images[np.sort(order[:MAX_MEMORIZATION_PATCHES])]
-    training_features, training_pixels = extract(training), flatten_reduced(training)
     results = {"kid": _kid(features, seed), "fid": _fid(features)}
-    results["memorization_rate"] = {
-        key: scores.memorization_rate(training_features, features[key]) for key in ("value", "floor")
-    } | {"ceiling": 1.0}
-    results["memorization_rate_pixels"] = {
-        key: scores.memorization_rate(training_pixels, flatten_reduced(patches[key])) for key in ("value", "floor")
-    } | {"ceiling": 1.0}
-    results["repetition_rate"] = _repetition_rates(features, experiment.num_classes)
-    layouts = {key: watch.compute_layouts(patches[key]) for key in ("training", "value", "floor")}
-    results["repetition_rate_layout"] = _repetition_rates(layouts, experiment.num_classes)
+    results |= _score_copies(training, patches, distances.average_orientations(extract), experiment.num_classes)
     manifolds = {key: scores.prdc(features["training"], features[key]) for key in BOUNDS}
     for name in ("coverage", "density", "precision", "recall"):
         results[name] = {key: manifold[name] for key, manifold in manifolds.items()}
     names = ("kid", "fid", "repetition_rate")
     imagenet_scores: dict[str, dict] = {name: dict.fromkeys(BOUNDS) for name in names}
     if has_weights("lite2"):
-        imagenet_features = _imagenet_features(patches)
-        repetition = _repetition_rates(imagenet_features, experiment.num_classes)
+        extract_imagenet = make_pooled_feature_fn("lite2")
+        imagenet_views = distances.average_orientations(extract_imagenet)
+        imagenet_features = {name: extract_imagenet(images) for name, images in patches.items()}
+        repetition = _repetition_rates(
+            {key: imagenet_views(patches[key]) for key in COMPARED_SETS}, experiment.num_classes
+        )
         imagenet_scores = dict(
             zip(names, (_kid(imagenet_features, seed), _fid(imagenet_features), repetition), strict=True)
         )
@@ -170,27 +166,53 @@ def _sample_patch_sets(
     }
 
 
-def flatten_reduced(images: np.ndarray) -> np.ndarray:
-    """Return patches, reduced to SMALL_PX a side, as rows of pixels: float32 in [0, 1], (n, pixels)."""
-    small = [cv2.resize(patch, (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA) for patch in images]
-    return np.stack(small).reshape(len(images), -1).astype(np.float32) / 255
+def _score_copies(
+    training: np.ndarray,
+    patches: dict[str, np.ndarray],
+    extract: Callable[[np.ndarray], np.ndarray],
+    num_classes: int,
+) -> dict[str, dict[str, float | None]]:
+    """Return {score: {value, floor, ceiling}}: how many patches copy a training patch, or repeat one another.
+
+    Turned and mirrored copies count: the generator is trained on patches in all orientations.
+
+    Args:
+        training: uint8, (n, size, size, 3). Patches that synthetic ones are compared with for memorization.
+        patches: From `_sample_patch_sets`.
+        extract: From `distances.average_orientations`.
+    """
+    features = {key: extract(patches[key]) for key in COMPARED_SETS}
+    layouts = {key: watch.compute_layouts(patches[key]) for key in COMPARED_SETS}
+    training_features, training_pixels = extract(training), distances.reduce_pixels(training)
+    return {
+        "memorization_rate": {
+            key: scores.memorization_rate(training_features, features[key]) for key in ("value", "floor")
+        } | {"ceiling": 1.0},
+        "memorization_rate_pixels": {
+            key: scores.memorization_rate(
+                training_pixels, distances.reduce_pixels(patches[key]), side=distances.PIXEL_SIDE
+            )
+            for key in ("value", "floor")
+        } | {"ceiling": 1.0},
+        "repetition_rate": _repetition_rates(features, num_classes),
+        "repetition_rate_layout": _repetition_rates(layouts, num_classes, side=watch.GRID_CELLS),
+    }  # fmt: skip
 
 
-def _imagenet_features(patches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return EfficientNet-Lite2's pooled features, (n, d), of every set of patches, by the same names."""
-    ends = np.cumsum([len(images) for images in patches.values()])
-    features = pooled_features("lite2", np.concatenate(list(patches.values())))
-    return dict(zip(patches, np.split(features, ends[:-1]), strict=True))
-
-
-def _repetition_rates(features: dict[str, np.ndarray], num_classes: int) -> dict[str, float | None]:
+def _repetition_rates(
+    features: dict[str, np.ndarray], num_classes: int, side: int | None = None
+) -> dict[str, float | None]:
     """Return {value, floor, ceiling}: the repetition rates of synthetic and validation patches, and 1.
 
     Each is `None` with fewer than MIN_CLASS_SAMPLES patches of a class. Features, (n, d), are sorted by class.
+
+    Args:
+        side: As in `scores.repetition_rate`.
     """
     if len(features["training"]) < MIN_CLASS_SAMPLES * num_classes:
         return dict.fromkeys(BOUNDS)
-    rates = {key: scores.repetition_rate(features["training"], features[key], num_classes) for key in BOUNDS[:2]}
+    real = features["training"]
+    rates = {key: scores.repetition_rate(real, features[key], num_classes, side=side) for key in BOUNDS[:2]}
     return rates | {"ceiling": 1.0}
 
 

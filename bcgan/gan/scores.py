@@ -9,8 +9,12 @@ from scipy.linalg import svdvals
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
+from bcgan.gan import distances
+
 NUM_NEIGHBORS = 5  # k of precision, recall, density and coverage (Naeem et al. 2020)
 NUM_SUBSETS = 50
+MAX_LIMIT_ROWS = 2000  # training images whose nearest other one is searched for in all orientations
+ROUNDING = 0.01  # of distances between images, which are computed in single precision
 
 
 def kid(real: np.ndarray, fake: np.ndarray, subset_size: int, seed: int, subsets: int = NUM_SUBSETS) -> np.ndarray:
@@ -69,17 +73,17 @@ def prdc(real: np.ndarray, fake: np.ndarray, neighbors: int = NUM_NEIGHBORS) -> 
     """
     real_radius, fake_radius = (_neighbor_distances(features, neighbors) for features in (real, fake))
     # (real, fake), by |x|^2 + |y|^2 - 2 x.y, which needs less memory than the differences.
-    distances = np.sqrt(np.maximum((real**2).sum(1)[:, None] + (fake**2).sum(1) - 2 * real @ fake.T, 0))
-    is_in_real_ball = distances <= real_radius[:, None]
+    between = np.sqrt(np.maximum((real**2).sum(1)[:, None] + (fake**2).sum(1) - 2 * real @ fake.T, 0))
+    is_in_real_ball = between <= real_radius[:, None]
     return {
         "precision": float(is_in_real_ball.any(0).mean()),
-        "recall": float((distances <= fake_radius).any(1).mean()),
+        "recall": float((between <= fake_radius).any(1).mean()),
         "density": float(is_in_real_ball.sum(0).mean() / neighbors),
-        "coverage": float((distances.min(1) <= real_radius).mean()),
+        "coverage": float((between.min(1) <= real_radius).mean()),
     }
 
 
-def memorization_rate(training: np.ndarray, fake: np.ndarray, quantile: float = 0.01) -> float:
+def memorization_rate(training: np.ndarray, fake: np.ndarray, quantile: float = 0.01, side: int | None = None) -> float:
     """Return the fraction of synthetic samples that are very near to a training sample, as copies would be.
 
     Very near means: at most the given quantile of the distances of training samples to their nearest other one. Real
@@ -87,14 +91,23 @@ def memorization_rate(training: np.ndarray, fake: np.ndarray, quantile: float = 
 
     Args:
         training, fake: float, (n, d).
+        side: If rows are images, their side in pixels: they are compared in all orientations, and the quantile is that
+            of MAX_LIMIT_ROWS training samples. Defaults to `None`.
     """
-    index = NearestNeighbors(n_neighbors=2).fit(training)
-    between_training = index.kneighbors(training)[0][:, 1]
-    to_training = index.kneighbors(fake, n_neighbors=1)[0][:, 0]
-    return float((to_training <= np.quantile(between_training, quantile)).mean())
+    if side is None:
+        index = NearestNeighbors(n_neighbors=2).fit(training)
+        limit = np.quantile(index.kneighbors(training)[0][:, 1], quantile)
+        return float((index.kneighbors(fake, n_neighbors=1)[0][:, 0] <= limit).mean())
+    rows = np.linspace(0, len(training) - 1, min(len(training), MAX_LIMIT_ROWS)).astype(int)
+    references = distances.prepare(training)
+    between_training = distances.nearest(training[rows], references, side, own_rows=rows).distances
+    to_training = distances.nearest(fake, references, side).distances
+    return float((to_training <= max(np.quantile(between_training, quantile), ROUNDING)).mean())
 
 
-def repetition_rate(real: np.ndarray, fake: np.ndarray, num_classes: int, quantile: float = 0.01) -> float:
+def repetition_rate(
+    real: np.ndarray, fake: np.ndarray, num_classes: int, quantile: float = 0.01, side: int | None = None
+) -> float:
     """Return the fraction of synthetic samples that are very near to another synthetic sample of their class.
 
     Very near means: at most the given quantile of the distances of real samples to their nearest other one of the same
@@ -103,12 +116,21 @@ def repetition_rate(real: np.ndarray, fake: np.ndarray, num_classes: int, quanti
 
     Args:
         real, fake: float, (n, d). Sorted by class, with the same number of samples of each class.
+        side: If rows are images, their side in pixels: they are compared in all orientations. Defaults to `None`.
     """
     rates = []
     for real_rows, fake_rows in zip(np.split(real, num_classes), np.split(fake, num_classes), strict=True):
-        limit = np.quantile(_neighbor_distances(real_rows, 1), quantile)
-        rates.append((_neighbor_distances(fake_rows, 1) <= limit).mean())
+        between_real, between_fake = (_nearest_other_distances(rows, side) for rows in (real_rows, fake_rows))
+        limit = np.quantile(between_real, quantile)
+        rates.append((between_fake <= (limit if side is None else max(limit, ROUNDING))).mean())
     return float(np.mean(rates))
+
+
+def _nearest_other_distances(rows: np.ndarray, side: int | None) -> np.ndarray:
+    """Return the distance of each row to the nearest other one, (n,); `side` is as in `repetition_rate`."""
+    if side is None:
+        return _neighbor_distances(rows, 1)
+    return distances.nearest(rows, rows, side, own_rows=np.arange(len(rows))).distances
 
 
 def _neighbor_distances(features: np.ndarray, neighbors: int) -> np.ndarray:

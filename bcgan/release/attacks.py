@@ -7,18 +7,17 @@ Attacks by distance follow GAN-Leaks (Chen et al. 2020), calibrated by real patc
 2023): a member's patches are nearer to the synthetic patches than to the patches of other people.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from scipy.stats import norm, t
 
 from bcgan.evaluate import intervals, metrics
+from bcgan.gan.distances import all_distances, nearest
 
 # Constants, not settings: an audit that could be loosened would show nothing.
 CONFIDENCE_LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
-CHUNK_ROWS = 2048  # rows of each side whose distances are computed at a time
 FALSE_POSITIVE_RATE = 0.01  # at which the true positive rate is given
 ALARM_RATE = 0.01  # chance that the true positive rate exceeds its limit without a leak
 MIN_RATE_LIMIT = 3 * FALSE_POSITIVE_RATE  # which the limit of the true positive rate has at least
@@ -44,93 +43,6 @@ class RealPatches(NamedTuple):
     def select(self, rows: np.ndarray) -> "RealPatches":
         """Return some of the patches; `rows` is a mask or indices."""
         return RealPatches(self.values[rows], self.patients[rows], self.is_member[rows])
-
-
-class References(NamedTuple):
-    """Rows that others are compared with, prepared once for many queries.
-
-    Attributes:
-        values: float32, (m, d). Without their mean, as smaller numbers round less.
-        mean: float32, (d,).
-        squared_norms: float64, (m,).
-    """
-
-    values: np.ndarray
-    mean: np.ndarray
-    squared_norms: np.ndarray
-
-
-class Neighbors(NamedTuple):
-    """The nearest reference of each query: its distance, float64, and its index; (queries,) each."""
-
-    distances: np.ndarray
-    indices: np.ndarray
-
-
-def prepare(rows: np.ndarray) -> References:
-    """Prepare rows, float32 (m, d), as references of `nearest`."""
-    mean = rows.mean(0)
-    values = rows - mean
-    return References(values, mean, _squared_norms(values))
-
-
-def nearest(queries: np.ndarray, references: References | np.ndarray, side: int | None = None) -> Neighbors:
-    """Find nearest neighbors by Euclidean distance.
-
-    Args:
-        queries: float32, (n, d).
-        references: Rows, float32 (m, d), or what `prepare` made of them.
-        side: If rows are RGB images, their side in pixels; a distance is then the smallest over the eight orientations.
-            Defaults to `None`: rows are compared as they are.
-    """
-    squared, indices = np.full(len(queries), np.inf), np.zeros(len(queries), int)
-    for rows, columns, block in _squared_distances(queries, references, side):
-        best = block.argmin(1)
-        lowest = block[np.arange(len(block)), best]
-        indices[rows] = np.where(lowest < squared[rows], best + columns.start, indices[rows])
-        squared[rows] = np.minimum(squared[rows], lowest)
-    return Neighbors(np.sqrt(np.maximum(squared, 0)), indices)
-
-
-def all_distances(queries: np.ndarray, references: np.ndarray, side: int | None = None) -> np.ndarray:
-    """Return the distance of every query to every reference, float32, (queries, references). Arguments as `nearest`."""
-    squared = np.full((len(queries), len(references)), np.inf, np.float32)
-    for rows, columns, block in _squared_distances(queries, references, side):
-        squared[rows, columns] = np.minimum(squared[rows, columns], block)
-    return np.sqrt(np.maximum(squared, 0))
-
-
-def _squared_distances(
-    queries: np.ndarray, references: References | np.ndarray, side: int | None
-) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """Yield (rows, columns, squared distances, float64) of blocks, once for each orientation of the queries."""
-    prepared = references if isinstance(references, References) else prepare(references)
-    for view in orientations(queries, side):
-        for start in range(0, len(queries), CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            chunk = view[rows] - prepared.mean
-            norms = _squared_norms(chunk)
-            for column in range(0, len(prepared.values), CHUNK_ROWS):
-                columns = slice(column, column + CHUNK_ROWS)
-                products = tf.linalg.matmul(chunk, prepared.values[columns], transpose_b=True).numpy()
-                yield rows, columns, norms[:, None] + prepared.squared_norms[columns] - 2.0 * products
-
-
-def orientations(rows: np.ndarray, side: int | None) -> list[np.ndarray]:
-    """Return image rows, (n, side * side * channels), in their eight orientations, or alone if `side` is `None`."""
-    if side is None:
-        return [rows]
-    images = rows.reshape(len(rows), side, side, -1)
-    return [
-        np.ascontiguousarray(np.rot90(view, turns, (1, 2))).reshape(rows.shape)
-        for view in (images, images[:, :, ::-1])
-        for turns in range(4)
-    ]
-
-
-def _squared_norms(rows: np.ndarray) -> np.ndarray:
-    """Return the squared norm of each row, float64, without a copy of all rows in double precision."""
-    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
 
 
 def log_ratio(distances: np.ndarray, reference_distances: np.ndarray) -> np.ndarray:
@@ -161,7 +73,7 @@ def score_membership(synthetic: np.ndarray, real: RealPatches, side: int | None)
 
     Args:
         synthetic: float32, (m, d).
-        side: As in `nearest`.
+        side: As in `distances.nearest`.
     """
     distances, in_first = nearest(real.values, synthetic, side).distances, halve_patients(real)
     scores = np.empty(len(real.values))
@@ -247,7 +159,7 @@ def share_nearer_to_members(synthetic: np.ndarray, real: RealPatches, side: int 
 
     Args:
         synthetic: float32, (n, d).
-        side: As in `nearest`.
+        side: As in `distances.nearest`.
     """
     rng = np.random.default_rng(SEED)
     names = [np.unique(real.patients[real.is_member == is_member]) for is_member in (True, False)]

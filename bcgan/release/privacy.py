@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import keras
 import numpy as np
 import pandas as pd
@@ -20,15 +19,22 @@ from bcgan.classify import reference_cnn
 from bcgan.data import batches
 from bcgan.data.rows import ImageRows
 from bcgan.errors import InputError
+from bcgan.gan.distances import (
+    PIXEL_SIDE,
+    References,
+    average_orientations,
+    nearest,
+    prepare,
+    reduce_pixels,
+)
 from bcgan.models import weights
 from bcgan.models.efficientnet_lite import has_weights, make_pooled_feature_fn
 from bcgan.preprocess.stain import optical_density
 from bcgan.preprocess.store import Store
 from bcgan.release import attacks
-from bcgan.release.attacks import RealPatches, References
+from bcgan.release.attacks import RealPatches
 
-SIDE = 16  # pixels, to which patches are reduced where pixels are compared
-SPACES = {"pixels": SIDE, "features": None, "stain": None}  # the side of rows that are images
+SPACES = {"pixels": PIXEL_SIDE, "features": None, "stain": None}  # the side of rows that are images
 PATCH_SPACES = ("pixels", "features")  # in which single patches are recognized; stain is a patient's
 UNSEEN_ROLES = ("validation", "validation_other", "test", "test_other")
 EITHER_SPACE = "pixels or features"
@@ -127,8 +133,7 @@ def make_feature_fn(root: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str
     """Return the function from uint8 patches to features, (n, d), and the network's name.
 
     It is EfficientNet-Lite2 as trained on ImageNet. Where that is not installed, it is the run's reference CNN, which
-    was trained on the training patients. Features are means over four turns of a patch: the generator was trained on
-    turned patches, and a turned copy is a copy.
+    was trained on the training patients. Features are means over the eight orientations of a patch.
     """
     if has_weights("lite2"):
         extract, name = make_pooled_feature_fn("lite2"), "efficientnet_lite2"
@@ -136,11 +141,7 @@ def make_feature_fn(root: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str
         extract = reference_cnn.make_feature_fn(weights.load_model(root / "features" / "reference_cnn.keras"))
         name = reference_cnn.NETWORK
 
-    def extract_turned(images: np.ndarray) -> np.ndarray:
-        """Return the mean features over four turns of patches, (n, d)."""
-        return np.mean([extract(np.ascontiguousarray(np.rot90(images, turns, (1, 2)))) for turns in range(4)], 0)
-
-    return extract_turned, name
+    return average_orientations(extract), name
 
 
 def represent(images: np.ndarray | ImageRows, extract: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
@@ -151,16 +152,10 @@ def represent(images: np.ndarray | ImageRows, extract: Callable[[np.ndarray], np
         extract: From `make_feature_fn`.
     """
     chunks = [
-        {"pixels": _reduce_pixels(chunk), "features": extract(chunk).astype(np.float32), "stain": _stain_moments(chunk)}
+        {"pixels": reduce_pixels(chunk), "features": extract(chunk).astype(np.float32), "stain": _stain_moments(chunk)}
         for chunk in (images[start : start + CHUNK_IMAGES] for start in range(0, len(images), CHUNK_IMAGES))
     ]
     return {name: np.concatenate([values[name] for values in chunks]) for name in SPACES}
-
-
-def _reduce_pixels(images: np.ndarray) -> np.ndarray:
-    """Return patches reduced to SIDE pixels, float32 in [0, 1], (n, SIDE * SIDE * 3)."""
-    small = [cv2.resize(patch, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for patch in images]
-    return np.stack(small).reshape(len(images), -1).astype(np.float32) / 255
 
 
 def _stain_moments(images: np.ndarray) -> np.ndarray:
@@ -205,10 +200,10 @@ def make_sets(store: Store, values: dict[str, np.ndarray]) -> Sets:
     }
     in_first = attacks.halve_patients(real["stain"])
     halves = {
-        name: tuple(attacks.prepare(real[name].values[~is_member & half]) for half in (in_first, ~in_first))
+        name: tuple(prepare(real[name].values[~is_member & half]) for half in (in_first, ~in_first))
         for name in PATCH_SPACES
     }
-    references = {name: attacks.prepare(values[name][: len(training)]) for name in PATCH_SPACES}
+    references = {name: prepare(values[name][: len(training)]) for name in PATCH_SPACES}
     return Sets(references, training, halves, real, rows, stain_scale)
 
 
@@ -234,8 +229,8 @@ def fit_proximity(sets: Sets) -> Proximity:
         # Each half of the unseen patients is compared with the other one.
         for half, opposite_half in zip((in_first, ~in_first), reversed(sets.halves[name]), strict=True):
             values = real.values[~real.is_member & half]
-            training_distances.append(attacks.nearest(values, sets.training[name], side).distances)
-            unseen_distances = attacks.nearest(values, opposite_half, side).distances
+            training_distances.append(nearest(values, sets.training[name], side).distances)
+            unseen_distances = nearest(values, opposite_half, side).distances
             scores.append(attacks.log_ratio(training_distances[-1], unseen_distances))
         limits[name] = float(np.quantile(np.concatenate(scores), 1 - CLOSEST_FRACTION))
         distances[name] = np.concatenate(training_distances)
@@ -253,10 +248,10 @@ def measure_proximity(sets: Sets, synthetic: dict[str, np.ndarray]) -> pd.DataFr
     columns = {}
     for name in PATCH_SPACES:
         side = SPACES[name]
-        neighbors = attacks.nearest(synthetic[name], sets.training[name], side)
+        neighbors = nearest(synthetic[name], sets.training[name], side)
         unseen = np.empty(len(synthetic[name]))
         for first, half in enumerate(sets.halves[name]):
-            unseen[first::2] = attacks.nearest(synthetic[name][first::2], half, side).distances
+            unseen[first::2] = nearest(synthetic[name][first::2], half, side).distances
         columns |= {
             f"distance_{name}": neighbors.distances, f"row_{name}": sets.training_rows[neighbors.indices],
             f"score_{name}": attacks.log_ratio(neighbors.distances, unseen),

@@ -19,6 +19,7 @@ from bcgan.artifacts import MANIFEST, Cache
 from bcgan.classify.train import Patches
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
+from bcgan.gan.distances import PIXEL_SIDE, orientations
 from bcgan.predict import sample
 from bcgan.predict.export import check_one_scale, model_scale
 from bcgan.preprocess import store
@@ -182,7 +183,12 @@ def _load_sets(
         log.info("release: features of %d real patches by %s", len(rows), network_name)
         np.savez(folder / "real.npz", **privacy.represent(patches.images.select(rows), extract))
 
-    settings = {"features": network_name, "side": privacy.SIDE, "patient_patches": privacy.MAX_PATIENT_PATCHES}
+    settings = {
+        "features": network_name,
+        "orientations": 8,
+        "side": PIXEL_SIDE,
+        "patient_patches": privacy.MAX_PATIENT_PATCHES,
+    }
     folder = cache.get_or_build("real-patches", settings, inputs, build)
     return privacy.make_sets(patches, runs.read_arrays(folder / "real.npz"))
 
@@ -285,7 +291,7 @@ def _write_closest_pairs(folder: Path, synthetic: synthesis.SyntheticSet, patche
 
 def _turn_alike(image: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a synthetic patch with a gap below, and a real one in the orientation with the least difference."""
-    views = [view.reshape(real.shape) for view in attacks.orientations(real[None].reshape(1, -1), len(real))]
+    views = [view.reshape(real.shape) for view in orientations(real[None].reshape(1, -1), len(real))]
     differences = [np.abs(view.astype(int) - image).sum() for view in views]
     return np.pad(image, ((0, PAIR_GAP), (0, 0), (0, 0)), constant_values=255), views[int(np.argmin(differences))]
 

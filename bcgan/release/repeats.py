@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bcgan.gan.distances import References, all_distances, nearest
 from bcgan.release import attacks, privacy
 
 REPEAT_FRACTION = 0.01  # of training patches: those nearest to another one are the limit
@@ -23,19 +24,21 @@ def fit_limits(sets: privacy.Sets, labels: np.ndarray, counts: list[int]) -> lis
     limits = []
     for label, count in enumerate(counts):
         rows = rng.permutation(np.flatnonzero(labels[sets.training_rows] == label))[:count]
-        limits.append({name: _repeat_distance(name, sets.training[name].values[rows]) for name in privacy.PATCH_SPACES})
+        limits.append(
+            {name: _repeat_distance(name, _select_rows(sets.training[name], rows)) for name in privacy.PATCH_SPACES}
+        )
     return limits
+
+
+def _select_rows(references: References, rows: np.ndarray) -> np.ndarray:
+    """Return some rows as they were before `prepare`, float32 (n, d): without their mean they cannot be turned."""
+    return references.values[rows] + references.mean
 
 
 def _repeat_distance(space: str, values: np.ndarray) -> float:
     """Return the distance to the nearest other row, of values (n, d), that REPEAT_FRACTION of the rows have."""
-    nearest = []
-    for start in range(0, len(values), attacks.CHUNK_ROWS):
-        rows = values[start : start + attacks.CHUNK_ROWS]
-        distances = attacks.all_distances(rows, values, privacy.SPACES[space])
-        distances[np.arange(len(rows)), start + np.arange(len(rows))] = np.inf  # a patch does not repeat itself
-        nearest.append(distances.min(1))
-    return max(float(np.quantile(np.concatenate(nearest), REPEAT_FRACTION)), attacks.MIN_DISTANCE)
+    distances = nearest(values, values, privacy.SPACES[space], own_rows=np.arange(len(values))).distances
+    return max(float(np.quantile(distances, REPEAT_FRACTION)), attacks.MIN_DISTANCE)
 
 
 class RepeatFilter:
@@ -63,8 +66,8 @@ class RepeatFilter:
         for name, limit in self._limits.items():
             rows, side = values[name], privacy.SPACES[name]
             if self._earlier[name]:
-                is_repeat |= attacks.nearest(rows, np.concatenate(self._earlier[name]), side).distances <= limit
-            is_alike |= attacks.all_distances(rows, rows, side) <= limit
+                is_repeat |= nearest(rows, np.concatenate(self._earlier[name]), side).distances <= limit
+            is_alike |= all_distances(rows, rows, side) <= limit
         for row in range(1, num_patches):
             is_repeat[row] |= (is_alike[row, :row] & ~is_repeat[:row]).any()
         for name in self._limits:

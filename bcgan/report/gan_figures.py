@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import SubFigure
-from sklearn.neighbors import NearestNeighbors
 
 from bcgan.classes import capitalize
-from bcgan.evaluate.synthetic import SMALL_PX, flatten_reduced
+from bcgan.gan import distances
 from bcgan.gan.features import COMPARED_BLOCK
-from bcgan.gan.watch import compute_layouts
+from bcgan.gan.watch import GRID_CELLS, compute_layouts
 from bcgan.report.data_figures import select_patches
 from bcgan.report.gan_tables import BETTER, GAN_NAMES
 from bcgan.report.run import Run
@@ -37,6 +36,8 @@ GALLERY_ID = "sample"  # of patches in the SVG, which the page's filter looks fo
 ROWS = 4  # of each class, at most: of two classes 64 patches of a kind
 STEPS_SHOWN = 4
 CUMULATIVE_POINTS = 201
+# Of rows of pixels and of layouts, which are compared in all orientations.
+SIDES = {"features": None, "pixels": distances.PIXEL_SIDE, "layout": GRID_CELLS}
 NUM_COMPARED = 4000  # patches of each set whose nearest training patch is searched for
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 SETS = {"Training patches": INK, "Held-out patients": REAL, "Synthetic patches": SYNTHETIC}  # colors of their curves
@@ -205,11 +206,11 @@ def nearest(run: Run) -> ReportFigure:
     top, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     rows, nearest_rows = [], {}
     for axes, space in zip(top.subplots(1, 2), ("features", "pixels"), strict=True):
-        distances, nearest_rows[space] = _nearest_training_patches(run, space, sets)
-        for name, values in distances.items():
+        nearest_distances, nearest_rows[space] = _nearest_training_patches(run, space, sets)
+        for name, values in nearest_distances.items():
             rows += _draw_cumulative(axes, space, name, values)
         if space == "features":
-            closest = np.argsort(distances["Synthetic patches"])[:COLUMNS]  # those that are shown below
+            closest = np.argsort(nearest_distances["Synthetic patches"])[:COLUMNS]  # those that are shown below
         unit = "channel means" if space == "features" else "brightness 0 to 1"
         axes.set(xlabel=f"Distance to the nearest training patch, {space}\n(Euclidean, {unit})",
                  ylabel="Share of patches", xlim=(0, None))  # fmt: skip
@@ -231,7 +232,8 @@ def nearest(run: Run) -> ReportFigure:
         f"Are training patches copied? Distances of {len(synthetic_rows):,} synthetic patches to the nearest of "
         f"{len(train_rows):,} training patches, of {len(validation_rows):,} patches of validation patients, and of "
         "training patches to each other, as cumulative shares; in the means of the discriminator's "
-        f"{COMPARED_BLOCK} and in pixels, reduced to {SMALL_PX} a side. Copies would begin far left of the other "
+        f"{COMPARED_BLOCK} and in pixels, reduced to {distances.PIXEL_SIDE} a side, in any orientation. Copies would "
+        "begin far left of the other "
         f"curves; a steeper curve means less variety.{nearest_text}"
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Nearest training patches", caption)
@@ -260,11 +262,13 @@ def _nearest_training_patches(
         sets: Rows of the store by name of SETS, or indices of synthetic patches.
     """
     train, validation, synthetic = (_represent(run, name, rows, space) for name, rows in sets.items())
-    index = NearestNeighbors(n_neighbors=2).fit(train)
-    synthetic_distances, neighbors = index.kneighbors(synthetic, 1)
-    # Of a training patch, the nearest one is the patch itself.
-    distances = index.kneighbors(train)[0][:, 1], index.kneighbors(validation, 1)[0][:, 0], synthetic_distances[:, 0]
-    return dict(zip(SETS, distances, strict=True)), next(iter(sets.values()))[neighbors[:, 0]]
+    side, references = SIDES[space], distances.prepare(train)
+    neighbors_by_set = (
+        distances.nearest(train, references, side, own_rows=np.arange(len(train))),
+        *(distances.nearest(rows, references, side) for rows in (validation, synthetic)),
+    )
+    by_set = {name: neighbors.distances for name, neighbors in zip(SETS, neighbors_by_set, strict=True)}
+    return by_set, next(iter(sets.values()))[neighbors_by_set[-1].indices]
 
 
 def can_measure_repetition(run: Run) -> bool:
@@ -291,12 +295,18 @@ def repetition(run: Run) -> ReportFigure:
     table, closest = [], {}
     for axes, space in zip(top.subplots(1, 2), ("features", "layout"), strict=True):
         for name, by_class in sets.items():
-            nearest = [_find_neighbors(_represent(run, name, rows, space)) for rows in by_class]
-            distances = np.concatenate([pairs[0] for pairs in nearest])
-            table += _draw_cumulative(axes, space, name, distances)
+            represented = [_represent(run, name, rows, space) for rows in by_class]
+            neighbors_by_class = [
+                distances.nearest(values, values, SIDES[space], own_rows=np.arange(len(values)))
+                for values in represented
+            ]
+            nearest_distances = np.concatenate([pairs.distances for pairs in neighbors_by_class])
+            table += _draw_cumulative(axes, space, name, nearest_distances)
         # The last of the sets is the synthetic one.
-        neighbors = np.concatenate([rows[pairs[1]] for rows, pairs in zip(by_class, nearest, strict=True)])
-        closest[space] = _closest_pairs(np.concatenate(by_class), neighbors, distances)
+        neighbors = np.concatenate([
+            rows[pairs.indices] for rows, pairs in zip(by_class, neighbors_by_class, strict=True)
+        ])  # fmt: skip
+        closest[space] = _closest_pairs(np.concatenate(by_class), neighbors, nearest_distances)
         unit = "Euclidean, channel means" if space == "features" else "of the brightness of a 5x5 grid, 0 if alike"
         axes.set(
             xlabel=f"Distance to the nearest other patch of the class,\n{space} ({unit})", ylabel="Share of patches",
@@ -307,8 +317,9 @@ def repetition(run: Run) -> ReportFigure:
     caption = (
         f"Does the generator repeat itself? Distances of {count:,} synthetic patches of each class to the nearest "
         "other one of the class, and the same of training patches and of patches of validation patients, as cumulative "
-        f"shares; in the means of the discriminator's {COMPARED_BLOCK}, and between layouts. A curve that begins far "
-        "left of the others means repetition, one that is left of them as a whole less variety. Below: the "
+        f"shares; in the means of the discriminator's {COMPARED_BLOCK}, and between layouts in any orientation. A "
+        "curve that begins far left of the others means repetition, one that is left of them as a whole less variety. "
+        "Below: the "
         f"{COLUMNS // 2} pairs of synthetic patches that are nearest to each other by features, and by layout."
     )
     return ReportFigure(figure, pd.DataFrame(table), "Repetition", caption)
@@ -340,17 +351,9 @@ def _represent(run: Run, name: str, rows: np.ndarray, space: str) -> np.ndarray:
     """
     is_synthetic = name == "Synthetic patches"
     if space == "features":
-        return run.synthetic[COMPARED_BLOCK][rows] if is_synthetic else run.pooled_features[rows]
+        return (run.synthetic[COMPARED_BLOCK][rows] if is_synthetic else run.pooled_features[rows]).astype(float)
     images = run.synthetic["images"][rows] if is_synthetic else run.store.images[rows]
-    return compute_layouts(images) if space == "layout" else flatten_reduced(images)
-
-
-def _find_neighbors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance of each row to the nearest other one, and the index of that; (n,) each."""
-    values = values.astype(float)  # in float32 identical rows would seem to be apart
-    distances, neighbors = NearestNeighbors(n_neighbors=2).fit(values).kneighbors(values)
-    is_other = neighbors[:, 1] != np.arange(len(values))  # of identical rows either may come first
-    return distances[:, 1], np.where(is_other, neighbors[:, 1], neighbors[:, 0])
+    return (compute_layouts(images) if space == "layout" else distances.reduce_pixels(images)).astype(float)
 
 
 def _closest_pairs(rows: np.ndarray, neighbors: np.ndarray, distances: np.ndarray) -> list[tuple[int, int]]:

@@ -3,7 +3,9 @@ import pytest
 from scipy.linalg import sqrtm
 from sklearn.neighbors import NearestNeighbors
 
-from bcgan.gan import scores
+from bcgan.data.views import dihedral_view
+from bcgan.gan import distances, scores
+from bcgan.gan.watch import GRID_CELLS, compute_layouts
 
 RNG = np.random.default_rng(0)
 REAL, RESAMPLED, FAR = RNG.normal(size=(300, 6)), RNG.normal(size=(300, 6)), RNG.normal(2, 1, (300, 6))
@@ -113,6 +115,21 @@ def test_a_generator_that_repeats_itself_is_found_and_one_that_does_not_is_not()
     rates = [scores.repetition_rate(real, rows, 2) for rows in (fresh, repeated)]
     assert rates[0] < 0.03
     assert rates[1] == pytest.approx(0.1, abs=0.03)  # 40 patches of the first 200, and none after them
+
+
+def test_copies_in_any_orientation_are_counted():
+    """A generator is trained on turned and mirrored patches: what it copies may be turned."""
+    rng = np.random.default_rng(0)
+    real, others = rng.integers(0, 256, (2, 240, 32, 32, 3), dtype=np.uint8)
+    turned = np.concatenate([dihedral_view(real[view * 20 : view * 20 + 20], view) for view in range(8)])
+    side, training = distances.PIXEL_SIDE, distances.reduce_pixels(real)
+    assert scores.memorization_rate(training, distances.reduce_pixels(turned), side=side) == 1
+    assert scores.memorization_rate(training, distances.reduce_pixels(others), side=side) < 0.05
+    twice = np.concatenate([others[:80], turned[:40], dihedral_view(turned[:40], 5)])  # of each class 80 patches
+    layouts = [compute_layouts(images) for images in (real[:160], others[:160], twice)]
+    rates = [scores.repetition_rate(layouts[0], rows, 2, side=GRID_CELLS) for rows in layouts[1:]]
+    assert rates[0] < 0.1
+    assert rates[1] == pytest.approx(0.5, abs=0.05)
 
 
 # From torch-fidelity 0.4.0 on the features of the test below. If installed, it would hide the package `tests`.

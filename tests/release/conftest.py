@@ -51,7 +51,7 @@ def audited_run(tmp_path_factory, patches_of_many) -> Path:
     def make(root: Path) -> None:
         text = EXPERIMENT.format(folder=patches_of_many).replace("num_folds: 4", "num_folds: 3")
         text = text.replace("translate: {steps: 2, batch_size: 4, base_channels: 4}\n", "")
-        text += "release: {networks: [cnn], epochs: 1, tuning_patients: [2]}\n"
+        text += "release: {networks: [cnn], epochs: 2, tuning_patients: [2]}\n"
         (root / "audited.yaml").write_text(text.replace("name: tiny", "name: audited"), "utf-8")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)

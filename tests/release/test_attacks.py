@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from bcgan.release import attacks
@@ -32,35 +31,6 @@ def scores_of(synthetic: np.ndarray, real: RealPatches) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
     monkeypatch.setattr(attacks, "RESAMPLES", 200)
-
-
-def test_nearest_neighbors_are_those_of_all_distances(monkeypatch):
-    monkeypatch.setattr(attacks, "CHUNK_ROWS", 7)
-    rng = np.random.default_rng(0)
-    queries, references = (rng.normal(size=(count, 5)).astype(np.float32) for count in (30, 20))
-    neighbors, distances = attacks.nearest(queries, references), cdist(queries, references)
-    np.testing.assert_allclose(neighbors.distances, distances.min(1), rtol=1e-5)
-    np.testing.assert_array_equal(neighbors.indices, distances.argmin(1))
-    np.testing.assert_allclose(attacks.all_distances(queries, references), distances, rtol=1e-4)
-    again = attacks.nearest(queries, attacks.prepare(references))
-    np.testing.assert_array_equal(again.distances, neighbors.distances)
-
-
-def test_a_turned_or_mirrored_image_is_at_distance_0():
-    rng = np.random.default_rng(0)
-    images = rng.random((4, 6, 6, 3)).astype(np.float32)
-    views = np.stack([np.rot90(images[0], 1), images[1][:, ::-1], np.rot90(images[2], 3)[::-1], images[3] * 0.5])
-    neighbors = attacks.nearest(views.reshape(4, -1), images.reshape(4, -1), side=6)
-    np.testing.assert_allclose(neighbors.distances[:3], 0, atol=1e-3)
-    assert neighbors.indices[:3].tolist() == [0, 1, 2]
-    assert neighbors.distances[3] > 0.5
-    as_rows = attacks.nearest(views.reshape(4, -1), images.reshape(4, -1))
-    assert (as_rows.distances > 0.5).all()
-
-
-def test_an_exact_copy_is_at_distance_0_far_from_the_origin():
-    rows = 1000 + np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    assert attacks.nearest(rows, rows).distances.max() < 0.01
 
 
 def test_a_set_of_other_people_is_at_chance_on_average():

@@ -10,9 +10,10 @@ import pytest
 
 from bcgan import cli, execution, runs
 from bcgan.errors import InputError, WorkError
+from bcgan.gan.distances import all_distances
 from bcgan.models import projected_discriminator as networks
 from bcgan.preprocess import store
-from bcgan.release import attacks, dataset, privacy, repeats, synthesis, tables
+from bcgan.release import dataset, privacy, repeats, synthesis, tables
 from bcgan.release.release import release
 from bcgan.report import run_files
 from tests.release.conftest import BANK, NUMBER, REQUEST, STRANGERS, fresh_patches, generating
@@ -118,7 +119,7 @@ def test_no_released_patch_is_beyond_the_limits(released):
     for label, distances in enumerate(limits["repeat_distances"]):
         rows = synthetic.table["label"].to_numpy() == label
         for space, limit in distances.items():
-            between = attacks.all_distances(*2 * [synthetic.values[space][rows]], privacy.SPACES[space])
+            between = all_distances(*2 * [synthetic.values[space][rows]], privacy.SPACES[space])
             assert between[~np.eye(len(between), dtype=bool)].min() > limit > 0
     # The generator has 300 patches of a class, of which it draws with replacement.
     assert runs.read_json(released / "out" / "audit.json")["repeats"] == synthetic.candidates["is_repeat"].sum() > 10
