@@ -218,9 +218,21 @@ def summarize(
 def _measure(trials_by_seed: VariantTrials, role: str, experiment: Experiment) -> dict[str, dict[str, float | None]]:
     """Return {metric: {value, low, high}} of METRICS on the patches of a role, means over a variant's seeds."""
     bootstrapped = _bootstrap(trials_by_seed, role, experiment)
-    patients = next(iter(trials_by_seed.values()))[f"{role}_patients"]
-    confidence = experiment.evaluate.confidence_level
-    return {name: intervals.percentile_interval(bootstrapped[name], patients, confidence) for name in METRICS}
+    labels, patients = _labels_and_patients(trials_by_seed, role)
+    return {
+        name: intervals.percentile_interval(
+            bootstrapped[name],
+            intervals.patients_of_metric(name, labels, patients),
+            experiment.evaluate.confidence_level,
+        )
+        for name in METRICS
+    }
+
+
+def _labels_and_patients(trials_by_seed: VariantTrials, role: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels and the patients of a role's patches, (n,) each."""
+    first = next(iter(trials_by_seed.values()))
+    return first[f"{role}_labels"], first[f"{role}_patients"]
 
 
 def _compare(
@@ -236,14 +248,19 @@ def _compare(
     seeds = sorted(trials_by_seed.keys() & baseline.keys())
     if not seeds or not np.array_equal(baseline[seeds[0]][f"{role}_ids"], trials_by_seed[seeds[0]][f"{role}_ids"]):
         return None
-    patients = trials_by_seed[seeds[0]][f"{role}_patients"]
+    labels, patients = _labels_and_patients(trials_by_seed, role)
     candidate, reference = (
         _bootstrap({seed: trials_of_variant[seed] for seed in seeds}, role, experiment)
         for trials_of_variant in (trials_by_seed, baseline)
     )
-    confidence = experiment.evaluate.confidence_level
     return {
-        name: intervals.paired_difference(candidate[name], reference[name], patients, confidence) for name in METRICS
+        name: intervals.paired_difference(
+            candidate[name],
+            reference[name],
+            intervals.patients_of_metric(name, labels, patients),
+            experiment.evaluate.confidence_level,
+        )
+        for name in METRICS
     }
 
 

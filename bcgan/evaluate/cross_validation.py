@@ -157,15 +157,16 @@ def summarize(
             )
     # `rows` is of the last split; every split tests the same patches.
     tested_patients, confidence = patients[rows], settings.confidence_level
+    limiting = partial(intervals.patients_of_metric, labels=labels[rows], patients=tested_patients)
     results: dict[str, Any] = {"patches": len(rows), "patients": len(np.unique(tested_patients))}
     for split, by_metric in bootstrapped.items():
         results[split] = {
-            name: intervals.percentile_interval(values, tested_patients, confidence)
+            name: intervals.percentile_interval(values, limiting(name), confidence)
             for name, values in by_metric.items()
         } | image_results.get(split, {})
     by_patient, random = (bootstrapped[split] for split in SPLITS)
     results["split_optimism"] = {
-        name: intervals.paired_difference(random[name], by_patient[name], tested_patients, confidence)
+        name: intervals.paired_difference(random[name], by_patient[name], limiting(name), confidence)
         for name in by_patient
     }
     return results

@@ -84,13 +84,32 @@ def _measure(
     measured = intervals.metrics_with_intervals(labels, predictions, patients, *bootstrap)
     results = {f"image_{name}": measured[name] for name in ("roc_auc", "balanced_accuracy")}
     results["image_recognition_rate"] = measured["accuracy"]
-    rates = [
-        _patient_rates(is_right(labels, values, predictions.thresholds[key]), patients)
+    results["patient_recognition_rate"] = _patient_recognition_rate(labels, predictions, patients, *bootstrap)
+    return results
+
+
+def _patient_recognition_rate(
+    labels: np.ndarray,
+    predictions: intervals.SeedPredictions,
+    patients: np.ndarray,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Return {value, low, high, seeds}: the mean of patients' shares of images that are classified correctly.
+
+    Arguments are as in `intervals.metrics_with_intervals`, with an element for each image.
+    """
+    names = np.unique(patients)
+    weights = intervals.patient_weights(names, resamples, seed)
+    weights = np.concatenate([np.ones((1, len(names)), weights.dtype), weights])
+    by_seed = [
+        weights @ _patient_rates(is_right(labels, values, predictions.thresholds[key]), patients) / weights.sum(1)
         for key, values in predictions.probabilities.items()
     ]
-    rate = intervals.mean_with_interval(np.mean(rates, axis=0), np.unique(patients), *bootstrap)
-    results["patient_recognition_rate"] = rate | {"seeds": len(rates)}
-    return results
+    counts = intervals.draw_seed_counts(len(by_seed), resamples, np.random.default_rng((seed, 1)))
+    rate = intervals.average_over_seeds(np.stack(by_seed), counts)
+    return intervals.percentile_interval(rate, names, confidence) | {"seeds": len(by_seed)}
 
 
 def is_right(labels: np.ndarray, probabilities: np.ndarray, threshold: float | np.ndarray | None) -> np.ndarray:

@@ -11,6 +11,8 @@ import numpy as np
 from bcgan.classify import calibration
 from bcgan.evaluate import metrics
 
+METRICS_OF_ALL_PATCHES = ("accuracy", "brier", "ece", "loss")  # beginnings of their names
+METRICS_OF_ONE_CLASS = {"sensitivity": 1, "specificity": 0}  # of two classes: the label
 COMPARED_METRICS = ("roc_auc", "balanced_accuracy", "f1")
 MIN_PATIENTS = 8  # with fewer, an interval is meaningless
 MIN_DEFINED_FRACTION = 0.9  # of the resamples in which a metric must be defined
@@ -149,9 +151,28 @@ def metrics_with_intervals(
     weights = patient_weights(patients, resamples, seed)
     by_metric = bootstrap_metrics(labels, predictions, weights, np.random.default_rng((seed, 1)))
     return {
-        name: percentile_interval(values, patients, confidence) | {"seeds": len(predictions.probabilities)}
+        name: percentile_interval(values, patients_of_metric(name, labels, patients), confidence)
+        | {"seeds": len(predictions.probabilities)}
         for name, values in by_metric.items()
     }
+
+
+def patients_of_metric(metric: str, labels: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Return the patient of each patch of the class that limits a metric's interval: the one of the fewest patients.
+
+    Sensitivity and specificity of two classes are those of one class; accuracy and errors of probabilities are of all
+    patches.
+
+    Args:
+        metric: Of `metrics.NAMES`, or an accuracy by another rule.
+        labels, patients: (n,). Of each patch.
+    """
+    if metric.startswith(METRICS_OF_ALL_PATCHES):
+        return patients
+    if metric in METRICS_OF_ONE_CLASS and labels.max(initial=0) <= 1:
+        return patients[labels == METRICS_OF_ONE_CLASS[metric]]
+    by_class = [patients[labels == label] for label in np.unique(labels)]
+    return min(by_class, key=lambda names: len(np.unique(names)), default=patients)
 
 
 def paired_difference(
@@ -164,7 +185,7 @@ def paired_difference(
 
     Args:
         candidate, reference: A metric from `bootstrap_metrics` with the same weights, (1 + resamples,).
-        patients: (n,). The patient of each patch.
+        patients: (n,). The patient of each patch that the metric is defined on, from `patients_of_metric`.
         confidence: In (0, 1).
     """
     gain = candidate - reference
@@ -177,19 +198,25 @@ def paired_difference(
 
 
 def compare_metrics(
-    candidate: dict[str, np.ndarray], reference: dict[str, np.ndarray], patients: np.ndarray, confidence: float
+    candidate: dict[str, np.ndarray],
+    reference: dict[str, np.ndarray],
+    labels: np.ndarray,
+    patients: np.ndarray,
+    confidence: float,
 ) -> list[dict[str, Any]]:
     """Return {metric, value, low, high, p, p_floor} of candidate minus reference, for each of COMPARED_METRICS.
 
     Args:
         candidate, reference: From `bootstrap_metrics`, with the same patches and weights.
-        patients: (n,). The patient of each patch.
+        labels, patients: (n,). Of each patch.
         confidence: In (0, 1).
     """
-    return [
-        {"metric": metric, **paired_difference(candidate[metric], reference[metric], patients, confidence)}
-        for metric in COMPARED_METRICS
-    ]
+    differences = []
+    for metric in COMPARED_METRICS:
+        limiting = patients_of_metric(metric, labels, patients)
+        difference = paired_difference(candidate[metric], reference[metric], limiting, confidence)
+        differences.append({"metric": metric, **difference})
+    return differences
 
 
 def predictions_of_trials(
@@ -229,7 +256,7 @@ def mean_with_interval(
     weights = np.concatenate([np.ones((1, len(values))), patient_weights(patients, resamples, seed)])
     with np.errstate(invalid="ignore"):
         means = (weights @ np.where(finite, values, 0)) / (weights @ finite)
-    return percentile_interval(means, patients, confidence)
+    return percentile_interval(means, patients[finite], confidence)
 
 
 def percentile_interval(values: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:
@@ -240,7 +267,7 @@ def percentile_interval(values: np.ndarray, patients: np.ndarray, confidence: fl
 
     Args:
         values: float, (1 + resamples,). Element 0 is the observed metric.
-        patients: (n,). The patient of each patch.
+        patients: (n,). The patient of each patch that the metric is defined on, from `patients_of_metric`.
         confidence: In (0, 1).
     """
     value, samples = values[0], values[1:]

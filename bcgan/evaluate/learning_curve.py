@@ -133,6 +133,7 @@ def summarize(
             paired patch by patch and resample by resample.
     """
     settings, confidence = experiment.learning_curve, experiment.evaluate.confidence_level
+    limiting = partial(intervals.patients_of_metric, labels=labels["test"], patients=patients)
     patient_weights = intervals.patient_weights(patients, experiment.evaluate.bootstrap_samples, experiment.seed)
     cells, differences = [], []
     for fraction in settings.train_fractions:
@@ -144,7 +145,7 @@ def summarize(
             rng = np.random.default_rng(experiment.seed)
             by_arm[arm] = intervals.bootstrap_metrics(labels["test"], predictions, patient_weights, rng)
             figures = {
-                name: intervals.percentile_interval(values, patients, confidence) | {"seeds": len(settings.seeds)}
+                name: intervals.percentile_interval(values, limiting(name), confidence) | {"seeds": len(settings.seeds)}
                 for name, values in by_arm[arm].items()
             }
             cells.append({
@@ -156,7 +157,9 @@ def summarize(
         compared = [arm for arm in settings.arms if arm != BASELINE] if BASELINE in by_arm else []
         for arm in compared:
             for metric in ("roc_auc", "balanced_accuracy"):
-                gain = intervals.paired_difference(by_arm[arm][metric], by_arm[BASELINE][metric], patients, confidence)
+                gain = intervals.paired_difference(
+                    by_arm[arm][metric], by_arm[BASELINE][metric], limiting(metric), confidence
+                )
                 differences.append(
                     {"train_fraction": fraction, "arm": arm, "reference": BASELINE, "metric": metric, **gain}
                 )

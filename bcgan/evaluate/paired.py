@@ -81,7 +81,7 @@ def compare_runs(
             for predictions, run_rows in zip(by_run, rows, strict=True)
         )
         differences = intervals.compare_metrics(
-            candidate_metrics, reference_metrics, patients, settings.confidence_level
+            candidate_metrics, reference_metrics, labels, patients, settings.confidence_level
         )
         results += [{"classifier": name, **difference, **counts} for difference in differences]
     return results

@@ -66,10 +66,29 @@ def patient_metrics(
             by_name[name].append(_mean_of_defined(np.stack([values[name] for values in by_class])))
     counts = intervals.draw_seed_counts(len(calibrated), resamples, np.random.default_rng((seed, 1)))
     means = {name: intervals.average_over_seeds(np.stack(values), counts) for name, values in by_name.items()}
+    limiting = {"patient_roc_auc": _patients_of_rarest_kind(labels, patients)}
     return {
-        name: intervals.percentile_interval(values, patients, confidence) | {"seeds": len(calibrated)}
+        name: intervals.percentile_interval(values, limiting.get(name, patients), confidence)
+        | {"seeds": len(calibrated)}
         for name, values in means.items()
     }
+
+
+def _patients_of_rarest_kind(labels: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Return the patients of the smallest group that `patient_roc_auc` compares: with a patch of a class, or without.
+
+    Of two classes the class is the second one.
+
+    Args:
+        labels, patients: (n,). Of each patch.
+    """
+    names, groups = np.unique(patients), []
+    for label in range(1 if labels.max(initial=0) <= 1 else 0, labels.max(initial=0) + 1):
+        with_class = np.unique(patients[labels == label])
+        groups += [with_class, np.setdiff1d(names, with_class)]
+    # A class that cannot be measured does not count: the metric is a mean over those that can.
+    measured = [group for group in groups if len(group) >= MIN_PATIENTS_OF_KIND]
+    return min(measured, key=len, default=names)
 
 
 def _class_metrics(

@@ -309,7 +309,7 @@ def _compare_classifiers(
         {"classifier": name, "reference": reference, **difference}
         for name, reference in pairs
         for difference in intervals.compare_metrics(
-            bootstrapped[name], bootstrapped[reference], patients, settings.confidence_level
+            bootstrapped[name], bootstrapped[reference], labels, patients, settings.confidence_level
         )
     ]
 

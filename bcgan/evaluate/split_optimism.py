@@ -120,6 +120,7 @@ def compare(
         predictions = intervals.SeedPredictions({0: probabilities}, {0: 0.5})
         areas[name] = intervals.bootstrap_metrics(labels, predictions, weights, rng)["roc_auc"]
     confidence = settings.confidence_level
+    patients = intervals.patients_of_metric("roc_auc", labels, patients)
     estimates = {name: intervals.percentile_interval(area, patients, confidence) for name, area in areas.items()}
     optimism = intervals.paired_difference(areas["random_split"], areas["patient_split"], patients, confidence)
     return estimates | {"split_optimism": optimism}

@@ -228,7 +228,9 @@ def _kid(features: dict[str, np.ndarray], seed: int) -> dict[str, float]:
     """
     real = features["training"]
     subsets = {
-        name: scores.kid(real, rows, len(real) // 2, seed) for name, rows in features.items() if name != "training"
+        name: scores.kid(real, rows, min(len(real) // 2, len(rows)), seed)
+        for name, rows in features.items()
+        if name != "training"
     }
     low, high = np.percentile(subsets["value"], INTERVAL_PERCENTILES)
     return {name: float(values.mean()) for name, values in subsets.items()} | {"low": float(low), "high": float(high)}

@@ -22,6 +22,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bcgan import data, progress, runs
+from bcgan.classify import calibration
+from bcgan.classify.calibration import Calibration
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.data.histology_phantom.tissue import held_out_patches
 from bcgan.data.prepared import phantom_labels
@@ -175,10 +177,12 @@ def _render_phantom_patches(label: int, first: int, experiment: Experiment) -> t
 def _load_classifier(experiment: Experiment, root: Path, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from patches of any size to the labels that the proposed classifier predicts, with all seeds.
 
-    It averages the seeds' distances from their validation thresholds or, with more than two classes, probabilities.
+    It averages the seeds' distances from their validation thresholds or, with more than two classes, their calibrated
+    probabilities.
     """
     name = experiment.proposed
-    thresholds = runs.read_json(folder / "metrics.json")[name]["thresholds"]
+    measured = runs.read_json(folder / "metrics.json")[name]
+    thresholds, calibrations = measured["thresholds"], measured["calibration"]
     networks = {
         seed: weights.load_model(root / "classify" / f"{name}-seed{seed}.keras")
         for seed in experiment.classify.seeds_of(name)
@@ -188,13 +192,16 @@ def _load_classifier(experiment: Experiment, root: Path, folder: Path) -> Callab
     def predict_labels(images: np.ndarray) -> np.ndarray:
         """Return the predicted labels, integers, (n,), of uint8 patches, (n, side, side, 3)."""
         resized = resize_patches(images, size)
-        margins = [
-            predict_probabilities(network, resized, settings.tta_views, settings.test_crops)
-            - (thresholds[str(seed)] or 0.0)
+        by_seed = {
+            seed: predict_probabilities(network, resized, settings.tta_views, settings.test_crops)
             for seed, network in networks.items()
-        ]
-        mean = np.mean(margins, 0)
-        return (mean >= 0).astype(int) if mean.ndim == 1 else mean.argmax(1)
+        }
+        if experiment.num_classes > 2:  # patches are called by calibrated probabilities
+            calibrated = [
+                calibration.apply(Calibration(**calibrations[str(seed)]), values) for seed, values in by_seed.items()
+            ]
+            return np.mean(calibrated, 0).argmax(1)
+        return (np.mean([values - thresholds[str(seed)] for seed, values in by_seed.items()], 0) >= 0).astype(int)
 
     return predict_labels
 

@@ -159,6 +159,7 @@ def _compare(task: Task, folders: dict[str, Path]) -> dict[str, Any]:
     rows = {role: task.store.role_indices(role) for role in ("validation", "test")}
     labels = {role: task.store.index["label"].to_numpy()[indices] for role, indices in rows.items()}
     patients = task.store.index["patient"].to_numpy()[rows["test"]]
+    limiting = partial(intervals.patients_of_metric, labels=labels["test"], patients=patients)
     resampled = intervals.patient_weights(patients, attacks.RESAMPLES, attacks.SEED)
     by_kind, results = {}, {}
     for kind, folder in folders.items():
@@ -171,11 +172,11 @@ def _compare(task: Task, folders: dict[str, Path]) -> dict[str, Any]:
         )
         by_kind[kind] = _bootstrap(predictions, ~is_validation, labels["test"], resampled)
         results[kind] = {
-            name: intervals.percentile_interval(values, patients, attacks.CONFIDENCE_LEVEL)
+            name: intervals.percentile_interval(values, limiting(name), attacks.CONFIDENCE_LEVEL)
             for name, values in by_kind[kind].items()
         }
     difference = intervals.paired_difference(
-        by_kind["released"]["roc_auc"], by_kind["real"]["roc_auc"], patients, attacks.CONFIDENCE_LEVEL
+        by_kind["released"]["roc_auc"], by_kind["real"]["roc_auc"], limiting("roc_auc"), attacks.CONFIDENCE_LEVEL
     )
     return {**results, "difference": difference}
 

@@ -47,7 +47,7 @@ def test_errors_are_counted_at_borders_and_elsewhere():
     second = scores.copy()
     second[0] = 1 - second[0]
     predictions = intervals.SeedPredictions({0: scores, 1: second}, {0: 0.5, 1: 0.5})
-    patients = np.arange(len(labels)) % 12
+    patients = np.arange(len(labels)) // SIDE  # a row each, with both classes
     measured = borders.measure(labels, predictions, patients, at_border, (50, 0.95, 0))
     assert (measured["patches"], measured["border_patches"]) == (144, 24)
     assert (measured["errors"], measured["border_errors"]) == (12.5, 12)

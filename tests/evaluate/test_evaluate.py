@@ -67,7 +67,7 @@ def test_intervals_hold_the_value_and_widen_with_clustering():
         assert auc["seeds"] == 2
         return auc["high"] - auc["low"]
 
-    clustered = np.argsort(np.argsort(SCORES + LABELS)) // 50
+    clustered = np.argsort(np.argsort(SCORES)) // 20
     assert width(clustered) > width(np.arange(400))
 
 
@@ -243,6 +243,28 @@ def test_a_paired_difference_has_a_sign_and_is_narrower_than_its_parts():
     assert difference["p"] == pytest.approx(2 / 401)  # the smallest p that 400 resamples can give
     assert intervals.paired_difference(better_areas, better_areas, PATIENTS, 0.95)["p"] == 1.0
     assert intervals.paired_difference(areas, better_areas, PATIENTS, 0.95)["value"] == -difference["value"]
+
+
+def test_an_interval_takes_eight_patients_of_the_class_that_limits_it():
+    """With fewer, an interval holds the true value too seldom, however many other patients there are."""
+    patients = np.repeat(np.arange(40), 5)
+    rng = np.random.default_rng(0)
+
+    def measure(num_carriers: int) -> dict[str, bool]:
+        labels = ((patients < num_carriers) & (np.arange(200) % 5 == 0)).astype(int)
+        predictions = intervals.SeedPredictions({0: rng.random(200)}, {0: 0.5})
+        measured = intervals.metrics_with_intervals(labels, predictions, patients, 200, 0.95, 0)
+        return {name: estimate["low"] is not None for name, estimate in measured.items()}
+
+    few, enough = measure(7), measure(8)
+    of_all = {"accuracy", "brier", "ece", "loss", "specificity"}
+    assert {name for name, has_interval in few.items() if has_interval} == of_all
+    assert all(enough.values())
+    values = np.where(patients < 7, 1.0, np.nan)
+    assert intervals.mean_with_interval(values, patients, 200, 0.95, 0) == {"value": 1.0, "low": None, "high": None}
+    three = np.where(patients < 7, 2, patients % 2)  # of more classes, the rarest limits means over the classes
+    for name, count in (("sensitivity", 7), ("roc_auc", 7), ("accuracy", 40)):
+        assert len(np.unique(intervals.patients_of_metric(name, three, patients))) == count
 
 
 @pytest.mark.parametrize(("members", "first"), [("[cnn,resnet_table1]", "cnn"), ("[gan_resnet]", None)])

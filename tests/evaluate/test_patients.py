@@ -7,7 +7,7 @@ from bcgan.evaluate import patients
 
 RNG = np.random.default_rng(0)
 PATIENTS = np.repeat([f"patient{number:02}" for number in range(30)], 20)
-SHARES = np.concatenate([np.zeros(6), RNG.uniform(0.1, 0.9, 24)])
+SHARES = np.concatenate([np.zeros(9), RNG.uniform(0.1, 0.9, 21)])
 LABELS = (RNG.random(600) < np.repeat(SHARES, 20)).astype(int)
 SCORES = np.clip(np.repeat(SHARES, 20) * 0.6 + LABELS * 0.3 + RNG.normal(0, 0.05, 600), 0, 1)
 
@@ -49,6 +49,7 @@ def test_an_auc_of_fewer_than_five_patients_of_a_class_is_null():
         labels = np.where(f"patient{without:02}" > PATIENTS, 0, 1)
         computed = patients.patient_metrics(labels, {0: SCORES}, PATIENTS, 50, 0.95, 0)
         assert (computed["patient_roc_auc"]["value"] is not None) == is_given
+        assert computed["patient_roc_auc"]["low"] is None  # an interval takes 8 patients of each kind
 
 
 def test_fractions_of_three_classes_are_means_over_the_classes():

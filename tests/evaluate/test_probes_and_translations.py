@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from bcgan import experiment
-from bcgan.evaluate import probes, translations
+from bcgan import experiment, runs
+from bcgan.classify.train import Patches
+from bcgan.evaluate import probes, synthetic, translations
 from bcgan.models.efficientnet_lite import has_weights
 
 RNG = np.random.default_rng(0)
@@ -93,3 +94,29 @@ def test_phantom_nuclei_distinguish_a_translator_from_the_identity(monkeypatch):
             assert 0.2 < sign * measured[name]["value"] / measured["real_class_difference"] < 1.5, (quantity, name)
     monkeypatch.setattr(translations, "has_weights", lambda variant: False)
     assert translations.measure_phantom_nuclei([0, 1], settings) is None
+
+
+def test_patches_of_three_classes_are_called_after_calibration(tmp_path, monkeypatch):
+    """As the report calls them: a class that is rare in validation patients may lose by its calibration."""
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
+    monkeypatch.setattr(translations.weights, "load_model", lambda path: path.name)
+    monkeypatch.setattr(translations, "predict_probabilities", lambda *arguments: probabilities)
+    calibration = {"temperature": [1.0, 1.0, 1.0], "shift": [-2.0, 0.0, 0.0]}
+    metrics = {"thresholds": {"0": None}, "calibration": {"0": calibration}}
+    settings = experiment.load("phantom_96", ("data.size=50",))
+    runs.write_json(tmp_path / "metrics.json", {settings.proposed: metrics})
+    predict_labels = translations._load_classifier(settings, tmp_path, tmp_path)
+    assert predict_labels(np.zeros((2, 50, 50, 3), np.uint8)).tolist() == [1, 2]
+
+
+def test_a_first_class_that_is_rare_among_validation_patients_is_scored():
+    """`benign_only`, the first class alone, then has fewer patches than the sets that it stands beside."""
+    counts = {"real": (90, 90, 90), "validation": (20, 90, 90), "synthetic": (60, 60, 60)}
+    sets = [
+        Patches(RNG.integers(0, 256, (sum(numbers), 32, 32, 3), np.uint8), np.repeat([0, 1, 2], numbers))
+        for numbers in counts.values()
+    ]
+    patches = synthetic._sample_patch_sets(*sets, 60, 0)
+    assert len(patches["benign_only"]) < len(patches["training"]) / 2
+    features = {name: images.reshape(len(images), -1)[:, :8] / 255 for name, images in patches.items()}
+    assert np.isfinite(list(synthetic._kid(features, 0).values())).all()

@@ -11,13 +11,13 @@ BOOTSTRAP = (20, 0.95, 0)
 
 
 def make_table() -> pd.DataFrame:
-    """Return 120 patches of two archives, a third of them of validation patients."""
+    """Return 360 patches of two archives, a third of them of validation patients."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 120)
+    labels = rng.integers(0, 2, 360)
     return pd.DataFrame({
-        "source": np.tile(["first.zip", "second.zip"], 60), "patient": np.repeat(np.arange(12), 10).astype(str),
-        "label": labels, "role": np.repeat(["validation", "test", "test"], 40),
-        "scores": labels + rng.normal(0, 1, 120),
+        "source": np.tile(["first.zip", "second.zip"], 180), "patient": np.repeat(np.arange(12), 30).astype(str),
+        "label": labels, "role": np.repeat(["validation", "test", "test"], 120),
+        "scores": labels + rng.normal(0, 1, 360),
     })  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def test_each_archive_has_the_metrics_of_its_own_test_patches():
     assert list(by_source) == ["first.zip", "second.zip"]
     for name, measured in by_source.items():
         rows = table[(table["source"] == name) & (table["role"] == "test")]
-        assert (measured["patches"], measured["patients"]) == (40, 8)
+        assert (measured["patches"], measured["patients"]) == (120, 8)
         assert measured["roc_auc"]["value"] == pytest.approx(roc_auc_score(rows["label"], rows["scores"]))
         assert measured["roc_auc"]["low"] < measured["roc_auc"]["value"] < measured["roc_auc"]["high"]
 

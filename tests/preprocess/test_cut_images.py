@@ -125,3 +125,22 @@ def test_the_score_of_an_image_is_the_mean_of_its_patches():
     # The patches of image b score highest for 1 and for 2; class 2 has the larger mean.
     assert metrics["image_recognition_rate"]["value"] == pytest.approx(2 / 4)
     assert json.dumps(metrics)
+
+
+def test_the_interval_of_a_recognition_rate_is_over_trainings_too():
+    """One training is right everywhere, another one as often as chance."""
+    patients = np.repeat([f"p{number:02d}" for number in range(20)], 2)
+    roles = [pd.DataFrame({"image": patients + role, "patient": patients, "label": [0, 1] * 20, "role": role})
+             for role in ("test", "validation")]  # fmt: skip
+    for column in ("image", "patient"):
+        roles[1][column] += "v"
+    for table in roles:
+        table["image"] += np.tile(["a", "b"], 20)
+    table = pd.concat(roles, ignore_index=True)
+    right = np.where(table["label"] == 1, 0.9, 0.1)
+    wrong_half = np.where((table["role"] == "test") & (np.arange(80) % 4 < 2), 1 - right, right)
+    metrics = by_image.image_metrics(table, {0: right, 1: wrong_half}, "test", 400, 0.95, 0)
+    for name in ("image_recognition_rate", "patient_recognition_rate"):
+        assert metrics[name]["value"] == pytest.approx(0.75)
+        assert metrics[name]["low"] < 0.6
+        assert metrics[name]["high"] == 1
