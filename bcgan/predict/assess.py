@@ -1,6 +1,7 @@
 """`bcgan assess`: measure a classifier on labeled images that it was not trained on, with patient-level intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ import numpy as np
 import pandas as pd
 
 from bcgan import data, progress, runs
+from bcgan.classes import ClassPairs
 from bcgan.data.idc.scan import OFFICIAL_LISTS
 from bcgan.data.records import UNKNOWN, Record
+from bcgan.data.slide_names import drop_class_folders
 from bcgan.data.splits import read_lists
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.predict.foreign import ForeignModel
 from bcgan.predict.model import OUT_OF_DISTRIBUTION, Card, Model
-from bcgan.predict.tile_groups import SlideTiles, find_groups, read_group
+from bcgan.predict.tile_groups import Group, SlideTiles, find_groups, read_group
 from bcgan.slides.coordinates import parse_slide_names
 from bcgan.slides.files import ImageFile
 from bcgan.slides.patches import PatchGrid, cut_patches
@@ -70,7 +73,7 @@ def assess(
     if mpp is None and model.card.microns_per_pixel:
         _check_stated_scales(records)
     with progress.bar(len(records), "assess", "image") as bar:
-        rows, num_with_neighbours = _score_images(model, records, mpp, bar)
+        rows, num_with_neighbours = _score_images(model, records, experiment.data.classes, mpp, bar)
     table = pd.DataFrame(rows)
     thresholds = model.card.spatial_context_thresholds if num_with_neighbours else model.card.thresholds
     probability_columns = _probability_columns(model.card.classes)
@@ -169,10 +172,13 @@ def _count_words(subset: dict[str, Any]) -> str:
     return ", ".join(counts[1:] if len(counts) == 2 else counts)
 
 
-def _score_images(model: Model, records: list[Record], mpp: Mpp | None, bar) -> tuple[list[dict[str, Any]], int]:
+def _score_images(
+    model: Model, records: list[Record], classes: ClassPairs, mpp: Mpp | None, bar
+) -> tuple[list[dict[str, Any]], int]:
     """Return a row for each image, and the number of images of which neighbors in their slide are used.
 
     Args:
+        classes: The setting `data.classes`.
         mpp: The resolution that the user gives; `None` if there is none.
         bar: Progress bar, moved on by each image.
     """
@@ -184,7 +190,7 @@ def _score_images(model: Model, records: list[Record], mpp: Mpp | None, bar) -> 
     def mpp_of(image: ImageFile) -> Mpp | None:
         return mpp or _data_set_mpp(model, by_path[image.path])
 
-    for group in find_groups([_as_file(record) for record in records]):
+    for group in _find_groups(records, classes):
         tiles = read_group(group, model, mpp_of) if group.slide else ""
         members = [by_path[image.path] for image in group.images]
         if isinstance(tiles, SlideTiles):
@@ -202,6 +208,19 @@ def _score_images(model: Model, records: list[Record], mpp: Mpp | None, bar) -> 
         rows |= _slide_rows(model, slide, mpp, bar)
         num_together += len(slide) if len(slide) > 1 else 0
     return [rows[record.key] for record in records], num_together if model.card.spatial_context else 0
+
+
+def _find_groups(records: list[Record], classes: ClassPairs) -> Iterator[Group]:
+    """Yield the tiles of each slide, and single images, of one patient after the other.
+
+    Folders of the classes, under any name that the data has for them, are no part of a slide's path: the neighbors of
+    a patch would tell its label.
+    """
+    by_patient: dict[str, list[ImageFile]] = {}
+    for record in records:
+        by_patient.setdefault(record.patient, []).append(_as_file(record))
+    for files in by_patient.values():
+        yield from find_groups(files, partial(drop_class_folders, classes=classes))
 
 
 def _as_file(record: Record) -> ImageFile:
