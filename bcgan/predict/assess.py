@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from bcgan import data, progress, runs
-from bcgan.classes import ClassPairs
 from bcgan.data.idc.scan import OFFICIAL_LISTS
 from bcgan.data.records import UNKNOWN, Record
-from bcgan.data.slide_names import drop_class_folders
+from bcgan.data.slide_names import drop_class_folders, name_slide
 from bcgan.data.splits import read_lists
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals
@@ -20,12 +19,14 @@ from bcgan.experiment import Experiment
 from bcgan.predict.foreign import ForeignModel
 from bcgan.predict.model import OUT_OF_DISTRIBUTION, Card, Model
 from bcgan.predict.tile_groups import Group, SlideTiles, find_groups, read_group
-from bcgan.slides.coordinates import parse_slide_names
+from bcgan.settings import Data
+from bcgan.slides.coordinates import TileCoordinates, parse_tile_name
 from bcgan.slides.files import ImageFile
 from bcgan.slides.patches import PatchGrid, cut_patches
 from bcgan.slides.reader import open_image, stated_mpp
 from bcgan.slides.scale import MAX_ENLARGEMENT, Mpp, contradicts, user_mpp
 
+TABLE_PATTERN = "x and y of data.labels"  # for messages, in place of the naming pattern of tiles
 METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1")
 
 
@@ -73,7 +74,7 @@ def assess(
     if mpp is None and model.card.microns_per_pixel:
         _check_stated_scales(records)
     with progress.bar(len(records), "assess", "image") as bar:
-        rows, num_with_neighbours = _score_images(model, records, experiment.data.classes, mpp, bar)
+        rows, num_with_neighbours = _score_images(model, records, experiment.data, mpp, bar)
     table = pd.DataFrame(rows)
     thresholds = model.card.spatial_context_thresholds if num_with_neighbours else model.card.thresholds
     probability_columns = _probability_columns(model.card.classes)
@@ -173,54 +174,61 @@ def _count_words(subset: dict[str, Any]) -> str:
 
 
 def _score_images(
-    model: Model, records: list[Record], classes: ClassPairs, mpp: Mpp | None, bar
+    model: Model, records: list[Record], settings: Data, mpp: Mpp | None, bar
 ) -> tuple[list[dict[str, Any]], int]:
     """Return a row for each image, and the number of images of which neighbors in their slide are used.
 
     Args:
-        classes: The setting `data.classes`.
         mpp: The resolution that the user gives; `None` if there is none.
         bar: Progress bar, moved on by each image.
     """
     by_path = {record.path: record for record in records}
     rows: dict[str, dict[str, Any]] = {}
-    slides: dict[str, list[Record]] = {}  # images without places in their names
     num_together, reason = 0, ""
 
     def mpp_of(image: ImageFile) -> Mpp | None:
         return mpp or _data_set_mpp(model, by_path[image.path])
 
-    for group in _find_groups(records, classes):
+    for group in _find_groups(records, settings):
         tiles = read_group(group, model, mpp_of) if group.slide else ""
         members = [by_path[image.path] for image in group.images]
         if isinstance(tiles, SlideTiles):
             rows |= _tile_rows(model, members, tiles, mpp, bar)
             num_together += len(members)
-            continue
-        reason = reason or tiles
-        for record, place in zip(members, group.coordinates, strict=True):
-            has_place = place is None and record.x != UNKNOWN
-            (slide,) = parse_slide_names([record.key]) if has_place else (record.key,)
-            slides.setdefault(slide, []).append(record)
+        elif group.in_tile_pixels:  # places that the data set has
+            rows |= _slide_rows(model, members, mpp, bar)
+            num_together += len(members) if len(members) > 1 else 0
+        else:
+            reason = reason or tiles
+            for record in members:
+                rows |= _slide_rows(model, [record], mpp, bar)
     if reason:
         progress.log.warning("assess: %s", reason)
-    for slide in slides.values():
-        rows |= _slide_rows(model, slide, mpp, bar)
-        num_together += len(slide) if len(slide) > 1 else 0
     return [rows[record.key] for record in records], num_together if model.card.spatial_context else 0
 
 
-def _find_groups(records: list[Record], classes: ClassPairs) -> Iterator[Group]:
-    """Yield the tiles of each slide, and single images, of one patient after the other.
+def _find_groups(records: list[Record], settings: Data) -> Iterator[Group]:
+    """Yield the images of each slide, and single images, of one patient after the other.
 
     Folders of the classes, under any name that the data has for them, are no part of a slide's path: the neighbors of
-    a patch would tell its label.
+    a patch would tell its label. Places in the data's table of labels go before those that names state.
     """
-    by_patient: dict[str, list[ImageFile]] = {}
+    named: dict[str, list[ImageFile]] = {}  # by patient
+    placed: dict[str, list[Record]] = {}  # by slide
     for record in records:
-        by_patient.setdefault(record.patient, []).append(_as_file(record))
-    for files in by_patient.values():
-        yield from find_groups(files, partial(drop_class_folders, classes=classes))
+        is_named = parse_tile_name(record.path.replace("!", "/").rpartition("/")[2]) is not None
+        if UNKNOWN in (record.x, record.y) or (is_named and settings.labels is None):
+            named.setdefault(record.patient, []).append(_as_file(record))
+        else:
+            slide = name_slide(record.key, record.patient, (record.x, record.y), settings.classes)
+            placed.setdefault(slide, []).append(record)
+    for files in named.values():
+        yield from find_groups(files, partial(drop_class_folders, classes=settings.classes))
+    for slide, members in placed.items():
+        coordinates = [TileCoordinates(record.x, record.y, slide, 1.0, TABLE_PATTERN) for record in members]
+        is_read_together = settings.labels is not None and len(members) > 1
+        files = [_as_file(record) for record in members]
+        yield Group(slide if is_read_together else "", files, coordinates, in_tile_pixels=True)
 
 
 def _as_file(record: Record) -> ImageFile:

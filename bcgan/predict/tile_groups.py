@@ -40,6 +40,7 @@ class Group(NamedTuple):
     images: list[ImageFile]
     coordinates: list[TileCoordinates]  # as the names state them
     slide_path: str = ""  # the name with the folder, and the downsample if the names state one; unlike the name unique
+    in_tile_pixels: bool = False  # whether the coordinates are known to be pixels of the tiles, as those of a table
 
 
 class SlideTiles(NamedTuple):
@@ -144,7 +145,9 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
     name, pattern = printable(group.slide), group.coordinates[0].pattern
     is_plain = pattern == PLAIN_PATTERN
     can_be_tiles = side and side**2 <= MAX_PIXELS
-    downsample = find_downsample(coordinates, side, RADII[-1], needs_grid=is_plain) if can_be_tiles else None
+    downsample = 1.0 if can_be_tiles and group.in_tile_pixels else None
+    if can_be_tiles and not group.in_tile_pixels:
+        downsample = find_downsample(coordinates, side, RADII[-1], needs_grid=is_plain)
     if downsample is None:
         return (
             f"{name}: its files are named like tiles ({pattern}), but they are {side or 0:g} pixels wide and the "

@@ -65,7 +65,7 @@ def _read_grid(data_settings: dict[str, Any]) -> paired.Grid | None:
     except ValidationError:
         return None
     mpp = microns_per_pixel(data)
-    return paired.Grid(mpp, coordinate_patch_px(data)) if mpp else None
+    return paired.Grid(mpp, coordinate_patch_px(data), data.classes) if mpp else None
 
 
 def render(names: list[str], out: Path) -> Path:

@@ -39,7 +39,8 @@ def select_slides(run: Run) -> list[tuple[str, str]]:
     """
     table = _held_out_patches(run)
     is_untested = ~table["role"].isin(TEST_ROLES)
-    groups = table.groupby([is_untested.rename("untested"), "patient", slide_names(table)])["label"]
+    names = slide_names(table, run.experiment.data.classes)
+    groups = table.groupby([is_untested.rename("untested"), "patient", names])["label"]
     # Of each slide: its patches, and those of its most frequent class.
     groups = groups.agg(size="size", largest=lambda labels: np.bincount(labels).max())
     groups = groups.reset_index(names=["untested", "patient", "slide"])
@@ -132,7 +133,7 @@ def overview(run: Run) -> ReportFigure:
 def load_slides(run: Run, patch_px: int) -> list[SlidePatches]:
     """Return the patches of the slides that are shown; `patch_px` is a patch's side in the pixels of coordinates."""
     held_out = _held_out_patches(run)
-    names = slide_names(held_out)
+    names = slide_names(held_out, run.experiment.data.classes)
     slides = []
     for patient, name in select_slides(run):
         table = held_out[(held_out["patient"] == patient) & (names == name)]
