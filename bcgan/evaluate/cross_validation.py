@@ -140,7 +140,7 @@ def summarize(
     settings, bootstrapped, image_results = experiment.evaluate, {}, {}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
     if context.has_coordinates(index[["x", "y"]].to_numpy()) and not experiment.data.tile:
-        patch_px = data.coordinate_patch_px(experiment.data)
+        patch_px = data.coordinate_patch_px(experiment.data, index)
         refine = partial(_refine_by_context, index=index, patch_px=patch_px, classes=experiment.data.classes)
         by_split = by_split | {NEIGHBORS: [refine(fold) for fold in by_split[SPLITS[0]]]}
     for split, folds in by_split.items():

@@ -59,7 +59,7 @@ def evaluate(run: StageRun, store: Store) -> None:
             table,
             results,
             experiment.ensemble_members,
-            data.coordinate_patch_px(experiment.data),
+            data.coordinate_patch_px(experiment.data, store.index),
             experiment.data.classes,
         ),  # fmt: skip
         pretraining_patients=pretraining.pretraining_patients(root / "pretrain"),
@@ -98,7 +98,7 @@ def _predict_held_out(
     if experiment.evaluate.ensemble_models:
         derived.set_probabilities(table, derived.ENSEMBLE, 0, base, class_names)
     if context.has_coordinates(table[["x", "y"]].to_numpy()) and not experiment.data.tile:
-        patch_px = data.coordinate_patch_px(experiment.data)
+        patch_px = data.coordinate_patch_px(experiment.data, store.index)
         if experiment.data.name != "histology_phantom":  # whose classes are drawn patch by patch: it has no regions
             at_border = borders.find_border_patches(
                 store.index[["x", "y"]].to_numpy(), store.index["label"].to_numpy(),

@@ -61,7 +61,7 @@ def slide_maps(run: Run) -> ReportFigure:
 
     Predictions are probabilities of the second of two classes, or which of more classes a patch is called.
     """
-    patch_px = data.coordinate_patch_px(run.experiment.data)
+    patch_px = data.coordinate_patch_px(run.experiment.data, run.store.index)
     alone = "ensemble" if "ensemble" in run.metrics else run.classifier_names[0]
     classifiers = {"probability": alone, "probability in context": "ensemble_spatial_context"}
     classifiers = {kind: name for kind, name in classifiers.items() if name in run.metrics}
@@ -99,7 +99,7 @@ def slide_maps(run: Run) -> ReportFigure:
 
 def overview(run: Run) -> ReportFigure:
     """Draw the annotation and the last prediction of the first slide, for the first screen."""
-    patch_px = data.coordinate_patch_px(run.experiment.data)
+    patch_px = data.coordinate_patch_px(run.experiment.data, run.store.index)
     slide = load_slides(run, patch_px)[0]
     name = next(
         (name for name in ("ensemble_spatial_context", "ensemble") if name in run.metrics), run.classifier_names[0]
