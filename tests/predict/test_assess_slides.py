@@ -1,8 +1,12 @@
-"""`assess` on slides: whose neighbours a patch has must not depend on its class, and never be another patient's."""
+"""`assess` on slides: whose neighbours a patch has must not depend on its class, and never be another patient's.
+
+Each image is called by the threshold of what was used for it.
+"""
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import recall_score
 
 import bcgan
 from bcgan import experiment
@@ -127,3 +131,53 @@ def test_x_and_y_of_a_table_are_pixels_of_the_files_and_narrow_images_are_comple
     expected = shipped.probabilities(np.stack(patches), np.array([[x // 2, 0] for x in (*places, 680)]))
     written = pd.read_csv(tmp_path / "out/images.csv")["probability"].to_numpy()
     np.testing.assert_allclose(written, expected, atol=1e-3)
+
+
+def draw_large(slides, patient: str) -> np.ndarray:
+    """Return the patches of a patient as one image."""
+    pixels = np.stack([row[4] for row in slides if row[0] == patient])
+    return pixels.reshape(ROWS, COLUMNS, 50, 50, 3).swapaxes(1, 2).reshape(50 * ROWS, 50 * COLUMNS, 3)
+
+
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_every_image_is_called_by_the_threshold_of_what_was_used_for_it(slides, tmp_path, neighbours):
+    """A large image, two tiles side by side, one far from them, and single patches."""
+    model = bcgan.load(neighbours=neighbours)
+    model.card = model.card.model_copy(update={"ood_threshold": np.inf})
+    write_png(tmp_path / "in/p0/benign/large.png", draw_large(slides, "p0"))
+    tiles = {"s_x0_y0": "benign", "s_x50_y0": "malignant", "s_x5000_y0": "malignant"}
+    singles = {f"{number}.png": ("benign", "malignant")[number % 2] for number in range(8)}
+    files = [f"p1/{label}/{name}.png" for name, label in tiles.items()]
+    files += [f"p2/{label}/{name}" for name, label in singles.items()]
+    for name, (*_, pixels) in zip(files, slides, strict=False):
+        write_png(tmp_path / "in" / name, pixels)
+    settings = experiment.load("folder", ("data.mpp=4",), str(tmp_path / "in"))
+    assessment = assess.assess(model, settings, None, tmp_path / "out")
+    rows = pd.read_csv(tmp_path / "out/images.csv").set_index("image")
+    together = ["p0/benign/large.png", *files[:2]] if neighbours else []
+    assert sorted(rows.index[rows["neighbours"]]) == sorted(together)
+    alone, near = model.card.thresholds.malignant, bcgan.load().card.spatial_context_thresholds.malignant
+    expected = np.where(rows.index.isin(together), near, alone)
+    np.testing.assert_allclose(rows["threshold"], expected, rtol=1e-5)
+    called = rows["probability"] >= expected
+    for metric, label in (("sensitivity", 1), ("specificity", 0)):
+        recall = recall_score(rows["label"], called, pos_label=label)
+        assert assessment["every"]["figures"][metric]["value"] == pytest.approx(recall)
+    assert (assessment["neighbours"], assessment["images_with_neighbours"]) == (neighbours, len(together))
+    assert assessment["threshold"] == (None if neighbours else alone)
+    assert assessment["thresholds"] == {"alone": alone, "neighbours": near if neighbours else None}
+    words = f"{alone:.4f} by itself" + (f", {near:.4f} with neighbours" if neighbours else "")
+    assert f"of {len(together)} the neighbours in their slide are used" in assess.summarize(assessment)
+    assert f"threshold of an image: {words}\n" in assess.summarize(assessment)
+
+
+def test_the_patches_of_a_large_image_are_neighbours_of_one_another(shipped, slides, tmp_path):
+    for patient, label in (("p0", "benign"), ("p1", "malignant")):
+        write_png(tmp_path / f"in/{patient}/{label}/large.png", draw_large(slides, patient))
+    settings = experiment.load("folder", ("data.mpp=4",), str(tmp_path / "in"))
+    assessment = assess.assess(shipped, settings, None, tmp_path / "out")
+    near = shipped.card.spatial_context_thresholds.malignant
+    assert (assessment["images_with_neighbours"], assessment["neighbours"]) == (2, True)
+    assert (assessment["threshold"], assessment["thresholds"]) == (near, {"alone": None, "neighbours": near})
+    assert f"threshold of an image: {near:.4f} with neighbours\n" in assess.summarize(assessment)
+    assert (pd.read_csv(tmp_path / "out/images.csv")["patches"] == COLUMNS * ROWS).all()
