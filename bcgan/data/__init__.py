@@ -2,10 +2,14 @@
 
 from hashlib import sha256
 from math import ceil
+from typing import TYPE_CHECKING
 
 from bcgan.data.patients import check_spellings
 from bcgan.data.records import Record
 from bcgan.settings import Data
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PREPARED = ("histology_phantom", "patch_camelyon")  # tensorflow-datasets makes or downloads them; they name no folders
 
@@ -76,6 +80,15 @@ def microns_per_pixel(data: Data) -> float | None:
     return {"patch_camelyon": CAMELYON_MPP}.get(data.name, data.mpp)
 
 
-def coordinate_patch_px(data: Data) -> int:
-    """Return the side of a patch in the pixels that its coordinates are given in."""
-    return native_patch_px(data) or data.size
+def coordinate_patch_px(data: Data, index: "pd.DataFrame") -> int:
+    """Return the side of a patch in the pixels that its coordinates are given in: those of the image files.
+
+    Args:
+        index: Columns width and height of the images, pixels; that of a run's store.
+    """
+    return native_patch_px(data) or usual_side(index)
+
+
+def usual_side(index: "pd.DataFrame") -> int:
+    """Return the shorter side that most images have, pixels, by their columns width and height."""
+    return int(index[["width", "height"]].min(axis=1).mode()[0])

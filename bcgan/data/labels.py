@@ -44,19 +44,19 @@ class ClassNames:
     def __init__(self, classes: ClassPairs):
         """Index the names in the setting `data.classes`, which is empty for benign and malignant."""
         self.names = class_names(classes)
-        self.configured = {_normalize_class(name): name for _, further in classes for name in further}
+        self.configured = {normalize_spelling(name): name for _, further in classes for name in further}
         self.label_of = {}
         for label, name in enumerate(self.names):
             further = dict(classes).get(name, ())
-            self.label_of |= {_normalize_class(spelling): label for spelling in (name, *further)}
+            self.label_of |= {normalize_spelling(spelling): label for spelling in (name, *further)}
         if not any(name.isdigit() for name in (*self.configured, *self.names)) or self.names == CLASSES:
             self.label_of = {str(label): label for label in range(len(self.names))} | self.label_of
         self.counts: Counter[str] = Counter()
 
     def label(self, name: str) -> int | None:
         """Return the label of a class's name; `None` for a name of no class."""
-        self.counts[_normalize_class(name)] += 1
-        return self.label_of.get(_normalize_class(name))
+        self.counts[normalize_spelling(name)] += 1
+        return self.label_of.get(normalize_spelling(name))
 
     def warn_of_unused(self, sources: str) -> None:
         """Warn of names in `data.classes` that no image has; `sources` is for the message."""
@@ -227,7 +227,7 @@ def _normalize_path(name: str) -> str:
     return plain_path(unicodedata.normalize("NFC", normalize_patient(name)))
 
 
-def _normalize_class(name: str) -> str:
+def normalize_spelling(name: str) -> str:
     """Return the name of a class in lower case, without spaces, and a spreadsheet's 1.0 as 1."""
     name = normalize_class(normalize_patient(name))
     return WHOLE_NUMBER.sub(r"\1", name) if WHOLE_NUMBER.fullmatch(name) else name

@@ -15,6 +15,7 @@ import pandas as pd
 
 from bcgan import data, progress, runs
 from bcgan.artifacts import StageRun
+from bcgan.classes import ClassPairs
 from bcgan.classifiers import with_simclr
 from bcgan.classify import calibration, context, pretraining
 from bcgan.classify.train import Recipe, select_patches
@@ -139,8 +140,9 @@ def summarize(
     settings, bootstrapped, image_results = experiment.evaluate, {}, {}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
     if context.has_coordinates(index[["x", "y"]].to_numpy()) and not experiment.data.tile:
-        patch_px = data.coordinate_patch_px(experiment.data)
-        by_split = by_split | {NEIGHBORS: [_refine_by_context(fold, index, patch_px) for fold in by_split[SPLITS[0]]]}
+        patch_px = data.coordinate_patch_px(experiment.data, index)
+        refine = partial(_refine_by_context, index=index, patch_px=patch_px, classes=experiment.data.classes)
+        by_split = by_split | {NEIGHBORS: [refine(fold) for fold in by_split[SPLITS[0]]]}
     for split, folds in by_split.items():
         rows, scores, thresholds = _pool_folds(folds, labels, "youden")
         weights = intervals.patient_weights(patients[rows], settings.bootstrap_samples, experiment.seed)
@@ -201,12 +203,15 @@ def _pool_folds(
     return rows[order], scores[order], thresholds[order]
 
 
-def _refine_by_context(fold: dict[str, np.ndarray], index: pd.DataFrame, patch_px: int) -> dict[str, np.ndarray]:
+def _refine_by_context(
+    fold: dict[str, np.ndarray], index: pd.DataFrame, patch_px: int, classes: ClassPairs
+) -> dict[str, np.ndarray]:
     """Return a fold, as in `summarize`, with probabilities refined by context, fitted on its validation patients."""
     num_validation, num_test = len(fold["validation"]), len(fold["test"])
     rows = np.concatenate([fold["validation_rows"], fold["test_rows"]])
     table = index.iloc[rows].assign(role=["validation"] * num_validation + ["test"] * num_test)
-    refined, _ = derived.refine_by_context(table, np.concatenate([fold["validation"], fold["test"]]), patch_px)
+    base = np.concatenate([fold["validation"], fold["test"]])
+    refined, _ = derived.refine_by_context(table, base, patch_px, classes)
     return fold | {"validation": refined[:num_validation], "test": refined[num_validation:]}
 
 

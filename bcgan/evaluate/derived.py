@@ -10,11 +10,12 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
+from bcgan.classes import ClassPairs
 from bcgan.classify import context
 from bcgan.classify.calibration import to_logits, to_probabilities
+from bcgan.data.slide_names import name_image, name_slide
 from bcgan.evaluate import metrics
 from bcgan.evaluate.probes import COLOR_AND_TEXTURE
-from bcgan.slides.coordinates import parse_slide_names
 
 COLOR_TEXTURE, ENSEMBLE, CONTEXT = "color_texture_gbdt", "ensemble", "ensemble_spatial_context"
 
@@ -102,33 +103,42 @@ def ensemble_probabilities(table: pd.DataFrame, members: tuple[str, ...]) -> np.
     return to_probabilities(np.mean(logits, axis=0))
 
 
-def refine_by_context(table: pd.DataFrame, base: np.ndarray, patch_px: int) -> tuple[np.ndarray, context.Context]:
+def refine_by_context(
+    table: pd.DataFrame, base: np.ndarray, patch_px: int, classes: ClassPairs
+) -> tuple[np.ndarray, context.Context]:
     """Return probabilities refined by the predictions of neighboring patches, and the fitted weights.
 
     Only patches of the same slide and role are neighbors, so that the weights are applied to neighborhoods like those
     that they were fitted on. Neighbors from the other source did not improve the ROC AUC on validation patients.
 
     Args:
-        table: Columns id, role, x, y, label; one row per held-out patch. Patches of role validation fit the weights.
+        table: Columns id, image, patient, role, x, y, label; one row per held-out patch. Patches of role validation fit
+            the weights.
         base: float, (n,) or (n, classes). The probabilities to refine.
         patch_px: Side of a patch, in the pixels of x and y.
+        classes: The setting `data.classes`.
     """
-    coords, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + slide_names(table)).to_numpy()
+    coords, slides = table[["x", "y"]].to_numpy(), (table["role"] + "/" + slide_names(table, classes)).to_numpy()
     validation, labels = (table["role"] == "validation").to_numpy(), table["label"].to_numpy()
     fitted = context.fit(base[validation], coords[validation], slides[validation], labels[validation], patch_px)
     return context.apply(fitted, base, coords, slides, patch_px), fitted
 
 
-def slide_keys(table: pd.DataFrame) -> pd.Series:
-    """Return `<role>/<slide>` of every patch, where the role has no suffix `_other`: sources of a slide are merged."""
-    return table["role"].str.removesuffix("_other") + "/" + slide_names(table)
+def slide_names(table: pd.DataFrame, classes: ClassPairs) -> np.ndarray:
+    """Return the slide of every patch, text, (n,): the image that it was cut from, or the one that its names state.
 
+    Slides of two patients always differ.
 
-def slide_names(table: pd.DataFrame) -> np.ndarray:
-    """Return the slide of every patch, (n,): the image that it was cut from, or the one that its id names."""
-    if "image" not in table:
-        return np.array(parse_slide_names(table["id"]), object)
-    return np.where(table["image"] != table["id"], table["image"], parse_slide_names(table["id"])).astype(object)
+    Args:
+        table: Columns id, image, patient, x and y.
+        classes: The setting `data.classes`.
+    """
+    columns = (table[name].tolist() for name in ("id", "image", "patient", "x", "y"))
+    slides = [
+        name_slide(key, patient, (x, y), classes) if key == image else name_image(image, patient)
+        for key, image, patient, x, y in zip(*columns, strict=True)
+    ]
+    return np.array(slides, object)
 
 
 def read_properties(folder: Path) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bcgan.classes import ClassPairs
 from bcgan.classify import calibration
 from bcgan.evaluate import derived, metrics
 from bcgan.evaluate.derived import get_probabilities, seeds_by_classifier
@@ -60,17 +61,19 @@ def audit(
 
 
 def count_not_fitted_on_validation(
-    table: pd.DataFrame, metrics_by_name: dict[str, dict], members: tuple[str, ...] = (), patch_px: int = 0
-) -> int:
+    table: pd.DataFrame, metrics_by_name: dict[str, dict], members: tuple[str, ...] = (), patch_px: int = 0,
+    classes: ClassPairs = (),
+) -> int:  # fmt: skip
     """Count the trainings whose threshold or calibration is not the one fitted on the validation patients.
 
     The weights of the spatial context count as one training.
 
     Args:
-        table: columns id, role, x, y, label, and the probabilities of every classifier and seed.
+        table: columns id, image, patient, role, x, y, label, and the probabilities of every classifier and seed.
         metrics_by_name: {classifier: {thresholds, calibration}}, as `score.evaluate` writes them.
         members: Names of the classifiers whose ensemble is refined by spatial context.
         patch_px: Side of a patch, in the pixels of x and y.
+        classes: The setting `data.classes`.
     """
     validation = (table["role"] == "validation").to_numpy()
     labels, count = table["label"].to_numpy()[validation], 0
@@ -89,7 +92,7 @@ def count_not_fitted_on_validation(
     if used := metrics_by_name.get(derived.CONTEXT, {}).get("context"):
         validation_table = table[validation].reset_index(drop=True)
         base = derived.ensemble_probabilities(validation_table, members)
-        expected = derived.refine_by_context(validation_table, base, patch_px)[1]
+        expected = derived.refine_by_context(validation_table, base, patch_px, classes)[1]
         flat = [np.hstack([np.ravel(part) for part in parts]) for parts in (used.values(), expected)]
         count += not np.allclose(*flat, rtol=1e-4)
     return count

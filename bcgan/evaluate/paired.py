@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from bcgan.classes import ClassPairs
 from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals, score
@@ -23,10 +24,11 @@ class BootstrapSettings(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Scale and size of a run's patches, with which patches of runs at different scales are matched."""
+    """Scale, size and classes of a run's patches, with which patches of runs at different scales are matched."""
 
     mpp: float  # microns per pixel
     patch_px: int  # side of a patch, in the pixels of the coordinates
+    classes: ClassPairs = ()  # the setting `data.classes`, whose names are no part of a slide's
 
 
 def compare_runs(
@@ -116,12 +118,12 @@ def _check_areas(grids: tuple[Grid, Grid], folders: tuple[Path, Path]) -> None:
 
 
 def _describe_places(table: pd.DataFrame, grid: Grid) -> pd.Series:
-    """Return a text for each patch that names its place: patient, slide, and corner in whole microns.
+    """Return a text for each patch that names its place: slide, which begins with the patient, and corner in microns.
 
     Where the corner is unknown, it is the patch's id. Patches of two runs are the same if their texts are.
     """
     corners = (table[["x", "y"]] * grid.mpp).round().astype(int).astype(str)
-    places = table["patient"] + "/" + slide_names(table) + " at " + corners["x"] + ", " + corners["y"] + " microns"
+    places = slide_names(table, grid.classes) + " at " + corners["x"] + ", " + corners["y"] + " microns"
     return places.where((table[["x", "y"]] != UNKNOWN).all(axis=1), table["id"])
 
 

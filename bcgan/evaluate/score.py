@@ -8,9 +8,11 @@ import pandas as pd
 
 from bcgan import data, progress, runs
 from bcgan.artifacts import StageRun
+from bcgan.classes import ClassPairs
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify import context, pretraining
 from bcgan.classify.scoring import predict_probabilities
+from bcgan.data.slide_names import slide_titles
 from bcgan.evaluate import borders, derived, intervals, leaks, metrics, split_optimism
 from bcgan.evaluate import images as by_image
 from bcgan.evaluate import patients as by_patient
@@ -54,8 +56,12 @@ def evaluate(run: StageRun, store: Store) -> None:
         split=runs.read_json(root / "preprocess" / "split.json"),
         unlabelled=bool(experiment.trained_on_unlisted),
         num_misfitted=leaks.count_not_fitted_on_validation(
-            table, results, experiment.ensemble_members, data.coordinate_patch_px(experiment.data)
-        ),
+            table,
+            results,
+            experiment.ensemble_members,
+            data.coordinate_patch_px(experiment.data, store.index),
+            experiment.data.classes,
+        ),  # fmt: skip
         pretraining_patients=pretraining.pretraining_patients(root / "pretrain"),
     )
     patient_probe = split_optimism.patient_probe(properties, store.index, root / "features", experiment.seed)
@@ -92,14 +98,14 @@ def _predict_held_out(
     if experiment.evaluate.ensemble_models:
         derived.set_probabilities(table, derived.ENSEMBLE, 0, base, class_names)
     if context.has_coordinates(table[["x", "y"]].to_numpy()) and not experiment.data.tile:
-        patch_px = data.coordinate_patch_px(experiment.data)
+        patch_px = data.coordinate_patch_px(experiment.data, store.index)
         if experiment.data.name != "histology_phantom":  # whose classes are drawn patch by patch: it has no regions
             at_border = borders.find_border_patches(
                 store.index[["x", "y"]].to_numpy(), store.index["label"].to_numpy(),
-                (store.index["patient"] + "/" + derived.slide_names(store.index)).to_numpy(), patch_px,
+                derived.slide_names(store.index, experiment.data.classes), patch_px,
             )  # fmt: skip
             table[borders.COLUMN] = at_border[held_out].astype(int)
-        refined, context_weights = derived.refine_by_context(table, base, patch_px)
+        refined, context_weights = derived.refine_by_context(table, base, patch_px, experiment.data.classes)
         derived.set_probabilities(table, derived.CONTEXT, 0, refined, class_names)
     return table, context_weights
 
@@ -207,7 +213,7 @@ def _measure_classifier(
         "thresholds": {str(seed): value for seed, value in original.thresholds.items()},
         "calibration": {str(seed): values._asdict() for seed, values in predictions.calibrations.items()},
         "operating_points": _measure_operating_points(table, original) if is_binary else {},
-        "whole_slide_metrics": _measure_whole_slides(table, original) if is_binary else {},
+        "whole_slide_metrics": _measure_whole_slides(table, original, experiment.data.classes) if is_binary else {},
         "borders": at_borders,
         "by_source": _measure_sources(table, predictions.called(), bootstrap),
         "sets": sets,
@@ -253,20 +259,25 @@ def _measure_sources(
     return by_source
 
 
-def _measure_whole_slides(table: pd.DataFrame, predictions: intervals.SeedPredictions) -> dict[str, dict[str, float]]:
+def _measure_whole_slides(
+    table: pd.DataFrame, predictions: intervals.SeedPredictions, classes: ClassPairs
+) -> dict[str, dict[str, float]]:
     """Measure every test slide with MIN_SLIDE_PATCHES patches and both classes: means over seeds.
 
     There are no intervals, since a slide is of one patient.
 
     Returns:
         {slide: {patches, malignant, roc_auc, balanced_accuracy}}; malignant is the number of patches of the second
-        class.
+        class. Slides are named as `slide_titles` does.
     """
     labels, by_slide = table["label"].to_numpy(), {}
-    for slide, rows in table.groupby(derived.slide_keys(table)).indices.items():
+    is_test = (table["role"].str.removesuffix("_other") == "test").to_numpy()  # sources of a slide are merged
+    slides = pd.DataFrame({"row": np.arange(len(table)), "slide": derived.slide_names(table, classes)})[is_test]
+    titles = slide_titles(slides["slide"])
+    for title, group in slides.groupby(slides["slide"].map(titles)):
+        rows = group["row"].to_numpy()
         slide_labels = labels[rows]
-        has_both_classes = slide_labels.min() != slide_labels.max()
-        if not slide.startswith("test/") or len(rows) < MIN_SLIDE_PATCHES or not has_both_classes:
+        if len(rows) < MIN_SLIDE_PATCHES or slide_labels.min() == slide_labels.max():
             continue
         measured = [
             metrics.compute_metrics(slide_labels, values[rows], predictions.thresholds[seed], np.ones((1, len(rows))))
@@ -275,7 +286,7 @@ def _measure_whole_slides(table: pd.DataFrame, predictions: intervals.SeedPredic
         means = {
             name: float(np.mean([values[name][0] for values in measured])) for name in ("roc_auc", "balanced_accuracy")
         }
-        by_slide[slide.removeprefix("test/")] = {"patches": len(rows), "malignant": int(slide_labels.sum()), **means}
+        by_slide[title] = {"patches": len(rows), "malignant": int(slide_labels.sum()), **means}
     return by_slide
 
 

@@ -9,18 +9,15 @@ import pandas as pd
 
 from bcgan import data, progress, runs
 from bcgan.data.idc.scan import OFFICIAL_LISTS
-from bcgan.data.records import UNKNOWN, Record
+from bcgan.data.records import Record
 from bcgan.data.splits import read_lists
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals
 from bcgan.experiment import Experiment
 from bcgan.predict.foreign import ForeignModel
-from bcgan.predict.model import OUT_OF_DISTRIBUTION, Card, Model
-from bcgan.predict.tile_groups import SlideTiles, find_groups, read_group
-from bcgan.slides.coordinates import parse_slide_names
-from bcgan.slides.files import ImageFile
-from bcgan.slides.patches import PatchGrid, cut_patches
-from bcgan.slides.reader import open_image, stated_mpp
+from bcgan.predict.image_scores import probability_columns, score_images
+from bcgan.predict.model import Card, Model
+from bcgan.slides.reader import stated_mpp
 from bcgan.slides.scale import MAX_ENLARGEMENT, Mpp, contradicts, user_mpp
 
 METRICS = ("roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1")
@@ -37,7 +34,8 @@ def assess(
 
     The probability of an image is the mean over its in-distribution patches. An image without any is refused; its
     probability is then the mean over all patches and is left out of images.csv. Files whose names state places in a
-    slide are scored together, as `bcgan predict` scores them, and so are images whose places the data set has.
+    slide are scored together, as `bcgan predict` scores them, and so are images whose places the data set has. An image
+    is called by the mean of its patches' thresholds, which differ by whether their neighbors are used.
 
     Args:
         experiment: Names the data set. Only its `data` and `evaluate` settings are used, and patients of every role
@@ -46,9 +44,11 @@ def assess(
         labels: Class of the data set by class of a network in WSInfer's format, where their names differ.
 
     Returns:
-        The content of assessment.json. `judged` covers the images that are not refused, `every` all that are readable
-        and have tissue; both hold images, their number by class, patients, and figures: {metric: {value, low, high,
-        seeds}}. Intervals are by patient bootstrap.
+        The content of assessment.json. `images_with_neighbours` counts the images with a patch whose neighbors are
+        used, in their slide or in the image itself. `thresholds` are those of images without and with neighbors, each
+        `None` without such images, and `threshold` is the one of all images; `None` if there are two. `judged` covers
+        the images that are not refused, `every` all that are readable and have tissue; both hold images, their number
+        by class, patients, and figures: {metric: {value, low, high, seeds}}. Intervals are by patient bootstrap.
 
     Raises:
         InputError: If the data set is missing, has no image or other classes than the classifier, or is at a scale
@@ -70,24 +70,19 @@ def assess(
     if mpp is None and model.card.microns_per_pixel:
         _check_stated_scales(records)
     with progress.bar(len(records), "assess", "image") as bar:
-        rows, num_with_neighbours = _score_images(model, records, mpp, bar)
-    table = pd.DataFrame(rows)
-    thresholds = model.card.spatial_context_thresholds if num_with_neighbours else model.card.thresholds
-    probability_columns = _probability_columns(model.card.classes)
-    readable = table[table[probability_columns[0]].notna()]
+        table = pd.DataFrame(score_images(model, records, experiment.data, mpp, bar))
+    columns = probability_columns(model.card.classes)
+    readable = table[table[columns[0]].notna()]
     accepted = readable[~readable["refused"].astype(bool)]
     assessment = {
         "data": experiment.data.name, "microns_per_pixel": microns_per_pixel,
-        "patches_at": model.card.microns_per_pixel, "neighbours": num_with_neighbours > 0,
-        "images_with_neighbours": num_with_neighbours,
-        "threshold": thresholds.limits[1], "images": len(table),
+        "patches_at": model.card.microns_per_pixel, **_describe_thresholds(readable), "images": len(table),
         "unreadable": len(table) - len(readable),
-        "judged": _metrics(thresholds.limits[1], experiment, accepted),
-        "every": _metrics(thresholds.limits[1], experiment, readable),
+        "judged": _metrics(experiment, accepted), "every": _metrics(experiment, readable),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     images = table.copy()
-    images[probability_columns] = images[probability_columns].mask(table["refused"].astype(bool), axis=0)
+    images[columns] = images[columns].mask(table["refused"].astype(bool), axis=0)
     images.to_csv(folder / "images.csv", index=False, float_format="%.6g")
     runs.write_json(folder / "assessment.json", assessment)
     return assessment
@@ -144,11 +139,34 @@ def _warn_of_training_patients(records: list[Record], card: Card, data_name: str
         )  # fmt: skip
 
 
+def _describe_thresholds(table: pd.DataFrame) -> dict[str, Any]:
+    """Return neighbours, images_with_neighbours, threshold and thresholds, as assessment.json has them.
+
+    Args:
+        table: Rows of `score_images` with a probability.
+    """
+    near = table["neighbours"].to_numpy(bool)
+    medians = {
+        name: float(table["threshold"][rows].median()) if rows.any() else None  # few images have patches of both kinds
+        for name, rows in (("alone", ~near), ("neighbours", near))
+    }
+    used = {value for value in medians.values() if value is not None}
+    return {
+        "neighbours": bool(near.any()), "images_with_neighbours": int(near.sum()),
+        "threshold": used.pop() if len(used) == 1 else None, "thresholds": medians,
+    }  # fmt: skip
+
+
 def summarize(assessment: dict[str, Any]) -> str:
     """Return the text that `bcgan assess` prints: one line for each set of images."""
+    alone, near = assessment["thresholds"].values()
+    words = [
+        f"{value:.4f} {text}" for value, text in ((alone, "by itself"), (near, "with neighbours")) if value is not None
+    ]
     lines = [
         f"{assessment['images']} images, {assessment['unreadable']} unreadable or without tissue; of "
-        f"{assessment['images_with_neighbours']} the neighbours in their slide are used"
+        f"{assessment['images_with_neighbours']} the neighbours in their slide are used, their own patches among them; "
+        f"threshold of an image: {', '.join(words) or 'none'}"
     ]
     for name in ("judged", "every"):
         subset = assessment[name]
@@ -169,165 +187,11 @@ def _count_words(subset: dict[str, Any]) -> str:
     return ", ".join(counts[1:] if len(counts) == 2 else counts)
 
 
-def _score_images(model: Model, records: list[Record], mpp: Mpp | None, bar) -> tuple[list[dict[str, Any]], int]:
-    """Return a row for each image, and the number of images of which neighbors in their slide are used.
-
-    Args:
-        mpp: The resolution that the user gives; `None` if there is none.
-        bar: Progress bar, moved on by each image.
-    """
-    by_path = {record.path: record for record in records}
-    rows: dict[str, dict[str, Any]] = {}
-    slides: dict[str, list[Record]] = {}  # images without places in their names
-    num_together, reason = 0, ""
-
-    def mpp_of(image: ImageFile) -> Mpp | None:
-        return mpp or _data_set_mpp(model, by_path[image.path])
-
-    for group in find_groups([_as_file(record) for record in records]):
-        tiles = read_group(group, model, mpp_of) if group.slide else ""
-        members = [by_path[image.path] for image in group.images]
-        if isinstance(tiles, SlideTiles):
-            rows |= _tile_rows(model, members, tiles, mpp, bar)
-            num_together += len(members)
-            continue
-        reason = reason or tiles
-        for record, place in zip(members, group.coordinates, strict=True):
-            has_place = place is None and record.x != UNKNOWN
-            (slide,) = parse_slide_names([record.key]) if has_place else (record.key,)
-            slides.setdefault(slide, []).append(record)
-    if reason:
-        progress.log.warning("assess: %s", reason)
-    for slide in slides.values():
-        rows |= _slide_rows(model, slide, mpp, bar)
-        num_together += len(slide) if len(slide) > 1 else 0
-    return [rows[record.key] for record in records], num_together if model.card.spatial_context else 0
-
-
-def _as_file(record: Record) -> ImageFile:
-    """Return the file of a record, as `bcgan predict` would find it."""
-    return ImageFile(record.key, record.path, record.source, None, 0, record.read)
-
-
-def _tile_rows(
-    model: Model, records: list[Record], tiles: SlideTiles, mpp: Mpp | None, bar
-) -> dict[str, dict[str, Any]]:
-    """Return {key: row} of the tiles of one slide, scored together as `bcgan predict` scores them."""
-    tissue_rows = np.flatnonzero(tiles.has_tissue)
-    probability, verdict = _predict(model, tiles.patches[tissue_rows], tiles.corners[tissue_rows])
-    rows: dict[str, dict[str, Any]] = {}
-    for record in records:
-        if record.path in tiles.larger:
-            rows |= _slide_rows(model, [record], mpp, bar)
-            continue
-        bar.update()
-        is_of_record = np.isin(tissue_rows, tiles.rows.get(record.path, []))
-        if not is_of_record.any():
-            reason = tiles.reasons.get(record.path, f"{record.path}: no tissue was found")
-            progress.log.warning("assess: %s", reason)
-        rows[record.key] = _image_row(model, record, probability[is_of_record], verdict[is_of_record])
-    return rows
-
-
-def _slide_rows(model: Model, slide: list[Record], mpp: Mpp | None, bar) -> dict[str, dict[str, Any]]:
-    """Return {key: row} of the images of a slide; an image without a place is a slide of its own."""
-    grids = [_cut_record(model, record, mpp, bar) for record in slide]
-    readable = [(record, grid) for record, grid in zip(slide, grids, strict=True) if grid is not None]
-    predictions = iter(_predict_images(model, readable))
-    rows = {}
-    for record, grid in zip(slide, grids, strict=True):
-        scores = (np.zeros(0), np.zeros(0)) if grid is None else next(predictions)
-        rows[record.key] = _image_row(model, record, *scores)
-    return rows
-
-
-def _image_row(model: Model, record: Record, probability: np.ndarray, verdict: np.ndarray) -> dict[str, Any]:
-    """Return the row of an image with the columns of images.csv.
-
-    Args:
-        probability, verdict: Of its patches, as `_predict_images` returns them; of length 0 if it has none.
-
-    Returns:
-        image, patient, label, the probability columns (absent values are `None`), refused and patches (their number).
-    """
-    row = {"image": record.key, "patient": record.patient, "label": record.label}
-    names = _probability_columns(model.card.classes)
-    if not len(verdict):
-        return row | dict.fromkeys(names) | {"refused": True, "patches": 0}
-    in_distribution = verdict != OUT_OF_DISTRIBUTION
-    refused = not in_distribution.any()
-    means = np.atleast_1d((probability if refused else probability[in_distribution]).mean(0))
-    return row | dict(zip(names, map(float, means), strict=True)) | {"refused": refused, "patches": len(verdict)}
-
-
-def _probability_columns(classes: tuple[str, ...]) -> list[str]:
-    """Return the columns of images.csv with the probability of the second of two classes, or of each of more."""
-    return ["probability"] if len(classes) == 2 else [f"probability_{name}" for name in classes]
-
-
-def _predict_images(model: Model, images: list[tuple[Record, PatchGrid]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the probabilities and verdicts of the patches of each image; all images are of one slide.
-
-    Returns:
-        A pair for each image, float, (patches,), or (patches, classes) of more than two, and integers, (patches,),
-        which are indices into VERDICTS.
-    """
-    if not images:
-        return []
-    patches, coords = np.concatenate([grid.patches for _, grid in images]), None
-    if len(images) > 1:  # places that the data set has
-        coords = np.concatenate([_slide_coords(record, grid) for record, grid in images])
-    elif len(patches) > 1:  # one image without coordinates: its patches are each other's neighbors
-        coords = images[0][1].coords
-    probability, verdict = _predict(model, patches, coords)
-    ends = np.cumsum([len(grid.patches) for _, grid in images])[:-1]
-    return list(zip(np.split(probability, ends), np.split(verdict, ends), strict=True))
-
-
-def _predict(model: Model, patches: np.ndarray, coords: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probabilities, also of rejected patches, and the verdicts of patches that have tissue."""
-    verdict = model.predict(patches, coords, np.ones(len(patches), bool)).verdict
-    return model.probabilities(patches, coords), verdict
-
-
-def _slide_coords(record: Record, grid: PatchGrid) -> np.ndarray:
-    """Return x and y of an image's patches in its slide, integers (n, 2), pixels at the model's scale."""
-    corner = np.divide((record.x, record.y), (grid.scale.x, grid.scale.y))
-    return grid.coords + np.rint(corner).astype(int)
-
-
-def _cut_record(model: Model, record: Record, mpp: Mpp | None, bar) -> PatchGrid | None:
-    """Cut an image into patches at the resolution of the user, else of the data set, else of the file.
-
-    Returns:
-        The patches; `None`, with the reason in the log, if the image cannot be read or has no tissue.
-    """
-    bar.update()
-    mpp = mpp or _data_set_mpp(model, record)
-    try:
-        with open_image(record.read(), record.path) as image:
-            grid = cut_patches(image, model.scale, mpp, min_tissue=model.card.min_tissue)
-    except (OSError, ValueError) as error:
-        progress.log.warning("assess: %s", error)
-        return None
-    if not len(grid.patches):
-        progress.log.warning("assess: %s: no tissue was found", record.path)
-        return None
-    return grid
-
-
-def _data_set_mpp(model: Model, record: Record) -> Mpp | None:
-    """Return the resolution that the data set has for an image; `None` if none, or if the model has no scale."""
-    has_scale = record.mpp is not None and model.card.microns_per_pixel is not None
-    return Mpp(record.mpp, record.mpp, "data set") if has_scale else None
-
-
-def _metrics(threshold: float, experiment: Experiment, table: pd.DataFrame) -> dict[str, Any]:
+def _metrics(experiment: Experiment, table: pd.DataFrame) -> dict[str, Any]:
     """Return the counts of a set of scored images and its metrics with intervals.
 
     Args:
-        threshold: Probability from which on an image is of the second of two classes.
-        table: Rows of `_image_rows`.
+        table: Rows of `score_images` with a probability; each image is called by its own threshold.
 
     Returns:
         images, patients: Their numbers.
@@ -341,7 +205,7 @@ def _metrics(threshold: float, experiment: Experiment, table: pd.DataFrame) -> d
     counts |= {names[1]: by_class[names[1]]} if len(names) == 2 else {}
     if not len(table):
         return counts | {"figures": {}}
-    probabilities = table[_probability_columns(names)].to_numpy(float)
+    probabilities = table[probability_columns(names)].to_numpy(float)
     probabilities = probabilities[:, 0] if len(names) == 2 else probabilities
-    scored = intervals.SeedPredictions({0: probabilities}, {0: threshold})
+    scored = intervals.SeedPredictions({0: probabilities}, {0: table["threshold"].to_numpy(float)})
     return counts | {"figures": intervals.metrics_with_intervals(labels, scored, patients, *experiment.bootstrap)}

@@ -374,5 +374,10 @@ def _held_out_metrics(
 
 
 def _coordinates(index: pd.DataFrame, experiment: Experiment) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return x and y of patches, (n, 2), their slides, (n,), and the side of a patch in the pixels of x and y."""
-    return index[["x", "y"]].to_numpy(), derived.slide_names(index), data.coordinate_patch_px(experiment.data)
+    """Return x and y of patches, (n, 2), their slides, (n,), and the side of a patch in the pixels of x and y.
+
+    Args:
+        index: Of some patches of a store that `check_one_scale` accepts.
+    """
+    slides = derived.slide_names(index, experiment.data.classes)
+    return index[["x", "y"]].to_numpy(), slides, data.coordinate_patch_px(experiment.data, index)

@@ -302,6 +302,14 @@ class Model:
             raise ValueError(f"coords must be ({len(images)}, 2), as many as images. Received: {np.shape(coords)}")
         return images
 
+    def uses_neighbors(self, coords: np.ndarray | None, has_tissue: np.ndarray) -> np.ndarray:
+        """Return whether the predictions of each patch's neighbors are used; bool, (n,). Arguments as of `predict`."""
+        near = np.zeros(len(has_tissue), bool)
+        if coords is not None and self.card.spatial_context:
+            rows = np.flatnonzero(has_tissue)
+            near[rows] = context.has_neighbors(np.asarray(coords)[rows], self.card.size)
+        return near
+
     def _probabilities(
         self, images: np.ndarray, coords: np.ndarray | None, has_tissue: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -317,13 +325,13 @@ class Model:
         mean, deviation = orientations.average(self._score, card, images, self.fast)
         probability = calibration.apply(card.calibration, mean)
         limits = np.tile(card.thresholds.limits, (len(images), 1))
-        if coords is not None and card.spatial_context:
+        near = self.uses_neighbors(coords, has_tissue)
+        if near.any():
             rows = np.flatnonzero(has_tissue)
             corners, slides = np.asarray(coords)[rows], np.zeros(len(rows), int)
-            near = context.has_neighbors(corners, card.size)
             refined = context.apply(card.spatial_context, mean[rows], corners, slides, card.size)
-            probability[rows[near]] = refined[near]
-            limits[rows[near]] = card.spatial_context_thresholds.limits
+            probability[near] = refined[near[rows]]
+            limits[near] = card.spatial_context_thresholds.limits
         # Rounded as rows are, so that the probability in a row and its label agree.
         probability, deviation = np.round(probability, DIGITS), np.round(deviation, DIGITS)
         if probability.ndim == 1:

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bcgan.classes import CLASSES
 from bcgan.classify.context import RADII
+from bcgan.data.slide_names import drop_last_class_folder
 from bcgan.predict.model import Model
 from bcgan.slides.coordinates import PLAIN_PATTERN, TileCoordinates, parse_tile_name
 from bcgan.slides.decode import MAX_PIXELS
@@ -27,7 +27,6 @@ from bcgan.slides.tiles import (
 )
 from bcgan.slides.tissue import estimate_background, tissue_mask
 
-CLASS_FOLDERS = ("0", "1", *CLASSES)  # folders of a class, as the public archive of IDC has them
 MIN_SPACING_PX = 16  # that the tiles of a slide span at least
 MAX_SIZE_RATIO = 1.5  # of an image's side to the median side; a larger image is no tile, such as an overview
 NUM_SAMPLED = 32  # tiles from which the size is estimated
@@ -41,6 +40,7 @@ class Group(NamedTuple):
     images: list[ImageFile]
     coordinates: list[TileCoordinates]  # as the names state them
     slide_path: str = ""  # the name with the folder, and the downsample if the names state one; unlike the name unique
+    in_tile_pixels: bool = False  # whether the coordinates are known to be pixels of the tiles, as those of a table
 
 
 class SlideTiles(NamedTuple):
@@ -87,10 +87,14 @@ class SlideTiles(NamedTuple):
         )
 
 
-def find_groups(images: list[ImageFile]) -> list[Group]:
+def find_groups(images: list[ImageFile], root_of: Callable[[str], str] = drop_last_class_folder) -> list[Group]:
     """Group images into tiles of one slide and single images.
 
     Tiles of a slide lie in one folder, or in its folders of the classes.
+
+    Args:
+        root_of: Returns the folder of a slide for the folder of one of its tiles, without folders of classes. Defaults
+            to `drop_last_class_folder`, for images whose classes and patients are not known.
     """
     files: dict[Any, list[tuple[ImageFile, TileCoordinates | None]]] = {}
     for index, image in enumerate(images):
@@ -98,9 +102,7 @@ def find_groups(images: list[ImageFile]) -> list[Group]:
         coordinates = parse_tile_name(name)
         key: Any = index  # an image that is no tile is a group of its own
         if coordinates:
-            parent, _, folder_name = folder.rpartition("/")
-            root = parent if folder_name.lower() in CLASS_FOLDERS else folder
-            key = coordinates.slide, root, coordinates.downsample
+            key = coordinates.slide, root_of(folder), coordinates.downsample
         files.setdefault(key, []).append((image, coordinates))
     groups = []
     for key, pairs in files.items():
@@ -143,7 +145,9 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
     name, pattern = printable(group.slide), group.coordinates[0].pattern
     is_plain = pattern == PLAIN_PATTERN
     can_be_tiles = side and side**2 <= MAX_PIXELS
-    downsample = find_downsample(coordinates, side, RADII[-1], needs_grid=is_plain) if can_be_tiles else None
+    downsample = 1.0 if can_be_tiles and group.in_tile_pixels else None
+    if can_be_tiles and not group.in_tile_pixels:
+        downsample = find_downsample(coordinates, side, RADII[-1], needs_grid=is_plain)
     if downsample is None:
         return (
             f"{name}: its files are named like tiles ({pattern}), but they are {side or 0:g} pixels wide and the "

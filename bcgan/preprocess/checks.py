@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan import progress
+from bcgan.data import usual_side
 from bcgan.errors import InputError
 from bcgan.settings import Data
 from bcgan.slides.scale import SAME_SCALE
@@ -89,9 +90,8 @@ def warn_of_enlarged(index: pd.DataFrame, native: int | None, size: int) -> None
 
 def warn_of_mixed_sizes(index: pd.DataFrame, size: int) -> None:
     """Warn of images whose shorter side is not that of most: resized to one size, they have another scale."""
-    shorter_sides = index[["width", "height"]].min(axis=1)
-    usual = int(shorter_sides.mode()[0])
-    is_other = shorter_sides != usual
+    usual = usual_side(index)
+    is_other = index[["width", "height"]].min(axis=1) != usual
     if is_other.any():
         first = index[is_other].iloc[0]
         progress.log.warning(

@@ -36,7 +36,7 @@ def read(name: str) -> dict[str, Any]:
     Returns:
         experiment, protocol, classifiers, gan, seconds, finding, cautions, cross_validation: As in results.json.
         settings: {key.subkey: value}.
-        grid: Scale and size of the patches, for paired comparisons; `None` if they are unknown.
+        data: The settings of the data set, for paired comparisons; `None` if they are unknown.
 
     Raises:
         InputError: If there is none, it is not a report's, or it has another schema.
@@ -50,7 +50,7 @@ def read(name: str) -> dict[str, Any]:
         return compared | {
             "finding": results.get("finding"), "cautions": results.get("cautions", []),  # older reports have none
             "cross_validation": results.get("cross_validation"),
-            "settings": _flatten(results["settings"]), "grid": _read_grid(results["settings"]["data"])
+            "settings": _flatten(results["settings"]), "data": _read_data_settings(results["settings"]["data"]),
         }  # fmt: skip
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist. Render it: bcgan report {name}") from error
@@ -58,14 +58,26 @@ def read(name: str) -> dict[str, Any]:
         raise InputError(f"{path} is not a results.json of a report ({error}). Render it again.") from error
 
 
-def _read_grid(data_settings: dict[str, Any]) -> paired.Grid | None:
-    """Return the scale and size of a report's patches; `None` if they are unknown, or settings have changed since."""
+def _read_data_settings(data_settings: dict[str, Any]) -> Data | None:
+    """Return the settings of a report's data set; `None` if settings have changed since."""
     try:
-        data = Data.model_validate(data_settings)
+        return Data.model_validate(data_settings)
     except ValidationError:
         return None
-    mpp = microns_per_pixel(data)
-    return paired.Grid(mpp, coordinate_patch_px(data)) if mpp else None
+
+
+def _read_grid(data_settings: Data | None, folder: Path) -> paired.Grid | None:
+    """Return the scale and size of the patches of a run; `None` if they are unknown.
+
+    Args:
+        data_settings: Of the run's report.
+        folder: Of a stage of the run, beside that of the stage `preprocess`, which has the sizes of the images.
+    """
+    mpp, path = data_settings and microns_per_pixel(data_settings), folder.with_name("preprocess") / "index.csv"
+    if not mpp or not path.is_file():
+        return None
+    side = coordinate_patch_px(data_settings, pd.read_csv(path, usecols=["width", "height"]))
+    return paired.Grid(mpp, side, data_settings.classes)
 
 
 def render(names: list[str], out: Path) -> Path:
@@ -270,7 +282,7 @@ def _compare_predictions(reports: dict[str, dict], stage: str) -> pd.DataFrame:
             if _class_names(report) != _class_names(reference):
                 raise InputError(f"{title} and {first} have other classes. Compare reports of the same classes.")
             folders = _find_stage_folder(first, reference, stage), _find_stage_folder(title, report, stage)
-            grids = reference["grid"], report["grid"]
+            grids = tuple(map(_read_grid, (reference["data"], report["data"]), folders))
             differences = paired.compare_runs(*folders, bootstrap, None if None in grids else grids)
         except InputError as error:
             progress.log.warning("compare: %s: no paired differences of the stage %s: %s", title, stage, error)

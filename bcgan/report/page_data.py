@@ -95,7 +95,7 @@ def _slides(run: Run) -> list[dict[str, Any]]:
     """
     if not slide_figures.select_slides(run):
         return []
-    patch_px = data.coordinate_patch_px(run.experiment.data)
+    patch_px = data.coordinate_patch_px(run.experiment.data, run.store.index)
     mpp = data.microns_per_pixel(run.experiment.data)
     loaded, slides = slide_figures.load_slides(run, patch_px), []
     while loaded and sum(len(slide.table) for slide in loaded) > MAX_SLIDE_PATCHES:

@@ -39,7 +39,8 @@ def select_slides(run: Run) -> list[tuple[str, str]]:
     """
     table = _held_out_patches(run)
     is_untested = ~table["role"].isin(TEST_ROLES)
-    groups = table.groupby([is_untested.rename("untested"), "patient", slide_names(table)])["label"]
+    names = slide_names(table, run.experiment.data.classes)
+    groups = table.groupby([is_untested.rename("untested"), "patient", names])["label"]
     # Of each slide: its patches, and those of its most frequent class.
     groups = groups.agg(size="size", largest=lambda labels: np.bincount(labels).max())
     groups = groups.reset_index(names=["untested", "patient", "slide"])
@@ -60,7 +61,7 @@ def slide_maps(run: Run) -> ReportFigure:
 
     Predictions are probabilities of the second of two classes, or which of more classes a patch is called.
     """
-    patch_px = data.coordinate_patch_px(run.experiment.data)
+    patch_px = data.coordinate_patch_px(run.experiment.data, run.store.index)
     alone = "ensemble" if "ensemble" in run.metrics else run.classifier_names[0]
     classifiers = {"probability": alone, "probability in context": "ensemble_spatial_context"}
     classifiers = {kind: name for kind, name in classifiers.items() if name in run.metrics}
@@ -98,7 +99,7 @@ def slide_maps(run: Run) -> ReportFigure:
 
 def overview(run: Run) -> ReportFigure:
     """Draw the annotation and the last prediction of the first slide, for the first screen."""
-    patch_px = data.coordinate_patch_px(run.experiment.data)
+    patch_px = data.coordinate_patch_px(run.experiment.data, run.store.index)
     slide = load_slides(run, patch_px)[0]
     name = next(
         (name for name in ("ensemble_spatial_context", "ensemble") if name in run.metrics), run.classifier_names[0]
@@ -132,7 +133,7 @@ def overview(run: Run) -> ReportFigure:
 def load_slides(run: Run, patch_px: int) -> list[SlidePatches]:
     """Return the patches of the slides that are shown; `patch_px` is a patch's side in the pixels of coordinates."""
     held_out = _held_out_patches(run)
-    names = slide_names(held_out)
+    names = slide_names(held_out, run.experiment.data.classes)
     slides = []
     for patient, name in select_slides(run):
         table = held_out[(held_out["patient"] == patient) & (names == name)]

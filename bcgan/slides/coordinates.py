@@ -1,7 +1,6 @@
 """Parse the coordinates of a tile in its slide from its file name, as common tools write it."""
 
 import re
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from bcgan.slides.files import strip_suffixes
@@ -51,8 +50,3 @@ def parse_tile_name(name: str) -> TileCoordinates | None:
         if (match := pattern.fullmatch(name)) and match["slide"].strip(" _-"):
             return TileCoordinates(int(match["x"]), int(match["y"]), match["slide"], 1.0, title)
     return None
-
-
-def parse_slide_names(keys: Iterable[str]) -> list[str]:
-    """Return the slide of each patch of a data set: its key up to `_x<x>_y<y>`, or the complete key without that."""
-    return [match["slide"] if (match := NAMED.fullmatch(key)) else key for key in keys]

@@ -90,11 +90,13 @@ def test_folds_of_different_scales_are_pooled_by_their_own_calibration():
     assert (summary["patients"], summary["patches"]) == (40, 800)
     assert cross_validation.NEIGHBORS not in summary
     # Each slide has a region of malignant patches: neighbours help, unless they are of another slide.
-    index = index.assign(id=[f"{patient}_x0_y0_" for patient in patients], x=50 * np.arange(800), y=labels * 1000)
+    ids = [f"{patient}_x0_y0_" for patient in patients]
+    index = index.assign(id=ids, image=ids, x=50 * np.arange(800), y=labels * 1000)
     adjacent = cross_validation.summarize(SETTINGS, dict.fromkeys(cross_validation.SPLITS, folds), index)
     assert adjacent["patient_split"] == summary["patient_split"]
     assert adjacent[cross_validation.NEIGHBORS]["roc_auc"]["value"] > plain + 0.02
-    one_slide_per_patch = index.assign(id=[f"{number}_x0_y0_" for number in range(800)])
+    ids = [f"{number}_x0_y0_" for number in range(800)]
+    one_slide_per_patch = index.assign(id=ids, image=ids)
     scattered = cross_validation.summarize(SETTINGS, dict.fromkeys(cross_validation.SPLITS, folds), one_slide_per_patch)
     assert scattered[cross_validation.NEIGHBORS]["roc_auc"]["value"] == pytest.approx(plain, abs=0.01)
 

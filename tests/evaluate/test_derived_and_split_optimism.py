@@ -36,15 +36,17 @@ def test_colour_statistics_learn_from_training_rows_alone():
 def test_neighbours_are_of_the_same_slide_and_role():
     table = pd.DataFrame({
         "id": [f"{n % 4}_idx5_x{50 * n}_y0_class0.png" for n in range(80)], "x": 50 * np.arange(80), "y": 0,
+        "patient": [str(n % 4) for n in range(80)],
         "role": np.tile(["validation", "validation_other"], 40), "label": np.arange(80) // 2 % 2,
     })  # fmt: skip
+    table["image"] = table["id"]
     base = np.clip(0.3 + 0.4 * table["label"] + RNG.normal(0, 0.15, 80), 0.02, 0.98).to_numpy()
-    refined, fitted = derived.refine_by_context(table, base, 50)
+    refined, fitted = derived.refine_by_context(table, base, 50, ())
     is_validation = (table["role"] == "validation").to_numpy()
-    refined_changed, fitted_changed = derived.refine_by_context(table, np.where(is_validation, base, 1 - base), 50)
+    refined_changed, fitted_changed = derived.refine_by_context(table, np.where(is_validation, base, 1 - base), 50, ())
     assert fitted == fitted_changed
     np.testing.assert_array_equal(refined[is_validation], refined_changed[is_validation])
-    alone, _ = derived.refine_by_context(table[is_validation].reset_index(drop=True), base[is_validation], 50)
+    alone, _ = derived.refine_by_context(table[is_validation].reset_index(drop=True), base[is_validation], 50, ())
     np.testing.assert_allclose(alone, refined[is_validation])
 
 

@@ -186,14 +186,16 @@ def test_a_threshold_or_a_calibration_fitted_on_test_patients_is_found():
 def test_spatial_context_fitted_on_test_patients_is_found():
     table = pd.DataFrame({
         "id": [f"{n % 20}_idx5_x{50 * n}_y0_class0.png" for n in range(400)], "role": ["validation", "test"] * 200,
-        "label": LABELS, "x": 50 * np.arange(400), "y": 0, "cnn-seed0": SCORES,
+        "patient": [str(n % 20) for n in range(400)], "label": LABELS, "x": 50 * np.arange(400), "y": 0,
+        "cnn-seed0": SCORES,
     })  # fmt: skip
+    table["image"] = table["id"]
     base, turned = (
         derived.ensemble_probabilities(table, ("cnn",)),
         table["role"].replace({"validation": "test", "test": "validation"}),
     )
     for roles, count in ((table["role"], 0), (turned, 1)):
-        fitted = derived.refine_by_context(table.assign(role=roles), base, 50)[1]
+        fitted = derived.refine_by_context(table.assign(role=roles), base, 50, ())[1]
         metrics_by_name = {"ensemble_spatial_context": {"context": fitted._asdict()}}
         assert (
             leaks.count_not_fitted_on_validation(table, metrics_by_name | {"cnn": _as_fitted(table)}, ("cnn",), 50)

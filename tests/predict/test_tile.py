@@ -13,10 +13,10 @@ import pytest
 from bcgan import cli, data, experiment
 from bcgan.data.idc.scan import records
 from bcgan.errors import InputError
+from bcgan.evaluate.derived import slide_names
 from bcgan.predict import slidewise, tile
 from bcgan.preprocess import store
 from bcgan.slides import annotations as qupath
-from bcgan.slides.coordinates import parse_slide_names
 from bcgan.slides.patches import read_patch
 from bcgan.slides.reader import open_image
 from bcgan.slides.scale import ModelScale, resolve_scale
@@ -114,7 +114,7 @@ def test_the_tiled_experiment_trains_on_the_patches(source):
     index = store.load(source / "store").index
     assert len(index) == 9 * 110
     assert index.groupby("patient")["role"].nunique().max() == 1
-    slides = index.assign(slide=parse_slide_names(index["id"]))
+    slides = index.assign(slide=slide_names(index, ()))
     assert slides.groupby("patient")["slide"].nunique().to_dict() == {"P1": 2} | {f"P{k}": 1 for k in range(2, 9)}
     assert not slides.duplicated(["slide", "x", "y"]).any()
 

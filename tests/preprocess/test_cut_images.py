@@ -12,7 +12,7 @@ from bcgan.data.histology_phantom.canvas import patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
 from bcgan.errors import InputError
 from bcgan.evaluate import images as by_image
-from bcgan.evaluate.derived import slide_keys
+from bcgan.evaluate.derived import slide_names
 from bcgan.preprocess import store
 from bcgan.slides.patches import cut_patches
 from bcgan.slides.reader import open_image
@@ -55,7 +55,7 @@ def test_patches_are_cut_as_predict_cuts_them(tmp_path, folder):
     np.testing.assert_array_equal(built.images[rows.index.to_numpy()], grid.patches)
     assert len(rows) == 6  # 72x50 pixels at 4 microns: columns at 0, 32 and 40, rows at 0 and 18
     assert rows["id"].iloc[1] == "p3/malignant/malignant.png_x32_y0"
-    assert set(slide_keys(rows)) == {f"{rows['role'].iloc[0]}/p3/malignant/malignant.png"}
+    assert set(slide_names(rows, ())) == {"p3/p3/malignant/malignant.png"}
     assert (built.index.groupby("image")[["patient", "label", "role"]].nunique() == 1).all(axis=None)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bcgan.data.histology_phantom.tissue import example_patches
-from bcgan.slides.coordinates import parse_slide_names, parse_tile_name
+from bcgan.slides.coordinates import parse_tile_name
 from bcgan.slides.reader import FlatImage
 from bcgan.slides.scale import Scale
 from bcgan.slides.tiles import (
@@ -46,11 +46,6 @@ def test_names_without_coordinates_are_no_tiles(name):
 )  # fmt: skip
 def test_names_of_common_tools_give_slide_and_coordinates(name, place):
     assert parse_tile_name(name)[:4] == place
-
-
-def test_the_slide_of_a_patch_is_its_key_up_to_the_coordinates():
-    keys = ["10253_idx5_x1001_y751_class0", "10253_idx5_x51_y1_class1", "10253_idx6_x51_y1_class1", "P1/0/a", "b_1_2"]
-    assert parse_slide_names(keys) == ["10253_idx5", "10253_idx5", "10253_idx6", "P1/0/a", "b_1_2"]
 
 
 def grid(columns: int, rows: int, step: float) -> np.ndarray:
