@@ -47,7 +47,7 @@ def with_classes(run: Run, class_names: tuple[str, ...] = CLASS_NAMES) -> Run:
 
 def _probabilities(run: Run, labels: dict[str, int], class_names: tuple[str, ...], rng) -> pd.DataFrame:
     """Return the table of random probabilities, which are higher for the label."""
-    table = run.probabilities[["id", "source", "patient", "x", "y", "label", "role"]].copy()
+    table = run.probabilities[["id", "image", "source", "patient", "x", "y", "label", "role"]].copy()
     table["label"] = [labels[patch] for patch in table["id"]]
     for name, seeds in derived.seeds_by_classifier(run.probabilities).items():
         for seed in seeds:
