@@ -123,9 +123,7 @@ def _score_distances(
         extract_imagenet = make_pooled_feature_fn("lite2")
         imagenet_views = distances.average_orientations(extract_imagenet)
         imagenet_features = {name: extract_imagenet(images) for name, images in patches.items()}
-        repetition = _repetition_rates(
-            {key: imagenet_views(patches[key]) for key in COMPARED_SETS}, experiment.num_classes
-        )
+        repetition = _repetition_rates(lambda name: imagenet_views(patches[name]), count, experiment.num_classes)
         imagenet_scores = dict(
             zip(names, (_kid(imagenet_features, seed), _fid(imagenet_features), repetition), strict=True)
         )
@@ -181,6 +179,7 @@ def _score_copies(
         patches: From `_sample_patch_sets`.
         extract: From `distances.average_orientations`.
     """
+    count = len(patches["training"])
     features = {key: extract(patches[key]) for key in COMPARED_SETS}
     layouts = {key: watch.compute_layouts(patches[key]) for key in COMPARED_SETS}
     training_features, training_pixels = extract(training), distances.reduce_pixels(training)
@@ -194,26 +193,29 @@ def _score_copies(
             )
             for key in ("value", "floor")
         } | {"ceiling": 1.0},
-        "repetition_rate": _repetition_rates(features, num_classes),
-        "repetition_rate_layout": _repetition_rates(layouts, num_classes, side=watch.GRID_CELLS),
+        "repetition_rate": _repetition_rates(features.__getitem__, count, num_classes),
+        "repetition_rate_layout": _repetition_rates(layouts.__getitem__, count, num_classes, side=watch.GRID_CELLS),
     }  # fmt: skip
 
 
 def _repetition_rates(
-    features: dict[str, np.ndarray], num_classes: int, side: int | None = None
+    represent: Callable[[str], np.ndarray], count: int, num_classes: int, side: int | None = None
 ) -> dict[str, float | None]:
     """Return {value, floor, ceiling}: the repetition rates of synthetic and validation patches, and 1.
 
-    Each is `None` with fewer than MIN_CLASS_SAMPLES patches of a class. Features, (n, d), are sorted by class.
+    Each is `None` with fewer than MIN_CLASS_SAMPLES patches of a class.
 
     Args:
+        represent: Returns the features or images of a set of COMPARED_SETS by its name, float, (count, d), sorted by
+            class.
+        count: Patches of a set.
         side: As in `scores.repetition_rate`.
     """
-    if len(features["training"]) < MIN_CLASS_SAMPLES * num_classes:
+    if count < MIN_CLASS_SAMPLES * num_classes:
         return dict.fromkeys(BOUNDS)
-    real = features["training"]
-    rates = {key: scores.repetition_rate(real, features[key], num_classes, side=side) for key in BOUNDS[:2]}
-    return rates | {"ceiling": 1.0}
+    real, value, floor = (represent(name) for name in COMPARED_SETS)
+    rates = (scores.repetition_rate(real, rows, num_classes, side=side) for rows in (value, floor))
+    return dict(zip(BOUNDS, (*rates, 1.0), strict=True))
 
 
 def _fid(features: dict[str, np.ndarray]) -> dict[str, float]:
