@@ -37,7 +37,7 @@ ROWS = 4  # of each class, at most: of two classes 64 patches of a kind
 STEPS_SHOWN = 4
 CUMULATIVE_POINTS = 201
 # Of rows of pixels and of layouts, which are compared in all orientations.
-SIDES = {"features": None, "pixels": distances.PIXEL_SIDE, "layout": GRID_CELLS}
+SIDE_BY_SPACE = {"features": None, "pixels": distances.PIXEL_SIDE, "layout": GRID_CELLS}
 NUM_COMPARED = 4000  # patches of each set whose nearest training patch is searched for
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 SETS = {"Training patches": INK, "Held-out patients": REAL, "Synthetic patches": SYNTHETIC}  # colors of their curves
@@ -262,7 +262,7 @@ def _nearest_training_patches(
         sets: Rows of the store by name of SETS, or indices of synthetic patches.
     """
     train, validation, synthetic = (_represent(run, name, rows, space) for name, rows in sets.items())
-    side, references = SIDES[space], distances.prepare(train)
+    side, references = SIDE_BY_SPACE[space], distances.prepare(train)
     neighbors_by_set = (
         distances.nearest(train, references, side, own_rows=np.arange(len(train))),
         *(distances.nearest(rows, references, side) for rows in (validation, synthetic)),
@@ -297,7 +297,7 @@ def repetition(run: Run) -> ReportFigure:
         for name, by_class in sets.items():
             represented = [_represent(run, name, rows, space) for rows in by_class]
             neighbors_by_class = [
-                distances.nearest(values, values, SIDES[space], own_rows=np.arange(len(values)))
+                distances.nearest(values, values, SIDE_BY_SPACE[space], own_rows=np.arange(len(values)))
                 for values in represented
             ]
             nearest_distances = np.concatenate([pairs.distances for pairs in neighbors_by_class])
