@@ -61,9 +61,12 @@ def audit(
 
 
 def count_not_fitted_on_validation(
-    table: pd.DataFrame, metrics_by_name: dict[str, dict], members: tuple[str, ...] = (), patch_px: int = 0,
+    table: pd.DataFrame,
+    metrics_by_name: dict[str, dict],
+    members: tuple[str, ...] = (),
+    patch_px: int = 0,
     classes: ClassPairs = (),
-) -> int:  # fmt: skip
+) -> int:
     """Count the trainings whose threshold or calibration is not the one fitted on the validation patients.
 
     The weights of the spatial context count as one training.

@@ -61,7 +61,7 @@ def evaluate(run: StageRun, store: Store) -> None:
             experiment.ensemble_members,
             data.coordinate_patch_px(experiment.data, store.index),
             experiment.data.classes,
-        ),  # fmt: skip
+        ),
         pretraining_patients=pretraining.pretraining_patients(root / "pretrain"),
     )
     patient_probe = split_optimism.patient_probe(properties, store.index, root / "features", experiment.seed)

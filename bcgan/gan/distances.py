@@ -20,8 +20,8 @@ class References(NamedTuple):
     """Rows that others are compared with, prepared once for many queries.
 
     Attributes:
-        values: float32, (m, d). Without their mean, as smaller numbers round less.
-        mean: float32, (d,).
+        values: float, (m, d). Without their mean, as smaller numbers round less.
+        mean: float, (d,).
         squared_norms: float64, (m,).
     """
 
@@ -38,7 +38,7 @@ class Neighbors(NamedTuple):
 
 
 def prepare(rows: np.ndarray) -> References:
-    """Prepare rows, float32 (m, d), as references of `nearest`."""
+    """Prepare rows, float (m, d), as references of `nearest`."""
     mean = rows.mean(0)
     values = rows - mean
     return References(values, mean, _squared_norms(values))
@@ -53,8 +53,8 @@ def nearest(
     """Find nearest neighbors by Euclidean distance.
 
     Args:
-        queries: float32, (n, d).
-        references: Rows, float32 (m, d), or what `prepare` made of them.
+        queries: float, (n, d).
+        references: Rows of the same type, (m, d), or what `prepare` made of them.
         side: If rows are images, their side in pixels; a distance is then the smallest over the eight orientations.
             Defaults to `None`: rows are compared as they are.
         own_rows: integers, (n,). The reference that is the query itself, and no neighbor of it. Defaults to `None`:

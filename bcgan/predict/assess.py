@@ -165,7 +165,7 @@ def summarize(assessment: dict[str, Any]) -> str:
     ]
     lines = [
         f"{assessment['images']} images, {assessment['unreadable']} unreadable or without tissue; of "
-        f"{assessment['images_with_neighbours']} the neighbours in their slide are used, their own patches among them; "
+        f"{assessment['images_with_neighbours']} neighbouring patches are used, of their slide or of the image itself; "
         f"threshold of an image: {', '.join(words) or 'none'}"
     ]
     for name in ("judged", "every"):

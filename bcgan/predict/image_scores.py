@@ -144,7 +144,7 @@ def probability_columns(classes: tuple[str, ...]) -> list[str]:
 
 
 class _Scores(NamedTuple):
-    """What a model says of n patches that have tissue."""
+    """Predictions for n patches that have tissue."""
 
     probability: np.ndarray  # also of rejected patches; (n,), or (n, classes) of more than two
     verdict: np.ndarray  # (n,), indices into VERDICTS

@@ -185,7 +185,7 @@ def _load_sets(
 
     settings = {
         "features": network_name,
-        "orientations": 8,
+        "orientations": 8,  # that features are means over
         "side": PIXEL_SIDE,
         "patient_patches": privacy.MAX_PATIENT_PATCHES,
     }

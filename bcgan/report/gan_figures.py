@@ -233,8 +233,7 @@ def nearest(run: Run) -> ReportFigure:
         f"{len(train_rows):,} training patches, of {len(validation_rows):,} patches of validation patients, and of "
         "training patches to each other, as cumulative shares; in the means of the discriminator's "
         f"{COMPARED_BLOCK} and in pixels, reduced to {distances.PIXEL_SIDE} a side, in any orientation. Copies would "
-        "begin far left of the other "
-        f"curves; a steeper curve means less variety.{nearest_text}"
+        f"begin far left of the other curves; a steeper curve means less variety.{nearest_text}"
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Nearest training patches", caption)
 
@@ -319,8 +318,8 @@ def repetition(run: Run) -> ReportFigure:
         "other one of the class, and the same of training patches and of patches of validation patients, as cumulative "
         f"shares; in the means of the discriminator's {COMPARED_BLOCK}, and between layouts in any orientation. A "
         "curve that begins far left of the others means repetition, one that is left of them as a whole less variety. "
-        "Below: the "
-        f"{COLUMNS // 2} pairs of synthetic patches that are nearest to each other by features, and by layout."
+        f"Below: the {COLUMNS // 2} pairs of synthetic patches that are nearest to each other by features, and by "
+        "layout; the two may be turned against each other."
     )
     return ReportFigure(figure, pd.DataFrame(table), "Repetition", caption)
 

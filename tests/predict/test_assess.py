@@ -133,7 +133,7 @@ def test_the_figures_are_of_what_predict_says(idc_folder, tmp_path, name, neighb
     assert rows["probability"].notna().sum() > 10
     assert assessment["images_with_neighbours"] == (20 if neighbours else 0)
     assert assessment["neighbours"] == neighbours
-    text = f"of {20 if neighbours else 0} the neighbours in their slide are used"
+    text = f"of {20 if neighbours else 0} neighbouring patches are used"
     assert text in assess.summarize(assessment)
 
 

@@ -167,7 +167,7 @@ def test_every_image_is_called_by_the_threshold_of_what_was_used_for_it(slides, 
     assert assessment["threshold"] == (None if neighbours else alone)
     assert assessment["thresholds"] == {"alone": alone, "neighbours": near if neighbours else None}
     words = f"{alone:.4f} by itself" + (f", {near:.4f} with neighbours" if neighbours else "")
-    assert f"of {len(together)} the neighbours in their slide are used" in assess.summarize(assessment)
+    assert f"of {len(together)} neighbouring patches are used" in assess.summarize(assessment)
     assert f"threshold of an image: {words}\n" in assess.summarize(assessment)
 
 
