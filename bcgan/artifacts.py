@@ -20,15 +20,18 @@ from bcgan.experiment import Experiment
 from bcgan.progress import log
 
 MANIFEST = "manifest.json"
-CHANGED = "its settings, its inputs or bcgan's version changed"  # why an artifact is stale
+CHANGED = "its settings, its inputs or bcgan changed"  # why an artifact is stale
 STATE = "unfinished.json"  # in a partial folder: key, commit, seconds of earlier attempts
+# Numbers of what stages and commands compute. Raise one when the same settings and inputs give other outputs: it then
+# runs again in existing runs, and reuses its cached trainings and predictions.
+DEFINITIONS = {"preprocess": 1, "evaluate": 1, "ablation": 1, "cross_validation": 1, "learning_curve": 1, "release": 1}
 CACHE = "cache"
 PARTIAL = ".partial"
 KEY_LENGTH = 16  # characters of a key in the name of a cached artifact's folder
 
 
 def make_key(kind: str, settings: Any, inputs: dict[str, str]) -> str:
-    """Return the SHA-256 of what an artifact depends on: its settings, its inputs and bcgan's version.
+    """Return the SHA-256 of what an artifact depends on: its settings, its inputs, and what bcgan computes.
 
     Args:
         kind: Name of the stage, or of the artifact within it.
@@ -36,6 +39,7 @@ def make_key(kind: str, settings: Any, inputs: dict[str, str]) -> str:
         inputs: SHA-256 of files, by name.
     """
     parts = {"stage": kind, "settings": settings, "inputs": inputs, "version": __version__}
+    parts |= {"definition": DEFINITIONS[kind]} if kind in DEFINITIONS else {}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -44,7 +44,11 @@ def _explain(reason: str | None, folder: Path, settings: dict, inputs: dict[str,
     manifest = runs.read_json(folder / artifacts.MANIFEST)
     if changes := _list_changes(manifest.get("settings"), settings):
         return f"other settings than when it ran: {_shorten(changes)}"
-    return "its input files changed" if manifest.get("inputs") != inputs else "bcgan's version changed"
+    if manifest.get("inputs") != inputs:
+        return "its input files changed"
+    if manifest.get("definition") != artifacts.DEFINITIONS.get(folder.name):
+        return "bcgan computes something else in this stage now"
+    return "bcgan's version changed"
 
 
 def _list_changes(before: Any, settings: dict[str, Any]) -> list[str]:
@@ -119,7 +123,8 @@ def _update_stage(stage: stages.Stage, experiment: Experiment, root: Path, force
         return {"cache": sorted(run.cache.used)}
 
     try:
-        record = {"stage": stage.name, "settings": settings, "inputs": inputs}
+        definition = artifacts.DEFINITIONS.get(stage.name)
+        record = {"stage": stage.name, "definition": definition, "settings": settings, "inputs": inputs}
         artifacts.build(folder, key, make, record, forced)
     except InputError:
         artifacts.discard_empty(folder)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,10 +31,7 @@ def bcgan(*arguments) -> int:
 def stages_run(monkeypatch):
     """The stages that run, in order."""
     names = []
-    watched = tuple(
-        stages.Stage(s.name, s.settings, s.inputs, lambda run, s=s: (names.append(s.name), s.run(run)))
-        for s in stages.STAGES
-    )
+    watched = tuple(replace(s, run=lambda run, s=s: (names.append(s.name), s.run(run))) for s in stages.STAGES)
     monkeypatch.setattr(stages, "STAGES", watched)
     return names
 
@@ -284,8 +282,27 @@ def test_other_patient_lists_make_preprocess_run_again(workspace, stages_run, id
 def test_a_report_refuses_stages_of_different_settings(workspace, capsys):
     assert bcgan("run", "tiny.yaml", "--until", "preprocess", "--set", "data.max_patches_per_class=4") == 0
     assert bcgan("report", "tiny.yaml") == 2
-    error = "runs/tiny/gan: its settings, its inputs or bcgan's version changed. Run: bcgan run tiny"
+    error = "runs/tiny/gan: its settings, its inputs or bcgan changed. Run: bcgan run tiny"
     assert error in capsys.readouterr().err
+
+
+def test_a_stage_that_computes_something_else_since_it_ran_runs_again(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished)
+    monkeypatch.setitem(artifacts.DEFINITIONS, "evaluate", artifacts.DEFINITIONS["evaluate"] + 1)
+    assert bcgan("run", "tiny.yaml", "--dry-run") == 0
+    stderr = " ".join(capsys.readouterr().err.split())
+    assert "classify would be skipped: up to date" in stderr
+    assert "evaluate would run: bcgan computes something else in this stage now" in stderr
+    assert bcgan("report", "tiny.yaml") == 2
+    error = "runs/tiny/evaluate: its settings, its inputs or bcgan changed. Run: bcgan run tiny"
+    assert error in capsys.readouterr().err
+
+
+def test_a_run_of_another_version_is_made_again(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(artifacts, "__version__", "9.9.9")
+    assert bcgan("report", "tiny.yaml") == 2
+    assert "inputs or bcgan changed. Run: bcgan run tiny" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_files_is_not_overwritten(workspace, capsys):

@@ -40,10 +40,11 @@ def test_optional_stages_depend_on_their_own_settings_and_the_report_skips_stale
         (tmp_path / stage.name).mkdir()
         manifest = {"settings": stages.stage_settings(stage, before), "inputs": {}, "outputs": {}}
         runs.write_json(tmp_path / stage.name / "found.json", "found")
-        for version in (__version__, "0.0.9"):
-            runs.write_json(tmp_path / stage.name / artifacts.MANIFEST, manifest | {"version": version})
+        present = {"version": __version__, "definition": artifacts.DEFINITIONS[stage.name]}
+        for code in (present, present | {"version": "0.0.9"}, present | {"definition": None}):
+            runs.write_json(tmp_path / stage.name / artifacts.MANIFEST, manifest | code)
             content = run_files.read_optional_stage(after, tmp_path, stage.name, "found.json")
-            assert content == (None if stage.name in stale or version == "0.0.9" else "found")
+            assert content == ("found" if stage.name not in stale and code == present else None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgan import __version__, machine, runs
-from bcgan.artifacts import MANIFEST, Cache
+from bcgan.artifacts import DEFINITIONS, MANIFEST, Cache
 from bcgan.classify.train import Patches
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
@@ -103,7 +103,8 @@ def release(experiment: Experiment, root: Path, request: Request, out: Path) -> 
     earlier = _read_attempts(folder, inputs, request)
     audit = _audit_privacy(experiment, root, patches, sets, proximity, synthetic)
     facts = {
-        "bcgan": __version__, "inputs": inputs, "number": request.number, "seed": request.seed,
+        "bcgan": __version__, "definition": DEFINITIONS[FOLDER], "inputs": inputs,
+        "number": request.number, "seed": request.seed,
         "size": int(synthetic.images.shape[1]), "generator": bundle.digests, "features": network_name,
         "confidence_level": attacks.CONFIDENCE_LEVEL, "resamples": attacks.RESAMPLES, "earlier_attempts": earlier,
         **_count_members(patches, sets),

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 
 from bcgan import __version__, ledger, progress, runs
-from bcgan.artifacts import MANIFEST, PARTIAL, list_outputs
+from bcgan.artifacts import DEFINITIONS, MANIFEST, PARTIAL, list_outputs
 from bcgan.classify.pretraining import PATIENTS
-from bcgan.errors import InputError
 from bcgan.evaluate import score, tuning
 from bcgan.experiment import Experiment
 from bcgan.gan.features import COMPARED_BLOCK
@@ -25,15 +24,9 @@ def read(experiment: Experiment, root: Path, patient_images: bool) -> Run:
         experiment: With the settings that the run was made with.
         root: The run's folder.
         patient_images: Whether pictures of patients' tissue may be shown.
-
-    Raises:
-        InputError: If another version of bcgan evaluated the run.
     """
     evaluate, features, preprocess = root / "evaluate", root / "features", root / "preprocess"
     probabilities, measured = score.load(evaluate)
-    version = runs.read_json(evaluate / MANIFEST)["version"]
-    if version != __version__:
-        raise InputError(f"{evaluate} was made by bcgan {version}: bcgan run {experiment.name} --force evaluate.")
     return Run(
         experiment=experiment,
         store=store.load(preprocess),
@@ -99,9 +92,9 @@ def read_optional_stage(experiment: Experiment, root: Path, stage: str, file: st
     manifest = runs.read_json(path)
     current_digests = list_outputs(root, _read_manifests(root))
     same_settings = _is_subset(manifest["settings"], experiment.model_dump(mode="json"))
-    same_version = manifest["version"] == __version__
+    same_version = (manifest["version"], manifest.get("definition")) == (__version__, DEFINITIONS[stage])
     if not same_version or not same_settings or not manifest["inputs"].items() <= current_digests.items():
-        reason = "with other settings or from other files" if same_version else f"by bcgan {manifest['version']}"
+        reason = "with other settings or from other files" if same_version else "by an earlier bcgan"
         progress.log.warning(
             "report: %s is left out: it was made %s. To make it: bcgan run %s --until %s",
             path.parent, reason, experiment.name, stage,
@@ -119,7 +112,8 @@ def _read_release_audit(root: Path) -> dict[str, Any] | None:
     audit = _read_json_if_present(path)
     if audit is None:
         return None
-    if audit.get("bcgan") != __version__ or audit["inputs"] != release.input_digests(root):
+    same_version = (audit.get("bcgan"), audit.get("definition")) == (__version__, DEFINITIONS["release"])
+    if not same_version or audit["inputs"] != release.input_digests(root):
         progress.log.warning(
             "report: %s is left out: it was made from other files or by another version. Run bcgan release again.", path
         )

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bcgan import __version__, artifacts, cli, experiment
-from bcgan.errors import InputError
+from bcgan import artifacts, cli, experiment
 from bcgan.evaluate import metrics, synthetic
 from bcgan.gan import watch
 from bcgan.report import alerts, cards, page, style
@@ -347,15 +346,6 @@ def test_an_unfinished_stage_has_no_manifest_in_the_report(finished, imageless_r
     root = shutil.copytree(finished / "runs/tiny", tmp_path / "tiny")
     shutil.copytree(root / "gan", artifacts.partial_folder(root / "gan"))
     assert read(imageless_run.experiment, root, False).manifests == imageless_run.manifests
-
-
-def test_a_run_of_another_version_is_named(finished, tmp_path, monkeypatch):
-    monkeypatch.chdir(finished)
-    root = shutil.copytree(finished / "runs/tiny", tmp_path / "tiny")
-    path = root / "evaluate" / artifacts.MANIFEST
-    path.write_text(path.read_text().replace(f'"version": "{__version__}"', '"version": "0.0.9"'))
-    with pytest.raises(InputError, match=r"was made by bcgan 0\.0\.9: bcgan run tiny --force evaluate"):
-        read(experiment.load("tiny.yaml"), root, False)
 
 
 def test_tables_print_the_papers_totals(capsys):
